@@ -1,0 +1,69 @@
+"""The errors a user can meet. The command line turns each into `error: ...`, a `hint:` and exit code 1.
+
+SrDeployError
+├── InputError           an argument, image, folder or shape is not usable
+├── CheckpointError      a checkpoint or its card cannot be read, or does not fit its architecture
+├── VariantError         a variant is misspelt, or the checkpoint does not hold it
+├── TargetError          a target is unknown, or its profile is malformed
+├── ArtifactError        an ONNX graph or engine does not match its manifest, or has none
+├── ExportError          a graph could not be exported, or failed its check
+├── BuildError           an engine could not be built here
+└── MissingPackageError  an optional package is not installed
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Iterable, Optional
+
+
+class SrDeployError(Exception):
+    """Carry what was wrong and what was expected (`message`), and what to do (`hint`)."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InputError(SrDeployError):
+    pass
+
+
+class CheckpointError(SrDeployError):
+    pass
+
+
+class VariantError(SrDeployError):
+    pass
+
+
+class TargetError(SrDeployError):
+    pass
+
+
+class ArtifactError(SrDeployError):
+    pass
+
+
+class ExportError(SrDeployError):
+    pass
+
+
+class BuildError(SrDeployError):
+    pass
+
+
+class MissingPackageError(SrDeployError):
+    def __init__(self, package: str, *, needed_for: str, extra: str, cause: Optional[ImportError] = None) -> None:
+        reason = f" ({cause})" if cause is not None else ""
+        super().__init__(
+            f"{needed_for} needs the package '{package}', which cannot be imported here{reason}",
+            hint=f"pip install 'srdeploy[{extra}]'",
+        )
+
+
+def nearest(wanted: str, known: Iterable[str]) -> str:
+    """Return ` did you mean 'x'?` for the known name closest to `wanted`, or an empty string. Never a substitute."""
+    match = difflib.get_close_matches(wanted, list(known), n=1, cutoff=0.4)
+    return f"did you mean '{match[0]}'?" if match else ""

@@ -1,0 +1,80 @@
+"""Files that are either whole or absent: atomic writes, checksums, and where the shipped data lies."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Iterator, Union
+
+import sr_deploy
+from sr_deploy.core.errors import InputError
+
+
+def sha256_of(path: Union[str, Path]) -> str:
+    """Return the hex SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        for block in iter(lambda: f.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; on success it is synced and renamed to `path`, else removed.
+
+    Raises InputError when the folder cannot be made or written.
+    """
+    output_folder(path.parent)
+    # The suffix is kept because some writers (OpenCV) choose the format by it.
+    descriptor, name = tempfile.mkstemp(dir=str(path.parent), prefix=".partial-", suffix=path.suffix)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as f:
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as e:
+        raise InputError(f"cannot write {path}: {e.strerror or e}", hint="free some space or give another folder") from e
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def output_folder(path: Path) -> Path:
+    """Make `path` and return it. Raises InputError when it cannot be made or written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=str(path)):
+            pass
+    except OSError as e:
+        raise InputError(
+            f"cannot write to the folder {path}: {e.strerror or e}", hint="give a folder you may write to with -o"
+        ) from e
+    return path
+
+
+def data_folder(name: str) -> Path:
+    """Return the folder of shipped data, `models` or `engines/targets`: the checkout's, or the installed wheel's."""
+    package = Path(sr_deploy.__file__).resolve().parent
+    checkout = package.parent / name
+    if (package.parent / "setup.cfg").is_file() and checkout.is_dir():
+        return checkout
+    return package / ("_" + name.replace("/", "_"))
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,131 @@
+"""Images as the networks and the metrics take them: (H, W, 3) uint8 RGB. OpenCV is imported only to read and write files.
+
+What a file may hold, and what becomes of it (`read_rgb`):
+- grey: the one channel is repeated three times; the result is scored like any other image;
+- alpha: dropped, the colours are taken as stored (nothing is composited);
+- 16 bit per channel: rounded to 8 bit, v / 257; float images are refused;
+- palette: expanded to RGB. EXIF orientation is not applied: pixels are taken in the order they are stored.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, List
+
+import numpy as np
+
+from sr_deploy.core.errors import InputError, MissingPackageError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """Read an image file as (H, W, 3) uint8 RGB. Raises InputError when it is missing, damaged or a float image."""
+    cv2 = _opencv("reading images")
+    try:
+        encoded = np.fromfile(str(path), dtype=np.uint8)  # imread cannot open every Unicode path on Windows
+    except OSError as e:
+        raise InputError(f"cannot read the image {path}: {e.strerror or e}") from e
+    try:
+        image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise InputError(f"{path} is not an image that can be read, or it is damaged", hint="PNG, JPEG, BMP, TIFF and WebP can")
+    return rgb_from_decoded(image, source=str(path))
+
+
+def rgb_from_decoded(image: np.ndarray, *, source: str) -> np.ndarray:
+    """Turn OpenCV's (H, W[, 1|3|4]) BGR(A) uint8 or uint16 into (H, W, 3) uint8 RGB. Raises InputError on other types."""
+    if image.dtype == np.uint16:
+        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise InputError(f"{source} holds {image.dtype} values; expected 8 or 16 bit per channel", hint="convert it first")
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.shape[2] in (1, 2):
+        return np.ascontiguousarray(np.repeat(image[:, :, :1], 3, axis=2))
+    return np.ascontiguousarray(image[:, :, 2::-1])
+
+
+def write_png(path: Path, rgb: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB as a PNG file."""
+    cv2 = _opencv("writing images")
+    encoded = cv2.imencode(".png", np.ascontiguousarray(rgb[:, :, ::-1]))[1]
+    path.write_bytes(encoded.tobytes())
+
+
+def image_files(folder: Path) -> List[Path]:
+    """Return the image files of a folder and its subfolders, sorted. Raises InputError when there are none."""
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}", hint="give a folder of images")
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if not files:
+        raise InputError(f"the folder {folder} holds no images ({', '.join(IMAGE_SUFFIXES)})", hint="give a folder of images")
+    return files
+
+
+def modcrop(image: np.ndarray, scale: int) -> np.ndarray:
+    """Cut (H, W[, C]) at the bottom and right to multiples of `scale`."""
+    h, w = image.shape[:2]
+    return image[: h - h % scale, : w - w % scale]
+
+
+def nchw_from_rgb(rgb: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> (1, 3, H, W) float32, 0..1."""
+    return np.ascontiguousarray(rgb.transpose(2, 0, 1)[None], dtype=np.float32) / np.float32(255)
+
+
+def rgb_from_nchw(y: np.ndarray) -> np.ndarray:
+    """(1, 3, H, W) float, nominally 0..1 -> (H, W, 3) uint8, clipped and rounded. Not-a-number becomes 0."""
+    scaled = np.nan_to_num(np.asarray(y[0], dtype=np.float64) * 255.0, nan=0.0, posinf=255.0, neginf=0.0)
+    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8).transpose(1, 2, 0)
+
+
+def imresize(image: np.ndarray, *, scale: float) -> np.ndarray:
+    """Resize by MATLAB's bicubic `imresize`: antialiased when shrinking, symmetric border.
+
+    image: (H, W) or (H, W, C), uint8 or float; the result has ceil(H*scale) x ceil(W*scale) pixels and the same dtype.
+    Rows are resized first; for uint8 each of the two passes is rounded to uint8, as MATLAB does.
+    """
+    for axis in (0, 1):
+        image = _resize_axis(image, scale, axis)
+    return image
+
+
+def _resize_axis(image: np.ndarray, scale: float, axis: int) -> np.ndarray:
+    size_in = image.shape[axis]
+    size_out = int(np.ceil(size_in * scale))
+    support = 4.0 if scale >= 1 else 4.0 / scale
+    # Positions of the output pixels in the input, counted from 1 as MATLAB does.
+    centres = np.arange(1, size_out + 1) / scale + 0.5 * (1 - 1 / scale)
+    left = np.floor(centres - support / 2)
+    indices = left[:, None] + np.arange(int(np.ceil(support)) + 2)  # (out, taps)
+    distance = centres[:, None] - indices
+    weights = _cubic(distance) if scale >= 1 else scale * _cubic(scale * distance)
+    weights /= weights.sum(axis=1, keepdims=True)
+    mirror = np.concatenate([np.arange(size_in), np.arange(size_in)[::-1]])
+    indices = mirror[np.mod(indices.astype(np.int64) - 1, 2 * size_in)]
+    moved = np.moveaxis(image, axis, 0).astype(np.float64)  # (in, ...)
+    out = np.zeros((size_out,) + moved.shape[1:])
+    for tap in range(weights.shape[1]):
+        out += weights[:, tap].reshape((-1,) + (1,) * (moved.ndim - 1)) * moved[indices[:, tap]]
+    if image.dtype == np.uint8:
+        return np.moveaxis(np.clip(np.floor(out + 0.5), 0, 255).astype(np.uint8), 0, axis)
+    return np.moveaxis(out.astype(image.dtype), 0, axis)
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    """Keys' cubic convolution kernel, a = -0.5."""
+    a = np.abs(x)
+    near = 1.5 * a**3 - 2.5 * a**2 + 1
+    far = -0.5 * a**3 + 2.5 * a**2 - 4 * a + 2
+    return np.where(a <= 1, near, np.where(a <= 2, far, 0.0))
+
+
+def _opencv(task: str) -> Any:
+    try:
+        import cv2
+    except ImportError as e:
+        raise MissingPackageError("opencv-python-headless", needed_for=task, extra="export", cause=e) from e
+    return cv2

@@ -1,0 +1,75 @@
+"""Frozen dataclasses to JSON and back, strictly: an unknown or missing key is an error that names it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Dict, Type, TypeVar
+
+from sr_deploy.core.errors import SrDeployError, nearest
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> str:
+    """Return the dataclass (or plain data) as indented JSON with a final newline."""
+    data = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_json(path: Path, error: Type[SrDeployError]) -> Dict[str, Any]:
+    """Read a JSON object from a file. Raises `error` with the file's line when it is not one."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise error(f"cannot read {path}: {e.strerror or e}") from e
+    except json.JSONDecodeError as e:
+        raise error(f"{path}, line {e.lineno}: not valid JSON: {e.msg}") from e
+    except UnicodeDecodeError as e:
+        raise error(f"{path}: not a UTF-8 text file") from e
+    if not isinstance(data, dict):
+        raise error(f"{path}: expected a JSON object, found a {type(data).__name__}")
+    return data
+
+
+def from_dict(cls: Type[T], data: Dict[str, Any], *, source: str, error: Type[SrDeployError]) -> T:
+    """Build the frozen dataclass `cls` from `data`.
+
+    Lists become tuples where the class holds tuples. Raises `error`, naming `source` and the key, on an unknown or a
+    missing key or on a value of another type than the field's default or annotation allows.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in data:
+        if key not in fields:
+            raise error(f"{source}: unknown key '{key}'", hint=nearest(key, fields))
+    values = {}
+    for name, field in fields.items():
+        if name in data:
+            values[name] = _checked(data[name], str(field.type), f"{source}: key '{name}'", error)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise error(f"{source}: the key '{name}' is missing")
+    return cls(**values)
+
+
+# Annotations are strings here (`from __future__ import annotations`); only these shapes are used by our dataclasses.
+_PLAIN = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict, "list": list}
+
+
+def _checked(value: Any, annotation: str, what: str, error: Type[SrDeployError]) -> Any:
+    if annotation.startswith("Optional["):
+        return None if value is None else _checked(value, annotation[9:-1], what, error)
+    head = annotation.split("[")[0].lower()
+    if head == "tuple":
+        if not isinstance(value, (list, tuple)):
+            raise error(f"{what}: expected a list, found {value!r}")
+        return _frozen(value)
+    expected = _PLAIN.get(head)
+    wrong = expected is not None and not isinstance(value, expected)
+    if wrong or (head in ("int", "float") and isinstance(value, bool)):
+        raise error(f"{what}: expected {head}, found {value!r}")
+    return value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,78 @@
+"""What a checkpoint is: `Variant`, a point of an elastic space, and `ModelSpec`, the card beside the weights."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Optional, Sequence, Tuple
+
+from sr_deploy.core.errors import InputError, VariantError, nearest
+
+_VARIANT = re.compile(r"([a-z])([1-9][0-9]{0,3})((?:-[a-z]+)*)")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A point of an elastic space: `d3` (3 blocks of ASRN), `c16-nla` (core 16 with attention), `b4` (4 blocks)."""
+
+    axis: str
+    size: int
+    tags: Tuple[str, ...] = ()
+
+    @staticmethod
+    def parse(text: str) -> Variant:
+        """Read `d3` or `c16-nla`. Raises VariantError on anything else; nothing is clipped or guessed."""
+        match = _VARIANT.fullmatch(text)
+        if match is None:
+            raise VariantError(f"'{text}' is not a variant; expected a letter and a size, such as d3, c8, c16-nla or b4")
+        axis, size, tags = match.groups()
+        return Variant(axis, int(size), tuple(tags.split("-")[1:]))
+
+    def __str__(self) -> str:
+        return "-".join((f"{self.axis}{self.size}",) + self.tags)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The card of a checkpoint, stored as JSON beside its safetensors file."""
+
+    arch: str
+    scale: int
+    variants: Tuple[str, ...]
+    """What the weights can be sliced into, smallest first; the last one is what the file holds."""
+    config: dict = field(default_factory=dict)
+    """Constructor arguments of the network other than scale and variant."""
+    min_hw: Tuple[int, ...] = (1, 1)
+    """The smallest legal LR input, (h, w) in pixels."""
+    value_range: Tuple[float, ...] = (0.0, 1.0)
+    licence: str = ""
+    trained_on: str = ""
+    training: dict = field(default_factory=dict)
+    """Recipe, steps, patch and batch sizes, hours and machine, as the trainer recorded them."""
+    notes: str = ""
+    weights_sha256: str = ""
+
+    def variant(self, text: Optional[str]) -> Variant:
+        """Return the variant named, the largest for None. Raises VariantError when the checkpoint does not hold it."""
+        if text is None:
+            return Variant.parse(self.variants[-1])
+        variant = Variant.parse(text)
+        if str(variant) not in self.variants:
+            raise VariantError(
+                f"this {self.arch}_x{self.scale} checkpoint holds no variant '{text}'; it holds {', '.join(self.variants)}",
+                hint=nearest(text, self.variants),
+            )
+        return variant
+
+    def check_input(self, hw: Sequence[int]) -> None:
+        """Raise InputError when an LR input of (h, w) pixels is smaller than the network can take."""
+        check_min_hw(hw, self.min_hw, what=f"{self.arch}_x{self.scale}")
+
+
+def check_min_hw(hw: Sequence[int], min_hw: Sequence[int], *, what: str) -> None:
+    """Raise InputError when (h, w) is below `min_hw`."""
+    if hw[0] < min_hw[0] or hw[1] < min_hw[1]:
+        raise InputError(
+            f"an input of {hw[0]}x{hw[1]} pixels is too small for {what}: the smallest is {min_hw[0]}x{min_hw[1]}",
+            hint=f"give at least {min_hw[0]}x{min_hw[1]} (height x width)",
+        )

@@ -1,0 +1,64 @@
+"""EDSR without the convolution before its long skip: the teacher of SRN (section 4.4 of the SRN paper)."""
+
+from __future__ import annotations
+
+import re
+
+from torch import Tensor, nn
+
+from sr_deploy.core.errors import CheckpointError
+from sr_deploy.core.spec import Variant
+from sr_deploy.nets.architecture import Architecture, Weights, check_axis
+
+
+class EDSR(nn.Module):
+    """The static network. x: (N, 3, H, W) float, 0..1, RGB -> (N, 3, scale*H, scale*W)."""
+
+    def __init__(self, *, scale: int, blocks: int = 20, channels: int = 128) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, channels, 3, padding=1)
+        self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
+        stages = {2: (2,), 3: (3,), 4: (2, 2)}[scale]
+        upsampler = [m for s in stages for m in (nn.Conv2d(channels, s * s * channels, 3, padding=1), nn.PixelShuffle(s))]
+        self.tail = nn.Sequential(*upsampler, nn.Conv2d(channels, 3, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.head(x)  # (N, channels, H, W)
+        return self.tail(self.blocks(features) + features)
+
+
+class ResidualBlock(nn.Module):
+    """3x3, ReLU, 3x3, plus the input (residual scale 1)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.act = nn.ReLU()
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.act(self.conv1(x))) + x
+
+
+def _network(*, scale: int, variant: Variant, channels: int) -> EDSR:
+    if not isinstance(channels, int) or not 1 <= channels <= 1024:
+        raise CheckpointError(f"EDSR's channels are a whole number from 1 to 1024, not {channels!r}")
+    return EDSR(scale=scale, blocks=variant.size, channels=channels)
+
+
+def _size_of(weights: Weights) -> Variant:
+    blocks = {m.group(1) for m in (re.match(r"blocks\.(\d+)\.", k) for k in weights) if m}
+    return Variant("b", max(len(blocks), 1))
+
+
+EDSR_ARCHITECTURE = Architecture(
+    name="edsr",
+    scales=(2, 3, 4),
+    default_variant="b20",
+    network=_network,
+    check=lambda variant: check_axis(variant, "b", "b20"),
+    slice=lambda weights, held, wanted: dict(weights),
+    points=lambda largest: (str(largest),),
+    size_of=_size_of,
+    config={"channels": 128},
+)

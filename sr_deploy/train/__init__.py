@@ -1,0 +1,1 @@
+"""How a checkpoint is made: patches, losses, recipes and a plain loop."""
