@@ -1,0 +1,117 @@
+"""The manifest beside each artifact: what it is, what it was made from and how, what was checked and what was not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Dict, Optional, Tuple
+
+from sr_deploy.core.errors import ArtifactError
+from sr_deploy.core.files import sha256_of, write_text
+from sr_deploy.core.jsonio import from_dict, read_json, to_json
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Stored as `<artifact>.json`. Sizes are LR (h, w) in pixels; empty or None means unknown, never zero."""
+
+    kind: str
+    """`onnx` (a graph) or `engine` (built for a target)."""
+    model: str
+    variant: str
+    arch: str
+    scale: int
+    min_shape: Tuple[int, ...]
+    opt_shape: Tuple[int, ...]
+    max_shape: Tuple[int, ...]
+    """The LR sizes it takes; all three are the same for a static graph."""
+    input_dtype: str
+    output_dtype: str
+    precision_asked: str
+    precision_obtained: str
+    """What the tensors are computed in: `fp32`, `fp16`, or `mixed: ...`; read back from the artifact."""
+    target: str
+    """The target's name, empty for a graph exported for none."""
+    parent_sha256: str
+    """Of the checkpoint's weights (for a graph) or of the graph (for an engine)."""
+    command: str
+    """The options that made it; with `parent_sha256` and `versions` they decide whether it is up to date."""
+    versions: Dict[str, str]
+    sha256: str = ""
+    input_name: str = "lr"
+    output_name: str = "sr"
+    opset: Optional[int] = None
+    nodes: Optional[int] = None
+    halo_px: Optional[int] = None
+    """How far, in LR pixels, an output depends on its surroundings; None: on the whole image."""
+    align_px: int = 1
+    """Tiles must start on multiples of this for the halo to be exact."""
+    min_px: Tuple[int, ...] = (1, 1)
+    checks: Dict[str, object] = field(default_factory=dict)
+    """Each check done, with its numbers."""
+    not_checked: Tuple[str, ...] = ()
+    counts: Dict[str, object] = field(default_factory=dict)
+    """params, macs, acts, convs, counter and uncounted of the network at 256x256, by the `hooks` counter."""
+    build: Dict[str, object] = field(default_factory=dict)
+    """What only this kind of engine has: seconds, sizes, compute capabilities, messages."""
+
+    @property
+    def dynamic(self) -> bool:
+        return self.min_shape != self.max_shape
+
+
+def manifest_path(artifact: Path) -> Path:
+    """Return where the manifest of `artifact` lies."""
+    return artifact.with_name(artifact.name + ".json")
+
+
+def write_manifest(artifact: Path, manifest: Manifest) -> None:
+    """Write the manifest of an artifact whose SHA-256 it already carries."""
+    write_text(manifest_path(artifact), to_json(manifest))
+
+
+def read_manifest(artifact: Path) -> Manifest:
+    """Read the manifest of `artifact` and verify the file against it.
+
+    Raises ArtifactError when the file or the manifest is missing, malformed, or the file was changed afterwards.
+    """
+    if not artifact.is_file():
+        raise ArtifactError(f"there is no file {artifact}")
+    path = manifest_path(artifact)
+    if not path.is_file():
+        raise ArtifactError(f"{artifact} has no manifest: expected {path.name} beside it", hint="export or build it with srdeploy")
+    manifest = parse_manifest(path)
+    if sha256_of(artifact) != manifest.sha256:
+        raise ArtifactError(
+            f"{artifact} was changed after its manifest was written: its SHA-256 is not the one in {path.name}",
+            hint="export or build it again; a changed artifact is not used",
+        )
+    return manifest
+
+
+def parse_manifest(path: Path) -> Manifest:
+    """Read a manifest without looking at its artifact. Raises ArtifactError when it is malformed."""
+    return from_dict(Manifest, read_json(path, ArtifactError), source=str(path), error=ArtifactError)
+
+
+def up_to_date(artifact: Path, wanted: Manifest) -> bool:
+    """Tell whether `artifact` is whole and was made from the same parent by the same options and versions."""
+    try:
+        found = read_manifest(artifact)
+    except ArtifactError:
+        return False
+    recipe = ("kind", "parent_sha256", "command", "versions", "target", "model", "variant")
+    return all(getattr(found, key) == getattr(wanted, key) for key in recipe)
+
+
+def publish(temporary: Path, artifact: Path, manifest: Manifest) -> Manifest:
+    """Move a finished artifact into place with its manifest, which is written last and so marks it whole."""
+    import os
+
+    manifest = replace(manifest, sha256=sha256_of(temporary))
+    stale = manifest_path(artifact)
+    if stale.exists():
+        stale.unlink()
+    os.replace(str(temporary), str(artifact))
+    write_manifest(artifact, manifest)
+    return manifest

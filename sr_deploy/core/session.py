@@ -1,0 +1,86 @@
+"""What every way of running a network looks like from outside: `Session`, and `Backend`, which makes sessions."""
+
+from __future__ import annotations
+
+import abc
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional, Sequence, Tuple
+
+import numpy as np
+
+from sr_deploy.core.errors import InputError
+from sr_deploy.core.spec import check_min_hw
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from sr_deploy.core.manifest import Manifest
+    from sr_deploy.core.target import TargetProfile
+else:
+    Protocol = object
+
+
+class Session(abc.ABC):
+    """A network ready to run. The checks of its input live here once; a backend implements `_run`."""
+
+    backend: str
+    """The registry name of its backend: torch, onnxruntime, tensorrt-rtx."""
+    backend_version: str
+    precision: str
+    """What it computes in."""
+    scale: int
+    min_hw: Tuple[int, ...] = (1, 1)
+    max_hw: Optional[Tuple[int, ...]] = None
+    """None: no limit. Equal to min_hw: the one size it takes."""
+
+    @property
+    def fixed_hw(self) -> Optional[Tuple[int, int]]:
+        """The one LR size (h, w) it takes, None when it takes others too."""
+        if self.max_hw is not None and tuple(self.max_hw) == tuple(self.min_hw):
+            return self.max_hw[0], self.max_hw[1]
+        return None
+
+    def run(self, x_nchw: np.ndarray) -> np.ndarray:
+        """Upscale (1, 3, H, W) float32, 0..1, RGB to (1, 3, scale*H, scale*W) float32, not clipped.
+
+        Raises InputError when shape or type differ, or the size is outside what the session takes.
+        """
+        if x_nchw.ndim != 4 or x_nchw.shape[:2] != (1, 3) or x_nchw.dtype != np.float32:
+            raise InputError(f"expected a (1, 3, H, W) float32 array, got {x_nchw.shape} {x_nchw.dtype}")
+        self.check_hw(x_nchw.shape[2:])
+        y = self._run(x_nchw)
+        expected = (1, 3, self.scale * x_nchw.shape[2], self.scale * x_nchw.shape[3])
+        if y.shape != expected:
+            raise InputError(f"the network returned {y.shape} for an input of {x_nchw.shape}, expected {expected}")
+        return y
+
+    def check_hw(self, hw: Sequence[int]) -> None:
+        """Raise InputError when the session does not take an LR input of (h, w)."""
+        if self.fixed_hw is not None and tuple(hw) != self.fixed_hw:
+            raise InputError(f"this graph takes {_hw(self.fixed_hw)} only, not {_hw(hw)}", hint="export it for that size")
+        check_min_hw(hw, self.min_hw, what="this network")
+        if self.max_hw is not None and (hw[0] > self.max_hw[0] or hw[1] > self.max_hw[1]):
+            raise InputError(f"this graph takes at most {_hw(self.max_hw)}, not {_hw(hw)}", hint="export it for larger sizes")
+
+    @abc.abstractmethod
+    def _run(self, x_nchw: np.ndarray) -> np.ndarray:
+        """Run on a checked input."""
+
+
+class Backend(Protocol):
+    """Build and open artifacts of one runtime. One module of `sr_deploy/runtime/` each."""
+
+    name: str
+
+    def why_unavailable(self, target: TargetProfile) -> str:
+        """Say what is missing to build for `target` on this machine; empty when nothing is."""
+
+    def build(self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any) -> Manifest:
+        """Build an engine of the graph into `temporary` and return its manifest (without SHA-256). Raises BuildError."""
+
+    def open(self, artifact: Path, manifest: Manifest) -> Session:
+        """Open an engine whose manifest was verified. Raises ArtifactError when it cannot run here."""
+
+
+def _hw(hw: Sequence[int]) -> str:
+    return f"{hw[0]}x{hw[1]}"

@@ -1,0 +1,88 @@
+"""Target profiles: what each board or GPU family runs, one JSON file each in `engines/targets/`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+from sr_deploy.core.errors import TargetError, nearest
+from sr_deploy.core.files import data_folder
+from sr_deploy.core.jsonio import from_dict, read_json
+
+RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+PRECISIONS = ("fp32", "fp16")
+
+
+@dataclass(frozen=True)
+class TargetProfile:
+    """One board or GPU family."""
+
+    name: str
+    title: str
+    runtime: str
+    """Which backend builds and runs its engines: onnxruntime, tensorrt or tensorrt-rtx."""
+    runtime_versions: str
+    """The versions it was written for, `>=8.5,<8.6`."""
+    opset: int
+    """The highest ONNX opset its parser reads correctly."""
+    precisions: Tuple[str, ...]
+    """Of the engine; the first is the default."""
+    fp16_graph: str
+    """Tensors of the graph an FP16 engine is built from: `fp16` where typing is strong, `fp32` where a flag decides."""
+    io_dtype: str
+    """Tensors at the graph's input and output for an FP16 engine."""
+    shapes: Tuple[str, ...]
+    """LR sizes exported by default: `256x512`, or one MIN:OPT:MAX for a dynamic graph."""
+    compute_capabilities: Tuple[int, ...] = ()
+    """SM versions, 72 for 7.2; empty where there is none."""
+    compute_capabilities_on_request: Tuple[int, ...] = ()
+    """Further ones the builder knows, built only when named."""
+    workspace_mib: int = 0
+    dla_cores: int = 0
+    power_modes: Dict[str, str] = field(default_factory=dict)
+    """nvpmodel id -> name, by this board's own numbering."""
+    software: str = ""
+    unsupported: Tuple[str, ...] = ()
+    """What the vendor does not, or no longer, support here."""
+
+    def check_precision(self, precision: Optional[str]) -> str:
+        """Return the precision asked for, the target's default for None. Raises TargetError when it has no such."""
+        if precision is None:
+            return self.precisions[0]
+        if precision not in self.precisions:
+            raise TargetError(
+                f"target '{self.name}' builds {' and '.join(self.precisions)} engines, not {precision}",
+                hint=f"leave --precision out, or give {self.precisions[0]}",
+            )
+        return precision
+
+
+def target_names() -> List[str]:
+    """Return the names of all profiles, sorted."""
+    return sorted(p.stem for p in data_folder("engines/targets").glob("*.json"))
+
+
+def load_target(name: str) -> TargetProfile:
+    """Read a profile by its name. Raises TargetError when it is unknown (nothing is substituted) or malformed."""
+    names = target_names()
+    if name not in names:
+        raise TargetError(f"unknown target '{name}'; known are {', '.join(names)}", hint=nearest(name, names))
+    return read_target(data_folder("engines/targets") / f"{name}.json")
+
+
+def read_target(path: Path) -> TargetProfile:
+    """Read and validate one profile file. Raises TargetError naming the file and what is wrong in it."""
+    profile = from_dict(TargetProfile, read_json(path, TargetError), source=str(path), error=TargetError)
+    if profile.name != path.stem:
+        raise TargetError(f"{path}: its name is '{profile.name}', expected the file's own, '{path.stem}'")
+    if profile.runtime not in RUNTIMES:
+        raise TargetError(f"{path}: runtime '{profile.runtime}' is unknown; expected {', '.join(RUNTIMES)}")
+    for key in ("precisions", "fp16_graph", "io_dtype"):
+        value = getattr(profile, key)
+        for precision in (value,) if isinstance(value, str) else value:
+            if precision not in PRECISIONS:
+                raise TargetError(f"{path}: {key} holds '{precision}'; expected fp32 or fp16")
+    if not profile.precisions or not profile.shapes:
+        raise TargetError(f"{path}: precisions and shapes must not be empty")
+    return profile
