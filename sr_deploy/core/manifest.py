@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Callable, Dict, Optional, Tuple
 
 from sr_deploy.core.errors import ArtifactError
-from sr_deploy.core.files import sha256_of, write_text
+from sr_deploy.core.files import atomic_path, sha256_of, write_text
 from sr_deploy.core.jsonio import from_dict, read_json, to_json
 
 
@@ -65,11 +65,6 @@ def manifest_path(artifact: Path) -> Path:
     return artifact.with_name(artifact.name + ".json")
 
 
-def write_manifest(artifact: Path, manifest: Manifest) -> None:
-    """Write the manifest of an artifact whose SHA-256 it already carries."""
-    write_text(manifest_path(artifact), to_json(manifest))
-
-
 def read_manifest(artifact: Path) -> Manifest:
     """Read the manifest of `artifact` and verify the file against it.
 
@@ -104,14 +99,15 @@ def up_to_date(artifact: Path, wanted: Manifest) -> bool:
     return all(getattr(found, key) == getattr(wanted, key) for key in recipe)
 
 
-def publish(temporary: Path, artifact: Path, manifest: Manifest) -> Manifest:
-    """Move a finished artifact into place with its manifest, which is written last and so marks it whole."""
-    import os
+def write_artifact(artifact: Path, write: Callable[[Path], Manifest]) -> Manifest:
+    """Call `write(temporary)`, which writes the artifact and returns its manifest, and publish both; return the manifest.
 
-    manifest = replace(manifest, sha256=sha256_of(temporary))
-    stale = manifest_path(artifact)
-    if stale.exists():
-        stale.unlink()
-    os.replace(str(temporary), str(artifact))
-    write_manifest(artifact, manifest)
+    The pair is whole or absent: an old manifest goes before the new artifact comes, and the new one is written last.
+    """
+    with atomic_path(artifact) as temporary:
+        manifest = replace(write(temporary), sha256=sha256_of(temporary))
+        stale = manifest_path(artifact)
+        if stale.exists():
+            stale.unlink()
+    write_text(manifest_path(artifact), to_json(manifest))
     return manifest

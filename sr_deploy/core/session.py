@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -74,6 +74,12 @@ class Backend(Protocol):
 
     def why_unavailable(self, target: TargetProfile) -> str:
         """Say what is missing to build for `target` on this machine; empty when nothing is."""
+
+    def by_hand(self, onnx: Path, graph: Manifest) -> str:
+        """Say how a user can build the graph where this backend cannot; empty when there is no such way."""
+
+    def versions(self) -> Dict[str, str]:
+        """The versions of the libraries an engine built here depends on."""
 
     def build(self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any) -> Manifest:
         """Build an engine of the graph into `temporary` and return its manifest (without SHA-256). Raises BuildError."""

@@ -37,6 +37,10 @@ class Architecture:
     config: Mapping[str, object] = field(default_factory=dict)
     """Further constructor arguments with their defaults."""
     min_hw: Tuple[int, int] = (1, 1)
+    halo_px: Callable[[Variant], Optional[int]] = lambda variant: None
+    """How many LR pixels round an output pixel it depends on; None: on the size of the whole image."""
+    align_px: Callable[[Variant], int] = lambda variant: 1
+    """Tiles must start on multiples of this for the halo to hold."""
 
     def parse(self, text: Optional[str]) -> Variant:
         """Return the variant `text` of this architecture, its default for None. Raises VariantError."""

@@ -48,7 +48,7 @@ class MAB(nn.Module):
         self.reduce = nn.Conv2d(CHANNELS, CHANNELS, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        splits = self.expand(x).chunk(GROUPS, dim=1)  # 4 x (N, 24, H, W)
+        splits = self.expand(x).split(CHANNELS // GROUPS, dim=1)  # 4 x (N, 24, H, W)
         y = self.act(self.chain[0](splits[0]))
         outputs = [y]
         for conv, part in zip(self.chain[1:], splits[1:]):  # eq. 6: y_i = K_i(x_i + y_(i-1))
@@ -91,4 +91,5 @@ ASRN_ARCHITECTURE = Architecture(
     points=lambda largest: tuple(f"d{n}" for n in range(1, largest.size + 1)),
     size_of=_size_of,
     config={"activation": "relu"},
+    halo_px=lambda variant: 1 + 4 * variant.size + 1,  # head, the chain of four 3x3 in each block, the last 3x3
 )

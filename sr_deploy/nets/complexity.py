@@ -22,6 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sr_deploy.core.errors import InputError
 
 COUNTERS = ("hooks", "fvcore")
+NTIRE_HW = (256, 256)
+"""The LR size the challenge counts at."""
 
 _CONVS = (nn.Conv2d, nn.ConvTranspose2d)
 _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.ReLU6)

@@ -61,4 +61,5 @@ EDSR_ARCHITECTURE = Architecture(
     points=lambda largest: (str(largest),),
     size_of=_size_of,
     config={"channels": 128},
+    halo_px=lambda variant: 1 + 2 * variant.size + 2,  # the tail's finer grids reach less than two LR pixels
 )

@@ -98,7 +98,7 @@ class BlockNLA(nn.Module):
         h, w = x.shape[-2:]
         # Zero tokens of a partly filled window take part in its softmax: the weights were trained so.
         qkv = pad_to_windows(self.qkv(x))
-        query, key, value = tokens(qkv).chunk(3, dim=2)  # each (N*windows, 64, 16*d)
+        query, key, value = tokens(qkv).split(self.dim * CELL * CELL, dim=2)  # each (N*windows, 64, 16*d)
         attended = torch.softmax(query @ key.transpose(1, 2), dim=-1) @ value
         return self.out(untokens(attended, qkv, self.dim)[..., :h, :w]) + x
 
@@ -221,5 +221,9 @@ IMDECEPTION_ARCHITECTURE = Architecture(
     slice=_slice,
     points=_points,
     size_of=_size_of,
+    # Convolutions: 1 + 6*4 + 1 + 1. With attention, the last 10 reach into one further window, the 8 between the two
+    # attentions into another, and 9 more come before the first.
+    halo_px=lambda variant: 2 * WINDOW + 9 if "nla" in variant.tags else 27,
+    align_px=lambda variant: WINDOW if "nla" in variant.tags else 1,
     published=("c4", "c4-nla", "c8", "c12", "c16-nla"),
 )

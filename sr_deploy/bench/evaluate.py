@@ -1,0 +1,122 @@
+"""Quality: PSNR and SSIM of a session on a folder of HR images, LR made by MATLAB's bicubic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List, Tuple
+
+import numpy as np
+
+from sr_deploy.core.errors import InputError
+from sr_deploy.core.images import image_files, imresize, modcrop, nchw_from_rgb, read_rgb, rgb_from_nchw
+from sr_deploy.core.metrics import border_px, psnr_db, ssim
+from sr_deploy.core.samples import SAMPLE_SET, sample_files
+from sr_deploy.core.session import Session
+from sr_deploy.core.sizes import hw_text
+
+OVERLAP_PX = 16
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """One image's scores."""
+
+    image: str
+    psnr_db: float
+    ssim: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The scores of a set: plain means over its images."""
+
+    set: str
+    metric: str
+    border_px: int
+    psnr_db: float
+    ssim: float
+    tiling: str
+    images: Tuple[ImageScore, ...]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """HR images with the set's name."""
+
+    name: str
+    files: Tuple[Path, ...]
+
+
+def image_set(folder: str = "") -> ImageSet:
+    """Return the images of an HR folder, or scikit-image's photographs for an empty name.
+
+    A folder named HR is called by its parent's name. Raises InputError when there are no images.
+    """
+    if not folder:
+        return ImageSet(SAMPLE_SET, tuple(sample_files()))
+    path = Path(folder)
+    resolved = path.resolve()
+    name = resolved.parent.name if resolved.name.upper() == "HR" else resolved.name
+    return ImageSet(name, tuple(image_files(path)))
+
+
+def evaluate(session: Session, images: ImageSet, *, metric: str) -> Quality:
+    """Score a session on a set: `metric` "y" (float luma, border = scale) or "rgb" (uint8, border 4).
+
+    Raises InputError naming the image that cannot be used.
+    """
+    border = border_px(metric, session.scale)
+    scores: List[ImageScore] = []
+    tiling = "whole"
+    for path in images.files:
+        hr = modcrop(read_rgb(path), session.scale)
+        if min(hr.shape[:2]) < 11 + 2 * border:
+            raise InputError(f"{path} is too small to be scored: {hr.shape[0]}x{hr.shape[1]} pixels", hint="leave it out")
+        lr = nchw_from_rgb(imresize(hr, scale=1 / session.scale))
+        y, how = upscale_fitting(session, lr)
+        tiling = how if how != "whole" else tiling
+        sr = rgb_from_nchw(y)
+        quality = {"metric": metric, "border": border}
+        scores.append(ImageScore(path.name, psnr_db(sr, hr, **quality), ssim(sr, hr, **quality)))
+    mean_psnr, mean_ssim = (float(np.mean([getattr(s, key) for s in scores])) for key in ("psnr_db", "ssim"))
+    return Quality(images.name, metric, border, mean_psnr, mean_ssim, tiling, tuple(scores))
+
+
+def upscale_fitting(session: Session, x: np.ndarray) -> Tuple[np.ndarray, str]:
+    """Upscale x (1, 3, H, W) with a session that may take one size only; return the result and how it was done.
+
+    A static graph gets overlapping tiles, mirrored where the image is smaller. That is not what the network makes of the
+    whole image: pixels near tile borders and image borders differ, so the second value says so.
+    """
+    h, w = x.shape[2:]
+    tile = session.fixed_hw
+    if tile is None or tile == (h, w):
+        return session.run(x), "whole"
+    bottom, right = max(tile[0] - h, 0), max(tile[1] - w, 0)
+    padded = x
+    while bottom or right:  # mirroring adds at most the image itself each time
+        step = min(bottom, padded.shape[2]), min(right, padded.shape[3])
+        padded = np.pad(padded, ((0, 0), (0, 0), (0, step[0]), (0, step[1])), mode="symmetric")
+        bottom, right = bottom - step[0], right - step[1]
+    s = session.scale
+    out = np.zeros((1, 3, padded.shape[2] * s, padded.shape[3] * s), dtype=np.float32)
+    for top, keep_top, end_top in _spans(padded.shape[2], tile[0]):
+        for left, keep_left, end_left in _spans(padded.shape[3], tile[1]):
+            part = np.ascontiguousarray(padded[:, :, top : top + tile[0], left : left + tile[1]])
+            y = session.run(part)
+            inside = y[:, :, (keep_top - top) * s : (end_top - top) * s, (keep_left - left) * s : (end_left - left) * s]
+            out[:, :, keep_top * s : end_top * s, keep_left * s : end_left * s] = inside
+    return out[:, :, : h * s, : w * s], f"tiled {hw_text(tile)}, overlap {OVERLAP_PX} px (differs from the whole image at borders)"
+
+
+def _spans(size: int, tile: int) -> List[Tuple[int, int, int]]:
+    """(start, first kept, end of kept) of tiles that cover `size` and overlap by twice OVERLAP_PX where tiles are large enough."""
+    overlap = min(OVERLAP_PX, (tile - 1) // 2)
+    starts = list(range(0, max(size - tile, 0), tile - 2 * overlap)) + [size - tile]
+    spans, kept = [], 0
+    for start, following in zip(starts, [*starts[1:], None]):
+        end = size if following is None else following + overlap
+        spans.append((start, kept, end))
+        kept = end
+    return spans

@@ -1,0 +1,196 @@
+"""One row per model variant or artifact: quality, latency, memory and counts under recorded conditions."""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Union
+
+import numpy as np
+
+import sr_deploy
+from sr_deploy.bench.evaluate import ImageSet, evaluate, image_set
+from sr_deploy.core.device import cores, cpu_name, peak_memory_mib, python_and_os
+from sr_deploy.core.errors import ArtifactError, InputError
+from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
+from sr_deploy.core.rows import BenchmarkRow
+from sr_deploy.core.session import Session
+from sr_deploy.core.sizes import HW, parse_hw
+from sr_deploy.core.target import load_target
+from sr_deploy.core.timing import measure_latency
+from sr_deploy.runtime import BACKENDS
+
+ARTIFACT_SUFFIXES = (".onnx", ".engine")
+DEFAULT_HW = (256, 256)
+MEM_DEFINITION = "rise of the process's resident memory over two runs, the session already open"
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """Something to measure: what is known before it runs, and how to open it."""
+
+    row: BenchmarkRow
+    open: Callable[[], Session]
+
+
+def rows_from_artifacts(
+    given: Sequence[Union[str, Path]],
+    *,
+    variants: Optional[str] = None,
+    data: str = "",
+    metric: str = "y",
+    lr: Optional[str] = None,
+    runs: Optional[int] = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> List[BenchmarkRow]:
+    """Measure checkpoints (by torch), ONNX graphs and engines, or folders of them; return one row each.
+
+    variants: of the checkpoints, "all" or "d1,d3". data: a folder of HR images; empty: scikit-image's photographs.
+    lr: the LR size latency and memory are taken at where the artifact leaves it open, 256x256 for None.
+    What cannot run on this machine becomes a row with its reason. Raises an SrDeployError on bad input.
+    """
+    subjects = [subject for item in given for subject in _subjects(str(item), variants)]
+    images = image_set(data)
+    hw = DEFAULT_HW if lr is None else parse_hw(lr)
+    rows = []
+    for subject in subjects:
+        row = _measure(subject, images, metric=metric, hw=hw, runs=runs)
+        what = f"{row.model}.{row.variant} ({row.backend})" if row.variant else f"{row.model} ({row.backend})"
+        progress(f"{what}: " + (f"not run: {row.error}" if row.error else f"{row.psnr_db:.3f} dB, {row.latency_ms_median:.1f} ms"))
+        rows.append(row)
+    return rows
+
+
+def _measure(subject: _Subject, images: ImageSet, *, metric: str, hw: HW, runs: Optional[int]) -> BenchmarkRow:
+    row = replace(
+        subject.row,
+        device=cpu_name(),
+        threads=cores(),
+        python=python_and_os(),
+        git_rev=_git_revision(),
+        date_utc=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+    try:
+        session = subject.open()
+    except ArtifactError as e:
+        return replace(row, error=e.message)
+    hw = session.fixed_hw or hw
+    session.check_hw(hw)
+    quality = evaluate(session, images, metric=metric)
+    x = np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
+    memory: List[Optional[float]] = []
+    with peak_memory_mib(memory):
+        for _ in range(2):
+            session.run(x)
+    latency = measure_latency(lambda: session.run(x), runs=runs)
+    return replace(
+        row,
+        backend=session.backend,
+        backend_version=session.backend_version,
+        precision=session.precision,
+        scale=session.scale,
+        input_hw=hw,
+        warmup=latency.warmup,
+        runs=latency.runs,
+        latency_ms_median=latency.median_ms,
+        latency_ms_p90=latency.p90_ms,
+        latency_ms_p95=latency.p95_ms,
+        latency_ms_p99=latency.p99_ms,
+        first_ms=latency.first_ms,
+        mem_peak_mib=memory[0],
+        mem_definition="" if memory[0] is None else MEM_DEFINITION,
+        set=quality.set,
+        images=len(quality.images),
+        metric=quality.metric,
+        border_px=quality.border_px,
+        psnr_db=quality.psnr_db if np.isfinite(quality.psnr_db) else None,
+        ssim=quality.ssim,
+        tiling=quality.tiling,
+    )
+
+
+def _subjects(item: str, variants: Optional[str]) -> Iterator[_Subject]:
+    path = Path(item)
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix in ARTIFACT_SUFFIXES)
+        if not found:
+            raise InputError(f"the folder {path} holds no .onnx or .engine file")
+        for artifact in found:
+            yield _artifact_subject(artifact)
+    elif path.suffix in ARTIFACT_SUFFIXES:
+        yield _artifact_subject(path)
+    else:
+        yield from _checkpoint_subjects(item, variants)
+
+
+def _checkpoint_subjects(model: str, variants: Optional[str]) -> Iterator[_Subject]:
+    from sr_deploy.nets.checkpoint import load_checkpoint
+    from sr_deploy.nets.complexity import NTIRE_HW, count
+    from sr_deploy.runtime.torch_module import TorchSession
+
+    checkpoint = load_checkpoint(model)
+    for variant in checkpoint.variants(variants):
+        net = checkpoint.network(str(variant))
+        spec = checkpoint.spec
+        row = BenchmarkRow(
+            model=checkpoint.name, variant=str(variant), backend="torch", scale=spec.scale, precision_asked="fp32",
+            artifact_sha256=spec.weights_sha256,
+        )  # fmt: skip
+        counts = count(net, NTIRE_HW, counter="hooks")
+        row = _with_counts(row, vars(counts))
+        yield _Subject(row, lambda net=net, spec=spec: TorchSession(net, scale=spec.scale, min_hw=spec.min_hw))  # type: ignore[misc]
+
+
+def _artifact_subject(path: Path) -> _Subject:
+    if path.suffix == ".onnx" and path.is_file() and not manifest_path(path).is_file():
+        return _Subject(BenchmarkRow(model=path.stem, variant="", backend="onnxruntime", artifact=path.name), lambda: _open_bare(path))
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    manifest = read_manifest(path)
+    runtime = "onnxruntime" if manifest.kind == "onnx" else load_target(manifest.target).runtime
+    row = BenchmarkRow(
+        model=manifest.model, variant=manifest.variant, backend=runtime, artifact=path.name, artifact_sha256=manifest.sha256,
+        scale=manifest.scale, precision=manifest.precision_obtained, precision_asked=manifest.precision_asked,
+    )  # fmt: skip
+    return _Subject(_with_counts(row, manifest.counts), lambda: BACKENDS[runtime]().open(path, manifest))
+
+
+def _open_bare(path: Path) -> Session:
+    from sr_deploy.runtime.ort import OnnxRuntimeSession
+
+    return OnnxRuntimeSession(path)
+
+
+def _with_counts(row: BenchmarkRow, counts: Any) -> BenchmarkRow:
+    if not counts:
+        return row
+    return replace(
+        row,
+        params=counts["params"],
+        macs_g=counts["macs"] / 1e9,
+        acts_m=counts["acts"] / 1e6,
+        convs=counts["convs"],
+        counter=counts["counter"],
+        counted_hw=DEFAULT_HW,
+        uncounted=counts["uncounted"],
+    )
+
+
+def _git_revision() -> str:
+    """The revision of a checkout this runs from, `+` when it has uncommitted changes; the version when it is installed."""
+    folder = Path(sr_deploy.__file__).resolve().parent.parent
+    if not (folder / ".git").exists():
+        return f"srdeploy {sr_deploy.__version__}"
+    try:
+        run = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return f"srdeploy {sr_deploy.__version__}"
+    return run.stdout.strip()
+
+
+__all__ = ["MEM_DEFINITION", "Manifest", "rows_from_artifacts"]

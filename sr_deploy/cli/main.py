@@ -1,0 +1,51 @@
+"""The group of all commands, and how errors reach the user: `error:` and `hint:` on stderr, exit code 1."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import click
+
+import sr_deploy
+from sr_deploy.cli.bench import bench
+from sr_deploy.cli.build_engine import build_engine, targets
+from sr_deploy.cli.export import export
+from sr_deploy.cli.models import complexity, import_checkpoint, models
+from sr_deploy.cli.train import recipes, train
+from sr_deploy.core.errors import SrDeployError
+
+
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SrDeployError as e:
+            click.echo(f"error: {e.message}", err=True)
+            if e.hint:
+                click.echo(f"\nhint: {e.hint}", err=True)
+            sys.exit(1)
+        except BrokenPipeError:  # the reader of our stdout (head, less) has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(sr_deploy.__version__, prog_name="srdeploy")
+def main() -> None:
+    """Slice one elastic super-resolution checkpoint into networks that fit each GPU: export, build, measure.
+
+    MODEL is a checkpoint's path, the name of a shipped one (srdeploy models) or, where no weights matter, an
+    architecture and scale such as asrn_x3.
+    """
+    # A terminated command ends like an interrupted one: temporary files are removed.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
+for command in (models, complexity, import_checkpoint, train, recipes, export, targets, build_engine, bench):
+    main.add_command(command)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Printing: data to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+
+def say(line: str) -> None:
+    """Print a line about the work to stderr."""
+    click.echo(line, err=True)
+
+
+def emit(text: str) -> None:
+    """Print data to stdout."""
+    click.echo(text)
+
+
+def emit_json(value: Any) -> None:
+    """Print one JSON object or list to stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,59 @@
+"""LR sizes as users write them: `256x512` (height x width), and `MIN:OPT:MAX` for a dynamic graph."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Tuple
+
+from sr_deploy.core.errors import InputError
+
+HW = Tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The LR sizes a graph takes, each (h, w); all three are equal for a static one."""
+
+    min: HW
+    opt: HW
+    max: HW
+
+    @property
+    def dynamic(self) -> bool:
+        return self.min != self.max
+
+    def __str__(self) -> str:
+        return f"dyn{hw_text(self.min)}-{hw_text(self.max)}" if self.dynamic else hw_text(self.opt)
+
+    @property
+    def option(self) -> str:
+        """The command line's words for it."""
+        if self.dynamic:
+            return f"--dynamic {hw_text(self.min)}:{hw_text(self.opt)}:{hw_text(self.max)}"
+        return f"--shape {hw_text(self.opt)}"
+
+
+def parse_hw(text: str) -> HW:
+    """Read `256x512`. Raises InputError when it is not two whole numbers from 1 to 16384."""
+    match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text.strip())
+    if match is None or not all(1 <= int(n) <= 16384 for n in match.groups()):
+        raise InputError(f"'{text}' is not a size; expected HEIGHTxWIDTH of 1 to 16384 pixels, such as 256x512")
+    return int(match.group(1)), int(match.group(2))
+
+
+def parse_sizes(text: str) -> Sizes:
+    """Read `256x512` or `MIN:OPT:MAX`. Raises InputError when it is neither, or not min <= opt <= max."""
+    parts = [parse_hw(part) for part in text.split(":")]
+    if len(parts) == 1:
+        return Sizes(parts[0], parts[0], parts[0])
+    if len(parts) != 3:
+        raise InputError(f"'{text}' is not a range of sizes; expected MIN:OPT:MAX, such as 16x16:256x256:1024x1024")
+    low, opt, high = parts
+    if not all(low[i] <= opt[i] <= high[i] for i in (0, 1)):
+        raise InputError(f"'{text}': expected min <= opt <= max in height and in width")
+    return Sizes(low, opt, high)
+
+
+def hw_text(hw: Tuple[int, ...]) -> str:
+    return f"{hw[0]}x{hw[1]}"

@@ -1,0 +1,1 @@
+"""Slices to ONNX graphs: exported, lowered to the target's opset, converted, and checked before they are written."""

@@ -1,0 +1,251 @@
+"""From a checkpoint to verified ONNX graphs with manifests, one per variant and size."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Callable, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import onnx
+
+import sr_deploy
+from sr_deploy.core.errors import ExportError, MissingPackageError
+from sr_deploy.core.files import output_folder
+from sr_deploy.core.images import nchw_from_rgb
+from sr_deploy.core.manifest import Manifest, up_to_date, write_artifact
+from sr_deploy.core.samples import sample_lr
+from sr_deploy.core.sizes import HW, Sizes, hw_text, parse_sizes
+from sr_deploy.core.spec import Variant, check_min_hw
+from sr_deploy.core.target import TargetProfile, load_target
+from sr_deploy.export.graph import graph_from_network
+from sr_deploy.export.half import check_half, fp16_graph, precision_of
+from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
+from sr_deploy.nets.complexity import NTIRE_HW, count
+from sr_deploy.runtime.ort import raw_session
+from sr_deploy.runtime.torch_module import TorchSession
+
+MAX_ABS_ERR = 1e-4
+"""Between torch and onnxruntime, both FP32, relative to the output's largest magnitude where that is above 1."""
+DEFAULT_SIZE = "256x512"
+DEFAULT_OPSET = 17
+CHECK_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What decides every graph of one export."""
+
+    precision: str
+    """The engine's."""
+    graph_dtype: str
+    io_dtype: str
+    opset: int
+    target: Optional[TargetProfile]
+
+    def command(self, model: str, variant: str, sizes: Sizes) -> str:
+        target = f" --target {self.target.name}" if self.target else ""
+        return f"srdeploy export {model} --variants {variant} {sizes.option} --precision {self.precision}{target}"
+
+
+def onnx_from_checkpoint(
+    model: Union[str, Path, Checkpoint],
+    output: Union[str, Path],
+    *,
+    variants: Optional[str] = None,
+    sizes: Sequence[str] = (),
+    precision: Optional[str] = None,
+    target: Optional[str] = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> List[Path]:
+    """Export variants of a checkpoint to `output`, one graph per variant and size, and return their paths.
+
+    model: a path, a shipped name, or a loaded checkpoint. variants: "all" (or None: the paper's table) or "d1,d3".
+    sizes: LR sizes `256x512`, or ranges `MIN:OPT:MAX` for dynamic graphs; the target's own where none is given.
+    precision: the engine's, "fp32" or "fp16". Graphs that are up to date are left as they are.
+    Raises an SrDeployError; a graph that fails its check is not written, those finished before stay.
+    """
+    checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model)
+    request = _request(precision, target)
+    wanted = checkpoint.variants(variants)
+    defaults = request.target.shapes if request.target else (DEFAULT_SIZE,)
+    ranges = [parse_sizes(text) for text in sizes or defaults]
+    for size in ranges:
+        check_min_hw(size.min, checkpoint.spec.min_hw, what=checkpoint.name)
+    folder = output_folder(Path(output))
+    paths = []
+    for variant in wanted:
+        for size in ranges:
+            path = folder / f"{checkpoint.name}.{variant}.{size}.{request.graph_dtype}.onnx"
+            progress(_export(checkpoint, variant, size, request, path))
+            paths.append(path)
+    return paths
+
+
+def _request(precision: Optional[str], target: Optional[str]) -> _Request:
+    if target is None:
+        chosen = precision or "fp16"
+        return _Request(chosen, graph_dtype=chosen, io_dtype="fp32", opset=DEFAULT_OPSET, target=None)
+    profile = load_target(target)
+    chosen = profile.check_precision(precision)
+    graph_dtype = profile.fp16_graph if chosen == "fp16" else "fp32"
+    io_dtype = profile.io_dtype if graph_dtype == "fp16" else "fp32"
+    return _Request(chosen, graph_dtype, io_dtype, profile.opset, profile)
+
+
+def _export(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Request, path: Path) -> str:
+    """Export one graph, or find it up to date; return the line that says so."""
+    manifest = _manifest(checkpoint, variant, sizes, request)
+    if up_to_date(path, manifest):
+        return f"{path.name}: up to date"
+    net = checkpoint.network(str(variant))
+    full = graph_from_network(net, sizes, opset=request.opset)
+    session = TorchSession(net, scale=checkpoint.spec.scale, min_hw=checkpoint.spec.min_hw)
+    checks, references = _check_fp32(full, session, sizes, path.name)
+    checks["opset"] = f"every node is of opset {request.opset}"
+    not_checked: Tuple[str, ...] = ("the engine's own output: see its manifest",)
+    graph = full
+    if request.precision == "fp16":
+        half = fp16_graph(full, io_dtype=request.io_dtype)
+        checks["fp16"] = _check_fp16(half, sizes, references, path.name)
+        not_checked += ("FP16 accumulation: the check sums products in FP32",)
+        graph = half if request.graph_dtype == "fp16" else full
+    obtained = precision_of(graph)
+    if obtained != request.graph_dtype:
+        raise ExportError(f"{path.name}: the graph's tensors are {obtained}, expected {request.graph_dtype}")
+    manifest = replace(
+        manifest,
+        precision_obtained=obtained,
+        nodes=len(graph.graph.node),
+        checks=checks,
+        not_checked=not_checked,
+        counts=asdict(count(net, NTIRE_HW, counter="hooks")),
+    )
+    _write_properties(graph, manifest)
+
+    def write(temporary: Path) -> Manifest:
+        onnx.save(graph, str(temporary))
+        return manifest
+
+    return _line(path, write_artifact(path, write))
+
+
+def _manifest(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Request) -> Manifest:
+    architecture = checkpoint.architecture
+    return Manifest(
+        kind="onnx",
+        model=checkpoint.name,
+        variant=str(variant),
+        arch=architecture.name,
+        scale=checkpoint.spec.scale,
+        min_shape=sizes.min,
+        opt_shape=sizes.opt,
+        max_shape=sizes.max,
+        input_dtype=request.io_dtype,
+        output_dtype=request.io_dtype,
+        precision_asked=request.precision,
+        precision_obtained="",
+        target=request.target.name if request.target else "",
+        parent_sha256=checkpoint.spec.weights_sha256,
+        command=request.command(checkpoint.name, str(variant), sizes),
+        versions=_versions(),
+        opset=request.opset,
+        halo_px=architecture.halo_px(variant),
+        align_px=architecture.align_px(variant),
+        min_px=checkpoint.spec.min_hw,
+    )
+
+
+def _check_fp32(graph: onnx.ModelProto, torch_session: TorchSession, sizes: Sizes, name: str) -> Tuple[dict, list]:
+    """Compare onnxruntime with torch at the graph's sizes; return the numbers, and onnxruntime's outputs at the optimum."""
+    session = raw_session(graph.SerializeToString())
+    worst, results, references = 0.0, {}, []
+    for hw in _check_sizes(sizes):
+        for x in _images(hw):
+            y = session.run(None, {"lr": x})[0]
+            reference = torch_session.run(x)
+            if hw == sizes.opt:
+                references.append(y)
+            error = float(np.abs(y - reference).max()) / max(1.0, float(np.abs(reference).max()))
+            if not error <= MAX_ABS_ERR:
+                raise ExportError(
+                    f"{name}: onnxruntime differs from torch by {error:.2g} at {hw_text(hw)}, expected at most {MAX_ABS_ERR:g}"
+                )
+            worst = max(worst, error)
+            mse = float(np.mean((y.astype(np.float64) - reference) ** 2))
+            results[hw_text(hw)] = round(-10 * float(np.log10(max(mse, 1e-30))), 1)
+    return {"onnxruntime_vs_torch": {"max_abs_err": worst, "psnr_db": results}}, references
+
+
+def _check_fp16(half: onnx.ModelProto, sizes: Sizes, references: list, name: str) -> dict:
+    report = check_half(half, _images(sizes.opt), references)
+    problems = report.problems()
+    top = sorted(report.largest.items(), key=lambda item: -item[1])
+    if problems:
+        raise ExportError(
+            f"{name} does not survive half precision: {'; '.join(problems)}; the largest activation is {top[0][1]:.4g} in '{top[0][0]}'",
+            hint="export it with --precision fp32",
+        )
+    return {
+        "psnr_db_vs_fp32": round(report.psnr_db, 2),
+        "overflows": 0,
+        "dead_output": False,
+        "images": CHECK_IMAGES,
+        "largest_activation": {tensor: round(peak, 4) for tensor, peak in top},
+    }
+
+
+def _check_sizes(sizes: Sizes) -> List[HW]:
+    """The optimum; for a dynamic graph also an odd size and one that is not square, as far as its range has them."""
+    if not sizes.dynamic:
+        return [sizes.opt]
+
+    def clamped(hw: HW) -> HW:
+        h, w = (min(max(n, sizes.min[i]), sizes.max[i]) for i, n in enumerate(hw))
+        return h, w
+
+    return list(dict.fromkeys([sizes.opt, clamped((sizes.min[0] + 21, sizes.min[1] + 37)), clamped((64, 112))]))
+
+
+def _images(hw: HW) -> List[np.ndarray]:
+    return [nchw_from_rgb(rgb) for rgb in sample_lr(hw, count=CHECK_IMAGES)]
+
+
+def _write_properties(graph: onnx.ModelProto, manifest: Manifest) -> None:
+    facts = {
+        "model": manifest.model,
+        "variant": manifest.variant,
+        "arch": manifest.arch,
+        "scale": str(manifest.scale),
+        "precision": manifest.precision_obtained,
+        "value_range": "0..1 RGB",
+        "weights_sha256": manifest.parent_sha256,
+        "made_by": f"srdeploy {sr_deploy.__version__}",
+    }
+    for key, value in facts.items():
+        graph.metadata_props.add(key=f"srdeploy.{key}", value=value)
+
+
+def _versions() -> dict:
+    import importlib.metadata
+
+    versions = {"srdeploy": sr_deploy.__version__, "python": platform.python_version()}
+    for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError as e:
+            if package == "onnxruntime":  # its GPU build is another distribution of the same module
+                import onnxruntime
+
+                versions[package] = onnxruntime.__version__
+            else:
+                raise MissingPackageError(package, needed_for="export", extra="export") from e
+    return versions
+
+
+def _line(path: Path, manifest: Manifest) -> str:
+    fp32 = manifest.checks["onnxruntime_vs_torch"]
+    line = f"{path.name}: {manifest.nodes} nodes, opset {manifest.opset}, max error {fp32['max_abs_err']:.1e}"  # type: ignore[index]
+    fp16 = manifest.checks.get("fp16")
+    return line if fp16 is None else f"{line}, FP16 {fp16['psnr_db_vs_fp32']:.1f} dB against FP32"  # type: ignore[index]

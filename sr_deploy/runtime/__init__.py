@@ -1,0 +1,14 @@
+"""Engine builders and sessions, one module a backend. Adding one is a module and a line here."""
+
+from __future__ import annotations
+
+from sr_deploy.core.registry import Registry
+
+BACKENDS = Registry(
+    "backend",
+    {
+        "onnxruntime": "sr_deploy.runtime.ort:OnnxRuntimeBackend",
+        "tensorrt": "sr_deploy.runtime.tensorrt:TensorRTBackend",
+        "tensorrt-rtx": "sr_deploy.runtime.tensorrt_rtx:TensorRTForRTXBackend",
+    },
+)

@@ -1,0 +1,147 @@
+"""ONNX Runtime on the CPU: runs any graph of ours, and saves its optimised model as the engine of the target `cpu`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Dict, Tuple, Union
+
+import numpy as np
+
+from sr_deploy.core.device import cores, cpu_name
+from sr_deploy.core.errors import ArtifactError, BuildError, MissingPackageError
+from sr_deploy.core.manifest import Manifest
+from sr_deploy.core.session import Session
+from sr_deploy.core.target import TargetProfile
+
+_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+class OnnxRuntimeSession(Session):
+    """A graph, or an optimised model, on the CPU provider."""
+
+    backend = "onnxruntime"
+    precision = "fp32"
+    """Always: the CPU provider computes FP16 graphs in FP32."""
+
+    def __init__(self, path: Path) -> None:
+        """Open an ONNX file with or without a manifest. Raises ArtifactError when it is none, or no SR network."""
+        self.backend_version = _onnxruntime().__version__
+        self._session = raw_session(str(path))
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3:
+            raise ArtifactError(
+                f"{path} is not a super-resolution graph: expected one input (1, 3, H, W) and one output, found "
+                f"{[i.shape for i in inputs]} and {[o.shape for o in outputs]}"
+            )
+        if inputs[0].type not in _FLOATS:
+            raise ArtifactError(f"{path}: its input is {inputs[0].type}; expected float or float16")
+        self._name, self._dtype = inputs[0].name, _FLOATS[inputs[0].type]
+        h, w = inputs[0].shape[2:]
+        if isinstance(h, int) and isinstance(w, int):
+            self.min_hw = self.max_hw = (h, w)
+        self.scale = self._probe_scale()
+
+    def limit(self, min_hw: Tuple[int, ...], max_hw: Tuple[int, ...]) -> None:
+        """Take only the LR sizes the manifest vouches for."""
+        self.min_hw, self.max_hw = min_hw, max_hw
+
+    def _run(self, x_nchw: np.ndarray) -> np.ndarray:
+        y = self._session.run(None, {self._name: x_nchw.astype(self._dtype, copy=False)})[0]
+        return y.astype(np.float32, copy=False)
+
+    def _probe_scale(self) -> int:
+        h_out = self._session.get_outputs()[0].shape[2]
+        h, w = self.fixed_hw or (32, 32)
+        if not isinstance(h_out, int) or self.fixed_hw is None:
+            h_out = self._session.run(None, {self._name: np.zeros((1, 3, h, w), self._dtype)})[0].shape[2]
+        return max(h_out // h, 1)
+
+
+class OnnxRuntimeBackend:
+    """Builds by saving the optimised model. It holds for this onnxruntime version and this kind of CPU only."""
+
+    name = "onnxruntime"
+
+    def why_unavailable(self, target: TargetProfile) -> str:
+        try:
+            _onnxruntime()
+        except MissingPackageError as e:
+            return f"{e.message}; {e.hint}"
+        return ""
+
+    def by_hand(self, onnx: Path, graph: Manifest) -> str:
+        return ""
+
+    def versions(self) -> Dict[str, str]:
+        return {"onnxruntime": _onnxruntime().__version__}
+
+    def build(self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any) -> Manifest:
+        if graph.precision_obtained != "fp32":
+            raise BuildError(
+                f"{onnx.name} is an FP16 graph, which ONNX Runtime's CPU provider would compute in FP32",
+                hint="export it with --target cpu (or --precision fp32)",
+            )
+        start = time.perf_counter()
+        raw_session(str(onnx), save_to=temporary)
+        build = {"seconds": round(time.perf_counter() - start, 3), "size_bytes": temporary.stat().st_size, "cpu": cpu_name()}
+        session = OnnxRuntimeSession(temporary)
+        x = np.random.default_rng(0).random((1, 3, *graph.min_shape), dtype=np.float32)
+        error = float(np.abs(session._run(x) - OnnxRuntimeSession(onnx)._run(x)).max())
+        if not error < 1e-3:
+            raise BuildError(f"the optimised model of {onnx.name} differs from its graph by {error:.2g}")
+        return replace(
+            graph,
+            kind="engine",
+            target=target.name,
+            precision_asked="fp32",
+            precision_obtained="fp32",
+            versions=self.versions(),
+            checks={"max_abs_err_vs_graph": error, "checked_at": list(graph.min_shape)},
+            not_checked=("other CPUs: the optimised model is for this kind only",),
+            build=build,
+        )
+
+    def open(self, artifact: Path, manifest: Manifest) -> Session:
+        """Open an engine or a graph. Raises ArtifactError when an engine was built by another version or CPU."""
+        if manifest.kind == "engine":
+            here = {"onnxruntime": _onnxruntime().__version__, "cpu": cpu_name().rsplit(",", 1)[0]}
+            made = {
+                "onnxruntime": manifest.versions.get("onnxruntime", "?"),
+                "cpu": str(manifest.build.get("cpu", "?")).rsplit(",", 1)[0],
+            }
+            if made != here:
+                raise ArtifactError(
+                    f"{artifact} was built by onnxruntime {made['onnxruntime']} on {made['cpu']}; "
+                    f"here are onnxruntime {here['onnxruntime']} and {here['cpu']}",
+                    hint="build it again here: srdeploy build-engine GRAPH.onnx --target cpu -o DIR",
+                )
+        session = OnnxRuntimeSession(artifact)
+        session.limit(manifest.min_shape, manifest.max_shape)
+        return session
+
+
+def raw_session(model: Union[str, bytes], *, optimise: bool = True, save_to: Any = None) -> Any:
+    """Return an onnxruntime InferenceSession on the CPU, quiet. Raises ArtifactError when the model cannot be loaded."""
+    ort = _onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = cores()
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    if save_to is not None:
+        options.optimized_model_filepath = str(save_to)
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as e:  # onnxruntime raises its own kinds, which share no base class
+        what = model if isinstance(model, str) else "the graph"
+        raise ArtifactError(f"{what} is not an ONNX model that onnxruntime can load: {str(e).splitlines()[0]}") from e
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as e:
+        raise MissingPackageError("onnxruntime", needed_for="running ONNX graphs", extra="export", cause=e) from e
+    return onnxruntime

@@ -1,0 +1,37 @@
+"""TensorRT on the board or GPU itself. Its engines hold for one GPU and one version, so they are built where they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict
+
+from sr_deploy.core.errors import ArtifactError, BuildError
+from sr_deploy.core.manifest import Manifest
+from sr_deploy.core.session import Session
+from sr_deploy.core.target import TargetProfile
+
+
+class TensorRTBackend:
+    """Names what is missing. Building by TensorRT's Python API, by trtexec and over SSH is not part of this version."""
+
+    name = "tensorrt"
+
+    def why_unavailable(self, target: TargetProfile) -> str:
+        gpu = ", ".join(f"SM {c / 10:.1f}" for c in target.compute_capabilities) or "the GPU it will run on"
+        return (
+            f"an engine for {target.title} must be built by TensorRT {target.runtime_versions} on {gpu}, "
+            "and this version of srdeploy cannot yet build there"
+        )
+
+    def by_hand(self, onnx: Path, graph: Manifest) -> str:
+        fp16 = "--fp16 " if graph.precision_asked == "fp16" and graph.precision_obtained == "fp32" else ""
+        return f"copy {onnx.name} there and run: trtexec --onnx={onnx.name} {fp16}--saveEngine={onnx.stem}.engine"
+
+    def versions(self) -> Dict[str, str]:
+        return {}
+
+    def build(self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any) -> Manifest:
+        raise BuildError(f"cannot build for '{target.name}' here: {self.why_unavailable(target)}", hint=self.by_hand(onnx, graph))
+
+    def open(self, artifact: Path, manifest: Manifest) -> Session:
+        raise ArtifactError(f"{artifact} needs the GPU of target '{manifest.target}' and TensorRT; this version cannot run it")

@@ -1,0 +1,29 @@
+"""A torch module as a session: what a checkpoint is evaluated and timed with before anything is exported."""
+
+from __future__ import annotations
+
+from typing import Any, Tuple
+
+import numpy as np
+
+from sr_deploy.core.session import Session
+
+
+class TorchSession(Session):
+    """Run a module that maps (1, 3, H, W) to (1, 3, scale*H, scale*W) on the CPU in FP32, outside autograd."""
+
+    backend = "torch"
+    precision = "fp32"
+
+    def __init__(self, module: Any, *, scale: int, min_hw: Tuple[int, ...] = (1, 1)) -> None:
+        import torch
+
+        self._torch = torch
+        self._module = module.eval()
+        self.backend_version = torch.__version__
+        self.scale = scale
+        self.min_hw = min_hw
+
+    def _run(self, x_nchw: np.ndarray) -> np.ndarray:
+        with self._torch.inference_mode():
+            return self._module(self._torch.from_numpy(x_nchw)).numpy()
