@@ -1,3 +1,37 @@
-"""Put one trained, elastic super-resolution network on every GPU its user owns, at the size that fits each."""
+"""Put one trained, elastic super-resolution network on every GPU its user owns, at the size that fits each.
+
+The stable Python API; each name is imported on first use, so that a board without torch can import the package:
+
+    load_checkpoint(model)                 a checkpoint: a path, or a shipped name (`.network("d3")` is a plain module)
+    onnx_from_checkpoint(model, folder)    verified ONNX graphs of its variants
+    engine_from_onnx(graphs, folder, target="rtx")
+    rows_from_artifacts([...])             PSNR, SSIM, latency, memory and counts with their conditions
+    ntire_table(rows)                      those rows as the challenge prints them
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, List
 
 __version__ = "0.1.0"
+
+_API = {
+    "load_checkpoint": "sr_deploy.nets.checkpoint",
+    "onnx_from_checkpoint": "sr_deploy.export.pipeline",
+    "engine_from_onnx": "sr_deploy.runtime.build",
+    "rows_from_artifacts": "sr_deploy.bench.measure",
+    "ntire_table": "sr_deploy.core.tables",
+    "SrDeployError": "sr_deploy.core.errors",
+}
+__all__ = [*_API, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _API:
+        raise AttributeError(f"module 'sr_deploy' has no attribute '{name}'")
+    return getattr(importlib.import_module(_API[name]), name)
+
+
+def __dir__() -> List[str]:
+    return sorted(__all__)

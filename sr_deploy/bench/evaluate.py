@@ -107,7 +107,9 @@ def upscale_fitting(session: Session, x: np.ndarray) -> Tuple[np.ndarray, str]:
             y = session.run(part)
             inside = y[:, :, (keep_top - top) * s : (end_top - top) * s, (keep_left - left) * s : (end_left - left) * s]
             out[:, :, keep_top * s : end_top * s, keep_left * s : end_left * s] = inside
-    return out[:, :, : h * s, : w * s], f"tiled {hw_text(tile)}, overlap {OVERLAP_PX} px (differs from the whole image at borders)"
+    return out[
+        :, :, : h * s, : w * s
+    ], f"tiled {hw_text(tile)}, overlap {OVERLAP_PX} px (differs from the whole image at borders)"
 
 
 def _spans(size: int, tile: int) -> List[Tuple[int, int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import sr_deploy
 from sr_deploy.bench.evaluate import ImageSet, evaluate, image_set
 from sr_deploy.core.device import cores, cpu_name, peak_memory_mib, python_and_os
 from sr_deploy.core.errors import ArtifactError, InputError
-from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
+from sr_deploy.core.manifest import manifest_path, read_manifest
 from sr_deploy.core.rows import BenchmarkRow
 from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW, parse_hw
@@ -24,7 +25,7 @@ from sr_deploy.runtime import BACKENDS
 
 ARTIFACT_SUFFIXES = (".onnx", ".engine")
 DEFAULT_HW = (256, 256)
-MEM_DEFINITION = "rise of the process's resident memory over two runs, the session already open"
+MEM_DEFINITION = "peak rise of the process's resident memory over opening and timing it, weights included"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ def rows_from_artifacts(
     for subject in subjects:
         row = _measure(subject, images, metric=metric, hw=hw, runs=runs)
         what = f"{row.model}.{row.variant} ({row.backend})" if row.variant else f"{row.model} ({row.backend})"
-        progress(f"{what}: " + (f"not run: {row.error}" if row.error else f"{row.psnr_db:.3f} dB, {row.latency_ms_median:.1f} ms"))
+        progress(
+            f"{what}: " + (f"not run: {row.error}" if row.error else f"{row.psnr_db:.3f} dB, {row.latency_ms_median:.1f} ms")
+        )
         rows.append(row)
     return rows
 
@@ -72,19 +75,17 @@ def _measure(subject: _Subject, images: ImageSet, *, metric: str, hw: HW, runs: 
         git_rev=_git_revision(),
         date_utc=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
+    memory: List[Optional[float]] = []
     try:
-        session = subject.open()
+        with peak_memory_mib(memory):
+            session = subject.open()
+            hw = session.fixed_hw or hw
+            session.check_hw(hw)
+            x = np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
+            latency = measure_latency(lambda: session.run(x), runs=runs)
     except ArtifactError as e:
         return replace(row, error=e.message)
-    hw = session.fixed_hw or hw
-    session.check_hw(hw)
     quality = evaluate(session, images, metric=metric)
-    x = np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
-    memory: List[Optional[float]] = []
-    with peak_memory_mib(memory):
-        for _ in range(2):
-            session.run(x)
-    latency = measure_latency(lambda: session.run(x), runs=runs)
     return replace(
         row,
         backend=session.backend,
@@ -131,21 +132,25 @@ def _checkpoint_subjects(model: str, variants: Optional[str]) -> Iterator[_Subje
     from sr_deploy.runtime.torch_module import TorchSession
 
     checkpoint = load_checkpoint(model)
+    spec = checkpoint.spec
     for variant in checkpoint.variants(variants):
-        net = checkpoint.network(str(variant))
-        spec = checkpoint.spec
         row = BenchmarkRow(
             model=checkpoint.name, variant=str(variant), backend="torch", scale=spec.scale, precision_asked="fp32",
             artifact_sha256=spec.weights_sha256,
         )  # fmt: skip
-        counts = count(net, NTIRE_HW, counter="hooks")
-        row = _with_counts(row, vars(counts))
-        yield _Subject(row, lambda net=net, spec=spec: TorchSession(net, scale=spec.scale, min_hw=spec.min_hw))  # type: ignore[misc]
+        row = _with_counts(row, vars(count(checkpoint.network(str(variant)), NTIRE_HW, counter="hooks")))
+
+        def open_session(variant: str = str(variant)) -> Session:
+            return TorchSession(checkpoint.network(variant), scale=spec.scale, min_hw=spec.min_hw)
+
+        yield _Subject(row, open_session)
 
 
 def _artifact_subject(path: Path) -> _Subject:
     if path.suffix == ".onnx" and path.is_file() and not manifest_path(path).is_file():
-        return _Subject(BenchmarkRow(model=path.stem, variant="", backend="onnxruntime", artifact=path.name), lambda: _open_bare(path))
+        return _Subject(
+            BenchmarkRow(model=path.stem, variant="", backend="onnxruntime", artifact=path.name), lambda: _open_bare(path)
+        )
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     manifest = read_manifest(path)
@@ -178,6 +183,7 @@ def _with_counts(row: BenchmarkRow, counts: Any) -> BenchmarkRow:
     )
 
 
+@functools.lru_cache(maxsize=None)
 def _git_revision() -> str:
     """The revision of a checkout this runs from, `+` when it has uncommitted changes; the version when it is installed."""
     folder = Path(sr_deploy.__file__).resolve().parent.parent
@@ -191,6 +197,3 @@ def _git_revision() -> str:
     except (OSError, subprocess.SubprocessError):
         return f"srdeploy {sr_deploy.__version__}"
     return run.stdout.strip()
-
-
-__all__ = ["MEM_DEFINITION", "Manifest", "rows_from_artifacts"]

@@ -24,10 +24,11 @@ def targets(as_json: bool) -> None:
     if as_json:
         emit_json([{**dataclasses.asdict(p), "why_unavailable": reason} for p, reason in zip(profiles, reasons)])
         return
-    cells = [
-        [p.name, p.title, f"{p.runtime} {p.runtime_versions}", ", ".join(p.precisions), str(p.opset), " ".join(p.shapes), reason and "no (*)" or "yes"]
-        for p, reason in zip(profiles, reasons)
-    ]
+    cells = []
+    for p, reason in zip(profiles, reasons):
+        runtime = f"{p.runtime} {p.runtime_versions}"
+        here = "no (*)" if reason else "yes"
+        cells.append([p.name, p.title, runtime, ", ".join(p.precisions), str(p.opset), " ".join(p.shapes), here])
     emit("\n".join(markdown(["target", "what", "runtime", "precisions", "opset", "LR sizes", "builds here"], cells)))
     for profile, reason in zip(profiles, reasons):
         if reason:
@@ -38,7 +39,7 @@ def targets(as_json: bool) -> None:
 @click.argument("graphs", nargs=-1, required=True, metavar="ONNX|DIR...")
 @click.option("--target", required=True, help="What to build for (srdeploy targets).")
 @click.option("--sm", "capabilities", type=int, multiple=True, metavar="SM",
-              help="GPU generation for the target rtx, 89 for 8.9; may be repeated. Default: the target's own; 75 (Turing) only when named.")  # fmt: skip
+              help="GPU generation for the target rtx, 89 for 8.9; may be repeated. Turing, 75, only when named.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write to.  [default: engines/built/TARGET]")
 def build_engine(graphs: Tuple[str, ...], target: str, capabilities: Tuple[int, ...], output: Path) -> None:
     """Build an engine for a target from each graph.

@@ -15,7 +15,7 @@ from sr_deploy.core.sizes import parse_hw
 @click.command()
 @click.argument("model")
 @click.option("--variants", default="all", show_default=True, help="all (those of the paper's table), or a list: d1,d3.")
-@click.option("--shape", "shapes", multiple=True, metavar="HxW", help="LR size of a static graph; may be repeated. Default: the target's, else 256x512.")
+@click.option("--shape", "shapes", multiple=True, metavar="HxW", help="LR size of a static graph; may be repeated.")
 @click.option("--dynamic", metavar="MIN:OPT:MAX", help="LR sizes of one dynamic graph, such as 16x16:256x256:1024x1024.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="The engine's; default: fp16, fp32 for the target cpu.")
 @click.option("--target", help="The target the graphs are for (srdeploy targets).")

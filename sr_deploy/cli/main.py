@@ -15,7 +15,18 @@ from sr_deploy.cli.build_engine import build_engine, targets
 from sr_deploy.cli.export import export
 from sr_deploy.cli.models import complexity, import_checkpoint, models
 from sr_deploy.cli.train import recipes, train
-from sr_deploy.core.errors import SrDeployError
+from sr_deploy.core.errors import MissingPackageError, SrDeployError
+
+
+# What a board without the `export` extra lacks: a command that needs one says so.
+_EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "skimage")
+
+
+def _fail(error: SrDeployError) -> None:
+    click.echo(f"error: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"\nhint: {error.hint}", err=True)
+    sys.exit(1)
 
 
 class _Group(click.Group):
@@ -23,10 +34,11 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except SrDeployError as e:
-            click.echo(f"error: {e.message}", err=True)
-            if e.hint:
-                click.echo(f"\nhint: {e.hint}", err=True)
-            sys.exit(1)
+            _fail(e)
+        except ImportError as e:
+            if e.name is None or e.name.split(".")[0] not in _EXPORT_PACKAGES:
+                raise
+            _fail(MissingPackageError(e.name, needed_for=f"srdeploy {ctx.invoked_subcommand}", extra="export"))
         except BrokenPipeError:  # the reader of our stdout (head, less) has gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Optional
+from typing import Any, Dict, List, Optional
 
 import click
 
 from sr_deploy.cli.output import emit, emit_json, say
+from sr_deploy.core.shipped import read_card, shipped
 from sr_deploy.core.sizes import hw_text, parse_hw
+from sr_deploy.core.spec import check_min_hw
 from sr_deploy.core.tables import markdown
 
 
@@ -17,14 +19,11 @@ from sr_deploy.core.tables import markdown
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def models(as_json: bool) -> None:
     """List the shipped checkpoints."""
-    from sr_deploy.nets.checkpoint import load_checkpoint, shipped
-
-    found = []
+    found: List[Dict[str, Any]] = []
     for path in shipped():
-        checkpoint = load_checkpoint(path)
-        spec = checkpoint.spec
+        spec = read_card(path)
         found.append(
-            {"name": checkpoint.name, "arch": spec.arch, "scale": spec.scale, "variants": list(spec.variants), "path": str(path)}
+            {"name": path.stem, "arch": spec.arch, "scale": spec.scale, "variants": list(spec.variants), "path": str(path)}
         )
     if as_json:
         emit_json(found)
@@ -48,13 +47,11 @@ def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_jso
     hw = parse_hw(lr)
     bare = untrained(model)
     if bare is not None:
-        bare_hw, net = bare.architecture.min_hw, bare.network(variant)
+        min_hw, net = bare.architecture.min_hw, bare.network(variant)
     else:
         checkpoint = load_checkpoint(model)
-        bare_hw, net = checkpoint.spec.min_hw, checkpoint.network(variant)
-    from sr_deploy.core.spec import check_min_hw
-
-    check_min_hw(hw, bare_hw, what=model)
+        min_hw, net = checkpoint.spec.min_hw, checkpoint.network(variant)
+    check_min_hw(hw, min_hw, what=model)
     counts = count(net, hw, counter=counter)
     if as_json:
         emit_json(dataclasses.asdict(counts))
@@ -83,5 +80,7 @@ def import_checkpoint(kind: str, file: Path, output: Path, variant: Optional[str
 
     checkpoint = checkpoint_from_file(kind, file, output, variant=variant, name=name)
     spec = checkpoint.spec
-    say(f"{spec.arch} x{spec.scale}, {', '.join(spec.variants)}, {sum(v.numel() for v in checkpoint.weights.values()):,} parameters")
+    say(
+        f"{spec.arch} x{spec.scale}, {', '.join(spec.variants)}, {sum(v.numel() for v in checkpoint.weights.values()):,} parameters"
+    )
     emit(str(checkpoint.path))

@@ -29,8 +29,9 @@ def recipes(as_json: bool) -> None:
 
 @click.command()
 @click.argument("recipe")
-@click.option("--data", "folders", multiple=True, required=True, type=click.Path(path_type=Path), help="Folder of HR images; may be repeated.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the checkpoint and the run's state.")
+@click.option("--data", "folders", multiple=True, required=True, metavar="HR_DIR", type=click.Path(path_type=Path),
+              help="Folder of HR images; may be repeated.")  # fmt: skip
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the checkpoint and its state.")
 @click.option("--name", help="The checkpoint's name; default: the recipe's.")
 @click.option("--budget", metavar="TIME", help="Stop cleanly after 90s, 10m or 2h; the same command goes on later.")
 @click.option("--seed", type=int, default=0, show_default=True)

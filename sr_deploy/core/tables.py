@@ -10,7 +10,11 @@ from sr_deploy.core.rows import BenchmarkRow
 _COLUMNS: Tuple[Tuple[str, Callable[[BenchmarkRow], str]], ...] = (
     ("Model", lambda r: f"{r.model}.{r.variant}" if r.variant else r.model),
     ("Backend", lambda r: r.backend),
-    ("Precision", lambda r: r.precision),
+    ("From", lambda r: r.artifact.rpartition(".")[2] or "checkpoint"),
+    (
+        "Precision",
+        lambda r: r.precision if r.precision_asked in ("", r.precision) else f"{r.precision} ({r.precision_asked} asked)",
+    ),
     ("PSNR [dB]", lambda r: _number(r.psnr_db, 3)),
     ("SSIM", lambda r: _number(r.ssim, 4)),
     ("Input", lambda r: "x".join(map(str, r.input_hw)) if r.input_hw else ""),
@@ -54,7 +58,10 @@ def _conditions(rows: Sequence[BenchmarkRow]) -> List[str]:
         ("images", [f"{r.set} ({r.images})" for r in rows if r.set]),
         ("PSNR, SSIM", [f"{r.metric}, border {r.border_px}" for r in rows if r.metric]),
         ("evaluated", [r.tiling for r in rows if r.tiling]),
-        ("counted", [f"{r.counter} at {'x'.join(map(str, r.counted_hw or ()))}, multiply-accumulates" for r in rows if r.counter]),
+        (
+            "counted",
+            [f"{r.counter} at {'x'.join(map(str, r.counted_hw or ()))}, multiply-accumulates" for r in rows if r.counter],
+        ),
         ("runs", [f"{r.warmup} warm-up" for r in rows if r.runs] + [f"{_span([r.runs for r in rows if r.runs])} timed"]),
         ("memory", [r.mem_definition for r in rows if r.mem_definition]),
         ("device", [f"{r.device}, {r.threads} threads" for r in rows]),

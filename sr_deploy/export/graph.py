@@ -1,4 +1,4 @@
-"""A static network as a clean ONNX graph: input `lr`, output `sr`, NCHW RGB 0..1, FP32, no traces of the machine it was made on."""
+"""A static network as a clean ONNX graph: input `lr`, output `sr`, NCHW RGB 0..1, FP32, no traces of where it was made."""
 
 from __future__ import annotations
 

@@ -77,7 +77,8 @@ def _lowered(node: onnx.NodeProto, model: onnx.ModelProto, constants: dict, opse
             return None
         tensor = constants.get(node.input[index])
         if tensor is None:
-            raise ExportError(f"node '{node.name}' ({node.op_type}) cannot be written in opset {opset}: its {node.input[index]} is no constant")
+            what = f"node '{node.name}' ({node.op_type})"
+            raise ExportError(f"{what} cannot be written in opset {opset}: its {node.input[index]} is no constant")
         return numpy_helper.to_array(tensor)
 
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}

@@ -184,7 +184,8 @@ def _check_fp16(half: onnx.ModelProto, sizes: Sizes, references: list, name: str
     top = sorted(report.largest.items(), key=lambda item: -item[1])
     if problems:
         raise ExportError(
-            f"{name} does not survive half precision: {'; '.join(problems)}; the largest activation is {top[0][1]:.4g} in '{top[0][0]}'",
+            f"{name} does not survive half precision: {'; '.join(problems)}; "
+            f"the largest activation is {top[0][1]:.4g} in '{top[0][0]}'",
             hint="export it with --precision fp32",
         )
     return {

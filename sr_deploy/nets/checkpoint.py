@@ -10,13 +10,13 @@ from typing import Any, List, Optional, Union
 from torch import Tensor, nn
 
 from sr_deploy.core.errors import CheckpointError, InputError, MissingPackageError, SrDeployError, VariantError, nearest
-from sr_deploy.core.files import atomic_path, data_folder, sha256_of, write_text
-from sr_deploy.core.jsonio import from_dict, read_json, to_json
+from sr_deploy.core.files import atomic_path, sha256_of, write_text
+from sr_deploy.core.jsonio import to_json
+from sr_deploy.core.shipped import SUFFIX, read_card, shipped
 from sr_deploy.core.spec import ModelSpec, Variant
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.architecture import Architecture
 
-SUFFIX = ".safetensors"
 _BARE_NAME = re.compile(r"(.+)_x(\d)")
 
 
@@ -85,11 +85,6 @@ def untrained(name: str) -> Optional[Untrained]:
     return Untrained(name, architecture, scale)
 
 
-def shipped() -> List[Path]:
-    """Return the weight files of the shipped checkpoints, sorted by name."""
-    return sorted(data_folder("models").glob("*" + SUFFIX))
-
-
 def load_checkpoint(model: Union[str, Path]) -> Checkpoint:
     """Load a checkpoint by its path (the weights or the card) or a shipped one by its name.
 
@@ -97,13 +92,7 @@ def load_checkpoint(model: Union[str, Path]) -> Checkpoint:
     not match its card, or does not fit its architecture. Nothing in a checkpoint is ever executed.
     """
     path = _checkpoint_path(str(model))
-    card = path.with_suffix(".json")
-    if not card.is_file():
-        raise CheckpointError(
-            f"{path} has no card: expected {card.name} beside it",
-            hint="bring a bare state dict in with: srdeploy import-checkpoint ARCH FILE -o DIR",
-        )
-    spec = from_dict(ModelSpec, read_json(card, CheckpointError), source=str(card), error=CheckpointError)
+    spec = read_card(path)
     weights = read_safetensors(path)
     if spec.weights_sha256 != sha256_of(path):
         raise CheckpointError(

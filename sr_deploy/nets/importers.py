@@ -29,7 +29,9 @@ class Importer:
     notes: str
 
 
-def checkpoint_from_file(kind: str, file: Path, folder: Path, *, variant: Optional[str] = None, name: Optional[str] = None) -> Checkpoint:
+def checkpoint_from_file(
+    kind: str, file: Path, folder: Path, *, variant: Optional[str] = None, name: Optional[str] = None
+) -> Checkpoint:
     """Bring a state dict in, write it to `folder` as safetensors with a card, and return it.
 
     kind: an official importer (`imdeception-ntire2022`, `srn-ntire2023`), an architecture (`asrn`: the scale is then the
@@ -73,7 +75,7 @@ def read_weights(file: Path) -> Dict[str, Tensor]:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise CheckpointError(
             f"{file} cannot be read as weights: {reason}",
-            hint="only tensors are read; a file that is cut off, or a pickle that holds code, is refused: save model.state_dict()",
+            hint="only tensors are read: a file that is cut off, or a pickle that holds code, is refused. Save model.state_dict()",
         ) from e
     for key in ("params_ema", "params", "state_dict", "model"):
         if isinstance(content, dict) and is_weights(content.get(key)):
@@ -165,7 +167,9 @@ def _fitting_scale(architecture: Architecture, scales: Tuple[int, ...], held: ob
             return scale
         except CheckpointError as e:
             error = e
-    raise CheckpointError(error.message, hint=error.hint or f"the tensors must be named and shaped as {architecture.name}'s here are")
+    raise CheckpointError(
+        error.message, hint=error.hint or f"the tensors must be named and shaped as {architecture.name}'s here are"
+    )
 
 
 IMPORTERS: Dict[str, Importer] = {
@@ -175,7 +179,7 @@ IMPORTERS: Dict[str, Importer] = {
         value_range=1.0,
         licence="MIT",
         trained_on="DF2K, by its authors",
-        notes="official weights of the NTIRE 2022 efficient super-resolution entry (team 19): core 16 with attention, one core only",
+        notes="official NTIRE 2022 efficient super-resolution entry (team 19): core 16 with attention, one core only",
     ),
     "srn-ntire2023": Importer(
         arch="srn-s",
@@ -183,6 +187,6 @@ IMPORTERS: Dict[str, Importer] = {
         value_range=255.0,
         licence="MIT",
         trained_on="DF2K and LSDIR, by its authors",
-        notes="official weights of the NTIRE 2023 efficient super-resolution entry (team 25): 4 blocks; the value range 0..255 is folded in",
+        notes="official NTIRE 2023 efficient super-resolution entry (team 25): 4 blocks; value range 0..255 folded in",
     ),
 }

@@ -98,9 +98,7 @@ def _wanted(graph: Manifest, profile: TargetProfile, compute_capabilities: Optio
     )
 
 
-def _build(
-    backend: Any, file: Path, graph: Manifest, profile: TargetProfile, path: Path, wanted: Manifest, options: Any
-) -> str:
+def _build(backend: Any, file: Path, graph: Manifest, profile: TargetProfile, path: Path, wanted: Manifest, options: Any) -> str:
     def write(temporary: Path) -> Manifest:
         built = backend.build(file, graph, profile, temporary, options)
         return replace(built, parent_sha256=wanted.parent_sha256, command=wanted.command, versions=wanted.versions)

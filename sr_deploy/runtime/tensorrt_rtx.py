@@ -51,8 +51,8 @@ class TensorRTForRTXBackend:
         trt = _tensorrt_rtx()
         if graph.precision_obtained != "fp16":
             raise BuildError(
-                f"{onnx.name} is an FP32 graph ({graph.precision_obtained}): TensorRT for RTX is strongly typed and would build an FP32 "
-                "engine from it without an error, and FP32 matrix products do not exist on Turing",
+                f"{onnx.name} is an FP32 graph ({graph.precision_obtained}): TensorRT for RTX is strongly typed and would build "
+                "an FP32 engine from it without an error, and FP32 matrix products do not exist on Turing",
                 hint=f"export it again with --target {target.name}, or --precision fp16",
             )
         capabilities = _capabilities(target, (options or RTXOptions()).compute_capabilities)
@@ -107,7 +107,9 @@ class TensorRTForRTXBackend:
         )
 
     def open(self, artifact: Path, manifest: Manifest) -> Session:
-        raise ArtifactError(f"{artifact.name} needs an RTX GPU, and this version of srdeploy cannot run TensorRT for RTX engines yet")
+        raise ArtifactError(
+            f"{artifact.name} needs an RTX GPU, and this version of srdeploy cannot run TensorRT for RTX engines yet"
+        )
 
 
 @dataclass(frozen=True)

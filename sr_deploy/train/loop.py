@@ -68,7 +68,9 @@ def checkpoint_from_images(
         while step < recipe.steps:
             loss = _train_step(recipe, elastic, optimiser, data, step, ema)
             if not math.isfinite(loss):
-                raise SrDeployError(f"the loss is {loss} at step {step}", hint="lower the recipe's peak_lr; the last saved state is kept")
+                raise SrDeployError(
+                    f"the loss is {loss} at step {step}", hint="lower the recipe's peak_lr; the last saved state is kept"
+                )
             step += 1
             if step % 100 == 0:
                 log(f"step {step}/{recipe.steps} loss {loss:.5f} {time.monotonic() - started:.0f} s")
@@ -90,9 +92,7 @@ def checkpoint_from_images(
         "device": f"cpu, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
     }
-    spec = architecture.spec(
-        recipe.scale, largest, elastic=True, licence=licence, trained_on=trained_on, training=training
-    )
+    spec = architecture.spec(recipe.scale, largest, elastic=True, licence=licence, trained_on=trained_on, training=training)
     return save_checkpoint(output, name, spec, ema)
 
 

@@ -1,0 +1,49 @@
+"""The main job on real photographs, on a machine with nothing but Python: python3 benchmarks/main_job.py [HR_DIR]
+
+Makes its own environment; exports every variant of the shipped checkpoints, builds FP16 engines for RTX GPUs and engines for
+this CPU, measures checkpoints, graphs and engines, and prints the table. Results lie in `out/`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from environment import made  # noqa: E402
+
+MODELS = ("asrn_x4", "imdeception_x4")
+SIZE = "128x128"
+
+
+def main() -> int:
+    data = [f"--data={Path(sys.argv[1]).resolve()}"] if len(sys.argv) > 1 else []
+    python = str(made(".venv-main", ["-c", "constraints.txt", "-e", ".[export,rtx]"]))
+    start = time.monotonic()
+
+    def srdeploy(*arguments: str) -> None:
+        print("\n$ srdeploy " + " ".join(arguments), file=sys.stderr, flush=True)
+        done = subprocess.run([python, "-m", "sr_deploy.cli.main", *arguments], cwd=str(ROOT))
+        if done.returncode != 0:
+            sys.exit(done.returncode)
+
+    srdeploy("models")
+    for model in MODELS:
+        srdeploy("export", model, "--target", "rtx", "--shape", SIZE, "-o", "out/rtx")
+        srdeploy("export", model, "--target", "cpu", "-o", "out/cpu")
+    srdeploy("build-engine", "out/rtx", "--target", "rtx", "-o", "out/engines")
+    srdeploy("build-engine", "out/cpu", "--target", "cpu", "-o", "out/engines")
+    srdeploy("bench", *MODELS, "out/cpu", "out/engines", "--lr", SIZE, *data, "-o", "out")
+    print(
+        f"\ndone in {time.monotonic() - start:.0f} s, setting up aside; graphs, engines and rows.jsonl lie in out/",
+        file=sys.stderr,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

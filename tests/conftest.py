@@ -1,0 +1,53 @@
+"""Fixtures for all tests. They import nothing heavy: this file is loaded under Python 3.8 with numpy, click and pytest only."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from click.testing import CliRunner, Result
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder `shared` beside the checkout: benchmark images and official weights that are no part of the repository."""
+    path = ROOT.parent / "shared"
+    if not (path / "data").is_dir():
+        pytest.skip("the folder 'shared' with Set5 and official weights is not beside this checkout")
+    return path
+
+
+@pytest.fixture()
+def run_cli() -> Callable[..., Result]:
+    """Run `srdeploy ARGS` in this process; the result has exit_code, stdout and stderr apart."""
+    # click < 8.2 mixes stderr into stdout unless told not to; later versions dropped the option.
+    try:
+        runner = CliRunner(mix_stderr=False)  # type: ignore[call-arg]
+    except TypeError:
+        runner = CliRunner()
+
+    def run(*args: Any) -> Result:
+        from sr_deploy.cli.main import main
+
+        return runner.invoke(main, [str(a) for a in args])
+
+    return run
+
+
+@pytest.fixture()
+def run_python() -> Callable[..., Any]:
+    """Run `python ARGS` with the checkout importable; returns the finished process with its text output."""
+
+    def run(*args: Any) -> Any:
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+        return subprocess.run(
+            [sys.executable, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", env=env, timeout=300
+        )
+
+    return run
