@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,11 @@ def run_cli() -> Callable[..., Result]:
     def run(*args: Any) -> Result:
         from sr_deploy.cli.main import main
 
-        return runner.invoke(main, [str(a) for a in args])
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            return runner.invoke(main, [str(a) for a in args])
+        finally:
+            signal.signal(signal.SIGTERM, handler)  # the command line sets its own
 
     return run
 
@@ -46,8 +51,6 @@ def run_python() -> Callable[..., Any]:
 
     def run(*args: Any) -> Any:
         env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-        return subprocess.run(
-            [sys.executable, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", env=env, timeout=300
-        )
+        return subprocess.run([sys.executable, *map(str, args)], capture_output=True, encoding="utf-8", env=env, timeout=300)
 
     return run

@@ -17,7 +17,6 @@ from sr_deploy.cli.models import complexity, import_checkpoint, models
 from sr_deploy.cli.train import recipes, train
 from sr_deploy.core.errors import MissingPackageError, SrDeployError
 
-
 # What a board without the `export` extra lacks: a command that needs one says so.
 _EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "skimage")
 

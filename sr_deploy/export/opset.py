@@ -27,14 +27,14 @@ def lower(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """Return the opset-18 `model` written in `opset`, 13 to 18. Raises ExportError where no exact form exists."""
     if not LOWEST <= opset <= EXPORTED:
         raise ExportError(f"opset {opset} cannot be written; expected {LOWEST} to {EXPORTED}")
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
+    out = onnx.shape_inference.infer_shapes(model, strict_mode=True)  # a copy
     constants = {t.name: t for t in out.graph.initializer}
     nodes: List[onnx.NodeProto] = []
     for node in out.graph.node:
         nodes.extend(_lowered(node, out, constants, opset))
     del out.graph.node[:]
     out.graph.node.extend(nodes)
+    del out.graph.value_info[:]
     _drop_unused_constants(out)
     del out.opset_import[:]
     out.opset_import.append(helper.make_opsetid("", opset))
@@ -93,7 +93,7 @@ def _lowered(node: onnx.NodeProto, model: onnx.ModelProto, constants: dict, opse
             raise ExportError(f"node '{node.name}' (Resize): antialias and axes do not exist in opset {opset}")
         _drop_attributes(node, "antialias", "keep_aspect_ratio_policy")
     if opset < 18 and node.op_type == "Split" and "num_outputs" in attributes:
-        raise ExportError(f"node '{node.name}' (Split): num_outputs does not exist in opset {opset}; split by sizes")
+        _split_by_sizes(node, model, constants, attributes, opset)
     if opset < 18 and node.op_type == "Pad" and len(node.input) > 3:
         raise ExportError(f"node '{node.name}' (Pad): axes do not exist in opset {opset}; pad all axes")
     if opset < 14 and node.op_type == "Reshape":
@@ -103,6 +103,23 @@ def _lowered(node: onnx.NodeProto, model: onnx.ModelProto, constants: dict, opse
     if opset < 15 and node.op_type == "Shape" and ("start" in attributes or "end" in attributes):
         return _sliced_shape(node, model, constants, attributes)
     return [node]
+
+
+def _split_by_sizes(node: onnx.NodeProto, model: onnx.ModelProto, constants: dict, attributes: dict, opset: int) -> None:
+    """num_outputs, which came in opset 18 and makes the last part smaller where it must, as explicit sizes."""
+    dims = {v.name: v.type.tensor_type.shape.dim for v in model.graph.value_info}.get(node.input[0], ())
+    axis, parts = attributes.get("axis", 0), attributes["num_outputs"]
+    size = dims[axis].dim_value if len(dims) > max(axis, -axis - 1) else 0
+    if not size:
+        raise ExportError(f"node '{node.name}' (Split) cannot be written in opset {opset}: the size it splits is not known")
+    part = -(-size // parts)
+    sizes = [min(part, size - i * part) for i in range(parts)]
+    tensor = numpy_helper.from_array(np.array(sizes, dtype=np.int64), f"{node.output[0]}_sizes")
+    model.graph.initializer.append(tensor)
+    constants[tensor.name] = tensor
+    del node.input[1:]
+    node.input.append(tensor.name)
+    _drop_attributes(node, "num_outputs")
 
 
 def _sliced_shape(node: onnx.NodeProto, model: onnx.ModelProto, constants: dict, attributes: dict) -> List[onnx.NodeProto]:

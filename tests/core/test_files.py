@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from sr_deploy.core.errors import InputError
+from sr_deploy.core.files import atomic_path, data_folder, output_folder, sha256_of, write_text
+
+
+def test_sha256_of_a_file_larger_than_one_block(tmp_path):
+    data = bytes(range(256)) * 5000
+    (tmp_path / "f").write_bytes(data)
+    assert sha256_of(tmp_path / "f") == hashlib.sha256(data).hexdigest()
+
+
+def test_atomic_path_appears_only_at_the_end(tmp_path):
+    target = tmp_path / "new" / "file.onnx"
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(b"half")
+        assert not target.exists()
+        assert temporary.parent == target.parent and temporary.suffix == ".onnx"
+        temporary.write_bytes(b"whole")
+    assert target.read_bytes() == b"whole"
+    assert os.listdir(target.parent) == ["file.onnx"]
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_failure_leaves_nothing_behind_and_an_older_file_as_it_was(tmp_path, failure, existing):
+    target = tmp_path / "file"
+    if existing:
+        target.write_bytes(b"old")
+    with pytest.raises(failure), atomic_path(target) as temporary:
+        temporary.write_bytes(b"half")
+        raise failure
+    assert os.listdir(tmp_path) == (["file"] if existing else [])
+    assert not existing or target.read_bytes() == b"old"
+
+
+def test_a_full_disk_is_an_input_error_that_leaves_nothing(tmp_path):
+    with pytest.raises(InputError, match="cannot write .*No space left"), atomic_path(tmp_path / "file"):
+        raise OSError(28, "No space left on device")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_below_a_file_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    for use in (output_folder, lambda p: write_text(p / "x", "")):
+        with pytest.raises(InputError, match="cannot write to the folder") as e:
+            use(tmp_path / "file" / "folder")
+        assert "-o" in e.value.hint
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is a folder nobody can write to on Linux only")
+def test_a_folder_that_exists_but_cannot_be_written():
+    with pytest.raises(InputError, match="cannot write to the folder /proc"):
+        output_folder(Path("/proc"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_the_file_has_the_permissions_of_a_plainly_written_one(tmp_path):
+    old = os.umask(0o027)
+    try:
+        write_text(tmp_path / "ours", "é")
+        (tmp_path / "plain").write_text("")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "ours").read_bytes() == "é".encode()
+
+
+@pytest.mark.parametrize("where, expected", [("checkout", "engines/targets"), ("wheel", "sr_deploy/_engines_targets")])
+def test_data_lies_in_the_checkout_or_in_the_installed_package(tmp_path, monkeypatch, where, expected):
+    import sr_deploy
+
+    (tmp_path / "sr_deploy").mkdir()
+    (tmp_path / "engines" / "targets").mkdir(parents=True)
+    if where == "checkout":
+        (tmp_path / "setup.cfg").write_text("")
+    monkeypatch.setattr(sr_deploy, "__file__", str(tmp_path / "sr_deploy" / "__init__.py"))
+    assert data_folder("engines/targets") == tmp_path.resolve() / expected

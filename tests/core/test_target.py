@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sr_deploy.core.errors import TargetError
+from sr_deploy.core.files import data_folder
+from sr_deploy.core.sizes import parse_sizes
+from sr_deploy.core.target import load_target, read_target, target_names
+from sr_deploy.runtime import BACKENDS
+
+
+def test_the_issue_s_targets_are_there():
+    assert {"rtx", "cpu", "xavier"} <= set(target_names())
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_every_profile_is_whole_and_means_something(name):
+    profile = load_target(name)
+    assert profile.name == name and profile.title and profile.runtime in BACKENDS
+    assert 13 <= profile.opset <= 18
+    assert profile.check_precision(None) == profile.precisions[0]
+    for shape in profile.shapes:
+        parse_sizes(shape)
+    # Weak typing (TensorRT 8): an FP32 graph and a flag. Strong typing (10 and later, RTX): an FP16 graph.
+    weak = profile.runtime == "tensorrt" and profile.runtime_versions.startswith(">=8")
+    if profile.runtime != "onnxruntime":
+        assert profile.fp16_graph == ("fp32" if weak else "fp16")
+        assert profile.opset <= (17 if weak else 18)
+
+
+@pytest.mark.parametrize(
+    "asked, meant", [("xavir", "xavier"), ("rtxx", "rtx"), ("orin-nan", "orin-nano"), ("CPU", ""), ("../targets/cpu", None)]
+)
+def test_an_unknown_name_is_refused_and_the_nearest_suggested(asked, meant):
+    with pytest.raises(TargetError, match=f"unknown target '{asked}'; known are .*cpu.*xavier") as e:
+        load_target(asked)
+    if meant:
+        assert e.value.hint == f"did you mean '{meant}'?"
+
+
+@pytest.mark.parametrize("name, asked", [("rtx", "fp32"), ("cpu", "fp16"), ("xavier", "int8")])
+def test_a_precision_the_target_has_not_is_refused_not_replaced(name, asked):
+    with pytest.raises(TargetError, match=f"target '{name}' builds fp.*, not {asked}"):
+        load_target(name).check_precision(asked)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"workspace_mb": 1}, "unknown key 'workspace_mb'"),
+        ({"opset": "17"}, "key 'opset': expected int"),
+        ({"name": "other"}, "its name is 'other', expected .*'cpu'"),
+        ({"runtime": "openvino"}, "runtime 'openvino' is unknown; expected onnxruntime"),
+        ({"precisions": ["int8"]}, "precisions holds 'int8'"),
+        ({"precisions": []}, "must not be empty"),
+        ({"shapes": []}, "must not be empty"),
+        ({"shapes": ["banana"]}, "banana"),
+        ({"shapes": [256]}, "shapes"),
+        ({"compute_capabilities": ["86"]}, "compute_capabilities"),
+        ({"fp16_graph": "int8"}, "fp16_graph holds 'int8'"),
+        ({"io_dtype": "half"}, "io_dtype holds 'half'"),
+        ({"title": None}, "key 'title': expected str"),
+    ],
+)
+def test_a_malformed_profile_is_refused_with_its_file_and_what_is_wrong(tmp_path, change, words):
+    data = json.loads((data_folder("engines/targets") / "cpu.json").read_text())
+    path = tmp_path / "cpu.json"
+    path.write_text(json.dumps(data))
+    read_target(path)
+    path.write_text(json.dumps({**data, **change}))
+    with pytest.raises(TargetError, match="cpu.json.*" + words):
+        read_target(path)
+
+
+def test_a_missing_key_and_the_line_of_broken_json(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"name": "mine"}')
+    with pytest.raises(TargetError, match="mine.json: the key 'title' is missing"):
+        read_target(path)
+    path.write_text('{\n  "name": "mine",\n  "title": oops\n}')
+    with pytest.raises(TargetError, match="mine.json, line 3: not valid JSON"):
+        read_target(path)

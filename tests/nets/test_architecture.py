@@ -1,0 +1,177 @@
+"""What every registered network must do; a new one is tested by being listed."""
+
+import functools
+
+import pytest
+import torch
+
+from sr_deploy.core.errors import CheckpointError, InputError, VariantError
+from sr_deploy.core.spec import Variant
+from sr_deploy.nets import ARCHITECTURES
+from sr_deploy.nets.architecture import Elastic
+from sr_deploy.nets.checkpoint import Checkpoint
+from sr_deploy.runtime.torch_module import TorchSession
+
+ARCH_AND_SCALE = [(name, scale) for name in ARCHITECTURES for scale in ARCHITECTURES[name].scales]
+ARCH_AND_POINT = [(a, p) for a in ARCHITECTURES for p in ARCHITECTURES[a].points(ARCHITECTURES[a].parse(None))]
+
+# Those whose points are more than one; the others have nothing to slice.
+ELASTIC = [(name, point) for name, point in ARCH_AND_POINT if point != ARCHITECTURES[name].default_variant]
+
+
+@functools.lru_cache(maxsize=None)
+def super_network(name):
+    torch.manual_seed(2)
+    return Elastic(ARCHITECTURES[name], 2, ARCHITECTURES[name].parse(None)).eval()
+
+
+@pytest.mark.parametrize("name, scale", ARCH_AND_SCALE)
+def test_runs_on_its_smallest_legal_size(name, scale):
+    architecture = ARCHITECTURES[name]
+    variant = Variant.parse(architecture.points(architecture.parse(None))[0])
+    net = architecture.build(scale, variant)
+    h, w = architecture.min_hw
+    with torch.no_grad():
+        y = net(torch.rand(2, 3, h, w + 2))
+    assert y.shape == (2, 3, scale * h, scale * (w + 2))
+    assert y.isfinite().all()
+    assert not net.training
+
+
+@pytest.mark.parametrize("name", [n for n in ARCHITECTURES if ARCHITECTURES[n].min_hw != (1, 1)])
+@pytest.mark.parametrize("smaller", [(1, 0), (0, 1)])
+def test_refuses_what_is_smaller(name, smaller):
+    architecture = ARCHITECTURES[name]
+    h, w = (n - d for n, d in zip(architecture.min_hw, smaller))
+    session = TorchSession(architecture.build(4, Variant("b", 1)), scale=4, min_hw=architecture.min_hw)
+    with pytest.raises(InputError, match=f"{h}x{w} pixels is too small.*{architecture.min_hw[0]}x{architecture.min_hw[1]}"):
+        session.run(torch.rand(1, 3, h, w).numpy())
+
+
+@pytest.mark.parametrize("name, point", ARCH_AND_POINT)
+def test_sliced_network_equals_the_super_network_and_holds_only_its_own_weights(name, point):
+    architecture = ARCHITECTURES[name]
+    largest = architecture.parse(None)
+    elastic = super_network(name)
+    checkpoint = Checkpoint("net", architecture.spec(2, largest, elastic=True), elastic.net.state_dict())
+    net = checkpoint.network(point)
+    x = torch.rand(1, 3, max(architecture.min_hw[0], 5), max(architecture.min_hw[1], 7))
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), elastic(x, point), rtol=0, atol=1e-6)
+    own = architecture.build(2, Variant.parse(point)).state_dict()
+    assert {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in own.items()}
+    stored = sum(v.untyped_storage().nbytes() for v in net.state_dict().values())
+    assert stored == sum(4 * v.numel() for v in own.values()), "a slice keeps the large network's memory alive"
+    with torch.no_grad():
+        for value in net.parameters():
+            value.zero_()
+    assert all(v.abs().max() > 0 for v in elastic.net.parameters()), "a slice shares memory with the checkpoint"
+
+
+@pytest.mark.parametrize("name, point", ARCH_AND_POINT)
+def test_size_of_reads_the_variant_from_a_state_dict(name, point):
+    with torch.device("meta"):
+        weights = ARCHITECTURES[name].build(2, Variant.parse(point)).state_dict()
+    assert str(ARCHITECTURES[name].size_of(weights)) == point
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_points_and_published_points_are_variants_of_it(name):
+    architecture = ARCHITECTURES[name]
+    points = architecture.points(architecture.parse(None))
+    assert points[-1] == architecture.default_variant
+    assert set(architecture.published) <= set(points)
+    assert [str(architecture.parse(p)) for p in points] == list(points)
+    assert architecture.name == name
+
+
+@pytest.mark.parametrize("name, point", ELASTIC)
+def test_every_point_trains_the_weights_it_uses(name, point):
+    elastic = super_network(name)
+    elastic.zero_grad(set_to_none=True)
+    elastic(torch.rand(1, 3, 9, 8), point).sum().backward()
+    reached = sum(int((p.grad != 0).sum()) for p in elastic.net.parameters() if p.grad is not None)
+    own = sum(p.numel() for p in ARCHITECTURES[name].build(2, Variant.parse(point)).parameters())
+    assert 0.5 * own < reached <= own
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_unknown_scale_variant_and_configuration_are_refused(name):
+    architecture = ARCHITECTURES[name]
+    variant = architecture.parse(None)
+    with pytest.raises(InputError, match="no scale x7; it has x"):
+        architecture.build(7, variant)
+    with pytest.raises(VariantError, match="'z3' is not a variant"):
+        architecture.parse("z3")
+    with pytest.raises(VariantError, match="is not a variant"):
+        architecture.parse(architecture.default_variant + "-quick")
+    with pytest.raises(CheckpointError, match="no configuration key 'speed'"):
+        architecture.build(architecture.scales[0], variant, {"speed": 1})
+
+
+@pytest.mark.parametrize("text", ["c16-nla-nla", "c5", "c20", "c6-nla"])
+def test_imdeception_has_no_other_cores(text):
+    with pytest.raises(VariantError, match="variant"):
+        ARCHITECTURES["imdeception"].parse(text)
+
+
+def reach_px(net, hw, at, scale):
+    """How far, in LR pixels, the output cell of the LR pixel `at` depends on its surroundings: (up, left, down, right)."""
+    net = net.double()
+    x = torch.rand(1, 3, *hw, dtype=torch.float64, requires_grad=True)
+    r, c = at
+    cell = net(x)[:, :, scale * r : scale * (r + 1), scale * c : scale * (c + 1)]
+    (cell * torch.randn_like(cell)).sum().backward()
+    rows, columns = (x.grad[0].abs().sum((0, dim)).nonzero().flatten() for dim in (2, 1))
+    return r - int(rows[0]), c - int(columns[0]), int(rows[-1]) - r, int(columns[-1]) - c
+
+
+@pytest.mark.parametrize(
+    "name, variant, scale", [("asrn", "d1", 4), ("asrn", "d2", 3), ("edsr", "b1", 2), ("edsr", "b1", 4), ("imdeception", "c4", 2)]
+)
+def test_halo_is_exactly_what_an_output_pixel_depends_on(name, variant, scale):
+    architecture = ARCHITECTURES[name]
+    halo = architecture.halo_px(Variant.parse(variant))
+    net = architecture.build(scale, Variant.parse(variant), {"channels": 8} if name == "edsr" else None)
+    side = 2 * halo + 5
+    assert reach_px(net, (side, side), (halo + 2, halo + 2), scale) == (halo,) * 4
+    assert architecture.align_px(Variant.parse(variant)) == 1
+
+
+@pytest.mark.parametrize("name, variant", [("asrn", "d2"), ("edsr", "b1"), ("imdeception", "c4")])
+def test_a_changed_pixel_changes_nothing_beyond_the_halo(name, variant):
+    halo = ARCHITECTURES[name].halo_px(Variant.parse(variant))
+    net = ARCHITECTURES[name].build(2, Variant.parse(variant), {"channels": 8} if name == "edsr" else None).double()
+    x = torch.rand(1, 3, 5, 2 * halo + 9, dtype=torch.float64)
+    changed = x.clone()
+    changed[..., halo + 4] = torch.nan
+    with torch.no_grad():
+        touched = net(changed).isnan().any(2).any(1)[0].nonzero().flatten()
+    assert (int(touched[0]) // 2, int(touched[-1]) // 2) == (4, 2 * halo + 4)
+
+
+def test_architectures_with_global_pooling_or_resizing_have_no_halo():
+    # The attention of SRN is resized from a map a sixth as large: where its samples lie depends on the image's size.
+    assert ARCHITECTURES["srn"].halo_px(Variant("b", 4)) is None
+
+
+@pytest.mark.parametrize("offset", [0, 9, 10, 22, 31])
+def test_attention_halo_holds_for_every_pixel_of_a_window(offset):
+    architecture, variant = ARCHITECTURES["imdeception"], Variant.parse("c4-nla")
+    net = architecture.build(2, variant)
+    reach = reach_px(net, (4, 32 * 8), (2, 32 * 4 + offset), 2)
+    assert max(reach[1], reach[3]) <= architecture.halo_px(variant), "an output pixel depends on more than halo_px"
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_attention_tiles_that_start_on_windows_are_exact_inside_the_halo(axis):
+    architecture, variant = ARCHITECTURES["imdeception"], Variant.parse("c4-nla")
+    halo, align = architecture.halo_px(variant), architecture.align_px(variant)
+    net = architecture.build(2, variant).double()
+    x = torch.rand(1, 3, 4, 9 * align + 5, dtype=torch.float64)
+    start, end = 2 * align, 8 * align
+    x[..., :start] = x[..., end:] = torch.nan  # whatever depends on the outside of the tile becomes not-a-number
+    with torch.no_grad():
+        whole = net(x if axis == 3 else x.transpose(2, 3).contiguous())
+    inside = whole.isfinite().narrow(axis, 2 * (start + halo), 2 * (end - start - 2 * halo))
+    assert inside.all(), "inside the halo the tile still depends on its surroundings"

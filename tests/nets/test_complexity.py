@@ -1,0 +1,188 @@
+"""Counters: closed forms, the numbers the papers print, and fvcore itself."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sr_deploy.core.errors import InputError
+from sr_deploy.core.spec import Variant
+from sr_deploy.nets import ARCHITECTURES
+from sr_deploy.nets.complexity import COUNTERS, NTIRE_HW, count
+
+# arch, scale, variant: params, multiply-accumulates in G, activations in M, convolutions; None: not printed.
+PRINTED = [
+    ("asrn", 2, "d5", 227_715, "18.4036", "125.5670", 35),
+    ("asrn", 3, "d5", 248_195, "36.4181", "147.5215", 35),
+    ("asrn", 4, "d5", 244_163, "36.9424", "195.0351", 36),
+    ("asrn", 4, "d1", 86_339, "26.6496", "119.5377", 12),
+    ("asrn", 3, "d25", 1_037_315, None, None, None),
+    ("asrn", 4, "d45", 1_822_403, None, None, None),
+    ("imdeception", 4, "c16-nla", 316_552, "20.7052", "206.0452", 62),
+    ("imdeception", 4, "c12", 198_236, "12.9677", "149.1599", 58),
+    ("imdeception", 4, "c8", 113_352, "7.4103", "103.2847", 58),
+    ("imdeception", 4, "c4", 57_124, "3.7308", "57.4095", 58),
+    ("imdeception", 4, "c4-nla", 57_454, "3.7497", "60.1620", 62),
+    ("srn-s", 4, "b4", 351_984, "21.9703", "63.0058", 26),
+    ("srn-s", 4, "b6", 513_232, None, None, None),
+    ("srn", 4, "b6", 550_160, None, None, None),
+    ("srn-s", 2, "b6", 492_460, None, None, None),
+    ("srn", 2, "b6", 529_388, None, None, None),
+]
+
+
+@pytest.mark.parametrize("arch, scale, variant, params, macs_g, acts_m, convs", PRINTED)
+def test_counts_are_the_printed_ones(arch, scale, variant, params, macs_g, acts_m, convs):
+    with torch.device("meta"):
+        net = ARCHITECTURES[arch].build(scale, Variant.parse(variant))
+    counts = count(net, NTIRE_HW, counter="hooks")
+    assert counts.params == params
+    if macs_g is not None:
+        assert (f"{counts.macs / 1e9:.4f}", f"{counts.acts / 1e6:.4f}", counts.convs) == (macs_g, acts_m, convs)
+
+
+def test_every_point_that_is_published_has_printed_counts():
+    printed = {(arch, variant) for arch, _, variant, *_ in PRINTED}
+    for arch in ARCHITECTURES:
+        for variant in ARCHITECTURES[arch].published:
+            assert (arch, variant) in printed
+
+
+CLOSED = [
+    # The layer on (1, 3, 10, 12): hooks' and fvcore's multiply-accumulates, activations and convolutions of both.
+    (lambda: nn.Conv2d(3, 8, 3, padding=1), 120 * 8 * 27, 120 * 8 * 27, 960, 1),
+    (lambda: nn.Conv2d(3, 8, 3, stride=2), 4 * 5 * 8 * 27, 4 * 5 * 8 * 27, 160, 1),
+    (lambda: nn.Conv2d(3, 6, 3, padding=1, groups=3, bias=False), 120 * 6 * 9, 120 * 6 * 9, 720, 1),
+    (lambda: nn.ConvTranspose2d(3, 5, 2, stride=2), 480 * 5 * 4 * 3, 120 * 5 * 4 * 3, 2400, 1),
+    (lambda: nn.ConvTranspose2d(3, 6, 3, stride=3, groups=3), 1080 * 6 * 9, 120 * 3 * 2 * 9, 6480, 1),
+    (lambda: nn.Linear(12, 7), 30 * 7 * 12, 30 * 7 * 12, 0, 0),
+    (lambda: nn.ReLU(), 360, 0, 0, 0),
+    (lambda: nn.LeakyReLU(0.1), 360, 0, 0, 0),
+    (lambda: nn.PReLU(), 360, 0, 0, 0),
+    (lambda: nn.ReLU6(), 360, 0, 0, 0),
+    (lambda: nn.ELU(), 360, 0, 0, 0),
+    (lambda: nn.BatchNorm2d(3), 720, 720, 0, 0),
+    (lambda: nn.BatchNorm2d(3, affine=False), 360, 360, 0, 0),
+    (lambda: nn.Sigmoid(), 0, 0, 0, 0),
+    (lambda: nn.AdaptiveAvgPool2d(1), 0, 360, 0, 0),
+    (lambda: nn.AdaptiveAvgPool2d((2, 3)), 0, 360, 0, 0),
+    (lambda: nn.Upsample(scale_factor=2, mode="bilinear"), 0, 4 * 1440, 0, 0),
+]
+
+
+@pytest.mark.parametrize("layer, hooks, fvcore, acts, convs", CLOSED)
+def test_single_layers_in_closed_form(layer, hooks, fvcore, acts, convs):
+    net = layer()
+    for counter, macs in (("hooks", hooks), ("fvcore", fvcore)):
+        counts = count(net, (10, 12), counter=counter)
+        assert (counts.macs, counts.acts, counts.convs) == (macs, acts, convs), counter
+        assert counts.counter == counter
+        assert counts.params == sum(p.numel() for p in net.parameters())
+
+
+def fvcore_macs(net, hw):
+    nn_flops = pytest.importorskip("fvcore.nn", reason="fvcore is not installed: it is the oracle of the fvcore counter")
+    analysis = nn_flops.FlopCountAnalysis(net.eval(), torch.rand(1, 3, *hw))
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    return int(analysis.total())
+
+
+SMALL = [("asrn", "d2"), ("imdeception", "c4"), ("imdeception", "c4-nla"), ("srn", "b1"), ("srn-s", "b1"), ("edsr", "b1")]
+
+
+@pytest.mark.parametrize("arch", list(ARCHITECTURES))
+def test_every_architecture_is_compared_with_fvcore(arch):
+    assert arch in {name for name, _ in SMALL}
+
+
+@pytest.mark.parametrize("arch, variant, scale", [(a, v, s) for a, v in SMALL for s in ARCHITECTURES[a].scales])
+@pytest.mark.parametrize("hw", [(32, 32), (17, 21)])
+def test_fvcore_counter_equals_fvcore(arch, variant, scale, hw):
+    net = ARCHITECTURES[arch].build(scale, Variant.parse(variant))
+    assert count(net, hw, counter="fvcore").macs == fvcore_macs(net, hw)
+
+
+class Functional(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(4, 3, 3, 3))
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x, self.weight)
+
+
+@torch.library.custom_op("srdeploy_test::sharpen", mutates_args=())
+def sharpen(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+@sharpen.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+
+@pytest.mark.parametrize(
+    "function, hooks, fvcore",
+    [
+        (lambda x, w: F.conv2d(x, w), {"aten::convolution": 1}, {}),
+        (lambda x, w: F.relu(F.relu(x)), {"aten::relu": 2}, {"aten::relu": 2}),
+        (lambda x, w: x @ x.transpose(2, 3), {"aten::matmul": 1}, {}),
+        (lambda x, w: torch.softmax(x, 1), {"aten::softmax": 1}, {"aten::softmax": 1}),
+        (lambda x, w: x + x, {"aten::add": 1}, {"aten::add": 1}),
+        (lambda x, w: sharpen(x), {"srdeploy_test::sharpen": 1}, {"srdeploy_test::sharpen": 1}),
+        (lambda x, w: F.pixel_shuffle(x.repeat(1, 4, 1, 1), 2).permute(0, 2, 3, 1).contiguous(), {}, {}),
+    ],
+    ids=["conv2d", "relu", "matmul", "softmax", "add", "custom", "moves"],
+)
+def test_what_a_counter_cannot_see_is_named(function, hooks, fvcore):
+    net = Functional(function)
+    assert count(net, (8, 8), counter="hooks").uncounted == hooks
+    assert count(net, (8, 8), counter="fvcore").uncounted == fvcore
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, w: F.conv2d(x, w, groups=1, stride=2),
+        lambda x, w: F.conv_transpose2d(x, w.transpose(0, 1)),
+        lambda x, w: x @ x.transpose(2, 3),
+        lambda x, w: torch.einsum("nchw,ndhw->ncd", x, x),
+        lambda x, w: F.linear(x, w.flatten()[:8].view(1, 8)),
+        lambda x, w: F.layer_norm(x, (8,)),
+        lambda x, w: F.group_norm(x, 3),
+        lambda x, w: F.interpolate(x, scale_factor=2, mode="nearest"),
+        lambda x, w: F.interpolate(x, size=(5, 9), mode="bilinear"),
+        lambda x, w: F.adaptive_avg_pool2d(x, (2, 2)),
+        lambda x, w: F.adaptive_avg_pool2d(x, 1),
+        lambda x, w: x.mean((2, 3), keepdim=True),
+    ],
+    ids=["conv", "deconv", "matmul", "einsum", "linear", "layer_norm", "group_norm", "nearest", "bilinear", "pool2", "pool1", "mean"],
+)
+def test_fvcore_counter_equals_fvcore_on_functional_operators(function):
+    net = Functional(function)
+    assert count(net, (8, 8), counter="fvcore").macs == fvcore_macs(net, (8, 8))
+
+
+def test_attention_matrix_products_are_named_by_hooks_and_counted_by_fvcore():
+    net = ARCHITECTURES["imdeception"].build(4, Variant.parse("c4-nla"))
+    hooks, fvcore = (count(net, (64, 32), counter=c) for c in COUNTERS)
+    assert hooks.uncounted["aten::matmul"] == 4
+    assert "aten::matmul" not in fvcore.uncounted
+    products = 2 * 2 * (2 * 64 * 64 * 48)  # two attentions, two products, two windows of 64 tokens of 16*d = 48 values
+    without = fvcore.macs - products
+    activations = hooks.macs - without
+    assert 0 < activations < 0.05 * without
+
+
+def test_counting_leaves_the_network_alone():
+    net = ARCHITECTURES["asrn"].build(2, Variant("d", 1)).train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    count(net, (8, 8), counter="hooks")
+    assert net.training and not any(m._forward_hooks for m in net.modules())
+    assert all(v.device.type == "cpu" and torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def test_unknown_counter():
+    with pytest.raises(InputError, match="unknown counter 'thop'; expected hooks or fvcore"):
+        count(nn.Identity(), (8, 8), counter="thop")
