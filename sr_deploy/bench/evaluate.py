@@ -84,14 +84,15 @@ def evaluate(session: Session, images: ImageSet, *, metric: str) -> Quality:
 
 
 def upscale_fitting(session: Session, x: np.ndarray) -> Tuple[np.ndarray, str]:
-    """Upscale x (1, 3, H, W) with a session that may take one size only; return the result and how it was done.
+    """Upscale x (1, 3, H, W) with a session that may not take its size; return the result and how it was done.
 
-    A static graph gets overlapping tiles, mirrored where the image is smaller. That is not what the network makes of the
-    whole image: pixels near tile borders and image borders differ, so the second value says so.
+    A static graph, or a dynamic one made for smaller or larger images, gets overlapping tiles, mirrored where the image is
+    smaller. That is not what the network makes of the whole image: pixels near tile borders and image borders differ, so
+    the second value says so.
     """
     h, w = x.shape[2:]
-    tile = session.fixed_hw
-    if tile is None or tile == (h, w):
+    tile = session.nearest_hw((h, w))
+    if tile == (h, w):
         return session.run(x), "whole"
     bottom, right = max(tile[0] - h, 0), max(tile[1] - w, 0)
     padded = x
@@ -107,9 +108,7 @@ def upscale_fitting(session: Session, x: np.ndarray) -> Tuple[np.ndarray, str]:
             y = session.run(part)
             inside = y[:, :, (keep_top - top) * s : (end_top - top) * s, (keep_left - left) * s : (end_left - left) * s]
             out[:, :, keep_top * s : end_top * s, keep_left * s : end_left * s] = inside
-    return out[
-        :, :, : h * s, : w * s
-    ], f"tiled {hw_text(tile)}, overlap {OVERLAP_PX} px (differs from the whole image at borders)"
+    return out[:, :, : h * s, : w * s], f"tiled {hw_text(tile)}, overlap {OVERLAP_PX} px (differs from the whole image at borders)"
 
 
 def _spans(size: int, tile: int) -> List[Tuple[int, int, int]]:

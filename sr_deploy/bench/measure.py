@@ -49,24 +49,22 @@ def rows_from_artifacts(
     """Measure checkpoints (by torch), ONNX graphs and engines, or folders of them; return one row each.
 
     variants: of the checkpoints, "all" or "d1,d3". data: a folder of HR images; empty: scikit-image's photographs.
-    lr: the LR size latency and memory are taken at where the artifact leaves it open, 256x256 for None.
+    lr: the LR size latency and memory are taken at where the artifact leaves it open; None: 256x256, or what comes nearest.
     What cannot run on this machine becomes a row with its reason. Raises an SrDeployError on bad input.
     """
     subjects = [subject for item in given for subject in _subjects(str(item), variants)]
     images = image_set(data)
-    hw = DEFAULT_HW if lr is None else parse_hw(lr)
+    hw = None if lr is None else parse_hw(lr)
     rows = []
     for subject in subjects:
         row = _measure(subject, images, metric=metric, hw=hw, runs=runs)
         what = f"{row.model}.{row.variant} ({row.backend})" if row.variant else f"{row.model} ({row.backend})"
-        progress(
-            f"{what}: " + (f"not run: {row.error}" if row.error else f"{row.psnr_db:.3f} dB, {row.latency_ms_median:.1f} ms")
-        )
+        progress(f"{what}: " + (f"not run: {row.error}" if row.error else f"{row.psnr_db:.3f} dB, {row.latency_ms_median:.1f} ms"))
         rows.append(row)
     return rows
 
 
-def _measure(subject: _Subject, images: ImageSet, *, metric: str, hw: HW, runs: Optional[int]) -> BenchmarkRow:
+def _measure(subject: _Subject, images: ImageSet, *, metric: str, hw: Optional[HW], runs: Optional[int]) -> BenchmarkRow:
     row = replace(
         subject.row,
         device=cpu_name(),
@@ -79,7 +77,7 @@ def _measure(subject: _Subject, images: ImageSet, *, metric: str, hw: HW, runs: 
     try:
         with peak_memory_mib(memory):
             session = subject.open()
-            hw = session.fixed_hw or hw
+            hw = session.fixed_hw or hw or session.nearest_hw(DEFAULT_HW)
             session.check_hw(hw)
             x = np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
             latency = measure_latency(lambda: session.run(x), runs=runs)

@@ -74,9 +74,7 @@ def read_manifest(artifact: Path) -> Manifest:
         raise ArtifactError(f"there is no file {artifact}")
     path = manifest_path(artifact)
     if not path.is_file():
-        raise ArtifactError(
-            f"{artifact} has no manifest: expected {path.name} beside it", hint="export or build it with srdeploy"
-        )
+        raise ArtifactError(f"{artifact} has no manifest: expected {path.name} beside it", hint="export or build it with srdeploy")
     manifest = parse_manifest(path)
     if sha256_of(artifact) != manifest.sha256:
         raise ArtifactError(

@@ -38,9 +38,7 @@ def ssim(sr: np.ndarray, hr: np.ndarray, *, metric: str, border: int) -> float:
     """
     a, b = _scored(sr, hr, metric, border)
     if min(a.shape[:2]) < 11:
-        raise InputError(
-            f"SSIM needs 11x11 pixels inside the border, here are {a.shape[0]}x{a.shape[1]}", hint="use larger images"
-        )
+        raise InputError(f"SSIM needs 11x11 pixels inside the border, here are {a.shape[0]}x{a.shape[1]}", hint="use larger images")
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     mu_a, mu_b = _blur(a), _blur(b)
     var_a, var_b, cov = _blur(a * a) - mu_a**2, _blur(b * b) - mu_b**2, _blur(a * b) - mu_a * mu_b

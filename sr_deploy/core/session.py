@@ -40,6 +40,12 @@ class Session(abc.ABC):
             return self.max_hw[0], self.max_hw[1]
         return None
 
+    def nearest_hw(self, hw: Sequence[int]) -> Tuple[int, int]:
+        """Return (h, w), each brought into what the session takes."""
+        limit = self.max_hw or (hw[0], hw[1])
+        h, w = (max(min(n, limit[i]), self.min_hw[i]) for i, n in enumerate(hw))
+        return h, w
+
     def run(self, x_nchw: np.ndarray) -> np.ndarray:
         """Upscale (1, 3, H, W) float32, 0..1, RGB to (1, 3, scale*H, scale*W) float32, not clipped.
 

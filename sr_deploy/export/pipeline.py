@@ -74,12 +74,12 @@ def onnx_from_checkpoint(
     for size in ranges:
         check_min_hw(size.min, checkpoint.spec.min_hw, what=checkpoint.name)
     folder = output_folder(Path(output))
+    todo = [(variant, size) for variant in wanted for size in ranges]
     paths = []
-    for variant in wanted:
-        for size in ranges:
-            path = folder / f"{checkpoint.name}.{variant}.{size}.{request.graph_dtype}.onnx"
-            progress(_export(checkpoint, variant, size, request, path))
-            paths.append(path)
+    for number, (variant, size) in enumerate(todo, 1):
+        path = folder / f"{checkpoint.name}.{variant}.{size}.{request.graph_dtype}.onnx"
+        progress(f"[{number}/{len(todo)}] {_export(checkpoint, variant, size, request, path)}")
+        paths.append(path)
     return paths
 
 

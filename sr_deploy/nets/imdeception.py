@@ -196,9 +196,7 @@ def _check(variant: Variant) -> None:
     check_axis(variant, "c", "c16-nla", tags=("nla",))
     if variant.size not in CORES:
         known = [f"c{c}{tag}" for c in CORES for tag in ("", "-nla")]
-        raise VariantError(
-            f"IMDeception has no variant '{variant}'; it has {', '.join(known)}", hint=nearest(str(variant), known)
-        )
+        raise VariantError(f"IMDeception has no variant '{variant}'; it has {', '.join(known)}", hint=nearest(str(variant), known))
 
 
 def _points(largest: Variant) -> tuple:

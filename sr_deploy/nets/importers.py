@@ -30,12 +30,19 @@ class Importer:
 
 
 def checkpoint_from_file(
-    kind: str, file: Path, folder: Path, *, variant: Optional[str] = None, name: Optional[str] = None
+    kind: str,
+    file: Path,
+    folder: Path,
+    *,
+    variant: Optional[str] = None,
+    name: Optional[str] = None,
+    elastic: bool = False,
 ) -> Checkpoint:
     """Bring a state dict in, write it to `folder` as safetensors with a card, and return it.
 
     kind: an official importer (`imdeception-ntire2022`, `srn-ntire2023`), an architecture (`asrn`: the scale is then the
-    one whose shapes fit), or architecture and scale (`asrn_x3`), for state dicts with our tensor names.
+    one whose shapes fit), or architecture and scale (`asrn_x3`), for state dicts with our tensor names. elastic: the weights
+    were trained to be sliced; without it the checkpoint holds the one variant it was made for.
     Raises InputError (unknown kind, missing file) or CheckpointError (unsafe, damaged, or of another network).
     """
     weights = read_weights(file)
@@ -50,7 +57,7 @@ def checkpoint_from_file(
         card = {"notes": f"imported from {file.name}"}
     held = architecture.size_of(weights) if variant is None else architecture.parse(variant)
     scale = _fitting_scale(architecture, scales, held, weights, source=str(file))
-    spec = architecture.spec(scale, held, elastic=False, **card)
+    spec = architecture.spec(scale, held, elastic=elastic, **card)
     default_name = kind if kind in IMPORTERS else re.sub(r"[^A-Za-z0-9_-]+", "-", file.stem)
     name = name or (default_name if default_name.endswith(f"_x{scale}") else f"{default_name}_x{scale}")
     checkpoint = Checkpoint(name, spec, weights)

@@ -39,13 +39,12 @@ def engine_from_onnx(
     options = _options(profile, compute_capabilities)
     folder = output_folder(Path(output))
     paths = []
-    for file, graph in zip(files, manifests):
+    for number, (file, graph) in enumerate(zip(files, manifests), 1):
         path = folder / f"{_stem(graph)}.{graph.precision_asked}{SUFFIX}"
         wanted = _wanted(graph, profile, compute_capabilities, backend)
-        if up_to_date(path, wanted):
-            progress(f"{path.name}: up to date")
-        else:
-            progress(_build(backend, file, graph, profile, path, wanted, options))
+        fresh = up_to_date(path, wanted)
+        line = f"{path.name}: up to date" if fresh else _build(backend, file, graph, profile, path, wanted, options)
+        progress(f"[{number}/{len(files)}] {line}")
         paths.append(path)
     return paths
 
@@ -67,7 +66,9 @@ def onnx_files(given: Sequence[Union[str, Path]]) -> List[Path]:
 
 def _readable(path: Path) -> Manifest:
     """The manifest of a graph; a file that is no ONNX at all is told apart from one that merely lacks a manifest."""
-    if path.suffix != ".onnx" or path.read_bytes()[:1] != b"\x08":  # a ModelProto starts with its field 1, ir_version
+    with open(path, "rb") as f:
+        start = f.read(1)
+    if path.suffix != ".onnx" or start != b"\x08":  # a ModelProto starts with its field 1, ir_version
         raise ArtifactError(f"{path} is not an ONNX graph", hint="make one with: srdeploy export MODEL -o DIR")
     manifest = read_manifest(path)
     if manifest.kind != "onnx":

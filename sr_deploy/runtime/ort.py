@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Tuple, Union
+from typing import Any, Dict, Optional, Union
 
 import numpy as np
 
@@ -25,8 +25,8 @@ class OnnxRuntimeSession(Session):
     precision = "fp32"
     """Always: the CPU provider computes FP16 graphs in FP32."""
 
-    def __init__(self, path: Path) -> None:
-        """Open an ONNX file with or without a manifest. Raises ArtifactError when it is none, or no SR network."""
+    def __init__(self, path: Path, manifest: Optional[Manifest] = None) -> None:
+        """Open an ONNX file; without a manifest its scale is found by a run. Raises ArtifactError when it is no SR network."""
         self.backend_version = _onnxruntime().__version__
         self._session = raw_session(str(path))
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
@@ -38,25 +38,19 @@ class OnnxRuntimeSession(Session):
         if inputs[0].type not in _FLOATS:
             raise ArtifactError(f"{path}: its input is {inputs[0].type}; expected float or float16")
         self._name, self._dtype = inputs[0].name, _FLOATS[inputs[0].type]
+        if manifest is not None:
+            self.min_hw, self.max_hw, self.scale = manifest.min_shape, manifest.max_shape, manifest.scale
+            return
         h, w = inputs[0].shape[2:]
         if isinstance(h, int) and isinstance(w, int):
             self.min_hw = self.max_hw = (h, w)
-        self.scale = self._probe_scale()
-
-    def limit(self, min_hw: Tuple[int, ...], max_hw: Tuple[int, ...]) -> None:
-        """Take only the LR sizes the manifest vouches for."""
-        self.min_hw, self.max_hw = min_hw, max_hw
+        h, w = self.fixed_hw or (32, 32)
+        y = self._session.run(None, {self._name: np.zeros((1, 3, h, w), self._dtype)})[0]
+        self.scale = max(y.shape[2] // h, 1)
 
     def _run(self, x_nchw: np.ndarray) -> np.ndarray:
         y = self._session.run(None, {self._name: x_nchw.astype(self._dtype, copy=False)})[0]
         return y.astype(np.float32, copy=False)
-
-    def _probe_scale(self) -> int:
-        h_out = self._session.get_outputs()[0].shape[2]
-        h, w = self.fixed_hw or (32, 32)
-        if not isinstance(h_out, int) or self.fixed_hw is None:
-            h_out = self._session.run(None, {self._name: np.zeros((1, 3, h, w), self._dtype)})[0].shape[2]
-        return max(h_out // h, 1)
 
 
 class OnnxRuntimeBackend:
@@ -86,9 +80,8 @@ class OnnxRuntimeBackend:
         start = time.perf_counter()
         raw_session(str(onnx), save_to=temporary)
         build = {"seconds": round(time.perf_counter() - start, 3), "size_bytes": temporary.stat().st_size, "cpu": cpu_name()}
-        session = OnnxRuntimeSession(temporary)
         x = np.random.default_rng(0).random((1, 3, *graph.min_shape), dtype=np.float32)
-        error = float(np.abs(session._run(x) - OnnxRuntimeSession(onnx)._run(x)).max())
+        error = float(np.abs(OnnxRuntimeSession(temporary, graph).run(x) - OnnxRuntimeSession(onnx, graph).run(x)).max())
         if not error < 1e-3:
             raise BuildError(f"the optimised model of {onnx.name} differs from its graph by {error:.2g}")
         return replace(
@@ -117,9 +110,7 @@ class OnnxRuntimeBackend:
                     f"here are onnxruntime {here['onnxruntime']} and {here['cpu']}",
                     hint="build it again here: srdeploy build-engine GRAPH.onnx --target cpu -o DIR",
                 )
-        session = OnnxRuntimeSession(artifact)
-        session.limit(manifest.min_shape, manifest.max_shape)
-        return session
+        return OnnxRuntimeSession(artifact, manifest)
 
 
 def raw_session(model: Union[str, bytes], *, optimise: bool = True, save_to: Any = None) -> Any:

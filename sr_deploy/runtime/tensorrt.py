@@ -17,10 +17,10 @@ class TensorRTBackend:
     name = "tensorrt"
 
     def why_unavailable(self, target: TargetProfile) -> str:
-        gpu = ", ".join(f"SM {c / 10:.1f}" for c in target.compute_capabilities) or "the GPU it will run on"
+        gpu = ", ".join(f"SM {c / 10:.1f}" for c in target.compute_capabilities) or "this machine's GPU"
         return (
-            f"an engine for {target.title} must be built by TensorRT {target.runtime_versions} on {gpu}, "
-            "and this version of srdeploy cannot yet build there"
+            f"engines for it are built by TensorRT {target.runtime_versions} on the device that runs them ({gpu}), "
+            "and this version of srdeploy cannot build there yet"
         )
 
     def by_hand(self, onnx: Path, graph: Manifest) -> str:
