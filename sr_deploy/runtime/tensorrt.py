@@ -24,8 +24,17 @@ class TensorRTBackend:
         )
 
     def by_hand(self, onnx: Path, graph: Manifest) -> str:
-        fp16 = "--fp16 " if graph.precision_asked == "fp16" and graph.precision_obtained == "fp32" else ""
-        return f"copy {onnx.name} there and run: trtexec --onnx={onnx.name} {fp16}--saveEngine={onnx.stem}.engine"
+        flags = [f"--onnx={onnx.name}"]
+        if graph.precision_asked == "fp16" and graph.precision_obtained == "fp32":
+            flags.append("--fp16")
+        if graph.dynamic:
+            for word, hw in (("min", graph.min_shape), ("opt", graph.opt_shape), ("max", graph.max_shape)):
+                flags.append(f"--{word}Shapes={graph.input_name}:1x3x{hw[0]}x{hw[1]}")
+        name = f"{onnx.stem.rpartition('.')[0]}.{graph.precision_asked}.engine"
+        return (
+            f"copy {onnx.name} there and run trtexec (on a Jetson in /usr/src/tensorrt/bin): "
+            f"trtexec {' '.join(flags)} --saveEngine={name}"
+        )
 
     def versions(self) -> Dict[str, str]:
         return {}

@@ -1,0 +1,53 @@
+"""An installed wheel carries the shipped checkpoints and target profiles, and finds them away from the checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sr_deploy.core.shipped import shipped
+from sr_deploy.core.target import target_names
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("setuptools", reason="building a wheel needs setuptools")
+    pytest.importorskip("wheel", reason="building a wheel needs the package wheel")
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"  # a copy: building leaves files beside setup.cfg
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv*", "out", "build", "*.egg-info", "tests", ".*_cache"))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]
+    subprocess.run(command, check=True, timeout=300)
+    return next(folder.glob("srdeploy-*.whl"))
+
+
+def test_wheel_carries_the_shipped_data_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert sorted(Path(n).name for n in names if n.startswith("sr_deploy/_models/") and n.endswith(".safetensors")) == [
+        p.name for p in shipped()
+    ]
+    assert sorted(Path(n).stem for n in names if n.startswith("sr_deploy/_engines_targets/")) == target_names()
+    assert all(n.startswith(("sr_deploy/", "srdeploy-")) for n in names)
+
+
+def test_installed_package_finds_them(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-m", "sr_deploy.cli.main", *arguments]
+        return subprocess.run(command, cwd=str(tmp_path), env=environment, check=True, capture_output=True, text=True).stdout
+
+    found = json.loads(run("models", "--json"))
+    assert [m["name"] for m in found] == [p.stem for p in shipped()]
+    assert all(str(tmp_path) in m["path"] for m in found)
+    assert [t["name"] for t in json.loads(run("targets", "--json"))] == target_names()
