@@ -14,7 +14,7 @@ import numpy as np
 import sr_deploy
 from sr_deploy.bench.evaluate import ImageSet, evaluate, image_set
 from sr_deploy.core.device import cores, cpu_name, peak_memory_mib, python_and_os
-from sr_deploy.core.errors import ArtifactError, InputError
+from sr_deploy.core.errors import CannotRunHereError, InputError
 from sr_deploy.core.manifest import manifest_path, read_manifest
 from sr_deploy.core.rows import BenchmarkRow
 from sr_deploy.core.session import Session
@@ -59,7 +59,8 @@ def rows_from_artifacts(
     for subject in subjects:
         row = _measure(subject, images, metric=metric, hw=hw, runs=runs)
         what = f"{row.model}.{row.variant} ({row.backend})" if row.variant else f"{row.model} ({row.backend})"
-        progress(f"{what}: " + (f"not run: {row.error}" if row.error else f"{row.psnr_db:.3f} dB, {row.latency_ms_median:.1f} ms"))
+        quality = "identical images" if row.psnr_db is None else f"{row.psnr_db:.3f} dB"
+        progress(f"{what}: " + (f"not run: {row.error}" if row.error else f"{quality}, {row.latency_ms_median:.1f} ms"))
         rows.append(row)
     return rows
 
@@ -81,7 +82,7 @@ def _measure(subject: _Subject, images: ImageSet, *, metric: str, hw: Optional[H
             session.check_hw(hw)
             x = np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
             latency = measure_latency(lambda: session.run(x), runs=runs)
-    except ArtifactError as e:
+    except CannotRunHereError as e:
         return replace(row, error=e.message)
     quality = evaluate(session, images, metric=metric)
     return replace(
@@ -146,9 +147,7 @@ def _checkpoint_subjects(model: str, variants: Optional[str]) -> Iterator[_Subje
 
 def _artifact_subject(path: Path) -> _Subject:
     if path.suffix == ".onnx" and path.is_file() and not manifest_path(path).is_file():
-        return _Subject(
-            BenchmarkRow(model=path.stem, variant="", backend="onnxruntime", artifact=path.name), lambda: _open_bare(path)
-        )
+        return _Subject(BenchmarkRow(model=path.stem, variant="", backend="onnxruntime", artifact=path.name), lambda: _open_bare(path))
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     manifest = read_manifest(path)

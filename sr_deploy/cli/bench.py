@@ -13,9 +13,7 @@ from sr_deploy.cli.output import emit, emit_json, say
 
 @click.command()
 @click.argument("given", nargs=-1, required=True, metavar="MODEL|ARTIFACT...")
-@click.option(
-    "--variants", default="all", show_default=True, help="Of checkpoints: all (those of the paper's table), or a list: d1,d3."
-)
+@click.option("--variants", default="all", show_default=True, help="Of checkpoints: all (those of the paper's table), or a list: d1,d3.")
 @click.option("--data", default="", metavar="HR_DIR", help="Folder of HR images; default: scikit-image's photographs.")
 @click.option("--metric", type=click.Choice(["y", "rgb"]), default="y", show_default=True,
               help="y: float luma, border = scale, as papers. rgb: uint8, border 4, as NTIRE.")  # fmt: skip

@@ -22,9 +22,7 @@ def models(as_json: bool) -> None:
     found: List[Dict[str, Any]] = []
     for path in shipped():
         spec = read_card(path)
-        found.append(
-            {"name": path.stem, "arch": spec.arch, "scale": spec.scale, "variants": list(spec.variants), "path": str(path)}
-        )
+        found.append({"name": path.stem, "arch": spec.arch, "scale": spec.scale, "variants": list(spec.variants), "path": str(path)})
     if as_json:
         emit_json(found)
         return
@@ -81,7 +79,5 @@ def import_checkpoint(kind: str, file: Path, output: Path, variant: Optional[str
 
     checkpoint = checkpoint_from_file(kind, file, output, variant=variant, name=name, elastic=elastic)
     spec = checkpoint.spec
-    say(
-        f"{spec.arch} x{spec.scale}, {', '.join(spec.variants)}, {sum(v.numel() for v in checkpoint.weights.values()):,} parameters"
-    )
+    say(f"{spec.arch} x{spec.scale}, {', '.join(spec.variants)}, {sum(v.numel() for v in checkpoint.weights.values()):,} parameters")
     emit(str(checkpoint.path))

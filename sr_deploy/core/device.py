@@ -15,14 +15,19 @@ _STATUS = Path("/proc/self/status")
 
 
 def cpu_name() -> str:
-    """Return the CPU's model name and the cores this process may use: `AMD EPYC, 2 cores`."""
+    """Return the CPU's model and the cores this process may use: `AMD EPYC, 2 cores`."""
+    return f"{cpu_model()}, {cores()} cores"
+
+
+def cpu_model() -> str:
+    """Return the CPU's model name."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.lower().startswith("model name"):
                 name = line.split(":", 1)[1].strip()
                 break
-    return f"{name}, {cores()} cores"
+    return name
 
 
 def cores() -> int:

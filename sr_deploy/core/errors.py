@@ -6,6 +6,7 @@ SrDeployError
 ├── VariantError         a variant is misspelt, or the checkpoint does not hold it
 ├── TargetError          a target is unknown, or its profile is malformed
 ├── ArtifactError        an ONNX graph or engine does not match its manifest, or has none
+│   └── CannotRunHereError  it is whole, but this machine lacks the device or version it was built for
 ├── ExportError          a graph could not be exported, or failed its check
 ├── BuildError           an engine could not be built here
 └── MissingPackageError  an optional package is not installed
@@ -43,6 +44,10 @@ class TargetError(SrDeployError):
 
 
 class ArtifactError(SrDeployError):
+    pass
+
+
+class CannotRunHereError(ArtifactError):
     pass
 
 

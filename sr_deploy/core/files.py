@@ -29,8 +29,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises InputError when the folder cannot be made or written.
     """
     output_folder(path.parent)
-    # The suffix is kept because some writers (OpenCV) choose the format by it.
-    descriptor, name = tempfile.mkstemp(dir=str(path.parent), prefix=".partial-", suffix=path.suffix)
+    # Not the suffix of `path`: what a killed process leaves must not look like an artifact.
+    descriptor, name = tempfile.mkstemp(dir=str(path.parent), prefix=".partial-", suffix=".tmp")
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -59,9 +59,7 @@ def output_folder(path: Path) -> Path:
         with tempfile.TemporaryFile(dir=str(path)):
             pass
     except OSError as e:
-        raise InputError(
-            f"cannot write to the folder {path}: {e.strerror or e}", hint="give a folder you may write to with -o"
-        ) from e
+        raise InputError(f"cannot write to the folder {path}: {e.strerror or e}", hint="give a folder you may write to with -o") from e
     return path
 
 

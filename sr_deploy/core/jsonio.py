@@ -63,13 +63,10 @@ def _checked(value: Any, annotation: str, what: str, error: Type[SrDeployError])
     if head == "tuple":
         if not isinstance(value, (list, tuple)):
             raise error(f"{what}: expected a list, found {value!r}")
-        return _frozen(value)
+        element = annotation[6:-1].split(",")[0]
+        return tuple(_checked(v, element, what, error) for v in value)
     expected = _PLAIN.get(head)
     wrong = expected is not None and not isinstance(value, expected)
     if wrong or (head in ("int", "float") and isinstance(value, bool)):
         raise error(f"{what}: expected {head}, found {value!r}")
     return value
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value

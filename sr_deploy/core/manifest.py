@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Callable, Dict, Optional, Tuple
 
 from sr_deploy.core.errors import ArtifactError
-from sr_deploy.core.files import atomic_path, sha256_of, write_text
+from sr_deploy.core.files import atomic_path, sha256_of
 from sr_deploy.core.jsonio import from_dict, read_json, to_json
 
 
@@ -95,19 +95,24 @@ def up_to_date(artifact: Path, wanted: Manifest) -> bool:
         found = read_manifest(artifact)
     except ArtifactError:
         return False
-    recipe = ("kind", "parent_sha256", "command", "versions", "target", "model", "variant")
+    recipe = ("kind", "parent_sha256", "command", "versions", "target", "model", "variant", "opset", "input_dtype")
     return all(getattr(found, key) == getattr(wanted, key) for key in recipe)
 
 
 def write_artifact(artifact: Path, write: Callable[[Path], Manifest]) -> Manifest:
     """Call `write(temporary)`, which writes the artifact and returns its manifest, and publish both; return the manifest.
 
-    The pair is whole or absent: an old manifest goes before the new artifact comes, and the new one is written last.
+    The pair is whole or absent: an old manifest goes before the new artifact comes, and the new one comes last.
     """
-    with atomic_path(artifact) as temporary:
-        manifest = replace(write(temporary), sha256=sha256_of(temporary))
-        stale = manifest_path(artifact)
-        if stale.exists():
-            stale.unlink()
-    write_text(manifest_path(artifact), to_json(manifest))
+    path = manifest_path(artifact)
+    try:
+        with atomic_path(path) as temporary_manifest:
+            with atomic_path(artifact) as temporary:
+                manifest = replace(write(temporary), sha256=sha256_of(temporary))
+                temporary_manifest.write_text(to_json(manifest), encoding="utf-8")
+                path.unlink(missing_ok=True)
+    except BaseException:  # Ctrl-C between the two renames, say
+        if not path.exists():
+            artifact.unlink(missing_ok=True)
+        raise
     return manifest

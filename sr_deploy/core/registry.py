@@ -28,9 +28,7 @@ class Registry:
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._entries:
-            raise self._error(
-                f"unknown {self.noun} '{name}'; known are {', '.join(self._entries)}", hint=nearest(name, self._entries)
-            )
+            raise self._error(f"unknown {self.noun} '{name}'; known are {', '.join(self._entries)}", hint=nearest(name, self._entries))
         module, attribute = self._entries[name].split(":")
         return getattr(importlib.import_module(module), attribute)
 

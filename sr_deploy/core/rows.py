@@ -74,8 +74,9 @@ def append_rows(path: Path, rows: Iterable[BenchmarkRow]) -> None:
     output_folder(path.parent)
     text = "".join(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
     try:
+        torn = path.is_file() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
         with open(path, "a", encoding="utf-8") as f:
-            f.write(text)
+            f.write("\n" * torn + text)  # a line that a killed run left unfinished stays a line of its own
             f.flush()
             os.fsync(f.fileno())
     except OSError as e:
@@ -85,11 +86,13 @@ def append_rows(path: Path, rows: Iterable[BenchmarkRow]) -> None:
 def read_rows(path: Path) -> List[BenchmarkRow]:
     """Read a JSONL file of rows. Raises InputError naming the line that is not one of this schema."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as e:
         raise InputError(f"cannot read the rows {path}: {e}") from e
     rows = []
     for number, line in enumerate(lines, 1):
+        if not line:
+            continue
         source = f"{path}, line {number}"
         try:
             data = json.loads(line)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
-from sr_deploy.core.errors import TargetError, nearest
+from sr_deploy.core.errors import InputError, TargetError, nearest
 from sr_deploy.core.files import data_folder
-from sr_deploy.core.jsonio import from_dict, read_json
+from sr_deploy.core.jsonio import from_dict, read_json, to_json
+from sr_deploy.core.sizes import parse_sizes
 
 RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 PRECISIONS = ("fp32", "fp16")
@@ -45,6 +47,11 @@ class TargetProfile:
     software: str = ""
     unsupported: Tuple[str, ...] = ()
     """What the vendor does not, or no longer, support here."""
+
+    @property
+    def digest(self) -> str:
+        """A short checksum of everything in the profile: what was made for another state of it is not up to date."""
+        return hashlib.sha256(to_json(self).encode()).hexdigest()[:12]
 
     def check_precision(self, precision: Optional[str]) -> str:
         """Return the precision asked for, the target's default for None. Raises TargetError when it has no such."""
@@ -83,6 +90,11 @@ def read_target(path: Path) -> TargetProfile:
         for precision in (value,) if isinstance(value, str) else value:
             if precision not in PRECISIONS:
                 raise TargetError(f"{path}: {key} holds '{precision}'; expected fp32 or fp16")
+    for shape in profile.shapes:
+        try:
+            parse_sizes(shape)
+        except InputError as e:
+            raise TargetError(f"{path}: shapes: {e.message}") from e
     if not profile.precisions or not profile.shapes:
         raise TargetError(f"{path}: precisions and shapes must not be empty")
     return profile

@@ -31,9 +31,7 @@ def measure_latency(run: Callable[[], object], *, warmup: int = WARMUP, runs: Op
     for _ in range(warmup):
         run()
     times = []
-    while len(times) < (MIN_RUNS if runs is None else runs) or (
-        runs is None and len(times) < MAX_RUNS and sum(times) < ENOUGH_S * 1000
-    ):
+    while len(times) < (MIN_RUNS if runs is None else runs) or (runs is None and len(times) < MAX_RUNS and sum(times) < ENOUGH_S * 1000):
         times.append(_once_ms(run))
     median, p90, p95, p99 = np.percentile(times, [50, 90, 95, 99])
     return Latency(first, float(median), float(p90), float(p95), float(p99), warmup, len(times))

@@ -29,9 +29,7 @@ def fp16_graph(model: onnx.ModelProto, *, io_dtype: str) -> onnx.ModelProto:
     copy.CopyFrom(model)
     for tensor in copy.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and np.abs(numpy_helper.to_array(tensor)).max(initial=0) > FP16_MAX:
-            raise ExportError(
-                f"the weight '{tensor.name}' exceeds FP16's largest number, {FP16_MAX:.0f}", hint="use --precision fp32"
-            )
+            raise ExportError(f"the weight '{tensor.name}' exceeds FP16's largest number, {FP16_MAX:.0f}", hint="use --precision fp32")
     # No operator is kept in FP32: a graph that says FP16 is FP16 throughout.
     half = convert_float_to_float16(copy, keep_io_types=io_dtype == "fp32", op_block_list=[])
     for value in (half.graph.input[0], half.graph.output[0]):

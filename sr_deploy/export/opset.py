@@ -18,9 +18,7 @@ EXPORTED = 18
 LOWEST = 13
 
 # Reductions that took their axes as an input from opset 18 on (ReduceSum did from 13 on).
-_REDUCTIONS = frozenset(
-    "ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare".split()
-)
+_REDUCTIONS = frozenset("ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare".split())
 
 
 def lower(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:

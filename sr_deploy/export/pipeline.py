@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import onnx
+import torch
+from torch import nn
 
 import sr_deploy
 from sr_deploy.core.errors import ExportError, MissingPackageError
@@ -24,7 +25,6 @@ from sr_deploy.export.half import check_half, fp16_graph, precision_of
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
 from sr_deploy.nets.complexity import NTIRE_HW, count
 from sr_deploy.runtime.ort import raw_session
-from sr_deploy.runtime.torch_module import TorchSession
 
 MAX_ABS_ERR = 1e-4
 """Between torch and onnxruntime, both FP32, relative to the output's largest magnitude where that is above 1."""
@@ -101,9 +101,8 @@ def _export(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Re
         return f"{path.name}: up to date"
     net = checkpoint.network(str(variant))
     full = graph_from_network(net, sizes, opset=request.opset)
-    session = TorchSession(net, scale=checkpoint.spec.scale, min_hw=checkpoint.spec.min_hw)
     runtime = raw_session(full.SerializeToString())
-    checks = _check_fp32(runtime, session, sizes, path.name)
+    checks = _check_fp32(runtime, net, sizes, path.name)
     checks["opset"] = f"every node is of opset {request.opset}"
     not_checked: Tuple[str, ...] = ("the engine's own output: see its manifest",)
     graph = full
@@ -150,7 +149,7 @@ def _manifest(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _
         target=request.target.name if request.target else "",
         parent_sha256=checkpoint.spec.weights_sha256,
         command=request.command(checkpoint.name, str(variant), sizes),
-        versions=_versions(),
+        versions=_versions(request.target),
         opset=request.opset,
         halo_px=architecture.halo_px(variant),
         align_px=architecture.align_px(variant),
@@ -158,17 +157,17 @@ def _manifest(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _
     )
 
 
-def _check_fp32(session: Any, torch_session: TorchSession, sizes: Sizes, name: str) -> dict:
+def _check_fp32(session: Any, net: nn.Module, sizes: Sizes, name: str) -> dict:
     """Compare onnxruntime with torch at the graph's sizes on a photograph each; return the numbers."""
     worst, results = 0.0, {}
     for hw in _check_sizes(sizes):
         x = _images(hw)[0]
-        y, reference = session.run(None, {"lr": x})[0], torch_session.run(x)
+        with torch.inference_mode():
+            reference = net(torch.from_numpy(x)).numpy()
+        y = session.run(None, {"lr": x})[0]
         error = float(np.abs(y - reference).max()) / max(1.0, float(np.abs(reference).max()))
         if not error <= MAX_ABS_ERR:
-            raise ExportError(
-                f"{name}: onnxruntime differs from torch by {error:.2g} at {hw_text(hw)}, expected at most {MAX_ABS_ERR:g}"
-            )
+            raise ExportError(f"{name}: onnxruntime differs from torch by {error:.2g} at {hw_text(hw)}, expected at most {MAX_ABS_ERR:g}")
         worst = max(worst, error)
         mse = float(np.mean((y.astype(np.float64) - reference) ** 2))
         results[hw_text(hw)] = round(-10 * float(np.log10(max(mse, 1e-30))), 1)
@@ -182,8 +181,7 @@ def _check_fp16(half: onnx.ModelProto, fp32_session: Any, sizes: Sizes, name: st
     top = sorted(report.largest.items(), key=lambda item: -item[1])
     if problems:
         raise ExportError(
-            f"{name} does not survive half precision: {'; '.join(problems)}; "
-            f"the largest activation is {top[0][1]:.4g} in '{top[0][0]}'",
+            f"{name} does not survive half precision: {'; '.join(problems)}; the largest activation is {top[0][1]:.4g} in '{top[0][0]}'",
             hint="export it with --precision fp32",
         )
     return {
@@ -226,10 +224,12 @@ def _write_properties(graph: onnx.ModelProto, manifest: Manifest) -> None:
         graph.metadata_props.add(key=f"srdeploy.{key}", value=value)
 
 
-def _versions() -> dict:
+def _versions(target: Optional[TargetProfile]) -> dict:
     import importlib.metadata
 
-    versions = {"srdeploy": sr_deploy.__version__, "python": platform.python_version()}
+    versions = {"srdeploy": sr_deploy.__version__}
+    if target is not None:
+        versions["profile"] = target.digest
     for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
         try:
             versions[package] = importlib.metadata.version(package)

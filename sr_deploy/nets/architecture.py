@@ -58,9 +58,7 @@ class Architecture:
         self.check(variant)
         unknown = set(config or {}) - set(self.config)
         if unknown:
-            raise CheckpointError(
-                f"{self.name} has no configuration key '{sorted(unknown)[0]}'; it has {', '.join(self.config) or 'none'}"
-            )
+            raise CheckpointError(f"{self.name} has no configuration key '{sorted(unknown)[0]}'; it has {', '.join(self.config) or 'none'}")
         network = self.network(scale=scale, variant=variant, **{**self.config, **(config or {})})
         return network.eval()
 

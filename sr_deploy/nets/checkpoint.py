@@ -52,7 +52,7 @@ class Checkpoint:
         if names is None or names == "all":
             listed = [v for v in self.spec.variants if v in self.architecture.published]
             return [Variant.parse(v) for v in listed or self.spec.variants]
-        return [self.spec.variant(name.strip()) for name in names.split(",")]
+        return [self.spec.variant(name) for name in dict.fromkeys(n.strip() for n in names.split(","))]
 
 
 @dataclass(frozen=True)
@@ -147,11 +147,13 @@ def check_state_dict(net: nn.Module, weights: dict, *, source: str) -> None:
         problems.append(f"{len(surplus)} are unknown, the first is '{surplus[0]}'")
     if shapes:
         name = shapes[0]
-        problems.append(
-            f"{len(shapes)} have another shape, the first is '{name}': {tuple(weights[name].shape)}, expected {expected[name]}"
-        )
+        problems.append(f"{len(shapes)} have another shape, the first is '{name}': {tuple(weights[name].shape)}, expected {expected[name]}")
     if problems:
         raise CheckpointError(f"{source} does not fit its network: " + "; ".join(problems))
+
+
+def check_finite(weights: dict, *, source: str) -> None:
+    """Raise CheckpointError when a tensor holds an infinity or a not-a-number."""
     bad = next((n for n, v in weights.items() if not v.isfinite().all()), None)
     if bad is not None:
         raise CheckpointError(f"{source}: the tensor '{bad}' holds values that are not finite", hint="use an earlier checkpoint")
@@ -202,3 +204,4 @@ def _check_fits(checkpoint: Checkpoint, *, source: str) -> None:
     except SrDeployError as e:
         raise CheckpointError(f"the card of {source} is not usable: {e.message}", hint=e.hint) from e
     check_state_dict(net, checkpoint.weights, source=source)
+    check_finite(checkpoint.weights, source=source)

@@ -7,6 +7,8 @@ come out. The public code scales every layer; the two agree at core 16, the publ
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -133,11 +135,12 @@ def untokens(x: Tensor, like: Tensor, channels: int) -> Tensor:
 
 
 def _slice(weights: Weights, held: Variant, wanted: Variant) -> dict:
+    kept = {k: v for k, v in weights.items() if "nla" in wanted.tags or not k.startswith("nla.")}
+    if held.size == wanted.size:
+        return kept
     cuts = layer_cuts(held.size, wanted.size)
     sliced = {}
-    for name, value in weights.items():
-        if name.startswith("nla.") and "nla" not in wanted.tags:
-            continue
+    for name, value in kept.items():
         rows, columns = cuts[name.rpartition(".")[0]]
         if rows is not None:
             value = value.index_select(0, torch.tensor(rows, device=value.device))
@@ -147,14 +150,12 @@ def _slice(weights: Weights, held: Variant, wanted: Variant) -> dict:
     return sliced
 
 
+@functools.lru_cache(maxsize=None)
 def layer_cuts(held: int, wanted: int) -> dict:
     """Return, for each convolution, the (output, input) channels of core `held` that core `wanted` keeps; None: all.
 
     Input channels of a grouped convolution are counted inside a group, as in its weight tensor.
     """
-    if held == wanted:
-        names = [name for name, m in IMDeception(scale=2, core=held).named_modules() if isinstance(m, nn.Conv2d)]
-        return {name: (None, None) for name in names}
     h, c = held, wanted
     shallow = list(range(c))  # feeds only concatenations that a 1x1 reads: a prefix will do
     deep = _inside_groups(3 * h, 3 * c)

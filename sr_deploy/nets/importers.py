@@ -14,7 +14,15 @@ from sr_deploy.core.errors import CheckpointError, InputError, nearest
 from sr_deploy.core.files import output_folder
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.architecture import Architecture
-from sr_deploy.nets.checkpoint import Checkpoint, check_state_dict, is_weights, read_safetensors, save_checkpoint, untrained
+from sr_deploy.nets.checkpoint import (
+    Checkpoint,
+    check_finite,
+    check_state_dict,
+    is_weights,
+    read_safetensors,
+    save_checkpoint,
+    untrained,
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ def checkpoint_from_file(
     Raises InputError (unknown kind, missing file) or CheckpointError (unsafe, damaged, or of another network).
     """
     weights = read_weights(file)
+    check_finite(weights, source=str(file))
     if kind in IMPORTERS:
         importer = IMPORTERS[kind]
         weights = fold_value_range(importer.convert(weights), importer.arch, importer.value_range)
@@ -174,9 +183,7 @@ def _fitting_scale(architecture: Architecture, scales: Tuple[int, ...], held: ob
             return scale
         except CheckpointError as e:
             error = e
-    raise CheckpointError(
-        error.message, hint=error.hint or f"the tensors must be named and shaped as {architecture.name}'s here are"
-    )
+    raise CheckpointError(error.message, hint=error.hint or f"the tensors must be named and shaped as {architecture.name}'s here are")
 
 
 IMPORTERS: Dict[str, Importer] = {

@@ -94,7 +94,7 @@ def _wanted(graph: Manifest, profile: TargetProfile, compute_capabilities: Optio
         target=profile.name,
         parent_sha256=graph.sha256,
         command=f"srdeploy build-engine {_stem(graph)}.{graph.precision_obtained}.onnx --target {profile.name}{sm}",
-        versions=backend.versions(),
+        versions={**backend.versions(), "profile": profile.digest},
         sha256="",
     )
 

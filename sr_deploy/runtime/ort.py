@@ -9,8 +9,8 @@ from typing import Any, Dict, Optional, Union
 
 import numpy as np
 
-from sr_deploy.core.device import cores, cpu_name
-from sr_deploy.core.errors import ArtifactError, BuildError, MissingPackageError
+from sr_deploy.core.device import cores, cpu_model
+from sr_deploy.core.errors import ArtifactError, BuildError, CannotRunHereError, MissingPackageError
 from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.session import Session
 from sr_deploy.core.target import TargetProfile
@@ -69,17 +69,18 @@ class OnnxRuntimeBackend:
         return ""
 
     def versions(self) -> Dict[str, str]:
-        return {"onnxruntime": _onnxruntime().__version__}
+        return {"onnxruntime": _onnxruntime().__version__, "cpu": cpu_model()}
 
     def build(self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any) -> Manifest:
-        if graph.precision_obtained != "fp32":
+        if graph.precision_asked != "fp32" or graph.precision_obtained != "fp32":
             raise BuildError(
-                f"{onnx.name} is an FP16 graph, which ONNX Runtime's CPU provider would compute in FP32",
-                hint="export it with --target cpu (or --precision fp32)",
+                f"{onnx.name} was exported for an {graph.precision_asked.upper()} engine ({graph.precision_obtained} tensors); "
+                "ONNX Runtime's CPU provider computes in FP32 only",
+                hint=f"export it with --target {target.name}, or --precision fp32",
             )
         start = time.perf_counter()
         raw_session(str(onnx), save_to=temporary)
-        build = {"seconds": round(time.perf_counter() - start, 3), "size_bytes": temporary.stat().st_size, "cpu": cpu_name()}
+        build = {"seconds": round(time.perf_counter() - start, 3), "size_bytes": temporary.stat().st_size}
         x = np.random.default_rng(0).random((1, 3, *graph.min_shape), dtype=np.float32)
         error = float(np.abs(OnnxRuntimeSession(temporary, graph).run(x) - OnnxRuntimeSession(onnx, graph).run(x)).max())
         if not error < 1e-3:
@@ -98,18 +99,14 @@ class OnnxRuntimeBackend:
 
     def open(self, artifact: Path, manifest: Manifest) -> Session:
         """Open an engine or a graph. Raises ArtifactError when an engine was built by another version or CPU."""
-        if manifest.kind == "engine":
-            here = {"onnxruntime": _onnxruntime().__version__, "cpu": cpu_name().rsplit(",", 1)[0]}
-            made = {
-                "onnxruntime": manifest.versions.get("onnxruntime", "?"),
-                "cpu": str(manifest.build.get("cpu", "?")).rsplit(",", 1)[0],
-            }
-            if made != here:
-                raise ArtifactError(
-                    f"{artifact} was built by onnxruntime {made['onnxruntime']} on {made['cpu']}; "
-                    f"here are onnxruntime {here['onnxruntime']} and {here['cpu']}",
-                    hint="build it again here: srdeploy build-engine GRAPH.onnx --target cpu -o DIR",
-                )
+        here = self.versions()
+        made = {key: manifest.versions.get(key, "an unknown one") for key in here}
+        if manifest.kind == "engine" and made != here:
+            raise CannotRunHereError(
+                f"{artifact} was built by onnxruntime {made['onnxruntime']} on {made['cpu']}; "
+                f"here are onnxruntime {here['onnxruntime']} and {here['cpu']}",
+                hint=f"build it again here: srdeploy build-engine GRAPH.onnx --target {manifest.target} -o DIR",
+            )
         return OnnxRuntimeSession(artifact, manifest)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict
 
-from sr_deploy.core.errors import ArtifactError, BuildError
+from sr_deploy.core.errors import BuildError, CannotRunHereError
 from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.session import Session
 from sr_deploy.core.target import TargetProfile
@@ -32,8 +32,7 @@ class TensorRTBackend:
                 flags.append(f"--{word}Shapes={graph.input_name}:1x3x{hw[0]}x{hw[1]}")
         name = f"{onnx.stem.rpartition('.')[0]}.{graph.precision_asked}.engine"
         return (
-            f"copy {onnx.name} there and run trtexec (on a Jetson in /usr/src/tensorrt/bin): "
-            f"trtexec {' '.join(flags)} --saveEngine={name}"
+            f"copy {onnx.name} there and run trtexec (on a Jetson in /usr/src/tensorrt/bin): trtexec {' '.join(flags)} --saveEngine={name}"
         )
 
     def versions(self) -> Dict[str, str]:
@@ -43,4 +42,4 @@ class TensorRTBackend:
         raise BuildError(f"cannot build for '{target.name}' here: {self.why_unavailable(target)}", hint=self.by_hand(onnx, graph))
 
     def open(self, artifact: Path, manifest: Manifest) -> Session:
-        raise ArtifactError(f"{artifact} needs the GPU of target '{manifest.target}' and TensorRT; this version cannot run it")
+        raise CannotRunHereError(f"{artifact} needs the GPU of target '{manifest.target}' and TensorRT; this version cannot run it")

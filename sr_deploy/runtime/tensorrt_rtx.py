@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from sr_deploy.core.errors import ArtifactError, BuildError, MissingPackageError, TargetError
+from sr_deploy.core.errors import ArtifactError, BuildError, CannotRunHereError, MissingPackageError, TargetError
 from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.session import Session
 from sr_deploy.core.target import TargetProfile
@@ -107,9 +107,7 @@ class TensorRTForRTXBackend:
         )
 
     def open(self, artifact: Path, manifest: Manifest) -> Session:
-        raise ArtifactError(
-            f"{artifact.name} needs an RTX GPU, and this version of srdeploy cannot run TensorRT for RTX engines yet"
-        )
+        raise CannotRunHereError(f"{artifact.name} needs an RTX GPU, and this version of srdeploy cannot run TensorRT for RTX engines yet")
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,7 @@ def checkpoint_from_images(
         while step < recipe.steps:
             loss = _train_step(recipe, elastic, optimiser, data, step, ema)
             if not math.isfinite(loss):
-                raise SrDeployError(
-                    f"the loss is {loss} at step {step}", hint="lower the recipe's peak_lr; the last saved state is kept"
-                )
+                raise SrDeployError(f"the loss is {loss} at step {step}", hint="lower the recipe's peak_lr; the last saved state is kept")
             step += 1
             if step % 100 == 0:
                 log(f"step {step}/{recipe.steps} loss {loss:.5f} {time.monotonic() - started:.0f} s")

@@ -29,7 +29,5 @@ class Recipe:
 RECIPES: Dict[str, Recipe] = {
     # The paper trains with MSE, lr 1e-4 for days; L1 and one cycle get further in an hour on two cores.
     "asrn-x4-small": Recipe(arch="asrn", scale=4, method="asrn-full", steps=10_000, patch_lr=32),
-    "imdeception-x4-small": Recipe(
-        arch="imdeception", scale=4, method="sandwich", steps=8_000, patch_lr=32, batch_size=8, peak_lr=1e-3
-    ),
+    "imdeception-x4-small": Recipe(arch="imdeception", scale=4, method="sandwich", steps=8_000, patch_lr=32, batch_size=8, peak_lr=1e-3),
 }

@@ -22,7 +22,7 @@ def test_atomic_path_appears_only_at_the_end(tmp_path):
     with atomic_path(target) as temporary:
         temporary.write_bytes(b"half")
         assert not target.exists()
-        assert temporary.parent == target.parent and temporary.suffix == ".onnx"
+        assert temporary.parent == target.parent and temporary.suffix == ".tmp"
         temporary.write_bytes(b"whole")
     assert target.read_bytes() == b"whole"
     assert os.listdir(target.parent) == ["file.onnx"]

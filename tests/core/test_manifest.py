@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from sr_deploy.core import manifest as module
 from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest, up_to_date, write_artifact
 
@@ -67,15 +66,17 @@ def test_a_writer_that_fails_leaves_the_old_pair_or_none(artifact, failure):
     read_manifest(artifact)
 
 
-def test_a_new_artifact_never_stands_beside_an_old_manifest(artifact, monkeypatch):
-    def stop(*args):
+def test_an_interruption_between_artifact_and_manifest_leaves_no_half_pair(artifact, monkeypatch):
+    rename = os.replace
+
+    def stop(source, destination):
+        rename(source, destination)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "write_text", stop)
+    monkeypatch.setattr(os, "replace", stop)  # the artifact is in place, its manifest is not
     with pytest.raises(KeyboardInterrupt):
         write_artifact(artifact, writer(b"two"))
-    assert not manifest_path(artifact).exists()
-    assert not up_to_date(artifact, MANIFEST)
+    assert os.listdir(str(artifact.parent)) == []  # whole or absent: an artifact without a manifest is neither
 
 
 def test_an_artifact_edited_later_is_refused(artifact):

@@ -61,9 +61,7 @@ def test_ssim_equals_scikit_image(metric, border, seed):
     a, b = (x[window, window] for x in ((luma(sr), luma(hr)) if metric == "y" else (sr.astype(float), hr.astype(float))))
     kwargs = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
     channel = {"channel_axis": 2} if metric == "rgb" else {}
-    assert ssim(sr, hr, metric=metric, border=border) == pytest.approx(
-        skimage.structural_similarity(a, b, **kwargs, **channel), abs=1e-9
-    )
+    assert ssim(sr, hr, metric=metric, border=border) == pytest.approx(skimage.structural_similarity(a, b, **kwargs, **channel), abs=1e-9)
 
 
 @pytest.mark.parametrize("a, b", [(10, 20), (0, 255)])

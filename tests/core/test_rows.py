@@ -33,9 +33,7 @@ def test_rows_are_appended_and_read_back(tmp_path):
 
 def test_missing_is_null_never_zero():
     bare = BenchmarkRow(model="m", variant="", backend="b")
-    assert all(
-        getattr(bare, k) is None for k in ("latency_ms_median", "mem_peak_mib", "params", "macs_g", "convs", "psnr_db", "ssim")
-    )
+    assert all(getattr(bare, k) is None for k in ("latency_ms_median", "mem_peak_mib", "params", "macs_g", "convs", "psnr_db", "ssim"))
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\u2028b", "a\u0085b", "a\x0cb"])

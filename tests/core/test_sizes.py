@@ -28,9 +28,7 @@ def test_static_and_dynamic():
     assert parse_sizes(dynamic.option.split()[1]) == dynamic
 
 
-@pytest.mark.parametrize(
-    "text", ["8x8:16x16", "8x8:8x8:8x8:8x8", "16x16:8x8:32x32", "8x8:16x64:32x32", "8x8:16x16:8x64", "8x8::16x16"]
-)
+@pytest.mark.parametrize("text", ["8x8:16x16", "8x8:8x8:8x8:8x8", "16x16:8x8:32x32", "8x8:16x64:32x32", "8x8:16x16:8x64", "8x8::16x16"])
 def test_what_is_no_range_is_refused(text):
     with pytest.raises(InputError, match="MIN:OPT:MAX|min <= opt <= max|is not a size"):
         parse_sizes(text)

@@ -108,7 +108,9 @@ def test_cards_are_strict(tmp_path, changes, words):
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("text, words", [("{", "line 1: not valid JSON"), ("[]", "expected a JSON object, found a list"), ("\xff", "UTF-8")])
+@pytest.mark.parametrize(
+    "text, words", [("{", "line 1: not valid JSON"), ("[]", "expected a JSON object, found a list"), ("\xff", "UTF-8")]
+)
 def test_a_card_that_is_no_json_object(tmp_path, text, words):
     path = save(tmp_path)
     path.with_suffix(".json").write_bytes(text.encode("latin1"))

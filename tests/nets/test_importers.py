@@ -47,7 +47,8 @@ def test_official_weights_score_what_they_are_known_to(which, psnr, shared_dir, 
 
 
 @pytest.mark.parametrize(
-    "which, name, variant, params", [("imdeception", "imdeception-ntire2022_x4", "c16-nla", 316_552), ("srn", "srn-ntire2023_x4", "b4", 351_984)]
+    "which, name, variant, params",
+    [("imdeception", "imdeception-ntire2022_x4", "c16-nla", 316_552), ("srn", "srn-ntire2023_x4", "b4", 351_984)],
 )
 def test_official_weights_become_a_checkpoint_of_ours(which, name, variant, params, request):
     checkpoint = load_checkpoint(request.getfixturevalue(which).path)
@@ -95,7 +96,7 @@ def test_a_users_own_state_dict(tmp_path, kind, wrap):
 def test_the_size_is_read_from_the_tensors(tmp_path, arch, variant):
     torch.save(weights_of(arch, 2, variant), tmp_path / "w.pth")
     checkpoint = checkpoint_from_file(arch, tmp_path / "w.pth", tmp_path, name="mine")
-    assert (checkpoint.name, checkpoint.spec.scale, checkpoint.spec.variants) == ("mine_x2", 2, (variant,))
+    assert (checkpoint.name, checkpoint.spec.scale, checkpoint.spec.variants) == ("mine", 2, (variant,))
 
 
 def test_a_safetensors_state_dict(tmp_path):

@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+
+from sr_deploy.bench.evaluate import OVERLAP_PX, _spans, evaluate, image_set, upscale_fitting
+from sr_deploy.core.errors import InputError
+from sr_deploy.core.images import imresize, modcrop, nchw_from_rgb, read_rgb, rgb_from_nchw, write_png
+from sr_deploy.core.metrics import psnr_db, ssim
+from sr_deploy.core.session import Session
+
+
+class Bicubic(Session):
+    """MATLAB's bicubic as a network, rounded to uint8 as the literature's is."""
+
+    backend, backend_version, precision = "bicubic", "1", "fp32"
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def _run(self, x):
+        return nchw_from_rgb(imresize(rgb_from_nchw(x), scale=self.scale))
+
+
+class Nearest(Session):
+    """Every output pixel depends on one input pixel, so tiles cannot be told from the whole."""
+
+    backend, backend_version, precision = "nearest", "1", "fp32"
+
+    def __init__(self, hw=None, scale=2):
+        self.scale, self.calls = scale, []
+        if hw is not None:
+            self.min_hw = self.max_hw = hw
+
+    def _run(self, x):
+        self.calls.append(x.shape[2:])
+        return x.repeat(self.scale, 2).repeat(self.scale, 3)
+
+
+def picture(h, w, seed=0):
+    """Smooth colours with some edges, (h, w, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:h, :w]
+    waves = [127 + 80 * np.sin(x / a + y / b) + 40 * ((x + y) // 7 % 2) for a, b in rng.uniform(3, 12, (3, 2))]
+    return np.clip(np.stack(waves, 2), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture()
+def folder(tmp_path):
+    (tmp_path / "Tiny" / "HR").mkdir(parents=True)
+    for i, hw in enumerate([(48, 60), (51, 47)]):
+        write_png(tmp_path / "Tiny" / "HR" / f"{i}.png", picture(*hw, seed=i))
+    return tmp_path / "Tiny" / "HR"
+
+
+@pytest.mark.parametrize("metric, scale, border", [("y", 2, 2), ("y", 3, 3), ("y", 4, 4), ("rgb", 2, 4), ("rgb", 4, 4)])
+def test_scores_are_those_of_the_images_by_hand(folder, metric, scale, border):
+    quality = evaluate(Bicubic(scale), image_set(str(folder)), metric=metric)
+    psnrs, ssims = [], []
+    for path in sorted(folder.iterdir()):
+        hr = modcrop(read_rgb(path), scale)
+        sr = imresize(imresize(hr, scale=1 / scale), scale=scale)
+        psnrs.append(psnr_db(sr, hr, metric=metric, border=border))
+        ssims.append(ssim(sr, hr, metric=metric, border=border))
+    assert [s.psnr_db for s in quality.images] == pytest.approx(psnrs, abs=1e-9)
+    assert (quality.psnr_db, quality.ssim) == pytest.approx((np.mean(psnrs), np.mean(ssims)), abs=1e-9)
+    assert (quality.set, quality.metric, quality.border_px, quality.tiling) == ("Tiny", metric, border, "whole")
+    assert [s.image for s in quality.images] == ["0.png", "1.png"]
+
+
+@pytest.mark.parametrize("scale, known", [(2, 33.673), (3, 30.403), (4, 28.429)])
+def test_bicubic_on_set5(shared_dir, scale, known):
+    quality = evaluate(Bicubic(scale), image_set(str(shared_dir / "data" / "Set5" / "HR")), metric="y")
+    assert quality.psnr_db == pytest.approx(known, abs=6e-4)
+
+
+def test_sets_are_named_by_their_folder(folder):
+    assert image_set(str(folder)).name == "Tiny"
+    assert image_set(str(folder.parent)).name == "Tiny"
+    assert image_set("").name == "scikit-image photographs" and len(image_set("").files) >= 3
+
+
+def test_an_image_too_small_to_score_is_named(folder):
+    write_png(folder / "2.png", picture(16, 40))
+    with pytest.raises(InputError, match="2.png is too small to be scored: 16x40 pixels"):
+        evaluate(Bicubic(4), image_set(str(folder)), metric="y")
+
+
+def test_a_damaged_image_is_named(folder):
+    (folder / "9.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="9.png is not an image"):
+        evaluate(Bicubic(2), image_set(str(folder)), metric="y")
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(InputError, match="holds no images"):
+        image_set(str(tmp_path))
+
+
+def test_the_size_a_static_graph_takes_is_not_tiled():
+    session = Nearest((20, 30))
+    x = np.random.default_rng(0).random((1, 3, 20, 30), dtype=np.float32)
+    y, how = upscale_fitting(session, x)
+    assert how == "whole" and session.calls == [(20, 30)]
+    np.testing.assert_array_equal(y, x.repeat(2, 2).repeat(2, 3))
+
+
+@pytest.mark.parametrize("hw", [(50, 70), (97, 41), (40, 41), (41, 40), (10, 90), (90, 10), (3, 3), (1, 1), (39, 200)])
+@pytest.mark.parametrize("tile", [(40, 40), (37, 64), (5, 8)])
+def test_tiles_of_a_pointwise_network_are_the_whole_image(hw, tile):
+    session = Nearest(tile)
+    x = np.random.default_rng(1).random((1, 3, *hw), dtype=np.float32)
+    y, how = upscale_fitting(session, x)
+    np.testing.assert_array_equal(y, x.repeat(2, 2).repeat(2, 3))
+    assert set(session.calls) == {tile}
+    assert how.startswith(f"tiled {tile[0]}x{tile[1]}, overlap ")
+
+
+@pytest.mark.parametrize("size, tile", [(n, t) for n in (40, 41, 63, 72, 100, 257) for t in (33, 40, 64) if t <= n])
+def test_tiles_are_used_only_away_from_their_inner_borders(size, tile):
+    spans = _spans(size, tile)
+    covered = [i for start, first, end in spans for i in range(first, end)]
+    assert covered == list(range(size))
+    for start, first, end in spans:
+        assert 0 <= start and start + tile <= size
+        assert first == 0 or first - start >= OVERLAP_PX
+        assert end == size or start + tile - end >= OVERLAP_PX
+
+
+def test_what_was_tiled_says_so(folder):
+    quality = evaluate(Nearest((24, 24)), image_set(str(folder)), metric="y")
+    assert quality.tiling.startswith("tiled 24x24")
+    assert quality.psnr_db == pytest.approx(evaluate(Nearest(), image_set(str(folder)), metric="y").psnr_db, abs=1e-9)

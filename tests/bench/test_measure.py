@@ -1,0 +1,160 @@
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sr_deploy.bench.measure import rows_from_artifacts
+from sr_deploy.core.errors import ArtifactError, InputError, VariantError
+from sr_deploy.core.files import sha256_of
+from sr_deploy.core.images import write_png
+from sr_deploy.core.jsonio import to_json
+from sr_deploy.core.manifest import manifest_path, read_manifest
+from sr_deploy.core.rows import append_rows, read_rows
+from sr_deploy.core.spec import Variant
+from sr_deploy.core.tables import ntire_table
+from sr_deploy.export.pipeline import onnx_from_checkpoint
+from sr_deploy.nets import ARCHITECTURES
+from sr_deploy.nets.checkpoint import save_checkpoint
+from sr_deploy.runtime.build import engine_from_onnx
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A checkpoint of two depths, its static graphs, a cpu engine and an engine for RTX that cannot run, and HR images."""
+    folder = tmp_path_factory.mktemp("bench")
+    torch.manual_seed(0)
+    net = ARCHITECTURES["asrn"].build(2, Variant("d", 2))
+    with torch.no_grad():
+        net.upsampler[-1].bias.fill_(0.5)
+    save_checkpoint(folder, "tiny_x2", ARCHITECTURES["asrn"].spec(2, Variant("d", 2), elastic=True), net.state_dict())
+    (folder / "Set" / "HR").mkdir(parents=True)
+    for i in range(2):
+        rgb = np.random.default_rng(i).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        write_png(folder / "Set" / "HR" / f"{i}.png", rgb)
+    graphs = onnx_from_checkpoint(folder / "tiny_x2.safetensors", folder / "graphs", sizes=["20x24"], precision="fp32")
+    (half,) = onnx_from_checkpoint(folder / "tiny_x2.safetensors", folder / "half", variants="d1", sizes=["20x24"])
+    engine_from_onnx(graphs[0], folder / "engines", target="cpu")
+    rtx = folder / "engines" / "tiny_x2.d1.20x24.fp16.engine"
+    rtx.write_bytes(b"vtrt" + bytes(60))  # what it holds does not matter: its manifest says whom it is for
+    manifest = replace(read_manifest(half), kind="engine", target="rtx", sha256=sha256_of(rtx))
+    manifest_path(rtx).write_text(to_json(manifest))
+    return folder
+
+
+def bench(place, *given, **options):
+    return rows_from_artifacts([place / g for g in given], data=str(place / "Set" / "HR"), lr="16x18", runs=2, **options)
+
+
+@pytest.fixture(scope="module")
+def checkpoint_rows(place):
+    return bench(place, "tiny_x2.safetensors")
+
+
+def test_a_checkpoint_gives_a_row_for_each_variant_with_counts(checkpoint_rows, place):
+    assert [(r.model, r.variant, r.backend) for r in checkpoint_rows] == [("tiny_x2", "d1", "torch"), ("tiny_x2", "d2", "torch")]
+    for row, params in zip(checkpoint_rows, (69_891, 109_347)):
+        assert row.params == params
+        assert row.counter == "hooks" and row.counted_hw == (256, 256) and row.uncounted
+        assert row.macs_g > 0 and row.acts_m > 0 and row.convs > 0
+        assert row.artifact_sha256 == sha256_of(place / "tiny_x2.safetensors")
+
+
+def test_a_row_records_its_conditions(checkpoint_rows):
+    row = checkpoint_rows[0]
+    assert row.error == "" and (row.scale, row.precision, row.input_hw, row.batch) == (2, "fp32", (16, 18), 1)
+    assert row.runs == 2 and row.warmup >= 1 and row.first_ms > 0
+    assert 0 < row.latency_ms_median <= row.latency_ms_p90 <= row.latency_ms_p95 <= row.latency_ms_p99
+    assert (row.set, row.images, row.metric, row.border_px, row.tiling) == ("Set", 2, "y", 2, "whole")
+    assert 0 < row.psnr_db < 60 and -1 <= row.ssim <= 1
+    for key in ("backend_version", "device", "python", "git_rev", "date_utc", "protocol"):
+        assert getattr(row, key), key
+    assert row.threads >= 1 and row.power_mode is None
+    assert (row.mem_peak_mib is None) == (row.mem_definition == "")
+
+
+def test_variants_and_metric_can_be_chosen(place):
+    (row,) = bench(place, "tiny_x2.safetensors", variants="d2", metric="rgb")
+    assert (row.variant, row.metric, row.border_px) == ("d2", "rgb", 4)
+
+
+def test_graphs_and_engines_score_as_torch_does(place, checkpoint_rows):
+    graph, engine = bench(place, "graphs/tiny_x2.d1.20x24.fp32.onnx", "engines/tiny_x2.d1.20x24.fp32.engine")
+    for row in (graph, engine):
+        assert (row.model, row.variant, row.backend, row.precision, row.error) == ("tiny_x2", "d1", "onnxruntime", "fp32", "")
+        assert row.psnr_db == pytest.approx(checkpoint_rows[0].psnr_db, abs=0.01)
+        assert row.ssim == pytest.approx(checkpoint_rows[0].ssim, abs=1e-4)
+        assert (row.input_hw, row.tiling) == ((20, 24), "whole")
+        assert all(getattr(row, key) == getattr(checkpoint_rows[0], key) for key in ("params", "macs_g", "acts_m", "convs", "counter"))
+    assert graph.artifact_sha256 == sha256_of(place / "graphs" / graph.artifact)
+
+
+def test_the_precision_of_a_row_is_what_was_computed_in(place):
+    (row,) = bench(place, "half/tiny_x2.d1.20x24.fp16.onnx")
+    assert (row.precision_asked, row.precision) == ("fp16", "fp32"), "the CPU provider computes FP16 graphs in FP32"
+
+
+def test_an_engine_that_cannot_run_here_is_listed_with_the_reason(place):
+    progress = []
+    rows = bench(place, "engines", progress=progress.append)
+    assert [r.artifact for r in rows] == ["tiny_x2.d1.20x24.fp16.engine", "tiny_x2.d1.20x24.fp32.engine"]
+    assert "needs an RTX GPU" in rows[0].error and rows[1].error == ""
+    assert rows[0].backend == "tensorrt-rtx" and rows[0].params == rows[1].params
+    assert rows[0].psnr_db is None and rows[0].latency_ms_median is None and rows[0].mem_peak_mib is None
+    assert any("not run" in line for line in progress)
+    table = ntire_table(rows)
+    assert "needs an RTX GPU" in table
+
+
+def test_a_folder_is_all_its_artifacts(place):
+    assert [r.artifact for r in bench(place, "graphs")] == ["tiny_x2.d1.20x24.fp32.onnx", "tiny_x2.d2.20x24.fp32.onnx"]
+
+
+def test_a_bare_graph_without_manifest(place, tmp_path, checkpoint_rows):
+    shutil.copy(place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx", tmp_path / "foreign.onnx")
+    (row,) = rows_from_artifacts([tmp_path / "foreign.onnx"], data=str(place / "Set" / "HR"), runs=1)
+    assert (row.model, row.variant, row.error, row.scale) == ("foreign", "", "", 2)
+    assert row.psnr_db == pytest.approx(checkpoint_rows[0].psnr_db, abs=0.01)
+    assert row.params is None and row.macs_g is None and row.counter == ""
+    assert row.artifact_sha256 == sha256_of(tmp_path / "foreign.onnx"), "the file measured is not recorded"
+
+
+def test_images_of_other_sizes_are_tiled_and_the_row_says_so(place, tmp_path):
+    write_png(tmp_path / "large.png", np.random.default_rng(5).integers(0, 256, (70, 61, 3), dtype=np.uint8))
+    (row,) = rows_from_artifacts([place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx"], data=str(tmp_path), runs=1)
+    assert row.tiling.startswith("tiled 20x24") and row.psnr_db > 0
+
+
+def test_rows_survive_their_file(checkpoint_rows, tmp_path):
+    append_rows(tmp_path / "rows.jsonl", checkpoint_rows)
+    assert read_rows(tmp_path / "rows.jsonl") == checkpoint_rows
+
+
+@pytest.mark.parametrize(
+    "given, options, error, words",
+    [
+        ("graphs/none.onnx", {}, InputError, "there is no file"),
+        ("Set", {}, InputError, "holds no .onnx or .engine file"),
+        ("tiny_x2.safetensors", {"variants": "d9"}, VariantError, "holds no variant 'd9'"),
+        ("tiny_x2.safetensors", {"metric": "vmaf"}, InputError, "unknown metric 'vmaf'"),
+    ],
+)
+def test_bad_requests(place, given, options, error, words):
+    with pytest.raises(error, match=words):
+        bench(place, given, **options)
+
+
+def test_a_graph_edited_after_its_manifest_is_refused(place, tmp_path):
+    for name in ("tiny_x2.d1.20x24.fp32.onnx", "tiny_x2.d1.20x24.fp32.onnx.json"):
+        shutil.copy(place / "graphs" / name, tmp_path)
+    graph = tmp_path / "tiny_x2.d1.20x24.fp32.onnx"
+    graph.write_bytes(graph.read_bytes() + b"\0")
+    with pytest.raises(ArtifactError, match="was changed after its manifest was written"):
+        rows_from_artifacts([graph], data=str(place / "Set" / "HR"))
+
+
+def test_an_engine_without_a_manifest_is_never_opened(place, tmp_path):
+    shutil.copy(place / "engines" / "tiny_x2.d1.20x24.fp32.engine", tmp_path)
+    with pytest.raises(ArtifactError, match="has no manifest"):
+        rows_from_artifacts([tmp_path / "tiny_x2.d1.20x24.fp32.engine"], data=str(place / "Set" / "HR"))

@@ -1,0 +1,52 @@
+"""Tiny checkpoints with random weights."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def save(folder, arch, scale, variant):
+    torch = pytest.importorskip("torch", reason="torch is not installed; it makes the checkpoint")
+    pytest.importorskip("safetensors", reason="safetensors is not installed; it writes the checkpoint")
+    from sr_deploy.core.spec import Variant
+    from sr_deploy.nets import ARCHITECTURES
+    from sr_deploy.nets.checkpoint import save_checkpoint
+
+    torch.manual_seed(0)
+    architecture, largest = ARCHITECTURES[arch], Variant.parse(variant)
+    weights = architecture.build(scale, largest).state_dict()
+    return save_checkpoint(folder, f"tiny-{arch}_x{scale}", architecture.spec(scale, largest, elastic=True), weights)
+
+
+@pytest.fixture(scope="session")
+def asrn(tmp_path_factory):
+    """An elastic ASRN x2 with d1 and d2."""
+    return save(tmp_path_factory.mktemp("asrn"), "asrn", 2, "d2")
+
+
+@pytest.fixture(scope="session")
+def srn(tmp_path_factory):
+    """A one-block SRN-S x2, which takes 15x15 and larger."""
+    return save(tmp_path_factory.mktemp("srn"), "srn-s", 2, "b1")
+
+
+@pytest.fixture(scope="session")
+def exporter():
+    """Skip where the packages that exporting needs are not installed."""
+    for name in ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "skimage"):
+        pytest.importorskip(name, reason=f"{name} is not installed; exporting needs it")
+
+
+@pytest.fixture()
+def fails(run_cli):
+    """Run a command that must end with exit code 1 and `error:` on stderr; return what stderr says."""
+
+    def check(*args):
+        result = run_cli(*args)
+        assert result.exit_code == 1, (result.exit_code, result.stdout, result.stderr, result.exception)
+        assert isinstance(result.exception, SystemExit)
+        assert result.stdout == ""
+        assert "Traceback" not in result.stderr
+        return result.stderr
+
+    return check

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from sr_deploy.core.manifest import Manifest, write_artifact
+from sr_deploy.core.rows import read_rows
+
+
+@pytest.fixture()
+def data(tmp_path):
+    """A folder with one small photograph-like image."""
+    pytest.importorskip("cv2", reason="opencv is not installed; it reads and writes the images")
+    from sr_deploy.core.images import imresize, write_png
+
+    folder = tmp_path / "Tiny" / "HR"
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    write_png(folder / "one.png", imresize(noise, scale=6))
+    return folder
+
+
+@pytest.fixture()
+def rtx_engine(tmp_path):
+    """What passes for an RTX engine: nothing here can run it."""
+
+    def write(temporary):
+        temporary.write_bytes(b"vtrt")
+        return Manifest(
+            kind="engine",
+            model="m_x2",
+            variant="d1",
+            arch="asrn",
+            scale=2,
+            min_shape=(8, 8),
+            opt_shape=(8, 8),
+            max_shape=(8, 8),
+            input_dtype="fp16",
+            output_dtype="fp16",
+            precision_asked="fp16",
+            precision_obtained="fp16",
+            target="rtx",
+            parent_sha256="ab" * 32,
+            command="",
+            versions={},
+        )
+
+    path = tmp_path / "m_x2.d1.8x8.fp16.engine"
+    write_artifact(path, write)
+    return path
+
+
+def test_a_checkpoint_and_an_engine_that_cannot_run_here(run_cli, asrn, rtx_engine, data, tmp_path):
+    args = ["bench", asrn, rtx_engine, "--variants", "d1", "--data", data, "--lr", "16x16", "--runs", "2"]
+    result = run_cli(*args, "--json", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    measured, failed = json.loads(result.stdout)
+    assert (measured["model"], measured["variant"], measured["set"], measured["runs"]) == ("tiny-asrn_x2", "d1", "Tiny", 2)
+    assert measured["psnr_db"] > 0 and measured["latency_ms_median"] > 0 and measured["input_hw"] == [16, 16]
+    assert failed["backend"] == "tensorrt-rtx" and "RTX GPU" in failed["error"]
+    assert all(failed[k] is None for k in ("psnr_db", "latency_ms_median", "mem_peak_mib", "runs"))
+    assert [row.model for row in read_rows(tmp_path / "out" / "rows.jsonl")] == ["tiny-asrn_x2", "m_x2"]
+    table = run_cli(*args)
+    assert table.stdout.startswith("| Model") and "not run: m_x2.d1.8x8.fp16.engine" in table.stdout
+    assert "#Params" not in table.stderr and "tiny-asrn_x2.d1" in table.stderr
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [("absent.onnx", "there is no file"), ("absent.engine", "there is no file"), ("absent.safetensors", "there is no")],
+)
+def test_a_missing_file(fails, tmp_path, name, words):
+    if name.endswith("safetensors"):
+        pytest.importorskip("torch", reason="torch is not installed; it runs checkpoints")
+    assert words in fails("bench", tmp_path / name)
+
+
+def test_an_engine_edited_after_its_manifest_was_written(fails, rtx_engine):
+    rtx_engine.write_bytes(b"vtrT")
+    assert "was changed after its manifest was written" in fails("bench", rtx_engine)
+
+
+def test_an_empty_folder_a_variant_that_is_not_held_and_bad_data(fails, asrn, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "holds no .onnx or .engine file" in fails("bench", tmp_path / "empty")
+    assert "holds no variant 'd9'; it holds d1, d2" in fails("bench", asrn, "--variants", "d9")
+    assert "holds no images" in fails("bench", asrn, "--variants", "d1", "--data", tmp_path / "empty")
+    assert "there is no folder" in fails("bench", asrn, "--variants", "d1", "--data", tmp_path / "absent")
+
+
+def test_a_text_file_named_onnx(run_cli, tmp_path, data):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    (tmp_path / "text.onnx").write_text("just text\n")
+    result = run_cli("bench", tmp_path / "text.onnx", "--data", data)
+    assert "text.onnx is not an ONNX model" in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr and not isinstance(result.exception, Exception)
+    assert result.exit_code == 1
+
+
+def test_an_output_folder_that_cannot_be_written_is_found_before_measuring(fails, tmp_path, rtx_engine):
+    error = fails("bench", rtx_engine, "-o", rtx_engine / "below")
+    assert "cannot write to the folder" in error and error.startswith("error: ")
+
+
+def test_a_perfect_score_is_shown_not_a_crash(run_cli, tmp_path):
+    """Infinite PSNR has no number in JSON; it must not end the whole run either."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed; it makes the graph")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    pytest.importorskip("cv2", reason="opencv is not installed; it reads and writes the images")
+    from sr_deploy.core.images import write_png
+
+    info = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 3, s, s]) for n, s in (("lr", 16), ("sr", 32))]
+    scales = onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")
+    node = onnx.helper.make_node("Resize", ["lr", "", "scales"], ["sr"], mode="nearest")
+    graph = onnx.helper.make_graph([node], "g", info[:1], info[1:], [scales])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(tmp_path / "nearest.onnx"))
+    (tmp_path / "grey").mkdir()
+    write_png(tmp_path / "grey" / "flat.png", np.full((32, 32, 3), 128, np.uint8))
+    result = run_cli("bench", tmp_path / "nearest.onnx", "--data", tmp_path / "grey", "--runs", "2", "--json")
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    (row,) = json.loads(result.stdout)
+    assert row["ssim"] == 1 and row["psnr_db"] is None and row["latency_ms_median"] > 0

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sr_deploy.core.manifest import read_manifest
+from sr_deploy.core.target import target_names
+
+
+@pytest.fixture(scope="session")
+def graph(exporter, asrn, tmp_path_factory):
+    """A real FP32 graph for the CPU with its manifest."""
+    from sr_deploy.export.pipeline import onnx_from_checkpoint
+
+    folder = tmp_path_factory.mktemp("graph")
+    return onnx_from_checkpoint(asrn, folder, variants="d1", sizes=["16x16"], target="cpu")[0]
+
+
+@pytest.fixture()
+def own_graph(graph, tmp_path):
+    """A copy that a test may spoil."""
+    path = tmp_path / graph.name
+    path.write_bytes(graph.read_bytes())
+    path.with_name(path.name + ".json").write_text(graph.with_name(graph.name + ".json").read_text())
+    return path
+
+
+def test_targets_lists_every_profile_and_why_one_cannot_be_built_here(run_cli):
+    listed = {p["name"]: p for p in json.loads(run_cli("targets", "--json").stdout)}
+    assert sorted(listed) == target_names()
+    assert "TensorRT >=8.5,<8.6" in listed["xavier"]["why_unavailable"] and listed["xavier"]["opset"] == 17
+    table = run_cli("targets").stdout
+    for name, profile in listed.items():
+        assert f"| {name} " in table
+        assert (f"* {name}: {profile['why_unavailable']}" in table) == bool(profile["why_unavailable"])
+
+
+def test_an_engine_s_path_is_the_data(run_cli, graph, tmp_path):
+    args = ["build-engine", graph.parent, "--target", "cpu", "-o", tmp_path / "out"]
+    first, second = run_cli(*args), run_cli(*args)
+    assert first.exit_code == 0, first.stderr
+    engine = tmp_path / "out" / "tiny-asrn_x2.d1.16x16.fp32.engine"
+    assert first.stdout == second.stdout == f"{engine}\n"
+    assert "built in" in first.stderr and "up to date" in second.stderr
+    assert read_manifest(engine).parent_sha256 == read_manifest(graph).sha256
+
+
+def test_the_default_folder_is_the_target_s(run_cli, graph, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run_cli("build-engine", graph, "--target", "cpu")
+    assert result.stdout.replace("\\", "/").startswith("engines/built/cpu/tiny-asrn_x2"), result.stderr
+
+
+def test_a_graph_edited_after_its_manifest_was_written(fails, own_graph, tmp_path):
+    data = own_graph.read_bytes()
+    own_graph.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    error = fails("build-engine", own_graph, "--target", "cpu", "-o", tmp_path / "out")
+    assert "was changed after its manifest was written" in error and "hint: export or build it again" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_fp32_graph_for_rtx(fails, graph, tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    error = fails("build-engine", graph, "--target", "rtx", "-o", tmp_path / "out")
+    assert "is an FP32 graph" in error and "strongly typed" in error and "hint: export it again with --target rtx" in error
+
+
+def test_a_board_s_engine(fails, graph, tmp_path):
+    error = fails("build-engine", graph, "--target", "xavier", "-o", tmp_path / "out")
+    assert "cannot build for 'xavier' here" in error and "TensorRT >=8.5,<8.6" in error and "hint: " in error and "trtexec --onnx=" in error
+
+
+@pytest.mark.parametrize(
+    "name, content, target, words",
+    [
+        ("absent.onnx", None, "cpu", ["there is no file", "srdeploy export"]),
+        ("text.onnx", b"just text\n", "cpu", ["text.onnx is not an ONNX graph", "srdeploy export"]),
+        ("empty.onnx", b"", "cpu", ["is not an ONNX graph"]),
+        ("bare.onnx", b"\x08\x08", "cpu", ["has no manifest"]),
+        ("bare.onnx", b"\x08\x08", "xavir", ["unknown target 'xavir'", "did you mean 'xavier'?"]),
+    ],
+)
+def test_bad_graphs_and_targets(fails, tmp_path, name, content, target, words):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    error = fails("build-engine", tmp_path / name, "--target", target, "-o", tmp_path / "out")
+    assert error.startswith("error: ") and all(word in error for word in words), error
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_folder_and_a_folder_that_cannot_be_written(fails, graph, tmp_path):
+    assert "holds no .onnx file" in fails("build-engine", tmp_path, "--target", "cpu", "-o", tmp_path / "out")
+    error = fails("build-engine", graph, "--target", "cpu", "-o", graph / "below")
+    assert "cannot write to the folder" in error and "-o" in error

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+
+import click
+import pytest
+
+import sr_deploy
+from sr_deploy.cli import main as module
+from sr_deploy.cli.main import main
+from sr_deploy.core.errors import InputError
+
+COMMANDS = sorted(main.commands)
+
+
+def test_the_issue_s_commands_are_there():
+    assert {"models", "complexity", "import-checkpoint", "export", "targets", "build-engine", "bench", "train"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help(run_cli, command, flag):
+    result = run_cli(*filter(None, [command, flag]))
+    assert result.exit_code == 0 and result.stderr == ""
+    assert result.stdout.startswith("Usage:")
+    described = main if command is None else main.commands[command]
+    assert described.help.split(".")[0].split("\n")[0][:40] in " ".join(result.stdout.split())
+    for parameter in described.params:
+        assert not isinstance(parameter, click.Option) or parameter.opts[0] in result.stdout
+    if command is None:
+        assert all(name in result.stdout for name in COMMANDS)
+
+
+def test_version(run_cli):
+    result = run_cli("--version")
+    assert (result.exit_code, result.stdout) == (0, f"srdeploy, version {sr_deploy.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["no-such-command"],
+        ["--no-such-option"],
+        ["complexity"],
+        ["complexity", "asrn_x4", "--counter", "thop"],
+        ["export", "asrn_x4"],
+        ["export", "asrn_x4", "-o", "x", "--precision", "int8"],
+        ["build-engine", "x.onnx"],
+        ["bench"],
+        ["bench", "x.onnx", "--metric", "lpips"],
+        ["bench", "x.onnx", "--runs", "0"],
+        ["import-checkpoint", "asrn", "x.pth"],
+        ["train", "x"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2_on_stderr(run_cli, args):
+    result = run_cli(*args)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Usage:" in result.stderr and "Error:" in result.stderr
+
+
+@pytest.mark.parametrize("hint", ["", "try harder"])
+def test_an_error_of_ours_is_exit_code_1_with_error_and_hint(run_cli, monkeypatch, hint):
+    def fail(name):
+        raise InputError("it is broken", hint=hint)
+
+    monkeypatch.setattr("sr_deploy.cli.build_engine.load_target", fail)
+    result = run_cli("targets")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "error: it is broken\n" + (f"\nhint: {hint}\n" if hint else "")
+
+
+def test_another_package_s_absence_is_told_with_the_pip_line_and_a_bug_is_not_hidden(run_cli, monkeypatch):
+    def fail(name):
+        raise ModuleNotFoundError(f"No module named '{missing}'", name=missing)
+
+    monkeypatch.setattr("sr_deploy.cli.build_engine.load_target", fail)
+    missing = "torch"
+    result = run_cli("targets")
+    assert result.exit_code == 1
+    assert "error: srdeploy targets needs the package 'torch'" in result.stderr and "hint: pip install" in result.stderr
+    missing = "sr_deploy.typo"
+    assert isinstance(run_cli("targets").exception, ModuleNotFoundError)
+
+
+def test_a_bug_of_ours_is_not_dressed_up_as_an_error(run_cli, monkeypatch):
+    monkeypatch.setattr("sr_deploy.cli.build_engine.load_target", lambda name: 1 / 0)
+    assert isinstance(run_cli("targets").exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("command", ["targets", "models", "recipes"])
+def test_json_parses_and_is_all_there_is_on_stdout(run_cli, command):
+    if command == "recipes":
+        pytest.importorskip("sr_deploy.train.recipes", reason="the recipes need torch, which is not installed")
+    result = run_cli(command, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert isinstance(json.loads(result.stdout), (list, dict))
+
+
+def test_no_escape_codes(run_cli):
+    for args in (["--help"], ["targets"], ["models"], ["bogus"]):
+        result = run_cli(*args)
+        assert "\x1b" not in result.stdout + result.stderr
+
+
+def test_it_runs_as_a_module_and_a_closed_pipe_is_no_traceback(run_python):
+    code = (
+        "import os, subprocess, sys\n"
+        "r, w = os.pipe(); os.close(r)\n"
+        "p = subprocess.run([sys.executable, '-m', 'sr_deploy.cli.main', 'targets'], stdout=w, stderr=subprocess.PIPE)\n"
+        "print(p.stderr.decode())\n"
+    )
+    result = run_python("-c", code)
+    assert result.returncode == 0 and "Traceback" not in result.stdout, result.stdout
+    assert run_python("-m", "sr_deploy.cli.main", "--version").stdout.startswith("srdeploy, version")
+
+
+def test_the_packages_that_get_a_pip_line_are_the_export_extra_s():
+    from sr_deploy.core.files import data_folder
+
+    setup = data_folder("models").parent / "setup.cfg"
+    if not setup.is_file():
+        pytest.skip("this is an installed wheel: there is no setup.cfg to compare with")
+    import configparser
+
+    parser = configparser.ConfigParser()
+    parser.read(str(setup), encoding="utf-8")
+    extra = {line.split(">")[0].split("<")[0].strip() for line in parser["options.extras_require"]["export"].split("\n") if line}
+    modules = {"opencv-python-headless": "cv2", "scikit-image": "skimage"}
+    assert {modules.get(name, name) for name in extra} == set(module._EXPORT_PACKAGES)

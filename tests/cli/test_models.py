@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+
+import pytest
+
+CODE_RAN = "code-ran"
+
+
+@pytest.fixture()
+def torch():
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    return pytest.importorskip("torch", reason="torch is not installed")
+
+
+def test_models_lists_what_is_shipped(run_cli):
+    listed = json.loads(run_cli("models", "--json").stdout)
+    for model in listed:
+        assert set(model) == {"name", "arch", "scale", "variants", "path"} and model["variants"]
+        assert os.path.isfile(model["path"])
+    table = run_cli("models").stdout
+    assert table.startswith("| name") and all(model["name"] in table for model in listed)
+
+
+def test_complexity_of_a_bare_name(torch, run_cli):
+    counts = json.loads(run_cli("complexity", "asrn_x2", "--variant", "d1", "--lr", "16x24", "--json").stdout)
+    assert set(counts) == {"params", "macs", "acts", "convs", "counter", "uncounted"}
+    assert all(isinstance(counts[k], int) for k in ("params", "macs", "acts", "convs")) and counts["counter"] == "hooks"
+    text = run_cli("complexity", "asrn_x2", "--variant", "d1", "--lr", "16x24").stdout
+    assert f"{counts['params'] / 1e6:.6f} M" in text and "16x24" in text and "hooks" in text
+
+
+def test_complexity_of_a_checkpoint_is_that_of_its_architecture(torch, run_cli, asrn):
+    args = ["--variant", "d2", "--lr", "16x16", "--counter", "fvcore", "--json"]
+    assert run_cli("complexity", asrn, *args).stdout == run_cli("complexity", "asrn_x2", *args).stdout != ""
+
+
+def test_an_architecture_takes_any_depth_but_a_checkpoint_its_own(torch, run_cli, fails, asrn):
+    assert run_cli("complexity", "asrn_x2", "--variant", "d9", "--lr", "8x8").exit_code == 0
+    error = fails("complexity", asrn, "--variant", "d9", "--lr", "8x8")
+    assert "error: this asrn_x2 checkpoint holds no variant 'd9'; it holds d1, d2" in error
+    assert "hint: did you mean 'd" in error
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (["asrn_x9"], ["no scale x9", "x2, x3, x4"]),
+        (["asrm_x4"], ["there is no model 'asrm_x4'"]),
+        (["asrn_x4", "--variant", "c8"], ["'c8' is not a variant", "d5"]),
+        (["asrn_x4", "--variant", "five"], ["'five' is not a variant"]),
+        (["asrn_x4", "--lr", "256"], ["'256' is not a size", "256x512"]),
+        (["srn_x4", "--lr", "8x64"], ["8x64 pixels is too small for srn_x4", "15x15"]),
+        (["absent.safetensors"], ["there is no", "absent.safetensors"]),
+    ],
+)
+def test_bad_arguments(torch, fails, args, words):
+    error = fails("complexity", *args)
+    assert error.startswith("error: ") and all(word in error for word in words), error
+
+
+# What a checkpoint may not be.
+
+
+def damaged(asrn, tmp_path, how):
+    path = tmp_path / asrn.name
+    data, card = asrn.read_bytes(), asrn.with_suffix(".json").read_text()
+    if how == "truncated":
+        data = data[: len(data) // 2]
+    elif how == "empty":
+        data = b""
+    elif how == "text":
+        data = b"just text\n"
+    elif how == "edited":
+        data = data[:-1] + bytes([data[-1] ^ 1])
+    elif how == "card key":
+        card = card.replace('"arch"', '"archi"')
+    elif how == "card text":
+        card = card.replace(":", " ", 1)
+    path.write_bytes(data)
+    if how != "no card":
+        path.with_suffix(".json").write_text(card)
+    return path
+
+
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ("truncated", "is not a whole safetensors file"),
+        ("empty", "is not a whole safetensors file"),
+        ("text", "is not a whole safetensors file"),
+        ("edited", "is not the file its card describes"),
+        ("card key", "unknown key 'archi'"),
+        ("card text", "line 2: not valid JSON"),
+        ("no card", "has no card"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(torch, fails, asrn, tmp_path, how, words):
+    path = damaged(asrn, tmp_path, how)
+    for command in (["complexity", path], ["export", path, "-o", tmp_path / "out"]):
+        if command[0] == "export":
+            pytest.importorskip("onnx", reason="onnx is not installed")
+        assert words in fails(*command)
+    assert not (tmp_path / "out").exists()
+
+
+# Importing.
+
+
+class Code:
+    """Unpickling this makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def write_bad(torch, path, how):
+    if how == "code":
+        path.write_bytes(pickle.dumps({"weight": Code(str(path.with_name(CODE_RAN)))}, protocol=2))
+    elif how == "code in torch's own format":
+        torch.save({"weight": Code(str(path.with_name(CODE_RAN)))}, str(path))
+    elif how == "truncated":
+        torch.save({"weight": torch.zeros(1000)}, str(path))
+        path.write_bytes(path.read_bytes()[:2000])
+    elif how == "text":
+        path.write_text("just text\n")
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "a list":
+        torch.save([torch.zeros(1)], str(path))
+
+
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ("code", "cannot be read as weights"),
+        ("code in torch's own format", "cannot be read as weights"),
+        ("truncated", "cannot be read as weights"),
+        ("text", "cannot be read as weights"),
+        ("empty", "cannot be read as weights"),
+        ("a list", "holds no state dict"),
+        ("missing", "there is no file"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["asrn_x4", "imdeception-ntire2022"])
+def test_a_file_that_is_no_weights_is_refused_and_no_code_runs(torch, fails, tmp_path, kind, how, words):
+    write_bad(torch, tmp_path / "w.pth", how)
+    error = fails("import-checkpoint", kind, tmp_path / "w.pth", "-o", tmp_path / "out")
+    assert error.startswith("error: ") and words in error and "w.pth" in error
+    assert not (tmp_path / CODE_RAN).exists() and not (tmp_path / "out").exists()
+
+
+def test_the_pickle_used_above_does_run_code_where_it_is_trusted(tmp_path):
+    pickle.loads(pickle.dumps(Code(str(tmp_path / CODE_RAN))))
+    assert (tmp_path / CODE_RAN).exists()
+
+
+def state_dict(torch, variant="d1", scale=2):
+    from sr_deploy.core.spec import Variant
+    from sr_deploy.nets import ARCHITECTURES
+
+    torch.manual_seed(0)
+    return ARCHITECTURES["asrn"].build(scale, Variant.parse(variant)).state_dict()
+
+
+@pytest.mark.parametrize("kind", ["asrn", "asrn_x2"])
+def test_a_state_dict_of_ours_comes_in(torch, run_cli, tmp_path, kind):
+    torch.save({"params": {f"module.{k}": v for k, v in state_dict(torch).items()}}, str(tmp_path / "my net.pth"))
+    result = run_cli("import-checkpoint", kind, tmp_path / "my net.pth", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    path = result.stdout.strip()
+    assert path == str(tmp_path / "out" / "my-net_x2.safetensors")
+    assert json.loads(run_cli("complexity", path, "--lr", "8x8", "--json").stdout)["params"] == sum(
+        v.numel() for v in state_dict(torch).values()
+    )
+
+
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        ("asrm", ["unknown kind of checkpoint 'asrm'", "imdeception-ntire2022", "did you mean 'asrn'?"]),
+        ("asrn_x4", ["does not fit its network"]),
+        ("imdeception", ["does not fit its network"]),
+        ("asrn_x9", ["no scale x9"]),
+    ],
+)
+def test_weights_of_another_network_are_refused(torch, fails, tmp_path, kind, words):
+    torch.save(state_dict(torch), str(tmp_path / "w.pth"))
+    error = fails("import-checkpoint", kind, tmp_path / "w.pth", "-o", tmp_path / "out")
+    assert all(word in error for word in words), error
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_not_finite_are_refused(torch, fails, tmp_path):
+    weights = state_dict(torch)
+    weights["body.0.reduce.bias"][3] = float("nan")
+    torch.save(weights, str(tmp_path / "w.pth"))
+    assert "'body.0.reduce.bias' holds values that are not finite" in fails(
+        "import-checkpoint", "asrn", tmp_path / "w.pth", "-o", tmp_path / "out"
+    )
+
+
+def test_an_output_folder_that_cannot_be_written(torch, fails, tmp_path):
+    torch.save(state_dict(torch), str(tmp_path / "w.pth"))
+    error = fails("import-checkpoint", "asrn", tmp_path / "w.pth", "-o", tmp_path / "w.pth" / "out")
+    assert "cannot write to the folder" in error and "hint: give a folder" in error

@@ -1,0 +1,129 @@
+import collections
+import functools
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from sr_deploy.core.errors import ExportError
+from sr_deploy.core.sizes import parse_sizes
+from sr_deploy.core.spec import Variant
+from sr_deploy.export import opset as opsets
+from sr_deploy.export.graph import graph_from_network
+from sr_deploy.nets import ARCHITECTURES
+from sr_deploy.runtime.ort import raw_session
+
+DEBRIS = set("Shape Gather If Constant ConstantOfShape Identity Loop Scan Cast Unsqueeze Squeeze Range".split())
+# arch, variant, scale, LR size, configuration
+STATIC = [
+    ("asrn", "d2", 4, "24x24", None),
+    ("asrn", "d1", 3, "7x5", None),
+    ("imdeception", "c4", 2, "24x24", None),
+    ("imdeception", "c4-nla", 4, "32x48", None),
+    ("srn", "b1", 2, "15x24", None),
+    ("srn-s", "b1", 4, "24x24", None),
+    ("edsr", "b1", 3, "24x24", {"channels": 8}),
+]
+DYNAMIC = [("asrn", "d1", 4, None), ("imdeception", "c4-nla", 2, None), ("srn-s", "b1", 2, None), ("edsr", "b1", 2, {"channels": 8})]
+
+
+def network(arch, variant, scale, config):
+    torch.manual_seed(0)
+    net = ARCHITECTURES[arch].build(scale, Variant.parse(variant), config)
+    if "nla" in variant:
+        with torch.no_grad():  # or the attention is nearly a mean, and a mistake in it invisible
+            for block in net.nla.values():
+                block.qkv.weight.mul_(20)
+    return net
+
+
+@functools.lru_cache(maxsize=None)
+def exported(i):
+    arch, variant, scale, size, config = STATIC[i]
+    net = network(arch, variant, scale, config)
+    return net, graph_from_network(net, parse_sizes(size), opset=18)
+
+
+def compare(net, graph, hw):
+    x = torch.rand(1, 3, *hw)
+    with torch.inference_mode():
+        expected = net(x).numpy()
+    y = raw_session(graph.SerializeToString()).run(None, {"lr": x.numpy()})[0]
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5)
+
+
+def test_every_architecture_is_exported_here():
+    assert {case[0] for case in STATIC} == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("i", range(len(STATIC)), ids=[f"{a}-{v}-x{s}" for a, v, s, *_ in STATIC])
+@pytest.mark.parametrize("opset", [18, 17, 13])
+def test_static_graphs_are_clean_and_equal_torch(i, opset):
+    net, full = exported(i)
+    graph = opsets.lower(full, opset)
+    opsets.check(graph, opset)
+    h, w = parse_sizes(STATIC[i][3]).opt
+    scale = STATIC[i][2]
+    assert [v.name for v in graph.graph.input] == ["lr"] and [v.name for v in graph.graph.output] == ["sr"]
+    shapes = [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in (graph.graph.input[0], graph.graph.output[0])]
+    assert shapes == [[1, 3, h, w], [1, 3, scale * h, scale * w]]
+    assert not DEBRIS & {n.op_type for n in graph.graph.node}
+    assert not any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for n in graph.graph.node for a in n.attribute)
+    compare(net, graph, (h, w))
+
+
+@pytest.mark.parametrize("i", range(len(STATIC)), ids=[f"{a}-{v}-x{s}" for a, v, s, *_ in STATIC])
+def test_graphs_hold_no_trace_of_the_machine(i):
+    graph = exported(i)[1]
+    data = graph.SerializeToString()
+    for word in (".py", "site-packages", "pkg.torch", "stack_trace", str(Path(sr_deploy.__file__).parent), sys.prefix, str(Path.home())):
+        assert word.encode() not in data
+    assert (graph.producer_name, graph.producer_version, graph.doc_string) == ("srdeploy", "", "")
+    assert not graph.metadata_props and not graph.functions
+
+
+def test_graph_from_network_writes_the_opset_asked_for():
+    net = network("asrn", "d1", 2, None)
+    graph = graph_from_network(net, parse_sizes("8x8"), opset=17)
+    assert [(e.domain, e.version) for e in graph.opset_import] == [("", 17)]
+    operators = collections.Counter(n.op_type for n in graph.graph.node)
+    assert operators["Conv"] + operators["ConvTranspose"] == sum(1 for m in net.modules() if hasattr(m, "kernel_size"))
+
+
+def test_the_same_network_gives_the_same_bytes():
+    net = network("asrn", "d1", 2, None)
+    first, second = (graph_from_network(net, parse_sizes("8x8"), opset=17).SerializeToString() for _ in range(2))
+    assert first == second
+
+
+def test_imdeception_c16_nla_is_small_at_the_size_it_is_deployed_in():
+    graph = graph_from_network(network("imdeception", "c16-nla", 4, None), parse_sizes("256x512"), opset=17)
+    assert len(graph.graph.node) <= 200
+    assert not DEBRIS & {n.op_type for n in graph.graph.node}
+    assert sum(n.op_type == "Softmax" for n in graph.graph.node) == 2
+
+
+@pytest.mark.parametrize("arch, variant, scale, config", DYNAMIC, ids=[d[0] for d in DYNAMIC])
+def test_dynamic_graphs_at_odd_sizes(arch, variant, scale, config):
+    net = network(arch, variant, scale, config)
+    graph = graph_from_network(net, parse_sizes("16x16:32x48:128x128"), opset=17)
+    ends = (graph.graph.input[0], graph.graph.output[0])
+    names = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in ends]
+    assert names == [[1, 3, "h", "w"], [1, 3, "sr_h", "sr_w"]]
+    for hw in ((16, 16), (17, 33), (37, 21), (32, 48), (64, 64)):
+        compare(net, graph, hw)
+
+
+def test_a_network_that_cannot_be_exported_is_an_export_error():
+    class Branching(torch.nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ExportError, match="torch could not export the network"):
+        graph_from_network(Branching(), parse_sizes("8x8"), opset=17)
+
+
+def test_the_exporter_prints_nothing(capfd):
+    graph_from_network(torch.nn.Conv2d(3, 3, 1).eval(), parse_sizes("8x8"), opset=17)
+    assert capfd.readouterr().out == ""
