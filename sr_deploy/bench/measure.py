@@ -15,6 +15,7 @@ import sr_deploy
 from sr_deploy.bench.evaluate import ImageSet, evaluate, image_set
 from sr_deploy.core.device import cores, cpu_name, peak_memory_mib, python_and_os
 from sr_deploy.core.errors import CannotRunHereError, InputError
+from sr_deploy.core.files import sha256_of
 from sr_deploy.core.manifest import manifest_path, read_manifest
 from sr_deploy.core.rows import BenchmarkRow
 from sr_deploy.core.session import Session
@@ -147,7 +148,8 @@ def _checkpoint_subjects(model: str, variants: Optional[str]) -> Iterator[_Subje
 
 def _artifact_subject(path: Path) -> _Subject:
     if path.suffix == ".onnx" and path.is_file() and not manifest_path(path).is_file():
-        return _Subject(BenchmarkRow(model=path.stem, variant="", backend="onnxruntime", artifact=path.name), lambda: _open_bare(path))
+        bare = BenchmarkRow(model=path.stem, variant="", backend="onnxruntime", artifact=path.name, artifact_sha256=sha256_of(path))
+        return _Subject(bare, lambda: _open_bare(path))
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     manifest = read_manifest(path)

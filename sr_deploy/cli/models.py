@@ -68,8 +68,12 @@ def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_jso
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to.")
 @click.option("--variant", help="The size the weights have, where their names do not tell.")
 @click.option("--name", help="The checkpoint's name; default: KIND or the file's own.")
+@click.option("--value-range", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+              help="The network was trained on 0 to this, 255 say; folded into its weights.")  # fmt: skip
 @click.option("--elastic", is_flag=True, help="The weights were trained to be sliced into smaller variants.")
-def import_checkpoint(kind: str, file: Path, output: Path, variant: Optional[str], name: Optional[str], elastic: bool) -> None:
+def import_checkpoint(
+    kind: str, file: Path, output: Path, variant: Optional[str], name: Optional[str], value_range: float, elastic: bool
+) -> None:
     """Bring weights in as safetensors with a card.
 
     KIND is imdeception-ntire2022 or srn-ntire2023 for the official files, or an architecture (asrn, asrn_x4) for a state
@@ -77,7 +81,7 @@ def import_checkpoint(kind: str, file: Path, output: Path, variant: Optional[str
     """
     from sr_deploy.nets.importers import checkpoint_from_file
 
-    checkpoint = checkpoint_from_file(kind, file, output, variant=variant, name=name, elastic=elastic)
+    checkpoint = checkpoint_from_file(kind, file, output, variant=variant, name=name, elastic=elastic, value_range=value_range)
     spec = checkpoint.spec
     say(f"{spec.arch} x{spec.scale}, {', '.join(spec.variants)}, {sum(v.numel() for v in checkpoint.weights.values()):,} parameters")
     emit(str(checkpoint.path))

@@ -33,12 +33,13 @@ def recipes(as_json: bool) -> None:
               help="Folder of HR images; may be repeated.")  # fmt: skip
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the checkpoint and its state.")
 @click.option("--name", help="The checkpoint's name; default: the recipe's.")
+@click.option("--init", metavar="MODEL", help="Start from this checkpoint's weights.")
 @click.option("--budget", metavar="TIME", help="Stop cleanly after 90s, 10m or 2h; the same command goes on later.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--licence", default="", help="Terms of the weights, for the card.")
 @click.option("--trained-on", default="", help="The images, in words, for the card.")
 def train(
-    recipe: str, folders: Tuple[Path, ...], output: Path, name: Optional[str], budget: Optional[str], seed: int, licence: str,
+    recipe: str, folders: Tuple[Path, ...], output: Path, name: Optional[str], init: Optional[str], budget: Optional[str], seed: int, licence: str,
     trained_on: str,
 ) -> None:  # fmt: skip
     """Train a checkpoint by RECIPE. An interrupted run is gone on with by the same command."""
@@ -52,6 +53,7 @@ def train(
         folders,
         output,
         name=name or recipe,
+        init=init,
         seed=seed,
         budget_s=_seconds(budget),
         licence=licence,

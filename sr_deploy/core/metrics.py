@@ -11,6 +11,7 @@ METRICS = ("y", "rgb")
 
 def border_px(metric: str, scale: int) -> int:
     """Return the pixels cut from every side before scoring: `scale` for Y, as papers do; 4 for RGB, as NTIRE does."""
+    _check_metric(metric)
     return {"y": scale, "rgb": 4}[metric]
 
 
@@ -49,13 +50,17 @@ def ssim(sr: np.ndarray, hr: np.ndarray, *, metric: str, border: int) -> float:
 def _scored(sr: np.ndarray, hr: np.ndarray, metric: str, border: int) -> tuple:
     if sr.shape != hr.shape:
         raise InputError(f"cannot score an image of {sr.shape} against one of {hr.shape}")
-    if metric not in METRICS:
-        raise InputError(f"unknown metric '{metric}'; expected y or rgb")
+    _check_metric(metric)
     if min(sr.shape[:2]) <= 2 * border:
         raise InputError(f"nothing is left of {sr.shape[0]}x{sr.shape[1]} pixels inside a border of {border}")
     window = slice(border, -border) if border else slice(None)
     sr, hr = sr[window, window], hr[window, window]
     return (luma(sr), luma(hr)) if metric == "y" else (sr.astype(np.float64), hr.astype(np.float64))
+
+
+def _check_metric(metric: str) -> None:
+    if metric not in METRICS:
+        raise InputError(f"unknown metric '{metric}'; expected {' or '.join(METRICS)}")
 
 
 def _blur(x: np.ndarray) -> np.ndarray:

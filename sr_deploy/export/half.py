@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from sr_deploy.core.errors import ExportError
+from sr_deploy.export import opset as opsets
 
 FP16_MAX = 65504.0
 MIN_PSNR_DB = 50.0
@@ -31,11 +32,25 @@ def fp16_graph(model: onnx.ModelProto, *, io_dtype: str) -> onnx.ModelProto:
         if tensor.data_type == TensorProto.FLOAT and np.abs(numpy_helper.to_array(tensor)).max(initial=0) > FP16_MAX:
             raise ExportError(f"the weight '{tensor.name}' exceeds FP16's largest number, {FP16_MAX:.0f}", hint="use --precision fp32")
     # No operator is kept in FP32: a graph that says FP16 is FP16 throughout.
-    half = convert_float_to_float16(copy, keep_io_types=io_dtype == "fp32", op_block_list=[])
-    for value in (half.graph.input[0], half.graph.output[0]):
-        if value.type.tensor_type.elem_type != _TYPES[io_dtype]:
-            raise ExportError(f"the FP16 graph's '{value.name}' did not become {io_dtype}")
+    half = convert_float_to_float16(copy, op_block_list=[])
+    if io_dtype == "fp32":
+        _cast_ends(half)
+    opsets.check(half, half.opset_import[0].version)
     return half
+
+
+def _cast_ends(half: onnx.ModelProto) -> None:
+    """Give an FP16 graph an FP32 input and output: a cast before its first node and one after its last."""
+    source, result = half.graph.input[0], half.graph.output[0]
+    for node in half.graph.node:
+        node.input[:] = [f"{n}_fp16" if n == source.name else n for n in node.input]
+        node.output[:] = [f"{n}_fp16" if n == result.name else n for n in node.output]
+    first = helper.make_node("Cast", [source.name], [f"{source.name}_fp16"], name="cast_in", to=TensorProto.FLOAT16)
+    last = helper.make_node("Cast", [f"{result.name}_fp16"], [result.name], name="cast_out", to=TensorProto.FLOAT)
+    half.graph.node.insert(0, first)
+    half.graph.node.append(last)
+    for value in (source, result):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
 
 
 def tensor_types(model: onnx.ModelProto) -> Dict[str, int]:

@@ -82,13 +82,16 @@ def _lowered(node: onnx.NodeProto, model: onnx.ModelProto, constants: dict, opse
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if opset < 18 and node.op_type in _REDUCTIONS:
         axes = constant(1)
-        if axes is not None:
+        if axes is not None and axes.size:
             node.attribute.append(helper.make_attribute("axes", [int(a) for a in axes]))
+        elif attributes.get("noop_with_empty_axes", 0):
+            return [helper.make_node("Identity", [node.input[0]], list(node.output), name=node.name)]
         _drop_attributes(node, "noop_with_empty_axes")
         del node.input[1:]
     if opset < 18 and node.op_type == "Resize":
-        if attributes.get("antialias", 0) or "axes" in attributes:
-            raise ExportError(f"node '{node.name}' (Resize): antialias and axes do not exist in opset {opset}")
+        policy = attributes.get("keep_aspect_ratio_policy", b"stretch")
+        if attributes.get("antialias", 0) or "axes" in attributes or policy != b"stretch":
+            raise ExportError(f"node '{node.name}' (Resize): antialias, axes and keep_aspect_ratio_policy do not exist in opset {opset}")
         _drop_attributes(node, "antialias", "keep_aspect_ratio_policy")
     if opset < 18 and node.op_type == "Split" and "num_outputs" in attributes:
         _split_by_sizes(node, model, constants, attributes, opset)
@@ -111,7 +114,7 @@ def _split_by_sizes(node: onnx.NodeProto, model: onnx.ModelProto, constants: dic
     if not size:
         raise ExportError(f"node '{node.name}' (Split) cannot be written in opset {opset}: the size it splits is not known")
     part = -(-size // parts)
-    sizes = [min(part, size - i * part) for i in range(parts)]
+    sizes = [max(min(part, size - i * part), 0) for i in range(parts)]
     tensor = numpy_helper.from_array(np.array(sizes, dtype=np.int64), f"{node.output[0]}_sizes")
     model.graph.initializer.append(tensor)
     constants[tensor.name] = tensor

@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 import sr_deploy
-from sr_deploy.core.errors import ExportError, MissingPackageError
+from sr_deploy.core.errors import ExportError, InputError, MissingPackageError
 from sr_deploy.core.files import output_folder
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.manifest import Manifest, up_to_date, write_artifact
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import HW, Sizes, hw_text, parse_sizes
 from sr_deploy.core.spec import Variant, check_min_hw
-from sr_deploy.core.target import TargetProfile, load_target
+from sr_deploy.core.target import PRECISIONS, TargetProfile, load_target
 from sr_deploy.export.graph import graph_from_network
 from sr_deploy.export.half import check_half, fp16_graph, precision_of
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
@@ -86,6 +86,8 @@ def onnx_from_checkpoint(
 def _request(precision: Optional[str], target: Optional[str]) -> _Request:
     if target is None:
         chosen = precision or "fp16"
+        if chosen not in PRECISIONS:
+            raise InputError(f"unknown precision '{chosen}'; expected {' or '.join(PRECISIONS)}")
         return _Request(chosen, graph_dtype=chosen, io_dtype="fp32", opset=DEFAULT_OPSET, target=None)
     profile = load_target(target)
     chosen = profile.check_precision(precision)

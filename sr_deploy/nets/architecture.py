@@ -32,6 +32,8 @@ class Architecture:
     """All variants that elastic weights of this largest variant can be sliced into, smallest first."""
     size_of: Callable[[Weights], Variant]
     """The variant a bare state dict was made for, read from its keys and shapes."""
+    config_of: Callable[[Weights], dict] = lambda weights: {}
+    """The configuration a bare state dict was made for, where its shapes tell."""
     published: Tuple[str, ...] = ()
     """The points `--variants all` means, where the paper's table names fewer than `points`; empty: all of them."""
     config: Mapping[str, object] = field(default_factory=dict)

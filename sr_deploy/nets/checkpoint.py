@@ -161,7 +161,7 @@ def check_finite(weights: dict, *, source: str) -> None:
 
 def is_weights(value: Any) -> bool:
     """Tell whether `value` is a flat mapping of names to tensors."""
-    return isinstance(value, dict) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
+    return isinstance(value, dict) and bool(value) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
 
 
 def _checkpoint_path(model: str) -> Path:

@@ -17,6 +17,7 @@ from typing import Any, Dict, List, Sequence
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sr_deploy.core.errors import InputError
@@ -70,10 +71,10 @@ def count(net: nn.Module, hw: Sequence[int], *, counter: str) -> Counts:
             module_acts.append(output.numel())
 
     for module in ghost.modules():
-        if isinstance(module, (*_HOOKED, nn.AdaptiveAvgPool2d)):
+        if isinstance(module, _HOOKED):
             module.register_forward_pre_hook(entered)
             module.register_forward_hook(left)
-    with torch.no_grad(), mode:
+    with torch.no_grad(), mode, _AveragePools(mode):
         ghost(torch.empty(1, 3, *hw, device="meta"))
 
     params = sum(p.numel() for p in net.parameters())
@@ -99,6 +100,7 @@ class _Operators(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.inside: List[nn.Module] = []
+        self.pooling = False
         self.macs = 0
         self.acts: List[int] = []
         self.outside_modules: Dict[str, int] = {}
@@ -135,13 +137,28 @@ class _Operators(TorchDispatchMode):
         if name in ("native_layer_norm", "native_group_norm"):
             weight = args[2] if name == "native_layer_norm" else args[1]
             return args[0].numel() * (5 if weight is not None else 4)
-        # A global AdaptiveAvgPool2d is dispatched as a mean; a mean of the network's own is not counted by fvcore.
-        pooling = bool(self.inside) and isinstance(self.inside[-1], nn.AdaptiveAvgPool2d)
-        if name in ("_adaptive_avg_pool2d", "adaptive_avg_pool2d") or (name == "mean" and pooling):
+        # A global average pooling is dispatched as a mean; a mean of the network's own is not counted by fvcore.
+        if name in ("_adaptive_avg_pool2d", "adaptive_avg_pool2d") or (name == "mean" and self.pooling):
             return args[0].numel()
         if name == "upsample_bilinear2d":
             return 4 * out.numel()
         return out.numel() if name == "upsample_nearest2d" else None
+
+
+class _AveragePools(TorchFunctionMode):
+    """Tell the operators below which of them are an adaptive average pooling's."""
+
+    def __init__(self, operators: _Operators) -> None:
+        super().__init__()
+        self._operators = operators
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        outer = self._operators.pooling
+        self._operators.pooling = outer or func is torch.nn.functional.adaptive_avg_pool2d
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self._operators.pooling = outer
 
 
 # What a user wrote, where the dispatcher has another name for it.

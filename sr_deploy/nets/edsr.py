@@ -61,5 +61,6 @@ EDSR_ARCHITECTURE = Architecture(
     points=lambda largest: (str(largest),),
     size_of=_size_of,
     config={"channels": 128},
+    config_of=lambda weights: {"channels": weights["head.bias"].shape[0]} if "head.bias" in weights else {},
     halo_px=lambda variant: 1 + 2 * variant.size + 2,  # the tail's finer grids reach less than two LR pixels
 )

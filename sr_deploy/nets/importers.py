@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Callable, Dict, Optional, Tuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sr_deploy.core.errors import CheckpointError, InputError, nearest
 from sr_deploy.core.files import output_folder
+from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.architecture import Architecture
 from sr_deploy.nets.checkpoint import (
@@ -45,30 +46,36 @@ def checkpoint_from_file(
     variant: Optional[str] = None,
     name: Optional[str] = None,
     elastic: bool = False,
+    value_range: float = 1.0,
 ) -> Checkpoint:
     """Bring a state dict in, write it to `folder` as safetensors with a card, and return it.
 
     kind: an official importer (`imdeception-ntire2022`, `srn-ntire2023`), an architecture (`asrn`: the scale is then the
     one whose shapes fit), or architecture and scale (`asrn_x3`), for state dicts with our tensor names. elastic: the weights
-    were trained to be sliced; without it the checkpoint holds the one variant it was made for.
+    were trained to be sliced; without it the checkpoint holds the one variant it was made for. value_range: the network was
+    trained on 0..value_range instead of 0..1; official importers know their own.
     Raises InputError (unknown kind, missing file) or CheckpointError (unsafe, damaged, or of another network).
     """
     weights = read_weights(file)
     check_finite(weights, source=str(file))
     if kind in IMPORTERS:
         importer = IMPORTERS[kind]
-        weights = fold_value_range(importer.convert(weights), importer.arch, importer.value_range)
+        architecture, scales = ARCHITECTURES[importer.arch], ARCHITECTURES[importer.arch].scales
+        weights, value_range = importer.convert(weights), importer.value_range
         card = {"licence": importer.licence, "trained_on": importer.trained_on, "notes": importer.notes}
-        scales: Tuple[int, ...] = ARCHITECTURES[importer.arch].scales
-        architecture = ARCHITECTURES[importer.arch]
     else:
         architecture, scales = _architecture(kind)
         card = {"notes": f"imported from {file.name}"}
     held = architecture.size_of(weights) if variant is None else architecture.parse(variant)
-    scale = _fitting_scale(architecture, scales, held, weights, source=str(file))
-    spec = architecture.spec(scale, held, elastic=elastic, **card)
-    default_name = kind if kind in IMPORTERS else re.sub(r"[^A-Za-z0-9_-]+", "-", file.stem)
-    name = name or (default_name if default_name.endswith(f"_x{scale}") else f"{default_name}_x{scale}")
+    config = architecture.config_of(weights)
+    scale = _fitting_scale(architecture, scales, held, config, weights, source=str(file))
+    weights = fold_value_range(weights, architecture.build(scale, held, config), value_range)
+    spec = architecture.spec(scale, held, elastic=elastic, config=config, **card)
+    if name is None:
+        stem = kind if kind in IMPORTERS else re.sub(r"[^A-Za-z0-9_-]+", "-", file.stem)
+        name = stem if stem.endswith(f"_x{scale}") else f"{stem}_x{scale}"
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise InputError(f"'{name}' is no name for a checkpoint; expected letters, digits, - and _")
     checkpoint = Checkpoint(name, spec, weights)
     checkpoint.network()  # builds and loads it: what is written can be used
     path = save_checkpoint(output_folder(folder), name, spec, weights)
@@ -104,13 +111,14 @@ def read_weights(file: Path) -> Dict[str, Tensor]:
     return {k: v.detach().float() for k, v in content.items()}
 
 
-def fold_value_range(weights: dict, arch: str, value_range: float) -> dict:
-    """Return the weights of the same function on 0..1 instead of 0..value_range: first and last convolution scaled."""
+def fold_value_range(weights: dict, net: nn.Module, value_range: float) -> dict:
+    """Return the weights of the same function on 0..1 instead of 0..value_range: first and last convolution of `net` scaled."""
     if value_range == 1.0:
         return weights
-    first, last = {"srn": ("head", "tail.0"), "srn-s": ("head", "tail.0")}[arch]
+    convs = [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
+    first, last = convs[0], convs[-1]
     scaled = {f"{first}.weight": value_range, f"{last}.weight": 1 / value_range, f"{last}.bias": 1 / value_range}
-    return {k: (v.double() * scaled[k]).float() if k in scaled else v for k, v in weights.items()}
+    return {k: (v.double() * scaled[k]).to(v.dtype) if k in scaled else v for k, v in weights.items()}
 
 
 def _imdeception_ntire2022(weights: dict) -> dict:
@@ -174,12 +182,12 @@ def _architecture(kind: str) -> Tuple[Architecture, Tuple[int, ...]]:
     return bare.architecture, (bare.scale,)
 
 
-def _fitting_scale(architecture: Architecture, scales: Tuple[int, ...], held: object, weights: dict, *, source: str) -> int:
+def _fitting_scale(architecture: Architecture, scales: Tuple[int, ...], held: Variant, config: dict, weights: dict, *, source: str) -> int:
     """The one scale whose network has exactly these names and shapes; the error is that of the largest scale."""
     for scale in scales:
         try:
             with torch.device("meta"):
-                check_state_dict(architecture.build(scale, held), weights, source=source)  # type: ignore[arg-type]
+                check_state_dict(architecture.build(scale, held, config), weights, source=source)
             return scale
         except CheckpointError as e:
             error = e

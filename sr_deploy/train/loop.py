@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pickle
 import time
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Callable, Optional, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError
 from sr_deploy.core.files import atomic_path, output_folder
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.architecture import Elastic
-from sr_deploy.nets.checkpoint import save_checkpoint
+from sr_deploy.nets.checkpoint import load_checkpoint, save_checkpoint
 from sr_deploy.train.data import Patches
 from sr_deploy.train.losses import asrn_full, sandwich
 from sr_deploy.train.recipes import Recipe
@@ -29,6 +30,7 @@ def checkpoint_from_images(
     output: Path,
     *,
     name: str,
+    init: Optional[str] = None,
     seed: int = 0,
     budget_s: float = math.inf,
     licence: str = "",
@@ -39,7 +41,7 @@ def checkpoint_from_images(
 
     A run that ended early (budget, Ctrl-C, a kill) leaves `NAME.state.pt`; the same call goes on from it, and ends with
     the weights of an uninterrupted run. Raises InputError without usable images, SrDeployError when the loss is not
-    finite (the last saved state stays).
+    finite (the last saved state stays). init: a checkpoint to start from, by path or shipped name.
     """
     output_folder(output)
     torch.manual_seed(seed)
@@ -48,9 +50,11 @@ def checkpoint_from_images(
     elastic = Elastic(architecture, recipe.scale, largest).to(memory_format=torch.channels_last)
     elastic.net.train()
     optimiser = torch.optim.Adam(elastic.net.parameters(), lr=recipe.peak_lr)
-    ema = {k: v.detach().clone() for k, v in elastic.net.state_dict().items()}
     state_path = output / f"{name}.state.pt"
     fingerprint = {**dataclasses.asdict(recipe), "seed": seed}
+    if init is not None:
+        fingerprint.update(_load_init(init, recipe, elastic))
+    ema = {k: v.detach().clone() for k, v in elastic.net.state_dict().items()}
     first, hours = _resume(state_path, fingerprint, elastic, optimiser, ema)
     data = Patches(folders, scale=recipe.scale, patch_lr=recipe.patch_lr, batch_size=recipe.batch_size, seed=seed)
     log(f"{len(data.pairs)} images ({len(data.too_small)} too small), steps {first} to {recipe.steps}")
@@ -68,7 +72,10 @@ def checkpoint_from_images(
         while step < recipe.steps:
             loss = _train_step(recipe, elastic, optimiser, data, step, ema)
             if not math.isfinite(loss):
-                raise SrDeployError(f"the loss is {loss} at step {step}", hint="lower the recipe's peak_lr; the last saved state is kept")
+                raise SrDeployError(
+                    f"the loss or its gradient is not finite at step {step}",
+                    hint="lower the recipe's peak_lr; the last saved state is kept",
+                )
             step += 1
             if step % 100 == 0:
                 log(f"step {step}/{recipe.steps} loss {loss:.5f} {time.monotonic() - started:.0f} s")
@@ -109,13 +116,28 @@ def _train_step(recipe: Recipe, elastic: Elastic, optimiser: torch.optim.Adam, d
         return loss.item()
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(elastic.net.parameters(), 1.0)
+    norm = torch.nn.utils.clip_grad_norm_(elastic.net.parameters(), 1.0)
+    if not torch.isfinite(norm):
+        return math.nan
     optimiser.step()
     decay = min(recipe.ema, (step + 1) / (step + 10))
     with torch.no_grad():
         for name, value in elastic.net.state_dict().items():
             ema[name].lerp_(value, 1 - decay)
     return loss.item()
+
+
+def _load_init(model: str, recipe: Recipe, elastic: Elastic) -> dict:
+    """Start from a checkpoint's weights; return what the card says about it. Raises InputError when it is of another network."""
+    start = load_checkpoint(model)
+    if (start.spec.arch, start.spec.scale, start.spec.variants[-1]) != (recipe.arch, recipe.scale, str(elastic.largest)):
+        raise InputError(
+            f"'{model}' is {start.spec.arch}_x{start.spec.scale} {start.spec.variants[-1]}; the recipe trains "
+            f"{recipe.arch}_x{recipe.scale} {elastic.largest}",
+            hint="start from a checkpoint of the same architecture, scale and size",
+        )
+    elastic.net.load_state_dict(start.weights)
+    return {"init": start.name, "init_sha256": start.spec.weights_sha256, "init_training": start.spec.training}
 
 
 def one_cycle(progress: float) -> float:
@@ -136,6 +158,6 @@ def _resume(path: Path, fingerprint: dict, elastic: Elastic, optimiser: torch.op
         optimiser.load_state_dict(state["optimiser"])
         for name, value in state["ema"].items():
             ema[name].copy_(value)
-    except (RuntimeError, KeyError, EOFError, ValueError) as e:
+    except (RuntimeError, KeyError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as e:
         raise CheckpointError(f"{path} cannot be resumed from: {e}", hint="remove it to start again") from e
     return state["step"], state["hours"]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sr_deploy.core.errors import InputError
 from sr_deploy.nets.architecture import Elastic
 from sr_deploy.nets.linear import run_collapsed
 
@@ -19,7 +20,9 @@ def pixel_loss(name: str, sr: Tensor, hr: Tensor) -> Tensor:
         return F.l1_loss(sr, hr)
     if name == "l2":
         return F.mse_loss(sr, hr)
-    return torch.sqrt((sr - hr) ** 2 + 0.1**2).mean()
+    if name == "charbonnier":
+        return torch.sqrt((sr - hr) ** 2 + 0.1**2).mean()
+    raise InputError(f"unknown loss '{name}'; expected l1, l2 or charbonnier")
 
 
 def progressive_self_distillation(features: Sequence[Tensor]) -> Tensor:
@@ -56,7 +59,8 @@ def sandwich(elastic: Elastic, lr: Tensor, hr: Tensor, *, loss: str, rng: np.ran
     points = elastic.architecture.points(elastic.largest)
     largest = elastic(lr, points[-1])
     total = pixel_loss(loss, largest, hr)
-    for point in (points[0], points[int(rng.integers(1, len(points) - 1))]):
+    between = points[1:-1]
+    for point in (points[0], *([between[int(rng.integers(len(between)))]] if between else [])):
         sr = elastic(lr, point)
         total = total + pixel_loss(loss, sr, hr) + 0.5 * pixel_loss(loss, sr, largest.detach())
     return total

@@ -30,4 +30,6 @@ RECIPES: Dict[str, Recipe] = {
     # The paper trains with MSE, lr 1e-4 for days; L1 and one cycle get further in an hour on two cores.
     "asrn-x4-small": Recipe(arch="asrn", scale=4, method="asrn-full", steps=10_000, patch_lr=32),
     "imdeception-x4-small": Recipe(arch="imdeception", scale=4, method="sandwich", steps=8_000, patch_lr=32, batch_size=8, peak_lr=1e-3),
+    # To go on from that with --init: larger batches, half the rate.
+    "imdeception-x4-small-2": Recipe(arch="imdeception", scale=4, method="sandwich", steps=5_000, patch_lr=32, batch_size=16, peak_lr=5e-4),
 }

@@ -1,11 +1,14 @@
 import collections
 import functools
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
+import sr_deploy
 from sr_deploy.core.errors import ExportError
 from sr_deploy.core.sizes import parse_sizes
 from sr_deploy.core.spec import Variant

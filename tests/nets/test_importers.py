@@ -64,7 +64,7 @@ def test_folding_the_value_range_is_the_same_function(arch):
     net = ARCHITECTURES[arch].build(2, Variant("b", 1)).double()
     x = torch.rand(1, 3, 16, 16, dtype=torch.float64)
     wanted = net(255 * x) / 255
-    net.load_state_dict({k: v.double() for k, v in fold_value_range(net.state_dict(), arch, 255.0).items()})
+    net.load_state_dict({k: v.double() for k, v in fold_value_range(net.state_dict(), net, 255.0).items()})
     torch.testing.assert_close(net(x), wanted, rtol=0, atol=1e-6)
 
 

@@ -110,7 +110,7 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_state(images, tmp_
         return real(*args, **kwargs) * (math.nan if len(calls) == 2 else 1)
 
     monkeypatch.setattr(loop, "asrn_full", broken)
-    with pytest.raises(SrDeployError, match="the loss is nan at step 2") as e:
+    with pytest.raises(SrDeployError, match="not finite at step 2") as e:
         train(images, tmp_path)
     assert "last saved state is kept" in e.value.hint
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
