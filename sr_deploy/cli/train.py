@@ -39,8 +39,8 @@ def recipes(as_json: bool) -> None:
 @click.option("--licence", default="", help="Terms of the weights, for the card.")
 @click.option("--trained-on", default="", help="The images, in words, for the card.")
 def train(
-    recipe: str, folders: Tuple[Path, ...], output: Path, name: Optional[str], init: Optional[str], budget: Optional[str], seed: int, licence: str,
-    trained_on: str,
+    recipe: str, folders: Tuple[Path, ...], output: Path, name: Optional[str], init: Optional[str], budget: Optional[str],
+    seed: int, licence: str, trained_on: str,
 ) -> None:  # fmt: skip
     """Train a checkpoint by RECIPE. An interrupted run is gone on with by the same command."""
     from sr_deploy.train.loop import checkpoint_from_images
