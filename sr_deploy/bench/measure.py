@@ -15,7 +15,7 @@ import sr_deploy
 from sr_deploy.bench.evaluate import ImageSet, evaluate, image_set
 from sr_deploy.core.device import cores, cpu_name, peak_memory_mib, python_and_os
 from sr_deploy.core.errors import CannotRunHereError, InputError
-from sr_deploy.core.files import sha256_of
+from sr_deploy.core.files import files_in, sha256_of
 from sr_deploy.core.manifest import manifest_path, read_manifest
 from sr_deploy.core.rows import BenchmarkRow
 from sr_deploy.core.session import Session
@@ -115,7 +115,7 @@ def _measure(subject: _Subject, images: ImageSet, *, metric: str, hw: Optional[H
 def _subjects(item: str, variants: Optional[str]) -> Iterator[_Subject]:
     path = Path(item)
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix in ARTIFACT_SUFFIXES)
+        found = files_in(path, *ARTIFACT_SUFFIXES)
         if not found:
             raise InputError(f"the folder {path} holds no .onnx or .engine file")
         for artifact in found:

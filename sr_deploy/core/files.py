@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
 from pathlib import Path
-from typing import Iterator, Union
+from typing import Iterator, List, Union
 
 import sr_deploy
 from sr_deploy.core.errors import InputError
@@ -61,6 +62,15 @@ def output_folder(path: Path) -> Path:
     except OSError as e:
         raise InputError(f"cannot write to the folder {path}: {e.strerror or e}", hint="give a folder you may write to with -o") from e
     return path
+
+
+def files_in(folder: Path, *suffixes: str) -> List[Path]:
+    """Return the files of a folder with one of the suffixes, in the order people count: d2 before d10, c4 before c4-nla."""
+
+    def key(path: Path) -> list:
+        return [[(int(t), "") if t.isdigit() else (-1, t) for t in re.findall(r"\d+|\D+", part)] for part in path.name.split(".")]
+
+    return sorted((p for p in folder.iterdir() if p.suffix in suffixes and p.is_file()), key=key)
 
 
 def data_folder(name: str) -> Path:

@@ -36,7 +36,7 @@ def ntire_table(rows: Sequence[BenchmarkRow]) -> str:
         lines += markdown([h for h, _ in _COLUMNS], [[cell(r) for _, cell in _COLUMNS] for r in measured])
         lines += [""] + _conditions(measured)
     for row in (r for r in rows if r.error):
-        lines.append(f"not run: {row.artifact or row.model} {'' if row.artifact else row.variant} ({row.backend}): {row.error}")
+        lines.append(f"not run: {row.artifact or f'{row.model}.{row.variant}'} ({row.backend}): {row.error}")
     return "\n".join(lines)
 
 

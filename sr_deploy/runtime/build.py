@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Callable, List, Optional, Sequence, Union
 
 from sr_deploy.core.errors import ArtifactError, BuildError, InputError
-from sr_deploy.core.files import output_folder
+from sr_deploy.core.files import files_in, output_folder
 from sr_deploy.core.manifest import Manifest, read_manifest, up_to_date, write_artifact
 from sr_deploy.core.sizes import Sizes
 from sr_deploy.core.target import TargetProfile, load_target
@@ -54,7 +54,7 @@ def onnx_files(given: Sequence[Union[str, Path]]) -> List[Path]:
     files: List[Path] = []
     for item in given:
         path = Path(item)
-        found = sorted(path.glob("*.onnx")) if path.is_dir() else [path]
+        found = files_in(path, ".onnx") if path.is_dir() else [path]
         if not found:
             raise InputError(f"the folder {path} holds no .onnx file", hint="make some with: srdeploy export MODEL -o DIR")
         files.extend(found)

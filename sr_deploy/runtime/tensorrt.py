@@ -42,4 +42,4 @@ class TensorRTBackend:
         raise BuildError(f"cannot build for '{target.name}' here: {self.why_unavailable(target)}", hint=self.by_hand(onnx, graph))
 
     def open(self, artifact: Path, manifest: Manifest) -> Session:
-        raise CannotRunHereError(f"{artifact} needs the GPU of target '{manifest.target}' and TensorRT; this version cannot run it")
+        raise CannotRunHereError(f"it needs the GPU of target '{manifest.target}', and this version of srdeploy cannot run it yet")

@@ -107,7 +107,7 @@ class TensorRTForRTXBackend:
         )
 
     def open(self, artifact: Path, manifest: Manifest) -> Session:
-        raise CannotRunHereError(f"{artifact.name} needs an RTX GPU, and this version of srdeploy cannot run TensorRT for RTX engines yet")
+        raise CannotRunHereError("it needs an RTX GPU, and this version of srdeploy cannot run TensorRT for RTX engines yet")
 
 
 @dataclass(frozen=True)
