@@ -1,0 +1,66 @@
+"""Every shipped checkpoint, at every variant it holds, beats bicubic on every image; its card says how it was made."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch", reason="shipped checkpoints run by torch")
+pytest.importorskip("cv2", reason="reading images needs OpenCV")
+
+from sr_deploy.bench.evaluate import ImageSet, evaluate, image_set  # noqa: E402
+from sr_deploy.core.images import imresize, rgb_from_nchw  # noqa: E402
+from sr_deploy.core.session import Session  # noqa: E402
+from sr_deploy.core.shipped import read_card, shipped  # noqa: E402
+from sr_deploy.nets.checkpoint import load_checkpoint  # noqa: E402
+from sr_deploy.runtime.torch_module import TorchSession  # noqa: E402
+
+POINTS = [(path.stem, variant) for path in shipped() for variant in read_card(path).variants]
+
+
+class Bicubic(Session):
+    backend, backend_version, precision = "bicubic", "", "fp32"
+
+    def __init__(self, scale: int) -> None:
+        self.scale = scale
+
+    def _run(self, x_nchw):
+        rgb = imresize(rgb_from_nchw(x_nchw), scale=self.scale)
+        return rgb.transpose(2, 0, 1)[None].astype("float32") / 255
+
+
+@pytest.fixture(scope="module")
+def bicubic():
+    known = {}
+
+    def scores(images: ImageSet, scale: int):
+        if (images, scale) not in known:
+            known[images, scale] = evaluate(Bicubic(scale), images, metric="y").images
+        return known[images, scale]
+
+    return scores
+
+
+def beats(name: str, variant: str, images: ImageSet, bicubic) -> None:
+    checkpoint = load_checkpoint(name)
+    session = TorchSession(checkpoint.network(variant), scale=checkpoint.spec.scale, min_hw=checkpoint.spec.min_hw)
+    ours = evaluate(session, images, metric="y").images
+    gains = {a.image: a.psnr_db - b.psnr_db for a, b in zip(ours, bicubic(images, session.scale))}
+    assert all(gain > 0 for gain in gains.values()), gains
+
+
+@pytest.mark.parametrize("name, variant", POINTS)
+def test_every_variant_beats_bicubic_on_every_photograph(name, variant, bicubic):
+    beats(name, variant, image_set(), bicubic)
+
+
+@pytest.mark.parametrize("name, variant", POINTS)
+def test_every_variant_beats_bicubic_on_every_image_of_set5(name, variant, bicubic, shared_dir):
+    beats(name, variant, image_set(str(shared_dir / "data" / "Set5" / "HR")), bicubic)
+
+
+@pytest.mark.parametrize("path", shipped(), ids=lambda p: p.stem)
+def test_cards_say_how_and_from_what_they_were_made(path):
+    card = read_card(path)
+    assert card.licence and card.trained_on
+    assert {"method", "steps_done", "patch_lr", "batch_size", "images", "hours", "device"} <= set(card.training)
+    assert card.training["steps_done"] == card.training["steps"]
