@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
-from sr_deploy.core.errors import InputError
+from sr_deploy.core.errors import InputError, MissingPackageError
 from sr_deploy.core.spec import check_min_hw
 
 if TYPE_CHECKING:
-    from typing import Protocol
-
     from sr_deploy.core.manifest import Manifest
     from sr_deploy.core.target import TargetProfile
-else:
-    Protocol = object
 
 
 class Session(abc.ABC):
@@ -73,25 +69,34 @@ class Session(abc.ABC):
         """Run on a checked input."""
 
 
-class Backend(Protocol):
+class Backend(abc.ABC):
     """Build and open artifacts of one runtime. One module of `sr_deploy/runtime/` each."""
 
     name: str
 
     def why_unavailable(self, target: TargetProfile) -> str:
         """Say what is missing to build for `target` on this machine; empty when nothing is."""
+        try:
+            self.versions()
+        except MissingPackageError as e:
+            return f"{e.message}; {e.hint}"
+        return ""
 
     def by_hand(self, onnx: Path, graph: Manifest) -> str:
         """Say how a user can build the graph where this backend cannot; empty when there is no such way."""
+        return ""
 
+    @abc.abstractmethod
     def versions(self) -> Dict[str, str]:
-        """The versions of the libraries an engine built here depends on."""
+        """Return the versions of what an engine built here depends on. Raises MissingPackageError."""
 
+    @abc.abstractmethod
     def build(self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any) -> Manifest:
         """Build an engine of the graph into `temporary` and return its manifest (without SHA-256). Raises BuildError."""
 
+    @abc.abstractmethod
     def open(self, artifact: Path, manifest: Manifest) -> Session:
-        """Open an engine whose manifest was verified. Raises ArtifactError when it cannot run here."""
+        """Open an engine whose manifest was verified. Raises CannotRunHereError when this machine cannot run it."""
 
 
 def _hw(hw: Sequence[int]) -> str:

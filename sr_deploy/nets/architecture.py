@@ -79,6 +79,12 @@ def check_axis(variant: Variant, axis: str, example: str, tags: Tuple[str, ...] 
         )
 
 
+def blocks_in(weights: Weights, prefix: str) -> int:
+    """Return how many blocks a state dict has under `prefix.0.`, `prefix.1.` and so on; at least one."""
+    found = {name[len(prefix) + 1 :].partition(".")[0] for name in weights if name.startswith(prefix + ".")}
+    return max(len(found), 1)
+
+
 class Elastic(nn.Module):
     """A super-network: the largest variant's weights, run at any point of its space through differentiable slices."""
 

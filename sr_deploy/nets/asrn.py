@@ -6,14 +6,12 @@ the head and the upsampler. The paper's figures give no activation; a ReLU after
 
 from __future__ import annotations
 
-import re
-
 import torch
 from torch import Tensor, nn
 
 from sr_deploy.core.errors import CheckpointError
 from sr_deploy.core.spec import Variant
-from sr_deploy.nets.architecture import Architecture, Weights, check_axis
+from sr_deploy.nets.architecture import Architecture, Weights, blocks_in, check_axis
 
 CHANNELS = 96
 GROUPS = 4
@@ -76,11 +74,6 @@ def _slice(weights: Weights, held: Variant, wanted: Variant) -> dict:
     return {k: v for k, v in weights.items() if not k.startswith(dropped)}
 
 
-def _size_of(weights: Weights) -> Variant:
-    blocks = {m.group(1) for m in (re.match(r"body\.(\d+)\.", k) for k in weights) if m}
-    return Variant("d", max(len(blocks), 1))
-
-
 ASRN_ARCHITECTURE = Architecture(
     name="asrn",
     scales=(2, 3, 4),
@@ -89,7 +82,7 @@ ASRN_ARCHITECTURE = Architecture(
     check=lambda variant: check_axis(variant, "d", "d5"),
     slice=_slice,
     points=lambda largest: tuple(f"d{n}" for n in range(1, largest.size + 1)),
-    size_of=_size_of,
+    size_of=lambda weights: Variant("d", blocks_in(weights, "body")),
     config={"activation": "relu"},
     halo_px=lambda variant: 1 + 4 * variant.size + 1,  # head, the chain of four 3x3 in each block, the last 3x3
 )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 from torch import Tensor, nn
 
 from sr_deploy.core.errors import CheckpointError
 from sr_deploy.core.spec import Variant
-from sr_deploy.nets.architecture import Architecture, Weights, check_axis
+from sr_deploy.nets.architecture import Architecture, blocks_in, check_axis
 
 
 class EDSR(nn.Module):
@@ -46,11 +44,6 @@ def _network(*, scale: int, variant: Variant, channels: int) -> EDSR:
     return EDSR(scale=scale, blocks=variant.size, channels=channels)
 
 
-def _size_of(weights: Weights) -> Variant:
-    blocks = {m.group(1) for m in (re.match(r"blocks\.(\d+)\.", k) for k in weights) if m}
-    return Variant("b", max(len(blocks), 1))
-
-
 EDSR_ARCHITECTURE = Architecture(
     name="edsr",
     scales=(2, 3, 4),
@@ -59,7 +52,7 @@ EDSR_ARCHITECTURE = Architecture(
     check=lambda variant: check_axis(variant, "b", "b20"),
     slice=lambda weights, held, wanted: dict(weights),
     points=lambda largest: (str(largest),),
-    size_of=_size_of,
+    size_of=lambda weights: Variant("b", blocks_in(weights, "blocks")),
     config={"channels": 128},
     config_of=lambda weights: {"channels": weights["head.bias"].shape[0]} if "head.bias" in weights else {},
     halo_px=lambda variant: 1 + 2 * variant.size + 2,  # the tail's finer grids reach less than two LR pixels

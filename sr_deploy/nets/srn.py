@@ -6,13 +6,11 @@ SRN has a 3x3 before the long skip, SRN-S has none; the challenge's entry is the
 
 from __future__ import annotations
 
-import re
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_deploy.core.spec import Variant
-from sr_deploy.nets.architecture import Architecture, Weights, check_axis
+from sr_deploy.nets.architecture import Architecture, Weights, blocks_in, check_axis
 
 CHANNELS = 64
 
@@ -68,11 +66,6 @@ def _slice(weights: Weights, held: Variant, wanted: Variant) -> dict:
     return dict(weights)  # not elastic: a checkpoint holds one size only
 
 
-def _size_of(weights: Weights) -> Variant:
-    blocks = {m.group(1) for m in (re.match(r"blocks\.(\d+)\.", k) for k in weights) if m}
-    return Variant("b", max(len(blocks), 1))
-
-
 def _architecture(name: str, *, last_conv: bool) -> Architecture:
     return Architecture(
         name=name,
@@ -82,7 +75,7 @@ def _architecture(name: str, *, last_conv: bool) -> Architecture:
         check=lambda variant: check_axis(variant, "b", "b6"),
         slice=_slice,
         points=lambda largest: (str(largest),),
-        size_of=_size_of,
+        size_of=lambda weights: Variant("b", blocks_in(weights, "blocks")),
         min_hw=(15, 15),
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 from sr_deploy.core.device import cores, cpu_model
 from sr_deploy.core.errors import ArtifactError, BuildError, CannotRunHereError, MissingPackageError
 from sr_deploy.core.manifest import Manifest
-from sr_deploy.core.session import Session
+from sr_deploy.core.session import Backend, Session
 from sr_deploy.core.target import TargetProfile
 
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -53,20 +53,10 @@ class OnnxRuntimeSession(Session):
         return y.astype(np.float32, copy=False)
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(Backend):
     """Builds by saving the optimised model. It holds for this onnxruntime version and this kind of CPU only."""
 
     name = "onnxruntime"
-
-    def why_unavailable(self, target: TargetProfile) -> str:
-        try:
-            _onnxruntime()
-        except MissingPackageError as e:
-            return f"{e.message}; {e.hint}"
-        return ""
-
-    def by_hand(self, onnx: Path, graph: Manifest) -> str:
-        return ""
 
     def versions(self) -> Dict[str, str]:
         return {"onnxruntime": _onnxruntime().__version__, "cpu": cpu_model()}

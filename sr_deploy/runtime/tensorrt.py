@@ -7,11 +7,11 @@ from typing import Any, Dict
 
 from sr_deploy.core.errors import BuildError, CannotRunHereError
 from sr_deploy.core.manifest import Manifest
-from sr_deploy.core.session import Session
+from sr_deploy.core.session import Backend, Session
 from sr_deploy.core.target import TargetProfile
 
 
-class TensorRTBackend:
+class TensorRTBackend(Backend):
     """Names what is missing. Building by TensorRT's Python API, by trtexec and over SSH is not part of this version."""
 
     name = "tensorrt"

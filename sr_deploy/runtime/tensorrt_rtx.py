@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import ArtifactError, BuildError, CannotRunHereError, MissingPackageError, TargetError
 from sr_deploy.core.manifest import Manifest
-from sr_deploy.core.session import Session
+from sr_deploy.core.session import Backend, Session
 from sr_deploy.core.target import TargetProfile
 
 MAGIC = b"vtrt"
@@ -29,20 +29,10 @@ class RTXOptions:
     """SM versions, 75 for 7.5; None: the profile's."""
 
 
-class TensorRTForRTXBackend:
+class TensorRTForRTXBackend(Backend):
     """Build by the Python package `tensorrt_rtx`."""
 
     name = "tensorrt-rtx"
-
-    def why_unavailable(self, target: TargetProfile) -> str:
-        try:
-            _tensorrt_rtx()
-        except MissingPackageError as e:
-            return f"{e.message}; {e.hint}"
-        return ""
-
-    def by_hand(self, onnx: Path, graph: Manifest) -> str:
-        return ""
 
     def versions(self) -> Dict[str, str]:
         return {"tensorrt_rtx": _tensorrt_rtx().__version__}

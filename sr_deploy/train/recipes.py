@@ -31,5 +31,5 @@ RECIPES: Dict[str, Recipe] = {
     "asrn-x4-small": Recipe(arch="asrn", scale=4, method="asrn-full", steps=10_000, patch_lr=32),
     "imdeception-x4-small": Recipe(arch="imdeception", scale=4, method="sandwich", steps=8_000, patch_lr=32, batch_size=8, peak_lr=1e-3),
     # To go on from that with --init: larger batches, half the rate.
-    "imdeception-x4-small-2": Recipe(arch="imdeception", scale=4, method="sandwich", steps=5_000, patch_lr=32, batch_size=16, peak_lr=5e-4),
+    "imdeception-x4-small-2": Recipe(arch="imdeception", scale=4, method="sandwich", steps=3_000, patch_lr=32, batch_size=16, peak_lr=5e-4),
 }
