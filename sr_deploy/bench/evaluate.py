@@ -15,7 +15,8 @@ from sr_deploy.core.samples import SAMPLE_SET, sample_files
 from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import hw_text
 
-OVERLAP_PX = 16
+DEFAULT_OVERLAP_PX = 16
+"""Of tiles whose network's reach is not known, or is the whole image."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +103,18 @@ def upscale_fitting(session: Session, x: np.ndarray) -> Tuple[np.ndarray, str]:
         bottom, right = bottom - step[0], right - step[1]
     s = session.scale
     out = np.zeros((1, 3, padded.shape[2] * s, padded.shape[3] * s), dtype=np.float32)
-    for top, keep_top, end_top in _spans(padded.shape[2], tile[0]):
-        for left, keep_left, end_left in _spans(padded.shape[3], tile[1]):
+    overlap = min(session.halo_px or DEFAULT_OVERLAP_PX, min(tile) // 4)  # a quarter: few tiles are worth more here
+    for top, keep_top, end_top in _spans(padded.shape[2], tile[0], overlap):
+        for left, keep_left, end_left in _spans(padded.shape[3], tile[1], overlap):
             part = np.ascontiguousarray(padded[:, :, top : top + tile[0], left : left + tile[1]])
             y = session.run(part)
             inside = y[:, :, (keep_top - top) * s : (end_top - top) * s, (keep_left - left) * s : (end_left - left) * s]
             out[:, :, keep_top * s : end_top * s, keep_left * s : end_left * s] = inside
-    return out[:, :, : h * s, : w * s], f"tiled {hw_text(tile)}, overlap {OVERLAP_PX} px (differs from the whole image at borders)"
+    return out[:, :, : h * s, : w * s], f"tiled {hw_text(tile)}, overlap {overlap} px: near borders not what the whole image gives"
 
 
-def _spans(size: int, tile: int) -> List[Tuple[int, int, int]]:
-    """(start, first kept, end of kept) of tiles that cover `size` and overlap by twice OVERLAP_PX where tiles are large enough."""
-    overlap = min(OVERLAP_PX, (tile - 1) // 2)
+def _spans(size: int, tile: int, overlap: int) -> List[Tuple[int, int, int]]:
+    """(start, first kept, end of kept) of tiles that cover `size`, each kept up to `overlap` from where the next one starts."""
     starts = list(range(0, max(size - tile, 0), tile - 2 * overlap)) + [size - tile]
     spans, kept = [], 0
     for start, following in zip(starts, [*starts[1:], None]):

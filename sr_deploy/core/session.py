@@ -28,6 +28,8 @@ class Session(abc.ABC):
     min_hw: Tuple[int, ...] = (1, 1)
     max_hw: Optional[Tuple[int, ...]] = None
     """None: no limit. Equal to min_hw: the one size it takes."""
+    halo_px: Optional[int] = None
+    """How many LR pixels round an output pixel it depends on, where that is known and not the whole image."""
 
     @property
     def fixed_hw(self) -> Optional[Tuple[int, int]]:

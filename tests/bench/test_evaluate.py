@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sr_deploy.bench.evaluate import OVERLAP_PX, _spans, evaluate, image_set, upscale_fitting
+from sr_deploy.bench.evaluate import _spans, evaluate, image_set, upscale_fitting
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.images import imresize, modcrop, nchw_from_rgb, read_rgb, rgb_from_nchw, write_png
 from sr_deploy.core.metrics import psnr_db, ssim
@@ -114,18 +114,35 @@ def test_tiles_of_a_pointwise_network_are_the_whole_image(hw, tile):
     assert how.startswith(f"tiled {tile[0]}x{tile[1]}, overlap ")
 
 
+@pytest.mark.parametrize("overlap", [0, 7, 16])
 @pytest.mark.parametrize("size, tile", [(n, t) for n in (40, 41, 63, 72, 100, 257) for t in (33, 40, 64) if t <= n])
-def test_tiles_are_used_only_away_from_their_inner_borders(size, tile):
-    spans = _spans(size, tile)
+def test_tiles_are_used_only_away_from_their_inner_borders(size, tile, overlap):
+    spans = _spans(size, tile, overlap)
     covered = [i for start, first, end in spans for i in range(first, end)]
     assert covered == list(range(size))
     for start, first, end in spans:
         assert 0 <= start and start + tile <= size
-        assert first == 0 or first - start >= OVERLAP_PX
-        assert end == size or start + tile - end >= OVERLAP_PX
+        assert first == 0 or first - start >= overlap
+        assert end == size or start + tile - end >= overlap
 
 
 def test_what_was_tiled_says_so(folder):
     quality = evaluate(Nearest((24, 24)), image_set(str(folder)), metric="y")
     assert quality.tiling.startswith("tiled 24x24")
     assert quality.psnr_db == pytest.approx(evaluate(Nearest(), image_set(str(folder)), metric="y").psnr_db, abs=1e-9)
+
+
+def test_tiles_that_overlap_by_the_reach_are_the_whole_image_where_it_is_larger():
+    """A 3x3 box filter with zero borders reaches one pixel: tiles flush with the image's borders make no difference."""
+
+    class Box(Nearest):
+        halo_px = 1
+
+        def _run(self, x_nchw):
+            padded = np.pad(x_nchw, ((0, 0), (0, 0), (1, 1), (1, 1)))
+            h, w = x_nchw.shape[2:]
+            box = sum(padded[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3))
+            return super()._run(box)
+
+    x = np.random.default_rng(2).random((1, 3, 50, 71), dtype=np.float32)
+    np.testing.assert_allclose(upscale_fitting(Box((24, 32)), x)[0], upscale_fitting(Box(), x)[0], rtol=0, atol=1e-5)
