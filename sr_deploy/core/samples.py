@@ -19,7 +19,7 @@ def sample_files() -> List[Path]:
     try:
         import skimage
     except ImportError as e:
-        raise MissingPackageError("scikit-image", needed_for="its sample photographs", extra="export", cause=e) from e
+        raise MissingPackageError("scikit-image", needed_for="using its sample photographs", extra="export", cause=e) from e
     folder = Path(skimage.__file__).parent / "data"
     return [folder / name for name in _FILES]
 
