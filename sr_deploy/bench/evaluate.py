@@ -69,19 +69,21 @@ def evaluate(session: Session, images: ImageSet, *, metric: str) -> Quality:
     """
     border = border_px(metric, session.scale)
     scores: List[ImageScore] = []
-    tiling = "whole"
+    tilings: List[str] = []
     for path in images.files:
         hr = modcrop(read_rgb(path), session.scale)
         if min(hr.shape[:2]) < 11 + 2 * border:
             raise InputError(f"{path} is too small to be scored: {hr.shape[0]}x{hr.shape[1]} pixels", hint="leave it out")
         lr = nchw_from_rgb(imresize(hr, scale=1 / session.scale))
         y, how = upscale_fitting(session, lr)
-        tiling = how if how != "whole" else tiling
+        tilings.append(how)
         sr = rgb_from_nchw(y)
         quality = {"metric": metric, "border": border}
         scores.append(ImageScore(path.name, psnr_db(sr, hr, **quality), ssim(sr, hr, **quality)))
     mean_psnr, mean_ssim = (float(np.mean([getattr(s, key) for s in scores])) for key in ("psnr_db", "ssim"))
-    return Quality(images.name, metric, border, mean_psnr, mean_ssim, tiling, tuple(scores))
+    return Quality(
+        images.name, metric, border, mean_psnr, mean_ssim, "; ".join(dict.fromkeys(sorted(tilings, reverse=True))), tuple(scores)
+    )
 
 
 def upscale_fitting(session: Session, x: np.ndarray) -> Tuple[np.ndarray, str]:

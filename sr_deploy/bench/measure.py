@@ -13,8 +13,8 @@ import numpy as np
 
 import sr_deploy
 from sr_deploy.bench.evaluate import ImageSet, evaluate, image_set
-from sr_deploy.core.device import cores, cpu_name, peak_memory_mib, python_and_os
-from sr_deploy.core.errors import CannotRunHereError, InputError
+from sr_deploy.core.device import cpu_name, peak_memory_mib, python_and_os
+from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
 from sr_deploy.core.files import files_in, sha256_of
 from sr_deploy.core.manifest import manifest_path, read_manifest
 from sr_deploy.core.rows import BenchmarkRow
@@ -38,39 +38,53 @@ class _Subject:
 
 
 def rows_from_artifacts(
-    given: Sequence[Union[str, Path]],
+    given: Union[str, Path, Sequence[Union[str, Path]]],
     *,
-    variants: Optional[str] = None,
+    variants: Union[str, Sequence[str], None] = None,
     data: str = "",
     metric: str = "y",
     lr: Optional[str] = None,
     runs: Optional[int] = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> List[BenchmarkRow]:
-    """Measure checkpoints (by torch), ONNX graphs and engines, or folders of them; return one row each.
+    """Measure checkpoints (by torch), ONNX graphs and engines, or folders of them; return one row each (see `measured`)."""
+    return list(measured(given, variants=variants, data=data, metric=metric, lr=lr, runs=runs, progress=progress))
+
+
+def measured(
+    given: Union[str, Path, Sequence[Union[str, Path]]],
+    *,
+    variants: Union[str, Sequence[str], None] = None,
+    data: str = "",
+    metric: str = "y",
+    lr: Optional[str] = None,
+    runs: Optional[int] = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Iterator[BenchmarkRow]:
+    """Yield the row of each subject as it is measured.
 
     variants: of the checkpoints, "all" or "d1,d3". data: a folder of HR images; empty: scikit-image's photographs.
     lr: the LR size latency and memory are taken at where the artifact leaves it open; None: 256x256, or what comes nearest.
     What cannot run on this machine becomes a row with its reason. Raises an SrDeployError on bad input.
     """
-    subjects = [subject for item in given for subject in _subjects(str(item), variants)]
+    if runs is not None and runs < 1:
+        raise InputError(f"{runs} timed runs; expected at least 1")
+    items = [given] if isinstance(given, (str, Path)) else given
+    subjects = [subject for item in items for subject in _subjects(str(item), variants)]
     images = image_set(data)
     hw = None if lr is None else parse_hw(lr)
-    rows = []
     for subject in subjects:
         row = _measure(subject, images, metric=metric, hw=hw, runs=runs)
         what = f"{row.model}.{row.variant} ({row.backend})" if row.variant else f"{row.model} ({row.backend})"
         quality = "identical images" if row.psnr_db is None else f"{row.psnr_db:.3f} dB"
         progress(f"{what}: " + (f"not run: {row.error}" if row.error else f"{quality}, {row.latency_ms_median:.1f} ms"))
-        rows.append(row)
-    return rows
+        yield row
 
 
 def _measure(subject: _Subject, images: ImageSet, *, metric: str, hw: Optional[HW], runs: Optional[int]) -> BenchmarkRow:
     row = replace(
         subject.row,
         device=cpu_name(),
-        threads=cores(),
         python=python_and_os(),
         git_rev=_git_revision(),
         date_utc=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -83,7 +97,7 @@ def _measure(subject: _Subject, images: ImageSet, *, metric: str, hw: Optional[H
             session.check_hw(hw)
             x = np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
             latency = measure_latency(lambda: session.run(x), runs=runs)
-    except CannotRunHereError as e:
+    except (CannotRunHereError, MissingPackageError) as e:
         return replace(row, error=e.message)
     quality = evaluate(session, images, metric=metric)
     return replace(
@@ -91,6 +105,7 @@ def _measure(subject: _Subject, images: ImageSet, *, metric: str, hw: Optional[H
         backend=session.backend,
         backend_version=session.backend_version,
         precision=session.precision,
+        threads=session.threads,
         scale=session.scale,
         input_hw=hw,
         warmup=latency.warmup,
@@ -112,7 +127,7 @@ def _measure(subject: _Subject, images: ImageSet, *, metric: str, hw: Optional[H
     )
 
 
-def _subjects(item: str, variants: Optional[str]) -> Iterator[_Subject]:
+def _subjects(item: str, variants: Union[str, Sequence[str], None]) -> Iterator[_Subject]:
     path = Path(item)
     if path.is_dir():
         found = files_in(path, *ARTIFACT_SUFFIXES)
@@ -126,7 +141,7 @@ def _subjects(item: str, variants: Optional[str]) -> Iterator[_Subject]:
         yield from _checkpoint_subjects(item, variants)
 
 
-def _checkpoint_subjects(model: str, variants: Optional[str]) -> Iterator[_Subject]:
+def _checkpoint_subjects(model: str, variants: Union[str, Sequence[str], None]) -> Iterator[_Subject]:
     from sr_deploy.nets.checkpoint import load_checkpoint
     from sr_deploy.nets.complexity import NTIRE_HW, count
     from sr_deploy.runtime.torch_module import TorchSession
@@ -168,7 +183,7 @@ def _open_bare(path: Path) -> Session:
 
 
 def _with_counts(row: BenchmarkRow, counts: Any) -> BenchmarkRow:
-    if not counts:
+    if not {"params", "macs", "acts", "convs", "counter", "uncounted"} <= set(counts):
         return row
     return replace(
         row,

@@ -30,18 +30,22 @@ def bench(
     Prints a table in the columns of the NTIRE efficient super-resolution challenge, with its conditions. What cannot run on
     this machine is listed with the reason.
     """
-    from sr_deploy.bench.measure import rows_from_artifacts
+    from sr_deploy.bench.measure import measured
     from sr_deploy.core.files import output_folder
     from sr_deploy.core.rows import append_rows
     from sr_deploy.core.tables import ntire_table
 
     if output is not None:
         output_folder(output)
-    rows = rows_from_artifacts(given, variants=variants, data=data, metric=metric, lr=lr, runs=runs, progress=say)
-    if output is not None:
-        append_rows(output / "rows.jsonl", rows)
-        say(f"added {len(rows)} rows to {output / 'rows.jsonl'}")
-    if as_json:
-        emit_json([dataclasses.asdict(row) for row in rows])
-    else:
-        emit(ntire_table(rows))
+    rows = []
+    try:
+        for row in measured(given, variants=variants, data=data, metric=metric, lr=lr, runs=runs, progress=say):
+            rows.append(row)
+    finally:  # an error half way costs no row that was measured before it
+        if as_json:
+            emit_json([dataclasses.asdict(row) for row in rows])
+        elif rows:
+            emit(ntire_table(rows))
+        if output is not None and rows:
+            append_rows(output / "rows.jsonl", rows)
+            say(f"added {len(rows)} rows to {output / 'rows.jsonl'}")

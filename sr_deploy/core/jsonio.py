@@ -63,7 +63,10 @@ def _checked(value: Any, annotation: str, what: str, error: Type[SrDeployError])
     if head == "tuple":
         if not isinstance(value, (list, tuple)):
             raise error(f"{what}: expected a list, found {value!r}")
-        element = annotation[6:-1].split(",")[0]
+        elements = [part.strip() for part in annotation[6:-1].split(",")]
+        if "..." not in elements and len(value) != len(elements):
+            raise error(f"{what}: expected {len(elements)} values, found {value!r}")
+        element = elements[0]
         return tuple(_checked(v, element, what, error) for v in value)
     expected = _PLAIN.get(head)
     wrong = expected is not None and not isinstance(value, expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Callable, Dict, Optional, Tuple
@@ -21,9 +22,9 @@ class Manifest:
     variant: str
     arch: str
     scale: int
-    min_shape: Tuple[int, ...]
-    opt_shape: Tuple[int, ...]
-    max_shape: Tuple[int, ...]
+    min_shape: Tuple[int, int]
+    opt_shape: Tuple[int, int]
+    max_shape: Tuple[int, int]
     """The LR sizes it takes; all three are the same for a static graph."""
     input_dtype: str
     output_dtype: str
@@ -46,7 +47,7 @@ class Manifest:
     """How far, in LR pixels, an output depends on its surroundings; None: on the whole image."""
     align_px: int = 1
     """Tiles must start on multiples of this for the halo to be exact."""
-    min_px: Tuple[int, ...] = (1, 1)
+    min_px: Tuple[int, int] = (1, 1)
     checks: Dict[str, object] = field(default_factory=dict)
     """Each check done, with its numbers."""
     not_checked: Tuple[str, ...] = ()
@@ -99,6 +100,14 @@ def up_to_date(artifact: Path, wanted: Manifest) -> bool:
     return all(getattr(found, key) == getattr(wanted, key) for key in recipe)
 
 
+def made_by(artifact: Path) -> str:
+    """Return the command that made a whole artifact; empty when there is none."""
+    try:
+        return read_manifest(artifact).command
+    except ArtifactError:
+        return ""
+
+
 def write_artifact(artifact: Path, write: Callable[[Path], Manifest]) -> Manifest:
     """Call `write(temporary)`, which writes the artifact and returns its manifest, and publish both; return the manifest.
 
@@ -113,6 +122,7 @@ def write_artifact(artifact: Path, write: Callable[[Path], Manifest]) -> Manifes
                 path.unlink(missing_ok=True)
     except BaseException:  # Ctrl-C between the two renames, say
         if not path.exists():
-            artifact.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                artifact.unlink()
         raise
     return manifest

@@ -34,7 +34,7 @@ class BenchmarkRow:
     """What was really computed in."""
     precision_asked: str = ""
     scale: Optional[int] = None
-    input_hw: Optional[Tuple[int, ...]] = None
+    input_hw: Optional[Tuple[int, int]] = None
     """LR (h, w) of the latency and memory measurement."""
     batch: int = 1
     protocol: str = "steady"
@@ -52,7 +52,7 @@ class BenchmarkRow:
     acts_m: Optional[float] = None
     convs: Optional[int] = None
     counter: str = ""
-    counted_hw: Optional[Tuple[int, ...]] = None
+    counted_hw: Optional[Tuple[int, int]] = None
     uncounted: Optional[dict] = None
     set: str = ""
     images: Optional[int] = None

@@ -22,6 +22,8 @@ class Session(abc.ABC):
     backend: str
     """The registry name of its backend: torch, onnxruntime, tensorrt-rtx."""
     backend_version: str
+    threads: Optional[int] = None
+    """CPU threads it computes with, where it runs on the CPU."""
     precision: str
     """What it computes in."""
     scale: int
@@ -75,13 +77,17 @@ class Backend(abc.ABC):
     """Build and open artifacts of one runtime. One module of `sr_deploy/runtime/` each."""
 
     name: str
+    package: str
+    """The key among `versions` of the library whose version a profile names."""
 
     def why_unavailable(self, target: TargetProfile) -> str:
         """Say what is missing to build for `target` on this machine; empty when nothing is."""
         try:
-            self.versions()
+            version = self.versions()[self.package]
         except MissingPackageError as e:
             return f"{e.message}; {e.hint}"
+        if not target.takes_version(version):
+            return f"{self.package} {version} is installed, and the profile is for {target.runtime_versions}"
         return ""
 
     def by_hand(self, onnx: Path, graph: Manifest) -> str:

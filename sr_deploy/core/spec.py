@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from dataclasses import dataclass, field
 from typing import Optional, Sequence, Tuple
@@ -42,15 +44,20 @@ class ModelSpec:
     """What the weights can be sliced into, smallest first; the last one is what the file holds."""
     config: dict = field(default_factory=dict)
     """Constructor arguments of the network other than scale and variant."""
-    min_hw: Tuple[int, ...] = (1, 1)
+    min_hw: Tuple[int, int] = (1, 1)
     """The smallest legal LR input, (h, w) in pixels."""
-    value_range: Tuple[float, ...] = (0.0, 1.0)
+    value_range: Tuple[float, float] = (0.0, 1.0)
     licence: str = ""
     trained_on: str = ""
     training: dict = field(default_factory=dict)
     """Recipe, steps, patch and batch sizes, hours and machine, as the trainer recorded them."""
     notes: str = ""
     weights_sha256: str = ""
+
+    @property
+    def digest(self) -> str:
+        """A short checksum of what the network is apart from its weights: architecture, scale and configuration."""
+        return hashlib.sha256(json.dumps([self.arch, self.scale, self.config], sort_keys=True).encode()).hexdigest()[:12]
 
     def variant(self, text: Optional[str]) -> Variant:
         """Return the variant named, the largest for None. Raises VariantError when the checkpoint does not hold it."""

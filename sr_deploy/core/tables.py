@@ -15,7 +15,7 @@ _COLUMNS: Tuple[Tuple[str, Callable[[BenchmarkRow], str]], ...] = (
         "Precision",
         lambda r: r.precision if r.precision_asked in ("", r.precision) else f"{r.precision} ({r.precision_asked} asked)",
     ),
-    ("PSNR [dB]", lambda r: _number(r.psnr_db, 3)),
+    ("PSNR [dB]", lambda r: _number(r.psnr_db, 3) + ("*" if "tiled" in r.tiling else "")),
     ("SSIM", lambda r: _number(r.ssim, 4)),
     ("Input", lambda r: "x".join(map(str, r.input_hw)) if r.input_hw else ""),
     ("Time [ms]", lambda r: _number(r.latency_ms_median, 2)),
@@ -57,14 +57,14 @@ def _conditions(rows: Sequence[BenchmarkRow]) -> List[str]:
     parts = [
         ("images", [f"{r.set} ({r.images})" for r in rows if r.set]),
         ("PSNR, SSIM", [f"{r.metric}, border {r.border_px}" for r in rows if r.metric]),
-        ("evaluated", [r.tiling for r in rows if r.tiling]),
+        ("evaluated", [("* " if "tiled" in r.tiling else "") + r.tiling for r in rows if r.tiling]),
         (
             "counted",
             [f"{r.counter} at {'x'.join(map(str, r.counted_hw or ()))}, multiply-accumulates" for r in rows if r.counter],
         ),
         ("runs", [f"{r.warmup} warm-up" for r in rows if r.runs] + [f"{_span([r.runs for r in rows if r.runs])} timed"]),
         ("memory", [r.mem_definition for r in rows if r.mem_definition]),
-        ("device", [f"{r.device}, {r.threads} threads" for r in rows]),
+        ("device", [f"{r.device}" + (f", {r.threads} threads" if r.threads else "") for r in rows]),
         ("software", [f"{r.backend} {r.backend_version}" for r in rows]),
     ]
     return [f"{name}: {'; '.join(dict.fromkeys(values))}" for name, values in parts if values]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
@@ -47,6 +48,17 @@ class TargetProfile:
     software: str = ""
     unsupported: Tuple[str, ...] = ()
     """What the vendor does not, or no longer, support here."""
+
+    def takes_version(self, version: str) -> bool:
+        """Tell whether a runtime's version lies in `runtime_versions`. Raises TargetError when that range is malformed."""
+        number = _version(version)
+        for bound in self.runtime_versions.split(","):
+            match = re.fullmatch(r"\s*(>=|<)\s*(\d+(?:\.\d+)*)\s*", bound)
+            if match is None:
+                raise TargetError(f"target '{self.name}': runtime_versions '{self.runtime_versions}': expected such as >=8.5,<8.6")
+            if (number >= _version(match[2])) != (match[1] == ">="):
+                return False
+        return True
 
     @property
     def digest(self) -> str:
@@ -95,6 +107,16 @@ def read_target(path: Path) -> TargetProfile:
             parse_sizes(shape)
         except InputError as e:
             raise TargetError(f"{path}: shapes: {e.message}") from e
+    if profile.workspace_mib < 0 or profile.dla_cores < 0:
+        raise TargetError(f"{path}: workspace_mib and dla_cores must not be negative")
+    if profile.runtime == "tensorrt-rtx" and not profile.compute_capabilities:
+        raise TargetError(f"{path}: compute_capabilities must not be empty for TensorRT for RTX")
+    profile.takes_version("0")  # raises on a malformed range
     if not profile.precisions or not profile.shapes:
         raise TargetError(f"{path}: precisions and shapes must not be empty")
     return profile
+
+
+def _version(text: str) -> Tuple[int, ...]:
+    """1.7.1.116 -> (1, 7, 1, 116); what follows the numbers (rc1, +cpu) is left out."""
+    return tuple(int(n) for n in re.findall(r"\d+", re.split(r"[+a-z]", text)[0]))

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from typing import Iterator
+from typing import Iterator, Optional
 
 import onnx
 import torch
@@ -33,7 +33,12 @@ def graph_from_network(net: nn.Module, sizes: Sizes, *, opset: int) -> onnx.Mode
                 dynamic_shapes=(dims,) if sizes.dynamic else None,
                 verbose=False,
             )
-    except Exception as e:  # torch's exporter raises its own and many others
+    except Exception as e:  # torch's exporter raises its own and many others, and wraps even an interruption
+        cause: Optional[BaseException] = e
+        while cause is not None:
+            if isinstance(cause, (KeyboardInterrupt, SystemExit)):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
         raise ExportError(f"torch could not export the network: {type(e).__name__}: {str(e).splitlines()[0]}") from e
     model = program.model_proto
     opsets.check(model, opsets.EXPORTED)

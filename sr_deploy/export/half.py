@@ -115,7 +115,7 @@ def check_half(half: onnx.ModelProto, images: Sequence[np.ndarray], references: 
         for tensor, peak in zip(watched, peaks):
             largest[tensor] = _larger(largest.get(tensor, 0.0), float(peak))
         dead |= bool(np.std(y) < 1e-6 < np.std(reference)) or not np.isfinite(y).all()
-        worst = min(worst, _psnr_unit(y, reference))
+        worst = min(worst, psnr_unit(y, reference))
     overflows = tuple(t for t, peak in largest.items() if not peak <= FP16_MAX)
     return HalfReport(worst, overflows, dead, largest)
 
@@ -170,7 +170,8 @@ def _as_fp32(tensor: TensorProto) -> TensorProto:
     return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
 
 
-def _psnr_unit(a: np.ndarray, b: np.ndarray) -> float:
+def psnr_unit(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the PSNR in dB of two arrays clipped to 0..1, peak 1; 120 for equal ones."""
     mse = float(np.mean((np.clip(a, 0, 1).astype(np.float64) - np.clip(b, 0, 1)) ** 2))
     return 120.0 if mse < 1e-12 else -10 * float(np.log10(mse))
 

@@ -15,13 +15,13 @@ import sr_deploy
 from sr_deploy.core.errors import ExportError, InputError, MissingPackageError
 from sr_deploy.core.files import output_folder
 from sr_deploy.core.images import nchw_from_rgb
-from sr_deploy.core.manifest import Manifest, up_to_date, write_artifact
+from sr_deploy.core.manifest import Manifest, made_by, up_to_date, write_artifact
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import HW, Sizes, hw_text, parse_sizes
-from sr_deploy.core.spec import Variant, check_min_hw
+from sr_deploy.core.spec import ModelSpec, Variant, check_min_hw
 from sr_deploy.core.target import PRECISIONS, TargetProfile, load_target
 from sr_deploy.export.graph import graph_from_network
-from sr_deploy.export.half import check_half, fp16_graph, precision_of
+from sr_deploy.export.half import MIN_PSNR_DB, check_half, fp16_graph, precision_of, psnr_unit
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
 from sr_deploy.nets.complexity import NTIRE_HW, count
 from sr_deploy.runtime.ort import raw_session
@@ -53,7 +53,7 @@ def onnx_from_checkpoint(
     model: Union[str, Path, Checkpoint],
     output: Union[str, Path],
     *,
-    variants: Optional[str] = None,
+    variants: Union[str, Sequence[str], None] = None,
     sizes: Sequence[str] = (),
     precision: Optional[str] = None,
     target: Optional[str] = None,
@@ -105,6 +105,7 @@ def _export(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Re
     full = graph_from_network(net, sizes, opset=request.opset)
     runtime = raw_session(full.SerializeToString())
     checks = _check_fp32(runtime, net, sizes, path.name)
+    checks["onnxruntime_vs_torch"]["graph"] = "this file" if request.graph_dtype == "fp32" else "the FP32 graph this file was made from"
     checks["opset"] = f"every node is of opset {request.opset}"
     not_checked: Tuple[str, ...] = ("the engine's own output: see its manifest",)
     graph = full
@@ -112,7 +113,11 @@ def _export(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Re
         half = fp16_graph(full, io_dtype=request.io_dtype)
         checks["fp16"] = _check_fp16(half, runtime, sizes, path.name)
         not_checked += ("FP16 accumulation: the check sums products in FP32",)
-        graph = half if request.graph_dtype == "fp16" else full
+        if sizes.dynamic:
+            not_checked += (f"half precision at other sizes than {hw_text(sizes.opt)}",)
+        if request.graph_dtype == "fp16":
+            graph = half
+            checks["this_file_vs_fp32_graph"] = _check_file(half, runtime, sizes, path.name)
     obtained = precision_of(graph)
     if obtained != request.graph_dtype:
         raise ExportError(f"{path.name}: the graph's tensors are {obtained}, expected {request.graph_dtype}")
@@ -130,7 +135,9 @@ def _export(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Re
         onnx.save(graph, str(temporary))
         return manifest
 
-    return _line(path, write_artifact(path, write))
+    before = made_by(path)
+    replaced = f"; replaces the one made by: {before}" if before and before != manifest.command else ""
+    return _line(path, write_artifact(path, write)) + replaced
 
 
 def _manifest(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Request) -> Manifest:
@@ -151,7 +158,7 @@ def _manifest(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _
         target=request.target.name if request.target else "",
         parent_sha256=checkpoint.spec.weights_sha256,
         command=request.command(checkpoint.name, str(variant), sizes),
-        versions=_versions(request.target),
+        versions=_versions(request.target, checkpoint.spec),
         opset=request.opset,
         halo_px=architecture.halo_px(variant),
         align_px=architecture.align_px(variant),
@@ -176,6 +183,20 @@ def _check_fp32(session: Any, net: nn.Module, sizes: Sizes, name: str) -> dict:
     return {"onnxruntime_vs_torch": {"max_abs_err": worst, "psnr_db": results}}
 
 
+def _check_file(half: onnx.ModelProto, fp32_session: Any, sizes: Sizes, name: str) -> dict:
+    """Run the FP16 graph as onnxruntime does (FP16 weights, FP32 arithmetic) against the FP32 one at the graph's sizes."""
+    session = raw_session(half.SerializeToString())
+    dtype = np.float16 if session.get_inputs()[0].type == "tensor(float16)" else np.float32
+    results = {}
+    for hw in _check_sizes(sizes):
+        x = _images(hw)[0]
+        psnr = psnr_unit(session.run(None, {"lr": x.astype(dtype)})[0], fp32_session.run(None, {"lr": x})[0])
+        if not psnr >= MIN_PSNR_DB:
+            raise ExportError(f"{name}: {psnr:.1f} dB against the FP32 graph at {hw_text(hw)}, expected at least {MIN_PSNR_DB:.0f}")
+        results[hw_text(hw)] = round(psnr, 2)
+    return {"psnr_db": results}
+
+
 def _check_fp16(half: onnx.ModelProto, fp32_session: Any, sizes: Sizes, name: str) -> dict:
     images = _images(sizes.opt)
     report = check_half(half, images, [fp32_session.run(None, {"lr": x})[0] for x in images])
@@ -191,6 +212,7 @@ def _check_fp16(half: onnx.ModelProto, fp32_session: Any, sizes: Sizes, name: st
         "overflows": 0,
         "dead_output": False,
         "images": CHECK_IMAGES,
+        "at": hw_text(sizes.opt),
         "largest_activation": {tensor: round(peak, 4) for tensor, peak in top},
     }
 
@@ -199,12 +221,17 @@ def _check_sizes(sizes: Sizes) -> List[HW]:
     """The optimum; for a dynamic graph also an odd size and one that is not square, as far as its range has them."""
     if not sizes.dynamic:
         return [sizes.opt]
+    (h0, w0), (h1, w1) = sizes.min, sizes.max
+    odd = (_nearest_odd(h0 + 21, h0, h1), _nearest_odd(w0 + 37, w0, w1))
+    wide = (min(max(64, h0), h1), min(max(112, w0), w1))
+    return list(dict.fromkeys([sizes.opt, odd, wide if wide[0] != wide[1] else (h0, w1)]))
 
-    def clamped(hw: HW) -> HW:
-        h, w = (min(max(n, sizes.min[i]), sizes.max[i]) for i, n in enumerate(hw))
-        return h, w
 
-    return list(dict.fromkeys([sizes.opt, clamped((sizes.min[0] + 21, sizes.min[1] + 37)), clamped((64, 112))]))
+def _nearest_odd(wanted: int, low: int, high: int) -> int:
+    """The odd number of a range nearest to `wanted`, or the range's end where it holds none."""
+    n = min(wanted, high)
+    n -= n % 2 == 0
+    return n if n >= low else min(low + (low % 2 == 0), high)
 
 
 def _images(hw: HW) -> List[np.ndarray]:
@@ -226,10 +253,10 @@ def _write_properties(graph: onnx.ModelProto, manifest: Manifest) -> None:
         graph.metadata_props.add(key=f"srdeploy.{key}", value=value)
 
 
-def _versions(target: Optional[TargetProfile]) -> dict:
+def _versions(target: Optional[TargetProfile], spec: ModelSpec) -> dict:
     import importlib.metadata
 
-    versions = {"srdeploy": sr_deploy.__version__}
+    versions = {"srdeploy": sr_deploy.__version__, "card": spec.digest}
     if target is not None:
         versions["profile"] = target.digest
     for package in ("torch", "onnx", "onnxscript", "onnxruntime"):

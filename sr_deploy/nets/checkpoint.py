@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, List, Optional, Union
+from typing import Any, List, Optional, Sequence, Union
 
 from torch import Tensor, nn
 
@@ -44,15 +44,16 @@ class Checkpoint:
         net.load_state_dict({name: value.clone() for name, value in weights.items()})
         return net
 
-    def variants(self, names: Optional[str]) -> List[Variant]:
-        """Return the variants of a comma-separated list; `all`, or None, are those of the paper's table.
+    def variants(self, names: Union[str, Sequence[str], None]) -> List[Variant]:
+        """Return the variants of a list, or of a comma-separated one; `all`, or None, are those of the paper's table.
 
         Raises VariantError when one is not held.
         """
         if names is None or names == "all":
             listed = [v for v in self.spec.variants if v in self.architecture.published]
             return [Variant.parse(v) for v in listed or self.spec.variants]
-        return [self.spec.variant(name) for name in dict.fromkeys(n.strip() for n in names.split(","))]
+        listed = names.split(",") if isinstance(names, str) else names
+        return [self.spec.variant(name) for name in dict.fromkeys(n.strip() for n in listed)]
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,15 @@ def load_checkpoint(model: Union[str, Path]) -> Checkpoint:
 
 def save_checkpoint(folder: Path, name: str, spec: ModelSpec, weights: dict) -> Path:
     """Write `name`.safetensors and its card into `folder`, each atomically; return the weights' path."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = folder / (name + SUFFIX)
     with atomic_path(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}, str(temporary))
+        try:
+            save_file({k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}, str(temporary))
+        except SafetensorError as e:
+            raise InputError(f"cannot write {path}: {e}", hint="is the disk full?") from e
         digest = sha256_of(temporary)
     write_text(path.with_suffix(".json"), to_json(replace(spec, weights_sha256=digest)))
     return path
@@ -198,6 +203,10 @@ def _check_fits(checkpoint: Checkpoint, *, source: str) -> None:
             raise VariantError("the card names no variants")
         largest = spec.variant(None)
         net = checkpoint.architecture.build(spec.scale, largest, spec.config)
+        if tuple(spec.value_range) != (0.0, 1.0):
+            raise CheckpointError(f"its value range is {spec.value_range}; expected 0 to 1", hint="import it with --value-range")
+        if tuple(spec.min_hw) != checkpoint.architecture.min_hw:
+            raise CheckpointError(f"its min_hw is {spec.min_hw}; {spec.arch} takes {checkpoint.architecture.min_hw}")
         unknown = set(spec.variants) - set(checkpoint.architecture.points(largest))
         if unknown:
             raise VariantError(f"{largest} cannot be sliced to '{sorted(unknown)[0]}'")

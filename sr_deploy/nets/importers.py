@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from sr_deploy.core.errors import CheckpointError, InputError, nearest
 from sr_deploy.core.files import output_folder
+from sr_deploy.core.shipped import SUFFIX
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.architecture import Architecture
@@ -59,6 +61,8 @@ def checkpoint_from_file(
     weights = read_weights(file)
     check_finite(weights, source=str(file))
     if kind in IMPORTERS:
+        if elastic or value_range != 1.0:
+            raise InputError(f"'{kind}' knows its value range and that it is not elastic", hint="leave --elastic and --value-range out")
         importer = IMPORTERS[kind]
         architecture, scales = ARCHITECTURES[importer.arch], ARCHITECTURES[importer.arch].scales
         weights, value_range = importer.convert(weights), importer.value_range
@@ -67,6 +71,8 @@ def checkpoint_from_file(
         architecture, scales = _architecture(kind)
         card = {"notes": f"imported from {file.name}"}
     held = architecture.size_of(weights) if variant is None else architecture.parse(variant)
+    if elastic and len(architecture.points(held)) == 1:
+        raise InputError(f"{architecture.name} {held} cannot be sliced into smaller variants", hint="leave --elastic out")
     config = architecture.config_of(weights)
     scale = _fitting_scale(architecture, scales, held, config, weights, source=str(file))
     weights = fold_value_range(weights, architecture.build(scale, held, config), value_range)
@@ -78,8 +84,10 @@ def checkpoint_from_file(
         raise InputError(f"'{name}' is no name for a checkpoint; expected letters, digits, - and _")
     checkpoint = Checkpoint(name, spec, weights)
     checkpoint.network()  # builds and loads it: what is written can be used
-    path = save_checkpoint(output_folder(folder), name, spec, weights)
-    return Checkpoint(name, spec, weights, path)
+    target = output_folder(folder) / (name + SUFFIX)
+    if target.exists():
+        raise InputError(f"{target} exists already", hint="give another folder, or another name with --name")
+    return Checkpoint(name, spec, weights, save_checkpoint(folder, name, spec, weights))
 
 
 def read_weights(file: Path) -> Dict[str, Tensor]:
@@ -96,6 +104,8 @@ def read_weights(file: Path) -> Dict[str, Tensor]:
         content = torch.load(file, weights_only=True, map_location="cpu")
     except Exception as e:  # torch raises many kinds here: unpickling, zip, end of file, runtime
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        if isinstance(e, pickle.UnpicklingError):  # torch's own words recommend to execute the file
+            reason = "it is damaged, or it holds more than tensors, such as code"
         raise CheckpointError(
             f"{file} cannot be read as weights: {reason}",
             hint="only tensors are read: a file that is cut off, or a pickle that holds code, is refused. Save model.state_dict()",

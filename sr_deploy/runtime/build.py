@@ -33,14 +33,26 @@ def engine_from_onnx(
     backend = BACKENDS[profile.runtime]()
     files = onnx_files([graphs] if isinstance(graphs, (str, Path)) else graphs)
     manifests = [_readable(path) for path in files]
+    unsuited = next((why for file, graph in zip(files, manifests) for why in [_why_unsuited(file, graph, profile)] if why), "")
+    again = f"export it again with --target {target}"
     reason = backend.why_unavailable(profile)
     if reason:
-        raise BuildError(f"cannot build for '{target}' here: {reason}", hint=backend.by_hand(files[0], manifests[0]))
+        hint = f"{unsuited}: {again}" if unsuited else backend.by_hand(files[0], manifests[0])
+        raise BuildError(f"cannot build for '{target}' here: {reason}", hint=hint)
+    if unsuited:
+        raise BuildError(unsuited, hint=again)
     options = _options(profile, compute_capabilities)
+    named = "".join(f".sm{c}" for c in sorted(set(compute_capabilities or ())))
+    names = [f"{_stem(graph)}.{graph.precision_asked}{named}{SUFFIX}" for graph in manifests]
+    for file, name in zip(files, names):
+        if Path(name).name != name:
+            raise ArtifactError(f"the manifest of {file} names a model that is no file name", hint="export it again")
+        if names.count(name) > 1:
+            raise InputError(f"several of the graphs would become {name}", hint="build them into different folders")
     folder = output_folder(Path(output))
     paths = []
-    for number, (file, graph) in enumerate(zip(files, manifests), 1):
-        path = folder / f"{_stem(graph)}.{graph.precision_asked}{SUFFIX}"
+    for number, (file, graph, name) in enumerate(zip(files, manifests, names), 1):
+        path = folder / name
         wanted = _wanted(graph, profile, compute_capabilities, backend)
         fresh = up_to_date(path, wanted)
         line = f"{path.name}: up to date" if fresh else _build(backend, file, graph, profile, path, wanted, options)
@@ -52,6 +64,8 @@ def engine_from_onnx(
 def onnx_files(given: Sequence[Union[str, Path]]) -> List[Path]:
     """Return the graphs named, those of a folder included. Raises InputError when a file or any graph is missing."""
     files: List[Path] = []
+    if not given:
+        raise InputError("no graph was given", hint="give .onnx files or folders of them")
     for item in given:
         path = Path(item)
         found = files_in(path, ".onnx") if path.is_dir() else [path]
@@ -76,6 +90,17 @@ def _readable(path: Path) -> Manifest:
     return manifest
 
 
+def _why_unsuited(file: Path, graph: Manifest, profile: TargetProfile) -> str:
+    """Say why the target's parser would misread the graph, or build another precision from it than asked; empty if not."""
+    if graph.opset is not None and graph.opset > profile.opset:
+        return f"{file.name} is written in opset {graph.opset}; target '{profile.name}' reads {profile.opset} at most"
+    expected = profile.fp16_graph if graph.precision_asked == "fp16" else "fp32"
+    if profile.runtime == "tensorrt" and graph.precision_obtained != expected:
+        engine = f"for an {graph.precision_asked.upper()} engine target '{profile.name}' takes a graph of {expected}"
+        return f"{file.name} has {graph.precision_obtained} tensors; {engine}"
+    return ""
+
+
 def _options(profile: TargetProfile, compute_capabilities: Optional[Sequence[int]]) -> Any:
     if profile.runtime == "tensorrt-rtx":
         from sr_deploy.runtime.tensorrt_rtx import RTXOptions
@@ -95,6 +120,8 @@ def _wanted(graph: Manifest, profile: TargetProfile, compute_capabilities: Optio
         parent_sha256=graph.sha256,
         command=f"srdeploy build-engine {_stem(graph)}.{graph.precision_obtained}.onnx --target {profile.name}{sm}",
         versions={**backend.versions(), "profile": profile.digest},
+        nodes=None,
+        opset=None,
         sha256="",
     )
 
@@ -102,7 +129,7 @@ def _wanted(graph: Manifest, profile: TargetProfile, compute_capabilities: Optio
 def _build(backend: Any, file: Path, graph: Manifest, profile: TargetProfile, path: Path, wanted: Manifest, options: Any) -> str:
     def write(temporary: Path) -> Manifest:
         built = backend.build(file, graph, profile, temporary, options)
-        return replace(built, parent_sha256=wanted.parent_sha256, command=wanted.command, versions=wanted.versions)
+        return replace(built, parent_sha256=wanted.parent_sha256, command=wanted.command, versions=wanted.versions, nodes=None, opset=None)
 
     manifest = write_artifact(path, write)
     seconds, size = manifest.build["seconds"], float(manifest.build["size_bytes"]) / 2**20  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from sr_deploy.core.target import TargetProfile
 class TensorRTBackend(Backend):
     """Names what is missing. Building by TensorRT's Python API, by trtexec and over SSH is not part of this version."""
 
-    name = "tensorrt"
+    name = package = "tensorrt"
 
     def why_unavailable(self, target: TargetProfile) -> str:
         gpu = ", ".join(f"SM {c / 10:.1f}" for c in target.compute_capabilities) or "this machine's GPU"
@@ -27,6 +27,8 @@ class TensorRTBackend(Backend):
         flags = [f"--onnx={onnx.name}"]
         if graph.precision_asked == "fp16" and graph.precision_obtained == "fp32":
             flags.append("--fp16")
+        if graph.precision_obtained == "fp16":
+            flags.append("--stronglyTyped")
         if graph.dynamic:
             for word, hw in (("min", graph.min_shape), ("opt", graph.opt_shape), ("max", graph.max_shape)):
                 flags.append(f"--{word}Shapes={graph.input_name}:1x3x{hw[0]}x{hw[1]}")

@@ -32,7 +32,7 @@ class RTXOptions:
 class TensorRTForRTXBackend(Backend):
     """Build by the Python package `tensorrt_rtx`."""
 
-    name = "tensorrt-rtx"
+    name, package = "tensorrt-rtx", "tensorrt_rtx"
 
     def versions(self) -> Dict[str, str]:
         return {"tensorrt_rtx": _tensorrt_rtx().__version__}
@@ -54,6 +54,9 @@ class TensorRTForRTXBackend(Backend):
         parser = _made(trt.OnnxParser(network, log), "the parser could not be created", log)
         if not parser.parse_from_file(str(onnx)):
             raise BuildError(f"TensorRT for RTX cannot read {onnx.name}: " + "; ".join(_parser_errors(parser)))
+        types = _layer_types(trt, network)
+        if types.get("FLOAT"):
+            raise BuildError(f"{onnx.name} is no FP16 graph: as parsed, {types['FLOAT']} of its layers compute in FP32")
         config = _made(builder.create_builder_config(), "the configuration could not be created", log)
         if target.workspace_mib:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.workspace_mib << 20)
@@ -81,11 +84,12 @@ class TensorRTForRTXBackend(Backend):
             precision_obtained=graph.precision_obtained,
             versions=self.versions(),
             checks={
-                "precision_receipt": f"strongly typed build of a graph whose tensors are {graph.precision_obtained}",
+                "precision_receipt": f"strongly typed build; layers of the parsed network by output type: {types}",
                 "engine_header": f"TensorRT for RTX {header.version}, SM {', '.join(map(str, header.compute_capabilities))}",
             },
             not_checked=(
                 "the engine's output: no RTX GPU ran it",
+                "FP16 accumulation on the GPU",
                 "its layers: it cannot be deserialised, and so not inspected, without a GPU",
             ),
             build={
@@ -121,6 +125,18 @@ def read_header(path: Path) -> Header:
     (bits,) = struct.unpack("<Q", head[32:40])
     order = (75, 80, 86, 89, 120, 121)
     return Header(version, tuple(sm for i, sm in enumerate(order) if bits >> i & 1))
+
+
+def _layer_types(trt: Any, network: Any) -> Dict[str, int]:
+    """Count the layers of a parsed, strongly typed network by the type of their first output; casts and constants aside."""
+    aside = (trt.LayerType.CAST, trt.LayerType.CONSTANT)
+    counted: Dict[str, int] = {}
+    for i in range(network.num_layers):
+        layer = network.get_layer(i)
+        if layer.type not in aside and layer.num_outputs:
+            name = layer.get_output(0).dtype.name
+            counted[name] = counted.get(name, 0) + 1
+    return counted
 
 
 def _capabilities(target: TargetProfile, asked: Optional[Sequence[int]]) -> Tuple[int, ...]:

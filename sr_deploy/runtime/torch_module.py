@@ -21,6 +21,7 @@ class TorchSession(Session):
         self._torch = torch
         self._module = module.eval()
         self.backend_version = torch.__version__
+        self.threads = torch.get_num_threads()
         self.scale = scale
         self.min_hw = min_hw
 

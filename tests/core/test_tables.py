@@ -77,7 +77,7 @@ def test_the_conditions_are_below_and_differences_are_listed():
     for line in (
         "images: Set5 (5)",
         "PSNR, SSIM: y, border 4",
-        "evaluated: whole; tiled 64x64",
+        "evaluated: whole; * tiled 64x64",
         "counted: hooks at 256x256, multiply-accumulates",
         "runs: 3 warm-up; 7 to 9 timed",
         "device: AMD, 2 cores, 2 threads",

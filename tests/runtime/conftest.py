@@ -37,7 +37,7 @@ def tiny_model(hw, *, precision="fp32", extra=None):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def tiny_manifest(low=(16, 24), high=None, *, precision="fp32", asked=None):
+def tiny_manifest(low=(16, 24), high=None, *, precision="fp32", asked=None, opset=17):
     return Manifest(
         kind="onnx",
         model="tiny_x2",
@@ -55,7 +55,7 @@ def tiny_manifest(low=(16, 24), high=None, *, precision="fp32", asked=None):
         parent_sha256="ab" * 32,
         command="srdeploy export tiny_x2",
         versions={"onnx": "1"},
-        opset=17,
+        opset=opset,
     )
 
 

@@ -163,7 +163,7 @@ def test_an_unknown_target_is_refused_before_anything_else(tmp_path):
 def test_a_board_s_engine_is_not_built_here_and_what_is_missing_is_said(name, any_graph, tmp_path):
     profile = load_target(name)
     weak = profile.fp16_graph == "fp32"
-    graph = any_graph(precision="fp32" if weak else "fp16", asked="fp16")
+    graph = any_graph(precision="fp32" if weak else "fp16", asked="fp16", opset=profile.opset)
     with pytest.raises(BuildError, match=f"cannot build for '{name}' here") as e:
         engine_from_onnx(graph, tmp_path / "out", target=name)
     assert f"TensorRT {profile.runtime_versions}" in e.value.message

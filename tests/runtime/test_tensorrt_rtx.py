@@ -39,7 +39,7 @@ def test_a_dynamic_graph_is_built_for_its_range(real, tiny, tmp_path):
     (engine,) = engine_from_onnx(
         tiny(hw=(8, 8), high=(32, 40), precision="fp16"), tmp_path / "out", target="rtx", compute_capabilities=[86]
     )
-    assert engine.name == "tiny_x2.d1.dyn8x8-32x40.fp16.engine"
+    assert engine.name == "tiny_x2.d1.dyn8x8-32x40.fp16.sm86.engine"
     assert read_manifest(engine).max_shape == (32, 40)
 
 
@@ -91,12 +91,24 @@ def fake_library(**failing):
         def add_optimization_profile(self, profile):
             return failing.get("profile", 0)
 
+    class Layer:
+        type, num_outputs = "CONVOLUTION", 1
+
+        def get_output(self, index):
+            return types.SimpleNamespace(dtype=types.SimpleNamespace(name=failing.get("dtype", "HALF")))
+
+    class Network:
+        num_layers = 1
+
+        def get_layer(self, index):
+            return Layer()
+
     class Builder:
         def __init__(self, log):
             self.log = log
 
         def create_network(self, flags):
-            return failing.get("network", object())
+            return failing.get("network", Network())
 
         def create_builder_config(self):
             return failing.get("config", Config())
@@ -110,10 +122,10 @@ def fake_library(**failing):
             return failing.get("plan", b"vtrt" + bytes(36))
 
     library = types.ModuleType("tensorrt_rtx")
-    library.__version__ = "9.9"
+    library.__version__ = "1.9.9"
     library.ILogger, library.OnnxParser = object, Parser
     library.Builder = Builder
-    library.MemoryPoolType = Knows()
+    library.MemoryPoolType = library.LayerType = Knows()
     library.ComputeCapability = types.SimpleNamespace(SM80=0, SM86=1, SM89=2, SM120=3, SM75=4)
     return library
 
@@ -122,6 +134,7 @@ def fake_library(**failing):
     "failing, words",
     [
         ({"network": None}, "the network could not be created"),
+        ({"dtype": "FLOAT"}, "is no FP16 graph: as parsed, 1 of its layers compute in FP32"),
         ({"parse": False}, "cannot read tiny_x2.d1.onnx: the parser gave no reason"),
         ({"config": None}, "the configuration could not be created"),
         ({"set_compute_capability": False}, "refused SM80"),
@@ -152,7 +165,7 @@ def test_the_errors_of_one_build_are_not_told_of_the_next(any_graph, tmp_path, m
 def test_a_gpu_the_library_does_not_know_is_refused(any_graph, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_library())
     monkeypatch.setattr(module, "_LOGGER", None)
-    with pytest.raises(BuildError, match="tensorrt_rtx 9.9 knows no SM121"):
+    with pytest.raises(BuildError, match="tensorrt_rtx 1.9.9 knows no SM121"):
         engine_from_onnx(any_graph(precision="fp16"), tmp_path / "out", target="rtx", compute_capabilities=[121])
 
 
