@@ -82,3 +82,10 @@ def test_a_missing_key_and_the_line_of_broken_json(tmp_path):
     path.write_text('{\n  "name": "mine",\n  "title": oops\n}')
     with pytest.raises(TargetError, match="mine.json, line 3: not valid JSON"):
         read_target(path)
+
+
+@pytest.mark.parametrize(
+    "version, takes", [("8.5.2.2", True), ("8.5", True), ("8.6.0", False), ("8.4.9", False), ("10.3", False), ("8.5.3rc1", True)]
+)
+def test_a_profile_takes_the_versions_it_names(version, takes):
+    assert load_target("xavier").takes_version(version) == takes

@@ -302,3 +302,14 @@ def test_an_interrupt_leaves_finished_graphs_whole_and_no_partial_one(model, exp
 def test_manifests_are_plain_json(exported):
     data = json.loads(manifest_path(exported[0][0]).read_text(encoding="utf-8"))
     assert data["opt_shape"] == [32, 48] and data["checks"]["fp16"]["dead_output"] is False
+
+
+@pytest.mark.parametrize(
+    "text", ["15x15:32x32:128x128", "32x32:40x40:48x48", "1x1:1x1:8x9", "16x16:256x256:1024x1024", "30x41:30x50:30x60"]
+)
+def test_a_dynamic_graph_is_checked_at_an_odd_and_a_non_square_size_of_its_range(text):
+    sizes = pipeline.parse_sizes(text)
+    checked = pipeline._check_sizes(sizes)
+    assert sizes.opt in checked and all(sizes.min[i] <= hw[i] <= sizes.max[i] for hw in checked for i in (0, 1))
+    assert any(hw[0] != hw[1] for hw in checked)
+    assert any(hw[1] % 2 for hw in checked) and (sizes.min[0] == sizes.max[0] or any(hw[0] % 2 and hw[1] % 2 for hw in checked))

@@ -191,3 +191,21 @@ def test_unknown_kinds_are_refused_with_the_known_ones(tmp_path, kind):
 def test_a_missing_file(tmp_path):
     with pytest.raises(InputError, match="there is no file"):
         checkpoint_from_file("asrn", tmp_path / "none.pth", tmp_path / "out")
+
+
+def test_an_import_never_replaces_a_checkpoint(tmp_path):
+    torch.save(weights_of("asrn", 2, "d1"), tmp_path / "w.pth")
+    path = checkpoint_from_file("asrn", tmp_path / "w.pth", tmp_path).path
+    before = path.read_bytes()
+    torch.save(weights_of("asrn", 2, "d2"), tmp_path / "w.pth")
+    with pytest.raises(InputError, match="exists already"):
+        checkpoint_from_file("asrn", tmp_path / "w.pth", tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_elastic_weights_hold_every_smaller_point(tmp_path):
+    torch.save(weights_of("asrn", 2, "d3"), tmp_path / "w.pth")
+    assert checkpoint_from_file("asrn", tmp_path / "w.pth", tmp_path, elastic=True).spec.variants == ("d1", "d2", "d3")
+    torch.save(weights_of("srn", 2, "b2"), tmp_path / "s.pth")
+    with pytest.raises(InputError, match="cannot be sliced"):
+        checkpoint_from_file("srn", tmp_path / "s.pth", tmp_path, elastic=True)

@@ -190,3 +190,18 @@ def test_a_missing_package_is_named_with_the_pip_line(name, module, any_graph, t
     assert module in reason and "pip install" in reason
     with pytest.raises(BuildError, match=f"cannot build for '{name}' here: .*pip install"):
         engine_from_onnx(any_graph(precision="fp16" if name == "rtx" else "fp32"), tmp_path / "out", target=name)
+
+
+def test_two_graphs_that_would_become_one_engine_are_refused(any_graph, tmp_path, fake):
+    graphs = [any_graph("a"), any_graph("b")]
+    with pytest.raises(InputError, match="several of the graphs would become tiny_x2.d1"):
+        engine_from_onnx(graphs, tmp_path / "out", target="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_manifest_cannot_send_the_engine_elsewhere(any_graph, tmp_path, fake):
+    graph = any_graph()
+    path = manifest_path(graph)
+    path.write_text(path.read_text().replace('"tiny_x2"', '"../../x"'))
+    with pytest.raises(ArtifactError, match="names a model that is no file name"):
+        engine_from_onnx(graph, tmp_path / "out", target="cpu")

@@ -204,3 +204,21 @@ def test_an_engine_cannot_be_opened_here_and_says_why(any_graph):
     graph = any_graph(precision="fp16")
     with pytest.raises(ArtifactError, match="needs an RTX GPU"):
         TensorRTForRTXBackend().open(graph, read_manifest(graph))
+
+
+def test_a_manifest_that_lies_about_its_graph_is_found_out(tiny, tmp_path):
+    """The receipt is read off the parsed network, not taken from the manifest."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    graph = tiny(precision="fp32")
+    path = graph.with_name(graph.name + ".json")
+    path.write_text(path.read_text().replace('"precision_obtained": "fp32"', '"precision_obtained": "fp16"'))
+    with pytest.raises(BuildError, match="no FP16 graph: as parsed, .* compute in FP32"):
+        engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=[86])
+
+
+def test_another_version_of_the_library_than_the_profile_s_is_refused(tiny, tmp_path, monkeypatch):
+    library = fake_library()
+    library.__version__ = "2.0.1"
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", library)
+    with pytest.raises(BuildError, match="tensorrt_rtx 2.0.1 is installed, and the profile is for >=1.5,<2"):
+        engine_from_onnx(tiny(precision="fp16"), tmp_path / "out", target="rtx")
