@@ -42,7 +42,7 @@ def bench(
         for row in measured(given, variants=variants, data=data, metric=metric, lr=lr, runs=runs, progress=say):
             rows.append(row)
     finally:  # an error half way costs no row that was measured before it
-        if as_json:
+        if rows and as_json:
             emit_json([dataclasses.asdict(row) for row in rows])
         elif rows:
             emit(ntire_table(rows))
