@@ -20,7 +20,8 @@ TABLE = {
     "runtime": ({"numpy", "core"}, {"onnxruntime", "torch", "tensorrt", "tensorrt_rtx"}),
     "bench": ({"numpy", "core", "runtime"}, {"nets"}),
     "nets": ({"numpy", "core", "torch"}, {"safetensors"}),
-    "train": ({"numpy", "core", "nets", "torch", "lightning"}, set()),
+    # Validation scores by the code of eval and bench.
+    "train": ({"numpy", "core", "nets", "torch", "lightning", "tqdm", "bench.evaluate", "runtime.torch_module"}, set()),
     # Of the runtime only what the check after an export needs: ONNX Runtime's session, and torch's to compare it with.
     "export": (
         {"numpy", "core", "nets", "torch", "onnx", "runtime.ort"},

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Tuple
 
 import numpy as np
 
+from sr_deploy.core.degradation import degraded
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.images import image_files, imresize, modcrop, nchw_from_rgb, read_rgb, rgb_from_nchw
+from sr_deploy.core.images import image_files, modcrop, nchw_from_rgb, read_rgb, rgb_from_nchw
 from sr_deploy.core.metrics import border_px, psnr_db, ssim
 from sr_deploy.core.samples import SAMPLE_SET, sample_files
 from sr_deploy.core.session import Session
@@ -62,7 +64,7 @@ def image_set(folder: str = "") -> ImageSet:
     return ImageSet(name, tuple(image_files(path)))
 
 
-def evaluate(session: Session, images: ImageSet, *, metric: str) -> Quality:
+def evaluate(session: Session, images: ImageSet, *, metric: str, degradation: str = "bi") -> Quality:
     """Score a session on a set: `metric` "y" (float luma, border = scale) or "rgb" (uint8, border 4).
 
     Raises InputError naming the image that cannot be used.
@@ -74,7 +76,8 @@ def evaluate(session: Session, images: ImageSet, *, metric: str) -> Quality:
         hr = modcrop(read_rgb(path), session.scale)
         if min(hr.shape[:2]) < 11 + 2 * border:
             raise InputError(f"{path} is too small to be scored: {hr.shape[0]}x{hr.shape[1]} pixels", hint="leave it out")
-        lr = nchw_from_rgb(imresize(hr, scale=1 / session.scale))
+        noise = np.random.default_rng(zlib.crc32(path.name.encode()))
+        lr = nchw_from_rgb(degraded(hr, scale=session.scale, kind=degradation, rng=noise))
         y, how = upscale_fitting(session, lr)
         tilings.append(how)
         sr = rgb_from_nchw(y)

@@ -11,56 +11,95 @@ from typing import Optional, Tuple
 import click
 
 from sr_deploy.cli.output import emit, emit_json, say
-from sr_deploy.core.errors import InputError, nearest
+from sr_deploy.core.errors import InputError
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def recipes(as_json: bool) -> None:
-    """List the training recipes."""
-    from sr_deploy.train.recipes import RECIPES
+@click.argument("names", nargs=-1, metavar="[RECIPE]...")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object: name to fields.")
+def recipes(names: Tuple[str, ...], as_json: bool) -> None:
+    """List the training recipes, or show all that fixes some of them and where it comes from.
 
+    A recipe of your own is a JSON file with the same fields: save one of --json's objects and change it.
+    """
+    from sr_deploy.train.recipes import RECIPES, recipe_named
+
+    shown = {name: recipe_named(name) for name in names} if names else dict(RECIPES)
     if as_json:
-        emit_json({name: dataclasses.asdict(recipe) for name, recipe in RECIPES.items()})
-        return
-    for name, recipe in RECIPES.items():
-        emit(f"{name}: " + ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(recipe).items()))
+        emit_json({name: dataclasses.asdict(recipe) for name, recipe in shown.items()})
+    elif names:
+        for name, recipe in shown.items():
+            emit(name)
+            for field, value in dataclasses.asdict(recipe).items():
+                if value not in ("", 0, {}, ()):
+                    emit(f"  {field}: {', '.join(map(str, value)) if isinstance(value, tuple) else value}")
+    else:
+        width = max(map(len, shown))
+        for name, recipe in shown.items():
+            then = f", after {recipe.follows}" if recipe.follows else ""
+            emit(f"{name:<{width}}  {recipe.method}, {recipe.steps:,} steps of {recipe.batch_size} x HR {recipe.patch_hr}{then}")
+
+
+_FOLDER = click.Path(path_type=Path)
 
 
 @click.command()
 @click.argument("recipe")
-@click.option("--data", "folders", multiple=True, required=True, metavar="HR_DIR", type=click.Path(path_type=Path),
-              help="Folder of HR images; may be repeated.")  # fmt: skip
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the checkpoint and its state.")
-@click.option("--name", help="The checkpoint's name; default: the recipe's.")
+@click.option(
+    "--data", "folders", multiple=True, required=True, metavar="HR_DIR", type=_FOLDER, help="Folder of HR images; may be repeated."
+)
+@click.option("--lr", "lr_folders", multiple=True, metavar="LR_DIR", type=_FOLDER,
+              help="Folder of its LR images, one for each --data.  [default: LR is made by the recipe's degradation]")  # fmt: skip
+@click.option("--valid", metavar="HR_DIR", type=_FOLDER, help="Folder of HR images to validate on; keeps the best weights too.")
+@click.option("-o", "--output", required=True, type=_FOLDER, help="Folder for the checkpoint, its state, logs and decoded images.")
+@click.option("--name", help="The checkpoint's name.  [default: the recipe's]")
+@click.option("--resume", is_flag=True, help="Go on with the run of that name.")
 @click.option("--init", metavar="MODEL", help="Start from this checkpoint's weights.")
-@click.option("--budget", metavar="TIME", help="Stop cleanly after 90s, 10m or 2h; the same command goes on later.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--teacher", metavar="MODEL", help="The checkpoint to learn from, for recipes that distil.")
+@click.option("--budget", metavar="TIME", help="Stop cleanly after 90s, 10m or 2h.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--devices", type=click.IntRange(min=1), help="GPUs, or processes on a CPU.  [default: all GPUs, or what torchrun started]")
+@click.option("--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Micro-batches a step, to save memory.")
+@click.option("--workers", type=click.IntRange(min=0), help="Processes that cut patches.  [default: 0 on a CPU, 4 on a GPU]")
+@click.option("--cache", type=_FOLDER, help="Folder for decoded images, 3 bytes a pixel.  [default: OUTPUT/cache]")
+@click.option("--strict", is_flag=True, help="Refuse images that are damaged or too small, instead of leaving them out.")
 @click.option("--licence", default="", help="Terms of the weights, for the card.")
 @click.option("--trained-on", default="", help="The images, in words, for the card.")
 def train(
-    recipe: str, folders: Tuple[Path, ...], output: Path, name: Optional[str], init: Optional[str], budget: Optional[str],
-    seed: int, licence: str, trained_on: str,
+    recipe: str, folders: Tuple[Path, ...], lr_folders: Tuple[Path, ...], valid: Optional[Path], output: Path, name: Optional[str],
+    resume: bool, init: Optional[str], teacher: Optional[str], budget: Optional[str], seed: int, devices: Optional[int], accumulate: int,
+    workers: Optional[int], cache: Optional[Path], strict: bool, licence: str, trained_on: str,
 ) -> None:  # fmt: skip
-    """Train a checkpoint by RECIPE. An interrupted run is gone on with by the same command."""
-    from sr_deploy.train.loop import checkpoint_from_images
-    from sr_deploy.train.recipes import RECIPES
+    """Train a checkpoint by RECIPE (see: srdeploy recipes), a name or a .json file.
 
-    if recipe not in RECIPES:
-        raise InputError(f"unknown recipe '{recipe}'; known are {', '.join(RECIPES)}", hint=nearest(recipe, RECIPES))
+    A run that was stopped, by --budget, Ctrl-C or a crash, goes on with --resume.
+    """
+    from sr_deploy.train.recipes import recipe_named
+    from sr_deploy.train.trainer import checkpoint_from_images, is_first_process
+
     path = checkpoint_from_images(
-        RECIPES[recipe],
+        recipe_named(recipe),
         folders,
         output,
-        name=name or recipe,
+        name=Path(recipe).stem if name is None else name,
+        lr_folders=lr_folders,
+        valid=valid,
         init=init,
+        teacher=teacher,
+        resume=resume,
         seed=seed,
         budget_s=_seconds(budget),
+        devices=devices or 0,
+        accumulate=accumulate,
+        workers=workers,
+        cache=cache,
+        strict=strict,
         licence=licence,
         trained_on=trained_on or ", ".join(f.resolve().name for f in folders),
         log=say,
     )
-    emit(str(path))
+    if is_first_process():
+        emit(str(path))
 
 
 def _seconds(budget: Optional[str]) -> float:

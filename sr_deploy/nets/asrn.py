@@ -6,12 +6,15 @@ the head and the upsampler. The paper's figures give no activation; a ReLU after
 
 from __future__ import annotations
 
+from typing import List, Sequence, Tuple
+
 import torch
 from torch import Tensor, nn
 
 from sr_deploy.core.errors import CheckpointError
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets.architecture import Architecture, Weights, blocks_in, check_axis
+from sr_deploy.nets.linear import run_collapsed
 
 CHANNELS = 96
 GROUPS = 4
@@ -22,6 +25,7 @@ class ASRN(nn.Module):
 
     def __init__(self, *, scale: int, blocks: int = 5, activation: str = "relu") -> None:
         super().__init__()
+        self.scale = scale
         self.head = nn.Sequential(nn.Conv2d(3, 48, 3, padding=1), nn.Conv2d(48, CHANNELS, 1))
         self.body = nn.ModuleList(MAB(activation) for _ in range(blocks))
         self.upsampler = upsampler(scale)
@@ -31,6 +35,25 @@ class ASRN(nn.Module):
         for block in self.body:
             x = block(x)
         return self.upsampler(x)  # (N, 3, sH, sW)
+
+    def forward_training(self, x: Tensor) -> Tensor:
+        """The same function, with the same gradients, at the cost of training: head and upsampler run collapsed."""
+        x = run_collapsed(self.head, x, 1)
+        for block in self.body:
+            x = block(x)
+        return run_collapsed(self.upsampler, x, self.scale)
+
+    def forward_depths(self, x: Tensor) -> Tuple[List[Tensor], Sequence[Tensor]]:
+        """Return each block's features, (N, 96, H, W), and each depth's image, shallow first; collapsed likewise.
+
+        All depths go through the shared upsampler as one batch.
+        """
+        features: List[Tensor] = []
+        x = run_collapsed(self.head, x, 1)
+        for block in self.body:
+            x = block(x)
+            features.append(x)
+        return features, run_collapsed(self.upsampler, torch.cat(features), self.scale).chunk(len(features))
 
 
 class MAB(nn.Module):

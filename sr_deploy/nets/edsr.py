@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import List, Sequence, Tuple
+
+import torch
 from torch import Tensor, nn
 
 from sr_deploy.core.errors import CheckpointError
 from sr_deploy.core.spec import Variant
-from sr_deploy.nets.architecture import Architecture, blocks_in, check_axis
+from sr_deploy.nets.architecture import Architecture, Weights, blocks_in, check_axis
 
 
 class EDSR(nn.Module):
@@ -24,6 +27,16 @@ class EDSR(nn.Module):
         features = self.head(x)  # (N, channels, H, W)
         return self.tail(self.blocks(features) + features)
 
+    def forward_depths(self, x: Tensor) -> Tuple[List[Tensor], Sequence[Tensor]]:
+        """Return each block's features, (N, channels, H, W), and each depth's image, shallow first."""
+        head = self.head(x)
+        features: List[Tensor] = []
+        y = head
+        for block in self.blocks:
+            y = block(y)
+            features.append(y)
+        return features, self.tail(torch.cat([f + head for f in features])).chunk(len(features))
+
 
 class ResidualBlock(nn.Module):
     """3x3, ReLU, 3x3, plus the input (residual scale 1)."""
@@ -38,6 +51,12 @@ class ResidualBlock(nn.Module):
         return self.conv2(self.act(self.conv1(x))) + x
 
 
+def _slice(weights: Weights, held: Variant, wanted: Variant) -> dict:
+    """The first blocks, and the head and tail that all depths share (trained so by deep supervision only)."""
+    dropped = tuple(f"blocks.{i}." for i in range(wanted.size, held.size))
+    return {k: v for k, v in weights.items() if not k.startswith(dropped)}
+
+
 def _network(*, scale: int, variant: Variant, channels: int) -> EDSR:
     if not isinstance(channels, int) or not 1 <= channels <= 1024:
         raise CheckpointError(f"EDSR's channels are a whole number from 1 to 1024, not {channels!r}")
@@ -50,8 +69,8 @@ EDSR_ARCHITECTURE = Architecture(
     default_variant="b20",
     network=_network,
     check=lambda variant: check_axis(variant, "b", "b20"),
-    slice=lambda weights, held, wanted: dict(weights),
-    points=lambda largest: (str(largest),),
+    slice=_slice,
+    points=lambda largest: tuple(f"b{n}" for n in range(1, largest.size + 1)),
     size_of=lambda weights: Variant("b", blocks_in(weights, "blocks")),
     config={"channels": 128},
     config_of=lambda weights: {"channels": weights["head.bias"].shape[0]} if "head.bias" in weights else {},

@@ -17,12 +17,18 @@ def kernel_of(chain: nn.Sequential, scale: int) -> Tensor:
     It is read off the chain's responses to one impulse per input channel. The additional input channel is constant one
     inside the picture and, like every other, zero outside: through it the biases pass, so borders come out exact too.
     """
-    channels = chain[0].in_channels
-    impulses = torch.zeros(channels + 1, channels, 3, 3, dtype=chain[0].weight.dtype)
+    channels, weight = chain[0].in_channels, chain[0].weight
+    impulses = torch.zeros(channels + 1, channels, 3, 3, dtype=weight.dtype, device=weight.device)
     impulses[torch.arange(channels), torch.arange(channels), 1, 1] = 1
-    inside = torch.zeros(channels + 1, 1, 3, 3, dtype=impulses.dtype)  # where the constant-one channel is one
+    inside = torch.zeros(channels + 1, 1, 3, 3, dtype=weight.dtype, device=weight.device)  # where the constant-one channel is one
     inside[channels, 0, 1, 1] = 1
-    x = impulses
+    with torch.autocast(weight.device.type, enabled=False):  # the kernel is rounded once, where it is used
+        x = _response(chain, impulses, inside)
+    response = F.pixel_unshuffle(x, scale)  # (in + 1, out * s * s, 3, 3)
+    return response.transpose(0, 1).flip(2, 3)
+
+
+def _response(chain: nn.Sequential, x: Tensor, inside: Tensor) -> Tensor:
     for layer in chain:
         # Each layer's bias acts only where the constant channel, brought to this layer's resolution, is one.
         if isinstance(layer, nn.ConvTranspose2d):
@@ -32,8 +38,7 @@ def kernel_of(chain: nn.Sequential, scale: int) -> Tensor:
             x = F.conv2d(x, layer.weight, padding=layer.padding)
         if layer is not chain[-1]:
             x = x + inside * layer.bias.view(1, -1, 1, 1)
-    response = F.pixel_unshuffle(x, scale)  # (in + 1, out * s * s, 3, 3)
-    return response.transpose(0, 1).flip(2, 3)
+    return x
 
 
 def run_collapsed(chain: nn.Sequential, x: Tensor, scale: int) -> Tensor:

@@ -6,9 +6,12 @@ SRN has a 3x3 before the long skip, SRN-S has none; the challenge's entry is the
 
 from __future__ import annotations
 
+import functools
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sr_deploy.core.errors import CheckpointError
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets.architecture import Architecture, Weights, blocks_in, check_axis
 
@@ -18,10 +21,12 @@ CHANNELS = 64
 class SRN(nn.Module):
     """The static network. x: (N, 3, H, W) float, 0..1, RGB, H and W >= 15 -> (N, 3, scale*H, scale*W)."""
 
-    def __init__(self, *, scale: int, blocks: int = 6, last_conv: bool = True) -> None:
+    def __init__(
+        self, *, scale: int, blocks: int = 6, last_conv: bool = True, residual: bool = False, attention: str = "esa"
+    ) -> None:  # fmt: skip
         super().__init__()
         self.head = nn.Conv2d(3, CHANNELS, 3, padding=1)
-        self.blocks = nn.Sequential(*(NRB() for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(NRB(residual, attention) for _ in range(blocks)))
         self.last = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1) if last_conv else nn.Identity()
         self.tail = nn.Sequential(nn.Conv2d(CHANNELS, 3 * scale * scale, 3, padding=1), nn.PixelShuffle(scale))
 
@@ -31,17 +36,23 @@ class SRN(nn.Module):
 
 
 class NRB(nn.Module):
-    """Two 3x3 convolutions and the simplified spatial attention; no residual connection."""
+    """Two 3x3 convolutions and the simplified spatial attention; no residual connection.
 
-    def __init__(self) -> None:
+    The other blocks of the paper's ablations (Tables 2 and 3): `residual` adds the input, `attention` is `esa`, `esa-old`
+    (that of RFANet) or `none`.
+    """
+
+    def __init__(self, residual: bool, attention: str) -> None:
         super().__init__()
+        self.residual = residual
         self.conv1 = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
         self.act = nn.LeakyReLU(0.1)
         self.conv2 = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
-        self.esa = ESA()
+        self.esa = ATTENTION[attention]()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.esa(self.conv2(self.act(self.conv1(x))))
+        y = self.esa(self.conv2(self.act(self.conv1(x))))
+        return y + x if self.residual else y
 
 
 class ESA(nn.Module):
@@ -62,6 +73,47 @@ class ESA(nn.Module):
         return x * self.conv4(wide + narrow).sigmoid()
 
 
+class OldESA(nn.Module):
+    """Enhanced spatial attention as RFANet and RLFN have it: a group of three 3x3, and one 1x1 more."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(CHANNELS, width, 1)
+        self.conv_f = nn.Conv2d(width, width, 1)
+        self.conv2 = nn.Conv2d(width, width, 3, stride=2)
+        self.pool = nn.MaxPool2d(7, stride=3)
+        self.group = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )  # fmt: skip
+        self.conv4 = nn.Conv2d(width, CHANNELS, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        narrow = self.conv1(x)  # (N, 16, H, W)
+        small = self.group(self.pool(self.conv2(narrow)))  # (N, 16, ~H/6, ~W/6)
+        wide = F.interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return x * self.conv4(wide + self.conv_f(narrow)).sigmoid()
+
+
+ATTENTION = {"esa": ESA, "esa-old": OldESA, "none": nn.Identity}
+
+
+def _network(*, scale: int, variant: Variant, residual: bool, attention: str, last_conv: bool) -> SRN:
+    if attention not in ATTENTION or not isinstance(residual, bool):
+        raise CheckpointError(
+            f"SRN's attention is {', '.join(ATTENTION)} and its residual true or false, not '{attention}' and {residual!r}"
+        )
+    return SRN(scale=scale, blocks=variant.size, last_conv=last_conv, residual=residual, attention=attention)
+
+
+def _config_of(weights: Weights) -> dict:
+    """The attention shows in the names; a residual connection has no weights and cannot be seen."""
+    if "blocks.0.esa.conv_f.weight" in weights:
+        return {"attention": "esa-old"}
+    return {} if "blocks.0.esa.conv1.weight" in weights or not weights else {"attention": "none"}
+
+
 def _slice(weights: Weights, held: Variant, wanted: Variant) -> dict:
     return dict(weights)  # not elastic: a checkpoint holds one size only
 
@@ -71,11 +123,13 @@ def _architecture(name: str, *, last_conv: bool) -> Architecture:
         name=name,
         scales=(2, 4),
         default_variant="b6",
-        network=lambda *, scale, variant: SRN(scale=scale, blocks=variant.size, last_conv=last_conv),
+        network=functools.partial(_network, last_conv=last_conv),
         check=lambda variant: check_axis(variant, "b", "b6"),
         slice=_slice,
         points=lambda largest: (str(largest),),
         size_of=lambda weights: Variant("b", blocks_in(weights, "blocks")),
+        config={"residual": False, "attention": "esa"},
+        config_of=_config_of,
         min_hw=(15, 15),
     )
 

@@ -1,39 +1,46 @@
+import os
+import shutil
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from sr_deploy.core.degradation import degraded
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.images import imresize
-from sr_deploy.train.data import Patches
+from sr_deploy.core.images import imresize, modcrop, read_rgb
+from sr_deploy.train import data as module
+from sr_deploy.train.data import Patches, image_pairs
+from tests.train.conftest import write_images
 
 
 @pytest.fixture()
 def folder(tmp_path):
-    rng = np.random.default_rng(0)
-    for i, (h, w) in enumerate([(50, 41), (33, 64)]):
-        small = rng.integers(0, 256, (h // 4 + 1, w // 4 + 1, 3), dtype=np.uint8)
-        cv2.imwrite(str(tmp_path / f"{i}.png"), cv2.resize(small, (w, h), interpolation=cv2.INTER_CUBIC))
-    return tmp_path
+    return write_images(tmp_path / "hr", [(50, 41), (33, 64)])
+
+
+def pairs(folder, cache=None, **options):
+    return image_pairs([folder], cache or folder.parent / "cache", **{"scale": 4, **options})
 
 
 def patches(folder, **changes):
-    return Patches([folder], **{"scale": 4, "patch_lr": 6, "batch_size": 5, "seed": 0, **changes})
+    return Patches(pairs(folder), **{"scale": 4, "patch_hr": 24, "batch_size": 6, "seed": 0, **changes})
 
 
 def test_batches_are_aligned_pairs_of_the_images(folder):
     data = patches(folder)
     lr, hr = data.batch(0)
-    assert lr.shape == (5, 3, 6, 6) and hr.shape == (5, 3, 24, 24)
+    assert lr.shape == (6, 3, 6, 6) and hr.shape == (6, 3, 24, 24)
     assert lr.dtype == hr.dtype == torch.float32 and 0 <= lr.min() and hr.max() <= 1
-    for n in range(5):
+    images = [(np.load(p.lr), np.load(p.hr)) for p in data.pairs]
+    for n in range(6):
         small, large = ((t[n].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy() for t in (lr, hr))
         found = False
         for transposed in (False, True):  # every patch is a crop of an image in one of its eight orientations
             for rows in (1, -1):
                 for columns in (1, -1):
                     a, b = ((p.transpose(1, 0, 2) if transposed else p)[::rows, ::columns] for p in (small, large))
-                    found |= any(_crop_at(pair, a, b) for pair in data.pairs)
+                    found |= any(_crop_at(pair, a, b) for pair in images)
         assert found
 
 
@@ -46,10 +53,12 @@ def _crop_at(pair, small, large):
     return False
 
 
-def test_lr_is_matlabs_bicubic_of_the_cropped_image(folder):
-    for lr, hr in patches(folder, scale=3).pairs:
-        assert hr.shape[0] % 3 == 0 and hr.shape[1] % 3 == 0
-        np.testing.assert_array_equal(lr, imresize(hr, scale=1 / 3))
+@pytest.mark.parametrize("scale, kind", [(2, "bi"), (3, "bi"), (4, "bi"), (3, "bd")])
+def test_lr_is_made_by_the_degradation_from_the_cropped_image(folder, scale, kind):
+    for pair in pairs(folder, scale=scale, degradation=kind):
+        hr = modcrop(read_rgb(pair.source), scale)
+        np.testing.assert_array_equal(np.load(pair.hr), hr)
+        np.testing.assert_array_equal(np.load(pair.lr), degraded(hr, scale=scale, kind=kind))
 
 
 def test_a_batch_depends_on_seed_and_step_only(folder):
@@ -61,14 +70,111 @@ def test_a_batch_depends_on_seed_and_step_only(folder):
     assert not torch.equal(expected[0][0], patches(folder, seed=1).batch(0)[0])
 
 
-def test_small_images_are_left_out_and_named(folder):
+@pytest.mark.parametrize("parts, ranks", [(1, 2), (2, 1), (3, 2), (6, 1)])
+def test_processes_and_micro_batches_share_the_same_batch(folder, parts, ranks):
+    lr, hr = patches(folder).batch(3)
+    shared = [patches(folder, parts=parts, ranks=ranks, rank=r)[3 * parts + p] for r in range(ranks) for p in range(parts)]
+    for whole, of_all in ((lr, [s[0] for s in shared]), (hr, [s[1] for s in shared])):
+        rows = {t.numpy().tobytes() for share in of_all for t in share}
+        assert rows == {t.numpy().tobytes() for t in whole} and all(len(share) == 6 // (parts * ranks) for share in of_all)
+
+
+def test_a_batch_that_cannot_be_shared(folder):
+    with pytest.raises(InputError, match="a batch of 6 cannot be shared evenly by 2 processes x 2 micro-batches"):
+        patches(folder, parts=2, ranks=2)
+
+
+def test_noise_is_new_in_every_patch_and_the_same_in_every_run(folder):
+    options = {"scale": 3, "patch_hr": 24, "batch_size": 4, "seed": 0}
+    clean = Patches(pairs(folder, scale=3, degradation="dn"), **options)
+    noisy = [Patches(pairs(folder, scale=3, degradation="dn"), noise=True, **options) for _ in range(2)]
+    a, b = (n.batch(1)[0] for n in noisy)
+    assert torch.equal(a, b)
+    noise = (a - clean.batch(1)[0]) * 255
+    assert 15 < noise.std() < 31 and not torch.equal(noise[0], noise[1])  # less than 30: clipped
+    assert torch.equal(noisy[0].batch(1)[1], clean.batch(1)[1])
+
+
+def test_sources_of_a_step(folder):
+    assert {p.name for p in patches(folder, batch_size=50).sources(0)} == {"0.png", "1.png"}
+
+
+def test_images_are_decoded_once(folder, monkeypatch):
+    first = pairs(folder)
+    monkeypatch.setattr(module, "read_rgb", lambda path: pytest.fail(f"{path} was decoded again"))
+    assert pairs(folder) == first
+
+
+def test_a_changed_image_is_decoded_again(folder):
+    before = pairs(folder)
+    shutil.copy(folder / "1.png", folder / "0.png")
+    os.utime(folder / "0.png", (1, 1))
+    after = pairs(folder)
+    assert after[0].lr_hw == after[1].lr_hw == before[1].lr_hw and after[0].hr != before[0].hr and after[1] == before[1]
+
+
+def test_unusable_images_are_left_out_and_named(folder):
     cv2.imwrite(str(folder / "tiny.png"), np.zeros((23, 80, 3), np.uint8))
-    data = patches(folder)
-    assert len(data.pairs) == 2 and data.too_small == [str(folder / "tiny.png")]
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8no")
+    said = []
+    found = pairs(folder, min_hr=24, log=said.append)
+    assert [p.source.name for p in found] == ["0.png", "1.png"]
+    assert "left out 2 of 4 images" in said[0] and "broken.jpg is not an image" in said[0]
+    assert "tiny.png: 20x80 pixels, expected at least 24x24" in said[0]
+    with pytest.raises(InputError, match="2 of 4 images cannot be trained on") as e:
+        pairs(folder, min_hr=24, strict=True)
+    assert "broken.jpg" in e.value.message and "--strict" in e.value.hint
 
 
 def test_no_usable_image(folder):
-    with pytest.raises(InputError, match="no training image has 256x256 pixels"):
-        patches(folder, patch_lr=64)
+    with pytest.raises(InputError, match="2 of 2 images cannot be trained on(.|\n)*expected at least 256x256"):
+        pairs(folder, min_hr=256)
     with pytest.raises(InputError, match="there is no folder"):
-        Patches([folder / "none"], scale=4, patch_lr=6, batch_size=1, seed=0)
+        pairs(folder / "none", cache=folder.parent / "cache")
+    (folder.parent / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no images"):
+        pairs(folder.parent / "empty")
+
+
+@pytest.fixture()
+def lr_folder(folder):
+    """LR files as DIV2K names them; not MATLAB's, to tell them from those made on the fly."""
+    lr = folder.parent / "lr"
+    lr.mkdir()
+    for path in folder.iterdir():
+        hr = modcrop(read_rgb(path), 4)
+        cv2.imwrite(str(lr / f"{path.stem}x4.png"), hr[::4, ::4, ::-1])
+    return lr
+
+
+def test_lr_images_are_read_where_they_are_given(folder, lr_folder):
+    for pair in pairs(folder, lr_folders=[lr_folder]):
+        np.testing.assert_array_equal(np.load(pair.lr), modcrop(read_rgb(pair.source), 4)[::4, ::4])
+    made = pairs(folder)
+    np.testing.assert_array_equal(np.load(made[0].lr), imresize(np.load(made[0].hr), scale=1 / 4))
+
+
+def test_lr_and_hr_must_match_by_name(folder, lr_folder):
+    (lr_folder / "0x4.png").rename(lr_folder / "zero.png")
+    with pytest.raises(InputError, match="no LR image for HR 0.png") as e:
+        pairs(folder, lr_folders=[lr_folder])
+    assert "0001x4.png" in e.value.hint
+    (lr_folder / "zero.png").rename(lr_folder / "0.png")
+    cv2.imwrite(str(lr_folder / "9.png"), np.zeros((3, 3, 3), np.uint8))
+    with pytest.raises(InputError, match="no HR image for LR 9 in"):
+        pairs(folder, lr_folders=[lr_folder])
+
+
+def test_lr_and_hr_must_match_by_size(folder, lr_folder):
+    with pytest.raises(InputError, match=r"0x4.png has 12x10 pixels; expected 25x20, a 2th of 0.png|no LR image"):
+        pairs(folder, scale=2, lr_folders=[lr_folder])
+    for path in lr_folder.iterdir():
+        path.rename(lr_folder / path.name.replace("x4", ""))
+    with pytest.raises(InputError, match=r"0.png has 12x10 pixels; expected 25x20") as e:
+        pairs(folder, scale=2, lr_folders=[lr_folder])
+    assert "scale" in e.value.hint
+
+
+def test_one_lr_folder_for_each_hr_folder(folder, lr_folder):
+    with pytest.raises(InputError, match="1 LR folders for 2 HR folders"):
+        image_pairs([folder, folder], folder.parent / "cache", scale=4, lr_folders=[lr_folder])

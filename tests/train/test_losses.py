@@ -9,7 +9,11 @@ import torch
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.architecture import Elastic
-from sr_deploy.train.losses import asrn_full, pixel_loss, progressive_self_distillation, sandwich
+from sr_deploy.train.losses import Step, deep_supervision, distillation, pixel_loss, progressive_self_distillation, sandwich, supervised
+
+
+def given(lr, hr, *, loss="l1", psd=0.0, psd_detached=True, teacher=None, seed=0):
+    return Step(lr, hr, loss, psd, psd_detached, teacher, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("name, expected", [("l1", 0.75), ("l2", 1.25), ("charbonnier", (0.2 + math.sqrt(1.01) + math.sqrt(4.01)) / 4)])
@@ -57,10 +61,16 @@ def test_psd_pulls_no_teacher_to_its_student():
     torch.testing.assert_close(alone.grad, features[1].grad)
 
 
+def test_psd_may_pull_its_teacher_too():
+    features = [torch.randn(2, 3, 4, 4, requires_grad=True) for _ in range(2)]
+    progressive_self_distillation(features, detached=False).backward()
+    assert features[1].grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("loss", ["l1", "l2"])
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("psd", [0.0, 0.1])
-def test_asrn_full_is_equation_11(loss, scale, psd):
+def test_deep_supervision_is_equation_11(loss, scale, psd):
     torch.manual_seed(0)
     elastic = Elastic(ARCHITECTURES["asrn"], scale, Variant("d", 3))
     elastic.net.double()
@@ -73,11 +83,62 @@ def test_asrn_full_is_equation_11(loss, scale, psd):
     distance = torch.abs if loss == "l1" else torch.square
     routine_and_dsl = sum(distance(elastic(lr, f"d{n}") - hr).mean() for n in (1, 2, 3))  # eqs. 5 and 7
     expected = routine_and_dsl + psd * progressive_self_distillation(features)
-    got = asrn_full(elastic, lr, hr, loss=loss, psd=psd)
+    got = sum(deep_supervision(elastic, given(lr, hr, loss=loss, psd=psd)).values())
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
     parameters = list(elastic.net.parameters())
     for a, b in zip(torch.autograd.grad(got, parameters), torch.autograd.grad(expected, parameters)):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_ss_is_equation_5_at_the_cost_of_training(scale):
+    torch.manual_seed(0)
+    elastic = Elastic(ARCHITECTURES["asrn"], scale, Variant("d", 2))
+    elastic.net.double()
+    lr, hr = torch.rand(1, 3, 4, 7, dtype=torch.float64), torch.rand(1, 3, 4 * scale, 7 * scale, dtype=torch.float64)
+    terms = supervised(elastic, given(lr, hr, loss="l2"))
+    assert list(terms) == ["pixel"]
+    expected = ((elastic.net(lr) - hr) ** 2).mean()
+    torch.testing.assert_close(terms["pixel"], expected, rtol=1e-9, atol=1e-12)
+    parameters = list(elastic.net.parameters())
+    for a, b in zip(torch.autograd.grad(terms["pixel"], parameters), torch.autograd.grad(expected, parameters)):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+def test_deep_supervision_of_edsr_scores_every_depth_of_its_slices():
+    torch.manual_seed(0)
+    elastic = Elastic(ARCHITECTURES["edsr"], 4, Variant("b", 3), {"channels": 6})
+    elastic.net.double()
+    lr, hr = torch.rand(1, 3, 5, 6, dtype=torch.float64), torch.rand(1, 3, 20, 24, dtype=torch.float64)
+    terms = deep_supervision(elastic, given(lr, hr, psd=0.1))
+    assert list(terms) == ["depth 1", "depth 2", "depth 3", "psd"]
+    for n in (1, 2, 3):
+        torch.testing.assert_close(terms[f"depth {n}"], (elastic(lr, f"b{n}") - hr).abs().mean(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["srn", "srn-s"])  # with and without the last convolution
+def test_distillation_is_equation_4_with_a_frozen_teacher(name):
+    torch.manual_seed(0)
+    elastic = Elastic(ARCHITECTURES[name], 4, Variant("b", 1))
+    teacher = ARCHITECTURES["edsr"].build(4, Variant("b", 1), {"channels": 4})
+    lr, hr = torch.rand(2, 3, 16, 15), torch.rand(2, 3, 64, 60)
+    terms = distillation(elastic, given(lr, hr, teacher=teacher))
+    y = elastic.net(lr)
+    expected = (y - hr).abs().mean() + (y - teacher(lr)).abs().mean()
+    torch.testing.assert_close(sum(terms.values()), expected)
+    sum(terms.values()).backward()
+    assert all(p.grad is None for p in teacher.parameters())
+    assert all(p.grad is not None for p in elastic.net.parameters())
+
+
+def test_distillation_takes_the_loss_of_its_stage():
+    torch.manual_seed(0)
+    elastic = Elastic(ARCHITECTURES["srn-s"], 2, Variant("b", 1))
+    lr, hr = torch.rand(1, 3, 15, 15), torch.rand(1, 3, 30, 30)
+    terms = distillation(elastic, given(lr, hr, loss="l2", teacher=torch.nn.Upsample(scale_factor=2)))
+    y, taught = elastic.net(lr), lr.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(terms["pixel"], ((y - hr) ** 2).mean())
+    torch.testing.assert_close(terms["teacher"], ((y - taught) ** 2).mean())
 
 
 class Points:
@@ -102,7 +163,7 @@ def test_the_sandwich_runs_the_largest_the_smallest_and_a_random_one_between():
     between = set()
     for seed in range(30):
         elastic = Points("s", "m1", "m2", "l")
-        sandwich(elastic, torch.zeros(1), torch.zeros(1, 1, 1, 1), loss="l1", rng=np.random.default_rng(seed))
+        sandwich(elastic, given(torch.zeros(1), torch.zeros(1, 1, 1, 1), seed=seed))
         assert elastic.calls[:2] == ["l", "s"] and len(elastic.calls) == 3
         between.add(elastic.calls[2])
     assert between == {"m1", "m2"}
@@ -110,7 +171,7 @@ def test_the_sandwich_runs_the_largest_the_smallest_and_a_random_one_between():
 
 def test_the_sandwich_in_closed_form_with_its_teacher_detached():
     elastic = Points("s", "m", "l")  # 1, 2, 3; the target is 0
-    loss = sandwich(elastic, torch.zeros(1), torch.zeros(1, 1, 1, 1), loss="l2", rng=np.random.default_rng(0))
+    loss = sum(sandwich(elastic, given(torch.zeros(1), torch.zeros(1, 1, 1, 1), loss="l2")).values())
     assert loss.item() == 9 + (1 + 0.5 * 4) + (4 + 0.5 * 1)
     loss.backward()
     assert elastic.values["l"].grad.item() == 2 * 3, "the teacher is pulled to its students"
@@ -120,6 +181,5 @@ def test_the_sandwich_in_closed_form_with_its_teacher_detached():
 def test_the_sandwich_reaches_the_weights_of_every_width():
     torch.manual_seed(0)
     elastic = Elastic(ARCHITECTURES["imdeception"], 2, Variant("c", 16, ("nla",)))
-    loss = sandwich(elastic, torch.rand(1, 3, 8, 8), torch.rand(1, 3, 16, 16), loss="l1", rng=np.random.default_rng(0))
-    loss.backward()
+    sum(sandwich(elastic, given(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 16, 16))).values()).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in elastic.net.parameters())

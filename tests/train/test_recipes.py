@@ -1,12 +1,98 @@
-import pytest
+import dataclasses
+import json
+from dataclasses import replace
 
-from sr_deploy.nets import ARCHITECTURES
-from sr_deploy.train.recipes import RECIPES
+import pytest
+import torch
+
+from sr_deploy.core.errors import InputError, SrDeployError
+from sr_deploy.nets.checkpoint import load_checkpoint
+from sr_deploy.train.recipes import RECIPES, check, recipe_named
+from sr_deploy.train.trainer import checkpoint_from_images
+
+ABLATIONS = [n for n in RECIPES if "ablation" in n or "b-x" in n or n == "edsr-dsl-psd-x4"]
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_recipes_name_what_exists(name):
+def test_every_recipe_can_be_run_and_says_where_it_comes_from(name):
+    recipe = recipe_named(name)
+    assert recipe.source
+    if recipe.follows:
+        before = RECIPES[recipe.follows.replace("-best", "")]
+        assert (before.arch, before.variant, before.config, before.scale) == (recipe.arch, recipe.variant, recipe.config, recipe.scale)
+    if recipe.teacher:
+        assert RECIPES[recipe.teacher].scale == recipe.scale and recipe.method == "distillation"
+    else:
+        assert recipe.method != "distillation"
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_a_recipe_written_as_json_is_the_same_recipe(name, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(dataclasses.asdict(RECIPES[name])))
+    assert recipe_named(str(path)) == RECIPES[name]
+
+
+def test_the_papers_numbers():
+    asrn = RECIPES["asrn-x4"]
+    assert (asrn.batch_size, asrn.lr, asrn.schedule, asrn.periods, asrn.psd, asrn.loss) == (16, 1e-4, "halving", (200_000,), 0.1, "l2")
+    assert RECIPES["asrn-dsl-x4"].psd == 0 and RECIPES["asrn-ss-x4"].method == "supervised"
+    first, second = RECIPES["imdeception-x4"], RECIPES["imdeception-x4-2"]
+    assert (first.batch_size, first.patch_hr, first.lr, first.loss, first.steps) == (8, 512, 5e-4, "charbonnier", 2000 * 800)
+    assert (second.loss, second.steps, second.follows) == ("l2", 1300 * 800, "imdeception-x4-best")
+    stages = [RECIPES[n] for n in ("edsr-x4", "edsr-x4-2", "edsr-x4-3")]
+    assert [s.lr for s in stages] == [2e-4, 1e-4, 2.5e-5] and [s.patch_hr for s in stages] == [192, 192, 256]
+    assert [s.loss for s in stages] == ["l1", "l1", "l2"] and all(s.batch_size == 16 and s.final_lr == 1e-7 for s in stages)
+    student = RECIPES["srn-ntire-x4"]
+    assert (student.arch, student.variant, student.batch_size, student.patch_hr, student.lr) == ("srn-s", "b4", 32, 256, 2e-4)
+    assert RECIPES["srn-ntire-x4-3"].patch_hr == 640 and RECIPES["srn-x2"].patch_hr == 128
+
+
+def test_ablations_are_those_of_the_papers():
+    blocks = {(RECIPES[n].arch, *RECIPES[n].config.values()) for n in ABLATIONS if n.startswith("srn")}
+    assert blocks == {(a, *b) for a in ("srn", "srn-s") for b in (("none", True), ("esa-old", True), ("esa", True), ("esa", False))}
+    assert {RECIPES[n].variant for n in ABLATIONS if n.startswith("asrn")} == {"d15", "d25", "d35", "d45"}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_trains_for_100_steps(name, images, cache, tmp_path):
     recipe = RECIPES[name]
-    assert recipe.scale in ARCHITECTURES[recipe.arch].scales
-    assert recipe.method in ("asrn-full", "sandwich") and recipe.loss in ("l1", "l2", "charbonnier")
-    assert recipe.steps > 0 and recipe.patch_lr > 0 and recipe.batch_size > 0 and 0 < recipe.ema < 1
+    side = 15 if recipe.arch.startswith("srn") else 4
+    short = replace(recipe, steps=100, batch_size=1, patch_hr=side * recipe.scale)
+    whole = load_checkpoint(checkpoint_from_images(short, [images], tmp_path, name="net", cache=cache))
+    assert whole.spec.training["steps_done"] == 100
+    assert all(v.isfinite().all() for v in whole.weights.values())
+    y = whole.network()(torch.rand(1, 3, 16, 17))
+    assert y.shape == (1, 3, 16 * recipe.scale, 17 * recipe.scale)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"arch": "vdsr"}, "arch is 'vdsr'; expected asrn, "),
+        ({"method": "gan"}, "method is 'gan'; expected supervised, deep-supervision, distillation, sandwich"),
+        ({"loss": "l3"}, "loss is 'l3'"),
+        ({"amp": "fp8"}, "amp is 'fp8'; expected off, bf16, fp16"),
+        ({"scale": 5}, "asrn has no scale x5"),
+        ({"variant": "c4"}, "'c4' is not a variant"),
+        ({"config": {"width": 3}}, "no configuration key 'width'"),
+        ({"patch_hr": 33}, "patch_hr a multiple of the scale"),
+        ({"steps": 0}, "steps, batch_size and valid_every are at least 1"),
+        ({"lr": 0.0}, "lr > 0"),
+        ({"ema": 1.0}, "0 <= ema < 1"),
+        ({"schedule": "linear"}, "unknown schedule 'linear'"),
+        ({"degradation": "bd"}, "defined at x3, not at x2"),
+        ({"arch": "srn", "variant": "b1", "patch_hr": 64}, "srn cannot be cut in depth; asrn, edsr can"),
+        ({"arch": "srn", "variant": "b1", "patch_hr": 28, "method": "supervised"}, "srn takes at least 15 LR pixels a side"),
+    ],
+)
+def test_a_recipe_that_cannot_be(change, message):
+    with pytest.raises(SrDeployError, match=message):
+        check(replace(RECIPES["asrn-x2-small"], **change), source="mine.json")
+
+
+def test_no_such_recipe(tmp_path):
+    with pytest.raises(InputError, match="unknown recipe 'asrn-x5'; srdeploy recipes lists the"):
+        recipe_named("asrn-x5")
+    with pytest.raises(InputError, match="cannot read"):
+        recipe_named(str(tmp_path / "none.json"))

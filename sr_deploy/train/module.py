@@ -1,0 +1,256 @@
+"""The Lightning half of a run: one optimiser step, and what happens between two of them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from sr_deploy.core.errors import SrDeployError
+from sr_deploy.nets.architecture import Elastic
+from sr_deploy.train.data import Patches
+from sr_deploy.train.losses import METHODS, Step
+from sr_deploy.train.recipes import Recipe
+from sr_deploy.train.schedule import learning_rate
+
+SAVE_EVERY_S = 120.0
+LOG_EVERY = 50
+"""Steps between two lines of the logs."""
+SAY_EVERY_S = 30.0
+"""Between two lines of progress where there is no terminal to draw a bar on."""
+
+
+@dataclass
+class Run:
+    """All that changes while a run goes on; what of it a state file holds is up to the trainer."""
+
+    recipe: Recipe
+    seed: int
+    elastic: Elastic
+    optimiser: torch.optim.Optimizer
+    ema: Dict[str, Tensor]
+    teacher: Optional[nn.Module] = None
+    step: int = 0
+    """Updates done."""
+    hours: float = 0.0
+    """Of earlier sessions."""
+    best_psnr_db: Optional[float] = None
+    precision: Dict[str, Any] = field(default_factory=dict)
+    """The state of fp16's gradient scaler."""
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class Actions:
+    """What a run does with the outside world, each called in the first process only."""
+
+    save: Callable[[], None]
+    validate: Callable[[], float]
+    keep_best: Callable[[], None]
+    log: Callable[[str], None]
+
+
+def fit(
+    run: Run, patches: Callable[[int, int], Patches], actions: Actions, *, logs: Path, deadline: float, devices: int, accumulate: int,
+    workers: Optional[int], validating: bool,
+) -> str:  # fmt: skip
+    """Train until the recipe's last step, `deadline` (of time.monotonic) or an interrupt; return the device in words.
+
+    patches: the data for (rank, ranks).
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    recipe = run.recipe
+    on_gpu = torch.cuda.is_available()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice on workers, loggers and devices
+        csv = CSVLogger(logs.parent, name=logs.name)
+        trainer = Trainer(
+            accelerator="gpu" if on_gpu else "cpu",
+            devices=devices or ("auto" if on_gpu else _local_processes()),
+            precision={"off": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[recipe.amp],  # type: ignore[arg-type]
+            accumulate_grad_batches=accumulate,
+            max_steps=recipe.steps - run.step,
+            max_epochs=1,
+            callbacks=[_Watch(run, actions, deadline=deadline, accumulate=accumulate, validating=validating)],
+            logger=[csv, TensorBoardLogger(logs.parent, name=logs.name, version=csv.version)],
+            default_root_dir=logs.parent,
+            limit_val_batches=0,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        data = patches(trainer.global_rank, trainer.world_size)
+        if workers is None:
+            workers = 0 if not on_gpu else 4
+        batches = DataLoader(
+            data, batch_size=None, sampler=range(run.step * accumulate, recipe.steps * accumulate), num_workers=workers,
+            pin_memory=on_gpu,
+        )  # fmt: skip
+        with _own_signals(run), contextlib.suppress(SIGTERMException):  # Lightning's own, after a step
+            trainer.fit(_Module(run, data), batches)
+        processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
+    return (f"{torch.cuda.get_device_name()}" if on_gpu else f"cpu, {torch.get_num_threads()} threads") + processes
+
+
+@contextlib.contextmanager
+def _own_signals(run: Run) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM finish the step first, so that it is saved; a second Ctrl-C does not wait."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        run.interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}  # Lightning adds its own to SIGTERM's
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _local_processes() -> int:
+    """How many CPU processes torchrun started here; one without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+class _Module(LightningModule):
+    def __init__(self, run: Run, patches: Patches) -> None:
+        super().__init__()
+        self.net = run.elastic.net  # registered: its parameters are what Lightning moves and synchronises
+        self.state, self.patches = run, patches
+        self.terms: Dict[str, Tensor] = {}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.state.optimiser
+
+    def training_step(self, batch: Tuple[Tensor, Tensor], index: int) -> Tensor:
+        run, recipe = self.state, self.state.recipe
+        lr, hr = batch
+        step = Step(
+            lr.to(memory_format=torch.channels_last), hr, recipe.loss, recipe.psd, recipe.psd_detached, run.teacher,
+            np.random.default_rng((run.seed, run.step, 1)),
+        )  # fmt: skip
+        self.terms = METHODS[recipe.method](run.elastic, step)
+        for name, value in self.terms.items():
+            if not torch.isfinite(value):
+                raise self._not_finite(f"the loss (its term '{name}')")
+        return sum(self.terms.values(), hr.new_zeros(()))
+
+    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None) -> None:
+        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.state.recipe.clip_norm or math.inf)
+        if not torch.isfinite(norm) and self.state.recipe.amp != "fp16":  # there the scaler skips the step and goes on
+            raise self._not_finite("the gradient")
+
+    def _not_finite(self, what: str) -> SrDeployError:
+        names = list(dict.fromkeys(p.name for p in self.patches.sources(self.state.step)))
+        return SrDeployError(
+            f"{what} is not finite at step {self.state.step}; its patches are of {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}",
+            hint="lower the recipe's lr, or look at those images; the last saved state is kept",
+        )
+
+
+class _Watch(Callback):
+    """Between steps: learning rate, average of the weights, logs, validation, saving, stopping."""
+
+    def __init__(self, run: Run, actions: Actions, *, deadline: float, accumulate: int, validating: bool) -> None:
+        self.run, self.actions, self.deadline, self.accumulate, self.validating = run, actions, deadline, accumulate, validating
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        run = self.run
+        device = module.device
+        run.ema = {k: v.to(device) for k, v in run.ema.items()}
+        if run.teacher is not None:
+            run.teacher = run.teacher.to(device).eval()
+        if run.precision:
+            trainer.precision_plugin.load_state_dict(run.precision)
+        self.bar = tqdm(
+            total=run.recipe.steps, initial=run.step, file=sys.stderr, unit="step", dynamic_ncols=True,
+            disable=not (trainer.is_global_zero and sys.stderr.isatty()),
+        )  # fmt: skip
+        self.saved = self.said = self.began = time.monotonic()
+        self.first, self.shown = run.step, ""
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        r = self.run.recipe
+        self.lr = learning_rate(r.schedule, self.run.step, r.steps, lr=r.lr, final_lr=r.final_lr, periods=r.periods)
+        for group in self.run.optimiser.param_groups:
+            group["lr"] = self.lr
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (batch_idx + 1) % self.accumulate:
+            return
+        run, recipe = self.run, self.run.recipe
+        decay = min(recipe.ema, (run.step + 1) / (run.step + 10))
+        with torch.no_grad():
+            for name, value in run.elastic.net.state_dict().items():
+                run.ema[name].lerp_(value, 1 - decay)
+        run.step += 1
+        run.precision = trainer.precision_plugin.state_dict()
+        last = run.step == recipe.steps
+        now = time.monotonic()
+        if trainer.is_global_zero:
+            self.bar.update()
+            metrics = {}
+            if run.step % LOG_EVERY == 0 or last:
+                metrics = self._training_metrics(module, now)
+            if self.validating and (run.step % recipe.valid_every == 0 or last):
+                metrics["valid_psnr_db"] = psnr = self.actions.validate()
+                self.shown = f", valid {psnr:.3f} dB"
+                if run.best_psnr_db is None or psnr > run.best_psnr_db:
+                    run.best_psnr_db = psnr
+                    self.actions.keep_best()
+            if metrics:
+                self._write_logs(trainer, metrics)
+            if now - self.saved > SAVE_EVERY_S:
+                self.actions.save()
+                self.saved = now
+        stop = run.interrupted or now > self.deadline
+        if trainer.world_size > 1:
+            stop = trainer.strategy.broadcast(stop)
+        if stop:
+            trainer.should_stop = True
+
+    def _training_metrics(self, module: Any, now: float) -> Dict[str, float]:
+        terms = {name: value.item() for name, value in module.terms.items()}
+        loss = sum(terms.values())
+        rate = (self.run.step - self.first) / (now - self.began)
+        self.bar.set_postfix_str(f"loss {loss:.5f}{self.shown}")
+        if now - self.said > SAY_EVERY_S and self.bar.disable:
+            left = (self.run.recipe.steps - self.run.step) / rate
+            self.actions.log(
+                f"step {self.run.step}/{self.run.recipe.steps}, loss {loss:.5f}{self.shown}, {rate:.2f} steps/s, {left / 60:.0f} min left"
+            )
+            self.said = now
+        samples = rate * self.run.recipe.batch_size
+        return {"loss": loss, **{f"loss/{k}": v for k, v in terms.items()}, "lr": self.lr, "samples_per_s": samples}
+
+    def _write_logs(self, trainer: Trainer, metrics: Dict[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=self.run.step)
+            logger.save()
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        if hasattr(self, "bar"):
+            self.bar.close()
