@@ -1,23 +1,11 @@
 import numpy as np
 import pytest
 
-from sr_deploy.bench.evaluate import _spans, evaluate, image_set, upscale_fitting
+from sr_deploy.bench.evaluate import Bicubic, _spans, evaluate, image_set, upscale_fitting
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.images import imresize, modcrop, nchw_from_rgb, read_rgb, rgb_from_nchw, write_png
+from sr_deploy.core.images import imresize, modcrop, read_rgb, write_png
 from sr_deploy.core.metrics import psnr_db, ssim
 from sr_deploy.core.session import Session
-
-
-class Bicubic(Session):
-    """MATLAB's bicubic as a network, rounded to uint8 as the literature's is."""
-
-    backend, backend_version, precision = "bicubic", "1", "fp32"
-
-    def __init__(self, scale):
-        self.scale = scale
-
-    def _run(self, x):
-        return nchw_from_rgb(imresize(rgb_from_nchw(x), scale=self.scale))
 
 
 class Nearest(Session):
