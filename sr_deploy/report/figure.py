@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
-from typing import Any, Dict, List, Sequence, Tuple
+import math
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import MissingPackageError
 from sr_deploy.core.rows import BICUBIC, QualityRow
 from sr_deploy.report.printed import Printed, printed_for, score_of
 
-_MARKERS = "os^Dvph*"
-_LABEL = {"fontsize": 7.5, "ha": "center", "textcoords": "offset points"}
+_OURS = ("tab:blue", "tab:orange", "tab:red", "tab:cyan", "tab:pink", "tab:olive")
+_PAPERS = {"ASRN": "tab:green", "IMDeception": "tab:purple", "SRN": "tab:brown"}
+_MARKERS = "os^Dvph*<>"
+Point = Tuple[float, float, str]
 
 
 def check_can_draw() -> None:
@@ -35,58 +38,32 @@ def psnr_figure(rows: Sequence[QualityRow]) -> Dict[str, bytes]:
     ours = [r for r in rows if r.backend != BICUBIC and r.psnr_db is not None and r.params is not None]
     panels = list(dict.fromkeys((r.set, r.scale, r.metric, r.degradation) for r in ours))
     printed = {
-        key: [p for p in printed_for(key[0], scale=key[1], metric=key[2], degradation=key[3]) if p.series != "ASRN (SS)" or p.label == "5B"]
-        for key in panels
+        panel: [p for p in printed_for(panel[0], scale=panel[1], metric=panel[2], degradation=panel[3]) if _is_drawn(p)] for panel in panels
     }
-    families = list(dict.fromkeys((r.model, r.backend) for r in ours))
-    series = list(dict.fromkeys(p.series for points in printed.values() for p in points))
-    colours = [*matplotlib.color_sequences["tab10"]] if hasattr(matplotlib, "color_sequences") else [f"C{i}" for i in range(10)]
-    style_of = {f: (colours[i % 10], _MARKERS[i % len(_MARKERS)]) for i, f in enumerate(families)}
-    printed_style = {s: (colours[(i + len(families)) % 10], _MARKERS[i % len(_MARKERS)]) for i, s in enumerate(series)}
+    families = list(dict.fromkeys(_family(r) for r in ours))
+    series = {p.series: p.paper for points in printed.values() for p in points}
+    styles = {name: (_OURS[i % len(_OURS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(families)}
+    styles.update({name: (_PAPERS[paper], _MARKERS[i % len(_MARKERS)]) for i, (name, paper) in enumerate(series.items())})
 
-    height = 4.0 * max(len(panels), 1)
-    legend = 0.3 + 0.22 * -(-(len(families) + len(series)) // 3)  # inches, three columns
-    with matplotlib.rc_context({"svg.hashsalt": "srdeploy", "font.size": 9, "svg.fonttype": "path"}):
-        figure = Figure(figsize=(10, height + legend), layout="constrained")
+    lines = max(len(panels), 1)
+    legend_in = 0.3 + 0.22 * math.ceil(len(styles) / 3)
+    with matplotlib.rc_context({"svg.hashsalt": "srdeploy", "font.size": 9}):
+        figure = Figure(figsize=(10, 4 * lines + legend_in), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(max(len(panels), 1), 2, squeeze=False)
+        axes = figure.subplots(lines, 2, squeeze=False, sharey="row")
         handles: Dict[str, Any] = {}
-        for (left, right), key in zip(axes, panels):
-            name, scale, metric, degradation = key
-            here = [r for r in ours if (r.set, r.scale, r.metric, r.degradation) == key]
-            for ax, what in ((left, "params"), (right, "macs")):
-                for p_series in series:
-                    points = [(_printed_x(p, what), score_of(p, name)[0]) for p in printed[key] if p.series == p_series]
-                    points = [p for p in points if p[0] is not None]
-                    if points:
-                        colour, marker = printed_style[p_series]
-                        drawn = ax.scatter(
-                            *zip(*points), s=34, marker=marker, facecolors="none", edgecolors=[colour], linewidths=1.1, zorder=2
-                        )
-                        handles.setdefault(f"{p_series} (printed, not measured)", drawn)
-                for family in families:
-                    curve = sorted(
-                        (_x(r, what), r.psnr_db, r.variant) for r in here if (r.model, r.backend) == family and _x(r, what) is not None
-                    )
-                    if not curve:
-                        continue
-                    colour, marker = style_of[family]
-                    (line,) = ax.plot(
-                        [c[0] for c in curve], [c[1] for c in curve], "-", marker=marker, color=colour, ms=6, lw=1.5, zorder=3
-                    )
-                    handles.setdefault(f"{family[0]} ({family[1]}, measured)", line)
-                    for x, y, text in _labels(curve):
-                        ax.annotate(text, (x, y), xytext=(0, -12), color=colour, **_LABEL)
-                _dress(ax)
-            title = f"{name}, x{scale}" + ("" if degradation == "bi" else f", {degradation}")
-            left.set(xlabel="parameters [K]", ylabel=f"PSNR [dB], {metric}", title=title)
-            right.set(xlabel="multiply-accumulates at 256x256 [G]", ylabel=f"PSNR [dB], {metric}", title=title)
-            right.set_ylim(left.get_ylim())
+        for pair, panel in zip(axes, panels):
+            name, scale, metric, degradation = panel
+            here = [r for r in ours if (r.set, r.scale, r.metric, r.degradation) == panel]
+            for ax, x_of, x_label in zip(pair, (_params_k, _macs_g), ("parameters [K]", "multiply-accumulates at 256x256 [G]")):
+                handles.update(_draw(ax, here, printed[panel], name, x_of=x_of, styles=styles))
+                ax.set(xlabel=x_label, title=f"{name}, x{scale}" + ("" if degradation == "bi" else f", {degradation}"))
+            pair[0].set_ylabel(f"PSNR [dB], {metric}")
         if handles:
-            ordered = sorted(handles, key=lambda text: "printed" in text)  # ours first
-            figure.legend([handles[t] for t in ordered], ordered, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+            names = [n for n in (*families, *(f"{s} (printed, not measured)" for s in series)) if n in handles]
+            figure.legend([handles[n] for n in names], names, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
         else:
-            axes[0][0].text(0.5, 0.5, "nothing to draw: no row has PSNR and counts", ha="center", transform=axes[0][0].transAxes)
+            axes[0][0].text(0.5, 0.5, "no row has both PSNR and counts", ha="center", transform=axes[0][0].transAxes)
         files = {}
         for suffix, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
             buffer = io.BytesIO()
@@ -95,36 +72,74 @@ def psnr_figure(rows: Sequence[QualityRow]) -> Dict[str, bytes]:
     return files
 
 
-def _x(row: QualityRow, what: str) -> Any:
-    if what == "params":
-        return None if row.params is None else row.params / 1e3
-    return row.macs_g
+def _draw(ax: Any, ours: Sequence[QualityRow], printed: Sequence[Printed], name: str, *, x_of: Any, styles: dict) -> Dict[str, Any]:
+    """Draw one panel; return the artists by what the legend calls them."""
+    handles: Dict[str, Any] = {}
+    curves: Dict[str, List[Point]] = {}
+    for series in dict.fromkeys(p.series for p in printed):
+        points = [(x_of(p), score_of(p, name)[0]) for p in printed if p.series == series and x_of(p) is not None]
+        if points:
+            colour, marker = styles[series]
+            look = {"facecolors": "none", "edgecolors": colour, "linewidths": 1.1, "zorder": 2}
+            handles[f"{series} (printed, not measured)"] = ax.scatter(*zip(*points), s=34, marker=marker, **look)
+    for row in ours:
+        if x_of(row) is not None:
+            curves.setdefault(_family(row), []).append((x_of(row), row.psnr_db, row.variant or row.model))
+    for family, curve in curves.items():
+        curve.sort()
+        colour, marker = styles[family]
+        x, y, _ = zip(*curve)
+        handles[family] = ax.plot(x, y, marker=marker, color=colour, markersize=6, linewidth=1.5, zorder=3)[0]
+    _dress(ax)
+    for i, (family, curve) in enumerate(curves.items()):
+        offset = (0, -13) if i % 2 == 0 else (0, 7)  # two families often lie close
+        for x, y, text in _labels(curve, ax.get_xlim()):
+            ax.annotate(text, (x, y), xytext=offset, textcoords="offset points", ha="center", fontsize=7.5, color=styles[family][0])
+    return handles
 
 
-def _printed_x(row: Printed, what: str) -> Any:
-    return row.params_k if what == "params" else row.macs_g
-
-
-def _labels(curve: Sequence[Tuple[float, float, str]]) -> List[Tuple[float, float, str]]:
-    """Points at nearly the same place share one label, under the lowest."""
-    labels: List[Tuple[float, float, str]] = []
+def _labels(curve: Sequence[Point], xlim: Tuple[float, float]) -> List[Point]:
+    """Points in one place share a label; one that would touch its larger neighbour's has none."""
+    width = math.log(xlim[1] / xlim[0])
+    places: List[Point] = []
     for x, y, text in curve:
-        if labels and x < 1.05 * labels[-1][0] and abs(y - labels[-1][1]) < 0.3:
-            labels[-1] = labels[-1][0], min(y, labels[-1][1]), f"{labels[-1][2]}, {text}"
+        if places and math.log(x / places[-1][0]) < 0.015 * width:
+            places[-1] = places[-1][0], places[-1][1], f"{places[-1][2]}, {text}"
         else:
-            labels.append((x, y, text))
-    return labels
+            places.append((x, y, text))
+    kept: List[Point] = []
+    for place in reversed(places):
+        if not kept or math.log(kept[-1][0] / place[0]) > 0.04 * width:
+            kept.append(place)
+    return kept
 
 
 def _dress(ax: Any) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     ax.set_xscale("log")
-    ax.margins(x=0.08, y=0.1)
+    ax.margins(x=0.08, y=0.12)
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.tick_params(labelleft=True)
     ax.grid(True, color="0.9", linewidth=0.8)
     ax.set_axisbelow(True)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
+
+
+def _family(row: QualityRow) -> str:
+    return f"{row.model} ({row.backend}, measured)"
+
+
+def _is_drawn(row: Printed) -> bool:
+    return row.series != "ASRN (SS)" or row.label == "5B"
+
+
+def _params_k(row: Any) -> Optional[float]:
+    return row.params_k if isinstance(row, Printed) else row.params / 1e3
+
+
+def _macs_g(row: Any) -> Optional[float]:
+    return row.macs_g
