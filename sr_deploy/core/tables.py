@@ -97,7 +97,7 @@ def _quality_conditions(rows: Sequence[QualityRow]) -> List[str]:
         ("images", [f"{r.set} ({len(r.images)})" for r in rows]),
         ("PSNR, SSIM", [f"{r.metric}, border {r.border_px}" for r in rows]),
         ("LR", [_DEGRADED[r.degradation] for r in rows]),
-        ("evaluated", [("* " if "tiled" in r.tiling else "") + r.tiling for r in rows]),
+        ("evaluated", [("* " if "tiled" in r.tiling else "") + r.tiling for r in networks]),
         ("software", [f"{r.backend} {r.backend_version}, {r.precision}" for r in networks]),
     ]
     return [f"{name}: {'; '.join(dict.fromkeys(values))}" for name, values in parts if values]

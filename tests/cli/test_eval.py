@@ -98,3 +98,13 @@ def test_a_perfect_score_is_null(run_cli, tmp_path):
     assert "inf/1.0000" in run_cli(*args).stdout
     refused = run_cli(*args, "--degradation", "dn")
     assert refused.exit_code == 1 and "'dn' is defined at x3, not at x2" in refused.stderr and refused.stdout == ""
+
+
+def test_an_engine_that_cannot_run_here_is_listed_with_the_reason(run_cli, rtx_engine, data):
+    result = run_cli("eval", rtx_engine, *data, "--json")
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    rows = json.loads(result.stdout)
+    assert [(r["set"], r["psnr_db"], r["ssim"], r["images"]) for r in rows] == [("Set5", None, None, []), ("Other", None, None, [])]
+    assert all("RTX GPU" in r["error"] and r["scale"] == 2 for r in rows)
+    table = run_cli("eval", rtx_engine, *data).stdout
+    assert table.count("not run: m_x2.d1.8x8.fp16.engine (tensorrt-rtx)") == 1 and "| bicubic" in table
