@@ -7,6 +7,8 @@ The stable Python API; each name is imported on first use, so that a board witho
     engine_from_onnx(graphs, folder, target="rtx")
     rows_from_artifacts([...])             PSNR, SSIM, latency, memory and counts with their conditions
     ntire_table(rows)                      those rows as the challenge prints them
+    quality_from_artifacts([...])          PSNR and SSIM only, on several sets
+    quality_table(rows)                    those as the papers print them
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ _API = {
     "engine_from_onnx": "sr_deploy.runtime.build",
     "rows_from_artifacts": "sr_deploy.bench.measure",
     "ntire_table": "sr_deploy.core.tables",
+    "quality_from_artifacts": "sr_deploy.bench.quality",
+    "quality_table": "sr_deploy.core.tables",
     "SrDeployError": "sr_deploy.core.errors",
 }
 __all__ = [*_API, "__version__"]

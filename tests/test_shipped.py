@@ -7,25 +7,12 @@ import pytest
 pytest.importorskip("torch", reason="shipped checkpoints run by torch")
 pytest.importorskip("cv2", reason="reading images needs OpenCV")
 
-from sr_deploy.bench.evaluate import ImageSet, evaluate, image_set  # noqa: E402
-from sr_deploy.core.images import imresize, rgb_from_nchw  # noqa: E402
-from sr_deploy.core.session import Session  # noqa: E402
+from sr_deploy.bench.evaluate import Bicubic, ImageSet, evaluate, image_set  # noqa: E402
 from sr_deploy.core.shipped import read_card, shipped  # noqa: E402
 from sr_deploy.nets.checkpoint import load_checkpoint  # noqa: E402
 from sr_deploy.runtime.torch_module import TorchSession  # noqa: E402
 
 POINTS = [(path.stem, variant) for path in shipped() for variant in read_card(path).variants]
-
-
-class Bicubic(Session):
-    backend, backend_version, precision = "bicubic", "", "fp32"
-
-    def __init__(self, scale: int) -> None:
-        self.scale = scale
-
-    def _run(self, x_nchw):
-        rgb = imresize(rgb_from_nchw(x_nchw), scale=self.scale)
-        return rgb.transpose(2, 0, 1)[None].astype("float32") / 255
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Quality: PSNR and SSIM of a session on a folder of HR images, LR made by MATLAB's bicubic."""
+"""Quality: PSNR and SSIM of a session on a folder of HR images, LR made by one of the papers' degradations."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import List, Tuple
 
 import numpy as np
 
-from sr_deploy.core.degradation import degraded
+from sr_deploy.core.degradation import check_degradation, degraded
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.images import image_files, modcrop, nchw_from_rgb, read_rgb, rgb_from_nchw
+from sr_deploy.core.images import image_files, imresize, modcrop, nchw_from_rgb, read_rgb, rgb_from_nchw
 from sr_deploy.core.metrics import border_px, psnr_db, ssim
 from sr_deploy.core.samples import SAMPLE_SET, sample_files
 from sr_deploy.core.session import Session
@@ -41,6 +41,7 @@ class Quality:
     ssim: float
     tiling: str
     images: Tuple[ImageScore, ...]
+    degradation: str = "bi"
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,25 @@ def image_set(folder: str = "") -> ImageSet:
     return ImageSet(name, tuple(image_files(path)))
 
 
+class Bicubic(Session):
+    """MATLAB's bicubic in place of a network, its result rounded to uint8: the papers' first row."""
+
+    backend, backend_version, precision = "bicubic", "", "fp64"
+
+    def __init__(self, scale: int) -> None:
+        self.scale = scale
+
+    def _run(self, x_nchw: np.ndarray) -> np.ndarray:
+        return nchw_from_rgb(imresize(rgb_from_nchw(x_nchw), scale=self.scale))
+
+
 def evaluate(session: Session, images: ImageSet, *, metric: str, degradation: str = "bi") -> Quality:
     """Score a session on a set: `metric` "y" (float luma, border = scale) or "rgb" (uint8, border 4).
 
+    The noise of the degradation `dn` is drawn from the file's name: an image gets the same one in every set and every call.
     Raises InputError naming the image that cannot be used.
     """
+    check_degradation(degradation, session.scale)
     border = border_px(metric, session.scale)
     scores: List[ImageScore] = []
     tilings: List[str] = []
@@ -76,17 +91,16 @@ def evaluate(session: Session, images: ImageSet, *, metric: str, degradation: st
         hr = modcrop(read_rgb(path), session.scale)
         if min(hr.shape[:2]) < 11 + 2 * border:
             raise InputError(f"{path} is too small to be scored: {hr.shape[0]}x{hr.shape[1]} pixels", hint="leave it out")
-        noise = np.random.default_rng(zlib.crc32(path.name.encode()))
-        lr = nchw_from_rgb(degraded(hr, scale=session.scale, kind=degradation, rng=noise))
-        y, how = upscale_fitting(session, lr)
+        rng = np.random.default_rng(zlib.crc32(path.name.encode()))
+        lr = degraded(hr, scale=session.scale, kind=degradation, rng=rng)
+        y, how = upscale_fitting(session, nchw_from_rgb(lr))
         tilings.append(how)
         sr = rgb_from_nchw(y)
         quality = {"metric": metric, "border": border}
         scores.append(ImageScore(path.name, psnr_db(sr, hr, **quality), ssim(sr, hr, **quality)))
     mean_psnr, mean_ssim = (float(np.mean([getattr(s, key) for s in scores])) for key in ("psnr_db", "ssim"))
-    return Quality(
-        images.name, metric, border, mean_psnr, mean_ssim, "; ".join(dict.fromkeys(sorted(tilings, reverse=True))), tuple(scores)
-    )
+    tiling = "; ".join(dict.fromkeys(sorted(tilings, reverse=True)))
+    return Quality(images.name, metric, border, mean_psnr, mean_ssim, tiling, tuple(scores), degradation)
 
 
 def upscale_fitting(session: Session, x: np.ndarray) -> Tuple[np.ndarray, str]:

@@ -30,7 +30,7 @@ MEM_DEFINITION = "peak rise of the process's resident memory over opening and ti
 
 
 @dataclass(frozen=True)
-class _Subject:
+class Subject:
     """Something to measure: what is known before it runs, and how to open it."""
 
     row: BenchmarkRow
@@ -70,7 +70,7 @@ def measured(
     if runs is not None and runs < 1:
         raise InputError(f"{runs} timed runs; expected at least 1")
     items = [given] if isinstance(given, (str, Path)) else given
-    subjects = [subject for item in items for subject in _subjects(str(item), variants)]
+    subjects = [subject for item in items for subject in subjects_of(str(item), variants)]
     images = image_set(data)
     hw = None if lr is None else parse_hw(lr)
     for subject in subjects:
@@ -81,7 +81,7 @@ def measured(
         yield row
 
 
-def _measure(subject: _Subject, images: ImageSet, *, metric: str, hw: Optional[HW], runs: Optional[int]) -> BenchmarkRow:
+def _measure(subject: Subject, images: ImageSet, *, metric: str, hw: Optional[HW], runs: Optional[int]) -> BenchmarkRow:
     row = replace(
         subject.row,
         device=cpu_name(),
@@ -127,7 +127,8 @@ def _measure(subject: _Subject, images: ImageSet, *, metric: str, hw: Optional[H
     )
 
 
-def _subjects(item: str, variants: Union[str, Sequence[str], None]) -> Iterator[_Subject]:
+def subjects_of(item: str, variants: Union[str, Sequence[str], None]) -> Iterator[Subject]:
+    """Yield the variants of a checkpoint, an artifact, or the artifacts of a folder. Raises an SrDeployError on bad input."""
     path = Path(item)
     if path.is_dir():
         found = files_in(path, *ARTIFACT_SUFFIXES)
@@ -141,7 +142,7 @@ def _subjects(item: str, variants: Union[str, Sequence[str], None]) -> Iterator[
         yield from _checkpoint_subjects(item, variants)
 
 
-def _checkpoint_subjects(model: str, variants: Union[str, Sequence[str], None]) -> Iterator[_Subject]:
+def _checkpoint_subjects(model: str, variants: Union[str, Sequence[str], None]) -> Iterator[Subject]:
     from sr_deploy.nets.checkpoint import load_checkpoint
     from sr_deploy.nets.complexity import NTIRE_HW, count
     from sr_deploy.runtime.torch_module import TorchSession
@@ -158,13 +159,13 @@ def _checkpoint_subjects(model: str, variants: Union[str, Sequence[str], None]) 
         def open_session(variant: str = str(variant)) -> Session:
             return TorchSession(checkpoint.network(variant), scale=spec.scale, min_hw=spec.min_hw)
 
-        yield _Subject(row, open_session)
+        yield Subject(row, open_session)
 
 
-def _artifact_subject(path: Path) -> _Subject:
+def _artifact_subject(path: Path) -> Subject:
     if path.suffix == ".onnx" and path.is_file() and not manifest_path(path).is_file():
         bare = BenchmarkRow(model=path.stem, variant="", backend="onnxruntime", artifact=path.name, artifact_sha256=sha256_of(path))
-        return _Subject(bare, lambda: _open_bare(path))
+        return Subject(bare, lambda: _open_bare(path))
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     manifest = read_manifest(path)
@@ -173,7 +174,7 @@ def _artifact_subject(path: Path) -> _Subject:
         model=manifest.model, variant=manifest.variant, backend=runtime, artifact=path.name, artifact_sha256=manifest.sha256,
         scale=manifest.scale, precision=manifest.precision_obtained, precision_asked=manifest.precision_asked,
     )  # fmt: skip
-    return _Subject(_with_counts(row, manifest.counts), lambda: BACKENDS[runtime]().open(path, manifest))
+    return Subject(_with_counts(row, manifest.counts), lambda: BACKENDS[runtime]().open(path, manifest))
 
 
 def _open_bare(path: Path) -> Session:

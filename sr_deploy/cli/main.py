@@ -12,6 +12,7 @@ import click
 import sr_deploy
 from sr_deploy.cli.bench import bench
 from sr_deploy.cli.build_engine import build_engine, targets
+from sr_deploy.cli.eval import evaluate
 from sr_deploy.cli.export import export
 from sr_deploy.cli.models import complexity, import_checkpoint, models
 from sr_deploy.cli.train import recipes, train
@@ -55,7 +56,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
-for command in (models, complexity, import_checkpoint, train, recipes, export, targets, build_engine, bench):
+for command in (models, complexity, import_checkpoint, train, recipes, export, targets, build_engine, bench, evaluate):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One measured line with all its conditions, and the JSONL files such lines are kept in."""
+"""One measured line with all its conditions, of `bench` or of `eval`, and the JSONL files such lines are kept in."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from sr_deploy.core.files import output_folder
 from sr_deploy.core.jsonio import from_dict
 
 SCHEMA = 1
+BICUBIC = "bicubic"
+"""The model and backend of the rows that are no network's."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,35 @@ class BenchmarkRow:
     date_utc: str = ""
     error: str = ""
     schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class QualityRow:
+    """What a variant or artifact scores on one set. Missing is None, never 0; an infinite PSNR is None."""
+
+    model: str
+    variant: str
+    backend: str
+    artifact: str
+    """The file scored; empty for a checkpoint run by torch."""
+    set: str
+    metric: str
+    border_px: Optional[int]
+    psnr_db: Optional[float]
+    ssim: Optional[float]
+    degradation: str
+    scale: Optional[int]
+    params: Optional[int]
+    macs_g: Optional[float]
+    counter: str
+    counted_hw: Optional[Tuple[int, int]]
+    tiling: str
+    images: Tuple[dict, ...]
+    """For each image `image`, `psnr_db` and `ssim`."""
+    artifact_sha256: str = ""
+    backend_version: str = ""
+    precision: str = ""
+    error: str = ""
 
 
 def append_rows(path: Path, rows: Iterable[BenchmarkRow]) -> None:

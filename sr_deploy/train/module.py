@@ -113,7 +113,7 @@ def fit(
 
 @contextlib.contextmanager
 def _own_signals(run: Run) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM finish the step first, so that it is saved; a second Ctrl-C does not wait."""
+    """Let Ctrl-C and SIGTERM finish the step first, so that it is saved; the second one does not wait."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -121,6 +121,7 @@ def _own_signals(run: Run) -> Iterator[None]:
     def interrupt(number: int, frame: Any) -> None:
         run.interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}  # Lightning adds its own to SIGTERM's
     try:

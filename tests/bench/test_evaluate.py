@@ -1,23 +1,11 @@
 import numpy as np
 import pytest
 
-from sr_deploy.bench.evaluate import _spans, evaluate, image_set, upscale_fitting
+from sr_deploy.bench.evaluate import Bicubic, _spans, evaluate, image_set, upscale_fitting
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.images import imresize, modcrop, nchw_from_rgb, read_rgb, rgb_from_nchw, write_png
+from sr_deploy.core.images import imresize, modcrop, read_rgb, write_png
 from sr_deploy.core.metrics import psnr_db, ssim
 from sr_deploy.core.session import Session
-
-
-class Bicubic(Session):
-    """MATLAB's bicubic as a network, rounded to uint8 as the literature's is."""
-
-    backend, backend_version, precision = "bicubic", "1", "fp32"
-
-    def __init__(self, scale):
-        self.scale = scale
-
-    def _run(self, x):
-        return nchw_from_rgb(imresize(rgb_from_nchw(x), scale=self.scale))
 
 
 class Nearest(Session):
@@ -70,6 +58,30 @@ def test_scores_are_those_of_the_images_by_hand(folder, metric, scale, border):
 def test_bicubic_on_set5(shared_dir, scale, known):
     quality = evaluate(Bicubic(scale), image_set(str(shared_dir / "data" / "Set5" / "HR")), metric="y")
     assert quality.psnr_db == pytest.approx(known, abs=6e-4)
+
+
+@pytest.mark.parametrize("degradation, known, within", [("bi", 30.403, 6e-4), ("bd", 28.791, 6e-4), ("dn", 24.06, 0.06)])
+def test_bicubic_on_degraded_set5(shared_dir, degradation, known, within):
+    quality = evaluate(Bicubic(3), image_set(str(shared_dir / "data" / "Set5" / "HR")), metric="y", degradation=degradation)
+    assert quality.psnr_db == pytest.approx(known, abs=within)
+    assert quality.degradation == degradation
+
+
+def test_the_noise_of_an_image_depends_on_its_name_only(folder, tmp_path):
+    """The same image scores the same alone and among others; under another name it gets other noise."""
+    among = evaluate(Bicubic(3), image_set(str(folder)), metric="y", degradation="dn").images[1]
+    (tmp_path / "Alone").mkdir()
+    alone = tmp_path / "Alone" / "1.png"
+    alone.write_bytes((folder / "1.png").read_bytes())
+    again = evaluate(Bicubic(3), image_set(str(alone.parent)), metric="y", degradation="dn").images[0]
+    assert again == among
+    alone.rename(alone.with_name("renamed.png"))
+    assert evaluate(Bicubic(3), image_set(str(alone.parent)), metric="y", degradation="dn").images[0].psnr_db != among.psnr_db
+
+
+def test_a_degradation_not_defined_at_the_scale(folder):
+    with pytest.raises(InputError, match="'bd' is defined at x3, not at x2"):
+        evaluate(Bicubic(2), image_set(str(folder)), metric="y", degradation="bd")
 
 
 def test_sets_are_named_by_their_folder(folder):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from sr_deploy.core.manifest import Manifest, write_artifact
+
 
 def save(folder, arch, scale, variant):
     torch = pytest.importorskip("torch", reason="torch is not installed; it makes the checkpoint")
@@ -35,6 +37,36 @@ def exporter():
     """Skip where the packages that exporting needs are not installed."""
     for name in ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "skimage"):
         pytest.importorskip(name, reason=f"{name} is not installed; exporting needs it")
+
+
+@pytest.fixture()
+def rtx_engine(tmp_path):
+    """What passes for an RTX engine: nothing here can run it."""
+
+    def write(temporary):
+        temporary.write_bytes(b"vtrt")
+        return Manifest(
+            kind="engine",
+            model="m_x2",
+            variant="d1",
+            arch="asrn",
+            scale=2,
+            min_shape=(8, 8),
+            opt_shape=(8, 8),
+            max_shape=(8, 8),
+            input_dtype="fp16",
+            output_dtype="fp16",
+            precision_asked="fp16",
+            precision_obtained="fp16",
+            target="rtx",
+            parent_sha256="ab" * 32,
+            command="",
+            versions={},
+        )
+
+    path = tmp_path / "m_x2.d1.8x8.fp16.engine"
+    write_artifact(path, write)
+    return path
 
 
 @pytest.fixture()

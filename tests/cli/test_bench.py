@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from sr_deploy.core.manifest import Manifest, write_artifact
 from sr_deploy.core.rows import read_rows
 
 
@@ -20,36 +19,6 @@ def data(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     write_png(folder / "one.png", imresize(noise, scale=6))
     return folder
-
-
-@pytest.fixture()
-def rtx_engine(tmp_path):
-    """What passes for an RTX engine: nothing here can run it."""
-
-    def write(temporary):
-        temporary.write_bytes(b"vtrt")
-        return Manifest(
-            kind="engine",
-            model="m_x2",
-            variant="d1",
-            arch="asrn",
-            scale=2,
-            min_shape=(8, 8),
-            opt_shape=(8, 8),
-            max_shape=(8, 8),
-            input_dtype="fp16",
-            output_dtype="fp16",
-            precision_asked="fp16",
-            precision_obtained="fp16",
-            target="rtx",
-            parent_sha256="ab" * 32,
-            command="",
-            versions={},
-        )
-
-    path = tmp_path / "m_x2.d1.8x8.fp16.engine"
-    write_artifact(path, write)
-    return path
 
 
 def test_a_checkpoint_and_an_engine_that_cannot_run_here(run_cli, asrn, rtx_engine, data, tmp_path):

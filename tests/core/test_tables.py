@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from sr_deploy.core.rows import BenchmarkRow
-from sr_deploy.core.tables import markdown, ntire_table
+from sr_deploy.core.rows import BenchmarkRow, QualityRow
+from sr_deploy.core.tables import markdown, ntire_table, quality_table
 
 FULL = BenchmarkRow(
     model="asrn_x4",
@@ -114,3 +114,45 @@ def test_markdown_is_aligned(rows):
 def test_where_it_comes_from_and_a_precision_that_was_not_obtained(change, column, shown):
     (row,) = cells(ntire_table([replace(FULL, **change)]))
     assert row[column] == shown
+
+
+def quality(model, variant="", set="A", **changes):
+    values = {
+        "backend": "torch", "artifact": "", "metric": "y", "border_px": 4, "psnr_db": 31.6543, "ssim": 0.88671, "degradation": "bi",
+        "scale": 4, "params": 244_200, "macs_g": 36.9, "counter": "hooks", "counted_hw": (256, 256), "tiling": "whole",
+        "images": ({}, {}), "backend_version": "2.13", "precision": "fp32",
+    }  # fmt: skip
+    return QualityRow(model=model, variant=variant, set=set, **{**values, **changes})
+
+
+def bicubic(**changes):
+    return quality("bicubic", backend="bicubic", params=None, macs_g=None, counter="", counted_hw=None, precision="fp64", **changes)
+
+
+def test_papers_layout_a_column_per_set_and_bicubic_first():
+    text = quality_table([quality("m_x4", "d5"), quality("m_x4", "d5", set="B", psnr_db=None, ssim=1.0), bicubic(), bicubic(set="B")])
+    assert text.splitlines()[:4] == [
+        "| x4, y, bi | #Params [K] |   A PSNR/SSIM |   B PSNR/SSIM |",
+        "|-----------|------------:|--------------:|--------------:|",
+        "| bicubic   |             | 31.654/0.8867 | 31.654/0.8867 |",
+        "| m_x4.d5   |       244.2 | 31.654/0.8867 |    inf/1.0000 |",
+    ]
+    assert text.splitlines()[5:] == ["images: A (2); B (2)", "PSNR, SSIM: y, border 4", "LR: bi: MATLAB's bicubic", "evaluated: whole",
+                                     "software: torch 2.13, fp32"]  # fmt: skip
+
+
+def test_each_scale_and_metric_has_a_table_and_what_was_not_scored_is_blank():
+    rows = [quality("m_x4", "d1"), quality("m_x4", "d2", set="B"), quality("m_x4", "d1", metric="rgb"), quality("m_x2", "d1", scale=2)]
+    text = quality_table(rows)
+    headings = [line.split("|")[1].strip() for line in text.splitlines() if "#Params" in line]
+    assert headings == ["x4, y, bi", "x4, rgb, bi", "x2, y, bi"]
+    assert "| m_x4.d1   |       244.2 | 31.654/0.8867 |               |" in text
+
+
+def test_tiled_scores_are_marked_and_those_not_run_listed_once():
+    tiled = quality("m_x4", "d1", artifact="m_x4.d1.onnx", tiling="tiled 64x64, overlap 6 px")
+    failed = [quality("m_x4", "d1", artifact="m.engine", set=s, ssim=None, psnr_db=None, error="needs a GPU") for s in "AB"]
+    text = quality_table([bicubic(), tiled, *failed])
+    assert "31.654/0.8867* |" in text and "evaluated: * tiled 64x64, overlap 6 px" in text.splitlines()
+    assert text.count("not run: m.engine (torch): needs a GPU") == 1
+    assert quality_table(failed) == "not run: m.engine (torch): needs a GPU"

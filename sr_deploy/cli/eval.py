@@ -1,0 +1,58 @@
+"""srdeploy eval."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Optional, Tuple
+
+import click
+
+from sr_deploy.cli.output import emit, emit_json, say
+
+
+@click.command("eval")
+@click.argument("given", nargs=-1, required=True, metavar="MODEL|ARTIFACT...")
+@click.option("--variants", default="all", show_default=True, help="Of checkpoints: all (those of the paper's table), or a list: d1,d3.")
+@click.option("--data", multiple=True, metavar="HR_DIR", help="Folder of HR images; may be given several times; default: scikit-image's.")
+@click.option("--metric", type=click.Choice(["y", "rgb"]), default="y", show_default=True,
+              help="y: float luma, border = scale, as papers. rgb: uint8, border 4, as NTIRE.")  # fmt: skip
+@click.option("--degradation", type=click.Choice(["bi", "bd", "dn"]), default="bi", show_default=True,
+              help="How LR is made: bi, bicubic; x3 only: bd, blurred; dn, bicubic with noise.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list, an object per set and variant, instead of the table.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for eval.json, eval.md, psnr.png and psnr.svg.")
+def evaluate(
+    given: Tuple[str, ...], variants: str, data: Tuple[str, ...], metric: str, degradation: str, as_json: bool, output: Optional[Path]
+) -> None:
+    """Score checkpoints (by torch), ONNX graphs and engines on sets of images: PSNR and SSIM, no speed.
+
+    Prints a table as the papers do, a column per set and bicubic as its first row. What cannot run on this machine is listed
+    with the reason.
+    """
+    from sr_deploy.bench.quality import scored
+    from sr_deploy.core.files import atomic_path, output_folder, write_text
+    from sr_deploy.core.rows import BICUBIC
+    from sr_deploy.core.tables import quality_table
+    from sr_deploy.report.figure import check_can_draw, psnr_figure
+
+    if output is not None:
+        check_can_draw()
+    waiting = scored(given, variants=variants, data=data, metric=metric, degradation=degradation, progress=say)
+    if output is not None:
+        output_folder(output)  # the input is good by now: what is wrong with it leaves no folder
+    rows = list(waiting)
+    found = [dataclasses.asdict(row) for row in rows if row.backend != BICUBIC]
+    table = quality_table(rows)
+    if output is not None:
+        drawn = psnr_figure(rows)
+        write_text(output / "eval.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        write_text(output / "eval.md", table + "\n")
+        for name, content in drawn.items():
+            with atomic_path(output / name) as temporary:
+                temporary.write_bytes(content)
+        say(f"wrote eval.json, eval.md, {', '.join(drawn)} to {output}")
+    if as_json:
+        emit_json(found)
+    else:
+        emit(table)

@@ -1,0 +1,1 @@
+"""Figures from rows, beside what the papers printed."""
