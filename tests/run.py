@@ -12,7 +12,7 @@ import sys
 
 from environment import ROOT, find_python, made
 
-EVERYTHING = ["-c", "constraints.txt", "-e", ".[export,rtx,train,test]"]
+EVERYTHING = ["-c", "constraints.txt", "-e", ".[export,rtx,train,report,test]"]
 BOARD = ["-e", ".", "pytest>=7"]
 BOARD_TESTS = ["tests/core", "tests/runtime", "tests/cli", "tests/test_layers.py"]
 

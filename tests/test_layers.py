@@ -21,7 +21,7 @@ TABLE = {
     "bench": ({"numpy", "core", "runtime"}, {"nets"}),
     "nets": ({"numpy", "core", "torch"}, {"safetensors"}),
     # Validation scores by the code of eval and bench.
-    "train": ({"numpy", "core", "nets", "torch", "lightning", "tqdm", "bench.evaluate", "runtime.torch_module"}, set()),
+    "train": ({"numpy", "core", "nets", "torch", "lightning", "tqdm", "bench.evaluate", "runtime.torch_module"}, {"tensorboard"}),
     # Of the runtime only what the check after an export needs: ONNX Runtime's session, and torch's to compare it with.
     "export": (
         {"numpy", "core", "nets", "torch", "onnx", "runtime.ort"},

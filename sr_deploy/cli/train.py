@@ -74,14 +74,13 @@ def train(
 
     A run that was stopped, by --budget, Ctrl-C or a crash, goes on with --resume.
     """
-    from sr_deploy.train.recipes import recipe_named
     from sr_deploy.train.trainer import checkpoint_from_images, is_first_process
 
     path = checkpoint_from_images(
-        recipe_named(recipe),
+        recipe,
         folders,
         output,
-        name=Path(recipe).stem if name is None else name,
+        name=name,
         lr_folders=lr_folders,
         valid=valid,
         init=init,

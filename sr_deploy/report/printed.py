@@ -75,11 +75,10 @@ x4 25B 1000 - 32.05/0.8931 28.54/0.7811 27.55/0.7353 25.99/0.7828 30.35/0.9066
 x4 45B 1800 - 32.30/0.8966 28.68/0.7843 27.62/0.7377 26.29/0.7938 30.61/0.9111
 """
 # Table 3, parameters and FLOPs of Table 2. The copy read here carries each row twice, both damaged: a value stands here where
-# both readings have the same decimals (the integers then follow from the rows beside), or where another source has it (Set5
-# of c12). c8 cannot be read that way (Set5 is 31.60 in one reading, 31.07 in the other).
+# both readings have the same decimals; the integers then follow from the rows beside. c8 cannot be read that way.
 _IMDECEPTION = """
 x4 c16-nla 316 20.7 32.14 - - 26.20 -
-x4 c12 198 12.9 31.83 28.47 27.50 - -
+x4 c12 198 12.9 - 28.47 27.50 - -
 x4 c4-nla 57 3.7 31.42 - - - -
 x4 c4 57 3.7 - 28.12 - 25.23 29.20
 """

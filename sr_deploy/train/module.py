@@ -13,7 +13,7 @@ import time
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -53,6 +53,8 @@ class Run:
     hours: float = 0.0
     """Of earlier sessions."""
     best_psnr_db: Optional[float] = None
+    history: List[dict] = field(default_factory=list)
+    """The log in short, for the card: step, loss and validation PSNR, about twenty times a run."""
     precision: Dict[str, Any] = field(default_factory=dict)
     """The state of fp16's gradient scaler."""
     interrupted: bool = False
@@ -224,6 +226,8 @@ class _Watch(Callback):
                     self.actions.keep_best()
             if metrics:
                 self._write_logs(trainer, metrics)
+            if run.step % max(recipe.steps // 20, 1) == 0 or last:
+                self._summarise(module, metrics.get("valid_psnr_db"))
             if now - self.saved > SAVE_EVERY_S:
                 self.actions.save()
                 self.saved = now
@@ -246,6 +250,10 @@ class _Watch(Callback):
             self.said = now
         samples = rate * self.run.recipe.batch_size
         return {"loss": loss, **{f"loss/{k}": v for k, v in terms.items()}, "lr": self.lr, "samples_per_s": samples}
+
+    def _summarise(self, module: Any, psnr: Optional[float]) -> None:
+        entry = {"step": self.run.step, "loss": round(sum(v.item() for v in module.terms.values()), 5)}
+        self.run.history.append(entry if psnr is None else {**entry, "valid_psnr_db": round(psnr, 3)})
 
     def _write_logs(self, trainer: Trainer, metrics: Dict[str, float]) -> None:
         for logger in trainer.loggers:

@@ -9,7 +9,7 @@ import os
 import pickle
 import time
 from pathlib import Path
-from typing import Callable, Optional, Sequence
+from typing import Callable, Optional, Sequence, Union
 
 import torch
 
@@ -22,17 +22,17 @@ from sr_deploy.nets.architecture import Elastic
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sr_deploy.runtime.torch_module import TorchSession
 from sr_deploy.train.data import Patches, image_pairs
-from sr_deploy.train.recipes import Recipe, check
+from sr_deploy.train.recipes import Recipe, check, recipe_named
 
 
 def checkpoint_from_images(
-    recipe: Recipe,
-    folders: Sequence[Path],
-    output: Path,
+    recipe: Union[str, Recipe],
+    folders: Sequence[Union[str, Path]],
+    output: Union[str, Path],
     *,
-    name: str,
-    lr_folders: Sequence[Path] = (),
-    valid: Optional[Path] = None,
+    name: Optional[str] = None,
+    lr_folders: Sequence[Union[str, Path]] = (),
+    valid: Union[str, Path, None] = None,
     init: Optional[str] = None,
     teacher: Optional[str] = None,
     resume: bool = False,
@@ -41,20 +41,20 @@ def checkpoint_from_images(
     devices: int = 0,
     accumulate: int = 1,
     workers: Optional[int] = None,
-    cache: Optional[Path] = None,
+    cache: Union[str, Path, None] = None,
     strict: bool = False,
     licence: str = "",
     trained_on: str = "",
     log: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Train by `recipe` on folders of HR images and return the path of the checkpoint written to `output`.
+    """Train by a recipe (one of srdeploy recipes by its name, or a .json file) and return the checkpoint's path.
 
-    Writes there NAME.safetensors with its card (the last weights), NAME-best.safetensors (the best by `valid`),
+    Writes to `output` NAME.safetensors with its card (the last weights), NAME-best.safetensors (the best by `valid`),
     NAME.state.pt (to go on from: on a CPU the two halves of a run are the whole run bit for bit), NAME.logs/ (CSV and
-    TensorBoard) and, unless `cache` names another folder, cache/ (the decoded images).
+    TensorBoard) and, unless `cache` names another folder, cache/ (the decoded images). NAME is the recipe's unless given.
 
-    lr_folders: LR images, one folder for each HR folder. valid: a folder of HR images; scored is the mean PSNR on Y of the
-    smallest and the largest variant. init: a checkpoint to start from. teacher: the one to learn from, where the recipe
+    folders: of HR images; lr_folders: with their LR images, one for each. valid: HR images; scored is the mean PSNR on Y of
+    the smallest and the largest variant. init: a checkpoint to start from. teacher: the one to learn from, where the recipe
     wants one. budget_s: stop cleanly when so much time has passed. devices: how many GPUs or CPU processes; 0: all GPUs, or
     one process. accumulate: micro-batches a step; the batch stays the recipe's. workers: processes that cut patches; None:
     none on a CPU, four on a GPU.
@@ -63,9 +63,15 @@ def checkpoint_from_images(
     the disk is full (the last saved state stays); KeyboardInterrupt, after saving, when interrupted.
     """
     started = time.monotonic()
-    check(recipe, source=name)
+    if isinstance(recipe, str):
+        name = Path(recipe).stem if name is None else name
+        recipe = recipe_named(recipe)
+    check(recipe, source=name or recipe.arch)
+    folders, output, valid = [Path(f) for f in folders], Path(output), None if valid is None else Path(valid)
     _check_options(recipe, name, init=init, teacher=teacher, accumulate=accumulate, devices=devices, valid=valid)
     try:
+        import tensorboard  # noqa: F401
+
         from sr_deploy.train.module import Actions, Run, fit
     except ImportError as e:
         raise MissingPackageError(e.name or "lightning", needed_for="training", extra="train", cause=e) from e
@@ -97,8 +103,8 @@ def checkpoint_from_images(
     earlier_h = run.hours
 
     pairs = image_pairs(
-        folders, cache or output / "cache", scale=recipe.scale, degradation=recipe.degradation, lr_folders=lr_folders,
-        min_hr=recipe.patch_hr, strict=strict, log=say,
+        folders, Path(cache or output / "cache"), scale=recipe.scale, degradation=recipe.degradation,
+        lr_folders=[Path(f) for f in lr_folders], min_hr=recipe.patch_hr, strict=strict, log=say,
     )  # fmt: skip
     fixed = dict(facts)  # what a resumed run must share
     facts["images"] = len(pairs)
@@ -118,6 +124,7 @@ def checkpoint_from_images(
         training = {**facts, "steps_done": run.step, "hours": round(run.hours, 2), "torch": torch.__version__}
         if run.best_psnr_db is not None:
             training["best_valid_psnr_db"] = round(run.best_psnr_db, 3)
+        training["history"] = run.history
         return architecture.spec(
             recipe.scale, elastic.largest, elastic=recipe.elastic, config=dict(recipe.config), licence=licence, trained_on=trained_on,
             training=training,
@@ -166,9 +173,10 @@ def _silent(line: str) -> None:
 
 
 def _check_options(
-    recipe: Recipe, name: str, *, init: Optional[str], teacher: Optional[str], accumulate: int, devices: int, valid: Optional[Path]
+    recipe: Recipe, name: Optional[str], *, init: Optional[str], teacher: Optional[str], accumulate: int, devices: int,
+    valid: Optional[Path],
 ) -> None:  # fmt: skip
-    if not name or Path(name).name != name:
+    if not name or Path(name).name != name or name.startswith("."):
         raise InputError(f"'{name}' cannot be the name of a checkpoint", hint="give a name without a folder, and the folder with -o")
     if recipe.follows and init is None:
         raise InputError("this recipe goes on from weights", hint=f"give the result of {recipe.follows} with --init")
@@ -220,7 +228,7 @@ def _score(checkpoint: Checkpoint, variants: Sequence[str], recipe: Recipe, vali
     return sum(scores) / len(scores)
 
 
-_IN_STATE = ("step", "hours", "best_psnr_db", "precision")
+_IN_STATE = ("step", "hours", "best_psnr_db", "history", "precision")
 
 
 def _save_state(path: Path, fixed: dict, run: object) -> None:

@@ -35,7 +35,14 @@ def test_a_recipe_written_as_json_is_the_same_recipe(name, tmp_path):
 
 def test_the_papers_numbers():
     asrn = RECIPES["asrn-x4"]
-    assert (asrn.batch_size, asrn.lr, asrn.schedule, asrn.periods, asrn.psd, asrn.loss) == (16, 1e-4, "halving", (200_000,), 0.1, "l2")
+    assert (asrn.batch_size, asrn.lr, asrn.schedule, asrn.periods, asrn.psd, asrn.loss) == (
+        16,
+        1e-4,
+        "halving",
+        (200_000,),
+        0.1 / 255**2,
+        "l2",
+    )
     assert RECIPES["asrn-dsl-x4"].psd == 0 and RECIPES["asrn-ss-x4"].method == "supervised"
     first, second = RECIPES["imdeception-x4"], RECIPES["imdeception-x4-2"]
     assert (first.batch_size, first.patch_hr, first.lr, first.loss, first.steps) == (8, 512, 5e-4, "charbonnier", 2000 * 800)
