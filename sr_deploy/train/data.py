@@ -167,7 +167,7 @@ class _Crop:
 
 
 class Patches(torch.utils.data.Dataset):
-    """Item i is micro-batch i % parts of step i // parts: (lr, hr), as `batch` gives them."""
+    """Item i is this process's share of micro-batch i % parts of step i // parts, as `pixels` gives it."""
 
     def __init__(
         self, pairs: Sequence[Pair], *, scale: int, patch_hr: int, batch_size: int, seed: int, noise: bool = False, parts: int = 1,
@@ -186,10 +186,15 @@ class Patches(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Tuple[Tensor, Tensor]:
         step, part = divmod(index, self.parts)
-        return self.batch(step, part * self.ranks + self.rank, self.parts * self.ranks)
+        return self.pixels(step, part * self.ranks + self.rank, self.parts * self.ranks)
 
-    def batch(self, step: int, share: int = 0, shares: int = 1) -> Tuple[Tensor, Tensor]:
-        """Return (lr, hr): (B, 3, p, p) and (B, 3, s*p, s*p) float32, 0..1, flipped and transposed at random.
+    def batch(self, step: int) -> Tuple[Tensor, Tensor]:
+        """Return a step's (lr, hr): (B, 3, p, p) and (B, 3, s*p, s*p) float32, 0..1."""
+        lr, hr = self.pixels(step)
+        return unit_range(lr), unit_range(hr)
+
+    def pixels(self, step: int, share: int = 0, shares: int = 1) -> Tuple[Tensor, Tensor]:
+        """Return a step's (lr, hr) as uint8, flipped and transposed at random: a fourth of the bytes between processes.
 
         Of `shares` equal parts of the step's batch only number `share` is read.
         """
@@ -229,4 +234,9 @@ def _turned(image: np.ndarray, flip: Tuple[bool, bool, bool]) -> np.ndarray:
 
 
 def _tensor(patches: List[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack(patches)).permute(0, 3, 1, 2).float().div_(255)
+    return torch.from_numpy(np.stack(patches)).permute(0, 3, 1, 2)
+
+
+def unit_range(pixels: Tensor) -> Tensor:
+    """uint8 -> float32, 0..1."""
+    return pixels.float().div_(255)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from sr_deploy.core.errors import SrDeployError
 from sr_deploy.nets.architecture import Elastic
-from sr_deploy.train.data import Patches
+from sr_deploy.train.data import Patches, unit_range
 from sr_deploy.train.losses import METHODS, Step
 from sr_deploy.train.recipes import Recipe
 from sr_deploy.train.schedule import learning_rate
@@ -150,7 +150,7 @@ class _Module(LightningModule):
 
     def training_step(self, batch: Tuple[Tensor, Tensor], index: int) -> Tensor:
         run, recipe = self.state, self.state.recipe
-        lr, hr = batch
+        lr, hr = unit_range(batch[0]), unit_range(batch[1])
         step = Step(
             lr.to(memory_format=torch.channels_last), hr, recipe.loss, recipe.psd, recipe.psd_detached, run.teacher,
             np.random.default_rng((run.seed, run.step, 1)),

@@ -221,7 +221,7 @@ def _recipes() -> Dict[str, Recipe]:
     for scale in (2, 3):  # --init asrn_x4 gives them a start
         r[f"asrn-x{scale}-small"] = replace(_SMALL, scale=scale, patch_hr=32 * scale, steps=4_000, lr=1e-3, amp="bf16")
     r["asrn-ss-x4-small"] = replace(_SMALL, method="supervised", psd=0.0)
-    r["imdeception-x2-small"] = replace(_SMALL_WIDTH, scale=2, patch_hr=64, amp="bf16")
+    r["imdeception-x2-small"] = replace(_SMALL_WIDTH, scale=2, patch_hr=64, steps=5_000, amp="bf16")
     r["imdeception-x4-small"] = _SMALL_WIDTH
     r["imdeception-x4-small-2"] = replace(_SMALL_WIDTH, follows="imdeception-x4-small", steps=3_000, batch_size=16, lr=5e-4)
     r["edsr-x4-small"] = replace(

@@ -72,7 +72,8 @@ def test_a_batch_depends_on_seed_and_step_only(folder):
 
 @pytest.mark.parametrize("parts, ranks", [(1, 2), (2, 1), (3, 2), (6, 1)])
 def test_processes_and_micro_batches_share_the_same_batch(folder, parts, ranks):
-    lr, hr = patches(folder).batch(3)
+    lr, hr = patches(folder).pixels(3)
+    assert lr.dtype == hr.dtype == torch.uint8
     shared = [patches(folder, parts=parts, ranks=ranks, rank=r)[3 * parts + p] for r in range(ranks) for p in range(parts)]
     for whole, of_all in ((lr, [s[0] for s in shared]), (hr, [s[1] for s in shared])):
         rows = {t.numpy().tobytes() for share in of_all for t in share}

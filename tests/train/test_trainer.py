@@ -53,14 +53,14 @@ def equal_states(a, b):
 
 def at_step(monkeypatch, step, action):
     """Do something in the middle of an update."""
-    real = Patches.batch
+    real = Patches.pixels
 
-    def batch(self, n, *share):
+    def pixels(self, n, *share):
         if n == step:
             action()
         return real(self, n, *share)
 
-    monkeypatch.setattr(Patches, "batch", batch)
+    monkeypatch.setattr(Patches, "pixels", pixels)
 
 
 def test_a_finished_run_is_a_checkpoint_of_every_variant(whole):
@@ -128,8 +128,8 @@ from sr_deploy.train.data import Patches
 from sr_deploy.train.recipes import Recipe
 from sr_deploy.train.trainer import checkpoint_from_images
 module.SAVE_EVERY_S = 0
-real = Patches.batch
-Patches.batch = lambda self, n, *share: os._exit(9) if n == 4 else real(self, n, *share)
+real = Patches.pixels
+Patches.pixels = lambda self, n, *share: os._exit(9) if n == 4 else real(self, n, *share)
 checkpoint_from_images(Recipe(**{dataclasses.asdict(TINY)!r}), [Path({str(images)!r})], Path({str(tmp_path)!r}), name="net",
     cache=Path({str(cache)!r}))
 """
@@ -383,9 +383,9 @@ def test_images_of_a_run_are_checked_before_it_begins(tmp_path, cache):
 def test_the_state_is_saved_as_time_goes_by(train, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SAVE_EVERY_S", 0.0)
     seen = []
-    real = Patches.batch
+    real = Patches.pixels
     monkeypatch.setattr(
-        Patches, "batch", lambda self, n, *share: seen.append((tmp_path / "net.state.pt").is_file()) or real(self, n, *share)
+        Patches, "pixels", lambda self, n, *share: seen.append((tmp_path / "net.state.pt").is_file()) or real(self, n, *share)
     )
     train(replace(TINY, steps=3))
     assert seen[0] is False and seen[-1] is True

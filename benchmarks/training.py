@@ -1,0 +1,131 @@
+"""How fast patches are cut, and what training through the collapsed head and upsampler saves: python benchmarks/training.py HR_DIR...
+
+Runs where `srdeploy[train]` is installed. What is compared is measured in turns (A B A B), five rounds, one thread; printed
+are medians with the smallest and largest.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Callable, Dict, List
+
+ROUNDS = 5
+BATCHES = 40
+STEPS = 3
+
+
+def main() -> None:
+    import torch
+
+    from sr_deploy.core.device import cpu_name
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as cache:
+        print(f"{cpu_name()}, torch {torch.__version__}, one thread; medians of {ROUNDS} rounds (smallest to largest)\n")
+        patches(sys.argv[1:], Path(cache))
+    steps()
+
+
+def in_turns(measured: Dict[str, Callable[[], float]]) -> Dict[str, List[float]]:
+    """Call each in turn, ROUNDS times after a first one that does not count."""
+    found: Dict[str, List[float]] = {name: [] for name in measured}
+    for n in range(ROUNDS + 1):
+        for name, measure in measured.items():
+            value = measure()
+            if n:
+                found[name].append(value)
+    return found
+
+
+def shown(values: List[float], digits: int = 0) -> str:
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def patches(folders: List[str], cache: Path) -> None:
+    """Samples per second of HR patches from decoded images, by size and number of worker processes."""
+    from torch.utils.data import DataLoader
+
+    from sr_deploy.train.data import Patches, image_pairs
+
+    began = time.perf_counter()
+    pairs = image_pairs([Path(f) for f in folders], cache, scale=4, min_hr=256)
+    print(f"{len(pairs)} images decoded in {time.perf_counter() - began:.1f} s\n")
+    print("| HR patch, batch | 0 workers [samples/s] | 1 worker | 2 workers |\n|---|--:|--:|--:|")
+    for patch, batch in ((128, 16), (192, 16), (256, 32)):
+        data = Patches(pairs, scale=4, patch_hr=patch, batch_size=batch, seed=0)
+        running = {}
+        for workers in (0, 1, 2):
+            loader = DataLoader(data, batch_size=None, sampler=range(BATCHES * (ROUNDS + 1)), num_workers=workers)
+            running[str(workers)] = rate(iter(loader), batch)
+        found = in_turns(running)
+        print(f"| {patch}x{patch}, {batch} | " + " | ".join(shown(v) for v in found.values()) + " |", flush=True)
+
+
+def rate(batches: object, size: int) -> Callable[[], float]:
+    def measure() -> float:
+        began = time.perf_counter()
+        for _ in range(BATCHES):
+            next(batches)  # type: ignore[call-overload]
+        return BATCHES * size / (time.perf_counter() - began)
+
+    return measure
+
+
+def steps() -> None:
+    """Seconds a step of ASRN x4, 16 patches of 32x32 LR pixels: layer by layer, collapsed, and collapsed in bf16."""
+    import numpy as np
+    import torch
+
+    from sr_deploy.nets import ARCHITECTURES
+    from sr_deploy.nets.architecture import Elastic
+    from sr_deploy.train.losses import Step, deep_supervision, pixel_loss, supervised
+
+    print("\n| ASRN x4, 16 x 32x32 | layer by layer [s] | collapsed [s] | collapsed, bf16 [s] |\n|---|--:|--:|--:|")
+    architecture = ARCHITECTURES["asrn"]
+    elastic = Elastic(architecture, 4, architecture.parse(None)).to(memory_format=torch.channels_last)
+    elastic.net.train()
+    lr, hr = torch.rand(16, 3, 32, 32).to(memory_format=torch.channels_last), torch.rand(16, 3, 128, 128)
+    given = Step(lr, hr, "l1", 0.0, True, None, np.random.default_rng(0))
+    optimiser = torch.optim.Adam(elastic.net.parameters())
+
+    def literal(depths: int) -> torch.Tensor:
+        x, loss = elastic.net.head(lr), lr.new_zeros(())
+        for n, block in enumerate(elastic.net.body, 1):
+            x = block(x)
+            if depths > 1 or n == 5:
+                loss = loss + pixel_loss("l1", elastic.net.upsampler(x), hr)
+        return loss
+
+    def timed(loss: Callable[[], torch.Tensor], bf16: bool = False) -> Callable[[], float]:
+        def measure() -> float:
+            began = time.perf_counter()
+            for _ in range(STEPS):
+                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                    value = loss()
+                optimiser.zero_grad()
+                value.backward()
+                optimiser.step()
+            return (time.perf_counter() - began) / STEPS
+
+        return measure
+
+    for name, method, depths in (("SS", supervised, 1), ("DSL", deep_supervision, 5)):
+
+        def collapsed(method: Callable = method) -> torch.Tensor:
+            return sum(method(elastic, given).values(), lr.new_zeros(()))
+
+        def by_layer(depths: int = depths) -> torch.Tensor:
+            return literal(depths)
+
+        found = in_turns({"literal": timed(by_layer), "collapsed": timed(collapsed), "bf16": timed(collapsed, bf16=True)})
+        print(f"| {name} | " + " | ".join(shown(v, 2) for v in found.values()) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python benchmarks/training.py HR_DIR...")
+    main()
