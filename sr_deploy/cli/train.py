@@ -16,17 +16,18 @@ from sr_deploy.core.errors import InputError
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[RECIPE]...")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object: name to fields.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: one recipe's fields, or an object of several, by name.")
 def recipes(names: Tuple[str, ...], as_json: bool) -> None:
     """List the training recipes, or show all that fixes some of them and where it comes from.
 
-    A recipe of your own is a JSON file with the same fields: save one of --json's objects and change it.
+    A recipe of your own is a JSON file: save what --json NAME prints, and change it.
     """
     from sr_deploy.train.recipes import RECIPES, recipe_named
 
     shown = {name: recipe_named(name) for name in names} if names else dict(RECIPES)
     if as_json:
-        emit_json({name: dataclasses.asdict(recipe) for name, recipe in shown.items()})
+        fields = {name: dataclasses.asdict(recipe) for name, recipe in shown.items()}
+        emit_json(fields[names[0]] if len(names) == 1 else fields)
     elif names:
         for name, recipe in shown.items():
             emit(name)

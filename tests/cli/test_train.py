@@ -40,8 +40,9 @@ def test_recipes_are_listed_and_shown_with_their_sources(run_cli, fails):
     assert [line.split()[0] for line in listed] == list(RECIPES)
     shown = run_cli("recipes", "imdeception-x4-2").stdout
     assert "follows: imdeception-x4-best" in shown and "source: IMDeception, section 4.2, second phase" in shown
-    as_json = json.loads(run_cli("recipes", "--json", "asrn-x4").stdout)
+    as_json = json.loads(run_cli("recipes", "--json").stdout)
     assert as_json["asrn-x4"]["lr"] == 1e-4 and as_json["asrn-x4"]["periods"] == [200000]
+    assert json.loads(run_cli("recipes", "--json", "asrn-x4").stdout) == as_json["asrn-x4"]  # a recipe file
     assert "unknown recipe 'asrn'" in fails("recipes", "asrn")
 
 
@@ -54,7 +55,7 @@ def test_a_recipe_of_ones_own_is_trained_and_exported(run_cli, fails, tmp_path):
 
     (tmp_path / "hr").mkdir()
     cv2.imwrite(str(tmp_path / "hr" / "a.png"), np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
-    recipe = {**json.loads(run_cli("recipes", "--json", "asrn-x2-small").stdout)["asrn-x2-small"]}
+    recipe = json.loads(run_cli("recipes", "--json", "asrn-x2-small").stdout)
     recipe.update(variant="d1", steps=2, patch_hr=16, batch_size=2)
     (tmp_path / "mine.json").write_text(json.dumps(recipe))
     result = run_cli("train", tmp_path / "mine.json", "--data", tmp_path / "hr", "-o", tmp_path / "out")
