@@ -17,7 +17,7 @@ from typing import Optional, Sequence
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def made(folder: str, requirements: Sequence[str], python: str = sys.executable) -> Path:
+def made(folder: str, requirements: Sequence[str], python: str = sys.executable, *, without_dependencies: Sequence[str] = ()) -> Path:
     """Return the interpreter of the environment `folder` (in the checkout) with `requirements` installed.
 
     Stops the program with pip's or venv's own message when that fails.
@@ -25,7 +25,7 @@ def made(folder: str, requirements: Sequence[str], python: str = sys.executable)
     home = ROOT / folder
     inner = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     stamp = home / "made-from.txt"
-    wanted = _fingerprint(requirements, python)
+    wanted = _fingerprint([*requirements, *without_dependencies], python)
     if stamp.is_file() and stamp.read_text() == wanted and runs(str(inner)):
         return inner
     print(f"making the environment {folder} ...", file=sys.stderr)
@@ -35,6 +35,8 @@ def made(folder: str, requirements: Sequence[str], python: str = sys.executable)
     if any(r.startswith(("-e", ".")) for r in requirements):
         _run([*pip, "setuptools>=64", "wheel"], "is the package index reachable?")
     _run([*pip, *requirements], "is the package index reachable?")
+    if without_dependencies:
+        _run([*pip, "--no-deps", *without_dependencies], "is the package index reachable?")
     stamp.write_text(wanted)
     return inner
 

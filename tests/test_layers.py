@@ -17,14 +17,14 @@ PACKAGE = ROOT / "sr_deploy"
 # modules are always allowed, and so is the standard library. A dotted name allows that module and what is below it.
 TABLE = {
     "core": ({"numpy"}, {"cv2", "skimage"}),
-    "runtime": ({"numpy", "core"}, {"onnxruntime", "torch", "tensorrt", "tensorrt_rtx"}),
+    "runtime": ({"numpy", "core"}, {"onnx", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "cuda", "pycuda"}),
     "bench": ({"numpy", "core", "runtime"}, {"nets"}),
     "nets": ({"numpy", "core", "torch"}, {"safetensors"}),
     # Validation scores by the code of eval and bench.
     "train": ({"numpy", "core", "nets", "torch", "lightning", "tqdm", "bench.evaluate", "runtime.torch_module"}, {"tensorboard"}),
     # Of the runtime only what the check after an export needs: ONNX Runtime's session, and torch's to compare it with.
     "export": (
-        {"numpy", "core", "nets", "torch", "onnx", "runtime.ort"},
+        {"numpy", "core", "nets", "torch", "onnx", "runtime.ort", "runtime.preflight"},
         {"onnxruntime", "onnxscript"},
     ),
     "upscale": ({"numpy", "core", "runtime"}, {"cv2"}),
@@ -153,7 +153,7 @@ def test_a_room_knows_only_whom_it_may(path):
         ("bench", "class A:\n    import torch"),
         ("nets", "from sr_deploy.export import graph"),
         ("train", "import onnx"),
-        ("export", "from sr_deploy.runtime.tensorrt_rtx import read_header"),
+        ("export", "from sr_deploy.runtime.tensorrt_engine import read_header"),
         ("cli", "from sr_deploy.bench.measure import rows_from_artifacts"),
         ("cli", "import numpy"),
         ("cli", "from . import output"),

@@ -19,11 +19,12 @@ from sr_deploy.cli.output import emit, emit_json, say
               help="y: float luma, border = scale, as papers. rgb: uint8, border 4, as NTIRE.")  # fmt: skip
 @click.option("--lr", metavar="HxW", help="LR size of the latency, where the artifact leaves it open.  [default: 256x256]")
 @click.option("--runs", type=click.IntRange(1, 10000), help="Timed runs.  [default: as many as fit 3 s, 5 to 100]")
+@click.option("--trust", is_flag=True, help="Open artifacts that were changed after their manifests were written: engines are code.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as a JSON list instead of the table.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder whose rows.jsonl the rows are added to.")
 def bench(
-    given: Tuple[str, ...], variants: str, data: str, metric: str, lr: Optional[str], runs: Optional[int], as_json: bool,
-    output: Optional[Path],
+    given: Tuple[str, ...], variants: str, data: str, metric: str, lr: Optional[str], runs: Optional[int], trust: bool,
+    as_json: bool, output: Optional[Path],
 ) -> None:  # fmt: skip
     """Measure checkpoints (by torch), ONNX graphs and engines: quality, latency, memory and counts.
 
@@ -39,7 +40,7 @@ def bench(
         output_folder(output)
     rows = []
     try:
-        for row in measured(given, variants=variants, data=data, metric=metric, lr=lr, runs=runs, progress=say):
+        for row in measured(given, variants=variants, data=data, metric=metric, lr=lr, runs=runs, trust=trust, progress=say):
             rows.append(row)
     finally:  # an error half way costs no row that was measured before it
         if rows and as_json:

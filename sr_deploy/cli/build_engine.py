@@ -1,10 +1,10 @@
-"""srdeploy targets and build-engine."""
+"""srdeploy targets, build-engine and adopt."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Tuple
+from typing import Optional, Tuple
 
 import click
 
@@ -17,10 +17,10 @@ from sr_deploy.core.target import load_target, target_names
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of whole profiles.")
 def targets(as_json: bool) -> None:
     """List the target profiles, and why one cannot be built here."""
-    from sr_deploy.runtime import BACKENDS
+    from sr_deploy.runtime.build import why_not_here
 
     profiles = [load_target(name) for name in target_names()]
-    reasons = [BACKENDS[p.runtime]().why_unavailable(p) for p in profiles]
+    reasons = [why_not_here(p)[0] for p in profiles]
     if as_json:
         emit_json([{**dataclasses.asdict(p), "why_unavailable": reason} for p, reason in zip(profiles, reasons)])
         return
@@ -38,16 +38,47 @@ def targets(as_json: bool) -> None:
 @click.command("build-engine")
 @click.argument("graphs", nargs=-1, required=True, metavar="ONNX|DIR...")
 @click.option("--target", required=True, help="What to build for (srdeploy targets).")
+@click.option("--on", metavar="ssh://USER@HOST[:PORT]", default="", help="Build on this board, by its own trtexec.")
+@click.option("--bundle", type=click.Path(path_type=Path), metavar="FILE.tar",
+              help="Write what builds them on a machine with sh and trtexec only (see adopt).")  # fmt: skip
 @click.option("--sm", "capabilities", type=int, multiple=True, metavar="SM",
               help="GPU generation for the target rtx, 89 for 8.9; may be repeated. Turing, 75, only when named.")  # fmt: skip
+@click.option("--dla", type=click.IntRange(min=0), metavar="CORE", help="Run on this DLA core; the GPU takes what it cannot.")
+@click.option("--fallback", default="", metavar="head-tail|NODE,NODE", help="What an FP16 engine computes in FP32.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write to.  [default: engines/built/TARGET]")
-def build_engine(graphs: Tuple[str, ...], target: str, capabilities: Tuple[int, ...], output: Path) -> None:
-    """Build an engine for a target from each graph.
+def build_engine(
+    graphs: Tuple[str, ...], target: str, on: str, bundle: Optional[Path], capabilities: Tuple[int, ...], dla: Optional[int],
+    fallback: str, output: Optional[Path],
+) -> None:  # fmt: skip
+    """Build an engine for a target from each graph: here, on a board (--on), or by hand (--bundle, then adopt).
 
     The manifest beside each engine says what precision was asked for and what was obtained, and what was not checked.
     """
-    from sr_deploy.runtime.build import engine_from_onnx
+    from sr_deploy.runtime.build import bundle_from_onnx, engine_from_onnx
 
-    folder = output or Path("engines") / "built" / target
-    for path in engine_from_onnx(list(graphs), folder, target=target, compute_capabilities=capabilities or None, progress=say):
+    if bundle is not None:
+        if on or capabilities or output is not None:
+            raise click.UsageError("--bundle goes with --target, --dla and --fallback only: adopt takes -o")
+        emit(str(bundle_from_onnx(list(graphs), bundle, target=target, dla=dla, fallback=fallback, progress=say)))
+        return
+    paths = engine_from_onnx(
+        list(graphs), output or _default_folder(target), target=target, compute_capabilities=capabilities, dla=dla, fallback=fallback,
+        on=on, progress=say,
+    )  # fmt: skip
+    for path in paths:
         emit(str(path))
+
+
+@click.command()
+@click.argument("result", metavar="RESULT.tar", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write to.  [default: engines/built/TARGET]")
+def adopt(result: Path, output: Optional[Path]) -> None:
+    """Take back what a bundle's build.sh made, check it, and write engines with their manifests."""
+    from sr_deploy.runtime.job import engines_from_result, target_of_result
+
+    for path in engines_from_result(result, output or _default_folder(target_of_result(result)), progress=say):
+        emit(str(path))
+
+
+def _default_folder(target: str) -> Path:
+    return Path("engines") / "built" / target

@@ -11,7 +11,9 @@ import click
 
 import sr_deploy
 from sr_deploy.cli.bench import bench
-from sr_deploy.cli.build_engine import build_engine, targets
+from sr_deploy.cli.build_engine import adopt, build_engine, targets
+from sr_deploy.cli.check import check
+from sr_deploy.cli.doctor import doctor
 from sr_deploy.cli.eval import evaluate
 from sr_deploy.cli.export import export
 from sr_deploy.cli.models import complexity, import_checkpoint, models
@@ -56,7 +58,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
-for command in (models, complexity, import_checkpoint, train, recipes, export, targets, build_engine, bench, evaluate):
+for command in (
+    models, complexity, import_checkpoint, train, recipes, export, check, targets, build_engine, adopt, doctor, bench, evaluate,
+):  # fmt: skip
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Dict, Type, TypeVar
+from typing import Any, Callable, Dict, List, Tuple, Type, TypeVar, Union
 
 from sr_deploy.core.errors import SrDeployError, nearest
 
@@ -21,32 +22,60 @@ def to_json(value: Any) -> str:
 def read_json(path: Path, error: Type[SrDeployError]) -> Dict[str, Any]:
     """Read a JSON object from a file. Raises `error` with the file's line when it is not one."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once_each)  # a BOM, as Windows writes, is fine
     except OSError as e:
         raise error(f"cannot read {path}: {e.strerror or e}") from e
     except json.JSONDecodeError as e:
         raise error(f"{path}, line {e.lineno}: not valid JSON: {e.msg}") from e
     except UnicodeDecodeError as e:
         raise error(f"{path}: not a UTF-8 text file") from e
+    except RecursionError as e:
+        raise error(f"{path}: nested too deeply") from e
+    except ValueError as e:  # Python reads integers of 4300 digits at most
+        raise error(f"{path}: holds a number of too many digits") from e
+    except _TwiceError as e:
+        raise error(f"{at_line(path, str(e))}: the key '{e}' is given twice") from e
     if not isinstance(data, dict):
         raise error(f"{path}: expected a JSON object, found a {type(data).__name__}")
     return data
 
 
-def from_dict(cls: Type[T], data: Dict[str, Any], *, source: str, error: Type[SrDeployError]) -> T:
+class _TwiceError(Exception):
+    pass
+
+
+def _once_each(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _TwiceError(next(key for i, (key, _) in enumerate(pairs) if key in [k for k, _ in pairs[:i]]))
+    return found
+
+
+def at_line(path: Path, key: str) -> str:
+    """Return `path, line N`, the line where a JSON file last names `key`, or the bare path where it does not."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for number in range(len(lines), 0, -1):
+            if f'"{key}"' in lines[number - 1]:
+                return f"{path}, line {number}"
+    return str(path)
+
+
+def from_dict(cls: Type[T], data: Dict[str, Any], *, source: Union[str, Path], error: Type[SrDeployError]) -> T:
     """Build the frozen dataclass `cls` from `data`.
 
-    Lists become tuples where the class holds tuples. Raises `error`, naming `source` and the key, on an unknown or a
-    missing key or on a value of another type than the field's default or annotation allows.
+    Lists become tuples where the class holds tuples. Raises `error`, naming `source` (of a path also the line) and the key, on
+    an unknown or a missing key or on a value of another type than the field's default or annotation allows.
     """
+    where: Callable[[str], str] = lambda key: at_line(source, key) if isinstance(source, Path) else source  # noqa: E731
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
-            raise error(f"{source}: unknown key '{key}'", hint=nearest(key, fields))
+            raise error(f"{where(key)}: unknown key '{key}'", hint=nearest(key, fields))
     values = {}
     for name, field in fields.items():
         if name in data:
-            values[name] = _checked(data[name], str(field.type), f"{source}: key '{name}'", error)
+            values[name] = _checked(data[name], str(field.type), f"{where(name)}: key '{name}'", error)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise error(f"{source}: the key '{name}' is missing")
     return cls(**values)

@@ -1,4 +1,4 @@
-"""PSNR and SSIM as the super-resolution papers and the NTIRE challenge take them. All images are (H, W, 3) uint8 RGB."""
+"""PSNR and SSIM as the super-resolution papers and the NTIRE challenge take them. Images are (H, W, 3) uint8 RGB."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import numpy as np
 from sr_deploy.core.errors import InputError
 
 METRICS = ("y", "rgb")
+MIN_FP16_PSNR_DB = 50.0
+"""What half precision may cost: the least PSNR of an FP16 output against the FP32 one, by `psnr_unit`."""
 
 
 def border_px(metric: str, scale: int) -> int:
@@ -45,6 +47,12 @@ def ssim(sr: np.ndarray, hr: np.ndarray, *, metric: str, border: int) -> float:
     var_a, var_b, cov = _blur(a * a) - mu_a**2, _blur(b * b) - mu_b**2, _blur(a * b) - mu_a * mu_b
     similarity = (2 * mu_a * mu_b + c1) * (2 * cov + c2) / ((mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2))
     return float(similarity.mean())
+
+
+def psnr_unit(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the PSNR in dB of two float arrays, any shape, clipped to 0..1, peak 1; 120 for equal ones."""
+    mse = float(np.mean((np.clip(a, 0, 1).astype(np.float64) - np.clip(b, 0, 1)) ** 2))
+    return 120.0 if mse < 1e-12 else -10 * float(np.log10(mse))
 
 
 def _scored(sr: np.ndarray, hr: np.ndarray, metric: str, border: int) -> tuple:

@@ -47,6 +47,9 @@ class BenchmarkRow:
     latency_ms_p95: Optional[float] = None
     latency_ms_p99: Optional[float] = None
     first_ms: Optional[float] = None
+    timer: str = ""
+    """What timed it: the wall clock, or events on the device (then without `copies_ms`, the copies to and from it)."""
+    copies_ms: Optional[float] = None
     mem_peak_mib: Optional[float] = None
     mem_definition: str = ""
     params: Optional[int] = None

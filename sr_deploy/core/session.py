@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import abc
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -16,12 +18,39 @@ if TYPE_CHECKING:
     from sr_deploy.core.target import TargetProfile
 
 
+@dataclass(frozen=True)
+class Timed:
+    """An output with what it took."""
+
+    y: np.ndarray
+    ms: float
+    copies_ms: Optional[float] = None
+    """Between host and device, apart from `ms`; None where there are none."""
+    timer: str = "wall clock"
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a user may ask of a build beyond its target."""
+
+    compute_capabilities: Tuple[int, ...] = ()
+    """SM versions, for a builder that builds for several; empty: the target's own."""
+    dla: Optional[int] = None
+    """The DLA core to run on, the GPU taking what it cannot; None: the GPU alone."""
+    fp32_layers: Tuple[str, ...] = ()
+    """Nodes that an FP16 engine computes in FP32."""
+    timing_cache: Optional[Path] = None
+    """The folder of what builds on one device learn from each other."""
+
+
 class Session(abc.ABC):
     """A network ready to run. The checks of its input live here once; a backend implements `_run`."""
 
     backend: str
     """The registry name of its backend: torch, onnxruntime, tensorrt-rtx."""
     backend_version: str
+    device: str = ""
+    """The GPU it runs on; empty: the CPU."""
     threads: Optional[int] = None
     """CPU threads it computes with, where it runs on the CPU."""
     precision: str
@@ -51,14 +80,23 @@ class Session(abc.ABC):
 
         Raises InputError when shape or type differ, or the size is outside what the session takes.
         """
+        return self.timed(x_nchw).y
+
+    def timed(self, x_nchw: np.ndarray) -> Timed:
+        """Do what `run` does, and tell what it took: the wall clock's time, or a device's own with its copies apart."""
         if x_nchw.ndim != 4 or x_nchw.shape[:2] != (1, 3) or x_nchw.dtype != np.float32:
             raise InputError(f"expected a (1, 3, H, W) float32 array, got {x_nchw.shape} {x_nchw.dtype}")
         self.check_hw(x_nchw.shape[2:])
-        y = self._run(x_nchw)
+        done = self._timed(x_nchw)
         expected = (1, 3, self.scale * x_nchw.shape[2], self.scale * x_nchw.shape[3])
-        if y.shape != expected:
-            raise InputError(f"the network returned {y.shape} for an input of {x_nchw.shape}, expected {expected}")
-        return y
+        if done.y.shape != expected:
+            raise InputError(f"the network returned {done.y.shape} for an input of {x_nchw.shape}, expected {expected}")
+        return done
+
+    def _timed(self, x_nchw: np.ndarray) -> Timed:
+        start = time.perf_counter()
+        y = self._run(x_nchw)
+        return Timed(y, (time.perf_counter() - start) * 1000)
 
     def check_hw(self, hw: Sequence[int]) -> None:
         """Raise InputError when the session does not take an LR input of (h, w)."""
@@ -90,8 +128,8 @@ class Backend(abc.ABC):
             return f"{self.package} {version} is installed, and the profile is for {target.runtime_versions}"
         return ""
 
-    def by_hand(self, onnx: Path, graph: Manifest) -> str:
-        """Say how a user can build the graph where this backend cannot; empty when there is no such way."""
+    def why_no_device(self, target: TargetProfile) -> str:
+        """Say why this machine's devices cannot run engines of `target`; empty when they can, or nothing is known of them."""
         return ""
 
     @abc.abstractmethod
@@ -99,7 +137,7 @@ class Backend(abc.ABC):
         """Return the versions of what an engine built here depends on. Raises MissingPackageError."""
 
     @abc.abstractmethod
-    def build(self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any) -> Manifest:
+    def build(self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: BuildOptions) -> Manifest:
         """Build an engine of the graph into `temporary` and return its manifest (without SHA-256). Raises BuildError."""
 
     @abc.abstractmethod

@@ -114,6 +114,7 @@ def _conditions(rows: Sequence[BenchmarkRow]) -> List[str]:
             [f"{r.counter} at {'x'.join(map(str, r.counted_hw or ()))}, multiply-accumulates" for r in rows if r.counter],
         ),
         ("runs", [f"{r.warmup} warm-up" for r in rows if r.runs] + [f"{_span([r.runs for r in rows if r.runs])} timed"]),
+        ("timed by", [r.timer + (" (copies apart)" if r.copies_ms is not None else "") for r in rows if r.timer]),
         ("memory", [r.mem_definition for r in rows if r.mem_definition]),
         ("device", [f"{r.device}" + (f", {r.threads} threads" if r.threads else "") for r in rows]),
         ("software", [f"{r.backend} {r.backend_version}" for r in rows]),

@@ -10,7 +10,7 @@ from typing import Dict, List, Optional, Tuple
 
 from sr_deploy.core.errors import InputError, TargetError, nearest
 from sr_deploy.core.files import data_folder
-from sr_deploy.core.jsonio import from_dict, read_json, to_json
+from sr_deploy.core.jsonio import at_line, from_dict, read_json, to_json
 from sr_deploy.core.sizes import parse_sizes
 
 RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt-rtx")
@@ -91,29 +91,43 @@ def load_target(name: str) -> TargetProfile:
 
 
 def read_target(path: Path) -> TargetProfile:
-    """Read and validate one profile file. Raises TargetError naming the file and what is wrong in it."""
-    profile = from_dict(TargetProfile, read_json(path, TargetError), source=str(path), error=TargetError)
+    """Read and validate one profile file. Raises TargetError naming the file, the line and what is wrong in it."""
+    profile = from_dict(TargetProfile, read_json(path, TargetError), source=path, error=TargetError)
+
+    def refuse(key: str, problem: str) -> None:
+        raise TargetError(f"{at_line(path, key)}: {problem}")
+
     if profile.name != path.stem:
-        raise TargetError(f"{path}: its name is '{profile.name}', expected the file's own, '{path.stem}'")
+        refuse("name", f"its name is '{profile.name}', expected the file's own, '{path.stem}'")
     if profile.runtime not in RUNTIMES:
-        raise TargetError(f"{path}: runtime '{profile.runtime}' is unknown; expected {', '.join(RUNTIMES)}")
+        refuse("runtime", f"runtime '{profile.runtime}' is unknown; expected {', '.join(RUNTIMES)}")
     for key in ("precisions", "fp16_graph", "io_dtype"):
         value = getattr(profile, key)
         for precision in (value,) if isinstance(value, str) else value:
             if precision not in PRECISIONS:
-                raise TargetError(f"{path}: {key} holds '{precision}'; expected fp32 or fp16")
+                refuse(key, f"{key} holds '{precision}'; expected fp32 or fp16")
     for shape in profile.shapes:
         try:
             parse_sizes(shape)
         except InputError as e:
-            raise TargetError(f"{path}: shapes: {e.message}") from e
-    if profile.workspace_mib < 0 or profile.dla_cores < 0:
-        raise TargetError(f"{path}: workspace_mib and dla_cores must not be negative")
+            refuse("shapes", f"shapes: {e.message}")
+    for key in ("workspace_mib", "dla_cores"):
+        if getattr(profile, key) < 0:
+            refuse(key, f"{key} must not be negative")
+    if not 7 <= profile.opset <= 30:
+        refuse("opset", f"opset {profile.opset}; expected 7 to 30")
+    for number in profile.power_modes:
+        if not number.isdigit():
+            refuse("power_modes", f"power_modes: '{number}' is no number of nvpmodel's")
     if profile.runtime == "tensorrt-rtx" and not profile.compute_capabilities:
-        raise TargetError(f"{path}: compute_capabilities must not be empty for TensorRT for RTX")
-    profile.takes_version("0")  # raises on a malformed range
-    if not profile.precisions or not profile.shapes:
-        raise TargetError(f"{path}: precisions and shapes must not be empty")
+        refuse("compute_capabilities", "compute_capabilities must not be empty for TensorRT for RTX")
+    try:
+        profile.takes_version("0")
+    except TargetError as e:
+        refuse("runtime_versions", e.message)
+    for key in ("precisions", "shapes"):
+        if not getattr(profile, key):
+            refuse(key, f"{key} must not be empty")
     return profile
 
 

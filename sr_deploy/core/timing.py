@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Callable, List, Optional
 
 import numpy as np
+
+from sr_deploy.core.session import Timed
 
 WARMUP = 3
 MIN_RUNS, MAX_RUNS, ENOUGH_S = 5, 100, 3.0
@@ -17,27 +19,33 @@ class Latency:
     """Milliseconds over `runs` timed runs, after the first and `warmup` further untimed ones."""
 
     first_ms: float
+    """By the wall clock, copies and the preparation of memory included."""
     median_ms: float
     p90_ms: float
     p95_ms: float
     p99_ms: float
     warmup: int
     runs: int
+    copies_ms: Optional[float] = None
+    """Median of the copies between host and device, where they are timed apart."""
+    timer: str = ""
 
 
-def measure_latency(run: Callable[[], object], *, warmup: int = WARMUP, runs: Optional[int] = None) -> Latency:
-    """Time `run`. With `runs` None: at least 5 times, and until 3 s or 100 runs are reached."""
-    first = _once_ms(run)
-    for _ in range(warmup):
-        run()
-    times = []
-    while len(times) < (MIN_RUNS if runs is None else runs) or (runs is None and len(times) < MAX_RUNS and sum(times) < ENOUGH_S * 1000):
-        times.append(_once_ms(run))
-    median, p90, p95, p99 = np.percentile(times, [50, 90, 95, 99])
-    return Latency(first, float(median), float(p90), float(p95), float(p99), warmup, len(times))
-
-
-def _once_ms(run: Callable[[], object]) -> float:
+def measure_latency(run: Callable[[], Timed], *, warmup: int = WARMUP, runs: Optional[int] = None) -> Latency:
+    """Repeat `run`. With `runs` None: at least 5 times, and until 3 s or 100 runs are reached."""
     start = time.perf_counter()
     run()
-    return (time.perf_counter() - start) * 1000
+    first = (time.perf_counter() - start) * 1000
+    for _ in range(warmup):
+        run()
+    times: List[float] = []
+    copies: List[float] = []
+    while len(times) < (MIN_RUNS if runs is None else runs) or (runs is None and len(times) < MAX_RUNS and sum(times) < ENOUGH_S * 1000):
+        done = run()
+        times.append(done.ms)
+        if done.copies_ms is not None:
+            copies.append(done.copies_ms)
+    median, p90, p95, p99 = (float(v) for v in np.percentile(times, [50, 90, 95, 99]))
+    return Latency(
+        first, median, p90, p95, p99, warmup, len(times), copies_ms=float(np.median(copies)) if copies else None, timer=done.timer
+    )

@@ -15,10 +15,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from sr_deploy.core.errors import ExportError
+from sr_deploy.core.manifest import mixed_precision
+from sr_deploy.core.metrics import MIN_FP16_PSNR_DB, psnr_unit
 from sr_deploy.export import opset as opsets
 
 FP16_MAX = 65504.0
-MIN_PSNR_DB = 50.0
 _TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
 
 
@@ -74,7 +75,7 @@ def precision_of(model: onnx.ModelProto) -> str:
     counted = tensor_types(model)
     if len(counted) == 1:
         return next(iter(counted))
-    return "mixed: " + ", ".join(f"{n} {name}" for name, n in sorted(counted.items()))
+    return mixed_precision(counted)
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ class HalfReport:
             found.append(f"{len(self.overflows)} tensors overflow, the first is '{self.overflows[0]}'")
         if self.dead:
             found.append("the output is dead (constant)")
-        if not self.psnr_db >= MIN_PSNR_DB:
-            found.append(f"{self.psnr_db:.1f} dB against FP32, expected at least {MIN_PSNR_DB:.0f}")
+        if not self.psnr_db >= MIN_FP16_PSNR_DB:
+            found.append(f"{self.psnr_db:.1f} dB against FP32, expected at least {MIN_FP16_PSNR_DB:.0f}")
         return found
 
 
@@ -168,12 +169,6 @@ def _as_fp32(tensor: TensorProto) -> TensorProto:
     if tensor.data_type != TensorProto.FLOAT16:
         return tensor
     return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
-
-
-def psnr_unit(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the PSNR in dB of two arrays clipped to 0..1, peak 1; 120 for equal ones."""
-    mse = float(np.mean((np.clip(a, 0, 1).astype(np.float64) - np.clip(b, 0, 1)) ** 2))
-    return 120.0 if mse < 1e-12 else -10 * float(np.log10(mse))
 
 
 def _larger(a: float, b: float) -> float:

@@ -9,6 +9,6 @@ BACKENDS = Registry(
     {
         "onnxruntime": "sr_deploy.runtime.ort:OnnxRuntimeBackend",
         "tensorrt": "sr_deploy.runtime.tensorrt:TensorRTBackend",
-        "tensorrt-rtx": "sr_deploy.runtime.tensorrt_rtx:TensorRTForRTXBackend",
+        "tensorrt-rtx": "sr_deploy.runtime.tensorrt:TensorRTForRTXBackend",
     },
 )

@@ -1,72 +1,115 @@
-"""From a graph to an engine for a target, with its manifest."""
+"""From a graph to an engine for a target, with its manifest: by a library here, by trtexec here, on a board, or by hand."""
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence, Union
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
-from sr_deploy.core.errors import ArtifactError, BuildError, InputError
+from sr_deploy.core.errors import ArtifactError, BuildError, InputError, MissingPackageError
 from sr_deploy.core.files import files_in, output_folder
 from sr_deploy.core.manifest import Manifest, read_manifest, up_to_date, write_artifact
+from sr_deploy.core.session import Backend, BuildOptions
 from sr_deploy.core.sizes import Sizes
 from sr_deploy.core.target import TargetProfile, load_target
 from sr_deploy.runtime import BACKENDS
+from sr_deploy.runtime.fallback import fp32_nodes
+from sr_deploy.runtime.job import Plan, engines_from_result, write_bundle, write_job
+from sr_deploy.runtime.local import result_from_trtexec, why_no_trtexec
+from sr_deploy.runtime.preflight import preflight, refuse, summary
+from sr_deploy.runtime.ssh import parse_board, result_from_board
 
 SUFFIX = ".engine"
+_NOT_BY_TRTEXEC = "engines of '{}' are not built by trtexec"
+Graphs = Union[str, Path, Sequence[Union[str, Path]]]
 
 
 def engine_from_onnx(
-    graphs: Union[str, Path, Sequence[Union[str, Path]]],
+    graphs: Graphs,
     output: Union[str, Path],
     *,
     target: str,
-    compute_capabilities: Optional[Sequence[int]] = None,
+    compute_capabilities: Sequence[int] = (),
+    dla: Optional[int] = None,
+    fallback: str = "",
+    on: str = "",
     progress: Callable[[str], None] = lambda line: None,
 ) -> List[Path]:
     """Build an engine for `target` from each graph (files, or folders of them) into `output`; return their paths.
 
-    compute_capabilities: SM versions (75 for 7.5), for targets that build for several; None: the target's own.
-    Engines that are up to date are left as they are. Raises an SrDeployError; engines finished before it stay.
+    compute_capabilities: SM versions (75 for 7.5), for targets that build for several; none: the target's own. dla: the DLA
+    core to run on. fallback: `head-tail` or `NODE,NODE`, computed in FP32 by an FP16 engine. on: `ssh://user@host:port` of a
+    board whose own trtexec builds. Engines that are up to date are left as they are.
+    Raises an SrDeployError; engines finished before it stay.
     """
     profile = load_target(target)
+    board = parse_board(on) if on else None
     backend = BACKENDS[profile.runtime]()
-    files = onnx_files([graphs] if isinstance(graphs, (str, Path)) else graphs)
-    manifests = [_readable(path) for path in files]
-    unsuited = next((why for file, graph in zip(files, manifests) for why in [_why_unsuited(file, graph, profile)] if why), "")
-    again = f"export it again with --target {target}"
-    reason = backend.why_unavailable(profile)
-    if reason:
-        hint = f"{unsuited}: {again}" if unsuited else backend.by_hand(files[0], manifests[0])
-        raise BuildError(f"cannot build for '{target}' here: {reason}", hint=hint)
-    if unsuited:
-        raise BuildError(unsuited, hint=again)
-    options = _options(profile, compute_capabilities)
-    named = "".join(f".sm{c}" for c in sorted(set(compute_capabilities or ())))
-    names = [f"{_stem(graph)}.{graph.precision_asked}{named}{SUFFIX}" for graph in manifests]
-    for file, name in zip(files, names):
-        if Path(name).name != name:
-            raise ArtifactError(f"the manifest of {file} names a model that is no file name", hint="export it again")
-        if names.count(name) > 1:
-            raise InputError(f"several of the graphs would become {name}", hint="build them into different folders")
+    if board is not None and profile.runtime == "onnxruntime":
+        raise BuildError(_NOT_BY_TRTEXEC.format(target), hint="leave --on out, and build on the machine that runs them")
+    reason, by_trtexec = why_not_here(profile) if board is None else ("", True)
+    no_way = f"cannot build for '{target}' here: {reason}" if reason else ""
+    plans = _plans(graphs, profile, compute_capabilities, dla, fallback, no_way=no_way)
     folder = output_folder(Path(output))
-    paths = []
-    for number, (file, graph, name) in enumerate(zip(files, manifests, names), 1):
-        path = folder / name
-        wanted = _wanted(graph, profile, compute_capabilities, backend)
-        fresh = up_to_date(path, wanted)
-        line = f"{path.name}: up to date" if fresh else _build(backend, file, graph, profile, path, wanted, options)
-        progress(f"[{number}/{len(files)}] {line}")
-        paths.append(path)
-    return paths
+    if not by_trtexec:
+        return _built_here(backend, profile, plans, folder, progress)
+    job_plans = [p for p in plans if not _fresh(folder / p.name, p)]
+    for plan in plans:
+        if plan not in job_plans:
+            progress(f"{plan.name}: up to date")
+    if job_plans:
+        with tempfile.TemporaryDirectory() as temporary:
+            job = write_job(Path(temporary) / "job", job_plans, profile, timing_from=folder)
+            result = Path(temporary) / "result.tar"
+            if board is not None:
+                result_from_board(board, job.folder, job.identity, result, say=progress)
+            else:
+                result_from_trtexec(job.folder, result, say=progress)
+            engines_from_result(result, folder, progress=progress)
+    return [folder / p.name for p in plans]
 
 
-def onnx_files(given: Sequence[Union[str, Path]]) -> List[Path]:
+def bundle_from_onnx(
+    graphs: Graphs,
+    file: Union[str, Path],
+    *,
+    target: str,
+    dla: Optional[int] = None,
+    fallback: str = "",
+    progress: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Write a tar file that builds the engines on a machine with nothing but sh and trtexec; `engines_from_result` takes its
+    outcome. Arguments as of `engine_from_onnx`. Raises an SrDeployError.
+    """
+    profile = load_target(target)
+    if profile.runtime == "onnxruntime":
+        raise BuildError(_NOT_BY_TRTEXEC.format(target), hint="leave --bundle out, and build on the machine that runs them")
+    plans = _plans(graphs, profile, (), dla, fallback)
+    with tempfile.TemporaryDirectory() as temporary:
+        job = write_job(Path(temporary) / "job", plans, profile)
+        write_bundle(job, Path(file))
+    progress(f"{file}: unpack it on the board, run 'sh build.sh' there, bring result.tar back and give it to: srdeploy adopt result.tar")
+    return Path(file)
+
+
+def why_not_here(profile: TargetProfile) -> Tuple[str, bool]:
+    """Return why no engine for `profile` can be built on this machine, empty when one can, and whether trtexec is the way."""
+    reason = BACKENDS[profile.runtime]().why_unavailable(profile)
+    if not reason or profile.runtime == "onnxruntime":
+        return reason, False
+    no_trtexec = why_no_trtexec(profile)
+    library = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}[profile.runtime]
+    return (f"it takes {library} {profile.runtime_versions}: {reason}; {no_trtexec}", False) if no_trtexec else ("", True)
+
+
+def onnx_files(given: Graphs) -> List[Path]:
     """Return the graphs named, those of a folder included. Raises InputError when a file or any graph is missing."""
     files: List[Path] = []
-    if not given:
+    items = [given] if isinstance(given, (str, Path)) else given
+    if not items:
         raise InputError("no graph was given", hint="give .onnx files or folders of them")
-    for item in given:
+    for item in items:
         path = Path(item)
         found = files_in(path, ".onnx") if path.is_dir() else [path]
         if not found:
@@ -76,6 +119,91 @@ def onnx_files(given: Sequence[Union[str, Path]]) -> List[Path]:
         if not path.is_file():
             raise InputError(f"there is no file {path}", hint="make one with: srdeploy export MODEL -o DIR")
     return files
+
+
+def _plans(
+    graphs: Graphs, profile: TargetProfile, compute_capabilities: Sequence[int], dla: Optional[int], fallback: str, *, no_way: str = ""
+) -> List[Plan]:
+    """Check everything that can be checked before anything is built or written. `no_way`: why nothing can be built at all."""
+    files = onnx_files(graphs)
+    manifests = [_readable(path) for path in files]
+    unsuited = next((why for file, graph in zip(files, manifests) for why in [_why_unsuited(file, graph, profile)] if why), "")
+    again = f"export it again with --target {profile.name}"
+    if no_way:
+        raise BuildError(no_way, hint=f"{unsuited}: {again}" if unsuited else _three_ways(profile))
+    if unsuited:
+        raise BuildError(unsuited, hint=again)
+    if compute_capabilities and profile.runtime != "tensorrt-rtx":
+        raise InputError(f"--sm has no meaning for target '{profile.name}': its engines are built on the machine that runs them")
+    if dla is not None and dla not in range(profile.dla_cores):
+        cores = f"its DLA cores are {', '.join(map(str, range(profile.dla_cores)))}" if profile.dla_cores else "it has no DLA"
+        raise InputError(f"target '{profile.name}' has no DLA core {dla}: {cores}", hint="leave --dla out")
+    plans = []
+    for file, graph in zip(files, manifests):
+        kept = fp32_nodes(file, fallback) if graph.precision_asked == "fp16" else ()
+        options = BuildOptions(tuple(sorted(set(compute_capabilities))), dla, kept)
+        words = "".join(f".sm{c}" for c in options.compute_capabilities) + (f".dla{dla}" if dla is not None else "")
+        words += ".fallback" if options.fp32_layers else ""
+        name = f"{_stem(graph)}.{graph.precision_asked}{words}{SUFFIX}"
+        if Path(name).name != name:
+            raise ArtifactError(f"the manifest of {file} names a model that is no file name", hint="export it again")
+        if name in [p.name for p in plans]:
+            raise InputError(f"several of the graphs would become {name}", hint="build them into different folders")
+        checks = {**graph.checks, "preflight": _preflight(file, graph, profile, dla)}
+        plans.append(Plan(file, replace(graph, checks=checks), _engine_manifest(graph, profile, options, fallback), name, options))
+    return plans
+
+
+def _preflight(file: Path, graph: Manifest, profile: TargetProfile, dla: Optional[int]) -> object:
+    """What the target's parser will do, where onnx is installed; else what the export recorded. Raises BuildError."""
+    try:
+        findings = preflight(file, profile, precision=graph.precision_asked, dla=dla is not None)
+    except MissingPackageError:
+        recorded = graph.checks.get("preflight")
+        known = isinstance(recorded, dict) and recorded.get("target") == profile.name and dla is None
+        return recorded if known else "not checked: onnx is not installed here, and the export recorded nothing for this target"
+    refuse(findings, file.name, profile)
+    return summary(findings, profile)
+
+
+def _built_here(backend: Backend, profile: TargetProfile, plans: List[Plan], folder: Path, progress: Callable[[str], None]) -> List[Path]:
+    for number, plan in enumerate(plans, 1):
+        path = folder / plan.name
+        wanted = replace(plan.engine, versions={**backend.versions(), **plan.engine.versions})
+        if up_to_date(path, wanted):
+            progress(f"[{number}/{len(plans)}] {path.name}: up to date")
+            continue
+
+        def write(temporary: Path, plan: Plan = plan, wanted: Manifest = wanted) -> Manifest:
+            options = replace(plan.options, timing_cache=folder)
+            built = backend.build(plan.onnx, plan.graph, profile, temporary, options)
+            checks = {"preflight": plan.graph.checks["preflight"], **built.checks}
+            return replace(wanted, **{k: getattr(built, k) for k in ("precision_obtained", "not_checked", "build")}, checks=checks)
+
+        manifest = write_artifact(path, write)
+        seconds, size = manifest.build["seconds"], float(manifest.build["size_bytes"]) / 2**20  # type: ignore[arg-type]
+        progress(f"[{number}/{len(plans)}] {path.name}: {manifest.precision_obtained}, {size:.2f} MiB, built in {seconds} s")
+    return [folder / p.name for p in plans]
+
+
+def _fresh(path: Path, plan: Plan) -> bool:
+    """Whether an engine that a board built is of this graph and these options; the board's versions are not known here."""
+    try:
+        found = read_manifest(path)
+    except ArtifactError:
+        return False
+    same_profile = found.versions.get("profile") == plan.engine.versions["profile"]
+    return same_profile and up_to_date(path, replace(plan.engine, versions=found.versions))
+
+
+def _three_ways(profile: TargetProfile) -> str:
+    if profile.runtime == "onnxruntime":
+        return ""
+    return (
+        f"three ways lead to an engine: install TensorRT {profile.runtime_versions} on the machine that runs it (its Python package or its "
+        "trtexec) and build there; --on ssh://user@board, to have a board's own trtexec build it from here; or --bundle FILE.tar, to "
+        "carry it over by hand"
+    )
 
 
 def _readable(path: Path) -> Manifest:
@@ -94,46 +222,29 @@ def _why_unsuited(file: Path, graph: Manifest, profile: TargetProfile) -> str:
     """Say why the target's parser would misread the graph, or build another precision from it than asked; empty if not."""
     if graph.opset is not None and graph.opset > profile.opset:
         return f"{file.name} is written in opset {graph.opset}; target '{profile.name}' reads {profile.opset} at most"
+    if graph.precision_asked not in profile.precisions:
+        builds = f"target '{profile.name}' builds {' and '.join(profile.precisions)} engines"
+        return f"{file.name} was exported for an {graph.precision_asked.upper()} engine ({graph.precision_obtained} tensors); {builds}"
     expected = profile.fp16_graph if graph.precision_asked == "fp16" else "fp32"
-    if profile.runtime == "tensorrt" and graph.precision_obtained != expected:
+    if graph.precision_obtained != expected:
         engine = f"for an {graph.precision_asked.upper()} engine target '{profile.name}' takes a graph of {expected}"
         return f"{file.name} has {graph.precision_obtained} tensors; {engine}"
     return ""
 
 
-def _options(profile: TargetProfile, compute_capabilities: Optional[Sequence[int]]) -> Any:
-    if profile.runtime == "tensorrt-rtx":
-        from sr_deploy.runtime.tensorrt_rtx import RTXOptions
-
-        return RTXOptions(tuple(compute_capabilities) if compute_capabilities else None)
-    if compute_capabilities:
-        raise InputError(f"--sm has no meaning for target '{profile.name}': its engines are built on the machine that runs them")
-    return None
-
-
-def _wanted(graph: Manifest, profile: TargetProfile, compute_capabilities: Optional[Sequence[int]], backend: Any) -> Manifest:
-    sm = "".join(f" --sm {c}" for c in compute_capabilities or ())
+def _engine_manifest(graph: Manifest, profile: TargetProfile, options: BuildOptions, fallback: str) -> Manifest:
+    words = "".join(f" --sm {c}" for c in options.compute_capabilities)
+    words += f" --dla {options.dla}" if options.dla is not None else ""
+    words += f" --fallback {fallback}" if options.fp32_layers else ""
+    build: Dict[str, object] = {"fp32_layers": list(options.fp32_layers)} if options.fp32_layers else {}
+    if options.dla is not None:
+        build["dla"] = {"core": options.dla}
     return replace(
-        graph,
-        kind="engine",
-        target=profile.name,
-        parent_sha256=graph.sha256,
-        command=f"srdeploy build-engine {_stem(graph)}.{graph.precision_obtained}.onnx --target {profile.name}{sm}",
-        versions={**backend.versions(), "profile": profile.digest},
-        nodes=None,
-        opset=None,
-        sha256="",
-    )
-
-
-def _build(backend: Any, file: Path, graph: Manifest, profile: TargetProfile, path: Path, wanted: Manifest, options: Any) -> str:
-    def write(temporary: Path) -> Manifest:
-        built = backend.build(file, graph, profile, temporary, options)
-        return replace(built, parent_sha256=wanted.parent_sha256, command=wanted.command, versions=wanted.versions, nodes=None, opset=None)
-
-    manifest = write_artifact(path, write)
-    seconds, size = manifest.build["seconds"], float(manifest.build["size_bytes"]) / 2**20  # type: ignore[arg-type]
-    return f"{path.name}: {manifest.precision_obtained}, {size:.2f} MiB, built in {seconds} s"
+        graph, kind="engine", target=profile.name, parent_sha256=graph.sha256, versions={"profile": profile.digest},
+        nodes=None, opset=None, sha256="",
+        command=f"srdeploy build-engine {_stem(graph)}.{graph.precision_obtained}.onnx --target {profile.name}{words}",
+        precision_obtained="", checks={}, not_checked=(), build=build,
+    )  # fmt: skip
 
 
 def _stem(graph: Manifest) -> str:

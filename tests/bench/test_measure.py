@@ -99,12 +99,12 @@ def test_an_engine_that_cannot_run_here_is_listed_with_the_reason(place):
     progress = []
     rows = bench(place, "engines", progress=progress.append)
     assert [r.artifact for r in rows] == ["tiny_x2.d1.20x24.fp16.engine", "tiny_x2.d1.20x24.fp32.engine"]
-    assert "needs an RTX GPU" in rows[0].error and rows[1].error == ""
+    assert "needs the GPU of target 'rtx'" in rows[0].error and rows[1].error == ""
     assert rows[0].backend == "tensorrt-rtx" and rows[0].params == rows[1].params
     assert rows[0].psnr_db is None and rows[0].latency_ms_median is None and rows[0].mem_peak_mib is None
     assert any("not run" in line for line in progress)
     table = ntire_table(rows)
-    assert "needs an RTX GPU" in table
+    assert "needs the GPU of target 'rtx'" in table
 
 
 def test_a_folder_is_all_its_artifacts(place):

@@ -28,7 +28,7 @@ def test_a_checkpoint_and_an_engine_that_cannot_run_here(run_cli, asrn, rtx_engi
     measured, failed = json.loads(result.stdout)
     assert (measured["model"], measured["variant"], measured["set"], measured["runs"]) == ("tiny-asrn_x2", "d1", "Tiny", 2)
     assert measured["psnr_db"] > 0 and measured["latency_ms_median"] > 0 and measured["input_hw"] == [16, 16]
-    assert failed["backend"] == "tensorrt-rtx" and "RTX GPU" in failed["error"]
+    assert failed["backend"] == "tensorrt-rtx" and "needs the GPU of target 'rtx'" in failed["error"]
     assert all(failed[k] is None for k in ("psnr_db", "latency_ms_median", "mem_peak_mib", "runs"))
     assert [row.model for row in read_rows(tmp_path / "out" / "rows.jsonl")] == ["tiny-asrn_x2", "m_x2"]
     table = run_cli(*args)

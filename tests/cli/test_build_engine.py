@@ -63,14 +63,14 @@ def test_a_graph_edited_after_its_manifest_was_written(fails, own_graph, tmp_pat
 def test_an_fp32_graph_for_rtx(fails, graph, tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
     error = fails("build-engine", graph, "--target", "rtx", "-o", tmp_path / "out")
-    assert "is an FP32 graph" in error and "strongly typed" in error and "hint: export it again with --target rtx" in error
+    assert "was exported for an FP32 engine" in error and "hint: export it again with --target rtx" in error
 
 
 def test_a_board_s_engine(fails, graph, tmp_path):
     error = fails("build-engine", graph, "--target", "xavier", "-o", tmp_path / "out")
-    assert "cannot build for 'xavier' here" in error and "TensorRT >=8.5,<8.6" in error
+    assert "cannot build for 'xavier' here: it takes TensorRT >=8.5,<8.6" in error
     # The graph is one for the CPU: the hint must not send it to a parser that would misread it.
-    assert "hint: " in error and "opset 18" in error and "export it again with --target xavier" in error and "trtexec" not in error
+    assert "hint: " in error and "opset 18" in error and "export it again with --target xavier" in error and "--on" not in error
 
 
 @pytest.mark.parametrize(
@@ -95,3 +95,12 @@ def test_an_empty_folder_and_a_folder_that_cannot_be_written(fails, graph, tmp_p
     assert "holds no .onnx file" in fails("build-engine", tmp_path, "--target", "cpu", "-o", tmp_path / "out")
     error = fails("build-engine", graph, "--target", "cpu", "-o", graph / "below")
     assert "cannot write to the folder" in error and "-o" in error
+
+
+def test_a_bundle_and_what_does_not_go_with_it(run_cli, fails, graph, tmp_path):
+    pytest.importorskip("skimage", reason="scikit-image is not installed; it gives the reference image")
+    result = run_cli("build-engine", graph, "--target", "xavier-jp4", "--bundle", tmp_path / "job.tar")
+    assert result.exit_code == 1 and "opset 18" in result.stderr and not (tmp_path / "job.tar").exists()
+    assert run_cli("build-engine", graph, "--target", "xavier", "--bundle", tmp_path / "job.tar", "--on", "ssh://x").exit_code == 2
+    assert "there is no file" in fails("adopt", tmp_path / "result.tar")
+    assert "is no address of a board" in fails("build-engine", graph, "--target", "xavier", "--on", "xavier.local")

@@ -105,6 +105,6 @@ def test_an_engine_that_cannot_run_here_is_listed_with_the_reason(run_cli, rtx_e
     assert result.exit_code == 0, (result.stderr, result.exception)
     rows = json.loads(result.stdout)
     assert [(r["set"], r["psnr_db"], r["ssim"], r["images"]) for r in rows] == [("Set5", None, None, []), ("Other", None, None, [])]
-    assert all("RTX GPU" in r["error"] and r["scale"] == 2 for r in rows)
+    assert all("needs the GPU of target 'rtx'" in r["error"] and r["scale"] == 2 for r in rows)
     table = run_cli("eval", rtx_engine, *data).stdout
     assert table.count("not run: m_x2.d1.8x8.fp16.engine (tensorrt-rtx)") == 1 and "| bicubic" in table

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sr_deploy.core import timing
+from sr_deploy.core.session import Timed
 
 
 class Clock:
@@ -17,7 +18,9 @@ class Clock:
 
     def run(self):
         self.calls += 1
-        self.now += next(self.durations) / 1000
+        duration = next(self.durations)
+        self.now += duration / 1000
+        return Timed(np.zeros(1), duration, copies_ms=duration / 10, timer="a clock")
 
 
 @pytest.fixture()
@@ -40,6 +43,7 @@ def test_median_and_percentiles_leave_first_and_warm_up_out(clock):
     for p in (90, 95, 99):
         assert getattr(latency, f"p{p}_ms") == pytest.approx(np.percentile(times, p))
     assert (latency.warmup, latency.runs) == (2, 5)
+    assert (latency.copies_ms, latency.timer) == (pytest.approx(0.3), "a clock")
 
 
 @pytest.mark.parametrize("each_ms, runs", [(10_000, timing.MIN_RUNS), (1, timing.MAX_RUNS), (100, 30), (250, 12)])

@@ -188,7 +188,7 @@ def test_a_card_cannot_name_a_larger_variant_than_its_weights(tmp_path):
     [
         ("nowhere/net.safetensors", InputError, "there is no checkpoint nowhere"),
         ("asrn_x9", InputError, "asrn has no scale x9; it has x2, x3, x4"),
-        ("imdeception_x2", InputError, "is an architecture"),
+        ("srn_x4", InputError, "is an architecture"),
         ("resnet50", InputError, "there is no model 'resnet50'"),
     ],
 )

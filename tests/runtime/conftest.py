@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from sr_deploy.core.manifest import Manifest, write_artifact
+from sr_deploy.runtime import build
 
 
-def tiny_model(hw, *, precision="fp32", extra=None):
-    """Return the ONNX model. hw: LR (h, w), or None for a dynamic one; extra: an operator put between the two."""
+def tiny_model(hw, *, precision="fp32", extra=None, repeats=False, opset=17):
+    """Return the ONNX model. hw: LR (h, w), or None for a dynamic one; extra: an operator put between the two; repeats:
+    each pixel is repeated 2x2, which is what the stand-in for trtexec does."""
     from onnx import TensorProto, helper, numpy_helper
 
     dtype, element = (np.float16, TensorProto.FLOAT16) if precision == "fp16" else (np.float32, TensorProto.FLOAT)
     weight = (np.random.default_rng(0).standard_normal((12, 3, 3, 3)) / 5).astype(dtype)
+    if repeats:
+        weight[:] = 0
+        weight[range(12), [c // 4 for c in range(12)], 1, 1] = 1
     nodes = [helper.make_node("Conv", ["lr", "weight"], ["features"], name="conv", pads=[1, 1, 1, 1])]
     last = "features"
     if extra == "NonZero":
@@ -34,7 +41,7 @@ def tiny_model(hw, *, precision="fp32", extra=None):
         [helper.make_tensor_value_info("sr", element, output)],
         [numpy_helper.from_array(weight, "weight")],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 def tiny_manifest(low=(16, 24), high=None, *, precision="fp32", asked=None, opset=17):
@@ -64,12 +71,12 @@ def tiny(tmp_path):
     """Write a tiny graph with its manifest and return its path."""
     onnx = pytest.importorskip("onnx", reason="onnx is not installed; it makes the graph")
 
-    def make(name="tiny_x2.d1", *, hw=(16, 24), high=None, precision="fp32", asked=None, extra=None):
-        model = tiny_model(None if high else hw, precision=precision, extra=extra)
+    def make(name="tiny_x2.d1", *, hw=(16, 24), high=None, precision="fp32", asked=None, extra=None, repeats=False, opset=17):
+        model = tiny_model(None if high else hw, precision=precision, extra=extra, repeats=repeats, opset=opset)
 
         def write(temporary):
             onnx.save(model, str(temporary))
-            return tiny_manifest(hw, high, precision=precision, asked=asked)
+            return tiny_manifest(hw, high, precision=precision, asked=asked, opset=opset)
 
         path = tmp_path / "onnx" / f"{name}.onnx"
         write_artifact(path, write)
@@ -79,8 +86,9 @@ def tiny(tmp_path):
 
 
 @pytest.fixture()
-def any_graph(tmp_path):
+def any_graph(tmp_path, monkeypatch):
     """A file that passes for a graph where none is parsed: works without onnx."""
+    monkeypatch.setattr(build, "preflight", lambda *args, **kwargs: [])
 
     def make(name="tiny_x2.d1", **kwargs):
         def write(temporary):
@@ -90,5 +98,29 @@ def any_graph(tmp_path):
         path = tmp_path / "onnx" / f"{name}.onnx"
         write_artifact(path, write)
         return path
+
+    return make
+
+
+@pytest.fixture()
+def stand_in(monkeypatch):
+    """Put the stand-in for trtexec (a test double: see tests/doubles/trtexec) in its place on this machine."""
+
+    def put(version="8.5.2", *, misbehave="", sm="7.2", scale=2):
+        for name, value in (("VERSION", version), ("MISBEHAVE", misbehave), ("SM", sm), ("SCALE", str(scale))):
+            monkeypatch.setenv(f"STAND_IN_TRTEXEC_{name}", value)
+        monkeypatch.setenv("TRTEXEC", str(Path(__file__).resolve().parents[1] / "doubles" / "trtexec"))
+
+    return put
+
+
+@pytest.fixture()
+def repeating(tiny):
+    """Make graphs that the stand-in's engines compute rightly. Skips where their reference cannot be made."""
+    for package in ("onnxruntime", "skimage", "cv2"):
+        pytest.importorskip(package, reason=f"{package} is not installed; it makes the reference")
+
+    def make(name="tiny_x2.d1", **kwargs):
+        return tiny(name, repeats=True, **{"asked": "fp16", **kwargs})
 
     return make

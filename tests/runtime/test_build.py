@@ -24,9 +24,6 @@ class Fake:
     def why_unavailable(self, target):
         return ""
 
-    def by_hand(self, onnx, graph):
-        return ""
-
     def versions(self):
         return {"fake": self.version}
 
@@ -164,23 +161,11 @@ def test_a_board_s_engine_is_not_built_here_and_what_is_missing_is_said(name, an
     profile = load_target(name)
     weak = profile.fp16_graph == "fp32"
     graph = any_graph(precision="fp32" if weak else "fp16", asked="fp16", opset=profile.opset)
-    with pytest.raises(BuildError, match=f"cannot build for '{name}' here") as e:
+    with pytest.raises(BuildError, match=f"cannot build for '{name}'.* here: .*'tensorrt'.*no trtexec on PATH") as e:
         engine_from_onnx(graph, tmp_path / "out", target=name)
-    assert f"TensorRT {profile.runtime_versions}" in e.value.message
-    # TensorRT 8 needs its flag, later ones take the graph's own types and have none.
-    assert "trtexec --onnx=" in e.value.hint and ("--fp16" in e.value.hint) == weak
+    for way in (f"install TensorRT {profile.runtime_versions}", "--on ssh://user@board", "--bundle FILE.tar"):
+        assert way in e.value.hint
     assert not (tmp_path / "out").exists()
-
-
-def test_the_board_s_command_names_sizes_for_a_dynamic_graph_only(any_graph, tmp_path):
-    """trtexec fails when it is given shapes for a static graph."""
-    hints = []
-    for high in (None, (32, 40)):
-        with pytest.raises(BuildError) as e:
-            engine_from_onnx(any_graph(f"tiny_x2.d1.{high}", low=(8, 9), high=high), tmp_path / "out", target="xavier")
-        hints.append(e.value.hint)
-    assert "Shapes" not in hints[0]
-    assert all(f"--{word}" in hints[1] for word in ("minShapes=lr:1x3x8x9", "optShapes=lr:1x3x8x9", "maxShapes=lr:1x3x32x40"))
 
 
 @pytest.mark.parametrize("name, module", [("cpu", "onnxruntime"), ("rtx", "tensorrt_rtx")])
@@ -188,7 +173,7 @@ def test_a_missing_package_is_named_with_the_pip_line(name, module, any_graph, t
     monkeypatch.setitem(sys.modules, module, None)
     reason = BACKENDS[load_target(name).runtime]().why_unavailable(load_target(name))
     assert module in reason and "pip install" in reason
-    with pytest.raises(BuildError, match=f"cannot build for '{name}' here: .*pip install"):
+    with pytest.raises(BuildError, match=f"cannot build for '{name}'.* here: .*pip install"):
         engine_from_onnx(any_graph(precision="fp16" if name == "rtx" else "fp32"), tmp_path / "out", target=name)
 
 

@@ -1,0 +1,44 @@
+"""srdeploy doctor."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Tuple
+
+import click
+
+from sr_deploy.cli.output import emit, emit_json
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def doctor(files: Tuple[Path, ...], as_json: bool) -> None:
+    """Explain graphs and engines: whole or not, for which device and version, what differs here, how to make them again.
+
+    Nothing in them is executed. The exit code is 1 when one is not whole.
+    """
+    from sr_deploy.runtime.doctor import diagnose
+
+    found = [diagnose(file) for file in files]
+    if as_json:
+        emit_json([dataclasses.asdict(d) for d in found])
+    else:
+        for d in found:
+            emit(d.file)
+            emit(f"  {d.what}")
+            emit("  whole: yes" if d.whole else f"  whole: no: {d.why_not_whole}")
+            for heading, lines in (
+                ("for", (d.built_for,)),
+                ("differs here", d.differs_here),
+                ("checked", d.checked),
+                ("not checked", d.not_checked),
+                ("made by", (d.rebuild,)),
+            ):
+                for line in lines:
+                    if line:
+                        emit(f"  {heading}: {line}")
+    if not all(d.whole for d in found):
+        sys.exit(1)

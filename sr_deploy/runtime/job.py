@@ -1,0 +1,339 @@
+"""A job: what a board needs to build engines with its own trtexec, and what comes back of it.
+
+One folder serves three ways: `on_board/build.sh` runs in it here, on a board over SSH, or by hand out of a tar file. Its `desk/`
+travels both ways: the manifests, and what the engines' outputs are compared with.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import tarfile
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from sr_deploy.core.errors import ArtifactError, BuildError, InputError, MissingPackageError
+from sr_deploy.core.files import atomic_path, output_folder, sha256_of, write_text
+from sr_deploy.core.images import nchw_from_rgb
+from sr_deploy.core.jsonio import from_dict, read_json, to_json
+from sr_deploy.core.manifest import Manifest, mixed_precision, write_artifact
+from sr_deploy.core.samples import sample_lr
+from sr_deploy.core.session import BuildOptions
+from sr_deploy.core.target import TargetProfile, load_target
+from sr_deploy.runtime import trtexec
+from sr_deploy.runtime.accuracy import compared, refuse_inaccurate
+from sr_deploy.runtime.board import energy, facts_from_text, samples_from_text, within
+
+SCRIPTS = Path(__file__).with_name("on_board")
+_NUMPY = {"fp32": np.float32, "fp16": np.float16}
+_MANIFESTS = "desk/manifests.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One engine to be."""
+
+    onnx: Path
+    graph: Manifest
+    engine: Manifest
+    """What its manifest will say, but for what only the build can tell."""
+    name: str
+    options: BuildOptions
+
+
+@dataclass(frozen=True)
+class Job:
+    folder: Path
+    identity: str
+    """Of all that is in it: the same job has the same one."""
+
+
+def write_job(folder: Path, plans: Sequence[Plan], profile: TargetProfile, *, timing_from: Optional[Path] = None) -> Job:
+    """Write the job that builds `plans` into `folder`. timing_from: where an earlier job's timing cache may lie."""
+    folder.mkdir(parents=True)
+    (folder / "desk").mkdir()
+    names = [p.onnx.name for p in plans]
+    lines = []
+    for plan in plans:
+        graph = plan.graph
+        if names.count(plan.onnx.name) > 1:
+            raise InputError(f"two of the graphs are called {plan.onnx.name}", hint="build them one after the other")
+        shutil.copyfile(str(plan.onnx), str(folder / plan.onnx.name))
+        _write_reference(folder, plan)
+        shapes = [(1, 3, hw[0], hw[1]) if graph.dynamic else None for hw in (graph.min_shape, graph.opt_shape, graph.max_shape)]
+        typing = "strong" if profile.fp16_graph == "fp16" else "weak"
+        lines.append(trtexec.JobLine(plan.onnx.name, plan.name, graph.precision_asked, typing, graph.input_name, *shapes))
+    head = trtexec.Job(
+        tuple(lines), runtime=profile.runtime, versions=profile.runtime_versions, workspace_mib=profile.workspace_mib,
+        sm=plans[0].options.compute_capabilities or profile.compute_capabilities, dla=plans[0].options.dla,
+        fp32_layers=tuple(dict.fromkeys(layer for p in plans for layer in p.options.fp32_layers)),
+    )  # fmt: skip
+    (folder / "job.txt").write_text(trtexec.job_text(head), encoding="utf-8")
+    (folder / _MANIFESTS).write_text(to_json({p.name: asdict(p.engine) for p in plans}), encoding="utf-8")
+    for script in sorted(SCRIPTS.glob("*.sh")):
+        shutil.copyfile(str(script), str(folder / script.name))
+    caches = sorted(timing_from.glob(f".timing-{profile.name}-*.cache")) if timing_from is not None else []
+    if caches:
+        shutil.copyfile(str(caches[-1]), str(folder / "timing.cache"))
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    sums = "".join(f"{sha256_of(p)}  {p.relative_to(folder).as_posix()}\n" for p in files)
+    (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
+    return Job(folder, sha256_of(folder / "SHA256SUMS")[:20])
+
+
+def write_bundle(job: Job, file: Path) -> None:
+    """Write the job's folder as one tar file, in a folder of the file's name."""
+    with atomic_path(file) as temporary:
+        with tarfile.open(str(temporary), "w", format=tarfile.PAX_FORMAT) as archive:
+            archive.add(str(job.folder), arcname=f"srdeploy-{job.identity[:8]}")
+
+
+def target_of_result(result: Path) -> str:
+    """Return the target that a result's engines are for. Raises ArtifactError."""
+    with tempfile.TemporaryDirectory() as folder:
+        manifests = _manifests(_unpacked(result, Path(folder)))
+    return next(iter(manifests.values())).target
+
+
+def engines_from_result(result: Path, output: Path, *, progress: Callable[[str], None] = lambda line: None) -> List[Path]:
+    """Check the `result.tar` of a job and write its engines with manifests to `output`; return their paths.
+
+    Raises ArtifactError when the result is damaged or tampered with; BuildError, after writing the engines that are good, when
+    one failed to build, is not of the precision asked for, was built by another version or GPU, or computes something else.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = _unpacked(Path(result), Path(temporary))
+        manifests = _manifests(folder)
+        results = trtexec.results_from_text((folder / "out/results.txt").read_text(encoding="utf-8", errors="replace"))
+        profile = load_target(next(iter(manifests.values())).target)
+        if not profile.takes_version(results.version):
+            by = f"the engines were built by TensorRT {results.version}"
+            raise BuildError(f"{by}; target '{profile.name}' is for {profile.runtime_versions}")
+        output_folder(output)
+        paths, problems = [], []
+        for found in results.engines:
+            if found.engine not in manifests:
+                raise ArtifactError(f"the result holds an engine that the job did not ask for: {found.engine}")
+            for log in ("build", "time"):
+                text = folder / "out" / f"{found.engine}.{log}.log"
+                if text.is_file():
+                    write_text(output / f"{found.engine}.{log}.log", text.read_text(encoding="utf-8", errors="replace"))
+            try:
+                manifest = _Outcome(folder, found, results, profile, manifests[found.engine]).manifest()
+            except BuildError as e:
+                problems.append(e)
+                progress(e.message)
+                continue
+            path = output / found.engine
+
+            def write(temporary: Path, source: Path = folder / "out" / found.engine, manifest: Manifest = manifest) -> Manifest:
+                shutil.copyfile(str(source), str(temporary))
+                return manifest
+
+            write_artifact(path, write)
+            paths.append(path)
+            progress(_line(path, manifest))
+        _keep_timing_cache(folder, output, profile, results.version)
+    missing = sorted(set(manifests) - {e.engine for e in results.engines})
+    if missing:
+        problems.append(BuildError(f"the result says nothing of {', '.join(missing)}"))
+    if problems:
+        more = f" (and {len(problems) - 1} more failed)" if len(problems) > 1 else ""
+        raise BuildError(problems[0].message + more, hint=problems[0].hint or f"the logs lie in {output}")
+    return paths
+
+
+class _Outcome:
+    """What came back of one engine, and what may be said of it."""
+
+    def __init__(
+        self, folder: Path, found: trtexec.EngineResult, results: trtexec.Results, profile: TargetProfile, wanted: Manifest
+    ) -> None:  # fmt: skip
+        self._out, self._folder, self._found, self._results, self._profile, self._wanted = (
+            folder / "out", folder, found, results, profile, wanted,
+        )  # fmt: skip
+        self._checks: Dict[str, object] = dict(wanted.checks)
+        self._not_checked: List[str] = []
+
+    def manifest(self) -> Manifest:
+        """Return the engine's manifest. Raises BuildError when it is none, or not what was asked for."""
+        found = self._found
+        if found.status == "failed":
+            raise BuildError(f"{found.engine} was not built: {'; '.join(found.errors) or f'exit code {found.exit_code}'}")
+        if not (self._out / found.engine).is_file():
+            raise ArtifactError(f"the result does not hold {found.engine}")
+        device = trtexec.device_from_log(self._text("build.log"))
+        wanted = self._profile.compute_capabilities
+        if wanted and device.compute_capability not in wanted and self._profile.runtime == "tensorrt":
+            on = f"{found.engine} was built on a GPU of SM {device.compute_capability}"
+            raise BuildError(f"{on}; the target's is {', '.join(map(str, wanted))}")
+        precision = self._precision()
+        build: Dict[str, object] = {
+            "seconds": found.build_seconds, "size_bytes": found.size_bytes, "by": self._results.trtexec, "command": found.build_command,
+            "gpu": device.name, "compute_capability": device.compute_capability,
+        }  # fmt: skip
+        if "dla" in self._wanted.build:
+            build["dla"] = {**self._wanted.build["dla"], "layers_on_gpu": trtexec.layers_off_dla(self._text("build.log"))}  # type: ignore[dict-item]
+        self._measured(build)
+        self._accuracy()
+        versions = {**self._wanted.versions, self._profile.runtime.replace("-", "_"): self._results.version}
+        return replace(
+            self._wanted, precision_obtained=precision, versions=versions, checks=self._checks, not_checked=tuple(self._not_checked),
+            build={**self._wanted.build, **build},
+        )  # fmt: skip
+
+    def _precision(self) -> str:
+        """The receipt: the layers' types; where there are none, the size beside that of the weights."""
+        asked, found = self._wanted.precision_asked, self._found
+        obtained, counts = ("unknown", {}) if not self._text("layers.json") else trtexec.precision_from_layers(self._text("layers.json"))
+        evidence = f"{found.size_bytes} bytes; flags: {found.build_command}"
+        if obtained != "unknown":
+            receipt = f"layer information: layers by what they compute in: {counts}"
+        elif self._profile.fp16_graph == "fp16":
+            obtained, receipt = asked, "strongly typed build: the graph's own tensor types"
+        else:
+            twin = found.fp32_twin_bytes
+            if twin is None or found.size_bytes is None:
+                raise BuildError(
+                    f"{found.engine}: nothing tells what precision it has: this trtexec names no layers' types, and no FP32 twin was built"
+                )
+            # Half the bytes a weight; what is not weights is the same in both.
+            obtained = "fp16" if found.size_bytes < 0.8 * twin else "fp32"
+            receipt = f"size: {found.size_bytes} bytes against {twin} of its FP32 twin (this trtexec names no layers' types)"
+        self._checks["precision_receipt"] = receipt
+        self._checks["precision_evidence"] = evidence
+        if asked == "fp16" and obtained == "fp32":
+            raise BuildError(
+                f"{found.engine}: FP16 was asked for, and the engine computes in FP32: {receipt}",
+                hint="see the build's log for the flags it took; on a strongly typed TensorRT the graph must be FP16",
+            )
+        return mixed_precision(counts) if obtained == "mixed" else obtained
+
+    def _measured(self, build: Dict[str, object]) -> None:
+        """Times, power and the board's facts into `build`."""
+        if self._text("times.json"):
+            times = trtexec.times_from_json(self._text("times.json"))
+            median, p90, p95, p99 = (round(float(v), 4) for v in np.percentile(times, [50, 90, 95, 99]))
+            build["latency_ms"] = {"median": median, "p90": p90, "p95": p95, "p99": p99, "runs": len(times), "timer": "GPU compute time"}
+            seconds = sum(times) / 1000
+            samples = samples_from_text(self._text("power.txt"))
+            last = max((s.time_s for s in samples if s.time_s is not None), default=0.0)
+            h, w = self._wanted.opt_shape
+            output_px = h * w * self._wanted.scale**2
+            used = energy(within(samples, last - seconds, last), output_px=output_px, runs=len(times), seconds=seconds)
+            if used is not None:
+                build["energy"] = {k: v for k, v in asdict(used).items() if v is not None}
+            else:
+                self._not_checked.append("power and throttling: the board reported too few samples")
+        else:
+            self._not_checked.append("its speed: " + ("; ".join(self._found.errors) or "it was not measured"))
+        facts = {k: v for k, v in asdict(facts_from_text(self._text_of("board.txt"))).items() if v not in (None, "")}
+        if facts:
+            build["board"] = facts
+
+    def _accuracy(self) -> None:
+        """The gate: its output on a photograph against FP32. Raises BuildError."""
+        output = self._out / f"{self._found.engine}.output.json.gz"
+        reference = self._folder / "desk" / f"{self._found.engine}.npy"
+        if not output.is_file() or not reference.is_file():
+            why = "no output came back" if reference.is_file() else "its job carried no reference, as onnxruntime was missing at the desk"
+            self._not_checked.append(f"its output: {why}")
+            return
+        try:
+            y = trtexec.output_from_json(gzip.decompress(output.read_bytes()).decode("utf-8", errors="replace"))
+        except (OSError, EOFError) as e:
+            raise ArtifactError(f"the output of {self._found.engine} cannot be unpacked: {e}") from e
+        found = compared([y], [np.load(str(reference), allow_pickle=False)])
+        refuse_inaccurate(found, self._found.engine)
+        self._checks["accuracy"] = {**found, "against": "onnxruntime, FP32, stored in half precision"}
+
+    def _text(self, kind: str) -> str:
+        return self._text_of(f"{self._found.engine}.{kind}")
+
+    def _text_of(self, name: str) -> str:
+        path = self._out / name
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _write_reference(folder: Path, plan: Plan) -> None:
+    """A photograph as the engine will be given it, and what FP32 makes of it; nothing where onnxruntime is missing."""
+    from sr_deploy.runtime.ort import OnnxRuntimeSession
+
+    try:
+        x = nchw_from_rgb(sample_lr(plan.graph.opt_shape, count=1)[0])
+        y = OnnxRuntimeSession(plan.onnx, plan.graph).run(x)
+    except MissingPackageError:
+        return
+    x.astype(_NUMPY[plan.graph.input_dtype]).tofile(str(folder / f"{plan.onnx.name}.lr.bin"))
+    np.save(str(folder / "desk" / f"{plan.name}.npy"), y.astype(np.float16))
+
+
+def _manifests(folder: Path) -> Dict[str, Manifest]:
+    data = read_json(folder / _MANIFESTS, ArtifactError)
+    found = {name: from_dict(Manifest, fields, source=_MANIFESTS, error=ArtifactError) for name, fields in data.items()}
+    if not found:
+        raise ArtifactError("the result names no engine")
+    return found
+
+
+def _unpacked(result: Path, folder: Path) -> Path:
+    """Unpack a result whose every file is a plain one, lies where results' files lie, and has the checksum listed for it."""
+    again = "run build.sh again on the board, and bring its result.tar back whole"
+    try:
+        with tarfile.open(str(result), "r:") as archive:
+            members = [m for m in archive.getmembers() if not m.isdir()]
+            for member in members:
+                parts = PurePosixPath(member.name).parts
+                if not member.isreg() or len(parts) > 2 or ".." in parts or "\\" in member.name or not _belongs(parts):
+                    raise ArtifactError(f"{result} holds '{member.name}', which no result holds: nothing of it is used")
+            for member in members:
+                source = archive.extractfile(member)
+                assert source is not None
+                target = folder.joinpath(*PurePosixPath(member.name).parts)
+                target.parent.mkdir(exist_ok=True)
+                with open(target, "wb") as f:
+                    shutil.copyfileobj(source, f)
+    except (OSError, tarfile.TarError, EOFError) as e:
+        if isinstance(e, FileNotFoundError) and not result.is_file():
+            raise InputError(f"there is no file {result}") from e
+        raise ArtifactError(f"{result} is not a result.tar, or not whole: {e}", hint=again) from e
+    _verify(folder / "out", [], result, again)
+    _verify(folder, ["desk"], result, again)
+    return folder
+
+
+def _belongs(parts: Tuple[str, ...]) -> bool:
+    return parts in (("job.txt",), ("SHA256SUMS",)) or (len(parts) == 2 and parts[0] in ("out", "desk"))
+
+
+def _verify(folder: Path, subfolders: Sequence[str], result: Path, again: str) -> None:
+    """Every listed file that came back must be as listed, and every file that came back must be listed."""
+    listed: Dict[str, str] = {}
+    path = folder / "SHA256SUMS"
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        listed[line[66:]] = line[:64]
+    if not listed:
+        raise ArtifactError(f"{result} has no checksums (SHA256SUMS): nothing of it is used", hint=again)
+    for file in (p for place in (folder, *(folder / name for name in subfolders)) for p in place.glob("*") if p.is_file()):
+        name = file.relative_to(folder).as_posix()
+        if file != path and listed.get(name) != sha256_of(file):
+            raise ArtifactError(f"{result}: {name} is not the file that was packed (another SHA-256): nothing of it is used", hint=again)
+
+
+def _keep_timing_cache(folder: Path, output: Path, profile: TargetProfile, version: str) -> None:
+    cache = folder / "out" / "timing.cache"
+    if cache.is_file():
+        with atomic_path(output / f".timing-{profile.name}-{version}.cache") as temporary:
+            shutil.copyfile(str(cache), str(temporary))
+
+
+def _line(path: Path, manifest: Manifest) -> str:
+    latency: Any = manifest.build.get("latency_ms")
+    speed = f", {latency['median']:.3f} ms on {manifest.build['gpu']}" if latency else ", not measured"
+    accuracy: Any = manifest.checks.get("accuracy")
+    quality = f", {accuracy['psnr_db_vs_fp32']:.1f} dB against FP32" if accuracy else ", output not checked"
+    return f"{path.name}: {manifest.precision_obtained}{quality}{speed}"

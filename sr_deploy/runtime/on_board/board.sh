@@ -1,0 +1,241 @@
+#!/bin/sh
+# What this machine is and how it is set, and its power, heat and clocks over time. Reads only; needs neither root nor Python.
+#
+#   sh board.sh facts                            sections `== name` with the raw text of one source each, on stdout
+#   sh board.sh watch FILE [SECONDS_BETWEEN=1]   append samples to FILE until killed (TERM)
+#
+# A sample's line is KIND SECONDS REST (seconds since 1970), as is the section `sample` of facts:
+#   ina3221 T RAIL mW ...   thermal T ZONE milli-degC ...   clock T gpu_hz Hz   throttle T NAME VALUE ...
+#   tegrastats T LINE       smi T INDEX, W, degC, MHz, REASONS
+# In `throttle`, names on _event_cnt are counters since boot, the others states that are 0 while nothing is throttled.
+# SRDEPLOY_ROOT goes before every path that is read (tests).
+
+ROOT=${SRDEPLOY_ROOT:-}
+LC_ALL=C
+PATH=$PATH:/usr/bin:/usr/sbin:/sbin:/usr/local/cuda/bin  # a command sent over SSH gets a short PATH
+export LC_ALL PATH
+
+limited=
+timeout 10 true 2>/dev/null && limited='timeout 10'  # older busybox wants `timeout -t 10`
+stamp=%s.%N
+case $(date +$stamp) in *[!0-9.]*|*.) stamp=%s ;; esac
+
+get() {  # the first line of a file, in $value; the shell's own read, because a fork each would load the board
+    value=
+    { IFS= read -r value <"$1" || [ -n "$value" ]; } 2>/dev/null
+}
+
+number() {  # the same, true only for a whole number: an idle sensor may say nothing, or what no arithmetic can take
+    get "$1" && case ${value#-} in ''|*[!0-9]*) false ;; esac
+}
+
+word() {  # $value as one word
+    case $value in *[[:space:]]*) value=$(printf %s "$value" | tr -s '[:space:]' _) ;; esac
+}
+
+section() {  # section NAME COMMAND ...: what it prints, where it prints something
+    name=$1
+    shift
+    text=$("$@" 2>/dev/null)
+    [ -z "$text" ] || printf '== %s\n%s\n\n' "$name" "$text"
+}
+
+run() {  # a command that exists may be a shim for one that does not run, or hang on a dead driver
+    command -v "$1" >/dev/null && $limited "$@" </dev/null
+}
+
+show() {  # PATH VALUE of each file that can be read
+    for file; do
+        if [ -f "$file" ] && get "$file"; then printf '%s %s\n' "${file#"$ROOT"}" "$value"; fi
+    done
+}
+
+gpu_folders() {  # where GPU clocks are: by class, or by device on L4T 32; gpu-nvd is a video engine
+    for folder in "$ROOT"/sys/class/devfreq/* "$ROOT"/sys/devices/gpu.0/devfreq/*; do
+        case ${folder##*/} in
+            *nvd*) ;;
+            *gpu*|*.gv11b|*.ga10b|*.gp10b|*.gm20b) [ -d "$folder" ] && echo "$folder" ;;
+        esac
+    done
+}
+
+sample() {
+    now=$(date +$stamp)
+
+    line=
+    for name in "$ROOT"/sys/bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*; do  # L4T 32: power, in mW
+        get "$name" || continue
+        word
+        label=$value
+        number "${name%/*}/in_power${name##*_}_input" && line="$line $label $value"
+    done
+    for name in "$ROOT"/sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in*_label; do  # L4T 35 and later: mV and mA
+        get "$name" || continue
+        word
+        label=$value
+        channel=${name##*/in}
+        channel=${channel%_label}
+        number "${name%/*}/in${channel}_input" || continue
+        millivolt=$value
+        number "${name%/*}/curr${channel}_input" && line="$line $label $((millivolt * value / 1000))"
+    done
+    [ -z "$line" ] || echo "ina3221 $now$line"
+
+    line=
+    for zone in "$ROOT"/sys/class/thermal/thermal_zone*; do
+        get "$zone/type" || continue
+        word
+        label=$value
+        number "$zone/temp" && line="$line $label $value"
+    done
+    [ -z "$line" ] || echo "thermal $now$line"
+
+    for folder in $gpu; do
+        number "$folder/cur_freq" && echo "clock $now gpu_hz $value" && break
+    done
+
+    line=
+    for file in "$ROOT"/sys/class/hwmon/hwmon*/oc[0-9]_event_cnt; do  # L4T 35 and later
+        number "$file" && label=${file##*/} && line="$line $label $value"
+    done
+    for file in "$ROOT"/sys/kernel/debug/bpmp/debug/soctherm/oc*/event_cnt; do  # for root only
+        number "$file" && label=${file%/*} && line="$line bpmp_${label##*/}_event_cnt $value"
+    done
+    for device in "$ROOT"/sys/class/thermal/cooling_device*; do  # fans, lamps and alerts are no throttling
+        get "$device/type" || continue
+        word
+        label=$value
+        case $label in
+            *fan*|*Fan*|*surface*) ;;
+            *throttle*|*balanced*|*cpufreq*|*devfreq*|*gpu*|*GPU*|*.gv11b|*.ga10b|*.gp10b|Processor)
+                number "$device/cur_state" && line="$line $label:${device##*cooling_device} $value" ;;  # a type is not unique
+        esac
+    done
+    [ -z "$line" ] || echo "throttle $now$line"
+}
+
+model() { tr -d '\000' <"$ROOT/proc/device-tree/model"; }
+
+compatible() { tr '\000' '\n' <"$ROOT/proc/device-tree/compatible"; }
+
+packages() {
+    run dpkg-query ${ROOT:+"--admindir=$ROOT/var/lib/dpkg"} -W -f '${Package} ${Version}\n' nvidia-jetpack nvidia-l4t-core tensorrt \
+        'libnvinfer[0-9]' 'libnvinfer[0-9][0-9]' 'libnvinfer-bin' 'cuda-toolkit-[0-9]*' 'cuda-cudart-[0-9]*'
+}
+
+cuda() {
+    cat "$ROOT/usr/local/cuda/version.json" || cat "$ROOT/usr/local/cuda/version.txt" || { [ -n "$ROOT" ] || run nvcc --version; }
+}
+
+locked() { [ "$(id -u)" = 0 ] && run jetson_clocks --show; }  # it asks for root even to look
+
+clocks() {
+    for folder in $gpu; do
+        show "$folder/min_freq" "$folder/max_freq" "$folder/cur_freq" "$folder/available_frequencies" "$folder/governor"
+    done
+    for folder in "$ROOT"/sys/devices/system/cpu/cpufreq/policy*; do
+        show "$folder/scaling_min_freq" "$folder/scaling_max_freq" "$folder/scaling_cur_freq" "$folder/scaling_governor"
+    done
+    show "$ROOT"/sys/kernel/nvpmodel_emc_cap/emc_iso_cap
+    for file in rate min_rate max_rate mrq_rate_locked; do show "$ROOT/sys/kernel/debug/bpmp/debug/clk/emc/$file"; done
+}
+
+cooling() {
+    for device in "$ROOT"/sys/class/thermal/cooling_device*; do show "$device/type" "$device/cur_state" "$device/max_state"; done
+}
+
+alarms() { show "$ROOT"/sys/class/hwmon/hwmon*/oc[0-9]_throt_en "$ROOT"/sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/curr*_alarm; }
+
+smi() {  # nvidia-smi with these fields and the reasons, under their newer or their older name; it fails on a field it does not know
+    fields=$1
+    shift
+    for reasons in clocks_event_reasons.active clocks_throttle_reasons.active; do
+        text=$(run nvidia-smi --query-gpu="$fields,$reasons" "$@" 2>/dev/null) && printf '%s\n' "$text" && return
+    done
+    false
+}
+
+gpus() {
+    fields=index,name,driver_version,persistence_mode,pstate,clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit
+    fields=$fields,temperature.gpu,memory.total
+    for more in "$fields,compute_cap" "$fields"; do smi "$more" --format=csv && return; done  # drivers before 510 lack compute_cap
+}
+
+processor() { grep -i -E '^(model name|hardware|cpu part)' "$ROOT/proc/cpuinfo" | sort -u; }
+
+facts() {
+    section nv_tegra_release cat "$ROOT/etc/nv_tegra_release"
+    section model model
+    section compatible compatible
+    section uname uname -a
+    section os_release cat "$ROOT/etc/os-release"
+    section packages packages
+    section cuda cuda
+    section nvpmodel run nvpmodel -q
+    section jetson_clocks locked
+    section clocks clocks
+    section sample sample
+    section cooling cooling
+    section alarms alarms
+    section nvidia_smi gpus
+    section memory grep MemTotal "$ROOT/proc/meminfo"
+    section load cat "$ROOT/proc/loadavg"
+    section processor processor
+}
+
+follow() {  # follow KIND COMMAND ...: each line it prints goes to the file; through a pipe with a name, so that both can be killed
+    kind=$1
+    shift
+    pipe=${TMPDIR:-/tmp}/srdeploy-board.$$  # not beside the file: a bundle's stick may be unable to hold a pipe
+    mkfifo -m 600 "$pipe" 2>/dev/null || { pipe=; return; }
+    "$@" >"$pipe" 2>/dev/null </dev/null &
+    children=$!
+    while IFS= read -r line; do
+        kill -0 $$ 2>/dev/null || break  # this script was killed without being asked
+        [ -z "$line" ] || printf '%s %s %s\n' "$kind" "$(date +$stamp)" "$line"
+    done <"$pipe" >>"$log" &
+    children="$children $!"
+}
+
+stop() {
+    trap - EXIT TERM INT HUP
+    kill $children $nap 2>/dev/null
+    wait $children $nap 2>/dev/null  # after this nothing writes any more
+    [ -z "$pipe" ] || rm -f "$pipe"
+}
+
+watch() {
+    log=$1 every=$2 children= nap= pipe=
+    : >>"$log" || exit 1
+    sleep 0.01 2>/dev/null || case $every in *.*) every=$((${every%%.*} + 1)) ;; esac  # a sleep of whole seconds only
+    trap stop EXIT
+    trap 'exit 0' TERM INT HUP
+    milliseconds=$(awk "BEGIN { printf \"%d\", $every * 1000 }" 2>/dev/null)
+    fields=index,power.draw,temperature.gpu,clocks.sm
+    if command -v tegrastats >/dev/null; then
+        follow tegrastats tegrastats --interval "${milliseconds:-1000}"
+    elif smi $fields --format=csv >/dev/null; then
+        follow smi nvidia-smi --query-gpu="$fields,$reasons" --format=csv,noheader,nounits -lms "${milliseconds:-1000}"
+    fi
+    while :; do
+        sample >>"$log" 2>/dev/null
+        sleep "$every" &
+        nap=$!
+        wait $nap  # unlike sleep itself, ends at once when a signal comes
+    done
+}
+
+usage() {
+    echo "usage: sh board.sh facts | watch FILE [SECONDS_BETWEEN]" >&2
+    exit 2
+}
+
+gpu=$(gpu_folders)
+case ${1:-} in
+    facts) facts; exit 0 ;;
+    watch)
+        [ -n "${2:-}" ] || usage
+        case ${3:-1} in *[!0-9.]*|*.*.*|.*|*.) usage ;; *[1-9]*) ;; *) usage ;; esac
+        watch "$2" "${3:-1}" ;;
+    *) usage ;;
+esac

@@ -1,0 +1,270 @@
+#!/bin/sh
+# Builds the engines of a job with this machine's own trtexec, measures them and packs what came of it into result.tar.
+#
+#   sh build.sh         in the job's folder or from anywhere; TRTEXEC=/path/to/trtexec names another one
+#
+# It may be stopped and started again: finished engines are kept. `state` holds `running PID`, `done` or `failed CODE`.
+# Exit codes: 0 all is built and measured; 1 an engine failed (result.tar says which and why); 2 the job is not whole;
+# 3 no trtexec runs here; 4 its version or the GPU is not the job's; 5 no space; 6 already running; 129, 130, 143 stopped.
+# Needs POSIX sh, coreutils, sed, grep, tar, gzip. All knowledge of trtexec's flags is here, and each is first looked for
+# in its own --help: an unknown one would end it.
+set -u
+export LC_ALL=C
+CDPATH=
+trap '' PIPE # a console that went away must not end a build
+tab=$(printf '\t')
+case ${TRTEXEC:-} in /* | '') ;; */*) TRTEXEC=$PWD/$TRTEXEC ;; esac
+cd -- "$(dirname -- "$0")" || exit 2
+
+say() { printf 'srdeploy: %s\n' "$*"; }
+state() { printf '%s\n' "$*" >state.tmp && mv -f state.tmp state; }
+started=
+die() {
+    say "error: $2"
+    [ -z "$started" ] || { rm -f out/*.tmp; state "failed $1"; }
+    exit "$1"
+}
+header() { sed -n "s/^# $1 //p" job.txt | sed -n 1p; }
+listed() { cut -c67- SHA256SUMS | grep -Fxq -e "$1"; }
+field() { printf '%s\t%s\n' "$1" "$2"; }
+sha256() { sha256sum <"$1" | cut -c1-64; }
+free_kib() { df -Pk . | sed -n '$p' | tr -s ' ' | cut -d' ' -f4; }
+free() { echo "$(($(free_kib) / 1024)) MiB are free in $PWD"; }
+# alive PID WORD: is that process there, with WORD in its command line? (After a reboot its number may be another's.)
+alive() { [ -n "$1" ] && kill -0 "$1" 2>/dev/null && tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null | grep -qF -e "$2"; }
+quoted() { # as a shell reads it
+    case $1 in
+        *[!A-Za-z0-9_./=:,@%+-]* | '') printf "'%s'" "$(printf %s "$1" | sed "s/'/'\\\\''/g")" ;;
+        *) printf %s "$1" ;;
+    esac
+}
+
+# --- the job ----------------------------------------------------------------------------------------------------------
+for file in job.txt SHA256SUMS; do [ -f $file ] || die 2 "there is no $file in $PWD: this is no job, or not all of it"; done
+sums=$(sha256sum -c SHA256SUMS 2>&1) && listed job.txt || {
+    printf '%s\n' "$sums" | grep -v ': OK$'
+    die 2 "the job was changed or is incomplete (SHA256SUMS does not fit); nothing of it is used: copy it here again"
+}
+workspace=$(header workspace_mib) versions=$(header versions) sm=$(header sm) dla=$(header dla)
+runtime=$(header runtime) fp32_layers=$(header fp32_layers) measure_s=$(header measure_s)
+: "${dla:=-}" "${runtime:=tensorrt}" "${measure_s:=3}"
+count=0 need_kib=65536
+while IFS=$tab read -r graph engine precision typing input min opt max <&3; do
+    case $graph in '#'* | '') continue ;; esac
+    [ -n "$max" ] || die 2 "job.txt: the line of '$graph' has fewer than eight fields"
+    case "/$graph/$engine" in */*/*/* | */.* | */-*) die 2 "job.txt: '$graph' or '$engine' is no plain file name" ;; esac
+    case $typing-$precision in weak-fp16 | weak-fp32 | strong-fp16 | strong-fp32) ;; *) die 2 "job.txt: $typing $precision?" ;; esac
+    listed "$graph" || die 2 "SHA256SUMS does not cover '$graph': the job was changed; copy it here again"
+    count=$((count + 1)) need_kib=$((need_kib + $(wc -c <"$graph") * 4 / 1024))
+done 3<job.txt
+[ $count -gt 0 ] || die 2 "job.txt names no engine"
+
+# --- trtexec ----------------------------------------------------------------------------------------------------------
+# A file that is there may still not run (a library is missing, a shim of another environment): found means that it ran.
+try() {
+    looked="$looked $1"
+    trtexec=$(command -v "$1") || return 1
+    help=$("$trtexec" --help 2>&1 </dev/null)
+    code=$?
+    # v8502, v100300 and v11.1.0.106 are all in use.
+    version=$(printf '%s\n' "$help" | sed -n 's/.*\[TensorRT[^]0-9]*\([0-9][0-9.]*\).*/\1/p' | sed -n 1p)
+    case $version in
+        *.*) version=$(printf '%s\n' "$version" | cut -d. -f1-3) ;;
+        ?????*) version=$((version / 10000)).$((version / 100 % 100)).$((version % 100)) ;;
+        ????) version=$((version / 1000)).$((version / 100 % 10)).$((version % 100)) ;;
+        *) looked="$looked (exit code $code: $(printf '%s\n' "$help" | sed -n 1p))" && return 1 ;;
+    esac
+}
+find_trtexec() {
+    [ -z "${TRTEXEC:-}" ] || { try "$TRTEXEC"; return; } # no other one in its place
+    for candidate in "$1" "/usr/src/tensorrt/bin/$1" /usr/local/tensorrt*/bin/"$1" "/opt/tensorrt/bin/$1"; do
+        try "$candidate" && return
+    done
+    return 1
+}
+number() { printf '%s.0.0\n' "$1" | { IFS=. read -r a b c rest && echo $((a * 10000 + b * 100 + c)); }; }
+within() {
+    for bound in $(printf %s "$versions" | tr , ' '); do
+        case $bound in
+            '>='*) [ "$(number "$version")" -ge "$(number "${bound#>=}")" ] || return 1 ;;
+            '<'*) [ "$(number "$version")" -lt "$(number "${bound#<}")" ] || return 1 ;;
+            *) die 2 "job.txt: versions '$versions': expected such as >=8.5,<8.6" ;;
+        esac
+    done
+}
+looked= name=trtexec
+[ "$runtime" != tensorrt-rtx ] || name=tensorrt_rtx
+find_trtexec $name || die 3 "no $name runs here; looked at:$looked; install TensorRT's, or set TRTEXEC=/path/to/$name"
+say "$trtexec, TensorRT $version"
+within || die 4 "TensorRT $version is here, and the job is for $versions: export for what this machine has, or use another machine"
+# Only where a line of --help begins with it: the texts mention other flags.
+flags=" $(printf '%s\n' "$help" | sed -n 's/^ \{0,4\}\(--[A-Za-z][A-Za-z0-9]*\).*/\1/p' | tr '\n' ' ')"
+has() { case $flags in *" $1 "*) ;; *) return 1 ;; esac; }
+# The command grows in $line, as a shell reads it. add FLAG[=VALUE]: if this trtexec knows the flag.
+add() { has "${1%%=*}" && line="$line $(quoted "$1")"; }
+
+# --- the start --------------------------------------------------------------------------------------------------------
+pid=
+[ ! -f state ] || read -r word pid <state
+if [ "${word:-}" = running ] && alive "$pid" build.sh; then die 6 "already running here, as process $pid"; fi
+stop() { # end what this script, or one that was killed, left running: it would write over the new engine
+    pid=
+    [ ! -s work/pid ] || read -r pid <work/pid
+    if alive "$pid" Engine=out/; then kill "$pid"; fi
+    [ -z "$watcher" ] || { kill "$watcher" && wait "$watcher"; } 2>/dev/null
+    watcher=
+}
+interrupted() { trap '' HUP INT TERM; stop; wait; die "$1" "stopped; start it again to go on"; }
+trap 'interrupted 129' HUP
+trap 'interrupted 130' INT
+trap 'interrupted 143' TERM
+watcher=
+mkdir -p out work && state "running $$" || die 5 "cannot write; $(free)"
+started=1
+stop
+rm -f result.tar work/pid work/results out/*.tmp
+{ field trtexec "$trtexec" && field version "$version" && cat SHA256SUMS; } >work/new
+# What another job or another TensorRT left here is not this one's.
+cmp -s work/new work/job || { rm -rf out work/*.built work/*.measured work/timing.cache && mkdir out && mv -f work/new work/job; }
+[ "$(free_kib)" -ge $need_kib ] || die 5 "the disk is full: $(free), about $((need_kib / 1024)) MiB are needed"
+[ -s work/timing.cache ] || ! listed timing.cache || cp timing.cache work/timing.cache # the job's own must stay as it is
+[ ! -f board.sh ] || sh board.sh facts >out/board.txt 2>&1 </dev/null
+
+# run LOG: runs $line; its text goes to LOG and on, its exit code to $code. In the background, as a trap waits for no child.
+run() {
+    rm -f work/code
+    { eval "$line &"; echo $! >work/pid; wait $!; echo $? >work/code; } 2>&1 | tee "$1" &
+    wait $!
+    read -r code <work/code || code=1
+    rm -f work/pid
+    return "$code"
+}
+errors_of() { # the last lines that the log calls errors, else its last ones
+    { grep -F '[E]' "$1" || cat "$1"; } | tail -n 5 | tr '\t\r' '  ' | sed -n "s/^./error$tab&/p"
+}
+
+# --- one engine -------------------------------------------------------------------------------------------------------
+build_line() { # the command to $line, and what is in its way to $why
+    line=$(quoted "$trtexec") why=
+    add "--onnx=$graph" && add "--saveEngine=$out.tmp"
+    case $typing-$precision in
+        weak-fp16) add --fp16 || why="TensorRT $version has no --fp16, it is strongly typed: it takes a graph of FP16 tensors" ;;
+        strong-*) # where there is neither flag, every network is strongly typed
+            add --stronglyTyped || ! has --fp16 || why="TensorRT $version has no --stronglyTyped: it takes an FP32 graph, and --fp16" ;;
+    esac
+    [ -z "$fp32_layers" ] || [ "$precision" = fp32 ] || {
+        [ "$typing" = weak ] && add --precisionConstraints=obey &&
+            add "--layerPrecisions=$(printf %s "$fp32_layers" | sed 's/;/:fp32,/g'):fp32"
+    } || why="TensorRT $version cannot keep layers of a $typing network in FP32 (no --layerPrecisions)"
+    [ "$dla" = - ] || { add "--useDLACore=$dla" && add --allowGPUFallback; } || why="TensorRT $version has no --useDLACore"
+    [ "${workspace:-0}" = 0 ] || add "--memPoolSize=workspace:$workspace" || add "--workspace=$workspace"
+    [ "$runtime" != tensorrt-rtx ] || [ -z "$sm" ] || add "--computeCapabilities=$sm"
+    # A static graph refuses shapes.
+    [ "$opt" = - ] || { add "--minShapes=$spec:$min" && add "--optShapes=$spec:$opt" && add "--maxShapes=$spec:$max"; }
+    add --timingCacheFile=work/timing.cache; add --profilingVerbosity=detailed
+    add "--exportLayerInfo=$out.layers.json" || add --dumpLayerInfo
+    add --skipInference || add --buildOnly
+}
+twin() { # where trtexec names no layers' types, the size of an FP32 twin beside the engine's has to tell its precision
+    [ "$typing-$precision" = weak-fp16 ] && ! has --exportLayerInfo || return 0
+    say "$at building its FP32 twin, to compare sizes"
+    out=$out.fp32 precision=fp32
+    build_line
+    run "$out.log" && [ -s "$out.tmp" ] && field fp32_twin_bytes $(($(wc -c <"$out.tmp"))) >>work/new
+    rm -f "$out.tmp" "$out.log"
+    out=out/$engine precision=fp16
+}
+build() { # to $out, and what there is to say of it to work/$n.built; a failure to work/results
+    say "$at building"
+    rm -f "$out" "work/$n.built" "work/$n.measured" "$out.build.log"
+    build_line
+    code=none began=$(date +%s)
+    [ -n "$why" ] || run "$out.build.log"
+    took=$(($(date +%s) - began))
+    here=$(sed -n 's/.*Compute Capability: \([0-9]*\)\.\([0-9]*\).*/\1\2/p' "$out.build.log" 2>/dev/null | sed -n 1p)
+    case "$runtime,$sm,${here:-any}" in tensorrt-rtx,* | *,,* | *,any) ;; *)
+        case ",$sm," in *",$here,"*) ;; *) die 4 "this GPU has compute capability $here, and the job is for $sm" ;; esac ;;
+    esac
+    if [ "$code" = 0 ] && [ -s "$out.tmp" ]; then
+        sync "$out.tmp" 2>/dev/null
+        mv -f "$out.tmp" "$out"
+        {
+            field exit_code 0 && field build_seconds "$took" && field size_bytes $(($(wc -c <"$out")))
+            field sha256 "$(sha256 "$out")" && field build_command "$line"
+        } >work/new
+        twin
+        mv -f work/new "work/$n.built"
+        say "$at built in $took s"
+        return
+    fi
+    rm -f "$out.tmp"
+    [ "$code" != 0 ] || why="trtexec ended well and wrote no engine"
+    [ -n "$why" ] || ! grep -qi -e 'no space left' -e 'saving engine to file failed' "$out.build.log" ||
+        why="the engine could not be written, is the disk full? $(free)"
+    say "$at failed, exit code $code${why:+: $why}"
+    {
+        field engine "$engine" && field status failed && field exit_code "$code" && field build_seconds "$took"
+        field build_command "$line"
+        [ -z "$why" ] || field error "$why"
+        [ "$code" = none ] || errors_of "$out.build.log"
+    } >>work/results
+}
+measure() { # what there is to say of it to work/new, and to work/$n.measured if all is well; sets $status
+    say "$at measuring"
+    load="$(quoted "$trtexec") $(quoted "--loadEngine=$out")"
+    [ "$opt" = - ] || load="$load $(quoted "--shapes=$spec:$opt")"
+    [ "$dla" = - ] || load="$load --useDLACore=$dla"
+    line=$load
+    # The same conditions on every version: 11 has them by default, the others ask for them; DLA runs in no CUDA graph.
+    if [ "$dla" != - ]; then add --noCudaGraph; else add --rtxCudaGraphStrategy=wholeGraph || add --useCudaGraph; fi
+    add --useSpinWait; add --noDataTransfers
+    add --warmUp=2000 && add "--duration=$measure_s" && add "--exportTimes=$out.times.json"
+    add "--exportLayerInfo=$out.layers.json" # once more: with an execution context a dynamic engine tells its types too
+    rm -f "$out.times.json" "$out.power.txt" "$out.output.json.gz"
+    [ ! -f board.sh ] || { sh board.sh watch "$out.power.txt" 1 >/dev/null 2>&1 </dev/null & watcher=$!; }
+    status=ok
+    run "$out.time.log" || status=unmeasured
+    stop
+    { field time_exit_code "$code" && field time_command "$line"; } >work/new
+    [ "$code" = 0 ] || errors_of "$out.time.log" >>work/new
+    if [ $status = ok ] && listed "$graph.lr.bin"; then
+        say "$at running one image, for the check"
+        cp "$graph.lr.bin" work/lr.bin # a plain name: the option's value is split at , and :
+        line=$load
+        add "--loadInputs=$spec:work/lr.bin" && add --exportOutput=work/output.json
+        add --iterations=1 && add --duration=0 && add --warmUp=0; add --includeDataTransfers
+        run "$out.output.log" && gzip -nc work/output.json >"$out.tmp" && mv -f "$out.tmp" "$out.output.json.gz" || status=unchecked
+        { field output_exit_code "$code" && field output_command "$line"; } >>work/new
+        [ "$code" = 0 ] || errors_of "$out.output.log" >>work/new
+        rm -f work/output.json work/lr.bin
+    fi
+    [ $status != ok ] || cp work/new "work/$n.measured" # else it is tried again next time
+}
+
+n=0 failures=0
+while IFS=$tab read -r graph engine precision typing input min opt max <&3; do
+    case $graph in '#'* | '') continue ;; esac
+    n=$((n + 1))
+    at="[$n/$count] $engine:" out="out/$engine" status=failed
+    case $input in *[:,]*) spec="'$input'" ;; *) spec=$input ;; esac
+    if [ -s "work/$n.built" ] && [ -s "$out" ] && grep -Fxq "sha256$tab$(sha256 "$out")" "work/$n.built"; then
+        say "$at already built"
+    else build; fi
+    if [ -s "work/$n.built" ]; then
+        if [ -s "work/$n.measured" ]; then status=ok && cp "work/$n.measured" work/new; else measure; fi
+        { field engine "$engine" && field status $status && cat "work/$n.built" work/new; } >>work/results
+        say "$at $status"
+    fi
+    [ $status = ok ] || failures=$((failures + 1))
+done 3<job.txt
+
+desk=
+[ ! -d desk ] || desk=desk # what the desk wants back as it sent it
+# --- the result -------------------------------------------------------------------------------------------------------
+{ field format 1 && field trtexec "$trtexec" && field version "$version" && cat work/results; } >out/results.txt &&
+    { [ ! -s work/timing.cache ] || cp work/timing.cache out/timing.cache; } && rm -f out/SHA256SUMS out/*.tmp &&
+    (cd out && sha256sum -- *) >work/sums && mv -f work/sums out/SHA256SUMS && tar -cf result.tar.tmp job.txt SHA256SUMS $desk out &&
+    { sync result.tar.tmp 2>/dev/null; mv -f result.tar.tmp result.tar; } || die 5 "the result cannot be written; $(free)"
+say "result in $PWD/result.tar"
+[ $failures = 0 ] || die 1 "$failures of $count engines failed; the result says why"
+state "done"

@@ -1,0 +1,173 @@
+"""Engines of TensorRT 8.5 to 11 and of TensorRT for RTX: opened, run, and what their files say of themselves."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import numpy as np
+
+from sr_deploy.core.errors import ArtifactError, CannotRunHereError
+from sr_deploy.core.manifest import Manifest
+from sr_deploy.core.session import Session, Timed
+from sr_deploy.runtime.cuda import Cuda
+
+_DTYPES = {"FLOAT": np.float32, "HALF": np.float16}  # trt.nptype fails on 8.5.2 with numpy 1.24 and newer
+_LOGS: Dict[str, Any] = {}  # one for the process and library: the library ignores a second one
+_RTX_GENERATIONS = (75, 80, 86, 89, 120, 121)
+
+
+class TensorRTSession(Session):
+    """An engine on the GPU, by tensor names (8.5 and newer).
+
+    A size's buffers, and its CUDA graph where one can be recorded, are kept until another size comes.
+    """
+
+    def __init__(self, trt: Any, artifact: Path, manifest: Manifest, gpu: Cuda, *, backend: str, title: str) -> None:
+        self.backend, self.backend_version, self.precision = backend, trt.__version__, manifest.precision_obtained
+        self.scale, self.min_hw, self.max_hw, self.halo_px = manifest.scale, manifest.min_shape, manifest.max_shape, manifest.halo_px
+        self.device = gpu.gpu_name()
+        self._trt, self._gpu, self._log, self._title = trt, gpu, library_log(trt), title
+        core = manifest.build.get("dla", {}).get("core")  # type: ignore[attr-defined]
+        self._engine = opened_engine(trt, artifact, self._log, title, dla_core=core)
+        self._captures = core is None and gpu.can_capture  # graphs and DLA exclude each other
+        self._input, self._output = manifest.input_name, manifest.output_name
+        names = {self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)}
+        if names != {self._input, self._output}:
+            raise ArtifactError(f"{artifact.name} has the tensors {', '.join(sorted(names))}; expected {self._input} and {self._output}")
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise CannotRunHereError(f"{title} could not prepare {artifact.name}" + because(self._log), hint="is the GPU's memory full?")
+        self._buffers: Optional[_Buffers] = None
+
+    def _run(self, x_nchw: np.ndarray) -> np.ndarray:
+        return self._timed(x_nchw).y
+
+    def _timed(self, x_nchw: np.ndarray) -> Timed:
+        buffers = self._buffers_for(x_nchw.shape)
+        np.copyto(buffers.host_in, x_nchw, casting="same_kind")
+        gpu = self._gpu
+        events = [gpu.event()]
+        gpu.to_device(buffers.device_in, buffers.host_in)
+        events.append(gpu.event())
+        buffers.launch()
+        events.append(gpu.event())
+        gpu.to_host(buffers.host_out, buffers.device_out)
+        events.append(gpu.event())
+        gpu.synchronize()
+        copy_in, network, copy_out = (gpu.elapsed_ms(a, b) for a, b in zip(events, events[1:]))
+        return Timed(buffers.host_out.astype(np.float32), network, copies_ms=copy_in + copy_out, timer="device events")
+
+    def _buffers_for(self, shape: Tuple[int, ...]) -> _Buffers:
+        if self._buffers is not None and self._buffers.host_in.shape == shape:
+            return self._buffers
+        self.close()
+        context, gpu = self._context, self._gpu
+        if not context.set_input_shape(self._input, shape):
+            raise CannotRunHereError(f"{self._title} refused an input of {shape}" + because(self._log))
+        out_shape = tuple(context.get_tensor_shape(self._output))
+        self._buffers = buffers = _Buffers(gpu, shape, self._dtype(self._input), out_shape, self._dtype(self._output))
+        for name, address in ((self._input, buffers.device_in), (self._output, buffers.device_out)):
+            if not context.set_tensor_address(name, address):
+                raise CannotRunHereError(f"{self._title} refused the memory of {name}" + because(self._log))
+        self._enqueue()  # once outside a recording: lazily loaded kernels cannot be recorded
+        gpu.synchronize()
+        recorded = gpu.capture(lambda: bool(context.execute_async_v3(gpu.stream))) if self._captures else None
+        buffers.launch = recorded or self._enqueue
+        return buffers
+
+    def _enqueue(self) -> None:
+        if not self._context.execute_async_v3(self._gpu.stream):
+            raise CannotRunHereError(f"{self._title} failed to run the engine" + because(self._log))
+
+    def _dtype(self, name: str) -> Any:
+        kind = self._engine.get_tensor_dtype(name).name
+        if kind not in _DTYPES:
+            raise ArtifactError(f"the engine's {name} is {kind}; expected FLOAT or HALF")
+        return _DTYPES[kind]
+
+    def close(self) -> None:
+        """Give the memory of the current size back."""
+        if self._buffers is not None:
+            self._buffers.free(self._gpu)
+            self._buffers = None
+
+
+class _Buffers:
+    def __init__(self, gpu: Cuda, shape: Tuple[int, ...], dtype: Any, out_shape: Tuple[int, ...], out_dtype: Any) -> None:
+        self.host_in, self.host_out = gpu.host_array(shape, dtype), gpu.host_array(out_shape, out_dtype)
+        self.device_in = gpu.allocate(self.host_in.nbytes)
+        self.device_out = gpu.allocate(self.host_out.nbytes)
+        self.launch: Any = None
+
+    def free(self, gpu: Cuda) -> None:
+        gpu.free(self.device_in)
+        gpu.free(self.device_out)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the first bytes of an engine say."""
+
+    version: str
+    compute_capabilities: Tuple[int, ...]
+    """Empty where the engine does not say."""
+
+
+def read_header(path: Path) -> Header:
+    """Read the version and, of TensorRT for RTX, the SM versions from an engine file. Raises ArtifactError when it is none.
+
+    The layout is not documented by the vendor. RTX: read off engines of 1.7.1 (tag, version at byte 24, SM bits at 32).
+    TensorRT 8.6 and newer: as trtexec --getPlanVersionOnly reads it; older ones have the tag and no version there.
+    """
+    with open(path, "rb") as f:
+        head = f.read(40)
+    if len(head) < 40 or head[:4] not in (b"vtrt", b"ftrt"):
+        raise ArtifactError(f"{path} is not a TensorRT engine")
+    version = ".".join(str(b) for b in head[24:28])
+    if head[:4] == b"ftrt":
+        return Header(version, ())
+    (bits,) = struct.unpack("<Q", head[32:40])
+    return Header(version, tuple(sm for i, sm in enumerate(_RTX_GENERATIONS) if bits >> i & 1))
+
+
+def opened_engine(trt: Any, path: Path, log: Any, title: str, *, dla_core: Optional[int] = None) -> Any:
+    """Deserialise an engine, which executes what is in it: the caller has verified it. Raises CannotRunHereError."""
+    log.messages.clear()
+    runtime = trt.Runtime(log)
+    if runtime is None:
+        raise CannotRunHereError(f"{title} could not start" + because(log))
+    if dla_core is not None:
+        runtime.DLA_core = dla_core
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if engine is None:
+        raise CannotRunHereError(f"{title} {trt.__version__} cannot open {path.name}" + because(log), hint="build it again on this machine")
+    return engine
+
+
+def because(log: Any) -> str:
+    """Return the errors a library logged, as the end of a sentence."""
+    reasons = [text for severity, text in log.messages if severity in ("ERROR", "INTERNAL_ERROR")]
+    return ": " + "; ".join(dict.fromkeys(reasons)) if reasons else ", and gave no reason"
+
+
+def library_log(trt: Any) -> Any:
+    """Return the process's one logger of this library (`tensorrt` or `tensorrt_rtx`), which keeps warnings and errors."""
+    if trt.__name__ not in _LOGS:
+
+        class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+                self.messages: List[Tuple[str, str]] = []
+
+            def log(self, severity: Any, msg: str) -> None:
+                if severity.name in ("INTERNAL_ERROR", "ERROR", "WARNING"):
+                    self.messages.append((severity.name, msg))
+
+            def warnings(self) -> List[str]:
+                return list(dict.fromkeys(text for severity, text in self.messages if severity == "WARNING"))
+
+        _LOGS[trt.__name__] = Log()
+    return _LOGS[trt.__name__]

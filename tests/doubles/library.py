@@ -1,0 +1,278 @@
+"""Stand-ins (test doubles) for TensorRT's Python library and for CUDA: no GPU and no TensorRT is in them.
+
+They fail as the real ones do, by returning None or False, and refuse whatever the declared version lacks. What an engine
+computes is computed by onnxruntime.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+
+import numpy as np
+
+from sr_deploy.runtime.cuda import Cuda
+
+
+class Knows:
+    """Any attribute of a library that is never asked for real."""
+
+    def __getattr__(self, name):
+        return name
+
+
+def severity(name):
+    return types.SimpleNamespace(name=name)
+
+
+def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF",), **failing):
+    """Return a module that builds and runs as `version` does. failing: the step (see below) and what it returns instead."""
+    major = int(version.split(".")[0])
+    strong = name == "tensorrt_rtx" or major >= 11 or failing.get("dtype") == "HALF"
+    io_dtype = failing.get("io_dtype", "FLOAT")
+    io = np.float16 if io_dtype == "HALF" else np.float32
+
+    class Parser:
+        num_errors = 0
+
+        def __init__(self, network, log):
+            self.network = network
+
+        def parse_from_file(self, path):
+            self.network.path = path
+            return failing.get("parse", True)
+
+    class Config:
+        num_compute_capabilities = 0
+        profiling_verbosity = None
+
+        def __init__(self):
+            self.flags = {"TF32"}
+
+        def set_memory_pool_limit(self, pool, size):
+            pass
+
+        def set_flag(self, flag):
+            self.flags.add(flag)
+
+        def clear_flag(self, flag):
+            self.flags.discard(flag)
+
+        def set_compute_capability(self, capability, index):
+            return failing.get("set_compute_capability", True)
+
+        def add_optimization_profile(self, profile):
+            return failing.get("profile", 0)
+
+        def create_timing_cache(self, blob):
+            return failing.get("timing_cache", types.SimpleNamespace(blob=bytes(blob)))
+
+        def set_timing_cache(self, cache, ignore_mismatch):
+            self.cache = cache
+            return cache.blob in (b"", version.encode())
+
+        def get_timing_cache(self):
+            return types.SimpleNamespace(serialize=lambda: version.encode())
+
+        def can_run_on_DLA(self, layer):  # noqa: N802
+            return "shuffle" not in layer.name
+
+    class Layer:
+        type, num_outputs = "CONVOLUTION", 1
+
+        def __init__(self, layer_name, dtype):
+            self.name, self.dtype, self.precision = layer_name, dtype, None
+
+        def get_output(self, index):
+            return types.SimpleNamespace(dtype=severity(self.dtype))
+
+        def set_output_type(self, index, dtype):
+            assert index == 0
+
+    class Network:
+        path = None
+
+        def __init__(self, flags):
+            self.flags = flags
+            self.layers = [Layer(n, failing.get("dtype", "HALF" if strong else "FLOAT")) for n in ("conv", "shuffle")]
+            self.num_layers = len(self.layers)
+
+        def get_layer(self, index):
+            return self.layers[index]
+
+    class Builder:
+        num_DLA_cores = 2  # noqa: N815
+
+        def __init__(self, log):
+            self.log = log
+            library.builders.append(self)
+            if failing.get("builder") == "no driver":
+                log.log(severity("ERROR"), "CUDA initialization failure with error: 35")
+                raise TypeError("pybind11::init(): factory function returned nullptr")
+
+        def create_network(self, flags):
+            return failing.get("network", Network(flags))
+
+        def create_builder_config(self):
+            self.config = failing.get("config", Config())
+            return self.config
+
+        def create_optimization_profile(self):
+            return types.SimpleNamespace(set_shape=lambda *args: None)
+
+        def build_serialized_network(self, network, config):
+            self.network = network
+            self.log.log(severity("INFO"), "chatter")
+            if "plan" in failing:
+                self.log.log(severity("ERROR"), "the tactic ran off")
+                return failing["plan"]
+            head = b"vtrt" if name == "tensorrt_rtx" else b"ftrt"
+            return head + bytes(36) + json.dumps({"graph": network.path, "fp16": strong or "FP16" in config.flags}).encode()
+
+    class Inspector:
+        def __init__(self, plan):
+            self.plan = plan
+
+        def get_engine_information(self, form):
+            if "inspector" in failing:
+                return failing["inspector"]
+            types_of = [{"HALF": "Half", "FLOAT": "FP32"}[t] for t in layer_types] if self.plan["fp16"] else ["FP32"]
+            tensors = [[{"Name": "x", "Format/Datatype": f"Row major linear {kind} format"}] for kind in types_of]
+            layers = [{"Name": f"conv{i}", "LayerType": "Convolution", "Inputs": t, "Outputs": t} for i, t in enumerate(tensors)]
+            return json.dumps({"Layers": layers, "Bindings": ["lr", "sr"]})
+
+    class Context:
+        def __init__(self, engine):
+            self.engine, self.addresses, self.shape = engine, {}, None
+
+        def set_input_shape(self, tensor, shape):
+            self.shape = tuple(shape)
+            return failing.get("set_input_shape", True)
+
+        def get_tensor_shape(self, tensor):
+            n, c, h, w = self.shape
+            return (n, c, 2 * h, 2 * w)
+
+        def set_tensor_address(self, tensor, address):
+            self.addresses[tensor] = address
+            return failing.get("set_tensor_address", True)
+
+        def execute_async_v3(self, stream):
+            if failing.get("execute") is False:
+                self.engine.log.log(severity("ERROR"), "illegal memory access")
+                return False
+            gpu = library.gpu
+            gpu.enqueued.append("network")
+            x = gpu.memory[self.addresses["lr"]].view(io).reshape(self.shape)
+            y = failing.get("output", lambda y: y)(self.engine.run(x))
+            gpu.memory[self.addresses["sr"]].view(io)[:] = y.astype(io).ravel()
+            return True
+
+    class Engine:
+        num_io_tensors = 2
+
+        def __init__(self, plan, log):
+            self.plan, self.log = plan, log
+
+        def get_tensor_name(self, index):
+            return failing.get("names", ("lr", "sr"))[index]
+
+        def get_tensor_dtype(self, tensor):
+            return severity(io_dtype)
+
+        def create_engine_inspector(self):
+            return Inspector(self.plan)
+
+        def create_execution_context(self):
+            return failing.get("context", Context(self))
+
+        def run(self, x):
+            import onnxruntime
+
+            session = onnxruntime.InferenceSession(self.plan["graph"], providers=["CPUExecutionProvider"])
+            return session.run(None, {"lr": x})[0]
+
+    class Runtime:
+        DLA_core = -1
+
+        def __init__(self, log):
+            self.log = log
+            library.runtimes.append(self)
+
+        def deserialize_cuda_engine(self, blob):
+            if "deserialize" in failing:
+                self.log.log(severity("ERROR"), "expecting library version 8.5.2 got 8.5.3, please rebuild")
+                return None
+            return Engine(json.loads(blob[40:]), self.log)
+
+    library = types.ModuleType(name)
+    library.__version__ = version
+    library.ILogger, library.OnnxParser, library.Builder, library.Runtime = object, Parser, Builder, Runtime
+    library.MemoryPoolType = library.LayerType = library.LayerInformationFormat = library.DeviceType = Knows()
+    library.ProfilingVerbosity = Knows()
+    library.float32 = "float32"
+    flags = {"TF32", "GPU_FALLBACK", "OBEY_PRECISION_CONSTRAINTS"} | ({"FP16"} if major < 11 and name == "tensorrt" else set())
+    library.BuilderFlag = types.SimpleNamespace(**{flag: flag for flag in flags})
+    creation = {
+        8: {"EXPLICIT_BATCH": 0, "EXPLICIT_PRECISION": 1},
+        10: {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1},
+        11: {"STRONGLY_TYPED": 0},
+    }
+    library.NetworkDefinitionCreationFlag = types.SimpleNamespace(**creation[major if name == "tensorrt" else 11])
+    library.ComputeCapability = types.SimpleNamespace(SM80=0, SM86=1, SM89=2, SM120=3, SM75=4)
+    library.builders, library.runtimes, library.gpu = [], [], StandInCuda()
+    return library
+
+
+class StandInCuda(Cuda):
+    """Memory is arrays by address; a copy takes 1 ms, the network 5."""
+
+    stream, library, can_capture = 77, "stand-in", True
+
+    def __init__(self, sm=72, can_capture=True):
+        self.sm, self.can_capture, self.memory, self.freed, self.enqueued, self.clock = sm, can_capture, {}, [], [], 0.0
+
+    def compute_capability(self):
+        return self.sm
+
+    def gpu_name(self):
+        return "a stand-in GPU"
+
+    def allocate(self, size_bytes):
+        address = 4096 * (len(self.memory) + 1)
+        self.memory[address] = np.zeros(size_bytes, np.uint8)
+        return address
+
+    def free(self, address):
+        self.freed.append(address)
+
+    def host_array(self, shape, dtype):
+        return np.zeros(shape, dtype)
+
+    def to_device(self, address, array):
+        self.clock += 1
+        self.memory[address][:] = array.view(np.uint8).ravel()
+
+    def to_host(self, array, address):
+        self.clock += 1
+        array.view(np.uint8).ravel()[:] = self.memory[address]
+
+    def synchronize(self):
+        pass
+
+    def event(self):
+        return self.clock
+
+    def elapsed_ms(self, start, end):
+        return end - start
+
+    def capture(self, work):
+        if not work():
+            return None
+
+        def launch():
+            self.clock += 5
+            self.enqueued.append("graph")
+            work()
+
+        return launch

@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import os
+import struct
+import sys
+
+import numpy as np
+import pytest
+from doubles.library import StandInCuda, stand_in_tensorrt
+
+from sr_deploy.core.errors import ArtifactError, BuildError, CannotRunHereError, InputError, TargetError
+from sr_deploy.core.manifest import read_manifest
+from sr_deploy.core.target import load_target
+from sr_deploy.runtime import BACKENDS, build, tensorrt, tensorrt_engine
+from sr_deploy.runtime.build import engine_from_onnx
+from sr_deploy.runtime.ort import OnnxRuntimeSession
+from sr_deploy.runtime.tensorrt_engine import read_header
+
+# Real builds, by the real library, without a GPU.
+
+
+@pytest.fixture()
+def real():
+    return pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+
+
+@pytest.mark.parametrize("asked, expected", [((), (80, 86, 89, 120)), ([75], (75,)), ([89, 75, 89], (75, 89)), ([121, 86], (86, 121))])
+def test_an_engine_is_for_the_gpus_asked_for(real, tiny, tmp_path, asked, expected):
+    graph = tiny(precision="fp16")
+    (engine,) = engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=asked)
+    assert engine.read_bytes()[:4] == b"vtrt"
+    assert read_header(engine).compute_capabilities == expected
+    manifest = read_manifest(engine)
+    assert (manifest.target, manifest.precision_asked, manifest.precision_obtained) == ("rtx", "fp16", "fp16")
+    assert manifest.build["compute_capabilities"] == list(expected)
+    assert manifest.versions["tensorrt_rtx"] == real.__version__ and real.__version__.startswith(read_header(engine).version)
+    assert any("the engine's output: " in line for line in manifest.not_checked)
+    assert manifest.parent_sha256 == read_manifest(graph).sha256
+
+
+def test_a_dynamic_graph_is_built_for_its_range(real, tiny, tmp_path):
+    (engine,) = engine_from_onnx(
+        tiny(hw=(8, 8), high=(32, 40), precision="fp16"), tmp_path / "out", target="rtx", compute_capabilities=[86]
+    )
+    assert engine.name == "tiny_x2.d1.dyn8x8-32x40.fp16.sm86.engine"
+    assert read_manifest(engine).max_shape == (32, 40)
+
+
+def test_another_set_of_gpus_is_another_engine(real, tiny, tmp_path):
+    graph, lines = tiny(precision="fp16"), []
+    for asked in ([86], [86], [89]):
+        (engine,) = engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=asked, progress=lines.append)
+    assert [line.endswith("up to date") for line in lines] == [False, True, False]
+    assert read_header(engine).compute_capabilities == (89,)
+
+
+def test_the_parser_s_errors_name_the_node(real, tiny, tmp_path, monkeypatch):
+    graph = tiny(precision="fp16", extra="NonZero")
+    with pytest.raises(BuildError, match="cannot be built for 'rtx': node 'find_them' .NonZero."):
+        engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=[86])
+    monkeypatch.setattr(build, "preflight", lambda *args, **kwargs: [])
+    with pytest.raises(BuildError, match=r"cannot read tiny_x2.d1.onnx: .*find_them.*NonZero"):
+        engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=[86])
+    assert os.listdir(str(tmp_path / "out")) == []
+
+
+# What needs no library, or one that fails.
+
+
+def rtx(version="1.7.1.116", **failing):
+    return stand_in_tensorrt(version, name="tensorrt_rtx", **failing)
+
+
+@pytest.fixture()
+def use(monkeypatch):
+    """Put a stand-in library in the place of the real one."""
+
+    def put(library):
+        monkeypatch.setitem(sys.modules, library.__name__, library)
+        monkeypatch.setattr(tensorrt_engine, "_LOGS", {})
+        monkeypatch.setattr(tensorrt, "cuda", lambda: library.gpu)
+        return library
+
+    return put
+
+
+@pytest.mark.parametrize(
+    "failing, words",
+    [
+        ({"network": None}, "the network could not be created"),
+        ({"dtype": "FLOAT"}, "is no FP16 graph: as parsed, 2 of its layers compute in FP32"),
+        ({"parse": False}, "cannot read tiny_x2.d1.onnx: the parser gave no reason"),
+        ({"config": None}, "the configuration could not be created"),
+        ({"set_compute_capability": False}, "refused SM80"),
+        ({"profile": -1}, "refused the sizes .1, 3, 8, 8. to .1, 3, 32, 40."),
+        ({"plan": None}, "could not build tiny_x2.d1.onnx: the tactic ran off"),
+        ({}, "the engine is for SM .., asked for were .80, 86, 89, 120."),
+        ({"plan": b"short"}, "is not a TensorRT engine"),
+    ],
+)
+def test_every_step_that_fails_quietly_is_an_error(failing, words, any_graph, tmp_path, use):
+    use(rtx(**failing))
+    graph = any_graph(low=(8, 8), high=(32, 40), precision="fp16")
+    with pytest.raises((BuildError, ArtifactError), match=words) as e:
+        engine_from_onnx(graph, tmp_path / "out", target="rtx")
+    assert "chatter" not in e.value.message
+    assert os.listdir(str(tmp_path / "out")) == []
+
+
+def test_the_errors_of_one_build_are_not_told_of_the_next(any_graph, tmp_path, use, monkeypatch):
+    use(rtx())
+    for failing, words in (({"plan": None}, "the tactic ran off"), ({"network": None}, "created, and gave no reason$")):
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx", rtx(**failing))
+        with pytest.raises(BuildError, match=words):
+            engine_from_onnx(any_graph(precision="fp16"), tmp_path / "out", target="rtx")
+
+
+def test_a_gpu_the_library_does_not_know_is_refused(any_graph, tmp_path, use):
+    use(rtx("1.9.9"))
+    with pytest.raises(BuildError, match="tensorrt_rtx 1.9.9 knows no SM121"):
+        engine_from_onnx(any_graph(precision="fp16"), tmp_path / "out", target="rtx", compute_capabilities=[121])
+
+
+def test_an_fp32_graph_is_refused_with_the_reason(any_graph, tmp_path, use):
+    use(rtx())
+    with pytest.raises(BuildError, match="was exported for an FP32 engine .fp32 tensors.; target 'rtx' builds fp16 engines") as e:
+        engine_from_onnx(any_graph(), tmp_path / "out", target="rtx")
+    assert "--target rtx" in e.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("asked", [[72], [90], [86, 87]])
+def test_a_gpu_the_target_has_not_is_refused(asked, any_graph, tmp_path, use):
+    use(rtx())
+    with pytest.raises(TargetError, match=f"target 'rtx' has no SM {asked[-1]}; it has 75, 80, 86, 89, 120, 121"):
+        engine_from_onnx(any_graph(precision="fp16"), tmp_path / "out", target="rtx", compute_capabilities=asked)
+
+
+@pytest.mark.parametrize("bits, expected", [(0b011110, (80, 86, 89, 120)), (0b000001, (75,)), (0b100000, (121,)), (0, ())])
+def test_the_header(tmp_path, bits, expected):
+    path = tmp_path / "x.engine"
+    path.write_bytes(b"vtrt" + bytes(20) + bytes([1, 7, 1, 116]) + bytes(4) + struct.pack("<Q", bits) + b"rest")
+    header = read_header(path)
+    assert (header.version, header.compute_capabilities) == ("1.7.1.116", expected)
+
+
+@pytest.mark.parametrize("content", [b"", b"vtrt", b"\x08\x08" + bytes(60)])
+def test_what_is_no_engine_is_refused(tmp_path, content):
+    (tmp_path / "x.engine").write_bytes(content)
+    with pytest.raises(ArtifactError, match="x.engine is not a TensorRT engine"):
+        read_header(tmp_path / "x.engine")
+
+
+def test_tensorrt_s_own_header(tmp_path):
+    (tmp_path / "x.engine").write_bytes(b"ftrt" + bytes(20) + bytes([10, 3, 0, 26]) + bytes(20))
+    assert read_header(tmp_path / "x.engine") == tensorrt_engine.Header("10.3.0.26", ())
+
+
+def test_a_manifest_that_lies_about_its_graph_is_found_out(real, tiny, tmp_path, monkeypatch):
+    """The receipt is read off the parsed network, not taken from the manifest."""
+    graph = tiny(precision="fp32", asked="fp16")
+    path = graph.with_name(graph.name + ".json")
+    path.write_text(path.read_text().replace('"precision_obtained": "fp32"', '"precision_obtained": "fp16"'))
+    with pytest.raises(BuildError, match="cannot be built for 'rtx'.*FP32"):
+        engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=[86])
+    monkeypatch.setattr(build, "preflight", lambda *args, **kwargs: [])
+    with pytest.raises(BuildError, match="no FP16 graph: as parsed, .* compute in FP32"):
+        engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=[86])
+
+
+def test_another_version_of_the_library_than_the_profile_s_is_refused(tiny, tmp_path, use):
+    use(rtx("2.0.1"))
+    with pytest.raises(BuildError, match="tensorrt_rtx 2.0.1 is installed, and the profile is for >=1.5,<2"):
+        engine_from_onnx(tiny(precision="fp16"), tmp_path / "out", target="rtx")
+
+
+# TensorRT on a stand-in GPU.
+
+
+@pytest.fixture()
+def graph_for(tiny, monkeypatch):
+    """A tiny graph such as `target` takes for an engine of `precision`."""
+
+    def make(target, precision="fp16", **kwargs):
+        strong = load_target(target).fp16_graph == "fp16"
+        return tiny(precision="fp16" if strong and precision == "fp16" else "fp32", asked=precision, **kwargs)
+
+    for package in ("onnxruntime", "skimage", "cv2"):
+        pytest.importorskip(package, reason=f"{package} is not installed; the stand-in engine runs by it")
+    return make
+
+
+ON_GPU = [
+    ("xavier", "8.5.2.2", 72),
+    ("orin", "8.6.2", 87),
+    ("orin", "10.3.0", 87),
+    ("rtx-tensorrt", "10.16.0", 90),
+    ("rtx-tensorrt", "11.1.0", 90),
+]
+
+
+def on_gpu(use, version, sm, **failing):
+    library = use(stand_in_tensorrt(version, **failing))
+    library.gpu.sm = sm
+    return library
+
+
+@pytest.mark.parametrize("target, version, sm", ON_GPU)
+def test_an_engine_is_built_inspected_and_compared(target, version, sm, graph_for, tmp_path, use):
+    weak = load_target(target).fp16_graph == "fp32"
+    library = on_gpu(use, version, sm, **({} if weak else {"io_dtype": "HALF", "dtype": "HALF"}))
+    (engine,) = engine_from_onnx(graph_for(target), tmp_path / "out", target=target)
+    manifest = read_manifest(engine)
+    builder = library.builders[0]
+    assert ("FP16" in builder.config.flags) == weak and "TF32" in builder.config.flags
+    assert builder.config.profiling_verbosity == "DETAILED"
+    assert manifest.precision_obtained == "fp16" and "engine inspector" in manifest.checks["precision_receipt"]
+    assert manifest.checks["accuracy"]["psnr_db_vs_fp32"] > 100 and manifest.versions["tensorrt"] == version
+    assert (tmp_path / "out" / f".timing-{target}-{version}.cache").read_bytes() == version.encode()
+
+
+@pytest.mark.parametrize("version, flags", [("10.16.0", 0b11), ("11.1.0", 0b1)])
+def test_strong_typing_is_asked_for_by_name(version, flags, any_graph, tmp_path, use):
+    """The bit is 1 in version 10 and 0 in version 11."""
+    library = on_gpu(use, version, 90, plan=None, dtype="HALF")
+    with pytest.raises(BuildError, match="the tactic ran off"):
+        engine_from_onnx(any_graph(precision="fp16"), tmp_path / "out", target="rtx-tensorrt")
+    assert library.builders[0].network.flags == flags
+
+
+def test_an_fp32_engine_is_not_computed_in_tf32(graph_for, tmp_path, use):
+    library = on_gpu(use, "8.5.2.2", 72)
+    (engine,) = engine_from_onnx(graph_for("xavier", "fp32"), tmp_path / "out", target="xavier")
+    assert library.builders[0].config.flags == set()
+    assert read_manifest(engine).precision_obtained == "fp32"
+
+
+@pytest.mark.parametrize(
+    "failing, words",
+    [
+        ({"builder": "no driver"}, "the builder could not be created: CUDA initialization failure"),
+        ({"layer_types": ("FLOAT",)}, "FP16 was asked for, and the engine computes in FP32"),
+        ({"inspector": '{"Layers": ["conv"], "Bindings": []}'}, "says nothing of the engine's precision"),
+        ({"deserialize": None}, "TensorRT 8.5.2.2 cannot open .*: expecting library version"),
+        ({"names": ("lr", "other")}, "has the tensors lr, other; expected lr and sr"),
+        ({"io_dtype": "INT8"}, "the engine's lr is INT8"),
+        ({"context": None}, "could not prepare"),
+        ({"set_input_shape": False}, "refused an input of .1, 3, 16, 24."),
+        ({"set_tensor_address": False}, "refused the memory of lr"),
+        ({"execute": False}, "failed to run the engine: illegal memory access"),
+        ({"output": lambda y: y * np.nan}, "values are not finite"),
+        ({"output": lambda y: y * 0}, "its output is one colour"),
+        ({"output": lambda y: y * 50}, "more values than FP32's lie outside 0..1; .* dB against FP32"),
+        ({"timing_cache": None}, "the timing cache could not be created"),
+    ],
+)
+def test_what_goes_wrong_on_a_gpu_is_an_error_and_leaves_nothing(failing, words, graph_for, tmp_path, use):
+    on_gpu(use, "8.5.2.2", 72, **failing)
+    with pytest.raises((BuildError, ArtifactError), match=words):
+        engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier")
+    assert [p for p in os.listdir(str(tmp_path / "out")) if "engine" in p] == []
+
+
+def test_another_gpu_than_the_target_s_is_refused(any_graph, tmp_path, use):
+    on_gpu(use, "8.5.2.2", 86)
+    with pytest.raises(BuildError, match="cannot build for 'xavier'.* here: .*this machine's GPU is of SM 8.6; the target's is 7.2"):
+        engine_from_onnx(any_graph(asked="fp16"), tmp_path / "out", target="xavier")
+
+
+def test_dla_says_which_layers_fell_back(graph_for, tmp_path, use):
+    library = on_gpu(use, "8.5.2.2", 72)
+    (engine,) = engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier", dla=1)
+    manifest = read_manifest(engine)
+    assert engine.name == "tiny_x2.d1.16x24.fp16.dla1.engine" and "--dla 1" in manifest.command
+    assert manifest.build["dla"] == {"core": 1, "layers_on_gpu": ["shuffle"]}
+    assert library.builders[0].config.DLA_core == 1 and "GPU_FALLBACK" in library.builders[0].config.flags
+    assert [r.DLA_core for r in library.runtimes] == [-1, 1] and "graph" not in library.gpu.enqueued
+    with pytest.raises(InputError, match="target 'xavier' has no DLA core 2: its DLA cores are 0, 1"):
+        engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier", dla=2)
+
+
+def test_fallback_keeps_layers_in_fp32_and_says_so(graph_for, tmp_path, use):
+    library = on_gpu(use, "8.5.2.2", 72, layer_types=("FLOAT", "HALF"))
+    (engine,) = engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier", fallback="head-tail")
+    manifest = read_manifest(engine)
+    assert engine.name == "tiny_x2.d1.16x24.fp16.fallback.engine" and manifest.build["fp32_layers"] == ["conv"]
+    assert manifest.precision_obtained == "mixed: 1 fp16, 1 fp32" and "--fallback head-tail" in manifest.command
+    assert "OBEY_PRECISION_CONSTRAINTS" in library.builders[0].config.flags
+    assert library.builders[0].network.layers[0].precision == "float32"
+    with pytest.raises(BuildError, match="has no node 'cov' to keep in FP32") as e:
+        engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier", fallback="cov")
+    assert "'conv'" in e.value.hint
+
+
+def test_fallback_where_typing_is_strong_rewrites_the_graph(real, graph_for, tmp_path):
+    graph = graph_for("rtx", extra="Relu")
+    (engine,) = engine_from_onnx(graph, tmp_path / "out", target="rtx", fallback="conv", compute_capabilities=[86])
+    manifest = read_manifest(engine)
+    assert manifest.precision_obtained.startswith("mixed: ") and manifest.build["fp32_layers"] == ["conv"]
+
+
+def test_a_session_times_the_network_and_the_copies_apart(graph_for, tmp_path, use):
+    library = on_gpu(use, "8.5.2.2", 72)
+    graph = graph_for("xavier", hw=(8, 8), high=(32, 40))
+    (engine,) = engine_from_onnx(graph, tmp_path / "out", target="xavier")
+    session = BACKENDS["tensorrt"]().open(engine, read_manifest(engine))
+    library.gpu.enqueued.clear()
+    x = np.random.default_rng(0).random((1, 3, 9, 10), dtype=np.float32)
+    timed = session.timed(x)
+    assert (timed.ms, timed.copies_ms, timed.timer) == (5, 2, "device events")
+    np.testing.assert_allclose(timed.y, OnnxRuntimeSession(graph, read_manifest(graph)).run(x), atol=1e-6)
+    session.timed(x)
+    assert library.gpu.enqueued == [
+        "network",
+        "network",
+        "graph",
+        "network",
+        "graph",
+        "network",
+    ]  # once plain, once recorded, then the graph
+    before = len(library.gpu.freed)
+    session.timed(x[:, :, :8])  # another size: new buffers
+    assert len(library.gpu.freed) == before + 2
+    assert session.device == "a stand-in GPU" and session.precision == "fp16"
+
+
+def test_without_graphs_the_network_is_enqueued_each_time(graph_for, tmp_path, use):
+    library = on_gpu(use, "8.5.2.2", 72)
+    library.gpu.can_capture = False
+    (engine,) = engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier")
+    assert "accuracy" in read_manifest(engine).checks and "graph" not in library.gpu.enqueued
+
+
+def test_an_engine_of_another_version_cannot_run_here(graph_for, tmp_path, use):
+    on_gpu(use, "8.5.2.2", 72)
+    (engine,) = engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier")
+    on_gpu(use, "8.5.3.1", 72)
+    with pytest.raises(CannotRunHereError, match="was built by TensorRT 8.5.2.2, and 8.5.3.1 is installed") as e:
+        BACKENDS["tensorrt"]().open(engine, read_manifest(engine))
+    assert "srdeploy build-engine" in e.value.hint
+
+
+def test_one_logger_for_the_process(use):
+    library = use(stand_in_tensorrt())
+    assert tensorrt_engine.library_log(library) is tensorrt_engine.library_log(library)
+    assert isinstance(StandInCuda(), tensorrt_engine.Cuda)

@@ -1,0 +1,110 @@
+"""What we call of TensorRT exists, with the arguments we give: read off our source, and looked up in each real library here.
+
+TensorRT 8.5.3 is the API of a Xavier's 8.5.2; CI installs it beside a Python 3.8 (see tests/run.py). TensorRT for RTX comes
+with the extra `rtx`. TensorRT 10 and 11 are installed nowhere here.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from sr_deploy.core.errors import BuildError
+from sr_deploy.core.session import BuildOptions
+from sr_deploy.core.target import load_target
+from sr_deploy.runtime import tensorrt, tensorrt_engine
+
+# Who is who in our source: the name of a variable or attribute, and the library's class.
+CLASSES = {
+    "builder": "Builder",
+    "config": "IBuilderConfig",
+    "network": "INetworkDefinition",
+    "parser": "OnnxParser",
+    "_parser": "OnnxParser",
+    "layer": "ILayer",
+    "profile": "IOptimizationProfile",
+    "cache": "ITimingCache",
+    "runtime": "Runtime",
+    "engine": "ICudaEngine",
+    "_engine": "ICudaEngine",
+    "inspector": "EngineInspector",
+    "context": "IExecutionContext",
+    "_context": "IExecutionContext",
+}
+# What one library has and the other has not, and where we ask first or never come.
+NOT_IN = {
+    "tensorrt": {"num_compute_capabilities", "set_compute_capability", "ComputeCapability", "node_name", "node_operator"},
+    "tensorrt_rtx": {"FP16", "OBEY_PRECISION_CONSTRAINTS", "precision", "set_output_type"},
+}
+
+
+@pytest.fixture(params=["tensorrt", "tensorrt_rtx"])
+def library(request):
+    if hasattr(sys, "setdlopenflags"):  # the stand-ins for cuBLAS and cuDNN have no symbols
+        sys.setdlopenflags(os.RTLD_LAZY | os.RTLD_GLOBAL)
+    return pytest.importorskip(request.param, reason=f"{request.param} is not installed")
+
+
+def used():
+    """Yield (class, or "" for the library itself; attribute; positional arguments of a call, or None)."""
+    for module in (tensorrt, tensorrt_engine):
+        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+        calls = {id(node.func): len(node.args) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute):
+                owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+                if owner in ("trt", "_trt"):
+                    yield "", node.attr, calls.get(id(node))
+                elif owner in CLASSES:
+                    yield CLASSES[owner], node.attr, calls.get(id(node))
+                elif isinstance(node.value, ast.Attribute) and getattr(node.value.value, "id", "") == "trt":
+                    yield node.value.attr, node.attr, calls.get(id(node))
+
+
+def test_our_source_is_understood():
+    found = list(used())
+    assert len(set(found)) > 50
+    for expected in (("Builder", "build_serialized_network", 2), ("IExecutionContext", "set_tensor_address", 2), ("", "float32", None)):
+        assert expected in found
+
+
+def test_every_attribute_and_signature_exists(library):
+    missing = []
+    for owner, name, arguments in sorted(set(used()), key=str):
+        holder = getattr(library, owner, None) if owner else library
+        if {owner, name} & NOT_IN[library.__name__] or name.startswith("__"):
+            continue
+        if holder is None or not hasattr(holder, name):
+            missing.append(f"{owner or library.__name__}.{name}")
+        elif arguments is not None and owner:
+            signatures = re.findall(rf"(?m)^(?:\d+\. )?{name}\((.*)\) ->", getattr(holder, name).__doc__ or "")
+            counts = []
+            for signature in signatures:
+                parameters = [p for p in re.split(r",(?![^\[(]*[\])])", signature) if p.strip() and not p.strip().startswith("self")]
+                counts.append((sum("=" not in p for p in parameters), len(parameters)))
+            if counts and not any(low <= arguments <= high for low, high in counts):
+                missing.append(f"{owner}.{name} takes {counts}, we give {arguments}")
+    assert missing == []
+
+
+def test_a_machine_without_a_driver_gets_our_error(library, any_graph, tmp_path, monkeypatch):
+    if library.__name__ != "tensorrt":
+        pytest.skip("TensorRT for RTX builds without a driver")
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("this machine has a driver")
+    monkeypatch.setattr(tensorrt_engine, "_LOGS", {})
+    backend, target = tensorrt.TensorRTBackend(), load_target("xavier")
+    assert re.search("NVIDIA GPU|package 'cuda-python'", backend.why_unavailable(target))
+    graph = any_graph(asked="fp16")
+    from sr_deploy.core.manifest import read_manifest
+
+    with pytest.raises(BuildError, match="TensorRT: the builder could not be created") as e:
+        backend.build(graph, read_manifest(graph), target, tmp_path / "x", BuildOptions())
+    assert "NVIDIA GPU" in e.value.hint
+    assert importlib.import_module("tensorrt") is library
