@@ -88,9 +88,7 @@ def evaluate(session: Session, images: ImageSet, *, metric: str, degradation: st
     scores: List[ImageScore] = []
     tilings: List[str] = []
     for path in images.files:
-        hr = modcrop(read_rgb(path), session.scale)
-        if min(hr.shape[:2]) < 11 + 2 * border:
-            raise InputError(f"{path} is too small to be scored: {hr.shape[0]}x{hr.shape[1]} pixels", hint="leave it out")
+        hr = _scorable(path, session.scale, border)
         rng = np.random.default_rng(zlib.crc32(path.name.encode()))
         lr = degraded(hr, scale=session.scale, kind=degradation, rng=rng)
         y, how = upscale_fitting(session, nchw_from_rgb(lr))
@@ -101,6 +99,19 @@ def evaluate(session: Session, images: ImageSet, *, metric: str, degradation: st
     mean_psnr, mean_ssim = (float(np.mean([getattr(s, key) for s in scores])) for key in ("psnr_db", "ssim"))
     tiling = "; ".join(dict.fromkeys(sorted(tilings, reverse=True)))
     return Quality(images.name, metric, border, mean_psnr, mean_ssim, tiling, tuple(scores), degradation)
+
+
+def check_images(images: ImageSet, *, metric: str, scale: int) -> None:
+    """Read every image of a set. Raises InputError naming the first that `evaluate` could not score."""
+    for path in images.files:
+        _scorable(path, scale, border_px(metric, scale))
+
+
+def _scorable(path: Path, scale: int, border: int) -> np.ndarray:
+    hr = modcrop(read_rgb(path), scale)
+    if min(hr.shape[:2]) < 11 + 2 * border:
+        raise InputError(f"{path} is too small to be scored: {hr.shape[0]}x{hr.shape[1]} pixels", hint="leave it out")
+    return hr
 
 
 def upscale_fitting(session: Session, x: np.ndarray) -> Tuple[np.ndarray, str]:

@@ -8,7 +8,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Union
 import numpy as np
 
 from sr_deploy.bench.evaluate import Bicubic, ImageSet, Quality, evaluate, image_set
-from sr_deploy.bench.measure import Subject, subjects_of
+from sr_deploy.bench.measure import Subject, given_items, subjects_of
 from sr_deploy.core.degradation import check_degradation
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
 from sr_deploy.core.metrics import border_px
@@ -47,8 +47,14 @@ def scored(
     sets = image_sets([data] if isinstance(data, (str, Path)) else data)
     subjects: List[Subject] = []
     scales: List[int] = []
-    for item in [given] if isinstance(given, (str, Path)) else given:
-        for subject in subjects_of(str(item), variants):
+    owners: Dict[str, str] = {}
+    for item in given_items(given, variants):
+        for subject in subjects_of(item, variants):
+            called = subject.row.artifact or subject.row.model
+            if owners.setdefault(called, item) != item:
+                raise InputError(
+                    f"{owners[called]} and {item} both hold a {called}, and a table could not tell them apart", hint="rename one of them"
+                )
             scale = _scale(subject)
             if scale is not None:
                 check_degradation(degradation, scale)
@@ -83,6 +89,8 @@ def image_sets(folders: Sequence[Union[str, Path]]) -> List[ImageSet]:
     """Return the sets of HR folders, or of none scikit-image's photographs. Raises InputError when two have the same name."""
     sets: Dict[str, ImageSet] = {}
     for folder in folders or [""]:
+        if folders and not str(folder):
+            raise InputError("an empty name for a folder of images", hint="leave --data out for scikit-image's photographs")
         images = image_set(str(folder))
         if images.name in sets:
             raise InputError(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Iterator, Optional, Tuple
 
 import click
 
 from sr_deploy.cli.output import emit, emit_json, say
+from sr_deploy.core.errors import InputError
 
 
 @click.command("eval")
@@ -21,9 +23,9 @@ from sr_deploy.cli.output import emit, emit_json, say
 @click.option("--degradation", type=click.Choice(["bi", "bd", "dn"]), default="bi", show_default=True,
               help="How LR is made: bi, bicubic; x3 only: bd, blurred; dn, bicubic with noise.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, an object per set and variant, instead of the table.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for eval.json, eval.md, psnr.png and psnr.svg.")
+@click.option("-o", "--output", metavar="DIR", help="Folder for eval.json, eval.md, psnr.png and psnr.svg.")
 def evaluate(
-    given: Tuple[str, ...], variants: str, data: Tuple[str, ...], metric: str, degradation: str, as_json: bool, output: Optional[Path]
+    given: Tuple[str, ...], variants: str, data: Tuple[str, ...], metric: str, degradation: str, as_json: bool, output: Optional[str]
 ) -> None:
     """Score checkpoints (by torch), ONNX graphs and engines on sets of images: PSNR and SSIM, no speed.
 
@@ -31,28 +33,45 @@ def evaluate(
     with the reason.
     """
     from sr_deploy.bench.quality import scored
-    from sr_deploy.core.files import atomic_path, output_folder, write_text
+    from sr_deploy.core.files import atomic_path, write_text
     from sr_deploy.core.rows import BICUBIC
     from sr_deploy.core.tables import quality_table
     from sr_deploy.report.figure import check_can_draw, psnr_figure
 
     if output is not None:
+        if not output:
+            raise InputError("--output is empty; expected a folder")
         check_can_draw()
     waiting = scored(given, variants=variants, data=data, metric=metric, degradation=degradation, progress=say)
-    if output is not None:
-        output_folder(output)  # the input is good by now: what is wrong with it leaves no folder
-    rows = list(waiting)
-    found = [dataclasses.asdict(row) for row in rows if row.backend != BICUBIC]
-    table = quality_table(rows)
-    if output is not None:
-        drawn = psnr_figure(rows)
-        write_text(output / "eval.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-        write_text(output / "eval.md", table + "\n")
-        for name, content in drawn.items():
-            with atomic_path(output / name) as temporary:
-                temporary.write_bytes(content)
-        say(f"wrote eval.json, eval.md, {', '.join(drawn)} to {output}")
+    # The input is good by now: what is wrong with it leaves no folder.
+    with contextlib.nullcontext() if output is None else _made(Path(output)):
+        rows = list(waiting)
+        found = [dataclasses.asdict(row) for row in rows if row.backend != BICUBIC]
+        table = quality_table(rows)
+        if output is not None:
+            drawn = psnr_figure(rows)
+            write_text(Path(output) / "eval.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+            write_text(Path(output) / "eval.md", table + "\n")
+            for name, content in drawn.items():
+                with atomic_path(Path(output) / name) as temporary:
+                    temporary.write_bytes(content)
+            say(f"wrote eval.json, eval.md, {', '.join(drawn)} to {output}")
     if as_json:
         emit_json(found)
     else:
         emit(table)
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder; of what was made, take away again what is empty in the end: an interrupt leaves nothing."""
+    from sr_deploy.core.files import output_folder
+
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        output_folder(folder)
+        yield
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from pathlib import Path
 from typing import Optional, Tuple
 
 import click
@@ -41,18 +40,13 @@ def recipes(names: Tuple[str, ...], as_json: bool) -> None:
             emit(f"{name:<{width}}  {recipe.method}, {recipe.steps:,} steps of {recipe.batch_size} x HR {recipe.patch_hr}{then}")
 
 
-_FOLDER = click.Path(path_type=Path)
-
-
 @click.command()
 @click.argument("recipe")
-@click.option(
-    "--data", "folders", multiple=True, required=True, metavar="HR_DIR", type=_FOLDER, help="Folder of HR images; may be repeated."
-)
-@click.option("--lr", "lr_folders", multiple=True, metavar="LR_DIR", type=_FOLDER,
+@click.option("--data", "folders", multiple=True, required=True, metavar="HR_DIR", help="Folder of HR images; may be repeated.")
+@click.option("--lr", "lr_folders", multiple=True, metavar="LR_DIR",
               help="Folder of its LR images, one for each --data.  [default: LR is made by the recipe's degradation]")  # fmt: skip
-@click.option("--valid", metavar="HR_DIR", type=_FOLDER, help="Folder of HR images to validate on; keeps the best weights too.")
-@click.option("-o", "--output", required=True, type=_FOLDER, help="Folder for the checkpoint, its state, logs and decoded images.")
+@click.option("--valid", metavar="HR_DIR", help="Folder of HR images to validate on; keeps the best weights too.")
+@click.option("-o", "--output", required=True, help="Folder for the checkpoint, its state, logs and decoded images.")
 @click.option("--name", help="The checkpoint's name.  [default: the recipe's]")
 @click.option("--resume", is_flag=True, help="Go on with the run of that name.")
 @click.option("--init", metavar="MODEL", help="Start from this checkpoint's weights.")
@@ -62,20 +56,21 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--devices", type=click.IntRange(min=1), help="GPUs, or processes on a CPU.  [default: all GPUs, or what torchrun started]")
 @click.option("--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Micro-batches a step, to save memory.")
 @click.option("--workers", type=click.IntRange(min=0), help="Processes that cut patches.  [default: 0 on a CPU, 4 on a GPU]")
-@click.option("--cache", type=_FOLDER, help="Folder for decoded images, 3 bytes a pixel.  [default: OUTPUT/cache]")
+@click.option("--cache", help="Folder for decoded images, 3 bytes a pixel.  [default: OUTPUT/cache]")
 @click.option("--strict", is_flag=True, help="Refuse images that are damaged or too small, instead of leaving them out.")
-@click.option("--licence", default="", help="Terms of the weights, for the card.")
-@click.option("--trained-on", default="", help="The images, in words, for the card.")
+@click.option("--licence", default="", help="Terms of the weights, for the card; --resume keeps them.")
+@click.option("--trained-on", default="", help="The images, in words, for the card.  [default: the folders' names]")
 def train(
-    recipe: str, folders: Tuple[Path, ...], lr_folders: Tuple[Path, ...], valid: Optional[Path], output: Path, name: Optional[str],
+    recipe: str, folders: Tuple[str, ...], lr_folders: Tuple[str, ...], valid: Optional[str], output: str, name: Optional[str],
     resume: bool, init: Optional[str], teacher: Optional[str], budget: Optional[str], seed: int, devices: Optional[int], accumulate: int,
-    workers: Optional[int], cache: Optional[Path], strict: bool, licence: str, trained_on: str,
+    workers: Optional[int], cache: Optional[str], strict: bool, licence: str, trained_on: str,
 ) -> None:  # fmt: skip
     """Train a checkpoint by RECIPE (see: srdeploy recipes), a name or a .json file.
 
     A run that was stopped, by --budget, Ctrl-C or a crash, goes on with --resume.
     """
-    from sr_deploy.train.trainer import checkpoint_from_images, is_first_process
+    from sr_deploy.train.processes import is_first_process
+    from sr_deploy.train.trainer import checkpoint_from_images
 
     path = checkpoint_from_images(
         recipe,
@@ -95,7 +90,7 @@ def train(
         cache=cache,
         strict=strict,
         licence=licence,
-        trained_on=trained_on or ", ".join(f.resolve().name for f in folders),
+        trained_on=trained_on,
         log=say,
     )
     if is_first_process():

@@ -9,6 +9,7 @@ What a file may hold, and what becomes of it (`read_rgb`):
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, List
 
@@ -128,4 +129,6 @@ def _opencv(task: str) -> Any:
         import cv2
     except ImportError as e:
         raise MissingPackageError("opencv-python-headless", needed_for=task, extra="export", cause=e) from e
+    with contextlib.suppress(AttributeError):  # its own lines beside our error; not in every version
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2

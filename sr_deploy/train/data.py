@@ -8,6 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import os
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -27,12 +28,13 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class Pair:
-    """One image: where it came from, its decoded HR and LR in the cache (uint8 .npy), and its LR size."""
+    """One image: where it came from, its decoded HR and LR in the cache (uint8 .npy), its LR size, and its LR file where given."""
 
     source: Path
     hr: Path
     lr: Path
     lr_hw: Tuple[int, int]
+    lr_source: Optional[Path] = None
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,19 @@ def image_pairs(
     return pairs
 
 
+def fingerprint(pairs: Sequence[Pair]) -> str:
+    """Return the SHA-256 of the images' names, sizes in bytes and pixels, and order: of what a seed draws its patches from."""
+    listed = [(p.source.name, p.lr_hw, [f.stat().st_size for f in (p.source, p.lr_source) if f is not None]) for p in pairs]
+    return hashlib.sha256(repr(listed).encode()).hexdigest()
+
+
 def _matched(hr: List[Path], hr_folder: Path, lr_folder: Path, scale: int) -> Dict[Path, Optional[Path]]:
     """The LR file of each HR file: the same name, or that with `x4`, `_x4` at its end (DIV2K's way), in the same subfolder."""
-    by_name = {p.relative_to(lr_folder).with_suffix("").as_posix(): p for p in image_files(lr_folder)}
+    by_name: Dict[str, Path] = {}
+    for path in image_files(lr_folder):
+        twin = by_name.setdefault(path.relative_to(lr_folder).with_suffix("").as_posix(), path)
+        if twin != path:
+            raise InputError(f"two LR images of one name in {lr_folder}: {twin.name} and {path.name}", hint="remove one of them")
     matched: Dict[Path, Optional[Path]] = {}
     missing: List[str] = []
     for path in hr:
@@ -130,7 +142,8 @@ def _decoded(jobs: Sequence[_Job]) -> Iterator[object]:
 def _decode(job: _Job) -> object:
     """Return the Pair of a job, or in words why there is none."""
     hr_file, lr_file = job.files()
-    if not (hr_file.is_file() and lr_file.is_file()):
+    hw = _cached_hw(hr_file, lr_file, job.scale)
+    if hw is None:
         try:
             hr = modcrop(read_rgb(job.source), job.scale)
             if min(hr.shape[:2]) == 0:
@@ -151,10 +164,31 @@ def _decode(job: _Job) -> object:
         for path, image in ((hr_file, hr), (lr_file, lr)):
             with atomic_path(path) as temporary, open(temporary, "wb") as f:
                 np.save(f, image)
-    h, w = np.load(lr_file, mmap_mode="r").shape[:2]
+        hw = int(lr.shape[0]), int(lr.shape[1])
+    h, w = hw
     if min(h, w) * job.scale < job.min_hr:
         return f"{job.source}: {h * job.scale}x{w * job.scale} pixels, expected at least {job.min_hr}x{job.min_hr}"
-    return Pair(job.source, hr_file, lr_file, (int(h), int(w)))
+    return Pair(job.source, hr_file, lr_file, hw, job.lr_source)
+
+
+def _cached_hw(hr_file: Path, lr_file: Path, scale: int) -> Optional[Tuple[int, int]]:
+    """The LR size of a decoded pair; None where there is none, or a file is damaged (a full disk, a lost connection)."""
+    try:
+        hr, lr = (np.load(file, mmap_mode="r") for file in (hr_file, lr_file))
+    except (OSError, ValueError, EOFError, pickle.UnpicklingError):
+        return None
+    h, w = lr.shape[0], lr.shape[1]
+    whole = hr.dtype == lr.dtype == np.uint8 and lr.shape == (h, w, 3) and hr.shape == (h * scale, w * scale, 3)
+    return (h, w) if whole else None
+
+
+def check_shared(batch_size: int, *, parts: int, ranks: int) -> None:
+    """Raise InputError when a batch does not fall into equal micro-batches of all processes."""
+    if batch_size % (parts * ranks):
+        raise InputError(
+            f"a batch of {batch_size} cannot be shared evenly by {ranks} processes x {parts} micro-batches",
+            hint=f"choose numbers whose product divides {batch_size}",
+        )
 
 
 @dataclass(frozen=True)
@@ -174,11 +208,7 @@ class Patches(torch.utils.data.Dataset):
         rank: int = 0, ranks: int = 1,
     ) -> None:  # fmt: skip
         """parts: micro-batches per step; rank, ranks: this process of how many. Raises InputError when they do not divide the batch."""
-        if batch_size % (parts * ranks):
-            raise InputError(
-                f"a batch of {batch_size} cannot be shared evenly by {ranks} processes x {parts} micro-batches",
-                hint=f"choose numbers whose product divides {batch_size}",
-            )
+        check_shared(batch_size, parts=parts, ranks=ranks)
         if patch_hr % scale:
             raise InputError(f"patches of {patch_hr} HR pixels are no multiple of the scale {scale}")
         self.pairs, self.scale, self.patch_lr, self.batch_size, self.seed = pairs, scale, patch_hr // scale, batch_size, seed

@@ -57,7 +57,11 @@ class Run:
     """The log in short, for the card: step, loss and validation PSNR, about twenty times a run."""
     precision: Dict[str, Any] = field(default_factory=dict)
     """The state of fp16's gradient scaler."""
+    card: Dict[str, Any] = field(default_factory=dict)
+    """What else goes on the card: device, licence, trained_on, and the images by their number and fingerprint."""
     interrupted: bool = False
+    whole: bool = True
+    """False from the moment an update begins to change weights until it is counted: nothing to save."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,8 @@ class Actions:
 def fit(
     run: Run, patches: Callable[[int, int], Patches], actions: Actions, *, logs: Path, deadline: float, devices: int, accumulate: int,
     workers: Optional[int], validating: bool,
-) -> str:  # fmt: skip
-    """Train until the recipe's last step, `deadline` (of time.monotonic) or an interrupt; return the device in words.
+) -> None:  # fmt: skip
+    """Train until the recipe's last step, `deadline` (of time.monotonic) or an interrupt; write the device on run's card.
 
     patches: the data for (rank, ranks).
     """
@@ -107,15 +111,13 @@ def fit(
             data, batch_size=None, sampler=range(run.step * accumulate, recipe.steps * accumulate), num_workers=workers,
             pin_memory=on_gpu,
         )  # fmt: skip
-        with _own_signals(run), contextlib.suppress(SIGTERMException):  # Lightning's own, after a step
+        with _own_signals(run), _quiet_writers(), contextlib.suppress(SIGTERMException):  # Lightning's own, after a step
             trainer.fit(_Module(run, data), batches)
-        processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
-    return (f"{torch.cuda.get_device_name()}" if on_gpu else f"cpu, {torch.get_num_threads()} threads") + processes
 
 
 @contextlib.contextmanager
 def _own_signals(run: Run) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM finish the step first, so that it is saved; the second one does not wait."""
+    """Let Ctrl-C, SIGTERM and SIGHUP finish the step first, so that it is saved; the second one does not wait."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -125,12 +127,26 @@ def _own_signals(run: Run) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}  # Lightning adds its own to SIGTERM's
+    numbers = [signal.SIGINT, signal.SIGTERM]  # Lightning adds its own to SIGTERM's
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
+        numbers.append(signal.SIGHUP)
+    before = {n: signal.signal(n, interrupt) for n in numbers}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _quiet_writers() -> Iterator[None]:
+    """Keep TensorBoard's thread from printing a full disk's traceback: the same error is raised by the next line of the log."""
+    before = threading.excepthook
+    threading.excepthook = lambda args: None if issubclass(args.exc_type, OSError) else before(args)
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _local_processes() -> int:
@@ -144,6 +160,7 @@ class _Module(LightningModule):
         self.net = run.elastic.net  # registered: its parameters are what Lightning moves and synchronises
         self.state, self.patches = run, patches
         self.terms: Dict[str, Tensor] = {}
+        self.wrong = ""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.state.optimiser
@@ -158,19 +175,27 @@ class _Module(LightningModule):
         self.terms = METHODS[recipe.method](run.elastic, step)
         for name, value in self.terms.items():
             if not torch.isfinite(value):
-                raise self._not_finite(f"the loss (its term '{name}')")
-        return sum(self.terms.values(), hr.new_zeros(()))
+                self.wrong = f"the loss (its term '{name}')"
+        total = sum(self.terms.values(), hr.new_zeros(()))
+        return total * math.nan if self.wrong else total  # into the gradient, where every process sees it
 
     def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None) -> None:
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.state.recipe.clip_norm or math.inf)
-        if not torch.isfinite(norm) and self.state.recipe.amp != "fp16":  # there the scaler skips the step and goes on
-            raise self._not_finite("the gradient")
+        if not torch.isfinite(norm):
+            found = [self.wrong]
+            if self.trainer.world_size > 1:  # all raise the same: one that waits for the others would not end
+                found *= self.trainer.world_size
+                torch.distributed.all_gather_object(found, self.wrong)
+            what = max(found, key=len) or ("the gradient" if self.state.recipe.amp != "fp16" else "")  # fp16's scaler skips the step
+            if what:
+                raise self._not_finite(what)
+        self.state.whole = False
 
     def _not_finite(self, what: str) -> SrDeployError:
         names = list(dict.fromkeys(p.name for p in self.patches.sources(self.state.step)))
         return SrDeployError(
             f"{what} is not finite at step {self.state.step}; its patches are of {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}",
-            hint="lower the recipe's lr, or look at those images; the last saved state is kept",
+            hint="lower the recipe's lr, or look at those images",
         )
 
 
@@ -183,6 +208,8 @@ class _Watch(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         run = self.run
         device = module.device
+        named = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+        run.card["device"] = named + (f", {trainer.world_size} processes" if trainer.world_size > 1 else "")
         run.ema = {k: v.to(device) for k, v in run.ema.items()}
         if run.teacher is not None:
             run.teacher = run.teacher.to(device).eval()
@@ -210,6 +237,7 @@ class _Watch(Callback):
             for name, value in run.elastic.net.state_dict().items():
                 run.ema[name].lerp_(value, 1 - decay)
         run.step += 1
+        run.whole = True
         run.precision = trainer.precision_plugin.state_dict()
         last = run.step == recipe.steps
         now = time.monotonic()

@@ -7,18 +7,24 @@ the one whose result --init takes.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Dict, Mapping, Tuple
+from typing import Dict, Iterator, Mapping, Tuple
+
+import torch
 
 from sr_deploy.core.degradation import check_degradation
-from sr_deploy.core.errors import InputError, nearest
+from sr_deploy.core.errors import InputError, SrDeployError, nearest
 from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.train.losses import METHODS, PIXEL_LOSSES
 from sr_deploy.train.schedule import learning_rate
 
 AMP = ("off", "bf16", "fp16")
+LARGEST = 10**9
+"""Of any number in a recipe, and of the parameters it trains: past it nothing ends, or fits a float."""
 # ASRN's lambda of 0.1 goes with images in 0..255, where its MSE is tens and the attention term hundredths. Losses here are of
 # 0..1, so it is divided by 255 for L1 and by its square for L2: the same sum but for a factor. Taken as 0.1 with L1 of 0..1 it
 # cost 0.38 dB at d5 and 0.06 dB at d1 (Set5 x4, 2,000 steps of 16 patches of 64x64, beside no PSD).
@@ -72,7 +78,7 @@ class Recipe:
 def recipe_named(name: str) -> Recipe:
     """Return a listed recipe, or that of a JSON file with the fields of Recipe. Raises InputError."""
     if name.endswith(".json"):
-        recipe = from_dict(Recipe, read_json(Path(name), InputError), source=name, error=InputError)
+        recipe = from_dict(Recipe, read_json(Path(name), InputError), source=Path(name), error=InputError)
     elif name in RECIPES:
         recipe = RECIPES[name]
     else:
@@ -94,8 +100,12 @@ def check(recipe: Recipe, *, source: str) -> None:
     ):
         if value not in known:
             raise InputError(f"{source}: {key} is '{value}'; expected {', '.join(known)}", hint=nearest(value, known))
+    for key, value in dataclasses.asdict(recipe).items():
+        several = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
+        if any(isinstance(v, (int, float)) and not abs(v) <= LARGEST for v in several):
+            raise InputError(f"{source}: {key} is not finite, or above 10**9")
     architecture = ARCHITECTURES[recipe.arch]
-    network = architecture.build(recipe.scale, architecture.parse(recipe.variant or None), recipe.config)
+    network = _network(recipe, source=source)
     if recipe.method == "deep-supervision" and not hasattr(network, "forward_depths"):
         able = [n for n in ARCHITECTURES if hasattr(ARCHITECTURES[n].build(4, ARCHITECTURES[n].parse(None)), "forward_depths")]
         raise InputError(f"{source}: {recipe.arch} cannot be cut in depth; {', '.join(able)} can")
@@ -103,10 +113,37 @@ def check(recipe: Recipe, *, source: str) -> None:
         raise InputError(f"{source}: steps, batch_size and valid_every are at least 1, patch_hr a multiple of the scale")
     if recipe.patch_hr // recipe.scale < max(architecture.min_hw):
         raise InputError(f"{source}: {recipe.arch} takes at least {max(architecture.min_hw)} LR pixels a side")
-    if not (recipe.lr > 0 and 0 <= recipe.ema < 1 and recipe.clip_norm >= 0 and recipe.psd >= 0):
-        raise InputError(f"{source}: expected lr > 0, 0 <= ema < 1, clip_norm >= 0, psd >= 0")
-    learning_rate(recipe.schedule, 0, recipe.steps, lr=recipe.lr, final_lr=recipe.final_lr, periods=recipe.periods)
-    check_degradation(recipe.degradation, recipe.scale)
+    if not (recipe.lr > 0 and 0 <= recipe.ema < 1 and min(recipe.final_lr, recipe.clip_norm, recipe.psd) >= 0):
+        raise InputError(f"{source}: expected lr > 0, 0 <= ema < 1, final_lr >= 0, clip_norm >= 0, psd >= 0")
+    with _naming(source):
+        learning_rate(recipe.schedule, 0, recipe.steps, lr=recipe.lr, final_lr=recipe.final_lr, periods=recipe.periods)
+        check_degradation(recipe.degradation, recipe.scale)
+
+
+@contextlib.contextmanager
+def _naming(source: str) -> Iterator[None]:
+    try:
+        yield
+    except SrDeployError as e:
+        raise InputError(f"{source}: {e.message}", hint=e.hint) from e
+
+
+def _network(recipe: Recipe, *, source: str) -> torch.nn.Module:
+    """The recipe's network without its weights. Raises InputError, naming the source, when there is none such."""
+    architecture = ARCHITECTURES[recipe.arch]
+    for key, value in recipe.config.items():
+        default = architecture.config.get(key, value)
+        if type(value) is not type(default) or (type(value) is int and value < 1):
+            kind = "a number of at least 1" if type(default) is int else f"a {type(default).__name__}"
+            raise InputError(f"{source}: the configuration's {key} is {value!r}; expected {kind}, as {default!r} is")
+    try:
+        with _naming(source), torch.device("meta"):
+            network = architecture.build(recipe.scale, architecture.parse(recipe.variant or None), recipe.config)
+    except (LookupError, TypeError, ValueError, RuntimeError) as e:
+        raise InputError(f"{source}: there is no {recipe.arch} of the configuration {recipe.config}: {e}") from e
+    if sum(p.numel() for p in network.parameters()) > LARGEST:
+        raise InputError(f"{source}: a network of more than 10**9 parameters")
+    return network
 
 
 def _asrn(scale: int, method: str, psd: float, **changes: object) -> Recipe:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sr_deploy.bench.evaluate import Bicubic, _spans, evaluate, image_set, upscale_fitting
+from sr_deploy.bench.evaluate import Bicubic, _spans, check_images, evaluate, image_set, upscale_fitting
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.images import imresize, modcrop, read_rgb, write_png
 from sr_deploy.core.metrics import psnr_db, ssim
@@ -158,3 +158,10 @@ def test_tiles_that_overlap_by_the_reach_are_the_whole_image_where_it_is_larger(
 
     x = np.random.default_rng(2).random((1, 3, 50, 71), dtype=np.float32)
     np.testing.assert_allclose(upscale_fitting(Box((24, 32)), x)[0], upscale_fitting(Box(), x)[0], rtol=0, atol=1e-5)
+
+
+def test_images_can_be_checked_before_they_are_scored(folder):
+    check_images(image_set(str(folder)), metric="y", scale=2)
+    write_png(folder / "small.png", picture(14, 40))
+    with pytest.raises(InputError, match="small.png is too small to be scored: 14x40 pixels"):
+        check_images(image_set(str(folder)), metric="y", scale=2)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -92,3 +94,30 @@ def test_two_sets_of_one_name_are_refused(place, tmp_path):
 
 def test_it_is_part_of_the_python_api():
     assert sr_deploy.quality_from_artifacts is quality_from_artifacts and sr_deploy.quality_table is quality_table
+
+
+@pytest.mark.parametrize(
+    "given, options, message",
+    [
+        ([], {}, "nothing to measure"),
+        (["tiny_x2.safetensors"], {"variants": []}, "an empty list of variants"),
+        (["tiny_x2.safetensors"], {"data": ""}, "an empty name for a folder of images"),
+        (["One"], {"variants": "d1"}, "variants are given, and no checkpoint to take them from"),
+        (["a.onnx", "b.engine"], {"variants": ["d1"]}, "variants are given, and no checkpoint to take them from"),
+    ],
+)
+@pytest.mark.parametrize("api", [quality_from_artifacts, rows_from_artifacts])
+def test_requests_for_nothing_are_refused(place, api, given, options, message):
+    if api is rows_from_artifacts and "data" in options:
+        pytest.skip("no data are scikit-image's photographs there")
+    with pytest.raises(InputError, match=message):
+        api([place / name for name in given], **options)
+
+
+def test_two_models_of_one_name_are_refused(place, tmp_path):
+    for end in (".safetensors", ".json"):
+        shutil.copy(place / f"tiny_x2{end}", tmp_path)
+    paths = [place / "tiny_x2.safetensors", tmp_path / "tiny_x2.safetensors"]
+    with pytest.raises(InputError, match="both hold a tiny_x2, and a table could not tell them apart") as e:
+        quality_from_artifacts(paths, data=place / "Two")
+    assert all(str(path) in e.value.message for path in paths)

@@ -108,3 +108,18 @@ def test_an_engine_that_cannot_run_here_is_listed_with_the_reason(run_cli, rtx_e
     assert all("needs the GPU of target 'rtx'" in r["error"] and r["scale"] == 2 for r in rows)
     table = run_cli("eval", rtx_engine, *data).stdout
     assert table.count("not run: m_x2.d1.8x8.fp16.engine (tensorrt-rtx)") == 1 and "| bicubic" in table
+
+
+def test_an_interrupt_leaves_no_folder(run_cli, fails, asrn, data, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed; it draws the figure")
+    from sr_deploy.report import figure
+
+    def interrupted(rows):
+        assert (tmp_path / "a" / "out").is_dir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figure, "psnr_figure", interrupted)
+    assert run_cli("eval", asrn, *data, "--variants", "d1", "-o", tmp_path / "a" / "out").exit_code == 1
+    assert not (tmp_path / "a").exists()
+    assert "--output is empty" in fails("eval", asrn, *data, "-o", "")
+    assert "an empty name for a folder of images" in fails("eval", asrn, "--data", "")

@@ -68,3 +68,12 @@ def test_a_recipe_of_ones_own_is_trained_and_exported(run_cli, fails, tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps({**recipe, "learning_rate": 1}))
     assert "unknown key 'learning_rate'" in fails("train", tmp_path / "mine.json", "--data", tmp_path / "hr", "-o", tmp_path / "new")
     assert RECIPES["asrn-x2-small"].steps > 2
+
+
+@pytest.mark.parametrize("option", ["--data", "--lr", "--valid", "--cache", "-o"])
+def test_an_empty_name_is_no_folder(fails, tmp_path, option):
+    for package in ("torch", "lightning"):
+        pytest.importorskip(package, reason=f"{package} is not installed; training needs it")
+    given = {"--data": tmp_path, "-o": tmp_path / "out", option: ""}
+    error = fails("train", "asrn-x2-small", *(text for pair in given.items() for text in pair))
+    assert "is empty; expected a folder" in error and not (tmp_path / "out").exists()

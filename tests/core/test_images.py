@@ -243,3 +243,12 @@ def test_set5_lr_images_and_bicubic_psnr(cv2, shared_dir, scale, expected_db):
         scores.append(psnr_db(imresize(lr, scale=scale), hr, metric="y", border=scale))
     assert len(scores) == 5
     assert np.mean(scores) == pytest.approx(expected_db, abs=1e-3)
+
+
+def test_a_damaged_image_is_told_by_our_error_alone(tmp_path, capfd):
+    cv2 = pytest.importorskip("cv2", reason="opencv is not installed; it reads the image")
+    encoded = cv2.imencode(".tif", np.zeros((30, 30, 3), np.uint8))[1].tobytes()
+    (tmp_path / "cut.tif").write_bytes(encoded[:200])
+    with pytest.raises(InputError, match="cut.tif is not an image that can be read"):
+        read_rgb(tmp_path / "cut.tif")
+    assert capfd.readouterr().err == ""

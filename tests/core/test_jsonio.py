@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field
 from typing import Dict, Optional, Tuple
 
@@ -73,6 +74,12 @@ def test_an_unknown_key_suggests_and_a_missing_one_is_named():
         (b"", "line 1: not valid JSON"),
         (b"[1]", "expected a JSON object, found a list"),
         (b'{"a": "\xff\xfe"}', "not a UTF-8 text file"),
+        (b"[" * 100_000, "nested too deeply"),
+        pytest.param(
+            b'{"a": ' + b"9" * 5000 + b"}",
+            "a number of too many digits",
+            marks=pytest.mark.skipif(not hasattr(sys, "set_int_max_str_digits"), reason="this Python reads numbers of any length"),
+        ),
     ],
 )
 def test_a_malformed_file_is_named_with_its_line(tmp_path, content, words):
@@ -85,3 +92,8 @@ def test_a_malformed_file_is_named_with_its_line(tmp_path, content, words):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ArtifactError, match="cannot read .*absent.json: No such file"):
         read_json(tmp_path / "absent.json", ArtifactError)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path):
+    (tmp_path / "x.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(tmp_path / "x.json", ArtifactError) == {"a": 1}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sr_deploy.train.recipes import Recipe
+from sr_deploy.train.trainer import checkpoint_from_images
 
 TINY = Recipe(
     arch="asrn", scale=2, variant="d2", method="deep-supervision", psd=0.1, elastic=True, steps=6, patch_hr=12, batch_size=4, lr=1e-3,
@@ -33,3 +34,18 @@ def images(tmp_path_factory):
 def cache(tmp_path_factory):
     """One cache of decoded images for all runs."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture()
+def train(images, cache, tmp_path):
+    def run(recipe=TINY, output=tmp_path, **options):
+        return checkpoint_from_images(recipe, output=output, **{"folders": [images], "name": "net", "cache": cache, **options})
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def whole(images, cache, tmp_path_factory):
+    """A run without interruption: its folder and the checkpoint's path."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, checkpoint_from_images(TINY, [images], folder, name="net", cache=cache, licence="CC0", trained_on="noise")

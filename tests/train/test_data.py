@@ -10,7 +10,7 @@ from sr_deploy.core.degradation import degraded
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.images import imresize, modcrop, read_rgb
 from sr_deploy.train import data as module
-from sr_deploy.train.data import Patches, image_pairs
+from sr_deploy.train.data import Patches, fingerprint, image_pairs
 from tests.train.conftest import write_images
 
 
@@ -179,3 +179,32 @@ def test_lr_and_hr_must_match_by_size(folder, lr_folder):
 def test_one_lr_folder_for_each_hr_folder(folder, lr_folder):
     with pytest.raises(InputError, match="1 LR folders for 2 HR folders"):
         image_pairs([folder, folder], folder.parent / "cache", scale=4, lr_folders=[lr_folder])
+
+
+@pytest.mark.parametrize("end", [".hr.npy", ".lr.npy"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "other", "another size"])
+def test_a_damaged_cache_file_is_decoded_again(folder, end, damage):
+    before = pairs(folder)
+    file = next(p for p in (before[0].hr, before[0].lr) if p.name.endswith(end))
+    whole = file.read_bytes()
+    if damage == "another size":
+        np.save(file, np.zeros((5, 5, 3), np.uint8))
+    else:
+        file.write_bytes({"cut": whole[:-9], "empty": b"", "other": b"no array"}[damage])
+    assert pairs(folder) == before and file.read_bytes() == whole
+
+
+def test_the_fingerprint_is_of_names_sizes_and_order(folder, lr_folder):
+    first = fingerprint(pairs(folder))
+    assert first == fingerprint(pairs(folder, cache=folder.parent / "other")) != fingerprint(pairs(folder)[::-1])
+    given = fingerprint(pairs(folder, lr_folders=[lr_folder]))
+    cv2.imwrite(str(lr_folder / "0x4.png"), np.zeros((12, 10, 3), np.uint8))
+    assert len({first, given, fingerprint(pairs(folder, lr_folders=[lr_folder]))}) == 3
+    (folder / "0.png").rename(folder / "00.png")
+    assert fingerprint(pairs(folder)) != first
+
+
+def test_two_lr_images_of_one_name(folder, lr_folder):
+    cv2.imwrite(str(lr_folder / "0x4.jpg"), np.zeros((12, 10, 3), np.uint8))
+    with pytest.raises(InputError, match="two LR images of one name in .*: 0x4.jpg and 0x4.png"):
+        pairs(folder, lr_folders=[lr_folder])

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -88,7 +89,18 @@ def test_an_ablation_trains_for_100_steps(name, images, cache, tmp_path):
         ({"lr": 0.0}, "lr > 0"),
         ({"ema": 1.0}, "0 <= ema < 1"),
         ({"schedule": "linear"}, "unknown schedule 'linear'"),
-        ({"degradation": "bd"}, "defined at x3, not at x2"),
+        ({"degradation": "bd"}, "mine.json: the degradation 'bd' is defined at x3, not at x2"),
+        ({"steps": 10**9 + 1}, "steps is not finite, or above 10"),
+        ({"lr": 1e39}, "lr is not finite, or above 10"),
+        ({"lr": math.nan}, "lr is not finite"),
+        ({"clip_norm": math.inf}, "clip_norm is not finite"),
+        ({"periods": (1, 10**30, 1)}, "periods is not finite"),
+        ({"final_lr": -1e-9}, "final_lr >= 0"),
+        ({"config": {"activation": ["relu"]}}, r"activation is \['relu'\]; expected a str, as 'relu' is"),
+        ({"config": {"activation": "tan"}}, "mine.json: .*tan"),
+        ({"arch": "edsr", "variant": "b2", "config": {"channels": -4}}, "channels is -4; expected a number of at least 1"),
+        ({"arch": "edsr", "variant": "b2", "config": {"channels": True}}, "channels is True; expected a number of at least 1"),
+        ({"arch": "edsr", "variant": "b999", "config": {"channels": 1024}}, "more than 10.*9 parameters"),
         ({"arch": "srn", "variant": "b1", "patch_hr": 64}, "srn cannot be cut in depth; asrn, edsr can"),
         ({"arch": "srn", "variant": "b1", "patch_hr": 28, "method": "supervised"}, "srn takes at least 15 LR pixels a side"),
     ],
@@ -103,3 +115,11 @@ def test_no_such_recipe(tmp_path):
         recipe_named("asrn-x5")
     with pytest.raises(InputError, match="cannot read"):
         recipe_named(str(tmp_path / "none.json"))
+
+
+def test_a_recipe_file_is_named_by_every_error(tmp_path):
+    path = tmp_path / "mine.json"
+    for change in ({"variant": "c4"}, {"config": {"activation": []}}, {"periods": [3]}, {"degradation": "bd"}, {"stepz": 1}):
+        path.write_text(json.dumps({**dataclasses.asdict(RECIPES["asrn-x2-small"]), **change}))
+        with pytest.raises(InputError, match="mine.json"):
+            recipe_named(str(path))

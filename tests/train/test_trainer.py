@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError
+from sr_deploy.core.errors import InputError, SrDeployError
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.checkpoint import load_checkpoint, save_checkpoint
@@ -22,21 +23,6 @@ from sr_deploy.train.data import Patches
 from sr_deploy.train.trainer import checkpoint_from_images
 from tests.conftest import ROOT
 from tests.train.conftest import TINY, write_images
-
-
-@pytest.fixture()
-def train(images, cache, tmp_path):
-    def run(recipe=TINY, output=tmp_path, **options):
-        return checkpoint_from_images(recipe, [images], output, name="net", cache=cache, **options)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def whole(images, cache, tmp_path_factory):
-    """A run without interruption: its folder and the checkpoint's path."""
-    folder = tmp_path_factory.mktemp("whole")
-    return folder, checkpoint_from_images(TINY, [images], folder, name="net", cache=cache, licence="CC0", trained_on="noise")
 
 
 def state_of(folder):
@@ -100,23 +86,29 @@ def test_it_computes_what_a_plain_loop_computes(whole, images, cache):
     assert all(torch.equal(weights[k], v) for k, v in ema.items())
 
 
-@pytest.mark.parametrize("stopped_by", ["ctrl-c", "sigterm", "budget"])
+@pytest.mark.parametrize("stopped_by", ["SIGINT", "SIGTERM", "SIGHUP", "budget"])
 def test_two_halves_of_a_run_are_the_whole_run_bit_for_bit(train, tmp_path, whole, monkeypatch, stopped_by):
     if stopped_by == "budget":
-        train(budget_s=0)
+        said = []
+        train(budget_s=0, licence="CC0", trained_on="noise", log=said.append)
+        assert said[-1] == "stopped after step 1 of 6, the time is up; the same command with --resume goes on"
         assert state_of(tmp_path)["step"] == 1
     else:
-        number = signal.SIGINT if stopped_by == "ctrl-c" else signal.SIGTERM
+        number = getattr(signal, stopped_by, None)
+        if number is None:
+            pytest.skip(f"this platform has no {stopped_by}")
         before = signal.getsignal(number)
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             at_step(patch, 2, lambda: os.kill(os.getpid(), number))
-            train()
+            train(licence="CC0", trained_on="noise")
         assert signal.getsignal(number) is before
         assert state_of(tmp_path)["step"] == 3  # the step was finished
     assert load_checkpoint(tmp_path / "net.safetensors").spec.training["steps_done"] == state_of(tmp_path)["step"]
-    path = train(resume=True, licence="CC0", trained_on="noise")
+    path = train(resume=True)  # licence and trained_on are those it began with
     assert path.read_bytes() == whole[1].read_bytes()
     equal_states(state_of(whole[0]), state_of(tmp_path))
+    spec = load_checkpoint(path).spec
+    assert (spec.licence, spec.trained_on) == ("CC0", "noise")
 
 
 def test_a_killed_process_goes_on_from_the_last_saved_state(images, cache, tmp_path, whole):
@@ -164,6 +156,15 @@ def test_two_processes_train_the_same_network(images, cache, tmp_path, launcher)
         torch.testing.assert_close(both.weights[k], v, rtol=0, atol=2e-5)
     other = load_checkpoint(checkpoint_from_images(TINY, [images], tmp_path / "other", name="net", cache=cache, seed=1)).weights
     assert max((other[k] - v).abs().max() for k, v in alone.items()) > 1e-2  # the bound above means something
+
+
+def test_an_error_in_every_process_is_told_once(images, cache, tmp_path):
+    (tmp_path / "net.json").write_text(json.dumps(dataclasses.asdict(replace(TINY, lr=1e9, schedule="constant", clip_norm=0.0))))
+    command = ["-m", "sr_deploy.cli.main", "train", tmp_path / "net.json", "--data", images, "-o", tmp_path / "out", "--cache", cache]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, *map(str, command), "--devices", "2"], env=env, capture_output=True, text=True, timeout=240)
+    assert run.returncode == 1 and run.stdout == "" and "Traceback" not in run.stderr
+    assert run.stderr.count("error: ") == run.stderr.count("is not finite at step") == 1
 
 
 def test_micro_batches_add_up_to_the_batch(train, whole):
@@ -280,9 +281,9 @@ def test_what_a_recipe_needs(train, whole):
         train(replace(distilling, scale=4, patch_hr=60), teacher=str(whole[1]))
 
 
-def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_state(train, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_a_number_stops_and_keeps_the_state_before_it(train, tmp_path, monkeypatch):
     train(budget_s=0)
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.suffix != ".pt" and p.is_file()}
     real = losses.METHODS["deep-supervision"]
     calls = []
 
@@ -294,8 +295,9 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_state(train, tmp_p
     monkeypatch.setitem(losses.METHODS, "deep-supervision", broken)
     with pytest.raises(SrDeployError, match=r"the loss \(its term 'psd'\) is not finite at step 2; its patches are of .*png") as e:
         train(resume=True)
-    assert "last saved state is kept" in e.value.hint
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
+    assert "lower the recipe's lr" in e.value.hint and "the last saved state is kept" in e.value.hint
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.suffix != ".pt" and p.is_file()} == before
+    assert state_of(tmp_path)["step"] == 2
 
 
 def test_a_gradient_that_is_not_a_number_never_reaches_a_checkpoint(train, tmp_path, monkeypatch):
@@ -306,8 +308,9 @@ def test_a_gradient_that_is_not_a_number_never_reaches_a_checkpoint(train, tmp_p
         return {**real(elastic, step), "slope": (weight - weight).sum().sqrt()}  # finite, with an infinite slope
 
     monkeypatch.setitem(losses.METHODS, "deep-supervision", broken)
-    with pytest.raises(SrDeployError, match="the gradient is not finite at step 0"):
+    with pytest.raises(SrDeployError, match="the gradient is not finite at step 0") as e:
         train()
+    assert "kept" not in e.value.hint  # there is none
     assert not (tmp_path / "net.safetensors").exists() and not (tmp_path / "net.state.pt").exists()
 
 
@@ -324,15 +327,15 @@ def test_a_full_disk_is_told_and_costs_no_earlier_state(train, tmp_path, monkeyp
 
     monkeypatch.setattr(os, "replace", replace_or_fail)
     if full_for == "metrics.csv":
-        monkeypatch.setattr(module.CSVLogger, "save", lambda self: (_ for _ in ()).throw(full))
+        monkeypatch.setattr(module.CSVLogger, "log_metrics", lambda self, *args, **options: (_ for _ in ()).throw(full))
     with pytest.raises(SrDeployError, match="cannot write.*No space left") as e:
         train(resume=True)
-    assert "space" in e.value.hint
+    assert "free some space" in e.value.hint and "the last saved state is kept" in e.value.hint
     assert (tmp_path / "net.safetensors").read_bytes() == kept["net.safetensors"]
     if full_for != "net.safetensors":
-        assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
+        assert (tmp_path / "net.json").read_bytes() == kept["net.json"]
     monkeypatch.undo()
-    assert state_of(tmp_path)["step"] >= 1
+    assert state_of(tmp_path)["step"] == {"net.state.pt": 1, "net.safetensors": 6, "metrics.csv": 6}[full_for]
     assert load_checkpoint(train(resume=True)).spec.training["steps_done"] == 6
 
 
@@ -345,30 +348,68 @@ def test_another_recipe_does_not_resume(train, tmp_path, whole, change, key):
         train(seed=7, resume=True)
 
 
-def test_a_new_run_never_overwrites_one_that_is_there(train, tmp_path, whole):
+def test_other_images_do_not_resume(train, images, tmp_path, whole):
     (tmp_path / "net.state.pt").write_bytes((whole[0] / "net.state.pt").read_bytes())
-    with pytest.raises(InputError, match="there is a run of that name") as e:
+    state = state_of(tmp_path)
+    torch.save({**state, "step": 3}, tmp_path / "net.state.pt")
+    fewer = tmp_path / "hr"
+    shutil.copytree(images, fewer)
+    (fewer / "2.png").unlink()
+    for folders in ([fewer], [images, images]):
+        with pytest.raises(InputError, match="belongs to a run on other images: 3 of them") as e:
+            train(folders=folders, resume=True)
+        assert "resume with the images it began with" in e.value.hint
+    (fewer / "2.png").write_bytes((images / "1.png").read_bytes())
+    with pytest.raises(InputError, match="or others than these 3"):
+        train(folders=[fewer], resume=True)
+
+
+def test_a_finished_run_is_left_as_it_is(train, tmp_path, whole):
+    for path in whole[0].iterdir():
+        if path.is_file():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    said = []
+    assert train(resume=True, licence="MIT", log=said.append) == tmp_path / "net.safetensors"
+    assert said == ["net is finished: all 6 steps are done"]
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    (tmp_path / "net.safetensors").unlink()  # as a disk that was full for the last file leaves it
+    train(resume=True)
+    assert (tmp_path / "net.safetensors").read_bytes() == before["net.safetensors"]
+    assert load_checkpoint(tmp_path / "net.safetensors").spec.training["device"].startswith("cpu")
+
+
+def test_an_error_half_way_costs_no_step_that_was_done(train, images, tmp_path, monkeypatch):
+    import sr_deploy.train.trainer as trainer
+
+    def broken(*args):
+        raise InputError("the image has gone")
+
+    monkeypatch.setattr(trainer, "_score", broken)
+    with pytest.raises(InputError, match="the image has gone") as e:
+        train(valid=images)
+    assert "the last saved state is kept" in e.value.hint and state_of(tmp_path)["step"] == 2
+
+
+def test_a_full_disk_prints_no_traceback_of_a_thread(train, monkeypatch):
+    seen = []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+    writer = pytest.importorskip("tensorboard.summary.writer.record_writer").RecordWriter
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writer, "write", full)
+    with pytest.raises(SrDeployError, match="cannot write to .*No space left"):
         train()
-    assert "--resume" in e.value.hint
+    assert seen == [] and threading.excepthook == seen.append
 
 
-def test_nothing_to_resume(train, tmp_path):
-    with pytest.raises(InputError, match="there is no run to resume"):
-        train(resume=True)
-
-
-@pytest.mark.parametrize("content", [b"", b"no state at all", "cut"])
-def test_a_damaged_state_is_refused(train, tmp_path, whole, content):
-    data = (whole[0] / "net.state.pt").read_bytes()
-    (tmp_path / "net.state.pt").write_bytes(data[: len(data) // 2] if content == "cut" else content)
-    with pytest.raises(CheckpointError, match="cannot be resumed from"):
-        train(resume=True)
-
-
-@pytest.mark.parametrize("name", ["", "a/b", "../net"])
-def test_a_name_that_is_a_path(images, tmp_path, name):
-    with pytest.raises(InputError, match="cannot be the name of a checkpoint"):
-        checkpoint_from_images(TINY, [images], tmp_path, name=name)
+def test_space_is_the_hint_for_a_full_disk_only(train, monkeypatch):
+    monkeypatch.setattr(module.CSVLogger, "log_metrics", lambda *args, **options: (_ for _ in ()).throw(FileExistsError(17, "File exists")))
+    with pytest.raises(SrDeployError, match="cannot write to .*File exists") as e:
+        train()
+    assert "space" not in e.value.hint
 
 
 def test_images_of_a_run_are_checked_before_it_begins(tmp_path, cache):

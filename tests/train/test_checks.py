@@ -1,0 +1,87 @@
+import dataclasses
+import json
+import math
+
+import pytest
+
+from sr_deploy.core.errors import InputError
+from sr_deploy.nets.checkpoint import load_checkpoint
+from sr_deploy.train.checks import FILES
+from tests.train.conftest import TINY
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"folders": []}, "no folder of HR images"),
+        ({"folders": "none"}, "there is no folder none"),
+        ({"folders": [""]}, "--data is empty"),
+        ({"lr_folders": ""}, "--lr is empty"),
+        ({"valid": ""}, "--valid is empty"),
+        ({"output": ""}, "--output is empty"),
+        ({"cache": ""}, "--cache is empty"),
+        ({"seed": -1}, "the seed is out of range"),
+        ({"seed": 10**30}, "the seed is out of range"),
+        ({"workers": -1}, "-1 workers"),
+        ({"budget_s": math.nan}, "a budget of nan s"),
+        ({"budget_s": -1}, "a budget of -1 s"),
+        ({"accumulate": 3}, "a batch of 4 cannot be shared evenly by 1 processes x 3 micro-batches"),
+        ({"devices": 3}, "a batch of 4 cannot be shared evenly by 3 processes|this machine has"),
+        ({"name": ""}, "cannot be the name of a checkpoint"),
+        ({"name": "a/b"}, "cannot be the name of a checkpoint"),
+        ({"name": "../net"}, "cannot be the name of a checkpoint"),
+        ({"name": "x" * 300}, "a name of 300 letters is too long for a file"),
+        ({"resume": True}, "there is no run to resume"),
+    ],
+)
+def test_options_that_cannot_be_leave_nothing(train, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        train(**{"output": tmp_path / "a" / "out", **options})
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("end", FILES)
+def test_a_new_run_never_overwrites_one_that_is_there(train, tmp_path, end):
+    (tmp_path / f"net{end}").write_bytes(b"mine")
+    with pytest.raises(InputError, match=f"there is a run of that name: .*net{end}") as e:
+        train()
+    assert ("--resume" in e.value.hint) == (end == ".state.pt")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(f"net{end}", b"mine")]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["net", "net-best"])
+def test_a_run_never_overwrites_its_recipe(train, tmp_path, resume, name):
+    recipe = tmp_path / f"{name}.json"
+    recipe.write_text(json.dumps(dataclasses.asdict(TINY)))
+    with pytest.raises(InputError, match="would write over its recipe"):
+        train(recipe, resume=resume)
+    assert [p.name for p in tmp_path.iterdir()] == [recipe.name]
+
+
+def test_a_folder_in_the_place_of_a_file_and_the_reverse(train, tmp_path):
+    (tmp_path / "net.logs").touch()
+    with pytest.raises(InputError, match="net.logs is a file, in the place of a folder"):
+        train()
+    (tmp_path / "net.safetensors").mkdir()
+    with pytest.raises(InputError, match="net.safetensors is a folder, in the place of a file"):
+        train()
+
+
+@pytest.mark.parametrize("spoil, message", [(b"no image", "bad.png is not an image"), ("small", "0.png is too small to be scored")])
+def test_images_to_validate_on_are_read_before_the_run(train, tmp_path, spoil, message):
+    from tests.train.conftest import write_images
+
+    valid = write_images(tmp_path / "valid", [(14, 40) if spoil == "small" else (40, 40)])
+    if spoil != "small":
+        (valid / "bad.png").write_bytes(spoil)
+    with pytest.raises(InputError, match=message):
+        train(output=tmp_path / "out", valid=valid)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_may_be_a_path_and_a_folder_a_text(train, images, tmp_path):
+    recipe = tmp_path / "mine.json"
+    recipe.write_text("\ufeff" + json.dumps(dataclasses.asdict(dataclasses.replace(TINY, steps=1))), encoding="utf-8")  # as Notepad saves
+    path = train(recipe, tmp_path / "out", folders=str(images), name=None)
+    assert path == tmp_path / "out" / "mine.safetensors" and load_checkpoint(path).spec.trained_on == images.name
