@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from environment import made  # noqa: E402
 
-MODELS = ("asrn_x4", "imdeception_x4")
+MODELS = ("asrn_x4", "imdeception_x4", "srn-ntire_x4")
 SIZE = "128x128"
 
 

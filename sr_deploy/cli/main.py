@@ -55,7 +55,9 @@ def main() -> None:
     architecture and scale such as asrn_x3.
     """
     # A terminated command ends like an interrupted one: temporary files are removed.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda number, frame: sys.exit(128 + number))
 
 
 for command in (

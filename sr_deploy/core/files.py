@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -41,7 +42,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as e:
-        raise InputError(f"cannot write {path}: {e.strerror or e}", hint="free some space or give another folder") from e
+        full = e.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
+        hint = "free some space or give another folder" if full else "give another name or folder"
+        raise InputError(f"cannot write {path}: {e.strerror or e}", hint=hint) from e
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()

@@ -35,6 +35,10 @@ def read_json(path: Path, error: Type[SrDeployError]) -> Dict[str, Any]:
         raise error(f"{path}: holds a number of too many digits") from e
     except _TwiceError as e:
         raise error(f"{at_line(path, str(e))}: the key '{e}' is given twice") from e
+    try:
+        json.dumps(data, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as e:
+        raise error(f"{path}: holds half of a character (a lone surrogate)") from e
     if not isinstance(data, dict):
         raise error(f"{path}: expected a JSON object, found a {type(data).__name__}")
     return data

@@ -92,7 +92,27 @@ def read_manifest(artifact: Path, *, trust: bool = False) -> Manifest:
 
 def parse_manifest(path: Path) -> Manifest:
     """Read a manifest without looking at its artifact. Raises ArtifactError when it is malformed."""
-    return from_dict(Manifest, read_json(path, ArtifactError), source=str(path), error=ArtifactError)
+    manifest = from_dict(Manifest, read_json(path, ArtifactError), source=str(path), error=ArtifactError)
+    check_manifest(manifest, source=str(path))
+    return manifest
+
+
+def check_manifest(manifest: Manifest, *, source: str) -> None:
+    """Raise ArtifactError when a manifest holds what none of ours does: it goes into files' names, shapes and commands."""
+    texts = {key: getattr(manifest, key) for key in ("model", "variant", "arch", "target", "input_name", "output_name")}
+    problem = next((f"{key} '{text[:60]!r}'" for key, text in texts.items() if len(text) > 120 or not text.isprintable()), "")
+    for key in ("input_dtype", "output_dtype", "precision_asked"):
+        if getattr(manifest, key) not in ("fp32", "fp16"):
+            problem = problem or f"{key} '{getattr(manifest, key)[:20]}'"
+    sizes = (manifest.min_shape, manifest.opt_shape, manifest.max_shape)
+    if not all(1 <= a <= b <= c <= 16384 for a, b, c in zip(*sizes)):
+        problem = problem or f"the sizes {sizes}"
+    if not 1 <= manifest.scale <= 16:
+        problem = problem or f"the scale {manifest.scale}"
+    if not manifest.input_name or not manifest.output_name or manifest.kind not in ("onnx", "engine"):
+        problem = problem or "an empty name, or a kind that does not exist"
+    if problem:
+        raise ArtifactError(f"{source} is no manifest of ours: {problem[:200]}", hint="export or build it again")
 
 
 def up_to_date(artifact: Path, wanted: Manifest) -> bool:

@@ -36,7 +36,7 @@ class Sizes:
 
 def parse_hw(text: str) -> HW:
     """Read `256x512`. Raises InputError when it is not two whole numbers from 1 to 16384."""
-    match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text.strip())
+    match = re.fullmatch(r"([0-9]{1,5})[xX]([0-9]{1,5})", text.strip())
     if match is None or not all(1 <= int(n) <= 16384 for n in match.groups()):
         raise InputError(f"'{text}' is not a size; expected HEIGHTxWIDTH of 1 to 16384 pixels, such as 256x512")
     return int(match.group(1)), int(match.group(2))

@@ -53,7 +53,7 @@ class TargetProfile:
         """Tell whether a runtime's version lies in `runtime_versions`. Raises TargetError when that range is malformed."""
         number = _version(version)
         for bound in self.runtime_versions.split(","):
-            match = re.fullmatch(r"\s*(>=|<)\s*(\d+(?:\.\d+)*)\s*", bound)
+            match = re.fullmatch(r"(>=|<)([0-9]{1,6}(?:\.[0-9]{1,6}){0,3})", bound)
             if match is None:
                 raise TargetError(f"target '{self.name}': runtime_versions '{self.runtime_versions}': expected such as >=8.5,<8.6")
             if (number >= _version(match[2])) != (match[1] == ">="):
@@ -79,7 +79,7 @@ class TargetProfile:
 
 def target_names() -> List[str]:
     """Return the names of all profiles, sorted."""
-    return sorted(p.stem for p in data_folder("engines/targets").glob("*.json"))
+    return sorted(p.stem for p in data_folder("engines/targets").glob("*.json") if p.is_file())
 
 
 def load_target(name: str) -> TargetProfile:
@@ -111,20 +111,31 @@ def read_target(path: Path) -> TargetProfile:
             parse_sizes(shape)
         except InputError as e:
             refuse("shapes", f"shapes: {e.message}")
-    for key in ("workspace_mib", "dla_cores"):
-        if getattr(profile, key) < 0:
-            refuse(key, f"{key} must not be negative")
+    for key, most in (("workspace_mib", 2**20), ("dla_cores", 8)):
+        if not 0 <= getattr(profile, key) <= most:
+            refuse(key, f"{key} {getattr(profile, key)}; expected 0 to {most}")
+    for key in ("compute_capabilities", "compute_capabilities_on_request"):
+        if not all(50 <= sm <= 200 for sm in getattr(profile, key)):
+            refuse(key, f"{key} {getattr(profile, key)}; expected such as 72 for SM 7.2")
+    for key in ("title", "software"):
+        if not getattr(profile, key).isprintable():
+            refuse(key, f"{key} must be one line of text")
+    if profile.runtime == "tensorrt-rtx" and profile.fp16_graph != "fp16":
+        refuse("fp16_graph", "TensorRT for RTX is strongly typed: fp16_graph must be fp16")
     if not 7 <= profile.opset <= 30:
         refuse("opset", f"opset {profile.opset}; expected 7 to 30")
-    for number in profile.power_modes:
-        if not number.isdigit():
-            refuse("power_modes", f"power_modes: '{number}' is no number of nvpmodel's")
+    for number, name in profile.power_modes.items():
+        if not re.fullmatch("[0-9]{1,3}", number) or not isinstance(name, str):
+            refuse("power_modes", f"power_modes: expected nvpmodel's number and name, found '{number}': {name!r}")
     if profile.runtime == "tensorrt-rtx" and not profile.compute_capabilities:
         refuse("compute_capabilities", "compute_capabilities must not be empty for TensorRT for RTX")
     try:
         profile.takes_version("0")
     except TargetError as e:
         refuse("runtime_versions", e.message)
+    bounds = {sign: _version(number) for sign, number in re.findall(r"(>=|<)([0-9.]+)", profile.runtime_versions)}
+    if ">=" in bounds and "<" in bounds and bounds[">="] >= bounds["<"]:
+        refuse("runtime_versions", f"no version is in '{profile.runtime_versions}'")
     for key in ("precisions", "shapes"):
         if not getattr(profile, key):
             refuse(key, f"{key} must not be empty")

@@ -20,6 +20,8 @@ def compared(outputs: Sequence[np.ndarray], references: Sequence[np.ndarray]) ->
         if y.shape != reference.shape:
             raise BuildError(f"the engine returned {y.shape}, and its graph returns {reference.shape}")
         y, reference = y.astype(np.float32), reference.astype(np.float32)
+        if not np.isfinite(reference).all():
+            raise BuildError("the graph's own FP32 output is not finite: there is nothing to compare with", hint="export the graph again")
         worst["not_finite"] += int(y.size - np.isfinite(y).sum())
         y = np.nan_to_num(y, nan=0.0, posinf=1.0, neginf=0.0)
         worst["psnr_db_vs_fp32"] = round(min(worst["psnr_db_vs_fp32"], psnr_unit(y, reference)), 2)

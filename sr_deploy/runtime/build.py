@@ -15,7 +15,7 @@ from sr_deploy.core.sizes import Sizes
 from sr_deploy.core.target import TargetProfile, load_target
 from sr_deploy.runtime import BACKENDS
 from sr_deploy.runtime.fallback import fp32_nodes
-from sr_deploy.runtime.job import Plan, engines_from_result, write_bundle, write_job
+from sr_deploy.runtime.job import Job, Plan, engines_from_result, write_bundle, write_job
 from sr_deploy.runtime.local import result_from_trtexec, why_no_trtexec
 from sr_deploy.runtime.preflight import preflight, refuse, summary
 from sr_deploy.runtime.ssh import parse_board, result_from_board
@@ -60,13 +60,13 @@ def engine_from_onnx(
             progress(f"{plan.name}: up to date")
     if job_plans:
         with tempfile.TemporaryDirectory() as temporary:
-            job = write_job(Path(temporary) / "job", job_plans, profile, timing_from=folder)
+            job = _job(Path(temporary), job_plans, profile, timing_from=folder)
             result = Path(temporary) / "result.tar"
             if board is not None:
                 result_from_board(board, job.folder, job.identity, result, say=progress)
             else:
                 result_from_trtexec(job.folder, result, say=progress)
-            engines_from_result(result, folder, progress=progress)
+            engines_from_result(result, folder, of=job, progress=progress)
     return [folder / p.name for p in plans]
 
 
@@ -83,14 +83,23 @@ def bundle_from_onnx(
     outcome. Arguments as of `engine_from_onnx`. Raises an SrDeployError.
     """
     profile = load_target(target)
+    if Path(file).suffix != ".tar":
+        raise InputError(f"the bundle '{file}' is a tar file: give it a name that ends in .tar")
     if profile.runtime == "onnxruntime":
         raise BuildError(_NOT_BY_TRTEXEC.format(target), hint="leave --bundle out, and build on the machine that runs them")
     plans = _plans(graphs, profile, (), dla, fallback)
     with tempfile.TemporaryDirectory() as temporary:
-        job = write_job(Path(temporary) / "job", plans, profile)
+        job = _job(Path(temporary), plans, profile)
         write_bundle(job, Path(file))
     progress(f"{file}: unpack it on the board, run 'sh build.sh' there, bring result.tar back and give it to: srdeploy adopt result.tar")
     return Path(file)
+
+
+def _job(temporary: Path, plans: Sequence[Plan], profile: TargetProfile, *, timing_from: Optional[Path] = None) -> Job:
+    try:
+        return write_job(temporary / "job", plans, profile, timing_from=timing_from)
+    except OSError as e:
+        raise BuildError(f"cannot write the job to {temporary}: {e.strerror or e}", hint="free some space, or set TMPDIR") from e
 
 
 def why_not_here(profile: TargetProfile) -> Tuple[str, bool]:
@@ -149,8 +158,10 @@ def _plans(
             raise ArtifactError(f"the manifest of {file} names a model that is no file name", hint="export it again")
         if name in [p.name for p in plans]:
             raise InputError(f"several of the graphs would become {name}", hint="build them into different folders")
-        checks = {**graph.checks, "preflight": _preflight(file, graph, profile, dla)}
-        plans.append(Plan(file, replace(graph, checks=checks), _engine_manifest(graph, profile, options, fallback), name, options))
+        engine = _engine_manifest(graph, profile, options, fallback)
+        found = _preflight(file, graph, profile, dla)
+        engine = replace(engine, not_checked=(found,)) if isinstance(found, str) else replace(engine, checks={"preflight": found})
+        plans.append(Plan(file, graph, engine, name, options))
     return plans
 
 
@@ -161,7 +172,7 @@ def _preflight(file: Path, graph: Manifest, profile: TargetProfile, dla: Optiona
     except MissingPackageError:
         recorded = graph.checks.get("preflight")
         known = isinstance(recorded, dict) and recorded.get("target") == profile.name and dla is None
-        return recorded if known else "not checked: onnx is not installed here, and the export recorded nothing for this target"
+        return recorded if known else "what the parser would misread: onnx is not installed here, and the export recorded nothing"
     refuse(findings, file.name, profile)
     return summary(findings, profile)
 
@@ -177,8 +188,9 @@ def _built_here(backend: Backend, profile: TargetProfile, plans: List[Plan], fol
         def write(temporary: Path, plan: Plan = plan, wanted: Manifest = wanted) -> Manifest:
             options = replace(plan.options, timing_cache=folder)
             built = backend.build(plan.onnx, plan.graph, profile, temporary, options)
-            checks = {"preflight": plan.graph.checks["preflight"], **built.checks}
-            return replace(wanted, **{k: getattr(built, k) for k in ("precision_obtained", "not_checked", "build")}, checks=checks)
+            checks, not_checked = {**wanted.checks, **built.checks}, (*wanted.not_checked, *built.not_checked)
+            obtained, facts = built.precision_obtained, built.build
+            return replace(wanted, precision_obtained=obtained, build=facts, checks=checks, not_checked=not_checked)
 
         manifest = write_artifact(path, write)
         seconds, size = manifest.build["seconds"], float(manifest.build["size_bytes"]) / 2**20  # type: ignore[arg-type]

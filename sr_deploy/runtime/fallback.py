@@ -24,7 +24,7 @@ def fp32_nodes(onnx_file: Path, fallback: str) -> Tuple[str, ...]:
         if not convolutions:
             raise BuildError(f"{onnx_file.name} has no convolution to keep in FP32")
         return tuple(dict.fromkeys((convolutions[0], convolutions[-1])))
-    wanted = tuple(dict.fromkeys(name.strip() for name in fallback.split(",") if name.strip()))
+    wanted = tuple(dict.fromkeys(name.strip() for name in fallback.split(",")))
     for name in wanted:
         if name not in names:
             raise BuildError(

@@ -6,13 +6,15 @@ travels both ways: the manifests, and what the engines' outputs are compared wit
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import shutil
 import tarfile
 import tempfile
+import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -20,7 +22,7 @@ from sr_deploy.core.errors import ArtifactError, BuildError, InputError, Missing
 from sr_deploy.core.files import atomic_path, output_folder, sha256_of, write_text
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import from_dict, read_json, to_json
-from sr_deploy.core.manifest import Manifest, mixed_precision, write_artifact
+from sr_deploy.core.manifest import Manifest, check_manifest, mixed_precision, write_artifact
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import TargetProfile, load_target
@@ -76,17 +78,18 @@ def write_job(folder: Path, plans: Sequence[Plan], profile: TargetProfile, *, ti
     (folder / _MANIFESTS).write_text(to_json({p.name: asdict(p.engine) for p in plans}), encoding="utf-8")
     for script in sorted(SCRIPTS.glob("*.sh")):
         shutil.copyfile(str(script), str(folder / script.name))
-    caches = sorted(timing_from.glob(f".timing-{profile.name}-*.cache")) if timing_from is not None else []
+    # Of this very target: a name may begin another's.
+    caches = sorted(timing_from.glob(f".timing-{profile.name}-[0-9]*.cache")) if timing_from is not None else []
     if caches:
         shutil.copyfile(str(caches[-1]), str(folder / "timing.cache"))
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     sums = "".join(f"{sha256_of(p)}  {p.relative_to(folder).as_posix()}\n" for p in files)
     (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
-    return Job(folder, sha256_of(folder / "SHA256SUMS")[:20])
+    return Job(folder, _identity(folder))
 
 
 def write_bundle(job: Job, file: Path) -> None:
-    """Write the job's folder as one tar file, in a folder of the file's name."""
+    """Write the job's folder as one tar file."""
     with atomic_path(file) as temporary:
         with tarfile.open(str(temporary), "w", format=tarfile.PAX_FORMAT) as archive:
             archive.add(str(job.folder), arcname=f"srdeploy-{job.identity[:8]}")
@@ -99,52 +102,73 @@ def target_of_result(result: Path) -> str:
     return next(iter(manifests.values())).target
 
 
-def engines_from_result(result: Path, output: Path, *, progress: Callable[[str], None] = lambda line: None) -> List[Path]:
+def engines_from_result(
+    result: Path, output: Path, *, of: Optional[Job] = None, progress: Callable[[str], None] = lambda line: None
+) -> List[Path]:
     """Check the `result.tar` of a job and write its engines with manifests to `output`; return their paths.
 
+    of: the job that was sent, where it is known; a result of another one is refused.
     Raises ArtifactError when the result is damaged or tampered with; BuildError, after writing the engines that are good, when
     one failed to build, is not of the precision asked for, was built by another version or GPU, or computes something else.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = _unpacked(Path(result), Path(temporary))
+        if of is not None and _identity(folder) != of.identity:
+            raise ArtifactError(f"{result} is the result of another job", hint="run the same command again")
         manifests = _manifests(folder)
         results = trtexec.results_from_text((folder / "out/results.txt").read_text(encoding="utf-8", errors="replace"))
         profile = load_target(next(iter(manifests.values())).target)
-        if not profile.takes_version(results.version):
-            by = f"the engines were built by TensorRT {results.version}"
-            raise BuildError(f"{by}; target '{profile.name}' is for {profile.runtime_versions}")
-        output_folder(output)
-        paths, problems = [], []
+        _check_results(results, manifests, profile, folder)
+        outcomes: List[Tuple[str, Union[Manifest, BuildError]]] = []
         for found in results.engines:
-            if found.engine not in manifests:
-                raise ArtifactError(f"the result holds an engine that the job did not ask for: {found.engine}")
-            for log in ("build", "time"):
-                text = folder / "out" / f"{found.engine}.{log}.log"
-                if text.is_file():
-                    write_text(output / f"{found.engine}.{log}.log", text.read_text(encoding="utf-8", errors="replace"))
             try:
-                manifest = _Outcome(folder, found, results, profile, manifests[found.engine]).manifest()
+                outcomes.append((found.engine, _Outcome(folder, found, results, profile, manifests[found.engine]).manifest()))
             except BuildError as e:
-                problems.append(e)
-                progress(e.message)
+                outcomes.append((found.engine, e))
+        output_folder(output)  # nothing was written before all was read
+        paths = []
+        for name, outcome in outcomes:
+            for log in ("build", "time"):
+                text = folder / "out" / f"{name}.{log}.log"
+                if text.is_file():
+                    write_text(output / f"{name}.{log}.log", text.read_text(encoding="utf-8", errors="replace"))
+            if isinstance(outcome, BuildError):
+                progress(outcome.message)
                 continue
-            path = output / found.engine
 
-            def write(temporary: Path, source: Path = folder / "out" / found.engine, manifest: Manifest = manifest) -> Manifest:
+            def write(temporary: Path, source: Path = folder / "out" / name, manifest: Manifest = outcome) -> Manifest:
                 shutil.copyfile(str(source), str(temporary))
                 return manifest
 
-            write_artifact(path, write)
-            paths.append(path)
-            progress(_line(path, manifest))
+            write_artifact(output / name, write)
+            paths.append(output / name)
+            progress(_line(output / name, outcome))
         _keep_timing_cache(folder, output, profile, results.version)
-    missing = sorted(set(manifests) - {e.engine for e in results.engines})
-    if missing:
-        problems.append(BuildError(f"the result says nothing of {', '.join(missing)}"))
+    problems = [outcome for _, outcome in outcomes if isinstance(outcome, BuildError)]
     if problems:
         more = f" (and {len(problems) - 1} more failed)" if len(problems) > 1 else ""
         raise BuildError(problems[0].message + more, hint=problems[0].hint or f"the logs lie in {output}")
     return paths
+
+
+def _check_results(results: trtexec.Results, manifests: Dict[str, Manifest], profile: TargetProfile, folder: Path) -> None:
+    """Hold what the board says against the job, and against the files. Raises ArtifactError or BuildError."""
+    if profile.runtime == "onnxruntime" or not profile.takes_version(results.version):
+        raise BuildError(
+            f"the engines were built by TensorRT {results.version[:40]}; target '{profile.name}' is for {profile.runtime_versions}"
+        )
+    names = [found.engine for found in results.engines]
+    if sorted(names) != sorted(manifests):
+        raise ArtifactError(f"the result is of {', '.join(names) or 'nothing'}; the job asked for {', '.join(sorted(manifests))}")
+    for found in results.engines:
+        engine = folder / "out" / found.engine
+        if found.status not in ("ok", "failed", "unmeasured", "unchecked"):
+            raise ArtifactError(f"the result says '{found.status[:40]}' of {found.engine}; expected ok, failed, unmeasured or unchecked")
+        if found.status != "failed" and (
+            not engine.is_file()
+            or (found.sha256, found.size_bytes, found.exit_code) != (sha256_of(engine), engine.stat().st_size, 0)
+        ):  # fmt: skip
+            raise ArtifactError(f"{found.engine} is not the file that the result describes: nothing of it is used")
 
 
 class _Outcome:
@@ -157,15 +181,25 @@ class _Outcome:
             folder / "out", folder, found, results, profile, wanted,
         )  # fmt: skip
         self._checks: Dict[str, object] = dict(wanted.checks)
-        self._not_checked: List[str] = []
+        self._not_checked: List[str] = list(wanted.not_checked)
 
     def manifest(self) -> Manifest:
         """Return the engine's manifest. Raises BuildError when it is none, or not what was asked for."""
         found = self._found
-        if found.status == "failed":
-            raise BuildError(f"{found.engine} was not built: {'; '.join(found.errors) or f'exit code {found.exit_code}'}")
-        if not (self._out / found.engine).is_file():
-            raise ArtifactError(f"the result does not hold {found.engine}")
+        if found.status != "ok":
+            what = {"failed": "was not built", "unmeasured": "was built, and cannot be run", "unchecked": "was built, and gives no output"}
+            raise BuildError(f"{found.engine} {what[found.status]}: {'; '.join(found.errors) or f'exit code {found.exit_code}'}")
+        try:
+            return self._examined()
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, EOFError, OSError, zlib.error) as e:
+            raise ArtifactError(
+                f"what came back of {found.engine} cannot be read: {type(e).__name__}: {str(e)[:120]}", hint="build it again on the board"
+            ) from e
+        except InputError as e:
+            raise ArtifactError(f"what came back of {found.engine} cannot be read: {e.message}", hint="build it again on the board") from e
+
+    def _examined(self) -> Manifest:
+        found = self._found
         device = trtexec.device_from_log(self._text("build.log"))
         wanted = self._profile.compute_capabilities
         if wanted and device.compute_capability not in wanted and self._profile.runtime == "tensorrt":
@@ -230,7 +264,7 @@ class _Outcome:
             else:
                 self._not_checked.append("power and throttling: the board reported too few samples")
         else:
-            self._not_checked.append("its speed: " + ("; ".join(self._found.errors) or "it was not measured"))
+            raise ArtifactError(f"no times of {self._found.engine} came back", hint="build it again on the board")
         facts = {k: v for k, v in asdict(facts_from_text(self._text_of("board.txt"))).items() if v not in (None, "")}
         if facts:
             build["board"] = facts
@@ -239,14 +273,12 @@ class _Outcome:
         """The gate: its output on a photograph against FP32. Raises BuildError."""
         output = self._out / f"{self._found.engine}.output.json.gz"
         reference = self._folder / "desk" / f"{self._found.engine}.npy"
-        if not output.is_file() or not reference.is_file():
-            why = "no output came back" if reference.is_file() else "its job carried no reference, as onnxruntime was missing at the desk"
-            self._not_checked.append(f"its output: {why}")
+        if not reference.is_file():
+            self._not_checked.append("its output: its job carried no reference, as onnxruntime was missing at the desk")
             return
-        try:
-            y = trtexec.output_from_json(gzip.decompress(output.read_bytes()).decode("utf-8", errors="replace"))
-        except (OSError, EOFError) as e:
-            raise ArtifactError(f"the output of {self._found.engine} cannot be unpacked: {e}") from e
+        if not output.is_file():
+            raise ArtifactError(f"no output of {self._found.engine} came back, and one was asked for", hint="build it again on the board")
+        y = trtexec.output_from_json(gzip.decompress(output.read_bytes()).decode("utf-8", errors="replace"))
         found = compared([y], [np.load(str(reference), allow_pickle=False)])
         refuse_inaccurate(found, self._found.engine)
         self._checks["accuracy"] = {**found, "against": "onnxruntime, FP32, stored in half precision"}
@@ -274,7 +306,14 @@ def _write_reference(folder: Path, plan: Plan) -> None:
 
 def _manifests(folder: Path) -> Dict[str, Manifest]:
     data = read_json(folder / _MANIFESTS, ArtifactError)
+    if not all(isinstance(fields, dict) for fields in data.values()):
+        raise ArtifactError(f"{_MANIFESTS} is not what the desk sent: expected an object of manifests")
     found = {name: from_dict(Manifest, fields, source=_MANIFESTS, error=ArtifactError) for name, fields in data.items()}
+    targets = {m.target for m in found.values()}
+    for name, manifest in found.items():
+        if PurePosixPath(name).name != name or not name.endswith(".engine") or len(targets) > 1 or manifest.kind != "engine":
+            raise ArtifactError(f"the result's manifests are not a job's: '{name[:80]}'", hint="nothing of it is used")
+        check_manifest(manifest, source=f"{_MANIFESTS}, {name}")
     if not found:
         raise ArtifactError("the result names no engine")
     return found
@@ -286,6 +325,8 @@ def _unpacked(result: Path, folder: Path) -> Path:
     try:
         with tarfile.open(str(result), "r:") as archive:
             members = [m for m in archive.getmembers() if not m.isdir()]
+            if sum(m.size for m in members) > Path(result).stat().st_size or any(m.issparse() for m in members):
+                raise ArtifactError(f"{result} says it holds more than it has: nothing of it is used", hint=again)
             for member in members:
                 parts = PurePosixPath(member.name).parts
                 if not member.isreg() or len(parts) > 2 or ".." in parts or "\\" in member.name or not _belongs(parts):
@@ -297,12 +338,12 @@ def _unpacked(result: Path, folder: Path) -> Path:
                 target.parent.mkdir(exist_ok=True)
                 with open(target, "wb") as f:
                     shutil.copyfileobj(source, f)
-    except (OSError, tarfile.TarError, EOFError) as e:
+    except (OSError, tarfile.TarError, EOFError, ValueError) as e:
         if isinstance(e, FileNotFoundError) and not result.is_file():
             raise InputError(f"there is no file {result}") from e
         raise ArtifactError(f"{result} is not a result.tar, or not whole: {e}", hint=again) from e
-    _verify(folder / "out", [], result, again)
-    _verify(folder, ["desk"], result, again)
+    _verify(folder / "out", "", result, again)
+    _verify(folder, "desk", result, again)
     return folder
 
 
@@ -310,25 +351,35 @@ def _belongs(parts: Tuple[str, ...]) -> bool:
     return parts in (("job.txt",), ("SHA256SUMS",)) or (len(parts) == 2 and parts[0] in ("out", "desk"))
 
 
-def _verify(folder: Path, subfolders: Sequence[str], result: Path, again: str) -> None:
-    """Every listed file that came back must be as listed, and every file that came back must be listed."""
+def _verify(folder: Path, below: str, result: Path, again: str) -> None:
+    """What is listed must have come back, and what came back must be listed, each as it was; of the job's own files its
+    job.txt and those `below` come back."""
     listed: Dict[str, str] = {}
     path = folder / "SHA256SUMS"
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         listed[line[66:]] = line[:64]
     if not listed:
         raise ArtifactError(f"{result} has no checksums (SHA256SUMS): nothing of it is used", hint=again)
-    for file in (p for place in (folder, *(folder / name for name in subfolders)) for p in place.glob("*") if p.is_file()):
-        name = file.relative_to(folder).as_posix()
-        if file != path and listed.get(name) != sha256_of(file):
+    expected = {name for name in listed if not below or name == "job.txt" or name.startswith(below + "/")}
+    places = [folder] + ([folder / below] if below else [])
+    present = {file.relative_to(folder).as_posix() for place in places for file in place.glob("*") if file.is_file() and file != path}
+    for name in sorted(expected - present):
+        raise ArtifactError(f"{result} is not whole: {name} is missing; nothing of it is used", hint=again)
+    for name in sorted(present):
+        if listed.get(name) != sha256_of(folder / name):
             raise ArtifactError(f"{result}: {name} is not the file that was packed (another SHA-256): nothing of it is used", hint=again)
+
+
+def _identity(folder: Path) -> str:
+    return sha256_of(folder / "SHA256SUMS")[:20]
 
 
 def _keep_timing_cache(folder: Path, output: Path, profile: TargetProfile, version: str) -> None:
     cache = folder / "out" / "timing.cache"
     if cache.is_file():
-        with atomic_path(output / f".timing-{profile.name}-{version}.cache") as temporary:
-            shutil.copyfile(str(cache), str(temporary))
+        with contextlib.suppress(InputError):  # what only saves time must not cost an engine
+            with atomic_path(output / f".timing-{profile.name}-{version}.cache") as temporary:
+                shutil.copyfile(str(cache), str(temporary))
 
 
 def _line(path: Path, manifest: Manifest) -> str:

@@ -6,6 +6,7 @@ taken up again, now or by the same command later (ID follows from the job's file
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -15,7 +16,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Callable, List, Optional
+from typing import IO, Callable, Iterator, List, Optional
 from urllib.parse import urlsplit
 
 from sr_deploy.core.errors import BuildError, InputError
@@ -25,19 +26,32 @@ ATTEMPTS = 6
 """How often in a row a dropped connection is tried again without any progress; the pause doubles from one second."""
 _ALIVE = ("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3")
 _ERROR = "srdeploy: error: "
+_GONE = 4
 _LOST = 255
 """ssh's own exit code; any other is the remote command's."""
 
+# What a login prints before it is told apart by a line of ours. A pid that is still there may be another process's by now.
+_BEGINS = b"srdeploy begins\n"
+_HEAD = """alive() {
+  pid=$(cat "$job/pid" 2>/dev/null) && kill -0 "$pid" 2>/dev/null || return 1
+  [ ! -r "/proc/$pid/cmdline" ] || tr '\\0' ' ' < "/proc/$pid/cmdline" | grep -qF build.sh
+}
+echo srdeploy begins"""
 # Prints what the job is doing: its state, `stopped` when its process is gone, `ready` before it began, nothing where there is none.
 _STATE = """[ -d "$job" ] || exit 0
-if [ ! -s "$job/state" ]; then echo ready
+if [ ! -s "$job/state" ]; then alive && echo running || echo ready
 else
   read -r word rest < "$job/state"
-  if [ "$word" = running ] && ! kill -0 "$(cat "$job/pid")" 2>/dev/null; then echo stopped; else echo "$word"; fi
+  if [ "$word" = running ] && ! alive; then echo stopped; else echo "$word"; fi
 fi"""
-_RECEIVE = 'mkdir -p "$jobs" && rm -rf "$job" "$job.new" && mkdir "$job.new" && tar -xf - -C "$job.new" && mv "$job.new" "$job"'
-_START = """cd "$job" && : > log && detach=$(command -v setsid || true) &&
-{ nohup $detach sh ./build.sh >> log 2>&1 < /dev/null & echo $! > pid; }"""
+# Another desk may be sending the same job.
+_RECEIVE = """mkdir -p "$jobs" && new="$job.new.$$" && rm -rf "$new" && mkdir "$new" && tar -xf - -C "$new" || exit 1
+if [ -d "$job" ]; then rm -rf "$new"; else mv "$new" "$job"; fi"""
+_START = """cd "$job" || exit 4
+if ! mkdir starting 2>/dev/null; then sleep 2; alive && exit 0; fi
+alive || { : > log; rm -f state; detach=$(command -v setsid || true)
+nohup $detach sh ./build.sh >> log 2>&1 < /dev/null & echo $! > pid; }
+rmdir starting 2>/dev/null || true"""
 # Prints the log from byte $from on until the job has ended; 3 when its process is gone without having said so in `state`.
 _FOLLOW = """cd "$job" || exit 4
 gone=
@@ -46,16 +60,16 @@ while :; do
   size=$(($(wc -c < log)))
   if [ "$size" -gt "$from" ]; then tail -c "+$((from + 1))" log | head -c "$((size - from))"; from=$size; continue; fi
   case $word in done|failed) exit 0;; esac
-  if ! kill -0 "$(cat pid)" 2>/dev/null; then
+  if ! alive; then
     [ -z "$gone" ] || exit 3
     gone=1 # once more round: its last words
     continue
   fi
   sleep 1
 done"""
-_SEND = 'cd "$job" && [ -f result.tar ] && tail -c "+$((from + 1))" result.tar'
+_SEND = 'cd "$job" || exit 4; [ -f result.tar ] && tail -c "+$((from + 1))" result.tar'
 _REMOVE = 'rm -rf "$job"'
-_CHECKSUM = 'cd "$job" && sha256sum result.tar'
+_CHECKSUM = 'cd "$job" || exit 4; sha256sum result.tar'
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,10 @@ def result_from_board(board: Board, job: Path, identity: str, result: Path, *, s
         _Connection(board, identity, Path(folder), say).run(job, result)
 
 
+class _GoneError(BuildError):
+    pass
+
+
 class _Connection:
     def __init__(self, board: Board, identity: str, folder: Path, say: Callable[[str], None]) -> None:
         self._board, self._identity, self._say, self._errors = board, identity, say, folder / "errors"
@@ -111,7 +129,17 @@ class _Connection:
         self._ssh = ["ssh", *_ALIVE, *shared, *board.words]
 
     def run(self, job: Path, result: Path) -> None:
-        state = self._text(_STATE, first=True)
+        self._text("true", first=True)
+        for last in (False, True):
+            try:
+                return self._attempt(job, result)
+            except _GoneError:
+                if last:
+                    raise
+                self._say("the job is gone from the board: another desk has taken its result; once again")
+
+    def _attempt(self, job: Path, result: Path) -> None:
+        state = self._text(_STATE)
         if state:
             self._say(f"picking up the job on {self._board.host}: {state}")
         else:
@@ -205,6 +233,8 @@ class _Connection:
             code = call()
             if code in (0, *allowed):
                 return code
+            if code == _GONE:
+                raise _GoneError(f"the job is gone from {self._board.host}: was it removed there?", hint="run the same command again")
             if code != _LOST:
                 raise BuildError(f"{doing} failed on {self._board.host}: {self._why() or f'exit code {code}'}", hint=self._advice())
             failures = 1 if progress() > before else failures + 1
@@ -224,14 +254,24 @@ class _Connection:
             process.stdout.read()
         return process.returncode
 
-    def _started(self, script: str, start: int = 0, *, stdin: Optional[IO[bytes]] = None) -> subprocess.Popen:
+    @contextlib.contextmanager
+    def _started(self, script: str, start: int = 0, *, stdin: Optional[IO[bytes]] = None) -> Iterator[subprocess.Popen]:
         """Start a script on the board. ID is of hex digits, and no name of a file goes through a shell."""
-        head = f'jobs="${{XDG_CACHE_HOME:-$HOME/.cache}}/srdeploy/jobs"; job="$jobs/{self._identity}"; from={start}; '
+        head = f'jobs="${{XDG_CACHE_HOME:-$HOME/.cache}}/srdeploy/jobs"; job="$jobs/{self._identity}"; from={start}\n{_HEAD}\n'
         with open(self._errors, "wb") as errors:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [*self._ssh, "sh -c " + shlex.quote(head + script)],
                 stdin=stdin or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
             )  # fmt: skip
+        with process:
+            try:
+                assert process.stdout is not None
+                while process.stdout.readline() not in (_BEGINS, b""):  # the greeting of a login
+                    pass
+                yield process
+            except BaseException:  # Ctrl-C, SIGTERM: what runs on the board goes on
+                process.kill()
+                raise
 
     def _why(self) -> str:
         lines = [line for line in self._errors.read_text(errors="replace").splitlines() if line.strip(" @\r")]

@@ -62,6 +62,17 @@ def test_a_precision_the_target_has_not_is_refused_not_replaced(name, asked):
         ({"fp16_graph": "int8"}, "fp16_graph holds 'int8'"),
         ({"io_dtype": "half"}, "io_dtype holds 'half'"),
         ({"title": None}, "key 'title': expected str"),
+        ({"title": "two\nlines"}, "title must be one line"),
+        ({"runtime_versions": ">= 8.5"}, "expected such as >=8.5,<8.6"),
+        ({"runtime_versions": ">=" + "9" * 5000}, "expected such as >=8.5,<8.6"),
+        ({"runtime_versions": ">=9,<8"}, "no version is in '>=9,<8'"),
+        ({"compute_capabilities": [-72]}, "expected such as 72 for SM 7.2"),
+        ({"workspace_mib": 10**40}, "workspace_mib .*; expected 0 to"),
+        ({"dla_cores": -1}, "dla_cores -1; expected 0 to 8"),
+        ({"power_modes": {"\u00b2": "x"}}, "expected nvpmodel's number and name"),
+        ({"power_modes": {"0": 5}}, "expected nvpmodel's number and name"),
+        ({"shapes": ["\uff11\uff16x16"]}, "is not a size"),
+        ({"opset": 3}, "opset 3; expected 7 to 30"),
     ],
 )
 def test_a_malformed_profile_is_refused_with_its_file_and_what_is_wrong(tmp_path, change, words):
@@ -69,8 +80,8 @@ def test_a_malformed_profile_is_refused_with_its_file_and_what_is_wrong(tmp_path
     path = tmp_path / "cpu.json"
     path.write_text(json.dumps(data))
     read_target(path)
-    path.write_text(json.dumps({**data, **change}))
-    with pytest.raises(TargetError, match="cpu.json.*" + words):
+    path.write_text(json.dumps({**data, **change}, indent=2))
+    with pytest.raises(TargetError, match="cpu.json, line [0-9]+: .*" + words):
         read_target(path)
 
 
@@ -78,6 +89,9 @@ def test_a_missing_key_and_the_line_of_broken_json(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text('{"name": "mine"}')
     with pytest.raises(TargetError, match="mine.json: the key 'title' is missing"):
+        read_target(path)
+    path.write_text('{\n  "name": "mine",\n  "opset": 17,\n  "opset": 18\n}')
+    with pytest.raises(TargetError, match="mine.json, line 4: the key 'opset' is given twice"):
         read_target(path)
     path.write_text('{\n  "name": "mine",\n  "title": oops\n}')
     with pytest.raises(TargetError, match="mine.json, line 3: not valid JSON"):

@@ -183,6 +183,9 @@ ENGINE = "out/tiny_x2.d1.16x24.fp16.engine"
         (lambda f: f.update({"desk/manifests.json": f["desk/manifests.json"].replace(b"fp16", b"fp32")}), "manifests.json is not the file"),
         (lambda f: f.update({"out/added": b"x"}), "added is not the file that was packed"),
         (lambda f: f.pop("out/SHA256SUMS"), "has no checksums"),
+        (lambda f: f.pop(f"{ENGINE}.output.json.gz"), "is not whole: .*output.json.gz is missing"),
+        (lambda f: f.pop(f"desk/{ENGINE[4:]}.npy"), "is not whole: desk/.*npy is missing"),
+        (lambda f: f.pop("job.txt"), "is not whole: job.txt is missing"),
         (lambda f: f.update({"../outside": b"x"}), "holds '../outside', which no result holds"),
         (lambda f: f.update({"out/../../outside": b"x"}), "which no result holds"),
         (lambda f: f.update({"/tmp/outside": b"x"}), "which no result holds"),
@@ -196,6 +199,84 @@ def test_a_result_that_was_tampered_with_is_refused_whole(a_result, tmp_path, ch
     with pytest.raises(ArtifactError, match=words):
         engines_from_result(result, tmp_path / "engines")
     assert not (tmp_path / "engines").exists() and not (tmp_path / "outside").exists()
+
+
+def sealed(files):
+    """Make the checksums fit, as one who means harm would."""
+    for folder in ("out/", ""):
+        names = [n for n in files if n.startswith(folder) and not n.endswith("SHA256SUMS") and (folder or not n.startswith("out/"))]
+        sums = "".join(f"{hashlib.sha256(files[n]).hexdigest()}  {n[len(folder) :]}\n" for n in names)
+        files[folder + "SHA256SUMS"] = sums.encode()
+
+
+def edited(name, old, new):
+    def change(files):
+        assert old in files[name]
+        files[name] = files[name].replace(old, new)
+
+    return change
+
+
+def elsewhere(files):
+    for name in ("desk/manifests.json", "out/results.txt"):
+        files[name] = files[name].replace(ENGINE[4:].encode(), b"../desk/evil.engine")
+    files["desk/evil.engine"] = files[ENGINE]
+
+
+def not_a_number(files):
+    name = f"desk/{ENGINE[4:]}.npy"
+    y = np.load(io.BytesIO(files[name]))
+    y[0, 0, 0, 0] = np.nan
+    out = io.BytesIO()
+    np.save(out, y)
+    files[name] = out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (elsewhere, "manifests are not a job's: '../desk/evil.engine'"),
+        (not_a_number, "FP32 output is not finite"),
+        (edited("out/results.txt", b"status\tok", b"status\tbanana"), "says 'banana' of"),
+        (edited("out/results.txt", b"exit_code\t0\nbuild", b"exit_code\t1\nbuild"), "is not the file that the result describes"),
+        (edited("out/results.txt", b"size_bytes\t", b"size_bytes\t1"), "is not the file that the result describes"),
+        (edited("out/results.txt", b"status\tok", b"status\tunchecked"), "was built, and gives no output"),
+        (edited("out/results.txt", b"status\tok", b"status\tunmeasured"), "was built, and cannot be run"),
+        (edited("desk/manifests.json", b'"kind": "engine"', b'"kind": "onnx"'), "manifests are not a job's"),
+        (edited("desk/manifests.json", b'"scale": 2', b'"scale": -2'), "is no manifest of ours: the scale -2"),
+        (edited("desk/manifests.json", b'"precision_asked": "fp16"', b'"precision_asked": "fp9"'), "precision_asked 'fp9'"),
+        (lambda f: f.update({f"{ENGINE}.output.json.gz": b"\x1f\x8b\x08" + bytes(20)}), "cannot be read"),
+        (lambda f: f.update({f"{ENGINE}.layers.json": b'{"Layers": [{"Inputs": 5}]}'}), "cannot be read: TypeError"),
+        (lambda f: f.update({f"{ENGINE}.times.json": b"[" * 100000}), "cannot be read"),
+        (lambda f: f.update({f"desk/{ENGINE[4:]}.npy": b""}), "cannot be read"),
+        (lambda f: f.update({"desk/manifests.json": b'{"x.engine": null}'}), "expected an object of manifests"),
+    ],
+)
+def test_a_result_that_lies_is_refused_though_its_sums_fit(a_result, tmp_path, change, words):
+    def both(files):
+        change(files)
+        sealed(files)
+
+    result = tmp_path / "result.tar"
+    result.write_bytes(a_result)
+    rewritten(result, both)
+    with pytest.raises((ArtifactError, BuildError), match=words):
+        engines_from_result(result, tmp_path / "engines")
+    assert not (tmp_path / "engines" / ENGINE[4:]).exists() and not (tmp_path / "desk").exists()
+
+
+def test_the_result_of_another_job_is_refused(a_result, tmp_path):
+    (tmp_path / "result.tar").write_bytes(a_result)
+    with pytest.raises(ArtifactError, match="is the result of another job"):
+        engines_from_result(tmp_path / "result.tar", tmp_path / "engines", of=jobs.Job(tmp_path, "0" * 20))
+
+
+def test_a_timing_cache_of_another_target_is_not_taken(repeating, stand_in, tmp_path):
+    stand_in()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".timing-xavier-jp4-8.2.1.cache").write_bytes(b"another's")
+    engine_from_onnx(repeating(), tmp_path / "out", target="xavier")
+    assert b"another's" not in (tmp_path / "out" / ".timing-xavier-8.5.2.cache").read_bytes()
 
 
 def test_a_link_in_a_result_is_refused(a_result, tmp_path):
@@ -240,6 +321,18 @@ def test_without_onnxruntime_at_the_desk_the_output_is_not_checked_and_that_is_s
     (engine,) = engine_from_onnx(tiny(asked="fp16"), tmp_path / "out", target="xavier")
     manifest = read_manifest(engine)
     assert "accuracy" not in manifest.checks and any("its output: its job carried no reference" in n for n in manifest.not_checked)
+
+
+def test_a_bundle_is_not_written_over_its_graph(any_graph):
+    graph = any_graph()
+    with pytest.raises(InputError, match="give it a name that ends in .tar"):
+        bundle_from_onnx(graph, graph, target="xavier")
+
+
+def test_what_the_preflight_found_is_kept(repeating, stand_in, tmp_path):
+    stand_in()
+    (engine,) = engine_from_onnx(repeating(), tmp_path / "out", target="xavier")
+    assert read_manifest(engine).checks["preflight"] == {"target": "xavier", "warnings": []}
 
 
 def test_a_target_that_no_trtexec_builds_for_has_no_bundle(any_graph, tmp_path):

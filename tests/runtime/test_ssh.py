@@ -202,6 +202,39 @@ def test_a_board_restarted_in_the_middle_builds_again(board, repeating, tmp_path
     assert lines[0] == "picking up the job on board: stopped"
 
 
+def test_a_greeting_on_stdout_and_a_pid_that_is_another_s_by_now(board, repeating, tmp_path):
+    script = (board.folder / "board").read_text()
+    (board.folder / "board").write_text(script.replace("#!/bin/sh\n", "#!/bin/sh\necho Welcome to the board\n"))
+    graph = repeating()
+    (engine,) = engine_from_onnx(graph, tmp_path / "out", target="xavier", on="ssh://board")
+    assert "accuracy" in read_manifest(engine).checks
+    board.settings(misbehave="slow:30")
+
+    def progress(line):
+        if "srdeploy: [1/1]" in line and line.endswith("building"):
+            (job,) = board.jobs
+            os.killpg(os.getpgid(int((job / "pid").read_text())), 9)
+            (job / "pid").write_text(str(os.getpid()))
+
+    with pytest.raises(BuildError, match="stopped without a last word"):
+        engine_from_onnx(graph, tmp_path / "other", target="xavier", on="ssh://board", progress=progress)
+
+
+def test_two_desks_with_the_same_job_both_get_it(board, repeating, tmp_path):
+    board.settings(misbehave="slow:2")
+    graph, made = repeating(), []
+
+    def desk(name):
+        made.extend(engine_from_onnx(graph, tmp_path / name, target="xavier", on="ssh://board"))
+
+    threads = [threading.Thread(target=desk, args=(name,)) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(p.parent.name for p in made) == ["one", "two"]
+
+
 @pytest.mark.parametrize(
     "settings, words",
     [

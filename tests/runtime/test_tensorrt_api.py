@@ -18,7 +18,7 @@ import pytest
 from sr_deploy.core.errors import BuildError
 from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import load_target
-from sr_deploy.runtime import tensorrt, tensorrt_engine
+from sr_deploy.runtime import cuda, tensorrt, tensorrt_engine
 
 # Who is who in our source: the name of a variable or attribute, and the library's class.
 CLASSES = {
@@ -108,3 +108,13 @@ def test_a_machine_without_a_driver_gets_our_error(library, any_graph, tmp_path,
         backend.build(graph, read_manifest(graph), target, tmp_path / "x", BuildOptions())
     assert "NVIDIA GPU" in e.value.hint
     assert importlib.import_module("tensorrt") is library
+
+
+@pytest.mark.parametrize("name", ["cuda.cudart", "cuda.bindings.runtime"])
+def test_every_call_of_cuda_exists(name):
+    """cuda-python 11.8 (Python 3.8, JetPack 5) is installed beside TensorRT 8.5; the newer name where a GPU's machine has it."""
+    runtime = pytest.importorskip(name, reason=f"{name} is not installed")
+    used = set(re.findall(r"\b(?:runtime|_cuda|c|kind)\.(cuda\w+)", Path(cuda.__file__).read_text(encoding="utf-8")))
+    enumerations = (runtime.cudaDeviceAttr, runtime.cudaMemcpyKind, runtime.cudaStreamCaptureMode, runtime.cudaError_t)
+    assert len(used) > 20
+    assert [n for n in sorted(used) if not any(hasattr(holder, n) for holder in (runtime, *enumerations))] == []

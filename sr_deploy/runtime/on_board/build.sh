@@ -39,6 +39,7 @@ quoted() { # as a shell reads it
     esac
 }
 
+for tool in sha256sum sed grep tar gzip df; do command -v $tool >/dev/null || die 3 "there is no $tool here, which this script needs"; done
 # --- the job ----------------------------------------------------------------------------------------------------------
 for file in job.txt SHA256SUMS; do [ -f $file ] || die 2 "there is no $file in $PWD: this is no job, or not all of it"; done
 sums=$(sha256sum -c SHA256SUMS 2>&1) && listed job.txt || {
