@@ -62,7 +62,7 @@ def test_a_size_too_small_for_srn_writes_nothing(fails, srn, tmp_path, size):
 @pytest.mark.parametrize(
     "model, words",
     [
-        ("asrn_x3", "is an architecture; no weights of that name"),
+        ("srn_x4", "is an architecture; no weights of that name"),
         ("nothing", "there is no model"),
         ("x.safetensors", "there is no checkpoint"),
     ],
