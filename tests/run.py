@@ -36,7 +36,7 @@ def main() -> int:
     else:
         failed |= run(str(made(".venv-py38", BOARD, board)), "pytest", "-q", *BOARD_TESTS)
         failed |= with_tensorrt_85(board)
-    return failed or run(python, "pytest", "-q")
+    return failed or run(python, "pytest", "-q", "-n", "auto", OMP_NUM_THREADS="1")
 
 
 def with_tensorrt_85(board: str) -> int:

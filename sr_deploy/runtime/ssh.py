@@ -56,8 +56,9 @@ rmdir starting 2>/dev/null || true"""
 _FOLLOW = """cd "$job" || exit 4
 gone=
 while :; do
+  [ -f log ] || exit 4 # another desk has taken the result
   word= && read -r word rest 2>/dev/null < state
-  size=$(($(wc -c < log)))
+  size=$(wc -c 2>/dev/null < log) && size=$((size)) || exit 4
   if [ "$size" -gt "$from" ]; then tail -c "+$((from + 1))" log | head -c "$((size - from))"; from=$size; continue; fi
   case $word in done|failed) exit 0;; esac
   if ! alive; then
@@ -147,7 +148,7 @@ class _Connection:
         if state in ("", "ready", "stopped"):
             self._text(_START)
         self._follow()
-        if self._text('[ ! -f "$job/result.tar" ] || echo yes'):
+        if self._text('cd "$job" || exit 4; [ ! -f result.tar ] || echo yes'):
             self._fetch(result)
             self._text(_REMOVE)
         else:
