@@ -50,10 +50,8 @@ class _Request:
     """Export the network as its file writes it, without rewrites."""
 
     def command(self, model: str, variant: str, sizes: Sizes) -> str:
-        target = f" --target {self.target.name}" if self.target else ""
-        return f"srdeploy export {model} --variants {variant} {sizes.option} --precision {self.precision}{target}" + (
-            " --literal" if self.literal else ""
-        )
+        more = (f" --target {self.target.name}" if self.target else "") + (" --literal" if self.literal else "")
+        return f"srdeploy export {model} --variants {variant} {sizes.option} --precision {self.precision}{more}"
 
 
 def onnx_from_checkpoint(

@@ -321,5 +321,5 @@ def test_rewrites_are_listed_and_left_out_of_a_literal_export(model, tmp_path):
         read_manifest(onnx_from_checkpoint(model, tmp_path / str(literal), literal=literal, **options)[0]) for literal in (False, True)
     )
     assert [r["pass"] for r in fast.checks["rewrites"]] == ["collapse-linear", "fold-shuffles"] and plain.checks["rewrites"] == []
-    assert fast.nodes < plain.nodes and plain.command.endswith("--literal")
+    assert plain.command.endswith("--literal") and not fast.command.endswith("--literal")
     assert fast.counts == plain.counts, "the counts are the network's, as trained"

@@ -4,10 +4,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed; it makes the networks")
 
+from sr_deploy.core.shipped import shipped  # noqa: E402
 from sr_deploy.core.spec import Variant  # noqa: E402
 from sr_deploy.export.rewrite import PASSES, rewritten  # noqa: E402
 from sr_deploy.nets import ARCHITECTURES  # noqa: E402
-from sr_deploy.core.shipped import shipped  # noqa: E402
 from sr_deploy.nets.checkpoint import load_checkpoint  # noqa: E402
 
 SMALLEST = {"asrn": "d2", "imdeception": "c4-nla", "srn": "b1", "srn-s": "b1", "edsr": "b1"}
