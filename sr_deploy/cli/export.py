@@ -19,10 +19,11 @@ from sr_deploy.core.sizes import parse_hw
 @click.option("--dynamic", metavar="MIN:OPT:MAX", help="LR sizes of one dynamic graph, such as 16x16:256x256:1024x1024.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="The engine's; default: fp16, fp32 for the target cpu.")
 @click.option("--target", help="The target the graphs are for (srdeploy targets).")
+@click.option("--literal", is_flag=True, help="Export the network as written, without the exact rewrites that make it faster.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to.")
 def export(
     model: str, variants: str, shapes: Tuple[str, ...], dynamic: Optional[str], precision: Optional[str], target: Optional[str],
-    output: Path,
+    literal: bool, output: Path,
 ) -> None:  # fmt: skip
     """Slice MODEL into variants and export each as a verified ONNX graph.
 
@@ -44,6 +45,7 @@ def export(
         sizes=[dynamic] if dynamic else shapes,
         precision=precision,
         target=target,
+        literal=literal,
         progress=say,
     )
     for path in paths:

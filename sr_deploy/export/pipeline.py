@@ -23,6 +23,7 @@ from sr_deploy.core.spec import ModelSpec, Variant, check_min_hw
 from sr_deploy.core.target import PRECISIONS, TargetProfile, load_target
 from sr_deploy.export.graph import graph_from_network
 from sr_deploy.export.half import check_half, fp16_graph, precision_of
+from sr_deploy.export.rewrite import rewritten
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
 from sr_deploy.nets.complexity import NTIRE_HW, count
 from sr_deploy.runtime.ort import raw_session
@@ -45,10 +46,12 @@ class _Request:
     io_dtype: str
     opset: int
     target: Optional[TargetProfile]
+    literal: bool
+    """Export the network as its file writes it, without rewrites."""
 
     def command(self, model: str, variant: str, sizes: Sizes) -> str:
-        target = f" --target {self.target.name}" if self.target else ""
-        return f"srdeploy export {model} --variants {variant} {sizes.option} --precision {self.precision}{target}"
+        more = (f" --target {self.target.name}" if self.target else "") + (" --literal" if self.literal else "")
+        return f"srdeploy export {model} --variants {variant} {sizes.option} --precision {self.precision}{more}"
 
 
 def onnx_from_checkpoint(
@@ -59,17 +62,19 @@ def onnx_from_checkpoint(
     sizes: Sequence[str] = (),
     precision: Optional[str] = None,
     target: Optional[str] = None,
+    literal: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> List[Path]:
     """Export variants of a checkpoint to `output`, one graph per variant and size, and return their paths.
 
     model: a path, a shipped name, or a loaded checkpoint. variants: "all" (or None: the paper's table) or "d1,d3".
     sizes: LR sizes `256x512`, or ranges `MIN:OPT:MAX` for dynamic graphs; the target's own where none is given.
-    precision: the engine's, "fp32" or "fp16". Graphs that are up to date are left as they are.
+    precision: the engine's, "fp32" or "fp16". literal: without the exact rewrites (see `export/rewrite.py`).
+    Graphs that are up to date are left as they are.
     Raises an SrDeployError; a graph that fails its check is not written, those finished before stay.
     """
     checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model)
-    request = _request(precision, target)
+    request = _request(precision, target, literal)
     wanted = checkpoint.variants(variants)
     defaults = request.target.shapes if request.target else (DEFAULT_SIZE,)
     ranges = [parse_sizes(text) for text in sizes or defaults]
@@ -85,17 +90,17 @@ def onnx_from_checkpoint(
     return paths
 
 
-def _request(precision: Optional[str], target: Optional[str]) -> _Request:
+def _request(precision: Optional[str], target: Optional[str], literal: bool) -> _Request:
     if target is None:
         chosen = precision or "fp16"
         if chosen not in PRECISIONS:
             raise InputError(f"unknown precision '{chosen}'; expected {' or '.join(PRECISIONS)}")
-        return _Request(chosen, graph_dtype=chosen, io_dtype="fp32", opset=DEFAULT_OPSET, target=None)
+        return _Request(chosen, graph_dtype=chosen, io_dtype="fp32", opset=DEFAULT_OPSET, target=None, literal=literal)
     profile = load_target(target)
     chosen = profile.check_precision(precision)
     graph_dtype = profile.fp16_graph if chosen == "fp16" else "fp32"
     io_dtype = profile.io_dtype if graph_dtype == "fp16" else "fp32"
-    return _Request(chosen, graph_dtype, io_dtype, profile.opset, profile)
+    return _Request(chosen, graph_dtype, io_dtype, profile.opset, profile, literal)
 
 
 def _export(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Request, path: Path) -> str:
@@ -104,9 +109,11 @@ def _export(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Re
     if up_to_date(path, manifest):
         return f"{path.name}: up to date"
     net = checkpoint.network(str(variant))
-    full = graph_from_network(net, sizes, opset=request.opset)
+    faster, rewrites = (net, []) if request.literal else rewritten(net)
+    full = graph_from_network(faster, sizes, opset=request.opset)
     runtime = raw_session(full.SerializeToString())
-    checks = _check_fp32(runtime, net, sizes, path.name)
+    checks = _check_fp32(runtime, net, sizes, path.name)  # against the network as its file writes it
+    checks["rewrites"] = rewrites
     checks["onnxruntime_vs_torch"]["graph"] = "this file" if request.graph_dtype == "fp32" else "the FP32 graph this file was made from"
     checks["opset"] = f"every node is of opset {request.opset}"
     not_checked: Tuple[str, ...] = ("the engine's own output: see its manifest",)

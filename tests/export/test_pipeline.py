@@ -313,3 +313,13 @@ def test_a_dynamic_graph_is_checked_at_an_odd_and_a_non_square_size_of_its_range
     assert sizes.opt in checked and all(sizes.min[i] <= hw[i] <= sizes.max[i] for hw in checked for i in (0, 1))
     assert any(hw[0] != hw[1] for hw in checked)
     assert any(hw[1] % 2 for hw in checked) and (sizes.min[0] == sizes.max[0] or any(hw[0] % 2 and hw[1] % 2 for hw in checked))
+
+
+def test_rewrites_are_listed_and_left_out_of_a_literal_export(model, tmp_path):
+    options = {"variants": "d1", "sizes": ["16x16"], "precision": "fp32"}
+    fast, plain = (
+        read_manifest(onnx_from_checkpoint(model, tmp_path / str(literal), literal=literal, **options)[0]) for literal in (False, True)
+    )
+    assert [r["pass"] for r in fast.checks["rewrites"]] == ["collapse-linear", "fold-shuffles"] and plain.checks["rewrites"] == []
+    assert plain.command.endswith("--literal") and not fast.command.endswith("--literal")
+    assert fast.counts == plain.counts, "the counts are the network's, as trained"

@@ -1,0 +1,104 @@
+"""Exact rewrites of a network before its export: the same function in fewer operations.
+
+Each pass takes a static network and returns another one, or None where it has nothing to do; the network given is left as it
+is. Kernels are computed in float64. `--literal` exports a network as its file writes it.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Callable, Dict, List, Mapping, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sr_deploy.nets.asrn import ASRN, MAB
+from sr_deploy.nets.complexity import count
+from sr_deploy.nets.linear import kernel_of
+
+COUNTED_HW = (64, 64)
+
+
+def rewritten(net: nn.Module) -> Tuple[nn.Module, List[Dict[str, object]]]:
+    """Apply every pass; return the network to export and what was done: each pass with its counts before and after."""
+    done: List[Dict[str, object]] = []
+    for name, apply in PASSES.items():
+        result = apply(net)
+        if result is not None:
+            before, after = (count(copy.deepcopy(n).float(), COUNTED_HW, counter="hooks") for n in (net, result))
+            done.append(
+                {
+                    "pass": name,
+                    "params": [before.params, after.params],
+                    "convs": [before.convs, after.convs],
+                    "macs_per_px": [c.macs // (COUNTED_HW[0] * COUNTED_HW[1]) for c in (before, after)],
+                }
+            )
+            net = result
+    return net, done
+
+
+def collapse_linear(net: nn.Module) -> Optional[nn.Module]:
+    """ASRN: the head as one 3x3, the upsampler as one 3x3 and a pixel shuffle; both are linear in the paper."""
+    return CollapsedASRN(net).eval() if isinstance(net, ASRN) else None
+
+
+def fold_shuffles(net: nn.Module) -> Optional[nn.Module]:
+    """ASRN's blocks: the channel shuffle as an order of the weights of the 1x1 that reads it."""
+    result = copy.deepcopy(net)
+    blocks = [block for block in result.modules() if isinstance(block, MAB) and not isinstance(block.shuffle, nn.Identity)]
+    for block in blocks:
+        order = block.shuffle(torch.arange(block.reduce.in_channels).view(1, -1, 1, 1)).flatten()
+        with torch.no_grad():
+            block.reduce.weight[:, order] = block.reduce.weight.clone()
+        block.shuffle = nn.Identity()
+    return result if blocks else None
+
+
+PASSES: Mapping[str, Callable[[nn.Module], Optional[nn.Module]]] = {
+    "collapse-linear": collapse_linear,
+    "fold-shuffles": fold_shuffles,
+}
+
+
+class CollapsedASRN(nn.Module):
+    """ASRN with one convolution each for head and upsampler.
+
+    A layer's zero padding lies outside the biases of the layers before it. So a channel that is one inside the image, and zero
+    outside as any other, carries those biases: the borders come out exact. It is made of the input, which no constant folding
+    turns into a map as large as the image.
+    """
+
+    def __init__(self, net: ASRN) -> None:
+        super().__init__()
+        self.scale, self.body = net.scale, net.body
+        self.head = _convolution(*_collapsed(net.head, 1))
+        kernel, bias = _collapsed(net.upsampler, net.scale)
+        self.upsampler = _convolution(kernel[:, :-1], bias)
+        self.upsampler_inside = _convolution(kernel[:, -1:], None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = x[:, :1] * 0 + 1
+        y = self.head(torch.cat((x, inside), dim=1))  # (N, 96, H, W)
+        for block in self.body:
+            y = block(y)
+        return F.pixel_shuffle(self.upsampler(y) + self.upsampler_inside(inside), self.scale)
+
+
+def _collapsed(chain: nn.Sequential, scale: int) -> Tuple[Tensor, Tensor]:
+    """The kernel of a linear chain, its constant channel last, and its bias, in the chain's own dtype."""
+    exact = copy.deepcopy(chain).double()
+    dtype = chain[0].weight.dtype
+    with torch.no_grad():
+        return kernel_of(exact, scale).to(dtype), exact[-1].bias.repeat_interleave(scale * scale).to(dtype)
+
+
+def _convolution(kernel: Tensor, bias: Optional[Tensor]) -> nn.Conv2d:
+    made = nn.Conv2d(kernel.shape[1], kernel.shape[0], 3, padding=1, bias=bias is not None, dtype=kernel.dtype)
+    with torch.no_grad():
+        made.weight.copy_(kernel)
+        if bias is not None:
+            assert made.bias is not None
+            made.bias.copy_(bias)
+    return made
