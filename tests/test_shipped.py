@@ -8,6 +8,7 @@ pytest.importorskip("torch", reason="shipped checkpoints run by torch")
 pytest.importorskip("cv2", reason="reading images needs OpenCV")
 
 from sr_deploy.bench.evaluate import Bicubic, ImageSet, evaluate, image_set  # noqa: E402
+from sr_deploy.core.manifest import read_manifest  # noqa: E402
 from sr_deploy.core.shipped import read_card, shipped  # noqa: E402
 from sr_deploy.nets.checkpoint import load_checkpoint  # noqa: E402
 from sr_deploy.runtime.torch_module import TorchSession  # noqa: E402
@@ -57,3 +58,16 @@ def test_cards_say_how_and_from_what_they_were_made(path):
     assert card.licence and card.trained_on
     assert {"method", "steps_done", "batch_size", "images", "hours", "device", "history"} <= set(card.training)
     assert card.training["steps_done"] == card.training["steps"]
+
+
+@pytest.mark.parametrize("path", shipped(), ids=lambda p: p.stem)
+def test_every_checkpoint_builds_for_rtx(path, tmp_path):
+    """Its largest variant, by the real library, which needs no GPU to build."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    from sr_deploy import engine_from_onnx, onnx_from_checkpoint
+
+    variant = read_card(path).variants[-1]
+    graphs = onnx_from_checkpoint(path, tmp_path, variants=variant, sizes=["32x32"], target="rtx")
+    (engine,) = engine_from_onnx(graphs, tmp_path, target="rtx", compute_capabilities=[86])
+    manifest = read_manifest(engine)
+    assert manifest.precision_obtained == "fp16" and manifest.variant == variant

@@ -143,7 +143,7 @@ def engines_from_result(
             write_artifact(output / name, write)
             paths.append(output / name)
             progress(_line(output / name, outcome))
-        _keep_timing_cache(folder, output, profile, results.version)
+        _keep_timing_cache(folder, output, f"{profile.name}-{results.version}", outcomes)
     problems = [outcome for _, outcome in outcomes if isinstance(outcome, BuildError)]
     if problems:
         more = f" (and {len(problems) - 1} more failed)" if len(problems) > 1 else ""
@@ -252,6 +252,9 @@ class _Outcome:
         if self._text("times.json"):
             times = trtexec.times_from_json(self._text("times.json"))
             median, p90, p95, p99 = (round(float(v), 4) for v in np.percentile(times, [50, 90, 95, 99]))
+            said = trtexec.latency_from_log(self._text("time.log"))  # trtexec's own summary of the same run
+            if not said.min_ms * 0.99 <= median <= said.max_ms * 1.01:
+                raise ArtifactError(f"the times of {self._found.engine} are not those of its log: {median} ms is not in its range")
             build["latency_ms"] = {"median": median, "p90": p90, "p95": p95, "p99": p99, "runs": len(times), "timer": "GPU compute time"}
             seconds = sum(times) / 1000
             samples = samples_from_text(self._text("power.txt"))
@@ -374,11 +377,12 @@ def _identity(folder: Path) -> str:
     return sha256_of(folder / "SHA256SUMS")[:20]
 
 
-def _keep_timing_cache(folder: Path, output: Path, profile: TargetProfile, version: str) -> None:
+def _keep_timing_cache(folder: Path, output: Path, name: str, outcomes: Sequence[Tuple[str, Union[Manifest, BuildError]]]) -> None:
     cache = folder / "out" / "timing.cache"
-    if cache.is_file():
+    built_on = {m.build["compute_capability"] for _, m in outcomes if isinstance(m, Manifest)}
+    if cache.is_file() and len(built_on) == 1:
         with contextlib.suppress(InputError):  # what only saves time must not cost an engine
-            with atomic_path(output / f".timing-{profile.name}-{version}.cache") as temporary:
+            with atomic_path(output / f".timing-{name}-sm{built_on.pop()}.cache") as temporary:
                 shutil.copyfile(str(cache), str(temporary))
 
 

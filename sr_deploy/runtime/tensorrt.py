@@ -81,7 +81,7 @@ class TensorRTBackend(Backend):
         capabilities = self._set_generations(build, config, target, options)
         cache = None
         if options.timing_cache is not None and not self.builds_without_gpu:
-            cache = options.timing_cache / f".timing-{target.name}-{trt.__version__}.cache"
+            cache = options.timing_cache / f".timing-{target.name}-{trt.__version__}-sm{cuda().compute_capability()}.cache"
             build.take_timing_cache(config, cache)
         plan = build.builder.build_serialized_network(network, config)
         if plan is None:

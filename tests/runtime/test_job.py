@@ -41,7 +41,7 @@ def test_an_engine_built_by_the_local_trtexec_has_its_receipts(target, version, 
     assert manifest.build["compute_capability"] == (87 if target == "orin" else 72)
     assert ("--fp16" in manifest.build["command"]) == (not strong)
     assert (tmp_path / "out" / f"{engine.name}.build.log").is_file()
-    assert (tmp_path / "out" / f".timing-{target}-{version}.cache").is_file()
+    assert (tmp_path / "out" / f".timing-{target}-{version}-sm{87 if target == 'orin' else 72}.cache").is_file()
     assert any("srdeploy: [1/1]" in line for line in lines) and "dB against FP32" in lines[-1]
 
 
@@ -274,9 +274,9 @@ def test_the_result_of_another_job_is_refused(a_result, tmp_path):
 def test_a_timing_cache_of_another_target_is_not_taken(repeating, stand_in, tmp_path):
     stand_in()
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / ".timing-xavier-jp4-8.2.1.cache").write_bytes(b"another's")
+    (tmp_path / "out" / ".timing-xavier-jp4-8.2.1-sm72.cache").write_bytes(b"another's")
     engine_from_onnx(repeating(), tmp_path / "out", target="xavier")
-    assert b"another's" not in (tmp_path / "out" / ".timing-xavier-8.5.2.cache").read_bytes()
+    assert b"another's" not in (tmp_path / "out" / ".timing-xavier-8.5.2-sm72.cache").read_bytes()
 
 
 def test_a_link_in_a_result_is_refused(a_result, tmp_path):

@@ -142,7 +142,7 @@ def test_an_engine_comes_back_with_its_receipts(target, version, sm, board, repe
     assert manifest.versions["tensorrt"] == version and manifest.precision_obtained == "fp16"
     assert manifest.checks["accuracy"]["psnr_db_vs_fp32"] > 60 and manifest.build["latency_ms"]["runs"] > 50
     assert "board" in manifest.build and (tmp_path / "out dir" / f"{engine.name}.build.log").is_file()
-    assert (tmp_path / "out dir" / f".timing-{target}-{version}.cache").is_file()
+    assert (tmp_path / "out dir" / f".timing-{target}-{version}-sm{sm.replace('.', '')}.cache").is_file()
     assert any("Compute Capability" in line for line in lines), "the log is streamed"
     assert board.jobs == [], "nothing is left on the board"
     engine_from_onnx(graph, tmp_path / "out dir", target=target, on="ssh://board", progress=lines.append)

@@ -216,7 +216,7 @@ def test_an_engine_is_built_inspected_and_compared(target, version, sm, graph_fo
     assert builder.config.profiling_verbosity == "DETAILED"
     assert manifest.precision_obtained == "fp16" and "engine inspector" in manifest.checks["precision_receipt"]
     assert manifest.checks["accuracy"]["psnr_db_vs_fp32"] > 100 and manifest.versions["tensorrt"] == version
-    assert (tmp_path / "out" / f".timing-{target}-{version}.cache").read_bytes() == version.encode()
+    assert (tmp_path / "out" / f".timing-{target}-{version}-sm{sm}.cache").read_bytes() == version.encode()
 
 
 @pytest.mark.parametrize("version, flags", [("10.16.0", 0b11), ("11.1.0", 0b1)])
