@@ -52,7 +52,7 @@ def main() -> None:
     """Slice one elastic super-resolution checkpoint into networks that fit each GPU: export, build, measure.
 
     MODEL is a checkpoint's path, the name of a shipped one (srdeploy models) or, where no weights matter, an
-    architecture and scale such as asrn_x3.
+    architecture and scale such as srn_x4.
     """
     # A terminated command ends like an interrupted one: temporary files are removed.
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP

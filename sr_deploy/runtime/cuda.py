@@ -66,10 +66,6 @@ class Cuda:
         """Record what `work` puts on the stream as a CUDA graph and return what launches it; None when it cannot be recorded."""
         return None
 
-    def memory_used_mib(self) -> float:
-        """Return the device memory in use, by all processes."""
-        raise NotImplementedError
-
 
 def cuda() -> Cuda:
     """Return the process's one connection to the GPU. Raises CannotRunHereError without a GPU, MissingPackageError."""
@@ -166,10 +162,6 @@ class _CudaPython(Cuda):
         self._checked(c.cudaGraphDestroy(graph))
         return lambda: self._checked(c.cudaGraphLaunch(executable, self.stream))
 
-    def memory_used_mib(self) -> float:
-        free, total = self._checked(self._cuda.cudaMemGetInfo())
-        return (int(total) - int(free)) / 2**20
-
     def _checked(self, returned: Any) -> Any:
         status, *values = returned
         if status != self._cuda.cudaError_t.cudaSuccess:
@@ -234,10 +226,6 @@ class _PyCuda(Cuda):
 
     def elapsed_ms(self, start: Any, end: Any) -> float:
         return float(end.time_since(start))
-
-    def memory_used_mib(self) -> float:
-        free, total = self._driver.mem_get_info()
-        return (total - free) / 2**20
 
     def _called(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
