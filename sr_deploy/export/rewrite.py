@@ -46,14 +46,19 @@ def collapse_linear(net: nn.Module) -> Optional[nn.Module]:
 
 def fold_shuffles(net: nn.Module) -> Optional[nn.Module]:
     """ASRN's blocks: the channel shuffle as an order of the weights of the 1x1 that reads it."""
+    if not any(_shuffles(module) for module in net.modules()):
+        return None
     result = copy.deepcopy(net)
-    blocks = [block for block in result.modules() if isinstance(block, MAB) and not isinstance(block.shuffle, nn.Identity)]
-    for block in blocks:
+    for block in [module for module in result.modules() if _shuffles(module)]:
         order = block.shuffle(torch.arange(block.reduce.in_channels).view(1, -1, 1, 1)).flatten()
         with torch.no_grad():
             block.reduce.weight[:, order] = block.reduce.weight.clone()
         block.shuffle = nn.Identity()
-    return result if blocks else None
+    return result
+
+
+def _shuffles(module: nn.Module) -> bool:
+    return isinstance(module, MAB) and not isinstance(module.shuffle, nn.Identity)
 
 
 PASSES: Mapping[str, Callable[[nn.Module], Optional[nn.Module]]] = {

@@ -18,9 +18,10 @@ def fp32_nodes(onnx_file: Path, fallback: str) -> Tuple[str, ...]:
     """Return the nodes meant by `head-tail` (the first and last convolution) or `NODE,NODE`. Raises BuildError."""
     if not fallback:
         return ()
-    names = [node.name for node in _load(onnx_file).graph.node if node.op_type not in ("Constant", "Cast")]
+    nodes = _load(onnx_file).graph.node
+    names = [node.name for node in nodes if node.op_type not in ("Constant", "Cast")]
     if fallback == HEAD_AND_TAIL:
-        convolutions = [node.name for node in _load(onnx_file).graph.node if node.op_type in ("Conv", "ConvTranspose")]
+        convolutions = [node.name for node in nodes if node.op_type in ("Conv", "ConvTranspose")]
         if not convolutions:
             raise BuildError(f"{onnx_file.name} has no convolution to keep in FP32")
         return tuple(dict.fromkeys((convolutions[0], convolutions[-1])))

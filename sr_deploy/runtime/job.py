@@ -29,6 +29,7 @@ from sr_deploy.core.target import TargetProfile, load_target
 from sr_deploy.runtime import trtexec
 from sr_deploy.runtime.accuracy import compared, refuse_inaccurate
 from sr_deploy.runtime.board import energy, facts_from_text, samples_from_text, within
+from sr_deploy.runtime.fallback import with_fp32_nodes
 
 SCRIPTS = Path(__file__).with_name("on_board")
 _NUMPY = {"fp32": np.float32, "fp16": np.float16}
@@ -59,20 +60,24 @@ def write_job(folder: Path, plans: Sequence[Plan], profile: TargetProfile, *, ti
     folder.mkdir(parents=True)
     (folder / "desk").mkdir()
     names = [p.onnx.name for p in plans]
-    lines = []
+    lines, strong = [], profile.fp16_graph == "fp16"
     for plan in plans:
         graph = plan.graph
         if names.count(plan.onnx.name) > 1:
             raise InputError(f"two of the graphs are called {plan.onnx.name}", hint="build them one after the other")
-        shutil.copyfile(str(plan.onnx), str(folder / plan.onnx.name))
+        if strong and plan.options.fp32_layers:
+            with_fp32_nodes(plan.onnx, plan.options.fp32_layers, folder / plan.onnx.name)
+        else:
+            shutil.copyfile(str(plan.onnx), str(folder / plan.onnx.name))
         _write_reference(folder, plan)
         shapes = [(1, 3, hw[0], hw[1]) if graph.dynamic else None for hw in (graph.min_shape, graph.opt_shape, graph.max_shape)]
-        typing = "strong" if profile.fp16_graph == "fp16" else "weak"
+        typing = "strong" if strong else "weak"
         lines.append(trtexec.JobLine(plan.onnx.name, plan.name, graph.precision_asked, typing, graph.input_name, *shapes))
     head = trtexec.Job(
         tuple(lines), runtime=profile.runtime, versions=profile.runtime_versions, workspace_mib=profile.workspace_mib,
         sm=plans[0].options.compute_capabilities or profile.compute_capabilities, dla=plans[0].options.dla,
-        fp32_layers=tuple(dict.fromkeys(layer for p in plans for layer in p.options.fp32_layers)),
+        # Where typing is strong they are in the graphs already.
+        fp32_layers=() if strong else tuple(dict.fromkeys(layer for p in plans for layer in p.options.fp32_layers)),
     )  # fmt: skip
     (folder / "job.txt").write_text(trtexec.job_text(head), encoding="utf-8")
     (folder / _MANIFESTS).write_text(to_json({p.name: asdict(p.engine) for p in plans}), encoding="utf-8")

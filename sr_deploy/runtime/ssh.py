@@ -156,10 +156,9 @@ class _Connection:
             raise BuildError(f"nothing was built on {self._board.host}: {self._said or 'its build.sh gave no reason'}", hint=self._advice())
 
     def _upload(self, job: Path) -> None:
-        size = sum(path.stat().st_size for path in job.iterdir()) / 2**20
-        self._say(f"copying {size:.1f} MiB to {self._board.host}")
         with tempfile.TemporaryFile() as tar:
             _write_tar(job, tar)
+            self._say(f"copying {tar.tell() / 2**20:.1f} MiB to {self._board.host}")
 
             def send() -> int:
                 tar.seek(0)

@@ -58,7 +58,7 @@ class TensorRTBackend(Backend):
         log = library_log(trt)
         log.messages.clear()
         build = _Build(trt, self.title, log)
-        strong = self._strongly_typed(graph, target)
+        strong = self._strongly_typed(target)
         self._check_precision(onnx, graph, target, strong=strong)
         start = time.perf_counter()
         facts: Dict[str, object] = {}
@@ -120,10 +120,11 @@ class TensorRTBackend(Backend):
         """Run the engine on photographs beside onnxruntime, where both are possible. Raises BuildError when they differ."""
         reason = self.why_no_device(load_target(manifest.target))
         try:
-            images = [nchw_from_rgb(rgb) for rgb in sample_lr(graph.opt_shape, count=2)]
-            reference = OnnxRuntimeSession(onnx, graph)
+            if not reason:
+                images = [nchw_from_rgb(rgb) for rgb in sample_lr(graph.opt_shape, count=2)]
+                reference = OnnxRuntimeSession(onnx, graph)
         except MissingPackageError as e:
-            reason = reason or e.message
+            reason = e.message
         if reason:
             return replace(manifest, not_checked=(f"the engine's output: {reason}", *manifest.not_checked))
         session = self.open(engine, manifest)
@@ -138,7 +139,7 @@ class TensorRTBackend(Backend):
             raise MissingPackageError("tensorrt", needed_for="building and running TensorRT engines", extra="gpu", cause=e) from e
         return tensorrt
 
-    def _strongly_typed(self, graph: Manifest, target: TargetProfile) -> bool:
+    def _strongly_typed(self, target: TargetProfile) -> bool:
         major = int(self._library().__version__.split(".")[0])
         return major >= 11 or (major == 10 and target.fp16_graph == "fp16")
 
@@ -185,7 +186,7 @@ class TensorRTForRTXBackend(TensorRTBackend):
             raise MissingPackageError("tensorrt_rtx", needed_for="building RTX engines", extra="rtx", cause=e) from e
         return tensorrt_rtx
 
-    def _strongly_typed(self, graph: Manifest, target: TargetProfile) -> bool:
+    def _strongly_typed(self, target: TargetProfile) -> bool:
         return True
 
     def _set_generations(self, build: _Build, config: Any, target: TargetProfile, options: BuildOptions) -> Tuple[int, ...]:

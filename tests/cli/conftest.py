@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from sr_deploy.core.manifest import Manifest, write_artifact
@@ -82,3 +83,22 @@ def fails(run_cli):
         return result.stderr
 
     return check
+
+
+@pytest.fixture()
+def perfect(tmp_path):
+    """Return a graph, and a folder of one flat image that it upscales without an error."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed; it makes the graph")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    pytest.importorskip("cv2", reason="opencv is not installed; it reads and writes the images")
+    from sr_deploy.core.images import write_png
+
+    info = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 3, s, s]) for n, s in (("lr", 16), ("sr", 32))]
+    scales = onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")
+    node = onnx.helper.make_node("Resize", ["lr", "", "scales"], ["sr"], mode="nearest")
+    graph = onnx.helper.make_graph([node], "g", info[:1], info[1:], [scales])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(tmp_path / "nearest.onnx"))
+    (tmp_path / "grey").mkdir()
+    write_png(tmp_path / "grey" / "flat.png", np.full((32, 32, 3), 128, np.uint8))
+    return tmp_path / "nearest.onnx", tmp_path / "grey"

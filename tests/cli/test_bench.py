@@ -73,22 +73,10 @@ def test_an_output_folder_that_cannot_be_written_is_found_before_measuring(fails
     assert "cannot write to the folder" in error and error.startswith("error: ")
 
 
-def test_a_perfect_score_is_shown_not_a_crash(run_cli, tmp_path):
+def test_a_perfect_score_is_shown_not_a_crash(run_cli, perfect):
     """Infinite PSNR has no number in JSON; it must not end the whole run either."""
-    onnx = pytest.importorskip("onnx", reason="onnx is not installed; it makes the graph")
-    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    pytest.importorskip("cv2", reason="opencv is not installed; it reads and writes the images")
-    from sr_deploy.core.images import write_png
-
-    info = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 3, s, s]) for n, s in (("lr", 16), ("sr", 32))]
-    scales = onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")
-    node = onnx.helper.make_node("Resize", ["lr", "", "scales"], ["sr"], mode="nearest")
-    graph = onnx.helper.make_graph([node], "g", info[:1], info[1:], [scales])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, str(tmp_path / "nearest.onnx"))
-    (tmp_path / "grey").mkdir()
-    write_png(tmp_path / "grey" / "flat.png", np.full((32, 32, 3), 128, np.uint8))
-    result = run_cli("bench", tmp_path / "nearest.onnx", "--data", tmp_path / "grey", "--runs", "2", "--json")
+    graph, images = perfect
+    result = run_cli("bench", graph, "--data", images, "--runs", "2", "--json")
     assert result.exit_code == 0, (result.stderr, result.exception)
     (row,) = json.loads(result.stdout)
     assert row["ssim"] == 1 and row["psnr_db"] is None and row["latency_ms_median"] > 0

@@ -75,21 +75,9 @@ def test_without_matplotlib_only_the_figure_is_refused_and_at_once(run_cli, fail
     assert run_cli("eval", asrn, *data, "--variants", "d1").exit_code == 0
 
 
-def test_a_perfect_score_is_null(run_cli, tmp_path):
-    onnx = pytest.importorskip("onnx", reason="onnx is not installed; it makes the graph")
-    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    pytest.importorskip("cv2", reason="opencv is not installed; it reads and writes the images")
-    from sr_deploy.core.images import write_png
-
-    info = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 3, s, s]) for n, s in (("lr", 16), ("sr", 32))]
-    scales = onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")
-    node = onnx.helper.make_node("Resize", ["lr", "", "scales"], ["sr"], mode="nearest")
-    graph = onnx.helper.make_graph([node], "g", info[:1], info[1:], [scales])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, str(tmp_path / "nearest.onnx"))
-    (tmp_path / "grey").mkdir()
-    write_png(tmp_path / "grey" / "flat.png", np.full((32, 32, 3), 128, np.uint8))
-    args = ["eval", tmp_path / "nearest.onnx", "--data", tmp_path / "grey"]
+def test_a_perfect_score_is_null(run_cli, perfect, tmp_path):
+    graph, images = perfect
+    args = ["eval", graph, "--data", images]
     result = run_cli(*args, "--json")
     assert result.exit_code == 0, (result.stderr, result.exception)
     (row,) = json.loads(result.stdout)

@@ -169,6 +169,7 @@ def test_an_fp32_engine_is_asked_for_no_fp16_and_is_larger(one_board):
     one_board.job({"a.engine": (onnx_bytes(), {"precision": "fp32"}), "b.engine": (onnx_bytes(), {})})
     assert one_board.run()[0] == 0
     assert ["--fp16" in call for call in one_board.calls] == [False, False, True, False]
+    assert ["--noTF32" in call for call in one_board.calls] == [True, False, False, False]
     a, b = one_board.results.engines
     assert a.size_bytes > 1.8 * b.size_bytes
     assert trtexec.precision_from_layers((one_board.folder / "out" / "a.engine.layers.json").read_text())[0] == "fp32"

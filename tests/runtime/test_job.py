@@ -113,6 +113,20 @@ def test_fallback_is_passed_on_and_written_down(repeating, stand_in, tmp_path):
     assert manifest.build["fp32_layers"] == ["conv"]
 
 
+def test_fallback_where_typing_is_strong_is_in_the_graph(repeating, stand_in, tmp_path):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed; it reads the graph")
+    stand_in("11.1.0")
+    graph = repeating(precision="fp16")
+    (engine,) = engine_from_onnx(graph, tmp_path / "out", target="rtx-tensorrt", fallback="conv")
+    manifest = read_manifest(engine)
+    assert "layerPrecisions" not in manifest.build["command"] and manifest.build["fp32_layers"] == ["conv"]
+    bundle_from_onnx(graph, tmp_path / "job.tar", target="rtx-tensorrt", fallback="conv")
+    with tarfile.open(str(tmp_path / "job.tar")) as archive:
+        (member,) = [m for m in archive.getmembers() if m.name.endswith(".onnx")]
+        model = onnx.load_model_from_string(archive.extractfile(member).read())
+    assert [n.op_type for n in model.graph.node] == ["Cast", "Conv", "Cast", "DepthToSpace"]
+
+
 # By hand.
 
 

@@ -153,6 +153,7 @@ build_line() { # the command to $line, and what is in its way to $why
         strong-*) # where there is neither flag, every network is strongly typed
             add --stronglyTyped || ! has --fp16 || why="TensorRT $version has no --stronglyTyped: it takes an FP32 graph, and --fp16" ;;
     esac
+    [ "$precision" = fp16 ] || add --noTF32 # on by default where the GPU has it: 10 bits of mantissa
     [ -z "$fp32_layers" ] || [ "$precision" = fp32 ] || {
         [ "$typing" = weak ] && add --precisionConstraints=obey &&
             add "--layerPrecisions=$(printf %s "$fp32_layers" | sed 's/;/:fp32,/g'):fp32"
