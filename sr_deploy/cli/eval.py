@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from pathlib import Path
-from typing import Iterator, Optional, Tuple
+from typing import Optional, Tuple
 
 import click
 
@@ -33,7 +32,7 @@ def evaluate(
     with the reason.
     """
     from sr_deploy.bench.quality import scored
-    from sr_deploy.core.files import atomic_path, write_text
+    from sr_deploy.core.files import atomic_path, no_empty_folders, output_folder, write_text
     from sr_deploy.core.rows import BICUBIC
     from sr_deploy.core.tables import quality_table
     from sr_deploy.report.figure import check_can_draw, psnr_figure
@@ -44,7 +43,9 @@ def evaluate(
         check_can_draw()
     waiting = scored(given, variants=variants, data=data, metric=metric, degradation=degradation, progress=say)
     # The input is good by now: what is wrong with it leaves no folder.
-    with contextlib.nullcontext() if output is None else _made(Path(output)):
+    with no_empty_folders(*([Path(output)] if output else [])):
+        if output is not None:
+            output_folder(Path(output))
         rows = list(waiting)
         found = [dataclasses.asdict(row) for row in rows if row.backend != BICUBIC]
         table = quality_table(rows)
@@ -60,18 +61,3 @@ def evaluate(
         emit_json(found)
     else:
         emit(table)
-
-
-@contextlib.contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """Make a folder; of what was made, take away again what is empty in the end: an interrupt leaves nothing."""
-    from sr_deploy.core.files import output_folder
-
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
-    try:
-        output_folder(folder)
-        yield
-    finally:
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.rmdir()

@@ -67,6 +67,18 @@ def output_folder(path: Path) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def no_empty_folders(*folders: Path) -> Iterator[None]:
+    """Take away in the end what of these folders and their parents was made meanwhile and is empty: an interrupt leaves nothing."""
+    made = sorted({p for f in folders for p in (f, *f.parents) if not p.exists()}, key=lambda p: -len(p.parts))
+    try:
+        yield
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):  # it holds something, or was never made
+                folder.rmdir()
+
+
 def files_in(folder: Path, *suffixes: str) -> List[Path]:
     """Return the files of a folder with one of the suffixes, in the order people count: d2 before d10, c4 before c4-nla."""
 

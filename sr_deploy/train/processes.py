@@ -13,7 +13,7 @@ from typing import Iterator, Set, Tuple
 import torch
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import atomic_path, output_folder
+from sr_deploy.core.files import atomic_path, no_empty_folders, output_folder
 
 GRACE_S = 10.0
 """How long a process waits with its error for the first one to end with the same."""
@@ -41,8 +41,7 @@ def leading(output: Path, cache: Path, name: str) -> Iterator[None]:
 
     Raises InputError, naming the process, when another one holds the lock.
     """
-    made = sorted({p for f in (output, cache) for p in (f, *f.parents) if not p.exists()}, key=lambda p: -len(p.parts))
-    try:
+    with no_empty_folders(output, cache):
         lock = output_folder(output).resolve() / f".{name}.lock"
         mine = f"{os.getpid()} {socket.gethostname()}"
         _take(lock, mine)
@@ -56,10 +55,6 @@ def leading(output: Path, cache: Path, name: str) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 if lock.read_text() == mine:
                     lock.unlink()
-    finally:
-        for folder in made:
-            with contextlib.suppress(OSError):  # it holds something, or was never made
-                folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import atomic_path, data_folder, output_folder, sha256_of, write_text
+from sr_deploy.core.files import atomic_path, data_folder, no_empty_folders, output_folder, sha256_of, write_text
 
 
 def test_sha256_of_a_file_larger_than_one_block(tmp_path):
@@ -83,3 +83,13 @@ def test_data_lies_in_the_checkout_or_in_the_installed_package(tmp_path, monkeyp
         (tmp_path / "setup.cfg").write_text("")
     monkeypatch.setattr(sr_deploy, "__file__", str(tmp_path / "sr_deploy" / "__init__.py"))
     assert data_folder("engines/targets") == tmp_path.resolve() / expected
+
+
+def test_folders_that_were_made_and_hold_nothing_are_taken_away(tmp_path):
+    (tmp_path / "old").mkdir()
+    with pytest.raises(KeyboardInterrupt), no_empty_folders(tmp_path / "old" / "a" / "b", tmp_path / "new", tmp_path / "used"):
+        (tmp_path / "old" / "a" / "b").mkdir(parents=True)
+        (tmp_path / "used").mkdir()
+        (tmp_path / "used" / "file").write_text("")
+        raise KeyboardInterrupt
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["old", "used"] and list((tmp_path / "old").iterdir()) == []
