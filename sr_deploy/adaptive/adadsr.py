@@ -12,7 +12,7 @@ import numpy as np
 from sr_deploy.core.depths import TAIL_PX, DepthPlan, dilated, reach_px, read_plan, rows_macs
 from sr_deploy.core.errors import ArtifactError, InputError
 from sr_deploy.core.files import sha256_of
-from sr_deploy.core.spec import check_desired_depth
+from sr_deploy.core.spec import check_desired_depth, check_min_hw
 from sr_deploy.runtime.ort import raw_session
 
 BATCH = 8
@@ -62,6 +62,7 @@ class AdaDSR:
         return (self._by_rows if self.plan.way == "rows" else self._by_tiles)(x_nchw, np.array([depth], np.float32))
 
     def _by_rows(self, x: np.ndarray, depth: np.ndarray) -> Deep:
+        check_min_hw(x.shape[2:], (2, 2), what=f"{self.plan.model} by rows")  # torch exports free sizes from 2 on
         start = time.perf_counter()
         y, depth_map = self._sessions[0].run(None, {"lr": x, "depth": depth})
         ms = (time.perf_counter() - start) * 1000

@@ -24,7 +24,7 @@ def image(h, w, seed=0):
 
 
 @pytest.mark.parametrize("way", ["rows", "tiles"])
-@pytest.mark.parametrize("h, w", [(14, 28), (13, 31), (1, 1), (7, 2), (3, 40)])
+@pytest.mark.parametrize("h, w", [(14, 28), (13, 31), (2, 2), (7, 2), (3, 40)])
 @pytest.mark.parametrize("depth", [0, 1.5, 3])
 def test_both_ways_equal_the_masked_dense_network(checkpoint, plans, way, h, w, depth):
     x = image(h, w)
@@ -103,3 +103,10 @@ def test_a_plan_of_other_parts_is_refused(plans, tmp_path, change):
     path.write_text(json.dumps({**json.loads(plans["rows"].read_text()), **change}))
     with pytest.raises(ArtifactError, match="is no plan of ours"):
         read_plan(path)
+
+
+def test_a_single_row_of_pixels_is_refused_by_rows_and_taken_by_tiles(checkpoint, plans):
+    x = image(1, 5)
+    with pytest.raises(InputError, match="too small for ada by rows: the smallest is 2x2"):
+        AdaDSR(plans["rows"]).run(x, depth=1)
+    np.testing.assert_allclose(AdaDSR(plans["tiles"]).run(x, depth=1).y_nchw, masked(checkpoint, x, 1)[0], rtol=0, atol=1e-5)
