@@ -38,6 +38,8 @@ class Architecture:
     """The points `--variants all` means, where the paper's table names fewer than `points`; empty: all of them."""
     config: Mapping[str, object] = field(default_factory=dict)
     """Further constructor arguments with their defaults."""
+    backbone: str = ""
+    """The architecture whose checkpoints can start this one, which adds an adapter; empty: none."""
     min_hw: Tuple[int, int] = (1, 1)
     halo_px: Callable[[Variant], Optional[int]] = lambda variant: None
     """How many LR pixels round an output pixel it depends on; None: on the size of the whole image."""
@@ -98,5 +100,6 @@ class Elastic(nn.Module):
 
     def forward(self, x: Tensor, variant: str) -> Tensor:
         """Upscale x: (N, 3, H, W) float, 0..1, RGB, with the network sliced to `variant`, to (N, 3, sH, sW)."""
-        weights = self.architecture.slice(dict(self.net.named_parameters()), self.largest, Variant.parse(variant))
+        held = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
+        weights = self.architecture.slice(held, self.largest, Variant.parse(variant))
         return torch.func.functional_call(self._static[variant], weights, (x,))
