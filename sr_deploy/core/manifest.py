@@ -43,6 +43,10 @@ class Manifest:
     output_name: str = "sr"
     opset: Optional[int] = None
     nodes: Optional[int] = None
+    form: str = ""
+    """Of a candidate among which a target's fastest is to be found: the form it writes the network in."""
+    structure: str = ""
+    """Variants of equal structure have the same layers, more or fewer of them: what is fastest for one is for all."""
     halo_px: Optional[int] = None
     """How far, in LR pixels, an output depends on its surroundings; None: on the whole image."""
     align_px: int = 1
@@ -99,7 +103,7 @@ def parse_manifest(path: Path) -> Manifest:
 
 def check_manifest(manifest: Manifest, *, source: str) -> None:
     """Raise ArtifactError when a manifest holds what none of ours does: it goes into files' names, shapes and commands."""
-    texts = {key: getattr(manifest, key) for key in ("model", "variant", "arch", "target", "input_name", "output_name")}
+    texts = {key: getattr(manifest, key) for key in ("model", "variant", "arch", "target", "form", "input_name", "output_name")}
     problem = next((f"{key} '{text[:60]!r}'" for key, text in texts.items() if len(text) > 120 or not text.isprintable()), "")
     for key in ("input_dtype", "output_dtype", "precision_asked"):
         if getattr(manifest, key) not in ("fp32", "fp16"):

@@ -39,6 +39,8 @@ class BuildOptions:
     """The DLA core to run on, the GPU taking what it cannot; None: the GPU alone."""
     fp32_layers: Tuple[str, ...] = ()
     """Nodes that an FP16 engine computes in FP32."""
+    layout: str = ""
+    """How the backend lays its maps out, where it has a choice (`Backend.layouts`); empty: its own."""
     timing_cache: Optional[Path] = None
     """The folder of what builds on one device learn from each other."""
 
@@ -115,6 +117,8 @@ class Backend(abc.ABC):
     """Build and open artifacts of one runtime. One module of `sr_deploy/runtime/` each."""
 
     name: str
+    layouts: Tuple[str, ...] = ()
+    """Layouts to choose from beside its own, tried by `build-engine --autotune`."""
     package: str
     """The key among `versions` of the library whose version a profile names."""
 

@@ -38,6 +38,8 @@ class Architecture:
     """The points `--variants all` means, where the paper's table names fewer than `points`; empty: all of them."""
     config: Mapping[str, object] = field(default_factory=dict)
     """Further constructor arguments with their defaults."""
+    structure: Callable[[Variant], str] = str
+    """The same for variants that have the same layers, more or fewer of them."""
     min_hw: Tuple[int, int] = (1, 1)
     halo_px: Callable[[Variant], Optional[int]] = lambda variant: None
     """How many LR pixels round an output pixel it depends on; None: on the size of the whole image."""

@@ -74,5 +74,6 @@ EDSR_ARCHITECTURE = Architecture(
     size_of=lambda weights: Variant("b", blocks_in(weights, "blocks")),
     config={"channels": 128},
     config_of=lambda weights: {"channels": weights["head.bias"].shape[0]} if "head.bias" in weights else {},
+    structure=lambda variant: "any depth",
     halo_px=lambda variant: 1 + 2 * variant.size + 2,  # the tail's finer grids reach less than two LR pixels
 )
