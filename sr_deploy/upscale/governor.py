@@ -12,7 +12,8 @@ how much the variant in use takes longer than it did then. All other variants' t
 - Up: only when the larger one's prediction under the worst load of the last `hold` frames fits. `hold` is half a second, and
   doubles for a variant each time it was too slow soon after it was taken (up to MOST_PATIENCE times): a variant that just does
   not fit is tried ever more rarely. It falls back to half a second when the variant has lasted.
-- Power: over `max_watts` it goes down by one, at most once a second, as sensors tell the past; a variant that drew too much is tried again like a slow one.
+- Power: over `max_watts` it goes down by one, at most once a second, as sensors tell the past; a variant that drew too much
+  is tried again like a slow one.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ class Governor:
 
     def _calibrate(self, rgb: np.ndarray) -> None:
         times = []
-        for name, upscaler in zip(self.names, self._upscalers):
+        for upscaler in self._upscalers:
             upscaler(rgb)  # the first run at a size also allocates
             runs = []
             for _ in range(_CALIBRATION_RUNS):

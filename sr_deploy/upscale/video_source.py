@@ -278,10 +278,10 @@ def _duration_s(container: Any, stream: Any) -> float:
 
 
 def _is_cover(stream: Any) -> bool:
-    # Older PyAV shows no dispositions: there a cover is told by being a picture.
+    # Older PyAV shows no dispositions: there a cover is told by being a picture without a rate.
     if hasattr(stream, "disposition"):
         return bool(int(stream.disposition) & 0x400)
-    return stream.codec_context is not None and stream.codec_context.name in ("mjpeg", "png", "bmp") and (stream.frames or 1) == 1
+    return stream.codec_context is not None and stream.codec_context.name in ("mjpeg", "png", "bmp") and not stream.average_rate
 
 
 def _at(pts: int, facts: VideoFacts) -> str:
