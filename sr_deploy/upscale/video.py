@@ -123,6 +123,8 @@ def _run(job: _Job, upscaler: Any, say: Callable[[str], None], progress: Callabl
                 e.hint = "; ".join(filter(None, (e.hint, kept)))
             else:
                 say(f"interrupted: {kept}; the same command goes on with {job.folder}")
+        else:
+            remove_parts(job.folder)
         raise
     finally:
         progress("")
@@ -162,14 +164,19 @@ def _write(job: _Job, parts: List[Part], *, whole: bool) -> None:
     """Write OUTPUT, or NAME.partial.SUFFIX where that is not all. Raises BrokenOffError when reading on finds the source cut off."""
     temporary = job.folder / "output"  # on the same disk, and gone with the folder
     suffix = job.output.suffix.lower()
-    broken = write_video(temporary, suffix, job.source, job.facts, job.encoding, job.folder, parts, whole=whole)
-    target = job.output if whole and not broken else job.partial
+    target = job.partial
     try:
+        broken = write_video(temporary, suffix, job.source, job.facts, job.encoding, job.folder, parts, whole=whole)
+        if whole and not broken:
+            target = job.output
         with open(temporary, "rb+") as f:
             os.fsync(f.fileno())
         os.replace(temporary, target)
     except OSError as e:
         raise InputError(f"cannot write {target}: {e.strerror or e}", hint="the finished parts are kept") from e
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
     if broken:
         raise BrokenOffError(f"{job.source} {broken}", hint=f"{target} has what came before")
 

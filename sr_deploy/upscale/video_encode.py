@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Dict, List, Optional, Tuple
@@ -84,6 +85,7 @@ def encoding_for(facts: VideoFacts, scale: int, *, codec: str, crf: Optional[int
 
 def configure(context: Any, encoding: Encoding) -> None:
     """Set up PyAV's context of an encoder. Two of the same encoding have the same header and make the same of a frame."""
+    os.environ.setdefault("SVT_LOG", "1")  # errors: SVT-AV1 asks no one else before it prints its settings to stderr
     context.height, context.width = encoding.hw
     context.pix_fmt = encoding.pix_fmt
     # Frames are numbered, not timed: not every codec takes every time base. Their times are put on when the file is written.

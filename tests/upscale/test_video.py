@@ -70,6 +70,15 @@ def test_other_containers_and_raw_streams(tmp_path, source):
     assert {round(float(b - a), 3) for a, b in zip(times, times[1:])} == {0.04}
 
 
+@pytest.mark.parametrize("frames", [1, 2, 119, 120, 121, 240])
+def test_every_number_of_frames(tmp_path, frames):
+    source = make_video(tmp_path / "in.mp4", frames)
+    assert upscale_video(source, tmp_path / "out.mp4", Repeat()).frames == frames
+    assert times_of(tmp_path / "out.mp4") == times_of(source)
+    with av.open(str(source)) as one, av.open(str(tmp_path / "out.mp4")) as two:
+        assert one.duration == two.duration
+
+
 def test_a_time_that_does_not_begin_at_zero_is_kept(tmp_path):
     source = make_video(tmp_path / "in.mkv", 20, times=[1234 + 41 * n for n in range(20)])
     upscale_video(source, tmp_path / "out.mp4", Repeat())
@@ -164,6 +173,27 @@ def interrupted(tmp_path, source, at=150):
 def test_ctrl_c_keeps_all_frames_done(tmp_path, long_video):
     interrupted(tmp_path, long_video[0])
     assert len(frames_of(tmp_path / "out.partial.mp4")) == 150
+
+
+def test_ctrl_c_before_the_first_frame_leaves_nothing(tmp_path, long_video):
+    interrupted(tmp_path, long_video[0], at=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_at_the_end_keeps_all_parts(tmp_path, long_video, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(video.os, "replace", full)
+    monkeypatch.setattr(video_parts, "write_text", lambda path, text: path.write_text(text))
+    with pytest.raises(InputError, match="No space left"):
+        upscale_video(long_video[0], tmp_path / "out.mp4", Repeat())
+    monkeypatch.undo()
+    assert not (tmp_path / "out.mp4.parts" / "output").exists()
+    upscaler = Repeat()
+    assert upscale_video(long_video[0], tmp_path / "out.mp4", upscaler).resumed_frames == LENGTH
+    assert upscaler.seen == []
+    assert streams_of(tmp_path / "out.mp4") == streams_of(long_video[1])
 
 
 def test_going_on_with_something_else_is_refused(tmp_path, long_video):
