@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Set
 
 from sr_deploy.core.errors import InputError, SrDeployError
-from sr_deploy.core.files import atomic_path, output_folder
+from sr_deploy.core.files import atomic_path, no_empty_folders, output_folder
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.upscale.claims import claimed
 from sr_deploy.upscale.finished import Finished, Job
@@ -67,10 +67,11 @@ def upscale_picture(job: Job, upscaler: Upscaler, *, say: Callable[[str], None])
     if job.output.exists() and os.path.samefile(str(job.output), str(job.source)):
         raise InputError(f"the result would replace the picture it is made from: {job.source}", hint="give another name with -o")
     item = _Item(job, read_picture(job.source), started=time.perf_counter())
-    output_folder(job.output.parent)
-    item.picture = upscaled(item.picture, upscaler, wanted)
-    item.how = upscaler.describe()
-    _write(item)
+    with no_empty_folders(job.output.parent):
+        output_folder(job.output.parent)  # before the work: can it be written?
+        item.picture = upscaled(item.picture, upscaler, wanted)
+        item.how = upscaler.describe()
+        _write(item)
     say(_line(item))
 
 
@@ -232,7 +233,7 @@ def _write(item: _Item) -> None:
     with atomic_path(output) as temporary:
         named = temporary.with_suffix(output.suffix.lower())  # OpenCV goes by the name; still hidden, still `.partial-`
         try:
-            write_picture(named, item.picture, format_for(output))
+            item.picture = write_picture(named, item.picture, format_for(output))
             os.replace(str(named), str(temporary))
         finally:
             with contextlib.suppress(OSError):

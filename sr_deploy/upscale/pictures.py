@@ -107,13 +107,26 @@ def upscaled(picture: Picture, upscaler: Any, wanted: Format) -> Picture:
     return Picture(out, alpha, picture.grey, metadata, (*picture.notes, *notes))
 
 
-def write_picture(path: Path, picture: Picture, wanted: Format) -> None:
-    """Write a picture to a file ending in a suffix of `wanted`, in place of its pixels, which are changed. Raises OSError."""
-    cv2 = opencv()
+def write_picture(path: Path, picture: Picture, wanted: Format) -> Picture:
+    """Write a picture to a file ending in a suffix of `wanted`; return it with what must be noted. Its pixels change. Raises OSError."""
     pixels = _for_opencv(picture, wanted)
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if wanted.name == "JPEG" else []
     metadata = dict(picture.metadata or {})
-    profile = metadata.pop(_ICC, b"") if wanted.name == "TIFF" else b""
+    profile = metadata.pop(_ICC, b"")
+    tiff = wanted.name == "TIFF"
+    if _written(path, pixels, {**metadata, _ICC: profile} if profile and not tiff else metadata, wanted):
+        if profile and tiff:
+            add_icc_to_tiff(path, profile)
+        return picture
+    if shutil.disk_usage(path.parent).free < pixels.nbytes:  # OpenCV does not say why
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if not profile or tiff or not _written(path, pixels, metadata, wanted):
+        raise OSError(errno.EIO, f"OpenCV could not write it as {wanted.name}")
+    return replace(picture, notes=(*picture.notes, f"its colour profile is not one that {wanted.name} files may hold: it is not kept"))
+
+
+def _written(path: Path, pixels: np.ndarray, metadata: Dict[int, bytes], wanted: Format) -> bool:
+    cv2 = opencv()
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if wanted.name == "JPEG" else []
     try:
         if metadata:
             values = [np.frombuffer(value, np.uint8) for value in metadata.values()]
@@ -121,13 +134,8 @@ def write_picture(path: Path, picture: Picture, wanted: Format) -> None:
         else:
             done = cv2.imwrite(str(path), pixels, options)
     except cv2.error:
-        done = False
-    if not done or not _tail(path).endswith(_ENDS.get(wanted.name, b"")):
-        if shutil.disk_usage(path.parent).free < pixels.nbytes:  # OpenCV does not say why
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        raise OSError(errno.EIO, f"OpenCV could not write it as {wanted.name}")
-    if profile:
-        add_icc_to_tiff(path, profile)
+        return False
+    return done and _tail(path).endswith(_ENDS.get(wanted.name, b""))
 
 
 def opencv() -> Any:
