@@ -18,11 +18,14 @@ how much the variant in use takes longer than it did then. All other variants' t
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import statistics
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple
+from pathlib import Path
+from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -33,6 +36,17 @@ HEADROOM = 0.9
 HOLD_S = 0.5
 MOST_PATIENCE = 32
 _CALIBRATION_RUNS = 3
+
+
+@contextlib.contextmanager
+def log_to(path: Path) -> Iterator[Callable[[Dict[str, Any]], None]]:
+    """Yield a log for a Governor that appends a line of JSON for each frame to the file. Raises InputError."""
+    try:
+        lines = open(path, "a", encoding="utf-8")
+    except OSError as e:
+        raise InputError(f"cannot write {path}: {e.strerror or e}", hint="give another name or folder") from e
+    with lines:
+        yield lambda entry: lines.write(json.dumps(entry) + "\n")
 
 
 class Governor:

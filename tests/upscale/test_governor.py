@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.upscale.governor import Governor
+from sr_deploy.upscale.governor import Governor, log_to
 
 NAMES = ("d1", "d2", "d3", "d4")
 MS = (10.0, 18.0, 26.0, 34.0)
@@ -155,6 +155,15 @@ def test_the_log_is_plain_data_and_the_same_every_time():
     assert json.dumps(one.log) == json.dumps(two.log)
     assert set(one.log[0]) == {"calibrated", "ms", "share_ms"}
     assert set(one.log[1]) == {"frame", "variant", "ms", "share_ms", "late", "backlog_ms", "next", "why"}
+
+
+def test_a_log_goes_on_with_its_file(tmp_path):
+    for _ in range(2):
+        with log_to(tmp_path / "log.jsonl") as log:
+            log({"frame": 1})
+    assert (tmp_path / "log.jsonl").read_text() == '{"frame": 1}\n' * 2
+    with pytest.raises(InputError, match="cannot write"), log_to(tmp_path / "none" / "log.jsonl"):
+        pass
 
 
 def test_an_error_of_a_network_passes_through():
