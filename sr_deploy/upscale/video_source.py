@@ -107,7 +107,7 @@ def video_facts(path: Path) -> VideoFacts:
         if container.format.name.endswith("_pipe") or container.format.name == "image2":
             raise InputError(f"{path} is a picture, not a video")
         stream = video_stream(container, path)
-        frame = next((f for _, f in _decoded(container, stream, path)), None)
+        frame = next(_decoded(container, stream, path), None)
         if frame is None:
             raise InputError(f"{path} has a video stream without a single frame")
         coder = stream.codec_context
@@ -183,11 +183,12 @@ def _frames(path: Path, facts: VideoFacts, after: Optional[Seen], *, seek: bool)
         try:
             if seek and after is not None:
                 container.seek(after.pts, stream=stream)
-            for pts, frame in _decoded(container, stream, path):
-                if pts is None and last is None and not seek:
+            for frame in _decoded(container, stream, path):
+                pts = _time(frame, last, facts)
+                if pts is None:
+                    if seek:
+                        raise _LostError
                     pts = 0
-                elif pts is None:  # raw streams carry no times
-                    pts = (last or 0) + max(round(1 / facts.rate / facts.time_base), 1)
                 if not met and after is not None:
                     if pts > after.pts:
                         raise _LostError
@@ -198,9 +199,7 @@ def _frames(path: Path, facts: VideoFacts, after: Optional[Seen], *, seek: bool)
                     continue
                 time = _at(pts, facts)
                 if last is not None and pts <= last:
-                    raise BrokenOffError(
-                        f"{path}: at {time} the timestamps go back, or stand still", hint="remux it: ffmpeg -i IN -c copy OUT"
-                    )
+                    raise BrokenOffError(f"{path}: at {time} the timestamps go back", hint="remux it: ffmpeg -i IN -c copy OUT")
                 last = pts
                 if (frame.height, frame.width) != facts.hw or frame.format.name != facts.pix_fmt:
                     (h, w), now = facts.hw, f"{frame.width}x{frame.height} {frame.format.name}"
@@ -217,12 +216,23 @@ def _frames(path: Path, facts: VideoFacts, after: Optional[Seen], *, seek: bool)
         raise _LostError
 
 
-def _decoded(container: Any, stream: Any, path: Path) -> Iterator[Tuple[Optional[int], Any]]:
+def _time(frame: Any, last: Optional[int], facts: VideoFacts) -> Optional[int]:
+    """Return the frame's pts in `facts.time_base`; None for the first one of a raw stream, which carries no times.
+
+    Where one has none, or not a later one than the frame before (MPEG program streams), it is put after that.
+    """
+    step = max(round(1 / facts.rate / facts.time_base), 1)
+    pts = frame.dts if frame.pts is None else frame.pts
+    if last is None or (pts is not None and not 0 <= last - pts < 1 / facts.time_base):
+        return pts
+    return last + (step if frame.pts is None else max(step // 2, 1))
+
+
+def _decoded(container: Any, stream: Any, path: Path) -> Iterator[Any]:
     for packet in container.demux(stream):
         if packet.is_corrupt:
             raise BrokenOffError(f"{path}: is cut off or damaged at {float((packet.pts or packet.dts or 0) * stream.time_base):.2f} s")
-        for frame in packet.decode():
-            yield (frame.dts if frame.pts is None else frame.pts), frame
+        yield from packet.decode()
 
 
 def _colour(path: Path, frame: Any, coder: Any) -> Tuple[Colour, str]:

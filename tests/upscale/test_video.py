@@ -18,7 +18,7 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.upscale import video, video_parts
 from sr_deploy.upscale.video import upscale_video
 from sr_deploy.upscale.video_mux import decoding_times
-from sr_deploy.upscale.video_source import BrokenOffError
+from sr_deploy.upscale.video_source import BrokenOffError, Seen, fingerprint, frames, video_facts
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("cv2", reason="OpenCV is not installed")
@@ -133,7 +133,7 @@ def test_a_stopped_run_goes_on_and_makes_the_same_file(tmp_path, long_video, by)
     script = (
         "import sys, time; from pathlib import Path; from video_files import Repeat;"
         "from sr_deploy.upscale.video import upscale_video;"
-        "upscale_video(Path(sys.argv[1]), Path(sys.argv[2]), Repeat(before=lambda n: time.sleep(0.01)))"
+        "upscale_video(Path(sys.argv[1]), Path(sys.argv[2]), Repeat(before=lambda n: time.sleep(0.001 if n < 130 else 0.02)))"
     )
     here = Path(__file__).resolve()
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parents[2]), str(here.parent)])}
@@ -143,7 +143,7 @@ def test_a_stopped_run_goes_on_and_makes_the_same_file(tmp_path, long_video, by)
         time.sleep(0.02)
     time.sleep(0.2)
     process.send_signal(getattr(signal, by))
-    assert process.wait(timeout=60) != 0
+    assert process.wait(timeout=60) != 0, "it had finished before"
     assert not output.exists()
     partial = tmp_path / "out.partial.mp4"
     assert partial.exists() == (by == "SIGINT")
@@ -168,6 +168,21 @@ def interrupted(tmp_path, source, at=150):
 
     with pytest.raises(KeyboardInterrupt):
         upscale_video(source, tmp_path / "out.mp4", Repeat(before=stop))
+
+
+@pytest.mark.parametrize("name", ["in.ts", "in.avi", "in.h264", "in.mkv", "in.mp4", "in.mpg"])
+def test_frames_go_on_after_any_other(tmp_path, name):
+    codec = {"in.avi": "mpeg4", "in.mpg": "mpeg2video"}.get(name, "libx264")
+    source = make_video(tmp_path / name, 60, codec=codec, options={"g": "12"})
+    facts = video_facts(source)
+    whole = list(frames(source, facts))
+    assert len(whole) >= 59
+    for n in (0, 11, 12, 30, len(whole) - 1):
+        rest = list(frames(source, facts, Seen(whole[n][0], fingerprint(whole[n][1]))))
+        assert [pts for pts, _ in rest] == [pts for pts, _ in whole[n + 1 :]]
+        assert all((a == b).all() for (_, a), (_, b) in zip(rest, whole[n + 1 :]))
+    with pytest.raises(InputError, match="not what it was"):
+        list(frames(source, facts, Seen(whole[20][0], 0)))
 
 
 def test_ctrl_c_keeps_all_frames_done(tmp_path, long_video):
