@@ -131,9 +131,7 @@ def large(rows: Rows, folder: Path) -> None:
         tool = [sys.executable, "-m", "sr_deploy.cli.main", "upscale"]
         command = [*tool, folder / "large.png", "-m", graph, "--max-memory", "2GiB", "-o", folder / result]
         start = time.perf_counter()
-        run = subprocess.run(
-            [sys.executable, "-m", "sr_deploy.cli.main", *map(str, command)], stderr=subprocess.PIPE, text=True, check=True
-        )
+        run = subprocess.run(list(map(str, command)), stderr=subprocess.PIPE, text=True, check=True)
         shape = cv2.imread(str(folder / result)).shape
         rows.add(
             what="a large picture", network="imdeception_x4.c4", lr="2000x3000", result=f"{shape[0]}x{shape[1]} {result[-3:]}",

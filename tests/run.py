@@ -15,7 +15,7 @@ import sys
 
 from environment import ROOT, find_python, made
 
-EVERYTHING = ["-c", "constraints.txt", "-e", ".[export,rtx,train,report,test]"]
+EVERYTHING = ["-c", "constraints.txt", "-e", ".[export,rtx,train,upscale,report,test]"]
 BOARD = ["-e", ".", "pytest>=7"]
 # Its dependencies, cuBLAS and cuDNN, take a gigabyte and are only loaded, never called, on a machine without a GPU.
 TENSORRT_85 = ["tensorrt==8.5.3.1", "cuda-python==11.8.0"]

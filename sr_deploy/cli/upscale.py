@@ -109,14 +109,15 @@ def _governed(
     source: Path, output: Path, model: str, tile: Optional[int], bound: Optional[int], codec: str, crf: Optional[int], fps: float,
     max_watts: Optional[float],
 ) -> None:  # fmt: skip
-    from sr_deploy.upscale.governor import Governor
+    from sr_deploy.upscale.governor import Governor, log_to
     from sr_deploy.upscale.models import runnables
     from sr_deploy.upscale.power import live_watts
     from sr_deploy.upscale.tiles import Upscaler
 
     found = runnables(model)
     upscalers = [Upscaler(r.open(), tile=tile, max_memory=bound, identity=r.identity, beside=4) for r in found]
-    with live_watts() if max_watts is not None else contextlib.nullcontext() as watts:
-        governor = Governor(upscalers, fps=fps, names=[r.variant for r in found], max_watts=max_watts, watts=watts)
+    log = output.with_name(output.stem + ".governor.jsonl")
+    with live_watts() if max_watts is not None else contextlib.nullcontext() as watts, log_to(log) as note:
+        governor = Governor(upscalers, fps=fps, names=[r.variant for r in found], max_watts=max_watts, watts=watts, log=note)
         _video(source, output, governor, codec, crf)
-        say(governor.summary())
+        say(f"{governor.summary()}; frame by frame: {log}")

@@ -24,7 +24,7 @@ def test_tiled_equals_whole(sessions, noise, kind):
 @pytest.mark.parametrize("kind", ["blur", "windows"])
 def test_a_static_session_gives_the_whole_images_result_wherever_its_plan_says_so(sessions, noise, kind):
     whole_session, exact = sessions[kind](), 0
-    for size in (8, 16, 32, 40):
+    for size in (16, 32, 40):
         static = sessions[kind]()
         static.min_hw = static.max_hw = (size, size)
         for n in (1, 6, 8, 20, 21, 24, 31, 32, 40, 48, 50, 64, 72, 73, 104):
@@ -110,6 +110,7 @@ def test_only_a_few_shapes_are_fed(sessions, noise):
 
 @pytest.mark.parametrize("model, variant", [("asrn_x3", "d2"), ("imdeception_x2", "c4"), ("imdeception_x4", "c4-nla")])
 def test_shipped_networks_in_tiles_are_as_whole(noise, model, variant):
+    pytest.importorskip("torch")
     from sr_deploy.upscale.models import runnable
 
     session = runnable(model, variant).open()
