@@ -45,6 +45,17 @@ def resized(exif: bytes, hw: HW) -> bytes:
     return bytes(data)
 
 
+def exif_of_jpeg(data: bytes) -> bytes:
+    """Return the EXIF block of a JPEG file; empty where it has none. For an OpenCV that cannot tell."""
+    position = 2
+    while position + 10 <= len(data) and data[position] == 0xFF and data[position + 1] != 0xDA:
+        end = position + 2 + struct.unpack_from(">H", data, position + 2)[0]
+        if data[position + 1] == 0xE1 and bytes(data[position + 4 : position + 10]) == b"Exif\0\0":
+            return bytes(data[position + 10 : end])
+        position = end
+    return b""
+
+
 def tiff_facts(data: bytes) -> Tuple[int, bytes]:
     """Return a TIFF file's photometric interpretation (5: CMYK) and its ICC profile, empty where it has none."""
     try:

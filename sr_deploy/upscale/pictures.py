@@ -5,7 +5,8 @@
   they do not bleed into the ones that can.
 - 8 and 16 bit per channel stay so; float pictures are refused, and so are animations and files of several pages.
 - EXIF, XMP and ICC profile are kept where the result's format holds them. So is EXIF's orientation, the pixels staying as they
-  are stored; where it cannot be kept, it is applied. TIFF's is applied by OpenCV as it reads.
+  are stored; where it cannot be kept, it is applied. TIFF's is applied by OpenCV as it reads. OpenCV before 4.12 cannot tell
+  EXIF: nothing is kept then, and a JPEG file's orientation is applied.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 from sr_deploy.core.errors import InputError, MissingPackageError
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.upscale.formats import Format, content_of, damage, format_of_name
-from sr_deploy.upscale.metadata import CMYK, add_icc_to_tiff, orientation, resized, tiff_facts
+from sr_deploy.upscale.metadata import CMYK, add_icc_to_tiff, exif_of_jpeg, orientation, resized, tiff_facts
 
 JPEG_QUALITY = 95
 _EXIF, _XMP, _ICC = 0, 1, 2  # OpenCV's numbers
@@ -74,6 +75,8 @@ def read_picture(path: Path) -> Picture:
     if named is not None and kind and named.name != kind and not {named.name, kind} <= {"PPM", "PGM", "PBM"}:
         notes.append(f"it is a {kind} file in spite of its name")
     if metadata is None:
+        turn = orientation(exif_of_jpeg(raw)) if kind == "JPEG" else 1
+        image = image if turn == 1 else _turned(image, turn)
         notes.append("this OpenCV cannot read EXIF and colour profiles: none are kept (4.12 and newer can)")
     elif profile:
         metadata[_ICC] = profile

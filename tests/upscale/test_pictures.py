@@ -20,6 +20,7 @@ from sr_deploy.upscale.formats import FORMATS, PNG, format_for  # noqa: E402
 from sr_deploy.upscale.pictures import read_picture, upscaled, write_picture  # noqa: E402
 
 SCALE = 2
+new_opencv = pytest.mark.skipif(not hasattr(cv2, "imwriteWithMetadata"), reason="OpenCV before 4.12 reads no EXIF, profiles and GIF")
 
 
 class Nearest:
@@ -76,6 +77,7 @@ def test_grey_stays_grey(tmp_path, suffix):
     assert result.mode == "L" and np.abs(np.asarray(result).astype(int) - larger(grey)).max() <= (3 if suffix == ".jpg" else 0)
 
 
+@new_opencv
 def test_one_bit_becomes_grey_and_a_palette_colours(tmp_path):
     image = smooth(12, 9)
     bits = Image.fromarray(image).convert("1")
@@ -145,6 +147,7 @@ def exif(turn, width=30, height=20):
     return data.tobytes()
 
 
+@new_opencv
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
 @pytest.mark.parametrize("source", [".png", ".jpg", ".webp"])
 def test_orientation_and_profile_are_kept_and_sizes_corrected(tmp_path, source, suffix):
@@ -160,6 +163,19 @@ def test_orientation_and_profile_are_kept_and_sizes_corrected(tmp_path, source, 
     assert ";" not in said
 
 
+@pytest.mark.parametrize("turn", [1, 6])
+def test_an_old_opencv_says_what_it_loses_and_applies_the_orientation(tmp_path, monkeypatch, turn):
+    from PIL import ImageOps
+
+    monkeypatch.delattr(cv2, "imdecodeWithMetadata", raising=False)
+    saved(tmp_path / "a.jpg", smooth(20, 30), exif=exif(turn), icc_profile=PROFILE, quality=100)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg")))
+    result, said = through(tmp_path / "a.jpg", tmp_path / "b.png")
+    assert result.size == larger(upright).shape[1::-1] and np.abs(np.asarray(result).astype(int) - larger(upright)).max() <= 6
+    assert "cannot read EXIF and colour profiles" in said
+
+
+@new_opencv
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_an_orientation_that_cannot_be_kept_is_applied(tmp_path, turn):
     from PIL import ImageOps
@@ -171,6 +187,7 @@ def test_an_orientation_that_cannot_be_kept_is_applied(tmp_path, turn):
     assert "TIFF files get no EXIF" in said and ("orientation was applied" in said) == (turn != 1)
 
 
+@new_opencv
 def test_a_tiff_keeps_its_profile(tmp_path):
     saved(tmp_path / "a.tif", smooth(20, 30), icc_profile=PROFILE)
     for suffix in (".tif", ".png"):
@@ -179,12 +196,14 @@ def test_a_tiff_keeps_its_profile(tmp_path):
         assert ";" not in said
 
 
+@new_opencv
 def test_what_a_format_cannot_keep_is_said(tmp_path):
     saved(tmp_path / "a.png", smooth(20, 30), icc_profile=PROFILE)
     _, said = through(tmp_path / "a.png", tmp_path / "b.bmp")
     assert "BMP files get no colour profile" in said
 
 
+@new_opencv
 def test_a_damaged_profile_does_not_cost_the_picture(tmp_path):
     saved(tmp_path / "a.jpg", smooth(20, 30), icc_profile=PROFILE[:100])
     result, said = through(tmp_path / "a.jpg", tmp_path / "b.png")
@@ -255,6 +274,7 @@ def test_the_content_decides_and_a_wrong_name_is_said(tmp_path):
     assert (np.asarray(result) == larger(smooth(9, 8))).all() and "a PNG file in spite of its name" in said
 
 
+@new_opencv
 def test_cmyk(tmp_path):
     cmyk = Image.fromarray(smooth(20, 30)).convert("CMYK")
     saved(tmp_path / "a.jpg", cmyk, quality=95, icc_profile=PROFILE[:16] + b"CMYK" + PROFILE[20:])
@@ -265,6 +285,7 @@ def test_cmyk(tmp_path):
         read_picture(saved(tmp_path / "a.tif", cmyk))
 
 
+@new_opencv
 def test_float_pictures_animations_and_pages_are_refused(tmp_path):
     a, b = (Image.fromarray(smooth(9, 8)), Image.fromarray(255 - smooth(9, 8)))
     with pytest.raises(InputError, match="float32 values; expected 8 or 16 bit"):
