@@ -48,9 +48,9 @@ class Manifest:
     structure: str = ""
     """Variants of equal structure have the same layers, more or fewer of them: what is fastest for one is for all."""
     halo_px: Optional[int] = None
-    """How far, in LR pixels, an output depends on its surroundings; None: on the whole image."""
+    """How far from an edge of a tile, in LR pixels, its outputs are those of the whole image; None: nowhere."""
     align_px: int = 1
-    """Tiles must start on multiples of this for the halo to be exact."""
+    """That holds for tiles that start and end on multiples of this, or at the image's border."""
     min_px: Tuple[int, int] = (1, 1)
     checks: Dict[str, object] = field(default_factory=dict)
     """Each check done, with its numbers."""

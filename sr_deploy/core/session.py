@@ -62,7 +62,9 @@ class Session(abc.ABC):
     max_hw: Optional[Tuple[int, ...]] = None
     """None: no limit. Equal to min_hw: the one size it takes."""
     halo_px: Optional[int] = None
-    """How many LR pixels round an output pixel it depends on, where that is known and not the whole image."""
+    """How far from an edge of a tile, in LR pixels, its outputs are those of the whole image; None: unknown, or nowhere."""
+    align_px: int = 1
+    """That holds for tiles that start and end on multiples of this, or at the image's border."""
 
     @property
     def fixed_hw(self) -> Optional[Tuple[int, int]]:

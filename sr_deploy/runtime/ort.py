@@ -43,7 +43,7 @@ class OnnxRuntimeSession(Session):
         self._output, self._output_dtype = outputs[0].name, _FLOATS[outputs[0].type]
         if manifest is not None:
             self.min_hw, self.max_hw, self.scale = manifest.min_shape, manifest.max_shape, manifest.scale
-            self.halo_px = manifest.halo_px
+            self.halo_px, self.align_px = manifest.halo_px, manifest.align_px
             return
         h, w = inputs[0].shape[2:]
         if isinstance(h, int) and isinstance(w, int):
