@@ -6,10 +6,14 @@ The stable Python API; each name is imported on first use, so that a board witho
     load_checkpoint(model)                 a checkpoint: a path, or a shipped name (`.network("d3")` is a plain module)
     onnx_from_checkpoint(model, folder)    verified ONNX graphs of its variants
     engine_from_onnx(graphs, folder, target="rtx")
+    tuned_engine_from_onnx(graphs, folder, target="cpu")   the fastest of each network's forms, measured
     rows_from_artifacts([...])             PSNR, SSIM, latency, memory and counts with their conditions
     ntire_table(rows)                      those rows as the challenge prints them
     quality_from_artifacts([...])          PSNR and SSIM only, on several sets
     quality_table(rows)                    those as the papers print them
+    session_of(model, variant)             a checkpoint, graph or engine, opened
+    upscale(image, session)                an (H, W, 3) image through it, in tiles where memory asks for it
+    Upscaler(session)                      the same for many images, `.frames(images)` for an iterator
 """
 
 from __future__ import annotations
@@ -24,16 +28,21 @@ _API = {
     "load_checkpoint": "sr_deploy.nets.checkpoint",
     "onnx_from_checkpoint": "sr_deploy.export.pipeline",
     "engine_from_onnx": "sr_deploy.runtime.build",
+    "tuned_engine_from_onnx": "sr_deploy.runtime.autotune",
     "rows_from_artifacts": "sr_deploy.bench.measure",
     "ntire_table": "sr_deploy.core.tables",
     "quality_from_artifacts": "sr_deploy.bench.quality",
     "quality_table": "sr_deploy.core.tables",
+    "session_of": "sr_deploy.upscale.models",
+    "Upscaler": "sr_deploy.upscale.tiles",
     "SrDeployError": "sr_deploy.core.errors",
 }
-__all__ = [*_API, "__version__"]
+__all__ = [*_API, "upscale", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "upscale":  # a package that can be called
+        return importlib.import_module("sr_deploy.upscale")
     if name not in _API:
         raise AttributeError(f"module 'sr_deploy' has no attribute '{name}'")
     return getattr(importlib.import_module(_API[name]), name)

@@ -15,11 +15,11 @@ import sys
 
 from environment import ROOT, find_python, made
 
-EVERYTHING = ["-c", "constraints.txt", "-e", ".[export,rtx,train,report,test]"]
+EVERYTHING = ["-c", "constraints.txt", "-e", ".[export,rtx,train,upscale,report,test]"]
 BOARD = ["-e", ".", "pytest>=7"]
 # Its dependencies, cuBLAS and cuDNN, take a gigabyte and are only loaded, never called, on a machine without a GPU.
 TENSORRT_85 = ["tensorrt==8.5.3.1", "cuda-python==11.8.0"]
-BOARD_TESTS = ["tests/core", "tests/runtime", "tests/cli", "tests/test_layers.py"]
+BOARD_TESTS = ["tests/core", "tests/runtime", "tests/upscale", "tests/cli", "tests/test_layers.py"]
 
 
 def main() -> int:

@@ -41,14 +41,15 @@ def targets(as_json: bool) -> None:
 @click.option("--on", metavar="ssh://USER@HOST[:PORT]", default="", help="Build on this board, by its own trtexec.")
 @click.option("--bundle", type=click.Path(path_type=Path), metavar="FILE.tar",
               help="Write what builds them on a machine with sh and trtexec only (see adopt).")  # fmt: skip
+@click.option("--autotune", is_flag=True, help="Time all forms (export --candidates) on the target; keep each network's fastest.")
 @click.option("--sm", "capabilities", type=int, multiple=True, metavar="SM",
               help="GPU generation for the target rtx, 89 for 8.9; may be repeated. Turing, 75, only when named.")  # fmt: skip
 @click.option("--dla", type=click.IntRange(min=0), metavar="CORE", help="Run on this DLA core; the GPU takes what it cannot.")
 @click.option("--fallback", default="", metavar="head-tail|NODE,NODE", help="What an FP16 engine computes in FP32.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write to.  [default: engines/built/TARGET]")
 def build_engine(
-    graphs: Tuple[str, ...], target: str, on: str, bundle: Optional[Path], capabilities: Tuple[int, ...], dla: Optional[int],
-    fallback: str, output: Optional[Path],
+    graphs: Tuple[str, ...], target: str, on: str, bundle: Optional[Path], autotune: bool, capabilities: Tuple[int, ...],
+    dla: Optional[int], fallback: str, output: Optional[Path],
 ) -> None:  # fmt: skip
     """Build an engine for a target from each graph: here, on a board (--on), or by hand (--bundle, then adopt).
 
@@ -57,9 +58,17 @@ def build_engine(
     from sr_deploy.runtime.build import bundle_from_onnx, engine_from_onnx
 
     if bundle is not None:
-        if on or capabilities or output is not None:
+        if on or autotune or capabilities or output is not None:
             raise click.UsageError("--bundle goes with --target, --dla and --fallback only: adopt takes -o")
         emit(str(bundle_from_onnx(list(graphs), bundle, target=target, dla=dla, fallback=fallback, progress=say)))
+        return
+    if autotune:
+        if capabilities or dla is not None or fallback:
+            raise click.UsageError("--autotune goes with --target, --on and -o only")
+        from sr_deploy.runtime.autotune import tuned_engine_from_onnx
+
+        for path in tuned_engine_from_onnx(list(graphs), output or _default_folder(target), target=target, on=on, progress=say):
+            emit(str(path))
         return
     paths = engine_from_onnx(
         list(graphs), output or _default_folder(target), target=target, compute_capabilities=capabilities, dla=dla, fallback=fallback,

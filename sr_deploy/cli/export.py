@@ -20,10 +20,11 @@ from sr_deploy.core.sizes import parse_hw
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="The engine's; default: fp16, fp32 for the target cpu.")
 @click.option("--target", help="The target the graphs are for (srdeploy targets).")
 @click.option("--literal", is_flag=True, help="Export the network as written, without the exact rewrites that make it faster.")
+@click.option("--candidates", is_flag=True, help="Export every form of each network, for build-engine --autotune.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to.")
 def export(
     model: str, variants: str, shapes: Tuple[str, ...], dynamic: Optional[str], precision: Optional[str], target: Optional[str],
-    literal: bool, output: Path,
+    literal: bool, candidates: bool, output: Path,
 ) -> None:  # fmt: skip
     """Slice MODEL into variants and export each as a verified ONNX graph.
 
@@ -46,6 +47,7 @@ def export(
         precision=precision,
         target=target,
         literal=literal,
+        candidates=candidates,
         progress=say,
     )
     for path in paths:

@@ -18,6 +18,7 @@ from sr_deploy.cli.eval import evaluate
 from sr_deploy.cli.export import export
 from sr_deploy.cli.models import complexity, import_checkpoint, models
 from sr_deploy.cli.train import recipes, train
+from sr_deploy.cli.upscale import upscale
 from sr_deploy.core.errors import MissingPackageError, SrDeployError
 
 # What a board without the `export` extra lacks: a command that needs one says so.
@@ -61,7 +62,7 @@ def main() -> None:
 
 
 for command in (
-    models, complexity, import_checkpoint, train, recipes, export, check, targets, build_engine, adopt, doctor, bench, evaluate,
+    models, complexity, import_checkpoint, train, recipes, export, check, targets, build_engine, adopt, doctor, bench, evaluate, upscale,
 ):  # fmt: skip
     main.add_command(command)
 

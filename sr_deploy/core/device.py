@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Iterator, List, Optional
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
+_FEATURES = frozenset(
+    "sse4_1 avx avx2 f16c fma avx_vnni avx512f avx512bw avx512cd avx512dq avx512vl avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_int8 "
+    "amx_bf16 asimd asimdhp asimddp fphp i8mm bf16 sve sve2".split()
+)
 _STATUS = Path("/proc/self/status")
 
 
@@ -28,6 +32,16 @@ def cpu_model() -> str:
                 name = line.split(":", 1)[1].strip()
                 break
     return name
+
+
+def cpu_features() -> List[str]:
+    """Return the instruction sets that decide which kernels run; the machine's name alone where the system tells none."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("flags", "Features"):
+                return [platform.machine()] + sorted(set(value.split()) & _FEATURES)
+    return [platform.machine()]
 
 
 def cores() -> int:

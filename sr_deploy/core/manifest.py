@@ -43,10 +43,14 @@ class Manifest:
     output_name: str = "sr"
     opset: Optional[int] = None
     nodes: Optional[int] = None
+    form: str = ""
+    """Of a candidate among which a target's fastest is to be found: the form it writes the network in."""
+    structure: str = ""
+    """Variants of equal structure have the same layers, more or fewer of them: what is fastest for one is for all."""
     halo_px: Optional[int] = None
-    """How far, in LR pixels, an output depends on its surroundings; None: on the whole image."""
+    """How far from an edge of a tile, in LR pixels, its outputs are those of the whole image; None: nowhere."""
     align_px: int = 1
-    """Tiles must start on multiples of this for the halo to be exact."""
+    """That holds for tiles that start and end on multiples of this, or at the image's border."""
     min_px: Tuple[int, int] = (1, 1)
     checks: Dict[str, object] = field(default_factory=dict)
     """Each check done, with its numbers."""
@@ -99,7 +103,7 @@ def parse_manifest(path: Path) -> Manifest:
 
 def check_manifest(manifest: Manifest, *, source: str) -> None:
     """Raise ArtifactError when a manifest holds what none of ours does: it goes into files' names, shapes and commands."""
-    texts = {key: getattr(manifest, key) for key in ("model", "variant", "arch", "target", "input_name", "output_name")}
+    texts = {key: getattr(manifest, key) for key in ("model", "variant", "arch", "target", "form", "input_name", "output_name")}
     problem = next((f"{key} '{text[:60]!r}'" for key, text in texts.items() if len(text) > 120 or not text.isprintable()), "")
     for key in ("input_dtype", "output_dtype", "precision_asked"):
         if getattr(manifest, key) not in ("fp32", "fp16"):

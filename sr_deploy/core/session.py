@@ -39,6 +39,8 @@ class BuildOptions:
     """The DLA core to run on, the GPU taking what it cannot; None: the GPU alone."""
     fp32_layers: Tuple[str, ...] = ()
     """Nodes that an FP16 engine computes in FP32."""
+    layout: str = ""
+    """How the backend lays its maps out, where it has a choice (`Backend.layouts`); empty: its own."""
     timing_cache: Optional[Path] = None
     """The folder of what builds on one device learn from each other."""
 
@@ -60,7 +62,9 @@ class Session(abc.ABC):
     max_hw: Optional[Tuple[int, ...]] = None
     """None: no limit. Equal to min_hw: the one size it takes."""
     halo_px: Optional[int] = None
-    """How many LR pixels round an output pixel it depends on, where that is known and not the whole image."""
+    """How far from an edge of a tile, in LR pixels, its outputs are those of the whole image; None: unknown, or nowhere."""
+    align_px: int = 1
+    """That holds for tiles that start and end on multiples of this, or at the image's border."""
 
     @property
     def fixed_hw(self) -> Optional[Tuple[int, int]]:
@@ -115,6 +119,8 @@ class Backend(abc.ABC):
     """Build and open artifacts of one runtime. One module of `sr_deploy/runtime/` each."""
 
     name: str
+    layouts: Tuple[str, ...] = ()
+    """Layouts to choose from beside its own, tried by `build-engine --autotune`."""
     package: str
     """The key among `versions` of the library whose version a profile names."""
 

@@ -45,6 +45,8 @@ class TargetProfile:
     dla_cores: int = 0
     power_modes: Dict[str, str] = field(default_factory=dict)
     """nvpmodel id -> name, by this board's own numbering."""
+    forms: Dict[str, str] = field(default_factory=dict)
+    """The form that was measured to be fastest here, of an architecture or of one variant: {"asrn": "blocks-16"}."""
     software: str = ""
     unsupported: Tuple[str, ...] = ()
     """What the vendor does not, or no longer, support here."""

@@ -21,9 +21,9 @@ from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import HW, Sizes, hw_text, parse_sizes
 from sr_deploy.core.spec import ModelSpec, Variant, check_min_hw
 from sr_deploy.core.target import PRECISIONS, TargetProfile, load_target
+from sr_deploy.export.forms import LITERAL, default_form, forms_of, in_form
 from sr_deploy.export.graph import graph_from_network
 from sr_deploy.export.half import check_half, fp16_graph, precision_of
-from sr_deploy.export.rewrite import rewritten
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
 from sr_deploy.nets.complexity import NTIRE_HW, count
 from sr_deploy.runtime.ort import raw_session
@@ -48,9 +48,12 @@ class _Request:
     target: Optional[TargetProfile]
     literal: bool
     """Export the network as its file writes it, without rewrites."""
+    candidates: bool
+    """Export every form of it."""
 
     def command(self, model: str, variant: str, sizes: Sizes) -> str:
-        more = (f" --target {self.target.name}" if self.target else "") + (" --literal" if self.literal else "")
+        more = f" --target {self.target.name}" if self.target else ""
+        more += (" --literal" if self.literal else "") + (" --candidates" if self.candidates else "")
         return f"srdeploy export {model} --variants {variant} {sizes.option} --precision {self.precision}{more}"
 
 
@@ -63,6 +66,7 @@ def onnx_from_checkpoint(
     precision: Optional[str] = None,
     target: Optional[str] = None,
     literal: bool = False,
+    candidates: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> List[Path]:
     """Export variants of a checkpoint to `output`, one graph per variant and size, and return their paths.
@@ -70,46 +74,57 @@ def onnx_from_checkpoint(
     model: a path, a shipped name, or a loaded checkpoint. variants: "all" (or None: the paper's table) or "d1,d3".
     sizes: LR sizes `256x512`, or ranges `MIN:OPT:MAX` for dynamic graphs; the target's own where none is given.
     precision: the engine's, "fp32" or "fp16". literal: without the exact rewrites (see `export/rewrite.py`).
+    candidates: every form of each network (see `export/forms.py`), among which `tuned_engine_from_onnx` finds the fastest.
     Graphs that are up to date are left as they are.
     Raises an SrDeployError; a graph that fails its check is not written, those finished before stay.
     """
     checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model)
-    request = _request(precision, target, literal)
+    request = _request(precision, target, literal, candidates)
     wanted = checkpoint.variants(variants)
     defaults = request.target.shapes if request.target else (DEFAULT_SIZE,)
     ranges = [parse_sizes(text) for text in sizes or defaults]
     for size in ranges:
         check_min_hw(size.min, checkpoint.spec.min_hw, what=checkpoint.name)
     folder = output_folder(Path(output))
-    todo = [(variant, size) for variant in wanted for size in ranges]
+    todo = [(variant, size, form) for variant in wanted for size in ranges for form in _forms(checkpoint, variant, request)]
     paths = []
-    for number, (variant, size) in enumerate(todo, 1):
-        path = folder / f"{checkpoint.name}.{variant}.{size}.{request.graph_dtype}.onnx"
-        progress(f"[{number}/{len(todo)}] {_export(checkpoint, variant, size, request, path)}")
+    for number, (variant, size, form) in enumerate(todo, 1):
+        path = folder / f"{checkpoint.name}.{variant}.{size}.{request.graph_dtype}{f'.{form}' if candidates else ''}.onnx"
+        progress(f"[{number}/{len(todo)}] {_export(checkpoint, variant, size, request, form, path)}")
         paths.append(path)
     return paths
 
 
-def _request(precision: Optional[str], target: Optional[str], literal: bool) -> _Request:
+def _forms(checkpoint: Checkpoint, variant: Variant, request: _Request) -> List[str]:
+    if request.literal:
+        return [LITERAL]
+    if request.candidates:
+        return forms_of(checkpoint.network(str(variant)))
+    return [default_form(request.target, checkpoint.architecture.name, str(variant))]
+
+
+def _request(precision: Optional[str], target: Optional[str], literal: bool, candidates: bool) -> _Request:
+    if literal and candidates:
+        raise InputError("--literal and --candidates exclude each other", hint="the literal network is never the fastest")
     if target is None:
         chosen = precision or "fp16"
         if chosen not in PRECISIONS:
             raise InputError(f"unknown precision '{chosen}'; expected {' or '.join(PRECISIONS)}")
-        return _Request(chosen, graph_dtype=chosen, io_dtype="fp32", opset=DEFAULT_OPSET, target=None, literal=literal)
+        return _Request(chosen, chosen, "fp32", DEFAULT_OPSET, None, literal, candidates)
     profile = load_target(target)
     chosen = profile.check_precision(precision)
     graph_dtype = profile.fp16_graph if chosen == "fp16" else "fp32"
     io_dtype = profile.io_dtype if graph_dtype == "fp16" else "fp32"
-    return _Request(chosen, graph_dtype, io_dtype, profile.opset, profile, literal)
+    return _Request(chosen, graph_dtype, io_dtype, profile.opset, profile, literal, candidates)
 
 
-def _export(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Request, path: Path) -> str:
+def _export(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Request, form: str, path: Path) -> str:
     """Export one graph, or find it up to date; return the line that says so."""
-    manifest = _manifest(checkpoint, variant, sizes, request)
+    manifest = _manifest(checkpoint, variant, sizes, request, form)
     if up_to_date(path, manifest):
         return f"{path.name}: up to date"
     net = checkpoint.network(str(variant))
-    faster, rewrites = (net, []) if request.literal else rewritten(net)
+    faster, rewrites = in_form(net, form)
     full = graph_from_network(faster, sizes, opset=request.opset)
     runtime = raw_session(full.SerializeToString())
     checks = _check_fp32(runtime, net, sizes, path.name)  # against the network as its file writes it
@@ -156,7 +171,7 @@ def _export(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Re
     return _line(path, write_artifact(path, write)) + replaced
 
 
-def _manifest(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Request) -> Manifest:
+def _manifest(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Request, form: str) -> Manifest:
     architecture = checkpoint.architecture
     return Manifest(
         kind="onnx",
@@ -176,6 +191,8 @@ def _manifest(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _
         command=request.command(checkpoint.name, str(variant), sizes),
         versions=_versions(request.target, checkpoint.spec),
         opset=request.opset,
+        form=form if request.candidates else "",
+        structure=architecture.structure(variant),
         halo_px=architecture.halo_px(variant),
         align_px=architecture.align_px(variant),
         min_px=checkpoint.spec.min_hw,

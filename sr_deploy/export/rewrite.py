@@ -27,17 +27,20 @@ def rewritten(net: nn.Module) -> Tuple[nn.Module, List[Dict[str, object]]]:
     for name, apply in PASSES.items():
         result = apply(net)
         if result is not None:
-            before, after = (count(copy.deepcopy(n).float(), COUNTED_HW, counter="hooks") for n in (net, result))
-            done.append(
-                {
-                    "pass": name,
-                    "params": [before.params, after.params],
-                    "convs": [before.convs, after.convs],
-                    "macs_per_px": [c.macs // (COUNTED_HW[0] * COUNTED_HW[1]) for c in (before, after)],
-                }
-            )
+            done.append(counted(name, net, result))
             net = result
     return net, done
+
+
+def counted(name: str, net: nn.Module, result: nn.Module) -> Dict[str, object]:
+    """Return what a manifest says of a pass: its name, and the counts before and after."""
+    before, after = (count(copy.deepcopy(n).float(), COUNTED_HW, counter="hooks") for n in (net, result))
+    return {
+        "pass": name,
+        "params": [before.params, after.params],
+        "convs": [before.convs, after.convs],
+        "macs_per_px": [c.macs // (COUNTED_HW[0] * COUNTED_HW[1]) for c in (before, after)],
+    }
 
 
 def collapse_linear(net: nn.Module) -> Optional[nn.Module]:
@@ -88,10 +91,10 @@ class CollapsedASRN(nn.Module):
     def __init__(self, net: ASRN) -> None:
         super().__init__()
         self.scale, self.body = net.scale, net.body
-        self.head = _convolution(*_collapsed(net.head, 1))
+        self.head = convolution_of(*_collapsed(net.head, 1))
         kernel, bias = _collapsed(net.upsampler, net.scale)
-        self.upsampler = _convolution(kernel[:, :-1], bias)
-        self.upsampler_inside = _convolution(kernel[:, -1:], None)
+        self.upsampler = convolution_of(kernel[:, :-1], bias)
+        self.upsampler_inside = convolution_of(kernel[:, -1:], None)
 
     def forward(self, x: Tensor) -> Tensor:
         inside = x[:, :1] * 0 + 1
@@ -141,11 +144,18 @@ def _collapsed(chain: nn.Sequential, scale: int) -> Tuple[Tensor, Tensor]:
         return kernel_of(exact, scale).to(dtype), exact[-1].bias.repeat_interleave(scale * scale).to(dtype)
 
 
-def _convolution(kernel: Tensor, bias: Optional[Tensor]) -> nn.Conv2d:
-    made = nn.Conv2d(kernel.shape[1], kernel.shape[0], 3, padding=1, bias=bias is not None, dtype=kernel.dtype)
+def convolution_of(weight: Tensor, bias: Optional[Tensor], *, groups: int = 1) -> nn.Conv2d:
+    """Return the convolution of stride 1 that keeps its input's size, with these weights."""
+    out, channels, size = weight.shape[0], weight.shape[1] * groups, weight.shape[2]
+    made = nn.Conv2d(channels, out, size, padding=size // 2, groups=groups, bias=bias is not None, dtype=weight.dtype)
     with torch.no_grad():
-        made.weight.copy_(kernel)
+        made.weight.copy_(weight)
         if bias is not None:
-            assert made.bias is not None
-            made.bias.copy_(bias)
+            made.bias.copy_(bias)  # type: ignore[union-attr]
     return made
+
+
+def rows_of(layer: nn.Conv2d, start: int, size: int) -> nn.Conv2d:
+    """Return a dense convolution's share of its output channels."""
+    bias = None if layer.bias is None else layer.bias[start : start + size]
+    return convolution_of(layer.weight[start : start + size], bias)

@@ -38,13 +38,15 @@ class Architecture:
     """The points `--variants all` means, where the paper's table names fewer than `points`; empty: all of them."""
     config: Mapping[str, object] = field(default_factory=dict)
     """Further constructor arguments with their defaults."""
+    structure: Callable[[Variant], str] = str
+    """The same for variants that have the same layers, more or fewer of them."""
     backbone: str = ""
     """The architecture whose checkpoints can start this one, which adds an adapter; empty: none."""
     min_hw: Tuple[int, int] = (1, 1)
     halo_px: Callable[[Variant], Optional[int]] = lambda variant: None
-    """How many LR pixels round an output pixel it depends on; None: on the size of the whole image."""
+    """How far from an edge of a tile, in LR pixels, its outputs are those of the whole image; None: nowhere."""
     align_px: Callable[[Variant], int] = lambda variant: 1
-    """Tiles must start on multiples of this for the halo to hold."""
+    """That holds for tiles that start and end on multiples of this, or at the image's border."""
 
     def parse(self, text: Optional[str]) -> Variant:
         """Return the variant `text` of this architecture, its default for None. Raises VariantError."""

@@ -107,5 +107,6 @@ ASRN_ARCHITECTURE = Architecture(
     points=lambda largest: tuple(f"d{n}" for n in range(1, largest.size + 1)),
     size_of=lambda weights: Variant("d", blocks_in(weights, "body")),
     config={"activation": "relu"},
+    structure=lambda variant: "any depth",
     halo_px=lambda variant: 1 + 4 * variant.size + 1,  # head, the chain of four 3x3 in each block, the last 3x3
 )

@@ -117,6 +117,7 @@ def _architecture(name: str, *, original: bool, variant: str, channels: int) -> 
         size_of=lambda weights: Variant("b", blocks_in(weights, "blocks")),
         config={"channels": channels},
         config_of=lambda weights: {"channels": weights["head.bias"].shape[0]} if "head.bias" in weights else {},
+        structure=lambda v: "any depth",
         halo_px=lambda v: 1 + 2 * v.size + original + 2,  # the tail's finer grids reach less than two LR pixels
     )
 

@@ -220,9 +220,9 @@ IMDECEPTION_ARCHITECTURE = Architecture(
     slice=_slice,
     points=_points,
     size_of=_size_of,
-    # Convolutions: 1 + 6*4 + 1 + 1. With attention the farthest is that of the pixel 9 into its window: the last 10 pixels
-    # reach the window before, whose start is 32 further, the 8 between the attentions the one before that; 9 come first.
-    halo_px=lambda variant: 9 + 2 * WINDOW + 9 if "nla" in variant.tags else 27,
+    # Convolutions: 1 + 6*4 + 1 + 1. With attention, from a tile's edge on the windows' grid: the 9 before the first attention
+    # spoil the first window, which it spreads all over, the 8 between the two a second one likewise; 10 come last.
+    halo_px=lambda variant: 2 * WINDOW + 10 if "nla" in variant.tags else 27,
     align_px=lambda variant: WINDOW if "nla" in variant.tags else 1,
     published=("c4", "c4-nla", "c8", "c12", "c16-nla"),
 )

@@ -130,6 +130,7 @@ def _architecture(name: str, *, last_conv: bool) -> Architecture:
         size_of=lambda weights: Variant("b", blocks_in(weights, "blocks")),
         config={"residual": False, "attention": "esa"},
         config_of=_config_of,
+        structure=lambda variant: "any depth",
         min_hw=(15, 15),
     )
 

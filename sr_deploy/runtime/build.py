@@ -34,13 +34,14 @@ def engine_from_onnx(
     dla: Optional[int] = None,
     fallback: str = "",
     on: str = "",
+    layout: str = "",
     progress: Callable[[str], None] = lambda line: None,
 ) -> List[Path]:
     """Build an engine for `target` from each graph (files, or folders of them) into `output`; return their paths.
 
     compute_capabilities: SM versions (75 for 7.5), for targets that build for several; none: the target's own. dla: the DLA
     core to run on. fallback: `head-tail` or `NODE,NODE`, computed in FP32 by an FP16 engine. on: `ssh://user@host:port` of a
-    board whose own trtexec builds. Engines that are up to date are left as they are.
+    board whose own trtexec builds. layout: one of the backend's (`Backend.layouts`). Engines that are up to date are left as they are.
     Raises an SrDeployError; engines finished before it stay.
     """
     profile = load_target(target)
@@ -50,7 +51,7 @@ def engine_from_onnx(
         raise BuildError(_NOT_BY_TRTEXEC.format(target), hint="leave --on out, and build on the machine that runs them")
     reason, by_trtexec = why_not_here(profile) if board is None else ("", True)
     no_way = f"cannot build for '{target}' here: {reason}" if reason else ""
-    plans = _plans(graphs, profile, compute_capabilities, dla, fallback, no_way=no_way)
+    plans = _plans(graphs, profile, compute_capabilities, dla, fallback, layout, no_way=no_way)
     folder = output_folder(Path(output))
     if not by_trtexec:
         return _built_here(backend, profile, plans, folder, progress)
@@ -87,7 +88,7 @@ def bundle_from_onnx(
         raise InputError(f"the bundle '{file}' is a tar file: give it a name that ends in .tar")
     if profile.runtime == "onnxruntime":
         raise BuildError(_NOT_BY_TRTEXEC.format(target), hint="leave --bundle out, and build on the machine that runs them")
-    plans = _plans(graphs, profile, (), dla, fallback)
+    plans = _plans(graphs, profile, (), dla, fallback, "")
     with tempfile.TemporaryDirectory() as temporary:
         job = _job(Path(temporary), plans, profile)
         write_bundle(job, Path(file))
@@ -131,7 +132,8 @@ def onnx_files(given: Graphs) -> List[Path]:
 
 
 def _plans(
-    graphs: Graphs, profile: TargetProfile, compute_capabilities: Sequence[int], dla: Optional[int], fallback: str, *, no_way: str = ""
+    graphs: Graphs, profile: TargetProfile, compute_capabilities: Sequence[int], dla: Optional[int], fallback: str, layout: str,
+    *, no_way: str = "",
 ) -> List[Plan]:
     """Check everything that can be checked before anything is built or written. `no_way`: why nothing can be built at all."""
     files = onnx_files(graphs)
@@ -150,10 +152,11 @@ def _plans(
     plans = []
     for file, graph in zip(files, manifests):
         kept = fp32_nodes(file, fallback) if graph.precision_asked == "fp16" else ()
-        options = BuildOptions(tuple(sorted(set(compute_capabilities))), dla, kept)
+        options = BuildOptions(tuple(sorted(set(compute_capabilities))), dla, kept, layout)
         words = "".join(f".sm{c}" for c in options.compute_capabilities) + (f".dla{dla}" if dla is not None else "")
         words += ".fallback" if options.fp32_layers else ""
-        name = f"{_stem(graph)}.{graph.precision_asked}{words}{SUFFIX}"
+        words += f".{layout}" if layout else ""
+        name = f"{engine_stem(graph)}{_form(graph)}{words}{SUFFIX}"
         if Path(name).name != name:
             raise ArtifactError(f"the manifest of {file} names a model that is no file name", hint="export it again")
         if name in [p.name for p in plans]:
@@ -248,15 +251,25 @@ def _engine_manifest(graph: Manifest, profile: TargetProfile, options: BuildOpti
     words = "".join(f" --sm {c}" for c in options.compute_capabilities)
     words += f" --dla {options.dla}" if options.dla is not None else ""
     words += f" --fallback {fallback}" if options.fp32_layers else ""
+    words += f", layout {options.layout}" if options.layout else ""
     build: Dict[str, object] = {"fp32_layers": list(options.fp32_layers)} if options.fp32_layers else {}
     if options.dla is not None:
         build["dla"] = {"core": options.dla}
     return replace(
         graph, kind="engine", target=profile.name, parent_sha256=graph.sha256, versions={"profile": profile.digest},
         nodes=None, opset=None, sha256="",
-        command=f"srdeploy build-engine {_stem(graph)}.{graph.precision_obtained}.onnx --target {profile.name}{words}",
+        command=f"srdeploy build-engine {_stem(graph)}.{graph.precision_obtained}{_form(graph)}.onnx --target {profile.name}{words}",
         precision_obtained="", checks={}, not_checked=(), build=build,
     )  # fmt: skip
+
+
+def engine_stem(graph: Manifest) -> str:
+    """Return what the name of an engine of this graph starts with: `asrn_x4.d3.256x512.fp16`."""
+    return f"{_stem(graph)}.{graph.precision_asked}"
+
+
+def _form(graph: Manifest) -> str:
+    return f".{graph.form}" if graph.form else ""
 
 
 def _stem(graph: Manifest) -> str:

@@ -27,7 +27,8 @@ class TensorRTSession(Session):
 
     def __init__(self, trt: Any, artifact: Path, manifest: Manifest, gpu: Cuda, *, backend: str, title: str) -> None:
         self.backend, self.backend_version, self.precision = backend, trt.__version__, manifest.precision_obtained
-        self.scale, self.min_hw, self.max_hw, self.halo_px = manifest.scale, manifest.min_shape, manifest.max_shape, manifest.halo_px
+        self.scale, self.min_hw, self.max_hw = manifest.scale, manifest.min_shape, manifest.max_shape
+        self.halo_px, self.align_px = manifest.halo_px, manifest.align_px
         self.device = gpu.gpu_name()
         self._trt, self._gpu, self._log, self._title = trt, gpu, library_log(trt), title
         core = manifest.build.get("dla", {}).get("core")  # type: ignore[attr-defined]

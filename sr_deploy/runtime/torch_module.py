@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Tuple
+from typing import Any, Optional, Tuple
 
 import numpy as np
 
@@ -15,7 +15,9 @@ class TorchSession(Session):
     backend = "torch"
     precision = "fp32"
 
-    def __init__(self, module: Any, *, scale: int, min_hw: Tuple[int, ...] = (1, 1)) -> None:
+    def __init__(
+        self, module: Any, *, scale: int, min_hw: Tuple[int, ...] = (1, 1), halo_px: Optional[int] = None, align_px: int = 1
+    ) -> None:
         import torch
 
         self._torch = torch
@@ -23,8 +25,23 @@ class TorchSession(Session):
         self.backend_version = torch.__version__
         self.threads = torch.get_num_threads()
         self.scale = scale
-        self.min_hw = min_hw
+        self.min_hw, self.halo_px, self.align_px = min_hw, halo_px, align_px
 
     def _run(self, x_nchw: np.ndarray) -> np.ndarray:
         with self._torch.inference_mode():
             return self._module(self._torch.from_numpy(x_nchw)).numpy()
+
+
+def session_of_checkpoint(checkpoint: Any, variant: Optional[str] = None) -> TorchSession:
+    """Return a session of a variant of a loaded checkpoint, the largest for None, with all that its architecture tells of it.
+
+    Raises VariantError when the checkpoint does not hold the variant.
+    """
+    spec, architecture, chosen = checkpoint.spec, checkpoint.architecture, checkpoint.spec.variant(variant)
+    return TorchSession(
+        checkpoint.network(str(chosen)),
+        scale=spec.scale,
+        min_hw=spec.min_hw,
+        halo_px=architecture.halo_px(chosen),
+        align_px=architecture.align_px(chosen),
+    )

@@ -235,7 +235,7 @@ def test_the_cpu_target_gives_a_dynamic_graph_checked_at_odd_and_oblong_sizes(mo
 
 def test_default_sizes_are_the_targets(model, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(pipeline, "_export", lambda checkpoint, variant, size, request, path: asked.append(path.name) or "")
+    monkeypatch.setattr(pipeline, "_export", lambda checkpoint, variant, size, request, form, path: asked.append(path.name) or "")
     for target in (None, *target_names()):
         asked.clear()
         onnx_from_checkpoint(model, tmp_path, variants="d2", target=target)

@@ -4,32 +4,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed; it makes the networks")
 
+from doubles.networks import SIZES, SMALLEST, agree, network  # noqa: E402
+
 from sr_deploy.core.shipped import shipped  # noqa: E402
-from sr_deploy.core.spec import Variant  # noqa: E402
 from sr_deploy.export.rewrite import PASSES, rewritten  # noqa: E402
 from sr_deploy.nets import ARCHITECTURES  # noqa: E402
 from sr_deploy.nets.checkpoint import load_checkpoint  # noqa: E402
-
-SMALLEST = {"asrn": "d2", "imdeception": "c4-nla", "srn": "b1", "srn-s": "b1", "edsr": "b1"}
-SIZES = [(1, 1), (3, 5), (2, 9), (17, 16), (33, 47)]
-
-
-def network(arch, scale, variant, seed=0):
-    """Random weights, biases far from zero among them: what a wrong border would show."""
-    torch.manual_seed(seed)
-    net = ARCHITECTURES[arch].build(scale, Variant.parse(variant), {"channels": 8} if arch == "edsr" else None)
-    for parameter in net.parameters():
-        if parameter.dim() == 1:
-            torch.nn.init.uniform_(parameter, -1, 1)
-    return net
-
-
-def agree(net, other, hw, dtype, tolerance):
-    x = torch.rand(1, 3, *hw, dtype=dtype)
-    with torch.no_grad():
-        y, z = net(x), other(x)
-    assert y.shape == z.shape
-    assert float((y - z).abs().max()) <= tolerance * max(float(y.abs().max()), 1.0)
 
 
 @pytest.mark.parametrize("arch, scale", [(a, s) for a in ARCHITECTURES for s in ARCHITECTURES[a].scales])

@@ -91,11 +91,29 @@ def test_the_cpu_engine_computes_what_its_graph_does(tiny, tmp_path, sizes):
     manifest = read_manifest(engine)
     assert (manifest.kind, manifest.target, manifest.precision_obtained) == ("engine", "cpu", "fp32")
     assert manifest.parent_sha256 == read_manifest(graph).sha256
-    assert {"onnxruntime", "cpu"} <= set(manifest.versions) and manifest.not_checked
+    assert {"onnxruntime", "cpu_features"} <= set(manifest.versions) and manifest.not_checked
     assert manifest.checks["max_abs_err_vs_graph"] < 1e-3
     session = OnnxRuntimeBackend().open(engine, manifest)
     np.testing.assert_allclose(session.run(x(*sizes["hw"])), reference(graph, x(*sizes["hw"])), atol=1e-4)
     assert (session.fixed_hw is None) == ("high" in sizes)
+
+
+def test_the_layout_is_part_of_the_engine(tiny, tmp_path):
+    (own,) = engine_from_onnx(tiny(), tmp_path / "out", target="cpu")
+    (flat,) = engine_from_onnx(tiny(), tmp_path / "out", target="cpu", layout="nchw")
+    assert flat.name == own.name.replace(".engine", ".nchw.engine")
+    np.testing.assert_allclose(*(OnnxRuntimeBackend().open(e, read_manifest(e)).run(x(16, 24)) for e in (own, flat)), atol=1e-5)
+
+
+def test_the_result_is_the_callers_own(tiny):
+    """Runs write straight into an array each: a later one does not change an earlier one's."""
+    session = OnnxRuntimeSession(tiny())
+    first = session.run(x(16, 24))
+    kept = first.copy()
+    session.run(np.zeros((1, 3, 16, 24), np.float32))
+    np.testing.assert_array_equal(first, kept)
+    strided = np.asfortranarray(x(16, 24))
+    np.testing.assert_array_equal(session.run(strided), kept)
 
 
 def test_an_fp16_graph_is_refused_for_the_cpu_and_nothing_is_left(tiny, tmp_path):
@@ -127,7 +145,7 @@ def edited(engine, **change):
     "change, words",
     [
         ({"onnxruntime": "1.0.0"}, "built by onnxruntime 1.0.0"),
-        ({"cpu": "Z80"}, "on Z80; here are"),
+        ({"cpu_features": "z80"}, "for CPUs with z80; here are"),
     ],
 )
 def test_another_version_or_cpu_is_refused_with_how_to_rebuild(tiny, tmp_path, change, words):
@@ -140,7 +158,7 @@ def test_another_version_or_cpu_is_refused_with_how_to_rebuild(tiny, tmp_path, c
 def test_building_again_on_another_cpu_helps_as_the_hint_says(tiny, tmp_path, monkeypatch):
     graph = tiny()
     with monkeypatch.context() as m:
-        m.setattr(ort, "cpu_model", lambda: "Z80")
+        m.setattr(ort, "cpu_features", lambda: ["z80"])
         engine_from_onnx(graph, tmp_path / "out", target="cpu")
     (engine,) = engine_from_onnx(graph, tmp_path / "out", target="cpu")
     OnnxRuntimeBackend().open(engine, read_manifest(engine))

@@ -1,0 +1,123 @@
+"""srdeploy upscale."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any, Optional
+
+import click
+
+from sr_deploy.cli.output import emit, say
+from sr_deploy.core.errors import InputError
+
+
+@click.command()
+@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
+@click.option("-m", "--model", required=True, metavar="MODEL|ARTIFACT|FAMILY",
+              help="A checkpoint (run by torch), a graph, an engine, or a folder of these of one model.")  # fmt: skip
+@click.option("--variant", help="Of a checkpoint or a folder.  [default: the largest]")
+@click.option("--tile", type=click.IntRange(1), metavar="N", help="Largest LR side fed, halo included.  [default: what memory allows]")
+@click.option("--max-memory", metavar="SIZE", help="Resident memory not to exceed: 2GiB, 800MiB.  [default: a quarter of what is free]")
+@click.option(
+    "--format", "suffix", type=click.Choice(["png", "jpg", "webp", "tif"]), help="Of a folder's results.  [default: as the pictures]"
+)
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share a folder.")
+@click.option("--codec", default="libx264", show_default=True, help="Of a video: an encoder of FFmpeg.")
+@click.option("--crf", type=click.IntRange(0, 63), help="Of a video: its encoder's quality, smaller is better.  [default: the encoder's]")
+@click.option("--governor", is_flag=True, help="Of a video: choose among all variants, frame by frame, to hold --fps.")
+@click.option("--fps", type=click.FloatRange(0.1, 1000), help="Frames per second that the governor holds.")
+@click.option("--max-watts", type=click.FloatRange(0.1), help="Power that the governor holds, where the board reports it.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A file, or a folder for a folder.")
+def upscale(
+    source: Path, model: str, variant: Optional[str], tile: Optional[int], max_memory: Optional[str], suffix: Optional[str],
+    workers: int, codec: str, crf: Optional[int], governor: bool, fps: Optional[float], max_watts: Optional[float], output: Path,
+) -> None:  # fmt: skip
+    """Upscale a picture, a folder of pictures or a video, in tiles where memory asks for it.
+
+    Tiled results are those of the whole image wherever that can be had; where not, the measured difference is printed. A
+    folder keeps its tree, and what is finished is skipped when the command is given again; so is a video gone on with.
+    Prints the files it wrote.
+    """
+    from sr_deploy.upscale.formats import is_picture
+    from sr_deploy.upscale.memory import parse_bytes
+    from sr_deploy.upscale.models import runnable
+    from sr_deploy.upscale.tiles import Upscaler
+
+    if not source.exists():
+        raise InputError(f"there is no file or folder {source}")
+    bound = None if max_memory is None else parse_bytes(max_memory)
+    video = not source.is_dir() and not is_picture(source)
+    if not video and (governor or fps is not None or max_watts is not None):
+        raise InputError("--governor, --fps and --max-watts are for videos", hint="leave them out")
+    if governor != (fps is not None) or (max_watts is not None and not governor):
+        raise InputError("--governor needs --fps, and --fps and --max-watts need --governor", hint="--fps 24 --governor, say")
+    if governor and variant is not None:
+        raise InputError("--governor chooses the variant; --variant names one", hint="leave one of them out")
+    if source.is_dir():
+        _folder(source, output, model, variant, tile, bound, suffix, workers)
+        return
+    if suffix is not None or workers != 1:
+        raise InputError("--format and --workers are for folders", hint="the name after -o decides the format of one file")
+    if output.is_dir():
+        output = output / source.name
+    if governor:
+        assert fps is not None
+        _governed(source, output, model, tile, bound, codec, crf, fps, max_watts)
+        return
+    chosen = runnable(model, variant)
+    say(f"{chosen.name} on {source}")
+    upscaler = Upscaler(chosen.open(), tile=tile, max_memory=bound, identity=chosen.identity, beside=4 if video else 0)
+    if video:
+        _video(source, output, upscaler, codec, crf)
+    else:
+        from sr_deploy.upscale.folder import Job, upscale_picture
+
+        upscale_picture(Job(source, output), upscaler, say=say)
+        emit(str(output))
+    say(upscaler.receipt())
+
+
+def _folder(
+    source: Path, output: Path, model: str, variant: Optional[str], tile: Optional[int], bound: Optional[int], suffix: Optional[str],
+    workers: int,
+) -> None:  # fmt: skip
+    from sr_deploy.core.files import no_empty_folders
+    from sr_deploy.upscale.workers import FolderTask, run_shared
+
+    task = FolderTask(source, output, model, variant, tile, bound, None if suffix is None else "." + suffix)
+    with no_empty_folders(output):
+        summary = run_shared(task, workers, say=say, wrote=lambda path: emit(str(path)))
+    for path in sorted(summary.busy):
+        say(f"{path} is left to the process that claims it (.claim beside its result; remove that if the process is gone)")
+    say(str(summary))
+    if summary.failed:
+        raise InputError(f"{len(summary.failed)} of the pictures could not be upscaled; the others were", hint="see the lines above")
+
+
+def _video(source: Path, output: Path, upscaler: Any, codec: str, crf: Optional[int]) -> None:
+    from sr_deploy.upscale.status import status_line
+    from sr_deploy.upscale.video import upscale_video
+
+    summary = upscale_video(source, output, upscaler, codec=codec, crf=crf, say=say, progress=status_line(sys.stderr))
+    say(str(summary))
+    emit(str(output))
+
+
+def _governed(
+    source: Path, output: Path, model: str, tile: Optional[int], bound: Optional[int], codec: str, crf: Optional[int], fps: float,
+    max_watts: Optional[float],
+) -> None:  # fmt: skip
+    from sr_deploy.upscale.governor import Governor, log_to
+    from sr_deploy.upscale.models import runnables
+    from sr_deploy.upscale.power import live_watts
+    from sr_deploy.upscale.tiles import Upscaler
+
+    found = runnables(model)
+    upscalers = [Upscaler(r.open(), tile=tile, max_memory=bound, identity=r.identity, beside=4) for r in found]
+    log = output.with_name(output.stem + ".governor.jsonl")
+    with live_watts() if max_watts is not None else contextlib.nullcontext() as watts, log_to(log) as note:
+        governor = Governor(upscalers, fps=fps, names=[r.variant for r in found], max_watts=max_watts, watts=watts, log=note)
+        _video(source, output, governor, codec, crf)
+        say(f"{governor.summary()}; frame by frame: {log}")

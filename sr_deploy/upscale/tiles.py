@@ -1,0 +1,221 @@
+"""`Upscaler`: images of any size and type through a session, whole or in tiles."""
+
+from __future__ import annotations
+
+import math
+from typing import Dict, Iterable, Iterator, Optional, Tuple
+
+import numpy as np
+
+from sr_deploy.core.errors import ArtifactError, InputError
+from sr_deploy.core.session import Session
+from sr_deploy.core.sizes import HW, hw_text
+from sr_deploy.upscale.memory import Need, available_bytes, bytes_text, need_of, peak_bytes, resident_bytes
+from sr_deploy.upscale.plan import Plan, Span, plan_tiles, smallest_px
+
+_LARGEST = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1}
+
+
+class Upscaler:
+    """Upscale images, planned once per size. Use it from one thread at a time."""
+
+    def __init__(
+        self, session: Session, *, tile: Optional[int] = None, max_memory: Optional[int] = None, identity: str = "", beside: int = 0
+    ) -> None:  # fmt: skip
+        """tile: the largest LR side fed, halo included. max_memory: bytes of resident memory of the process, at most.
+
+        max_memory None: a quarter of what is available beside what the process has. identity: what is told of the network's
+        weights; `self.identity` adds what else decides the output. beside: how many more images and results the caller may
+        hold while one is run (see `alone`). Raises InputError when memory cannot be measured here and a bound is given.
+        """
+        self.session, self.scale = session, session.scale
+        self.identity = identity if tile is None or session.halo_px is not None else f"{identity} tile {tile}"
+        self.max_memory = max_memory
+        self.difference = 0.0
+        """The largest difference so far, of 0..1, between two tiles on the same pixels beside a seam; 0 where tiling is exact."""
+        self.estimate = 0
+        """The most bytes that the plans made so far may take, as estimated; 0 where memory is unknown."""
+        self._tile, self._beside = tile, beside
+        self._need: Optional[Need] = None
+        self._plans: Dict[Tuple[HW, int], Plan] = {}
+        self._last: Optional[Plan] = None
+        if max_memory is not None and resident_bytes() is None:
+            raise InputError("memory cannot be measured on this system, so no bound can be kept", hint="give a tile size instead")
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Upscale (H, W, 3) RGB, uint8, uint16 or float32 in 0..1, to (scale*H, scale*W, 3) of the same dtype.
+
+        Integers are clipped and rounded; float32 is what the network gives. Raises InputError on other shapes and types, or
+        where tile or memory bound cannot be kept.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in _LARGEST or 0 in image.shape:
+            raise InputError(f"expected an (H, W, 3) image of uint8, uint16 or float32, got {image.shape} {image.dtype}")
+        plan = self._last = self.plan((image.shape[0], image.shape[1]), bytes_per_px=3 * image.itemsize)
+        return self._run(image, plan)
+
+    def _run(self, image: np.ndarray, plan: Plan) -> np.ndarray:
+        s = self.scale
+        out = np.empty((plan.hw[0] * s, plan.hw[1] * s, 3), image.dtype)
+        seams = None if plan.exact else _Seams(s)
+        for row in plan.rows:
+            for column in plan.columns:
+                self._run_tile(image, row, column, out, seams)
+        if seams is not None:
+            self.difference = max(self.difference, seams.difference)
+        return out
+
+    def _run_tile(self, image: np.ndarray, row: Span, column: Span, out: np.ndarray, seams: Optional[_Seams]) -> None:
+        """Run one tile and store its core. Its arrays end here: kept, they would lie beside the next tile's."""
+        s = self.scale
+        y = self.session.run(_fed(image, row, column))
+        rows = slice((row.core_start - row.start) * s, (row.core_stop - row.start) * s)
+        columns = slice((column.core_start - column.start) * s, (column.core_stop - column.start) * s)
+        _store(y[0, :, rows, columns], out[row.core_start * s : row.core_stop * s, column.core_start * s : column.core_stop * s])
+        if seams is not None:
+            seams.add(y, row, column)
+
+    def frames(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield each image upscaled, with the same guarantees."""
+        for image in images:
+            yield self(image)
+
+    def plan(self, hw: HW, *, bytes_per_px: int = 3) -> Plan:
+        """Return how an image of (h, w) is run. Raises InputError where tile or memory bound cannot be kept.
+
+        bytes_per_px: of the image. A plan is made once per size, of the memory there is at that time.
+        """
+        key = (hw, bytes_per_px)
+        if key not in self._plans:
+            if self._need is None:
+                self._measure()
+            resident = resident_bytes()
+            if self._need is None or self.max_memory is None or resident is None:
+                self._plans[key] = plan_tiles(hw, self.session, tile=self._tile)
+            else:
+                result = hw[0] * hw[1] * self.scale**2 * bytes_per_px
+                beside = 0 if self.alone(hw, bytes_per_px=bytes_per_px) else self._beside
+                taken = resident + result + beside * (result + result // self.scale**2)
+                self._plans[key] = self._plan_within(hw, self.max_memory, taken)
+        return self._plans[key]
+
+    def alone(self, hw: HW, *, bytes_per_px: int = 3) -> bool:
+        """Tell whether an image is so large against the memory bound that the caller must hold no other results beside it."""
+        results = (1 + self._beside) * hw[0] * hw[1] * self.scale**2 * bytes_per_px
+        return self.max_memory is not None and results > self.max_memory // 2
+
+    def _plan_within(self, hw: HW, bound: int, taken: int) -> Plan:
+        assert self._need is not None
+        smallest = self._tiles_need(smallest_px(hw, self.session))
+        if taken + smallest > bound:
+            raise InputError(
+                f"{hw_text(hw)} cannot be upscaled within {bytes_text(bound)}: with its result and the smallest tile this process "
+                f"needs about {bytes_text(taken + smallest)}",
+                hint=f"give at least {-(-(taken + smallest) // 2**20)}MiB, or a smaller network",
+            )
+        fixed = self.session.fixed_hw is not None
+        plan = plan_tiles(hw, self.session, tile=self._tile, max_px=None if fixed else self._need.px_within(bound - taken))
+        self.estimate = max(self.estimate, taken + self._tiles_need(math.prod(plan.tile_hw)))
+        return plan
+
+    def _tiles_need(self, px: int) -> int:
+        """What feeding `px` takes; nothing more for a session of one size, whose memory the probe left behind."""
+        return 0 if self._need is None or self.session.fixed_hw is not None else self._need.of(px)
+
+    def _measure(self) -> None:
+        """Learn what tiles need, and the bound where none was given."""
+        self._need = need_of(self.session, self._probe)
+        resident, available = resident_bytes(), available_bytes()
+        if self.max_memory is None and resident is not None and available is not None:
+            self.max_memory = resident + available // 4
+
+    def _probe(self, hw: HW) -> None:
+        whole = (Span(0, hw[0], 0, hw[0]),), (Span(0, hw[1], 0, hw[1]),)
+        self._run(np.zeros((*hw, 3), np.uint8), Plan(hw, *whole, exact=True))
+
+    def describe(self) -> str:
+        """Say how the last image was run, and how exact that is."""
+        if self._last is None:
+            return "nothing was run"
+        if self._last.exact:
+            return f"{self._last}: as the whole image" if not self._last.whole else str(self._last)
+        if len(self._last.rows) == len(self._last.columns) == 1:
+            return f"{self._last}: not the whole image's result, and there is no second tile to measure that by"
+        return f"{self._last}: not the whole image's result; beside the seams two tiles differ by {self.difference:.2g} of 1 at most"
+
+    def receipt(self) -> str:
+        """Say what memory was estimated and taken at its peak, against the bound."""
+        peak = peak_bytes()
+        if not self.estimate or peak is None or self.max_memory is None:
+            return "memory: cannot be measured on this system"
+        over = "" if peak <= self.max_memory else ": OVER THE BOUND"
+        texts = (bytes_text(n) for n in (self.estimate, peak, self.max_memory))
+        return "memory: estimated {}, peak {}, bound {}".format(*texts) + over
+
+
+def upscale(image: np.ndarray, session: Session, *, tile: Optional[int] = None, max_memory: Optional[int] = None) -> np.ndarray:
+    """Upscale one (H, W, 3) RGB image of uint8, uint16 or float32 in 0..1 (see `Upscaler`, which also takes many)."""
+    return Upscaler(session, tile=tile, max_memory=max_memory)(image)
+
+
+def _fed(image: np.ndarray, row: Span, column: Span) -> np.ndarray:
+    """A tile as (1, 3, h, w) float32, 0..1; mirrored where it reaches over the image."""
+    h, w = image.shape[:2]
+    if row.start < 0 or row.stop > h or column.start < 0 or column.stop > w:
+        part = image[_mirrored(row, h)][:, _mirrored(column, w)]
+    else:
+        part = image[row.start : row.stop, column.start : column.stop]
+    x = np.ascontiguousarray(part.transpose(2, 0, 1)[None], dtype=np.float32)
+    return x if image.dtype == np.float32 else x / np.float32(_LARGEST[image.dtype])
+
+
+def _mirrored(span: Span, n: int) -> np.ndarray:
+    position = np.arange(span.start, span.stop) % (2 * n)
+    return np.where(position < n, position, 2 * n - 1 - position)
+
+
+def _store(core: np.ndarray, place: np.ndarray) -> None:
+    """Write (3, h, w) float32 into (h, w, 3) of the image's dtype. Raises ArtifactError on values that are no numbers."""
+    if np.isnan(core.min()):
+        raise ArtifactError("the network returned values that are no numbers", hint="does it overflow in half precision? use FP32")
+    if place.dtype == np.float32:
+        place[...] = core.transpose(1, 2, 0)
+        return
+    largest = np.float32(_LARGEST[place.dtype])
+    for channel in range(3):  # all three at once take twice as long, and three times the memory
+        values = core[channel] * largest
+        np.clip(values, 0, largest, out=values)
+        np.rint(values, out=values)
+        place[:, :, channel] = values
+
+
+class _Seams:
+    """Compares neighbouring tiles on the two LR pixels that meet at their seam, along the cores."""
+
+    def __init__(self, scale: int) -> None:
+        self.difference = 0.0
+        self._scale = scale
+        self._left: Optional[np.ndarray] = None
+        self._above: Dict[int, np.ndarray] = {}
+
+    def add(self, y: np.ndarray, row: Span, column: Span) -> None:
+        """Take the next tile, (1, 3, h, w), row by row from the left."""
+        if column.core_start > 0 and self._left is not None:
+            self._compare(self._left, self._cut(y, row, column, (row.core_start, row.core_stop), _around(column.core_start)))
+        if row.core_start > 0:
+            above = self._above[column.core_start]
+            self._compare(above, self._cut(y, row, column, _around(row.core_start), (column.core_start, column.core_stop)))
+        self._left = self._cut(y, row, column, (row.core_start, row.core_stop), _around(column.core_stop)).copy()
+        below = self._cut(y, row, column, _around(row.core_stop), (column.core_start, column.core_stop))
+        self._above[column.core_start] = below.copy()
+
+    def _cut(self, y: np.ndarray, row: Span, column: Span, rows: Tuple[int, int], columns: Tuple[int, int]) -> np.ndarray:
+        s = self._scale
+        top, bottom, left, right = rows[0] - row.start, rows[1] - row.start, columns[0] - column.start, columns[1] - column.start
+        return y[:, :, top * s : bottom * s, left * s : right * s]
+
+    def _compare(self, a: np.ndarray, b: np.ndarray) -> None:
+        self.difference = max(self.difference, float(np.abs(a - b).max()))
+
+
+def _around(seam: int) -> Tuple[int, int]:
+    return seam - 1, seam + 1

@@ -1,0 +1,29 @@
+"""Small networks with random weights, and whether two of them are the same function."""
+
+from __future__ import annotations
+
+import torch
+
+from sr_deploy.core.spec import Variant
+from sr_deploy.nets import ARCHITECTURES
+
+SMALLEST = {"asrn": "d2", "imdeception": "c4-nla", "srn": "b1", "srn-s": "b1", "edsr": "b1"}
+SIZES = [(1, 1), (3, 5), (2, 9), (17, 16), (33, 47)]
+
+
+def network(arch, scale, variant, seed=0):
+    """Random weights, biases far from zero among them: what a wrong border would show."""
+    torch.manual_seed(seed)
+    net = ARCHITECTURES[arch].build(scale, Variant.parse(variant), {"channels": 8} if arch == "edsr" else None)
+    for parameter in net.parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.uniform_(parameter, -1, 1)
+    return net
+
+
+def agree(net, other, hw, dtype, tolerance):
+    x = torch.rand(1, 3, *hw, dtype=dtype)
+    with torch.no_grad():
+        y, z = net(x), other(x)
+    assert y.shape == z.shape
+    assert float((y - z).abs().max()) <= tolerance * max(float(y.abs().max()), 1.0)

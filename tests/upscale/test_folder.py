@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("cv2")
+
+import cv2  # noqa: E402
+
+from sr_deploy.core.errors import InputError  # noqa: E402
+from sr_deploy.upscale.claims import claimed, holder  # noqa: E402
+from sr_deploy.upscale.finished import LOG, Finished, Job  # noqa: E402
+from sr_deploy.upscale.folder import jobs_of, upscale_folder  # noqa: E402
+from sr_deploy.upscale.tiles import Upscaler  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def picture(path, seed=0, hw=(6, 7)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 256, (*hw, 3), dtype=np.uint8))
+    return path
+
+
+@pytest.fixture()
+def tree(tmp_path):
+    """A folder of three pictures in a tree, beside things that are no pictures."""
+    folder = tmp_path / "in"
+    for i, name in enumerate(("a.png", "sub/b c.jpg", "sub/deeper/ü.tif")):
+        picture(folder / name, i)
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "._a.png").write_bytes(b"left by a Mac")
+    return folder
+
+
+@pytest.fixture()
+def run(sessions):
+    """Upscale a folder; returns the summary, what was said and what was written."""
+
+    def go(folder, output, *, identity="net", suffix=None, session=None):
+        said, wrote = [], []
+        upscaler = Upscaler(session or sessions["blur"](), identity=identity, beside=2)
+        jobs = jobs_of(folder, output, suffix=suffix)
+        return upscale_folder(jobs, output, upscaler, say=said.append, wrote=wrote.append), said, wrote
+
+    return go
+
+
+def files(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_a_folder_keeps_its_tree_and_names(tree, tmp_path, run):
+    summary, said, wrote = run(tree, tmp_path / "out")
+    assert files(tmp_path / "out") == [LOG, "a.png", "sub/b c.jpg", "sub/deeper/ü.tif"]
+    assert cv2.imread(str(tmp_path / "out/a.png")).shape == (12, 14, 3)
+    assert str(summary) == "3 upscaled, 0 failed" and len(said) == len(wrote) == 3
+
+
+def test_what_is_finished_is_skipped_until_picture_network_or_result_change(tree, tmp_path, run):
+    out = tmp_path / "out"
+    run(tree, out)
+    before = (out / "a.png").stat().st_mtime_ns
+    assert str(run(tree, out)[0]) == "3 finished before, 0 failed" and (out / "a.png").stat().st_mtime_ns == before
+    picture(tree / "a.png", seed=9)
+    assert run(tree, out)[2] == [out / "a.png"]
+    (out / "a.png").unlink()
+    assert run(tree, out)[2] == [out / "a.png"]
+    (out / "a.png").write_bytes(b"cut short")
+    assert run(tree, out)[2] == [out / "a.png"]
+    assert len(run(tree, out, identity="another net")[2]) == 3
+
+
+def test_a_bad_picture_is_reported_and_the_rest_done(tree, tmp_path, run):
+    (tree / "bad.png").write_bytes((tree / "a.png").read_bytes()[:60])
+    (tree / "sub" / "empty.jpg").write_bytes(b"")
+    summary, said, _ = run(tree, tmp_path / "out")
+    assert str(summary) == "3 upscaled, 2 failed" and summary.failed == {tree / "bad.png", tree / "sub" / "empty.jpg"}
+    assert [line for line in said if line.startswith(f"failed: {tree / 'bad.png'}: ") and "damaged" in line]
+    assert not [name for name in files(tmp_path / "out") if "bad" in name or "empty" in name or "claim" in name or "partial" in name]
+
+
+def test_a_file_that_is_not_ours_is_not_overwritten(tree, tmp_path, run):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").write_text("precious")
+    summary, said, _ = run(tree, tmp_path / "out")
+    assert len(summary.failed) == 1 and "exists and is not known to be made from it" in "\n".join(said)
+    assert (tmp_path / "out" / "a.png").read_text() == "precious"
+
+
+def test_two_results_of_one_name_are_refused_before_anything_is_done(tree, tmp_path, run):
+    picture(tree / "a.jpg")
+    with pytest.raises(InputError, match="would both become .*a.png"):
+        run(tree, tmp_path / "out", suffix=".png")
+    picture(tree / "A.PNG")
+    with pytest.raises(InputError, match="would both become"):
+        run(tree, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_formats_that_are_not_written_become_png(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.gif", "b.avif", "c.pbm", "d.jpeg"):
+        (tmp_path / "in" / name).write_bytes(b"")
+    names = [job.output.name for job in jobs_of(tmp_path / "in", tmp_path / "out")]
+    assert names == ["a.png", "b.png", "c.png", "d.jpeg"]
+
+
+def test_a_folder_inside_the_folder_is_not_upscaled_again(tree, run):
+    run(tree, tree / "out")
+    assert str(run(tree, tree / "out")[0]) == "3 finished before, 0 failed"
+
+
+def test_a_folder_is_not_upscaled_into_itself(tree, tmp_path):
+    (tmp_path / "link").symlink_to(tree)
+    for output in (tree, tmp_path / "link"):
+        with pytest.raises(InputError, match="would replace the pictures"):
+            jobs_of(tree, output)
+
+
+def test_links_are_followed_once(tree, tmp_path):
+    (tree / "sub" / "loop").symlink_to(tree)
+    picture(tmp_path / "elsewhere" / "e.png")
+    (tree / "link").symlink_to(tmp_path / "elsewhere")
+    names = [job.output.relative_to(tmp_path / "out").as_posix() for job in jobs_of(tree, tmp_path / "out")]
+    assert names == ["a.png", "link/e.png", "sub/b c.jpg", "sub/deeper/ü.tif"]
+
+
+def test_a_folder_named_like_a_picture_and_an_empty_one(tmp_path):
+    picture(tmp_path / "x.png" / "y.png")
+    assert [job.source.name for job in jobs_of(tmp_path / "x.png", tmp_path / "out")] == ["y.png"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no pictures"):
+        jobs_of(tmp_path / "empty", tmp_path / "out")
+
+
+def test_a_full_disk_ends_it_with_whole_files_only(tree, tmp_path, run, monkeypatch):
+    done = []
+    write = cv2.imwrite
+
+    def full(path, *more):
+        done.append(path)
+        return write(path, *more) if len(done) == 1 else False
+
+    monkeypatch.setattr(cv2, "imwrite", full)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
+    with pytest.raises(InputError, match="No space left"):
+        run(tree, tmp_path / "out")
+    assert files(tmp_path / "out") == [LOG, "a.png"]
+    monkeypatch.undo()
+    assert str(run(tree, tmp_path / "out")[0]) == "2 upscaled, 1 finished before, 0 failed"
+
+
+def test_an_interrupt_leaves_whole_files_and_no_claims(tree, tmp_path, run, sessions):
+    class Interrupted(sessions["blur"]):
+        def network(self, x):
+            if len(self.fed) == 7:  # four probes, two pictures
+                raise KeyboardInterrupt
+            return x
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tree, tmp_path / "out", session=Interrupted())
+    found = files(tmp_path / "out")
+    assert LOG in found and not [name for name in found if "claim" in name or "partial" in name]
+    assert str(run(tree, tmp_path / "out")[0]) in ("1 upscaled, 2 finished before, 0 failed", "2 upscaled, 1 finished before, 0 failed")
+
+
+def test_pictures_too_large_to_hold_several_results_are_done_one_after_the_other(tree, tmp_path, sessions):
+    upscaler = Upscaler(sessions["blur"](), beside=2)
+    upscaler.alone = lambda hw, bytes_per_px=3: True
+    out = tmp_path / "out"
+    summary = upscale_folder(jobs_of(tree, out), out, upscaler, say=lambda line: None, wrote=lambda path: None)
+    assert len(summary.done) == 3
+
+
+def test_a_log_cut_short_costs_one_picture(tree, tmp_path, run):
+    out = tmp_path / "out"
+    run(tree, out)
+    text = (out / LOG).read_text()
+    (out / LOG).write_text(text[:-20])
+    summary, _, _ = run(tree, out)
+    assert len(summary.skipped) == 2 and len(summary.failed) == 1, "its result is not known to be ours any more"
+
+
+def test_finished_reads_what_others_have_written_meanwhile(tmp_path):
+    job = Job(picture(tmp_path / "a.png"), picture(tmp_path / "out" / "a.png"))
+    mine, other = (Finished(tmp_path / "out", "net") for _ in range(2))
+    other.add(job)
+    assert not mine.has(job) and not mine.knows(job)
+    mine.refresh()
+    assert mine.has(job) and mine.knows(job) and not Finished(tmp_path / "out", "another").has(job)
+
+
+def test_one_claim_at_a_time(tmp_path):
+    path = tmp_path / "claim"
+    with claimed(path) as mine:
+        assert mine and holder(path)[0] == os.getpid()
+        with claimed(path) as second:
+            assert not second
+        assert path.exists(), "who did not hold it may not remove it"
+    assert not path.exists()
+
+
+def test_a_dead_processs_claim_is_taken_over_and_another_hosts_is_not(tmp_path):
+    import socket
+
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=subprocess.PIPE, check=True, text=True)
+    path = tmp_path / "claim"
+    for text, expected in (
+        (f"{done.stdout.strip()} {socket.gethostname()}", True),
+        ("", True),
+        ("rubbish", True),
+        (f"{done.stdout.strip()} another-host", False),
+        (f"{os.getppid()} {socket.gethostname()}", False),
+    ):
+        path.write_text(text)
+        with claimed(path) as mine:
+            assert mine == expected, text
+        path.unlink(missing_ok=True)
+
+
+def test_what_another_process_claims_is_left_to_it(tree, tmp_path, run):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".a.png.claim").write_text("1 another-host")
+    summary, _, _ = run(tree, out)
+    assert str(summary) == "2 upscaled, 1 left to other processes, 0 failed" and not (out / "a.png").exists()
+
+
+SHARED = """
+import sys
+from pathlib import Path
+from sr_deploy.upscale.workers import FolderTask, run_shared
+
+if __name__ == "__main__":
+    task = FolderTask(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    print(run_shared(task, 2, say=lambda line: print(line, file=sys.stderr), wrote=print))
+"""
+
+
+@pytest.fixture()
+def shared(tmp_path):
+    """Start two workers on a folder in a process of their own, with a graph that repeats pixels."""
+    onnx, _ = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    script, graph = tmp_path / "shared.py", tmp_path / "nearest.onnx"
+    script.write_text(SHARED)
+    values = [onnx.helper.make_tensor_value_info(n, 1, [1, 3, h, w]) for n, h, w in (("x", "h", "w"), ("y", "2h", "2w"))]
+    node = onnx.helper.make_node(
+        "Resize", ["x", "", "scales"], ["y"], mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+    )
+    scales = onnx.helper.make_tensor("scales", 1, [4], [1.0, 1.0, 2.0, 2.0])
+    body = onnx.helper.make_graph([node], "nearest", values[:1], values[1:], [scales])
+    onnx.save(onnx.helper.make_model(body, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), str(graph))
+
+    def start(folder, output):
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        given = [sys.executable, str(script), str(folder), str(output), str(graph)]
+        return subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+    return start
+
+
+def test_workers_share_a_folder(tree, tmp_path, shared):
+    for i in range(6):
+        picture(tree / f"more{i}.png", i)
+    (tree / "bad.png").write_bytes(b"")
+    out, err = shared(tree, tmp_path / "out").communicate(timeout=120)
+    lines = out.splitlines()
+    assert lines[-1] == "9 upscaled, 1 failed", out + err
+    assert len(set(lines[:-1])) == 9 == len(lines) - 1, "each is written once"
+    assert err.count("failed: ") == 1
+    out, _ = shared(tree, tmp_path / "out").communicate(timeout=120)
+    assert out.splitlines()[-1] == "9 finished before, 1 failed"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_terminated_workers_leave_whole_files_and_a_second_run_does_the_rest(tree, tmp_path, shared):
+    for i in range(20):
+        picture(tree / f"more{i}.png", i, hw=(160, 160))
+    process = shared(tree, tmp_path / "out")
+    end = time.monotonic() + 100
+    while time.monotonic() < end and not (tmp_path / "out" / LOG).exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    found = [name for name in files(tmp_path / "out") if name != LOG]
+    assert found and not [name for name in found if "partial" in name]
+    assert all(cv2.imread(str(tmp_path / "out" / name)) is not None for name in found if "claim" not in name)
+    out, err = shared(tree, tmp_path / "out").communicate(timeout=120)
+    assert "0 failed" in out and len([name for name in files(tmp_path / "out") if "claim" not in name]) == 24, out + err

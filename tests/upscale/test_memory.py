@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from sr_deploy.core.errors import InputError
+from sr_deploy.upscale import memory
+from sr_deploy.upscale.tiles import Upscaler
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is measured on Linux only")
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [("2GiB", 2 << 30), ("800 MiB", 800 << 20), ("1.5GB", 1_500_000_000), ("512mb", 512_000_000), ("64kib", 65536), ("1048576", 1 << 20)],
+)
+def test_amounts_of_memory(text, expected):
+    assert memory.parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "2 giraffes", "-1GiB", "0GiB", "GiB", "1e9", "2GiB each"])
+def test_what_is_no_amount_of_memory(text):
+    with pytest.raises(InputError, match="not an amount of memory; expected such as 2GiB"):
+        memory.parse_bytes(text)
+
+
+def test_amounts_are_shown_in_one_unit():
+    assert memory.bytes_text(2 << 30) == "2.00 GiB" and memory.bytes_text(300 << 20) == "300 MiB"
+
+
+def test_a_containers_limit_counts(tmp_path, monkeypatch):
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    4096 kB\n")
+    (tmp_path / "max").write_text("3145728\n")
+    (tmp_path / "current").write_text("1048576\n")
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_CGROUPS", ((tmp_path / "max", tmp_path / "current"),))
+    assert memory.available_bytes() == 2 << 20
+    (tmp_path / "max").write_text("max\n")
+    assert memory.available_bytes() == 4 << 20
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
+    assert memory.available_bytes() is None
+
+
+def hungry(blur, bytes_per_px):
+    class Hungry(blur):
+        def network(self, x):
+            np.ones(x.shape[2] * x.shape[3] * bytes_per_px, np.uint8)
+            return x
+
+    return Hungry()
+
+
+@linux
+def test_what_a_network_needs_is_measured(sessions):
+    need = memory.need_of(hungry(sessions["blur"], 4000), Upscaler(hungry(sessions["blur"], 4000))._probe)
+    assert 3000 < need.bytes_per_px < 9000
+
+
+@linux
+def test_tiles_fit_the_bound_and_the_estimate_holds(sessions):
+    image = np.zeros((1500, 1500, 3), np.uint8)
+    bound = memory.resident_bytes() + (400 << 20)
+    upscaler = Upscaler(hungry(sessions["blur"], 2000), max_memory=bound)
+    upscaler(image)
+    plan = upscaler.plan(image.shape[:2])
+    assert not plan.whole and plan.exact
+    assert memory.peak_bytes() <= upscaler.estimate <= bound
+    assert "OVER" not in upscaler.receipt() and "bound" in upscaler.receipt()
+
+
+@linux
+def test_a_bound_that_cannot_be_kept_is_refused_with_the_smallest(sessions):
+    upscaler = Upscaler(hungry(sessions["blur"], 2000), max_memory=1 << 20)
+    with pytest.raises(InputError, match="100x100 cannot be upscaled within 1 MiB.*needs about") as caught:
+        upscaler(np.zeros((100, 100, 3), np.uint8))
+    smallest = memory.parse_bytes(caught.value.hint.split()[3].rstrip(","))
+    Upscaler(hungry(sessions["blur"], 2000), max_memory=smallest + (64 << 20))(np.zeros((100, 100, 3), np.uint8))
+
+
+@linux
+def test_the_result_counts_against_the_bound(sessions):
+    bound = memory.resident_bytes() + (200 << 20)
+    with pytest.raises(InputError, match="cannot be upscaled within"):
+        Upscaler(sessions["blur"](), max_memory=bound).plan((10000, 5000))
+
+
+def test_without_a_bound_a_share_of_what_is_free_is_taken(sessions, monkeypatch):
+    monkeypatch.setattr("sr_deploy.upscale.tiles.available_bytes", lambda: 4 << 30)
+    upscaler = Upscaler(sessions["blur"]())
+    upscaler(np.zeros((9, 9, 3), np.uint8))
+    if memory.resident_bytes() is not None:
+        assert 1 << 30 <= upscaler.max_memory <= (1 << 30) + memory.resident_bytes() + (64 << 20)
+
+
+def test_where_memory_cannot_be_measured_a_bound_is_refused_and_the_rest_works(sessions, monkeypatch):
+    for name in ("resident_bytes", "available_bytes", "peak_bytes"):
+        monkeypatch.setattr(f"sr_deploy.upscale.tiles.{name}", lambda: None)
+    monkeypatch.setattr("sr_deploy.upscale.tiles.need_of", lambda session, run: None)
+    with pytest.raises(InputError, match="cannot be measured on this system"):
+        Upscaler(sessions["blur"](), max_memory=1 << 30)
+    upscaler = Upscaler(sessions["blur"](), tile=20)
+    assert upscaler(np.zeros((50, 50, 3), np.uint8)).shape == (100, 100, 3)
+    assert "cannot be measured" in upscaler.receipt()
+
+
+@linux
+def test_large_images_are_to_be_held_alone(sessions):
+    upscaler = Upscaler(sessions["blur"](), max_memory=600 << 20, beside=2)
+    assert not upscaler.alone((1000, 1000)) and upscaler.alone((3000, 5000))

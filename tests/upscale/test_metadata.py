@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from sr_deploy.core.errors import InputError
+from sr_deploy.upscale.formats import content_of, damage, format_of_name, is_picture
+from sr_deploy.upscale.metadata import orientation, resized, tiff_facts
+
+
+def block(order, entries, following=0, at=8):
+    """A TIFF structure of one directory; values of SHORT (3) and LONG (4) entries lie in them."""
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", at)
+    body = struct.pack(order + "H", len(entries))
+    for tag, kind, value in entries:
+        packed = struct.pack(order + ("HH" if kind == 3 else "I"), *((value, 0) if kind == 3 else (value,)))
+        body += struct.pack(order + "HHI", tag, kind, 1) + packed
+    return head + body + struct.pack(order + "I", following)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_orientation_in_both_byte_orders(order):
+    assert orientation(block(order, [(0x0100, 4, 9), (0x0112, 3, 8)])) == 8
+    assert orientation(block(order, [(0x0112, 3, 9)])) == 1, "there is no ninth"
+    assert orientation(block(order, [])) == 1
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_sizes_are_corrected_and_the_thumbnail_dropped(order):
+    found = resized(block(order, [(0x0100, 3, 30), (0x0101, 4, 20), (0x0112, 3, 6)], following=4711), (80000, 120000))
+    assert found == block(order, [(0x0100, 4, 120000), (0x0101, 4, 80000), (0x0112, 3, 6)])
+
+
+@pytest.mark.parametrize("data", [b"", b"Exif", b"II*\0", b"II*\0\xff\xff\xff\xff", block("<", [(0x8769, 4, 1 << 30)])])
+def test_damaged_exif_is_left_as_it_is(data):
+    assert resized(data, (1, 1)) == data and orientation(data) == 1
+
+
+def test_facts_of_a_tiff():
+    data = block("<", [(0x0106, 3, 5)])
+    assert tiff_facts(data) == (5, b"") and tiff_facts(b"no TIFF") == (2, b"")
+    profile = struct.pack("<HHII", 0x8773, 7, 4, 26) + struct.pack("<I", 0)
+    assert tiff_facts(b"II*\0" + struct.pack("<IH", 8, 1) + profile + b"icc!") == (2, b"icc!")
+
+
+@pytest.mark.parametrize(
+    "head, kind",
+    [
+        (b"\x89PNG\r\n\x1a\n", "PNG"),
+        (b"\xff\xd8\xff\xe0", "JPEG"),
+        (b"RIFF\0\n\r\0WEBPVP8 ", "WebP"),
+        (b"P6\n9 9", "PPM"),
+        (b"P6x", ""),
+        (b"text", ""),
+        (b"", ""),
+    ],
+)
+def test_the_first_bytes_tell_what_a_file_is(head, kind):
+    assert content_of(head) == kind
+
+
+def test_what_is_a_picture(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "b.JPG").write_bytes(b"")
+    (tmp_path / "c.mp4").write_bytes(b"\0\0\0\x20ftypisom")
+    assert [is_picture(tmp_path / name) for name in ("a.mp4", "b.JPG", "c.mp4")] == [True, True, False]
+    with pytest.raises(InputError, match="cannot read"):
+        is_picture(tmp_path / "none.png")
+
+
+def test_names_and_formats(tmp_path):
+    names = {".PNG": "PNG", ".jpeg": "JPEG", ".tiff": "TIFF", ".webp": "WebP"}
+    assert {suffix: format_of_name(tmp_path / f"a{suffix}").name for suffix in names} == names
+    assert format_of_name(tmp_path / "a.gif") is None
+
+
+def test_damage_is_looked_for_in_png_and_jpeg_only():
+    assert damage(b"BM") == "" and damage(b"\x89PNG\r\n\x1a\n\0\0") == "it ends inside a header"

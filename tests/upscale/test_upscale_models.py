@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+
+import sr_deploy  # noqa: E402
+from sr_deploy.core.errors import InputError, SrDeployError, VariantError  # noqa: E402
+from sr_deploy.core.manifest import manifest_path, parse_manifest  # noqa: E402
+from sr_deploy.upscale.models import runnable, runnables, session_of  # noqa: E402
+from sr_deploy.upscale.plan import plan_tiles  # noqa: E402
+from sr_deploy.upscale.tiles import Upscaler  # noqa: E402
+
+MODEL = "imdeception_x2"
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    """Graphs of two variants, and the engine of one."""
+    folder = tmp_path_factory.mktemp("family")
+    graphs = sr_deploy.onnx_from_checkpoint(MODEL, folder / "graphs", variants="c4,c4-nla", sizes=["1x1:64x64:512x512"], target="cpu")
+    engines = sr_deploy.engine_from_onnx(graphs[:1], folder / "engines", target="cpu")
+    return folder / "graphs", graphs, engines
+
+
+def test_a_checkpoint_a_graph_and_an_engine_know_the_same_of_their_network(family):
+    _, graphs, engines = family
+    facts = [(s.halo_px, s.align_px, s.scale) for s in (session_of(MODEL, "c4"), session_of(graphs[0]), session_of(engines[0]))]
+    assert facts == [(27, 1, 2)] * 3
+    assert (session_of(graphs[1]).halo_px, session_of(graphs[1]).align_px) == (74, 32)
+    assert (session_of(MODEL, "c4-nla").halo_px, session_of(MODEL, "c4-nla").align_px) == (74, 32)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_graphs_in_tiles_are_as_whole(family, noise, which):
+    session = session_of(family[1][which])
+    image = noise((230, 215), np.float32)
+    upscaler = Upscaler(session, tile=200)
+    assert np.abs(upscaler(image) - Upscaler(session)(image)).max() <= 1e-4 and not upscaler.plan((230, 215), bytes_per_px=12).whole
+
+
+def test_a_literal_graph_has_the_same_halo(tmp_path):
+    given = {"variants": "d1", "sizes": ["8x8:16x16:32x32"], "target": "cpu"}
+    paths = [sr_deploy.onnx_from_checkpoint("asrn_x2", tmp_path / str(n), literal=n == 1, **given)[0] for n in (0, 1)]
+    halos = {parse_manifest(manifest_path(path)).halo_px for path in paths}
+    assert halos == {6}
+    image = np.random.default_rng(0).random((31, 32, 3), dtype=np.float32)
+    for path in paths:
+        session = session_of(path)
+        assert np.abs(Upscaler(session, tile=16)(image) - Upscaler(session)(image)).max() <= 1e-4
+
+
+def test_the_largest_is_taken_unless_one_is_named(family):
+    folder, graphs, _ = family
+    assert [r.variant for r in runnables(str(folder))] == ["c4", "c4-nla"]
+    assert runnable(str(folder)).variant == "c4-nla" and runnable(str(folder), "c4").name == f"{MODEL}.c4"
+    assert runnable(MODEL).variant == "c16-nla"
+    assert runnable(str(graphs[0])).identity != runnable(str(graphs[1])).identity
+    assert runnable(MODEL, "c4").identity != runnable(MODEL, "c8").identity
+
+
+def test_a_variant_that_is_not_held_is_refused(family):
+    with pytest.raises(VariantError, match="no variant 'c8'; it holds c4, c4-nla"):
+        runnable(str(family[0]), "c8")
+    with pytest.raises(VariantError, match="no variant 'd3'"):
+        runnable(MODEL, "d3")
+
+
+def test_a_folder_of_several_models_or_of_one_variant_twice_is_refused(family, tmp_path):
+    import shutil
+
+    folder, graphs, engines = family
+    for path in (*graphs, *engines):
+        for file in (path, manifest_path(path)):
+            shutil.copy(file, tmp_path)
+    with pytest.raises(InputError, match=f"{MODEL}.c4 more than once"):
+        runnables(str(tmp_path))
+    (tmp_path / engines[0].name).unlink()
+    other = manifest_path(tmp_path / graphs[1].name)
+    other.write_text(other.read_text().replace(f'"{MODEL}"', '"another"'))
+    with pytest.raises(InputError, match=f"several models, {MODEL} and another"):
+        runnables(str(tmp_path))
+    with pytest.raises(InputError, match="holds no .onnx or .engine"):
+        runnables(str(folder.parent))
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"no graph")
+    for given in ("asrm_x4", str(tmp_path / "none.onnx"), str(tmp_path / "x.onnx")):
+        with pytest.raises(SrDeployError):
+            session_of(given)
+
+
+def test_a_graph_without_a_manifest_is_run_whole_or_in_tiles_that_are_measured(family, tmp_path, noise):
+    path = tmp_path / "foreign.onnx"
+    path.write_bytes(family[1][0].read_bytes())
+    session = session_of(path)
+    assert (session.halo_px, session.max_hw, session.scale) == (None, None, 2)
+    assert plan_tiles((300, 200), session).whole
+    upscaler = Upscaler(session, tile=64)
+    upscaler(noise((100, 90)))
+    assert upscaler.difference > 0 and "not the whole image's result" in upscaler.describe()
+
+
+def test_facts_are_frozen_in_the_manifest(family):
+    manifest = parse_manifest(manifest_path(family[1][0]))
+    assert (manifest.halo_px, manifest.align_px, manifest.min_px) == (27, 1, (1, 1))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        manifest.halo_px = 1
