@@ -182,7 +182,7 @@ def test_the_table_can_be_kept(room, source):
     assert violations(room, source) == []
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if room_of(p) in ("core", "runtime", "bench", "upscale", "adaptive", "")], ids=module_name)
+@pytest.mark.parametrize("path", [p for p in MODULES if room_of(p) in (*BOARD, "")], ids=module_name)
 def test_no_module_that_windows_lacks(path):
     names = {name.split(".")[0] for _, name, _, _ in imports(ast.parse(path.read_text(encoding="utf-8")))}
     assert not names & POSIX_ONLY
