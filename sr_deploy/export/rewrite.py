@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sr_deploy.nets.asrn import ASRN, MAB
 from sr_deploy.nets.complexity import count
-from sr_deploy.nets.edsr import EDSR
+from sr_deploy.nets.edsr import EDSRParts
 from sr_deploy.nets.linear import kernel_of
 
 COUNTED_HW = (64, 64)
@@ -50,7 +50,7 @@ def collapse_linear(net: nn.Module) -> Optional[nn.Module]:
     """
     if isinstance(net, ASRN):
         return CollapsedASRN(net).eval()
-    if isinstance(net, EDSR) and isinstance(net.tail, nn.Sequential):
+    if isinstance(net, EDSRParts) and isinstance(net.tail, nn.Sequential):
         result = copy.deepcopy(net)
         result.tail = CollapsedTail(result.tail, net.scale)
         return result.eval()

@@ -13,13 +13,13 @@ from sr_deploy.core.errors import CheckpointError
 from sr_deploy.core.spec import Variant, check_desired_depth
 from sr_deploy.nets.adapter import Adapter, mask
 from sr_deploy.nets.architecture import Architecture, Weights, blocks_in, check_axis
-from sr_deploy.nets.edsr import EDSR, check_channels
+from sr_deploy.nets.edsr import EDSR, EDSRParts, check_channels
 
 BLOCKS = 16
 """Of EDSR-baseline; the paper's own is 32, of 256 channels."""
 
 
-class AdaEDSR(EDSR):
+class AdaEDSR(EDSRParts):
     """The masked network, which computes every block everywhere: for training, and to compare with what skips.
 
     depth: the desired depth of `forward`, 0..blocks.

@@ -16,8 +16,8 @@ MEAN = (0.4488, 0.4371, 0.4040)
 """Of DIV2K's training images, RGB in 0..1."""
 
 
-class EDSR(nn.Module):
-    """The static network. x: (N, 3, H, W) float, 0..1, RGB -> (N, 3, scale*H, scale*W).
+class EDSRParts(nn.Module):
+    """Head, blocks and tail, however the blocks are run.
 
     original: as EDSR's own paper has it, with DIV2K's mean subtracted and added back and a convolution before the long skip; with
     64 channels and 16 blocks its baseline.
@@ -34,10 +34,6 @@ class EDSR(nn.Module):
         upsampler = [m for s in stages for m in (nn.Conv2d(channels, s * s * channels, 3, padding=1), nn.PixelShuffle(s))]
         self.tail = nn.Sequential(*upsampler, nn.Conv2d(channels, 3, 3, padding=1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.features(x)  # (N, channels, H, W)
-        return self.image(self.blocks(features), features)
-
     def features(self, x: Tensor) -> Tensor:
         """Return the head's features of x, (N, channels, H, W)."""
         return self.head(self.centred(x))
@@ -53,6 +49,14 @@ class EDSR(nn.Module):
     def coloured(self, y: Tensor) -> Tensor:
         """Return y with that mean again."""
         return y if self.mean is None else y + _colour(self.mean, y)
+
+
+class EDSR(EDSRParts):
+    """The static network. x: (N, 3, H, W) float, 0..1, RGB -> (N, 3, scale*H, scale*W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.features(x)  # (N, channels, H, W)
+        return self.image(self.blocks(features), features)
 
     def forward_depths(self, x: Tensor) -> Tuple[List[Tensor], Sequence[Tensor]]:
         """Return each block's features, (N, channels, H, W), and each depth's image, shallow first."""

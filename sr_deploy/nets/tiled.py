@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sr_deploy.core.depths import reach_px
 from sr_deploy.nets.adaedsr import AdaEDSR
 from sr_deploy.nets.adapter import mask
-from sr_deploy.nets.edsr import EDSR
+from sr_deploy.nets.edsr import EDSRParts
 
 
 class DepthMap(nn.Module):
@@ -35,7 +35,7 @@ class FirstBlocks(nn.Module):
     -> (N, 3, scale*tile, scale*tile).
     """
 
-    def __init__(self, net: EDSR, *, blocks: int) -> None:
+    def __init__(self, net: EDSRParts, *, blocks: int) -> None:
         super().__init__()
         self.net, self.count = net, blocks
 
@@ -62,7 +62,7 @@ class FirstBlocks(nn.Module):
         return net.coloured(_middle(y, (net.scale * tile, net.scale * tile)))
 
 
-def tile_macs(net: EDSR, *, blocks: int, tile: int) -> int:
+def tile_macs(net: EDSRParts, *, blocks: int, tile: int) -> int:
     """Return the multiply-accumulates of `FirstBlocks` on one tile."""
     side = tile + 2 * reach_px(blocks)
     body = [conv for block in list(net.blocks)[:blocks] for conv in (block.conv1, block.conv2)]

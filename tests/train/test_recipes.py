@@ -113,7 +113,7 @@ def test_an_ablation_trains_for_100_steps(name, images, cache, tmp_path):
         ({"arch": "edsr", "variant": "b2", "config": {"channels": -4}}, "channels is -4; expected a number of at least 1"),
         ({"arch": "edsr", "variant": "b2", "config": {"channels": True}}, "channels is True; expected a number of at least 1"),
         ({"arch": "edsr", "variant": "b999", "config": {"channels": 1024}}, "more than 10.*9 parameters"),
-        ({"arch": "srn", "variant": "b1", "patch_hr": 64}, "srn cannot be cut in depth; asrn, edsr can"),
+        ({"arch": "srn", "variant": "b1", "patch_hr": 64}, "srn cannot be cut in depth; asrn, edsr, edsr-original can"),
         ({"arch": "srn", "variant": "b1", "patch_hr": 28, "method": "supervised"}, "srn takes at least 15 LR pixels a side"),
     ],
 )
