@@ -95,6 +95,24 @@ def test_noise_makes_no_oscillation(noise, load):
     assert sum(e["late"] for e in entries) <= 24
 
 
+def test_bursts_of_other_work_are_not_answered_by_a_change_each_time():
+    """One frame in 33 takes half as long again: a variant that only fits between two of them is tried ever more rarely."""
+    spikes = random.Random(1)
+    machine = Machine(lambda f: 1.5 if spikes.random() < 0.03 else 1.0, noise=0.05)
+    entries = machine.run(2400)
+    assert machine.governor.switches <= 28  # in 100 seconds
+    assert all(e["next"] != e["variant"] for e in entries if e["late"] and e["variant"] != "d1")
+    tries = [e["frame"] for e in entries if e["next"] == "d4" != e["variant"]]
+    assert max(b - a for a, b in zip(tries, tries[1:])) > 24 * 4
+
+
+def test_a_burst_while_the_variants_are_timed_does_not_pass_for_one_that_is_slow():
+    machine = Machine(lambda f: next(burst))
+    burst = iter([1.0] * 4 + [3.0, 3.0, 3.0] + [1.0] * 100)  # the first runs of the first round
+    machine.run(1)
+    assert machine.log[0]["ms"] == dict(zip(NAMES, MS))
+
+
 def test_a_ramp_is_followed_down_and_up():
     entries = Machine(lambda f: 1 + 2.5 * math.sin(math.pi * f / 2400), noise=0.02).run(2400)
     order = [v for i, v in enumerate(variants(entries)) if i == 0 or v != variants(entries)[i - 1]]
