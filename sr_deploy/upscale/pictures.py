@@ -134,8 +134,9 @@ def upscaled(picture: Picture, upscaler: Any, wanted: Format) -> Picture:
         raise InputError(f"the result {problem}, and {wanted.name} cannot hold that", hint="write PNG or TIFF")
     picture, notes = _kept(picture, wanted)
     rgb = picture.rgb if picture.alpha is None else _filled(picture.rgb, picture.alpha)
-    out = upscaler(rgb)
     alpha = None
+    # Alpha, its own result, and both with the colours as OpenCV takes them.
+    out = upscaler(rgb) if picture.alpha is None else upscaler(rgb, more_per_px=6 * rgb.itemsize)
     if picture.alpha is not None:
         alpha = opencv().resize(picture.alpha, (out.shape[1], out.shape[0]), interpolation=opencv().INTER_CUBIC)
     metadata = dict(picture.metadata or {})

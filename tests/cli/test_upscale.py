@@ -116,6 +116,6 @@ def test_the_function(picture):
 
     session = sr_deploy.session_of("imdeception_x2", "c4")
     image = np.zeros((5, 6, 3), np.uint16)
-    result = sr_deploy.upscale(image, session)
+    result = sr_deploy.upscale_image(image, session)
     assert result.shape == (10, 12, 3) and result.dtype == np.uint16
     assert [frame.shape for frame in sr_deploy.Upscaler(session).frames([image[:, :5], image])] == [(10, 10, 3), (10, 12, 3)]

@@ -27,7 +27,7 @@ class Nearest:
     scale = SCALE
     fed = None
 
-    def __call__(self, rgb):
+    def __call__(self, rgb, *, more_per_px=0):
         self.fed = rgb
         return rgb.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
 
