@@ -26,7 +26,7 @@ import math
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Sequence, TextIO, Tuple
 
 import numpy as np
 
@@ -43,13 +43,22 @@ _CALIBRATION_RUNS = 3
 
 @contextlib.contextmanager
 def log_to(path: Path) -> Iterator[Callable[[Dict[str, Any]], None]]:
-    """Yield a log for a Governor that appends a line of JSON for each frame to the file. Raises InputError."""
-    try:
-        lines = open(path, "a", encoding="utf-8")
-    except OSError as e:
-        raise InputError(f"cannot write {path}: {e.strerror or e}", hint="give another name or folder") from e
-    with lines:
-        yield lambda entry: lines.write(json.dumps(entry) + "\n")
+    """Yield a log for a Governor that appends each entry, a line of JSON, to the file, which the first one makes.
+
+    The log raises InputError where it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        lines: List[TextIO] = []
+
+        def note(entry: Dict[str, Any]) -> None:
+            try:
+                if not lines:
+                    lines.append(stack.enter_context(open(path, "a", encoding="utf-8", buffering=1)))
+                lines[0].write(json.dumps(entry) + "\n")
+            except OSError as e:
+                raise InputError(f"cannot write {path}: {e.strerror or e}", hint="free some space, or give another output") from e
+
+        yield note
 
 
 class Governor:

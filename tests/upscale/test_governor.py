@@ -175,13 +175,20 @@ def test_the_log_is_plain_data_and_the_same_every_time():
     assert set(one.log[1]) == {"frame", "variant", "ms", "share_ms", "late", "backlog_ms", "next", "why"}
 
 
-def test_a_log_goes_on_with_its_file(tmp_path):
-    for _ in range(2):
-        with log_to(tmp_path / "log.jsonl") as log:
+def test_a_log_goes_on_with_its_file_line_by_line(tmp_path):
+    file = tmp_path / "log.jsonl"
+    for n in (1, 2):
+        with log_to(file) as log:
             log({"frame": 1})
-    assert (tmp_path / "log.jsonl").read_text() == '{"frame": 1}\n' * 2
-    with pytest.raises(InputError, match="cannot write"), log_to(tmp_path / "none" / "log.jsonl"):
+            assert file.read_text() == '{"frame": 1}\n' * n  # a killed run has it too
+
+
+def test_a_log_of_nothing_leaves_no_file_and_one_that_cannot_be_written_says_so(tmp_path):
+    with log_to(tmp_path / "log.jsonl"):
         pass
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="cannot write"), log_to(tmp_path / "none" / "log.jsonl") as log:
+        log({"frame": 1})
 
 
 def test_an_error_of_a_network_passes_through():
