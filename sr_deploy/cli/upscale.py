@@ -40,15 +40,22 @@ def upscale(
     folder keeps its tree, and what is finished is skipped when the command is given again; so is a video gone on with.
     Prints the files it wrote.
     """
-    from sr_deploy.upscale.formats import is_picture
+    from sr_deploy.upscale.formats import PICTURE_SUFFIXES, format_of_name, is_picture
     from sr_deploy.upscale.memory import parse_bytes
     from sr_deploy.upscale.models import runnable
     from sr_deploy.upscale.tiles import Upscaler
 
     if not source.exists():
         raise InputError(f"there is no file or folder {source}")
+    if not source.is_file() and not source.is_dir():  # a pipe: opening it would wait for ever
+        raise InputError(f"{source} is neither a file nor a folder", hint="save it to a file first")
     bound = None if max_memory is None else parse_bytes(max_memory)
     video = not source.is_dir() and not is_picture(source)
+    if video and format_of_name(output) is not None:
+        kinds = ", ".join(PICTURE_SUFFIXES)
+        raise InputError(f"{source} is no picture that can be read, and no video becomes {output.name}", hint=f"pictures: {kinds}")
+    if not video and (crf is not None or codec != "libx264"):
+        raise InputError("--codec and --crf are for videos", hint="leave them out")
     if not video and (governor or fps is not None or max_watts is not None):
         raise InputError("--governor, --fps and --max-watts are for videos", hint="leave them out")
     if governor != (fps is not None) or (max_watts is not None and not governor):
@@ -119,5 +126,7 @@ def _governed(
     log = output.with_name(output.stem + ".governor.jsonl")
     with live_watts() if max_watts is not None else contextlib.nullcontext() as watts, log_to(log) as note:
         governor = Governor(upscalers, fps=fps, names=[r.variant for r in found], max_watts=max_watts, watts=watts, log=note)
+        say(f"{found[0].model} on {source}; {governor.describe()}")
         _video(source, output, governor, codec, crf)
         say(f"{governor.summary()}; frame by frame: {log}")
+    say(max(upscalers, key=lambda u: u.estimate).receipt())

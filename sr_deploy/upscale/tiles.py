@@ -42,15 +42,16 @@ class Upscaler:
         if max_memory is not None and resident_bytes() is None:
             raise InputError("memory cannot be measured on this system, so no bound can be kept", hint="give a tile size instead")
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray, *, more_per_px: int = 0) -> np.ndarray:
         """Upscale (H, W, 3) RGB, uint8, uint16 or float32 in 0..1, to (scale*H, scale*W, 3) of the same dtype.
 
-        Integers are clipped and rounded; float32 is what the network gives. Raises InputError on other shapes and types, or
+        Integers are clipped and rounded; float32 is what the network gives. more_per_px: bytes that the caller needs for each
+        pixel of the result beside it (to write alpha, say), for the memory bound. Raises InputError on other shapes and types, or
         where tile or memory bound cannot be kept.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in _LARGEST or 0 in image.shape:
             raise InputError(f"expected an (H, W, 3) image of uint8, uint16 or float32, got {image.shape} {image.dtype}")
-        plan = self._last = self.plan((image.shape[0], image.shape[1]), bytes_per_px=3 * image.itemsize)
+        plan = self._last = self.plan((image.shape[0], image.shape[1]), bytes_per_px=3 * image.itemsize + more_per_px)
         return self._run(image, plan)
 
     def _run(self, image: np.ndarray, plan: Plan) -> np.ndarray:
@@ -82,7 +83,7 @@ class Upscaler:
     def plan(self, hw: HW, *, bytes_per_px: int = 3) -> Plan:
         """Return how an image of (h, w) is run. Raises InputError where tile or memory bound cannot be kept.
 
-        bytes_per_px: of the image. A plan is made once per size, of the memory there is at that time.
+        bytes_per_px: of the result, and of the image. A plan is made once per size, of the memory there is at that time.
         """
         key = (hw, bytes_per_px)
         if key not in self._plans:
@@ -152,7 +153,7 @@ class Upscaler:
         return "memory: estimated {}, peak {}, bound {}".format(*texts) + over
 
 
-def upscale(image: np.ndarray, session: Session, *, tile: Optional[int] = None, max_memory: Optional[int] = None) -> np.ndarray:
+def upscale_image(image: np.ndarray, session: Session, *, tile: Optional[int] = None, max_memory: Optional[int] = None) -> np.ndarray:
     """Upscale one (H, W, 3) RGB image of uint8, uint16 or float32 in 0..1 (see `Upscaler`, which also takes many)."""
     return Upscaler(session, tile=tile, max_memory=max_memory)(image)
 
