@@ -75,7 +75,7 @@ def upscale(
         return
     chosen = runnable(model, variant)
     say(f"{chosen.name} on {source}")
-    upscaler = Upscaler(chosen.open(), tile=tile, max_memory=bound, identity=chosen.identity, beside=4 if video else 0)
+    upscaler = Upscaler(chosen.open(), tile=tile, max_memory=bound, identity=chosen.identity, held=_held(codec) if video else 0)
     if video:
         _video(source, output, upscaler, codec, crf)
     else:
@@ -103,6 +103,13 @@ def _folder(
         raise InputError(f"{len(summary.failed)} of the pictures could not be upscaled; the others were", hint="see the lines above")
 
 
+def _held(codec: Optional[str]) -> int:
+    """How many upscaled frames' memory a video takes: what waits on both sides of the network, and the encoder's."""
+    from sr_deploy.upscale.video_encode import HOLDS
+
+    return 8 + HOLDS.get(codec or "libx264", 0)
+
+
 def _video(source: Path, output: Path, upscaler: Any, codec: str, crf: Optional[int]) -> None:
     from sr_deploy.upscale.status import status_line
     from sr_deploy.upscale.video import upscale_video
@@ -122,7 +129,7 @@ def _governed(
     from sr_deploy.upscale.tiles import Upscaler
 
     found = runnables(model)
-    upscalers = [Upscaler(r.open(), tile=tile, max_memory=bound, identity=r.identity, beside=4) for r in found]
+    upscalers = [Upscaler(r.open(), tile=tile, max_memory=bound, identity=r.identity, held=_held(codec)) for r in found]
     log = output.with_name(output.stem + ".governor.jsonl")
     with live_watts() if max_watts is not None else contextlib.nullcontext() as watts, log_to(log) as note:
         governor = Governor(upscalers, fps=fps, names=[r.variant for r in found], max_watts=max_watts, watts=watts, log=note)

@@ -20,13 +20,14 @@ class Upscaler:
     """Upscale images, planned once per size. Use it from one thread at a time."""
 
     def __init__(
-        self, session: Session, *, tile: Optional[int] = None, max_memory: Optional[int] = None, identity: str = "", beside: int = 0
+        self, session: Session, *, tile: Optional[int] = None, max_memory: Optional[int] = None, identity: str = "", beside: int = 0,
+        held: int = 0,
     ) -> None:  # fmt: skip
         """tile: the largest LR side fed, halo included. max_memory: bytes of resident memory of the process, at most.
 
         max_memory None: a quarter of what is available beside what the process has. identity: what is told of the network's
         weights; `self.identity` adds what else decides the output. beside: how many more images and results the caller may
-        hold while one is run (see `alone`). Raises InputError when memory cannot be measured here and a bound is given.
+        hold while one is run (see `alone`). held: how many results' memory the caller takes in any case, an encoder's. Raises InputError when memory cannot be measured here and a bound is given.
         """
         self.session, self.scale = session, session.scale
         self.identity = identity if tile is None or session.halo_px is not None else f"{identity} tile {tile}"
@@ -35,7 +36,7 @@ class Upscaler:
         """The largest difference so far, of 0..1, between two tiles on the same pixels beside a seam; 0 where tiling is exact."""
         self.estimate = 0
         """The most bytes that the plans made so far may take, as estimated; 0 where memory is unknown."""
-        self._tile, self._beside = tile, beside
+        self._tile, self._beside, self._held = tile, beside, held
         self._need: Optional[Need] = None
         self._plans: Dict[Tuple[HW, int], Plan] = {}
         self._last: Optional[Plan] = None
@@ -95,7 +96,7 @@ class Upscaler:
             else:
                 result = hw[0] * hw[1] * self.scale**2 * bytes_per_px
                 beside = 0 if self.alone(hw, bytes_per_px=bytes_per_px) else self._beside
-                taken = resident + result + beside * (result + result // self.scale**2)
+                taken = resident + (1 + self._held) * result + beside * (result + result // self.scale**2)
                 self._plans[key] = self._plan_within(hw, self.max_memory, taken)
         return self._plans[key]
 
