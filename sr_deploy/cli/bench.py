@@ -75,7 +75,9 @@ def _sweep(ctx: click.Context, plan: str, data: str, output: Optional[Path], as_
             raise click.UsageError("--sweep goes with --data, --json and -o only: the plan says the rest")
     if output is None:
         raise click.UsageError("--sweep needs -o: rows.jsonl there is what it goes on from")
-    _shown(rows_from_plan(read_plan(Path(plan)), output, data=data, progress=say), as_json)
+    rows = rows_from_plan(read_plan(Path(plan)), output, data=data, progress=say)
+    _shown(rows, as_json)
+    _challenge_files(rows, output)
 
 
 def _shown(rows: List[Any], as_json: bool) -> None:
@@ -94,16 +96,23 @@ def _shown(rows: List[Any], as_json: bool) -> None:
 
 
 def _kept(rows: List[Any], output: Path) -> None:
-    """Add to the folder's rows, and write NTIRE's two files of all its rows of each year anew."""
-    from sr_deploy.core.files import write_text
-    from sr_deploy.core.harness import results_files
-    from sr_deploy.core.protocols import protocol_of
-    from sr_deploy.core.rows import append_rows, read_rows
+    from sr_deploy.core.rows import append_rows
 
     append_rows(output / "rows.jsonl", rows)
     say(f"added {len(rows)} rows to {output / 'rows.jsonl'}")
-    for name in dict.fromkeys(row.protocol for row in rows if not row.error and protocol_of(row).of_images):
-        of_year = [row for row in read_rows(output / "rows.jsonl") if row.protocol == name and not row.error and row.set == rows[0].set]
-        for file, text in results_files(of_year).items():
-            write_text(output / name / file, text)
-        say(f"wrote results.txt and results.json of {len(of_year)} networks to {output / name}")
+    _challenge_files(rows, output)
+
+
+def _challenge_files(rows: List[Any], output: Path) -> None:
+    """Write NTIRE's two files anew of all the folder's rows of each year and set that `rows` has."""
+    from sr_deploy.core.files import write_text
+    from sr_deploy.core.harness import results_files
+    from sr_deploy.core.layouts import rows_where
+    from sr_deploy.core.protocols import protocol_of
+    from sr_deploy.core.rows import read_rows
+
+    for year, images in dict.fromkeys((row.protocol, row.set) for row in rows if not row.error and protocol_of(row).of_images):
+        kept = [row for row in rows_where(read_rows(output / "rows.jsonl"), []) if (row.protocol, row.set, row.error) == (year, images, "")]
+        for file, text in results_files(kept).items():
+            write_text(output / year / file, text)
+        say(f"wrote results.txt and results.json of {len(kept)} rows to {output / year}")

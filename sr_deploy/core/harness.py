@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Dict, Sequence
 
-from sr_deploy.core.layouts import split_mean
+from sr_deploy.core.protocols import split_mean
 from sr_deploy.core.rows import BenchmarkRow
 from sr_deploy.core.tables import comparable, labels
 

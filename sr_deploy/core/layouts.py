@@ -6,7 +6,7 @@ import dataclasses
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError, nearest
-from sr_deploy.core.protocols import protocol_of, scores, time_ms
+from sr_deploy.core.protocols import below_gate, protocol_of, scores, split_mean, time_ms
 from sr_deploy.core.rows import BenchmarkRow
 from sr_deploy.core.tables import Table, bench_table, comparable, conditions, flops, label, labels, number, over, text_of
 
@@ -20,7 +20,7 @@ def laid_out(rows: Sequence[BenchmarkRow], layout: str) -> Table:
     return LAYOUTS[layout](rows)
 
 
-def rows_where(rows: Sequence[BenchmarkRow], conditions: Sequence[str]) -> List[BenchmarkRow]:
+def rows_where(rows: Sequence[BenchmarkRow], where: Sequence[str]) -> List[BenchmarkRow]:
     """Return the rows that meet each `KEY=VALUE`, in which the value may be a list `A,B`; of several rows of a cell the last.
 
     Raises InputError when a key is unknown or no row is left.
@@ -28,7 +28,7 @@ def rows_where(rows: Sequence[BenchmarkRow], conditions: Sequence[str]) -> List[
     last = {row.cell: i for i, row in enumerate(rows) if row.cell}
     left = [row for i, row in enumerate(rows) if not row.cell or last[row.cell] == i]
     keys = [f.name for f in dataclasses.fields(BenchmarkRow)]
-    for condition in conditions:
+    for condition in where:
         key, found, value = condition.partition("=")
         if not found or key not in keys:
             raise InputError(f"'{condition}' is no condition on rows: expected KEY=VALUE", hint=nearest(key, keys))
@@ -37,12 +37,6 @@ def rows_where(rows: Sequence[BenchmarkRow], conditions: Sequence[str]) -> List[
         if not left:
             raise InputError(f"no row has {condition}; there {key} is {', '.join(map(repr, present)) or 'in no row'}"[:500])
     return left
-
-
-def split_mean(row: BenchmarkRow, split: str, key: str) -> Optional[float]:
-    """Return the mean of `psnr_db` or `ms` over the images of a split, valid or test; None where one is missing."""
-    values = [image[key] for image in row.images if image["split"] == split]
-    return sum(values) / len(values) if values and None not in values else None
 
 
 def ntire(rows: Sequence[BenchmarkRow]) -> Table:
@@ -72,6 +66,7 @@ def ntire(rows: Sequence[BenchmarkRow]) -> Table:
         assert b is not None
         baseline = f"{b.name}, {b.ms} ms on its GPU ({protocol.device}), {b.macs_g} G, {b.params_m} M"
         notes.append(f"score: {parts} of exp(2 x / baseline), less is better; baseline {baseline}")
+        notes += [f"below the challenge's PSNR, which would not rank it: {n}" for n, r in zip(labels(measured), measured) if below_gate(r)]
     cells = [[name, *(column[i] for column in texts)] for i, name in enumerate(labels(measured))]
     return _table(headings, cells, notes)
 

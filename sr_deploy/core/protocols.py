@@ -1,9 +1,10 @@
 """How a row was measured: what each year's NTIRE harness does, as data, and the steady protocol beside it.
 
 Read off the public repositories (`test_demo.py`, README) of ofsoundof/NTIRE2022_ESR and NTIRE2023_ESR and of
-Amazingren/NTIRE2024_ESR, NTIRE2025_ESR and NTIRE2026_ESR. All five time each image once, batch 1, by events on the device around
-the call, in FP32 by eager torch, without any warm-up, and print the plain mean of a set; with the test set the mean of both
-sets' means. A row says in its `warnings` where it differs.
+Amazingren/NTIRE2024_ESR, NTIRE2025_ESR (README only) and NTIRE2026_ESR. All time each image once, batch 1, by events on the
+device around the call, in FP32 by eager torch, without any warm-up, and print the plain mean of a set; with the test set the
+mean of both sets' means. Memory is what torch had allocated at most after the valid set, weights included. A row says in its
+`warnings` where it differs.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Protocol:
     device: str = ""
     timer: str = ""
     precision: str = ""
+    memory: str = ""
     scale: Optional[int] = None
     baseline: Optional[Baseline] = None
     weights: Tuple[float, ...] = ()
@@ -62,8 +64,8 @@ _DIV2K_LSDIR = ("DIV2K_LSDIR_valid", "DIV2K_LSDIR_test")
 def _ntire(year: int, *, counter: str, sets: Tuple[str, ...], device: str, baseline: Optional[Baseline] = None,
            weights: Tuple[float, ...] = ()) -> Protocol:  # fmt: skip
     return Protocol(
-        f"ntire{year}", "mean", counter, "rgb", sets, device, "device events", "fp32", 4, baseline, weights,
-        (26.90, 26.99) if baseline else (),
+        f"ntire{year}", "mean", counter, "rgb", sets, device, "device events", "fp32", "torch.cuda.max_memory_allocated", 4, baseline,
+        weights, (26.90, 26.99) if baseline else (),
     )  # fmt: skip
 
 
@@ -113,6 +115,22 @@ def time_ms(row: BenchmarkRow) -> Optional[float]:
     return row.latency_ms_mean if protocol_of(row).statistic == "mean" else row.latency_ms_median
 
 
+def split_mean(row: BenchmarkRow, split: str, key: str) -> Optional[float]:
+    """Return the mean of `psnr_db` or `ms` over the images of a split, valid or test; None where one is missing."""
+    values = [image[key] for image in row.images if image["split"] == split]
+    return sum(values) / len(values) if values and None not in values else None
+
+
+def below_gate(row: BenchmarkRow) -> bool:
+    """Tell whether a row's PSNR on the challenge's own images is below what the year asks for."""
+    p = protocol_of(row)
+    found = ((row.set, split_mean(row, "valid", "psnr_db")), (row.test_set, split_mean(row, "test", "psnr_db")))
+    return any(
+        theirs.lower() in ours.lower() and psnr is not None and psnr < least
+        for (ours, psnr), theirs, least in zip(found, p.sets, p.min_psnr_db)
+    )
+
+
 def scores(row: BenchmarkRow) -> Optional[Tuple[float, float, float, float]]:
     """Return the challenge's score and its parts for runtime, FLOPs and parameters: exp(2 x / baseline); less is better.
 
@@ -136,6 +154,7 @@ def deviations(row: BenchmarkRow) -> List[str]:
         (row.timer, p.timer, "timed by"),
         (row.precision, p.precision, "precision"),
         (row.device, p.device, "device"),
+        (row.mem_definition, p.memory, "memory:"),
         (f"x{row.scale}", f"x{p.scale}", "scale"),
         *((ours, theirs, "images") for ours, theirs in zip((row.set, row.test_set), p.sets)),
     ]

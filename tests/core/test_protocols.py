@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.protocols import CHOICES, PROTOCOLS, deviations, protocol_named, protocol_of, scores, time_ms
+from sr_deploy.core.protocols import CHOICES, PROTOCOLS, below_gate, deviations, protocol_named, protocol_of, scores, time_ms
 from sr_deploy.core.rows import BenchmarkRow
 
 ROW = BenchmarkRow(model="m", variant="", backend="torch", latency_ms_median=2.0, latency_ms_mean=3.0, macs_g=9.83, params=151_000)
@@ -54,7 +54,7 @@ def test_which_time_counts(name, ms):
 def test_a_run_as_the_challenge_does_it_differs_in_nothing():
     done = replace(
         ROW, protocol="ntire2024", timer="device events", precision="fp32", device="NVIDIA GeForce RTX 3090", scale=4,
-        set="LSDIR_DIV2K_valid_HR", test_set="LSDIR_DIV2K_test_HR", tiling="whole",
+        set="LSDIR_DIV2K_valid_HR", test_set="LSDIR_DIV2K_test_HR", tiling="whole", mem_definition="torch.cuda.max_memory_allocated",
     )  # fmt: skip
     assert deviations(done) == []
     assert deviations(replace(done, protocol="steady", device="x")) == []
@@ -69,3 +69,13 @@ def test_names():
             protocol_named(name)
     with pytest.raises(InputError, match="protocol is 'ntire1999'"):
         protocol_of(replace(ROW, protocol="ntire1999"))
+
+
+@pytest.mark.parametrize(
+    "psnr, set_name, below", [(26.89, "DIV2K_LSDIR_valid_HR", True), (26.9, "DIV2K_LSDIR_valid_HR", False), (20, "Set5", False)]
+)
+def test_the_challenge_ranks_no_entry_below_its_psnr(psnr, set_name, below):
+    image = {"image": "a", "split": "valid", "lr_hw": [8, 8], "psnr_db": psnr, "ssim": 0.9, "ms": 1.0}
+    row = replace(ROW, protocol="ntire2025", set=set_name, images=(image,))
+    assert below_gate(row) is below
+    assert not below_gate(replace(row, protocol="ntire2022", set="DIV2K_valid"))
