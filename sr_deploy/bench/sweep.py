@@ -16,6 +16,7 @@ from typing import Callable, Dict, List, Optional, Tuple
 from sr_deploy.bench.evaluate import ImageSet, image_set
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import output_folder
+from sr_deploy.core.images import read_rgb
 from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.core.protocols import DEFAULT, protocol_named, time_ms
 from sr_deploy.core.rows import BenchmarkRow, append_rows, read_rows
@@ -113,9 +114,12 @@ def rows_from_plan(
     data: a folder of HR images; empty: scikit-image's photographs. Graphs and engines lie in `folder/artifacts`. A cell that
     failed counts as done: to try it again, take its line away. Raises an SrDeployError when the plan, not a cell, is wrong.
     """
+    images = image_set(data)
+    for path in images.files:
+        read_rgb(path)  # a bad image would fail every cell
+    cells = cells_of(plan, images)
     output_folder(folder)
     file = folder / "rows.jsonl"
-    cells = cells_of(plan, image_set(data))
     rows = {row.cell: row for row in (read_rows(file) if file.exists() else []) if row.cell in cells}
     todo = [name for name in cells if name not in rows]
     if rows:

@@ -156,11 +156,15 @@ def test_a_variant_that_a_model_does_not_hold(place, tmp_path):
         cells_of(read_plan(plan(place, tmp_path, variants=["d9"])), image_set(data(place)))
 
 
-def test_a_folder_of_no_images(place, tmp_path):
+def test_a_folder_of_no_images_and_one_that_only_looks_like_one(place, tmp_path, children):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no image")
     with pytest.raises(InputError, match="holds no images"):
         rows_from_plan(read_plan(plan(place, tmp_path)), tmp_path / "out", data=str(tmp_path / "empty"))
+    (tmp_path / "empty" / "notes.png").write_text("no image")
+    with pytest.raises(InputError, match="notes.png is not an image"):
+        rows_from_plan(read_plan(plan(place, tmp_path)), tmp_path / "out", data=str(tmp_path / "empty"))
+    assert not (tmp_path / "out").exists() and not children.calls
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no signals")
