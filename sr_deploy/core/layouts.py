@@ -56,9 +56,12 @@ def ntire(rows: Sequence[BenchmarkRow]) -> Table:
     texts = [_ranked([value(r) for r in measured], digits) if ranked else [number(value(r), digits) for r in measured]
              for _, value, digits, ranked in columns]  # fmt: skip
     headings = ["Model", *(heading for heading, *_ in columns)]
+    counted = headings.index("FLOPs [G]") - 1
+    texts[counted] = [text.replace(" (", "† (", 1) if r.uncounted else text for text, r in zip(texts[counted], measured)]
     notes = conditions(measured)
     if all(scored):
-        texts.append(_ranked([s[0] for s in scored if s], 2))
+        finals = [s[0] for s in scored if s]
+        texts.append([f"{v:.2f} ({p})" if v < 1e4 else f"{v:.1e} ({p})" for v, p in zip(finals, _places(finals))])
         headings.append("Score")
         protocol = protocol_of(measured[0])
         parts = " + ".join(f"{w:.2f} {what}" for w, what in zip(protocol.weights, ("runtime", "FLOPs", "parameters")))
