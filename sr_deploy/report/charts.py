@@ -50,8 +50,12 @@ def cost_chart(group: Group, axis: Axis) -> str:
     for entry in reversed(best):
         name = entry.row.variant or entry.row.model
         parts.append(places.label(x(axis.of(entry.row)), y(entry.row.psnr_db), name, cls="label best"))
-    several = len({how for _, how in families}) > 1
+    named: List[str] = []
+    several = axis.of is time_ms and len({how for _, how in families}) > 1  # other costs are the same by every backend
     for (model, how), members in families.items():
+        if not several and model in named:
+            continue
+        named.append(model)
         top = max(members, key=lambda e: e.row.psnr_db)
         parts.append(places.label(x(axis.of(top.row)), y(top.row.psnr_db), how if several else model, cls="label"))
     name = f"PSNR against {axis.name}. On the Pareto front, cheapest first: " + "; ".join(

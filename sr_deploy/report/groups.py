@@ -113,10 +113,13 @@ def on_axis(entry: Entry, axis: Axis) -> bool:
 
 
 def front(entries: Sequence[Entry], axis: Axis) -> List[Entry]:
-    """Return the Pareto front, cheapest first: those that no other beats in PSNR at the same cost or less."""
+    """Return the Pareto front, cheapest first: those that no other equals in PSNR at the same cost or less.
+
+    PSNR counts as it is printed, to 0.001 dB: one network's scores by two backends differ in the sixth digit.
+    """
     best: List[Entry] = []
     for entry in sorted((e for e in entries if on_axis(e, axis)), key=lambda e: (axis.of(e.row), -e.row.psnr_db)):
-        if not best or entry.row.psnr_db > best[-1].row.psnr_db:
+        if not best or round(entry.row.psnr_db, 3) > round(best[-1].row.psnr_db, 3):
             best.append(entry)
     return best
 

@@ -32,6 +32,18 @@ def test_a_chart_says_what_it_shows():
     assert len(best) == 3 and best[0] == "m_x4.d1, torch fp32: 30.000 dB, 10.0 Latency [ms]"
 
 
+def test_backends_are_named_where_they_differ_in_cost():
+    rows = [
+        row(v, ms * f, p, backend=b) for b, f in (("torch", 1), ("onnxruntime", 4)) for v, ms, p in (("d1", 10.0, 30.0), ("d2", 20.0, 32.0))
+    ]
+    (group,) = groups_of(rows)
+    latency, _, params = (
+        [t.text for t in ElementTree.fromstring(cost_chart(group, axis)).iter("text") if t.get("class") == "label"]
+        for axis in axes_of(group)
+    )
+    assert (latency, params) == (["torch fp32", "onnxruntime fp32"], ["m_x4"])
+
+
 def test_elastic_curves_are_ordered_by_size_and_split_by_backend_and_tag():
     rows = [row("c16-nla", psnr=33.0), row("c8"), row("c16", psnr=32.0), row("c4-nla"), row("c8", backend="onnxruntime", ms=5.0)]
     (elastic,) = elastic_of(groups_of(rows)[0])

@@ -41,6 +41,11 @@ def test_the_front_holds_what_nothing_beats():
     assert [e.row.variant for e in front(group.entries, params)] == ["d1", "d2", "d10"]
 
 
+def test_what_differs_by_less_than_is_printed_is_equal():
+    (group,) = groups_of([row("d1", 10.0, 30.0), row("d1", 20.0, 30.0000004, backend="onnxruntime"), row("d2", 30.0, 30.001)])
+    assert [(e.row.variant, e.row.backend) for e in front(group.entries, axes_of(group)[0])] == [("d1", "torch"), ("d2", "torch")]
+
+
 def test_of_equals_one_is_on_the_front_and_a_cost_of_nothing_is_not_drawn():
     (group,) = groups_of([row("d1"), row("d2"), row("d3", ms=0.0, psnr=40.0), row("d4", ms=None, psnr=40.0)])
     assert [e.row.variant for e in front(group.entries, axes_of(group)[0])] == ["d1"]
