@@ -27,7 +27,8 @@ class Upscaler:
 
         max_memory None: a quarter of what is available beside what the process has. identity: what is told of the network's
         weights; `self.identity` adds what else decides the output. beside: how many more images and results the caller may
-        hold while one is run (see `alone`). held: how many results' memory the caller takes in any case, an encoder's. Raises InputError when memory cannot be measured here and a bound is given.
+        hold while one is run (see `alone`). held: how many results' memory the caller takes in any case, an encoder's.
+        Raises InputError when memory cannot be measured here and a bound is given.
         """
         self.session, self.scale = session, session.scale
         self.identity = identity if tile is None or session.halo_px is not None else f"{identity} tile {tile}"
