@@ -91,9 +91,9 @@ def measured(
     What cannot run on this machine becomes a row with its reason. Raises an SrDeployError on bad input.
     """
     chosen = [protocol_named(name) for name in dict.fromkeys(protocols)]
-    request = _request(chosen, data=data, test=test, metric=metric, lr=lr, runs=runs, cadence_hz=cadence_hz)
     with limited_to(threads):
         subjects = [subject for item in given_items(given, variants) for subject in subjects_of(item, variants, trust=trust)]
+        request = _request(chosen, data=data, test=test, metric=metric, lr=lr, runs=runs, cadence_hz=cadence_hz)
         for subject in subjects:
             # What takes no warm-up comes first, as it would in a process of its own.
             for protocol in sorted(chosen, key=lambda p: not p.of_images):

@@ -71,7 +71,7 @@ def _sweep(ctx: click.Context, plan: str, data: str, output: Optional[Path], as_
 
     for name in ctx.params:
         source = ctx.get_parameter_source(name)
-        if name not in ("sweep", "data", "output", "as_json") and source is not None and source.name == "COMMANDLINE":
+        if name not in ("sweep", "data", "output", "as_json") and ctx.params[name] and source is not None and source.name == "COMMANDLINE":
             raise click.UsageError("--sweep goes with --data, --json and -o only: the plan says the rest")
     if output is None:
         raise click.UsageError("--sweep needs -o: rows.jsonl there is what it goes on from")
