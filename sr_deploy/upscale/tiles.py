@@ -127,6 +127,8 @@ class Upscaler:
     def _measure(self) -> None:
         """Learn what tiles need, and the bound where none was given."""
         self._need = need_of(self.session, self._probe)
+        if self._need is not None:
+            self.estimate = peak_bytes() or 0  # small tiles may take less than the probes did
         resident, available = resident_bytes(), available_bytes()
         if self.max_memory is None and resident is not None and available is not None:
             self.max_memory = resident + available // 4
