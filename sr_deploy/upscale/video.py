@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, List, Optional
 
+from sr_deploy.core.claims import claimed, holder
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import output_folder, sha256_of
-from sr_deploy.upscale.claims import claimed, holder
 from sr_deploy.upscale.overlap import Behind, ahead
 from sr_deploy.upscale.video_encode import Encoding, encoding_for
 from sr_deploy.upscale.video_mux import CONTAINERS, check_streams, write_video
