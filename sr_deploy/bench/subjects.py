@@ -67,7 +67,7 @@ def subjects_of(item: str, variants: Union[str, Sequence[str], None], *, trust: 
 def _checkpoint_subjects(model: str, variants: Union[str, Sequence[str], None]) -> Iterator[Subject]:
     from sr_deploy.nets.checkpoint import load_checkpoint
     from sr_deploy.nets.complexity import NTIRE_HW, count
-    from sr_deploy.runtime.torch_module import TorchSession
+    from sr_deploy.runtime.torch_module import session_of_checkpoint
 
     checkpoint = load_checkpoint(model)
     spec = checkpoint.spec
@@ -81,7 +81,7 @@ def _checkpoint_subjects(model: str, variants: Union[str, Sequence[str], None]) 
         counts = {**of_hooks, "fvcore": of_fvcore}
 
         def open_session(variant: str = str(variant)) -> Session:
-            return TorchSession(checkpoint.network(variant), scale=spec.scale, min_hw=spec.min_hw)
+            return session_of_checkpoint(checkpoint, variant)
 
         yield Subject(with_counts(row, counts), open_session, counts)
 
