@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("exact", "large", "speed"):
         parser.add_argument("--" + name, action="store_true")
-    parser.add_argument("--models", nargs="*", help="of --exact; default: all shipped")
+    parser.add_argument("--models", nargs="*", help="of --exact, as asrn_x4 or asrn_x4.d3; default: all shipped")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
@@ -85,8 +85,9 @@ def exact(rows: Rows, folder: Path, models: Optional[List[str]]) -> None:
     from sr_deploy.upscale.plan import smallest_tile
     from sr_deploy.upscale.tiles import Upscaler
 
-    for model in models or [path.stem for path in shipped()]:
-        for session, variant in sessions(model, folder):
+    for name in models or [path.stem for path in shipped()]:
+        model, _, chosen = name.partition(".")
+        for session, variant in sessions(model, chosen or None, folder):
             tile = max(TILE, *(smallest_tile(session, axis) for axis in (0, 1)))
             worst, tiled, measured = 0.0, 0, 0.0
             for hw in SIZES:
@@ -106,15 +107,15 @@ def exact(rows: Rows, folder: Path, models: Optional[List[str]]) -> None:
             )  # fmt: skip
 
 
-def sessions(model: str, folder: Path) -> Any:
-    """Yield an ONNX Runtime session of each variant with its name."""
+def sessions(model: str, chosen: Optional[str], folder: Path) -> Any:
+    """Yield an ONNX Runtime session of each variant, or of the chosen one, with its name."""
     from sr_deploy.export.pipeline import onnx_from_checkpoint
     from sr_deploy.nets.checkpoint import load_checkpoint
     from sr_deploy.upscale.models import session_of
 
     checkpoint = load_checkpoint(model)
     low = "x".join(map(str, checkpoint.spec.min_hw))
-    for variant in checkpoint.spec.variants:
+    for variant in checkpoint.spec.variants if chosen is None else [chosen]:
         graph = onnx_from_checkpoint(checkpoint, folder, variants=variant, sizes=[f"{low}:64x64:1023x1023"], target="cpu")[0]
         yield session_of(graph), variant
 

@@ -12,7 +12,7 @@ The stable Python API; each name is imported on first use, so that a board witho
     quality_from_artifacts([...])          PSNR and SSIM only, on several sets
     quality_table(rows)                    those as the papers print them
     session_of(model, variant)             a checkpoint, graph or engine, opened
-    upscale(image, session)                an (H, W, 3) image through it, in tiles where memory asks for it
+    upscale_image(image, session)          an (H, W, 3) image through it, in tiles where memory asks for it
     Upscaler(session)                      the same for many images, `.frames(images)` for an iterator
 """
 
@@ -34,15 +34,14 @@ _API = {
     "quality_from_artifacts": "sr_deploy.bench.quality",
     "quality_table": "sr_deploy.core.tables",
     "session_of": "sr_deploy.upscale.models",
+    "upscale_image": "sr_deploy.upscale.tiles",
     "Upscaler": "sr_deploy.upscale.tiles",
     "SrDeployError": "sr_deploy.core.errors",
 }
-__all__ = [*_API, "upscale", "__version__"]
+__all__ = [*_API, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "upscale":  # a package that can be called
-        return importlib.import_module("sr_deploy.upscale")
     if name not in _API:
         raise AttributeError(f"module 'sr_deploy' has no attribute '{name}'")
     return getattr(importlib.import_module(_API[name]), name)

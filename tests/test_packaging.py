@@ -36,6 +36,8 @@ def test_wheel_carries_the_shipped_data_and_nothing_else(wheel: Path) -> None:
         p.name for p in shipped()
     ]
     assert sorted(Path(n).stem for n in names if n.startswith("sr_deploy/_engines_targets/")) == target_names()
+    page = {p.name for p in (ROOT / "sr_deploy" / "report" / "page").iterdir()}
+    assert page == {"report.html", "style.css", "script.js"} == {Path(n).name for n in names if n.startswith("sr_deploy/report/page/")}
     assert all(n.startswith(("sr_deploy/", "srdeploy-")) for n in names)
 
 

@@ -90,3 +90,17 @@ def test_every_checkpoint_builds_for_rtx(path, tmp_path):
     (engine,) = engine_from_onnx(graphs, tmp_path, target="rtx", compute_capabilities=[86])
     manifest = read_manifest(engine)
     assert manifest.precision_obtained == "fp16" and manifest.variant == variant
+
+
+def test_every_form_of_a_network_is_read_by_the_parsers(tmp_path):
+    """TensorRT for RTX builds each; TensorRT 8.5's is one of opset 17."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    import onnx
+
+    from sr_deploy import engine_from_onnx, onnx_from_checkpoint
+
+    graphs = onnx_from_checkpoint("imdeception_x4", tmp_path / "rtx", variants="c4", sizes=["32x32"], target="rtx", candidates=True)
+    engines = engine_from_onnx(graphs, tmp_path, target="rtx", compute_capabilities=[86])
+    assert len(engines) == len(graphs) == 7 and len({e.name for e in engines}) == 7
+    for graph in onnx_from_checkpoint("asrn_x4", tmp_path / "xavier", variants="d1", sizes=["32x32"], target="xavier", candidates=True):
+        assert read_manifest(graph).opset == onnx.load(str(graph)).opset_import[0].version == 17

@@ -31,6 +31,9 @@ SIZES = ["128x128", "256x512"]
 TIMES = (
     "| network | LR | graph | nodes | time [ms] | to literal | memory [MiB] | MACs [G] | bytes [GB] | over floor |\n" + "|---" * 10 + "|"
 )
+AS_TARGET = ("asrn_x4.d1", "asrn_x4.d5", "imdeception_x4.c4", "imdeception_x4.c16-nla", "srn-ntire_x4.b4")
+LARGE = "16x16:256x256:1080x1920"
+SESSIONS = "| our dynamic graph | LR | session | first run [ms] | then [ms] | memory [MiB] |\n" + "|---" * 6 + "|"
 
 
 def main() -> None:
@@ -40,10 +43,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("-o", "--output", type=Path, default=HERE)
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--session", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     if given.memory_of:
         print(memory_here(given.memory_of))
+        return
+    if given.session:
+        session_here(*given.session)
         return
     import onnxruntime
     import onnxslim
@@ -72,6 +79,12 @@ def main() -> None:
                     table.write(line(row) + "\n")
                     print(line(row), flush=True)
                     rows.flush(), table.flush()
+        print(f"\n{SESSIONS}", flush=True)
+        table.write(f"\n{SESSIONS}\n")
+        for row in sessions([name for name in given.models or MODELS if name in AS_TARGET]):
+            rows.write(json.dumps({**row, **conditions}) + "\n")
+            table.write(session_line(row) + "\n")
+            print(session_line(row), flush=True)
 
 
 def line(row: Dict[str, Any]) -> str:
@@ -203,6 +216,63 @@ def memory_here(path: Path) -> float:
         for _ in range(3):
             session.run(None, {"lr": np.zeros(shape, np.float32)})
     return memory[0] or float("nan")
+
+
+def sessions(names: List[str]) -> List[Dict[str, Any]]:
+    """Return rows of our dynamic graphs, each in a process of its own: our session's settings with one and all threads, and
+    onnxruntime's defaults."""
+    import onnx
+
+    from sr_deploy.core.device import cores
+    from sr_deploy.core.sizes import parse_sizes
+    from sr_deploy.core.target import load_target
+    from sr_deploy.export.forms import default_form, in_form
+    from sr_deploy.export.graph import graph_from_network
+    from sr_deploy.export.opset import EXPORTED
+    from sr_deploy.nets.checkpoint import load_checkpoint
+
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            model, _, variant = name.partition(".")
+            net = in_form(load_checkpoint(model).network(variant), default_form(load_target("cpu"), model.partition("_")[0], variant))[0]
+            path = Path(folder) / f"{name}.onnx"
+            onnx.save(graph_from_network(net, parse_sizes(LARGE), opset=EXPORTED), str(path))
+            for size in ("256x512", "1080x1920"):
+                for kind in ("ours, 1 thread", f"ours, {cores()} threads", "onnxruntime's defaults"):
+                    command = [sys.executable, __file__, "--session", str(path), size, kind]
+                    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                    rows.append({"network": name, "lr": size, "session": kind, **json.loads(done.stdout)})
+    return rows
+
+
+def session_here(path: str, size: str, kind: str) -> None:
+    import os
+
+    import onnxruntime as ort
+
+    from sr_deploy.core.device import peak_memory_mib
+    from sr_deploy.core.sizes import parse_hw
+    from sr_deploy.runtime.ort import OnnxRuntimeSession
+
+    if kind == "ours, 1 thread":
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    x = np.random.default_rng(0).random((1, 3, *parse_hw(size)), dtype=np.float32)
+    memory: list = []
+    with peak_memory_mib(memory):
+        if kind.startswith("ours"):
+            session: Any = OnnxRuntimeSession(Path(path))
+            run = timed(lambda: session.run(x))
+        else:
+            session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+            run = timed(lambda: session.run(None, {"lr": x}))
+        first, *others = (run() for _ in range(4))
+    print(json.dumps({"first_ms": first, "ms_median": statistics.median(others), "memory_mib": memory[0]}))
+
+
+def session_line(row: Dict[str, Any]) -> str:
+    numbers = f"{row['first_ms']:.0f} | {row['ms_median']:.0f} | {row['memory_mib'] or float('nan'):.0f}"
+    return f"| {row['network']} | {row['lr']} | {row['session']} | {numbers} |"
 
 
 def mac_ceiling() -> float:

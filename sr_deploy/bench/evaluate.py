@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.images import image_files, imresize, modcrop, nchw_from_rgb, read_rgb, rgb_from_nchw
 from sr_deploy.core.metrics import border_px, psnr_db, ssim
 from sr_deploy.core.samples import SAMPLE_SET, sample_files
-from sr_deploy.core.session import Session
+from sr_deploy.core.session import Session, Timed
 from sr_deploy.core.sizes import hw_text
 
 DEFAULT_OVERLAP_PX = 16
@@ -23,11 +23,16 @@ DEFAULT_OVERLAP_PX = 16
 
 @dataclass(frozen=True)
 class ImageScore:
-    """One image's scores."""
+    """One image's scores, and what it took."""
 
     image: str
     psnr_db: float
     ssim: float
+    lr_hw: Tuple[int, int]
+    ms: float = field(compare=False)
+    """Of the network alone; of a tiled image the sum of its tiles."""
+    copies_ms: Optional[float] = None
+    timer: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,11 +96,11 @@ def evaluate(session: Session, images: ImageSet, *, metric: str, degradation: st
         hr = _scorable(path, session.scale, border)
         rng = np.random.default_rng(zlib.crc32(path.name.encode()))
         lr = degraded(hr, scale=session.scale, kind=degradation, rng=rng)
-        y, how = upscale_fitting(session, nchw_from_rgb(lr))
+        done, how = upscale_fitting(session, nchw_from_rgb(lr))
         tilings.append(how)
-        sr = rgb_from_nchw(y)
-        quality = {"metric": metric, "border": border}
-        scores.append(ImageScore(path.name, psnr_db(sr, hr, **quality), ssim(sr, hr, **quality)))
+        sr = rgb_from_nchw(done.y)
+        psnr, similarity = (score(sr, hr, metric=metric, border=border) for score in (psnr_db, ssim))
+        scores.append(ImageScore(path.name, psnr, similarity, (lr.shape[0], lr.shape[1]), done.ms, done.copies_ms, done.timer))
     mean_psnr, mean_ssim = (float(np.mean([getattr(s, key) for s in scores])) for key in ("psnr_db", "ssim"))
     tiling = "; ".join(dict.fromkeys(sorted(tilings, reverse=True)))
     return Quality(images.name, metric, border, mean_psnr, mean_ssim, tiling, tuple(scores), degradation)
@@ -114,8 +119,8 @@ def _scorable(path: Path, scale: int, border: int) -> np.ndarray:
     return hr
 
 
-def upscale_fitting(session: Session, x: np.ndarray) -> Tuple[np.ndarray, str]:
-    """Upscale x (1, 3, H, W) with a session that may not take its size; return the result and how it was done.
+def upscale_fitting(session: Session, x: np.ndarray) -> Tuple[Timed, str]:
+    """Upscale x (1, 3, H, W) with a session that may not take its size; return the result with its time, and how it was done.
 
     A static graph, or a dynamic one made for smaller or larger images, gets overlapping tiles, mirrored where the image is
     smaller. That is not what the network makes of the whole image: pixels near tile borders and image borders differ, so
@@ -124,7 +129,7 @@ def upscale_fitting(session: Session, x: np.ndarray) -> Tuple[np.ndarray, str]:
     h, w = x.shape[2:]
     tile = session.nearest_hw((h, w))
     if tile == (h, w):
-        return session.run(x), "whole"
+        return session.timed(x), "whole"
     bottom, right = max(tile[0] - h, 0), max(tile[1] - w, 0)
     padded = x
     while bottom or right:  # mirroring adds at most the image itself each time
@@ -133,14 +138,17 @@ def upscale_fitting(session: Session, x: np.ndarray) -> Tuple[np.ndarray, str]:
         bottom, right = bottom - step[0], right - step[1]
     s = session.scale
     out = np.zeros((1, 3, padded.shape[2] * s, padded.shape[3] * s), dtype=np.float32)
+    parts: List[Timed] = []
     overlap = min(session.halo_px or DEFAULT_OVERLAP_PX, min(tile) // 4)  # a quarter: few tiles are worth more here
     for top, keep_top, end_top in _spans(padded.shape[2], tile[0], overlap):
         for left, keep_left, end_left in _spans(padded.shape[3], tile[1], overlap):
             part = np.ascontiguousarray(padded[:, :, top : top + tile[0], left : left + tile[1]])
-            y = session.run(part)
-            inside = y[:, :, (keep_top - top) * s : (end_top - top) * s, (keep_left - left) * s : (end_left - left) * s]
+            parts.append(session.timed(part))
+            inside = parts[-1].y[:, :, (keep_top - top) * s : (end_top - top) * s, (keep_left - left) * s : (end_left - left) * s]
             out[:, :, keep_top * s : end_top * s, keep_left * s : end_left * s] = inside
-    return out[:, :, : h * s, : w * s], f"tiled {hw_text(tile)}, overlap {overlap} px: near borders not what the whole image gives"
+    copies = [p.copies_ms for p in parts if p.copies_ms is not None]
+    done = Timed(out[:, :, : h * s, : w * s], sum(p.ms for p in parts), sum(copies) if copies else None, parts[-1].timer)
+    return done, f"tiled {hw_text(tile)}, overlap {overlap} px: near borders not what the whole image gives"
 
 
 def _spans(size: int, tile: int, overlap: int) -> List[Tuple[int, int, int]]:

@@ -7,36 +7,38 @@ import functools
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 import sr_deploy
-from sr_deploy.bench.evaluate import ImageSet, evaluate, image_set
-from sr_deploy.core.device import cpu_name, peak_memory_mib, python_and_os
+from sr_deploy.bench.conditions import Watch, before, device_facts, warnings_of
+from sr_deploy.bench.evaluate import ImageSet, Quality, evaluate, image_set
+from sr_deploy.bench.subjects import Subject, given_items, subjects_of, with_counts
+from sr_deploy.core.device import cpu_name, limited_to, peak_memory_mib, python_and_os
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
-from sr_deploy.core.files import files_in, sha256_of
-from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
+from sr_deploy.core.protocols import DEFAULT, Protocol, deviations, protocol_named, time_ms
 from sr_deploy.core.rows import BenchmarkRow
 from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW, parse_hw
-from sr_deploy.core.target import load_target
-from sr_deploy.core.timing import measure_latency
-from sr_deploy.runtime import BACKENDS
+from sr_deploy.core.timing import TOLERANCE, WARMUP_S, measure_latency, statistics
 
-ARTIFACT_SUFFIXES = (".onnx", ".engine")
 DEFAULT_HW = (256, 256)
 MEM_DEFINITION = "peak rise of the process's resident memory over opening and timing it, weights included"
+MEM_OF_IMAGES = "peak rise of the process's resident memory over opening it and the images of the valid set, weights and images included"
+MAX_CV = 0.05
 
 
 @dataclass(frozen=True)
-class Subject:
-    """Something to measure: what is known before it runs, and how to open it."""
+class Request:
+    """How everything of one call is measured."""
 
-    row: BenchmarkRow
-    open: Callable[[], Session]
-    recorded: Optional[BenchmarkRow] = None
-    """Its speed as the board that built it measured it; stands in where it cannot run here."""
+    images: ImageSet
+    test: Optional[ImageSet]
+    metric: Optional[str]
+    hw: Optional[HW]
+    runs: Optional[int]
+    cadence_hz: Optional[float]
 
 
 def rows_from_artifacts(
@@ -44,14 +46,23 @@ def rows_from_artifacts(
     *,
     variants: Union[str, Sequence[str], None] = None,
     data: str = "",
-    metric: str = "y",
+    test: str = "",
+    protocols: Sequence[str] = (DEFAULT,),
+    metric: Optional[str] = None,
     lr: Optional[str] = None,
     runs: Optional[int] = None,
+    cadence_hz: Optional[float] = None,
+    threads: Optional[int] = None,
     trust: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> List[BenchmarkRow]:
-    """Measure checkpoints (by torch), ONNX graphs and engines, or folders of them; return one row each (see `measured`)."""
-    return list(measured(given, variants=variants, data=data, metric=metric, lr=lr, runs=runs, trust=trust, progress=progress))
+    """Measure checkpoints (by torch), ONNX graphs and engines, or folders of them; return their rows (see `measured`)."""
+    return list(
+        measured(
+            given, variants=variants, data=data, test=test, protocols=protocols, metric=metric, lr=lr, runs=runs, cadence_hz=cadence_hz,
+            threads=threads, trust=trust, progress=progress,
+        )
+    )  # fmt: skip
 
 
 def measured(
@@ -59,193 +70,177 @@ def measured(
     *,
     variants: Union[str, Sequence[str], None] = None,
     data: str = "",
-    metric: str = "y",
+    test: str = "",
+    protocols: Sequence[str] = (DEFAULT,),
+    metric: Optional[str] = None,
     lr: Optional[str] = None,
     runs: Optional[int] = None,
+    cadence_hz: Optional[float] = None,
+    threads: Optional[int] = None,
     trust: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Iterator[BenchmarkRow]:
-    """Yield the row of each subject as it is measured.
+    """Yield a row of each subject by each protocol as it is measured, each in a session of its own.
 
     variants: of the checkpoints, "all" or "d1,d3". data: a folder of HR images; empty: scikit-image's photographs.
-    lr: the LR size latency and memory are taken at where the artifact leaves it open; None: 256x256, or what comes nearest.
+    test: the second folder of a challenge. protocols: of `core/protocols.py`. metric: "y" or "rgb"; None: the protocol's own, else y.
+    lr: the LR size that latency and memory are taken at by `steady`, where the artifact leaves it open; None: 256x256, or what
+    comes nearest. runs: timed ones; None: as many as fit 3 s. cadence_hz: as frames of a video come; None: back to back.
+    threads: use so many cores only; what runs the networks is best imported after that.
     trust: also open artifacts that were changed after their manifests were written; an engine is code that runs.
     What cannot run on this machine becomes a row with its reason. Raises an SrDeployError on bad input.
     """
+    chosen = [protocol_named(name) for name in dict.fromkeys(protocols)]
+    with limited_to(threads):
+        subjects = [subject for item in given_items(given, variants) for subject in subjects_of(item, variants, trust=trust)]
+        request = _request(chosen, data=data, test=test, metric=metric, lr=lr, runs=runs, cadence_hz=cadence_hz)
+        for subject in subjects:
+            # What takes no warm-up comes first, as it would in a process of its own.
+            for protocol in sorted(chosen, key=lambda p: not p.of_images):
+                row = _measure(subject, protocol, request)
+                what = f"{row.model}.{row.variant} ({row.backend})" if row.variant else f"{row.model} ({row.backend})"
+                what += f", {row.protocol}" if len(chosen) > 1 else ""
+                quality = f"{row.psnr_db:.3f} dB" if row.psnr_db is not None else "identical images" if row.set else "not scored here"
+                progress(f"{what}: " + (f"not run: {row.error}" if row.error else f"{quality}, {time_ms(row):.1f} ms"))
+                yield row
+
+
+def _request(
+    chosen: Sequence[Protocol], *, data: str, test: str, metric: Optional[str], lr: Optional[str], runs: Optional[int],
+    cadence_hz: Optional[float],
+) -> Request:  # fmt: skip
+    """Check what can be checked before anything is opened. Raises InputError."""
+    if not chosen:
+        raise InputError("no protocol", hint="leave it out for steady")
     if runs is not None and runs < 1:
         raise InputError(f"{runs} timed runs; expected at least 1")
-    subjects = [subject for item in given_items(given, variants) for subject in subjects_of(item, variants, trust=trust)]
-    images = image_set(data)
-    hw = None if lr is None else parse_hw(lr)
-    for subject in subjects:
-        row = _measure(subject, images, metric=metric, hw=hw, runs=runs)
-        what = f"{row.model}.{row.variant} ({row.backend})" if row.variant else f"{row.model} ({row.backend})"
-        quality = f"{row.psnr_db:.3f} dB" if row.psnr_db is not None else "identical images" if row.set else "not scored here"
-        progress(f"{what}: " + (f"not run: {row.error}" if row.error else f"{quality}, {row.latency_ms_median:.1f} ms"))
-        yield row
-
-
-def given_items(given: Union[str, Path, Sequence[Union[str, Path]]], variants: Union[str, Sequence[str], None]) -> List[str]:
-    """Return what is to be measured as a list. Raises InputError when it is empty, or `variants` names some of no checkpoint."""
-    items = [str(item) for item in ([given] if isinstance(given, (str, Path)) else given)]
-    if not items:
-        raise InputError("nothing to measure", hint="give a checkpoint, an ONNX graph, an engine or a folder of them")
-    if variants is not None and not variants:
-        raise InputError("an empty list of variants", hint="give some, or leave it out for all")
-    if variants not in (None, "all") and all(_holds_artifacts(item) for item in items):
+    if cadence_hz is not None and not 0 < cadence_hz <= 1000:
+        raise InputError(f"a cadence of {cadence_hz:g} frames a second; expected more than 0, at most 1000")
+    for protocol in chosen:
+        if protocol.metric not in (None, metric) and metric is not None:
+            raise InputError(f"{protocol.name} scores on {protocol.metric}, not {metric}", hint="leave --metric out")
+    of_images = [p.name for p in chosen if p.of_images]
+    if len(of_images) == len(chosen) and (lr or runs or cadence_hz):
         raise InputError(
-            "variants are given, and no checkpoint to take them from: a graph or an engine is one variant",
-            hint="leave --variants out, or give the files of those variants",
+            f"{of_images[0]} times each image once, at its own size: --lr, --runs and --cadence mean nothing to it",
+            hint="leave them out, or measure by steady too",
         )
-    return items
+    if test and not of_images:
+        raise InputError("a test set belongs to a challenge's protocol", hint="leave --test out, or give --protocol ntire2025, say")
+    return Request(image_set(data), image_set(test) if test else None, metric, None if lr is None else parse_hw(lr), runs, cadence_hz)
 
 
-def _holds_artifacts(item: str) -> bool:
-    return Path(item).is_dir() or Path(item).suffix in ARTIFACT_SUFFIXES
-
-
-def _measure(subject: Subject, images: ImageSet, *, metric: str, hw: Optional[HW], runs: Optional[int]) -> BenchmarkRow:
+def _measure(subject: Subject, protocol: Protocol, request: Request) -> BenchmarkRow:
     row = replace(
-        subject.row,
+        with_counts(subject.row, subject.counts, protocol.counter),
+        protocol=protocol.name,
         device=cpu_name(),
         python=python_and_os(),
         git_rev=_git_revision(),
         date_utc=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
+    earlier = before()
     memory: List[Optional[float]] = []
+    metric = protocol.metric or request.metric or "y"
     try:
         with peak_memory_mib(memory):
             session = subject.open()
-            hw = session.fixed_hw or hw or session.nearest_hw(DEFAULT_HW)
-            session.check_hw(hw)
-            x = np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
-            latency = measure_latency(lambda: session.timed(x), runs=runs)
+            earlier.update(device_facts() if session.device else {})
+            with Watch(session.device) as watch:
+                if protocol.of_images:
+                    valid = evaluate(session, request.images, metric=metric)
+                else:
+                    found = _repeated(session, request, watch)
     except (CannotRunHereError, MissingPackageError) as e:
-        return subject.recorded if subject.recorded is not None else replace(row, error=e.message)
-    quality = evaluate(session, images, metric=metric)
-    return replace(
+        return subject.recorded if subject.recorded is not None and not protocol.of_images else replace(row, error=e.message)
+    if protocol.of_images:
+        test = evaluate(session, request.test, metric=metric) if request.test else None
+        found = _of_images(valid, test)
+    else:
+        valid, test = evaluate(session, request.images, metric=metric), None
+    hw = found.get("input_hw")
+    output_px = session.scale**2 * hw[0] * hw[1] if hw else None
+    conditions = {"before": earlier, "during": watch.seen(found["latencies_ms"], output_px=output_px)}
+    row = replace(
         row,
         backend=session.backend,
         backend_version=session.backend_version,
         device=session.device or row.device,
+        power_mode=earlier.get("power_mode"),
         precision=session.precision,
         threads=session.threads,
+        settings=session.settings,
         scale=session.scale,
-        input_hw=hw,
-        warmup=latency.warmup,
-        runs=latency.runs,
-        latency_ms_median=latency.median_ms,
-        latency_ms_p90=latency.p90_ms,
-        latency_ms_p95=latency.p95_ms,
-        latency_ms_p99=latency.p99_ms,
-        first_ms=latency.first_ms,
-        timer=latency.timer,
-        copies_ms=latency.copies_ms,
         mem_peak_mib=memory[0],
-        mem_definition="" if memory[0] is None else MEM_DEFINITION,
-        set=quality.set,
-        images=len(quality.images),
-        metric=quality.metric,
-        border_px=quality.border_px,
-        psnr_db=quality.psnr_db if np.isfinite(quality.psnr_db) else None,
-        ssim=quality.ssim,
-        tiling=quality.tiling,
+        mem_definition="" if memory[0] is None else MEM_OF_IMAGES if protocol.of_images else MEM_DEFINITION,
+        set=valid.set,
+        test_set=test.set if test else "",
+        images=(*_images(valid, "valid"), *(_images(test, "test") if test else ())),
+        metric=valid.metric,
+        border_px=valid.border_px,
+        psnr_db=valid.psnr_db if np.isfinite(valid.psnr_db) else None,
+        ssim=valid.ssim,
+        tiling=valid.tiling,
+        conditions=conditions,
+        **found,
     )
+    return replace(row, warnings=(*row.warnings, *warnings_of(conditions), *deviations(row)))
 
 
-def subjects_of(item: str, variants: Union[str, Sequence[str], None], *, trust: bool = False) -> Iterator[Subject]:
-    """Yield the variants of a checkpoint, an artifact, or the artifacts of a folder. Raises an SrDeployError on bad input."""
-    path = Path(item)
-    if path.is_dir():
-        found = files_in(path, *ARTIFACT_SUFFIXES)
-        if not found:
-            raise InputError(f"the folder {path} holds no .onnx or .engine file")
-        for artifact in found:
-            yield _artifact_subject(artifact, trust)
-    elif path.suffix in ARTIFACT_SUFFIXES:
-        yield _artifact_subject(path, trust)
-    else:
-        yield from _checkpoint_subjects(item, variants)
+def _repeated(session: Session, request: Request, watch: Watch) -> Dict[str, Any]:
+    """Time one size again and again; return what a row holds of it."""
+    hw = session.fixed_hw or request.hw or session.nearest_hw(DEFAULT_HW)
+    session.check_hw(hw)
+    x = np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
+    latency = measure_latency(lambda: session.timed(x), runs=request.runs, cadence_hz=request.cadence_hz, between=watch.look)
+    found: Dict[str, Any] = statistics(latency.times_ms)
+    warnings = []
+    if not latency.settled:
+        warnings.append(f"it was not steady yet after {WARMUP_S:g} s of warm-up: windows differed by more than {TOLERANCE:.0%}")
+    if found["latency_cv"] > MAX_CV:
+        warnings.append(f"single runs vary by {found['latency_cv']:.0%} (standard deviation over mean)")
+    if latency.late:
+        warnings.append(f"{latency.late} of {len(latency.times_ms)} frames were not done when the next one came")
+    return {
+        **found,
+        "input_hw": hw,
+        "cadence_hz": request.cadence_hz,
+        "warmup": latency.warmup,
+        "runs": len(latency.times_ms),
+        "latencies_ms": _rounded(latency.times_ms),
+        "first_ms": latency.first_ms,
+        "timer": latency.timer,
+        "copies_ms": latency.copies_ms,
+        "warnings": tuple(warnings),
+    }
 
 
-def _checkpoint_subjects(model: str, variants: Union[str, Sequence[str], None]) -> Iterator[Subject]:
-    from sr_deploy.nets.checkpoint import load_checkpoint
-    from sr_deploy.nets.complexity import NTIRE_HW, count
-    from sr_deploy.runtime.torch_module import TorchSession
-
-    checkpoint = load_checkpoint(model)
-    spec = checkpoint.spec
-    for variant in checkpoint.variants(variants):
-        row = BenchmarkRow(
-            model=checkpoint.name, variant=str(variant), backend="torch", scale=spec.scale, precision_asked="fp32",
-            artifact_sha256=spec.weights_sha256,
-        )  # fmt: skip
-        row = _with_counts(row, vars(count(checkpoint.network(str(variant)), NTIRE_HW, counter="hooks")))
-
-        def open_session(variant: str = str(variant)) -> Session:
-            return TorchSession(checkpoint.network(variant), scale=spec.scale, min_hw=spec.min_hw)
-
-        yield Subject(row, open_session)
+def _of_images(valid: Quality, test: Optional[Quality]) -> Dict[str, Any]:
+    """Return what a row holds of images that were timed once each: the mean of a set, of two sets the mean of their means."""
+    images = (*valid.images, *(test.images if test else ()))
+    times = [image.ms for image in images]
+    copies = [image.copies_ms for image in images if image.copies_ms is not None]
+    means = [float(np.mean([image.ms for image in quality.images])) for quality in (valid, test) if quality]
+    return {
+        **statistics(times),
+        "latency_ms_mean": float(np.mean(means)),
+        "warmup": 0,
+        "runs": len(times),
+        "latencies_ms": _rounded(times),
+        "first_ms": times[0],
+        "timer": images[0].timer,
+        "copies_ms": float(np.median(copies)) if copies else None,
+    }
 
 
-def _artifact_subject(path: Path, trust: bool) -> Subject:
-    if path.suffix == ".onnx" and path.is_file() and not manifest_path(path).is_file():
-        bare = BenchmarkRow(model=path.stem, variant="", backend="onnxruntime", artifact=path.name, artifact_sha256=sha256_of(path))
-        return Subject(bare, lambda: _open_bare(path))
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    manifest = read_manifest(path, trust=trust)
-    runtime = "onnxruntime" if manifest.kind == "onnx" else load_target(manifest.target).runtime
-    row = BenchmarkRow(
-        model=manifest.model, variant=manifest.variant, backend=runtime, artifact=path.name, artifact_sha256=manifest.sha256,
-        scale=manifest.scale, precision=manifest.precision_obtained, precision_asked=manifest.precision_asked,
-    )  # fmt: skip
-    row = _with_counts(row, manifest.counts)
-    return Subject(row, lambda: BACKENDS[runtime]().open(path, manifest), _recorded(row, manifest))
+def _images(quality: Quality, split: str) -> Iterator[dict]:
+    for s in quality.images:
+        psnr = s.psnr_db if np.isfinite(s.psnr_db) else None
+        yield {"image": s.image, "split": split, "lr_hw": list(s.lr_hw), "psnr_db": psnr, "ssim": s.ssim, "ms": round(s.ms, 4)}
 
 
-def _recorded(row: BenchmarkRow, manifest: Manifest) -> Optional[BenchmarkRow]:
-    """The row of an engine that a board built and measured: no images were scored there."""
-    build: Any = manifest.build
-    if "latency_ms" not in build:
-        return None
-    latency, board = build["latency_ms"], build.get("board", {})
-    package = row.backend.replace("-", "_")
-    return replace(
-        row,
-        backend_version=manifest.versions.get(package, ""),
-        device=" ".join(dict.fromkeys(part for part in (board.get("board", ""), build["gpu"]) if part)),
-        power_mode=board.get("power_mode"),
-        input_hw=(manifest.opt_shape[0], manifest.opt_shape[1]),
-        runs=latency["runs"],
-        latency_ms_median=latency["median"],
-        latency_ms_p90=latency["p90"],
-        latency_ms_p95=latency["p95"],
-        latency_ms_p99=latency["p99"],
-        timer=f"{latency['timer']}, by the board's trtexec",
-        protocol="trtexec",
-    )
-
-
-def _open_bare(path: Path) -> Session:
-    from sr_deploy.runtime.ort import OnnxRuntimeSession
-
-    return OnnxRuntimeSession(path)
-
-
-def _with_counts(row: BenchmarkRow, counts: Any) -> BenchmarkRow:
-    if not {"params", "macs", "acts", "convs", "counter", "uncounted"} <= set(counts):
-        return row
-    return replace(
-        row,
-        params=counts["params"],
-        macs_g=counts["macs"] / 1e9,
-        acts_m=counts["acts"] / 1e6,
-        convs=counts["convs"],
-        counter=counts["counter"],
-        counted_hw=DEFAULT_HW,
-        uncounted=counts["uncounted"],
-    )
+def _rounded(times_ms: Sequence[float]) -> Tuple[float, ...]:
+    return tuple(round(t, 4) for t in times_ms)
 
 
 @functools.lru_cache(maxsize=None)

@@ -8,7 +8,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Union
 import numpy as np
 
 from sr_deploy.bench.evaluate import Bicubic, ImageSet, Quality, evaluate, image_set
-from sr_deploy.bench.measure import Subject, given_items, subjects_of
+from sr_deploy.bench.subjects import Subject, given_items, subjects_of
 from sr_deploy.core.degradation import check_degradation
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
 from sr_deploy.core.metrics import border_px

@@ -17,6 +17,8 @@ from sr_deploy.cli.doctor import doctor
 from sr_deploy.cli.eval import evaluate
 from sr_deploy.cli.export import export
 from sr_deploy.cli.models import complexity, import_checkpoint, models
+from sr_deploy.cli.report import report
+from sr_deploy.cli.table import compare, select, table
 from sr_deploy.cli.train import recipes, train
 from sr_deploy.cli.upscale import upscale
 from sr_deploy.core.errors import MissingPackageError, SrDeployError
@@ -62,7 +64,8 @@ def main() -> None:
 
 
 for command in (
-    models, complexity, import_checkpoint, train, recipes, export, check, targets, build_engine, adopt, doctor, bench, evaluate, upscale,
+    models, complexity, import_checkpoint, train, recipes, export, check, targets, build_engine, adopt, doctor, bench, table, compare,
+    select, evaluate, report, upscale,
 ):  # fmt: skip
     main.add_command(command)
 

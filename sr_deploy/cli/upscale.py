@@ -40,15 +40,22 @@ def upscale(
     folder keeps its tree, and what is finished is skipped when the command is given again; so is a video gone on with.
     Prints the files it wrote.
     """
-    from sr_deploy.upscale.formats import is_picture
+    from sr_deploy.upscale.formats import PICTURE_SUFFIXES, format_of_name, is_picture
     from sr_deploy.upscale.memory import parse_bytes
     from sr_deploy.upscale.models import runnable
     from sr_deploy.upscale.tiles import Upscaler
 
     if not source.exists():
         raise InputError(f"there is no file or folder {source}")
+    if not source.is_file() and not source.is_dir():  # a pipe: opening it would wait for ever
+        raise InputError(f"{source} is neither a file nor a folder", hint="save it to a file first")
     bound = None if max_memory is None else parse_bytes(max_memory)
     video = not source.is_dir() and not is_picture(source)
+    if video and format_of_name(output) is not None:
+        kinds = ", ".join(PICTURE_SUFFIXES)
+        raise InputError(f"{source} is no picture that can be read, and no video becomes {output.name}", hint=f"pictures: {kinds}")
+    if not video and (crf is not None or codec != "libx264"):
+        raise InputError("--codec and --crf are for videos", hint="leave them out")
     if not video and (governor or fps is not None or max_watts is not None):
         raise InputError("--governor, --fps and --max-watts are for videos", hint="leave them out")
     if governor != (fps is not None) or (max_watts is not None and not governor):
@@ -68,7 +75,7 @@ def upscale(
         return
     chosen = runnable(model, variant)
     say(f"{chosen.name} on {source}")
-    upscaler = Upscaler(chosen.open(), tile=tile, max_memory=bound, identity=chosen.identity, beside=4 if video else 0)
+    upscaler = Upscaler(chosen.open(), tile=tile, max_memory=bound, identity=chosen.identity, held=_held(codec) if video else 0)
     if video:
         _video(source, output, upscaler, codec, crf)
     else:
@@ -96,6 +103,13 @@ def _folder(
         raise InputError(f"{len(summary.failed)} of the pictures could not be upscaled; the others were", hint="see the lines above")
 
 
+def _held(codec: Optional[str]) -> int:
+    """How many upscaled frames' memory a video takes: what waits on both sides of the network, and the encoder's."""
+    from sr_deploy.upscale.video_encode import HOLDS
+
+    return 8 + HOLDS.get(codec or "libx264", 0)
+
+
 def _video(source: Path, output: Path, upscaler: Any, codec: str, crf: Optional[int]) -> None:
     from sr_deploy.upscale.status import status_line
     from sr_deploy.upscale.video import upscale_video
@@ -115,9 +129,11 @@ def _governed(
     from sr_deploy.upscale.tiles import Upscaler
 
     found = runnables(model)
-    upscalers = [Upscaler(r.open(), tile=tile, max_memory=bound, identity=r.identity, beside=4) for r in found]
+    upscalers = [Upscaler(r.open(), tile=tile, max_memory=bound, identity=r.identity, held=_held(codec)) for r in found]
     log = output.with_name(output.stem + ".governor.jsonl")
     with live_watts() if max_watts is not None else contextlib.nullcontext() as watts, log_to(log) as note:
         governor = Governor(upscalers, fps=fps, names=[r.variant for r in found], max_watts=max_watts, watts=watts, log=note)
+        say(f"{found[0].model} on {source}; {governor.describe()}")
         _video(source, output, governor, codec, crf)
         say(f"{governor.summary()}; frame by frame: {log}")
+    say(max(upscalers, key=lambda u: u.estimate).receipt())

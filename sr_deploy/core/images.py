@@ -51,9 +51,13 @@ def rgb_from_decoded(image: np.ndarray, *, source: str) -> np.ndarray:
 
 def write_png(path: Path, rgb: np.ndarray) -> None:
     """Write (H, W, 3) uint8 RGB as a PNG file."""
+    path.write_bytes(png_bytes(rgb))
+
+
+def png_bytes(rgb: np.ndarray) -> bytes:
+    """Return (H, W, 3) uint8 RGB as what a PNG file holds."""
     cv2 = _opencv("writing images")
-    encoded = cv2.imencode(".png", np.ascontiguousarray(rgb[:, :, ::-1]))[1]
-    path.write_bytes(encoded.tobytes())
+    return cv2.imencode(".png", np.ascontiguousarray(rgb[:, :, ::-1]))[1].tobytes()
 
 
 def image_files(folder: Path) -> List[Path]:

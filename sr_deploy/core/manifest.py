@@ -56,7 +56,9 @@ class Manifest:
     """Each check done, with its numbers."""
     not_checked: Tuple[str, ...] = ()
     counts: Dict[str, object] = field(default_factory=dict)
-    """params, macs, acts, convs, counter and uncounted of the network at 256x256, by the `hooks` counter."""
+    """params, macs, acts, convs, counter and uncounted of the network as trained, at 256x256, by the `hooks` counter; `fvcore`
+    holds the same by that counter, `deployed` those of the graph's own network by both. Files of older versions lack these two.
+    """
     build: Dict[str, object] = field(default_factory=dict)
     """What only this kind of engine has: seconds, sizes, compute capabilities, messages."""
 

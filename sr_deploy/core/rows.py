@@ -13,7 +13,8 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import output_folder
 from sr_deploy.core.jsonio import from_dict
 
-SCHEMA = 1
+SCHEMA = 2
+_IMAGE = {"image", "split", "lr_hw", "psnr_db", "ssim", "ms"}
 BICUBIC = "bicubic"
 """The model and backend of the rows that are no network's."""
 
@@ -28,6 +29,10 @@ class BenchmarkRow:
     artifact: str = ""
     """The file measured; empty for a checkpoint run by torch."""
     artifact_sha256: str = ""
+    target: str = ""
+    """The profile the artifact was made for; empty for a checkpoint and for a graph for none."""
+    cell: str = ""
+    """Which cell of a sweep it is; of several rows of one cell the last one counts."""
     backend_version: str = ""
     device: str = ""
     power_mode: Optional[str] = None
@@ -37,11 +42,21 @@ class BenchmarkRow:
     precision_asked: str = ""
     scale: Optional[int] = None
     input_hw: Optional[Tuple[int, int]] = None
-    """LR (h, w) of the latency and memory measurement."""
+    """LR (h, w) of the latency and memory measurement; None where it is taken on images of several sizes."""
     batch: int = 1
     protocol: str = "steady"
+    """One of `core/protocols.py`: it decides which statistic of the latencies is the row's time."""
+    settings: str = ""
+    """How a device was driven: CUDA graph, waiting, copies."""
+    cadence_hz: Optional[float] = None
+    """Frames came one by one at this rate; None: back to back."""
     warmup: Optional[int] = None
     runs: Optional[int] = None
+    latencies_ms: Tuple[float, ...] = ()
+    """Every timed run, in order."""
+    latency_ms_mean: Optional[float] = None
+    latency_cv: Optional[float] = None
+    """Standard deviation over mean."""
     latency_ms_median: Optional[float] = None
     latency_ms_p90: Optional[float] = None
     latency_ms_p95: Optional[float] = None
@@ -59,14 +74,24 @@ class BenchmarkRow:
     counter: str = ""
     counted_hw: Optional[Tuple[int, int]] = None
     uncounted: Optional[dict] = None
+    """Operators that compute but that the counter gives nothing for, with the number of their calls."""
+    deployed: Optional[dict] = None
+    """The same counts of the graph that really runs, where it is not the network as trained."""
     set: str = ""
-    images: Optional[int] = None
+    test_set: str = ""
+    """The second set of a challenge; its images have the split `test`, and are in `latency_ms_mean` but not in `psnr_db`."""
+    images: Tuple[dict, ...] = ()
+    """For each image `image`, `split` (valid or test), `lr_hw`, `psnr_db` (None: identical), `ssim` and `ms`."""
     metric: str = ""
     border_px: Optional[int] = None
     psnr_db: Optional[float] = None
     ssim: Optional[float] = None
     tiling: str = ""
     """How images were brought to the size of a static graph: `whole`, or `tiled 256x512, overlap 16` (then not exact)."""
+    conditions: Optional[dict] = None
+    """`before` and `during`: load, other processes' cores, clocks, temperature, power, as far as the machine tells."""
+    warnings: Tuple[str, ...] = ()
+    """What a reader must know before trusting the numbers."""
     python: str = ""
     git_rev: str = ""
     date_utc: str = ""
@@ -133,6 +158,10 @@ def read_rows(path: Path) -> List[BenchmarkRow]:
         except json.JSONDecodeError as e:
             raise InputError(f"{source}: not valid JSON: {e.msg}") from e
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            raise InputError(f"{source}: not a row of schema {SCHEMA}", hint="measure again with this version")
-        rows.append(from_dict(BenchmarkRow, data, source=source, error=InputError))
+            seen = f"; its schema is {data['schema']!r:.20}" if isinstance(data, dict) and "schema" in data else ""
+            raise InputError(f"{source}: not a row of schema {SCHEMA}{seen}", hint="measure again with this version")
+        row = from_dict(BenchmarkRow, data, source=source, error=InputError)
+        if any(not _IMAGE <= set(image) for image in row.images):
+            raise InputError(f"{source}: an image lacks one of {', '.join(sorted(_IMAGE))}", hint="measure again")
+        rows.append(row)
     return rows

@@ -57,6 +57,8 @@ class Session(abc.ABC):
     """CPU threads it computes with, where it runs on the CPU."""
     precision: str
     """What it computes in."""
+    settings: str = ""
+    """How it drives its device: CUDA graph, waiting, copies. Two versions of a library compare only by the same ones."""
     scale: int
     min_hw: Tuple[int, ...] = (1, 1)
     max_hw: Optional[Tuple[int, ...]] = None

@@ -25,7 +25,7 @@ from sr_deploy.export.forms import LITERAL, default_form, forms_of, in_form
 from sr_deploy.export.graph import graph_from_network
 from sr_deploy.export.half import check_half, fp16_graph, precision_of
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
-from sr_deploy.nets.complexity import NTIRE_HW, count
+from sr_deploy.nets.complexity import COUNTERS, NTIRE_HW, count
 from sr_deploy.runtime.ort import raw_session
 from sr_deploy.runtime.preflight import preflight, refuse, summary
 
@@ -151,7 +151,7 @@ def _export(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Re
         nodes=len(graph.graph.node),
         checks=checks,
         not_checked=not_checked,
-        counts=asdict(count(net, NTIRE_HW, counter="hooks")),
+        counts=_counts(net, faster),
     )
     _write_properties(graph, manifest)
 
@@ -197,6 +197,12 @@ def _manifest(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _
         align_px=architecture.align_px(variant),
         min_px=checkpoint.spec.min_hw,
     )
+
+
+def _counts(trained: nn.Module, deployed: nn.Module) -> dict:
+    """What a manifest holds of both networks by both counters."""
+    of_trained, of_deployed = ({c: asdict(count(net, NTIRE_HW, counter=c)) for c in COUNTERS} for net in (trained, deployed))
+    return {**of_trained["hooks"], "fvcore": of_trained["fvcore"], "deployed": of_deployed}
 
 
 def _check_fp32(session: Any, net: nn.Module, sizes: Sizes, name: str) -> dict:

@@ -93,12 +93,12 @@ def _draw(ax: Any, ours: Sequence[QualityRow], printed: Sequence[Printed], name:
     _dress(ax)
     for i, (family, curve) in enumerate(curves.items()):
         offset = (0, -13) if i % 2 == 0 else (0, 7)  # two families often lie close
-        for x, y, text in _labels(curve, ax.get_xlim()):
+        for x, y, text in joined_labels(curve, ax.get_xlim()):
             ax.annotate(text, (x, y), xytext=offset, textcoords="offset points", ha="center", fontsize=7.5, color=styles[family][0])
     return handles
 
 
-def _labels(curve: Sequence[Point], xlim: Tuple[float, float]) -> List[Point]:
+def joined_labels(curve: Sequence[Point], xlim: Tuple[float, float]) -> List[Point]:
     """Points in one place share a label; one that would touch its larger neighbour's has none."""
     width = math.log(xlim[1] / xlim[0])
     places: List[Point] = []

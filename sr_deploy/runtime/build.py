@@ -49,6 +49,8 @@ def engine_from_onnx(
     backend = BACKENDS[profile.runtime]()
     if board is not None and profile.runtime == "onnxruntime":
         raise BuildError(_NOT_BY_TRTEXEC.format(target), hint="leave --on out, and build on the machine that runs them")
+    if layout and layout not in backend.layouts:
+        raise InputError(f"'{layout}' is no layout of {profile.runtime}; it has {', '.join(backend.layouts) or 'its own only'}")
     reason, by_trtexec = why_not_here(profile) if board is None else ("", True)
     no_way = f"cannot build for '{target}' here: {reason}" if reason else ""
     plans = _plans(graphs, profile, compute_capabilities, dla, fallback, layout, no_way=no_way)

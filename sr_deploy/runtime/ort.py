@@ -124,8 +124,8 @@ def raw_session(model: Union[str, bytes], *, optimise: bool = True, save_to: Any
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = cores()
-    # Planned ahead, a session holds twice the memory (ASRN d5 at 256x512: 435 MiB against 232) in the same time. The arena
-    # stays: without it every run takes its memory anew (1.2 to 2.5 times the time).
+    # Planned ahead, a session holds twice the memory (dynamic ASRN d5 at 256x512: 435 MiB against 267, see
+    # benchmarks/graphs) in the same time. The arena stays: without it every run takes its memory anew.
     options.enable_mem_pattern = False
     if layout:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED

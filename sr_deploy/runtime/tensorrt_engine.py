@@ -34,6 +34,7 @@ class TensorRTSession(Session):
         core = manifest.build.get("dla", {}).get("core")  # type: ignore[attr-defined]
         self._engine = opened_engine(trt, artifact, self._log, title, dla_core=core)
         self._captures = core is None and gpu.can_capture  # graphs and DLA exclude each other
+        self.settings = f"{'one CUDA graph' if self._captures else 'no CUDA graph'}, one stream, waits after each run, copies apart"
         self._input, self._output = manifest.input_name, manifest.output_name
         names = {self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)}
         if names != {self._input, self._output}:

@@ -6,6 +6,7 @@ from typing import Any, Optional, Tuple
 
 import numpy as np
 
+from sr_deploy.core.device import cores
 from sr_deploy.core.session import Session
 
 
@@ -23,6 +24,8 @@ class TorchSession(Session):
         self._torch = torch
         self._module = module.eval()
         self.backend_version = torch.__version__
+        # As many as it has cores at most: torch counted them when it was first imported.
+        torch.set_num_threads(min(torch.get_num_threads(), cores()))
         self.threads = torch.get_num_threads()
         self.scale = scale
         self.min_hw, self.halo_px, self.align_px = min_hw, halo_px, align_px

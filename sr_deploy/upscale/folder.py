@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Set
 
+from sr_deploy.core.claims import claimed
 from sr_deploy.core.errors import InputError, SrDeployError
 from sr_deploy.core.files import atomic_path, no_empty_folders, output_folder
 from sr_deploy.core.sizes import hw_text
-from sr_deploy.upscale.claims import claimed
 from sr_deploy.upscale.finished import Finished, Job
 from sr_deploy.upscale.formats import PICTURE_SUFFIXES, format_for, format_of_name
 from sr_deploy.upscale.overlap import Behind, ahead

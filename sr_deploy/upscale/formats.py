@@ -7,7 +7,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Iterator, Optional, Tuple
 
 from sr_deploy.core.errors import InputError
 
@@ -68,7 +68,8 @@ def format_for(path: Path) -> Format:
     found = format_of_name(path)
     if found is None:
         known = ", ".join(f.suffixes[0] for f in FORMATS)
-        raise InputError(f"cannot write {path}: '{path.suffix}' is no format we write", hint=f"give a name ending in {known}")
+        what = f"'{path.suffix}' is no format we write" if path.suffix else "its name does not say a format, and there is no such folder"
+        raise InputError(f"cannot write {path}: {what}", hint=f"give a name ending in {known}")
     return found
 
 
@@ -98,18 +99,22 @@ def damage(data: bytes) -> str:
         return "it ends inside a header"
 
 
-def _png_damage(data: bytes) -> str:
+def png_chunks(data: bytes) -> Iterator[Tuple[bytes, int, int]]:
+    """Yield each chunk of a PNG file: its name, where its content starts and where that ends. Raises struct.error at the file's end."""
     position = 8
     while position < len(data):
-        (size,) = struct.unpack_from(">I", data, position)
-        end = position + 8 + size
-        name = bytes(data[position + 4 : position + 8])
+        size, name = struct.unpack_from(">I4s", data, position)
+        yield name, position + 8, position + 8 + size
+        position += 12 + size
+
+
+def _png_damage(data: bytes) -> str:
+    for name, start, end in png_chunks(data):
         (checksum,) = struct.unpack_from(">I", data, end)
-        if zlib.crc32(data[position + 4 : end]) != checksum:
+        if zlib.crc32(data[start - 4 : end]) != checksum:
             return f"the checksum of its chunk {name.decode('latin-1')} is wrong"
         if name == b"IEND":
             return ""
-        position = end + 4
     return "it ends before its last chunk"
 
 

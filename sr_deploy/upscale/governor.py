@@ -11,7 +11,8 @@ how much the variant in use takes longer than it did then. All other variants' t
   whose prediction under this load fits into HEADROOM of the share.
 - Up: only when the larger one's prediction under the worst load of the last `hold` frames fits. `hold` is half a second, and
   doubles for a variant each time it was too slow soon after it was taken (up to MOST_PATIENCE times): a variant that just does
-  not fit is tried ever more rarely. It falls back to half a second when the variant has lasted.
+  not fit, or not for long under the machine's noise, is tried ever more rarely, and on ever longer evidence. It falls back to
+  half a second when the variant has lasted.
 - Power: over `max_watts` it goes down by one, at most once a second, as sensors tell the past; a variant that drew too much
   is tried again like a slow one.
 """
@@ -19,13 +20,13 @@ how much the variant in use takes longer than it did then. All other variants' t
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
-import statistics
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Sequence, TextIO, Tuple
 
 import numpy as np
 
@@ -35,18 +36,29 @@ HEADROOM = 0.9
 """Of a frame's share of time; what is left lets a backlog shrink."""
 HOLD_S = 0.5
 MOST_PATIENCE = 32
+_SOON = 4
+"""Holds, within which a variant that is too slow was taken too early."""
 _CALIBRATION_RUNS = 3
 
 
 @contextlib.contextmanager
 def log_to(path: Path) -> Iterator[Callable[[Dict[str, Any]], None]]:
-    """Yield a log for a Governor that appends a line of JSON for each frame to the file. Raises InputError."""
-    try:
-        lines = open(path, "a", encoding="utf-8")
-    except OSError as e:
-        raise InputError(f"cannot write {path}: {e.strerror or e}", hint="give another name or folder") from e
-    with lines:
-        yield lambda entry: lines.write(json.dumps(entry) + "\n")
+    """Yield a log for a Governor that appends each entry, a line of JSON, to the file, which the first one makes.
+
+    The log raises InputError where it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        lines: List[TextIO] = []
+
+        def note(entry: Dict[str, Any]) -> None:
+            try:
+                if not lines:
+                    lines.append(stack.enter_context(open(path, "a", encoding="utf-8", buffering=1)))
+                lines[0].write(json.dumps(entry) + "\n")
+            except OSError as e:
+                raise InputError(f"cannot write {path}: {e.strerror or e}", hint="free some space, or give another output") from e
+
+        yield note
 
 
 class Governor:
@@ -92,7 +104,7 @@ class Governor:
         self._idle_s: Dict[Tuple[int, ...], List[float]] = {}  # by size, of each variant
         self._size: Tuple[int, ...] = ()
         self._now = 0
-        self._loads: Deque[float] = deque(maxlen=self._hold)
+        self._loads: Deque[float] = deque(maxlen=self._hold * MOST_PATIENCE)
         self._patience = [1] * len(names)
         self._since = 0  # frames by the variant in use
         self._backlog_s = self._spent_s = 0.0
@@ -124,6 +136,7 @@ class Governor:
             self._calibrate(rgb)
         if size != self._size:
             self._size, self._backlog_s = size, 0.0
+            self._loads.clear()
             self._take(self._largest(1.0, below=len(self.names)))
         chosen = self._now
         start = self._clock()
@@ -144,14 +157,15 @@ class Governor:
         times = []
         for upscaler in self._upscalers:
             upscaler(rgb)  # the first run at a size also allocates
-            runs = []
-            for _ in range(_CALIBRATION_RUNS):
+            times.append(math.inf)
+        # In turns, and the least of each: what else the machine does meanwhile makes single runs longer, not the variants.
+        for _ in range(_CALIBRATION_RUNS):
+            for v, upscaler in enumerate(self._upscalers):
+                if 2 * self.share_s < times[v] < math.inf:  # it will not be taken, however exactly its time is known
+                    continue
                 start = self._clock()
                 upscaler(rgb)
-                runs.append(self._clock() - start)
-                if runs[-1] > 2 * self.share_s:  # it will not be taken, however exactly its time is known
-                    break
-            times.append(max(statistics.median(runs), 1e-9))
+                times[v] = min(times[v], max(self._clock() - start, 1e-9))
         self._idle_s[rgb.shape[:2]] = times
         spent = {name: round(t * 1000, 2) for name, t in zip(self.names, times)}
         self._log({"calibrated": list(rgb.shape[:2]), "ms": spent, "share_ms": round(self.share_s * 1000, 2)})
@@ -180,9 +194,11 @@ class Governor:
                 return watts, self._down(self._now - 1, f"draws {watts:.1f} W of {self._max_watts:g}")
             return watts, ""
         larger = self._now + 1
-        if larger < len(self.names) and self._since >= self._hold * self._patience[larger] and not self._backlog_s:
-            if self._predicted(larger, max(self._loads)) <= HEADROOM * self.share_s:
-                return watts, self._up(larger)
+        if larger < len(self.names) and not self._backlog_s:
+            hold = self._hold * self._patience[larger]
+            worst = max(itertools.islice(reversed(self._loads), hold))
+            if self._since >= hold and self._predicted(larger, worst) <= HEADROOM * self.share_s:
+                return watts, self._up(larger, worst)
         return watts, ""
 
     def _largest(self, load: float, *, below: int) -> int:
@@ -193,15 +209,14 @@ class Governor:
         return self._idle_s[self._size][variant] * load
 
     def _down(self, to: int, why: str) -> str:
-        if self._since <= 2 * self._hold * self._patience[self._now]:
+        if self._since <= _SOON * self._hold * self._patience[self._now]:
             self._patience[self._now] = min(2 * self._patience[self._now], MOST_PATIENCE)
         predicted = self._predicted(to, self._loads[-1])
         reason = f"{self.names[self._now]} {why}; {self.names[to]} should take {predicted * 1000:.1f} ms (load {self._loads[-1]:.2f})"
         self._take(to)
         return reason
 
-    def _up(self, to: int) -> str:
-        load = max(self._loads)
+    def _up(self, to: int, load: float) -> str:
         reason = f"{self._since} frames in time; {self.names[to]} should take {self._predicted(to, load) * 1000:.1f} ms (load {load:.2f})"
         self._take(to)
         return reason
@@ -209,7 +224,6 @@ class Governor:
     def _take(self, variant: int) -> None:
         self.switches += variant != self._now and sum(self.frames) > 0
         self._now, self._since = variant, 0
-        self._loads.clear()
 
     def _entry(self, variant: int, took: float, watts: Optional[float], why: str) -> Dict[str, Any]:
         entry = {

@@ -1,21 +1,44 @@
-"""What a picture's file says beside its pixels: EXIF (its orientation, sizes, thumbnail), and the colour profile of a TIFF file.
+"""What a picture's file says beside its pixels: EXIF (its orientation, sizes, thumbnail), and what OpenCV leaves out of others.
 
 EXIF and TIFF are one structure: directories of 12-byte entries (tag, type, count, value or where it lies). OpenCV reads and
-writes EXIF, XMP and ICC of PNG, JPEG and WebP, but nothing of TIFF: that much is done here.
+writes EXIF, XMP and ICC of PNG, JPEG and WebP, but nothing of TIFF, no transparent grey of PNG, no turn of AVIF, and takes
+the values of PPM and PGM as they are: that much is done here.
 """
 
 from __future__ import annotations
 
+import re
 import struct
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, List, Optional, Tuple
 
 from sr_deploy.core.sizes import HW
+from sr_deploy.upscale.formats import png_chunks
 
-ORIENTATION, EXIF_FOLDER, ICC, PHOTOMETRIC = 0x0112, 0x8769, 0x8773, 0x0106
+ORIENTATION, EXIF_FOLDER, ICC, PHOTOMETRIC, EXTRA_SAMPLES = 0x0112, 0x8769, 0x8773, 0x0106, 0x0152
 CMYK = 5
+ASSOCIATED, UNASSOCIATED = 1, 2
 _WIDTHS, _HEIGHTS = (0x0100, 0xA002), (0x0101, 0xA003)
 _SHORT, _LONG, _UNDEFINED = 3, 4, 7
+_GAP = rb"(?:\s|#[^\n]*\n)+"
+_PNM = re.compile(rb"P([2356])" + _GAP + rb"\d+" + _GAP + rb"\d+" + _GAP + rb"(\d+)\s")
+_AVIF_TURNS = {(0, None): 1, (1, None): 8, (2, None): 3, (3, None): 6, (0, 0): 4, (0, 1): 2, (2, 0): 2, (2, 1): 4, (1, 0): 5, (1, 1): 7,
+               (3, 0): 7, (3, 1): 5}  # fmt: skip
+"""Quarter turns to the left, then mirrored (0: upside down, 1: left to right) -> EXIF's orientation."""
+
+
+@dataclass(frozen=True)
+class TiffFacts:
+    """What a TIFF file says of its colours."""
+
+    photometric: int = 2
+    icc: bytes = b""
+    """Empty where it has none."""
+    extra: int = 0
+    """What its fourth (or second) channel is: ASSOCIATED alpha, the colours multiplied by it, UNASSOCIATED alpha, or 0, unknown."""
+    extra_at: int = 0
+    """Where the file says that."""
 
 
 def orientation(exif: bytes) -> int:
@@ -45,6 +68,19 @@ def resized(exif: bytes, hw: HW) -> bytes:
     return bytes(data)
 
 
+def upright(exif: bytes) -> bytes:
+    """Return EXIF data that ask for no turn."""
+    data = bytearray(exif)
+    try:
+        order, first = _header(exif)
+        position = _entries(exif, order, first).get(ORIENTATION)
+        if position is not None:
+            struct.pack_into(order + "HIHH", data, position + 2, _SHORT, 1, 1, 0)
+    except (struct.error, ValueError):
+        return exif
+    return bytes(data)
+
+
 def exif_of_jpeg(data: bytes) -> bytes:
     """Return the EXIF block of a JPEG file; empty where it has none. For an OpenCV that cannot tell."""
     position = 2
@@ -56,22 +92,22 @@ def exif_of_jpeg(data: bytes) -> bytes:
     return b""
 
 
-def tiff_facts(data: bytes) -> Tuple[int, bytes]:
-    """Return a TIFF file's photometric interpretation (5: CMYK) and its ICC profile, empty where it has none."""
+def tiff_facts(data: bytes) -> TiffFacts:
+    """Return what a TIFF file says of its colours; nothing known where its directory is damaged."""
     try:
         order, first = _header(data)
-        positions = _entries(data, order, first)
+        positions, values = _entries(data, order, first), _values(data)
         icc = b""
         if ICC in positions:
             size, offset = struct.unpack_from(order + "II", data, positions[ICC] + 4)
             icc = bytes(data[offset : offset + size])
-        return _values(data).get(PHOTOMETRIC, 2), icc
+        return TiffFacts(values.get(PHOTOMETRIC, 2), icc, values.get(EXTRA_SAMPLES, 0), positions.get(EXTRA_SAMPLES, -8) + 8)
     except (struct.error, ValueError):
-        return 2, b""
+        return TiffFacts()
 
 
-def add_icc_to_tiff(path: Path, icc: bytes) -> None:
-    """Append a colour profile to a TIFF file of one picture, just written by OpenCV."""
+def complete_tiff(path: Path, *, icc: bytes, alpha: bool) -> None:
+    """Add a colour profile, and what a fourth channel is, to a TIFF file of one picture, just written by OpenCV."""
     with open(path, "r+b") as f:
         order, offset = _header(f.read(8))
         f.seek(offset)
@@ -80,11 +116,41 @@ def add_icc_to_tiff(path: Path, icc: bytes) -> None:
         end = f.seek(0, 2)
         f.write(b"\0" * (end % 2) + icc + b"\0" * (len(icc) % 2))
         place = f.tell()
-        entries.append(struct.pack(order + "HHII", ICC, _UNDEFINED, len(icc), end + end % 2))
+        if icc:
+            entries.append(struct.pack(order + "HHII", ICC, _UNDEFINED, len(icc), end + end % 2))
+        if alpha:
+            entries.append(struct.pack(order + "HHIHH", EXTRA_SAMPLES, _SHORT, 1, UNASSOCIATED, 0))
         entries.sort(key=lambda entry: struct.unpack_from(order + "H", entry))
-        f.write(struct.pack(order + "H", count + 1) + b"".join(entries) + struct.pack(order + "I", 0))
+        f.write(struct.pack(order + "H", len(entries)) + b"".join(entries) + struct.pack(order + "I", 0))
         f.seek(4)
         f.write(struct.pack(order + "I", place))
+
+
+def transparent_grey(png: bytes) -> Optional[int]:
+    """Return the grey of a PNG file that is transparent, as OpenCV reads it; None where there is none."""
+    depth, colours = png[24], png[25]
+    for name, start, _ in png_chunks(png):
+        if name == b"tRNS" and colours == 0:
+            return struct.unpack_from(">H", png, start)[0] * (255 // (2**depth - 1) if depth < 8 else 1)
+        if name == b"IDAT":
+            break
+    return None
+
+
+def unscaled_maximum(data: bytes) -> Optional[int]:
+    """Return the value that is white in a PPM or PGM file, where OpenCV does not bring it to 255 or 65535; else None."""
+    match = _PNM.match(data[:4096])
+    if match is None or match.group(1) in b"23" and int(match.group(2)) <= 255:
+        return None
+    return int(match.group(2)) or None
+
+
+def turn_of_avif(data: bytes) -> int:
+    """Return how an AVIF file is to be turned, as EXIF's orientation tells it. Its own EXIF does not count."""
+    head = bytes(data[: max(bytes(data).find(b"mdat"), 0)])
+    turned, mirrored = (re.search(rb"\0\0\0\x09" + name + rb"(.)", head, re.DOTALL) for name in (b"irot", b"imir"))
+    key = turned.group(1)[0] & 3 if turned else 0, mirrored.group(1)[0] & 1 if mirrored else None
+    return _AVIF_TURNS[key]
 
 
 def _header(data: bytes) -> Tuple[str, int]:

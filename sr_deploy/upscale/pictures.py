@@ -5,8 +5,8 @@
   they do not bleed into the ones that can.
 - 8 and 16 bit per channel stay so; float pictures are refused, and so are animations and files of several pages.
 - EXIF, XMP and ICC profile are kept where the result's format holds them. So is EXIF's orientation, the pixels staying as they
-  are stored; where it cannot be kept, it is applied. TIFF's is applied by OpenCV as it reads. OpenCV before 4.12 cannot tell
-  EXIF: nothing is kept then, and a JPEG file's orientation is applied.
+  are stored; where it cannot be kept, it is applied, and AVIF's always. TIFF's is applied by OpenCV as it reads. OpenCV before
+  4.12 cannot tell EXIF: nothing is kept then, and a JPEG file's orientation is applied.
 """
 
 from __future__ import annotations
@@ -23,7 +23,21 @@ import numpy as np
 from sr_deploy.core.errors import InputError, MissingPackageError
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.upscale.formats import Format, content_of, damage, format_of_name
-from sr_deploy.upscale.metadata import CMYK, add_icc_to_tiff, exif_of_jpeg, orientation, resized, tiff_facts
+from sr_deploy.upscale.metadata import (
+    ASSOCIATED,
+    CMYK,
+    UNASSOCIATED,
+    TiffFacts,
+    complete_tiff,
+    exif_of_jpeg,
+    orientation,
+    resized,
+    tiff_facts,
+    transparent_grey,
+    turn_of_avif,
+    unscaled_maximum,
+    upright,
+)
 
 JPEG_QUALITY = 95
 _EXIF, _XMP, _ICC = 0, 1, 2  # OpenCV's numbers
@@ -59,12 +73,14 @@ def read_picture(path: Path) -> Picture:
     problem = "it is empty" if not data.size else damage(raw)
     if problem:
         raise InputError(f"{path} is damaged: {problem}", hint="fetch or copy it again")
-    photometric, profile = tiff_facts(raw) if kind == "TIFF" else (0, b"")
-    if photometric == CMYK:
+    tiff = tiff_facts(raw) if kind == "TIFF" else TiffFacts()
+    if tiff.photometric == CMYK:
         raise InputError(f"{path} holds CMYK colours", hint="convert it to RGB first")
     pages = cv2.imcount(str(path)) if kind in _ANIMATED and hasattr(cv2, "imcount") else 1
     if pages > 1:
         raise InputError(f"{path} holds {pages} frames or pages; expected one", hint="give them one by one, or as a video")
+    if tiff.extra == UNASSOCIATED:  # libtiff multiplies the colours by alpha, unless that is said to be done
+        data[tiff.extra_at] = data[tiff.extra_at + 1] = 0
     image, metadata = _decoded(cv2, data)
     if image is None:
         raise InputError(f"{path} is not a picture that can be read, or it is damaged" + (f" ({kind})" if kind else ""))
@@ -78,12 +94,30 @@ def read_picture(path: Path) -> Picture:
         turn = orientation(exif_of_jpeg(raw)) if kind == "JPEG" else 1
         image = image if turn == 1 else _turned(image, turn)
         notes.append("this OpenCV cannot read EXIF and colour profiles: none are kept (4.12 and newer can)")
-    elif profile:
-        metadata[_ICC] = profile
+    elif tiff.icc:
+        metadata[_ICC] = tiff.icc
+    if kind == "AVIF":
+        image = _turned(image, turn_of_avif(raw))
+        if metadata and _EXIF in metadata:
+            metadata[_EXIF] = upright(metadata[_EXIF])
+    if tiff.extra and image.ndim == 2:
+        notes.append("the transparency of a grey TIFF file cannot be read: it is not kept")
     if metadata and kind == "JPEG" and _ICC in metadata and metadata[_ICC][16:20] == b"CMYK":
         del metadata[_ICC]
         notes.append("its CMYK colours became RGB without their profile")
-    return replace(_picture(image), metadata=metadata, notes=tuple(notes))
+    picture = _picture(image)
+    largest = np.iinfo(image.dtype).max
+    if kind == "PNG" and picture.alpha is None and picture.grey:
+        key = transparent_grey(raw)
+        if key is not None:
+            picture = replace(picture, alpha=np.where(picture.rgb[:, :, 0] == key, 0, largest).astype(image.dtype))
+    elif kind in ("PPM", "PGM"):
+        white = unscaled_maximum(raw)
+        if white is not None and white != largest:
+            picture = replace(picture, rgb=np.rint(np.minimum(picture.rgb / np.float32(white), 1) * largest).astype(image.dtype))
+    elif tiff.extra == ASSOCIATED and picture.alpha is not None:
+        picture = replace(picture, rgb=_divided(picture.rgb, picture.alpha))
+    return replace(picture, metadata=metadata, notes=tuple(notes))
 
 
 def upscaled(picture: Picture, upscaler: Any, wanted: Format) -> Picture:
@@ -100,8 +134,9 @@ def upscaled(picture: Picture, upscaler: Any, wanted: Format) -> Picture:
         raise InputError(f"the result {problem}, and {wanted.name} cannot hold that", hint="write PNG or TIFF")
     picture, notes = _kept(picture, wanted)
     rgb = picture.rgb if picture.alpha is None else _filled(picture.rgb, picture.alpha)
-    out = upscaler(rgb)
     alpha = None
+    # Alpha, its own result, and both with the colours as OpenCV takes them.
+    out = upscaler(rgb) if picture.alpha is None else upscaler(rgb, more_per_px=6 * rgb.itemsize)
     if picture.alpha is not None:
         alpha = opencv().resize(picture.alpha, (out.shape[1], out.shape[0]), interpolation=opencv().INTER_CUBIC)
     metadata = dict(picture.metadata or {})
@@ -117,8 +152,9 @@ def write_picture(path: Path, picture: Picture, wanted: Format) -> Picture:
     profile = metadata.pop(_ICC, b"")
     tiff = wanted.name == "TIFF"
     if _written(path, pixels, {**metadata, _ICC: profile} if profile and not tiff else metadata, wanted):
-        if profile and tiff:
-            add_icc_to_tiff(path, profile)
+        alpha = picture.alpha is not None
+        if tiff and (profile or alpha):
+            complete_tiff(path, icc=profile, alpha=alpha)
         return picture
     if shutil.disk_usage(path.parent).free < pixels.nbytes:  # OpenCV does not say why
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -207,6 +243,16 @@ def _turned(image: np.ndarray, turn: int) -> np.ndarray:
         image = image.swapaxes(0, 1)
     rows, columns = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(turn, (1, 1))
     return np.ascontiguousarray(image[::rows, ::columns])
+
+
+def _divided(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """The colours of pixels that were multiplied by their alpha."""
+    largest = np.float32(np.iinfo(rgb.dtype).max)
+    out = np.empty_like(rgb)
+    factor = largest / np.maximum(alpha, 1).astype(np.float32)
+    for channel in range(3):
+        out[:, :, channel] = np.rint(np.minimum(rgb[:, :, channel] * factor, largest))
+    return out
 
 
 def _filled(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:

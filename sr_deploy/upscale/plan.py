@@ -62,6 +62,8 @@ class Plan:
     def __str__(self) -> str:
         if self.whole:
             return f"{hw_text(self.hw)} whole"
+        if len(self.rows) == len(self.columns) == 1:
+            return f"{hw_text(self.hw)} mirrored to {hw_text(self.tile_hw)}"
         return f"{hw_text(self.hw)} in {len(self.rows)}x{len(self.columns)} tiles of at most {hw_text(self.tile_hw)}"
 
 
@@ -138,11 +140,10 @@ def _spans(n: int, session: Session, axis: int, limit: int) -> Tuple[Tuple[Span,
     least, halo, align = session.min_hw[axis], session.halo_px, session.align_px
     if least <= n <= limit:
         return (Span(0, n, 0, n),), True
-    if n == 1:
-        return (Span(0, least, 0, 1),), False
-    if n < least:  # twice, so that each border of the image is a border of a tile
-        exact = halo is not None and n >= 2 * halo and n % align == least % align == 0
-        return _seamed([(0, least), (n - least, n)], n), exact
+    if n < least:
+        if halo is None or n < 2 * halo or n % align or least % align:
+            return (Span(0, least, 0, n),), False
+        return _seamed([(0, least), (n - least, n)], n), True  # twice, so that each border of the image is a border of a tile
     overlap, exact = _overlap(session, limit)
     if session.fixed_hw is not None:
         side = limit

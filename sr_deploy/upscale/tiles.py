@@ -20,13 +20,15 @@ class Upscaler:
     """Upscale images, planned once per size. Use it from one thread at a time."""
 
     def __init__(
-        self, session: Session, *, tile: Optional[int] = None, max_memory: Optional[int] = None, identity: str = "", beside: int = 0
+        self, session: Session, *, tile: Optional[int] = None, max_memory: Optional[int] = None, identity: str = "", beside: int = 0,
+        held: int = 0,
     ) -> None:  # fmt: skip
         """tile: the largest LR side fed, halo included. max_memory: bytes of resident memory of the process, at most.
 
         max_memory None: a quarter of what is available beside what the process has. identity: what is told of the network's
         weights; `self.identity` adds what else decides the output. beside: how many more images and results the caller may
-        hold while one is run (see `alone`). Raises InputError when memory cannot be measured here and a bound is given.
+        hold while one is run (see `alone`). held: how many results' memory the caller takes in any case, an encoder's.
+        Raises InputError when memory cannot be measured here and a bound is given.
         """
         self.session, self.scale = session, session.scale
         self.identity = identity if tile is None or session.halo_px is not None else f"{identity} tile {tile}"
@@ -35,22 +37,23 @@ class Upscaler:
         """The largest difference so far, of 0..1, between two tiles on the same pixels beside a seam; 0 where tiling is exact."""
         self.estimate = 0
         """The most bytes that the plans made so far may take, as estimated; 0 where memory is unknown."""
-        self._tile, self._beside = tile, beside
+        self._tile, self._beside, self._held = tile, beside, held
         self._need: Optional[Need] = None
         self._plans: Dict[Tuple[HW, int], Plan] = {}
         self._last: Optional[Plan] = None
         if max_memory is not None and resident_bytes() is None:
             raise InputError("memory cannot be measured on this system, so no bound can be kept", hint="give a tile size instead")
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray, *, more_per_px: int = 0) -> np.ndarray:
         """Upscale (H, W, 3) RGB, uint8, uint16 or float32 in 0..1, to (scale*H, scale*W, 3) of the same dtype.
 
-        Integers are clipped and rounded; float32 is what the network gives. Raises InputError on other shapes and types, or
+        Integers are clipped and rounded; float32 is what the network gives. more_per_px: bytes that the caller needs for each
+        pixel of the result beside it (to write alpha, say), for the memory bound. Raises InputError on other shapes and types, or
         where tile or memory bound cannot be kept.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in _LARGEST or 0 in image.shape:
             raise InputError(f"expected an (H, W, 3) image of uint8, uint16 or float32, got {image.shape} {image.dtype}")
-        plan = self._last = self.plan((image.shape[0], image.shape[1]), bytes_per_px=3 * image.itemsize)
+        plan = self._last = self.plan((image.shape[0], image.shape[1]), bytes_per_px=3 * image.itemsize + more_per_px)
         return self._run(image, plan)
 
     def _run(self, image: np.ndarray, plan: Plan) -> np.ndarray:
@@ -82,7 +85,7 @@ class Upscaler:
     def plan(self, hw: HW, *, bytes_per_px: int = 3) -> Plan:
         """Return how an image of (h, w) is run. Raises InputError where tile or memory bound cannot be kept.
 
-        bytes_per_px: of the image. A plan is made once per size, of the memory there is at that time.
+        bytes_per_px: of the result, and of the image. A plan is made once per size, of the memory there is at that time.
         """
         key = (hw, bytes_per_px)
         if key not in self._plans:
@@ -94,7 +97,7 @@ class Upscaler:
             else:
                 result = hw[0] * hw[1] * self.scale**2 * bytes_per_px
                 beside = 0 if self.alone(hw, bytes_per_px=bytes_per_px) else self._beside
-                taken = resident + result + beside * (result + result // self.scale**2)
+                taken = resident + (1 + self._held) * result + beside * (result + result // self.scale**2)
                 self._plans[key] = self._plan_within(hw, self.max_memory, taken)
         return self._plans[key]
 
@@ -124,6 +127,8 @@ class Upscaler:
     def _measure(self) -> None:
         """Learn what tiles need, and the bound where none was given."""
         self._need = need_of(self.session, self._probe)
+        if self._need is not None:
+            self.estimate = peak_bytes() or 0  # small tiles may take less than the probes did
         resident, available = resident_bytes(), available_bytes()
         if self.max_memory is None and resident is not None and available is not None:
             self.max_memory = resident + available // 4
@@ -152,7 +157,7 @@ class Upscaler:
         return "memory: estimated {}, peak {}, bound {}".format(*texts) + over
 
 
-def upscale(image: np.ndarray, session: Session, *, tile: Optional[int] = None, max_memory: Optional[int] = None) -> np.ndarray:
+def upscale_image(image: np.ndarray, session: Session, *, tile: Optional[int] = None, max_memory: Optional[int] = None) -> np.ndarray:
     """Upscale one (H, W, 3) RGB image of uint8, uint16 or float32 in 0..1 (see `Upscaler`, which also takes many)."""
     return Upscaler(session, tile=tile, max_memory=max_memory)(image)
 

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, List, Optional
 
+from sr_deploy.core.claims import claimed, holder
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import output_folder, sha256_of
-from sr_deploy.upscale.claims import claimed, holder
 from sr_deploy.upscale.overlap import Behind, ahead
 from sr_deploy.upscale.video_encode import Encoding, encoding_for
 from sr_deploy.upscale.video_mux import CONTAINERS, check_streams, write_video
@@ -73,7 +73,7 @@ def upscale_video(
     if hasattr(upscaler, "plan"):
         upscaler.plan(facts.hw)  # a size it cannot take is refused now
     h, w = facts.hw
-    taken = f"; taken for {facts.guessed}" if facts.guessed else ""
+    taken = f"; it does not say its colours, taken for {facts.guessed}" if facts.guessed else ""
     say(f"{source}: {w}x{h} {facts.pix_fmt}, {float(facts.rate):.5g} frames a second{taken}")
     say(f"encoding by {encoding}; sound and subtitles are copied")
     for line in lost:
@@ -120,7 +120,7 @@ def _run(job: _Job, upscaler: Any, say: Callable[[str], None], progress: Callabl
             _write(job, writer.parts, whole=False)
             kept = f"{job.partial} has the {sum(len(p.pts) for p in writer.parts)} frames before"
             if isinstance(e, BrokenOffError):
-                e.hint = "; ".join(filter(None, (e.hint, kept)))
+                e.hint = "; ".join(filter(None, (e.hint, f"{kept}, and {job.folder} its parts: remove that if you do not go on")))
             else:
                 say(f"interrupted: {kept}; the same command goes on with {job.folder}")
         else:
@@ -178,7 +178,9 @@ def _write(job: _Job, parts: List[Part], *, whole: bool) -> None:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
     if broken:
-        raise BrokenOffError(f"{job.source} {broken}", hint=f"{target} has what came before")
+        raise BrokenOffError(
+            f"{job.source} {broken}", hint=f"{target} has what came before, and {job.folder} its parts: remove that if you do not go on"
+        )
 
 
 def _settings(encoding: Encoding) -> str:

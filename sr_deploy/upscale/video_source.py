@@ -254,18 +254,18 @@ def _colour(path: Path, frame: Any, coder: Any) -> Tuple[Colour, str]:
     guessed = []
     matrix, full = frame.colorspace, name.startswith("yuvj") or frame.color_range == 2
     if not full and frame.color_range == 0:
-        guessed.append("range: limited")
+        guessed.append("limited range")
     if known[2] and matrix not in KR_KB:
         matrix = 1  # grey has none
     if matrix in (2, 3):
         # As players do. It is written into the output, whose height would make them take another.
         matrix = 1 if frame.height >= 720 else 6
-        guessed.append(f"matrix: {'BT.709' if matrix == 1 else 'BT.601'}, for {frame.height} lines")
+        guessed.append(f"{'BT.709' if matrix == 1 else 'BT.601'} by its {frame.height} lines")
     if matrix not in KR_KB:
         raise InputError(
             f"{path} has the colour matrix {_MATRICES.get(matrix, matrix)}, which is not known here", hint="convert it to BT.709 first"
         )
-    return Colour(known[1] or "gray", depth, matrix, full, coder.name in _CENTRED), "; ".join(guessed)
+    return Colour(known[1] or "gray", depth, matrix, full, coder.name in _CENTRED), ", ".join(guessed)
 
 
 def _check_progressive(path: Path, frame: Any, time_s: float) -> None:

@@ -92,7 +92,12 @@ def _gathered(processes: List[Any], told: Any, say: Callable[[str], None], wrote
 
 def _work(task: FolderTask, number: int, workers: int, told: Any) -> None:
     """The life of a worker: what it has to say goes through the queue."""
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+
+    def stop(signum: int, frame: Any) -> None:
+        told.cancel_join_thread()  # nobody reads what is left of it: waiting for that would be for ever
+        sys.exit(128 + signum)
+
+    signal.signal(signal.SIGTERM, stop)
     _take_cores(number, workers)
     try:
         summary = run_task(task, say=lambda line: told.put(("say", line)), wrote=lambda path: told.put(("wrote", str(path))))

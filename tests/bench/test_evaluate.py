@@ -110,7 +110,8 @@ def test_an_empty_folder(tmp_path):
 def test_the_size_a_static_graph_takes_is_not_tiled():
     session = Nearest((20, 30))
     x = np.random.default_rng(0).random((1, 3, 20, 30), dtype=np.float32)
-    y, how = upscale_fitting(session, x)
+    done, how = upscale_fitting(session, x)
+    y = done.y
     assert how == "whole" and session.calls == [(20, 30)]
     np.testing.assert_array_equal(y, x.repeat(2, 2).repeat(2, 3))
 
@@ -120,7 +121,8 @@ def test_the_size_a_static_graph_takes_is_not_tiled():
 def test_tiles_of_a_pointwise_network_are_the_whole_image(hw, tile):
     session = Nearest(tile)
     x = np.random.default_rng(1).random((1, 3, *hw), dtype=np.float32)
-    y, how = upscale_fitting(session, x)
+    done, how = upscale_fitting(session, x)
+    y = done.y
     np.testing.assert_array_equal(y, x.repeat(2, 2).repeat(2, 3))
     assert set(session.calls) == {tile}
     assert how.startswith(f"tiled {tile[0]}x{tile[1]}, overlap ")
@@ -157,7 +159,7 @@ def test_tiles_that_overlap_by_the_reach_are_the_whole_image_where_it_is_larger(
             return super()._run(box)
 
     x = np.random.default_rng(2).random((1, 3, 50, 71), dtype=np.float32)
-    np.testing.assert_allclose(upscale_fitting(Box((24, 32)), x)[0], upscale_fitting(Box(), x)[0], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(upscale_fitting(Box((24, 32)), x)[0].y, upscale_fitting(Box(), x)[0].y, rtol=0, atol=1e-5)
 
 
 def test_images_can_be_checked_before_they_are_scored(folder):

@@ -11,6 +11,7 @@ from sr_deploy.core.files import sha256_of
 from sr_deploy.core.images import write_png
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.manifest import manifest_path, read_manifest
+from sr_deploy.core.protocols import time_ms
 from sr_deploy.core.rows import append_rows, read_rows
 from sr_deploy.core.spec import Variant
 from sr_deploy.core.tables import ntire_table
@@ -33,6 +34,8 @@ def place(tmp_path_factory):
     for i in range(2):
         rgb = np.random.default_rng(i).integers(0, 256, (40, 48, 3), dtype=np.uint8)
         write_png(folder / "Set" / "HR" / f"{i}.png", rgb)
+    (folder / "Test" / "HR").mkdir(parents=True)
+    write_png(folder / "Test" / "HR" / "t.png", np.random.default_rng(9).integers(0, 256, (40, 48, 3), dtype=np.uint8))
     graphs = onnx_from_checkpoint(folder / "tiny_x2.safetensors", folder / "graphs", sizes=["20x24"], precision="fp32")
     (half,) = onnx_from_checkpoint(folder / "tiny_x2.safetensors", folder / "half", variants="d1", sizes=["20x24"])
     engine_from_onnx(graphs[0], folder / "engines", target="cpu")
@@ -66,12 +69,59 @@ def test_a_row_records_its_conditions(checkpoint_rows):
     assert row.error == "" and (row.scale, row.precision, row.input_hw, row.batch) == (2, "fp32", (16, 18), 1)
     assert row.runs == 2 and row.warmup >= 1 and row.first_ms > 0
     assert 0 < row.latency_ms_median <= row.latency_ms_p90 <= row.latency_ms_p95 <= row.latency_ms_p99
-    assert (row.set, row.images, row.metric, row.border_px, row.tiling) == ("Set", 2, "y", 2, "whole")
+    assert (row.set, len(row.images), row.metric, row.border_px, row.tiling) == ("Set", 2, "y", 2, "whole")
     assert 0 < row.psnr_db < 60 and -1 <= row.ssim <= 1
     for key in ("backend_version", "device", "python", "git_rev", "date_utc", "protocol"):
         assert getattr(row, key), key
     assert row.threads >= 1 and row.power_mode is None
     assert (row.mem_peak_mib is None) == (row.mem_definition == "")
+
+
+def test_every_run_and_image_is_kept(checkpoint_rows):
+    row = checkpoint_rows[0]
+    assert len(row.latencies_ms) == row.runs and np.median(row.latencies_ms) == pytest.approx(row.latency_ms_median, abs=1e-3)
+    assert row.latency_ms_mean > 0 and row.latency_cv >= 0 and row.warmup % 3 == 0
+    assert [(i["image"], i["split"], i["lr_hw"]) for i in row.images] == [(f"{n}.png", "valid", [20, 24]) for n in range(2)]
+    assert np.mean([i["psnr_db"] for i in row.images]) == pytest.approx(row.psnr_db) and all(i["ms"] > 0 for i in row.images)
+    assert set(row.conditions) == {"before", "during"}
+
+
+def test_a_challenge_s_protocol_times_each_image_once_and_scores_on_rgb(place):
+    options = {"data": str(place / "Set" / "HR"), "test": str(place / "Test" / "HR"), "variants": "d1"}
+    steady, year = rows_from_artifacts(place / "tiny_x2.safetensors", protocols=["ntire2025", "steady"], runs=2, lr="16x18", **options)[
+        ::-1
+    ]
+    assert (steady.protocol, year.protocol) == ("steady", "ntire2025")
+    assert (year.set, year.test_set, year.metric, year.border_px, year.counter) == ("Set", "Test", "rgb", 4, "fvcore")
+    assert (steady.metric, steady.counter, steady.test_set) == ("y", "hooks", "")
+    assert (year.warmup, year.runs, year.input_hw) == (0, 3, None)
+    assert [i["split"] for i in year.images] == ["valid", "valid", "test"] and year.first_ms == pytest.approx(
+        year.images[0]["ms"], abs=1e-3
+    )
+    valid, test = ([i["ms"] for i in year.images if i["split"] == s] for s in ("valid", "test"))
+    assert time_ms(year) == pytest.approx((np.mean(valid) + np.mean(test)) / 2, abs=1e-3)
+    assert year.psnr_db == pytest.approx(np.mean([i["psnr_db"] for i in year.images[:2]]))
+    assert 0 < year.macs_g < steady.macs_g and year.params == steady.params, "fvcore counts no activation"
+    assert any("timed by wall clock" in w for w in year.warnings) and any("RTX A6000" in w for w in year.warnings)
+
+
+def test_counts_of_the_network_as_trained_and_of_the_graph_as_deployed(place):
+    (row,) = bench(place, "graphs/tiny_x2.d1.20x24.fp32.onnx")
+    (year,) = rows_from_artifacts(place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx", data=str(place / "Set" / "HR"), protocols=["ntire2024"])
+    for r in (row, year):
+        assert r.deployed["convs"] < r.convs and r.deployed["macs"] / 1e9 < r.macs_g, "ASRN's linear layers are collapsed"
+    assert (row.counter, year.counter) == ("hooks", "fvcore") and year.uncounted
+    assert bench(place, "engines/tiny_x2.d1.20x24.fp32.engine")[0].deployed == row.deployed
+
+
+def test_so_many_threads(place):
+    (row,) = bench(place, "graphs/tiny_x2.d1.20x24.fp32.onnx", threads=1)
+    assert row.threads == 1
+
+
+def test_frames_at_a_cadence(place):
+    (row,) = rows_from_artifacts(place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx", data=str(place / "Set" / "HR"), runs=3, cadence_hz=1000)
+    assert row.cadence_hz == 1000 and "frames: one by one, 1000 a second" in ntire_table([row])
 
 
 def test_variants_and_metric_can_be_chosen(place):
@@ -138,6 +188,14 @@ def test_rows_survive_their_file(checkpoint_rows, tmp_path):
         ("Set", {}, InputError, "holds no .onnx or .engine file"),
         ("tiny_x2.safetensors", {"variants": "d9"}, VariantError, "holds no variant 'd9'"),
         ("tiny_x2.safetensors", {"metric": "vmaf"}, InputError, "unknown metric 'vmaf'"),
+        ("graphs", {"protocols": ["ntire2021"]}, InputError, "unknown protocol 'ntire2021'"),
+        ("graphs", {"protocols": ["trtexec"]}, InputError, "unknown protocol 'trtexec'"),
+        ("graphs", {"protocols": []}, InputError, "no protocol"),
+        ("graphs", {"protocols": ["ntire2025"]}, InputError, "times each image once, at its own size"),
+        ("graphs", {"protocols": ["steady", "ntire2025"], "metric": "y"}, InputError, "ntire2025 scores on rgb, not y"),
+        ("graphs", {"test": "Set"}, InputError, "a test set belongs to a challenge's protocol"),
+        ("graphs", {"cadence_hz": 0}, InputError, "a cadence of 0 frames a second"),
+        ("graphs", {"threads": 10**6}, InputError, "1000000 threads; this process may use 1 to"),
     ],
 )
 def test_bad_requests(place, given, options, error, words):

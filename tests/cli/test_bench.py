@@ -80,3 +80,27 @@ def test_a_perfect_score_is_shown_not_a_crash(run_cli, perfect):
     assert result.exit_code == 0, (result.stderr, result.exception)
     (row,) = json.loads(result.stdout)
     assert row["ssim"] == 1 and row["psnr_db"] is None and row["latency_ms_median"] > 0
+
+
+def test_a_challenge_s_files_are_written_beside_the_rows(run_cli, perfect, data, tmp_path):
+    graph, _ = perfect
+    args = ["bench", graph, "--data", data, "--protocol", "steady", "--protocol", "ntire2024", "--runs", "1", "-o", tmp_path / "out"]
+    result = run_cli(*args)
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    assert result.stdout.count("| Model") == 3 and "| rank" in result.stdout, "a table each, and the ranks"
+    assert [row.protocol for row in read_rows(tmp_path / "out" / "rows.jsonl")] == ["ntire2024", "steady"]
+    entry = json.loads((tmp_path / "out" / "ntire2024" / "results.json").read_text())["nearest"]
+    assert len(entry["valid_runtime"]) == len(entry["valid_psnr"]) == 1 and entry["flops"] is None
+    assert (tmp_path / "out" / "ntire2024" / "results.txt").read_text().startswith("Model ")
+
+
+def test_a_sweep_takes_its_options_from_the_plan(run_cli, fails, tmp_path):
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"models": ["none_x4"], "shapes": ["8x8"], "backends": ["torch"]}))
+    for args in (["--lr", "8x8", "-o", tmp_path], ["asrn_x4", "-o", tmp_path], []):
+        result = run_cli("bench", "--sweep", plan, *args)
+        assert result.exit_code == 2, result.stderr
+    assert "cannot read" in fails("bench", "--sweep", tmp_path / "absent.json", "-o", tmp_path)
+    plan.write_text("{")
+    assert "plan.json, line 1: not valid JSON" in fails("bench", "--sweep", plan, "-o", tmp_path)
+    assert run_cli("bench").exit_code == 2

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,7 @@ def test_formats_of_a_folder(run_cli, picture, tmp_path):
         (("--max-memory", "much"), "not an amount of memory"),
         (("--fps", 24), "are for videos"),
         (("--governor",), "are for videos"),
+        (("--crf", 20), "--codec and --crf are for videos"),
         (("--workers", 2), "are for folders"),
         (("--format", "png"), "are for folders"),
         (("--variant", "c5"), "no variant 'c5'"),
@@ -88,6 +91,19 @@ def test_bad_input(run_cli, tmp_path, name, content, words):
     assert result.exit_code == 1 and words in result.stderr and not (tmp_path / "out").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with a name")
+def test_a_pipe_is_refused_without_waiting(run_cli, tmp_path):
+    os.mkfifo(str(tmp_path / "pipe.png"))
+    result = run_cli("upscale", tmp_path / "pipe.png", *MODEL, "-o", tmp_path / "b.png")
+    assert result.exit_code == 1 and "neither a file nor a folder" in result.stderr
+
+
+def test_an_unknown_kind_of_picture_is_not_called_a_video(run_cli, tmp_path):
+    (tmp_path / "a.tga").write_bytes(b"\0\0\2")
+    result = run_cli("upscale", tmp_path / "a.tga", *MODEL, "-o", tmp_path / "b.png")
+    assert result.exit_code == 1 and "no picture that can be read" in result.stderr and ".webp" in result.stderr
+
+
 def test_the_result_may_not_replace_its_source_nor_be_of_another_kind(run_cli, picture, tmp_path):
     assert "would replace the picture" in run_cli("upscale", picture, *MODEL, "-o", picture.parent).stderr
     assert "would replace the pictures" in run_cli("upscale", picture.parent, *MODEL, "-o", picture.parent).stderr
@@ -100,6 +116,6 @@ def test_the_function(picture):
 
     session = sr_deploy.session_of("imdeception_x2", "c4")
     image = np.zeros((5, 6, 3), np.uint16)
-    result = sr_deploy.upscale(image, session)
+    result = sr_deploy.upscale_image(image, session)
     assert result.shape == (10, 12, 3) and result.dtype == np.uint16
     assert [frame.shape for frame in sr_deploy.Upscaler(session).frames([image[:, :5], image])] == [(10, 10, 3), (10, 12, 3)]

@@ -18,6 +18,10 @@ FULL = BenchmarkRow(
     psnr_db=31.9,
     params=10**6,
     uncounted={"matmul": 2},
+    latencies_ms=(1.5, 1.25),
+    images=({"image": "a.png", "split": "valid", "lr_hw": [4, 5], "psnr_db": None, "ssim": 1.0, "ms": 1.5},),
+    warnings=("drift",),
+    conditions={"before": {"load_1min": 0.5}, "during": {}},
     error="né",
 )
 
@@ -47,12 +51,13 @@ def test_a_line_break_inside_a_value_stays_inside_it(tmp_path, text):
     "line, words",
     [
         ("{", "line 2: not valid JSON"),
-        ("[]", "line 2: not a row of schema 1"),
-        (json.dumps({"model": "m", "variant": "", "backend": "b"}), "line 2: not a row of schema 1"),
-        (json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 99}), "line 2: not a row of schema 1"),
-        (json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 1, "psnr": 1}), "line 2: unknown key 'psnr'"),
-        (json.dumps({"model": "m", "variant": "", "schema": 1}), "line 2: the key 'backend' is missing"),
-        (json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 1, "runs": "5"}), "line 2: key 'runs': expected int"),
+        ("[]", "line 2: not a row of schema 2"),
+        (json.dumps({"model": "m", "variant": "", "backend": "b"}), "line 2: not a row of schema 2"),
+        (json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 1}), "schema 2; its schema is 1"),
+        (json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 99}), "line 2: not a row of schema 2"),
+        (json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 2, "psnr": 1}), "line 2: unknown key 'psnr'"),
+        (json.dumps({"model": "m", "variant": "", "schema": 2}), "line 2: the key 'backend' is missing"),
+        (json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 2, "runs": "5"}), "line 2: key 'runs': expected int"),
     ],
 )
 def test_a_bad_line_is_named_by_its_number(tmp_path, line, words):

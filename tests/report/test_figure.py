@@ -6,7 +6,7 @@ import pytest
 
 from sr_deploy.core.errors import MissingPackageError
 from sr_deploy.core.rows import QualityRow
-from sr_deploy.report.figure import _labels, check_can_draw, psnr_figure
+from sr_deploy.report.figure import check_can_draw, joined_labels, psnr_figure
 
 
 def row(variant="d1", **changes):
@@ -62,8 +62,8 @@ def test_the_same_rows_give_the_same_files():
 
 def test_labels_in_one_place_are_joined_and_those_too_close_left_out():
     xlim = (10.0, 1000.0)
-    assert _labels([(50, 1, "c4"), (50.5, 1, "c4-nla"), (200, 2, "c16")], xlim) == [(200, 2, "c16"), (50, 1, "c4, c4-nla")]
-    assert [text for _, _, text in _labels([(100, 1, "d1"), (112, 1, "d2"), (126, 1, "d3")], xlim)] == ["d3", "d1"]
+    assert joined_labels([(50, 1, "c4"), (50.5, 1, "c4-nla"), (200, 2, "c16")], xlim) == [(200, 2, "c16"), (50, 1, "c4, c4-nla")]
+    assert [text for _, _, text in joined_labels([(100, 1, "d1"), (112, 1, "d2"), (126, 1, "d3")], xlim)] == ["d3", "d1"]
 
 
 def test_without_matplotlib(monkeypatch):

@@ -105,6 +105,13 @@ def test_the_layout_is_part_of_the_engine(tiny, tmp_path):
     np.testing.assert_allclose(*(OnnxRuntimeBackend().open(e, read_manifest(e)).run(x(16, 24)) for e in (own, flat)), atol=1e-5)
 
 
+@pytest.mark.parametrize("target, words", [("cpu", "'nhwc' is no layout of onnxruntime; it has nchw"), ("rtx", "its own only")])
+def test_an_unknown_layout_is_refused(tiny, tmp_path, target, words):
+    with pytest.raises(InputError, match=words):
+        engine_from_onnx(tiny(), tmp_path / "out", target=target, layout="nhwc")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_result_is_the_callers_own(tiny):
     """Runs write straight into an array each: a later one does not change an earlier one's."""
     session = OnnxRuntimeSession(tiny())

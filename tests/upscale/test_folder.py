@@ -14,8 +14,8 @@ pytest.importorskip("cv2")
 
 import cv2  # noqa: E402
 
+from sr_deploy.core.claims import claimed, holder  # noqa: E402
 from sr_deploy.core.errors import InputError  # noqa: E402
-from sr_deploy.upscale.claims import claimed, holder  # noqa: E402
 from sr_deploy.upscale.finished import LOG, Finished, Job  # noqa: E402
 from sr_deploy.upscale.folder import jobs_of, upscale_folder  # noqa: E402
 from sr_deploy.upscale.tiles import Upscaler  # noqa: E402

@@ -86,6 +86,16 @@ def test_the_result_counts_against_the_bound(sessions):
         Upscaler(sessions["blur"](), max_memory=bound).plan((10000, 5000))
 
 
+@linux
+def test_what_the_caller_needs_beside_the_result_counts(sessions):
+    image, estimates = np.zeros((300, 300, 3), np.uint8), []
+    for more in (0, 100):
+        upscaler = Upscaler(sessions["blur"](), max_memory=memory.resident_bytes() + (900 << 20))
+        upscaler(image, more_per_px=more)
+        estimates.append(upscaler.estimate)
+    assert estimates[1] - estimates[0] > 0.9 * 100 * 600 * 600 - (4 << 20)
+
+
 def test_without_a_bound_a_share_of_what_is_free_is_taken(sessions, monkeypatch):
     monkeypatch.setattr("sr_deploy.upscale.tiles.available_bytes", lambda: 4 << 30)
     upscaler = Upscaler(sessions["blur"]())

@@ -6,7 +6,7 @@ import pytest
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.upscale.formats import content_of, damage, format_of_name, is_picture
-from sr_deploy.upscale.metadata import orientation, resized, tiff_facts
+from sr_deploy.upscale.metadata import TiffFacts, orientation, resized, tiff_facts
 
 
 def block(order, entries, following=0, at=8):
@@ -39,9 +39,10 @@ def test_damaged_exif_is_left_as_it_is(data):
 
 def test_facts_of_a_tiff():
     data = block("<", [(0x0106, 3, 5)])
-    assert tiff_facts(data) == (5, b"") and tiff_facts(b"no TIFF") == (2, b"")
+    assert tiff_facts(data) == TiffFacts(photometric=5) and tiff_facts(b"no TIFF") == TiffFacts()
     profile = struct.pack("<HHII", 0x8773, 7, 4, 26) + struct.pack("<I", 0)
-    assert tiff_facts(b"II*\0" + struct.pack("<IH", 8, 1) + profile + b"icc!") == (2, b"icc!")
+    assert tiff_facts(b"II*\0" + struct.pack("<IH", 8, 1) + profile + b"icc!") == TiffFacts(icc=b"icc!")
+    assert tiff_facts(block(">", [(0x0106, 3, 2), (0x0152, 3, 1)])) == TiffFacts(extra=1, extra_at=30)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class Nearest:
     scale = SCALE
     fed = None
 
-    def __call__(self, rgb):
+    def __call__(self, rgb, *, more_per_px=0):
         self.fed = rgb
         return rgb.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
 
@@ -125,6 +125,83 @@ def test_alpha_is_kept_and_colours_nobody_sees_do_not_bleed(tmp_path, suffix):
     alpha = np.asarray(result)[:, :, 3]
     assert result.mode == "RGBA" and (alpha[:, :14] == 255).all() and (alpha[:, 18:] == 0).all()
     assert (np.abs(upscaler.fed.astype(int) - (200, 100, 50)) <= 1).all(), "the network sees the hidden black"
+
+
+@pytest.mark.parametrize("meaning", [1, 2])
+def test_a_tiffs_alpha_whether_its_colours_are_multiplied_by_it_or_not(tmp_path, meaning):
+    rgba = np.zeros((16, 16, 4), np.uint8)
+    rgba[:] = (200, 100, 50, 128)
+    stored = rgba.copy()
+    if meaning == 1:
+        stored[:, :, :3] = (100, 50, 25)
+    data = saved(tmp_path / "a.tif", stored).read_bytes()
+    entry = struct.pack("<HHIH", 338, 3, 1, 2)
+    assert data.count(entry) == 1
+    (tmp_path / "a.tif").write_bytes(data.replace(entry, entry[:-2] + struct.pack("<H", meaning)))
+    for output in ("b.tif", "b.png"):
+        result, _ = through(tmp_path / "a.tif", tmp_path / output)
+        assert result.mode == "RGBA" and np.abs(np.asarray(result).astype(int) - larger(rgba)).max() <= 1
+    assert Image.open(tmp_path / "b.tif").tag_v2[338] == (2,), "what the fourth channel is"
+    again, _ = through(tmp_path / "b.tif", tmp_path / "c.png")
+    assert (np.asarray(again)[0, 0] == np.asarray(result)[0, 0]).all()
+
+
+def test_a_grey_tiffs_alpha_is_not_lost_without_a_word(tmp_path):
+    saved(tmp_path / "a.tif", Image.fromarray(smooth(9, 8)).convert("LA"))
+    result, said = through(tmp_path / "a.tif", tmp_path / "b.png")
+    assert result.mode == "L" and "transparency of a grey TIFF file cannot be read" in said
+
+
+def test_a_transparent_grey_is_kept(tmp_path):
+    grey = smooth(12, 9, 1).reshape(12, 9) | 1
+    grey[:4] = 6
+    for bits, image in ((8, grey), (4, grey // 17)):
+        (tmp_path / "a.png").write_bytes(grey_png(image, bits, transparent=int(image[0, 0])))
+        result, _ = through(tmp_path / "a.png", tmp_path / "b.png")
+        expected = np.where(larger(image == image[0, 0]), 0, 255)
+        alpha = np.asarray(result)[:, :, 3]
+        assert result.mode == "RGBA" and np.abs(alpha.astype(int) - expected).mean() < 20 and {0, 255} <= set(alpha.ravel().tolist())
+
+
+def grey_png(image, bits, transparent):
+    """A PNG file of grey values of 4 or 8 bit, one of which is transparent."""
+    h, w = image.shape
+    rows = image if bits == 8 else np.pad(image, ((0, 0), (0, w % 2)))[:, ::2] << 4 | np.pad(image, ((0, 0), (0, w % 2)))[:, 1::2]
+    raw = b"".join(b"\0" + row.tobytes() for row in rows)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", w, h, bits, 0, 0, 0, 0)),
+        (b"tRNS", struct.pack(">H", transparent)),
+        (b"IDAT", zlib.compress(raw)),
+        (b"IEND", b""),
+    )
+    packed = (struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize("white", [15, 200, 255, 1023, 65535])
+@pytest.mark.parametrize("binary", [True, False])
+def test_white_is_white_whatever_number_a_ppm_file_gives_it(tmp_path, white, binary):
+    values = [0, white // 2, white, 0, 0, white]
+    head = f"P{6 if binary else 3}\n# by hand\n2 1\n{white}\n".encode()
+    body = np.array(values, ">u2" if white > 255 else np.uint8).tobytes() if binary else " ".join(map(str, values)).encode() + b"\n"
+    (tmp_path / "a.ppm").write_bytes(head + body)
+    rgb = read_picture(tmp_path / "a.ppm").rgb
+    assert rgb.dtype == (np.uint16 if white > 255 else np.uint8)
+    assert np.abs(rgb.reshape(-1) / np.iinfo(rgb.dtype).max - np.array(values) / white).max() <= 0.005
+
+
+@new_opencv
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_turned_avif_comes_out_upright(tmp_path, turn):
+    from PIL import ImageOps, features
+
+    if not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    saved(tmp_path / "a.avif", smooth(40, 60), exif=exif(turn), quality=100)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.avif")))
+    result, _ = through(tmp_path / "a.avif", tmp_path / "b.png")
+    shown = np.asarray(ImageOps.exif_transpose(result))
+    assert shown.shape == larger(upright).shape and np.abs(shown.astype(int) - larger(upright)).mean() < 3
 
 
 @pytest.mark.parametrize("visible", [0, 255])
@@ -312,8 +389,8 @@ def test_names_with_spaces_and_other_letters(tmp_path):
 
 
 def test_an_unknown_suffix_is_refused_with_those_that_are_known(tmp_path):
-    for name in ("b.gif", "b", "b.mp4"):
-        with pytest.raises(InputError, match="no format we write") as caught:
+    for name, words in (("b.gif", "'.gif' is no format we write"), ("b", "does not say a format"), ("b.mp4", "no format we write")):
+        with pytest.raises(InputError, match=words) as caught:
             format_for(tmp_path / name)
         assert ".png" in caught.value.hint
 

@@ -110,6 +110,11 @@ def test_a_static_session_is_exact_where_tiles_can_end_at_the_border_on_the_grid
     assert plan.exact == exact
 
 
+def test_an_image_too_small_to_be_exact_is_mirrored_once_without_a_seam(sessions):
+    plan = plan_tiles((3, 2), opened(sessions, "blur", (16, 16), (64, 64)))
+    assert len(plan.rows) == len(plan.columns) == 1 and not plan.exact and str(plan) == "3x2 mirrored to 16x16"
+
+
 def test_a_range_of_sizes_is_kept(sessions):
     session = opened(sessions, "blur", (10, 10), (20, 30))
     for hw in ((3, 3), (10, 30), (15, 200), (400, 12), (21, 31)):

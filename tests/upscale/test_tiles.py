@@ -76,7 +76,7 @@ def test_floats_are_what_the_network_gives(sessions):
         def network(self, x):
             return x * 2
 
-    assert sr_deploy.upscale(np.full((2, 2, 3), 0.8, np.float32), Twice()).max() == np.float32(1.6)
+    assert sr_deploy.upscale_image(np.full((2, 2, 3), 0.8, np.float32), Twice()).max() == np.float32(1.6)
 
 
 def test_not_a_number_is_an_error(sessions, noise):
@@ -91,7 +91,7 @@ def test_not_a_number_is_an_error(sessions, noise):
 @pytest.mark.parametrize("shape, dtype", [((4, 4), np.uint8), ((4, 4, 4), np.uint8), ((4, 4, 3), np.float64), ((0, 4, 3), np.uint8)])
 def test_other_arrays_are_refused(sessions, shape, dtype):
     with pytest.raises(InputError, match=r"expected an \(H, W, 3\) image"):
-        sr_deploy.upscale(np.zeros(shape, dtype), sessions["blur"]())
+        sr_deploy.upscale_image(np.zeros(shape, dtype), sessions["blur"]())
 
 
 def test_frames_are_upscaled_one_by_one_and_planned_once(sessions, noise):

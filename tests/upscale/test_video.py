@@ -133,15 +133,15 @@ def test_a_stopped_run_goes_on_and_makes_the_same_file(tmp_path, long_video, by)
     script = (
         "import sys, time; from pathlib import Path; from video_files import Repeat;"
         "from sr_deploy.upscale.video import upscale_video;"
-        "upscale_video(Path(sys.argv[1]), Path(sys.argv[2]), Repeat(before=lambda n: time.sleep(0.001 if n < 130 else 0.02)))"
+        "upscale_video(Path(sys.argv[1]), Path(sys.argv[2]), Repeat(before=lambda n: n == 150 and time.sleep(60)))"
     )
     here = Path(__file__).resolve()
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parents[2]), str(here.parent)])}
     process = subprocess.Popen([sys.executable, "-c", script, str(source), str(output)], env=env, stderr=subprocess.DEVNULL)
-    first = tmp_path / "out.mp4.parts" / "000000.json"
-    while not first.exists() and process.poll() is None:
+    # However slow the machine is: the first part is whole, the second begun, and the network waits in its frame 150.
+    whole_part, begun_part = (tmp_path / "out.mp4.parts" / name for name in ("000000.json", "000001.bin"))
+    while not (whole_part.exists() and begun_part.exists()) and process.poll() is None:
         time.sleep(0.02)
-    time.sleep(0.2)
     process.send_signal(getattr(signal, by))
     assert process.wait(timeout=60) != 0, "it had finished before"
     assert not output.exists()
@@ -149,16 +149,38 @@ def test_a_stopped_run_goes_on_and_makes_the_same_file(tmp_path, long_video, by)
     assert partial.exists() == (by == "SIGINT")
     if by == "SIGINT":
         begun = streams_of(partial)
-        assert 120 < len(frames_of(partial)) < LENGTH
+        assert 120 <= len(frames_of(partial)) <= 150
         end = max(t for t, _ in begun[0]["packets"])
         assert max(t for t, _ in begun[1]["packets"]) == pytest.approx(end, abs=0.1)
     said = []
     upscaler = Repeat()
     summary = upscale_video(source, output, upscaler, say=said.append)
-    assert summary.resumed_frames in (120, 240) and summary.resumed_frames + len(upscaler.seen) == summary.frames == LENGTH
+    assert summary.resumed_frames == 120 and summary.resumed_frames + len(upscaler.seen) == summary.frames == LENGTH
     assert any("going on after" in line for line in said)
-    assert streams_of(output) == streams_of(whole)
+    (video, sound), (whole_video, whole_sound) = streams_of(output), streams_of(whole)
+    assert sound == whole_sound
+    assert sorted(t for t, _ in video["packets"]) == sorted(t for t, _ in whole_video["packets"])
+    # libx264 is not asked for the same bytes: under load it was seen, once in some forty runs, to code a frame otherwise.
+    for (at, rgb), (whole_at, whole_rgb) in zip(frames_of(output), frames_of(whole)):
+        assert at == whole_at and np.abs(rgb.astype(int) - whole_rgb).mean() < 2
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_what_is_gone_on_with_gets_the_same_frames(tmp_path):
+    """By a lossless encoder: every sample is what a run at one go gives it."""
+    source = make_video(tmp_path / "in.mkv", 130)
+    upscale_video(source, tmp_path / "whole.mkv", Repeat(), codec="ffv1")
+
+    def stop(n):
+        if n == 125:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        upscale_video(source, tmp_path / "out.mkv", Repeat(before=stop), codec="ffv1")
+    assert upscale_video(source, tmp_path / "out.mkv", Repeat(), codec="ffv1").resumed_frames >= 120
+    made, whole = frames_of(tmp_path / "out.mkv"), frames_of(tmp_path / "whole.mkv")
+    assert len(made) == len(whole) == 130
+    assert all(a == b and (x == y).all() for (a, x), (b, y) in zip(made, whole))
 
 
 def interrupted(tmp_path, source, at=150):
@@ -255,7 +277,7 @@ def test_a_video_that_is_cut_off_is_never_silently_short(tmp_path, suffix, optio
     with pytest.raises(BrokenOffError, match=r"\d s") as caught:
         upscale_video(source, tmp_path / f"out{suffix}", Repeat())
     partial = tmp_path / f"out.partial{suffix}"
-    assert str(partial) in caught.value.hint
+    assert str(partial) in caught.value.hint and f"out{suffix}.parts" in caught.value.hint
     assert 10 < len(frames_of(partial)) < 100
     assert not (tmp_path / f"out{suffix}").exists()
 

@@ -107,7 +107,8 @@ def test_what_is_not_said_is_taken_by_the_sources_lines_and_written_down(tmp_pat
     said = []
     upscale_video(source, tmp_path / "out.mkv", Repeat(), say=said.append)
     assert video_facts(tmp_path / "out.mkv").colour.matrix == matrix
-    assert "BT.709, for 720 lines" in said[0] if matrix == 1 else "BT.601, for 36 lines" in said[0]
+    lines = "BT.709 by its 720 lines" if matrix == 1 else "BT.601 by its 36 lines"
+    assert said[0].endswith(f"it does not say its colours, taken for limited range, {lines}")
 
 
 @pytest.mark.parametrize(

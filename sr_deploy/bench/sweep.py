@@ -1,0 +1,195 @@
+"""A plan of many measurements, each cell in a process of its own: what crashes or cannot be made is a row with its error."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Tuple
+
+from sr_deploy.bench.evaluate import ImageSet, image_set
+from sr_deploy.core.errors import InputError
+from sr_deploy.core.files import output_folder
+from sr_deploy.core.images import read_rgb
+from sr_deploy.core.jsonio import from_dict, read_json
+from sr_deploy.core.protocols import DEFAULT, protocol_named, time_ms
+from sr_deploy.core.rows import BenchmarkRow, append_rows, read_rows
+from sr_deploy.core.shipped import SUFFIX
+from sr_deploy.core.sizes import parse_hw
+from sr_deploy.core.target import PRECISIONS, load_target
+
+BACKENDS = ("torch", "onnxruntime")
+"""What runs a checkpoint, or a graph for no target, as they are. Engines are named by their target."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells are every combination of models, variants, shapes, batch, precisions, and backends with targets in one list."""
+
+    models: Tuple[str, ...]
+    shapes: Tuple[str, ...]
+    """LR sizes, `256x512`."""
+    variants: Tuple[str, ...] = ("all",)
+    batch: Tuple[int, ...] = (1,)
+    precisions: Tuple[str, ...] = ("fp32",)
+    backends: Tuple[str, ...] = ()
+    """torch for checkpoints, onnxruntime for graphs that are for no target."""
+    targets: Tuple[str, ...] = ()
+    """Profiles to build engines for."""
+    protocols: Tuple[str, ...] = (DEFAULT,)
+    metric: Optional[str] = None
+    threads: Optional[int] = None
+    runs: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination, which gives one row."""
+
+    model: str
+    variant: str
+    shape: str
+    batch: int
+    precision: str
+    backend: str
+    target: str
+    """Empty: the checkpoint or graph itself."""
+    protocol: str
+
+
+def read_plan(path: Path) -> Plan:
+    """Read and check a plan. Raises InputError, or another SrDeployError, naming what is wrong before anything runs."""
+    plan = from_dict(Plan, read_json(path, InputError), source=path, error=InputError)
+    for key in ("models", "shapes", "variants", "batch", "precisions", "protocols"):
+        if not getattr(plan, key):
+            raise InputError(f"{path}: {key} is empty; expected at least one")
+    if not plan.backends and not plan.targets:
+        raise InputError(f"{path}: neither backends nor targets; expected {' or '.join(BACKENDS)}, or a target (srdeploy targets)")
+    for shape in plan.shapes:
+        parse_hw(shape)
+    for key, known in (("backends", BACKENDS), ("precisions", PRECISIONS)):
+        for value in getattr(plan, key):
+            if value not in known:
+                raise InputError(f"{path}: {key} holds '{value}'; expected {' or '.join(known)}")
+    for name in plan.protocols:
+        protocol_named(name)
+    for name in plan.targets:
+        load_target(name)
+    return plan
+
+
+def cells_of(plan: Plan, images: ImageSet) -> Dict[str, Cell]:
+    """Return the cells of a plan by name. Raises an SrDeployError when there is no such model, or it does not hold a variant.
+
+    A name is readable, and another one as soon as weights, images or settings are others.
+    """
+    from sr_deploy.nets.checkpoint import load_checkpoint
+
+    ways = [(backend, "") for backend in plan.backends] + [(load_target(t).runtime, t) for t in plan.targets]
+    settings = [[(p.name, p.stat().st_size) for p in images.files], plan.metric, plan.threads, plan.runs]
+    cells = {}
+    for model in plan.models:
+        checkpoint = load_checkpoint(model)
+        variants = checkpoint.variants("all" if plan.variants == ("all",) else plan.variants)
+        digest = hashlib.sha256(json.dumps([checkpoint.spec.weights_sha256, *settings], sort_keys=True).encode()).hexdigest()[:8]
+        axes = (variants, plan.shapes, plan.batch, plan.precisions, ways, plan.protocols)
+        for variant, shape, batch, precision, (backend, target), protocol in itertools.product(*axes):
+            way = f"{backend} for {target}" if target else backend
+            name = f"{checkpoint.name}.{variant} {shape} batch {batch} {precision} {way} {protocol} #{digest}"
+            cells[name] = Cell(model, str(variant), shape, batch, precision, backend, target, protocol)
+    return cells
+
+
+def rows_from_plan(
+    plan: Plan, folder: Path, *, data: str = "", progress: Callable[[str], None] = lambda line: None
+) -> List[BenchmarkRow]:  # fmt: skip
+    """Measure the cells that `folder/rows.jsonl` lacks, appending each row at once; return the rows of all cells of the plan.
+
+    data: a folder of HR images; empty: scikit-image's photographs. Graphs and engines lie in `folder/artifacts`. A cell that
+    failed counts as done: to try it again, take its line away. Raises an SrDeployError when the plan, not a cell, is wrong.
+    """
+    images = image_set(data)
+    for path in images.files:
+        read_rgb(path)  # a bad image would fail every cell
+    cells = cells_of(plan, images)
+    output_folder(folder)
+    file = folder / "rows.jsonl"
+    rows = {row.cell: row for row in (read_rows(file) if file.exists() else []) if row.cell in cells}
+    todo = [name for name in cells if name not in rows]
+    if rows:
+        progress(f"{len(rows)} of {len(cells)} cells are done already, {sum(bool(r.error) for r in rows.values())} of them failed")
+    for number, name in enumerate(todo, 1):
+        rows[name] = row = replace(_measured(cells[name], plan, data, folder / "artifacts"), cell=name)
+        append_rows(file, [row])
+        progress(f"[{number}/{len(todo)}] {name}: " + (f"failed: {row.error}" if row.error else f"{time_ms(row):.2f} ms"))
+    return [rows[name] for name in cells]
+
+
+class _FailedError(Exception):
+    pass
+
+
+def _measured(cell: Cell, plan: Plan, data: str, artifacts: Path) -> BenchmarkRow:
+    """Make what the cell needs and measure it, by the commands a user would give."""
+    subject = BenchmarkRow(
+        model=Path(cell.model).stem if cell.model.endswith(SUFFIX) else cell.model, variant=cell.variant, backend=cell.backend,
+        target=cell.target, precision_asked=cell.precision, input_hw=parse_hw(cell.shape), batch=cell.batch, protocol=cell.protocol,
+    )  # fmt: skip
+    try:
+        if cell.batch != 1:
+            raise _FailedError(f"batch {cell.batch}: sessions take one image at a time")
+        if cell.backend == "torch" and cell.precision != "fp32":
+            raise _FailedError(f"torch runs checkpoints in fp32, not {cell.precision}")
+        options = ["--protocol", cell.protocol, "--data", data]
+        options += [] if protocol_named(cell.protocol).of_images else ["--lr", cell.shape]
+        for key in ("metric", "threads", "runs"):
+            if getattr(plan, key) is not None:
+                options += [f"--{key}", str(getattr(plan, key))]
+        what = [cell.model, "--variants", cell.variant] if cell.backend == "torch" else [_artifact(cell, artifacts)]
+        rows = json.loads(_srdeploy("bench", *what, *options, "--json"))
+        row = from_dict(BenchmarkRow, rows[0], source="the row of a child process", error=InputError)
+        return replace(row, error=_one_line(row.error)) if len(rows) == 1 else replace(subject, error=f"{len(rows)} rows for one cell")
+    except _FailedError as e:
+        return replace(subject, error=_one_line(str(e)))
+
+
+def _artifact(cell: Cell, artifacts: Path) -> str:
+    target = ["--target", cell.target] if cell.target else []
+    folder = artifacts / (cell.target or "onnx")
+    graph = _srdeploy(
+        "export", cell.model, "--variants", cell.variant, "--shape", cell.shape, "--precision", cell.precision, *target,
+        "-o", str(folder),
+    ).split("\n")[0]  # fmt: skip
+    if not cell.target:
+        return graph
+    return _srdeploy("build-engine", graph, *target, "-o", str(folder)).split("\n")[0]
+
+
+def _srdeploy(*arguments: str) -> str:
+    """Run a command of ours in a process of its own and return what it prints. Raises _FailedError with its reason."""
+    command = [sys.executable, "-m", "sr_deploy.cli.main", *arguments]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace")
+    if done.returncode == 0:
+        return done.stdout
+    if done.returncode < 0:
+        raise _FailedError(f"srdeploy {arguments[0]} was ended by {_signal_name(-done.returncode)}: the backend crashed")
+    said = re.search(r"^error: (.*)", done.stderr, re.M)
+    last = ([line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"])[-1]
+    raise _FailedError(said[1] if said else f"srdeploy {arguments[0]} ended with {done.returncode}: {last}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:500]

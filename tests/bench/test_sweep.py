@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the plan's checkpoints run by torch")
+pytest.importorskip("cv2", reason="reading images needs OpenCV")
+
+import torch  # noqa: E402
+
+from sr_deploy.bench import sweep  # noqa: E402
+from sr_deploy.bench.evaluate import image_set  # noqa: E402
+from sr_deploy.bench.sweep import cells_of, read_plan, rows_from_plan  # noqa: E402
+from sr_deploy.core.errors import InputError, VariantError  # noqa: E402
+from sr_deploy.core.images import write_png  # noqa: E402
+from sr_deploy.core.rows import BenchmarkRow, read_rows  # noqa: E402
+from sr_deploy.core.spec import Variant  # noqa: E402
+from sr_deploy.nets import ARCHITECTURES  # noqa: E402
+from sr_deploy.nets.checkpoint import save_checkpoint  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A checkpoint of two depths and a folder with one image."""
+    folder = tmp_path_factory.mktemp("sweep")
+    torch.manual_seed(0)
+    net = ARCHITECTURES["asrn"].build(2, Variant("d", 2))
+    save_checkpoint(folder, "tiny_x2", ARCHITECTURES["asrn"].spec(2, Variant("d", 2), elastic=True), net.state_dict())
+    (folder / "Set" / "HR").mkdir(parents=True)
+    write_png(folder / "Set" / "HR" / "0.png", np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8))
+    return folder
+
+
+def plan(place, tmp_path, **changes):
+    values = {"models": [str(place / "tiny_x2.safetensors")], "shapes": ["16x18"], "backends": ["torch"], "runs": 1, **changes}
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+def data(place):
+    return str(place / "Set" / "HR")
+
+
+@pytest.fixture()
+def children(monkeypatch):
+    """In place of the processes: note their arguments, and answer with what a test wants."""
+
+    class Children:
+        def __init__(self):
+            self.calls, self.answers = [], {}
+
+        def __call__(self, *arguments):
+            self.calls.append(arguments)
+            if arguments[0] == "bench":
+                answer = self.answers.get(arguments[3])
+                if answer is not None:
+                    raise answer
+                row = BenchmarkRow(model="tiny_x2", variant=arguments[3], backend="torch", latency_ms_median=1.0, psnr_db=30.0)
+                return json.dumps([vars(row)])
+            return f"/made/by/{arguments[0]}\n"
+
+    made = Children()
+    monkeypatch.setattr(sweep, "_srdeploy", made)
+    return made
+
+
+def test_the_cells_are_every_combination(place, tmp_path):
+    path = plan(place, tmp_path, shapes=["16x18", "8x8"], targets=["cpu"], precisions=["fp32", "fp16"], protocols=["steady", "ntire2025"])
+    cells = cells_of(read_plan(path), image_set(data(place)))
+    assert len(cells) == len(set(cells.values())) == 2 * 2 * 2 * 2 * 2
+    assert {(c.backend, c.target) for c in cells.values()} == {("torch", ""), ("onnxruntime", "cpu")}
+    name = next(iter(cells))
+    assert name.startswith("tiny_x2.d1 16x18 batch 1 fp32 torch steady #")
+
+
+def test_a_cell_is_another_one_with_other_images_or_settings(place, tmp_path):
+    cells = set(cells_of(read_plan(plan(place, tmp_path)), image_set(data(place))))
+    (tmp_path / "HR").mkdir()
+    write_png(tmp_path / "HR" / "0.png", np.zeros((40, 48, 3), np.uint8))
+    assert not cells & set(cells_of(read_plan(plan(place, tmp_path)), image_set(str(tmp_path / "HR"))))
+    assert not cells & set(cells_of(read_plan(plan(place, tmp_path, runs=2)), image_set(data(place))))
+    assert cells == set(cells_of(read_plan(plan(place, tmp_path)), image_set(data(place))))
+
+
+def test_what_is_done_is_skipped_and_what_failed_is_a_row(place, tmp_path, children):
+    path, said = plan(place, tmp_path), []
+    children.answers["d1"] = sweep._FailedError("srdeploy bench was ended by SIGSEGV: the backend crashed")
+    rows = rows_from_plan(read_plan(path), tmp_path / "out", data=data(place), progress=said.append)
+    assert [(r.variant, r.error.partition(":")[0]) for r in rows] == [("d1", "srdeploy bench was ended by SIGSEGV"), ("d2", "")]
+    assert (rows[0].backend, rows[0].input_hw, rows[0].psnr_db) == ("torch", (16, 18), None)
+    assert read_rows(tmp_path / "out" / "rows.jsonl") == rows and len(children.calls) == 2
+    again = rows_from_plan(read_plan(path), tmp_path / "out", data=data(place), progress=said.append)
+    assert again == rows and len(children.calls) == 2
+    assert said[-1] == "2 of 2 cells are done already, 1 of them failed"
+
+
+def test_a_killed_sweep_goes_on_where_it_stopped(place, tmp_path, children):
+    path = plan(place, tmp_path)
+    children.answers["d2"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        rows_from_plan(read_plan(path), tmp_path / "out", data=data(place))
+    assert [r.variant for r in read_rows(tmp_path / "out" / "rows.jsonl")] == ["d1"]
+    children.answers.clear()
+    assert [r.variant for r in rows_from_plan(read_plan(path), tmp_path / "out", data=data(place))] == ["d1", "d2"]
+    assert [c[3] for c in children.calls] == ["d1", "d2", "d2"]
+
+
+def test_graphs_and_engines_are_made_by_the_commands_a_user_would_give(place, tmp_path, children):
+    rows_from_plan(
+        read_plan(plan(place, tmp_path, backends=["onnxruntime"], targets=["cpu"], variants=["d1"], threads=1)), tmp_path / "out",
+        data=data(place),
+    )  # fmt: skip
+    export, bench, to_target, build, bench_engine = children.calls
+    assert export[0] == "export" and export[2:8] == ("--variants", "d1", "--shape", "16x18", "--precision", "fp32")
+    assert bench[:2] == ("bench", "/made/by/export") and ("--threads", "1") == bench[bench.index("--threads") :][:2]
+    assert "--target" in to_target and build[:4] == ("build-engine", "/made/by/export", "--target", "cpu")
+    assert bench_engine[1] == "/made/by/build-engine" and "--lr" in bench_engine
+
+
+@pytest.mark.parametrize(
+    "changes, words", [({"batch": [4]}, "batch 4: sessions take one image"), ({"precisions": ["fp16"]}, "torch runs checkpoints in fp32")]
+)
+def test_what_cannot_be_done_is_no_other_measurement(place, tmp_path, children, changes, words):
+    rows = rows_from_plan(read_plan(plan(place, tmp_path, **changes)), tmp_path / "out", data=data(place))
+    assert len(rows) == 2 and all(words in r.error for r in rows) and not children.calls
+    assert rows[0].batch == changes.get("batch", [1])[0]
+
+
+@pytest.mark.parametrize(
+    "changes, error, words",
+    [
+        ({"models": []}, InputError, "models is empty"),
+        ({"backends": []}, InputError, "neither backends nor targets"),
+        ({"backends": ["tensorrt"]}, InputError, "backends holds 'tensorrt'; expected torch or onnxruntime"),
+        ({"precisions": ["int8"]}, InputError, "precisions holds 'int8'"),
+        ({"shapes": ["256"]}, InputError, "'256' is not a size"),
+        ({"protocols": ["ntire2021"]}, InputError, "unknown protocol 'ntire2021'"),
+        ({"targets": ["xavie"]}, Exception, "unknown target 'xavie'"),
+        ({"shape": ["8x8"]}, InputError, "line 1: unknown key 'shape'"),
+        ({"runs": "3"}, InputError, "key 'runs': expected int"),
+    ],
+)
+def test_a_wrong_plan_is_refused_before_anything_runs(place, tmp_path, changes, error, words):
+    with pytest.raises(error, match=words):
+        read_plan(plan(place, tmp_path, **changes))
+
+
+def test_a_variant_that_a_model_does_not_hold(place, tmp_path):
+    with pytest.raises(VariantError, match="holds no variant 'd9'"):
+        cells_of(read_plan(plan(place, tmp_path, variants=["d9"])), image_set(data(place)))
+
+
+def test_a_folder_of_no_images_and_one_that_only_looks_like_one(place, tmp_path, children):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
+    with pytest.raises(InputError, match="holds no images"):
+        rows_from_plan(read_plan(plan(place, tmp_path)), tmp_path / "out", data=str(tmp_path / "empty"))
+    (tmp_path / "empty" / "notes.png").write_text("no image")
+    with pytest.raises(InputError, match="notes.png is not an image"):
+        rows_from_plan(read_plan(plan(place, tmp_path)), tmp_path / "out", data=str(tmp_path / "empty"))
+    assert not (tmp_path / "out").exists() and not children.calls
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no signals")
+def test_a_process_that_crashes_is_told_by_its_signal(monkeypatch):
+    real, crash = subprocess.run, [sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"]
+    monkeypatch.setattr(sweep.subprocess, "run", lambda command, **options: real(crash, **options))
+    with pytest.raises(sweep._FailedError, match="srdeploy bench was ended by SIGSEGV"):
+        sweep._srdeploy("bench", "x")
+
+
+def test_a_real_child_s_error_is_its_own_words():
+    with pytest.raises(sweep._FailedError, match="^there is no file absent.onnx$"):
+        sweep._srdeploy("bench", "absent.onnx")
+
+
+def test_a_real_cell_in_a_real_process(place, tmp_path):
+    (row,) = rows_from_plan(read_plan(plan(place, tmp_path, variants=["d1"], threads=1)), tmp_path / "out", data=data(place))
+    assert (row.error, row.threads, row.input_hw, row.runs, row.set) == ("", 1, (16, 18), 1, "Set")
+    assert row.psnr_db is not None and row.cell and read_rows(tmp_path / "out" / "rows.jsonl") == [row]

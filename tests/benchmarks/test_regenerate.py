@@ -1,0 +1,49 @@
+"""No table of a document is typed by hand: each is what its command prints from the published rows."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from sr_deploy.core.rows import BenchmarkRow, append_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def regenerate():
+    spec = importlib.util.spec_from_file_location("regenerate", ROOT / "benchmarks" / "regenerate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def document(rows="rows.jsonl", between="what stood here\n"):
+    return f"before\n\n<!-- srdeploy table {rows} --layout srn5 -->\n{between}<!-- end of table -->\n\nafter\n"
+
+
+@pytest.mark.parametrize("name", ["README.md", "benchmarks/README.md"])
+def test_the_tables_are_fresh(regenerate, name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert regenerate.regenerated(text) == text, "run: python3 benchmarks/regenerate.py"
+
+
+def test_a_stale_table_is_written_anew_and_a_fresh_one_stays(regenerate, tmp_path):
+    row = BenchmarkRow(model="m_x4", variant="c4", backend="torch", latency_ms_median=12.345, psnr_db=30.0)
+    append_rows(tmp_path / "rows.jsonl", [row])
+    fresh = regenerate.regenerated(document(), folder=tmp_path)
+    assert "what stood here" not in fresh and "| m_x4.c4 " in fresh and "12.35" in fresh
+    assert fresh.startswith("before\n\n<!-- srdeploy table") and fresh.endswith("<!-- end of table -->\n\nafter\n")
+    assert regenerate.regenerated(fresh, folder=tmp_path) == fresh
+    append_rows(tmp_path / "rows.jsonl", [BenchmarkRow(model="m_x4", variant="c8", backend="torch", latency_ms_median=2.0, psnr_db=31.0)])
+    assert regenerate.regenerated(fresh, folder=tmp_path) != fresh
+
+
+def test_a_table_whose_rows_are_gone_or_whose_end_is_missing(regenerate, tmp_path):
+    with pytest.raises(RuntimeError, match="cannot read the rows absent.jsonl"):
+        regenerate.regenerated(document("absent.jsonl"), folder=tmp_path)
+    with pytest.raises(RuntimeError, match="has no"):
+        regenerate.regenerated(document().replace("<!-- end of table -->", ""), folder=tmp_path)
+    assert regenerate.regenerated("no table") == "no table"

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sr_deploy.core.session import Session
+from sr_deploy.upscale import models
+
+av = pytest.importorskip("av", reason="PyAV is not installed")
+pytest.importorskip("cv2", reason="OpenCV is not installed")
+
+MODEL = ("-m", "repeat_x2")
+
+
+class Repeat(Session):
+    """Each pixel is repeated."""
+
+    backend, backend_version, precision, scale = "test", "1", "fp32", 2
+    halo_px = 0
+
+    def _run(self, x_nchw):
+        return x_nchw.repeat(2, axis=2).repeat(2, axis=3)
+
+
+@pytest.fixture(autouse=True)
+def small_networks(monkeypatch):
+    found = [models.Runnable("repeat_x2", variant, variant, Repeat) for variant in ("d1", "d2", "d3")]
+    monkeypatch.setattr(models, "runnables", lambda given: found)
+
+
+@pytest.fixture()
+def film(tmp_path):
+    path = tmp_path / "film.mp4"
+    with av.open("testsrc2=size=32x24:rate=25", format="lavfi") as source, av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
+        for _, frame in zip(range(6), source.decode(video=0)):
+            out.mux(stream.encode(frame.reformat(format="yuv420p")))
+        out.mux(stream.encode(None))
+    return path
+
+
+def test_a_video_the_file_on_stdout_the_rest_on_stderr(run_cli, film, tmp_path):
+    result = run_cli("upscale", film, *MODEL, "--variant", "d1", "--crf", 20, "-o", tmp_path / "new" / "large.mkv")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{tmp_path / 'new' / 'large.mkv'}\n"
+    assert all(words in result.stderr for words in ("repeat_x2.d1 on", "libx264 preset medium, crf 20", "6 frames in", "memory: "))
+    with av.open(str(tmp_path / "new" / "large.mkv")) as made:
+        assert [(f.width, f.height) for f in made.decode(video=0)] == [(64, 48)] * 6
+
+
+def test_a_governor_says_what_it_governs_and_logs_each_choice(run_cli, film, tmp_path):
+    result = run_cli("upscale", film, *MODEL, "--governor", "--fps", 24, "-o", tmp_path / "new" / "large.mkv")
+    assert result.exit_code == 0, result.stderr
+    log = tmp_path / "new" / "large.governor.jsonl"
+    first, *entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert set(first["ms"]) == {"d1", "d2", "d3"}
+    assert [e["frame"] for e in entries] == [1, 2, 3, 4, 5, 6]
+    assert all(e["variant"] in first["ms"] and "why" in e for e in entries)
+    assert "repeat_x2 on" in result.stderr and "d1, d2, d3 at 24 frames a second" in result.stderr
+    assert f"frame by frame: {log}" in result.stderr and "memory: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    "options, output, words",
+    [
+        (("--governor",), "b.mkv", "--governor needs --fps"),
+        (("--fps", 24), "b.mkv", "need --governor"),
+        (("--variant", "d1", "--max-watts", 9), "b.mkv", "need --governor"),
+        (("--governor", "--fps", 24, "--variant", "d1"), "b.mkv", "--variant names one"),
+        (("--governor", "--fps", 24), "b.avi", "unknown kind of video"),
+        (("--governor", "--fps", 24), "film.mp4", "the input itself"),
+        (("--variant", "d1", "--workers", 2), "b.mkv", "are for folders"),
+        (("--variant", "d1", "--codec", "h264"), "b.mkv", "unknown codec"),
+        (("--variant", "d1"), "b.webm", "webm cannot hold libx264"),
+    ],
+)
+def test_what_cannot_be_asked_for_leaves_nothing(run_cli, film, tmp_path, options, output, words):
+    result = run_cli("upscale", film, *MODEL, *options, "-o", tmp_path / output)
+    assert result.exit_code == 1 and words in result.stderr and result.stdout == ""
+    assert list(tmp_path.iterdir()) == [film]
