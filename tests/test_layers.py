@@ -18,7 +18,7 @@ PACKAGE = ROOT / "sr_deploy"
 TABLE = {
     "core": ({"numpy"}, {"cv2", "skimage"}),
     "runtime": ({"numpy", "core"}, {"onnx", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "cuda", "pycuda"}),
-    "bench": ({"numpy", "core", "runtime"}, {"nets"}),
+    "bench": ({"numpy", "core", "runtime", "adaptive"}, {"nets"}),
     "nets": ({"numpy", "core", "torch"}, {"safetensors"}),
     # Validation scores by the code of eval and bench; a router counts its branches as they are exported.
     "train": (
@@ -30,8 +30,8 @@ TABLE = {
         {"numpy", "core", "nets", "torch", "onnx", "runtime.ort", "runtime.preflight"},
         {"onnxruntime", "onnxscript"},
     ),
-    "upscale": ({"numpy", "core", "runtime"}, {"cv2", "av", "nets"}),
-    "adaptive": ({"numpy", "core", "runtime"}, set()),
+    "upscale": ({"numpy", "core", "runtime", "adaptive"}, {"cv2", "av", "nets"}),
+    "adaptive": ({"numpy", "core", "runtime"}, {"nets", "torch"}),
     "report": ({"numpy", "core"}, {"matplotlib", "jinja2"}),
     "cli": ({"click", "core"}, {"runtime", "bench", "nets", "train", "export", "upscale", "adaptive", "report"}),
 }

@@ -3,74 +3,63 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Tuple, Union
+from typing import Callable, Dict, List, Sequence, Tuple, Union
 
 import numpy as np
 
-from sr_deploy.core.depths import TAIL_PX, DepthPlan, dilated, reach_px, read_plan, rows_macs
-from sr_deploy.core.errors import ArtifactError, InputError
-from sr_deploy.core.files import sha256_of
-from sr_deploy.core.spec import check_desired_depth, check_min_hw
-from sr_deploy.runtime.ort import raw_session
+from sr_deploy.adaptive.session import Adapted, AdaptiveSession
+from sr_deploy.core.depths import ADAPTER_PX, TAIL_PX, DepthPlan, dilated, reach_px, read_plan, rows_macs
+from sr_deploy.core.errors import VariantError
+from sr_deploy.core.session import Spent
+from sr_deploy.core.spec import check_desired_depth
+from sr_deploy.runtime.ort import OnnxParts
 
 BATCH = 8
 """Tiles a call: their features are what takes memory."""
+Part = Callable[..., Sequence[np.ndarray]]
+"""Takes a part's inputs by name, gives its outputs in their order."""
 
 
-@dataclass(frozen=True)
-class Deep:
-    """An upscaled image with what it took."""
+class AdaDSR(AdaptiveSession):
+    """An AdaEDSR that skips. `depth`, the desired one, 0..blocks, may be changed between runs."""
 
-    y_nchw: np.ndarray
-    """(1, 3, scale*H, scale*W) float32, not clipped."""
-    depth_map: np.ndarray
-    """(H, W) float32, 0..blocks."""
-    macs: int
-    """Multiply-accumulates executed."""
-    share: float
-    """Of those of the dense backbone."""
-    ms: Dict[str, float]
-    """Wall time of each stage."""
+    def __init__(
+        self, plan: DepthPlan, parts: Sequence[Part], *, depth: float, backend: str, backend_version: str, threads: int
+    ) -> None:  # fmt: skip
+        """parts: what the plan's graphs are. Raises VariantError when the backbone has no such depth."""
+        check_desired_depth(depth, plan.blocks)
+        super().__init__(name=plan.model, scale=plan.scale, backend=backend, backend_version=backend_version, threads=threads)
+        self.plan, self.depth, self._parts = plan, depth, parts
+        self.halo_px = reach_px(plan.blocks) + ADAPTER_PX
+        self.min_hw = (2, 2) if plan.way == "rows" else (1, 1)  # torch exports free sizes from 2 on
 
-
-class AdaDSR:
-    """A plan with its graphs opened. ONNX Runtime runs them."""
-
-    def __init__(self, plan: Union[str, Path]) -> None:
-        """Open the plan at a path. Raises ArtifactError when it or a graph is missing, malformed or changed."""
+    @classmethod
+    def from_plan(cls, plan: Union[str, Path], *, depth: float) -> AdaDSR:
+        """Open a deployed one. Raises ArtifactError when the plan or a graph is missing, malformed or changed."""
         path = Path(plan)
-        self.plan: DepthPlan = read_plan(path)
-        self._sessions: List[Any] = []
-        for name, sha256 in self.plan.graphs.items():
-            graph = path.parent / name
-            if not graph.is_file():
-                raise ArtifactError(f"{path} names {name}, which is not beside it", hint="export the model again")
-            if sha256_of(graph) != sha256:
-                raise ArtifactError(f"{graph} was changed after its plan was written", hint="export the model again")
-            self._sessions.append(raw_session(str(graph)))
+        read = read_plan(path)
+        graphs = OnnxParts(path, read.graphs)
+        return cls(read, graphs.parts, depth=depth, backend="onnxruntime", backend_version=graphs.version, threads=graphs.threads)
 
-    def run(self, x_nchw: np.ndarray, *, depth: float) -> Deep:
-        """Upscale (1, 3, H, W) float32, 0..1, RGB at a desired depth, 0..blocks.
+    @property
+    def identity(self) -> str:
+        return f"{self.plan.parent_sha256} {self.backend} {self.plan.way} depth {self.depth:g}"
 
-        Raises InputError when shape or type differ, VariantError when the backbone has no such depth.
-        """
-        check_desired_depth(depth, self.plan.blocks)
-        if x_nchw.ndim != 4 or x_nchw.shape[:2] != (1, 3) or x_nchw.dtype != np.float32 or 0 in x_nchw.shape:
-            raise InputError(f"expected a (1, 3, H, W) float32 array, got {x_nchw.shape} {x_nchw.dtype}")
-        return (self._by_rows if self.plan.way == "rows" else self._by_tiles)(x_nchw, np.array([depth], np.float32))
+    def adapted(self, x_nchw: np.ndarray) -> Adapted:
+        """Upscale (1, 3, H, W) float32, 0..1, RGB. Decisions are depths as shares of all blocks."""
+        check_desired_depth(self.depth, self.plan.blocks)
+        return (self._by_rows if self.plan.way == "rows" else self._by_tiles)(x_nchw, np.array([self.depth], np.float32))
 
-    def _by_rows(self, x: np.ndarray, depth: np.ndarray) -> Deep:
-        check_min_hw(x.shape[2:], (2, 2), what=f"{self.plan.model} by rows")  # torch exports free sizes from 2 on
+    def _by_rows(self, x: np.ndarray, depth: np.ndarray) -> Adapted:
         start = time.perf_counter()
-        y, depth_map = self._sessions[0].run(None, {"lr": x, "depth": depth})
+        y, depth_map = self._parts[0](lr=x, depth=depth)
         ms = (time.perf_counter() - start) * 1000
-        return self._deep(y, depth_map[0, 0], rows_macs(self.plan, depth_map[0, 0]), {"all": ms})
+        return self._adapted(y, depth_map[0, 0], rows_macs(self.plan, depth_map[0, 0]), {"all": ms})
 
-    def _by_tiles(self, x: np.ndarray, depth: np.ndarray) -> Deep:
+    def _by_tiles(self, x: np.ndarray, depth: np.ndarray) -> Adapted:
         plan, start = self.plan, time.perf_counter()
-        depth_map = self._sessions[0].run(None, {"lr": x, "depth": depth})[0]
+        depth_map = self._parts[0](lr=x, depth=depth)[0]
         ms = {"map": (time.perf_counter() - start) * 1000}
         bins = binned(plan, depth_map[0, 0])
         h, w = x.shape[2:]
@@ -87,16 +76,33 @@ class AdaDSR:
                     "lr": _cut(image, tiles, plan.tile, pad, reach_px(k)),
                     "depth_map": _cut(depths, tiles, plan.tile, pad, reach_px(k)),
                 }
-                for (top, left), sr in zip(tiles, self._sessions[1 + number].run(None, given)[0]):
+                for (top, left), sr in zip(tiles, self._parts[1 + number](**given)[0]):
                     s, rows, columns = plan.scale, min(plan.tile, h - top), min(plan.tile, w - left)
                     y[0, :, s * top : s * (top + rows), s * left : s * (left + columns)] = sr[:, : s * rows, : s * columns]
             if bins[k]:
                 ms[f"{k} blocks"] = (time.perf_counter() - start) * 1000
                 macs += len(bins[k]) * plan.tile_macs[number]
-        return self._deep(y, depth_map[0, 0], macs, ms)
+        return self._adapted(y, depth_map[0, 0], macs, ms)
 
-    def _deep(self, y: np.ndarray, depth_map: np.ndarray, macs: int, ms: Dict[str, float]) -> Deep:
-        return Deep(y, depth_map, macs, macs / (self.plan.macs_px * depth_map.size), ms)
+    def _adapted(self, y: np.ndarray, depth_map: np.ndarray, macs: int, ms: Dict[str, float]) -> Adapted:
+        plan = self.plan
+        counts = np.bincount(np.ceil(depth_map).astype(np.int64).ravel(), minlength=plan.blocks + 1)
+        quarters = [-(-plan.blocks * i // 4) for i in range(1, 5)]
+        pixels = {f"to {k} blocks": int(counts[(0 if i == 0 else quarters[i - 1] + 1) : k + 1].sum()) for i, k in enumerate(quarters)}
+        return Adapted(y, depth_map / plan.blocks, Spent(macs, plan.macs_px * depth_map.size, ms, pixels))
+
+
+def at_depth(session: AdaDSR, variant: str) -> AdaDSR:
+    """Set the desired depth of a variant, `d8` or `d7.5`. Raises VariantError when it names none of the backbone's."""
+    try:
+        depth = float(variant[1:]) if variant[:1] == "d" else float("nan")
+    except ValueError:
+        depth = float("nan")
+    if depth != depth:
+        raise VariantError(f"'{variant}' is no desired depth; expected such as d{session.plan.blocks // 2}")
+    check_desired_depth(depth, session.plan.blocks)
+    session.depth = depth
+    return session
 
 
 def binned(plan: DepthPlan, depth_map: np.ndarray) -> Dict[int, List[Tuple[int, int]]]:

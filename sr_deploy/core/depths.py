@@ -15,6 +15,9 @@ WAYS = ("rows", "tiles")
 TAIL_PX = 3
 """How far, in LR pixels, an output pixel reaches beyond its own in what the blocks made: the last convolution and the tail."""
 
+ADAPTER_PX = 5
+"""How far, in LR pixels, a depth reaches into the head's features: the adapter's convolutions."""
+
 
 @dataclass(frozen=True)
 class DepthPlan:
@@ -54,6 +57,11 @@ def reach_px(blocks: int) -> int:
 def plan_path(folder: Path, model: str, way: str) -> Path:
     """Return where the plan of a model lies."""
     return folder / f"{model}.{way}.json"
+
+
+def is_depth_plan(path: Path) -> bool:
+    """Tell by its name whether a file is a plan."""
+    return path.suffixes[-2:] in [[f".{way}", ".json"] for way in WAYS]
 
 
 def read_plan(path: Path) -> DepthPlan:

@@ -73,6 +73,9 @@ class BenchmarkRow:
     convs: Optional[int] = None
     counter: str = ""
     counted_hw: Optional[Tuple[int, int]] = None
+    executed: Optional[dict] = None
+    """Of a network that decides how much it computes: `share` of the largest's multiply-accumulates over the scored images,
+    `timed_share` on the input that was timed, `ways`: the part of the pixels that went each way. None: always all of `macs_g`."""
     uncounted: Optional[dict] = None
     """Operators that compute but that the counter gives nothing for, with the number of their calls."""
     deployed: Optional[dict] = None

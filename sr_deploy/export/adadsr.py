@@ -9,7 +9,7 @@ from typing import Dict, Sequence, Tuple, Union
 import numpy as np
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sr_deploy.core.depths import WAYS, DepthPlan, plan_path, reach_px
 from sr_deploy.core.errors import ExportError, InputError
@@ -21,14 +21,12 @@ from sr_deploy.export.graph import graph_of
 from sr_deploy.export.rewrite import rewritten
 from sr_deploy.nets.adaedsr import AdaEDSR
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
-from sr_deploy.nets.complexity import NTIRE_HW, count
-from sr_deploy.nets.sparse import RowSparse
+from sr_deploy.nets.sparse import DENSE_ABOVE, RowSparse, rows_plan
 from sr_deploy.nets.tiled import DepthMap, FirstBlocks, tile_macs
 from sr_deploy.runtime.ort import raw_session
 
 MAX_ABS_ERR = 1e-4
 """Against torch, of images in 0..1 and of depths in blocks."""
-DENSE_ABOVE = 0.5
 TILE = 64
 OPSET = 17
 """What TensorRT 8.5 reads."""
@@ -59,17 +57,13 @@ def plan_from_checkpoint(
     blocks = len(net.blocks)
     depths = tuple(depths) or tuple(sorted({-(-blocks * i // 4) for i in range(1, 5)}))
     _check(way, dense_above=dense_above, tile=tile, depths=depths, blocks=blocks)
-    adapter = _macs_px(net) - _macs_px(net.backbone())
-    plan = DepthPlan(
-        model=checkpoint.name, scale=checkpoint.spec.scale, blocks=blocks, way=way, parent_sha256=checkpoint.spec.weights_sha256,
-        graphs={}, macs_px=_macs_px(rewritten(net.backbone())[0]), conv_macs_px=net.blocks[0].conv1.weight.numel(), map_macs_px=adapter,
-    )  # fmt: skip
+    plan = rows_plan(checkpoint, net, dense=rewritten(net.backbone())[0], dense_above=dense_above)
     if way == "rows":
-        plan = replace(plan, dense_above=dense_above)
         parts = {"rows": _rows(net, dense_above)}
     else:
         macs = tuple(tile_macs(net, blocks=k, tile=tile) for k in depths)
-        plan = replace(plan, tile=tile, depths=depths, tile_macs=macs, map_macs_px=adapter + net.head.weight.numel())
+        again = plan.map_macs_px + net.head.weight.numel()
+        plan = replace(plan, way=way, dense_above=1.0, tile=tile, depths=depths, tile_macs=macs, map_macs_px=again)
         parts = {"map": _map(net), **{f"k{k}.t{tile}": _first(net, k, tile) for k in depths}}
     return _written(plan, parts, output_folder(Path(output)))
 
@@ -84,10 +78,6 @@ def _check(way: str, *, dense_above: float, tile: int, depths: Tuple[int, ...], 
             f"tiles of {tile} LR pixels and graphs of {', '.join(map(str, depths))} blocks cannot be",
             hint=f"give a tile of at least 1, and depths from small to large that end with all {blocks} blocks",
         )
-
-
-def _macs_px(net: nn.Module) -> int:
-    return count(net, NTIRE_HW, counter="fvcore").macs // (NTIRE_HW[0] * NTIRE_HW[1])
 
 
 Part = Tuple[onnx.ModelProto, float]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError, nearest
 from sr_deploy.core.files import atomic_path, sha256_of, write_text
 from sr_deploy.core.jsonio import to_json
-from sr_deploy.core.routing import ROUTER_SUFFIX, RouterSpec, read_router_card, router_name, shipped_routers
+from sr_deploy.core.routing import ROUTER_SUFFIX, RoutedPlan, RouterSpec, read_router_card, router_name, shipped_routers
 from sr_deploy.nets.checkpoint import Checkpoint, check_finite, check_state_dict, load_checkpoint, read_safetensors, write_safetensors
 
 WIDTH = 128
@@ -81,6 +81,12 @@ class Router:
             checkpoint.spec.variant(branch.variant)
             found.append(checkpoint)
         return found
+
+    def plan(self) -> RoutedPlan:
+        """Return what the router and its branches are and cost when they are run."""
+        spec = self.spec
+        names = tuple(f"{b.model}.{b.variant}" for b in spec.branches)
+        return RoutedPlan(self.name, spec.scale, names, spec.macs, spec.router_macs, min(spec.patch_hw), spec.weights_sha256)
 
     def branch_networks(self) -> List[nn.Module]:
         """Return the branches' static networks with their weights, smallest first. Raises as `checkpoints` does."""

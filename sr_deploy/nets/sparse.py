@@ -13,9 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sr_deploy.core.depths import DepthPlan
 from sr_deploy.nets.adaedsr import AdaEDSR
 from sr_deploy.nets.adapter import mask
+from sr_deploy.nets.checkpoint import Checkpoint
+from sr_deploy.nets.complexity import NTIRE_HW, count
 from sr_deploy.nets.edsr import ResidualBlock
+
+DENSE_ABOVE = 0.5
+"""The share of pixels above which rows cost more than computing a block everywhere; see benchmarks/adadsr.py."""
 
 
 class RowSparse(nn.Module):
@@ -71,3 +77,16 @@ def _if(condition: Tensor, then: Callable[..., Tensor], otherwise: Callable[...,
     if torch.compiler.is_exporting():
         return torch.cond(condition, then, otherwise, given)
     return (then if condition else otherwise)(*given)
+
+
+def rows_plan(checkpoint: Checkpoint, net: AdaEDSR, *, dense: nn.Module, dense_above: float = DENSE_ABOVE) -> DepthPlan:
+    """Return what `RowSparse` of a checkpoint's network is and costs. dense: its backbone as it is run, which shares refer to."""
+    return DepthPlan(
+        model=checkpoint.name, scale=checkpoint.spec.scale, blocks=len(net.blocks), way="rows", parent_sha256=checkpoint.spec.weights_sha256,
+        graphs={}, macs_px=_macs_px(dense), conv_macs_px=net.blocks[0].conv1.weight.numel(),
+        map_macs_px=_macs_px(net) - _macs_px(net.backbone()), dense_above=dense_above,
+    )  # fmt: skip
+
+
+def _macs_px(net: nn.Module) -> int:
+    return count(net, NTIRE_HW, counter="fvcore").macs // (NTIRE_HW[0] * NTIRE_HW[1])
