@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
-
-from sr_deploy.core.spec import Variant
-from sr_deploy.export.adadsr import plan_from_checkpoint
-from sr_deploy.nets import ARCHITECTURES
-from sr_deploy.nets.checkpoint import Checkpoint
 
 BLOCKS = 3
 CONFIG = {"channels": 8, "blocks": BLOCKS}
@@ -16,6 +10,11 @@ CONFIG = {"channels": 8, "blocks": BLOCKS}
 
 @pytest.fixture(scope="session")
 def checkpoint():
+    torch = pytest.importorskip("torch", reason="torch is not installed; it makes the networks")
+    from sr_deploy.core.spec import Variant
+    from sr_deploy.nets import ARCHITECTURES
+    from sr_deploy.nets.checkpoint import Checkpoint
+
     torch.manual_seed(0)
     architecture = ARCHITECTURES["adaedsr"]
     net = architecture.build(4, Variant("d", BLOCKS), CONFIG)
@@ -28,6 +27,9 @@ def checkpoint():
 @pytest.fixture(scope="session")
 def plans(checkpoint, tmp_path_factory):
     """The paths of its plans by way."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed; it runs the graphs")
+    from sr_deploy.export.adadsr import plan_from_checkpoint
+
     folder = tmp_path_factory.mktemp("plans")
     return {
         "rows": plan_from_checkpoint(checkpoint, folder, way="rows", dense_above=0.7),

@@ -60,12 +60,8 @@ def test_a_router_for_another_number_of_classes(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"macs": [3, 2, 1]}, "not from the smallest to the largest: 3, 2, 1"),
-        ({"models": ["a"]}, "it names 1 models, 3 variants"),
-        ({"patch_hw": [2, 32]}, "patches are 2x32; the smallest is 4x4"),
         ({"config": {"convs": 1}}, "convs are a whole number from 2 to 100, not 1"),
         ({"config": {"depth": 1}}, "no configuration key 'depth'"),
-        ({"speed": 1}, "unknown key 'speed'"),
         ({"config": {"convs": 4}}, "does not fit its network"),
         ({"weights_sha256": "0"}, "is not the file its card describes"),
     ],
