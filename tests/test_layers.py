@@ -25,9 +25,9 @@ TABLE = {
         {"numpy", "core", "nets", "torch", "lightning", "tqdm", "bench.evaluate", "runtime.torch_module", "export.rewrite"},
         {"tensorboard"},
     ),
-    # Of the runtime only what the check after an export needs: ONNX Runtime's session, and torch's to compare it with.
+    # Of the runtime only what the check after an export needs, ONNX Runtime's session; AdaDSR's two ways are timed.
     "export": (
-        {"numpy", "core", "nets", "torch", "onnx", "runtime.ort", "runtime.preflight"},
+        {"numpy", "core", "nets", "torch", "onnx", "runtime.ort", "runtime.preflight", "adaptive.adadsr"},
         {"onnxruntime", "onnxscript"},
     ),
     "upscale": ({"numpy", "core", "runtime", "adaptive"}, {"cv2", "av", "nets"}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence, Tuple, Union
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -25,9 +25,10 @@ class AdaDSR(AdaptiveSession):
     """An AdaEDSR that skips. `depth`, the desired one, 0..blocks, may be changed between runs."""
 
     def __init__(
-        self, plan: DepthPlan, parts: Sequence[Part], *, depth: float, backend: str, backend_version: str, threads: int
+        self, plan: DepthPlan, parts: Sequence[Part], *, depth: Optional[float], backend: str, backend_version: str, threads: int
     ) -> None:  # fmt: skip
-        """parts: what the plan's graphs are. Raises VariantError when the backbone has no such depth."""
+        """parts: what the plan's graphs are. depth: None for half of all blocks. Raises VariantError for a depth that there is not."""
+        depth = plan.blocks / 2 if depth is None else depth
         check_desired_depth(depth, plan.blocks)
         super().__init__(name=plan.model, scale=plan.scale, backend=backend, backend_version=backend_version, threads=threads)
         self.plan, self.depth, self._parts = plan, depth, parts
@@ -35,7 +36,7 @@ class AdaDSR(AdaptiveSession):
         self.min_hw = (2, 2) if plan.way == "rows" else (1, 1)  # torch exports free sizes from 2 on
 
     @classmethod
-    def from_plan(cls, plan: Union[str, Path], *, depth: float) -> AdaDSR:
+    def from_plan(cls, plan: Union[str, Path], *, depth: Optional[float] = None) -> AdaDSR:
         """Open a deployed one. Raises ArtifactError when the plan or a graph is missing, malformed or changed."""
         path = Path(plan)
         read = read_plan(path)
@@ -87,7 +88,7 @@ class AdaDSR(AdaptiveSession):
     def _adapted(self, y: np.ndarray, depth_map: np.ndarray, macs: int, ms: Dict[str, float]) -> Adapted:
         plan = self.plan
         counts = np.bincount(np.ceil(depth_map).astype(np.int64).ravel(), minlength=plan.blocks + 1)
-        quarters = [-(-plan.blocks * i // 4) for i in range(1, 5)]
+        quarters = sorted({-(-plan.blocks * i // 4) for i in range(1, 5)})
         pixels = {f"to {k} blocks": int(counts[(0 if i == 0 else quarters[i - 1] + 1) : k + 1].sum()) for i, k in enumerate(quarters)}
         return Adapted(y, depth_map / plan.blocks, Spent(macs, plan.macs_px * depth_map.size, ms, pixels))
 

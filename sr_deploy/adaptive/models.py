@@ -11,9 +11,10 @@ import numpy as np
 from sr_deploy.adaptive.adadsr import AdaDSR
 from sr_deploy.adaptive.routed import Routed
 from sr_deploy.adaptive.session import AdaptiveSession
-from sr_deploy.core.depths import is_depth_plan
+from sr_deploy.core.depths import is_depth_plan, read_plan
 from sr_deploy.core.device import cores
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.files import files_in
 from sr_deploy.core.routing import PLAN_SUFFIX, is_router, read_routed_plan, share_from
 
 DEFAULTS = {"cdnsr": "cdnsr-fsrcnn_x4", "elastic": "elastic-asrn_x4", "adadsr": "adaedsr_x4"}
@@ -38,7 +39,7 @@ def adaptive_session(asked: Adaptive, model: Optional[str] = None) -> AdaptiveSe
     """
     if asked.kind not in DEFAULTS:
         raise InputError(f"unknown kind '{asked.kind}'; expected {', '.join(DEFAULTS)}")
-    given = model or DEFAULTS[asked.kind]
+    given = DEFAULTS[asked.kind] if model is None else _fastest_plan(Path(model)) if Path(model).is_dir() else model
     if asked.kind == "adadsr":
         if asked.max_flops is not None:
             raise InputError("a budget of FLOPs is for networks that route patches; AdaDSR has a desired depth", hint="give --depth 8, say")
@@ -53,6 +54,18 @@ def adaptive_session(asked: Adaptive, model: Optional[str] = None) -> AdaptiveSe
             f"'{given}' chooses between {', '.join(session.plan.names)}: that is {kind}, not {asked.kind}", hint=f"give --adaptive {kind}"
         )
     return session
+
+
+def _fastest_plan(folder: Path) -> str:
+    """The plan in a folder; of both ways of one AdaEDSR the one that was faster where it was exported."""
+    plans = [path for path in files_in(folder, ".json") if is_adaptive(str(path))]
+    if not plans:
+        raise InputError(f"the folder {folder} holds no plan of an adaptive network", hint="srdeploy export MODEL --adaptive -o DIR")
+    if len({path.name.split(".")[0] for path in plans}) > 1:
+        raise InputError(f"{folder} holds plans of several networks: {', '.join(p.name for p in plans)}", hint="give one file")
+    if len(plans) == 1:
+        return str(plans[0])
+    return str(min(plans, key=lambda path: read_plan(path).timed_ms or float("inf")))
 
 
 def is_adaptive(given: str) -> bool:
@@ -88,9 +101,7 @@ def _routed(given: str, max_share: Optional[float]) -> Routed:
 def _adadsr(given: str, depth: Optional[float]) -> AdaDSR:
     path = Path(given)
     if is_depth_plan(path):
-        found = AdaDSR.from_plan(path, depth=0)
-        found.depth = found.plan.blocks / 2 if depth is None else depth
-        return found
+        return AdaDSR.from_plan(path, depth=depth)
     from sr_deploy.nets.adaedsr import AdaEDSR
     from sr_deploy.nets.checkpoint import load_checkpoint
     from sr_deploy.nets.sparse import DENSE_ABOVE, RowSparse, rows_plan
@@ -100,8 +111,7 @@ def _adadsr(given: str, depth: Optional[float]) -> AdaDSR:
     if not isinstance(net, AdaEDSR):
         raise InputError(f"'{checkpoint.name}' is of {checkpoint.spec.arch}, which has no depth map to skip by", hint="give one of adaedsr")
     plan = rows_plan(checkpoint, net, dense=net.backbone())
-    chosen = plan.blocks / 2 if depth is None else depth
-    return AdaDSR(plan, [_torch_part(RowSparse(net, dense_above=DENSE_ABOVE))], depth=chosen, **_torch_facts())
+    return AdaDSR(plan, [_torch_part(RowSparse(net, dense_above=DENSE_ABOVE))], depth=depth, **_torch_facts())
 
 
 def _torch_facts() -> dict:

@@ -15,8 +15,8 @@ import sr_deploy
 from sr_deploy.bench.conditions import Watch, before, device_facts, warnings_of
 from sr_deploy.bench.evaluate import ImageSet, Quality, evaluate, image_set
 from sr_deploy.bench.subjects import Subject, given_items, subjects_of, with_counts
-from sr_deploy.core.device import cpu_name, limited_to, peak_memory_mib, python_and_os
 from sr_deploy.core.degradation import degraded
+from sr_deploy.core.device import cpu_name, limited_to, peak_memory_mib, python_and_os
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
 from sr_deploy.core.protocols import DEFAULT, Protocol, deviations, protocol_named, time_ms

@@ -18,8 +18,8 @@ from sr_deploy.core.errors import InputError
 @click.option("-m", "--model", metavar="MODEL|ARTIFACT|FAMILY",
               help="A checkpoint (run by torch), a graph, an engine, or a folder of these of one model.")  # fmt: skip
 @click.option("--adaptive", "kind", type=click.Choice(["cdnsr", "elastic", "adadsr"]),
-              help="Compute more where the image needs it; -m is then a router, an AdaEDSR, or their exported plan.  [default: a shipped one]")  # fmt: skip
-@click.option("--max-flops", metavar="PERCENT", help="Of cdnsr and elastic: of the largest branch on all patches, 60% say.  [default: as trained]")
+              help="Compute more where the image needs it; -m: a router, an AdaEDSR, or its plan.  [default: a shipped one]")  # fmt: skip
+@click.option("--max-flops", metavar="PERCENT", help="Of cdnsr and elastic: 60% of the largest branch, say.  [default: as trained]")
 @click.option("--depth", type=float, help="Of adadsr: the desired depth, in blocks.  [default: half of all]")
 @click.option("--decisions", type=click.Path(path_type=Path), help="Of one picture: where to draw how much was computed where (PNG).")
 @click.option("--variant", help="Of a checkpoint or a folder.  [default: the largest]")
@@ -72,7 +72,9 @@ def upscale(
     if decisions is not None and (video or source.is_dir()):
         raise InputError("--decisions draws those of one picture", hint="give one picture, or leave it out")
     if source.is_dir():
-        _folder(source, output, model, variant, tile, bound, suffix, workers, asked)
+        from sr_deploy.upscale.workers import FolderTask
+
+        _folder(FolderTask(source, output, model, variant, tile, bound, None if suffix is None else "." + suffix, asked), workers)
         return
     if suffix is not None or workers != 1:
         raise InputError("--format and --workers are for folders", hint="the name after -o decides the format of one file")
@@ -106,7 +108,7 @@ def _adaptive(
     """What was asked of an adaptive network, None where none is."""
     if kind is None:
         if max_flops is not None or depth is not None or decisions is not None:
-            raise InputError("--max-flops, --depth and --decisions are for adaptive networks", hint="give --adaptive too, or leave them out")
+            raise InputError("--max-flops, --depth and --decisions are for adaptive networks", hint="give --adaptive too")
         if model is None:
             raise InputError("no network to upscale with", hint="give -m asrn_x4, say, or --adaptive for a shipped default")
         return None
@@ -128,15 +130,11 @@ def _draw(source: Path, upscaler: Any, path: Path) -> None:
     emit(str(path))
 
 
-def _folder(
-    source: Path, output: Path, model: Optional[str], variant: Optional[str], tile: Optional[int], bound: Optional[int], suffix: Optional[str],
-    workers: int, asked: Any,
-) -> None:  # fmt: skip
+def _folder(task: Any, workers: int) -> None:
     from sr_deploy.core.files import no_empty_folders
-    from sr_deploy.upscale.workers import FolderTask, run_shared
+    from sr_deploy.upscale.workers import run_shared
 
-    task = FolderTask(source, output, model, variant, tile, bound, None if suffix is None else "." + suffix, asked)
-    with no_empty_folders(output):
+    with no_empty_folders(task.output):
         summary = run_shared(task, workers, say=say, wrote=lambda path: emit(str(path)))
     for path in sorted(summary.busy):
         say(f"{path} is left to the process that claims it (.claim beside its result; remove that if the process is gone)")

@@ -101,7 +101,7 @@ class Session(abc.ABC):
     align_px: int = 1
     """That holds for tiles that start and end on multiples of this, or at the image's border."""
 
-    def begin(self) -> None:
+    def begin(self) -> None:  # noqa: B027 - most have nothing to do
         """Say that what is run from here on is one image's, or one set's: a network that decides what it computes counts anew."""
 
     def spent(self) -> Optional[Spent]:

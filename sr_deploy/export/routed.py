@@ -17,7 +17,7 @@ from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.routing import PLAN_SUFFIX
 from sr_deploy.core.samples import sample_lr
-from sr_deploy.export.forms import in_form, forms_of
+from sr_deploy.export.forms import forms_of, in_form
 from sr_deploy.export.graph import graph_of
 from sr_deploy.nets.router import Router, load_router
 from sr_deploy.runtime.ort import raw_session

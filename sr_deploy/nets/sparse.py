@@ -82,8 +82,8 @@ def _if(condition: Tensor, then: Callable[..., Tensor], otherwise: Callable[...,
 def rows_plan(checkpoint: Checkpoint, net: AdaEDSR, *, dense: nn.Module, dense_above: float = DENSE_ABOVE) -> DepthPlan:
     """Return what `RowSparse` of a checkpoint's network is and costs. dense: its backbone as it is run, which shares refer to."""
     return DepthPlan(
-        model=checkpoint.name, scale=checkpoint.spec.scale, blocks=len(net.blocks), way="rows", parent_sha256=checkpoint.spec.weights_sha256,
-        graphs={}, macs_px=_macs_px(dense), conv_macs_px=net.blocks[0].conv1.weight.numel(),
+        model=checkpoint.name, scale=checkpoint.spec.scale, blocks=len(net.blocks), way="rows",
+        parent_sha256=checkpoint.spec.weights_sha256, graphs={}, macs_px=_macs_px(dense), conv_macs_px=net.blocks[0].conv1.weight.numel(),
         map_macs_px=_macs_px(net) - _macs_px(net.backbone()), dense_above=dense_above,
     )  # fmt: skip
 

@@ -151,8 +151,9 @@ class Upscaler:
         out = np.empty(self._last.hw, tiles[0].dtype)
         spans = [(row, column) for row in self._last.rows for column in self._last.columns]
         for tile, (row, column) in zip(tiles, spans):
-            core = tile[row.core_start - row.start : row.core_stop - row.start, column.core_start - column.start : column.core_stop - column.start]
-            out[row.core_start : row.core_stop, column.core_start : column.core_stop] = core
+            core = tile[row.core_start - row.start : row.core_stop - row.start]
+            kept = core[:, column.core_start - column.start : column.core_stop - column.start]
+            out[row.core_start : row.core_stop, column.core_start : column.core_stop] = kept
         return out
 
     def _how(self, plan: Plan) -> str:

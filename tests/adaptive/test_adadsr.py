@@ -3,10 +3,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sr_deploy.adaptive.adadsr import AdaDSR, binned
+from sr_deploy.adaptive.adadsr import AdaDSR, at_depth, binned
 from sr_deploy.core.depths import DepthPlan, read_plan
 from sr_deploy.core.errors import ArtifactError, InputError, VariantError
 from sr_deploy.core.jsonio import to_json
+
+BLOCKS = 3
 
 
 def masked(checkpoint, x, depth):
@@ -15,6 +17,10 @@ def masked(checkpoint, x, depth):
     with torch.inference_mode():
         y, depth_map = checkpoint.network().forward_at(torch.from_numpy(x), torch.tensor([float(depth)]))
     return y.numpy(), depth_map.numpy()[0, 0]
+
+
+def opened(plan, depth=1.0):
+    return AdaDSR.from_plan(plan, depth=depth)
 
 
 def image(h, w, seed=0):
@@ -29,19 +35,21 @@ def image(h, w, seed=0):
 @pytest.mark.parametrize("depth", [0, 1.5, 3])
 def test_both_ways_equal_the_masked_dense_network(checkpoint, plans, way, h, w, depth):
     x = image(h, w)
-    found = AdaDSR(plans[way]).run(x, depth=depth)
+    found = opened(plans[way], depth).adapted(x)
     y, depth_map = masked(checkpoint, x, depth)
     np.testing.assert_allclose(found.y_nchw, y, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(found.depth_map, depth_map, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(BLOCKS * found.decisions, depth_map, rtol=0, atol=1e-5)
 
 
 def test_the_images_of_these_tests_have_all_depths_and_bins(checkpoint, plans):
-    found = AdaDSR(plans["tiles"]).run(image(14, 60), depth=3)
-    assert set(np.unique(np.ceil(found.depth_map))) == {0, 1, 2, 3}
-    bins = binned(read_plan(plans["tiles"]), found.depth_map)
+    found = opened(plans["tiles"], 3).adapted(image(14, 60))
+    depth_map = BLOCKS * found.decisions
+    assert set(np.unique(np.ceil(depth_map))) == {0, 1, 2, 3}
+    bins = binned(read_plan(plans["tiles"]), depth_map)
     assert all(bins.values())
     assert sum(map(len, bins.values())) == 2 * 9
-    assert set(found.ms) == {"map", "1 blocks", "3 blocks"}
+    assert set(found.spent.ms) == {"map", "1 blocks", "3 blocks"}
+    assert sum(found.spent.pixels.values()) == 14 * 60
 
 
 PLAN = DepthPlan(
@@ -59,38 +67,61 @@ def test_a_tile_goes_as_deep_as_the_deepest_pixel_that_the_layers_after_the_bloc
 
 
 def test_a_smaller_desired_depth_executes_less(plans):
-    runtime = AdaDSR(plans["rows"])
-    small, large = (runtime.run(image(24, 24), depth=d) for d in (0, 3))
+    small, large = (opened(plans["rows"], d).adapted(image(24, 24)).spent for d in (0, 3))
     assert small.share < large.share
-    assert small.macs == pytest.approx(small.share * runtime.plan.macs_px * 24 * 24)
+    assert small.most_macs == read_plan(plans["rows"]).macs_px * 24 * 24
+
+
+@pytest.mark.parametrize("way", ["rows", "tiles"])
+def test_its_tiles_are_the_whole_image(plans, way):
+    session = opened(plans[way], 2)
+    x, halo = image(20, 70), session.halo_px
+    assert halo == 1 + 2 * BLOCKS + 3 + 5
+    whole, tile = session.run(x), session.run(x[..., 10:70])
+    np.testing.assert_allclose(tile[..., 4 * halo :], whole[..., 4 * (10 + halo) :], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("text, depth", [("d2", 2.0), ("d1.5", 1.5)])
+def test_variants_are_desired_depths(plans, text, depth):
+    assert at_depth(opened(plans["rows"]), text).depth == depth
+
+
+@pytest.mark.parametrize("text", ["3", "d", "dnan", "w2", ""])
+def test_other_words_are_no_depths(plans, text):
+    with pytest.raises(VariantError, match="is no desired depth; expected such as d1"):
+        at_depth(opened(plans["rows"]), text)
 
 
 @pytest.mark.parametrize("depth, match", [(-1, "negative"), (3.5, "beyond the 3 blocks"), (float("nan"), "desired depth of nan")])
 def test_a_desired_depth_that_the_backbone_has_not_is_refused(plans, depth, match):
     with pytest.raises(VariantError, match=match):
-        AdaDSR(plans["rows"]).run(image(4, 4), depth=depth)
+        opened(plans["rows"], depth)
+    session = opened(plans["rows"])
+    session.depth = depth
+    with pytest.raises(VariantError, match=match):
+        session.run(image(4, 4))
 
 
 @pytest.mark.parametrize("x", [np.zeros((3, 4, 4), np.float32), np.zeros((1, 3, 4, 4)), np.zeros((2, 3, 4, 4), np.float32)])
 def test_other_arrays_are_refused(plans, x):
     with pytest.raises(InputError, match=r"expected a \(1, 3, H, W\) float32 array"):
-        AdaDSR(plans["tiles"]).run(x, depth=1)
+        opened(plans["tiles"]).run(x)
 
 
 def test_a_plan_without_its_graphs_or_with_changed_ones_is_refused(tmp_path):
     path = tmp_path / "ada.rows.json"
     with pytest.raises(ArtifactError, match="there is no file"):
-        AdaDSR(path)
+        opened(path)
     path.write_text(to_json(PLAN))
     with pytest.raises(ArtifactError, match="ada.rows.onnx, which is not beside it"):
-        AdaDSR(path)
+        opened(path)
     (tmp_path / "ada.rows.onnx").write_bytes(b"another")
     with pytest.raises(ArtifactError, match="was changed after its plan was written"):
-        AdaDSR(path)
+        opened(path)
 
 
 def test_a_single_row_of_pixels_is_refused_by_rows_and_taken_by_tiles(checkpoint, plans):
     x = image(1, 5)
-    with pytest.raises(InputError, match="too small for ada by rows: the smallest is 2x2"):
-        AdaDSR(plans["rows"]).run(x, depth=1)
-    np.testing.assert_allclose(AdaDSR(plans["tiles"]).run(x, depth=1).y_nchw, masked(checkpoint, x, 1)[0], rtol=0, atol=1e-5)
+    with pytest.raises(InputError, match="the smallest is 2x2"):
+        opened(plans["rows"]).run(x)
+    np.testing.assert_allclose(opened(plans["tiles"]).run(x), masked(checkpoint, x, 1)[0], rtol=0, atol=1e-5)
