@@ -30,7 +30,7 @@ class Routed(AdaptiveSession):
         self.plan, self.max_share = plan, max_share
         if max_share is None:  # a budget is kept on each tile by itself
             self.halo_px, self.align_px = plan.patch, plan.patch - plan.overlap
-        self._router, self._branches = router, branches
+        self.router, self.branches = router, branches
 
     @property
     def identity(self) -> str:
@@ -47,12 +47,12 @@ class Routed(AdaptiveSession):
         corners = [(top, left) for top in rows[0] for left in columns[0]]
         patches = np.stack([image[:, t : t + plan.patch, c : c + plan.patch] for t, c in corners])
         start = _lap(ms, "cut", start)
-        classes = plan.classes(self._router(patches), self.max_share)
+        classes = plan.classes(self.router(patches), self.max_share)
         start = _lap(ms, "decide", start)
         y = np.zeros((3, *(n * plan.scale for n in image.shape[1:])), np.float32)
         decisions = np.zeros(image.shape[1:], np.float32)
         ms["blend"] = 0.0
-        for number, (name, branch) in enumerate(zip(plan.names, self._branches)):
+        for number, (name, branch) in enumerate(zip(plan.names, self.branches)):
             mine = np.flatnonzero(classes == number)
             blending = 0.0
             for first in range(0, len(mine), BATCH):
@@ -63,7 +63,7 @@ class Routed(AdaptiveSession):
                     self._blend(y, result, corners[i], rows[1][i // len(columns[0])], columns[1][i % len(columns[0])])
                     top, left = corners[i]
                     inside = decisions[top : top + plan.patch, left : left + plan.patch]
-                    np.maximum(inside, number / (len(self._branches) - 1), out=inside)
+                    np.maximum(inside, number / (len(self.branches) - 1), out=inside)
                 blending += (time.perf_counter() - begun) * 1000
             start = _lap(ms, name, start)
             ms[name] -= blending
