@@ -11,6 +11,8 @@ from sr_deploy.core.files import data_folder
 from sr_deploy.core.jsonio import from_dict, read_json
 
 ROUTER_SUFFIX = ".router.safetensors"
+CELL = 4
+"""LR pixels a side that a router's first convolution reads at once; the smallest patch."""
 
 
 @dataclass(frozen=True)
@@ -81,5 +83,5 @@ def _problems(spec: RouterSpec) -> Iterator[str]:
         yield f"it names {classes} models, {len(spec.variants)} variants, {len(spec.weights_sha256s)} checksums and {len(spec.macs)} costs"
     if list(spec.macs) != sorted(spec.macs) or min(spec.macs, default=0) < 1:
         yield f"its branches are not from the smallest to the largest: {', '.join(map(str, spec.macs))} multiply-accumulates"
-    if min(spec.patch_hw) < 4:
-        yield f"its patches are {spec.patch_hw[0]}x{spec.patch_hw[1]}; the smallest is 4x4"
+    if min(spec.patch_hw) < CELL:
+        yield f"its patches are {spec.patch_hw[0]}x{spec.patch_hw[1]}; the smallest is {CELL}x{CELL}"

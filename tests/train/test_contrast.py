@@ -149,4 +149,6 @@ def test_the_substitute_is_the_same_in_every_run_and_tells_blur_from_detail():
 def test_the_projector_is_a_perceptron_of_two_layers():
     net = Projector(64)
     assert [type(m).__name__ for m in net.layers] == ["Linear", "ReLU", "Linear"]
-    assert net(torch.rand(2, 64, 3, 5)).shape == (2, 128)
+    features = torch.rand(2, 64, 3, 5)
+    assert net(features).shape == (2, 128)
+    torch.testing.assert_close(net(features), net.layers(features.flatten(2).sum(2) / 15))
