@@ -181,8 +181,8 @@ def test_the_papers_numbers():
     assert ROUTED_RECIPES["cdnsr-r-fsrcnn-x4"].lambda_reg == 2e-4
 
 
-def untrained(folder, width):
-    architecture, variant = ARCHITECTURES["fsrcnn"], Variant.parse(width)
+def untrained(folder, arch, width):
+    architecture, variant = ARCHITECTURES[arch], Variant.parse(width)
     spec = architecture.spec(2, variant, elastic=False)
     return str(save_checkpoint(folder, width, spec, architecture.build(2, variant).state_dict()))
 
@@ -195,7 +195,8 @@ def test_an_ablation_trains_for_100_steps(name, steps, images, cache, tmp_path):
     recipe = ROUTED_RECIPES[name]
     short = replace(recipe, steps=100, scale=2, patch_hr=8, batch_size=recipe.negatives + 1 if recipe.teaches else 2)
     if recipe.stage == "router":
-        start = {"branches": [untrained(tmp_path, f"w{2 * j + 2}") for j in range(recipe.classes)]}
+        arch = RECIPES[recipe.branches[0]].arch
+        start = {"branches": [untrained(tmp_path, arch, f"w{4 * j + 4}") for j in range(recipe.classes)]}
     else:
         start = {"init": str(steps[1][0])}
     path = router_from_images(short, [images], tmp_path, name="net", cache=cache, **start)
