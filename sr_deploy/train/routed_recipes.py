@@ -74,6 +74,12 @@ class RoutedRecipe:
     unprinted: str = ""
 
     @property
+    def patch_hw(self) -> Tuple[int, int]:
+        """The LR patches, (h, w) in pixels."""
+        side = self.patch_hr // self.scale
+        return side, side
+
+    @property
     def teaches(self) -> bool:
         """Whether the larger branches teach the smaller ones."""
         return self.stage != "router" and self.distillation != "none"
@@ -94,7 +100,7 @@ def check_routed(recipe: RoutedRecipe, *, source: str) -> None:
         raise InputError(f"{source}: a number is not finite, or above 10**9")
     if min(recipe.steps, recipe.patch_hr, recipe.batch_size, recipe.valid_every) < 1 or recipe.patch_hr % recipe.scale:
         raise InputError(f"{source}: steps, batch_size and valid_every are at least 1, patch_hr a multiple of the scale")
-    if recipe.patch_hr // recipe.scale < CELL:
+    if min(recipe.patch_hw) < CELL:
         raise InputError(f"{source}: a router takes at least {CELL} LR pixels a side")
     if recipe.classes < 2 or not 2 <= recipe.convs <= 100:
         raise InputError(f"{source}: expected classes >= 2 and convs from 2 to 100, not {recipe.classes} and {recipe.convs}")
