@@ -61,8 +61,9 @@ def ordered(chosen: Sequence[Chosen], recipe: RoutedRecipe, name: str) -> List[C
 
 
 def branch_paths(chosen: Sequence[Chosen], recipe: RoutedRecipe, output: Path, name: str, *, resume: bool) -> List[Path]:
-    """Return where each branch is found in the end. Raises InputError when another checkpoint is there."""
-    paths = []
+    """Return where each branch is found in the end. Raises InputError when another checkpoint is there, or is to be."""
+    paths: Dict[Path, str] = {}
+    found = []
     for number, c in enumerate(chosen, 1):
         held = c.checkpoint.path
         assert held is not None
@@ -70,8 +71,10 @@ def branch_paths(chosen: Sequence[Chosen], recipe: RoutedRecipe, output: Path, n
         path = output / f"{name}-{number}.safetensors" if trains else held if held in shipped() else output / held.name
         if path.is_file() and not (resume if trains else sha256_of(path) == c.checkpoint.spec.weights_sha256):
             raise InputError(f"there is another checkpoint of that name: {path}", hint="give another --name or -o")
-        paths.append(path)
-    return paths
+        if paths.setdefault(path, c.checkpoint.spec.weights_sha256) != c.checkpoint.spec.weights_sha256:
+            raise InputError(f"two branches are called '{path.stem}', and both are to lie beside the router", hint="rename one of them")
+        found.append(path)
+    return found
 
 
 def with_weights(chosen: Chosen, weights: dict) -> Checkpoint:

@@ -144,6 +144,17 @@ def test_another_checkpoint_is_not_written_over(steps, images, cache, tmp_path, 
     assert [p.name for p in tmp_path.iterdir()] == [file]
 
 
+def test_two_branches_of_one_name_cannot_lie_beside_a_router(images, cache, tmp_path):
+    names = []
+    for folder, width in (("a", "w4"), ("b", "w8")):
+        architecture, variant = ARCHITECTURES["fsrcnn"], Variant.parse(width)
+        (tmp_path / folder).mkdir()
+        spec = architecture.spec(2, variant, elastic=False)
+        names.append(str(save_checkpoint(tmp_path / folder, "net", spec, architecture.build(2, variant).state_dict())))
+    with pytest.raises(InputError, match="two branches are called 'net'"):
+        router_from_images(replace(ROUTED, classes=2), [images], tmp_path / "out", name="router", cache=cache, branches=names)
+
+
 def test_bad_starts(steps, whole, images, cache, tmp_path):
     branches, (path, _, _) = steps
 
