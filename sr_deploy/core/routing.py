@@ -22,6 +22,8 @@ _FARTHEST = 1e9
 """Beyond any difference of log-odds over one of costs."""
 OVERLAP_PX = 4
 """LR pixels that neighbouring patches share, as in the paper: 32x32 every 28."""
+CELL = 4
+"""LR pixels a side that a router's first convolution reads at once; the smallest patch."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ def _problems(spec: RouterSpec) -> Iterator[str]:
         yield f"it names {classes} models, {len(spec.variants)} variants, {len(spec.weights_sha256s)} checksums and {len(spec.macs)} costs"
     if list(spec.macs) != sorted(spec.macs) or min(spec.macs, default=0) < 1:
         yield f"its branches are not from the smallest to the largest: {', '.join(map(str, spec.macs))} multiply-accumulates"
-    if min(spec.patch_hw) < 4:
-        yield f"its patches are {spec.patch_hw[0]}x{spec.patch_hw[1]}; the smallest is 4x4"
+    if min(spec.patch_hw) < CELL:
+        yield f"its patches are {spec.patch_hw[0]}x{spec.patch_hw[1]}; the smallest is {CELL}x{CELL}"
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def read_routed_plan(path: Path) -> RoutedPlan:
     classes = len(plan.names)
     whole = (
         classes >= 2 and len(plan.macs) == classes and len(plan.graphs) == classes + 1 and list(plan.macs) == sorted(plan.macs)
-        and plan.macs[0] > 0 and plan.patch >= 4 and 0 <= plan.overlap < plan.patch and plan.scale >= 1
+        and plan.macs[0] > 0 and plan.patch >= CELL and 0 <= plan.overlap < plan.patch and plan.scale >= 1
         and all(Path(name).name == name for name in plan.graphs)
     )  # fmt: skip
     if not whole:

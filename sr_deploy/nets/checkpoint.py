@@ -116,16 +116,8 @@ def save_checkpoint(folder: Path, name: str, spec: ModelSpec, weights: dict) -> 
 
 
 def copy_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write a loaded checkpoint's two files into `folder`, byte for byte, where they are not there already.
-
-    Raises InputError when another checkpoint of that name is there.
-    """
+    """Write a loaded checkpoint's two files into `folder`, byte for byte."""
     assert checkpoint.path is not None
-    target = folder / checkpoint.path.name
-    if target.is_file():
-        if sha256_of(target) != checkpoint.spec.weights_sha256:
-            raise InputError(f"there is another checkpoint of that name: {target}", hint="give another -o")
-        return
     for source in (checkpoint.path, checkpoint.path.with_suffix(".json")):
         with atomic_path(folder / source.name) as temporary:
             temporary.write_bytes(source.read_bytes())

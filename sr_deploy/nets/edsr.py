@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from sr_deploy.core.errors import CheckpointError
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets.architecture import Architecture, Weights, blocks_in, check_axis
-
-MEAN = (0.4488, 0.4371, 0.4040)
-"""Of DIV2K's training images, RGB in 0..1."""
+from sr_deploy.nets.mean_shift import MEAN
 
 
 class EDSRParts(nn.Module):

@@ -15,13 +15,11 @@ from torch import Tensor, nn
 from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError, nearest
 from sr_deploy.core.files import atomic_path, sha256_of, write_text
 from sr_deploy.core.jsonio import to_json
-from sr_deploy.core.routing import ROUTER_SUFFIX, RoutedPlan, RouterSpec, read_router_card, router_name, shipped_routers
+from sr_deploy.core.routing import CELL, ROUTER_SUFFIX, RoutedPlan, RouterSpec, read_router_card, router_name, shipped_routers
 from sr_deploy.nets.checkpoint import Checkpoint, check_finite, check_state_dict, load_checkpoint, read_safetensors, write_safetensors
 
 WIDTH = 128
 NARROW = 32
-CELL = 4
-"""LR pixels a side that the first convolution reads at once; the smallest patch."""
 
 
 class ModuleCL(nn.Module):

@@ -12,7 +12,6 @@ from typing import Callable, List, Sequence, Tuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_deploy.core.files import atomic_path
@@ -96,11 +95,6 @@ def soft_labels(errors: Tensor, costs: Sequence[float], lambda_reg: float, softn
     return (-(errors / lambda_reg + share) / softness).softmax(dim=1)
 
 
-def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy of soft labels, mean over the batch."""
-    return F.cross_entropy(logits, labels)
-
-
 def calibration(logits: Tensor, errors: Tensor, costs: Sequence[float], target_db: float) -> Tensor:
     """Return (M,): what to add to the logits so that the patches taken together lose `target_db` against the largest branch.
 
@@ -122,14 +116,8 @@ def calibrated(router: nn.Module, bank: Bank, costs: Sequence[float], target_db:
     with torch.inference_mode():
         logits = torch.cat([router(unit_range(part)) for part in bank.lr[held_out].split(64)])
     added = calibration(logits, bank.errors[held_out], costs, target_db)
-    chosen = (logits + added).argmax(dim=1)
-    share = errors_share(chosen, costs)
-    return added, share
-
-
-def errors_share(chosen: Tensor, costs: Sequence[float]) -> float:
-    """Return the mean cost of the chosen branches as a share of the largest one's."""
-    return float((torch.tensor(costs, dtype=torch.float64) / max(costs))[chosen].mean())
+    share = torch.tensor(costs, dtype=torch.float64) / max(costs)
+    return added, float(share[(logits + added).argmax(dim=1)].mean())
 
 
 def _turned(image: Tensor, flip: np.ndarray) -> Tensor:

@@ -207,8 +207,9 @@ _SRN_ABLATION = replace(
 )  # fmt: skip
 
 _ADAEDSR = Recipe(
-    arch="adaedsr", scale=4, variant="d32", config={"channels": 256, "blocks": 32}, method="adaptive-depth", depth=DEPTH_L1,
-    follows="edsr-original-256-x4", batch_size=16, patch_hr=192, steps=800_000, lr=5e-5, schedule="halving", periods=(200_000,),
+    arch="adaedsr", scale=4, variant="d32", config={"channels": 256, "blocks": 32}, elastic=True, method="adaptive-depth",
+    depth=DEPTH_L1, follows="edsr-original-256-x4", batch_size=16, patch_hr=192, steps=800_000, lr=5e-5, schedule="halving",
+    periods=(200_000,),
     data="DIV2K 0001-0800",
     source="AdaDSR: eqs. 6-8, lambda 0.01; section 4.1: Adam, batch 16, LR 48x48, 800 epochs, 5e-5 halved every 200, d from [0, D]",
     unprinted="the length of an epoch (1,000 steps); the images' range (0..255, as in its public code)",
@@ -294,7 +295,8 @@ def _recipes() -> Dict[str, Recipe]:
     for scale in (2, 3, 4):
         at = {"scale": scale, "patch_hr": 48 * scale}
         r[f"edsr-original-256-x{scale}"] = replace(
-            _ADAEDSR, arch="edsr-original", variant="b32", config={"channels": 256}, method="supervised", depth=0.0, follows="", lr=1e-4,
+            _ADAEDSR, arch="edsr-original", variant="b32", config={"channels": 256}, elastic=False, method="supervised", depth=0.0,
+            follows="", lr=1e-4,
             source="AdaDSR, section 5: EDSR (32), trained in its framework", unprinted="its schedule: AdaEDSR's, from 1e-4", **at,
         )  # fmt: skip
         r[f"adaedsr-x{scale}"] = replace(_ADAEDSR, follows=f"edsr-original-256-x{scale}", **at)
@@ -308,7 +310,7 @@ def _recipes() -> Dict[str, Recipe]:
         r[f"adarcan-x{scale}"] = replace(_ADAEDSR, arch="adarcan", variant="d20", config={}, follows=f"rcan-x{scale}", **at)
     for depth in (8, 16, 24, 32):  # section 5, Table 3
         r[f"fadaedsr-{depth}-x2"] = replace(
-            r["adaedsr-x2"], variant=f"d{depth}", config={"channels": 256, "blocks": 32, "scaled": "none"},
+            r["adaedsr-x2"], variant=f"d{depth}", config={"channels": 256, "blocks": 32, "scaled": "none"}, elastic=False,
             source=_ADAEDSR.source.replace("d from [0, D]", f"section 5: d = {depth}, no input of the adapter"),
         )  # fmt: skip
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -18,15 +16,14 @@ from torch import Tensor, nn
 from sr_deploy.bench.evaluate import evaluate, image_set
 from sr_deploy.core.errors import InputError, MissingPackageError, SrDeployError
 from sr_deploy.core.routing import ROUTER_SUFFIX, RouterSpec
-from sr_deploy.core.shipped import shipped
 from sr_deploy.core.spec import Variant
-from sr_deploy.export.rewrite import rewritten
 from sr_deploy.nets.architecture import Weights
-from sr_deploy.nets.checkpoint import Checkpoint, copy_checkpoint, load_checkpoint, save_checkpoint
+from sr_deploy.nets.checkpoint import Checkpoint
 from sr_deploy.nets.complexity import count
-from sr_deploy.nets.router import ModuleCL, check_scales, load_router, save_router
+from sr_deploy.nets.router import ModuleCL, load_router, save_router
 from sr_deploy.runtime.torch_module import TorchSession
 from sr_deploy.train.bank import Bank, BankBatches, bank_of, calibrated
+from sr_deploy.train.branches import Chosen, branch_paths, chosen_branch, ordered, with_weights, written
 from sr_deploy.train.checks import check_files, check_name, check_run, check_valid, folder, folder_list
 from sr_deploy.train.contrast import SUBSTITUTE, Projector, RandomFeatures, vgg19_from_file
 from sr_deploy.train.data import Pair, Patches, fingerprint
@@ -35,15 +32,6 @@ from sr_deploy.train.processes import following, is_first_process, leading
 from sr_deploy.train.routed_recipes import RoutedRecipe, check_routed, routed_recipe_named
 from sr_deploy.train.routing import Branches, Depths, Routed, gumbel_noise
 from sr_deploy.train.stages import TRAINED, routed_terms
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A branch: a variant of a checkpoint, and its multiply-accumulates on one patch, as it is exported."""
-
-    checkpoint: Checkpoint
-    variant: Variant
-    macs: int
 
 
 def router_from_images(
@@ -71,8 +59,9 @@ def router_from_images(
 ) -> Path:
     """Train a router, its branches or both by a recipe (see srdeploy recipes), and return the router's path.
 
-    Writes to `output` NAME.router.safetensors with its card and, where branches are trained, NAME-VARIANT.safetensors for each;
-    branches that are neither trained nor shipped are copied there. The rest is as in checkpoint_from_images, and so are the errors.
+    Writes to `output` NAME.router.safetensors with its card and, where branches are trained, NAME-1.safetensors, NAME-2.safetensors
+    and so on, the smallest first; branches that are neither trained nor shipped are copied there. The rest is as in
+    checkpoint_from_images, and so are the errors.
 
     branches: the checkpoints to choose between, each with `:VARIANT` where it holds several (asrn_x4:d1); for the stage `router`
     alone. init: the router to go on from, with its branches; for the other stages. vgg: torchvision's VGG-19 weights, where
@@ -112,18 +101,19 @@ def router_from_images(
         facts: Dict[str, Any] = {**dataclasses.asdict(recipe), "method": f"routed, {recipe.stage}", "seed": seed}
         facts["lr_images"] = "given" if lr_folders else "made"
         if init is None:
-            chosen = _ordered([_chosen(text, recipe) for text in branches], recipe, name)
-            router: nn.Module = ModuleCL(classes=recipe.classes, convs=recipe.convs)
+            chosen = ordered([chosen_branch(text, recipe) for text in branches], recipe, name)
+            router = ModuleCL(classes=recipe.classes, convs=recipe.convs)
             config: Dict[str, Any] = {"convs": recipe.convs}
         else:
             before = load_router(init)
             if len(before.spec.models) != recipe.classes:
                 raise InputError(f"'{init}' is a router for {len(before.spec.models)} classes; the recipe is for {recipe.classes}")
             parts = zip(before.checkpoints(), before.spec.branches)
-            chosen = _ordered([Chosen(c, Variant.parse(b.variant), b.macs) for c, b in parts], recipe, name)
+            chosen = ordered([Chosen(c, Variant.parse(b.variant), b.macs) for c, b in parts], recipe, name)
             router, config = before.network(), dict(before.spec.config)
             facts.update(init=before.name, init_sha256=before.spec.weights_sha256, init_training=before.spec.training)
         facts["trained_for"] = [f"{c.checkpoint.name}:{c.variant}, {c.checkpoint.spec.weights_sha256}" for c in chosen]
+        paths = branch_paths(chosen, recipe, output, name, resume=resume)
         features, modules = _modules(router, chosen, recipe, vgg)
         if recipe.teaches:
             facts["features"] = SUBSTITUTE if vgg is None else f"VGG-19 to conv5_4, of {Path(vgg).name}"
@@ -147,31 +137,31 @@ def router_from_images(
             banks.append(bank)
             return lambda patches: BankBatches(bank, patches)
 
-        def trained_weights(weights: Weights) -> Tuple[nn.Module, List[dict]]:
-            """The router, calibrated where it learnt from labels, and each branch's state dict."""
-            trained = copy.deepcopy(router).cpu().eval()
-            trained.load_state_dict(_part(weights, "router.") or router.state_dict())
+        def trained(weights: Weights) -> Tuple[ModuleCL, List[Checkpoint]]:
+            """The router, calibrated where it learnt from labels, and the branches."""
+            current = copy.deepcopy(router).cpu().eval()
+            current.load_state_dict(_part(weights, "router.") or router.state_dict())
             for bank in banks:
-                added, share = calibrated(trained, bank, macs, recipe.target_db)
-                trained.classify.bias.data += added  # type: ignore[union-attr, operator]
+                added, share = calibrated(current, bank, macs, recipe.target_db)
+                current.classify.bias.data += added
                 facts_after["calibrated"] = {"lost_db": recipe.target_db, "share": round(share, 4), "on": "patches not trained on"}
-            return trained, [_part(weights, f"branches.networks.{j}.") or c.checkpoint.weights for j, c in enumerate(chosen)]
+            return current, [with_weights(c, _part(weights, f"branches.networks.{j}.")) for j, c in enumerate(chosen)]
 
         def write(stem: str, weights: Weights, card: Dict[str, Any]) -> Path:
-            trained, of_branches = trained_weights(weights)
+            current, of_branches = trained(weights)
             card["training"].update(facts_after)
-            written = [_written(c, w, output, stem, card, recipe) for c, w in zip(chosen, of_branches)]
+            saved = [written(checkpoint, path, card) for checkpoint, path in zip(of_branches, paths)]
             spec = RouterSpec(
-                recipe.scale, tuple(c.name for c in written), tuple(str(c.variant) for c in chosen),
-                tuple(c.spec.weights_sha256 for c in written), tuple(macs), count(router, _patch_hw(recipe), counter="fvcore").macs,
-                _patch_hw(recipe), config, **card,
+                recipe.scale, tuple(c.name for c in saved), tuple(str(c.variant) for c in chosen),
+                tuple(c.spec.weights_sha256 for c in saved), tuple(macs), count(router, recipe.patch_hw, counter="fvcore").macs,
+                recipe.patch_hw, config, **card,
             )  # fmt: skip
-            return save_router(output, stem, spec, trained.state_dict())
+            return save_router(output, stem, spec, current.state_dict())
 
         def score(weights: Weights, valid: Path) -> float:
-            trained, of_branches = trained_weights(weights)
-            networks = [dataclasses.replace(c.checkpoint, weights=w).network(str(c.variant)) for c, w in zip(chosen, of_branches)]
-            routed = Routed(trained, networks, scale=recipe.scale, patch=_patch_hw(recipe)[0])
+            current, of_branches = trained(weights)
+            networks = [checkpoint.network(str(c.variant)) for checkpoint, c in zip(of_branches, chosen)]
+            routed = Routed(current, networks, scale=recipe.scale, patch=recipe.patch_hw[0])
             session = TorchSession(routed, scale=recipe.scale)
             psnr = evaluate(session, image_set(str(valid)), metric="y", degradation=recipe.degradation).psnr_db
             share = sum(n * m for n, m in zip(routed.counts, macs)) / (sum(routed.counts) * max(macs))
@@ -210,42 +200,6 @@ def _check_start(recipe: RoutedRecipe, branches: Sequence[str], init: Optional[s
         raise InputError("nothing in this recipe compares features", hint="leave --vgg out")
 
 
-def _patch_hw(recipe: RoutedRecipe) -> Tuple[int, int]:
-    side = recipe.patch_hr // recipe.scale
-    return side, side
-
-
-def _chosen(text: str, recipe: RoutedRecipe) -> Chosen:
-    """Load what `MODEL` or `MODEL:VARIANT` names.
-
-    Its cost is what it executes: fvcore's count, which takes FSRCNN's transposed convolution at its input's resolution. The
-    paper's, at the output's, would have it four times as dear beside the rest as it is.
-    """
-    match = re.fullmatch(r"(.+):([a-z][0-9]+(?:-[a-z]+)*)", text)
-    checkpoint = load_checkpoint(match[1] if match else text)
-    variant = checkpoint.spec.variant(match[2] if match else None)
-    checkpoint.spec.check_input(_patch_hw(recipe))
-    faster, _ = rewritten(checkpoint.network(str(variant)))
-    return Chosen(checkpoint, variant, count(faster, _patch_hw(recipe), counter="fvcore").macs)
-
-
-def _ordered(chosen: Sequence[Chosen], recipe: RoutedRecipe, name: str) -> List[Chosen]:
-    """Return the branches from the smallest to the largest. Raises InputError when they cannot go together."""
-    check_scales([c.checkpoint for c in chosen], recipe.scale, name)
-    shared = len({c.checkpoint.spec.weights_sha256 for c in chosen}) < len(chosen)
-    if shared and recipe.stage != "router":
-        raise InputError(
-            f"branches of '{name}' are slices of one checkpoint, which are not trained apart from each other",
-            hint="a router of such branches is trained by recipes of the stage 'router' alone",
-        )
-    ordered = sorted(chosen, key=lambda c: c.macs)
-    for smaller, larger in zip(ordered, ordered[1:]):
-        if smaller.macs == larger.macs:
-            raise InputError(f"the branches {smaller.checkpoint.name}:{smaller.variant} and {larger.checkpoint.name}:{larger.variant} "
-                             "cost the same", hint="choose branches of different sizes")  # fmt: skip
-    return ordered
-
-
 def _modules(
     router: nn.Module, chosen: Sequence[Chosen], recipe: RoutedRecipe, vgg: Union[str, Path, None]
 ) -> Tuple[nn.Module, Dict[str, nn.Module]]:
@@ -266,17 +220,6 @@ def _modules(
 
 def _part(weights: Weights, prefix: str) -> dict:
     return {k[len(prefix) :]: v.cpu() for k, v in weights.items() if k.startswith(prefix)}
-
-
-def _written(chosen: Chosen, weights: dict, output: Path, stem: str, card: Dict[str, Any], recipe: RoutedRecipe) -> Checkpoint:
-    """Save a branch that was trained, or see to it that one that was not can be found beside the router."""
-    checkpoint = chosen.checkpoint
-    if "branches" not in TRAINED[recipe.stage]:
-        if checkpoint.path not in shipped():
-            copy_checkpoint(checkpoint, output)
-        return checkpoint
-    spec = dataclasses.replace(checkpoint.spec, **card)
-    return load_checkpoint(save_checkpoint(output, f"{stem}-{chosen.variant}", spec, weights))
 
 
 def _steps_done(path: Path) -> Optional[int]:

@@ -13,6 +13,7 @@ from typing import Dict, Mapping, Tuple
 from sr_deploy.core.degradation import check_degradation
 from sr_deploy.core.errors import InputError, nearest
 from sr_deploy.core.jsonio import from_dict, read_json
+from sr_deploy.core.routing import CELL
 from sr_deploy.train.contrast import DISTILLATION
 from sr_deploy.train.recipes import AMP, CDNSR_OTHER_CLASSES, CDNSR_WIDTHS, LARGEST
 from sr_deploy.train.schedule import learning_rate
@@ -73,6 +74,12 @@ class RoutedRecipe:
     unprinted: str = ""
 
     @property
+    def patch_hw(self) -> Tuple[int, int]:
+        """The LR patches, (h, w) in pixels."""
+        side = self.patch_hr // self.scale
+        return side, side
+
+    @property
     def teaches(self) -> bool:
         """Whether the larger branches teach the smaller ones."""
         return self.stage != "router" and self.distillation != "none"
@@ -93,8 +100,8 @@ def check_routed(recipe: RoutedRecipe, *, source: str) -> None:
         raise InputError(f"{source}: a number is not finite, or above 10**9")
     if min(recipe.steps, recipe.patch_hr, recipe.batch_size, recipe.valid_every) < 1 or recipe.patch_hr % recipe.scale:
         raise InputError(f"{source}: steps, batch_size and valid_every are at least 1, patch_hr a multiple of the scale")
-    if recipe.patch_hr // recipe.scale < 4:
-        raise InputError(f"{source}: a router takes at least 4 LR pixels a side")
+    if min(recipe.patch_hw) < CELL:
+        raise InputError(f"{source}: a router takes at least {CELL} LR pixels a side")
     if recipe.classes < 2 or not 2 <= recipe.convs <= 100:
         raise InputError(f"{source}: expected classes >= 2 and convs from 2 to 100, not {recipe.classes} and {recipe.convs}")
     if not (recipe.lr > 0 and 0 <= recipe.ema < 1 and min(recipe.final_lr, recipe.clip_norm, recipe.lambda_reg, recipe.lambda_ct) >= 0):

@@ -73,6 +73,18 @@ class Branches(nn.Module):
         return torch.stack([getattr(net, "forward_training", net)(x) for net in self.networks], dim=1)
 
 
+class Depths(nn.Module):
+    """The same for depths of one elastic network: its blocks run once. Takes `forward_depths` of the network, and which depths."""
+
+    def __init__(self, net: nn.Module, depths: Sequence[int]) -> None:
+        super().__init__()
+        self.net, self.depths = net, tuple(depths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        images = self.net.forward_depths(x)[1]  # type: ignore[operator]
+        return torch.stack([images[d - 1] for d in self.depths], dim=1)
+
+
 class Routed(nn.Module):
     """A router with its branches as one network. x: (1, 3, H, W) float, 0..1, RGB -> (1, 3, sH, sW).
 
@@ -106,15 +118,3 @@ class Routed(nn.Module):
 
 def _starts(size: int, patch: int) -> List[int]:
     return [*range(0, max(size - patch, 0), patch), max(size - patch, 0)]
-
-
-class Depths(nn.Module):
-    """The same for depths of one elastic network: its blocks run once. Takes `forward_depths` of the network, and which depths."""
-
-    def __init__(self, net: nn.Module, depths: Sequence[int]) -> None:
-        super().__init__()
-        self.net, self.depths = net, tuple(depths)
-
-    def forward(self, x: Tensor) -> Tensor:
-        images = self.net.forward_depths(x)[1]  # type: ignore[operator]
-        return torch.stack([images[d - 1] for d in self.depths], dim=1)

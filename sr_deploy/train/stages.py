@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.train.bank import label_loss, soft_labels
+from sr_deploy.train.bank import soft_labels
 from sr_deploy.train.contrast import DISTILLATION, negatives
 from sr_deploy.train.losses import Terms
 from sr_deploy.train.routed_recipes import RoutedRecipe
@@ -32,12 +32,10 @@ def routed_terms(
     """
     if recipe.objective == "labels":
         labels = soft_labels(hr, macs, recipe.lambda_reg, recipe.softness)
-        return {"labels": label_loss(modules["router"](lr).to(hr.dtype), labels)}
-    branches_learn = "branches" in TRAINED[recipe.stage]
-    with torch.set_grad_enabled(branches_learn):
+        return {"labels": F.cross_entropy(modules["router"](lr).to(hr.dtype), labels)}
+    with torch.set_grad_enabled("branches" in TRAINED[recipe.stage]):
         outputs = modules["branches"](lr).to(hr.dtype)
-    with torch.set_grad_enabled("router" in TRAINED[recipe.stage]):
-        log_p = F.log_softmax(modules["router"](lr).to(hr.dtype), dim=1)
+    log_p = F.log_softmax(modules["router"](lr).to(hr.dtype), dim=1)
     terms: Terms = {}
     if recipe.stage == "distil":
         p = F.one_hot(log_p.argmax(dim=1), log_p.shape[1]).to(hr.dtype)

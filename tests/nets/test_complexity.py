@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from doubles.networks import CONFIG, SMALLEST
+from doubles.networks import SMALLEST, network
 from torch import nn
 
 from sr_deploy.core.errors import InputError
@@ -93,7 +93,7 @@ def fvcore_macs(net, hw):
 )
 @pytest.mark.parametrize("hw", [(32, 32), (17, 21)])
 def test_fvcore_counter_equals_fvcore(arch, variant, scale, hw):
-    net = ARCHITECTURES[arch].build(scale, Variant.parse(variant), CONFIG.get(arch))
+    net = network(arch, scale, variant)
     assert count(net, hw, counter="fvcore").macs == fvcore_macs(net, hw)
 
 

@@ -70,6 +70,7 @@ def test_the_papers_recipes():
     assert (fixed.variant, fixed.config["scaled"]) == ("d8", "none")
     assert {f"fadaedsr-{d}-x2" for d in (8, 16, 24, 32)} < set(RECIPES)
     assert (rcan.variant, rcan.follows) == ("d20", "rcan-x4")
+    assert [r.elastic for r in (paper, rcan, fixed, recipe_named("rcan-x4"))] == [True, True, False, False], "what takes any desired depth"
     assert all(RECIPES[recipe.follows] for recipe in map(RECIPES.get, ADA) if recipe.follows)
 
 

@@ -105,7 +105,7 @@ def test_calibration_loses_what_it_may_and_no_more():
         added = calibration(logits, errors, costs, target)
         chosen = (logits + added).argmax(1)
         lost = 10 * torch.log10(errors.gather(1, chosen[:, None]).mean() / errors[:, -1].mean())
-        assert lost <= target + 1e-6
+        assert target - 0.05 < lost <= target + 1e-6
         shares.append(float((torch.tensor(costs) / 4.0)[chosen].mean()))
     assert shares == sorted(shares, reverse=True) and shares[-1] < shares[0]
 

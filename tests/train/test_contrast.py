@@ -116,10 +116,10 @@ def test_vgg19_is_read_from_a_file_of_torchvisions_layout(vgg_weights, tmp_path,
     x = torch.rand(1, 3, 32, 48)
     y = net(x)
     assert y.shape == (1, 512, 2, 3) and y.min() >= 0
-    first = F.conv2d((x - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1),
-                     vgg_weights["features.0.weight"], padding=1)  # fmt: skip
-    torch.testing.assert_close(net.features[0]((x - x.new_tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) /
-                                               x.new_tensor([0.229, 0.224, 0.225]).view(3, 1, 1)), first)  # fmt: skip
+    normalised = torch.stack([(x[:, c] - m) / d for c, (m, d) in enumerate([(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)])], dim=1)
+    torch.testing.assert_close(y, net.features(normalised))
+    first = F.conv2d(normalised, vgg_weights["features.0.weight"], padding=1)
+    torch.testing.assert_close(net.features[0](normalised), first)
 
 
 def test_what_is_no_vgg19(vgg_weights, tmp_path):
@@ -149,4 +149,6 @@ def test_the_substitute_is_the_same_in_every_run_and_tells_blur_from_detail():
 def test_the_projector_is_a_perceptron_of_two_layers():
     net = Projector(64)
     assert [type(m).__name__ for m in net.layers] == ["Linear", "ReLU", "Linear"]
-    assert net(torch.rand(2, 64, 3, 5)).shape == (2, 128)
+    features = torch.rand(2, 64, 3, 5)
+    assert net(features).shape == (2, 128)
+    torch.testing.assert_close(net(features), net.layers(features.flatten(2).sum(2) / 15))

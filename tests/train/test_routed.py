@@ -79,7 +79,7 @@ def test_branches_learn_with_the_router_as_it_is_and_then_all_together(steps):
     a, b, c = (load_router(p) for p in (first, second, third))
     assert all(torch.equal(a.weights[k], b.weights[k]) for k in a.weights)
     assert not all(torch.equal(b.weights[k], c.weights[k]) for k in a.weights)
-    assert b.spec.models == ("net-w2", "net-w4", "net-w8") and b.spec.training["features"] == "random-64"
+    assert b.spec.models == ("net-1", "net-2", "net-3") and b.spec.training["features"] == "random-64"
     for before, after in ((a, b), (b, c)):
         pairs = zip(before.checkpoints(), after.checkpoints())  # a branch that is chosen for no patch and teaches alone stays
         assert any(not torch.equal(x.weights[k], y.weights[k]) for x, y in pairs for k in x.weights)
@@ -119,6 +119,40 @@ def test_depths_of_one_elastic_checkpoint_are_branches_too(whole, images, cache,
     assert router.spec.models == ("net", "net") and router.spec.variants == ("d1", "d2")
     with pytest.raises(InputError, match="slices of one checkpoint"):
         router_from_images(replace(recipe, stage="joint"), [images], tmp_path / "joint", name="depths", cache=cache, init=str(path))
+
+
+def test_networks_of_several_kinds_are_trained_together_a_slice_of_an_elastic_one_too(whole, images, cache, tmp_path):
+    names = [untrained(tmp_path, "fsrcnn", "w4"), untrained(tmp_path, "msrresnet", "w4"), f"{whole[1]}:d1"]
+    made = [{"branches": names}, {"init": str(tmp_path / "first" / "net.router.safetensors")}]
+    for stage, start, folder in zip(("router", "joint"), made, ("first", "second")):
+        recipe = replace(ROUTED, stage=stage, steps=1)
+        path = router_from_images(recipe, [images], tmp_path / folder, name="net", cache=cache, **start)
+    router = load_router(path)
+    assert router.spec.models == ("net-1", "net-2", "net-3") and sorted(router.spec.variants) == ["d1", "w4", "w4"]
+    assert sorted(c.spec.arch for c in router.checkpoints()) == ["asrn", "fsrcnn", "msrresnet"]
+    assert all(c.spec.variants == (variant,) for c, variant in zip(router.checkpoints(), router.spec.variants))
+    assert all(net(torch.rand(1, 3, 8, 8)).shape == (1, 3, 16, 16) for net in router.branch_networks())
+
+
+@pytest.mark.parametrize("stage, file", [("router", "w4.safetensors"), ("distil", "other-2.safetensors")])
+def test_another_checkpoint_is_not_written_over(steps, images, cache, tmp_path, stage, file):
+    branches, (path, _, _) = steps
+    start = {"branches": branches} if stage == "router" else {"init": str(path)}
+    (tmp_path / file).write_bytes(b"another's")
+    with pytest.raises(InputError, match=f"there is another checkpoint of that name: .*{file}"):
+        router_from_images(replace(ROUTED, stage=stage), [images], tmp_path, name="other", cache=cache, **start)
+    assert [p.name for p in tmp_path.iterdir()] == [file]
+
+
+def test_two_branches_of_one_name_cannot_lie_beside_a_router(images, cache, tmp_path):
+    names = []
+    for folder, width in (("a", "w4"), ("b", "w8")):
+        architecture, variant = ARCHITECTURES["fsrcnn"], Variant.parse(width)
+        (tmp_path / folder).mkdir()
+        spec = architecture.spec(2, variant, elastic=False)
+        names.append(str(save_checkpoint(tmp_path / folder, "net", spec, architecture.build(2, variant).state_dict())))
+    with pytest.raises(InputError, match="two branches are called 'net'"):
+        router_from_images(replace(ROUTED, classes=2), [images], tmp_path / "out", name="router", cache=cache, branches=names)
 
 
 def test_bad_starts(steps, whole, images, cache, tmp_path):
@@ -181,10 +215,10 @@ def test_the_papers_numbers():
     assert ROUTED_RECIPES["cdnsr-r-fsrcnn-x4"].lambda_reg == 2e-4
 
 
-def untrained(folder, width):
-    architecture, variant = ARCHITECTURES["fsrcnn"], Variant.parse(width)
+def untrained(folder, arch, width):
+    architecture, variant = ARCHITECTURES[arch], Variant.parse(width)
     spec = architecture.spec(2, variant, elastic=False)
-    return str(save_checkpoint(folder, width, spec, architecture.build(2, variant).state_dict()))
+    return str(save_checkpoint(folder, f"{arch}-{width}", spec, architecture.build(2, variant).state_dict()))
 
 
 ABLATIONS = [name for name in ROUTED_RECIPES if "ablation" in name]
@@ -195,7 +229,8 @@ def test_an_ablation_trains_for_100_steps(name, steps, images, cache, tmp_path):
     recipe = ROUTED_RECIPES[name]
     short = replace(recipe, steps=100, scale=2, patch_hr=8, batch_size=recipe.negatives + 1 if recipe.teaches else 2)
     if recipe.stage == "router":
-        start = {"branches": [untrained(tmp_path, f"w{2 * j + 2}") for j in range(recipe.classes)]}
+        arch = RECIPES[recipe.branches[0]].arch
+        start = {"branches": [untrained(tmp_path, arch, f"w{4 * j + 4}") for j in range(recipe.classes)]}
     else:
         start = {"init": str(steps[1][0])}
     path = router_from_images(short, [images], tmp_path, name="net", cache=cache, **start)

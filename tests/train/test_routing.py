@@ -134,6 +134,16 @@ def test_at_the_last_stage_all_learn_all_terms_at_the_last_tau(batch):
     assert all(modules[key].value.grad.abs().sum() > 0 for key in ("router", "branches"))
 
 
+def test_a_router_learns_soft_labels_of_errors(batch):
+    lr, _, modules, noise = batch
+    errors = 1e-4 * torch.rand(4, 3, dtype=torch.float64)
+    terms = terms_of("router", (lr, errors, modules, noise), objective="labels", softness=2.0)
+    labels = (-(errors / 0.5 + torch.tensor([0.25, 0.5, 1.0], dtype=torch.float64)) / 2).softmax(1)
+    expected = -(labels * modules["router"].value.log_softmax(1)).sum(1).mean()
+    assert set(terms) == {"labels"}
+    torch.testing.assert_close(terms["labels"], expected)
+
+
 def test_classsr_takes_the_probabilities_without_noise(batch):
     lr, hr, modules, noise = batch
     terms = terms_of("router", batch, objective="classsr")
