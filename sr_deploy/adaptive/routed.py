@@ -43,8 +43,9 @@ class Routed(AdaptiveSession):
         h, w = x_nchw.shape[2:]
         more = [(0, 0), (0, 0), (0, max(plan.patch - h, 0)), (0, max(plan.patch - w, 0))]
         image = np.pad(x_nchw, more, mode="symmetric")[0]
-        rows, columns = (spans(n, plan.patch, plan.overlap) for n in image.shape[1:])
-        corners = [(top, left) for top in rows[0] for left in columns[0]]
+        (tops, down), (lefts, across) = (spans(n, plan.patch, plan.overlap) for n in image.shape[1:])
+        down, across = np.repeat(down, plan.scale, axis=1)[..., None], np.repeat(across, plan.scale, axis=1)
+        corners = [(top, left) for top in tops for left in lefts]
         patches = np.stack([image[:, t : t + plan.patch, c : c + plan.patch] for t, c in corners])
         start = _lap(ms, "cut", start)
         classes = plan.classes(self.router(patches), self.max_share)
@@ -60,8 +61,10 @@ class Routed(AdaptiveSession):
                 results = branch(patches[chosen])
                 begun = time.perf_counter()
                 for i, result in zip(chosen, results):
-                    self._blend(y, result, corners[i], rows[1][i // len(columns[0])], columns[1][i % len(columns[0])])
                     top, left = corners[i]
+                    size = plan.scale * plan.patch
+                    place = y[:, plan.scale * top :, plan.scale * left :][:, :size, :size]
+                    place += result * (down[i // len(lefts)] * across[i % len(lefts)])
                     inside = decisions[top : top + plan.patch, left : left + plan.patch]
                     np.maximum(inside, number / (len(self.branches) - 1), out=inside)
                 blending += (time.perf_counter() - begun) * 1000
@@ -76,11 +79,6 @@ class Routed(AdaptiveSession):
             pixels={name: int(n) * plan.patch**2 for name, n in zip(plan.names, counts)},
         )
         return Adapted(y[None, :, : h * plan.scale, : w * plan.scale], decisions[:h, :w], spent)
-
-    def _blend(self, y: np.ndarray, result: np.ndarray, corner: Sequence[int], rows: np.ndarray, columns: np.ndarray) -> None:
-        s, size = self.plan.scale, self.plan.scale * self.plan.patch
-        place = y[:, s * corner[0] : s * corner[0] + size, s * corner[1] : s * corner[1] + size]
-        place += result * np.repeat(rows, s)[:, None] * np.repeat(columns, s)
 
 
 def _lap(ms: Dict[str, float], stage: str, start: float) -> float:
