@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.bench.evaluate import ImageSet, image_set
 from sr_deploy.core.errors import InputError
@@ -26,6 +28,8 @@ from sr_deploy.core.target import PRECISIONS, load_target
 
 BACKENDS = ("torch", "onnxruntime")
 """What runs a checkpoint, or a graph for no target, as they are. Engines are named by their target."""
+_GRACE_S = 10.0
+"""How long a child may take to end by itself after an interrupt."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +176,11 @@ def _artifact(cell: Cell, artifacts: Path) -> str:
 
 
 def _srdeploy(*arguments: str) -> str:
-    """Run a command of ours in a process of its own and return what it prints. Raises _FailedError with its reason."""
-    command = [sys.executable, "-m", "sr_deploy.cli.main", *arguments]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace")
+    """Run a command of ours in a process of its own and return what it prints. Raises _FailedError with its reason.
+
+    The process ends when this one does: a killed sweep leaves none behind.
+    """
+    done = _run_on_leash([sys.executable, "-m", "sr_deploy.cli.child", *arguments])
     if done.returncode == 0:
         return done.stdout
     if done.returncode < 0:
@@ -182,6 +188,28 @@ def _srdeploy(*arguments: str) -> str:
     said = re.search(r"^error: (.*)", done.stderr, re.M)
     last = ([line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"])[-1]
     raise _FailedError(said[1] if said else f"srdeploy {arguments[0]} ended with {done.returncode}: {last}")
+
+
+def _run_on_leash(command: Sequence[str]) -> subprocess.CompletedProcess:
+    """Run a process whose standard input is closed when this process ends, or is interrupted: `cli/child.py` ends then."""
+    read, write = os.pipe()
+    with contextlib.closing(os.fdopen(write, "wb")) as leash:
+        try:
+            child = subprocess.Popen(
+                command, stdin=read, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+            )  # fmt: skip
+        finally:
+            os.close(read)
+        with child:
+            try:
+                out, err = child.communicate()
+            except BaseException:
+                leash.close()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(_GRACE_S)
+                child.kill()
+                raise
+    return subprocess.CompletedProcess(command, child.returncode, out, err)
 
 
 def _signal_name(number: int) -> str:

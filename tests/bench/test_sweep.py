@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -169,10 +170,29 @@ def test_a_folder_of_no_images_and_one_that_only_looks_like_one(place, tmp_path,
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no signals")
 def test_a_process_that_crashes_is_told_by_its_signal(monkeypatch):
-    real, crash = subprocess.run, [sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"]
-    monkeypatch.setattr(sweep.subprocess, "run", lambda command, **options: real(crash, **options))
+    real, crash = subprocess.Popen, [sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"]
+    monkeypatch.setattr(sweep.subprocess, "Popen", lambda command, **options: real(crash, **options))
     with pytest.raises(sweep._FailedError, match="srdeploy bench was ended by SIGSEGV"):
         sweep._srdeploy("bench", "x")
+
+
+# Says that it runs, waits until its standard input is closed, as `cli/child.py` does, and says that it ended.
+CHILD = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.write_text('runs'); sys.stdin.read(); p.write_text('ended')"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no signals")
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGINT", "SIGTERM"])
+def test_a_sweep_that_is_killed_leaves_no_child_behind(tmp_path, number):
+    note = tmp_path / "note"
+    code = f"import sys; from sr_deploy.bench.sweep import _run_on_leash; _run_on_leash([sys.executable, '-c', {CHILD!r}, {str(note)!r}])"
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    for state in ("runs", "ended"):
+        deadline = time.monotonic() + 60
+        while not note.is_file() or note.read_text() != state:
+            assert time.monotonic() < deadline, f"the child never {state}"
+            time.sleep(0.05)
+        parent.send_signal(getattr(signal, number))
+    assert parent.wait(60) != 0
 
 
 def test_a_real_child_s_error_is_its_own_words():

@@ -2,23 +2,9 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
 from sr_deploy.core.rows import read_rows
-
-
-@pytest.fixture()
-def data(tmp_path):
-    """A folder with one small photograph-like image."""
-    pytest.importorskip("cv2", reason="opencv is not installed; it reads and writes the images")
-    from sr_deploy.core.images import imresize, write_png
-
-    folder = tmp_path / "Tiny" / "HR"
-    folder.mkdir(parents=True)
-    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    write_png(folder / "one.png", imresize(noise, scale=6))
-    return folder
 
 
 def test_a_checkpoint_and_an_engine_that_cannot_run_here(run_cli, asrn, rtx_engine, data, tmp_path):
