@@ -100,7 +100,7 @@ def rendered(table: Table, form: str) -> str:
 
 def _markdown(table: Table) -> str:
     lines = markdown([_plain(h) for h in table.headings], [[_plain(c) for c in row] for row in table.cells])
-    return "\n".join(lines + ([""] if table.notes else []) + list(table.notes))
+    return "\n".join(lines + ([""] if table.notes else []) + [f"- {note}" for note in table.notes])  # else they become one paragraph
 
 
 def _csv(table: Table) -> str:
