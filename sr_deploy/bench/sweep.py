@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.bench.evaluate import ImageSet, image_set
+from sr_deploy.core.device import cores
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import output_folder
 from sr_deploy.core.images import read_rgb
 from sr_deploy.core.jsonio import from_dict, read_json
+from sr_deploy.core.metrics import METRICS
 from sr_deploy.core.protocols import DEFAULT, protocol_named, time_ms
-from sr_deploy.core.rows import BenchmarkRow, append_rows, read_rows
+from sr_deploy.core.rows import BenchmarkRow, append_rows, cut_torn_line, read_rows
 from sr_deploy.core.shipped import SUFFIX
 from sr_deploy.core.sizes import parse_hw
 from sr_deploy.core.target import PRECISIONS, load_target
@@ -77,12 +79,19 @@ def read_plan(path: Path) -> Plan:
         raise InputError(f"{path}: neither backends nor targets; expected {' or '.join(BACKENDS)}, or a target (srdeploy targets)")
     for shape in plan.shapes:
         parse_hw(shape)
-    for key, known in (("backends", BACKENDS), ("precisions", PRECISIONS)):
-        for value in getattr(plan, key):
+    metric = () if plan.metric is None else (plan.metric,)
+    named = (("backends", plan.backends, BACKENDS), ("precisions", plan.precisions, PRECISIONS), ("metric", metric, METRICS))
+    for key, values, known in named:
+        for value in values:
             if value not in known:
                 raise InputError(f"{path}: {key} holds '{value}'; expected {' or '.join(known)}")
-    for name in plan.protocols:
-        protocol_named(name)
+    for protocol in map(protocol_named, plan.protocols):
+        if plan.metric is not None and protocol.metric not in (None, plan.metric):
+            raise InputError(f"{path}: {protocol.name} scores on {protocol.metric}, not {plan.metric}", hint="leave metric out")
+    for key, values, most in (("batch", plan.batch, 1024), ("runs", (plan.runs,), 10000), ("threads", (plan.threads,), cores())):
+        for number in values:
+            if number is not None and not 1 <= number <= most:
+                raise InputError(f"{path}: {key} is {number}; expected 1 to {most}")
     for name in plan.targets:
         load_target(name)
     return plan
@@ -124,6 +133,8 @@ def rows_from_plan(
     cells = cells_of(plan, images)
     output_folder(folder)
     file = folder / "rows.jsonl"
+    if cut_torn_line(file):
+        progress(f"{file}: took away a last line that was written only half")
     rows = {row.cell: row for row in (read_rows(file) if file.exists() else []) if row.cell in cells}
     todo = [name for name in cells if name not in rows]
     if rows:

@@ -31,7 +31,8 @@ def rows_where(rows: Sequence[BenchmarkRow], where: Sequence[str]) -> List[Bench
     for condition in where:
         key, found, value = condition.partition("=")
         if not found or key not in keys:
-            raise InputError(f"'{condition}' is no condition on rows: expected KEY=VALUE", hint=nearest(key, keys))
+            hint = nearest(key, keys) if key not in keys else f"say which: {key}=..."
+            raise InputError(f"'{condition}' is no condition on rows: expected KEY=VALUE, KEY a field of rows.jsonl", hint=hint)
         present = dict.fromkeys(text_of(getattr(row, key)) for row in left)
         left = [row for row in left if text_of(getattr(row, key)) == value or text_of(getattr(row, key)) in value.split(",")]
         if not left:

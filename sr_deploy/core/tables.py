@@ -77,6 +77,8 @@ def bench_table(rows: Sequence[BenchmarkRow]) -> Table:
 def comparable(rows: Sequence[BenchmarkRow]) -> List[BenchmarkRow]:
     """Return the rows that were measured. Raises InputError when none was, or protocols, sets or metrics are mixed."""
     measured = [r for r in rows if not r.error]
+    if not rows:
+        raise InputError("there are no rows", hint="measure something with srdeploy bench -o DIR")
     if not measured:
         raise InputError("none of the rows was measured", hint="; ".join(failures(rows))[:300])
     for key in _ALIKE:

@@ -112,6 +112,15 @@ def test_a_killed_sweep_goes_on_where_it_stopped(place, tmp_path, children):
     assert [c[3] for c in children.calls] == ["d1", "d2", "d2"]
 
 
+def test_half_a_row_of_a_killed_run_is_measured_again(place, tmp_path, children):
+    path, said = plan(place, tmp_path), []
+    rows = rows_from_plan(read_plan(path), tmp_path / "out", data=data(place))
+    file = tmp_path / "out" / "rows.jsonl"
+    file.write_bytes(file.read_bytes()[:-20])
+    assert rows_from_plan(read_plan(path), tmp_path / "out", data=data(place), progress=said.append) == rows
+    assert "took away a last line" in said[0] and len(children.calls) == 3 and read_rows(file) == rows
+
+
 def test_graphs_and_engines_are_made_by_the_commands_a_user_would_give(place, tmp_path, children):
     rows_from_plan(
         read_plan(plan(place, tmp_path, backends=["onnxruntime"], targets=["cpu"], variants=["d1"], threads=1)), tmp_path / "out",
@@ -145,6 +154,11 @@ def test_what_cannot_be_done_is_no_other_measurement(place, tmp_path, children, 
         ({"targets": ["xavie"]}, Exception, "unknown target 'xavie'"),
         ({"shape": ["8x8"]}, InputError, "line 1: unknown key 'shape'"),
         ({"runs": "3"}, InputError, "key 'runs': expected int"),
+        ({"runs": 0}, InputError, "runs is 0; expected 1 to 10000"),
+        ({"batch": [0]}, InputError, "batch is 0; expected 1 to"),
+        ({"threads": 100000}, InputError, "threads is 100000; expected 1 to"),
+        ({"metric": "ssim"}, InputError, "metric holds 'ssim'; expected y or rgb"),
+        ({"metric": "y", "protocols": ["ntire2025"]}, InputError, "ntire2025 scores on rgb, not y"),
     ],
 )
 def test_a_wrong_plan_is_refused_before_anything_runs(place, tmp_path, changes, error, words):
