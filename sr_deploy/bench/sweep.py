@@ -61,6 +61,7 @@ class Cell:
     model: str
     variant: str
     shape: str
+    """Empty: the images' own sizes, of a checkpoint by a challenge's protocol."""
     batch: int
     precision: str
     backend: str
@@ -114,7 +115,9 @@ def cells_of(plan: Plan, images: ImageSet) -> Dict[str, Cell]:
         axes = (variants, plan.shapes, plan.batch, plan.precisions, ways, plan.protocols)
         for variant, shape, batch, precision, (backend, target), protocol in itertools.product(*axes):
             way = f"{backend} for {target}" if target else backend
-            name = f"{checkpoint.name}.{variant} {shape} batch {batch} {precision} {way} {protocol} #{digest}"
+            if backend == "torch" and protocol_named(protocol).of_images:
+                shape = ""
+            name = f"{checkpoint.name}.{variant} {shape or 'own sizes'} batch {batch} {precision} {way} {protocol} #{digest}"
             cells[name] = Cell(model, str(variant), shape, batch, precision, backend, target, protocol)
     return cells
 
@@ -154,7 +157,8 @@ def _measured(cell: Cell, plan: Plan, data: str, artifacts: Path) -> BenchmarkRo
     """Make what the cell needs and measure it, by the commands a user would give."""
     subject = BenchmarkRow(
         model=Path(cell.model).stem if cell.model.endswith(SUFFIX) else cell.model, variant=cell.variant, backend=cell.backend,
-        target=cell.target, precision_asked=cell.precision, input_hw=parse_hw(cell.shape), batch=cell.batch, protocol=cell.protocol,
+        target=cell.target, precision_asked=cell.precision, batch=cell.batch, protocol=cell.protocol,
+        input_hw=parse_hw(cell.shape) if cell.shape else None,
     )  # fmt: skip
     try:
         if cell.batch != 1:
@@ -162,8 +166,9 @@ def _measured(cell: Cell, plan: Plan, data: str, artifacts: Path) -> BenchmarkRo
         if cell.backend == "torch" and cell.precision != "fp32":
             raise _FailedError(f"torch runs checkpoints in fp32, not {cell.precision}")
         options = ["--protocol", cell.protocol, "--data", data]
-        options += [] if protocol_named(cell.protocol).of_images else ["--lr", cell.shape]
-        for key in ("metric", "threads", "runs"):
+        of_images = protocol_named(cell.protocol).of_images
+        options += [] if of_images else ["--lr", cell.shape]
+        for key in ("metric", "threads") if of_images else ("metric", "threads", "runs"):
             if getattr(plan, key) is not None:
                 options += [f"--{key}", str(getattr(plan, key))]
         what = [cell.model, "--variants", cell.variant] if cell.backend == "torch" else [_artifact(cell, artifacts)]

@@ -146,7 +146,7 @@ def append_rows(path: Path, rows: Iterable[BenchmarkRow]) -> None:
 def cut_torn_line(path: Path) -> bool:
     """Take away the last line where a killed run left half of one; tell whether it did. Raises InputError when it cannot be written."""
     try:
-        whole, _, tail = path.read_bytes().rpartition(b"\n") if path.is_file() else (b"", b"", b"")
+        whole, _, tail = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
         if not tail:
             return False
         try:

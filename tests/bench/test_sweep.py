@@ -74,7 +74,9 @@ def children(monkeypatch):
 def test_the_cells_are_every_combination(place, tmp_path):
     path = plan(place, tmp_path, shapes=["16x18", "8x8"], targets=["cpu"], precisions=["fp32", "fp16"], protocols=["steady", "ntire2025"])
     cells = cells_of(read_plan(path), image_set(data(place)))
-    assert len(cells) == len(set(cells.values())) == 2 * 2 * 2 * 2 * 2
+    # By a challenge's protocol a checkpoint takes the images as they are: the two shapes are one cell.
+    assert len(cells) == len(set(cells.values())) == 2 * 2 * 2 * 2 * 2 - 2 * 2
+    assert [c.shape for c in cells.values() if (c.backend, c.protocol) == ("torch", "ntire2025")] == [""] * 4
     assert {(c.backend, c.target) for c in cells.values()} == {("torch", ""), ("onnxruntime", "cpu")}
     name = next(iter(cells))
     assert name.startswith("tiny_x2.d1 16x18 batch 1 fp32 torch steady #")
@@ -131,6 +133,12 @@ def test_graphs_and_engines_are_made_by_the_commands_a_user_would_give(place, tm
     assert bench[:2] == ("bench", "/made/by/export") and ("--threads", "1") == bench[bench.index("--threads") :][:2]
     assert "--target" in to_target and build[:4] == ("build-engine", "/made/by/export", "--target", "cpu")
     assert bench_engine[1] == "/made/by/build-engine" and "--lr" in bench_engine
+
+
+def test_a_challenge_s_cells_take_neither_a_size_nor_runs(place, tmp_path, children):
+    rows_from_plan(read_plan(plan(place, tmp_path, protocols=["ntire2025"], variants=["d1"])), tmp_path / "out", data=data(place))
+    (bench,) = children.calls
+    assert "--lr" not in bench and "--runs" not in bench
 
 
 @pytest.mark.parametrize(
