@@ -189,7 +189,13 @@ def _measure(subject: Subject, protocol: Protocol, request: Request) -> Benchmar
         conditions=conditions,
         **found,
     )
-    return replace(row, warnings=(*row.warnings, *warnings_of(conditions), *deviations(row)))
+    return replace(row, warnings=(*_not_finite(valid, test), *row.warnings, *warnings_of(conditions), *deviations(row)))
+
+
+def _not_finite(*qualities: Optional[Quality]) -> List[str]:
+    images = [image for quality in qualities if quality for image in quality.images]
+    broken = sum(not image.finite for image in images)
+    return [f"{broken} of {len(images)} images came out with pixels that are no finite numbers: scored as black or white"] if broken else []
 
 
 def _executed(spent: Optional[Spent], timed_share: Optional[float]) -> Optional[dict]:

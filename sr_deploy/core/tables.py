@@ -82,6 +82,8 @@ def bench_table(rows: Sequence[BenchmarkRow]) -> Table:
 def comparable(rows: Sequence[BenchmarkRow]) -> List[BenchmarkRow]:
     """Return the rows that were measured. Raises InputError when none was, or protocols, sets or metrics are mixed."""
     measured = [r for r in rows if not r.error]
+    if not rows:
+        raise InputError("there are no rows", hint="measure something with srdeploy bench -o DIR")
     if not measured:
         raise InputError("none of the rows was measured", hint="; ".join(failures(rows))[:300])
     for key in _ALIKE:
@@ -105,7 +107,7 @@ def rendered(table: Table, form: str) -> str:
 
 def _markdown(table: Table) -> str:
     lines = markdown([_plain(h) for h in table.headings], [[_plain(c) for c in row] for row in table.cells])
-    return "\n".join(lines + ([""] if table.notes else []) + list(table.notes))
+    return "\n".join(lines + ([""] if table.notes else []) + [f"- {note}" for note in table.notes])  # else they become one paragraph
 
 
 def _csv(table: Table) -> str:
