@@ -113,8 +113,8 @@ def test_activations_and_what_is_not_counted_equal_fvcore_s(arch, variant, scale
     assert ours.acts == acts.by_operator()["conv"]  # in all it also counts the outputs of matrix products, NTIRE's tables do not
     assert ours.params == fvcore.parameter_count(net)[""]
     flops = fvcore.FlopCountAnalysis(net, torch.rand(1, 3, 32, 32)).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    assert flops.total() == ours.macs  # it also lists what moves data and arithmetic on sizes, and passes over ReLU
-    computing = {"aten::add", "aten::leaky_relu", "aten::max_pool2d", "aten::sigmoid", "aten::softmax", "aten::prelu"}
+    assert flops.total() == ours.macs  # it also lists what moves data and arithmetic on sizes, and passes over ReLU and PReLU
+    computing = {"aten::add", "aten::leaky_relu", "aten::max_pool2d", "aten::sigmoid", "aten::softmax"}
     named = {name: calls for name, calls in flops.unsupported_ops().items() if name in computing}
     assert named == {name: calls for name, calls in ours.uncounted.items() if name in computing}
 
@@ -138,7 +138,8 @@ def test_hook_counter_equals_plain_hooks(arch, variant, scale):
         net(torch.rand(1, 3, 32, 32))
     assert (ours.convs, ours.acts, ours.params) == (len(convs), sum(acts), sum(p.numel() for p in net.parameters()))
     assert ours.macs >= sum(m for m in macs if m is not None) > 0
-    assert all(name.partition("::")[2] not in ("convolution", "relu", "leaky_relu") for name in ours.uncounted), "modules see them all"
+    unseen = {name.partition("::")[2] for name in ours.uncounted} & {"convolution", "conv2d", "relu", "leaky_relu"}
+    assert bool(unseen) == arch.startswith("ada"), "modules see all but an adapter's scaled convolution"
 
 
 @pytest.mark.parametrize(
