@@ -128,15 +128,17 @@ class OnnxParts:
             if sha256_of(graph) != sha256:
                 raise ArtifactError(f"{graph} was changed after its plan was written", hint="export the model again")
         self.version, self.threads = _onnxruntime().__version__, cores()
-        self.parts = [_part(raw_session(str(plan.parent / name))) for name in graphs]
+        self.parts = [_part(raw_session(str(plan.parent / name), alone=False)) for name in graphs]
 
 
 def _part(session: Any) -> Callable[..., List[np.ndarray]]:
     return lambda **given: session.run(None, given)
 
 
-def raw_session(model: Union[str, bytes], *, optimise: bool = True, save_to: Any = None, layout: str = "") -> Any:
+def raw_session(model: Union[str, bytes], *, optimise: bool = True, save_to: Any = None, layout: str = "", alone: bool = True) -> Any:
     """Return an onnxruntime InferenceSession on the CPU, quiet; `optimise` False runs the graph exactly as written.
+
+    alone: False for one of several sessions that are run by turns.
 
     Raises ArtifactError when the model cannot be loaded.
     """
@@ -147,6 +149,10 @@ def raw_session(model: Union[str, bytes], *, optimise: bool = True, save_to: Any
     # Planned ahead, a session holds twice the memory (dynamic ASRN d5 at 256x512: 435 MiB against 267, see
     # benchmarks/graphs) in the same time. The arena stays: without it every run takes its memory anew.
     options.enable_mem_pattern = False
+    if not alone:
+        # Its threads spin on after a run, in the way of the next session's: of a router with three branches a run took 145 ms so,
+        # and 64 without (see benchmarks/adaptive.py).
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     if layout:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     if not optimise:
