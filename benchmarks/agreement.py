@@ -51,6 +51,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("agreement.jsonl"))
     parser.add_argument("--table", type=Path, metavar="ROWS.jsonl", help="measure nothing, print the table of these rows")
     given = parser.parse_args()
+    if given.rounds < 2:
+        parser.error("--rounds: two runs one after the other take at least 2")
     if given.table is not None:
         print(table([json.loads(line) for line in given.table.read_text(encoding="utf-8").splitlines()]))
         return
@@ -98,7 +100,7 @@ def table(rows: Sequence[Row]) -> str:
         "last two columns: how many pairs of medians differ by no more than single runs vary: bench and the bare loop of a round, "
         "two bench runs one after the other",
         f"device: {'; '.join(devices)}; onnxruntime {'; '.join(dict.fromkeys(r['backend_version'] for r in rows))}; "
-        f"{min(counts)} to {max(counts)} runs each",
+        f"{' to '.join(dict.fromkeys(map(str, (min(counts), max(counts)))))} runs each",
     ]
     return "\n".join(markdown(headings, cells) + ["", *(f"- {note}" for note in notes)])
 

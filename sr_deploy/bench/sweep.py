@@ -25,7 +25,7 @@ from sr_deploy.core.metrics import METRICS
 from sr_deploy.core.protocols import DEFAULT, protocol_named, time_ms
 from sr_deploy.core.rows import BenchmarkRow, append_rows, cut_torn_line, read_rows
 from sr_deploy.core.shipped import SUFFIX
-from sr_deploy.core.sizes import parse_hw
+from sr_deploy.core.sizes import parse_hw, parse_sizes
 from sr_deploy.core.target import PRECISIONS, load_target
 
 BACKENDS = ("torch", "onnxruntime")
@@ -61,7 +61,7 @@ class Cell:
     model: str
     variant: str
     shape: str
-    """Empty: the images' own sizes, of a checkpoint by a challenge's protocol."""
+    """Empty: the images' own sizes, by a challenge's protocol, where what runs takes them."""
     batch: int
     precision: str
     backend: str
@@ -115,7 +115,7 @@ def cells_of(plan: Plan, images: ImageSet) -> Dict[str, Cell]:
         axes = (variants, plan.shapes, plan.batch, plan.precisions, ways, plan.protocols)
         for variant, shape, batch, precision, (backend, target), protocol in itertools.product(*axes):
             way = f"{backend} for {target}" if target else backend
-            if backend == "torch" and protocol_named(protocol).of_images:
+            if protocol_named(protocol).of_images and (backend == "torch" or _own_graph_takes(target, shape)):
                 shape = ""
             name = f"{checkpoint.name}.{variant} {shape or 'own sizes'} batch {batch} {precision} {way} {protocol} #{digest}"
             cells[name] = Cell(model, str(variant), shape, batch, precision, backend, target, protocol)
@@ -179,12 +179,20 @@ def _measured(cell: Cell, plan: Plan, data: str, artifacts: Path) -> BenchmarkRo
         return replace(subject, error=_one_line(str(e)))
 
 
+def _own_graph_takes(target: str, shape: str) -> bool:
+    """Whether a target's own graph is dynamic and takes the size: then images are scored whole, not in tiles."""
+    if not target:
+        return False
+    own = parse_sizes(load_target(target).shapes[0])
+    return own.dynamic and all(least <= n <= most for least, n, most in zip(own.min, parse_hw(shape), own.max))
+
+
 def _artifact(cell: Cell, artifacts: Path) -> str:
     target = ["--target", cell.target] if cell.target else []
     folder = artifacts / (cell.target or "onnx")
+    size = [] if not cell.shape or _own_graph_takes(cell.target, cell.shape) else ["--shape", cell.shape]
     graph = _srdeploy(
-        "export", cell.model, "--variants", cell.variant, "--shape", cell.shape, "--precision", cell.precision, *target,
-        "-o", str(folder),
+        "export", cell.model, "--variants", cell.variant, *size, "--precision", cell.precision, *target, "-o", str(folder)
     ).split("\n")[0]  # fmt: skip
     if not cell.target:
         return graph

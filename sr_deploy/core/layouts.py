@@ -129,7 +129,11 @@ def ranks(rows: Sequence[BenchmarkRow]) -> Table:
     subjects: Dict[Tuple[object, ...], Dict[str, BenchmarkRow]] = {}
     for row in measured:
         key = tuple(getattr(row, k) for k in ("model", "variant", "backend", "artifact_sha256", "precision", "device", "threads"))
-        subjects.setdefault(key, {})[row.protocol] = row
+        earlier = subjects.setdefault(key, {}).setdefault(row.protocol, row)
+        if earlier.input_hw != row.input_hw:
+            sizes = text_of(earlier.input_hw), text_of(row.input_hw)
+            raise InputError(f"{label(row)} was measured at {' and '.join(sizes)}", hint=f"take one: --where input_hw={sizes[0]},")
+        subjects[key][row.protocol] = row
     whole = [by for by in subjects.values() if len(by) == len(protocols) and all(time_ms(r) is not None for r in by.values())]
     if len(protocols) < 2 or not whole:
         raise InputError(

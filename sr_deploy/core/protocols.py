@@ -161,7 +161,7 @@ def deviations(row: BenchmarkRow) -> List[str]:
         (row.device, p.device, "device"),
         (row.mem_definition, p.memory, "memory:"),
         (f"x{row.scale}", f"x{p.scale}", "scale"),
-        *((ours, theirs, "images") for ours, theirs in zip((row.set, row.test_set), p.sets)),
+        *((ours, theirs, what) for ours, theirs, what in zip((row.set, row.test_set), p.sets, ("images", "test images"))),
     ]
     told = [f"{what} {ours or 'none'}, {p.name}: {theirs}" for ours, theirs, what in found if theirs.lower() not in ours.lower()]
     if "tiled" in row.tiling:

@@ -74,9 +74,11 @@ def children(monkeypatch):
 def test_the_cells_are_every_combination(place, tmp_path):
     path = plan(place, tmp_path, shapes=["16x18", "8x8"], targets=["cpu"], precisions=["fp32", "fp16"], protocols=["steady", "ntire2025"])
     cells = cells_of(read_plan(path), image_set(data(place)))
-    # By a challenge's protocol a checkpoint takes the images as they are: the two shapes are one cell.
+    # By a challenge's protocol a checkpoint takes the images as they are: the two shapes are one cell. So does an engine for a CPU,
+    # at sizes that its own graph takes: from 16x16.
     assert len(cells) == len(set(cells.values())) == 2 * 2 * 2 * 2 * 2 - 2 * 2
     assert [c.shape for c in cells.values() if (c.backend, c.protocol) == ("torch", "ntire2025")] == [""] * 4
+    assert {c.shape for c in cells.values() if (c.target, c.protocol) == ("cpu", "ntire2025")} == {"", "8x8"}
     assert {(c.backend, c.target) for c in cells.values()} == {("torch", ""), ("onnxruntime", "cpu")}
     name = next(iter(cells))
     assert name.startswith("tiny_x2.d1 16x18 batch 1 fp32 torch steady #")
@@ -131,7 +133,8 @@ def test_graphs_and_engines_are_made_by_the_commands_a_user_would_give(place, tm
     export, bench, to_target, build, bench_engine = children.calls
     assert export[0] == "export" and export[2:8] == ("--variants", "d1", "--shape", "16x18", "--precision", "fp32")
     assert bench[:2] == ("bench", "/made/by/export") and ("--threads", "1") == bench[bench.index("--threads") :][:2]
-    assert "--target" in to_target and build[:4] == ("build-engine", "/made/by/export", "--target", "cpu")
+    assert "--target" in to_target and "--shape" not in to_target, "its own graph takes any size, so that images stay whole"
+    assert build[:4] == ("build-engine", "/made/by/export", "--target", "cpu")
     assert bench_engine[1] == "/made/by/build-engine" and "--lr" in bench_engine
 
 
