@@ -9,7 +9,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from sr_deploy.adaptive.session import Adapted, AdaptiveSession
-from sr_deploy.core.depths import ADAPTER_PX, TAIL_PX, DepthPlan, dilated, reach_px, read_plan, rows_macs
+from sr_deploy.core.depths import ADAPTER_PX, TAIL_PX, DepthPlan, dilated, everywhere, groups_of, reach_px, read_plan, rows_macs
 from sr_deploy.core.errors import VariantError
 from sr_deploy.core.session import Spent
 from sr_deploy.core.spec import check_desired_depth
@@ -53,10 +53,20 @@ class AdaDSR(AdaptiveSession):
         return (self._by_rows if self.plan.way == "rows" else self._by_tiles)(x_nchw, np.array([self.depth], np.float32))
 
     def _by_rows(self, x: np.ndarray, depth: np.ndarray) -> Adapted:
+        plan, start = self.plan, time.perf_counter()
+        features, depth_map = self._parts[0](lr=x, depth=depth)
+        ms = {"map": (time.perf_counter() - start) * 1000}
+        y, done = features, 0
+        for number, (last, dense) in enumerate(zip(plan.depths, everywhere(plan, depth_map[0, 0]))):
+            start = time.perf_counter()
+            if dense or depth_map.max() > done:
+                y = self._parts[2 + 2 * number + (not dense)](y=y, depth_map=depth_map)[0]
+                ms[f"to {last}, {'everywhere' if dense else 'rows'}"] = (time.perf_counter() - start) * 1000
+            done = last
         start = time.perf_counter()
-        y, depth_map = self._parts[0](lr=x, depth=depth)
-        ms = (time.perf_counter() - start) * 1000
-        return self._adapted(y, depth_map[0, 0], rows_macs(self.plan, depth_map[0, 0]), {"all": ms})
+        image = self._parts[1](y=y, features=features)[0]
+        ms["end"] = (time.perf_counter() - start) * 1000
+        return self._adapted(image, depth_map[0, 0], rows_macs(plan, depth_map[0, 0]), ms)
 
     def _by_tiles(self, x: np.ndarray, depth: np.ndarray) -> Adapted:
         plan, start = self.plan, time.perf_counter()
@@ -88,7 +98,7 @@ class AdaDSR(AdaptiveSession):
     def _adapted(self, y: np.ndarray, depth_map: np.ndarray, macs: int, ms: Dict[str, float]) -> Adapted:
         plan = self.plan
         counts = np.bincount(np.ceil(depth_map).astype(np.int64).ravel(), minlength=plan.blocks + 1)
-        quarters = sorted({-(-plan.blocks * i // 4) for i in range(1, 5)})
+        quarters = groups_of(plan.blocks)
         pixels = {f"to {k} blocks": int(counts[(0 if i == 0 else quarters[i - 1] + 1) : k + 1].sum()) for i, k in enumerate(quarters)}
         return Adapted(y, depth_map / plan.blocks, Spent(macs, plan.macs_px * depth_map.size, ms, pixels))
 

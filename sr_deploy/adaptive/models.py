@@ -104,14 +104,14 @@ def _adadsr(given: str, depth: Optional[float]) -> AdaDSR:
         return AdaDSR.from_plan(path, depth=depth)
     from sr_deploy.nets.adaedsr import AdaEDSR
     from sr_deploy.nets.checkpoint import load_checkpoint
-    from sr_deploy.nets.sparse import DENSE_ABOVE, RowSparse, rows_plan
+    from sr_deploy.nets.sparse import row_parts, rows_plan
 
     checkpoint = load_checkpoint(given)
     net = checkpoint.network()
     if not isinstance(net, AdaEDSR):
         raise InputError(f"'{checkpoint.name}' is of {checkpoint.spec.arch}, which has no depth map to skip by", hint="give one of adaedsr")
     plan = rows_plan(checkpoint, net, dense=net.backbone())
-    return AdaDSR(plan, [_torch_part(RowSparse(net, dense_above=DENSE_ABOVE))], depth=depth, **_torch_facts())
+    return AdaDSR(plan, [_torch_part(part) for part in row_parts(net, plan.depths)], depth=depth, **_torch_facts())
 
 
 def _torch_facts() -> dict:
@@ -136,6 +136,7 @@ def _torch_part(net: Any) -> Callable[..., List[np.ndarray]]:
 
     def run(**given: np.ndarray) -> List[np.ndarray]:
         with torch.inference_mode():
-            return [y.numpy() for y in net(*map(torch.from_numpy, given.values()))]
+            found = net(*map(torch.from_numpy, given.values()))
+            return [y.numpy() for y in (found if isinstance(found, tuple) else (found,))]
 
     return run

@@ -27,11 +27,12 @@ class DepthPlan:
     scale: int
     blocks: int
     way: str
-    """`rows`: one graph that gathers the rows it computes; `tiles`: one for the map, and one for each depth of `depths`."""
+    """`rows`: a graph of the start, one of the end, and for each group of blocks two, everywhere and by gathered rows; `tiles`: one
+    of the map, and one of the first blocks for each depth of `depths`."""
     parent_sha256: str
     """Of the checkpoint's weights."""
     graphs: Dict[str, str]
-    """SHA-256 by file name: `rows`' one, or the map's and then those of the depths in their order."""
+    """SHA-256 by file name, in the order of `way`."""
     macs_px: int
     """Multiply-accumulates of the dense backbone on one LR pixel."""
     conv_macs_px: int
@@ -39,11 +40,12 @@ class DepthPlan:
     map_macs_px: int
     """Those of the depth map on one LR pixel: the adapter's, and by tiles the head's before it, which the tiles compute again."""
     dense_above: float = 1.0
-    """Rows: blocks that more than this share of the pixels take are computed everywhere."""
+    """Rows: a group of blocks that more than this share of the pixels take, on average of its blocks, is computed everywhere."""
     tile: int = 0
     """Tiles: LR pixels a side."""
     depths: Tuple[int, ...] = ()
-    """Tiles: how many blocks each graph has, the smallest first and all of them last; a tile takes the first that is enough."""
+    """The smallest first, all blocks last. Rows: the last block of each group. Tiles: how many blocks each graph has; a tile takes
+    the first that is enough."""
     tile_macs: Tuple[int, ...] = ()
     """Of each of those graphs on one tile."""
     timed_ms: Optional[float] = None
@@ -71,10 +73,11 @@ def read_plan(path: Path) -> DepthPlan:
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}")
     plan = from_dict(DepthPlan, read_json(path, ArtifactError), source=str(path), error=ArtifactError)
-    graphs = 1 if plan.way == "rows" else 1 + len(plan.depths)
+    graphs = 2 + 2 * len(plan.depths) if plan.way == "rows" else 1 + len(plan.depths)
     whole = (
         plan.way in WAYS and len(plan.graphs) == graphs and all(Path(name).name == name for name in plan.graphs)
-        and (plan.way == "rows" or (plan.tile > 0 and len(plan.tile_macs) == len(plan.depths) and plan.depths[-1:] == (plan.blocks,)))
+        and plan.depths[-1:] == (plan.blocks,) and plan.depths[0] > 0
+        and (plan.way == "rows" or (plan.tile > 0 and len(plan.tile_macs) == len(plan.depths)))
     )  # fmt: skip
     if not whole or list(plan.depths) != sorted(set(plan.depths)):
         raise ArtifactError(f"{path} is no plan of ours: its way '{plan.way}', graphs, tile and depths do not go together")
@@ -95,12 +98,27 @@ def dilated(where: np.ndarray, px: int) -> np.ndarray:
     return np.maximum.reduce([rows[:, i : i + w] for i in range(2 * px + 1)])
 
 
+def groups_of(blocks: int) -> Tuple[int, ...]:
+    """Return the last block of each quarter of all blocks, of fewer than four of each block."""
+    return tuple(sorted({-(-blocks * i // 4) for i in range(1, 5)}))
+
+
+def everywhere(plan: DepthPlan, depth_map: np.ndarray) -> Tuple[bool, ...]:
+    """Return for each group of blocks whether it is computed at all pixels of an (H, W) map, not by rows."""
+    shares = [taken(depth_map, block).mean() for block in range(1, plan.blocks + 1)]
+    firsts = [0, *plan.depths[:-1]]
+    return tuple(bool(np.mean(shares[first:last]) > plan.dense_above) for first, last in zip(firsts, plan.depths))
+
+
 def rows_macs(plan: DepthPlan, depth_map: np.ndarray) -> int:
     """Return the multiply-accumulates by rows at an (H, W) map."""
     px = depth_map.size
     total = (plan.macs_px + plan.map_macs_px - 2 * plan.blocks * plan.conv_macs_px) * px
+    groups = everywhere(plan, depth_map)
     for block in range(1, plan.blocks + 1):
-        where = taken(depth_map, block)
-        everywhere = where.mean() > plan.dense_above
-        total += plan.conv_macs_px * (2 * px if everywhere else int(where.sum()) + int(dilated(where, 1).sum()))
+        if groups[next(i for i, last in enumerate(plan.depths) if block <= last)]:
+            total += plan.conv_macs_px * 2 * px
+        else:
+            where = taken(depth_map, block)
+            total += plan.conv_macs_px * (int(where.sum()) + int(dilated(where, 1).sum()))
     return int(total)

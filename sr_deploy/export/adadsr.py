@@ -9,9 +9,9 @@ from typing import Dict, Sequence, Tuple, Union
 import numpy as np
 import onnx
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sr_deploy.core.depths import WAYS, DepthPlan, plan_path, reach_px
+from sr_deploy.core.depths import WAYS, DepthPlan, groups_of, plan_path, reach_px
 from sr_deploy.core.errors import ExportError, InputError
 from sr_deploy.core.files import atomic_path, output_folder, sha256_of, write_text
 from sr_deploy.core.images import nchw_from_rgb
@@ -21,7 +21,7 @@ from sr_deploy.export.graph import graph_of
 from sr_deploy.export.rewrite import rewritten
 from sr_deploy.nets.adaedsr import AdaEDSR
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
-from sr_deploy.nets.sparse import DENSE_ABOVE, RowSparse, rows_plan
+from sr_deploy.nets.sparse import DENSE_ABOVE, row_parts, rows_plan
 from sr_deploy.nets.tiled import DepthMap, FirstBlocks, tile_macs
 from sr_deploy.runtime.ort import raw_session
 
@@ -44,9 +44,10 @@ def plan_from_checkpoint(
 ) -> Path:
     """Export an AdaEDSR checkpoint to `output` as graphs that skip; return the path of their plan.
 
-    way: `rows`: one graph, lr (1, 3, H, W) and depth (1,) -> sr and depth_map, which computes by gathered rows what a share of
-    `dense_above` of the pixels or fewer take; ONNX Runtime runs it, TensorRT for RTX has no NonZero. `tiles`: the graph of the map,
-    and one of the first k blocks for each k of `depths` (the quarters of all blocks where none is given), lr (N, 3, S, S) and
+    way: `rows`: graphs of the start, lr (1, 3, H, W) and depth (1,) -> features and depth_map; of each quarter of the blocks, y and
+    depth_map -> y_next, everywhere and by gathered rows (ONNX Runtime runs them, TensorRT for RTX has no NonZero); of the end, y and
+    features -> sr. A quarter is run by rows where at most a share of `dense_above` of the pixels take its blocks. `tiles`: the graph
+    of the map, and one of the first k blocks for each k of `depths` (the quarters where none is given), lr (N, 3, S, S) and
     depth_map (N, 1, S, S) -> sr of `tile` LR pixels a side, of dense tensors only.
     Raises InputError for a model without depths or wrong numbers, ExportError when a graph differs from torch.
     """
@@ -55,16 +56,16 @@ def plan_from_checkpoint(
     if not isinstance(net, AdaEDSR):
         raise InputError(f"{checkpoint.name} is of {checkpoint.spec.arch}, which has no depth map to skip by", hint="give one of adaedsr")
     blocks = len(net.blocks)
-    depths = tuple(depths) or tuple(sorted({-(-blocks * i // 4) for i in range(1, 5)}))
+    depths = tuple(depths) or groups_of(blocks)
     _check(way, dense_above=dense_above, tile=tile, depths=depths, blocks=blocks)
     plan = rows_plan(checkpoint, net, dense=rewritten(net.backbone())[0], dense_above=dense_above)
     if way == "rows":
-        parts = {"rows": _rows(net, dense_above)}
+        parts = _rows(net, plan)
     else:
         macs = tuple(tile_macs(net, blocks=k, tile=tile) for k in depths)
         again = plan.map_macs_px + net.head.weight.numel()
-        plan = replace(plan, way=way, dense_above=1.0, tile=tile, depths=depths, tile_macs=macs, map_macs_px=again)
         parts = {"map": _map(net), **{f"k{k}.t{tile}": _first(net, k, tile) for k in depths}}
+        plan = replace(plan, way=way, dense_above=1.0, tile=tile, depths=depths, tile_macs=macs, map_macs_px=again)
     return _written(plan, parts, output_folder(Path(output)))
 
 
@@ -84,16 +85,32 @@ Part = Tuple[onnx.ModelProto, float]
 """A graph, and how far onnxruntime is from torch on it."""
 
 
-def _rows(net: AdaEDSR, dense_above: float) -> Part:
-    rows, given = RowSparse(rewritten(net)[0], dense_above=dense_above), _example(net)  # type: ignore[arg-type]
-    graph = graph_of(rows, given, inputs=["lr", "depth"], outputs=["sr", "depth_map"], dynamic=(_free(2, 3), {}), opset=OPSET)
-    return graph, _error(graph, given, net.forward_at(*given))
+def _rows(net: AdaEDSR, plan: DepthPlan) -> Dict[str, Part]:
+    """Each part is given what torch's own parts before it made."""
+    free = _free(2, 3)
+    start, end, *pairs = row_parts(rewritten(net)[0], plan.depths)  # type: ignore[arg-type]
+    x, depth = _example(net)
+    with torch.no_grad():
+        features, depth_map = start(x, depth)
+    parts = {
+        "start": _part(start, (x, depth), ["lr", "depth"], ["features", "depth_map"], (free, {})),
+        "end": _part(end, (features.flip(2), features), ["y", "features"], ["sr"], (free, free)),
+    }
+    for number, part in enumerate(pairs):
+        name = f"b{plan.depths[number // 2]}.{'rows' if number % 2 else 'everywhere'}"
+        parts[name] = _part(part, (features, depth_map), ["y", "depth_map"], ["y_next"], (free, free))
+    return parts
+
+
+def _part(net: nn.Module, given: Sequence[Tensor], inputs: Sequence[str], outputs: Sequence[str], dynamic: Sequence[dict]) -> Part:
+    graph = graph_of(net, given, inputs=inputs, outputs=outputs, dynamic=dynamic, opset=OPSET)
+    with torch.no_grad():
+        expected = net(*given)
+    return graph, _error(graph, given, expected if isinstance(expected, tuple) else (expected,))
 
 
 def _map(net: AdaEDSR) -> Part:
-    part, given = DepthMap(net), _example(net)
-    graph = graph_of(part, given, inputs=["lr", "depth"], outputs=["depth_map"], dynamic=(_free(2, 3), {}), opset=OPSET)
-    return graph, _error(graph, given, (part(*given),))
+    return _part(DepthMap(net), _example(net), ["lr", "depth"], ["depth_map"], (_free(2, 3), {}))
 
 
 def _first(net: AdaEDSR, blocks: int, tile: int) -> Part:
@@ -101,8 +118,7 @@ def _first(net: AdaEDSR, blocks: int, tile: int) -> Part:
     side = tile + 2 * reach_px(blocks)
     x = torch.from_numpy(np.concatenate([nchw_from_rgb(rgb) for rgb in sample_lr((side, side), count=2)]))
     depth_map = torch.linspace(-0.5, blocks, side).expand(2, 1, side, side).contiguous()
-    graph = graph_of(part, (x, depth_map), inputs=["lr", "depth_map"], outputs=["sr"], dynamic=(_free(0), _free(0)), opset=OPSET)
-    return graph, _error(graph, (x, depth_map), (part(x, depth_map),))
+    return _part(part, (x, depth_map), ["lr", "depth_map"], ["sr"], (_free(0), _free(0)))
 
 
 def _free(*dims: int) -> dict:

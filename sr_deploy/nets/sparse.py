@@ -1,55 +1,84 @@
-"""AdaEDSR that computes a block only at the pixels that need it: convolutions as products of gathered rows (AdaDSR, section 3.2).
+"""AdaEDSR in parts that compute a block only at the pixels that need it, by gathered rows (AdaDSR, section 3.2), or everywhere.
 
-Features lie as one row of channels a pixel, with a border of zero rows for the convolutions' padding. A block's second convolution
-is computed where its mask is above 0, the first where a 3x3 dilation of it is; other rows stay as they are. Rows cost about twice
-what a convolution's own code needs for as many pixels, so the first blocks, which most pixels take, are computed everywhere.
+Between the parts lie the head's features, the depth map and what the blocks made so far; who runs them chooses by the map, for a few
+blocks at a time. By rows, a block's second convolution is computed where its mask is above 0, the first where a 3x3 dilation of it is.
+Rows cost about twice what a convolution's own code needs for as many pixels: what most pixels take is better computed everywhere.
 """
 
 from __future__ import annotations
 
-from typing import Callable, Tuple
+from typing import List, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.core.depths import DepthPlan
+from sr_deploy.core.depths import DepthPlan, groups_of
 from sr_deploy.nets.adaedsr import AdaEDSR
 from sr_deploy.nets.adapter import mask
 from sr_deploy.nets.checkpoint import Checkpoint
 from sr_deploy.nets.complexity import NTIRE_HW, count
-from sr_deploy.nets.edsr import ResidualBlock
+from sr_deploy.nets.edsr import EDSRParts, ResidualBlock
 
 DENSE_ABOVE = 0.5
-"""The share of pixels above which rows cost more than computing a block everywhere; see benchmarks/adadsr.py."""
+"""The share of pixels above which rows cost more than computing blocks everywhere; see benchmarks/adaptive.py."""
 
 
-class RowSparse(nn.Module):
-    """The same function as `AdaEDSR.forward_at`, for one image. x: (1, 3, H, W), depth: (1,) -> image, depth map.
+class Start(nn.Module):
+    """x: (1, 3, H, W), depth: (1,) -> the head's features, (1, C, H, W), and the depth map, (1, 1, H, W)."""
 
-    dense_above: blocks that more than this share of the pixels take are computed everywhere.
-    """
-
-    def __init__(self, net: AdaEDSR, *, dense_above: float) -> None:
+    def __init__(self, net: AdaEDSR) -> None:
         super().__init__()
-        self.net, self.dense_above = net, dense_above
+        self.net = net
 
     def forward(self, x: Tensor, depth: Tensor) -> Tuple[Tensor, Tensor]:
-        features = self.net.features(x)  # (1, C, H, W)
-        depth_map = self.net.adapter(features, depth)
-        masks = [mask(depth_map, number) for number in range(1, len(self.net.blocks) + 1)]
-        dense = [(m > 0).to(x.dtype).mean() > self.dense_above for m in masks]  # true, ..., true, false, ..., false
-        y = features
-        for block, taken, everywhere in zip(self.net.blocks, masks, dense):
-            y = _if(everywhere, lambda y, taken, block=block: y + taken * block.residual(y), lambda y, taken: y.clone(), y, taken)
-        h, w = x.shape[2:]
+        features = self.net.features(x)
+        return features, self.net.adapter(features, depth)
+
+
+class Everywhere(nn.Module):
+    """Blocks of numbers `first` to `last`, from 1, at every pixel: what came of those before, and the map -> the same with theirs."""
+
+    def __init__(self, net: EDSRParts, first: int, last: int) -> None:
+        super().__init__()
+        self.first, self.blocks = first, nn.ModuleList(list(net.blocks)[first - 1 : last])
+
+    def forward(self, y: Tensor, depth_map: Tensor) -> Tensor:
+        for number, block in enumerate(self.blocks, self.first):
+            y = y + mask(depth_map, number) * block.residual(y)
+        return y
+
+
+class ByRows(Everywhere):
+    """The same, computed at the pixels that take each block alone."""
+
+    def forward(self, y: Tensor, depth_map: Tensor) -> Tensor:
+        h, w = y.shape[2:]
+        # One row of channels a pixel, with a border of zero rows for the convolutions' padding.
         rows = F.pad(y, (1, 1, 1, 1)).permute(0, 2, 3, 1).reshape((h + 2) * (w + 2), -1)
-        steps = torch.arange(-1, 2, device=x.device)
+        steps = torch.arange(-1, 2, device=y.device)
         window = (steps.view(3, 1) * (w + 2) + steps).view(1, 9)  # what to add to a row's number to get its 3x3 neighbours'
-        for block, taken, everywhere in zip(self.net.blocks, masks, dense):
-            rows = _added(rows, torch.where(everywhere, torch.zeros_like(taken), taken), block, window)
-        deep = rows.view(1, h + 2, w + 2, -1)[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
-        return self.net.image(deep, features), depth_map
+        for number, block in enumerate(self.blocks, self.first):
+            rows = _added(rows, mask(depth_map, number), block, window)
+        return rows.view(1, h + 2, w + 2, -1)[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
+
+
+class End(nn.Module):
+    """What the blocks made and the head's features -> the image, (1, 3, scale*H, scale*W)."""
+
+    def __init__(self, net: EDSRParts) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, y: Tensor, features: Tensor) -> Tensor:
+        return self.net.image(y, features)
+
+
+def row_parts(net: AdaEDSR, groups: Sequence[int]) -> List[nn.Module]:
+    """Return the start, the end, and for each group of blocks that ends with a number of `groups` it everywhere, then by rows."""
+    firsts = [1, *(last + 1 for last in groups[:-1])]
+    pairs = [kind(net, first, last) for first, last in zip(firsts, groups) for kind in (Everywhere, ByRows)]
+    return [Start(net), End(net), *pairs]
 
 
 def _added(rows: Tensor, taken: Tensor, block: ResidualBlock, window: Tensor) -> Tensor:
@@ -72,19 +101,12 @@ def _product(rows: Tensor, at: Tensor, conv: nn.Conv2d) -> Tensor:
     return gathered @ conv.weight.permute(2, 3, 1, 0).reshape(size, conv.out_channels) + conv.bias
 
 
-def _if(condition: Tensor, then: Callable[..., Tensor], otherwise: Callable[..., Tensor], *given: Tensor) -> Tensor:
-    """A branch that an exported graph decides when it runs."""
-    if torch.compiler.is_exporting():
-        return torch.cond(condition, then, otherwise, given)
-    return (then if condition else otherwise)(*given)
-
-
 def rows_plan(checkpoint: Checkpoint, net: AdaEDSR, *, dense: nn.Module, dense_above: float = DENSE_ABOVE) -> DepthPlan:
-    """Return what `RowSparse` of a checkpoint's network is and costs. dense: its backbone as it is run, which shares refer to."""
+    """Return what a checkpoint's network by rows is and costs. dense: its backbone as it is run, which shares refer to."""
     return DepthPlan(
         model=checkpoint.name, scale=checkpoint.spec.scale, blocks=len(net.blocks), way="rows",
         parent_sha256=checkpoint.spec.weights_sha256, graphs={}, macs_px=_macs_px(dense), conv_macs_px=net.blocks[0].conv1.weight.numel(),
-        map_macs_px=_macs_px(net) - _macs_px(net.backbone()), dense_above=dense_above,
+        map_macs_px=_macs_px(net) - _macs_px(net.backbone()), dense_above=dense_above, depths=groups_of(len(net.blocks)),
     )  # fmt: skip
 
 

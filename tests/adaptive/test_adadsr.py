@@ -53,8 +53,9 @@ def test_the_images_of_these_tests_have_all_depths_and_bins(checkpoint, plans):
 
 
 PLAN = DepthPlan(
-    model="ada", scale=4, blocks=3, way="rows", parent_sha256="", graphs={"ada.rows.onnx": "0"}, macs_px=1, conv_macs_px=1, map_macs_px=1
-)
+    model="ada", scale=4, blocks=3, way="rows", parent_sha256="", macs_px=1, conv_macs_px=1, map_macs_px=1, depths=(3,),
+    graphs=dict.fromkeys(("ada.start.onnx", "ada.end.onnx", "ada.b3.everywhere.onnx", "ada.b3.rows.onnx"), "0"),
+)  # fmt: skip
 
 
 def test_a_tile_goes_as_deep_as_the_deepest_pixel_that_the_layers_after_the_blocks_reach():
@@ -113,9 +114,9 @@ def test_a_plan_without_its_graphs_or_with_changed_ones_is_refused(tmp_path):
     with pytest.raises(ArtifactError, match="there is no file"):
         opened(path)
     path.write_text(to_json(PLAN))
-    with pytest.raises(ArtifactError, match="ada.rows.onnx, which is not beside it"):
+    with pytest.raises(ArtifactError, match="ada.start.onnx, which is not beside it"):
         opened(path)
-    (tmp_path / "ada.rows.onnx").write_bytes(b"another")
+    (tmp_path / "ada.start.onnx").write_bytes(b"another")
     with pytest.raises(ArtifactError, match="was changed after its plan was written"):
         opened(path)
 

@@ -4,14 +4,14 @@ import json
 import numpy as np
 import pytest
 
-from sr_deploy.core.depths import DepthPlan, dilated, plan_path, reach_px, read_plan, rows_macs, taken
+from sr_deploy.core.depths import DepthPlan, dilated, everywhere, plan_path, reach_px, read_plan, rows_macs, taken
 from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.jsonio import to_json
 
 CONV = 8 * 8 * 9
 ROWS = DepthPlan(
-    model="ada", scale=4, blocks=3, way="rows", parent_sha256="", graphs={"ada.rows.onnx": "0"}, macs_px=6 * CONV + 500,
-    conv_macs_px=CONV, map_macs_px=70,
+    model="ada", scale=4, blocks=3, way="rows", parent_sha256="", graphs=dict.fromkeys("abcdefgh", "0"), depths=(1, 2, 3),
+    macs_px=6 * CONV + 500, conv_macs_px=CONV, map_macs_px=70,
 )  # fmt: skip
 TILES = dataclasses.replace(
     ROWS, way="tiles", graphs={"ada.map.onnx": "0", "ada.k1.onnx": "1", "ada.k3.onnx": "2"}, tile=7, depths=(1, 3), tile_macs=(10, 20)
@@ -27,8 +27,12 @@ def test_rows_cost_what_they_compute():
     assert rows_macs(ROWS, one) == fixed + 2 * (9 + 1) * CONV
     one[0, 0] = 0.5  # in the corner the dilation has four
     assert rows_macs(ROWS, one) == fixed + (2 * (9 + 1) + (4 + 1)) * CONV
-    everywhere = dataclasses.replace(ROWS, dense_above=0.0)  # the two blocks that any pixel takes
-    assert rows_macs(everywhere, one) == fixed + 2 * 2 * 100 * CONV
+    dense = dataclasses.replace(ROWS, dense_above=0.0)  # the two blocks that any pixel takes
+    assert everywhere(dense, one) == (True, True, False) and everywhere(ROWS, one) == (False,) * 3
+    assert rows_macs(dense, one) == fixed + 2 * 2 * 100 * CONV
+    in_twos = dataclasses.replace(dense, depths=(2, 3), dense_above=0.014)  # 2 % take the first block, 1 % the second
+    assert rows_macs(in_twos, one) == fixed + 2 * 2 * 100 * CONV
+    assert rows_macs(dataclasses.replace(in_twos, dense_above=0.015), one) == rows_macs(ROWS, one)
 
 
 def test_a_pixel_takes_every_block_that_its_depth_begins():

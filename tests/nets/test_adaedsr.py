@@ -5,7 +5,7 @@ from sr_deploy.core.errors import CheckpointError, VariantError
 from sr_deploy.core.spec import Variant, check_desired_depth
 from sr_deploy.nets.adaedsr import ADAEDSR_ARCHITECTURE, AdaEDSR
 from sr_deploy.nets.complexity import count
-from sr_deploy.nets.sparse import RowSparse
+from sr_deploy.nets.sparse import row_parts
 from sr_deploy.nets.tiled import tile_macs
 
 
@@ -81,15 +81,25 @@ def test_a_state_dict_tells_its_size():
     assert ADAEDSR_ARCHITECTURE.config_of(weights) == {"channels": 8, "blocks": 5}
 
 
-@pytest.mark.parametrize("dense_above", [0.0, 0.5, 1.0])
+def by_parts(net, x, depth, *, groups, dense):
+    """The parts one after the other, the groups of `dense` everywhere and the others by rows."""
+    start, end, *pairs = row_parts(net, groups)
+    features, depth_map = start(x, depth)
+    y = features
+    for number in range(len(groups)):
+        y = pairs[2 * number + (number not in dense)](y, depth_map)
+    return end(y, features), depth_map
+
+
+@pytest.mark.parametrize("groups, dense", [((1, 2, 3), ()), ((1, 2, 3), (0,)), ((2, 3), (0, 1)), ((3,), ())])
 @pytest.mark.parametrize("h, w", [(9, 12), (1, 1), (2, 7)])
 @pytest.mark.parametrize("depth", [0.0, 1.2, 3.0])
-def test_gathered_rows_give_the_same(dense_above, h, w, depth):
+def test_gathered_rows_give_the_same(groups, dense, h, w, depth):
     net = small()
     x, d = torch.rand(1, 3, h, w, dtype=torch.float64), torch.tensor([depth], dtype=torch.float64)
     x[..., w // 2 :] = 0.4
     with torch.no_grad():
-        for found, expected in zip(RowSparse(net, dense_above=dense_above)(x, d), net.forward_at(x, d)):
+        for found, expected in zip(by_parts(net, x, d, groups=groups, dense=dense), net.forward_at(x, d)):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
@@ -99,7 +109,7 @@ def test_where_a_depth_map_is_zero_no_row_is_multiplied(monkeypatch):
     with torch.no_grad():
         net.adapter.rest[-1].weight.zero_()
         net.adapter.rest[-1].bias.fill_(1.5)
-        RowSparse(net, dense_above=1.0)(torch.rand(1, 3, 5, 6).double(), torch.tensor([1.0]).double())
+        by_parts(net, torch.rand(1, 3, 5, 6).double(), torch.tensor([1.0]).double(), groups=(3,), dense=())
     assert rows == [30, 30, 30, 30, 0, 0]
 
 
