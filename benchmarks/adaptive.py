@@ -1,4 +1,4 @@
-"""What adaptive networks save, in work and in time: python3 benchmarks/adaptive.py --crops DIR [-o DIR] [--rounds N] [MODEL...]
+"""What adaptive networks save, in work and in time: python3 benchmarks/adaptive.py --crops DIR -o ROWS.jsonl [--rounds N] [MODEL...]
 
 Runs where `srdeploy[export]` is installed. The picture is a mosaic of 2048x1024 HR pixels of DIR's first 32 crops of 256x256, its LR
 image made by MATLAB's bicubic. MODEL: routers and AdaEDSR checkpoints; the shipped ones where none is given. Each is exported, and
@@ -7,37 +7,42 @@ run by ONNX Runtime as it is, with budgets or at several depths, in turns (A B A
 - of a router its largest branch, on the same patches, cut and blended by the same code, without the router;
 - of an AdaEDSR the graph of its own backbone, every block everywhere.
 
-Time shares are medians of the ratios within a round. PSNR is on Y, border 4. Rows go to adaptive.jsonl, the table to adaptive.md,
-beside this file or to the folder given with -o. `--profile` also prints where the time of an AdaEDSR by rows goes, by operator.
+Time shares are medians of the ratios within a round. PSNR is on Y, border 4. `--table ROWS.jsonl` prints what rows say.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import json
 import statistics
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 CROPS_HW = (4, 8)
 ROUNDS = 7
 MODELS = ("cdnsr-fsrcnn_x4", "elastic-asrn_x4", "adaedsr_x4")
 BUDGETS = ("90%", "80%", "70%")
 DEPTHS = (4, 8, 12, 16)
-HERE = Path(__file__).resolve().parent
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("models", nargs="*", default=MODELS)
-    parser.add_argument("--crops", required=True, type=Path)
+    parser.add_argument("--crops", type=Path)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--profile", action="store_true")
-    parser.add_argument("-o", "--output", type=Path, default=HERE)
+    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--table", type=Path, metavar="ROWS.jsonl", help="measure nothing, print the table of these rows")
     given = parser.parse_args()
+    if given.table is not None:
+        print(table([json.loads(line) for line in given.table.read_text(encoding="utf-8").splitlines()]))
+        return
+    if given.crops is None or given.output is None:
+        parser.error("--crops and -o are needed to measure")
     from sr_deploy.core.degradation import degraded
     from sr_deploy.core.images import nchw_from_rgb
     from sr_deploy.core.routing import is_router
@@ -51,14 +56,8 @@ def main() -> None:
             plans = plans_from_model(model, folder)
             measured = routed(plans[0]) if is_router(model) else deep(model, plans, x)
             rows += compared(Path(model).name.split(".")[0], measured, x, hr, given.rounds)
-            if given.profile and not is_router(model):
-                for plan in plans:
-                    if plan.name.endswith(".rows.json"):
-                        profile(plan.with_suffix(".onnx"), x)
-    given.output.mkdir(parents=True, exist_ok=True)
-    (given.output / "adaptive.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (given.output / "adaptive.md").write_text(table(rows))
-    print(table(rows), end="")
+    given.output.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    print(table(rows))
 
 
 def mosaic(folder: Path) -> Any:
@@ -113,7 +112,7 @@ def deep(model: str, plans: List[Path], x: Any) -> Dict[str, Callable[[Any], Any
     net: Any = load_checkpoint(model).network()
     h, w = x.shape[2:]
     graph = graph_from_network(rewritten(net.backbone())[0], parse_sizes(f"{h}x{w}"), opset=17)
-    session = raw_session(graph.SerializeToString())
+    session = raw_session(graph.SerializeToString(), alone=False)
     ones = np.ones((h, w), np.float32)
     ways: Dict[str, Callable[[Any], Any]] = {
         f"dense, all {len(net.blocks)} blocks": lambda x: Adapted(session.run(None, {"lr": x})[0], ones, Spent())
@@ -179,27 +178,8 @@ def table(rows: List[dict]) -> str:
         f"A mosaic of 2048x1024 of the validation crops, {first['lr']} LR pixels; {first['device']}, onnxruntime {first['onnxruntime']}; "
         f"medians (smallest-largest) of {len(first['ms'])} rounds in turns, shares against each network's first row."
     )
-    return "\n".join([*markdown(headings, cells), "", conditions, ""])
-
-
-def profile(graph: Path, x: Any) -> None:
-    """Print the share of each operator in a run by rows."""
-    import numpy as np
-    import onnxruntime
-
-    for depth in DEPTHS:
-        options = onnxruntime.SessionOptions()
-        options.enable_profiling, options.profile_file_prefix, options.log_severity_level = True, str(graph.parent / "profile"), 3
-        session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        for _ in range(2):
-            session.run(None, {"lr": x, "depth": np.array([depth], np.float32)})
-        spent: Dict[str, float] = collections.Counter()
-        for event in json.loads(Path(session.end_profiling()).read_text()):
-            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time") and event["args"]["op_name"] != "If":
-                spent[event["args"]["op_name"]] += event["dur"]
-        total = sum(spent.values())
-        top = sorted(spent.items(), key=lambda item: -item[1])[:10]
-        print(f"\nrows at depth {depth}: " + ", ".join(f"{op} {100 * us / total:.0f} %" for op, us in top))
+    stages = [f"- {row['model']}, {row['way']}: " + ", ".join(f"{k} {ms:.0f}" for k, ms in row["stages_ms"].items()) for row in rows]
+    return "\n".join([*markdown(headings, cells), "", conditions, "", "Stages of one run, ms:", "", *(s for s in stages if s[-1] != " ")])
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ A table stands between two comments, of which the first is the command that prin
     <!-- srdeploy table benchmarks/rows.jsonl --where protocol=steady -->
     <!-- end of table -->
 
-(or `python3 benchmarks/agreement.py --table ...`). Figures are the report's charts as SVG (needs matplotlib). `--check` changes
-nothing and fails when something is not what its command makes; figures are compared where matplotlib has the version that drew them.
+(or `python3 benchmarks/agreement.py --table ...`, or adaptive.py's). Figures are the report's charts as SVG (needs matplotlib).
+`--check` changes nothing and fails when something is not what its command makes; figures are compared where matplotlib has the
+version that drew them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ X4 = "model=asrn_x4,imdeception_x4,srn-ntire_x4"
 """Without asrn_ss_x4, shipped to compare with: cut, it lies 10 dB below all others."""
 FIGURES = {"benchmarks/figures/x4-256x256": (X4, "input_hw=256x256", "protocol=steady")}
 """What each figure's name begins with, and the rows it shows: of one device and one set of images."""
-_PROGRAMS = ("srdeploy table", "python3 benchmarks/agreement.py --table")
+_PROGRAMS = ("srdeploy table", *(f"python3 benchmarks/{name}.py --table" for name in ("agreement", "adaptive")))
 _TABLE = re.compile(r"<!-- ((?:" + "|".join(map(re.escape, _PROGRAMS)) + r") [^\n]*?) -->\n(.*?)<!-- end of table -->", re.S)
 _DRAWN_BY = re.compile(rb"Matplotlib v([\w.+]+)")
 

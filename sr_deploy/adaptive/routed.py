@@ -64,7 +64,8 @@ class Routed(AdaptiveSession):
                     top, left = corners[i]
                     size = plan.scale * plan.patch
                     place = y[:, plan.scale * top :, plan.scale * left :][:, :size, :size]
-                    place += result * (down[i // len(lefts)] * across[i % len(lefts)])
+                    result *= down[i // len(lefts)] * across[i % len(lefts)]
+                    place += result
                     inside = decisions[top : top + plan.patch, left : left + plan.patch]
                     np.maximum(inside, number / (len(self.branches) - 1), out=inside)
                 blending += (time.perf_counter() - begun) * 1000
