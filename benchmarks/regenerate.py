@@ -1,11 +1,13 @@
-"""Write every table of the documents anew, from the published rows: python3 benchmarks/regenerate.py [--check]
+"""Write every table and figure of the documents anew, from the published rows: python3 benchmarks/regenerate.py [--check]
 
 A table stands between two comments, of which the first is the command that prints it:
 
     <!-- srdeploy table benchmarks/rows.jsonl --where protocol=steady -->
     <!-- end of table -->
 
-`--check` changes nothing and fails when a table is not what its command prints.
+(or `python3 benchmarks/agreement.py --table ...`, or adaptive.py's). Figures are the report's charts as SVG (needs matplotlib).
+`--check` changes nothing and fails when something is not what its command makes; figures are compared where matplotlib has the
+version that drew them.
 """
 
 from __future__ import annotations
@@ -16,44 +18,81 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Dict, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
 DOCUMENTS = ("README.md", "benchmarks/README.md")
-_TABLE = re.compile(r"<!-- srdeploy (table [^\n]*?) -->\n(.*?)<!-- end of table -->", re.S)
+ROWS = "benchmarks/rows.jsonl"
+X4 = "model=asrn_x4,imdeception_x4,srn-ntire_x4"
+"""Without asrn_ss_x4, shipped to compare with: cut, it lies 10 dB below all others."""
+FIGURES = {"benchmarks/figures/x4-256x256": (X4, "input_hw=256x256", "protocol=steady")}
+"""What each figure's name begins with, and the rows it shows: of one device and one set of images."""
+_PROGRAMS = ("srdeploy table", *(f"python3 benchmarks/{name}.py --table" for name in ("agreement", "adaptive")))
+_TABLE = re.compile(r"<!-- ((?:" + "|".join(map(re.escape, _PROGRAMS)) + r") [^\n]*?) -->\n(.*?)<!-- end of table -->", re.S)
+_DRAWN_BY = re.compile(rb"Matplotlib v([\w.+]+)")
 
 
 def regenerated(text: str, *, folder: Path = ROOT) -> str:
     """Return a document with its tables as their commands print them, run in `folder`. Raises RuntimeError when one fails."""
 
     def printed(match: re.Match) -> str:
-        command = [sys.executable, "-m", "sr_deploy.cli.main", *shlex.split(match[1])]
+        program, *arguments = shlex.split(match[1])
+        command = [sys.executable, *(["-m", "sr_deploy.cli.main"] if program == "srdeploy" else []), *arguments]
         search = {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
         done = subprocess.run(command, cwd=str(folder), env={**os.environ, **search}, capture_output=True, encoding="utf-8")
         if done.returncode != 0:
-            raise RuntimeError(f"srdeploy {match[1]}: {done.stderr.strip()}")
-        return f"<!-- srdeploy {match[1]} -->\n\n{done.stdout.strip()}\n\n<!-- end of table -->"
+            raise RuntimeError(f"{match[1]}: {done.stderr.strip()}")
+        return f"<!-- {match[1]} -->\n\n{done.stdout.strip()}\n\n<!-- end of table -->"
 
-    if text.count("<!-- srdeploy table") != len(_TABLE.findall(text)) or text.count("<!-- end of table -->") != len(_TABLE.findall(text)):
+    begun = sum(text.count(f"<!-- {program} ") for program in _PROGRAMS)
+    if not begun == text.count("<!-- end of table -->") == len(_TABLE.findall(text)):
         raise RuntimeError("a table's first comment has no '<!-- end of table -->', or the other way round")
     return _TABLE.sub(printed, text)
 
 
+def figures(rows: Path, *, name: str, where: Sequence[str]) -> Dict[str, bytes]:
+    """Return the SVG files of the rows that meet the conditions. Raises RuntimeError when they are not one figure."""
+    from sr_deploy.core.layouts import rows_where
+    from sr_deploy.core.rows import read_rows
+    from sr_deploy.report.paper import paper_figures
+
+    drawn = {file: content for file, content in paper_figures(rows_where(read_rows(rows), where)).items() if file.endswith(".svg")}
+    if not drawn or any(not file.startswith("g1-") for file in drawn):
+        raise RuntimeError(f"{name}: the rows with {', '.join(where)} do not compare: expected one device, set and way of measuring")
+    return {f"{name}-{file[len('g1-') :]}": content for file, content in drawn.items()}
+
+
+def drawn_alike(path: Path, content: bytes) -> bool:
+    """Whether a figure is fresh, or was drawn by another version of matplotlib, whose bytes are others."""
+    if not path.is_file():
+        return False
+    old = path.read_bytes()
+    version, here = (_DRAWN_BY.search(drawn) for drawn in (old, content))
+    return old == content or (version is not None and here is not None and version[1] != here[1])
+
+
 def main() -> int:
-    stale = []
+    check, stale = "--check" in sys.argv, []
+    fresh: Dict[str, bytes] = {}
     for name in DOCUMENTS:
+        fresh[name] = regenerated((ROOT / name).read_text(encoding="utf-8")).encode("utf-8")
+    for name, where in FIGURES.items():
+        fresh.update(figures(ROOT / ROWS, name=name, where=where))
+    for name, content in fresh.items():
         path = ROOT / name
-        if not path.is_file():
+        is_figure = path.suffix == ".svg"
+        if drawn_alike(path, content) if is_figure else path.read_bytes() == content:
             continue
-        text = path.read_text(encoding="utf-8")
-        fresh = regenerated(text)
-        if fresh != text:
-            stale.append(name)
-            if "--check" not in sys.argv:
-                path.write_text(fresh, encoding="utf-8")
-    if "--check" in sys.argv and stale:
-        print(f"tables are stale in {', '.join(stale)}; run: python3 benchmarks/regenerate.py", file=sys.stderr)
+        stale.append(name)
+        if not check:
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+    if check and stale:
+        print(f"stale: {', '.join(stale)}; run: python3 benchmarks/regenerate.py", file=sys.stderr)
         return 1
-    print(f"rewritten: {', '.join(stale)}" if stale else "every table is what its command prints")
+    print(f"rewritten: {', '.join(stale)}" if stale else "every table and figure is what its command makes")
     return 0
 
 

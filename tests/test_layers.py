@@ -18,20 +18,24 @@ PACKAGE = ROOT / "sr_deploy"
 TABLE = {
     "core": ({"numpy"}, {"cv2", "skimage"}),
     "runtime": ({"numpy", "core"}, {"onnx", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "cuda", "pycuda"}),
-    "bench": ({"numpy", "core", "runtime"}, {"nets"}),
+    "bench": ({"numpy", "core", "runtime", "adaptive"}, {"nets"}),
     "nets": ({"numpy", "core", "torch"}, {"safetensors"}),
-    # Validation scores by the code of eval and bench.
-    "train": ({"numpy", "core", "nets", "torch", "lightning", "tqdm", "bench.evaluate", "runtime.torch_module"}, {"tensorboard"}),
-    # Of the runtime only what the check after an export needs: ONNX Runtime's session, and torch's to compare it with.
+    # Validation scores by the code of eval and bench; a router counts its branches as they are exported.
+    "train": (
+        {"numpy", "core", "nets", "torch", "lightning", "tqdm", "bench.evaluate", "runtime.torch_module", "export.rewrite"},
+        {"tensorboard"},
+    ),
+    # Of the runtime only what the check after an export needs, ONNX Runtime's session; AdaDSR's two ways are timed.
     "export": (
-        {"numpy", "core", "nets", "torch", "onnx", "runtime.ort", "runtime.preflight"},
+        {"numpy", "core", "nets", "torch", "onnx", "runtime.ort", "runtime.preflight", "adaptive.adadsr"},
         {"onnxruntime", "onnxscript"},
     ),
-    "upscale": ({"numpy", "core", "runtime"}, {"cv2", "av", "nets"}),
+    "upscale": ({"numpy", "core", "runtime", "adaptive"}, {"cv2", "av", "nets"}),
+    "adaptive": ({"numpy", "core", "runtime"}, {"nets", "torch"}),
     "report": ({"numpy", "core"}, {"matplotlib", "jinja2"}),
-    "cli": ({"click", "core"}, {"runtime", "bench", "nets", "train", "export", "upscale", "report"}),
+    "cli": ({"click", "core"}, {"runtime", "bench", "nets", "train", "export", "upscale", "adaptive", "report"}),
 }
-BOARD = ("core", "runtime", "bench", "upscale", "cli")
+BOARD = ("core", "runtime", "bench", "upscale", "adaptive", "cli")
 """The rooms that a board uses: Python 3.8 with numpy and click."""
 HEAVY = (
     "torch",
@@ -178,7 +182,7 @@ def test_the_table_can_be_kept(room, source):
     assert violations(room, source) == []
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if room_of(p) in ("core", "runtime", "bench", "upscale", "")], ids=module_name)
+@pytest.mark.parametrize("path", [p for p in MODULES if room_of(p) in (*BOARD, "")], ids=module_name)
 def test_no_module_that_windows_lacks(path):
     names = {name.split(".")[0] for _, name, _, _ in imports(ast.parse(path.read_text(encoding="utf-8")))}
     assert not names & POSIX_ONLY

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sr_deploy.core.routing import router_name, shipped_routers
 from sr_deploy.core.shipped import shipped
 from sr_deploy.core.target import target_names
 
@@ -32,9 +33,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_carries_the_shipped_data_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert sorted(Path(n).name for n in names if n.startswith("sr_deploy/_models/") and n.endswith(".safetensors")) == [
-        p.name for p in shipped()
-    ]
+    models = [*shipped(), *shipped_routers()]
+    carried = {Path(n).name for n in names if n.startswith("sr_deploy/_models/") and not n.endswith("__init__.py")}
+    assert carried == {p.name for p in models} | {p.with_suffix(".json").name for p in models}
     assert sorted(Path(n).stem for n in names if n.startswith("sr_deploy/_engines_targets/")) == target_names()
     page = {p.name for p in (ROOT / "sr_deploy" / "report" / "page").iterdir()}
     assert page == {"report.html", "style.css", "script.js"} == {Path(n).name for n in names if n.startswith("sr_deploy/report/page/")}
@@ -50,6 +51,6 @@ def test_installed_package_finds_them(wheel: Path, tmp_path: Path) -> None:
         return subprocess.run(command, cwd=str(tmp_path), env=environment, check=True, capture_output=True, text=True).stdout
 
     found = json.loads(run("models", "--json"))
-    assert [m["name"] for m in found] == [p.stem for p in shipped()]
+    assert [m["name"] for m in found] == [*(p.stem for p in shipped()), *map(router_name, shipped_routers())]
     assert all(str(tmp_path) in m["path"] for m in found)
     assert [t["name"] for t in json.loads(run("targets", "--json"))] == target_names()

@@ -9,6 +9,7 @@ pytest.importorskip("cv2", reason="reading images needs OpenCV")
 
 from sr_deploy.bench.evaluate import Bicubic, ImageSet, evaluate, image_set  # noqa: E402
 from sr_deploy.core.manifest import read_manifest  # noqa: E402
+from sr_deploy.core.routing import router_name, shipped_routers  # noqa: E402
 from sr_deploy.core.shipped import read_card, shipped  # noqa: E402
 from sr_deploy.nets.checkpoint import load_checkpoint  # noqa: E402
 from sr_deploy.runtime.torch_module import TorchSession  # noqa: E402
@@ -58,6 +59,24 @@ def test_cards_say_how_and_from_what_they_were_made(path):
     assert card.licence and card.trained_on
     assert {"method", "steps_done", "batch_size", "images", "hours", "device", "history"} <= set(card.training)
     assert card.training["steps_done"] == card.training["steps"]
+
+
+@pytest.mark.parametrize("path", shipped_routers(), ids=router_name)
+def test_every_router_saves_work_and_loses_little(path):
+    """Beside the largest branch on the same patches, on photographs."""
+    from sr_deploy.nets.router import load_router
+    from sr_deploy.train.routing import Routed
+
+    router = load_router(path)
+    assert router.spec.licence and router.spec.trained_on and router.spec.training["steps_done"] == router.spec.training["steps"]
+    networks = router.branch_networks()
+    scale, patch = router.spec.scale, router.spec.patch_hw[0]
+    routed = Routed(router.network(), networks, scale=scale, patch=patch)
+    largest = Routed(lambda x: x.new_tensor([[0.0, 1.0]] * len(x)), [networks[0], networks[-1]], scale=scale, patch=patch)
+    photographs = ImageSet("photographs", image_set().files[:3])
+    ours, best = (evaluate(TorchSession(net, scale=scale), photographs, metric="y").psnr_db for net in (routed, largest))
+    share = sum(n * m for n, m in zip(routed.counts, router.spec.macs)) / (sum(routed.counts) * router.spec.macs[-1])
+    assert share < 0.95 and ours > best - 0.1, (share, ours, best)
 
 
 @pytest.mark.parametrize("path", shipped(), ids=lambda p: p.stem)

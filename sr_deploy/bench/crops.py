@@ -12,6 +12,7 @@ from sr_deploy.bench.evaluate import image_set, upscale_fitting
 from sr_deploy.bench.subjects import given_items, subjects_of
 from sr_deploy.core.crops import Crop, CropSet
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
+from sr_deploy.core.files import printable_name
 from sr_deploy.core.images import imresize, modcrop, nchw_from_rgb, png_bytes, read_rgb, rgb_from_nchw
 from sr_deploy.core.metrics import psnr_db
 
@@ -80,7 +81,7 @@ def _place(path: Path, scale: int) -> _Place:
         raise InputError(f"{path} is too small to be cut at x{scale}: {hr.shape[0]}x{hr.shape[1]} pixels", hint="leave it out")
     lr = imresize(hr, scale=1 / scale)
     bicubic = imresize(lr, scale=scale)
-    place = _Place(path.name, lr, hr, hardest(bicubic, hr, scale))
+    place = _Place(printable_name(path), lr, hr, hardest(bicubic, hr, scale))
     place.crops.append(Crop("LR", png_bytes(place.cut(lr, scale))))
     place.add("bicubic", bicubic)
     return place

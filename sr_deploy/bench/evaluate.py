@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from sr_deploy.core.degradation import check_degradation, degraded
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.files import printable_name
 from sr_deploy.core.images import image_files, imresize, modcrop, nchw_from_rgb, read_rgb, rgb_from_nchw
 from sr_deploy.core.metrics import border_px, psnr_db, ssim
 from sr_deploy.core.samples import SAMPLE_SET, sample_files
@@ -33,6 +35,8 @@ class ImageScore:
     """Of the network alone; of a tiled image the sum of its tiles."""
     copies_ms: Optional[float] = None
     timer: str = ""
+    finite: bool = True
+    """Whether every pixel came out as a number; not-a-number is scored as black, infinity as white."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,8 @@ def image_set(folder: str = "") -> ImageSet:
         return ImageSet(SAMPLE_SET, tuple(sample_files()))
     path = Path(folder)
     resolved = path.resolve()
-    name = resolved.parent.name if resolved.name.upper() == "HR" else resolved.name
-    return ImageSet(name, tuple(image_files(path)))
+    named = resolved.parent if resolved.name.upper() == "HR" else resolved
+    return ImageSet(printable_name(named), tuple(image_files(path)))
 
 
 class Bicubic(Session):
@@ -94,13 +98,16 @@ def evaluate(session: Session, images: ImageSet, *, metric: str, degradation: st
     tilings: List[str] = []
     for path in images.files:
         hr = _scorable(path, session.scale, border)
-        rng = np.random.default_rng(zlib.crc32(path.name.encode()))
+        rng = np.random.default_rng(zlib.crc32(os.fsencode(path.name)))
         lr = degraded(hr, scale=session.scale, kind=degradation, rng=rng)
         done, how = upscale_fitting(session, nchw_from_rgb(lr))
         tilings.append(how)
         sr = rgb_from_nchw(done.y)
         psnr, similarity = (score(sr, hr, metric=metric, border=border) for score in (psnr_db, ssim))
-        scores.append(ImageScore(path.name, psnr, similarity, (lr.shape[0], lr.shape[1]), done.ms, done.copies_ms, done.timer))
+        finite = bool(np.isfinite(done.y).all())
+        scores.append(
+            ImageScore(printable_name(path), psnr, similarity, (lr.shape[0], lr.shape[1]), done.ms, done.copies_ms, done.timer, finite)
+        )
     mean_psnr, mean_ssim = (float(np.mean([getattr(s, key) for s in scores])) for key in ("psnr_db", "ssim"))
     tiling = "; ".join(dict.fromkeys(sorted(tilings, reverse=True)))
     return Quality(images.name, metric, border, mean_psnr, mean_ssim, tiling, tuple(scores), degradation)

@@ -15,11 +15,13 @@ import sr_deploy
 from sr_deploy.bench.conditions import Watch, before, device_facts, warnings_of
 from sr_deploy.bench.evaluate import ImageSet, Quality, evaluate, image_set
 from sr_deploy.bench.subjects import Subject, given_items, subjects_of, with_counts
+from sr_deploy.core.degradation import degraded
 from sr_deploy.core.device import cpu_name, limited_to, peak_memory_mib, python_and_os
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
+from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
 from sr_deploy.core.protocols import DEFAULT, Protocol, deviations, protocol_named, time_ms
 from sr_deploy.core.rows import BenchmarkRow
-from sr_deploy.core.session import Session
+from sr_deploy.core.session import Session, Spent
 from sr_deploy.core.sizes import HW, parse_hw
 from sr_deploy.core.timing import TOLERANCE, WARMUP_S, measure_latency, statistics
 
@@ -147,6 +149,7 @@ def _measure(subject: Subject, protocol: Protocol, request: Request) -> Benchmar
             session = subject.open()
             earlier.update(device_facts() if session.device else {})
             with Watch(session.device) as watch:
+                session.begin()
                 if protocol.of_images:
                     valid = evaluate(session, request.images, metric=metric)
                 else:
@@ -157,6 +160,7 @@ def _measure(subject: Subject, protocol: Protocol, request: Request) -> Benchmar
         test = evaluate(session, request.test, metric=metric) if request.test else None
         found = _of_images(valid, test)
     else:
+        session.begin()
         valid, test = evaluate(session, request.images, metric=metric), None
     hw = found.get("input_hw")
     output_px = session.scale**2 * hw[0] * hw[1] if hw else None
@@ -181,17 +185,34 @@ def _measure(subject: Subject, protocol: Protocol, request: Request) -> Benchmar
         psnr_db=valid.psnr_db if np.isfinite(valid.psnr_db) else None,
         ssim=valid.ssim,
         tiling=valid.tiling,
+        executed=_executed(session.spent(), found.pop("timed_share", None)),
         conditions=conditions,
         **found,
     )
-    return replace(row, warnings=(*row.warnings, *warnings_of(conditions), *deviations(row)))
+    return replace(row, warnings=(*_not_finite(valid, test), *row.warnings, *warnings_of(conditions), *deviations(row)))
+
+
+def _not_finite(*qualities: Optional[Quality]) -> List[str]:
+    images = [image for quality in qualities if quality for image in quality.images]
+    broken = sum(not image.finite for image in images)
+    return [f"{broken} of {len(images)} images came out with pixels that are no finite numbers: scored as black or white"] if broken else []
+
+
+def _executed(spent: Optional[Spent], timed_share: Optional[float]) -> Optional[dict]:
+    if spent is None:
+        return None
+    total = sum(spent.pixels.values())
+    ways = {way: round(px / total, 4) for way, px in spent.pixels.items()}
+    share = round(spent.share, 4)
+    return {"share": share, "timed_share": share if timed_share is None else round(timed_share, 4), "ways": ways}
 
 
 def _repeated(session: Session, request: Request, watch: Watch) -> Dict[str, Any]:
     """Time one size again and again; return what a row holds of it."""
     hw = session.fixed_hw or request.hw or session.nearest_hw(DEFAULT_HW)
     session.check_hw(hw)
-    x = np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
+    adaptive = session.spent() is not None
+    x = _typical(request.images, session.scale, hw) if adaptive else np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
     latency = measure_latency(lambda: session.timed(x), runs=request.runs, cadence_hz=request.cadence_hz, between=watch.look)
     found: Dict[str, Any] = statistics(latency.times_ms)
     warnings = []
@@ -201,8 +222,10 @@ def _repeated(session: Session, request: Request, watch: Watch) -> Dict[str, Any
         warnings.append(f"single runs vary by {found['latency_cv']:.0%} (standard deviation over mean)")
     if latency.late:
         warnings.append(f"{latency.late} of {len(latency.times_ms)} frames were not done when the next one came")
+    spent = session.spent()
     return {
         **found,
+        **({} if spent is None else {"timed_share": spent.share}),
         "input_hw": hw,
         "cadence_hz": request.cadence_hz,
         "warmup": latency.warmup,
@@ -213,6 +236,21 @@ def _repeated(session: Session, request: Request, watch: Watch) -> Dict[str, Any
         "copies_ms": latency.copies_ms,
         "warnings": tuple(warnings),
     }
+
+
+def _typical(images: ImageSet, scale: int, hw: HW) -> np.ndarray:
+    """The LR images of a set side by side, (1, 3, h, w): to a network that decides what it computes, noise is no image."""
+    rows: List[np.ndarray] = []
+    height, number = 0, 0
+    while height < hw[0]:
+        row: List[np.ndarray] = []
+        while sum(lr.shape[1] for lr in row) < hw[1]:
+            row.append(degraded(modcrop(read_rgb(images.files[number % len(images.files)]), scale), scale=scale))
+            number += 1
+        low = min(lr.shape[0] for lr in row)
+        rows.append(np.concatenate([lr[:low] for lr in row], axis=1)[:, : hw[1]])
+        height += low
+    return nchw_from_rgb(np.ascontiguousarray(np.concatenate(rows)[: hw[0]]))
 
 
 def _of_images(valid: Quality, test: Optional[Quality]) -> Dict[str, Any]:

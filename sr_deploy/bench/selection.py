@@ -69,6 +69,9 @@ def selected(rows: Sequence[BenchmarkRow], *, target: str, limits: Dict[str, flo
     """
     if not limits:
         raise InputError("no limit to select by", hint="give --max-ms, --fps, --max-gflops, --max-params, --max-mem or --min-psnr")
+    for key, limit in limits.items():
+        if not 0 < limit < float("inf"):
+            raise InputError(f"a limit of {limit:g} for {BOUNDS[key][0]}; expected a number above 0")
     bounds = [Bound(text, value, limits[key], unit, least) for key, (text, value, unit, least) in BOUNDS.items() if key in limits]
     own = [r for r in rows if r.target == target]
     if not own:
@@ -87,7 +90,10 @@ def selected(rows: Sequence[BenchmarkRow], *, target: str, limits: Dict[str, flo
     rejected = tuple(f"{name}: {'; '.join(why)}" for name, _, why in reasons if why)
     kept = [(name, row) for name, row, why in reasons if not why]
     if not kept:
-        raise InputError(f"none of {len(measured)} rows keeps the limits: {'; '.join(rejected)}"[:900])
+        raise InputError(
+            f"none of {len(measured)} rows keeps the limits: {'; '.join(rejected[:12])}" + ("; ..." if len(rejected) > 12 else ""),
+            hint="; ".join(filter(None, (_nearest(bound, named) for bound in bounds))),
+        )
     fastest = set(limits) == {"min_psnr_db"}
     known = [(name, row) for name, row in kept if row.psnr_db is not None and frame_ms(row) is not None]
     if not known:
@@ -103,6 +109,14 @@ def selected(rows: Sequence[BenchmarkRow], *, target: str, limits: Dict[str, flo
     return Choice(
         best, row, why, second[0] if second else "", second[1] if second else None, rejected, tuple(_remarks(row, second, limits))
     )  # fmt: skip
+
+
+def _nearest(bound: Bound, named: Sequence[Tuple[str, BenchmarkRow]]) -> str:
+    known = [(value, name) for name, row in named for value in [bound.value(row)] if value is not None]
+    if not known:
+        return ""
+    value, name = max(known) if bound.least else min(known)
+    return f"the {'highest' if bound.least else 'lowest'}{bound.text[len('the') :]} is {value:.3f} {bound.unit} ({name})"
 
 
 def _remarks(row: BenchmarkRow, second: Optional[Tuple[str, BenchmarkRow]], limits: Dict[str, float]) -> List[str]:

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Union
 
+from sr_deploy.adaptive.adadsr import AdaDSR, at_depth
+from sr_deploy.adaptive.models import is_adaptive, opened
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import files_in, sha256_of
 from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
@@ -52,7 +54,9 @@ def _holds_artifacts(item: str) -> bool:
 def subjects_of(item: str, variants: Union[str, Sequence[str], None], *, trust: bool = False) -> Iterator[Subject]:
     """Yield the variants of a checkpoint, an artifact, or the artifacts of a folder. Raises an SrDeployError on bad input."""
     path = Path(item)
-    if path.is_dir():
+    if is_adaptive(item):
+        yield from _adaptive_subjects(item, variants)
+    elif path.is_dir():
         found = files_in(path, *ARTIFACT_SUFFIXES)
         if not found:
             raise InputError(f"the folder {path} holds no .onnx or .engine file")
@@ -84,6 +88,24 @@ def _checkpoint_subjects(model: str, variants: Union[str, Sequence[str], None]) 
             return session_of_checkpoint(checkpoint, variant)
 
         yield Subject(with_counts(row, counts), open_session, counts)
+
+
+def _adaptive_subjects(item: str, variants: Union[str, Sequence[str], None]) -> Iterator[Subject]:
+    """A router, or a plan; of an AdaDSR's plan the variants are desired depths."""
+    session = opened(item)
+    path = Path(item)
+    row = BenchmarkRow(
+        model=session.name, variant="", backend=session.backend, scale=session.scale, precision_asked="fp32",
+        artifact=path.name if path.is_file() else "", artifact_sha256=sha256_of(path) if path.is_file() else session.identity.split()[0],
+    )  # fmt: skip
+    if not isinstance(session, AdaDSR):
+        if variants not in (None, "all"):
+            raise InputError(f"'{item}' chooses among its branches itself: it has no variants", hint="leave --variants out")
+        yield Subject(row, lambda: session)
+        return
+    asked = variants.split(",") if isinstance(variants, str) and variants != "all" else None if variants == "all" else variants
+    for depth in [f"d{session.depth:g}"] if asked is None else asked:
+        yield Subject(replace(row, variant=depth), lambda depth=depth: at_depth(session, depth))  # type: ignore[misc]
 
 
 def _artifact_subject(path: Path, trust: bool) -> Subject:

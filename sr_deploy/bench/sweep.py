@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.bench.evaluate import ImageSet, image_set
+from sr_deploy.core.device import cores
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import output_folder
 from sr_deploy.core.images import read_rgb
 from sr_deploy.core.jsonio import from_dict, read_json
+from sr_deploy.core.metrics import METRICS
 from sr_deploy.core.protocols import DEFAULT, protocol_named, time_ms
-from sr_deploy.core.rows import BenchmarkRow, append_rows, read_rows
+from sr_deploy.core.rows import BenchmarkRow, append_rows, cut_torn_line, read_rows
 from sr_deploy.core.shipped import SUFFIX
-from sr_deploy.core.sizes import parse_hw
+from sr_deploy.core.sizes import parse_hw, parse_sizes
 from sr_deploy.core.target import PRECISIONS, load_target
 
 BACKENDS = ("torch", "onnxruntime")
 """What runs a checkpoint, or a graph for no target, as they are. Engines are named by their target."""
+_GRACE_S = 10.0
+"""How long a child may take to end by itself after an interrupt."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Cell:
     model: str
     variant: str
     shape: str
+    """Empty: the images' own sizes, by a challenge's protocol, where what runs takes them."""
     batch: int
     precision: str
     backend: str
@@ -73,12 +80,19 @@ def read_plan(path: Path) -> Plan:
         raise InputError(f"{path}: neither backends nor targets; expected {' or '.join(BACKENDS)}, or a target (srdeploy targets)")
     for shape in plan.shapes:
         parse_hw(shape)
-    for key, known in (("backends", BACKENDS), ("precisions", PRECISIONS)):
-        for value in getattr(plan, key):
+    metric = () if plan.metric is None else (plan.metric,)
+    named = (("backends", plan.backends, BACKENDS), ("precisions", plan.precisions, PRECISIONS), ("metric", metric, METRICS))
+    for key, values, known in named:
+        for value in values:
             if value not in known:
                 raise InputError(f"{path}: {key} holds '{value}'; expected {' or '.join(known)}")
-    for name in plan.protocols:
-        protocol_named(name)
+    for protocol in map(protocol_named, plan.protocols):
+        if plan.metric is not None and protocol.metric not in (None, plan.metric):
+            raise InputError(f"{path}: {protocol.name} scores on {protocol.metric}, not {plan.metric}", hint="leave metric out")
+    for key, values, most in (("batch", plan.batch, 1024), ("runs", (plan.runs,), 10000), ("threads", (plan.threads,), cores())):
+        for number in values:
+            if number is not None and not 1 <= number <= most:
+                raise InputError(f"{path}: {key} is {number}; expected 1 to {most}")
     for name in plan.targets:
         load_target(name)
     return plan
@@ -101,7 +115,9 @@ def cells_of(plan: Plan, images: ImageSet) -> Dict[str, Cell]:
         axes = (variants, plan.shapes, plan.batch, plan.precisions, ways, plan.protocols)
         for variant, shape, batch, precision, (backend, target), protocol in itertools.product(*axes):
             way = f"{backend} for {target}" if target else backend
-            name = f"{checkpoint.name}.{variant} {shape} batch {batch} {precision} {way} {protocol} #{digest}"
+            if protocol_named(protocol).of_images and (backend == "torch" or _own_graph_takes(target, shape)):
+                shape = ""
+            name = f"{checkpoint.name}.{variant} {shape or 'own sizes'} batch {batch} {precision} {way} {protocol} #{digest}"
             cells[name] = Cell(model, str(variant), shape, batch, precision, backend, target, protocol)
     return cells
 
@@ -120,6 +136,8 @@ def rows_from_plan(
     cells = cells_of(plan, images)
     output_folder(folder)
     file = folder / "rows.jsonl"
+    if cut_torn_line(file):
+        progress(f"{file}: took away a last line that was written only half")
     rows = {row.cell: row for row in (read_rows(file) if file.exists() else []) if row.cell in cells}
     todo = [name for name in cells if name not in rows]
     if rows:
@@ -139,7 +157,8 @@ def _measured(cell: Cell, plan: Plan, data: str, artifacts: Path) -> BenchmarkRo
     """Make what the cell needs and measure it, by the commands a user would give."""
     subject = BenchmarkRow(
         model=Path(cell.model).stem if cell.model.endswith(SUFFIX) else cell.model, variant=cell.variant, backend=cell.backend,
-        target=cell.target, precision_asked=cell.precision, input_hw=parse_hw(cell.shape), batch=cell.batch, protocol=cell.protocol,
+        target=cell.target, precision_asked=cell.precision, batch=cell.batch, protocol=cell.protocol,
+        input_hw=parse_hw(cell.shape) if cell.shape else None,
     )  # fmt: skip
     try:
         if cell.batch != 1:
@@ -147,8 +166,9 @@ def _measured(cell: Cell, plan: Plan, data: str, artifacts: Path) -> BenchmarkRo
         if cell.backend == "torch" and cell.precision != "fp32":
             raise _FailedError(f"torch runs checkpoints in fp32, not {cell.precision}")
         options = ["--protocol", cell.protocol, "--data", data]
-        options += [] if protocol_named(cell.protocol).of_images else ["--lr", cell.shape]
-        for key in ("metric", "threads", "runs"):
+        of_images = protocol_named(cell.protocol).of_images
+        options += [] if of_images else ["--lr", cell.shape]
+        for key in ("metric", "threads") if of_images else ("metric", "threads", "runs"):
             if getattr(plan, key) is not None:
                 options += [f"--{key}", str(getattr(plan, key))]
         what = [cell.model, "--variants", cell.variant] if cell.backend == "torch" else [_artifact(cell, artifacts)]
@@ -159,12 +179,20 @@ def _measured(cell: Cell, plan: Plan, data: str, artifacts: Path) -> BenchmarkRo
         return replace(subject, error=_one_line(str(e)))
 
 
+def _own_graph_takes(target: str, shape: str) -> bool:
+    """Whether a target's own graph is dynamic and takes the size: then images are scored whole, not in tiles."""
+    if not target:
+        return False
+    own = parse_sizes(load_target(target).shapes[0])
+    return own.dynamic and all(least <= n <= most for least, n, most in zip(own.min, parse_hw(shape), own.max))
+
+
 def _artifact(cell: Cell, artifacts: Path) -> str:
     target = ["--target", cell.target] if cell.target else []
     folder = artifacts / (cell.target or "onnx")
+    size = [] if not cell.shape or _own_graph_takes(cell.target, cell.shape) else ["--shape", cell.shape]
     graph = _srdeploy(
-        "export", cell.model, "--variants", cell.variant, "--shape", cell.shape, "--precision", cell.precision, *target,
-        "-o", str(folder),
+        "export", cell.model, "--variants", cell.variant, *size, "--precision", cell.precision, *target, "-o", str(folder)
     ).split("\n")[0]  # fmt: skip
     if not cell.target:
         return graph
@@ -172,9 +200,11 @@ def _artifact(cell: Cell, artifacts: Path) -> str:
 
 
 def _srdeploy(*arguments: str) -> str:
-    """Run a command of ours in a process of its own and return what it prints. Raises _FailedError with its reason."""
-    command = [sys.executable, "-m", "sr_deploy.cli.main", *arguments]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace")
+    """Run a command of ours in a process of its own and return what it prints. Raises _FailedError with its reason.
+
+    The process ends when this one does: a killed sweep leaves none behind.
+    """
+    done = _run_on_leash([sys.executable, "-m", "sr_deploy.cli.child", *arguments])
     if done.returncode == 0:
         return done.stdout
     if done.returncode < 0:
@@ -182,6 +212,28 @@ def _srdeploy(*arguments: str) -> str:
     said = re.search(r"^error: (.*)", done.stderr, re.M)
     last = ([line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"])[-1]
     raise _FailedError(said[1] if said else f"srdeploy {arguments[0]} ended with {done.returncode}: {last}")
+
+
+def _run_on_leash(command: Sequence[str]) -> subprocess.CompletedProcess:
+    """Run a process whose standard input is closed when this process ends, or is interrupted: `cli/child.py` ends then."""
+    read, write = os.pipe()
+    with contextlib.closing(os.fdopen(write, "wb")) as leash:
+        try:
+            child = subprocess.Popen(
+                command, stdin=read, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+            )  # fmt: skip
+        finally:
+            os.close(read)
+        with child:
+            try:
+                out, err = child.communicate()
+            except BaseException:
+                leash.close()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(_GRACE_S)
+                child.kill()
+                raise
+    return subprocess.CompletedProcess(command, child.returncode, out, err)
 
 
 def _signal_name(number: int) -> str:

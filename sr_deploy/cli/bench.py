@@ -45,6 +45,7 @@ def bench(
     """
     from sr_deploy.bench.measure import measured
     from sr_deploy.core.files import output_folder
+    from sr_deploy.core.rows import cut_torn_line, read_rows
 
     if sweep is not None:
         _sweep(ctx, sweep, data, output, as_json)
@@ -53,6 +54,9 @@ def bench(
         raise click.UsageError("Missing argument 'MODEL|ARTIFACT...'.")
     if output is not None:
         output_folder(output)
+        cut_torn_line(output / "rows.jsonl")
+        if (output / "rows.jsonl").exists():
+            read_rows(output / "rows.jsonl")  # to learn afterwards that they are of another schema would cost the measurement
     rows: List[Any] = []
     try:
         for row in measured(

@@ -21,10 +21,11 @@ from sr_deploy.core.sizes import parse_hw
 @click.option("--target", help="The target the graphs are for (srdeploy targets).")
 @click.option("--literal", is_flag=True, help="Export the network as written, without the exact rewrites that make it faster.")
 @click.option("--candidates", is_flag=True, help="Export every form of each network, for build-engine --autotune.")
+@click.option("--adaptive", is_flag=True, help="MODEL is a router, or an AdaEDSR: graphs that compute more where the image needs it.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to.")
 def export(
     model: str, variants: str, shapes: Tuple[str, ...], dynamic: Optional[str], precision: Optional[str], target: Optional[str],
-    literal: bool, candidates: bool, output: Path,
+    literal: bool, candidates: bool, adaptive: bool, output: Path,
 ) -> None:  # fmt: skip
     """Slice MODEL into variants and export each as a verified ONNX graph.
 
@@ -37,6 +38,14 @@ def export(
         raise InputError(f"--dynamic '{dynamic}': expected MIN:OPT:MAX, such as 16x16:256x256:1024x1024")
     for shape in shapes:
         parse_hw(shape)
+    if adaptive:
+        if variants != "all" or shapes or dynamic or precision or target or literal or candidates:
+            raise InputError("--adaptive exports for every size, in FP32, for ONNX Runtime: it takes -o alone", hint="leave the others out")
+        from sr_deploy.export.adaptive import plans_from_model
+
+        for path in plans_from_model(model, output, progress=say):
+            emit(str(path))
+        return
     from sr_deploy.export.pipeline import onnx_from_checkpoint
 
     paths = onnx_from_checkpoint(

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Optional
 import click
 
 from sr_deploy.cli.output import emit, emit_json, say
+from sr_deploy.core.routing import read_router_card, router_name, shipped_routers
 from sr_deploy.core.shipped import read_card, shipped
 from sr_deploy.core.sizes import hw_text, parse_hw
 from sr_deploy.core.spec import check_min_hw
@@ -18,16 +19,23 @@ from sr_deploy.core.tables import markdown
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def models(as_json: bool) -> None:
-    """List the shipped checkpoints."""
+    """List the shipped checkpoints, and the routers with what each chooses between, the smallest first."""
     found: List[Dict[str, Any]] = []
     for path in shipped():
         spec = read_card(path)
         found.append({"name": path.stem, "arch": spec.arch, "scale": spec.scale, "variants": list(spec.variants), "path": str(path)})
+    routers: List[Dict[str, Any]] = []
+    for path in shipped_routers():
+        card = read_router_card(path)
+        branches = [f"{b.model}:{b.variant}" for b in card.branches]
+        routers.append({"name": router_name(path), "scale": card.scale, "branches": branches, "path": str(path)})
     if as_json:
-        emit_json(found)
+        emit_json(found + routers)
         return
     cells = [[m["name"], m["arch"], f"x{m['scale']}", " ".join(m["variants"]), m["path"]] for m in found]
     emit("\n".join(markdown(["name", "arch", "scale", "variants", "path"], cells)))
+    cells = [[r["name"], f"x{r['scale']}", " ".join(r["branches"]), r["path"]] for r in routers]
+    emit("\n" + "\n".join(markdown(["router", "scale", "branches", "path"], cells)))
 
 
 @click.command()

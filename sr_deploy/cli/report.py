@@ -46,4 +46,4 @@ def report(files: Tuple[Path, ...], output: Path, crops: Tuple[str, ...], data: 
             with atomic_path(Path(figures or "") / name) as temporary:
                 temporary.write_bytes(content)
         write_text(output, page)
-    say(f"wrote {output} ({len(page) / 1e6:.1f} MB)" + (f" and {', '.join(drawn)} to {figures}" if drawn else ""))
+    say(f"wrote {output} ({len(page) / 1e6:.2f} MB)" + (f" and {', '.join(drawn)} to {figures}" if drawn else ""))

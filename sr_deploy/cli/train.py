@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import click
 
@@ -22,8 +22,12 @@ def recipes(names: Tuple[str, ...], as_json: bool) -> None:
     A recipe of your own is a JSON file: save what --json NAME prints, and change it.
     """
     from sr_deploy.train.recipes import RECIPES, recipe_named
+    from sr_deploy.train.routed_recipes import ROUTED_RECIPES, is_routed, routed_recipe_named
 
-    shown = {name: recipe_named(name) for name in names} if names else dict(RECIPES)
+    if names:
+        shown = {name: routed_recipe_named(name) if is_routed(name) else recipe_named(name) for name in names}
+    else:
+        shown = {**RECIPES, **ROUTED_RECIPES}
     if as_json:
         fields = {name: dataclasses.asdict(recipe) for name, recipe in shown.items()}
         emit_json(fields[names[0]] if len(names) == 1 else fields)
@@ -37,7 +41,8 @@ def recipes(names: Tuple[str, ...], as_json: bool) -> None:
         width = max(map(len, shown))
         for name, recipe in shown.items():
             then = f", after {recipe.follows}" if recipe.follows else ""
-            emit(f"{name:<{width}}  {recipe.method}, {recipe.steps:,} steps of {recipe.batch_size} x HR {recipe.patch_hr}{then}")
+            what = recipe.method if name in RECIPES else f"router, stage {recipe.stage}"
+            emit(f"{name:<{width}}  {what}, {recipe.steps:,} steps of {recipe.batch_size} x HR {recipe.patch_hr}{then}")
 
 
 @click.command()
@@ -51,6 +56,10 @@ def recipes(names: Tuple[str, ...], as_json: bool) -> None:
 @click.option("--resume", is_flag=True, help="Go on with the run of that name.")
 @click.option("--init", metavar="MODEL", help="Start from this checkpoint's weights.")
 @click.option("--teacher", metavar="MODEL", help="The checkpoint to learn from, for recipes that distil.")
+@click.option("--judge", metavar="MODEL", help="The checkpoint that tells how difficult patches are, for recipes of one class of them.")
+@click.option("--branch", "branches", multiple=True, metavar="MODEL[:VARIANT]",
+              help="What a router chooses between: give one for each class.")  # fmt: skip
+@click.option("--vgg", metavar="FILE", help="torchvision's VGG-19 weights, for branches that teach each other.  [default: a substitute]")
 @click.option("--budget", metavar="TIME", help="Stop cleanly after 90s, 10m or 2h.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--devices", type=click.IntRange(min=1), help="GPUs, or processes on a CPU.  [default: all GPUs, or what torchrun started]")
@@ -62,7 +71,8 @@ def recipes(names: Tuple[str, ...], as_json: bool) -> None:
 @click.option("--trained-on", default="", help="The images, in words, for the card.  [default: the folders' names]")
 def train(
     recipe: str, folders: Tuple[str, ...], lr_folders: Tuple[str, ...], valid: Optional[str], output: str, name: Optional[str],
-    resume: bool, init: Optional[str], teacher: Optional[str], budget: Optional[str], seed: int, devices: Optional[int], accumulate: int,
+    resume: bool, init: Optional[str], teacher: Optional[str], judge: Optional[str], branches: Tuple[str, ...], vgg: Optional[str],
+    budget: Optional[str], seed: int, devices: Optional[int], accumulate: int,
     workers: Optional[int], cache: Optional[str], strict: bool, licence: str, trained_on: str,
 ) -> None:  # fmt: skip
     """Train a checkpoint by RECIPE (see: srdeploy recipes), a name or a .json file.
@@ -70,31 +80,31 @@ def train(
     A run that was stopped, by --budget, Ctrl-C or a crash, goes on with --resume.
     """
     from sr_deploy.train.processes import is_first_process
-    from sr_deploy.train.trainer import checkpoint_from_images
+    from sr_deploy.train.routed_recipes import is_routed
 
-    path = checkpoint_from_images(
-        recipe,
-        folders,
-        output,
-        name=name,
-        lr_folders=lr_folders,
-        valid=valid,
-        init=init,
-        teacher=teacher,
-        resume=resume,
-        seed=seed,
-        budget_s=_seconds(budget),
-        devices=devices or 0,
-        accumulate=accumulate,
-        workers=workers,
-        cache=cache,
-        strict=strict,
-        licence=licence,
-        trained_on=trained_on,
-        log=say,
-    )
+    options: Dict[str, Any] = {
+        "name": name, "lr_folders": lr_folders, "valid": valid, "init": init, "resume": resume, "seed": seed, "budget_s": _seconds(budget),
+        "devices": devices or 0, "accumulate": accumulate, "workers": workers, "cache": cache, "strict": strict, "licence": licence,
+        "trained_on": trained_on, "log": say,
+    }  # fmt: skip
+    if is_routed(recipe):
+        _refuse("trains a router", teacher=teacher, judge=judge)
+        from sr_deploy.train.routed import router_from_images
+
+        path = router_from_images(recipe, folders, output, branches=branches, vgg=vgg, **options)
+    else:
+        _refuse("trains one network", branch=branches, vgg=vgg)
+        from sr_deploy.train.trainer import checkpoint_from_images
+
+        path = checkpoint_from_images(recipe, folders, output, teacher=teacher, judge=judge, **options)
     if is_first_process():
         emit(str(path))
+
+
+def _refuse(why: str, **options: object) -> None:
+    for option, value in options.items():
+        if value:
+            raise InputError(f"this recipe {why}", hint=f"leave --{option} out")
 
 
 def _seconds(budget: Optional[str]) -> float:

@@ -15,8 +15,13 @@ from sr_deploy.core.errors import InputError
 
 @click.command()
 @click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
-@click.option("-m", "--model", required=True, metavar="MODEL|ARTIFACT|FAMILY",
+@click.option("-m", "--model", metavar="MODEL|ARTIFACT|FAMILY",
               help="A checkpoint (run by torch), a graph, an engine, or a folder of these of one model.")  # fmt: skip
+@click.option("--adaptive", "kind", type=click.Choice(["cdnsr", "elastic", "adadsr"]),
+              help="Compute more where the image needs it; -m: a router, an AdaEDSR, or its plan.  [default: a shipped one]")  # fmt: skip
+@click.option("--max-flops", metavar="PERCENT", help="Of cdnsr and elastic: 60% of the largest branch, say.  [default: as trained]")
+@click.option("--depth", type=float, help="Of adadsr: the desired depth, in blocks.  [default: half of all]")
+@click.option("--decisions", type=click.Path(path_type=Path), help="Of one picture: where to draw how much was computed where (PNG).")
 @click.option("--variant", help="Of a checkpoint or a folder.  [default: the largest]")
 @click.option("--tile", type=click.IntRange(1), metavar="N", help="Largest LR side fed, halo included.  [default: what memory allows]")
 @click.option("--max-memory", metavar="SIZE", help="Resident memory not to exceed: 2GiB, 800MiB.  [default: a quarter of what is free]")
@@ -31,8 +36,9 @@ from sr_deploy.core.errors import InputError
 @click.option("--max-watts", type=click.FloatRange(0.1), help="Power that the governor holds, where the board reports it.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A file, or a folder for a folder.")
 def upscale(
-    source: Path, model: str, variant: Optional[str], tile: Optional[int], max_memory: Optional[str], suffix: Optional[str],
-    workers: int, codec: str, crf: Optional[int], governor: bool, fps: Optional[float], max_watts: Optional[float], output: Path,
+    source: Path, model: Optional[str], kind: Optional[str], max_flops: Optional[str], depth: Optional[float], decisions: Optional[Path],
+    variant: Optional[str], tile: Optional[int], max_memory: Optional[str], suffix: Optional[str], workers: int, codec: str,
+    crf: Optional[int], governor: bool, fps: Optional[float], max_watts: Optional[float], output: Path,
 ) -> None:  # fmt: skip
     """Upscale a picture, a folder of pictures or a video, in tiles where memory asks for it.
 
@@ -42,7 +48,7 @@ def upscale(
     """
     from sr_deploy.upscale.formats import PICTURE_SUFFIXES, format_of_name, is_picture
     from sr_deploy.upscale.memory import parse_bytes
-    from sr_deploy.upscale.models import runnable
+    from sr_deploy.upscale.models import adaptive_runnable, runnable
     from sr_deploy.upscale.tiles import Upscaler
 
     if not source.exists():
@@ -62,18 +68,23 @@ def upscale(
         raise InputError("--governor needs --fps, and --fps and --max-watts need --governor", hint="--fps 24 --governor, say")
     if governor and variant is not None:
         raise InputError("--governor chooses the variant; --variant names one", hint="leave one of them out")
+    asked = _adaptive(model, kind, max_flops, depth, decisions, variant, governor)
+    if decisions is not None and (video or source.is_dir()):
+        raise InputError("--decisions draws those of one picture", hint="give one picture, or leave it out")
     if source.is_dir():
-        _folder(source, output, model, variant, tile, bound, suffix, workers)
+        from sr_deploy.upscale.workers import FolderTask
+
+        _folder(FolderTask(source, output, model, variant, tile, bound, None if suffix is None else "." + suffix, asked), workers)
         return
     if suffix is not None or workers != 1:
         raise InputError("--format and --workers are for folders", hint="the name after -o decides the format of one file")
     if output.is_dir():
         output = output / source.name
     if governor:
-        assert fps is not None
+        assert fps is not None and model is not None
         _governed(source, output, model, tile, bound, codec, crf, fps, max_watts)
         return
-    chosen = runnable(model, variant)
+    chosen = runnable(str(model), variant) if asked is None else adaptive_runnable(asked, model)
     say(f"{chosen.name} on {source}")
     upscaler = Upscaler(chosen.open(), tile=tile, max_memory=bound, identity=chosen.identity, held=_held(codec) if video else 0)
     if video:
@@ -81,20 +92,49 @@ def upscale(
     else:
         from sr_deploy.upscale.folder import Job, upscale_picture
 
+        if decisions is not None:
+            upscaler.session.decisions = []  # type: ignore[attr-defined]
         upscale_picture(Job(source, output), upscaler, say=say)
         emit(str(output))
+        if decisions is not None:
+            _draw(source, upscaler, decisions)
     say(upscaler.receipt())
 
 
-def _folder(
-    source: Path, output: Path, model: str, variant: Optional[str], tile: Optional[int], bound: Optional[int], suffix: Optional[str],
-    workers: int,
-) -> None:  # fmt: skip
-    from sr_deploy.core.files import no_empty_folders
-    from sr_deploy.upscale.workers import FolderTask, run_shared
+def _adaptive(
+    model: Optional[str], kind: Optional[str], max_flops: Optional[str], depth: Optional[float], decisions: Optional[Path],
+    variant: Optional[str], governor: bool,
+) -> Any:  # fmt: skip
+    """What was asked of an adaptive network, None where none is."""
+    if kind is None:
+        if max_flops is not None or depth is not None or decisions is not None:
+            raise InputError("--max-flops, --depth and --decisions are for adaptive networks", hint="give --adaptive too")
+        if model is None:
+            raise InputError("no network to upscale with", hint="give -m asrn_x4, say, or --adaptive for a shipped default")
+        return None
+    if variant is not None or governor:
+        raise InputError("--adaptive chooses for each part of an image; --variant and --governor choose one", hint="leave them out")
+    from sr_deploy.adaptive.models import Adaptive
 
-    task = FolderTask(source, output, model, variant, tile, bound, None if suffix is None else "." + suffix)
-    with no_empty_folders(output):
+    return Adaptive(kind, max_flops, depth)
+
+
+def _draw(source: Path, upscaler: Any, path: Path) -> None:
+    from sr_deploy.adaptive.picture import LEGEND, decisions_picture
+    from sr_deploy.core.images import write_png
+    from sr_deploy.upscale.pictures import read_picture
+
+    rgb = read_picture(source).rgb
+    write_png(path, decisions_picture(rgb, upscaler.assembled(upscaler.session.decisions), scale=upscaler.scale))
+    say(LEGEND)
+    emit(str(path))
+
+
+def _folder(task: Any, workers: int) -> None:
+    from sr_deploy.core.files import no_empty_folders
+    from sr_deploy.upscale.workers import run_shared
+
+    with no_empty_folders(task.output):
         summary = run_shared(task, workers, say=say, wrote=lambda path: emit(str(path)))
     for path in sorted(summary.busy):
         say(f"{path} is left to the process that claims it (.claim beside its result; remove that if the process is gone)")

@@ -88,6 +88,11 @@ def files_in(folder: Path, *suffixes: str) -> List[Path]:
     return sorted((p for p in folder.iterdir() if p.suffix in suffixes and p.is_file()), key=key)
 
 
+def printable_name(path: Path) -> str:
+    """Return a file's name as text that can be written anywhere: bytes that are not UTF-8 become `\\xff`."""
+    return os.fsencode(path.name).decode("utf-8", "backslashreplace")
+
+
 def data_folder(name: str) -> Path:
     """Return the folder of shipped data, `models` or `engines/targets`: the checkout's, or the installed wheel's."""
     package = Path(sr_deploy.__file__).resolve().parent

@@ -63,7 +63,7 @@ def png_bytes(rgb: np.ndarray) -> bytes:
 def image_files(folder: Path) -> List[Path]:
     """Return the image files of a folder and its subfolders, sorted. Raises InputError when there are none."""
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}", hint="give a folder of images")
+        raise InputError(f"{folder} is no folder" if folder.exists() else f"there is no folder {folder}", hint="give a folder of images")
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     if not files:
         raise InputError(f"the folder {folder} holds no images ({', '.join(IMAGE_SUFFIXES)})", hint="give a folder of images")

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError, nearest
-from sr_deploy.core.protocols import below_gate, protocol_of, scores, split_mean, time_ms
+from sr_deploy.core.protocols import below_gate, protocol_of, score_text, scores, split_mean, time_ms
 from sr_deploy.core.rows import BenchmarkRow
 from sr_deploy.core.tables import Table, bench_table, comparable, conditions, flops, label, labels, number, over, text_of
 
@@ -31,7 +31,8 @@ def rows_where(rows: Sequence[BenchmarkRow], where: Sequence[str]) -> List[Bench
     for condition in where:
         key, found, value = condition.partition("=")
         if not found or key not in keys:
-            raise InputError(f"'{condition}' is no condition on rows: expected KEY=VALUE", hint=nearest(key, keys))
+            hint = nearest(key, keys) if key not in keys else f"say which: {key}=..."
+            raise InputError(f"'{condition}' is no condition on rows: expected KEY=VALUE, KEY a field of rows.jsonl", hint=hint)
         present = dict.fromkeys(text_of(getattr(row, key)) for row in left)
         left = [row for row in left if text_of(getattr(row, key)) == value or text_of(getattr(row, key)) in value.split(",")]
         if not left:
@@ -61,7 +62,7 @@ def ntire(rows: Sequence[BenchmarkRow]) -> Table:
     notes = conditions(measured)
     if all(scored):
         finals = [s[0] for s in scored if s]
-        texts.append([f"{v:.2f} ({p})" if v < 1e4 else f"{v:.1e} ({p})" for v, p in zip(finals, _places(finals))])
+        texts.append([f"{score_text(v)} ({p})" for v, p in zip(finals, _places(finals))])
         headings.append("Score")
         protocol = protocol_of(measured[0])
         parts = " + ".join(f"{w:.2f} {what}" for w, what in zip(protocol.weights, ("runtime", "FLOPs", "parameters")))
@@ -128,7 +129,11 @@ def ranks(rows: Sequence[BenchmarkRow]) -> Table:
     subjects: Dict[Tuple[object, ...], Dict[str, BenchmarkRow]] = {}
     for row in measured:
         key = tuple(getattr(row, k) for k in ("model", "variant", "backend", "artifact_sha256", "precision", "device", "threads"))
-        subjects.setdefault(key, {})[row.protocol] = row
+        earlier = subjects.setdefault(key, {}).setdefault(row.protocol, row)
+        if earlier.input_hw != row.input_hw:
+            sizes = text_of(earlier.input_hw), text_of(row.input_hw)
+            raise InputError(f"{label(row)} was measured at {' and '.join(sizes)}", hint=f"take one: --where input_hw={sizes[0]},")
+        subjects[key][row.protocol] = row
     whole = [by for by in subjects.values() if len(by) == len(protocols) and all(time_ms(r) is not None for r in by.values())]
     if len(protocols) < 2 or not whole:
         raise InputError(

@@ -144,6 +144,11 @@ def scores(row: BenchmarkRow) -> Optional[Tuple[float, float, float, float]]:
     return (sum(w * p for w, p in zip(protocol.weights, parts)), parts[0], parts[1], parts[2])
 
 
+def score_text(score: float) -> str:
+    """Return a score as it is printed: an exponential, it soon has more digits than a reader can use."""
+    return f"{score:.2f}" if score < 1e4 else f"{score:.1e}"
+
+
 def deviations(row: BenchmarkRow) -> List[str]:
     """Return in what a measured row differs from what its protocol's harness does; nothing for protocols of our own."""
     p = protocol_of(row)
@@ -156,7 +161,7 @@ def deviations(row: BenchmarkRow) -> List[str]:
         (row.device, p.device, "device"),
         (row.mem_definition, p.memory, "memory:"),
         (f"x{row.scale}", f"x{p.scale}", "scale"),
-        *((ours, theirs, "images") for ours, theirs in zip((row.set, row.test_set), p.sets)),
+        *((ours, theirs, what) for ours, theirs, what in zip((row.set, row.test_set), p.sets, ("images", "test images"))),
     ]
     told = [f"{what} {ours or 'none'}, {p.name}: {theirs}" for ours, theirs, what in found if theirs.lower() not in ours.lower()]
     if "tiled" in row.tiling:

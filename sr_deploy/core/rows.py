@@ -7,14 +7,15 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, List, Optional, Tuple
+from typing import Any, Iterable, List, Optional, Tuple
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import output_folder
 from sr_deploy.core.jsonio import from_dict
 
 SCHEMA = 2
-_IMAGE = {"image", "split", "lr_hw", "psnr_db", "ssim", "ms"}
+_NUMBER = (int, float)
+_IMAGE = {"image": str, "split": str, "lr_hw": list, "psnr_db": (*_NUMBER, type(None)), "ssim": _NUMBER, "ms": _NUMBER}
 BICUBIC = "bicubic"
 """The model and backend of the rows that are no network's."""
 
@@ -73,6 +74,9 @@ class BenchmarkRow:
     convs: Optional[int] = None
     counter: str = ""
     counted_hw: Optional[Tuple[int, int]] = None
+    executed: Optional[dict] = None
+    """Of a network that decides how much it computes: `share` of the largest's multiply-accumulates over the scored images,
+    `timed_share` on the input that was timed, `ways`: the part of the pixels that went each way. None: always all of `macs_g`."""
     uncounted: Optional[dict] = None
     """Operators that compute but that the counter gives nothing for, with the number of their calls."""
     deployed: Optional[dict] = None
@@ -131,13 +135,31 @@ class QualityRow:
 def append_rows(path: Path, rows: Iterable[BenchmarkRow]) -> None:
     """Append rows to a JSONL file, whole lines only. Raises InputError when it cannot be written."""
     output_folder(path.parent)
-    text = "".join(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
+    text = "".join(json.dumps(dataclasses.asdict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    cut_torn_line(path)
     try:
-        torn = path.is_file() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
         with open(path, "a", encoding="utf-8") as f:
-            f.write("\n" * torn + text)  # a line that a killed run left unfinished stays a line of its own
+            f.write(text)
             f.flush()
             os.fsync(f.fileno())
+    except OSError as e:
+        raise InputError(f"cannot write {path}: {e.strerror or e}", hint="give another folder with -o") from e
+
+
+def cut_torn_line(path: Path) -> bool:
+    """Take away the last line where a killed run left half of one; tell whether it did. Raises InputError when it cannot be written."""
+    try:
+        whole, _, tail = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
+        if not tail:
+            return False
+        try:
+            json.loads(tail.decode("utf-8"))
+        except ValueError:
+            os.truncate(str(path), len(whole) + 1 if whole else 0)
+            return True
+        with open(path, "ab") as f:
+            f.write(b"\n")
+        return False
     except OSError as e:
         raise InputError(f"cannot write {path}: {e.strerror or e}", hint="give another folder with -o") from e
 
@@ -145,23 +167,41 @@ def append_rows(path: Path, rows: Iterable[BenchmarkRow]) -> None:
 def read_rows(path: Path) -> List[BenchmarkRow]:
     """Read a JSONL file of rows. Raises InputError naming the line that is not one of this schema."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"cannot read the rows {path}: {e}") from e
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as e:
+        raise InputError(f"cannot read the rows {path}: {e.strerror or e}", hint="give a rows.jsonl, as srdeploy bench -o writes it") from e
+    except UnicodeDecodeError as e:
+        raise InputError(f"cannot read the rows {path}: not a UTF-8 text file") from e
     rows = []
     for number, line in enumerate(lines, 1):
-        if not line:
+        if not line.strip():
             continue
         source = f"{path}, line {number}"
-        try:
-            data = json.loads(line)
-        except json.JSONDecodeError as e:
-            raise InputError(f"{source}: not valid JSON: {e.msg}") from e
+        data = _parsed(line, source)
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             seen = f"; its schema is {data['schema']!r:.20}" if isinstance(data, dict) and "schema" in data else ""
             raise InputError(f"{source}: not a row of schema {SCHEMA}{seen}", hint="measure again with this version")
         row = from_dict(BenchmarkRow, data, source=source, error=InputError)
-        if any(not _IMAGE <= set(image) for image in row.images):
-            raise InputError(f"{source}: an image lacks one of {', '.join(sorted(_IMAGE))}", hint="measure again")
+        for image in row.images:
+            wrong = [key for key, kind in _IMAGE.items() if not isinstance(image.get(key, ...), kind)]
+            if wrong:
+                raise InputError(f"{source}: an image lacks its {wrong[0]}, or it is no such value", hint="measure again")
+        for key in ("latency_ms_median", "latency_ms_mean"):
+            if getattr(row, key) is not None and getattr(row, key) <= 0:
+                raise InputError(f"{source}: key '{key}': expected more than 0, found {getattr(row, key)!r}", hint="measure again")
+        if row.deployed and not isinstance(row.deployed.get("macs"), _NUMBER):
+            raise InputError(f"{source}: key 'deployed' lacks its macs, a number", hint="measure again")
         rows.append(row)
     return rows
+
+
+def _parsed(line: str, source: str) -> Any:
+    def refused(constant: str) -> None:
+        raise ValueError(f"{constant} is no number there; what is missing is null")
+
+    try:
+        return json.loads(line, parse_constant=refused)
+    except RecursionError as e:
+        raise InputError(f"{source}: not valid JSON: nested too deeply") from e
+    except ValueError as e:  # json's own, ours, and Python's of an integer with too many digits
+        raise InputError(f"{source}: not valid JSON: {getattr(e, 'msg', e)}") from e

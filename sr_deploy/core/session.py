@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, Optional, Sequence, Tuple
 
@@ -27,6 +27,39 @@ class Timed:
     copies_ms: Optional[float] = None
     """Between host and device, apart from `ms`; None where there are none."""
     timer: str = "wall clock"
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a network that decides how much it computes did since `Session.begin`."""
+
+    macs: int = 0
+    """Multiply-accumulates executed, those of deciding and of overlaps included."""
+    most_macs: int = 0
+    """Of the largest network in the same way of cutting."""
+    ms: Dict[str, float] = field(default_factory=dict)
+    """Wall time of each stage."""
+    pixels: Dict[str, int] = field(default_factory=dict)
+    """LR pixels, in overlaps more than once, that went each way: by class, or by depth."""
+
+    @property
+    def share(self) -> float:
+        """The part executed of what the largest network takes; 1 of nothing."""
+        return self.macs / self.most_macs if self.most_macs else 1.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            self.macs + other.macs,
+            self.most_macs + other.most_macs,
+            {key: self.ms.get(key, 0) + other.ms.get(key, 0) for key in {**self.ms, **other.ms}},
+            {key: self.pixels.get(key, 0) + other.pixels.get(key, 0) for key in {**self.pixels, **other.pixels}},
+        )
+
+    def __str__(self) -> str:
+        total = sum(self.pixels.values()) or 1
+        ways = ", ".join(f"{key} {px / total:.0%}" for key, px in self.pixels.items())
+        stages = ", ".join(f"{key} {ms:.0f}" for key, ms in self.ms.items())
+        return f"{self.share:.1%} of the largest's multiply-accumulates ({ways}; ms: {stages})"
 
 
 @dataclass(frozen=True)
@@ -67,6 +100,13 @@ class Session(abc.ABC):
     """How far from an edge of a tile, in LR pixels, its outputs are those of the whole image; None: unknown, or nowhere."""
     align_px: int = 1
     """That holds for tiles that start and end on multiples of this, or at the image's border."""
+
+    def begin(self) -> None:  # noqa: B027 - most have nothing to do
+        """Say that what is run from here on is one image's, or one set's: a network that decides what it computes counts anew."""
+
+    def spent(self) -> Optional[Spent]:
+        """Return what was executed since `begin`; None for a network that always computes all."""
+        return None
 
     @property
     def fixed_hw(self) -> Optional[Tuple[int, int]]:

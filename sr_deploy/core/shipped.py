@@ -8,14 +8,15 @@ from typing import List
 from sr_deploy.core.errors import CheckpointError
 from sr_deploy.core.files import data_folder
 from sr_deploy.core.jsonio import from_dict, read_json
+from sr_deploy.core.routing import ROUTER_SUFFIX
 from sr_deploy.core.spec import ModelSpec
 
 SUFFIX = ".safetensors"
 
 
 def shipped() -> List[Path]:
-    """Return the weight files of the shipped checkpoints, sorted by name."""
-    return sorted(data_folder("models").glob("*" + SUFFIX))
+    """Return the weight files of the shipped checkpoints, sorted by name; routers are none: see `core/routing.py`."""
+    return sorted(p for p in data_folder("models").glob("*" + SUFFIX) if not p.name.endswith(ROUTER_SUFFIX))
 
 
 def read_card(weights: Path) -> ModelSpec:

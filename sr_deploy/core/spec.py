@@ -83,3 +83,12 @@ def check_min_hw(hw: Sequence[int], min_hw: Sequence[int], *, what: str) -> None
             f"an input of {hw[0]}x{hw[1]} pixels is too small for {what}: the smallest is {min_hw[0]}x{min_hw[1]}",
             hint=f"give at least {min_hw[0]}x{min_hw[1]} (height x width)",
         )
+
+
+def check_desired_depth(depth: float, blocks: int) -> None:
+    """Raise VariantError unless a desired depth is one of a backbone of `blocks` blocks."""
+    if not 0 <= depth <= blocks:
+        raise VariantError(
+            f"a desired depth of {depth:g} is {'negative' if depth < 0 else f'beyond the {blocks} blocks of the backbone'}",
+            hint=f"give one from 0 to {blocks}",
+        )

@@ -21,6 +21,9 @@ class Table:
     notes: Tuple[str, ...] = ()
 
 
+EXECUTED = "executed, timed / set"
+"""Of the largest network's multiply-accumulates, on the input that was timed and over the scored images."""
+
 # Heading, and what a row shows under it. FLOPs are multiply-accumulates.
 _COLUMNS: Tuple[Tuple[str, Callable[[BenchmarkRow], str]], ...] = (
     ("Model", lambda r: label(r)),
@@ -38,6 +41,7 @@ _COLUMNS: Tuple[Tuple[str, Callable[[BenchmarkRow], str]], ...] = (
     ("#Params [M]", lambda r: number(over(r.params, 1e6), 3)),
     ("FLOPs [G]", lambda r: flops(r)),
     ("deployed [G]", lambda r: number(over(r.deployed["macs"], 1e9), 2) if r.deployed else ""),
+    (EXECUTED, lambda r: "" if r.executed is None else f"{r.executed['timed_share']:.1%} / {r.executed['share']:.1%}"),
     ("#Acts [M]", lambda r: number(r.acts_m, 2)),
     ("Mem [MiB]", lambda r: number(r.mem_peak_mib, 1)),
     ("#Conv", lambda r: "" if r.convs is None else str(r.convs)),
@@ -69,7 +73,8 @@ def ntire_table(rows: Sequence[BenchmarkRow]) -> str:
 def bench_table(rows: Sequence[BenchmarkRow]) -> Table:
     """Return what `bench` prints of comparable rows; a column that is empty for all is left out where it is a new one of ours."""
     measured = comparable(rows)
-    columns = [(h, cell) for h, cell in _COLUMNS if h != "deployed [G]" or any(r.deployed for r in measured)]
+    ours = {"deployed [G]": any(r.deployed for r in measured), EXECUTED: any(r.executed for r in measured)}
+    columns = [(h, cell) for h, cell in _COLUMNS if ours.get(h, True)]
     cells = tuple(tuple(cell(r) for _, cell in columns) for r in measured)
     return Table(tuple(h for h, _ in columns), cells, tuple(conditions(measured)))
 
@@ -77,6 +82,8 @@ def bench_table(rows: Sequence[BenchmarkRow]) -> Table:
 def comparable(rows: Sequence[BenchmarkRow]) -> List[BenchmarkRow]:
     """Return the rows that were measured. Raises InputError when none was, or protocols, sets or metrics are mixed."""
     measured = [r for r in rows if not r.error]
+    if not rows:
+        raise InputError("there are no rows", hint="measure something with srdeploy bench -o DIR")
     if not measured:
         raise InputError("none of the rows was measured", hint="; ".join(failures(rows))[:300])
     for key in _ALIKE:
@@ -100,7 +107,7 @@ def rendered(table: Table, form: str) -> str:
 
 def _markdown(table: Table) -> str:
     lines = markdown([_plain(h) for h in table.headings], [[_plain(c) for c in row] for row in table.cells])
-    return "\n".join(lines + ([""] if table.notes else []) + list(table.notes))
+    return "\n".join(lines + ([""] if table.notes else []) + [f"- {note}" for note in table.notes])  # else they become one paragraph
 
 
 def _csv(table: Table) -> str:

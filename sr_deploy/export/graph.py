@@ -6,11 +6,11 @@ import contextlib
 import io
 import logging
 import warnings
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Sequence
 
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sr_deploy.core.errors import ExportError
 from sr_deploy.core.sizes import Sizes
@@ -19,18 +19,30 @@ from sr_deploy.export import opset as opsets
 
 def graph_from_network(net: nn.Module, sizes: Sizes, *, opset: int) -> onnx.ModelProto:
     """Return the FP32 graph of `net` (1, 3, H, W) -> (1, 3, sH, sW) in `opset`, checked. Raises ExportError."""
-    x = torch.zeros(1, 3, *sizes.opt)
     dims = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC} if sizes.dynamic else {}
+    model = graph_of(net, (torch.zeros(1, 3, *sizes.opt),), inputs=["lr"], outputs=["sr"], dynamic=(dims,), opset=opset)
+    if sizes.dynamic:
+        _name_dims(model)
+    return model
+
+
+def graph_of(
+    net: nn.Module, given: Sequence[Tensor], *, inputs: Sequence[str], outputs: Sequence[str], dynamic: Sequence[dict], opset: int
+) -> onnx.ModelProto:  # fmt: skip
+    """Return the graph of a module of any inputs, `given` as an example, in `opset`, checked. Raises ExportError.
+
+    dynamic: for each input the dimensions that are free, as torch.export takes them.
+    """
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 net,
-                (x,),
-                input_names=["lr"],
-                output_names=["sr"],
+                tuple(given),
+                input_names=list(inputs),
+                output_names=list(outputs),
                 opset_version=opsets.EXPORTED,
                 dynamo=True,
-                dynamic_shapes=(dims,) if sizes.dynamic else None,
+                dynamic_shapes=tuple(dynamic) if any(dynamic) else None,
                 verbose=False,
             )
     except Exception as e:  # torch's exporter raises its own and many others, and wraps even an interruption
@@ -43,8 +55,6 @@ def graph_from_network(net: nn.Module, sizes: Sizes, *, opset: int) -> onnx.Mode
     model = program.model_proto
     opsets.check(model, opsets.EXPORTED)
     _strip(model)
-    if sizes.dynamic:
-        _name_dims(model)
     model = opsets.lower(model, opset)
     opsets.check(model, opset)
     return model

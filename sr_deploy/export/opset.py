@@ -6,7 +6,7 @@ ReduceMean then reduces over all axes). `lower` rewrites what changed; `check` p
 
 from __future__ import annotations
 
-from typing import List, Optional
+from typing import List, Optional, Set
 
 import numpy as np
 import onnx
@@ -144,7 +144,15 @@ def _drop_attributes(node: onnx.NodeProto, *names: str) -> None:
 
 
 def _drop_unused_constants(model: onnx.ModelProto) -> None:
-    used = {name for node in model.graph.node for name in node.input}
+    used = _names_in(model.graph)
     kept = [t for t in model.graph.initializer if t.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
+
+
+def _names_in(graph: onnx.GraphProto) -> Set[str]:
+    """What the nodes of a graph read, those of its branches too."""
+    branches = [a.g for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+    return {name for node in graph.node for name in node.input}.union(
+        *map(_names_in, branches), *({o.name for o in b.output} for b in branches)
+    )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sr_deploy.nets.asrn import ASRN, MAB
 from sr_deploy.nets.complexity import count
+from sr_deploy.nets.edsr import EDSRParts
 from sr_deploy.nets.linear import kernel_of
 
 COUNTED_HW = (64, 64)
@@ -43,8 +44,17 @@ def counted(name: str, net: nn.Module, result: nn.Module) -> Dict[str, object]:
 
 
 def collapse_linear(net: nn.Module) -> Optional[nn.Module]:
-    """ASRN: the head as one 3x3, the upsampler as one 3x3 and a pixel shuffle; both are linear in the paper."""
-    return CollapsedASRN(net).eval() if isinstance(net, ASRN) else None
+    """ASRN: the head as one 3x3, the upsampler as one 3x3 and a pixel shuffle. EDSR: the tail as one 5x5 and a pixel shuffle.
+
+    All of them are linear in the papers.
+    """
+    if isinstance(net, ASRN):
+        return CollapsedASRN(net).eval()
+    if isinstance(net, EDSRParts) and isinstance(net.tail, nn.Sequential):
+        result = copy.deepcopy(net)
+        result.tail = CollapsedTail(result.tail, net.scale)
+        return result.eval()
+    return None
 
 
 def fold_shuffles(net: nn.Module) -> Optional[nn.Module]:
@@ -92,6 +102,38 @@ class CollapsedASRN(nn.Module):
         for block in self.body:
             y = block(y)
         return F.pixel_shuffle(self.upsampler(y) + self.upsampler_inside(inside), self.scale)
+
+
+class CollapsedTail(nn.Module):
+    """EDSR's convolutions and pixel shuffles as one 5x5 convolution and one shuffle.
+
+    Each layer's zero padding lies outside the layers before it, which one convolution cannot know: the outermost LR pixels are
+    computed as they were, from the three rows or columns that they depend on.
+    """
+
+    def __init__(self, tail: nn.Sequential, scale: int) -> None:
+        super().__init__()
+        self.scale, self.tail = scale, tail
+        channels, dtype = tail[0].in_channels, tail[0].weight.dtype
+        exact = copy.deepcopy(tail).double()
+        with torch.no_grad():
+            impulses = torch.zeros(channels + 1, channels, 7, 7, dtype=torch.float64)  # the last one: none, for the biases
+            impulses[torch.arange(channels), torch.arange(channels), 3, 3] = 1
+            response = F.pixel_unshuffle(exact(impulses), scale)  # (channels + 1, 3 * s * s, 7, 7)
+            bias = response[-1, :, 3, 3]
+            kernel = (response[:-1] - response[-1:])[:, :, 1:-1, 1:-1].transpose(0, 1).flip(2, 3)
+        self.conv = nn.Conv2d(channels, len(bias), 5, padding=2, dtype=dtype)
+        with torch.no_grad():
+            self.conv.weight.copy_(kernel)
+            self.conv.bias.copy_(bias)  # type: ignore[union-attr]
+
+    def forward(self, y: Tensor) -> Tensor:
+        s, (h, w) = self.scale, y.shape[2:]
+        image = F.pixel_shuffle(self.conv(y), s)
+        left, right = self.tail(y[..., :3])[..., :s], self.tail(y[..., -3:])[..., -s:]
+        image = torch.cat((left, image[..., s:-s], right), dim=3)[..., : s * w]  # of a single column both are the whole
+        top, bottom = self.tail(y[:, :, :3])[:, :, :s], self.tail(y[:, :, -3:])[:, :, -s:]
+        return torch.cat((top, image[:, :, s:-s], bottom), dim=2)[:, :, : s * h]
 
 
 def _collapsed(chain: nn.Sequential, scale: int) -> Tuple[Tensor, Tensor]:

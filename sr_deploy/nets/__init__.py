@@ -12,5 +12,12 @@ ARCHITECTURES = Registry(
         "srn": "sr_deploy.nets.srn:SRN_ARCHITECTURE",
         "srn-s": "sr_deploy.nets.srn:SRN_S_ARCHITECTURE",
         "edsr": "sr_deploy.nets.edsr:EDSR_ARCHITECTURE",
+        "fsrcnn": "sr_deploy.nets.fsrcnn:FSRCNN_ARCHITECTURE",
+        "carn-m": "sr_deploy.nets.carn:CARN_ARCHITECTURE",
+        "msrresnet": "sr_deploy.nets.msrresnet:MSRRESNET_ARCHITECTURE",
+        "rcan": "sr_deploy.nets.rcan:RCAN_ARCHITECTURE",
+        "edsr-original": "sr_deploy.nets.edsr:EDSR_ORIGINAL_ARCHITECTURE",
+        "adaedsr": "sr_deploy.nets.adaedsr:ADAEDSR_ARCHITECTURE",
+        "adarcan": "sr_deploy.nets.adarcan:ADARCAN_ARCHITECTURE",
     },
 )

@@ -40,6 +40,8 @@ class Architecture:
     """Further constructor arguments with their defaults."""
     structure: Callable[[Variant], str] = str
     """The same for variants that have the same layers, more or fewer of them."""
+    backbone: str = ""
+    """The architecture whose checkpoints can start this one, which adds an adapter; empty: none."""
     min_hw: Tuple[int, int] = (1, 1)
     halo_px: Callable[[Variant], Optional[int]] = lambda variant: None
     """How far from an edge of a tile, in LR pixels, its outputs are those of the whole image; None: nowhere."""
@@ -100,5 +102,6 @@ class Elastic(nn.Module):
 
     def forward(self, x: Tensor, variant: str) -> Tensor:
         """Upscale x: (N, 3, H, W) float, 0..1, RGB, with the network sliced to `variant`, to (N, 3, sH, sW)."""
-        weights = self.architecture.slice(dict(self.net.named_parameters()), self.largest, Variant.parse(variant))
+        held = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
+        weights = self.architecture.slice(held, self.largest, Variant.parse(variant))
         return torch.func.functional_call(self._static[variant], weights, (x,))

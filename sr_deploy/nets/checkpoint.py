@@ -107,18 +107,31 @@ def load_checkpoint(model: Union[str, Path]) -> Checkpoint:
 
 def save_checkpoint(folder: Path, name: str, spec: ModelSpec, weights: dict) -> Path:
     """Write `name`.safetensors and its card into `folder`, each atomically; return the weights' path."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     path = folder / (name + SUFFIX)
     with atomic_path(path) as temporary:
-        try:
-            save_file({k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}, str(temporary))
-        except SafetensorError as e:
-            raise InputError(f"cannot write {path}: {e}", hint="is the disk full?") from e
+        write_safetensors(temporary, weights, named=path)
         digest = sha256_of(temporary)
     write_text(path.with_suffix(".json"), to_json(replace(spec, weights_sha256=digest)))
     return path
+
+
+def copy_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write a loaded checkpoint's two files into `folder`, byte for byte."""
+    assert checkpoint.path is not None
+    for source in (checkpoint.path, checkpoint.path.with_suffix(".json")):
+        with atomic_path(folder / source.name) as temporary:
+            temporary.write_bytes(source.read_bytes())
+
+
+def write_safetensors(path: Path, weights: dict, *, named: Path) -> None:
+    """Write a state dict to `path`. Raises InputError, which calls the file `named`, when it cannot be written."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}, str(path))
+    except SafetensorError as e:
+        raise InputError(f"cannot write {named}: {e}", hint="is the disk full?") from e
 
 
 def read_safetensors(path: Path) -> dict:

@@ -125,7 +125,7 @@ def fold_value_range(weights: dict, net: nn.Module, value_range: float) -> dict:
     """Return the weights of the same function on 0..1 instead of 0..value_range: first and last convolution of `net` scaled."""
     if value_range == 1.0:
         return weights
-    convs = [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
+    convs = [name for name, module in net.named_modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))]
     first, last = convs[0], convs[-1]
     scaled = {f"{first}.weight": value_range, f"{last}.weight": 1 / value_range, f"{last}.bias": 1 / value_range}
     return {k: (v.double() * scaled[k]).to(v.dtype) if k in scaled else v for k, v in weights.items()}
@@ -194,13 +194,21 @@ def _architecture(kind: str) -> Tuple[Architecture, Tuple[int, ...]]:
 
 def _fitting_scale(architecture: Architecture, scales: Tuple[int, ...], held: Variant, config: dict, weights: dict, *, source: str) -> int:
     """The one scale whose network has exactly these names and shapes; the error is that of the largest scale."""
+    fitting = []
     for scale in scales:
         try:
             with torch.device("meta"):
                 check_state_dict(architecture.build(scale, held, config), weights, source=source)
-            return scale
+            fitting.append(scale)
         except CheckpointError as e:
             error = e
+    if len(fitting) > 1:  # FSRCNN's tensors have the same shapes at every scale
+        raise InputError(
+            f"{source} fits {architecture.name} at {', '.join(f'x{s}' for s in fitting)} alike",
+            hint=f"say which: {architecture.name}_x{fitting[-1]}",
+        )
+    if fitting:
+        return fitting[0]
     raise CheckpointError(error.message, hint=error.hint or f"the tensors must be named and shaped as {architecture.name}'s here are")
 
 

@@ -19,6 +19,11 @@ def shapes_of(group: Group) -> Dict[str, int]:
     return {model: i for i, model in enumerate(dict.fromkeys(e.row.model for e in group.entries))}
 
 
+def lines_of(group: Group) -> Dict[str, str]:
+    """Return the class of the line of each backend and precision, the same in all charts of a group; later ones are dashed."""
+    return {how: f"family line{min(i, 3)}" for i, how in enumerate(dict.fromkeys(e.how for e in group.entries))}
+
+
 def cost_chart(group: Group, axis: Axis) -> str:
     """Draw PSNR against a cost, with the Pareto front; one line joins the variants of a model that one backend ran."""
     entries = [e for e in group.entries if on_axis(e, axis)]
@@ -30,9 +35,10 @@ def cost_chart(group: Group, axis: Axis) -> str:
     families: Dict[Tuple[str, str], List[Entry]] = {}
     for entry in entries:
         families.setdefault((entry.row.model, entry.how), []).append(entry)
-    for members in families.values():
+    lines = lines_of(group)
+    for (_, how), members in families.items():
         members.sort(key=lambda e: axis.of(e.row))
-        parts.append(path([(x(axis.of(e.row)), y(e.row.psnr_db)) for e in members], "family"))
+        parts.append(path([(x(axis.of(e.row)), y(e.row.psnr_db)) for e in members], lines[how]))
     steps = []
     for before, entry in zip([None, *best], best):
         if before is not None:
@@ -51,13 +57,14 @@ def cost_chart(group: Group, axis: Axis) -> str:
         name = entry.row.variant or entry.row.model
         parts.append(places.label(x(axis.of(entry.row)), y(entry.row.psnr_db), name, cls="label best"))
     named: List[str] = []
-    several = axis.of is time_ms and len({how for _, how in families}) > 1  # other costs are the same by every backend
+    by_backend = axis.of is time_ms and len({model for model, _ in families}) == 1  # of several models the line's style tells it
     for (model, how), members in families.items():
-        if not several and model in named:
-            continue
-        named.append(model)
-        top = max(members, key=lambda e: e.row.psnr_db)
-        parts.append(places.label(x(axis.of(top.row)), y(top.row.psnr_db), how if several else model, cls="label"))
+        text = how if by_backend and len(families) > 1 else model
+        if text not in named:
+            named.append(text)
+            at = [(x(axis.of(e.row)), y(e.row.psnr_db)) for e in sorted(members, key=lambda e: -e.row.psnr_db)]
+            # At its highest point, or where there is room.
+            parts.append(next(filter(None, (places.label(*point, text, cls="label") for point in at)), ""))
     name = f"PSNR against {axis.name}. On the Pareto front, cheapest first: " + "; ".join(
         f"{e.name} ({e.how}), {short(axis.of(e.row))}, {e.row.psnr_db:.2f} dB" for e in best
     )

@@ -93,23 +93,23 @@ def _draw(ax: Any, ours: Sequence[QualityRow], printed: Sequence[Printed], name:
     _dress(ax)
     for i, (family, curve) in enumerate(curves.items()):
         offset = (0, -13) if i % 2 == 0 else (0, 7)  # two families often lie close
-        for x, y, text in joined_labels(curve, ax.get_xlim()):
+        for x, y, text in joined_labels(curve, ax.get_xlim(), ax.get_ylim()):
             ax.annotate(text, (x, y), xytext=offset, textcoords="offset points", ha="center", fontsize=7.5, color=styles[family][0])
     return handles
 
 
-def joined_labels(curve: Sequence[Point], xlim: Tuple[float, float]) -> List[Point]:
+def joined_labels(curve: Sequence[Point], xlim: Tuple[float, float], ylim: Tuple[float, float]) -> List[Point]:
     """Points in one place share a label; one that would touch its larger neighbour's has none."""
-    width = math.log(xlim[1] / xlim[0])
+    width, height = math.log(xlim[1] / xlim[0]), ylim[1] - ylim[0]
     places: List[Point] = []
     for x, y, text in curve:
-        if places and math.log(x / places[-1][0]) < 0.015 * width:
+        if places and math.log(x / places[-1][0]) < 0.015 * width and abs(y - places[-1][1]) < 0.03 * height:
             places[-1] = places[-1][0], places[-1][1], f"{places[-1][2]}, {text}"
         else:
             places.append((x, y, text))
     kept: List[Point] = []
     for place in reversed(places):
-        if not kept or math.log(kept[-1][0] / place[0]) > 0.04 * width:
+        if not kept or math.log(kept[-1][0] / place[0]) > 0.04 * width or abs(kept[-1][1] - place[1]) > 0.07 * height:
             kept.append(place)
     return kept
 

@@ -7,17 +7,17 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import sr_deploy
 from sr_deploy.core.crops import Crop, CropSet
 from sr_deploy.core.errors import InputError, MissingPackageError
-from sr_deploy.core.protocols import scores, time_ms
+from sr_deploy.core.protocols import score_text, scores, time_ms
 from sr_deploy.core.rows import BenchmarkRow
-from sr_deploy.report.charts import Elastic, Strips, cost_chart, elastic_chart, elastic_of, shapes_of, strips_of
+from sr_deploy.report.charts import Elastic, Strips, cost_chart, elastic_chart, elastic_of, lines_of, shapes_of, strips_of
 from sr_deploy.report.conditions import conditions_of, machine, receipt_of, remarks_of
 from sr_deploy.report.groups import Entry, Group, axes_of, front, groups_of, on_axis, rank_changes
-from sr_deploy.report.svg import figure, marker, short
+from sr_deploy.report.svg import figure, line, marker, short
 
 _PAGE = Path(__file__).resolve().parent / "page"
 
@@ -75,7 +75,9 @@ class Column:
 
     def text(self, row: BenchmarkRow) -> str:
         found = self.of(row)
-        return "" if found is None else f"{found:,.{self.digits}f}"
+        if found is None:
+            return ""
+        return score_text(found) if self.heading == "Score" else f"{found:,.{self.digits}f}"
 
 
 def _columns(group: Group) -> List[Column]:
@@ -88,11 +90,13 @@ def _columns(group: Group) -> List[Column]:
         Column("PSNR [dB]", 3, lambda r: r.psnr_db),
         Column("SSIM", 4, lambda r: r.ssim),
         Column("Time [ms]", 2, time_ms),
-        Column("Score", 4, lambda r: (scores(r) or (None,))[0]),
+        Column("Score", 2, lambda r: (scores(r) or (None,))[0]),
         Column("p95 [ms]", 2, lambda r: r.latency_ms_p95),
         Column("Params [M]", 3, lambda r: None if r.params is None else r.params / 1e6),
         *(Column(f"FLOPs [G], {c}", 2, flops(c)) for c in group.counters),
-        Column("FLOPs [G] as deployed", 2, lambda r: (r.deployed or {}).get("macs_g")),
+        Column("FLOPs [G] as deployed", 2, lambda r: r.deployed["macs"] / 1e9 if r.deployed else None),
+        Column("Executed, timed input [%]", 1, lambda r: 100 * r.executed["timed_share"] if r.executed else None),
+        Column("Executed, scored set [%]", 1, lambda r: 100 * r.executed["share"] if r.executed else None),
         Column("Acts [M]", 1, lambda r: r.acts_m),
         Column("Memory [MiB]", 0, lambda r: r.mem_peak_mib),
         Column("Conv", 0, lambda r: r.convs),
@@ -136,7 +140,7 @@ def _section(group: Group, title: str) -> Section:
         title=title,
         conditions=tuple(conditions_of(group)),
         remarks=tuple(remarks_of(group)),
-        legend=tuple((model, figure(16, 16, [marker(8, 8, i, "mark")], name="")) for model, i in shapes_of(group).items()),
+        legend=tuple(_legend(group)),
         charts=tuple((f"PSNR against {axis.subject}", cost_chart(group, axis)) for axis in axes),
         elastic=tuple(elastic),
         strips=strips_of(group),
@@ -145,6 +149,15 @@ def _section(group: Group, title: str) -> Section:
         on_front={e.id: e.id in best for e in order},
         receipts=tuple((e, tuple(receipt_of(e.row))) for e in order),
     )
+
+
+def _legend(group: Group) -> Iterator[Tuple[str, str]]:
+    """Yield what the charts tell apart, with a sample: models by their marks, backends by their lines where there are several."""
+    for model, i in shapes_of(group).items():
+        yield model, figure(16, 16, [marker(8, 8, i, "mark")], name="")
+    lines = lines_of(group)
+    for how, cls in lines.items() if len(lines) > 1 else ():
+        yield how, figure(32, 16, [line(0, 8, 32, 8, cls)], name="")
 
 
 def _summary(rows: Sequence[BenchmarkRow], groups: Sequence[Group], titles: Dict[str, str]) -> Dict[str, Any]:

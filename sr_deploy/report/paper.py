@@ -70,7 +70,7 @@ def _draw_cost(ax: Any, group: Group, axis: Axis) -> None:
     ax.set_xscale("log")
     ax.margins(x=0.12, y=0.1)
     named = [(x, y, entry.row.variant or entry.row.model) for entry, (x, y) in zip(best, points)]
-    for x, y, text in joined_labels(named, ax.get_xlim()):
+    for x, y, text in joined_labels(named, ax.get_xlim(), ax.get_ylim()):
         ax.annotate(text, (x, y), xytext=(3, -3), textcoords="offset points", fontsize=6, color=_ACCENT, va="top")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

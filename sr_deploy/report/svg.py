@@ -103,11 +103,15 @@ _SHAPES = (
     "M0 -5L4.8 3.6H-4.8z",
     "M0 5L4.8 -3.6H-4.8z",
     "M-1.6 -4.8h3.2v3.2h3.2v3.2h-3.2v3.2h-3.2v-3.2h-3.2v-3.2h3.2z",
+    "M0 -5L4.8 -1.5L2.9 4.1H-2.9L-4.8 -1.5z",
+    "M-4.2 -4.6H4.2L-4.2 4.6H4.2z",
+    "M0 -5.6L1.6 -1.6L5.6 0L1.6 1.6L0 5.6L-1.6 1.6L-5.6 0L-1.6 -1.6z",
+    "M-4.6 -4.2V4.2L4.6 -4.2V4.2z",
 )
 
 
 def marker(x: float, y: float, shape: int, cls: str, title: str = "") -> str:
-    """Return a mark at (x, y); shapes repeat after the sixth."""
+    """Return a mark at (x, y); shapes repeat after the tenth."""
     said = f"<title>{html.escape(title)}</title>" if title else ""
     return f'<path d="{_SHAPES[shape % len(_SHAPES)]}" transform="translate({x:.1f} {y:.1f})" class="{cls}">{said}</path>'
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Optional, Union
+from typing import Any, Callable, Dict, List, Optional, Union
 
 import numpy as np
 
 from sr_deploy.core.device import cores, cpu_features, cpu_model
 from sr_deploy.core.errors import ArtifactError, BuildError, CannotRunHereError, MissingPackageError
+from sr_deploy.core.files import sha256_of
 from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.session import Backend, Session
 from sr_deploy.core.target import TargetProfile
@@ -115,8 +116,29 @@ class OnnxRuntimeBackend(Backend):
         return OnnxRuntimeSession(artifact, manifest)
 
 
-def raw_session(model: Union[str, bytes], *, optimise: bool = True, save_to: Any = None, layout: str = "") -> Any:
+class OnnxParts:
+    """The graphs of an adaptive network, opened: `parts` take their inputs by name and give their outputs in order."""
+
+    def __init__(self, plan: Path, graphs: Dict[str, str]) -> None:
+        """graphs: SHA-256 by the names of files beside `plan`. Raises ArtifactError when one is missing or was changed."""
+        for name, sha256 in graphs.items():
+            graph = plan.parent / name
+            if not graph.is_file():
+                raise ArtifactError(f"{plan} names {name}, which is not beside it", hint="export the model again")
+            if sha256_of(graph) != sha256:
+                raise ArtifactError(f"{graph} was changed after its plan was written", hint="export the model again")
+        self.version, self.threads = _onnxruntime().__version__, cores()
+        self.parts = [_part(raw_session(str(plan.parent / name), alone=False)) for name in graphs]
+
+
+def _part(session: Any) -> Callable[..., List[np.ndarray]]:
+    return lambda **given: session.run(None, given)
+
+
+def raw_session(model: Union[str, bytes], *, optimise: bool = True, save_to: Any = None, layout: str = "", alone: bool = True) -> Any:
     """Return an onnxruntime InferenceSession on the CPU, quiet; `optimise` False runs the graph exactly as written.
+
+    alone: False for one of several sessions that are run by turns.
 
     Raises ArtifactError when the model cannot be loaded.
     """
@@ -127,6 +149,10 @@ def raw_session(model: Union[str, bytes], *, optimise: bool = True, save_to: Any
     # Planned ahead, a session holds twice the memory (dynamic ASRN d5 at 256x512: 435 MiB against 267, see
     # benchmarks/graphs) in the same time. The arena stays: without it every run takes its memory anew.
     options.enable_mem_pattern = False
+    if not alone:
+        # Its threads spin on after a run, in the way of the next session's: of a router with three branches a run took 145 ms so,
+        # and 64 without (see benchmarks/adaptive.py).
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     if layout:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     if not optimise:

@@ -6,6 +6,7 @@ A batch is a function of (seed, step) alone, however many processes, micro-batch
 from __future__ import annotations
 
 import concurrent.futures
+import copy
 import hashlib
 import os
 import pickle
@@ -192,10 +193,16 @@ def check_shared(batch_size: int, *, parts: int, ranks: int) -> None:
 
 
 @dataclass(frozen=True)
-class _Crop:
+class Crop:
+    """Where a patch lies, in LR pixels of one of the pairs."""
+
     image: int
     top: int
     left: int
+
+
+@dataclass(frozen=True)
+class _Turned(Crop):
     flip: Tuple[bool, bool, bool]
     """Rows, columns, transposed."""
 
@@ -213,6 +220,14 @@ class Patches(torch.utils.data.Dataset):
             raise InputError(f"patches of {patch_hr} HR pixels are no multiple of the scale {scale}")
         self.pairs, self.scale, self.patch_lr, self.batch_size, self.seed = pairs, scale, patch_hr // scale, batch_size, seed
         self.noise, self.parts, self.rank, self.ranks = noise, parts, rank, ranks
+        self.crops: Sequence[Crop] = ()
+        """Where patches may lie; none: anywhere."""
+
+    def within(self, crops: Sequence[Crop]) -> Patches:
+        """Return the same but for where its patches lie."""
+        others = copy.copy(self)
+        others.crops = crops
+        return others
 
     def __getitem__(self, index: int) -> Tuple[Tensor, Tensor]:
         step, part = divmod(index, self.parts)
@@ -246,14 +261,18 @@ class Patches(torch.utils.data.Dataset):
         """Return the images a step's batch is cut from."""
         return [self.pairs[crop.image].source for crop in self._crops(step)]
 
-    def _crops(self, step: int) -> List[_Crop]:
+    def _crops(self, step: int) -> List[_Turned]:
         rng, p = np.random.default_rng((self.seed, step)), self.patch_lr
         crops = []
         for _ in range(self.batch_size):
-            image = int(rng.integers(len(self.pairs)))
-            h, w = self.pairs[image].lr_hw
-            top, left = int(rng.integers(h - p + 1)), int(rng.integers(w - p + 1))
-            crops.append(_Crop(image, top, left, (bool(rng.integers(2)), bool(rng.integers(2)), bool(rng.integers(2)))))
+            if self.crops:
+                at = self.crops[int(rng.integers(len(self.crops)))]
+            else:
+                image = int(rng.integers(len(self.pairs)))
+                h, w = self.pairs[image].lr_hw
+                at = Crop(image, int(rng.integers(h - p + 1)), int(rng.integers(w - p + 1)))
+            flip = (bool(rng.integers(2)), bool(rng.integers(2)), bool(rng.integers(2)))
+            crops.append(_Turned(at.image, at.top, at.left, flip))
         return crops
 
 
@@ -268,5 +287,5 @@ def _tensor(patches: List[np.ndarray]) -> Tensor:
 
 
 def unit_range(pixels: Tensor) -> Tensor:
-    """uint8 -> float32, 0..1."""
-    return pixels.float().div_(255)
+    """uint8 -> float32, 0..1; what is float already is no picture, and stays."""
+    return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels

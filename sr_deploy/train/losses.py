@@ -55,6 +55,8 @@ class Step:
     psd_detached: bool
     teacher: Optional[nn.Module]
     rng: np.random.Generator
+    depth: float = 0.0
+    """The weight of the network depth loss."""
 
 
 def supervised(elastic: Elastic, step: Step) -> Terms:
@@ -94,11 +96,34 @@ def sandwich(elastic: Elastic, step: Step) -> Terms:
     return terms
 
 
+def depth_loss(depth_map: Tensor, depth: Tensor) -> Tensor:
+    """Return AdaDSR's eq. 7, max(0, mean depth - desired depth), for each sample and map; their mean.
+
+    depth_map: (N, maps, H, W), depth: (N,), in blocks.
+    """
+    at_least = torch.promote_types(depth_map.dtype, torch.float32)
+    return (depth_map.mean(dim=(2, 3), dtype=at_least) - depth.view(-1, 1)).clamp(min=0).mean()
+
+
+def adaptive_depth(elastic: Elastic, step: Step) -> Terms:
+    """AdaDSR's eq. 8: the reconstruction loss plus depth times eq. 7, at a desired depth drawn for each sample from 0 to all blocks.
+
+    An adapter that takes no desired depth (FAdaEDSR) is trained for that of its variant.
+    """
+    net = elastic.net
+    wanted = step.lr.new_full((len(step.lr),), elastic.largest.size)
+    if net.adapter.scaled != "none":  # type: ignore[union-attr]
+        wanted = torch.from_numpy(step.rng.uniform(0, net.adapter.blocks, len(wanted))).to(wanted)  # type: ignore[union-attr]
+    sr, depth_map = net.forward_at(step.lr, wanted)  # type: ignore[operator]
+    return {"pixel": pixel_loss(step.loss, sr, step.hr), "depth": step.depth * depth_loss(depth_map, wanted)}
+
+
 METHODS: Dict[str, Callable[[Elastic, Step], Terms]] = {
     "supervised": supervised,
     "deep-supervision": deep_supervision,
     "distillation": distillation,
     "sandwich": sandwich,
+    "adaptive-depth": adaptive_depth,
 }
 
 

@@ -13,9 +13,8 @@ import time
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -25,9 +24,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from sr_deploy.core.errors import SrDeployError
-from sr_deploy.nets.architecture import Elastic
-from sr_deploy.train.data import Patches, unit_range
-from sr_deploy.train.losses import METHODS, Step
+from sr_deploy.train.data import unit_range
+from sr_deploy.train.losses import Terms
 from sr_deploy.train.recipes import Recipe
 from sr_deploy.train.schedule import learning_rate
 
@@ -44,10 +42,17 @@ class Run:
 
     recipe: Recipe
     seed: int
-    elastic: Elastic
+    net: nn.Module
+    """Whose weights change: what Lightning moves and synchronises, and a state file holds."""
+    terms: Callable[[Tensor, Tensor, int], Terms]
+    """`terms(lr, hr, step)`: the loss of a batch by its terms; lr: (N, 3, H, W), hr: (N, 3, sH, sW), float32, 0..1, RGB.
+
+    In place of hr there may be what the task's own data give.
+    """
     optimiser: torch.optim.Optimizer
     ema: Dict[str, Tensor]
-    teacher: Optional[nn.Module] = None
+    frozen: Sequence[nn.Module] = ()
+    """What the loss runs and does not train: a teacher."""
     step: int = 0
     """Updates done."""
     hours: float = 0.0
@@ -75,12 +80,12 @@ class Actions:
 
 
 def fit(
-    run: Run, patches: Callable[[int, int], Patches], actions: Actions, *, logs: Path, deadline: float, devices: int, accumulate: int,
-    workers: Optional[int], validating: bool,
+    run: Run, patches: Callable[[int, int], torch.utils.data.Dataset], actions: Actions, *, logs: Path, deadline: float, devices: int,
+    accumulate: int, workers: Optional[int], validating: bool,
 ) -> None:  # fmt: skip
     """Train until the recipe's last step, `deadline` (of time.monotonic) or an interrupt; write the device on run's card.
 
-    patches: the data for (rank, ranks).
+    patches: the data for (rank, ranks): items (lr, hr), and `sources(step)`, the files they are of.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     recipe = run.recipe
@@ -155,9 +160,9 @@ def _local_processes() -> int:
 
 
 class _Module(LightningModule):
-    def __init__(self, run: Run, patches: Patches) -> None:
+    def __init__(self, run: Run, patches: Any) -> None:
         super().__init__()
-        self.net = run.elastic.net  # registered: its parameters are what Lightning moves and synchronises
+        self.net = run.net  # registered: its parameters are what Lightning moves and synchronises
         self.state, self.patches = run, patches
         self.terms: Dict[str, Tensor] = {}
         self.wrong = ""
@@ -166,13 +171,9 @@ class _Module(LightningModule):
         return self.state.optimiser
 
     def training_step(self, batch: Tuple[Tensor, Tensor], index: int) -> Tensor:
-        run, recipe = self.state, self.state.recipe
+        run = self.state
         lr, hr = unit_range(batch[0]), unit_range(batch[1])
-        step = Step(
-            lr.to(memory_format=torch.channels_last), hr, recipe.loss, recipe.psd, recipe.psd_detached, run.teacher,
-            np.random.default_rng((run.seed, run.step, 1)),
-        )  # fmt: skip
-        self.terms = METHODS[recipe.method](run.elastic, step)
+        self.terms = run.terms(lr.to(memory_format=torch.channels_last), hr, run.step)
         for name, value in self.terms.items():
             if not torch.isfinite(value):
                 self.wrong = f"the loss (its term '{name}')"
@@ -211,8 +212,8 @@ class _Watch(Callback):
         named = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
         run.card["device"] = named + (f", {trainer.world_size} processes" if trainer.world_size > 1 else "")
         run.ema = {k: v.to(device) for k, v in run.ema.items()}
-        if run.teacher is not None:
-            run.teacher = run.teacher.to(device).eval()
+        for fixed in run.frozen:
+            fixed.to(device).eval()
         if run.precision:
             trainer.precision_plugin.load_state_dict(run.precision)
         self.bar = tqdm(
@@ -234,8 +235,8 @@ class _Watch(Callback):
         run, recipe = self.run, self.run.recipe
         decay = min(recipe.ema, (run.step + 1) / (run.step + 10))
         with torch.no_grad():
-            for name, value in run.elastic.net.state_dict().items():
-                run.ema[name].lerp_(value, 1 - decay)
+            for name, value in run.net.state_dict().items():
+                run.ema[name].lerp_(value, 1 - decay) if value.is_floating_point() else run.ema[name].copy_(value)
         run.step += 1
         run.whole = True
         run.precision = trainer.precision_plugin.state_dict()

@@ -20,7 +20,7 @@ _PARTS = {"recipe": dict, "net": dict, "ema": dict, "optimiser": dict, **_OF_RUN
 def save_state(path: Path, fixed: Dict[str, Any], run: Run) -> None:
     """Write the state atomically. fixed: what the resumed run must share: the recipe, the seed, the start."""
     state = {key: getattr(run, key) for key in _OF_RUN}
-    state.update(recipe=fixed, net=run.elastic.net.state_dict(), ema=run.ema, optimiser=run.optimiser.state_dict())
+    state.update(recipe=fixed, net=run.net.state_dict(), ema=run.ema, optimiser=run.optimiser.state_dict())
     buffer = io.BytesIO()  # torch's own writer tells a full disk apart from nothing else
     torch.save(state, buffer)
     with atomic_path(path) as temporary:
@@ -49,7 +49,7 @@ def load_state(path: Path, fixed: Dict[str, Any], run: Run) -> None:
         )
     if not 0 <= state["step"] <= run.recipe.steps:
         raise _unusable(path, f"its step is {state['step']} of {run.recipe.steps}")
-    net = run.elastic.net
+    net = run.net
     try:
         for part in ("net", "ema"):
             check_state_dict(net, state[part], source=f"its '{part}'")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, List, Optional, Union
 
+from sr_deploy.adaptive.models import Adaptive, adaptive_session
 from sr_deploy.core.errors import InputError, VariantError, nearest
 from sr_deploy.core.files import files_in, sha256_of
 from sr_deploy.core.manifest import manifest_path, read_manifest
@@ -38,6 +39,12 @@ def session_of(model: Union[str, Path], variant: Optional[str] = None) -> Sessio
     Raises an SrDeployError on bad input, or where this machine cannot run it.
     """
     return runnable(str(model), variant).open()
+
+
+def adaptive_runnable(asked: Adaptive, model: Optional[str]) -> Runnable:
+    """Return an adaptive network, the kind's shipped default where no model is given. Raises an SrDeployError on bad input."""
+    session = adaptive_session(asked, model)
+    return Runnable(session.name, "", session.identity, lambda: session)
 
 
 def runnable(given: str, variant: Optional[str] = None) -> Runnable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Dict, Iterable, Iterator, Optional, Tuple
+from typing import Dict, Iterable, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -54,6 +54,7 @@ class Upscaler:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in _LARGEST or 0 in image.shape:
             raise InputError(f"expected an (H, W, 3) image of uint8, uint16 or float32, got {image.shape} {image.dtype}")
         plan = self._last = self.plan((image.shape[0], image.shape[1]), bytes_per_px=3 * image.itemsize + more_per_px)
+        self.session.begin()
         return self._run(image, plan)
 
     def _run(self, image: np.ndarray, plan: Plan) -> np.ndarray:
@@ -141,11 +142,26 @@ class Upscaler:
         """Say how the last image was run, and how exact that is."""
         if self._last is None:
             return "nothing was run"
-        if self._last.exact:
-            return f"{self._last}: as the whole image" if not self._last.whole else str(self._last)
-        if len(self._last.rows) == len(self._last.columns) == 1:
-            return f"{self._last}: not the whole image's result, and there is no second tile to measure that by"
-        return f"{self._last}: not the whole image's result; beside the seams two tiles differ by {self.difference:.2g} of 1 at most"
+        spent = self.session.spent()
+        return self._how(self._last) + (f"; {spent}" if spent is not None else "")
+
+    def assembled(self, tiles: Sequence[np.ndarray]) -> np.ndarray:
+        """Return one (H, W) array of those, (h, w), that belong to the tiles of the last image, in the order they were run."""
+        assert self._last is not None
+        out = np.empty(self._last.hw, tiles[0].dtype)
+        spans = [(row, column) for row in self._last.rows for column in self._last.columns]
+        for tile, (row, column) in zip(tiles, spans):
+            core = tile[row.core_start - row.start : row.core_stop - row.start]
+            kept = core[:, column.core_start - column.start : column.core_stop - column.start]
+            out[row.core_start : row.core_stop, column.core_start : column.core_stop] = kept
+        return out
+
+    def _how(self, plan: Plan) -> str:
+        if plan.exact:
+            return f"{plan}: as the whole image" if not plan.whole else str(plan)
+        if len(plan.rows) == len(plan.columns) == 1:
+            return f"{plan}: not the whole image's result, and there is no second tile to measure that by"
+        return f"{plan}: not the whole image's result; beside the seams two tiles differ by {self.difference:.2g} of 1 at most"
 
     def receipt(self) -> str:
         """Say what memory was estimated and taken at its peak, against the bound."""

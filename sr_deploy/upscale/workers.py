@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, List, Optional
 
+from sr_deploy.adaptive.models import Adaptive
 from sr_deploy.core.errors import InputError, SrDeployError
 from sr_deploy.upscale.folder import BESIDE, Summary, jobs_of, upscale_folder
 from sr_deploy.upscale.memory import available_bytes
-from sr_deploy.upscale.models import runnable
+from sr_deploy.upscale.models import Runnable, adaptive_runnable, runnable
 from sr_deploy.upscale.tiles import Upscaler
 
 
@@ -25,19 +26,28 @@ class FolderTask:
 
     source: Path
     output: Path
-    model: str
+    model: Optional[str]
+    """None: the shipped default of `adaptive`."""
     variant: Optional[str] = None
     tile: Optional[int] = None
     max_memory: Optional[int] = None
     """Bytes, of all its processes together."""
     suffix: Optional[str] = None
     """Of the results; None: the pictures' own."""
+    adaptive: Optional[Adaptive] = None
+
+    def network(self) -> Runnable:
+        """Return what it is upscaled with. Raises an SrDeployError on bad input."""
+        if self.adaptive is not None:
+            return adaptive_runnable(self.adaptive, self.model)
+        assert self.model is not None
+        return runnable(self.model, self.variant)
 
 
 def run_task(task: FolderTask, *, say: Callable[[str], None], wrote: Callable[[Path], None]) -> Summary:
     """Do a task in this process. Raises an SrDeployError on bad input; a bad picture is said and counted."""
     jobs = jobs_of(task.source, task.output, suffix=task.suffix)
-    chosen = runnable(task.model, task.variant)
+    chosen = task.network()
     upscaler = Upscaler(chosen.open(), tile=task.tile, max_memory=task.max_memory, identity=chosen.identity, beside=BESIDE)
     summary = upscale_folder(jobs, task.output, upscaler, say=say, wrote=wrote)
     if summary.done:

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -167,3 +169,23 @@ def test_images_can_be_checked_before_they_are_scored(folder):
     write_png(folder / "small.png", picture(14, 40))
     with pytest.raises(InputError, match="small.png is too small to be scored: 14x40 pixels"):
         check_images(image_set(str(folder)), metric="y", scale=2)
+
+
+def test_a_name_that_is_no_text_is_written_as_one(folder):
+    try:
+        (folder / "0.png").rename(folder / os.fsdecode(b"\xff.png"))
+    except OSError:
+        pytest.skip("this system's file names are text")
+    quality = evaluate(Bicubic(2), image_set(str(folder)), metric="y", degradation="bi")
+    assert [s.image for s in quality.images] == ["1.png", "\\xff.png"]
+
+
+def test_pixels_that_are_no_numbers_are_told_and_scored(folder):
+    class Broken(Nearest):
+        def _run(self, x):
+            y = super()._run(x)
+            y[0, 0, 5, 5] = np.nan if x.shape[2] == 24 else 0.5
+            return y
+
+    first, second = evaluate(Broken(), image_set(str(folder)), metric="y").images
+    assert (first.finite, second.finite) == (False, True) and np.isfinite(first.psnr_db)

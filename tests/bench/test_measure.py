@@ -216,3 +216,11 @@ def test_an_engine_without_a_manifest_is_never_opened(place, tmp_path):
     shutil.copy(place / "engines" / "tiny_x2.d1.20x24.fp32.engine", tmp_path)
     with pytest.raises(ArtifactError, match="has no manifest"):
         rows_from_artifacts([tmp_path / "tiny_x2.d1.20x24.fp32.engine"], data=str(place / "Set" / "HR"))
+
+
+def test_an_output_that_is_not_finite_is_the_first_warning(place, monkeypatch):
+    from sr_deploy.runtime.ort import OnnxRuntimeSession
+
+    monkeypatch.setattr(OnnxRuntimeSession, "_run", lambda self, x: np.full((1, 3, 2 * x.shape[2], 2 * x.shape[3]), np.nan, np.float32))
+    (row,) = rows_from_artifacts(place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx", data=str(place / "Set" / "HR"), runs=1)
+    assert row.warnings[0] == "2 of 2 images came out with pixels that are no finite numbers: scored as black or white"

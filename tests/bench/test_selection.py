@@ -79,6 +79,8 @@ def test_what_lacks_the_number_is_not_taken():
         (ROWS, {}, "no limit to select by"),
         ([ROWS[0], replace(ROWS[1], protocol="ntire2025")], {"max_ms": 33}, "different protocol"),
         ([ROWS[0], replace(ROWS[1], input_hw=(8, 8))], {"max_ms": 33}, "different input_hw do not compare: 64x64, 8x8"),
+        (ROWS, {"max_ms": float("nan")}, "a limit of nan for the time; expected a number above 0"),
+        (ROWS, {"min_psnr_db": -3}, "a limit of -3 for the PSNR"),
         ([ROWS[0], replace(ROWS[1], device="other")], {"max_ms": 33}, "different device"),
         ([ROWS[0], replace(ROWS[1], scale=2)], {"max_ms": 33}, "different scale"),
         ([replace(ROWS[0], psnr_db=None)], {"max_ms": 33}, "lack a PSNR or a time"),
@@ -87,3 +89,11 @@ def test_what_lacks_the_number_is_not_taken():
 def test_without_rows_that_tell_nothing_is_recommended(rows, limits, words):
     with pytest.raises(InputError, match=words):
         selected(rows, target="cpu", limits=limits)
+
+
+def test_what_comes_nearest_is_told():
+    with pytest.raises(InputError) as raised:
+        choose(*ROWS, max_ms=5, min_psnr_db=99)
+    fastest, best = min(ROWS, key=lambda r: r.latency_ms_median), max(ROWS, key=lambda r: r.psnr_db)
+    assert f"the lowest time is {fastest.latency_ms_median:.3f} ms" in raised.value.hint
+    assert f"the highest PSNR is {best.psnr_db:.3f} dB" in raised.value.hint

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -73,7 +74,11 @@ def children(monkeypatch):
 def test_the_cells_are_every_combination(place, tmp_path):
     path = plan(place, tmp_path, shapes=["16x18", "8x8"], targets=["cpu"], precisions=["fp32", "fp16"], protocols=["steady", "ntire2025"])
     cells = cells_of(read_plan(path), image_set(data(place)))
-    assert len(cells) == len(set(cells.values())) == 2 * 2 * 2 * 2 * 2
+    # By a challenge's protocol a checkpoint takes the images as they are: the two shapes are one cell. So does an engine for a CPU,
+    # at sizes that its own graph takes: from 16x16.
+    assert len(cells) == len(set(cells.values())) == 2 * 2 * 2 * 2 * 2 - 2 * 2
+    assert [c.shape for c in cells.values() if (c.backend, c.protocol) == ("torch", "ntire2025")] == [""] * 4
+    assert {c.shape for c in cells.values() if (c.target, c.protocol) == ("cpu", "ntire2025")} == {"", "8x8"}
     assert {(c.backend, c.target) for c in cells.values()} == {("torch", ""), ("onnxruntime", "cpu")}
     name = next(iter(cells))
     assert name.startswith("tiny_x2.d1 16x18 batch 1 fp32 torch steady #")
@@ -111,6 +116,15 @@ def test_a_killed_sweep_goes_on_where_it_stopped(place, tmp_path, children):
     assert [c[3] for c in children.calls] == ["d1", "d2", "d2"]
 
 
+def test_half_a_row_of_a_killed_run_is_measured_again(place, tmp_path, children):
+    path, said = plan(place, tmp_path), []
+    rows = rows_from_plan(read_plan(path), tmp_path / "out", data=data(place))
+    file = tmp_path / "out" / "rows.jsonl"
+    file.write_bytes(file.read_bytes()[:-20])
+    assert rows_from_plan(read_plan(path), tmp_path / "out", data=data(place), progress=said.append) == rows
+    assert "took away a last line" in said[0] and len(children.calls) == 3 and read_rows(file) == rows
+
+
 def test_graphs_and_engines_are_made_by_the_commands_a_user_would_give(place, tmp_path, children):
     rows_from_plan(
         read_plan(plan(place, tmp_path, backends=["onnxruntime"], targets=["cpu"], variants=["d1"], threads=1)), tmp_path / "out",
@@ -119,8 +133,15 @@ def test_graphs_and_engines_are_made_by_the_commands_a_user_would_give(place, tm
     export, bench, to_target, build, bench_engine = children.calls
     assert export[0] == "export" and export[2:8] == ("--variants", "d1", "--shape", "16x18", "--precision", "fp32")
     assert bench[:2] == ("bench", "/made/by/export") and ("--threads", "1") == bench[bench.index("--threads") :][:2]
-    assert "--target" in to_target and build[:4] == ("build-engine", "/made/by/export", "--target", "cpu")
+    assert "--target" in to_target and "--shape" not in to_target, "its own graph takes any size, so that images stay whole"
+    assert build[:4] == ("build-engine", "/made/by/export", "--target", "cpu")
     assert bench_engine[1] == "/made/by/build-engine" and "--lr" in bench_engine
+
+
+def test_a_challenge_s_cells_take_neither_a_size_nor_runs(place, tmp_path, children):
+    rows_from_plan(read_plan(plan(place, tmp_path, protocols=["ntire2025"], variants=["d1"])), tmp_path / "out", data=data(place))
+    (bench,) = children.calls
+    assert "--lr" not in bench and "--runs" not in bench
 
 
 @pytest.mark.parametrize(
@@ -144,6 +165,11 @@ def test_what_cannot_be_done_is_no_other_measurement(place, tmp_path, children, 
         ({"targets": ["xavie"]}, Exception, "unknown target 'xavie'"),
         ({"shape": ["8x8"]}, InputError, "line 1: unknown key 'shape'"),
         ({"runs": "3"}, InputError, "key 'runs': expected int"),
+        ({"runs": 0}, InputError, "runs is 0; expected 1 to 10000"),
+        ({"batch": [0]}, InputError, "batch is 0; expected 1 to"),
+        ({"threads": 100000}, InputError, "threads is 100000; expected 1 to"),
+        ({"metric": "ssim"}, InputError, "metric holds 'ssim'; expected y or rgb"),
+        ({"metric": "y", "protocols": ["ntire2025"]}, InputError, "ntire2025 scores on rgb, not y"),
     ],
 )
 def test_a_wrong_plan_is_refused_before_anything_runs(place, tmp_path, changes, error, words):
@@ -169,10 +195,29 @@ def test_a_folder_of_no_images_and_one_that_only_looks_like_one(place, tmp_path,
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no signals")
 def test_a_process_that_crashes_is_told_by_its_signal(monkeypatch):
-    real, crash = subprocess.run, [sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"]
-    monkeypatch.setattr(sweep.subprocess, "run", lambda command, **options: real(crash, **options))
+    real, crash = subprocess.Popen, [sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"]
+    monkeypatch.setattr(sweep.subprocess, "Popen", lambda command, **options: real(crash, **options))
     with pytest.raises(sweep._FailedError, match="srdeploy bench was ended by SIGSEGV"):
         sweep._srdeploy("bench", "x")
+
+
+# Says that it runs, waits until its standard input is closed, as `cli/child.py` does, and says that it ended.
+CHILD = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.write_text('runs'); sys.stdin.read(); p.write_text('ended')"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no signals")
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGINT", "SIGTERM"])
+def test_a_sweep_that_is_killed_leaves_no_child_behind(tmp_path, number):
+    note = tmp_path / "note"
+    code = f"import sys; from sr_deploy.bench.sweep import _run_on_leash; _run_on_leash([sys.executable, '-c', {CHILD!r}, {str(note)!r}])"
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    for state in ("runs", "ended"):
+        deadline = time.monotonic() + 60
+        while not note.is_file() or note.read_text() != state:
+            assert time.monotonic() < deadline, f"the child never {state}"
+            time.sleep(0.05)
+        parent.send_signal(getattr(signal, number))
+    assert parent.wait(60) != 0
 
 
 def test_a_real_child_s_error_is_its_own_words():

@@ -1,4 +1,4 @@
-"""No table of a document is typed by hand: each is what its command prints from the published rows."""
+"""No table or figure of a document is made by hand: each is what its command makes of the published rows."""
 
 from __future__ import annotations
 
@@ -47,3 +47,41 @@ def test_a_table_whose_rows_are_gone_or_whose_end_is_missing(regenerate, tmp_pat
     with pytest.raises(RuntimeError, match="has no"):
         regenerate.regenerated(document().replace("<!-- end of table -->", ""), folder=tmp_path)
     assert regenerate.regenerated("no table") == "no table"
+
+
+@pytest.fixture(scope="module")
+def drawn(regenerate):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed; it draws the figures")
+    files = {}
+    for name, where in regenerate.FIGURES.items():
+        files.update(regenerate.figures(ROOT / regenerate.ROWS, name=name, where=where))
+    return files
+
+
+def test_the_figures_are_fresh_and_no_other_lies_beside(regenerate, drawn):
+    assert {str(path.relative_to(ROOT).as_posix()) for path in (ROOT / "benchmarks" / "figures").iterdir()} == set(drawn)
+    stale = [name for name, content in drawn.items() if not regenerate.drawn_alike(ROOT / name, content)]
+    assert not stale, "run: python3 benchmarks/regenerate.py"
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    assert all(f"({name.partition('/')[2]})" in text for name in drawn), "a figure is shown"
+
+
+def test_a_figure_is_stale_when_it_differs_unless_another_matplotlib_drew_it(regenerate, drawn, tmp_path):
+    path, content = tmp_path / "figure.svg", next(iter(drawn.values()))
+    assert not regenerate.drawn_alike(path, content)
+    path.write_bytes(content)
+    assert regenerate.drawn_alike(path, content) and not regenerate.drawn_alike(path, content + b" ")
+    path.write_bytes(regenerate._DRAWN_BY.sub(b"Matplotlib v0.1", content))
+    assert regenerate.drawn_alike(path, content)
+    path.write_bytes(b"no figure")
+    assert not regenerate.drawn_alike(path, content)
+
+
+def test_rows_that_are_not_one_figure_are_refused(regenerate, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed; it draws the figures")
+    for device in ("one", "another"):
+        row = BenchmarkRow(model="m", variant="d1", backend="torch", device=device, latency_ms_median=1.0, psnr_db=30.0, params=1)
+        append_rows(tmp_path / "rows.jsonl", [row])
+    with pytest.raises(RuntimeError, match="do not compare: expected one device"):
+        regenerate.figures(tmp_path / "rows.jsonl", name="f", where=["model=m"])
+    assert list(regenerate.figures(tmp_path / "rows.jsonl", name="f", where=["device=one"])) == ["f-cost.svg"]

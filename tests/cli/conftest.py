@@ -102,3 +102,16 @@ def perfect(tmp_path):
     (tmp_path / "grey").mkdir()
     write_png(tmp_path / "grey" / "flat.png", np.full((32, 32, 3), 128, np.uint8))
     return tmp_path / "nearest.onnx", tmp_path / "grey"
+
+
+@pytest.fixture()
+def data(tmp_path):
+    """A folder with one small photograph-like image."""
+    pytest.importorskip("cv2", reason="opencv is not installed; it reads and writes the images")
+    from sr_deploy.core.images import imresize, write_png
+
+    folder = tmp_path / "Tiny" / "HR"
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    write_png(folder / "one.png", imresize(noise, scale=6))
+    return folder

@@ -2,23 +2,9 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
 from sr_deploy.core.rows import read_rows
-
-
-@pytest.fixture()
-def data(tmp_path):
-    """A folder with one small photograph-like image."""
-    pytest.importorskip("cv2", reason="opencv is not installed; it reads and writes the images")
-    from sr_deploy.core.images import imresize, write_png
-
-    folder = tmp_path / "Tiny" / "HR"
-    folder.mkdir(parents=True)
-    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    write_png(folder / "one.png", imresize(noise, scale=6))
-    return folder
 
 
 def test_a_checkpoint_and_an_engine_that_cannot_run_here(run_cli, asrn, rtx_engine, data, tmp_path):
@@ -104,3 +90,13 @@ def test_a_sweep_takes_its_options_from_the_plan(run_cli, fails, tmp_path):
     plan.write_text("{")
     assert "plan.json, line 1: not valid JSON" in fails("bench", "--sweep", plan, "-o", tmp_path)
     assert run_cli("bench").exit_code == 2
+
+
+def test_a_file_that_rows_cannot_be_added_to_is_found_before_measuring(fails, tmp_path, asrn, data):
+    old = tmp_path / "old" / "rows.jsonl"
+    old.parent.mkdir()
+    old.write_text('{"schema": 1}\n')
+    assert "rows.jsonl, line 1: not a row of schema 2; its schema is 1" in fails("bench", asrn, "--data", data, "-o", old.parent)
+    assert old.read_text() == '{"schema": 1}\n'
+    (tmp_path / "folder" / "rows.jsonl").mkdir(parents=True)
+    assert "rows.jsonl: Is a directory" in fails("bench", asrn, "--data", data, "-o", tmp_path / "folder")

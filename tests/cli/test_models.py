@@ -17,11 +17,17 @@ def torch():
 
 def test_models_lists_what_is_shipped(run_cli):
     listed = json.loads(run_cli("models", "--json").stdout)
-    for model in listed:
+    models, routers = ([m for m in listed if ("branches" in m) == which] for which in (False, True))
+    assert models and routers and all(os.path.isfile(m["path"]) for m in listed)
+    for model in models:
         assert set(model) == {"name", "arch", "scale", "variants", "path"} and model["variants"]
-        assert os.path.isfile(model["path"])
-    table = run_cli("models").stdout
-    assert table.startswith("| name") and all(model["name"] in table for model in listed)
+    points = {f"{m['name']}:{variant}" for m in models for variant in m["variants"]}
+    for router in routers:
+        assert set(router) == {"name", "scale", "branches", "path"} and len(router["branches"]) >= 2
+        assert set(router["branches"]) <= points, "a shipped router chooses between shipped networks"
+    of_models, of_routers = run_cli("models").stdout.split("\n\n")
+    assert of_models.startswith("| name") and all(m["name"] in of_models for m in models)
+    assert of_routers.startswith("| router") and all(r["name"] in of_routers and r["branches"][0] in of_routers for r in routers)
 
 
 def test_complexity_of_a_bare_name(torch, run_cli):

@@ -35,9 +35,10 @@ def test_an_unknown_recipe_is_refused_and_the_nearest_suggested(fails, tmp_path)
 def test_recipes_are_listed_and_shown_with_their_sources(run_cli, fails):
     pytest.importorskip("torch", reason="torch is not installed; it trains")
     from sr_deploy.train.recipes import RECIPES
+    from sr_deploy.train.routed_recipes import ROUTED_RECIPES
 
     listed = run_cli("recipes").stdout.splitlines()
-    assert [line.split()[0] for line in listed] == list(RECIPES)
+    assert [line.split()[0] for line in listed] == [*RECIPES, *ROUTED_RECIPES]
     shown = run_cli("recipes", "imdeception-x4-2").stdout
     assert "follows: imdeception-x4-best" in shown and "source: IMDeception, section 4.2, second phase" in shown
     as_json = json.loads(run_cli("recipes", "--json").stdout)
@@ -77,3 +78,26 @@ def test_an_empty_name_is_no_folder(fails, tmp_path, option):
     given = {"--data": tmp_path, "-o": tmp_path / "out", option: ""}
     error = fails("train", "asrn-x2-small", *(text for pair in given.items() for text in pair))
     assert "is empty; expected a folder" in error and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "recipe, option, message",
+    [
+        ("cdnsr-r-fsrcnn-x4", "--teacher", "this recipe trains a router"),
+        ("cdnsr-r-fsrcnn-x4", "--judge", "this recipe trains a router"),
+        ("asrn-x4-small", "--branch", "this recipe trains one network"),
+        ("asrn-x4-small", "--vgg", "this recipe trains one network"),
+        ("asrn-x4-small", "--judge", "trains on patches of every difficulty"),
+    ],
+)
+def test_options_of_other_recipes(fails, tmp_path, recipe, option, message):
+    pytest.importorskip("torch", reason="torch is not installed; it trains")
+    error = fails("train", recipe, "--data", tmp_path, "-o", tmp_path / "out", option, "asrn_x4")
+    assert message in error and f"hint: leave {option} out" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_of_a_router_is_shown(run_cli):
+    pytest.importorskip("torch", reason="torch is not installed; it trains")
+    shown = json.loads(run_cli("recipes", "--json", "cdnsr-s-fsrcnn-x4").stdout)
+    assert (shown["stage"], shown["alpha"], shown["lambda_reg"]) == ("router", 0.45, 4e-4)

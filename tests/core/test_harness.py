@@ -26,6 +26,64 @@ def parsed(text):
     return names, [dict(zip(names, (cell.strip() for cell in line.split("\t")))) for line in lines]
 
 
+# How the organisers' test_demo.py (all years) reads results.json into results.txt: heading, width, what it shows of an entry.
+THEIRS = (
+    ("Model", 20, lambda name, e: name),
+    ("Val PSNR", 10, lambda name, e: f"{e['valid_ave_psnr']:2.2f}"),
+    ("Test PSNR", 10, lambda name, e: f"{e['test_ave_psnr']:2.2f}"),
+    ("Val Time [ms]", 14, lambda name, e: f"{e['valid_ave_runtime']:3.2f}"),
+    ("Test Time [ms]", 14, lambda name, e: f"{e['test_ave_runtime']:3.2f}"),
+    ("Ave Time [ms]", 14, lambda name, e: f"{(e['valid_ave_runtime'] + e['test_ave_runtime']) / 2:3.2f}"),
+    ("Params [M]", 10, lambda name, e: f"{e['num_parameters']:2.3f}"),
+    ("FLOPs [G]", 10, lambda name, e: f"{e['flops']:2.2f}"),
+    ("Acts [M]", 8, lambda name, e: f"{e['activations']:2.2f}"),
+    ("Mem [M]", 8, lambda name, e: f"{e['valid_memory']:2.2f}"),
+    ("Conv", 8, lambda name, e: f"{e['num_conv']:4d}"),
+)
+
+
+def read_as_theirs(results_json, *, include_test):
+    """What their script writes to results.txt when it finds this results.json."""
+    columns = [c for c in THEIRS if include_test or c[0] not in ("Test PSNR", "Test Time [ms]", "Ave Time [ms]")]
+    lines = [[heading for heading, *_ in columns]]
+    lines += [[shown(name, entry) for *_, shown in columns] for name, entry in json.loads(results_json).items()]
+    return "".join("\t".join(f"{text:{width}s}" for text, (_, width, _) in zip(line, columns)) + "\n" for line in lines)
+
+
+@pytest.mark.parametrize(
+    "rows", [[ROW, replace(ROW, variant="d4", latency_ms_mean=9.0)], [replace(ROW, test_set="", images=ROW.images[:2])]]
+)
+def test_their_script_reads_our_json_and_writes_our_text(rows):
+    files = results_files(rows)
+    assert read_as_theirs(files["results.json"], include_test=bool(rows[0].test_set)) == files["results.txt"]
+
+
+# The baseline of 2024 as results.txt and results.json of Amazingren/NTIRE2024_ESR publish it (their lists hold 200 images each).
+PUBLISHED_TXT = (
+    "Model               \tVal PSNR  \tTest PSNR \tVal Time [ms] \tTest Time [ms]\tAve Time [ms] \tParams [M]\tFLOPs [G] \t"
+    "Acts [M]\tMem [M] \tConv    \n"
+    "00_RLFN_baseline    \t26.96     \t27.07     \t16.01         \t10.90         \t13.45         \t0.317     \t19.70     \t"
+    "80.05   \t467.70  \t  39    \n"
+)
+PUBLISHED_KEYS = [
+    "valid_runtime", "valid_psnr", "valid_memory", "valid_ave_runtime", "valid_ave_psnr", "test_runtime", "test_psnr", "test_memory",
+    "test_ave_runtime", "test_ave_psnr", "activations", "num_conv", "flops", "num_parameters",
+]  # fmt: skip
+
+
+def test_the_published_baseline_s_files_are_ours_for_its_numbers():
+    measured = (("valid", 26.955138542968204, 16.012238647937775), ("test", 27.069471162517825, 10.897433106899262))
+    row = replace(
+        ROW, model="00_RLFN_baseline", variant="", protocol="ntire2024", params=317_218, macs_g=19.695306752, acts_m=80.045184, convs=39,
+        mem_peak_mib=467.6982421875,
+        images=tuple({"image": "a", "split": s, "lr_hw": [8, 8], "psnr_db": p, "ssim": 0.7, "ms": ms} for s, p, ms in measured),
+    )  # fmt: skip
+    files = results_files([row])
+    assert files["results.txt"] == PUBLISHED_TXT
+    keys = list(json.loads(files["results.json"])["00_RLFN_baseline"])
+    assert [key for key in keys if "ssim" not in key] == PUBLISHED_KEYS  # with --ssim theirs have those too
+
+
 def test_results_txt_has_the_harness_s_columns():
     names, (first, second) = parsed(results_files([ROW, replace(ROW, variant="d4")])["results.txt"])
     assert names == [

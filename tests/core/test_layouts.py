@@ -79,6 +79,10 @@ def test_ranks_by_two_protocols_and_where_they_differ():
     assert table.cells == (("m_x4.c4", "20.00 (1)", "90.00 (2)", "differs"), ("m_x4.c16-nla", "60.00 (2)", "80.00 (1)", "differs"))
     with pytest.raises(InputError, match="two or more protocols"):
         laid_out([A, B], "ranks")
+    with pytest.raises(InputError, match="m_x4.c4 was measured at .* and 8x8") as e:
+        laid_out([A, replace(A, input_hw=(8, 8)), *by_year], "ranks")
+    assert "--where input_hw=" in e.value.hint
+    assert laid_out([A, replace(A, latency_ms_median=90.0), B, *by_year], "ranks").cells[0][1] == "90.00 (2)", "of repeated ones the last"
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "ranks"])

@@ -83,7 +83,7 @@ def test_the_conditions_are_below_and_differences_are_listed():
         "device: AMD, 2 cores, 2 threads",
         "software: torch 2.9; onnxruntime 1.22",
     ):
-        assert line in text.splitlines()
+        assert f"- {line}" in text.splitlines()
 
 
 def test_what_could_not_run_is_listed_with_its_reason():

@@ -7,14 +7,23 @@ import torch
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
 
-SMALLEST = {"asrn": "d2", "imdeception": "c4-nla", "srn": "b1", "srn-s": "b1", "edsr": "b1"}
+SMALLEST = {
+    "asrn": "d2", "imdeception": "c4-nla", "srn": "b1", "srn-s": "b1", "edsr": "b1", "edsr-original": "b1", "adaedsr": "d1",
+    "fsrcnn": "w4", "carn-m": "w4", "msrresnet": "w2", "rcan": "w16", "adarcan": "d1",
+}  # fmt: skip
+CONFIG = {
+    "edsr": {"channels": 8}, "edsr-original": {"channels": 8}, "adaedsr": {"channels": 8, "blocks": 2},
+    "adarcan": {"width": 16, "groups": 1, "blocks": 2},
+}  # fmt: skip
 SIZES = [(1, 1), (3, 5), (2, 9), (17, 16), (33, 47)]
 
 
 def network(arch, scale, variant, seed=0):
     """Random weights, biases far from zero among them: what a wrong border would show."""
     torch.manual_seed(seed)
-    net = ARCHITECTURES[arch].build(scale, Variant.parse(variant), {"channels": 8} if arch == "edsr" else None)
+    net = ARCHITECTURES[arch].build(scale, Variant.parse(variant), CONFIG.get(arch))
+    if arch == "rcan":  # ten groups of twenty blocks take seconds, and show no more than one of two
+        del net.groups[1:], net.groups[0].blocks[2:]
     for parameter in net.parameters():
         if parameter.dim() == 1:
             torch.nn.init.uniform_(parameter, -1, 1)

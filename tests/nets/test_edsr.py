@@ -3,7 +3,7 @@ import torch
 
 from sr_deploy.core.errors import CheckpointError
 from sr_deploy.core.spec import Variant
-from sr_deploy.nets.edsr import EDSR, EDSR_ARCHITECTURE
+from sr_deploy.nets.edsr import EDSR, EDSR_ARCHITECTURE, EDSR_ORIGINAL_ARCHITECTURE
 
 
 @pytest.mark.parametrize("channels", [0, 4096, "128", 1.5])
@@ -20,3 +20,21 @@ def test_blocks_are_residual_and_the_long_skip_has_no_convolution():
             block.conv2.bias.zero_()
     x = torch.rand(1, 3, 4, 5)
     torch.testing.assert_close(net(x), net.tail(2 * net.head(x)))
+
+
+@pytest.mark.parametrize(
+    "scale, variant, channels, params", [(4, "b16", 64, 1_517_571), (2, "b32", 256, 40_729_603), (4, "b32", 256, 43_089_923)]
+)
+def test_edsrs_own_sizes(scale, variant, channels, params):
+    with torch.device("meta"):
+        net = EDSR_ORIGINAL_ARCHITECTURE.build(scale, Variant.parse(variant), {"channels": channels})
+    assert sum(p.numel() for p in net.parameters()) == params
+
+
+def test_the_original_takes_the_mean_off_and_has_a_convolution_before_its_long_skip():
+    net = EDSR_ORIGINAL_ARCHITECTURE.build(2, Variant("b", 1), {"channels": 4}).double()
+    mean = torch.tensor([0.4488, 0.4371, 0.4040], dtype=torch.float64).view(3, 1, 1)
+    x = torch.rand(1, 3, 5, 4, dtype=torch.float64)
+    z = net.head(x - mean)
+    torch.testing.assert_close(net(x), net.tail(net.last(net.blocks[0](z)) + z) + mean)
+    assert not any(True for _ in net.buffers())

@@ -68,6 +68,27 @@ def test_folding_the_value_range_is_the_same_function(arch):
     torch.testing.assert_close(net(x), wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("arch, width", [("fsrcnn", 6), ("carn-m", 8), ("msrresnet", 4)])
+def test_value_range_of_networks_with_a_mean_a_skip_or_a_transposed_last_layer(arch, width):
+    net = ARCHITECTURES[arch].build(2, Variant("w", width)).double()
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            if "mean.bias" in name:
+                p.mul_(255)  # as on images of 0..255
+    x = torch.rand(1, 3, 8, 8, dtype=torch.float64)
+    wanted = net(255 * x) / 255
+    net.load_state_dict({k: v.double() for k, v in fold_value_range(net.state_dict(), net, 255.0).items()})
+    torch.testing.assert_close(net(x), wanted, rtol=0, atol=1e-6)
+
+
+def test_weights_that_fit_several_scales_are_not_guessed(tmp_path):
+    torch.save(weights_of("fsrcnn", 4, "w8"), tmp_path / "mine.pth")
+    with pytest.raises(InputError, match="fits fsrcnn at x2, x3, x4 alike") as e:
+        checkpoint_from_file("fsrcnn", tmp_path / "mine.pth", tmp_path)
+    assert e.value.hint == "say which: fsrcnn_x4"
+    assert checkpoint_from_file("fsrcnn_x3", tmp_path / "mine.pth", tmp_path).spec.scale == 3
+
+
 @pytest.mark.parametrize("kind", ["asrn", "asrn_x3"])
 @pytest.mark.parametrize(
     "wrap",

@@ -222,6 +222,17 @@ def test_print_is_light_without_controls_and_fits(open_page):
     assert page.pdf()[:4] == b"%PDF"
 
 
+def test_the_widest_table_fits_a_printed_page(browser, tmp_path):
+    wide = {"model": "imdeception_x4", "backend": "tensorrt-rtx", "protocol": "ntire2025", "deployed": {"macs": 20_710_000_000}}
+    rows = [row(f"c{n}-nla", 1000.0 * n, counter="fvcore", mem_peak_mib=1234.5, **wide) for n in (4, 16)]
+    (tmp_path / "wide.html").write_text(report_html(rows), encoding="utf-8")
+    page = browser.new_page(viewport={"width": 688, "height": 900})  # A4 between its margins, in pixels of CSS
+    page.goto((tmp_path / "wide.html").as_uri())
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 688
+    page.close()
+
+
 def test_without_a_script_all_is_still_said(browser, report):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()

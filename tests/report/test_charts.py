@@ -44,6 +44,19 @@ def test_backends_are_named_where_they_differ_in_cost():
     assert (latency, params) == (["torch fp32", "onnxruntime fp32"], ["m_x4"])
 
 
+def test_several_models_are_named_and_their_backends_told_by_the_line():
+    rows = [
+        row(f"d{d}", 10.0 * d * f, 30.0 + d - m / 3, model=f"model{m}_x4", backend=b, params=1000 * m + d)
+        for m in range(1, 10) for b, f in (("torch", 1.0 + m / 9), ("onnxruntime", 2.0 + m / 7)) for d in (1, 2, 3)
+    ]  # fmt: skip
+    (group,) = groups_of(rows)
+    svg = ElementTree.fromstring(cost_chart(group, axes_of(group)[0]))
+    labels = [t.text for t in svg.iter("text") if t.get("class") == "label"]
+    assert len(labels) == len(set(labels)) > 5 and all(label.startswith("model") for label in labels)
+    assert len({m.get("d") for m in svg.iter("path")}) == 9, "a mark for each"
+    assert [line.get("class") for line in svg.iter("polyline")][:-1] == ["family line0", "family line1"] * 9
+
+
 def test_elastic_curves_are_ordered_by_size_and_split_by_backend_and_tag():
     rows = [row("c16-nla", psnr=33.0), row("c8"), row("c16", psnr=32.0), row("c4-nla"), row("c8", backend="onnxruntime", ms=5.0)]
     (elastic,) = elastic_of(groups_of(rows)[0])

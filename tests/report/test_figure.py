@@ -62,8 +62,10 @@ def test_the_same_rows_give_the_same_files():
 
 def test_labels_in_one_place_are_joined_and_those_too_close_left_out():
     xlim = (10.0, 1000.0)
-    assert joined_labels([(50, 1, "c4"), (50.5, 1, "c4-nla"), (200, 2, "c16")], xlim) == [(200, 2, "c16"), (50, 1, "c4, c4-nla")]
-    assert [text for _, _, text in joined_labels([(100, 1, "d1"), (112, 1, "d2"), (126, 1, "d3")], xlim)] == ["d3", "d1"]
+    assert joined_labels([(50, 1, "c4"), (50.5, 1, "c4-nla"), (200, 2, "c16")], xlim, (0, 40)) == [(200, 2, "c16"), (50, 1, "c4, c4-nla")]
+    assert [text for _, _, text in joined_labels([(100, 1, "d1"), (112, 1, "d2"), (126, 1, "d3")], xlim, (0, 40))] == ["d3", "d1"]
+    apart = joined_labels([(100, 10, "d1"), (101, 20, "d2"), (112, 30, "d3")], xlim, (0, 40))
+    assert [text for _, _, text in apart] == ["d3", "d2", "d1"], "far from each other on the other axis"
 
 
 def test_without_matplotlib(monkeypatch):

@@ -64,6 +64,18 @@ def test_all_numbers_are_there_and_what_is_missing_is_empty():
     assert "Operators that the counter of FLOPs does not see: matmul" in page.text
 
 
+def test_what_is_deployed_and_the_score_have_columns_a_reader_can_take_in():
+    slow = row(ms=4000.0, protocol="ntire2025", counter="fvcore", deployed={"macs": 7_010_000_000})
+    text = Page(report_html([slow])).text
+    assert "FLOPs [G] as deployed" in text and "7.01" in text and re.search(r"Score.* \d\.\de\+\d+ ", text)
+    assert "as deployed" not in Page(report_html([row()])).text
+
+
+def test_backends_are_in_the_legend_where_there_are_several():
+    assert "m_x4 torch fp32 onnxruntime fp32" in Page(report_html([row(), row(backend="onnxruntime")])).text
+    assert "m_x4 torch fp32" not in Page(report_html([row()])).text.split("PSNR against")[0].split("Pareto front")[-1]
+
+
 def test_every_field_of_a_row_is_in_its_receipt():
     image = {"image": "bird.png", "split": "valid", "lr_hw": [4, 5], "psnr_db": None, "ssim": 1.0, "ms": 1.5}
     facts = {"power_mode": "15W", "settings": "spin", "conditions": {"before": {"load_1min": 0.5}}, "artifact_sha256": "ab" * 32}

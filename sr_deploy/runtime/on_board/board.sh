@@ -206,10 +206,10 @@ stop() {
 
 watch() {
     log=$1 every=$2 children= nap= pipe=
-    : >>"$log" || exit 1
     sleep 0.01 2>/dev/null || case $every in *.*) every=$((${every%%.*} + 1)) ;; esac  # a sleep of whole seconds only
     trap stop EXIT
     trap 'exit 0' TERM INT HUP
+    : >>"$log" || exit 1  # who sees the file may end this by TERM
     milliseconds=$(awk "BEGIN { printf \"%d\", $every * 1000 }" 2>/dev/null)
     fields=index,power.draw,temperature.gpu,clocks.sm
     if command -v tegrastats >/dev/null; then

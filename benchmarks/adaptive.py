@@ -1,0 +1,186 @@
+"""What adaptive networks save, in work and in time: python3 benchmarks/adaptive.py --crops DIR -o ROWS.jsonl [--rounds N] [MODEL...]
+
+Runs where `srdeploy[export]` is installed. The picture is a mosaic of 2048x1024 HR pixels of DIR's first 32 crops of 256x256, its LR
+image made by MATLAB's bicubic. MODEL: routers and AdaEDSR checkpoints; the shipped ones where none is given. Each is exported, and
+run by ONNX Runtime as it is, with budgets or at several depths, in turns (A B A B) with what it is compared with:
+
+- of a router its largest branch, on the same patches, cut and blended by the same code, without the router;
+- of an AdaEDSR the graph of its own backbone, every block everywhere.
+
+Time shares are medians of the ratios within a round. PSNR is on Y, border 4. `--table ROWS.jsonl` prints what rows say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+CROPS_HW = (4, 8)
+ROUNDS = 7
+MODELS = ("cdnsr-fsrcnn_x4", "elastic-asrn_x4", "adaedsr_x4")
+BUDGETS = ("90%", "80%", "70%")
+DEPTHS = (4, 8, 12, 16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--crops", type=Path)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--table", type=Path, metavar="ROWS.jsonl", help="measure nothing, print the table of these rows")
+    given = parser.parse_args()
+    if given.table is not None:
+        print(table([json.loads(line) for line in given.table.read_text(encoding="utf-8").splitlines()]))
+        return
+    if given.crops is None or given.output is None:
+        parser.error("--crops and -o are needed to measure")
+    from sr_deploy.core.degradation import degraded
+    from sr_deploy.core.images import nchw_from_rgb
+    from sr_deploy.core.routing import is_router
+    from sr_deploy.export.adaptive import plans_from_model
+
+    hr = mosaic(given.crops)
+    x = nchw_from_rgb(degraded(hr, scale=4))
+    rows: List[dict] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for model in given.models:
+            plans = plans_from_model(model, folder)
+            measured = routed(plans[0]) if is_router(model) else deep(model, plans, x)
+            rows += compared(Path(model).name.split(".")[0], measured, x, hr, given.rounds)
+    given.output.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    print(table(rows))
+
+
+def mosaic(folder: Path) -> Any:
+    """The first crops of a folder, by name, as one picture: (1024, 2048, 3) uint8."""
+    import numpy as np
+
+    from sr_deploy.core.images import image_files, read_rgb
+
+    rows, columns = CROPS_HW
+    crops = [read_rgb(path) for path in image_files(folder)[: rows * columns]]
+    return np.concatenate([np.concatenate(crops[r * columns : (r + 1) * columns], axis=1) for r in range(rows)])
+
+
+def routed(plan: Path) -> Dict[str, Callable[[Any], Any]]:
+    """The largest branch everywhere first, then the router as trained and by budget; each (1, 3, H, W) -> Adapted."""
+    import numpy as np
+
+    from sr_deploy.adaptive.models import Adaptive, adaptive_session
+    from sr_deploy.adaptive.routed import Routed
+
+    session: Any = adaptive_session(Adaptive(kind_of(plan)), str(plan))
+    last = len(session.plan.names) - 1
+    facts = {"backend": session.backend, "backend_version": session.backend_version, "threads": session.threads}
+    everywhere = replace(session.plan, router_macs=0)
+    largest = Routed(everywhere, lambda patches: np.eye(last + 1)[[last] * len(patches)], session.branches, **facts)
+    ways = {f"{session.plan.names[-1]} on all patches": largest.adapted, "as trained": session.adapted}
+    for budget in BUDGETS:
+        bounded = Routed(session.plan, session.router, session.branches, max_share=float(budget[:-1]) / 100, **facts)
+        ways[f"--max-flops {budget}"] = bounded.adapted
+    return ways
+
+
+def kind_of(plan: Path) -> str:
+    from sr_deploy.core.routing import read_routed_plan
+
+    return "elastic" if len({name.rpartition(".")[0] for name in read_routed_plan(plan).names}) == 1 else "cdnsr"
+
+
+def deep(model: str, plans: List[Path], x: Any) -> Dict[str, Callable[[Any], Any]]:
+    """The dense backbone first, then both ways at several depths."""
+    import numpy as np
+
+    from sr_deploy.adaptive.adadsr import AdaDSR
+    from sr_deploy.adaptive.session import Adapted
+    from sr_deploy.core.session import Spent
+    from sr_deploy.core.sizes import parse_sizes
+    from sr_deploy.export.graph import graph_from_network
+    from sr_deploy.export.rewrite import rewritten
+    from sr_deploy.nets.checkpoint import load_checkpoint
+    from sr_deploy.runtime.ort import raw_session
+
+    net: Any = load_checkpoint(model).network()
+    h, w = x.shape[2:]
+    graph = graph_from_network(rewritten(net.backbone())[0], parse_sizes(f"{h}x{w}"), opset=17)
+    session = raw_session(graph.SerializeToString(), alone=False)
+    ones = np.ones((h, w), np.float32)
+    ways: Dict[str, Callable[[Any], Any]] = {
+        f"dense, all {len(net.blocks)} blocks": lambda x: Adapted(session.run(None, {"lr": x})[0], ones, Spent())
+    }
+    for depth in DEPTHS:
+        for plan in plans:
+            way = AdaDSR.from_plan(plan, depth=depth)
+            ways[f"--depth {depth}, by {way.plan.way}"] = way.adapted
+    return ways
+
+
+def compared(model: str, ways: Dict[str, Callable[[Any], Any]], x: Any, hr: Any, rounds: int) -> List[dict]:
+    """A row of each way; the first is what the others are compared with."""
+    import onnxruntime
+
+    from sr_deploy.core.device import cores, cpu_name
+    from sr_deploy.core.images import rgb_from_nchw
+    from sr_deploy.core.metrics import psnr_db
+    from sr_deploy.core.timing import in_turns
+
+    def timed(run: Callable[[Any], Any]) -> Callable[[], float]:
+        import time
+
+        def once() -> float:
+            start = time.perf_counter()
+            run(x)
+            return (time.perf_counter() - start) * 1000
+
+        return once
+
+    found = {way: run(x) for way, run in ways.items()}
+    psnr = {way: psnr_db(rgb_from_nchw(done.y_nchw), hr, metric="y", border=4) for way, done in found.items()}
+    times = in_turns({way: timed(run) for way, run in ways.items()}, rounds)
+    first = next(iter(ways))
+    rows = []
+    for way, taken in times.items():
+        done = found[way]
+        rows.append(
+            {
+                "model": model, "way": way, "lr": f"{x.shape[2]}x{x.shape[3]}", "psnr_db": round(psnr[way], 4),
+                "lost_db": round(psnr[first] - psnr[way], 4), "macs_share": round(done.spent.share, 4),
+                "mean_decision": round(float(done.decisions.mean()), 4),
+                "ms": [round(t, 2) for t in taken], "time_share": round(statistics.median(a / b for a, b in zip(taken, times[first])), 4),
+                "stages_ms": {stage: round(ms, 1) for stage, ms in done.spent.ms.items()},
+                "device": cpu_name(), "threads": cores(), "onnxruntime": onnxruntime.__version__,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def table(rows: List[dict]) -> str:
+    """The rows in Markdown, with their conditions."""
+    from sr_deploy.core.tables import markdown
+
+    headings = ["network", "way", "PSNR [dB]", "lost [dB]", "MACs share", "time [ms]", "time share"]
+    cells = []
+    for row in rows:
+        time = f"{statistics.median(row['ms']):.0f} ({min(row['ms']):.0f}-{max(row['ms']):.0f})"
+        lost, macs, share = f"{row['lost_db']:.3f}", f"{row['macs_share']:.1%}", f"{row['time_share']:.1%}"
+        cells.append([row["model"], row["way"], f"{row['psnr_db']:.3f}", lost, macs, time, share])
+    first = rows[0]
+    conditions = (
+        f"A mosaic of 2048x1024 of the validation crops, {first['lr']} LR pixels; {first['device']}, onnxruntime {first['onnxruntime']}; "
+        f"medians (smallest-largest) of {len(first['ms'])} rounds in turns, shares against each network's first row."
+    )
+    stages = [f"- {row['model']}, {row['way']}: " + ", ".join(f"{k} {ms:.0f}" for k, ms in row["stages_ms"].items()) for row in rows]
+    return "\n".join([*markdown(headings, cells), "", conditions, "", "Stages of one run, ms:", "", *(s for s in stages if s[-1] != " ")])
+
+
+if __name__ == "__main__":
+    main()

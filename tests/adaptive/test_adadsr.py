@@ -1,0 +1,128 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sr_deploy.adaptive.adadsr import AdaDSR, at_depth, binned
+from sr_deploy.core.depths import DepthPlan, read_plan
+from sr_deploy.core.errors import ArtifactError, InputError, VariantError
+from sr_deploy.core.jsonio import to_json
+
+BLOCKS = 3
+
+
+def masked(checkpoint, x, depth):
+    import torch
+
+    with torch.inference_mode():
+        y, depth_map = checkpoint.network().forward_at(torch.from_numpy(x), torch.tensor([float(depth)]))
+    return y.numpy(), depth_map.numpy()[0, 0]
+
+
+def opened(plan, depth=1.0):
+    return AdaDSR.from_plan(plan, depth=depth)
+
+
+def image(h, w, seed=0):
+    """Half flat and half noise, so that depths differ."""
+    x = np.full((1, 3, h, w), 0.4, np.float32)
+    x[..., w // 2 :] = np.random.default_rng(seed).random((1, 3, h, w - w // 2), dtype=np.float32)
+    return x
+
+
+@pytest.mark.parametrize("way", ["rows", "tiles"])
+@pytest.mark.parametrize("h, w", [(14, 28), (13, 31), (2, 2), (7, 2), (3, 40)])
+@pytest.mark.parametrize("depth", [0, 1.5, 3])
+def test_both_ways_equal_the_masked_dense_network(checkpoint, plans, way, h, w, depth):
+    x = image(h, w)
+    found = opened(plans[way], depth).adapted(x)
+    y, depth_map = masked(checkpoint, x, depth)
+    np.testing.assert_allclose(found.y_nchw, y, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(BLOCKS * found.decisions, depth_map, rtol=0, atol=1e-5)
+
+
+def test_the_images_of_these_tests_have_all_depths_and_bins(checkpoint, plans):
+    found = opened(plans["tiles"], 3).adapted(image(14, 60))
+    depth_map = BLOCKS * found.decisions
+    assert set(np.unique(np.ceil(depth_map))) == {0, 1, 2, 3}
+    bins = binned(read_plan(plans["tiles"]), depth_map)
+    assert all(bins.values())
+    assert sum(map(len, bins.values())) == 2 * 9
+    assert set(found.spent.ms) == {"map", "1 blocks", "3 blocks"}
+    assert sum(found.spent.pixels.values()) == 14 * 60
+
+
+PLAN = DepthPlan(
+    model="ada", scale=4, blocks=3, way="rows", parent_sha256="", macs_px=1, conv_macs_px=1, map_macs_px=1, depths=(3,),
+    graphs=dict.fromkeys(("ada.start.onnx", "ada.end.onnx", "ada.b3.everywhere.onnx", "ada.b3.rows.onnx"), "0"),
+)  # fmt: skip
+
+
+def test_a_tile_goes_as_deep_as_the_deepest_pixel_that_the_layers_after_the_blocks_reach():
+    plan = replace(PLAN, way="tiles", tile=7, depths=(1, 3))
+    depth_map = np.zeros((7, 21), np.float32)
+    depth_map[3, 9] = 1.5  # three pixels right of the first tile
+    assert binned(plan, depth_map) == {1: [(0, 14)], 3: [(0, 0), (0, 7)]}
+    depth_map[3, 9], depth_map[3, 10] = 0, 1.5
+    assert binned(plan, depth_map) == {1: [(0, 0), (0, 14)], 3: [(0, 7)]}
+
+
+def test_a_smaller_desired_depth_executes_less(plans):
+    small, large = (opened(plans["rows"], d).adapted(image(24, 24)).spent for d in (0, 3))
+    assert small.share < large.share
+    assert small.most_macs == read_plan(plans["rows"]).macs_px * 24 * 24
+
+
+@pytest.mark.parametrize("way", ["rows", "tiles"])
+def test_its_tiles_are_the_whole_image(plans, way):
+    session = opened(plans[way], 2)
+    x, halo = image(20, 70), session.halo_px
+    assert halo == 1 + 2 * BLOCKS + 3 + 5
+    whole, tile = session.run(x), session.run(x[..., 10:70])
+    np.testing.assert_allclose(tile[..., 4 * halo :], whole[..., 4 * (10 + halo) :], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("text, depth", [("d2", 2.0), ("d1.5", 1.5)])
+def test_variants_are_desired_depths(plans, text, depth):
+    assert at_depth(opened(plans["rows"]), text).depth == depth
+
+
+@pytest.mark.parametrize("text", ["3", "d", "dnan", "w2", ""])
+def test_other_words_are_no_depths(plans, text):
+    with pytest.raises(VariantError, match="is no desired depth; expected such as d1"):
+        at_depth(opened(plans["rows"]), text)
+
+
+@pytest.mark.parametrize("depth, match", [(-1, "negative"), (3.5, "beyond the 3 blocks"), (float("nan"), "desired depth of nan")])
+def test_a_desired_depth_that_the_backbone_has_not_is_refused(plans, depth, match):
+    with pytest.raises(VariantError, match=match):
+        opened(plans["rows"], depth)
+    session = opened(plans["rows"])
+    session.depth = depth
+    with pytest.raises(VariantError, match=match):
+        session.run(image(4, 4))
+
+
+@pytest.mark.parametrize("x", [np.zeros((3, 4, 4), np.float32), np.zeros((1, 3, 4, 4)), np.zeros((2, 3, 4, 4), np.float32)])
+def test_other_arrays_are_refused(plans, x):
+    with pytest.raises(InputError, match=r"expected a \(1, 3, H, W\) float32 array"):
+        opened(plans["tiles"]).run(x)
+
+
+def test_a_plan_without_its_graphs_or_with_changed_ones_is_refused(tmp_path):
+    path = tmp_path / "ada.rows.json"
+    with pytest.raises(ArtifactError, match="there is no file"):
+        opened(path)
+    path.write_text(to_json(PLAN))
+    with pytest.raises(ArtifactError, match="ada.start.onnx, which is not beside it"):
+        opened(path)
+    (tmp_path / "ada.start.onnx").write_bytes(b"another")
+    with pytest.raises(ArtifactError, match="was changed after its plan was written"):
+        opened(path)
+
+
+def test_a_single_row_of_pixels_is_refused_by_rows_and_taken_by_tiles(checkpoint, plans):
+    x = image(1, 5)
+    with pytest.raises(InputError, match="the smallest is 2x2"):
+        opened(plans["rows"]).run(x)
+    np.testing.assert_allclose(opened(plans["tiles"]).run(x), masked(checkpoint, x, 1)[0], rtol=0, atol=1e-5)

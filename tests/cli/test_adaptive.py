@@ -1,0 +1,112 @@
+"""`upscale --adaptive`, `export --adaptive` and `bench` of adaptive networks, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("cv2")
+pytest.importorskip("torch")
+
+import cv2  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """Half flat, half noise."""
+    path = tmp_path_factory.mktemp("in") / "a.png"
+    image = np.full((40, 160, 3), 128, np.uint8)
+    image[:, 80:] = np.random.default_rng(0).integers(0, 256, (40, 80, 3))
+    cv2.imwrite(str(path), image)
+    return path
+
+
+def test_a_picture_by_the_shipped_default_with_its_decisions(run_cli, picture, tmp_path):
+    sr, drawn = tmp_path / "b.png", tmp_path / "d.png"
+    result = run_cli("upscale", picture, "--adaptive", "cdnsr", "--decisions", drawn, "-o", sr)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{sr}\n{drawn}\n"
+    assert "% of the largest's multiply-accumulates (fsrcnn-w16_x4.w16 " in result.stderr and "blue, the least" in result.stderr
+    assert cv2.imread(str(sr)).shape == cv2.imread(str(drawn)).shape == (160, 640, 3)
+    blue, _, red = cv2.imread(str(drawn)).reshape(-1, 3).mean(axis=0)
+    assert blue != red
+
+
+def test_decisions_of_tiles_are_one_picture(run_cli, picture, tmp_path):
+    whole, tiled = tmp_path / "whole.png", tmp_path / "tiled.png"
+    run_cli("upscale", picture, "--adaptive", "cdnsr", "--decisions", whole, "-o", tmp_path / "a.png")
+    result = run_cli("upscale", picture, "--adaptive", "cdnsr", "--decisions", tiled, "--tile", 112, "-o", tmp_path / "b.png")
+    assert "tiles of at most" in result.stderr and "as the whole image" in result.stderr
+    assert whole.read_bytes() == tiled.read_bytes()
+    difference = cv2.imread(str(tmp_path / "a.png")).astype(int) - cv2.imread(str(tmp_path / "b.png"))
+    assert np.abs(difference).max() <= 1
+
+
+def test_a_budget_is_kept_and_a_folder_goes_on_by_it(run_cli, picture, tmp_path):
+    command = ("upscale", picture.parent, "--adaptive", "elastic", "-o", tmp_path / "out")
+    first = run_cli(*command, "--max-flops", "50%")
+    assert first.exit_code == 0, first.stderr
+    share = float(first.stderr.partition("% of the largest")[0].rpartition(" ")[2])
+    assert 40 < share <= 50
+    assert "1 finished before" in run_cli(*command, "--max-flops", "50%").stderr
+    assert "1 upscaled" in run_cli(*command, "--max-flops", "60%").stderr  # another budget is another result
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (("--adaptive", "elastic", "--max-flops", "10%"), "is below the smallest: 'asrn_x4.d1' everywhere"),
+        (("--adaptive", "elastic", "--max-flops", "1000%"), "is no share of the largest network's work"),
+        (("--adaptive", "adadsr", "--depth", "17"), "beyond the 16 blocks of the backbone"),
+        (("--adaptive", "adadsr", "--max-flops", "60%"), "AdaDSR has a desired depth"),
+        (("--adaptive", "cdnsr", "--depth", "8"), "'cdnsr' routes patches"),
+        (("--adaptive", "cdnsr", "-m", "elastic-asrn_x4"), "that is elastic, not cdnsr"),
+        (("--adaptive", "cdnsr", "--variant", "d1"), "--adaptive chooses for each part of an image"),
+        (("--max-flops", "60%", "-m", "asrn_x4"), "are for adaptive networks"),
+        ((), "no network to upscale with"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_and_nothing_written(run_cli, picture, tmp_path, options, words):
+    result = run_cli("upscale", picture, *options, "-o", tmp_path / "out" / "b.png")
+    assert result.exit_code == 1 and words in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_decisions_of_a_folder_are_refused(run_cli, picture, tmp_path):
+    result = run_cli("upscale", picture.parent, "--adaptive", "cdnsr", "--decisions", tmp_path / "d.png", "-o", tmp_path / "out")
+    assert result.exit_code == 1 and "--decisions draws those of one picture" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    export = pytest.importorskip("sr_deploy.export.adaptive", reason="needs torch and onnx")
+    return export.plans_from_model("cdnsr-fsrcnn_x4", tmp_path_factory.mktemp("plans"))[0]
+
+
+def test_export_says_what_goes_with_it(run_cli, tmp_path):
+    result = run_cli("export", "cdnsr-fsrcnn_x4", "--adaptive", "--target", "cpu", "-o", tmp_path / "out")
+    assert result.exit_code == 1 and "it takes -o alone" in result.stderr and not (tmp_path / "out").exists()
+    result = run_cli("export", "asrn_x4", "--adaptive", "-o", tmp_path / "out")
+    assert result.exit_code == 1 and "which has no depth map to skip by" in result.stderr
+
+
+def test_an_exported_router_upscales_as_its_checkpoints_do(run_cli, plan, picture, tmp_path):
+    for name, given in (("a.png", ()), ("b.png", ("-m", plan)), ("c.png", ("-m", plan.parent))):
+        result = run_cli("upscale", picture, "--adaptive", "cdnsr", *given, "-o", tmp_path / name)
+        assert result.exit_code == 0, result.stderr
+    a, b, c = (cv2.imread(str(tmp_path / name)).astype(int) for name in ("a.png", "b.png", "c.png"))
+    assert np.abs(a - b).max() <= 1 and (b == c).all()
+
+
+def test_bench_says_what_was_executed(run_cli, plan, tmp_path):
+    result = run_cli("bench", plan, "--lr", "40x70", "--runs", "3", "-o", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    assert "executed, timed / set" in result.stdout
+    row = json.loads((tmp_path / "rows.jsonl").read_text())
+    assert (row["model"], row["backend"], row["artifact"]) == ("cdnsr-fsrcnn_x4", "onnxruntime", plan.name)
+    assert 0.4 < row["executed"]["share"] < 1.1 and 0.4 < row["executed"]["timed_share"] < 1.1
+    assert sum(row["executed"]["ways"].values()) == pytest.approx(1, abs=1e-3)
+    result = run_cli("bench", plan, "--variants", "d1", "-o", tmp_path)
+    assert result.exit_code == 1 and "it has no variants" in result.stderr

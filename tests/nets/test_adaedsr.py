@@ -1,0 +1,132 @@
+import pytest
+import torch
+
+from sr_deploy.core.errors import CheckpointError, VariantError
+from sr_deploy.core.spec import Variant, check_desired_depth
+from sr_deploy.nets.adaedsr import ADAEDSR_ARCHITECTURE, AdaEDSR
+from sr_deploy.nets.complexity import count
+from sr_deploy.nets.sparse import row_parts
+from sr_deploy.nets.tiled import tile_macs
+
+
+def small(scale=4, blocks=3, depth=2.0):
+    torch.manual_seed(0)
+    net = AdaEDSR(scale=scale, depth=depth, blocks=blocks, channels=6).double().eval()
+    with torch.no_grad():
+        net.adapter.rest[-1].weight.normal_()
+        net.adapter.rest[-1].bias.fill_(1.0)
+    return net
+
+
+@pytest.mark.parametrize(
+    "config, variant, params, backbone",
+    [({}, "d16", 1_564_072, 1_517_571), ({"channels": 256, "blocks": 32}, "d32", 43_828_872, 43_089_923)],
+)
+def test_parameters_of_both_sizes(config, variant, params, backbone):
+    with torch.device("meta"):
+        net = ADAEDSR_ARCHITECTURE.build(4, Variant.parse(variant), config)
+        assert sum(p.numel() for p in net.parameters()) == params
+        assert sum(p.numel() for n, p in net.named_parameters() if not n.startswith("adapter")) == backbone
+
+
+def test_it_is_equation_3_in_float64():
+    net, x = small(), torch.rand(2, 3, 9, 11, dtype=torch.float64)
+    depth = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    image, depth_map = net.forward_at(x, depth)
+    assert depth_map.min() < 1 and depth_map.max() > 2
+    z0 = net.head(x - torch.tensor([0.4488, 0.4371, 0.4040], dtype=torch.float64).view(3, 1, 1))
+    z, total = z0, z0
+    for number, block in enumerate(net.blocks, 1):
+        g = torch.where(depth_map < number - 1, 0.0, torch.where(depth_map > number, 1.0, depth_map - (number - 1)))
+        added = g * block.conv2(torch.relu(block.conv1(z)))
+        z, total = z + added, total + added
+    expected = net.tail(net.last(total) + z0) + torch.tensor([0.4488, 0.4371, 0.4040], dtype=torch.float64).view(3, 1, 1)
+    torch.testing.assert_close(image, expected, rtol=0, atol=1e-12)
+
+
+def test_with_all_blocks_everywhere_it_is_its_backbone():
+    net, x = small(), torch.rand(1, 3, 6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        net.adapter.rest[-1].bias.fill_(1000)
+        torch.testing.assert_close(net(x), net.backbone().double()(x), rtol=0, atol=1e-12)
+
+
+def test_the_variant_is_the_desired_depth():
+    net, x = small(depth=1.0), torch.rand(1, 3, 6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), net.forward_at(x, torch.tensor([1.0]).double())[0])
+        assert not torch.equal(net(x), net.forward_at(x, torch.tensor([2.0]).double())[0])
+    assert ADAEDSR_ARCHITECTURE.build(2, Variant("d", 7)).depth == 7
+
+
+@pytest.mark.parametrize("depth, match", [(17, "17 is beyond the 16 blocks"), (-1, "-1 is negative")])
+def test_a_depth_beyond_the_backbone_is_refused(depth, match):
+    with pytest.raises(VariantError, match=match):
+        check_desired_depth(depth, 16)
+    if depth > 0:
+        with pytest.raises(VariantError, match=match):
+            ADAEDSR_ARCHITECTURE.build(4, Variant("d", depth))
+
+
+@pytest.mark.parametrize("config, match", [({"blocks": 0}, "blocks are a whole number"), ({"channels": "64"}, "channels are a whole")])
+def test_configurations_are_validated(config, match):
+    with pytest.raises(CheckpointError, match=match):
+        ADAEDSR_ARCHITECTURE.build(4, Variant("d", 1), config)
+
+
+def test_a_state_dict_tells_its_size():
+    with torch.device("meta"):
+        weights = ADAEDSR_ARCHITECTURE.build(2, Variant("d", 5), {"channels": 8, "blocks": 5}).state_dict()
+    assert ADAEDSR_ARCHITECTURE.size_of(weights) == Variant("d", 5)
+    assert ADAEDSR_ARCHITECTURE.config_of(weights) == {"channels": 8, "blocks": 5}
+
+
+def by_parts(net, x, depth, *, groups, dense):
+    """The parts one after the other, the groups of `dense` everywhere and the others by rows."""
+    start, end, *pairs = row_parts(net, groups)
+    features, depth_map = start(x, depth)
+    y = features
+    for number in range(len(groups)):
+        y = pairs[2 * number + (number not in dense)](y, depth_map)
+    return end(y, features), depth_map
+
+
+@pytest.mark.parametrize("groups, dense", [((1, 2, 3), ()), ((1, 2, 3), (0,)), ((2, 3), (0, 1)), ((3,), ())])
+@pytest.mark.parametrize("h, w", [(9, 12), (1, 1), (2, 7)])
+@pytest.mark.parametrize("depth", [0.0, 1.2, 3.0])
+def test_gathered_rows_give_the_same(groups, dense, h, w, depth):
+    net = small()
+    x, d = torch.rand(1, 3, h, w, dtype=torch.float64), torch.tensor([depth], dtype=torch.float64)
+    x[..., w // 2 :] = 0.4
+    with torch.no_grad():
+        for found, expected in zip(by_parts(net, x, d, groups=groups, dense=dense), net.forward_at(x, d)):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_where_a_depth_map_is_zero_no_row_is_multiplied(monkeypatch):
+    net, rows = small(), []
+    monkeypatch.setattr("sr_deploy.nets.sparse._product", _recorded(rows))
+    with torch.no_grad():
+        net.adapter.rest[-1].weight.zero_()
+        net.adapter.rest[-1].bias.fill_(1.5)
+        by_parts(net, torch.rand(1, 3, 5, 6).double(), torch.tensor([1.0]).double(), groups=(3,), dense=())
+    assert rows == [30, 30, 30, 30, 0, 0]
+
+
+def _recorded(rows):
+    from sr_deploy.nets.sparse import _product as product
+
+    def recording(features, at, conv):
+        rows.append(len(at))
+        return product(features, at, conv)
+
+    return recording
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_a_tile_of_all_blocks_costs_what_its_shrinking_convolutions_do(scale):
+    net, tile = small(scale).float().backbone(), 200
+    dense = count(net, (tile, tile), counter="hooks").macs - 3 * 6 * tile * tile  # the hooks add the ReLUs
+    assert 1 < tile_macs(net, blocks=3, tile=tile) / dense < 1.15
+    one = tile_macs(small(scale, blocks=1).backbone(), blocks=1, tile=1) - tile_macs(net, blocks=0, tile=1)
+    assert one == (11 * 11 - 7 * 7) * 3 * 6 * 9 + 6 * 6 * 9 * (9 * 9 + 7 * 7)

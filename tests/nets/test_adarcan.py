@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from sr_deploy.core.errors import CheckpointError, VariantError
+from sr_deploy.core.spec import Variant
+from sr_deploy.nets.adarcan import ADARCAN_ARCHITECTURE, AdaRCAN
+from sr_deploy.nets.rcan import RCAN
+
+
+def small():
+    torch.manual_seed(0)
+    return AdaRCAN(scale=2, depth=1, width=16, groups=3, blocks=2).double().eval()
+
+
+def test_ten_maps_at_its_printed_size():
+    with torch.device("meta"):
+        net = ADARCAN_ARCHITECTURE.build(4, Variant("d", 20))
+    assert sum(p.numel() for p in net.adapter.parameters()) == 49_102
+    assert net.adapter.rest[-1].out_channels == 10
+    assert sum(p.numel() for p in net.parameters()) == 49_102 + 15_592_379
+
+
+def test_all_blocks_everywhere_are_rcan_and_each_group_has_its_own_map():
+    net, x = small(), torch.rand(1, 3, 6, 7, dtype=torch.float64)
+    plain = RCAN(scale=2, width=16, groups=3, blocks=2).double().eval()
+    plain.load_state_dict({k: v for k, v in net.state_dict().items() if not k.startswith("adapter.")})
+    depth = torch.tensor([1.0], dtype=torch.float64)
+    with torch.no_grad():
+        net.adapter.rest[-1].weight.zero_()
+        net.adapter.rest[-1].bias.fill_(2)
+        torch.testing.assert_close(net.forward_at(x, depth)[0], plain(x), rtol=0, atol=1e-12)
+        net.adapter.rest[-1].bias.copy_(torch.tensor([2.0, 0.0, 2.0]))
+        for block in plain.groups[1].blocks:
+            block.conv2.weight.zero_()
+            block.conv2.bias.zero_()
+        image, maps = net.forward_at(x, depth)
+        torch.testing.assert_close(image, plain(x), rtol=0, atol=1e-12)
+    assert maps.shape == (1, 3, 6, 7)
+
+
+def test_channel_attention_averages_what_the_mask_leaves():
+    net, x = small(), torch.rand(1, 3, 4, 4, dtype=torch.float64)
+    net.groups = net.groups[:1]
+    block, group = net.groups[0].blocks[0], net.groups[0]
+    with torch.no_grad():
+        net.adapter.rest[-1].weight.zero_()
+        net.adapter.rest[-1].bias.fill_(0.5)
+        z = net.features(x)
+        half = 0.5 * block.conv2(torch.relu(block.conv1(z)))
+        expected = net.image(z + group.last(z + half * block.attention(half)), z)
+        torch.testing.assert_close(net(x), expected, rtol=0, atol=1e-12)
+
+
+def test_depths_beyond_a_group_and_other_configurations_are_refused():
+    with pytest.raises(VariantError, match="21 is beyond the 20 blocks"):
+        ADARCAN_ARCHITECTURE.build(4, Variant("d", 21))
+    with pytest.raises(CheckpointError, match="groups is a whole number"):
+        ADARCAN_ARCHITECTURE.build(4, Variant("d", 1), {"groups": 0})
