@@ -17,6 +17,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List
@@ -133,19 +134,17 @@ def compared(model: str, ways: Dict[str, Callable[[Any], Any]], x: Any, hr: Any,
     from sr_deploy.core.metrics import psnr_db
     from sr_deploy.core.timing import in_turns
 
-    def timed(run: Callable[[Any], Any]) -> Callable[[], float]:
-        import time
-
+    def timed(way: str, run: Callable[[Any], Any]) -> Callable[[], float]:
         def once() -> float:
             start = time.perf_counter()
-            run(x)
+            found[way] = run(x)
             return (time.perf_counter() - start) * 1000
 
         return once
 
     found = {way: run(x) for way, run in ways.items()}
     psnr = {way: psnr_db(rgb_from_nchw(done.y_nchw), hr, metric="y", border=4) for way, done in found.items()}
-    times = in_turns({way: timed(run) for way, run in ways.items()}, rounds)
+    times = in_turns({way: timed(way, run) for way, run in ways.items()}, rounds)
     first = next(iter(ways))
     rows = []
     for way, taken in times.items():
@@ -179,7 +178,7 @@ def table(rows: List[dict]) -> str:
         f"medians (smallest-largest) of {len(first['ms'])} rounds in turns, shares against each network's first row."
     )
     stages = [f"- {row['model']}, {row['way']}: " + ", ".join(f"{k} {ms:.0f}" for k, ms in row["stages_ms"].items()) for row in rows]
-    return "\n".join([*markdown(headings, cells), "", conditions, "", "Stages of one run, ms:", "", *(s for s in stages if s[-1] != " ")])
+    return "\n".join([*markdown(headings, cells), "", conditions, "", "Stages of the last run, ms:", "", *(s for s in stages if s[-1] != " ")])
 
 
 if __name__ == "__main__":
