@@ -78,8 +78,9 @@ def routed(plan: Path) -> Dict[str, Callable[[Any], Any]]:
 
     from sr_deploy.adaptive.models import Adaptive, adaptive_session
     from sr_deploy.adaptive.routed import Routed
+    from sr_deploy.core.routing import read_routed_plan
 
-    session: Any = adaptive_session(Adaptive(kind_of(plan)), str(plan))
+    session: Any = adaptive_session(Adaptive("elastic" if read_routed_plan(plan).elastic else "cdnsr"), str(plan))
     last = len(session.plan.names) - 1
     facts = {"backend": session.backend, "backend_version": session.backend_version, "threads": session.threads}
     everywhere = replace(session.plan, router_macs=0)
@@ -89,12 +90,6 @@ def routed(plan: Path) -> Dict[str, Callable[[Any], Any]]:
         bounded = Routed(session.plan, session.router, session.branches, max_share=float(budget[:-1]) / 100, **facts)
         ways[f"--max-flops {budget}"] = bounded.adapted
     return ways
-
-
-def kind_of(plan: Path) -> str:
-    from sr_deploy.core.routing import read_routed_plan
-
-    return "elastic" if len({name.rpartition(".")[0] for name in read_routed_plan(plan).names}) == 1 else "cdnsr"
 
 
 def deep(model: str, plans: List[Path], x: Any) -> Dict[str, Callable[[Any], Any]]:
@@ -178,7 +173,8 @@ def table(rows: List[dict]) -> str:
         f"medians (smallest-largest) of {len(first['ms'])} rounds in turns, shares against each network's first row."
     )
     stages = [f"- {row['model']}, {row['way']}: " + ", ".join(f"{k} {ms:.0f}" for k, ms in row["stages_ms"].items()) for row in rows]
-    return "\n".join([*markdown(headings, cells), "", conditions, "", "Stages of the last run, ms:", "", *(s for s in stages if s[-1] != " ")])
+    told = ["Stages of the last run, ms:", "", *(s for s in stages if s[-1] != " ")]
+    return "\n".join([*markdown(headings, cells), "", conditions, "", *told])
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ TABLE = {
         {"onnxruntime", "onnxscript"},
     ),
     "upscale": ({"numpy", "core", "runtime", "adaptive"}, {"cv2", "av", "nets"}),
-    "adaptive": ({"numpy", "core", "runtime"}, {"nets", "torch"}),
+    "adaptive": ({"numpy", "core", "runtime"}, {"nets", "torch", "export.rewrite"}),
     "report": ({"numpy", "core"}, {"matplotlib", "jinja2"}),
     "cli": ({"click", "core"}, {"runtime", "bench", "nets", "train", "export", "upscale", "adaptive", "report"}),
 }

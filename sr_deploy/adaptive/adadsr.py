@@ -8,9 +8,9 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from sr_deploy.adaptive.session import Adapted, AdaptiveSession
+from sr_deploy.adaptive.session import Adapted, AdaptiveSession, digest
 from sr_deploy.core.depths import ADAPTER_PX, TAIL_PX, DepthPlan, dilated, everywhere, groups_of, reach_px, read_plan, rows_macs
-from sr_deploy.core.errors import VariantError
+from sr_deploy.core.errors import ArtifactError, VariantError
 from sr_deploy.core.session import Spent
 from sr_deploy.core.spec import check_desired_depth
 from sr_deploy.runtime.ort import OnnxParts
@@ -45,7 +45,7 @@ class AdaDSR(AdaptiveSession):
 
     @property
     def identity(self) -> str:
-        return f"{self.plan.parent_sha256} {self.backend} {self.plan.way} depth {self.depth:g}"
+        return f"{digest(self.plan)} {self.backend} depth {self.depth:g}"
 
     def adapted(self, x_nchw: np.ndarray) -> Adapted:
         """Upscale (1, 3, H, W) float32, 0..1, RGB. Decisions are depths as shares of all blocks."""
@@ -55,6 +55,7 @@ class AdaDSR(AdaptiveSession):
     def _by_rows(self, x: np.ndarray, depth: np.ndarray) -> Adapted:
         plan, start = self.plan, time.perf_counter()
         features, depth_map = self._parts[0](lr=x, depth=depth)
+        _check_map(depth_map)
         ms = {"map": (time.perf_counter() - start) * 1000}
         y, done = features, 0
         for number, (last, dense) in enumerate(zip(plan.depths, everywhere(plan, depth_map[0, 0]))):
@@ -71,6 +72,7 @@ class AdaDSR(AdaptiveSession):
     def _by_tiles(self, x: np.ndarray, depth: np.ndarray) -> Adapted:
         plan, start = self.plan, time.perf_counter()
         depth_map = self._parts[0](lr=x, depth=depth)[0]
+        _check_map(depth_map)
         ms = {"map": (time.perf_counter() - start) * 1000}
         bins = binned(plan, depth_map[0, 0])
         h, w = x.shape[2:]
@@ -103,17 +105,21 @@ class AdaDSR(AdaptiveSession):
         return Adapted(y, depth_map / plan.blocks, Spent(macs, plan.macs_px * depth_map.size, ms, pixels))
 
 
-def at_depth(session: AdaDSR, variant: str) -> AdaDSR:
-    """Set the desired depth of a variant, `d8` or `d7.5`. Raises VariantError when it names none of the backbone's."""
+def _check_map(depth_map: np.ndarray) -> None:
+    if not np.isfinite(depth_map).all():
+        raise ArtifactError("the depth map has values that are no numbers", hint="are there such pixels in the image?")
+
+
+def depth_of(variant: str, blocks: int) -> float:
+    """Return the desired depth of a variant, `d8` or `d7.5`. Raises VariantError when it names none of a backbone of `blocks`."""
     try:
         depth = float(variant[1:]) if variant[:1] == "d" else float("nan")
     except ValueError:
         depth = float("nan")
     if depth != depth:
-        raise VariantError(f"'{variant}' is no desired depth; expected such as d{session.plan.blocks // 2}")
-    check_desired_depth(depth, session.plan.blocks)
-    session.depth = depth
-    return session
+        raise VariantError(f"'{variant}' is no desired depth; expected such as d{blocks // 2}")
+    check_desired_depth(depth, blocks)
+    return depth
 
 
 def binned(plan: DepthPlan, depth_map: np.ndarray) -> Dict[int, List[Tuple[int, int]]]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Union
 
 import numpy as np
 
 from sr_deploy.adaptive.adadsr import AdaDSR
 from sr_deploy.adaptive.routed import Routed
 from sr_deploy.adaptive.session import AdaptiveSession
-from sr_deploy.core.depths import is_depth_plan, read_plan
+from sr_deploy.core.depths import DepthPlan, is_depth_plan, read_plan
 from sr_deploy.core.device import cores
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import files_in
-from sr_deploy.core.routing import PLAN_SUFFIX, is_router, read_routed_plan, share_from
+from sr_deploy.core.routing import PLAN_SUFFIX, RoutedPlan, is_router, read_routed_plan, share_from
 
 DEFAULTS = {"cdnsr": "cdnsr-fsrcnn_x4", "elastic": "elastic-asrn_x4", "adadsr": "adaedsr_x4"}
 """The shipped network of each kind."""
@@ -47,7 +47,7 @@ def adaptive_session(asked: Adaptive, model: Optional[str] = None) -> AdaptiveSe
     if asked.depth is not None:
         raise InputError(f"a desired depth is AdaDSR's; '{asked.kind}' routes patches", hint="give --max-flops 60%, say")
     session = _routed(given, None if asked.max_flops is None else share_from(asked.max_flops))
-    elastic = len({name.rpartition(".")[0] for name in session.plan.names}) == 1
+    elastic = session.plan.elastic
     if elastic != (asked.kind == "elastic"):
         kind = "elastic" if elastic else "cdnsr"
         raise InputError(
@@ -58,7 +58,7 @@ def adaptive_session(asked: Adaptive, model: Optional[str] = None) -> AdaptiveSe
 
 def _fastest_plan(folder: Path) -> str:
     """The plan in a folder; of both ways of one AdaEDSR the one that was faster where it was exported."""
-    plans = [path for path in files_in(folder, ".json") if is_adaptive(str(path))]
+    plans = [path for path in files_in(folder, ".json") if is_plan(str(path))]
     if not plans:
         raise InputError(f"the folder {folder} holds no plan of an adaptive network", hint="srdeploy export MODEL --adaptive -o DIR")
     if len({path.name.split(".")[0] for path in plans}) > 1:
@@ -68,14 +68,32 @@ def _fastest_plan(folder: Path) -> str:
     return str(min(plans, key=lambda path: read_plan(path).timed_ms or float("inf")))
 
 
+def is_plan(given: str) -> bool:
+    """Tell by its name whether a path is a plan of an adaptive network."""
+    return given.endswith(PLAN_SUFFIX) or is_depth_plan(Path(given))
+
+
 def is_adaptive(given: str) -> bool:
     """Tell whether a name or a path is a router, or a plan of an adaptive network."""
-    return is_router(given) or given.endswith(PLAN_SUFFIX) or is_depth_plan(Path(given))
+    return is_router(given) or is_plan(given)
 
 
-def opened(given: str) -> AdaptiveSession:
-    """Open what `is_adaptive`, at its own budget or half its depth. Raises an SrDeployError on bad input."""
-    return _adadsr(given, None) if is_depth_plan(Path(given)) else _routed(given, None)
+def plan_of(given: str) -> Union[RoutedPlan, DepthPlan]:
+    """Return what is known of what `is_adaptive` before it is opened. Raises an SrDeployError on bad input."""
+    if is_depth_plan(Path(given)):
+        return read_plan(Path(given))
+    return read_routed_plan(Path(given)) if given.endswith(PLAN_SUFFIX) else _router(given).plan()
+
+
+def opened(given: str, depth: Optional[float] = None) -> AdaptiveSession:
+    """Open what `is_adaptive`, at its own budget, or a desired depth (None: half of all). Raises an SrDeployError on bad input."""
+    return _adadsr(given, depth) if is_depth_plan(Path(given)) else _routed(given, None)
+
+
+def _router(given: str) -> Any:
+    from sr_deploy.nets.router import load_router
+
+    return load_router(given)
 
 
 def _routed(given: str, max_share: Optional[float]) -> Routed:
@@ -89,12 +107,15 @@ def _routed(given: str, max_share: Optional[float]) -> Routed:
         networks = [lambda patches, part=part: part(lr=patches)[0] for part in graphs.parts]  # type: ignore[misc]
         facts = {"backend": "onnxruntime", "backend_version": graphs.version, "threads": graphs.threads}
         return Routed(plan, networks[0], networks[1:], max_share=max_share, **facts)
-    from sr_deploy.nets.router import load_router
+    if is_depth_plan(path):
+        raise InputError(f"{given} is the plan of an AdaDSR, not of a router", hint="give --adaptive adadsr")
+    from sr_deploy.export.rewrite import rewritten
 
-    router = load_router(given)
+    router = _router(given)
     plan = router.plan()
     plan.check_budget(max_share)
-    networks = [_torch_network(net) for net in (router.network(), *router.branch_networks())]
+    # Rewritten as they are for export: that is what the costs on the card are of.
+    networks = [_torch_network(net) for net in (router.network(), *(rewritten(net)[0] for net in router.branch_networks()))]
     return Routed(plan, networks[0], networks[1:], max_share=max_share, **_torch_facts())
 
 
@@ -102,6 +123,9 @@ def _adadsr(given: str, depth: Optional[float]) -> AdaDSR:
     path = Path(given)
     if is_depth_plan(path):
         return AdaDSR.from_plan(path, depth=depth)
+    if is_adaptive(given):
+        raise InputError(f"'{given}' routes patches; it is no AdaDSR", hint="give --adaptive cdnsr or elastic")
+    from sr_deploy.export.rewrite import rewritten
     from sr_deploy.nets.adaedsr import AdaEDSR
     from sr_deploy.nets.checkpoint import load_checkpoint
     from sr_deploy.nets.sparse import row_parts, rows_plan
@@ -109,9 +133,10 @@ def _adadsr(given: str, depth: Optional[float]) -> AdaDSR:
     checkpoint = load_checkpoint(given)
     net = checkpoint.network()
     if not isinstance(net, AdaEDSR):
-        raise InputError(f"'{checkpoint.name}' is of {checkpoint.spec.arch}, which has no depth map to skip by", hint="give one of adaedsr")
-    plan = rows_plan(checkpoint, net, dense=net.backbone())
-    return AdaDSR(plan, [_torch_part(part) for part in row_parts(net, plan.depths)], depth=depth, **_torch_facts())
+        raise InputError(f"'{checkpoint.name}' is of {checkpoint.spec.arch}: only an AdaEDSR is run so", hint="give one of adaedsr")
+    plan = rows_plan(checkpoint, net, dense=rewritten(net.backbone())[0])
+    parts = row_parts(rewritten(net)[0], plan.depths)  # type: ignore[arg-type]
+    return AdaDSR(plan, [_torch_part(part) for part in parts], depth=depth, **_torch_facts())
 
 
 def _torch_facts() -> dict:

@@ -7,7 +7,8 @@ from typing import Callable, Dict, Optional, Sequence
 
 import numpy as np
 
-from sr_deploy.adaptive.session import Adapted, AdaptiveSession
+from sr_deploy.adaptive.session import Adapted, AdaptiveSession, digest
+from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.routing import RoutedPlan, spans
 from sr_deploy.core.session import Spent
 
@@ -34,7 +35,7 @@ class Routed(AdaptiveSession):
 
     @property
     def identity(self) -> str:
-        return f"{self.plan.parent_sha256} {self.backend} {self.max_share}"
+        return f"{digest(self.plan)} {self.backend} {self.max_share}"
 
     def adapted(self, x_nchw: np.ndarray) -> Adapted:
         """Upscale (1, 3, H, W) float32, 0..1, RGB; an image smaller than a patch is mirrored."""
@@ -48,7 +49,11 @@ class Routed(AdaptiveSession):
         corners = [(top, left) for top in tops for left in lefts]
         patches = np.stack([image[:, t : t + plan.patch, c : c + plan.patch] for t, c in corners])
         start = _lap(ms, "cut", start)
-        classes = plan.classes(self.router(patches), self.max_share)
+        log_odds = self.router(patches)
+        if log_odds.shape != (len(patches), len(plan.names)):
+            told = f"{log_odds.shape[-1]} classes apart, and there are {len(plan.names)} branches"
+            raise ArtifactError(f"the router of {plan.model} tells {told}", hint="export it again")
+        classes = plan.classes(log_odds, self.max_share)
         start = _lap(ms, "decide", start)
         y = np.zeros((3, *(n * plan.scale for n in image.shape[1:])), np.float32)
         decisions = np.zeros(image.shape[1:], np.float32)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import abc
+import hashlib
 from dataclasses import dataclass
 from typing import List, Optional
 
 import numpy as np
 
+from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.session import Session, Spent
 
 
@@ -31,7 +33,7 @@ class AdaptiveSession(Session):
         self.name, self.scale = name, scale
         self.backend, self.backend_version, self.threads = backend, backend_version, threads
         self.decisions: Optional[List[np.ndarray]] = None
-        """Those of each run since `begin`, where a list was put here."""
+        """Of each run since `begin` (H, W, 2), what was decided and the image's luma, where a list was put here."""
         self._spent = Spent()
 
     @property
@@ -51,9 +53,15 @@ class AdaptiveSession(Session):
         done = self.adapted(x_nchw)
         self._spent += done.spent
         if self.decisions is not None:
-            self.decisions.append(done.decisions)
+            luma = np.tensordot(np.array([0.299, 0.587, 0.114], np.float32), x_nchw[0], axes=1)
+            self.decisions.append(np.stack([done.decisions, luma], axis=-1))
         return done.y_nchw
 
     @abc.abstractmethod
     def adapted(self, x_nchw: np.ndarray) -> Adapted:
         """Upscale a checked (1, 3, H, W) float32 input, 0..1, RGB."""
+
+
+def digest(plan: object) -> str:
+    """Return the SHA-256 of a plan: of its networks' checksums and of how they are run."""
+    return hashlib.sha256(to_json(plan).encode("utf-8")).hexdigest()

@@ -8,6 +8,8 @@ from typing import Optional, Tuple
 
 import numpy as np
 
+from sr_deploy.bench.evaluate import image_set
+from sr_deploy.bench.measure import typical_input
 from sr_deploy.bench.subjects import ARTIFACT_SUFFIXES, Subject, subjects_of
 from sr_deploy.core.device import cpu_name, limited_to
 from sr_deploy.core.errors import InputError
@@ -57,7 +59,10 @@ def compared(a: str, b: str, *, lr: Optional[str] = None, rounds: int = ROUNDS, 
         subjects = [_subject(item) for item in (a, b)]
         sessions = [subject.open() for subject in subjects]
         hw = _common_hw(sessions[0], sessions[1], None if lr is None else parse_hw(lr))
-        x = np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
+        if any(session.spent() is not None for session in sessions):
+            x = typical_input(image_set(), sessions[0].scale, hw)
+        else:
+            x = np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
         timers = {session.timed(x).timer for session in sessions}
         if len(timers) > 1:
             raise InputError(f"their times do not compare: one is taken by {', the other by '.join(sorted(timers))}")

@@ -212,7 +212,7 @@ def _repeated(session: Session, request: Request, watch: Watch) -> Dict[str, Any
     hw = session.fixed_hw or request.hw or session.nearest_hw(DEFAULT_HW)
     session.check_hw(hw)
     adaptive = session.spent() is not None
-    x = _typical(request.images, session.scale, hw) if adaptive else np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
+    x = typical_input(request.images, session.scale, hw) if adaptive else np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
     latency = measure_latency(lambda: session.timed(x), runs=request.runs, cadence_hz=request.cadence_hz, between=watch.look)
     found: Dict[str, Any] = statistics(latency.times_ms)
     warnings = []
@@ -238,7 +238,7 @@ def _repeated(session: Session, request: Request, watch: Watch) -> Dict[str, Any
     }
 
 
-def _typical(images: ImageSet, scale: int, hw: HW) -> np.ndarray:
+def typical_input(images: ImageSet, scale: int, hw: HW) -> np.ndarray:
     """The LR images of a set side by side, (1, 3, h, w): to a network that decides what it computes, noise is no image."""
     rows: List[np.ndarray] = []
     height, number = 0, 0

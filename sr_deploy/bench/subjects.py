@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Union
 
-from sr_deploy.adaptive.adadsr import AdaDSR, at_depth
-from sr_deploy.adaptive.models import is_adaptive, opened
+from sr_deploy.adaptive.adadsr import depth_of
+from sr_deploy.adaptive.models import is_adaptive, is_plan, opened, plan_of
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import files_in, sha256_of
 from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
+from sr_deploy.core.routing import RoutedPlan
 from sr_deploy.core.rows import BenchmarkRow
 from sr_deploy.core.session import Session
 from sr_deploy.core.target import load_target
@@ -57,8 +58,12 @@ def subjects_of(item: str, variants: Union[str, Sequence[str], None], *, trust: 
     if is_adaptive(item):
         yield from _adaptive_subjects(item, variants)
     elif path.is_dir():
-        found = files_in(path, *ARTIFACT_SUFFIXES)
-        if not found:
+        plans = [str(file) for file in files_in(path, ".json") if is_plan(str(file))]
+        parts = {name for plan in plans for name in plan_of(plan).graphs}
+        for plan in plans:
+            yield from _adaptive_subjects(plan, None)
+        found = [file for file in files_in(path, *ARTIFACT_SUFFIXES) if file.name not in parts]
+        if not found and not plans:
             raise InputError(f"the folder {path} holds no .onnx or .engine file")
         for artifact in found:
             yield _artifact_subject(artifact, trust)
@@ -92,20 +97,20 @@ def _checkpoint_subjects(model: str, variants: Union[str, Sequence[str], None]) 
 
 def _adaptive_subjects(item: str, variants: Union[str, Sequence[str], None]) -> Iterator[Subject]:
     """A router, or a plan; of an AdaDSR's plan the variants are desired depths."""
-    session = opened(item)
-    path = Path(item)
+    plan, path = plan_of(item), Path(item)
     row = BenchmarkRow(
-        model=session.name, variant="", backend=session.backend, scale=session.scale, precision_asked="fp32",
-        artifact=path.name if path.is_file() else "", artifact_sha256=sha256_of(path) if path.is_file() else session.identity.split()[0],
+        model=plan.model, variant="", backend="onnxruntime" if is_plan(item) else "torch", scale=plan.scale, precision_asked="fp32",
+        artifact=path.name if is_plan(item) else "", artifact_sha256=sha256_of(path) if is_plan(item) else plan.parent_sha256,
     )  # fmt: skip
-    if not isinstance(session, AdaDSR):
+    if isinstance(plan, RoutedPlan):
         if variants not in (None, "all"):
             raise InputError(f"'{item}' chooses among its branches itself: it has no variants", hint="leave --variants out")
-        yield Subject(row, lambda: session)
+        yield Subject(row, lambda: opened(item))
         return
     asked = variants.split(",") if isinstance(variants, str) and variants != "all" else None if variants == "all" else variants
-    for depth in [f"d{session.depth:g}"] if asked is None else asked:
-        yield Subject(replace(row, variant=depth), lambda depth=depth: at_depth(session, depth))  # type: ignore[misc]
+    depths = {name: depth_of(name, plan.blocks) for name in ([f"d{plan.blocks / 2:g}"] if asked is None else asked)}
+    for name, depth in depths.items():
+        yield Subject(replace(row, variant=name), lambda depth=depth: opened(item, depth))  # type: ignore[misc]
 
 
 def _artifact_subject(path: Path, trust: bool) -> Subject:

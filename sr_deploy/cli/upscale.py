@@ -71,6 +71,8 @@ def upscale(
     asked = _adaptive(model, kind, max_flops, depth, decisions, variant, governor)
     if decisions is not None and (video or source.is_dir()):
         raise InputError("--decisions draws those of one picture", hint="give one picture, or leave it out")
+    if decisions is not None and decisions.suffix.lower() != ".png":
+        raise InputError(f"--decisions {decisions}: expected a .png")
     if source.is_dir():
         from sr_deploy.upscale.workers import FolderTask
 
@@ -90,14 +92,18 @@ def upscale(
     if video:
         _video(source, output, upscaler, codec, crf)
     else:
+        from sr_deploy.core.files import output_folder
         from sr_deploy.upscale.folder import Job, upscale_picture
 
         if decisions is not None:
+            if decisions.resolve() in (source.resolve(), output.resolve()):
+                raise InputError(f"--decisions {decisions} would replace the picture or its result", hint="give another name")
+            output_folder(decisions.parent)
             upscaler.session.decisions = []  # type: ignore[attr-defined]
         upscale_picture(Job(source, output), upscaler, say=say)
         emit(str(output))
         if decisions is not None:
-            _draw(source, upscaler, decisions)
+            _draw(upscaler, decisions)
     say(upscaler.receipt())
 
 
@@ -119,13 +125,13 @@ def _adaptive(
     return Adaptive(kind, max_flops, depth)
 
 
-def _draw(source: Path, upscaler: Any, path: Path) -> None:
+def _draw(upscaler: Any, path: Path) -> None:
     from sr_deploy.adaptive.picture import LEGEND, decisions_picture
+    from sr_deploy.core.files import atomic_path
     from sr_deploy.core.images import write_png
-    from sr_deploy.upscale.pictures import read_picture
 
-    rgb = read_picture(source).rgb
-    write_png(path, decisions_picture(rgb, upscaler.assembled(upscaler.session.decisions), scale=upscaler.scale))
+    with atomic_path(path) as temporary:
+        write_png(temporary, decisions_picture(upscaler.assembled(upscaler.session.decisions), scale=upscaler.scale))
     say(LEGEND)
     emit(str(path))
 

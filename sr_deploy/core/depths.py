@@ -49,7 +49,7 @@ class DepthPlan:
     tile_macs: Tuple[int, ...] = ()
     """Of each of those graphs on one tile."""
     timed_ms: Optional[float] = None
-    """Of a photograph of 128x128 at half of all blocks, in turns with the other way, where it was exported."""
+    """Of a photograph of 256x256 at half of all blocks, in turns with the other way, where it was exported."""
     checks: dict = field(default_factory=dict)
 
 
@@ -76,7 +76,8 @@ def read_plan(path: Path) -> DepthPlan:
     graphs = 2 + 2 * len(plan.depths) if plan.way == "rows" else 1 + len(plan.depths)
     whole = (
         plan.way in WAYS and len(plan.graphs) == graphs and all(Path(name).name == name for name in plan.graphs)
-        and plan.depths[-1:] == (plan.blocks,) and plan.depths[0] > 0
+        and plan.depths[-1:] == (plan.blocks,) and 0 < plan.depths[0] <= plan.blocks <= 1024
+        and 1 <= plan.scale <= 8 and plan.tile <= 4096
         and (plan.way == "rows" or (plan.tile > 0 and len(plan.tile_macs) == len(plan.depths)))
     )  # fmt: skip
     if not whole or list(plan.depths) != sorted(set(plan.depths)):

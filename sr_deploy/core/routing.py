@@ -126,6 +126,11 @@ class RoutedPlan:
     checks: dict = field(default_factory=dict)
 
     @property
+    def elastic(self) -> bool:
+        """Whether all branches are slices of one checkpoint."""
+        return len({name.rpartition(".")[0] for name in self.names}) == 1
+
+    @property
     def least_share(self) -> float:
         """The smallest part of the largest branch's work that can be executed: the router, and the smallest branch everywhere."""
         return (self.router_macs + self.macs[0]) / self.macs[-1]
@@ -174,7 +179,8 @@ def read_routed_plan(path: Path) -> RoutedPlan:
     classes = len(plan.names)
     whole = (
         classes >= 2 and len(plan.macs) == classes and len(plan.graphs) == classes + 1 and list(plan.macs) == sorted(plan.macs)
-        and plan.macs[0] > 0 and plan.patch >= CELL and 0 <= plan.overlap < plan.patch and plan.scale >= 1
+        and plan.macs[0] > 0 and plan.router_macs >= 0 and CELL <= plan.patch <= 1024 and 0 <= plan.overlap < plan.patch
+        and 1 <= plan.scale <= 8
         and all(Path(name).name == name for name in plan.graphs)
     )  # fmt: skip
     if not whole:

@@ -28,7 +28,7 @@ EXECUTED = "executed, timed / set"
 _COLUMNS: Tuple[Tuple[str, Callable[[BenchmarkRow], str]], ...] = (
     ("Model", lambda r: label(r)),
     ("Backend", lambda r: r.backend),
-    ("From", lambda r: r.artifact.rpartition(".")[2] or "checkpoint"),
+    ("From", lambda r: {"": "checkpoint", "json": "plan"}.get(r.artifact.rpartition(".")[2], r.artifact.rpartition(".")[2])),
     (
         "Precision",
         lambda r: r.precision if r.precision_asked in ("", r.precision) else f"{r.precision} ({r.precision_asked} asked)",

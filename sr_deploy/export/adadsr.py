@@ -28,7 +28,7 @@ from sr_deploy.runtime.ort import raw_session
 MAX_ABS_ERR = 1e-4
 """Against torch, of images in 0..1 and of depths in blocks."""
 TILE = 128
-"""The pixels around a tile that 16 blocks need make 2.4 times the work of it, with 64 4.5 times."""
+"""With the pixels around it, which shrink from block to block, 16 blocks take 1.42 times the work of the tile alone, of 64 1.96 times."""
 OPSET = 17
 """What TensorRT 8.5 reads."""
 CHECKED_HW = (37, 50)
@@ -55,7 +55,7 @@ def plan_from_checkpoint(
     checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model)
     net = checkpoint.network()
     if not isinstance(net, AdaEDSR):
-        raise InputError(f"{checkpoint.name} is of {checkpoint.spec.arch}, which has no depth map to skip by", hint="give one of adaedsr")
+        raise InputError(f"'{checkpoint.name}' is of {checkpoint.spec.arch}: only an AdaEDSR is run so", hint="give one of adaedsr")
     blocks = len(net.blocks)
     depths = tuple(depths) or groups_of(blocks)
     _check(way, dense_above=dense_above, tile=tile, depths=depths, blocks=blocks)

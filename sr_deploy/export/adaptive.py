@@ -20,8 +20,8 @@ from sr_deploy.export.adadsr import plan_from_checkpoint
 from sr_deploy.export.routed import plan_from_router
 from sr_deploy.nets.checkpoint import load_checkpoint
 
-TIMED_HW = (128, 128)
-ROUNDS = 5
+TIMED_HW = (256, 256)
+ROUNDS = 3
 
 
 def plans_from_model(

@@ -32,7 +32,7 @@ class OnnxRuntimeSession(Session):
         self.threads = cores()
         self._session = raw_session(str(path))
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3:
+        if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3 or len(outputs[0].shape) != 4:
             raise ArtifactError(
                 f"{path} is not a super-resolution graph: expected one input (1, 3, H, W) and one output, found "
                 f"{[i.shape for i in inputs]} and {[o.shape for o in outputs]}"
@@ -128,11 +128,17 @@ class OnnxParts:
             if sha256_of(graph) != sha256:
                 raise ArtifactError(f"{graph} was changed after its plan was written", hint="export the model again")
         self.version, self.threads = _onnxruntime().__version__, cores()
-        self.parts = [_part(raw_session(str(plan.parent / name), alone=False)) for name in graphs]
+        self.parts = [_part(raw_session(str(plan.parent / name), alone=False), name) for name in graphs]
 
 
-def _part(session: Any) -> Callable[..., List[np.ndarray]]:
-    return lambda **given: session.run(None, given)
+def _part(session: Any, name: str) -> Callable[..., List[np.ndarray]]:
+    def run(**given: np.ndarray) -> List[np.ndarray]:
+        try:
+            return session.run(None, given)
+        except Exception as e:  # onnxruntime raises its own kinds, which share no base class
+            raise CannotRunHereError(f"onnxruntime could not run {name}: {str(e).splitlines()[0][:300]}") from e
+
+    return run
 
 
 def raw_session(model: Union[str, bytes], *, optimise: bool = True, save_to: Any = None, layout: str = "", alone: bool = True) -> Any:

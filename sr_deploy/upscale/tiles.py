@@ -146,9 +146,9 @@ class Upscaler:
         return self._how(self._last) + (f"; {spent}" if spent is not None else "")
 
     def assembled(self, tiles: Sequence[np.ndarray]) -> np.ndarray:
-        """Return one (H, W) array of those, (h, w), that belong to the tiles of the last image, in the order they were run."""
+        """Return one (H, W, ...) array of those, (h, w, ...), that belong to the tiles of the last image, in the order they were run."""
         assert self._last is not None
-        out = np.empty(self._last.hw, tiles[0].dtype)
+        out = np.empty((*self._last.hw, *tiles[0].shape[2:]), tiles[0].dtype)
         spans = [(row, column) for row in self._last.rows for column in self._last.columns]
         for tile, (row, column) in zip(tiles, spans):
             core = tile[row.core_start - row.start : row.core_stop - row.start]

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sr_deploy.adaptive.adadsr import AdaDSR, at_depth, binned
+from sr_deploy.adaptive.adadsr import AdaDSR, binned, depth_of
 from sr_deploy.core.depths import DepthPlan, read_plan
 from sr_deploy.core.errors import ArtifactError, InputError, VariantError
 from sr_deploy.core.jsonio import to_json
@@ -82,15 +82,23 @@ def test_its_tiles_are_the_whole_image(plans, way):
     np.testing.assert_allclose(tile[..., 4 * halo :], whole[..., 4 * (10 + halo) :], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("way", ["rows", "tiles"])
+def test_an_image_with_values_that_are_no_numbers_is_refused(plans, way):
+    x = image(20, 20)
+    x[0, 0, 4, 4] = np.nan
+    with pytest.raises(ArtifactError, match="the depth map has values that are no numbers"):
+        opened(plans[way], 2).run(x)
+
+
 @pytest.mark.parametrize("text, depth", [("d2", 2.0), ("d1.5", 1.5)])
 def test_variants_are_desired_depths(plans, text, depth):
-    assert at_depth(opened(plans["rows"]), text).depth == depth
+    assert depth_of(text, BLOCKS) == depth
 
 
 @pytest.mark.parametrize("text", ["3", "d", "dnan", "w2", ""])
 def test_other_words_are_no_depths(plans, text):
     with pytest.raises(VariantError, match="is no desired depth; expected such as d1"):
-        at_depth(opened(plans["rows"]), text)
+        depth_of(text, BLOCKS)
 
 
 @pytest.mark.parametrize("depth, match", [(-1, "negative"), (3.5, "beyond the 3 blocks"), (float("nan"), "desired depth of nan")])

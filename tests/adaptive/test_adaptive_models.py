@@ -63,7 +63,8 @@ def test_a_checkpoint_skips_in_torch_as_its_plan_does(checkpoint, plans, tmp_pat
         (Adaptive("cdnsr"), "routed", InputError, "that is elastic, not cdnsr"),
         (Adaptive("elastic", max_flops="40%"), "routed", InputError, "below the smallest: 'tiny_x4.d1' everywhere"),
         (Adaptive("elastic", max_flops="much"), "routed", InputError, "is no share"),
-        (Adaptive("elastic"), "rows", InputError, "is no router"),
+        (Adaptive("elastic"), "rows", InputError, "is the plan of an AdaDSR, not of a router"),
+        (Adaptive("adadsr"), "routed", InputError, "routes patches; it is no AdaDSR"),
         (Adaptive("adadsr"), "empty", InputError, "holds no plan of an adaptive network"),
     ],
 )
@@ -75,7 +76,7 @@ def test_what_cannot_be_is_refused(asked, given, error, match, plans, routed_pla
 
 def test_a_checkpoint_without_a_depth_map_is_no_adadsr():
     pytest.importorskip("torch", reason="torch reads checkpoints")
-    with pytest.raises(InputError, match="'asrn_x4' is of asrn, which has no depth map to skip by"):
+    with pytest.raises(InputError, match="'asrn_x4' is of asrn: only an AdaEDSR is run so"):
         adaptive_session(Adaptive("adadsr"), "asrn_x4")
 
 

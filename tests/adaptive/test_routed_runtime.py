@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sr_deploy.adaptive.routed import Routed
-from sr_deploy.core.errors import InputError
+from sr_deploy.core.errors import ArtifactError, InputError
 from sr_deploy.core.routing import RoutedPlan, spans
 
 PLAN = RoutedPlan(model="r", scale=2, names=("a", "b", "c"), macs=(10, 20, 40), router_macs=2, patch=8, parent_sha256="0", overlap=2)
@@ -70,6 +70,13 @@ def test_a_budget_is_kept():
         routed(max_share=0.2)
 
 
+def test_a_router_of_other_classes_is_refused():
+    session = routed()
+    session.router = lambda patches: np.zeros((len(patches), 2))
+    with pytest.raises(ArtifactError, match="tells 2 classes apart, and there are 3 branches"):
+        session.run(image(8, 60))
+
+
 def test_what_is_spent_adds_up_until_it_begins_anew():
     session, x = routed(), image(8, 60)
     session.run(x)
@@ -80,7 +87,7 @@ def test_what_is_spent_adds_up_until_it_begins_anew():
     assert session.spent().macs == 0 and session.spent().share == 1
     session.decisions = []
     session.run(x)
-    assert [d.shape for d in session.decisions] == [(8, 60)]
+    assert [d.shape for d in session.decisions] == [(8, 60, 2)]
 
 
 def test_a_deployed_router_is_what_torch_makes_of_its_checkpoints(tmp_path, small_router):

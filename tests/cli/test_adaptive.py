@@ -74,6 +74,19 @@ def test_what_does_not_go_together_is_refused_and_nothing_written(run_cli, pictu
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name, words", [("a.png", "would replace the picture or its result"), ("d.jpg", "expected a .png")])
+def test_decisions_never_replace_a_picture(run_cli, picture, tmp_path, name, words):
+    before = picture.read_bytes()
+    result = run_cli("upscale", picture, "--adaptive", "cdnsr", "--decisions", picture.parent / name, "-o", tmp_path / "b.png")
+    assert result.exit_code == 1 and words in result.stderr
+    assert picture.read_bytes() == before and not (tmp_path / "b.png").exists()
+
+
+def test_decisions_go_into_a_folder_that_is_made(run_cli, picture, tmp_path):
+    result = run_cli("upscale", picture, "--adaptive", "cdnsr", "--decisions", tmp_path / "new" / "d.png", "-o", tmp_path / "b.png")
+    assert result.exit_code == 0 and (tmp_path / "new" / "d.png").is_file()
+
+
 def test_decisions_of_a_folder_are_refused(run_cli, picture, tmp_path):
     result = run_cli("upscale", picture.parent, "--adaptive", "cdnsr", "--decisions", tmp_path / "d.png", "-o", tmp_path / "out")
     assert result.exit_code == 1 and "--decisions draws those of one picture" in result.stderr
@@ -89,7 +102,7 @@ def test_export_says_what_goes_with_it(run_cli, tmp_path):
     result = run_cli("export", "cdnsr-fsrcnn_x4", "--adaptive", "--target", "cpu", "-o", tmp_path / "out")
     assert result.exit_code == 1 and "it takes -o alone" in result.stderr and not (tmp_path / "out").exists()
     result = run_cli("export", "asrn_x4", "--adaptive", "-o", tmp_path / "out")
-    assert result.exit_code == 1 and "which has no depth map to skip by" in result.stderr
+    assert result.exit_code == 1 and "only an AdaEDSR is run so" in result.stderr
 
 
 def test_an_exported_router_upscales_as_its_checkpoints_do(run_cli, plan, picture, tmp_path):
@@ -108,5 +121,7 @@ def test_bench_says_what_was_executed(run_cli, plan, tmp_path):
     assert (row["model"], row["backend"], row["artifact"]) == ("cdnsr-fsrcnn_x4", "onnxruntime", plan.name)
     assert 0.4 < row["executed"]["share"] < 1.1 and 0.4 < row["executed"]["timed_share"] < 1.1
     assert sum(row["executed"]["ways"].values()) == pytest.approx(1, abs=1e-3)
+    result = run_cli("bench", plan.parent, "--lr", "40x70", "--runs", "3", "-o", tmp_path / "folder")
+    assert result.exit_code == 0 and len((tmp_path / "folder" / "rows.jsonl").read_text().splitlines()) == 1, result.stderr
     result = run_cli("bench", plan, "--variants", "d1", "-o", tmp_path)
     assert result.exit_code == 1 and "it has no variants" in result.stderr
