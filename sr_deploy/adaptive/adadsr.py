@@ -47,6 +47,17 @@ class AdaDSR(AdaptiveSession):
     def identity(self) -> str:
         return f"{digest(self.plan)} {self.backend} depth {self.depth:g}"
 
+    def exercise(self, hw: Tuple[int, int]) -> None:
+        plan, x = self.plan, np.zeros((1, 3, *hw), np.float32)
+        if plan.way == "tiles":
+            for part, k in zip(self._parts[1:], plan.depths):
+                side = plan.tile + 2 * reach_px(k)
+                part(lr=np.zeros((BATCH, 3, side, side), np.float32), depth_map=np.zeros((BATCH, 1, side, side), np.float32))
+            return
+        features, depth_map = self._parts[0](lr=x, depth=np.array([plan.blocks], np.float32))
+        for part in self._parts[2:]:
+            part(y=features, depth_map=np.full_like(depth_map, plan.blocks))
+
     def adapted(self, x_nchw: np.ndarray) -> Adapted:
         """Upscale (1, 3, H, W) float32, 0..1, RGB. Decisions are depths as shares of all blocks."""
         check_desired_depth(self.depth, self.plan.blocks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Callable, Dict, Optional, Sequence
+from typing import Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -36,6 +36,10 @@ class Routed(AdaptiveSession):
     @property
     def identity(self) -> str:
         return f"{digest(self.plan)} {self.backend} {self.max_share}"
+
+    def exercise(self, hw: Tuple[int, int]) -> None:
+        for branch in self.branches:
+            branch(np.zeros((BATCH, 3, self.plan.patch, self.plan.patch), np.float32))
 
     def adapted(self, x_nchw: np.ndarray) -> Adapted:
         """Upscale (1, 3, H, W) float32, 0..1, RGB; an image smaller than a patch is mirrored."""

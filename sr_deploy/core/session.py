@@ -104,6 +104,9 @@ class Session(abc.ABC):
     def begin(self) -> None:  # noqa: B027 - most have nothing to do
         """Say that what is run from here on is one image's, or one set's: a network that decides what it computes counts anew."""
 
+    def exercise(self, hw: Tuple[int, int]) -> None:  # noqa: B027 - most compute the same for every image
+        """Compute all that any image of (h, w) LR pixels may ask for, so that the memory for it is taken."""
+
     def spent(self) -> Optional[Spent]:
         """Return what was executed since `begin`; None for a network that always computes all."""
         return None

@@ -137,6 +137,7 @@ class Upscaler:
     def _probe(self, hw: HW) -> None:
         whole = (Span(0, hw[0], 0, hw[0]),), (Span(0, hw[1], 0, hw[1]),)
         self._run(np.zeros((*hw, 3), np.uint8), Plan(hw, *whole, exact=True))
+        self.session.exercise(hw)
 
     def describe(self) -> str:
         """Say how the last image was run, and how exact that is."""

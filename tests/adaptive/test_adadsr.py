@@ -90,6 +90,15 @@ def test_an_image_with_values_that_are_no_numbers_is_refused(plans, way):
         opened(plans[way], 2).run(x)
 
 
+@pytest.mark.parametrize("way", ["rows", "tiles"])
+def test_all_that_any_image_may_ask_for_is_computed_to_learn_its_memory(plans, way):
+    session, seen = opened(plans[way], 0), []
+    session._parts = [lambda n=n, part=part, **given: seen.append(n) or part(**given) for n, part in enumerate(session._parts)]
+    session.run(image(20, 30))
+    session.exercise((20, 30))
+    assert set(seen) == set(range(len(session._parts)))
+
+
 @pytest.mark.parametrize("text, depth", [("d2", 2.0), ("d1.5", 1.5)])
 def test_variants_are_desired_depths(plans, text, depth):
     assert depth_of(text, BLOCKS) == depth

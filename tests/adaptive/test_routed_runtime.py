@@ -70,6 +70,13 @@ def test_a_budget_is_kept():
         routed(max_share=0.2)
 
 
+def test_all_branches_are_run_to_learn_their_memory():
+    session, seen = routed(), []
+    session.branches = [lambda patches, n=n: seen.append((n, patches.shape)) for n in range(3)]
+    session.exercise((20, 30))
+    assert seen == [(n, (16, 3, 8, 8)) for n in range(3)]
+
+
 def test_a_router_of_other_classes_is_refused():
     session = routed()
     session.router = lambda patches: np.zeros((len(patches), 2))
