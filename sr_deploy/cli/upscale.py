@@ -92,18 +92,19 @@ def upscale(
     if video:
         _video(source, output, upscaler, codec, crf)
     else:
-        from sr_deploy.core.files import output_folder
+        from sr_deploy.core.files import no_empty_folders, output_folder
         from sr_deploy.upscale.folder import Job, upscale_picture
 
-        if decisions is not None:
-            if decisions.resolve() in (source.resolve(), output.resolve()):
-                raise InputError(f"--decisions {decisions} would replace the picture or its result", hint="give another name")
-            output_folder(decisions.parent)
-            upscaler.session.decisions = []  # type: ignore[attr-defined]
-        upscale_picture(Job(source, output), upscaler, say=say)
-        emit(str(output))
-        if decisions is not None:
-            _draw(upscaler, decisions)
+        with contextlib.nullcontext() if decisions is None else no_empty_folders(decisions.parent):
+            if decisions is not None:
+                if decisions.resolve() in (source.resolve(), output.resolve()):
+                    raise InputError(f"--decisions {decisions} would replace the picture or its result", hint="give another name")
+                output_folder(decisions.parent)  # before the work: can it be written?
+                upscaler.session.decisions = []  # type: ignore[attr-defined]
+            upscale_picture(Job(source, output), upscaler, say=say)
+            emit(str(output))
+            if decisions is not None:
+                _draw(upscaler, decisions)
     say(upscaler.receipt())
 
 

@@ -7,30 +7,24 @@ from pathlib import Path
 from typing import Dict, Sequence, Tuple, Union
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 
 from sr_deploy.core.depths import WAYS, DepthPlan, groups_of, plan_path, reach_px
-from sr_deploy.core.errors import ExportError, InputError
-from sr_deploy.core.files import atomic_path, output_folder, sha256_of, write_text
+from sr_deploy.core.errors import InputError
+from sr_deploy.core.files import output_folder, write_text
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.samples import sample_lr
-from sr_deploy.export.graph import graph_of
+from sr_deploy.export.parts import Part, free, part_of, write_parts
 from sr_deploy.export.rewrite import rewritten
 from sr_deploy.nets.adaedsr import AdaEDSR
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
 from sr_deploy.nets.sparse import DENSE_ABOVE, row_parts, rows_plan
 from sr_deploy.nets.tiled import DepthMap, FirstBlocks, tile_macs
-from sr_deploy.runtime.ort import raw_session
 
-MAX_ABS_ERR = 1e-4
-"""Against torch, of images in 0..1 and of depths in blocks."""
 TILE = 128
 """With the pixels around it, which shrink from block to block, 16 blocks take 1.42 times the work of the tile alone, of 64 1.96 times."""
-OPSET = 17
-"""What TensorRT 8.5 reads."""
 CHECKED_HW = (37, 50)
 
 
@@ -67,7 +61,11 @@ def plan_from_checkpoint(
         again = plan.map_macs_px + net.head.weight.numel()
         parts = {"map": _map(net), **{f"k{k}.t{tile}": _first(net, k, tile) for k in depths}}
         plan = replace(plan, way=way, dense_above=1.0, tile=tile, depths=depths, tile_macs=macs, map_macs_px=again)
-    return _written(plan, parts, output_folder(Path(output)))
+    folder = output_folder(Path(output))
+    graphs, checks = write_parts(folder, {f"{plan.model}.{name}.onnx": part for name, part in parts.items()})
+    path = plan_path(folder, plan.model, plan.way)
+    write_text(path, to_json(replace(plan, graphs=graphs, checks=checks)))
+    return path
 
 
 def _check(way: str, *, dense_above: float, tile: int, depths: Tuple[int, ...], blocks: int) -> None:
@@ -82,36 +80,29 @@ def _check(way: str, *, dense_above: float, tile: int, depths: Tuple[int, ...], 
         )
 
 
-Part = Tuple[onnx.ModelProto, float]
-"""A graph, and how far onnxruntime is from torch on it."""
-
-
 def _rows(net: AdaEDSR, plan: DepthPlan) -> Dict[str, Part]:
     """Each part is given what torch's own parts before it made."""
-    free = _free(2, 3)
+    hw = free(2, 3)
     start, end, *pairs = row_parts(rewritten(net)[0], plan.depths)  # type: ignore[arg-type]
     x, depth = _example(net)
     with torch.no_grad():
         features, depth_map = start(x, depth)
     parts = {
-        "start": _part(start, (x, depth), ["lr", "depth"], ["features", "depth_map"], (free, {})),
-        "end": _part(end, (features.flip(2), features), ["y", "features"], ["sr"], (free, free)),
+        "start": _part(start, (x, depth), ["lr", "depth"], ["features", "depth_map"], (hw, {})),
+        "end": _part(end, (features.flip(2), features), ["y", "features"], ["sr"], (hw, hw)),
     }
     for number, part in enumerate(pairs):
         name = f"b{plan.depths[number // 2]}.{'rows' if number % 2 else 'everywhere'}"
-        parts[name] = _part(part, (features, depth_map), ["y", "depth_map"], ["y_next"], (free, free))
+        parts[name] = _part(part, (features, depth_map), ["y", "depth_map"], ["y_next"], (hw, hw))
     return parts
 
 
 def _part(net: nn.Module, given: Sequence[Tensor], inputs: Sequence[str], outputs: Sequence[str], dynamic: Sequence[dict]) -> Part:
-    graph = graph_of(net, given, inputs=inputs, outputs=outputs, dynamic=dynamic, opset=OPSET)
-    with torch.no_grad():
-        expected = net(*given)
-    return graph, _error(graph, given, expected if isinstance(expected, tuple) else (expected,))
+    return part_of(net, net, given, inputs=inputs, outputs=outputs, dynamic=dynamic)
 
 
 def _map(net: AdaEDSR) -> Part:
-    return _part(DepthMap(net), _example(net), ["lr", "depth"], ["depth_map"], (_free(2, 3), {}))
+    return _part(DepthMap(net), _example(net), ["lr", "depth"], ["depth_map"], (free(2, 3), {}))
 
 
 def _first(net: AdaEDSR, blocks: int, tile: int) -> Part:
@@ -119,34 +110,8 @@ def _first(net: AdaEDSR, blocks: int, tile: int) -> Part:
     side = tile + 2 * reach_px(blocks)
     x = torch.from_numpy(np.concatenate([nchw_from_rgb(rgb) for rgb in sample_lr((side, side), count=2)]))
     depth_map = torch.linspace(-0.5, blocks, side).expand(2, 1, side, side).contiguous()
-    return _part(part, (x, depth_map), ["lr", "depth_map"], ["sr"], (_free(0), _free(0)))
-
-
-def _free(*dims: int) -> dict:
-    return {n: torch.export.Dim.DYNAMIC for n in dims}
+    return _part(part, (x, depth_map), ["lr", "depth_map"], ["sr"], (free(0), free(0)))
 
 
 def _example(net: AdaEDSR) -> Tuple[Tensor, Tensor]:
     return torch.from_numpy(nchw_from_rgb(sample_lr(CHECKED_HW, count=1)[0])), torch.tensor([len(net.blocks) / 2])
-
-
-def _error(graph: onnx.ModelProto, given: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    session = raw_session(graph.SerializeToString())
-    names = [i.name for i in session.get_inputs()]
-    found = session.run(None, {name: value.numpy() for name, value in zip(names, given)})
-    return max(float(np.abs(y - e.detach().numpy()).max()) for y, e in zip(found, expected))
-
-
-def _written(plan: DepthPlan, parts: Dict[str, Part], folder: Path) -> Path:
-    for name, (_, error) in parts.items():
-        if not error <= MAX_ABS_ERR:
-            raise ExportError(f"{plan.model}.{name}: onnxruntime differs from torch by {error:.2g}, expected at most {MAX_ABS_ERR:g}")
-    graphs, errors = {}, {}
-    for part, (graph, error) in parts.items():
-        path = folder / f"{plan.model}.{part}.onnx"
-        with atomic_path(path) as temporary:
-            onnx.save(graph, str(temporary))
-        graphs[path.name], errors[path.name] = sha256_of(path), error
-    path = plan_path(folder, plan.model, plan.way)
-    write_text(path, to_json(replace(plan, graphs=graphs, checks={"max_abs_err_vs_torch": errors})))
-    return path

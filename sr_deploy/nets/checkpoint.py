@@ -107,7 +107,11 @@ def load_checkpoint(model: Union[str, Path]) -> Checkpoint:
 
 def save_checkpoint(folder: Path, name: str, spec: ModelSpec, weights: dict) -> Path:
     """Write `name`.safetensors and its card into `folder`, each atomically; return the weights' path."""
-    path = folder / (name + SUFFIX)
+    return write_with_card(folder / (name + SUFFIX), spec, weights)
+
+
+def write_with_card(path: Path, spec: Any, weights: dict) -> Path:
+    """Write weights and, beside them, their card (a dataclass with weights_sha256), each atomically; return `path`."""
     with atomic_path(path) as temporary:
         write_safetensors(temporary, weights, named=path)
         digest = sha256_of(temporary)

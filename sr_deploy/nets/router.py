@@ -6,17 +6,16 @@ from each other, as CDNSR's widths are, or slices of one elastic checkpoint.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Sequence, Union
 
 from torch import Tensor, nn
 
 from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError, nearest
-from sr_deploy.core.files import atomic_path, sha256_of, write_text
-from sr_deploy.core.jsonio import to_json
+from sr_deploy.core.files import sha256_of
 from sr_deploy.core.routing import CELL, ROUTER_SUFFIX, RoutedPlan, RouterSpec, read_router_card, router_name, shipped_routers
-from sr_deploy.nets.checkpoint import Checkpoint, check_finite, check_state_dict, load_checkpoint, read_safetensors, write_safetensors
+from sr_deploy.nets.checkpoint import Checkpoint, check_finite, check_state_dict, load_checkpoint, read_safetensors, write_with_card
 
 WIDTH = 128
 NARROW = 32
@@ -140,12 +139,7 @@ def load_router(model: Union[str, Path]) -> Router:
 
 def save_router(folder: Path, name: str, spec: RouterSpec, weights: dict) -> Path:
     """Write `name`.router.safetensors and its card into `folder`, each atomically; return the weights' path."""
-    path = folder / (name + ROUTER_SUFFIX)
-    with atomic_path(path) as temporary:
-        write_safetensors(temporary, weights, named=path)
-        digest = sha256_of(temporary)
-    write_text(path.with_suffix(".json"), to_json(replace(spec, weights_sha256=digest)))
-    return path
+    return write_with_card(folder / (name + ROUTER_SUFFIX), spec, weights)
 
 
 def _router_path(model: str) -> Path:

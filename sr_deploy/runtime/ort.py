@@ -156,8 +156,7 @@ def raw_session(model: Union[str, bytes], *, optimise: bool = True, save_to: Any
     # benchmarks/graphs) in the same time. The arena stays: without it every run takes its memory anew.
     options.enable_mem_pattern = False
     if not alone:
-        # Its threads spin on after a run, in the way of the next session's: of a router with three branches a run took 145 ms so,
-        # and 64 without (see benchmarks/adaptive.py).
+        # Its threads would spin on after a run, in the way of the next session's.
         options.add_session_config_entry("session.force_spinning_stop", "1")
     if layout:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED

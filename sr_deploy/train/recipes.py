@@ -345,8 +345,7 @@ def _recipes() -> Dict[str, Recipe]:
         r["edsr-original-x4-small"], arch="adaedsr", variant="d16", config={"channels": 64, "blocks": 16}, elastic=True,
         method="adaptive-depth", depth=5 * DEPTH_L1, follows="edsr-original-x4-small", steps=1_500, lr=4e-4, valid_every=300,
     )  # fmt: skip
-    # A map of fewer blocks than wanted costs little, one of more did not cost enough: at 4 desired there were 6.5 on the mosaic of
-    # benchmarks/adaptive.py, after this 4.4.
+    # A map of more blocks than wanted did not cost enough: at small desired depths it stayed too deep.
     r["adaedsr-16-x4-small-2"] = replace(
         r["adaedsr-16-x4-small"], depth=0.001, steps=900, lr=2e-4, valid_every=450, follows="adaedsr-16-x4-small"
     )

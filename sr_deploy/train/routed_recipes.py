@@ -186,8 +186,7 @@ def _recipes() -> Dict[str, RoutedRecipe]:
         fsrcnn, objective="classsr", source="CDNSR, Table I: ClassSR's loss, with the weights of its public options: 1000, 0.5, 3"
     )
 
-    # With the paper's 5 convolutions a router takes 15 % of FSRCNN w56's multiply-accumulates, with 3 (Table III) 7 %; trained so,
-    # both route alike.
+    # With the paper's 5 convolutions a router takes 15 % of FSRCNN w56's multiply-accumulates, with 3 (Table III) 7 %.
     small = replace(_SMALL, convs=3)
     r["cdnsr-fsrcnn-x4-small"] = replace(
         small, bank=20_480, steps=5_000, valid_every=5_000, branches=tuple(f"fsrcnn-{w}-x4-small" for w in CDNSR_WIDTHS["fsrcnn"])
