@@ -87,7 +87,10 @@ def encoding_for(facts: VideoFacts, scale: int, *, codec: str, crf: Optional[int
 
 
 def configure(context: Any, encoding: Encoding) -> None:
-    """Set up PyAV's context of an encoder. Two of the same encoding have the same header and make the same of a frame."""
+    """Set up PyAV's context of an encoder. Two of the same encoding have the same header.
+
+    They also make the same of the same frames, but for libx264 on a CPU with AVX-512: its macroblock tree is not repeatable.
+    """
     os.environ.setdefault("SVT_LOG", "1")  # errors: SVT-AV1 asks no one else before it prints its settings to stderr
     context.height, context.width = encoding.hw
     context.pix_fmt = encoding.pix_fmt

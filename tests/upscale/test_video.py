@@ -23,7 +23,7 @@ from sr_deploy.upscale.video_source import BrokenOffError, Seen, fingerprint, fr
 av = pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("cv2", reason="OpenCV is not installed")
 
-from video_files import Repeat, frames_of, make_video, streams_of  # noqa: E402
+from video_files import Repeat, frames_of, make_video, repeatable, streams_of  # noqa: E402
 
 NEW = hasattr(av.container.OutputContainer, "add_stream_from_template")
 LENGTH = 300
@@ -39,8 +39,9 @@ def long_video(tmp_path_factory):
     """A video with sound of three parts, and what a run at one go makes of it."""
     folder = tmp_path_factory.mktemp("long")
     source = make_video(folder / "in.mp4", LENGTH, sound=True)
-    upscale_video(source, folder / "whole.mp4", Repeat())
-    return source, folder / "whole.mp4"
+    with repeatable():
+        upscale_video(source, folder / "whole.mp4", Repeat())
+        yield source, folder / "whole.mp4"
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
@@ -131,8 +132,9 @@ def test_a_stopped_run_goes_on_and_makes_the_same_file(tmp_path, long_video, by)
     source, whole = long_video
     output = tmp_path / "out.mp4"
     script = (
-        "import sys, time; from pathlib import Path; from video_files import Repeat;"
+        "import sys, time; from pathlib import Path; from video_files import Repeat, repeatable;"
         "from sr_deploy.upscale.video import upscale_video;"
+        "settings = repeatable(); settings.__enter__();"
         "upscale_video(Path(sys.argv[1]), Path(sys.argv[2]), Repeat(before=lambda n: n == 150 and time.sleep(60)))"
     )
     here = Path(__file__).resolve()
@@ -157,12 +159,7 @@ def test_a_stopped_run_goes_on_and_makes_the_same_file(tmp_path, long_video, by)
     summary = upscale_video(source, output, upscaler, say=said.append)
     assert summary.resumed_frames == 120 and summary.resumed_frames + len(upscaler.seen) == summary.frames == LENGTH
     assert any("going on after" in line for line in said)
-    (video, sound), (whole_video, whole_sound) = streams_of(output), streams_of(whole)
-    assert sound == whole_sound
-    assert sorted(t for t, _ in video["packets"]) == sorted(t for t, _ in whole_video["packets"])
-    # libx264 is not asked for the same bytes: under load it was seen, once in some forty runs, to code a frame otherwise.
-    for (at, rgb), (whole_at, whole_rgb) in zip(frames_of(output), frames_of(whole)):
-        assert at == whole_at and np.abs(rgb.astype(int) - whole_rgb).mean() < 2
+    assert streams_of(output) == streams_of(whole)
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
 
 

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from fractions import Fraction
+
+from sr_deploy.upscale.video_encode import CODECS
+
+
+@contextlib.contextmanager
+def repeatable():
+    """Have libx264 make the same bytes of the same frames.
+
+    With its macroblock tree, on a CPU with AVX-512, it now and then does not: up to one run in eight under load, by any number
+    of threads. Never with `mbtree=0` or `asm=avx2`, nor where the C library fills the memory that it gives out.
+    """
+    before = CODECS["libx264"]
+    CODECS["libx264"] = (before[0], {**before[1], "x264-params": "mbtree=0"})
+    try:
+        yield
+    finally:
+        CODECS["libx264"] = before
 
 
 class Repeat:
