@@ -14,6 +14,11 @@ from click.testing import CliRunner, Result
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Started in the background of a script, or by nohup, these are ignored, here and in all that the tests start and then interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd  # noqa: TID251
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -112,6 +113,11 @@ class Board:
         """Cut every connection; what runs on the board goes on."""
         subprocess.run(["pkill", "-9", "-P", str(self.process.pid)])
 
+    def kill_build(self):
+        """Kill the one build with all that it started, as a loss of power would."""
+        (job,) = self.jobs
+        os.killpg(os.getpgid(int((job / "pid").read_text())), signal.SIGKILL)
+
     @property
     def jobs(self):
         return list((self.home / ".cache" / "srdeploy" / "jobs").glob("*"))
@@ -190,8 +196,7 @@ def test_a_board_restarted_in_the_middle_builds_again(board, repeating, tmp_path
 
     def progress(line):
         if "srdeploy: [1/1]" in line and line.endswith("building"):
-            subprocess.run(["pkill", "-9", "-f", str(board.home)])
-            subprocess.run(["pkill", "-9", "-f", "sh ./build.sh"])
+            board.kill_build()
 
     graph = repeating()
     with pytest.raises(BuildError, match="stopped without a last word"):
@@ -212,9 +217,8 @@ def test_a_greeting_on_stdout_and_a_pid_that_is_another_s_by_now(board, repeatin
 
     def progress(line):
         if "srdeploy: [1/1]" in line and line.endswith("building"):
-            (job,) = board.jobs
-            os.killpg(os.getpgid(int((job / "pid").read_text())), 9)
-            (job / "pid").write_text(str(os.getpid()))
+            board.kill_build()
+            (board.jobs[0] / "pid").write_text(str(os.getpid()))
 
     with pytest.raises(BuildError, match="stopped without a last word"):
         engine_from_onnx(graph, tmp_path / "other", target="xavier", on="ssh://board", progress=progress)
