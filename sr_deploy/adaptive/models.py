@@ -128,14 +128,14 @@ def _adadsr(given: str, depth: Optional[float]) -> AdaDSR:
     from sr_deploy.export.rewrite import rewritten
     from sr_deploy.nets.adaedsr import AdaEDSR
     from sr_deploy.nets.checkpoint import load_checkpoint
-    from sr_deploy.nets.sparse import row_parts, rows_plan
+    from sr_deploy.nets.sparse import ByRows, parts_of, rows_plan
 
     checkpoint = load_checkpoint(given)
     net = checkpoint.network()
     if not isinstance(net, AdaEDSR):
         raise InputError(f"'{checkpoint.name}' is of {checkpoint.spec.arch}: only an AdaEDSR is run so", hint="give one of adaedsr")
     plan = rows_plan(checkpoint, net, dense=rewritten(net.backbone())[0])
-    parts = row_parts(rewritten(net)[0], plan.depths)  # type: ignore[arg-type]
+    parts = parts_of(rewritten(net)[0], plan.depths, ByRows)  # type: ignore[arg-type]
     return AdaDSR(plan, [_torch_part(part) for part in parts], depth=depth, **_torch_facts())
 
 

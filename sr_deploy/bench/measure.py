@@ -13,7 +13,7 @@ import numpy as np
 
 import sr_deploy
 from sr_deploy.bench.conditions import Watch, before, device_facts, warnings_of
-from sr_deploy.bench.evaluate import ImageSet, Quality, evaluate, image_set
+from sr_deploy.bench.evaluate import ImageSet, Quality, check_images, evaluate, image_set
 from sr_deploy.bench.subjects import Subject, given_items, subjects_of, with_counts
 from sr_deploy.core.degradation import degraded
 from sr_deploy.core.device import cpu_name, limited_to, peak_memory_mib, python_and_os
@@ -96,6 +96,7 @@ def measured(
     with limited_to(threads):
         subjects = [subject for item in given_items(given, variants) for subject in subjects_of(item, variants, trust=trust)]
         request = _request(chosen, data=data, test=test, metric=metric, lr=lr, runs=runs, cadence_hz=cadence_hz)
+        _check_images(request, chosen, subjects)
         for subject in subjects:
             # What takes no warm-up comes first, as it would in a process of its own.
             for protocol in sorted(chosen, key=lambda p: not p.of_images):
@@ -130,6 +131,14 @@ def _request(
     if test and not of_images:
         raise InputError("a test set belongs to a challenge's protocol", hint="leave --test out, or give --protocol ntire2025, say")
     return Request(image_set(data), image_set(test) if test else None, metric, None if lr is None else parse_hw(lr), runs, cadence_hz)
+
+
+def _check_images(request: Request, chosen: Sequence[Protocol], subjects: Sequence[Subject]) -> None:
+    """Raise InputError for an image that cannot be scored: found later, it would cost what was measured before it."""
+    ways = {(protocol.metric or request.metric or "y", subject.row.scale or 1) for protocol in chosen for subject in subjects}
+    for images in filter(None, (request.images, request.test)):
+        for metric, scale in sorted(ways):
+            check_images(images, metric=metric, scale=scale)
 
 
 def _measure(subject: Subject, protocol: Protocol, request: Request) -> BenchmarkRow:

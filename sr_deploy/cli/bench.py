@@ -82,6 +82,9 @@ def _sweep(ctx: click.Context, plan: str, data: str, output: Optional[Path], as_
     rows = rows_from_plan(read_plan(Path(plan)), output, data=data, progress=say)
     _shown(rows, as_json)
     _challenge_files(rows, output)
+    if all(row.error for row in rows):
+        hint = f"mend that, take their lines out of {output / 'rows.jsonl'}, and start again: failed cells count as done"
+        raise InputError(f"none of the {len(rows)} cells could be measured; the first: {rows[0].error}", hint=hint)
 
 
 def _shown(rows: List[Any], as_json: bool) -> None:

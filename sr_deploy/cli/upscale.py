@@ -91,6 +91,8 @@ def upscale(
     upscaler = Upscaler(chosen.open(), tile=tile, max_memory=bound, identity=chosen.identity, held=_held(codec) if video else 0)
     if video:
         _video(source, output, upscaler, codec, crf)
+        if upscaler.spent is not None:
+            say(f"of all frames of this run: {upscaler.spent}")
     else:
         from sr_deploy.core.files import no_empty_folders, output_folder
         from sr_deploy.upscale.folder import Job, upscale_picture

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -27,27 +28,26 @@ class DepthPlan:
     scale: int
     blocks: int
     way: str
-    """`rows`: a graph of the start, one of the end, and for each group of blocks two, everywhere and by gathered rows; `tiles`: one
-    of the map, and one of the first blocks for each depth of `depths`."""
+    """How blocks are skipped: `rows` gathers the pixels that take them, `tiles` cuts those out that hold such pixels."""
     parent_sha256: str
     """Of the checkpoint's weights."""
     graphs: Dict[str, str]
-    """SHA-256 by file name, in the order of `way`."""
+    """SHA-256 by file name: of the start, of the end, and for each group of blocks of two, everywhere and by `way`."""
     macs_px: int
     """Multiply-accumulates of the dense backbone on one LR pixel."""
     conv_macs_px: int
     """Those of one convolution of a block."""
     map_macs_px: int
-    """Those of the depth map on one LR pixel: the adapter's, and by tiles the head's before it, which the tiles compute again."""
+    """Those of the depth map on one LR pixel."""
     dense_above: float = 1.0
-    """Rows: a group of blocks that more than this share of the pixels take, on average of its blocks, is computed everywhere."""
+    """A group of blocks is computed everywhere where more than this share of the pixels take it, on average of its blocks (rows), or
+    where its tiles would take more than this share of its multiply-accumulates (tiles)."""
     tile: int = 0
     """Tiles: LR pixels a side."""
     depths: Tuple[int, ...] = ()
-    """The smallest first, all blocks last. Rows: the last block of each group. Tiles: how many blocks each graph has; a tile takes
-    the first that is enough."""
-    tile_macs: Tuple[int, ...] = ()
-    """Of each of those graphs on one tile."""
+    """The last block of each group: the smallest first, all blocks last."""
+    fixed: bool = False
+    """Whether it was trained for one depth (the paper's FAdaEDSR): then there is none to ask for."""
     timed_ms: Optional[float] = None
     """Of a photograph of 256x256 at half of all blocks, in turns with the other way, where it was exported."""
     checks: dict = field(default_factory=dict)
@@ -73,12 +73,10 @@ def read_plan(path: Path) -> DepthPlan:
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}")
     plan = from_dict(DepthPlan, read_json(path, ArtifactError), source=str(path), error=ArtifactError)
-    graphs = 2 + 2 * len(plan.depths) if plan.way == "rows" else 1 + len(plan.depths)
     whole = (
-        plan.way in WAYS and len(plan.graphs) == graphs and all(Path(name).name == name for name in plan.graphs)
+        plan.way in WAYS and len(plan.graphs) == 2 + 2 * len(plan.depths) and all(Path(name).name == name for name in plan.graphs)
         and plan.depths[-1:] == (plan.blocks,) and 0 < plan.depths[0] <= plan.blocks <= 1024
-        and 1 <= plan.scale <= 8 and plan.tile <= 4096
-        and (plan.way == "rows" or (plan.tile > 0 and len(plan.tile_macs) == len(plan.depths)))
+        and 1 <= plan.scale <= 8 and (plan.way == "rows" or 0 < plan.tile <= 4096)
     )  # fmt: skip
     if not whole or list(plan.depths) != sorted(set(plan.depths)):
         raise ArtifactError(f"{path} is no plan of ours: its way '{plan.way}', graphs, tile and depths do not go together")
@@ -104,22 +102,44 @@ def groups_of(blocks: int) -> Tuple[int, ...]:
     return tuple(sorted({-(-blocks * i // 4) for i in range(1, 5)}))
 
 
+def tiles_of(plan: DepthPlan, depth_map: np.ndarray, before: int) -> List[Tuple[int, int]]:
+    """Return the corners (top, left) of the tiles of an (H, W) map that hold a pixel which goes on after `before` blocks."""
+    corners = itertools.product(range(0, depth_map.shape[0], plan.tile), range(0, depth_map.shape[1], plan.tile))
+    return [(top, left) for top, left in corners if taken(depth_map[top : top + plan.tile, left : left + plan.tile], before + 1).any()]
+
+
 def everywhere(plan: DepthPlan, depth_map: np.ndarray) -> Tuple[bool, ...]:
-    """Return for each group of blocks whether it is computed at all pixels of an (H, W) map, not by rows."""
-    shares = [taken(depth_map, block).mean() for block in range(1, plan.blocks + 1)]
-    firsts = [0, *plan.depths[:-1]]
-    return tuple(bool(np.mean(shares[first:last]) > plan.dense_above) for first, last in zip(firsts, plan.depths))
+    """Return for each group of blocks whether it is computed at all pixels of an (H, W) map."""
+    return tuple(_share(plan, depth_map, first, last) > plan.dense_above for first, last in groups(plan))
 
 
-def rows_macs(plan: DepthPlan, depth_map: np.ndarray) -> int:
-    """Return the multiply-accumulates by rows at an (H, W) map."""
+def groups(plan: DepthPlan) -> List[Tuple[int, int]]:
+    """Return for each group how many blocks come before it, and its last block."""
+    return list(zip((0, *plan.depths), plan.depths))
+
+
+def executed_macs(plan: DepthPlan, depth_map: np.ndarray) -> int:
+    """Return the multiply-accumulates at an (H, W) map."""
     px = depth_map.size
     total = (plan.macs_px + plan.map_macs_px - 2 * plan.blocks * plan.conv_macs_px) * px
-    groups = everywhere(plan, depth_map)
-    for block in range(1, plan.blocks + 1):
-        if groups[next(i for i, last in enumerate(plan.depths) if block <= last)]:
-            total += plan.conv_macs_px * 2 * px
+    for (first, last), dense in zip(groups(plan), everywhere(plan, depth_map)):
+        if dense:
+            total += 2 * (last - first) * plan.conv_macs_px * px
+        elif plan.way == "tiles":
+            total += len(tiles_of(plan, depth_map, first)) * _tile_macs(plan, last - first)
         else:
-            where = taken(depth_map, block)
-            total += plan.conv_macs_px * (int(where.sum()) + int(dilated(where, 1).sum()))
+            for where in (taken(depth_map, block) for block in range(first + 1, last + 1)):
+                total += plan.conv_macs_px * (int(where.sum()) + int(dilated(where, 1).sum()))
     return int(total)
+
+
+def _share(plan: DepthPlan, depth_map: np.ndarray, first: int, last: int) -> float:
+    if plan.way == "tiles":
+        everywhere_macs = 2 * (last - first) * plan.conv_macs_px * depth_map.size
+        return len(tiles_of(plan, depth_map, first)) * _tile_macs(plan, last - first) / everywhere_macs
+    return float(np.mean([taken(depth_map, block).mean() for block in range(first + 1, last + 1)]))
+
+
+def _tile_macs(plan: DepthPlan, blocks: int) -> int:
+    """Of so many blocks on one tile, which comes with two pixels more on each side for each of them."""
+    return plan.conv_macs_px * sum((plan.tile + 4 * blocks - 2 * conv) ** 2 for conv in range(1, 2 * blocks + 1))

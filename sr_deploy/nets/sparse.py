@@ -7,7 +7,7 @@ Rows cost about twice what a convolution's own code needs for as many pixels: wh
 
 from __future__ import annotations
 
-from typing import List, Sequence, Tuple
+from typing import List, Sequence, Tuple, Type
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from sr_deploy.nets.checkpoint import Checkpoint
 from sr_deploy.nets.complexity import NTIRE_HW, count
 from sr_deploy.nets.edsr import EDSRParts, ResidualBlock
 
-DENSE_ABOVE = 0.5
+ROWS_ABOVE = 0.5
 """The share of pixels above which rows cost more than computing blocks everywhere; see benchmarks/adaptive.py."""
 
 
@@ -74,10 +74,10 @@ class End(nn.Module):
         return self.net.image(y, features)
 
 
-def row_parts(net: AdaEDSR, groups: Sequence[int]) -> List[nn.Module]:
-    """Return the start, the end, and for each group of blocks that ends with a number of `groups` it everywhere, then by rows."""
+def parts_of(net: AdaEDSR, groups: Sequence[int], skipping: Type[Everywhere]) -> List[nn.Module]:
+    """Return the start, the end, and for each group of blocks that ends with a number of `groups` it everywhere, then by `skipping`."""
     firsts = [1, *(last + 1 for last in groups[:-1])]
-    pairs = [kind(net, first, last) for first, last in zip(firsts, groups) for kind in (Everywhere, ByRows)]
+    pairs = [kind(net, first, last) for first, last in zip(firsts, groups) for kind in (Everywhere, skipping)]
     return [Start(net), End(net), *pairs]
 
 
@@ -101,12 +101,13 @@ def _product(rows: Tensor, at: Tensor, conv: nn.Conv2d) -> Tensor:
     return gathered @ conv.weight.permute(2, 3, 1, 0).reshape(size, conv.out_channels) + conv.bias
 
 
-def rows_plan(checkpoint: Checkpoint, net: AdaEDSR, *, dense: nn.Module, dense_above: float = DENSE_ABOVE) -> DepthPlan:
+def rows_plan(checkpoint: Checkpoint, net: AdaEDSR, *, dense: nn.Module) -> DepthPlan:
     """Return what a checkpoint's network by rows is and costs. dense: its backbone as it is run, which shares refer to."""
     return DepthPlan(
         model=checkpoint.name, scale=checkpoint.spec.scale, blocks=len(net.blocks), way="rows",
         parent_sha256=checkpoint.spec.weights_sha256, graphs={}, macs_px=_macs_px(dense), conv_macs_px=net.blocks[0].conv1.weight.numel(),
-        map_macs_px=_macs_px(net) - _macs_px(net.backbone()), dense_above=dense_above, depths=groups_of(len(net.blocks)),
+        map_macs_px=_macs_px(net) - _macs_px(net.backbone()), dense_above=ROWS_ABOVE, depths=groups_of(len(net.blocks)),
+        fixed=net.adapter.scaled == "none",
     )  # fmt: skip
 
 

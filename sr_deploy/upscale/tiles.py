@@ -8,7 +8,7 @@ from typing import Dict, Iterable, Iterator, Optional, Sequence, Tuple
 import numpy as np
 
 from sr_deploy.core.errors import ArtifactError, InputError
-from sr_deploy.core.session import Session
+from sr_deploy.core.session import Session, Spent
 from sr_deploy.core.sizes import HW, hw_text
 from sr_deploy.upscale.memory import Need, available_bytes, bytes_text, need_of, peak_bytes, resident_bytes
 from sr_deploy.upscale.plan import Plan, Span, plan_tiles, smallest_px
@@ -37,6 +37,8 @@ class Upscaler:
         """The largest difference so far, of 0..1, between two tiles on the same pixels beside a seam; 0 where tiling is exact."""
         self.estimate = 0
         """The most bytes that the plans made so far may take, as estimated; 0 where memory is unknown."""
+        self.spent: Optional[Spent] = None
+        """What a network that decides how much it computes did for all images so far."""
         self._tile, self._beside, self._held = tile, beside, held
         self._need: Optional[Need] = None
         self._plans: Dict[Tuple[HW, int], Plan] = {}
@@ -55,7 +57,11 @@ class Upscaler:
             raise InputError(f"expected an (H, W, 3) image of uint8, uint16 or float32, got {image.shape} {image.dtype}")
         plan = self._last = self.plan((image.shape[0], image.shape[1]), bytes_per_px=3 * image.itemsize + more_per_px)
         self.session.begin()
-        return self._run(image, plan)
+        upscaled = self._run(image, plan)
+        spent = self.session.spent()
+        if spent is not None:
+            self.spent = spent if self.spent is None else self.spent + spent
+        return upscaled
 
     def _run(self, image: np.ndarray, plan: Plan) -> np.ndarray:
         s = self.scale

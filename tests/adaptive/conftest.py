@@ -33,7 +33,7 @@ def plans(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("plans")
     return {
         "rows": plan_from_checkpoint(checkpoint, folder, way="rows", dense_above=0.7),
-        "tiles": plan_from_checkpoint(checkpoint, folder, way="tiles", tile=7, depths=(1, 3)),
+        "tiles": plan_from_checkpoint(checkpoint, folder, way="tiles", tile=7, dense_above=1.0),
     }
 
 

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sr_deploy.adaptive.adadsr import AdaDSR, binned, depth_of
-from sr_deploy.core.depths import DepthPlan, read_plan
+from sr_deploy.adaptive.adadsr import AdaDSR, depth_of
+from sr_deploy.core.depths import DepthPlan, everywhere, read_plan, tiles_of
 from sr_deploy.core.errors import ArtifactError, InputError, VariantError
 from sr_deploy.core.jsonio import to_json
 
@@ -31,7 +31,7 @@ def image(h, w, seed=0):
 
 
 @pytest.mark.parametrize("way", ["rows", "tiles"])
-@pytest.mark.parametrize("h, w", [(14, 28), (13, 31), (2, 2), (7, 2), (3, 40)])
+@pytest.mark.parametrize("h, w", [(14, 28), (13, 31), (2, 2), (7, 2), (3, 40), (40, 80)])
 @pytest.mark.parametrize("depth", [0, 1.5, 3])
 def test_both_ways_equal_the_masked_dense_network(checkpoint, plans, way, h, w, depth):
     x = image(h, w)
@@ -41,30 +41,21 @@ def test_both_ways_equal_the_masked_dense_network(checkpoint, plans, way, h, w, 
     np.testing.assert_allclose(BLOCKS * found.decisions, depth_map, rtol=0, atol=1e-5)
 
 
-def test_the_images_of_these_tests_have_all_depths_and_bins(checkpoint, plans):
-    found = opened(plans["tiles"], 3).adapted(image(14, 60))
+def test_the_images_of_these_tests_have_all_depths_and_go_both_ways_and_in_several_batches(plans):
+    plan = read_plan(plans["tiles"])
+    found = opened(plans["tiles"], 3).adapted(image(40, 80))
     depth_map = BLOCKS * found.decisions
     assert set(np.unique(np.ceil(depth_map))) == {0, 1, 2, 3}
-    bins = binned(read_plan(plans["tiles"]), depth_map)
-    assert all(bins.values())
-    assert sum(map(len, bins.values())) == 2 * 9
-    assert set(found.spent.ms) == {"map", "1 blocks", "3 blocks"}
-    assert sum(found.spent.pixels.values()) == 14 * 60
+    assert everywhere(plan, depth_map) == (True, False, False)
+    assert [len(tiles_of(plan, depth_map, before)) for before in (1, 2)] == [42, 27]  # of 72; eight a batch
+    assert list(found.spent.ms) == ["map", "to 1, everywhere", "to 2, tiles", "to 3, tiles", "end"]
+    assert sum(found.spent.pixels.values()) == 40 * 80
 
 
 PLAN = DepthPlan(
     model="ada", scale=4, blocks=3, way="rows", parent_sha256="", macs_px=1, conv_macs_px=1, map_macs_px=1, depths=(3,),
     graphs=dict.fromkeys(("ada.start.onnx", "ada.end.onnx", "ada.b3.everywhere.onnx", "ada.b3.rows.onnx"), "0"),
 )  # fmt: skip
-
-
-def test_a_tile_goes_as_deep_as_the_deepest_pixel_that_the_layers_after_the_blocks_reach():
-    plan = replace(PLAN, way="tiles", tile=7, depths=(1, 3))
-    depth_map = np.zeros((7, 21), np.float32)
-    depth_map[3, 9] = 1.5  # three pixels right of the first tile
-    assert binned(plan, depth_map) == {1: [(0, 14)], 3: [(0, 0), (0, 7)]}
-    depth_map[3, 9], depth_map[3, 10] = 0, 1.5
-    assert binned(plan, depth_map) == {1: [(0, 0), (0, 14)], 3: [(0, 7)]}
 
 
 def test_a_smaller_desired_depth_executes_less(plans):
@@ -138,8 +129,15 @@ def test_a_plan_without_its_graphs_or_with_changed_ones_is_refused(tmp_path):
         opened(path)
 
 
-def test_a_single_row_of_pixels_is_refused_by_rows_and_taken_by_tiles(checkpoint, plans):
-    x = image(1, 5)
+@pytest.mark.parametrize("way", ["rows", "tiles"])
+def test_a_single_row_of_pixels_is_refused(plans, way):
     with pytest.raises(InputError, match="the smallest is 2x2"):
-        opened(plans["rows"]).run(x)
-    np.testing.assert_allclose(opened(plans["tiles"]).run(x), masked(checkpoint, x, 1)[0], rtol=0, atol=1e-5)
+        opened(plans[way]).run(image(1, 5))
+
+
+def test_a_network_trained_for_one_depth_is_asked_for_none():
+    fixed = replace(PLAN, fixed=True)
+    facts = {"backend": "", "backend_version": "", "threads": 1}
+    assert AdaDSR(fixed, [], depth=None, **facts).depth == 1.5
+    with pytest.raises(VariantError, match="'ada' was trained for one depth"):
+        AdaDSR(fixed, [], depth=2, **facts)

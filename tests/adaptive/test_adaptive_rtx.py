@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 
-def built(path, shapes):
-    """Whether TensorRT for RTX builds the graph, its inputs' batch from 1 to 16. shapes: by input, without the batch."""
+def built(path, shapes, *, free_hw=False):
+    """Whether TensorRT for RTX builds the graph. shapes: by input; its batch from 1 to 16, or, `free_hw`, its height and width."""
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
     logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
     builder = trt.Builder(logger)
@@ -15,7 +15,8 @@ def built(path, shapes):
         return False
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     for name, shape in shapes.items():
-        profile.set_shape(name, *((n, *shape) for n in (1, 8, 16)))
+        sizes = [(1, shape[0], n, 2 * n) for n in (16, 32, 64)] if free_hw else [(n, *shape) for n in (1, 8, 16)]
+        profile.set_shape(name, *sizes)
     config.add_optimization_profile(profile)
     return builder.build_serialized_network(network, config) is not None
 
@@ -27,10 +28,11 @@ def test_a_router_and_its_branches_are_built_for_any_number_of_patches(small_rou
     assert len(graphs) == 3 and all(built(graph, {"lr": (3, 16, 16)}) for graph in graphs)
 
 
-def test_tiles_of_an_adaedsr_are_built(plans):
-    graphs = sorted(plans["tiles"].parent.glob("*.k*.onnx"))
-    sides = {1: 7 + 2 * 6, 3: 7 + 2 * 10}
-    assert len(graphs) == 2
-    for graph in graphs:
-        side = sides[int(graph.name.split(".")[1][1:])]
-        assert built(graph, {"lr": (3, side, side), "depth_map": (1, side, side)})
+def test_tiles_of_an_adaedsr_are_built_and_what_goes_with_them(plans):
+    folder = plans["tiles"].parent
+    side = 7 + 4
+    for group in (1, 2, 3):
+        assert built(folder / f"ada.b{group}.t7.onnx", {"y": (8, side, side), "depth_map": (1, side, side)})
+    assert built(folder / "ada.start.onnx", {"lr": (3,)}, free_hw=True)
+    assert built(folder / "ada.b1.everywhere.onnx", {"y": (8,), "depth_map": (1,)}, free_hw=True)
+    assert built(folder / "ada.end.onnx", {"y": (8,), "features": (8,)}, free_hw=True)

@@ -176,6 +176,15 @@ def test_images_of_other_sizes_are_tiled_and_the_row_says_so(place, tmp_path):
     assert row.tiling.startswith("tiled 20x24") and row.psnr_db > 0
 
 
+def test_a_bad_image_is_found_before_anything_is_measured(place, tmp_path, monkeypatch):
+    write_png(tmp_path / "a.png", np.zeros((48, 48, 3), np.uint8))
+    (tmp_path / "b.png").write_text("no image")
+    monkeypatch.setattr("sr_deploy.bench.measure._measure", lambda *given: pytest.fail("measured"))
+    for options in ({"data": str(tmp_path)}, {"data": str(place / "Set" / "HR"), "test": str(tmp_path), "protocols": ["ntire2025"]}):
+        with pytest.raises(InputError, match="b.png is not an image"):
+            rows_from_artifacts(place / "tiny_x2.safetensors", **options)
+
+
 def test_rows_survive_their_file(checkpoint_rows, tmp_path):
     append_rows(tmp_path / "rows.jsonl", checkpoint_rows)
     assert read_rows(tmp_path / "rows.jsonl") == checkpoint_rows

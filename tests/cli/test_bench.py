@@ -100,3 +100,12 @@ def test_a_file_that_rows_cannot_be_added_to_is_found_before_measuring(fails, tm
     assert old.read_text() == '{"schema": 1}\n'
     (tmp_path / "folder" / "rows.jsonl").mkdir(parents=True)
     assert "rows.jsonl: Is a directory" in fails("bench", asrn, "--data", data, "-o", tmp_path / "folder")
+
+
+def test_a_sweep_of_which_every_cell_failed_has_failed(run_cli, tmp_path, asrn, data):
+    plan = {"models": [str(asrn)], "variants": ["d1"], "shapes": ["16x16"], "batch": [2, 3], "backends": ["torch"]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    result = run_cli("bench", "--sweep", tmp_path / "plan.json", "--data", data, "-o", tmp_path / "out")
+    assert result.exit_code == 1 and "not run" in result.stdout
+    assert "none of the 2 cells could be measured; the first: batch 2: sessions take one image at a time" in result.stderr
+    assert "failed cells count as done" in result.stderr and len((tmp_path / "out" / "rows.jsonl").read_text().splitlines()) == 2

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sr_deploy.core.session import Session
+from sr_deploy.core.session import Session, Spent
 from sr_deploy.upscale import models
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
@@ -48,6 +48,18 @@ def test_a_video_the_file_on_stdout_the_rest_on_stderr(run_cli, film, tmp_path):
     assert all(words in result.stderr for words in ("repeat_x2.d1 on", "libx264 preset medium, crf 20", "6 frames in", "memory: "))
     with av.open(str(tmp_path / "new" / "large.mkv")) as made:
         assert [(f.width, f.height) for f in made.decode(video=0)] == [(64, 48)] * 6
+
+
+def test_what_all_frames_took_is_said_of_an_adaptive_network(run_cli, film, tmp_path, monkeypatch):
+    class Half(Repeat):
+        def spent(self):
+            return Spent(1, 2, {"all": 1.0}, {"small": 3, "large": 1})
+
+    monkeypatch.setattr(models, "adaptive_runnable", lambda asked, given: models.Runnable("half_x2", "", "half", Half))
+    result = run_cli("upscale", film, "--adaptive", "cdnsr", "-o", tmp_path / "large.mkv")
+    assert result.exit_code == 0, result.stderr
+    said = "of all frames of this run: 50.0% of the largest's multiply-accumulates (small 75%, large 25%; ms: all 6)"
+    assert said in result.stderr
 
 
 def test_a_governor_says_what_it_governs_and_logs_each_choice(run_cli, film, tmp_path):

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from sr_deploy.core.depths import DepthPlan, dilated, everywhere, plan_path, reach_px, read_plan, rows_macs, taken
+from sr_deploy.core.depths import DepthPlan, dilated, everywhere, executed_macs, groups, plan_path, reach_px, read_plan, taken, tiles_of
 from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.jsonio import to_json
 
@@ -13,26 +13,42 @@ ROWS = DepthPlan(
     model="ada", scale=4, blocks=3, way="rows", parent_sha256="", graphs=dict.fromkeys("abcdefgh", "0"), depths=(1, 2, 3),
     macs_px=6 * CONV + 500, conv_macs_px=CONV, map_macs_px=70,
 )  # fmt: skip
-TILES = dataclasses.replace(
-    ROWS, way="tiles", graphs={"ada.map.onnx": "0", "ada.k1.onnx": "1", "ada.k3.onnx": "2"}, tile=7, depths=(1, 3), tile_macs=(10, 20)
-)
+TILES = dataclasses.replace(ROWS, way="tiles", graphs=dict.fromkeys("abcdef", "0"), tile=4, depths=(1, 3))
 
 
 def test_rows_cost_what_they_compute():
     nothing = np.zeros((10, 10), np.float32)
     fixed = (500 + 70) * 100
-    assert rows_macs(ROWS, nothing) == fixed
+    assert executed_macs(ROWS, nothing) == fixed
     one = nothing.copy()
     one[5, 5] = 1.5  # two blocks at one pixel: the second convolution there, the first at nine
-    assert rows_macs(ROWS, one) == fixed + 2 * (9 + 1) * CONV
+    assert executed_macs(ROWS, one) == fixed + 2 * (9 + 1) * CONV
     one[0, 0] = 0.5  # in the corner the dilation has four
-    assert rows_macs(ROWS, one) == fixed + (2 * (9 + 1) + (4 + 1)) * CONV
+    assert executed_macs(ROWS, one) == fixed + (2 * (9 + 1) + (4 + 1)) * CONV
     dense = dataclasses.replace(ROWS, dense_above=0.0)  # the two blocks that any pixel takes
     assert everywhere(dense, one) == (True, True, False) and everywhere(ROWS, one) == (False,) * 3
-    assert rows_macs(dense, one) == fixed + 2 * 2 * 100 * CONV
+    assert executed_macs(dense, one) == fixed + 2 * 2 * 100 * CONV
     in_twos = dataclasses.replace(dense, depths=(2, 3), dense_above=0.014)  # 2 % take the first block, 1 % the second
-    assert rows_macs(in_twos, one) == fixed + 2 * 2 * 100 * CONV
-    assert rows_macs(dataclasses.replace(in_twos, dense_above=0.015), one) == rows_macs(ROWS, one)
+    assert executed_macs(in_twos, one) == fixed + 2 * 2 * 100 * CONV
+    assert executed_macs(dataclasses.replace(in_twos, dense_above=0.015), one) == executed_macs(ROWS, one)
+
+
+def test_tiles_cost_what_they_compute():
+    assert groups(TILES) == [(0, 1), (1, 3)]
+    depth_map = np.zeros((9, 10), np.float32)  # three by three tiles, five of which reach over the image
+    fixed = (500 + 70) * 90
+    assert executed_macs(TILES, depth_map) == fixed
+    depth_map[5, 3] = 0.5
+    one_block, two_blocks = (6 * 6 + 4 * 4) * CONV, (10 * 10 + 8 * 8 + 6 * 6 + 4 * 4) * CONV
+    assert tiles_of(TILES, depth_map, 0) == [(4, 0)] and tiles_of(TILES, depth_map, 1) == []
+    assert executed_macs(TILES, depth_map) == fixed + one_block
+    depth_map[8, 9] = 1.5
+    assert tiles_of(TILES, depth_map, 0) == [(4, 0), (8, 8)] and tiles_of(TILES, depth_map, 1) == [(8, 8)]
+    assert executed_macs(TILES, depth_map) == fixed + 2 * one_block + two_blocks
+    # The shares of what the groups take everywhere: 104 of 180 convolutions' pixels, and 216 of 360.
+    for above, chosen, macs in ((0.59, (False, True), 2 * one_block + 4 * 90 * CONV), (0.57, (True, True), 6 * 90 * CONV)):
+        plan = dataclasses.replace(TILES, dense_above=above)
+        assert everywhere(plan, depth_map) == chosen and executed_macs(plan, depth_map) == fixed + macs
 
 
 def test_a_pixel_takes_every_block_that_its_depth_begins():
@@ -71,7 +87,6 @@ def test_a_plan_is_read_as_it_was_written(plan, tmp_path):
         (TILES, {"depths": [1, 2]}, "is no plan of ours"),
         (TILES, {"depths": [3, 3]}, "is no plan of ours"),
         (TILES, {"tile": 0}, "is no plan of ours"),
-        (TILES, {"tile_macs": [10]}, "is no plan of ours"),
         (ROWS, {"speed": 1}, "unknown key 'speed'"),
     ],
 )

@@ -1,12 +1,12 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from sr_deploy.core.errors import CheckpointError, VariantError
 from sr_deploy.core.spec import Variant, check_desired_depth
 from sr_deploy.nets.adaedsr import ADAEDSR_ARCHITECTURE, AdaEDSR
-from sr_deploy.nets.complexity import count
-from sr_deploy.nets.sparse import row_parts
-from sr_deploy.nets.tiled import tile_macs
+from sr_deploy.nets.sparse import ByRows, Everywhere, parts_of
+from sr_deploy.nets.tiled import OnTiles
 
 
 def small(scale=4, blocks=3, depth=2.0):
@@ -83,7 +83,7 @@ def test_a_state_dict_tells_its_size():
 
 def by_parts(net, x, depth, *, groups, dense):
     """The parts one after the other, the groups of `dense` everywhere and the others by rows."""
-    start, end, *pairs = row_parts(net, groups)
+    start, end, *pairs = parts_of(net, groups, ByRows)
     features, depth_map = start(x, depth)
     y = features
     for number in range(len(groups)):
@@ -123,10 +123,15 @@ def _recorded(rows):
     return recording
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4])
-def test_a_tile_of_all_blocks_costs_what_its_shrinking_convolutions_do(scale):
-    net, tile = small(scale).float().backbone(), 200
-    dense = count(net, (tile, tile), counter="hooks").macs - 3 * 6 * tile * tile  # the hooks add the ReLUs
-    assert 1 < tile_macs(net, blocks=3, tile=tile) / dense < 1.15
-    one = tile_macs(small(scale, blocks=1).backbone(), blocks=1, tile=1) - tile_macs(net, blocks=0, tile=1)
-    assert one == (11 * 11 - 7 * 7) * 3 * 6 * 9 + 6 * 6 * 9 * (9 * 9 + 7 * 7)
+@pytest.mark.parametrize("first, last", [(1, 1), (2, 3)])
+def test_a_tile_with_what_lies_round_it_gives_its_middle_of_the_whole_image(first, last):
+    net, reach = small(), 2 * (last - first + 1)
+    with torch.no_grad():
+        features = net.features(torch.rand(1, 3, 9, 12, dtype=torch.float64))
+        depth_map = 3 * torch.rand(1, 1, 9, 12, dtype=torch.float64)
+        whole = Everywhere(net, first, last)(features, depth_map)
+        features, depth_map = F.pad(features, [reach] * 4), F.pad(depth_map, [reach] * 4, value=-1)
+        for top, left in ((0, 0), (2, 3), (4, 7)):  # in a corner of the image, inside, and in another
+            cut = (slice(None), slice(None), slice(top, top + 5 + 2 * reach), slice(left, left + 5 + 2 * reach))
+            found = OnTiles(net, first, last)(features[cut], depth_map[cut])
+            torch.testing.assert_close(found, whole[:, :, top : top + 5, left : left + 5], rtol=0, atol=1e-12)
