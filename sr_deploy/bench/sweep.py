@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
+from sr_deploy.adaptive.models import plan_of
 from sr_deploy.bench.evaluate import ImageSet, image_set
 from sr_deploy.core.device import cores
 from sr_deploy.core.errors import InputError
@@ -23,6 +24,7 @@ from sr_deploy.core.images import read_rgb
 from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.core.metrics import METRICS
 from sr_deploy.core.protocols import DEFAULT, protocol_named, time_ms
+from sr_deploy.core.routing import is_router
 from sr_deploy.core.rows import BenchmarkRow, append_rows, cut_torn_line, read_rows
 from sr_deploy.core.shipped import SUFFIX
 from sr_deploy.core.sizes import parse_hw, parse_sizes
@@ -103,23 +105,33 @@ def cells_of(plan: Plan, images: ImageSet) -> Dict[str, Cell]:
 
     A name is readable, and another one as soon as weights, images or settings are others.
     """
-    from sr_deploy.nets.checkpoint import load_checkpoint
-
     ways = [(backend, "") for backend in plan.backends] + [(load_target(t).runtime, t) for t in plan.targets]
     settings = [[(p.name, p.stat().st_size) for p in images.files], plan.metric, plan.threads, plan.runs]
     cells = {}
     for model in plan.models:
-        checkpoint = load_checkpoint(model)
-        variants = checkpoint.variants("all" if plan.variants == ("all",) else plan.variants)
-        digest = hashlib.sha256(json.dumps([checkpoint.spec.weights_sha256, *settings], sort_keys=True).encode()).hexdigest()[:8]
+        stem, sha256, variants = _held(model, plan.variants)
+        digest = hashlib.sha256(json.dumps([sha256, *settings], sort_keys=True).encode()).hexdigest()[:8]
         axes = (variants, plan.shapes, plan.batch, plan.precisions, ways, plan.protocols)
         for variant, shape, batch, precision, (backend, target), protocol in itertools.product(*axes):
             way = f"{backend} for {target}" if target else backend
-            if protocol_named(protocol).of_images and (backend == "torch" or _own_graph_takes(target, shape)):
+            any_size = backend == "torch" or is_router(model) or _own_graph_takes(target, shape)
+            if protocol_named(protocol).of_images and any_size:
                 shape = ""
-            name = f"{checkpoint.name}.{variant} {shape or 'own sizes'} batch {batch} {precision} {way} {protocol} #{digest}"
-            cells[name] = Cell(model, str(variant), shape, batch, precision, backend, target, protocol)
+            name = f"{'.'.join(filter(None, (stem, variant)))} {shape or 'own sizes'} batch {batch} {precision} {way} {protocol} #{digest}"
+            cells[name] = Cell(model, variant, shape, batch, precision, backend, target, protocol)
     return cells
+
+
+def _held(model: str, asked: Sequence[str]) -> Tuple[str, str, List[str]]:
+    """A model's name, its weights' SHA-256, and the variants asked of it: of a router, which chooses itself, one without a name."""
+    if is_router(model):
+        router = plan_of(model)
+        return router.model, router.parent_sha256, [""]
+    from sr_deploy.nets.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(model)
+    variants = checkpoint.variants("all" if tuple(asked) == ("all",) else asked)
+    return checkpoint.name, checkpoint.spec.weights_sha256, [str(variant) for variant in variants]
 
 
 def rows_from_plan(
@@ -171,7 +183,8 @@ def _measured(cell: Cell, plan: Plan, data: str, artifacts: Path) -> BenchmarkRo
         for key in ("metric", "threads") if of_images else ("metric", "threads", "runs"):
             if getattr(plan, key) is not None:
                 options += [f"--{key}", str(getattr(plan, key))]
-        what = [cell.model, "--variants", cell.variant] if cell.backend == "torch" else [_artifact(cell, artifacts)]
+        chosen = ["--variants", cell.variant] if cell.variant else []
+        what = [cell.model, *chosen] if cell.backend == "torch" else [_artifact(cell, artifacts)]
         rows = json.loads(_srdeploy("bench", *what, *options, "--json"))
         row = from_dict(BenchmarkRow, rows[0], source="the row of a child process", error=InputError)
         return replace(row, error=_one_line(row.error)) if len(rows) == 1 else replace(subject, error=f"{len(rows)} rows for one cell")
@@ -190,6 +203,12 @@ def _own_graph_takes(target: str, shape: str) -> bool:
 def _artifact(cell: Cell, artifacts: Path) -> str:
     target = ["--target", cell.target] if cell.target else []
     folder = artifacts / (cell.target or "onnx")
+    if is_router(cell.model):
+        if cell.target:
+            raise _FailedError("no engines of routers are made: their graphs are run by the backend onnxruntime")
+        if cell.precision != "fp32":
+            raise _FailedError(f"the graphs of routers are in fp32, not {cell.precision}")
+        return _srdeploy("export", cell.model, "--adaptive", "-o", str(folder)).split("\n")[0]
     size = [] if not cell.shape or _own_graph_takes(cell.target, cell.shape) else ["--shape", cell.shape]
     graph = _srdeploy(
         "export", cell.model, "--variants", cell.variant, *size, "--precision", cell.precision, *target, "-o", str(folder)

@@ -84,6 +84,16 @@ def test_the_cells_are_every_combination(place, tmp_path):
     assert name.startswith("tiny_x2.d1 16x18 batch 1 fp32 torch steady #")
 
 
+def test_a_router_is_one_cell_of_each_way_and_exported_as_what_it_is(place, tmp_path, children):
+    path = plan(place, tmp_path, models=["cdnsr-fsrcnn_x4"], variants=["d1"], backends=["torch", "onnxruntime"], targets=["cpu"])
+    rows = rows_from_plan(read_plan(path), tmp_path / "out", data=data(place))
+    assert [c.variant for c in cells_of(read_plan(path), image_set(data(place))).values()] == [""] * 3
+    by_torch, export, by_onnx = children.calls
+    assert by_torch[:3] == ("bench", "cdnsr-fsrcnn_x4", "--protocol") and by_onnx[:2] == ("bench", "/made/by/export")
+    assert export == ("export", "cdnsr-fsrcnn_x4", "--adaptive", "-o", str(tmp_path / "out" / "artifacts" / "onnx"))
+    assert [bool(row.error) for row in rows] == [False, False, True] and "no engines of routers" in rows[2].error
+
+
 def test_a_cell_is_another_one_with_other_images_or_settings(place, tmp_path):
     cells = set(cells_of(read_plan(plan(place, tmp_path)), image_set(data(place))))
     (tmp_path / "HR").mkdir()
