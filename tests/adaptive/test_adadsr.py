@@ -52,6 +52,20 @@ def test_the_images_of_these_tests_have_all_depths_and_go_both_ways_and_in_sever
     assert sum(found.spent.pixels.values()) == 40 * 80
 
 
+@pytest.mark.parametrize("way", ["rows", "tiles"])
+@pytest.mark.parametrize("h, w", [(9, 25), (14, 3)])
+def test_a_group_by_its_way_is_that_group_everywhere_also_where_borders_are_deep(plans, way, h, w):
+    session, rng = opened(plans[way]), np.random.default_rng(0)
+    features = rng.standard_normal((1, 8, h, w)).astype(np.float32)
+    depth_map = (BLOCKS * rng.random((1, 1, h, w))).astype(np.float32)
+    depth_map[..., w // 2 :] = 0
+    for group in range(BLOCKS):
+        before = features.copy()
+        found, expected = (session._group(group, dense, features, depth_map) for dense in (False, True))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        assert (features == before).all() and np.abs(found - features).max() > 0.1
+
+
 PLAN = DepthPlan(
     model="ada", scale=4, blocks=3, way="rows", parent_sha256="", macs_px=1, conv_macs_px=1, map_macs_px=1, depths=(3,),
     graphs=dict.fromkeys(("ada.start.onnx", "ada.end.onnx", "ada.b3.everywhere.onnx", "ada.b3.rows.onnx"), "0"),
