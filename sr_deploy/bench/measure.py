@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import subprocess
@@ -135,10 +136,18 @@ def _request(
 
 def _check_images(request: Request, chosen: Sequence[Protocol], subjects: Sequence[Subject]) -> None:
     """Raise InputError for an image that cannot be scored: found later, it would cost what was measured before it."""
-    ways = {(protocol.metric or request.metric or "y", subject.row.scale or 1) for protocol in chosen for subject in subjects}
+    scales = {scale for scale in map(_scale, subjects) if scale is not None}
+    ways = {(protocol.metric or request.metric or "y", scale) for protocol in chosen for scale in scales}
     for images in filter(None, (request.images, request.test)):
         for metric, scale in sorted(ways):
             check_images(images, metric=metric, scale=scale)
+
+
+def _scale(subject: Subject) -> Optional[int]:
+    """What it upscales by: a bare graph tells when it is opened. None where that cannot be, which its row will say."""
+    with contextlib.suppress(CannotRunHereError, MissingPackageError):
+        return subject.row.scale or subject.open().scale
+    return None
 
 
 def _measure(subject: Subject, protocol: Protocol, request: Request) -> BenchmarkRow:

@@ -13,20 +13,18 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from sr_deploy.adaptive.models import plan_of
-from sr_deploy.bench.evaluate import ImageSet, image_set
+from sr_deploy.adaptive.models import is_plan
+from sr_deploy.bench.evaluate import ImageSet, check_images, image_set
 from sr_deploy.core.device import cores
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import output_folder
-from sr_deploy.core.images import read_rgb
 from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.core.metrics import METRICS
 from sr_deploy.core.protocols import DEFAULT, protocol_named, time_ms
 from sr_deploy.core.routing import is_router
 from sr_deploy.core.rows import BenchmarkRow, append_rows, cut_torn_line, read_rows
-from sr_deploy.core.shipped import SUFFIX
 from sr_deploy.core.sizes import parse_hw, parse_sizes
 from sr_deploy.core.target import PRECISIONS, load_target
 
@@ -61,6 +59,9 @@ class Cell:
     """One combination, which gives one row."""
 
     model: str
+    """As the plan has it."""
+    name: str
+    """As rows have it."""
     variant: str
     shape: str
     """Empty: the images' own sizes, by a challenge's protocol, where what runs takes them."""
@@ -103,35 +104,50 @@ def read_plan(path: Path) -> Plan:
 def cells_of(plan: Plan, images: ImageSet) -> Dict[str, Cell]:
     """Return the cells of a plan by name. Raises an SrDeployError when there is no such model, or it does not hold a variant.
 
-    A name is readable, and another one as soon as weights, images or settings are others.
+    A name is readable, and another one as soon as weights, images (by name and size) or settings are others.
     """
     ways = [(backend, "") for backend in plan.backends] + [(load_target(t).runtime, t) for t in plan.targets]
     settings = [[(p.name, p.stat().st_size) for p in images.files], plan.metric, plan.threads, plan.runs]
     cells = {}
     for model in plan.models:
-        stem, sha256, variants = _held(model, plan.variants)
-        digest = hashlib.sha256(json.dumps([sha256, *settings], sort_keys=True).encode()).hexdigest()[:8]
-        axes = (variants, plan.shapes, plan.batch, plan.precisions, ways, plan.protocols)
+        held = _held(model, plan.variants)
+        digest = hashlib.sha256(json.dumps([*held.weights, *settings], sort_keys=True).encode()).hexdigest()[:8]
+        axes = (held.variants, plan.shapes, plan.batch, plan.precisions, ways, plan.protocols)
         for variant, shape, batch, precision, (backend, target), protocol in itertools.product(*axes):
             way = f"{backend} for {target}" if target else backend
             any_size = backend == "torch" or is_router(model) or _own_graph_takes(target, shape)
             if protocol_named(protocol).of_images and any_size:
                 shape = ""
-            name = f"{'.'.join(filter(None, (stem, variant)))} {shape or 'own sizes'} batch {batch} {precision} {way} {protocol} #{digest}"
-            cells[name] = Cell(model, variant, shape, batch, precision, backend, target, protocol)
+            what = ".".join(filter(None, (held.name, variant)))
+            name = f"{what} {shape or 'own sizes'} batch {batch} {precision} {way} {protocol} #{digest}"
+            cells[name] = Cell(model, held.name, variant, shape, batch, precision, backend, target, protocol)
     return cells
 
 
-def _held(model: str, asked: Sequence[str]) -> Tuple[str, str, List[str]]:
-    """A model's name, its weights' SHA-256, and the variants asked of it: of a router, which chooses itself, one without a name."""
+class _Held(NamedTuple):
+    """What a model of a plan is."""
+
+    name: str
+    scale: int
+    weights: Tuple[str, ...]
+    """Their SHA-256s."""
+    variants: Tuple[str, ...]
+    """Those asked for: of a router, which chooses itself, one without a name."""
+
+
+def _held(model: str, asked: Sequence[str]) -> _Held:
+    if is_plan(model):
+        raise InputError(f"{model} is what was exported of a model; a sweep takes models and makes the rest", hint="give that model")
     if is_router(model):
-        router = plan_of(model)
-        return router.model, router.parent_sha256, [""]
+        from sr_deploy.nets.router import load_router
+
+        router = load_router(model)
+        return _Held(router.plan().model, router.spec.scale, (router.spec.weights_sha256, *router.spec.weights_sha256s), ("",))
     from sr_deploy.nets.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(model)
     variants = checkpoint.variants("all" if tuple(asked) == ("all",) else asked)
-    return checkpoint.name, checkpoint.spec.weights_sha256, [str(variant) for variant in variants]
+    return _Held(checkpoint.name, checkpoint.spec.scale, (checkpoint.spec.weights_sha256,), tuple(map(str, variants)))
 
 
 def rows_from_plan(
@@ -143,9 +159,10 @@ def rows_from_plan(
     failed counts as done: to try it again, take its line away. Raises an SrDeployError when the plan, not a cell, is wrong.
     """
     images = image_set(data)
-    for path in images.files:
-        read_rgb(path)  # a bad image would fail every cell
     cells = cells_of(plan, images)
+    metrics = {protocol.metric or plan.metric or "y" for protocol in map(protocol_named, plan.protocols)}
+    for metric, scale in itertools.product(metrics, {_held(model, plan.variants).scale for model in plan.models}):
+        check_images(images, metric=metric, scale=scale)  # a bad image would fail every cell
     output_folder(folder)
     file = folder / "rows.jsonl"
     if cut_torn_line(file):
@@ -168,9 +185,8 @@ class _FailedError(Exception):
 def _measured(cell: Cell, plan: Plan, data: str, artifacts: Path) -> BenchmarkRow:
     """Make what the cell needs and measure it, by the commands a user would give."""
     subject = BenchmarkRow(
-        model=Path(cell.model).stem if cell.model.endswith(SUFFIX) else cell.model, variant=cell.variant, backend=cell.backend,
-        target=cell.target, precision_asked=cell.precision, batch=cell.batch, protocol=cell.protocol,
-        input_hw=parse_hw(cell.shape) if cell.shape else None,
+        model=cell.name, variant=cell.variant, backend=cell.backend, target=cell.target, precision_asked=cell.precision,
+        batch=cell.batch, protocol=cell.protocol, input_hw=parse_hw(cell.shape) if cell.shape else None,
     )  # fmt: skip
     try:
         if cell.batch != 1:

@@ -74,13 +74,20 @@ def read_plan(path: Path) -> DepthPlan:
         raise ArtifactError(f"there is no file {path}")
     plan = from_dict(DepthPlan, read_json(path, ArtifactError), source=str(path), error=ArtifactError)
     whole = (
-        plan.way in WAYS and len(plan.graphs) == 2 + 2 * len(plan.depths) and all(Path(name).name == name for name in plan.graphs)
-        and plan.depths[-1:] == (plan.blocks,) and 0 < plan.depths[0] <= plan.blocks <= 1024
-        and 1 <= plan.scale <= 8 and (plan.way == "rows" or 0 < plan.tile <= 4096)
+        plan.way in WAYS and plan.depths[-1:] == (plan.blocks,) and 0 < plan.depths[0] <= plan.blocks <= 1024
+        and 1 <= plan.scale <= 8 and (plan.way == "rows" or 0 < plan.tile <= 4096) and 0 <= plan.dense_above <= 1
+        and min(plan.macs_px, plan.conv_macs_px) > 0 and plan.map_macs_px >= 0 and list(plan.graphs) == graph_names(plan)
     )  # fmt: skip
     if not whole or list(plan.depths) != sorted(set(plan.depths)):
-        raise ArtifactError(f"{path} is no plan of ours: its way '{plan.way}', graphs, tile and depths do not go together")
+        raise ArtifactError(f"{path} is no plan of ours: its way '{plan.way}', graphs, tile, depths and costs do not go together")
     return plan
+
+
+def graph_names(plan: DepthPlan) -> List[str]:
+    """Return the file names of a plan's graphs, in their order."""
+    skipping = f"t{plan.tile}" if plan.way == "tiles" else plan.way
+    groups = [f"b{last}.{how}" for last in plan.depths for how in ("everywhere", skipping)]
+    return [f"{plan.model}.{part}.onnx" for part in ("start", "end", *groups)]
 
 
 def taken(depth_map: np.ndarray, block: int) -> np.ndarray:

@@ -88,7 +88,5 @@ def check_min_hw(hw: Sequence[int], min_hw: Sequence[int], *, what: str) -> None
 def check_desired_depth(depth: float, blocks: int) -> None:
     """Raise VariantError unless a desired depth is one of a backbone of `blocks` blocks."""
     if not 0 <= depth <= blocks:
-        raise VariantError(
-            f"a desired depth of {depth:g} is {'negative' if depth < 0 else f'beyond the {blocks} blocks of the backbone'}",
-            hint=f"give one from 0 to {blocks}",
-        )
+        wrong = "negative" if depth < 0 else f"beyond the {blocks} blocks of the backbone" if depth > blocks else "no number"
+        raise VariantError(f"a desired depth of {depth:g} is {wrong}", hint=f"give one from 0 to {blocks}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Dict, Optional, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 
-from sr_deploy.core.depths import WAYS, DepthPlan, groups, plan_path
+from sr_deploy.core.depths import WAYS, DepthPlan, graph_names, groups, plan_path
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import output_folder, write_text
 from sr_deploy.core.images import nchw_from_rgb
@@ -52,7 +52,7 @@ def plan_from_checkpoint(
     _check(way, plan)
     parts = _parts(net, plan)
     folder = output_folder(Path(output))
-    graphs, checks = write_parts(folder, {f"{plan.model}.{name}.onnx": part for name, part in parts.items()})
+    graphs, checks = write_parts(folder, dict(zip(graph_names(plan), parts)))
     path = plan_path(folder, plan.model, plan.way)
     write_text(path, to_json(replace(plan, graphs=graphs, checks=checks)))
     return path
@@ -67,24 +67,22 @@ def _check(way: str, plan: DepthPlan) -> None:
         raise InputError(f"tiles of {plan.tile} LR pixels; expected 1 to 4096")
 
 
-def _parts(net: AdaEDSR, plan: DepthPlan) -> Dict[str, Part]:
-    """Each part is given what torch's own parts before it made."""
+def _parts(net: AdaEDSR, plan: DepthPlan) -> List[Part]:
+    """In the order of `graph_names`. Each is given what torch's own parts before it made."""
     hw = free(2, 3)
     start, end, *pairs = parts_of(rewritten(net)[0], plan.depths, SKIPPING[plan.way])  # type: ignore[arg-type]
     x, depth = _example(net)
     with torch.no_grad():
         features, depth_map = start(x, depth)
-    parts = {
-        "start": _part(start, (x, depth), ["lr", "depth"], ["features", "depth_map"], (hw, {})),
-        "end": _part(end, (features.flip(2), features), ["y", "features"], ["sr"], (hw, hw)),
-    }
-    for (first, last), dense, skipping in zip(groups(plan), pairs[::2], pairs[1::2]):
-        ends = ["y", "depth_map"], ["y_next"]
-        parts[f"b{last}.everywhere"] = _part(dense, (features, depth_map), *ends, (hw, hw))
-        if plan.way == "tiles":
-            parts[f"b{last}.t{plan.tile}"] = _part(skipping, _tiles(features, plan, last - first), *ends, (free(0), free(0)))
-        else:
-            parts[f"b{last}.rows"] = _part(skipping, (features, depth_map), *ends, (hw, hw))
+    parts = [
+        _part(start, (x, depth), ["lr", "depth"], ["features", "depth_map"], (hw, {})),
+        _part(end, (features.flip(2), features), ["y", "features"], ["sr"], (hw, hw)),
+    ]
+    for (before, last), everywhere, skipping in zip(groups(plan), pairs[::2], pairs[1::2]):
+        tiles = plan.way == "tiles"
+        given, dynamic = (_tiles(features, plan, last - before), free(0)) if tiles else ((features, depth_map), hw)
+        parts.append(_part(everywhere, (features, depth_map), ["y", "depth_map"], ["y_next"], (hw, hw)))
+        parts.append(_part(skipping, given, ["y", "depth_map"], ["y_next"], (dynamic, dynamic)))
     return parts
 
 

@@ -183,6 +183,10 @@ def test_a_bad_image_is_found_before_anything_is_measured(place, tmp_path, monke
     for options in ({"data": str(tmp_path)}, {"data": str(place / "Set" / "HR"), "test": str(tmp_path), "protocols": ["ntire2025"]}):
         with pytest.raises(InputError, match="b.png is not an image"):
             rows_from_artifacts(place / "tiny_x2.safetensors", **options)
+    write_png(tmp_path / "b.png", np.zeros((14, 48, 3), np.uint8))
+    shutil.copy(place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx", tmp_path / "bare.onnx")  # tells its scale when it is opened
+    with pytest.raises(InputError, match="b.png is too small to be scored"):
+        rows_from_artifacts(tmp_path / "bare.onnx", data=str(tmp_path))
 
 
 def test_rows_survive_their_file(checkpoint_rows, tmp_path):

@@ -94,6 +94,27 @@ def test_a_router_is_one_cell_of_each_way_and_exported_as_what_it_is(place, tmp_
     assert [bool(row.error) for row in rows] == [False, False, True] and "no engines of routers" in rows[2].error
 
 
+def test_a_router_of_other_branches_is_another_cell(place, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from sr_deploy.nets import router
+
+    path = plan(place, tmp_path, models=["cdnsr-fsrcnn_x4"])
+    before, real = set(cells_of(read_plan(path), image_set(data(place)))), router.load_router
+
+    def other(model):
+        found = real(model)
+        return replace(found, spec=replace(found.spec, weights_sha256s=("0" * 64, *found.spec.weights_sha256s[1:])))
+
+    monkeypatch.setattr(router, "load_router", other)
+    assert not before & set(cells_of(read_plan(path), image_set(data(place))))
+
+
+def test_a_plan_of_an_adaptive_network_is_no_model(place, tmp_path):
+    with pytest.raises(InputError, match="ada.tiles.json is what was exported of a model"):
+        cells_of(read_plan(plan(place, tmp_path, models=["ada.tiles.json"])), image_set(data(place)))
+
+
 def test_a_cell_is_another_one_with_other_images_or_settings(place, tmp_path):
     cells = set(cells_of(read_plan(plan(place, tmp_path)), image_set(data(place))))
     (tmp_path / "HR").mkdir()
@@ -199,6 +220,9 @@ def test_a_folder_of_no_images_and_one_that_only_looks_like_one(place, tmp_path,
         rows_from_plan(read_plan(plan(place, tmp_path)), tmp_path / "out", data=str(tmp_path / "empty"))
     (tmp_path / "empty" / "notes.png").write_text("no image")
     with pytest.raises(InputError, match="notes.png is not an image"):
+        rows_from_plan(read_plan(plan(place, tmp_path)), tmp_path / "out", data=str(tmp_path / "empty"))
+    write_png(tmp_path / "empty" / "notes.png", np.zeros((14, 40, 3), np.uint8))
+    with pytest.raises(InputError, match="notes.png is too small to be scored: 14x40"):
         rows_from_plan(read_plan(plan(place, tmp_path)), tmp_path / "out", data=str(tmp_path / "empty"))
     assert not (tmp_path / "out").exists() and not children.calls
 

@@ -4,16 +4,30 @@ import json
 import numpy as np
 import pytest
 
-from sr_deploy.core.depths import DepthPlan, dilated, everywhere, executed_macs, groups, plan_path, reach_px, read_plan, taken, tiles_of
+from sr_deploy.core.depths import (
+    DepthPlan,
+    dilated,
+    everywhere,
+    executed_macs,
+    graph_names,
+    groups,
+    plan_path,
+    reach_px,
+    read_plan,
+    taken,
+    tiles_of,
+)
 from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.jsonio import to_json
 
 CONV = 8 * 8 * 9
 ROWS = DepthPlan(
-    model="ada", scale=4, blocks=3, way="rows", parent_sha256="", graphs=dict.fromkeys("abcdefgh", "0"), depths=(1, 2, 3),
+    model="ada", scale=4, blocks=3, way="rows", parent_sha256="", graphs={}, depths=(1, 2, 3),
     macs_px=6 * CONV + 500, conv_macs_px=CONV, map_macs_px=70,
 )  # fmt: skip
-TILES = dataclasses.replace(ROWS, way="tiles", graphs=dict.fromkeys("abcdef", "0"), tile=4, depths=(1, 3))
+ROWS = dataclasses.replace(ROWS, graphs=dict.fromkeys(graph_names(ROWS), "0"))
+TILES = dataclasses.replace(ROWS, way="tiles", tile=4, depths=(1, 3))
+TILES = dataclasses.replace(TILES, graphs=dict.fromkeys(graph_names(TILES), "0"))
 
 
 def test_rows_cost_what_they_compute():
@@ -70,6 +84,11 @@ def test_a_pixel_reaches_through_head_blocks_and_tail():
     assert (reach_px(0), reach_px(3)) == (4, 10)
 
 
+def test_graphs_are_called_by_what_they_do():
+    assert graph_names(TILES)[:4] == ["ada.start.onnx", "ada.end.onnx", "ada.b1.everywhere.onnx", "ada.b1.t4.onnx"]
+    assert graph_names(ROWS)[-2:] == ["ada.b3.everywhere.onnx", "ada.b3.rows.onnx"]
+
+
 @pytest.mark.parametrize("plan", [ROWS, TILES], ids=["rows", "tiles"])
 def test_a_plan_is_read_as_it_was_written(plan, tmp_path):
     path = plan_path(tmp_path, "ada", plan.way)
@@ -87,6 +106,13 @@ def test_a_plan_is_read_as_it_was_written(plan, tmp_path):
         (TILES, {"depths": [1, 2]}, "is no plan of ours"),
         (TILES, {"depths": [3, 3]}, "is no plan of ours"),
         (TILES, {"tile": 0}, "is no plan of ours"),
+        (TILES, {"tile": 5}, "is no plan of ours"),
+        (TILES, {"graphs": dict(reversed(list(TILES.graphs.items())))}, "is no plan of ours"),
+        (ROWS, {"depths": [2, 3]}, "is no plan of ours"),
+        (ROWS, {"conv_macs_px": 0}, "is no plan of ours"),
+        (ROWS, {"macs_px": -5}, "is no plan of ours"),
+        (ROWS, {"dense_above": 100.0}, "is no plan of ours"),
+        (ROWS, {"model": "other"}, "is no plan of ours"),
         (ROWS, {"speed": 1}, "unknown key 'speed'"),
     ],
 )
