@@ -102,10 +102,10 @@ def _adaptive_subjects(item: str, variants: Union[str, Sequence[str], None]) -> 
         model=plan.model, variant="", backend="onnxruntime" if is_plan(item) else "torch", scale=plan.scale, precision_asked="fp32",
         artifact=path.name if is_plan(item) else "", artifact_sha256=sha256_of(path) if is_plan(item) else plan.parent_sha256,
     )  # fmt: skip
-    decides = "chooses among its branches itself" if isinstance(plan, RoutedPlan) else "was trained for one depth" if plan.fixed else ""
     if isinstance(plan, RoutedPlan) or plan.fixed:
         if variants not in (None, "all"):
-            raise InputError(f"'{item}' {decides}: it has no variants", hint="leave --variants out")
+            why = "chooses among its branches itself" if isinstance(plan, RoutedPlan) else "was trained for one depth"
+            raise InputError(f"'{item}' {why}: it has no variants", hint="leave --variants out")
         yield Subject(row, lambda: opened(item))
         return
     asked = variants.split(",") if isinstance(variants, str) and variants != "all" else None if variants == "all" else variants

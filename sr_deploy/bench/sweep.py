@@ -62,6 +62,7 @@ class Cell:
     """As the plan has it."""
     name: str
     """As rows have it."""
+    scale: int
     variant: str
     shape: str
     """Empty: the images' own sizes, by a challenge's protocol, where what runs takes them."""
@@ -120,7 +121,7 @@ def cells_of(plan: Plan, images: ImageSet) -> Dict[str, Cell]:
                 shape = ""
             what = ".".join(filter(None, (held.name, variant)))
             name = f"{what} {shape or 'own sizes'} batch {batch} {precision} {way} {protocol} #{digest}"
-            cells[name] = Cell(model, held.name, variant, shape, batch, precision, backend, target, protocol)
+            cells[name] = Cell(model, held.name, held.scale, variant, shape, batch, precision, backend, target, protocol)
     return cells
 
 
@@ -161,7 +162,7 @@ def rows_from_plan(
     images = image_set(data)
     cells = cells_of(plan, images)
     metrics = {protocol.metric or plan.metric or "y" for protocol in map(protocol_named, plan.protocols)}
-    for metric, scale in itertools.product(metrics, {_held(model, plan.variants).scale for model in plan.models}):
+    for metric, scale in itertools.product(metrics, {cell.scale for cell in cells.values()}):
         check_images(images, metric=metric, scale=scale)  # a bad image would fail every cell
     output_folder(folder)
     file = folder / "rows.jsonl"

@@ -237,3 +237,21 @@ def test_an_output_that_is_not_finite_is_the_first_warning(place, monkeypatch):
     monkeypatch.setattr(OnnxRuntimeSession, "_run", lambda self, x: np.full((1, 3, 2 * x.shape[2], 2 * x.shape[3]), np.nan, np.float32))
     (row,) = rows_from_artifacts(place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx", data=str(place / "Set" / "HR"), runs=1)
     assert row.warnings[0] == "2 of 2 images came out with pixels that are no finite numbers: scored as black or white"
+
+
+def test_a_plan_of_a_network_trained_for_one_depth_is_one_subject(tmp_path):
+    from sr_deploy.bench.subjects import subjects_of
+    from sr_deploy.core.depths import DepthPlan, graph_names
+    from sr_deploy.core.jsonio import to_json
+
+    plan = DepthPlan(
+        model="one", scale=4, blocks=2, way="rows", parent_sha256="", graphs={}, macs_px=9, conv_macs_px=2, map_macs_px=1, depths=(1, 2),
+        fixed=True,
+    )  # fmt: skip
+    path = tmp_path / "one.rows.json"
+    path.write_text(to_json(replace(plan, graphs=dict.fromkeys(graph_names(plan), "0"))))
+    assert [s.row.variant for s in subjects_of(str(path), "all")] == [""]
+    with pytest.raises(InputError, match="was trained for one depth: it has no variants"):
+        list(subjects_of(str(path), "d1"))
+    path.write_text(to_json(replace(plan, fixed=False, graphs=dict.fromkeys(graph_names(plan), "0"))))
+    assert [s.row.variant for s in subjects_of(str(path), "d1,d2")] == ["d1", "d2"]
