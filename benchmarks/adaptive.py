@@ -46,8 +46,8 @@ def main() -> None:
         parser.error("--crops and -o are needed to measure")
     from sr_deploy.core.degradation import degraded
     from sr_deploy.core.images import nchw_from_rgb
-    from sr_deploy.core.routing import is_router
-    from sr_deploy.export.adaptive import plans_from_model
+    from sr_deploy.core.routers import is_router
+    from sr_deploy.export.adaptive_plan import plans_from_model
 
     hr = mosaic(given.crops)
     x = nchw_from_rgb(degraded(hr, scale=4))
@@ -76,9 +76,9 @@ def routed(plan: Path) -> Dict[str, Callable[[Any], Any]]:
     """The largest branch everywhere first, then the router as trained and by budget; each (1, 3, H, W) -> Adapted."""
     import numpy as np
 
-    from sr_deploy.adaptive.models import Adaptive, adaptive_session
-    from sr_deploy.adaptive.routed import Routed
-    from sr_deploy.core.routing import read_routed_plan
+    from sr_deploy.core.routers import read_routed_plan
+    from sr_deploy.runtime.adaptive.models import Adaptive, adaptive_session
+    from sr_deploy.runtime.adaptive.patches import Routed
 
     session: Any = adaptive_session(Adaptive("elastic" if read_routed_plan(plan).elastic else "cdnsr"), str(plan))
     last = len(session.plan.names) - 1
@@ -96,13 +96,13 @@ def deep(model: str, plans: List[Path], x: Any) -> Dict[str, Callable[[Any], Any
     """The dense backbone first, then both ways at several depths."""
     import numpy as np
 
-    from sr_deploy.adaptive.adadsr import AdaDSR
-    from sr_deploy.adaptive.session import Adapted
     from sr_deploy.core.session import Spent
     from sr_deploy.core.sizes import parse_sizes
     from sr_deploy.export.graph import graph_from_network
-    from sr_deploy.export.rewrite import rewritten
     from sr_deploy.nets.checkpoint import load_checkpoint
+    from sr_deploy.nets.fuse import rewritten
+    from sr_deploy.runtime.adaptive.adadsr import AdaDSR
+    from sr_deploy.runtime.adaptive.base import Adapted
     from sr_deploy.runtime.ort import raw_session
 
     net: Any = load_checkpoint(model).network()
@@ -159,7 +159,7 @@ def compared(model: str, ways: Dict[str, Callable[[Any], Any]], x: Any, hr: Any,
 
 def table(rows: List[dict]) -> str:
     """The rows in Markdown, with their conditions."""
-    from sr_deploy.core.tables import markdown
+    from sr_deploy.results.tables import markdown
 
     headings = ["network", "way", "PSNR [dB]", "lost [dB]", "MACs share", "time [ms]", "time share"]
     cells = []

@@ -82,7 +82,7 @@ def exact(rows: Rows, folder: Path, models: Optional[List[str]]) -> None:
     import numpy as np
 
     from sr_deploy.core.shipped import shipped
-    from sr_deploy.upscale.plan import smallest_tile
+    from sr_deploy.runtime.tiling import smallest_tile
     from sr_deploy.upscale.tiles import Upscaler
 
     for name in models or [path.stem for path in shipped()]:

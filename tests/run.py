@@ -19,7 +19,7 @@ EVERYTHING = ["-c", "constraints.txt", "-e", ".[export,rtx,train,upscale,report,
 BOARD = ["-e", ".", "pytest>=7"]
 # Its dependencies, cuBLAS and cuDNN, take a gigabyte and are only loaded, never called, on a machine without a GPU.
 TENSORRT_85 = ["tensorrt==8.5.3.1", "cuda-python==11.8.0"]
-BOARD_TESTS = ["tests/core", "tests/runtime", "tests/upscale", "tests/adaptive", "tests/cli", "tests/test_layers.py"]
+BOARD_TESTS = ["tests/core", "tests/runtime", "tests/results", "tests/upscale", "tests/cli", "tests/test_layers.py"]
 
 
 def main() -> int:

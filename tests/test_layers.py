@@ -17,25 +17,27 @@ PACKAGE = ROOT / "sr_deploy"
 # modules are always allowed, and so is the standard library. A dotted name allows that module and what is below it.
 TABLE = {
     "core": ({"numpy"}, {"cv2", "skimage"}),
-    "runtime": ({"numpy", "core"}, {"onnx", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "cuda", "pycuda"}),
-    "bench": ({"numpy", "core", "runtime", "adaptive"}, {"nets"}),
+    "results": ({"numpy", "core"}, {"matplotlib", "jinja2"}),
     "nets": ({"numpy", "core", "torch"}, {"safetensors"}),
-    # Validation scores by the code of eval and bench; a router counts its branches as they are exported.
-    "train": (
-        {"numpy", "core", "nets", "torch", "lightning", "tqdm", "bench.evaluate", "runtime.torch_module", "export.rewrite"},
-        {"tensorboard"},
+    "runtime": (
+        {"numpy", "core"},
+        {"nets", "onnx", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "cuda", "pycuda"},
     ),
-    # Of the runtime only what the check after an export needs, ONNX Runtime's session; AdaDSR's two ways are timed.
+    # Of the runtime what the check after an export needs: ONNX Runtime's session. AdaDSR's two ways are timed.
     "export": (
-        {"numpy", "core", "nets", "torch", "onnx", "runtime.ort", "runtime.preflight", "adaptive.adadsr"},
+        {"numpy", "core", "nets", "torch", "onnx", "runtime.ort", "runtime.preflight", "runtime.adaptive"},
         {"onnxruntime", "onnxscript"},
     ),
-    "upscale": ({"numpy", "core", "runtime", "adaptive"}, {"cv2", "av", "nets"}),
-    "adaptive": ({"numpy", "core", "runtime"}, {"nets", "torch", "export.rewrite"}),
-    "report": ({"numpy", "core"}, {"matplotlib", "jinja2"}),
-    "cli": ({"click", "core"}, {"runtime", "bench", "nets", "train", "export", "upscale", "adaptive", "report"}),
+    "bench": ({"numpy", "core", "results", "runtime"}, {"nets"}),
+    "upscale": ({"numpy", "core", "runtime"}, {"cv2", "av", "nets"}),
+    # Validation scores by the code of eval and bench.
+    "train": (
+        {"numpy", "core", "nets", "torch", "lightning", "tqdm", "bench.evaluate", "runtime.torch_module"},
+        {"tensorboard"},
+    ),
+    "cli": ({"click", "core", "results"}, {"runtime", "bench", "nets", "train", "export", "upscale"}),
 }
-BOARD = ("core", "runtime", "bench", "upscale", "adaptive", "cli")
+BOARD = ("core", "results", "runtime", "bench", "upscale", "cli")
 """The rooms that a board uses: Python 3.8 with numpy and click."""
 HEAVY = (
     "torch",
@@ -130,7 +132,7 @@ def violations(room, source):
 
 def test_every_room_is_in_the_table():
     assert {room_of(path) for path in MODULES} - {""} <= set(TABLE)
-    assert {"core", "runtime", "bench", "nets", "train", "export", "upscale", "report", "cli"} <= {room_of(path) for path in MODULES}
+    assert {"core", "runtime", "bench", "nets", "train", "export", "upscale", "results", "cli"} <= {room_of(path) for path in MODULES}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
@@ -150,7 +152,7 @@ def test_a_room_knows_only_whom_it_may(path):
         ("core", "import cv2"),
         ("core", "from sr_deploy.runtime import BACKENDS"),
         ("core", "from sr_deploy import runtime"),
-        ("runtime", "def f():\n    from sr_deploy.nets.checkpoint import load_checkpoint"),
+        ("runtime", "from sr_deploy.nets.checkpoint import load_checkpoint"),
         ("runtime", "import tensorrt"),
         ("runtime", "try:\n    import onnxruntime\nexcept ImportError:\n    pass"),
         ("bench", "from sr_deploy.nets import checkpoint"),

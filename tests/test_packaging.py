@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sr_deploy.core.routing import router_name, shipped_routers
+from sr_deploy.core.routers import router_name, shipped_routers
 from sr_deploy.core.shipped import shipped
 from sr_deploy.core.target import target_names
 
@@ -37,8 +37,8 @@ def test_wheel_carries_the_shipped_data_and_nothing_else(wheel: Path) -> None:
     carried = {Path(n).name for n in names if n.startswith("sr_deploy/_models/") and not n.endswith("__init__.py")}
     assert carried == {p.name for p in models} | {p.with_suffix(".json").name for p in models}
     assert sorted(Path(n).stem for n in names if n.startswith("sr_deploy/_engines_targets/")) == target_names()
-    page = {p.name for p in (ROOT / "sr_deploy" / "report" / "page").iterdir()}
-    assert page == {"report.html", "style.css", "script.js"} == {Path(n).name for n in names if n.startswith("sr_deploy/report/page/")}
+    page = {p.name for p in (ROOT / "sr_deploy" / "results" / "report" / "page").iterdir()}
+    assert page == {"report.html", "style.css", "script.js"} == {Path(n).name for n in names if n.startswith("sr_deploy/results/report/page/")}
     assert all(n.startswith(("sr_deploy/", "srdeploy-")) for n in names)
 
 

@@ -9,7 +9,7 @@ pytest.importorskip("cv2", reason="reading images needs OpenCV")
 
 from sr_deploy.bench.evaluate import Bicubic, ImageSet, evaluate, image_set  # noqa: E402
 from sr_deploy.core.manifest import read_manifest  # noqa: E402
-from sr_deploy.core.routing import router_name, shipped_routers  # noqa: E402
+from sr_deploy.core.routers import router_name, shipped_routers  # noqa: E402
 from sr_deploy.core.shipped import read_card, shipped  # noqa: E402
 from sr_deploy.nets.checkpoint import load_checkpoint  # noqa: E402
 from sr_deploy.runtime.torch_module import TorchSession  # noqa: E402
@@ -65,7 +65,7 @@ def test_cards_say_how_and_from_what_they_were_made(path):
 def test_every_router_saves_work_and_loses_little(path):
     """Beside the largest branch on the same patches, on photographs."""
     from sr_deploy.nets.router import load_router
-    from sr_deploy.train.routing import Routed
+    from sr_deploy.train.router_losses import Routed
 
     router = load_router(path)
     assert router.spec.licence and router.spec.trained_on and router.spec.training["steps_done"] == router.spec.training["steps"]

@@ -13,7 +13,14 @@ import numpy as np
 from sr_deploy.core.degradation import check_degradation, degraded
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import printable_name
-from sr_deploy.core.images import image_files, imresize, modcrop, nchw_from_rgb, read_rgb, rgb_from_nchw
+from sr_deploy.core.images import (
+    image_files,
+    imresize,
+    modcrop,
+    nchw_from_rgb,
+    read_rgb,
+    rgb_from_nchw,
+)
 from sr_deploy.core.metrics import border_px, psnr_db, ssim
 from sr_deploy.core.samples import SAMPLE_SET, sample_files
 from sr_deploy.core.session import Session, Timed

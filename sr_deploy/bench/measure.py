@@ -13,18 +13,18 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 import numpy as np
 
 import sr_deploy
-from sr_deploy.bench.conditions import Watch, before, device_facts, warnings_of
 from sr_deploy.bench.evaluate import ImageSet, Quality, check_images, evaluate, image_set
+from sr_deploy.bench.monitor import Watch, before, device_facts, warnings_of
 from sr_deploy.bench.subjects import Subject, given_items, subjects_of, with_counts
 from sr_deploy.core.degradation import degraded
 from sr_deploy.core.device import cpu_name, limited_to, peak_memory_mib, python_and_os
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
-from sr_deploy.core.protocols import DEFAULT, Protocol, deviations, protocol_named, time_ms
-from sr_deploy.core.rows import BenchmarkRow
 from sr_deploy.core.session import Session, Spent
 from sr_deploy.core.sizes import HW, parse_hw
 from sr_deploy.core.timing import TOLERANCE, WARMUP_S, measure_latency, statistics
+from sr_deploy.results.protocols import DEFAULT, Protocol, deviations, protocol_named, time_ms
+from sr_deploy.results.rows import BenchmarkRow
 
 DEFAULT_HW = (256, 256)
 MEM_DEFINITION = "peak rise of the process's resident memory over opening and timing it, weights included"

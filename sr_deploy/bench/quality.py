@@ -12,8 +12,8 @@ from sr_deploy.bench.subjects import Subject, given_items, subjects_of
 from sr_deploy.core.degradation import check_degradation
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
 from sr_deploy.core.metrics import border_px
-from sr_deploy.core.rows import BICUBIC, BenchmarkRow, QualityRow
 from sr_deploy.core.session import Session
+from sr_deploy.results.rows import BICUBIC, BenchmarkRow, QualityRow
 
 
 def quality_from_artifacts(

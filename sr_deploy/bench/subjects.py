@@ -6,16 +6,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Union
 
-from sr_deploy.adaptive.adadsr import depth_of
-from sr_deploy.adaptive.models import is_adaptive, is_plan, opened, plan_of
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import files_in, sha256_of
 from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
-from sr_deploy.core.routing import RoutedPlan
-from sr_deploy.core.rows import BenchmarkRow
+from sr_deploy.core.routers import RoutedPlan
 from sr_deploy.core.session import Session
 from sr_deploy.core.target import load_target
+from sr_deploy.results.rows import BenchmarkRow
 from sr_deploy.runtime import BACKENDS
+from sr_deploy.runtime.adaptive.adadsr import depth_of
+from sr_deploy.runtime.adaptive.models import is_adaptive, is_plan, opened, plan_of
 
 ARTIFACT_SUFFIXES = (".onnx", ".engine")
 COUNTED_HW = (256, 256)

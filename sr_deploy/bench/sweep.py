@@ -15,18 +15,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from sr_deploy.adaptive.models import is_plan
 from sr_deploy.bench.evaluate import ImageSet, check_images, image_set
 from sr_deploy.core.device import cores
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import output_folder
 from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.core.metrics import METRICS
-from sr_deploy.core.protocols import DEFAULT, protocol_named, time_ms
-from sr_deploy.core.routing import is_router
-from sr_deploy.core.rows import BenchmarkRow, append_rows, cut_torn_line, read_rows
+from sr_deploy.core.routers import is_router
 from sr_deploy.core.sizes import parse_hw, parse_sizes
 from sr_deploy.core.target import PRECISIONS, load_target
+from sr_deploy.results.protocols import DEFAULT, protocol_named, time_ms
+from sr_deploy.results.rows import BenchmarkRow, append_rows, cut_torn_line, read_rows
+from sr_deploy.runtime.adaptive.models import is_plan
 
 BACKENDS = ("torch", "onnxruntime")
 """What runs a checkpoint, or a graph for no target, as they are. Engines are named by their target."""

@@ -11,7 +11,7 @@ import click
 
 from sr_deploy.cli.output import emit, emit_json, say
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.protocols import CHOICES, DEFAULT
+from sr_deploy.results.protocols import CHOICES, DEFAULT
 
 
 @click.command()
@@ -45,7 +45,7 @@ def bench(
     """
     from sr_deploy.bench.measure import measured
     from sr_deploy.core.files import output_folder
-    from sr_deploy.core.rows import cut_torn_line, read_rows
+    from sr_deploy.results.rows import cut_torn_line, read_rows
 
     if sweep is not None:
         _sweep(ctx, sweep, data, output, as_json)
@@ -88,8 +88,8 @@ def _sweep(ctx: click.Context, plan: str, data: str, output: Optional[Path], as_
 
 
 def _shown(rows: List[Any], as_json: bool) -> None:
-    from sr_deploy.core.layouts import ranks
-    from sr_deploy.core.tables import ntire_table, rendered
+    from sr_deploy.results.layouts import ranks
+    from sr_deploy.results.tables import ntire_table, rendered
 
     if as_json:
         if rows:
@@ -103,7 +103,7 @@ def _shown(rows: List[Any], as_json: bool) -> None:
 
 
 def _kept(rows: List[Any], output: Path) -> None:
-    from sr_deploy.core.rows import append_rows
+    from sr_deploy.results.rows import append_rows
 
     append_rows(output / "rows.jsonl", rows)
     say(f"added {len(rows)} rows to {output / 'rows.jsonl'}")
@@ -113,10 +113,10 @@ def _kept(rows: List[Any], output: Path) -> None:
 def _challenge_files(rows: List[Any], output: Path) -> None:
     """Write NTIRE's two files anew of all the folder's rows of each year and set that `rows` has."""
     from sr_deploy.core.files import write_text
-    from sr_deploy.core.harness import results_files
-    from sr_deploy.core.layouts import rows_where
-    from sr_deploy.core.protocols import protocol_of
-    from sr_deploy.core.rows import read_rows
+    from sr_deploy.results.harness import results_files
+    from sr_deploy.results.layouts import rows_where
+    from sr_deploy.results.protocols import protocol_of
+    from sr_deploy.results.rows import read_rows
 
     for year, images in dict.fromkeys((row.protocol, row.set) for row in rows if not row.error and protocol_of(row).of_images):
         kept = [row for row in rows_where(read_rows(output / "rows.jsonl"), []) if (row.protocol, row.set, row.error) == (year, images, "")]

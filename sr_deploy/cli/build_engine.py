@@ -9,8 +9,8 @@ from typing import Optional, Tuple
 import click
 
 from sr_deploy.cli.output import emit, emit_json, say
-from sr_deploy.core.tables import markdown
 from sr_deploy.core.target import load_target, target_names
+from sr_deploy.results.tables import markdown
 
 
 @click.command()
@@ -83,7 +83,7 @@ def build_engine(
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write to.  [default: engines/built/TARGET]")
 def adopt(result: Path, output: Optional[Path]) -> None:
     """Take back what a bundle's build.sh made, check it, and write engines with their manifests."""
-    from sr_deploy.runtime.job import engines_from_result, target_of_result
+    from sr_deploy.runtime.boards.job import engines_from_result, target_of_result
 
     for path in engines_from_result(result, output or _default_folder(target_of_result(result)), progress=say):
         emit(str(path))

@@ -33,9 +33,9 @@ def evaluate(
     """
     from sr_deploy.bench.quality import scored
     from sr_deploy.core.files import atomic_path, no_empty_folders, output_folder, write_text
-    from sr_deploy.core.rows import BICUBIC
-    from sr_deploy.core.tables import quality_table
-    from sr_deploy.report.figure import check_can_draw, psnr_figure
+    from sr_deploy.results.report.figure import check_can_draw, psnr_figure
+    from sr_deploy.results.rows import BICUBIC
+    from sr_deploy.results.tables import quality_table
 
     if output is not None:
         if not output:

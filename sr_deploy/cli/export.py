@@ -41,7 +41,7 @@ def export(
     if adaptive:
         if variants != "all" or shapes or dynamic or precision or target or literal or candidates:
             raise InputError("--adaptive exports for every size, in FP32, for ONNX Runtime: it takes -o alone", hint="leave the others out")
-        from sr_deploy.export.adaptive import plans_from_model
+        from sr_deploy.export.adaptive_plan import plans_from_model
 
         for path in plans_from_model(model, output, progress=say):
             emit(str(path))

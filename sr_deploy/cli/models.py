@@ -9,11 +9,11 @@ from typing import Any, Dict, List, Optional
 import click
 
 from sr_deploy.cli.output import emit, emit_json, say
-from sr_deploy.core.routing import read_router_card, router_name, shipped_routers
+from sr_deploy.core.routers import read_router_card, router_name, shipped_routers
 from sr_deploy.core.shipped import read_card, shipped
 from sr_deploy.core.sizes import hw_text, parse_hw
 from sr_deploy.core.spec import check_min_hw
-from sr_deploy.core.tables import markdown
+from sr_deploy.results.tables import markdown
 
 
 @click.command()

@@ -24,12 +24,12 @@ def report(files: Tuple[Path, ...], output: Path, crops: Tuple[str, ...], data: 
     ROWS are files of JSON lines, as bench -o writes them. Rows of different protocols, devices, inputs or sets of images
     are shown apart and never ranked together.
     """
-    from sr_deploy.bench.crops import crops_of
+    from sr_deploy.bench.crop_images import crops_of
     from sr_deploy.core.files import atomic_path, no_empty_folders, write_text
-    from sr_deploy.core.rows import read_rows
-    from sr_deploy.report.figure import check_can_draw
-    from sr_deploy.report.html import check_can_render, report_html
-    from sr_deploy.report.paper import paper_figures
+    from sr_deploy.results.report.figure import check_can_draw
+    from sr_deploy.results.report.html import check_can_render, report_html
+    from sr_deploy.results.report.paper import paper_figures
+    from sr_deploy.results.rows import read_rows
 
     if data and not crops:
         raise InputError("images are given for cuts, and nothing to make them with", hint="add --crops MODEL, or leave --data out")

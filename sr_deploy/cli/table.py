@@ -9,8 +9,8 @@ from typing import Any, Dict, List, Optional, Tuple
 import click
 
 from sr_deploy.cli.output import emit, emit_json, say
-from sr_deploy.core.layouts import LAYOUTS
-from sr_deploy.core.tables import FORMS
+from sr_deploy.results.layouts import LAYOUTS
+from sr_deploy.results.tables import FORMS
 
 _WHERE = click.option("--where", multiple=True, metavar="KEY=VALUE", help="Take only rows with this value; may be repeated.")
 
@@ -24,8 +24,8 @@ _WHERE = click.option("--where", multiple=True, metavar="KEY=VALUE", help="Take 
 @_WHERE
 def table(files: Tuple[str, ...], layout: str, form: str, where: Tuple[str, ...]) -> None:
     """Lay measured rows out as a table, with their conditions. Rows of different protocols, sets or metrics are refused."""
-    from sr_deploy.core.layouts import laid_out
-    from sr_deploy.core.tables import failures, rendered
+    from sr_deploy.results.layouts import laid_out
+    from sr_deploy.results.tables import failures, rendered
 
     rows = _rows(files, where)
     emit(rendered(laid_out(rows, layout), form))
@@ -76,8 +76,8 @@ def select(
     max_params: Optional[float], max_mem: Optional[float], min_psnr: Optional[float], where: Tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Say which variant to take on a target within limits, by measured rows only: the highest PSNR, and the runner-up."""
-    from sr_deploy.bench.selection import selected
     from sr_deploy.core.target import load_target
+    from sr_deploy.results.selection import selected
 
     if fps is not None:
         if max_ms is not None or fps <= 0:
@@ -96,7 +96,7 @@ def select(
 
 
 def _rows(files: Tuple[str, ...], where: Tuple[str, ...]) -> List[Any]:
-    from sr_deploy.core.layouts import rows_where
-    from sr_deploy.core.rows import read_rows
+    from sr_deploy.results.layouts import rows_where
+    from sr_deploy.results.rows import read_rows
 
     return rows_where([row for file in files for row in read_rows(Path(file))], where)

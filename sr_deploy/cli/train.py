@@ -89,7 +89,7 @@ def train(
     }  # fmt: skip
     if is_routed(recipe):
         _refuse("trains a router", teacher=teacher, judge=judge)
-        from sr_deploy.train.routed import router_from_images
+        from sr_deploy.train.router_trainer import router_from_images
 
         path = router_from_images(recipe, folders, output, branches=branches, vgg=vgg, **options)
     else:

@@ -123,15 +123,15 @@ def _adaptive(
         return None
     if variant is not None or governor:
         raise InputError("--adaptive chooses for each part of an image; --variant and --governor choose one", hint="leave them out")
-    from sr_deploy.adaptive.models import Adaptive
+    from sr_deploy.runtime.adaptive.models import Adaptive
 
     return Adaptive(kind, max_flops, depth)
 
 
 def _draw(upscaler: Any, path: Path) -> None:
-    from sr_deploy.adaptive.picture import LEGEND, decisions_picture
     from sr_deploy.core.files import atomic_path
     from sr_deploy.core.images import write_png
+    from sr_deploy.runtime.adaptive.decisions import LEGEND, decisions_picture
 
     with atomic_path(path) as temporary:
         write_png(temporary, decisions_picture(upscaler.assembled(upscaler.session.decisions), scale=upscaler.scale))

@@ -8,7 +8,7 @@ from typing import List
 from sr_deploy.core.errors import CheckpointError
 from sr_deploy.core.files import data_folder
 from sr_deploy.core.jsonio import from_dict, read_json
-from sr_deploy.core.routing import ROUTER_SUFFIX
+from sr_deploy.core.routers import ROUTER_SUFFIX
 from sr_deploy.core.spec import ModelSpec
 
 SUFFIX = ".safetensors"

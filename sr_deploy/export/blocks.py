@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.export.rewrite import CollapsedASRN, convolution_of, rows_of
 from sr_deploy.nets.asrn import MAB
+from sr_deploy.nets.fuse import CollapsedASRN, convolution_of, rows_of
 from sr_deploy.nets.imdeception import GIDB, GROUPS, BlockNLA, IMDeception
 
 

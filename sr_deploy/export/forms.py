@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sr_deploy.core.errors import TargetError
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.export.blocks import in_blocks
-from sr_deploy.export.rewrite import convolution_of, counted, rewritten, rows_of
+from sr_deploy.nets.fuse import convolution_of, counted, rewritten, rows_of
 from sr_deploy.nets.imdeception import GIDB
 
 LITERAL, PLAIN = "literal", "plain"

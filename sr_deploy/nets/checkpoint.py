@@ -9,7 +9,14 @@ from typing import Any, List, Optional, Sequence, Union
 
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import CheckpointError, InputError, MissingPackageError, SrDeployError, VariantError, nearest
+from sr_deploy.core.errors import (
+    CheckpointError,
+    InputError,
+    MissingPackageError,
+    SrDeployError,
+    VariantError,
+    nearest,
+)
 from sr_deploy.core.files import atomic_path, sha256_of, write_text
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.shipped import SUFFIX, read_card, shipped

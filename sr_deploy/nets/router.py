@@ -14,8 +14,23 @@ from torch import Tensor, nn
 
 from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError, nearest
 from sr_deploy.core.files import sha256_of
-from sr_deploy.core.routing import CELL, ROUTER_SUFFIX, RoutedPlan, RouterSpec, read_router_card, router_name, shipped_routers
-from sr_deploy.nets.checkpoint import Checkpoint, check_finite, check_state_dict, load_checkpoint, read_safetensors, write_with_card
+from sr_deploy.core.routers import (
+    CELL,
+    ROUTER_SUFFIX,
+    RoutedPlan,
+    RouterSpec,
+    read_router_card,
+    router_name,
+    shipped_routers,
+)
+from sr_deploy.nets.checkpoint import (
+    Checkpoint,
+    check_finite,
+    check_state_dict,
+    load_checkpoint,
+    read_safetensors,
+    write_with_card,
+)
 
 WIDTH = 128
 NARROW = 32

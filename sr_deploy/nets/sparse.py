@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.core.depths import DepthPlan, groups_of
+from sr_deploy.core.depth_plan import DepthPlan, groups_of
 from sr_deploy.nets.adaedsr import AdaEDSR
 from sr_deploy.nets.adapter import mask
 from sr_deploy.nets.checkpoint import Checkpoint

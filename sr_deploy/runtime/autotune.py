@@ -18,7 +18,14 @@ from sr_deploy.core.manifest import Manifest, read_manifest, up_to_date, write_a
 from sr_deploy.core.target import TargetProfile, load_target
 from sr_deploy.core.timing import in_turns
 from sr_deploy.runtime import BACKENDS
-from sr_deploy.runtime.build import SUFFIX, Graphs, engine_from_onnx, engine_stem, onnx_files, why_not_here
+from sr_deploy.runtime.build import (
+    SUFFIX,
+    Graphs,
+    engine_from_onnx,
+    engine_stem,
+    onnx_files,
+    why_not_here,
+)
 
 LEARNT = "autotune.json"
 ROUNDS, FIRST_ROUNDS, HOPELESS = 9, 3, 1.3

@@ -14,11 +14,11 @@ from sr_deploy.core.session import Backend, BuildOptions
 from sr_deploy.core.sizes import Sizes
 from sr_deploy.core.target import TargetProfile, load_target
 from sr_deploy.runtime import BACKENDS
+from sr_deploy.runtime.boards.job import Job, Plan, engines_from_result, write_bundle, write_job
+from sr_deploy.runtime.boards.local import result_from_trtexec, why_no_trtexec
+from sr_deploy.runtime.boards.ssh import parse_board, result_from_board
 from sr_deploy.runtime.fallback import fp32_nodes
-from sr_deploy.runtime.job import Job, Plan, engines_from_result, write_bundle, write_job
-from sr_deploy.runtime.local import result_from_trtexec, why_no_trtexec
 from sr_deploy.runtime.preflight import preflight, refuse, summary
-from sr_deploy.runtime.ssh import parse_board, result_from_board
 
 SUFFIX = ".engine"
 _NOT_BY_TRTEXEC = "engines of '{}' are not built by trtexec"

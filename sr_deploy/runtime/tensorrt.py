@@ -22,11 +22,17 @@ from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import Backend, BuildOptions, Session
 from sr_deploy.core.target import TargetProfile, load_target
 from sr_deploy.runtime.accuracy import compared, refuse_inaccurate
+from sr_deploy.runtime.boards.trtexec import precision_from_layers
 from sr_deploy.runtime.cuda import cuda
 from sr_deploy.runtime.fallback import with_fp32_nodes
 from sr_deploy.runtime.ort import OnnxRuntimeSession
-from sr_deploy.runtime.tensorrt_engine import TensorRTSession, because, library_log, opened_engine, read_header
-from sr_deploy.runtime.trtexec import precision_from_layers
+from sr_deploy.runtime.tensorrt_engine import (
+    TensorRTSession,
+    because,
+    library_log,
+    opened_engine,
+    read_header,
+)
 
 
 class TensorRTBackend(Backend):

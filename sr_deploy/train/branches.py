@@ -12,9 +12,9 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.shipped import shipped
 from sr_deploy.core.spec import Variant
-from sr_deploy.export.rewrite import rewritten
 from sr_deploy.nets.checkpoint import Checkpoint, copy_checkpoint, load_checkpoint, save_checkpoint
 from sr_deploy.nets.complexity import count
+from sr_deploy.nets.fuse import rewritten
 from sr_deploy.nets.router import check_scales
 from sr_deploy.train.routed_recipes import RoutedRecipe
 from sr_deploy.train.stages import TRAINED

@@ -13,7 +13,7 @@ from typing import Dict, Mapping, Tuple
 from sr_deploy.core.degradation import check_degradation
 from sr_deploy.core.errors import InputError, nearest
 from sr_deploy.core.jsonio import from_dict, read_json
-from sr_deploy.core.routing import CELL
+from sr_deploy.core.routers import CELL
 from sr_deploy.train.contrast import DISTILLATION
 from sr_deploy.train.recipes import AMP, CDNSR_OTHER_CLASSES, CDNSR_WIDTHS, LARGEST
 from sr_deploy.train.schedule import learning_rate

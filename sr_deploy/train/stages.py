@@ -12,7 +12,15 @@ from sr_deploy.train.bank import soft_labels
 from sr_deploy.train.contrast import DISTILLATION, negatives
 from sr_deploy.train.losses import Terms
 from sr_deploy.train.routed_recipes import RoutedRecipe
-from sr_deploy.train.routing import TAU_END, average_loss, class_loss, flops_excess, gumbel_softmax, mixed, temperature
+from sr_deploy.train.router_losses import (
+    TAU_END,
+    average_loss,
+    class_loss,
+    flops_excess,
+    gumbel_softmax,
+    mixed,
+    temperature,
+)
 
 CLASSSR_WEIGHTS = (1000.0, 0.5, 3.0)
 """Of L1, the class loss and the average loss, in ClassSR's public options."""

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, List, Optional, Union
 
-from sr_deploy.adaptive.models import Adaptive, adaptive_session
 from sr_deploy.core.errors import InputError, VariantError, nearest
 from sr_deploy.core.files import files_in, sha256_of
 from sr_deploy.core.manifest import manifest_path, read_manifest
 from sr_deploy.core.session import Session
 from sr_deploy.core.target import load_target
 from sr_deploy.runtime import BACKENDS
+from sr_deploy.runtime.adaptive.models import Adaptive, adaptive_session
 
 ARTIFACT_SUFFIXES = (".onnx", ".engine")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Callable, Dict, Iterator, Optional, Set
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.runtime.board import SCRIPT, board_watts, samples_from_text
+from sr_deploy.runtime.boards.board import SCRIPT, board_watts, samples_from_text
 
 _WAIT_S = 5.0
 """For the first reading."""

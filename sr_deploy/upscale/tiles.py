@@ -10,8 +10,15 @@ import numpy as np
 from sr_deploy.core.errors import ArtifactError, InputError
 from sr_deploy.core.session import Session, Spent
 from sr_deploy.core.sizes import HW, hw_text
-from sr_deploy.upscale.memory import Need, available_bytes, bytes_text, need_of, peak_bytes, resident_bytes
-from sr_deploy.upscale.plan import Plan, Span, plan_tiles, smallest_px
+from sr_deploy.runtime.tiling import Plan, Span, plan_tiles, smallest_px
+from sr_deploy.upscale.memory import (
+    Need,
+    available_bytes,
+    bytes_text,
+    need_of,
+    peak_bytes,
+    resident_bytes,
+)
 
 _LARGEST = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1}
 

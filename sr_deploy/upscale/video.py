@@ -20,7 +20,14 @@ from sr_deploy.core.files import output_folder, sha256_of
 from sr_deploy.upscale.overlap import Behind, ahead
 from sr_deploy.upscale.video_encode import Encoding, encoding_for
 from sr_deploy.upscale.video_mux import CONTAINERS, check_streams, write_video
-from sr_deploy.upscale.video_parts import FRAMES, Part, PartWriter, Run, finished_parts, remove_parts
+from sr_deploy.upscale.video_parts import (
+    FRAMES,
+    Part,
+    PartWriter,
+    Run,
+    finished_parts,
+    remove_parts,
+)
 from sr_deploy.upscale.video_source import BrokenOffError, VideoFacts, frames, pyav, video_facts
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mpg", ".mpeg", ".flv", ".wmv", ".y4m", ".ogv", ".3gp")

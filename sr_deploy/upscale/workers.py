@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, List, Optional
 
-from sr_deploy.adaptive.models import Adaptive
 from sr_deploy.core.errors import InputError, SrDeployError
+from sr_deploy.runtime.adaptive.models import Adaptive
 from sr_deploy.upscale.folder import BESIDE, Summary, jobs_of, upscale_folder
 from sr_deploy.upscale.memory import available_bytes
 from sr_deploy.upscale.models import Runnable, adaptive_runnable, runnable

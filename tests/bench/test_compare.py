@@ -7,8 +7,8 @@ from sr_deploy.bench import compare
 from sr_deploy.bench.compare import Comparison, compared
 from sr_deploy.bench.subjects import Subject
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.rows import BenchmarkRow
 from sr_deploy.core.session import Session, Timed
+from sr_deploy.results.rows import BenchmarkRow
 
 
 class Steps(Session):

@@ -3,7 +3,14 @@ import os
 import numpy as np
 import pytest
 
-from sr_deploy.bench.evaluate import Bicubic, _spans, check_images, evaluate, image_set, upscale_fitting
+from sr_deploy.bench.evaluate import (
+    Bicubic,
+    _spans,
+    check_images,
+    evaluate,
+    image_set,
+    upscale_fitting,
+)
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.images import imresize, modcrop, read_rgb, write_png
 from sr_deploy.core.metrics import psnr_db, ssim

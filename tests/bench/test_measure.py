@@ -11,13 +11,13 @@ from sr_deploy.core.files import sha256_of
 from sr_deploy.core.images import write_png
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.manifest import manifest_path, read_manifest
-from sr_deploy.core.protocols import time_ms
-from sr_deploy.core.rows import append_rows, read_rows
 from sr_deploy.core.spec import Variant
-from sr_deploy.core.tables import ntire_table
 from sr_deploy.export.pipeline import onnx_from_checkpoint
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.checkpoint import save_checkpoint
+from sr_deploy.results.protocols import time_ms
+from sr_deploy.results.rows import append_rows, read_rows
+from sr_deploy.results.tables import ntire_table
 from sr_deploy.runtime.build import engine_from_onnx
 
 
@@ -241,7 +241,7 @@ def test_an_output_that_is_not_finite_is_the_first_warning(place, monkeypatch):
 
 def test_a_plan_of_a_network_trained_for_one_depth_is_one_subject(tmp_path):
     from sr_deploy.bench.subjects import subjects_of
-    from sr_deploy.core.depths import DepthPlan, graph_names
+    from sr_deploy.core.depth_plan import DepthPlan, graph_names
     from sr_deploy.core.jsonio import to_json
 
     plan = DepthPlan(

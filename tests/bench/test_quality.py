@@ -17,9 +17,9 @@ from sr_deploy.bench.quality import image_sets, quality_from_artifacts  # noqa: 
 from sr_deploy.core.errors import InputError  # noqa: E402
 from sr_deploy.core.images import imresize, write_png  # noqa: E402
 from sr_deploy.core.spec import Variant  # noqa: E402
-from sr_deploy.core.tables import quality_table  # noqa: E402
 from sr_deploy.nets import ARCHITECTURES  # noqa: E402
 from sr_deploy.nets.checkpoint import save_checkpoint  # noqa: E402
+from sr_deploy.results.tables import quality_table  # noqa: E402
 
 
 def hr_folder(path, seed):

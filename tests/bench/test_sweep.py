@@ -19,10 +19,10 @@ from sr_deploy.bench.evaluate import image_set  # noqa: E402
 from sr_deploy.bench.sweep import cells_of, read_plan, rows_from_plan  # noqa: E402
 from sr_deploy.core.errors import InputError, VariantError  # noqa: E402
 from sr_deploy.core.images import write_png  # noqa: E402
-from sr_deploy.core.rows import BenchmarkRow, read_rows  # noqa: E402
 from sr_deploy.core.spec import Variant  # noqa: E402
 from sr_deploy.nets import ARCHITECTURES  # noqa: E402
 from sr_deploy.nets.checkpoint import save_checkpoint  # noqa: E402
+from sr_deploy.results.rows import BenchmarkRow, read_rows  # noqa: E402
 
 
 @pytest.fixture(scope="module")

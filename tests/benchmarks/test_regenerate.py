@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sr_deploy.core.rows import BenchmarkRow, append_rows
+from sr_deploy.results.rows import BenchmarkRow, append_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sr_deploy.core.rows import read_rows
+from sr_deploy.results.rows import read_rows
 
 
 def test_a_checkpoint_and_an_engine_that_cannot_run_here(run_cli, asrn, rtx_engine, data, tmp_path):

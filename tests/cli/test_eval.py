@@ -100,7 +100,7 @@ def test_an_engine_that_cannot_run_here_is_listed_with_the_reason(run_cli, rtx_e
 
 def test_an_interrupt_leaves_no_folder(run_cli, fails, asrn, data, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed; it draws the figure")
-    from sr_deploy.report import figure
+    from sr_deploy.results.report import figure
 
     def interrupted(rows):
         assert (tmp_path / "a" / "out").is_dir()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from sr_deploy.core.rows import BenchmarkRow, append_rows
+from sr_deploy.results.rows import BenchmarkRow, append_rows
 
 
 @pytest.fixture()

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from sr_deploy.core.rows import BenchmarkRow, append_rows
+from sr_deploy.results.rows import BenchmarkRow, append_rows
 
 ROW = BenchmarkRow(
     model="asrn_x4", variant="d1", backend="onnxruntime", target="cpu", device="CPU", scale=4, input_hw=(64, 64), set="Set5", metric="y",

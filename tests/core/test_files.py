@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import atomic_path, data_folder, no_empty_folders, output_folder, sha256_of, write_text
+from sr_deploy.core.files import (
+    atomic_path,
+    data_folder,
+    no_empty_folders,
+    output_folder,
+    sha256_of,
+    write_text,
+)
 
 
 def test_sha256_of_a_file_larger_than_one_block(tmp_path):

@@ -7,7 +7,13 @@ from dataclasses import replace
 import pytest
 
 from sr_deploy.core.errors import ArtifactError
-from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest, up_to_date, write_artifact
+from sr_deploy.core.manifest import (
+    Manifest,
+    manifest_path,
+    read_manifest,
+    up_to_date,
+    write_artifact,
+)
 
 MANIFEST = Manifest(
     kind="onnx",

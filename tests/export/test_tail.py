@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from sr_deploy.core.spec import Variant
-from sr_deploy.export.rewrite import CollapsedTail, rewritten
 from sr_deploy.nets import ARCHITECTURES
+from sr_deploy.nets.fuse import CollapsedTail, rewritten
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

@@ -5,7 +5,17 @@ import torch
 import torch.nn.functional as F
 
 from sr_deploy.core.spec import Variant
-from sr_deploy.nets.imdeception import CELL, CORES, WINDOW, BlockNLA, IMDeception, _slice, pad_to_windows, tokens, untokens
+from sr_deploy.nets.imdeception import (
+    CELL,
+    CORES,
+    WINDOW,
+    BlockNLA,
+    IMDeception,
+    _slice,
+    pad_to_windows,
+    tokens,
+    untokens,
+)
 
 HELD = 16
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sr_deploy.core.errors import CheckpointError, InputError
-from sr_deploy.core.routing import RouterSpec
+from sr_deploy.core.routers import RouterSpec
 from sr_deploy.nets.router import ModuleCL, load_router, save_router
 
 SPEC = RouterSpec(

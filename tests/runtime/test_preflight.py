@@ -13,7 +13,15 @@ import pytest
 from sr_deploy.core.errors import ArtifactError, BuildError, ExportError, MissingPackageError
 from sr_deploy.core.manifest import read_manifest
 from sr_deploy.core.target import load_target
-from sr_deploy.runtime.preflight import _ADDED, _NEVER, RULES, Finding, lowest_version, preflight, refuse
+from sr_deploy.runtime.preflight import (
+    _ADDED,
+    _NEVER,
+    RULES,
+    Finding,
+    lowest_version,
+    preflight,
+    refuse,
+)
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed; it makes and reads the graphs")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from doubles.library import StandInCuda, stand_in_tensorrt
 
-from sr_deploy.core.errors import ArtifactError, BuildError, CannotRunHereError, InputError, TargetError
+from sr_deploy.core.errors import (
+    ArtifactError,
+    BuildError,
+    CannotRunHereError,
+    InputError,
+    TargetError,
+)
 from sr_deploy.core.manifest import read_manifest
 from sr_deploy.core.target import load_target
 from sr_deploy.runtime import BACKENDS, build, tensorrt, tensorrt_engine

@@ -5,7 +5,15 @@ import torch
 from torch import nn
 
 from sr_deploy.train import bank as bank_module
-from sr_deploy.train.bank import HELD_OUT, Bank, BankBatches, bank_of, calibrated, calibration, soft_labels
+from sr_deploy.train.bank import (
+    HELD_OUT,
+    Bank,
+    BankBatches,
+    bank_of,
+    calibrated,
+    calibration,
+    soft_labels,
+)
 from sr_deploy.train.data import Patches, image_pairs, unit_range
 
 

@@ -9,7 +9,15 @@ import torch
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.architecture import Elastic
-from sr_deploy.train.losses import Step, deep_supervision, distillation, pixel_loss, progressive_self_distillation, sandwich, supervised
+from sr_deploy.train.losses import (
+    Step,
+    deep_supervision,
+    distillation,
+    pixel_loss,
+    progressive_self_distillation,
+    sandwich,
+    supervised,
+)
 
 
 def given(lr, hr, *, loss="l1", psd=0.0, psd_detached=True, teacher=None, seed=0):

@@ -5,7 +5,7 @@ import pytest
 
 import sr_deploy
 from sr_deploy.core.errors import ArtifactError, InputError
-from sr_deploy.upscale.plan import smallest_tile
+from sr_deploy.runtime.tiling import smallest_tile
 from sr_deploy.upscale.tiles import Upscaler
 
 

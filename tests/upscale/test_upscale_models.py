@@ -11,8 +11,8 @@ pytest.importorskip("onnxruntime")
 import sr_deploy  # noqa: E402
 from sr_deploy.core.errors import InputError, SrDeployError, VariantError  # noqa: E402
 from sr_deploy.core.manifest import manifest_path, parse_manifest  # noqa: E402
+from sr_deploy.runtime.tiling import plan_tiles  # noqa: E402
 from sr_deploy.upscale.models import runnable, runnables, session_of  # noqa: E402
-from sr_deploy.upscale.plan import plan_tiles  # noqa: E402
 from sr_deploy.upscale.tiles import Upscaler  # noqa: E402
 
 MODEL = "imdeception_x2"

@@ -11,7 +11,13 @@ pytest.importorskip("cv2", reason="OpenCV is not installed")
 from video_files import Repeat, make_video  # noqa: E402
 
 from sr_deploy.upscale.video import upscale_video  # noqa: E402
-from sr_deploy.upscale.video_colour import KR_KB, Colour, frame_planes, planes_from_rgb, rgb_from_frame  # noqa: E402
+from sr_deploy.upscale.video_colour import (  # noqa: E402
+    KR_KB,
+    Colour,
+    frame_planes,
+    planes_from_rgb,
+    rgb_from_frame,
+)
 from sr_deploy.upscale.video_source import video_facts  # noqa: E402
 
 FORMATS = {("gray", 8): "gray", ("rgb", 8): "gbrp", ("gray", 10): "gray10le", ("rgb", 12): "gbrp12le"}

@@ -1,0 +1,246 @@
+"""One self-contained HTML page from rows and crops: nothing on it is fetched, and nothing of a row is taken as markup."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import sr_deploy
+from sr_deploy.core.errors import InputError, MissingPackageError
+from sr_deploy.results.crops import Crop, CropSet
+from sr_deploy.results.protocols import score_text, scores, time_ms
+from sr_deploy.results.report.charts import (
+    Elastic,
+    Strips,
+    cost_chart,
+    elastic_chart,
+    elastic_of,
+    lines_of,
+    shapes_of,
+    strips_of,
+)
+from sr_deploy.results.report.groups import (
+    Entry,
+    Group,
+    axes_of,
+    front,
+    groups_of,
+    on_axis,
+    rank_changes,
+)
+from sr_deploy.results.report.notes import conditions_of, machine, receipt_of, remarks_of
+from sr_deploy.results.report.svg import figure, line, marker, short
+from sr_deploy.results.rows import BenchmarkRow
+
+_PAGE = Path(__file__).resolve().parent / "page"
+
+
+def check_can_render() -> None:
+    """Raise MissingPackageError without jinja2."""
+    try:
+        import jinja2  # noqa: F401
+    except ImportError as e:
+        raise MissingPackageError("jinja2", needed_for="writing the report", extra="report", cause=e) from e
+
+
+def report_html(rows: Sequence[BenchmarkRow], crops: Sequence[CropSet] = ()) -> str:
+    """Return the page. Rows of two protocols, devices, inputs or sets never share a ranking.
+
+    Raises InputError when there is neither a row nor a crop, MissingPackageError without jinja2.
+    """
+    check_can_render()
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    if not rows and not crops:
+        raise InputError("the files hold no rows, and there is nothing to report", hint="measure something with srdeploy bench -o DIR")
+    groups = groups_of(rows)
+    titles = _titles(groups)
+    style, script = ((_PAGE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+    environment = Environment(
+        loader=FileSystemLoader(str(_PAGE)), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html").render(
+        version=sr_deploy.__version__,
+        style=style,
+        script=script,
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        summary=_summary(rows, groups, titles),
+        sections=[_section(group, titles[group.id]) for group in groups],
+        rank_changes=[(titles[a.id], titles[b.id], lines) for a, b, lines in rank_changes(groups)],
+        failed=[row for row in rows if row.error],
+        galleries=[_gallery(i, crop_set) for i, crop_set in enumerate(crops, 1)],
+        short=short,
+    )
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the sortable table."""
+
+    heading: str
+    digits: int
+    of: Callable[[BenchmarkRow], Optional[float]]
+
+    def value(self, row: BenchmarkRow) -> str:
+        """What is sorted by; empty where the row has none."""
+        found = self.of(row)
+        return "" if found is None else repr(float(found))
+
+    def text(self, row: BenchmarkRow) -> str:
+        found = self.of(row)
+        if found is None:
+            return ""
+        return score_text(found) if self.heading == "Score" else f"{found:,.{self.digits}f}"
+
+
+def _columns(group: Group) -> List[Column]:
+    """The columns of which at least one row has a value."""
+
+    def flops(counter: str) -> Callable[[BenchmarkRow], Optional[float]]:
+        return lambda r: r.macs_g if r.counter == counter else None
+
+    columns = [
+        Column("PSNR [dB]", 3, lambda r: r.psnr_db),
+        Column("SSIM", 4, lambda r: r.ssim),
+        Column("Time [ms]", 2, time_ms),
+        Column("Score", 2, lambda r: (scores(r) or (None,))[0]),
+        Column("p95 [ms]", 2, lambda r: r.latency_ms_p95),
+        Column("Params [M]", 3, lambda r: None if r.params is None else r.params / 1e6),
+        *(Column(f"FLOPs [G], {c}", 2, flops(c)) for c in group.counters),
+        Column("FLOPs [G] as deployed", 2, lambda r: r.deployed["macs"] / 1e9 if r.deployed else None),
+        Column("Executed, timed input [%]", 1, lambda r: 100 * r.executed["timed_share"] if r.executed else None),
+        Column("Executed, scored set [%]", 1, lambda r: 100 * r.executed["share"] if r.executed else None),
+        Column("Acts [M]", 1, lambda r: r.acts_m),
+        Column("Memory [MiB]", 0, lambda r: r.mem_peak_mib),
+        Column("Conv", 0, lambda r: r.convs),
+    ]
+    return [c for c in columns if any(c.value(e.row) for e in group.entries)]
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says of one group."""
+
+    group: Group
+    title: str
+    conditions: Tuple[Tuple[str, str], ...]
+    remarks: Tuple[str, ...]
+    legend: Tuple[Tuple[str, str], ...]
+    charts: Tuple[Tuple[str, str], ...]
+    """Title and SVG."""
+    elastic: Tuple[Tuple[Elastic, str, str], ...]
+    strips: Optional[Strips]
+    columns: Tuple[Column, ...]
+    order: Tuple[Entry, ...]
+    """Fastest first."""
+    on_front: Dict[str, bool]
+    """By entry: whether it is on the Pareto front of PSNR and latency."""
+    receipts: Tuple[Tuple[Entry, Tuple[Tuple[str, str], ...]], ...]
+
+
+def _section(group: Group, title: str) -> Section:
+    axes = axes_of(group)
+    elastic = []
+    for curves in elastic_of(group):
+        psnr, latency = (
+            elastic_chart(c, curves.axis, name) if c else "" for c, name in ((curves.psnr, "PSNR [dB]"), (curves.latency, "Latency [ms]"))
+        )
+        elastic.append((curves, psnr, latency))
+    best = {e.id for axis in axes[:1] for e in front(group.entries, axis)} if axes and axes[0].of is time_ms else set()
+    order = sorted(group.entries, key=lambda e: (time_ms(e.row) is None, time_ms(e.row) or 0.0))
+    return Section(
+        group=group,
+        title=title,
+        conditions=tuple(conditions_of(group)),
+        remarks=tuple(remarks_of(group)),
+        legend=tuple(_legend(group)),
+        charts=tuple((f"PSNR against {axis.subject}", cost_chart(group, axis)) for axis in axes),
+        elastic=tuple(elastic),
+        strips=strips_of(group),
+        columns=tuple(_columns(group)),
+        order=tuple(order),
+        on_front={e.id: e.id in best for e in order},
+        receipts=tuple((e, tuple(receipt_of(e.row))) for e in order),
+    )
+
+
+def _legend(group: Group) -> Iterator[Tuple[str, str]]:
+    """Yield what the charts tell apart, with a sample: models by their marks, backends by their lines where there are several."""
+    for model, i in shapes_of(group).items():
+        yield model, figure(16, 16, [marker(8, 8, i, "mark")], name="")
+    lines = lines_of(group)
+    for how, cls in lines.items() if len(lines) > 1 else ():
+        yield how, figure(32, 16, [line(0, 8, 32, 8, cls)], name="")
+
+
+def _summary(rows: Sequence[BenchmarkRow], groups: Sequence[Group], titles: Dict[str, str]) -> Dict[str, Any]:
+    days = sorted({row.date_utc[:10] for row in rows if row.date_utc})
+    return {
+        "networks": len({(e.row.model, e.row.variant) for g in groups for e in g.entries}),
+        "models": len({e.row.model for g in groups for e in g.entries}),
+        "measurements": sum(1 for row in rows if not row.error),
+        "devices": list(dict.fromkeys(g.conditions.device for g in groups if g.conditions.device)),
+        "days": days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}" if days else "",
+        "groups": [_at_a_glance(g, titles[g.id]) for g in groups],
+    }
+
+
+def _at_a_glance(group: Group, title: str) -> Dict[str, Any]:
+    timed = [e for e in group.entries if time_ms(e.row) is not None]
+    scored = [e for e in group.entries if e.row.psnr_db is not None]
+    axes = [axis for axis in axes_of(group) if axis.of is time_ms]
+    return {
+        "id": group.id,
+        "title": title,
+        "count": len(group.entries),
+        "fastest": min(timed, key=lambda e: time_ms(e.row)) if timed else None,
+        "best": max(scored, key=lambda e: e.row.psnr_db) if scored else None,
+        "front": [(len(front(group.entries, axis)), sum(on_axis(e, axis) for e in group.entries)) for axis in axes],
+        "time": lambda e: "" if time_ms(e.row) is None else f"{short(time_ms(e.row))} ms",
+    }
+
+
+def _titles(groups: Sequence[Group]) -> Dict[str, str]:
+    """A heading for each group, which names the machine where there are several."""
+    machines = {g.id: machine(g.conditions) for g in groups}
+    several = len(set(machines.values())) > 1
+    return {g.id: ", ".join(p for p in (_title(g), machines[g.id] if several else "") if p) for g in groups}
+
+
+def _title(group: Group) -> str:
+    row = group.conditions
+    parts = [
+        row.set,
+        f"x{row.scale}" if row.scale else "",
+        f"{'×'.join(map(str, row.input_hw))} input" if row.input_hw else "",
+        f"batch {row.batch}" if row.batch != 1 else "",
+        f"{row.protocol} protocol",
+        f"{row.cadence_hz:g} Hz" if row.cadence_hz else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The crops of one image, as data URLs."""
+
+    id: str
+    image: str
+    place: str
+    metric: str
+    tiles: Tuple[Tuple[Crop, str, int, int], ...]
+    """Crop, data URL, width and height in pixels."""
+
+
+def _gallery(number: int, crop_set: CropSet) -> Gallery:
+    top, left, height, width = crop_set.box_px
+    tiles = tuple(
+        (crop, "data:image/png;base64," + base64.b64encode(crop.png).decode(), *struct.unpack(">II", crop.png[16:24]))
+        for crop in crop_set.crops
+    )  # the size stands in a PNG's first chunk
+    place = f"{height}×{width} pixels from row {top}, column {left}, x{crop_set.scale}"
+    return Gallery(f"c{number}", crop_set.image, place, crop_set.metric, tiles)

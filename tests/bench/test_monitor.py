@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+import pytest
+
+from sr_deploy.bench import monitor as conditions
+from sr_deploy.bench.monitor import Watch, before, warnings_of
+
+
+def test_before_and_during_hold_numbers_only():
+    with Watch("") as watch:
+        watch.look()
+        found = {"before": before()}
+    found["during"] = watch.seen([1.0, 2.0], output_px=100)
+    numbers = [v for part in found.values() for value in part.values() for v in (value if isinstance(value, list) else [value])]
+    assert all(isinstance(v, (int, float)) for v in numbers)
+    assert "others_cores" not in found["before"] or found["before"]["others_cores"] >= 0
+
+
+def test_warnings():
+    fine = {"before": {}, "during": {"others_cores": 0.01}}
+    assert warnings_of(fine) == [] and warnings_of({"before": {}, "during": {}}) == []
+    busy = warnings_of({"before": {"clocks_locked": False}, "during": {"others_cores": os.cpu_count(), "throttled": True}})
+    assert [w.split(" ")[0] for w in busy] == ["other", "the", "the"]
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="there is no sh to watch sensors with")
+def test_a_device_s_power_is_read_from_its_sensors(tmp_path, monkeypatch):
+    """A made-up Jetson whose module input draws 10 W, read by board.sh as on a board."""
+    rail = tmp_path / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
+    rail.mkdir(parents=True)
+    for name, text in (("in1_label", "VDD_IN"), ("in1_input", "5000"), ("curr1_input", "2000")):
+        (rail / name).write_text(text + "\n")
+    monkeypatch.setenv("SRDEPLOY_ROOT", str(tmp_path))
+    monkeypatch.setattr(conditions, "_WATCH_EVERY_S", 0.05)
+    with Watch("Orin") as watch:
+        for _ in range(100):
+            time.sleep(0.1)
+            if watch._log.is_file() and watch._log.read_text().count("ina3221") > 4:
+                break
+    found = watch.seen([100.0] * 10, output_px=1_000_000)
+    assert found["watts"] == pytest.approx(10) and found["power_covers"] == "module input (VDD_IN)"
+    assert found["joules_per_megapixel"] == pytest.approx(10 * 1.0 / 10)
+    assert "joules_per_megapixel" not in watch.seen([100.0], output_px=None)

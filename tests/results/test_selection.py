@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sr_deploy.core.errors import InputError
+from sr_deploy.results.rows import BenchmarkRow
+from sr_deploy.results.selection import selected
+
+
+def row(variant, ms, psnr, gflops, **changes):
+    values = {
+        "model": "asrn_x4", "backend": "onnxruntime", "target": "cpu", "device": "CPU", "scale": 4, "input_hw": (64, 64), "set": "Set5",
+        "metric": "y", "latency_ms_median": ms, "latency_ms_p95": ms * 1.1, "latency_cv": 0.01, "psnr_db": psnr, "macs_g": gflops,
+        "params": int(gflops * 10_000), "mem_peak_mib": ms,
+    }  # fmt: skip
+    return BenchmarkRow(variant=variant, **{**values, **changes})
+
+
+ROWS = [row("d1", 10, 30.4, 26), row("d2", 20, 30.7, 29), row("d3", 29, 30.9, 31), row("d4", 40, 31.1, 34)]
+
+
+def choose(*rows, **limits):
+    return selected(rows or ROWS, target="cpu", limits=limits)
+
+
+@pytest.mark.parametrize(
+    "limits, best, second",
+    [
+        ({"max_ms": 33}, "asrn_x4.d3", "asrn_x4.d2"),
+        ({"max_ms": 20}, "asrn_x4.d2", "asrn_x4.d1"),
+        ({"max_gflops": 27}, "asrn_x4.d1", ""),
+        ({"max_params_k": 290}, "asrn_x4.d2", "asrn_x4.d1"),
+        ({"max_mem_mib": 100}, "asrn_x4.d4", "asrn_x4.d3"),
+        ({"min_psnr_db": 30.8}, "asrn_x4.d3", "asrn_x4.d4"),
+        ({"min_psnr_db": 30.5, "max_ms": 100}, "asrn_x4.d4", "asrn_x4.d3"),
+    ],
+)
+def test_the_best_within_the_limits_and_the_runner_up(limits, best, second):
+    choice = choose(**limits)
+    assert (choice.best, choice.runner_up) == (best, second)
+    assert choice.row.variant == best.rpartition(".")[2]
+
+
+def test_it_says_why():
+    choice = choose(max_ms=33)
+    assert choice.why == "the highest PSNR of 3 that keep the limits: 30.900 dB, 29.00 ms, 31.00 G"
+    assert choice.rejected == ("asrn_x4.d4: 40.000 ms is above 33",)
+    assert choice.remarks == ("the runner-up, asrn_x4.d2: 30.700 dB, 20.00 ms, 29.00 G",)
+    assert choose(min_psnr_db=30.8).why.startswith("the shortest time of 2 ")
+    assert choose(min_psnr_db=30.8).rejected[0] == "asrn_x4.d1: 30.400 dB is below 30.8"
+
+
+def test_remarks_on_what_the_median_hides():
+    tight = choose(max_ms=30).remarks
+    assert tight[0] == "1 run in 20 takes longer than 30 ms: p95 is 31.90 ms"
+    close = choose(row("a", 10, 30, 1, latency_cv=0.2), row("b", 11, 30.1, 1, warnings=("drift",)), max_ms=50)
+    assert "their times differ by less than single runs vary" in close.remarks and close.remarks[-1] == "drift"
+
+
+def test_copies_belong_to_a_frame():
+    with pytest.raises(InputError, match="34.000 ms is above 33"):
+        choose(row("d3", 29, 30.9, 31, copies_ms=5.0), max_ms=33)
+
+
+def test_what_lacks_the_number_is_not_taken():
+    choice = choose(*ROWS, row("d5", 1, 40, 1, macs_g=None), max_gflops=27)
+    assert choice.best == "asrn_x4.d1" and "asrn_x4.d5: the FLOPs is not known" in choice.rejected
+
+
+@pytest.mark.parametrize(
+    "rows, limits, words",
+    [
+        ([], {"max_ms": 33}, "no row was measured for target 'cpu'"),
+        ([replace(ROWS[0], target="xavier")], {"max_ms": 33}, "no row was measured for target 'cpu'"),
+        ([replace(ROWS[0], error="crash")], {"max_ms": 33}, "none of the rows was measured"),
+        (ROWS, {"max_ms": 5}, "none of 4 rows keeps the limits: asrn_x4.d1: 10.000 ms is above 5"),
+        (ROWS, {}, "no limit to select by"),
+        ([ROWS[0], replace(ROWS[1], protocol="ntire2025")], {"max_ms": 33}, "different protocol"),
+        ([ROWS[0], replace(ROWS[1], input_hw=(8, 8))], {"max_ms": 33}, "different input_hw do not compare: 64x64, 8x8"),
+        (ROWS, {"max_ms": float("nan")}, "a limit of nan for the time; expected a number above 0"),
+        (ROWS, {"min_psnr_db": -3}, "a limit of -3 for the PSNR"),
+        ([ROWS[0], replace(ROWS[1], device="other")], {"max_ms": 33}, "different device"),
+        ([ROWS[0], replace(ROWS[1], scale=2)], {"max_ms": 33}, "different scale"),
+        ([replace(ROWS[0], psnr_db=None)], {"max_ms": 33}, "lack a PSNR or a time"),
+    ],
+)
+def test_without_rows_that_tell_nothing_is_recommended(rows, limits, words):
+    with pytest.raises(InputError, match=words):
+        selected(rows, target="cpu", limits=limits)
+
+
+def test_what_comes_nearest_is_told():
+    with pytest.raises(InputError) as raised:
+        choose(*ROWS, max_ms=5, min_psnr_db=99)
+    fastest, best = min(ROWS, key=lambda r: r.latency_ms_median), max(ROWS, key=lambda r: r.psnr_db)
+    assert f"the lowest time is {fastest.latency_ms_median:.3f} ms" in raised.value.hint
+    assert f"the highest PSNR is {best.psnr_db:.3f} dB" in raised.value.hint

@@ -1,0 +1,157 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sr_deploy.core.depth_plan import DepthPlan, everywhere, read_plan, tiles_of
+from sr_deploy.core.errors import ArtifactError, InputError, VariantError
+from sr_deploy.core.jsonio import to_json
+from sr_deploy.runtime.adaptive.adadsr import AdaDSR, depth_of
+
+BLOCKS = 3
+
+
+def masked(checkpoint, x, depth):
+    import torch
+
+    with torch.inference_mode():
+        y, depth_map = checkpoint.network().forward_at(torch.from_numpy(x), torch.tensor([float(depth)]))
+    return y.numpy(), depth_map.numpy()[0, 0]
+
+
+def opened(plan, depth=1.0):
+    return AdaDSR.from_plan(plan, depth=depth)
+
+
+def image(h, w, seed=0):
+    """Half flat and half noise, so that depths differ."""
+    x = np.full((1, 3, h, w), 0.4, np.float32)
+    x[..., w // 2 :] = np.random.default_rng(seed).random((1, 3, h, w - w // 2), dtype=np.float32)
+    return x
+
+
+@pytest.mark.parametrize("way", ["rows", "tiles"])
+@pytest.mark.parametrize("h, w", [(14, 28), (13, 31), (2, 2), (7, 2), (3, 40), (40, 80)])
+@pytest.mark.parametrize("depth", [0, 1.5, 3])
+def test_both_ways_equal_the_masked_dense_network(checkpoint, plans, way, h, w, depth):
+    x = image(h, w)
+    found = opened(plans[way], depth).adapted(x)
+    y, depth_map = masked(checkpoint, x, depth)
+    np.testing.assert_allclose(found.y_nchw, y, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(BLOCKS * found.decisions, depth_map, rtol=0, atol=1e-5)
+
+
+def test_the_images_of_these_tests_have_all_depths_and_go_both_ways_and_in_several_batches(plans):
+    plan = read_plan(plans["tiles"])
+    found = opened(plans["tiles"], 3).adapted(image(40, 80))
+    depth_map = BLOCKS * found.decisions
+    assert set(np.unique(np.ceil(depth_map))) == {0, 1, 2, 3}
+    assert everywhere(plan, depth_map) == (True, False, False)
+    assert [len(tiles_of(plan, depth_map, before)) for before in (1, 2)] == [42, 27]  # of 72; eight a batch
+    assert list(found.spent.ms) == ["map", "to 1, everywhere", "to 2, tiles", "to 3, tiles", "end"]
+    assert sum(found.spent.pixels.values()) == 40 * 80
+
+
+@pytest.mark.parametrize("way", ["rows", "tiles"])
+@pytest.mark.parametrize("h, w", [(9, 25), (14, 3)])
+def test_a_group_by_its_way_is_that_group_everywhere_also_where_borders_are_deep(plans, way, h, w):
+    session, rng = opened(plans[way]), np.random.default_rng(0)
+    features = rng.standard_normal((1, 8, h, w)).astype(np.float32)
+    depth_map = (BLOCKS * rng.random((1, 1, h, w))).astype(np.float32)
+    depth_map[..., w // 2 :] = 0
+    for group in range(BLOCKS):
+        before = features.copy()
+        found, expected = (session._group(group, dense, features, depth_map) for dense in (False, True))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        assert (features == before).all() and np.abs(found - features).max() > 0.1
+
+
+PLAN = DepthPlan(
+    model="ada", scale=4, blocks=3, way="rows", parent_sha256="", macs_px=1, conv_macs_px=1, map_macs_px=1, depths=(3,),
+    graphs=dict.fromkeys(("ada.start.onnx", "ada.end.onnx", "ada.b3.everywhere.onnx", "ada.b3.rows.onnx"), "0"),
+)  # fmt: skip
+
+
+def test_a_smaller_desired_depth_executes_less(plans):
+    small, large = (opened(plans["rows"], d).adapted(image(24, 24)).spent for d in (0, 3))
+    assert small.share < large.share
+    assert small.most_macs == read_plan(plans["rows"]).macs_px * 24 * 24
+
+
+@pytest.mark.parametrize("way", ["rows", "tiles"])
+def test_its_tiles_are_the_whole_image(plans, way):
+    session = opened(plans[way], 2)
+    x, halo = image(20, 70), session.halo_px
+    assert halo == 1 + 2 * BLOCKS + 3 + 5
+    whole, tile = session.run(x), session.run(x[..., 10:70])
+    np.testing.assert_allclose(tile[..., 4 * halo :], whole[..., 4 * (10 + halo) :], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["rows", "tiles"])
+def test_an_image_with_values_that_are_no_numbers_is_refused(plans, way):
+    x = image(20, 20)
+    x[0, 0, 4, 4] = np.nan
+    with pytest.raises(ArtifactError, match="the depth map has values that are no numbers"):
+        opened(plans[way], 2).run(x)
+
+
+@pytest.mark.parametrize("way", ["rows", "tiles"])
+def test_all_that_any_image_may_ask_for_is_computed_to_learn_its_memory(plans, way):
+    session, seen = opened(plans[way], 0), []
+    session._parts = [lambda n=n, part=part, **given: seen.append(n) or part(**given) for n, part in enumerate(session._parts)]
+    session.run(image(20, 30))
+    session.exercise((20, 30))
+    assert set(seen) == set(range(len(session._parts)))
+
+
+@pytest.mark.parametrize("text, depth", [("d2", 2.0), ("d1.5", 1.5)])
+def test_variants_are_desired_depths(plans, text, depth):
+    assert depth_of(text, BLOCKS) == depth
+
+
+@pytest.mark.parametrize("text", ["3", "d", "dnan", "w2", ""])
+def test_other_words_are_no_depths(plans, text):
+    with pytest.raises(VariantError, match="is no desired depth; expected such as d1"):
+        depth_of(text, BLOCKS)
+
+
+@pytest.mark.parametrize("depth, match", [(-1, "negative"), (3.5, "beyond the 3 blocks"), (float("nan"), "desired depth of nan")])
+def test_a_desired_depth_that_the_backbone_has_not_is_refused(plans, depth, match):
+    with pytest.raises(VariantError, match=match):
+        opened(plans["rows"], depth)
+    session = opened(plans["rows"])
+    session.depth = depth
+    with pytest.raises(VariantError, match=match):
+        session.run(image(4, 4))
+
+
+@pytest.mark.parametrize("x", [np.zeros((3, 4, 4), np.float32), np.zeros((1, 3, 4, 4)), np.zeros((2, 3, 4, 4), np.float32)])
+def test_other_arrays_are_refused(plans, x):
+    with pytest.raises(InputError, match=r"expected a \(1, 3, H, W\) float32 array"):
+        opened(plans["tiles"]).run(x)
+
+
+def test_a_plan_without_its_graphs_or_with_changed_ones_is_refused(tmp_path):
+    path = tmp_path / "ada.rows.json"
+    with pytest.raises(ArtifactError, match="there is no file"):
+        opened(path)
+    path.write_text(to_json(PLAN))
+    with pytest.raises(ArtifactError, match="ada.start.onnx, which is not beside it"):
+        opened(path)
+    (tmp_path / "ada.start.onnx").write_bytes(b"another")
+    with pytest.raises(ArtifactError, match="was changed after its plan was written"):
+        opened(path)
+
+
+@pytest.mark.parametrize("way", ["rows", "tiles"])
+def test_a_single_row_of_pixels_is_refused(plans, way):
+    with pytest.raises(InputError, match="the smallest is 2x2"):
+        opened(plans[way]).run(image(1, 5))
+
+
+def test_a_network_trained_for_one_depth_is_asked_for_none():
+    fixed = replace(PLAN, fixed=True)
+    facts = {"backend": "", "backend_version": "", "threads": 1}
+    assert AdaDSR(fixed, [], depth=None, **facts).depth == 1.5
+    with pytest.raises(VariantError, match="'ada' was trained for one depth"):
+        AdaDSR(fixed, [], depth=2, **facts)

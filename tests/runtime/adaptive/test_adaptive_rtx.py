@@ -1,0 +1,38 @@
+"""The graphs for engines of dense tensors, read and built by the one real TensorRT that needs no GPU."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def built(path, shapes, *, free_hw=False):
+    """Whether TensorRT for RTX builds the graph. shapes: by input; its batch from 1 to 16, or, `free_hw`, its height and width."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    if not trt.OnnxParser(network, logger).parse(path.read_bytes()):
+        return False
+    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    for name, shape in shapes.items():
+        sizes = [(1, shape[0], n, 2 * n) for n in (16, 32, 64)] if free_hw else [(n, *shape) for n in (1, 8, 16)]
+        profile.set_shape(name, *sizes)
+    config.add_optimization_profile(profile)
+    return builder.build_serialized_network(network, config) is not None
+
+
+def test_a_router_and_its_branches_are_built_for_any_number_of_patches(small_router, tmp_path):
+    export = pytest.importorskip("sr_deploy.export.router_graphs", reason="needs torch and onnx")
+    plan = export.plan_from_router(small_router, tmp_path)
+    graphs = sorted(plan.parent.glob("*.onnx"))
+    assert len(graphs) == 3 and all(built(graph, {"lr": (3, 16, 16)}) for graph in graphs)
+
+
+def test_tiles_of_an_adaedsr_are_built_and_what_goes_with_them(plans):
+    folder = plans["tiles"].parent
+    side = 7 + 4
+    for group in (1, 2, 3):
+        assert built(folder / f"ada.b{group}.t7.onnx", {"y": (8, side, side), "depth_map": (1, side, side)})
+    assert built(folder / "ada.start.onnx", {"lr": (3,)}, free_hw=True)
+    assert built(folder / "ada.b1.everywhere.onnx", {"y": (8,), "depth_map": (1,)}, free_hw=True)
+    assert built(folder / "ada.end.onnx", {"y": (8,), "features": (8,)}, free_hw=True)

@@ -1,0 +1,14 @@
+import numpy as np
+
+from sr_deploy.runtime.adaptive.decisions import decisions_picture
+
+
+def test_the_least_is_blue_and_the_most_red_over_the_image():
+    decided = np.ones((2, 3, 2), np.float32)
+    decided[..., 0] = [0, 0.5, 1]
+    picture = decisions_picture(decided, scale=4)
+    assert picture.shape == (8, 12, 3) and picture.dtype == np.uint8
+    blue, yellow, red = (picture[0, x].astype(int) for x in (0, 4, 8))
+    assert blue.argmax() == 2 and red.argmax() == 0 and yellow[2] < min(yellow[:2])
+    dark = decisions_picture(np.zeros_like(decided), scale=1)
+    assert (dark[0, 0] < blue).all()

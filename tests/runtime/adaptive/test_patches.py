@@ -1,0 +1,113 @@
+import json
+
+import numpy as np
+import pytest
+
+from sr_deploy.core.errors import ArtifactError, InputError
+from sr_deploy.core.routers import RoutedPlan, spans
+from sr_deploy.runtime.adaptive.patches import Routed
+
+PLAN = RoutedPlan(model="r", scale=2, names=("a", "b", "c"), macs=(10, 20, 40), router_macs=2, patch=8, parent_sha256="0", overlap=2)
+
+
+def router(patches):
+    """By the mean of a patch: dark, middling, bright."""
+    mean = patches.mean(axis=(1, 2, 3))
+    return np.stack([-mean, 0.5 - np.abs(mean - 0.5) * 3, mean - 0.6], axis=1)
+
+
+def enlarged(by):
+    return lambda patches: patches.repeat(2, axis=2).repeat(2, axis=3) + np.float32(by)
+
+
+def routed(plan=PLAN, branches=(0, 0, 0), **more):
+    return Routed(plan, router, [enlarged(b) for b in branches], backend="numpy", backend_version="", threads=1, **more)
+
+
+def image(h, w):
+    x = np.random.default_rng(0).random((1, 3, h, w), dtype=np.float32) * 0.1
+    x[..., w // 3 :] += 0.4
+    x[..., 2 * w // 3 :] += 0.4
+    return x
+
+
+@pytest.mark.parametrize("h, w", [(8, 8), (20, 50), (9, 33), (1, 1), (3, 40), (7, 90)])
+def test_what_all_branches_agree_on_is_what_comes_out(h, w):
+    x = image(h, w)
+    np.testing.assert_allclose(routed().run(x), x.repeat(2, axis=2).repeat(2, axis=3), rtol=0, atol=1e-6)
+
+
+def test_each_patch_goes_through_its_own_branch_and_the_rest_is_blended():
+    x = image(8, 60)
+    done = routed(branches=(0, 1, 2)).adapted(x)
+    added = (done.y_nchw - x.repeat(2, axis=2).repeat(2, axis=3))[0, 0, 0]
+    assert set(np.unique(done.decisions)) == {0, 0.5, 1}
+    np.testing.assert_allclose(added[:30], 0, atol=1e-6)
+    np.testing.assert_allclose(added[-30:], 2, atol=1e-6)
+    assert np.all(np.diff(added) > -1e-5)  # blends rise from one to the next
+    starts, _ = spans(60, 8, 2)
+    counts = {name: px // 64 for name, px in done.spent.pixels.items()}
+    assert sum(counts.values()) == len(starts) and min(counts.values()) > 0
+    assert done.spent.macs == 10 * counts["a"] + 20 * counts["b"] + 40 * counts["c"] + 2 * len(starts)
+    assert done.spent.most_macs == 40 * len(starts)
+    assert set(done.spent.ms) == {"cut", "decide", "a", "b", "c", "blend"}
+
+
+def test_tiles_on_its_grid_are_the_whole_image():
+    session, x = routed(branches=(0, 1, 2)), image(8, 100)
+    assert (session.halo_px, session.align_px) == (8, 6)
+    whole, tile = session.run(x), session.run(x[..., 24:84])
+    np.testing.assert_array_equal(tile[..., 16:-16], whole[..., 2 * 24 + 16 : 2 * 84 - 16])
+    assert routed(max_share=0.8).halo_px is None  # a budget is kept on each tile by itself
+
+
+def test_a_budget_is_kept():
+    session = routed(max_share=0.5)
+    session.begin()
+    session.run(image(30, 90))
+    assert 0.45 < session.spent().share <= 0.5
+    with pytest.raises(InputError, match="'a' everywhere, with deciding it, takes 30.0% of 'c'"):
+        routed(max_share=0.2)
+
+
+def test_all_branches_are_run_to_learn_their_memory():
+    session, seen = routed(), []
+    session.branches = [lambda patches, n=n: seen.append((n, patches.shape)) for n in range(3)]
+    session.exercise((20, 30))
+    assert seen == [(n, (16, 3, 8, 8)) for n in range(3)]
+
+
+def test_a_router_of_other_classes_is_refused():
+    session = routed()
+    session.router = lambda patches: np.zeros((len(patches), 2))
+    with pytest.raises(ArtifactError, match="tells 2 classes apart, and there are 3 branches"):
+        session.run(image(8, 60))
+
+
+def test_what_is_spent_adds_up_until_it_begins_anew():
+    session, x = routed(), image(8, 60)
+    session.run(x)
+    once = session.spent().macs
+    session.run(x)
+    assert session.spent().macs == 2 * once
+    session.begin()
+    assert session.spent().macs == 0 and session.spent().share == 1
+    session.decisions = []
+    session.run(x)
+    assert [d.shape for d in session.decisions] == [(8, 60, 2)]
+
+
+def test_a_deployed_router_is_what_torch_makes_of_its_checkpoints(tmp_path, small_router):
+    from sr_deploy.runtime.adaptive.models import Adaptive, adaptive_session
+    plan_from_router = pytest.importorskip("sr_deploy.export.router_graphs", reason="needs torch and onnx").plan_from_router
+
+    plan = plan_from_router(small_router, tmp_path)
+    x = np.random.default_rng(1).random((1, 3, 21, 40), dtype=np.float32)
+    x[..., :20] *= 0.2
+    deployed, torch = (adaptive_session(Adaptive("elastic"), str(given)) for given in (plan, small_router.path))
+    a, b = deployed.adapted(x), torch.adapted(x)
+    np.testing.assert_allclose(a.y_nchw, b.y_nchw, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(a.decisions, b.decisions)
+    assert (a.spent.macs, a.spent.pixels) == (b.spent.macs, b.spent.pixels)
+    assert (deployed.backend, torch.backend) == ("onnxruntime", "torch")
+    assert set(json.loads(plan.read_text())["graphs"]) == {"small_x4.router.onnx", "small_x4.tiny_x4.d1.onnx", "small_x4.tiny_x4.d2.onnx"}

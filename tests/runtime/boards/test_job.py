@@ -1,0 +1,365 @@
+"""Jobs built here by a stand-in for trtexec (a test double; no engine is real), carried by hand, and taken back."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+
+from sr_deploy.core.errors import ArtifactError, BuildError, InputError, MissingPackageError
+from sr_deploy.core.manifest import read_manifest
+from sr_deploy.core.target import load_target
+from sr_deploy.runtime.boards import job as jobs
+from sr_deploy.runtime.boards.job import engines_from_result, target_of_result
+from sr_deploy.runtime.build import bundle_from_onnx, engine_from_onnx
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="build.sh runs on boards; Windows has no POSIX shell")
+
+BY_VERSION = [("xavier-jp4", "8.0.1"), ("xavier-jp4", "8.2.1"), ("xavier", "8.5.2"), ("orin", "10.3.0"), ("rtx-tensorrt", "11.1.0")]
+
+
+@pytest.mark.parametrize("target, version", BY_VERSION)
+def test_an_engine_built_by_the_local_trtexec_has_its_receipts(target, version, repeating, stand_in, tmp_path):
+    stand_in(version, sm="8.7" if target == "orin" else "7.2")
+    strong = target == "rtx-tensorrt"
+    lines = []
+    graph = repeating(precision="fp16" if strong else "fp32", opset=load_target(target).opset if "jp4" in target else 17)
+    (engine,) = engine_from_onnx(graph, tmp_path / "out", target=target, progress=lines.append)
+    manifest = read_manifest(engine)
+    assert manifest.precision_obtained == "fp16" and manifest.versions["tensorrt"] == version
+    receipt = manifest.checks["precision_receipt"]
+    assert receipt.startswith("size: " if version == "8.0.1" else "layer information: ")
+    assert manifest.checks["accuracy"]["psnr_db_vs_fp32"] > 60
+    assert manifest.build["latency_ms"]["runs"] > 50 and manifest.build["latency_ms"]["median"] > 0
+    assert manifest.build["compute_capability"] == (87 if target == "orin" else 72)
+    assert ("--fp16" in manifest.build["command"]) == (not strong)
+    assert (tmp_path / "out" / f"{engine.name}.build.log").is_file()
+    assert (tmp_path / "out" / f".timing-{target}-{version}-sm{87 if target == 'orin' else 72}.cache").is_file()
+    assert any("srdeploy: [1/1]" in line for line in lines) and "dB against FP32" in lines[-1]
+
+
+def test_dla_names_the_layers_that_fell_back(repeating, stand_in, tmp_path):
+    stand_in()
+    (engine,) = engine_from_onnx(repeating(), tmp_path / "out", target="xavier", dla=1)
+    manifest = read_manifest(engine)
+    assert manifest.build["dla"] == {"core": 1, "layers_on_gpu": ["shuffle"]} and engine.name.endswith(".fp16.dla1.engine")
+    assert "--useDLACore=1 --allowGPUFallback" in manifest.build["command"]
+
+
+def test_what_the_board_measured_becomes_a_row(repeating, stand_in, tmp_path):
+    from sr_deploy.bench.measure import rows_from_artifacts
+
+    stand_in()
+    (engine,) = engine_from_onnx(repeating(), tmp_path / "out", target="xavier")
+    (row,) = rows_from_artifacts(engine)
+    latency = read_manifest(engine).build["latency_ms"]
+    assert (row.error, row.psnr_db, row.latency_ms_median, row.input_hw) == ("", None, latency["median"], (16, 24))
+    assert row.protocol == "trtexec" and row.timer == "GPU compute time, by the board's trtexec" and row.backend_version == "8.5.2"
+
+
+def test_what_is_up_to_date_is_not_built_again(repeating, stand_in, tmp_path):
+    stand_in()
+    graph, lines = repeating(), []
+    engine_from_onnx(graph, tmp_path / "out", target="xavier")
+    (engine,) = engine_from_onnx(graph, tmp_path / "out", target="xavier", progress=lines.append)
+    assert lines == [f"{engine.name}: up to date"]
+
+
+@pytest.mark.parametrize(
+    "misbehave, words",
+    [
+        ("ignores-fp16", "FP16 was asked for, and the engine computes in FP32"),
+        ("nan", "values are not finite"),
+        ("black", "its output is one colour"),
+        ("crash", "tiny_x2.d1.16x24.fp16.engine was not built: "),
+        ("no-space", "was not built: .*disk full"),
+    ],
+)
+def test_what_is_not_as_asked_is_no_engine(misbehave, words, repeating, stand_in, tmp_path):
+    stand_in(misbehave=misbehave)
+    with pytest.raises(BuildError, match=words):
+        engine_from_onnx(repeating(), tmp_path / "out", target="xavier")
+    assert [p.name for p in (tmp_path / "out").iterdir() if p.name.endswith((".engine", ".engine.json"))] == []
+
+
+def test_fp32_that_passes_for_fp16_is_seen_by_its_size_where_layers_tell_nothing(repeating, stand_in, tmp_path):
+    stand_in("8.0.1", misbehave="ignores-fp16")
+    with pytest.raises(BuildError, match="computes in FP32: size: .* bytes against .* of its FP32 twin"):
+        engine_from_onnx(repeating(opset=13), tmp_path / "out", target="xavier-jp4")
+
+
+def test_another_gpu_or_version_than_the_target_s_is_refused(repeating, stand_in, tmp_path):
+    stand_in(sm="8.6")
+    with pytest.raises(BuildError, match="compute capability 86, and the job is for 72"):
+        engine_from_onnx(repeating(), tmp_path / "out", target="xavier")
+    stand_in("10.3.0")
+    with pytest.raises(BuildError, match="is of TensorRT 10.3.0, the profile is for >=8.5,<8.6"):
+        engine_from_onnx(repeating(), tmp_path / "other", target="xavier")
+    assert not (tmp_path / "other").exists()
+
+
+def test_fallback_is_passed_on_and_written_down(repeating, stand_in, tmp_path):
+    stand_in()
+    (engine,) = engine_from_onnx(repeating(), tmp_path / "out", target="xavier", fallback="head-tail")
+    manifest = read_manifest(engine)
+    assert "--layerPrecisions=conv:fp32" in manifest.build["command"] and "--precisionConstraints=obey" in manifest.build["command"]
+    assert manifest.build["fp32_layers"] == ["conv"]
+
+
+def test_fallback_where_typing_is_strong_is_in_the_graph(repeating, stand_in, tmp_path):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed; it reads the graph")
+    stand_in("11.1.0")
+    graph = repeating(precision="fp16")
+    (engine,) = engine_from_onnx(graph, tmp_path / "out", target="rtx-tensorrt", fallback="conv")
+    manifest = read_manifest(engine)
+    assert "layerPrecisions" not in manifest.build["command"] and manifest.build["fp32_layers"] == ["conv"]
+    bundle_from_onnx(graph, tmp_path / "job.tar", target="rtx-tensorrt", fallback="conv")
+    with tarfile.open(str(tmp_path / "job.tar")) as archive:
+        (member,) = [m for m in archive.getmembers() if m.name.endswith(".onnx")]
+        model = onnx.load_model_from_string(archive.extractfile(member).read())
+    assert [n.op_type for n in model.graph.node] == ["Cast", "Conv", "Cast", "DepthToSpace"]
+
+
+# By hand.
+
+
+@pytest.fixture()
+def bundle(repeating, stand_in, tmp_path):
+    """Return the unpacked folder of a bundle of two graphs, one with a space and a quote in its name."""
+    stand_in()
+    graphs = [repeating("it's a graph"), repeating("dynamic", hw=(8, 8), high=(32, 40))]
+    tar = bundle_from_onnx(graphs, tmp_path / "job.tar", target="xavier")
+    with tarfile.open(str(tar)) as archive:
+        archive.extractall(str(tmp_path / "board"))
+    (folder,) = (tmp_path / "board").iterdir()
+    return folder
+
+
+def built(folder):
+    shell = shutil.which("dash") or "sh"
+    done = subprocess.run([shell, "build.sh"], cwd=str(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+    assert done.returncode == 0, done.stdout
+    return folder / "result.tar"
+
+
+def test_a_bundle_is_built_with_sh_and_trtexec_and_adopted(bundle, tmp_path):
+    result = built(bundle)
+    assert target_of_result(result) == "xavier"
+    paths = engines_from_result(result, tmp_path / "engines")
+    assert [p.name for p in paths] == ["tiny_x2.d1.16x24.fp16.engine", "tiny_x2.d1.dyn8x8-32x40.fp16.engine"]
+    for path in paths:
+        manifest = read_manifest(path)
+        assert manifest.checks["accuracy"]["psnr_db_vs_fp32"] > 60 and manifest.target == "xavier"
+        assert manifest.command.startswith("srdeploy build-engine tiny_x2.d1.")
+
+
+_RESULT = []
+
+
+@pytest.fixture()
+def a_result(request):
+    """The bytes of a good result.tar, built once."""
+    if not _RESULT:
+        _RESULT.append(built(request.getfixturevalue("bundle")).read_bytes())
+    return _RESULT[0]
+
+
+def rewritten(result, change):
+    """Pack the result again with `change` applied to {name: bytes}."""
+    with tarfile.open(str(result)) as archive:
+        files = {m.name: archive.extractfile(m).read() for m in archive.getmembers() if m.isfile()}
+    change(files)
+    with tarfile.open(str(result), "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+ENGINE = "out/tiny_x2.d1.16x24.fp16.engine"
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda f: f.update({ENGINE: f[ENGINE] + b"x"}), "is not the file that was packed"),
+        (
+            lambda f: f.update({"out/results.txt": f["out/results.txt"].replace(b"ok", b"no")}),
+            "results.txt is not the file that was packed",
+        ),
+        (lambda f: f.update({"desk/manifests.json": f["desk/manifests.json"].replace(b"fp16", b"fp32")}), "manifests.json is not the file"),
+        (lambda f: f.update({"out/added": b"x"}), "added is not the file that was packed"),
+        (lambda f: f.pop("out/SHA256SUMS"), "has no checksums"),
+        (lambda f: f.pop(f"{ENGINE}.output.json.gz"), "is not whole: .*output.json.gz is missing"),
+        (lambda f: f.pop(f"desk/{ENGINE[4:]}.npy"), "is not whole: desk/.*npy is missing"),
+        (lambda f: f.pop("job.txt"), "is not whole: job.txt is missing"),
+        (lambda f: f.update({"../outside": b"x"}), "holds '../outside', which no result holds"),
+        (lambda f: f.update({"out/../../outside": b"x"}), "which no result holds"),
+        (lambda f: f.update({"/tmp/outside": b"x"}), "which no result holds"),
+        (lambda f: f.update({"other/file": b"x"}), "which no result holds"),
+    ],
+)
+def test_a_result_that_was_tampered_with_is_refused_whole(a_result, tmp_path, change, words):
+    result = tmp_path / "result.tar"
+    result.write_bytes(a_result)
+    rewritten(result, change)
+    with pytest.raises(ArtifactError, match=words):
+        engines_from_result(result, tmp_path / "engines")
+    assert not (tmp_path / "engines").exists() and not (tmp_path / "outside").exists()
+
+
+def sealed(files):
+    """Make the checksums fit, as one who means harm would."""
+    for folder in ("out/", ""):
+        names = [n for n in files if n.startswith(folder) and not n.endswith("SHA256SUMS") and (folder or not n.startswith("out/"))]
+        sums = "".join(f"{hashlib.sha256(files[n]).hexdigest()}  {n[len(folder) :]}\n" for n in names)
+        files[folder + "SHA256SUMS"] = sums.encode()
+
+
+def edited(name, old, new):
+    def change(files):
+        assert old in files[name]
+        files[name] = files[name].replace(old, new)
+
+    return change
+
+
+def elsewhere(files):
+    for name in ("desk/manifests.json", "out/results.txt"):
+        files[name] = files[name].replace(ENGINE[4:].encode(), b"../desk/evil.engine")
+    files["desk/evil.engine"] = files[ENGINE]
+
+
+def not_a_number(files):
+    name = f"desk/{ENGINE[4:]}.npy"
+    y = np.load(io.BytesIO(files[name]))
+    y[0, 0, 0, 0] = np.nan
+    out = io.BytesIO()
+    np.save(out, y)
+    files[name] = out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (elsewhere, "manifests are not a job's: '../desk/evil.engine'"),
+        (not_a_number, "FP32 output is not finite"),
+        (edited("out/results.txt", b"status\tok", b"status\tbanana"), "says 'banana' of"),
+        (edited("out/results.txt", b"exit_code\t0\nbuild", b"exit_code\t1\nbuild"), "is not the file that the result describes"),
+        (edited("out/results.txt", b"size_bytes\t", b"size_bytes\t1"), "is not the file that the result describes"),
+        (edited("out/results.txt", b"status\tok", b"status\tunchecked"), "was built, and gives no output"),
+        (edited("out/results.txt", b"status\tok", b"status\tunmeasured"), "was built, and cannot be run"),
+        (edited("desk/manifests.json", b'"kind": "engine"', b'"kind": "onnx"'), "manifests are not a job's"),
+        (edited("desk/manifests.json", b'"scale": 2', b'"scale": -2'), "is no manifest of ours: the scale -2"),
+        (edited("desk/manifests.json", b'"precision_asked": "fp16"', b'"precision_asked": "fp9"'), "precision_asked 'fp9'"),
+        (lambda f: f.update({f"{ENGINE}.output.json.gz": b"\x1f\x8b\x08" + bytes(20)}), "cannot be read"),
+        (lambda f: f.update({f"{ENGINE}.layers.json": b'{"Layers": [{"Inputs": 5}]}'}), "cannot be read: TypeError"),
+        (lambda f: f.update({f"{ENGINE}.times.json": b"[" * 100000}), "cannot be read"),
+        (lambda f: f.update({f"desk/{ENGINE[4:]}.npy": b""}), "cannot be read"),
+        (lambda f: f.update({"desk/manifests.json": b'{"x.engine": null}'}), "expected an object of manifests"),
+    ],
+)
+def test_a_result_that_lies_is_refused_though_its_sums_fit(a_result, tmp_path, change, words):
+    def both(files):
+        change(files)
+        sealed(files)
+
+    result = tmp_path / "result.tar"
+    result.write_bytes(a_result)
+    rewritten(result, both)
+    with pytest.raises((ArtifactError, BuildError), match=words):
+        engines_from_result(result, tmp_path / "engines")
+    assert not (tmp_path / "engines" / ENGINE[4:]).exists() and not (tmp_path / "desk").exists()
+
+
+def test_the_result_of_another_job_is_refused(a_result, tmp_path):
+    (tmp_path / "result.tar").write_bytes(a_result)
+    with pytest.raises(ArtifactError, match="is the result of another job"):
+        engines_from_result(tmp_path / "result.tar", tmp_path / "engines", of=jobs.Job(tmp_path, "0" * 20))
+
+
+def test_a_timing_cache_of_another_target_is_not_taken(repeating, stand_in, tmp_path):
+    stand_in()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".timing-xavier-jp4-8.2.1-sm72.cache").write_bytes(b"another's")
+    engine_from_onnx(repeating(), tmp_path / "out", target="xavier")
+    assert b"another's" not in (tmp_path / "out" / ".timing-xavier-8.5.2-sm72.cache").read_bytes()
+
+
+def test_a_link_in_a_result_is_refused(a_result, tmp_path):
+    result = tmp_path / "result.tar"
+    result.write_bytes(a_result)
+    with tarfile.open(str(result), "a") as archive:
+        member = tarfile.TarInfo("out/link")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(member)
+    with pytest.raises(ArtifactError, match="holds 'out/link'"):
+        engines_from_result(result, tmp_path / "engines")
+
+
+def test_a_version_the_target_is_not_for_is_refused_even_when_the_sums_fit(a_result, tmp_path):
+    def change(files):
+        files["out/results.txt"] = files["out/results.txt"].replace(b"version\t8.5.2", b"version\t8.6.1")
+        names = [name for name in files if name.startswith("out/") and name != "out/SHA256SUMS"]
+        files["out/SHA256SUMS"] = "".join(f"{hashlib.sha256(files[n]).hexdigest()}  {n[4:]}\n" for n in names).encode()
+
+    result = tmp_path / "result.tar"
+    result.write_bytes(a_result)
+    rewritten(result, change)
+    with pytest.raises(BuildError, match="built by TensorRT 8.6.1; target 'xavier' is for >=8.5,<8.6"):
+        engines_from_result(result, tmp_path / "engines")
+
+
+@pytest.mark.parametrize("content", [b"", b"no tar", b"\0" * 1024])
+def test_what_is_no_result_is_refused(content, tmp_path):
+    (tmp_path / "result.tar").write_bytes(content)
+    with pytest.raises(ArtifactError, match="result.tar"):
+        engines_from_result(tmp_path / "result.tar", tmp_path / "engines")
+    with pytest.raises(InputError, match="there is no file"):
+        engines_from_result(tmp_path / "absent.tar", tmp_path / "engines")
+
+
+def test_without_onnxruntime_at_the_desk_the_output_is_not_checked_and_that_is_said(tiny, stand_in, tmp_path, monkeypatch):
+    def missing(*args, **kwargs):
+        raise MissingPackageError("onnxruntime", needed_for="running ONNX graphs", extra="export")
+
+    monkeypatch.setattr(jobs, "sample_lr", missing)
+    stand_in()
+    (engine,) = engine_from_onnx(tiny(asked="fp16"), tmp_path / "out", target="xavier")
+    manifest = read_manifest(engine)
+    assert "accuracy" not in manifest.checks and any("its output: its job carried no reference" in n for n in manifest.not_checked)
+
+
+def test_a_bundle_is_not_written_over_its_graph(any_graph):
+    graph = any_graph()
+    with pytest.raises(InputError, match="give it a name that ends in .tar"):
+        bundle_from_onnx(graph, graph, target="xavier")
+
+
+def test_what_the_preflight_found_is_kept(repeating, stand_in, tmp_path):
+    stand_in()
+    (engine,) = engine_from_onnx(repeating(), tmp_path / "out", target="xavier")
+    assert read_manifest(engine).checks["preflight"] == {"target": "xavier", "warnings": []}
+
+
+def test_a_target_that_no_trtexec_builds_for_has_no_bundle(any_graph, tmp_path):
+    with pytest.raises(BuildError, match="engines of 'cpu' are not built by trtexec"):
+        bundle_from_onnx(any_graph(), tmp_path / "x.tar", target="cpu")
+    assert not (tmp_path / "x.tar").exists()
+
+
+def test_the_reference_is_what_the_graph_computes(bundle):
+    reference = np.load(str(bundle / "desk" / "tiny_x2.d1.16x24.fp16.engine.npy"))
+    x = np.fromfile(str(bundle / "it's a graph.onnx.lr.bin"), np.float32).reshape(1, 3, 16, 24)
+    np.testing.assert_allclose(reference, x.repeat(2, 2).repeat(2, 3), atol=1e-3)
+    assert json.loads((bundle / "desk" / "manifests.json").read_text()).keys() == {
+        "tiny_x2.d1.16x24.fp16.engine",
+        "tiny_x2.d1.dyn8x8-32x40.fp16.engine",
+    }

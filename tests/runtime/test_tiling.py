@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from sr_deploy.core.errors import InputError
+from sr_deploy.runtime.tiling import plan_tiles, smallest_px, smallest_tile
+
+
+def opened(sessions, kind, low=(1, 1), high=None):
+    session = sessions[kind]()
+    session.min_hw, session.max_hw = low, high
+    return session
+
+
+def check_partition(spans, n):
+    assert [s.core_start for s in spans] == [0, *(s.core_stop for s in spans[:-1])] and spans[-1].core_stop == n
+    assert all(s.start <= s.core_start < s.core_stop <= s.stop for s in spans)
+
+
+@pytest.mark.parametrize("kind", ["blur", "windows", "whole"])
+@pytest.mark.parametrize("limit", [0, 1, 8, 21])
+def test_cores_partition_the_image_and_no_tile_is_larger_than_asked(sessions, kind, limit):
+    session = opened(sessions, kind)
+    tile = smallest_tile(session, 0) + limit
+    for n in (1, 5, tile - 1, tile, tile + 1, tile + 7, 2 * tile, 3 * tile - 1, 137, 1000):
+        plan = plan_tiles((n, 2 * tile + 3), session, tile=tile)
+        for spans, size in ((plan.rows, n), (plan.columns, 2 * tile + 3)):
+            check_partition(spans, size)
+            assert all(0 <= s.start and s.stop <= size and s.size <= tile for s in spans)
+            for s in spans:
+                assert s.start % session.align_px == 0
+                assert s.stop % session.align_px == 0 or s.stop == size
+        assert plan.exact == (kind != "whole" or plan.whole)
+        assert plan.whole == (n <= tile and 2 * tile + 3 <= tile)
+
+
+def test_an_image_that_fits_is_run_whole(sessions):
+    plan = plan_tiles((7, 9), opened(sessions, "whole"))
+    assert plan.whole and plan.exact and str(plan) == "7x9 whole"
+
+
+def test_tiles_are_balanced(sessions):
+    plan = plan_tiles((101, 20), opened(sessions, "blur"), tile=100)
+    assert [s.size for s in plan.rows] == [54, 54]
+    assert "2x1 tiles of at most 54x20" in str(plan)
+
+
+def test_few_pixels_are_fed_twice(sessions):
+    """Against tiles as small as can be, a quarter megapixel allows little more than the image itself."""
+    session = opened(sessions, "blur")
+    plan = plan_tiles((3000, 2000), session, max_px=1 << 18)
+    assert math.prod(plan.tile_hw) <= 1 << 18
+    assert plan.fed_px < 1.05 * 3000 * 2000
+
+
+@pytest.mark.parametrize("kind, smallest", [("blur", 7), ("windows", 32), ("whole", 33)])
+def test_a_tile_smaller_than_the_receptive_field_is_refused_and_the_smallest_named(sessions, kind, smallest):
+    session = opened(sessions, kind)
+    assert smallest_tile(session, 0) == smallest
+    plan_tiles((100, 100), session, tile=smallest)
+    with pytest.raises(InputError, match=f"{smallest - 1} are too small.*smallest is {smallest}") as caught:
+        plan_tiles((100, 100), session, tile=smallest - 1)
+    assert caught.value.hint == f"give {smallest}"
+
+
+def test_a_small_tile_is_no_error_where_the_image_is_no_larger(sessions):
+    assert plan_tiles((5, 4), opened(sessions, "windows"), tile=5).whole
+
+
+def test_too_few_pixels_are_refused(sessions):
+    session = opened(sessions, "blur")
+    assert smallest_px((100, 3), session) == 21
+    assert plan_tiles((100, 3), session, max_px=21).exact
+    with pytest.raises(InputError, match="the smallest has 21"):
+        plan_tiles((100, 3), session, max_px=20)
+
+
+def test_a_static_session_gets_its_size_only(sessions):
+    session = opened(sessions, "blur", (16, 24), (16, 24))
+    plan = plan_tiles((30, 60), session)
+    assert {(r.size, c.size) for r in plan.rows for c in plan.columns} == {(16, 24)} and plan.exact
+    with pytest.raises(InputError, match="takes 16x24 only, not tiles of 20"):
+        plan_tiles((30, 60), session, tile=20)
+
+
+@pytest.mark.parametrize(
+    "kind, size, n, exact",
+    [
+        ("blur", 16, 16, True),
+        ("blur", 16, 200, True),
+        ("blur", 16, 6, True),  # twice, once at either end
+        ("blur", 16, 5, False),  # no pixel is 3 away from both ends of the mirrored part
+        ("blur", 6, 20, False),  # smaller than the halo on both sides
+        ("windows", 32, 64, True),
+        ("windows", 32, 60, False),  # the last tile does not start on the grid
+        ("windows", 32, 24, True),
+        ("windows", 32, 23, False),
+        ("windows", 36, 76, False),
+        ("whole", 16, 16, True),
+        ("whole", 16, 17, False),
+    ],
+)
+def test_a_static_session_is_exact_where_tiles_can_end_at_the_border_on_the_grid(sessions, kind, size, n, exact):
+    session = opened(sessions, kind, (size, size), (size, size))
+    plan = plan_tiles((n, size), session)
+    check_partition(plan.rows, n)
+    assert all(s.size == size for s in plan.rows)
+    assert plan.exact == exact
+
+
+def test_an_image_too_small_to_be_exact_is_mirrored_once_without_a_seam(sessions):
+    plan = plan_tiles((3, 2), opened(sessions, "blur", (16, 16), (64, 64)))
+    assert len(plan.rows) == len(plan.columns) == 1 and not plan.exact and str(plan) == "3x2 mirrored to 16x16"
+
+
+def test_a_range_of_sizes_is_kept(sessions):
+    session = opened(sessions, "blur", (10, 10), (20, 30))
+    for hw in ((3, 3), (10, 30), (15, 200), (400, 12), (21, 31)):
+        plan = plan_tiles(hw, session)
+        check_partition(plan.rows, hw[0])
+        assert all(10 <= r.size <= 20 for r in plan.rows) and all(10 <= c.size <= 30 for c in plan.columns)

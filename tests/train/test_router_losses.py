@@ -1,0 +1,197 @@
+"""CDNSR's and ClassSR's losses against their equations, on small tensors in float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sr_deploy.core.spec import Variant
+from sr_deploy.nets import ARCHITECTURES
+from sr_deploy.train.routed_recipes import RoutedRecipe
+from sr_deploy.train.router_losses import (
+    Branches,
+    Depths,
+    Routed,
+    average_loss,
+    class_loss,
+    flops_excess,
+    gumbel_noise,
+    gumbel_softmax,
+    mixed,
+    temperature,
+)
+from sr_deploy.train.stages import routed_terms
+
+
+@pytest.fixture()
+def probabilities():
+    return torch.rand(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+
+
+@pytest.mark.parametrize("step, tau", [(0, 1.0), (30, 0.7), (60, 0.4), (99, 0.4)])
+def test_tau_falls_with_the_steps_to_four_tenths(step, tau):
+    assert temperature(step, 100) == pytest.approx(tau)
+
+
+def test_noise_is_minus_log_minus_log_of_uniform_numbers():
+    noise = gumbel_noise(20_000, 3, np.random.default_rng(0))
+    assert noise.shape == (20_000, 3) and noise.dtype == torch.float32
+    assert noise.mean().item() == pytest.approx(0.5772, abs=0.02) and noise.std().item() == pytest.approx(math.pi / 6**0.5, abs=0.02)
+
+
+def test_the_relaxed_choice_is_equation_6_with_tau_in_the_exponent(probabilities):
+    log_p, g, tau = probabilities.log(), torch.randn(5, 3, dtype=torch.float64), 0.4
+    weights = np.exp((log_p.numpy() + g.numpy()) / tau)
+    torch.testing.assert_close(gumbel_softmax(log_p, g, tau), torch.from_numpy(weights / weights.sum(1, keepdims=True)))
+    hard = gumbel_softmax(log_p, g, 1e-4)
+    assert torch.equal(hard.round(), nn.functional.one_hot((log_p + g).argmax(1), 3).double()), "with tau to 0 it is equation 5"
+
+
+def test_equations_1_to_3(probabilities):
+    outputs = torch.rand(5, 3, 3, 4, 4, dtype=torch.float64)
+    expected = sum(probabilities[:, j, None, None, None] * outputs[:, j] for j in range(3))
+    torch.testing.assert_close(mixed(probabilities, outputs), expected)
+    costs = [141.0, 304.0, 468.0]
+    mean = sum(costs[j] * probabilities[:, j] for j in range(3)).mean() / 468
+    for alpha in (0.1, 0.5, 0.99):
+        assert flops_excess(probabilities, costs, alpha).item() == pytest.approx(max(0.0, mean.item() - alpha), abs=1e-12)
+
+
+def test_classsr_losses(probabilities):
+    p = probabilities
+    pairs = (p[:, 0] - p[:, 1]).abs() + (p[:, 0] - p[:, 2]).abs() + (p[:, 1] - p[:, 2]).abs()
+    torch.testing.assert_close(class_loss(p), (2 - pairs).mean())
+    assert class_loss(torch.eye(3)).item() == 0
+    torch.testing.assert_close(average_loss(p), (p.sum(0) - 5 / 3).abs().sum() / (5 / 3 * 4))
+    assert average_loss(torch.eye(3)).item() == pytest.approx(0, abs=1e-6)
+    assert average_loss(torch.eye(4)[[1, 1, 1]]).item() == pytest.approx(1)
+
+
+class Fixed(nn.Module):
+    """Returns what it was given, as a parameter."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = nn.Parameter(value)
+
+    def forward(self, x):
+        return self.value * 1
+
+
+@pytest.fixture()
+def batch():
+    torch.manual_seed(1)
+    lr, hr = torch.rand(4, 3, 4, 4, dtype=torch.float64), torch.rand(4, 3, 8, 8, dtype=torch.float64)
+    modules = {
+        "router": Fixed(torch.randn(4, 3, dtype=torch.float64)),
+        "branches": Fixed(torch.rand(4, 3, 3, 8, 8, dtype=torch.float64)),
+        "projector": nn.Flatten(),
+    }
+    return lr, hr, modules, torch.randn(4, 3, dtype=torch.float64)
+
+
+def terms_of(stage, batch, step=2, **changes):
+    lr, hr, modules, noise = batch
+    recipe = RoutedRecipe(
+        stage=stage, scale=2, steps=10, patch_hr=8, batch_size=4, lr=1e-3, schedule="constant", alpha=0.3, lambda_reg=0.5, negatives=2,
+        **changes,
+    )  # fmt: skip
+    return routed_terms(recipe, modules, nn.Identity(), [1, 2, 4], lr, hr, noise, step)
+
+
+def test_the_router_learns_equation_4_and_its_branches_nothing(batch):
+    lr, hr, modules, noise = batch
+    terms = terms_of("router", batch)
+    p = ((modules["router"].value.log_softmax(1) + noise) / 0.8).softmax(1)
+    torch.testing.assert_close(terms["pixel"], (mixed(p, modules["branches"].value) - hr).abs().mean())
+    torch.testing.assert_close(terms["flops"], 0.5 * flops_excess(p, [1, 2, 4], 0.3))
+    sum(terms.values()).backward()
+    assert modules["router"].value.grad.abs().sum() > 0 and modules["branches"].value.grad is None
+
+
+def test_branches_learn_equation_9_on_the_patches_that_go_through_them(batch):
+    lr, hr, modules, noise = batch
+    terms = terms_of("distil", batch, distillation="pixel", lambda_ct=0.1)
+    chosen = modules["router"].value.argmax(1)
+    outputs = modules["branches"].value
+    torch.testing.assert_close(terms["pixel"], (outputs[torch.arange(4), chosen] - hr).abs().mean())
+    pairs = sum((outputs[:, s] - outputs[:, t]).abs().mean() for s in range(3) for t in range(s + 1, 3))
+    assert set(terms) == {"pixel", "taught: pixel"}
+    torch.testing.assert_close(terms["taught: pixel"], 0.1 * pairs)
+    sum(terms.values()).backward()
+    assert modules["router"].value.grad is None and outputs.grad.abs().sum() > 0
+
+
+def test_at_the_last_stage_all_learn_all_terms_at_the_last_tau(batch):
+    lr, hr, modules, noise = batch
+    terms = terms_of("joint", batch, distillation="perceptual")
+    assert set(terms) == {"pixel", "flops", "taught: perceptual"}
+    p = ((modules["router"].value.log_softmax(1) + noise) / 0.4).softmax(1)
+    torch.testing.assert_close(terms["pixel"], (mixed(p, modules["branches"].value) - hr).abs().mean())
+    sum(terms.values()).backward()
+    assert all(modules[key].value.grad.abs().sum() > 0 for key in ("router", "branches"))
+
+
+def test_a_router_learns_soft_labels_of_errors(batch):
+    lr, _, modules, noise = batch
+    errors = 1e-4 * torch.rand(4, 3, dtype=torch.float64)
+    terms = terms_of("router", (lr, errors, modules, noise), objective="labels", softness=2.0)
+    labels = (-(errors / 0.5 + torch.tensor([0.25, 0.5, 1.0], dtype=torch.float64)) / 2).softmax(1)
+    expected = -(labels * modules["router"].value.log_softmax(1)).sum(1).mean()
+    assert set(terms) == {"labels"}
+    torch.testing.assert_close(terms["labels"], expected)
+
+
+def test_classsr_takes_the_probabilities_without_noise(batch):
+    lr, hr, modules, noise = batch
+    terms = terms_of("router", batch, objective="classsr")
+    p = modules["router"].value.softmax(1)
+    torch.testing.assert_close(terms["pixel"], 1000 * (mixed(p, modules["branches"].value) - hr).abs().mean())
+    torch.testing.assert_close(terms["class"], 0.5 * class_loss(p))
+    torch.testing.assert_close(terms["average"], 3 * average_loss(p))
+
+
+def test_depths_of_one_network_are_its_slices():
+    net = ARCHITECTURES["asrn"].build(4, Variant("d", 3))
+    plain = []
+    for depth in (1, 3):
+        other = ARCHITECTURES["asrn"].build(4, Variant("d", depth))
+        other.load_state_dict({k: v for k, v in net.state_dict().items() if k in other.state_dict()})
+        plain.append(other)
+    x = torch.rand(2, 3, 6, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(Depths(net, [1, 3])(x), Branches(plain)(x), rtol=0, atol=1e-5)
+
+
+class Paint(nn.Module):
+    """Enlarge twice and add a number."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def forward(self, x):
+        return nn.functional.interpolate(x, scale_factor=2.0) + self.number
+
+
+class Brightness(nn.Module):
+    """Class 1 for bright patches."""
+
+    def forward(self, x):
+        mean = x.mean(dim=(1, 2, 3))
+        return torch.stack([0.5 - mean, mean - 0.5], dim=1)
+
+
+@pytest.mark.parametrize("h, w, patches", [(8, 8, 4), (9, 11, 9), (4, 4, 1), (3, 10, 3)])
+def test_a_routed_image_is_that_of_each_patch_by_its_branch(h, w, patches):
+    x = torch.rand(1, 3, h, w) * 0.2
+    x[..., w // 2 :] += 0.8
+    routed = Routed(Brightness(), [Paint(0.0), Paint(5.0)], scale=2, patch=4)
+    y = routed(x)
+    assert sum(routed.counts) == patches
+    painted = (y - nn.functional.interpolate(x, scale_factor=2.0)).round()
+    assert set(painted.unique().tolist()) <= {0.0, 5.0}
+    if (h, w) == (8, 8):
+        assert routed.counts == [2, 2] and torch.equal(painted[..., :8], torch.zeros(1, 3, 16, 8))

@@ -1,0 +1,273 @@
+"""CDNSR's four steps from nothing, on small images."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError
+from sr_deploy.core.spec import Variant
+from sr_deploy.nets import ARCHITECTURES
+from sr_deploy.nets.checkpoint import load_checkpoint, save_checkpoint
+from sr_deploy.nets.router import load_router
+from sr_deploy.train.recipes import CDNSR_WIDTHS, RECIPES
+from sr_deploy.train.routed_recipes import (
+    REQUIREMENTS,
+    ROUTED_RECIPES,
+    RoutedRecipe,
+    check_routed,
+    routed_recipe_named,
+)
+from sr_deploy.train.router_trainer import router_from_images
+from sr_deploy.train.trainer import checkpoint_from_images
+from tests.train.conftest import TINY
+
+ROUTED = RoutedRecipe(
+    stage="router", scale=2, steps=4, patch_hr=16, batch_size=8, lr=1e-3, schedule="constant", alpha=0.5, valid_every=2, ema=0.9
+)
+WIDTHS = ("w2", "w4", "w8")
+
+
+def branch(folder, images, cache, width, classes=3, scale=2):
+    """The first step: a branch on the patches of its class, judged by a network trained before it."""
+    easy = replace(
+        TINY, arch="fsrcnn", variant=width, method="supervised", psd=0.0, elastic=False, scale=scale, patch_hr=8 * scale, steps=3,
+        difficulty=(WIDTHS.index(width) + 1, classes), judge="net",
+    )  # fmt: skip
+    judge = folder / "net.safetensors"
+    return str(checkpoint_from_images(easy, [images], folder, name=width, cache=cache, judge=str(judge)))
+
+
+@pytest.fixture(scope="module")
+def steps(images, cache, tmp_path_factory):
+    """All four steps: the folder of each, and the routers' paths."""
+    first = tmp_path_factory.mktemp("first")
+    judge = replace(TINY, arch="msrresnet", variant="w4", method="supervised", psd=0.0, elastic=False, steps=2, patch_hr=16)
+    checkpoint_from_images(judge, [images], first, name="net", cache=cache)
+    branches = [branch(first, images, cache, width) for width in WIDTHS]
+    paths, before = [], None
+    for stage in ("router", "distil", "joint"):
+        recipe = replace(ROUTED, stage=stage, distillation="none" if stage == "router" else "contrastive", negatives=2)
+        start = {"branches": branches} if before is None else {"init": str(before)}
+        before = router_from_images(
+            recipe, [images], tmp_path_factory.mktemp(stage), name="net", cache=cache, valid=images, licence="CC0", **start
+        )
+        paths.append(before)
+    return branches, paths
+
+
+def test_each_branch_is_trained_on_its_class_of_difficulty(steps, images, cache, tmp_path):
+    lines = []
+    recipe = replace(
+        TINY, arch="fsrcnn", variant="w2", method="supervised", psd=0.0, elastic=False, steps=1, patch_hr=16, difficulty=(3, 3)
+    )
+    judge = steps[0][2]
+    path = checkpoint_from_images(recipe, [images], tmp_path, name="hard", cache=cache, judge=judge, log=lines.append)
+    assert any("class 3 of 3" in line for line in lines)
+    card = load_checkpoint(path).spec.training
+    assert card["difficulty"] == [3, 3] and card["judged_by"] == "w8 (fsrcnn w8)"
+
+
+def test_a_router_is_trained_and_its_branches_are_left_as_they_are(steps):
+    branches, (path, _, _) = steps
+    router = load_router(path)
+    assert router.spec.models == WIDTHS and router.spec.variants == WIDTHS
+    assert list(router.spec.macs) == sorted(router.spec.macs) and router.spec.router_macs > 0
+    assert router.spec.training["steps_done"] == 4 and router.spec.licence == "CC0"
+    for given, held in zip(branches, router.checkpoints()):
+        assert held.path.parent == path.parent, "a branch that is not shipped lies beside the router"
+        assert held.spec == load_checkpoint(given).spec
+
+
+def test_branches_learn_with_the_router_as_it_is_and_then_all_together(steps):
+    _, (first, second, third) = steps
+    a, b, c = (load_router(p) for p in (first, second, third))
+    assert all(torch.equal(a.weights[k], b.weights[k]) for k in a.weights)
+    assert not all(torch.equal(b.weights[k], c.weights[k]) for k in a.weights)
+    assert b.spec.models == ("net-1", "net-2", "net-3") and b.spec.training["features"] == "random-64"
+    for before, after in ((a, b), (b, c)):
+        pairs = zip(before.checkpoints(), after.checkpoints())  # a branch that is chosen for no patch and teaches alone stays
+        assert any(not torch.equal(x.weights[k], y.weights[k]) for x, y in pairs for k in x.weights)
+    assert b.spec.training["init"] == "net" and b.spec.training["init_sha256"] == a.spec.weights_sha256
+    assert all(net(torch.rand(1, 3, 8, 8)).shape == (1, 3, 16, 16) for net in c.branch_networks())
+
+
+def test_a_run_in_two_halves_is_the_whole_run(steps, images, cache, tmp_path):
+    branches, (path, _, _) = steps
+    options = {"name": "net", "cache": cache, "branches": branches, "valid": images, "licence": "CC0"}
+    router_from_images(ROUTED, [images], tmp_path, budget_s=0.0, **options)
+    assert load_router(tmp_path / path.name).spec.training["steps_done"] == 1
+    resumed = router_from_images(ROUTED, [images], tmp_path, resume=True, **options)
+    whole = load_router(path).weights
+    assert all(torch.equal(whole[k], v) for k, v in load_router(resumed).weights.items())
+
+
+def test_a_router_learns_from_errors_that_are_computed_once(steps, images, cache, tmp_path):
+    recipe = replace(ROUTED, objective="labels", bank=64, target_db=0.5, steps=30)
+    options = {"name": "net", "cache": tmp_path / "cache", "branches": steps[0]}
+    router_from_images(recipe, [images], tmp_path, budget_s=0.0, **options)
+    (bank,) = (tmp_path / "cache").glob("bank-*.pt")
+    made = bank.stat().st_mtime_ns
+    router = load_router(router_from_images(recipe, [images], tmp_path, resume=True, **options))
+    assert bank.stat().st_mtime_ns == made
+    told = router.spec.training["calibrated"]
+    assert told["lost_db"] == 0.5 and 0 < told["share"] <= 1
+    whole = load_router(router_from_images(recipe, [images], tmp_path / "whole", **options))
+    assert all(torch.equal(router.weights[k], v) for k, v in whole.weights.items())
+
+
+def test_depths_of_one_elastic_checkpoint_are_branches_too(whole, images, cache, tmp_path):
+    elastic = str(whole[1])
+    recipe = replace(ROUTED, classes=2)
+    path = router_from_images(recipe, [images], tmp_path, name="depths", cache=cache, branches=[f"{elastic}:d2", f"{elastic}:d1"])
+    router = load_router(path)
+    assert router.spec.models == ("net", "net") and router.spec.variants == ("d1", "d2")
+    with pytest.raises(InputError, match="slices of one checkpoint"):
+        router_from_images(replace(recipe, stage="joint"), [images], tmp_path / "joint", name="depths", cache=cache, init=str(path))
+
+
+def test_networks_of_several_kinds_are_trained_together_a_slice_of_an_elastic_one_too(whole, images, cache, tmp_path):
+    names = [untrained(tmp_path, "fsrcnn", "w4"), untrained(tmp_path, "msrresnet", "w4"), f"{whole[1]}:d1"]
+    made = [{"branches": names}, {"init": str(tmp_path / "first" / "net.router.safetensors")}]
+    for stage, start, folder in zip(("router", "joint"), made, ("first", "second")):
+        recipe = replace(ROUTED, stage=stage, steps=1)
+        path = router_from_images(recipe, [images], tmp_path / folder, name="net", cache=cache, **start)
+    router = load_router(path)
+    assert router.spec.models == ("net-1", "net-2", "net-3") and sorted(router.spec.variants) == ["d1", "w4", "w4"]
+    assert sorted(c.spec.arch for c in router.checkpoints()) == ["asrn", "fsrcnn", "msrresnet"]
+    assert all(c.spec.variants == (variant,) for c, variant in zip(router.checkpoints(), router.spec.variants))
+    assert all(net(torch.rand(1, 3, 8, 8)).shape == (1, 3, 16, 16) for net in router.branch_networks())
+
+
+@pytest.mark.parametrize("stage, file", [("router", "w4.safetensors"), ("distil", "other-2.safetensors")])
+def test_another_checkpoint_is_not_written_over(steps, images, cache, tmp_path, stage, file):
+    branches, (path, _, _) = steps
+    start = {"branches": branches} if stage == "router" else {"init": str(path)}
+    (tmp_path / file).write_bytes(b"another's")
+    with pytest.raises(InputError, match=f"there is another checkpoint of that name: .*{file}"):
+        router_from_images(replace(ROUTED, stage=stage), [images], tmp_path, name="other", cache=cache, **start)
+    assert [p.name for p in tmp_path.iterdir()] == [file]
+
+
+def test_two_branches_of_one_name_cannot_lie_beside_a_router(images, cache, tmp_path):
+    names = []
+    for folder, width in (("a", "w4"), ("b", "w8")):
+        architecture, variant = ARCHITECTURES["fsrcnn"], Variant.parse(width)
+        (tmp_path / folder).mkdir()
+        spec = architecture.spec(2, variant, elastic=False)
+        names.append(str(save_checkpoint(tmp_path / folder, "net", spec, architecture.build(2, variant).state_dict())))
+    with pytest.raises(InputError, match="two branches are called 'net'"):
+        router_from_images(replace(ROUTED, classes=2), [images], tmp_path / "out", name="router", cache=cache, branches=names)
+
+
+def test_bad_starts(steps, whole, images, cache, tmp_path):
+    branches, (path, _, _) = steps
+
+    def refused(match, recipe=ROUTED, error=InputError, **options):
+        with pytest.raises(error, match=match):
+            router_from_images(recipe, [images], tmp_path / "out", name="net", cache=cache, **options)
+        assert not (tmp_path / "out").exists()
+
+    refused("2 branches; the recipe trains a router for 3 classes", branches=branches[:2])
+    refused("trains a new router", branches=branches, init=str(path))
+    refused("goes on from a router", recipe=replace(ROUTED, stage="joint"))
+    refused("which has its branches", recipe=replace(ROUTED, stage="joint"), init=str(path), branches=branches)
+    refused("for 3 classes; the recipe is for 4", recipe=replace(ROUTED, stage="joint", classes=4), init=str(path))
+    refused("different scales: 'w2' is x2, expected x3", recipe=replace(ROUTED, scale=3, patch_hr=24), branches=branches)
+    refused("cost the same", branches=[branches[0], branches[0], branches[1]])
+    refused("nothing in this recipe compares features", branches=branches, vgg="vgg.pth")
+    refused("no variant 'd7'", error=SrDeployError, branches=[f"{whole[1]}:d7", *branches[:2]])
+
+
+def test_a_router_whose_branches_changed_or_are_gone(steps, tmp_path):
+    _, (path, _, _) = steps
+    for file in path.parent.glob("*.*"):
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    router = load_router(tmp_path / path.name)
+    (tmp_path / "w4.safetensors").write_bytes((tmp_path / "w2.safetensors").read_bytes())
+    (tmp_path / "w4.json").write_bytes((tmp_path / "w2.json").read_bytes())
+    with pytest.raises(CheckpointError, match="trained for other weights of 'w4'"):
+        router.checkpoints()
+    (tmp_path / "w4.safetensors").unlink()
+    with pytest.raises(InputError, match="chooses between w2, w4, w8: there is no 'w4'"):
+        router.checkpoints()
+
+
+@pytest.mark.parametrize("name", list(ROUTED_RECIPES))
+def test_every_recipe_can_be_run_and_says_where_it_comes_from(name, tmp_path):
+    recipe = routed_recipe_named(name)
+    assert recipe.source
+    if recipe.stage == "router":
+        assert len(recipe.branches) == recipe.classes and set(recipe.branches) <= set(RECIPES)
+    else:
+        before = ROUTED_RECIPES[recipe.follows]
+        assert (before.classes, before.convs, before.scale) == (recipe.classes, recipe.convs, recipe.scale)
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(recipe.__dict__))
+    assert routed_recipe_named(str(path)) == recipe
+
+
+def test_the_papers_numbers():
+    for backbone, widths in CDNSR_WIDTHS.items():
+        assert len(widths) == 3
+        for name in REQUIREMENTS:
+            one = ROUTED_RECIPES[f"cdnsr-{name}-{backbone}-x4"]
+            assert (one.batch_size, one.lr, one.final_lr, one.schedule, one.patch_hr) == (64, 2e-4, 1e-7, "cosine", 128)
+            assert (one.lambda_ct, one.negatives, one.convs, one.classes) == (1e-3, 6, 5, 3)
+            last = ROUTED_RECIPES[f"cdnsr-{name}-{backbone}-x4-3"]
+            assert last.stage == "joint" and last.follows == f"cdnsr-{name}-{backbone}-x4-2"
+    assert ROUTED_RECIPES["cdnsr-r-fsrcnn-x4"].lambda_reg == 2e-4
+
+
+def untrained(folder, arch, width):
+    architecture, variant = ARCHITECTURES[arch], Variant.parse(width)
+    spec = architecture.spec(2, variant, elastic=False)
+    return str(save_checkpoint(folder, f"{arch}-{width}", spec, architecture.build(2, variant).state_dict()))
+
+
+ABLATIONS = [name for name in ROUTED_RECIPES if "ablation" in name]
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_trains_for_100_steps(name, steps, images, cache, tmp_path):
+    recipe = ROUTED_RECIPES[name]
+    short = replace(recipe, steps=100, scale=2, patch_hr=8, batch_size=recipe.negatives + 1 if recipe.teaches else 2)
+    if recipe.stage == "router":
+        arch = RECIPES[recipe.branches[0]].arch
+        start = {"branches": [untrained(tmp_path, arch, f"w{4 * j + 4}") for j in range(recipe.classes)]}
+    else:
+        start = {"init": str(steps[1][0])}
+    path = router_from_images(short, [images], tmp_path, name="net", cache=cache, **start)
+    router = load_router(path)
+    assert router.spec.training["steps_done"] == 100 and len(router.spec.models) == recipe.classes
+    assert router.network()(torch.rand(2, 3, 8, 8)).shape == (2, recipe.classes)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"stage": "train"}, "stage is 'train'; expected router, distil, joint"),
+        ({"objective": "gan"}, "objective is 'gan'"),
+        ({"distillation": "vgg"}, "distillation is 'vgg'"),
+        ({"amp": "fp8"}, "amp is 'fp8'"),
+        ({"alpha": 1.5}, "alpha is a share"),
+        ({"classes": 1}, "classes >= 2"),
+        ({"convs": 1}, "convs from 2"),
+        ({"lambda_reg": -1.0}, "lambda_reg >= 0"),
+        ({"patch_hr": 6}, "at least 4 LR pixels"),
+        ({"patch_hr": 17}, "multiple of the scale"),
+        ({"stage": "joint", "distillation": "pixel", "negatives": 8}, "8 negatives; expected at least 1, and fewer than the batch of 8"),
+        ({"lr": float("nan")}, "not finite"),
+        ({"schedule": "linear"}, "unknown schedule 'linear'"),
+    ],
+)
+def test_a_recipe_that_cannot_be(change, message):
+    with pytest.raises(InputError, match=message):
+        check_routed(replace(ROUTED, **change), source="mine.json")
+
+
+def test_no_such_recipe():
+    with pytest.raises(InputError, match="unknown recipe 'cdnsr-x' of a router"):
+        routed_recipe_named("cdnsr-x")
