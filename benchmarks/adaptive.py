@@ -37,10 +37,19 @@ def main() -> None:
     parser.add_argument("--crops", type=Path)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("-o", "--output", type=Path)
-    parser.add_argument("--table", type=Path, metavar="ROWS.jsonl", help="measure nothing, print the table of these rows")
+    parser.add_argument(
+        "--table",
+        type=Path,
+        metavar="ROWS.jsonl",
+        help="measure nothing, print the table of these rows",
+    )
     given = parser.parse_args()
     if given.table is not None:
-        print(table([json.loads(line) for line in given.table.read_text(encoding="utf-8").splitlines()]))
+        print(
+            table(
+                [json.loads(line) for line in given.table.read_text(encoding="utf-8").splitlines()]
+            )
+        )
         return
     if given.crops is None or given.output is None:
         parser.error("--crops and -o are needed to measure")
@@ -69,7 +78,9 @@ def mosaic(folder: Path) -> Any:
 
     rows, columns = CROPS_HW
     crops = [read_rgb(path) for path in image_files(folder)[: rows * columns]]
-    return np.concatenate([np.concatenate(crops[r * columns : (r + 1) * columns], axis=1) for r in range(rows)])
+    return np.concatenate(
+        [np.concatenate(crops[r * columns : (r + 1) * columns], axis=1) for r in range(rows)]
+    )
 
 
 def routed(plan: Path) -> Dict[str, Callable[[Any], Any]]:
@@ -80,14 +91,34 @@ def routed(plan: Path) -> Dict[str, Callable[[Any], Any]]:
     from sr_deploy.runtime.adaptive.models import Adaptive, adaptive_session
     from sr_deploy.runtime.adaptive.patches import Routed
 
-    session: Any = adaptive_session(Adaptive("elastic" if read_routed_plan(plan).elastic else "cdnsr"), str(plan))
+    session: Any = adaptive_session(
+        Adaptive("elastic" if read_routed_plan(plan).elastic else "cdnsr"), str(plan)
+    )
     last = len(session.plan.names) - 1
-    facts = {"backend": session.backend, "backend_version": session.backend_version, "threads": session.threads}
+    facts = {
+        "backend": session.backend,
+        "backend_version": session.backend_version,
+        "threads": session.threads,
+    }
     everywhere = replace(session.plan, router_macs=0)
-    largest = Routed(everywhere, lambda patches: np.eye(last + 1)[[last] * len(patches)], session.branches, **facts)
-    ways = {f"{session.plan.names[-1]} on all patches": largest.adapted, "as trained": session.adapted}
+    largest = Routed(
+        everywhere,
+        lambda patches: np.eye(last + 1)[[last] * len(patches)],
+        session.branches,
+        **facts,
+    )
+    ways = {
+        f"{session.plan.names[-1]} on all patches": largest.adapted,
+        "as trained": session.adapted,
+    }
     for budget in BUDGETS:
-        bounded = Routed(session.plan, session.router, session.branches, max_share=float(budget[:-1]) / 100, **facts)
+        bounded = Routed(
+            session.plan,
+            session.router,
+            session.branches,
+            max_share=float(budget[:-1]) / 100,
+            **facts,
+        )
         ways[f"--max-flops {budget}"] = bounded.adapted
     return ways
 
@@ -111,7 +142,9 @@ def deep(model: str, plans: List[Path], x: Any) -> Dict[str, Callable[[Any], Any
     session = raw_session(graph.SerializeToString(), alone=False)
     ones = np.ones((h, w), np.float32)
     ways: Dict[str, Callable[[Any], Any]] = {
-        f"dense, all {len(net.blocks)} blocks": lambda x: Adapted(session.run(None, {"lr": x})[0], ones, Spent())
+        f"dense, all {len(net.blocks)} blocks": lambda x: Adapted(
+            session.run(None, {"lr": x})[0], ones, Spent()
+        )
     }
     for depth in DEPTHS:
         for plan in plans:
@@ -120,7 +153,9 @@ def deep(model: str, plans: List[Path], x: Any) -> Dict[str, Callable[[Any], Any
     return ways
 
 
-def compared(model: str, ways: Dict[str, Callable[[Any], Any]], x: Any, hr: Any, rounds: int) -> List[dict]:
+def compared(
+    model: str, ways: Dict[str, Callable[[Any], Any]], x: Any, hr: Any, rounds: int
+) -> List[dict]:
     """A row of each way; the first is what the others are compared with."""
     import onnxruntime
 
@@ -138,7 +173,10 @@ def compared(model: str, ways: Dict[str, Callable[[Any], Any]], x: Any, hr: Any,
         return once
 
     found = {way: run(x) for way, run in ways.items()}
-    psnr = {way: psnr_db(rgb_from_nchw(done.y_nchw), hr, metric="y", border=4) for way, done in found.items()}
+    psnr = {
+        way: psnr_db(rgb_from_nchw(done.y_nchw), hr, metric="y", border=4)
+        for way, done in found.items()
+    }
     times = in_turns({way: timed(way, run) for way, run in ways.items()}, rounds)
     first = next(iter(ways))
     rows = []
@@ -146,14 +184,23 @@ def compared(model: str, ways: Dict[str, Callable[[Any], Any]], x: Any, hr: Any,
         done = found[way]
         rows.append(
             {
-                "model": model, "way": way, "lr": f"{x.shape[2]}x{x.shape[3]}", "psnr_db": round(psnr[way], 4),
-                "lost_db": round(psnr[first] - psnr[way], 4), "macs_share": round(done.spent.share, 4),
+                "model": model,
+                "way": way,
+                "lr": f"{x.shape[2]}x{x.shape[3]}",
+                "psnr_db": round(psnr[way], 4),
+                "lost_db": round(psnr[first] - psnr[way], 4),
+                "macs_share": round(done.spent.share, 4),
                 "mean_decision": round(float(done.decisions.mean()), 4),
-                "ms": [round(t, 2) for t in taken], "time_share": round(statistics.median(a / b for a, b in zip(taken, times[first])), 4),
+                "ms": [round(t, 2) for t in taken],
+                "time_share": round(
+                    statistics.median(a / b for a, b in zip(taken, times[first])), 4
+                ),
                 "stages_ms": {stage: round(ms, 1) for stage, ms in done.spent.ms.items()},
-                "device": cpu_name(), "threads": cores(), "onnxruntime": onnxruntime.__version__,
+                "device": cpu_name(),
+                "threads": cores(),
+                "onnxruntime": onnxruntime.__version__,
             }
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -165,14 +212,22 @@ def table(rows: List[dict]) -> str:
     cells = []
     for row in rows:
         time = f"{statistics.median(row['ms']):.0f} ({min(row['ms']):.0f}-{max(row['ms']):.0f})"
-        lost, macs, share = f"{row['lost_db']:.3f}", f"{row['macs_share']:.1%}", f"{row['time_share']:.1%}"
+        lost, macs, share = (
+            f"{row['lost_db']:.3f}",
+            f"{row['macs_share']:.1%}",
+            f"{row['time_share']:.1%}",
+        )
         cells.append([row["model"], row["way"], f"{row['psnr_db']:.3f}", lost, macs, time, share])
     first = rows[0]
     conditions = (
         f"A mosaic of 2048x1024 of the validation crops, {first['lr']} LR pixels; {first['device']}, onnxruntime {first['onnxruntime']}; "
         f"medians (smallest-largest) of {len(first['ms'])} rounds in turns, shares against each network's first row."
     )
-    stages = [f"- {row['model']}, {row['way']}: " + ", ".join(f"{k} {ms:.0f}" for k, ms in row["stages_ms"].items()) for row in rows]
+    stages = [
+        f"- {row['model']}, {row['way']}: "
+        + ", ".join(f"{k} {ms:.0f}" for k, ms in row["stages_ms"].items())
+        for row in rows
+    ]
     told = ["Stages of the last run, ms:", "", *(s for s in stages if s[-1] != " ")]
     return "\n".join([*markdown(headings, cells), "", conditions, "", *told])
 

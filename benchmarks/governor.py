@@ -22,7 +22,12 @@ BUSY = "while True: pass"
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("engines", nargs="+")
-    parser.add_argument("--fps", type=float, default=0.0, help="default: what the largest holds here with a third to spare")
+    parser.add_argument(
+        "--fps",
+        type=float,
+        default=0.0,
+        help="default: what the largest holds here with a third to spare",
+    )
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("-o", "--output", type=Path, default=Path("governor-trace.jsonl"))
     given = parser.parse_args()
@@ -42,7 +47,9 @@ def main() -> None:
     fps = given.fps or round(0.75 / seconds_of(upscalers[-1], pictures[0]), 2)
     log: List[Dict[str, Any]] = []
     governor = Governor(upscalers, fps=fps, names=[r.variant for r in found], log=log.append)
-    print(f"{cpu_name()}, onnxruntime {onnxruntime.__version__}; {found[0].model} {hw[0]}x{hw[1]}, {governor.describe()}\n")
+    print(
+        f"{cpu_name()}, onnxruntime {onnxruntime.__version__}; {found[0].model} {hw[0]}x{hw[1]}, {governor.describe()}\n"
+    )
     governor(pictures[0])
     log_of_start, log[:] = list(log), []
     start = time.perf_counter()
@@ -61,18 +68,35 @@ def main() -> None:
             time.sleep(max(start + wanted - time.perf_counter(), 0))
             came = time.perf_counter() - start
             governor(pictures[n % len(pictures)])
-            log[-1].update(at_s=round(came, 3), behind_ms=round((came - wanted) * 1000, 1), loaded=loaded)
+            log[-1].update(
+                at_s=round(came, 3), behind_ms=round((came - wanted) * 1000, 1), loaded=loaded
+            )
     finally:
         if busy is not None:
             busy.kill()
-    conditions = {"device": cpu_name(), "onnxruntime": onnxruntime.__version__, "model": found[0].model, "input_hw": list(hw), "fps": fps}
-    given.output.write_text("".join(json.dumps(line) + "\n" for line in [conditions, *log_of_start[:1], *log]), encoding="utf-8")
+    conditions = {
+        "device": cpu_name(),
+        "onnxruntime": onnxruntime.__version__,
+        "model": found[0].model,
+        "input_hw": list(hw),
+        "fps": fps,
+    }
+    given.output.write_text(
+        "".join(json.dumps(line) + "\n" for line in [conditions, *log_of_start[:1], *log]),
+        encoding="utf-8",
+    )
     print("| | frames | late | worst behind [ms] | variants | switches |")
     print("|---|---|---|---|---|---|")
-    for name, part in (("before", log[: frames // 3]), ("a core taken", [e for e in log if e["loaded"]]), ("after", log[-(frames // 3) :])):
+    for name, part in (
+        ("before", log[: frames // 3]),
+        ("a core taken", [e for e in log if e["loaded"]]),
+        ("after", log[-(frames // 3) :]),
+    ):
         used = ", ".join(f"{v} {n}" for v, n in sorted(Counter(e["variant"] for e in part).items()))
         switches = sum(e["next"] != e["variant"] for e in part)
-        print(f"| {name} | {len(part)} | {sum(e['late'] for e in part)} | {max(e['behind_ms'] for e in part):.0f} | {used} | {switches} |")
+        print(
+            f"| {name} | {len(part)} | {sum(e['late'] for e in part)} | {max(e['behind_ms'] for e in part):.0f} | {used} | {switches} |"
+        )
     print()
     for entry in log:
         if entry["next"] != entry["variant"]:

@@ -27,7 +27,9 @@ def main() -> int:
 
     def srdeploy(*arguments: str, stdout: object = sys.stderr) -> None:
         print("\n$ srdeploy " + " ".join(arguments), file=sys.stderr, flush=True)
-        done = subprocess.run([python, "-m", "sr_deploy.cli.main", *arguments], cwd=str(ROOT), stdout=stdout)
+        done = subprocess.run(
+            [python, "-m", "sr_deploy.cli.main", *arguments], cwd=str(ROOT), stdout=stdout
+        )
         if done.returncode != 0:
             sys.exit(done.returncode)
 
@@ -37,7 +39,9 @@ def main() -> int:
         srdeploy("export", model, "--target", "cpu", "-o", "out/cpu")
     srdeploy("build-engine", "out/rtx", "--target", "rtx", "-o", "out/engines")
     srdeploy("build-engine", "out/cpu", "--target", "cpu", "-o", "out/engines")
-    srdeploy("bench", *MODELS, "out/cpu", "out/engines", "--lr", SIZE, *data, "-o", "out", stdout=None)
+    srdeploy(
+        "bench", *MODELS, "out/cpu", "out/engines", "--lr", SIZE, *data, "-o", "out", stdout=None
+    )
     print(
         f"\ndone in {time.monotonic() - start:.0f} s, setting up aside; graphs, engines and rows.jsonl lie in out/",
         file=sys.stderr,

@@ -29,8 +29,16 @@ X4 = "model=asrn_x4,imdeception_x4,srn-ntire_x4"
 """Without asrn_ss_x4, shipped to compare with: cut, it lies 10 dB below all others."""
 FIGURES = {"benchmarks/figures/x4-256x256": (X4, "input_hw=256x256", "protocol=steady")}
 """What each figure's name begins with, and the rows it shows: of one device and one set of images."""
-_PROGRAMS = ("srdeploy table", *(f"python3 benchmarks/{name}.py --table" for name in ("agreement", "adaptive")))
-_TABLE = re.compile(r"<!-- ((?:" + "|".join(map(re.escape, _PROGRAMS)) + r") [^\n]*?) -->\n(.*?)<!-- end of table -->", re.S)
+_PROGRAMS = (
+    "srdeploy table",
+    *(f"python3 benchmarks/{name}.py --table" for name in ("agreement", "adaptive")),
+)
+_TABLE = re.compile(
+    r"<!-- ((?:"
+    + "|".join(map(re.escape, _PROGRAMS))
+    + r") [^\n]*?) -->\n(.*?)<!-- end of table -->",
+    re.S,
+)
 _DRAWN_BY = re.compile(rb"Matplotlib v([\w.+]+)")
 
 
@@ -39,16 +47,28 @@ def regenerated(text: str, *, folder: Path = ROOT) -> str:
 
     def printed(match: re.Match) -> str:
         program, *arguments = shlex.split(match[1])
-        command = [sys.executable, *(["-m", "sr_deploy.cli.main"] if program == "srdeploy" else []), *arguments]
+        command = [
+            sys.executable,
+            *(["-m", "sr_deploy.cli.main"] if program == "srdeploy" else []),
+            *arguments,
+        ]
         search = {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-        done = subprocess.run(command, cwd=str(folder), env={**os.environ, **search}, capture_output=True, encoding="utf-8")
+        done = subprocess.run(
+            command,
+            cwd=str(folder),
+            env={**os.environ, **search},
+            capture_output=True,
+            encoding="utf-8",
+        )
         if done.returncode != 0:
             raise RuntimeError(f"{match[1]}: {done.stderr.strip()}")
         return f"<!-- {match[1]} -->\n\n{done.stdout.strip()}\n\n<!-- end of table -->"
 
     begun = sum(text.count(f"<!-- {program} ") for program in _PROGRAMS)
     if not begun == text.count("<!-- end of table -->") == len(_TABLE.findall(text)):
-        raise RuntimeError("a table's first comment has no '<!-- end of table -->', or the other way round")
+        raise RuntimeError(
+            "a table's first comment has no '<!-- end of table -->', or the other way round"
+        )
     return _TABLE.sub(printed, text)
 
 
@@ -58,9 +78,15 @@ def figures(rows: Path, *, name: str, where: Sequence[str]) -> Dict[str, bytes]:
     from sr_deploy.results.report.paper import paper_figures
     from sr_deploy.results.rows import read_rows
 
-    drawn = {file: content for file, content in paper_figures(rows_where(read_rows(rows), where)).items() if file.endswith(".svg")}
+    drawn = {
+        file: content
+        for file, content in paper_figures(rows_where(read_rows(rows), where)).items()
+        if file.endswith(".svg")
+    }
     if not drawn or any(not file.startswith("g1-") for file in drawn):
-        raise RuntimeError(f"{name}: the rows with {', '.join(where)} do not compare: expected one device, set and way of measuring")
+        raise RuntimeError(
+            f"{name}: the rows with {', '.join(where)} do not compare: expected one device, set and way of measuring"
+        )
     return {f"{name}-{file[len('g1-') :]}": content for file, content in drawn.items()}
 
 
@@ -92,7 +118,11 @@ def main() -> int:
     if check and stale:
         print(f"stale: {', '.join(stale)}; run: python3 benchmarks/regenerate.py", file=sys.stderr)
         return 1
-    print(f"rewritten: {', '.join(stale)}" if stale else "every table and figure is what its command makes")
+    print(
+        f"rewritten: {', '.join(stale)}"
+        if stale
+        else "every table and figure is what its command makes"
+    )
     return 0
 
 

@@ -25,7 +25,9 @@ def main() -> None:
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as cache:
-        print(f"{cpu_name()}, torch {torch.__version__}, one thread; medians of {ROUNDS} rounds (smallest to largest)\n")
+        print(
+            f"{cpu_name()}, torch {torch.__version__}, one thread; medians of {ROUNDS} rounds (smallest to largest)\n"
+        )
         patches(sys.argv[1:], Path(cache))
     steps()
 
@@ -59,10 +61,15 @@ def patches(folders: List[str], cache: Path) -> None:
         data = Patches(pairs, scale=4, patch_hr=patch, batch_size=batch, seed=0)
         running = {}
         for workers in (0, 1, 2):
-            loader = DataLoader(data, batch_size=None, sampler=range(BATCHES * (ROUNDS + 1)), num_workers=workers)
+            loader = DataLoader(
+                data, batch_size=None, sampler=range(BATCHES * (ROUNDS + 1)), num_workers=workers
+            )
             running[str(workers)] = rate(iter(loader), batch)
         found = in_turns(running)
-        print(f"| {patch}x{patch}, {batch} | " + " | ".join(shown(v) for v in found.values()) + " |", flush=True)
+        print(
+            f"| {patch}x{patch}, {batch} | " + " | ".join(shown(v) for v in found.values()) + " |",
+            flush=True,
+        )
 
 
 def rate(batches: object, size: int) -> Callable[[], float]:
@@ -84,11 +91,18 @@ def steps() -> None:
     from sr_deploy.nets.architecture import Elastic
     from sr_deploy.train.losses import Step, deep_supervision, pixel_loss, supervised
 
-    print("\n| ASRN x4, 16 x 32x32 | layer by layer [s] | collapsed [s] | collapsed, bf16 [s] |\n|---|--:|--:|--:|")
+    print(
+        "\n| ASRN x4, 16 x 32x32 | layer by layer [s] | collapsed [s] | collapsed, bf16 [s] |\n|---|--:|--:|--:|"
+    )
     architecture = ARCHITECTURES["asrn"]
-    elastic = Elastic(architecture, 4, architecture.parse(None)).to(memory_format=torch.channels_last)
+    elastic = Elastic(architecture, 4, architecture.parse(None)).to(
+        memory_format=torch.channels_last
+    )
     elastic.net.train()
-    lr, hr = torch.rand(16, 3, 32, 32).to(memory_format=torch.channels_last), torch.rand(16, 3, 128, 128)
+    lr, hr = (
+        torch.rand(16, 3, 32, 32).to(memory_format=torch.channels_last),
+        torch.rand(16, 3, 128, 128),
+    )
     given = Step(lr, hr, "l1", 0.0, True, None, np.random.default_rng(0))
     optimiser = torch.optim.Adam(elastic.net.parameters())
 
@@ -121,7 +135,13 @@ def steps() -> None:
         def by_layer(depths: int = depths) -> torch.Tensor:
             return literal(depths)
 
-        found = in_turns({"literal": timed(by_layer), "collapsed": timed(collapsed), "bf16": timed(collapsed, bf16=True)})
+        found = in_turns(
+            {
+                "literal": timed(by_layer),
+                "collapsed": timed(collapsed),
+                "bf16": timed(collapsed, bf16=True),
+            }
+        )
         print(f"| {name} | " + " | ".join(shown(v, 2) for v in found.values()) + " |", flush=True)
 
 

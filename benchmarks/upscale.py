@@ -48,7 +48,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("exact", "large", "speed"):
         parser.add_argument("--" + name, action="store_true")
-    parser.add_argument("--models", nargs="*", help="of --exact, as asrn_x4 or asrn_x4.d3; default: all shipped")
+    parser.add_argument(
+        "--models", nargs="*", help="of --exact, as asrn_x4 or asrn_x4.d3; default: all shipped"
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
@@ -100,11 +102,21 @@ def exact(rows: Rows, folder: Path, models: Optional[List[str]]) -> None:
                 tiled += not parts.plan(hw, bytes_per_px=12).whole
                 measured = max(measured, parts.difference)
             known = session.halo_px is not None
-            verdict = "not exact, and said so" if not known else "exact" if worst <= BOUND else "DIFFERS"
+            verdict = (
+                "not exact, and said so" if not known else "exact" if worst <= BOUND else "DIFFERS"
+            )
             rows.add(
-                what="tiled against whole", network=f"{model}.{variant}", halo_px=session.halo_px, align_px=session.align_px, tile=tile,
-                sizes=len(SIZES), of_them_tiled=tiled, max_abs_difference=f"{worst:.2g}", beside_seams=f"{measured:.2g}", verdict=verdict,
-            )  # fmt: skip
+                what="tiled against whole",
+                network=f"{model}.{variant}",
+                halo_px=session.halo_px,
+                align_px=session.align_px,
+                tile=tile,
+                sizes=len(SIZES),
+                of_them_tiled=tiled,
+                max_abs_difference=f"{worst:.2g}",
+                beside_seams=f"{measured:.2g}",
+                verdict=verdict,
+            )
 
 
 def sessions(model: str, chosen: Optional[str], folder: Path) -> Any:
@@ -116,7 +128,9 @@ def sessions(model: str, chosen: Optional[str], folder: Path) -> Any:
     checkpoint = load_checkpoint(model)
     low = "x".join(map(str, checkpoint.spec.min_hw))
     for variant in checkpoint.spec.variants if chosen is None else [chosen]:
-        graph = onnx_from_checkpoint(checkpoint, folder, variants=variant, sizes=[f"{low}:64x64:1023x1023"], target="cpu")[0]
+        graph = onnx_from_checkpoint(
+            checkpoint, folder, variants=variant, sizes=[f"{low}:64x64:1023x1023"], target="cpu"
+        )[0]
         yield session_of(graph), variant
 
 
@@ -126,18 +140,33 @@ def large(rows: Rows, folder: Path) -> None:
     import numpy as np
 
     noise = np.random.default_rng(0).integers(0, 256, (500, 750, 3), dtype=np.uint8)
-    cv2.imwrite(str(folder / "large.png"), cv2.resize(noise, (3000, 2000), interpolation=cv2.INTER_CUBIC))
+    cv2.imwrite(
+        str(folder / "large.png"), cv2.resize(noise, (3000, 2000), interpolation=cv2.INTER_CUBIC)
+    )
     graph = export("imdeception_x4.c4", folder, "16x16:256x256:1024x1024")
     for result in ("large_x4.png", "large_x4.jpg"):
         tool = [sys.executable, "-m", "sr_deploy.cli.main", "upscale"]
-        command = [*tool, folder / "large.png", "-m", graph, "--max-memory", "2GiB", "-o", folder / result]
+        command = [
+            *tool,
+            folder / "large.png",
+            "-m",
+            graph,
+            "--max-memory",
+            "2GiB",
+            "-o",
+            folder / result,
+        ]
         start = time.perf_counter()
         run = subprocess.run(list(map(str, command)), stderr=subprocess.PIPE, text=True, check=True)
         shape = cv2.imread(str(folder / result)).shape
         rows.add(
-            what="a large picture", network="imdeception_x4.c4", lr="2000x3000", result=f"{shape[0]}x{shape[1]} {result[-3:]}",
-            seconds=round(time.perf_counter() - start, 1), said=" | ".join(run.stderr.splitlines()[1:]).replace(str(folder), ""),
-        )  # fmt: skip
+            what="a large picture",
+            network="imdeception_x4.c4",
+            lr="2000x3000",
+            result=f"{shape[0]}x{shape[1]} {result[-3:]}",
+            seconds=round(time.perf_counter() - start, 1),
+            said=" | ".join(run.stderr.splitlines()[1:]).replace(str(folder), ""),
+        )
 
 
 def speed(rows: Rows, folder: Path, name: str, rounds: int) -> None:
@@ -173,7 +202,9 @@ def speed(rows: Rows, folder: Path, name: str, rounds: int) -> None:
     def written(suffix: str) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as out:
             jobs = jobs_of(pictures, Path(out), suffix=suffix)
-            summary = upscale_folder(jobs, Path(out), upscaler, say=lambda line: None, wrote=lambda path: None)
+            summary = upscale_folder(
+                jobs, Path(out), upscaler, say=lambda line: None, wrote=lambda path: None
+            )
             assert len(summary.done) == len(images)
 
     ways: Dict[str, Callable[[], None]] = {
@@ -193,9 +224,15 @@ def speed(rows: Rows, folder: Path, name: str, rounds: int) -> None:
     for way, taken in seconds.items():
         share = statistics.median(a / b for a, b in zip(seconds["bare session"], taken))
         rows.add(
-            what="throughput", network=name, lr=f"{PICTURE_HW[0]}x{PICTURE_HW[1]}", pictures=len(images), rounds=rounds, way=way,
-            pictures_per_s=round(len(images) / statistics.median(taken), 2), of_the_bare_session=f"{share:.1%}",
-        )  # fmt: skip
+            what="throughput",
+            network=name,
+            lr=f"{PICTURE_HW[0]}x{PICTURE_HW[1]}",
+            pictures=len(images),
+            rounds=rounds,
+            way=way,
+            pictures_per_s=round(len(images) / statistics.median(taken), 2),
+            of_the_bare_session=f"{share:.1%}",
+        )
 
 
 def export(name: str, folder: Path, sizes: str) -> Path:

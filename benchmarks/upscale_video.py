@@ -44,7 +44,13 @@ def main() -> None:
     print("| network | LR | what | frames a second | of the bare session |")
     print("|---|---|---|---|---|")
     for network in given.networks:
-        for row in compare(network, given.size, frames=given.frames, rounds=given.rounds, codecs=given.codecs or CODECS):
+        for row in compare(
+            network,
+            given.size,
+            frames=given.frames,
+            rounds=given.rounds,
+            codecs=given.codecs or CODECS,
+        ):
             whole = {
                 **row,
                 "device": cpu_name(),
@@ -53,13 +59,18 @@ def main() -> None:
             }
             spread = f"{row['fps']:.2f} ({min(row['fps_rounds']):.2f}-{max(row['fps_rounds']):.2f})"
             hw = row["input_hw"]
-            print(f"| {row['network']} | {hw[0]}x{hw[1]} | {row['what']} | {spread} | {row['ratio']:.3f} |", flush=True)
+            print(
+                f"| {row['network']} | {hw[0]}x{hw[1]} | {row['what']} | {spread} | {row['ratio']:.3f} |",
+                flush=True,
+            )
             if given.output:
                 with open(given.output, "a", encoding="utf-8") as f:
                     f.write(json.dumps(whole) + "\n")
 
 
-def compare(network: str, size: str, *, frames: int, rounds: int, codecs: List[str]) -> List[Dict[str, Any]]:
+def compare(
+    network: str, size: str, *, frames: int, rounds: int, codecs: List[str]
+) -> List[Dict[str, Any]]:
     """Return the rows of one network."""
     import numpy as np
 
@@ -96,9 +107,14 @@ def compare(network: str, size: str, *, frames: int, rounds: int, codecs: List[s
             output.unlink()
 
         upscaler(next(frames_of(source, facts))[1])
-        ways: Dict[str, Callable[[], None]] = {"bare session": bare, "decoded and upscaled": decoded}
+        ways: Dict[str, Callable[[], None]] = {
+            "bare session": bare,
+            "decoded and upscaled": decoded,
+        }
         for codec in codecs:
-            ways[f"encoded by {encoding_for(facts, session.scale, codec=codec, crf=None, gop=GOP)}"] = lambda c=codec: encoded(c)
+            ways[
+                f"encoded by {encoding_for(facts, session.scale, codec=codec, crf=None, gop=GOP)}"
+            ] = lambda c=codec: encoded(c)
         found: Dict[str, List[float]] = {what: [] for what in ways}
         for _ in range(rounds):
             for what, run in ways.items():
@@ -131,7 +147,9 @@ def test_video(path: Path, hw: Tuple[int, int], frames: int) -> Path:
     """Write a video of FFmpeg's testsrc2."""
     import av
 
-    with av.open(f"testsrc2=size={hw[1]}x{hw[0]}:rate=25", format="lavfi") as source, av.open(str(path), "w") as out:
+    with av.open(f"testsrc2=size={hw[1]}x{hw[0]}:rate=25", format="lavfi") as source, av.open(
+        str(path), "w"
+    ) as out:
         stream = out.add_stream("libx264", rate=25)
         stream.height, stream.width, stream.pix_fmt = *hw, "yuv420p"
         stream.codec_context.time_base = Fraction(1, 25)

@@ -25,7 +25,9 @@ def shared_dir() -> Path:
     """The folder `shared` beside the checkout: benchmark images and official weights that are no part of the repository."""
     path = ROOT.parent / "shared"
     if not (path / "data").is_dir():
-        pytest.skip("the folder 'shared' with Set5 and official weights is not beside this checkout")
+        pytest.skip(
+            "the folder 'shared' with Set5 and official weights is not beside this checkout"
+        )
     return path
 
 
@@ -56,6 +58,12 @@ def run_python() -> Callable[..., Any]:
 
     def run(*args: Any) -> Any:
         env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-        return subprocess.run([sys.executable, *map(str, args)], capture_output=True, encoding="utf-8", env=env, timeout=300)
+        return subprocess.run(
+            [sys.executable, *map(str, args)],
+            capture_output=True,
+            encoding="utf-8",
+            env=env,
+            timeout=300,
+        )
 
     return run

@@ -17,7 +17,13 @@ from typing import Optional, Sequence
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def made(folder: str, requirements: Sequence[str], python: str = sys.executable, *, without_dependencies: Sequence[str] = ()) -> Path:
+def made(
+    folder: str,
+    requirements: Sequence[str],
+    python: str = sys.executable,
+    *,
+    without_dependencies: Sequence[str] = (),
+) -> Path:
     """Return the interpreter of the environment `folder` (in the checkout) with `requirements` installed.
 
     Stops the program with pip's or venv's own message when that fails.
@@ -30,7 +36,10 @@ def made(folder: str, requirements: Sequence[str], python: str = sys.executable,
         return inner
     print(f"making the environment {folder} ...", file=sys.stderr)
     shutil.rmtree(home, ignore_errors=True)
-    _run([python, "-m", "venv", str(home)], "on Debian and Ubuntu the standard venv comes with: apt install python3-venv")
+    _run(
+        [python, "-m", "venv", str(home)],
+        "on Debian and Ubuntu the standard venv comes with: apt install python3-venv",
+    )
     pip = [str(inner), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     if any(r.startswith(("-e", ".")) for r in requirements):
         _run([*pip, "setuptools>=64", "wheel"], "is the package index reachable?")
@@ -44,7 +53,12 @@ def made(folder: str, requirements: Sequence[str], python: str = sys.executable,
 def runs(python: str) -> bool:
     """Tell whether this interpreter really runs: a command that exists may be a shim for one that is not installed."""
     try:
-        return subprocess.run([python, "-c", "import venv"], capture_output=True, timeout=60).returncode == 0
+        return (
+            subprocess.run(
+                [python, "-c", "import venv"], capture_output=True, timeout=60
+            ).returncode
+            == 0
+        )
     except (OSError, subprocess.SubprocessError):
         return False
 
@@ -58,8 +72,12 @@ def find_python(version: str) -> Optional[str]:
 
 
 def _fingerprint(requirements: Sequence[str], python: str) -> str:
-    sources = [(ROOT / name).read_text() for name in ("setup.cfg", "pyproject.toml", "constraints.txt")]
-    return hashlib.sha256("\n".join([*requirements, python, str(ROOT), *sources]).encode()).hexdigest()
+    sources = [
+        (ROOT / name).read_text() for name in ("setup.cfg", "pyproject.toml", "constraints.txt")
+    ]
+    return hashlib.sha256(
+        "\n".join([*requirements, python, str(ROOT), *sources]).encode()
+    ).hexdigest()
 
 
 def _run(command: Sequence[str], hint: str) -> None:

@@ -19,12 +19,21 @@ EVERYTHING = ["-c", "constraints.txt", "-e", ".[export,rtx,train,upscale,report,
 BOARD = ["-e", ".", "pytest>=7"]
 # Its dependencies, cuBLAS and cuDNN, take a gigabyte and are only loaded, never called, on a machine without a GPU.
 TENSORRT_85 = ["tensorrt==8.5.3.1", "cuda-python==11.8.0"]
-BOARD_TESTS = ["tests/core", "tests/runtime", "tests/results", "tests/upscale", "tests/cli", "tests/test_layers.py"]
+BOARD_TESTS = [
+    "tests/core",
+    "tests/runtime",
+    "tests/results",
+    "tests/upscale",
+    "tests/cli",
+    "tests/test_layers.py",
+]
 
 
 def main() -> int:
     if sys.version_info < (3, 10):
-        sys.exit("error: the tests need Python 3.10 or newer (and use 3.8 in addition where it is found)")
+        sys.exit(
+            "error: the tests need Python 3.10 or newer (and use 3.8 in addition where it is found)"
+        )
     chosen = sys.argv[1:]
     python = str(made(".venv", EVERYTHING))
     failed = run(python, "ruff", "check", "--quiet", ".")
@@ -32,7 +41,10 @@ def main() -> int:
     if chosen:
         return failed or run(python, "pytest", *chosen)
     if board is None:
-        print("no Python 3.8 here: the tests of what runs on a Jetson run under this Python only", file=sys.stderr)
+        print(
+            "no Python 3.8 here: the tests of what runs on a Jetson run under this Python only",
+            file=sys.stderr,
+        )
     else:
         failed |= run(str(made(".venv-py38", BOARD, board)), "pytest", "-q", *BOARD_TESTS)
         failed |= with_tensorrt_85(board)
@@ -42,22 +54,50 @@ def main() -> int:
 def with_tensorrt_85(board: str) -> int:
     compiler = shutil.which("cc")
     if compiler is None or (sys.platform, platform.machine()) != ("linux", "x86_64"):
-        print("no TensorRT 8.5 for this machine, or no C compiler: its Python API is not looked up", file=sys.stderr)
+        print(
+            "no TensorRT 8.5 for this machine, or no C compiler: its Python API is not looked up",
+            file=sys.stderr,
+        )
         return 0
-    python = made(".venv-trt85", ["numpy==1.23.5", "click", "pytest>=7"], board, without_dependencies=TENSORRT_85)
+    python = made(
+        ".venv-trt85",
+        ["numpy==1.23.5", "click", "pytest>=7"],
+        board,
+        without_dependencies=TENSORRT_85,
+    )
     libraries = ROOT / ".venv-trt85" / "stand-ins"
     libraries.mkdir(exist_ok=True)
     for name in ("libcublas.so.11", "libcublasLt.so.11", "libcudnn.so.8"):
         if not (libraries / name).is_file():
-            subprocess.run([compiler, "-shared", "-x", "c", os.devnull, f"-Wl,-soname,{name}", "-o", str(libraries / name)], check=True)
+            subprocess.run(
+                [
+                    compiler,
+                    "-shared",
+                    "-x",
+                    "c",
+                    os.devnull,
+                    f"-Wl,-soname,{name}",
+                    "-o",
+                    str(libraries / name),
+                ],
+                check=True,
+            )
     return run(
-        str(python), "pytest", "-q", "-rs", "tests/runtime/test_tensorrt_api.py", LD_LIBRARY_PATH=str(libraries), PYTHONPATH=str(ROOT)
+        str(python),
+        "pytest",
+        "-q",
+        "-rs",
+        "tests/runtime/test_tensorrt_api.py",
+        LD_LIBRARY_PATH=str(libraries),
+        PYTHONPATH=str(ROOT),
     )
 
 
 def run(python: str, module: str, *arguments: str, **variables: str) -> int:
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **variables}
-    return subprocess.run([python, "-m", module, *arguments], cwd=str(ROOT), env=environment).returncode
+    return subprocess.run(
+        [python, "-m", module, *arguments], cwd=str(ROOT), env=environment
+    ).returncode
 
 
 if __name__ == "__main__":

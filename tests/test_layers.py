@@ -25,17 +25,38 @@ TABLE = {
     ),
     # Of the runtime what the check after an export needs: ONNX Runtime's session. AdaDSR's two ways are timed.
     "export": (
-        {"numpy", "core", "nets", "torch", "onnx", "runtime.ort", "runtime.preflight", "runtime.adaptive"},
+        {
+            "numpy",
+            "core",
+            "nets",
+            "torch",
+            "onnx",
+            "runtime.ort",
+            "runtime.preflight",
+            "runtime.adaptive",
+        },
         {"onnxruntime", "onnxscript"},
     ),
     "bench": ({"numpy", "core", "results", "runtime"}, {"nets"}),
     "upscale": ({"numpy", "core", "runtime"}, {"cv2", "av", "nets"}),
     # Validation scores by the code of eval and bench.
     "train": (
-        {"numpy", "core", "nets", "torch", "lightning", "tqdm", "bench.evaluate", "runtime.torch_module"},
+        {
+            "numpy",
+            "core",
+            "nets",
+            "torch",
+            "lightning",
+            "tqdm",
+            "bench.evaluate",
+            "runtime.torch_module",
+        },
         {"tensorboard"},
     ),
-    "cli": ({"click", "core", "results"}, {"runtime", "bench", "nets", "train", "export", "upscale"}),
+    "cli": (
+        {"click", "core", "results"},
+        {"runtime", "bench", "nets", "train", "export", "upscale"},
+    ),
 }
 BOARD = ("core", "results", "runtime", "bench", "upscale", "cli")
 """The rooms that a board uses: Python 3.8 with numpy and click."""
@@ -53,7 +74,20 @@ HEAVY = (
     "matplotlib",
     "av",
 )
-POSIX_ONLY = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "posix", "syslog", "crypt", "readline", "curses"}
+POSIX_ONLY = {
+    "fcntl",
+    "resource",
+    "pwd",
+    "grp",
+    "termios",
+    "tty",
+    "pty",
+    "posix",
+    "syslog",
+    "crypt",
+    "readline",
+    "curses",
+}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -84,7 +118,11 @@ def imports(tree):
                             yield child.lineno, f"{child.module}.{alias.name}", inside, typing_only
             elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
                 yield from walk(child, True, typing_only)
-            elif isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+            elif (
+                isinstance(child, ast.If)
+                and isinstance(child.test, ast.Name)
+                and child.test.id == "TYPE_CHECKING"
+            ):
                 for statement in child.body:
                     yield from walk(ast.Module([statement], []), inside, True)
                 for statement in child.orelse:
@@ -109,7 +147,9 @@ def is_standard(name):
     spec = importlib.util.find_spec(top)
     home = Path(sysconfig.get_paths()["stdlib"])
     origin = Path(spec.origin) if spec is not None and spec.origin else None
-    return spec is not None and (origin is None or (home in origin.parents and "site-packages" not in origin.parts))
+    return spec is not None and (
+        origin is None or (home in origin.parents and "site-packages" not in origin.parts)
+    )
 
 
 def short(name):
@@ -125,14 +165,18 @@ def violations(room, source):
         allowed = {room, "sr_deploy", *top, *(inside_only if inside or typing_only else ())}
         if name.startswith("."):
             found.append(f"line {line}: {name} is relative")
-        elif not is_standard(name) and not any(what == a or what.startswith(a + ".") for a in allowed):
+        elif not is_standard(name) and not any(
+            what == a or what.startswith(a + ".") for a in allowed
+        ):
             found.append(f"line {line}: {name}" + (" (inside a function)" if inside else ""))
     return found
 
 
 def test_every_room_is_in_the_table():
     assert {room_of(path) for path in MODULES} - {""} <= set(TABLE)
-    assert {"core", "runtime", "bench", "nets", "train", "export", "upscale", "results", "cli"} <= {room_of(path) for path in MODULES}
+    assert {"core", "runtime", "bench", "nets", "train", "export", "upscale", "results", "cli"} <= {
+        room_of(path) for path in MODULES
+    }
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
@@ -141,7 +185,11 @@ def test_a_room_knows_only_whom_it_may(path):
     if room_of(path):
         assert violations(room_of(path), source) == []
     else:  # the package itself: its API is imported on first use
-        assert [name for _, name, _, _ in imports(ast.parse(source)) if not is_standard(name) and name != "sr_deploy"] == []
+        assert [
+            name
+            for _, name, _, _ in imports(ast.parse(source))
+            if not is_standard(name) and name != "sr_deploy"
+        ] == []
 
 
 @pytest.mark.parametrize(
@@ -173,30 +221,47 @@ def test_the_table_can_be_broken(room, source):
 @pytest.mark.parametrize(
     "room, source",
     [
-        ("core", "import json, os.path\nimport numpy as np\nfrom sr_deploy.core.errors import InputError"),
+        (
+            "core",
+            "import json, os.path\nimport numpy as np\nfrom sr_deploy.core.errors import InputError",
+        ),
         ("core", "def f():\n    import cv2"),
         ("bench", "def f():\n    from sr_deploy.nets.checkpoint import load_checkpoint"),
         ("runtime", "import sr_deploy\ndef f():\n    import tensorrt_rtx"),
-        ("cli", "import click\ndef f():\n    from sr_deploy.export.pipeline import onnx_from_checkpoint"),
+        (
+            "cli",
+            "import click\ndef f():\n    from sr_deploy.export.pipeline import onnx_from_checkpoint",
+        ),
     ],
 )
 def test_the_table_can_be_kept(room, source):
     assert violations(room, source) == []
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if room_of(p) in (*BOARD, "")], ids=module_name)
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if room_of(p) in (*BOARD, "")], ids=module_name
+)
 def test_no_module_that_windows_lacks(path):
-    names = {name.split(".")[0] for _, name, _, _ in imports(ast.parse(path.read_text(encoding="utf-8")))}
+    names = {
+        name.split(".")[0] for _, name, _, _ in imports(ast.parse(path.read_text(encoding="utf-8")))
+    }
     assert not names & POSIX_ONLY
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if room_of(p) in (*BOARD, "")], ids=module_name)
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if room_of(p) in (*BOARD, "")], ids=module_name
+)
 def test_the_syntax_is_python_3_8_s(path):
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source, feature_version=(3, 8))
     compile(source, str(path), "exec")
     # New spellings of types are fine in annotations only while these are never evaluated.
-    annotations = any(isinstance(n, ast.ImportFrom) and n.module == "__future__" and n.names[0].name == "annotations" for n in tree.body)
+    annotations = any(
+        isinstance(n, ast.ImportFrom)
+        and n.module == "__future__"
+        and n.names[0].name == "annotations"
+        for n in tree.body
+    )
     only_docstring = all(isinstance(n, ast.Expr) for n in tree.body)
     assert annotations or only_docstring, "from __future__ import annotations is missing"
 

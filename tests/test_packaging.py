@@ -25,8 +25,25 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("wheel", reason="building a wheel needs the package wheel")
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"  # a copy: building leaves files beside setup.cfg
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv*", "out", "build", "*.egg-info", "tests", ".*_cache"))
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]
+    shutil.copytree(
+        ROOT,
+        source,
+        ignore=shutil.ignore_patterns(
+            ".git", ".venv*", "out", "build", "*.egg-info", "tests", ".*_cache"
+        ),
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(folder),
+        str(source),
+    ]
     subprocess.run(command, check=True, timeout=300)
     return next(folder.glob("srdeploy-*.whl"))
 
@@ -34,11 +51,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_carries_the_shipped_data_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     models = [*shipped(), *shipped_routers()]
-    carried = {Path(n).name for n in names if n.startswith("sr_deploy/_models/") and not n.endswith("__init__.py")}
+    carried = {
+        Path(n).name
+        for n in names
+        if n.startswith("sr_deploy/_models/") and not n.endswith("__init__.py")
+    }
     assert carried == {p.name for p in models} | {p.with_suffix(".json").name for p in models}
-    assert sorted(Path(n).stem for n in names if n.startswith("sr_deploy/_engines_targets/")) == target_names()
+    assert (
+        sorted(Path(n).stem for n in names if n.startswith("sr_deploy/_engines_targets/"))
+        == target_names()
+    )
     page = {p.name for p in (ROOT / "sr_deploy" / "results" / "report" / "page").iterdir()}
-    assert page == {"report.html", "style.css", "script.js"} == {Path(n).name for n in names if n.startswith("sr_deploy/results/report/page/")}
+    assert (
+        page
+        == {"report.html", "style.css", "script.js"}
+        == {Path(n).name for n in names if n.startswith("sr_deploy/results/report/page/")}
+    )
     assert all(n.startswith(("sr_deploy/", "srdeploy-")) for n in names)
 
 
@@ -48,9 +76,14 @@ def test_installed_package_finds_them(wheel: Path, tmp_path: Path) -> None:
 
     def run(*arguments: str) -> str:
         command = [sys.executable, "-m", "sr_deploy.cli.main", *arguments]
-        return subprocess.run(command, cwd=str(tmp_path), env=environment, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            command, cwd=str(tmp_path), env=environment, check=True, capture_output=True, text=True
+        ).stdout
 
     found = json.loads(run("models", "--json"))
-    assert [m["name"] for m in found] == [*(p.stem for p in shipped()), *map(router_name, shipped_routers())]
+    assert [m["name"] for m in found] == [
+        *(p.stem for p in shipped()),
+        *map(router_name, shipped_routers()),
+    ]
     assert all(str(tmp_path) in m["path"] for m in found)
     assert [t["name"] for t in json.loads(run("targets", "--json"))] == target_names()

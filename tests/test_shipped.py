@@ -37,7 +37,9 @@ def bicubic():
 
 def beats(name: str, variant: str, images: ImageSet, bicubic) -> None:
     checkpoint = load_checkpoint(name)
-    session = TorchSession(checkpoint.network(variant), scale=checkpoint.spec.scale, min_hw=checkpoint.spec.min_hw)
+    session = TorchSession(
+        checkpoint.network(variant), scale=checkpoint.spec.scale, min_hw=checkpoint.spec.min_hw
+    )
     ours = evaluate(session, images, metric="y").images
     gains = {a.image: a.psnr_db - b.psnr_db for a, b in zip(ours, bicubic(images, session.scale))}
     assert all(gain > 0 for gain in gains.values()), gains
@@ -57,7 +59,9 @@ def test_every_variant_beats_bicubic_on_every_image_of_set5(name, variant, bicub
 def test_cards_say_how_and_from_what_they_were_made(path):
     card = read_card(path)
     assert card.licence and card.trained_on
-    assert {"method", "steps_done", "batch_size", "images", "hours", "device", "history"} <= set(card.training)
+    assert {"method", "steps_done", "batch_size", "images", "hours", "device", "history"} <= set(
+        card.training
+    )
     assert card.training["steps_done"] == card.training["steps"]
 
 
@@ -68,14 +72,28 @@ def test_every_router_saves_work_and_loses_little(path):
     from sr_deploy.train.router_losses import Routed
 
     router = load_router(path)
-    assert router.spec.licence and router.spec.trained_on and router.spec.training["steps_done"] == router.spec.training["steps"]
+    assert (
+        router.spec.licence
+        and router.spec.trained_on
+        and router.spec.training["steps_done"] == router.spec.training["steps"]
+    )
     networks = router.branch_networks()
     scale, patch = router.spec.scale, router.spec.patch_hw[0]
     routed = Routed(router.network(), networks, scale=scale, patch=patch)
-    largest = Routed(lambda x: x.new_tensor([[0.0, 1.0]] * len(x)), [networks[0], networks[-1]], scale=scale, patch=patch)
+    largest = Routed(
+        lambda x: x.new_tensor([[0.0, 1.0]] * len(x)),
+        [networks[0], networks[-1]],
+        scale=scale,
+        patch=patch,
+    )
     photographs = ImageSet("photographs", image_set().files[:3])
-    ours, best = (evaluate(TorchSession(net, scale=scale), photographs, metric="y").psnr_db for net in (routed, largest))
-    share = sum(n * m for n, m in zip(routed.counts, router.spec.macs)) / (sum(routed.counts) * router.spec.macs[-1])
+    ours, best = (
+        evaluate(TorchSession(net, scale=scale), photographs, metric="y").psnr_db
+        for net in (routed, largest)
+    )
+    share = sum(n * m for n, m in zip(routed.counts, router.spec.macs)) / (
+        sum(routed.counts) * router.spec.macs[-1]
+    )
     assert share < 0.95 and ours > best - 0.1, (share, ours, best)
 
 
@@ -99,8 +117,22 @@ def test_every_form_of_a_network_is_read_by_the_parsers(tmp_path):
 
     from sr_deploy import engine_from_onnx, onnx_from_checkpoint
 
-    graphs = onnx_from_checkpoint("imdeception_x4", tmp_path / "rtx", variants="c4", sizes=["32x32"], target="rtx", candidates=True)
+    graphs = onnx_from_checkpoint(
+        "imdeception_x4",
+        tmp_path / "rtx",
+        variants="c4",
+        sizes=["32x32"],
+        target="rtx",
+        candidates=True,
+    )
     engines = engine_from_onnx(graphs, tmp_path, target="rtx", compute_capabilities=[86])
     assert len(engines) == len(graphs) == 7 and len({e.name for e in engines}) == 7
-    for graph in onnx_from_checkpoint("asrn_x4", tmp_path / "xavier", variants="d1", sizes=["32x32"], target="xavier", candidates=True):
+    for graph in onnx_from_checkpoint(
+        "asrn_x4",
+        tmp_path / "xavier",
+        variants="d1",
+        sizes=["32x32"],
+        target="xavier",
+        candidates=True,
+    ):
         assert read_manifest(graph).opset == onnx.load(str(graph)).opset_import[0].version == 17

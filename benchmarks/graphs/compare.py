@@ -25,15 +25,29 @@ from typing import Any, Callable, Dict, List
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-MODELS = [f"asrn_x4.d{n}" for n in range(1, 6)] + [f"imdeception_x4.{c}" for c in ("c4", "c4-nla", "c8", "c12", "c16-nla")]
+MODELS = [f"asrn_x4.d{n}" for n in range(1, 6)] + [
+    f"imdeception_x4.{c}" for c in ("c4", "c4-nla", "c8", "c12", "c16-nla")
+]
 MODELS.append("srn-ntire_x4.b4")
 SIZES = ["128x128", "256x512"]
 TIMES = (
-    "| network | LR | graph | nodes | time [ms] | to literal | memory [MiB] | MACs [G] | bytes [GB] | over floor |\n" + "|---" * 10 + "|"
+    "| network | LR | graph | nodes | time [ms] | to literal | memory [MiB] | MACs [G] | bytes [GB] | over floor |\n"
+    + "|---" * 10
+    + "|"
 )
-AS_TARGET = ("asrn_x4.d1", "asrn_x4.d5", "imdeception_x4.c4", "imdeception_x4.c16-nla", "srn-ntire_x4.b4")
+AS_TARGET = (
+    "asrn_x4.d1",
+    "asrn_x4.d5",
+    "imdeception_x4.c4",
+    "imdeception_x4.c16-nla",
+    "srn-ntire_x4.b4",
+)
 LARGE = "16x16:256x256:1080x1920"
-SESSIONS = "| our dynamic graph | LR | session | first run [ms] | then [ms] | memory [MiB] |\n" + "|---" * 6 + "|"
+SESSIONS = (
+    "| our dynamic graph | LR | session | first run [ms] | then [ms] | memory [MiB] |\n"
+    + "|---" * 6
+    + "|"
+)
 
 
 def main() -> None:
@@ -60,9 +74,13 @@ def main() -> None:
 
     ceilings = {"gmac_s": mac_ceiling(), "gb_s": byte_ceiling()}
     conditions = {
-        "cpu": cpu_name(), "onnxruntime": onnxruntime.__version__, "torch": torch.__version__, "onnxslim": onnxslim.__version__,
-        "rounds": given.rounds, **ceilings,
-    }  # fmt: skip
+        "cpu": cpu_name(),
+        "onnxruntime": onnxruntime.__version__,
+        "torch": torch.__version__,
+        "onnxslim": onnxslim.__version__,
+        "rounds": given.rounds,
+        **ceilings,
+    }
     given.output.mkdir(parents=True, exist_ok=True)
     heading = (
         f"{conditions['cpu']}, all of them used; onnxruntime {onnxruntime.__version__}, torch {torch.__version__}, onnxslim "
@@ -70,7 +88,9 @@ def main() -> None:
         f"(3x3, 64 to 64 channels, 128x128), {ceilings['gb_s']:.0f} GB/s (copy of 256 MiB)."
     )
     print(f"{heading}\n\n{TIMES}", flush=True)
-    with open(given.output / "rows.jsonl", "w") as rows, open(given.output / "table.md", "w") as table:
+    with open(given.output / "rows.jsonl", "w") as rows, open(
+        given.output / "table.md", "w"
+    ) as table:
         table.write(f"{heading}\n\n{TIMES}\n")
         for name in given.models or MODELS:
             for size in given.sizes or SIZES:
@@ -92,8 +112,22 @@ def line(row: Dict[str, Any]) -> str:
         return "" if row.get(key) is None else format(row[key], form)
 
     spread = f"{row['ms_median']:.1f} ({row['ms_min']:.1f}-{row['ms_max']:.1f})"
-    cells = [row["network"], row["lr"], row["graph"], text("nodes", "d"), spread, text("ratio", ".2f"), text("memory_mib", ".0f")]
-    return "| " + " | ".join([*cells, text("macs_g", ".2f"), text("bytes_gb", ".2f"), text("over_floor", ".2f")]) + " |"
+    cells = [
+        row["network"],
+        row["lr"],
+        row["graph"],
+        text("nodes", "d"),
+        spread,
+        text("ratio", ".2f"),
+        text("memory_mib", ".0f"),
+    ]
+    return (
+        "| "
+        + " | ".join(
+            [*cells, text("macs_g", ".2f"), text("bytes_gb", ".2f"), text("over_floor", ".2f")]
+        )
+        + " |"
+    )
 
 
 def compare(name: str, size: str, rounds: int, ceilings: Dict[str, float]) -> List[Dict[str, Any]]:
@@ -114,19 +148,37 @@ def compare(name: str, size: str, rounds: int, ceilings: Dict[str, float]) -> Li
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         files = graphs(net, model.partition("_")[0], variant, size, Path(folder))
         sessions = {form: raw_session(str(path)) for form, path in files.items()}
-        runs: Dict[str, Callable[[], object]] = {form: lambda s=s: s.run(None, {"lr": x}) for form, s in sessions.items()}
+        runs: Dict[str, Callable[[], object]] = {
+            form: lambda s=s: s.run(None, {"lr": x}) for form, s in sessions.items()
+        }
         runs.update({"torch eager": lambda: net(tensor), "torch.compile": lambda: compiled(tensor)})
         for run in runs.values():  # compile, and take memory
             run()
         times = in_turns({form: timed(run) for form, run in runs.items()}, rounds)
-        literal = min(("dynamo", "TorchScript"), key=lambda form: statistics.median(times.get(form, [float("inf")])))
+        literal = min(
+            ("dynamo", "TorchScript"),
+            key=lambda form: statistics.median(times.get(form, [float("inf")])),
+        )
         for form, taken in times.items():
             ratio = statistics.median(a / b for a, b in zip(taken, times[literal]))
-            row: Dict[str, Any] = {"network": name, "lr": size, "graph": form, "ms_median": statistics.median(taken), "ms_min": min(taken)}
+            row: Dict[str, Any] = {
+                "network": name,
+                "lr": size,
+                "graph": form,
+                "ms_median": statistics.median(taken),
+                "ms_min": min(taken),
+            }
             row.update(ms_max=max(taken), ratio=ratio)
             if form in files:
-                row.update(executed(files[form], x), memory_mib=memory_of(files[form]), nodes=nodes(files[form]))
-                floor = max(row["macs_g"] / ceilings["gmac_s"], row["bytes_gb"] / ceilings["gb_s"]) * 1000
+                row.update(
+                    executed(files[form], x),
+                    memory_mib=memory_of(files[form]),
+                    nodes=nodes(files[form]),
+                )
+                floor = (
+                    max(row["macs_g"] / ceilings["gmac_s"], row["bytes_gb"] / ceilings["gb_s"])
+                    * 1000
+                )
                 row["over_floor"] = row["ms_median"] / floor
             rows.append(row)
     return rows
@@ -155,12 +207,24 @@ def graphs(net: Any, arch: str, variant: str, size: str, folder: Path) -> Dict[s
 
     ours = in_form(net, default_form(load_target("cpu"), arch, variant))[0]
     models = {"dynamo": graph_from_network(net, parse_sizes(size), opset=EXPORTED)}
-    if not any(isinstance(module, torch.nn.ChannelShuffle) for module in net.modules()):  # it knows no such operator
+    if not any(
+        isinstance(module, torch.nn.ChannelShuffle) for module in net.modules()
+    ):  # it knows no such operator
         buffer = io.BytesIO()
         x = torch.zeros(1, 3, *parse_hw(size))
-        torch.onnx.export(net, (x,), buffer, input_names=["lr"], output_names=["sr"], opset_version=EXPORTED, dynamo=False)
+        torch.onnx.export(
+            net,
+            (x,),
+            buffer,
+            input_names=["lr"],
+            output_names=["sr"],
+            opset_version=EXPORTED,
+            dynamo=False,
+        )
         models["TorchScript"] = onnx.load_model_from_string(buffer.getvalue())
-    models.update({f"{form}, onnxslim": onnxslim.slim(model) for form, model in list(models.items())})
+    models.update(
+        {f"{form}, onnxslim": onnxslim.slim(model) for form, model in list(models.items())}
+    )
     models["ours"] = graph_from_network(ours, parse_sizes(size), opset=EXPORTED)
     files = {}
     for form, model in models.items():
@@ -180,7 +244,11 @@ def executed(path: Path, x: np.ndarray) -> Dict[str, float]:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.enable_profiling, options.profile_file_prefix, options.log_severity_level = True, str(path), 3
+    options.enable_profiling, options.profile_file_prefix, options.log_severity_level = (
+        True,
+        str(path),
+        3,
+    )
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     session.run(None, {"lr": x})
     macs = size = 0
@@ -201,7 +269,12 @@ def executed(path: Path, x: np.ndarray) -> Dict[str, float]:
 
 
 def memory_of(path: Path) -> float:
-    done = subprocess.run([sys.executable, __file__, "--memory-of", str(path)], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, __file__, "--memory-of", str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     return float(done.stdout)
 
 
@@ -235,14 +308,23 @@ def sessions(names: List[str]) -> List[Dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             model, _, variant = name.partition(".")
-            net = in_form(load_checkpoint(model).network(variant), default_form(load_target("cpu"), model.partition("_")[0], variant))[0]
+            net = in_form(
+                load_checkpoint(model).network(variant),
+                default_form(load_target("cpu"), model.partition("_")[0], variant),
+            )[0]
             path = Path(folder) / f"{name}.onnx"
             onnx.save(graph_from_network(net, parse_sizes(LARGE), opset=EXPORTED), str(path))
             for size in ("256x512", "1080x1920"):
-                for kind in ("ours, 1 thread", f"ours, {cores()} threads", "onnxruntime's defaults"):
+                for kind in (
+                    "ours, 1 thread",
+                    f"ours, {cores()} threads",
+                    "onnxruntime's defaults",
+                ):
                     command = [sys.executable, __file__, "--session", str(path), size, kind]
                     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                    rows.append({"network": name, "lr": size, "session": kind, **json.loads(done.stdout)})
+                    rows.append(
+                        {"network": name, "lr": size, "session": kind, **json.loads(done.stdout)}
+                    )
     return rows
 
 
@@ -267,11 +349,17 @@ def session_here(path: str, size: str, kind: str) -> None:
             session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
             run = timed(lambda: session.run(None, {"lr": x}))
         first, *others = (run() for _ in range(4))
-    print(json.dumps({"first_ms": first, "ms_median": statistics.median(others), "memory_mib": memory[0]}))
+    print(
+        json.dumps(
+            {"first_ms": first, "ms_median": statistics.median(others), "memory_mib": memory[0]}
+        )
+    )
 
 
 def session_line(row: Dict[str, Any]) -> str:
-    numbers = f"{row['first_ms']:.0f} | {row['ms_median']:.0f} | {row['memory_mib'] or float('nan'):.0f}"
+    numbers = (
+        f"{row['first_ms']:.0f} | {row['ms_median']:.0f} | {row['memory_mib'] or float('nan'):.0f}"
+    )
     return f"| {row['network']} | {row['lr']} | {row['session']} | {numbers} |"
 
 
@@ -285,7 +373,10 @@ def mac_ceiling() -> float:
     weights = [np.zeros((64, 3 if i == 0 else 64, 3, 3), np.float32) for i in range(layers + 1)]
     names = ["lr", *(f"y{i}" for i in range(layers)), "sr"]
     graph = helper.make_graph(
-        [helper.make_node("Conv", [names[i], f"w{i}"], [names[i + 1]], pads=[1, 1, 1, 1]) for i in range(layers + 1)],
+        [
+            helper.make_node("Conv", [names[i], f"w{i}"], [names[i + 1]], pads=[1, 1, 1, 1])
+            for i in range(layers + 1)
+        ],
         "ceiling",
         [helper.make_tensor_value_info("lr", 1, [1, 3, side, side])],
         [helper.make_tensor_value_info("sr", 1, [1, 64, side, side])],

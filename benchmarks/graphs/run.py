@@ -17,4 +17,8 @@ from environment import made  # noqa: E402
 
 if __name__ == "__main__":
     python = str(made(".venv-graphs", ["-c", "constraints.txt", "-e", ".[export]", "onnxslim"]))
-    sys.exit(subprocess.run([python, str(Path(__file__).with_name("compare.py")), *sys.argv[1:]]).returncode)
+    sys.exit(
+        subprocess.run(
+            [python, str(Path(__file__).with_name("compare.py")), *sys.argv[1:]]
+        ).returncode
+    )

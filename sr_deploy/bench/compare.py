@@ -45,10 +45,14 @@ class Comparison:
         a, b = self.names
         if self.ratio_p75 < 1:
             return f"{b} is faster"
-        return f"{a} is faster" if self.ratio_p25 > 1 else "no difference that these rounds can tell"
+        return (
+            f"{a} is faster" if self.ratio_p25 > 1 else "no difference that these rounds can tell"
+        )
 
 
-def compared(a: str, b: str, *, lr: Optional[str] = None, rounds: int = ROUNDS, threads: Optional[int] = None) -> Comparison:
+def compared(
+    a: str, b: str, *, lr: Optional[str] = None, rounds: int = ROUNDS, threads: Optional[int] = None
+) -> Comparison:
     """Time two checkpoints' variants (`asrn_x4.d3`), graphs or engines in turns at one LR size.
 
     lr: the size; None: the one that a static artifact takes, else 256x256. Raises an SrDeployError when one cannot run here.
@@ -65,23 +69,41 @@ def compared(a: str, b: str, *, lr: Optional[str] = None, rounds: int = ROUNDS, 
             x = np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
         timers = {session.timed(x).timer for session in sessions}
         if len(timers) > 1:
-            raise InputError(f"their times do not compare: one is taken by {', the other by '.join(sorted(timers))}")
+            raise InputError(
+                f"their times do not compare: one is taken by {', the other by '.join(sorted(timers))}"
+            )
         runs = {i: (lambda s=session: s.timed(x).ms) for i, session in enumerate(sessions)}
         times = in_turns(runs, rounds)
     ratios = np.array(times[1]) / np.array(times[0])
     p25, median, p75 = (float(v) for v in np.percentile(ratios, [25, 50, 75]))
     names = [_called(subject, session) for subject, session in zip(subjects, sessions)]
     return Comparison(
-        (names[0], names[1]), hw, sessions[0].device or cpu_name(), timers.pop(), tuple(times[0]), tuple(times[1]), median, p25, p75,
-        float(ratios.min()), float(ratios.max()),
-    )  # fmt: skip
+        (names[0], names[1]),
+        hw,
+        sessions[0].device or cpu_name(),
+        timers.pop(),
+        tuple(times[0]),
+        tuple(times[1]),
+        median,
+        p25,
+        p75,
+        float(ratios.min()),
+        float(ratios.max()),
+    )
 
 
 def _subject(item: str) -> Subject:
-    named = None if item.endswith((*ARTIFACT_SUFFIXES, SUFFIX)) else re.fullmatch(r"(.+)\.([a-z][0-9]+(?:-[a-z]+)*)", item)
+    named = (
+        None
+        if item.endswith((*ARTIFACT_SUFFIXES, SUFFIX))
+        else re.fullmatch(r"(.+)\.([a-z][0-9]+(?:-[a-z]+)*)", item)
+    )
     found = list(subjects_of(named[1], [named[2]]) if named else subjects_of(item, None))
     if len(found) > 1:
-        raise InputError(f"{item} is {len(found)} networks; expected one", hint=f"name one of them, such as {label(found[-1].row)}")
+        raise InputError(
+            f"{item} is {len(found)} networks; expected one",
+            hint=f"name one of them, such as {label(found[-1].row)}",
+        )
     return found[0]
 
 
@@ -90,7 +112,9 @@ def _common_hw(a: Session, b: Session, wanted: Optional[HW]) -> HW:
     for session in (a, b):
         session.check_hw(hw)
     if a.scale != b.scale:
-        raise InputError(f"one upscales by {a.scale}, the other by {b.scale}: their times do not compare")
+        raise InputError(
+            f"one upscales by {a.scale}, the other by {b.scale}: their times do not compare"
+        )
     return hw
 
 

@@ -41,14 +41,18 @@ class _Place:
 
     def add(self, name: str, image: np.ndarray) -> None:
         quality = psnr_db(self.cut(image), self.cut(self.hr), metric=METRIC, border=0)
-        self.crops.append(Crop(name, png_bytes(self.cut(image)), quality if np.isfinite(quality) else None))
+        self.crops.append(
+            Crop(name, png_bytes(self.cut(image)), quality if np.isfinite(quality) else None)
+        )
 
     def cut(self, image: np.ndarray, scale: int = 1) -> np.ndarray:
         top, left, height, width = (n // scale for n in self.box)
         return image[top : top + height, left : left + width]
 
 
-def crops_of(given: Sequence[str], *, data: str = "", progress: Callable[[str], None] = lambda line: None) -> List[CropSet]:
+def crops_of(
+    given: Sequence[str], *, data: str = "", progress: Callable[[str], None] = lambda line: None
+) -> List[CropSet]:
     """Return, per scale and image, the same cut by every variant of the checkpoints, graphs and engines that runs here.
 
     data: a folder of HR images, the first four are taken; empty: scikit-image's photographs. The cut is where bicubic is
@@ -57,7 +61,9 @@ def crops_of(given: Sequence[str], *, data: str = "", progress: Callable[[str], 
     files = image_set(data).files[:MAX_IMAGES]
     places: Dict[int, List[_Place]] = {}
     names: List[str] = []
-    for subject in [subject for item in given_items(given, None) for subject in subjects_of(item, None)]:
+    for subject in [
+        subject for item in given_items(given, None) for subject in subjects_of(item, None)
+    ]:
         row = subject.row
         name = ".".join(part for part in (row.model, row.variant) if part)
         try:
@@ -74,9 +80,18 @@ def crops_of(given: Sequence[str], *, data: str = "", progress: Callable[[str], 
         for place in places[session.scale]:
             place.add(name, rgb_from_nchw(upscale_fitting(session, nchw_from_rgb(place.lr))[0].y))
     if not places:
-        raise InputError("nothing that crops are asked of runs on this machine", hint="leave --crops out, or give checkpoints")
+        raise InputError(
+            "nothing that crops are asked of runs on this machine",
+            hint="leave --crops out, or give checkpoints",
+        )
     return [
-        CropSet(place.image, scale, place.box, METRIC, (*place.crops, Crop("HR", png_bytes(place.cut(place.hr)))))
+        CropSet(
+            place.image,
+            scale,
+            place.box,
+            METRIC,
+            (*place.crops, Crop("HR", png_bytes(place.cut(place.hr)))),
+        )
         for scale, of_scale in places.items()
         for place in of_scale
     ]
@@ -85,7 +100,10 @@ def crops_of(given: Sequence[str], *, data: str = "", progress: Callable[[str], 
 def _place(path: Path, scale: int) -> _Place:
     hr = modcrop(read_rgb(path), scale)
     if min(hr.shape[:2]) < scale:
-        raise InputError(f"{path} is too small to be cut at x{scale}: {hr.shape[0]}x{hr.shape[1]} pixels", hint="leave it out")
+        raise InputError(
+            f"{path} is too small to be cut at x{scale}: {hr.shape[0]}x{hr.shape[1]} pixels",
+            hint="leave it out",
+        )
     lr = imresize(hr, scale=1 / scale)
     bicubic = imresize(lr, scale=scale)
     place = _Place(printable_name(path), lr, hr, hardest(bicubic, hr, scale))
@@ -101,8 +119,15 @@ def hardest(bicubic: np.ndarray, hr: np.ndarray, scale: int) -> Tuple[int, int, 
     """
     height, width = (min(CROP_PX, n) // scale * scale for n in hr.shape[:2])
     error = ((bicubic.astype(np.int64) - hr) ** 2).sum(axis=2)
-    total = np.pad(error.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))  # (H+1, W+1): sums over all above and left
-    sums = total[height:, width:] - total[:-height, width:] - total[height:, :-width] + total[:-height, :-width]
+    total = np.pad(
+        error.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0))
+    )  # (H+1, W+1): sums over all above and left
+    sums = (
+        total[height:, width:]
+        - total[:-height, width:]
+        - total[height:, :-width]
+        + total[:-height, :-width]
+    )
     sums = sums[::scale, ::scale]
     top, left = np.unravel_index(int(sums.argmax()), sums.shape)
     return int(top) * scale, int(left) * scale, height, width

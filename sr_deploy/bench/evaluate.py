@@ -93,7 +93,9 @@ class Bicubic(Session):
         return nchw_from_rgb(imresize(rgb_from_nchw(x_nchw), scale=self.scale))
 
 
-def evaluate(session: Session, images: ImageSet, *, metric: str, degradation: str = "bi") -> Quality:
+def evaluate(
+    session: Session, images: ImageSet, *, metric: str, degradation: str = "bi"
+) -> Quality:
     """Score a session on a set: `metric` "y" (float luma, border = scale) or "rgb" (uint8, border 4).
 
     The noise of the degradation `dn` is drawn from the file's name: an image gets the same one in every set and every call.
@@ -110,14 +112,29 @@ def evaluate(session: Session, images: ImageSet, *, metric: str, degradation: st
         done, how = upscale_fitting(session, nchw_from_rgb(lr))
         tilings.append(how)
         sr = rgb_from_nchw(done.y)
-        psnr, similarity = (score(sr, hr, metric=metric, border=border) for score in (psnr_db, ssim))
+        psnr, similarity = (
+            score(sr, hr, metric=metric, border=border) for score in (psnr_db, ssim)
+        )
         finite = bool(np.isfinite(done.y).all())
         scores.append(
-            ImageScore(printable_name(path), psnr, similarity, (lr.shape[0], lr.shape[1]), done.ms, done.copies_ms, done.timer, finite)
+            ImageScore(
+                printable_name(path),
+                psnr,
+                similarity,
+                (lr.shape[0], lr.shape[1]),
+                done.ms,
+                done.copies_ms,
+                done.timer,
+                finite,
+            )
         )
-    mean_psnr, mean_ssim = (float(np.mean([getattr(s, key) for s in scores])) for key in ("psnr_db", "ssim"))
+    mean_psnr, mean_ssim = (
+        float(np.mean([getattr(s, key) for s in scores])) for key in ("psnr_db", "ssim")
+    )
     tiling = "; ".join(dict.fromkeys(sorted(tilings, reverse=True)))
-    return Quality(images.name, metric, border, mean_psnr, mean_ssim, tiling, tuple(scores), degradation)
+    return Quality(
+        images.name, metric, border, mean_psnr, mean_ssim, tiling, tuple(scores), degradation
+    )
 
 
 def check_images(images: ImageSet, *, metric: str, scale: int) -> None:
@@ -129,7 +146,10 @@ def check_images(images: ImageSet, *, metric: str, scale: int) -> None:
 def _scorable(path: Path, scale: int, border: int) -> np.ndarray:
     hr = modcrop(read_rgb(path), scale)
     if min(hr.shape[:2]) < 11 + 2 * border:
-        raise InputError(f"{path} is too small to be scored: {hr.shape[0]}x{hr.shape[1]} pixels", hint="leave it out")
+        raise InputError(
+            f"{path} is too small to be scored: {hr.shape[0]}x{hr.shape[1]} pixels",
+            hint="leave it out",
+        )
     return hr
 
 
@@ -153,16 +173,31 @@ def upscale_fitting(session: Session, x: np.ndarray) -> Tuple[Timed, str]:
     s = session.scale
     out = np.zeros((1, 3, padded.shape[2] * s, padded.shape[3] * s), dtype=np.float32)
     parts: List[Timed] = []
-    overlap = min(session.halo_px or DEFAULT_OVERLAP_PX, min(tile) // 4)  # a quarter: few tiles are worth more here
+    overlap = min(
+        session.halo_px or DEFAULT_OVERLAP_PX, min(tile) // 4
+    )  # a quarter: few tiles are worth more here
     for top, keep_top, end_top in _spans(padded.shape[2], tile[0], overlap):
         for left, keep_left, end_left in _spans(padded.shape[3], tile[1], overlap):
             part = np.ascontiguousarray(padded[:, :, top : top + tile[0], left : left + tile[1]])
             parts.append(session.timed(part))
-            inside = parts[-1].y[:, :, (keep_top - top) * s : (end_top - top) * s, (keep_left - left) * s : (end_left - left) * s]
+            inside = parts[-1].y[
+                :,
+                :,
+                (keep_top - top) * s : (end_top - top) * s,
+                (keep_left - left) * s : (end_left - left) * s,
+            ]
             out[:, :, keep_top * s : end_top * s, keep_left * s : end_left * s] = inside
     copies = [p.copies_ms for p in parts if p.copies_ms is not None]
-    done = Timed(out[:, :, : h * s, : w * s], sum(p.ms for p in parts), sum(copies) if copies else None, parts[-1].timer)
-    return done, f"tiled {hw_text(tile)}, overlap {overlap} px: near borders not what the whole image gives"
+    done = Timed(
+        out[:, :, : h * s, : w * s],
+        sum(p.ms for p in parts),
+        sum(copies) if copies else None,
+        parts[-1].timer,
+    )
+    return (
+        done,
+        f"tiled {hw_text(tile)}, overlap {overlap} px: near borders not what the whole image gives",
+    )
 
 
 def _spans(size: int, tile: int, overlap: int) -> List[Tuple[int, int, int]]:

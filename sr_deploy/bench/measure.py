@@ -27,7 +27,9 @@ from sr_deploy.results.protocols import DEFAULT, Protocol, deviations, protocol_
 from sr_deploy.results.rows import BenchmarkRow
 
 DEFAULT_HW = (256, 256)
-MEM_DEFINITION = "peak rise of the process's resident memory over opening and timing it, weights included"
+MEM_DEFINITION = (
+    "peak rise of the process's resident memory over opening and timing it, weights included"
+)
 MEM_OF_IMAGES = "peak rise of the process's resident memory over opening it and the images of the valid set, weights and images included"
 MAX_CV = 0.05
 
@@ -62,10 +64,20 @@ def rows_from_artifacts(
     """Measure checkpoints (by torch), ONNX graphs and engines, or folders of them; return their rows (see `measured`)."""
     return list(
         measured(
-            given, variants=variants, data=data, test=test, protocols=protocols, metric=metric, lr=lr, runs=runs, cadence_hz=cadence_hz,
-            threads=threads, trust=trust, progress=progress,
+            given,
+            variants=variants,
+            data=data,
+            test=test,
+            protocols=protocols,
+            metric=metric,
+            lr=lr,
+            runs=runs,
+            cadence_hz=cadence_hz,
+            threads=threads,
+            trust=trust,
+            progress=progress,
         )
-    )  # fmt: skip
+    )
 
 
 def measured(
@@ -95,34 +107,68 @@ def measured(
     """
     chosen = [protocol_named(name) for name in dict.fromkeys(protocols)]
     with limited_to(threads):
-        subjects = [subject for item in given_items(given, variants) for subject in subjects_of(item, variants, trust=trust)]
-        request = _request(chosen, data=data, test=test, metric=metric, lr=lr, runs=runs, cadence_hz=cadence_hz)
+        subjects = [
+            subject
+            for item in given_items(given, variants)
+            for subject in subjects_of(item, variants, trust=trust)
+        ]
+        request = _request(
+            chosen, data=data, test=test, metric=metric, lr=lr, runs=runs, cadence_hz=cadence_hz
+        )
         _check_images(request, chosen, subjects)
         for subject in subjects:
             # What takes no warm-up comes first, as it would in a process of its own.
             for protocol in sorted(chosen, key=lambda p: not p.of_images):
                 row = _measure(subject, protocol, request)
-                what = f"{row.model}.{row.variant} ({row.backend})" if row.variant else f"{row.model} ({row.backend})"
+                what = (
+                    f"{row.model}.{row.variant} ({row.backend})"
+                    if row.variant
+                    else f"{row.model} ({row.backend})"
+                )
                 what += f", {row.protocol}" if len(chosen) > 1 else ""
-                quality = f"{row.psnr_db:.3f} dB" if row.psnr_db is not None else "identical images" if row.set else "not scored here"
-                progress(f"{what}: " + (f"not run: {row.error}" if row.error else f"{quality}, {time_ms(row):.1f} ms"))
+                quality = (
+                    f"{row.psnr_db:.3f} dB"
+                    if row.psnr_db is not None
+                    else "identical images"
+                    if row.set
+                    else "not scored here"
+                )
+                progress(
+                    f"{what}: "
+                    + (
+                        f"not run: {row.error}"
+                        if row.error
+                        else f"{quality}, {time_ms(row):.1f} ms"
+                    )
+                )
                 yield row
 
 
 def _request(
-    chosen: Sequence[Protocol], *, data: str, test: str, metric: Optional[str], lr: Optional[str], runs: Optional[int],
+    chosen: Sequence[Protocol],
+    *,
+    data: str,
+    test: str,
+    metric: Optional[str],
+    lr: Optional[str],
+    runs: Optional[int],
     cadence_hz: Optional[float],
-) -> Request:  # fmt: skip
+) -> Request:
     """Check what can be checked before anything is opened. Raises InputError."""
     if not chosen:
         raise InputError("no protocol", hint="leave it out for steady")
     if runs is not None and runs < 1:
         raise InputError(f"{runs} timed runs; expected at least 1")
     if cadence_hz is not None and not 0 < cadence_hz <= 1000:
-        raise InputError(f"a cadence of {cadence_hz:g} frames a second; expected more than 0, at most 1000")
+        raise InputError(
+            f"a cadence of {cadence_hz:g} frames a second; expected more than 0, at most 1000"
+        )
     for protocol in chosen:
         if protocol.metric not in (None, metric) and metric is not None:
-            raise InputError(f"{protocol.name} scores on {protocol.metric}, not {metric}", hint="leave --metric out")
+            raise InputError(
+                f"{protocol.name} scores on {protocol.metric}, not {metric}",
+                hint="leave --metric out",
+            )
     of_images = [p.name for p in chosen if p.of_images]
     if len(of_images) == len(chosen) and (lr or runs or cadence_hz):
         raise InputError(
@@ -130,14 +176,28 @@ def _request(
             hint="leave them out, or measure by steady too",
         )
     if test and not of_images:
-        raise InputError("a test set belongs to a challenge's protocol", hint="leave --test out, or give --protocol ntire2025, say")
-    return Request(image_set(data), image_set(test) if test else None, metric, None if lr is None else parse_hw(lr), runs, cadence_hz)
+        raise InputError(
+            "a test set belongs to a challenge's protocol",
+            hint="leave --test out, or give --protocol ntire2025, say",
+        )
+    return Request(
+        image_set(data),
+        image_set(test) if test else None,
+        metric,
+        None if lr is None else parse_hw(lr),
+        runs,
+        cadence_hz,
+    )
 
 
-def _check_images(request: Request, chosen: Sequence[Protocol], subjects: Sequence[Subject]) -> None:
+def _check_images(
+    request: Request, chosen: Sequence[Protocol], subjects: Sequence[Subject]
+) -> None:
     """Raise InputError for an image that cannot be scored: found later, it would cost what was measured before it."""
     scales = {scale for scale in map(_scale, subjects) if scale is not None}
-    ways = {(protocol.metric or request.metric or "y", scale) for protocol in chosen for scale in scales}
+    ways = {
+        (protocol.metric or request.metric or "y", scale) for protocol in chosen for scale in scales
+    }
     for images in filter(None, (request.images, request.test)):
         for metric, scale in sorted(ways):
             check_images(images, metric=metric, scale=scale)
@@ -173,7 +233,11 @@ def _measure(subject: Subject, protocol: Protocol, request: Request) -> Benchmar
                 else:
                     found = _repeated(session, request, watch)
     except (CannotRunHereError, MissingPackageError) as e:
-        return subject.recorded if subject.recorded is not None and not protocol.of_images else replace(row, error=e.message)
+        return (
+            subject.recorded
+            if subject.recorded is not None and not protocol.of_images
+            else replace(row, error=e.message)
+        )
     if protocol.of_images:
         test = evaluate(session, request.test, metric=metric) if request.test else None
         found = _of_images(valid, test)
@@ -182,7 +246,10 @@ def _measure(subject: Subject, protocol: Protocol, request: Request) -> Benchmar
         valid, test = evaluate(session, request.images, metric=metric), None
     hw = found.get("input_hw")
     output_px = session.scale**2 * hw[0] * hw[1] if hw else None
-    conditions = {"before": earlier, "during": watch.seen(found["latencies_ms"], output_px=output_px)}
+    conditions = {
+        "before": earlier,
+        "during": watch.seen(found["latencies_ms"], output_px=output_px),
+    }
     row = replace(
         row,
         backend=session.backend,
@@ -194,7 +261,11 @@ def _measure(subject: Subject, protocol: Protocol, request: Request) -> Benchmar
         settings=session.settings,
         scale=session.scale,
         mem_peak_mib=memory[0],
-        mem_definition="" if memory[0] is None else MEM_OF_IMAGES if protocol.of_images else MEM_DEFINITION,
+        mem_definition=""
+        if memory[0] is None
+        else MEM_OF_IMAGES
+        if protocol.of_images
+        else MEM_DEFINITION,
         set=valid.set,
         test_set=test.set if test else "",
         images=(*_images(valid, "valid"), *(_images(test, "test") if test else ())),
@@ -207,13 +278,27 @@ def _measure(subject: Subject, protocol: Protocol, request: Request) -> Benchmar
         conditions=conditions,
         **found,
     )
-    return replace(row, warnings=(*_not_finite(valid, test), *row.warnings, *warnings_of(conditions), *deviations(row)))
+    return replace(
+        row,
+        warnings=(
+            *_not_finite(valid, test),
+            *row.warnings,
+            *warnings_of(conditions),
+            *deviations(row),
+        ),
+    )
 
 
 def _not_finite(*qualities: Optional[Quality]) -> List[str]:
     images = [image for quality in qualities if quality for image in quality.images]
     broken = sum(not image.finite for image in images)
-    return [f"{broken} of {len(images)} images came out with pixels that are no finite numbers: scored as black or white"] if broken else []
+    return (
+        [
+            f"{broken} of {len(images)} images came out with pixels that are no finite numbers: scored as black or white"
+        ]
+        if broken
+        else []
+    )
 
 
 def _executed(spent: Optional[Spent], timed_share: Optional[float]) -> Optional[dict]:
@@ -222,7 +307,11 @@ def _executed(spent: Optional[Spent], timed_share: Optional[float]) -> Optional[
     total = sum(spent.pixels.values())
     ways = {way: round(px / total, 4) for way, px in spent.pixels.items()}
     share = round(spent.share, 4)
-    return {"share": share, "timed_share": share if timed_share is None else round(timed_share, 4), "ways": ways}
+    return {
+        "share": share,
+        "timed_share": share if timed_share is None else round(timed_share, 4),
+        "ways": ways,
+    }
 
 
 def _repeated(session: Session, request: Request, watch: Watch) -> Dict[str, Any]:
@@ -230,16 +319,31 @@ def _repeated(session: Session, request: Request, watch: Watch) -> Dict[str, Any
     hw = session.fixed_hw or request.hw or session.nearest_hw(DEFAULT_HW)
     session.check_hw(hw)
     adaptive = session.spent() is not None
-    x = typical_input(request.images, session.scale, hw) if adaptive else np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
-    latency = measure_latency(lambda: session.timed(x), runs=request.runs, cadence_hz=request.cadence_hz, between=watch.look)
+    x = (
+        typical_input(request.images, session.scale, hw)
+        if adaptive
+        else np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
+    )
+    latency = measure_latency(
+        lambda: session.timed(x),
+        runs=request.runs,
+        cadence_hz=request.cadence_hz,
+        between=watch.look,
+    )
     found: Dict[str, Any] = statistics(latency.times_ms)
     warnings = []
     if not latency.settled:
-        warnings.append(f"it was not steady yet after {WARMUP_S:g} s of warm-up: windows differed by more than {TOLERANCE:.0%}")
+        warnings.append(
+            f"it was not steady yet after {WARMUP_S:g} s of warm-up: windows differed by more than {TOLERANCE:.0%}"
+        )
     if found["latency_cv"] > MAX_CV:
-        warnings.append(f"single runs vary by {found['latency_cv']:.0%} (standard deviation over mean)")
+        warnings.append(
+            f"single runs vary by {found['latency_cv']:.0%} (standard deviation over mean)"
+        )
     if latency.late:
-        warnings.append(f"{latency.late} of {len(latency.times_ms)} frames were not done when the next one came")
+        warnings.append(
+            f"{latency.late} of {len(latency.times_ms)} frames were not done when the next one came"
+        )
     spent = session.spent()
     return {
         **found,
@@ -263,7 +367,11 @@ def typical_input(images: ImageSet, scale: int, hw: HW) -> np.ndarray:
     while height < hw[0]:
         row: List[np.ndarray] = []
         while sum(lr.shape[1] for lr in row) < hw[1]:
-            row.append(degraded(modcrop(read_rgb(images.files[number % len(images.files)]), scale), scale=scale))
+            row.append(
+                degraded(
+                    modcrop(read_rgb(images.files[number % len(images.files)]), scale), scale=scale
+                )
+            )
             number += 1
         low = min(lr.shape[0] for lr in row)
         rows.append(np.concatenate([lr[:low] for lr in row], axis=1)[:, : hw[1]])
@@ -276,7 +384,11 @@ def _of_images(valid: Quality, test: Optional[Quality]) -> Dict[str, Any]:
     images = (*valid.images, *(test.images if test else ()))
     times = [image.ms for image in images]
     copies = [image.copies_ms for image in images if image.copies_ms is not None]
-    means = [float(np.mean([image.ms for image in quality.images])) for quality in (valid, test) if quality]
+    means = [
+        float(np.mean([image.ms for image in quality.images]))
+        for quality in (valid, test)
+        if quality
+    ]
     return {
         **statistics(times),
         "latency_ms_mean": float(np.mean(means)),
@@ -292,7 +404,14 @@ def _of_images(valid: Quality, test: Optional[Quality]) -> Dict[str, Any]:
 def _images(quality: Quality, split: str) -> Iterator[dict]:
     for s in quality.images:
         psnr = s.psnr_db if np.isfinite(s.psnr_db) else None
-        yield {"image": s.image, "split": split, "lr_hw": list(s.lr_hw), "psnr_db": psnr, "ssim": s.ssim, "ms": round(s.ms, 4)}
+        yield {
+            "image": s.image,
+            "split": split,
+            "lr_hw": list(s.lr_hw),
+            "psnr_db": psnr,
+            "ssim": s.ssim,
+            "ms": round(s.ms, 4),
+        }
 
 
 def _rounded(times_ms: Sequence[float]) -> Tuple[float, ...]:
@@ -307,9 +426,21 @@ def _git_revision() -> str:
         return f"srdeploy {sr_deploy.__version__}"
     try:
         run = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+            [
+                "git",
+                "-C",
+                str(folder),
+                "describe",
+                "--always",
+                "--dirty=+",
+                "--abbrev=12",
+                "--exclude=*",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return f"srdeploy {sr_deploy.__version__}"
     return run.stdout.strip()

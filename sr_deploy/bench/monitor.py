@@ -32,7 +32,12 @@ def before() -> Dict[str, Any]:
     """Return what is known of the machine now, looking at it for 0.3 s."""
     start = usage()
     time.sleep(LOOK_S)
-    return _known(load_1min=load_1min(), others_cores=others_cores(start, usage()), cpu_mhz=cpu_mhz(), temperature_c=temperature_c())
+    return _known(
+        load_1min=load_1min(),
+        others_cores=others_cores(start, usage()),
+        cpu_mhz=cpu_mhz(),
+        temperature_c=temperature_c(),
+    )
 
 
 class Watch:
@@ -52,7 +57,9 @@ class Watch:
         if self._device and shutil.which("sh") is not None:
             self._log = Path(self._stack.enter_context(tempfile.TemporaryDirectory())) / "log"
             command = ["sh", str(SCRIPT), "watch", str(self._log), str(_WATCH_EVERY_S)]
-            self._sensors = self._stack.enter_context(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            self._sensors = self._stack.enter_context(
+                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            )
             self._stack.callback(self._read_sensors)
         self._start, self._start_s = usage(), time.time()
         return self
@@ -70,17 +77,34 @@ class Watch:
 
     def _read_sensors(self) -> None:
         self._sensors.terminate()
-        text = self._log.read_text(encoding="utf-8", errors="replace") if self._log.is_file() else ""
+        text = (
+            self._log.read_text(encoding="utf-8", errors="replace") if self._log.is_file() else ""
+        )
         self._samples = within(samples_from_text(text), self._start_s, self._stop_s)
 
     def seen(self, times_ms: Sequence[float], *, output_px: Optional[int]) -> Dict[str, Any]:
         """Return what was seen, ranges as [lowest, highest]; with the runs' times and the pixels each put out also their energy."""
-        mhz, heat = ([min(found), max(found)] if found else None for found in (self._mhz, self._heat))
-        drawn = energy(self._samples, output_px=output_px, runs=len(times_ms), seconds=sum(times_ms) / 1000) if output_px else None
-        facts = {} if drawn is None else {
-            "watts": drawn.watts_mean, "joules_per_megapixel": drawn.joules_per_megapixel, "power_covers": drawn.covers,
-            "throttled": drawn.throttled, "gpu_c": drawn.temperature_c_max,
-        }  # fmt: skip
+        mhz, heat = (
+            [min(found), max(found)] if found else None for found in (self._mhz, self._heat)
+        )
+        drawn = (
+            energy(
+                self._samples, output_px=output_px, runs=len(times_ms), seconds=sum(times_ms) / 1000
+            )
+            if output_px
+            else None
+        )
+        facts = (
+            {}
+            if drawn is None
+            else {
+                "watts": drawn.watts_mean,
+                "joules_per_megapixel": drawn.joules_per_megapixel,
+                "power_covers": drawn.covers,
+                "throttled": drawn.throttled,
+                "gpu_c": drawn.temperature_c_max,
+            }
+        )
         return _known(others_cores=self._others, cpu_mhz=mhz, temperature_c=heat, **facts)
 
 
@@ -89,7 +113,9 @@ def warnings_of(conditions: Dict[str, Any]) -> List[str]:
     found = []
     others, limit = conditions["during"].get("others_cores"), BUSY * (os.cpu_count() or 1)
     if others is not None and others > limit:
-        found.append(f"other processes kept {others:.1f} of {os.cpu_count()} cores busy while it was timed")
+        found.append(
+            f"other processes kept {others:.1f} of {os.cpu_count()} cores busy while it was timed"
+        )
     if conditions["during"].get("throttled"):
         found.append("the device was throttled while it was timed")
     if conditions["before"].get("clocks_locked") is False:
@@ -101,10 +127,20 @@ def device_facts() -> Dict[str, Any]:
     """Return how the board or GPU here is set, before it works: power mode, clocks, heat, driver."""
     facts = facts_here()
     return _known(
-        power_mode=facts.power_mode, clocks_locked=facts.clocks_locked, gpu_mhz=facts.gpu_mhz, gpu_mhz_max=facts.gpu_mhz_max,
-        gpu_c=facts.temperature_c, driver=facts.driver, jetpack=facts.jetpack, throttled=facts.throttled,
-    )  # fmt: skip
+        power_mode=facts.power_mode,
+        clocks_locked=facts.clocks_locked,
+        gpu_mhz=facts.gpu_mhz,
+        gpu_mhz_max=facts.gpu_mhz_max,
+        gpu_c=facts.temperature_c,
+        driver=facts.driver,
+        jetpack=facts.jetpack,
+        throttled=facts.throttled,
+    )
 
 
 def _known(**facts: Any) -> Dict[str, Any]:
-    return {key: round(value, 3) if isinstance(value, float) else value for key, value in facts.items() if value is not None}
+    return {
+        key: round(value, 3) if isinstance(value, float) else value
+        for key, value in facts.items()
+        if value is not None
+    }

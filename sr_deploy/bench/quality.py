@@ -26,7 +26,16 @@ def quality_from_artifacts(
     progress: Callable[[str], None] = lambda line: None,
 ) -> List[QualityRow]:
     """Score checkpoints (by torch), ONNX graphs and engines, or folders of them; return a row per set and variant (see `scored`)."""
-    return list(scored(given, variants=variants, data=data, metric=metric, degradation=degradation, progress=progress))
+    return list(
+        scored(
+            given,
+            variants=variants,
+            data=data,
+            metric=metric,
+            degradation=degradation,
+            progress=progress,
+        )
+    )
 
 
 def scored(
@@ -53,7 +62,8 @@ def scored(
             called = subject.row.artifact or subject.row.model
             if owners.setdefault(called, item) != item:
                 raise InputError(
-                    f"{owners[called]} and {item} both hold a {called}, and a table could not tell them apart", hint="rename one of them"
+                    f"{owners[called]} and {item} both hold a {called}, and a table could not tell them apart",
+                    hint="rename one of them",
                 )
             scale = _scale(subject)
             if scale is not None:
@@ -62,10 +72,19 @@ def scored(
             subjects.append(subject)
     first = []
     for scale in scales:
-        bicubic, border = BenchmarkRow(model=BICUBIC, variant="", backend=BICUBIC), border_px(metric, scale)
+        bicubic, border = (
+            BenchmarkRow(model=BICUBIC, variant="", backend=BICUBIC),
+            border_px(metric, scale),
+        )
         for images in sets:
             progress(f"bicubic, x{scale}, {images.name}, border {border}")
-            first.append(_row(bicubic, evaluate(Bicubic(scale), images, metric=metric, degradation=degradation), Bicubic(scale)))
+            first.append(
+                _row(
+                    bicubic,
+                    evaluate(Bicubic(scale), images, metric=metric, degradation=degradation),
+                    Bicubic(scale),
+                )
+            )
 
     def rows() -> Iterator[QualityRow]:
         yield from first
@@ -74,10 +93,17 @@ def scored(
                 session = subject.open()
             except (CannotRunHereError, MissingPackageError) as e:
                 progress(f"{_name(subject.row)}: not run: {e.message}")
-                yield from (_failed(subject.row, images, e.message, metric=metric, degradation=degradation) for images in sets)
+                yield from (
+                    _failed(subject.row, images, e.message, metric=metric, degradation=degradation)
+                    for images in sets
+                )
                 continue
             for images in sets:
-                row = _row(subject.row, evaluate(session, images, metric=metric, degradation=degradation), session)
+                row = _row(
+                    subject.row,
+                    evaluate(session, images, metric=metric, degradation=degradation),
+                    session,
+                )
                 quality = "identical images" if row.psnr_db is None else f"{row.psnr_db:.3f} dB"
                 progress(f"{_name(subject.row)} ({session.backend}), {images.name}: {quality}")
                 yield row
@@ -90,7 +116,10 @@ def image_sets(folders: Sequence[Union[str, Path]]) -> List[ImageSet]:
     sets: Dict[str, ImageSet] = {}
     for folder in folders or [""]:
         if folders and not str(folder):
-            raise InputError("an empty name for a folder of images", hint="leave --data out for scikit-image's photographs")
+            raise InputError(
+                "an empty name for a folder of images",
+                hint="leave --data out for scikit-image's photographs",
+            )
         images = image_set(str(folder))
         if images.name in sets:
             raise InputError(
@@ -133,19 +162,40 @@ def _row(row: BenchmarkRow, quality: Quality, session: Session) -> QualityRow:
         counter=row.counter,
         counted_hw=row.counted_hw,
         tiling=quality.tiling,
-        images=tuple({"image": s.image, "psnr_db": _finite(s.psnr_db), "ssim": s.ssim} for s in quality.images),
+        images=tuple(
+            {"image": s.image, "psnr_db": _finite(s.psnr_db), "ssim": s.ssim}
+            for s in quality.images
+        ),
         artifact_sha256=row.artifact_sha256,
         backend_version=session.backend_version,
         precision=session.precision,
     )
 
 
-def _failed(row: BenchmarkRow, images: ImageSet, error: str, *, metric: str, degradation: str) -> QualityRow:
+def _failed(
+    row: BenchmarkRow, images: ImageSet, error: str, *, metric: str, degradation: str
+) -> QualityRow:
     return QualityRow(
-        model=row.model, variant=row.variant, backend=row.backend, artifact=row.artifact, set=images.name, metric=metric,
-        border_px=None, psnr_db=None, ssim=None, degradation=degradation, scale=row.scale, params=row.params, macs_g=row.macs_g,
-        counter=row.counter, counted_hw=row.counted_hw, tiling="", images=(), artifact_sha256=row.artifact_sha256, error=error,
-    )  # fmt: skip
+        model=row.model,
+        variant=row.variant,
+        backend=row.backend,
+        artifact=row.artifact,
+        set=images.name,
+        metric=metric,
+        border_px=None,
+        psnr_db=None,
+        ssim=None,
+        degradation=degradation,
+        scale=row.scale,
+        params=row.params,
+        macs_g=row.macs_g,
+        counter=row.counter,
+        counted_hw=row.counted_hw,
+        tiling="",
+        images=(),
+        artifact_sha256=row.artifact_sha256,
+        error=error,
+    )
 
 
 def _finite(value: float) -> Optional[float]:

@@ -33,11 +33,16 @@ class Subject:
     """Its speed as the board that built it measured it; stands in where it cannot run here."""
 
 
-def given_items(given: Union[str, Path, Sequence[Union[str, Path]]], variants: Union[str, Sequence[str], None]) -> List[str]:
+def given_items(
+    given: Union[str, Path, Sequence[Union[str, Path]]], variants: Union[str, Sequence[str], None]
+) -> List[str]:
     """Return what is to be measured as a list. Raises InputError when it is empty, or `variants` names some of no checkpoint."""
     items = [str(item) for item in ([given] if isinstance(given, (str, Path)) else given)]
     if not items:
-        raise InputError("nothing to measure", hint="give a checkpoint, an ONNX graph, an engine or a folder of them")
+        raise InputError(
+            "nothing to measure",
+            hint="give a checkpoint, an ONNX graph, an engine or a folder of them",
+        )
     if variants is not None and not variants:
         raise InputError("an empty list of variants", hint="give some, or leave it out for all")
     if variants not in (None, "all") and all(_holds_artifacts(item) for item in items):
@@ -52,7 +57,9 @@ def _holds_artifacts(item: str) -> bool:
     return Path(item).is_dir() or Path(item).suffix in ARTIFACT_SUFFIXES
 
 
-def subjects_of(item: str, variants: Union[str, Sequence[str], None], *, trust: bool = False) -> Iterator[Subject]:
+def subjects_of(
+    item: str, variants: Union[str, Sequence[str], None], *, trust: bool = False
+) -> Iterator[Subject]:
     """Yield the variants of a checkpoint, an artifact, or the artifacts of a folder. Raises an SrDeployError on bad input."""
     path = Path(item)
     if is_adaptive(item):
@@ -73,7 +80,9 @@ def subjects_of(item: str, variants: Union[str, Sequence[str], None], *, trust: 
         yield from _checkpoint_subjects(item, variants)
 
 
-def _checkpoint_subjects(model: str, variants: Union[str, Sequence[str], None]) -> Iterator[Subject]:
+def _checkpoint_subjects(
+    model: str, variants: Union[str, Sequence[str], None]
+) -> Iterator[Subject]:
     from sr_deploy.nets.checkpoint import load_checkpoint
     from sr_deploy.nets.complexity import NTIRE_HW, count
     from sr_deploy.runtime.torch_module import session_of_checkpoint
@@ -82,11 +91,17 @@ def _checkpoint_subjects(model: str, variants: Union[str, Sequence[str], None]) 
     spec = checkpoint.spec
     for variant in checkpoint.variants(variants):
         row = BenchmarkRow(
-            model=checkpoint.name, variant=str(variant), backend="torch", scale=spec.scale, precision_asked="fp32",
+            model=checkpoint.name,
+            variant=str(variant),
+            backend="torch",
+            scale=spec.scale,
+            precision_asked="fp32",
             artifact_sha256=spec.weights_sha256,
-        )  # fmt: skip
+        )
         net = checkpoint.network(str(variant))
-        of_hooks, of_fvcore = (asdict(count(net, NTIRE_HW, counter=counter)) for counter in ("hooks", "fvcore"))
+        of_hooks, of_fvcore = (
+            asdict(count(net, NTIRE_HW, counter=counter)) for counter in ("hooks", "fvcore")
+        )
         counts = {**of_hooks, "fvcore": of_fvcore}
 
         def open_session(variant: str = str(variant)) -> Session:
@@ -99,35 +114,71 @@ def _adaptive_subjects(item: str, variants: Union[str, Sequence[str], None]) -> 
     """A router, or a plan; of an AdaDSR's plan the variants are desired depths."""
     plan, path = plan_of(item), Path(item)
     row = BenchmarkRow(
-        model=plan.model, variant="", backend="onnxruntime" if is_plan(item) else "torch", scale=plan.scale, precision_asked="fp32",
-        artifact=path.name if is_plan(item) else "", artifact_sha256=sha256_of(path) if is_plan(item) else plan.parent_sha256,
-    )  # fmt: skip
+        model=plan.model,
+        variant="",
+        backend="onnxruntime" if is_plan(item) else "torch",
+        scale=plan.scale,
+        precision_asked="fp32",
+        artifact=path.name if is_plan(item) else "",
+        artifact_sha256=sha256_of(path) if is_plan(item) else plan.parent_sha256,
+    )
     if isinstance(plan, RoutedPlan) or plan.fixed:
         if variants not in (None, "all"):
-            why = "chooses among its branches itself" if isinstance(plan, RoutedPlan) else "was trained for one depth"
+            why = (
+                "chooses among its branches itself"
+                if isinstance(plan, RoutedPlan)
+                else "was trained for one depth"
+            )
             raise InputError(f"'{item}' {why}: it has no variants", hint="leave --variants out")
         yield Subject(row, lambda: opened(item))
         return
-    asked = variants.split(",") if isinstance(variants, str) and variants != "all" else None if variants == "all" else variants
-    depths = {name: depth_of(name, plan.blocks) for name in ([f"d{plan.blocks / 2:g}"] if asked is None else asked)}
+    asked = (
+        variants.split(",")
+        if isinstance(variants, str) and variants != "all"
+        else None
+        if variants == "all"
+        else variants
+    )
+    depths = {
+        name: depth_of(name, plan.blocks)
+        for name in ([f"d{plan.blocks / 2:g}"] if asked is None else asked)
+    }
     for name, depth in depths.items():
         yield Subject(replace(row, variant=name), lambda depth=depth: opened(item, depth))  # type: ignore[misc]
 
 
 def _artifact_subject(path: Path, trust: bool) -> Subject:
     if path.suffix == ".onnx" and path.is_file() and not manifest_path(path).is_file():
-        bare = BenchmarkRow(model=path.stem, variant="", backend="onnxruntime", artifact=path.name, artifact_sha256=sha256_of(path))
+        bare = BenchmarkRow(
+            model=path.stem,
+            variant="",
+            backend="onnxruntime",
+            artifact=path.name,
+            artifact_sha256=sha256_of(path),
+        )
         return Subject(bare, lambda: _open_bare(path))
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     manifest = read_manifest(path, trust=trust)
     runtime = "onnxruntime" if manifest.kind == "onnx" else load_target(manifest.target).runtime
     row = BenchmarkRow(
-        model=manifest.model, variant=manifest.variant, backend=runtime, artifact=path.name, artifact_sha256=manifest.sha256,
-        target=manifest.target, scale=manifest.scale, precision=manifest.precision_obtained, precision_asked=manifest.precision_asked,
-    )  # fmt: skip
+        model=manifest.model,
+        variant=manifest.variant,
+        backend=runtime,
+        artifact=path.name,
+        artifact_sha256=manifest.sha256,
+        target=manifest.target,
+        scale=manifest.scale,
+        precision=manifest.precision_obtained,
+        precision_asked=manifest.precision_asked,
+    )
     row = with_counts(row, manifest.counts)
-    return Subject(row, lambda: BACKENDS[runtime]().open(path, manifest), manifest.counts, _recorded(row, manifest))
+    return Subject(
+        row,
+        lambda: BACKENDS[runtime]().open(path, manifest),
+        manifest.counts,
+        _recorded(row, manifest),
+    )
 
 
 def _recorded(row: BenchmarkRow, manifest: Manifest) -> Optional[BenchmarkRow]:
@@ -140,7 +191,9 @@ def _recorded(row: BenchmarkRow, manifest: Manifest) -> Optional[BenchmarkRow]:
     return replace(
         row,
         backend_version=manifest.versions.get(package, ""),
-        device=" ".join(dict.fromkeys(part for part in (board.get("board", ""), build["gpu"]) if part)),
+        device=" ".join(
+            dict.fromkeys(part for part in (board.get("board", ""), build["gpu"]) if part)
+        ),
         power_mode=board.get("power_mode"),
         input_hw=(manifest.opt_shape[0], manifest.opt_shape[1]),
         runs=latency["runs"],
@@ -163,7 +216,16 @@ def with_counts(row: BenchmarkRow, counts: Any, counter: str = "hooks") -> Bench
     """Fill in the counts by a counter, none where an artifact of an older version lacks them."""
     found = counts if counter == "hooks" else counts.get(counter, {})
     if not {"params", "macs", "acts", "convs", "counter", "uncounted"} <= set(found):
-        return replace(row, params=None, macs_g=None, acts_m=None, convs=None, counter="", counted_hw=None, uncounted=None)
+        return replace(
+            row,
+            params=None,
+            macs_g=None,
+            acts_m=None,
+            convs=None,
+            counter="",
+            counted_hw=None,
+            uncounted=None,
+        )
     return replace(
         row,
         params=found["params"],

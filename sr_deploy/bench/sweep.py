@@ -81,19 +81,32 @@ def read_plan(path: Path) -> Plan:
         if not getattr(plan, key):
             raise InputError(f"{path}: {key} is empty; expected at least one")
     if not plan.backends and not plan.targets:
-        raise InputError(f"{path}: neither backends nor targets; expected {' or '.join(BACKENDS)}, or a target (srdeploy targets)")
+        raise InputError(
+            f"{path}: neither backends nor targets; expected {' or '.join(BACKENDS)}, or a target (srdeploy targets)"
+        )
     for shape in plan.shapes:
         parse_hw(shape)
     metric = () if plan.metric is None else (plan.metric,)
-    named = (("backends", plan.backends, BACKENDS), ("precisions", plan.precisions, PRECISIONS), ("metric", metric, METRICS))
+    named = (
+        ("backends", plan.backends, BACKENDS),
+        ("precisions", plan.precisions, PRECISIONS),
+        ("metric", metric, METRICS),
+    )
     for key, values, known in named:
         for value in values:
             if value not in known:
                 raise InputError(f"{path}: {key} holds '{value}'; expected {' or '.join(known)}")
     for protocol in map(protocol_named, plan.protocols):
         if plan.metric is not None and protocol.metric not in (None, plan.metric):
-            raise InputError(f"{path}: {protocol.name} scores on {protocol.metric}, not {plan.metric}", hint="leave metric out")
-    for key, values, most in (("batch", plan.batch, 1024), ("runs", (plan.runs,), 10000), ("threads", (plan.threads,), cores())):
+            raise InputError(
+                f"{path}: {protocol.name} scores on {protocol.metric}, not {plan.metric}",
+                hint="leave metric out",
+            )
+    for key, values, most in (
+        ("batch", plan.batch, 1024),
+        ("runs", (plan.runs,), 10000),
+        ("threads", (plan.threads,), cores()),
+    ):
         for number in values:
             if number is not None and not 1 <= number <= most:
                 raise InputError(f"{path}: {key} is {number}; expected 1 to {most}")
@@ -107,21 +120,43 @@ def cells_of(plan: Plan, images: ImageSet) -> Dict[str, Cell]:
 
     A name is readable, and another one as soon as weights, images (by name and size) or settings are others.
     """
-    ways = [(backend, "") for backend in plan.backends] + [(load_target(t).runtime, t) for t in plan.targets]
-    settings = [[(p.name, p.stat().st_size) for p in images.files], plan.metric, plan.threads, plan.runs]
+    ways = [(backend, "") for backend in plan.backends] + [
+        (load_target(t).runtime, t) for t in plan.targets
+    ]
+    settings = [
+        [(p.name, p.stat().st_size) for p in images.files],
+        plan.metric,
+        plan.threads,
+        plan.runs,
+    ]
     cells = {}
     for model in plan.models:
         held = _held(model, plan.variants)
-        digest = hashlib.sha256(json.dumps([*held.weights, *settings], sort_keys=True).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(
+            json.dumps([*held.weights, *settings], sort_keys=True).encode()
+        ).hexdigest()[:8]
         axes = (held.variants, plan.shapes, plan.batch, plan.precisions, ways, plan.protocols)
-        for variant, shape, batch, precision, (backend, target), protocol in itertools.product(*axes):
+        for variant, shape, batch, precision, (backend, target), protocol in itertools.product(
+            *axes
+        ):
             way = f"{backend} for {target}" if target else backend
             any_size = backend == "torch" or is_router(model) or _own_graph_takes(target, shape)
             if protocol_named(protocol).of_images and any_size:
                 shape = ""
             what = ".".join(filter(None, (held.name, variant)))
             name = f"{what} {shape or 'own sizes'} batch {batch} {precision} {way} {protocol} #{digest}"
-            cells[name] = Cell(model, held.name, held.scale, variant, shape, batch, precision, backend, target, protocol)
+            cells[name] = Cell(
+                model,
+                held.name,
+                held.scale,
+                variant,
+                shape,
+                batch,
+                precision,
+                backend,
+                target,
+                protocol,
+            )
     return cells
 
 
@@ -138,22 +173,35 @@ class _Held(NamedTuple):
 
 def _held(model: str, asked: Sequence[str]) -> _Held:
     if is_plan(model):
-        raise InputError(f"{model} is what was exported of a model; a sweep takes models and makes the rest", hint="give that model")
+        raise InputError(
+            f"{model} is what was exported of a model; a sweep takes models and makes the rest",
+            hint="give that model",
+        )
     if is_router(model):
         from sr_deploy.nets.router import load_router
 
         router = load_router(model)
-        return _Held(router.plan().model, router.spec.scale, (router.spec.weights_sha256, *router.spec.weights_sha256s), ("",))
+        return _Held(
+            router.plan().model,
+            router.spec.scale,
+            (router.spec.weights_sha256, *router.spec.weights_sha256s),
+            ("",),
+        )
     from sr_deploy.nets.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(model)
     variants = checkpoint.variants("all" if tuple(asked) == ("all",) else asked)
-    return _Held(checkpoint.name, checkpoint.spec.scale, (checkpoint.spec.weights_sha256,), tuple(map(str, variants)))
+    return _Held(
+        checkpoint.name,
+        checkpoint.spec.scale,
+        (checkpoint.spec.weights_sha256,),
+        tuple(map(str, variants)),
+    )
 
 
 def rows_from_plan(
     plan: Plan, folder: Path, *, data: str = "", progress: Callable[[str], None] = lambda line: None
-) -> List[BenchmarkRow]:  # fmt: skip
+) -> List[BenchmarkRow]:
     """Measure the cells that `folder/rows.jsonl` lacks, appending each row at once; return the rows of all cells of the plan.
 
     data: a folder of HR images; empty: scikit-image's photographs. Graphs and engines lie in `folder/artifacts`. A cell that
@@ -161,21 +209,32 @@ def rows_from_plan(
     """
     images = image_set(data)
     cells = cells_of(plan, images)
-    metrics = {protocol.metric or plan.metric or "y" for protocol in map(protocol_named, plan.protocols)}
+    metrics = {
+        protocol.metric or plan.metric or "y" for protocol in map(protocol_named, plan.protocols)
+    }
     for metric, scale in itertools.product(metrics, {cell.scale for cell in cells.values()}):
         check_images(images, metric=metric, scale=scale)  # a bad image would fail every cell
     output_folder(folder)
     file = folder / "rows.jsonl"
     if cut_torn_line(file):
         progress(f"{file}: took away a last line that was written only half")
-    rows = {row.cell: row for row in (read_rows(file) if file.exists() else []) if row.cell in cells}
+    rows = {
+        row.cell: row for row in (read_rows(file) if file.exists() else []) if row.cell in cells
+    }
     todo = [name for name in cells if name not in rows]
     if rows:
-        progress(f"{len(rows)} of {len(cells)} cells are done already, {sum(bool(r.error) for r in rows.values())} of them failed")
+        progress(
+            f"{len(rows)} of {len(cells)} cells are done already, {sum(bool(r.error) for r in rows.values())} of them failed"
+        )
     for number, name in enumerate(todo, 1):
-        rows[name] = row = replace(_measured(cells[name], plan, data, folder / "artifacts"), cell=name)
+        rows[name] = row = replace(
+            _measured(cells[name], plan, data, folder / "artifacts"), cell=name
+        )
         append_rows(file, [row])
-        progress(f"[{number}/{len(todo)}] {name}: " + (f"failed: {row.error}" if row.error else f"{time_ms(row):.2f} ms"))
+        progress(
+            f"[{number}/{len(todo)}] {name}: "
+            + (f"failed: {row.error}" if row.error else f"{time_ms(row):.2f} ms")
+        )
     return [rows[name] for name in cells]
 
 
@@ -186,9 +245,15 @@ class _FailedError(Exception):
 def _measured(cell: Cell, plan: Plan, data: str, artifacts: Path) -> BenchmarkRow:
     """Make what the cell needs and measure it, by the commands a user would give."""
     subject = BenchmarkRow(
-        model=cell.name, variant=cell.variant, backend=cell.backend, target=cell.target, precision_asked=cell.precision,
-        batch=cell.batch, protocol=cell.protocol, input_hw=parse_hw(cell.shape) if cell.shape else None,
-    )  # fmt: skip
+        model=cell.name,
+        variant=cell.variant,
+        backend=cell.backend,
+        target=cell.target,
+        precision_asked=cell.precision,
+        batch=cell.batch,
+        protocol=cell.protocol,
+        input_hw=parse_hw(cell.shape) if cell.shape else None,
+    )
     try:
         if cell.batch != 1:
             raise _FailedError(f"batch {cell.batch}: sessions take one image at a time")
@@ -203,8 +268,14 @@ def _measured(cell: Cell, plan: Plan, data: str, artifacts: Path) -> BenchmarkRo
         chosen = ["--variants", cell.variant] if cell.variant else []
         what = [cell.model, *chosen] if cell.backend == "torch" else [_artifact(cell, artifacts)]
         rows = json.loads(_srdeploy("bench", *what, *options, "--json"))
-        row = from_dict(BenchmarkRow, rows[0], source="the row of a child process", error=InputError)
-        return replace(row, error=_one_line(row.error)) if len(rows) == 1 else replace(subject, error=f"{len(rows)} rows for one cell")
+        row = from_dict(
+            BenchmarkRow, rows[0], source="the row of a child process", error=InputError
+        )
+        return (
+            replace(row, error=_one_line(row.error))
+            if len(rows) == 1
+            else replace(subject, error=f"{len(rows)} rows for one cell")
+        )
     except _FailedError as e:
         return replace(subject, error=_one_line(str(e)))
 
@@ -214,7 +285,9 @@ def _own_graph_takes(target: str, shape: str) -> bool:
     if not target:
         return False
     own = parse_sizes(load_target(target).shapes[0])
-    return own.dynamic and all(least <= n <= most for least, n, most in zip(own.min, parse_hw(shape), own.max))
+    return own.dynamic and all(
+        least <= n <= most for least, n, most in zip(own.min, parse_hw(shape), own.max)
+    )
 
 
 def _artifact(cell: Cell, artifacts: Path) -> str:
@@ -222,14 +295,29 @@ def _artifact(cell: Cell, artifacts: Path) -> str:
     folder = artifacts / (cell.target or "onnx")
     if is_router(cell.model):
         if cell.target:
-            raise _FailedError("no engines of routers are made: their graphs are run by the backend onnxruntime")
+            raise _FailedError(
+                "no engines of routers are made: their graphs are run by the backend onnxruntime"
+            )
         if cell.precision != "fp32":
             raise _FailedError(f"the graphs of routers are in fp32, not {cell.precision}")
         return _srdeploy("export", cell.model, "--adaptive", "-o", str(folder)).split("\n")[0]
-    size = [] if not cell.shape or _own_graph_takes(cell.target, cell.shape) else ["--shape", cell.shape]
+    size = (
+        []
+        if not cell.shape or _own_graph_takes(cell.target, cell.shape)
+        else ["--shape", cell.shape]
+    )
     graph = _srdeploy(
-        "export", cell.model, "--variants", cell.variant, *size, "--precision", cell.precision, *target, "-o", str(folder)
-    ).split("\n")[0]  # fmt: skip
+        "export",
+        cell.model,
+        "--variants",
+        cell.variant,
+        *size,
+        "--precision",
+        cell.precision,
+        *target,
+        "-o",
+        str(folder),
+    ).split("\n")[0]
     if not cell.target:
         return graph
     return _srdeploy("build-engine", graph, *target, "-o", str(folder)).split("\n")[0]
@@ -244,10 +332,14 @@ def _srdeploy(*arguments: str) -> str:
     if done.returncode == 0:
         return done.stdout
     if done.returncode < 0:
-        raise _FailedError(f"srdeploy {arguments[0]} was ended by {_signal_name(-done.returncode)}: the backend crashed")
+        raise _FailedError(
+            f"srdeploy {arguments[0]} was ended by {_signal_name(-done.returncode)}: the backend crashed"
+        )
     said = re.search(r"^error: (.*)", done.stderr, re.M)
     last = ([line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"])[-1]
-    raise _FailedError(said[1] if said else f"srdeploy {arguments[0]} ended with {done.returncode}: {last}")
+    raise _FailedError(
+        said[1] if said else f"srdeploy {arguments[0]} ended with {done.returncode}: {last}"
+    )
 
 
 def _run_on_leash(command: Sequence[str]) -> subprocess.CompletedProcess:
@@ -256,8 +348,13 @@ def _run_on_leash(command: Sequence[str]) -> subprocess.CompletedProcess:
     with contextlib.closing(os.fdopen(write, "wb")) as leash:
         try:
             child = subprocess.Popen(
-                command, stdin=read, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
-            )  # fmt: skip
+                command,
+                stdin=read,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+            )
         finally:
             os.close(read)
         with child:

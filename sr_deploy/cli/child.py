@@ -29,7 +29,9 @@ def main() -> None:
 def _end_with_parent(leash: int) -> None:
     while os.read(leash, 1):
         pass
-    if hasattr(signal, "pthread_kill"):  # to the main thread, which may be waiting; Windows has none, and ends at once
+    if hasattr(
+        signal, "pthread_kill"
+    ):  # to the main thread, which may be waiting; Windows has none, and ends at once
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
         time.sleep(GRACE_S)
     os._exit(1)

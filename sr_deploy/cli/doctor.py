@@ -13,7 +13,9 @@ from sr_deploy.cli.output import emit, emit_json
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@click.argument(
+    "files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path)
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def doctor(files: Tuple[Path, ...], as_json: bool) -> None:
     """Explain graphs and engines: whole or not, for which device and version, what differs here, how to make them again.

@@ -15,16 +15,49 @@ from sr_deploy.core.errors import InputError
 
 @click.command("eval")
 @click.argument("given", nargs=-1, required=True, metavar="MODEL|ARTIFACT...")
-@click.option("--variants", default="all", show_default=True, help="Of checkpoints: all (those of the paper's table), or a list: d1,d3.")
-@click.option("--data", multiple=True, metavar="HR_DIR", help="Folder of HR images; may be given several times; default: scikit-image's.")
-@click.option("--metric", type=click.Choice(["y", "rgb"]), default="y", show_default=True,
-              help="y: float luma, border = scale, as papers. rgb: uint8, border 4, as NTIRE.")  # fmt: skip
-@click.option("--degradation", type=click.Choice(["bi", "bd", "dn"]), default="bi", show_default=True,
-              help="How LR is made: bi, bicubic; x3 only: bd, blurred; dn, bicubic with noise.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list, an object per set and variant, instead of the table.")
-@click.option("-o", "--output", metavar="DIR", help="Folder for eval.json, eval.md, psnr.png and psnr.svg.")
+@click.option(
+    "--variants",
+    default="all",
+    show_default=True,
+    help="Of checkpoints: all (those of the paper's table), or a list: d1,d3.",
+)
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="HR_DIR",
+    help="Folder of HR images; may be given several times; default: scikit-image's.",
+)
+@click.option(
+    "--metric",
+    type=click.Choice(["y", "rgb"]),
+    default="y",
+    show_default=True,
+    help="y: float luma, border = scale, as papers. rgb: uint8, border 4, as NTIRE.",
+)
+@click.option(
+    "--degradation",
+    type=click.Choice(["bi", "bd", "dn"]),
+    default="bi",
+    show_default=True,
+    help="How LR is made: bi, bicubic; x3 only: bd, blurred; dn, bicubic with noise.",
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print a JSON list, an object per set and variant, instead of the table.",
+)
+@click.option(
+    "-o", "--output", metavar="DIR", help="Folder for eval.json, eval.md, psnr.png and psnr.svg."
+)
 def evaluate(
-    given: Tuple[str, ...], variants: str, data: Tuple[str, ...], metric: str, degradation: str, as_json: bool, output: Optional[str]
+    given: Tuple[str, ...],
+    variants: str,
+    data: Tuple[str, ...],
+    metric: str,
+    degradation: str,
+    as_json: bool,
+    output: Optional[str],
 ) -> None:
     """Score checkpoints (by torch), ONNX graphs and engines on sets of images: PSNR and SSIM, no speed.
 
@@ -41,7 +74,9 @@ def evaluate(
         if not output:
             raise InputError("--output is empty; expected a folder")
         check_can_draw()
-    waiting = scored(given, variants=variants, data=data, metric=metric, degradation=degradation, progress=say)
+    waiting = scored(
+        given, variants=variants, data=data, metric=metric, degradation=degradation, progress=say
+    )
     # The input is good by now: what is wrong with it leaves no folder.
     with no_empty_folders(*([Path(output)] if output else [])):
         if output is not None:
@@ -51,7 +86,9 @@ def evaluate(
         table = quality_table(rows)
         if output is not None:
             drawn = psnr_figure(rows)
-            write_text(Path(output) / "eval.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+            write_text(
+                Path(output) / "eval.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+            )
             write_text(Path(output) / "eval.md", table + "\n")
             for name, content in drawn.items():
                 with atomic_path(Path(output) / name) as temporary:

@@ -43,7 +43,11 @@ class _Group(click.Group):
         except ImportError as e:
             if e.name is None or e.name.split(".")[0] not in _EXPORT_PACKAGES:
                 raise
-            _fail(MissingPackageError(e.name, needed_for=f"srdeploy {ctx.invoked_subcommand}", extra="export"))
+            _fail(
+                MissingPackageError(
+                    e.name, needed_for=f"srdeploy {ctx.invoked_subcommand}", extra="export"
+                )
+            )
         except BrokenPipeError:  # the reader of our stdout (head, less) has gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
@@ -64,9 +68,25 @@ def main() -> None:
 
 
 for command in (
-    models, complexity, import_checkpoint, train, recipes, export, check, targets, build_engine, adopt, doctor, bench, table, compare,
-    select, evaluate, report, upscale,
-):  # fmt: skip
+    models,
+    complexity,
+    import_checkpoint,
+    train,
+    recipes,
+    export,
+    check,
+    targets,
+    build_engine,
+    adopt,
+    doctor,
+    bench,
+    table,
+    compare,
+    select,
+    evaluate,
+    report,
+    upscale,
+):
     main.add_command(command)
 
 if __name__ == "__main__":

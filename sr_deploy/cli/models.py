@@ -23,16 +23,33 @@ def models(as_json: bool) -> None:
     found: List[Dict[str, Any]] = []
     for path in shipped():
         spec = read_card(path)
-        found.append({"name": path.stem, "arch": spec.arch, "scale": spec.scale, "variants": list(spec.variants), "path": str(path)})
+        found.append(
+            {
+                "name": path.stem,
+                "arch": spec.arch,
+                "scale": spec.scale,
+                "variants": list(spec.variants),
+                "path": str(path),
+            }
+        )
     routers: List[Dict[str, Any]] = []
     for path in shipped_routers():
         card = read_router_card(path)
         branches = [f"{b.model}:{b.variant}" for b in card.branches]
-        routers.append({"name": router_name(path), "scale": card.scale, "branches": branches, "path": str(path)})
+        routers.append(
+            {
+                "name": router_name(path),
+                "scale": card.scale,
+                "branches": branches,
+                "path": str(path),
+            }
+        )
     if as_json:
         emit_json(found + routers)
         return
-    cells = [[m["name"], m["arch"], f"x{m['scale']}", " ".join(m["variants"]), m["path"]] for m in found]
+    cells = [
+        [m["name"], m["arch"], f"x{m['scale']}", " ".join(m["variants"]), m["path"]] for m in found
+    ]
     emit("\n".join(markdown(["name", "arch", "scale", "variants", "path"], cells)))
     cells = [[r["name"], f"x{r['scale']}", " ".join(r["branches"]), r["path"]] for r in routers]
     emit("\n" + "\n".join(markdown(["router", "scale", "branches", "path"], cells)))
@@ -40,10 +57,20 @@ def models(as_json: bool) -> None:
 
 @click.command()
 @click.argument("model")
-@click.option("--variant", help="A variant, such as d3, c8 or c16-nla; default: the largest, or the paper's own size.")
-@click.option("--lr", default="256x256", show_default=True, metavar="HxW", help="The LR size counted at.")
-@click.option("--counter", type=click.Choice(["hooks", "fvcore"]), default="hooks", show_default=True,
-              help="hooks: as NTIRE 2022/23 counted. fvcore: as since 2024. Not comparable.")  # fmt: skip
+@click.option(
+    "--variant",
+    help="A variant, such as d3, c8 or c16-nla; default: the largest, or the paper's own size.",
+)
+@click.option(
+    "--lr", default="256x256", show_default=True, metavar="HxW", help="The LR size counted at."
+)
+@click.option(
+    "--counter",
+    type=click.Choice(["hooks", "fvcore"]),
+    default="hooks",
+    show_default=True,
+    help="hooks: as NTIRE 2022/23 counted. fvcore: as since 2024. Not comparable.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_json: bool) -> None:
     """Count parameters, multiply-accumulates, activations and convolutions of MODEL."""
@@ -73,14 +100,29 @@ def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_jso
 @click.command("import-checkpoint")
 @click.argument("kind", metavar="KIND")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to."
+)
 @click.option("--variant", help="The size the weights have, where their names do not tell.")
 @click.option("--name", help="The checkpoint's name; default: KIND or the file's own.")
-@click.option("--value-range", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
-              help="The network was trained on 0 to this, 255 say; folded into its weights.")  # fmt: skip
-@click.option("--elastic", is_flag=True, help="The weights were trained to be sliced into smaller variants.")
+@click.option(
+    "--value-range",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="The network was trained on 0 to this, 255 say; folded into its weights.",
+)
+@click.option(
+    "--elastic", is_flag=True, help="The weights were trained to be sliced into smaller variants."
+)
 def import_checkpoint(
-    kind: str, file: Path, output: Path, variant: Optional[str], name: Optional[str], value_range: float, elastic: bool
+    kind: str,
+    file: Path,
+    output: Path,
+    variant: Optional[str],
+    name: Optional[str],
+    value_range: float,
+    elastic: bool,
 ) -> None:
     """Bring weights in as safetensors with a card.
 
@@ -89,7 +131,11 @@ def import_checkpoint(
     """
     from sr_deploy.nets.importers import checkpoint_from_file
 
-    checkpoint = checkpoint_from_file(kind, file, output, variant=variant, name=name, elastic=elastic, value_range=value_range)
+    checkpoint = checkpoint_from_file(
+        kind, file, output, variant=variant, name=name, elastic=elastic, value_range=value_range
+    )
     spec = checkpoint.spec
-    say(f"{spec.arch} x{spec.scale}, {', '.join(spec.variants)}, {sum(v.numel() for v in checkpoint.weights.values()):,} parameters")
+    say(
+        f"{spec.arch} x{spec.scale}, {', '.join(spec.variants)}, {sum(v.numel() for v in checkpoint.weights.values()):,} parameters"
+    )
     emit(str(checkpoint.path))

@@ -56,7 +56,10 @@ def _take(path: Path, mine: str) -> bool:
     except FileExistsError:
         pass
     except OSError as e:
-        raise InputError(f"cannot write {path}: {e.strerror or e}", hint="free some space, or give a folder you may write to") from e
+        raise InputError(
+            f"cannot write {path}: {e.strerror or e}",
+            hint="free some space, or give a folder you may write to",
+        ) from e
     pid, host = holder(path)
     if host != socket.gethostname() or _runs(pid):
         return False

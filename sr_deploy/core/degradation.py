@@ -23,10 +23,15 @@ def check_degradation(kind: str, scale: int) -> None:
     if kind not in DEGRADATIONS:
         raise InputError(f"unknown degradation '{kind}'; expected {', '.join(DEGRADATIONS)}")
     if kind != "bi" and scale != 3:
-        raise InputError(f"the degradation '{kind}' is defined at x3, not at x{scale}", hint="use an x3 network, or --degradation bi")
+        raise InputError(
+            f"the degradation '{kind}' is defined at x3, not at x{scale}",
+            hint="use an x3 network, or --degradation bi",
+        )
 
 
-def degraded(hr: np.ndarray, *, scale: int, kind: str = "bi", rng: Optional[np.random.Generator] = None) -> np.ndarray:
+def degraded(
+    hr: np.ndarray, *, scale: int, kind: str = "bi", rng: Optional[np.random.Generator] = None
+) -> np.ndarray:
     """Return the LR of an HR image: (scale*h, scale*w, 3) uint8 RGB -> (h, w, 3) uint8.
 
     rng: of the noise of `dn`; None: a fresh one of seed 0, so that every call gives the same image. Raises InputError.

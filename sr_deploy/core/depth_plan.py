@@ -72,14 +72,24 @@ def read_plan(path: Path) -> DepthPlan:
     """Read a plan. Raises ArtifactError when it is missing, malformed, or what none of ours is."""
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}")
-    plan = from_dict(DepthPlan, read_json(path, ArtifactError), source=str(path), error=ArtifactError)
+    plan = from_dict(
+        DepthPlan, read_json(path, ArtifactError), source=str(path), error=ArtifactError
+    )
     whole = (
-        plan.way in WAYS and plan.depths[-1:] == (plan.blocks,) and 0 < plan.depths[0] <= plan.blocks <= 1024
-        and 1 <= plan.scale <= 8 and (plan.way == "rows" or 0 < plan.tile <= 4096) and 0 <= plan.dense_above <= 1
-        and min(plan.macs_px, plan.conv_macs_px) > 0 and plan.map_macs_px >= 0 and list(plan.graphs) == graph_names(plan)
-    )  # fmt: skip
+        plan.way in WAYS
+        and plan.depths[-1:] == (plan.blocks,)
+        and 0 < plan.depths[0] <= plan.blocks <= 1024
+        and 1 <= plan.scale <= 8
+        and (plan.way == "rows" or 0 < plan.tile <= 4096)
+        and 0 <= plan.dense_above <= 1
+        and min(plan.macs_px, plan.conv_macs_px) > 0
+        and plan.map_macs_px >= 0
+        and list(plan.graphs) == graph_names(plan)
+    )
     if not whole or list(plan.depths) != sorted(set(plan.depths)):
-        raise ArtifactError(f"{path} is no plan of ours: its way '{plan.way}', graphs, tile, depths and costs do not go together")
+        raise ArtifactError(
+            f"{path} is no plan of ours: its way '{plan.way}', graphs, tile, depths and costs do not go together"
+        )
     return plan
 
 
@@ -111,13 +121,21 @@ def groups_of(blocks: int) -> Tuple[int, ...]:
 
 def tiles_of(plan: DepthPlan, depth_map: np.ndarray, before: int) -> List[Tuple[int, int]]:
     """Return the corners (top, left) of the tiles of an (H, W) map that hold a pixel which goes on after `before` blocks."""
-    corners = itertools.product(range(0, depth_map.shape[0], plan.tile), range(0, depth_map.shape[1], plan.tile))
-    return [(top, left) for top, left in corners if taken(depth_map[top : top + plan.tile, left : left + plan.tile], before + 1).any()]
+    corners = itertools.product(
+        range(0, depth_map.shape[0], plan.tile), range(0, depth_map.shape[1], plan.tile)
+    )
+    return [
+        (top, left)
+        for top, left in corners
+        if taken(depth_map[top : top + plan.tile, left : left + plan.tile], before + 1).any()
+    ]
 
 
 def everywhere(plan: DepthPlan, depth_map: np.ndarray) -> Tuple[bool, ...]:
     """Return for each group of blocks whether it is computed at all pixels of an (H, W) map."""
-    return tuple(_share(plan, depth_map, first, last) > plan.dense_above for first, last in groups(plan))
+    return tuple(
+        _share(plan, depth_map, first, last) > plan.dense_above for first, last in groups(plan)
+    )
 
 
 def groups(plan: DepthPlan) -> List[Tuple[int, int]]:
@@ -143,10 +161,14 @@ def executed_macs(plan: DepthPlan, depth_map: np.ndarray) -> int:
 def _share(plan: DepthPlan, depth_map: np.ndarray, first: int, last: int) -> float:
     if plan.way == "tiles":
         everywhere_macs = 2 * (last - first) * plan.conv_macs_px * depth_map.size
-        return len(tiles_of(plan, depth_map, first)) * _tile_macs(plan, last - first) / everywhere_macs
+        return (
+            len(tiles_of(plan, depth_map, first)) * _tile_macs(plan, last - first) / everywhere_macs
+        )
     return float(np.mean([taken(depth_map, block).mean() for block in range(first + 1, last + 1)]))
 
 
 def _tile_macs(plan: DepthPlan, blocks: int) -> int:
     """Of so many blocks on one tile, which comes with two pixels more on each side for each of them."""
-    return plan.conv_macs_px * sum((plan.tile + 4 * blocks - 2 * conv) ** 2 for conv in range(1, 2 * blocks + 1))
+    return plan.conv_macs_px * sum(
+        (plan.tile + 4 * blocks - 2 * conv) ** 2 for conv in range(1, 2 * blocks + 1)
+    )

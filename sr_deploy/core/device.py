@@ -67,7 +67,9 @@ def limited_to(threads: Optional[int]) -> Iterator[None]:
         yield
         return
     if not hasattr(os, "sched_setaffinity"):
-        raise InputError("this system cannot limit a process to some of its cores", hint="leave --threads out")
+        raise InputError(
+            "this system cannot limit a process to some of its cores", hint="leave --threads out"
+        )
     before = os.sched_getaffinity(0)
     if not 1 <= threads <= len(before):
         raise InputError(f"{threads} threads; this process may use 1 to {len(before)} cores")
@@ -92,7 +94,9 @@ def usage() -> Optional[Usage]:
     """Return the CPU time spent so far; None where the system does not tell."""
     with contextlib.suppress(OSError, ValueError, AttributeError, IndexError):
         ticks = [int(v) for v in _STAT.read_text().split("\n", 1)[0].split()[1:9]]
-        busy = sum(ticks) - ticks[3] - ticks[4]  # idle and waiting for a disk; guests are in user time already
+        busy = (
+            sum(ticks) - ticks[3] - ticks[4]
+        )  # idle and waiting for a disk; guests are in user time already
         return Usage(time.monotonic(), busy / os.sysconf("SC_CLK_TCK"), time.process_time())
     return None
 
@@ -115,7 +119,11 @@ def load_1min() -> Optional[float]:
 def cpu_mhz() -> Optional[float]:
     """Return the mean clock of the cores; None where the system does not tell."""
     with contextlib.suppress(OSError, ValueError):
-        lines = [line.partition(":")[2] for line in _CPUINFO.read_text().splitlines() if line.lower().startswith("cpu mhz")]
+        lines = [
+            line.partition(":")[2]
+            for line in _CPUINFO.read_text().splitlines()
+            if line.lower().startswith("cpu mhz")
+        ]
         return sum(map(float, lines)) / len(lines) if lines else None
     return None
 
@@ -153,7 +161,9 @@ def _reset_peak() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # memory an earlier measurement freed must not hide this one's
+        ctypes.CDLL(None).malloc_trim(
+            0
+        )  # memory an earlier measurement freed must not hide this one's
     try:
         _CLEAR_REFS.write_text("5")
     except OSError:

@@ -60,7 +60,9 @@ class BuildError(SrDeployError):
 
 
 class MissingPackageError(SrDeployError):
-    def __init__(self, package: str, *, needed_for: str, extra: str, cause: Optional[ImportError] = None) -> None:
+    def __init__(
+        self, package: str, *, needed_for: str, extra: str, cause: Optional[ImportError] = None
+    ) -> None:
         reason = f" ({cause})" if cause is not None else ""
         super().__init__(
             f"{needed_for} needs the package '{package}', which cannot be imported here{reason}",

@@ -63,14 +63,19 @@ def output_folder(path: Path) -> Path:
         with tempfile.TemporaryFile(dir=str(path)):
             pass
     except OSError as e:
-        raise InputError(f"cannot write to the folder {path}: {e.strerror or e}", hint="give a folder you may write to with -o") from e
+        raise InputError(
+            f"cannot write to the folder {path}: {e.strerror or e}",
+            hint="give a folder you may write to with -o",
+        ) from e
     return path
 
 
 @contextlib.contextmanager
 def no_empty_folders(*folders: Path) -> Iterator[None]:
     """Take away in the end what of these folders and their parents was made meanwhile and is empty: an interrupt leaves nothing."""
-    made = sorted({p for f in folders for p in (f, *f.parents) if not p.exists()}, key=lambda p: -len(p.parts))
+    made = sorted(
+        {p for f in folders for p in (f, *f.parents) if not p.exists()}, key=lambda p: -len(p.parts)
+    )
     try:
         yield
     finally:
@@ -83,7 +88,10 @@ def files_in(folder: Path, *suffixes: str) -> List[Path]:
     """Return the files of a folder with one of the suffixes, in the order people count: d2 before d10, c4 before c4-nla."""
 
     def key(path: Path) -> list:
-        return [[(int(t), "") if t.isdigit() else (-1, t) for t in re.findall(r"\d+|\D+", part)] for part in path.name.split(".")]
+        return [
+            [(int(t), "") if t.isdigit() else (-1, t) for t in re.findall(r"\d+|\D+", part)]
+            for part in path.name.split(".")
+        ]
 
     return sorted((p for p in folder.iterdir() if p.suffix in suffixes and p.is_file()), key=key)
 

@@ -24,7 +24,9 @@ def read_rgb(path: Path) -> np.ndarray:
     """Read an image file as (H, W, 3) uint8 RGB. Raises InputError when it is missing, damaged or a float image."""
     cv2 = _opencv("reading images")
     try:
-        encoded = np.fromfile(str(path), dtype=np.uint8)  # imread cannot open every Unicode path on Windows
+        encoded = np.fromfile(
+            str(path), dtype=np.uint8
+        )  # imread cannot open every Unicode path on Windows
     except OSError as e:
         raise InputError(f"cannot read the image {path}: {e.strerror or e}") from e
     try:
@@ -32,7 +34,10 @@ def read_rgb(path: Path) -> np.ndarray:
     except cv2.error:
         image = None
     if image is None:
-        raise InputError(f"{path} is not an image that can be read, or it is damaged", hint="PNG, JPEG, BMP, TIFF and WebP can")
+        raise InputError(
+            f"{path} is not an image that can be read, or it is damaged",
+            hint="PNG, JPEG, BMP, TIFF and WebP can",
+        )
     return rgb_from_decoded(image, source=str(path))
 
 
@@ -41,7 +46,10 @@ def rgb_from_decoded(image: np.ndarray, *, source: str) -> np.ndarray:
     if image.dtype == np.uint16:
         image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if image.dtype != np.uint8:
-        raise InputError(f"{source} holds {image.dtype} values; expected 8 or 16 bit per channel", hint="convert it first")
+        raise InputError(
+            f"{source} holds {image.dtype} values; expected 8 or 16 bit per channel",
+            hint="convert it first",
+        )
     if image.ndim == 2:
         image = image[:, :, None]
     if image.shape[2] in (1, 2):
@@ -63,10 +71,18 @@ def png_bytes(rgb: np.ndarray) -> bytes:
 def image_files(folder: Path) -> List[Path]:
     """Return the image files of a folder and its subfolders, sorted. Raises InputError when there are none."""
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder" if folder.exists() else f"there is no folder {folder}", hint="give a folder of images")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        raise InputError(
+            f"{folder} is no folder" if folder.exists() else f"there is no folder {folder}",
+            hint="give a folder of images",
+        )
+    files = sorted(
+        p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+    )
     if not files:
-        raise InputError(f"the folder {folder} holds no images ({', '.join(IMAGE_SUFFIXES)})", hint="give a folder of images")
+        raise InputError(
+            f"the folder {folder} holds no images ({', '.join(IMAGE_SUFFIXES)})",
+            hint="give a folder of images",
+        )
     return files
 
 
@@ -83,7 +99,9 @@ def nchw_from_rgb(rgb: np.ndarray) -> np.ndarray:
 
 def rgb_from_nchw(y: np.ndarray) -> np.ndarray:
     """(1, 3, H, W) float, nominally 0..1 -> (H, W, 3) uint8, clipped and rounded. Not-a-number becomes 0."""
-    scaled = np.nan_to_num(np.asarray(y[0], dtype=np.float64) * 255.0, nan=0.0, posinf=255.0, neginf=0.0)
+    scaled = np.nan_to_num(
+        np.asarray(y[0], dtype=np.float64) * 255.0, nan=0.0, posinf=255.0, neginf=0.0
+    )
     return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8).transpose(1, 2, 0)
 
 
@@ -132,7 +150,11 @@ def _opencv(task: str) -> Any:
     try:
         import cv2
     except ImportError as e:
-        raise MissingPackageError("opencv-python-headless", needed_for=task, extra="export", cause=e) from e
-    with contextlib.suppress(AttributeError):  # its own lines beside our error; not in every version
+        raise MissingPackageError(
+            "opencv-python-headless", needed_for=task, extra="export", cause=e
+        ) from e
+    with contextlib.suppress(
+        AttributeError
+    ):  # its own lines beside our error; not in every version
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple, Type, TypeVar, Union
+from typing import Any, Dict, List, Tuple, Type, TypeVar, Union
 
 from sr_deploy.core.errors import SrDeployError, nearest
 
@@ -22,7 +22,9 @@ def to_json(value: Any) -> str:
 def read_json(path: Path, error: Type[SrDeployError]) -> Dict[str, Any]:
     """Read a JSON object from a file. Raises `error` with the file's line when it is not one."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once_each)  # a BOM, as Windows writes, is fine
+        data = json.loads(
+            path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once_each
+        )  # a BOM, as Windows writes, is fine
     except OSError as e:
         raise error(f"cannot read {path}: {e.strerror or e}") from e
     except json.JSONDecodeError as e:
@@ -51,7 +53,9 @@ class _TwiceError(Exception):
 def _once_each(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise _TwiceError(next(key for i, (key, _) in enumerate(pairs) if key in [k for k, _ in pairs[:i]]))
+        raise _TwiceError(
+            next(key for i, (key, _) in enumerate(pairs) if key in [k for k, _ in pairs[:i]])
+        )
     return found
 
 
@@ -65,13 +69,18 @@ def at_line(path: Path, key: str) -> str:
     return str(path)
 
 
-def from_dict(cls: Type[T], data: Dict[str, Any], *, source: Union[str, Path], error: Type[SrDeployError]) -> T:
+def from_dict(
+    cls: Type[T], data: Dict[str, Any], *, source: Union[str, Path], error: Type[SrDeployError]
+) -> T:
     """Build the frozen dataclass `cls` from `data`.
 
     Lists become tuples where the class holds tuples. Raises `error`, naming `source` (of a path also the line) and the key, on
     an unknown or a missing key or on a value of another type than the field's default or annotation allows.
     """
-    where: Callable[[str], str] = lambda key: at_line(source, key) if isinstance(source, Path) else source  # noqa: E731
+
+    def where(key: str) -> str:
+        return at_line(source, key) if isinstance(source, Path) else source
+
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
@@ -79,7 +88,9 @@ def from_dict(cls: Type[T], data: Dict[str, Any], *, source: Union[str, Path], e
     values = {}
     for name, field in fields.items():
         if name in data:
-            values[name] = _checked(data[name], str(field.type), f"{where(name)}: key '{name}'", error)
+            values[name] = _checked(
+                data[name], str(field.type), f"{where(name)}: key '{name}'", error
+            )
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise error(f"{source}: the key '{name}' is missing")
     return cls(**values)

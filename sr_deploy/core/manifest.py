@@ -86,7 +86,10 @@ def read_manifest(artifact: Path, *, trust: bool = False) -> Manifest:
         raise ArtifactError(f"there is no file {artifact}")
     path = manifest_path(artifact)
     if not path.is_file():
-        raise ArtifactError(f"{artifact} has no manifest: expected {path.name} beside it", hint="export or build it with srdeploy")
+        raise ArtifactError(
+            f"{artifact} has no manifest: expected {path.name} beside it",
+            hint="export or build it with srdeploy",
+        )
     manifest = parse_manifest(path)
     if not trust and sha256_of(artifact) != manifest.sha256:
         raise ArtifactError(
@@ -98,15 +101,27 @@ def read_manifest(artifact: Path, *, trust: bool = False) -> Manifest:
 
 def parse_manifest(path: Path) -> Manifest:
     """Read a manifest without looking at its artifact. Raises ArtifactError when it is malformed."""
-    manifest = from_dict(Manifest, read_json(path, ArtifactError), source=str(path), error=ArtifactError)
+    manifest = from_dict(
+        Manifest, read_json(path, ArtifactError), source=str(path), error=ArtifactError
+    )
     check_manifest(manifest, source=str(path))
     return manifest
 
 
 def check_manifest(manifest: Manifest, *, source: str) -> None:
     """Raise ArtifactError when a manifest holds what none of ours does: it goes into files' names, shapes and commands."""
-    texts = {key: getattr(manifest, key) for key in ("model", "variant", "arch", "target", "form", "input_name", "output_name")}
-    problem = next((f"{key} '{text[:60]!r}'" for key, text in texts.items() if len(text) > 120 or not text.isprintable()), "")
+    texts = {
+        key: getattr(manifest, key)
+        for key in ("model", "variant", "arch", "target", "form", "input_name", "output_name")
+    }
+    problem = next(
+        (
+            f"{key} '{text[:60]!r}'"
+            for key, text in texts.items()
+            if len(text) > 120 or not text.isprintable()
+        ),
+        "",
+    )
     for key in ("input_dtype", "output_dtype", "precision_asked"):
         if getattr(manifest, key) not in ("fp32", "fp16"):
             problem = problem or f"{key} '{getattr(manifest, key)[:20]}'"
@@ -115,10 +130,16 @@ def check_manifest(manifest: Manifest, *, source: str) -> None:
         problem = problem or f"the sizes {sizes}"
     if not 1 <= manifest.scale <= 16:
         problem = problem or f"the scale {manifest.scale}"
-    if not manifest.input_name or not manifest.output_name or manifest.kind not in ("onnx", "engine"):
+    if (
+        not manifest.input_name
+        or not manifest.output_name
+        or manifest.kind not in ("onnx", "engine")
+    ):
         problem = problem or "an empty name, or a kind that does not exist"
     if problem:
-        raise ArtifactError(f"{source} is no manifest of ours: {problem[:200]}", hint="export or build it again")
+        raise ArtifactError(
+            f"{source} is no manifest of ours: {problem[:200]}", hint="export or build it again"
+        )
 
 
 def up_to_date(artifact: Path, wanted: Manifest) -> bool:
@@ -127,7 +148,17 @@ def up_to_date(artifact: Path, wanted: Manifest) -> bool:
         found = read_manifest(artifact)
     except ArtifactError:
         return False
-    recipe = ("kind", "parent_sha256", "command", "versions", "target", "model", "variant", "opset", "input_dtype")
+    recipe = (
+        "kind",
+        "parent_sha256",
+        "command",
+        "versions",
+        "target",
+        "model",
+        "variant",
+        "opset",
+        "input_dtype",
+    )
     return all(getattr(found, key) == getattr(wanted, key) for key in recipe)
 
 

@@ -41,11 +41,16 @@ def ssim(sr: np.ndarray, hr: np.ndarray, *, metric: str, border: int) -> float:
     """
     a, b = _scored(sr, hr, metric, border)
     if min(a.shape[:2]) < 11:
-        raise InputError(f"SSIM needs 11x11 pixels inside the border, here are {a.shape[0]}x{a.shape[1]}", hint="use larger images")
+        raise InputError(
+            f"SSIM needs 11x11 pixels inside the border, here are {a.shape[0]}x{a.shape[1]}",
+            hint="use larger images",
+        )
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     mu_a, mu_b = _blur(a), _blur(b)
     var_a, var_b, cov = _blur(a * a) - mu_a**2, _blur(b * b) - mu_b**2, _blur(a * b) - mu_a * mu_b
-    similarity = (2 * mu_a * mu_b + c1) * (2 * cov + c2) / ((mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2))
+    similarity = (
+        (2 * mu_a * mu_b + c1) * (2 * cov + c2) / ((mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2))
+    )
     return float(similarity.mean())
 
 
@@ -60,7 +65,9 @@ def _scored(sr: np.ndarray, hr: np.ndarray, metric: str, border: int) -> tuple:
         raise InputError(f"cannot score an image of {sr.shape} against one of {hr.shape}")
     _check_metric(metric)
     if min(sr.shape[:2]) <= 2 * border:
-        raise InputError(f"nothing is left of {sr.shape[0]}x{sr.shape[1]} pixels inside a border of {border}")
+        raise InputError(
+            f"nothing is left of {sr.shape[0]}x{sr.shape[1]} pixels inside a border of {border}"
+        )
     window = slice(border, -border) if border else slice(None)
     sr, hr = sr[window, window], hr[window, window]
     return (luma(sr), luma(hr)) if metric == "y" else (sr.astype(np.float64), hr.astype(np.float64))

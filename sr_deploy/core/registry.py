@@ -11,7 +11,9 @@ from sr_deploy.core.errors import InputError, SrDeployError, nearest
 class Registry:
     """Map a name to `"module:attribute"`; `registry[name]` imports it."""
 
-    def __init__(self, noun: str, entries: Dict[str, str], error: Type[SrDeployError] = InputError) -> None:
+    def __init__(
+        self, noun: str, entries: Dict[str, str], error: Type[SrDeployError] = InputError
+    ) -> None:
         self.noun = noun
         self._error = error
         self._entries: Dict[str, str] = {}
@@ -21,14 +23,19 @@ class Registry:
     def add(self, name: str, where: str) -> None:
         """Register `name`. Raises InputError, and changes nothing, when the name is taken or `where` is malformed."""
         if name in self._entries:
-            raise InputError(f"{self.noun} '{name}' is registered already, as {self._entries[name]}")
+            raise InputError(
+                f"{self.noun} '{name}' is registered already, as {self._entries[name]}"
+            )
         if where.count(":") != 1:
             raise InputError(f"{self.noun} '{name}': expected 'module:attribute', got '{where}'")
         self._entries[name] = where
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._entries:
-            raise self._error(f"unknown {self.noun} '{name}'; known are {', '.join(self._entries)}", hint=nearest(name, self._entries))
+            raise self._error(
+                f"unknown {self.noun} '{name}'; known are {', '.join(self._entries)}",
+                hint=nearest(name, self._entries),
+            )
         module, attribute = self._entries[name].split(":")
         return getattr(importlib.import_module(module), attribute)
 

@@ -63,7 +63,10 @@ class RouterSpec:
     @property
     def branches(self) -> Tuple[Branch, ...]:
         """The branches, smallest first."""
-        return tuple(Branch(*facts) for facts in zip(self.models, self.variants, self.weights_sha256s, self.macs))
+        return tuple(
+            Branch(*facts)
+            for facts in zip(self.models, self.variants, self.weights_sha256s, self.macs)
+        )
 
 
 def shipped_routers() -> List[Path]:
@@ -78,7 +81,9 @@ def router_name(weights: Path) -> str:
 
 def is_router(given: str) -> bool:
     """Tell whether a name or a path is that of a router, or of its card."""
-    return given in map(router_name, shipped_routers()) or Path(given).name.endswith((ROUTER_SUFFIX, _CARD_SUFFIX))
+    return given in map(router_name, shipped_routers()) or Path(given).name.endswith(
+        (ROUTER_SUFFIX, _CARD_SUFFIX)
+    )
 
 
 def read_router_card(weights: Path) -> RouterSpec:
@@ -86,7 +91,9 @@ def read_router_card(weights: Path) -> RouterSpec:
     card = weights.with_suffix(".json")
     if not card.is_file():
         raise CheckpointError(f"{weights} has no card: expected {card.name} beside it")
-    spec = from_dict(RouterSpec, read_json(card, CheckpointError), source=str(card), error=CheckpointError)
+    spec = from_dict(
+        RouterSpec, read_json(card, CheckpointError), source=str(card), error=CheckpointError
+    )
     for problem in _problems(spec):
         raise CheckpointError(f"the card {card} is not usable: {problem}")
     return spec
@@ -160,7 +167,9 @@ class RoutedPlan:
             return (log_odds - by * cost).argmax(axis=1)
 
         def kept(by: float) -> bool:
-            return cost[handicapped(by)].mean() + self.router_macs / self.macs[-1] <= max_share + 1e-12
+            return (
+                cost[handicapped(by)].mean() + self.router_macs / self.macs[-1] <= max_share + 1e-12
+            )
 
         low, high = -_FARTHEST, _FARTHEST
         if kept(low):
@@ -175,16 +184,26 @@ def read_routed_plan(path: Path) -> RoutedPlan:
     """Read a plan. Raises ArtifactError when it is missing, malformed, or what none of ours is."""
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}")
-    plan = from_dict(RoutedPlan, read_json(path, ArtifactError), source=str(path), error=ArtifactError)
+    plan = from_dict(
+        RoutedPlan, read_json(path, ArtifactError), source=str(path), error=ArtifactError
+    )
     classes = len(plan.names)
     whole = (
-        classes >= 2 and len(plan.macs) == classes and len(plan.graphs) == classes + 1 and list(plan.macs) == sorted(plan.macs)
-        and plan.macs[0] > 0 and plan.router_macs >= 0 and CELL <= plan.patch <= 1024 and 0 <= plan.overlap < plan.patch
+        classes >= 2
+        and len(plan.macs) == classes
+        and len(plan.graphs) == classes + 1
+        and list(plan.macs) == sorted(plan.macs)
+        and plan.macs[0] > 0
+        and plan.router_macs >= 0
+        and CELL <= plan.patch <= 1024
+        and 0 <= plan.overlap < plan.patch
         and 1 <= plan.scale <= 8
         and all(Path(name).name == name for name in plan.graphs)
-    )  # fmt: skip
+    )
     if not whole:
-        raise ArtifactError(f"{path} is no plan of ours: its branches, costs, graphs and patches do not go together")
+        raise ArtifactError(
+            f"{path} is no plan of ours: its branches, costs, graphs and patches do not go together"
+        )
     return plan
 
 
@@ -195,7 +214,9 @@ def share_from(text: str) -> float:
     except ValueError:
         share = float("nan")
     if not 0 < share <= 1:
-        raise InputError(f"'{text}' is no share of the largest network's work; expected such as 60% or 0.6")
+        raise InputError(
+            f"'{text}' is no share of the largest network's work; expected such as 60% or 0.6"
+        )
     return share
 
 

@@ -19,7 +19,9 @@ def sample_files() -> List[Path]:
     try:
         import skimage
     except ImportError as e:
-        raise MissingPackageError("scikit-image", needed_for="using its sample photographs", extra="export", cause=e) from e
+        raise MissingPackageError(
+            "scikit-image", needed_for="using its sample photographs", extra="export", cause=e
+        ) from e
     folder = Path(skimage.__file__).parent / "data"
     return [folder / name for name in _FILES]
 
@@ -30,6 +32,8 @@ def sample_lr(hw: Sequence[int], *, count: int) -> List[np.ndarray]:
     for path in sample_files()[:count]:
         rgb = read_rgb(path)
         rows, columns = (np.arange(n) % (2 * size) for n, size in zip(hw, rgb.shape))
-        rows, columns = (np.minimum(i, 2 * size - 1 - i) for i, size in zip((rows, columns), rgb.shape))
+        rows, columns = (
+            np.minimum(i, 2 * size - 1 - i) for i, size in zip((rows, columns), rgb.shape)
+        )
         crops.append(rgb[rows][:, columns])
     return crops

@@ -52,7 +52,10 @@ class Spent:
             self.macs + other.macs,
             self.most_macs + other.most_macs,
             {key: self.ms.get(key, 0) + other.ms.get(key, 0) for key in {**self.ms, **other.ms}},
-            {key: self.pixels.get(key, 0) + other.pixels.get(key, 0) for key in {**self.pixels, **other.pixels}},
+            {
+                key: self.pixels.get(key, 0) + other.pixels.get(key, 0)
+                for key in {**self.pixels, **other.pixels}
+            },
         )
 
     def __str__(self) -> str:
@@ -134,12 +137,16 @@ class Session(abc.ABC):
     def timed(self, x_nchw: np.ndarray) -> Timed:
         """Do what `run` does, and tell what it took: the wall clock's time, or a device's own with its copies apart."""
         if x_nchw.ndim != 4 or x_nchw.shape[:2] != (1, 3) or x_nchw.dtype != np.float32:
-            raise InputError(f"expected a (1, 3, H, W) float32 array, got {x_nchw.shape} {x_nchw.dtype}")
+            raise InputError(
+                f"expected a (1, 3, H, W) float32 array, got {x_nchw.shape} {x_nchw.dtype}"
+            )
         self.check_hw(x_nchw.shape[2:])
         done = self._timed(x_nchw)
         expected = (1, 3, self.scale * x_nchw.shape[2], self.scale * x_nchw.shape[3])
         if done.y.shape != expected:
-            raise InputError(f"the network returned {done.y.shape} for an input of {x_nchw.shape}, expected {expected}")
+            raise InputError(
+                f"the network returned {done.y.shape} for an input of {x_nchw.shape}, expected {expected}"
+            )
         return done
 
     def _timed(self, x_nchw: np.ndarray) -> Timed:
@@ -150,10 +157,16 @@ class Session(abc.ABC):
     def check_hw(self, hw: Sequence[int]) -> None:
         """Raise InputError when the session does not take an LR input of (h, w)."""
         if self.fixed_hw is not None and tuple(hw) != self.fixed_hw:
-            raise InputError(f"this graph takes {_hw(self.fixed_hw)} only, not {_hw(hw)}", hint="export it for that size")
+            raise InputError(
+                f"this graph takes {_hw(self.fixed_hw)} only, not {_hw(hw)}",
+                hint="export it for that size",
+            )
         check_min_hw(hw, self.min_hw, what="this network")
         if self.max_hw is not None and (hw[0] > self.max_hw[0] or hw[1] > self.max_hw[1]):
-            raise InputError(f"this graph takes at most {_hw(self.max_hw)}, not {_hw(hw)}", hint="export it for larger sizes")
+            raise InputError(
+                f"this graph takes at most {_hw(self.max_hw)}, not {_hw(hw)}",
+                hint="export it for larger sizes",
+            )
 
     @abc.abstractmethod
     def _run(self, x_nchw: np.ndarray) -> np.ndarray:
@@ -188,7 +201,14 @@ class Backend(abc.ABC):
         """Return the versions of what an engine built here depends on. Raises MissingPackageError."""
 
     @abc.abstractmethod
-    def build(self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: BuildOptions) -> Manifest:
+    def build(
+        self,
+        onnx: Path,
+        graph: Manifest,
+        target: TargetProfile,
+        temporary: Path,
+        options: BuildOptions,
+    ) -> Manifest:
         """Build an engine of the graph into `temporary` and return its manifest (without SHA-256). Raises BuildError."""
 
     @abc.abstractmethod

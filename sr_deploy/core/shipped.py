@@ -16,7 +16,9 @@ SUFFIX = ".safetensors"
 
 def shipped() -> List[Path]:
     """Return the weight files of the shipped checkpoints, sorted by name; routers are none: see `core/routing.py`."""
-    return sorted(p for p in data_folder("models").glob("*" + SUFFIX) if not p.name.endswith(ROUTER_SUFFIX))
+    return sorted(
+        p for p in data_folder("models").glob("*" + SUFFIX) if not p.name.endswith(ROUTER_SUFFIX)
+    )
 
 
 def read_card(weights: Path) -> ModelSpec:
@@ -27,4 +29,6 @@ def read_card(weights: Path) -> ModelSpec:
             f"{weights} has no card: expected {card.name} beside it",
             hint="bring a bare state dict in with: srdeploy import-checkpoint ARCH FILE -o DIR",
         )
-    return from_dict(ModelSpec, read_json(card, CheckpointError), source=str(card), error=CheckpointError)
+    return from_dict(
+        ModelSpec, read_json(card, CheckpointError), source=str(card), error=CheckpointError
+    )

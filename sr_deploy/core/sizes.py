@@ -38,7 +38,9 @@ def parse_hw(text: str) -> HW:
     """Read `256x512`. Raises InputError when it is not two whole numbers from 1 to 16384."""
     match = re.fullmatch(r"([0-9]{1,5})[xX]([0-9]{1,5})", text.strip())
     if match is None or not all(1 <= int(n) <= 16384 for n in match.groups()):
-        raise InputError(f"'{text}' is not a size; expected HEIGHTxWIDTH of 1 to 16384 pixels, such as 256x512")
+        raise InputError(
+            f"'{text}' is not a size; expected HEIGHTxWIDTH of 1 to 16384 pixels, such as 256x512"
+        )
     return int(match.group(1)), int(match.group(2))
 
 
@@ -48,7 +50,9 @@ def parse_sizes(text: str) -> Sizes:
     if len(parts) == 1:
         return Sizes(parts[0], parts[0], parts[0])
     if len(parts) != 3:
-        raise InputError(f"'{text}' is not a range of sizes; expected MIN:OPT:MAX, such as 16x16:256x256:1024x1024")
+        raise InputError(
+            f"'{text}' is not a range of sizes; expected MIN:OPT:MAX, such as 16x16:256x256:1024x1024"
+        )
     low, opt, high = parts
     if not all(low[i] <= opt[i] <= high[i] for i in (0, 1)):
         raise InputError(f"'{text}': expected min <= opt <= max in height and in width")

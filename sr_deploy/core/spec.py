@@ -26,7 +26,9 @@ class Variant:
         """Read `d3` or `c16-nla`. Raises VariantError on anything else; nothing is clipped or guessed."""
         match = _VARIANT.fullmatch(text)
         if match is None:
-            raise VariantError(f"'{text}' is not a variant; expected a letter and a size, such as d3, c8, c16-nla or b4")
+            raise VariantError(
+                f"'{text}' is not a variant; expected a letter and a size, such as d3, c8, c16-nla or b4"
+            )
         axis, size, tags = match.groups()
         return Variant(axis, int(size), tuple(tags.split("-")[1:]))
 
@@ -57,7 +59,9 @@ class ModelSpec:
     @property
     def digest(self) -> str:
         """A short checksum of what the network is apart from its weights: architecture, scale and configuration."""
-        return hashlib.sha256(json.dumps([self.arch, self.scale, self.config], sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(
+            json.dumps([self.arch, self.scale, self.config], sort_keys=True).encode()
+        ).hexdigest()[:12]
 
     def variant(self, text: Optional[str]) -> Variant:
         """Return the variant named, the largest for None. Raises VariantError when the checkpoint does not hold it."""
@@ -88,5 +92,13 @@ def check_min_hw(hw: Sequence[int], min_hw: Sequence[int], *, what: str) -> None
 def check_desired_depth(depth: float, blocks: int) -> None:
     """Raise VariantError unless a desired depth is one of a backbone of `blocks` blocks."""
     if not 0 <= depth <= blocks:
-        wrong = "negative" if depth < 0 else f"beyond the {blocks} blocks of the backbone" if depth > blocks else "no number"
-        raise VariantError(f"a desired depth of {depth:g} is {wrong}", hint=f"give one from 0 to {blocks}")
+        wrong = (
+            "negative"
+            if depth < 0
+            else f"beyond the {blocks} blocks of the backbone"
+            if depth > blocks
+            else "no number"
+        )
+        raise VariantError(
+            f"a desired depth of {depth:g} is {wrong}", hint=f"give one from 0 to {blocks}"
+        )

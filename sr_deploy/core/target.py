@@ -57,7 +57,9 @@ class TargetProfile:
         for bound in self.runtime_versions.split(","):
             match = re.fullmatch(r"(>=|<)([0-9]{1,6}(?:\.[0-9]{1,6}){0,3})", bound)
             if match is None:
-                raise TargetError(f"target '{self.name}': runtime_versions '{self.runtime_versions}': expected such as >=8.5,<8.6")
+                raise TargetError(
+                    f"target '{self.name}': runtime_versions '{self.runtime_versions}': expected such as >=8.5,<8.6"
+                )
             if (number >= _version(match[2])) != (match[1] == ">="):
                 return False
         return True
@@ -88,7 +90,9 @@ def load_target(name: str) -> TargetProfile:
     """Read a profile by its name. Raises TargetError when it is unknown (nothing is substituted) or malformed."""
     names = target_names()
     if name not in names:
-        raise TargetError(f"unknown target '{name}'; known are {', '.join(names)}", hint=nearest(name, names))
+        raise TargetError(
+            f"unknown target '{name}'; known are {', '.join(names)}", hint=nearest(name, names)
+        )
     return read_target(data_folder("engines/targets") / f"{name}.json")
 
 
@@ -128,14 +132,22 @@ def read_target(path: Path) -> TargetProfile:
         refuse("opset", f"opset {profile.opset}; expected 7 to 30")
     for number, name in profile.power_modes.items():
         if not re.fullmatch("[0-9]{1,3}", number) or not isinstance(name, str):
-            refuse("power_modes", f"power_modes: expected nvpmodel's number and name, found '{number}': {name!r}")
+            refuse(
+                "power_modes",
+                f"power_modes: expected nvpmodel's number and name, found '{number}': {name!r}",
+            )
     if profile.runtime == "tensorrt-rtx" and not profile.compute_capabilities:
-        refuse("compute_capabilities", "compute_capabilities must not be empty for TensorRT for RTX")
+        refuse(
+            "compute_capabilities", "compute_capabilities must not be empty for TensorRT for RTX"
+        )
     try:
         profile.takes_version("0")
     except TargetError as e:
         refuse("runtime_versions", e.message)
-    bounds = {sign: _version(number) for sign, number in re.findall(r"(>=|<)([0-9.]+)", profile.runtime_versions)}
+    bounds = {
+        sign: _version(number)
+        for sign, number in re.findall(r"(>=|<)([0-9.]+)", profile.runtime_versions)
+    }
     if ">=" in bounds and "<" in bounds and bounds[">="] >= bounds["<"]:
         refuse("runtime_versions", f"no version is in '{profile.runtime_versions}'")
     for key in ("precisions", "shapes"):

@@ -65,7 +65,15 @@ def measure_latency(
             copies.append(done.copies_ms)
     frames.wait()
     between()
-    return Latency(first, tuple(times), warm, settled, float(np.median(copies)) if copies else None, done.timer, frames.late)
+    return Latency(
+        first,
+        tuple(times),
+        warm,
+        settled,
+        float(np.median(copies)) if copies else None,
+        done.timer,
+        frames.late,
+    )
 
 
 def statistics(times_ms: Sequence[float]) -> Dict[str, float]:
@@ -115,7 +123,9 @@ class _Frames:
         self._due += self._period_s
 
 
-def _warmed_up(run: Callable[[], Timed], frames: _Frames, between: Callable[[], None]) -> Tuple[int, bool]:
+def _warmed_up(
+    run: Callable[[], Timed], frames: _Frames, between: Callable[[], None]
+) -> Tuple[int, bool]:
     start = time.perf_counter()
     medians: List[float] = []
     while True:

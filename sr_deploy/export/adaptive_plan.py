@@ -25,8 +25,11 @@ ROUNDS = 3
 
 
 def plans_from_model(
-    model: Union[str, Path], output: Union[str, Path], *, progress: Callable[[str], None] = lambda line: None
-) -> List[Path]:  # fmt: skip
+    model: Union[str, Path],
+    output: Union[str, Path],
+    *,
+    progress: Callable[[str], None] = lambda line: None,
+) -> List[Path]:
     """Export a router or an AdaEDSR checkpoint to `output`; return the paths of its plans, the fastest here first.
 
     An AdaEDSR's two ways are timed in turns on a photograph at half its depth, which their plans note. Raises an SrDeployError on
@@ -38,7 +41,10 @@ def plans_from_model(
     paths = [plan_from_checkpoint(checkpoint, output, way=way) for way in WAYS]
     x = nchw_from_rgb(sample_lr(TIMED_HW, count=1)[0])
     sessions = {path: AdaDSR.from_plan(path) for path in paths}
-    times = in_turns({path: lambda session=session: session.timed(x).ms for path, session in sessions.items()}, ROUNDS)  # type: ignore[misc]
+    times = in_turns(
+        {path: lambda session=session: session.timed(x).ms for path, session in sessions.items()},
+        ROUNDS,
+    )  # type: ignore[misc]
     medians = {path: statistics.median(taken) for path, taken in times.items()}
     for path, ms in medians.items():
         plan = read_plan(path)

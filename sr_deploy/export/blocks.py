@@ -50,7 +50,9 @@ def in_groups(kept: int, passed: int, block: int) -> Layout:
     groups = min((GROUPS, GROUPS // 2, 1), key=lambda g: (width(g) ** 2 // g, -g))
     each = width(groups) // groups
     places = [
-        (j // (n // groups)) * each + start // groups + j % (n // groups) for start, n in ((0, kept), (kept, passed)) for j in range(n)
+        (j // (n // groups)) * each + start // groups + j % (n // groups)
+        for start, n in ((0, kept), (kept, passed))
+        for j in range(n)
     ]
     return Layout(torch.tensor(places), width(groups), groups)
 
@@ -62,10 +64,15 @@ def convolution(layer: nn.Conv2d, source: Layout, result: Layout) -> nn.Conv2d:
     rows, columns = layer.out_channels // layer.groups, layer.in_channels // layer.groups
     with torch.no_grad():
         for g in range(layer.groups):
-            outputs, inputs = result.places[g * rows : (g + 1) * rows], source.places[g * columns : (g + 1) * columns]
+            outputs, inputs = (
+                result.places[g * rows : (g + 1) * rows],
+                source.places[g * columns : (g + 1) * columns],
+            )
             dense[outputs[:, None], inputs[None, :]] = layer.weight[g * rows : (g + 1) * rows]
     rows, columns = result.width // groups, source.width // groups
-    weight = torch.cat([dense[g * rows : (g + 1) * rows, g * columns : (g + 1) * columns] for g in range(groups)])
+    weight = torch.cat(
+        [dense[g * rows : (g + 1) * rows, g * columns : (g + 1) * columns] for g in range(groups)]
+    )
     bias = None
     if layer.bias is not None:
         bias = torch.zeros(result.width, dtype=weight.dtype)
@@ -81,7 +88,15 @@ class Sum(nn.Module):
         parts, start = [], 0
         for source in sources:
             size = len(source.places)
-            parts.append(convolution(convolution_of(layer.weight[:, start : start + size], None if parts else layer.bias), source, result))
+            parts.append(
+                convolution(
+                    convolution_of(
+                        layer.weight[:, start : start + size], None if parts else layer.bias
+                    ),
+                    source,
+                    result,
+                )
+            )
             start += size
         self.parts = nn.ModuleList(parts)
 
@@ -102,7 +117,9 @@ class BlockedASRN(nn.Module):
         features = side_by_side(net.head.out_channels, block)
         self.head = convolution(net.head, side_by_side(net.head.in_channels, 1), features)
         self.body = nn.ModuleList(BlockedMAB(mab, features, block) for mab in net.body)
-        self.upsampler = convolution(net.upsampler, features, side_by_side(net.upsampler.out_channels, 1))
+        self.upsampler = convolution(
+            net.upsampler, features, side_by_side(net.upsampler.out_channels, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         inside = x[:, :1] * 0 + 1
@@ -119,7 +136,10 @@ class BlockedMAB(nn.Module):
         super().__init__()
         size = mab.chain[0].in_channels
         part = side_by_side(size, block)
-        self.expand = nn.ModuleList(convolution(rows_of(mab.expand, i * size, size), features, part) for i in range(len(mab.chain)))
+        self.expand = nn.ModuleList(
+            convolution(rows_of(mab.expand, i * size, size), features, part)
+            for i in range(len(mab.chain))
+        )
         self.chain = nn.ModuleList(convolution(conv, part, part) for conv in mab.chain)
         self.act = mab.act
         self.reduce = Sum(mab.reduce, [part] * len(mab.chain), features)
@@ -143,7 +163,9 @@ class BlockedIMDeception(nn.Module):
         c = net.core
         split, last = in_groups(c, 3 * c, block), side_by_side(c, block)
         features = side_by_side(net.features.out_channels, block)
-        features.groups = split.groups if features.width == net.features.out_channels else 1  # its groups lie side by side
+        features.groups = (
+            split.groups if features.width == net.features.out_channels else 1
+        )  # its groups lie side by side
         passed = split.part(c, 3 * c)
         self.features = convolution(net.features, side_by_side(3, 1), features)
         self.blocks = nn.ModuleList(
@@ -156,7 +178,10 @@ class BlockedIMDeception(nn.Module):
         self.fuse = Sum(net.fuse, [split.part(0, c)] * 5 + [last], fused)
         self.expand = convolution(net.expand, fused, features)
         self.act = net.act
-        self.to_rgb = nn.Sequential(convolution(net.to_rgb[0], features, side_by_side(net.to_rgb[0].out_channels, 1)), net.to_rgb[1])
+        self.to_rgb = nn.Sequential(
+            convolution(net.to_rgb[0], features, side_by_side(net.to_rgb[0].out_channels, 1)),
+            net.to_rgb[1],
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.features(x)
@@ -172,9 +197,15 @@ class BlockedIMDeception(nn.Module):
 
 
 class BlockedGIDB(nn.Module):
-    def __init__(self, gidb: GIDB, source: Layout, split: Layout, result: Layout, block: int) -> None:
+    def __init__(
+        self, gidb: GIDB, source: Layout, split: Layout, result: Layout, block: int
+    ) -> None:
         super().__init__()
-        kept, passed, last = split.part(0, gidb.sizes[0]), split.part(*gidb.sizes), side_by_side(gidb.sizes[0], block)
+        kept, passed, last = (
+            split.part(0, gidb.sizes[0]),
+            split.part(*gidb.sizes),
+            side_by_side(gidb.sizes[0], block),
+        )
         self.g1 = _gblock(gidb.g1, source, split)
         self.g2 = _gblock(gidb.g2, passed, split)
         self.g3 = _gblock(gidb.g3, passed, split)
@@ -193,7 +224,11 @@ def _gblock(gblock: nn.Sequential, source: Layout, result: Layout) -> nn.Sequent
     """Grouped 3x3, ReLU, 1x1; between them each group's channels lie at the start of the group's blocks."""
     three, relu, one = gblock
     each, n = result.width // result.groups, three.out_channels // result.groups
-    middle = Layout(torch.tensor([(j // n) * each + j % n for j in range(three.out_channels)]), result.width, result.groups)
+    middle = Layout(
+        torch.tensor([(j // n) * each + j % n for j in range(three.out_channels)]),
+        result.width,
+        result.groups,
+    )
     return nn.Sequential(convolution(three, source, middle), relu, convolution(one, middle, result))
 
 

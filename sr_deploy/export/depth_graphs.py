@@ -30,9 +30,13 @@ CHECKED_HW = (37, 50)
 
 
 def plan_from_checkpoint(
-    model: Union[str, Path, Checkpoint], output: Union[str, Path], *, way: str = "rows", dense_above: Optional[float] = None,
+    model: Union[str, Path, Checkpoint],
+    output: Union[str, Path],
+    *,
+    way: str = "rows",
+    dense_above: Optional[float] = None,
     tile: int = TILE,
-) -> Path:  # fmt: skip
+) -> Path:
     """Export an AdaEDSR checkpoint to `output` as graphs that skip; return the path of their plan.
 
     The graphs: the start, lr (1, 3, H, W) and depth (1,) -> features and depth_map; the end, y and features -> sr; of each quarter of
@@ -44,7 +48,10 @@ def plan_from_checkpoint(
     checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model)
     net = checkpoint.network()
     if not isinstance(net, AdaEDSR):
-        raise InputError(f"'{checkpoint.name}' is of {checkpoint.spec.arch}: only an AdaEDSR is run so", hint="give one of adaedsr")
+        raise InputError(
+            f"'{checkpoint.name}' is of {checkpoint.spec.arch}: only an AdaEDSR is run so",
+            hint="give one of adaedsr",
+        )
     plan = rows_plan(checkpoint, net, dense=rewritten(net.backbone())[0])
     if way == "tiles":
         plan = replace(plan, way=way, tile=tile, dense_above=TILES_ABOVE)
@@ -62,7 +69,9 @@ def _check(way: str, plan: DepthPlan) -> None:
     if way not in WAYS:
         raise InputError(f"unknown way '{way}'; expected {' or '.join(WAYS)}")
     if not 0 <= plan.dense_above <= 1:
-        raise InputError(f"blocks are computed everywhere above a share of {plan.dense_above:g}; expected 0 to 1")
+        raise InputError(
+            f"blocks are computed everywhere above a share of {plan.dense_above:g}; expected 0 to 1"
+        )
     if way == "tiles" and not 1 <= plan.tile <= 4096:
         raise InputError(f"tiles of {plan.tile} LR pixels; expected 1 to 4096")
 
@@ -80,13 +89,25 @@ def _parts(net: AdaEDSR, plan: DepthPlan) -> List[Part]:
     ]
     for (before, last), everywhere, skipping in zip(groups(plan), pairs[::2], pairs[1::2]):
         tiles = plan.way == "tiles"
-        given, dynamic = (_tiles(features, plan, last - before), free(0)) if tiles else ((features, depth_map), hw)
-        parts.append(_part(everywhere, (features, depth_map), ["y", "depth_map"], ["y_next"], (hw, hw)))
+        given, dynamic = (
+            (_tiles(features, plan, last - before), free(0))
+            if tiles
+            else ((features, depth_map), hw)
+        )
+        parts.append(
+            _part(everywhere, (features, depth_map), ["y", "depth_map"], ["y_next"], (hw, hw))
+        )
         parts.append(_part(skipping, given, ["y", "depth_map"], ["y_next"], (dynamic, dynamic)))
     return parts
 
 
-def _part(net: nn.Module, given: Sequence[Tensor], inputs: Sequence[str], outputs: Sequence[str], dynamic: Sequence[dict]) -> Part:
+def _part(
+    net: nn.Module,
+    given: Sequence[Tensor],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dynamic: Sequence[dict],
+) -> Part:
     return part_of(net, net, given, inputs=inputs, outputs=outputs, dynamic=dynamic)
 
 
@@ -94,9 +115,13 @@ def _tiles(features: Tensor, plan: DepthPlan, blocks: int) -> Tuple[Tensor, Tens
     """Two tiles with all depths and a border of the image."""
     side = plan.tile + 4 * blocks
     depth_map = torch.linspace(-0.5, plan.blocks, side).expand(2, 1, side, side).contiguous()
-    again = features.repeat(1, 1, -(-side // features.shape[2]), -(-side // features.shape[3]))[:, :, :side, :side]
+    again = features.repeat(1, 1, -(-side // features.shape[2]), -(-side // features.shape[3]))[
+        :, :, :side, :side
+    ]
     return torch.cat([again, again.flip(3)]) * (depth_map >= 0), depth_map
 
 
 def _example(net: AdaEDSR) -> Tuple[Tensor, Tensor]:
-    return torch.from_numpy(nchw_from_rgb(sample_lr(CHECKED_HW, count=1)[0])), torch.tensor([len(net.blocks) / 2])
+    return torch.from_numpy(nchw_from_rgb(sample_lr(CHECKED_HW, count=1)[0])), torch.tensor(
+        [len(net.blocks) / 2]
+    )

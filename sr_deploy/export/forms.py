@@ -34,7 +34,9 @@ def in_form(net: nn.Module, form: str) -> Tuple[nn.Module, List[Dict[str, object
 def forms_of(net: nn.Module) -> List[str]:
     """Return the forms that differ for this network, `plain` first."""
     plain, _ = rewritten(net)
-    return [PLAIN] + [name for name, apply in FORMS.items() if name != PLAIN and apply(plain) is not None]
+    return [PLAIN] + [
+        name for name, apply in FORMS.items() if name != PLAIN and apply(plain) is not None
+    ]
 
 
 def default_form(target: Optional[TargetProfile], arch: str, variant: str) -> str:
@@ -45,7 +47,9 @@ def default_form(target: Optional[TargetProfile], arch: str, variant: str) -> st
     forms = target.forms if target else {}
     form = next((forms[key] for key in (f"{arch}.{variant}", arch) if key in forms), PLAIN)
     if form not in FORMS:
-        raise TargetError(f"target '{target.name if target else ''}': forms: '{form}' is none; expected one of {', '.join(FORMS)}")
+        raise TargetError(
+            f"target '{target.name if target else ''}': forms: '{form}' is none; expected one of {', '.join(FORMS)}"
+        )
     return form
 
 
@@ -82,7 +86,9 @@ class SplitConvolution(nn.Module):
         self.parts = nn.ModuleList(rows_of(layer, g * share, share) for g in range(layer.groups))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([part(y) for part, y in zip(self.parts, x.chunk(len(self.parts), dim=1))], dim=1)
+        return torch.cat(
+            [part(y) for part, y in zip(self.parts, x.chunk(len(self.parts), dim=1))], dim=1
+        )
 
 
 class UnsplitGIDB(nn.Module):
@@ -90,10 +96,16 @@ class UnsplitGIDB(nn.Module):
 
     def __init__(self, gidb: GIDB) -> None:
         super().__init__()
-        self.three = nn.ModuleList(nn.Sequential(g[0], g[1]) for g in (gidb.g1, gidb.g2, gidb.g3, gidb.g4))
+        self.three = nn.ModuleList(
+            nn.Sequential(g[0], g[1]) for g in (gidb.g1, gidb.g2, gidb.g3, gidb.g4)
+        )
         kept, passed = gidb.sizes
-        self.kept = nn.ModuleList([rows_of(g[2], 0, kept) for g in (gidb.g1, gidb.g2, gidb.g3)] + [gidb.g4[2]])
-        self.passed = nn.ModuleList(rows_of(g[2], kept, passed) for g in (gidb.g1, gidb.g2, gidb.g3))
+        self.kept = nn.ModuleList(
+            [rows_of(g[2], 0, kept) for g in (gidb.g1, gidb.g2, gidb.g3)] + [gidb.g4[2]]
+        )
+        self.passed = nn.ModuleList(
+            rows_of(g[2], kept, passed) for g in (gidb.g1, gidb.g2, gidb.g3)
+        )
         self.act, self.fuse = gidb.act, gidb.fuse
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,13 +119,19 @@ class UnsplitGIDB(nn.Module):
 
 def _dense(layer: nn.Conv2d) -> nn.Conv2d:
     share, each = layer.out_channels // layer.groups, layer.in_channels // layer.groups
-    weight = torch.zeros(layer.out_channels, layer.in_channels, *layer.kernel_size, dtype=layer.weight.dtype)
+    weight = torch.zeros(
+        layer.out_channels, layer.in_channels, *layer.kernel_size, dtype=layer.weight.dtype
+    )
     for g in range(layer.groups):
-        weight[g * share : (g + 1) * share, g * each : (g + 1) * each] = layer.weight[g * share : (g + 1) * share].detach()
+        weight[g * share : (g + 1) * share, g * each : (g + 1) * each] = layer.weight[
+            g * share : (g + 1) * share
+        ].detach()
     return convolution_of(weight, layer.bias)
 
 
-def _each(net: nn.Module, chosen: Callable[[nn.Module], bool], made: Callable[..., nn.Module]) -> Optional[nn.Module]:
+def _each(
+    net: nn.Module, chosen: Callable[[nn.Module], bool], made: Callable[..., nn.Module]
+) -> Optional[nn.Module]:
     """Return a copy of `net` with a module made of each chosen one in its place; None when there is none."""
     names = [name for name, module in net.named_modules() if chosen(module)]
     result = copy.deepcopy(net)

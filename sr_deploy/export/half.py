@@ -30,8 +30,14 @@ def fp16_graph(model: onnx.ModelProto, *, io_dtype: str) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for tensor in copy.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and np.abs(numpy_helper.to_array(tensor)).max(initial=0) > FP16_MAX:
-            raise ExportError(f"the weight '{tensor.name}' exceeds FP16's largest number, {FP16_MAX:.0f}", hint="use --precision fp32")
+        if (
+            tensor.data_type == TensorProto.FLOAT
+            and np.abs(numpy_helper.to_array(tensor)).max(initial=0) > FP16_MAX
+        ):
+            raise ExportError(
+                f"the weight '{tensor.name}' exceeds FP16's largest number, {FP16_MAX:.0f}",
+                hint="use --precision fp32",
+            )
     # No operator is kept in FP32: a graph that says FP16 is FP16 throughout.
     half = convert_float_to_float16(copy, op_block_list=[])
     if io_dtype == "fp32":
@@ -46,8 +52,12 @@ def _cast_ends(half: onnx.ModelProto) -> None:
     for node in half.graph.node:
         node.input[:] = [f"{n}_fp16" if n == source.name else n for n in node.input]
         node.output[:] = [f"{n}_fp16" if n == result.name else n for n in node.output]
-    first = helper.make_node("Cast", [source.name], [f"{source.name}_fp16"], name="cast_in", to=TensorProto.FLOAT16)
-    last = helper.make_node("Cast", [f"{result.name}_fp16"], [result.name], name="cast_out", to=TensorProto.FLOAT)
+    first = helper.make_node(
+        "Cast", [source.name], [f"{source.name}_fp16"], name="cast_in", to=TensorProto.FLOAT16
+    )
+    last = helper.make_node(
+        "Cast", [f"{result.name}_fp16"], [result.name], name="cast_out", to=TensorProto.FLOAT
+    )
     half.graph.node.insert(0, first)
     half.graph.node.append(last)
     for value in (source, result):
@@ -60,7 +70,9 @@ def tensor_types(model: onnx.ModelProto) -> Dict[str, int]:
     Casts at the input and output are no computation and are left out.
     """
     typed = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    types = {v.name: v.type.tensor_type.elem_type for v in [*typed.graph.value_info, *typed.graph.output]}
+    types = {
+        v.name: v.type.tensor_type.elem_type for v in [*typed.graph.value_info, *typed.graph.output]
+    }
     names = {code: name for name, code in _TYPES.items()}
     counted: Dict[str, int] = {}
     for node in typed.graph.node:
@@ -94,15 +106,21 @@ class HalfReport:
     def problems(self) -> List[str]:
         found = []
         if self.overflows:
-            found.append(f"{len(self.overflows)} tensors overflow, the first is '{self.overflows[0]}'")
+            found.append(
+                f"{len(self.overflows)} tensors overflow, the first is '{self.overflows[0]}'"
+            )
         if self.dead:
             found.append("the output is dead (constant)")
         if not self.psnr_db >= MIN_FP16_PSNR_DB:
-            found.append(f"{self.psnr_db:.1f} dB against FP32, expected at least {MIN_FP16_PSNR_DB:.0f}")
+            found.append(
+                f"{self.psnr_db:.1f} dB against FP32, expected at least {MIN_FP16_PSNR_DB:.0f}"
+            )
         return found
 
 
-def check_half(half: onnx.ModelProto, images: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> HalfReport:
+def check_half(
+    half: onnx.ModelProto, images: Sequence[np.ndarray], references: Sequence[np.ndarray]
+) -> HalfReport:
     """Run `half` in real half precision on images (1, 3, H, W) float32 and compare with its FP32 outputs."""
     from sr_deploy.runtime.ort import raw_session
 
@@ -127,7 +145,9 @@ def half_emulation(half: onnx.ModelProto) -> Tuple[onnx.ModelProto, List[str]]:
     The copy has one further output per watched tensor: the largest magnitude before rounding.
     """
     typed = onnx.shape_inference.infer_shapes(half, strict_mode=True)
-    types = {v.name: v.type.tensor_type.elem_type for v in [*typed.graph.value_info, *typed.graph.output]}
+    types = {
+        v.name: v.type.tensor_type.elem_type for v in [*typed.graph.value_info, *typed.graph.output]
+    }
     floats = (TensorProto.FLOAT, TensorProto.FLOAT16)
     opset = half.opset_import[0].version
     nodes: List[onnx.NodeProto] = []
@@ -137,7 +157,11 @@ def half_emulation(half: onnx.ModelProto) -> Tuple[onnx.ModelProto, List[str]]:
         node = onnx.NodeProto()
         node.CopyFrom(source)
         for attribute in node.attribute:
-            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
+            if (
+                node.op_type == "Cast"
+                and attribute.name == "to"
+                and attribute.i == TensorProto.FLOAT16
+            ):
                 attribute.i = TensorProto.FLOAT
             if attribute.HasField("t"):
                 attribute.t.CopyFrom(_as_fp32(attribute.t))
@@ -148,10 +172,14 @@ def half_emulation(half: onnx.ModelProto) -> Tuple[onnx.ModelProto, List[str]]:
         nodes.append(node)
         for name in rounded:
             exact = name + "/exact"
-            nodes.append(helper.make_node("Cast", [exact], [name + "/half"], to=TensorProto.FLOAT16))
+            nodes.append(
+                helper.make_node("Cast", [exact], [name + "/half"], to=TensorProto.FLOAT16)
+            )
             nodes.append(helper.make_node("Cast", [name + "/half"], [name], to=TensorProto.FLOAT))
             nodes.append(helper.make_node("Abs", [exact], [name + "/abs"]))
-            nodes.append(helper.make_node("ReduceMax", [name + "/abs"], [name + "/peak"], keepdims=0))
+            nodes.append(
+                helper.make_node("ReduceMax", [name + "/abs"], [name + "/peak"], keepdims=0)
+            )
             peaks.append(helper.make_tensor_value_info(name + "/peak", TensorProto.FLOAT, []))
             watched.append(name)
     graph_input = onnx.ValueInfoProto()
@@ -162,7 +190,9 @@ def half_emulation(half: onnx.ModelProto) -> Tuple[onnx.ModelProto, List[str]]:
         value.type.tensor_type.elem_type = TensorProto.FLOAT
     constants = [_as_fp32(t) for t in half.graph.initializer]
     graph = helper.make_graph(nodes, "half", [graph_input], [graph_output, *peaks], constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=half.ir_version), watched
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=half.ir_version
+    ), watched
 
 
 def _as_fp32(tensor: TensorProto) -> TensorProto:

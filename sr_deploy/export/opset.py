@@ -18,7 +18,9 @@ EXPORTED = 18
 LOWEST = 13
 
 # Reductions that took their axes as an input from opset 18 on (ReduceSum did from 13 on).
-_REDUCTIONS = frozenset("ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare".split())
+_REDUCTIONS = frozenset(
+    "ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare".split()
+)
 
 
 def lower(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
@@ -44,14 +46,20 @@ def check(model: onnx.ModelProto, ceiling: int) -> None:
     """Raise ExportError, naming the node, when the model needs an opset above `ceiling` or a node is not of its form."""
     for entry in model.opset_import:
         if entry.domain not in ("", "ai.onnx"):
-            raise ExportError(f"the graph uses operators of the domain '{entry.domain}', which TensorRT does not read")
+            raise ExportError(
+                f"the graph uses operators of the domain '{entry.domain}', which TensorRT does not read"
+            )
         if entry.version > ceiling:
-            raise ExportError(f"the graph is written in opset {entry.version}; the target reads {ceiling} at most")
+            raise ExportError(
+                f"the graph is written in opset {entry.version}; the target reads {ceiling} at most"
+            )
     opset = next(entry.version for entry in model.opset_import)
     for node in model.graph.node:
         problem = _not_of_opset(node, opset)
         if problem:
-            raise ExportError(f"node '{node.name}' ({node.op_type}) is not of opset {opset}: {problem}")
+            raise ExportError(
+                f"node '{node.name}' ({node.op_type}) is not of opset {opset}: {problem}"
+            )
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as e:  # the checker raises several kinds
@@ -69,14 +77,18 @@ def _not_of_opset(node: onnx.NodeProto, opset: int) -> str:
     return f"it has no attribute '{unknown[0]}'" if unknown else ""
 
 
-def _lowered(node: onnx.NodeProto, model: onnx.ModelProto, constants: dict, opset: int) -> List[onnx.NodeProto]:
+def _lowered(
+    node: onnx.NodeProto, model: onnx.ModelProto, constants: dict, opset: int
+) -> List[onnx.NodeProto]:
     def constant(index: int) -> Optional[np.ndarray]:
         if len(node.input) <= index or not node.input[index]:
             return None
         tensor = constants.get(node.input[index])
         if tensor is None:
             what = f"node '{node.name}' ({node.op_type})"
-            raise ExportError(f"{what} cannot be written in opset {opset}: its {node.input[index]} is no constant")
+            raise ExportError(
+                f"{what} cannot be written in opset {opset}: its {node.input[index]} is no constant"
+            )
         return numpy_helper.to_array(tensor)
 
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -85,34 +97,50 @@ def _lowered(node: onnx.NodeProto, model: onnx.ModelProto, constants: dict, opse
         if axes is not None and axes.size:
             node.attribute.append(helper.make_attribute("axes", [int(a) for a in axes]))
         elif attributes.get("noop_with_empty_axes", 0):
-            return [helper.make_node("Identity", [node.input[0]], list(node.output), name=node.name)]
+            return [
+                helper.make_node("Identity", [node.input[0]], list(node.output), name=node.name)
+            ]
         _drop_attributes(node, "noop_with_empty_axes")
         del node.input[1:]
     if opset < 18 and node.op_type == "Resize":
         policy = attributes.get("keep_aspect_ratio_policy", b"stretch")
         if attributes.get("antialias", 0) or "axes" in attributes or policy != b"stretch":
-            raise ExportError(f"node '{node.name}' (Resize): antialias, axes and keep_aspect_ratio_policy do not exist in opset {opset}")
+            raise ExportError(
+                f"node '{node.name}' (Resize): antialias, axes and keep_aspect_ratio_policy do not exist in opset {opset}"
+            )
         _drop_attributes(node, "antialias", "keep_aspect_ratio_policy")
     if opset < 18 and node.op_type == "Split" and "num_outputs" in attributes:
         _split_by_sizes(node, model, constants, attributes, opset)
     if opset < 18 and node.op_type == "Pad" and len(node.input) > 3:
-        raise ExportError(f"node '{node.name}' (Pad): axes do not exist in opset {opset}; pad all axes")
+        raise ExportError(
+            f"node '{node.name}' (Pad): axes do not exist in opset {opset}; pad all axes"
+        )
     if opset < 14 and node.op_type == "Reshape":
-        if attributes.get("allowzero", 0) and 0 in (constant(1) if node.input[1] in constants else ()):
-            raise ExportError(f"node '{node.name}' (Reshape): a zero dimension cannot be written in opset {opset}")
+        if attributes.get("allowzero", 0) and 0 in (
+            constant(1) if node.input[1] in constants else ()
+        ):
+            raise ExportError(
+                f"node '{node.name}' (Reshape): a zero dimension cannot be written in opset {opset}"
+            )
         _drop_attributes(node, "allowzero")
     if opset < 15 and node.op_type == "Shape" and ("start" in attributes or "end" in attributes):
         return _sliced_shape(node, model, constants, attributes)
     return [node]
 
 
-def _split_by_sizes(node: onnx.NodeProto, model: onnx.ModelProto, constants: dict, attributes: dict, opset: int) -> None:
+def _split_by_sizes(
+    node: onnx.NodeProto, model: onnx.ModelProto, constants: dict, attributes: dict, opset: int
+) -> None:
     """num_outputs, which came in opset 18 and makes the last part smaller where it must, as explicit sizes."""
-    dims = {v.name: v.type.tensor_type.shape.dim for v in model.graph.value_info}.get(node.input[0], ())
+    dims = {v.name: v.type.tensor_type.shape.dim for v in model.graph.value_info}.get(
+        node.input[0], ()
+    )
     axis, parts = attributes.get("axis", 0), attributes["num_outputs"]
     size = dims[axis].dim_value if len(dims) > max(axis, -axis - 1) else 0
     if not size:
-        raise ExportError(f"node '{node.name}' (Split) cannot be written in opset {opset}: the size it splits is not known")
+        raise ExportError(
+            f"node '{node.name}' (Split) cannot be written in opset {opset}: the size it splits is not known"
+        )
     part = -(-size // parts)
     sizes = [max(min(part, size - i * part), 0) for i in range(parts)]
     tensor = numpy_helper.from_array(np.array(sizes, dtype=np.int64), f"{node.output[0]}_sizes")
@@ -123,11 +151,18 @@ def _split_by_sizes(node: onnx.NodeProto, model: onnx.ModelProto, constants: dic
     _drop_attributes(node, "num_outputs")
 
 
-def _sliced_shape(node: onnx.NodeProto, model: onnx.ModelProto, constants: dict, attributes: dict) -> List[onnx.NodeProto]:
+def _sliced_shape(
+    node: onnx.NodeProto, model: onnx.ModelProto, constants: dict, attributes: dict
+) -> List[onnx.NodeProto]:
     """Shape with start and end, which came in opset 15, as Shape and Slice."""
     whole, names = node.output[0] + "_whole", []
-    for key, value in (("start", attributes.get("start", 0)), ("end", attributes.get("end", 2**31 - 1))):
-        tensor = numpy_helper.from_array(np.array([value], dtype=np.int64), f"{node.output[0]}_{key}")
+    for key, value in (
+        ("start", attributes.get("start", 0)),
+        ("end", attributes.get("end", 2**31 - 1)),
+    ):
+        tensor = numpy_helper.from_array(
+            np.array([value], dtype=np.int64), f"{node.output[0]}_{key}"
+        )
         model.graph.initializer.append(tensor)
         constants[tensor.name] = tensor
         names.append(tensor.name)
@@ -152,7 +187,9 @@ def _drop_unused_constants(model: onnx.ModelProto) -> None:
 
 def _names_in(graph: onnx.GraphProto) -> Set[str]:
     """What the nodes of a graph read, those of its branches too."""
-    branches = [a.g for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+    branches = [
+        a.g for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH
+    ]
     return {name for node in graph.node for name in node.input}.union(
         *map(_names_in, branches), *({o.name for o in b.output} for b in branches)
     )

@@ -25,8 +25,14 @@ Part = Tuple[onnx.ModelProto, float]
 
 
 def part_of(
-    net: nn.Module, like: nn.Module, given: Sequence[Tensor], *, inputs: Sequence[str], outputs: Sequence[str], dynamic: Sequence[dict]
-) -> Part:  # fmt: skip
+    net: nn.Module,
+    like: nn.Module,
+    given: Sequence[Tensor],
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dynamic: Sequence[dict],
+) -> Part:
     """Return the graph of `net`, compared with what `like`, the same function, makes of `given`: inputs that differ from each other.
 
     dynamic: for each input the dimensions that are free, see `free`. Raises ExportError.
@@ -34,7 +40,9 @@ def part_of(
     graph = graph_of(net, given, inputs=inputs, outputs=outputs, dynamic=dynamic, opset=OPSET)
     with torch.no_grad():
         expected = like(*given)
-    found = raw_session(graph.SerializeToString()).run(None, {name: x.numpy() for name, x in zip(inputs, given)})
+    found = raw_session(graph.SerializeToString()).run(
+        None, {name: x.numpy() for name, x in zip(inputs, given)}
+    )
     wanted = expected if isinstance(expected, tuple) else (expected,)
     return graph, max(float(np.abs(y - e.numpy()).max()) for y, e in zip(found, wanted))
 
@@ -51,7 +59,9 @@ def write_parts(folder: Path, parts: Mapping[str, Part]) -> Tuple[Dict[str, str]
     """
     for name, (_, error) in parts.items():
         if not error <= MAX_ABS_ERR:
-            raise ExportError(f"{name}: onnxruntime differs from torch by {error:.2g}, expected at most {MAX_ABS_ERR:g}")
+            raise ExportError(
+                f"{name}: onnxruntime differs from torch by {error:.2g}, expected at most {MAX_ABS_ERR:g}"
+            )
     graphs = {}
     for name, (graph, _) in parts.items():
         path = output_folder(folder) / name

@@ -53,7 +53,9 @@ class _Request:
 
     def command(self, model: str, variant: str, sizes: Sizes) -> str:
         more = f" --target {self.target.name}" if self.target else ""
-        more += (" --literal" if self.literal else "") + (" --candidates" if self.candidates else "")
+        more += (" --literal" if self.literal else "") + (
+            " --candidates" if self.candidates else ""
+        )
         return f"srdeploy export {model} --variants {variant} {sizes.option} --precision {self.precision}{more}"
 
 
@@ -86,11 +88,21 @@ def onnx_from_checkpoint(
     for size in ranges:
         check_min_hw(size.min, checkpoint.spec.min_hw, what=checkpoint.name)
     folder = output_folder(Path(output))
-    todo = [(variant, size, form) for variant in wanted for size in ranges for form in _forms(checkpoint, variant, request)]
+    todo = [
+        (variant, size, form)
+        for variant in wanted
+        for size in ranges
+        for form in _forms(checkpoint, variant, request)
+    ]
     paths = []
     for number, (variant, size, form) in enumerate(todo, 1):
-        path = folder / f"{checkpoint.name}.{variant}.{size}.{request.graph_dtype}{f'.{form}' if candidates else ''}.onnx"
-        progress(f"[{number}/{len(todo)}] {_export(checkpoint, variant, size, request, form, path)}")
+        path = (
+            folder
+            / f"{checkpoint.name}.{variant}.{size}.{request.graph_dtype}{f'.{form}' if candidates else ''}.onnx"
+        )
+        progress(
+            f"[{number}/{len(todo)}] {_export(checkpoint, variant, size, request, form, path)}"
+        )
         paths.append(path)
     return paths
 
@@ -103,9 +115,14 @@ def _forms(checkpoint: Checkpoint, variant: Variant, request: _Request) -> List[
     return [default_form(request.target, checkpoint.architecture.name, str(variant))]
 
 
-def _request(precision: Optional[str], target: Optional[str], literal: bool, candidates: bool) -> _Request:
+def _request(
+    precision: Optional[str], target: Optional[str], literal: bool, candidates: bool
+) -> _Request:
     if literal and candidates:
-        raise InputError("--literal and --candidates exclude each other", hint="the literal network is never the fastest")
+        raise InputError(
+            "--literal and --candidates exclude each other",
+            hint="the literal network is never the fastest",
+        )
     if target is None:
         chosen = precision or "fp16"
         if chosen not in PRECISIONS:
@@ -118,7 +135,9 @@ def _request(precision: Optional[str], target: Optional[str], literal: bool, can
     return _Request(chosen, graph_dtype, io_dtype, profile.opset, profile, literal, candidates)
 
 
-def _export(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Request, form: str, path: Path) -> str:
+def _export(
+    checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Request, form: str, path: Path
+) -> str:
     """Export one graph, or find it up to date; return the line that says so."""
     manifest = _manifest(checkpoint, variant, sizes, request, form)
     if up_to_date(path, manifest):
@@ -127,9 +146,13 @@ def _export(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Re
     faster, rewrites = in_form(net, form)
     full = graph_from_network(faster, sizes, opset=request.opset)
     runtime = raw_session(full.SerializeToString())
-    checks = _check_fp32(runtime, net, sizes, path.name)  # against the network as its file writes it
+    checks = _check_fp32(
+        runtime, net, sizes, path.name
+    )  # against the network as its file writes it
     checks["rewrites"] = rewrites
-    checks["onnxruntime_vs_torch"]["graph"] = "this file" if request.graph_dtype == "fp32" else "the FP32 graph this file was made from"
+    checks["onnxruntime_vs_torch"]["graph"] = (
+        "this file" if request.graph_dtype == "fp32" else "the FP32 graph this file was made from"
+    )
     checks["opset"] = f"every node is of opset {request.opset}"
     not_checked: Tuple[str, ...] = ("the engine's own output: see its manifest",)
     graph = full
@@ -144,7 +167,9 @@ def _export(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Re
             checks["this_file_vs_fp32_graph"] = _check_file(half, runtime, sizes, path.name)
     obtained = precision_of(graph)
     if obtained != request.graph_dtype:
-        raise ExportError(f"{path.name}: the graph's tensors are {obtained}, expected {request.graph_dtype}")
+        raise ExportError(
+            f"{path.name}: the graph's tensors are {obtained}, expected {request.graph_dtype}"
+        )
     manifest = replace(
         manifest,
         precision_obtained=obtained,
@@ -167,11 +192,15 @@ def _export(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Re
         return replace(manifest, checks={**checks, "preflight": summary(findings, request.target)})
 
     before = made_by(path)
-    replaced = f"; replaces the one made by: {before}" if before and before != manifest.command else ""
+    replaced = (
+        f"; replaces the one made by: {before}" if before and before != manifest.command else ""
+    )
     return _line(path, write_artifact(path, write)) + replaced
 
 
-def _manifest(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Request, form: str) -> Manifest:
+def _manifest(
+    checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Request, form: str
+) -> Manifest:
     architecture = checkpoint.architecture
     return Manifest(
         kind="onnx",
@@ -201,7 +230,10 @@ def _manifest(checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _
 
 def _counts(trained: nn.Module, deployed: nn.Module) -> dict:
     """What a manifest holds of both networks by both counters."""
-    of_trained, of_deployed = ({c: asdict(count(net, NTIRE_HW, counter=c)) for c in COUNTERS} for net in (trained, deployed))
+    of_trained, of_deployed = (
+        {c: asdict(count(net, NTIRE_HW, counter=c)) for c in COUNTERS}
+        for net in (trained, deployed)
+    )
     return {**of_trained["hooks"], "fvcore": of_trained["fvcore"], "deployed": of_deployed}
 
 
@@ -215,7 +247,9 @@ def _check_fp32(session: Any, net: nn.Module, sizes: Sizes, name: str) -> dict:
         y = session.run(None, {"lr": x})[0]
         error = float(np.abs(y - reference).max()) / max(1.0, float(np.abs(reference).max()))
         if not error <= MAX_ABS_ERR:
-            raise ExportError(f"{name}: onnxruntime differs from torch by {error:.2g} at {hw_text(hw)}, expected at most {MAX_ABS_ERR:g}")
+            raise ExportError(
+                f"{name}: onnxruntime differs from torch by {error:.2g} at {hw_text(hw)}, expected at most {MAX_ABS_ERR:g}"
+            )
         worst = max(worst, error)
         mse = float(np.mean((y.astype(np.float64) - reference) ** 2))
         results[hw_text(hw)] = round(-10 * float(np.log10(max(mse, 1e-30))), 1)
@@ -229,9 +263,13 @@ def _check_file(half: onnx.ModelProto, fp32_session: Any, sizes: Sizes, name: st
     results = {}
     for hw in _check_sizes(sizes):
         x = _images(hw)[0]
-        psnr = psnr_unit(session.run(None, {"lr": x.astype(dtype)})[0], fp32_session.run(None, {"lr": x})[0])
+        psnr = psnr_unit(
+            session.run(None, {"lr": x.astype(dtype)})[0], fp32_session.run(None, {"lr": x})[0]
+        )
         if not psnr >= MIN_FP16_PSNR_DB:
-            raise ExportError(f"{name}: {psnr:.1f} dB against the FP32 graph at {hw_text(hw)}, expected at least {MIN_FP16_PSNR_DB:.0f}")
+            raise ExportError(
+                f"{name}: {psnr:.1f} dB against the FP32 graph at {hw_text(hw)}, expected at least {MIN_FP16_PSNR_DB:.0f}"
+            )
         results[hw_text(hw)] = round(psnr, 2)
     return {"psnr_db": results}
 

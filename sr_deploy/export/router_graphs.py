@@ -23,8 +23,11 @@ CHECKED_PATCHES = 3
 
 
 def plan_from_router(
-    model: Union[str, Path, Router], output: Union[str, Path], *, progress: Callable[[str], None] = lambda line: None
-) -> Path:  # fmt: skip
+    model: Union[str, Path, Router],
+    output: Union[str, Path],
+    *,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Path:
     """Export a router to `output`, its branches with it; return the path of their plan, NAME.routed.json.
 
     Each graph takes lr (N, 3, patch, patch), N free: the router's gives logits (N, classes), a branch's sr, its exact rewrites
@@ -32,7 +35,14 @@ def plan_from_router(
     """
     router = model if isinstance(model, Router) else load_router(model)
     plan = router.plan()
-    x = torch.from_numpy(np.concatenate([nchw_from_rgb(rgb) for rgb in sample_lr((plan.patch, plan.patch), count=CHECKED_PATCHES)]))
+    x = torch.from_numpy(
+        np.concatenate(
+            [
+                nchw_from_rgb(rgb)
+                for rgb in sample_lr((plan.patch, plan.patch), count=CHECKED_PATCHES)
+            ]
+        )
+    )
     networks: Dict[str, Tuple[nn.Module, str]] = {"router": (router.network(), "logits")}
     networks.update((name, (net, "sr")) for name, net in zip(plan.names, router.branch_networks()))
     parts: Dict[str, Part] = {}

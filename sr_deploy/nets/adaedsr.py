@@ -25,7 +25,15 @@ class AdaEDSR(EDSRParts):
     depth: the desired depth of `forward`, 0..blocks.
     """
 
-    def __init__(self, *, scale: int, depth: float, blocks: int = BLOCKS, channels: int = 64, scaled: str = "weight") -> None:
+    def __init__(
+        self,
+        *,
+        scale: int,
+        depth: float,
+        blocks: int = BLOCKS,
+        channels: int = 64,
+        scaled: str = "weight",
+    ) -> None:
         super().__init__(scale=scale, blocks=blocks, channels=channels, original=True)
         self.depth = depth
         self.adapter = Adapter(channels, blocks=blocks, scaled=scaled)
@@ -45,7 +53,10 @@ class AdaEDSR(EDSRParts):
     def backbone(self) -> EDSR:
         """Return the dense network inside, every block everywhere, sharing its weights."""
         net = EDSR(scale=self.scale, blocks=len(self.blocks), channels=self.channels, original=True)
-        net.load_state_dict({k: v for k, v in self.state_dict().items() if not k.startswith("adapter.")}, assign=True)
+        net.load_state_dict(
+            {k: v for k, v in self.state_dict().items() if not k.startswith("adapter.")},
+            assign=True,
+        )
         return net.eval()
 
 

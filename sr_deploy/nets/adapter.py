@@ -18,7 +18,9 @@ class Adapter(nn.Module):
     the public AdaEDSR has it; `none`: nothing, it was trained for one depth (the paper's FAdaEDSR).
     """
 
-    def __init__(self, channels: int, *, blocks: int, maps: int = 1, scaled: str = "weight") -> None:
+    def __init__(
+        self, channels: int, *, blocks: int, maps: int = 1, scaled: str = "weight"
+    ) -> None:
         super().__init__()
         if scaled not in SCALED:
             raise CheckpointError(f"the adapter scales {', '.join(SCALED)}, not {scaled!r}")
@@ -33,12 +35,16 @@ class Adapter(nn.Module):
         for conv in (m for m in self.rest if isinstance(m, nn.Conv2d)):
             nn.init.kaiming_normal_(conv.weight, a=0.25)
             with torch.no_grad():
-                conv.weight.mul_(0.3).add_((3 if conv is self.rest[-1] else 1) / conv.weight[0].numel())
+                conv.weight.mul_(0.3).add_(
+                    (3 if conv is self.rest[-1] else 1) / conv.weight[0].numel()
+                )
 
     def forward(self, features: Tensor, depth: Tensor) -> Tensor:
         by = depth.view(-1, 1, 1, 1)
         if self.scaled == "weight":  # conv(x, d*W) + b, with a d for each sample
-            y = F.conv2d(features, self.first.weight, padding=1) * by + self.first.bias.view(1, -1, 1, 1)
+            y = F.conv2d(features, self.first.weight, padding=1) * by + self.first.bias.view(
+                1, -1, 1, 1
+            )
         else:
             y = self.first(features)
         y = self.rest(y)

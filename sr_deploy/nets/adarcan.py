@@ -17,8 +17,15 @@ class AdaRCAN(RCAN):
     """The masked network, which computes every block everywhere. depth: the desired depth of `forward`, 0..blocks of a group."""
 
     def __init__(
-        self, *, scale: int, depth: float, width: int = 64, groups: int = GROUPS, blocks: int = BLOCKS, scaled: str = "weight"
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        scale: int,
+        depth: float,
+        width: int = 64,
+        groups: int = GROUPS,
+        blocks: int = BLOCKS,
+        scaled: str = "weight",
+    ) -> None:
         super().__init__(scale=scale, width=width, groups=groups, blocks=blocks)
         self.depth = depth
         self.adapter = Adapter(width, blocks=blocks, maps=groups, scaled=scaled)
@@ -35,23 +42,39 @@ class AdaRCAN(RCAN):
             y = deep
             for number, block in enumerate(group.blocks, 1):
                 added = mask(depth_map, number) * block.conv2(block.act(block.conv1(y)))
-                y = y + added * block.attention(added)  # it averages what is left, as a sparse network could: the public code's way
+                y = y + added * block.attention(
+                    added
+                )  # it averages what is left, as a sparse network could: the public code's way
             deep = deep + group.last(y)
         return self.image(deep, features), depth_maps
 
 
-def _network(*, scale: int, variant: Variant, width: int, groups: int, blocks: int, scaled: str) -> AdaRCAN:
-    for name, value, least in (("width", width, REDUCTION), ("groups", groups, 1), ("blocks", blocks, 1)):
+def _network(
+    *, scale: int, variant: Variant, width: int, groups: int, blocks: int, scaled: str
+) -> AdaRCAN:
+    for name, value, least in (
+        ("width", width, REDUCTION),
+        ("groups", groups, 1),
+        ("blocks", blocks, 1),
+    ):
         if not isinstance(value, int) or not least <= value <= 1024:
-            raise CheckpointError(f"AdaRCAN's {name} is a whole number from {least} to 1024, not {value!r}")
+            raise CheckpointError(
+                f"AdaRCAN's {name} is a whole number from {least} to 1024, not {value!r}"
+            )
     check_desired_depth(variant.size, blocks)
-    return AdaRCAN(scale=scale, depth=variant.size, width=width, groups=groups, blocks=blocks, scaled=scaled)
+    return AdaRCAN(
+        scale=scale, depth=variant.size, width=width, groups=groups, blocks=blocks, scaled=scaled
+    )
 
 
 def _config_of(weights: Weights) -> dict:
     if "head.bias" not in weights:
         return {}
-    return {"width": weights["head.bias"].shape[0], "groups": blocks_in(weights, "groups"), "blocks": blocks_in(weights, "groups.0.blocks")}
+    return {
+        "width": weights["head.bias"].shape[0],
+        "groups": blocks_in(weights, "groups"),
+        "blocks": blocks_in(weights, "groups.0.blocks"),
+    }
 
 
 ADARCAN_ARCHITECTURE = Architecture(

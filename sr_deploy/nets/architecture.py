@@ -54,7 +54,9 @@ class Architecture:
         self.check(variant)
         return variant
 
-    def build(self, scale: int, variant: Variant, config: Optional[Mapping[str, object]] = None) -> nn.Module:
+    def build(
+        self, scale: int, variant: Variant, config: Optional[Mapping[str, object]] = None
+    ) -> nn.Module:
         """Return the untrained static network, in eval mode. Raises InputError or VariantError."""
         if scale not in self.scales:
             raise InputError(
@@ -64,7 +66,9 @@ class Architecture:
         self.check(variant)
         unknown = set(config or {}) - set(self.config)
         if unknown:
-            raise CheckpointError(f"{self.name} has no configuration key '{sorted(unknown)[0]}'; it has {', '.join(self.config) or 'none'}")
+            raise CheckpointError(
+                f"{self.name} has no configuration key '{sorted(unknown)[0]}'; it has {', '.join(self.config) or 'none'}"
+            )
         network = self.network(scale=scale, variant=variant, **{**self.config, **(config or {})})
         return network.eval()
 
@@ -76,7 +80,11 @@ class Architecture:
 
 def check_axis(variant: Variant, axis: str, example: str, tags: Tuple[str, ...] = ()) -> None:
     """Raise VariantError unless `variant` is a point of that axis with no other tags than `tags`."""
-    if variant.axis != axis or not set(variant.tags) <= set(tags) or len(variant.tags) != len(set(variant.tags)):
+    if (
+        variant.axis != axis
+        or not set(variant.tags) <= set(tags)
+        or len(variant.tags) != len(set(variant.tags))
+    ):
         raise VariantError(
             f"'{variant}' is not a variant of this architecture; expected one such as {example}",
             hint=nearest(str(variant), [example]),
@@ -85,20 +93,37 @@ def check_axis(variant: Variant, axis: str, example: str, tags: Tuple[str, ...] 
 
 def blocks_in(weights: Weights, prefix: str) -> int:
     """Return how many blocks a state dict has under `prefix.0.`, `prefix.1.` and so on; at least one."""
-    found = {name[len(prefix) + 1 :].partition(".")[0] for name in weights if name.startswith(prefix + ".")}
+    found = {
+        name[len(prefix) + 1 :].partition(".")[0]
+        for name in weights
+        if name.startswith(prefix + ".")
+    }
     return max(len(found), 1)
 
 
 class Elastic(nn.Module):
     """A super-network: the largest variant's weights, run at any point of its space through differentiable slices."""
 
-    def __init__(self, architecture: Architecture, scale: int, largest: Variant, config: Optional[dict] = None) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        scale: int,
+        largest: Variant,
+        config: Optional[dict] = None,
+    ) -> None:
         super().__init__()
         self.architecture, self.largest = architecture, largest
         self.net = architecture.build(scale, largest, config)
-        with torch.device("meta"):  # the structure of each point; its weights are always slices of self.net's
-            points = {p: architecture.build(scale, Variant.parse(p), config) for p in architecture.points(largest)}
-        self._static = points  # a plain dict: these hold no weights of their own, so they are no submodules
+        with torch.device(
+            "meta"
+        ):  # the structure of each point; its weights are always slices of self.net's
+            points = {
+                p: architecture.build(scale, Variant.parse(p), config)
+                for p in architecture.points(largest)
+            }
+        self._static = (
+            points  # a plain dict: these hold no weights of their own, so they are no submodules
+        )
 
     def forward(self, x: Tensor, variant: str) -> Tensor:
         """Upscale x: (N, 3, H, W) float, 0..1, RGB, with the network sliced to `variant`, to (N, 3, sH, sW)."""

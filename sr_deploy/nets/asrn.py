@@ -53,7 +53,9 @@ class ASRN(nn.Module):
         for block in self.body:
             x = block(x)
             features.append(x)
-        return features, run_collapsed(self.upsampler, torch.cat(features), self.scale).chunk(len(features))
+        return features, run_collapsed(self.upsampler, torch.cat(features), self.scale).chunk(
+            len(features)
+        )
 
 
 class MAB(nn.Module):
@@ -108,5 +110,7 @@ ASRN_ARCHITECTURE = Architecture(
     size_of=lambda weights: Variant("d", blocks_in(weights, "body")),
     config={"activation": "relu"},
     structure=lambda variant: "any depth",
-    halo_px=lambda variant: 1 + 4 * variant.size + 1,  # head, the chain of four 3x3 in each block, the last 3x3
+    halo_px=lambda variant: (
+        1 + 4 * variant.size + 1
+    ),  # head, the chain of four 3x3 in each block, the last 3x3
 )

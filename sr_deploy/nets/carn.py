@@ -27,9 +27,14 @@ class CARN(nn.Module):
         self.joins = nn.ModuleList(join(n * width, width) for n in (2, 3, 4))
         stages = {2: (2,), 3: (3,), 4: (2, 2)}[scale]
         upsampler = [
-            m for s in stages
-            for m in (nn.Conv2d(width, s * s * width, 3, padding=1, groups=GROUPS), nn.ReLU(), nn.PixelShuffle(s))
-        ]  # fmt: skip
+            m
+            for s in stages
+            for m in (
+                nn.Conv2d(width, s * s * width, 3, padding=1, groups=GROUPS),
+                nn.ReLU(),
+                nn.PixelShuffle(s),
+            )
+        ]
         self.tail = nn.Sequential(*upsampler, nn.Conv2d(width, 3, 3, padding=1))
         self.add_mean = MeanShift(1)
 
@@ -56,10 +61,12 @@ class EfficientResidual(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, groups=GROUPS), nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, groups=GROUPS), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, groups=GROUPS),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, groups=GROUPS),
+            nn.ReLU(),
             nn.Conv2d(width, width, 1),
-        )  # fmt: skip
+        )
         self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,8 +103,12 @@ CARN_ARCHITECTURE = Architecture(
     default_variant="w64",
     network=lambda *, scale, variant: CARN(scale=scale, width=variant.size),
     check=_check,
-    slice=lambda weights, held, wanted: dict(weights),  # not elastic: the three widths are trained apart
+    slice=lambda weights, held, wanted: dict(
+        weights
+    ),  # not elastic: the three widths are trained apart
     points=lambda largest: (str(largest),),
     size_of=_size_of,
-    halo_px=lambda variant: 1 + 3 * 3 * 2 + 2,  # the head, three cascades of three blocks, the tail's finer grids
+    halo_px=lambda variant: (
+        1 + 3 * 3 * 2 + 2
+    ),  # the head, three cascades of three blocks, the tail's finer grids
 )

@@ -151,7 +151,9 @@ def read_safetensors(path: Path) -> dict:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as e:
-        raise MissingPackageError("safetensors", needed_for="reading a checkpoint", extra="export", cause=e) from e
+        raise MissingPackageError(
+            "safetensors", needed_for="reading a checkpoint", extra="export", cause=e
+        ) from e
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:
@@ -176,7 +178,9 @@ def check_state_dict(net: nn.Module, weights: dict, *, source: str) -> None:
         problems.append(f"{len(surplus)} are unknown, the first is '{surplus[0]}'")
     if shapes:
         name = shapes[0]
-        problems.append(f"{len(shapes)} have another shape, the first is '{name}': {tuple(weights[name].shape)}, expected {expected[name]}")
+        problems.append(
+            f"{len(shapes)} have another shape, the first is '{name}': {tuple(weights[name].shape)}, expected {expected[name]}"
+        )
     if problems:
         raise CheckpointError(f"{source} does not fit its network: " + "; ".join(problems))
 
@@ -185,12 +189,19 @@ def check_finite(weights: dict, *, source: str) -> None:
     """Raise CheckpointError when a tensor holds an infinity or a not-a-number."""
     bad = next((n for n, v in weights.items() if not v.isfinite().all()), None)
     if bad is not None:
-        raise CheckpointError(f"{source}: the tensor '{bad}' holds values that are not finite", hint="use an earlier checkpoint")
+        raise CheckpointError(
+            f"{source}: the tensor '{bad}' holds values that are not finite",
+            hint="use an earlier checkpoint",
+        )
 
 
 def is_weights(value: Any) -> bool:
     """Tell whether `value` is a flat mapping of names to tensors."""
-    return isinstance(value, dict) and bool(value) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+    )
 
 
 def _checkpoint_path(model: str) -> Path:
@@ -202,7 +213,9 @@ def _checkpoint_path(model: str) -> Path:
         path = path.with_suffix(SUFFIX)
     if path.suffix == SUFFIX or path.is_file():
         if not path.is_file():
-            raise InputError(f"there is no checkpoint {path}", hint="srdeploy models lists the shipped ones")
+            raise InputError(
+                f"there is no checkpoint {path}", hint="srdeploy models lists the shipped ones"
+            )
         if path.suffix != SUFFIX:
             raise CheckpointError(
                 f"{path} is not a checkpoint of ours (a {SUFFIX} file with a JSON card)",
@@ -228,13 +241,20 @@ def _check_fits(checkpoint: Checkpoint, *, source: str) -> None:
         largest = spec.variant(None)
         net = checkpoint.architecture.build(spec.scale, largest, spec.config)
         if tuple(spec.value_range) != (0.0, 1.0):
-            raise CheckpointError(f"its value range is {spec.value_range}; expected 0 to 1", hint="import it with --value-range")
+            raise CheckpointError(
+                f"its value range is {spec.value_range}; expected 0 to 1",
+                hint="import it with --value-range",
+            )
         if tuple(spec.min_hw) != checkpoint.architecture.min_hw:
-            raise CheckpointError(f"its min_hw is {spec.min_hw}; {spec.arch} takes {checkpoint.architecture.min_hw}")
+            raise CheckpointError(
+                f"its min_hw is {spec.min_hw}; {spec.arch} takes {checkpoint.architecture.min_hw}"
+            )
         unknown = set(spec.variants) - set(checkpoint.architecture.points(largest))
         if unknown:
             raise VariantError(f"{largest} cannot be sliced to '{sorted(unknown)[0]}'")
     except SrDeployError as e:
-        raise CheckpointError(f"the card of {source} is not usable: {e.message}", hint=e.hint) from e
+        raise CheckpointError(
+            f"the card of {source} is not usable: {e.message}", hint=e.hint
+        ) from e
     check_state_dict(net, checkpoint.weights, source=source)
     check_finite(checkpoint.weights, source=source)

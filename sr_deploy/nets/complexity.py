@@ -79,7 +79,9 @@ def count(net: nn.Module, hw: Sequence[int], *, counter: str) -> Counts:
 
     params = sum(p.numel() for p in net.parameters())
     if counter == "hooks":
-        return Counts(params, sum(hooked), sum(module_acts), len(module_acts), counter, mode.outside_modules)
+        return Counts(
+            params, sum(hooked), sum(module_acts), len(module_acts), counter, mode.outside_modules
+        )
     return Counts(params, mode.macs, sum(mode.acts), len(mode.acts), counter, mode.unsupported)
 
 
@@ -106,7 +108,9 @@ class _Operators(TorchDispatchMode):
         self.outside_modules: Dict[str, int] = {}
         self.unsupported: Dict[str, int] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: Any = None
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
         namespace, _, name = func._schema.name.partition("::")
         if namespace == "aten" and name in _MOVES:
@@ -138,7 +142,9 @@ class _Operators(TorchDispatchMode):
             weight = args[2] if name == "native_layer_norm" else args[1]
             return args[0].numel() * (5 if weight is not None else 4)
         # A global average pooling is dispatched as a mean; a mean of the network's own is not counted by fvcore.
-        if name in ("_adaptive_avg_pool2d", "adaptive_avg_pool2d") or (name == "mean" and self.pooling):
+        if name in ("_adaptive_avg_pool2d", "adaptive_avg_pool2d") or (
+            name == "mean" and self.pooling
+        ):
             return args[0].numel()
         if name == "upsample_bilinear2d":
             return 4 * out.numel()
@@ -152,7 +158,9 @@ class _AveragePools(TorchFunctionMode):
         super().__init__()
         self._operators = operators
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: Any = None
+    ) -> Any:
         outer = self._operators.pooling
         self._operators.pooling = outer or func is torch.nn.functional.adaptive_avg_pool2d
         try:
@@ -162,7 +170,12 @@ class _AveragePools(TorchFunctionMode):
 
 
 # What a user wrote, where the dispatcher has another name for it.
-_PUBLIC_NAMES = {"bmm": "matmul", "mm": "matmul", "_softmax": "softmax", "max_pool2d_with_indices": "max_pool2d"}
+_PUBLIC_NAMES = {
+    "bmm": "matmul",
+    "mm": "matmul",
+    "_softmax": "softmax",
+    "max_pool2d_with_indices": "max_pool2d",
+}
 
 
 def _tally(calls: Dict[str, int], name: str) -> None:

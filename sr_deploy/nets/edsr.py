@@ -21,7 +21,9 @@ class EDSRParts(nn.Module):
     64 channels and 16 blocks its baseline.
     """
 
-    def __init__(self, *, scale: int, blocks: int = 20, channels: int = 128, original: bool = False) -> None:
+    def __init__(
+        self, *, scale: int, blocks: int = 20, channels: int = 128, original: bool = False
+    ) -> None:
         super().__init__()
         self.scale, self.channels = scale, channels
         self.mean = MEAN if original else None
@@ -29,7 +31,11 @@ class EDSRParts(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
         self.last = nn.Conv2d(channels, channels, 3, padding=1) if original else nn.Identity()
         stages = {2: (2,), 3: (3,), 4: (2, 2)}[scale]
-        upsampler = [m for s in stages for m in (nn.Conv2d(channels, s * s * channels, 3, padding=1), nn.PixelShuffle(s))]
+        upsampler = [
+            m
+            for s in stages
+            for m in (nn.Conv2d(channels, s * s * channels, 3, padding=1), nn.PixelShuffle(s))
+        ]
         self.tail = nn.Sequential(*upsampler, nn.Conv2d(channels, 3, 3, padding=1))
 
     def features(self, x: Tensor) -> Tensor:
@@ -99,7 +105,9 @@ def _slice(weights: Weights, held: Variant, wanted: Variant) -> dict:
 def check_channels(channels: object) -> None:
     """Raise CheckpointError unless `channels` is a width EDSR can have."""
     if not isinstance(channels, int) or not 1 <= channels <= 1024:
-        raise CheckpointError(f"EDSR's channels are a whole number from 1 to 1024, not {channels!r}")
+        raise CheckpointError(
+            f"EDSR's channels are a whole number from 1 to 1024, not {channels!r}"
+        )
 
 
 def _network(*, scale: int, variant: Variant, channels: int, original: bool) -> EDSR:
@@ -118,11 +126,17 @@ def _architecture(name: str, *, original: bool, variant: str, channels: int) -> 
         points=lambda largest: tuple(f"b{n}" for n in range(1, largest.size + 1)),
         size_of=lambda weights: Variant("b", blocks_in(weights, "blocks")),
         config={"channels": channels},
-        config_of=lambda weights: {"channels": weights["head.bias"].shape[0]} if "head.bias" in weights else {},
+        config_of=lambda weights: (
+            {"channels": weights["head.bias"].shape[0]} if "head.bias" in weights else {}
+        ),
         structure=lambda v: "any depth",
-        halo_px=lambda v: 1 + 2 * v.size + original + 2,  # the tail's finer grids reach less than two LR pixels
+        halo_px=lambda v: (
+            1 + 2 * v.size + original + 2
+        ),  # the tail's finer grids reach less than two LR pixels
     )
 
 
 EDSR_ARCHITECTURE = _architecture("edsr", original=False, variant="b20", channels=128)
-EDSR_ORIGINAL_ARCHITECTURE = _architecture("edsr-original", original=True, variant="b16", channels=64)
+EDSR_ORIGINAL_ARCHITECTURE = _architecture(
+    "edsr-original", original=True, variant="b16", channels=64
+)

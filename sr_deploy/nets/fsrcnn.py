@@ -26,12 +26,18 @@ class FSRCNN(nn.Module):
         self.scale = scale
         mapping = [nn.Conv2d(SHRUNK, SHRUNK, 3, padding=1) for _ in range(MAPPING_LAYERS)]
         self.body = nn.Sequential(
-            nn.Conv2d(3, width, 5, padding=2), nn.PReLU(),
-            nn.Conv2d(width, SHRUNK, 1), nn.PReLU(),
-            *mapping, nn.PReLU(),
-            nn.Conv2d(SHRUNK, width, 1), nn.PReLU(),
-        )  # fmt: skip
-        self.deconv = nn.ConvTranspose2d(width, 3, 9, stride=scale, padding=4, output_padding=scale - 1)
+            nn.Conv2d(3, width, 5, padding=2),
+            nn.PReLU(),
+            nn.Conv2d(width, SHRUNK, 1),
+            nn.PReLU(),
+            *mapping,
+            nn.PReLU(),
+            nn.Conv2d(SHRUNK, width, 1),
+            nn.PReLU(),
+        )
+        self.deconv = nn.ConvTranspose2d(
+            width, 3, 9, stride=scale, padding=4, output_padding=scale - 1
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.deconv(self.body(x))
@@ -39,7 +45,9 @@ class FSRCNN(nn.Module):
     def forward_training(self, x: Tensor) -> Tensor:
         """The same function, with the same gradients, by a convolution on LR pixels in place of the transposed one."""
         bias = self.deconv.bias.repeat_interleave(self.scale**2)
-        return F.pixel_shuffle(F.conv2d(self.body(x), kernel_of(self.deconv), bias, padding="same"), self.scale)
+        return F.pixel_shuffle(
+            F.conv2d(self.body(x), kernel_of(self.deconv), bias, padding="same"), self.scale
+        )
 
 
 def kernel_of(deconv: nn.ConvTranspose2d) -> Tensor:
@@ -49,10 +57,20 @@ def kernel_of(deconv: nn.ConvTranspose2d) -> Tensor:
     """
     s, width = deconv.stride[0], deconv.in_channels
     k = 3 if s == 4 else 5
-    impulses = torch.zeros(width, width, k, k, dtype=deconv.weight.dtype, device=deconv.weight.device)
+    impulses = torch.zeros(
+        width, width, k, k, dtype=deconv.weight.dtype, device=deconv.weight.device
+    )
     impulses[torch.arange(width), torch.arange(width), k // 2, k // 2] = 1
-    with torch.autocast(deconv.weight.device.type, enabled=False):  # the kernel is rounded once, where it is used
-        y = F.conv_transpose2d(impulses, deconv.weight, stride=s, padding=deconv.padding, output_padding=deconv.output_padding)
+    with torch.autocast(
+        deconv.weight.device.type, enabled=False
+    ):  # the kernel is rounded once, where it is used
+        y = F.conv_transpose2d(
+            impulses,
+            deconv.weight,
+            stride=s,
+            padding=deconv.padding,
+            output_padding=deconv.output_padding,
+        )
     return F.pixel_unshuffle(y, s).transpose(0, 1).flip(2, 3)
 
 
@@ -68,10 +86,14 @@ FSRCNN_ARCHITECTURE = Architecture(
     default_variant="w56",
     network=lambda *, scale, variant: FSRCNN(scale=scale, width=variant.size),
     check=_check,
-    slice=lambda weights, held, wanted: dict(weights),  # not elastic: the three widths are trained apart
+    slice=lambda weights, held, wanted: dict(
+        weights
+    ),  # not elastic: the three widths are trained apart
     points=lambda largest: (str(largest),),
     size_of=lambda weights: Variant("w", _width(weights)),
-    halo_px=lambda variant: 2 + MAPPING_LAYERS + 2,  # the 5x5, the mapping's 3x3, the transposed 9x9 (2 LR pixels at x2 and x3, 1 at x4)
+    halo_px=lambda variant: (
+        2 + MAPPING_LAYERS + 2
+    ),  # the 5x5, the mapping's 3x3, the transposed 9x9 (2 LR pixels at x2 and x3, 1 at x4)
 )
 
 

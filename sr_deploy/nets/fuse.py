@@ -34,7 +34,9 @@ def rewritten(net: nn.Module) -> Tuple[nn.Module, List[Dict[str, object]]]:
 
 def counted(name: str, net: nn.Module, result: nn.Module) -> Dict[str, object]:
     """Return what a manifest says of a pass: its name, and the counts before and after."""
-    before, after = (count(copy.deepcopy(n).float(), COUNTED_HW, counter="hooks") for n in (net, result))
+    before, after = (
+        count(copy.deepcopy(n).float(), COUNTED_HW, counter="hooks") for n in (net, result)
+    )
     return {
         "pass": name,
         "params": [before.params, after.params],
@@ -117,7 +119,9 @@ class CollapsedTail(nn.Module):
         channels, dtype = tail[0].in_channels, tail[0].weight.dtype
         exact = copy.deepcopy(tail).double()
         with torch.no_grad():
-            impulses = torch.zeros(channels + 1, channels, 7, 7, dtype=torch.float64)  # the last one: none, for the biases
+            impulses = torch.zeros(
+                channels + 1, channels, 7, 7, dtype=torch.float64
+            )  # the last one: none, for the biases
             impulses[torch.arange(channels), torch.arange(channels), 3, 3] = 1
             response = F.pixel_unshuffle(exact(impulses), scale)  # (channels + 1, 3 * s * s, 7, 7)
             bias = response[-1, :, 3, 3]
@@ -131,7 +135,9 @@ class CollapsedTail(nn.Module):
         s, (h, w) = self.scale, y.shape[2:]
         image = F.pixel_shuffle(self.conv(y), s)
         left, right = self.tail(y[..., :3])[..., :s], self.tail(y[..., -3:])[..., -s:]
-        image = torch.cat((left, image[..., s:-s], right), dim=3)[..., : s * w]  # of a single column both are the whole
+        image = torch.cat((left, image[..., s:-s], right), dim=3)[
+            ..., : s * w
+        ]  # of a single column both are the whole
         top, bottom = self.tail(y[:, :, :3])[:, :, :s], self.tail(y[:, :, -3:])[:, :, -s:]
         return torch.cat((top, image[:, :, s:-s], bottom), dim=2)[:, :, : s * h]
 
@@ -141,13 +147,23 @@ def _collapsed(chain: nn.Sequential, scale: int) -> Tuple[Tensor, Tensor]:
     exact = copy.deepcopy(chain).double()
     dtype = chain[0].weight.dtype
     with torch.no_grad():
-        return kernel_of(exact, scale).to(dtype), exact[-1].bias.repeat_interleave(scale * scale).to(dtype)
+        return kernel_of(exact, scale).to(dtype), exact[-1].bias.repeat_interleave(
+            scale * scale
+        ).to(dtype)
 
 
 def convolution_of(weight: Tensor, bias: Optional[Tensor], *, groups: int = 1) -> nn.Conv2d:
     """Return the convolution of stride 1 that keeps its input's size, with these weights."""
     out, channels, size = weight.shape[0], weight.shape[1] * groups, weight.shape[2]
-    made = nn.Conv2d(channels, out, size, padding=size // 2, groups=groups, bias=bias is not None, dtype=weight.dtype)
+    made = nn.Conv2d(
+        channels,
+        out,
+        size,
+        padding=size // 2,
+        groups=groups,
+        bias=bias is not None,
+        dtype=weight.dtype,
+    )
     with torch.no_grad():
         made.weight.copy_(weight)
         if bias is not None:

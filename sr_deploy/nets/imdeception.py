@@ -36,18 +36,24 @@ class IMDeception(nn.Module):
             + [GIDB(3 * c, 4 * c, shallow=c, deep=3 * c) for _ in range(4)]
             + [GIDB(3 * c, c, shallow=c, deep=2 * c)]
         )
-        self.nla = nn.ModuleDict({"1": BlockNLA(3 * c), "3": BlockNLA(3 * c)} if nla else {})  # after which block
+        self.nla = nn.ModuleDict(
+            {"1": BlockNLA(3 * c), "3": BlockNLA(3 * c)} if nla else {}
+        )  # after which block
         self.fuse = nn.Conv2d(6 * c, 4 * c, 1)
         self.expand = nn.Conv2d(4 * c, FEATURES, 3, padding=1)
         self.act = nn.LeakyReLU(0.05)
-        self.to_rgb = nn.Sequential(nn.Conv2d(FEATURES, 3 * scale * scale, 3, padding=1), nn.PixelShuffle(scale))
+        self.to_rgb = nn.Sequential(
+            nn.Conv2d(FEATURES, 3 * scale * scale, 3, padding=1), nn.PixelShuffle(scale)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.features(x)  # (N, 64, H, W)
         kept = []
         y = features
         for i, block in enumerate(self.blocks[:5]):
-            shallow, y = block(y).split((self.core, 3 * self.core), dim=1)  # (N, c, H, W) kept, (N, 3c, H, W) on
+            shallow, y = block(y).split(
+                (self.core, 3 * self.core), dim=1
+            )  # (N, c, H, W) kept, (N, 3c, H, W) on
             kept.append(shallow)
             if str(i) in self.nla:
                 y = self.nla[str(i)](y)
@@ -100,7 +106,9 @@ class BlockNLA(nn.Module):
         h, w = x.shape[-2:]
         # Zero tokens of a partly filled window take part in its softmax: the weights were trained so.
         qkv = pad_to_windows(self.qkv(x))
-        query, key, value = tokens(qkv).split(self.dim * CELL * CELL, dim=2)  # each (N*windows, 64, 16*d)
+        query, key, value = tokens(qkv).split(
+            self.dim * CELL * CELL, dim=2
+        )  # each (N*windows, 64, 16*d)
         attended = torch.softmax(query @ key.transpose(1, 2), dim=-1) @ value
         return self.out(untokens(attended, qkv, self.dim)[..., :h, :w]) + x
 
@@ -119,7 +127,9 @@ def tokens(x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     rows, columns, side = h // WINDOW, w // WINDOW, WINDOW // CELL
     x = x.reshape(n, c, rows, side, CELL, columns, side, CELL)
-    return x.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(n * rows * columns, side * side, c * CELL * CELL)
+    return x.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(
+        n * rows * columns, side * side, c * CELL * CELL
+    )
 
 
 def untokens(x: Tensor, like: Tensor, channels: int) -> Tensor:
@@ -197,7 +207,10 @@ def _check(variant: Variant) -> None:
     check_axis(variant, "c", "c16-nla", tags=("nla",))
     if variant.size not in CORES:
         known = [f"c{c}{tag}" for c in CORES for tag in ("", "-nla")]
-        raise VariantError(f"IMDeception has no variant '{variant}'; it has {', '.join(known)}", hint=nearest(str(variant), known))
+        raise VariantError(
+            f"IMDeception has no variant '{variant}'; it has {', '.join(known)}",
+            hint=nearest(str(variant), known),
+        )
 
 
 def _points(largest: Variant) -> tuple:
@@ -215,7 +228,9 @@ IMDECEPTION_ARCHITECTURE = Architecture(
     name="imdeception",
     scales=(2, 3, 4),
     default_variant="c16-nla",
-    network=lambda *, scale, variant: IMDeception(scale=scale, core=variant.size, nla="nla" in variant.tags),
+    network=lambda *, scale, variant: IMDeception(
+        scale=scale, core=variant.size, nla="nla" in variant.tags
+    ),
     check=_check,
     slice=_slice,
     points=_points,

@@ -62,17 +62,27 @@ def checkpoint_from_file(
     check_finite(weights, source=str(file))
     if kind in IMPORTERS:
         if elastic or value_range != 1.0:
-            raise InputError(f"'{kind}' knows its value range and that it is not elastic", hint="leave --elastic and --value-range out")
+            raise InputError(
+                f"'{kind}' knows its value range and that it is not elastic",
+                hint="leave --elastic and --value-range out",
+            )
         importer = IMPORTERS[kind]
         architecture, scales = ARCHITECTURES[importer.arch], ARCHITECTURES[importer.arch].scales
         weights, value_range = importer.convert(weights), importer.value_range
-        card = {"licence": importer.licence, "trained_on": importer.trained_on, "notes": importer.notes}
+        card = {
+            "licence": importer.licence,
+            "trained_on": importer.trained_on,
+            "notes": importer.notes,
+        }
     else:
         architecture, scales = _architecture(kind)
         card = {"notes": f"imported from {file.name}"}
     held = architecture.size_of(weights) if variant is None else architecture.parse(variant)
     if elastic and len(architecture.points(held)) == 1:
-        raise InputError(f"{architecture.name} {held} cannot be sliced into smaller variants", hint="leave --elastic out")
+        raise InputError(
+            f"{architecture.name} {held} cannot be sliced into smaller variants",
+            hint="leave --elastic out",
+        )
     config = architecture.config_of(weights)
     scale = _fitting_scale(architecture, scales, held, config, weights, source=str(file))
     weights = fold_value_range(weights, architecture.build(scale, held, config), value_range)
@@ -86,7 +96,9 @@ def checkpoint_from_file(
     checkpoint.network()  # builds and loads it: what is written can be used
     target = output_folder(folder) / (name + SUFFIX)
     if target.exists():
-        raise InputError(f"{target} exists already", hint="give another folder, or another name with --name")
+        raise InputError(
+            f"{target} exists already", hint="give another folder, or another name with --name"
+        )
     return Checkpoint(name, spec, weights, save_checkpoint(folder, name, spec, weights))
 
 
@@ -115,7 +127,10 @@ def read_weights(file: Path) -> Dict[str, Tensor]:
             content = content[key]
             break
     if not is_weights(content):
-        raise CheckpointError(f"{file} holds no state dict (a mapping of names to tensors)", hint="save model.state_dict()")
+        raise CheckpointError(
+            f"{file} holds no state dict (a mapping of names to tensors)",
+            hint="save model.state_dict()",
+        )
     if all(k.startswith("module.") for k in content):
         content = {k[len("module.") :]: v for k, v in content.items()}
     return {k: v.detach().float() for k, v in content.items()}
@@ -125,10 +140,20 @@ def fold_value_range(weights: dict, net: nn.Module, value_range: float) -> dict:
     """Return the weights of the same function on 0..1 instead of 0..value_range: first and last convolution of `net` scaled."""
     if value_range == 1.0:
         return weights
-    convs = [name for name, module in net.named_modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))]
+    convs = [
+        name
+        for name, module in net.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
+    ]
     first, last = convs[0], convs[-1]
-    scaled = {f"{first}.weight": value_range, f"{last}.weight": 1 / value_range, f"{last}.bias": 1 / value_range}
-    return {k: (v.double() * scaled[k]).to(v.dtype) if k in scaled else v for k, v in weights.items()}
+    scaled = {
+        f"{first}.weight": value_range,
+        f"{last}.weight": 1 / value_range,
+        f"{last}.bias": 1 / value_range,
+    }
+    return {
+        k: (v.double() * scaled[k]).to(v.dtype) if k in scaled else v for k, v in weights.items()
+    }
 
 
 def _imdeception_ntire2022(weights: dict) -> dict:
@@ -140,7 +165,10 @@ def _imdeception_ntire2022(weights: dict) -> dict:
             name,
             (
                 (r"feat_conv0\.", "features."),
-                (r"self_attention([12])\.conv_phi_theta_g\.", lambda m: f"nla.{2 * int(m[1]) - 1}.qkv."),
+                (
+                    r"self_attention([12])\.conv_phi_theta_g\.",
+                    lambda m: f"nla.{2 * int(m[1]) - 1}.qkv.",
+                ),
                 (r"self_attention([12])\.conv_out\.", lambda m: f"nla.{2 * int(m[1]) - 1}.out."),
                 (r"block(\d)(?:_shal)?\.conv_fuse0\.", lambda m: f"blocks.{int(m[1]) - 1}.fuse."),
                 (
@@ -192,7 +220,15 @@ def _architecture(kind: str) -> Tuple[Architecture, Tuple[int, ...]]:
     return bare.architecture, (bare.scale,)
 
 
-def _fitting_scale(architecture: Architecture, scales: Tuple[int, ...], held: Variant, config: dict, weights: dict, *, source: str) -> int:
+def _fitting_scale(
+    architecture: Architecture,
+    scales: Tuple[int, ...],
+    held: Variant,
+    config: dict,
+    weights: dict,
+    *,
+    source: str,
+) -> int:
     """The one scale whose network has exactly these names and shapes; the error is that of the largest scale."""
     fitting = []
     for scale in scales:
@@ -209,7 +245,11 @@ def _fitting_scale(architecture: Architecture, scales: Tuple[int, ...], held: Va
         )
     if fitting:
         return fitting[0]
-    raise CheckpointError(error.message, hint=error.hint or f"the tensors must be named and shaped as {architecture.name}'s here are")
+    raise CheckpointError(
+        error.message,
+        hint=error.hint
+        or f"the tensors must be named and shaped as {architecture.name}'s here are",
+    )
 
 
 IMPORTERS: Dict[str, Importer] = {

@@ -20,9 +20,13 @@ def kernel_of(chain: nn.Sequential, scale: int) -> Tensor:
     channels, weight = chain[0].in_channels, chain[0].weight
     impulses = torch.zeros(channels + 1, channels, 3, 3, dtype=weight.dtype, device=weight.device)
     impulses[torch.arange(channels), torch.arange(channels), 1, 1] = 1
-    inside = torch.zeros(channels + 1, 1, 3, 3, dtype=weight.dtype, device=weight.device)  # where the constant-one channel is one
+    inside = torch.zeros(
+        channels + 1, 1, 3, 3, dtype=weight.dtype, device=weight.device
+    )  # where the constant-one channel is one
     inside[channels, 0, 1, 1] = 1
-    with torch.autocast(weight.device.type, enabled=False):  # the kernel is rounded once, where it is used
+    with torch.autocast(
+        weight.device.type, enabled=False
+    ):  # the kernel is rounded once, where it is used
         x = _response(chain, impulses, inside)
     response = F.pixel_unshuffle(x, scale)  # (in + 1, out * s * s, 3, 3)
     return response.transpose(0, 1).flip(2, 3)

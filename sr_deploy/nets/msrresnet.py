@@ -24,13 +24,25 @@ class MSRResNet(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(BLOCKS)))
         stages = {2: (2,), 3: (3,), 4: (2, 2)}[scale]
         upsampler = [
-            m for s in stages for m in (nn.Conv2d(width, s * s * width, 3, padding=1), nn.PixelShuffle(s), nn.LeakyReLU(0.1))
-        ]  # fmt: skip
-        fine = (nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(0.1), nn.Conv2d(width, 3, 3, padding=1))
+            m
+            for s in stages
+            for m in (
+                nn.Conv2d(width, s * s * width, 3, padding=1),
+                nn.PixelShuffle(s),
+                nn.LeakyReLU(0.1),
+            )
+        ]
+        fine = (
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(width, 3, 3, padding=1),
+        )
         self.tail = nn.Sequential(*upsampler, *fine)
 
     def forward(self, x: Tensor) -> Tensor:
-        base = F.interpolate(x, scale_factor=float(self.scale), mode="bilinear", align_corners=False)
+        base = F.interpolate(
+            x, scale_factor=float(self.scale), mode="bilinear", align_corners=False
+        )
         return self.tail(self.blocks(self.act(self.head(x)))) + base
 
 
@@ -50,7 +62,9 @@ MSRRESNET_ARCHITECTURE = Architecture(
     default_variant="w64",
     network=lambda *, scale, variant: MSRResNet(scale=scale, width=variant.size),
     check=_check,
-    slice=lambda weights, held, wanted: dict(weights),  # not elastic: the three widths are trained apart
+    slice=lambda weights, held, wanted: dict(
+        weights
+    ),  # not elastic: the three widths are trained apart
     points=lambda largest: (str(largest),),
     size_of=_size_of,
     halo_px=lambda variant: 1 + 2 * BLOCKS + 2,  # the tail's finer grids reach two LR pixels

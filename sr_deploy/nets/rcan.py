@@ -17,14 +17,20 @@ REDUCTION = 16
 class RCAN(nn.Module):
     """The static network of `width` channels. x: (N, 3, H, W) float, 0..1, RGB -> (N, 3, scale*H, scale*W)."""
 
-    def __init__(self, *, scale: int, width: int = 64, groups: int = GROUPS, blocks: int = BLOCKS) -> None:
+    def __init__(
+        self, *, scale: int, width: int = 64, groups: int = GROUPS, blocks: int = BLOCKS
+    ) -> None:
         super().__init__()
         self.sub_mean = MeanShift(-1)
         self.head = nn.Conv2d(3, width, 3, padding=1)
         self.groups = nn.Sequential(*(Group(width, blocks) for _ in range(groups)))
         self.last = nn.Conv2d(width, width, 3, padding=1)
         stages = {2: (2,), 3: (3,), 4: (2, 2)}[scale]
-        upsampler = [m for s in stages for m in (nn.Conv2d(width, s * s * width, 3, padding=1), nn.PixelShuffle(s))]
+        upsampler = [
+            m
+            for s in stages
+            for m in (nn.Conv2d(width, s * s * width, 3, padding=1), nn.PixelShuffle(s))
+        ]
         self.tail = nn.Sequential(*upsampler, nn.Conv2d(width, 3, 3, padding=1))
         self.add_mean = MeanShift(1)
 
@@ -63,9 +69,11 @@ class AttentionBlock(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         self.attention = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(width, width // REDUCTION, 1), nn.ReLU(),
-            nn.Conv2d(width // REDUCTION, width, 1), nn.Sigmoid(),
-        )  # fmt: skip
+            nn.Conv2d(width, width // REDUCTION, 1),
+            nn.ReLU(),
+            nn.Conv2d(width // REDUCTION, width, 1),
+            nn.Sigmoid(),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.branch(x) + x
@@ -92,7 +100,9 @@ RCAN_ARCHITECTURE = Architecture(
     default_variant="w64",
     network=lambda *, scale, variant: RCAN(scale=scale, width=variant.size),
     check=_check,
-    slice=lambda weights, held, wanted: dict(weights),  # not elastic: the three widths are trained apart
+    slice=lambda weights, held, wanted: dict(
+        weights
+    ),  # not elastic: the three widths are trained apart
     points=lambda largest: (str(largest),),
     size_of=_size_of,
     # Channel attention averages over the whole image: no halo.

@@ -44,9 +44,15 @@ class ModuleCL(nn.Module):
 
     def __init__(self, *, classes: int = 3, convs: int = 5) -> None:
         super().__init__()
-        between = [m for _ in range(convs - 2) for m in (nn.Conv2d(WIDTH, WIDTH, 1), nn.LeakyReLU(0.1))]
+        between = [
+            m for _ in range(convs - 2) for m in (nn.Conv2d(WIDTH, WIDTH, 1), nn.LeakyReLU(0.1))
+        ]
         self.features = nn.Sequential(
-            nn.Conv2d(3, WIDTH, CELL, stride=CELL), nn.LeakyReLU(0.1), *between, nn.Conv2d(WIDTH, NARROW, 1), nn.AdaptiveAvgPool2d(1)
+            nn.Conv2d(3, WIDTH, CELL, stride=CELL),
+            nn.LeakyReLU(0.1),
+            *between,
+            nn.Conv2d(WIDTH, NARROW, 1),
+            nn.AdaptiveAvgPool2d(1),
         )
         self.classify = nn.Linear(NARROW, classes)
 
@@ -98,7 +104,15 @@ class Router:
         """Return what the router and its branches are and cost when they are run."""
         spec = self.spec
         names = tuple(f"{b.model}.{b.variant}" for b in spec.branches)
-        return RoutedPlan(self.name, spec.scale, names, spec.macs, spec.router_macs, min(spec.patch_hw), spec.weights_sha256)
+        return RoutedPlan(
+            self.name,
+            spec.scale,
+            names,
+            spec.macs,
+            spec.router_macs,
+            min(spec.patch_hw),
+            spec.weights_sha256,
+        )
 
     def branch_networks(self) -> List[nn.Module]:
         """Return the branches' static networks with their weights, smallest first. Raises as `checkpoints` does."""
@@ -109,7 +123,9 @@ def router_network(spec: RouterSpec) -> ModuleCL:
     """Return the untrained classifier of a card, in eval mode. Raises CheckpointError for a configuration that cannot be."""
     unknown = set(spec.config) - {"convs"}
     if unknown:
-        raise CheckpointError(f"a router has no configuration key '{sorted(unknown)[0]}'; it has convs")
+        raise CheckpointError(
+            f"a router has no configuration key '{sorted(unknown)[0]}'; it has convs"
+        )
     convs = spec.config.get("convs", 5)
     if type(convs) is not int or not 2 <= convs <= 100:
         raise CheckpointError(f"a router's convs are a whole number from 2 to 100, not {convs!r}")
@@ -136,7 +152,9 @@ def load_router(model: Union[str, Path]) -> Router:
     spec = read_router_card(path)
     weights = read_safetensors(path)
     if spec.weights_sha256 != sha256_of(path):
-        raise CheckpointError(f"{path} is not the file its card describes: its SHA-256 differs from the card's weights_sha256")
+        raise CheckpointError(
+            f"{path} is not the file its card describes: its SHA-256 differs from the card's weights_sha256"
+        )
     classes = weights["classify.bias"].shape[0] if "classify.bias" in weights else 0
     if classes and classes != len(spec.models):
         raise CheckpointError(

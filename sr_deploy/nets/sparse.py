@@ -57,7 +57,9 @@ class ByRows(Everywhere):
         # One row of channels a pixel, with a border of zero rows for the convolutions' padding.
         rows = F.pad(y, (1, 1, 1, 1)).permute(0, 2, 3, 1).reshape((h + 2) * (w + 2), -1)
         steps = torch.arange(-1, 2, device=y.device)
-        window = (steps.view(3, 1) * (w + 2) + steps).view(1, 9)  # what to add to a row's number to get its 3x3 neighbours'
+        window = (steps.view(3, 1) * (w + 2) + steps).view(
+            1, 9
+        )  # what to add to a row's number to get its 3x3 neighbours'
         for number, block in enumerate(self.blocks, self.first):
             rows = _added(rows, mask(depth_map, number), block, window)
         return rows.view(1, h + 2, w + 2, -1)[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
@@ -77,7 +79,11 @@ class End(nn.Module):
 def parts_of(net: AdaEDSR, groups: Sequence[int], skipping: Type[Everywhere]) -> List[nn.Module]:
     """Return the start, the end, and for each group of blocks that ends with a number of `groups` it everywhere, then by `skipping`."""
     firsts = [1, *(last + 1 for last in groups[:-1])]
-    pairs = [kind(net, first, last) for first, last in zip(firsts, groups) for kind in (Everywhere, skipping)]
+    pairs = [
+        kind(net, first, last)
+        for first, last in zip(firsts, groups)
+        for kind in (Everywhere, skipping)
+    ]
     return [Start(net), End(net), *pairs]
 
 
@@ -91,7 +97,9 @@ def _added(rows: Tensor, taken: Tensor, block: ResidualBlock, window: Tensor) ->
     place = (near > 0).to(torch.int64).cumsum(0) * (near > 0)  # of a pixel's row among them
     neighbours = place.index_select(0, (at.view(-1, 1) + window).flatten()).view(-1, 9)
     weight = taken.index_select(0, at).view(-1, 1)
-    return rows.index_copy(0, at, rows.index_select(0, at) + weight * _product(hidden, neighbours, block.conv2))
+    return rows.index_copy(
+        0, at, rows.index_select(0, at) + weight * _product(hidden, neighbours, block.conv2)
+    )
 
 
 def _product(rows: Tensor, at: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -104,11 +112,19 @@ def _product(rows: Tensor, at: Tensor, conv: nn.Conv2d) -> Tensor:
 def rows_plan(checkpoint: Checkpoint, net: AdaEDSR, *, dense: nn.Module) -> DepthPlan:
     """Return what a checkpoint's network by rows is and costs. dense: its backbone as it is run, which shares refer to."""
     return DepthPlan(
-        model=checkpoint.name, scale=checkpoint.spec.scale, blocks=len(net.blocks), way="rows",
-        parent_sha256=checkpoint.spec.weights_sha256, graphs={}, macs_px=_macs_px(dense), conv_macs_px=net.blocks[0].conv1.weight.numel(),
-        map_macs_px=_macs_px(net) - _macs_px(net.backbone()), dense_above=ROWS_ABOVE, depths=groups_of(len(net.blocks)),
+        model=checkpoint.name,
+        scale=checkpoint.spec.scale,
+        blocks=len(net.blocks),
+        way="rows",
+        parent_sha256=checkpoint.spec.weights_sha256,
+        graphs={},
+        macs_px=_macs_px(dense),
+        conv_macs_px=net.blocks[0].conv1.weight.numel(),
+        map_macs_px=_macs_px(net) - _macs_px(net.backbone()),
+        dense_above=ROWS_ABOVE,
+        depths=groups_of(len(net.blocks)),
         fixed=net.adapter.scaled == "none",
-    )  # fmt: skip
+    )
 
 
 def _macs_px(net: nn.Module) -> int:

@@ -22,13 +22,21 @@ class SRN(nn.Module):
     """The static network. x: (N, 3, H, W) float, 0..1, RGB, H and W >= 15 -> (N, 3, scale*H, scale*W)."""
 
     def __init__(
-        self, *, scale: int, blocks: int = 6, last_conv: bool = True, residual: bool = False, attention: str = "esa"
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        scale: int,
+        blocks: int = 6,
+        last_conv: bool = True,
+        residual: bool = False,
+        attention: str = "esa",
+    ) -> None:
         super().__init__()
         self.head = nn.Conv2d(3, CHANNELS, 3, padding=1)
         self.blocks = nn.Sequential(*(NRB(residual, attention) for _ in range(blocks)))
         self.last = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1) if last_conv else nn.Identity()
-        self.tail = nn.Sequential(nn.Conv2d(CHANNELS, 3 * scale * scale, 3, padding=1), nn.PixelShuffle(scale))
+        self.tail = nn.Sequential(
+            nn.Conv2d(CHANNELS, 3 * scale * scale, 3, padding=1), nn.PixelShuffle(scale)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.head(x)  # (N, 64, H, W)
@@ -61,7 +69,9 @@ class ESA(nn.Module):
     def __init__(self, width: int = 16) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(CHANNELS, width, 1)
-        self.conv2 = nn.Conv2d(width, width, 3, stride=2)  # unpadded: the smallest legal input is 15x15
+        self.conv2 = nn.Conv2d(
+            width, width, 3, stride=2
+        )  # unpadded: the smallest legal input is 15x15
         self.pool = nn.MaxPool2d(7, stride=3)
         self.conv3 = nn.Conv2d(width, width, 3, padding=1)
         self.conv4 = nn.Conv2d(width, CHANNELS, 1)
@@ -83,10 +93,12 @@ class OldESA(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, stride=2)
         self.pool = nn.MaxPool2d(7, stride=3)
         self.group = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
             nn.Conv2d(width, width, 3, padding=1),
-        )  # fmt: skip
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
         self.conv4 = nn.Conv2d(width, CHANNELS, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,12 +111,20 @@ class OldESA(nn.Module):
 ATTENTION = {"esa": ESA, "esa-old": OldESA, "none": nn.Identity}
 
 
-def _network(*, scale: int, variant: Variant, residual: bool, attention: str, last_conv: bool) -> SRN:
+def _network(
+    *, scale: int, variant: Variant, residual: bool, attention: str, last_conv: bool
+) -> SRN:
     if attention not in ATTENTION or not isinstance(residual, bool):
         raise CheckpointError(
             f"SRN's attention is {', '.join(ATTENTION)} and its residual true or false, not '{attention}' and {residual!r}"
         )
-    return SRN(scale=scale, blocks=variant.size, last_conv=last_conv, residual=residual, attention=attention)
+    return SRN(
+        scale=scale,
+        blocks=variant.size,
+        last_conv=last_conv,
+        residual=residual,
+        attention=attention,
+    )
 
 
 def _config_of(weights: Weights) -> dict:

@@ -9,8 +9,19 @@ from sr_deploy.results.protocols import split_mean
 from sr_deploy.results.rows import BenchmarkRow
 from sr_deploy.results.tables import comparable, labels
 
-_WIDTHS = {"Model": 20, "Val PSNR": 10, "Test PSNR": 10, "Val Time [ms]": 14, "Test Time [ms]": 14, "Ave Time [ms]": 14,
-           "Params [M]": 10, "FLOPs [G]": 10, "Acts [M]": 8, "Mem [M]": 8, "Conv": 8}  # fmt: skip
+_WIDTHS = {
+    "Model": 20,
+    "Val PSNR": 10,
+    "Test PSNR": 10,
+    "Val Time [ms]": 14,
+    "Test Time [ms]": 14,
+    "Ave Time [ms]": 14,
+    "Params [M]": 10,
+    "FLOPs [G]": 10,
+    "Acts [M]": 8,
+    "Mem [M]": 8,
+    "Conv": 8,
+}
 
 
 def results_files(rows: Sequence[BenchmarkRow]) -> Dict[str, str]:
@@ -19,9 +30,13 @@ def results_files(rows: Sequence[BenchmarkRow]) -> Dict[str, str]:
     A value that was not measured is null in the JSON and empty in the text. Raises InputError when rows do not compare.
     """
     measured = comparable(rows)
-    entries = {name.replace("\t", " "): _entry(row) for name, row in zip(labels(measured), measured)}
+    entries = {
+        name.replace("\t", " "): _entry(row) for name, row in zip(labels(measured), measured)
+    }
     tested = all(row.test_set for row in measured)
-    headings = [h for h in _WIDTHS if tested or h not in ("Test PSNR", "Test Time [ms]", "Ave Time [ms]")]
+    headings = [
+        h for h in _WIDTHS if tested or h not in ("Test PSNR", "Test Time [ms]", "Ave Time [ms]")
+    ]
     lines = [dict(zip(_WIDTHS, _WIDTHS)), *(_line(name, entry) for name, entry in entries.items())]
     text = "".join("\t".join(line[h].ljust(_WIDTHS[h]) for h in headings) + "\n" for line in lines)
     return {"results.txt": text, "results.json": json.dumps(entries)}
@@ -38,14 +53,28 @@ def _entry(row: BenchmarkRow) -> Dict[str, Any]:
         for key, name in (("ms", "runtime"), ("psnr_db", "psnr"), ("ssim", "ssim")):
             entry[f"{split}_ave_{name}"] = split_mean(row, split, key)
     params = None if row.params is None else row.params / 1e6
-    return {**entry, "activations": row.acts_m, "num_conv": row.convs, "flops": row.macs_g, "num_parameters": params}
+    return {
+        **entry,
+        "activations": row.acts_m,
+        "num_conv": row.convs,
+        "flops": row.macs_g,
+        "num_parameters": params,
+    }
 
 
 def _line(name: str, entry: Dict[str, Any]) -> Dict[str, str]:
     times = [entry.get("valid_ave_runtime"), entry.get("test_ave_runtime")]
     average = None if None in times else sum(times) / 2
-    values = [entry.get("valid_ave_psnr"), entry.get("test_ave_psnr"), *times, average, entry["num_parameters"], entry["flops"],
-              entry["activations"], entry["valid_memory"]]  # fmt: skip
+    values = [
+        entry.get("valid_ave_psnr"),
+        entry.get("test_ave_psnr"),
+        *times,
+        average,
+        entry["num_parameters"],
+        entry["flops"],
+        entry["activations"],
+        entry["valid_memory"],
+    ]
     digits = [2, 2, 2, 2, 2, 3, 2, 2, 2]
     texts = ["" if v is None else f"{v:.{d}f}" for v, d in zip(values, digits)]
     conv = "" if entry["num_conv"] is None else f"{entry['num_conv']:4d}"

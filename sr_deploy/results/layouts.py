@@ -34,7 +34,10 @@ Number = Callable[[BenchmarkRow], Optional[float]]
 def laid_out(rows: Sequence[BenchmarkRow], layout: str) -> Table:
     """Return rows in one of LAYOUTS. Raises InputError when it is unknown, or the rows do not compare."""
     if layout not in LAYOUTS:
-        raise InputError(f"unknown layout '{layout}'; expected {', '.join(LAYOUTS)}", hint=nearest(layout, LAYOUTS))
+        raise InputError(
+            f"unknown layout '{layout}'; expected {', '.join(LAYOUTS)}",
+            hint=nearest(layout, LAYOUTS),
+        )
     return LAYOUTS[layout](rows)
 
 
@@ -50,11 +53,22 @@ def rows_where(rows: Sequence[BenchmarkRow], where: Sequence[str]) -> List[Bench
         key, found, value = condition.partition("=")
         if not found or key not in keys:
             hint = nearest(key, keys) if key not in keys else f"say which: {key}=..."
-            raise InputError(f"'{condition}' is no condition on rows: expected KEY=VALUE, KEY a field of rows.jsonl", hint=hint)
+            raise InputError(
+                f"'{condition}' is no condition on rows: expected KEY=VALUE, KEY a field of rows.jsonl",
+                hint=hint,
+            )
         present = dict.fromkeys(text_of(getattr(row, key)) for row in left)
-        left = [row for row in left if text_of(getattr(row, key)) == value or text_of(getattr(row, key)) in value.split(",")]
+        left = [
+            row
+            for row in left
+            if text_of(getattr(row, key)) == value or text_of(getattr(row, key)) in value.split(",")
+        ]
         if not left:
-            raise InputError(f"no row has {condition}; there {key} is {', '.join(map(repr, present)) or 'in no row'}"[:500])
+            raise InputError(
+                f"no row has {condition}; there {key} is {', '.join(map(repr, present)) or 'in no row'}"[
+                    :500
+                ]
+            )
     return left
 
 
@@ -72,23 +86,39 @@ def ntire(rows: Sequence[BenchmarkRow]) -> Table:
         ("Mem. [M]", lambda r: r.mem_peak_mib, 2, True),
         ("#Conv", lambda r: r.convs, 0, False),
     ]
-    texts = [_ranked([value(r) for r in measured], digits) if ranked else [number(value(r), digits) for r in measured]
-             for _, value, digits, ranked in columns]  # fmt: skip
+    texts = [
+        _ranked([value(r) for r in measured], digits)
+        if ranked
+        else [number(value(r), digits) for r in measured]
+        for _, value, digits, ranked in columns
+    ]
     headings = ["Model", *(heading for heading, *_ in columns)]
     counted = headings.index("FLOPs [G]") - 1
-    texts[counted] = [text.replace(" (", "† (", 1) if r.uncounted else text for text, r in zip(texts[counted], measured)]
+    texts[counted] = [
+        text.replace(" (", "† (", 1) if r.uncounted else text
+        for text, r in zip(texts[counted], measured)
+    ]
     notes = conditions(measured)
     if all(scored):
         finals = [s[0] for s in scored if s]
         texts.append([f"{score_text(v)} ({p})" for v, p in zip(finals, _places(finals))])
         headings.append("Score")
         protocol = protocol_of(measured[0])
-        parts = " + ".join(f"{w:.2f} {what}" for w, what in zip(protocol.weights, ("runtime", "FLOPs", "parameters")))
+        parts = " + ".join(
+            f"{w:.2f} {what}"
+            for w, what in zip(protocol.weights, ("runtime", "FLOPs", "parameters"))
+        )
         b = protocol.baseline
         assert b is not None
-        baseline = f"{b.name}, {b.ms} ms on its GPU ({protocol.device}), {b.macs_g} G, {b.params_m} M"
+        baseline = (
+            f"{b.name}, {b.ms} ms on its GPU ({protocol.device}), {b.macs_g} G, {b.params_m} M"
+        )
         notes.append(f"score: {parts} of exp(2 x / baseline), less is better; baseline {baseline}")
-        notes += [f"below the challenge's PSNR, which would not rank it: {n}" for n, r in zip(labels(measured), measured) if below_gate(r)]
+        notes += [
+            f"below the challenge's PSNR, which would not rank it: {n}"
+            for n, r in zip(labels(measured), measured)
+            if below_gate(r)
+        ]
     cells = [[name, *(column[i] for column in texts)] for i, name in enumerate(labels(measured))]
     return _table(headings, cells, notes)
 
@@ -96,12 +126,31 @@ def ntire(rows: Sequence[BenchmarkRow]) -> Table:
 def srn_table5(rows: Sequence[BenchmarkRow]) -> Table:
     """SRN's Table 5: the challenge's numbers without ranks, fastest first."""
     measured = sorted(comparable(rows), key=lambda r: (time_ms(r) is None, time_ms(r) or 0))
-    headings = ["Team Name", "PSNR [Val]", "PSNR [Test]", "Ave Time [ms]", "Params [M]", "FLOPs [G]", "Acts [M]", "Mem [M]", "Conv"]
+    headings = [
+        "Team Name",
+        "PSNR [Val]",
+        "PSNR [Test]",
+        "Ave Time [ms]",
+        "Params [M]",
+        "FLOPs [G]",
+        "Acts [M]",
+        "Mem [M]",
+        "Conv",
+    ]
     cells = [
-        [name, number(r.psnr_db, 2), number(split_mean(r, "test", "psnr_db"), 2), number(time_ms(r), 2), number(over(r.params, 1e6), 3),
-         flops(r), number(r.acts_m, 2), number(r.mem_peak_mib, 2), "" if r.convs is None else str(r.convs)]
+        [
+            name,
+            number(r.psnr_db, 2),
+            number(split_mean(r, "test", "psnr_db"), 2),
+            number(time_ms(r), 2),
+            number(over(r.params, 1e6), 3),
+            flops(r),
+            number(r.acts_m, 2),
+            number(r.mem_peak_mib, 2),
+            "" if r.convs is None else str(r.convs),
+        ]
         for name, r in zip(labels(measured), measured)
-    ]  # fmt: skip
+    ]
     return _table(headings, cells, conditions(measured))
 
 
@@ -117,7 +166,11 @@ def imdeception_table2(rows: Sequence[BenchmarkRow]) -> Table:
         ("#Conv2d", lambda r: "" if r.convs is None else str(r.convs)),
         (f"#{sets} (PSNR)", lambda r: number(r.psnr_db, 2)),
     ]
-    return _table(["", *labels(measured)], [[name, *(cell(r) for r in measured)] for name, cell in lines], conditions(measured))
+    return _table(
+        ["", *labels(measured)],
+        [[name, *(cell(r) for r in measured)] for name, cell in lines],
+        conditions(measured),
+    )
 
 
 def imdeception_table4(rows: Sequence[BenchmarkRow]) -> Table:
@@ -125,7 +178,10 @@ def imdeception_table4(rows: Sequence[BenchmarkRow]) -> Table:
     measured = comparable(rows)
     sizes = list(dict.fromkeys(text_of(r.input_hw) for r in measured))
     if len(sizes) > 1:
-        raise InputError(f"times at different sizes do not compare: {', '.join(sizes)}", hint=f"take one: --where input_hw={sizes[0]}")
+        raise InputError(
+            f"times at different sizes do not compare: {', '.join(sizes)}",
+            hint=f"take one: --where input_hw={sizes[0]}",
+        )
     found: Dict[str, Dict[str, str]] = {}
     for row in measured:
         threads = f", {row.threads} threads" if row.threads else ""
@@ -133,7 +189,9 @@ def imdeception_table4(rows: Sequence[BenchmarkRow]) -> Table:
         column = f"{row.device}{threads}: {row.backend}{made} {row.precision} (ms)"
         line = found.setdefault(label(row), {})
         if column in line:
-            raise InputError(f"two rows for {label(row)} on {column}", hint="take one of them with --where")
+            raise InputError(
+                f"two rows for {label(row)} on {column}", hint="take one of them with --where"
+            )
         line[column] = number(time_ms(row), 2)
     columns = list(dict.fromkeys(column for line in found.values() for column in line))
     cells = [[name, *(line.get(column, "") for column in columns)] for name, line in found.items()]
@@ -146,16 +204,35 @@ def ranks(rows: Sequence[BenchmarkRow]) -> Table:
     protocols = list(dict.fromkeys(r.protocol for r in measured))
     subjects: Dict[Tuple[object, ...], Dict[str, BenchmarkRow]] = {}
     for row in measured:
-        key = tuple(getattr(row, k) for k in ("model", "variant", "backend", "artifact_sha256", "precision", "device", "threads"))
+        key = tuple(
+            getattr(row, k)
+            for k in (
+                "model",
+                "variant",
+                "backend",
+                "artifact_sha256",
+                "precision",
+                "device",
+                "threads",
+            )
+        )
         earlier = subjects.setdefault(key, {}).setdefault(row.protocol, row)
         if earlier.input_hw != row.input_hw:
             sizes = text_of(earlier.input_hw), text_of(row.input_hw)
-            raise InputError(f"{label(row)} was measured at {' and '.join(sizes)}", hint=f"take one: --where input_hw={sizes[0]},")
+            raise InputError(
+                f"{label(row)} was measured at {' and '.join(sizes)}",
+                hint=f"take one: --where input_hw={sizes[0]},",
+            )
         subjects[key][row.protocol] = row
-    whole = [by for by in subjects.values() if len(by) == len(protocols) and all(time_ms(r) is not None for r in by.values())]
+    whole = [
+        by
+        for by in subjects.values()
+        if len(by) == len(protocols) and all(time_ms(r) is not None for r in by.values())
+    ]
     if len(protocols) < 2 or not whole:
         raise InputError(
-            "ranks take rows of the same networks by two or more protocols", hint="srdeploy bench --protocol steady --protocol ntire2025"
+            "ranks take rows of the same networks by two or more protocols",
+            hint="srdeploy bench --protocol steady --protocol ntire2025",
         )
     names = labels([by[protocols[0]] for by in whole])
     placed = [_places([time_ms(by[p]) for by in whole]) for p in protocols]
@@ -164,7 +241,12 @@ def ranks(rows: Sequence[BenchmarkRow]) -> Table:
         places = [column[i] for column in placed]
         times = [f"{number(time_ms(by[p]), 2)} ({place})" for p, place in zip(protocols, places)]
         cells.append([name, *times, "differs" if len(set(places)) > 1 else ""])
-    notes = [note for p in protocols for note in conditions([by[p] for by in whole]) if note.startswith("time:")]
+    notes = [
+        note
+        for p in protocols
+        for note in conditions([by[p] for by in whole])
+        if note.startswith("time:")
+    ]
     return _table(["Model", *(f"{p} [ms] (rank)" for p in protocols), "rank"], cells, notes)
 
 
@@ -189,5 +271,10 @@ def _places(values: Sequence[Optional[float]]) -> List[Optional[int]]:
 
 
 def _ranked(values: Sequence[Optional[float]], digits: int) -> List[str]:
-    rounded = [None if v is None else round(v, digits) for v in values]  # what reads the same ranks the same
-    return [number(v, digits) + (f" ({place})" if place else "") for v, place in zip(values, _places(rounded))]
+    rounded = [
+        None if v is None else round(v, digits) for v in values
+    ]  # what reads the same ranks the same
+    return [
+        number(v, digits) + (f" ({place})" if place else "")
+        for v, place in zip(values, _places(rounded))
+    ]

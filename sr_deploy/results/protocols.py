@@ -61,37 +61,69 @@ _LSDIR_DIV2K = ("LSDIR_DIV2K_valid", "LSDIR_DIV2K_test")
 _DIV2K_LSDIR = ("DIV2K_LSDIR_valid", "DIV2K_LSDIR_test")
 
 
-def _ntire(year: int, *, counter: str, sets: Tuple[str, ...], device: str, baseline: Optional[Baseline] = None,
-           weights: Tuple[float, ...] = ()) -> Protocol:  # fmt: skip
+def _ntire(
+    year: int,
+    *,
+    counter: str,
+    sets: Tuple[str, ...],
+    device: str,
+    baseline: Optional[Baseline] = None,
+    weights: Tuple[float, ...] = (),
+) -> Protocol:
     return Protocol(
-        f"ntire{year}", "mean", counter, "rgb", sets, device, "device events", "fp32", "torch.cuda.max_memory_allocated", 4, baseline,
-        weights, (26.90, 26.99) if baseline else (),
-    )  # fmt: skip
+        f"ntire{year}",
+        "mean",
+        counter,
+        "rgb",
+        sets,
+        device,
+        "device events",
+        "fp32",
+        "torch.cuda.max_memory_allocated",
+        4,
+        baseline,
+        weights,
+        (26.90, 26.99) if baseline else (),
+    )
 
 
 PROTOCOLS: Dict[str, Protocol] = {
     p.name: p
     for p in (
         Protocol("steady", "median", "hooks"),
-        Protocol("trtexec", "median", "hooks"),  # of an engine that a board built and measured; cannot be asked for
+        Protocol(
+            "trtexec", "median", "hooks"
+        ),  # of an engine that a board built and measured; cannot be asked for
         _ntire(2022, counter="hooks", sets=_DIV2K, device="TITAN Xp"),
         # Its `--hybrid_test` takes LSDIR_DIV2K_test instead of both. The repository does not name the GPU.
         _ntire(2023, counter="hooks", sets=_DIV2K, device=""),
         _ntire(
-            2024, counter="fvcore", sets=_LSDIR_DIV2K, device="RTX 3090",
-            baseline=Baseline("RLFN", 13.54, 19.67, 0.317), weights=(0.70, 0.15, 0.15),
+            2024,
+            counter="fvcore",
+            sets=_LSDIR_DIV2K,
+            device="RTX 3090",
+            baseline=Baseline("RLFN", 13.54, 19.67, 0.317),
+            weights=(0.70, 0.15, 0.15),
         ),
         _ntire(
-            2025, counter="fvcore", sets=_DIV2K_LSDIR, device="RTX A6000",
-            baseline=Baseline("EFDN", 16.69, 16.70, 0.276), weights=(0.70, 0.15, 0.15),
+            2025,
+            counter="fvcore",
+            sets=_DIV2K_LSDIR,
+            device="RTX A6000",
+            baseline=Baseline("EFDN", 16.69, 16.70, 0.276),
+            weights=(0.70, 0.15, 0.15),
         ),
         # The runtime was 5.59 ms until the results were published in June 2026.
         _ntire(
-            2026, counter="fvcore", sets=_DIV2K_LSDIR, device="RTX A6000",
-            baseline=Baseline("SPAN", 7.74, 9.83, 0.151), weights=(0.80, 0.10, 0.10),
+            2026,
+            counter="fvcore",
+            sets=_DIV2K_LSDIR,
+            device="RTX A6000",
+            baseline=Baseline("SPAN", 7.74, 9.83, 0.151),
+            weights=(0.80, 0.10, 0.10),
         ),
     )
-}  # fmt: skip
+}
 DEFAULT = "steady"
 CHOICES = tuple(name for name in PROTOCOLS if name != "trtexec")
 
@@ -99,14 +131,19 @@ CHOICES = tuple(name for name in PROTOCOLS if name != "trtexec")
 def protocol_named(name: str) -> Protocol:
     """Return a protocol that can be asked for. Raises InputError when there is none of that name."""
     if name not in CHOICES:
-        raise InputError(f"unknown protocol '{name}'; expected {', '.join(CHOICES)}", hint=nearest(name, CHOICES))
+        raise InputError(
+            f"unknown protocol '{name}'; expected {', '.join(CHOICES)}", hint=nearest(name, CHOICES)
+        )
     return PROTOCOLS[name]
 
 
 def protocol_of(row: BenchmarkRow) -> Protocol:
     """Return the protocol a row was measured by. Raises InputError when this version knows none of that name."""
     if row.protocol not in PROTOCOLS:
-        raise InputError(f"a row's protocol is '{row.protocol}'; known are {', '.join(PROTOCOLS)}", hint="measure again with this version")
+        raise InputError(
+            f"a row's protocol is '{row.protocol}'; known are {', '.join(PROTOCOLS)}",
+            hint="measure again with this version",
+        )
     return PROTOCOLS[row.protocol]
 
 
@@ -124,7 +161,10 @@ def split_mean(row: BenchmarkRow, split: str, key: str) -> Optional[float]:
 def below_gate(row: BenchmarkRow) -> bool:
     """Tell whether a row's PSNR on the challenge's own images is below what the year asks for."""
     p = protocol_of(row)
-    found = ((row.set, split_mean(row, "valid", "psnr_db")), (row.test_set, split_mean(row, "test", "psnr_db")))
+    found = (
+        (row.set, split_mean(row, "valid", "psnr_db")),
+        (row.test_set, split_mean(row, "test", "psnr_db")),
+    )
     return any(
         theirs.lower() in ours.lower() and psnr is not None and psnr < least
         for (ours, psnr), theirs, least in zip(found, p.sets, p.min_psnr_db)
@@ -139,7 +179,11 @@ def scores(row: BenchmarkRow) -> Optional[Tuple[float, float, float, float]]:
     protocol, ms = protocol_of(row), time_ms(row)
     if protocol.baseline is None or ms is None or row.macs_g is None or row.params is None:
         return None
-    ratios = (ms / protocol.baseline.ms, row.macs_g / protocol.baseline.macs_g, row.params / 1e6 / protocol.baseline.params_m)
+    ratios = (
+        ms / protocol.baseline.ms,
+        row.macs_g / protocol.baseline.macs_g,
+        row.params / 1e6 / protocol.baseline.params_m,
+    )
     parts = [math.exp(2 * ratio) if ratio < 300 else math.inf for ratio in ratios]
     return (sum(w * p for w, p in zip(protocol.weights, parts)), parts[0], parts[1], parts[2])
 
@@ -161,9 +205,18 @@ def deviations(row: BenchmarkRow) -> List[str]:
         (row.device, p.device, "device"),
         (row.mem_definition, p.memory, "memory:"),
         (f"x{row.scale}", f"x{p.scale}", "scale"),
-        *((ours, theirs, what) for ours, theirs, what in zip((row.set, row.test_set), p.sets, ("images", "test images"))),
+        *(
+            (ours, theirs, what)
+            for ours, theirs, what in zip(
+                (row.set, row.test_set), p.sets, ("images", "test images")
+            )
+        ),
     ]
-    told = [f"{what} {ours or 'none'}, {p.name}: {theirs}" for ours, theirs, what in found if theirs.lower() not in ours.lower()]
+    told = [
+        f"{what} {ours or 'none'}, {p.name}: {theirs}"
+        for ours, theirs, what in found
+        if theirs.lower() not in ours.lower()
+    ]
     if "tiled" in row.tiling:
         told.append(f"images {row.tiling}, {p.name} takes them whole")
     return told

@@ -15,7 +15,14 @@ from sr_deploy.core.jsonio import from_dict
 
 SCHEMA = 2
 _NUMBER = (int, float)
-_IMAGE = {"image": str, "split": str, "lr_hw": list, "psnr_db": (*_NUMBER, type(None)), "ssim": _NUMBER, "ms": _NUMBER}
+_IMAGE = {
+    "image": str,
+    "split": str,
+    "lr_hw": list,
+    "psnr_db": (*_NUMBER, type(None)),
+    "ssim": _NUMBER,
+    "ms": _NUMBER,
+}
 BICUBIC = "bicubic"
 """The model and backend of the rows that are no network's."""
 
@@ -135,7 +142,10 @@ class QualityRow:
 def append_rows(path: Path, rows: Iterable[BenchmarkRow]) -> None:
     """Append rows to a JSONL file, whole lines only. Raises InputError when it cannot be written."""
     output_folder(path.parent)
-    text = "".join(json.dumps(dataclasses.asdict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    text = "".join(
+        json.dumps(dataclasses.asdict(row), ensure_ascii=False, allow_nan=False) + "\n"
+        for row in rows
+    )
     cut_torn_line(path)
     try:
         with open(path, "a", encoding="utf-8") as f:
@@ -143,7 +153,9 @@ def append_rows(path: Path, rows: Iterable[BenchmarkRow]) -> None:
             f.flush()
             os.fsync(f.fileno())
     except OSError as e:
-        raise InputError(f"cannot write {path}: {e.strerror or e}", hint="give another folder with -o") from e
+        raise InputError(
+            f"cannot write {path}: {e.strerror or e}", hint="give another folder with -o"
+        ) from e
 
 
 def cut_torn_line(path: Path) -> bool:
@@ -161,7 +173,9 @@ def cut_torn_line(path: Path) -> bool:
             f.write(b"\n")
         return False
     except OSError as e:
-        raise InputError(f"cannot write {path}: {e.strerror or e}", hint="give another folder with -o") from e
+        raise InputError(
+            f"cannot write {path}: {e.strerror or e}", hint="give another folder with -o"
+        ) from e
 
 
 def read_rows(path: Path) -> List[BenchmarkRow]:
@@ -169,7 +183,10 @@ def read_rows(path: Path) -> List[BenchmarkRow]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as e:
-        raise InputError(f"cannot read the rows {path}: {e.strerror or e}", hint="give a rows.jsonl, as srdeploy bench -o writes it") from e
+        raise InputError(
+            f"cannot read the rows {path}: {e.strerror or e}",
+            hint="give a rows.jsonl, as srdeploy bench -o writes it",
+        ) from e
     except UnicodeDecodeError as e:
         raise InputError(f"cannot read the rows {path}: not a UTF-8 text file") from e
     rows = []
@@ -179,18 +196,35 @@ def read_rows(path: Path) -> List[BenchmarkRow]:
         source = f"{path}, line {number}"
         data = _parsed(line, source)
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            seen = f"; its schema is {data['schema']!r:.20}" if isinstance(data, dict) and "schema" in data else ""
-            raise InputError(f"{source}: not a row of schema {SCHEMA}{seen}", hint="measure again with this version")
+            seen = (
+                f"; its schema is {data['schema']!r:.20}"
+                if isinstance(data, dict) and "schema" in data
+                else ""
+            )
+            raise InputError(
+                f"{source}: not a row of schema {SCHEMA}{seen}",
+                hint="measure again with this version",
+            )
         row = from_dict(BenchmarkRow, data, source=source, error=InputError)
         for image in row.images:
-            wrong = [key for key, kind in _IMAGE.items() if not isinstance(image.get(key, ...), kind)]
+            wrong = [
+                key for key, kind in _IMAGE.items() if not isinstance(image.get(key, ...), kind)
+            ]
             if wrong:
-                raise InputError(f"{source}: an image lacks its {wrong[0]}, or it is no such value", hint="measure again")
+                raise InputError(
+                    f"{source}: an image lacks its {wrong[0]}, or it is no such value",
+                    hint="measure again",
+                )
         for key in ("latency_ms_median", "latency_ms_mean"):
             if getattr(row, key) is not None and getattr(row, key) <= 0:
-                raise InputError(f"{source}: key '{key}': expected more than 0, found {getattr(row, key)!r}", hint="measure again")
+                raise InputError(
+                    f"{source}: key '{key}': expected more than 0, found {getattr(row, key)!r}",
+                    hint="measure again",
+                )
         if row.deployed and not isinstance(row.deployed.get("macs"), _NUMBER):
-            raise InputError(f"{source}: key 'deployed' lacks its macs, a number", hint="measure again")
+            raise InputError(
+                f"{source}: key 'deployed' lacks its macs, a number", hint="measure again"
+            )
         rows.append(row)
     return rows
 

@@ -28,10 +28,19 @@ EXECUTED = "executed, timed / set"
 _COLUMNS: Tuple[Tuple[str, Callable[[BenchmarkRow], str]], ...] = (
     ("Model", lambda r: label(r)),
     ("Backend", lambda r: r.backend),
-    ("From", lambda r: {"": "checkpoint", "json": "plan"}.get(r.artifact.rpartition(".")[2], r.artifact.rpartition(".")[2])),
+    (
+        "From",
+        lambda r: {"": "checkpoint", "json": "plan"}.get(
+            r.artifact.rpartition(".")[2], r.artifact.rpartition(".")[2]
+        ),
+    ),
     (
         "Precision",
-        lambda r: r.precision if r.precision_asked in ("", r.precision) else f"{r.precision} ({r.precision_asked} asked)",
+        lambda r: (
+            r.precision
+            if r.precision_asked in ("", r.precision)
+            else f"{r.precision} ({r.precision_asked} asked)"
+        ),
     ),
     ("PSNR [dB]", lambda r: number(r.psnr_db, 3) + ("*" if "tiled" in r.tiling else "")),
     ("SSIM", lambda r: number(r.ssim, 4)),
@@ -41,7 +50,14 @@ _COLUMNS: Tuple[Tuple[str, Callable[[BenchmarkRow], str]], ...] = (
     ("#Params [M]", lambda r: number(over(r.params, 1e6), 3)),
     ("FLOPs [G]", lambda r: flops(r)),
     ("deployed [G]", lambda r: number(over(r.deployed["macs"], 1e9), 2) if r.deployed else ""),
-    (EXECUTED, lambda r: "" if r.executed is None else f"{r.executed['timed_share']:.1%} / {r.executed['share']:.1%}"),
+    (
+        EXECUTED,
+        lambda r: (
+            ""
+            if r.executed is None
+            else f"{r.executed['timed_share']:.1%} / {r.executed['share']:.1%}"
+        ),
+    ),
     ("#Acts [M]", lambda r: number(r.acts_m, 2)),
     ("Mem [MiB]", lambda r: number(r.mem_peak_mib, 1)),
     ("#Conv", lambda r: "" if r.convs is None else str(r.convs)),
@@ -73,7 +89,10 @@ def ntire_table(rows: Sequence[BenchmarkRow]) -> str:
 def bench_table(rows: Sequence[BenchmarkRow]) -> Table:
     """Return what `bench` prints of comparable rows; a column that is empty for all is left out where it is a new one of ours."""
     measured = comparable(rows)
-    ours = {"deployed [G]": any(r.deployed for r in measured), EXECUTED: any(r.executed for r in measured)}
+    ours = {
+        "deployed [G]": any(r.deployed for r in measured),
+        EXECUTED: any(r.executed for r in measured),
+    }
     columns = [(h, cell) for h, cell in _COLUMNS if ours.get(h, True)]
     cells = tuple(tuple(cell(r) for _, cell in columns) for r in measured)
     return Table(tuple(h for h, _ in columns), cells, tuple(conditions(measured)))
@@ -90,14 +109,19 @@ def comparable(rows: Sequence[BenchmarkRow]) -> List[BenchmarkRow]:
         values = list(dict.fromkeys(getattr(r, key) for r in measured if getattr(r, key)))
         if len(values) > 1:
             raise InputError(
-                f"rows of different {key} do not compare: {', '.join(values)}", hint=f"take one of them: --where {key}={values[0]}"
+                f"rows of different {key} do not compare: {', '.join(values)}",
+                hint=f"take one of them: --where {key}={values[0]}",
             )
     return measured
 
 
 def failures(rows: Sequence[BenchmarkRow]) -> List[str]:
     """Return a line for each row that could not be measured."""
-    return [f"not run: {row.artifact or label(row)} ({row.backend}): {row.error}" for row in rows if row.error]
+    return [
+        f"not run: {row.artifact or label(row)} ({row.backend}): {row.error}"
+        for row in rows
+        if row.error
+    ]
 
 
 def rendered(table: Table, form: str) -> str:
@@ -106,8 +130,12 @@ def rendered(table: Table, form: str) -> str:
 
 
 def _markdown(table: Table) -> str:
-    lines = markdown([_plain(h) for h in table.headings], [[_plain(c) for c in row] for row in table.cells])
-    return "\n".join(lines + ([""] if table.notes else []) + [f"- {note}" for note in table.notes])  # else they become one paragraph
+    lines = markdown(
+        [_plain(h) for h in table.headings], [[_plain(c) for c in row] for row in table.cells]
+    )
+    return "\n".join(
+        lines + ([""] if table.notes else []) + [f"- {note}" for note in table.notes]
+    )  # else they become one paragraph
 
 
 def _csv(table: Table) -> str:
@@ -117,14 +145,26 @@ def _csv(table: Table) -> str:
 
 
 _TEX = {c: "\\" + c for c in "&%$#_{}"}
-_TEX.update({"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "†": r"\dag{}"})
+_TEX.update(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "†": r"\dag{}",
+    }
+)
 
 
 def _latex(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
         return " & ".join("".join(_TEX.get(c, c) for c in _plain(cell)) for cell in cells) + r" \\"
 
-    lines = [r"\begin{tabular}{l" + "r" * (len(table.headings) - 1) + "}", r"\hline", line(table.headings), r"\hline"]
+    lines = [
+        r"\begin{tabular}{l" + "r" * (len(table.headings) - 1) + "}",
+        r"\hline",
+        line(table.headings),
+        r"\hline",
+    ]
     lines += [line(row) for row in table.cells] + [r"\hline", r"\end{tabular}"]
     return "\n".join(lines + [f"% {_plain(note)}" for note in table.notes])
 
@@ -139,7 +179,16 @@ def label(row: BenchmarkRow) -> str:
 
 def labels(rows: Sequence[BenchmarkRow]) -> List[str]:
     """Return a name for each row; where several are the same network, with what they differ in: `asrn_x4.d3 (torch)`."""
-    distinguishing = ("backend", "target", "precision", "input_hw", "threads", "device", "cadence_hz", "artifact")
+    distinguishing = (
+        "backend",
+        "target",
+        "precision",
+        "input_hw",
+        "threads",
+        "device",
+        "cadence_hz",
+        "artifact",
+    )
     names = [label(r) for r in rows]
     details: List[List[str]] = [[] for _ in rows]
     for key in distinguishing:
@@ -147,7 +196,9 @@ def labels(rows: Sequence[BenchmarkRow]) -> List[str]:
         for i, row in enumerate(rows):
             others = {text_of(getattr(r, key)) for r, s in zip(rows, shown) if s == shown[i]}
             if len(others) > 1:
-                details[i].append(text_of(getattr(row, key)) or ("no target" if key == "target" else "checkpoint"))
+                details[i].append(
+                    text_of(getattr(row, key)) or ("no target" if key == "target" else "checkpoint")
+                )
     return [f"{name} ({', '.join(d)})" if d else name for name, d in zip(names, details)]
 
 
@@ -163,14 +214,28 @@ def quality_table(rows: Sequence[QualityRow]) -> str:
     tables: Dict[Tuple, Dict[Tuple, Dict[str, QualityRow]]] = {}
     for row in scored:
         lines_of = tables.setdefault((row.scale, row.metric, row.degradation), {})
-        lines_of.setdefault((row.model, row.variant, row.backend, row.artifact, row.artifact_sha256), {})[row.set] = row
+        lines_of.setdefault(
+            (row.model, row.variant, row.backend, row.artifact, row.artifact_sha256), {}
+        )[row.set] = row
     parts = []
     for (scale, metric, degradation), lines_of in tables.items():
         cells = []
-        for by_set in sorted(lines_of.values(), key=lambda by_set: next(iter(by_set.values())).model != BICUBIC):
+        for by_set in sorted(
+            lines_of.values(), key=lambda by_set: next(iter(by_set.values())).model != BICUBIC
+        ):
             row = next(iter(by_set.values()))
-            cells.append([_name(row), number(over(row.params, 1e3), 1), *(_quality(by_set.get(name)) for name in sets)])
-        headings = [f"x{scale}, {metric}, {degradation}", "#Params [K]", *(f"{name} PSNR/SSIM" for name in sets)]
+            cells.append(
+                [
+                    _name(row),
+                    number(over(row.params, 1e3), 1),
+                    *(_quality(by_set.get(name)) for name in sets),
+                ]
+            )
+        headings = [
+            f"x{scale}, {metric}, {degradation}",
+            "#Params [K]",
+            *(f"{name} PSNR/SSIM" for name in sets),
+        ]
         parts.append("\n".join(markdown(headings, cells)))
     if scored:
         parts.append("\n".join(_quality_conditions(scored)))
@@ -180,13 +245,22 @@ def quality_table(rows: Sequence[QualityRow]) -> str:
 
 def markdown(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> List[str]:
     """Return the lines of an aligned Markdown table; the first column is left-aligned, the others right."""
-    widths = [max(len(h), *(len(row[i]) for row in cells)) if cells else len(h) for i, h in enumerate(headings)]
+    widths = [
+        max(len(h), *(len(row[i]) for row in cells)) if cells else len(h)
+        for i, h in enumerate(headings)
+    ]
 
     def line(values: Sequence[str]) -> str:
-        padded = [v.ljust(w) if i == 0 else v.rjust(w) for i, (v, w) in enumerate(zip(values, widths))]
+        padded = [
+            v.ljust(w) if i == 0 else v.rjust(w) for i, (v, w) in enumerate(zip(values, widths))
+        ]
         return "| " + " | ".join(padded) + " |"
 
-    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    rule = (
+        "|"
+        + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths))
+        + "|"
+    )
     return [line(headings), rule] + [line(row) for row in cells]
 
 
@@ -222,23 +296,53 @@ def conditions(rows: Sequence[BenchmarkRow]) -> List[str]:
         ("evaluated", [("* " if "tiled" in r.tiling else "") + r.tiling for r in rows if r.tiling]),
         (
             "counted",
-            [f"{r.counter} at {'x'.join(map(str, r.counted_hw or ()))}, multiply-accumulates" for r in rows if r.counter],
+            [
+                f"{r.counter} at {'x'.join(map(str, r.counted_hw or ()))}, multiply-accumulates"
+                for r in rows
+                if r.counter
+            ],
         ),
         ("† not counted", _uncounted(rows)),
-        ("deployed", ["the same count of the graph that runs, after its exact rewrites" for r in rows if r.deployed]),
+        (
+            "deployed",
+            [
+                "the same count of the graph that runs, after its exact rewrites"
+                for r in rows
+                if r.deployed
+            ],
+        ),
         ("time", [f"{r.protocol}: {_STATISTIC[protocol_of(r).statistic]}" for r in rows]),
-        ("runs", [f"{_span([r.warmup for r in rows])} warm-up; {_span([r.runs for r in rows])} timed"]),
+        (
+            "runs",
+            [f"{_span([r.warmup for r in rows])} warm-up; {_span([r.runs for r in rows])} timed"],
+        ),
         ("frames", [f"one by one, {r.cadence_hz:g} a second" for r in rows if r.cadence_hz]),
-        ("timed by", [r.timer + (" (copies apart)" if r.copies_ms is not None else "") for r in rows if r.timer]),
+        (
+            "timed by",
+            [
+                r.timer + (" (copies apart)" if r.copies_ms is not None else "")
+                for r in rows
+                if r.timer
+            ],
+        ),
         ("memory", [r.mem_definition for r in rows if r.mem_definition]),
         ("device", [f"{r.device}" + (f", {r.threads} threads" if r.threads else "") for r in rows]),
-        ("software", [f"{r.backend} {r.backend_version}" + (f" ({r.settings})" if r.settings else "") for r in rows]),
+        (
+            "software",
+            [
+                f"{r.backend} {r.backend_version}" + (f" ({r.settings})" if r.settings else "")
+                for r in rows
+            ],
+        ),
     ]
     shared = [f"{name}: {'; '.join(dict.fromkeys(values))}" for name, values in parts if values]
     return shared + [f"note: {warning}" for warning in _warnings(rows)]
 
 
-_STATISTIC = {"median": "median of the timed runs", "mean": "plain mean over the images, one run each, the first one included"}
+_STATISTIC = {
+    "median": "median of the timed runs",
+    "mean": "plain mean over the images, one run each, the first one included",
+}
 
 
 def _images(row: BenchmarkRow, split: str) -> int:
@@ -252,7 +356,10 @@ def _uncounted(rows: Sequence[BenchmarkRow]) -> List[str]:
         for name in row.uncounted or {}:
             owners.setdefault(name, []).append(label(row))
     everywhere = {label(r) for r in rows}
-    return [name + ("" if set(who) == everywhere else f" ({', '.join(dict.fromkeys(who))})") for name, who in owners.items()]
+    return [
+        name + ("" if set(who) == everywhere else f" ({', '.join(dict.fromkeys(who))})")
+        for name, who in owners.items()
+    ]
 
 
 def _warnings(rows: Sequence[BenchmarkRow]) -> List[str]:
@@ -260,7 +367,10 @@ def _warnings(rows: Sequence[BenchmarkRow]) -> List[str]:
     for row, name in zip(rows, labels(rows)):
         for warning in row.warnings:
             owners.setdefault(warning, []).append(name)
-    return [warning + ("" if len(who) == len(rows) else f" ({', '.join(who)})") for warning, who in owners.items()]
+    return [
+        warning + ("" if len(who) == len(rows) else f" ({', '.join(who)})")
+        for warning, who in owners.items()
+    ]
 
 
 def _plain(text: str) -> str:
@@ -270,7 +380,13 @@ def _plain(text: str) -> str:
 
 def text_of(value: object) -> str:
     """Return a value of a row as people write it: `256x256`, an empty text for None."""
-    return "x".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
+    return (
+        "x".join(map(str, value))
+        if isinstance(value, tuple)
+        else ""
+        if value is None
+        else str(value)
+    )
 
 
 def _span(values: Sequence[Optional[int]]) -> str:

@@ -51,7 +51,10 @@ def tuned_engine_from_onnx(
     by_trtexec = bool(on) or why_not_here(profile)[1]
     no_device = "" if by_trtexec else BACKENDS[profile.runtime]().why_no_device(profile)
     if no_device:
-        raise BuildError(f"candidates for '{target}' cannot be timed here: {no_device}", hint="tune where the engine runs, or with --on")
+        raise BuildError(
+            f"candidates for '{target}' cannot be timed here: {no_device}",
+            hint="tune where the engine runs, or with --on",
+        )
     way = _Way(profile, on, {} if by_trtexec else BACKENDS[profile.runtime]().versions(), progress)
     groups: Dict[str, List[Path]] = {}
     for file in onnx_files(graphs):
@@ -82,12 +85,18 @@ class _Way:
 
 def _tuned(path: Path, files: Sequence[Path], way: _Way) -> str:
     graphs = {file: read_manifest(file) for file in files}
-    digest = hashlib.sha256("".join(sorted(g.sha256 for g in graphs.values())).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(
+        "".join(sorted(g.sha256 for g in graphs.values())).encode()
+    ).hexdigest()[:12]
     try:
         found = read_manifest(path)
     except ArtifactError:
         found = None
-    if found is not None and found.versions.get("candidates") == digest and up_to_date(path, _wanted(found, way)):
+    if (
+        found is not None
+        and found.versions.get("candidates") == digest
+        and up_to_date(path, _wanted(found, way))
+    ):
         return f"{path.name}: up to date"
     learnt, key = _Learnt(path.parent / LEARNT), _key(next(iter(graphs.values())), way)
     known = learnt.get(key)
@@ -97,7 +106,15 @@ def _tuned(path: Path, files: Sequence[Path], way: _Way) -> str:
             measured = _times(engines, way.profile)
             best = measured[0]
             facts: Dict[str, Any] = {"candidates": measured, "learnt_from": path.name}
-            learnt.put(key, {"form": best["form"], "layout": best["layout"], "from": path.name, "candidates": measured})
+            learnt.put(
+                key,
+                {
+                    "form": best["form"],
+                    "layout": best["layout"],
+                    "from": path.name,
+                    "candidates": measured,
+                },
+            )
         else:
             assert known is not None
             best = {"form": known["form"], "layout": known["layout"]}
@@ -108,7 +125,10 @@ def _tuned(path: Path, files: Sequence[Path], way: _Way) -> str:
             form="",
             command=f"srdeploy build-engine --autotune {path.stem} --target {way.profile.name}",
             versions={**manifest.versions, "candidates": digest},
-            build={**manifest.build, "autotune": {"form": best["form"], "layout": best["layout"], **facts}},
+            build={
+                **manifest.build,
+                "autotune": {"form": best["form"], "layout": best["layout"], **facts},
+            },
         )
 
         def write(place: Path) -> Manifest:
@@ -124,14 +144,23 @@ def _tuned(path: Path, files: Sequence[Path], way: _Way) -> str:
 
 def _wanted(found: Manifest, way: _Way) -> Manifest:
     """What an up-to-date engine's manifest says; a trtexec's versions are not known here."""
-    return replace(found, versions={**found.versions, **way.versions, "profile": way.profile.digest})
+    return replace(
+        found, versions={**found.versions, **way.versions, "profile": way.profile.digest}
+    )
 
 
 def _key(graph: Manifest, way: _Way) -> str:
     """What a choice holds for: the target, its software, the kind of network, the size and the precision."""
     versions = way.versions or {"trtexec": way.on or "here"}
     sizes = f"{graph.min_shape}:{graph.opt_shape}:{graph.max_shape}"
-    parts = [way.profile.name, *(f"{k} {v}" for k, v in sorted(versions.items())), graph.arch, graph.structure, f"x{graph.scale}", sizes]
+    parts = [
+        way.profile.name,
+        *(f"{k} {v}" for k, v in sorted(versions.items())),
+        graph.arch,
+        graph.structure,
+        f"x{graph.scale}",
+        sizes,
+    ]
     return "; ".join([*parts, graph.precision_asked])
 
 
@@ -140,18 +169,26 @@ Engines = Dict[Tuple[str, str], Tuple[Path, Manifest]]
 
 def _candidates(
     graphs: Dict[Path, Manifest], way: _Way, folder: Path, known: Optional[Dict[str, Any]]
-) -> Engines:  # fmt: skip
+) -> Engines:
     """Build all candidates into `folder`, or the one that is known to be the fastest: {(form, layout): (engine, manifest)}."""
     files = {graph.form or "plain": file for file, graph in graphs.items()}
     if len(files) < len(graphs):
-        raise BuildError(f"two of {', '.join(f.name for f in graphs)} are the same candidate", hint="give one folder of candidates")
+        raise BuildError(
+            f"two of {', '.join(f.name for f in graphs)} are the same candidate",
+            hint="give one folder of candidates",
+        )
     layouts = way.layouts
     if known is not None and known["form"] in files and known["layout"] in layouts:
         files, layouts = {known["form"]: files[known["form"]]}, (known["layout"],)
     engines: Engines = {}
     for layout in layouts:
         built = engine_from_onnx(
-            list(files.values()), folder / (layout or "own"), target=way.profile.name, on=way.on, layout=layout, progress=way.progress
+            list(files.values()),
+            folder / (layout or "own"),
+            target=way.profile.name,
+            on=way.on,
+            layout=layout,
+            progress=way.progress,
         )
         for form, engine in zip(files, built):
             engines[form, layout] = engine, read_manifest(engine)
@@ -165,12 +202,20 @@ def _times(engines: Engines, profile: TargetProfile) -> List[Dict[str, Any]]:
         for (form, layout), (_, manifest) in engines.items():
             latency: Any = manifest.build["latency_ms"]
             facts.append(
-                {"form": form, "layout": layout, "ms_median": latency["median"], "rounds": latency["runs"], "timer": latency["timer"]}
+                {
+                    "form": form,
+                    "layout": layout,
+                    "ms_median": latency["median"],
+                    "rounds": latency["runs"],
+                    "timer": latency["timer"],
+                }
             )
         return sorted(facts, key=lambda f: f["ms_median"])
     backend = BACKENDS[profile.runtime]()
     sessions = {name: backend.open(*pair) for name, pair in engines.items()}
-    x = np.random.default_rng(0).random((1, 3, *next(iter(engines.values()))[1].opt_shape), dtype=np.float32)
+    x = np.random.default_rng(0).random(
+        (1, 3, *next(iter(engines.values()))[1].opt_shape), dtype=np.float32
+    )
     runs = {name: (lambda s=s: s.timed(x).ms) for name, s in sessions.items()}
     times = in_turns(runs, FIRST_ROUNDS)
     fastest = min(min(t) for t in times.values())
@@ -180,10 +225,20 @@ def _times(engines: Engines, profile: TargetProfile) -> List[Dict[str, Any]]:
     for (form, layout), taken in times.items():
         low, median = (round(float(v), 4) for v in np.percentile(taken, [25, 50]))
         facts.append(
-            {"form": form, "layout": layout, "ms_p25": low, "ms_median": median, "ms_min": min(taken), "ms_max": max(taken),
-             "rounds": len(taken), "threads": sessions[form, layout].threads}
-        )  # fmt: skip
-    return sorted(facts, key=lambda f: f["ms_p25"])  # what else the machine did meanwhile makes a run longer, never shorter
+            {
+                "form": form,
+                "layout": layout,
+                "ms_p25": low,
+                "ms_median": median,
+                "ms_min": min(taken),
+                "ms_max": max(taken),
+                "rounds": len(taken),
+                "threads": sessions[form, layout].threads,
+            }
+        )
+    return sorted(
+        facts, key=lambda f: f["ms_p25"]
+    )  # what else the machine did meanwhile makes a run longer, never shorter
 
 
 class _Learnt:
@@ -194,7 +249,9 @@ class _Learnt:
 
     def get(self, key: str) -> Optional[Dict[str, Any]]:
         entry = self._read().get(key)
-        return entry if isinstance(entry, dict) and {"form", "layout", "from"} <= set(entry) else None
+        return (
+            entry if isinstance(entry, dict) and {"form", "layout", "from"} <= set(entry) else None
+        )
 
     def put(self, key: str, entry: Dict[str, Any]) -> None:
         write_text(self.path, to_json({**self._read(), key: entry}))

@@ -48,9 +48,14 @@ def engine_from_onnx(
     board = parse_board(on) if on else None
     backend = BACKENDS[profile.runtime]()
     if board is not None and profile.runtime == "onnxruntime":
-        raise BuildError(_NOT_BY_TRTEXEC.format(target), hint="leave --on out, and build on the machine that runs them")
+        raise BuildError(
+            _NOT_BY_TRTEXEC.format(target),
+            hint="leave --on out, and build on the machine that runs them",
+        )
     if layout and layout not in backend.layouts:
-        raise InputError(f"'{layout}' is no layout of {profile.runtime}; it has {', '.join(backend.layouts) or 'its own only'}")
+        raise InputError(
+            f"'{layout}' is no layout of {profile.runtime}; it has {', '.join(backend.layouts) or 'its own only'}"
+        )
     reason, by_trtexec = why_not_here(profile) if board is None else ("", True)
     no_way = f"cannot build for '{target}' here: {reason}" if reason else ""
     plans = _plans(graphs, profile, compute_capabilities, dla, fallback, layout, no_way=no_way)
@@ -89,20 +94,34 @@ def bundle_from_onnx(
     if Path(file).suffix != ".tar":
         raise InputError(f"the bundle '{file}' is a tar file: give it a name that ends in .tar")
     if profile.runtime == "onnxruntime":
-        raise BuildError(_NOT_BY_TRTEXEC.format(target), hint="leave --bundle out, and build on the machine that runs them")
+        raise BuildError(
+            _NOT_BY_TRTEXEC.format(target),
+            hint="leave --bundle out, and build on the machine that runs them",
+        )
     plans = _plans(graphs, profile, (), dla, fallback, "")
     with tempfile.TemporaryDirectory() as temporary:
         job = _job(Path(temporary), plans, profile)
         write_bundle(job, Path(file))
-    progress(f"{file}: unpack it on the board, run 'sh build.sh' there, bring result.tar back and give it to: srdeploy adopt result.tar")
+    progress(
+        f"{file}: unpack it on the board, run 'sh build.sh' there, bring result.tar back and give it to: srdeploy adopt result.tar"
+    )
     return Path(file)
 
 
-def _job(temporary: Path, plans: Sequence[Plan], profile: TargetProfile, *, timing_from: Optional[Path] = None) -> Job:
+def _job(
+    temporary: Path,
+    plans: Sequence[Plan],
+    profile: TargetProfile,
+    *,
+    timing_from: Optional[Path] = None,
+) -> Job:
     try:
         return write_job(temporary / "job", plans, profile, timing_from=timing_from)
     except OSError as e:
-        raise BuildError(f"cannot write the job to {temporary}: {e.strerror or e}", hint="free some space, or set TMPDIR") from e
+        raise BuildError(
+            f"cannot write the job to {temporary}: {e.strerror or e}",
+            hint="free some space, or set TMPDIR",
+        ) from e
 
 
 def why_not_here(profile: TargetProfile) -> Tuple[str, bool]:
@@ -112,7 +131,11 @@ def why_not_here(profile: TargetProfile) -> Tuple[str, bool]:
         return reason, False
     no_trtexec = why_no_trtexec(profile)
     library = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}[profile.runtime]
-    return (f"it takes {library} {profile.runtime_versions}: {reason}; {no_trtexec}", False) if no_trtexec else ("", True)
+    return (
+        (f"it takes {library} {profile.runtime_versions}: {reason}; {no_trtexec}", False)
+        if no_trtexec
+        else ("", True)
+    )
 
 
 def onnx_files(given: Graphs) -> List[Path]:
@@ -125,47 +148,85 @@ def onnx_files(given: Graphs) -> List[Path]:
         path = Path(item)
         found = files_in(path, ".onnx") if path.is_dir() else [path]
         if not found:
-            raise InputError(f"the folder {path} holds no .onnx file", hint="make some with: srdeploy export MODEL -o DIR")
+            raise InputError(
+                f"the folder {path} holds no .onnx file",
+                hint="make some with: srdeploy export MODEL -o DIR",
+            )
         files.extend(found)
     for path in files:
         if not path.is_file():
-            raise InputError(f"there is no file {path}", hint="make one with: srdeploy export MODEL -o DIR")
+            raise InputError(
+                f"there is no file {path}", hint="make one with: srdeploy export MODEL -o DIR"
+            )
     return files
 
 
 def _plans(
-    graphs: Graphs, profile: TargetProfile, compute_capabilities: Sequence[int], dla: Optional[int], fallback: str, layout: str,
-    *, no_way: str = "",
+    graphs: Graphs,
+    profile: TargetProfile,
+    compute_capabilities: Sequence[int],
+    dla: Optional[int],
+    fallback: str,
+    layout: str,
+    *,
+    no_way: str = "",
 ) -> List[Plan]:
     """Check everything that can be checked before anything is built or written. `no_way`: why nothing can be built at all."""
     files = onnx_files(graphs)
     manifests = [_readable(path) for path in files]
-    unsuited = next((why for file, graph in zip(files, manifests) for why in [_why_unsuited(file, graph, profile)] if why), "")
+    unsuited = next(
+        (
+            why
+            for file, graph in zip(files, manifests)
+            for why in [_why_unsuited(file, graph, profile)]
+            if why
+        ),
+        "",
+    )
     again = f"export it again with --target {profile.name}"
     if no_way:
         raise BuildError(no_way, hint=f"{unsuited}: {again}" if unsuited else _three_ways(profile))
     if unsuited:
         raise BuildError(unsuited, hint=again)
     if compute_capabilities and profile.runtime != "tensorrt-rtx":
-        raise InputError(f"--sm has no meaning for target '{profile.name}': its engines are built on the machine that runs them")
+        raise InputError(
+            f"--sm has no meaning for target '{profile.name}': its engines are built on the machine that runs them"
+        )
     if dla is not None and dla not in range(profile.dla_cores):
-        cores = f"its DLA cores are {', '.join(map(str, range(profile.dla_cores)))}" if profile.dla_cores else "it has no DLA"
-        raise InputError(f"target '{profile.name}' has no DLA core {dla}: {cores}", hint="leave --dla out")
+        cores = (
+            f"its DLA cores are {', '.join(map(str, range(profile.dla_cores)))}"
+            if profile.dla_cores
+            else "it has no DLA"
+        )
+        raise InputError(
+            f"target '{profile.name}' has no DLA core {dla}: {cores}", hint="leave --dla out"
+        )
     plans = []
     for file, graph in zip(files, manifests):
         kept = fp32_nodes(file, fallback) if graph.precision_asked == "fp16" else ()
         options = BuildOptions(tuple(sorted(set(compute_capabilities))), dla, kept, layout)
-        words = "".join(f".sm{c}" for c in options.compute_capabilities) + (f".dla{dla}" if dla is not None else "")
+        words = "".join(f".sm{c}" for c in options.compute_capabilities) + (
+            f".dla{dla}" if dla is not None else ""
+        )
         words += ".fallback" if options.fp32_layers else ""
         words += f".{layout}" if layout else ""
         name = f"{engine_stem(graph)}{_form(graph)}{words}{SUFFIX}"
         if Path(name).name != name:
-            raise ArtifactError(f"the manifest of {file} names a model that is no file name", hint="export it again")
+            raise ArtifactError(
+                f"the manifest of {file} names a model that is no file name", hint="export it again"
+            )
         if name in [p.name for p in plans]:
-            raise InputError(f"several of the graphs would become {name}", hint="build them into different folders")
+            raise InputError(
+                f"several of the graphs would become {name}",
+                hint="build them into different folders",
+            )
         engine = _engine_manifest(graph, profile, options, fallback)
         found = _preflight(file, graph, profile, dla)
-        engine = replace(engine, not_checked=(found,)) if isinstance(found, str) else replace(engine, checks={"preflight": found})
+        engine = (
+            replace(engine, not_checked=(found,))
+            if isinstance(found, str)
+            else replace(engine, checks={"preflight": found})
+        )
         plans.append(Plan(file, graph, engine, name, options))
     return plans
 
@@ -176,13 +237,25 @@ def _preflight(file: Path, graph: Manifest, profile: TargetProfile, dla: Optiona
         findings = preflight(file, profile, precision=graph.precision_asked, dla=dla is not None)
     except MissingPackageError:
         recorded = graph.checks.get("preflight")
-        known = isinstance(recorded, dict) and recorded.get("target") == profile.name and dla is None
-        return recorded if known else "what the parser would misread: onnx is not installed here, and the export recorded nothing"
+        known = (
+            isinstance(recorded, dict) and recorded.get("target") == profile.name and dla is None
+        )
+        return (
+            recorded
+            if known
+            else "what the parser would misread: onnx is not installed here, and the export recorded nothing"
+        )
     refuse(findings, file.name, profile)
     return summary(findings, profile)
 
 
-def _built_here(backend: Backend, profile: TargetProfile, plans: List[Plan], folder: Path, progress: Callable[[str], None]) -> List[Path]:
+def _built_here(
+    backend: Backend,
+    profile: TargetProfile,
+    plans: List[Plan],
+    folder: Path,
+    progress: Callable[[str], None],
+) -> List[Path]:
     for number, plan in enumerate(plans, 1):
         path = folder / plan.name
         wanted = replace(plan.engine, versions={**backend.versions(), **plan.engine.versions})
@@ -193,13 +266,24 @@ def _built_here(backend: Backend, profile: TargetProfile, plans: List[Plan], fol
         def write(temporary: Path, plan: Plan = plan, wanted: Manifest = wanted) -> Manifest:
             options = replace(plan.options, timing_cache=folder)
             built = backend.build(plan.onnx, plan.graph, profile, temporary, options)
-            checks, not_checked = {**wanted.checks, **built.checks}, (*wanted.not_checked, *built.not_checked)
+            checks, not_checked = (
+                {**wanted.checks, **built.checks},
+                (*wanted.not_checked, *built.not_checked),
+            )
             obtained, facts = built.precision_obtained, built.build
-            return replace(wanted, precision_obtained=obtained, build=facts, checks=checks, not_checked=not_checked)
+            return replace(
+                wanted,
+                precision_obtained=obtained,
+                build=facts,
+                checks=checks,
+                not_checked=not_checked,
+            )
 
         manifest = write_artifact(path, write)
         seconds, size = manifest.build["seconds"], float(manifest.build["size_bytes"]) / 2**20  # type: ignore[arg-type]
-        progress(f"[{number}/{len(plans)}] {path.name}: {manifest.precision_obtained}, {size:.2f} MiB, built in {seconds} s")
+        progress(
+            f"[{number}/{len(plans)}] {path.name}: {manifest.precision_obtained}, {size:.2f} MiB, built in {seconds} s"
+        )
     return [folder / p.name for p in plans]
 
 
@@ -227,8 +311,12 @@ def _readable(path: Path) -> Manifest:
     """The manifest of a graph; a file that is no ONNX at all is told apart from one that merely lacks a manifest."""
     with open(path, "rb") as f:
         start = f.read(1)
-    if path.suffix != ".onnx" or start != b"\x08":  # a ModelProto starts with its field 1, ir_version
-        raise ArtifactError(f"{path} is not an ONNX graph", hint="make one with: srdeploy export MODEL -o DIR")
+    if (
+        path.suffix != ".onnx" or start != b"\x08"
+    ):  # a ModelProto starts with its field 1, ir_version
+        raise ArtifactError(
+            f"{path} is not an ONNX graph", hint="make one with: srdeploy export MODEL -o DIR"
+        )
     manifest = read_manifest(path)
     if manifest.kind != "onnx":
         raise ArtifactError(f"{path} is an {manifest.kind}, not a graph")
@@ -249,20 +337,33 @@ def _why_unsuited(file: Path, graph: Manifest, profile: TargetProfile) -> str:
     return ""
 
 
-def _engine_manifest(graph: Manifest, profile: TargetProfile, options: BuildOptions, fallback: str) -> Manifest:
+def _engine_manifest(
+    graph: Manifest, profile: TargetProfile, options: BuildOptions, fallback: str
+) -> Manifest:
     words = "".join(f" --sm {c}" for c in options.compute_capabilities)
     words += f" --dla {options.dla}" if options.dla is not None else ""
     words += f" --fallback {fallback}" if options.fp32_layers else ""
     words += f", layout {options.layout}" if options.layout else ""
-    build: Dict[str, object] = {"fp32_layers": list(options.fp32_layers)} if options.fp32_layers else {}
+    build: Dict[str, object] = (
+        {"fp32_layers": list(options.fp32_layers)} if options.fp32_layers else {}
+    )
     if options.dla is not None:
         build["dla"] = {"core": options.dla}
     return replace(
-        graph, kind="engine", target=profile.name, parent_sha256=graph.sha256, versions={"profile": profile.digest},
-        nodes=None, opset=None, sha256="",
+        graph,
+        kind="engine",
+        target=profile.name,
+        parent_sha256=graph.sha256,
+        versions={"profile": profile.digest},
+        nodes=None,
+        opset=None,
+        sha256="",
         command=f"srdeploy build-engine {_stem(graph)}.{graph.precision_obtained}{_form(graph)}.onnx --target {profile.name}{words}",
-        precision_obtained="", checks={}, not_checked=(), build=build,
-    )  # fmt: skip
+        precision_obtained="",
+        checks={},
+        not_checked=(),
+        build=build,
+    )
 
 
 def engine_stem(graph: Manifest) -> str:

@@ -102,16 +102,26 @@ class _CudaPython(Cuda):
         if not count:
             raise CannotRunHereError("no NVIDIA GPU can be used here: CUDA sees none")
         self._checked(runtime.cudaSetDevice(0))
-        self.stream = int(self._checked(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking)))
+        self.stream = int(
+            self._checked(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking))
+        )
 
     def compute_capability(self) -> int:
         kind = self._cuda.cudaDeviceAttr
-        major = self._checked(self._cuda.cudaDeviceGetAttribute(kind.cudaDevAttrComputeCapabilityMajor, 0))
-        minor = self._checked(self._cuda.cudaDeviceGetAttribute(kind.cudaDevAttrComputeCapabilityMinor, 0))
+        major = self._checked(
+            self._cuda.cudaDeviceGetAttribute(kind.cudaDevAttrComputeCapabilityMajor, 0)
+        )
+        minor = self._checked(
+            self._cuda.cudaDeviceGetAttribute(kind.cudaDevAttrComputeCapabilityMinor, 0)
+        )
         return int(major) * 10 + int(minor)
 
     def gpu_name(self) -> str:
-        return self._checked(self._cuda.cudaGetDeviceProperties(0)).name.decode(errors="replace").rstrip("\0")
+        return (
+            self._checked(self._cuda.cudaGetDeviceProperties(0))
+            .name.decode(errors="replace")
+            .rstrip("\0")
+        )
 
     def allocate(self, size_bytes: int) -> int:
         return int(self._checked(self._cuda.cudaMalloc(size_bytes)))
@@ -131,11 +141,15 @@ class _CudaPython(Cuda):
 
     def to_device(self, address: int, array: np.ndarray) -> None:
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._checked(self._cuda.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self.stream))
+        self._checked(
+            self._cuda.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self.stream)
+        )
 
     def to_host(self, array: np.ndarray, address: int) -> None:
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self._checked(self._cuda.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self.stream))
+        self._checked(
+            self._cuda.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self.stream)
+        )
 
     def synchronize(self) -> None:
         self._checked(self._cuda.cudaStreamSynchronize(self.stream))
@@ -150,7 +164,11 @@ class _CudaPython(Cuda):
 
     def capture(self, work: Callable[[], bool]) -> Optional[Callable[[], None]]:
         c = self._cuda
-        self._checked(c.cudaStreamBeginCapture(self.stream, c.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal))
+        self._checked(
+            c.cudaStreamBeginCapture(
+                self.stream, c.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+            )
+        )
         done = work()
         status, graph = c.cudaStreamEndCapture(self.stream)
         if not done or status != c.cudaError_t.cudaSuccess:
@@ -184,7 +202,9 @@ class _PyCuda(Cuda):
         try:
             import pycuda.driver as driver
         except ImportError as e:
-            raise MissingPackageError("cuda-python", needed_for="running TensorRT engines", extra="gpu") from e
+            raise MissingPackageError(
+                "cuda-python", needed_for="running TensorRT engines", extra="gpu"
+            ) from e
         self._driver = driver
         try:
             import pycuda.autoprimaryctx  # noqa: F401

@@ -45,15 +45,31 @@ def diagnose(path: Path) -> Diagnosis:
     except ArtifactError as e:
         return Diagnosis(str(path), _seen(path), False, e.message, "", (), (), ("everything",), "")
     whole = sha256_of(path) == manifest.sha256
-    why = "" if whole else f"it was changed, or cut short, after {sidecar.name} was written: its SHA-256 is another"
+    why = (
+        ""
+        if whole
+        else f"it was changed, or cut short, after {sidecar.name} was written: its SHA-256 is another"
+    )
     differs = _differences(manifest)
     checked = tuple(f"{name}: {_short(value)}" for name, value in manifest.checks.items())
     what, built_for = _described(manifest), _built_for(manifest)
-    return Diagnosis(str(path), what, whole, why, built_for, differs, checked, manifest.not_checked, manifest.command)
+    return Diagnosis(
+        str(path),
+        what,
+        whole,
+        why,
+        built_for,
+        differs,
+        checked,
+        manifest.not_checked,
+        manifest.command,
+    )
 
 
 def _described(manifest: Manifest) -> str:
-    low, opt, high = ((hw[0], hw[1]) for hw in (manifest.min_shape, manifest.opt_shape, manifest.max_shape))
+    low, opt, high = (
+        (hw[0], hw[1]) for hw in (manifest.min_shape, manifest.opt_shape, manifest.max_shape)
+    )
     kind = "graph" if manifest.kind == "onnx" else manifest.kind
     precision = manifest.precision_obtained
     if manifest.kind == "engine" and precision != manifest.precision_asked:
@@ -62,9 +78,17 @@ def _described(manifest: Manifest) -> str:
 
 
 def _built_for(manifest: Manifest) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items() if name not in ("profile", "card"))
+    versions = ", ".join(
+        f"{name} {version}"
+        for name, version in manifest.versions.items()
+        if name not in ("profile", "card")
+    )
     target = _target(manifest)
-    name = f"{manifest.target} ({target.title})" if target else manifest.target or "no target in particular"
+    name = (
+        f"{manifest.target} ({target.title})"
+        if target
+        else manifest.target or "no target in particular"
+    )
     return f"{name}; {versions}" if versions else name
 
 
@@ -104,15 +128,25 @@ def _seen(path: Path) -> str:
         header = read_header(path)
     except ArtifactError:
         with open(path, "rb") as f:
-            return "perhaps an ONNX graph" if f.read(1) == b"\x08" else "no file that srdeploy knows"
-    of = f" for SM {', '.join(map(str, header.compute_capabilities))}" if header.compute_capabilities else ""
+            return (
+                "perhaps an ONNX graph" if f.read(1) == b"\x08" else "no file that srdeploy knows"
+            )
+    of = (
+        f" for SM {', '.join(map(str, header.compute_capabilities))}"
+        if header.compute_capabilities
+        else ""
+    )
     library = "TensorRT for RTX" if header.compute_capabilities else "TensorRT"
     return f"an engine of {library} {header.version}{of}"
 
 
 def _short(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{k} {_short(v)}" for k, v in value.items() if not isinstance(v, (dict, list)) or len(v) < 4)
+        return ", ".join(
+            f"{k} {_short(v)}"
+            for k, v in value.items()
+            if not isinstance(v, (dict, list)) or len(v) < 4
+        )
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or "none"
     return str(value)

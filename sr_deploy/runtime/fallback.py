@@ -30,7 +30,8 @@ def fp32_nodes(onnx_file: Path, fallback: str) -> Tuple[str, ...]:
         if name not in names:
             raise BuildError(
                 f"{onnx_file.name} has no node '{name}' to keep in FP32",
-                hint=nearest(name, names) or f"give {HEAD_AND_TAIL}, or names of its nodes, separated by commas",
+                hint=nearest(name, names)
+                or f"give {HEAD_AND_TAIL}, or names of its nodes, separated by commas",
             )
     return wanted
 
@@ -55,17 +56,37 @@ def with_fp32_nodes(onnx_file: Path, names: Tuple[str, ...], result: Path) -> No
         for i, source in enumerate(node.input):
             wide = f"{node.name}/fp32/{i}"
             if source in constants and constants[source].data_type == TensorProto.FLOAT16:
-                model.graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(constants[source]).astype("float32"), wide))
+                model.graph.initializer.append(
+                    numpy_helper.from_array(
+                        numpy_helper.to_array(constants[source]).astype("float32"), wide
+                    )
+                )
                 node.input[i] = wide
             elif types.get(source) == TensorProto.FLOAT16:
-                nodes.append(helper.make_node("Cast", [source], [wide], name=f"{node.name}/to_fp32/{i}", to=TensorProto.FLOAT))
+                nodes.append(
+                    helper.make_node(
+                        "Cast",
+                        [source],
+                        [wide],
+                        name=f"{node.name}/to_fp32/{i}",
+                        to=TensorProto.FLOAT,
+                    )
+                )
                 node.input[i] = wide
         nodes.append(node)
         for i, output in enumerate(node.output):
             if types.get(output) == TensorProto.FLOAT16:
                 wide = f"{node.name}/fp32/out/{i}"
                 node.output[i] = wide
-                nodes.append(helper.make_node("Cast", [wide], [output], name=f"{node.name}/to_fp16/{i}", to=TensorProto.FLOAT16))
+                nodes.append(
+                    helper.make_node(
+                        "Cast",
+                        [wide],
+                        [output],
+                        name=f"{node.name}/to_fp16/{i}",
+                        to=TensorProto.FLOAT16,
+                    )
+                )
     used = {name for node in nodes for name in node.input}
     kept = [t for t in model.graph.initializer if t.name in used]
     del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]

@@ -21,7 +21,10 @@ class Node:
         self.standard = proto.domain in ("", "ai.onnx")
         self.inputs, self.outputs = list(proto.input), list(proto.output)
         values = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
-        self.attributes = {k: v.decode("utf-8", "replace") if isinstance(v, bytes) else v for k, v in values.items()}
+        self.attributes = {
+            k: v.decode("utf-8", "replace") if isinstance(v, bytes) else v
+            for k, v in values.items()
+        }
 
     def given(self, index: int) -> str:
         """The name of an input, empty where it is left out."""
@@ -70,9 +73,17 @@ class Graph:
             if tensor.elem_type:
                 self.types[value.name] = TensorProto.DataType.Name(tensor.elem_type)
             if tensor.HasField("shape"):
-                self.shapes[value.name] = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+                self.shapes[value.name] = [
+                    d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim
+                ]
         constants = [(t.name, t) for t in body.initializer]
-        constants += [(n.output[0], a.t) for n in body.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"]
+        constants += [
+            (n.output[0], a.t)
+            for n in body.node
+            if n.op_type == "Constant"
+            for a in n.attribute
+            if a.name == "value"
+        ]
         for name, tensor in constants:
             self._tensors[name] = tensor
             self.types[name] = TensorProto.DataType.Name(tensor.data_type)
@@ -95,21 +106,32 @@ def load_graph(path: Path) -> Any:
         import onnx
         from onnx import external_data_helper
     except ImportError as e:
-        raise MissingPackageError("onnx", needed_for="checking a graph", extra="export", cause=e) from e
+        raise MissingPackageError(
+            "onnx", needed_for="checking a graph", extra="export", cause=e
+        ) from e
     try:
         model = onnx.load(str(path), load_external_data=False)
     except OSError as e:
         raise ArtifactError(f"cannot read {path}: {e.strerror or e}") from e
     except Exception as e:  # protobuf's own kinds
-        raise ArtifactError(f"{path} is not an ONNX graph", hint="make one with: srdeploy export MODEL -o DIR") from e
+        raise ArtifactError(
+            f"{path} is not an ONNX graph", hint="make one with: srdeploy export MODEL -o DIR"
+        ) from e
     if not model.graph.node or not model.opset_import:
-        raise ArtifactError(f"{path} is not an ONNX graph", hint="make one with: srdeploy export MODEL -o DIR")
+        raise ArtifactError(
+            f"{path} is not an ONNX graph", hint="make one with: srdeploy export MODEL -o DIR"
+        )
     for tensor in model.graph.initializer:
         where = {e.key: e.value for e in tensor.external_data}.get("location")
         if where and not (path.parent / where).is_file():
-            raise ArtifactError(f"{path} keeps its weights in the file '{where}', which is missing", hint="copy it to the same folder")
+            raise ArtifactError(
+                f"{path} keeps its weights in the file '{where}', which is missing",
+                hint="copy it to the same folder",
+            )
     try:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as e:  # onnx raises its checker's errors and plain ones
-        raise ArtifactError(f"the weights that {path} keeps in another file cannot be read: {str(e).splitlines()[0]}") from e
+        raise ArtifactError(
+            f"the weights that {path} keeps in another file cannot be read: {str(e).splitlines()[0]}"
+        ) from e
     return model

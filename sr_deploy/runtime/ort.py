@@ -32,18 +32,30 @@ class OnnxRuntimeSession(Session):
         self.threads = cores()
         self._session = raw_session(str(path))
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3 or len(outputs[0].shape) != 4:
+        if (
+            len(inputs) != 1
+            or len(outputs) != 1
+            or len(inputs[0].shape) != 4
+            or inputs[0].shape[1] != 3
+            or len(outputs[0].shape) != 4
+        ):
             raise ArtifactError(
                 f"{path} is not a super-resolution graph: expected one input (1, 3, H, W) and one output, found "
                 f"{[i.shape for i in inputs]} and {[o.shape for o in outputs]}"
             )
         for end, tensor in (("input", inputs[0]), ("output", outputs[0])):
             if tensor.type not in _FLOATS:
-                raise ArtifactError(f"{path}: its {end} is {tensor.type}; expected float or float16")
+                raise ArtifactError(
+                    f"{path}: its {end} is {tensor.type}; expected float or float16"
+                )
         self._name, self._dtype = inputs[0].name, _FLOATS[inputs[0].type]
         self._output, self._output_dtype = outputs[0].name, _FLOATS[outputs[0].type]
         if manifest is not None:
-            self.min_hw, self.max_hw, self.scale = manifest.min_shape, manifest.max_shape, manifest.scale
+            self.min_hw, self.max_hw, self.scale = (
+                manifest.min_shape,
+                manifest.max_shape,
+                manifest.scale,
+            )
             self.halo_px, self.align_px = manifest.halo_px, manifest.align_px
             return
         h, w = inputs[0].shape[2:]
@@ -63,7 +75,9 @@ class OnnxRuntimeSession(Session):
         try:
             self._session.run_with_iobinding(binding)
         except Exception as e:  # onnxruntime raises its own kinds, which share no base class
-            raise CannotRunHereError(f"onnxruntime could not run at {x.shape[2]}x{x.shape[3]}: {str(e).splitlines()[0][:300]}") from e
+            raise CannotRunHereError(
+                f"onnxruntime could not run at {x.shape[2]}x{x.shape[3]}: {str(e).splitlines()[0][:300]}"
+            ) from e
         return y.astype(np.float32, copy=False)
 
 
@@ -77,7 +91,9 @@ class OnnxRuntimeBackend(Backend):
     def versions(self) -> Dict[str, str]:
         return {"onnxruntime": _onnxruntime().__version__, "cpu_features": " ".join(cpu_features())}
 
-    def build(self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any) -> Manifest:
+    def build(
+        self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any
+    ) -> Manifest:
         if graph.precision_asked != "fp32" or graph.precision_obtained != "fp32":
             raise BuildError(
                 f"{onnx.name} was exported for an {graph.precision_asked.upper()} engine ({graph.precision_obtained} tensors); "
@@ -86,11 +102,21 @@ class OnnxRuntimeBackend(Backend):
             )
         start = time.perf_counter()
         raw_session(str(onnx), save_to=temporary, layout=options.layout)
-        build = {"seconds": round(time.perf_counter() - start, 3), "size_bytes": temporary.stat().st_size, "cpu": cpu_model()}
+        build = {
+            "seconds": round(time.perf_counter() - start, 3),
+            "size_bytes": temporary.stat().st_size,
+            "cpu": cpu_model(),
+        }
         x = np.random.default_rng(0).random((1, 3, *graph.min_shape), dtype=np.float32)
-        error = float(np.abs(OnnxRuntimeSession(temporary, graph).run(x) - OnnxRuntimeSession(onnx, graph).run(x)).max())
+        error = float(
+            np.abs(
+                OnnxRuntimeSession(temporary, graph).run(x) - OnnxRuntimeSession(onnx, graph).run(x)
+            ).max()
+        )
         if not error < 1e-3:
-            raise BuildError(f"the optimised model of {onnx.name} differs from its graph by {error:.2g}")
+            raise BuildError(
+                f"the optimised model of {onnx.name} differs from its graph by {error:.2g}"
+            )
         return replace(
             graph,
             kind="engine",
@@ -99,7 +125,10 @@ class OnnxRuntimeBackend(Backend):
             precision_obtained="fp32",
             versions=self.versions(),
             checks={"max_abs_err_vs_graph": error, "checked_at": list(graph.min_shape)},
-            not_checked=("its output at other sizes", "CPUs with other features: there it is refused"),
+            not_checked=(
+                "its output at other sizes",
+                "CPUs with other features: there it is refused",
+            ),
             build=build,
         )
 
@@ -124,11 +153,17 @@ class OnnxParts:
         for name, sha256 in graphs.items():
             graph = plan.parent / name
             if not graph.is_file():
-                raise ArtifactError(f"{plan} names {name}, which is not beside it", hint="export the model again")
+                raise ArtifactError(
+                    f"{plan} names {name}, which is not beside it", hint="export the model again"
+                )
             if sha256_of(graph) != sha256:
-                raise ArtifactError(f"{graph} was changed after its plan was written", hint="export the model again")
+                raise ArtifactError(
+                    f"{graph} was changed after its plan was written", hint="export the model again"
+                )
         self.version, self.threads = _onnxruntime().__version__, cores()
-        self.parts = [_part(raw_session(str(plan.parent / name), alone=False), name) for name in graphs]
+        self.parts = [
+            _part(raw_session(str(plan.parent / name), alone=False), name) for name in graphs
+        ]
 
 
 def _part(session: Any, name: str) -> Callable[..., List[np.ndarray]]:
@@ -136,12 +171,21 @@ def _part(session: Any, name: str) -> Callable[..., List[np.ndarray]]:
         try:
             return session.run(None, given)
         except Exception as e:  # onnxruntime raises its own kinds, which share no base class
-            raise CannotRunHereError(f"onnxruntime could not run {name}: {str(e).splitlines()[0][:300]}") from e
+            raise CannotRunHereError(
+                f"onnxruntime could not run {name}: {str(e).splitlines()[0][:300]}"
+            ) from e
 
     return run
 
 
-def raw_session(model: Union[str, bytes], *, optimise: bool = True, save_to: Any = None, layout: str = "", alone: bool = True) -> Any:
+def raw_session(
+    model: Union[str, bytes],
+    *,
+    optimise: bool = True,
+    save_to: Any = None,
+    layout: str = "",
+    alone: bool = True,
+) -> Any:
     """Return an onnxruntime InferenceSession on the CPU, quiet; `optimise` False runs the graph exactly as written.
 
     alone: False for one of several sessions that are run by turns.
@@ -172,14 +216,21 @@ def raw_session(model: Union[str, bytes], *, optimise: bool = True, save_to: Any
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as e:  # onnxruntime raises its own kinds, which share no base class
         if save_to is not None and "erialization failed" in str(e):
-            raise BuildError(f"onnxruntime could not write the optimised model: {str(e).splitlines()[0]}", hint="is the disk full?") from e
+            raise BuildError(
+                f"onnxruntime could not write the optimised model: {str(e).splitlines()[0]}",
+                hint="is the disk full?",
+            ) from e
         what = model if isinstance(model, str) else "the graph"
-        raise ArtifactError(f"{what} is not an ONNX model that onnxruntime can load: {str(e).splitlines()[0]}") from e
+        raise ArtifactError(
+            f"{what} is not an ONNX model that onnxruntime can load: {str(e).splitlines()[0]}"
+        ) from e
 
 
 def _onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as e:
-        raise MissingPackageError("onnxruntime", needed_for="running ONNX graphs", extra="export", cause=e) from e
+        raise MissingPackageError(
+            "onnxruntime", needed_for="running ONNX graphs", extra="export", cause=e
+        ) from e
     return onnxruntime

@@ -39,7 +39,9 @@ class Finding:
         return f"node '{self.node}' ({self.operator})" if self.operator else "the graph"
 
 
-def preflight(onnx_path: Path, target: TargetProfile, *, precision: str = "fp16", dla: bool = False) -> List[Finding]:
+def preflight(
+    onnx_path: Path, target: TargetProfile, *, precision: str = "fp16", dla: bool = False
+) -> List[Finding]:
     """Return what the parser of `target` would refuse, misread or change, in the graph's order; what holds for the whole first.
 
     precision: the engine's. Raises ArtifactError when the file is no ONNX graph or its weights' file is missing, and
@@ -49,10 +51,17 @@ def preflight(onnx_path: Path, target: TargetProfile, *, precision: str = "fp16"
     to = _Parser(target, precision, dla)
     found: List[Tuple[int, Finding]] = []
     for rule in RULES:
-        if target.runtime not in rule.runtimes or (rule.before and not to.before(rule.before)) or (rule.dla and not dla):
+        if (
+            target.runtime not in rule.runtimes
+            or (rule.before and not to.before(rule.before))
+            or (rule.dla and not dla)
+        ):
             continue
         if rule.whole:
-            found += [(-1, Finding(severity, "", "", what, hint)) for severity, what, hint in rule.check(graph, to)]
+            found += [
+                (-1, Finding(severity, "", "", what, hint))
+                for severity, what, hint in rule.check(graph, to)
+            ]
             continue
         for position, node in enumerate(graph.nodes):
             if node.standard or rule.check is _known:
@@ -65,8 +74,13 @@ def refuse(findings: Sequence[Finding], onnx_name: str, target: TargetProfile) -
     """Raise BuildError naming the errors among `findings`, three in full; do nothing when there are none."""
     errors = [f for f in findings if f.severity == "error"]
     if errors:
-        named = [f"{f.where}: {f.what}" for f in errors[:3]] + [f"and {len(errors) - 3} more"] * (len(errors) > 3)
-        raise BuildError(f"{onnx_name} cannot be built for '{target.name}': " + "; ".join(named), hint=errors[0].hint)
+        named = [f"{f.where}: {f.what}" for f in errors[:3]] + [f"and {len(errors) - 3} more"] * (
+            len(errors) > 3
+        )
+        raise BuildError(
+            f"{onnx_name} cannot be built for '{target.name}': " + "; ".join(named),
+            hint=errors[0].hint,
+        )
 
 
 def summary(findings: Sequence[Finding], target: TargetProfile) -> Dict[str, object]:
@@ -76,7 +90,10 @@ def summary(findings: Sequence[Finding], target: TargetProfile) -> Dict[str, obj
 
 def lowest_version(target: TargetProfile) -> Version:
     """Return the lowest runtime version of the profile, padded to three numbers; zeros when it names none."""
-    bounds = [tuple(int(n) for n in b.split(".")) for b in re.findall(r">=\s*(\d+(?:\.\d+)*)", target.runtime_versions)]
+    bounds = [
+        tuple(int(n) for n in b.split("."))
+        for b in re.findall(r">=\s*(\d+(?:\.\d+)*)", target.runtime_versions)
+    ]
     return (max(bounds, default=()) + (0, 0, 0))[:3]
 
 
@@ -87,7 +104,9 @@ class _Parser:
         self.target, self.precision, self.dla = target, precision, dla
         self.rtx = target.runtime == "tensorrt-rtx"
         self.strong = target.fp16_graph == "fp16"
-        self.lowest = (11, 0, 0) if self.rtx else lowest_version(target)  # [rtx]: it reads what 10.15 and later do
+        self.lowest = (
+            (11, 0, 0) if self.rtx else lowest_version(target)
+        )  # [rtx]: it reads what 10.15 and later do
 
     def before(self, version: Version) -> bool:
         """Tell whether any version of the profile is older."""
@@ -105,7 +124,10 @@ _ADDED = {
     for version, ops in {
         (8, 2): "Einsum GatherND If IsNaN Round Scatter ScatterElements ScatterND Sign",
         (8, 4): "Shrink Xor",
-        (8, 5): "GridSample HardSwish MeanVarianceNormalization Mod NonZero OneHot RandomNormal RandomNormalLike RoiAlign Trilu",
+        (
+            8,
+            5,
+        ): "GridSample HardSwish MeanVarianceNormalization Mod NonZero OneHot RandomNormal RandomNormalLike RoiAlign Trilu",
         (8, 6): "GroupNormalization IsInf LayerNormalization",
         (9, 2): "Hardmax",
         (10, 0): "CastLike Gelu Mish",
@@ -127,7 +149,13 @@ _NEVER = set(
 _NOT_ON_RTX = {"DeformConv", "NonMaxSuppression", "NonZero", "RoiAlign"}  # plugins [rtx]
 
 # Operator, attribute, the values that are read, and the first version that reads all of them. [log; ops 10.15; code; rtx]
-_COORDINATES = ("half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners")
+_COORDINATES = (
+    "half_pixel",
+    "pytorch_half_pixel",
+    "tf_half_pixel_for_nn",
+    "asymmetric",
+    "align_corners",
+)
 _VALUES: Tuple[Tuple[str, str, Tuple[Any, ...], Optional[Version]], ...] = (
     ("Resize", "antialias", (0,), None),
     ("Resize", "keep_aspect_ratio_policy", ("stretch",), None),
@@ -170,8 +198,20 @@ _ON_DLA = set(  # [dla]; what falls out of a static graph when it is built is am
     " MaxPool Min Mul PRelu Relu Reshape Resize Shape Sigmoid Slice Softmax Split Sub Sum Tanh Transpose".split()
 )
 _DLA_RANGES: Dict[str, Dict[str, Tuple[int, int]]] = {  # [dla]
-    "Conv": {"kernel_shape": (1, 32), "pads": (0, 31), "strides": (1, 8), "dilations": (1, 32), "group": (1, 8192)},
-    "ConvTranspose": {"kernel_shape": (1, 32), "pads": (0, 0), "dilations": (1, 1), "group": (1, 1), "output_padding": (0, 0)},
+    "Conv": {
+        "kernel_shape": (1, 32),
+        "pads": (0, 31),
+        "strides": (1, 8),
+        "dilations": (1, 32),
+        "group": (1, 8192),
+    },
+    "ConvTranspose": {
+        "kernel_shape": (1, 32),
+        "pads": (0, 0),
+        "dilations": (1, 1),
+        "group": (1, 1),
+        "output_padding": (0, 0),
+    },
     "MaxPool": {"kernel_shape": (1, 8), "strides": (1, 16), "dilations": (1, 1)},
     "AveragePool": {"kernel_shape": (1, 8), "strides": (1, 16), "dilations": (1, 1)},
     "Concat": {"axis": (1, 1)},
@@ -191,10 +231,21 @@ def _opset(graph: Graph, to: _Parser) -> Iterator[Problem]:
 def _image(graph: Graph, to: _Parser) -> Iterator[Problem]:
     shapes = [graph.shapes.get(name) for name in graph.inputs]
     if len(shapes) != 1 or shapes[0] is None or len(shapes[0]) != 4 or shapes[0][1] != 3:
-        found = ", ".join(f"{name} {_dims(shape)}" for name, shape in zip(graph.inputs, shapes)) or "none"
-        yield "error", f"expected one input (1, 3, H, W), found {found}", "export a super-resolution network with srdeploy export"
+        found = (
+            ", ".join(f"{name} {_dims(shape)}" for name, shape in zip(graph.inputs, shapes))
+            or "none"
+        )
+        yield (
+            "error",
+            f"expected one input (1, 3, H, W), found {found}",
+            "export a super-resolution network with srdeploy export",
+        )
     elif shapes[0][0] is None:
-        yield "warning", "its batch is dynamic; the engine is built for a batch of 1", "export it with a batch of 1"
+        yield (
+            "warning",
+            "its batch is dynamic; the engine is built for a batch of 1",
+            "export it with a batch of 1",
+        )
 
 
 def _precision(graph: Graph, to: _Parser) -> Iterator[Problem]:
@@ -203,17 +254,37 @@ def _precision(graph: Graph, to: _Parser) -> Iterator[Problem]:
     if wanted == "fp32":
         halves = sum(kind == "FLOAT16" for kind in graph.types.values())
         if halves and to.strong:
-            yield "error", f"{halves} of its tensors are FP16, and typing is strong: the engine would not be FP32", again
+            yield (
+                "error",
+                f"{halves} of its tensors are FP16, and typing is strong: the engine would not be FP32",
+                again,
+            )
         elif halves:
-            yield "error", f"{halves} of its tensors are FP16; typing is weak, and such a graph computes in FP32 without the flag", again
+            yield (
+                "error",
+                f"{halves} of its tensors are FP16; typing is weak, and such a graph computes in FP32 without the flag",
+                again,
+            )
         return
     aside = ("Cast", "Constant", "ConstantOfShape")
-    sizeable = [n for n in graph.nodes if n.op not in aside and n.outputs and len(graph.shapes.get(n.outputs[0], [0, 0])) > 1]
+    sizeable = [
+        n
+        for n in graph.nodes
+        if n.op not in aside and n.outputs and len(graph.shapes.get(n.outputs[0], [0, 0])) > 1
+    ]
     full = [n for n in sizeable if graph.types.get(n.outputs[0]) == "FLOAT"]
     if full and not any(graph.types.get(n.outputs[0]) == "FLOAT16" for n in sizeable):
-        yield "error", "its tensors are FP32, and typing is strong: the engine would be FP32, without an error", again
+        yield (
+            "error",
+            "its tensors are FP32, and typing is strong: the engine would be FP32, without an error",
+            again,
+        )
     elif full:
-        yield "warning", f"{len(full)} of {len(sizeable)} nodes compute in FP32, the first is '{full[0].name}'; typing is strong", again
+        yield (
+            "warning",
+            f"{len(full)} of {len(sizeable)} nodes compute in FP32, the first is '{full[0].name}'; typing is strong",
+            again,
+        )
 
 
 def _io_types(graph: Graph, to: _Parser) -> Iterator[Problem]:
@@ -231,7 +302,11 @@ def _dla(graph: Graph, to: _Parser) -> Iterator[Problem]:
     for name in graph.inputs:
         shape = graph.shapes.get(name)
         if shape is None or None in shape:
-            yield "error", f"the DLA takes static shapes only, and '{name}' is {_dims(shape)}", "export it with --shape HxW"
+            yield (
+                "error",
+                f"the DLA takes static shapes only, and '{name}' is {_dims(shape)}",
+                "export it with --shape HxW",
+            )
 
 
 # Rules on a node ----------------------------------------------------------------------------------------------------
@@ -242,19 +317,33 @@ def _known(node: Node, to: _Parser) -> Iterator[Problem]:
 
     runs_anything = to.target.runtime == "onnxruntime"
     if not node.standard:
-        local = (node.domain, node.op) in node.graph.functions and (runs_anything or not to.before((9, 0)))  # [log]
+        local = (node.domain, node.op) in node.graph.functions and (
+            runs_anything or not to.before((9, 0))
+        )  # [log]
         if not local and not (runs_anything and node.domain in ("com.microsoft", "ai.onnx.ml")):
-            yield "error", f"it is an operator of the domain '{node.domain}'", "write it with standard ONNX operators"
+            yield (
+                "error",
+                f"it is an operator of the domain '{node.domain}'",
+                "write it with standard ONNX operators",
+            )
         return
     try:
         schema = defs.get_schema(node.op, node.graph.opset, "")
     except defs.SchemaError:
-        yield "error", f"opset {node.graph.opset} has no such operator", "write it with standard ONNX operators"
+        yield (
+            "error",
+            f"opset {node.graph.opset} has no such operator",
+            "write it with standard ONNX operators",
+        )
         return
     unknown = [a for a in node.attributes if a not in schema.attributes]
     if len(node.inputs) > schema.max_input or unknown:
         form = f"the attribute '{unknown[0]}'" if unknown else f"{len(node.inputs)} inputs"
-        yield "error", f"opset {node.graph.opset} has no form of it with {form}", "export it again: it is newer than its number says"
+        yield (
+            "error",
+            f"opset {node.graph.opset} has no form of it with {form}",
+            "export it again: it is newer than its number says",
+        )
 
 
 def _missing(node: Node, to: _Parser) -> Iterator[Problem]:
@@ -270,13 +359,22 @@ def _values(node: Node, to: _Parser) -> Iterator[Problem]:
         wrong = [v for v in node.ints(attribute) if v not in read] if op == node.op else []
         if wrong and (first is None or to.before(first)):
             since = f" before TensorRT {_dotted(first)}" if first else ""
-            yield "error", f"{attribute}={wrong[0]} is not read{since}", f"use {' or '.join(map(str, read))}"
+            yield (
+                "error",
+                f"{attribute}={wrong[0]} is not read{since}",
+                f"use {' or '.join(map(str, read))}",
+            )
             return
 
 
 def _constants(node: Node, to: _Parser) -> Iterator[Problem]:
     for op, index, what, first in _CONSTANT:
-        if op == node.op and node.given(index) and node.constant(index) is None and (first is None or to.before(first)):
+        if (
+            op == node.op
+            and node.given(index)
+            and node.constant(index) is None
+            and (first is None or to.before(first))
+        ):
             since = f" before TensorRT {_dotted(first)}" if first else ""
             yield "error", f"its {what} is computed, which is not read{since}", _FIXED
     # ReduceSum's axes have been an input since opset 13, those of the others since 18. [ops 10.15]
@@ -286,8 +384,16 @@ def _constants(node: Node, to: _Parser) -> Iterator[Problem]:
 
 def _reductions(node: Node, to: _Parser) -> Iterator[Problem]:
     """[code 8.5] The axes are looked for among the attributes, and none mean all."""
-    if node.op.startswith("Reduce") and node.op != "ReduceSum" and (node.given(1) or node.attributes.get("noop_with_empty_axes")):
-        yield "error", "its axes are an input, which is lost without an error: it reduces over all axes", "write it in opset 17 or lower"
+    if (
+        node.op.startswith("Reduce")
+        and node.op != "ReduceSum"
+        and (node.given(1) or node.attributes.get("noop_with_empty_axes"))
+    ):
+        yield (
+            "error",
+            "its axes are an input, which is lost without an error: it reduces over all axes",
+            "write it in opset 17 or lower",
+        )
 
 
 def _split(node: Node, to: _Parser) -> Iterator[Problem]:
@@ -296,32 +402,58 @@ def _split(node: Node, to: _Parser) -> Iterator[Problem]:
         shape, axis = node.shape(node.inputs[0]), node.attributes.get("axis", 0)
         size = shape[axis] if shape and -len(shape) <= axis < len(shape) else None
         if size is None or size % len(node.outputs):
-            yield "error", f"{size or 'an unknown size'} is split into {len(node.outputs)} parts of one size", "give the sizes as an input"
+            yield (
+                "error",
+                f"{size or 'an unknown size'} is split into {len(node.outputs)} parts of one size",
+                "give the sizes as an input",
+            )
 
 
 def _pad(node: Node, to: _Parser) -> Iterator[Problem]:
     if node.op == "Pad" and node.given(3):
-        yield "error", "its axes are an input, which is not read before TensorRT 10", "pad all axes, with zeros where nothing is added"
+        yield (
+            "error",
+            "its axes are an input, which is not read before TensorRT 10",
+            "pad all axes, with zeros where nothing is added",
+        )
 
 
 def _pad_80(node: Node, to: _Parser) -> Iterator[Problem]:
     """[ops 8.0; log 8.2] Zeros on the last two of four axes."""
     pads, value = (node.constant(1), node.constant(2)) if node.op == "Pad" else (None, None)
-    if pads is not None and (pads.size != 8 or pads[[0, 1, 4, 5]].any() or (value is not None and value.any())):
-        yield "error", "only zeros, and only height and width, are padded before TensorRT 8.2", _REPLACE
+    if pads is not None and (
+        pads.size != 8 or pads[[0, 1, 4, 5]].any() or (value is not None and value.any())
+    ):
+        yield (
+            "error",
+            "only zeros, and only height and width, are padded before TensorRT 8.2",
+            _REPLACE,
+        )
 
 
 def _resize(node: Node, to: _Parser) -> Iterator[Problem]:
     """[code 8.5] The scales' bytes are taken for FP32, and there is no `axes`."""
-    if node.op == "Resize" and node.given(2) and node.graph.types.get(node.given(2), "FLOAT") != "FLOAT":
-        yield "error", f"its scales are {node.graph.types[node.given(2)]}, and are read as FP32", "keep the scales FP32"
+    if (
+        node.op == "Resize"
+        and node.given(2)
+        and node.graph.types.get(node.given(2), "FLOAT") != "FLOAT"
+    ):
+        yield (
+            "error",
+            f"its scales are {node.graph.types[node.given(2)]}, and are read as FP32",
+            "keep the scales FP32",
+        )
     if node.op == "Resize" and "axes" in node.attributes:
         yield "error", "its axes are ignored", "give the scales of all axes"
 
 
 def _outputs(node: Node, to: _Parser) -> Iterator[Problem]:
     if node.op in ("MaxPool", "LayerNormalization") and any(node.outputs[1:]):
-        yield "error", f"only its first output is computed, not '{next(filter(None, node.outputs[1:]))}'", _REPLACE
+        yield (
+            "error",
+            f"only its first output is computed, not '{next(filter(None, node.outputs[1:]))}'",
+            _REPLACE,
+        )
 
 
 def _topk(node: Node, to: _Parser) -> Iterator[Problem]:
@@ -333,13 +465,23 @@ def _topk(node: Node, to: _Parser) -> Iterator[Problem]:
 def _integers(node: Node, to: _Parser) -> Iterator[Problem]:
     """[ops 8.5] INT64 becomes INT32, clamped; 8.0 refuses what does not fit. Slice's `to the end` survives."""
     for index, name in enumerate(node.inputs):
-        value = node.constant(index) if node.op != "Slice" and node.graph.types.get(name) == "INT64" else None
+        value = (
+            node.constant(index)
+            if node.op != "Slice" and node.graph.types.get(name) == "INT64"
+            else None
+        )
         if value is not None and value.size and not -(2**31) <= value.min() <= value.max() < 2**31:
-            yield "error", f"'{name}' holds {max(value.min(), value.max(), key=abs)}, beyond INT32, and is clamped", "use smaller numbers"
+            yield (
+                "error",
+                f"'{name}' holds {max(value.min(), value.max(), key=abs)}, beyond INT32, and is clamped",
+                "use smaller numbers",
+            )
 
 
 def _types(node: Node, to: _Parser) -> Iterator[Problem]:
-    outputs = [] if node.op == "Constant" else [o for o in node.outputs if o not in node.graph.outputs]
+    outputs = (
+        [] if node.op == "Constant" else [o for o in node.outputs if o not in node.graph.outputs]
+    )
     for name in [*(i for i in node.inputs if node.graph.constant(i) is not None), *outputs]:
         problem = list(_type_problem(f"'{name}'", node.graph.types.get(name, "FLOAT"), to))
         if problem:
@@ -351,7 +493,11 @@ def _type_problem(name: str, kind: str, to: _Parser) -> Iterator[Problem]:
     if kind not in _TYPES:
         yield "error", f"{name} is {kind}, a type that is not read", "cast it to a float type"
     elif to.before(_TYPES[kind]):
-        yield "error", f"{name} is {kind}, a type that is not read before TensorRT {_dotted(_TYPES[kind])}", "cast it to a float type"
+        yield (
+            "error",
+            f"{name} is {kind}, a type that is not read before TensorRT {_dotted(_TYPES[kind])}",
+            "cast it to a float type",
+        )
     elif kind == "DOUBLE":
         yield "warning", f"{name} is DOUBLE, and becomes FP32", "export it in FP32"
 
@@ -362,24 +508,42 @@ def _mixed(node: Node, to: _Parser) -> Iterator[Problem]:
 
     if not to.strong or node.op == "Clip":
         return
-    formal = defs.get_schema(node.op, node.graph.opset, "").inputs if defs.has(node.op, node.graph.opset, "") else ()
+    formal = (
+        defs.get_schema(node.op, node.graph.opset, "").inputs
+        if defs.has(node.op, node.graph.opset, "")
+        else ()
+    )
     kinds: Dict[str, List[str]] = {}
     for index, name in enumerate(node.inputs if formal else ()):
         if name in node.graph.types:
-            kinds.setdefault(formal[min(index, len(formal) - 1)].type_str, []).append(node.graph.types[name])
+            kinds.setdefault(formal[min(index, len(formal) - 1)].type_str, []).append(
+                node.graph.types[name]
+            )
     for found in kinds.values():
         if len(set(found)) > 1:
-            yield "error", f"its inputs are {' and '.join(sorted(set(found)))}; typing is strong and takes one type", "cast one of them"
+            yield (
+                "error",
+                f"its inputs are {' and '.join(sorted(set(found)))}; typing is strong and takes one type",
+                "cast one of them",
+            )
 
 
 def _control(node: Node, to: _Parser) -> Iterator[Problem]:
     if node.op in ("If", "Loop", "Scan"):
-        yield "warning", "what runs depends on data, so that CUDA graphs cannot be used", "export a graph without branches and loops"
+        yield (
+            "warning",
+            "what runs depends on data, so that CUDA graphs cannot be used",
+            "export a graph without branches and loops",
+        )
 
 
 def _strided_and_dilated(node: Node, to: _Parser) -> Iterator[Problem]:
     """[rtx] The release notes exclude both; of the two, the convolution was built."""
-    if node.op in ("Conv", "ConvTranspose") and max(node.ints("strides") + [1]) > 1 and max(node.ints("dilations") + [1]) > 1:
+    if (
+        node.op in ("Conv", "ConvTranspose")
+        and max(node.ints("strides") + [1]) > 1
+        and max(node.ints("dilations") + [1]) > 1
+    ):
         severity = "error" if node.op == "ConvTranspose" else "warning"
         yield severity, "stride and dilation together are not supported", "use one of them"
 
@@ -396,10 +560,16 @@ def _turing(node: Node, to: _Parser) -> Iterator[Problem]:
 
 
 def _off_dla(node: Node, to: _Parser) -> Iterator[Problem]:
-    if to.target.dla_cores and (not node.inputs or any(node.constant(i) is None for i in range(len(node.inputs)))):
+    if to.target.dla_cores and (
+        not node.inputs or any(node.constant(i) is None for i in range(len(node.inputs)))
+    ):
         reason = _why_off_dla(node, to)
         if reason:
-            yield "warning", f"it falls back from the DLA to the GPU: {reason}", "allow the fallback, or leave --dla out"
+            yield (
+                "warning",
+                f"it falls back from the DLA to the GPU: {reason}",
+                "allow the fallback, or leave --dla out",
+            )
 
 
 def _why_off_dla(node: Node, to: _Parser) -> str:
@@ -411,7 +581,9 @@ def _why_off_dla(node: Node, to: _Parser) -> str:
             value += len(shape) if attribute == "axis" and value < 0 else 0
             if not low <= value <= high:
                 return f"{attribute} is {value}, not {low}" + (f" to {high}" if high > low else "")
-    if node.op == "Conv" and any(p >= k for p, k in zip(node.ints("pads"), node.ints("kernel_shape") * 2)):
+    if node.op == "Conv" and any(
+        p >= k for p, k in zip(node.ints("pads"), node.ints("kernel_shape") * 2)
+    ):
         return "its padding is not smaller than its kernel"
     if node.op in _DLA_CONSTANT and node.constant(_DLA_CONSTANT[node.op]) is None:
         return f"'{node.given(_DLA_CONSTANT[node.op])}' is computed, not constant"
@@ -423,9 +595,20 @@ def _why_off_dla(node: Node, to: _Parser) -> str:
         before = node.shape(node.inputs[0]) or []
         scales = [b / a if a and b else 0.0 for a, b in zip(before, shape)]
         most = {"nearest": 32, "linear": 4}.get(node.attributes.get("mode", "nearest"), 0)
-        if len(scales) != 4 or scales[:2] != [1, 1] or any(s != int(s) or not 1 <= s <= most for s in scales[2:]):
-            return f"it takes whole scales of height and width, to {most} in this mode" if most else "it has nearest and linear only"
-    if node.op in ("Slice", "Split", "Reshape", "Transpose") and {len(node.shape(node.inputs[0]) or []), len(shape)} != {4}:
+        if (
+            len(scales) != 4
+            or scales[:2] != [1, 1]
+            or any(s != int(s) or not 1 <= s <= most for s in scales[2:])
+        ):
+            return (
+                f"it takes whole scales of height and width, to {most} in this mode"
+                if most
+                else "it has nearest and linear only"
+            )
+    if node.op in ("Slice", "Split", "Reshape", "Transpose") and {
+        len(node.shape(node.inputs[0]) or []),
+        len(shape),
+    } != {4}:
         return "its tensors have not four axes"
     if shape and ((shape[0] or 0) > 4096 or any((n or 0) > 8192 for n in shape[1:])):
         return f"{_dims(shape)} is larger than a batch of 4096 or a side of 8192"
@@ -433,7 +616,11 @@ def _why_off_dla(node: Node, to: _Parser) -> str:
 
 
 def _dims(shape: Optional[Sequence[Optional[int]]]) -> str:
-    return "of unknown rank" if shape is None else "(" + ", ".join("?" if n is None else str(n) for n in shape) + ")"
+    return (
+        "of unknown rank"
+        if shape is None
+        else "(" + ", ".join("?" if n is None else str(n) for n in shape) + ")"
+    )
 
 
 def _dotted(version: Version) -> str:

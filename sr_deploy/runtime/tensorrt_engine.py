@@ -14,7 +14,10 @@ from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.session import Session, Timed
 from sr_deploy.runtime.cuda import Cuda
 
-_DTYPES = {"FLOAT": np.float32, "HALF": np.float16}  # trt.nptype fails on 8.5.2 with numpy 1.24 and newer
+_DTYPES = {
+    "FLOAT": np.float32,
+    "HALF": np.float16,
+}  # trt.nptype fails on 8.5.2 with numpy 1.24 and newer
 _LOGS: Dict[str, Any] = {}  # one for the process and library: the library ignores a second one
 _RTX_GENERATIONS = (75, 80, 86, 89, 120, 121)
 
@@ -25,9 +28,19 @@ class TensorRTSession(Session):
     A size's buffers, and its CUDA graph where one can be recorded, are kept until another size comes.
     """
 
-    def __init__(self, trt: Any, artifact: Path, manifest: Manifest, gpu: Cuda, *, backend: str, title: str) -> None:
-        self.backend, self.backend_version, self.precision = backend, trt.__version__, manifest.precision_obtained
-        self.scale, self.min_hw, self.max_hw = manifest.scale, manifest.min_shape, manifest.max_shape
+    def __init__(
+        self, trt: Any, artifact: Path, manifest: Manifest, gpu: Cuda, *, backend: str, title: str
+    ) -> None:
+        self.backend, self.backend_version, self.precision = (
+            backend,
+            trt.__version__,
+            manifest.precision_obtained,
+        )
+        self.scale, self.min_hw, self.max_hw = (
+            manifest.scale,
+            manifest.min_shape,
+            manifest.max_shape,
+        )
         self.halo_px, self.align_px = manifest.halo_px, manifest.align_px
         self.device = gpu.gpu_name()
         self._trt, self._gpu, self._log, self._title = trt, gpu, library_log(trt), title
@@ -38,10 +51,15 @@ class TensorRTSession(Session):
         self._input, self._output = manifest.input_name, manifest.output_name
         names = {self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)}
         if names != {self._input, self._output}:
-            raise ArtifactError(f"{artifact.name} has the tensors {', '.join(sorted(names))}; expected {self._input} and {self._output}")
+            raise ArtifactError(
+                f"{artifact.name} has the tensors {', '.join(sorted(names))}; expected {self._input} and {self._output}"
+            )
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise CannotRunHereError(f"{title} could not prepare {artifact.name}" + because(self._log), hint="is the GPU's memory full?")
+            raise CannotRunHereError(
+                f"{title} could not prepare {artifact.name}" + because(self._log),
+                hint="is the GPU's memory full?",
+            )
         self._buffers: Optional[_Buffers] = None
 
     def _run(self, x_nchw: np.ndarray) -> np.ndarray:
@@ -60,7 +78,12 @@ class TensorRTSession(Session):
         events.append(gpu.event())
         gpu.synchronize()
         copy_in, network, copy_out = (gpu.elapsed_ms(a, b) for a, b in zip(events, events[1:]))
-        return Timed(buffers.host_out.astype(np.float32), network, copies_ms=copy_in + copy_out, timer="device events")
+        return Timed(
+            buffers.host_out.astype(np.float32),
+            network,
+            copies_ms=copy_in + copy_out,
+            timer="device events",
+        )
 
     def _buffers_for(self, shape: Tuple[int, ...]) -> _Buffers:
         if self._buffers is not None and self._buffers.host_in.shape == shape:
@@ -68,15 +91,25 @@ class TensorRTSession(Session):
         self.close()
         context, gpu = self._context, self._gpu
         if not context.set_input_shape(self._input, shape):
-            raise CannotRunHereError(f"{self._title} refused an input of {shape}" + because(self._log))
+            raise CannotRunHereError(
+                f"{self._title} refused an input of {shape}" + because(self._log)
+            )
         out_shape = tuple(context.get_tensor_shape(self._output))
-        self._buffers = buffers = _Buffers(gpu, shape, self._dtype(self._input), out_shape, self._dtype(self._output))
+        self._buffers = buffers = _Buffers(
+            gpu, shape, self._dtype(self._input), out_shape, self._dtype(self._output)
+        )
         for name, address in ((self._input, buffers.device_in), (self._output, buffers.device_out)):
             if not context.set_tensor_address(name, address):
-                raise CannotRunHereError(f"{self._title} refused the memory of {name}" + because(self._log))
+                raise CannotRunHereError(
+                    f"{self._title} refused the memory of {name}" + because(self._log)
+                )
         self._enqueue()  # once outside a recording: lazily loaded kernels cannot be recorded
         gpu.synchronize()
-        recorded = gpu.capture(lambda: bool(context.execute_async_v3(gpu.stream))) if self._captures else None
+        recorded = (
+            gpu.capture(lambda: bool(context.execute_async_v3(gpu.stream)))
+            if self._captures
+            else None
+        )
         buffers.launch = recorded or self._enqueue
         return buffers
 
@@ -98,8 +131,18 @@ class TensorRTSession(Session):
 
 
 class _Buffers:
-    def __init__(self, gpu: Cuda, shape: Tuple[int, ...], dtype: Any, out_shape: Tuple[int, ...], out_dtype: Any) -> None:
-        self.host_in, self.host_out = gpu.host_array(shape, dtype), gpu.host_array(out_shape, out_dtype)
+    def __init__(
+        self,
+        gpu: Cuda,
+        shape: Tuple[int, ...],
+        dtype: Any,
+        out_shape: Tuple[int, ...],
+        out_dtype: Any,
+    ) -> None:
+        self.host_in, self.host_out = (
+            gpu.host_array(shape, dtype),
+            gpu.host_array(out_shape, out_dtype),
+        )
         self.device_in = gpu.allocate(self.host_in.nbytes)
         self.device_out = gpu.allocate(self.host_out.nbytes)
         self.launch: Any = None
@@ -135,7 +178,9 @@ def read_header(path: Path) -> Header:
     return Header(version, tuple(sm for i, sm in enumerate(_RTX_GENERATIONS) if bits >> i & 1))
 
 
-def opened_engine(trt: Any, path: Path, log: Any, title: str, *, dla_core: Optional[int] = None) -> Any:
+def opened_engine(
+    trt: Any, path: Path, log: Any, title: str, *, dla_core: Optional[int] = None
+) -> Any:
     """Deserialise an engine, which executes what is in it: the caller has verified it. Raises CannotRunHereError."""
     log.messages.clear()
     runtime = trt.Runtime(log)
@@ -145,7 +190,10 @@ def opened_engine(trt: Any, path: Path, log: Any, title: str, *, dla_core: Optio
         runtime.DLA_core = dla_core
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
-        raise CannotRunHereError(f"{title} {trt.__version__} cannot open {path.name}" + because(log), hint="build it again on this machine")
+        raise CannotRunHereError(
+            f"{title} {trt.__version__} cannot open {path.name}" + because(log),
+            hint="build it again on this machine",
+        )
     return engine
 
 
@@ -169,7 +217,9 @@ def library_log(trt: Any) -> Any:
                     self.messages.append((severity.name, msg))
 
             def warnings(self) -> List[str]:
-                return list(dict.fromkeys(text for severity, text in self.messages if severity == "WARNING"))
+                return list(
+                    dict.fromkeys(text for severity, text in self.messages if severity == "WARNING")
+                )
 
         _LOGS[trt.__name__] = Log()
     return _LOGS[trt.__name__]

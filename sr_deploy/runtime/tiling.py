@@ -74,7 +74,9 @@ def smallest_tile(session: Session, axis: int) -> int:
     return _up(max(least, session.min_hw[axis]), session.align_px)
 
 
-def plan_tiles(hw: HW, session: Session, *, tile: Optional[int] = None, max_px: Optional[int] = None) -> Plan:
+def plan_tiles(
+    hw: HW, session: Session, *, tile: Optional[int] = None, max_px: Optional[int] = None
+) -> Plan:
     """Return the plan with the least work that feeds at most `tile` LR pixels a side and `max_px` in all at once.
 
     An image that fits is run whole. Raises InputError when `tile` or `max_px` leaves no room for what an output depends on.
@@ -87,14 +89,21 @@ def plan_tiles(hw: HW, session: Session, *, tile: Optional[int] = None, max_px: 
             continue
         rows, rows_exact = _spans(hw[0], session, 0, height)
         columns, columns_exact = _spans(hw[1], session, 1, width)
-        plan = Plan(hw, rows, columns, rows_exact and columns_exact and _known(session, rows, columns))
+        plan = Plan(
+            hw, rows, columns, rows_exact and columns_exact and _known(session, rows, columns)
+        )
         if max_px is not None and math.prod(plan.tile_hw) > max_px:
             continue
-        if best is None or (plan.fed_px, len(plan.rows) * len(plan.columns)) < (best.fed_px, len(best.rows) * len(best.columns)):
+        if best is None or (plan.fed_px, len(plan.rows) * len(plan.columns)) < (
+            best.fed_px,
+            len(best.rows) * len(best.columns),
+        ):
             best = plan
     if best is None:
         smallest = smallest_px(hw, session)
-        raise InputError(f"no tile of at most {max_px} LR pixels holds what an output depends on: the smallest has {smallest}")
+        raise InputError(
+            f"no tile of at most {max_px} LR pixels holds what an output depends on: the smallest has {smallest}"
+        )
     return best
 
 
@@ -109,15 +118,25 @@ def _limit(session: Session, axis: int, n: int, tile: Optional[int]) -> int:
     """The largest side of a tile."""
     if session.fixed_hw is not None:
         if tile is not None and tile not in session.fixed_hw:
-            raise InputError(f"this graph takes {hw_text(session.fixed_hw)} only, not tiles of {tile}", hint="leave the tile size out")
+            raise InputError(
+                f"this graph takes {hw_text(session.fixed_hw)} only, not tiles of {tile}",
+                hint="leave the tile size out",
+            )
         return session.fixed_hw[axis]
     limit = session.max_hw[axis] if session.max_hw is not None else max(n, session.min_hw[axis])
     if tile is None:
         return limit
     smallest = smallest_tile(session, axis)
     if tile < min(smallest, max(n, session.min_hw[axis])):
-        halo = f"{session.halo_px} pixels round each output" if session.halo_px is not None else f"{OVERLAP_PX} pixels of overlap"
-        raise InputError(f"tiles of {tile} are too small for this network: the smallest is {smallest}, for {halo}", hint=f"give {smallest}")
+        halo = (
+            f"{session.halo_px} pixels round each output"
+            if session.halo_px is not None
+            else f"{OVERLAP_PX} pixels of overlap"
+        )
+        raise InputError(
+            f"tiles of {tile} are too small for this network: the smallest is {smallest}, for {halo}",
+            hint=f"give {smallest}",
+        )
     return min(limit, tile)
 
 
@@ -143,14 +162,25 @@ def _spans(n: int, session: Session, axis: int, limit: int) -> Tuple[Tuple[Span,
     if n < least:
         if halo is None or n < 2 * halo or n % align or least % align:
             return (Span(0, least, 0, n),), False
-        return _seamed([(0, least), (n - least, n)], n), True  # twice, so that each border of the image is a border of a tile
+        return _seamed(
+            [(0, least), (n - least, n)], n
+        ), True  # twice, so that each border of the image is a border of a tile
     overlap, exact = _overlap(session, limit)
     if session.fixed_hw is not None:
         side = limit
         exact = exact and side % align == (n - side) % align == 0
     else:
         side = limit - limit % align if limit >= align else limit
-        side = _balanced(n, session, _count(n, side, _step(side, overlap, align)), max(2 * overlap + align, least)) if exact else side
+        side = (
+            _balanced(
+                n,
+                session,
+                _count(n, side, _step(side, overlap, align)),
+                max(2 * overlap + align, least),
+            )
+            if exact
+            else side
+        )
     step = _step(side, overlap, align)
     starts = [i * step for i in range(_count(n, side, step))]
     if session.fixed_hw is not None or align == 1:
@@ -189,11 +219,15 @@ def _count(n: int, side: int, step: int) -> int:
 def _seamed(fed: Sequence[Tuple[int, int]], n: int) -> Tuple[Span, ...]:
     """Put the seams in the middle of what neighbours share."""
     seams = [0, *((a[1] + b[0]) // 2 for a, b in zip(fed, fed[1:])), n]
-    return tuple(Span(start, stop, low, high) for (start, stop), low, high in zip(fed, seams, seams[1:]))
+    return tuple(
+        Span(start, stop, low, high) for (start, stop), low, high in zip(fed, seams, seams[1:])
+    )
 
 
 def _known(session: Session, rows: Sequence[Span], columns: Sequence[Span]) -> bool:
-    return session.halo_px is not None or len(rows) == len(columns) == 1  # of which `_spans` has judged
+    return (
+        session.halo_px is not None or len(rows) == len(columns) == 1
+    )  # of which `_spans` has judged
 
 
 def _up(n: int, align: int) -> int:

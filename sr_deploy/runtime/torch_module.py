@@ -17,7 +17,13 @@ class TorchSession(Session):
     precision = "fp32"
 
     def __init__(
-        self, module: Any, *, scale: int, min_hw: Tuple[int, ...] = (1, 1), halo_px: Optional[int] = None, align_px: int = 1
+        self,
+        module: Any,
+        *,
+        scale: int,
+        min_hw: Tuple[int, ...] = (1, 1),
+        halo_px: Optional[int] = None,
+        align_px: int = 1,
     ) -> None:
         import torch
 
@@ -40,7 +46,11 @@ def session_of_checkpoint(checkpoint: Any, variant: Optional[str] = None) -> Tor
 
     Raises VariantError when the checkpoint does not hold the variant.
     """
-    spec, architecture, chosen = checkpoint.spec, checkpoint.architecture, checkpoint.spec.variant(variant)
+    spec, architecture, chosen = (
+        checkpoint.spec,
+        checkpoint.architecture,
+        checkpoint.spec.variant(variant),
+    )
     return TorchSession(
         checkpoint.network(str(chosen)),
         scale=spec.scale,

@@ -57,7 +57,13 @@ class BankBatches(torch.utils.data.Dataset):
 
 
 def bank_of(
-    patches: Patches, branches: nn.Module, size: int, *, cache: Path, key: object, log: Callable[[str], None] = lambda line: None
+    patches: Patches,
+    branches: nn.Module,
+    size: int,
+    *,
+    cache: Path,
+    key: object,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Bank:
     """Return the bank of the first `size` patches that `patches` draws, from `cache` as far as it is there.
 
@@ -85,7 +91,9 @@ def bank_of(
     return Bank(torch.cat(lrs)[:size], torch.cat(errors)[:size])
 
 
-def soft_labels(errors: Tensor, costs: Sequence[float], lambda_reg: float, softness: float) -> Tensor:
+def soft_labels(
+    errors: Tensor, costs: Sequence[float], lambda_reg: float, softness: float
+) -> Tensor:
     """Return (N, M), rows of sum 1: how good each branch is for each patch, its squared error and its cost weighed together.
 
     The softmax of -(error / lambda_reg + cost as a share of the largest) / softness: hard labels would say nothing of how much
@@ -110,7 +118,9 @@ def calibration(logits: Tensor, errors: Tensor, costs: Sequence[float], target_d
     return -max(best, -20.0) * share
 
 
-def calibrated(router: nn.Module, bank: Bank, costs: Sequence[float], target_db: float) -> Tuple[Tensor, float]:
+def calibrated(
+    router: nn.Module, bank: Bank, costs: Sequence[float], target_db: float
+) -> Tuple[Tensor, float]:
     """Return the calibration on the bank's held-out patches, and the share of the largest branch's cost that they then take."""
     held_out = torch.arange(len(bank.lr)) % HELD_OUT == 0
     with torch.inference_mode():

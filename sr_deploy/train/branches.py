@@ -55,12 +55,17 @@ def ordered(chosen: Sequence[Chosen], recipe: RoutedRecipe, name: str) -> List[C
     by_cost = sorted(chosen, key=lambda c: c.macs)
     for smaller, larger in zip(by_cost, by_cost[1:]):
         if smaller.macs == larger.macs:
-            raise InputError(f"the branches {smaller.checkpoint.name}:{smaller.variant} and {larger.checkpoint.name}:{larger.variant} "
-                             "cost the same", hint="choose branches of different sizes")  # fmt: skip
+            raise InputError(
+                f"the branches {smaller.checkpoint.name}:{smaller.variant} and {larger.checkpoint.name}:{larger.variant} "
+                "cost the same",
+                hint="choose branches of different sizes",
+            )
     return by_cost
 
 
-def branch_paths(chosen: Sequence[Chosen], recipe: RoutedRecipe, output: Path, name: str, *, resume: bool) -> List[Path]:
+def branch_paths(
+    chosen: Sequence[Chosen], recipe: RoutedRecipe, output: Path, name: str, *, resume: bool
+) -> List[Path]:
     """Return where each branch is found in the end. Raises InputError when another checkpoint is there, or is to be."""
     paths: Dict[Path, str] = {}
     found = []
@@ -68,11 +73,28 @@ def branch_paths(chosen: Sequence[Chosen], recipe: RoutedRecipe, output: Path, n
         held = c.checkpoint.path
         assert held is not None
         trains = "branches" in TRAINED[recipe.stage]
-        path = output / f"{name}-{number}.safetensors" if trains else held if held in shipped() else output / held.name
-        if path.is_file() and not (resume if trains else sha256_of(path) == c.checkpoint.spec.weights_sha256):
-            raise InputError(f"there is another checkpoint of that name: {path}", hint="give another --name or -o")
-        if paths.setdefault(path, c.checkpoint.spec.weights_sha256) != c.checkpoint.spec.weights_sha256:
-            raise InputError(f"two branches are called '{path.stem}', and both are to lie beside the router", hint="rename one of them")
+        path = (
+            output / f"{name}-{number}.safetensors"
+            if trains
+            else held
+            if held in shipped()
+            else output / held.name
+        )
+        if path.is_file() and not (
+            resume if trains else sha256_of(path) == c.checkpoint.spec.weights_sha256
+        ):
+            raise InputError(
+                f"there is another checkpoint of that name: {path}",
+                hint="give another --name or -o",
+            )
+        if (
+            paths.setdefault(path, c.checkpoint.spec.weights_sha256)
+            != c.checkpoint.spec.weights_sha256
+        ):
+            raise InputError(
+                f"two branches are called '{path.stem}', and both are to lie beside the router",
+                hint="rename one of them",
+            )
         found.append(path)
     return found
 
@@ -88,7 +110,14 @@ def with_weights(chosen: Chosen, weights: dict) -> Checkpoint:
 def written(checkpoint: Checkpoint, path: Path, card: Dict[str, Any]) -> Checkpoint:
     """Save a branch that was trained; copy one that was not to where it is not yet."""
     if checkpoint.path is None:
-        return load_checkpoint(save_checkpoint(path.parent, path.stem, dataclasses.replace(checkpoint.spec, **card), checkpoint.weights))
+        return load_checkpoint(
+            save_checkpoint(
+                path.parent,
+                path.stem,
+                dataclasses.replace(checkpoint.spec, **card),
+                checkpoint.weights,
+            )
+        )
     if not path.is_file():
         copy_checkpoint(checkpoint, path.parent)
     return checkpoint

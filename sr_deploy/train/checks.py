@@ -15,7 +15,15 @@ from sr_deploy.train.data import check_shared
 from sr_deploy.train.processes import process_count
 from sr_deploy.train.recipes import Recipe
 
-FILES = (".safetensors", ".json", "-best.safetensors", "-best.json", ".router.safetensors", ".router.json", ".state.pt")
+FILES = (
+    ".safetensors",
+    ".json",
+    "-best.safetensors",
+    "-best.json",
+    ".router.safetensors",
+    ".router.json",
+    ".state.pt",
+)
 """What a run writes, after its name."""
 
 
@@ -32,43 +40,86 @@ def folder_list(given: Union[str, Path, Sequence[Union[str, Path]]], option: str
 
 
 def check_options(
-    recipe: Recipe, name: Optional[str], folders: Sequence[Path], *, lr_folders: Sequence[Path], init: Optional[str],
-    teacher: Optional[str], judge: Optional[str], accumulate: int, devices: int, workers: Optional[int], seed: int, budget_s: float,
-) -> None:  # fmt: skip
+    recipe: Recipe,
+    name: Optional[str],
+    folders: Sequence[Path],
+    *,
+    lr_folders: Sequence[Path],
+    init: Optional[str],
+    teacher: Optional[str],
+    judge: Optional[str],
+    accumulate: int,
+    devices: int,
+    workers: Optional[int],
+    seed: int,
+    budget_s: float,
+) -> None:
     """Raise InputError when options cannot be, do not go with the recipe, or name folders without images."""
     check_name(name)
     if recipe.follows and init is None:
-        raise InputError("this recipe goes on from weights", hint=f"give the result of {recipe.follows} with --init")
+        raise InputError(
+            "this recipe goes on from weights",
+            hint=f"give the result of {recipe.follows} with --init",
+        )
     if recipe.method == "distillation" and teacher is None:
         raise InputError(
-            "this recipe learns from a teacher", hint=f"give the result of {recipe.teacher or 'another recipe'} with --teacher"
+            "this recipe learns from a teacher",
+            hint=f"give the result of {recipe.teacher or 'another recipe'} with --teacher",
         )
     if recipe.method != "distillation" and teacher is not None:
         raise InputError("this recipe has no teacher", hint="leave --teacher out")
     if bool(recipe.difficulty) != (judge is not None):
-        told = f"give the result of {recipe.judge} with --judge" if recipe.difficulty else "leave --judge out"
-        raise InputError(f"this recipe trains on patches of {'one class of' if recipe.difficulty else 'every'} difficulty", hint=told)
+        told = (
+            f"give the result of {recipe.judge} with --judge"
+            if recipe.difficulty
+            else "leave --judge out"
+        )
+        raise InputError(
+            f"this recipe trains on patches of {'one class of' if recipe.difficulty else 'every'} difficulty",
+            hint=told,
+        )
     check_run(
-        folders, lr_folders, batch_size=recipe.batch_size, accumulate=accumulate, devices=devices, workers=workers, seed=seed,
+        folders,
+        lr_folders,
+        batch_size=recipe.batch_size,
+        accumulate=accumulate,
+        devices=devices,
+        workers=workers,
+        seed=seed,
         budget_s=budget_s,
-    )  # fmt: skip
+    )
 
 
 def check_name(name: Optional[str]) -> None:
     """Raise InputError when `name` cannot be that of a checkpoint's files."""
     if not name or Path(name).name != name or name.startswith("."):
-        raise InputError(f"'{name}' cannot be the name of a checkpoint", hint="give a name without a folder, and the folder with -o")
+        raise InputError(
+            f"'{name}' cannot be the name of a checkpoint",
+            hint="give a name without a folder, and the folder with -o",
+        )
     if len(os.fsencode(name + max(FILES, key=len))) > 255:  # what file systems take
-        raise InputError(f"a name of {len(name)} letters is too long for a file: '{name[:20]}...'", hint="give a shorter --name")
+        raise InputError(
+            f"a name of {len(name)} letters is too long for a file: '{name[:20]}...'",
+            hint="give a shorter --name",
+        )
 
 
 def check_run(
-    folders: Sequence[Path], lr_folders: Sequence[Path], *, batch_size: int, accumulate: int, devices: int, workers: Optional[int],
-    seed: int, budget_s: float,
-) -> None:  # fmt: skip
+    folders: Sequence[Path],
+    lr_folders: Sequence[Path],
+    *,
+    batch_size: int,
+    accumulate: int,
+    devices: int,
+    workers: Optional[int],
+    seed: int,
+    budget_s: float,
+) -> None:
     """Raise InputError when options that go with any recipe cannot be, or name folders without images."""
     if accumulate < 1 or devices < 0:
-        raise InputError(f"{accumulate} micro-batches on {devices} devices; expected at least 1 and 0")
+        raise InputError(
+            f"{accumulate} micro-batches on {devices} devices; expected at least 1 and 0"
+        )
     if torch.cuda.is_available() and devices > torch.cuda.device_count():
         raise InputError(f"{devices} devices; this machine has {torch.cuda.device_count()} GPUs")
     check_shared(batch_size, parts=accumulate, ranks=process_count(devices))
@@ -89,18 +140,30 @@ def check_files(output: Path, name: str, *, recipe_file: Path, resume: bool) -> 
     paths = [output / (name + end) for end in FILES]
     for path in paths:
         if path.is_file() and recipe_file.is_file() and os.path.samefile(path, recipe_file):
-            raise InputError(f"the run would write over its recipe {recipe_file}", hint="give another --name or -o")
+            raise InputError(
+                f"the run would write over its recipe {recipe_file}",
+                hint="give another --name or -o",
+            )
         if path.is_dir():
-            raise InputError(f"{path} is a folder, in the place of a file", hint="give another --name or -o")
+            raise InputError(
+                f"{path} is a folder, in the place of a file", hint="give another --name or -o"
+            )
     if (output / f"{name}.logs").is_file():
-        raise InputError(f"{output / name}.logs is a file, in the place of a folder", hint="give another --name or -o")
+        raise InputError(
+            f"{output / name}.logs is a file, in the place of a folder",
+            hint="give another --name or -o",
+        )
     state = paths[-1]
     if resume and not state.is_file():
-        raise InputError(f"there is no run to resume: no {state}", hint="leave --resume out to begin one")
+        raise InputError(
+            f"there is no run to resume: no {state}", hint="leave --resume out to begin one"
+        )
     there = next((path for path in reversed(paths) if path.exists()), None)
     if there is not None and not resume:
         go_on = "go on with it by --resume, or " if there == state else ""
-        raise InputError(f"there is a run of that name: {there}", hint=f"{go_on}give another --name or -o")
+        raise InputError(
+            f"there is a run of that name: {there}", hint=f"{go_on}give another --name or -o"
+        )
 
 
 def check_valid(valid: Path, scale: int) -> None:

@@ -17,7 +17,28 @@ from sr_deploy.core.errors import CheckpointError
 from sr_deploy.nets.importers import read_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-VGG19 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256, "pool", 512, 512, 512, 512, "pool", 512, 512, 512, 512)
+VGG19 = (
+    64,
+    64,
+    "pool",
+    128,
+    128,
+    "pool",
+    256,
+    256,
+    256,
+    256,
+    "pool",
+    512,
+    512,
+    512,
+    512,
+    "pool",
+    512,
+    512,
+    512,
+    512,
+)
 """Channels of its 3x3 convolutions up to the fifth stage's last, with a ReLU after each, and its poolings."""
 SUBSTITUTE = "random-64"
 """What a card names the features by where no VGG weights were given."""
@@ -62,7 +83,9 @@ class RandomFeatures(nn.Module):
         for inputs, outputs in zip(widths, widths[1:]):
             conv = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
             with torch.no_grad():  # He's variance keeps the features' size from layer to layer
-                conv.weight.copy_(torch.randn(conv.weight.shape, generator=generator) * (2 / (9 * inputs)) ** 0.5)
+                conv.weight.copy_(
+                    torch.randn(conv.weight.shape, generator=generator) * (2 / (9 * inputs)) ** 0.5
+                )
                 conv.bias.zero_()
             layers += [conv, nn.ReLU()]
         self.features = nn.Sequential(*layers)
@@ -81,7 +104,9 @@ def vgg19_from_file(path: Path) -> VGG19Features:
     expected = net.state_dict()
     for name, value in expected.items():
         if name not in weights or weights[name].shape != value.shape:
-            found = "there is none" if name not in weights else f"it is {tuple(weights[name].shape)}"
+            found = (
+                "there is none" if name not in weights else f"it is {tuple(weights[name].shape)}"
+            )
             raise CheckpointError(
                 f"{path} is no VGG-19: expected a tensor '{name}' of {tuple(value.shape)}; {found}",
                 hint="give torchvision's vgg19 weights, the network without batch normalisation",
@@ -95,7 +120,9 @@ class Projector(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, EMBEDDING))
+        self.layers = nn.Sequential(
+            nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, EMBEDDING)
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         return self.layers(features.mean(dim=(2, 3)))

@@ -49,7 +49,11 @@ class _Job:
 
     def files(self) -> Tuple[Path, Path]:
         """The cache files: their names change with the sources' path, size and time, and with what is done to them."""
-        stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in (self.source, self.lr_source) if p is not None]
+        stats = [
+            (str(p), p.stat().st_size, p.stat().st_mtime_ns)
+            for p in (self.source, self.lr_source)
+            if p is not None
+        ]
         # The noise of `dn` is drawn anew for every patch: what is kept is the image without it.
         kind = "given" if self.lr_source else {"dn": "bi"}.get(self.degradation, self.degradation)
         key = hashlib.sha256(repr((stats, self.scale, kind)).encode()).hexdigest()[:24]
@@ -74,7 +78,10 @@ def image_pairs(
     and HR do not match by name and size, and when nothing usable is left.
     """
     if lr_folders and len(lr_folders) != len(folders):
-        raise InputError(f"{len(lr_folders)} LR folders for {len(folders)} HR folders", hint="give one --lr for each --data, or none")
+        raise InputError(
+            f"{len(lr_folders)} LR folders for {len(folders)} HR folders",
+            hint="give one --lr for each --data, or none",
+        )
     jobs: List[_Job] = []
     for i, folder in enumerate(folders):
         hr = image_files(folder)
@@ -91,11 +98,15 @@ def image_pairs(
         if done % 500 == 0 and done < len(jobs):
             log(f"decoded {done} of {len(jobs)} images")
     if refused:
-        listed = "\n  ".join(refused[:NAMED] + ([f"and {len(refused) - NAMED} more"] if len(refused) > NAMED else []))
+        listed = "\n  ".join(
+            refused[:NAMED] + ([f"and {len(refused) - NAMED} more"] if len(refused) > NAMED else [])
+        )
         if strict or not pairs:
             raise InputError(
                 f"{len(refused)} of {len(jobs)} images cannot be trained on:\n  {listed}",
-                hint="leave --strict out to train without them" if pairs else "give larger or whole images",
+                hint="leave --strict out to train without them"
+                if pairs
+                else "give larger or whole images",
             )
         log(f"left out {len(refused)} of {len(jobs)} images:\n  {listed}")
     return pairs
@@ -103,27 +114,45 @@ def image_pairs(
 
 def fingerprint(pairs: Sequence[Pair]) -> str:
     """Return the SHA-256 of the images' names, sizes in bytes and pixels, and order: of what a seed draws its patches from."""
-    listed = [(p.source.name, p.lr_hw, [f.stat().st_size for f in (p.source, p.lr_source) if f is not None]) for p in pairs]
+    listed = [
+        (
+            p.source.name,
+            p.lr_hw,
+            [f.stat().st_size for f in (p.source, p.lr_source) if f is not None],
+        )
+        for p in pairs
+    ]
     return hashlib.sha256(repr(listed).encode()).hexdigest()
 
 
-def _matched(hr: List[Path], hr_folder: Path, lr_folder: Path, scale: int) -> Dict[Path, Optional[Path]]:
+def _matched(
+    hr: List[Path], hr_folder: Path, lr_folder: Path, scale: int
+) -> Dict[Path, Optional[Path]]:
     """The LR file of each HR file: the same name, or that with `x4`, `_x4` at its end (DIV2K's way), in the same subfolder."""
     by_name: Dict[str, Path] = {}
     for path in image_files(lr_folder):
         twin = by_name.setdefault(path.relative_to(lr_folder).with_suffix("").as_posix(), path)
         if twin != path:
-            raise InputError(f"two LR images of one name in {lr_folder}: {twin.name} and {path.name}", hint="remove one of them")
+            raise InputError(
+                f"two LR images of one name in {lr_folder}: {twin.name} and {path.name}",
+                hint="remove one of them",
+            )
     matched: Dict[Path, Optional[Path]] = {}
     missing: List[str] = []
     for path in hr:
         name = path.relative_to(hr_folder).with_suffix("").as_posix()
-        found = next((by_name.pop(n) for n in (name, f"{name}x{scale}", f"{name}_x{scale}") if n in by_name), None)
+        found = next(
+            (by_name.pop(n) for n in (name, f"{name}x{scale}", f"{name}_x{scale}") if n in by_name),
+            None,
+        )
         if found is None:
             missing.append(path.name)
         else:
             matched[path] = found.resolve()
-    for names, what, where in ((missing, "LR image for HR", lr_folder), (sorted(by_name), "HR image for LR", hr_folder)):
+    for names, what, where in (
+        (missing, "LR image for HR", lr_folder),
+        (sorted(by_name), "HR image for LR", hr_folder),
+    ):
         if names:
             raise InputError(
                 f"{len(names)} images have no partner: no {what} {names[0]} in {where}",
@@ -179,7 +208,11 @@ def _cached_hw(hr_file: Path, lr_file: Path, scale: int) -> Optional[Tuple[int, 
     except (OSError, ValueError, EOFError, pickle.UnpicklingError):
         return None
     h, w = lr.shape[0], lr.shape[1]
-    whole = hr.dtype == lr.dtype == np.uint8 and lr.shape == (h, w, 3) and hr.shape == (h * scale, w * scale, 3)
+    whole = (
+        hr.dtype == lr.dtype == np.uint8
+        and lr.shape == (h, w, 3)
+        and hr.shape == (h * scale, w * scale, 3)
+    )
     return (h, w) if whole else None
 
 
@@ -211,14 +244,31 @@ class Patches(torch.utils.data.Dataset):
     """Item i is this process's share of micro-batch i % parts of step i // parts, as `pixels` gives it."""
 
     def __init__(
-        self, pairs: Sequence[Pair], *, scale: int, patch_hr: int, batch_size: int, seed: int, noise: bool = False, parts: int = 1,
-        rank: int = 0, ranks: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        pairs: Sequence[Pair],
+        *,
+        scale: int,
+        patch_hr: int,
+        batch_size: int,
+        seed: int,
+        noise: bool = False,
+        parts: int = 1,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
         """parts: micro-batches per step; rank, ranks: this process of how many. Raises InputError when they do not divide the batch."""
         check_shared(batch_size, parts=parts, ranks=ranks)
         if patch_hr % scale:
-            raise InputError(f"patches of {patch_hr} HR pixels are no multiple of the scale {scale}")
-        self.pairs, self.scale, self.patch_lr, self.batch_size, self.seed = pairs, scale, patch_hr // scale, batch_size, seed
+            raise InputError(
+                f"patches of {patch_hr} HR pixels are no multiple of the scale {scale}"
+            )
+        self.pairs, self.scale, self.patch_lr, self.batch_size, self.seed = (
+            pairs,
+            scale,
+            patch_hr // scale,
+            batch_size,
+            seed,
+        )
         self.noise, self.parts, self.rank, self.ranks = noise, parts, rank, ranks
         self.crops: Sequence[Crop] = ()
         """Where patches may lie; none: anywhere."""
@@ -249,7 +299,10 @@ class Patches(torch.utils.data.Dataset):
             pair = self.pairs[crop.image]
             rows, columns = slice(crop.top, crop.top + p), slice(crop.left, crop.left + p)
             lr = np.load(pair.lr, mmap_mode="r")[rows, columns]
-            rows, columns = slice(s * crop.top, s * (crop.top + p)), slice(s * crop.left, s * (crop.left + p))
+            rows, columns = (
+                slice(s * crop.top, s * (crop.top + p)),
+                slice(s * crop.left, s * (crop.left + p)),
+            )
             hr = np.load(pair.hr, mmap_mode="r")[rows, columns]
             if self.noise:
                 lr = noisy(lr, np.random.default_rng((self.seed, step, 2, number)))

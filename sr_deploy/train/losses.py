@@ -38,8 +38,14 @@ def progressive_self_distillation(features: Sequence[Tensor], *, detached: bool 
     at_least = torch.promote_types(features[0].dtype, torch.float32)
     maps = [f.abs().sum(dim=1, dtype=at_least).flatten(1) for f in features]  # eq. 9, (N, H*W)
     unit = [F.normalize(m, dim=1) for m in maps]
-    pairs = [(student, teacher.detach() if detached else teacher) for student, teacher in zip(unit[:-1], unit[1:])]
-    return sum(((student - teacher).norm(dim=1).mean() for student, teacher in pairs), maps[0].new_zeros(()))
+    pairs = [
+        (student, teacher.detach() if detached else teacher)
+        for student, teacher in zip(unit[:-1], unit[1:])
+    ]
+    return sum(
+        ((student - teacher).norm(dim=1).mean() for student, teacher in pairs),
+        maps[0].new_zeros(()),
+    )
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,9 @@ def deep_supervision(elastic: Elastic, step: Step) -> Terms:
     features, depths = elastic.net.forward_depths(step.lr)  # type: ignore[operator]
     terms = {f"depth {n}": pixel_loss(step.loss, sr, step.hr) for n, sr in enumerate(depths, 1)}
     if step.psd:
-        terms["psd"] = step.psd * progressive_self_distillation(features, detached=step.psd_detached)
+        terms["psd"] = step.psd * progressive_self_distillation(
+            features, detached=step.psd_detached
+        )
     return terms
 
 
@@ -79,7 +87,10 @@ def distillation(elastic: Elastic, step: Step) -> Terms:
     sr = _largest(elastic, step.lr)
     with torch.no_grad():
         taught = step.teacher(step.lr).to(step.hr.dtype)
-    return {"pixel": pixel_loss(step.loss, sr, step.hr), "teacher": pixel_loss(step.loss, sr, taught)}
+    return {
+        "pixel": pixel_loss(step.loss, sr, step.hr),
+        "teacher": pixel_loss(step.loss, sr, taught),
+    }
 
 
 def sandwich(elastic: Elastic, step: Step) -> Terms:
@@ -89,7 +100,10 @@ def sandwich(elastic: Elastic, step: Step) -> Terms:
     terms = {"largest": pixel_loss(step.loss, largest, step.hr)}
     taught = largest.detach().to(step.hr.dtype)
     between = points[1:-1]
-    for name, point in (("smallest", points[0]), *([("random", between[int(step.rng.integers(len(between)))])] if between else [])):
+    for name, point in (
+        ("smallest", points[0]),
+        *([("random", between[int(step.rng.integers(len(between)))])] if between else []),
+    ):
         sr = elastic(step.lr, point)
         terms[name] = pixel_loss(step.loss, sr, step.hr)
         terms[f"{name} taught"] = 0.5 * pixel_loss(step.loss, sr, taught)
@@ -115,7 +129,10 @@ def adaptive_depth(elastic: Elastic, step: Step) -> Terms:
     if net.adapter.scaled != "none":  # type: ignore[union-attr]
         wanted = torch.from_numpy(step.rng.uniform(0, net.adapter.blocks, len(wanted))).to(wanted)  # type: ignore[union-attr]
     sr, depth_map = net.forward_at(step.lr, wanted)  # type: ignore[operator]
-    return {"pixel": pixel_loss(step.loss, sr, step.hr), "depth": step.depth * depth_loss(depth_map, wanted)}
+    return {
+        "pixel": pixel_loss(step.loss, sr, step.hr),
+        "depth": step.depth * depth_loss(depth_map, wanted),
+    }
 
 
 METHODS: Dict[str, Callable[[Elastic, Step], Terms]] = {

@@ -80,9 +80,17 @@ class Actions:
 
 
 def fit(
-    run: Run, patches: Callable[[int, int], torch.utils.data.Dataset], actions: Actions, *, logs: Path, deadline: float, devices: int,
-    accumulate: int, workers: Optional[int], validating: bool,
-) -> None:  # fmt: skip
+    run: Run,
+    patches: Callable[[int, int], torch.utils.data.Dataset],
+    actions: Actions,
+    *,
+    logs: Path,
+    deadline: float,
+    devices: int,
+    accumulate: int,
+    workers: Optional[int],
+    validating: bool,
+) -> None:
     """Train until the recipe's last step, `deadline` (of time.monotonic) or an interrupt; write the device on run's card.
 
     patches: the data for (rank, ranks): items (lr, hr), and `sources(step)`, the files they are of.
@@ -100,7 +108,11 @@ def fit(
             accumulate_grad_batches=accumulate,
             max_steps=recipe.steps - run.step,
             max_epochs=1,
-            callbacks=[_Watch(run, actions, deadline=deadline, accumulate=accumulate, validating=validating)],
+            callbacks=[
+                _Watch(
+                    run, actions, deadline=deadline, accumulate=accumulate, validating=validating
+                )
+            ],
             logger=[csv, TensorBoardLogger(logs.parent, name=logs.name, version=csv.version)],
             default_root_dir=logs.parent,
             limit_val_batches=0,
@@ -113,10 +125,15 @@ def fit(
         if workers is None:
             workers = 0 if not on_gpu else 4
         batches = DataLoader(
-            data, batch_size=None, sampler=range(run.step * accumulate, recipe.steps * accumulate), num_workers=workers,
+            data,
+            batch_size=None,
+            sampler=range(run.step * accumulate, recipe.steps * accumulate),
+            num_workers=workers,
             pin_memory=on_gpu,
-        )  # fmt: skip
-        with _own_signals(run), _quiet_writers(), contextlib.suppress(SIGTERMException):  # Lightning's own, after a step
+        )
+        with _own_signals(run), _quiet_writers(), contextlib.suppress(
+            SIGTERMException
+        ):  # Lightning's own, after a step
             trainer.fit(_Module(run, data), batches)
 
 
@@ -133,7 +150,9 @@ def _own_signals(run: Run) -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     numbers = [signal.SIGINT, signal.SIGTERM]  # Lightning adds its own to SIGTERM's
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
+    if (
+        hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    ):  # as nohup sets it
         numbers.append(signal.SIGHUP)
     before = {n: signal.signal(n, interrupt) for n in numbers}
     try:
@@ -178,16 +197,26 @@ class _Module(LightningModule):
             if not torch.isfinite(value):
                 self.wrong = f"the loss (its term '{name}')"
         total = sum(self.terms.values(), hr.new_zeros(()))
-        return total * math.nan if self.wrong else total  # into the gradient, where every process sees it
+        return (
+            total * math.nan if self.wrong else total
+        )  # into the gradient, where every process sees it
 
-    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None) -> None:
-        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.state.recipe.clip_norm or math.inf)
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.net.parameters(), self.state.recipe.clip_norm or math.inf
+        )
         if not torch.isfinite(norm):
             found = [self.wrong]
-            if self.trainer.world_size > 1:  # all raise the same: one that waits for the others would not end
+            if (
+                self.trainer.world_size > 1
+            ):  # all raise the same: one that waits for the others would not end
                 found *= self.trainer.world_size
                 torch.distributed.all_gather_object(found, self.wrong)
-            what = max(found, key=len) or ("the gradient" if self.state.recipe.amp != "fp16" else "")  # fp16's scaler skips the step
+            what = max(found, key=len) or (
+                "the gradient" if self.state.recipe.amp != "fp16" else ""
+            )  # fp16's scaler skips the step
             if what:
                 raise self._not_finite(what)
         self.state.whole = False
@@ -203,40 +232,66 @@ class _Module(LightningModule):
 class _Watch(Callback):
     """Between steps: learning rate, average of the weights, logs, validation, saving, stopping."""
 
-    def __init__(self, run: Run, actions: Actions, *, deadline: float, accumulate: int, validating: bool) -> None:
-        self.run, self.actions, self.deadline, self.accumulate, self.validating = run, actions, deadline, accumulate, validating
+    def __init__(
+        self, run: Run, actions: Actions, *, deadline: float, accumulate: int, validating: bool
+    ) -> None:
+        self.run, self.actions, self.deadline, self.accumulate, self.validating = (
+            run,
+            actions,
+            deadline,
+            accumulate,
+            validating,
+        )
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         run = self.run
         device = module.device
-        named = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-        run.card["device"] = named + (f", {trainer.world_size} processes" if trainer.world_size > 1 else "")
+        named = (
+            torch.cuda.get_device_name()
+            if device.type == "cuda"
+            else f"cpu, {torch.get_num_threads()} threads"
+        )
+        run.card["device"] = named + (
+            f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
+        )
         run.ema = {k: v.to(device) for k, v in run.ema.items()}
         for fixed in run.frozen:
             fixed.to(device).eval()
         if run.precision:
             trainer.precision_plugin.load_state_dict(run.precision)
         self.bar = tqdm(
-            total=run.recipe.steps, initial=run.step, file=sys.stderr, unit="step", dynamic_ncols=True,
+            total=run.recipe.steps,
+            initial=run.step,
+            file=sys.stderr,
+            unit="step",
+            dynamic_ncols=True,
             disable=not (trainer.is_global_zero and sys.stderr.isatty()),
-        )  # fmt: skip
+        )
         self.saved = self.said = self.began = time.monotonic()
         self.first, self.shown = run.step, ""
 
-    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         r = self.run.recipe
-        self.lr = learning_rate(r.schedule, self.run.step, r.steps, lr=r.lr, final_lr=r.final_lr, periods=r.periods)
+        self.lr = learning_rate(
+            r.schedule, self.run.step, r.steps, lr=r.lr, final_lr=r.final_lr, periods=r.periods
+        )
         for group in self.run.optimiser.param_groups:
             group["lr"] = self.lr
 
-    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if (batch_idx + 1) % self.accumulate:
             return
         run, recipe = self.run, self.run.recipe
         decay = min(recipe.ema, (run.step + 1) / (run.step + 10))
         with torch.no_grad():
             for name, value in run.net.state_dict().items():
-                run.ema[name].lerp_(value, 1 - decay) if value.is_floating_point() else run.ema[name].copy_(value)
+                run.ema[name].lerp_(value, 1 - decay) if value.is_floating_point() else run.ema[
+                    name
+                ].copy_(value)
         run.step += 1
         run.whole = True
         run.precision = trainer.precision_plugin.state_dict()
@@ -278,11 +333,21 @@ class _Watch(Callback):
             )
             self.said = now
         samples = rate * self.run.recipe.batch_size
-        return {"loss": loss, **{f"loss/{k}": v for k, v in terms.items()}, "lr": self.lr, "samples_per_s": samples}
+        return {
+            "loss": loss,
+            **{f"loss/{k}": v for k, v in terms.items()},
+            "lr": self.lr,
+            "samples_per_s": samples,
+        }
 
     def _summarise(self, module: Any, psnr: Optional[float]) -> None:
-        entry = {"step": self.run.step, "loss": round(sum(v.item() for v in module.terms.values()), 5)}
-        self.run.history.append(entry if psnr is None else {**entry, "valid_psnr_db": round(psnr, 3)})
+        entry = {
+            "step": self.run.step,
+            "loss": round(sum(v.item() for v in module.terms.values()), 5),
+        }
+        self.run.history.append(
+            entry if psnr is None else {**entry, "valid_psnr_db": round(psnr, 3)}
+        )
 
     def _write_logs(self, trainer: Trainer, metrics: Dict[str, float]) -> None:
         for logger in trainer.loggers:

@@ -72,5 +72,7 @@ def following() -> Iterator[None]:
     except KeyboardInterrupt:
         raise SystemExit(1) from None
     except Exception:
-        time.sleep(GRACE_S)  # does not return where the first process failed too: by the watch, or by torchrun's SIGTERM
+        time.sleep(
+            GRACE_S
+        )  # does not return where the first process failed too: by the watch, or by torchrun's SIGTERM
         raise

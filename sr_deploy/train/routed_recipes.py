@@ -94,37 +94,74 @@ def check_routed(recipe: RoutedRecipe, *, source: str) -> None:
         ("amp", recipe.amp, AMP),
     ):
         if value not in known:
-            raise InputError(f"{source}: {key} is '{value}'; expected {', '.join(known)}", hint=nearest(value, known))
-    numbers = [v for v in dataclasses.asdict(recipe).values() if isinstance(v, (int, float))] + list(recipe.periods)
+            raise InputError(
+                f"{source}: {key} is '{value}'; expected {', '.join(known)}",
+                hint=nearest(value, known),
+            )
+    numbers = [
+        v for v in dataclasses.asdict(recipe).values() if isinstance(v, (int, float))
+    ] + list(recipe.periods)
     if not all(abs(n) <= LARGEST for n in numbers):
         raise InputError(f"{source}: a number is not finite, or above 10**9")
-    if min(recipe.steps, recipe.patch_hr, recipe.batch_size, recipe.valid_every) < 1 or recipe.patch_hr % recipe.scale:
-        raise InputError(f"{source}: steps, batch_size and valid_every are at least 1, patch_hr a multiple of the scale")
+    if (
+        min(recipe.steps, recipe.patch_hr, recipe.batch_size, recipe.valid_every) < 1
+        or recipe.patch_hr % recipe.scale
+    ):
+        raise InputError(
+            f"{source}: steps, batch_size and valid_every are at least 1, patch_hr a multiple of the scale"
+        )
     if min(recipe.patch_hw) < CELL:
         raise InputError(f"{source}: a router takes at least {CELL} LR pixels a side")
     if recipe.classes < 2 or not 2 <= recipe.convs <= 100:
-        raise InputError(f"{source}: expected classes >= 2 and convs from 2 to 100, not {recipe.classes} and {recipe.convs}")
-    if not (recipe.lr > 0 and 0 <= recipe.ema < 1 and min(recipe.final_lr, recipe.clip_norm, recipe.lambda_reg, recipe.lambda_ct) >= 0):
-        raise InputError(f"{source}: expected lr > 0, 0 <= ema < 1, final_lr >= 0, clip_norm >= 0, lambda_reg >= 0, lambda_ct >= 0")
+        raise InputError(
+            f"{source}: expected classes >= 2 and convs from 2 to 100, not {recipe.classes} and {recipe.convs}"
+        )
+    if not (
+        recipe.lr > 0
+        and 0 <= recipe.ema < 1
+        and min(recipe.final_lr, recipe.clip_norm, recipe.lambda_reg, recipe.lambda_ct) >= 0
+    ):
+        raise InputError(
+            f"{source}: expected lr > 0, 0 <= ema < 1, final_lr >= 0, clip_norm >= 0, lambda_reg >= 0, lambda_ct >= 0"
+        )
     if not 0 <= recipe.alpha <= 1:
         raise InputError(f"{source}: alpha is a share, from 0 to 1, not {recipe.alpha}")
-    if recipe.objective == "labels" and (recipe.stage != "router" or recipe.bank < 64 or not recipe.softness * recipe.lambda_reg > 0):
-        raise InputError(f"{source}: labels are of the stage 'router', with a bank of at least 64 and softness and lambda_reg above 0")
+    if recipe.objective == "labels" and (
+        recipe.stage != "router" or recipe.bank < 64 or not recipe.softness * recipe.lambda_reg > 0
+    ):
+        raise InputError(
+            f"{source}: labels are of the stage 'router', with a bank of at least 64 and softness and lambda_reg above 0"
+        )
     if recipe.teaches and not 1 <= recipe.negatives < recipe.batch_size:
-        raise InputError(f"{source}: {recipe.negatives} negatives; expected at least 1, and fewer than the batch of {recipe.batch_size}")
-    learning_rate(recipe.schedule, 0, recipe.steps, lr=recipe.lr, final_lr=recipe.final_lr, periods=recipe.periods)
+        raise InputError(
+            f"{source}: {recipe.negatives} negatives; expected at least 1, and fewer than the batch of {recipe.batch_size}"
+        )
+    learning_rate(
+        recipe.schedule,
+        0,
+        recipe.steps,
+        lr=recipe.lr,
+        final_lr=recipe.final_lr,
+        periods=recipe.periods,
+    )
     check_degradation(recipe.degradation, recipe.scale)
 
 
 def is_routed(name: str) -> bool:
     """Tell whether a recipe's name, or a JSON file of one, is that of a router: it has a stage."""
-    return "stage" in read_json(Path(name), InputError) if name.endswith(".json") else name in ROUTED_RECIPES
+    return (
+        "stage" in read_json(Path(name), InputError)
+        if name.endswith(".json")
+        else name in ROUTED_RECIPES
+    )
 
 
 def routed_recipe_named(name: str) -> RoutedRecipe:
     """Return a listed recipe, or that of a JSON file with the fields of RoutedRecipe. Raises InputError."""
     if name.endswith(".json"):
-        recipe = from_dict(RoutedRecipe, read_json(Path(name), InputError), source=Path(name), error=InputError)
+        recipe = from_dict(
+            RoutedRecipe, read_json(Path(name), InputError), source=Path(name), error=InputError
+        )
     elif name in ROUTED_RECIPES:
         recipe = ROUTED_RECIPES[name]
     else:
@@ -133,23 +170,45 @@ def routed_recipe_named(name: str) -> RoutedRecipe:
     return recipe
 
 
-REQUIREMENTS: Mapping[str, Tuple[float, float]] = {"r": (0.75, 2e-4), "m": (0.55, 2e-4), "s": (0.45, 4e-4)}
+REQUIREMENTS: Mapping[str, Tuple[float, float]] = {
+    "r": (0.75, 2e-4),
+    "m": (0.55, 2e-4),
+    "s": (0.45, 4e-4),
+}
 """Alpha and lambda_reg of the variants with relaxed, moderate and strict requirements, from Table II's rows."""
 
 _PRINTED = RoutedRecipe(
-    stage="router", scale=4, batch_size=64, patch_hr=128, steps=200_000, lr=2e-4, schedule="cosine", final_lr=1e-7, alpha=0.75,
+    stage="router",
+    scale=4,
+    batch_size=64,
+    patch_hr=128,
+    steps=200_000,
+    lr=2e-4,
+    schedule="cosine",
+    final_lr=1e-7,
+    alpha=0.75,
     data="DIV2K 0001-0800, and the same made smaller by factors 0.6 to 0.9",
     source="CDNSR: eqs. 1-9; section IV-A: Adam, batch 64, LR 32x32, 2e-4, cosine to 1e-7, lambda_reg 2e-4, lambda_CT 1e-3, S = 6",
     unprinted="the length (200,000 steps, as ClassSR), which alpha and lambda_reg make R, M and S (three rows of Table II), the router's "
     "choice while the branches learn (the likeliest), tau of the last step (0.4), VGG's layer (conv5_4) and the perceptron's widths",
-)  # fmt: skip
+)
 
 # Ours, for minutes on one core. Trained by eq. 4 from branches that differ by tenths of a dB, the router soon sends every patch to
 # the same branch, and stays there: softmax has no gradient left. Labels have none of that.
 _SMALL = replace(
-    _PRINTED, objective="labels", steps=2_000, lr=1e-3, schedule="one-cycle", final_lr=0.0, clip_norm=1.0, ema=0.99, valid_every=2_000,
-    data="", source="ours", unprinted="",
-)  # fmt: skip
+    _PRINTED,
+    objective="labels",
+    steps=2_000,
+    lr=1e-3,
+    schedule="one-cycle",
+    final_lr=0.0,
+    clip_norm=1.0,
+    ema=0.99,
+    valid_every=2_000,
+    data="",
+    source="ours",
+    unprinted="",
+)
 
 
 def _recipes() -> Dict[str, RoutedRecipe]:
@@ -160,19 +219,31 @@ def _recipes() -> Dict[str, RoutedRecipe]:
             first = replace(_PRINTED, alpha=alpha, lambda_reg=lambda_reg, branches=branches)
             stem = f"cdnsr-{name}-{backbone}-x4"
             r[stem] = first
-            r[f"{stem}-2"] = replace(first, stage="distil", distillation="contrastive", follows=stem)
-            r[f"{stem}-3"] = replace(first, stage="joint", distillation="contrastive", follows=f"{stem}-2")
+            r[f"{stem}-2"] = replace(
+                first, stage="distil", distillation="contrastive", follows=stem
+            )
+            r[f"{stem}-3"] = replace(
+                first, stage="joint", distillation="contrastive", follows=f"{stem}-2"
+            )
     fsrcnn = r["cdnsr-r-fsrcnn-x4"]
     for backbone in ("fsrcnn", "carn-m"):  # Table III
         for convs in (3, 4, 5, 6):
             r[f"cdnsr-ablation-{backbone}-{convs}-convs"] = replace(
-                r[f"cdnsr-r-{backbone}-x4"], convs=convs, alpha=0.8, source="CDNSR, Table III: alpha 0.8"
+                r[f"cdnsr-r-{backbone}-x4"],
+                convs=convs,
+                alpha=0.8,
+                source="CDNSR, Table III: alpha 0.8",
             )
     for teaching in TEACHING:  # Table V
         r[f"cdnsr-ablation-{teaching}"] = replace(
-            fsrcnn, stage="distil", distillation=teaching, lambda_ct=1.0 if teaching != "contrastive" else 1e-3, negatives=5,
-            follows="cdnsr-r-fsrcnn-x4", source="CDNSR, Table V: S = 5, weight 1; contrastive as section IV-A",
-        )  # fmt: skip
+            fsrcnn,
+            stage="distil",
+            distillation=teaching,
+            lambda_ct=1.0 if teaching != "contrastive" else 1e-3,
+            negatives=5,
+            follows="cdnsr-r-fsrcnn-x4",
+            source="CDNSR, Table V: S = 5, weight 1; contrastive as section IV-A",
+        )
     for count in (2, 4, 6, 8):  # Table VII
         r[f"cdnsr-ablation-{count}-negatives"] = replace(
             r["cdnsr-s-fsrcnn-x4-2"], negatives=count, source="CDNSR, Table VII: S from 2 to 8"
@@ -180,25 +251,51 @@ def _recipes() -> Dict[str, RoutedRecipe]:
     for widths in CDNSR_OTHER_CLASSES:
         branches = tuple(f"cdnsr-fsrcnn-{w}-of-{len(widths)}-x4" for w in widths)
         r[f"cdnsr-ablation-{len(widths)}-classes"] = replace(
-            fsrcnn, classes=len(widths), branches=branches, source="ours: other numbers of classes M"
+            fsrcnn,
+            classes=len(widths),
+            branches=branches,
+            source="ours: other numbers of classes M",
         )
     r["cdnsr-ablation-classsr"] = replace(
-        fsrcnn, objective="classsr", source="CDNSR, Table I: ClassSR's loss, with the weights of its public options: 1000, 0.5, 3"
+        fsrcnn,
+        objective="classsr",
+        source="CDNSR, Table I: ClassSR's loss, with the weights of its public options: 1000, 0.5, 3",
     )
 
     # With the paper's 5 convolutions a router takes 15 % of FSRCNN w56's multiply-accumulates, with 3 (Table III) 7 %.
     small = replace(_SMALL, convs=3)
     r["cdnsr-fsrcnn-x4-small"] = replace(
-        small, bank=20_480, steps=5_000, valid_every=5_000, branches=tuple(f"fsrcnn-{w}-x4-small" for w in CDNSR_WIDTHS["fsrcnn"])
+        small,
+        bank=20_480,
+        steps=5_000,
+        valid_every=5_000,
+        branches=tuple(f"fsrcnn-{w}-x4-small" for w in CDNSR_WIDTHS["fsrcnn"]),
     )
     r["cdnsr-fsrcnn-x4-small-2"] = replace(
-        small, stage="distil", objective="cdnsr", distillation="contrastive", steps=600, lr=5e-4, follows="cdnsr-fsrcnn-x4-small"
+        small,
+        stage="distil",
+        objective="cdnsr",
+        distillation="contrastive",
+        steps=600,
+        lr=5e-4,
+        follows="cdnsr-fsrcnn-x4-small",
     )
     r["cdnsr-fsrcnn-x4-small-3"] = replace(
-        small, stage="joint", objective="cdnsr", distillation="contrastive", steps=600, lr=2e-4, follows="cdnsr-fsrcnn-x4-small-2"
+        small,
+        stage="joint",
+        objective="cdnsr",
+        distillation="contrastive",
+        steps=600,
+        lr=2e-4,
+        follows="cdnsr-fsrcnn-x4-small-2",
     )
     r["elastic-asrn-x4-small"] = replace(
-        _SMALL, bank=12_288, steps=4_000, valid_every=4_000, target_db=0.02, branches=("asrn-x4-small-2",) * 3
+        _SMALL,
+        bank=12_288,
+        steps=4_000,
+        valid_every=4_000,
+        target_db=0.02,
+        branches=("asrn-x4-small-2",) * 3,
     )
     return r
 

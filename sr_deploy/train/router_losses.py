@@ -70,7 +70,9 @@ class Branches(nn.Module):
         self.networks = nn.ModuleList(networks)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([getattr(net, "forward_training", net)(x) for net in self.networks], dim=1)
+        return torch.stack(
+            [getattr(net, "forward_training", net)(x) for net in self.networks], dim=1
+        )
 
 
 class Depths(nn.Module):
@@ -92,7 +94,14 @@ class Routed(nn.Module):
     each goes through the likeliest branch alone. `counts` are the patches of each class since it was made.
     """
 
-    def __init__(self, router: Callable[[Tensor], Tensor], networks: Sequence[nn.Module], *, scale: int, patch: int) -> None:
+    def __init__(
+        self,
+        router: Callable[[Tensor], Tensor],
+        networks: Sequence[nn.Module],
+        *,
+        scale: int,
+        patch: int,
+    ) -> None:
         super().__init__()
         self.router, self.networks = router, nn.ModuleList(networks)
         self.scale, self.patch = scale, patch

@@ -8,7 +8,15 @@ from typing import Callable, Dict, Sequence
 from sr_deploy.core.errors import InputError
 
 
-def learning_rate(schedule: str, step: int, steps: int, *, lr: float, final_lr: float = 0.0, periods: Sequence[int] = ()) -> float:
+def learning_rate(
+    schedule: str,
+    step: int,
+    steps: int,
+    *,
+    lr: float,
+    final_lr: float = 0.0,
+    periods: Sequence[int] = (),
+) -> float:
     """Return the learning rate of update `step`, counted from 0, of a run of `steps`. Raises InputError.
 
     - `constant`: lr;
@@ -21,7 +29,9 @@ def learning_rate(schedule: str, step: int, steps: int, *, lr: float, final_lr: 
         raise InputError(f"unknown schedule '{schedule}'; expected {', '.join(_SCHEDULES)}")
     wanted = {"halving": 1, "knee": 3}.get(schedule, 0)
     if len(periods) != wanted or any(p < 1 for p in periods):
-        raise InputError(f"the schedule '{schedule}' takes {wanted} periods of at least one step, not {list(periods)}")
+        raise InputError(
+            f"the schedule '{schedule}' takes {wanted} periods of at least one step, not {list(periods)}"
+        )
     share = _SCHEDULES[schedule](step, steps, periods)
     return final_lr + (lr - final_lr) * share if schedule in ("one-cycle", "cosine") else lr * share
 

@@ -24,14 +24,24 @@ from sr_deploy.train.router_losses import (
 
 CLASSSR_WEIGHTS = (1000.0, 0.5, 3.0)
 """Of L1, the class loss and the average loss, in ClassSR's public options."""
-TRAINED = {"router": ("router",), "distil": ("branches", "projector"), "joint": ("router", "branches", "projector")}
+TRAINED = {
+    "router": ("router",),
+    "distil": ("branches", "projector"),
+    "joint": ("router", "branches", "projector"),
+}
 """What changes at each stage."""
 
 
 def routed_terms(
-    recipe: RoutedRecipe, modules: Dict[str, nn.Module], features: nn.Module, macs: Sequence[int], lr: Tensor, hr: Tensor,
-    noise: Tensor, step: int,
-) -> Terms:  # fmt: skip
+    recipe: RoutedRecipe,
+    modules: Dict[str, nn.Module],
+    features: nn.Module,
+    macs: Sequence[int],
+    lr: Tensor,
+    hr: Tensor,
+    noise: Tensor,
+    step: int,
+) -> Terms:
     """Return the terms of a stage: eq. 4 for the router, eq. 9 for the branches, and both with all their terms for the last.
 
     modules: router, branches and projector. hr: with the objective `labels` the branches' errors, (N, M). noise: (N, M), of
@@ -55,7 +65,11 @@ def routed_terms(
     terms["pixel"] = F.l1_loss(mixed(p, outputs), hr)
     if recipe.objective == "classsr" and recipe.stage != "distil":
         pixels, certain, equal = CLASSSR_WEIGHTS
-        terms = {"pixel": pixels * terms["pixel"], "class": certain * class_loss(p), "average": equal * average_loss(p)}
+        terms = {
+            "pixel": pixels * terms["pixel"],
+            "class": certain * class_loss(p),
+            "average": equal * average_loss(p),
+        }
     elif recipe.stage != "distil":
         terms["flops"] = recipe.lambda_reg * flops_excess(p, macs, recipe.alpha)
     if recipe.teaches:

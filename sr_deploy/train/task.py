@@ -63,7 +63,9 @@ class Task:
     frozen: Sequence[nn.Module] = ()
     """What the loss runs and does not train."""
     teacher_score: Optional[Callable[[Path], float]] = None
-    prepare: Callable[[Sequence[Pair]], Callable[[Patches], torch.utils.data.Dataset]] = lambda pairs: lambda patches: patches
+    prepare: Callable[[Sequence[Pair]], Callable[[Patches], torch.utils.data.Dataset]] = (
+        lambda pairs: lambda patches: patches
+    )
     """Do once what the images need; the result makes of this process's patches what it trains on."""
     keeps_best: bool = True
 
@@ -77,9 +79,14 @@ def carry_out(task: Task, options: Options, *, leads: bool, started: float) -> N
     state_file = options.output / f"{name}.state.pt"
     facts = dict(task.facts)
     run = Run(
-        recipe, options.seed, task.net, task.terms, torch.optim.Adam(task.net.parameters(), lr=recipe.lr),
-        ema={k: v.detach().clone() for k, v in task.net.state_dict().items()}, frozen=task.frozen,
-    )  # fmt: skip
+        recipe,
+        options.seed,
+        task.net,
+        task.terms,
+        torch.optim.Adam(task.net.parameters(), lr=recipe.lr),
+        ema={k: v.detach().clone() for k, v in task.net.state_dict().items()},
+        frozen=task.frozen,
+    )
     if options.resume:
         load_state(state_file, task.facts, run)
         if run.step == recipe.steps and task.steps_done() == recipe.steps:
@@ -96,16 +103,29 @@ def carry_out(task: Task, options: Options, *, leads: bool, started: float) -> N
     def patches(rank: int, ranks: int) -> torch.utils.data.Dataset:
         return prepared(
             Patches(
-                pairs, scale=recipe.scale, patch_hr=recipe.patch_hr, batch_size=recipe.batch_size, seed=options.seed,
-                noise=recipe.degradation == "dn" and not options.lr_folders, parts=options.accumulate, rank=rank, ranks=ranks,
+                pairs,
+                scale=recipe.scale,
+                patch_hr=recipe.patch_hr,
+                batch_size=recipe.batch_size,
+                seed=options.seed,
+                noise=recipe.degradation == "dn" and not options.lr_folders,
+                parts=options.accumulate,
+                rank=rank,
+                ranks=ranks,
             )
-        )  # fmt: skip
+        )
 
     def card() -> Dict[str, Any]:
         run.hours = earlier_h + (time.monotonic() - started) / 3600
         given = dict(run.card)
         terms = {key: given.pop(key) for key in ("licence", "trained_on")}
-        training = {**facts, **given, "steps_done": run.step, "hours": round(run.hours, 2), "torch": torch.__version__}
+        training = {
+            **facts,
+            **given,
+            "steps_done": run.step,
+            "hours": round(run.hours, 2),
+            "torch": torch.__version__,
+        }
         if run.best_psnr_db is not None:
             training["best_valid_psnr_db"] = round(run.best_psnr_db, 3)
         training["history"] = run.history
@@ -126,10 +146,16 @@ def carry_out(task: Task, options: Options, *, leads: bool, started: float) -> N
     try:
         if run.step < recipe.steps:
             fit(
-                run, patches, Actions(save, validate, keep_best, say), logs=options.output / f"{name}.logs",
-                deadline=started + options.budget_s, devices=options.devices, accumulate=options.accumulate, workers=options.workers,
+                run,
+                patches,
+                Actions(save, validate, keep_best, say),
+                logs=options.output / f"{name}.logs",
+                deadline=started + options.budget_s,
+                devices=options.devices,
+                accumulate=options.accumulate,
+                workers=options.workers,
                 validating=options.valid is not None,
-            )  # fmt: skip
+            )
         if leads:
             save()
             task.write(name, run.ema, card())
@@ -155,9 +181,15 @@ def carry_out(task: Task, options: Options, *, leads: bool, started: float) -> N
 def _images(run: Run, recipe: Recipe, options: Options, state_file: Path) -> List[Pair]:
     """Decode the images and note them on the run's card. Raises InputError when a resumed run began with others."""
     pairs = image_pairs(
-        options.folders, options.cache, scale=recipe.scale, degradation=recipe.degradation, lr_folders=options.lr_folders,
-        min_hr=recipe.patch_hr, strict=options.strict, log=options.log,
-    )  # fmt: skip
+        options.folders,
+        options.cache,
+        scale=recipe.scale,
+        degradation=recipe.degradation,
+        lr_folders=options.lr_folders,
+        min_hr=recipe.patch_hr,
+        strict=options.strict,
+        log=options.log,
+    )
     images = {"images": len(pairs), "images_sha256": fingerprint(pairs)}
     if options.resume and {key: run.card.get(key) for key in images} != images:
         raise InputError(
@@ -165,9 +197,12 @@ def _images(run: Run, recipe: Recipe, options: Options, state_file: Path) -> Lis
             hint="resume with the images it began with: the same names, sizes and order",
         )
     run.card.update(
-        images, licence=options.licence or run.card.get("licence", ""),
-        trained_on=options.trained_on or run.card.get("trained_on") or ", ".join(f.resolve().name for f in options.folders),
-    )  # fmt: skip
+        images,
+        licence=options.licence or run.card.get("licence", ""),
+        trained_on=options.trained_on
+        or run.card.get("trained_on")
+        or ", ".join(f.resolve().name for f in options.folders),
+    )
     return pairs
 
 
@@ -175,7 +210,12 @@ def _told(error: BaseException, step: int, output: Path, *, kept: bool) -> BaseE
     """The error that ended a run as the user should read it."""
     if isinstance(error, OSError):  # the loggers write in many places
         full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-        error = SrDeployError(f"cannot write to {output} at step {step}: {error.strerror or error}", hint="free some space" if full else "")
+        error = SrDeployError(
+            f"cannot write to {output} at step {step}: {error.strerror or error}",
+            hint="free some space" if full else "",
+        )
     if isinstance(error, SrDeployError) and kept:
-        error.hint = "; ".join(filter(None, [error.hint, "the last saved state is kept, and --resume goes on from it"]))
+        error.hint = "; ".join(
+            filter(None, [error.hint, "the last saved state is kept, and --resume goes on from it"])
+        )
     return error

@@ -76,18 +76,37 @@ def checkpoint_from_images(
         recipe_file = Path(recipe)
         name = recipe_file.stem if name is None else name
         recipe = recipe_named(str(recipe))
-    folders, lr_folders, output = folder_list(folders, "--data"), folder_list(lr_folders, "--lr"), folder(output, "--output")
-    valid, cache = None if valid is None else folder(valid, "--valid"), output / "cache" if cache is None else folder(cache, "--cache")
+    folders, lr_folders, output = (
+        folder_list(folders, "--data"),
+        folder_list(lr_folders, "--lr"),
+        folder(output, "--output"),
+    )
+    valid, cache = (
+        None if valid is None else folder(valid, "--valid"),
+        output / "cache" if cache is None else folder(cache, "--cache"),
+    )
     check_options(
-        recipe, name, folders, lr_folders=lr_folders, init=init, teacher=teacher, judge=judge, accumulate=accumulate, devices=devices,
-        workers=workers, seed=seed, budget_s=budget_s,
-    )  # fmt: skip
+        recipe,
+        name,
+        folders,
+        lr_folders=lr_folders,
+        init=init,
+        teacher=teacher,
+        judge=judge,
+        accumulate=accumulate,
+        devices=devices,
+        workers=workers,
+        seed=seed,
+        budget_s=budget_s,
+    )
     try:
         import tensorboard  # noqa: F401
 
         from sr_deploy.train.task import Options, Task, carry_out
     except ImportError as e:
-        raise MissingPackageError(e.name or "lightning", needed_for="training", extra="train", cause=e) from e
+        raise MissingPackageError(
+            e.name or "lightning", needed_for="training", extra="train", cause=e
+        ) from e
     first_process = is_first_process()
     path = output / f"{name}.safetensors"
     if first_process:
@@ -98,9 +117,18 @@ def checkpoint_from_images(
     with leading(output, cache, name) if first_process else following():
         architecture = ARCHITECTURES[recipe.arch]
         torch.manual_seed(seed)
-        elastic = Elastic(architecture, recipe.scale, architecture.parse(recipe.variant or None), recipe.config or None)
+        elastic = Elastic(
+            architecture,
+            recipe.scale,
+            architecture.parse(recipe.variant or None),
+            recipe.config or None,
+        )
         elastic.net.to(memory_format=torch.channels_last).train()
-        facts = {**dataclasses.asdict(recipe), "seed": seed, "lr_images": "given" if lr_folders else "made"}
+        facts = {
+            **dataclasses.asdict(recipe),
+            "seed": seed,
+            "lr_images": "given" if lr_folders else "made",
+        }
         if init is not None:
             facts.update(_started_from(init, recipe, elastic))
         taught_by = None
@@ -117,17 +145,32 @@ def checkpoint_from_images(
             if judged_by is None:
                 return lambda patches: patches
             crops = crops_of_class(
-                pairs, judged_by.network(), scale=recipe.scale, patch_lr=recipe.patch_hr // recipe.scale, difficulty=recipe.difficulty,
+                pairs,
+                judged_by.network(),
+                scale=recipe.scale,
+                patch_lr=recipe.patch_hr // recipe.scale,
+                difficulty=recipe.difficulty,
                 log=options.log,
-            )  # fmt: skip
+            )
             return lambda patches: patches.within(crops)
 
         def terms(lr: Tensor, hr: Tensor, step: int) -> Terms:
             rng = np.random.default_rng((seed, step, 1))
-            return METHODS[recipe.method](elastic, Step(lr, hr, recipe.loss, recipe.psd, recipe.psd_detached, taught, rng, recipe.depth))
+            return METHODS[recipe.method](
+                elastic,
+                Step(
+                    lr, hr, recipe.loss, recipe.psd, recipe.psd_detached, taught, rng, recipe.depth
+                ),
+            )
 
         def spec(card: Dict[str, Any]) -> ModelSpec:
-            return architecture.spec(recipe.scale, elastic.largest, elastic=recipe.elastic, config=dict(recipe.config), **card)
+            return architecture.spec(
+                recipe.scale,
+                elastic.largest,
+                elastic=recipe.elastic,
+                config=dict(recipe.config),
+                **card,
+            )
 
         def score(weights: Weights, valid: Path) -> float:
             current = Checkpoint(name, spec({}), dict(weights))
@@ -135,16 +178,38 @@ def checkpoint_from_images(
             return _score(current, tuple(dict.fromkeys((points[0], points[-1]))), recipe, valid)
 
         task = Task(
-            recipe, elastic.net, terms,
-            write=lambda stem, weights, card: save_checkpoint(output, stem, spec(card), dict(weights)),
-            score=score, steps_done=lambda: _steps_done(path), facts=facts, frozen=() if taught is None else (taught,),
-            teacher_score=taught_by and (lambda valid: _score(taught_by, taught_by.spec.variants[-1:], recipe, valid)),
+            recipe,
+            elastic.net,
+            terms,
+            write=lambda stem, weights, card: save_checkpoint(
+                output, stem, spec(card), dict(weights)
+            ),
+            score=score,
+            steps_done=lambda: _steps_done(path),
+            facts=facts,
+            frozen=() if taught is None else (taught,),
+            teacher_score=taught_by
+            and (lambda valid: _score(taught_by, taught_by.spec.variants[-1:], recipe, valid)),
             prepare=prepare,
-        )  # fmt: skip
+        )
         options = Options(
-            folders, output, name, cache, lr_folders, valid, resume, seed, budget_s, devices, accumulate, workers, strict, licence,
-            trained_on, log if first_process else _silent,
-        )  # fmt: skip
+            folders,
+            output,
+            name,
+            cache,
+            lr_folders,
+            valid,
+            resume,
+            seed,
+            budget_s,
+            devices,
+            accumulate,
+            workers,
+            strict,
+            licence,
+            trained_on,
+            log if first_process else _silent,
+        )
         carry_out(task, options, leads=first_process, started=started)
         return path
 
@@ -168,9 +233,15 @@ def _started_from(model: str, recipe: Recipe, elastic: Elastic) -> dict:
     a backbone's checkpoint.
     """
     start = load_checkpoint(model)
-    same = (start.spec.arch, start.spec.variants[-1], start.spec.config) == (recipe.arch, str(elastic.largest), recipe.config)
+    same = (start.spec.arch, start.spec.variants[-1], start.spec.config) == (
+        recipe.arch,
+        str(elastic.largest),
+        recipe.config,
+    )
     if start.spec.arch == elastic.architecture.backbone:
-        needed = {k: v.shape for k, v in elastic.net.state_dict().items() if not k.startswith("adapter.")}
+        needed = {
+            k: v.shape for k, v in elastic.net.state_dict().items() if not k.startswith("adapter.")
+        }
         same = {k: v.shape for k, v in start.weights.items()} == needed
     if not same:
         raise InputError(
@@ -181,7 +252,11 @@ def _started_from(model: str, recipe: Recipe, elastic: Elastic) -> dict:
     own = elastic.net.state_dict()
     taken = {k: v for k, v in start.weights.items() if k in own and own[k].shape == v.shape}
     elastic.net.load_state_dict({**own, **taken})
-    facts = {"init": start.name, "init_sha256": start.spec.weights_sha256, "init_training": start.spec.training}
+    facts = {
+        "init": start.name,
+        "init_sha256": start.spec.weights_sha256,
+        "init_training": start.spec.training,
+    }
     if len(taken) < len(own):
         facts["init_scale"], facts["init_tensors"] = start.spec.scale, f"{len(taken)} of {len(own)}"
     return facts
@@ -189,20 +264,32 @@ def _started_from(model: str, recipe: Recipe, elastic: Elastic) -> dict:
 
 def _taught_by(teacher: Checkpoint, recipe: Recipe) -> dict:
     if teacher.spec.scale != recipe.scale:
-        raise InputError(f"the teacher '{teacher.name}' upscales x{teacher.spec.scale}; the recipe x{recipe.scale}")
-    return {"teacher": f"{teacher.name} ({teacher.spec.arch} {teacher.spec.variants[-1]})", "teacher_sha256": teacher.spec.weights_sha256}
+        raise InputError(
+            f"the teacher '{teacher.name}' upscales x{teacher.spec.scale}; the recipe x{recipe.scale}"
+        )
+    return {
+        "teacher": f"{teacher.name} ({teacher.spec.arch} {teacher.spec.variants[-1]})",
+        "teacher_sha256": teacher.spec.weights_sha256,
+    }
 
 
 def _judged_by(judge: Checkpoint, recipe: Recipe) -> dict:
     if judge.spec.scale != recipe.scale:
-        raise InputError(f"the judge '{judge.name}' upscales x{judge.spec.scale}; the recipe x{recipe.scale}")
-    return {"judged_by": f"{judge.name} ({judge.spec.arch} {judge.spec.variants[-1]})", "judge_sha256": judge.spec.weights_sha256}
+        raise InputError(
+            f"the judge '{judge.name}' upscales x{judge.spec.scale}; the recipe x{recipe.scale}"
+        )
+    return {
+        "judged_by": f"{judge.name} ({judge.spec.arch} {judge.spec.variants[-1]})",
+        "judge_sha256": judge.spec.weights_sha256,
+    }
 
 
 def _score(checkpoint: Checkpoint, variants: Sequence[str], recipe: Recipe, valid: Path) -> float:
     images = image_set(str(valid))
     scores = []
     for variant in variants:
-        session = TorchSession(checkpoint.network(variant), scale=recipe.scale, min_hw=checkpoint.spec.min_hw)
+        session = TorchSession(
+            checkpoint.network(variant), scale=recipe.scale, min_hw=checkpoint.spec.min_hw
+        )
         scores.append(evaluate(session, images, metric="y", degradation=recipe.degradation).psnr_db)
     return sum(scores) / len(scores)

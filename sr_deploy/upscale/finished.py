@@ -37,9 +37,13 @@ class Finished:
             with open(self._folder / LOG, "rb") as f:
                 f.seek(self._read)
                 lines = f.read().split(b"\n")
-            self._read += sum(len(line) + 1 for line in lines[:-1])  # a line without an end is still being written
+            self._read += sum(
+                len(line) + 1 for line in lines[:-1]
+            )  # a line without an end is still being written
             for line in lines[:-1]:
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # cut short by a crash: that picture is done again
+                with contextlib.suppress(
+                    ValueError, KeyError, TypeError
+                ):  # cut short by a crash: that picture is done again
                     entry = json.loads(line)
                     self._entries[entry["output"]] = entry
 
@@ -47,7 +51,11 @@ class Finished:
         """Tell whether the result is there, made of this picture by this network."""
         entry = self._entries.get(self._name(job))
         try:
-            return entry is not None and entry.get("by") == self._identity and tuple(entry.get("facts", ())) == _facts(job)
+            return (
+                entry is not None
+                and entry.get("by") == self._identity
+                and tuple(entry.get("facts", ())) == _facts(job)
+            )
         except OSError:
             return False
 
@@ -59,10 +67,14 @@ class Finished:
         """Write down that a result is finished. Raises InputError when that cannot be written."""
         entry = {"output": self._name(job), "by": self._identity, "facts": _facts(job)}
         try:
-            with open(self._folder / LOG, "a", encoding="utf-8") as f:  # one write at the file's end: others may add theirs
+            with open(
+                self._folder / LOG, "a", encoding="utf-8"
+            ) as f:  # one write at the file's end: others may add theirs
                 f.write(json.dumps(entry) + "\n")
         except OSError as e:
-            raise InputError(f"cannot write {self._folder / LOG}: {e.strerror or e}", hint="free some space") from e
+            raise InputError(
+                f"cannot write {self._folder / LOG}: {e.strerror or e}", hint="free some space"
+            ) from e
 
     def _name(self, job: Job) -> str:
         return job.output.relative_to(self._folder).as_posix()

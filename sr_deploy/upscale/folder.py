@@ -47,8 +47,15 @@ class Summary:
         self.busy = (self.busy | other.busy) - self.done - self.skipped - self.failed
 
     def __str__(self) -> str:
-        parts = ((self.done, "upscaled"), (self.skipped, "finished before"), (self.busy, "left to other processes"))
-        return ", ".join([f"{len(found)} {what}" for found, what in parts if found] + [f"{len(self.failed)} failed"])
+        parts = (
+            (self.done, "upscaled"),
+            (self.skipped, "finished before"),
+            (self.busy, "left to other processes"),
+        )
+        return ", ".join(
+            [f"{len(found)} {what}" for found, what in parts if found]
+            + [f"{len(self.failed)} failed"]
+        )
 
 
 @dataclass
@@ -65,7 +72,10 @@ def upscale_picture(job: Job, upscaler: Upscaler, *, say: Callable[[str], None])
     """Upscale one picture into the file named, replacing it. Raises InputError on what cannot be read, held or written."""
     wanted = format_for(job.output)
     if job.output.exists() and os.path.samefile(str(job.output), str(job.source)):
-        raise InputError(f"the result would replace the picture it is made from: {job.source}", hint="give another name with -o")
+        raise InputError(
+            f"the result would replace the picture it is made from: {job.source}",
+            hint="give another name with -o",
+        )
     item = _Item(job, read_picture(job.source), started=time.perf_counter())
     with no_empty_folders(job.output.parent):
         output_folder(job.output.parent)  # before the work: can it be written?
@@ -82,24 +92,40 @@ def jobs_of(source: Path, output: Path, *, suffix: Optional[str] = None) -> List
     itself and hidden files are left out. Raises InputError when there are none, or two results would have the same name.
     """
     if output.exists() and os.path.samefile(str(source), str(output)):
-        raise InputError(f"the results would replace the pictures of {source}", hint="give another folder with -o")
+        raise InputError(
+            f"the results would replace the pictures of {source}",
+            hint="give another folder with -o",
+        )
     jobs: List[Job] = []
     owners: Dict[str, Path] = {}
     for path in _pictures_in(source, output):
         name = path.relative_to(source)
         kept = name.suffix if format_of_name(name) is not None else ".png"
         job = Job(path, output / name.with_suffix(suffix or kept))
-        other = owners.setdefault(str(job.output).lower(), path)  # some disks take Name.png and name.png for one file
+        other = owners.setdefault(
+            str(job.output).lower(), path
+        )  # some disks take Name.png and name.png for one file
         if other != path:
-            raise InputError(f"{other} and {path} would both become {job.output}", hint="rename one, or leave the format out")
+            raise InputError(
+                f"{other} and {path} would both become {job.output}",
+                hint="rename one, or leave the format out",
+            )
         jobs.append(job)
     if not jobs:
-        raise InputError(f"the folder {source} holds no pictures ({', '.join(PICTURE_SUFFIXES)})", hint="give a folder of pictures")
+        raise InputError(
+            f"the folder {source} holds no pictures ({', '.join(PICTURE_SUFFIXES)})",
+            hint="give a folder of pictures",
+        )
     return jobs
 
 
 def upscale_folder(
-    jobs: Sequence[Job], folder: Path, upscaler: Upscaler, *, say: Callable[[str], None], wrote: Callable[[Path], None]
+    jobs: Sequence[Job],
+    folder: Path,
+    upscaler: Upscaler,
+    *,
+    say: Callable[[str], None],
+    wrote: Callable[[Path], None],
 ) -> Summary:
     """Upscale pictures into `folder`, reading ahead and writing behind; return what became of them.
 
@@ -110,8 +136,13 @@ def upscale_folder(
 
 class _Run:
     def __init__(
-        self, jobs: Sequence[Job], folder: Path, upscaler: Upscaler, say: Callable[[str], None], wrote: Callable[[Path], None]
-    ) -> None:  # fmt: skip
+        self,
+        jobs: Sequence[Job],
+        folder: Path,
+        upscaler: Upscaler,
+        say: Callable[[str], None],
+        wrote: Callable[[Path], None],
+    ) -> None:
         self._jobs, self._upscaler, self._say, self._wrote = jobs, upscaler, say, wrote
         self._finished = Finished(folder, upscaler.identity)
         self._summary = Summary()
@@ -122,11 +153,15 @@ class _Run:
         try:
             for item in ahead(self._read(), depth=1):
                 rgb = item.picture.rgb
-                alone = self._upscaler.alone((rgb.shape[0], rgb.shape[1]), bytes_per_px=3 * rgb.itemsize)
+                alone = self._upscaler.alone(
+                    (rgb.shape[0], rgb.shape[1]), bytes_per_px=3 * rgb.itemsize
+                )
                 if alone:
                     writer.close()
                 try:
-                    item.picture = upscaled(item.picture, self._upscaler, format_for(item.job.output))
+                    item.picture = upscaled(
+                        item.picture, self._upscaler, format_for(item.job.output)
+                    )
                     item.how = self._upscaler.describe()
                 except SrDeployError as e:
                     self._fail(item.job, e)
@@ -140,7 +175,9 @@ class _Run:
                     writer = Behind(self._finish, depth=1)
             writer.close()
         except BaseException:
-            with contextlib.suppress(SrDeployError):  # what is computed is written, so that nothing is left half-written
+            with contextlib.suppress(
+                SrDeployError
+            ):  # what is computed is written, so that nothing is left half-written
                 writer.close()
             raise
         finally:
@@ -175,7 +212,10 @@ class _Run:
             self._release(path)
             return False
         if job.output.exists() and not self._finished.knows(job):
-            raise InputError(f"{job.output} exists and is not known to be made from it", hint="remove it, or give another folder with -o")
+            raise InputError(
+                f"{job.output} exists and is not known to be made from it",
+                hint="remove it, or give another folder with -o",
+            )
         return True
 
     def _finish(self, item: _Item) -> None:
@@ -183,7 +223,10 @@ class _Run:
             _write(item)
             self._finished.add(item.job)
         except SrDeployError as e:
-            if isinstance(e.__cause__, OSError) and e.__cause__.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+            if isinstance(e.__cause__, OSError) and e.__cause__.errno in (
+                errno.ENOSPC,
+                getattr(errno, "EDQUOT", None),
+            ):
                 raise
             self._fail(item.job, e)
             return
@@ -231,7 +274,9 @@ def _pictures_in(source: Path, output: Path) -> Iterator[Path]:
 def _write(item: _Item) -> None:
     output = item.job.output
     with atomic_path(output) as temporary:
-        named = temporary.with_suffix(output.suffix.lower())  # OpenCV goes by the name; still hidden, still `.partial-`
+        named = temporary.with_suffix(
+            output.suffix.lower()
+        )  # OpenCV goes by the name; still hidden, still `.partial-`
         try:
             item.picture = write_picture(named, item.picture, format_for(output))
             os.replace(str(named), str(temporary))

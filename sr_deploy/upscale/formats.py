@@ -68,7 +68,11 @@ def format_for(path: Path) -> Format:
     found = format_of_name(path)
     if found is None:
         known = ", ".join(f.suffixes[0] for f in FORMATS)
-        what = f"'{path.suffix}' is no format we write" if path.suffix else "its name does not say a format, and there is no such folder"
+        what = (
+            f"'{path.suffix}' is no format we write"
+            if path.suffix
+            else "its name does not say a format, and there is no such folder"
+        )
         raise InputError(f"cannot write {path}: {what}", hint=f"give a name ending in {known}")
     return found
 

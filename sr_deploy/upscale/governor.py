@@ -53,10 +53,15 @@ def log_to(path: Path) -> Iterator[Callable[[Dict[str, Any]], None]]:
         def note(entry: Dict[str, Any]) -> None:
             try:
                 if not lines:
-                    lines.append(stack.enter_context(open(path, "a", encoding="utf-8", buffering=1)))
+                    lines.append(
+                        stack.enter_context(open(path, "a", encoding="utf-8", buffering=1))
+                    )
                 lines[0].write(json.dumps(entry) + "\n")
             except OSError as e:
-                raise InputError(f"cannot write {path}: {e.strerror or e}", hint="free some space, or give another output") from e
+                raise InputError(
+                    f"cannot write {path}: {e.strerror or e}",
+                    hint="free some space, or give another output",
+                ) from e
 
         yield note
 
@@ -82,13 +87,17 @@ class Governor:
         Raises InputError when these do not fit together.
         """
         if not upscalers or len(upscalers) != len(names):
-            raise InputError(f"a governor of {len(upscalers)} variants with {len(names)} names; expected one name for each, at least one")
+            raise InputError(
+                f"a governor of {len(upscalers)} variants with {len(names)} names; expected one name for each, at least one"
+            )
         if len({u.scale for u in upscalers}) > 1:
             raise InputError(
                 f"the variants upscale by different factors: {', '.join(f'{n} by {u.scale}' for n, u in zip(names, upscalers))}"
             )
         if not (fps > 0 and math.isfinite(fps)):
-            raise InputError(f"a rate of {fps} frames a second cannot be held; expected a positive number")
+            raise InputError(
+                f"a rate of {fps} frames a second cannot be held; expected a positive number"
+            )
         if max_watts is not None and not max_watts > 0:
             raise InputError(f"a bound of {max_watts} W cannot be held; expected a positive number")
         if max_watts is not None and watts is None:
@@ -116,7 +125,9 @@ class Governor:
     @property
     def identity(self) -> str:
         """Name the variants governed and the rate."""
-        return f"{1 / self.share_s:g} fps of " + "; ".join(getattr(u, "identity", "") for u in self._upscalers)
+        return f"{1 / self.share_s:g} fps of " + "; ".join(
+            getattr(u, "identity", "") for u in self._upscalers
+        )
 
     def describe(self) -> str:
         """Say in a line what is governed."""
@@ -161,14 +172,22 @@ class Governor:
         # In turns, and the least of each: what else the machine does meanwhile makes single runs longer, not the variants.
         for _ in range(_CALIBRATION_RUNS):
             for v, upscaler in enumerate(self._upscalers):
-                if 2 * self.share_s < times[v] < math.inf:  # it will not be taken, however exactly its time is known
+                if (
+                    2 * self.share_s < times[v] < math.inf
+                ):  # it will not be taken, however exactly its time is known
                     continue
                 start = self._clock()
                 upscaler(rgb)
                 times[v] = min(times[v], max(self._clock() - start, 1e-9))
         self._idle_s[rgb.shape[:2]] = times
         spent = {name: round(t * 1000, 2) for name, t in zip(self.names, times)}
-        self._log({"calibrated": list(rgb.shape[:2]), "ms": spent, "share_ms": round(self.share_s * 1000, 2)})
+        self._log(
+            {
+                "calibrated": list(rgb.shape[:2]),
+                "ms": spent,
+                "share_ms": round(self.share_s * 1000, 2),
+            }
+        )
 
     def _account(self, took: float) -> None:
         self._loads.append(took / self._idle_s[self._size][self._now])
@@ -187,11 +206,15 @@ class Governor:
         if took > self.share_s:
             smaller = self._largest(self._loads[-1], below=self._now)
             if smaller < self._now:
-                return watts, self._down(smaller, f"took {took * 1000:.1f} ms of {self.share_s * 1000:.1f}")
+                return watts, self._down(
+                    smaller, f"took {took * 1000:.1f} ms of {self.share_s * 1000:.1f}"
+                )
             return watts, f"even {self.names[0]} is too slow now"
         if watts is not None and self._max_watts is not None and watts > self._max_watts:
             if self._now > 0 and self._since >= 2 * self._hold:
-                return watts, self._down(self._now - 1, f"draws {watts:.1f} W of {self._max_watts:g}")
+                return watts, self._down(
+                    self._now - 1, f"draws {watts:.1f} W of {self._max_watts:g}"
+                )
             return watts, ""
         larger = self._now + 1
         if larger < len(self.names) and not self._backlog_s:

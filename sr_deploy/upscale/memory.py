@@ -13,7 +13,16 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW
 
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
 MARGIN = 1.3
 """On what the probes say: tiles of 200x200 to 800x800 after them took 0.5 to 1.14 times what they foretold, in ONNX Runtime and
 in torch: less where tiles are small, for those lie in what the probes have left; more than 1 for SRN only."""
@@ -22,7 +31,10 @@ _STATUS = Path("/proc/self/status")
 _MEMINFO = Path("/proc/meminfo")
 _CGROUPS = (  # (limit, use) of a container: version 2, version 1
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
+    (
+        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ),
 )
 
 
@@ -45,7 +57,9 @@ def parse_bytes(text: str) -> int:
     """Read `2GiB`, `512MiB` or `1.5GB`. Raises InputError on anything else."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([a-z]*)", text.strip().lower())
     if match is None or match.group(2) not in _UNITS or not float(match.group(1)):
-        raise InputError(f"'{text}' is not an amount of memory; expected such as 2GiB, 512MiB or 1.5GB")
+        raise InputError(
+            f"'{text}' is not an amount of memory; expected such as 2GiB, 512MiB or 1.5GB"
+        )
     return int(float(match.group(1)) * _UNITS[match.group(2)])
 
 
@@ -82,7 +96,9 @@ def need_of(session: Session, run: Callable[[HW], object]) -> Optional[Need]:
     if session.fixed_hw is not None:
         sizes = [session.fixed_hw]
     else:
-        sizes = list(dict.fromkeys(session.nearest_hw((side, side)) for side in (PROBE_PX, 2 * PROBE_PX)))
+        sizes = list(
+            dict.fromkeys(session.nearest_hw((side, side)) for side in (PROBE_PX, 2 * PROBE_PX))
+        )
     rises: List[Optional[float]] = []
     with peak_memory_mib(rises):
         for hw in sizes:

@@ -23,8 +23,20 @@ _WIDTHS, _HEIGHTS = (0x0100, 0xA002), (0x0101, 0xA003)
 _SHORT, _LONG, _UNDEFINED = 3, 4, 7
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _PNM = re.compile(rb"P([2356])" + _GAP + rb"\d+" + _GAP + rb"\d+" + _GAP + rb"(\d+)\s")
-_AVIF_TURNS = {(0, None): 1, (1, None): 8, (2, None): 3, (3, None): 6, (0, 0): 4, (0, 1): 2, (2, 0): 2, (2, 1): 4, (1, 0): 5, (1, 1): 7,
-               (3, 0): 7, (3, 1): 5}  # fmt: skip
+_AVIF_TURNS = {
+    (0, None): 1,
+    (1, None): 8,
+    (2, None): 3,
+    (3, None): 6,
+    (0, 0): 4,
+    (0, 1): 2,
+    (2, 0): 2,
+    (2, 1): 4,
+    (1, 0): 5,
+    (1, 1): 7,
+    (3, 0): 7,
+    (3, 1): 5,
+}
 """Quarter turns to the left, then mirrored (0: upside down, 1: left to right) -> EXIF's orientation."""
 
 
@@ -57,7 +69,14 @@ def resized(exif: bytes, hw: HW) -> bytes:
             positions = _entries(exif, order, offset)
             for tag, position in positions.items():
                 if tag in (*_WIDTHS, *_HEIGHTS):
-                    struct.pack_into(order + "HII", data, position + 2, _LONG, 1, hw[1] if tag in _WIDTHS else hw[0])
+                    struct.pack_into(
+                        order + "HII",
+                        data,
+                        position + 2,
+                        _LONG,
+                        1,
+                        hw[1] if tag in _WIDTHS else hw[0],
+                    )
             if offset == first:  # what follows it is the thumbnail's
                 struct.pack_into(order + "I", data, first + 2 + 12 * len(positions), 0)
             if EXIF_FOLDER not in positions:
@@ -101,7 +120,12 @@ def tiff_facts(data: bytes) -> TiffFacts:
         if ICC in positions:
             size, offset = struct.unpack_from(order + "II", data, positions[ICC] + 4)
             icc = bytes(data[offset : offset + size])
-        return TiffFacts(values.get(PHOTOMETRIC, 2), icc, values.get(EXTRA_SAMPLES, 0), positions.get(EXTRA_SAMPLES, -8) + 8)
+        return TiffFacts(
+            values.get(PHOTOMETRIC, 2),
+            icc,
+            values.get(EXTRA_SAMPLES, 0),
+            positions.get(EXTRA_SAMPLES, -8) + 8,
+        )
     except (struct.error, ValueError):
         return TiffFacts()
 
@@ -121,7 +145,9 @@ def complete_tiff(path: Path, *, icc: bytes, alpha: bool) -> None:
         if alpha:
             entries.append(struct.pack(order + "HHIHH", EXTRA_SAMPLES, _SHORT, 1, UNASSOCIATED, 0))
         entries.sort(key=lambda entry: struct.unpack_from(order + "H", entry))
-        f.write(struct.pack(order + "H", len(entries)) + b"".join(entries) + struct.pack(order + "I", 0))
+        f.write(
+            struct.pack(order + "H", len(entries)) + b"".join(entries) + struct.pack(order + "I", 0)
+        )
         f.seek(4)
         f.write(struct.pack(order + "I", place))
 
@@ -131,7 +157,9 @@ def transparent_grey(png: bytes) -> Optional[int]:
     depth, colours = png[24], png[25]
     for name, start, _ in png_chunks(png):
         if name == b"tRNS" and colours == 0:
-            return struct.unpack_from(">H", png, start)[0] * (255 // (2**depth - 1) if depth < 8 else 1)
+            return struct.unpack_from(">H", png, start)[0] * (
+                255 // (2**depth - 1) if depth < 8 else 1
+            )
         if name == b"IDAT":
             break
     return None
@@ -148,7 +176,9 @@ def unscaled_maximum(data: bytes) -> Optional[int]:
 def turn_of_avif(data: bytes) -> int:
     """Return how an AVIF file is to be turned, as EXIF's orientation tells it. Its own EXIF does not count."""
     head = bytes(data[: max(bytes(data).find(b"mdat"), 0)])
-    turned, mirrored = (re.search(rb"\0\0\0\x09" + name + rb"(.)", head, re.DOTALL) for name in (b"irot", b"imir"))
+    turned, mirrored = (
+        re.search(rb"\0\0\0\x09" + name + rb"(.)", head, re.DOTALL) for name in (b"irot", b"imir")
+    )
     key = turned.group(1)[0] & 3 if turned else 0, mirrored.group(1)[0] & 1 if mirrored else None
     return _AVIF_TURNS[key]
 
@@ -178,7 +208,9 @@ def _values(data: bytes) -> Dict[int, int]:
         for tag, position in _entries(data, order, first).items():
             kind, count = struct.unpack_from(order + "HI", data, position + 2)
             if kind in (_SHORT, _LONG) and count == 1:
-                found[tag] = struct.unpack_from(order + ("H" if kind == _SHORT else "I"), data, position + 8)[0]
+                found[tag] = struct.unpack_from(
+                    order + ("H" if kind == _SHORT else "I"), data, position + 8
+                )[0]
         return found
     except (struct.error, ValueError):
         return {}

@@ -75,15 +75,22 @@ def runnables(given: str) -> List[Runnable]:
 def _family(folder: Path) -> List[Runnable]:
     files = files_in(folder, *ARTIFACT_SUFFIXES)
     if not files:
-        raise InputError(f"the folder {folder} holds no .onnx or .engine file", hint="give a model's name, or a folder of its artifacts")
+        raise InputError(
+            f"the folder {folder} holds no .onnx or .engine file",
+            hint="give a model's name, or a folder of its artifacts",
+        )
     found = [_artifact(path) for path in files]
     for i, other in enumerate(found):
         if other.model != found[0].model:
             raise InputError(
-                f"{folder} holds artifacts of several models, {found[0].model} and {other.model}", hint="give one file, or a folder of one"
+                f"{folder} holds artifacts of several models, {found[0].model} and {other.model}",
+                hint="give one file, or a folder of one",
             )
         if other.variant in [r.variant for r in found[:i]]:
-            raise InputError(f"{folder} holds {other.name} more than once; the second is {files[i].name}", hint="give that file itself")
+            raise InputError(
+                f"{folder} holds {other.name} more than once; the second is {files[i].name}",
+                hint="give that file itself",
+            )
     return found
 
 
@@ -92,7 +99,12 @@ def _artifact(path: Path) -> Runnable:
         return Runnable(path.stem, "", sha256_of(path), lambda: _open_bare(path))
     manifest = read_manifest(path)
     runtime = "onnxruntime" if manifest.kind == "onnx" else load_target(manifest.target).runtime
-    return Runnable(manifest.model, manifest.variant, manifest.sha256, lambda: BACKENDS[runtime]().open(path, manifest))
+    return Runnable(
+        manifest.model,
+        manifest.variant,
+        manifest.sha256,
+        lambda: BACKENDS[runtime]().open(path, manifest),
+    )
 
 
 def _open_bare(path: Path) -> Session:

@@ -66,7 +66,9 @@ def read_picture(path: Path) -> Picture:
     """Read a picture; its content decides what it is, not its name. Raises InputError where it is damaged or of no kind we take."""
     cv2 = opencv()
     try:
-        data = np.fromfile(str(path), dtype=np.uint8)  # imread cannot open every Unicode path on Windows
+        data = np.fromfile(
+            str(path), dtype=np.uint8
+        )  # imread cannot open every Unicode path on Windows
     except OSError as e:
         raise InputError(f"cannot read the picture {path}: {e.strerror or e}") from e
     kind, raw = content_of(data[:64].tobytes()), data.data
@@ -78,22 +80,40 @@ def read_picture(path: Path) -> Picture:
         raise InputError(f"{path} holds CMYK colours", hint="convert it to RGB first")
     pages = cv2.imcount(str(path)) if kind in _ANIMATED and hasattr(cv2, "imcount") else 1
     if pages > 1:
-        raise InputError(f"{path} holds {pages} frames or pages; expected one", hint="give them one by one, or as a video")
-    if tiff.extra == UNASSOCIATED:  # libtiff multiplies the colours by alpha, unless that is said to be done
+        raise InputError(
+            f"{path} holds {pages} frames or pages; expected one",
+            hint="give them one by one, or as a video",
+        )
+    if (
+        tiff.extra == UNASSOCIATED
+    ):  # libtiff multiplies the colours by alpha, unless that is said to be done
         data[tiff.extra_at] = data[tiff.extra_at + 1] = 0
     image, metadata = _decoded(cv2, data)
     if image is None:
-        raise InputError(f"{path} is not a picture that can be read, or it is damaged" + (f" ({kind})" if kind else ""))
+        raise InputError(
+            f"{path} is not a picture that can be read, or it is damaged"
+            + (f" ({kind})" if kind else "")
+        )
     if image.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"{path} holds {image.dtype} values; expected 8 or 16 bit per channel", hint="convert it first")
+        raise InputError(
+            f"{path} holds {image.dtype} values; expected 8 or 16 bit per channel",
+            hint="convert it first",
+        )
     notes: List[str] = []
     named = format_of_name(path)
-    if named is not None and kind and named.name != kind and not {named.name, kind} <= {"PPM", "PGM", "PBM"}:
+    if (
+        named is not None
+        and kind
+        and named.name != kind
+        and not {named.name, kind} <= {"PPM", "PGM", "PBM"}
+    ):
         notes.append(f"it is a {kind} file in spite of its name")
     if metadata is None:
         turn = orientation(exif_of_jpeg(raw)) if kind == "JPEG" else 1
         image = image if turn == 1 else _turned(image, turn)
-        notes.append("this OpenCV cannot read EXIF and colour profiles: none are kept (4.12 and newer can)")
+        notes.append(
+            "this OpenCV cannot read EXIF and colour profiles: none are kept (4.12 and newer can)"
+        )
     elif tiff.icc:
         metadata[_ICC] = tiff.icc
     if kind == "AVIF":
@@ -110,11 +130,18 @@ def read_picture(path: Path) -> Picture:
     if kind == "PNG" and picture.alpha is None and picture.grey:
         key = transparent_grey(raw)
         if key is not None:
-            picture = replace(picture, alpha=np.where(picture.rgb[:, :, 0] == key, 0, largest).astype(image.dtype))
+            picture = replace(
+                picture, alpha=np.where(picture.rgb[:, :, 0] == key, 0, largest).astype(image.dtype)
+            )
     elif kind in ("PPM", "PGM"):
         white = unscaled_maximum(raw)
         if white is not None and white != largest:
-            picture = replace(picture, rgb=np.rint(np.minimum(picture.rgb / np.float32(white), 1) * largest).astype(image.dtype))
+            picture = replace(
+                picture,
+                rgb=np.rint(np.minimum(picture.rgb / np.float32(white), 1) * largest).astype(
+                    image.dtype
+                ),
+            )
     elif tiff.extra == ASSOCIATED and picture.alpha is not None:
         picture = replace(picture, rgb=_divided(picture.rgb, picture.alpha))
     return replace(picture, metadata=metadata, notes=tuple(notes))
@@ -125,20 +152,27 @@ def upscaled(picture: Picture, upscaler: Any, wanted: Format) -> Picture:
     h, w = picture.rgb.shape[:2]
     s = upscaler.scale
     problem = (
-        f"holds {hw_text((h * s, w * s))} pixels, more than {wanted.side} a side" if max(h, w) * s > wanted.side
-        else "has transparent parts" if picture.alpha is not None and not wanted.alpha
-        else "has 16 bit per channel" if picture.rgb.dtype == np.uint16 and not wanted.deep
+        f"holds {hw_text((h * s, w * s))} pixels, more than {wanted.side} a side"
+        if max(h, w) * s > wanted.side
+        else "has transparent parts"
+        if picture.alpha is not None and not wanted.alpha
+        else "has 16 bit per channel"
+        if picture.rgb.dtype == np.uint16 and not wanted.deep
         else ""
-    )  # fmt: skip
+    )
     if problem:
-        raise InputError(f"the result {problem}, and {wanted.name} cannot hold that", hint="write PNG or TIFF")
+        raise InputError(
+            f"the result {problem}, and {wanted.name} cannot hold that", hint="write PNG or TIFF"
+        )
     picture, notes = _kept(picture, wanted)
     rgb = picture.rgb if picture.alpha is None else _filled(picture.rgb, picture.alpha)
     alpha = None
     # Alpha, its own result, and both with the colours as OpenCV takes them.
     out = upscaler(rgb) if picture.alpha is None else upscaler(rgb, more_per_px=6 * rgb.itemsize)
     if picture.alpha is not None:
-        alpha = opencv().resize(picture.alpha, (out.shape[1], out.shape[0]), interpolation=opencv().INTER_CUBIC)
+        alpha = opencv().resize(
+            picture.alpha, (out.shape[1], out.shape[0]), interpolation=opencv().INTER_CUBIC
+        )
     metadata = dict(picture.metadata or {})
     if _EXIF in metadata:
         metadata[_EXIF] = resized(metadata[_EXIF], (out.shape[0], out.shape[1]))
@@ -151,7 +185,9 @@ def write_picture(path: Path, picture: Picture, wanted: Format) -> Picture:
     metadata = dict(picture.metadata or {})
     profile = metadata.pop(_ICC, b"")
     tiff = wanted.name == "TIFF"
-    if _written(path, pixels, {**metadata, _ICC: profile} if profile and not tiff else metadata, wanted):
+    if _written(
+        path, pixels, {**metadata, _ICC: profile} if profile and not tiff else metadata, wanted
+    ):
         alpha = picture.alpha is not None
         if tiff and (profile or alpha):
             complete_tiff(path, icc=profile, alpha=alpha)
@@ -160,7 +196,13 @@ def write_picture(path: Path, picture: Picture, wanted: Format) -> Picture:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if not profile or tiff or not _written(path, pixels, metadata, wanted):
         raise OSError(errno.EIO, f"OpenCV could not write it as {wanted.name}")
-    return replace(picture, notes=(*picture.notes, f"its colour profile is not one that {wanted.name} files may hold: it is not kept"))
+    return replace(
+        picture,
+        notes=(
+            *picture.notes,
+            f"its colour profile is not one that {wanted.name} files may hold: it is not kept",
+        ),
+    )
 
 
 def _written(path: Path, pixels: np.ndarray, metadata: Dict[int, bytes], wanted: Format) -> bool:
@@ -182,8 +224,12 @@ def opencv() -> Any:
     try:
         import cv2
     except ImportError as e:
-        raise MissingPackageError("opencv-python-headless", needed_for="upscaling pictures", extra="upscale", cause=e) from e
-    if hasattr(cv2, "utils") and hasattr(cv2.utils, "logging"):  # its own lines beside our errors; not in every version
+        raise MissingPackageError(
+            "opencv-python-headless", needed_for="upscaling pictures", extra="upscale", cause=e
+        ) from e
+    if hasattr(cv2, "utils") and hasattr(
+        cv2.utils, "logging"
+    ):  # its own lines beside our errors; not in every version
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2
 
@@ -202,7 +248,9 @@ def _decoded(cv2: Any, data: np.ndarray) -> Tuple[Optional[np.ndarray], Optional
     except cv2.error:
         return None, None
     metadata = {int(kind): np.asarray(value).tobytes() for kind, value in zip(kinds, values)}
-    if metadata.get(_EXIF, b"").startswith(b"Exif\0\0"):  # AVIF's has the header that belongs to JPEG
+    if metadata.get(_EXIF, b"").startswith(
+        b"Exif\0\0"
+    ):  # AVIF's has the header that belongs to JPEG
         metadata[_EXIF] = metadata[_EXIF][6:]
     return image, metadata
 
@@ -224,9 +272,16 @@ def _kept(picture: Picture, wanted: Format) -> Tuple[Picture, List[str]]:
     notes = []
     if not wanted.exif:
         turn = orientation(metadata.get(_EXIF, b""))
-        dropped = [name for kind, name in ((_EXIF, "EXIF"), (_XMP, "XMP")) if metadata.pop(kind, None) is not None]
+        dropped = [
+            name
+            for kind, name in ((_EXIF, "EXIF"), (_XMP, "XMP"))
+            if metadata.pop(kind, None) is not None
+        ]
         if dropped:
-            notes.append(f"{wanted.name} files get no {' and '.join(dropped)}" + ("; its orientation was applied" if turn != 1 else ""))
+            notes.append(
+                f"{wanted.name} files get no {' and '.join(dropped)}"
+                + ("; its orientation was applied" if turn != 1 else "")
+            )
         if turn != 1:
             alpha = None if picture.alpha is None else _turned(picture.alpha, turn)
             picture = replace(picture, rgb=_turned(picture.rgb, turn), alpha=alpha)
@@ -241,7 +296,9 @@ def _turned(image: np.ndarray, turn: int) -> np.ndarray:
     """Bring (H, W[, C]) upright from an EXIF orientation of 1 to 8."""
     if turn >= 5:
         image = image.swapaxes(0, 1)
-    rows, columns = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(turn, (1, 1))
+    rows, columns = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(
+        turn, (1, 1)
+    )
     return np.ascontiguousarray(image[::rows, ::columns])
 
 
@@ -271,9 +328,14 @@ def _from_smaller(colours: np.ndarray, weight: np.ndarray) -> np.ndarray:
     h, w = weight.shape
     half = (max(w // 2, 1), max(h // 2, 1))
     less = cv2.resize(weight, half, interpolation=cv2.INTER_AREA)
-    mean = cv2.resize(colours * weight[:, :, None], half, interpolation=cv2.INTER_AREA) / np.maximum(less, 1e-6)[:, :, None]
+    mean = (
+        cv2.resize(colours * weight[:, :, None], half, interpolation=cv2.INTER_AREA)
+        / np.maximum(less, 1e-6)[:, :, None]
+    )
     smaller = _from_smaller(mean, (less > 0).astype(np.float32))
-    return np.where(weight[:, :, None] > 0, colours, cv2.resize(smaller, (w, h), interpolation=cv2.INTER_LINEAR))
+    return np.where(
+        weight[:, :, None] > 0, colours, cv2.resize(smaller, (w, h), interpolation=cv2.INTER_LINEAR)
+    )
 
 
 def _for_opencv(picture: Picture, wanted: Format) -> np.ndarray:
@@ -286,5 +348,9 @@ def _for_opencv(picture: Picture, wanted: Format) -> np.ndarray:
         return grey
     for top in range(0, rgb.shape[0], _STRIP):
         strip = rgb[top : top + _STRIP]
-        strip[...] = np.rint(strip @ _LUMA).astype(rgb.dtype)[:, :, None] if picture.grey else strip[:, :, ::-1].copy()
+        strip[...] = (
+            np.rint(strip @ _LUMA).astype(rgb.dtype)[:, :, None]
+            if picture.grey
+            else strip[:, :, ::-1].copy()
+        )
     return rgb if picture.alpha is None else np.dstack([rgb, picture.alpha])

@@ -28,16 +28,27 @@ def live_watts(every_s: float = 0.5, *, wait_s: float = _WAIT_S) -> Iterator[Cal
         log.touch()
         quiet = subprocess.DEVNULL
         try:
-            process = subprocess.Popen(["sh", str(SCRIPT), "watch", str(log), f"{every_s:g}"], stdin=quiet, stdout=quiet, stderr=quiet)
+            process = subprocess.Popen(
+                ["sh", str(SCRIPT), "watch", str(log), f"{every_s:g}"],
+                stdin=quiet,
+                stdout=quiet,
+                stderr=quiet,
+            )
         except OSError as e:
-            raise InputError(f"this machine's power cannot be read: there is no sh ({e.strerror or e})", hint=_HINT) from e
+            raise InputError(
+                f"this machine's power cannot be read: there is no sh ({e.strerror or e})",
+                hint=_HINT,
+            ) from e
         try:
             with open(str(log), encoding="utf-8", errors="replace") as lines:
                 readings = _Readings()
                 until = time.monotonic() + wait_s
                 while readings.add(lines.read()) is None:
                     if time.monotonic() > until or process.poll() is not None:
-                        raise InputError(f"this machine's power cannot be read: {readings.why_none()}", hint=_HINT)
+                        raise InputError(
+                            f"this machine's power cannot be read: {readings.why_none()}",
+                            hint=_HINT,
+                        )
                     time.sleep(0.05)
 
                 def watts() -> float:
@@ -73,4 +84,9 @@ class _Readings:
         return self._last
 
     def why_none(self) -> str:
-        return "; ".join(board_watts(dict.fromkeys(sorted(r), 1.0))[1] for r in self._rails.values() if r) or "it reports none"
+        return (
+            "; ".join(
+                board_watts(dict.fromkeys(sorted(r), 1.0))[1] for r in self._rails.values() if r
+            )
+            or "it reports none"
+        )

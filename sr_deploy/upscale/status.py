@@ -9,7 +9,9 @@ from typing import Callable, TextIO
 _LINE_EVERY_S = 10.0
 
 
-def status_line(stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> Callable[[str], None]:
+def status_line(
+    stream: TextIO, *, clock: Callable[[], float] = time.monotonic
+) -> Callable[[str], None]:
     """Return a function that shows a line on `stream`. An empty line ends what a terminal shows."""
     terminal = stream.isatty()
     shown = [-_LINE_EVERY_S, 0.0]  # when the last line was shown, and its length

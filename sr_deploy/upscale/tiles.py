@@ -27,9 +27,15 @@ class Upscaler:
     """Upscale images, planned once per size. Use it from one thread at a time."""
 
     def __init__(
-        self, session: Session, *, tile: Optional[int] = None, max_memory: Optional[int] = None, identity: str = "", beside: int = 0,
+        self,
+        session: Session,
+        *,
+        tile: Optional[int] = None,
+        max_memory: Optional[int] = None,
+        identity: str = "",
+        beside: int = 0,
         held: int = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """tile: the largest LR side fed, halo included. max_memory: bytes of resident memory of the process, at most.
 
         max_memory None: a quarter of what is available beside what the process has. identity: what is told of the network's
@@ -38,7 +44,9 @@ class Upscaler:
         Raises InputError when memory cannot be measured here and a bound is given.
         """
         self.session, self.scale = session, session.scale
-        self.identity = identity if tile is None or session.halo_px is not None else f"{identity} tile {tile}"
+        self.identity = (
+            identity if tile is None or session.halo_px is not None else f"{identity} tile {tile}"
+        )
         self.max_memory = max_memory
         self.difference = 0.0
         """The largest difference so far, of 0..1, between two tiles on the same pixels beside a seam; 0 where tiling is exact."""
@@ -51,7 +59,10 @@ class Upscaler:
         self._plans: Dict[Tuple[HW, int], Plan] = {}
         self._last: Optional[Plan] = None
         if max_memory is not None and resident_bytes() is None:
-            raise InputError("memory cannot be measured on this system, so no bound can be kept", hint="give a tile size instead")
+            raise InputError(
+                "memory cannot be measured on this system, so no bound can be kept",
+                hint="give a tile size instead",
+            )
 
     def __call__(self, image: np.ndarray, *, more_per_px: int = 0) -> np.ndarray:
         """Upscale (H, W, 3) RGB, uint8, uint16 or float32 in 0..1, to (scale*H, scale*W, 3) of the same dtype.
@@ -60,9 +71,18 @@ class Upscaler:
         pixel of the result beside it (to write alpha, say), for the memory bound. Raises InputError on other shapes and types, or
         where tile or memory bound cannot be kept.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in _LARGEST or 0 in image.shape:
-            raise InputError(f"expected an (H, W, 3) image of uint8, uint16 or float32, got {image.shape} {image.dtype}")
-        plan = self._last = self.plan((image.shape[0], image.shape[1]), bytes_per_px=3 * image.itemsize + more_per_px)
+        if (
+            image.ndim != 3
+            or image.shape[2] != 3
+            or image.dtype not in _LARGEST
+            or 0 in image.shape
+        ):
+            raise InputError(
+                f"expected an (H, W, 3) image of uint8, uint16 or float32, got {image.shape} {image.dtype}"
+            )
+        plan = self._last = self.plan(
+            (image.shape[0], image.shape[1]), bytes_per_px=3 * image.itemsize + more_per_px
+        )
         self.session.begin()
         upscaled = self._run(image, plan)
         spent = self.session.spent()
@@ -81,13 +101,22 @@ class Upscaler:
             self.difference = max(self.difference, seams.difference)
         return out
 
-    def _run_tile(self, image: np.ndarray, row: Span, column: Span, out: np.ndarray, seams: Optional[_Seams]) -> None:
+    def _run_tile(
+        self, image: np.ndarray, row: Span, column: Span, out: np.ndarray, seams: Optional[_Seams]
+    ) -> None:
         """Run one tile and store its core. Its arrays end here: kept, they would lie beside the next tile's."""
         s = self.scale
         y = self.session.run(_fed(image, row, column))
         rows = slice((row.core_start - row.start) * s, (row.core_stop - row.start) * s)
-        columns = slice((column.core_start - column.start) * s, (column.core_stop - column.start) * s)
-        _store(y[0, :, rows, columns], out[row.core_start * s : row.core_stop * s, column.core_start * s : column.core_stop * s])
+        columns = slice(
+            (column.core_start - column.start) * s, (column.core_stop - column.start) * s
+        )
+        _store(
+            y[0, :, rows, columns],
+            out[
+                row.core_start * s : row.core_stop * s, column.core_start * s : column.core_stop * s
+            ],
+        )
         if seams is not None:
             seams.add(y, row, column)
 
@@ -111,7 +140,11 @@ class Upscaler:
             else:
                 result = hw[0] * hw[1] * self.scale**2 * bytes_per_px
                 beside = 0 if self.alone(hw, bytes_per_px=bytes_per_px) else self._beside
-                taken = resident + (1 + self._held) * result + beside * (result + result // self.scale**2)
+                taken = (
+                    resident
+                    + (1 + self._held) * result
+                    + beside * (result + result // self.scale**2)
+                )
                 self._plans[key] = self._plan_within(hw, self.max_memory, taken)
         return self._plans[key]
 
@@ -130,7 +163,12 @@ class Upscaler:
                 hint=f"give at least {-(-(taken + smallest) // 2**20)}MiB, or a smaller network",
             )
         fixed = self.session.fixed_hw is not None
-        plan = plan_tiles(hw, self.session, tile=self._tile, max_px=None if fixed else self._need.px_within(bound - taken))
+        plan = plan_tiles(
+            hw,
+            self.session,
+            tile=self._tile,
+            max_px=None if fixed else self._need.px_within(bound - taken),
+        )
         self.estimate = max(self.estimate, taken + self._tiles_need(math.prod(plan.tile_hw)))
         return plan
 
@@ -187,7 +225,13 @@ class Upscaler:
         return "memory: estimated {}, peak {}, bound {}".format(*texts) + over
 
 
-def upscale_image(image: np.ndarray, session: Session, *, tile: Optional[int] = None, max_memory: Optional[int] = None) -> np.ndarray:
+def upscale_image(
+    image: np.ndarray,
+    session: Session,
+    *,
+    tile: Optional[int] = None,
+    max_memory: Optional[int] = None,
+) -> np.ndarray:
     """Upscale one (H, W, 3) RGB image of uint8, uint16 or float32 in 0..1 (see `Upscaler`, which also takes many)."""
     return Upscaler(session, tile=tile, max_memory=max_memory)(image)
 
@@ -211,7 +255,10 @@ def _mirrored(span: Span, n: int) -> np.ndarray:
 def _store(core: np.ndarray, place: np.ndarray) -> None:
     """Write (3, h, w) float32 into (h, w, 3) of the image's dtype. Raises ArtifactError on values that are no numbers."""
     if np.isnan(core.min()):
-        raise ArtifactError("the network returned values that are no numbers", hint="does it overflow in half precision? use FP32")
+        raise ArtifactError(
+            "the network returned values that are no numbers",
+            hint="does it overflow in half precision? use FP32",
+        )
     if place.dtype == np.float32:
         place[...] = core.transpose(1, 2, 0)
         return
@@ -235,17 +282,43 @@ class _Seams:
     def add(self, y: np.ndarray, row: Span, column: Span) -> None:
         """Take the next tile, (1, 3, h, w), row by row from the left."""
         if column.core_start > 0 and self._left is not None:
-            self._compare(self._left, self._cut(y, row, column, (row.core_start, row.core_stop), _around(column.core_start)))
+            self._compare(
+                self._left,
+                self._cut(
+                    y, row, column, (row.core_start, row.core_stop), _around(column.core_start)
+                ),
+            )
         if row.core_start > 0:
             above = self._above[column.core_start]
-            self._compare(above, self._cut(y, row, column, _around(row.core_start), (column.core_start, column.core_stop)))
-        self._left = self._cut(y, row, column, (row.core_start, row.core_stop), _around(column.core_stop)).copy()
-        below = self._cut(y, row, column, _around(row.core_stop), (column.core_start, column.core_stop))
+            self._compare(
+                above,
+                self._cut(
+                    y, row, column, _around(row.core_start), (column.core_start, column.core_stop)
+                ),
+            )
+        self._left = self._cut(
+            y, row, column, (row.core_start, row.core_stop), _around(column.core_stop)
+        ).copy()
+        below = self._cut(
+            y, row, column, _around(row.core_stop), (column.core_start, column.core_stop)
+        )
         self._above[column.core_start] = below.copy()
 
-    def _cut(self, y: np.ndarray, row: Span, column: Span, rows: Tuple[int, int], columns: Tuple[int, int]) -> np.ndarray:
+    def _cut(
+        self,
+        y: np.ndarray,
+        row: Span,
+        column: Span,
+        rows: Tuple[int, int],
+        columns: Tuple[int, int],
+    ) -> np.ndarray:
         s = self._scale
-        top, bottom, left, right = rows[0] - row.start, rows[1] - row.start, columns[0] - column.start, columns[1] - column.start
+        top, bottom, left, right = (
+            rows[0] - row.start,
+            rows[1] - row.start,
+            columns[0] - column.start,
+            columns[1] - column.start,
+        )
         return y[:, :, top * s : bottom * s, left * s : right * s]
 
     def _compare(self, a: np.ndarray, b: np.ndarray) -> None:

@@ -30,7 +30,23 @@ from sr_deploy.upscale.video_parts import (
 )
 from sr_deploy.upscale.video_source import BrokenOffError, VideoFacts, frames, pyav, video_facts
 
-SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mpg", ".mpeg", ".flv", ".wmv", ".y4m", ".ogv", ".3gp")
+SUFFIXES = (
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".ts",
+    ".m2ts",
+    ".mpg",
+    ".mpeg",
+    ".flv",
+    ".wmv",
+    ".y4m",
+    ".ogv",
+    ".3gp",
+)
 """By which a file is taken for a video."""
 _STATUS_EVERY_S = 0.5
 
@@ -90,7 +106,10 @@ def upscale_video(
     with claimed(claim) as mine:
         if not mine:
             pid, host = holder(claim)
-            raise InputError(f"{output} is being written by the process {pid} on {host}", hint=f"if that is gone, remove {claim}")
+            raise InputError(
+                f"{output} is being written by the process {pid} on {host}",
+                hint=f"if that is gone, remove {claim}",
+            )
         return _run(_Job(source, output, facts, encoding), upscaler, say, progress)
 
 
@@ -110,9 +129,13 @@ class _Job:
         return self.output.with_name(f"{self.output.stem}.partial{self.output.suffix}")
 
 
-def _run(job: _Job, upscaler: Any, say: Callable[[str], None], progress: Callable[[str], None]) -> VideoSummary:
+def _run(
+    job: _Job, upscaler: Any, say: Callable[[str], None], progress: Callable[[str], None]
+) -> VideoSummary:
     started = time.monotonic()
-    run = Run(sha256_of(job.source), f"{upscaler.identity}, x{upscaler.scale}", _settings(job.encoding))
+    run = Run(
+        sha256_of(job.source), f"{upscaler.identity}, x{upscaler.scale}", _settings(job.encoding)
+    )
     done = finished_parts(job.folder, run)
     resumed = sum(len(p.pts) for p in done)
     if resumed:
@@ -127,7 +150,15 @@ def _run(job: _Job, upscaler: Any, say: Callable[[str], None], progress: Callabl
             _write(job, writer.parts, whole=False)
             kept = f"{job.partial} has the {sum(len(p.pts) for p in writer.parts)} frames before"
             if isinstance(e, BrokenOffError):
-                e.hint = "; ".join(filter(None, (e.hint, f"{kept}, and {job.folder} its parts: remove that if you do not go on")))
+                e.hint = "; ".join(
+                    filter(
+                        None,
+                        (
+                            e.hint,
+                            f"{kept}, and {job.folder} its parts: remove that if you do not go on",
+                        ),
+                    )
+                )
             else:
                 say(f"interrupted: {kept}; the same command goes on with {job.folder}")
         else:
@@ -139,10 +170,18 @@ def _run(job: _Job, upscaler: Any, say: Callable[[str], None], progress: Callabl
     remove_parts(job.folder)
     with contextlib.suppress(FileNotFoundError):
         job.partial.unlink()  # of an interrupted run
-    return VideoSummary(job.output, sum(len(p.pts) for p in writer.parts), resumed, time.monotonic() - started, str(job.encoding))
+    return VideoSummary(
+        job.output,
+        sum(len(p.pts) for p in writer.parts),
+        resumed,
+        time.monotonic() - started,
+        str(job.encoding),
+    )
 
 
-def _upscale_frames(job: _Job, upscaler: Any, writer: PartWriter, progress: Callable[[str], None]) -> None:
+def _upscale_frames(
+    job: _Job, upscaler: Any, writer: PartWriter, progress: Callable[[str], None]
+) -> None:
     done = sum(len(p.pts) for p in writer.parts)
     begun = shown = time.monotonic()
     encode = Behind(lambda item: writer.add(*item))
@@ -173,20 +212,25 @@ def _write(job: _Job, parts: List[Part], *, whole: bool) -> None:
     suffix = job.output.suffix.lower()
     target = job.partial
     try:
-        broken = write_video(temporary, suffix, job.source, job.facts, job.encoding, job.folder, parts, whole=whole)
+        broken = write_video(
+            temporary, suffix, job.source, job.facts, job.encoding, job.folder, parts, whole=whole
+        )
         if whole and not broken:
             target = job.output
         with open(temporary, "rb+") as f:
             os.fsync(f.fileno())
         os.replace(temporary, target)
     except OSError as e:
-        raise InputError(f"cannot write {target}: {e.strerror or e}", hint="the finished parts are kept") from e
+        raise InputError(
+            f"cannot write {target}: {e.strerror or e}", hint="the finished parts are kept"
+        ) from e
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
     if broken:
         raise BrokenOffError(
-            f"{job.source} {broken}", hint=f"{target} has what came before, and {job.folder} its parts: remove that if you do not go on"
+            f"{job.source} {broken}",
+            hint=f"{target} has what came before, and {job.folder} its parts: remove that if you do not go on",
         )
 
 
@@ -199,7 +243,10 @@ def _check_paths(source: Path, output: Path) -> None:
     if not source.is_file():
         raise InputError(f"{source}: {'is a folder' if source.is_dir() else 'no such file'}")
     if output.suffix.lower() not in CONTAINERS:
-        raise InputError(f"{output}: unknown kind of video '{output.suffix}'", hint=f"give an output ending in {', '.join(CONTAINERS)}")
+        raise InputError(
+            f"{output}: unknown kind of video '{output.suffix}'",
+            hint=f"give an output ending in {', '.join(CONTAINERS)}",
+        )
     if output.exists():
         same = os.path.samefile(str(source), str(output))
         raise InputError(

@@ -61,9 +61,15 @@ def rgb_from_frame(frame: Any, colour: Colour) -> np.ndarray:
         planes += [np.full_like(planes[0], 128 << (colour.depth - 8))] * 2
     x, y = STEPS[colour.layout]
     if (x, y) != (1, 1):
-        at = np.array([[1 / x, 0, -0.25 if colour.centred else 0], [0, 1 / y, -0.25 if y == 2 else 0]], np.float64)
+        at = np.array(
+            [[1 / x, 0, -0.25 if colour.centred else 0], [0, 1 / y, -0.25 if y == 2 else 0]],
+            np.float64,
+        )
         flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-        planes[1:] = [cv2.warpAffine(p, at, (w, h), flags=flags, borderMode=cv2.BORDER_REPLICATE) for p in planes[1:]]
+        planes[1:] = [
+            cv2.warpAffine(p, at, (w, h), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+            for p in planes[1:]
+        ]
     return cv2.transform(cv2.merge(planes), _to_rgb(colour))
 
 
@@ -75,12 +81,18 @@ def planes_from_rgb(rgb: np.ndarray, colour: Colour) -> List[np.ndarray]:
     top = (1 << colour.depth) - 1
     if colour.layout == "rgb":
         planes = [rgb[..., c] for c in (1, 2, 0)]
-        return planes if colour.depth == 8 else [(p.astype(np.float32) * (top / 65535) + 0.5).astype(np.uint16) for p in planes]
+        return (
+            planes
+            if colour.depth == 8
+            else [(p.astype(np.float32) * (top / 65535) + 0.5).astype(np.uint16) for p in planes]
+        )
     forward = _to_rgb(colour).astype(np.float64)
     back = np.linalg.inv(forward[:, :3])
     yuv = cv2.transform(rgb, np.hstack([back, -back @ forward[:, 3:]]).astype(np.float32))
     if colour.depth not in (8, 16):
-        np.minimum(yuv, top, out=yuv)  # the bluest blue of the full range rounds to one more than there is
+        np.minimum(
+            yuv, top, out=yuv
+        )  # the bluest blue of the full range rounds to one more than there is
     if colour.layout == "gray":
         return [yuv[..., 0]]
     luma, *chroma = cv2.split(yuv)
@@ -89,7 +101,10 @@ def planes_from_rgb(rgb: np.ndarray, colour: Colour) -> List[np.ndarray]:
         column = np.array([0.5, 0.5] if y == 2 else [1.0])
         anchor = (0 if colour.centred else 1, 0)
         border = cv2.BORDER_REPLICATE
-        chroma = [cv2.sepFilter2D(p, -1, row, column, anchor=anchor, borderType=border)[::y, ::x] for p in chroma]
+        chroma = [
+            cv2.sepFilter2D(p, -1, row, column, anchor=anchor, borderType=border)[::y, ::x]
+            for p in chroma
+        ]
     return [luma, *chroma]
 
 
@@ -97,7 +112,9 @@ def frame_planes(frame: Any) -> List[np.ndarray]:
     """Return views (h, w) of the planes of a planar frame, without the padding of their lines."""
     views = []
     for plane in frame.planes:
-        samples = np.frombuffer(plane, np.uint8 if frame.format.components[0].bits == 8 else np.dtype("<u2"))
+        samples = np.frombuffer(
+            plane, np.uint8 if frame.format.components[0].bits == 8 else np.dtype("<u2")
+        )
         views.append(samples.reshape(plane.height, -1)[:, : plane.width])
     return views
 
@@ -109,7 +126,13 @@ def _to_rgb(colour: Colour) -> np.ndarray:
     unit = 1 << (colour.depth - 8)
     top = (1 << colour.depth) - 1
     black, luma, chroma = (0, top, top) if colour.full else (16 * unit, 219 * unit, 224 * unit)
-    yuv = np.array([[1, 0, 2 * (1 - kr)], [1, -2 * kb * (1 - kb) / kg, -2 * kr * (1 - kr) / kg], [1, 2 * (1 - kb), 0]])
+    yuv = np.array(
+        [
+            [1, 0, 2 * (1 - kr)],
+            [1, -2 * kb * (1 - kb) / kg, -2 * kr * (1 - kr) / kg],
+            [1, 2 * (1 - kb), 0],
+        ]
+    )
     scaled = yuv / [luma, chroma, chroma] * np.iinfo(colour.dtype).max
     offset = scaled @ [-black, -128 * unit, -128 * unit]
     return np.hstack([scaled, offset[:, None]]).astype(np.float32)

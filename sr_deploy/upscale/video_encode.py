@@ -47,7 +47,9 @@ class Encoding:
         return f"{self.codec}{' ' if said else ''}{said}, {self.pix_fmt}, {self.hw[1]}x{self.hw[0]}"
 
 
-def encoding_for(facts: VideoFacts, scale: int, *, codec: str, crf: Optional[int], gop: int) -> Encoding:
+def encoding_for(
+    facts: VideoFacts, scale: int, *, codec: str, crf: Optional[int], gop: int
+) -> Encoding:
     """Choose how to encode the upscaled video: in the source's chroma layout, depth, matrix and range.
 
     Grey becomes 4:2:0 without colour; RGB becomes 4:4:4 of BT.709. Raises InputError when the codec is unknown or not in this
@@ -55,9 +57,14 @@ def encoding_for(facts: VideoFacts, scale: int, *, codec: str, crf: Optional[int
     """
     av = pyav()
     if codec not in CODECS:
-        raise InputError(f"unknown codec '{codec}'; there are: {', '.join(CODECS)}", hint=nearest(codec, CODECS))
+        raise InputError(
+            f"unknown codec '{codec}'; there are: {', '.join(CODECS)}", hint=nearest(codec, CODECS)
+        )
     if codec not in av.codecs_available:
-        raise InputError(f"the FFmpeg of this PyAV {av.__version__} has no {codec}", hint=f"take another: {', '.join(CODECS)}")
+        raise InputError(
+            f"the FFmpeg of this PyAV {av.__version__} has no {codec}",
+            hint=f"take another: {', '.join(CODECS)}",
+        )
     default, options = CODECS[codec]
     if default is None and crf is not None:
         raise InputError(f"{codec} is lossless and takes no CRF, got {crf}")
@@ -68,11 +75,22 @@ def encoding_for(facts: VideoFacts, scale: int, *, codec: str, crf: Optional[int
     pix_fmt = f"yuv{layout}p" + ("" if source.depth == 8 else f"{source.depth}le")
     if not _takes(codec, pix_fmt):
         others = [c for c in CODECS if c in av.codecs_available and _takes(c, pix_fmt)]
-        raise InputError(f"{codec} cannot hold the source's {pix_fmt}", hint=f"take {' or '.join(others)}" if others else "")
+        raise InputError(
+            f"{codec} cannot hold the source's {pix_fmt}",
+            hint=f"take {' or '.join(others)}" if others else "",
+        )
     matrix, full = (1, False) if source.layout == "rgb" else (source.matrix, source.full)
     hw = (facts.hw[0] * scale, facts.hw[1] * scale)
     encoding = Encoding(
-        codec, tuple(options.items()), pix_fmt, hw, Colour(layout, source.depth, matrix, full), facts.tags, facts.rate, facts.aspect, gop
+        codec,
+        tuple(options.items()),
+        pix_fmt,
+        hw,
+        Colour(layout, source.depth, matrix, full),
+        facts.tags,
+        facts.rate,
+        facts.aspect,
+        gop,
     )
     if codec != "ffv1" and layout != "444" and (hw[1] % 2 or (hw[0] % 2 and layout == "420")):
         raise InputError(
@@ -82,7 +100,9 @@ def encoding_for(facts: VideoFacts, scale: int, *, codec: str, crf: Optional[int
     try:
         encoder(encoding).encode(None)
     except (av.error.FFmpegError, ValueError) as e:
-        raise InputError(f"{codec} does not take {encoding.hw[1]}x{encoding.hw[0]} {pix_fmt} with {options}: {e}") from e
+        raise InputError(
+            f"{codec} does not take {encoding.hw[1]}x{encoding.hw[0]} {pix_fmt} with {options}: {e}"
+        ) from e
     return encoding
 
 
@@ -91,14 +111,19 @@ def configure(context: Any, encoding: Encoding) -> None:
 
     They also make the same of the same frames, but for libx264 on a CPU with AVX-512: its macroblock tree is not repeatable.
     """
-    os.environ.setdefault("SVT_LOG", "1")  # errors: SVT-AV1 asks no one else before it prints its settings to stderr
+    os.environ.setdefault(
+        "SVT_LOG", "1"
+    )  # errors: SVT-AV1 asks no one else before it prints its settings to stderr
     context.height, context.width = encoding.hw
     context.pix_fmt = encoding.pix_fmt
     # Frames are numbered, not timed: not every codec takes every time base. Their times are put on when the file is written.
     context.framerate, context.time_base = encoding.rate, 1 / encoding.rate
     context.gop_size = encoding.gop
     context.bit_rate = 0
-    context.colorspace, context.color_range = encoding.colour.matrix, 2 if encoding.colour.full else 1
+    context.colorspace, context.color_range = (
+        encoding.colour.matrix,
+        2 if encoding.colour.full else 1,
+    )
     context.color_primaries, context.color_trc = encoding.tags
     if encoding.aspect is not None:
         context.sample_aspect_ratio = encoding.aspect
@@ -119,7 +144,9 @@ def packets(context: Any, encoding: Encoding, number: int, rgb: Optional[np.ndar
     if rgb is None:
         return context.encode(None)
     if rgb.shape[:2] != encoding.hw or rgb.dtype != encoding.colour.dtype:
-        raise InputError(f"a frame came back as {rgb.shape} {rgb.dtype}, expected {encoding.hw} {np.dtype(encoding.colour.dtype)}")
+        raise InputError(
+            f"a frame came back as {rgb.shape} {rgb.dtype}, expected {encoding.hw} {np.dtype(encoding.colour.dtype)}"
+        )
     frame = pyav().VideoFrame(encoding.hw[1], encoding.hw[0], encoding.pix_fmt)
     for view, plane in zip(frame_planes(frame), planes_from_rgb(rgb, encoding.colour)):
         view[:] = plane

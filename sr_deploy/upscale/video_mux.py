@@ -15,7 +15,17 @@ from sr_deploy.upscale.video_source import VideoFacts, opened, pyav
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Those that hold a time for each frame."""
-_STALE = ("encoder", "duration", "bps", "number_of_", "_statistics_", "major_brand", "minor_version", "compatible_brands", "creation_time")
+_STALE = (
+    "encoder",
+    "duration",
+    "bps",
+    "number_of_",
+    "_statistics_",
+    "major_brand",
+    "minor_version",
+    "compatible_brands",
+    "creation_time",
+)
 """Beginnings of tags that are of the file they were in."""
 _SHORT_S = 0.5
 """What a file may end before the duration it gives: containers round, and count the streams' ends differently."""
@@ -33,7 +43,15 @@ def check_streams(source: Path, facts: VideoFacts, encoding: Encoding, suffix: s
 
 
 def write_video(
-    output: Path, suffix: str, source: Path, facts: VideoFacts, encoding: Encoding, folder: Path, parts: Sequence[Part], *, whole: bool
+    output: Path,
+    suffix: str,
+    source: Path,
+    facts: VideoFacts,
+    encoding: Encoding,
+    folder: Path,
+    parts: Sequence[Part],
+    *,
+    whole: bool,
 ) -> str:
     """Write the parts and the source's other streams to `output`, as the container of `suffix`.
 
@@ -48,7 +66,11 @@ def write_video(
             with _writing(str(output), suffix, facts.time_base) as out:
                 video, copies, _ = _streams(container, out, facts, encoding, suffix)
                 with contextlib.ExitStack() as stack:
-                    ours = _Packets(stack.enter_context(contextlib.closing(_video_packets(folder, parts, facts, video))))
+                    ours = _Packets(
+                        stack.enter_context(
+                            contextlib.closing(_video_packets(folder, parts, facts, video))
+                        )
+                    )
                     reading = _Reading(container, facts)
                     for packet in reading.packets():
                         copy = copies.get(packet.stream_index)
@@ -67,7 +89,10 @@ def write_video(
                         out.mux(video_packet)
         except (av.error.FFmpegError, ValueError) as e:
             # The file is written in the folder that `atomic_path` checked: this is the disk, or packets that do not fit.
-            raise InputError(f"cannot write {suffix[1:]}: {getattr(e, 'strerror', None) or e}", hint="the finished parts are kept") from e
+            raise InputError(
+                f"cannot write {suffix[1:]}: {getattr(e, 'strerror', None) or e}",
+                hint="the finished parts are kept",
+            ) from e
     return reading.broken() if whole else ""
 
 
@@ -90,10 +115,15 @@ class _Reading:
                     if packet.pts is None:  # the empty packets at the end
                         continue
                     packet.dts = packet.pts
-                self._end_s = max(self._end_s, float(((packet.pts or packet.dts) + (packet.duration or 0)) * packet.time_base))
+                self._end_s = max(
+                    self._end_s,
+                    float(((packet.pts or packet.dts) + (packet.duration or 0)) * packet.time_base),
+                )
                 self._video_packets += packet.stream_index == self._facts.index
                 if packet.is_corrupt:
-                    self._damaged = f"is cut off or damaged at {float(packet.dts * packet.time_base):.2f} s"
+                    self._damaged = (
+                        f"is cut off or damaged at {float(packet.dts * packet.time_base):.2f} s"
+                    )
                 else:
                     yield packet
         except pyav().error.FFmpegError as e:
@@ -102,13 +132,15 @@ class _Reading:
     def broken(self) -> str:
         if self._damaged:
             return self._damaged
-        stated_s = (self._stated or 0) / 1e6  # from 0 in Matroska, from the first packet in others: taken for the smaller
+        stated_s = (
+            self._stated or 0
+        ) / 1e6  # from 0 in Matroska, from the first packet in others: taken for the smaller
         if stated_s - self._end_s > _SHORT_S:
-            return f"ends at {self._end_s:.2f} s of the {stated_s:.2f} s it says it has: it is cut off"
-        if self._stated_packets and self._video_packets < self._stated_packets:
             return (
-                f"has {self._video_packets} of the {self._stated_packets} frames it says it has, up to {self._end_s:.2f} s: it is cut off"
+                f"ends at {self._end_s:.2f} s of the {stated_s:.2f} s it says it has: it is cut off"
             )
+        if self._stated_packets and self._video_packets < self._stated_packets:
+            return f"has {self._video_packets} of the {self._stated_packets} frames it says it has, up to {self._end_s:.2f} s: it is cut off"
         return ""
 
 
@@ -120,7 +152,9 @@ class _Packets:
         self._next = next(packets, None)
 
     def until(self, time_s: Optional[Fraction]) -> Iterator[Any]:
-        while self._next is not None and (time_s is None or self._next.dts * self._next.time_base <= time_s):
+        while self._next is not None and (
+            time_s is None or self._next.dts * self._next.time_base <= time_s
+        ):
             packet, self._next = self._next, next(self._packets, None)
             yield packet
 
@@ -138,7 +172,9 @@ def decoding_times(pts: Sequence[int]) -> List[int]:
     return [ordered[0] - (delay - i) * step for i in range(delay)] + ordered[: len(ordered) - delay]
 
 
-def _video_packets(folder: Path, parts: Sequence[Part], facts: VideoFacts, stream: Any) -> Iterator[Any]:
+def _video_packets(
+    folder: Path, parts: Sequence[Part], facts: VideoFacts, stream: Any
+) -> Iterator[Any]:
     av = pyav()
     times = [part.pts[n] for part in parts for n in part.numbers]
     ordered = sorted(times)
@@ -150,12 +186,18 @@ def _video_packets(folder: Path, parts: Sequence[Part], facts: VideoFacts, strea
             for n, size, key in zip(part.numbers, part.sizes, part.keys):
                 packet = av.Packet(f.read(size))
                 packet.stream, packet.time_base = stream, facts.time_base
-                packet.pts, packet.dts, packet.duration = part.pts[n], next(dts), length[part.pts[n]]
+                packet.pts, packet.dts, packet.duration = (
+                    part.pts[n],
+                    next(dts),
+                    length[part.pts[n]],
+                )
                 packet.is_keyframe = bool(key)
                 yield packet
 
 
-def _streams(container: Any, out: Any, facts: VideoFacts, encoding: Encoding, suffix: str) -> Tuple[Any, Dict[int, Any], List[str]]:
+def _streams(
+    container: Any, out: Any, facts: VideoFacts, encoding: Encoding, suffix: str
+) -> Tuple[Any, Dict[int, Any], List[str]]:
     """Add the streams in the source's order and write the header; return the video's, the copies by index, and what is lost."""
     av = pyav()
     lost: List[str] = []
@@ -171,10 +213,15 @@ def _streams(container: Any, out: Any, facts: VideoFacts, encoding: Encoding, su
                 made = copies[stream.index] = _add_copy(out, stream)
             except (av.error.FFmpegError, ValueError, AttributeError) as e:
                 raise InputError(
-                    f"{suffix[1:]} cannot hold the source's {what}, which is copied as it is: {e}", hint="give an output ending in .mkv"
+                    f"{suffix[1:]} cannot hold the source's {what}, which is copied as it is: {e}",
+                    hint="give an output ending in .mkv",
                 ) from e
             _keep(stream, made)
-        elif stream.type == "attachment" and suffix == ".mkv" and hasattr(out, "add_stream_from_template"):
+        elif (
+            stream.type == "attachment"
+            and suffix == ".mkv"
+            and hasattr(out, "add_stream_from_template")
+        ):
             out.add_stream_from_template(stream)
         else:
             lost.append(f"{what} is not copied")
@@ -182,13 +229,16 @@ def _streams(container: Any, out: Any, facts: VideoFacts, encoding: Encoding, su
     if hasattr(out, "set_chapters"):
         out.set_chapters(container.chapters())
     else:
-        lost.append(f"chapters and the streams' dispositions are not kept: PyAV {av.__version__} cannot write them")
+        lost.append(
+            f"chapters and the streams' dispositions are not kept: PyAV {av.__version__} cannot write them"
+        )
     try:
         out.start_encoding()
     except (av.error.FFmpegError, ValueError) as e:
         codecs = ", ".join(sorted({s.codec_context.name for s in out.streams if s.codec_context}))
         raise InputError(
-            f"{suffix[1:]} cannot hold these streams ({codecs}): {getattr(e, 'strerror', None) or e}", hint="give an output ending in .mkv"
+            f"{suffix[1:]} cannot hold these streams ({codecs}): {getattr(e, 'strerror', None) or e}",
+            hint="give an output ending in .mkv",
         ) from e
     return video, copies, lost
 
@@ -197,7 +247,10 @@ def _add_video(out: Any, encoding: Encoding, facts: VideoFacts, suffix: str) -> 
     try:
         stream = out.add_stream(encoding.codec, rate=encoding.rate)
     except ValueError as e:
-        raise InputError(f"{suffix[1:]} cannot hold {encoding.codec}", hint="give an output ending in .mkv, or another --codec") from e
+        raise InputError(
+            f"{suffix[1:]} cannot hold {encoding.codec}",
+            hint="give an output ending in .mkv, or another --codec",
+        ) from e
     configure(stream.codec_context, encoding)
     stream.time_base = facts.time_base
     if facts.matrix:
@@ -232,7 +285,9 @@ def _writing(file: Union[str, io.BytesIO], suffix: str, time_base: Fraction) -> 
     # Sound may begin before 0 (an encoder's padding): without this Matroska moves everything, so that it does not.
     options = {"avoid_negative_ts": "disabled"}
     if suffix in (".mp4", ".m4v", ".mov"):
-        options["movie_timescale"] = str(time_base.denominator)  # in which it writes when a stream begins, else to 1 ms
+        options["movie_timescale"] = str(
+            time_base.denominator
+        )  # in which it writes when a stream begins, else to 1 ms
     out = pyav().open(file, "w", format=CONTAINERS[suffix], container_options=options)
     try:
         yield out

@@ -63,12 +63,18 @@ def finished_parts(folder: Path, run: Run) -> List[Part]:
     state = folder / "run.json"
     if not state.is_file():
         if folder.is_dir() and any(folder.iterdir()):
-            raise InputError(f"{folder} exists and is not a run's", hint="give another output, or remove it")
+            raise InputError(
+                f"{folder} exists and is not a run's", hint="give another output, or remove it"
+            )
         output_folder(folder)
         write_text(state, to_json(run))
         return []
     before = from_dict(Run, read_json(state, InputError), source=state, error=InputError)
-    names = {"source_sha256": "source file", "upscaler": "network or its settings", "encoding": "encoder's settings"}
+    names = {
+        "source_sha256": "source file",
+        "upscaler": "network or its settings",
+        "encoding": "encoder's settings",
+    }
     other = [names.get(k, k) for k, v in dataclasses.asdict(run).items() if getattr(before, k) != v]
     if other:
         raise InputError(
@@ -96,7 +102,9 @@ def packets_file(folder: Path, number: int) -> Path:
 class PartWriter:
     """Encodes frames into parts. Used by one thread."""
 
-    def __init__(self, folder: Path, encoding: Encoding, done: Sequence[Part], frames: int = FRAMES) -> None:
+    def __init__(
+        self, folder: Path, encoding: Encoding, done: Sequence[Part], frames: int = FRAMES
+    ) -> None:
         self.parts = list(done)
         self._folder = folder
         self._encoding = encoding
@@ -152,7 +160,9 @@ class _OpenPart:
         self._file.close()
         numbers, sizes, keys = zip(*self._made) if self._made else ((), (), ())
         if sorted(numbers) != list(range(len(self.pts))) or not keys[0]:
-            raise InputError(f"{self._encoding.codec} made packets {sorted(numbers)} of {len(self.pts)} frames: this codec cannot be used")
+            raise InputError(
+                f"{self._encoding.codec} made packets {sorted(numbers)} of {len(self.pts)} frames: this codec cannot be used"
+            )
         assert self._last is not None
         return Part(tuple(self.pts), numbers, sizes, keys, fingerprint(self._last))
 
@@ -169,5 +179,6 @@ def remove_parts(folder: Path) -> None:
 
 def _cannot_write(folder: Path, e: OSError) -> InputError:
     return InputError(
-        f"cannot write to {folder}: {e.strerror or e}", hint="free some space and start again: it goes on with the last finished part"
+        f"cannot write to {folder}: {e.strerror or e}",
+        hint="free some space and start again: it goes on with the last finished part",
     )

@@ -88,7 +88,9 @@ def pyav() -> Any:
         import av
         import cv2  # noqa: F401
     except ImportError as e:
-        raise MissingPackageError(e.name or "av", needed_for="upscaling video", extra="upscale", cause=e) from e
+        raise MissingPackageError(
+            e.name or "av", needed_for="upscaling video", extra="upscale", cause=e
+        ) from e
     return av
 
 
@@ -117,7 +119,10 @@ def video_facts(path: Path) -> VideoFacts:
                 hint="tone-map it to SDR first",
             )
         if any("DOVI" in str(data.type) for data in frame.side_data):
-            raise InputError(f"{path} is HDR, Dolby Vision: its colours cannot be told from its frames", hint="tone-map it to SDR first")
+            raise InputError(
+                f"{path} is HDR, Dolby Vision: its colours cannot be told from its frames",
+                hint="tone-map it to SDR first",
+            )
         _check_progressive(path, frame, 0.0)
         colour, guessed = _colour(path, frame, coder)
         rate = stream.average_rate or stream.base_rate or stream.guessed_rate
@@ -151,7 +156,9 @@ def fingerprint(rgb: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(rgb))
 
 
-def frames(path: Path, facts: VideoFacts, after: Optional[Seen] = None) -> Iterator[Tuple[int, np.ndarray]]:
+def frames(
+    path: Path, facts: VideoFacts, after: Optional[Seen] = None
+) -> Iterator[Tuple[int, np.ndarray]]:
     """Yield (pts, (H, W, 3) RGB), in order of time; `pts` in `facts.time_base`. `after`: only what follows that frame.
 
     Goes to the keyframe before it, and to the file's beginning when from there the frame does not come out the same. Raises
@@ -166,14 +173,19 @@ def frames(path: Path, facts: VideoFacts, after: Optional[Seen] = None) -> Itera
     try:
         yield from _frames(path, facts, after, seek=False)
     except _LostError as e:
-        raise InputError(f"{path}: the frame at {_at(after.pts, facts)} is not what it was", hint="has the file changed?") from e
+        raise InputError(
+            f"{path}: the frame at {_at(after.pts, facts)} is not what it was",
+            hint="has the file changed?",
+        ) from e
 
 
 class _LostError(Exception):
     """The frame to go on after was not met."""
 
 
-def _frames(path: Path, facts: VideoFacts, after: Optional[Seen], *, seek: bool) -> Iterator[Tuple[int, np.ndarray]]:
+def _frames(
+    path: Path, facts: VideoFacts, after: Optional[Seen], *, seek: bool
+) -> Iterator[Tuple[int, np.ndarray]]:
     av = pyav()
     last: Optional[int] = None
     met = after is None
@@ -199,19 +211,25 @@ def _frames(path: Path, facts: VideoFacts, after: Optional[Seen], *, seek: bool)
                     continue
                 time = _at(pts, facts)
                 if last is not None and pts <= last:
-                    raise BrokenOffError(f"{path}: at {time} the timestamps go back", hint="remux it: ffmpeg -i IN -c copy OUT")
+                    raise BrokenOffError(
+                        f"{path}: at {time} the timestamps go back",
+                        hint="remux it: ffmpeg -i IN -c copy OUT",
+                    )
                 last = pts
                 if (frame.height, frame.width) != facts.hw or frame.format.name != facts.pix_fmt:
                     (h, w), now = facts.hw, f"{frame.width}x{frame.height} {frame.format.name}"
                     raise BrokenOffError(
-                        f"{path}: at {time} the video changes from {w}x{h} {facts.pix_fmt} to {now}", hint="cut it there into two files"
+                        f"{path}: at {time} the video changes from {w}x{h} {facts.pix_fmt} to {now}",
+                        hint="cut it there into two files",
                     )
                 _check_progressive(path, frame, float(pts * facts.time_base))
                 yield pts, rgb_from_frame(frame, facts.colour)
         except av.error.FFmpegError as e:
             if not met:
                 raise _LostError from e
-            raise BrokenOffError(f"{path}: cannot be decoded after {_at(last or 0, facts)}: {e.strerror or e}") from e
+            raise BrokenOffError(
+                f"{path}: cannot be decoded after {_at(last or 0, facts)}: {e.strerror or e}"
+            ) from e
     if not met:
         raise _LostError
 
@@ -231,7 +249,9 @@ def _time(frame: Any, last: Optional[int], facts: VideoFacts) -> Optional[int]:
 def _decoded(container: Any, stream: Any, path: Path) -> Iterator[Any]:
     for packet in container.demux(stream):
         if packet.is_corrupt:
-            raise BrokenOffError(f"{path}: is cut off or damaged at {float((packet.pts or packet.dts or 0) * stream.time_base):.2f} s")
+            raise BrokenOffError(
+                f"{path}: is cut off or damaged at {float((packet.pts or packet.dts or 0) * stream.time_base):.2f} s"
+            )
         yield from packet.decode()
 
 
@@ -240,13 +260,15 @@ def _colour(path: Path, frame: Any, coder: Any) -> Tuple[Colour, str]:
     known = _COMPUTED.match(name)
     if any(c.is_alpha for c in frame.format.components):
         raise InputError(
-            f"{path} has an alpha channel ({name}), which would be lost", hint="remove it first: ffmpeg -i IN -vf format=yuv444p OUT"
+            f"{path} has an alpha channel ({name}), which would be lost",
+            hint="remove it first: ffmpeg -i IN -vf format=yuv444p OUT",
         )
     if name in _PACKED:
         return Colour("rgb", 8, full=True), ""
     if known is None:
         raise InputError(
-            f"{path} has the pixel format {name}, which is not known here", hint="convert it first: ffmpeg -i IN -vf format=yuv420p OUT"
+            f"{path} has the pixel format {name}, which is not known here",
+            hint="convert it first: ffmpeg -i IN -vf format=yuv420p OUT",
         )
     depth = int(known[4] or 8)
     if known[3]:
@@ -263,9 +285,12 @@ def _colour(path: Path, frame: Any, coder: Any) -> Tuple[Colour, str]:
         guessed.append(f"{'BT.709' if matrix == 1 else 'BT.601'} by its {frame.height} lines")
     if matrix not in KR_KB:
         raise InputError(
-            f"{path} has the colour matrix {_MATRICES.get(matrix, matrix)}, which is not known here", hint="convert it to BT.709 first"
+            f"{path} has the colour matrix {_MATRICES.get(matrix, matrix)}, which is not known here",
+            hint="convert it to BT.709 first",
         )
-    return Colour(known[1] or "gray", depth, matrix, full, coder.name in _CENTRED), ", ".join(guessed)
+    return Colour(known[1] or "gray", depth, matrix, full, coder.name in _CENTRED), ", ".join(
+        guessed
+    )
 
 
 def _check_progressive(path: Path, frame: Any, time_s: float) -> None:
@@ -291,7 +316,11 @@ def _is_cover(stream: Any) -> bool:
     # Older PyAV shows no dispositions: there a cover is told by being a picture without a rate.
     if hasattr(stream, "disposition"):
         return bool(int(stream.disposition) & 0x400)
-    return stream.codec_context is not None and stream.codec_context.name in ("mjpeg", "png", "bmp") and not stream.average_rate
+    return (
+        stream.codec_context is not None
+        and stream.codec_context.name in ("mjpeg", "png", "bmp")
+        and not stream.average_rate
+    )
 
 
 def _at(pts: int, facts: VideoFacts) -> str:

@@ -44,27 +44,42 @@ class FolderTask:
         return runnable(self.model, self.variant)
 
 
-def run_task(task: FolderTask, *, say: Callable[[str], None], wrote: Callable[[Path], None]) -> Summary:
+def run_task(
+    task: FolderTask, *, say: Callable[[str], None], wrote: Callable[[Path], None]
+) -> Summary:
     """Do a task in this process. Raises an SrDeployError on bad input; a bad picture is said and counted."""
     jobs = jobs_of(task.source, task.output, suffix=task.suffix)
     chosen = task.network()
-    upscaler = Upscaler(chosen.open(), tile=task.tile, max_memory=task.max_memory, identity=chosen.identity, beside=BESIDE)
+    upscaler = Upscaler(
+        chosen.open(),
+        tile=task.tile,
+        max_memory=task.max_memory,
+        identity=chosen.identity,
+        beside=BESIDE,
+    )
     summary = upscale_folder(jobs, task.output, upscaler, say=say, wrote=wrote)
     if summary.done:
         say(upscaler.receipt())
     return summary
 
 
-def run_shared(task: FolderTask, workers: int, *, say: Callable[[str], None], wrote: Callable[[Path], None]) -> Summary:
+def run_shared(
+    task: FolderTask, workers: int, *, say: Callable[[str], None], wrote: Callable[[Path], None]
+) -> Summary:
     """Do a task in `workers` processes, each with its share of the cores and the memory. Raises an SrDeployError as `run_task` does."""
     if workers == 1:
         return run_task(task, say=say, wrote=wrote)
     jobs = jobs_of(task.source, task.output, suffix=task.suffix)
-    memory = task.max_memory if task.max_memory is not None else (available_bytes() or 0) // 4 or None
+    memory = (
+        task.max_memory if task.max_memory is not None else (available_bytes() or 0) // 4 or None
+    )
     share = replace(task, max_memory=None if memory is None else memory // workers)
     context = multiprocessing.get_context("spawn")
     told = context.Queue()
-    processes = [context.Process(target=_work, args=(share, i, workers, told), daemon=True) for i in range(min(workers, len(jobs)))]
+    processes = [
+        context.Process(target=_work, args=(share, i, workers, told), daemon=True)
+        for i in range(min(workers, len(jobs)))
+    ]
     for process in processes:
         process.start()
     try:
@@ -76,7 +91,9 @@ def run_shared(task: FolderTask, workers: int, *, say: Callable[[str], None], wr
             process.join()
 
 
-def _gathered(processes: List[Any], told: Any, say: Callable[[str], None], wrote: Callable[[Path], None]) -> Summary:
+def _gathered(
+    processes: List[Any], told: Any, say: Callable[[str], None], wrote: Callable[[Path], None]
+) -> Summary:
     """Pass on what the workers tell; return what became of the pictures."""
     total, waiting, said = Summary(), len(processes), set()
     while waiting:
@@ -85,7 +102,10 @@ def _gathered(processes: List[Any], told: Any, say: Callable[[str], None], wrote
         except queue.Empty:
             died = [p.exitcode for p in processes if p.exitcode not in (None, 0)]
             if died:
-                raise InputError(f"a worker ended with {died[0]}", hint="give the command again: it goes on where it was") from None
+                raise InputError(
+                    f"a worker ended with {died[0]}",
+                    hint="give the command again: it goes on where it was",
+                ) from None
             continue
         if kind == "error":
             raise InputError(value[0], hint=value[1])
@@ -110,7 +130,11 @@ def _work(task: FolderTask, number: int, workers: int, told: Any) -> None:
     signal.signal(signal.SIGTERM, stop)
     _take_cores(number, workers)
     try:
-        summary = run_task(task, say=lambda line: told.put(("say", line)), wrote=lambda path: told.put(("wrote", str(path))))
+        summary = run_task(
+            task,
+            say=lambda line: told.put(("say", line)),
+            wrote=lambda path: told.put(("wrote", str(path))),
+        )
         told.put(("done", summary))
     except SrDeployError as e:
         told.put(("error", (e.message, e.hint)))

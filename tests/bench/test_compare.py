@@ -22,7 +22,9 @@ class Steps(Session):
             self.min_hw = self.max_hw = hw
 
     def _timed(self, x_nchw):
-        return Timed(x_nchw.repeat(self.scale, 2).repeat(self.scale, 3), next(self._times), timer=self._timer)
+        return Timed(
+            x_nchw.repeat(self.scale, 2).repeat(self.scale, 3), next(self._times), timer=self._timer
+        )
 
     def _run(self, x_nchw):
         raise AssertionError
@@ -34,7 +36,10 @@ def sessions(monkeypatch):
 
     def subjects_of(item, variants):
         for variant in variants or ["d1"]:
-            yield Subject(BenchmarkRow(model=item, variant=variant, backend="steps"), lambda v=variant: made[f"{item}.{v}"])
+            yield Subject(
+                BenchmarkRow(model=item, variant=variant, backend="steps"),
+                lambda v=variant: made[f"{item}.{v}"],
+            )
 
     monkeypatch.setattr(compare, "subjects_of", subjects_of)
     monkeypatch.setattr("sr_deploy.core.timing.PAUSE_S", 0)
@@ -48,10 +53,16 @@ def test_ratios_are_taken_round_by_round(sessions):
     assert (c.times_a_ms, c.times_b_ms) == ((10, 20, 40), (5, 12, 30))
     assert (c.ratio_median, c.ratio_min, c.ratio_max) == (pytest.approx(0.6), 0.5, 0.75)
     assert (c.ratio_p25, c.ratio_p75) == (pytest.approx(0.55), pytest.approx(0.675))
-    assert c.names == ("a.d1 (steps, fp32)", "b.d2 (steps, fp32)") and c.verdict == "b.d2 (steps, fp32) is faster"
+    assert (
+        c.names == ("a.d1 (steps, fp32)", "b.d2 (steps, fp32)")
+        and c.verdict == "b.d2 (steps, fp32) is faster"
+    )
 
 
-@pytest.mark.parametrize("p25, p75, verdict", [(0.9, 0.99, "B is faster"), (1.01, 1.2, "A is faster"), (0.9, 1.1, "no difference")])
+@pytest.mark.parametrize(
+    "p25, p75, verdict",
+    [(0.9, 0.99, "B is faster"), (1.01, 1.2, "A is faster"), (0.9, 1.1, "no difference")],
+)
 def test_a_difference_is_told_only_where_rounds_agree(p25, p75, verdict):
     c = Comparison(("A", "B"), (8, 8), "CPU", "a clock", (1.0,), (1.0,), 1.0, p25, p75, 0.5, 2.0)
     assert c.verdict.startswith(verdict)
@@ -66,7 +77,11 @@ def test_the_size_of_a_static_one_is_taken(sessions):
     "b, options, words",
     [
         (Steps([1] * 9, scale=4), {}, "one upscales by 2, the other by 4"),
-        (Steps([1] * 9, timer="device events"), {}, "one is taken by a clock, the other by device events"),
+        (
+            Steps([1] * 9, timer="device events"),
+            {},
+            "one is taken by a clock, the other by device events",
+        ),
         (Steps([1] * 9, hw=(6, 7)), {"lr": "8x8"}, "takes 6x7 only, not 8x8"),
         (Steps([1] * 9), {"rounds": 1}, "1 rounds; expected at least 3"),
     ],
@@ -78,7 +93,9 @@ def test_what_does_not_compare(sessions, b, options, words):
 
 
 def test_a_checkpoint_of_several_variants_must_be_told_which(monkeypatch):
-    rows = [Subject(BenchmarkRow(model="a", variant=v, backend="steps"), Steps) for v in ("d1", "d2")]
+    rows = [
+        Subject(BenchmarkRow(model="a", variant=v, backend="steps"), Steps) for v in ("d1", "d2")
+    ]
     monkeypatch.setattr(compare, "subjects_of", lambda item, variants: iter(rows))
     with pytest.raises(InputError, match="a is 2 networks; expected one") as e:
         compared("a", "a")

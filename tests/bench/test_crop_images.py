@@ -16,7 +16,10 @@ def test_the_cut_is_where_two_images_differ_most_and_on_the_grid_of_the_scale():
     assert hardest(hr, hr, 4) == (0, 0, CROP_PX, CROP_PX), "the first of equals"
 
 
-@pytest.mark.parametrize("scale, hw, box", [(4, (40, 200), (40, 144)), (3, (39, 45), (39, 45)), (2, (150, 10), (144, 10))])
+@pytest.mark.parametrize(
+    "scale, hw, box",
+    [(4, (40, 200), (40, 144)), (3, (39, 45), (39, 45)), (2, (150, 10), (144, 10))],
+)
 def test_a_small_image_is_cut_whole(scale, hw, box):
     image = np.zeros((*hw, 3), np.uint8)
     assert hardest(image, image, scale)[2:] == box
@@ -33,7 +36,9 @@ def test_a_large_error_is_summed_exactly():
 
 def test_every_variant_cuts_the_same_place(tmp_path):
     pytest.importorskip("torch", reason="torch is not installed; it runs the checkpoint")
-    cv2 = pytest.importorskip("cv2", reason="opencv is not installed; it reads and writes the images")
+    cv2 = pytest.importorskip(
+        "cv2", reason="opencv is not installed; it reads and writes the images"
+    )
     from sr_deploy.bench.crop_images import crops_of
     from sr_deploy.core.images import imresize, write_png
 
@@ -44,8 +49,15 @@ def test_every_variant_cuts_the_same_place(tmp_path):
     sets = crops_of(["asrn_x4"], data=str(tmp_path), progress=said.append)
     assert [s.image for s in sets] == ["0.png", "1.png", "2.png", "3.png"], "the first four"
     for crop_set in sets:
-        assert [c.name for c in crop_set.crops] == ["LR", "bicubic", *(f"asrn_x4.d{n}, torch fp32" for n in range(1, 6)), "HR"]
-        images = [cv2.imdecode(np.frombuffer(c.png, np.uint8), cv2.IMREAD_COLOR) for c in crop_set.crops]
+        assert [c.name for c in crop_set.crops] == [
+            "LR",
+            "bicubic",
+            *(f"asrn_x4.d{n}, torch fp32" for n in range(1, 6)),
+            "HR",
+        ]
+        images = [
+            cv2.imdecode(np.frombuffer(c.png, np.uint8), cv2.IMREAD_COLOR) for c in crop_set.crops
+        ]
         assert images[0].shape == (10, 13, 3) and {i.shape for i in images[1:]} == {(40, 52, 3)}
         scores = [c.psnr_db for c in crop_set.crops]
         assert scores[0] is None and scores[-1] is None and all(15 < s < 60 for s in scores[1:-1])

@@ -36,7 +36,10 @@ def picture(h, w, seed=0):
     """Smooth colours with some edges, (h, w, 3) uint8."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:h, :w]
-    waves = [127 + 80 * np.sin(x / a + y / b) + 40 * ((x + y) // 7 % 2) for a, b in rng.uniform(3, 12, (3, 2))]
+    waves = [
+        127 + 80 * np.sin(x / a + y / b) + 40 * ((x + y) // 7 % 2)
+        for a, b in rng.uniform(3, 12, (3, 2))
+    ]
     return np.clip(np.stack(waves, 2), 0, 255).astype(np.uint8)
 
 
@@ -48,7 +51,9 @@ def folder(tmp_path):
     return tmp_path / "Tiny" / "HR"
 
 
-@pytest.mark.parametrize("metric, scale, border", [("y", 2, 2), ("y", 3, 3), ("y", 4, 4), ("rgb", 2, 4), ("rgb", 4, 4)])
+@pytest.mark.parametrize(
+    "metric, scale, border", [("y", 2, 2), ("y", 3, 3), ("y", 4, 4), ("rgb", 2, 4), ("rgb", 4, 4)]
+)
 def test_scores_are_those_of_the_images_by_hand(folder, metric, scale, border):
     quality = evaluate(Bicubic(scale), image_set(str(folder)), metric=metric)
     psnrs, ssims = [], []
@@ -58,20 +63,36 @@ def test_scores_are_those_of_the_images_by_hand(folder, metric, scale, border):
         psnrs.append(psnr_db(sr, hr, metric=metric, border=border))
         ssims.append(ssim(sr, hr, metric=metric, border=border))
     assert [s.psnr_db for s in quality.images] == pytest.approx(psnrs, abs=1e-9)
-    assert (quality.psnr_db, quality.ssim) == pytest.approx((np.mean(psnrs), np.mean(ssims)), abs=1e-9)
-    assert (quality.set, quality.metric, quality.border_px, quality.tiling) == ("Tiny", metric, border, "whole")
+    assert (quality.psnr_db, quality.ssim) == pytest.approx(
+        (np.mean(psnrs), np.mean(ssims)), abs=1e-9
+    )
+    assert (quality.set, quality.metric, quality.border_px, quality.tiling) == (
+        "Tiny",
+        metric,
+        border,
+        "whole",
+    )
     assert [s.image for s in quality.images] == ["0.png", "1.png"]
 
 
 @pytest.mark.parametrize("scale, known", [(2, 33.673), (3, 30.403), (4, 28.429)])
 def test_bicubic_on_set5(shared_dir, scale, known):
-    quality = evaluate(Bicubic(scale), image_set(str(shared_dir / "data" / "Set5" / "HR")), metric="y")
+    quality = evaluate(
+        Bicubic(scale), image_set(str(shared_dir / "data" / "Set5" / "HR")), metric="y"
+    )
     assert quality.psnr_db == pytest.approx(known, abs=6e-4)
 
 
-@pytest.mark.parametrize("degradation, known, within", [("bi", 30.403, 6e-4), ("bd", 28.791, 6e-4), ("dn", 24.06, 0.06)])
+@pytest.mark.parametrize(
+    "degradation, known, within", [("bi", 30.403, 6e-4), ("bd", 28.791, 6e-4), ("dn", 24.06, 0.06)]
+)
 def test_bicubic_on_degraded_set5(shared_dir, degradation, known, within):
-    quality = evaluate(Bicubic(3), image_set(str(shared_dir / "data" / "Set5" / "HR")), metric="y", degradation=degradation)
+    quality = evaluate(
+        Bicubic(3),
+        image_set(str(shared_dir / "data" / "Set5" / "HR")),
+        metric="y",
+        degradation=degradation,
+    )
     assert quality.psnr_db == pytest.approx(known, abs=within)
     assert quality.degradation == degradation
 
@@ -82,10 +103,17 @@ def test_the_noise_of_an_image_depends_on_its_name_only(folder, tmp_path):
     (tmp_path / "Alone").mkdir()
     alone = tmp_path / "Alone" / "1.png"
     alone.write_bytes((folder / "1.png").read_bytes())
-    again = evaluate(Bicubic(3), image_set(str(alone.parent)), metric="y", degradation="dn").images[0]
+    again = evaluate(Bicubic(3), image_set(str(alone.parent)), metric="y", degradation="dn").images[
+        0
+    ]
     assert again == among
     alone.rename(alone.with_name("renamed.png"))
-    assert evaluate(Bicubic(3), image_set(str(alone.parent)), metric="y", degradation="dn").images[0].psnr_db != among.psnr_db
+    assert (
+        evaluate(Bicubic(3), image_set(str(alone.parent)), metric="y", degradation="dn")
+        .images[0]
+        .psnr_db
+        != among.psnr_db
+    )
 
 
 def test_a_degradation_not_defined_at_the_scale(folder):
@@ -125,7 +153,9 @@ def test_the_size_a_static_graph_takes_is_not_tiled():
     np.testing.assert_array_equal(y, x.repeat(2, 2).repeat(2, 3))
 
 
-@pytest.mark.parametrize("hw", [(50, 70), (97, 41), (40, 41), (41, 40), (10, 90), (90, 10), (3, 3), (1, 1), (39, 200)])
+@pytest.mark.parametrize(
+    "hw", [(50, 70), (97, 41), (40, 41), (41, 40), (10, 90), (90, 10), (3, 3), (1, 1), (39, 200)]
+)
 @pytest.mark.parametrize("tile", [(40, 40), (37, 64), (5, 8)])
 def test_tiles_of_a_pointwise_network_are_the_whole_image(hw, tile):
     session = Nearest(tile)
@@ -138,7 +168,9 @@ def test_tiles_of_a_pointwise_network_are_the_whole_image(hw, tile):
 
 
 @pytest.mark.parametrize("overlap", [0, 7, 16])
-@pytest.mark.parametrize("size, tile", [(n, t) for n in (40, 41, 63, 72, 100, 257) for t in (33, 40, 64) if t <= n])
+@pytest.mark.parametrize(
+    "size, tile", [(n, t) for n in (40, 41, 63, 72, 100, 257) for t in (33, 40, 64) if t <= n]
+)
 def test_tiles_are_used_only_away_from_their_inner_borders(size, tile, overlap):
     spans = _spans(size, tile, overlap)
     covered = [i for start, first, end in spans for i in range(first, end)]
@@ -152,7 +184,9 @@ def test_tiles_are_used_only_away_from_their_inner_borders(size, tile, overlap):
 def test_what_was_tiled_says_so(folder):
     quality = evaluate(Nearest((24, 24)), image_set(str(folder)), metric="y")
     assert quality.tiling.startswith("tiled 24x24")
-    assert quality.psnr_db == pytest.approx(evaluate(Nearest(), image_set(str(folder)), metric="y").psnr_db, abs=1e-9)
+    assert quality.psnr_db == pytest.approx(
+        evaluate(Nearest(), image_set(str(folder)), metric="y").psnr_db, abs=1e-9
+    )
 
 
 def test_tiles_that_overlap_by_the_reach_are_the_whole_image_where_it_is_larger():
@@ -168,7 +202,9 @@ def test_tiles_that_overlap_by_the_reach_are_the_whole_image_where_it_is_larger(
             return super()._run(box)
 
     x = np.random.default_rng(2).random((1, 3, 50, 71), dtype=np.float32)
-    np.testing.assert_allclose(upscale_fitting(Box((24, 32)), x)[0].y, upscale_fitting(Box(), x)[0].y, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        upscale_fitting(Box((24, 32)), x)[0].y, upscale_fitting(Box(), x)[0].y, rtol=0, atol=1e-5
+    )
 
 
 def test_images_can_be_checked_before_they_are_scored(folder):

@@ -29,25 +29,41 @@ def place(tmp_path_factory):
     net = ARCHITECTURES["asrn"].build(2, Variant("d", 2))
     with torch.no_grad():
         net.upsampler[-1].bias.fill_(0.5)
-    save_checkpoint(folder, "tiny_x2", ARCHITECTURES["asrn"].spec(2, Variant("d", 2), elastic=True), net.state_dict())
+    save_checkpoint(
+        folder,
+        "tiny_x2",
+        ARCHITECTURES["asrn"].spec(2, Variant("d", 2), elastic=True),
+        net.state_dict(),
+    )
     (folder / "Set" / "HR").mkdir(parents=True)
     for i in range(2):
         rgb = np.random.default_rng(i).integers(0, 256, (40, 48, 3), dtype=np.uint8)
         write_png(folder / "Set" / "HR" / f"{i}.png", rgb)
     (folder / "Test" / "HR").mkdir(parents=True)
-    write_png(folder / "Test" / "HR" / "t.png", np.random.default_rng(9).integers(0, 256, (40, 48, 3), dtype=np.uint8))
-    graphs = onnx_from_checkpoint(folder / "tiny_x2.safetensors", folder / "graphs", sizes=["20x24"], precision="fp32")
-    (half,) = onnx_from_checkpoint(folder / "tiny_x2.safetensors", folder / "half", variants="d1", sizes=["20x24"])
+    write_png(
+        folder / "Test" / "HR" / "t.png",
+        np.random.default_rng(9).integers(0, 256, (40, 48, 3), dtype=np.uint8),
+    )
+    graphs = onnx_from_checkpoint(
+        folder / "tiny_x2.safetensors", folder / "graphs", sizes=["20x24"], precision="fp32"
+    )
+    (half,) = onnx_from_checkpoint(
+        folder / "tiny_x2.safetensors", folder / "half", variants="d1", sizes=["20x24"]
+    )
     engine_from_onnx(graphs[0], folder / "engines", target="cpu")
     rtx = folder / "engines" / "tiny_x2.d1.20x24.fp16.engine"
-    rtx.write_bytes(b"vtrt" + bytes(60))  # what it holds does not matter: its manifest says whom it is for
+    rtx.write_bytes(
+        b"vtrt" + bytes(60)
+    )  # what it holds does not matter: its manifest says whom it is for
     manifest = replace(read_manifest(half), kind="engine", target="rtx", sha256=sha256_of(rtx))
     manifest_path(rtx).write_text(to_json(manifest))
     return folder
 
 
 def bench(place, *given, **options):
-    return rows_from_artifacts([place / g for g in given], data=str(place / "Set" / "HR"), lr="16x18", runs=2, **options)
+    return rows_from_artifacts(
+        [place / g for g in given], data=str(place / "Set" / "HR"), lr="16x18", runs=2, **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +72,10 @@ def checkpoint_rows(place):
 
 
 def test_a_checkpoint_gives_a_row_for_each_variant_with_counts(checkpoint_rows, place):
-    assert [(r.model, r.variant, r.backend) for r in checkpoint_rows] == [("tiny_x2", "d1", "torch"), ("tiny_x2", "d2", "torch")]
+    assert [(r.model, r.variant, r.backend) for r in checkpoint_rows] == [
+        ("tiny_x2", "d1", "torch"),
+        ("tiny_x2", "d2", "torch"),
+    ]
     for row, params in zip(checkpoint_rows, (69_891, 109_347)):
         assert row.params == params
         assert row.counter == "hooks" and row.counted_hw == (256, 256) and row.uncounted
@@ -66,10 +85,23 @@ def test_a_checkpoint_gives_a_row_for_each_variant_with_counts(checkpoint_rows, 
 
 def test_a_row_records_its_conditions(checkpoint_rows):
     row = checkpoint_rows[0]
-    assert row.error == "" and (row.scale, row.precision, row.input_hw, row.batch) == (2, "fp32", (16, 18), 1)
+    assert row.error == "" and (row.scale, row.precision, row.input_hw, row.batch) == (
+        2,
+        "fp32",
+        (16, 18),
+        1,
+    )
     assert row.runs == 2 and row.warmup >= 1 and row.first_ms > 0
-    assert 0 < row.latency_ms_median <= row.latency_ms_p90 <= row.latency_ms_p95 <= row.latency_ms_p99
-    assert (row.set, len(row.images), row.metric, row.border_px, row.tiling) == ("Set", 2, "y", 2, "whole")
+    assert (
+        0 < row.latency_ms_median <= row.latency_ms_p90 <= row.latency_ms_p95 <= row.latency_ms_p99
+    )
+    assert (row.set, len(row.images), row.metric, row.border_px, row.tiling) == (
+        "Set",
+        2,
+        "y",
+        2,
+        "whole",
+    )
     assert 0 < row.psnr_db < 60 and -1 <= row.ssim <= 1
     for key in ("backend_version", "device", "python", "git_rev", "date_utc", "protocol"):
         assert getattr(row, key), key
@@ -79,37 +111,69 @@ def test_a_row_records_its_conditions(checkpoint_rows):
 
 def test_every_run_and_image_is_kept(checkpoint_rows):
     row = checkpoint_rows[0]
-    assert len(row.latencies_ms) == row.runs and np.median(row.latencies_ms) == pytest.approx(row.latency_ms_median, abs=1e-3)
+    assert len(row.latencies_ms) == row.runs and np.median(row.latencies_ms) == pytest.approx(
+        row.latency_ms_median, abs=1e-3
+    )
     assert row.latency_ms_mean > 0 and row.latency_cv >= 0 and row.warmup % 3 == 0
-    assert [(i["image"], i["split"], i["lr_hw"]) for i in row.images] == [(f"{n}.png", "valid", [20, 24]) for n in range(2)]
-    assert np.mean([i["psnr_db"] for i in row.images]) == pytest.approx(row.psnr_db) and all(i["ms"] > 0 for i in row.images)
+    assert [(i["image"], i["split"], i["lr_hw"]) for i in row.images] == [
+        (f"{n}.png", "valid", [20, 24]) for n in range(2)
+    ]
+    assert np.mean([i["psnr_db"] for i in row.images]) == pytest.approx(row.psnr_db) and all(
+        i["ms"] > 0 for i in row.images
+    )
     assert set(row.conditions) == {"before", "during"}
 
 
 def test_a_challenge_s_protocol_times_each_image_once_and_scores_on_rgb(place):
-    options = {"data": str(place / "Set" / "HR"), "test": str(place / "Test" / "HR"), "variants": "d1"}
-    steady, year = rows_from_artifacts(place / "tiny_x2.safetensors", protocols=["ntire2025", "steady"], runs=2, lr="16x18", **options)[
-        ::-1
-    ]
+    options = {
+        "data": str(place / "Set" / "HR"),
+        "test": str(place / "Test" / "HR"),
+        "variants": "d1",
+    }
+    steady, year = rows_from_artifacts(
+        place / "tiny_x2.safetensors",
+        protocols=["ntire2025", "steady"],
+        runs=2,
+        lr="16x18",
+        **options,
+    )[::-1]
     assert (steady.protocol, year.protocol) == ("steady", "ntire2025")
-    assert (year.set, year.test_set, year.metric, year.border_px, year.counter) == ("Set", "Test", "rgb", 4, "fvcore")
+    assert (year.set, year.test_set, year.metric, year.border_px, year.counter) == (
+        "Set",
+        "Test",
+        "rgb",
+        4,
+        "fvcore",
+    )
     assert (steady.metric, steady.counter, steady.test_set) == ("y", "hooks", "")
     assert (year.warmup, year.runs, year.input_hw) == (0, 3, None)
-    assert [i["split"] for i in year.images] == ["valid", "valid", "test"] and year.first_ms == pytest.approx(
-        year.images[0]["ms"], abs=1e-3
-    )
+    assert [i["split"] for i in year.images] == [
+        "valid",
+        "valid",
+        "test",
+    ] and year.first_ms == pytest.approx(year.images[0]["ms"], abs=1e-3)
     valid, test = ([i["ms"] for i in year.images if i["split"] == s] for s in ("valid", "test"))
     assert time_ms(year) == pytest.approx((np.mean(valid) + np.mean(test)) / 2, abs=1e-3)
     assert year.psnr_db == pytest.approx(np.mean([i["psnr_db"] for i in year.images[:2]]))
-    assert 0 < year.macs_g < steady.macs_g and year.params == steady.params, "fvcore counts no activation"
-    assert any("timed by wall clock" in w for w in year.warnings) and any("RTX A6000" in w for w in year.warnings)
+    assert 0 < year.macs_g < steady.macs_g and year.params == steady.params, (
+        "fvcore counts no activation"
+    )
+    assert any("timed by wall clock" in w for w in year.warnings) and any(
+        "RTX A6000" in w for w in year.warnings
+    )
 
 
 def test_counts_of_the_network_as_trained_and_of_the_graph_as_deployed(place):
     (row,) = bench(place, "graphs/tiny_x2.d1.20x24.fp32.onnx")
-    (year,) = rows_from_artifacts(place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx", data=str(place / "Set" / "HR"), protocols=["ntire2024"])
+    (year,) = rows_from_artifacts(
+        place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx",
+        data=str(place / "Set" / "HR"),
+        protocols=["ntire2024"],
+    )
     for r in (row, year):
-        assert r.deployed["convs"] < r.convs and r.deployed["macs"] / 1e9 < r.macs_g, "ASRN's linear layers are collapsed"
+        assert r.deployed["convs"] < r.convs and r.deployed["macs"] / 1e9 < r.macs_g, (
+            "ASRN's linear layers are collapsed"
+        )
     assert (row.counter, year.counter) == ("hooks", "fvcore") and year.uncounted
     assert bench(place, "engines/tiny_x2.d1.20x24.fp32.engine")[0].deployed == row.deployed
 
@@ -120,7 +184,12 @@ def test_so_many_threads(place):
 
 
 def test_frames_at_a_cadence(place):
-    (row,) = rows_from_artifacts(place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx", data=str(place / "Set" / "HR"), runs=3, cadence_hz=1000)
+    (row,) = rows_from_artifacts(
+        place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx",
+        data=str(place / "Set" / "HR"),
+        runs=3,
+        cadence_hz=1000,
+    )
     assert row.cadence_hz == 1000 and "frames: one by one, 1000 a second" in ntire_table([row])
 
 
@@ -130,49 +199,81 @@ def test_variants_and_metric_can_be_chosen(place):
 
 
 def test_graphs_and_engines_score_as_torch_does(place, checkpoint_rows):
-    graph, engine = bench(place, "graphs/tiny_x2.d1.20x24.fp32.onnx", "engines/tiny_x2.d1.20x24.fp32.engine")
+    graph, engine = bench(
+        place, "graphs/tiny_x2.d1.20x24.fp32.onnx", "engines/tiny_x2.d1.20x24.fp32.engine"
+    )
     for row in (graph, engine):
-        assert (row.model, row.variant, row.backend, row.precision, row.error) == ("tiny_x2", "d1", "onnxruntime", "fp32", "")
+        assert (row.model, row.variant, row.backend, row.precision, row.error) == (
+            "tiny_x2",
+            "d1",
+            "onnxruntime",
+            "fp32",
+            "",
+        )
         assert row.psnr_db == pytest.approx(checkpoint_rows[0].psnr_db, abs=0.01)
         assert row.ssim == pytest.approx(checkpoint_rows[0].ssim, abs=1e-4)
         assert (row.input_hw, row.tiling) == ((20, 24), "whole")
-        assert all(getattr(row, key) == getattr(checkpoint_rows[0], key) for key in ("params", "macs_g", "acts_m", "convs", "counter"))
+        assert all(
+            getattr(row, key) == getattr(checkpoint_rows[0], key)
+            for key in ("params", "macs_g", "acts_m", "convs", "counter")
+        )
     assert graph.artifact_sha256 == sha256_of(place / "graphs" / graph.artifact)
 
 
 def test_the_precision_of_a_row_is_what_was_computed_in(place):
     (row,) = bench(place, "half/tiny_x2.d1.20x24.fp16.onnx")
-    assert (row.precision_asked, row.precision) == ("fp16", "fp32"), "the CPU provider computes FP16 graphs in FP32"
+    assert (row.precision_asked, row.precision) == ("fp16", "fp32"), (
+        "the CPU provider computes FP16 graphs in FP32"
+    )
 
 
 def test_an_engine_that_cannot_run_here_is_listed_with_the_reason(place):
     progress = []
     rows = bench(place, "engines", progress=progress.append)
-    assert [r.artifact for r in rows] == ["tiny_x2.d1.20x24.fp16.engine", "tiny_x2.d1.20x24.fp32.engine"]
+    assert [r.artifact for r in rows] == [
+        "tiny_x2.d1.20x24.fp16.engine",
+        "tiny_x2.d1.20x24.fp32.engine",
+    ]
     assert "needs the GPU of target 'rtx'" in rows[0].error and rows[1].error == ""
     assert rows[0].backend == "tensorrt-rtx" and rows[0].params == rows[1].params
-    assert rows[0].psnr_db is None and rows[0].latency_ms_median is None and rows[0].mem_peak_mib is None
+    assert (
+        rows[0].psnr_db is None
+        and rows[0].latency_ms_median is None
+        and rows[0].mem_peak_mib is None
+    )
     assert any("not run" in line for line in progress)
     table = ntire_table(rows)
     assert "needs the GPU of target 'rtx'" in table
 
 
 def test_a_folder_is_all_its_artifacts(place):
-    assert [r.artifact for r in bench(place, "graphs")] == ["tiny_x2.d1.20x24.fp32.onnx", "tiny_x2.d2.20x24.fp32.onnx"]
+    assert [r.artifact for r in bench(place, "graphs")] == [
+        "tiny_x2.d1.20x24.fp32.onnx",
+        "tiny_x2.d2.20x24.fp32.onnx",
+    ]
 
 
 def test_a_bare_graph_without_manifest(place, tmp_path, checkpoint_rows):
     shutil.copy(place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx", tmp_path / "foreign.onnx")
-    (row,) = rows_from_artifacts([tmp_path / "foreign.onnx"], data=str(place / "Set" / "HR"), runs=1)
+    (row,) = rows_from_artifacts(
+        [tmp_path / "foreign.onnx"], data=str(place / "Set" / "HR"), runs=1
+    )
     assert (row.model, row.variant, row.error, row.scale) == ("foreign", "", "", 2)
     assert row.psnr_db == pytest.approx(checkpoint_rows[0].psnr_db, abs=0.01)
     assert row.params is None and row.macs_g is None and row.counter == ""
-    assert row.artifact_sha256 == sha256_of(tmp_path / "foreign.onnx"), "the file measured is not recorded"
+    assert row.artifact_sha256 == sha256_of(tmp_path / "foreign.onnx"), (
+        "the file measured is not recorded"
+    )
 
 
 def test_images_of_other_sizes_are_tiled_and_the_row_says_so(place, tmp_path):
-    write_png(tmp_path / "large.png", np.random.default_rng(5).integers(0, 256, (70, 61, 3), dtype=np.uint8))
-    (row,) = rows_from_artifacts([place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx"], data=str(tmp_path), runs=1)
+    write_png(
+        tmp_path / "large.png",
+        np.random.default_rng(5).integers(0, 256, (70, 61, 3), dtype=np.uint8),
+    )
+    (row,) = rows_from_artifacts(
+        [place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx"], data=str(tmp_path), runs=1
+    )
     assert row.tiling.startswith("tiled 20x24") and row.psnr_db > 0
 
 
@@ -180,11 +281,16 @@ def test_a_bad_image_is_found_before_anything_is_measured(place, tmp_path, monke
     write_png(tmp_path / "a.png", np.zeros((48, 48, 3), np.uint8))
     (tmp_path / "b.png").write_text("no image")
     monkeypatch.setattr("sr_deploy.bench.measure._measure", lambda *given: pytest.fail("measured"))
-    for options in ({"data": str(tmp_path)}, {"data": str(place / "Set" / "HR"), "test": str(tmp_path), "protocols": ["ntire2025"]}):
+    for options in (
+        {"data": str(tmp_path)},
+        {"data": str(place / "Set" / "HR"), "test": str(tmp_path), "protocols": ["ntire2025"]},
+    ):
         with pytest.raises(InputError, match="b.png is not an image"):
             rows_from_artifacts(place / "tiny_x2.safetensors", **options)
     write_png(tmp_path / "b.png", np.zeros((14, 48, 3), np.uint8))
-    shutil.copy(place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx", tmp_path / "bare.onnx")  # tells its scale when it is opened
+    shutil.copy(
+        place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx", tmp_path / "bare.onnx"
+    )  # tells its scale when it is opened
     with pytest.raises(InputError, match="b.png is too small to be scored"):
         rows_from_artifacts(tmp_path / "bare.onnx", data=str(tmp_path))
 
@@ -204,8 +310,18 @@ def test_rows_survive_their_file(checkpoint_rows, tmp_path):
         ("graphs", {"protocols": ["ntire2021"]}, InputError, "unknown protocol 'ntire2021'"),
         ("graphs", {"protocols": ["trtexec"]}, InputError, "unknown protocol 'trtexec'"),
         ("graphs", {"protocols": []}, InputError, "no protocol"),
-        ("graphs", {"protocols": ["ntire2025"]}, InputError, "times each image once, at its own size"),
-        ("graphs", {"protocols": ["steady", "ntire2025"], "metric": "y"}, InputError, "ntire2025 scores on rgb, not y"),
+        (
+            "graphs",
+            {"protocols": ["ntire2025"]},
+            InputError,
+            "times each image once, at its own size",
+        ),
+        (
+            "graphs",
+            {"protocols": ["steady", "ntire2025"], "metric": "y"},
+            InputError,
+            "ntire2025 scores on rgb, not y",
+        ),
         ("graphs", {"test": "Set"}, InputError, "a test set belongs to a challenge's protocol"),
         ("graphs", {"cadence_hz": 0}, InputError, "a cadence of 0 frames a second"),
         ("graphs", {"threads": 10**6}, InputError, "1000000 threads; this process may use 1 to"),
@@ -228,15 +344,26 @@ def test_a_graph_edited_after_its_manifest_is_refused(place, tmp_path):
 def test_an_engine_without_a_manifest_is_never_opened(place, tmp_path):
     shutil.copy(place / "engines" / "tiny_x2.d1.20x24.fp32.engine", tmp_path)
     with pytest.raises(ArtifactError, match="has no manifest"):
-        rows_from_artifacts([tmp_path / "tiny_x2.d1.20x24.fp32.engine"], data=str(place / "Set" / "HR"))
+        rows_from_artifacts(
+            [tmp_path / "tiny_x2.d1.20x24.fp32.engine"], data=str(place / "Set" / "HR")
+        )
 
 
 def test_an_output_that_is_not_finite_is_the_first_warning(place, monkeypatch):
     from sr_deploy.runtime.ort import OnnxRuntimeSession
 
-    monkeypatch.setattr(OnnxRuntimeSession, "_run", lambda self, x: np.full((1, 3, 2 * x.shape[2], 2 * x.shape[3]), np.nan, np.float32))
-    (row,) = rows_from_artifacts(place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx", data=str(place / "Set" / "HR"), runs=1)
-    assert row.warnings[0] == "2 of 2 images came out with pixels that are no finite numbers: scored as black or white"
+    monkeypatch.setattr(
+        OnnxRuntimeSession,
+        "_run",
+        lambda self, x: np.full((1, 3, 2 * x.shape[2], 2 * x.shape[3]), np.nan, np.float32),
+    )
+    (row,) = rows_from_artifacts(
+        place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx", data=str(place / "Set" / "HR"), runs=1
+    )
+    assert (
+        row.warnings[0]
+        == "2 of 2 images came out with pixels that are no finite numbers: scored as black or white"
+    )
 
 
 def test_a_plan_of_a_network_trained_for_one_depth_is_one_subject(tmp_path):
@@ -245,13 +372,24 @@ def test_a_plan_of_a_network_trained_for_one_depth_is_one_subject(tmp_path):
     from sr_deploy.core.jsonio import to_json
 
     plan = DepthPlan(
-        model="one", scale=4, blocks=2, way="rows", parent_sha256="", graphs={}, macs_px=9, conv_macs_px=2, map_macs_px=1, depths=(1, 2),
+        model="one",
+        scale=4,
+        blocks=2,
+        way="rows",
+        parent_sha256="",
+        graphs={},
+        macs_px=9,
+        conv_macs_px=2,
+        map_macs_px=1,
+        depths=(1, 2),
         fixed=True,
-    )  # fmt: skip
+    )
     path = tmp_path / "one.rows.json"
     path.write_text(to_json(replace(plan, graphs=dict.fromkeys(graph_names(plan), "0"))))
     assert [s.row.variant for s in subjects_of(str(path), "all")] == [""]
     with pytest.raises(InputError, match="was trained for one depth: it has no variants"):
         list(subjects_of(str(path), "d1"))
-    path.write_text(to_json(replace(plan, fixed=False, graphs=dict.fromkeys(graph_names(plan), "0"))))
+    path.write_text(
+        to_json(replace(plan, fixed=False, graphs=dict.fromkeys(graph_names(plan), "0")))
+    )
     assert [s.row.variant for s in subjects_of(str(path), "d1,d2")] == ["d1", "d2"]

@@ -15,7 +15,12 @@ def test_before_and_during_hold_numbers_only():
         watch.look()
         found = {"before": before()}
     found["during"] = watch.seen([1.0, 2.0], output_px=100)
-    numbers = [v for part in found.values() for value in part.values() for v in (value if isinstance(value, list) else [value])]
+    numbers = [
+        v
+        for part in found.values()
+        for value in part.values()
+        for v in (value if isinstance(value, list) else [value])
+    ]
     assert all(isinstance(v, (int, float)) for v in numbers)
     assert "others_cores" not in found["before"] or found["before"]["others_cores"] >= 0
 
@@ -23,7 +28,12 @@ def test_before_and_during_hold_numbers_only():
 def test_warnings():
     fine = {"before": {}, "during": {"others_cores": 0.01}}
     assert warnings_of(fine) == [] and warnings_of({"before": {}, "during": {}}) == []
-    busy = warnings_of({"before": {"clocks_locked": False}, "during": {"others_cores": os.cpu_count(), "throttled": True}})
+    busy = warnings_of(
+        {
+            "before": {"clocks_locked": False},
+            "during": {"others_cores": os.cpu_count(), "throttled": True},
+        }
+    )
     assert [w.split(" ")[0] for w in busy] == ["other", "the", "the"]
 
 

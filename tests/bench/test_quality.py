@@ -37,50 +37,92 @@ def place(tmp_path_factory):
     torch.manual_seed(0)
     for scale, depth in ((2, 2), (3, 1)):
         net = ARCHITECTURES["asrn"].build(scale, Variant("d", depth))
-        save_checkpoint(folder, f"tiny_x{scale}", ARCHITECTURES["asrn"].spec(scale, Variant("d", depth), elastic=True), net.state_dict())
+        save_checkpoint(
+            folder,
+            f"tiny_x{scale}",
+            ARCHITECTURES["asrn"].spec(scale, Variant("d", depth), elastic=True),
+            net.state_dict(),
+        )
     hr_folder(folder / "One" / "HR", 0)
     hr_folder(folder / "Two", 10)
     return folder
 
 
 def test_a_row_per_set_and_variant_after_bicubic(place):
-    rows = quality_from_artifacts(place / "tiny_x2.safetensors", data=[place / "One" / "HR", place / "Two"])
+    rows = quality_from_artifacts(
+        place / "tiny_x2.safetensors", data=[place / "One" / "HR", place / "Two"]
+    )
     assert [(r.model, r.variant, r.set) for r in rows] == [
-        ("bicubic", "", "One"), ("bicubic", "", "Two"), ("tiny_x2", "d1", "One"), ("tiny_x2", "d1", "Two"),
-        ("tiny_x2", "d2", "One"), ("tiny_x2", "d2", "Two"),
-    ]  # fmt: skip
+        ("bicubic", "", "One"),
+        ("bicubic", "", "Two"),
+        ("tiny_x2", "d1", "One"),
+        ("tiny_x2", "d1", "Two"),
+        ("tiny_x2", "d2", "One"),
+        ("tiny_x2", "d2", "Two"),
+    ]
     reference = evaluate(Bicubic(2), image_set(str(place / "Two")), metric="y")
-    assert (rows[1].psnr_db, rows[1].ssim, rows[1].params) == (reference.psnr_db, reference.ssim, None)
+    assert (rows[1].psnr_db, rows[1].ssim, rows[1].params) == (
+        reference.psnr_db,
+        reference.ssim,
+        None,
+    )
     assert rows[2].params == 69_891 and rows[2].counter == "hooks" and rows[2].macs_g > 0
     for row in rows:
-        assert (row.scale, row.metric, row.border_px, row.degradation, row.tiling) == (2, "y", 2, "bi", "whole")
-        assert np.mean([image["psnr_db"] for image in row.images]) == pytest.approx(row.psnr_db, abs=1e-9)
+        assert (row.scale, row.metric, row.border_px, row.degradation, row.tiling) == (
+            2,
+            "y",
+            2,
+            "bi",
+            "whole",
+        )
+        assert np.mean([image["psnr_db"] for image in row.images]) == pytest.approx(
+            row.psnr_db, abs=1e-9
+        )
 
 
 def test_bench_scores_the_same(place):
-    (measured,) = rows_from_artifacts(place / "tiny_x2.safetensors", variants="d1", data=str(place / "Two"), lr="16x16", runs=1)
-    scored = quality_from_artifacts(place / "tiny_x2.safetensors", variants="d1", data=place / "Two")[-1]
-    assert (measured.psnr_db, measured.ssim, measured.set) == (scored.psnr_db, scored.ssim, scored.set)
+    (measured,) = rows_from_artifacts(
+        place / "tiny_x2.safetensors", variants="d1", data=str(place / "Two"), lr="16x16", runs=1
+    )
+    scored = quality_from_artifacts(
+        place / "tiny_x2.safetensors", variants="d1", data=place / "Two"
+    )[-1]
+    assert (measured.psnr_db, measured.ssim, measured.set) == (
+        scored.psnr_db,
+        scored.ssim,
+        scored.set,
+    )
 
 
 def test_each_scale_has_its_table_with_bicubic_first(place):
     models = [place / "tiny_x2.safetensors", place / "tiny_x3.safetensors"]
-    table = quality_table(quality_from_artifacts(models, variants="d1", data=[place / "Two", place / "One"])).splitlines()
+    table = quality_table(
+        quality_from_artifacts(models, variants="d1", data=[place / "Two", place / "One"])
+    ).splitlines()
     starts = [i for i, line in enumerate(table) if line.startswith("| x")]
     assert [table[i].split("|")[1].strip() for i in starts] == ["x2, y, bi", "x3, y, bi"]
-    assert all("Two PSNR/SSIM" in table[i] and table[i].index("Two") < table[i].index("One") for i in starts)
-    assert all(table[i + 2].startswith("| bicubic") and table[i + 3].startswith("| tiny_x") for i in starts)
+    assert all(
+        "Two PSNR/SSIM" in table[i] and table[i].index("Two") < table[i].index("One")
+        for i in starts
+    )
+    assert all(
+        table[i + 2].startswith("| bicubic") and table[i + 3].startswith("| tiny_x") for i in starts
+    )
     assert "PSNR, SSIM: y, border 2; y, border 3" in table and "images: Two (2); One (2)" in table
 
 
 @pytest.mark.parametrize("degradation", ["bd", "dn"])
 def test_degradations_at_x3_only_and_refused_before_any_work(place, degradation):
-    rows = quality_from_artifacts(place / "tiny_x3.safetensors", data=place / "One" / "HR", degradation=degradation)
+    rows = quality_from_artifacts(
+        place / "tiny_x3.safetensors", data=place / "One" / "HR", degradation=degradation
+    )
     assert {r.degradation for r in rows} == {degradation} and len(rows) == 2
     seen = []
     both = [place / "tiny_x3.safetensors", place / "tiny_x2.safetensors"]
     with pytest.raises(InputError, match=f"'{degradation}' is defined at x3, not at x2"):
-        quality_from_artifacts(both, data=place / "One" / "HR", degradation=degradation, progress=seen.append)
+        quality_from_artifacts(
+            both, data=place / "One" / "HR", degradation=degradation, progress=seen.append
+        )
     assert seen == []
 
 
@@ -93,7 +135,10 @@ def test_two_sets_of_one_name_are_refused(place, tmp_path):
 
 
 def test_it_is_part_of_the_python_api():
-    assert sr_deploy.quality_from_artifacts is quality_from_artifacts and sr_deploy.quality_table is quality_table
+    assert (
+        sr_deploy.quality_from_artifacts is quality_from_artifacts
+        and sr_deploy.quality_table is quality_table
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,7 +148,11 @@ def test_it_is_part_of_the_python_api():
         (["tiny_x2.safetensors"], {"variants": []}, "an empty list of variants"),
         (["tiny_x2.safetensors"], {"data": ""}, "an empty name for a folder of images"),
         (["One"], {"variants": "d1"}, "variants are given, and no checkpoint to take them from"),
-        (["a.onnx", "b.engine"], {"variants": ["d1"]}, "variants are given, and no checkpoint to take them from"),
+        (
+            ["a.onnx", "b.engine"],
+            {"variants": ["d1"]},
+            "variants are given, and no checkpoint to take them from",
+        ),
     ],
 )
 @pytest.mark.parametrize("api", [quality_from_artifacts, rows_from_artifacts])
@@ -118,6 +167,8 @@ def test_two_models_of_one_name_are_refused(place, tmp_path):
     for end in (".safetensors", ".json"):
         shutil.copy(place / f"tiny_x2{end}", tmp_path)
     paths = [place / "tiny_x2.safetensors", tmp_path / "tiny_x2.safetensors"]
-    with pytest.raises(InputError, match="both hold a tiny_x2, and a table could not tell them apart") as e:
+    with pytest.raises(
+        InputError, match="both hold a tiny_x2, and a table could not tell them apart"
+    ) as e:
         quality_from_artifacts(paths, data=place / "Two")
     assert all(str(path) in e.value.message for path in paths)

@@ -31,14 +31,28 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     torch.manual_seed(0)
     net = ARCHITECTURES["asrn"].build(2, Variant("d", 2))
-    save_checkpoint(folder, "tiny_x2", ARCHITECTURES["asrn"].spec(2, Variant("d", 2), elastic=True), net.state_dict())
+    save_checkpoint(
+        folder,
+        "tiny_x2",
+        ARCHITECTURES["asrn"].spec(2, Variant("d", 2), elastic=True),
+        net.state_dict(),
+    )
     (folder / "Set" / "HR").mkdir(parents=True)
-    write_png(folder / "Set" / "HR" / "0.png", np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8))
+    write_png(
+        folder / "Set" / "HR" / "0.png",
+        np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8),
+    )
     return folder
 
 
 def plan(place, tmp_path, **changes):
-    values = {"models": [str(place / "tiny_x2.safetensors")], "shapes": ["16x18"], "backends": ["torch"], "runs": 1, **changes}
+    values = {
+        "models": [str(place / "tiny_x2.safetensors")],
+        "shapes": ["16x18"],
+        "backends": ["torch"],
+        "runs": 1,
+        **changes,
+    }
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(values))
     return path
@@ -62,7 +76,13 @@ def children(monkeypatch):
                 answer = self.answers.get(arguments[3])
                 if answer is not None:
                     raise answer
-                row = BenchmarkRow(model="tiny_x2", variant=arguments[3], backend="torch", latency_ms_median=1.0, psnr_db=30.0)
+                row = BenchmarkRow(
+                    model="tiny_x2",
+                    variant=arguments[3],
+                    backend="torch",
+                    latency_ms_median=1.0,
+                    psnr_db=30.0,
+                )
                 return json.dumps([vars(row)])
             return f"/made/by/{arguments[0]}\n"
 
@@ -72,26 +92,63 @@ def children(monkeypatch):
 
 
 def test_the_cells_are_every_combination(place, tmp_path):
-    path = plan(place, tmp_path, shapes=["16x18", "8x8"], targets=["cpu"], precisions=["fp32", "fp16"], protocols=["steady", "ntire2025"])
+    path = plan(
+        place,
+        tmp_path,
+        shapes=["16x18", "8x8"],
+        targets=["cpu"],
+        precisions=["fp32", "fp16"],
+        protocols=["steady", "ntire2025"],
+    )
     cells = cells_of(read_plan(path), image_set(data(place)))
     # By a challenge's protocol a checkpoint takes the images as they are: the two shapes are one cell. So does an engine for a CPU,
     # at sizes that its own graph takes: from 16x16.
     assert len(cells) == len(set(cells.values())) == 2 * 2 * 2 * 2 * 2 - 2 * 2
-    assert [c.shape for c in cells.values() if (c.backend, c.protocol) == ("torch", "ntire2025")] == [""] * 4
-    assert {c.shape for c in cells.values() if (c.target, c.protocol) == ("cpu", "ntire2025")} == {"", "8x8"}
-    assert {(c.backend, c.target) for c in cells.values()} == {("torch", ""), ("onnxruntime", "cpu")}
+    assert [
+        c.shape for c in cells.values() if (c.backend, c.protocol) == ("torch", "ntire2025")
+    ] == [""] * 4
+    assert {c.shape for c in cells.values() if (c.target, c.protocol) == ("cpu", "ntire2025")} == {
+        "",
+        "8x8",
+    }
+    assert {(c.backend, c.target) for c in cells.values()} == {
+        ("torch", ""),
+        ("onnxruntime", "cpu"),
+    }
     name = next(iter(cells))
     assert name.startswith("tiny_x2.d1 16x18 batch 1 fp32 torch steady #")
 
 
 def test_a_router_is_one_cell_of_each_way_and_exported_as_what_it_is(place, tmp_path, children):
-    path = plan(place, tmp_path, models=["cdnsr-fsrcnn_x4"], variants=["d1"], backends=["torch", "onnxruntime"], targets=["cpu"])
+    path = plan(
+        place,
+        tmp_path,
+        models=["cdnsr-fsrcnn_x4"],
+        variants=["d1"],
+        backends=["torch", "onnxruntime"],
+        targets=["cpu"],
+    )
     rows = rows_from_plan(read_plan(path), tmp_path / "out", data=data(place))
-    assert [c.variant for c in cells_of(read_plan(path), image_set(data(place))).values()] == [""] * 3
+    assert [c.variant for c in cells_of(read_plan(path), image_set(data(place))).values()] == [
+        ""
+    ] * 3
     by_torch, export, by_onnx = children.calls
-    assert by_torch[:3] == ("bench", "cdnsr-fsrcnn_x4", "--protocol") and by_onnx[:2] == ("bench", "/made/by/export")
-    assert export == ("export", "cdnsr-fsrcnn_x4", "--adaptive", "-o", str(tmp_path / "out" / "artifacts" / "onnx"))
-    assert [bool(row.error) for row in rows] == [False, False, True] and "no engines of routers" in rows[2].error
+    assert by_torch[:3] == ("bench", "cdnsr-fsrcnn_x4", "--protocol") and by_onnx[:2] == (
+        "bench",
+        "/made/by/export",
+    )
+    assert export == (
+        "export",
+        "cdnsr-fsrcnn_x4",
+        "--adaptive",
+        "-o",
+        str(tmp_path / "out" / "artifacts" / "onnx"),
+    )
+    assert [bool(row.error) for row in rows] == [
+        False,
+        False,
+        True,
+    ] and "no engines of routers" in rows[2].error
 
 
 def test_a_router_of_other_branches_is_another_cell(place, tmp_path, monkeypatch):
@@ -104,7 +161,10 @@ def test_a_router_of_other_branches_is_another_cell(place, tmp_path, monkeypatch
 
     def other(model):
         found = real(model)
-        return replace(found, spec=replace(found.spec, weights_sha256s=("0" * 64, *found.spec.weights_sha256s[1:])))
+        return replace(
+            found,
+            spec=replace(found.spec, weights_sha256s=("0" * 64, *found.spec.weights_sha256s[1:])),
+        )
 
     monkeypatch.setattr(router, "load_router", other)
     assert not before & set(cells_of(read_plan(path), image_set(data(place))))
@@ -112,26 +172,39 @@ def test_a_router_of_other_branches_is_another_cell(place, tmp_path, monkeypatch
 
 def test_a_plan_of_an_adaptive_network_is_no_model(place, tmp_path):
     with pytest.raises(InputError, match="ada.tiles.json is what was exported of a model"):
-        cells_of(read_plan(plan(place, tmp_path, models=["ada.tiles.json"])), image_set(data(place)))
+        cells_of(
+            read_plan(plan(place, tmp_path, models=["ada.tiles.json"])), image_set(data(place))
+        )
 
 
 def test_a_cell_is_another_one_with_other_images_or_settings(place, tmp_path):
     cells = set(cells_of(read_plan(plan(place, tmp_path)), image_set(data(place))))
     (tmp_path / "HR").mkdir()
     write_png(tmp_path / "HR" / "0.png", np.zeros((40, 48, 3), np.uint8))
-    assert not cells & set(cells_of(read_plan(plan(place, tmp_path)), image_set(str(tmp_path / "HR"))))
-    assert not cells & set(cells_of(read_plan(plan(place, tmp_path, runs=2)), image_set(data(place))))
+    assert not cells & set(
+        cells_of(read_plan(plan(place, tmp_path)), image_set(str(tmp_path / "HR")))
+    )
+    assert not cells & set(
+        cells_of(read_plan(plan(place, tmp_path, runs=2)), image_set(data(place)))
+    )
     assert cells == set(cells_of(read_plan(plan(place, tmp_path)), image_set(data(place))))
 
 
 def test_what_is_done_is_skipped_and_what_failed_is_a_row(place, tmp_path, children):
     path, said = plan(place, tmp_path), []
-    children.answers["d1"] = sweep._FailedError("srdeploy bench was ended by SIGSEGV: the backend crashed")
+    children.answers["d1"] = sweep._FailedError(
+        "srdeploy bench was ended by SIGSEGV: the backend crashed"
+    )
     rows = rows_from_plan(read_plan(path), tmp_path / "out", data=data(place), progress=said.append)
-    assert [(r.variant, r.error.partition(":")[0]) for r in rows] == [("d1", "srdeploy bench was ended by SIGSEGV"), ("d2", "")]
+    assert [(r.variant, r.error.partition(":")[0]) for r in rows] == [
+        ("d1", "srdeploy bench was ended by SIGSEGV"),
+        ("d2", ""),
+    ]
     assert (rows[0].backend, rows[0].input_hw, rows[0].psnr_db) == ("torch", (16, 18), None)
     assert read_rows(tmp_path / "out" / "rows.jsonl") == rows and len(children.calls) == 2
-    again = rows_from_plan(read_plan(path), tmp_path / "out", data=data(place), progress=said.append)
+    again = rows_from_plan(
+        read_plan(path), tmp_path / "out", data=data(place), progress=said.append
+    )
     assert again == rows and len(children.calls) == 2
     assert said[-1] == "2 of 2 cells are done already, 1 of them failed"
 
@@ -143,7 +216,9 @@ def test_a_killed_sweep_goes_on_where_it_stopped(place, tmp_path, children):
         rows_from_plan(read_plan(path), tmp_path / "out", data=data(place))
     assert [r.variant for r in read_rows(tmp_path / "out" / "rows.jsonl")] == ["d1"]
     children.answers.clear()
-    assert [r.variant for r in rows_from_plan(read_plan(path), tmp_path / "out", data=data(place))] == ["d1", "d2"]
+    assert [
+        r.variant for r in rows_from_plan(read_plan(path), tmp_path / "out", data=data(place))
+    ] == ["d1", "d2"]
     assert [c[3] for c in children.calls] == ["d1", "d2", "d2"]
 
 
@@ -152,34 +227,71 @@ def test_half_a_row_of_a_killed_run_is_measured_again(place, tmp_path, children)
     rows = rows_from_plan(read_plan(path), tmp_path / "out", data=data(place))
     file = tmp_path / "out" / "rows.jsonl"
     file.write_bytes(file.read_bytes()[:-20])
-    assert rows_from_plan(read_plan(path), tmp_path / "out", data=data(place), progress=said.append) == rows
-    assert "took away a last line" in said[0] and len(children.calls) == 3 and read_rows(file) == rows
+    assert (
+        rows_from_plan(read_plan(path), tmp_path / "out", data=data(place), progress=said.append)
+        == rows
+    )
+    assert (
+        "took away a last line" in said[0] and len(children.calls) == 3 and read_rows(file) == rows
+    )
 
 
 def test_graphs_and_engines_are_made_by_the_commands_a_user_would_give(place, tmp_path, children):
     rows_from_plan(
-        read_plan(plan(place, tmp_path, backends=["onnxruntime"], targets=["cpu"], variants=["d1"], threads=1)), tmp_path / "out",
+        read_plan(
+            plan(
+                place,
+                tmp_path,
+                backends=["onnxruntime"],
+                targets=["cpu"],
+                variants=["d1"],
+                threads=1,
+            )
+        ),
+        tmp_path / "out",
         data=data(place),
-    )  # fmt: skip
+    )
     export, bench, to_target, build, bench_engine = children.calls
-    assert export[0] == "export" and export[2:8] == ("--variants", "d1", "--shape", "16x18", "--precision", "fp32")
-    assert bench[:2] == ("bench", "/made/by/export") and ("--threads", "1") == bench[bench.index("--threads") :][:2]
-    assert "--target" in to_target and "--shape" not in to_target, "its own graph takes any size, so that images stay whole"
+    assert export[0] == "export" and export[2:8] == (
+        "--variants",
+        "d1",
+        "--shape",
+        "16x18",
+        "--precision",
+        "fp32",
+    )
+    assert (
+        bench[:2] == ("bench", "/made/by/export")
+        and ("--threads", "1") == bench[bench.index("--threads") :][:2]
+    )
+    assert "--target" in to_target and "--shape" not in to_target, (
+        "its own graph takes any size, so that images stay whole"
+    )
     assert build[:4] == ("build-engine", "/made/by/export", "--target", "cpu")
     assert bench_engine[1] == "/made/by/build-engine" and "--lr" in bench_engine
 
 
 def test_a_challenge_s_cells_take_neither_a_size_nor_runs(place, tmp_path, children):
-    rows_from_plan(read_plan(plan(place, tmp_path, protocols=["ntire2025"], variants=["d1"])), tmp_path / "out", data=data(place))
+    rows_from_plan(
+        read_plan(plan(place, tmp_path, protocols=["ntire2025"], variants=["d1"])),
+        tmp_path / "out",
+        data=data(place),
+    )
     (bench,) = children.calls
     assert "--lr" not in bench and "--runs" not in bench
 
 
 @pytest.mark.parametrize(
-    "changes, words", [({"batch": [4]}, "batch 4: sessions take one image"), ({"precisions": ["fp16"]}, "torch runs checkpoints in fp32")]
+    "changes, words",
+    [
+        ({"batch": [4]}, "batch 4: sessions take one image"),
+        ({"precisions": ["fp16"]}, "torch runs checkpoints in fp32"),
+    ],
 )
 def test_what_cannot_be_done_is_no_other_measurement(place, tmp_path, children, changes, words):
-    rows = rows_from_plan(read_plan(plan(place, tmp_path, **changes)), tmp_path / "out", data=data(place))
+    rows = rows_from_plan(
+        read_plan(plan(place, tmp_path, **changes)), tmp_path / "out", data=data(place)
+    )
     assert len(rows) == 2 and all(words in r.error for r in rows) and not children.calls
     assert rows[0].batch == changes.get("batch", [1])[0]
 
@@ -189,7 +301,11 @@ def test_what_cannot_be_done_is_no_other_measurement(place, tmp_path, children, 
     [
         ({"models": []}, InputError, "models is empty"),
         ({"backends": []}, InputError, "neither backends nor targets"),
-        ({"backends": ["tensorrt"]}, InputError, "backends holds 'tensorrt'; expected torch or onnxruntime"),
+        (
+            {"backends": ["tensorrt"]},
+            InputError,
+            "backends holds 'tensorrt'; expected torch or onnxruntime",
+        ),
         ({"precisions": ["int8"]}, InputError, "precisions holds 'int8'"),
         ({"shapes": ["256"]}, InputError, "'256' is not a size"),
         ({"protocols": ["ntire2021"]}, InputError, "unknown protocol 'ntire2021'"),
@@ -217,20 +333,28 @@ def test_a_folder_of_no_images_and_one_that_only_looks_like_one(place, tmp_path,
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no image")
     with pytest.raises(InputError, match="holds no images"):
-        rows_from_plan(read_plan(plan(place, tmp_path)), tmp_path / "out", data=str(tmp_path / "empty"))
+        rows_from_plan(
+            read_plan(plan(place, tmp_path)), tmp_path / "out", data=str(tmp_path / "empty")
+        )
     (tmp_path / "empty" / "notes.png").write_text("no image")
     with pytest.raises(InputError, match="notes.png is not an image"):
-        rows_from_plan(read_plan(plan(place, tmp_path)), tmp_path / "out", data=str(tmp_path / "empty"))
+        rows_from_plan(
+            read_plan(plan(place, tmp_path)), tmp_path / "out", data=str(tmp_path / "empty")
+        )
     write_png(tmp_path / "empty" / "notes.png", np.zeros((14, 40, 3), np.uint8))
     with pytest.raises(InputError, match="notes.png is too small to be scored: 14x40"):
-        rows_from_plan(read_plan(plan(place, tmp_path)), tmp_path / "out", data=str(tmp_path / "empty"))
+        rows_from_plan(
+            read_plan(plan(place, tmp_path)), tmp_path / "out", data=str(tmp_path / "empty")
+        )
     assert not (tmp_path / "out").exists() and not children.calls
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no signals")
 def test_a_process_that_crashes_is_told_by_its_signal(monkeypatch):
     real, crash = subprocess.Popen, [sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"]
-    monkeypatch.setattr(sweep.subprocess, "Popen", lambda command, **options: real(crash, **options))
+    monkeypatch.setattr(
+        sweep.subprocess, "Popen", lambda command, **options: real(crash, **options)
+    )
     with pytest.raises(sweep._FailedError, match="srdeploy bench was ended by SIGSEGV"):
         sweep._srdeploy("bench", "x")
 
@@ -260,6 +384,12 @@ def test_a_real_child_s_error_is_its_own_words():
 
 
 def test_a_real_cell_in_a_real_process(place, tmp_path):
-    (row,) = rows_from_plan(read_plan(plan(place, tmp_path, variants=["d1"], threads=1)), tmp_path / "out", data=data(place))
+    (row,) = rows_from_plan(
+        read_plan(plan(place, tmp_path, variants=["d1"], threads=1)),
+        tmp_path / "out",
+        data=data(place),
+    )
     assert (row.error, row.threads, row.input_hw, row.runs, row.set) == ("", 1, (16, 18), 1, "Set")
-    assert row.psnr_db is not None and row.cell and read_rows(tmp_path / "out" / "rows.jsonl") == [row]
+    assert (
+        row.psnr_db is not None and row.cell and read_rows(tmp_path / "out" / "rows.jsonl") == [row]
+    )

@@ -10,7 +10,9 @@ from sr_deploy.core.manifest import Manifest, write_artifact
 
 def save(folder, arch, scale, variant):
     torch = pytest.importorskip("torch", reason="torch is not installed; it makes the checkpoint")
-    pytest.importorskip("safetensors", reason="safetensors is not installed; it writes the checkpoint")
+    pytest.importorskip(
+        "safetensors", reason="safetensors is not installed; it writes the checkpoint"
+    )
     from sr_deploy.core.spec import Variant
     from sr_deploy.nets import ARCHITECTURES
     from sr_deploy.nets.checkpoint import save_checkpoint
@@ -18,7 +20,9 @@ def save(folder, arch, scale, variant):
     torch.manual_seed(0)
     architecture, largest = ARCHITECTURES[arch], Variant.parse(variant)
     weights = architecture.build(scale, largest).state_dict()
-    return save_checkpoint(folder, f"tiny-{arch}_x{scale}", architecture.spec(scale, largest, elastic=True), weights)
+    return save_checkpoint(
+        folder, f"tiny-{arch}_x{scale}", architecture.spec(scale, largest, elastic=True), weights
+    )
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +80,12 @@ def fails(run_cli):
 
     def check(*args):
         result = run_cli(*args)
-        assert result.exit_code == 1, (result.exit_code, result.stdout, result.stderr, result.exception)
+        assert result.exit_code == 1, (
+            result.exit_code,
+            result.stdout,
+            result.stderr,
+            result.exception,
+        )
         assert isinstance(result.exception, SystemExit)
         assert result.stdout == ""
         assert "Traceback" not in result.stderr
@@ -93,11 +102,16 @@ def perfect(tmp_path):
     pytest.importorskip("cv2", reason="opencv is not installed; it reads and writes the images")
     from sr_deploy.core.images import write_png
 
-    info = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 3, s, s]) for n, s in (("lr", 16), ("sr", 32))]
+    info = [
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 3, s, s])
+        for n, s in (("lr", 16), ("sr", 32))
+    ]
     scales = onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")
     node = onnx.helper.make_node("Resize", ["lr", "", "scales"], ["sr"], mode="nearest")
     graph = onnx.helper.make_graph([node], "g", info[:1], info[1:], [scales])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
+    )
     onnx.save(model, str(tmp_path / "nearest.onnx"))
     (tmp_path / "grey").mkdir()
     write_png(tmp_path / "grey" / "flat.png", np.full((32, 32, 3), 128, np.uint8))

@@ -28,7 +28,10 @@ def test_a_picture_by_the_shipped_default_with_its_decisions(run_cli, picture, t
     result = run_cli("upscale", picture, "--adaptive", "cdnsr", "--decisions", drawn, "-o", sr)
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{sr}\n{drawn}\n"
-    assert "% of the largest's multiply-accumulates (fsrcnn-w16_x4.w16 " in result.stderr and "blue, the least" in result.stderr
+    assert (
+        "% of the largest's multiply-accumulates (fsrcnn-w16_x4.w16 " in result.stderr
+        and "blue, the least" in result.stderr
+    )
     assert cv2.imread(str(sr)).shape == cv2.imread(str(drawn)).shape == (160, 640, 3)
     blue, _, red = cv2.imread(str(drawn)).reshape(-1, 3).mean(axis=0)
     assert blue != red
@@ -36,11 +39,26 @@ def test_a_picture_by_the_shipped_default_with_its_decisions(run_cli, picture, t
 
 def test_decisions_of_tiles_are_one_picture(run_cli, picture, tmp_path):
     whole, tiled = tmp_path / "whole.png", tmp_path / "tiled.png"
-    run_cli("upscale", picture, "--adaptive", "cdnsr", "--decisions", whole, "-o", tmp_path / "a.png")
-    result = run_cli("upscale", picture, "--adaptive", "cdnsr", "--decisions", tiled, "--tile", 112, "-o", tmp_path / "b.png")
+    run_cli(
+        "upscale", picture, "--adaptive", "cdnsr", "--decisions", whole, "-o", tmp_path / "a.png"
+    )
+    result = run_cli(
+        "upscale",
+        picture,
+        "--adaptive",
+        "cdnsr",
+        "--decisions",
+        tiled,
+        "--tile",
+        112,
+        "-o",
+        tmp_path / "b.png",
+    )
     assert "tiles of at most" in result.stderr and "as the whole image" in result.stderr
     assert whole.read_bytes() == tiled.read_bytes()
-    difference = cv2.imread(str(tmp_path / "a.png")).astype(int) - cv2.imread(str(tmp_path / "b.png"))
+    difference = cv2.imread(str(tmp_path / "a.png")).astype(int) - cv2.imread(
+        str(tmp_path / "b.png")
+    )
     assert np.abs(difference).max() <= 1
 
 
@@ -51,44 +69,87 @@ def test_a_budget_is_kept_and_a_folder_goes_on_by_it(run_cli, picture, tmp_path)
     share = float(first.stderr.partition("% of the largest")[0].rpartition(" ")[2])
     assert 40 < share <= 50
     assert "1 finished before" in run_cli(*command, "--max-flops", "50%").stderr
-    assert "1 upscaled" in run_cli(*command, "--max-flops", "60%").stderr  # another budget is another result
+    assert (
+        "1 upscaled" in run_cli(*command, "--max-flops", "60%").stderr
+    )  # another budget is another result
 
 
 @pytest.mark.parametrize(
     "options, words",
     [
-        (("--adaptive", "elastic", "--max-flops", "10%"), "is below the smallest: 'asrn_x4.d1' everywhere"),
-        (("--adaptive", "elastic", "--max-flops", "1000%"), "is no share of the largest network's work"),
+        (
+            ("--adaptive", "elastic", "--max-flops", "10%"),
+            "is below the smallest: 'asrn_x4.d1' everywhere",
+        ),
+        (
+            ("--adaptive", "elastic", "--max-flops", "1000%"),
+            "is no share of the largest network's work",
+        ),
         (("--adaptive", "adadsr", "--depth", "17"), "beyond the 16 blocks of the backbone"),
         (("--adaptive", "adadsr", "--max-flops", "60%"), "AdaDSR has a desired depth"),
         (("--adaptive", "cdnsr", "--depth", "8"), "'cdnsr' routes patches"),
         (("--adaptive", "cdnsr", "-m", "elastic-asrn_x4"), "that is elastic, not cdnsr"),
-        (("--adaptive", "cdnsr", "--variant", "d1"), "--adaptive chooses for each part of an image"),
+        (
+            ("--adaptive", "cdnsr", "--variant", "d1"),
+            "--adaptive chooses for each part of an image",
+        ),
         (("--max-flops", "60%", "-m", "asrn_x4"), "are for adaptive networks"),
         ((), "no network to upscale with"),
     ],
 )
-def test_what_does_not_go_together_is_refused_and_nothing_written(run_cli, picture, tmp_path, options, words):
+def test_what_does_not_go_together_is_refused_and_nothing_written(
+    run_cli, picture, tmp_path, options, words
+):
     result = run_cli("upscale", picture, *options, "-o", tmp_path / "out" / "b.png")
     assert result.exit_code == 1 and words in result.stderr
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name, words", [("a.png", "would replace the picture or its result"), ("d.jpg", "expected a .png")])
+@pytest.mark.parametrize(
+    "name, words",
+    [("a.png", "would replace the picture or its result"), ("d.jpg", "expected a .png")],
+)
 def test_decisions_never_replace_a_picture(run_cli, picture, tmp_path, name, words):
     before = picture.read_bytes()
-    result = run_cli("upscale", picture, "--adaptive", "cdnsr", "--decisions", picture.parent / name, "-o", tmp_path / "b.png")
+    result = run_cli(
+        "upscale",
+        picture,
+        "--adaptive",
+        "cdnsr",
+        "--decisions",
+        picture.parent / name,
+        "-o",
+        tmp_path / "b.png",
+    )
     assert result.exit_code == 1 and words in result.stderr
     assert picture.read_bytes() == before and not (tmp_path / "b.png").exists()
 
 
 def test_decisions_go_into_a_folder_that_is_made(run_cli, picture, tmp_path):
-    result = run_cli("upscale", picture, "--adaptive", "cdnsr", "--decisions", tmp_path / "new" / "d.png", "-o", tmp_path / "b.png")
+    result = run_cli(
+        "upscale",
+        picture,
+        "--adaptive",
+        "cdnsr",
+        "--decisions",
+        tmp_path / "new" / "d.png",
+        "-o",
+        tmp_path / "b.png",
+    )
     assert result.exit_code == 0 and (tmp_path / "new" / "d.png").is_file()
 
 
 def test_decisions_of_a_folder_are_refused(run_cli, picture, tmp_path):
-    result = run_cli("upscale", picture.parent, "--adaptive", "cdnsr", "--decisions", tmp_path / "d.png", "-o", tmp_path / "out")
+    result = run_cli(
+        "upscale",
+        picture.parent,
+        "--adaptive",
+        "cdnsr",
+        "--decisions",
+        tmp_path / "d.png",
+        "-o",
+        tmp_path / "out",
+    )
     assert result.exit_code == 1 and "--decisions draws those of one picture" in result.stderr
 
 
@@ -99,8 +160,14 @@ def plan(tmp_path_factory):
 
 
 def test_export_says_what_goes_with_it(run_cli, tmp_path):
-    result = run_cli("export", "cdnsr-fsrcnn_x4", "--adaptive", "--target", "cpu", "-o", tmp_path / "out")
-    assert result.exit_code == 1 and "it takes -o alone" in result.stderr and not (tmp_path / "out").exists()
+    result = run_cli(
+        "export", "cdnsr-fsrcnn_x4", "--adaptive", "--target", "cpu", "-o", tmp_path / "out"
+    )
+    assert (
+        result.exit_code == 1
+        and "it takes -o alone" in result.stderr
+        and not (tmp_path / "out").exists()
+    )
     result = run_cli("export", "asrn_x4", "--adaptive", "-o", tmp_path / "out")
     assert result.exit_code == 1 and "only an AdaEDSR is run so" in result.stderr
 
@@ -118,10 +185,19 @@ def test_bench_says_what_was_executed(run_cli, plan, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert "executed, timed / set" in result.stdout
     row = json.loads((tmp_path / "rows.jsonl").read_text())
-    assert (row["model"], row["backend"], row["artifact"]) == ("cdnsr-fsrcnn_x4", "onnxruntime", plan.name)
+    assert (row["model"], row["backend"], row["artifact"]) == (
+        "cdnsr-fsrcnn_x4",
+        "onnxruntime",
+        plan.name,
+    )
     assert 0.4 < row["executed"]["share"] < 1.1 and 0.4 < row["executed"]["timed_share"] < 1.1
     assert sum(row["executed"]["ways"].values()) == pytest.approx(1, abs=1e-3)
-    result = run_cli("bench", plan.parent, "--lr", "40x70", "--runs", "3", "-o", tmp_path / "folder")
-    assert result.exit_code == 0 and len((tmp_path / "folder" / "rows.jsonl").read_text().splitlines()) == 1, result.stderr
+    result = run_cli(
+        "bench", plan.parent, "--lr", "40x70", "--runs", "3", "-o", tmp_path / "folder"
+    )
+    assert (
+        result.exit_code == 0
+        and len((tmp_path / "folder" / "rows.jsonl").read_text().splitlines()) == 1
+    ), result.stderr
     result = run_cli("bench", plan, "--variants", "d1", "-o", tmp_path)
     assert result.exit_code == 1 and "it has no variants" in result.stderr

@@ -8,15 +8,41 @@ from sr_deploy.results.rows import read_rows
 
 
 def test_a_checkpoint_and_an_engine_that_cannot_run_here(run_cli, asrn, rtx_engine, data, tmp_path):
-    args = ["bench", asrn, rtx_engine, "--variants", "d1", "--data", data, "--lr", "16x16", "--runs", "2"]
+    args = [
+        "bench",
+        asrn,
+        rtx_engine,
+        "--variants",
+        "d1",
+        "--data",
+        data,
+        "--lr",
+        "16x16",
+        "--runs",
+        "2",
+    ]
     result = run_cli(*args, "--json", "-o", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     measured, failed = json.loads(result.stdout)
-    assert (measured["model"], measured["variant"], measured["set"], measured["runs"]) == ("tiny-asrn_x2", "d1", "Tiny", 2)
-    assert measured["psnr_db"] > 0 and measured["latency_ms_median"] > 0 and measured["input_hw"] == [16, 16]
-    assert failed["backend"] == "tensorrt-rtx" and "needs the GPU of target 'rtx'" in failed["error"]
+    assert (measured["model"], measured["variant"], measured["set"], measured["runs"]) == (
+        "tiny-asrn_x2",
+        "d1",
+        "Tiny",
+        2,
+    )
+    assert (
+        measured["psnr_db"] > 0
+        and measured["latency_ms_median"] > 0
+        and measured["input_hw"] == [16, 16]
+    )
+    assert (
+        failed["backend"] == "tensorrt-rtx" and "needs the GPU of target 'rtx'" in failed["error"]
+    )
     assert all(failed[k] is None for k in ("psnr_db", "latency_ms_median", "mem_peak_mib", "runs"))
-    assert [row.model for row in read_rows(tmp_path / "out" / "rows.jsonl")] == ["tiny-asrn_x2", "m_x2"]
+    assert [row.model for row in read_rows(tmp_path / "out" / "rows.jsonl")] == [
+        "tiny-asrn_x2",
+        "m_x2",
+    ]
     table = run_cli(*args)
     assert table.stdout.startswith("| Model") and "not run: m_x2.d1.8x8.fp16.engine" in table.stdout
     assert "#Params" not in table.stderr and "tiny-asrn_x2.d1" in table.stderr
@@ -24,7 +50,11 @@ def test_a_checkpoint_and_an_engine_that_cannot_run_here(run_cli, asrn, rtx_engi
 
 @pytest.mark.parametrize(
     "name, words",
-    [("absent.onnx", "there is no file"), ("absent.engine", "there is no file"), ("absent.safetensors", "there is no")],
+    [
+        ("absent.onnx", "there is no file"),
+        ("absent.engine", "there is no file"),
+        ("absent.safetensors", "there is no"),
+    ],
 )
 def test_a_missing_file(fails, tmp_path, name, words):
     if name.endswith("safetensors"):
@@ -41,8 +71,12 @@ def test_an_empty_folder_a_variant_that_is_not_held_and_bad_data(fails, asrn, tm
     (tmp_path / "empty").mkdir()
     assert "holds no .onnx or .engine file" in fails("bench", tmp_path / "empty")
     assert "holds no variant 'd9'; it holds d1, d2" in fails("bench", asrn, "--variants", "d9")
-    assert "holds no images" in fails("bench", asrn, "--variants", "d1", "--data", tmp_path / "empty")
-    assert "there is no folder" in fails("bench", asrn, "--variants", "d1", "--data", tmp_path / "absent")
+    assert "holds no images" in fails(
+        "bench", asrn, "--variants", "d1", "--data", tmp_path / "empty"
+    )
+    assert "there is no folder" in fails(
+        "bench", asrn, "--variants", "d1", "--data", tmp_path / "absent"
+    )
 
 
 def test_a_text_file_named_onnx(run_cli, tmp_path, data):
@@ -54,7 +88,9 @@ def test_a_text_file_named_onnx(run_cli, tmp_path, data):
     assert result.exit_code == 1
 
 
-def test_an_output_folder_that_cannot_be_written_is_found_before_measuring(fails, tmp_path, rtx_engine):
+def test_an_output_folder_that_cannot_be_written_is_found_before_measuring(
+    fails, tmp_path, rtx_engine
+):
     error = fails("bench", rtx_engine, "-o", rtx_engine / "below")
     assert "cannot write to the folder" in error and error.startswith("error: ")
 
@@ -70,11 +106,29 @@ def test_a_perfect_score_is_shown_not_a_crash(run_cli, perfect):
 
 def test_a_challenge_s_files_are_written_beside_the_rows(run_cli, perfect, data, tmp_path):
     graph, _ = perfect
-    args = ["bench", graph, "--data", data, "--protocol", "steady", "--protocol", "ntire2024", "--runs", "1", "-o", tmp_path / "out"]
+    args = [
+        "bench",
+        graph,
+        "--data",
+        data,
+        "--protocol",
+        "steady",
+        "--protocol",
+        "ntire2024",
+        "--runs",
+        "1",
+        "-o",
+        tmp_path / "out",
+    ]
     result = run_cli(*args)
     assert result.exit_code == 0, (result.stderr, result.exception)
-    assert result.stdout.count("| Model") == 3 and "| rank" in result.stdout, "a table each, and the ranks"
-    assert [row.protocol for row in read_rows(tmp_path / "out" / "rows.jsonl")] == ["ntire2024", "steady"]
+    assert result.stdout.count("| Model") == 3 and "| rank" in result.stdout, (
+        "a table each, and the ranks"
+    )
+    assert [row.protocol for row in read_rows(tmp_path / "out" / "rows.jsonl")] == [
+        "ntire2024",
+        "steady",
+    ]
     entry = json.loads((tmp_path / "out" / "ntire2024" / "results.json").read_text())["nearest"]
     assert len(entry["valid_runtime"]) == len(entry["valid_psnr"]) == 1 and entry["flops"] is None
     assert (tmp_path / "out" / "ntire2024" / "results.txt").read_text().startswith("Model ")
@@ -96,16 +150,34 @@ def test_a_file_that_rows_cannot_be_added_to_is_found_before_measuring(fails, tm
     old = tmp_path / "old" / "rows.jsonl"
     old.parent.mkdir()
     old.write_text('{"schema": 1}\n')
-    assert "rows.jsonl, line 1: not a row of schema 2; its schema is 1" in fails("bench", asrn, "--data", data, "-o", old.parent)
+    assert "rows.jsonl, line 1: not a row of schema 2; its schema is 1" in fails(
+        "bench", asrn, "--data", data, "-o", old.parent
+    )
     assert old.read_text() == '{"schema": 1}\n'
     (tmp_path / "folder" / "rows.jsonl").mkdir(parents=True)
-    assert "rows.jsonl: Is a directory" in fails("bench", asrn, "--data", data, "-o", tmp_path / "folder")
+    assert "rows.jsonl: Is a directory" in fails(
+        "bench", asrn, "--data", data, "-o", tmp_path / "folder"
+    )
 
 
 def test_a_sweep_of_which_every_cell_failed_has_failed(run_cli, tmp_path, asrn, data):
-    plan = {"models": [str(asrn)], "variants": ["d1"], "shapes": ["16x16"], "batch": [2, 3], "backends": ["torch"]}
+    plan = {
+        "models": [str(asrn)],
+        "variants": ["d1"],
+        "shapes": ["16x16"],
+        "batch": [2, 3],
+        "backends": ["torch"],
+    }
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    result = run_cli("bench", "--sweep", tmp_path / "plan.json", "--data", data, "-o", tmp_path / "out")
+    result = run_cli(
+        "bench", "--sweep", tmp_path / "plan.json", "--data", data, "-o", tmp_path / "out"
+    )
     assert result.exit_code == 1 and "not run" in result.stdout
-    assert "none of the 2 cells could be measured; the first: batch 2: sessions take one image at a time" in result.stderr
-    assert "failed cells count as done" in result.stderr and len((tmp_path / "out" / "rows.jsonl").read_text().splitlines()) == 2
+    assert (
+        "none of the 2 cells could be measured; the first: batch 2: sessions take one image at a time"
+        in result.stderr
+    )
+    assert (
+        "failed cells count as done" in result.stderr
+        and len((tmp_path / "out" / "rows.jsonl").read_text().splitlines()) == 2
+    )

@@ -22,18 +22,25 @@ def own_graph(graph, tmp_path):
     """A copy that a test may spoil."""
     path = tmp_path / graph.name
     path.write_bytes(graph.read_bytes())
-    path.with_name(path.name + ".json").write_text(graph.with_name(graph.name + ".json").read_text())
+    path.with_name(path.name + ".json").write_text(
+        graph.with_name(graph.name + ".json").read_text()
+    )
     return path
 
 
 def test_targets_lists_every_profile_and_why_one_cannot_be_built_here(run_cli):
     listed = {p["name"]: p for p in json.loads(run_cli("targets", "--json").stdout)}
     assert sorted(listed) == target_names()
-    assert "TensorRT >=8.5,<8.6" in listed["xavier"]["why_unavailable"] and listed["xavier"]["opset"] == 17
+    assert (
+        "TensorRT >=8.5,<8.6" in listed["xavier"]["why_unavailable"]
+        and listed["xavier"]["opset"] == 17
+    )
     table = run_cli("targets").stdout
     for name, profile in listed.items():
         assert f"| {name} " in table
-        assert (f"* {name}: {profile['why_unavailable']}" in table) == bool(profile["why_unavailable"])
+        assert (f"* {name}: {profile['why_unavailable']}" in table) == bool(
+            profile["why_unavailable"]
+        )
 
 
 def test_an_engine_s_path_is_the_data(run_cli, graph, tmp_path):
@@ -49,28 +56,41 @@ def test_an_engine_s_path_is_the_data(run_cli, graph, tmp_path):
 def test_the_default_folder_is_the_target_s(run_cli, graph, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = run_cli("build-engine", graph, "--target", "cpu")
-    assert result.stdout.replace("\\", "/").startswith("engines/built/cpu/tiny-asrn_x2"), result.stderr
+    assert result.stdout.replace("\\", "/").startswith("engines/built/cpu/tiny-asrn_x2"), (
+        result.stderr
+    )
 
 
 def test_a_graph_edited_after_its_manifest_was_written(fails, own_graph, tmp_path):
     data = own_graph.read_bytes()
     own_graph.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     error = fails("build-engine", own_graph, "--target", "cpu", "-o", tmp_path / "out")
-    assert "was changed after its manifest was written" in error and "hint: export or build it again" in error
+    assert (
+        "was changed after its manifest was written" in error
+        and "hint: export or build it again" in error
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_an_fp32_graph_for_rtx(fails, graph, tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
     error = fails("build-engine", graph, "--target", "rtx", "-o", tmp_path / "out")
-    assert "was exported for an FP32 engine" in error and "hint: export it again with --target rtx" in error
+    assert (
+        "was exported for an FP32 engine" in error
+        and "hint: export it again with --target rtx" in error
+    )
 
 
 def test_a_board_s_engine(fails, graph, tmp_path):
     error = fails("build-engine", graph, "--target", "xavier", "-o", tmp_path / "out")
     assert "cannot build for 'xavier' here: it takes TensorRT >=8.5,<8.6" in error
     # The graph is one for the CPU: the hint must not send it to a parser that would misread it.
-    assert "hint: " in error and "opset 18" in error and "export it again with --target xavier" in error and "--on" not in error
+    assert (
+        "hint: " in error
+        and "opset 18" in error
+        and "export it again with --target xavier" in error
+        and "--on" not in error
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,15 +112,39 @@ def test_bad_graphs_and_targets(fails, tmp_path, name, content, target, words):
 
 
 def test_an_empty_folder_and_a_folder_that_cannot_be_written(fails, graph, tmp_path):
-    assert "holds no .onnx file" in fails("build-engine", tmp_path, "--target", "cpu", "-o", tmp_path / "out")
+    assert "holds no .onnx file" in fails(
+        "build-engine", tmp_path, "--target", "cpu", "-o", tmp_path / "out"
+    )
     error = fails("build-engine", graph, "--target", "cpu", "-o", graph / "below")
     assert "cannot write to the folder" in error and "-o" in error
 
 
 def test_a_bundle_and_what_does_not_go_with_it(run_cli, fails, graph, tmp_path):
-    pytest.importorskip("skimage", reason="scikit-image is not installed; it gives the reference image")
-    result = run_cli("build-engine", graph, "--target", "xavier-jp4", "--bundle", tmp_path / "job.tar")
-    assert result.exit_code == 1 and "opset 18" in result.stderr and not (tmp_path / "job.tar").exists()
-    assert run_cli("build-engine", graph, "--target", "xavier", "--bundle", tmp_path / "job.tar", "--on", "ssh://x").exit_code == 2
+    pytest.importorskip(
+        "skimage", reason="scikit-image is not installed; it gives the reference image"
+    )
+    result = run_cli(
+        "build-engine", graph, "--target", "xavier-jp4", "--bundle", tmp_path / "job.tar"
+    )
+    assert (
+        result.exit_code == 1
+        and "opset 18" in result.stderr
+        and not (tmp_path / "job.tar").exists()
+    )
+    assert (
+        run_cli(
+            "build-engine",
+            graph,
+            "--target",
+            "xavier",
+            "--bundle",
+            tmp_path / "job.tar",
+            "--on",
+            "ssh://x",
+        ).exit_code
+        == 2
+    )
     assert "there is no file" in fails("adopt", tmp_path / "result.tar")
-    assert "is no address of a board" in fails("build-engine", graph, "--target", "xavier", "--on", "xavier.local")
+    assert "is no address of a board" in fails(
+        "build-engine", graph, "--target", "xavier", "--on", "xavier.local"
+    )

@@ -8,18 +8,39 @@ import sys
 
 def started(*arguments, **options):
     command = [sys.executable, "-m", "sr_deploy.cli.child", *map(str, arguments)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", **options)
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", **options
+    )
 
 
 def test_it_is_the_command_itself_while_its_parent_lives():
     with started("bench", "absent.onnx") as child:
-        assert child.stderr.read() == "error: there is no file absent.onnx\n"  # its standard input is still open
+        assert (
+            child.stderr.read() == "error: there is no file absent.onnx\n"
+        )  # its standard input is still open
         assert child.wait(60) == 1
 
 
 def test_a_command_at_work_ends_when_its_parent_does(asrn, data):
-    bench = ["bench", asrn, "--variants", "d1,d2", "--lr", "8x8", "--runs", "10000", "--cadence", "10", "--data", data]
-    with started(*bench, "--protocol", "steady", "--protocol", "ntire2022", stdout=subprocess.DEVNULL) as child:
-        assert "d1 (torch), ntire2022" in child.stderr.readline()  # now it waits for frames, for a quarter of an hour
+    bench = [
+        "bench",
+        asrn,
+        "--variants",
+        "d1,d2",
+        "--lr",
+        "8x8",
+        "--runs",
+        "10000",
+        "--cadence",
+        "10",
+        "--data",
+        data,
+    ]
+    with started(
+        *bench, "--protocol", "steady", "--protocol", "ntire2022", stdout=subprocess.DEVNULL
+    ) as child:
+        assert (
+            "d1 (torch), ntire2022" in child.stderr.readline()
+        )  # now it waits for frames, for a quarter of an hour
         child.stdin.close()
         assert child.wait(60) != 0

@@ -21,14 +21,31 @@ def files(folder):
 
 
 def test_paths_on_stdout_progress_on_stderr_and_nothing_done_twice(run_cli, asrn, tmp_path):
-    args = ["export", asrn, "--variants", "d1", "--shape", "16x24", "--precision", "fp32", "-o", tmp_path / "out"]
+    args = [
+        "export",
+        asrn,
+        "--variants",
+        "d1",
+        "--shape",
+        "16x24",
+        "--precision",
+        "fp32",
+        "-o",
+        tmp_path / "out",
+    ]
     first, second = run_cli(*args), run_cli(*args)
     path = tmp_path / "out" / "tiny-asrn_x2.d1.16x24.fp32.onnx"
     assert first.exit_code == 0, first.stderr
     assert first.stdout == second.stdout == f"{path}\n"
-    assert "opset 17, max error" in first.stderr and second.stderr.endswith(f"{path.name}: up to date\n")
+    assert "opset 17, max error" in first.stderr and second.stderr.endswith(
+        f"{path.name}: up to date\n"
+    )
     manifest = read_manifest(path)
-    assert (manifest.variant, manifest.min_shape, manifest.precision_obtained) == ("d1", (16, 24), "fp32")
+    assert (manifest.variant, manifest.min_shape, manifest.precision_obtained) == (
+        "d1",
+        (16, 24),
+        "fp32",
+    )
     assert files(tmp_path / "out") == [path.name, path.name + ".json"]
 
 
@@ -38,10 +55,19 @@ def test_paths_on_stdout_progress_on_stderr_and_nothing_done_twice(run_cli, asrn
         (["--variants", "d9"], ["holds no variant 'd9'; it holds d1, d2", "did you mean 'd"]),
         (["--variants", "d1,d0"], ["'d0' is not a variant"]),
         (["--target", "xavir"], ["unknown target 'xavir'", "did you mean 'xavier'?"]),
-        (["--target", "cpu", "--precision", "fp16"], ["target 'cpu' builds fp32 engines, not fp16"]),
-        (["--target", "rtx", "--precision", "fp32"], ["target 'rtx' builds fp16 engines, not fp32"]),
+        (
+            ["--target", "cpu", "--precision", "fp16"],
+            ["target 'cpu' builds fp32 engines, not fp16"],
+        ),
+        (
+            ["--target", "rtx", "--precision", "fp32"],
+            ["target 'rtx' builds fp16 engines, not fp32"],
+        ),
         (["--shape", "16"], ["'16' is not a size"]),
-        (["--shape", "16x16", "--dynamic", "8x8:16x16:32x32"], ["--shape and --dynamic exclude each other"]),
+        (
+            ["--shape", "16x16", "--dynamic", "8x8:16x16:32x32"],
+            ["--shape and --dynamic exclude each other"],
+        ),
         (["--dynamic", "16x16"], ["expected MIN:OPT:MAX"]),
         (["--dynamic", "32x32:16x16:64x64"], ["min <= opt <= max"]),
     ],
@@ -52,10 +78,21 @@ def test_bad_arguments_write_nothing(fails, asrn, tmp_path, args, words):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("size", [["--shape", "14x64"], ["--shape", "64x64", "--shape", "15x14"], ["--dynamic", "8x8:16x16:32x32"]])
+@pytest.mark.parametrize(
+    "size",
+    [
+        ["--shape", "14x64"],
+        ["--shape", "64x64", "--shape", "15x14"],
+        ["--dynamic", "8x8:16x16:32x32"],
+    ],
+)
 def test_a_size_too_small_for_srn_writes_nothing(fails, srn, tmp_path, size):
     error = fails("export", srn, *size, "-o", tmp_path / "out")
-    assert "pixels is too small for" in error and "the smallest is 15x15" in error and "hint: give at least 15x15" in error
+    assert (
+        "pixels is too small for" in error
+        and "the smallest is 15x15" in error
+        and "hint: give at least 15x15" in error
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -84,7 +121,9 @@ def test_an_output_folder_that_cannot_be_written(fails, asrn, tmp_path):
         assert "cannot write to the folder" in error and "-o" in error
 
 
-def test_a_graph_out_of_tolerance_is_an_error_and_is_not_written(fails, asrn, tmp_path, monkeypatch):
+def test_a_graph_out_of_tolerance_is_an_error_and_is_not_written(
+    fails, asrn, tmp_path, monkeypatch
+):
     from sr_deploy.export import pipeline
 
     monkeypatch.setattr(pipeline, "MAX_ABS_ERR", -1.0)
@@ -93,11 +132,17 @@ def test_a_graph_out_of_tolerance_is_an_error_and_is_not_written(fails, asrn, tm
     assert files(tmp_path / "out") == []
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows delivers no SIGINT or SIGTERM to a child alone")
+@pytest.mark.skipif(
+    os.name == "nt", reason="Windows delivers no SIGINT or SIGTERM to a child alone"
+)
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
-def test_an_interrupted_export_leaves_finished_graphs_whole_and_no_part(asrn, tmp_path, number, code):
+def test_an_interrupted_export_leaves_finished_graphs_whole_and_no_part(
+    asrn, tmp_path, number, code
+):
     out = tmp_path / "out"
-    sizes = [arg for n in range(24, 64, 2) for arg in ("--shape", f"{n}x{n}")]  # more than it can finish before the signal
+    sizes = [
+        arg for n in range(24, 64, 2) for arg in ("--shape", f"{n}x{n}")
+    ]  # more than it can finish before the signal
     command = [
         sys.executable,
         "-m",
@@ -111,10 +156,20 @@ def test_an_interrupted_export_leaves_finished_graphs_whole_and_no_part(asrn, tm
         "fp32",
     ]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([*command, "-o", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, start_new_session=True)
+    process = subprocess.Popen(
+        [*command, "-o", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=env,
+        start_new_session=True,
+    )
     try:
         deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline and not list(out.glob("tiny*.onnx.json")):
+        while (
+            process.poll() is None
+            and time.monotonic() < deadline
+            and not list(out.glob("tiny*.onnx.json"))
+        ):
             time.sleep(0.02)
         assert process.poll() is None, process.communicate()
         process.send_signal(number)
@@ -125,6 +180,11 @@ def test_an_interrupted_export_leaves_finished_graphs_whole_and_no_part(asrn, tm
     assert b"Traceback" not in stderr and stdout == b""
     graphs = [name for name in files(out) if name.endswith(".onnx")]
     assert 1 <= len(graphs) < 40
-    assert files(out) == sorted(graphs + [name + ".json" for name in graphs])  # neither partial files nor half pairs
+    assert files(out) == sorted(
+        graphs + [name + ".json" for name in graphs]
+    )  # neither partial files nor half pairs
     for name in graphs:
-        assert json.loads((out / (name + ".json")).read_text())["sha256"] == read_manifest(out / name).sha256
+        assert (
+            json.loads((out / (name + ".json")).read_text())["sha256"]
+            == read_manifest(out / name).sha256
+        )

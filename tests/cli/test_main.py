@@ -14,7 +14,16 @@ COMMANDS = sorted(main.commands)
 
 
 def test_the_issue_s_commands_are_there():
-    assert {"models", "complexity", "import-checkpoint", "export", "targets", "build-engine", "bench", "train"} <= set(COMMANDS)
+    assert {
+        "models",
+        "complexity",
+        "import-checkpoint",
+        "export",
+        "targets",
+        "build-engine",
+        "bench",
+        "train",
+    } <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -70,7 +79,9 @@ def test_an_error_of_ours_is_exit_code_1_with_error_and_hint(run_cli, monkeypatc
     assert result.stderr == "error: it is broken\n" + (f"\nhint: {hint}\n" if hint else "")
 
 
-def test_another_package_s_absence_is_told_with_the_pip_line_and_a_bug_is_not_hidden(run_cli, monkeypatch):
+def test_another_package_s_absence_is_told_with_the_pip_line_and_a_bug_is_not_hidden(
+    run_cli, monkeypatch
+):
     def fail(name):
         raise ModuleNotFoundError(f"No module named '{missing}'", name=missing)
 
@@ -78,7 +89,10 @@ def test_another_package_s_absence_is_told_with_the_pip_line_and_a_bug_is_not_hi
     missing = "torch"
     result = run_cli("targets")
     assert result.exit_code == 1
-    assert "error: srdeploy targets needs the package 'torch'" in result.stderr and "hint: pip install" in result.stderr
+    assert (
+        "error: srdeploy targets needs the package 'torch'" in result.stderr
+        and "hint: pip install" in result.stderr
+    )
     missing = "sr_deploy.typo"
     assert isinstance(run_cli("targets").exception, ModuleNotFoundError)
 
@@ -91,7 +105,9 @@ def test_a_bug_of_ours_is_not_dressed_up_as_an_error(run_cli, monkeypatch):
 @pytest.mark.parametrize("command", ["targets", "models", "recipes"])
 def test_json_parses_and_is_all_there_is_on_stdout(run_cli, command):
     if command == "recipes":
-        pytest.importorskip("sr_deploy.train.recipes", reason="the recipes need torch, which is not installed")
+        pytest.importorskip(
+            "sr_deploy.train.recipes", reason="the recipes need torch, which is not installed"
+        )
     result = run_cli(command, "--json")
     assert result.exit_code == 0, result.stderr
     assert isinstance(json.loads(result.stdout), (list, dict))
@@ -112,7 +128,9 @@ def test_it_runs_as_a_module_and_a_closed_pipe_is_no_traceback(run_python):
     )
     result = run_python("-c", code)
     assert result.returncode == 0 and "Traceback" not in result.stdout, result.stdout
-    assert run_python("-m", "sr_deploy.cli.main", "--version").stdout.startswith("srdeploy, version")
+    assert run_python("-m", "sr_deploy.cli.main", "--version").stdout.startswith(
+        "srdeploy, version"
+    )
 
 
 def test_the_packages_that_get_a_pip_line_are_the_export_extra_s():
@@ -125,6 +143,10 @@ def test_the_packages_that_get_a_pip_line_are_the_export_extra_s():
 
     parser = configparser.ConfigParser()
     parser.read(str(setup), encoding="utf-8")
-    extra = {line.split(">")[0].split("<")[0].strip() for line in parser["options.extras_require"]["export"].split("\n") if line}
+    extra = {
+        line.split(">")[0].split("<")[0].strip()
+        for line in parser["options.extras_require"]["export"].split("\n")
+        if line
+    }
     modules = {"opencv-python-headless": "cv2", "scikit-image": "skimage"}
     assert {modules.get(name, name) for name in extra} == set(module._EXPORT_PACKAGES)

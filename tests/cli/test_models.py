@@ -24,23 +24,36 @@ def test_models_lists_what_is_shipped(run_cli):
     points = {f"{m['name']}:{variant}" for m in models for variant in m["variants"]}
     for router in routers:
         assert set(router) == {"name", "scale", "branches", "path"} and len(router["branches"]) >= 2
-        assert set(router["branches"]) <= points, "a shipped router chooses between shipped networks"
+        assert set(router["branches"]) <= points, (
+            "a shipped router chooses between shipped networks"
+        )
     of_models, of_routers = run_cli("models").stdout.split("\n\n")
     assert of_models.startswith("| name") and all(m["name"] in of_models for m in models)
-    assert of_routers.startswith("| router") and all(r["name"] in of_routers and r["branches"][0] in of_routers for r in routers)
+    assert of_routers.startswith("| router") and all(
+        r["name"] in of_routers and r["branches"][0] in of_routers for r in routers
+    )
 
 
 def test_complexity_of_a_bare_name(torch, run_cli):
-    counts = json.loads(run_cli("complexity", "asrn_x2", "--variant", "d1", "--lr", "16x24", "--json").stdout)
+    counts = json.loads(
+        run_cli("complexity", "asrn_x2", "--variant", "d1", "--lr", "16x24", "--json").stdout
+    )
     assert set(counts) == {"params", "macs", "acts", "convs", "counter", "uncounted"}
-    assert all(isinstance(counts[k], int) for k in ("params", "macs", "acts", "convs")) and counts["counter"] == "hooks"
+    assert (
+        all(isinstance(counts[k], int) for k in ("params", "macs", "acts", "convs"))
+        and counts["counter"] == "hooks"
+    )
     text = run_cli("complexity", "asrn_x2", "--variant", "d1", "--lr", "16x24").stdout
     assert f"{counts['params'] / 1e6:.6f} M" in text and "16x24" in text and "hooks" in text
 
 
 def test_complexity_of_a_checkpoint_is_that_of_its_architecture(torch, run_cli, asrn):
     args = ["--variant", "d2", "--lr", "16x16", "--counter", "fvcore", "--json"]
-    assert run_cli("complexity", asrn, *args).stdout == run_cli("complexity", "asrn_x2", *args).stdout != ""
+    assert (
+        run_cli("complexity", asrn, *args).stdout
+        == run_cli("complexity", "asrn_x2", *args).stdout
+        != ""
+    )
 
 
 def test_an_architecture_takes_any_depth_but_a_checkpoint_its_own(torch, run_cli, fails, asrn):
@@ -154,7 +167,9 @@ def write_bad(torch, path, how):
     ],
 )
 @pytest.mark.parametrize("kind", ["asrn_x4", "imdeception-ntire2022"])
-def test_a_file_that_is_no_weights_is_refused_and_no_code_runs(torch, fails, tmp_path, kind, how, words):
+def test_a_file_that_is_no_weights_is_refused_and_no_code_runs(
+    torch, fails, tmp_path, kind, how, words
+):
     write_bad(torch, tmp_path / "w.pth", how)
     error = fails("import-checkpoint", kind, tmp_path / "w.pth", "-o", tmp_path / "out")
     assert error.startswith("error: ") and words in error and "w.pth" in error
@@ -176,7 +191,10 @@ def state_dict(torch, variant="d1", scale=2):
 
 @pytest.mark.parametrize("kind", ["asrn", "asrn_x2"])
 def test_a_state_dict_of_ours_comes_in(torch, run_cli, tmp_path, kind):
-    torch.save({"params": {f"module.{k}": v for k, v in state_dict(torch).items()}}, str(tmp_path / "my net.pth"))
+    torch.save(
+        {"params": {f"module.{k}": v for k, v in state_dict(torch).items()}},
+        str(tmp_path / "my net.pth"),
+    )
     result = run_cli("import-checkpoint", kind, tmp_path / "my net.pth", "-o", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     path = result.stdout.strip()
@@ -189,7 +207,10 @@ def test_a_state_dict_of_ours_comes_in(torch, run_cli, tmp_path, kind):
 @pytest.mark.parametrize(
     "kind, words",
     [
-        ("asrm", ["unknown kind of checkpoint 'asrm'", "imdeception-ntire2022", "did you mean 'asrn'?"]),
+        (
+            "asrm",
+            ["unknown kind of checkpoint 'asrm'", "imdeception-ntire2022", "did you mean 'asrn'?"],
+        ),
         ("asrn_x4", ["does not fit its network"]),
         ("imdeception", ["does not fit its network"]),
         ("asrn_x9", ["no scale x9"]),

@@ -11,8 +11,21 @@ from sr_deploy.results.rows import BenchmarkRow, append_rows
 @pytest.fixture()
 def rows(tmp_path):
     path = tmp_path / "rows.jsonl"
-    fast = {"backend": "torch", "latency_ms_median": 5.0, "psnr_db": 30.0, "params": 1000, "set": "Set5", "protocol": "steady"}
-    append_rows(path, [BenchmarkRow(model="m_x4", variant="d1", **fast), BenchmarkRow(model="m_x4", variant="d2", **fast)])
+    fast = {
+        "backend": "torch",
+        "latency_ms_median": 5.0,
+        "psnr_db": 30.0,
+        "params": 1000,
+        "set": "Set5",
+        "protocol": "steady",
+    }
+    append_rows(
+        path,
+        [
+            BenchmarkRow(model="m_x4", variant="d1", **fast),
+            BenchmarkRow(model="m_x4", variant="d2", **fast),
+        ],
+    )
     return path
 
 
@@ -27,7 +40,11 @@ def test_a_page_of_rows(run_cli, rows, tmp_path, writer):
     assert result.exit_code == 0, (result.stderr, result.exception)
     assert result.stdout == "" and f"wrote {out}" in result.stderr
     text = out.read_text(encoding="utf-8")
-    assert text.startswith("<!doctype html>") and "m_x4.d2" in text and [p.name for p in out.parent.iterdir()] == ["report.html"]
+    assert (
+        text.startswith("<!doctype html>")
+        and "m_x4.d2" in text
+        and [p.name for p in out.parent.iterdir()] == ["report.html"]
+    )
 
 
 def test_several_files_make_one_page(run_cli, rows, tmp_path, writer):
@@ -43,14 +60,22 @@ def test_crops_are_made_here(run_cli, rows, tmp_path, perfect, writer):
     result = run_cli("report", rows, "-o", tmp_path / "r.html", "--crops", graph, "--data", images)
     assert result.exit_code == 0, (result.stderr, result.exception)
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert text.count("data:image/png;base64,") == 4 and "nearest, onnxruntime fp32: crops of 1 images" in result.stderr
+    assert (
+        text.count("data:image/png;base64,") == 4
+        and "nearest, onnxruntime fp32: crops of 1 images" in result.stderr
+    )
 
 
 def test_figures_are_files(run_cli, rows, tmp_path, writer):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed; it draws the figures")
     result = run_cli("report", rows, "-o", tmp_path / "r.html", "--figures", tmp_path / "fig")
     assert result.exit_code == 0, (result.stderr, result.exception)
-    assert sorted(p.name for p in (tmp_path / "fig").iterdir()) == ["g1-cost.png", "g1-cost.svg", "g1-elastic.png", "g1-elastic.svg"]
+    assert sorted(p.name for p in (tmp_path / "fig").iterdir()) == [
+        "g1-cost.png",
+        "g1-cost.svg",
+        "g1-elastic.png",
+        "g1-elastic.svg",
+    ]
 
 
 def test_bad_input_leaves_nothing(fails, rows, tmp_path, writer):
@@ -62,12 +87,16 @@ def test_bad_input_leaves_nothing(fails, rows, tmp_path, writer):
     (tmp_path / "old.jsonl").write_text(json.dumps({**old, "schema": 0}))
     assert "not a row of schema" in fails("report", tmp_path / "old.jsonl", "-o", out)
     assert "nothing to make them with" in fails("report", rows, "-o", out, "--data", tmp_path)
-    assert "there is no folder" in fails("report", rows, "-o", out, "--crops", "asrn_x4", "--data", tmp_path / "absent")
+    assert "there is no folder" in fails(
+        "report", rows, "-o", out, "--crops", "asrn_x4", "--data", tmp_path / "absent"
+    )
     assert "is a folder" in fails("report", rows, "-o", tmp_path)
     assert not out.parent.exists()
 
 
 def test_without_jinja2_nothing_is_run(fails, rows, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    assert "srdeploy[report]" in fails("report", rows, "-o", tmp_path / "r.html", "--crops", "absent")
+    assert "srdeploy[report]" in fails(
+        "report", rows, "-o", tmp_path / "r.html", "--crops", "absent"
+    )
     assert not (tmp_path / "r.html").exists()

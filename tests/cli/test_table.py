@@ -8,10 +8,26 @@ import pytest
 from sr_deploy.results.rows import BenchmarkRow, append_rows
 
 ROW = BenchmarkRow(
-    model="asrn_x4", variant="d1", backend="onnxruntime", target="cpu", device="CPU", scale=4, input_hw=(64, 64), set="Set5", metric="y",
-    border_px=4, latency_ms_median=10.0, latency_ms_mean=11.0, psnr_db=30.4, ssim=0.86, macs_g=26.6, params=86_339, acts_m=119.5, convs=12,
+    model="asrn_x4",
+    variant="d1",
+    backend="onnxruntime",
+    target="cpu",
+    device="CPU",
+    scale=4,
+    input_hw=(64, 64),
+    set="Set5",
+    metric="y",
+    border_px=4,
+    latency_ms_median=10.0,
+    latency_ms_mean=11.0,
+    psnr_db=30.4,
+    ssim=0.86,
+    macs_g=26.6,
+    params=86_339,
+    acts_m=119.5,
+    convs=12,
     counter="hooks",
-)  # fmt: skip
+)
 DEEP = replace(ROW, variant="d5", latency_ms_median=40.0, psnr_db=31.2, macs_g=36.9, params=244_163)
 
 
@@ -27,7 +43,9 @@ def rows(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["bench", "ntire", "srn5", "imdeception2", "imdeception4"])
-@pytest.mark.parametrize("form, start", [("markdown", "|"), ("csv", ""), ("latex", r"\begin{tabular}")])
+@pytest.mark.parametrize(
+    "form, start", [("markdown", "|"), ("csv", ""), ("latex", r"\begin{tabular}")]
+)
 def test_layouts_and_formats(run_cli, rows, layout, form, start):
     result = run_cli("table", rows(), "--layout", layout, "--format", form)
     assert result.exit_code == 0, result.stderr
@@ -37,7 +55,10 @@ def test_layouts_and_formats(run_cli, rows, layout, form, start):
 def test_mixed_protocols_are_refused_and_one_can_be_chosen(run_cli, fails, rows):
     path = rows(ROW, DEEP, replace(ROW, protocol="ntire2025"))
     error = fails("table", path)
-    assert "rows of different protocol do not compare: steady, ntire2025" in error and "--where protocol=steady" in error
+    assert (
+        "rows of different protocol do not compare: steady, ntire2025" in error
+        and "--where protocol=steady" in error
+    )
     assert run_cli("table", path, "--where", "protocol=steady").exit_code == 0
     ranks = run_cli("table", path, "--layout", "ranks")
     assert "steady [ms] (rank)" in ranks.stdout
@@ -49,22 +70,33 @@ def test_bad_rows(fails, rows, tmp_path):
     path.write_text(json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 1}) + "\n")
     for command in (["table", path], ["select", path, "--target", "cpu", "--max-ms", 5]):
         assert "old.jsonl, line 1: not a row of schema 2; its schema is 1" in fails(*command)
-    assert "an image lacks its split" in fails("table", rows(replace(ROW, images=({"image": "a"},))))
+    assert "an image lacks its split" in fails(
+        "table", rows(replace(ROW, images=({"image": "a"},)))
+    )
     assert "no condition on rows" in fails("table", rows(), "--where", "colour=red")
-    assert "a row's protocol is 'ntire1999'" in fails("table", rows(replace(ROW, protocol="ntire1999")))
+    assert "a row's protocol is 'ntire1999'" in fails(
+        "table", rows(replace(ROW, protocol="ntire1999"))
+    )
     assert "none of the rows was measured" in fails("table", rows(replace(ROW, error="no GPU")))
 
 
 def test_what_was_not_run_is_told(run_cli, rows):
     result = run_cli("table", rows(ROW, replace(DEEP, error="SIGSEGV")))
-    assert "not run: asrn_x4.d5 (onnxruntime): SIGSEGV" in result.stderr and "d5" not in result.stdout
+    assert (
+        "not run: asrn_x4.d5 (onnxruntime): SIGSEGV" in result.stderr and "d5" not in result.stdout
+    )
 
 
 @pytest.mark.parametrize(
     "limits, best",
-    [(["--max-ms", 33], "asrn_x4.d1"), (["--fps", 20], "asrn_x4.d5"), (["--max-gflops", 30], "asrn_x4.d1"),
-     (["--max-params", 100], "asrn_x4.d1"), (["--min-psnr", 31], "asrn_x4.d5")],
-)  # fmt: skip
+    [
+        (["--max-ms", 33], "asrn_x4.d1"),
+        (["--fps", 20], "asrn_x4.d5"),
+        (["--max-gflops", 30], "asrn_x4.d1"),
+        (["--max-params", 100], "asrn_x4.d1"),
+        (["--min-psnr", 31], "asrn_x4.d5"),
+    ],
+)
 def test_select_names_the_best_on_stdout_and_says_why_on_stderr(run_cli, rows, limits, best):
     result = run_cli("select", rows(), "--target", "cpu", *limits)
     assert (result.exit_code, result.stdout) == (0, best + "\n"), result.stderr
@@ -74,10 +106,14 @@ def test_select_names_the_best_on_stdout_and_says_why_on_stderr(run_cli, rows, l
 
 
 def test_select_recommends_nothing_without_rows(run_cli, fails, rows):
-    assert "no row was measured for target 'xavier'" in fails("select", rows(), "--target", "xavier", "--max-ms", 33)
+    assert "no row was measured for target 'xavier'" in fails(
+        "select", rows(), "--target", "xavier", "--max-ms", 33
+    )
     assert "unknown target 'xavie'" in fails("select", rows(), "--target", "xavie", "--max-ms", 33)
     assert "no limit to select by" in fails("select", rows(), "--target", "cpu")
-    assert "none of 2 rows keeps the limits" in fails("select", rows(), "--target", "cpu", "--max-ms", 1)
+    assert "none of 2 rows keeps the limits" in fails(
+        "select", rows(), "--target", "cpu", "--max-ms", 1
+    )
     assert run_cli("select", rows(), "--target", "cpu", "--fps", 30, "--max-ms", 33).exit_code == 2
 
 
@@ -85,8 +121,14 @@ def test_compare_prints_the_ratio_with_its_spread(run_cli, fails, asrn, perfect)
     result = run_cli("compare", f"{asrn}.d1", f"{asrn}.d2", "--lr", "16x16", "--rounds", 3)
     assert result.exit_code == 0, result.stderr
     a, b, ratio, _ = result.stdout.splitlines()
-    assert a.startswith("A    tiny-asrn_x2.d1 (torch, fp32): median") and b.startswith("B    tiny-asrn_x2.d2")
-    assert ratio.startswith("B/A  ") and "half of the rounds" in ratio and "3 rounds in turns at 16x16" in result.stderr
+    assert a.startswith("A    tiny-asrn_x2.d1 (torch, fp32): median") and b.startswith(
+        "B    tiny-asrn_x2.d2"
+    )
+    assert (
+        ratio.startswith("B/A  ")
+        and "half of the rounds" in ratio
+        and "3 rounds in turns at 16x16" in result.stderr
+    )
     found = json.loads(run_cli("compare", f"{asrn}.d1", perfect[0], "--rounds", 3, "--json").stdout)
     assert len(found["times_a_ms"]) == len(found["times_b_ms"]) == 3 and found["hw"] == [16, 16]
     assert "is 2 networks; expected one" in fails("compare", asrn, asrn)

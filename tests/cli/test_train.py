@@ -7,7 +7,9 @@ import pytest
 from sr_deploy.core.errors import InputError
 
 
-@pytest.mark.parametrize("text, seconds", [(None, float("inf")), ("90s", 90), ("10m", 600), ("1.5h", 5400)])
+@pytest.mark.parametrize(
+    "text, seconds", [(None, float("inf")), ("90s", 90), ("10m", 600), ("1.5h", 5400)]
+)
 def test_a_budget(text, seconds):
     from sr_deploy.cli.train import _seconds
 
@@ -28,7 +30,10 @@ def test_an_unknown_recipe_is_refused_and_the_nearest_suggested(fails, tmp_path)
 
     name = sorted(RECIPES)[0]
     error = fails("train", name[:-1], "--data", tmp_path, "-o", tmp_path / "out")
-    assert f"unknown recipe '{name[:-1]}'; srdeploy recipes lists" in error and "hint: did you mean '" in error
+    assert (
+        f"unknown recipe '{name[:-1]}'; srdeploy recipes lists" in error
+        and "hint: did you mean '" in error
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -40,10 +45,15 @@ def test_recipes_are_listed_and_shown_with_their_sources(run_cli, fails):
     listed = run_cli("recipes").stdout.splitlines()
     assert [line.split()[0] for line in listed] == [*RECIPES, *ROUTED_RECIPES]
     shown = run_cli("recipes", "imdeception-x4-2").stdout
-    assert "follows: imdeception-x4-best" in shown and "source: IMDeception, section 4.2, second phase" in shown
+    assert (
+        "follows: imdeception-x4-best" in shown
+        and "source: IMDeception, section 4.2, second phase" in shown
+    )
     as_json = json.loads(run_cli("recipes", "--json").stdout)
     assert as_json["asrn-x4"]["lr"] == 1e-4 and as_json["asrn-x4"]["periods"] == [200000]
-    assert json.loads(run_cli("recipes", "--json", "asrn-x4").stdout) == as_json["asrn-x4"]  # a recipe file
+    assert (
+        json.loads(run_cli("recipes", "--json", "asrn-x4").stdout) == as_json["asrn-x4"]
+    )  # a recipe file
     assert "unknown recipe 'asrn'" in fails("recipes", "asrn")
 
 
@@ -55,19 +65,28 @@ def test_a_recipe_of_ones_own_is_trained_and_exported(run_cli, fails, tmp_path):
     from sr_deploy.train.recipes import RECIPES
 
     (tmp_path / "hr").mkdir()
-    cv2.imwrite(str(tmp_path / "hr" / "a.png"), np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    cv2.imwrite(
+        str(tmp_path / "hr" / "a.png"),
+        np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8),
+    )
     recipe = json.loads(run_cli("recipes", "--json", "asrn-x2-small").stdout)
     recipe.update(variant="d1", steps=2, patch_hr=16, batch_size=2)
     (tmp_path / "mine.json").write_text(json.dumps(recipe))
-    result = run_cli("train", tmp_path / "mine.json", "--data", tmp_path / "hr", "-o", tmp_path / "out")
+    result = run_cli(
+        "train", tmp_path / "mine.json", "--data", tmp_path / "hr", "-o", tmp_path / "out"
+    )
     assert result.exit_code == 0, result.stderr
     assert result.stdout.strip() == str(tmp_path / "out" / "mine.safetensors")
     shown = run_cli("complexity", tmp_path / "out" / "mine.safetensors")
     assert shown.exit_code == 0, shown.stderr
-    error = fails("train", tmp_path / "mine.json", "--data", tmp_path / "hr", "-o", tmp_path / "out")
+    error = fails(
+        "train", tmp_path / "mine.json", "--data", tmp_path / "hr", "-o", tmp_path / "out"
+    )
     assert "there is a run of that name" in error and "--resume" in error
     (tmp_path / "mine.json").write_text(json.dumps({**recipe, "learning_rate": 1}))
-    assert "unknown key 'learning_rate'" in fails("train", tmp_path / "mine.json", "--data", tmp_path / "hr", "-o", tmp_path / "new")
+    assert "unknown key 'learning_rate'" in fails(
+        "train", tmp_path / "mine.json", "--data", tmp_path / "hr", "-o", tmp_path / "new"
+    )
     assert RECIPES["asrn-x2-small"].steps > 2
 
 

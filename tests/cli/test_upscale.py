@@ -25,7 +25,11 @@ def test_a_picture_the_file_on_stdout_the_rest_on_stderr(run_cli, picture, tmp_p
     result = run_cli("upscale", picture, *MODEL, "-o", tmp_path / "b.png")
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{tmp_path / 'b.png'}\n"
-    assert "30x20 whole" in result.stderr and "imdeception_x2.c4" in result.stderr and "memory: " in result.stderr
+    assert (
+        "30x20 whole" in result.stderr
+        and "imdeception_x2.c4" in result.stderr
+        and "memory: " in result.stderr
+    )
     assert cv2.imread(str(tmp_path / "b.png")).shape == (60, 40, 3)
 
 
@@ -36,11 +40,15 @@ def test_a_picture_into_a_folder_keeps_its_name(run_cli, picture, tmp_path):
 
 
 def test_tiles_give_the_same_file_and_are_said(run_cli, picture, tmp_path):
-    cv2.imwrite(str(picture), np.random.default_rng(0).integers(0, 256, (90, 85, 3), dtype=np.uint8))
+    cv2.imwrite(
+        str(picture), np.random.default_rng(0).integers(0, 256, (90, 85, 3), dtype=np.uint8)
+    )
     run_cli("upscale", picture, *MODEL, "-o", tmp_path / "whole.png")
     result = run_cli("upscale", picture, *MODEL, "--tile", 70, "-o", tmp_path / "tiled.png")
     assert "tiles of at most" in result.stderr and "as the whole image" in result.stderr
-    difference = cv2.imread(str(tmp_path / "whole.png")).astype(int) - cv2.imread(str(tmp_path / "tiled.png"))
+    difference = cv2.imread(str(tmp_path / "whole.png")).astype(int) - cv2.imread(
+        str(tmp_path / "tiled.png")
+    )
     assert np.abs(difference).max() <= 1, "a value on the edge between two may round differently"
 
 
@@ -55,14 +63,22 @@ def test_a_folder_with_one_bad_file_does_the_rest_and_ends_with_1(run_cli, pictu
 
 
 def test_formats_of_a_folder(run_cli, picture, tmp_path):
-    assert run_cli("upscale", picture.parent, *MODEL, "--format", "webp", "-o", tmp_path / "out").exit_code == 0
+    assert (
+        run_cli(
+            "upscale", picture.parent, *MODEL, "--format", "webp", "-o", tmp_path / "out"
+        ).exit_code
+        == 0
+    )
     assert (tmp_path / "out" / "a.webp").read_bytes()[8:12] == b"WEBP"
 
 
 @pytest.mark.parametrize(
     "options, words",
     [
-        (("--tile", 54), "tiles of 54 are too small for this network: the smallest is 55, for 27 pixels round each output"),
+        (
+            ("--tile", 54),
+            "tiles of 54 are too small for this network: the smallest is 55, for 27 pixels round each output",
+        ),
         (("--max-memory", "1MiB"), "cannot be upscaled within 1 MiB"),
         (("--max-memory", "much"), "not an amount of memory"),
         (("--fps", 24), "are for videos"),
@@ -82,7 +98,11 @@ def test_what_cannot_be_asked_for_leaves_nothing(run_cli, picture, tmp_path, opt
 
 @pytest.mark.parametrize(
     "name, content, words",
-    [("zero.png", b"", "it is empty"), ("text.jpg", b"some words", "not a picture"), ("none.png", None, "there is no file")],
+    [
+        ("zero.png", b"", "it is empty"),
+        ("text.jpg", b"some words", "not a picture"),
+        ("none.png", None, "there is no file"),
+    ],
 )
 def test_bad_input(run_cli, tmp_path, name, content, words):
     if content is not None:
@@ -101,13 +121,25 @@ def test_a_pipe_is_refused_without_waiting(run_cli, tmp_path):
 def test_an_unknown_kind_of_picture_is_not_called_a_video(run_cli, tmp_path):
     (tmp_path / "a.tga").write_bytes(b"\0\0\2")
     result = run_cli("upscale", tmp_path / "a.tga", *MODEL, "-o", tmp_path / "b.png")
-    assert result.exit_code == 1 and "no picture that can be read" in result.stderr and ".webp" in result.stderr
+    assert (
+        result.exit_code == 1
+        and "no picture that can be read" in result.stderr
+        and ".webp" in result.stderr
+    )
 
 
 def test_the_result_may_not_replace_its_source_nor_be_of_another_kind(run_cli, picture, tmp_path):
-    assert "would replace the picture" in run_cli("upscale", picture, *MODEL, "-o", picture.parent).stderr
-    assert "would replace the pictures" in run_cli("upscale", picture.parent, *MODEL, "-o", picture.parent).stderr
-    assert "no format we write" in run_cli("upscale", picture, *MODEL, "-o", tmp_path / "b.mkv").stderr
+    assert (
+        "would replace the picture"
+        in run_cli("upscale", picture, *MODEL, "-o", picture.parent).stderr
+    )
+    assert (
+        "would replace the pictures"
+        in run_cli("upscale", picture.parent, *MODEL, "-o", picture.parent).stderr
+    )
+    assert (
+        "no format we write" in run_cli("upscale", picture, *MODEL, "-o", tmp_path / "b.mkv").stderr
+    )
     assert "cannot write" in run_cli("upscale", picture.parent, *MODEL, "-o", picture).stderr
 
 
@@ -118,4 +150,7 @@ def test_the_function(picture):
     image = np.zeros((5, 6, 3), np.uint16)
     result = sr_deploy.upscale_image(image, session)
     assert result.shape == (10, 12, 3) and result.dtype == np.uint16
-    assert [frame.shape for frame in sr_deploy.Upscaler(session).frames([image[:, :5], image])] == [(10, 10, 3), (10, 12, 3)]
+    assert [frame.shape for frame in sr_deploy.Upscaler(session).frames([image[:, :5], image])] == [
+        (10, 10, 3),
+        (10, 12, 3),
+    ]

@@ -25,14 +25,18 @@ class Repeat(Session):
 
 @pytest.fixture(autouse=True)
 def small_networks(monkeypatch):
-    found = [models.Runnable("repeat_x2", variant, variant, Repeat) for variant in ("d1", "d2", "d3")]
+    found = [
+        models.Runnable("repeat_x2", variant, variant, Repeat) for variant in ("d1", "d2", "d3")
+    ]
     monkeypatch.setattr(models, "runnables", lambda given: found)
 
 
 @pytest.fixture()
 def film(tmp_path):
     path = tmp_path / "film.mp4"
-    with av.open("testsrc2=size=32x24:rate=25", format="lavfi") as source, av.open(str(path), "w") as out:
+    with av.open("testsrc2=size=32x24:rate=25", format="lavfi") as source, av.open(
+        str(path), "w"
+    ) as out:
         stream = out.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
         for _, frame in zip(range(6), source.decode(video=0)):
@@ -42,10 +46,23 @@ def film(tmp_path):
 
 
 def test_a_video_the_file_on_stdout_the_rest_on_stderr(run_cli, film, tmp_path):
-    result = run_cli("upscale", film, *MODEL, "--variant", "d1", "--crf", 20, "-o", tmp_path / "new" / "large.mkv")
+    result = run_cli(
+        "upscale",
+        film,
+        *MODEL,
+        "--variant",
+        "d1",
+        "--crf",
+        20,
+        "-o",
+        tmp_path / "new" / "large.mkv",
+    )
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{tmp_path / 'new' / 'large.mkv'}\n"
-    assert all(words in result.stderr for words in ("repeat_x2.d1 on", "libx264 preset medium, crf 20", "6 frames in", "memory: "))
+    assert all(
+        words in result.stderr
+        for words in ("repeat_x2.d1 on", "libx264 preset medium, crf 20", "6 frames in", "memory: ")
+    )
     with av.open(str(tmp_path / "new" / "large.mkv")) as made:
         assert [(f.width, f.height) for f in made.decode(video=0)] == [(64, 48)] * 6
 
@@ -55,7 +72,11 @@ def test_what_all_frames_took_is_said_of_an_adaptive_network(run_cli, film, tmp_
         def spent(self):
             return Spent(1, 2, {"all": 1.0}, {"small": 3, "large": 1})
 
-    monkeypatch.setattr(models, "adaptive_runnable", lambda asked, given: models.Runnable("half_x2", "", "half", Half))
+    monkeypatch.setattr(
+        models,
+        "adaptive_runnable",
+        lambda asked, given: models.Runnable("half_x2", "", "half", Half),
+    )
     result = run_cli("upscale", film, "--adaptive", "cdnsr", "-o", tmp_path / "large.mkv")
     assert result.exit_code == 0, result.stderr
     said = "of all frames of this run: 50.0% of the largest's multiply-accumulates (small 75%, large 25%; ms: all 6)"
@@ -63,7 +84,9 @@ def test_what_all_frames_took_is_said_of_an_adaptive_network(run_cli, film, tmp_
 
 
 def test_a_governor_says_what_it_governs_and_logs_each_choice(run_cli, film, tmp_path):
-    result = run_cli("upscale", film, *MODEL, "--governor", "--fps", 24, "-o", tmp_path / "new" / "large.mkv")
+    result = run_cli(
+        "upscale", film, *MODEL, "--governor", "--fps", 24, "-o", tmp_path / "new" / "large.mkv"
+    )
     assert result.exit_code == 0, result.stderr
     log = tmp_path / "new" / "large.governor.jsonl"
     first, *entries = [json.loads(line) for line in log.read_text().splitlines()]

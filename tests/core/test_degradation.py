@@ -46,7 +46,9 @@ def test_bd_replicates_the_border():
     step = np.zeros((30, 30, 3), np.uint8)
     step[:, 3:] = 240
     wide = np.pad(step, ((9, 9), (9, 9), (0, 0)), mode="edge")
-    assert np.array_equal(degraded(step, scale=3, kind="bd"), degraded(wide, scale=3, kind="bd")[3:-3, 3:-3])
+    assert np.array_equal(
+        degraded(step, scale=3, kind="bd"), degraded(wide, scale=3, kind="bd")[3:-3, 3:-3]
+    )
 
 
 def test_the_noise_of_dn_has_sigma_30_and_no_mean():
@@ -59,7 +61,8 @@ def test_the_noise_of_dn_has_sigma_30_and_no_mean():
 def test_the_noise_of_dn_is_added_to_the_bicubic_and_clipped():
     hr = picture(30, 30)
     assert np.array_equal(
-        degraded(hr, scale=3, kind="dn", rng=np.random.default_rng(7)), noisy(imresize(hr, scale=1 / 3), np.random.default_rng(7))
+        degraded(hr, scale=3, kind="dn", rng=np.random.default_rng(7)),
+        noisy(imresize(hr, scale=1 / 3), np.random.default_rng(7)),
     )
     for value, limit in ((0, np.min), (255, np.max)):
         flat = degraded(np.full((90, 90, 3), value, np.uint8), scale=3, kind="dn")
@@ -76,12 +79,20 @@ def test_the_same_call_gives_the_same_image_and_leaves_the_hr_alone(kind):
 
 def test_another_generator_gives_other_noise():
     hr = picture(24, 24)
-    first, second = (degraded(hr, scale=3, kind="dn", rng=np.random.default_rng(seed)) for seed in (1, 2))
+    first, second = (
+        degraded(hr, scale=3, kind="dn", rng=np.random.default_rng(seed)) for seed in (1, 2)
+    )
     assert not np.array_equal(first, second)
 
 
-@pytest.mark.parametrize("kind, scale, words", [("bd", 2, "'bd' is defined at x3, not at x2"), ("dn", 4, "'dn' is defined at x3"),
-                                                ("jpeg", 3, "unknown degradation 'jpeg'; expected bi, bd, dn")])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, scale, words",
+    [
+        ("bd", 2, "'bd' is defined at x3, not at x2"),
+        ("dn", 4, "'dn' is defined at x3"),
+        ("jpeg", 3, "unknown degradation 'jpeg'; expected bi, bd, dn"),
+    ],
+)
 def test_what_is_not_defined_is_refused(kind, scale, words):
     with pytest.raises(InputError, match=words):
         check_degradation(kind, scale)

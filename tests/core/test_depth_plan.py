@@ -22,9 +22,17 @@ from sr_deploy.core.jsonio import to_json
 
 CONV = 8 * 8 * 9
 ROWS = DepthPlan(
-    model="ada", scale=4, blocks=3, way="rows", parent_sha256="", graphs={}, depths=(1, 2, 3),
-    macs_px=6 * CONV + 500, conv_macs_px=CONV, map_macs_px=70,
-)  # fmt: skip
+    model="ada",
+    scale=4,
+    blocks=3,
+    way="rows",
+    parent_sha256="",
+    graphs={},
+    depths=(1, 2, 3),
+    macs_px=6 * CONV + 500,
+    conv_macs_px=CONV,
+    map_macs_px=70,
+)
 ROWS = dataclasses.replace(ROWS, graphs=dict.fromkeys(graph_names(ROWS), "0"))
 TILES = dataclasses.replace(ROWS, way="tiles", tile=4, depths=(1, 3))
 TILES = dataclasses.replace(TILES, graphs=dict.fromkeys(graph_names(TILES), "0"))
@@ -42,14 +50,20 @@ def test_rows_cost_what_they_compute():
     dense = dataclasses.replace(ROWS, dense_above=0.0)  # the two blocks that any pixel takes
     assert everywhere(dense, one) == (True, True, False) and everywhere(ROWS, one) == (False,) * 3
     assert executed_macs(dense, one) == fixed + 2 * 2 * 100 * CONV
-    in_twos = dataclasses.replace(dense, depths=(2, 3), dense_above=0.014)  # 2 % take the first block, 1 % the second
+    in_twos = dataclasses.replace(
+        dense, depths=(2, 3), dense_above=0.014
+    )  # 2 % take the first block, 1 % the second
     assert executed_macs(in_twos, one) == fixed + 2 * 2 * 100 * CONV
-    assert executed_macs(dataclasses.replace(in_twos, dense_above=0.015), one) == executed_macs(ROWS, one)
+    assert executed_macs(dataclasses.replace(in_twos, dense_above=0.015), one) == executed_macs(
+        ROWS, one
+    )
 
 
 def test_tiles_cost_what_they_compute():
     assert groups(TILES) == [(0, 1), (1, 3)]
-    depth_map = np.zeros((9, 10), np.float32)  # three by three tiles, five of which reach over the image
+    depth_map = np.zeros(
+        (9, 10), np.float32
+    )  # three by three tiles, five of which reach over the image
     fixed = (500 + 70) * 90
     assert executed_macs(TILES, depth_map) == fixed
     depth_map[5, 3] = 0.5
@@ -57,26 +71,38 @@ def test_tiles_cost_what_they_compute():
     assert tiles_of(TILES, depth_map, 0) == [(4, 0)] and tiles_of(TILES, depth_map, 1) == []
     assert executed_macs(TILES, depth_map) == fixed + one_block
     depth_map[8, 9] = 1.5
-    assert tiles_of(TILES, depth_map, 0) == [(4, 0), (8, 8)] and tiles_of(TILES, depth_map, 1) == [(8, 8)]
+    assert tiles_of(TILES, depth_map, 0) == [(4, 0), (8, 8)] and tiles_of(TILES, depth_map, 1) == [
+        (8, 8)
+    ]
     assert executed_macs(TILES, depth_map) == fixed + 2 * one_block + two_blocks
     # The shares of what the groups take everywhere: 104 of 180 convolutions' pixels, and 216 of 360.
-    for above, chosen, macs in ((0.59, (False, True), 2 * one_block + 4 * 90 * CONV), (0.57, (True, True), 6 * 90 * CONV)):
+    for above, chosen, macs in (
+        (0.59, (False, True), 2 * one_block + 4 * 90 * CONV),
+        (0.57, (True, True), 6 * 90 * CONV),
+    ):
         plan = dataclasses.replace(TILES, dense_above=above)
-        assert everywhere(plan, depth_map) == chosen and executed_macs(plan, depth_map) == fixed + macs
+        assert (
+            everywhere(plan, depth_map) == chosen and executed_macs(plan, depth_map) == fixed + macs
+        )
 
 
 def test_a_pixel_takes_every_block_that_its_depth_begins():
     depth_map = np.array([[0.0, 0.2, 1.0, 1.1, 3.0]], np.float32)
     assert [taken(depth_map, block)[0].tolist() for block in (1, 2, 3)] == [
-        [False, True, True, True, True], [False, False, False, True, True], [False, False, False, False, True]
-    ]  # fmt: skip
+        [False, True, True, True, True],
+        [False, False, False, True, True],
+        [False, False, False, False, True],
+    ]
 
 
 @pytest.mark.parametrize("px", [0, 1, 3])
 @pytest.mark.parametrize("dtype", [bool, np.float32])
 def test_dilation_is_the_maximum_of_a_square(px, dtype):
     values = (np.random.default_rng(0).standard_normal((6, 9)) - 1).astype(dtype)
-    expected = [[values[max(0, i - px) : i + px + 1, max(0, j - px) : j + px + 1].max() for j in range(9)] for i in range(6)]
+    expected = [
+        [values[max(0, i - px) : i + px + 1, max(0, j - px) : j + px + 1].max() for j in range(9)]
+        for i in range(6)
+    ]
     np.testing.assert_array_equal(dilated(values, px), expected)
 
 
@@ -85,7 +111,12 @@ def test_a_pixel_reaches_through_head_blocks_and_tail():
 
 
 def test_graphs_are_called_by_what_they_do():
-    assert graph_names(TILES)[:4] == ["ada.start.onnx", "ada.end.onnx", "ada.b1.everywhere.onnx", "ada.b1.t4.onnx"]
+    assert graph_names(TILES)[:4] == [
+        "ada.start.onnx",
+        "ada.end.onnx",
+        "ada.b1.everywhere.onnx",
+        "ada.b1.t4.onnx",
+    ]
     assert graph_names(ROWS)[-2:] == ["ada.b3.everywhere.onnx", "ada.b3.rows.onnx"]
 
 

@@ -59,14 +59,23 @@ def test_other_processes_cores_are_what_this_one_did_not_use():
     start, stop = device.Usage(10.0, 100.0, 5.0), device.Usage(12.0, 103.0, 6.0)
     assert device.others_cores(start, stop) == pytest.approx(1.0)
     assert device.others_cores(start, device.Usage(12.0, 100.5, 6.0)) == 0
-    assert device.others_cores(start, device.Usage(10.1, 103.0, 6.0)) is None, "too short for ticks of 10 ms"
+    assert device.others_cores(start, device.Usage(10.1, 103.0, 6.0)) is None, (
+        "too short for ticks of 10 ms"
+    )
     assert device.others_cores(None, stop) is None
 
 
 def test_what_the_machine_tells_of_itself(monkeypatch, tmp_path):
     (tmp_path / "stat").write_text("cpu  100 20 30 4000 50 6 7 8 9 0\ncpu0 1 2 3\n")
-    (tmp_path / "cpuinfo").write_text("processor : 0\ncpu MHz\t\t: 1000.0\nprocessor : 1\ncpu MHz\t\t: 3000.0\n")
-    for name, text in (("thermal_zone0", "45000"), ("thermal_zone1", "-256000"), ("thermal_zone2", "61500"), ("thermal_zone3", "")):
+    (tmp_path / "cpuinfo").write_text(
+        "processor : 0\ncpu MHz\t\t: 1000.0\nprocessor : 1\ncpu MHz\t\t: 3000.0\n"
+    )
+    for name, text in (
+        ("thermal_zone0", "45000"),
+        ("thermal_zone1", "-256000"),
+        ("thermal_zone2", "61500"),
+        ("thermal_zone3", ""),
+    ):
         (tmp_path / "thermal" / name).mkdir(parents=True)
         (tmp_path / "thermal" / name / "temp").write_text(text)
     for name, path in (("_STAT", "stat"), ("_CPUINFO", "cpuinfo"), ("_ZONES", "thermal")):
@@ -79,7 +88,9 @@ def test_what_the_machine_tells_of_itself(monkeypatch, tmp_path):
     assert (device.usage(), device.cpu_mhz(), device.temperature_c()) == (None, None, None)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity of processes")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="this system has no affinity of processes"
+)
 def test_a_process_is_limited_to_some_cores_and_freed_again():
     before = device.cores()
     with device.limited_to(1):
@@ -88,5 +99,7 @@ def test_a_process_is_limited_to_some_cores_and_freed_again():
     with device.limited_to(None):
         assert device.cores() == before
     for threads in (0, before + 1):
-        with pytest.raises(InputError, match=f"{threads} threads; this process may use 1 to {before} cores"), device.limited_to(threads):
+        with pytest.raises(
+            InputError, match=f"{threads} threads; this process may use 1 to {before} cores"
+        ), device.limited_to(threads):
             pass

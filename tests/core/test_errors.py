@@ -6,7 +6,9 @@ from sr_deploy.core import errors
 from sr_deploy.core.errors import MissingPackageError, SrDeployError, nearest
 
 
-@pytest.mark.parametrize("wanted, found", [("xavir", "xavier"), ("RTX", ""), ("qqqq", ""), ("ctp", "cpu")])
+@pytest.mark.parametrize(
+    "wanted, found", [("xavir", "xavier"), ("RTX", ""), ("qqqq", ""), ("ctp", "cpu")]
+)
 def test_nearest_suggests_a_known_name_or_nothing(wanted, found):
     suggestion = nearest(wanted, ["cpu", "rtx", "xavier"])
     assert suggestion == (f"did you mean '{found}'?" if found else "")
@@ -18,6 +20,12 @@ def test_every_error_is_one_the_command_line_catches(name):
 
 
 def test_a_missing_package_names_package_purpose_cause_and_pip_line():
-    error = MissingPackageError("onnx", needed_for="export", extra="export", cause=ImportError("libfoo.so is absent"))
-    assert "'onnx'" in error.message and "export needs" in error.message and "libfoo.so" in error.message
+    error = MissingPackageError(
+        "onnx", needed_for="export", extra="export", cause=ImportError("libfoo.so is absent")
+    )
+    assert (
+        "'onnx'" in error.message
+        and "export needs" in error.message
+        and "libfoo.so" in error.message
+    )
     assert error.hint == "pip install 'srdeploy[export]'"

@@ -49,7 +49,9 @@ def test_a_failure_leaves_nothing_behind_and_an_older_file_as_it_was(tmp_path, f
 
 
 def test_a_full_disk_is_an_input_error_that_leaves_nothing(tmp_path):
-    with pytest.raises(InputError, match="cannot write .*No space left"), atomic_path(tmp_path / "file"):
+    with pytest.raises(InputError, match="cannot write .*No space left"), atomic_path(
+        tmp_path / "file"
+    ):
         raise OSError(28, "No space left on device")
     assert os.listdir(tmp_path) == []
 
@@ -62,7 +64,10 @@ def test_a_folder_below_a_file_cannot_be_made(tmp_path):
         assert "-o" in e.value.hint
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is a folder nobody can write to on Linux only")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"),
+    reason="/proc is a folder nobody can write to on Linux only",
+)
 def test_a_folder_that_exists_but_cannot_be_written():
     with pytest.raises(InputError, match="cannot write to the folder /proc"):
         output_folder(Path("/proc"))
@@ -80,8 +85,12 @@ def test_the_file_has_the_permissions_of_a_plainly_written_one(tmp_path):
     assert (tmp_path / "ours").read_bytes() == "é".encode()
 
 
-@pytest.mark.parametrize("where, expected", [("checkout", "engines/targets"), ("wheel", "sr_deploy/_engines_targets")])
-def test_data_lies_in_the_checkout_or_in_the_installed_package(tmp_path, monkeypatch, where, expected):
+@pytest.mark.parametrize(
+    "where, expected", [("checkout", "engines/targets"), ("wheel", "sr_deploy/_engines_targets")]
+)
+def test_data_lies_in_the_checkout_or_in_the_installed_package(
+    tmp_path, monkeypatch, where, expected
+):
     import sr_deploy
 
     (tmp_path / "sr_deploy").mkdir()
@@ -94,9 +103,14 @@ def test_data_lies_in_the_checkout_or_in_the_installed_package(tmp_path, monkeyp
 
 def test_folders_that_were_made_and_hold_nothing_are_taken_away(tmp_path):
     (tmp_path / "old").mkdir()
-    with pytest.raises(KeyboardInterrupt), no_empty_folders(tmp_path / "old" / "a" / "b", tmp_path / "new", tmp_path / "used"):
+    with pytest.raises(KeyboardInterrupt), no_empty_folders(
+        tmp_path / "old" / "a" / "b", tmp_path / "new", tmp_path / "used"
+    ):
         (tmp_path / "old" / "a" / "b").mkdir(parents=True)
         (tmp_path / "used").mkdir()
         (tmp_path / "used" / "file").write_text("")
         raise KeyboardInterrupt
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["old", "used"] and list((tmp_path / "old").iterdir()) == []
+    assert (
+        sorted(p.name for p in tmp_path.iterdir()) == ["old", "used"]
+        and list((tmp_path / "old").iterdir()) == []
+    )

@@ -22,7 +22,9 @@ from sr_deploy.core.metrics import psnr_db
 
 @pytest.fixture()
 def cv2():
-    return pytest.importorskip("cv2", reason="opencv is not installed; it reads and writes the images")
+    return pytest.importorskip(
+        "cv2", reason="opencv is not installed; it reads and writes the images"
+    )
 
 
 def noise(*shape, dtype=np.uint8, seed=0):
@@ -33,12 +35,16 @@ def png(path, *, depth, colour, rows, palette=b"", alpha=b""):
     """Write a PNG by hand, in kinds that OpenCV does not write. rows: the bytes of each line."""
 
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
     width = len(rows[0]) * 8 // (depth * channels)
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0))
-    extra = (chunk(b"PLTE", palette) if palette else b"") + (chunk(b"tRNS", alpha) if alpha else b"")
+    extra = (chunk(b"PLTE", palette) if palette else b"") + (
+        chunk(b"tRNS", alpha) if alpha else b""
+    )
     body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + bytes(row) for row in rows)))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + extra + body + chunk(b"IEND", b""))
 
@@ -76,7 +82,12 @@ def test_alpha_is_dropped_not_composited(cv2, tmp_path):
 def test_16_bit_is_rounded(cv2, tmp_path, colour, channels):
     pixels = noise(8, 9, channels, dtype=np.uint16)
     pixels[0, :6, 0] = [0, 128, 129, 257, 65535, 65406]
-    png(tmp_path / "deep.png", depth=16, colour=colour, rows=[row.astype(">u2").tobytes() for row in pixels.reshape(8, -1)])
+    png(
+        tmp_path / "deep.png",
+        depth=16,
+        colour=colour,
+        rows=[row.astype(">u2").tobytes() for row in pixels.reshape(8, -1)],
+    )
     expected = np.rint(pixels / 257).astype(np.uint8)
     assert np.array_equal(read_rgb(tmp_path / "deep.png"), np.broadcast_to(expected, (8, 9, 3)))
 
@@ -91,7 +102,10 @@ def test_a_palette_is_expanded(cv2, tmp_path, alpha):
 
 def test_a_1_bit_image_is_black_and_white(cv2, tmp_path):
     png(tmp_path / "bw.png", depth=1, colour=0, rows=[b"\xa5", b"\x0f"])
-    assert read_rgb(tmp_path / "bw.png")[:, :, 0].tolist() == [[255, 0, 255, 0, 0, 255, 0, 255], [0, 0, 0, 0, 255, 255, 255, 255]]
+    assert read_rgb(tmp_path / "bw.png")[:, :, 0].tolist() == [
+        [255, 0, 255, 0, 0, 255, 0, 255],
+        [0, 0, 0, 0, 255, 255, 255, 255],
+    ]
 
 
 def test_a_float_image_is_refused(cv2, tmp_path):
@@ -106,7 +120,9 @@ def test_a_truncated_image_is_refused(cv2, tmp_path, kept):
     path = tmp_path / "cut.png"
     write_png(path, noise(64, 64, 3))
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
-    with pytest.raises(InputError, match="cut.png is not an image that can be read, or it is damaged"):
+    with pytest.raises(
+        InputError, match="cut.png is not an image that can be read, or it is damaged"
+    ):
         read_rgb(path)
 
 
@@ -129,7 +145,9 @@ def test_decoded_arrays_become_rgb_in_one_piece(shape):
     image = noise(*shape)
     rgb = rgb_from_decoded(image, source="x")
     assert rgb.shape == (3, 4, 3) and rgb.dtype == np.uint8 and rgb.flags.c_contiguous
-    bgr = image if image.ndim == 3 and shape[2] >= 3 else np.repeat(image.reshape(3, 4, 1), 3, axis=2)
+    bgr = (
+        image if image.ndim == 3 and shape[2] >= 3 else np.repeat(image.reshape(3, 4, 1), 3, axis=2)
+    )
     assert np.array_equal(rgb, bgr[:, :, 2::-1])
 
 
@@ -146,7 +164,11 @@ def test_images_of_a_folder_are_found_below_it_and_sorted(tmp_path):
     for name in ("b.PNG", "a.jpg", "notes.txt", "sub/c.webp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
-    assert [p.relative_to(tmp_path).as_posix() for p in image_files(tmp_path)] == ["a.jpg", "b.PNG", "sub/c.webp"]
+    assert [p.relative_to(tmp_path).as_posix() for p in image_files(tmp_path)] == [
+        "a.jpg",
+        "b.PNG",
+        "sub/c.webp",
+    ]
 
 
 def test_a_folder_without_images_or_none_at_all_is_an_error(tmp_path):
@@ -166,12 +188,22 @@ def test_modcrop_cuts_at_the_bottom_and_right(scale):
 def test_rgb_to_nchw_and_back_is_exact():
     rgb = np.arange(256 * 3, dtype=np.int64).astype(np.uint8).reshape(16, 16, 3)
     x = nchw_from_rgb(rgb)
-    assert x.shape == (1, 3, 16, 16) and x.dtype == np.float32 and x.min() == 0 and x.max() == 1 and x.flags.c_contiguous
+    assert (
+        x.shape == (1, 3, 16, 16)
+        and x.dtype == np.float32
+        and x.min() == 0
+        and x.max() == 1
+        and x.flags.c_contiguous
+    )
     assert np.array_equal(rgb_from_nchw(x), rgb)
 
 
 def test_values_outside_the_range_are_clipped():
-    y = np.array([-1, 2, np.nan, np.inf, -np.inf, 0.5], np.float32).reshape(1, 1, 1, 6).repeat(3, axis=1)
+    y = (
+        np.array([-1, 2, np.nan, np.inf, -np.inf, 0.5], np.float32)
+        .reshape(1, 1, 1, 6)
+        .repeat(3, axis=1)
+    )
     assert rgb_from_nchw(y)[0, :, 0].tolist() == [0, 255, 0, 255, 0, 128]
     assert np.isnan(y).any()  # the caller's array is left as it was
 
@@ -188,7 +220,13 @@ def test_a_constant_image_stays_constant(scale, dtype):
 
 
 @pytest.mark.parametrize(
-    "size, scale, expected", [((7, 9), 1 / 2, (4, 5)), ((7, 9), 1 / 3, (3, 3)), ((1, 5), 4, (4, 20)), ((5, 1), 1 / 4, (2, 1))]
+    "size, scale, expected",
+    [
+        ((7, 9), 1 / 2, (4, 5)),
+        ((7, 9), 1 / 3, (3, 3)),
+        ((1, 5), 4, (4, 20)),
+        ((5, 1), 1 / 4, (2, 1)),
+    ],
 )
 def test_sizes_are_rounded_up(size, scale, expected):
     assert imresize(noise(*size), scale=scale).shape == expected
@@ -199,13 +237,19 @@ def test_a_ramp_is_continued_exactly_away_from_the_border(scale):
     ramp = np.tile(np.arange(20, dtype=np.float64), (16, 1))
     up = imresize(ramp, scale=scale)
     expected = (np.arange(20 * scale) + 0.5) / scale - 0.5
-    np.testing.assert_allclose(up[8, 2 * scale : -2 * scale], expected[2 * scale : -2 * scale], atol=1e-9)
+    np.testing.assert_allclose(
+        up[8, 2 * scale : -2 * scale], expected[2 * scale : -2 * scale], atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("scale", [1 / 2, 1 / 4, 2, 3])
 def test_mirroring_commutes_with_resizing(scale):
     image = noise(12, 16, 3).astype(np.float64)
-    np.testing.assert_allclose(imresize(image[::-1, ::-1], scale=scale), imresize(image, scale=scale)[::-1, ::-1], atol=1e-9)
+    np.testing.assert_allclose(
+        imresize(image[::-1, ::-1], scale=scale),
+        imresize(image, scale=scale)[::-1, ::-1],
+        atol=1e-9,
+    )
 
 
 def test_uint8_is_rounded_after_each_pass_rows_first():
@@ -223,7 +267,12 @@ def _one_axis(image, axis):
     for o in range(n // 2):
         taps = {2 * o + k: _keys((k - 0.5) / 2) for k in range(-3, 5)}
         total = sum(taps.values())
-        out.append(sum(w / total * image[-1 - i if i < 0 else 2 * n - 1 - i if i >= n else i] for i, w in taps.items()))
+        out.append(
+            sum(
+                w / total * image[-1 - i if i < 0 else 2 * n - 1 - i if i >= n else i]
+                for i, w in taps.items()
+            )
+        )
     return np.moveaxis(np.array(out), 0, axis)
 
 

@@ -82,12 +82,16 @@ def test_an_interruption_between_artifact_and_manifest_leaves_no_half_pair(artif
     monkeypatch.setattr(os, "replace", stop)  # the artifact is in place, its manifest is not
     with pytest.raises(KeyboardInterrupt):
         write_artifact(artifact, writer(b"two"))
-    assert os.listdir(str(artifact.parent)) == []  # whole or absent: an artifact without a manifest is neither
+    assert (
+        os.listdir(str(artifact.parent)) == []
+    )  # whole or absent: an artifact without a manifest is neither
 
 
 def test_an_artifact_edited_later_is_refused(artifact):
     artifact.write_bytes(b"One")
-    with pytest.raises(ArtifactError, match="net.onnx was changed after its manifest was written") as e:
+    with pytest.raises(
+        ArtifactError, match="net.onnx was changed after its manifest was written"
+    ) as e:
         read_manifest(artifact)
     assert "again" in e.value.hint
     assert not up_to_date(artifact, MANIFEST)
@@ -95,7 +99,9 @@ def test_an_artifact_edited_later_is_refused(artifact):
 
 def test_a_missing_artifact_or_manifest_is_named(artifact):
     manifest_path(artifact).unlink()
-    with pytest.raises(ArtifactError, match="net.onnx has no manifest: expected net.onnx.json beside it"):
+    with pytest.raises(
+        ArtifactError, match="net.onnx has no manifest: expected net.onnx.json beside it"
+    ):
         read_manifest(artifact)
     artifact.unlink()
     with pytest.raises(ArtifactError, match="there is no file"):
@@ -104,7 +110,11 @@ def test_a_missing_artifact_or_manifest_is_named(artifact):
 
 @pytest.mark.parametrize(
     "change, words",
-    [({"modle": "x"}, "unknown key 'modle'"), ({"scale": "2"}, "'scale': expected int"), ({"min_shape": ["a", "b"]}, "min_shape")],
+    [
+        ({"modle": "x"}, "unknown key 'modle'"),
+        ({"scale": "2"}, "'scale': expected int"),
+        ({"min_shape": ["a", "b"]}, "min_shape"),
+    ],
 )
 def test_a_malformed_manifest_is_refused(artifact, change, words):
     path = manifest_path(artifact)

@@ -14,7 +14,12 @@ def registry():
 def test_an_entry_is_imported_on_use_only(registry):
     import math
 
-    assert list(registry) == ["red", "green"] and len(registry) == 2 and "green" in registry and "blue" not in registry
+    assert (
+        list(registry) == ["red", "green"]
+        and len(registry) == 2
+        and "green" in registry
+        and "blue" not in registry
+    )
     assert registry["red"] == math.pi
     with pytest.raises(ModuleNotFoundError):
         registry["green"]
@@ -32,7 +37,11 @@ def test_the_error_class_is_the_registry_s():
 
 
 @pytest.mark.parametrize(
-    "name, where, words", [("red", "math:e", "'red' is registered already, as math:pi"), ("blue", "math", "module:attribute")]
+    "name, where, words",
+    [
+        ("red", "math:e", "'red' is registered already, as math:pi"),
+        ("blue", "math", "module:attribute"),
+    ],
 )
 def test_a_failed_registration_changes_nothing(registry, name, where, words):
     with pytest.raises(InputError, match=words):

@@ -17,12 +17,17 @@ from sr_deploy.core.routers import (
     share_from,
     shipped_routers,
     spans,
-)  # fmt: skip
+)
 from sr_deploy.core.shipped import read_card, shipped
 
 SPEC = RouterSpec(
-    scale=4, models=("a", "b", "c"), variants=("w16", "w36", "w56"), weights_sha256s=("0", "1", "2"), macs=(1, 2, 3), router_macs=1,
-)  # fmt: skip
+    scale=4,
+    models=("a", "b", "c"),
+    variants=("w16", "w36", "w56"),
+    weights_sha256s=("0", "1", "2"),
+    macs=(1, 2, 3),
+    router_macs=1,
+)
 
 
 def card(folder, spec=SPEC, **changes):
@@ -65,18 +70,30 @@ def test_weights_without_a_card():
 
 def test_shipped_routers_choose_between_shipped_checkpoints_and_are_none():
     cards = {path.stem: read_card(path) for path in shipped()}
-    assert shipped_routers() and not {p.name for p in shipped_routers()} & {p.name for p in shipped()}
+    assert shipped_routers() and not {p.name for p in shipped_routers()} & {
+        p.name for p in shipped()
+    }
     for path in shipped_routers():
         spec = read_router_card(path)
         for branch in spec.branches:
             held = cards[branch.model]
-            assert branch.variant in held.variants and (held.scale, held.weights_sha256) == (spec.scale, branch.weights_sha256)
+            assert branch.variant in held.variants and (held.scale, held.weights_sha256) == (
+                spec.scale,
+                branch.weights_sha256,
+            )
 
 
 PLAN = RoutedPlan(
-    model="r_x4", scale=4, names=("a", "b", "c"), macs=(25, 50, 100), router_macs=5, patch=8, parent_sha256="0", overlap=2,
+    model="r_x4",
+    scale=4,
+    names=("a", "b", "c"),
+    macs=(25, 50, 100),
+    router_macs=5,
+    patch=8,
+    parent_sha256="0",
+    overlap=2,
     graphs={"r": "0", "a": "1", "b": "2", "c": "3"},
-)  # fmt: skip
+)
 
 
 def test_the_likeliest_branch_is_chosen_without_a_budget():
@@ -92,7 +109,9 @@ def test_a_budget_is_kept_and_used_up(share):
     assert share - 0.01 < executed <= share
     spared = log_odds[classes == 0, 2] - log_odds[classes == 0, 0]
     paid = log_odds[classes == 2, 2] - log_odds[classes == 2, 0]
-    assert not len(paid) or not len(spared) or spared.max() <= paid.min()  # whoever gains most by the largest gets it
+    assert (
+        not len(paid) or not len(spared) or spared.max() <= paid.min()
+    )  # whoever gains most by the largest gets it
 
 
 def test_a_budget_for_everything_takes_the_largest_everywhere():
@@ -101,7 +120,10 @@ def test_a_budget_for_everything_takes_the_largest_everywhere():
 
 def test_a_budget_below_the_smallest_branch_is_refused():
     assert set(PLAN.classes(np.random.default_rng(0).normal(size=(9, 3)), 0.3).tolist()) == {0}
-    with pytest.raises(InputError, match="29.9% of the largest branch is below the smallest: 'a' everywhere, with deciding it,"):
+    with pytest.raises(
+        InputError,
+        match="29.9% of the largest branch is below the smallest: 'a' everywhere, with deciding it,",
+    ):
         PLAN.check_budget(0.299)
 
 
@@ -112,14 +134,24 @@ def test_shares_are_read(text, share):
 
 @pytest.mark.parametrize("text", ["0", "60", "-5%", "101%", "half", "", "%", "nan", "inf%"])
 def test_other_words_are_no_shares(text):
-    with pytest.raises(InputError, match="is no share of the largest network's work; expected such as 60% or 0.6"):
+    with pytest.raises(
+        InputError, match="is no share of the largest network's work; expected such as 60% or 0.6"
+    ):
         share_from(text)
 
 
-@pytest.mark.parametrize("size, patch, overlap", [(8, 8, 2), (9, 8, 2), (14, 8, 2), (100, 8, 2), (30, 8, 0), (30, 8, 7), (64, 32, 4)])
+@pytest.mark.parametrize(
+    "size, patch, overlap",
+    [(8, 8, 2), (9, 8, 2), (14, 8, 2), (100, 8, 2), (30, 8, 0), (30, 8, 7), (64, 32, 4)],
+)
 def test_patches_cover_an_axis_and_their_weights_add_up_to_one(size, patch, overlap):
     starts, weights = spans(size, patch, overlap)
-    assert starts[0] == 0 and starts[-1] == size - patch and weights.shape == (len(starts), patch) and weights.dtype == np.float32
+    assert (
+        starts[0] == 0
+        and starts[-1] == size - patch
+        and weights.shape == (len(starts), patch)
+        and weights.dtype == np.float32
+    )
     total = np.zeros(size)
     for start, weight in zip(starts, weights):
         total[start : start + patch] += weight
@@ -134,7 +166,14 @@ def test_weights_fall_towards_a_neighbour():
 
 @pytest.mark.parametrize(
     "change",
-    [{"names": ["a"]}, {"macs": [3, 2, 1]}, {"overlap": 8}, {"patch": 2}, {"graphs": {"r": "0"}}, {"graphs": dict.fromkeys("abc/", "0")}],
+    [
+        {"names": ["a"]},
+        {"macs": [3, 2, 1]},
+        {"overlap": 8},
+        {"patch": 2},
+        {"graphs": {"r": "0"}},
+        {"graphs": dict.fromkeys("abc/", "0")},
+    ],
 )
 def test_plans_that_cannot_be(tmp_path, change):
     path = tmp_path / "r_x4.routed.json"

@@ -11,7 +11,9 @@ from sr_deploy.core.samples import sample_files, sample_lr
 
 @pytest.mark.parametrize("hw", [(24, 24), (16, 40), (700, 600)])
 def test_the_photographs_are_there_at_any_size(hw):
-    pytest.importorskip("skimage", reason="scikit-image is not installed; it carries the photographs")
+    pytest.importorskip(
+        "skimage", reason="scikit-image is not installed; it carries the photographs"
+    )
     pytest.importorskip("cv2", reason="opencv is not installed; it reads them")
     assert all(path.is_file() for path in sample_files())
     first, second = sample_lr(hw, count=2)

@@ -36,12 +36,20 @@ def test_a_good_input_is_passed_on():
     ],
 )
 def test_another_shape_or_type_is_refused_with_what_was_seen(array):
-    with pytest.raises(InputError, match=r"expected a \(1, 3, H, W\) float32 array, got \(.*" + str(array.dtype)):
+    with pytest.raises(
+        InputError, match=r"expected a \(1, 3, H, W\) float32 array, got \(.*" + str(array.dtype)
+    ):
         Nearest().run(array)
 
 
 @pytest.mark.parametrize(
-    "hw, words", [((7, 9), "too small"), ((8, 8), "too small"), ((8, 33), "at most 16x32, not 8x33"), ((17, 32), "at most 16x32")]
+    "hw, words",
+    [
+        ((7, 9), "too small"),
+        ((8, 8), "too small"),
+        ((8, 33), "at most 16x32, not 8x33"),
+        ((17, 32), "at most 16x32"),
+    ],
 )
 def test_a_size_outside_the_range_is_refused(hw, words):
     session = Nearest()

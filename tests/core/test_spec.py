@@ -11,7 +11,12 @@ SPEC = ModelSpec(arch="asrn", scale=4, variants=("d1", "d2", "d5"), min_hw=(15, 
 
 @pytest.mark.parametrize(
     "text, variant",
-    [("d3", Variant("d", 3)), ("c16-nla", Variant("c", 16, ("nla",))), ("b4", Variant("b", 4)), ("d25", Variant("d", 25))],
+    [
+        ("d3", Variant("d", 3)),
+        ("c16-nla", Variant("c", 16, ("nla",))),
+        ("b4", Variant("b", 4)),
+        ("d25", Variant("d", 25)),
+    ],
 )
 def test_a_variant_reads_and_prints_alike(text, variant):
     assert Variant.parse(text) == variant
@@ -19,7 +24,24 @@ def test_a_variant_reads_and_prints_alike(text, variant):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "d", "3", "d0", "d-1", "D3", "d3 ", "d3.5", "d03", "c16_nla", "c16-", "c16-NLA", "dd3", "d99999", "d3\n"]
+    "text",
+    [
+        "",
+        "d",
+        "3",
+        "d0",
+        "d-1",
+        "D3",
+        "d3 ",
+        "d3.5",
+        "d03",
+        "c16_nla",
+        "c16-",
+        "c16-NLA",
+        "dd3",
+        "d99999",
+        "d3\n",
+    ],
 )
 def test_a_misspelt_variant_is_refused_not_guessed(text):
     with pytest.raises(VariantError, match="is not a variant; expected .*d3"):
@@ -33,17 +55,23 @@ def test_the_largest_is_the_default_and_a_held_one_is_returned_as_asked():
 
 @pytest.mark.parametrize("asked", ["d9", "d3", "c8", "d5-nla"])
 def test_a_variant_that_is_not_held_is_refused_with_what_is_and_the_nearest(asked):
-    with pytest.raises(VariantError, match=f"asrn_x4 checkpoint holds no variant '{asked}'; it holds d1, d2, d5") as e:
+    with pytest.raises(
+        VariantError, match=f"asrn_x4 checkpoint holds no variant '{asked}'; it holds d1, d2, d5"
+    ) as e:
         SPEC.variant(asked)
     assert e.value.hint.startswith("did you mean 'd") or asked == "c8"
 
 
-@pytest.mark.parametrize("hw, fits", [((15, 16), True), ((100, 100), True), ((14, 16), False), ((15, 15), False)])
+@pytest.mark.parametrize(
+    "hw, fits", [((15, 16), True), ((100, 100), True), ((14, 16), False), ((15, 15), False)]
+)
 def test_an_input_below_the_smallest_is_refused(hw, fits):
     if fits:
         SPEC.check_input(hw)
         return
-    with pytest.raises(InputError, match=f"{hw[0]}x{hw[1]} pixels is too small for asrn_x4: the smallest is 15x16"):
+    with pytest.raises(
+        InputError, match=f"{hw[0]}x{hw[1]} pixels is too small for asrn_x4: the smallest is 15x16"
+    ):
         SPEC.check_input(hw)
 
 

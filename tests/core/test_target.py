@@ -31,10 +31,19 @@ def test_every_profile_is_whole_and_means_something(name):
 
 
 @pytest.mark.parametrize(
-    "asked, meant", [("xavir", "xavier"), ("rtxx", "rtx"), ("orin-nan", "orin-nano"), ("CPU", ""), ("../targets/cpu", None)]
+    "asked, meant",
+    [
+        ("xavir", "xavier"),
+        ("rtxx", "rtx"),
+        ("orin-nan", "orin-nano"),
+        ("CPU", ""),
+        ("../targets/cpu", None),
+    ],
 )
 def test_an_unknown_name_is_refused_and_the_nearest_suggested(asked, meant):
-    with pytest.raises(TargetError, match=f"unknown target '{asked}'; known are .*cpu.*xavier") as e:
+    with pytest.raises(
+        TargetError, match=f"unknown target '{asked}'; known are .*cpu.*xavier"
+    ) as e:
         load_target(asked)
     if meant:
         assert e.value.hint == f"did you mean '{meant}'?"
@@ -99,7 +108,15 @@ def test_a_missing_key_and_the_line_of_broken_json(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "version, takes", [("8.5.2.2", True), ("8.5", True), ("8.6.0", False), ("8.4.9", False), ("10.3", False), ("8.5.3rc1", True)]
+    "version, takes",
+    [
+        ("8.5.2.2", True),
+        ("8.5", True),
+        ("8.6.0", False),
+        ("8.4.9", False),
+        ("10.3", False),
+        ("8.5.3rc1", True),
+    ],
 )
 def test_a_profile_takes_the_versions_it_names(version, takes):
     assert load_target("xavier").takes_version(version) == takes

@@ -61,11 +61,15 @@ def test_a_warm_up_that_never_settles_ends_and_says_so(clock):
     assert not latency.settled and latency.warmup < 100
 
 
-@pytest.mark.parametrize("each_ms, runs", [(10_000, timing.MIN_RUNS), (1, timing.MAX_RUNS), (100, 30), (250, 12)])
+@pytest.mark.parametrize(
+    "each_ms, runs", [(10_000, timing.MIN_RUNS), (1, timing.MAX_RUNS), (100, 30), (250, 12)]
+)
 def test_the_number_of_runs_follows_from_their_time(clock, each_ms, runs):
     c = clock([each_ms] * 1000)
     latency = timing.measure_latency(c.run)
-    assert abs(len(latency.times_ms) - runs) <= (1 if each_ms == 100 else 0)  # the clock's own rounding at 3 s
+    assert abs(len(latency.times_ms) - runs) <= (
+        1 if each_ms == 100 else 0
+    )  # the clock's own rounding at 3 s
     assert c.calls == 1 + latency.warmup + len(latency.times_ms)
 
 
@@ -94,4 +98,7 @@ def test_statistics_are_those_of_the_runs():
 def test_in_turns_drops_the_first_round(clock):
     values = {"a": iter([9, 1, 2]), "b": iter([9, 3, 4])}
     clock([])
-    assert timing.in_turns({k: (lambda v=v: next(v)) for k, v in values.items()}, 2) == {"a": [1, 2], "b": [3, 4]}
+    assert timing.in_turns({k: (lambda v=v: next(v)) for k, v in values.items()}, 2) == {
+        "a": [1, 2],
+        "b": [3, 4],
+    }

@@ -94,7 +94,10 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
 
         def __init__(self, flags):
             self.flags = flags
-            self.layers = [Layer(n, failing.get("dtype", "HALF" if strong else "FLOAT")) for n in ("conv", "shuffle")]
+            self.layers = [
+                Layer(n, failing.get("dtype", "HALF" if strong else "FLOAT"))
+                for n in ("conv", "shuffle")
+            ]
             self.num_layers = len(self.layers)
 
         def get_layer(self, index):
@@ -127,7 +130,13 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
                 self.log.log(severity("ERROR"), "the tactic ran off")
                 return failing["plan"]
             head = b"vtrt" if name == "tensorrt_rtx" else b"ftrt"
-            return head + bytes(36) + json.dumps({"graph": network.path, "fp16": strong or "FP16" in config.flags}).encode()
+            return (
+                head
+                + bytes(36)
+                + json.dumps(
+                    {"graph": network.path, "fp16": strong or "FP16" in config.flags}
+                ).encode()
+            )
 
     class Inspector:
         def __init__(self, plan):
@@ -136,9 +145,19 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
         def get_engine_information(self, form):
             if "inspector" in failing:
                 return failing["inspector"]
-            types_of = [{"HALF": "Half", "FLOAT": "FP32"}[t] for t in layer_types] if self.plan["fp16"] else ["FP32"]
-            tensors = [[{"Name": "x", "Format/Datatype": f"Row major linear {kind} format"}] for kind in types_of]
-            layers = [{"Name": f"conv{i}", "LayerType": "Convolution", "Inputs": t, "Outputs": t} for i, t in enumerate(tensors)]
+            types_of = (
+                [{"HALF": "Half", "FLOAT": "FP32"}[t] for t in layer_types]
+                if self.plan["fp16"]
+                else ["FP32"]
+            )
+            tensors = [
+                [{"Name": "x", "Format/Datatype": f"Row major linear {kind} format"}]
+                for kind in types_of
+            ]
+            layers = [
+                {"Name": f"conv{i}", "LayerType": "Convolution", "Inputs": t, "Outputs": t}
+                for i, t in enumerate(tensors)
+            ]
             return json.dumps({"Layers": layers, "Bindings": ["lr", "sr"]})
 
     class Context:
@@ -189,7 +208,9 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
         def run(self, x):
             import onnxruntime
 
-            session = onnxruntime.InferenceSession(self.plan["graph"], providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                self.plan["graph"], providers=["CPUExecutionProvider"]
+            )
             return session.run(None, {"lr": x})[0]
 
     class Runtime:
@@ -201,24 +222,37 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
 
         def deserialize_cuda_engine(self, blob):
             if "deserialize" in failing:
-                self.log.log(severity("ERROR"), "expecting library version 8.5.2 got 8.5.3, please rebuild")
+                self.log.log(
+                    severity("ERROR"), "expecting library version 8.5.2 got 8.5.3, please rebuild"
+                )
                 return None
             return Engine(json.loads(blob[40:]), self.log)
 
     library = types.ModuleType(name)
     library.__version__ = version
-    library.ILogger, library.OnnxParser, library.Builder, library.Runtime = object, Parser, Builder, Runtime
-    library.MemoryPoolType = library.LayerType = library.LayerInformationFormat = library.DeviceType = Knows()
+    library.ILogger, library.OnnxParser, library.Builder, library.Runtime = (
+        object,
+        Parser,
+        Builder,
+        Runtime,
+    )
+    library.MemoryPoolType = library.LayerType = library.LayerInformationFormat = (
+        library.DeviceType
+    ) = Knows()
     library.ProfilingVerbosity = Knows()
     library.float32 = "float32"
-    flags = {"TF32", "GPU_FALLBACK", "OBEY_PRECISION_CONSTRAINTS"} | ({"FP16"} if major < 11 and name == "tensorrt" else set())
+    flags = {"TF32", "GPU_FALLBACK", "OBEY_PRECISION_CONSTRAINTS"} | (
+        {"FP16"} if major < 11 and name == "tensorrt" else set()
+    )
     library.BuilderFlag = types.SimpleNamespace(**{flag: flag for flag in flags})
     creation = {
         8: {"EXPLICIT_BATCH": 0, "EXPLICIT_PRECISION": 1},
         10: {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1},
         11: {"STRONGLY_TYPED": 0},
     }
-    library.NetworkDefinitionCreationFlag = types.SimpleNamespace(**creation[major if name == "tensorrt" else 11])
+    library.NetworkDefinitionCreationFlag = types.SimpleNamespace(
+        **creation[major if name == "tensorrt" else 11]
+    )
     library.ComputeCapability = types.SimpleNamespace(SM80=0, SM86=1, SM89=2, SM120=3, SM75=4)
     library.builders, library.runtimes, library.gpu = [], [], StandInCuda()
     return library
@@ -230,7 +264,14 @@ class StandInCuda(Cuda):
     stream, library, can_capture = 77, "stand-in", True
 
     def __init__(self, sm=72, can_capture=True):
-        self.sm, self.can_capture, self.memory, self.freed, self.enqueued, self.clock = sm, can_capture, {}, [], [], 0.0
+        self.sm, self.can_capture, self.memory, self.freed, self.enqueued, self.clock = (
+            sm,
+            can_capture,
+            {},
+            [],
+            [],
+            0.0,
+        )
 
     def compute_capability(self):
         return self.sm

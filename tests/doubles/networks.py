@@ -8,13 +8,25 @@ from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
 
 SMALLEST = {
-    "asrn": "d2", "imdeception": "c4-nla", "srn": "b1", "srn-s": "b1", "edsr": "b1", "edsr-original": "b1", "adaedsr": "d1",
-    "fsrcnn": "w4", "carn-m": "w4", "msrresnet": "w2", "rcan": "w16", "adarcan": "d1",
-}  # fmt: skip
+    "asrn": "d2",
+    "imdeception": "c4-nla",
+    "srn": "b1",
+    "srn-s": "b1",
+    "edsr": "b1",
+    "edsr-original": "b1",
+    "adaedsr": "d1",
+    "fsrcnn": "w4",
+    "carn-m": "w4",
+    "msrresnet": "w2",
+    "rcan": "w16",
+    "adarcan": "d1",
+}
 CONFIG = {
-    "edsr": {"channels": 8}, "edsr-original": {"channels": 8}, "adaedsr": {"channels": 8, "blocks": 2},
+    "edsr": {"channels": 8},
+    "edsr-original": {"channels": 8},
+    "adaedsr": {"channels": 8, "blocks": 2},
     "adarcan": {"width": 16, "groups": 1, "blocks": 2},
-}  # fmt: skip
+}
 SIZES = [(1, 1), (3, 5), (2, 9), (17, 16), (33, 47)]
 
 

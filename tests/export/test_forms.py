@@ -16,7 +16,9 @@ from sr_deploy.export.forms import FORMS, default_form, forms_of, in_form  # noq
 from sr_deploy.nets import ARCHITECTURES  # noqa: E402
 from sr_deploy.nets.checkpoint import load_checkpoint  # noqa: E402
 
-POINTS = [(arch, SMALLEST[arch]) for arch in ARCHITECTURES] + [("imdeception", f"c{c}-nla") for c in (8, 12, 16)]
+POINTS = [(arch, SMALLEST[arch]) for arch in ARCHITECTURES] + [
+    ("imdeception", f"c{c}-nla") for c in (8, 12, 16)
+]
 
 
 @pytest.mark.parametrize("arch, variant", POINTS)
@@ -30,7 +32,9 @@ def test_every_form_is_the_same_function(arch, variant):
             if min(hw) >= max(ARCHITECTURES[arch].min_hw):
                 agree(exact, more_exact, hw, torch.float64, 1e-9)
                 agree(net, other, hw, torch.float32, 1e-5)
-    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items()), "the network given is left as it is"
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items()), (
+        "the network given is left as it is"
+    )
 
 
 @pytest.mark.parametrize("name", [p.stem for p in shipped()])
@@ -50,21 +54,40 @@ def test_which_forms_there_are():
 def test_what_a_form_costs_is_told():
     net = network("imdeception", 4, "c4")
     (done,) = in_form(net, "dense")[1]
-    assert done["pass"] == "dense" and done["convs"][0] == done["convs"][1] and done["macs_per_px"][1] > done["macs_per_px"][0]
+    assert (
+        done["pass"] == "dense"
+        and done["convs"][0] == done["convs"][1]
+        and done["macs_per_px"][1] > done["macs_per_px"][0]
+    )
     (done,) = in_form(net, "split")[1]
-    assert done["convs"][1] == done["convs"][0] + 3 * 24 and done["macs_per_px"][0] == done["macs_per_px"][1]
+    assert (
+        done["convs"][1] == done["convs"][0] + 3 * 24
+        and done["macs_per_px"][0] == done["macs_per_px"][1]
+    )
     assert in_form(net, "literal") == (net, [])
 
 
 @pytest.mark.parametrize(
-    "core, block, width, groups", [(16, 16, 64, 4), (8, 16, 32, 2), (4, 16, 16, 1), (12, 16, 64, 4), (12, 8, 64, 4), (4, 8, 16, 2)]
+    "core, block, width, groups",
+    [
+        (16, 16, 64, 4),
+        (8, 16, 32, 2),
+        (4, 16, 16, 1),
+        (12, 16, 64, 4),
+        (12, 8, 64, 4),
+        (4, 8, 16, 2),
+    ],
 )
 def test_groups_take_whole_blocks(core, block, width, groups):
     layout = blocks.in_groups(core, 3 * core, block)
     assert (layout.width, layout.groups) == (width, groups)
     assert width // groups % block == 0 and len(set(layout.places.tolist())) == 4 * core
-    share = 3 * core // groups  # the channels passed on that a group's convolution reads lie in its own part
-    assert all(int(p) // (width // groups) == j // share for j, p in enumerate(layout.places[core:]))
+    share = (
+        3 * core // groups
+    )  # the channels passed on that a group's convolution reads lie in its own part
+    assert all(
+        int(p) // (width // groups) == j // share for j, p in enumerate(layout.places[core:])
+    )
 
 
 def test_no_split_and_no_concat_of_maps_is_left():
@@ -76,7 +99,10 @@ def test_no_split_and_no_concat_of_maps_is_left():
 
 def test_the_targets_choose():
     cpu = load_target("cpu")
-    assert default_form(cpu, "imdeception", "c16-nla") == "blocks-16" and default_form(cpu, "imdeception", "c12") == "plain"
+    assert (
+        default_form(cpu, "imdeception", "c16-nla") == "blocks-16"
+        and default_form(cpu, "imdeception", "c12") == "plain"
+    )
     assert default_form(None, "asrn", "d5") == default_form(cpu, "srn", "b4") == "plain"
     for target in map(load_target, target_names()):
         assert set(target.forms.values()) <= set(FORMS)

@@ -17,7 +17,9 @@ from sr_deploy.export.graph import graph_from_network
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.runtime.ort import raw_session
 
-DEBRIS = set("Shape Gather If Constant ConstantOfShape Identity Loop Scan Cast Unsqueeze Squeeze Range".split())
+DEBRIS = set(
+    "Shape Gather If Constant ConstantOfShape Identity Loop Scan Cast Unsqueeze Squeeze Range".split()
+)
 # arch, variant, scale, LR size, configuration
 STATIC = [
     ("asrn", "d2", 4, "24x24", None),
@@ -34,7 +36,12 @@ STATIC = [
     ("carn-m", "w4", 3, "24x24", None),
     ("msrresnet", "w2", 2, "24x24", None),
 ]
-DYNAMIC = [("asrn", "d1", 4, None), ("imdeception", "c4-nla", 2, None), ("srn-s", "b1", 2, None), ("edsr", "b1", 2, {"channels": 8})]
+DYNAMIC = [
+    ("asrn", "d1", 4, None),
+    ("imdeception", "c4-nla", 2, None),
+    ("srn-s", "b1", 2, None),
+    ("edsr", "b1", 2, {"channels": 8}),
+]
 
 
 def network(arch, variant, scale, config):
@@ -63,7 +70,9 @@ def compare(net, graph, hw):
 
 
 def test_every_architecture_is_exported_here():
-    assert {case[0] for case in STATIC} == set(ARCHITECTURES) - {"rcan"}  # it is made small in test_routed_branches
+    assert {case[0] for case in STATIC} == set(ARCHITECTURES) - {
+        "rcan"
+    }  # it is made small in test_routed_branches
 
 
 @pytest.mark.parametrize("i", range(len(STATIC)), ids=[f"{a}-{v}-x{s}" for a, v, s, *_ in STATIC])
@@ -74,11 +83,20 @@ def test_static_graphs_are_clean_and_equal_torch(i, opset):
     opsets.check(graph, opset)
     h, w = parse_sizes(STATIC[i][3]).opt
     scale = STATIC[i][2]
-    assert [v.name for v in graph.graph.input] == ["lr"] and [v.name for v in graph.graph.output] == ["sr"]
-    shapes = [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in (graph.graph.input[0], graph.graph.output[0])]
+    assert [v.name for v in graph.graph.input] == ["lr"] and [
+        v.name for v in graph.graph.output
+    ] == ["sr"]
+    shapes = [
+        [d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in (graph.graph.input[0], graph.graph.output[0])
+    ]
     assert shapes == [[1, 3, h, w], [1, 3, scale * h, scale * w]]
     assert not DEBRIS & {n.op_type for n in graph.graph.node}
-    assert not any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for n in graph.graph.node for a in n.attribute)
+    assert not any(
+        a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+        for n in graph.graph.node
+        for a in n.attribute
+    )
     compare(net, graph, (h, w))
 
 
@@ -86,7 +104,15 @@ def test_static_graphs_are_clean_and_equal_torch(i, opset):
 def test_graphs_hold_no_trace_of_the_machine(i):
     graph = exported(i)[1]
     data = graph.SerializeToString()
-    for word in (".py", "site-packages", "pkg.torch", "stack_trace", str(Path(sr_deploy.__file__).parent), sys.prefix, str(Path.home())):
+    for word in (
+        ".py",
+        "site-packages",
+        "pkg.torch",
+        "stack_trace",
+        str(Path(sr_deploy.__file__).parent),
+        sys.prefix,
+        str(Path.home()),
+    ):
         assert word.encode() not in data
     assert (graph.producer_name, graph.producer_version, graph.doc_string) == ("srdeploy", "", "")
     assert not graph.metadata_props and not graph.functions
@@ -97,17 +123,23 @@ def test_graph_from_network_writes_the_opset_asked_for():
     graph = graph_from_network(net, parse_sizes("8x8"), opset=17)
     assert [(e.domain, e.version) for e in graph.opset_import] == [("", 17)]
     operators = collections.Counter(n.op_type for n in graph.graph.node)
-    assert operators["Conv"] + operators["ConvTranspose"] == sum(1 for m in net.modules() if hasattr(m, "kernel_size"))
+    assert operators["Conv"] + operators["ConvTranspose"] == sum(
+        1 for m in net.modules() if hasattr(m, "kernel_size")
+    )
 
 
 def test_the_same_network_gives_the_same_bytes():
     net = network("asrn", "d1", 2, None)
-    first, second = (graph_from_network(net, parse_sizes("8x8"), opset=17).SerializeToString() for _ in range(2))
+    first, second = (
+        graph_from_network(net, parse_sizes("8x8"), opset=17).SerializeToString() for _ in range(2)
+    )
     assert first == second
 
 
 def test_imdeception_c16_nla_is_small_at_the_size_it_is_deployed_in():
-    graph = graph_from_network(network("imdeception", "c16-nla", 4, None), parse_sizes("256x512"), opset=17)
+    graph = graph_from_network(
+        network("imdeception", "c16-nla", 4, None), parse_sizes("256x512"), opset=17
+    )
     assert len(graph.graph.node) <= 200
     assert not DEBRIS & {n.op_type for n in graph.graph.node}
     assert sum(n.op_type == "Softmax" for n in graph.graph.node) == 2

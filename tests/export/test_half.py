@@ -19,20 +19,33 @@ def chain(*weights):
     nodes, constants, last = [], [], "lr"
     for i, weight in enumerate(weights):
         matrix = np.eye(3) * weight if np.isscalar(weight) else weight
-        constants.append(numpy_helper.from_array(np.asarray(matrix, dtype=np.float32).reshape(3, 3, 1, 1), f"w{i}"))
+        constants.append(
+            numpy_helper.from_array(
+                np.asarray(matrix, dtype=np.float32).reshape(3, 3, 1, 1), f"w{i}"
+            )
+        )
         output = "sr" if i == len(weights) - 1 else f"t{i}"
         nodes.append(helper.make_node("Conv", [last, f"w{i}"], [output], name=f"conv{i}"))
         last = output
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 6, 7]) for name in ("lr", "sr")]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 6, 7])
+        for name in ("lr", "sr")
+    ]
     return helper.make_model(
-        helper.make_graph(nodes, "g", values[:1], values[1:], constants), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+        helper.make_graph(nodes, "g", values[:1], values[1:], constants),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
     )
 
 
 def run(model, x=IMAGE):
     dtype = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"lr": x.astype(dtype[session.get_inputs()[0].type])})[0].astype(np.float32)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {"lr": x.astype(dtype[session.get_inputs()[0].type])})[0].astype(
+        np.float32
+    )
 
 
 def report_of(model):
@@ -68,7 +81,9 @@ def test_no_operator_is_kept_in_fp32(op):
             "g",
             [helper.make_tensor_value_info("lr", TensorProto.FLOAT, [1, 3, 6, 7])],
             [helper.make_tensor_value_info("sr", TensorProto.FLOAT, None)],
-            [numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "s")] if op == "Resize" else [],
+            [numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "s")]
+            if op == "Resize"
+            else [],
         ),
         opset_imports=[helper.make_opsetid("", 17)],
         ir_version=8,
@@ -109,7 +124,9 @@ def test_weights_half_cannot_hold_are_refused(weight):
 
 def test_overflow_that_onnxruntime_does_not_show_is_found():
     model = chain(40000.0, np.full((3, 3), 40000.0), 1e-5, 1e-5)
-    assert np.isfinite(run(fp16_graph(model, io_dtype="fp16"))).all(), "onnxruntime now computes FP16: this check may go"
+    assert np.isfinite(run(fp16_graph(model, io_dtype="fp16"))).all(), (
+        "onnxruntime now computes FP16: this check may go"
+    )
     report = report_of(model)
     assert report.overflows[0] == "t1" and report.largest["t1"] > 65504
     assert "overflow, the first is 't1'" in report.problems()[0]
@@ -136,7 +153,11 @@ def test_a_healthy_graph_has_no_problems():
     report = report_of(chain(2.0, 0.25, 2.0))
     assert report.problems() == [] and report.overflows == () and not report.dead
     assert report.psnr_db > 70
-    np.testing.assert_allclose([report.largest[t] for t in ("t0", "t1", "sr")], IMAGE.max() * np.array([2, 0.5, 1]), rtol=1e-3)
+    np.testing.assert_allclose(
+        [report.largest[t] for t in ("t0", "t1", "sr")],
+        IMAGE.max() * np.array([2, 0.5, 1]),
+        rtol=1e-3,
+    )
 
 
 def test_a_loss_of_precision_is_found():
@@ -153,11 +174,15 @@ def test_emulation_of_one_convolution_is_numpys_rounding(io_dtype):
     emulation, watched = half_emulation(half)
     x = IMAGE.astype(np.float16).astype(np.float32)
     y, *peaks = raw_session(emulation.SerializeToString(), optimise=False).run(None, {"lr": x})
-    exact = np.einsum("oc,nchw->nohw", weight.astype(np.float16).astype(np.float64), x.astype(np.float64))
+    exact = np.einsum(
+        "oc,nchw->nohw", weight.astype(np.float16).astype(np.float64), x.astype(np.float64)
+    )
     rounded = exact.astype(np.float32).astype(np.float16)
     differing = y.astype(np.float16) != rounded
     assert (y == y.astype(np.float16)).all()
-    assert differing.mean() < 0.02  # FP32 summation order can tip a value that lies between two halves
+    assert (
+        differing.mean() < 0.02
+    )  # FP32 summation order can tip a value that lies between two halves
     np.testing.assert_allclose(y, rounded.astype(np.float32), rtol=2**-10)
     assert not np.array_equal(y, exact.astype(np.float32))
     assert len(peaks) == len(watched)

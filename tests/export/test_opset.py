@@ -28,17 +28,23 @@ def graph(nodes, constants=(), *, opset=18, outputs=("y",), dtype=TensorProto.FL
         [helper.make_tensor_value_info(name, dtype, None) for name in outputs],
         list(constants),
     )
-    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", opset), *imports], ir_version=8)
+    model = helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", opset), *imports], ir_version=8
+    )
     inferred = onnx.shape_inference.infer_shapes(model).graph.output
     for output, known in zip(model.graph.output, inferred):
         dims = [d.dim_value or None for d in known.type.tensor_type.shape.dim]
         whole = known.type.tensor_type.HasField("shape")
-        output.CopyFrom(helper.make_tensor_value_info(output.name, dtype, dims if whole else [None] * 4))
+        output.CopyFrom(
+            helper.make_tensor_value_info(output.name, dtype, dims if whole else [None] * 4)
+        )
     return model
 
 
 def run(model, x=X):
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     return session.run(None, {"x": x})
 
 
@@ -56,13 +62,30 @@ EXACT = [
     ("empty axes", graph(node("ReduceMean", "a", keepdims=0), [ints("a")])),
     ("noop with empty axes", graph(node("ReduceMean", "a", noop_with_empty_axes=1), [ints("a")])),
     ("ReduceSum", graph(node("ReduceSum", "a", keepdims=1), [ints("a", 2)])),
-    ("Split sizes", graph(node("Split", "s", outputs=("y", "z"), axis=1), [ints("s", 1, 3)], outputs=("y", "z"))),
-    ("Resize scales", graph(node("Resize", "", "s", mode="nearest", antialias=0), [floats("s", 1, 1, 2, 2)])),
+    (
+        "Split sizes",
+        graph(
+            node("Split", "s", outputs=("y", "z"), axis=1), [ints("s", 1, 3)], outputs=("y", "z")
+        ),
+    ),
+    (
+        "Resize scales",
+        graph(node("Resize", "", "s", mode="nearest", antialias=0), [floats("s", 1, 1, 2, 2)]),
+    ),
     (
         "Resize sizes",
-        graph(node("Resize", "", "", "s", mode="linear", keep_aspect_ratio_policy="stretch"), [ints("s", 1, 4, 9, 12)]),
+        graph(
+            node("Resize", "", "", "s", mode="linear", keep_aspect_ratio_policy="stretch"),
+            [ints("s", 1, 4, 9, 12)],
+        ),
     ),
-    ("Pad", graph(node("Pad", "p", "v"), [ints("p", 0, 0, 1, 2, 0, 0, 3, 4), numpy_helper.from_array(np.float32(7), "v")])),
+    (
+        "Pad",
+        graph(
+            node("Pad", "p", "v"),
+            [ints("p", 0, 0, 1, 2, 0, 0, 3, 4), numpy_helper.from_array(np.float32(7), "v")],
+        ),
+    ),
     ("Shape", graph(node("Shape"), dtype=TensorProto.INT64)),
     ("Shape start", graph(node("Shape", start=2), dtype=TensorProto.INT64)),
     ("Shape start end", graph(node("Shape", start=1, end=3), dtype=TensorProto.INT64)),
@@ -85,25 +108,47 @@ def test_a_lowered_graph_is_the_same_function(model, opset):
 
 
 REFUSED = [
-    ("num_outputs", graph(node("Split", outputs=("y", "z"), axis=1, num_outputs=2), outputs=("y", "z")), "Split"),
-    ("antialias", graph(node("Resize", "", "s", mode="linear", antialias=1), [floats("s", 1, 1, 0.5, 0.5)]), "antialias"),
-    ("Resize axes", graph(node("Resize", "", "s", mode="linear", axes=[2, 3]), [floats("s", 2, 2)]), "axes"),
+    (
+        "num_outputs",
+        graph(node("Split", outputs=("y", "z"), axis=1, num_outputs=2), outputs=("y", "z")),
+        "Split",
+    ),
+    (
+        "antialias",
+        graph(node("Resize", "", "s", mode="linear", antialias=1), [floats("s", 1, 1, 0.5, 0.5)]),
+        "antialias",
+    ),
+    (
+        "Resize axes",
+        graph(node("Resize", "", "s", mode="linear", axes=[2, 3]), [floats("s", 2, 2)]),
+        "axes",
+    ),
     (
         "aspect ratio",
-        graph(node("Resize", "", "", "s", keep_aspect_ratio_policy="not_larger"), [ints("s", 1, 4, 12, 12)]),
+        graph(
+            node("Resize", "", "", "s", keep_aspect_ratio_policy="not_larger"),
+            [ints("s", 1, 4, 12, 12)],
+        ),
         "keep_aspect_ratio_policy|aspect",
     ),
-    ("Pad axes", graph(node("Pad", "p", "", "a"), [ints("p", 1, 1), ints("a", 3)]), "axes do not exist"),
+    (
+        "Pad axes",
+        graph(node("Pad", "p", "", "a"), [ints("p", 1, 1), ints("a", 3)]),
+        "axes do not exist",
+    ),
     (
         "computed axes",
         graph(
-            [helper.make_node("Shape", ["x"], ["a"], start=3, end=4), helper.make_node("Cast", ["a"], ["b"], to=TensorProto.INT64),
-             node("ReduceMean", "b")]
+            [
+                helper.make_node("Shape", ["x"], ["a"], start=3, end=4),
+                helper.make_node("Cast", ["a"], ["b"], to=TensorProto.INT64),
+                node("ReduceMean", "b"),
+            ]
         ),
         "b is no constant",
     ),
     ("no such operator", graph(node("Mish")), "there is no such operator"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("opset", [17, 13])
@@ -119,7 +164,9 @@ def test_what_has_no_older_form_is_refused(model, words, opset):
 def test_split_into_a_number_of_parts_is_split_by_sizes_where_the_size_is_known(axis, parts, opset):
     names = [f"y{i}" for i in range(parts)]
     split = helper.make_node("Split", ["r"], names, axis=axis, num_outputs=parts)
-    model = onnx.shape_inference.infer_shapes(graph([helper.make_node("Relu", ["x"], ["r"]), split], outputs=names))
+    model = onnx.shape_inference.infer_shapes(
+        graph([helper.make_node("Relu", ["x"], ["r"]), split], outputs=names)
+    )
     lowered = opsets.lower(model, opset)
     opsets.check(lowered, opset)
     for a, b in zip(run(lowered), run(model)):
@@ -145,27 +192,51 @@ def in_a_branch(inner, constants=()):
     then = helper.make_graph([inner], "then", [], out, list(constants))
     other = helper.make_graph([helper.make_node("Relu", ["x"], ["y_in"])], "else", [], out)
     condition = numpy_helper.from_array(np.array(True), "c")
-    return [helper.make_node("If", ["c"], ["y"], name="the_If", then_branch=then, else_branch=other)], [condition]
+    return [
+        helper.make_node("If", ["c"], ["y"], name="the_If", then_branch=then, else_branch=other)
+    ], [condition]
 
 
 HIDDEN = [
     *[(17, f"{op} axes input", node(op, "a"), [ints("a", 2)]) for op in REDUCTIONS],
     (17, "noop_with_empty_axes", node("ReduceMean", noop_with_empty_axes=1), []),
     (17, "Split num_outputs", node("Split", axis=1, num_outputs=1), []),
-    (17, "Resize antialias", node("Resize", "", "s", antialias=1, mode="linear"), [floats("s", 1, 1, 0.5, 0.5)]),
+    (
+        17,
+        "Resize antialias",
+        node("Resize", "", "s", antialias=1, mode="linear"),
+        [floats("s", 1, 1, 0.5, 0.5)],
+    ),
     (17, "Resize axes", node("Resize", "", "s", axes=[2, 3]), [floats("s", 2, 2)]),
-    (17, "Resize policy", node("Resize", "", "", "s", keep_aspect_ratio_policy="not_larger"), [ints("s", 1, 4, 9, 9)]),
+    (
+        17,
+        "Resize policy",
+        node("Resize", "", "", "s", keep_aspect_ratio_policy="not_larger"),
+        [ints("s", 1, 4, 9, 9)],
+    ),
     (17, "Pad axes", node("Pad", "p", "", "a"), [ints("p", 1, 1), ints("a", 3)]),
     (17, "Mish", node("Mish"), []),
     (17, "CenterCropPad", node("CenterCropPad", "s", axes=[2, 3]), [ints("s", 4, 4)]),
     (17, "in a branch", *in_a_branch(node("ReduceMean", "a"), [ints("a", 2)])),
-    (13, "Shape start", [node("Shape", outputs=("s",), start=1), helper.make_node("Cast", ["s"], ["y"], to=TensorProto.FLOAT)], []),
+    (
+        13,
+        "Shape start",
+        [
+            node("Shape", outputs=("s",), start=1),
+            helper.make_node("Cast", ["s"], ["y"], to=TensorProto.FLOAT),
+        ],
+        [],
+    ),
     (13, "Reshape allowzero", node("Reshape", "s", allowzero=1), [ints("s", 4, -1)]),
     (13, "LayerNormalization", node("LayerNormalization", "w"), [floats("w", *range(8))]),
 ]
 
 
-@pytest.mark.parametrize("opset, nodes, constants", [(h[0], *h[2:]) for h in HIDDEN], ids=[f"{h[0]} {h[1]}" for h in HIDDEN])
+@pytest.mark.parametrize(
+    "opset, nodes, constants",
+    [(h[0], *h[2:]) for h in HIDDEN],
+    ids=[f"{h[0]} {h[1]}" for h in HIDDEN],
+)
 def test_a_newer_form_under_an_older_number_is_found(opset, nodes, constants):
     name = (nodes[0] if isinstance(nodes, list) else nodes).name
     words = "is not valid ONNX.*input" if name == "the_If" else f"'{name}'.*is not of opset {opset}"
@@ -174,7 +245,10 @@ def test_a_newer_form_under_an_older_number_is_found(opset, nodes, constants):
 
 
 def test_foreign_domains_are_refused():
-    model = graph(helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft"), imports=[helper.make_opsetid("com.microsoft", 1)])
+    model = graph(
+        helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft"),
+        imports=[helper.make_opsetid("com.microsoft", 1)],
+    )
     with pytest.raises(ExportError, match="domain 'com.microsoft'"):
         opsets.check(model, 18)
 

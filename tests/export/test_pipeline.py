@@ -28,10 +28,14 @@ def checkpoint_in(folder, arch="asrn", variant="d2", *, name="asrn_x4", seed=0):
     torch.manual_seed(seed)
     held = Variant.parse(variant)
     net = ARCHITECTURES[arch].build(4, held)
-    with torch.no_grad():  # an output in the middle of 0..1, so that PSNRs between clipped images mean something
+    with (
+        torch.no_grad()
+    ):  # an output in the middle of 0..1, so that PSNRs between clipped images mean something
         last = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d)][-1]
         last.bias.fill_(0.5)
-    return save_checkpoint(folder, name, ARCHITECTURES[arch].spec(4, held, elastic=True), net.state_dict())
+    return save_checkpoint(
+        folder, name, ARCHITECTURES[arch].spec(4, held, elastic=True), net.state_dict()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +47,9 @@ def model(tmp_path_factory):
 def exported(model, tmp_path_factory):
     """Both variants of a two-block network by the defaults, and the lines that reported it."""
     lines = []
-    paths = onnx_from_checkpoint(model, tmp_path_factory.mktemp("exported"), sizes=["32x48"], progress=lines.append)
+    paths = onnx_from_checkpoint(
+        model, tmp_path_factory.mktemp("exported"), sizes=["32x48"], progress=lines.append
+    )
     return paths, lines
 
 
@@ -60,36 +66,66 @@ def no_export(monkeypatch):
 def test_names(exported):
     paths, lines = exported
     assert [p.name for p in paths] == ["asrn_x4.d1.32x48.fp16.onnx", "asrn_x4.d2.32x48.fp16.onnx"]
-    assert sorted(p.name for p in paths[0].parent.iterdir()) == sorted(n for p in paths for n in (p.name, p.name + ".json"))
+    assert sorted(p.name for p in paths[0].parent.iterdir()) == sorted(
+        n for p in paths for n in (p.name, p.name + ".json")
+    )
     for line, path in zip(lines, paths):
-        assert re.search(rf"{re.escape(path.name)}: \d+ nodes, opset 17, max error \S+, FP16 \S+ dB", line)
+        assert re.search(
+            rf"{re.escape(path.name)}: \d+ nodes, opset 17, max error \S+, FP16 \S+ dB", line
+        )
 
 
 def test_manifest(exported, model):
     for path, variant in zip(exported[0], ("d1", "d2")):
         m = read_manifest(path)
         graph = onnx.load(str(path))
-        assert (m.kind, m.model, m.variant, m.arch, m.scale, m.target) == ("onnx", "asrn_x4", variant, "asrn", 4, "")
+        assert (m.kind, m.model, m.variant, m.arch, m.scale, m.target) == (
+            "onnx",
+            "asrn_x4",
+            variant,
+            "asrn",
+            4,
+            "",
+        )
         assert m.min_shape == m.opt_shape == m.max_shape == (32, 48) and not m.dynamic
-        assert (m.input_name, m.output_name, m.input_dtype, m.output_dtype) == ("lr", "sr", "fp32", "fp32")
+        assert (m.input_name, m.output_name, m.input_dtype, m.output_dtype) == (
+            "lr",
+            "sr",
+            "fp32",
+            "fp32",
+        )
         assert (m.precision_asked, m.precision_obtained) == ("fp16", "fp16")
         assert (m.opset, m.nodes) == (17, len(graph.graph.node))
         assert (m.halo_px, m.align_px, m.min_px) == (2 + 4 * int(variant[1]), 1, (1, 1))
         assert m.sha256 == sha256_of(path) and m.parent_sha256 == sha256_of(model)
-        assert m.command == f"srdeploy export asrn_x4 --variants {variant} --shape 32x48 --precision fp16"
+        assert (
+            m.command
+            == f"srdeploy export asrn_x4 --variants {variant} --shape 32x48 --precision fp16"
+        )
         assert {"srdeploy", "torch", "onnx", "onnxscript", "onnxruntime"} <= set(m.versions)
         check = m.checks["onnxruntime_vs_torch"]
-        assert 0 <= check["max_abs_err"] < 1e-4 and set(check["psnr_db"]) == {"32x48"} and check["psnr_db"]["32x48"] > 80
+        assert (
+            0 <= check["max_abs_err"] < 1e-4
+            and set(check["psnr_db"]) == {"32x48"}
+            and check["psnr_db"]["32x48"] > 80
+        )
         assert m.checks["fp16"]["psnr_db_vs_fp32"] > 50 and m.checks["fp16"]["overflows"] == 0
         largest = m.checks["fp16"]["largest_activation"]
         assert "sr" in largest and list(largest.values()) == sorted(largest.values(), reverse=True)
         assert m.not_checked
-        assert m.counts["params"] == {"d1": 86_339, "d2": 125_795}[variant] and m.counts["counter"] == "hooks"
+        assert (
+            m.counts["params"] == {"d1": 86_339, "d2": 125_795}[variant]
+            and m.counts["counter"] == "hooks"
+        )
 
 
 def test_metadata_properties(exported, model):
     props = {p.key: p.value for p in onnx.load(str(exported[0][1])).metadata_props}
-    assert props["srdeploy.model"] == "asrn_x4" and props["srdeploy.variant"] == "d2" and props["srdeploy.scale"] == "4"
+    assert (
+        props["srdeploy.model"] == "asrn_x4"
+        and props["srdeploy.variant"] == "d2"
+        and props["srdeploy.scale"] == "4"
+    )
     assert props["srdeploy.precision"] == "fp16" and props["srdeploy.value_range"] == "0..1 RGB"
     assert props["srdeploy.weights_sha256"] == sha256_of(model)
 
@@ -104,7 +140,13 @@ def test_files_are_valid_onnx_in_their_stated_precision(exported):
 def test_files_hold_no_path_of_this_machine(exported):
     for path in exported[0]:
         for data in (path.read_bytes(), manifest_path(path).read_bytes()):
-            for word in (str(path.parent), "site-packages", tempfile.gettempdir(), str(Path(sr_deploy.__file__).parent), sys.prefix):
+            for word in (
+                str(path.parent),
+                "site-packages",
+                tempfile.gettempdir(),
+                str(Path(sr_deploy.__file__).parent),
+                sys.prefix,
+            ):
                 assert word.encode() not in data
 
 
@@ -120,12 +162,17 @@ def test_a_second_run_leaves_everything_as_it_is(exported, model, no_export):
     before = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.iterdir()}
     lines = []
     onnx_from_checkpoint(model, folder, sizes=["32x48"], progress=lines.append)
-    assert all(line.endswith(f"{p.name}: up to date") for line, p in zip(lines, exported[0])) and len(lines) == 2
+    assert (
+        all(line.endswith(f"{p.name}: up to date") for line, p in zip(lines, exported[0]))
+        and len(lines) == 2
+    )
     assert {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.iterdir()} == before
 
 
 def test_export_is_deterministic_and_a_loaded_checkpoint_will_do(exported, model, tmp_path):
-    (again,) = onnx_from_checkpoint(load_checkpoint(model), tmp_path, variants="d1", sizes=["32x48"])
+    (again,) = onnx_from_checkpoint(
+        load_checkpoint(model), tmp_path, variants="d1", sizes=["32x48"]
+    )
     assert sha256_of(again) == sha256_of(exported[0][0])
 
 
@@ -155,7 +202,10 @@ def test_what_is_not_up_to_date_is_exported_again(tmp_path, change):
 def test_a_graph_out_of_tolerance_leaves_no_file(model, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "MAX_ABS_ERR", 0.0)
     monkeypatch.setattr(pipeline, "raw_session", lambda data: Wrong())
-    with pytest.raises(ExportError, match="asrn_x4.d1.32x48.fp32.onnx: onnxruntime differs from torch by .* at 32x48"):
+    with pytest.raises(
+        ExportError,
+        match="asrn_x4.d1.32x48.fp32.onnx: onnxruntime differs from torch by .* at 32x48",
+    ):
         onnx_from_checkpoint(model, tmp_path, sizes=["32x48"], precision="fp32")
     assert list(tmp_path.iterdir()) == []
 
@@ -177,7 +227,9 @@ def test_a_graph_of_not_a_numbers_is_out_of_tolerance(model, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_graph_that_does_not_survive_half_precision_leaves_no_file_but_those_before_stay(tmp_path):
+def test_a_graph_that_does_not_survive_half_precision_leaves_no_file_but_those_before_stay(
+    tmp_path,
+):
     path = checkpoint_in(tmp_path / "model", variant="d2")
     checkpoint = load_checkpoint(path)
     weights = dict(checkpoint.weights)
@@ -185,12 +237,18 @@ def test_a_graph_that_does_not_survive_half_precision_leaves_no_file_but_those_b
         weights[name] = weights[name] * factor
     path = save_checkpoint(tmp_path / "model", "asrn_x4", checkpoint.spec, weights)
     with pytest.raises(
-        ExportError, match=r"asrn_x4.d2.16x16.fp16.onnx does not survive half precision: .*overflow.*largest activation"
+        ExportError,
+        match=r"asrn_x4.d2.16x16.fp16.onnx does not survive half precision: .*overflow.*largest activation",
     ) as e:
         onnx_from_checkpoint(path, tmp_path / "out", sizes=["16x16"])
     assert "--precision fp32" in e.value.hint
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["asrn_x4.d1.16x16.fp16.onnx", "asrn_x4.d1.16x16.fp16.onnx.json"]
-    (whole,) = onnx_from_checkpoint(path, tmp_path / "out", variants="d2", sizes=["16x16"], precision="fp32")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "asrn_x4.d1.16x16.fp16.onnx",
+        "asrn_x4.d1.16x16.fp16.onnx.json",
+    ]
+    (whole,) = onnx_from_checkpoint(
+        path, tmp_path / "out", variants="d2", sizes=["16x16"], precision="fp32"
+    )
     assert read_manifest(whole).precision_obtained == "fp32"
 
 
@@ -206,36 +264,74 @@ DECIDED = [
 ]
 
 
-@pytest.mark.parametrize("target, precision, asked, tensors, io, opset", DECIDED, ids=[f"{d[0]} {d[1]}" for d in DECIDED])
-def test_target_and_precision_decide_the_graph(model, tmp_path, target, precision, asked, tensors, io, opset):
-    (path,) = onnx_from_checkpoint(model, tmp_path, variants="d1", sizes=["16x24"], precision=precision, target=target)
+@pytest.mark.parametrize(
+    "target, precision, asked, tensors, io, opset", DECIDED, ids=[f"{d[0]} {d[1]}" for d in DECIDED]
+)
+def test_target_and_precision_decide_the_graph(
+    model, tmp_path, target, precision, asked, tensors, io, opset
+):
+    (path,) = onnx_from_checkpoint(
+        model, tmp_path, variants="d1", sizes=["16x24"], precision=precision, target=target
+    )
     graph, manifest = onnx.load(str(path)), read_manifest(path)
     assert path.name == f"asrn_x4.d1.16x24.{tensors}.onnx"
-    assert (manifest.precision_asked, manifest.precision_obtained, manifest.target) == (asked, tensors, target or "")
+    assert (manifest.precision_asked, manifest.precision_obtained, manifest.target) == (
+        asked,
+        tensors,
+        target or "",
+    )
     assert (manifest.opset, graph.opset_import[0].version) == (opset, opset)
     assert precision_of(graph) == tensors
     code = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}[io]
-    assert {v.type.tensor_type.elem_type for v in (graph.graph.input[0], graph.graph.output[0])} == {code}
+    assert {
+        v.type.tensor_type.elem_type for v in (graph.graph.input[0], graph.graph.output[0])
+    } == {code}
     assert (manifest.input_dtype, manifest.output_dtype) == (io, io)
-    assert ("fp16" in manifest.checks) == (asked == "fp16"), "an FP16 engine's graph is checked in half precision, and no other"
+    assert ("fp16" in manifest.checks) == (asked == "fp16"), (
+        "an FP16 engine's graph is checked in half precision, and no other"
+    )
     onnx.checker.check_model(graph, full_check=True)
 
 
-def test_the_cpu_target_gives_a_dynamic_graph_checked_at_odd_and_oblong_sizes(model, tmp_path, monkeypatch):
+def test_the_cpu_target_gives_a_dynamic_graph_checked_at_odd_and_oblong_sizes(
+    model, tmp_path, monkeypatch
+):
     monkeypatch.setattr(pipeline, "CHECK_IMAGES", 1)
     (path,) = onnx_from_checkpoint(model, tmp_path, variants="d1", target="cpu")
     assert path.name == "asrn_x4.d1.dyn16x16-1024x1024.fp32.onnx"
     manifest = read_manifest(path)
-    assert (manifest.min_shape, manifest.opt_shape, manifest.max_shape) == ((16, 16), (256, 256), (1024, 1024))
-    assert manifest.command.endswith("--dynamic 16x16:256x256:1024x1024 --precision fp32 --target cpu")
-    sizes = [tuple(map(int, text.split("x"))) for text in manifest.checks["onnxruntime_vs_torch"]["psnr_db"]]
-    assert (256, 256) in sizes and any(h % 2 and w % 2 for h, w in sizes) and any(h != w for h, w in sizes)
-    assert OnnxRuntimeSession(path).run(np.zeros((1, 3, 17, 31), np.float32)).shape == (1, 3, 68, 124)
+    assert (manifest.min_shape, manifest.opt_shape, manifest.max_shape) == (
+        (16, 16),
+        (256, 256),
+        (1024, 1024),
+    )
+    assert manifest.command.endswith(
+        "--dynamic 16x16:256x256:1024x1024 --precision fp32 --target cpu"
+    )
+    sizes = [
+        tuple(map(int, text.split("x")))
+        for text in manifest.checks["onnxruntime_vs_torch"]["psnr_db"]
+    ]
+    assert (
+        (256, 256) in sizes
+        and any(h % 2 and w % 2 for h, w in sizes)
+        and any(h != w for h, w in sizes)
+    )
+    assert OnnxRuntimeSession(path).run(np.zeros((1, 3, 17, 31), np.float32)).shape == (
+        1,
+        3,
+        68,
+        124,
+    )
 
 
 def test_default_sizes_are_the_targets(model, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(pipeline, "_export", lambda checkpoint, variant, size, request, form, path: asked.append(path.name) or "")
+    monkeypatch.setattr(
+        pipeline,
+        "_export",
+        lambda checkpoint, variant, size, request, form, path: asked.append(path.name) or "",
+    )
     for target in (None, *target_names()):
         asked.clear()
         onnx_from_checkpoint(model, tmp_path, variants="d2", target=target)
@@ -251,8 +347,16 @@ def test_default_sizes_are_the_targets(model, tmp_path, monkeypatch):
     "options, error, words",
     [
         ({"target": "xaver"}, TargetError, "unknown target 'xaver'; known are"),
-        ({"target": "rtx", "precision": "fp32"}, TargetError, "target 'rtx' builds fp16 engines, not fp32"),
-        ({"target": "cpu", "precision": "fp16"}, TargetError, "target 'cpu' builds fp32 engines, not fp16"),
+        (
+            {"target": "rtx", "precision": "fp32"},
+            TargetError,
+            "target 'rtx' builds fp16 engines, not fp32",
+        ),
+        (
+            {"target": "cpu", "precision": "fp16"},
+            TargetError,
+            "target 'cpu' builds fp32 engines, not fp16",
+        ),
         ({"variants": "d9"}, VariantError, "holds no variant 'd9'; it holds d1, d2"),
         ({"variants": "d1,"}, VariantError, "'' is not a variant"),
         ({"sizes": ["8by8"]}, InputError, "'8by8' is not a size"),
@@ -282,7 +386,9 @@ def test_a_folder_that_cannot_be_written(model, tmp_path, no_export):
         onnx_from_checkpoint(model, tmp_path / "file" / "out")
 
 
-def test_an_interrupt_leaves_finished_graphs_whole_and_no_partial_one(model, exported, tmp_path, monkeypatch):
+def test_an_interrupt_leaves_finished_graphs_whole_and_no_partial_one(
+    model, exported, tmp_path, monkeypatch
+):
     real = pipeline.onnx.save
 
     def interrupted(graph, path):
@@ -295,7 +401,10 @@ def test_an_interrupt_leaves_finished_graphs_whole_and_no_partial_one(model, exp
     monkeypatch.setattr(pipeline.onnx, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         onnx_from_checkpoint(model, tmp_path, sizes=["32x48"])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["asrn_x4.d1.32x48.fp16.onnx", "asrn_x4.d1.32x48.fp16.onnx.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "asrn_x4.d1.32x48.fp16.onnx",
+        "asrn_x4.d1.32x48.fp16.onnx.json",
+    ]
     read_manifest(tmp_path / "asrn_x4.d1.32x48.fp16.onnx")
 
 
@@ -305,24 +414,43 @@ def test_manifests_are_plain_json(exported):
 
 
 @pytest.mark.parametrize(
-    "text", ["15x15:32x32:128x128", "32x32:40x40:48x48", "1x1:1x1:8x9", "16x16:256x256:1024x1024", "30x41:30x50:30x60"]
+    "text",
+    [
+        "15x15:32x32:128x128",
+        "32x32:40x40:48x48",
+        "1x1:1x1:8x9",
+        "16x16:256x256:1024x1024",
+        "30x41:30x50:30x60",
+    ],
 )
 def test_a_dynamic_graph_is_checked_at_an_odd_and_a_non_square_size_of_its_range(text):
     sizes = pipeline.parse_sizes(text)
     checked = pipeline._check_sizes(sizes)
-    assert sizes.opt in checked and all(sizes.min[i] <= hw[i] <= sizes.max[i] for hw in checked for i in (0, 1))
+    assert sizes.opt in checked and all(
+        sizes.min[i] <= hw[i] <= sizes.max[i] for hw in checked for i in (0, 1)
+    )
     assert any(hw[0] != hw[1] for hw in checked)
-    assert any(hw[1] % 2 for hw in checked) and (sizes.min[0] == sizes.max[0] or any(hw[0] % 2 and hw[1] % 2 for hw in checked))
+    assert any(hw[1] % 2 for hw in checked) and (
+        sizes.min[0] == sizes.max[0] or any(hw[0] % 2 and hw[1] % 2 for hw in checked)
+    )
 
 
 def test_rewrites_are_listed_and_left_out_of_a_literal_export(model, tmp_path):
     options = {"variants": "d1", "sizes": ["16x16"], "precision": "fp32"}
     fast, plain = (
-        read_manifest(onnx_from_checkpoint(model, tmp_path / str(literal), literal=literal, **options)[0]) for literal in (False, True)
+        read_manifest(
+            onnx_from_checkpoint(model, tmp_path / str(literal), literal=literal, **options)[0]
+        )
+        for literal in (False, True)
     )
-    assert [r["pass"] for r in fast.checks["rewrites"]] == ["collapse-linear", "fold-shuffles"] and plain.checks["rewrites"] == []
+    assert [r["pass"] for r in fast.checks["rewrites"]] == [
+        "collapse-linear",
+        "fold-shuffles",
+    ] and plain.checks["rewrites"] == []
     assert plain.command.endswith("--literal") and not fast.command.endswith("--literal")
-    trained, literal = ({k: v for k, v in m.counts.items() if k != "deployed"} for m in (fast, plain))
+    trained, literal = (
+        {k: v for k, v in m.counts.items() if k != "deployed"} for m in (fast, plain)
+    )
     assert trained == literal, "the counts are the network's, as trained"
     for counter in ("hooks", "fvcore"):
         assert fast.counts["deployed"][counter]["macs"] < plain.counts["deployed"][counter]["macs"]

@@ -12,14 +12,20 @@ from sr_deploy.nets.checkpoint import save_checkpoint
 
 
 @pytest.mark.parametrize("size", ["12x16", "8x8:12x16:24x24"])
-@pytest.mark.parametrize("arch, width", [("fsrcnn", "w8"), ("carn-m", "w8"), ("msrresnet", "w4"), ("rcan", "w16")])
+@pytest.mark.parametrize(
+    "arch, width", [("fsrcnn", "w8"), ("carn-m", "w8"), ("msrresnet", "w4"), ("rcan", "w16")]
+)
 def test_a_branch_is_exported_and_checked(arch, width, size, tmp_path, monkeypatch):
-    monkeypatch.setattr(rcan_module.RCAN.__init__, "__kwdefaults__", {"width": 64, "groups": 1, "blocks": 2})
+    monkeypatch.setattr(
+        rcan_module.RCAN.__init__, "__kwdefaults__", {"width": 64, "groups": 1, "blocks": 2}
+    )
     torch.manual_seed(0)
     variant = Variant.parse(width)
     architecture = ARCHITECTURES[arch]
     net = architecture.build(4, variant)
-    path = save_checkpoint(tmp_path, f"{arch}_x4", architecture.spec(4, variant, elastic=False), net.state_dict())
+    path = save_checkpoint(
+        tmp_path, f"{arch}_x4", architecture.spec(4, variant, elastic=False), net.state_dict()
+    )
     (graph,) = onnx_from_checkpoint(path, tmp_path / "out", sizes=[size], precision="fp32")
     manifest = read_manifest(graph)
     assert (manifest.arch, manifest.variant, manifest.scale) == (arch, width, 4)

@@ -11,7 +11,11 @@ from sr_deploy.nets.fuse import CollapsedTail, rewritten
 def test_edsrs_tail_as_one_convolution_is_exact_at_every_size(arch, scale):
     torch.manual_seed(0)
     config = {"channels": 6, "blocks": 1} if arch == "adaedsr" else {"channels": 6}
-    net = ARCHITECTURES[arch].build(scale, Variant.parse("d1" if arch == "adaedsr" else "b1"), config).double()
+    net = (
+        ARCHITECTURES[arch]
+        .build(scale, Variant.parse("d1" if arch == "adaedsr" else "b1"), config)
+        .double()
+    )
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.2)
     faster, done = rewritten(net)

@@ -20,13 +20,19 @@ def small(scale=4, blocks=3, depth=2.0):
 
 @pytest.mark.parametrize(
     "config, variant, params, backbone",
-    [({}, "d16", 1_564_072, 1_517_571), ({"channels": 256, "blocks": 32}, "d32", 43_828_872, 43_089_923)],
+    [
+        ({}, "d16", 1_564_072, 1_517_571),
+        ({"channels": 256, "blocks": 32}, "d32", 43_828_872, 43_089_923),
+    ],
 )
 def test_parameters_of_both_sizes(config, variant, params, backbone):
     with torch.device("meta"):
         net = ADAEDSR_ARCHITECTURE.build(4, Variant.parse(variant), config)
         assert sum(p.numel() for p in net.parameters()) == params
-        assert sum(p.numel() for n, p in net.named_parameters() if not n.startswith("adapter")) == backbone
+        assert (
+            sum(p.numel() for n, p in net.named_parameters() if not n.startswith("adapter"))
+            == backbone
+        )
 
 
 def test_it_is_equation_3_in_float64():
@@ -37,10 +43,16 @@ def test_it_is_equation_3_in_float64():
     z0 = net.head(x - torch.tensor([0.4488, 0.4371, 0.4040], dtype=torch.float64).view(3, 1, 1))
     z, total = z0, z0
     for number, block in enumerate(net.blocks, 1):
-        g = torch.where(depth_map < number - 1, 0.0, torch.where(depth_map > number, 1.0, depth_map - (number - 1)))
+        g = torch.where(
+            depth_map < number - 1,
+            0.0,
+            torch.where(depth_map > number, 1.0, depth_map - (number - 1)),
+        )
         added = g * block.conv2(torch.relu(block.conv1(z)))
         z, total = z + added, total + added
-    expected = net.tail(net.last(total) + z0) + torch.tensor([0.4488, 0.4371, 0.4040], dtype=torch.float64).view(3, 1, 1)
+    expected = net.tail(net.last(total) + z0) + torch.tensor(
+        [0.4488, 0.4371, 0.4040], dtype=torch.float64
+    ).view(3, 1, 1)
     torch.testing.assert_close(image, expected, rtol=0, atol=1e-12)
 
 
@@ -59,7 +71,9 @@ def test_the_variant_is_the_desired_depth():
     assert ADAEDSR_ARCHITECTURE.build(2, Variant("d", 7)).depth == 7
 
 
-@pytest.mark.parametrize("depth, match", [(17, "17 is beyond the 16 blocks"), (-1, "-1 is negative")])
+@pytest.mark.parametrize(
+    "depth, match", [(17, "17 is beyond the 16 blocks"), (-1, "-1 is negative")]
+)
 def test_a_depth_beyond_the_backbone_is_refused(depth, match):
     with pytest.raises(VariantError, match=match):
         check_desired_depth(depth, 16)
@@ -68,7 +82,10 @@ def test_a_depth_beyond_the_backbone_is_refused(depth, match):
             ADAEDSR_ARCHITECTURE.build(4, Variant("d", depth))
 
 
-@pytest.mark.parametrize("config, match", [({"blocks": 0}, "blocks are a whole number"), ({"channels": "64"}, "channels are a whole")])
+@pytest.mark.parametrize(
+    "config, match",
+    [({"blocks": 0}, "blocks are a whole number"), ({"channels": "64"}, "channels are a whole")],
+)
 def test_configurations_are_validated(config, match):
     with pytest.raises(CheckpointError, match=match):
         ADAEDSR_ARCHITECTURE.build(4, Variant("d", 1), config)
@@ -76,7 +93,9 @@ def test_configurations_are_validated(config, match):
 
 def test_a_state_dict_tells_its_size():
     with torch.device("meta"):
-        weights = ADAEDSR_ARCHITECTURE.build(2, Variant("d", 5), {"channels": 8, "blocks": 5}).state_dict()
+        weights = ADAEDSR_ARCHITECTURE.build(
+            2, Variant("d", 5), {"channels": 8, "blocks": 5}
+        ).state_dict()
     assert ADAEDSR_ARCHITECTURE.size_of(weights) == Variant("d", 5)
     assert ADAEDSR_ARCHITECTURE.config_of(weights) == {"channels": 8, "blocks": 5}
 
@@ -91,7 +110,9 @@ def by_parts(net, x, depth, *, groups, dense):
     return end(y, features), depth_map
 
 
-@pytest.mark.parametrize("groups, dense", [((1, 2, 3), ()), ((1, 2, 3), (0,)), ((2, 3), (0, 1)), ((3,), ())])
+@pytest.mark.parametrize(
+    "groups, dense", [((1, 2, 3), ()), ((1, 2, 3), (0,)), ((2, 3), (0, 1)), ((3,), ())]
+)
 @pytest.mark.parametrize("h, w", [(9, 12), (1, 1), (2, 7)])
 @pytest.mark.parametrize("depth", [0.0, 1.2, 3.0])
 def test_gathered_rows_give_the_same(groups, dense, h, w, depth):
@@ -99,7 +120,9 @@ def test_gathered_rows_give_the_same(groups, dense, h, w, depth):
     x, d = torch.rand(1, 3, h, w, dtype=torch.float64), torch.tensor([depth], dtype=torch.float64)
     x[..., w // 2 :] = 0.4
     with torch.no_grad():
-        for found, expected in zip(by_parts(net, x, d, groups=groups, dense=dense), net.forward_at(x, d)):
+        for found, expected in zip(
+            by_parts(net, x, d, groups=groups, dense=dense), net.forward_at(x, d)
+        ):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
@@ -109,7 +132,13 @@ def test_where_a_depth_map_is_zero_no_row_is_multiplied(monkeypatch):
     with torch.no_grad():
         net.adapter.rest[-1].weight.zero_()
         net.adapter.rest[-1].bias.fill_(1.5)
-        by_parts(net, torch.rand(1, 3, 5, 6).double(), torch.tensor([1.0]).double(), groups=(3,), dense=())
+        by_parts(
+            net,
+            torch.rand(1, 3, 5, 6).double(),
+            torch.tensor([1.0]).double(),
+            groups=(3,),
+            dense=(),
+        )
     assert rows == [30, 30, 30, 30, 0, 0]
 
 
@@ -131,7 +160,18 @@ def test_a_tile_with_what_lies_round_it_gives_its_middle_of_the_whole_image(firs
         depth_map = 3 * torch.rand(1, 1, 9, 12, dtype=torch.float64)
         whole = Everywhere(net, first, last)(features, depth_map)
         features, depth_map = F.pad(features, [reach] * 4), F.pad(depth_map, [reach] * 4, value=-1)
-        for top, left in ((0, 0), (2, 3), (4, 7)):  # in a corner of the image, inside, and in another
-            cut = (slice(None), slice(None), slice(top, top + 5 + 2 * reach), slice(left, left + 5 + 2 * reach))
+        for top, left in (
+            (0, 0),
+            (2, 3),
+            (4, 7),
+        ):  # in a corner of the image, inside, and in another
+            cut = (
+                slice(None),
+                slice(None),
+                slice(top, top + 5 + 2 * reach),
+                slice(left, left + 5 + 2 * reach),
+            )
             found = OnTiles(net, first, last)(features[cut], depth_map[cut])
-            torch.testing.assert_close(found, whole[:, :, top : top + 5, left : left + 5], rtol=0, atol=1e-12)
+            torch.testing.assert_close(
+                found, whole[:, :, top : top + 5, left : left + 5], rtol=0, atol=1e-12
+            )

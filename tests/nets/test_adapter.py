@@ -6,7 +6,9 @@ from sr_deploy.core.errors import CheckpointError
 from sr_deploy.nets.adapter import Adapter, mask
 
 
-@pytest.mark.parametrize("channels, maps, params", [(64, 1, 46_501), (256, 1, 738_949), (64, 10, 49_102)])
+@pytest.mark.parametrize(
+    "channels, maps, params", [(64, 1, 46_501), (256, 1, 738_949), (64, 10, 49_102)]
+)
 def test_parameters(channels, maps, params):
     with torch.device("meta"):
         adapter = Adapter(channels, blocks=16, maps=maps)
@@ -17,8 +19,12 @@ def test_parameters(channels, maps, params):
 def test_masks_are_equation_4(d):
     for block in (1, 2, 3):
         expected = 0.0 if d < block - 1 else 1.0 if d > block else d - (block - 1)
-        assert mask(torch.full((1, 1, 1, 1), d, dtype=torch.float64), block).item() == pytest.approx(expected, abs=1e-15)
-    masks = [mask(torch.full((1, 1, 1, 1), d, dtype=torch.float64), block).item() for block in (1, 2, 3)]
+        assert mask(
+            torch.full((1, 1, 1, 1), d, dtype=torch.float64), block
+        ).item() == pytest.approx(expected, abs=1e-15)
+    masks = [
+        mask(torch.full((1, 1, 1, 1), d, dtype=torch.float64), block).item() for block in (1, 2, 3)
+    ]
     assert sum(masks) == pytest.approx(d)
 
 
@@ -34,7 +40,10 @@ def small():
 
 
 def test_the_desired_depth_multiplies_the_first_weight_of_each_sample(small):
-    features, depth = torch.randn(3, 6, 7, 5, dtype=torch.float64), torch.tensor([0.0, 1.5, 4.0], dtype=torch.float64)
+    features, depth = (
+        torch.randn(3, 6, 7, 5, dtype=torch.float64),
+        torch.tensor([0.0, 1.5, 4.0], dtype=torch.float64),
+    )
     found = small(features, depth)
     for n, d in enumerate(depth):
         y = F.conv2d(features[n : n + 1], d * small.first.weight, small.first.bias, padding=1)
@@ -44,7 +53,10 @@ def test_the_desired_depth_multiplies_the_first_weight_of_each_sample(small):
 
 
 def test_the_public_way_multiplies_the_map_and_a_fixed_depth_nothing(small):
-    features, depth = torch.randn(2, 6, 7, 5, dtype=torch.float64), torch.tensor([0.5, 2.0], dtype=torch.float64)
+    features, depth = (
+        torch.randn(2, 6, 7, 5, dtype=torch.float64),
+        torch.tensor([0.5, 2.0], dtype=torch.float64),
+    )
     whole = small.rest(small.first(features))
     small.scaled = "output"
     torch.testing.assert_close(small(features, depth), (depth.view(2, 1, 1, 1) * whole).clamp(0, 4))

@@ -23,7 +23,9 @@ def test_ten_maps_at_its_printed_size():
 def test_all_blocks_everywhere_are_rcan_and_each_group_has_its_own_map():
     net, x = small(), torch.rand(1, 3, 6, 7, dtype=torch.float64)
     plain = RCAN(scale=2, width=16, groups=3, blocks=2).double().eval()
-    plain.load_state_dict({k: v for k, v in net.state_dict().items() if not k.startswith("adapter.")})
+    plain.load_state_dict(
+        {k: v for k, v in net.state_dict().items() if not k.startswith("adapter.")}
+    )
     depth = torch.tensor([1.0], dtype=torch.float64)
     with torch.no_grad():
         net.adapter.rest[-1].weight.zero_()

@@ -19,11 +19,19 @@ DESIRED_DEPTH = [name for name in ARCHITECTURES if ARCHITECTURES[name].backbone]
 ARCH_AND_POINT = [
     (a, p)
     for a in ARCHITECTURES
-    for p in (ARCHITECTURES[a].published if a in DESIRED_DEPTH else ARCHITECTURES[a].points(ARCHITECTURES[a].parse(None)))
+    for p in (
+        ARCHITECTURES[a].published
+        if a in DESIRED_DEPTH
+        else ARCHITECTURES[a].points(ARCHITECTURES[a].parse(None))
+    )
 ]
 
 # Those that are slices of a larger one, with weights fewer than it has.
-ELASTIC = [(a, p) for a, p in ARCH_AND_POINT if p != ARCHITECTURES[a].default_variant and a not in DESIRED_DEPTH]
+ELASTIC = [
+    (a, p)
+    for a, p in ARCH_AND_POINT
+    if p != ARCHITECTURES[a].default_variant and a not in DESIRED_DEPTH
+]
 
 
 @functools.lru_cache(maxsize=None)
@@ -50,8 +58,13 @@ def test_runs_on_its_smallest_legal_size(name, scale):
 def test_refuses_what_is_smaller(name, smaller):
     architecture = ARCHITECTURES[name]
     h, w = (n - d for n, d in zip(architecture.min_hw, smaller))
-    session = TorchSession(architecture.build(4, Variant("b", 1)), scale=4, min_hw=architecture.min_hw)
-    with pytest.raises(InputError, match=f"{h}x{w} pixels is too small.*{architecture.min_hw[0]}x{architecture.min_hw[1]}"):
+    session = TorchSession(
+        architecture.build(4, Variant("b", 1)), scale=4, min_hw=architecture.min_hw
+    )
+    with pytest.raises(
+        InputError,
+        match=f"{h}x{w} pixels is too small.*{architecture.min_hw[0]}x{architecture.min_hw[1]}",
+    ):
         session.run(torch.rand(1, 3, h, w).numpy())
 
 
@@ -60,7 +73,9 @@ def test_sliced_network_equals_the_super_network_and_holds_only_its_own_weights(
     architecture = ARCHITECTURES[name]
     largest = architecture.parse(None)
     elastic = super_network(name)
-    checkpoint = Checkpoint("net", architecture.spec(2, largest, elastic=True), elastic.net.state_dict())
+    checkpoint = Checkpoint(
+        "net", architecture.spec(2, largest, elastic=True), elastic.net.state_dict()
+    )
     net = checkpoint.network(point)
     x = torch.rand(1, 3, max(architecture.min_hw[0], 5), max(architecture.min_hw[1], 7))
     with torch.no_grad():
@@ -68,12 +83,16 @@ def test_sliced_network_equals_the_super_network_and_holds_only_its_own_weights(
     own = architecture.build(2, Variant.parse(point)).state_dict()
     assert {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in own.items()}
     stored = sum(v.untyped_storage().nbytes() for v in net.state_dict().values())
-    assert stored == sum(v.element_size() * v.numel() for v in own.values()), "a slice keeps the large network's memory alive"
+    assert stored == sum(v.element_size() * v.numel() for v in own.values()), (
+        "a slice keeps the large network's memory alive"
+    )
     before = {k: v.detach().clone() for k, v in elastic.net.named_parameters()}
     with torch.no_grad():
         for value in net.parameters():
             value.add_(1)
-    assert all(torch.equal(v, before[k]) for k, v in elastic.net.named_parameters()), "a slice shares memory with the checkpoint"
+    assert all(torch.equal(v, before[k]) for k, v in elastic.net.named_parameters()), (
+        "a slice shares memory with the checkpoint"
+    )
 
 
 @pytest.mark.parametrize("name, point", ARCH_AND_POINT)
@@ -138,13 +157,21 @@ def reach_px(net, hw, at, scale):
 @pytest.mark.parametrize(
     "name, variant, scale",
     [("asrn", f"d{n}", scale) for n in range(1, 6) for scale in (2, 3, 4) if n < 3 or scale == 2]
-    + [("edsr", "b1", 2), ("edsr", "b2", 3), ("edsr", "b1", 4), ("imdeception", "c4", 2), ("imdeception", "c8", 3)]
+    + [
+        ("edsr", "b1", 2),
+        ("edsr", "b2", 3),
+        ("edsr", "b1", 4),
+        ("imdeception", "c4", 2),
+        ("imdeception", "c8", 3),
+    ]
     + [("fsrcnn", "w4", 2)],
 )
 def test_halo_is_exactly_what_an_output_pixel_depends_on(name, variant, scale):
     architecture = ARCHITECTURES[name]
     halo = architecture.halo_px(Variant.parse(variant))
-    net = architecture.build(scale, Variant.parse(variant), {"channels": 8} if name == "edsr" else None)
+    net = architecture.build(
+        scale, Variant.parse(variant), {"channels": 8} if name == "edsr" else None
+    )
     side = 2 * halo + 5
     assert reach_px(net, (side, side), (halo + 2, halo + 2), scale) == (halo,) * 4
     assert architecture.align_px(Variant.parse(variant)) == 1
@@ -156,7 +183,9 @@ def test_halo_of_the_branches_of_a_router_is_enough_at_every_scale(name, variant
     halo = ARCHITECTURES[name].halo_px(Variant.parse(variant))
     net = ARCHITECTURES[name].build(scale, Variant.parse(variant))
     x = torch.rand(1, 3, 3, 2 * halo + 9)
-    x[..., halo + 4] = torch.nan  # so many layers with few channels: gradients would not come through every ReLU
+    x[..., halo + 4] = (
+        torch.nan
+    )  # so many layers with few channels: gradients would not come through every ReLU
     with torch.no_grad():
         touched = net(x).isnan().any(2).any(1)[0].nonzero().flatten() // scale
     reach = max(halo + 4 - int(touched[0]), int(touched[-1]) - (halo + 4))
@@ -166,7 +195,11 @@ def test_halo_of_the_branches_of_a_router_is_enough_at_every_scale(name, variant
 @pytest.mark.parametrize("name, variant", [("asrn", "d2"), ("edsr", "b1"), ("imdeception", "c4")])
 def test_a_changed_pixel_changes_nothing_beyond_the_halo(name, variant):
     halo = ARCHITECTURES[name].halo_px(Variant.parse(variant))
-    net = ARCHITECTURES[name].build(2, Variant.parse(variant), {"channels": 8} if name == "edsr" else None).double()
+    net = (
+        ARCHITECTURES[name]
+        .build(2, Variant.parse(variant), {"channels": 8} if name == "edsr" else None)
+        .double()
+    )
     x = torch.rand(1, 3, 5, 2 * halo + 9, dtype=torch.float64)
     changed = x.clone()
     changed[..., halo + 4] = torch.nan
@@ -187,10 +220,15 @@ def test_attention_tiles_on_windows_are_exact_inside_the_halo_and_not_a_pixel_fu
     net = architecture.build(2, variant).double()
     x = torch.rand(1, 3, 4, 9 * align + 5, dtype=torch.float64)
     start, end = 2 * align, 8 * align
-    x[..., :start] = x[..., end:] = torch.nan  # whatever depends on the outside of the tile becomes not-a-number
+    x[..., :start] = x[..., end:] = (
+        torch.nan
+    )  # whatever depends on the outside of the tile becomes not-a-number
     with torch.no_grad():
         whole = net(x if axis == 3 else x.transpose(2, 3).contiguous())
     finite = whole.isfinite()
     inside = finite.narrow(axis, 2 * (start + halo), 2 * (end - start - 2 * halo))
     assert inside.all(), "inside the halo the tile still depends on its surroundings"
-    assert not finite.select(axis, 2 * (start + halo) - 1).any() and not finite.select(axis, 2 * (end - halo)).any(), "it is too large"
+    assert (
+        not finite.select(axis, 2 * (start + halo) - 1).any()
+        and not finite.select(axis, 2 * (end - halo)).any()
+    ), "it is too large"

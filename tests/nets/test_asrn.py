@@ -9,7 +9,9 @@ from sr_deploy.nets.asrn import ASRN, ASRN_ARCHITECTURE, MAB
 def test_slice_is_the_network_cut_after_its_first_blocks():
     net = ASRN(scale=3).eval()
     sliced = ASRN(scale=3, blocks=3).eval()
-    sliced.load_state_dict(ASRN_ARCHITECTURE.slice(net.state_dict(), Variant("d", 5), Variant("d", 3)))
+    sliced.load_state_dict(
+        ASRN_ARCHITECTURE.slice(net.state_dict(), Variant("d", 5), Variant("d", 3))
+    )
     x = torch.rand(1, 3, 6, 9)
     y = net.head(x)
     for block in list(net.body)[:3]:
@@ -37,6 +39,8 @@ def test_block_by_the_papers_equation_6():
 
 
 def test_activation_is_a_choice_of_two():
-    assert "LeakyReLU" in str(ASRN_ARCHITECTURE.build(2, Variant("d", 1), {"activation": "leaky_relu"}))
+    assert "LeakyReLU" in str(
+        ASRN_ARCHITECTURE.build(2, Variant("d", 1), {"activation": "leaky_relu"})
+    )
     with pytest.raises(CheckpointError, match="relu or leaky_relu, not 'gelu'"):
         ASRN_ARCHITECTURE.build(2, Variant("d", 1), {"activation": "gelu"})

@@ -36,7 +36,11 @@ def test_parameters_and_flops_are_those_printed(arch, width):
     hooks = count(net, (32, 32), counter="hooks")
     assert hooks.params == params
     # Convolutions alone: without activations, normalisation and the fixed 1x1s of the mean colour.
-    shifts = sum(9 * pixels for pixels in (32 * 32, 128 * 128)) if any(isinstance(m, MeanShift) for m in net.modules()) else 0
+    shifts = (
+        sum(9 * pixels for pixels in (32 * 32, 128 * 128))
+        if any(isinstance(m, MeanShift) for m in net.modules())
+        else 0
+    )
     rest = shifts + activations(net)
     assert 2 * (hooks.macs - rest) / 1e6 == pytest.approx(flops_m, abs=digit)
 
@@ -57,7 +61,16 @@ def activations(net):
     return sum(total)
 
 
-@pytest.mark.parametrize("arch, text", [("fsrcnn", "w2000"), ("carn-m", "w37"), ("rcan", "w8"), ("msrresnet", "w2000"), ("rcan", "d3")])
+@pytest.mark.parametrize(
+    "arch, text",
+    [
+        ("fsrcnn", "w2000"),
+        ("carn-m", "w37"),
+        ("rcan", "w8"),
+        ("msrresnet", "w2000"),
+        ("rcan", "d3"),
+    ],
+)
 def test_widths_that_cannot_be(arch, text):
     with pytest.raises(VariantError, match="width|variant"):
         ARCHITECTURES[arch].parse(text)
@@ -70,7 +83,9 @@ def test_fsrcnn_is_the_same_at_the_cost_of_training(scale):
     y, faster = net(x), net.forward_training(x)
     torch.testing.assert_close(faster, y, rtol=0, atol=1e-12)
     weights = torch.randn_like(y)
-    for a, b in zip(*(torch.autograd.grad((out * weights).sum(), list(net.parameters())) for out in (y, faster))):
+    for a, b in zip(
+        *(torch.autograd.grad((out * weights).sum(), list(net.parameters())) for out in (y, faster))
+    ):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
 
@@ -84,7 +99,9 @@ def test_the_mean_is_subtracted_and_added_back_and_never_trained():
     x = torch.rand(1, 3, 4, 5)
     torch.testing.assert_close(net.add_mean(net.sub_mean(x)), x)
     torch.testing.assert_close(net.sub_mean(x)[0, :, 0, 0], x[0, :, 0, 0] - torch.tensor(MEAN))
-    assert not any(p.requires_grad for p in (*net.sub_mean.parameters(), *net.add_mean.parameters()))
+    assert not any(
+        p.requires_grad for p in (*net.sub_mean.parameters(), *net.add_mean.parameters())
+    )
 
 
 def test_a_cascade_of_carn_shares_its_block():
@@ -101,7 +118,9 @@ def test_msrresnet_without_weights_is_bilinear():
         for p in net.tail[-1].parameters():
             p.zero_()
     x = torch.rand(1, 3, 5, 4)
-    torch.testing.assert_close(net(x), F.interpolate(x, scale_factor=3.0, mode="bilinear", align_corners=False))
+    torch.testing.assert_close(
+        net(x), F.interpolate(x, scale_factor=3.0, mode="bilinear", align_corners=False)
+    )
 
 
 def test_rcan_scales_each_channel_of_a_block_by_its_attention():

@@ -28,12 +28,26 @@ def edit_card(path, **changes):
     card.write_text(json.dumps({k: v for k, v in data.items() if v is not ...}))
 
 
-@pytest.mark.parametrize("arch, variant", [("asrn", "d3"), ("imdeception", "c8-nla"), ("srn", "b1"), ("srn-s", "b1")])
+@pytest.mark.parametrize(
+    "arch, variant", [("asrn", "d3"), ("imdeception", "c8-nla"), ("srn", "b1"), ("srn-s", "b1")]
+)
 def test_round_trip(tmp_path, arch, variant):
-    path = save(tmp_path, arch, variant, licence="MIT", trained_on="noise", training={"steps": 3, "lr": 0.1}, notes="n\u00e9e")
+    path = save(
+        tmp_path,
+        arch,
+        variant,
+        licence="MIT",
+        trained_on="noise",
+        training={"steps": 3, "lr": 0.1},
+        notes="n\u00e9e",
+    )
     loaded = load_checkpoint(path)
     assert loaded.name == "net" and loaded.path == path
-    assert (loaded.spec.licence, loaded.spec.trained_on, loaded.spec.notes) == ("MIT", "noise", "n\u00e9e")
+    assert (loaded.spec.licence, loaded.spec.trained_on, loaded.spec.notes) == (
+        "MIT",
+        "noise",
+        "n\u00e9e",
+    )
     assert loaded.spec.training == {"steps": 3, "lr": 0.1}
     assert loaded.spec.weights_sha256 == sha256_of(path)
     torch.manual_seed(3)
@@ -56,7 +70,11 @@ def test_configuration_is_part_of_the_card(tmp_path):
 
 def test_a_checkpoint_gives_only_the_variants_it_holds(tmp_path):
     checkpoint = load_checkpoint(save(tmp_path, variant="d3"))
-    assert [str(v) for v in checkpoint.variants("all")] == [str(v) for v in checkpoint.variants(None)] == ["d1", "d2", "d3"]
+    assert (
+        [str(v) for v in checkpoint.variants("all")]
+        == [str(v) for v in checkpoint.variants(None)]
+        == ["d1", "d2", "d3"]
+    )
     assert [str(v) for v in checkpoint.variants("d3, d1")] == ["d3", "d1"]
     assert len(checkpoint.network("d2").body) == 2
     for wrong in ("d9", "c4", "3", "d03", ""):
@@ -109,7 +127,12 @@ def test_cards_are_strict(tmp_path, changes, words):
 
 
 @pytest.mark.parametrize(
-    "text, words", [("{", "line 1: not valid JSON"), ("[]", "expected a JSON object, found a list"), ("\xff", "UTF-8")]
+    "text, words",
+    [
+        ("{", "line 1: not valid JSON"),
+        ("[]", "expected a JSON object, found a list"),
+        ("\xff", "UTF-8"),
+    ],
 )
 def test_a_card_that_is_no_json_object(tmp_path, text, words):
     path = save(tmp_path)
@@ -156,7 +179,9 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value):
     weights = ARCHITECTURES["asrn"].build(4, Variant("d", 1)).state_dict()
     weights["body.0.expand.bias"][3] = value
     path = save(tmp_path, variant="d1", weights=weights)
-    with pytest.raises(CheckpointError, match="'body.0.expand.bias' holds values that are not finite"):
+    with pytest.raises(
+        CheckpointError, match="'body.0.expand.bias' holds values that are not finite"
+    ):
         load_checkpoint(path)
 
 
@@ -165,7 +190,10 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value):
     [
         (lambda w: w.pop("head.0.weight"), "1 tensors are missing, the first is 'head.0.weight'"),
         (lambda w: w.update(extra=torch.zeros(1)), "1 are unknown, the first is 'extra'"),
-        (lambda w: w.update({"head.1.bias": torch.zeros(95)}), r"'head.1.bias': \(95,\), expected \(96,\)"),
+        (
+            lambda w: w.update({"head.1.bias": torch.zeros(95)}),
+            r"'head.1.bias': \(95,\), expected \(96,\)",
+        ),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(tmp_path, change, words):
@@ -205,7 +233,9 @@ def test_another_file_is_no_checkpoint(tmp_path):
     assert "import-checkpoint" in e.value.hint
 
 
-@pytest.mark.parametrize("name, blocks", [("asrn_x3", 5), ("srn_x4", 6), ("srn-s_x2", 6), ("edsr_x4", 20)])
+@pytest.mark.parametrize(
+    "name, blocks", [("asrn_x3", 5), ("srn_x4", 6), ("srn-s_x2", 6), ("edsr_x4", 20)]
+)
 def test_bare_names_are_the_papers_defaults(name, blocks):
     bare = untrained(name)
     with torch.device("meta"):

@@ -39,12 +39,18 @@ def test_counts_are_the_printed_ones(arch, scale, variant, params, macs_g, acts_
     counts = count(net, NTIRE_HW, counter="hooks")
     assert counts.params == params
     if macs_g is not None:
-        assert (f"{counts.macs / 1e9:.4f}", f"{counts.acts / 1e6:.4f}", counts.convs) == (macs_g, acts_m, convs)
+        assert (f"{counts.macs / 1e9:.4f}", f"{counts.acts / 1e6:.4f}", counts.convs) == (
+            macs_g,
+            acts_m,
+            convs,
+        )
 
 
 def test_every_point_that_is_published_has_printed_counts():
     printed = {(arch, variant) for arch, _, variant, *_ in PRINTED}
-    for arch in (a for a in ARCHITECTURES if not ARCHITECTURES[a].backbone):  # a desired depth saves only where it is run sparsely
+    for arch in (
+        a for a in ARCHITECTURES if not ARCHITECTURES[a].backbone
+    ):  # a desired depth saves only where it is run sparsely
         for variant in ARCHITECTURES[arch].published:
             assert (arch, variant) in printed
 
@@ -55,7 +61,13 @@ CLOSED = [
     (lambda: nn.Conv2d(3, 8, 3, stride=2), 4 * 5 * 8 * 27, 4 * 5 * 8 * 27, 160, 1),
     (lambda: nn.Conv2d(3, 6, 3, padding=1, groups=3, bias=False), 120 * 6 * 9, 120 * 6 * 9, 720, 1),
     (lambda: nn.ConvTranspose2d(3, 5, 2, stride=2), 480 * 5 * 4 * 3, 120 * 5 * 4 * 3, 2400, 1),
-    (lambda: nn.ConvTranspose2d(3, 6, 3, stride=3, groups=3), 1080 * 6 * 9, 120 * 3 * 2 * 9, 6480, 1),
+    (
+        lambda: nn.ConvTranspose2d(3, 6, 3, stride=3, groups=3),
+        1080 * 6 * 9,
+        120 * 3 * 2 * 9,
+        6480,
+        1,
+    ),
     (lambda: nn.Linear(12, 7), 30 * 7 * 12, 30 * 7 * 12, 0, 0),
     (lambda: nn.ReLU(), 360, 0, 0, 0),
     (lambda: nn.LeakyReLU(0.1), 360, 0, 0, 0),
@@ -82,14 +94,21 @@ def test_single_layers_in_closed_form(layer, hooks, fvcore, acts, convs):
 
 
 def fvcore_macs(net, hw):
-    nn_flops = pytest.importorskip("fvcore.nn", reason="fvcore is not installed: it is the oracle of the fvcore counter")
+    nn_flops = pytest.importorskip(
+        "fvcore.nn", reason="fvcore is not installed: it is the oracle of the fvcore counter"
+    )
     analysis = nn_flops.FlopCountAnalysis(net.eval(), torch.rand(1, 3, *hw))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     return int(analysis.total())
 
 
 EVERY = pytest.mark.parametrize(
-    "arch, variant, scale", [(a, v, s) for a, v in [*SMALLEST.items(), ("imdeception", "c4")] for s in ARCHITECTURES[a].scales]
+    "arch, variant, scale",
+    [
+        (a, v, s)
+        for a, v in [*SMALLEST.items(), ("imdeception", "c4")]
+        for s in ARCHITECTURES[a].scales
+    ],
 )
 
 
@@ -106,15 +125,33 @@ def test_fvcore_counter_equals_fvcore(arch, variant, scale, hw):
 
 @EVERY
 def test_activations_and_what_is_not_counted_equal_fvcore_s(arch, variant, scale):
-    fvcore = pytest.importorskip("fvcore.nn", reason="fvcore is not installed: it is the oracle of the fvcore counter")
+    fvcore = pytest.importorskip(
+        "fvcore.nn", reason="fvcore is not installed: it is the oracle of the fvcore counter"
+    )
     net = network(arch, scale, variant).eval()
     ours = count(net, (32, 32), counter="fvcore")
-    acts = fvcore.ActivationCountAnalysis(net, torch.rand(1, 3, 32, 32)).unsupported_ops_warnings(False)
-    assert ours.acts == acts.by_operator()["conv"]  # in all it also counts the outputs of matrix products, NTIRE's tables do not
+    acts = fvcore.ActivationCountAnalysis(net, torch.rand(1, 3, 32, 32)).unsupported_ops_warnings(
+        False
+    )
+    assert (
+        ours.acts == acts.by_operator()["conv"]
+    )  # in all it also counts the outputs of matrix products, NTIRE's tables do not
     assert ours.params == fvcore.parameter_count(net)[""]
-    flops = fvcore.FlopCountAnalysis(net, torch.rand(1, 3, 32, 32)).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    assert flops.total() == ours.macs  # it also lists what moves data and arithmetic on sizes, and passes over ReLU and PReLU
-    computing = {"aten::add", "aten::leaky_relu", "aten::max_pool2d", "aten::sigmoid", "aten::softmax"}
+    flops = (
+        fvcore.FlopCountAnalysis(net, torch.rand(1, 3, 32, 32))
+        .unsupported_ops_warnings(False)
+        .uncalled_modules_warnings(False)
+    )
+    assert (
+        flops.total() == ours.macs
+    )  # it also lists what moves data and arithmetic on sizes, and passes over ReLU and PReLU
+    computing = {
+        "aten::add",
+        "aten::leaky_relu",
+        "aten::max_pool2d",
+        "aten::sigmoid",
+        "aten::softmax",
+    }
     named = {name: calls for name, calls in flops.unsupported_ops().items() if name in computing}
     assert named == {name: calls for name, calls in ours.uncounted.items() if name in computing}
 
@@ -136,10 +173,21 @@ def test_hook_counter_equals_plain_hooks(arch, variant, scale):
             module.register_forward_hook(of_conv)
     with torch.no_grad():
         net(torch.rand(1, 3, 32, 32))
-    assert (ours.convs, ours.acts, ours.params) == (len(convs), sum(acts), sum(p.numel() for p in net.parameters()))
+    assert (ours.convs, ours.acts, ours.params) == (
+        len(convs),
+        sum(acts),
+        sum(p.numel() for p in net.parameters()),
+    )
     assert ours.macs >= sum(m for m in macs if m is not None) > 0
-    unseen = {name.partition("::")[2] for name in ours.uncounted} & {"convolution", "conv2d", "relu", "leaky_relu"}
-    assert bool(unseen) == arch.startswith("ada"), "modules see all but an adapter's scaled convolution"
+    unseen = {name.partition("::")[2] for name in ours.uncounted} & {
+        "convolution",
+        "conv2d",
+        "relu",
+        "leaky_relu",
+    }
+    assert bool(unseen) == arch.startswith("ada"), (
+        "modules see all but an adapter's scaled convolution"
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,8 +195,24 @@ def test_hook_counter_equals_plain_hooks(arch, variant, scale):
     [
         ("asrn", "d2", {"aten::add"}, {"aten::add", "aten::relu"}),
         ("imdeception", "c4", {"aten::add"}, {"aten::add", "aten::relu", "aten::leaky_relu"}),
-        ("imdeception", "c4-nla", {"aten::add", "aten::matmul", "aten::softmax"}, {"aten::softmax"}),
-        ("srn", "b1", {"aten::max_pool2d", "aten::upsample_bilinear2d", "aten::sigmoid", "aten::mul", "aten::add"}, {"aten::max_pool2d"}),
+        (
+            "imdeception",
+            "c4-nla",
+            {"aten::add", "aten::matmul", "aten::softmax"},
+            {"aten::softmax"},
+        ),
+        (
+            "srn",
+            "b1",
+            {
+                "aten::max_pool2d",
+                "aten::upsample_bilinear2d",
+                "aten::sigmoid",
+                "aten::mul",
+                "aten::add",
+            },
+            {"aten::max_pool2d"},
+        ),
     ],
 )
 def test_what_the_counters_do_not_see_of_our_networks_is_named(arch, variant, hooks, fvcore):
@@ -186,7 +250,11 @@ def _(x):
         (lambda x, w: torch.softmax(x, 1), {"aten::softmax": 1}, {"aten::softmax": 1}),
         (lambda x, w: x + x, {"aten::add": 1}, {"aten::add": 1}),
         (lambda x, w: sharpen(x), {"srdeploy_test::sharpen": 1}, {"srdeploy_test::sharpen": 1}),
-        (lambda x, w: F.pixel_shuffle(x.repeat(1, 4, 1, 1), 2).permute(0, 2, 3, 1).contiguous(), {}, {}),
+        (
+            lambda x, w: F.pixel_shuffle(x.repeat(1, 4, 1, 1), 2).permute(0, 2, 3, 1).contiguous(),
+            {},
+            {},
+        ),
     ],
     ids=["conv2d", "relu", "matmul", "softmax", "add", "custom", "moves"],
 )
@@ -212,7 +280,20 @@ def test_what_a_counter_cannot_see_is_named(function, hooks, fvcore):
         lambda x, w: F.adaptive_avg_pool2d(x, 1),
         lambda x, w: x.mean((2, 3), keepdim=True),
     ],
-    ids=["conv", "deconv", "matmul", "einsum", "linear", "layer_norm", "group_norm", "nearest", "bilinear", "pool2", "pool1", "mean"],
+    ids=[
+        "conv",
+        "deconv",
+        "matmul",
+        "einsum",
+        "linear",
+        "layer_norm",
+        "group_norm",
+        "nearest",
+        "bilinear",
+        "pool2",
+        "pool1",
+        "mean",
+    ],
 )
 def test_fvcore_counter_equals_fvcore_on_functional_operators(function):
     net = Functional(function)
@@ -224,7 +305,9 @@ def test_attention_matrix_products_are_named_by_hooks_and_counted_by_fvcore():
     hooks, fvcore = (count(net, (64, 32), counter=c) for c in COUNTERS)
     assert hooks.uncounted["aten::matmul"] == 4
     assert "aten::matmul" not in fvcore.uncounted
-    products = 2 * 2 * (2 * 64 * 64 * 48)  # two attentions, two products, two windows of 64 tokens of 16*d = 48 values
+    products = (
+        2 * 2 * (2 * 64 * 64 * 48)
+    )  # two attentions, two products, two windows of 64 tokens of 16*d = 48 values
     without = fvcore.macs - products
     activations = hooks.macs - without
     assert 0 < activations < 0.05 * without
@@ -235,7 +318,9 @@ def test_counting_leaves_the_network_alone():
     before = {k: v.clone() for k, v in net.state_dict().items()}
     count(net, (8, 8), counter="hooks")
     assert net.training and not any(m._forward_hooks for m in net.modules())
-    assert all(v.device.type == "cpu" and torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert all(
+        v.device.type == "cpu" and torch.equal(v, before[k]) for k, v in net.state_dict().items()
+    )
 
 
 def test_unknown_counter():

@@ -23,11 +23,14 @@ def test_blocks_are_residual_and_the_long_skip_has_no_convolution():
 
 
 @pytest.mark.parametrize(
-    "scale, variant, channels, params", [(4, "b16", 64, 1_517_571), (2, "b32", 256, 40_729_603), (4, "b32", 256, 43_089_923)]
+    "scale, variant, channels, params",
+    [(4, "b16", 64, 1_517_571), (2, "b32", 256, 40_729_603), (4, "b32", 256, 43_089_923)],
 )
 def test_edsrs_own_sizes(scale, variant, channels, params):
     with torch.device("meta"):
-        net = EDSR_ORIGINAL_ARCHITECTURE.build(scale, Variant.parse(variant), {"channels": channels})
+        net = EDSR_ORIGINAL_ARCHITECTURE.build(
+            scale, Variant.parse(variant), {"channels": channels}
+        )
     assert sum(p.numel() for p in net.parameters()) == params
 
 

@@ -12,7 +12,9 @@ from sr_deploy.nets.checkpoint import load_checkpoint  # noqa: E402
 from sr_deploy.nets.fuse import PASSES, rewritten  # noqa: E402
 
 
-@pytest.mark.parametrize("arch, scale", [(a, s) for a in ARCHITECTURES for s in ARCHITECTURES[a].scales])
+@pytest.mark.parametrize(
+    "arch, scale", [(a, s) for a in ARCHITECTURES for s in ARCHITECTURES[a].scales]
+)
 def test_the_function_stays_the_same(arch, scale):
     net = network(arch, scale, SMALLEST[arch]).double()
     before = {k: v.clone() for k, v in net.state_dict().items()}
@@ -20,9 +22,22 @@ def test_the_function_stays_the_same(arch, scale):
     for hw in SIZES:
         if min(hw) >= max(ARCHITECTURES[arch].min_hw):
             agree(net, other, hw, torch.float64, 1e-9)
-            agree(network(arch, scale, SMALLEST[arch]), rewritten(network(arch, scale, SMALLEST[arch]))[0], hw, torch.float32, 1e-5)
-    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items()), "the network given is left as it is"
-    expected = {"asrn": list(PASSES), "edsr": ["collapse-linear"], "edsr-original": ["collapse-linear"], "adaedsr": ["collapse-linear"]}
+            agree(
+                network(arch, scale, SMALLEST[arch]),
+                rewritten(network(arch, scale, SMALLEST[arch]))[0],
+                hw,
+                torch.float32,
+                1e-5,
+            )
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items()), (
+        "the network given is left as it is"
+    )
+    expected = {
+        "asrn": list(PASSES),
+        "edsr": ["collapse-linear"],
+        "edsr-original": ["collapse-linear"],
+        "adaedsr": ["collapse-linear"],
+    }
     assert [d["pass"] for d in done] == expected.get(arch, [])
 
 

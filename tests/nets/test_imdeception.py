@@ -64,9 +64,14 @@ def masked_attention(nla, x, c):
     out = torch.zeros_like(padded[2])
     for top in range(0, padded[0].shape[2], 32):
         for left in range(0, padded[0].shape[3], 32):
-            cut = [F.unfold(p[:, :, top : top + 32, left : left + 32], 4, stride=4).transpose(1, 2) for p in padded]
+            cut = [
+                F.unfold(p[:, :, top : top + 32, left : left + 32], 4, stride=4).transpose(1, 2)
+                for p in padded
+            ]
             attended = torch.softmax(cut[0] @ cut[1].transpose(1, 2), -1) @ cut[2]
-            out[:, :, top : top + 32, left : left + 32] = F.fold(attended.transpose(1, 2), (32, 32), 4, stride=4)
+            out[:, :, top : top + 32, left : left + 32] = F.fold(
+                attended.transpose(1, 2), (32, 32), 4, stride=4
+            )
     return keep_in_groups(nla.out(out[:, :, :h, :w]), 3 * c) + x
 
 

@@ -21,12 +21,16 @@ def weights_of(arch="asrn", scale=3, variant="d2"):
 @pytest.fixture(scope="module")
 def imdeception(shared_dir, tmp_path_factory):
     file = shared_dir / "weights" / "imdeception_x4_team19.pth"
-    return checkpoint_from_file("imdeception-ntire2022", file, tmp_path_factory.mktemp("imdeception"))
+    return checkpoint_from_file(
+        "imdeception-ntire2022", file, tmp_path_factory.mktemp("imdeception")
+    )
 
 
 @pytest.fixture(scope="module")
 def srn(shared_dir, tmp_path_factory):
-    return checkpoint_from_file("srn-ntire2023", shared_dir / "weights" / "srn_x4_team25.pt", tmp_path_factory.mktemp("srn"))
+    return checkpoint_from_file(
+        "srn-ntire2023", shared_dir / "weights" / "srn_x4_team25.pt", tmp_path_factory.mktemp("srn")
+    )
 
 
 def test_imdeception_reproduces_the_official_output(imdeception, shared_dir):
@@ -48,13 +52,20 @@ def test_official_weights_score_what_they_are_known_to(which, psnr, shared_dir, 
 
 @pytest.mark.parametrize(
     "which, name, variant, params",
-    [("imdeception", "imdeception-ntire2022_x4", "c16-nla", 316_552), ("srn", "srn-ntire2023_x4", "b4", 351_984)],
+    [
+        ("imdeception", "imdeception-ntire2022_x4", "c16-nla", 316_552),
+        ("srn", "srn-ntire2023_x4", "b4", 351_984),
+    ],
 )
 def test_official_weights_become_a_checkpoint_of_ours(which, name, variant, params, request):
     checkpoint = load_checkpoint(request.getfixturevalue(which).path)
     assert (checkpoint.name, checkpoint.spec.variants) == (name, (variant,))
     assert sum(v.numel() for v in checkpoint.weights.values()) == params
-    assert checkpoint.spec.licence == "MIT" and checkpoint.spec.trained_on and checkpoint.spec.weights_sha256
+    assert (
+        checkpoint.spec.licence == "MIT"
+        and checkpoint.spec.trained_on
+        and checkpoint.spec.weights_sha256
+    )
     with pytest.raises(VariantError, match=f"it holds {variant}"):
         checkpoint.network("c4" if which == "imdeception" else "b2")
 
@@ -64,7 +75,9 @@ def test_folding_the_value_range_is_the_same_function(arch):
     net = ARCHITECTURES[arch].build(2, Variant("b", 1)).double()
     x = torch.rand(1, 3, 16, 16, dtype=torch.float64)
     wanted = net(255 * x) / 255
-    net.load_state_dict({k: v.double() for k, v in fold_value_range(net.state_dict(), net, 255.0).items()})
+    net.load_state_dict(
+        {k: v.double() for k, v in fold_value_range(net.state_dict(), net, 255.0).items()}
+    )
     torch.testing.assert_close(net(x), wanted, rtol=0, atol=1e-6)
 
 
@@ -77,7 +90,9 @@ def test_value_range_of_networks_with_a_mean_a_skip_or_a_transposed_last_layer(a
                 p.mul_(255)  # as on images of 0..255
     x = torch.rand(1, 3, 8, 8, dtype=torch.float64)
     wanted = net(255 * x) / 255
-    net.load_state_dict({k: v.double() for k, v in fold_value_range(net.state_dict(), net, 255.0).items()})
+    net.load_state_dict(
+        {k: v.double() for k, v in fold_value_range(net.state_dict(), net, 255.0).items()}
+    )
     torch.testing.assert_close(net(x), wanted, rtol=0, atol=1e-6)
 
 
@@ -113,18 +128,27 @@ def test_a_users_own_state_dict(tmp_path, kind, wrap):
     assert "my net.v2.pth" in loaded.spec.notes
 
 
-@pytest.mark.parametrize("arch, variant", [("imdeception", "c8"), ("imdeception", "c12-nla"), ("srn", "b2"), ("srn-s", "b3")])
+@pytest.mark.parametrize(
+    "arch, variant",
+    [("imdeception", "c8"), ("imdeception", "c12-nla"), ("srn", "b2"), ("srn-s", "b3")],
+)
 def test_the_size_is_read_from_the_tensors(tmp_path, arch, variant):
     torch.save(weights_of(arch, 2, variant), tmp_path / "w.pth")
     checkpoint = checkpoint_from_file(arch, tmp_path / "w.pth", tmp_path, name="mine")
-    assert (checkpoint.name, checkpoint.spec.scale, checkpoint.spec.variants) == ("mine", 2, (variant,))
+    assert (checkpoint.name, checkpoint.spec.scale, checkpoint.spec.variants) == (
+        "mine",
+        2,
+        (variant,),
+    )
 
 
 def test_a_safetensors_state_dict(tmp_path):
     from safetensors.torch import save_file
 
     save_file(weights_of(), str(tmp_path / "raw.safetensors"))
-    assert checkpoint_from_file("asrn", tmp_path / "raw.safetensors", tmp_path / "out").spec.scale == 3
+    assert (
+        checkpoint_from_file("asrn", tmp_path / "raw.safetensors", tmp_path / "out").spec.scale == 3
+    )
 
 
 class Code:
@@ -135,7 +159,10 @@ class Code:
         return os.mkdir, (self.path,)
 
 
-@pytest.mark.parametrize("wrap", [lambda c, w: c, lambda c, w: {**w, "head.0.bias": c}, lambda c, w: {"params": w, "note": c}])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda c, w: c, lambda c, w: {**w, "head.0.bias": c}, lambda c, w: {"params": w, "note": c}],
+)
 def test_a_pickle_with_code_is_refused_without_running_it(tmp_path, wrap):
     trap = tmp_path / "executed"
     torch.save(wrap(Code(str(trap)), weights_of()), tmp_path / "evil.pth")
@@ -154,7 +181,16 @@ def test_a_truncated_pickle(tmp_path, kept):
 
 
 @pytest.mark.parametrize(
-    "content", [torch.zeros(3), {}, {"epoch": 3}, [torch.zeros(1)], {"a": {"b": torch.zeros(1)}}, {1: torch.zeros(2)}], ids=str
+    "content",
+    [
+        torch.zeros(3),
+        {},
+        {"epoch": 3},
+        [torch.zeros(1)],
+        {"a": {"b": torch.zeros(1)}},
+        {1: torch.zeros(2)},
+    ],
+    ids=str,
 )
 def test_a_file_without_a_state_dict(tmp_path, content):
     torch.save(content, tmp_path / "w.pth")
@@ -167,7 +203,10 @@ def test_a_file_without_a_state_dict(tmp_path, content):
     [
         ("imdeception", "missing, the first is 'features.weight'"),
         ("srn", "missing, the first is 'head.weight'"),
-        ("asrn_x4", r"missing, the first is 'upsampler.3.weight'|another shape, the first is 'upsampler.1.weight'"),
+        (
+            "asrn_x4",
+            r"missing, the first is 'upsampler.3.weight'|another shape, the first is 'upsampler.1.weight'",
+        ),
         ("imdeception-ntire2022", "missing, the first is 'features.weight'"),
     ],
 )
@@ -204,7 +243,9 @@ def test_a_core_imdeception_does_not_have_is_a_checkpoint_error(tmp_path):
 @pytest.mark.parametrize("kind", ["asrm", "srn-ntire2022", "asrn_4"])
 def test_unknown_kinds_are_refused_with_the_known_ones(tmp_path, kind):
     torch.save(weights_of(), tmp_path / "w.pth")
-    with pytest.raises(InputError, match=f"unknown kind of checkpoint '{kind}'; known are .*srn-ntire2023.*asrn") as e:
+    with pytest.raises(
+        InputError, match=f"unknown kind of checkpoint '{kind}'; known are .*srn-ntire2023.*asrn"
+    ) as e:
         checkpoint_from_file(kind, tmp_path / "w.pth", tmp_path / "out")
     assert "did you mean" in e.value.hint
 
@@ -226,7 +267,9 @@ def test_an_import_never_replaces_a_checkpoint(tmp_path):
 
 def test_elastic_weights_hold_every_smaller_point(tmp_path):
     torch.save(weights_of("asrn", 2, "d3"), tmp_path / "w.pth")
-    assert checkpoint_from_file("asrn", tmp_path / "w.pth", tmp_path, elastic=True).spec.variants == ("d1", "d2", "d3")
+    assert checkpoint_from_file(
+        "asrn", tmp_path / "w.pth", tmp_path, elastic=True
+    ).spec.variants == ("d1", "d2", "d3")
     torch.save(weights_of("srn", 2, "b2"), tmp_path / "s.pth")
     with pytest.raises(InputError, match="cannot be sliced"):
         checkpoint_from_file("srn", tmp_path / "s.pth", tmp_path, elastic=True)

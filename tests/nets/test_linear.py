@@ -10,7 +10,9 @@ def _chain(part, scale):
     return (net.head, 3, 1) if part == "head" else (net.upsampler, 96, scale)
 
 
-@pytest.mark.parametrize("part, scale", [("head", 2), ("upsampler", 2), ("upsampler", 3), ("upsampler", 4)])
+@pytest.mark.parametrize(
+    "part, scale", [("head", 2), ("upsampler", 2), ("upsampler", 3), ("upsampler", 4)]
+)
 @pytest.mark.parametrize("hw", [(1, 1), (3, 5), (2, 1), (8, 7)])
 def test_collapsed_chain_is_the_chain_borders_and_gradients_included(part, scale, hw):
     chain, channels, factor = _chain(part, scale)
@@ -19,5 +21,7 @@ def test_collapsed_chain_is_the_chain_borders_and_gradients_included(part, scale
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-9)
     probe = torch.randn_like(wanted)
     inputs = [x, *chain.parameters()]
-    for a, b in zip(torch.autograd.grad(got, inputs, probe), torch.autograd.grad(wanted, inputs, probe)):
+    for a, b in zip(
+        torch.autograd.grad(got, inputs, probe), torch.autograd.grad(wanted, inputs, probe)
+    ):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)

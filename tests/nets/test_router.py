@@ -10,8 +10,13 @@ from sr_deploy.core.routers import RouterSpec
 from sr_deploy.nets.router import ModuleCL, load_router, save_router
 
 SPEC = RouterSpec(
-    scale=4, models=("a", "b", "c"), variants=("w16", "w36", "w56"), weights_sha256s=("0", "1", "2"), macs=(1, 2, 3), router_macs=1,
-)  # fmt: skip
+    scale=4,
+    models=("a", "b", "c"),
+    variants=("w16", "w36", "w56"),
+    weights_sha256s=("0", "1", "2"),
+    macs=(1, 2, 3),
+    router_macs=1,
+)
 
 
 def macs(convs):
@@ -23,7 +28,11 @@ def macs(convs):
 
 def test_parameters_and_flops_of_module_cl():
     assert sum(p.numel() for p in ModuleCL().parameters()) == 60_035
-    printed = {3: 1.739, 4: 2.804, 5: 3.869}  # Table III; its 6 convolutions, 5.934, are one million more than a layer adds
+    printed = {
+        3: 1.739,
+        4: 2.804,
+        5: 3.869,
+    }  # Table III; its 6 convolutions, 5.934, are one million more than a layer adds
     assert {convs: round(macs(convs) / 1e6, 3) for convs in printed} == printed
 
 
@@ -52,8 +61,12 @@ def test_what_is_saved_is_loaded(tmp_path):
 
 
 def test_a_router_for_another_number_of_classes(tmp_path):
-    two = replace(SPEC, models=("a", "b"), variants=("w1", "w2"), weights_sha256s=("0", "1"), macs=(1, 2))
-    with pytest.raises(CheckpointError, match="another number of classes: it tells 3 apart, and its card names 2"):
+    two = replace(
+        SPEC, models=("a", "b"), variants=("w1", "w2"), weights_sha256s=("0", "1"), macs=(1, 2)
+    )
+    with pytest.raises(
+        CheckpointError, match="another number of classes: it tells 3 apart, and its card names 2"
+    ):
         load_router(saved(tmp_path, two))
 
 
@@ -77,7 +90,9 @@ def test_cards_that_cannot_be(tmp_path, change, message):
 def test_no_such_router(tmp_path):
     with pytest.raises(InputError, match="'asrn_x4' is no router"):
         load_router("asrn_x4")
-    with pytest.raises(InputError, match="there is no router " + re.escape(str(tmp_path / "no.router.safetensors"))):
+    with pytest.raises(
+        InputError, match="there is no router " + re.escape(str(tmp_path / "no.router.safetensors"))
+    ):
         load_router(tmp_path / "no.router.safetensors")
     path = saved(tmp_path)
     path.with_suffix(".json").unlink()

@@ -13,10 +13,25 @@ from sr_deploy.results.rows import BenchmarkRow
 
 IMAGES = (("valid", 4.0, 30.0), ("valid", 2.0, 28.0), ("test", 1.0, 27.0), ("test", 2.0, 26.0))
 ROW = BenchmarkRow(
-    model="asrn_x4", variant="d3", backend="torch", protocol="ntire2025", latency_ms_mean=2.25, params=165_251, macs_g=15.6751,
-    acts_m=157.2864, convs=24, mem_peak_mib=1038.7891, set="V", test_set="T", metric="rgb", psnr_db=29.0,
-    images=tuple({"image": "a", "split": s, "lr_hw": [8, 8], "psnr_db": p, "ssim": 0.9, "ms": ms} for s, ms, p in IMAGES),
-)  # fmt: skip
+    model="asrn_x4",
+    variant="d3",
+    backend="torch",
+    protocol="ntire2025",
+    latency_ms_mean=2.25,
+    params=165_251,
+    macs_g=15.6751,
+    acts_m=157.2864,
+    convs=24,
+    mem_peak_mib=1038.7891,
+    set="V",
+    test_set="T",
+    metric="rgb",
+    psnr_db=29.0,
+    images=tuple(
+        {"image": "a", "split": s, "lr_hw": [8, 8], "psnr_db": p, "ssim": 0.9, "ms": ms}
+        for s, ms, p in IMAGES
+    ),
+)
 
 
 def parsed(text):
@@ -33,7 +48,11 @@ THEIRS = (
     ("Test PSNR", 10, lambda name, e: f"{e['test_ave_psnr']:2.2f}"),
     ("Val Time [ms]", 14, lambda name, e: f"{e['valid_ave_runtime']:3.2f}"),
     ("Test Time [ms]", 14, lambda name, e: f"{e['test_ave_runtime']:3.2f}"),
-    ("Ave Time [ms]", 14, lambda name, e: f"{(e['valid_ave_runtime'] + e['test_ave_runtime']) / 2:3.2f}"),
+    (
+        "Ave Time [ms]",
+        14,
+        lambda name, e: f"{(e['valid_ave_runtime'] + e['test_ave_runtime']) / 2:3.2f}",
+    ),
     ("Params [M]", 10, lambda name, e: f"{e['num_parameters']:2.3f}"),
     ("FLOPs [G]", 10, lambda name, e: f"{e['flops']:2.2f}"),
     ("Acts [M]", 8, lambda name, e: f"{e['activations']:2.2f}"),
@@ -44,18 +63,35 @@ THEIRS = (
 
 def read_as_theirs(results_json, *, include_test):
     """What their script writes to results.txt when it finds this results.json."""
-    columns = [c for c in THEIRS if include_test or c[0] not in ("Test PSNR", "Test Time [ms]", "Ave Time [ms]")]
+    columns = [
+        c
+        for c in THEIRS
+        if include_test or c[0] not in ("Test PSNR", "Test Time [ms]", "Ave Time [ms]")
+    ]
     lines = [[heading for heading, *_ in columns]]
-    lines += [[shown(name, entry) for *_, shown in columns] for name, entry in json.loads(results_json).items()]
-    return "".join("\t".join(f"{text:{width}s}" for text, (_, width, _) in zip(line, columns)) + "\n" for line in lines)
+    lines += [
+        [shown(name, entry) for *_, shown in columns]
+        for name, entry in json.loads(results_json).items()
+    ]
+    return "".join(
+        "\t".join(f"{text:{width}s}" for text, (_, width, _) in zip(line, columns)) + "\n"
+        for line in lines
+    )
 
 
 @pytest.mark.parametrize(
-    "rows", [[ROW, replace(ROW, variant="d4", latency_ms_mean=9.0)], [replace(ROW, test_set="", images=ROW.images[:2])]]
+    "rows",
+    [
+        [ROW, replace(ROW, variant="d4", latency_ms_mean=9.0)],
+        [replace(ROW, test_set="", images=ROW.images[:2])],
+    ],
 )
 def test_their_script_reads_our_json_and_writes_our_text(rows):
     files = results_files(rows)
-    assert read_as_theirs(files["results.json"], include_test=bool(rows[0].test_set)) == files["results.txt"]
+    assert (
+        read_as_theirs(files["results.json"], include_test=bool(rows[0].test_set))
+        == files["results.txt"]
+    )
 
 
 # The baseline of 2024 as results.txt and results.json of Amazingren/NTIRE2024_ESR publish it (their lists hold 200 images each).
@@ -66,62 +102,155 @@ PUBLISHED_TXT = (
     "80.05   \t467.70  \t  39    \n"
 )
 PUBLISHED_KEYS = [
-    "valid_runtime", "valid_psnr", "valid_memory", "valid_ave_runtime", "valid_ave_psnr", "test_runtime", "test_psnr", "test_memory",
-    "test_ave_runtime", "test_ave_psnr", "activations", "num_conv", "flops", "num_parameters",
-]  # fmt: skip
+    "valid_runtime",
+    "valid_psnr",
+    "valid_memory",
+    "valid_ave_runtime",
+    "valid_ave_psnr",
+    "test_runtime",
+    "test_psnr",
+    "test_memory",
+    "test_ave_runtime",
+    "test_ave_psnr",
+    "activations",
+    "num_conv",
+    "flops",
+    "num_parameters",
+]
 
 
 def test_the_published_baseline_s_files_are_ours_for_its_numbers():
-    measured = (("valid", 26.955138542968204, 16.012238647937775), ("test", 27.069471162517825, 10.897433106899262))
+    measured = (
+        ("valid", 26.955138542968204, 16.012238647937775),
+        ("test", 27.069471162517825, 10.897433106899262),
+    )
     row = replace(
-        ROW, model="00_RLFN_baseline", variant="", protocol="ntire2024", params=317_218, macs_g=19.695306752, acts_m=80.045184, convs=39,
+        ROW,
+        model="00_RLFN_baseline",
+        variant="",
+        protocol="ntire2024",
+        params=317_218,
+        macs_g=19.695306752,
+        acts_m=80.045184,
+        convs=39,
         mem_peak_mib=467.6982421875,
-        images=tuple({"image": "a", "split": s, "lr_hw": [8, 8], "psnr_db": p, "ssim": 0.7, "ms": ms} for s, p, ms in measured),
-    )  # fmt: skip
+        images=tuple(
+            {"image": "a", "split": s, "lr_hw": [8, 8], "psnr_db": p, "ssim": 0.7, "ms": ms}
+            for s, p, ms in measured
+        ),
+    )
     files = results_files([row])
     assert files["results.txt"] == PUBLISHED_TXT
     keys = list(json.loads(files["results.json"])["00_RLFN_baseline"])
-    assert [key for key in keys if "ssim" not in key] == PUBLISHED_KEYS  # with --ssim theirs have those too
+    assert [
+        key for key in keys if "ssim" not in key
+    ] == PUBLISHED_KEYS  # with --ssim theirs have those too
 
 
 def test_results_txt_has_the_harness_s_columns():
     names, (first, second) = parsed(results_files([ROW, replace(ROW, variant="d4")])["results.txt"])
     assert names == [
-        "Model", "Val PSNR", "Test PSNR", "Val Time [ms]", "Test Time [ms]", "Ave Time [ms]", "Params [M]", "FLOPs [G]", "Acts [M]",
-        "Mem [M]", "Conv",
-    ]  # fmt: skip
-    assert first == dict(zip(names, ["asrn_x4.d3", "29.00", "26.50", "3.00", "1.50", "2.25", "0.165", "15.68", "157.29", "1038.79", "24"]))
+        "Model",
+        "Val PSNR",
+        "Test PSNR",
+        "Val Time [ms]",
+        "Test Time [ms]",
+        "Ave Time [ms]",
+        "Params [M]",
+        "FLOPs [G]",
+        "Acts [M]",
+        "Mem [M]",
+        "Conv",
+    ]
+    assert first == dict(
+        zip(
+            names,
+            [
+                "asrn_x4.d3",
+                "29.00",
+                "26.50",
+                "3.00",
+                "1.50",
+                "2.25",
+                "0.165",
+                "15.68",
+                "157.29",
+                "1038.79",
+                "24",
+            ],
+        )
+    )
     assert second["Model"] == "asrn_x4.d4"
-    assert results_files([ROW])["results.txt"].splitlines()[0].startswith("Model" + " " * 15 + "\tVal PSNR  \tTest PSNR \t")
+    assert (
+        results_files([ROW])["results.txt"]
+        .splitlines()[0]
+        .startswith("Model" + " " * 15 + "\tVal PSNR  \tTest PSNR \t")
+    )
 
 
 def test_without_a_test_set_its_columns_are_left_out():
     row = replace(ROW, test_set="", images=ROW.images[:2])
     names, (first,) = parsed(results_files([row])["results.txt"])
-    assert names == ["Model", "Val PSNR", "Val Time [ms]", "Params [M]", "FLOPs [G]", "Acts [M]", "Mem [M]", "Conv"]
-    assert len(parsed(results_files([row, ROW])["results.txt"])[0]) == 8, "one that lacks a test set decides"
+    assert names == [
+        "Model",
+        "Val PSNR",
+        "Val Time [ms]",
+        "Params [M]",
+        "FLOPs [G]",
+        "Acts [M]",
+        "Mem [M]",
+        "Conv",
+    ]
+    assert len(parsed(results_files([row, ROW])["results.txt"])[0]) == 8, (
+        "one that lacks a test set decides"
+    )
 
 
 def test_results_json_has_the_harness_s_keys_and_lists():
-    (name, entry), = json.loads(results_files([ROW])["results.json"]).items()  # fmt: skip
+    ((name, entry),) = json.loads(results_files([ROW])["results.json"]).items()
     assert name == "asrn_x4.d3"
     published = {
-        "valid_runtime", "valid_psnr", "valid_memory", "valid_ave_runtime", "valid_ave_psnr", "test_runtime", "test_psnr", "test_memory",
-        "test_ave_runtime", "test_ave_psnr", "activations", "num_conv", "flops", "num_parameters",
-    }  # fmt: skip
+        "valid_runtime",
+        "valid_psnr",
+        "valid_memory",
+        "valid_ave_runtime",
+        "valid_ave_psnr",
+        "test_runtime",
+        "test_psnr",
+        "test_memory",
+        "test_ave_runtime",
+        "test_ave_psnr",
+        "activations",
+        "num_conv",
+        "flops",
+        "num_parameters",
+    }
     assert published <= set(entry)
     assert (entry["valid_runtime"], entry["test_psnr"]) == ([4.0, 2.0], [27.0, 26.0])
-    assert entry["valid_ave_runtime"] == sum(entry["valid_runtime"]) / 2 and entry["valid_ave_psnr"] == 29
+    assert (
+        entry["valid_ave_runtime"] == sum(entry["valid_runtime"]) / 2
+        and entry["valid_ave_psnr"] == 29
+    )
     assert (entry["num_conv"], entry["num_parameters"]) == (24, 0.165251)
     # The lines the harness itself makes of such a file.
-    assert f"{entry['valid_memory']:2.2f} {entry['flops']:2.2f} {entry['num_conv']:4d}" == "1038.79 15.68   24"
+    assert (
+        f"{entry['valid_memory']:2.2f} {entry['flops']:2.2f} {entry['num_conv']:4d}"
+        == "1038.79 15.68   24"
+    )
 
 
 def test_what_was_not_measured_is_null_and_blank():
     files = results_files([replace(ROW, params=None, mem_peak_mib=None, convs=None)])
     entry = json.loads(files["results.json"])["asrn_x4.d3"]
-    assert entry["num_parameters"] is None and entry["valid_memory"] is None and entry["num_conv"] is None
-    assert (parsed(files["results.txt"])[1][0]["Params [M]"], parsed(files["results.txt"])[1][0]["Conv"]) == ("", "")
+    assert (
+        entry["num_parameters"] is None
+        and entry["valid_memory"] is None
+        and entry["num_conv"] is None
+    )
+    assert (
+        parsed(files["results.txt"])[1][0]["Params [M]"],
+        parsed(files["results.txt"])[1][0]["Conv"],
+    ) == ("", "")
 
 
 def test_rows_of_two_years_are_not_mixed():

@@ -13,18 +13,63 @@ from sr_deploy.results.tables import FORMS, Table, labels, rendered
 
 
 def image(split="valid", ms=1.0, psnr_db=30.0):
-    return {"image": "a.png", "split": split, "lr_hw": [8, 8], "psnr_db": psnr_db, "ssim": 0.9, "ms": ms}
+    return {
+        "image": "a.png",
+        "split": split,
+        "lr_hw": [8, 8],
+        "psnr_db": psnr_db,
+        "ssim": 0.9,
+        "ms": ms,
+    }
 
 
 A = BenchmarkRow(
-    model="m_x4", variant="c4", backend="torch", device="CPU", threads=2, precision="fp32", scale=4, input_hw=(256, 512), warmup=6, runs=10,
-    latency_ms_median=20.0, latency_ms_mean=21.0, params=57_124, macs_g=3.7308, acts_m=57.4, convs=58, counter="hooks",
-    counted_hw=(256, 256), uncounted={"aten::add": 6}, set="Set5", metric="y", border_px=4, psnr_db=30.462, ssim=0.86, tiling="whole",
-    images=(image(),), mem_peak_mib=176.8,
-)  # fmt: skip
-B = replace(A, variant="c16-nla", latency_ms_median=60.0, params=316_552, macs_g=20.7, psnr_db=30.95, uncounted={"aten::matmul": 4})
+    model="m_x4",
+    variant="c4",
+    backend="torch",
+    device="CPU",
+    threads=2,
+    precision="fp32",
+    scale=4,
+    input_hw=(256, 512),
+    warmup=6,
+    runs=10,
+    latency_ms_median=20.0,
+    latency_ms_mean=21.0,
+    params=57_124,
+    macs_g=3.7308,
+    acts_m=57.4,
+    convs=58,
+    counter="hooks",
+    counted_hw=(256, 256),
+    uncounted={"aten::add": 6},
+    set="Set5",
+    metric="y",
+    border_px=4,
+    psnr_db=30.462,
+    ssim=0.86,
+    tiling="whole",
+    images=(image(),),
+    mem_peak_mib=176.8,
+)
+B = replace(
+    A,
+    variant="c16-nla",
+    latency_ms_median=60.0,
+    params=316_552,
+    macs_g=20.7,
+    psnr_db=30.95,
+    uncounted={"aten::matmul": 4},
+)
 CHALLENGE = [
-    replace(r, protocol="ntire2026", counter="fvcore", metric="rgb", test_set="T", images=(image(), image("test", 3.0, 28.0)))
+    replace(
+        r,
+        protocol="ntire2026",
+        counter="fvcore",
+        metric="rgb",
+        test_set="T",
+        images=(image(), image("test", 3.0, 28.0)),
+    )
     for r in (A, B)
 ]
 
@@ -37,18 +82,29 @@ def test_the_challenge_s_table_ranks_and_scores():
     found = columns(laid_out(CHALLENGE, "ntire"))
     assert found["Model"] == ["m_x4.c4", "m_x4.c16-nla"]
     assert found["PSNR [val]"] == ["30.46", "30.95"] and found["PSNR [test]"] == ["28.00", "28.00"]
-    assert found["#Params [M]"] == ["0.057 (1)", "0.317 (2)"] and found["FLOPs [G]"] == ["3.73† (1)", "20.70† (2)"]
+    assert found["#Params [M]"] == ["0.057 (1)", "0.317 (2)"] and found["FLOPs [G]"] == [
+        "3.73† (1)",
+        "20.70† (2)",
+    ]
     assert found["Ave. Time [ms]"] == ["21.00 (1)", "21.00 (1)"], "equal values share a rank"
     assert found["Score"][0].endswith("(1)") and found["#Conv"] == ["58", "58"]
-    assert any("0.80 runtime" in note and "SPAN, 7.74 ms" in note for note in laid_out(CHALLENGE, "ntire").notes)
+    assert any(
+        "0.80 runtime" in note and "SPAN, 7.74 ms" in note
+        for note in laid_out(CHALLENGE, "ntire").notes
+    )
     assert "Score" not in columns(laid_out([A, B], "ntire"))
     slow = [replace(CHALLENGE[0], latency_ms_mean=600.0), CHALLENGE[1]]
-    assert columns(laid_out(slow, "ntire"))["Score"][0] == "1.7e+67 (2)", "on another device a score may be of any size"
+    assert columns(laid_out(slow, "ntire"))["Score"][0] == "1.7e+67 (2)", (
+        "on another device a score may be of any size"
+    )
 
 
 def test_srn_s_table_5_is_sorted_by_time():
     found = columns(laid_out([B, A], "srn5"))
-    assert found["Team Name"] == ["m_x4.c4", "m_x4.c16-nla"] and found["Ave Time [ms]"] == ["20.00", "60.00"]
+    assert found["Team Name"] == ["m_x4.c4", "m_x4.c16-nla"] and found["Ave Time [ms]"] == [
+        "20.00",
+        "60.00",
+    ]
     assert found["Params [M]"] == ["0.057", "0.317"] and found["PSNR [Test]"] == ["", ""]
 
 
@@ -56,15 +112,31 @@ def test_imdeception_s_table_2_has_a_column_for_each_variant():
     table = laid_out([B, A], "imdeception2")
     assert table.headings == ("", "m_x4.c16-nla", "m_x4.c4")
     assert {row[0]: row[1:] for row in table.cells} == {
-        "#Params": ("317K", "57K"), "FLOPS[G]": ("20.70†", "3.73†"), "Act.[M]": ("57", "57"), "Runtime[ms]": ("60.00", "20.00"),
-        "#Conv2d": ("58", "58"), "#Set5 (PSNR)": ("30.95", "30.46"),
-    }  # fmt: skip
+        "#Params": ("317K", "57K"),
+        "FLOPS[G]": ("20.70†", "3.73†"),
+        "Act.[M]": ("57", "57"),
+        "Runtime[ms]": ("60.00", "20.00"),
+        "#Conv2d": ("58", "58"),
+        "#Set5 (PSNR)": ("30.95", "30.46"),
+    }
 
 
 def test_imdeception_s_table_4_has_a_column_for_each_device():
-    other = replace(A, device="Xavier", threads=None, backend="tensorrt", target="xavier", precision="fp16", latency_ms_median=41.9)
+    other = replace(
+        A,
+        device="Xavier",
+        threads=None,
+        backend="tensorrt",
+        target="xavier",
+        precision="fp16",
+        latency_ms_median=41.9,
+    )
     table = laid_out([A, B, other], "imdeception4")
-    assert table.headings == ("Model, input 256x512", "CPU, 2 threads: torch fp32 (ms)", "Xavier: tensorrt xavier fp16 (ms)")
+    assert table.headings == (
+        "Model, input 256x512",
+        "CPU, 2 threads: torch fp32 (ms)",
+        "Xavier: tensorrt xavier fp16 (ms)",
+    )
     assert table.cells == (("m_x4.c4", "20.00", "41.90"), ("m_x4.c16-nla", "60.00", ""))
     with pytest.raises(InputError, match="different sizes do not compare: 256x512, 8x8"):
         laid_out([A, replace(B, input_hw=(8, 8))], "imdeception4")
@@ -73,16 +145,25 @@ def test_imdeception_s_table_4_has_a_column_for_each_device():
 
 
 def test_ranks_by_two_protocols_and_where_they_differ():
-    by_year = [replace(A, protocol="ntire2025", latency_ms_mean=90.0), replace(B, protocol="ntire2025", latency_ms_mean=80.0)]
+    by_year = [
+        replace(A, protocol="ntire2025", latency_ms_mean=90.0),
+        replace(B, protocol="ntire2025", latency_ms_mean=80.0),
+    ]
     alone = replace(A, variant="c8", protocol="ntire2025")
     table = laid_out([A, B, *by_year, alone], "ranks")
-    assert table.cells == (("m_x4.c4", "20.00 (1)", "90.00 (2)", "differs"), ("m_x4.c16-nla", "60.00 (2)", "80.00 (1)", "differs"))
+    assert table.cells == (
+        ("m_x4.c4", "20.00 (1)", "90.00 (2)", "differs"),
+        ("m_x4.c16-nla", "60.00 (2)", "80.00 (1)", "differs"),
+    )
     with pytest.raises(InputError, match="two or more protocols"):
         laid_out([A, B], "ranks")
     with pytest.raises(InputError, match="m_x4.c4 was measured at .* and 8x8") as e:
         laid_out([A, replace(A, input_hw=(8, 8)), *by_year], "ranks")
     assert "--where input_hw=" in e.value.hint
-    assert laid_out([A, replace(A, latency_ms_median=90.0), B, *by_year], "ranks").cells[0][1] == "90.00 (2)", "of repeated ones the last"
+    assert (
+        laid_out([A, replace(A, latency_ms_median=90.0), B, *by_year], "ranks").cells[0][1]
+        == "90.00 (2)"
+    ), "of repeated ones the last"
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "ranks"])
@@ -167,8 +248,14 @@ def test_hostile_text_breaks_no_form(form):
     if form == "markdown":
         assert text.splitlines()[2].count("|") == 3 and len(text.splitlines()) == 5
     elif form == "csv":
-        assert list(csv.reader(io.StringIO(text)))[:2] == [list(HOSTILE.headings), list(HOSTILE.cells[0])]
+        assert list(csv.reader(io.StringIO(text)))[:2] == [
+            list(HOSTILE.headings),
+            list(HOSTILE.cells[0]),
+        ]
         assert text.splitlines()[-1] == "# note % one"
     else:
-        assert r"x\_1 \& 50\% \\" in text and r"\{\textbackslash{}\}\#\$\textasciitilde{}\textasciicircum{}\dag{}" in text
+        assert (
+            r"x\_1 \& 50\% \\" in text
+            and r"\{\textbackslash{}\}\#\$\textasciitilde{}\textasciicircum{}\dag{}" in text
+        )
         assert text.startswith(r"\begin{tabular}{lr}") and text.endswith("% note % one")

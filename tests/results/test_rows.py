@@ -19,7 +19,16 @@ FULL = BenchmarkRow(
     params=10**6,
     uncounted={"matmul": 2},
     latencies_ms=(1.5, 1.25),
-    images=({"image": "a.png", "split": "valid", "lr_hw": [4, 5], "psnr_db": None, "ssim": 1.0, "ms": 1.5},),
+    images=(
+        {
+            "image": "a.png",
+            "split": "valid",
+            "lr_hw": [4, 5],
+            "psnr_db": None,
+            "ssim": 1.0,
+            "ms": 1.5,
+        },
+    ),
     warnings=("drift",),
     conditions={"before": {"load_1min": 0.5}, "during": {}},
     error="né",
@@ -37,7 +46,18 @@ def test_rows_are_appended_and_read_back(tmp_path):
 
 def test_missing_is_null_never_zero():
     bare = BenchmarkRow(model="m", variant="", backend="b")
-    assert all(getattr(bare, k) is None for k in ("latency_ms_median", "mem_peak_mib", "params", "macs_g", "convs", "psnr_db", "ssim"))
+    assert all(
+        getattr(bare, k) is None
+        for k in (
+            "latency_ms_median",
+            "mem_peak_mib",
+            "params",
+            "macs_g",
+            "convs",
+            "psnr_db",
+            "ssim",
+        )
+    )
 
 
 TEXT = json.dumps(vars(BenchmarkRow(model="m", variant="", backend="b", latency_ms_median=12.5)))
@@ -55,26 +75,57 @@ def test_a_line_break_inside_a_value_stays_inside_it(tmp_path, text):
     [
         ("{", "line 2: not valid JSON"),
         ("[]", "line 2: not a row of schema 2"),
-        (json.dumps({"model": "m", "variant": "", "backend": "b"}), "line 2: not a row of schema 2"),
-        (json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 1}), "schema 2; its schema is 1"),
-        (json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 99}), "line 2: not a row of schema 2"),
-        (json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 2, "psnr": 1}), "line 2: unknown key 'psnr'"),
-        (json.dumps({"model": "m", "variant": "", "schema": 2}), "line 2: the key 'backend' is missing"),
-        (json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 2, "runs": "5"}), "line 2: key 'runs': expected int"),
-        (TEXT.replace("12.5", "NaN"), "line 2: not valid JSON: NaN is no number there; what is missing is null"),
+        (
+            json.dumps({"model": "m", "variant": "", "backend": "b"}),
+            "line 2: not a row of schema 2",
+        ),
+        (
+            json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 1}),
+            "schema 2; its schema is 1",
+        ),
+        (
+            json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 99}),
+            "line 2: not a row of schema 2",
+        ),
+        (
+            json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 2, "psnr": 1}),
+            "line 2: unknown key 'psnr'",
+        ),
+        (
+            json.dumps({"model": "m", "variant": "", "schema": 2}),
+            "line 2: the key 'backend' is missing",
+        ),
+        (
+            json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 2, "runs": "5"}),
+            "line 2: key 'runs': expected int",
+        ),
+        (
+            TEXT.replace("12.5", "NaN"),
+            "line 2: not valid JSON: NaN is no number there; what is missing is null",
+        ),
         (TEXT.replace("12.5", "-Infinity"), "line 2: not valid JSON: -Infinity"),
-        (TEXT.replace("12.5", "-1"), "line 2: key 'latency_ms_median': expected more than 0, found -1"),
+        (
+            TEXT.replace("12.5", "-1"),
+            "line 2: key 'latency_ms_median': expected more than 0, found -1",
+        ),
         ("[" * 100_000, "line 2: not valid JSON"),
         (TEXT.replace("12.5", "9" * 5000), "line 2: "),
         (TEXT.replace('"images": []', '"images": [3]'), "line 2: key 'images': expected dict"),
-        (TEXT.replace('"images": []', '"images": [{"image": "a"}]'), "line 2: an image lacks its split"),
+        (
+            TEXT.replace('"images": []', '"images": [{"image": "a"}]'),
+            "line 2: an image lacks its split",
+        ),
         (
             TEXT.replace(
-                '"images": []', '"images": [{"image": "a", "split": "valid", "lr_hw": [1, 1], "psnr_db": null, "ssim": 1, "ms": "x"}]'
+                '"images": []',
+                '"images": [{"image": "a", "split": "valid", "lr_hw": [1, 1], "psnr_db": null, "ssim": 1, "ms": "x"}]',
             ),
             "line 2: an image lacks its ms, or it is no such value",
         ),
-        (TEXT.replace('"deployed": null', '"deployed": {"macs_g": 1}'), "line 2: key 'deployed' lacks its macs"),
+        (
+            TEXT.replace('"deployed": null', '"deployed": {"macs_g": 1}'),
+            "line 2: key 'deployed' lacks its macs",
+        ),
     ],
 )
 def test_a_bad_line_is_named_by_its_number(tmp_path, line, words):
@@ -123,5 +174,8 @@ def test_half_a_line_that_a_killed_run_left_is_taken_away(tmp_path, tail, cut):
 
 def test_a_number_that_json_has_not_is_never_written(tmp_path):
     with pytest.raises(ValueError):
-        append_rows(tmp_path / "rows.jsonl", [BenchmarkRow(model="m", variant="", backend="b", ssim=float("nan"))])
+        append_rows(
+            tmp_path / "rows.jsonl",
+            [BenchmarkRow(model="m", variant="", backend="b", ssim=float("nan"))],
+        )
     assert not (tmp_path / "rows.jsonl").exists()

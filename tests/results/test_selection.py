@@ -11,14 +11,31 @@ from sr_deploy.results.selection import selected
 
 def row(variant, ms, psnr, gflops, **changes):
     values = {
-        "model": "asrn_x4", "backend": "onnxruntime", "target": "cpu", "device": "CPU", "scale": 4, "input_hw": (64, 64), "set": "Set5",
-        "metric": "y", "latency_ms_median": ms, "latency_ms_p95": ms * 1.1, "latency_cv": 0.01, "psnr_db": psnr, "macs_g": gflops,
-        "params": int(gflops * 10_000), "mem_peak_mib": ms,
-    }  # fmt: skip
+        "model": "asrn_x4",
+        "backend": "onnxruntime",
+        "target": "cpu",
+        "device": "CPU",
+        "scale": 4,
+        "input_hw": (64, 64),
+        "set": "Set5",
+        "metric": "y",
+        "latency_ms_median": ms,
+        "latency_ms_p95": ms * 1.1,
+        "latency_cv": 0.01,
+        "psnr_db": psnr,
+        "macs_g": gflops,
+        "params": int(gflops * 10_000),
+        "mem_peak_mib": ms,
+    }
     return BenchmarkRow(variant=variant, **{**values, **changes})
 
 
-ROWS = [row("d1", 10, 30.4, 26), row("d2", 20, 30.7, 29), row("d3", 29, 30.9, 31), row("d4", 40, 31.1, 34)]
+ROWS = [
+    row("d1", 10, 30.4, 26),
+    row("d2", 20, 30.7, 29),
+    row("d3", 29, 30.9, 31),
+    row("d4", 40, 31.1, 34),
+]
 
 
 def choose(*rows, **limits):
@@ -55,8 +72,13 @@ def test_it_says_why():
 def test_remarks_on_what_the_median_hides():
     tight = choose(max_ms=30).remarks
     assert tight[0] == "1 run in 20 takes longer than 30 ms: p95 is 31.90 ms"
-    close = choose(row("a", 10, 30, 1, latency_cv=0.2), row("b", 11, 30.1, 1, warnings=("drift",)), max_ms=50)
-    assert "their times differ by less than single runs vary" in close.remarks and close.remarks[-1] == "drift"
+    close = choose(
+        row("a", 10, 30, 1, latency_cv=0.2), row("b", 11, 30.1, 1, warnings=("drift",)), max_ms=50
+    )
+    assert (
+        "their times differ by less than single runs vary" in close.remarks
+        and close.remarks[-1] == "drift"
+    )
 
 
 def test_copies_belong_to_a_frame():
@@ -73,12 +95,20 @@ def test_what_lacks_the_number_is_not_taken():
     "rows, limits, words",
     [
         ([], {"max_ms": 33}, "no row was measured for target 'cpu'"),
-        ([replace(ROWS[0], target="xavier")], {"max_ms": 33}, "no row was measured for target 'cpu'"),
+        (
+            [replace(ROWS[0], target="xavier")],
+            {"max_ms": 33},
+            "no row was measured for target 'cpu'",
+        ),
         ([replace(ROWS[0], error="crash")], {"max_ms": 33}, "none of the rows was measured"),
         (ROWS, {"max_ms": 5}, "none of 4 rows keeps the limits: asrn_x4.d1: 10.000 ms is above 5"),
         (ROWS, {}, "no limit to select by"),
         ([ROWS[0], replace(ROWS[1], protocol="ntire2025")], {"max_ms": 33}, "different protocol"),
-        ([ROWS[0], replace(ROWS[1], input_hw=(8, 8))], {"max_ms": 33}, "different input_hw do not compare: 64x64, 8x8"),
+        (
+            [ROWS[0], replace(ROWS[1], input_hw=(8, 8))],
+            {"max_ms": 33},
+            "different input_hw do not compare: 64x64, 8x8",
+        ),
         (ROWS, {"max_ms": float("nan")}, "a limit of nan for the time; expected a number above 0"),
         (ROWS, {"min_psnr_db": -3}, "a limit of -3 for the PSNR"),
         ([ROWS[0], replace(ROWS[1], device="other")], {"max_ms": 33}, "different device"),

@@ -29,14 +29,26 @@ FULL = BenchmarkRow(
     counter="hooks",
     counted_hw=(256, 256),
     set="Set5",
-    images=tuple({"image": f"{i}.png", "split": "valid", "lr_hw": [8, 8], "psnr_db": 30.0, "ssim": 0.9, "ms": 1.0} for i in range(5)),
+    images=tuple(
+        {
+            "image": f"{i}.png",
+            "split": "valid",
+            "lr_hw": [8, 8],
+            "psnr_db": 30.0,
+            "ssim": 0.9,
+            "ms": 1.0,
+        }
+        for i in range(5)
+    ),
     metric="y",
     border_px=4,
     psnr_db=31.93456,
     ssim=0.89,
     tiling="whole",
 )
-BARE = BenchmarkRow(model="other", variant="", backend="onnxruntime", device="AMD, 2 cores", threads=2)
+BARE = BenchmarkRow(
+    model="other", variant="", backend="onnxruntime", device="AMD, 2 cores", threads=2
+)
 
 
 def cells(text):
@@ -73,7 +85,14 @@ def test_what_is_missing_is_blank_and_a_real_zero_is_not():
 
 
 def test_the_conditions_are_below_and_differences_are_listed():
-    text = ntire_table([FULL, replace(FULL, backend="onnxruntime", backend_version="1.22", runs=9, tiling="tiled 64x64")])
+    text = ntire_table(
+        [
+            FULL,
+            replace(
+                FULL, backend="onnxruntime", backend_version="1.22", runs=9, tiling="tiled 64x64"
+            ),
+        ]
+    )
     for line in (
         "images: Set5 (5)",
         "PSNR, SSIM: y, border 4",
@@ -90,7 +109,10 @@ def test_what_could_not_run_is_listed_with_its_reason():
     failed = replace(BARE, artifact="net.engine", backend="tensorrt-rtx", error="needs an RTX GPU")
     text = ntire_table([FULL, failed])
     assert len(cells(text)) == 1
-    assert text.splitlines()[-1].startswith("not run: net.engine") and "(tensorrt-rtx): needs an RTX GPU" in text
+    assert (
+        text.splitlines()[-1].startswith("not run: net.engine")
+        and "(tensorrt-rtx): needs an RTX GPU" in text
+    )
     assert ntire_table([failed]).startswith("not run: net.engine")
 
 
@@ -118,31 +140,70 @@ def test_where_it_comes_from_and_a_precision_that_was_not_obtained(change, colum
 
 def quality(model, variant="", set="A", **changes):
     values = {
-        "backend": "torch", "artifact": "", "metric": "y", "border_px": 4, "psnr_db": 31.6543, "ssim": 0.88671, "degradation": "bi",
-        "scale": 4, "params": 244_200, "macs_g": 36.9, "counter": "hooks", "counted_hw": (256, 256), "tiling": "whole",
-        "images": ({}, {}), "backend_version": "2.13", "precision": "fp32",
-    }  # fmt: skip
+        "backend": "torch",
+        "artifact": "",
+        "metric": "y",
+        "border_px": 4,
+        "psnr_db": 31.6543,
+        "ssim": 0.88671,
+        "degradation": "bi",
+        "scale": 4,
+        "params": 244_200,
+        "macs_g": 36.9,
+        "counter": "hooks",
+        "counted_hw": (256, 256),
+        "tiling": "whole",
+        "images": ({}, {}),
+        "backend_version": "2.13",
+        "precision": "fp32",
+    }
     return QualityRow(model=model, variant=variant, set=set, **{**values, **changes})
 
 
 def bicubic(**changes):
-    return quality("bicubic", backend="bicubic", params=None, macs_g=None, counter="", counted_hw=None, precision="fp64", **changes)
+    return quality(
+        "bicubic",
+        backend="bicubic",
+        params=None,
+        macs_g=None,
+        counter="",
+        counted_hw=None,
+        precision="fp64",
+        **changes,
+    )
 
 
 def test_papers_layout_a_column_per_set_and_bicubic_first():
-    text = quality_table([quality("m_x4", "d5"), quality("m_x4", "d5", set="B", psnr_db=None, ssim=1.0), bicubic(), bicubic(set="B")])
+    text = quality_table(
+        [
+            quality("m_x4", "d5"),
+            quality("m_x4", "d5", set="B", psnr_db=None, ssim=1.0),
+            bicubic(),
+            bicubic(set="B"),
+        ]
+    )
     assert text.splitlines()[:4] == [
         "| x4, y, bi | #Params [K] |   A PSNR/SSIM |   B PSNR/SSIM |",
         "|-----------|------------:|--------------:|--------------:|",
         "| bicubic   |             | 31.654/0.8867 | 31.654/0.8867 |",
         "| m_x4.d5   |       244.2 | 31.654/0.8867 |    inf/1.0000 |",
     ]
-    assert text.splitlines()[5:] == ["images: A (2); B (2)", "PSNR, SSIM: y, border 4", "LR: bi: MATLAB's bicubic", "evaluated: whole",
-                                     "software: torch 2.13, fp32"]  # fmt: skip
+    assert text.splitlines()[5:] == [
+        "images: A (2); B (2)",
+        "PSNR, SSIM: y, border 4",
+        "LR: bi: MATLAB's bicubic",
+        "evaluated: whole",
+        "software: torch 2.13, fp32",
+    ]
 
 
 def test_each_scale_and_metric_has_a_table_and_what_was_not_scored_is_blank():
-    rows = [quality("m_x4", "d1"), quality("m_x4", "d2", set="B"), quality("m_x4", "d1", metric="rgb"), quality("m_x2", "d1", scale=2)]
+    rows = [
+        quality("m_x4", "d1"),
+        quality("m_x4", "d2", set="B"),
+        quality("m_x4", "d1", metric="rgb"),
+        quality("m_x2", "d1", scale=2),
+    ]
     text = quality_table(rows)
     headings = [line.split("|")[1].strip() for line in text.splitlines() if "#Params" in line]
     assert headings == ["x4, y, bi", "x4, rgb, bi", "x2, y, bi"]
@@ -151,8 +212,15 @@ def test_each_scale_and_metric_has_a_table_and_what_was_not_scored_is_blank():
 
 def test_tiled_scores_are_marked_and_those_not_run_listed_once():
     tiled = quality("m_x4", "d1", artifact="m_x4.d1.onnx", tiling="tiled 64x64, overlap 6 px")
-    failed = [quality("m_x4", "d1", artifact="m.engine", set=s, ssim=None, psnr_db=None, error="needs a GPU") for s in "AB"]
+    failed = [
+        quality(
+            "m_x4", "d1", artifact="m.engine", set=s, ssim=None, psnr_db=None, error="needs a GPU"
+        )
+        for s in "AB"
+    ]
     text = quality_table([bicubic(), tiled, *failed])
-    assert "31.654/0.8867* |" in text and "evaluated: * tiled 64x64, overlap 6 px" in text.splitlines()
+    assert (
+        "31.654/0.8867* |" in text and "evaluated: * tiled 64x64, overlap 6 px" in text.splitlines()
+    )
     assert text.count("not run: m.engine (torch): needs a GPU") == 1
     assert quality_table(failed) == "not run: m.engine (torch): needs a GPU"

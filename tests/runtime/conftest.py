@@ -16,12 +16,18 @@ def tiny_model(hw, *, precision="fp32", extra=None, repeats=False, opset=17):
     each pixel is repeated 2x2, which is what the stand-in for trtexec does."""
     from onnx import TensorProto, helper, numpy_helper
 
-    dtype, element = (np.float16, TensorProto.FLOAT16) if precision == "fp16" else (np.float32, TensorProto.FLOAT)
+    dtype, element = (
+        (np.float16, TensorProto.FLOAT16)
+        if precision == "fp16"
+        else (np.float32, TensorProto.FLOAT)
+    )
     weight = (np.random.default_rng(0).standard_normal((12, 3, 3, 3)) / 5).astype(dtype)
     if repeats:
         weight[:] = 0
         weight[range(12), [c // 4 for c in range(12)], 1, 1] = 1
-    nodes = [helper.make_node("Conv", ["lr", "weight"], ["features"], name="conv", pads=[1, 1, 1, 1])]
+    nodes = [
+        helper.make_node("Conv", ["lr", "weight"], ["features"], name="conv", pads=[1, 1, 1, 1])
+    ]
     last = "features"
     if extra == "NonZero":
         nodes.append(helper.make_node("NonZero", ["features"], ["where"], name="find_them"))
@@ -30,7 +36,11 @@ def tiny_model(hw, *, precision="fp32", extra=None, repeats=False, opset=17):
         if extra is not None:
             nodes.append(helper.make_node(extra, [last], ["more"], name="more"))
             last = "more"
-        nodes.append(helper.make_node("DepthToSpace", [last], ["sr"], name="shuffle", blocksize=2, mode="CRD"))
+        nodes.append(
+            helper.make_node(
+                "DepthToSpace", [last], ["sr"], name="shuffle", blocksize=2, mode="CRD"
+            )
+        )
     h, w = hw or ("h", "w")
     sizes = [2 * h, 2 * w] if hw else ["sr_h", "sr_w"]
     output = [None, None] if extra == "NonZero" else [1, 3, *sizes]
@@ -71,8 +81,20 @@ def tiny(tmp_path):
     """Write a tiny graph with its manifest and return its path."""
     onnx = pytest.importorskip("onnx", reason="onnx is not installed; it makes the graph")
 
-    def make(name="tiny_x2.d1", *, hw=(16, 24), high=None, precision="fp32", asked=None, extra=None, repeats=False, opset=17):
-        model = tiny_model(None if high else hw, precision=precision, extra=extra, repeats=repeats, opset=opset)
+    def make(
+        name="tiny_x2.d1",
+        *,
+        hw=(16, 24),
+        high=None,
+        precision="fp32",
+        asked=None,
+        extra=None,
+        repeats=False,
+        opset=17,
+    ):
+        model = tiny_model(
+            None if high else hw, precision=precision, extra=extra, repeats=repeats, opset=opset
+        )
 
         def write(temporary):
             onnx.save(model, str(temporary))
@@ -107,9 +129,16 @@ def stand_in(monkeypatch):
     """Put the stand-in for trtexec (a test double: see tests/doubles/trtexec) in its place on this machine."""
 
     def put(version="8.5.2", *, misbehave="", sm="7.2", scale=2):
-        for name, value in (("VERSION", version), ("MISBEHAVE", misbehave), ("SM", sm), ("SCALE", str(scale))):
+        for name, value in (
+            ("VERSION", version),
+            ("MISBEHAVE", misbehave),
+            ("SM", sm),
+            ("SCALE", str(scale)),
+        ):
             monkeypatch.setenv(f"STAND_IN_TRTEXEC_{name}", value)
-        monkeypatch.setenv("TRTEXEC", str(Path(__file__).resolve().parents[1] / "doubles" / "trtexec"))
+        monkeypatch.setenv(
+            "TRTEXEC", str(Path(__file__).resolve().parents[1] / "doubles" / "trtexec")
+        )
 
     return put
 

@@ -50,7 +50,13 @@ class Fake(Backend):
     def build(self, onnx, graph, target, temporary, options):
         Fake.built.append((graph.variant, graph.form, options.layout))
         temporary.write_text(f"{graph.form} {options.layout}")
-        return replace(graph, kind="engine", target=target.name, precision_obtained="fp32", build={"seconds": 0.1, "size_bytes": 2})
+        return replace(
+            graph,
+            kind="engine",
+            target=target.name,
+            precision_obtained="fp32",
+            build={"seconds": 0.1, "size_bytes": 2},
+        )
 
     def open(self, artifact, manifest):
         form, layout = artifact.read_text().split(" ")
@@ -87,11 +93,22 @@ def test_the_fastest_is_kept_and_all_are_recorded(fake, any_graph, tmp_path):
     manifest = read_manifest(engine)
     found = manifest.build["autotune"]
     assert (found["form"], found["layout"], manifest.form) == ("blocks-16", "flat", "")
-    assert len(found["candidates"]) == 8 and [c["ms_p25"] for c in found["candidates"]] == sorted(c["ms_p25"] for c in found["candidates"])
+    assert len(found["candidates"]) == 8 and [c["ms_p25"] for c in found["candidates"]] == sorted(
+        c["ms_p25"] for c in found["candidates"]
+    )
     rounds = {(c["form"], c["layout"]): c["rounds"] for c in found["candidates"]}
-    assert rounds["blocks-8", ""] == autotune.ROUNDS and rounds["dense", ""] == autotune.FIRST_ROUNDS, "the hopeless are not timed on"
-    assert manifest.parent_sha256 == read_manifest(folder / "tiny_x2.d1.16x24.fp32.blocks-16.onnx").sha256
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["autotune.json", engine.name, engine.name + ".json"]
+    assert (
+        rounds["blocks-8", ""] == autotune.ROUNDS and rounds["dense", ""] == autotune.FIRST_ROUNDS
+    ), "the hopeless are not timed on"
+    assert (
+        manifest.parent_sha256
+        == read_manifest(folder / "tiny_x2.d1.16x24.fp32.blocks-16.onnx").sha256
+    )
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "autotune.json",
+        engine.name,
+        engine.name + ".json",
+    ]
 
 
 def test_what_was_learnt_serves_the_family_and_what_is_there_stays(fake, any_graph, tmp_path):
@@ -100,13 +117,17 @@ def test_what_was_learnt_serves_the_family_and_what_is_there_stays(fake, any_gra
     fake.built, fake.runs = [], []
     candidates(folder, any_graph(), variant="d2")
     lines = []
-    _, deeper = tuned_engine_from_onnx(folder, tmp_path / "out", target="cpu", progress=lines.append)
+    _, deeper = tuned_engine_from_onnx(
+        folder, tmp_path / "out", target="cpu", progress=lines.append
+    )
     assert fake.built == [("d2", "blocks-16", "flat")] and not fake.runs
     assert read_manifest(deeper).build["autotune"]["learnt_from"] == "tiny_x2.d1.16x24.fp32.engine"
     assert "[1/2] tiny_x2.d1.16x24.fp32.engine: up to date" in lines
     candidates(folder, any_graph(), variant="c4", structure="c4")
     tuned_engine_from_onnx(folder, tmp_path / "out", target="cpu")
-    assert len([b for b in fake.built if b[0] == "c4"]) == 8, "another structure is measured for itself"
+    assert len([b for b in fake.built if b[0] == "c4"]) == 8, (
+        "another structure is measured for itself"
+    )
 
 
 def test_another_version_is_measured_anew(fake, any_graph, tmp_path):
@@ -135,7 +156,9 @@ def test_one_graph_alone_is_tuned_over_its_layouts(fake, any_graph, tmp_path):
 def test_what_cannot_be_timed_here_is_not_built(fake, any_graph, tmp_path):
     fake.no_device = "no GPU is found"
     with pytest.raises(BuildError, match="cannot be timed here: no GPU") as e:
-        tuned_engine_from_onnx(candidates(tmp_path / "c", any_graph()), tmp_path / "out", target="cpu")
+        tuned_engine_from_onnx(
+            candidates(tmp_path / "c", any_graph()), tmp_path / "out", target="cpu"
+        )
     assert "--on" in e.value.hint and not fake.built and not (tmp_path / "out").exists()
 
 
@@ -148,15 +171,21 @@ def test_candidates_given_twice_are_refused(fake, any_graph, tmp_path):
 
 def test_on_a_board_trtexecs_own_times_decide(tiny, stand_in, tmp_path, run_cli):
     stand_in()
-    folder = candidates(tmp_path / "c", tiny(repeats=True, asked="fp16"), forms=("plain", "blocks-8"))
+    folder = candidates(
+        tmp_path / "c", tiny(repeats=True, asked="fp16"), forms=("plain", "blocks-8")
+    )
     for path in folder.glob("*.onnx"):  # each a whole graph: the words behind it are dropped
         content = tiny(repeats=True, asked="fp16").read_bytes()
         manifest = read_manifest(path)
         write_artifact(path, lambda t, m=manifest, c=content: (t.write_bytes(c), m)[1])
-    done = run_cli("build-engine", "--autotune", folder, "--target", "xavier", "-o", tmp_path / "out")
+    done = run_cli(
+        "build-engine", "--autotune", folder, "--target", "xavier", "-o", tmp_path / "out"
+    )
     assert done.exit_code == 0, done.stderr
     found = read_manifest(tmp_path / "out" / "tiny_x2.d1.16x24.fp16.engine").build["autotune"]
-    assert {c["form"] for c in found["candidates"]} == {"plain", "blocks-8"} and all("timer" in c for c in found["candidates"])
+    assert {c["form"] for c in found["candidates"]} == {"plain", "blocks-8"} and all(
+        "timer" in c for c in found["candidates"]
+    )
 
 
 def test_options_that_do_not_go_together(run_cli, tmp_path):
@@ -168,10 +197,22 @@ def test_a_real_one_on_this_cpu(tmp_path, run_cli):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pytest.importorskip("torch", reason="torch is not installed; it makes the network")
     made = run_cli(
-        "export", "imdeception_x4", "--variants", "c4", "--target", "cpu", "--shape", "32x32", "--candidates", "-o", tmp_path / "c"
+        "export",
+        "imdeception_x4",
+        "--variants",
+        "c4",
+        "--target",
+        "cpu",
+        "--shape",
+        "32x32",
+        "--candidates",
+        "-o",
+        tmp_path / "c",
     )
     assert made.exit_code == 0 and len(made.stdout.splitlines()) == 7, made.stderr
-    done = run_cli("build-engine", "--autotune", tmp_path / "c", "--target", "cpu", "-o", tmp_path / "out")
+    done = run_cli(
+        "build-engine", "--autotune", tmp_path / "c", "--target", "cpu", "-o", tmp_path / "out"
+    )
     assert done.exit_code == 0, done.stderr
     engine = tmp_path / "out" / "imdeception_x4.c4.32x32.fp32.engine"
     manifest = read_manifest(engine)

@@ -33,7 +33,9 @@ class Fake:
             temporary.write_bytes(b"half")
             raise BuildError("no such luck")
         temporary.write_bytes(onnx.read_bytes())
-        return replace(graph, kind="engine", target=target.name, build={"seconds": 0.1, "size_bytes": 2})
+        return replace(
+            graph, kind="engine", target=target.name, build={"seconds": 0.1, "size_bytes": 2}
+        )
 
 
 @pytest.fixture()
@@ -67,16 +69,25 @@ def test_engines_are_built_once(any_graph, tmp_path, fake):
     graph, lines = any_graph(), []
     (engine,) = engine_from_onnx(graph, tmp_path / "out", target="cpu", progress=lines.append)
     manifest = read_manifest(engine)
-    assert engine.name == "tiny_x2.d1.16x24.fp32.engine" and manifest.kind == "engine" and manifest.target == "cpu"
+    assert (
+        engine.name == "tiny_x2.d1.16x24.fp32.engine"
+        and manifest.kind == "engine"
+        and manifest.target == "cpu"
+    )
     assert manifest.parent_sha256 == read_manifest(graph).sha256
-    assert manifest.command == "srdeploy build-engine tiny_x2.d1.16x24.fp32.onnx --target cpu" and manifest.versions["fake"] == "1"
+    assert (
+        manifest.command == "srdeploy build-engine tiny_x2.d1.16x24.fp32.onnx --target cpu"
+        and manifest.versions["fake"] == "1"
+    )
     engine_from_onnx(graph, tmp_path / "out", target="cpu", progress=lines.append)
     assert fake.builds == 1
     assert "fp32, 0.00 MiB, built in 0.1 s" in lines[0] and lines[1].endswith("up to date")
 
 
 @pytest.mark.parametrize("change", ["graph", "version", "engine", "manifest"])
-def test_whatever_the_engine_depends_on_has_it_built_again(any_graph, tmp_path, fake, monkeypatch, change):
+def test_whatever_the_engine_depends_on_has_it_built_again(
+    any_graph, tmp_path, fake, monkeypatch, change
+):
     graph = any_graph()
     (engine,) = engine_from_onnx(graph, tmp_path / "out", target="cpu")
     if change == "graph":
@@ -132,7 +143,9 @@ def test_a_graph_without_or_edited_after_its_manifest_is_refused(any_graph, tmp_
     edited, bare = any_graph("edited"), any_graph("bare")
     edited.write_bytes(b"\x08\x09")
     manifest_path(bare).unlink()
-    with pytest.raises(ArtifactError, match="edited.onnx was changed after its manifest was written"):
+    with pytest.raises(
+        ArtifactError, match="edited.onnx was changed after its manifest was written"
+    ):
         engine_from_onnx(edited, tmp_path / "out", target="cpu")
     with pytest.raises(ArtifactError, match="bare.onnx has no manifest"):
         engine_from_onnx(bare, tmp_path / "out", target="cpu")
@@ -161,20 +174,30 @@ def test_a_board_s_engine_is_not_built_here_and_what_is_missing_is_said(name, an
     profile = load_target(name)
     weak = profile.fp16_graph == "fp32"
     graph = any_graph(precision="fp32" if weak else "fp16", asked="fp16", opset=profile.opset)
-    with pytest.raises(BuildError, match=f"cannot build for '{name}'.* here: .*'tensorrt'.*no trtexec on PATH") as e:
+    with pytest.raises(
+        BuildError, match=f"cannot build for '{name}'.* here: .*'tensorrt'.*no trtexec on PATH"
+    ) as e:
         engine_from_onnx(graph, tmp_path / "out", target=name)
-    for way in (f"install TensorRT {profile.runtime_versions}", "--on ssh://user@board", "--bundle FILE.tar"):
+    for way in (
+        f"install TensorRT {profile.runtime_versions}",
+        "--on ssh://user@board",
+        "--bundle FILE.tar",
+    ):
         assert way in e.value.hint
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name, module", [("cpu", "onnxruntime"), ("rtx", "tensorrt_rtx")])
-def test_a_missing_package_is_named_with_the_pip_line(name, module, any_graph, tmp_path, monkeypatch):
+def test_a_missing_package_is_named_with_the_pip_line(
+    name, module, any_graph, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, module, None)
     reason = BACKENDS[load_target(name).runtime]().why_unavailable(load_target(name))
     assert module in reason and "pip install" in reason
     with pytest.raises(BuildError, match=f"cannot build for '{name}'.* here: .*pip install"):
-        engine_from_onnx(any_graph(precision="fp16" if name == "rtx" else "fp32"), tmp_path / "out", target=name)
+        engine_from_onnx(
+            any_graph(precision="fp16" if name == "rtx" else "fp32"), tmp_path / "out", target=name
+        )
 
 
 def test_two_graphs_that_would_become_one_engine_are_refused(any_graph, tmp_path, fake):

@@ -28,7 +28,13 @@ def engine(any_graph, tmp_path):
                 "command": f"srdeploy build-engine x.onnx --target {target}",
             }
             return dataclasses.replace(
-                graph, **{**facts, "versions": {"tensorrt": "8.5.2.2"}, "checks": {"precision_receipt": "layers"}, **changes}
+                graph,
+                **{
+                    **facts,
+                    "versions": {"tensorrt": "8.5.2.2"},
+                    "checks": {"precision_receipt": "layers"},
+                    **changes,
+                },
             )
 
         path = tmp_path / "x.engine"
@@ -59,7 +65,9 @@ def test_another_version_is_a_difference(engine, monkeypatch):
 
 
 def test_what_came_out_in_another_precision_is_said(engine):
-    assert diagnose(engine(precision_obtained="mixed: 2 fp16, 1 fp32")).what.endswith("mixed: 2 fp16, 1 fp32 (fp16 was asked for)")
+    assert diagnose(engine(precision_obtained="mixed: 2 fp16, 1 fp32")).what.endswith(
+        "mixed: 2 fp16, 1 fp32 (fp16 was asked for)"
+    )
 
 
 def test_a_changed_file_is_not_whole(engine):
@@ -72,7 +80,10 @@ def test_a_changed_file_is_not_whole(engine):
 @pytest.mark.parametrize(
     "content, what",
     [
-        (b"ftrt" + bytes(20) + bytes([10, 3, 0, 26]) + bytes(20), "an engine of TensorRT 10.3.0.26"),
+        (
+            b"ftrt" + bytes(20) + bytes([10, 3, 0, 26]) + bytes(20),
+            "an engine of TensorRT 10.3.0.26",
+        ),
         (
             b"vtrt" + bytes(20) + bytes([1, 7, 1, 116]) + bytes(4) + b"\x0a" + bytes(7),
             "an engine of TensorRT for RTX 1.7.1.116 for SM 80, 89",
@@ -84,7 +95,9 @@ def test_a_changed_file_is_not_whole(engine):
 def test_a_file_that_nothing_vouches_for(content, what, tmp_path):
     (tmp_path / "x").write_bytes(content)
     found = diagnose(tmp_path / "x")
-    assert found.what == what and not found.whole and "nothing vouches for it" in found.why_not_whole
+    assert (
+        found.what == what and not found.whole and "nothing vouches for it" in found.why_not_whole
+    )
 
 
 def test_a_malformed_manifest_and_an_absent_file(engine, tmp_path):
@@ -102,7 +115,11 @@ def test_a_target_that_is_gone(engine):
 def test_the_command(engine, run_cli, tmp_path):
     good = engine()
     result = run_cli("doctor", good)
-    assert result.exit_code == 0 and "  whole: yes" in result.stdout and "  for: xavier" in result.stdout
+    assert (
+        result.exit_code == 0
+        and "  whole: yes" in result.stdout
+        and "  for: xavier" in result.stdout
+    )
     (tmp_path / "y").write_bytes(b"")
     result = run_cli("doctor", "--json", good, tmp_path / "y")
     assert result.exit_code == 1 and '"whole": false' in result.stdout

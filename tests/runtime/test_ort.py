@@ -24,10 +24,16 @@ def x(h, w):
 def reference(path, array):
     """Convolution and pixel shuffle in numpy."""
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")
-    weight = onnx.numpy_helper.to_array(onnx.load(str(path)).graph.initializer[0]).astype(np.float64)
+    weight = onnx.numpy_helper.to_array(onnx.load(str(path)).graph.initializer[0]).astype(
+        np.float64
+    )
     h, w = array.shape[2:]
     padded = np.pad(array[0].astype(np.float64), ((0, 0), (1, 1), (1, 1)))
-    y = sum(np.einsum("oi,ihw->ohw", weight[:, :, i, j], padded[:, i : i + h, j : j + w]) for i in range(3) for j in range(3))
+    y = sum(
+        np.einsum("oi,ihw->ohw", weight[:, :, i, j], padded[:, i : i + h, j : j + w])
+        for i in range(3)
+        for j in range(3)
+    )
     return y.reshape(3, 2, 2, h, w).transpose(0, 3, 1, 4, 2).reshape(1, 3, 2 * h, 2 * w)
 
 
@@ -62,7 +68,9 @@ def test_an_fp16_graph_is_run_but_said_to_be_computed_in_fp32(tiny):
 def test_what_is_no_graph_is_refused(tmp_path, content):
     path = tmp_path / "x.onnx"
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match="x.onnx is not an ONNX model that onnxruntime can load"):
+    with pytest.raises(
+        ArtifactError, match="x.onnx is not an ONNX model that onnxruntime can load"
+    ):
         OnnxRuntimeSession(path)
 
 
@@ -78,8 +86,15 @@ def test_another_kind_of_network_is_refused(tmp_path, shape, dtype, words):
     onnx = pytest.importorskip("onnx", reason="onnx is not installed; it makes the graph")
     element = getattr(onnx.TensorProto, dtype)
     info = [onnx.helper.make_tensor_value_info(name, element, shape) for name in ("lr", "sr")]
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["lr"], ["sr"])], "g", info[:1], info[1:])
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), str(tmp_path / "x.onnx"))
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["lr"], ["sr"])], "g", info[:1], info[1:]
+    )
+    onnx.save(
+        onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
+        ),
+        str(tmp_path / "x.onnx"),
+    )
     with pytest.raises(ArtifactError, match=words):
         OnnxRuntimeSession(tmp_path / "x.onnx")
 
@@ -89,12 +104,18 @@ def test_the_cpu_engine_computes_what_its_graph_does(tiny, tmp_path, sizes):
     graph = tiny(**sizes)
     (engine,) = engine_from_onnx(graph, tmp_path / "out", target="cpu")
     manifest = read_manifest(engine)
-    assert (manifest.kind, manifest.target, manifest.precision_obtained) == ("engine", "cpu", "fp32")
+    assert (manifest.kind, manifest.target, manifest.precision_obtained) == (
+        "engine",
+        "cpu",
+        "fp32",
+    )
     assert manifest.parent_sha256 == read_manifest(graph).sha256
     assert {"onnxruntime", "cpu_features"} <= set(manifest.versions) and manifest.not_checked
     assert manifest.checks["max_abs_err_vs_graph"] < 1e-3
     session = OnnxRuntimeBackend().open(engine, manifest)
-    np.testing.assert_allclose(session.run(x(*sizes["hw"])), reference(graph, x(*sizes["hw"])), atol=1e-4)
+    np.testing.assert_allclose(
+        session.run(x(*sizes["hw"])), reference(graph, x(*sizes["hw"])), atol=1e-4
+    )
     assert (session.fixed_hw is None) == ("high" in sizes)
 
 
@@ -102,10 +123,16 @@ def test_the_layout_is_part_of_the_engine(tiny, tmp_path):
     (own,) = engine_from_onnx(tiny(), tmp_path / "out", target="cpu")
     (flat,) = engine_from_onnx(tiny(), tmp_path / "out", target="cpu", layout="nchw")
     assert flat.name == own.name.replace(".engine", ".nchw.engine")
-    np.testing.assert_allclose(*(OnnxRuntimeBackend().open(e, read_manifest(e)).run(x(16, 24)) for e in (own, flat)), atol=1e-5)
+    np.testing.assert_allclose(
+        *(OnnxRuntimeBackend().open(e, read_manifest(e)).run(x(16, 24)) for e in (own, flat)),
+        atol=1e-5,
+    )
 
 
-@pytest.mark.parametrize("target, words", [("cpu", "'nhwc' is no layout of onnxruntime; it has nchw"), ("rtx", "its own only")])
+@pytest.mark.parametrize(
+    "target, words",
+    [("cpu", "'nhwc' is no layout of onnxruntime; it has nchw"), ("rtx", "its own only")],
+)
 def test_an_unknown_layout_is_refused(tiny, tmp_path, target, words):
     with pytest.raises(InputError, match=words):
         engine_from_onnx(tiny(), tmp_path / "out", target=target, layout="nhwc")
@@ -133,7 +160,9 @@ def test_an_fp16_graph_is_refused_for_the_cpu_and_nothing_is_left(tiny, tmp_path
 def test_an_engine_never_says_fp16_when_it_computes_in_fp32(tiny, tmp_path):
     """An FP32 graph meant for an FP16 engine (TensorRT 8) is refused for the CPU, or the engine is named for what it is."""
     try:
-        (engine,) = engine_from_onnx(tiny(precision="fp32", asked="fp16"), tmp_path / "out", target="cpu")
+        (engine,) = engine_from_onnx(
+            tiny(precision="fp32", asked="fp16"), tmp_path / "out", target="cpu"
+        )
     except BuildError:
         return
     assert "fp16" not in engine.name
@@ -158,7 +187,9 @@ def edited(engine, **change):
 def test_another_version_or_cpu_is_refused_with_how_to_rebuild(tiny, tmp_path, change, words):
     (engine,) = engine_from_onnx(tiny(), tmp_path / "out", target="cpu")
     with pytest.raises(ArtifactError, match=words) as e:
-        OnnxRuntimeBackend().open(engine, edited(engine, versions={**read_manifest(engine).versions, **change}))
+        OnnxRuntimeBackend().open(
+            engine, edited(engine, versions={**read_manifest(engine).versions, **change})
+        )
     assert "build-engine" in e.value.hint and "--target cpu" in e.value.hint
 
 
@@ -173,7 +204,9 @@ def test_building_again_on_another_cpu_helps_as_the_hint_says(tiny, tmp_path, mo
 
 def test_a_library_that_computes_something_else_is_found_out(tiny, tmp_path, monkeypatch):
     real = OnnxRuntimeSession._run
-    monkeypatch.setattr(OnnxRuntimeSession, "_run", lambda self, x: real(self, x) + (0.1 if self.spoilt else 0))
+    monkeypatch.setattr(
+        OnnxRuntimeSession, "_run", lambda self, x: real(self, x) + (0.1 if self.spoilt else 0)
+    )
     opened = []
 
     made = OnnxRuntimeSession.__init__

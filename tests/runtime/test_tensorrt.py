@@ -30,23 +30,35 @@ def real():
     return pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
 
 
-@pytest.mark.parametrize("asked, expected", [((), (80, 86, 89, 120)), ([75], (75,)), ([89, 75, 89], (75, 89)), ([121, 86], (86, 121))])
+@pytest.mark.parametrize(
+    "asked, expected",
+    [((), (80, 86, 89, 120)), ([75], (75,)), ([89, 75, 89], (75, 89)), ([121, 86], (86, 121))],
+)
 def test_an_engine_is_for_the_gpus_asked_for(real, tiny, tmp_path, asked, expected):
     graph = tiny(precision="fp16")
     (engine,) = engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=asked)
     assert engine.read_bytes()[:4] == b"vtrt"
     assert read_header(engine).compute_capabilities == expected
     manifest = read_manifest(engine)
-    assert (manifest.target, manifest.precision_asked, manifest.precision_obtained) == ("rtx", "fp16", "fp16")
+    assert (manifest.target, manifest.precision_asked, manifest.precision_obtained) == (
+        "rtx",
+        "fp16",
+        "fp16",
+    )
     assert manifest.build["compute_capabilities"] == list(expected)
-    assert manifest.versions["tensorrt_rtx"] == real.__version__ and real.__version__.startswith(read_header(engine).version)
+    assert manifest.versions["tensorrt_rtx"] == real.__version__ and real.__version__.startswith(
+        read_header(engine).version
+    )
     assert any("the engine's output: " in line for line in manifest.not_checked)
     assert manifest.parent_sha256 == read_manifest(graph).sha256
 
 
 def test_a_dynamic_graph_is_built_for_its_range(real, tiny, tmp_path):
     (engine,) = engine_from_onnx(
-        tiny(hw=(8, 8), high=(32, 40), precision="fp16"), tmp_path / "out", target="rtx", compute_capabilities=[86]
+        tiny(hw=(8, 8), high=(32, 40), precision="fp16"),
+        tmp_path / "out",
+        target="rtx",
+        compute_capabilities=[86],
     )
     assert engine.name == "tiny_x2.d1.dyn8x8-32x40.fp16.sm86.engine"
     assert read_manifest(engine).max_shape == (32, 40)
@@ -55,7 +67,9 @@ def test_a_dynamic_graph_is_built_for_its_range(real, tiny, tmp_path):
 def test_another_set_of_gpus_is_another_engine(real, tiny, tmp_path):
     graph, lines = tiny(precision="fp16"), []
     for asked in ([86], [86], [89]):
-        (engine,) = engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=asked, progress=lines.append)
+        (engine,) = engine_from_onnx(
+            graph, tmp_path / "out", target="rtx", compute_capabilities=asked, progress=lines.append
+        )
     assert [line.endswith("up to date") for line in lines] == [False, True, False]
     assert read_header(engine).compute_capabilities == (89,)
 
@@ -115,7 +129,10 @@ def test_every_step_that_fails_quietly_is_an_error(failing, words, any_graph, tm
 
 def test_the_errors_of_one_build_are_not_told_of_the_next(any_graph, tmp_path, use, monkeypatch):
     use(rtx())
-    for failing, words in (({"plan": None}, "the tactic ran off"), ({"network": None}, "created, and gave no reason$")):
+    for failing, words in (
+        ({"plan": None}, "the tactic ran off"),
+        ({"network": None}, "created, and gave no reason$"),
+    ):
         monkeypatch.setitem(sys.modules, "tensorrt_rtx", rtx(**failing))
         with pytest.raises(BuildError, match=words):
             engine_from_onnx(any_graph(precision="fp16"), tmp_path / "out", target="rtx")
@@ -124,12 +141,17 @@ def test_the_errors_of_one_build_are_not_told_of_the_next(any_graph, tmp_path, u
 def test_a_gpu_the_library_does_not_know_is_refused(any_graph, tmp_path, use):
     use(rtx("1.9.9"))
     with pytest.raises(BuildError, match="tensorrt_rtx 1.9.9 knows no SM121"):
-        engine_from_onnx(any_graph(precision="fp16"), tmp_path / "out", target="rtx", compute_capabilities=[121])
+        engine_from_onnx(
+            any_graph(precision="fp16"), tmp_path / "out", target="rtx", compute_capabilities=[121]
+        )
 
 
 def test_an_fp32_graph_is_refused_with_the_reason(any_graph, tmp_path, use):
     use(rtx())
-    with pytest.raises(BuildError, match="was exported for an FP32 engine .fp32 tensors.; target 'rtx' builds fp16 engines") as e:
+    with pytest.raises(
+        BuildError,
+        match="was exported for an FP32 engine .fp32 tensors.; target 'rtx' builds fp16 engines",
+    ) as e:
         engine_from_onnx(any_graph(), tmp_path / "out", target="rtx")
     assert "--target rtx" in e.value.hint
     assert not (tmp_path / "out").exists()
@@ -138,14 +160,23 @@ def test_an_fp32_graph_is_refused_with_the_reason(any_graph, tmp_path, use):
 @pytest.mark.parametrize("asked", [[72], [90], [86, 87]])
 def test_a_gpu_the_target_has_not_is_refused(asked, any_graph, tmp_path, use):
     use(rtx())
-    with pytest.raises(TargetError, match=f"target 'rtx' has no SM {asked[-1]}; it has 75, 80, 86, 89, 120, 121"):
-        engine_from_onnx(any_graph(precision="fp16"), tmp_path / "out", target="rtx", compute_capabilities=asked)
+    with pytest.raises(
+        TargetError, match=f"target 'rtx' has no SM {asked[-1]}; it has 75, 80, 86, 89, 120, 121"
+    ):
+        engine_from_onnx(
+            any_graph(precision="fp16"), tmp_path / "out", target="rtx", compute_capabilities=asked
+        )
 
 
-@pytest.mark.parametrize("bits, expected", [(0b011110, (80, 86, 89, 120)), (0b000001, (75,)), (0b100000, (121,)), (0, ())])
+@pytest.mark.parametrize(
+    "bits, expected",
+    [(0b011110, (80, 86, 89, 120)), (0b000001, (75,)), (0b100000, (121,)), (0, ())],
+)
 def test_the_header(tmp_path, bits, expected):
     path = tmp_path / "x.engine"
-    path.write_bytes(b"vtrt" + bytes(20) + bytes([1, 7, 1, 116]) + bytes(4) + struct.pack("<Q", bits) + b"rest")
+    path.write_bytes(
+        b"vtrt" + bytes(20) + bytes([1, 7, 1, 116]) + bytes(4) + struct.pack("<Q", bits) + b"rest"
+    )
     header = read_header(path)
     assert (header.version, header.compute_capabilities) == ("1.7.1.116", expected)
 
@@ -166,7 +197,9 @@ def test_a_manifest_that_lies_about_its_graph_is_found_out(real, tiny, tmp_path,
     """The receipt is read off the parsed network, not taken from the manifest."""
     graph = tiny(precision="fp32", asked="fp16")
     path = graph.with_name(graph.name + ".json")
-    path.write_text(path.read_text().replace('"precision_obtained": "fp32"', '"precision_obtained": "fp16"'))
+    path.write_text(
+        path.read_text().replace('"precision_obtained": "fp32"', '"precision_obtained": "fp16"')
+    )
     with pytest.raises(BuildError, match="cannot be built for 'rtx'.*FP32"):
         engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=[86])
     monkeypatch.setattr(build, "preflight", lambda *args, **kwargs: [])
@@ -176,7 +209,9 @@ def test_a_manifest_that_lies_about_its_graph_is_found_out(real, tiny, tmp_path,
 
 def test_another_version_of_the_library_than_the_profile_s_is_refused(tiny, tmp_path, use):
     use(rtx("2.0.1"))
-    with pytest.raises(BuildError, match="tensorrt_rtx 2.0.1 is installed, and the profile is for >=1.5,<2"):
+    with pytest.raises(
+        BuildError, match="tensorrt_rtx 2.0.1 is installed, and the profile is for >=1.5,<2"
+    ):
         engine_from_onnx(tiny(precision="fp16"), tmp_path / "out", target="rtx")
 
 
@@ -189,10 +224,16 @@ def graph_for(tiny, monkeypatch):
 
     def make(target, precision="fp16", **kwargs):
         strong = load_target(target).fp16_graph == "fp16"
-        return tiny(precision="fp16" if strong and precision == "fp16" else "fp32", asked=precision, **kwargs)
+        return tiny(
+            precision="fp16" if strong and precision == "fp16" else "fp32",
+            asked=precision,
+            **kwargs,
+        )
 
     for package in ("onnxruntime", "skimage", "cv2"):
-        pytest.importorskip(package, reason=f"{package} is not installed; the stand-in engine runs by it")
+        pytest.importorskip(
+            package, reason=f"{package} is not installed; the stand-in engine runs by it"
+        )
     return make
 
 
@@ -220,9 +261,17 @@ def test_an_engine_is_built_inspected_and_compared(target, version, sm, graph_fo
     builder = library.builders[0]
     assert ("FP16" in builder.config.flags) == weak and "TF32" in builder.config.flags
     assert builder.config.profiling_verbosity == "DETAILED"
-    assert manifest.precision_obtained == "fp16" and "engine inspector" in manifest.checks["precision_receipt"]
-    assert manifest.checks["accuracy"]["psnr_db_vs_fp32"] > 100 and manifest.versions["tensorrt"] == version
-    assert (tmp_path / "out" / f".timing-{target}-{version}-sm{sm}.cache").read_bytes() == version.encode()
+    assert (
+        manifest.precision_obtained == "fp16"
+        and "engine inspector" in manifest.checks["precision_receipt"]
+    )
+    assert (
+        manifest.checks["accuracy"]["psnr_db_vs_fp32"] > 100
+        and manifest.versions["tensorrt"] == version
+    )
+    assert (
+        tmp_path / "out" / f".timing-{target}-{version}-sm{sm}.cache"
+    ).read_bytes() == version.encode()
 
 
 @pytest.mark.parametrize("version, flags", [("10.16.0", 0b11), ("11.1.0", 0b1)])
@@ -246,7 +295,10 @@ def test_an_fp32_engine_is_not_computed_in_tf32(graph_for, tmp_path, use):
     [
         ({"builder": "no driver"}, "the builder could not be created: CUDA initialization failure"),
         ({"layer_types": ("FLOAT",)}, "FP16 was asked for, and the engine computes in FP32"),
-        ({"inspector": '{"Layers": ["conv"], "Bindings": []}'}, "says nothing of the engine's precision"),
+        (
+            {"inspector": '{"Layers": ["conv"], "Bindings": []}'},
+            "says nothing of the engine's precision",
+        ),
         ({"deserialize": None}, "TensorRT 8.5.2.2 cannot open .*: expecting library version"),
         ({"names": ("lr", "other")}, "has the tensors lr, other; expected lr and sr"),
         ({"io_dtype": "INT8"}, "the engine's lr is INT8"),
@@ -256,11 +308,16 @@ def test_an_fp32_engine_is_not_computed_in_tf32(graph_for, tmp_path, use):
         ({"execute": False}, "failed to run the engine: illegal memory access"),
         ({"output": lambda y: y * np.nan}, "values are not finite"),
         ({"output": lambda y: y * 0}, "its output is one colour"),
-        ({"output": lambda y: y * 50}, "more values than FP32's lie outside 0..1; .* dB against FP32"),
+        (
+            {"output": lambda y: y * 50},
+            "more values than FP32's lie outside 0..1; .* dB against FP32",
+        ),
         ({"timing_cache": None}, "the timing cache could not be created"),
     ],
 )
-def test_what_goes_wrong_on_a_gpu_is_an_error_and_leaves_nothing(failing, words, graph_for, tmp_path, use):
+def test_what_goes_wrong_on_a_gpu_is_an_error_and_leaves_nothing(
+    failing, words, graph_for, tmp_path, use
+):
     on_gpu(use, "8.5.2.2", 72, **failing)
     with pytest.raises((BuildError, ArtifactError), match=words):
         engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier")
@@ -269,7 +326,10 @@ def test_what_goes_wrong_on_a_gpu_is_an_error_and_leaves_nothing(failing, words,
 
 def test_another_gpu_than_the_target_s_is_refused(any_graph, tmp_path, use):
     on_gpu(use, "8.5.2.2", 86)
-    with pytest.raises(BuildError, match="cannot build for 'xavier'.* here: .*this machine's GPU is of SM 8.6; the target's is 7.2"):
+    with pytest.raises(
+        BuildError,
+        match="cannot build for 'xavier'.* here: .*this machine's GPU is of SM 8.6; the target's is 7.2",
+    ):
         engine_from_onnx(any_graph(asked="fp16"), tmp_path / "out", target="xavier")
 
 
@@ -279,18 +339,30 @@ def test_dla_says_which_layers_fell_back(graph_for, tmp_path, use):
     manifest = read_manifest(engine)
     assert engine.name == "tiny_x2.d1.16x24.fp16.dla1.engine" and "--dla 1" in manifest.command
     assert manifest.build["dla"] == {"core": 1, "layers_on_gpu": ["shuffle"]}
-    assert library.builders[0].config.DLA_core == 1 and "GPU_FALLBACK" in library.builders[0].config.flags
+    assert (
+        library.builders[0].config.DLA_core == 1
+        and "GPU_FALLBACK" in library.builders[0].config.flags
+    )
     assert [r.DLA_core for r in library.runtimes] == [-1, 1] and "graph" not in library.gpu.enqueued
-    with pytest.raises(InputError, match="target 'xavier' has no DLA core 2: its DLA cores are 0, 1"):
+    with pytest.raises(
+        InputError, match="target 'xavier' has no DLA core 2: its DLA cores are 0, 1"
+    ):
         engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier", dla=2)
 
 
 def test_fallback_keeps_layers_in_fp32_and_says_so(graph_for, tmp_path, use):
     library = on_gpu(use, "8.5.2.2", 72, layer_types=("FLOAT", "HALF"))
-    (engine,) = engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier", fallback="head-tail")
+    (engine,) = engine_from_onnx(
+        graph_for("xavier"), tmp_path / "out", target="xavier", fallback="head-tail"
+    )
     manifest = read_manifest(engine)
-    assert engine.name == "tiny_x2.d1.16x24.fp16.fallback.engine" and manifest.build["fp32_layers"] == ["conv"]
-    assert manifest.precision_obtained == "mixed: 1 fp16, 1 fp32" and "--fallback head-tail" in manifest.command
+    assert engine.name == "tiny_x2.d1.16x24.fp16.fallback.engine" and manifest.build[
+        "fp32_layers"
+    ] == ["conv"]
+    assert (
+        manifest.precision_obtained == "mixed: 1 fp16, 1 fp32"
+        and "--fallback head-tail" in manifest.command
+    )
     assert "OBEY_PRECISION_CONSTRAINTS" in library.builders[0].config.flags
     assert library.builders[0].network.layers[0].precision == "float32"
     with pytest.raises(BuildError, match="has no node 'cov' to keep in FP32") as e:
@@ -300,9 +372,13 @@ def test_fallback_keeps_layers_in_fp32_and_says_so(graph_for, tmp_path, use):
 
 def test_fallback_where_typing_is_strong_rewrites_the_graph(real, graph_for, tmp_path):
     graph = graph_for("rtx", extra="Relu")
-    (engine,) = engine_from_onnx(graph, tmp_path / "out", target="rtx", fallback="conv", compute_capabilities=[86])
+    (engine,) = engine_from_onnx(
+        graph, tmp_path / "out", target="rtx", fallback="conv", compute_capabilities=[86]
+    )
     manifest = read_manifest(engine)
-    assert manifest.precision_obtained.startswith("mixed: ") and manifest.build["fp32_layers"] == ["conv"]
+    assert manifest.precision_obtained.startswith("mixed: ") and manifest.build["fp32_layers"] == [
+        "conv"
+    ]
 
 
 def test_a_session_times_the_network_and_the_copies_apart(graph_for, tmp_path, use):
@@ -314,7 +390,9 @@ def test_a_session_times_the_network_and_the_copies_apart(graph_for, tmp_path, u
     x = np.random.default_rng(0).random((1, 3, 9, 10), dtype=np.float32)
     timed = session.timed(x)
     assert (timed.ms, timed.copies_ms, timed.timer) == (5, 2, "device events")
-    np.testing.assert_allclose(timed.y, OnnxRuntimeSession(graph, read_manifest(graph)).run(x), atol=1e-6)
+    np.testing.assert_allclose(
+        timed.y, OnnxRuntimeSession(graph, read_manifest(graph)).run(x), atol=1e-6
+    )
     session.timed(x)
     assert library.gpu.enqueued == [
         "network",
@@ -341,7 +419,9 @@ def test_an_engine_of_another_version_cannot_run_here(graph_for, tmp_path, use):
     on_gpu(use, "8.5.2.2", 72)
     (engine,) = engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier")
     on_gpu(use, "8.5.3.1", 72)
-    with pytest.raises(CannotRunHereError, match="was built by TensorRT 8.5.2.2, and 8.5.3.1 is installed") as e:
+    with pytest.raises(
+        CannotRunHereError, match="was built by TensorRT 8.5.2.2, and 8.5.3.1 is installed"
+    ) as e:
         BACKENDS["tensorrt"]().open(engine, read_manifest(engine))
     assert "srdeploy build-engine" in e.value.hint
 

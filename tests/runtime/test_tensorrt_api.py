@@ -39,7 +39,13 @@ CLASSES = {
 }
 # What one library has and the other has not, and where we ask first or never come.
 NOT_IN = {
-    "tensorrt": {"num_compute_capabilities", "set_compute_capability", "ComputeCapability", "node_name", "node_operator"},
+    "tensorrt": {
+        "num_compute_capabilities",
+        "set_compute_capability",
+        "ComputeCapability",
+        "node_name",
+        "node_operator",
+    },
     "tensorrt_rtx": {"FP16", "OBEY_PRECISION_CONSTRAINTS", "precision", "set_output_type"},
 }
 
@@ -55,22 +61,35 @@ def used():
     """Yield (class, or "" for the library itself; attribute; positional arguments of a call, or None)."""
     for module in (tensorrt, tensorrt_engine):
         tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
-        calls = {id(node.func): len(node.args) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        calls = {
+            id(node.func): len(node.args) for node in ast.walk(tree) if isinstance(node, ast.Call)
+        }
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute):
-                owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+                owner = (
+                    node.value.attr
+                    if isinstance(node.value, ast.Attribute)
+                    else getattr(node.value, "id", "")
+                )
                 if owner in ("trt", "_trt"):
                     yield "", node.attr, calls.get(id(node))
                 elif owner in CLASSES:
                     yield CLASSES[owner], node.attr, calls.get(id(node))
-                elif isinstance(node.value, ast.Attribute) and getattr(node.value.value, "id", "") == "trt":
+                elif (
+                    isinstance(node.value, ast.Attribute)
+                    and getattr(node.value.value, "id", "") == "trt"
+                ):
                     yield node.value.attr, node.attr, calls.get(id(node))
 
 
 def test_our_source_is_understood():
     found = list(used())
     assert len(set(found)) > 50
-    for expected in (("Builder", "build_serialized_network", 2), ("IExecutionContext", "set_tensor_address", 2), ("", "float32", None)):
+    for expected in (
+        ("Builder", "build_serialized_network", 2),
+        ("IExecutionContext", "set_tensor_address", 2),
+        ("", "float32", None),
+    ):
         assert expected in found
 
 
@@ -83,10 +102,16 @@ def test_every_attribute_and_signature_exists(library):
         if holder is None or not hasattr(holder, name):
             missing.append(f"{owner or library.__name__}.{name}")
         elif arguments is not None and owner:
-            signatures = re.findall(rf"(?m)^(?:\d+\. )?{name}\((.*)\) ->", getattr(holder, name).__doc__ or "")
+            signatures = re.findall(
+                rf"(?m)^(?:\d+\. )?{name}\((.*)\) ->", getattr(holder, name).__doc__ or ""
+            )
             counts = []
             for signature in signatures:
-                parameters = [p for p in re.split(r",(?![^\[(]*[\])])", signature) if p.strip() and not p.strip().startswith("self")]
+                parameters = [
+                    p
+                    for p in re.split(r",(?![^\[(]*[\])])", signature)
+                    if p.strip() and not p.strip().startswith("self")
+                ]
                 counts.append((sum("=" not in p for p in parameters), len(parameters)))
             if counts and not any(low <= arguments <= high for low, high in counts):
                 missing.append(f"{owner}.{name} takes {counts}, we give {arguments}")
@@ -114,7 +139,21 @@ def test_a_machine_without_a_driver_gets_our_error(library, any_graph, tmp_path,
 def test_every_call_of_cuda_exists(name):
     """cuda-python 11.8 (Python 3.8, JetPack 5) is installed beside TensorRT 8.5; the newer name where a GPU's machine has it."""
     runtime = pytest.importorskip(name, reason=f"{name} is not installed")
-    used = set(re.findall(r"\b(?:runtime|_cuda|c|kind)\.(cuda\w+)", Path(cuda.__file__).read_text(encoding="utf-8")))
-    enumerations = (runtime.cudaDeviceAttr, runtime.cudaMemcpyKind, runtime.cudaStreamCaptureMode, runtime.cudaError_t)
+    used = set(
+        re.findall(
+            r"\b(?:runtime|_cuda|c|kind)\.(cuda\w+)",
+            Path(cuda.__file__).read_text(encoding="utf-8"),
+        )
+    )
+    enumerations = (
+        runtime.cudaDeviceAttr,
+        runtime.cudaMemcpyKind,
+        runtime.cudaStreamCaptureMode,
+        runtime.cudaError_t,
+    )
     assert len(used) > 20
-    assert [n for n in sorted(used) if not any(hasattr(holder, n) for holder in (runtime, *enumerations))] == []
+    assert [
+        n
+        for n in sorted(used)
+        if not any(hasattr(holder, n) for holder in (runtime, *enumerations))
+    ] == []

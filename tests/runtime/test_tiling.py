@@ -15,7 +15,9 @@ def opened(sessions, kind, low=(1, 1), high=None):
 
 
 def check_partition(spans, n):
-    assert [s.core_start for s in spans] == [0, *(s.core_stop for s in spans[:-1])] and spans[-1].core_stop == n
+    assert [s.core_start for s in spans] == [0, *(s.core_stop for s in spans[:-1])] and spans[
+        -1
+    ].core_stop == n
     assert all(s.start <= s.core_start < s.core_stop <= s.stop for s in spans)
 
 
@@ -56,11 +58,15 @@ def test_few_pixels_are_fed_twice(sessions):
 
 
 @pytest.mark.parametrize("kind, smallest", [("blur", 7), ("windows", 32), ("whole", 33)])
-def test_a_tile_smaller_than_the_receptive_field_is_refused_and_the_smallest_named(sessions, kind, smallest):
+def test_a_tile_smaller_than_the_receptive_field_is_refused_and_the_smallest_named(
+    sessions, kind, smallest
+):
     session = opened(sessions, kind)
     assert smallest_tile(session, 0) == smallest
     plan_tiles((100, 100), session, tile=smallest)
-    with pytest.raises(InputError, match=f"{smallest - 1} are too small.*smallest is {smallest}") as caught:
+    with pytest.raises(
+        InputError, match=f"{smallest - 1} are too small.*smallest is {smallest}"
+    ) as caught:
         plan_tiles((100, 100), session, tile=smallest - 1)
     assert caught.value.hint == f"give {smallest}"
 
@@ -102,7 +108,9 @@ def test_a_static_session_gets_its_size_only(sessions):
         ("whole", 16, 17, False),
     ],
 )
-def test_a_static_session_is_exact_where_tiles_can_end_at_the_border_on_the_grid(sessions, kind, size, n, exact):
+def test_a_static_session_is_exact_where_tiles_can_end_at_the_border_on_the_grid(
+    sessions, kind, size, n, exact
+):
     session = opened(sessions, kind, (size, size), (size, size))
     plan = plan_tiles((n, size), session)
     check_partition(plan.rows, n)
@@ -112,7 +120,11 @@ def test_a_static_session_is_exact_where_tiles_can_end_at_the_border_on_the_grid
 
 def test_an_image_too_small_to_be_exact_is_mirrored_once_without_a_seam(sessions):
     plan = plan_tiles((3, 2), opened(sessions, "blur", (16, 16), (64, 64)))
-    assert len(plan.rows) == len(plan.columns) == 1 and not plan.exact and str(plan) == "3x2 mirrored to 16x16"
+    assert (
+        len(plan.rows) == len(plan.columns) == 1
+        and not plan.exact
+        and str(plan) == "3x2 mirrored to 16x16"
+    )
 
 
 def test_a_range_of_sizes_is_kept(sessions):
@@ -120,4 +132,6 @@ def test_a_range_of_sizes_is_kept(sessions):
     for hw in ((3, 3), (10, 30), (15, 200), (400, 12), (21, 31)):
         plan = plan_tiles(hw, session)
         check_partition(plan.rows, hw[0])
-        assert all(10 <= r.size <= 20 for r in plan.rows) and all(10 <= c.size <= 30 for c in plan.columns)
+        assert all(10 <= r.size <= 20 for r in plan.rows) and all(
+            10 <= c.size <= 30 for c in plan.columns
+        )

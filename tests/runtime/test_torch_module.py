@@ -18,6 +18,10 @@ def test_a_module_is_run_in_eval_mode_outside_autograd():
     session = TorchSession(Net().train(), scale=2, min_hw=(4, 4))
     x = np.random.default_rng(0).random((1, 3, 5, 6), dtype=np.float32)
     assert np.array_equal(session.run(x), x.repeat(2, axis=2).repeat(2, axis=3))
-    assert (session.backend, session.precision, session.backend_version) == ("torch", "fp32", torch.__version__)
+    assert (session.backend, session.precision, session.backend_version) == (
+        "torch",
+        "fp32",
+        torch.__version__,
+    )
     with pytest.raises(InputError, match="3x6 pixels is too small"):
         session.run(x[:, :, :3])

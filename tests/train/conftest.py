@@ -10,9 +10,21 @@ from sr_deploy.train.recipes import Recipe
 from sr_deploy.train.trainer import checkpoint_from_images
 
 TINY = Recipe(
-    arch="asrn", scale=2, variant="d2", method="deep-supervision", psd=0.1, elastic=True, steps=6, patch_hr=12, batch_size=4, lr=1e-3,
-    schedule="one-cycle", ema=0.9, clip_norm=1.0, valid_every=2,
-)  # fmt: skip
+    arch="asrn",
+    scale=2,
+    variant="d2",
+    method="deep-supervision",
+    psd=0.1,
+    elastic=True,
+    steps=6,
+    patch_hr=12,
+    batch_size=4,
+    lr=1e-3,
+    schedule="one-cycle",
+    ema=0.9,
+    clip_norm=1.0,
+    valid_every=2,
+)
 
 
 def write_images(folder, sizes, seed=0):
@@ -20,7 +32,9 @@ def write_images(folder, sizes, seed=0):
     rng = np.random.default_rng(seed)
     for i, (h, w) in enumerate(sizes):
         small = rng.integers(0, 256, (h // 4 + 1, w // 4 + 1, 3), dtype=np.uint8)
-        cv2.imwrite(str(folder / f"{i}.png"), cv2.resize(small, (w, h), interpolation=cv2.INTER_CUBIC))
+        cv2.imwrite(
+            str(folder / f"{i}.png"), cv2.resize(small, (w, h), interpolation=cv2.INTER_CUBIC)
+        )
     return folder
 
 
@@ -39,7 +53,9 @@ def cache(tmp_path_factory):
 @pytest.fixture()
 def train(images, cache, tmp_path):
     def run(recipe=TINY, output=tmp_path, **options):
-        return checkpoint_from_images(recipe, output=output, **{"folders": [images], "name": "net", "cache": cache, **options})
+        return checkpoint_from_images(
+            recipe, output=output, **{"folders": [images], "name": "net", "cache": cache, **options}
+        )
 
     return run
 
@@ -48,4 +64,6 @@ def train(images, cache, tmp_path):
 def whole(images, cache, tmp_path_factory):
     """A run without interruption: its folder and the checkpoint's path."""
     folder = tmp_path_factory.mktemp("whole")
-    return folder, checkpoint_from_images(TINY, [images], folder, name="net", cache=cache, licence="CC0", trained_on="noise")
+    return folder, checkpoint_from_images(
+        TINY, [images], folder, name="net", cache=cache, licence="CC0", trained_on="noise"
+    )

@@ -14,7 +14,10 @@ from sr_deploy.train import losses
 from sr_deploy.train.recipes import RECIPES, check, recipe_named
 
 ADA = [name for name, recipe in RECIPES.items() if recipe.method == "adaptive-depth"]
-SMALL = {"adaedsr": {"channels": 4, "blocks": 2}, "adarcan": {"width": 16, "groups": 2, "blocks": 2}}
+SMALL = {
+    "adaedsr": {"channels": 4, "blocks": 2},
+    "adarcan": {"width": 16, "groups": 2, "blocks": 2},
+}
 
 
 def shrunk(name, steps, **changes):
@@ -22,14 +25,24 @@ def shrunk(name, steps, **changes):
     recipe = RECIPES[name]
     config = {**recipe.config, **SMALL[recipe.arch]}
     return replace(
-        recipe, variant="d2", config=config, steps=steps, patch_hr=8 * recipe.scale, batch_size=2, valid_every=steps, follows="", **changes
-    )  # fmt: skip
+        recipe,
+        variant="d2",
+        config=config,
+        steps=steps,
+        patch_hr=8 * recipe.scale,
+        batch_size=2,
+        valid_every=steps,
+        follows="",
+        **changes,
+    )
 
 
 def test_the_depth_loss_is_equation_7_for_each_sample_and_map_in_float64():
     rng = np.random.default_rng(0)
     depth_map, depth = rng.uniform(0, 16, (3, 2, 4, 5)), np.array([0.0, 8.0, 16.0])
-    expected = np.mean([[max(0.0, depth_map[n, g].mean() - depth[n]) for g in range(2)] for n in range(3)])
+    expected = np.mean(
+        [[max(0.0, depth_map[n, g].mean() - depth[n]) for g in range(2)] for n in range(3)]
+    )
     found = losses.depth_loss(torch.from_numpy(depth_map), torch.from_numpy(depth))
     assert found.item() == pytest.approx(expected, rel=1e-12)
     assert losses.depth_loss(torch.full((1, 1, 2, 2), 3.0), torch.tensor([3.0])) == 0
@@ -37,7 +50,12 @@ def test_the_depth_loss_is_equation_7_for_each_sample_and_map_in_float64():
 
 def elastic(scaled="weight", variant="d2"):
     torch.manual_seed(0)
-    return Elastic(ARCHITECTURES["adaedsr"], 2, Variant.parse(variant), {"channels": 4, "blocks": 2, "scaled": scaled})
+    return Elastic(
+        ARCHITECTURES["adaedsr"],
+        2,
+        Variant.parse(variant),
+        {"channels": 4, "blocks": 2, "scaled": scaled},
+    )
 
 
 def step(depth, seed=0):
@@ -58,19 +76,38 @@ def test_the_loss_is_equation_8_at_desired_depths_drawn_from_all():
 
 def test_an_adapter_of_a_fixed_depth_is_trained_for_its_variant(monkeypatch):
     seen = []
-    monkeypatch.setattr(losses, "depth_loss", lambda depth_map, depth: seen.append(depth.tolist()) or depth_map.sum())
+    monkeypatch.setattr(
+        losses,
+        "depth_loss",
+        lambda depth_map, depth: seen.append(depth.tolist()) or depth_map.sum(),
+    )
     losses.adaptive_depth(elastic("none", "d1"), step(1.0))
     assert seen == [[1.0] * 4]
 
 
 def test_the_papers_recipes():
-    paper, fixed, rcan = recipe_named("adaedsr-x4"), recipe_named("fadaedsr-8-x2"), recipe_named("adarcan-x4")
-    assert (paper.steps, paper.batch_size, paper.lr, paper.periods, paper.patch_hr) == (800_000, 16, 5e-5, (200_000,), 192)
+    paper, fixed, rcan = (
+        recipe_named("adaedsr-x4"),
+        recipe_named("fadaedsr-8-x2"),
+        recipe_named("adarcan-x4"),
+    )
+    assert (paper.steps, paper.batch_size, paper.lr, paper.periods, paper.patch_hr) == (
+        800_000,
+        16,
+        5e-5,
+        (200_000,),
+        192,
+    )
     assert paper.depth == pytest.approx(0.01 / 255)
     assert (fixed.variant, fixed.config["scaled"]) == ("d8", "none")
     assert {f"fadaedsr-{d}-x2" for d in (8, 16, 24, 32)} < set(RECIPES)
     assert (rcan.variant, rcan.follows) == ("d20", "rcan-x4")
-    assert [r.elastic for r in (paper, rcan, fixed, recipe_named("rcan-x4"))] == [True, True, False, False], "what takes any desired depth"
+    assert [r.elastic for r in (paper, rcan, fixed, recipe_named("rcan-x4"))] == [
+        True,
+        True,
+        False,
+        False,
+    ], "what takes any desired depth"
     assert all(RECIPES[recipe.follows] for recipe in map(RECIPES.get, ADA) if recipe.follows)
 
 
@@ -81,7 +118,10 @@ def test_it_trains_a_hundred_steps(train, name):
         recipe = replace(recipe, variant="d1")
     checkpoint = load_checkpoint(train(recipe, seed=3))
     assert checkpoint.spec.training["steps_done"] == 100
-    assert checkpoint.spec.training["history"][-1]["loss"] < checkpoint.spec.training["history"][0]["loss"]
+    assert (
+        checkpoint.spec.training["history"][-1]["loss"]
+        < checkpoint.spec.training["history"][0]["loss"]
+    )
     image, depth_map = checkpoint.network().forward_at(torch.rand(1, 3, 5, 6), torch.tensor([1.0]))
     assert image.isfinite().all() and 0 <= depth_map.min() <= depth_map.max() <= 2
 

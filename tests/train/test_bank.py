@@ -33,17 +33,25 @@ class TwoBranches(nn.Module):
 
 @pytest.fixture()
 def patches(images, cache):
-    return Patches(image_pairs([images], cache, scale=2, min_hr=16), scale=2, patch_hr=16, batch_size=4, seed=3)
+    return Patches(
+        image_pairs([images], cache, scale=2, min_hr=16), scale=2, patch_hr=16, batch_size=4, seed=3
+    )
 
 
 def test_a_bank_holds_the_errors_of_the_patches_drawn(patches, tmp_path):
     branches = TwoBranches()
     bank = bank_of(patches, branches, 10, cache=tmp_path, key="k")
-    assert bank.lr.shape == (10, 3, 8, 8) and bank.lr.dtype == torch.uint8 and bank.errors.shape == (10, 2)
+    assert (
+        bank.lr.shape == (10, 3, 8, 8)
+        and bank.lr.dtype == torch.uint8
+        and bank.errors.shape == (10, 2)
+    )
     lr, hr = patches.pixels(1)
     assert torch.equal(bank.lr[4:8], lr)
     y = nn.functional.interpolate(unit_range(lr), scale_factor=2.0)
-    expected = torch.stack([((v.clamp(0, 1) - unit_range(hr)) ** 2).mean((1, 2, 3)) for v in (y + 0.1, y)], dim=1)
+    expected = torch.stack(
+        [((v.clamp(0, 1) - unit_range(hr)) ** 2).mean((1, 2, 3)) for v in (y + 0.1, y)], dim=1
+    )
     torch.testing.assert_close(bank.errors[4:8], expected)
     calls = branches.calls
     again = bank_of(patches, branches, 10, cache=tmp_path, key="k")
@@ -71,14 +79,18 @@ def test_a_bank_that_was_interrupted_goes_on(patches, tmp_path, monkeypatch):
 
 
 def test_batches_are_turned_at_random_and_leave_every_eighth_patch_out(patches):
-    bank = Bank(torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8), torch.arange(64.0).repeat(2, 1).T)
+    bank = Bank(
+        torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8), torch.arange(64.0).repeat(2, 1).T
+    )
     data = BankBatches(bank, patches)
     seen = set()
     for step in range(120):
         lr, errors = data[step]
         assert lr.shape == (4, 3, 8, 8) and errors.shape == (4, 2)
         for patch, error in zip(lr, errors):
-            assert torch.equal(patch.flatten().sort()[0], bank.lr[int(error[0])].flatten().sort()[0]), "the errors of its own patch"
+            assert torch.equal(
+                patch.flatten().sort()[0], bank.lr[int(error[0])].flatten().sort()[0]
+            ), "the errors of its own patch"
         seen |= {int(e) for e in errors[:, 0]}
     assert seen == {n for n in range(64) if n % HELD_OUT}
     again = data[7]
@@ -86,11 +98,15 @@ def test_batches_are_turned_at_random_and_leave_every_eighth_patch_out(patches):
 
 
 def test_processes_share_a_batch(patches):
-    bank = Bank(torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8), torch.arange(64.0)[:, None])
+    bank = Bank(
+        torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8), torch.arange(64.0)[:, None]
+    )
     whole = BankBatches(bank, patches)[5][1].flatten().tolist()
     shares = []
     for rank in range(2):
-        part = Patches(patches.pairs, scale=2, patch_hr=16, batch_size=4, seed=3, rank=rank, ranks=2)
+        part = Patches(
+            patches.pairs, scale=2, patch_hr=16, batch_size=4, seed=3, rank=rank, ranks=2
+        )
         shares += BankBatches(bank, part)[5][1].flatten().tolist()
     assert sorted(shares) == sorted(whole)
 
@@ -98,9 +114,13 @@ def test_processes_share_a_batch(patches):
 def test_soft_labels_weigh_error_and_cost():
     errors = torch.tensor([[4e-4, 1e-4, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
     labels = soft_labels(errors, [1, 2, 4], 2e-4, 0.5)
-    weights = torch.exp(-(errors / 2e-4 + torch.tensor([0.25, 0.5, 1.0], dtype=torch.float64)) / 0.5)
+    weights = torch.exp(
+        -(errors / 2e-4 + torch.tensor([0.25, 0.5, 1.0], dtype=torch.float64)) / 0.5
+    )
     torch.testing.assert_close(labels, weights / weights.sum(1, keepdim=True))
-    assert labels[0].argmax() == 1 and labels[1].argmax() == 0, "without a gain the cheapest is the best"
+    assert labels[0].argmax() == 1 and labels[1].argmax() == 0, (
+        "without a gain the cheapest is the best"
+    )
 
 
 def test_calibration_loses_what_it_may_and_no_more():
@@ -121,7 +141,10 @@ def test_calibration_loses_what_it_may_and_no_more():
 def test_a_router_is_calibrated_on_the_patches_held_out():
     torch.manual_seed(0)
     router = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
-    bank = Bank(torch.randint(0, 256, (160, 3, 8, 8), dtype=torch.uint8), torch.rand(160, 2) * torch.tensor([1.1, 1.0]))
+    bank = Bank(
+        torch.randint(0, 256, (160, 3, 8, 8), dtype=torch.uint8),
+        torch.rand(160, 2) * torch.tensor([1.1, 1.0]),
+    )
     added, share = calibrated(router, bank, [1, 2], 0.2)
     with torch.no_grad():
         chosen = (router(unit_range(bank.lr[::HELD_OUT])) + added).argmax(1)

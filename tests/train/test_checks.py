@@ -25,7 +25,10 @@ from tests.train.conftest import TINY
         ({"workers": -1}, "-1 workers"),
         ({"budget_s": math.nan}, "a budget of nan s"),
         ({"budget_s": -1}, "a budget of -1 s"),
-        ({"accumulate": 3}, "a batch of 4 cannot be shared evenly by 1 processes x 3 micro-batches"),
+        (
+            {"accumulate": 3},
+            "a batch of 4 cannot be shared evenly by 1 processes x 3 micro-batches",
+        ),
         ({"devices": 3}, "a batch of 4 cannot be shared evenly by 3 processes|this machine has"),
         ({"name": ""}, "cannot be the name of a checkpoint"),
         ({"name": "a/b"}, "cannot be the name of a checkpoint"),
@@ -68,7 +71,10 @@ def test_a_folder_in_the_place_of_a_file_and_the_reverse(train, tmp_path):
         train()
 
 
-@pytest.mark.parametrize("spoil, message", [(b"no image", "bad.png is not an image"), ("small", "0.png is too small to be scored")])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [(b"no image", "bad.png is not an image"), ("small", "0.png is too small to be scored")],
+)
 def test_images_to_validate_on_are_read_before_the_run(train, tmp_path, spoil, message):
     from tests.train.conftest import write_images
 
@@ -82,6 +88,12 @@ def test_images_to_validate_on_are_read_before_the_run(train, tmp_path, spoil, m
 
 def test_a_recipe_may_be_a_path_and_a_folder_a_text(train, images, tmp_path):
     recipe = tmp_path / "mine.json"
-    recipe.write_text("\ufeff" + json.dumps(dataclasses.asdict(dataclasses.replace(TINY, steps=1))), encoding="utf-8")  # as Notepad saves
+    recipe.write_text(
+        "\ufeff" + json.dumps(dataclasses.asdict(dataclasses.replace(TINY, steps=1))),
+        encoding="utf-8",
+    )  # as Notepad saves
     path = train(recipe, tmp_path / "out", folders=str(images), name=None)
-    assert path == tmp_path / "out" / "mine.safetensors" and load_checkpoint(path).spec.trained_on == images.name
+    assert (
+        path == tmp_path / "out" / "mine.safetensors"
+        and load_checkpoint(path).spec.trained_on == images.name
+    )

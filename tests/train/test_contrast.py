@@ -46,20 +46,33 @@ def test_contrastive_is_equation_8(given):
                 near = math.exp(cosine(e[student][n], e[teacher][n]))
                 away = sum(math.exp(cosine(e[student][n], f[n])) for f in far)
                 expected -= math.log(near / away) / 3
-    assert contrastive(outputs, others, features, project).item() == pytest.approx(expected, rel=1e-9)
+    assert contrastive(outputs, others, features, project).item() == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 def test_pixel_is_the_sum_of_equation_7(given):
     outputs, others, features, project = given
-    expected = sum((outputs[:, s] - outputs[:, t]).abs().mean() for s in range(3) for t in range(s + 1, 3))
+    expected = sum(
+        (outputs[:, s] - outputs[:, t]).abs().mean() for s in range(3) for t in range(s + 1, 3)
+    )
     torch.testing.assert_close(pixel(outputs, others, features, project), expected)
 
 
 def test_perceptual_and_csd(given):
     outputs, others, features, project = given
-    pairs = [(features(outputs[:, s]), features(outputs[:, t])) for s in range(3) for t in range(s + 1, 3)]
-    torch.testing.assert_close(perceptual(outputs, others, features, project), sum(((a - b) ** 2).mean() for a, b in pairs))
-    expected = sum((a - b).abs().mean() / (sum((a - features(x)).abs().mean() for x in others) / 2 + 1e-7) for a, b in pairs)
+    pairs = [
+        (features(outputs[:, s]), features(outputs[:, t]))
+        for s in range(3)
+        for t in range(s + 1, 3)
+    ]
+    torch.testing.assert_close(
+        perceptual(outputs, others, features, project), sum(((a - b) ** 2).mean() for a, b in pairs)
+    )
+    expected = sum(
+        (a - b).abs().mean() / (sum((a - features(x)).abs().mean() for x in others) / 2 + 1e-7)
+        for a, b in pairs
+    )
     torch.testing.assert_close(csd(outputs, others, features, project), expected)
 
 
@@ -97,7 +110,9 @@ def vgg_weights():
 
 def test_vgg19_has_its_16_convolutions_where_torchvision_has_them(vgg_weights):
     torchvision = [0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34]
-    assert [int(k.split(".")[1]) for k in VGG19Features().state_dict() if k.endswith("weight")] == torchvision
+    assert [
+        int(k.split(".")[1]) for k in VGG19Features().state_dict() if k.endswith("weight")
+    ] == torchvision
     assert vgg_weights["features.34.weight"].shape == (512, 512, 3, 3)
 
 
@@ -116,7 +131,13 @@ def test_vgg19_is_read_from_a_file_of_torchvisions_layout(vgg_weights, tmp_path,
     x = torch.rand(1, 3, 32, 48)
     y = net(x)
     assert y.shape == (1, 512, 2, 3) and y.min() >= 0
-    normalised = torch.stack([(x[:, c] - m) / d for c, (m, d) in enumerate([(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)])], dim=1)
+    normalised = torch.stack(
+        [
+            (x[:, c] - m) / d
+            for c, (m, d) in enumerate([(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)])
+        ],
+        dim=1,
+    )
     torch.testing.assert_close(y, net.features(normalised))
     first = F.conv2d(normalised, vgg_weights["features.0.weight"], padding=1)
     torch.testing.assert_close(net.features[0](normalised), first)
@@ -125,10 +146,14 @@ def test_vgg19_is_read_from_a_file_of_torchvisions_layout(vgg_weights, tmp_path,
 def test_what_is_no_vgg19(vgg_weights, tmp_path):
     path = tmp_path / "vgg.pth"
     torch.save({k: v for k, v in vgg_weights.items() if not k.startswith("features.28.")}, path)
-    with pytest.raises(CheckpointError, match="no VGG-19: expected a tensor 'features.28.weight'.*there is none"):
+    with pytest.raises(
+        CheckpointError, match="no VGG-19: expected a tensor 'features.28.weight'.*there is none"
+    ):
         vgg19_from_file(path)
     torch.save({**vgg_weights, "features.0.weight": torch.zeros(64, 1, 3, 3)}, path)
-    with pytest.raises(CheckpointError, match=r"'features.0.weight' of \(64, 3, 3, 3\); it is \(64, 1, 3, 3\)"):
+    with pytest.raises(
+        CheckpointError, match=r"'features.0.weight' of \(64, 3, 3, 3\); it is \(64, 1, 3, 3\)"
+    ):
         vgg19_from_file(path)
     with pytest.raises(InputError, match="there is no file"):
         vgg19_from_file(tmp_path / "none.pth")

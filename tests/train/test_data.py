@@ -24,7 +24,9 @@ def pairs(folder, cache=None, **options):
 
 
 def patches(folder, **changes):
-    return Patches(pairs(folder), **{"scale": 4, "patch_hr": 24, "batch_size": 6, "seed": 0, **changes})
+    return Patches(
+        pairs(folder), **{"scale": 4, "patch_hr": 24, "batch_size": 6, "seed": 0, **changes}
+    )
 
 
 def test_batches_are_aligned_pairs_of_the_images(folder):
@@ -34,12 +36,20 @@ def test_batches_are_aligned_pairs_of_the_images(folder):
     assert lr.dtype == hr.dtype == torch.float32 and 0 <= lr.min() and hr.max() <= 1
     images = [(np.load(p.lr), np.load(p.hr)) for p in data.pairs]
     for n in range(6):
-        small, large = ((t[n].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy() for t in (lr, hr))
+        small, large = (
+            (t[n].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy() for t in (lr, hr)
+        )
         found = False
-        for transposed in (False, True):  # every patch is a crop of an image in one of its eight orientations
+        for transposed in (
+            False,
+            True,
+        ):  # every patch is a crop of an image in one of its eight orientations
             for rows in (1, -1):
                 for columns in (1, -1):
-                    a, b = ((p.transpose(1, 0, 2) if transposed else p)[::rows, ::columns] for p in (small, large))
+                    a, b = (
+                        (p.transpose(1, 0, 2) if transposed else p)[::rows, ::columns]
+                        for p in (small, large)
+                    )
                     found |= any(_crop_at(pair, a, b) for pair in images)
         assert found
 
@@ -74,21 +84,31 @@ def test_a_batch_depends_on_seed_and_step_only(folder):
 def test_processes_and_micro_batches_share_the_same_batch(folder, parts, ranks):
     lr, hr = patches(folder).pixels(3)
     assert lr.dtype == hr.dtype == torch.uint8
-    shared = [patches(folder, parts=parts, ranks=ranks, rank=r)[3 * parts + p] for r in range(ranks) for p in range(parts)]
+    shared = [
+        patches(folder, parts=parts, ranks=ranks, rank=r)[3 * parts + p]
+        for r in range(ranks)
+        for p in range(parts)
+    ]
     for whole, of_all in ((lr, [s[0] for s in shared]), (hr, [s[1] for s in shared])):
         rows = {t.numpy().tobytes() for share in of_all for t in share}
-        assert rows == {t.numpy().tobytes() for t in whole} and all(len(share) == 6 // (parts * ranks) for share in of_all)
+        assert rows == {t.numpy().tobytes() for t in whole} and all(
+            len(share) == 6 // (parts * ranks) for share in of_all
+        )
 
 
 def test_a_batch_that_cannot_be_shared(folder):
-    with pytest.raises(InputError, match="a batch of 6 cannot be shared evenly by 2 processes x 2 micro-batches"):
+    with pytest.raises(
+        InputError, match="a batch of 6 cannot be shared evenly by 2 processes x 2 micro-batches"
+    ):
         patches(folder, parts=2, ranks=2)
 
 
 def test_noise_is_new_in_every_patch_and_the_same_in_every_run(folder):
     options = {"scale": 3, "patch_hr": 24, "batch_size": 4, "seed": 0}
     clean = Patches(pairs(folder, scale=3, degradation="dn"), **options)
-    noisy = [Patches(pairs(folder, scale=3, degradation="dn"), noise=True, **options) for _ in range(2)]
+    noisy = [
+        Patches(pairs(folder, scale=3, degradation="dn"), noise=True, **options) for _ in range(2)
+    ]
     a, b = (n.batch(1)[0] for n in noisy)
     assert torch.equal(a, b)
     noise = (a - clean.batch(1)[0]) * 255
@@ -111,7 +131,11 @@ def test_a_changed_image_is_decoded_again(folder):
     shutil.copy(folder / "1.png", folder / "0.png")
     os.utime(folder / "0.png", (1, 1))
     after = pairs(folder)
-    assert after[0].lr_hw == after[1].lr_hw == before[1].lr_hw and after[0].hr != before[0].hr and after[1] == before[1]
+    assert (
+        after[0].lr_hw == after[1].lr_hw == before[1].lr_hw
+        and after[0].hr != before[0].hr
+        and after[1] == before[1]
+    )
 
 
 def test_unusable_images_are_left_out_and_named(folder):
@@ -128,7 +152,9 @@ def test_unusable_images_are_left_out_and_named(folder):
 
 
 def test_no_usable_image(folder):
-    with pytest.raises(InputError, match="2 of 2 images cannot be trained on(.|\n)*expected at least 256x256"):
+    with pytest.raises(
+        InputError, match="2 of 2 images cannot be trained on(.|\n)*expected at least 256x256"
+    ):
         pairs(folder, min_hr=256)
     with pytest.raises(InputError, match="there is no folder"):
         pairs(folder / "none", cache=folder.parent / "cache")
@@ -167,7 +193,9 @@ def test_lr_and_hr_must_match_by_name(folder, lr_folder):
 
 
 def test_lr_and_hr_must_match_by_size(folder, lr_folder):
-    with pytest.raises(InputError, match=r"0x4.png has 12x10 pixels; expected 25x20, a 2th of 0.png|no LR image"):
+    with pytest.raises(
+        InputError, match=r"0x4.png has 12x10 pixels; expected 25x20, a 2th of 0.png|no LR image"
+    ):
         pairs(folder, scale=2, lr_folders=[lr_folder])
     for path in lr_folder.iterdir():
         path.rename(lr_folder / path.name.replace("x4", ""))
@@ -196,7 +224,11 @@ def test_a_damaged_cache_file_is_decoded_again(folder, end, damage):
 
 def test_the_fingerprint_is_of_names_sizes_and_order(folder, lr_folder):
     first = fingerprint(pairs(folder))
-    assert first == fingerprint(pairs(folder, cache=folder.parent / "other")) != fingerprint(pairs(folder)[::-1])
+    assert (
+        first
+        == fingerprint(pairs(folder, cache=folder.parent / "other"))
+        != fingerprint(pairs(folder)[::-1])
+    )
     given = fingerprint(pairs(folder, lr_folders=[lr_folder]))
     cv2.imwrite(str(lr_folder / "0x4.png"), np.zeros((12, 10, 3), np.uint8))
     assert len({first, given, fingerprint(pairs(folder, lr_folders=[lr_folder]))}) == 3

@@ -24,7 +24,10 @@ def given(lr, hr, *, loss="l1", psd=0.0, psd_detached=True, teacher=None, seed=0
     return Step(lr, hr, loss, psd, psd_detached, teacher, np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize("name, expected", [("l1", 0.75), ("l2", 1.25), ("charbonnier", (0.2 + math.sqrt(1.01) + math.sqrt(4.01)) / 4)])
+@pytest.mark.parametrize(
+    "name, expected",
+    [("l1", 0.75), ("l2", 1.25), ("charbonnier", (0.2 + math.sqrt(1.01) + math.sqrt(4.01)) / 4)],
+)
 def test_pixel_losses(name, expected):
     sr = torch.tensor([0.0, 1.0, -2.0, 5.0]).view(1, 1, 2, 2)
     hr = torch.tensor([0.0, 0.0, 0.0, 5.0]).view(1, 1, 2, 2)
@@ -40,11 +43,15 @@ def test_psd_in_closed_form():
     # Eq. 9: attention maps are sums of magnitudes, here (3, 4) and (0, 5) in two pixels; eq. 10: L2-normalised, distance.
     shallow = torch.tensor([[[[1.0, -4.0]], [[-2.0, 0.0]]]])
     deep = torch.tensor([[[[0.0, 5.0]], [[0.0, 0.0]]]])
-    assert progressive_self_distillation([shallow, deep]).item() == pytest.approx(math.hypot(0.6, 0.8 - 1), rel=1e-6)
+    assert progressive_self_distillation([shallow, deep]).item() == pytest.approx(
+        math.hypot(0.6, 0.8 - 1), rel=1e-6
+    )
 
 
 def test_psd_is_the_mean_over_samples_and_the_sum_over_blocks():
-    features = [torch.randn(3, 4, 2, 5, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    features = [
+        torch.randn(3, 4, 2, 5, generator=torch.Generator().manual_seed(i)) for i in range(4)
+    ]
     expected = 0.0
     for student, teacher in zip(features, features[1:]):
         for n in range(3):
@@ -54,7 +61,9 @@ def test_psd_is_the_mean_over_samples_and_the_sum_over_blocks():
     assert progressive_self_distillation(features).item() == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("features", [[torch.ones(1, 2, 3, 3)], [torch.ones(2, 2, 3, 3), 7 * torch.ones(2, 1, 3, 3)]])
+@pytest.mark.parametrize(
+    "features", [[torch.ones(1, 2, 3, 3)], [torch.ones(2, 2, 3, 3), 7 * torch.ones(2, 1, 3, 3)]]
+)
 def test_psd_is_zero_for_one_block_and_for_equal_maps(features):
     assert progressive_self_distillation(features).item() == 0
 
@@ -82,19 +91,26 @@ def test_deep_supervision_is_equation_11(loss, scale, psd):
     torch.manual_seed(0)
     elastic = Elastic(ARCHITECTURES["asrn"], scale, Variant("d", 3))
     elastic.net.double()
-    lr, hr = torch.rand(2, 3, 5, 6, dtype=torch.float64), torch.rand(2, 3, 5 * scale, 6 * scale, dtype=torch.float64)
+    lr, hr = (
+        torch.rand(2, 3, 5, 6, dtype=torch.float64),
+        torch.rand(2, 3, 5 * scale, 6 * scale, dtype=torch.float64),
+    )
     features = []
     x = elastic.net.head(lr)
     for block in elastic.net.body:
         x = block(x)
         features.append(x)
     distance = torch.abs if loss == "l1" else torch.square
-    routine_and_dsl = sum(distance(elastic(lr, f"d{n}") - hr).mean() for n in (1, 2, 3))  # eqs. 5 and 7
+    routine_and_dsl = sum(
+        distance(elastic(lr, f"d{n}") - hr).mean() for n in (1, 2, 3)
+    )  # eqs. 5 and 7
     expected = routine_and_dsl + psd * progressive_self_distillation(features)
     got = sum(deep_supervision(elastic, given(lr, hr, loss=loss, psd=psd)).values())
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
     parameters = list(elastic.net.parameters())
-    for a, b in zip(torch.autograd.grad(got, parameters), torch.autograd.grad(expected, parameters)):
+    for a, b in zip(
+        torch.autograd.grad(got, parameters), torch.autograd.grad(expected, parameters)
+    ):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
 
 
@@ -103,13 +119,18 @@ def test_ss_is_equation_5_at_the_cost_of_training(scale):
     torch.manual_seed(0)
     elastic = Elastic(ARCHITECTURES["asrn"], scale, Variant("d", 2))
     elastic.net.double()
-    lr, hr = torch.rand(1, 3, 4, 7, dtype=torch.float64), torch.rand(1, 3, 4 * scale, 7 * scale, dtype=torch.float64)
+    lr, hr = (
+        torch.rand(1, 3, 4, 7, dtype=torch.float64),
+        torch.rand(1, 3, 4 * scale, 7 * scale, dtype=torch.float64),
+    )
     terms = supervised(elastic, given(lr, hr, loss="l2"))
     assert list(terms) == ["pixel"]
     expected = ((elastic.net(lr) - hr) ** 2).mean()
     torch.testing.assert_close(terms["pixel"], expected, rtol=1e-9, atol=1e-12)
     parameters = list(elastic.net.parameters())
-    for a, b in zip(torch.autograd.grad(terms["pixel"], parameters), torch.autograd.grad(expected, parameters)):
+    for a, b in zip(
+        torch.autograd.grad(terms["pixel"], parameters), torch.autograd.grad(expected, parameters)
+    ):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
 
 
@@ -117,11 +138,16 @@ def test_deep_supervision_of_edsr_scores_every_depth_of_its_slices():
     torch.manual_seed(0)
     elastic = Elastic(ARCHITECTURES["edsr"], 4, Variant("b", 3), {"channels": 6})
     elastic.net.double()
-    lr, hr = torch.rand(1, 3, 5, 6, dtype=torch.float64), torch.rand(1, 3, 20, 24, dtype=torch.float64)
+    lr, hr = (
+        torch.rand(1, 3, 5, 6, dtype=torch.float64),
+        torch.rand(1, 3, 20, 24, dtype=torch.float64),
+    )
     terms = deep_supervision(elastic, given(lr, hr, psd=0.1))
     assert list(terms) == ["depth 1", "depth 2", "depth 3", "psd"]
     for n in (1, 2, 3):
-        torch.testing.assert_close(terms[f"depth {n}"], (elastic(lr, f"b{n}") - hr).abs().mean(), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            terms[f"depth {n}"], (elastic(lr, f"b{n}") - hr).abs().mean(), rtol=1e-9, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("name", ["srn", "srn-s"])  # with and without the last convolution
@@ -143,7 +169,9 @@ def test_distillation_takes_the_loss_of_its_stage():
     torch.manual_seed(0)
     elastic = Elastic(ARCHITECTURES["srn-s"], 2, Variant("b", 1))
     lr, hr = torch.rand(1, 3, 15, 15), torch.rand(1, 3, 30, 30)
-    terms = distillation(elastic, given(lr, hr, loss="l2", teacher=torch.nn.Upsample(scale_factor=2)))
+    terms = distillation(
+        elastic, given(lr, hr, loss="l2", teacher=torch.nn.Upsample(scale_factor=2))
+    )
     y, taught = elastic.net(lr), lr.repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(terms["pixel"], ((y - hr) ** 2).mean())
     torch.testing.assert_close(terms["teacher"], ((y - taught) ** 2).mean())
@@ -155,7 +183,10 @@ class Points:
     largest = None
 
     def __init__(self, *points):
-        self.values = {p: torch.full((1, 1, 1, 1), float(i + 1), requires_grad=True) for i, p in enumerate(points)}
+        self.values = {
+            p: torch.full((1, 1, 1, 1), float(i + 1), requires_grad=True)
+            for i, p in enumerate(points)
+        }
         self.architecture = self
         self.calls = []
 
@@ -179,7 +210,9 @@ def test_the_sandwich_runs_the_largest_the_smallest_and_a_random_one_between():
 
 def test_the_sandwich_in_closed_form_with_its_teacher_detached():
     elastic = Points("s", "m", "l")  # 1, 2, 3; the target is 0
-    loss = sum(sandwich(elastic, given(torch.zeros(1), torch.zeros(1, 1, 1, 1), loss="l2")).values())
+    loss = sum(
+        sandwich(elastic, given(torch.zeros(1), torch.zeros(1, 1, 1, 1), loss="l2")).values()
+    )
     assert loss.item() == 9 + (1 + 0.5 * 4) + (4 + 0.5 * 1)
     loss.backward()
     assert elastic.values["l"].grad.item() == 2 * 3, "the teacher is pulled to its students"
@@ -189,5 +222,7 @@ def test_the_sandwich_in_closed_form_with_its_teacher_detached():
 def test_the_sandwich_reaches_the_weights_of_every_width():
     torch.manual_seed(0)
     elastic = Elastic(ARCHITECTURES["imdeception"], 2, Variant("c", 16, ("nla",)))
-    sum(sandwich(elastic, given(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 16, 16))).values()).backward()
+    sum(
+        sandwich(elastic, given(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 16, 16))).values()
+    ).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in elastic.net.parameters())

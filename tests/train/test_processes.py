@@ -22,7 +22,9 @@ def gone():
 
 def test_a_second_run_of_a_name_is_refused_and_the_first_named(tmp_path):
     with leading(tmp_path, tmp_path, "net"):
-        with pytest.raises(InputError, match=f"a run of that name is going on: process {os.getpid()} on ") as e:
+        with pytest.raises(
+            InputError, match=f"a run of that name is going on: process {os.getpid()} on "
+        ) as e:
             with leading(tmp_path, tmp_path, "net"):
                 pytest.fail("not reached")
         assert "another --name" in e.value.hint
@@ -33,9 +35,15 @@ def test_a_second_run_of_a_name_is_refused_and_the_first_named(tmp_path):
 
 @pytest.mark.parametrize("holder", ["parent", "another host"])
 def test_a_lock_that_is_held_is_left_alone(tmp_path, gone, holder):
-    text = f"{os.getppid()} {socket.gethostname()}" if holder == "parent" else f"{gone} {holder.replace(' ', '-')}"
+    text = (
+        f"{os.getppid()} {socket.gethostname()}"
+        if holder == "parent"
+        else f"{gone} {holder.replace(' ', '-')}"
+    )
     (tmp_path / ".net.lock").write_text(text)
-    with pytest.raises(InputError, match=f"process {text.split()[0]} on {text.split()[1]} holds"), leading(tmp_path, tmp_path, "net"):
+    with pytest.raises(
+        InputError, match=f"process {text.split()[0]} on {text.split()[1]} holds"
+    ), leading(tmp_path, tmp_path, "net"):
         pass
     assert (tmp_path / ".net.lock").read_text() == text
 
@@ -44,7 +52,9 @@ def test_a_lock_that_is_held_is_left_alone(tmp_path, gone, holder):
 @pytest.mark.parametrize("left", ["gone", "mine", ""])
 def test_a_dead_lock_is_taken_over(tmp_path, gone, left):
     """Of a process that has ended, of an earlier one that had this one's number, and one that was never written."""
-    (tmp_path / ".net.lock").write_text(left and f"{gone if left == 'gone' else os.getpid()} {socket.gethostname()}")
+    (tmp_path / ".net.lock").write_text(
+        left and f"{gone if left == 'gone' else os.getpid()} {socket.gethostname()}"
+    )
     with leading(tmp_path, tmp_path, "net"):
         assert (tmp_path / ".net.lock").read_text() == f"{os.getpid()} {socket.gethostname()}"
     assert not list(tmp_path.iterdir())
@@ -60,7 +70,9 @@ def test_folders_that_stay_empty_are_taken_away(tmp_path):
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("error, raised", [(KeyboardInterrupt, SystemExit), (InputError("bad"), InputError)])
+@pytest.mark.parametrize(
+    "error, raised", [(KeyboardInterrupt, SystemExit), (InputError("bad"), InputError)]
+)
 def test_another_process_tells_its_error_only_where_the_first_goes_on(monkeypatch, error, raised):
     monkeypatch.setattr(processes, "GRACE_S", 0)
     with pytest.raises(raised), following():
@@ -69,18 +81,23 @@ def test_another_process_tells_its_error_only_where_the_first_goes_on(monkeypatc
 
 @pytest.mark.skipif(os.name == "nt", reason="a process keeps its parent's number on Windows")
 def test_another_process_ends_with_the_first_one(tmp_path):
-    child = (
-        f"from sr_deploy.train.processes import following\nwith following():\n print('ready', flush=True)\n import time; time.sleep({60})"
-    )
+    child = f"from sr_deploy.train.processes import following\nwith following():\n print('ready', flush=True)\n import time; time.sleep({60})"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    first = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
+    first = subprocess.Popen(
+        [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True
+    )
     assert first.stdout.readline() == "ready\n"
     os.kill(first.pid, signal.SIGKILL)
-    assert first.communicate(timeout=20)[0] == ""  # the pipe closes when the other process has ended, too
+    assert (
+        first.communicate(timeout=20)[0] == ""
+    )  # the pipe closes when the other process has ended, too
 
 
-@pytest.mark.parametrize("env, devices, expected", [({}, 3, 3), ({"RANK": "1", "WORLD_SIZE": "4"}, 0, 4), ({"WORLD_SIZE": "2"}, 5, 5)])
+@pytest.mark.parametrize(
+    "env, devices, expected",
+    [({}, 3, 3), ({"RANK": "1", "WORLD_SIZE": "4"}, 0, 4), ({"WORLD_SIZE": "2"}, 5, 5)],
+)
 def test_how_many_processes_share_a_batch(monkeypatch, env, devices, expected):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)

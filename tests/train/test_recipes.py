@@ -30,9 +30,15 @@ def test_every_recipe_can_be_run_and_says_where_it_comes_from(name):
         before = RECIPES[recipe.follows.replace("-best", "")]
         assert before.scale == recipe.scale
         if before.arch == ARCHITECTURES[recipe.arch].backbone:  # what it adds starts anew
-            assert shapes(before) == {k: v for k, v in shapes(recipe).items() if not k.startswith("adapter.")}
+            assert shapes(before) == {
+                k: v for k, v in shapes(recipe).items() if not k.startswith("adapter.")
+            }
         else:
-            assert (before.arch, before.variant, before.config) == (recipe.arch, recipe.variant, recipe.config)
+            assert (before.arch, before.variant, before.config) == (
+                recipe.arch,
+                recipe.variant,
+                recipe.config,
+            )
     if recipe.teacher:
         assert RECIPES[recipe.teacher].scale == recipe.scale and recipe.method == "distillation"
     else:
@@ -58,20 +64,49 @@ def test_the_papers_numbers():
     )
     assert RECIPES["asrn-dsl-x4"].psd == 0 and RECIPES["asrn-ss-x4"].method == "supervised"
     first, second = RECIPES["imdeception-x4"], RECIPES["imdeception-x4-2"]
-    assert (first.batch_size, first.patch_hr, first.lr, first.loss, first.steps) == (8, 512, 5e-4, "charbonnier", 2000 * 800)
+    assert (first.batch_size, first.patch_hr, first.lr, first.loss, first.steps) == (
+        8,
+        512,
+        5e-4,
+        "charbonnier",
+        2000 * 800,
+    )
     assert (second.loss, second.steps, second.follows) == ("l2", 1300 * 800, "imdeception-x4-best")
     stages = [RECIPES[n] for n in ("edsr-x4", "edsr-x4-2", "edsr-x4-3")]
-    assert [s.lr for s in stages] == [2e-4, 1e-4, 2.5e-5] and [s.patch_hr for s in stages] == [192, 192, 256]
-    assert [s.loss for s in stages] == ["l1", "l1", "l2"] and all(s.batch_size == 16 and s.final_lr == 1e-7 for s in stages)
+    assert [s.lr for s in stages] == [2e-4, 1e-4, 2.5e-5] and [s.patch_hr for s in stages] == [
+        192,
+        192,
+        256,
+    ]
+    assert [s.loss for s in stages] == ["l1", "l1", "l2"] and all(
+        s.batch_size == 16 and s.final_lr == 1e-7 for s in stages
+    )
     student = RECIPES["srn-ntire-x4"]
-    assert (student.arch, student.variant, student.batch_size, student.patch_hr, student.lr) == ("srn-s", "b4", 32, 256, 2e-4)
+    assert (student.arch, student.variant, student.batch_size, student.patch_hr, student.lr) == (
+        "srn-s",
+        "b4",
+        32,
+        256,
+        2e-4,
+    )
     assert RECIPES["srn-ntire-x4-3"].patch_hr == 640 and RECIPES["srn-x2"].patch_hr == 128
 
 
 def test_ablations_are_those_of_the_papers():
-    blocks = {(RECIPES[n].arch, *RECIPES[n].config.values()) for n in ABLATIONS if n.startswith("srn")}
-    assert blocks == {(a, *b) for a in ("srn", "srn-s") for b in (("none", True), ("esa-old", True), ("esa", True), ("esa", False))}
-    assert {RECIPES[n].variant for n in ABLATIONS if n.startswith("asrn")} == {"d15", "d25", "d35", "d45"}
+    blocks = {
+        (RECIPES[n].arch, *RECIPES[n].config.values()) for n in ABLATIONS if n.startswith("srn")
+    }
+    assert blocks == {
+        (a, *b)
+        for a in ("srn", "srn-s")
+        for b in (("none", True), ("esa-old", True), ("esa", True), ("esa", False))
+    }
+    assert {RECIPES[n].variant for n in ABLATIONS if n.startswith("asrn")} == {
+        "d15",
+        "d25",
+        "d35",
+        "d45",
+    }
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
@@ -79,7 +114,9 @@ def test_an_ablation_trains_for_100_steps(name, images, cache, tmp_path):
     recipe = RECIPES[name]
     side = 15 if recipe.arch.startswith("srn") else 4
     short = replace(recipe, steps=100, batch_size=1, patch_hr=side * recipe.scale)
-    whole = load_checkpoint(checkpoint_from_images(short, [images], tmp_path, name="net", cache=cache))
+    whole = load_checkpoint(
+        checkpoint_from_images(short, [images], tmp_path, name="net", cache=cache)
+    )
     assert whole.spec.training["steps_done"] == 100
     assert all(v.isfinite().all() for v in whole.weights.values())
     y = whole.network()(torch.rand(1, 3, 16, 17))
@@ -90,7 +127,10 @@ def test_an_ablation_trains_for_100_steps(name, images, cache, tmp_path):
     "change, message",
     [
         ({"arch": "vdsr"}, "arch is 'vdsr'; expected asrn, "),
-        ({"method": "gan"}, "method is 'gan'; expected supervised, deep-supervision, distillation, sandwich"),
+        (
+            {"method": "gan"},
+            "method is 'gan'; expected supervised, deep-supervision, distillation, sandwich",
+        ),
         ({"loss": "l3"}, "loss is 'l3'"),
         ({"amp": "fp8"}, "amp is 'fp8'; expected off, bf16, fp16"),
         ({"scale": 5}, "asrn has no scale x5"),
@@ -108,13 +148,31 @@ def test_an_ablation_trains_for_100_steps(name, images, cache, tmp_path):
         ({"clip_norm": math.inf}, "clip_norm is not finite"),
         ({"periods": (1, 10**30, 1)}, "periods is not finite"),
         ({"final_lr": -1e-9}, "final_lr >= 0"),
-        ({"config": {"activation": ["relu"]}}, r"activation is \['relu'\]; expected a str, as 'relu' is"),
+        (
+            {"config": {"activation": ["relu"]}},
+            r"activation is \['relu'\]; expected a str, as 'relu' is",
+        ),
         ({"config": {"activation": "tan"}}, "mine.json: .*tan"),
-        ({"arch": "edsr", "variant": "b2", "config": {"channels": -4}}, "channels is -4; expected a number of at least 1"),
-        ({"arch": "edsr", "variant": "b2", "config": {"channels": True}}, "channels is True; expected a number of at least 1"),
-        ({"arch": "edsr", "variant": "b999", "config": {"channels": 1024}}, "more than 10.*9 parameters"),
-        ({"arch": "srn", "variant": "b1", "patch_hr": 64}, "srn cannot be cut in depth; asrn, edsr, edsr-original can"),
-        ({"arch": "srn", "variant": "b1", "patch_hr": 28, "method": "supervised"}, "srn takes at least 15 LR pixels a side"),
+        (
+            {"arch": "edsr", "variant": "b2", "config": {"channels": -4}},
+            "channels is -4; expected a number of at least 1",
+        ),
+        (
+            {"arch": "edsr", "variant": "b2", "config": {"channels": True}},
+            "channels is True; expected a number of at least 1",
+        ),
+        (
+            {"arch": "edsr", "variant": "b999", "config": {"channels": 1024}},
+            "more than 10.*9 parameters",
+        ),
+        (
+            {"arch": "srn", "variant": "b1", "patch_hr": 64},
+            "srn cannot be cut in depth; asrn, edsr, edsr-original can",
+        ),
+        (
+            {"arch": "srn", "variant": "b1", "patch_hr": 28, "method": "supervised"},
+            "srn takes at least 15 LR pixels a side",
+        ),
     ],
 )
 def test_a_recipe_that_cannot_be(change, message):
@@ -131,7 +189,13 @@ def test_no_such_recipe(tmp_path):
 
 def test_a_recipe_file_is_named_by_every_error(tmp_path):
     path = tmp_path / "mine.json"
-    for change in ({"variant": "c4"}, {"config": {"activation": []}}, {"periods": [3]}, {"degradation": "bd"}, {"stepz": 1}):
+    for change in (
+        {"variant": "c4"},
+        {"config": {"activation": []}},
+        {"periods": [3]},
+        {"degradation": "bd"},
+        {"stepz": 1},
+    ):
         path.write_text(json.dumps({**dataclasses.asdict(RECIPES["asrn-x2-small"]), **change}))
         with pytest.raises(InputError, match="mine.json"):
             recipe_named(str(path))

@@ -27,7 +27,9 @@ from sr_deploy.train.stages import routed_terms
 
 @pytest.fixture()
 def probabilities():
-    return torch.rand(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+    return torch.rand(
+        5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).softmax(dim=1)
 
 
 @pytest.mark.parametrize("step, tau", [(0, 1.0), (30, 0.7), (60, 0.4), (99, 0.4)])
@@ -38,15 +40,21 @@ def test_tau_falls_with_the_steps_to_four_tenths(step, tau):
 def test_noise_is_minus_log_minus_log_of_uniform_numbers():
     noise = gumbel_noise(20_000, 3, np.random.default_rng(0))
     assert noise.shape == (20_000, 3) and noise.dtype == torch.float32
-    assert noise.mean().item() == pytest.approx(0.5772, abs=0.02) and noise.std().item() == pytest.approx(math.pi / 6**0.5, abs=0.02)
+    assert noise.mean().item() == pytest.approx(
+        0.5772, abs=0.02
+    ) and noise.std().item() == pytest.approx(math.pi / 6**0.5, abs=0.02)
 
 
 def test_the_relaxed_choice_is_equation_6_with_tau_in_the_exponent(probabilities):
     log_p, g, tau = probabilities.log(), torch.randn(5, 3, dtype=torch.float64), 0.4
     weights = np.exp((log_p.numpy() + g.numpy()) / tau)
-    torch.testing.assert_close(gumbel_softmax(log_p, g, tau), torch.from_numpy(weights / weights.sum(1, keepdims=True)))
+    torch.testing.assert_close(
+        gumbel_softmax(log_p, g, tau), torch.from_numpy(weights / weights.sum(1, keepdims=True))
+    )
     hard = gumbel_softmax(log_p, g, 1e-4)
-    assert torch.equal(hard.round(), nn.functional.one_hot((log_p + g).argmax(1), 3).double()), "with tau to 0 it is equation 5"
+    assert torch.equal(hard.round(), nn.functional.one_hot((log_p + g).argmax(1), 3).double()), (
+        "with tau to 0 it is equation 5"
+    )
 
 
 def test_equations_1_to_3(probabilities):
@@ -56,7 +64,9 @@ def test_equations_1_to_3(probabilities):
     costs = [141.0, 304.0, 468.0]
     mean = sum(costs[j] * probabilities[:, j] for j in range(3)).mean() / 468
     for alpha in (0.1, 0.5, 0.99):
-        assert flops_excess(probabilities, costs, alpha).item() == pytest.approx(max(0.0, mean.item() - alpha), abs=1e-12)
+        assert flops_excess(probabilities, costs, alpha).item() == pytest.approx(
+            max(0.0, mean.item() - alpha), abs=1e-12
+        )
 
 
 def test_classsr_losses(probabilities):
@@ -83,7 +93,10 @@ class Fixed(nn.Module):
 @pytest.fixture()
 def batch():
     torch.manual_seed(1)
-    lr, hr = torch.rand(4, 3, 4, 4, dtype=torch.float64), torch.rand(4, 3, 8, 8, dtype=torch.float64)
+    lr, hr = (
+        torch.rand(4, 3, 4, 4, dtype=torch.float64),
+        torch.rand(4, 3, 8, 8, dtype=torch.float64),
+    )
     modules = {
         "router": Fixed(torch.randn(4, 3, dtype=torch.float64)),
         "branches": Fixed(torch.rand(4, 3, 3, 8, 8, dtype=torch.float64)),
@@ -95,9 +108,18 @@ def batch():
 def terms_of(stage, batch, step=2, **changes):
     lr, hr, modules, noise = batch
     recipe = RoutedRecipe(
-        stage=stage, scale=2, steps=10, patch_hr=8, batch_size=4, lr=1e-3, schedule="constant", alpha=0.3, lambda_reg=0.5, negatives=2,
+        stage=stage,
+        scale=2,
+        steps=10,
+        patch_hr=8,
+        batch_size=4,
+        lr=1e-3,
+        schedule="constant",
+        alpha=0.3,
+        lambda_reg=0.5,
+        negatives=2,
         **changes,
-    )  # fmt: skip
+    )
     return routed_terms(recipe, modules, nn.Identity(), [1, 2, 4], lr, hr, noise, step)
 
 
@@ -105,7 +127,9 @@ def test_the_router_learns_equation_4_and_its_branches_nothing(batch):
     lr, hr, modules, noise = batch
     terms = terms_of("router", batch)
     p = ((modules["router"].value.log_softmax(1) + noise) / 0.8).softmax(1)
-    torch.testing.assert_close(terms["pixel"], (mixed(p, modules["branches"].value) - hr).abs().mean())
+    torch.testing.assert_close(
+        terms["pixel"], (mixed(p, modules["branches"].value) - hr).abs().mean()
+    )
     torch.testing.assert_close(terms["flops"], 0.5 * flops_excess(p, [1, 2, 4], 0.3))
     sum(terms.values()).backward()
     assert modules["router"].value.grad.abs().sum() > 0 and modules["branches"].value.grad is None
@@ -117,7 +141,9 @@ def test_branches_learn_equation_9_on_the_patches_that_go_through_them(batch):
     chosen = modules["router"].value.argmax(1)
     outputs = modules["branches"].value
     torch.testing.assert_close(terms["pixel"], (outputs[torch.arange(4), chosen] - hr).abs().mean())
-    pairs = sum((outputs[:, s] - outputs[:, t]).abs().mean() for s in range(3) for t in range(s + 1, 3))
+    pairs = sum(
+        (outputs[:, s] - outputs[:, t]).abs().mean() for s in range(3) for t in range(s + 1, 3)
+    )
     assert set(terms) == {"pixel", "taught: pixel"}
     torch.testing.assert_close(terms["taught: pixel"], 0.1 * pairs)
     sum(terms.values()).backward()
@@ -129,7 +155,9 @@ def test_at_the_last_stage_all_learn_all_terms_at_the_last_tau(batch):
     terms = terms_of("joint", batch, distillation="perceptual")
     assert set(terms) == {"pixel", "flops", "taught: perceptual"}
     p = ((modules["router"].value.log_softmax(1) + noise) / 0.4).softmax(1)
-    torch.testing.assert_close(terms["pixel"], (mixed(p, modules["branches"].value) - hr).abs().mean())
+    torch.testing.assert_close(
+        terms["pixel"], (mixed(p, modules["branches"].value) - hr).abs().mean()
+    )
     sum(terms.values()).backward()
     assert all(modules[key].value.grad.abs().sum() > 0 for key in ("router", "branches"))
 
@@ -148,7 +176,9 @@ def test_classsr_takes_the_probabilities_without_noise(batch):
     lr, hr, modules, noise = batch
     terms = terms_of("router", batch, objective="classsr")
     p = modules["router"].value.softmax(1)
-    torch.testing.assert_close(terms["pixel"], 1000 * (mixed(p, modules["branches"].value) - hr).abs().mean())
+    torch.testing.assert_close(
+        terms["pixel"], 1000 * (mixed(p, modules["branches"].value) - hr).abs().mean()
+    )
     torch.testing.assert_close(terms["class"], 0.5 * class_loss(p))
     torch.testing.assert_close(terms["average"], 3 * average_loss(p))
 
@@ -158,7 +188,9 @@ def test_depths_of_one_network_are_its_slices():
     plain = []
     for depth in (1, 3):
         other = ARCHITECTURES["asrn"].build(4, Variant("d", depth))
-        other.load_state_dict({k: v for k, v in net.state_dict().items() if k in other.state_dict()})
+        other.load_state_dict(
+            {k: v for k, v in net.state_dict().items() if k in other.state_dict()}
+        )
         plain.append(other)
     x = torch.rand(2, 3, 6, 7)
     with torch.no_grad():

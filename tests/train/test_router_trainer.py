@@ -24,7 +24,16 @@ from sr_deploy.train.trainer import checkpoint_from_images
 from tests.train.conftest import TINY
 
 ROUTED = RoutedRecipe(
-    stage="router", scale=2, steps=4, patch_hr=16, batch_size=8, lr=1e-3, schedule="constant", alpha=0.5, valid_every=2, ema=0.9
+    stage="router",
+    scale=2,
+    steps=4,
+    patch_hr=16,
+    batch_size=8,
+    lr=1e-3,
+    schedule="constant",
+    alpha=0.5,
+    valid_every=2,
+    ema=0.9,
 )
 WIDTHS = ("w2", "w4", "w8")
 
@@ -32,26 +41,58 @@ WIDTHS = ("w2", "w4", "w8")
 def branch(folder, images, cache, width, classes=3, scale=2):
     """The first step: a branch on the patches of its class, judged by a network trained before it."""
     easy = replace(
-        TINY, arch="fsrcnn", variant=width, method="supervised", psd=0.0, elastic=False, scale=scale, patch_hr=8 * scale, steps=3,
-        difficulty=(WIDTHS.index(width) + 1, classes), judge="net",
-    )  # fmt: skip
+        TINY,
+        arch="fsrcnn",
+        variant=width,
+        method="supervised",
+        psd=0.0,
+        elastic=False,
+        scale=scale,
+        patch_hr=8 * scale,
+        steps=3,
+        difficulty=(WIDTHS.index(width) + 1, classes),
+        judge="net",
+    )
     judge = folder / "net.safetensors"
-    return str(checkpoint_from_images(easy, [images], folder, name=width, cache=cache, judge=str(judge)))
+    return str(
+        checkpoint_from_images(easy, [images], folder, name=width, cache=cache, judge=str(judge))
+    )
 
 
 @pytest.fixture(scope="module")
 def steps(images, cache, tmp_path_factory):
     """All four steps: the folder of each, and the routers' paths."""
     first = tmp_path_factory.mktemp("first")
-    judge = replace(TINY, arch="msrresnet", variant="w4", method="supervised", psd=0.0, elastic=False, steps=2, patch_hr=16)
+    judge = replace(
+        TINY,
+        arch="msrresnet",
+        variant="w4",
+        method="supervised",
+        psd=0.0,
+        elastic=False,
+        steps=2,
+        patch_hr=16,
+    )
     checkpoint_from_images(judge, [images], first, name="net", cache=cache)
     branches = [branch(first, images, cache, width) for width in WIDTHS]
     paths, before = [], None
     for stage in ("router", "distil", "joint"):
-        recipe = replace(ROUTED, stage=stage, distillation="none" if stage == "router" else "contrastive", negatives=2)
+        recipe = replace(
+            ROUTED,
+            stage=stage,
+            distillation="none" if stage == "router" else "contrastive",
+            negatives=2,
+        )
         start = {"branches": branches} if before is None else {"init": str(before)}
         before = router_from_images(
-            recipe, [images], tmp_path_factory.mktemp(stage), name="net", cache=cache, valid=images, licence="CC0", **start
+            recipe,
+            [images],
+            tmp_path_factory.mktemp(stage),
+            name="net",
+            cache=cache,
+            valid=images,
+            licence="CC0",
+            **start,
         )
         paths.append(before)
     return branches, paths
@@ -60,10 +101,20 @@ def steps(images, cache, tmp_path_factory):
 def test_each_branch_is_trained_on_its_class_of_difficulty(steps, images, cache, tmp_path):
     lines = []
     recipe = replace(
-        TINY, arch="fsrcnn", variant="w2", method="supervised", psd=0.0, elastic=False, steps=1, patch_hr=16, difficulty=(3, 3)
+        TINY,
+        arch="fsrcnn",
+        variant="w2",
+        method="supervised",
+        psd=0.0,
+        elastic=False,
+        steps=1,
+        patch_hr=16,
+        difficulty=(3, 3),
     )
     judge = steps[0][2]
-    path = checkpoint_from_images(recipe, [images], tmp_path, name="hard", cache=cache, judge=judge, log=lines.append)
+    path = checkpoint_from_images(
+        recipe, [images], tmp_path, name="hard", cache=cache, judge=judge, log=lines.append
+    )
     assert any("class 3 of 3" in line for line in lines)
     card = load_checkpoint(path).spec.training
     assert card["difficulty"] == [3, 3] and card["judged_by"] == "w8 (fsrcnn w8)"
@@ -76,7 +127,9 @@ def test_a_router_is_trained_and_its_branches_are_left_as_they_are(steps):
     assert list(router.spec.macs) == sorted(router.spec.macs) and router.spec.router_macs > 0
     assert router.spec.training["steps_done"] == 4 and router.spec.licence == "CC0"
     for given, held in zip(branches, router.checkpoints()):
-        assert held.path.parent == path.parent, "a branch that is not shipped lies beside the router"
+        assert held.path.parent == path.parent, (
+            "a branch that is not shipped lies beside the router"
+        )
         assert held.spec == load_checkpoint(given).spec
 
 
@@ -85,17 +138,29 @@ def test_branches_learn_with_the_router_as_it_is_and_then_all_together(steps):
     a, b, c = (load_router(p) for p in (first, second, third))
     assert all(torch.equal(a.weights[k], b.weights[k]) for k in a.weights)
     assert not all(torch.equal(b.weights[k], c.weights[k]) for k in a.weights)
-    assert b.spec.models == ("net-1", "net-2", "net-3") and b.spec.training["features"] == "random-64"
+    assert (
+        b.spec.models == ("net-1", "net-2", "net-3") and b.spec.training["features"] == "random-64"
+    )
     for before, after in ((a, b), (b, c)):
-        pairs = zip(before.checkpoints(), after.checkpoints())  # a branch that is chosen for no patch and teaches alone stays
+        pairs = zip(
+            before.checkpoints(), after.checkpoints()
+        )  # a branch that is chosen for no patch and teaches alone stays
         assert any(not torch.equal(x.weights[k], y.weights[k]) for x, y in pairs for k in x.weights)
-    assert b.spec.training["init"] == "net" and b.spec.training["init_sha256"] == a.spec.weights_sha256
+    assert (
+        b.spec.training["init"] == "net" and b.spec.training["init_sha256"] == a.spec.weights_sha256
+    )
     assert all(net(torch.rand(1, 3, 8, 8)).shape == (1, 3, 16, 16) for net in c.branch_networks())
 
 
 def test_a_run_in_two_halves_is_the_whole_run(steps, images, cache, tmp_path):
     branches, (path, _, _) = steps
-    options = {"name": "net", "cache": cache, "branches": branches, "valid": images, "licence": "CC0"}
+    options = {
+        "name": "net",
+        "cache": cache,
+        "branches": branches,
+        "valid": images,
+        "licence": "CC0",
+    }
     router_from_images(ROUTED, [images], tmp_path, budget_s=0.0, **options)
     assert load_router(tmp_path / path.name).spec.training["steps_done"] == 1
     resumed = router_from_images(ROUTED, [images], tmp_path, resume=True, **options)
@@ -120,33 +185,68 @@ def test_a_router_learns_from_errors_that_are_computed_once(steps, images, cache
 def test_depths_of_one_elastic_checkpoint_are_branches_too(whole, images, cache, tmp_path):
     elastic = str(whole[1])
     recipe = replace(ROUTED, classes=2)
-    path = router_from_images(recipe, [images], tmp_path, name="depths", cache=cache, branches=[f"{elastic}:d2", f"{elastic}:d1"])
+    path = router_from_images(
+        recipe,
+        [images],
+        tmp_path,
+        name="depths",
+        cache=cache,
+        branches=[f"{elastic}:d2", f"{elastic}:d1"],
+    )
     router = load_router(path)
     assert router.spec.models == ("net", "net") and router.spec.variants == ("d1", "d2")
     with pytest.raises(InputError, match="slices of one checkpoint"):
-        router_from_images(replace(recipe, stage="joint"), [images], tmp_path / "joint", name="depths", cache=cache, init=str(path))
+        router_from_images(
+            replace(recipe, stage="joint"),
+            [images],
+            tmp_path / "joint",
+            name="depths",
+            cache=cache,
+            init=str(path),
+        )
 
 
-def test_networks_of_several_kinds_are_trained_together_a_slice_of_an_elastic_one_too(whole, images, cache, tmp_path):
-    names = [untrained(tmp_path, "fsrcnn", "w4"), untrained(tmp_path, "msrresnet", "w4"), f"{whole[1]}:d1"]
+def test_networks_of_several_kinds_are_trained_together_a_slice_of_an_elastic_one_too(
+    whole, images, cache, tmp_path
+):
+    names = [
+        untrained(tmp_path, "fsrcnn", "w4"),
+        untrained(tmp_path, "msrresnet", "w4"),
+        f"{whole[1]}:d1",
+    ]
     made = [{"branches": names}, {"init": str(tmp_path / "first" / "net.router.safetensors")}]
     for stage, start, folder in zip(("router", "joint"), made, ("first", "second")):
         recipe = replace(ROUTED, stage=stage, steps=1)
-        path = router_from_images(recipe, [images], tmp_path / folder, name="net", cache=cache, **start)
+        path = router_from_images(
+            recipe, [images], tmp_path / folder, name="net", cache=cache, **start
+        )
     router = load_router(path)
-    assert router.spec.models == ("net-1", "net-2", "net-3") and sorted(router.spec.variants) == ["d1", "w4", "w4"]
+    assert router.spec.models == ("net-1", "net-2", "net-3") and sorted(router.spec.variants) == [
+        "d1",
+        "w4",
+        "w4",
+    ]
     assert sorted(c.spec.arch for c in router.checkpoints()) == ["asrn", "fsrcnn", "msrresnet"]
-    assert all(c.spec.variants == (variant,) for c, variant in zip(router.checkpoints(), router.spec.variants))
-    assert all(net(torch.rand(1, 3, 8, 8)).shape == (1, 3, 16, 16) for net in router.branch_networks())
+    assert all(
+        c.spec.variants == (variant,)
+        for c, variant in zip(router.checkpoints(), router.spec.variants)
+    )
+    assert all(
+        net(torch.rand(1, 3, 8, 8)).shape == (1, 3, 16, 16) for net in router.branch_networks()
+    )
 
 
-@pytest.mark.parametrize("stage, file", [("router", "w4.safetensors"), ("distil", "other-2.safetensors")])
+@pytest.mark.parametrize(
+    "stage, file", [("router", "w4.safetensors"), ("distil", "other-2.safetensors")]
+)
 def test_another_checkpoint_is_not_written_over(steps, images, cache, tmp_path, stage, file):
     branches, (path, _, _) = steps
     start = {"branches": branches} if stage == "router" else {"init": str(path)}
     (tmp_path / file).write_bytes(b"another's")
     with pytest.raises(InputError, match=f"there is another checkpoint of that name: .*{file}"):
-        router_from_images(replace(ROUTED, stage=stage), [images], tmp_path, name="other", cache=cache, **start)
+        router_from_images(
+            replace(ROUTED, stage=stage), [images], tmp_path, name="other", cache=cache, **start
+        )
     assert [p.name for p in tmp_path.iterdir()] == [file]
 
 
@@ -156,9 +256,22 @@ def test_two_branches_of_one_name_cannot_lie_beside_a_router(images, cache, tmp_
         architecture, variant = ARCHITECTURES["fsrcnn"], Variant.parse(width)
         (tmp_path / folder).mkdir()
         spec = architecture.spec(2, variant, elastic=False)
-        names.append(str(save_checkpoint(tmp_path / folder, "net", spec, architecture.build(2, variant).state_dict())))
+        names.append(
+            str(
+                save_checkpoint(
+                    tmp_path / folder, "net", spec, architecture.build(2, variant).state_dict()
+                )
+            )
+        )
     with pytest.raises(InputError, match="two branches are called 'net'"):
-        router_from_images(replace(ROUTED, classes=2), [images], tmp_path / "out", name="router", cache=cache, branches=names)
+        router_from_images(
+            replace(ROUTED, classes=2),
+            [images],
+            tmp_path / "out",
+            name="router",
+            cache=cache,
+            branches=names,
+        )
 
 
 def test_bad_starts(steps, whole, images, cache, tmp_path):
@@ -166,15 +279,30 @@ def test_bad_starts(steps, whole, images, cache, tmp_path):
 
     def refused(match, recipe=ROUTED, error=InputError, **options):
         with pytest.raises(error, match=match):
-            router_from_images(recipe, [images], tmp_path / "out", name="net", cache=cache, **options)
+            router_from_images(
+                recipe, [images], tmp_path / "out", name="net", cache=cache, **options
+            )
         assert not (tmp_path / "out").exists()
 
     refused("2 branches; the recipe trains a router for 3 classes", branches=branches[:2])
     refused("trains a new router", branches=branches, init=str(path))
     refused("goes on from a router", recipe=replace(ROUTED, stage="joint"))
-    refused("which has its branches", recipe=replace(ROUTED, stage="joint"), init=str(path), branches=branches)
-    refused("for 3 classes; the recipe is for 4", recipe=replace(ROUTED, stage="joint", classes=4), init=str(path))
-    refused("different scales: 'w2' is x2, expected x3", recipe=replace(ROUTED, scale=3, patch_hr=24), branches=branches)
+    refused(
+        "which has its branches",
+        recipe=replace(ROUTED, stage="joint"),
+        init=str(path),
+        branches=branches,
+    )
+    refused(
+        "for 3 classes; the recipe is for 4",
+        recipe=replace(ROUTED, stage="joint", classes=4),
+        init=str(path),
+    )
+    refused(
+        "different scales: 'w2' is x2, expected x3",
+        recipe=replace(ROUTED, scale=3, patch_hr=24),
+        branches=branches,
+    )
     refused("cost the same", branches=[branches[0], branches[0], branches[1]])
     refused("nothing in this recipe compares features", branches=branches, vgg="vgg.pth")
     refused("no variant 'd7'", error=SrDeployError, branches=[f"{whole[1]}:d7", *branches[:2]])
@@ -203,7 +331,11 @@ def test_every_recipe_can_be_run_and_says_where_it_comes_from(name, tmp_path):
         assert len(recipe.branches) == recipe.classes and set(recipe.branches) <= set(RECIPES)
     else:
         before = ROUTED_RECIPES[recipe.follows]
-        assert (before.classes, before.convs, before.scale) == (recipe.classes, recipe.convs, recipe.scale)
+        assert (before.classes, before.convs, before.scale) == (
+            recipe.classes,
+            recipe.convs,
+            recipe.scale,
+        )
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(recipe.__dict__))
     assert routed_recipe_named(str(path)) == recipe
@@ -214,7 +346,13 @@ def test_the_papers_numbers():
         assert len(widths) == 3
         for name in REQUIREMENTS:
             one = ROUTED_RECIPES[f"cdnsr-{name}-{backbone}-x4"]
-            assert (one.batch_size, one.lr, one.final_lr, one.schedule, one.patch_hr) == (64, 2e-4, 1e-7, "cosine", 128)
+            assert (one.batch_size, one.lr, one.final_lr, one.schedule, one.patch_hr) == (
+                64,
+                2e-4,
+                1e-7,
+                "cosine",
+                128,
+            )
             assert (one.lambda_ct, one.negatives, one.convs, one.classes) == (1e-3, 6, 5, 3)
             last = ROUTED_RECIPES[f"cdnsr-{name}-{backbone}-x4-3"]
             assert last.stage == "joint" and last.follows == f"cdnsr-{name}-{backbone}-x4-2"
@@ -224,7 +362,11 @@ def test_the_papers_numbers():
 def untrained(folder, arch, width):
     architecture, variant = ARCHITECTURES[arch], Variant.parse(width)
     spec = architecture.spec(2, variant, elastic=False)
-    return str(save_checkpoint(folder, f"{arch}-{width}", spec, architecture.build(2, variant).state_dict()))
+    return str(
+        save_checkpoint(
+            folder, f"{arch}-{width}", spec, architecture.build(2, variant).state_dict()
+        )
+    )
 
 
 ABLATIONS = [name for name in ROUTED_RECIPES if "ablation" in name]
@@ -233,10 +375,18 @@ ABLATIONS = [name for name in ROUTED_RECIPES if "ablation" in name]
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_an_ablation_trains_for_100_steps(name, steps, images, cache, tmp_path):
     recipe = ROUTED_RECIPES[name]
-    short = replace(recipe, steps=100, scale=2, patch_hr=8, batch_size=recipe.negatives + 1 if recipe.teaches else 2)
+    short = replace(
+        recipe,
+        steps=100,
+        scale=2,
+        patch_hr=8,
+        batch_size=recipe.negatives + 1 if recipe.teaches else 2,
+    )
     if recipe.stage == "router":
         arch = RECIPES[recipe.branches[0]].arch
-        start = {"branches": [untrained(tmp_path, arch, f"w{4 * j + 4}") for j in range(recipe.classes)]}
+        start = {
+            "branches": [untrained(tmp_path, arch, f"w{4 * j + 4}") for j in range(recipe.classes)]
+        }
     else:
         start = {"init": str(steps[1][0])}
     path = router_from_images(short, [images], tmp_path, name="net", cache=cache, **start)
@@ -258,7 +408,10 @@ def test_an_ablation_trains_for_100_steps(name, steps, images, cache, tmp_path):
         ({"lambda_reg": -1.0}, "lambda_reg >= 0"),
         ({"patch_hr": 6}, "at least 4 LR pixels"),
         ({"patch_hr": 17}, "multiple of the scale"),
-        ({"stage": "joint", "distillation": "pixel", "negatives": 8}, "8 negatives; expected at least 1, and fewer than the batch of 8"),
+        (
+            {"stage": "joint", "distillation": "pixel", "negatives": 8},
+            "8 negatives; expected at least 1, and fewer than the batch of 8",
+        ),
         ({"lr": float("nan")}, "not finite"),
         ({"schedule": "linear"}, "unknown schedule 'linear'"),
     ],

@@ -19,7 +19,11 @@ def test_one_cycle():
 
 def test_cosine_is_equation_5_of_warm_restarts():
     shares = rates("cosine", 100, final_lr=0.5)
-    assert shares[0] == 2 and shares[50] == pytest.approx(1.25) and shares[25] == pytest.approx(0.5 + 0.75 * (1 + math.cos(math.pi / 4)))
+    assert (
+        shares[0] == 2
+        and shares[50] == pytest.approx(1.25)
+        and shares[25] == pytest.approx(0.5 + 0.75 * (1 + math.cos(math.pi / 4)))
+    )
 
 
 def test_halving():
@@ -33,12 +37,17 @@ def test_knee_warms_up_explores_cools_down_and_begins_again():
     assert shares[9:] == shares[:5]
 
 
-@pytest.mark.parametrize("schedule, periods", [("halving", ()), ("knee", (1, 2)), ("cosine", (3,)), ("knee", (0, 1, 1))])
+@pytest.mark.parametrize(
+    "schedule, periods", [("halving", ()), ("knee", (1, 2)), ("cosine", (3,)), ("knee", (0, 1, 1))]
+)
 def test_periods_that_do_not_fit(schedule, periods):
     with pytest.raises(InputError, match=f"the schedule '{schedule}' takes . periods"):
         learning_rate(schedule, 0, 10, lr=1.0, periods=periods)
 
 
 def test_an_unknown_schedule():
-    with pytest.raises(InputError, match="unknown schedule 'linear'; expected constant, one-cycle, cosine, halving, knee"):
+    with pytest.raises(
+        InputError,
+        match="unknown schedule 'linear'; expected constant, one-cycle, cosine, halving, knee",
+    ):
         learning_rate("linear", 0, 10, lr=1.0)

@@ -11,7 +11,10 @@ def without(state, key):
 def narrower(state):
     """Adam's averages of another network."""
     optimiser = state["optimiser"]
-    kept = {n: {k: v[:1] if v.ndim else v for k, v in of.items()} for n, of in optimiser["state"].items()}
+    kept = {
+        n: {k: v[:1] if v.ndim else v for k, v in of.items()}
+        for n, of in optimiser["state"].items()
+    }
     return {**state, "optimiser": {**optimiser, "state": kept}}
 
 
@@ -22,15 +25,25 @@ def narrower(state):
         (lambda s: without(s, "card"), "it holds no 'card': another version"),
         (lambda s: {**s, "step": "3"}, "its 'step' is a str"),
         (lambda s: {**s, "step": 7}, "its step is 7 of 6"),
-        (lambda s: {**s, "net": without(s["net"], "head.0.weight")}, "its 'net' does not fit its network: 1 tensors are missing"),
-        (lambda s: {**s, "ema": {**s["ema"], "head.0.weight": torch.ones(1)}}, "its 'ema' does not fit its network: 1 have another shape"),
+        (
+            lambda s: {**s, "net": without(s["net"], "head.0.weight")},
+            "its 'net' does not fit its network: 1 tensors are missing",
+        ),
+        (
+            lambda s: {**s, "ema": {**s["ema"], "head.0.weight": torch.ones(1)}},
+            "its 'ema' does not fit its network: 1 have another shape",
+        ),
         (lambda s: {**s, "optimiser": {}}, "its optimiser does not fit"),
         (narrower, "its optimiser does not fit"),
     ],
 )
 def test_a_state_that_does_not_fit(train, tmp_path, whole, change, reason):
-    torch.save(change(torch.load(whole[0] / "net.state.pt", weights_only=True)), tmp_path / "net.state.pt")
-    with pytest.raises(CheckpointError, match=f"net.state.pt cannot be resumed from: {reason}") as e:
+    torch.save(
+        change(torch.load(whole[0] / "net.state.pt", weights_only=True)), tmp_path / "net.state.pt"
+    )
+    with pytest.raises(
+        CheckpointError, match=f"net.state.pt cannot be resumed from: {reason}"
+    ) as e:
         train(resume=True)
     assert len(e.value.message) < 400 and "\n" not in e.value.message
 
@@ -39,5 +52,7 @@ def test_a_state_that_does_not_fit(train, tmp_path, whole, change, reason):
 def test_a_damaged_state_is_refused_in_a_line(train, tmp_path, whole, content):
     data = (whole[0] / "net.state.pt").read_bytes()
     (tmp_path / "net.state.pt").write_bytes(data[: len(data) // 2] if content == "cut" else content)
-    with pytest.raises(CheckpointError, match="cannot be resumed from: it is damaged, or no state of a run$"):
+    with pytest.raises(
+        CheckpointError, match="cannot be resumed from: it is damaged, or no state of a run$"
+    ):
         train(resume=True)

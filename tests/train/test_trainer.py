@@ -31,9 +31,14 @@ def state_of(folder):
 
 def equal_states(a, b):
     for part in ("net", "ema"):
-        assert a[part].keys() == b[part].keys() and all(torch.equal(b[part][k], v) for k, v in a[part].items())
+        assert a[part].keys() == b[part].keys() and all(
+            torch.equal(b[part][k], v) for k, v in a[part].items()
+        )
     for n, state in a["optimiser"]["state"].items():
-        assert all(torch.equal(torch.as_tensor(b["optimiser"]["state"][n][k]), torch.as_tensor(v)) for k, v in state.items())
+        assert all(
+            torch.equal(torch.as_tensor(b["optimiser"]["state"][n][k]), torch.as_tensor(v))
+            for k, v in state.items()
+        )
     assert a["step"] == b["step"]
 
 
@@ -54,7 +59,12 @@ def test_a_finished_run_is_a_checkpoint_of_every_variant(whole):
     assert checkpoint.spec.variants == ("d1", "d2") and checkpoint.spec.scale == 2
     assert (checkpoint.spec.licence, checkpoint.spec.trained_on) == ("CC0", "noise")
     training = checkpoint.spec.training
-    assert (training["steps_done"], training["images"], training["seed"], training["method"]) == (6, 3, 0, "deep-supervision")
+    assert (training["steps_done"], training["images"], training["seed"], training["method"]) == (
+        6,
+        3,
+        0,
+        "deep-supervision",
+    )
     assert training["device"].startswith("cpu") and training["torch"] and training["hours"] >= 0
     x = torch.rand(1, 3, 5, 6)
     assert checkpoint.network("d1")(x).shape == checkpoint.network()(x).shape == (1, 3, 10, 12)
@@ -71,11 +81,15 @@ def test_it_computes_what_a_plain_loop_computes(whole, images, cache):
     elastic.net.to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.Adam(elastic.net.parameters())
     ema = {k: v.detach().clone() for k, v in elastic.net.state_dict().items()}
-    data = Patches(image_pairs([images], cache, scale=2), scale=2, patch_hr=12, batch_size=4, seed=0)
+    data = Patches(
+        image_pairs([images], cache, scale=2), scale=2, patch_hr=12, batch_size=4, seed=0
+    )
     for step in range(6):
         lr, hr = data.batch(step)
         optimiser.param_groups[0]["lr"] = learning_rate("one-cycle", step, 6, lr=1e-3)
-        given = losses.Step(lr.to(memory_format=torch.channels_last), hr, "l1", 0.1, True, None, None)
+        given = losses.Step(
+            lr.to(memory_format=torch.channels_last), hr, "l1", 0.1, True, None, None
+        )
         optimiser.zero_grad()
         sum(losses.deep_supervision(elastic, given).values()).backward()
         torch.nn.utils.clip_grad_norm_(elastic.net.parameters(), 1.0)
@@ -87,11 +101,16 @@ def test_it_computes_what_a_plain_loop_computes(whole, images, cache):
 
 
 @pytest.mark.parametrize("stopped_by", ["SIGINT", "SIGTERM", "SIGHUP", "budget"])
-def test_two_halves_of_a_run_are_the_whole_run_bit_for_bit(train, tmp_path, whole, monkeypatch, stopped_by):
+def test_two_halves_of_a_run_are_the_whole_run_bit_for_bit(
+    train, tmp_path, whole, monkeypatch, stopped_by
+):
     if stopped_by == "budget":
         said = []
         train(budget_s=0, licence="CC0", trained_on="noise", log=said.append)
-        assert said[-1] == "stopped after step 1 of 6, the time is up; the same command with --resume goes on"
+        assert (
+            said[-1]
+            == "stopped after step 1 of 6, the time is up; the same command with --resume goes on"
+        )
         assert state_of(tmp_path)["step"] == 1
     else:
         number = getattr(signal, stopped_by, None)
@@ -103,7 +122,10 @@ def test_two_halves_of_a_run_are_the_whole_run_bit_for_bit(train, tmp_path, whol
             train(licence="CC0", trained_on="noise")
         assert signal.getsignal(number) is before
         assert state_of(tmp_path)["step"] == 3  # the step was finished
-    assert load_checkpoint(tmp_path / "net.safetensors").spec.training["steps_done"] == state_of(tmp_path)["step"]
+    assert (
+        load_checkpoint(tmp_path / "net.safetensors").spec.training["steps_done"]
+        == state_of(tmp_path)["step"]
+    )
     path = train(resume=True)  # licence and trained_on are those it began with
     assert path.read_bytes() == whole[1].read_bytes()
     equal_states(state_of(whole[0]), state_of(tmp_path))
@@ -130,8 +152,15 @@ checkpoint_from_images(Recipe(**{dataclasses.asdict(TINY)!r}), [Path({str(images
     assert killed.returncode == 9, killed.stderr
     assert state_of(tmp_path)["step"] == 4
     path = checkpoint_from_images(
-        TINY, [images], tmp_path, name="net", cache=cache, resume=True, licence="CC0", trained_on="noise"
-    )  # fmt: skip
+        TINY,
+        [images],
+        tmp_path,
+        name="net",
+        cache=cache,
+        resume=True,
+        licence="CC0",
+        trained_on="noise",
+    )
     assert path.read_bytes() == whole[1].read_bytes()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".partial")]
 
@@ -139,30 +168,68 @@ checkpoint_from_images(Recipe(**{dataclasses.asdict(TINY)!r}), [Path({str(images
 @pytest.mark.parametrize("launcher", ["torchrun", "--devices 2"])
 def test_two_processes_train_the_same_network(images, cache, tmp_path, launcher):
     (tmp_path / "net.json").write_text(json.dumps(dataclasses.asdict(TINY)))
-    command = ["-m", "sr_deploy.cli.main", "train", tmp_path / "net.json", "--data", images, "-o", tmp_path / "two", "--cache", cache]
+    command = [
+        "-m",
+        "sr_deploy.cli.main",
+        "train",
+        tmp_path / "net.json",
+        "--data",
+        images,
+        "-o",
+        tmp_path / "two",
+        "--cache",
+        cache,
+    ]
     command += ["--valid", images]
     if launcher == "torchrun":
         command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command]
     else:
         command += ["--devices", "2"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    run = subprocess.run([sys.executable, *map(str, command)], env=env, capture_output=True, text=True, timeout=240)
+    run = subprocess.run(
+        [sys.executable, *map(str, command)], env=env, capture_output=True, text=True, timeout=240
+    )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == str(tmp_path / "two" / "net.safetensors")  # printed once
-    alone = load_checkpoint(checkpoint_from_images(TINY, [images], tmp_path / "one", name="net", cache=cache)).weights
+    alone = load_checkpoint(
+        checkpoint_from_images(TINY, [images], tmp_path / "one", name="net", cache=cache)
+    ).weights
     both = load_checkpoint(tmp_path / "two" / "net.safetensors")
     assert both.spec.training["device"].endswith("2 processes")
     for k, v in alone.items():
         torch.testing.assert_close(both.weights[k], v, rtol=0, atol=2e-5)
-    other = load_checkpoint(checkpoint_from_images(TINY, [images], tmp_path / "other", name="net", cache=cache, seed=1)).weights
-    assert max((other[k] - v).abs().max() for k, v in alone.items()) > 1e-2  # the bound above means something
+    other = load_checkpoint(
+        checkpoint_from_images(TINY, [images], tmp_path / "other", name="net", cache=cache, seed=1)
+    ).weights
+    assert (
+        max((other[k] - v).abs().max() for k, v in alone.items()) > 1e-2
+    )  # the bound above means something
 
 
 def test_an_error_in_every_process_is_told_once(images, cache, tmp_path):
-    (tmp_path / "net.json").write_text(json.dumps(dataclasses.asdict(replace(TINY, lr=1e9, schedule="constant", clip_norm=0.0))))
-    command = ["-m", "sr_deploy.cli.main", "train", tmp_path / "net.json", "--data", images, "-o", tmp_path / "out", "--cache", cache]
+    (tmp_path / "net.json").write_text(
+        json.dumps(dataclasses.asdict(replace(TINY, lr=1e9, schedule="constant", clip_norm=0.0)))
+    )
+    command = [
+        "-m",
+        "sr_deploy.cli.main",
+        "train",
+        tmp_path / "net.json",
+        "--data",
+        images,
+        "-o",
+        tmp_path / "out",
+        "--cache",
+        cache,
+    ]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    run = subprocess.run([sys.executable, *map(str, command), "--devices", "2"], env=env, capture_output=True, text=True, timeout=240)
+    run = subprocess.run(
+        [sys.executable, *map(str, command), "--devices", "2"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert run.returncode == 1 and run.stdout == "" and "Traceback" not in run.stderr
     assert run.stderr.count("error: ") == run.stderr.count("is not finite at step") == 1
 
@@ -180,7 +247,10 @@ def test_workers_change_nothing(train, whole):
 def test_bf16_is_another_run_of_the_same_network(train, whole):
     checkpoint = load_checkpoint(train(replace(TINY, amp="bf16")))
     assert all(v.dtype == torch.float32 for v in checkpoint.weights.values())
-    differences = [(checkpoint.weights[k] - v).abs().max().item() for k, v in load_checkpoint(whole[1]).weights.items()]
+    differences = [
+        (checkpoint.weights[k] - v).abs().max().item()
+        for k, v in load_checkpoint(whole[1]).weights.items()
+    ]
     assert 0 < max(differences) < 2e-2
 
 
@@ -208,11 +278,15 @@ def test_validation_keeps_the_best_and_both_logs(train, images, tmp_path):
         rows = [(int(row["step"]), float(row["valid_psnr_db"])) for row in csv.DictReader(f)]
     assert [step for step, _ in rows] == [2, 4, 6] and all(5 < psnr < 50 for _, psnr in rows)
     best = load_checkpoint(tmp_path / "net-best.safetensors").spec.training
-    assert (best["steps_done"], best["best_valid_psnr_db"]) == max(((s, round(p, 3)) for s, p in rows), key=lambda r: r[1])
+    assert (best["steps_done"], best["best_valid_psnr_db"]) == max(
+        ((s, round(p, 3)) for s, p in rows), key=lambda r: r[1]
+    )
     events = EventAccumulator(str(tmp_path / "net.logs" / "version_0"))
     events.Reload()
     assert [e.step for e in events.Scalars("valid_psnr_db")] == [2, 4, 6]
-    assert {"loss", "loss/depth 1", "loss/psd", "lr", "samples_per_s"} <= set(events.Tags()["scalars"])
+    assert {"loss", "loss/depth 1", "loss/psd", "lr", "samples_per_s"} <= set(
+        events.Tags()["scalars"]
+    )
 
 
 def test_the_best_survives_a_resumed_run_that_gets_worse(train, images, tmp_path, monkeypatch):
@@ -228,20 +302,56 @@ def test_the_best_survives_a_resumed_run_that_gets_worse(train, images, tmp_path
 
 
 def test_every_method_trains_a_checkpoint(train, tmp_path):
-    sandwich = replace(TINY, arch="imdeception", variant="", method="sandwich", psd=0.0, steps=2, batch_size=1)
+    sandwich = replace(
+        TINY, arch="imdeception", variant="", method="sandwich", psd=0.0, steps=2, batch_size=1
+    )
     spec = load_checkpoint(train(sandwich, tmp_path / "sandwich")).spec
     assert spec.variants[0] == "c4" and spec.variants[-1] == "c16-nla" and len(spec.variants) == 8
-    teacher = replace(TINY, arch="edsr", variant="b1", config={"channels": 4}, method="supervised", elastic=False, psd=0.0, patch_hr=30)
+    teacher = replace(
+        TINY,
+        arch="edsr",
+        variant="b1",
+        config={"channels": 4},
+        method="supervised",
+        elastic=False,
+        psd=0.0,
+        patch_hr=30,
+    )
     path = train(teacher, tmp_path / "teacher")
     assert load_checkpoint(path).spec.variants == ("b1",)
     student = replace(teacher, arch="srn-s", config={}, method="distillation")
-    training = load_checkpoint(train(student, tmp_path / "student", teacher=str(path))).spec.training
-    assert training["teacher"] == "net (edsr b1)" and training["teacher_sha256"] == load_checkpoint(path).spec.weights_sha256
+    training = load_checkpoint(
+        train(student, tmp_path / "student", teacher=str(path))
+    ).spec.training
+    assert (
+        training["teacher"] == "net (edsr b1)"
+        and training["teacher_sha256"] == load_checkpoint(path).spec.weights_sha256
+    )
 
 
 def test_the_teachers_score_is_on_the_card(train, images, tmp_path):
-    teacher = train(replace(TINY, arch="srn-s", variant="b1", method="supervised", elastic=False, psd=0.0, patch_hr=30), tmp_path / "t")
-    student = replace(TINY, arch="srn-s", variant="b1", method="distillation", elastic=False, psd=0.0, patch_hr=30, steps=2)
+    teacher = train(
+        replace(
+            TINY,
+            arch="srn-s",
+            variant="b1",
+            method="supervised",
+            elastic=False,
+            psd=0.0,
+            patch_hr=30,
+        ),
+        tmp_path / "t",
+    )
+    student = replace(
+        TINY,
+        arch="srn-s",
+        variant="b1",
+        method="distillation",
+        elastic=False,
+        psd=0.0,
+        patch_hr=30,
+        steps=2,
+    )
     spec = load_checkpoint(train(student, teacher=str(teacher), valid=images)).spec
     assert 5 < spec.training["teacher_valid_psnr_db"] < 50
 
@@ -251,18 +361,28 @@ def test_fine_tuning_starts_from_the_given_weights(train, whole, tmp_path):
     for k, v in load_checkpoint(whole[1]).weights.items():
         torch.testing.assert_close(load_checkpoint(path).weights[k], v, rtol=0, atol=1e-6)
     training = load_checkpoint(path).spec.training
-    assert training["init"] == "net" and training["init_training"]["steps_done"] == 6 and "init_scale" not in training
+    assert (
+        training["init"] == "net"
+        and training["init_training"]["steps_done"] == 6
+        and "init_scale" not in training
+    )
 
 
 def test_another_scale_starts_with_what_the_two_share(train, whole):
     path = train(replace(TINY, scale=3, lr=1e-12, ema=0.0), init=str(whole[1]))
     before, after = load_checkpoint(whole[1]).weights, load_checkpoint(path)
-    torch.testing.assert_close(after.weights["body.1.expand.weight"], before["body.1.expand.weight"], rtol=0, atol=1e-6)
-    assert after.spec.training["init_scale"] == 2 and after.spec.training["init_tensors"] == "33 of 34"
+    torch.testing.assert_close(
+        after.weights["body.1.expand.weight"], before["body.1.expand.weight"], rtol=0, atol=1e-6
+    )
+    assert (
+        after.spec.training["init_scale"] == 2 and after.spec.training["init_tensors"] == "33 of 34"
+    )
 
 
 def test_a_start_of_another_network_is_refused(train, whole, tmp_path):
-    with pytest.raises(InputError, match="'.*net.safetensors' is asrn d2; the recipe trains asrn d1"):
+    with pytest.raises(
+        InputError, match="'.*net.safetensors' is asrn d2; the recipe trains asrn d1"
+    ):
         train(replace(TINY, variant="d1"), tmp_path / "new", init=str(whole[1]))
     assert not list(tmp_path.glob("new/*.safetensors"))
 
@@ -271,7 +391,15 @@ def test_what_a_recipe_needs(train, whole):
     with pytest.raises(InputError, match="goes on from weights") as e:
         train(replace(TINY, follows="asrn-x2-best"))
     assert "asrn-x2-best with --init" in e.value.hint
-    distilling = replace(TINY, arch="srn-s", variant="b1", method="distillation", psd=0.0, patch_hr=30, teacher="edsr-x4-3")
+    distilling = replace(
+        TINY,
+        arch="srn-s",
+        variant="b1",
+        method="distillation",
+        psd=0.0,
+        patch_hr=30,
+        teacher="edsr-x4-3",
+    )
     with pytest.raises(InputError, match="learns from a teacher") as e:
         train(distilling)
     assert "edsr-x4-3 with --teacher" in e.value.hint
@@ -281,9 +409,13 @@ def test_what_a_recipe_needs(train, whole):
         train(replace(distilling, scale=4, patch_hr=60), teacher=str(whole[1]))
 
 
-def test_a_loss_that_is_not_a_number_stops_and_keeps_the_state_before_it(train, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_a_number_stops_and_keeps_the_state_before_it(
+    train, tmp_path, monkeypatch
+):
     train(budget_s=0)
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.suffix != ".pt" and p.is_file()}
+    before = {
+        p.name: p.read_bytes() for p in tmp_path.iterdir() if p.suffix != ".pt" and p.is_file()
+    }
     real = losses.METHODS["deep-supervision"]
     calls = []
 
@@ -293,10 +425,17 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_state_before_it(train, 
         return {**terms, "psd": terms["psd"] * math.nan} if len(calls) == 2 else terms
 
     monkeypatch.setitem(losses.METHODS, "deep-supervision", broken)
-    with pytest.raises(SrDeployError, match=r"the loss \(its term 'psd'\) is not finite at step 2; its patches are of .*png") as e:
+    with pytest.raises(
+        SrDeployError,
+        match=r"the loss \(its term 'psd'\) is not finite at step 2; its patches are of .*png",
+    ) as e:
         train(resume=True)
-    assert "lower the recipe's lr" in e.value.hint and "the last saved state is kept" in e.value.hint
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.suffix != ".pt" and p.is_file()} == before
+    assert (
+        "lower the recipe's lr" in e.value.hint and "the last saved state is kept" in e.value.hint
+    )
+    assert {
+        p.name: p.read_bytes() for p in tmp_path.iterdir() if p.suffix != ".pt" and p.is_file()
+    } == before
     assert state_of(tmp_path)["step"] == 2
 
 
@@ -305,7 +444,10 @@ def test_a_gradient_that_is_not_a_number_never_reaches_a_checkpoint(train, tmp_p
 
     def broken(elastic, step):
         weight = elastic.net.head[0].weight
-        return {**real(elastic, step), "slope": (weight - weight).sum().sqrt()}  # finite, with an infinite slope
+        return {
+            **real(elastic, step),
+            "slope": (weight - weight).sum().sqrt(),
+        }  # finite, with an infinite slope
 
     monkeypatch.setitem(losses.METHODS, "deep-supervision", broken)
     with pytest.raises(SrDeployError, match="the gradient is not finite at step 0") as e:
@@ -317,7 +459,10 @@ def test_a_gradient_that_is_not_a_number_never_reaches_a_checkpoint(train, tmp_p
 @pytest.mark.parametrize("full_for", ["net.state.pt", "net.safetensors", "metrics.csv"])
 def test_a_full_disk_is_told_and_costs_no_earlier_state(train, tmp_path, monkeypatch, full_for):
     train(budget_s=0)
-    kept = {name: (tmp_path / name).read_bytes() for name in ("net.state.pt", "net.safetensors", "net.json")}
+    kept = {
+        name: (tmp_path / name).read_bytes()
+        for name in ("net.state.pt", "net.safetensors", "net.json")
+    }
     real_replace, full = os.replace, OSError(errno.ENOSPC, "No space left on device")
 
     def replace_or_fail(a, b, *args, **options):
@@ -327,7 +472,11 @@ def test_a_full_disk_is_told_and_costs_no_earlier_state(train, tmp_path, monkeyp
 
     monkeypatch.setattr(os, "replace", replace_or_fail)
     if full_for == "metrics.csv":
-        monkeypatch.setattr(module.CSVLogger, "log_metrics", lambda self, *args, **options: (_ for _ in ()).throw(full))
+        monkeypatch.setattr(
+            module.CSVLogger,
+            "log_metrics",
+            lambda self, *args, **options: (_ for _ in ()).throw(full),
+        )
     with pytest.raises(SrDeployError, match="cannot write.*No space left") as e:
         train(resume=True)
     assert "free some space" in e.value.hint and "the last saved state is kept" in e.value.hint
@@ -335,11 +484,16 @@ def test_a_full_disk_is_told_and_costs_no_earlier_state(train, tmp_path, monkeyp
     if full_for != "net.safetensors":
         assert (tmp_path / "net.json").read_bytes() == kept["net.json"]
     monkeypatch.undo()
-    assert state_of(tmp_path)["step"] == {"net.state.pt": 1, "net.safetensors": 6, "metrics.csv": 6}[full_for]
+    assert (
+        state_of(tmp_path)["step"]
+        == {"net.state.pt": 1, "net.safetensors": 6, "metrics.csv": 6}[full_for]
+    )
     assert load_checkpoint(train(resume=True)).spec.training["steps_done"] == 6
 
 
-@pytest.mark.parametrize("change, key", [({"lr": 1e-4}, "lr"), ({"steps": 9}, "steps"), ({"patch_hr": 10}, "patch_hr")])
+@pytest.mark.parametrize(
+    "change, key", [({"lr": 1e-4}, "lr"), ({"steps": 9}, "steps"), ({"patch_hr": 10}, "patch_hr")]
+)
 def test_another_recipe_does_not_resume(train, tmp_path, whole, change, key):
     (tmp_path / "net.state.pt").write_bytes((whole[0] / "net.state.pt").read_bytes())
     with pytest.raises(InputError, match=f"belongs to another run: it differs in {key}"):
@@ -406,7 +560,11 @@ def test_a_full_disk_prints_no_traceback_of_a_thread(train, monkeypatch):
 
 
 def test_space_is_the_hint_for_a_full_disk_only(train, monkeypatch):
-    monkeypatch.setattr(module.CSVLogger, "log_metrics", lambda *args, **options: (_ for _ in ()).throw(FileExistsError(17, "File exists")))
+    monkeypatch.setattr(
+        module.CSVLogger,
+        "log_metrics",
+        lambda *args, **options: (_ for _ in ()).throw(FileExistsError(17, "File exists")),
+    )
     with pytest.raises(SrDeployError, match="cannot write to .*File exists") as e:
         train()
     assert "space" not in e.value.hint
@@ -426,7 +584,11 @@ def test_the_state_is_saved_as_time_goes_by(train, tmp_path, monkeypatch):
     seen = []
     real = Patches.pixels
     monkeypatch.setattr(
-        Patches, "pixels", lambda self, n, *share: seen.append((tmp_path / "net.state.pt").is_file()) or real(self, n, *share)
+        Patches,
+        "pixels",
+        lambda self, n, *share: (
+            seen.append((tmp_path / "net.state.pt").is_file()) or real(self, n, *share)
+        ),
     )
     train(replace(TINY, steps=3))
     assert seen[0] is False and seen[-1] is True
@@ -444,9 +606,13 @@ def test_a_teacher_may_be_any_checkpoint_of_the_scale(train, tmp_path):
     torch.manual_seed(0)
     architecture, variant = ARCHITECTURES["asrn"], Variant("d", 1)
     weights = architecture.build(2, variant).state_dict()
-    teacher = save_checkpoint(tmp_path, "teacher", architecture.spec(2, variant, elastic=False), weights)
+    teacher = save_checkpoint(
+        tmp_path, "teacher", architecture.spec(2, variant, elastic=False), weights
+    )
     train(replace(TINY, method="distillation", psd=0.0, steps=1), teacher=str(teacher))
 
 
 def test_recipes_module_has_no_state_that_a_run_changes():
-    assert recipes.RECIPES["asrn-x4"].config == {} and len({id(r) for r in recipes.RECIPES.values()}) == len(recipes.RECIPES)
+    assert recipes.RECIPES["asrn-x4"].config == {} and len(
+        {id(r) for r in recipes.RECIPES.values()}
+    ) == len(recipes.RECIPES)

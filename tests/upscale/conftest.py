@@ -27,7 +27,12 @@ class Blur(Session):
 
     def _run(self, x_nchw):
         self.fed.append(x_nchw.shape[2:])
-        return self.network(x_nchw).repeat(self.scale, axis=2).repeat(self.scale, axis=3).astype(np.float32)
+        return (
+            self.network(x_nchw)
+            .repeat(self.scale, axis=2)
+            .repeat(self.scale, axis=3)
+            .astype(np.float32)
+        )
 
     def network(self, x):
         return box(box(x, 1), 2)
@@ -43,7 +48,9 @@ class Windows(Blur):
         h, w = x.shape[2:]
         padded = np.pad(x, ((0, 0), (0, 0), (0, -h % 8), (0, -w % 8)))
         cells = padded.reshape(1, 3, padded.shape[2] // 8, 8, padded.shape[3] // 8, 8)
-        means = np.broadcast_to(cells.mean(axis=(3, 5), keepdims=True), cells.shape).reshape(padded.shape)
+        means = np.broadcast_to(cells.mean(axis=(3, 5), keepdims=True), cells.shape).reshape(
+            padded.shape
+        )
         return box(x + means[:, :, :h, :w], 2)
 
 
@@ -67,6 +74,10 @@ def noise():
 
     def make(hw, dtype=np.uint8):
         values = np.random.default_rng(0).random((*hw, 3))
-        return values.astype(np.float32) if dtype == np.float32 else (values * np.iinfo(dtype).max).astype(dtype)
+        return (
+            values.astype(np.float32)
+            if dtype == np.float32
+            else (values * np.iinfo(dtype).max).astype(dtype)
+        )
 
     return make

@@ -48,7 +48,11 @@ def run(sessions):
         said, wrote = [], []
         upscaler = Upscaler(session or sessions["blur"](), identity=identity, beside=2)
         jobs = jobs_of(folder, output, suffix=suffix)
-        return upscale_folder(jobs, output, upscaler, say=said.append, wrote=wrote.append), said, wrote
+        return (
+            upscale_folder(jobs, output, upscaler, say=said.append, wrote=wrote.append),
+            said,
+            wrote,
+        )
 
     return go
 
@@ -68,7 +72,10 @@ def test_what_is_finished_is_skipped_until_picture_network_or_result_change(tree
     out = tmp_path / "out"
     run(tree, out)
     before = (out / "a.png").stat().st_mtime_ns
-    assert str(run(tree, out)[0]) == "3 finished before, 0 failed" and (out / "a.png").stat().st_mtime_ns == before
+    assert (
+        str(run(tree, out)[0]) == "3 finished before, 0 failed"
+        and (out / "a.png").stat().st_mtime_ns == before
+    )
     picture(tree / "a.png", seed=9)
     assert run(tree, out)[2] == [out / "a.png"]
     (out / "a.png").unlink()
@@ -82,16 +89,29 @@ def test_a_bad_picture_is_reported_and_the_rest_done(tree, tmp_path, run):
     (tree / "bad.png").write_bytes((tree / "a.png").read_bytes()[:60])
     (tree / "sub" / "empty.jpg").write_bytes(b"")
     summary, said, _ = run(tree, tmp_path / "out")
-    assert str(summary) == "3 upscaled, 2 failed" and summary.failed == {tree / "bad.png", tree / "sub" / "empty.jpg"}
-    assert [line for line in said if line.startswith(f"failed: {tree / 'bad.png'}: ") and "damaged" in line]
-    assert not [name for name in files(tmp_path / "out") if "bad" in name or "empty" in name or "claim" in name or "partial" in name]
+    assert str(summary) == "3 upscaled, 2 failed" and summary.failed == {
+        tree / "bad.png",
+        tree / "sub" / "empty.jpg",
+    }
+    assert [
+        line
+        for line in said
+        if line.startswith(f"failed: {tree / 'bad.png'}: ") and "damaged" in line
+    ]
+    assert not [
+        name
+        for name in files(tmp_path / "out")
+        if "bad" in name or "empty" in name or "claim" in name or "partial" in name
+    ]
 
 
 def test_a_file_that_is_not_ours_is_not_overwritten(tree, tmp_path, run):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.png").write_text("precious")
     summary, said, _ = run(tree, tmp_path / "out")
-    assert len(summary.failed) == 1 and "exists and is not known to be made from it" in "\n".join(said)
+    assert len(summary.failed) == 1 and "exists and is not known to be made from it" in "\n".join(
+        said
+    )
     assert (tmp_path / "out" / "a.png").read_text() == "precious"
 
 
@@ -129,7 +149,10 @@ def test_links_are_followed_once(tree, tmp_path):
     (tree / "sub" / "loop").symlink_to(tree)
     picture(tmp_path / "elsewhere" / "e.png")
     (tree / "link").symlink_to(tmp_path / "elsewhere")
-    names = [job.output.relative_to(tmp_path / "out").as_posix() for job in jobs_of(tree, tmp_path / "out")]
+    names = [
+        job.output.relative_to(tmp_path / "out").as_posix()
+        for job in jobs_of(tree, tmp_path / "out")
+    ]
     assert names == ["a.png", "link/e.png", "sub/b c.jpg", "sub/deeper/ü.tif"]
 
 
@@ -169,14 +192,21 @@ def test_an_interrupt_leaves_whole_files_and_no_claims(tree, tmp_path, run, sess
         run(tree, tmp_path / "out", session=Interrupted())
     found = files(tmp_path / "out")
     assert LOG in found and not [name for name in found if "claim" in name or "partial" in name]
-    assert str(run(tree, tmp_path / "out")[0]) in ("1 upscaled, 2 finished before, 0 failed", "2 upscaled, 1 finished before, 0 failed")
+    assert str(run(tree, tmp_path / "out")[0]) in (
+        "1 upscaled, 2 finished before, 0 failed",
+        "2 upscaled, 1 finished before, 0 failed",
+    )
 
 
-def test_pictures_too_large_to_hold_several_results_are_done_one_after_the_other(tree, tmp_path, sessions):
+def test_pictures_too_large_to_hold_several_results_are_done_one_after_the_other(
+    tree, tmp_path, sessions
+):
     upscaler = Upscaler(sessions["blur"](), beside=2)
     upscaler.alone = lambda hw, bytes_per_px=3: True
     out = tmp_path / "out"
-    summary = upscale_folder(jobs_of(tree, out), out, upscaler, say=lambda line: None, wrote=lambda path: None)
+    summary = upscale_folder(
+        jobs_of(tree, out), out, upscaler, say=lambda line: None, wrote=lambda path: None
+    )
     assert len(summary.done) == 3
 
 
@@ -186,7 +216,9 @@ def test_a_log_cut_short_costs_one_picture(tree, tmp_path, run):
     text = (out / LOG).read_text()
     (out / LOG).write_text(text[:-20])
     summary, _, _ = run(tree, out)
-    assert len(summary.skipped) == 2 and len(summary.failed) == 1, "its result is not known to be ours any more"
+    assert len(summary.skipped) == 2 and len(summary.failed) == 1, (
+        "its result is not known to be ours any more"
+    )
 
 
 def test_finished_reads_what_others_have_written_meanwhile(tmp_path):
@@ -211,7 +243,12 @@ def test_one_claim_at_a_time(tmp_path):
 def test_a_dead_processs_claim_is_taken_over_and_another_hosts_is_not(tmp_path):
     import socket
 
-    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=subprocess.PIPE, check=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
     path = tmp_path / "claim"
     for text, expected in (
         (f"{done.stdout.strip()} {socket.gethostname()}", True),
@@ -231,7 +268,10 @@ def test_what_another_process_claims_is_left_to_it(tree, tmp_path, run):
     out.mkdir()
     (out / ".a.png.claim").write_text("1 another-host")
     summary, _, _ = run(tree, out)
-    assert str(summary) == "2 upscaled, 1 left to other processes, 0 failed" and not (out / "a.png").exists()
+    assert (
+        str(summary) == "2 upscaled, 1 left to other processes, 0 failed"
+        and not (out / "a.png").exists()
+    )
 
 
 SHARED = """
@@ -251,18 +291,33 @@ def shared(tmp_path):
     onnx, _ = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     script, graph = tmp_path / "shared.py", tmp_path / "nearest.onnx"
     script.write_text(SHARED)
-    values = [onnx.helper.make_tensor_value_info(n, 1, [1, 3, h, w]) for n, h, w in (("x", "h", "w"), ("y", "2h", "2w"))]
+    values = [
+        onnx.helper.make_tensor_value_info(n, 1, [1, 3, h, w])
+        for n, h, w in (("x", "h", "w"), ("y", "2h", "2w"))
+    ]
     node = onnx.helper.make_node(
-        "Resize", ["x", "", "scales"], ["y"], mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+        "Resize",
+        ["x", "", "scales"],
+        ["y"],
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
     )
     scales = onnx.helper.make_tensor("scales", 1, [4], [1.0, 1.0, 2.0, 2.0])
     body = onnx.helper.make_graph([node], "nearest", values[:1], values[1:], [scales])
-    onnx.save(onnx.helper.make_model(body, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), str(graph))
+    onnx.save(
+        onnx.helper.make_model(
+            body, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
+        ),
+        str(graph),
+    )
 
     def start(folder, output):
         env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         given = [sys.executable, str(script), str(folder), str(output), str(graph)]
-        return subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+        return subprocess.Popen(
+            given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+        )
 
     return start
 
@@ -281,7 +336,9 @@ def test_workers_share_a_folder(tree, tmp_path, shared):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_terminated_workers_leave_whole_files_and_a_second_run_does_the_rest(tree, tmp_path, shared):
+def test_terminated_workers_leave_whole_files_and_a_second_run_does_the_rest(
+    tree, tmp_path, shared
+):
     for i in range(20):
         picture(tree / f"more{i}.png", i, hw=(160, 160))
     process = shared(tree, tmp_path / "out")
@@ -292,6 +349,13 @@ def test_terminated_workers_leave_whole_files_and_a_second_run_does_the_rest(tre
     process.communicate(timeout=60)
     found = [name for name in files(tmp_path / "out") if name != LOG]
     assert found and not [name for name in found if "partial" in name]
-    assert all(cv2.imread(str(tmp_path / "out" / name)) is not None for name in found if "claim" not in name)
+    assert all(
+        cv2.imread(str(tmp_path / "out" / name)) is not None
+        for name in found
+        if "claim" not in name
+    )
     out, err = shared(tree, tmp_path / "out").communicate(timeout=120)
-    assert "0 failed" in out and len([name for name in files(tmp_path / "out") if "claim" not in name]) == 24, out + err
+    assert (
+        "0 failed" in out
+        and len([name for name in files(tmp_path / "out") if "claim" not in name]) == 24
+    ), out + err

@@ -20,15 +20,36 @@ MS = (10.0, 18.0, 26.0, 34.0)
 class Machine:
     """Runs each variant in its time times `load(frame)` times noise."""
 
-    def __init__(self, load=lambda frame: 1.0, *, fps=24, noise=0.0, more_under_load=0.0, watts=None, max_watts=None, ms=MS):
+    def __init__(
+        self,
+        load=lambda frame: 1.0,
+        *,
+        fps=24,
+        noise=0.0,
+        more_under_load=0.0,
+        watts=None,
+        max_watts=None,
+        ms=MS,
+    ):
         self.now = self.frame = 0
-        self._load, self._random, self._noise, self._more = load, random.Random(0), noise, more_under_load
+        self._load, self._random, self._noise, self._more = (
+            load,
+            random.Random(0),
+            noise,
+            more_under_load,
+        )
         self.log = []
         self.running = 0
         variants = [self._variant(i, t) for i, t in enumerate(ms)]
         read = None if watts is None else (lambda: watts(self))
         self.governor = Governor(
-            variants, fps=fps, names=NAMES[: len(ms)], log=self.log.append, clock=lambda: self.now, watts=read, max_watts=max_watts
+            variants,
+            fps=fps,
+            names=NAMES[: len(ms)],
+            log=self.log.append,
+            clock=lambda: self.now,
+            watts=read,
+            max_watts=max_watts,
         )
 
     def _variant(self, index, ms):
@@ -70,7 +91,9 @@ def test_a_load_is_answered_by_the_next_frame_and_forgotten_after_it(load, expec
     assert during[0] == expected  # the one late frame, 100, is d4's
     assert [e["frame"] - 1 for e in entries if e["late"]][0] == 100
     assert sum(e["late"] for e in entries) <= 3
-    assert entries[100]["late"] and entries[100]["next"] == expected and "took" in entries[100]["why"]
+    assert (
+        entries[100]["late"] and entries[100]["next"] == expected and "took" in entries[100]["why"]
+    )
     assert entries[-1]["variant"] == "d4"
     back = next(i for i in range(400, 700) if entries[i]["variant"] == "d4")
     assert back - 400 < 24 * 4  # seconds
@@ -119,7 +142,10 @@ def test_a_ramp_is_followed_down_and_up():
     assert order[0] == "d4" and order[-1] == "d4" and "d1" in order
     assert len(order) <= 24
     assert sum(e["late"] for e in entries) <= 24
-    first, last = variants(entries).index("d1"), len(entries) - 1 - variants(entries)[::-1].index("d1")
+    first, last = (
+        variants(entries).index("d1"),
+        len(entries) - 1 - variants(entries)[::-1].index("d1"),
+    )
     assert 350 < first < last < 2150
 
 
@@ -172,7 +198,16 @@ def test_the_log_is_plain_data_and_the_same_every_time():
     one.run(200), two.run(200)
     assert json.dumps(one.log) == json.dumps(two.log)
     assert set(one.log[0]) == {"calibrated", "ms", "share_ms"}
-    assert set(one.log[1]) == {"frame", "variant", "ms", "share_ms", "late", "backlog_ms", "next", "why"}
+    assert set(one.log[1]) == {
+        "frame",
+        "variant",
+        "ms",
+        "share_ms",
+        "late",
+        "backlog_ms",
+        "next",
+        "why",
+    }
 
 
 def test_a_log_goes_on_with_its_file_line_by_line(tmp_path):
@@ -187,7 +222,9 @@ def test_a_log_of_nothing_leaves_no_file_and_one_that_cannot_be_written_says_so(
     with log_to(tmp_path / "log.jsonl"):
         pass
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match="cannot write"), log_to(tmp_path / "none" / "log.jsonl") as log:
+    with pytest.raises(InputError, match="cannot write"), log_to(
+        tmp_path / "none" / "log.jsonl"
+    ) as log:
         log({"frame": 1})
 
 
@@ -218,6 +255,11 @@ def test_what_cannot_be_governed(change, reason):
     def variant(scale):
         return type("Variant", (), {"scale": scale})()
 
-    given = {"upscalers": [variant(s) for s in change.pop("scales", (2, 2))], "fps": 24.0, "names": ("d1", "d2"), **change}
+    given = {
+        "upscalers": [variant(s) for s in change.pop("scales", (2, 2))],
+        "fps": 24.0,
+        "names": ("d1", "d2"),
+        **change,
+    }
     with pytest.raises(InputError, match=reason):
         Governor(given.pop("upscalers"), **given)

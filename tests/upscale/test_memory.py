@@ -9,12 +9,21 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.upscale import memory
 from sr_deploy.upscale.tiles import Upscaler
 
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is measured on Linux only")
+linux = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="memory is measured on Linux only"
+)
 
 
 @pytest.mark.parametrize(
     "text, expected",
-    [("2GiB", 2 << 30), ("800 MiB", 800 << 20), ("1.5GB", 1_500_000_000), ("512mb", 512_000_000), ("64kib", 65536), ("1048576", 1 << 20)],
+    [
+        ("2GiB", 2 << 30),
+        ("800 MiB", 800 << 20),
+        ("1.5GB", 1_500_000_000),
+        ("512mb", 512_000_000),
+        ("64kib", 65536),
+        ("1048576", 1 << 20),
+    ],
 )
 def test_amounts_of_memory(text, expected):
     assert memory.parse_bytes(text) == expected
@@ -54,7 +63,9 @@ def hungry(blur, bytes_per_px):
 
 @linux
 def test_what_a_network_needs_is_measured(sessions):
-    need = memory.need_of(hungry(sessions["blur"], 4000), Upscaler(hungry(sessions["blur"], 4000))._probe)
+    need = memory.need_of(
+        hungry(sessions["blur"], 4000), Upscaler(hungry(sessions["blur"], 4000))._probe
+    )
     assert 3000 < need.bytes_per_px < 9000
 
 
@@ -73,10 +84,14 @@ def test_tiles_fit_the_bound_and_the_estimate_holds(sessions):
 @linux
 def test_a_bound_that_cannot_be_kept_is_refused_with_the_smallest(sessions):
     upscaler = Upscaler(hungry(sessions["blur"], 2000), max_memory=1 << 20)
-    with pytest.raises(InputError, match="100x100 cannot be upscaled within 1 MiB.*needs about") as caught:
+    with pytest.raises(
+        InputError, match="100x100 cannot be upscaled within 1 MiB.*needs about"
+    ) as caught:
         upscaler(np.zeros((100, 100, 3), np.uint8))
     smallest = memory.parse_bytes(caught.value.hint.split()[3].rstrip(","))
-    Upscaler(hungry(sessions["blur"], 2000), max_memory=smallest + (64 << 20))(np.zeros((100, 100, 3), np.uint8))
+    Upscaler(hungry(sessions["blur"], 2000), max_memory=smallest + (64 << 20))(
+        np.zeros((100, 100, 3), np.uint8)
+    )
 
 
 @linux
@@ -104,7 +119,9 @@ def test_without_a_bound_a_share_of_what_is_free_is_taken(sessions, monkeypatch)
         assert 1 << 30 <= upscaler.max_memory <= (1 << 30) + memory.resident_bytes() + (64 << 20)
 
 
-def test_where_memory_cannot_be_measured_a_bound_is_refused_and_the_rest_works(sessions, monkeypatch):
+def test_where_memory_cannot_be_measured_a_bound_is_refused_and_the_rest_works(
+    sessions, monkeypatch
+):
     for name in ("resident_bytes", "available_bytes", "peak_bytes"):
         monkeypatch.setattr(f"sr_deploy.upscale.tiles.{name}", lambda: None)
     monkeypatch.setattr("sr_deploy.upscale.tiles.need_of", lambda session, run: None)

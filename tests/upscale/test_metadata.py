@@ -14,7 +14,9 @@ def block(order, entries, following=0, at=8):
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", at)
     body = struct.pack(order + "H", len(entries))
     for tag, kind, value in entries:
-        packed = struct.pack(order + ("HH" if kind == 3 else "I"), *((value, 0) if kind == 3 else (value,)))
+        packed = struct.pack(
+            order + ("HH" if kind == 3 else "I"), *((value, 0) if kind == 3 else (value,))
+        )
         body += struct.pack(order + "HHI", tag, kind, 1) + packed
     return head + body + struct.pack(order + "I", following)
 
@@ -28,11 +30,16 @@ def test_orientation_in_both_byte_orders(order):
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_sizes_are_corrected_and_the_thumbnail_dropped(order):
-    found = resized(block(order, [(0x0100, 3, 30), (0x0101, 4, 20), (0x0112, 3, 6)], following=4711), (80000, 120000))
+    found = resized(
+        block(order, [(0x0100, 3, 30), (0x0101, 4, 20), (0x0112, 3, 6)], following=4711),
+        (80000, 120000),
+    )
     assert found == block(order, [(0x0100, 4, 120000), (0x0101, 4, 80000), (0x0112, 3, 6)])
 
 
-@pytest.mark.parametrize("data", [b"", b"Exif", b"II*\0", b"II*\0\xff\xff\xff\xff", block("<", [(0x8769, 4, 1 << 30)])])
+@pytest.mark.parametrize(
+    "data", [b"", b"Exif", b"II*\0", b"II*\0\xff\xff\xff\xff", block("<", [(0x8769, 4, 1 << 30)])]
+)
 def test_damaged_exif_is_left_as_it_is(data):
     assert resized(data, (1, 1)) == data and orientation(data) == 1
 
@@ -41,8 +48,12 @@ def test_facts_of_a_tiff():
     data = block("<", [(0x0106, 3, 5)])
     assert tiff_facts(data) == TiffFacts(photometric=5) and tiff_facts(b"no TIFF") == TiffFacts()
     profile = struct.pack("<HHII", 0x8773, 7, 4, 26) + struct.pack("<I", 0)
-    assert tiff_facts(b"II*\0" + struct.pack("<IH", 8, 1) + profile + b"icc!") == TiffFacts(icc=b"icc!")
-    assert tiff_facts(block(">", [(0x0106, 3, 2), (0x0152, 3, 1)])) == TiffFacts(extra=1, extra_at=30)
+    assert tiff_facts(b"II*\0" + struct.pack("<IH", 8, 1) + profile + b"icc!") == TiffFacts(
+        icc=b"icc!"
+    )
+    assert tiff_facts(block(">", [(0x0106, 3, 2), (0x0152, 3, 1)])) == TiffFacts(
+        extra=1, extra_at=30
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,7 +76,11 @@ def test_what_is_a_picture(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"\x89PNG\r\n\x1a\n")
     (tmp_path / "b.JPG").write_bytes(b"")
     (tmp_path / "c.mp4").write_bytes(b"\0\0\0\x20ftypisom")
-    assert [is_picture(tmp_path / name) for name in ("a.mp4", "b.JPG", "c.mp4")] == [True, True, False]
+    assert [is_picture(tmp_path / name) for name in ("a.mp4", "b.JPG", "c.mp4")] == [
+        True,
+        True,
+        False,
+    ]
     with pytest.raises(InputError, match="cannot read"):
         is_picture(tmp_path / "none.png")
 

@@ -20,7 +20,10 @@ from sr_deploy.upscale.formats import FORMATS, PNG, format_for  # noqa: E402
 from sr_deploy.upscale.pictures import read_picture, upscaled, write_picture  # noqa: E402
 
 SCALE = 2
-new_opencv = pytest.mark.skipif(not hasattr(cv2, "imwriteWithMetadata"), reason="OpenCV before 4.12 reads no EXIF, profiles and GIF")
+new_opencv = pytest.mark.skipif(
+    not hasattr(cv2, "imwriteWithMetadata"),
+    reason="OpenCV before 4.12 reads no EXIF, profiles and GIF",
+)
 
 
 class Nearest:
@@ -42,7 +45,9 @@ def smooth(h, w, channels=3):
 
 
 def saved(path, image, **options):
-    Image.fromarray(image).save(path, **options) if isinstance(image, np.ndarray) else image.save(path, **options)
+    Image.fromarray(image).save(path, **options) if isinstance(image, np.ndarray) else image.save(
+        path, **options
+    )
     return path
 
 
@@ -67,14 +72,19 @@ def test_colours_come_out_as_they_went_in(tmp_path, suffix, hw):
 def test_jpeg_stays_close(tmp_path):
     image = smooth(40, 50)
     result, _ = through(saved(tmp_path / "a.jpg", image, quality=100), tmp_path / "b.jpg")
-    assert result.format == "JPEG" and np.abs(np.asarray(result).astype(int) - larger(image)).mean() < 3
+    assert (
+        result.format == "JPEG"
+        and np.abs(np.asarray(result).astype(int) - larger(image)).mean() < 3
+    )
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".pgm", ".jpg"])
 def test_grey_stays_grey(tmp_path, suffix):
     grey = smooth(12, 9, 1).reshape(12, 9)
     result, _ = through(saved(tmp_path / "a.png", grey), tmp_path / f"b{suffix}")
-    assert result.mode == "L" and np.abs(np.asarray(result).astype(int) - larger(grey)).max() <= (3 if suffix == ".jpg" else 0)
+    assert result.mode == "L" and np.abs(np.asarray(result).astype(int) - larger(grey)).max() <= (
+        3 if suffix == ".jpg" else 0
+    )
 
 
 @new_opencv
@@ -82,11 +92,15 @@ def test_one_bit_becomes_grey_and_a_palette_colours(tmp_path):
     image = smooth(12, 9)
     bits = Image.fromarray(image).convert("1")
     result, _ = through(saved(tmp_path / "bits.png", bits), tmp_path / "b.png")
-    assert result.mode == "L" and (np.asarray(result) == larger(np.asarray(bits.convert("L")))).all()
+    assert (
+        result.mode == "L" and (np.asarray(result) == larger(np.asarray(bits.convert("L")))).all()
+    )
     palette = Image.fromarray(image).convert("P")
     for name in ("palette.png", "palette.gif"):
         result, _ = through(saved(tmp_path / name, palette), tmp_path / "c.png")
-        assert (np.asarray(result.convert("RGB")) == larger(np.asarray(palette.convert("RGB")))).all()
+        assert (
+            np.asarray(result.convert("RGB")) == larger(np.asarray(palette.convert("RGB")))
+        ).all()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -105,10 +119,17 @@ def test_16_bit_grey_with_alpha(tmp_path):
     raw = b"".join(b"\0" + np.full((4, 2), (30000, 65535), ">u2").tobytes() for _ in range(4))
 
     def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     header = struct.pack(">IIBBBBB", 4, 4, 16, 4, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    png = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(raw))
+        + chunk(b"IEND", b"")
+    )
     (tmp_path / "a.png").write_bytes(png)
     through(tmp_path / "a.png", tmp_path / "b.png")
     result = cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED)
@@ -124,7 +145,9 @@ def test_alpha_is_kept_and_colours_nobody_sees_do_not_bleed(tmp_path, suffix):
     result, _ = through(saved(tmp_path / "a.png", rgba), tmp_path / f"b{suffix}", upscaler)
     alpha = np.asarray(result)[:, :, 3]
     assert result.mode == "RGBA" and (alpha[:, :14] == 255).all() and (alpha[:, 18:] == 0).all()
-    assert (np.abs(upscaler.fed.astype(int) - (200, 100, 50)) <= 1).all(), "the network sees the hidden black"
+    assert (np.abs(upscaler.fed.astype(int) - (200, 100, 50)) <= 1).all(), (
+        "the network sees the hidden black"
+    )
 
 
 @pytest.mark.parametrize("meaning", [1, 2])
@@ -140,7 +163,10 @@ def test_a_tiffs_alpha_whether_its_colours_are_multiplied_by_it_or_not(tmp_path,
     (tmp_path / "a.tif").write_bytes(data.replace(entry, entry[:-2] + struct.pack("<H", meaning)))
     for output in ("b.tif", "b.png"):
         result, _ = through(tmp_path / "a.tif", tmp_path / output)
-        assert result.mode == "RGBA" and np.abs(np.asarray(result).astype(int) - larger(rgba)).max() <= 1
+        assert (
+            result.mode == "RGBA"
+            and np.abs(np.asarray(result).astype(int) - larger(rgba)).max() <= 1
+        )
     assert Image.open(tmp_path / "b.tif").tag_v2[338] == (2,), "what the fourth channel is"
     again, _ = through(tmp_path / "b.tif", tmp_path / "c.png")
     assert (np.asarray(again)[0, 0] == np.asarray(result)[0, 0]).all()
@@ -160,13 +186,22 @@ def test_a_transparent_grey_is_kept(tmp_path):
         result, _ = through(tmp_path / "a.png", tmp_path / "b.png")
         expected = np.where(larger(image == image[0, 0]), 0, 255)
         alpha = np.asarray(result)[:, :, 3]
-        assert result.mode == "RGBA" and np.abs(alpha.astype(int) - expected).mean() < 20 and {0, 255} <= set(alpha.ravel().tolist())
+        assert (
+            result.mode == "RGBA"
+            and np.abs(alpha.astype(int) - expected).mean() < 20
+            and {0, 255} <= set(alpha.ravel().tolist())
+        )
 
 
 def grey_png(image, bits, transparent):
     """A PNG file of grey values of 4 or 8 bit, one of which is transparent."""
     h, w = image.shape
-    rows = image if bits == 8 else np.pad(image, ((0, 0), (0, w % 2)))[:, ::2] << 4 | np.pad(image, ((0, 0), (0, w % 2)))[:, 1::2]
+    rows = (
+        image
+        if bits == 8
+        else np.pad(image, ((0, 0), (0, w % 2)))[:, ::2] << 4
+        | np.pad(image, ((0, 0), (0, w % 2)))[:, 1::2]
+    )
     raw = b"".join(b"\0" + row.tobytes() for row in rows)
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", w, h, bits, 0, 0, 0, 0)),
@@ -174,7 +209,10 @@ def grey_png(image, bits, transparent):
         (b"IDAT", zlib.compress(raw)),
         (b"IEND", b""),
     )
-    packed = (struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks)
+    packed = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
@@ -183,11 +221,17 @@ def grey_png(image, bits, transparent):
 def test_white_is_white_whatever_number_a_ppm_file_gives_it(tmp_path, white, binary):
     values = [0, white // 2, white, 0, 0, white]
     head = f"P{6 if binary else 3}\n# by hand\n2 1\n{white}\n".encode()
-    body = np.array(values, ">u2" if white > 255 else np.uint8).tobytes() if binary else " ".join(map(str, values)).encode() + b"\n"
+    body = (
+        np.array(values, ">u2" if white > 255 else np.uint8).tobytes()
+        if binary
+        else " ".join(map(str, values)).encode() + b"\n"
+    )
     (tmp_path / "a.ppm").write_bytes(head + body)
     rgb = read_picture(tmp_path / "a.ppm").rgb
     assert rgb.dtype == (np.uint16 if white > 255 else np.uint8)
-    assert np.abs(rgb.reshape(-1) / np.iinfo(rgb.dtype).max - np.array(values) / white).max() <= 0.005
+    assert (
+        np.abs(rgb.reshape(-1) / np.iinfo(rgb.dtype).max - np.array(values) / white).max() <= 0.005
+    )
 
 
 @new_opencv
@@ -201,7 +245,10 @@ def test_a_turned_avif_comes_out_upright(tmp_path, turn):
     upright = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.avif")))
     result, _ = through(tmp_path / "a.avif", tmp_path / "b.png")
     shown = np.asarray(ImageOps.exif_transpose(result))
-    assert shown.shape == larger(upright).shape and np.abs(shown.astype(int) - larger(upright)).mean() < 3
+    assert (
+        shown.shape == larger(upright).shape
+        and np.abs(shown.astype(int) - larger(upright)).mean() < 3
+    )
 
 
 @pytest.mark.parametrize("visible", [0, 255])
@@ -232,7 +279,9 @@ def test_orientation_and_profile_are_kept_and_sizes_corrected(tmp_path, source, 
     saved(tmp_path / f"a{source}", image, exif=exif(6), icc_profile=PROFILE)
     result, said = through(tmp_path / f"a{source}", tmp_path / f"b{suffix}")
     found = result.getexif()
-    assert result.size == (60, 40) and found[0x0112] == 6, "kept as a tag, so the pixels stay as they are stored"
+    assert result.size == (60, 40) and found[0x0112] == 6, (
+        "kept as a tag, so the pixels stay as they are stored"
+    )
     assert (found[0x0100], found[0x0101], found[0x010E]) == (60, 40, "a picture")
     camera = found.get_ifd(0x8769)
     assert (camera[0xA002], camera[0xA003]) == (60, 40)
@@ -248,7 +297,10 @@ def test_an_old_opencv_says_what_it_loses_and_applies_the_orientation(tmp_path, 
     saved(tmp_path / "a.jpg", smooth(20, 30), exif=exif(turn), icc_profile=PROFILE, quality=100)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg")))
     result, said = through(tmp_path / "a.jpg", tmp_path / "b.png")
-    assert result.size == larger(upright).shape[1::-1] and np.abs(np.asarray(result).astype(int) - larger(upright)).max() <= 6
+    assert (
+        result.size == larger(upright).shape[1::-1]
+        and np.abs(np.asarray(result).astype(int) - larger(upright)).max() <= 6
+    )
     assert "cannot read EXIF and colour profiles" in said
 
 
@@ -269,7 +321,10 @@ def test_a_tiff_keeps_its_profile(tmp_path):
     saved(tmp_path / "a.tif", smooth(20, 30), icc_profile=PROFILE)
     for suffix in (".tif", ".png"):
         result, said = through(tmp_path / "a.tif", tmp_path / f"b{suffix}")
-        assert result.info["icc_profile"] == PROFILE and (np.asarray(result) == larger(smooth(20, 30))).all()
+        assert (
+            result.info["icc_profile"] == PROFILE
+            and (np.asarray(result) == larger(smooth(20, 30))).all()
+        )
         assert ";" not in said
 
 
@@ -289,7 +344,11 @@ def test_a_damaged_profile_does_not_cost_the_picture(tmp_path):
 
 @pytest.mark.parametrize(
     "mode, suffix, words",
-    [("RGBA", ".jpg", "transparent parts, and JPEG"), ("deep", ".jpg", "16 bit.*JPEG"), ("deep", ".webp", "16 bit.*WebP")],
+    [
+        ("RGBA", ".jpg", "transparent parts, and JPEG"),
+        ("deep", ".jpg", "16 bit.*JPEG"),
+        ("deep", ".webp", "16 bit.*WebP"),
+    ],
 )
 def test_what_a_format_cannot_hold_is_refused(tmp_path, mode, suffix, words):
     image = np.zeros((4, 4, 3), np.uint16) if mode == "deep" else np.zeros((4, 4, 4), np.uint8)
@@ -308,7 +367,10 @@ def test_a_result_larger_than_its_format_takes_is_refused(tmp_path):
 @pytest.mark.parametrize("kind", ["png", "jpg", "tif", "webp", "bmp", "ppm", "gif"])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
 def test_a_truncated_picture_is_refused(tmp_path, kind, share):
-    path = saved(tmp_path / f"a.{kind}", np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    path = saved(
+        tmp_path / f"a.{kind}",
+        np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8),
+    )
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(InputError, match="damaged"):
@@ -340,7 +402,11 @@ def test_a_changed_byte_in_a_png_is_found(tmp_path):
 def test_zero_bytes_a_text_and_a_missing_file_are_refused(tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.png").write_text("not a picture")
-    for name, words in (("empty.png", "it is empty"), ("text.png", "not a picture"), ("missing.png", "No such file")):
+    for name, words in (
+        ("empty.png", "it is empty"),
+        ("text.png", "not a picture"),
+        ("missing.png", "No such file"),
+    ):
         with pytest.raises(InputError, match=words):
             read_picture(tmp_path / name)
 
@@ -348,7 +414,9 @@ def test_zero_bytes_a_text_and_a_missing_file_are_refused(tmp_path):
 def test_the_content_decides_and_a_wrong_name_is_said(tmp_path):
     saved(tmp_path / "a.jpg", smooth(9, 8), format="PNG")
     result, said = through(tmp_path / "a.jpg", tmp_path / "b.png")
-    assert (np.asarray(result) == larger(smooth(9, 8))).all() and "a PNG file in spite of its name" in said
+    assert (
+        np.asarray(result) == larger(smooth(9, 8))
+    ).all() and "a PNG file in spite of its name" in said
 
 
 @new_opencv
@@ -356,7 +424,9 @@ def test_cmyk(tmp_path):
     cmyk = Image.fromarray(smooth(20, 30)).convert("CMYK")
     saved(tmp_path / "a.jpg", cmyk, quality=95, icc_profile=PROFILE[:16] + b"CMYK" + PROFILE[20:])
     result, said = through(tmp_path / "a.jpg", tmp_path / "b.png")
-    assert np.abs(np.asarray(result).astype(int) - larger(np.asarray(cmyk.convert("RGB")))).mean() < 4
+    assert (
+        np.abs(np.asarray(result).astype(int) - larger(np.asarray(cmyk.convert("RGB")))).mean() < 4
+    )
     assert "icc_profile" not in result.info and "without their profile" in said
     with pytest.raises(InputError, match="CMYK"):
         read_picture(saved(tmp_path / "a.tif", cmyk))
@@ -389,7 +459,11 @@ def test_names_with_spaces_and_other_letters(tmp_path):
 
 
 def test_an_unknown_suffix_is_refused_with_those_that_are_known(tmp_path):
-    for name, words in (("b.gif", "'.gif' is no format we write"), ("b", "does not say a format"), ("b.mp4", "no format we write")):
+    for name, words in (
+        ("b.gif", "'.gif' is no format we write"),
+        ("b", "does not say a format"),
+        ("b.mp4", "no format we write"),
+    ):
         with pytest.raises(InputError, match=words) as caught:
             format_for(tmp_path / name)
         assert ".png" in caught.value.hint
@@ -407,7 +481,11 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
 @pytest.mark.parametrize("wanted", FORMATS, ids=lambda f: f.name)
 def test_every_format_is_written_whole_under_every_suffix(tmp_path, wanted):
     for suffix in wanted.suffixes:
-        picture = upscaled(read_picture(saved(tmp_path / "a.png", smooth(5, 4, 1).reshape(5, 4))), Nearest(), wanted)
+        picture = upscaled(
+            read_picture(saved(tmp_path / "a.png", smooth(5, 4, 1).reshape(5, 4))),
+            Nearest(),
+            wanted,
+        )
         write_picture(tmp_path / f"b{suffix}", picture, wanted)
         assert read_picture(tmp_path / f"b{suffix}").rgb.shape == (10, 8, 3)
     assert PNG in FORMATS

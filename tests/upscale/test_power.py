@@ -25,7 +25,11 @@ def sensors(tmp_path, monkeypatch):
 
 
 def test_the_last_reading_is_returned(sensors):
-    sensors("thermal 99.0 GPU 40000", "ina3221 100.5 VDD_IN 5200 VDD_SOC 1000", "ina3221 101.0 VDD_IN 7400 VDD_SOC 1000")
+    sensors(
+        "thermal 99.0 GPU 40000",
+        "ina3221 100.5 VDD_IN 5200 VDD_SOC 1000",
+        "ina3221 101.0 VDD_IN 7400 VDD_SOC 1000",
+    )
     with live_watts() as watts:
         seen = {watts()}
         while len(seen) < 2:

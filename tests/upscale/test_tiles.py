@@ -22,7 +22,9 @@ def test_tiled_equals_whole(sessions, noise, kind):
 
 
 @pytest.mark.parametrize("kind", ["blur", "windows"])
-def test_a_static_session_gives_the_whole_images_result_wherever_its_plan_says_so(sessions, noise, kind):
+def test_a_static_session_gives_the_whole_images_result_wherever_its_plan_says_so(
+    sessions, noise, kind
+):
     whole_session, exact = sessions[kind](), 0
     for size in (16, 32, 40):
         static = sessions[kind]()
@@ -44,7 +46,10 @@ def test_where_tiles_are_not_exact_the_difference_is_measured_and_said(sessions,
     upscaler = Upscaler(session, tile=40)
     difference = np.abs(upscaler(image) - Upscaler(session)(image)).max()
     assert difference > 1e-3 and upscaler.difference > 1e-3
-    assert f"not the whole image's result; beside the seams two tiles differ by {upscaler.difference:.2g}" in upscaler.describe()
+    assert (
+        f"not the whole image's result; beside the seams two tiles differ by {upscaler.difference:.2g}"
+        in upscaler.describe()
+    )
 
 
 def test_a_flat_image_has_no_difference_to_measure(sessions):
@@ -76,7 +81,9 @@ def test_floats_are_what_the_network_gives(sessions):
         def network(self, x):
             return x * 2
 
-    assert sr_deploy.upscale_image(np.full((2, 2, 3), 0.8, np.float32), Twice()).max() == np.float32(1.6)
+    assert sr_deploy.upscale_image(
+        np.full((2, 2, 3), 0.8, np.float32), Twice()
+    ).max() == np.float32(1.6)
 
 
 def test_not_a_number_is_an_error(sessions, noise):
@@ -88,7 +95,10 @@ def test_not_a_number_is_an_error(sessions, noise):
         Upscaler(Broken())(noise((4, 4)))
 
 
-@pytest.mark.parametrize("shape, dtype", [((4, 4), np.uint8), ((4, 4, 4), np.uint8), ((4, 4, 3), np.float64), ((0, 4, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "shape, dtype",
+    [((4, 4), np.uint8), ((4, 4, 4), np.uint8), ((4, 4, 3), np.float64), ((0, 4, 3), np.uint8)],
+)
 def test_other_arrays_are_refused(sessions, shape, dtype):
     with pytest.raises(InputError, match=r"expected an \(H, W, 3\) image"):
         sr_deploy.upscale_image(np.zeros(shape, dtype), sessions["blur"]())
@@ -108,7 +118,9 @@ def test_only_a_few_shapes_are_fed(sessions, noise):
     assert len(set(session.fed)) <= 4 + probes, "memory is kept for each shape"
 
 
-@pytest.mark.parametrize("model, variant", [("asrn_x3", "d2"), ("imdeception_x2", "c4"), ("imdeception_x4", "c4-nla")])
+@pytest.mark.parametrize(
+    "model, variant", [("asrn_x3", "d2"), ("imdeception_x2", "c4"), ("imdeception_x4", "c4-nla")]
+)
 def test_shipped_networks_in_tiles_are_as_whole(noise, model, variant):
     pytest.importorskip("torch")
     from sr_deploy.upscale.models import runnable

@@ -22,14 +22,19 @@ MODEL = "imdeception_x2"
 def family(tmp_path_factory):
     """Graphs of two variants, and the engine of one."""
     folder = tmp_path_factory.mktemp("family")
-    graphs = sr_deploy.onnx_from_checkpoint(MODEL, folder / "graphs", variants="c4,c4-nla", sizes=["1x1:64x64:512x512"], target="cpu")
+    graphs = sr_deploy.onnx_from_checkpoint(
+        MODEL, folder / "graphs", variants="c4,c4-nla", sizes=["1x1:64x64:512x512"], target="cpu"
+    )
     engines = sr_deploy.engine_from_onnx(graphs[:1], folder / "engines", target="cpu")
     return folder / "graphs", graphs, engines
 
 
 def test_a_checkpoint_a_graph_and_an_engine_know_the_same_of_their_network(family):
     _, graphs, engines = family
-    facts = [(s.halo_px, s.align_px, s.scale) for s in (session_of(MODEL, "c4"), session_of(graphs[0]), session_of(engines[0]))]
+    facts = [
+        (s.halo_px, s.align_px, s.scale)
+        for s in (session_of(MODEL, "c4"), session_of(graphs[0]), session_of(engines[0]))
+    ]
     assert facts == [(27, 1, 2)] * 3
     assert (session_of(graphs[1]).halo_px, session_of(graphs[1]).align_px) == (74, 32)
     assert (session_of(MODEL, "c4-nla").halo_px, session_of(MODEL, "c4-nla").align_px) == (74, 32)
@@ -40,12 +45,18 @@ def test_graphs_in_tiles_are_as_whole(family, noise, which):
     session = session_of(family[1][which])
     image = noise((230, 215), np.float32)
     upscaler = Upscaler(session, tile=200)
-    assert np.abs(upscaler(image) - Upscaler(session)(image)).max() <= 1e-4 and not upscaler.plan((230, 215), bytes_per_px=12).whole
+    assert (
+        np.abs(upscaler(image) - Upscaler(session)(image)).max() <= 1e-4
+        and not upscaler.plan((230, 215), bytes_per_px=12).whole
+    )
 
 
 def test_a_literal_graph_has_the_same_halo(tmp_path):
     given = {"variants": "d1", "sizes": ["8x8:16x16:32x32"], "target": "cpu"}
-    paths = [sr_deploy.onnx_from_checkpoint("asrn_x2", tmp_path / str(n), literal=n == 1, **given)[0] for n in (0, 1)]
+    paths = [
+        sr_deploy.onnx_from_checkpoint("asrn_x2", tmp_path / str(n), literal=n == 1, **given)[0]
+        for n in (0, 1)
+    ]
     halos = {parse_manifest(manifest_path(path)).halo_px for path in paths}
     assert halos == {6}
     image = np.random.default_rng(0).random((31, 32, 3), dtype=np.float32)
@@ -57,7 +68,10 @@ def test_a_literal_graph_has_the_same_halo(tmp_path):
 def test_the_largest_is_taken_unless_one_is_named(family):
     folder, graphs, _ = family
     assert [r.variant for r in runnables(str(folder))] == ["c4", "c4-nla"]
-    assert runnable(str(folder)).variant == "c4-nla" and runnable(str(folder), "c4").name == f"{MODEL}.c4"
+    assert (
+        runnable(str(folder)).variant == "c4-nla"
+        and runnable(str(folder), "c4").name == f"{MODEL}.c4"
+    )
     assert runnable(MODEL).variant == "c16-nla"
     assert runnable(str(graphs[0])).identity != runnable(str(graphs[1])).identity
     assert runnable(MODEL, "c4").identity != runnable(MODEL, "c8").identity
@@ -95,7 +109,9 @@ def test_what_is_no_model_is_refused(tmp_path):
             session_of(given)
 
 
-def test_a_graph_without_a_manifest_is_run_whole_or_in_tiles_that_are_measured(family, tmp_path, noise):
+def test_a_graph_without_a_manifest_is_run_whole_or_in_tiles_that_are_measured(
+    family, tmp_path, noise
+):
     path = tmp_path / "foreign.onnx"
     path.write_bytes(family[1][0].read_bytes())
     session = session_of(path)

@@ -52,11 +52,16 @@ def test_frames_keep_their_times_and_sound_its_packets(tmp_path, suffix):
     made = streams_of(summary.output)
     assert [s["type"] for s in made] == ["video", "audio"]
     assert times_of(summary.output) == [Fraction(t, 1000) for t in times]
-    assert [data for _, data in made[1]["packets"]] == [data for _, data in streams_of(source)[1]["packets"]]
+    assert [data for _, data in made[1]["packets"]] == [
+        data for _, data in streams_of(source)[1]["packets"]
+    ]
     assert summary.frames == 50 and "libx264 preset medium" in str(summary)
     frames = frames_of(summary.output)
     assert frames[0][1].shape == (48, 64, 3)
-    error = [np.abs(b.astype(int) - a.repeat(2, 0).repeat(2, 1)).mean() for (_, a), (_, b) in zip(frames_of(source), frames)]
+    error = [
+        np.abs(b.astype(int) - a.repeat(2, 0).repeat(2, 1)).mean()
+        for (_, a), (_, b) in zip(frames_of(source), frames)
+    ]
     assert max(error) < 8  # at 32x24 and crf 18
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith("out")] == [f"out{suffix}"]
 
@@ -83,17 +88,27 @@ def test_every_number_of_frames(tmp_path, frames):
 def test_a_time_that_does_not_begin_at_zero_is_kept(tmp_path):
     source = make_video(tmp_path / "in.mkv", 20, times=[1234 + 41 * n for n in range(20)])
     upscale_video(source, tmp_path / "out.mp4", Repeat())
-    assert [float(t) for t in times_of(tmp_path / "out.mp4")] == pytest.approx([1.234 + 0.041 * n for n in range(20)], abs=1e-9)
+    assert [float(t) for t in times_of(tmp_path / "out.mp4")] == pytest.approx(
+        [1.234 + 0.041 * n for n in range(20)], abs=1e-9
+    )
 
 
 def test_subtitles_languages_and_chapters(tmp_path):
-    (tmp_path / "in.srt").write_text("1\n00:00:00,100 --> 00:00:00,900\nhello\n\n2\n00:00:01,000 --> 00:00:01,100\nagain\n")
+    (tmp_path / "in.srt").write_text(
+        "1\n00:00:00,100 --> 00:00:00,900\nhello\n\n2\n00:00:01,000 --> 00:00:01,100\nagain\n"
+    )
 
     def prepare(container, context):
         container.metadata["title"] = "A title"
         container.streams[0].metadata["language"] = "nor"
         if NEW:
-            chapter = {"id": 1, "start": 0, "end": 500, "time_base": Fraction(1, 1000), "metadata": {"title": "First"}}
+            chapter = {
+                "id": 1,
+                "start": 0,
+                "end": 500,
+                "time_base": Fraction(1, 1000),
+                "metadata": {"title": "First"},
+            }
             container.set_chapters([chapter])
 
     source = make_video(tmp_path / "in.mkv", 30, subtitles=tmp_path / "in.srt", prepare=prepare)
@@ -139,9 +154,13 @@ def test_a_stopped_run_goes_on_and_makes_the_same_file(tmp_path, long_video, by)
     )
     here = Path(__file__).resolve()
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parents[2]), str(here.parent)])}
-    process = subprocess.Popen([sys.executable, "-c", script, str(source), str(output)], env=env, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(source), str(output)], env=env, stderr=subprocess.DEVNULL
+    )
     # However slow the machine is: the first part is whole, the second begun, and the network waits in its frame 150.
-    whole_part, begun_part = (tmp_path / "out.mp4.parts" / name for name in ("000000.json", "000001.bin"))
+    whole_part, begun_part = (
+        tmp_path / "out.mp4.parts" / name for name in ("000000.json", "000001.bin")
+    )
     while not (whole_part.exists() and begun_part.exists()) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(getattr(signal, by))
@@ -157,7 +176,10 @@ def test_a_stopped_run_goes_on_and_makes_the_same_file(tmp_path, long_video, by)
     said = []
     upscaler = Repeat()
     summary = upscale_video(source, output, upscaler, say=said.append)
-    assert summary.resumed_frames == 120 and summary.resumed_frames + len(upscaler.seen) == summary.frames == LENGTH
+    assert (
+        summary.resumed_frames == 120
+        and summary.resumed_frames + len(upscaler.seen) == summary.frames == LENGTH
+    )
     assert any("going on after" in line for line in said)
     assert streams_of(output) == streams_of(whole)
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
@@ -268,7 +290,9 @@ def test_a_full_disk_keeps_the_finished_parts(tmp_path, long_video, monkeypatch)
 
 @pytest.mark.parametrize("suffix, options", [(".mkv", {}), (".mp4", {"movflags": "faststart"})])
 def test_a_video_that_is_cut_off_is_never_silently_short(tmp_path, suffix, options):
-    source = make_video(tmp_path / f"in{suffix}", 100, size="64x48", sound=True, container_options=options)
+    source = make_video(
+        tmp_path / f"in{suffix}", 100, size="64x48", sound=True, container_options=options
+    )
     data = source.read_bytes()
     source.write_bytes(data[: len(data) * 6 // 10])
     with pytest.raises(BrokenOffError, match=r"\d s") as caught:
@@ -280,7 +304,10 @@ def test_a_video_that_is_cut_off_is_never_silently_short(tmp_path, suffix, optio
 
 
 def test_a_size_that_changes_is_named_with_its_time(tmp_path):
-    one, two = make_video(tmp_path / "1.h264", 20), make_video(tmp_path / "2.h264", 20, size="64x48")
+    one, two = (
+        make_video(tmp_path / "1.h264", 20),
+        make_video(tmp_path / "2.h264", 20, size="64x48"),
+    )
     (tmp_path / "in.h264").write_bytes(one.read_bytes() + two.read_bytes())
     with pytest.raises(BrokenOffError, match=r"at 0\.800 s .*32x24 .*64x48"):
         upscale_video(tmp_path / "in.h264", tmp_path / "out.mp4", Repeat())
@@ -337,9 +364,13 @@ def hdr(number):
         ("a.png", lambda p: make_video(p, 1, codec="png", pix_fmt="rgb24"), "a picture"),
         ("a.mp4", hdr(16), "HDR, PQ"),
         ("a.mp4", hdr(18), "HDR, HLG"),
-        ("a.mp4", lambda p: make_video(p, 5, options={"x264-params": "interlaced=1"}), "interlaced"),
+        (
+            "a.mp4",
+            lambda p: make_video(p, 5, options={"x264-params": "interlaced=1"}),
+            "interlaced",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_done_rightly_is_refused_with_the_reason(tmp_path, name, make, reason):
     source = make(tmp_path / name)
     with pytest.raises(InputError, match=reason):
@@ -349,7 +380,11 @@ def test_what_cannot_be_done_rightly_is_refused_with_the_reason(tmp_path, name, 
 
 def test_outputs_that_cannot_be(tmp_path):
     source = make_video(tmp_path / "in.mp4", 5)
-    for output, reason in (("in.mp4", "the input itself"), ("out.avi", "unknown kind"), ("there.mp4", "exists already")):
+    for output, reason in (
+        ("in.mp4", "the input itself"),
+        ("out.avi", "unknown kind"),
+        ("there.mp4", "exists already"),
+    ):
         (tmp_path / "there.mp4").touch()
         with pytest.raises(InputError, match=reason):
             upscale_video(source, tmp_path / output, Repeat())
@@ -384,13 +419,21 @@ def test_every_codec_offered(tmp_path, codec):
     assert times_of(tmp_path / "out.mkv") == times_of(source)
     got, wanted = frames_of(tmp_path / "out.mkv"), frames_of(source)
     assert len(got) == 130
-    assert max(np.abs(g.astype(int) - w.repeat(2, 0).repeat(2, 1)).mean() for (_, g), (_, w) in zip(got, wanted)) < 12
+    assert (
+        max(
+            np.abs(g.astype(int) - w.repeat(2, 0).repeat(2, 1)).mean()
+            for (_, g), (_, w) in zip(got, wanted)
+        )
+        < 12
+    )
 
 
 def test_memory_and_order_do_not_depend_on_who_is_slow(tmp_path):
     source = make_video(tmp_path / "in.mp4", 40)
     most = []
-    upscale_video(source, tmp_path / "out.mp4", Repeat(before=lambda n: (most.append(n), time.sleep(0.002))))
+    upscale_video(
+        source, tmp_path / "out.mp4", Repeat(before=lambda n: (most.append(n), time.sleep(0.002)))
+    )
     assert most == list(range(40))
 
 
@@ -408,8 +451,14 @@ def test_two_runs_do_not_write_one_output(tmp_path):
 def test_the_status_line_tells_rate_and_time_left(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "_STATUS_EVERY_S", 0.0)
     lines = []
-    upscale_video(make_video(tmp_path / "in.mp4", 10), tmp_path / "out.mp4", Repeat(), progress=lines.append)
-    assert lines[0].startswith("frame 1 of 10, ") and lines[0].endswith(" left") and "a second" in lines[0]
+    upscale_video(
+        make_video(tmp_path / "in.mp4", 10), tmp_path / "out.mp4", Repeat(), progress=lines.append
+    )
+    assert (
+        lines[0].startswith("frame 1 of 10, ")
+        and lines[0].endswith(" left")
+        and "a second" in lines[0]
+    )
     assert lines[-1] == ""
 
 

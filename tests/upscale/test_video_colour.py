@@ -20,7 +20,12 @@ from sr_deploy.upscale.video_colour import (  # noqa: E402
 )
 from sr_deploy.upscale.video_source import video_facts  # noqa: E402
 
-FORMATS = {("gray", 8): "gray", ("rgb", 8): "gbrp", ("gray", 10): "gray10le", ("rgb", 12): "gbrp12le"}
+FORMATS = {
+    ("gray", 8): "gray",
+    ("rgb", 8): "gbrp",
+    ("gray", 10): "gray10le",
+    ("rgb", 12): "gbrp12le",
+}
 
 
 def frame_of(planes, colour):
@@ -58,7 +63,10 @@ def test_numbers_of_the_standards(colour, yuv, rgb):
 
 @pytest.mark.parametrize("matrix", KR_KB)
 @pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("layout, depth", [("444", 8), ("422", 8), ("420", 8), ("420", 10), ("444", 12), ("gray", 8), ("rgb", 12)])
+@pytest.mark.parametrize(
+    "layout, depth",
+    [("444", 8), ("422", 8), ("420", 8), ("420", 10), ("444", 12), ("gray", 8), ("rgb", 12)],
+)
 def test_there_and_back(layout, depth, full, matrix):
     colour = Colour(layout, depth, matrix, full)
     rng = np.random.default_rng(0)
@@ -92,7 +100,10 @@ def test_chroma_lies_where_it_belongs(centred):
     assert np.abs(back - chroma)[:, 2:-2].max() <= 1
 
 
-@pytest.mark.parametrize("matrix, primaries, transfer, full", [(1, 1, 1, 0), (5, 5, 6, 0), (6, 6, 6, 1), (9, 9, 14, 0), (7, 7, 7, 0)])
+@pytest.mark.parametrize(
+    "matrix, primaries, transfer, full",
+    [(1, 1, 1, 0), (5, 5, 6, 0), (6, 6, 6, 1), (9, 9, 14, 0), (7, 7, 7, 0)],
+)
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
 def test_the_output_is_tagged_as_the_source(tmp_path, matrix, primaries, transfer, full, suffix):
     def prepare(container, context):
@@ -101,7 +112,11 @@ def test_the_output_is_tagged_as_the_source(tmp_path, matrix, primaries, transfe
 
     source = make_video(tmp_path / "in.mkv", 3, prepare=prepare)
     facts = video_facts(source)
-    assert (facts.colour.matrix, facts.colour.full, facts.tags) == (matrix, bool(full), (primaries, transfer))
+    assert (facts.colour.matrix, facts.colour.full, facts.tags) == (
+        matrix,
+        bool(full),
+        (primaries, transfer),
+    )
     upscale_video(source, tmp_path / f"out{suffix}", Repeat())
     made = video_facts(tmp_path / f"out{suffix}")
     assert (made.colour, made.tags, made.guessed) == (facts.colour, facts.tags, "")
@@ -142,7 +157,9 @@ def test_a_lossless_codec_gives_back_what_the_network_made(tmp_path):
     def prepare(container, context):
         context.colorspace, context.color_range = 1, 1
 
-    source = make_video(tmp_path / "in.mkv", 2, codec="ffv1", pix_fmt="yuv444p10le", prepare=prepare)
+    source = make_video(
+        tmp_path / "in.mkv", 2, codec="ffv1", pix_fmt="yuv444p10le", prepare=prepare
+    )
     upscaler = Repeat(3)
     upscale_video(source, tmp_path / "out.mkv", upscaler, codec="ffv1")
     again = Repeat()

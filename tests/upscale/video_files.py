@@ -40,9 +40,20 @@ class Repeat:
 
 
 def make_video(
-    path, frames=30, *, size="32x24", rate=25, codec="libx264", pix_fmt="yuv420p", options=None, times=None, sound=False,
-    container_options=None, prepare=lambda container, context: None, subtitles=None,
-):  # fmt: skip
+    path,
+    frames=30,
+    *,
+    size="32x24",
+    rate=25,
+    codec="libx264",
+    pix_fmt="yuv420p",
+    options=None,
+    times=None,
+    sound=False,
+    container_options=None,
+    prepare=lambda container, context: None,
+    subtitles=None,
+):
     """Write a video of testsrc2. times: the frames' in ms; sound: a sine in AAC; prepare: sets up the container and context."""
     import av
 
@@ -75,7 +86,9 @@ def make_video(
             for packet in video.encode(None):
                 out.mux(packet)
             if audio is not None:
-                with av.open(f"sine=frequency=440:sample_rate=48000:duration={frames / rate}", format="lavfi") as sine:
+                with av.open(
+                    f"sine=frequency=440:sample_rate=48000:duration={frames / rate}", format="lavfi"
+                ) as sine:
                     for frame in sine.decode(audio=0):
                         for packet in audio.encode(frame):
                             out.mux(packet)
@@ -95,10 +108,15 @@ def streams_of(path):
     import av
 
     with av.open(str(path)) as container:
-        found = {s.index: {"type": s.type, "packets": [], "metadata": dict(s.metadata)} for s in container.streams}
+        found = {
+            s.index: {"type": s.type, "packets": [], "metadata": dict(s.metadata)}
+            for s in container.streams
+        }
         for packet in container.demux():
             if packet.pts is not None:
-                found[packet.stream_index]["packets"].append((packet.pts * packet.time_base, bytes(packet)))
+                found[packet.stream_index]["packets"].append(
+                    (packet.pts * packet.time_base, bytes(packet))
+                )
     return list(found.values())
 
 

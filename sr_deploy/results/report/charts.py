@@ -33,7 +33,10 @@ def shapes_of(group: Group) -> Dict[str, int]:
 
 def lines_of(group: Group) -> Dict[str, str]:
     """Return the class of the line of each backend and precision, the same in all charts of a group; later ones are dashed."""
-    return {how: f"family line{min(i, 3)}" for i, how in enumerate(dict.fromkeys(e.how for e in group.entries))}
+    return {
+        how: f"family line{min(i, 3)}"
+        for i, how in enumerate(dict.fromkeys(e.how for e in group.entries))
+    }
 
 
 def cost_chart(group: Group, axis: Axis) -> str:
@@ -64,19 +67,32 @@ def cost_chart(group: Group, axis: Axis) -> str:
         at = x(axis.of(entry.row)), y(entry.row.psnr_db)
         places.take_point(*at)
         title = f"{entry.name}, {entry.how}: {entry.row.psnr_db:.3f} dB, {short(axis.of(entry.row))} {axis.name}"
-        parts.append(marker(*at, shapes[entry.row.model], "mark best" if id(entry) in kept else "mark", title))
+        parts.append(
+            marker(
+                *at, shapes[entry.row.model], "mark best" if id(entry) in kept else "mark", title
+            )
+        )
     for entry in reversed(best):
         name = entry.row.variant or entry.row.model
-        parts.append(places.label(x(axis.of(entry.row)), y(entry.row.psnr_db), name, cls="label best"))
+        parts.append(
+            places.label(x(axis.of(entry.row)), y(entry.row.psnr_db), name, cls="label best")
+        )
     named: List[str] = []
-    by_backend = axis.of is time_ms and len({model for model, _ in families}) == 1  # of several models the line's style tells it
+    by_backend = (
+        axis.of is time_ms and len({model for model, _ in families}) == 1
+    )  # of several models the line's style tells it
     for (model, how), members in families.items():
         text = how if by_backend and len(families) > 1 else model
         if text not in named:
             named.append(text)
-            at = [(x(axis.of(e.row)), y(e.row.psnr_db)) for e in sorted(members, key=lambda e: -e.row.psnr_db)]
+            at = [
+                (x(axis.of(e.row)), y(e.row.psnr_db))
+                for e in sorted(members, key=lambda e: -e.row.psnr_db)
+            ]
             # At its highest point, or where there is room.
-            parts.append(next(filter(None, (places.label(*point, text, cls="label") for point in at)), ""))
+            parts.append(
+                next(filter(None, (places.label(*point, text, cls="label") for point in at)), "")
+            )
     name = f"PSNR against {axis.name}. On the Pareto front, cheapest first: " + "; ".join(
         f"{e.name} ({e.how}), {short(axis.of(e.row))}, {e.row.psnr_db:.2f} dB" for e in best
     )
@@ -86,10 +102,16 @@ def cost_chart(group: Group, axis: Axis) -> str:
 def _frame(x: Scale, y: Scale, x_name: str) -> List[str]:
     parts = []
     for value in y.ticks(5):
-        parts += [line(_LEFT, y(value), _WIDTH - _RIGHT, y(value), "grid"), words(_LEFT - 7, y(value) + 4, f"{value:g}", anchor="end")]
+        parts += [
+            line(_LEFT, y(value), _WIDTH - _RIGHT, y(value), "grid"),
+            words(_LEFT - 7, y(value) + 4, f"{value:g}", anchor="end"),
+        ]
     bottom = _HEIGHT - _BOTTOM
     for value in x.ticks(5):
-        parts += [line(x(value), bottom, x(value), bottom + 4, "axis"), words(x(value), bottom + 17, tick_text(value), anchor="middle")]
+        parts += [
+            line(x(value), bottom, x(value), bottom + 4, "axis"),
+            words(x(value), bottom + 17, tick_text(value), anchor="middle"),
+        ]
     parts.append(line(_LEFT, bottom, _WIDTH - _RIGHT, bottom, "axis"))
     parts.append(words(_WIDTH - _RIGHT, _HEIGHT - 6, x_name, cls="name", anchor="end"))
     parts.append(words(4, 12, "PSNR [dB]", cls="name"))
@@ -125,7 +147,9 @@ def elastic_of(group: Group) -> List[Elastic]:
     for entry in group.entries:
         if entry.size is not None:
             how = (entry.how, " ".join(entry.size.tags))
-            found.setdefault((entry.row.model, entry.size.axis), {}).setdefault(how, []).append(entry)
+            found.setdefault((entry.row.model, entry.size.axis), {}).setdefault(how, []).append(
+                entry
+            )
     elastic = []
     for (model, axis), by_how in found.items():
         psnr, latency = (_curves(by_how, value) for value in (lambda r: r.psnr_db, time_ms))
@@ -134,7 +158,9 @@ def elastic_of(group: Group) -> List[Elastic]:
     return elastic
 
 
-def _curves(by_how: Dict[Tuple[str, str], List[Entry]], value: Callable[[BenchmarkRow], Optional[float]]) -> Tuple[Curve, ...]:
+def _curves(
+    by_how: Dict[Tuple[str, str], List[Entry]], value: Callable[[BenchmarkRow], Optional[float]]
+) -> Tuple[Curve, ...]:
     curves = []
     several = len({how for how, _ in by_how}) > 1
     for (how, tags), entries in by_how.items():
@@ -158,14 +184,18 @@ def elastic_chart(curves: Sequence[Curve], x_name: str, y_name: str) -> str:
     y = padded(values, height - bottom, top, room=0.1)
     parts = [words(4, 12, y_name, cls="name"), words(44, height - 4, x_name, cls="name")]
     for value in y.ticks(4):
-        parts += [line(44, y(value), width - right, y(value), "grid"), words(37, y(value) + 4, tick_text(value), anchor="end")]
+        parts += [
+            line(44, y(value), width - right, y(value), "grid"),
+            words(37, y(value) + 4, tick_text(value), anchor="end"),
+        ]
     for size in sizes:
         parts.append(words(x(size), height - 22, str(size), anchor="middle"))
     ends: List[Tuple[float, List[str]]] = []
     for curve in curves:
         points = [(x(s), y(v)) for s, v in curve.points]
         parts += [path(points, "curve")] + [
-            marker(px, py, 0, "dot", f"{curve.how}, {s}: {v:.2f}") for (px, py), (s, v) in zip(points, curve.points)
+            marker(px, py, 0, "dot", f"{curve.how}, {s}: {v:.2f}")
+            for (px, py), (s, v) in zip(points, curve.points)
         ]
         end = points[-1][1]
         near = next((names for at, names in ends if abs(at - end) < 3), None)
@@ -174,13 +204,19 @@ def elastic_chart(curves: Sequence[Curve], x_name: str, y_name: str) -> str:
         else:
             near.append(curve.label)
     parts += _named_ends(ends, width - right + 9, height - bottom)
-    said = "; ".join(f"{c.how}: " + ", ".join(f"{s} gives {short(v)}" for s, v in c.points) for c in curves)
+    said = "; ".join(
+        f"{c.how}: " + ", ".join(f"{s} gives {short(v)}" for s, v in c.points) for c in curves
+    )
     return figure(width, height, parts, name=f"{y_name} over {x_name}. {said}")
 
 
 def _named_ends(ends: Sequence[Tuple[float, List[str]]], x: float, bottom: float) -> List[str]:
     """Names at the ends of lines, moved apart where two would touch."""
-    lines = [(at + 4 + 13 * i, name) for at, names in ends for i, name in enumerate(dict.fromkeys(n for n in names if n))]
+    lines = [
+        (at + 4 + 13 * i, name)
+        for at, names in ends
+        for i, name in enumerate(dict.fromkeys(n for n in names if n))
+    ]
     lines.sort()
     placed: List[Tuple[float, str]] = []
     for at, name in lines:
@@ -211,21 +247,37 @@ class Strips:
 
 def strips_of(group: Group) -> Optional[Strips]:
     """Return the latencies of a group's networks on one logarithmic scale; None where none was timed."""
-    timed = sorted((e for e in group.entries if time_ms(e.row) is not None), key=lambda e: time_ms(e.row))
-    values = [v for e in timed for v in (time_ms(e.row), *(ms for _, ms in _percentiles(e.row)), *e.row.latencies_ms) if v > 0]
+    timed = sorted(
+        (e for e in group.entries if time_ms(e.row) is not None), key=lambda e: time_ms(e.row)
+    )
+    values = [
+        v
+        for e in timed
+        for v in (time_ms(e.row), *(ms for _, ms in _percentiles(e.row)), *e.row.latencies_ms)
+        if v > 0
+    ]
     if not values:
         return None
     scale = padded(values, 1.0, 97.0, log=True, room=0.03)
     strips = tuple(
         Strip(
-            e, time_ms(e.row), scale(time_ms(e.row)), tuple((name, ms, scale(ms)) for name, ms in _percentiles(e.row)),
+            e,
+            time_ms(e.row),
+            scale(time_ms(e.row)),
+            tuple((name, ms, scale(ms)) for name, ms in _percentiles(e.row)),
             tuple(scale(ms) for ms in e.row.latencies_ms if ms > 0),
         )
-        for e in timed if time_ms(e.row) > 0
-    )  # fmt: skip
+        for e in timed
+        if time_ms(e.row) > 0
+    )
     return Strips(strips, tuple((tick_text(v), scale(v)) for v in scale.ticks(4)))
 
 
 def _percentiles(row: BenchmarkRow) -> List[Tuple[str, float]]:
-    named = (("p50", row.latency_ms_median), ("p90", row.latency_ms_p90), ("p95", row.latency_ms_p95), ("p99", row.latency_ms_p99))
+    named = (
+        ("p50", row.latency_ms_median),
+        ("p90", row.latency_ms_p90),
+        ("p95", row.latency_ms_p95),
+        ("p99", row.latency_ms_p99),
+    )
     return [(name, ms) for name, ms in named if ms is not None and ms > 0]

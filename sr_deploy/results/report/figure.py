@@ -21,7 +21,9 @@ def check_can_draw() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as e:
-        raise MissingPackageError("matplotlib", needed_for="drawing the figure", extra="report", cause=e) from e
+        raise MissingPackageError(
+            "matplotlib", needed_for="drawing the figure", extra="report", cause=e
+        ) from e
 
 
 def psnr_figure(rows: Sequence[QualityRow]) -> Dict[str, bytes]:
@@ -35,15 +37,30 @@ def psnr_figure(rows: Sequence[QualityRow]) -> Dict[str, bytes]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    ours = [r for r in rows if r.backend != BICUBIC and r.psnr_db is not None and r.params is not None]
+    ours = [
+        r for r in rows if r.backend != BICUBIC and r.psnr_db is not None and r.params is not None
+    ]
     panels = list(dict.fromkeys((r.set, r.scale, r.metric, r.degradation) for r in ours))
     printed = {
-        panel: [p for p in printed_for(panel[0], scale=panel[1], metric=panel[2], degradation=panel[3]) if _is_drawn(p)] for panel in panels
+        panel: [
+            p
+            for p in printed_for(panel[0], scale=panel[1], metric=panel[2], degradation=panel[3])
+            if _is_drawn(p)
+        ]
+        for panel in panels
     }
     families = list(dict.fromkeys(_family(r) for r in ours))
     series = {p.series: p.paper for points in printed.values() for p in points}
-    styles = {name: (_OURS[i % len(_OURS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(families)}
-    styles.update({name: (_PAPERS[paper], _MARKERS[i % len(_MARKERS)]) for i, (name, paper) in enumerate(series.items())})
+    styles = {
+        name: (_OURS[i % len(_OURS)], _MARKERS[i % len(_MARKERS)])
+        for i, name in enumerate(families)
+    }
+    styles.update(
+        {
+            name: (_PAPERS[paper], _MARKERS[i % len(_MARKERS)])
+            for i, (name, paper) in enumerate(series.items())
+        }
+    )
 
     lines = max(len(panels), 1)
     legend_in = 0.3 + 0.22 * math.ceil(len(styles) / 3)
@@ -55,15 +72,39 @@ def psnr_figure(rows: Sequence[QualityRow]) -> Dict[str, bytes]:
         for pair, panel in zip(axes, panels):
             name, scale, metric, degradation = panel
             here = [r for r in ours if (r.set, r.scale, r.metric, r.degradation) == panel]
-            for ax, x_of, x_label in zip(pair, (_params_k, _macs_g), ("parameters [K]", "multiply-accumulates at 256x256 [G]")):
+            for ax, x_of, x_label in zip(
+                pair,
+                (_params_k, _macs_g),
+                ("parameters [K]", "multiply-accumulates at 256x256 [G]"),
+            ):
                 handles.update(_draw(ax, here, printed[panel], name, x_of=x_of, styles=styles))
-                ax.set(xlabel=x_label, title=f"{name}, x{scale}" + ("" if degradation == "bi" else f", {degradation}"))
+                ax.set(
+                    xlabel=x_label,
+                    title=f"{name}, x{scale}" + ("" if degradation == "bi" else f", {degradation}"),
+                )
             pair[0].set_ylabel(f"PSNR [dB], {metric}")
         if handles:
-            names = [n for n in (*families, *(f"{s} (printed, not measured)" for s in series)) if n in handles]
-            figure.legend([handles[n] for n in names], names, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+            names = [
+                n
+                for n in (*families, *(f"{s} (printed, not measured)" for s in series))
+                if n in handles
+            ]
+            figure.legend(
+                [handles[n] for n in names],
+                names,
+                loc="outside lower center",
+                ncols=3,
+                frameon=False,
+                fontsize=8,
+            )
         else:
-            axes[0][0].text(0.5, 0.5, "no row has both PSNR and counts", ha="center", transform=axes[0][0].transAxes)
+            axes[0][0].text(
+                0.5,
+                0.5,
+                "no row has both PSNR and counts",
+                ha="center",
+                transform=axes[0][0].transAxes,
+            )
         files = {}
         for suffix, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
             buffer = io.BytesIO()
@@ -72,44 +113,80 @@ def psnr_figure(rows: Sequence[QualityRow]) -> Dict[str, bytes]:
     return files
 
 
-def _draw(ax: Any, ours: Sequence[QualityRow], printed: Sequence[Printed], name: str, *, x_of: Any, styles: dict) -> Dict[str, Any]:
+def _draw(
+    ax: Any,
+    ours: Sequence[QualityRow],
+    printed: Sequence[Printed],
+    name: str,
+    *,
+    x_of: Any,
+    styles: dict,
+) -> Dict[str, Any]:
     """Draw one panel; return the artists by what the legend calls them."""
     handles: Dict[str, Any] = {}
     curves: Dict[str, List[Point]] = {}
     for series in dict.fromkeys(p.series for p in printed):
-        points = [(x_of(p), score_of(p, name)[0]) for p in printed if p.series == series and x_of(p) is not None]
+        points = [
+            (x_of(p), score_of(p, name)[0])
+            for p in printed
+            if p.series == series and x_of(p) is not None
+        ]
         if points:
             colour, marker = styles[series]
             look = {"facecolors": "none", "edgecolors": colour, "linewidths": 1.1, "zorder": 2}
-            handles[f"{series} (printed, not measured)"] = ax.scatter(*zip(*points), s=34, marker=marker, **look)
+            handles[f"{series} (printed, not measured)"] = ax.scatter(
+                *zip(*points), s=34, marker=marker, **look
+            )
     for row in ours:
         if x_of(row) is not None:
-            curves.setdefault(_family(row), []).append((x_of(row), row.psnr_db, row.variant or row.model))
+            curves.setdefault(_family(row), []).append(
+                (x_of(row), row.psnr_db, row.variant or row.model)
+            )
     for family, curve in curves.items():
         curve.sort()
         colour, marker = styles[family]
         x, y, _ = zip(*curve)
-        handles[family] = ax.plot(x, y, marker=marker, color=colour, markersize=6, linewidth=1.5, zorder=3)[0]
+        handles[family] = ax.plot(
+            x, y, marker=marker, color=colour, markersize=6, linewidth=1.5, zorder=3
+        )[0]
     _dress(ax)
     for i, (family, curve) in enumerate(curves.items()):
         offset = (0, -13) if i % 2 == 0 else (0, 7)  # two families often lie close
         for x, y, text in joined_labels(curve, ax.get_xlim(), ax.get_ylim()):
-            ax.annotate(text, (x, y), xytext=offset, textcoords="offset points", ha="center", fontsize=7.5, color=styles[family][0])
+            ax.annotate(
+                text,
+                (x, y),
+                xytext=offset,
+                textcoords="offset points",
+                ha="center",
+                fontsize=7.5,
+                color=styles[family][0],
+            )
     return handles
 
 
-def joined_labels(curve: Sequence[Point], xlim: Tuple[float, float], ylim: Tuple[float, float]) -> List[Point]:
+def joined_labels(
+    curve: Sequence[Point], xlim: Tuple[float, float], ylim: Tuple[float, float]
+) -> List[Point]:
     """Points in one place share a label; one that would touch its larger neighbour's has none."""
     width, height = math.log(xlim[1] / xlim[0]), ylim[1] - ylim[0]
     places: List[Point] = []
     for x, y, text in curve:
-        if places and math.log(x / places[-1][0]) < 0.015 * width and abs(y - places[-1][1]) < 0.03 * height:
+        if (
+            places
+            and math.log(x / places[-1][0]) < 0.015 * width
+            and abs(y - places[-1][1]) < 0.03 * height
+        ):
             places[-1] = places[-1][0], places[-1][1], f"{places[-1][2]}, {text}"
         else:
             places.append((x, y, text))
     kept: List[Point] = []
     for place in reversed(places):
-        if not kept or math.log(kept[-1][0] / place[0]) > 0.04 * width or abs(kept[-1][1] - place[1]) > 0.07 * height:
+        if (
+            not kept
+            or math.log(kept[-1][0] / place[0]) > 0.04 * width
+            or abs(kept[-1][1] - place[1]) > 0.07 * height
+        ):
             kept.append(place)
     return kept
 

@@ -12,8 +12,27 @@ from sr_deploy.results.rows import BenchmarkRow
 
 # Rows that differ in one of these are never ranked together. Of those of one machine, CPU and GPU differ by `device`.
 _MACHINE = ("device", "power_mode", "threads")
-_SHARED = (*_MACHINE, "protocol", "cadence_hz", "input_hw", "batch", "set", "test_set", "metric", "border_px", "scale")
-_SUBJECT = ("model", "variant", "artifact", "artifact_sha256", "backend", "backend_version", "precision")
+_SHARED = (
+    *_MACHINE,
+    "protocol",
+    "cadence_hz",
+    "input_hw",
+    "batch",
+    "set",
+    "test_set",
+    "metric",
+    "border_px",
+    "scale",
+)
+_SUBJECT = (
+    "model",
+    "variant",
+    "artifact",
+    "artifact_sha256",
+    "backend",
+    "backend_version",
+    "precision",
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +80,9 @@ class Group:
     @property
     def counters(self) -> List[str]:
         """The counters of its FLOPs; numbers of two are not comparable."""
-        return sorted({e.row.counter for e in self.entries if e.row.counter and e.row.macs_g is not None})
+        return sorted(
+            {e.row.counter for e in self.entries if e.row.counter and e.row.macs_g is not None}
+        )
 
 
 @dataclass(frozen=True)
@@ -102,7 +123,9 @@ def axes_of(group: Group) -> List[Axis]:
 
     axes = [Axis("Latency [ms]", "latency", time_ms)]
     axes += [Axis(f"FLOPs [G], counted by {c}", "FLOPs", flops(c)) for c in group.counters]
-    axes += [Axis("Parameters [K]", "parameters", lambda r: None if r.params is None else r.params / 1e3)]
+    axes += [
+        Axis("Parameters [K]", "parameters", lambda r: None if r.params is None else r.params / 1e3)
+    ]
     return [axis for axis in axes if any(on_axis(e, axis) for e in group.entries)]
 
 
@@ -118,7 +141,9 @@ def front(entries: Sequence[Entry], axis: Axis) -> List[Entry]:
     PSNR counts as it is printed, to 0.001 dB: one network's scores by two backends differ in the sixth digit.
     """
     best: List[Entry] = []
-    for entry in sorted((e for e in entries if on_axis(e, axis)), key=lambda e: (axis.of(e.row), -e.row.psnr_db)):
+    for entry in sorted(
+        (e for e in entries if on_axis(e, axis)), key=lambda e: (axis.of(e.row), -e.row.psnr_db)
+    ):
         if not best or round(entry.row.psnr_db, 3) > round(best[-1].row.psnr_db, 3):
             best.append(entry)
     return best
@@ -126,11 +151,17 @@ def front(entries: Sequence[Entry], axis: Axis) -> List[Entry]:
 
 def ranks(group: Group) -> Dict[tuple, int]:
     """Return the rank by latency of each subject, fastest first, from 1; equal times share a rank."""
-    times = {_key(e.row, _SUBJECT): time_ms(e.row) for e in group.entries if time_ms(e.row) is not None}
-    return {subject: 1 + sum(other < ms for other in times.values()) for subject, ms in times.items()}
+    times = {
+        _key(e.row, _SUBJECT): time_ms(e.row) for e in group.entries if time_ms(e.row) is not None
+    }
+    return {
+        subject: 1 + sum(other < ms for other in times.values()) for subject, ms in times.items()
+    }
 
 
-def rank_changes(groups: Sequence[Group]) -> List[Tuple[Group, Group, List[Tuple[Entry, int, int]]]]:
+def rank_changes(
+    groups: Sequence[Group],
+) -> List[Tuple[Group, Group, List[Tuple[Entry, int, int]]]]:
     """Return pairs of groups of one device and two protocols, with what both measured and its rank by latency in each.
 
     Ranks are taken among what both measured. Pairs with fewer than two such networks are left out.
@@ -143,8 +174,16 @@ def rank_changes(groups: Sequence[Group]) -> List[Tuple[Group, Group, List[Tuple
             if x.protocol == y.protocol or _key(x, same) != _key(y, same):
                 continue
             both = set(ranks(a)) & set(ranks(b))
-            here, there = (ranks(Group(g.id, tuple(e for e in g.entries if _key(e.row, _SUBJECT) in both))) for g in (a, b))
-            shared = [(e, here[k], there[k]) for e in a.entries for k in [_key(e.row, _SUBJECT)] if k in both]
+            here, there = (
+                ranks(Group(g.id, tuple(e for e in g.entries if _key(e.row, _SUBJECT) in both)))
+                for g in (a, b)
+            )
+            shared = [
+                (e, here[k], there[k])
+                for e in a.entries
+                for k in [_key(e.row, _SUBJECT)]
+                if k in both
+            ]
             if len(shared) > 1:
                 pairs.append((a, b, sorted(shared, key=lambda line: line[1])))
     return pairs

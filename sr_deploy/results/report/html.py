@@ -44,7 +44,9 @@ def check_can_render() -> None:
     try:
         import jinja2  # noqa: F401
     except ImportError as e:
-        raise MissingPackageError("jinja2", needed_for="writing the report", extra="report", cause=e) from e
+        raise MissingPackageError(
+            "jinja2", needed_for="writing the report", extra="report", cause=e
+        ) from e
 
 
 def report_html(rows: Sequence[BenchmarkRow], crops: Sequence[CropSet] = ()) -> str:
@@ -56,12 +58,21 @@ def report_html(rows: Sequence[BenchmarkRow], crops: Sequence[CropSet] = ()) -> 
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     if not rows and not crops:
-        raise InputError("the files hold no rows, and there is nothing to report", hint="measure something with srdeploy bench -o DIR")
+        raise InputError(
+            "the files hold no rows, and there is nothing to report",
+            hint="measure something with srdeploy bench -o DIR",
+        )
     groups = groups_of(rows)
     titles = _titles(groups)
-    style, script = ((_PAGE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+    style, script = (
+        (_PAGE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js")
+    )
     environment = Environment(
-        loader=FileSystemLoader(str(_PAGE)), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(str(_PAGE)),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("report.html").render(
         version=sr_deploy.__version__,
@@ -111,9 +122,19 @@ def _columns(group: Group) -> List[Column]:
         Column("p95 [ms]", 2, lambda r: r.latency_ms_p95),
         Column("Params [M]", 3, lambda r: None if r.params is None else r.params / 1e6),
         *(Column(f"FLOPs [G], {c}", 2, flops(c)) for c in group.counters),
-        Column("FLOPs [G] as deployed", 2, lambda r: r.deployed["macs"] / 1e9 if r.deployed else None),
-        Column("Executed, timed input [%]", 1, lambda r: 100 * r.executed["timed_share"] if r.executed else None),
-        Column("Executed, scored set [%]", 1, lambda r: 100 * r.executed["share"] if r.executed else None),
+        Column(
+            "FLOPs [G] as deployed", 2, lambda r: r.deployed["macs"] / 1e9 if r.deployed else None
+        ),
+        Column(
+            "Executed, timed input [%]",
+            1,
+            lambda r: 100 * r.executed["timed_share"] if r.executed else None,
+        ),
+        Column(
+            "Executed, scored set [%]",
+            1,
+            lambda r: 100 * r.executed["share"] if r.executed else None,
+        ),
         Column("Acts [M]", 1, lambda r: r.acts_m),
         Column("Memory [MiB]", 0, lambda r: r.mem_peak_mib),
         Column("Conv", 0, lambda r: r.convs),
@@ -147,10 +168,15 @@ def _section(group: Group, title: str) -> Section:
     elastic = []
     for curves in elastic_of(group):
         psnr, latency = (
-            elastic_chart(c, curves.axis, name) if c else "" for c, name in ((curves.psnr, "PSNR [dB]"), (curves.latency, "Latency [ms]"))
+            elastic_chart(c, curves.axis, name) if c else ""
+            for c, name in ((curves.psnr, "PSNR [dB]"), (curves.latency, "Latency [ms]"))
         )
         elastic.append((curves, psnr, latency))
-    best = {e.id for axis in axes[:1] for e in front(group.entries, axis)} if axes and axes[0].of is time_ms else set()
+    best = (
+        {e.id for axis in axes[:1] for e in front(group.entries, axis)}
+        if axes and axes[0].of is time_ms
+        else set()
+    )
     order = sorted(group.entries, key=lambda e: (time_ms(e.row) is None, time_ms(e.row) or 0.0))
     return Section(
         group=group,
@@ -177,7 +203,9 @@ def _legend(group: Group) -> Iterator[Tuple[str, str]]:
         yield how, figure(32, 16, [line(0, 8, 32, 8, cls)], name="")
 
 
-def _summary(rows: Sequence[BenchmarkRow], groups: Sequence[Group], titles: Dict[str, str]) -> Dict[str, Any]:
+def _summary(
+    rows: Sequence[BenchmarkRow], groups: Sequence[Group], titles: Dict[str, str]
+) -> Dict[str, Any]:
     days = sorted({row.date_utc[:10] for row in rows if row.date_utc})
     return {
         "networks": len({(e.row.model, e.row.variant) for g in groups for e in g.entries}),
@@ -199,7 +227,10 @@ def _at_a_glance(group: Group, title: str) -> Dict[str, Any]:
         "count": len(group.entries),
         "fastest": min(timed, key=lambda e: time_ms(e.row)) if timed else None,
         "best": max(scored, key=lambda e: e.row.psnr_db) if scored else None,
-        "front": [(len(front(group.entries, axis)), sum(on_axis(e, axis) for e in group.entries)) for axis in axes],
+        "front": [
+            (len(front(group.entries, axis)), sum(on_axis(e, axis) for e in group.entries))
+            for axis in axes
+        ],
         "time": lambda e: "" if time_ms(e.row) is None else f"{short(time_ms(e.row))} ms",
     }
 
@@ -208,7 +239,10 @@ def _titles(groups: Sequence[Group]) -> Dict[str, str]:
     """A heading for each group, which names the machine where there are several."""
     machines = {g.id: machine(g.conditions) for g in groups}
     several = len(set(machines.values())) > 1
-    return {g.id: ", ".join(p for p in (_title(g), machines[g.id] if several else "") if p) for g in groups}
+    return {
+        g.id: ", ".join(p for p in (_title(g), machines[g.id] if several else "") if p)
+        for g in groups
+    }
 
 
 def _title(group: Group) -> str:
@@ -239,7 +273,11 @@ class Gallery:
 def _gallery(number: int, crop_set: CropSet) -> Gallery:
     top, left, height, width = crop_set.box_px
     tiles = tuple(
-        (crop, "data:image/png;base64," + base64.b64encode(crop.png).decode(), *struct.unpack(">II", crop.png[16:24]))
+        (
+            crop,
+            "data:image/png;base64," + base64.b64encode(crop.png).decode(),
+            *struct.unpack(">II", crop.png[16:24]),
+        )
         for crop in crop_set.crops
     )  # the size stands in a PNG's first chunk
     place = f"{height}×{width} pixels from row {top}, column {left}, x{crop_set.scale}"

@@ -17,7 +17,11 @@ _NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(?![\w.]*[A-Za-z_])")
 
 def machine(row: BenchmarkRow) -> str:
     """Return the device, its threads and its power mode, as far as known."""
-    parts = row.device, f"{row.threads} thread{'s' if row.threads != 1 else ''}" if row.threads else "", row.power_mode or ""
+    parts = (
+        row.device,
+        f"{row.threads} thread{'s' if row.threads != 1 else ''}" if row.threads else "",
+        row.power_mode or "",
+    )
     return ", ".join(part for part in parts if part)
 
 
@@ -26,9 +30,13 @@ def remarks_of(group: Group) -> List[str]:
     rows = [e.row for e in group.entries]
     remarks = []
     if len(group.counters) > 1:
-        remarks.append(f"FLOPs were counted by {' and '.join(group.counters)}: not comparable, so each has a column and a chart.")
+        remarks.append(
+            f"FLOPs were counted by {' and '.join(group.counters)}: not comparable, so each has a column and a chart."
+        )
     if any("tiled" in r.tiling for r in rows):
-        remarks.append("A score with * is of tiles: near their borders not what the whole image gives.")
+        remarks.append(
+            "A score with * is of tiles: near their borders not what the whole image gives."
+        )
     uncounted = sorted({name for r in rows for name in (r.uncounted or {})})
     if uncounted:
         remarks.append(f"Operators that the counter of FLOPs does not see: {', '.join(uncounted)}.")
@@ -41,7 +49,9 @@ def _warnings(group: Group) -> List[str]:
     for e in group.entries:
         for warning in e.row.warnings:
             parts = _NUMBER.split(warning)  # words and numbers in turns
-            said.setdefault(tuple(parts[::2]), {}).setdefault(f"{e.name}, {e.how}", []).append(parts[1::2])
+            said.setdefault(tuple(parts[::2]), {}).setdefault(f"{e.name}, {e.how}", []).append(
+                parts[1::2]
+            )
     lines = []
     for texts, by_name in said.items():
         every = [numbers for found in by_name.values() for numbers in found]
@@ -51,23 +61,41 @@ def _warnings(group: Group) -> List[str]:
         if len(by_name) == len(group.entries) > 1:
             who = "All"
         else:
-            who = f"{len(by_name)} of {len(group.entries)}" if len(by_name) > 3 else "; ".join(by_name)
+            who = (
+                f"{len(by_name)} of {len(group.entries)}"
+                if len(by_name) > 3
+                else "; ".join(by_name)
+            )
         lines.append(f"{who}: {text}")
     return lines
 
 
 _CONDITIONS: Tuple[Tuple[str, Callable[[BenchmarkRow], str]], ...] = (
     ("Device", machine),
-    ("Quality", lambda r: f"{r.set} ({len(r.images)} images), {r.metric}, border {r.border_px} px" if r.set else ""),
+    (
+        "Quality",
+        lambda r: (
+            f"{r.set} ({len(r.images)} images), {r.metric}, border {r.border_px} px"
+            if r.set
+            else ""
+        ),
+    ),
     ("Time", lambda r: f"{protocol_of(r).statistic} of the runs" if time_ms(r) is not None else ""),
     ("Timed by", lambda r: r.timer + (", copies apart" if r.copies_ms is not None else "")),
-    ("Counted", lambda r: f"{r.counter} at {_hw(r.counted_hw)}, multiply-accumulates of the network as trained" if r.counter else ""),
+    (
+        "Counted",
+        lambda r: (
+            f"{r.counter} at {_hw(r.counted_hw)}, multiply-accumulates of the network as trained"
+            if r.counter
+            else ""
+        ),
+    ),
     ("Memory", lambda r: r.mem_definition),
     ("Software", lambda r: f"{r.backend} {r.backend_version}".strip()),
     ("Python", lambda r: r.python),
     ("Revision", lambda r: r.git_rev),
     ("Measured", lambda r: r.date_utc[:10]),
-)  # fmt: skip
+)
 
 
 def conditions_of(group: Group) -> List[Tuple[str, str]]:
@@ -87,7 +115,10 @@ def conditions_of(group: Group) -> List[Tuple[str, str]]:
 
 def _runs(group: Group) -> List[Tuple[List[int], str]]:
     rows = [e.row for e in group.entries]
-    return [([r.warmup for r in rows if r.warmup is not None], "to warm up"), ([r.runs for r in rows if r.runs is not None], "timed")]
+    return [
+        ([r.warmup for r in rows if r.warmup is not None], "to warm up"),
+        ([r.runs for r in rows if r.runs is not None], "timed"),
+    ]
 
 
 def receipt_of(row: BenchmarkRow) -> List[Tuple[str, str]]:
@@ -99,7 +130,10 @@ def receipt_of(row: BenchmarkRow) -> List[Tuple[str, str]]:
         if name == "latencies_ms":
             text = f"{len(value)} runs, {short(min(value))} to {short(max(value))}"
         elif name == "images":
-            text = "; ".join(f"{i['image']} {'identical' if i['psnr_db'] is None else format(i['psnr_db'], '.2f') + ' dB'}" for i in value)
+            text = "; ".join(
+                f"{i['image']} {'identical' if i['psnr_db'] is None else format(i['psnr_db'], '.2f') + ' dB'}"
+                for i in value
+            )
         else:
             text = _plain(value)
         lines.append((name, text))
@@ -108,7 +142,9 @@ def receipt_of(row: BenchmarkRow) -> List[Tuple[str, str]]:
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        return "; ".join(f"{key}: {_plain(v)}" for key, v in value.items() if v not in (None, {}, ()))
+        return "; ".join(
+            f"{key}: {_plain(v)}" for key, v in value.items() if v not in (None, {}, ())
+        )
     if isinstance(value, (list, tuple)):
         return ", ".join(_plain(v) for v in value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)

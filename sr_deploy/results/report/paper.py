@@ -24,7 +24,14 @@ def paper_figures(rows: Sequence[BenchmarkRow]) -> Dict[str, bytes]:
     from matplotlib.figure import Figure
 
     files: Dict[str, bytes] = {}
-    with matplotlib.rc_context({"svg.hashsalt": "srdeploy", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context(
+        {
+            "svg.hashsalt": "srdeploy",
+            "font.size": 8,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
+    ):
         for group in groups_of(rows):
             axes, elastic = axes_of(group), elastic_of(group)
             for name, columns, lines in (("cost", len(axes), 1), ("elastic", len(elastic), 2)):
@@ -38,13 +45,23 @@ def paper_figures(rows: Sequence[BenchmarkRow]) -> Dict[str, bytes]:
                         _draw_cost(ax, group, axis)
                     panels[0][0].set_ylabel("PSNR [dB]")
                     handles = dict(zip(*reversed(panels[0][0].get_legend_handles_labels())))
-                    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False, fontsize=7)
+                    figure.legend(
+                        handles.values(),
+                        handles,
+                        loc="outside lower center",
+                        ncols=3,
+                        frameon=False,
+                        fontsize=7,
+                    )
                 else:
                     for pair, curves in zip(panels.T, elastic):
                         _draw_curves(pair[0], curves.psnr, curves.axis, "PSNR [dB]")
                         _draw_curves(pair[1], curves.latency, curves.axis, "Latency [ms]")
                         pair[0].set_title(curves.model)
-                for suffix, options in (("png", {"dpi": 200}), ("svg", {"metadata": {"Date": None}})):
+                for suffix, options in (
+                    ("png", {"dpi": 200}),
+                    ("svg", {"metadata": {"Date": None}}),
+                ):
                     buffer = io.BytesIO()
                     figure.savefig(buffer, format=suffix, **options)
                     files[f"{group.id}-{name}.{suffix}"] = buffer.getvalue()
@@ -58,20 +75,49 @@ def _draw_cost(ax: Any, group: Group, axis: Axis) -> None:
     for entry in group.entries:
         if on_axis(entry, axis):
             families.setdefault((entry.row.model, entry.how), []).append(entry)
-    models, hows = (list(dict.fromkeys(values)) for values in ([e.row.model for e in group.entries], [e.how for e in group.entries]))
+    models, hows = (
+        list(dict.fromkeys(values))
+        for values in ([e.row.model for e in group.entries], [e.how for e in group.entries])
+    )
     for (model, how), members in families.items():
         points = sorted((axis.of(e.row), e.row.psnr_db) for e in members)
-        look = {"marker": _MARKERS[models.index(model) % len(_MARKERS)], "linestyle": _LINES[hows.index(how) % len(_LINES)]}
-        ax.plot(*zip(*points), color=_GREY, markersize=4, markerfacecolor="white", linewidth=0.8, label=f"{model} ({how})", **look)
+        look = {
+            "marker": _MARKERS[models.index(model) % len(_MARKERS)],
+            "linestyle": _LINES[hows.index(how) % len(_LINES)],
+        }
+        ax.plot(
+            *zip(*points),
+            color=_GREY,
+            markersize=4,
+            markerfacecolor="white",
+            linewidth=0.8,
+            label=f"{model} ({how})",
+            **look,
+        )
     best = front(group.entries, axis)
     points = [(axis.of(e.row), e.row.psnr_db) for e in best]
     ax.step(*zip(*points), where="post", color=_ACCENT, linewidth=0.9, linestyle=":")
-    ax.plot(*zip(*points), color=_ACCENT, marker="o", markersize=3, linestyle="none", label="Pareto front")
+    ax.plot(
+        *zip(*points),
+        color=_ACCENT,
+        marker="o",
+        markersize=3,
+        linestyle="none",
+        label="Pareto front",
+    )
     ax.set_xscale("log")
     ax.margins(x=0.12, y=0.1)
     named = [(x, y, entry.row.variant or entry.row.model) for entry, (x, y) in zip(best, points)]
     for x, y, text in joined_labels(named, ax.get_xlim(), ax.get_ylim()):
-        ax.annotate(text, (x, y), xytext=(3, -3), textcoords="offset points", fontsize=6, color=_ACCENT, va="top")
+        ax.annotate(
+            text,
+            (x, y),
+            xytext=(3, -3),
+            textcoords="offset points",
+            fontsize=6,
+            color=_ACCENT,
+            va="top",
+        )
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
@@ -82,7 +128,15 @@ def _draw_cost(ax: Any, group: Group, axis: Axis) -> None:
 def _draw_curves(ax: Any, curves: Sequence[Any], x_name: str, y_name: str) -> None:
     for i, curve in enumerate(curves):
         marker, line = _MARKERS[i % len(_MARKERS)], _LINES[i % len(_LINES)]
-        ax.plot(*zip(*curve.points), color=_ACCENT, marker=marker, markersize=3, linewidth=0.9, linestyle=line, label=curve.how)
+        ax.plot(
+            *zip(*curve.points),
+            color=_ACCENT,
+            marker=marker,
+            markersize=3,
+            linewidth=0.9,
+            linestyle=line,
+            label=curve.how,
+        )
     ax.set_xlabel(x_name[0].upper() + x_name[1:])
     ax.set_ylabel(y_name)
     ax.xaxis.get_major_locator().set_params(integer=True)

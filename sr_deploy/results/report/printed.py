@@ -111,7 +111,18 @@ def _rows(paper: str, table: str, series: str, text: str) -> List[Printed]:
     for line in text.strip().splitlines():
         scale, label, params, macs, *cells = line.split()
         scores = {name: score(cell) for name, cell in zip(_FIVE, cells) if cell != "-"}
-        rows.append(Printed(paper, table, series, label, int(scale[1:]), float(params), None if macs == "-" else float(macs), scores))
+        rows.append(
+            Printed(
+                paper,
+                table,
+                series,
+                label,
+                int(scale[1:]),
+                float(params),
+                None if macs == "-" else float(macs),
+                scores,
+            )
+        )
     return rows
 
 

@@ -33,10 +33,16 @@ class Scale:
 
     def ticks(self, wanted: int) -> List[float]:
         """Return round values inside the scale, about `wanted` of them."""
-        return _log_ticks(self.low, self.high, wanted) if self.log else _linear_ticks(self.low, self.high, wanted)
+        return (
+            _log_ticks(self.low, self.high, wanted)
+            if self.log
+            else _linear_ticks(self.low, self.high, wanted)
+        )
 
 
-def padded(values: Sequence[float], start: float, end: float, *, log: bool = False, room: float = 0.08) -> Scale:
+def padded(
+    values: Sequence[float], start: float, end: float, *, log: bool = False, room: float = 0.08
+) -> Scale:
     """Return a scale that holds all values, with room beyond the outermost; values of a logarithmic one are positive."""
     if log:
         low, high = math.log(min(values)), math.log(max(values))
@@ -57,13 +63,21 @@ class Places:
     def take_point(self, x: float, y: float, *, radius: float = 5) -> None:
         self.taken.append((x - radius, y - radius, x + radius, y + radius))
 
-    def label(self, x: float, y: float, text: str, *, cls: str = "label", size: float = TEXT_PX) -> str:
+    def label(
+        self, x: float, y: float, text: str, *, cls: str = "label", size: float = TEXT_PX
+    ) -> str:
         """Return a label beside the point (x, y), on the first side with room; empty where there is none."""
         width, height = text_width(text, size), size
         around = [
-            (x + 8, y + 4, "start"), (x - 8, y + 4, "end"), (x, y - 9, "middle"), (x, y + 9 + height * 0.8, "middle"),
-            (x + 7, y - 7, "start"), (x - 7, y - 7, "end"), (x + 7, y + 8 + height * 0.8, "start"), (x - 7, y + 8 + height * 0.8, "end"),
-        ]  # fmt: skip
+            (x + 8, y + 4, "start"),
+            (x - 8, y + 4, "end"),
+            (x, y - 9, "middle"),
+            (x, y + 9 + height * 0.8, "middle"),
+            (x + 7, y - 7, "start"),
+            (x - 7, y - 7, "end"),
+            (x + 7, y + 8 + height * 0.8, "start"),
+            (x - 7, y + 8 + height * 0.8, "end"),
+        ]
         for at_x, at_y, anchor in around:
             left = at_x - {"start": 0, "middle": width / 2, "end": width}[anchor]
             box = (left, at_y - height * 0.85, left + width, at_y + height * 0.2)
@@ -76,7 +90,9 @@ class Places:
         left, top, right, bottom = self.inside
         if box[0] < left or box[1] < top or box[2] > right or box[3] > bottom:
             return False
-        return all(box[2] <= b[0] or box[0] >= b[2] or box[3] <= b[1] or box[1] >= b[3] for b in self.taken)
+        return all(
+            box[2] <= b[0] or box[0] >= b[2] or box[3] <= b[1] or box[1] >= b[3] for b in self.taken
+        )
 
 
 def text_width(text: str, size: float = TEXT_PX) -> float:

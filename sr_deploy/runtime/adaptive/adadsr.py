@@ -34,14 +34,30 @@ class AdaDSR(AdaptiveSession):
     """An AdaEDSR that skips. `depth`, the desired one, 0..blocks, may be changed between runs."""
 
     def __init__(
-        self, plan: DepthPlan, parts: Sequence[Part], *, depth: Optional[float], backend: str, backend_version: str, threads: int
-    ) -> None:  # fmt: skip
+        self,
+        plan: DepthPlan,
+        parts: Sequence[Part],
+        *,
+        depth: Optional[float],
+        backend: str,
+        backend_version: str,
+        threads: int,
+    ) -> None:
         """parts: what the plan's graphs are. depth: None for half of all blocks. Raises VariantError for a depth that there is not."""
         if plan.fixed and depth is not None:
-            raise VariantError(f"'{plan.model}' was trained for one depth: there is none to ask for", hint="leave it out")
+            raise VariantError(
+                f"'{plan.model}' was trained for one depth: there is none to ask for",
+                hint="leave it out",
+            )
         depth = plan.blocks / 2 if depth is None else depth
         check_desired_depth(depth, plan.blocks)
-        super().__init__(name=plan.model, scale=plan.scale, backend=backend, backend_version=backend_version, threads=threads)
+        super().__init__(
+            name=plan.model,
+            scale=plan.scale,
+            backend=backend,
+            backend_version=backend_version,
+            threads=threads,
+        )
         self.plan, self.depth, self._parts = plan, depth, parts
         self.halo_px = reach_px(plan.blocks) + ADAPTER_PX
         self.min_hw = (2, 2)  # torch exports free sizes from 2 on
@@ -52,14 +68,23 @@ class AdaDSR(AdaptiveSession):
         path = Path(plan)
         read = read_plan(path)
         graphs = OnnxParts(path, read.graphs)
-        return cls(read, graphs.parts, depth=depth, backend="onnxruntime", backend_version=graphs.version, threads=graphs.threads)
+        return cls(
+            read,
+            graphs.parts,
+            depth=depth,
+            backend="onnxruntime",
+            backend_version=graphs.version,
+            threads=graphs.threads,
+        )
 
     @property
     def identity(self) -> str:
         return f"{digest(self.plan)} {self.backend} depth {self.depth:g}"
 
     def exercise(self, hw: Tuple[int, int]) -> None:
-        features, depth_map = self._parts[0](lr=np.zeros((1, 3, *hw), np.float32), depth=np.array([self.plan.blocks], np.float32))
+        features, depth_map = self._parts[0](
+            lr=np.zeros((1, 3, *hw), np.float32), depth=np.array([self.plan.blocks], np.float32)
+        )
         deep = np.full_like(depth_map, self.plan.blocks)
         for group in range(len(self.plan.depths)):
             for dense in (True, False):
@@ -72,7 +97,10 @@ class AdaDSR(AdaptiveSession):
         check_desired_depth(self.depth, plan.blocks)
         features, depth_map = self._parts[0](lr=x_nchw, depth=np.array([self.depth], np.float32))
         if not np.isfinite(depth_map).all():
-            raise ArtifactError("the depth map has values that are no numbers", hint="are there such pixels in the image?")
+            raise ArtifactError(
+                "the depth map has values that are no numbers",
+                hint="are there such pixels in the image?",
+            )
         chosen, deepest = everywhere(plan, depth_map[0, 0]), depth_map.max()
         ms = {"map": _ms_since(start)}
         y = features
@@ -92,7 +120,9 @@ class AdaDSR(AdaptiveSession):
             return part(y=y, depth_map=depth_map)[0]
         return self._on_tiles(part, *groups(self.plan)[group], y, depth_map)
 
-    def _on_tiles(self, part: Part, before: int, last: int, y: np.ndarray, depth_map: np.ndarray) -> np.ndarray:
+    def _on_tiles(
+        self, part: Part, before: int, last: int, y: np.ndarray, depth_map: np.ndarray
+    ) -> np.ndarray:
         tile, reach = self.plan.tile, 2 * (last - before)
         h, w = y.shape[2:]
         around = (0, 0), (0, 0), (reach, reach + -h % tile), (reach, reach + -w % tile)
@@ -101,7 +131,9 @@ class AdaDSR(AdaptiveSession):
         corners = tiles_of(self.plan, depth_map[0, 0], before)
         for first in range(0, len(corners), BATCH):
             some = corners[first : first + BATCH]
-            for (top, left), core in zip(some, part(y=_cut(features, some, side), depth_map=_cut(depths, some, side))[0]):
+            for (top, left), core in zip(
+                some, part(y=_cut(features, some, side), depth_map=_cut(depths, some, side))[0]
+            ):
                 place = made[0, :, top : top + tile, left : left + tile]
                 place[...] = core[:, : place.shape[1], : place.shape[2]]
         return made
@@ -109,14 +141,19 @@ class AdaDSR(AdaptiveSession):
     def _adapted(self, y: np.ndarray, depth_map: np.ndarray, ms: Dict[str, float]) -> Adapted:
         plan = self.plan
         counts = np.bincount(np.ceil(depth_map).astype(np.int64).ravel(), minlength=plan.blocks + 1)
-        pixels = {f"to {last} blocks": int(counts[before + (before > 0) : last + 1].sum()) for before, last in groups(plan)}
+        pixels = {
+            f"to {last} blocks": int(counts[before + (before > 0) : last + 1].sum())
+            for before, last in groups(plan)
+        }
         spent = Spent(executed_macs(plan, depth_map), plan.macs_px * depth_map.size, ms, pixels)
         return Adapted(y, depth_map / plan.blocks, spent)
 
 
 def _cut(padded: np.ndarray, corners: Sequence[Tuple[int, int]], side: int) -> np.ndarray:
     """The tiles of a (1, C, H, W) array with what lies round them, (N, C, side, side)."""
-    return np.concatenate([padded[:, :, top : top + side, left : left + side] for top, left in corners])
+    return np.concatenate(
+        [padded[:, :, top : top + side, left : left + side] for top, left in corners]
+    )
 
 
 def _ms_since(start: float) -> float:

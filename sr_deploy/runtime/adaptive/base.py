@@ -29,7 +29,9 @@ class AdaptiveSession(Session):
 
     precision = "fp32"
 
-    def __init__(self, *, name: str, scale: int, backend: str, backend_version: str, threads: int) -> None:
+    def __init__(
+        self, *, name: str, scale: int, backend: str, backend_version: str, threads: int
+    ) -> None:
         self.name, self.scale = name, scale
         self.backend, self.backend_version, self.threads = backend, backend_version, threads
         self.decisions: Optional[List[np.ndarray]] = None

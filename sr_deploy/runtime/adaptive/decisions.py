@@ -16,4 +16,6 @@ def decisions_picture(decided: np.ndarray, *, scale: int) -> np.ndarray:
     part = (at - below)[..., None]
     colour = _COLOURS[below] * (1 - part) + _COLOURS[below + 1] * part
     mixed = (1 - _STRENGTH) * 255 * decided[..., 1:] + _STRENGTH * colour
-    return np.rint(np.clip(mixed, 0, 255)).astype(np.uint8).repeat(scale, axis=0).repeat(scale, axis=1)
+    return (
+        np.rint(np.clip(mixed, 0, 255)).astype(np.uint8).repeat(scale, axis=0).repeat(scale, axis=1)
+    )

@@ -39,19 +39,32 @@ def adaptive_session(asked: Adaptive, model: Optional[str] = None) -> AdaptiveSe
     """
     if asked.kind not in DEFAULTS:
         raise InputError(f"unknown kind '{asked.kind}'; expected {', '.join(DEFAULTS)}")
-    given = DEFAULTS[asked.kind] if model is None else _fastest_plan(Path(model)) if Path(model).is_dir() else model
+    given = (
+        DEFAULTS[asked.kind]
+        if model is None
+        else _fastest_plan(Path(model))
+        if Path(model).is_dir()
+        else model
+    )
     if asked.kind == "adadsr":
         if asked.max_flops is not None:
-            raise InputError("a budget of FLOPs is for networks that route patches; AdaDSR has a desired depth", hint="give --depth 8, say")
+            raise InputError(
+                "a budget of FLOPs is for networks that route patches; AdaDSR has a desired depth",
+                hint="give --depth 8, say",
+            )
         return _adadsr(given, asked.depth)
     if asked.depth is not None:
-        raise InputError(f"a desired depth is AdaDSR's; '{asked.kind}' routes patches", hint="give --max-flops 60%, say")
+        raise InputError(
+            f"a desired depth is AdaDSR's; '{asked.kind}' routes patches",
+            hint="give --max-flops 60%, say",
+        )
     session = _routed(given, None if asked.max_flops is None else share_from(asked.max_flops))
     elastic = session.plan.elastic
     if elastic != (asked.kind == "elastic"):
         kind = "elastic" if elastic else "cdnsr"
         raise InputError(
-            f"'{given}' chooses between {', '.join(session.plan.names)}: that is {kind}, not {asked.kind}", hint=f"give --adaptive {kind}"
+            f"'{given}' chooses between {', '.join(session.plan.names)}: that is {kind}, not {asked.kind}",
+            hint=f"give --adaptive {kind}",
         )
     return session
 
@@ -60,9 +73,15 @@ def _fastest_plan(folder: Path) -> str:
     """The plan in a folder; of both ways of one AdaEDSR the one that was faster where it was exported."""
     plans = [path for path in files_in(folder, ".json") if is_plan(str(path))]
     if not plans:
-        raise InputError(f"the folder {folder} holds no plan of an adaptive network", hint="srdeploy export MODEL --adaptive -o DIR")
+        raise InputError(
+            f"the folder {folder} holds no plan of an adaptive network",
+            hint="srdeploy export MODEL --adaptive -o DIR",
+        )
     if len({path.name.split(".")[0] for path in plans}) > 1:
-        raise InputError(f"{folder} holds plans of several networks: {', '.join(p.name for p in plans)}", hint="give one file")
+        raise InputError(
+            f"{folder} holds plans of several networks: {', '.join(p.name for p in plans)}",
+            hint="give one file",
+        )
     if len(plans) == 1:
         return str(plans[0])
     return str(min(plans, key=lambda path: read_plan(path).timed_ms or float("inf")))
@@ -105,17 +124,26 @@ def _routed(given: str, max_share: Optional[float]) -> Routed:
         plan.check_budget(max_share)
         graphs = OnnxParts(path, plan.graphs)
         networks = [lambda patches, part=part: part(lr=patches)[0] for part in graphs.parts]  # type: ignore[misc]
-        facts = {"backend": "onnxruntime", "backend_version": graphs.version, "threads": graphs.threads}
+        facts = {
+            "backend": "onnxruntime",
+            "backend_version": graphs.version,
+            "threads": graphs.threads,
+        }
         return Routed(plan, networks[0], networks[1:], max_share=max_share, **facts)
     if is_depth_plan(path):
-        raise InputError(f"{given} is the plan of an AdaDSR, not of a router", hint="give --adaptive adadsr")
+        raise InputError(
+            f"{given} is the plan of an AdaDSR, not of a router", hint="give --adaptive adadsr"
+        )
     from sr_deploy.nets.fuse import rewritten
 
     router = _router(given)
     plan = router.plan()
     plan.check_budget(max_share)
     # Rewritten as they are for export: that is what the costs on the card are of.
-    networks = [_torch_network(net) for net in (router.network(), *(rewritten(net)[0] for net in router.branch_networks()))]
+    networks = [
+        _torch_network(net)
+        for net in (router.network(), *(rewritten(net)[0] for net in router.branch_networks()))
+    ]
     return Routed(plan, networks[0], networks[1:], max_share=max_share, **_torch_facts())
 
 
@@ -124,7 +152,9 @@ def _adadsr(given: str, depth: Optional[float]) -> AdaDSR:
     if is_depth_plan(path):
         return AdaDSR.from_plan(path, depth=depth)
     if is_adaptive(given):
-        raise InputError(f"'{given}' routes patches; it is no AdaDSR", hint="give --adaptive cdnsr or elastic")
+        raise InputError(
+            f"'{given}' routes patches; it is no AdaDSR", hint="give --adaptive cdnsr or elastic"
+        )
     from sr_deploy.nets.adaedsr import AdaEDSR
     from sr_deploy.nets.checkpoint import load_checkpoint
     from sr_deploy.nets.fuse import rewritten
@@ -133,7 +163,10 @@ def _adadsr(given: str, depth: Optional[float]) -> AdaDSR:
     checkpoint = load_checkpoint(given)
     net = checkpoint.network()
     if not isinstance(net, AdaEDSR):
-        raise InputError(f"'{checkpoint.name}' is of {checkpoint.spec.arch}: only an AdaEDSR is run so", hint="give one of adaedsr")
+        raise InputError(
+            f"'{checkpoint.name}' is of {checkpoint.spec.arch}: only an AdaEDSR is run so",
+            hint="give one of adaedsr",
+        )
     plan = rows_plan(checkpoint, net, dense=rewritten(net.backbone())[0])
     parts = parts_of(rewritten(net)[0], plan.depths, ByRows)  # type: ignore[arg-type]
     return AdaDSR(plan, [_torch_part(part) for part in parts], depth=depth, **_torch_facts())
@@ -143,7 +176,11 @@ def _torch_facts() -> dict:
     import torch
 
     torch.set_num_threads(min(torch.get_num_threads(), cores()))
-    return {"backend": "torch", "backend_version": torch.__version__, "threads": torch.get_num_threads()}
+    return {
+        "backend": "torch",
+        "backend_version": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _torch_network(net: Any) -> Callable[[np.ndarray], np.ndarray]:

@@ -22,12 +22,25 @@ class Routed(AdaptiveSession):
     """A router and its branches. `max_share` bounds what is executed of the largest branch on all patches."""
 
     def __init__(
-        self, plan: RoutedPlan, router: Network, branches: Sequence[Network], *, max_share: Optional[float] = None, backend: str,
-        backend_version: str, threads: int,
-    ) -> None:  # fmt: skip
+        self,
+        plan: RoutedPlan,
+        router: Network,
+        branches: Sequence[Network],
+        *,
+        max_share: Optional[float] = None,
+        backend: str,
+        backend_version: str,
+        threads: int,
+    ) -> None:
         """Raises InputError for a budget below the smallest branch."""
         plan.check_budget(max_share)
-        super().__init__(name=plan.model, scale=plan.scale, backend=backend, backend_version=backend_version, threads=threads)
+        super().__init__(
+            name=plan.model,
+            scale=plan.scale,
+            backend=backend,
+            backend_version=backend_version,
+            threads=threads,
+        )
         self.plan, self.max_share = plan, max_share
         if max_share is None:  # a budget is kept on each tile by itself
             self.halo_px, self.align_px = plan.patch, plan.patch - plan.overlap
@@ -48,8 +61,13 @@ class Routed(AdaptiveSession):
         h, w = x_nchw.shape[2:]
         more = [(0, 0), (0, 0), (0, max(plan.patch - h, 0)), (0, max(plan.patch - w, 0))]
         image = np.pad(x_nchw, more, mode="symmetric")[0]
-        (tops, down), (lefts, across) = (spans(n, plan.patch, plan.overlap) for n in image.shape[1:])
-        down, across = np.repeat(down, plan.scale, axis=1)[..., None], np.repeat(across, plan.scale, axis=1)
+        (tops, down), (lefts, across) = (
+            spans(n, plan.patch, plan.overlap) for n in image.shape[1:]
+        )
+        down, across = (
+            np.repeat(down, plan.scale, axis=1)[..., None],
+            np.repeat(across, plan.scale, axis=1),
+        )
         corners = [(top, left) for top in tops for left in lefts]
         patches = np.stack([image[:, t : t + plan.patch, c : c + plan.patch] for t, c in corners])
         start = _lap(ms, "cut", start)

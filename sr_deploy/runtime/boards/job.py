@@ -55,7 +55,13 @@ class Job:
     """Of all that is in it: the same job has the same one."""
 
 
-def write_job(folder: Path, plans: Sequence[Plan], profile: TargetProfile, *, timing_from: Optional[Path] = None) -> Job:
+def write_job(
+    folder: Path,
+    plans: Sequence[Plan],
+    profile: TargetProfile,
+    *,
+    timing_from: Optional[Path] = None,
+) -> Job:
     """Write the job that builds `plans` into `folder`. timing_from: where an earlier job's timing cache may lie."""
     folder.mkdir(parents=True)
     (folder / "desk").mkdir()
@@ -64,27 +70,49 @@ def write_job(folder: Path, plans: Sequence[Plan], profile: TargetProfile, *, ti
     for plan in plans:
         graph = plan.graph
         if names.count(plan.onnx.name) > 1:
-            raise InputError(f"two of the graphs are called {plan.onnx.name}", hint="build them one after the other")
+            raise InputError(
+                f"two of the graphs are called {plan.onnx.name}",
+                hint="build them one after the other",
+            )
         if strong and plan.options.fp32_layers:
             with_fp32_nodes(plan.onnx, plan.options.fp32_layers, folder / plan.onnx.name)
         else:
             shutil.copyfile(str(plan.onnx), str(folder / plan.onnx.name))
         _write_reference(folder, plan)
-        shapes = [(1, 3, hw[0], hw[1]) if graph.dynamic else None for hw in (graph.min_shape, graph.opt_shape, graph.max_shape)]
+        shapes = [
+            (1, 3, hw[0], hw[1]) if graph.dynamic else None
+            for hw in (graph.min_shape, graph.opt_shape, graph.max_shape)
+        ]
         typing = "strong" if strong else "weak"
-        lines.append(trtexec.JobLine(plan.onnx.name, plan.name, graph.precision_asked, typing, graph.input_name, *shapes))
+        lines.append(
+            trtexec.JobLine(
+                plan.onnx.name, plan.name, graph.precision_asked, typing, graph.input_name, *shapes
+            )
+        )
     head = trtexec.Job(
-        tuple(lines), runtime=profile.runtime, versions=profile.runtime_versions, workspace_mib=profile.workspace_mib,
-        sm=plans[0].options.compute_capabilities or profile.compute_capabilities, dla=plans[0].options.dla,
+        tuple(lines),
+        runtime=profile.runtime,
+        versions=profile.runtime_versions,
+        workspace_mib=profile.workspace_mib,
+        sm=plans[0].options.compute_capabilities or profile.compute_capabilities,
+        dla=plans[0].options.dla,
         # Where typing is strong they are in the graphs already.
-        fp32_layers=() if strong else tuple(dict.fromkeys(layer for p in plans for layer in p.options.fp32_layers)),
-    )  # fmt: skip
+        fp32_layers=()
+        if strong
+        else tuple(dict.fromkeys(layer for p in plans for layer in p.options.fp32_layers)),
+    )
     (folder / "job.txt").write_text(trtexec.job_text(head), encoding="utf-8")
-    (folder / _MANIFESTS).write_text(to_json({p.name: asdict(p.engine) for p in plans}), encoding="utf-8")
+    (folder / _MANIFESTS).write_text(
+        to_json({p.name: asdict(p.engine) for p in plans}), encoding="utf-8"
+    )
     for script in sorted(SCRIPTS.glob("*.sh")):
         shutil.copyfile(str(script), str(folder / script.name))
     # Of this very target: a name may begin another's.
-    caches = sorted(timing_from.glob(f".timing-{profile.name}-[0-9]*.cache")) if timing_from is not None else []
+    caches = (
+        sorted(timing_from.glob(f".timing-{profile.name}-[0-9]*.cache"))
+        if timing_from is not None
+        else []
+    )
     if caches:
         shutil.copyfile(str(caches[-1]), str(folder / "timing.cache"))
     files = sorted(p for p in folder.rglob("*") if p.is_file())
@@ -108,7 +136,11 @@ def target_of_result(result: Path) -> str:
 
 
 def engines_from_result(
-    result: Path, output: Path, *, of: Optional[Job] = None, progress: Callable[[str], None] = lambda line: None
+    result: Path,
+    output: Path,
+    *,
+    of: Optional[Job] = None,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> List[Path]:
     """Check the `result.tar` of a job and write its engines with manifests to `output`; return their paths.
 
@@ -119,15 +151,26 @@ def engines_from_result(
     with tempfile.TemporaryDirectory() as temporary:
         folder = _unpacked(Path(result), Path(temporary))
         if of is not None and _identity(folder) != of.identity:
-            raise ArtifactError(f"{result} is the result of another job", hint="run the same command again")
+            raise ArtifactError(
+                f"{result} is the result of another job", hint="run the same command again"
+            )
         manifests = _manifests(folder)
-        results = trtexec.results_from_text((folder / "out/results.txt").read_text(encoding="utf-8", errors="replace"))
+        results = trtexec.results_from_text(
+            (folder / "out/results.txt").read_text(encoding="utf-8", errors="replace")
+        )
         profile = load_target(next(iter(manifests.values())).target)
         _check_results(results, manifests, profile, folder)
         outcomes: List[Tuple[str, Union[Manifest, BuildError]]] = []
         for found in results.engines:
             try:
-                outcomes.append((found.engine, _Outcome(folder, found, results, profile, manifests[found.engine]).manifest()))
+                outcomes.append(
+                    (
+                        found.engine,
+                        _Outcome(
+                            folder, found, results, profile, manifests[found.engine]
+                        ).manifest(),
+                    )
+                )
             except BuildError as e:
                 outcomes.append((found.engine, e))
         output_folder(output)  # nothing was written before all was read
@@ -136,12 +179,17 @@ def engines_from_result(
             for log in ("build", "time"):
                 text = folder / "out" / f"{name}.{log}.log"
                 if text.is_file():
-                    write_text(output / f"{name}.{log}.log", text.read_text(encoding="utf-8", errors="replace"))
+                    write_text(
+                        output / f"{name}.{log}.log",
+                        text.read_text(encoding="utf-8", errors="replace"),
+                    )
             if isinstance(outcome, BuildError):
                 progress(outcome.message)
                 continue
 
-            def write(temporary: Path, source: Path = folder / "out" / name, manifest: Manifest = outcome) -> Manifest:
+            def write(
+                temporary: Path, source: Path = folder / "out" / name, manifest: Manifest = outcome
+            ) -> Manifest:
                 shutil.copyfile(str(source), str(temporary))
                 return manifest
 
@@ -152,11 +200,15 @@ def engines_from_result(
     problems = [outcome for _, outcome in outcomes if isinstance(outcome, BuildError)]
     if problems:
         more = f" (and {len(problems) - 1} more failed)" if len(problems) > 1 else ""
-        raise BuildError(problems[0].message + more, hint=problems[0].hint or f"the logs lie in {output}")
+        raise BuildError(
+            problems[0].message + more, hint=problems[0].hint or f"the logs lie in {output}"
+        )
     return paths
 
 
-def _check_results(results: trtexec.Results, manifests: Dict[str, Manifest], profile: TargetProfile, folder: Path) -> None:
+def _check_results(
+    results: trtexec.Results, manifests: Dict[str, Manifest], profile: TargetProfile, folder: Path
+) -> None:
     """Hold what the board says against the job, and against the files. Raises ArtifactError or BuildError."""
     if profile.runtime == "onnxruntime" or not profile.takes_version(results.version):
         raise BuildError(
@@ -164,27 +216,44 @@ def _check_results(results: trtexec.Results, manifests: Dict[str, Manifest], pro
         )
     names = [found.engine for found in results.engines]
     if sorted(names) != sorted(manifests):
-        raise ArtifactError(f"the result is of {', '.join(names) or 'nothing'}; the job asked for {', '.join(sorted(manifests))}")
+        raise ArtifactError(
+            f"the result is of {', '.join(names) or 'nothing'}; the job asked for {', '.join(sorted(manifests))}"
+        )
     for found in results.engines:
         engine = folder / "out" / found.engine
         if found.status not in ("ok", "failed", "unmeasured", "unchecked"):
-            raise ArtifactError(f"the result says '{found.status[:40]}' of {found.engine}; expected ok, failed, unmeasured or unchecked")
+            raise ArtifactError(
+                f"the result says '{found.status[:40]}' of {found.engine}; expected ok, failed, unmeasured or unchecked"
+            )
         if found.status != "failed" and (
             not engine.is_file()
-            or (found.sha256, found.size_bytes, found.exit_code) != (sha256_of(engine), engine.stat().st_size, 0)
-        ):  # fmt: skip
-            raise ArtifactError(f"{found.engine} is not the file that the result describes: nothing of it is used")
+            or (found.sha256, found.size_bytes, found.exit_code)
+            != (sha256_of(engine), engine.stat().st_size, 0)
+        ):
+            raise ArtifactError(
+                f"{found.engine} is not the file that the result describes: nothing of it is used"
+            )
 
 
 class _Outcome:
     """What came back of one engine, and what may be said of it."""
 
     def __init__(
-        self, folder: Path, found: trtexec.EngineResult, results: trtexec.Results, profile: TargetProfile, wanted: Manifest
-    ) -> None:  # fmt: skip
+        self,
+        folder: Path,
+        found: trtexec.EngineResult,
+        results: trtexec.Results,
+        profile: TargetProfile,
+        wanted: Manifest,
+    ) -> None:
         self._out, self._folder, self._found, self._results, self._profile, self._wanted = (
-            folder / "out", folder, found, results, profile, wanted,
-        )  # fmt: skip
+            folder / "out",
+            folder,
+            found,
+            results,
+            profile,
+            wanted,
+        )
         self._checks: Dict[str, object] = dict(wanted.checks)
         self._not_checked: List[str] = list(wanted.not_checked)
 
@@ -192,43 +261,85 @@ class _Outcome:
         """Return the engine's manifest. Raises BuildError when it is none, or not what was asked for."""
         found = self._found
         if found.status != "ok":
-            what = {"failed": "was not built", "unmeasured": "was built, and cannot be run", "unchecked": "was built, and gives no output"}
-            raise BuildError(f"{found.engine} {what[found.status]}: {'; '.join(found.errors) or f'exit code {found.exit_code}'}")
+            what = {
+                "failed": "was not built",
+                "unmeasured": "was built, and cannot be run",
+                "unchecked": "was built, and gives no output",
+            }
+            raise BuildError(
+                f"{found.engine} {what[found.status]}: {'; '.join(found.errors) or f'exit code {found.exit_code}'}"
+            )
         try:
             return self._examined()
-        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, EOFError, OSError, zlib.error) as e:
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+            EOFError,
+            OSError,
+            zlib.error,
+        ) as e:
             raise ArtifactError(
-                f"what came back of {found.engine} cannot be read: {type(e).__name__}: {str(e)[:120]}", hint="build it again on the board"
+                f"what came back of {found.engine} cannot be read: {type(e).__name__}: {str(e)[:120]}",
+                hint="build it again on the board",
             ) from e
         except InputError as e:
-            raise ArtifactError(f"what came back of {found.engine} cannot be read: {e.message}", hint="build it again on the board") from e
+            raise ArtifactError(
+                f"what came back of {found.engine} cannot be read: {e.message}",
+                hint="build it again on the board",
+            ) from e
 
     def _examined(self) -> Manifest:
         found = self._found
         device = trtexec.device_from_log(self._text("build.log"))
         wanted = self._profile.compute_capabilities
-        if wanted and device.compute_capability not in wanted and self._profile.runtime == "tensorrt":
+        if (
+            wanted
+            and device.compute_capability not in wanted
+            and self._profile.runtime == "tensorrt"
+        ):
             on = f"{found.engine} was built on a GPU of SM {device.compute_capability}"
             raise BuildError(f"{on}; the target's is {', '.join(map(str, wanted))}")
         precision = self._precision()
         build: Dict[str, object] = {
-            "seconds": found.build_seconds, "size_bytes": found.size_bytes, "by": self._results.trtexec, "command": found.build_command,
-            "gpu": device.name, "compute_capability": device.compute_capability,
-        }  # fmt: skip
+            "seconds": found.build_seconds,
+            "size_bytes": found.size_bytes,
+            "by": self._results.trtexec,
+            "command": found.build_command,
+            "gpu": device.name,
+            "compute_capability": device.compute_capability,
+        }
         if "dla" in self._wanted.build:
-            build["dla"] = {**self._wanted.build["dla"], "layers_on_gpu": trtexec.layers_off_dla(self._text("build.log"))}  # type: ignore[dict-item]
+            build["dla"] = {
+                **self._wanted.build["dla"],
+                "layers_on_gpu": trtexec.layers_off_dla(self._text("build.log")),
+            }  # type: ignore[dict-item]
         self._measured(build)
         self._accuracy()
-        versions = {**self._wanted.versions, self._profile.runtime.replace("-", "_"): self._results.version}
+        versions = {
+            **self._wanted.versions,
+            self._profile.runtime.replace("-", "_"): self._results.version,
+        }
         return replace(
-            self._wanted, precision_obtained=precision, versions=versions, checks=self._checks, not_checked=tuple(self._not_checked),
+            self._wanted,
+            precision_obtained=precision,
+            versions=versions,
+            checks=self._checks,
+            not_checked=tuple(self._not_checked),
             build={**self._wanted.build, **build},
-        )  # fmt: skip
+        )
 
     def _precision(self) -> str:
         """The receipt: the layers' types; where there are none, the size beside that of the weights."""
         asked, found = self._wanted.precision_asked, self._found
-        obtained, counts = ("unknown", {}) if not self._text("layers.json") else trtexec.precision_from_layers(self._text("layers.json"))
+        obtained, counts = (
+            ("unknown", {})
+            if not self._text("layers.json")
+            else trtexec.precision_from_layers(self._text("layers.json"))
+        )
         evidence = f"{found.size_bytes} bytes; flags: {found.build_command}"
         if obtained != "unknown":
             receipt = f"layer information: layers by what they compute in: {counts}"
@@ -256,24 +367,48 @@ class _Outcome:
         """Times, power and the board's facts into `build`."""
         if self._text("times.json"):
             times = trtexec.times_from_json(self._text("times.json"))
-            median, p90, p95, p99 = (round(float(v), 4) for v in np.percentile(times, [50, 90, 95, 99]))
-            said = trtexec.latency_from_log(self._text("time.log"))  # trtexec's own summary of the same run
+            median, p90, p95, p99 = (
+                round(float(v), 4) for v in np.percentile(times, [50, 90, 95, 99])
+            )
+            said = trtexec.latency_from_log(
+                self._text("time.log")
+            )  # trtexec's own summary of the same run
             if not said.min_ms * 0.99 <= median <= said.max_ms * 1.01:
-                raise ArtifactError(f"the times of {self._found.engine} are not those of its log: {median} ms is not in its range")
-            build["latency_ms"] = {"median": median, "p90": p90, "p95": p95, "p99": p99, "runs": len(times), "timer": "GPU compute time"}
+                raise ArtifactError(
+                    f"the times of {self._found.engine} are not those of its log: {median} ms is not in its range"
+                )
+            build["latency_ms"] = {
+                "median": median,
+                "p90": p90,
+                "p95": p95,
+                "p99": p99,
+                "runs": len(times),
+                "timer": "GPU compute time",
+            }
             seconds = sum(times) / 1000
             samples = samples_from_text(self._text("power.txt"))
             last = max((s.time_s for s in samples if s.time_s is not None), default=0.0)
             h, w = self._wanted.opt_shape
             output_px = h * w * self._wanted.scale**2
-            used = energy(within(samples, last - seconds, last), output_px=output_px, runs=len(times), seconds=seconds)
+            used = energy(
+                within(samples, last - seconds, last),
+                output_px=output_px,
+                runs=len(times),
+                seconds=seconds,
+            )
             if used is not None:
                 build["energy"] = {k: v for k, v in asdict(used).items() if v is not None}
             else:
                 self._not_checked.append("power and throttling: the board reported too few samples")
         else:
-            raise ArtifactError(f"no times of {self._found.engine} came back", hint="build it again on the board")
-        facts = {k: v for k, v in asdict(facts_from_text(self._text_of("board.txt"))).items() if v not in (None, "")}
+            raise ArtifactError(
+                f"no times of {self._found.engine} came back", hint="build it again on the board"
+            )
+        facts = {
+            k: v
+            for k, v in asdict(facts_from_text(self._text_of("board.txt"))).items()
+            if v not in (None, "")
+        }
         if facts:
             build["board"] = facts
 
@@ -282,14 +417,24 @@ class _Outcome:
         output = self._out / f"{self._found.engine}.output.json.gz"
         reference = self._folder / "desk" / f"{self._found.engine}.npy"
         if not reference.is_file():
-            self._not_checked.append("its output: its job carried no reference, as onnxruntime was missing at the desk")
+            self._not_checked.append(
+                "its output: its job carried no reference, as onnxruntime was missing at the desk"
+            )
             return
         if not output.is_file():
-            raise ArtifactError(f"no output of {self._found.engine} came back, and one was asked for", hint="build it again on the board")
-        y = trtexec.output_from_json(gzip.decompress(output.read_bytes()).decode("utf-8", errors="replace"))
+            raise ArtifactError(
+                f"no output of {self._found.engine} came back, and one was asked for",
+                hint="build it again on the board",
+            )
+        y = trtexec.output_from_json(
+            gzip.decompress(output.read_bytes()).decode("utf-8", errors="replace")
+        )
         found = compared([y], [np.load(str(reference), allow_pickle=False)])
         refuse_inaccurate(found, self._found.engine)
-        self._checks["accuracy"] = {**found, "against": "onnxruntime, FP32, stored in half precision"}
+        self._checks["accuracy"] = {
+            **found,
+            "against": "onnxruntime, FP32, stored in half precision",
+        }
 
     def _text(self, kind: str) -> str:
         return self._text_of(f"{self._found.engine}.{kind}")
@@ -315,12 +460,25 @@ def _write_reference(folder: Path, plan: Plan) -> None:
 def _manifests(folder: Path) -> Dict[str, Manifest]:
     data = read_json(folder / _MANIFESTS, ArtifactError)
     if not all(isinstance(fields, dict) for fields in data.values()):
-        raise ArtifactError(f"{_MANIFESTS} is not what the desk sent: expected an object of manifests")
-    found = {name: from_dict(Manifest, fields, source=_MANIFESTS, error=ArtifactError) for name, fields in data.items()}
+        raise ArtifactError(
+            f"{_MANIFESTS} is not what the desk sent: expected an object of manifests"
+        )
+    found = {
+        name: from_dict(Manifest, fields, source=_MANIFESTS, error=ArtifactError)
+        for name, fields in data.items()
+    }
     targets = {m.target for m in found.values()}
     for name, manifest in found.items():
-        if PurePosixPath(name).name != name or not name.endswith(".engine") or len(targets) > 1 or manifest.kind != "engine":
-            raise ArtifactError(f"the result's manifests are not a job's: '{name[:80]}'", hint="nothing of it is used")
+        if (
+            PurePosixPath(name).name != name
+            or not name.endswith(".engine")
+            or len(targets) > 1
+            or manifest.kind != "engine"
+        ):
+            raise ArtifactError(
+                f"the result's manifests are not a job's: '{name[:80]}'",
+                hint="nothing of it is used",
+            )
         check_manifest(manifest, source=f"{_MANIFESTS}, {name}")
     if not found:
         raise ArtifactError("the result names no engine")
@@ -333,12 +491,24 @@ def _unpacked(result: Path, folder: Path) -> Path:
     try:
         with tarfile.open(str(result), "r:") as archive:
             members = [m for m in archive.getmembers() if not m.isdir()]
-            if sum(m.size for m in members) > Path(result).stat().st_size or any(m.issparse() for m in members):
-                raise ArtifactError(f"{result} says it holds more than it has: nothing of it is used", hint=again)
+            if sum(m.size for m in members) > Path(result).stat().st_size or any(
+                m.issparse() for m in members
+            ):
+                raise ArtifactError(
+                    f"{result} says it holds more than it has: nothing of it is used", hint=again
+                )
             for member in members:
                 parts = PurePosixPath(member.name).parts
-                if not member.isreg() or len(parts) > 2 or ".." in parts or "\\" in member.name or not _belongs(parts):
-                    raise ArtifactError(f"{result} holds '{member.name}', which no result holds: nothing of it is used")
+                if (
+                    not member.isreg()
+                    or len(parts) > 2
+                    or ".." in parts
+                    or "\\" in member.name
+                    or not _belongs(parts)
+                ):
+                    raise ArtifactError(
+                        f"{result} holds '{member.name}', which no result holds: nothing of it is used"
+                    )
             for member in members:
                 source = archive.extractfile(member)
                 assert source is not None
@@ -356,7 +526,9 @@ def _unpacked(result: Path, folder: Path) -> Path:
 
 
 def _belongs(parts: Tuple[str, ...]) -> bool:
-    return parts in (("job.txt",), ("SHA256SUMS",)) or (len(parts) == 2 and parts[0] in ("out", "desk"))
+    return parts in (("job.txt",), ("SHA256SUMS",)) or (
+        len(parts) == 2 and parts[0] in ("out", "desk")
+    )
 
 
 def _verify(folder: Path, below: str, result: Path, again: str) -> None:
@@ -364,25 +536,46 @@ def _verify(folder: Path, below: str, result: Path, again: str) -> None:
     job.txt and those `below` come back."""
     listed: Dict[str, str] = {}
     path = folder / "SHA256SUMS"
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+    for line in (
+        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    ):
         listed[line[66:]] = line[:64]
     if not listed:
-        raise ArtifactError(f"{result} has no checksums (SHA256SUMS): nothing of it is used", hint=again)
-    expected = {name for name in listed if not below or name == "job.txt" or name.startswith(below + "/")}
+        raise ArtifactError(
+            f"{result} has no checksums (SHA256SUMS): nothing of it is used", hint=again
+        )
+    expected = {
+        name for name in listed if not below or name == "job.txt" or name.startswith(below + "/")
+    }
     places = [folder] + ([folder / below] if below else [])
-    present = {file.relative_to(folder).as_posix() for place in places for file in place.glob("*") if file.is_file() and file != path}
+    present = {
+        file.relative_to(folder).as_posix()
+        for place in places
+        for file in place.glob("*")
+        if file.is_file() and file != path
+    }
     for name in sorted(expected - present):
-        raise ArtifactError(f"{result} is not whole: {name} is missing; nothing of it is used", hint=again)
+        raise ArtifactError(
+            f"{result} is not whole: {name} is missing; nothing of it is used", hint=again
+        )
     for name in sorted(present):
         if listed.get(name) != sha256_of(folder / name):
-            raise ArtifactError(f"{result}: {name} is not the file that was packed (another SHA-256): nothing of it is used", hint=again)
+            raise ArtifactError(
+                f"{result}: {name} is not the file that was packed (another SHA-256): nothing of it is used",
+                hint=again,
+            )
 
 
 def _identity(folder: Path) -> str:
     return sha256_of(folder / "SHA256SUMS")[:20]
 
 
-def _keep_timing_cache(folder: Path, output: Path, name: str, outcomes: Sequence[Tuple[str, Union[Manifest, BuildError]]]) -> None:
+def _keep_timing_cache(
+    folder: Path,
+    output: Path,
+    name: str,
+    outcomes: Sequence[Tuple[str, Union[Manifest, BuildError]]],
+) -> None:
     cache = folder / "out" / "timing.cache"
     built_on = {m.build["compute_capability"] for _, m in outcomes if isinstance(m, Manifest)}
     if cache.is_file() and len(built_on) == 1:
@@ -393,7 +586,13 @@ def _keep_timing_cache(folder: Path, output: Path, name: str, outcomes: Sequence
 
 def _line(path: Path, manifest: Manifest) -> str:
     latency: Any = manifest.build.get("latency_ms")
-    speed = f", {latency['median']:.3f} ms on {manifest.build['gpu']}" if latency else ", not measured"
+    speed = (
+        f", {latency['median']:.3f} ms on {manifest.build['gpu']}" if latency else ", not measured"
+    )
     accuracy: Any = manifest.checks.get("accuracy")
-    quality = f", {accuracy['psnr_db_vs_fp32']:.1f} dB against FP32" if accuracy else ", output not checked"
+    quality = (
+        f", {accuracy['psnr_db_vs_fp32']:.1f} dB against FP32"
+        if accuracy
+        else ", output not checked"
+    )
     return f"{path.name}: {manifest.precision_obtained}{quality}{speed}"

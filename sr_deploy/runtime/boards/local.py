@@ -24,14 +24,18 @@ def why_no_trtexec(profile: TargetProfile) -> str:
     said: List[str] = []
     for candidate in _candidates(name):
         try:
-            done = subprocess.run([candidate, "--help"], capture_output=True, text=True, timeout=60, errors="replace")
+            done = subprocess.run(
+                [candidate, "--help"], capture_output=True, text=True, timeout=60, errors="replace"
+            )
             version = version_from_banner(done.stdout + done.stderr)
         except (OSError, subprocess.SubprocessError, BuildError) as e:
             said.append(f"{candidate} does not run ({str(e).splitlines()[0]})")
             continue
         if profile.takes_version(version):
             return ""
-        said.append(f"{candidate} is of TensorRT {version}, the profile is for {profile.runtime_versions}")
+        said.append(
+            f"{candidate} is of TensorRT {version}, the profile is for {profile.runtime_versions}"
+        )
     return "; ".join(said) or f"no {name} on PATH or in {_PLACES[0]}"
 
 
@@ -50,7 +54,9 @@ def result_from_trtexec(job: Path, result: Path, *, say: Callable[[str], None]) 
             raise
     made = job / "result.tar"
     if not made.is_file():
-        raise BuildError(f"trtexec's build stopped: {last.partition('error: ')[2] or last or f'exit code {process.returncode}'}")
+        raise BuildError(
+            f"trtexec's build stopped: {last.partition('error: ')[2] or last or f'exit code {process.returncode}'}"
+        )
     shutil.move(str(made), str(result))
 
 

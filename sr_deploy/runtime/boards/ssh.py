@@ -85,7 +85,11 @@ class Board:
     @property
     def words(self) -> List[str]:
         """What `ssh` is given to reach it."""
-        return [*(["-p", str(self.port)] if self.port else []), "--", f"{self.user}@{self.host}" if self.user else self.host]
+        return [
+            *(["-p", str(self.port)] if self.port else []),
+            "--",
+            f"{self.user}@{self.host}" if self.user else self.host,
+        ]
 
 
 def parse_board(url: str) -> Board:
@@ -96,23 +100,40 @@ def parse_board(url: str) -> Board:
         port, host, user = parts.port, parts.hostname, parts.username
     except ValueError as e:
         raise InputError(expected) from e
-    if parts.scheme != "ssh" or not host or parts.path.strip("/") or parts.query or parts.fragment or parts.password:
-        raise InputError(expected, hint="a password does not belong there: ssh asks for it" if parts.password else "")
-    written = re.search(re.escape(host), url, re.IGNORECASE)  # urlsplit lowers it, and an alias may have capitals
+    if (
+        parts.scheme != "ssh"
+        or not host
+        or parts.path.strip("/")
+        or parts.query
+        or parts.fragment
+        or parts.password
+    ):
+        raise InputError(
+            expected,
+            hint="a password does not belong there: ssh asks for it" if parts.password else "",
+        )
+    written = re.search(
+        re.escape(host), url, re.IGNORECASE
+    )  # urlsplit lowers it, and an alias may have capitals
     host = written.group() if written else host
     if host.startswith("-") or (user or "").startswith("-"):
         raise InputError(expected)
     return Board(url, host, user, port)
 
 
-def result_from_board(board: Board, job: Path, identity: str, result: Path, *, say: Callable[[str], None]) -> None:
+def result_from_board(
+    board: Board, job: Path, identity: str, result: Path, *, say: Callable[[str], None]
+) -> None:
     """Run the job folder `job` on the board, passing its log to `say`, and bring its `result.tar` back as `result`.
 
     Raises BuildError when the board cannot be reached, has no room, or the job died; what had begun over there goes on, and
     the same call picks it up.
     """
     if shutil.which("ssh") is None:
-        raise BuildError("there is no ssh on this machine", hint="install OpenSSH's client, or carry the job over with --bundle FILE.tar")
+        raise BuildError(
+            "there is no ssh on this machine",
+            hint="install OpenSSH's client, or carry the job over with --bundle FILE.tar",
+        )
     with tempfile.TemporaryDirectory(prefix="srd-") as folder:
         _Connection(board, identity, Path(folder), say).run(job, result)
 
@@ -122,11 +143,29 @@ class _GoneError(BuildError):
 
 
 class _Connection:
-    def __init__(self, board: Board, identity: str, folder: Path, say: Callable[[str], None]) -> None:
-        self._board, self._identity, self._say, self._errors = board, identity, say, folder / "errors"
+    def __init__(
+        self, board: Board, identity: str, folder: Path, say: Callable[[str], None]
+    ) -> None:
+        self._board, self._identity, self._say, self._errors = (
+            board,
+            identity,
+            say,
+            folder / "errors",
+        )
         self._said = ""  # the reason build.sh gave for ending
         # One connection for all the calls, so that a password is asked for once. OpenSSH for Windows has none of this.
-        shared = ("-o", "ControlMaster=auto", "-o", f"ControlPath={folder}/%C", "-o", "ControlPersist=20") if os.name == "posix" else ()
+        shared = (
+            (
+                "-o",
+                "ControlMaster=auto",
+                "-o",
+                f"ControlPath={folder}/%C",
+                "-o",
+                "ControlPersist=20",
+            )
+            if os.name == "posix"
+            else ()
+        )
         self._ssh = ["ssh", *_ALIVE, *shared, *board.words]
 
     def run(self, job: Path, result: Path) -> None:
@@ -137,7 +176,9 @@ class _Connection:
             except _GoneError:
                 if last:
                     raise
-                self._say("the job is gone from the board: another desk has taken its result; once again")
+                self._say(
+                    "the job is gone from the board: another desk has taken its result; once again"
+                )
 
     def _attempt(self, job: Path, result: Path) -> None:
         state = self._text(_STATE)
@@ -153,7 +194,10 @@ class _Connection:
             self._text(_REMOVE)
         else:
             self._text(_REMOVE)
-            raise BuildError(f"nothing was built on {self._board.host}: {self._said or 'its build.sh gave no reason'}", hint=self._advice())
+            raise BuildError(
+                f"nothing was built on {self._board.host}: {self._said or 'its build.sh gave no reason'}",
+                hint=self._advice(),
+            )
 
     def _upload(self, job: Path) -> None:
         with tempfile.TemporaryFile() as tar:
@@ -205,7 +249,10 @@ class _Connection:
             self._again(fetch, "bringing the result back", progress=f.tell)
         expected = self._text(_CHECKSUM).split()[0]
         if sha256_of(result) != expected:
-            raise BuildError(f"the result was damaged on its way from {self._board.host}", hint="run the same command again")
+            raise BuildError(
+                f"the result was damaged on its way from {self._board.host}",
+                hint="run the same command again",
+            )
 
     def _text(self, script: str, *, first: bool = False) -> str:
         """Return what a command prints. The very first one is not tried again: an address may simply be wrong."""
@@ -221,12 +268,22 @@ class _Connection:
         if first:
             if call() == _LOST:
                 plain = " ".join(["ssh", *(shlex.quote(w) for w in self._board.words if w != "--")])
-                raise BuildError(f"cannot reach {self._board.url}: {self._why()}", hint=f"see whether this works: {plain} true")
+                raise BuildError(
+                    f"cannot reach {self._board.url}: {self._why()}",
+                    hint=f"see whether this works: {plain} true",
+                )
         else:
             self._again(call, "talking to the board")
         return output.strip()
 
-    def _again(self, call: Callable[[], int], doing: str, *, progress: Callable[[], int] = lambda: 0, allowed: tuple = ()) -> int:
+    def _again(
+        self,
+        call: Callable[[], int],
+        doing: str,
+        *,
+        progress: Callable[[], int] = lambda: 0,
+        allowed: tuple = (),
+    ) -> int:
         """Call until it ends otherwise than by a lost connection. Raises BuildError when it fails, or stays lost."""
         failures, before = 0, progress()
         while True:
@@ -234,9 +291,15 @@ class _Connection:
             if code in (0, *allowed):
                 return code
             if code == _GONE:
-                raise _GoneError(f"the job is gone from {self._board.host}: was it removed there?", hint="run the same command again")
+                raise _GoneError(
+                    f"the job is gone from {self._board.host}: was it removed there?",
+                    hint="run the same command again",
+                )
             if code != _LOST:
-                raise BuildError(f"{doing} failed on {self._board.host}: {self._why() or f'exit code {code}'}", hint=self._advice())
+                raise BuildError(
+                    f"{doing} failed on {self._board.host}: {self._why() or f'exit code {code}'}",
+                    hint=self._advice(),
+                )
             failures = 1 if progress() > before else failures + 1
             before = progress()
             if failures >= ATTEMPTS:
@@ -245,7 +308,9 @@ class _Connection:
                     f"{lost}, and {ATTEMPTS} attempts to take it up failed: {self._why()}",
                     hint="what was started goes on over there: run the same command again to pick it up",
                 )
-            self._say(f"the connection was lost while {doing}; what was started goes on over there; trying again")
+            self._say(
+                f"the connection was lost while {doing}; what was started goes on over there; trying again"
+            )
             time.sleep(2 ** (failures - 1))
 
     def _call(self, script: str, *, stdin: IO[bytes]) -> int:
@@ -255,14 +320,18 @@ class _Connection:
         return process.returncode
 
     @contextlib.contextmanager
-    def _started(self, script: str, start: int = 0, *, stdin: Optional[IO[bytes]] = None) -> Iterator[subprocess.Popen]:
+    def _started(
+        self, script: str, start: int = 0, *, stdin: Optional[IO[bytes]] = None
+    ) -> Iterator[subprocess.Popen]:
         """Start a script on the board. ID is of hex digits, and no name of a file goes through a shell."""
         head = f'jobs="${{XDG_CACHE_HOME:-$HOME/.cache}}/srdeploy/jobs"; job="$jobs/{self._identity}"; from={start}\n{_HEAD}\n'
         with open(self._errors, "wb") as errors:
             process = subprocess.Popen(
                 [*self._ssh, "sh -c " + shlex.quote(head + script)],
-                stdin=stdin or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
-            )  # fmt: skip
+                stdin=stdin or subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
         with process:
             try:
                 assert process.stdout is not None
@@ -274,8 +343,14 @@ class _Connection:
                 raise
 
     def _why(self) -> str:
-        lines = [line for line in self._errors.read_text(errors="replace").splitlines() if line.strip(" @\r")]
-        return lines[-1].strip() if len(lines) == 1 else "; ".join(line.strip() for line in lines[-4:])
+        lines = [
+            line
+            for line in self._errors.read_text(errors="replace").splitlines()
+            if line.strip(" @\r")
+        ]
+        return (
+            lines[-1].strip() if len(lines) == 1 else "; ".join(line.strip() for line in lines[-4:])
+        )
 
     def _advice(self) -> str:
         return "free some space there" if "No space left" in self._why() else ""

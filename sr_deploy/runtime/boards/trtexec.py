@@ -103,7 +103,10 @@ def version_from_banner(text: str) -> str:
     """Return `8.5.2` for `[TensorRT v8502]`, `10.3.0` for v100300, `11.1.0` for v11.1.0.106. Raises BuildError."""
     match = re.search(r"\[TensorRT[^\]\d]*(\d[\d.]*)", text)
     if match is None:
-        raise BuildError("this is no output of trtexec: expected a line with [TensorRT v8502] or alike", hint="give trtexec's own log")
+        raise BuildError(
+            "this is no output of trtexec: expected a line with [TensorRT v8502] or alike",
+            hint="give trtexec's own log",
+        )
     if "." in match[1]:
         return ".".join(match[1].split(".")[:3])
     number, step = int(match[1]), 10 if len(match[1]) <= 4 else 100
@@ -114,11 +117,18 @@ def times_from_json(text: str, *, warm_up_ms: float = WARM_UP_MS) -> List[float]
     """Return the GPU's compute times [ms] of `--exportTimes`, without those of the warm-up. Raises ArtifactError."""
     rows = _json(text, "the exported times")
     try:
-        runs = [float(row["computeMs"]) for row in rows if float(row["startComputeMs"]) >= warm_up_ms]
+        runs = [
+            float(row["computeMs"]) for row in rows if float(row["startComputeMs"]) >= warm_up_ms
+        ]
     except (KeyError, TypeError, ValueError) as e:
-        raise ArtifactError(f"the exported times are not trtexec's: {e!r}; expected a list with startComputeMs and computeMs") from e
+        raise ArtifactError(
+            f"the exported times are not trtexec's: {e!r}; expected a list with startComputeMs and computeMs"
+        ) from e
     if not runs or not np.isfinite(runs).all():
-        raise ArtifactError(f"the exported times hold no run after the warm-up of {warm_up_ms:g} ms", hint="measure for longer")
+        raise ArtifactError(
+            f"the exported times hold no run after the warm-up of {warm_up_ms:g} ms",
+            hint="measure for longer",
+        )
     return runs
 
 
@@ -127,9 +137,15 @@ def latency_from_log(text: str) -> Latency:
     pattern = rf"(?<!Total )\bGPU Compute Time: min = ({_MS}) ms, max = ({_MS}) ms, mean = ({_MS}) ms, median = ({_MS}) ms([^\r\n]*)"
     matches = re.findall(pattern, text)
     if not matches:
-        raise ArtifactError("the log has no line 'GPU Compute Time: min = ...'", hint="trtexec prints none when it failed or was profiling")
+        raise ArtifactError(
+            "the log has no line 'GPU Compute Time: min = ...'",
+            hint="trtexec prints none when it failed or was profiling",
+        )
     *values, rest = matches[-1]
-    percentiles = {int(float(p)): float(ms) for p, ms in re.findall(rf"percentile\(([\d.]+)%\) = ({_MS}) ms", rest)}
+    percentiles = {
+        int(float(p)): float(ms)
+        for p, ms in re.findall(rf"percentile\(([\d.]+)%\) = ({_MS}) ms", rest)
+    }
     return Latency(*(float(v) for v in values), percentiles_ms=percentiles)
 
 
@@ -155,13 +171,25 @@ def device_from_log(text: str) -> LoggedDevice:
 
 def layers_off_dla(log: str) -> List[str]:
     """Return the layers that a build's log lists as running on the GPU beside the DLA."""
-    return list(dict.fromkeys(name.strip() for name in re.findall(r"\[GpuLayer\]\s*(?:[A-Z_]+: )?([^\r\n]+)", log)))
+    return list(
+        dict.fromkeys(
+            name.strip() for name in re.findall(r"\[GpuLayer\]\s*(?:[A-Z_]+: )?([^\r\n]+)", log)
+        )
+    )
 
 
 # They move or convert data: their types say nothing about what the network is computed in.
-_ASIDE = re.compile(r"reformat|noop|cast|constant|shuffle|slice|concat|gather|copy|identity|signal|wait|shape", re.IGNORECASE)
-_ASIDE_NAME = re.compile(r"Reformatting CopyNode|__myl_(?:Cast|Move|Tran|Resh|Slic|Conc|Repl)+(?:_|$)")
-_TYPES = (("fp16", re.compile(r"\b(?:FP16|Half|Float16)\b", re.I)), ("fp32", re.compile(r"\b(?:FP32|Float|Float32)\b", re.I)))
+_ASIDE = re.compile(
+    r"reformat|noop|cast|constant|shuffle|slice|concat|gather|copy|identity|signal|wait|shape",
+    re.IGNORECASE,
+)
+_ASIDE_NAME = re.compile(
+    r"Reformatting CopyNode|__myl_(?:Cast|Move|Tran|Resh|Slic|Conc|Repl)+(?:_|$)"
+)
+_TYPES = (
+    ("fp16", re.compile(r"\b(?:FP16|Half|Float16)\b", re.I)),
+    ("fp32", re.compile(r"\b(?:FP32|Float|Float32)\b", re.I)),
+)
 
 
 def precision_from_layers(json_text: str) -> Tuple[str, Dict[str, int]]:
@@ -174,7 +202,9 @@ def precision_from_layers(json_text: str) -> Tuple[str, Dict[str, int]]:
     data = _json(json_text, "the layer information")
     layers = data.get("Layers") if isinstance(data, dict) else None
     if not isinstance(layers, list):
-        raise ArtifactError("the layer information has no list 'Layers': it is not the engine inspector's")
+        raise ArtifactError(
+            "the layer information has no list 'Layers': it is not the engine inspector's"
+        )
     counts: Dict[str, int] = {}
     for layer in layers:
         if not isinstance(layer, dict):
@@ -182,7 +212,11 @@ def precision_from_layers(json_text: str) -> Tuple[str, Dict[str, int]]:
         kind = str(layer.get("LayerType", "")) + " " + str(layer.get("ParameterType", ""))
         if _ASIDE.search(kind) or _ASIDE_NAME.match(str(layer.get("Name", ""))):
             continue
-        found = "+".join(name for name, pattern in _TYPES if any(pattern.search(text) for text in _layer_types(layer)))
+        found = "+".join(
+            name
+            for name, pattern in _TYPES
+            if any(pattern.search(text) for text in _layer_types(layer))
+        )
         if found:
             counts[found] = counts.get(found, 0) + 1
     pure = set(counts) - {"fp16+fp32"}
@@ -196,10 +230,23 @@ def precision_from_layers(json_text: str) -> Tuple[str, Dict[str, int]]:
 def _layer_types(layer: Dict[str, Any]) -> List[str]:
     """The weights' type where it is told (a dynamic engine's tensors have none without a context), else the tensors'."""
     weights = layer.get("Weights")
-    if isinstance(weights, dict) and any(pattern.search(str(weights.get("Type", ""))) for _, pattern in _TYPES):
+    if isinstance(weights, dict) and any(
+        pattern.search(str(weights.get("Type", ""))) for _, pattern in _TYPES
+    ):
         return [str(weights["Type"])]
-    tensors = [t for key in ("Inputs", "Outputs") for t in layer.get(key) or [] if isinstance(t, dict)]
-    return [str(t.get("Format/Datatype") or t.get("DataType") or t.get("Datatype") or t.get("Format") or "") for t in tensors]
+    tensors = [
+        t for key in ("Inputs", "Outputs") for t in layer.get(key) or [] if isinstance(t, dict)
+    ]
+    return [
+        str(
+            t.get("Format/Datatype")
+            or t.get("DataType")
+            or t.get("Datatype")
+            or t.get("Format")
+            or ""
+        )
+        for t in tensors
+    ]
 
 
 def output_from_json(text: str) -> np.ndarray:
@@ -209,7 +256,10 @@ def output_from_json(text: str) -> np.ndarray:
     """
     tensors = re.findall(r'"dimensions"\s*:\s*"([\dx]*)"\s*,\s*"values"\s*:\s*\[([^\]]*)\]', text)
     if len(tensors) != 1:
-        raise ArtifactError(f"the exported output holds {len(tensors)} tensors; expected one", hint="was trtexec stopped while writing?")
+        raise ArtifactError(
+            f"the exported output holds {len(tensors)} tensors; expected one",
+            hint="was trtexec stopped while writing?",
+        )
     dims, values = tensors[0]
     values = values.strip(" \r\n,")
     shape = tuple(int(n) for n in dims.split("x") if n)
@@ -217,8 +267,12 @@ def output_from_json(text: str) -> np.ndarray:
         if re.search(r",\s*,", values):  # NumPy takes that for a number
             raise ValueError("a value is missing")
         with warnings.catch_warnings():
-            warnings.simplefilter("error", DeprecationWarning)  # older NumPy only warns of what it cannot read
-            array = np.fromstring(values, sep=",", dtype=np.float32)  # a third of the time and memory of split
+            warnings.simplefilter(
+                "error", DeprecationWarning
+            )  # older NumPy only warns of what it cannot read
+            array = np.fromstring(
+                values, sep=",", dtype=np.float32
+            )  # a third of the time and memory of split
     except (ValueError, DeprecationWarning) as e:
         raise ArtifactError(f"the exported output holds something else than numbers: {e}") from e
     if array.size != int(np.prod(shape)):
@@ -241,29 +295,47 @@ def results_from_text(text: str) -> Results:
         elif key == "error" and engines:
             where["errors"] += (value,)
         elif not tab or (engines and (key not in names or key in where)):
-            raise ArtifactError(f"results.txt, line {number}: unexpected '{line[:60]}'", hint="fetch the result again")
+            raise ArtifactError(
+                f"results.txt, line {number}: unexpected '{line[:60]}'",
+                hint="fetch the result again",
+            )
         elif engines and names[key] == "Optional[int]":
             if value != "none":
                 where[key] = _int(value, f"results.txt, line {number}")
         else:
             where[key] = value
-    if head.get("format") != "1" or "version" not in head or not all("status" in e for e in engines):
-        raise ArtifactError("results.txt is not build.sh's, or not whole: expected format 1, version, and a status of each engine")
-    return Results(head.get("trtexec", ""), head["version"], tuple(EngineResult(**e) for e in engines))
+    if (
+        head.get("format") != "1"
+        or "version" not in head
+        or not all("status" in e for e in engines)
+    ):
+        raise ArtifactError(
+            "results.txt is not build.sh's, or not whole: expected format 1, version, and a status of each engine"
+        )
+    return Results(
+        head.get("trtexec", ""), head["version"], tuple(EngineResult(**e) for e in engines)
+    )
 
 
 def job_text(job: Job) -> str:
     """Return the text of job.txt. Raises BuildError when a name cannot stand there."""
     for line in job.lines:
         for name in (line.graph, line.engine):
-            if not re.fullmatch(r"[^./\\#\x00-\x1f-][^/\\\x00-\x1f]*", name) or name.endswith(".tmp"):
-                raise BuildError(f"'{name}' cannot be a file of a job: expected no / \\ or tab in it, and no . # - at its start")
+            if not re.fullmatch(r"[^./\\#\x00-\x1f-][^/\\\x00-\x1f]*", name) or name.endswith(
+                ".tmp"
+            ):
+                raise BuildError(
+                    f"'{name}' cannot be a file of a job: expected no / \\ or tab in it, and no . # - at its start"
+                )
     names = [line.engine for line in job.lines]
     if not names or len(set(names)) != len(names):
         raise BuildError("a job needs one engine or more, each of its own name")
     for layer in job.fp32_layers:
         if re.search(r"[;,:\x00-\x1f]", layer):
-            raise BuildError(f"trtexec cannot be told about the layer '{layer}': its option splits at , and :", hint="rename the node")
+            raise BuildError(
+                f"trtexec cannot be told about the layer '{layer}': its option splits at , and :",
+                hint="rename the node",
+            )
     head = {
         "runtime": job.runtime,
         "versions": job.versions,
@@ -275,8 +347,15 @@ def job_text(job: Job) -> str:
     }
     rows = [f"# {key} {value}" for key, value in head.items()]
     for line in job.lines:
-        shapes = ["-" if s is None else "x".join(map(str, s)) for s in (line.min_shape, line.opt_shape, line.max_shape)]
-        rows.append("\t".join([line.graph, line.engine, line.precision, line.typing, line.input_name, *shapes]))
+        shapes = [
+            "-" if s is None else "x".join(map(str, s))
+            for s in (line.min_shape, line.opt_shape, line.max_shape)
+        ]
+        rows.append(
+            "\t".join(
+                [line.graph, line.engine, line.precision, line.typing, line.input_name, *shapes]
+            )
+        )
     return "\n".join(rows) + "\n"
 
 
@@ -293,7 +372,10 @@ def job_from_text(text: str) -> Job:
             columns = row.split("\t")
             if len(columns) != 8 or not all(columns):
                 raise ArtifactError(f"{where}: expected eight fields, found {len(columns)}")
-            shapes = [None if c == "-" else tuple(_int(n, where) for n in c.split("x")) for c in columns[5:]]
+            shapes = [
+                None if c == "-" else tuple(_int(n, where) for n in c.split("x"))
+                for c in columns[5:]
+            ]
             lines.append(JobLine(*columns[:5], *shapes))  # type: ignore[arg-type]
     return Job(
         lines=tuple(lines),
@@ -318,4 +400,6 @@ def _json(text: str, what: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as e:
-        raise ArtifactError(f"{what} cannot be read as JSON: {e}", hint="was trtexec stopped while writing?") from e
+        raise ArtifactError(
+            f"{what} cannot be read as JSON: {e}", hint="was trtexec stopped while writing?"
+        ) from e

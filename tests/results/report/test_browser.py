@@ -10,11 +10,19 @@ from sample_rows import crop_set, family, row
 from sr_deploy.results.report.html import report_html
 
 pytest.importorskip("jinja2", reason="jinja2 is not installed; it writes the page")
-api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it drives the browser")
+api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed; it drives the browser"
+)
 
-CHROMIUM = next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None)
+CHROMIUM = next(
+    (path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path),
+    None,
+)
 if CHROMIUM is None:
-    pytest.skip("no chromium here (Debian: apt install chromium): the page is not opened in a browser", allow_module_level=True)
+    pytest.skip(
+        "no chromium here (Debian: apt install chromium): the page is not opened in a browser",
+        allow_module_level=True,
+    )
 
 HOSTILE = "<img src=http://localhost:9/x.png onerror=alert(1)><script src=http://localhost:9/x.js></script>"
 
@@ -30,7 +38,11 @@ def browser():
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     rows = [*family(), row("d1", 15.0, device="another"), row("d9", model=HOSTILE, error=HOSTILE)]
-    rows += [row(HOSTILE, 60.0), row("d1", 9.0, protocol="ntire2022"), row("d2", 8.0, protocol="ntire2022")]
+    rows += [
+        row(HOSTILE, 60.0),
+        row("d1", 9.0, protocol="ntire2022"),
+        row("d2", 8.0, protocol="ntire2022"),
+    ]
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(report_html(rows, [crop_set()]), encoding="utf-8")
     return path
@@ -42,7 +54,9 @@ def open_page(browser, report):
     contexts, said, asked = [], [], []
 
     def open_it(*, width=1200, height=900, scheme="light"):
-        contexts.append(browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme))
+        contexts.append(
+            browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        )
         page = contexts[-1].new_page()
         page.set_default_timeout(20_000)
         page.on("console", lambda message: said.append(message.text))
@@ -62,16 +76,28 @@ def column(page, heading):
     """The heading's button in the first table, and a function that reads its column."""
     table = page.locator("table").first
     index = [text.strip() for text in table.locator("thead th").all_inner_texts()].index(heading)
-    return table.locator("thead th").nth(index), lambda: [r.split("\t")[index] for r in table.locator("tbody tr").all_inner_texts()]
+    return table.locator("thead th").nth(index), lambda: [
+        r.split("\t")[index] for r in table.locator("tbody tr").all_inner_texts()
+    ]
 
 
 def test_columns_sort_both_ways_by_mouse_and_keyboard_and_what_is_missing_stays_last(open_page):
     page = open_page()
     head, values = column(page, "PSNR [dB]")
     time_head, times = column(page, "Time [ms]")
-    assert time_head.get_attribute("aria-sort") == "ascending" and times() == ["10.00", "20.00", "25.00", "30.00", "40.00", "60.00"]
+    assert time_head.get_attribute("aria-sort") == "ascending" and times() == [
+        "10.00",
+        "20.00",
+        "25.00",
+        "30.00",
+        "40.00",
+        "60.00",
+    ]
     head.get_by_role("button").click()
-    assert head.get_attribute("aria-sort") == "ascending" and time_head.get_attribute("aria-sort") is None
+    assert (
+        head.get_attribute("aria-sort") == "ascending"
+        and time_head.get_attribute("aria-sort") is None
+    )
     assert values() == ["30.000", "30.000", "30.500", "31.000", "32.000", ""]
     page.keyboard.press("Enter")
     assert head.get_attribute("aria-sort") == "descending"
@@ -114,7 +140,10 @@ def test_the_seam_lies_where_the_pixels_change(open_page, tmp_path):
         page.keyboard.press(key) if key else slider.fill("30")
         stage.screenshot(path=str(tmp_path / "stage.png"))
         line = cv2.imread(str(tmp_path / "stage.png"))[40, 10:-10, 0]
-        assert abs((line < 20).mean() - share) < 0.03 and abs((line == 200).mean() - (1 - share)) < 0.03
+        assert (
+            abs((line < 20).mean() - share) < 0.03
+            and abs((line == 200).mean() - (1 - share)) < 0.03
+        )
 
 
 def test_any_two_crops_can_be_chosen(open_page):
@@ -124,7 +153,10 @@ def test_any_two_crops_can_be_chosen(open_page):
     assert right.evaluate("e => e.selectedOptions[0].text") == "m_x4.d2"
     left.select_option("LR")
     right.select_option("HR")
-    assert page.locator(".over").get_attribute("alt") == "bird.png, LR" and page.locator(".under").get_attribute("alt") == "bird.png, HR"
+    assert (
+        page.locator(".over").get_attribute("alt") == "bird.png, LR"
+        and page.locator(".under").get_attribute("alt") == "bird.png, HR"
+    )
     tiles = page.locator(".tiles img")
     assert page.locator(".over").get_attribute("src") == tiles.first.get_attribute("src")
     assert page.get_by_role("slider").get_attribute("aria-valuetext") == "50 % LR"
@@ -156,8 +188,23 @@ def test_the_theme_follows_the_system_and_the_button_overrides_and_is_remembered
 def test_words_stand_out_from_the_paper(open_page, scheme):
     page = open_page(scheme=scheme)
     behind = luminance(paper(page))
-    for selector in ("h1", ".lead", ".note", ".how", "dt", "thead button", "tbody a", "svg .tick", "svg .label.best", ".strips .num"):
-        words = luminance(page.locator(selector).first.evaluate("e => getComputedStyle(e)[e instanceof SVGElement ? 'fill' : 'color']"))
+    for selector in (
+        "h1",
+        ".lead",
+        ".note",
+        ".how",
+        "dt",
+        "thead button",
+        "tbody a",
+        "svg .tick",
+        "svg .label.best",
+        ".strips .num",
+    ):
+        words = luminance(
+            page.locator(selector).first.evaluate(
+                "e => getComputedStyle(e)[e instanceof SVGElement ? 'fill' : 'color']"
+            )
+        )
         contrast = (max(words, behind) + 0.05) / (min(words, behind) + 0.05)
         assert contrast >= 4.5, (selector, contrast)
 
@@ -169,12 +216,18 @@ def test_the_page_never_scrolls_sideways(open_page, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     if width == 360:
         region = page.locator(".scroll").first
-        assert region.evaluate("e => e.scrollWidth > e.clientWidth"), "the table scrolls within its own frame"
+        assert region.evaluate("e => e.scrollWidth > e.clientWidth"), (
+            "the table scrolls within its own frame"
+        )
         region.focus()
         page.keyboard.press("ArrowRight")
-        moved = region.evaluate("e => new Promise(done => e.scrollLeft ? done(true) : e.addEventListener('scroll', () => done(true)))")
+        moved = region.evaluate(
+            "e => new Promise(done => e.scrollLeft ? done(true) : e.addEventListener('scroll', () => done(true)))"
+        )
         assert moved
-        tall = page.locator("button, select").evaluate_all("all => all.filter(e => !e.closest('thead')).map(e => e.offsetHeight)")
+        tall = page.locator("button, select").evaluate_all(
+            "all => all.filter(e => !e.closest('thead')).map(e => e.offsetHeight)"
+        )
         assert min(tall) >= 36, "large enough for a finger"
 
 
@@ -194,39 +247,72 @@ def test_everything_is_reached_by_tab_and_shows_it(open_page):
     seen = []
     for _ in range(16):
         page.keyboard.press("Tab")
-        seen.append(page.evaluate("[document.activeElement.tagName, getComputedStyle(document.activeElement).outlineStyle]"))
-    assert seen[0][0] == "A" and {"A", "BUTTON", "DIV"} <= {tag for tag, _ in seen} and {outline for _, outline in seen} == {"solid"}
+        seen.append(
+            page.evaluate(
+                "[document.activeElement.tagName, getComputedStyle(document.activeElement).outlineStyle]"
+            )
+        )
+    assert (
+        seen[0][0] == "A"
+        and {"A", "BUTTON", "DIV"} <= {tag for tag, _ in seen}
+        and {outline for _, outline in seen} == {"solid"}
+    )
 
 
 def test_a_screen_reader_is_told(open_page):
     page = open_page()
-    assert page.get_by_role("img", name="PSNR against Latency").count() >= 1 and page.get_by_role("main").count() == 1
-    assert page.get_by_role("columnheader", name="Time [ms]").count() >= 1 and page.get_by_role("rowheader", name="m_x4.d2").count() >= 1
+    assert (
+        page.get_by_role("img", name="PSNR against Latency").count() >= 1
+        and page.get_by_role("main").count() == 1
+    )
+    assert (
+        page.get_by_role("columnheader", name="Time [ms]").count() >= 1
+        and page.get_by_role("rowheader", name="m_x4.d2").count() >= 1
+    )
     assert page.get_by_role("region", name="All numbers").count() >= 1
-    unnamed = page.locator("img, svg:not([aria-hidden], [aria-hidden] *), select, input, button").evaluate_all(
+    unnamed = page.locator(
+        "img, svg:not([aria-hidden], [aria-hidden] *), select, input, button"
+    ).evaluate_all(
         "all => all.filter(e => !(e.getAttribute('alt') || e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length))"
         ".map(e => e.outerHTML.slice(0, 80))"
     )
     assert unnamed == []
     levels = page.locator("h1, h2, h3").evaluate_all("all => all.map(e => Number(e.tagName[1]))")
-    assert levels[0] == 1 and levels.count(1) == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:]))
+    assert (
+        levels[0] == 1
+        and levels.count(1) == 1
+        and all(b - a <= 1 for a, b in zip(levels, levels[1:]))
+    )
 
 
 def test_print_is_light_without_controls_and_fits(open_page):
     page = open_page(scheme="dark", width=720)
     page.emulate_media(media="print", color_scheme="dark")
     assert paper(page) == "rgb(255, 255, 255)"
-    assert not page.locator("#theme").is_visible() and not page.locator(".compare").first.is_visible()
-    assert page.locator("table").first.is_visible() and page.locator(".tiles img").first.is_visible()
+    assert (
+        not page.locator("#theme").is_visible() and not page.locator(".compare").first.is_visible()
+    )
+    assert (
+        page.locator("table").first.is_visible() and page.locator(".tiles img").first.is_visible()
+    )
     assert page.evaluate("document.documentElement.scrollWidth") <= 720
     assert page.pdf()[:4] == b"%PDF"
 
 
 def test_the_widest_table_fits_a_printed_page(browser, tmp_path):
-    wide = {"model": "imdeception_x4", "backend": "tensorrt-rtx", "protocol": "ntire2025", "deployed": {"macs": 20_710_000_000}}
-    rows = [row(f"c{n}-nla", 1000.0 * n, counter="fvcore", mem_peak_mib=1234.5, **wide) for n in (4, 16)]
+    wide = {
+        "model": "imdeception_x4",
+        "backend": "tensorrt-rtx",
+        "protocol": "ntire2025",
+        "deployed": {"macs": 20_710_000_000},
+    }
+    rows = [
+        row(f"c{n}-nla", 1000.0 * n, counter="fvcore", mem_peak_mib=1234.5, **wide) for n in (4, 16)
+    ]
     (tmp_path / "wide.html").write_text(report_html(rows), encoding="utf-8")
-    page = browser.new_page(viewport={"width": 688, "height": 900})  # A4 between its margins, in pixels of CSS
+    page = browser.new_page(
+        viewport={"width": 688, "height": 900}
+    )  # A4 between its margins, in pixels of CSS
     page.goto((tmp_path / "wide.html").as_uri())
     page.emulate_media(media="print")
     assert page.evaluate("document.documentElement.scrollWidth") <= 688
@@ -237,5 +323,9 @@ def test_without_a_script_all_is_still_said(browser, report):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(report.as_uri())
-    assert page.locator("tbody tr").count() == 11 and not page.locator("#theme").is_visible() and not page.locator(".compare").is_visible()
+    assert (
+        page.locator("tbody tr").count() == 11
+        and not page.locator("#theme").is_visible()
+        and not page.locator(".compare").is_visible()
+    )
     context.close()

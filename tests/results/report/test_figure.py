@@ -11,10 +11,24 @@ from sr_deploy.results.rows import QualityRow
 
 def row(variant="d1", **changes):
     values = {
-        "model": "m_x4", "variant": variant, "backend": "torch", "artifact": "", "set": "Set5", "metric": "y", "border_px": 4,
-        "psnr_db": 30.0, "ssim": 0.8, "degradation": "bi", "scale": 4, "params": 90_000, "macs_g": 26.0, "counter": "hooks",
-        "counted_hw": (256, 256), "tiling": "whole", "images": (),
-    }  # fmt: skip
+        "model": "m_x4",
+        "variant": variant,
+        "backend": "torch",
+        "artifact": "",
+        "set": "Set5",
+        "metric": "y",
+        "border_px": 4,
+        "psnr_db": 30.0,
+        "ssim": 0.8,
+        "degradation": "bi",
+        "scale": 4,
+        "params": 90_000,
+        "macs_g": 26.0,
+        "counter": "hooks",
+        "counted_hw": (256, 256),
+        "tiling": "whole",
+        "images": (),
+    }
     return QualityRow(**{**values, **changes})
 
 
@@ -34,7 +48,9 @@ def test_ours_are_said_to_be_measured_and_the_papers_printed(texts):
     found = texts([row(), row("d2", psnr_db=30.4, params=125_000, macs_g=29.0)])
     assert "m_x4 (torch, measured)" in found and "ASRN (printed, not measured)" in found
     assert found.count("d1") == 2 and found.count("d2") == 2, "each variant is named in both panels"
-    assert not any("measured" in t and "m_x4" not in t and "printed, not measured" not in t for t in found)
+    assert not any(
+        "measured" in t and "m_x4" not in t and "printed, not measured" not in t for t in found
+    )
     assert "IMDeception (printed, not measured)" in found and "SRN (printed, not measured)" in found
 
 
@@ -43,13 +59,23 @@ def test_a_row_of_panels_for_each_set_and_scale(texts):
     assert [found.count(title) for title in ("Set5, x4", "Mine, x4", "Set5, x3")] == [2, 2, 2]
 
 
-@pytest.mark.parametrize("changes", [{"metric": "rgb"}, {"set": "Mine"}, {"degradation": "bd", "scale": 3}])
+@pytest.mark.parametrize(
+    "changes", [{"metric": "rgb"}, {"set": "Mine"}, {"degradation": "bd", "scale": 3}]
+)
 def test_nothing_printed_is_drawn_under_other_conditions(texts, changes):
     found = texts([row(**changes)])
     assert not any("printed" in t for t in found) and "m_x4 (torch, measured)" in found
 
 
-@pytest.mark.parametrize("rows", [[], [row(psnr_db=None)], [row(params=None, macs_g=None)], [row(backend="bicubic", params=None)]])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [row(psnr_db=None)],
+        [row(params=None, macs_g=None)],
+        [row(backend="bicubic", params=None)],
+    ],
+)
 def test_nothing_to_draw_is_said(texts, rows):
     assert "no row has both PSNR and counts" in texts(rows)
 
@@ -57,15 +83,29 @@ def test_nothing_to_draw_is_said(texts, rows):
 def test_the_same_rows_give_the_same_files():
     pytest.importorskip("matplotlib", reason="matplotlib is not installed; it draws the figure")
     first, second = psnr_figure([row()]), psnr_figure([row()])
-    assert first == second and first["psnr.png"][:4] == b"\x89PNG" and first["psnr.svg"].startswith(b"<?xml")
+    assert (
+        first == second
+        and first["psnr.png"][:4] == b"\x89PNG"
+        and first["psnr.svg"].startswith(b"<?xml")
+    )
 
 
 def test_labels_in_one_place_are_joined_and_those_too_close_left_out():
     xlim = (10.0, 1000.0)
-    assert joined_labels([(50, 1, "c4"), (50.5, 1, "c4-nla"), (200, 2, "c16")], xlim, (0, 40)) == [(200, 2, "c16"), (50, 1, "c4, c4-nla")]
-    assert [text for _, _, text in joined_labels([(100, 1, "d1"), (112, 1, "d2"), (126, 1, "d3")], xlim, (0, 40))] == ["d3", "d1"]
+    assert joined_labels([(50, 1, "c4"), (50.5, 1, "c4-nla"), (200, 2, "c16")], xlim, (0, 40)) == [
+        (200, 2, "c16"),
+        (50, 1, "c4, c4-nla"),
+    ]
+    assert [
+        text
+        for _, _, text in joined_labels(
+            [(100, 1, "d1"), (112, 1, "d2"), (126, 1, "d3")], xlim, (0, 40)
+        )
+    ] == ["d3", "d1"]
     apart = joined_labels([(100, 10, "d1"), (101, 20, "d2"), (112, 30, "d3")], xlim, (0, 40))
-    assert [text for _, _, text in apart] == ["d3", "d2", "d1"], "far from each other on the other axis"
+    assert [text for _, _, text in apart] == ["d3", "d2", "d1"], (
+        "far from each other on the other axis"
+    )
 
 
 def test_without_matplotlib(monkeypatch):

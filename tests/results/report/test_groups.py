@@ -9,11 +9,20 @@ from sr_deploy.results.report.groups import axes_of, front, groups_of, rank_chan
 @pytest.mark.parametrize(
     "changes",
     [
-        {"protocol": "ntire2024"}, {"device": "another"}, {"threads": 1}, {"power_mode": "15W"}, {"input_hw": (32, 32)}, {"batch": 4},
-        {"set": "Set14"}, {"metric": "rgb"}, {"scale": 2}, {"cadence_hz": 30.0}, {"test_set": "t"},
+        {"protocol": "ntire2024"},
+        {"device": "another"},
+        {"threads": 1},
+        {"power_mode": "15W"},
+        {"input_hw": (32, 32)},
+        {"batch": 4},
+        {"set": "Set14"},
+        {"metric": "rgb"},
+        {"scale": 2},
+        {"cadence_hz": 30.0},
+        {"test_set": "t"},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_rows_of_other_conditions_are_never_ranked_together(changes):
     groups = groups_of([row(), row("d2", **changes), row("d3")])
     assert [[e.row.variant for e in g.entries] for g in groups] == [["d1", "d3"], ["d2"]]
@@ -21,7 +30,10 @@ def test_rows_of_other_conditions_are_never_ranked_together(changes):
 
 
 def test_the_newest_of_repeated_measurements_counts_and_the_earlier_are_kept():
-    old, new = row(ms=12.0, date_utc="2026-01-01T00:00:00Z"), row(ms=10.0, date_utc="2026-01-03T00:00:00Z")
+    old, new = (
+        row(ms=12.0, date_utc="2026-01-01T00:00:00Z"),
+        row(ms=10.0, date_utc="2026-01-03T00:00:00Z"),
+    )
     for given in ([old, new], [new, old]):
         (entry,) = groups_of(given)[0].entries
         assert entry.row == new and entry.earlier == (old,)
@@ -42,25 +54,51 @@ def test_the_front_holds_what_nothing_beats():
 
 
 def test_what_differs_by_less_than_is_printed_is_equal():
-    (group,) = groups_of([row("d1", 10.0, 30.0), row("d1", 20.0, 30.0000004, backend="onnxruntime"), row("d2", 30.0, 30.001)])
-    assert [(e.row.variant, e.row.backend) for e in front(group.entries, axes_of(group)[0])] == [("d1", "torch"), ("d2", "torch")]
+    (group,) = groups_of(
+        [
+            row("d1", 10.0, 30.0),
+            row("d1", 20.0, 30.0000004, backend="onnxruntime"),
+            row("d2", 30.0, 30.001),
+        ]
+    )
+    assert [(e.row.variant, e.row.backend) for e in front(group.entries, axes_of(group)[0])] == [
+        ("d1", "torch"),
+        ("d2", "torch"),
+    ]
 
 
 def test_of_equals_one_is_on_the_front_and_a_cost_of_nothing_is_not_drawn():
-    (group,) = groups_of([row("d1"), row("d2"), row("d3", ms=0.0, psnr=40.0), row("d4", ms=None, psnr=40.0)])
+    (group,) = groups_of(
+        [row("d1"), row("d2"), row("d3", ms=0.0, psnr=40.0), row("d4", ms=None, psnr=40.0)]
+    )
     assert [e.row.variant for e in front(group.entries, axes_of(group)[0])] == ["d1"]
 
 
 def test_counters_have_an_axis_each():
     (group,) = groups_of([row("d1"), row("d2", counter="fvcore", macs_g=13.0)])
     names = [axis.name for axis in axes_of(group)]
-    assert names == ["Latency [ms]", "FLOPs [G], counted by fvcore", "FLOPs [G], counted by hooks", "Parameters [K]"]
+    assert names == [
+        "Latency [ms]",
+        "FLOPs [G], counted by fvcore",
+        "FLOPs [G], counted by hooks",
+        "Parameters [K]",
+    ]
     assert [axes_of(group)[1].of(e.row) for e in group.entries] == [None, 13.0]
 
 
 def test_ranks_of_two_protocols_are_compared_among_what_both_measured():
     rows = [row("d1", 1.0), row("d2", 2.0), row("d3", 3.0)]
-    rows += [row(v, ms, protocol="ntire2022", input_hw=None) for v, ms in (("d1", 9.0), ("d3", 8.0))]
+    rows += [
+        row(v, ms, protocol="ntire2022", input_hw=None) for v, ms in (("d1", 9.0), ("d3", 8.0))
+    ]
     ((_, _, lines),) = rank_changes(groups_of(rows))
-    assert [(e.row.variant, here, there) for e, here, there in lines] == [("d1", 1, 2), ("d3", 2, 1)]
-    assert rank_changes(groups_of([row("d1"), row("d2"), row("d1", device="b"), row("d2", device="b")])) == []
+    assert [(e.row.variant, here, there) for e, here, there in lines] == [
+        ("d1", 1, 2),
+        ("d3", 2, 1),
+    ]
+    assert (
+        rank_changes(
+            groups_of([row("d1"), row("d2"), row("d1", device="b"), row("d2", device="b")])
+        )
+        == []
+    )

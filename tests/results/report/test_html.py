@@ -47,17 +47,26 @@ class Page(HTMLParser):
 def test_the_page_is_whole_and_names_nothing_outside_itself():
     text = report_html(family(), [crop_set()])
     page = Page(text)
-    assert not re.search(r"""(src|href)=["'](?!#|data:image/png;base64,)""", text) and "@import" not in text and "url(" not in text
+    assert (
+        not re.search(r"""(src|href)=["'](?!#|data:image/png;base64,)""", text)
+        and "@import" not in text
+        and "url(" not in text
+    )
     ids = [a["id"] for _, a in page.tags if "id" in a]
     assert len(ids) == len(set(ids))
     assert {a["href"][1:] for t, a in page.tags if t == "a"} <= set(ids)
-    assert not any(name.startswith("on") for _, a in page.tags for name in a), "no script in attributes"
+    assert not any(name.startswith("on") for _, a in page.tags for name in a), (
+        "no script in attributes"
+    )
 
 
 def test_all_numbers_are_there_and_what_is_missing_is_empty():
     page = Page(report_html(family()))
     assert "5 measurements of 5 networks on a CPU, 2026-01-02." in page.text
-    assert "Set5, x4, 64×48 input, steady protocol" in page.text and "On the Pareto front of PSNR and latency 3 of 4" in page.text
+    assert (
+        "Set5, x4, 64×48 input, steady protocol" in page.text
+        and "On the Pareto front of PSNR and latency 3 of 4" in page.text
+    )
     cells = [a["data-value"] for t, a in page.tags if t == "td" and "data-value" in a]
     columns = len(cells) // 5  # fastest first: the third has no PSNR and no counts
     assert cells[2 * columns] == "" and cells[2 * columns + 2] == "25.0" and "0.0" not in cells
@@ -67,38 +76,90 @@ def test_all_numbers_are_there_and_what_is_missing_is_empty():
 def test_what_is_deployed_and_the_score_have_columns_a_reader_can_take_in():
     slow = row(ms=4000.0, protocol="ntire2025", counter="fvcore", deployed={"macs": 7_010_000_000})
     text = Page(report_html([slow])).text
-    assert "FLOPs [G] as deployed" in text and "7.01" in text and re.search(r"Score.* \d\.\de\+\d+ ", text)
+    assert (
+        "FLOPs [G] as deployed" in text
+        and "7.01" in text
+        and re.search(r"Score.* \d\.\de\+\d+ ", text)
+    )
     assert "as deployed" not in Page(report_html([row()])).text
 
 
 def test_backends_are_in_the_legend_where_there_are_several():
-    assert "m_x4 torch fp32 onnxruntime fp32" in Page(report_html([row(), row(backend="onnxruntime")])).text
-    assert "m_x4 torch fp32" not in Page(report_html([row()])).text.split("PSNR against")[0].split("Pareto front")[-1]
+    assert (
+        "m_x4 torch fp32 onnxruntime fp32"
+        in Page(report_html([row(), row(backend="onnxruntime")])).text
+    )
+    assert (
+        "m_x4 torch fp32"
+        not in Page(report_html([row()])).text.split("PSNR against")[0].split("Pareto front")[-1]
+    )
 
 
 def test_every_field_of_a_row_is_in_its_receipt():
-    image = {"image": "bird.png", "split": "valid", "lr_hw": [4, 5], "psnr_db": None, "ssim": 1.0, "ms": 1.5}
-    facts = {"power_mode": "15W", "settings": "spin", "conditions": {"before": {"load_1min": 0.5}}, "artifact_sha256": "ab" * 32}
-    text = Page(report_html([row(images=(image, {**image, "image": "head.png", "psnr_db": 30.123}), **facts)])).text
-    for words in ("power_mode 15W", "settings spin", "before: load_1min: 0.5", "ab" * 32, "latencies_ms 3 runs, 9.00 to 12.0"):
+    image = {
+        "image": "bird.png",
+        "split": "valid",
+        "lr_hw": [4, 5],
+        "psnr_db": None,
+        "ssim": 1.0,
+        "ms": 1.5,
+    }
+    facts = {
+        "power_mode": "15W",
+        "settings": "spin",
+        "conditions": {"before": {"load_1min": 0.5}},
+        "artifact_sha256": "ab" * 32,
+    }
+    text = Page(
+        report_html(
+            [row(images=(image, {**image, "image": "head.png", "psnr_db": 30.123}), **facts)]
+        )
+    ).text
+    for words in (
+        "power_mode 15W",
+        "settings spin",
+        "before: load_1min: 0.5",
+        "ab" * 32,
+        "latencies_ms 3 runs, 9.00 to 12.0",
+    ):
         assert words in text
-    assert "params 90000" in text and "bird.png identical; head.png 30.12 dB" in text and "Set5 (2 images)" in text
+    assert (
+        "params 90000" in text
+        and "bird.png identical; head.png 30.12 dB" in text
+        and "Set5 (2 images)" in text
+    )
 
 
 def test_warnings_stand_before_the_numbers():
-    text = Page(report_html([row(warnings=("other processes kept 1.3 cores busy",), tiling="tiled 8x8, overlap 2 px")])).text
-    assert text.index("m_x4.d1, torch fp32: other processes kept 1.3 cores busy") < text.index("All numbers")
+    text = Page(
+        report_html(
+            [
+                row(
+                    warnings=("other processes kept 1.3 cores busy",),
+                    tiling="tiled 8x8, overlap 2 px",
+                )
+            ]
+        )
+    ).text
+    assert text.index("m_x4.d1, torch fp32: other processes kept 1.3 cores busy") < text.index(
+        "All numbers"
+    )
     assert "A score with * is of tiles" in text and "30.000*" in text
 
 
 def test_warnings_that_differ_in_numbers_only_are_said_once():
-    rows = [row(f"d{i}", warnings=(f"runs vary by {10 * i}% (x4)", "timed by wall clock")) for i in range(1, 6)]
+    rows = [
+        row(f"d{i}", warnings=(f"runs vary by {10 * i}% (x4)", "timed by wall clock"))
+        for i in range(1, 6)
+    ]
     rows[4] = row("d5", warnings=("timed by wall clock", "new in 1.2.3-rc1"))
     text = Page(report_html(rows)).text
     numbers = text[text.index("Conv") :] if "Conv" in text else text
     before = text[: text.index("All numbers")]
     assert "4 of 5: runs vary by 10 to 40% (x4)" in before and before.count("runs vary") == 1
-    assert "All: timed by wall clock" in before and "m_x4.d5, torch fp32: new in 1.2.3-rc1" in before
+    assert (
+        "All: timed by wall clock" in before and "m_x4.d5, torch fp32: new in 1.2.3-rc1" in before
+    )
     assert numbers.count("runs vary by 20% (x4)") == 1, "each in its receipt"
 
 
@@ -112,18 +173,36 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"&{{ 7*7 }}"
 
 
 @pytest.mark.parametrize(
-    "field", ["model", "variant", "backend", "device", "set", "artifact", "precision", "counter", "error", "timer", "tiling", "date_utc"]
+    "field",
+    [
+        "model",
+        "variant",
+        "backend",
+        "device",
+        "set",
+        "artifact",
+        "precision",
+        "counter",
+        "error",
+        "timer",
+        "tiling",
+        "date_utc",
+    ],
 )
 def test_nothing_of_a_row_becomes_markup(field):
     page = Page(report_html([row("d2"), row(**{field: HOSTILE})]))
-    assert [t for t, _ in page.tags].count("script") == 1 and not any(t == "img" for t, _ in page.tags)
+    assert [t for t, _ in page.tags].count("script") == 1 and not any(
+        t == "img" for t, _ in page.tags
+    )
     assert HOSTILE.replace("\n", " ") in page.text
 
 
 def test_nothing_of_a_crop_becomes_markup():
     from dataclasses import replace
 
-    hostile = replace(crop_set(), image=HOSTILE, crops=tuple(replace(c, name=HOSTILE) for c in crop_set().crops))
+    hostile = replace(
+        crop_set(), image=HOSTILE, crops=tuple(replace(c, name=HOSTILE) for c in crop_set().crops)
+    )
     page = Page(report_html([], [hostile]))
     images = [a for t, a in page.tags if t == "img" and "src" in a]
     assert len(images) == 5 and all(a["alt"] == f"{HOSTILE}, {HOSTILE}" for a in images)
@@ -131,7 +210,9 @@ def test_nothing_of_a_crop_becomes_markup():
 
 def test_protocols_stand_apart_and_their_ranks_side_by_side():
     rows = [row("d1", 1.0), row("d2", 2.0)]
-    rows += [row(v, ms, protocol="ntire2022", input_hw=None) for v, ms in (("d1", 9.0), ("d2", 8.0))]
+    rows += [
+        row(v, ms, protocol="ntire2022", input_hw=None) for v, ms in (("d1", 9.0), ("d2", 8.0))
+    ]
     page = Page(report_html(rows))
     tables = [t for t, _ in page.tags].count("table")
     assert tables == 3 and "Ranks by protocol" in page.text and "never across" in page.text
@@ -139,19 +220,33 @@ def test_protocols_stand_apart_and_their_ranks_side_by_side():
 
 
 def test_errors_are_listed_with_their_reason():
-    text = Page(report_html([row(), row("d9", artifact="m_x4.d9.engine", error="needs the GPU of target 'rtx'")])).text
+    text = Page(
+        report_html(
+            [row(), row("d9", artifact="m_x4.d9.engine", error="needs the GPU of target 'rtx'")]
+        )
+    ).text
     assert "Not measured m_x4.d9.engine torch needs the GPU of target 'rtx'" in text
     only = Page(report_html([row(error="crashed")]))
-    assert "0 measurements of 0 networks" in only.text and "crashed" in only.text and "table" not in {t for t, _ in only.tags}
+    assert (
+        "0 measurements of 0 networks" in only.text
+        and "crashed" in only.text
+        and "table" not in {t for t, _ in only.tags}
+    )
 
 
 def test_crops_have_names_sizes_and_their_own_psnr():
     page = Page(report_html([], [crop_set()]))
     images = [a for t, a in page.tags if t == "img" and "src" in a]
     assert [(a["data-name"], a["width"], a["height"]) for a in images] == [
-        ("LR", "12", "12"), ("bicubic", "48", "48"), ("m_x4.d1", "48", "48"), ("m_x4.d2", "48", "48"), ("HR", "48", "48"),
-    ]  # fmt: skip
-    assert "bird.png 48×48 pixels from row 8, column 16, x4" in page.text and "25.75 dB" in page.text
+        ("LR", "12", "12"),
+        ("bicubic", "48", "48"),
+        ("m_x4.d1", "48", "48"),
+        ("m_x4.d2", "48", "48"),
+        ("HR", "48", "48"),
+    ]
+    assert (
+        "bird.png 48×48 pixels from row 8, column 16, x4" in page.text and "25.75 dB" in page.text
+    )
 
 
 def test_no_rows_are_refused():

@@ -31,9 +31,16 @@ def test_values_as_they_stand_in_the_papers(series, label, scale, name, printed)
 def test_every_row_is_whole_and_named_once():
     assert len({(r.table, r.series, r.label, r.scale) for r in PRINTED}) == len(PRINTED)
     for row in PRINTED:
-        assert row.paper in ("ASRN", "IMDeception", "SRN") and row.table.startswith("Table ") and row.scale in (2, 3, 4)
+        assert (
+            row.paper in ("ASRN", "IMDeception", "SRN")
+            and row.table.startswith("Table ")
+            and row.scale in (2, 3, 4)
+        )
         assert row.params_k > 0 and row.scores
-        assert all(20 < psnr < 40 and (ssim is None or 0.6 < ssim < 1) for psnr, ssim in row.scores.values())
+        assert all(
+            20 < psnr < 40 and (ssim is None or 0.6 < ssim < 1)
+            for psnr, ssim in row.scores.values()
+        )
         assert len(row.scores) == 5 or row.paper != "ASRN"
 
 
@@ -41,19 +48,36 @@ def test_every_row_is_whole_and_named_once():
 @pytest.mark.parametrize("scale", [3, 4])
 def test_more_blocks_score_higher(series, scale):
     """A digit copied wrongly shows here, mostly."""
-    rows = sorted((r for r in PRINTED if (r.series, r.scale) == (series, scale)), key=lambda r: r.params_k)
+    rows = sorted(
+        (r for r in PRINTED if (r.series, r.scale) == (series, scale)), key=lambda r: r.params_k
+    )
     for name in rows[0].scores:
         psnrs = [r.scores[name][0] for r in rows]
         assert psnrs == sorted(psnrs)
 
 
 def test_flops_only_where_they_are_counted_as_ours():
-    assert {r.label: r.macs_g for r in PRINTED if r.macs_g is not None} == {"c16-nla": 20.7, "c12": 12.9, "c4-nla": 3.7, "c4": 3.7}
+    assert {r.label: r.macs_g for r in PRINTED if r.macs_g is not None} == {
+        "c16-nla": 20.7,
+        "c12": 12.9,
+        "c4-nla": 3.7,
+        "c4": 3.7,
+    }
 
 
 def test_rows_are_given_under_the_same_conditions_only():
     four = printed_for("set5", scale=4, metric="y", degradation="bi")
-    assert {r.paper for r in four} == {"ASRN", "IMDeception", "SRN"} and {r.scale for r in four} == {4}
-    assert printed_for("BSD100", scale=3, metric="y", degradation="bi") == printed_for("B100", scale=3, metric="y", degradation="bi") != []
-    for name, metric, degradation in (("Set5", "rgb", "bi"), ("Set5", "y", "dn"), ("Holiday", "y", "bi")):
+    assert {r.paper for r in four} == {"ASRN", "IMDeception", "SRN"} and {
+        r.scale for r in four
+    } == {4}
+    assert (
+        printed_for("BSD100", scale=3, metric="y", degradation="bi")
+        == printed_for("B100", scale=3, metric="y", degradation="bi")
+        != []
+    )
+    for name, metric, degradation in (
+        ("Set5", "rgb", "bi"),
+        ("Set5", "y", "dn"),
+        ("Holiday", "y", "bi"),
+    ):
         assert printed_for(name, scale=3, metric=metric, degradation=degradation) == []

@@ -21,7 +21,11 @@ def checkpoint():
     with torch.no_grad():
         net.adapter.rest[-1].weight.mul_(2).abs_()
         net.adapter.rest[-1].bias.fill_(-1)
-    return Checkpoint("ada", architecture.spec(4, Variant("d", BLOCKS), elastic=True, config=CONFIG), net.state_dict())
+    return Checkpoint(
+        "ada",
+        architecture.spec(4, Variant("d", BLOCKS), elastic=True, config=CONFIG),
+        net.state_dict(),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -51,12 +55,19 @@ def small_router(tmp_path_factory):
     torch.manual_seed(0)
     architecture = ARCHITECTURES["asrn"]
     net = architecture.build(4, Variant("d", 2))
-    weights = save_checkpoint(folder, "tiny_x4", architecture.spec(4, Variant("d", 2), elastic=True), net.state_dict())
+    weights = save_checkpoint(
+        folder, "tiny_x4", architecture.spec(4, Variant("d", 2), elastic=True), net.state_dict()
+    )
     spec = load_checkpoint(weights).spec
     card = RouterSpec(
-        scale=4, models=("tiny_x4",) * 2, variants=("d1", "d2"), weights_sha256s=(spec.weights_sha256,) * 2, macs=(100, 180),
-        router_macs=10, patch_hw=(16, 16),
-    )  # fmt: skip
+        scale=4,
+        models=("tiny_x4",) * 2,
+        variants=("d1", "d2"),
+        weights_sha256s=(spec.weights_sha256,) * 2,
+        macs=(100, 180),
+        router_macs=10,
+        patch_hw=(16, 16),
+    )
     router = ModuleCL(classes=2)
     with torch.no_grad():  # bright patches are of the second class
         for p in router.parameters():

@@ -15,7 +15,9 @@ def masked(checkpoint, x, depth):
     import torch
 
     with torch.inference_mode():
-        y, depth_map = checkpoint.network().forward_at(torch.from_numpy(x), torch.tensor([float(depth)]))
+        y, depth_map = checkpoint.network().forward_at(
+            torch.from_numpy(x), torch.tensor([float(depth)])
+        )
     return y.numpy(), depth_map.numpy()[0, 0]
 
 
@@ -47,7 +49,10 @@ def test_the_images_of_these_tests_have_all_depths_and_go_both_ways_and_in_sever
     depth_map = BLOCKS * found.decisions
     assert set(np.unique(np.ceil(depth_map))) == {0, 1, 2, 3}
     assert everywhere(plan, depth_map) == (True, False, False)
-    assert [len(tiles_of(plan, depth_map, before)) for before in (1, 2)] == [42, 27]  # of 72; eight a batch
+    assert [len(tiles_of(plan, depth_map, before)) for before in (1, 2)] == [
+        42,
+        27,
+    ]  # of 72; eight a batch
     assert list(found.spent.ms) == ["map", "to 1, everywhere", "to 2, tiles", "to 3, tiles", "end"]
     assert sum(found.spent.pixels.values()) == 40 * 80
 
@@ -61,15 +66,27 @@ def test_a_group_by_its_way_is_that_group_everywhere_also_where_borders_are_deep
     depth_map[..., w // 2 :] = 0
     for group in range(BLOCKS):
         before = features.copy()
-        found, expected = (session._group(group, dense, features, depth_map) for dense in (False, True))
+        found, expected = (
+            session._group(group, dense, features, depth_map) for dense in (False, True)
+        )
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
         assert (features == before).all() and np.abs(found - features).max() > 0.1
 
 
 PLAN = DepthPlan(
-    model="ada", scale=4, blocks=3, way="rows", parent_sha256="", macs_px=1, conv_macs_px=1, map_macs_px=1, depths=(3,),
-    graphs=dict.fromkeys(("ada.start.onnx", "ada.end.onnx", "ada.b3.everywhere.onnx", "ada.b3.rows.onnx"), "0"),
-)  # fmt: skip
+    model="ada",
+    scale=4,
+    blocks=3,
+    way="rows",
+    parent_sha256="",
+    macs_px=1,
+    conv_macs_px=1,
+    map_macs_px=1,
+    depths=(3,),
+    graphs=dict.fromkeys(
+        ("ada.start.onnx", "ada.end.onnx", "ada.b3.everywhere.onnx", "ada.b3.rows.onnx"), "0"
+    ),
+)
 
 
 def test_a_smaller_desired_depth_executes_less(plans):
@@ -84,7 +101,9 @@ def test_its_tiles_are_the_whole_image(plans, way):
     x, halo = image(20, 70), session.halo_px
     assert halo == 1 + 2 * BLOCKS + 3 + 5
     whole, tile = session.run(x), session.run(x[..., 10:70])
-    np.testing.assert_allclose(tile[..., 4 * halo :], whole[..., 4 * (10 + halo) :], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        tile[..., 4 * halo :], whole[..., 4 * (10 + halo) :], rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("way", ["rows", "tiles"])
@@ -98,7 +117,10 @@ def test_an_image_with_values_that_are_no_numbers_is_refused(plans, way):
 @pytest.mark.parametrize("way", ["rows", "tiles"])
 def test_all_that_any_image_may_ask_for_is_computed_to_learn_its_memory(plans, way):
     session, seen = opened(plans[way], 0), []
-    session._parts = [lambda n=n, part=part, **given: seen.append(n) or part(**given) for n, part in enumerate(session._parts)]
+    session._parts = [
+        lambda n=n, part=part, **given: seen.append(n) or part(**given)
+        for n, part in enumerate(session._parts)
+    ]
     session.run(image(20, 30))
     session.exercise((20, 30))
     assert set(seen) == set(range(len(session._parts)))
@@ -115,7 +137,10 @@ def test_other_words_are_no_depths(plans, text):
         depth_of(text, BLOCKS)
 
 
-@pytest.mark.parametrize("depth, match", [(-1, "negative"), (3.5, "beyond the 3 blocks"), (float("nan"), "desired depth of nan")])
+@pytest.mark.parametrize(
+    "depth, match",
+    [(-1, "negative"), (3.5, "beyond the 3 blocks"), (float("nan"), "desired depth of nan")],
+)
 def test_a_desired_depth_that_the_backbone_has_not_is_refused(plans, depth, match):
     with pytest.raises(VariantError, match=match):
         opened(plans["rows"], depth)
@@ -125,7 +150,10 @@ def test_a_desired_depth_that_the_backbone_has_not_is_refused(plans, depth, matc
         session.run(image(4, 4))
 
 
-@pytest.mark.parametrize("x", [np.zeros((3, 4, 4), np.float32), np.zeros((1, 3, 4, 4)), np.zeros((2, 3, 4, 4), np.float32)])
+@pytest.mark.parametrize(
+    "x",
+    [np.zeros((3, 4, 4), np.float32), np.zeros((1, 3, 4, 4)), np.zeros((2, 3, 4, 4), np.float32)],
+)
 def test_other_arrays_are_refused(plans, x):
     with pytest.raises(InputError, match=r"expected a \(1, 3, H, W\) float32 array"):
         opened(plans["tiles"]).run(x)

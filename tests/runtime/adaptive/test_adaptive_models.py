@@ -15,7 +15,14 @@ def routed_plan(small_router, tmp_path_factory):
 
 
 def test_what_is_adaptive(small_router, routed_plan, plans):
-    for given in (small_router.path, routed_plan, plans["rows"], plans["tiles"], "cdnsr-fsrcnn_x4", "elastic-asrn_x4"):
+    for given in (
+        small_router.path,
+        routed_plan,
+        plans["rows"],
+        plans["tiles"],
+        "cdnsr-fsrcnn_x4",
+        "elastic-asrn_x4",
+    ):
         assert is_adaptive(str(given))
     for given in ("asrn_x4", "model.onnx", "folder"):
         assert not is_adaptive(given)
@@ -41,7 +48,11 @@ def test_a_folder_of_both_ways_gives_the_one_that_was_faster(plans, tmp_path):
 
 
 def test_half_of_all_blocks_where_no_depth_is_asked(plans):
-    assert opened(str(plans["rows"])).depth == adaptive_session(Adaptive("adadsr"), str(plans["rows"])).depth == 1.5
+    assert (
+        opened(str(plans["rows"])).depth
+        == adaptive_session(Adaptive("adadsr"), str(plans["rows"])).depth
+        == 1.5
+    )
 
 
 def test_a_checkpoint_skips_in_torch_as_its_plan_does(checkpoint, plans, tmp_path):
@@ -49,19 +60,36 @@ def test_a_checkpoint_skips_in_torch_as_its_plan_does(checkpoint, plans, tmp_pat
 
     path = save_checkpoint(tmp_path, "ada", checkpoint.spec, checkpoint.weights)
     x = np.random.default_rng(0).random((1, 3, 12, 20), dtype=np.float32)
-    deployed, torch = (adaptive_session(Adaptive("adadsr", depth=2), str(given)) for given in (plans["rows"], path))
+    deployed, torch = (
+        adaptive_session(Adaptive("adadsr", depth=2), str(given)) for given in (plans["rows"], path)
+    )
     np.testing.assert_allclose(deployed.run(x), torch.run(x), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "asked, given, error, match",
     [
-        (Adaptive("edsr"), None, InputError, "unknown kind 'edsr'; expected cdnsr, elastic, adadsr"),
+        (
+            Adaptive("edsr"),
+            None,
+            InputError,
+            "unknown kind 'edsr'; expected cdnsr, elastic, adadsr",
+        ),
         (Adaptive("adadsr", max_flops="50%"), None, InputError, "AdaDSR has a desired depth"),
-        (Adaptive("elastic", depth=3), None, InputError, "a desired depth is AdaDSR's; 'elastic' routes patches"),
+        (
+            Adaptive("elastic", depth=3),
+            None,
+            InputError,
+            "a desired depth is AdaDSR's; 'elastic' routes patches",
+        ),
         (Adaptive("adadsr", depth=4), "rows", VariantError, "beyond the 3 blocks"),
         (Adaptive("cdnsr"), "routed", InputError, "that is elastic, not cdnsr"),
-        (Adaptive("elastic", max_flops="40%"), "routed", InputError, "below the smallest: 'tiny_x4.d1' everywhere"),
+        (
+            Adaptive("elastic", max_flops="40%"),
+            "routed",
+            InputError,
+            "below the smallest: 'tiny_x4.d1' everywhere",
+        ),
         (Adaptive("elastic", max_flops="much"), "routed", InputError, "is no share"),
         (Adaptive("elastic"), "rows", InputError, "is the plan of an AdaDSR, not of a router"),
         (Adaptive("adadsr"), "routed", InputError, "routes patches; it is no AdaDSR"),
@@ -69,7 +97,12 @@ def test_a_checkpoint_skips_in_torch_as_its_plan_does(checkpoint, plans, tmp_pat
     ],
 )
 def test_what_cannot_be_is_refused(asked, given, error, match, plans, routed_plan, tmp_path):
-    paths = {None: None, "rows": str(plans["rows"]), "routed": str(routed_plan), "empty": str(tmp_path)}
+    paths = {
+        None: None,
+        "rows": str(plans["rows"]),
+        "routed": str(routed_plan),
+        "empty": str(tmp_path),
+    }
     with pytest.raises(error, match=match):
         adaptive_session(asked, paths[given])
 

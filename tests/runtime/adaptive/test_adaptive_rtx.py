@@ -15,7 +15,11 @@ def built(path, shapes, *, free_hw=False):
         return False
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     for name, shape in shapes.items():
-        sizes = [(1, shape[0], n, 2 * n) for n in (16, 32, 64)] if free_hw else [(n, *shape) for n in (1, 8, 16)]
+        sizes = (
+            [(1, shape[0], n, 2 * n) for n in (16, 32, 64)]
+            if free_hw
+            else [(n, *shape) for n in (1, 8, 16)]
+        )
         profile.set_shape(name, *sizes)
     config.add_optimization_profile(profile)
     return builder.build_serialized_network(network, config) is not None
@@ -32,7 +36,9 @@ def test_tiles_of_an_adaedsr_are_built_and_what_goes_with_them(plans):
     folder = plans["tiles"].parent
     side = 7 + 4
     for group in (1, 2, 3):
-        assert built(folder / f"ada.b{group}.t7.onnx", {"y": (8, side, side), "depth_map": (1, side, side)})
+        assert built(
+            folder / f"ada.b{group}.t7.onnx", {"y": (8, side, side), "depth_map": (1, side, side)}
+        )
     assert built(folder / "ada.start.onnx", {"lr": (3,)}, free_hw=True)
     assert built(folder / "ada.b1.everywhere.onnx", {"y": (8,), "depth_map": (1,)}, free_hw=True)
     assert built(folder / "ada.end.onnx", {"y": (8,), "features": (8,)}, free_hw=True)

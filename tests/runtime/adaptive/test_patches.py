@@ -7,7 +7,16 @@ from sr_deploy.core.errors import ArtifactError, InputError
 from sr_deploy.core.routers import RoutedPlan, spans
 from sr_deploy.runtime.adaptive.patches import Routed
 
-PLAN = RoutedPlan(model="r", scale=2, names=("a", "b", "c"), macs=(10, 20, 40), router_macs=2, patch=8, parent_sha256="0", overlap=2)
+PLAN = RoutedPlan(
+    model="r",
+    scale=2,
+    names=("a", "b", "c"),
+    macs=(10, 20, 40),
+    router_macs=2,
+    patch=8,
+    parent_sha256="0",
+    overlap=2,
+)
 
 
 def router(patches):
@@ -21,7 +30,15 @@ def enlarged(by):
 
 
 def routed(plan=PLAN, branches=(0, 0, 0), **more):
-    return Routed(plan, router, [enlarged(b) for b in branches], backend="numpy", backend_version="", threads=1, **more)
+    return Routed(
+        plan,
+        router,
+        [enlarged(b) for b in branches],
+        backend="numpy",
+        backend_version="",
+        threads=1,
+        **more,
+    )
 
 
 def image(h, w):
@@ -34,7 +51,9 @@ def image(h, w):
 @pytest.mark.parametrize("h, w", [(8, 8), (20, 50), (9, 33), (1, 1), (3, 40), (7, 90)])
 def test_what_all_branches_agree_on_is_what_comes_out(h, w):
     x = image(h, w)
-    np.testing.assert_allclose(routed().run(x), x.repeat(2, axis=2).repeat(2, axis=3), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        routed().run(x), x.repeat(2, axis=2).repeat(2, axis=3), rtol=0, atol=1e-6
+    )
 
 
 def test_each_patch_goes_through_its_own_branch_and_the_rest_is_blended():
@@ -48,7 +67,9 @@ def test_each_patch_goes_through_its_own_branch_and_the_rest_is_blended():
     starts, _ = spans(60, 8, 2)
     counts = {name: px // 64 for name, px in done.spent.pixels.items()}
     assert sum(counts.values()) == len(starts) and min(counts.values()) > 0
-    assert done.spent.macs == 10 * counts["a"] + 20 * counts["b"] + 40 * counts["c"] + 2 * len(starts)
+    assert done.spent.macs == 10 * counts["a"] + 20 * counts["b"] + 40 * counts["c"] + 2 * len(
+        starts
+    )
     assert done.spent.most_macs == 40 * len(starts)
     assert set(done.spent.ms) == {"cut", "decide", "a", "b", "c", "blend"}
 
@@ -99,15 +120,24 @@ def test_what_is_spent_adds_up_until_it_begins_anew():
 
 def test_a_deployed_router_is_what_torch_makes_of_its_checkpoints(tmp_path, small_router):
     from sr_deploy.runtime.adaptive.models import Adaptive, adaptive_session
-    plan_from_router = pytest.importorskip("sr_deploy.export.router_graphs", reason="needs torch and onnx").plan_from_router
+
+    plan_from_router = pytest.importorskip(
+        "sr_deploy.export.router_graphs", reason="needs torch and onnx"
+    ).plan_from_router
 
     plan = plan_from_router(small_router, tmp_path)
     x = np.random.default_rng(1).random((1, 3, 21, 40), dtype=np.float32)
     x[..., :20] *= 0.2
-    deployed, torch = (adaptive_session(Adaptive("elastic"), str(given)) for given in (plan, small_router.path))
+    deployed, torch = (
+        adaptive_session(Adaptive("elastic"), str(given)) for given in (plan, small_router.path)
+    )
     a, b = deployed.adapted(x), torch.adapted(x)
     np.testing.assert_allclose(a.y_nchw, b.y_nchw, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(a.decisions, b.decisions)
     assert (a.spent.macs, a.spent.pixels) == (b.spent.macs, b.spent.pixels)
     assert (deployed.backend, torch.backend) == ("onnxruntime", "torch")
-    assert set(json.loads(plan.read_text())["graphs"]) == {"small_x4.router.onnx", "small_x4.tiny_x4.d1.onnx", "small_x4.tiny_x4.d2.onnx"}
+    assert set(json.loads(plan.read_text())["graphs"]) == {
+        "small_x4.router.onnx",
+        "small_x4.tiny_x4.d1.onnx",
+        "small_x4.tiny_x4.d2.onnx",
+    }

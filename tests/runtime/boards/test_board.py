@@ -78,11 +78,26 @@ XAVIER_35 = (  # composed: the rails as published for AGX Xavier with units, the
         (NANO_32, 0.900, 3, 41, None),
         (ORIN_NX_35, 5.299, 3, 45.875, 611),
         (ORIN_36, 3.205 + 4.405 + 4.767, 3, 47.812, 305),
-        (ORIN_35, 2.399 + 0.400 + 4.032, 4, 42.593, None),  # tj stands in for the GPU that is off; memory is not added twice
+        (
+            ORIN_35,
+            2.399 + 0.400 + 4.032,
+            4,
+            42.593,
+            None,
+        ),  # tj stands in for the GPU that is off; memory is not added twice
         (ORIN_NANO_39, 3.462, 3, 46.562, 305),
         (XAVIER_35, 14.467 + 0.467 + 1.245 + 0.311 + 2.768, 6, 48.2, 1377),
     ],
-    ids=["xavier-32", "xavier-nx-32", "nano-32", "orin-nx-35", "orin-36", "orin-35", "orin-nano-39", "xavier-35"],
+    ids=[
+        "xavier-32",
+        "xavier-nx-32",
+        "nano-32",
+        "orin-nx-35",
+        "orin-36",
+        "orin-35",
+        "orin-nano-39",
+        "xavier-35",
+    ],
 )
 def test_a_line_of_tegrastats_is_read(line, watts, rails, gpu_c, gpu_mhz):
     (plain,) = samples_from_text(line)
@@ -109,7 +124,10 @@ def test_what_is_no_sample_is_passed_over():
 
 def test_total_power_names_its_rails_and_is_none_for_a_set_it_does_not_know():
     assert "VDD_IN" in board_watts({"VDD_IN": 5000, "VDD_SOC": 1500})[1]
-    assert "GPU + CPU + SOC + CV + VDDRQ + SYS5V" in board_watts(samples_from_text(XAVIER_32)[0].rails_mw)[1]
+    assert (
+        "GPU + CPU + SOC + CV + VDDRQ + SYS5V"
+        in board_watts(samples_from_text(XAVIER_32)[0].rails_mw)[1]
+    )
     for rails, reason in (
         ({"GPU": 5000, "CPU": 800}, "GPU, CPU"),  # part of AGX Xavier's
         ({"VDD_GPU": 5000, "VDD_CPU_SOC_MSS": 800, "VIN_SYS_5V0": 3000}, "VDD_CPU_SOC_MSS"),  # Thor
@@ -142,14 +160,18 @@ def test_energy_is_watts_times_seconds_over_the_megapixels_made():
     assert used.joules_per_megapixel == pytest.approx(22 * 3 / (2 * 60))
     assert used.temperature_c_max == 51
     assert used.throttled is True  # by the counter
-    assert from_dict(board.Energy, json.loads(to_json(used)), source="test", error=InputError) == used
+    assert (
+        from_dict(board.Energy, json.loads(to_json(used)), source="test", error=InputError) == used
+    )
 
 
 def test_throttling_is_told_by_what_changed_and_unknown_where_nothing_tells():
     lines = WATCHED.splitlines()
     quiet = "\n".join(lines[:-1] + [lines[-2]])
     assert energy(samples_from_text(quiet), output_px=1, runs=1, seconds=1).throttled is False
-    alert = WATCHED.replace("oc3_event_cnt 9", "oc3_event_cnt 7").replace("alert:2 0", "alert:2 1", 1)
+    alert = WATCHED.replace("oc3_event_cnt 9", "oc3_event_cnt 7").replace(
+        "alert:2 0", "alert:2 1", 1
+    )
     assert energy(samples_from_text(alert), output_px=1, runs=1, seconds=1).throttled is True
     silent = "\n".join(line for line in lines if not line.startswith("throttle"))
     assert energy(samples_from_text(silent), output_px=1, runs=1, seconds=1).throttled is None
@@ -168,7 +190,15 @@ def test_less_than_three_samples_are_no_energy():
     samples = samples_from_text(WATCHED)
     assert energy(within(samples, 101, 103), output_px=1, runs=1, seconds=1) is None
     assert energy([], output_px=1, runs=1, seconds=1) is None
-    assert energy([PowerSample(float(t), {"STRANGE": 1.0}) for t in range(9)], output_px=1, runs=1, seconds=1) is None
+    assert (
+        energy(
+            [PowerSample(float(t), {"STRANGE": 1.0}) for t in range(9)],
+            output_px=1,
+            runs=1,
+            seconds=1,
+        )
+        is None
+    )
 
 
 @pytest.mark.parametrize("wrong", [{"output_px": 0}, {"runs": 0}, {"seconds": 0.0}])
@@ -182,18 +212,35 @@ SMI = "smi {t}.5 {gpu}, {w}, 61, 1965, 0x000000000000000{reasons}\n"
 
 
 def test_a_discrete_gpu_is_read_and_its_power_cap_is_throttling():
-    one = "".join(SMI.format(t=t, gpu=0, w=300.5, reasons=1) for t in range(4))  # 1: idle, no slowdown
+    one = "".join(
+        SMI.format(t=t, gpu=0, w=300.5, reasons=1) for t in range(4)
+    )  # 1: idle, no slowdown
     used = energy(samples_from_text(one), output_px=10**6, runs=1, seconds=1)
     assert (used.watts_mean, used.throttled, used.temperature_c_max) == (300.5, False, 61)
-    capped = energy(samples_from_text(one + SMI.format(t=9, gpu=0, w=300.5, reasons=4)), output_px=1, runs=1, seconds=1)
+    capped = energy(
+        samples_from_text(one + SMI.format(t=9, gpu=0, w=300.5, reasons=4)),
+        output_px=1,
+        runs=1,
+        seconds=1,
+    )
     assert capped.throttled is True
     two = one + "".join(SMI.format(t=t, gpu=1, w=20.0, reasons=0) for t in range(4))
     assert energy(samples_from_text(two), output_px=1, runs=1, seconds=1) is None
-    assert samples_from_text("smi 1.5 0, [N/A], 48, [N/A], [N/A]")[0].rails_mw == {}  # a Jetson's nvidia-smi
+    assert (
+        samples_from_text("smi 1.5 0, [N/A], 48, [N/A], [N/A]")[0].rails_mw == {}
+    )  # a Jetson's nvidia-smi
 
 
 @pytest.mark.parametrize(
-    ("l4t", "jetpack"), [("32.7.1", "4.6.1"), ("35.4.1", "5.1.2"), ("36.3", "6.0"), ("36.4.0", "6.1"), ("35.99.9", None), ("", None)]
+    ("l4t", "jetpack"),
+    [
+        ("32.7.1", "4.6.1"),
+        ("35.4.1", "5.1.2"),
+        ("36.3", "6.0"),
+        ("36.4.0", "6.1"),
+        ("35.99.9", None),
+        ("", None),
+    ],
 )
 def test_jetpack_by_l4t(l4t, jetpack):
     assert board.jetpack_of(l4t) == jetpack
@@ -201,7 +248,10 @@ def test_jetpack_by_l4t(l4t, jetpack):
 
 def test_of_an_empty_text_nothing_is_known():
     assert facts_from_text("") == BoardFacts()
-    assert all(value is None for value in vars(facts_from_text("== nvpmodel\n\n== nvidia_smi\n== clocks\nx\n")).values())
+    assert all(
+        value is None
+        for value in vars(facts_from_text("== nvpmodel\n\n== nvidia_smi\n== clocks\nx\n")).values()
+    )
 
 
 def test_the_facts_of_a_desktop_gpu():
@@ -212,11 +262,28 @@ def test_the_facts_of_a_desktop_gpu():
         "38, 24576 MiB, 8.6, 0x0000000000000001\n\n"
     )
     facts = facts_from_text(text)
-    assert (facts.gpu, facts.driver, facts.compute_capability) == ("NVIDIA GeForce RTX 3090", "575.57.08", 86)
-    assert (facts.gpu_mhz, facts.gpu_mhz_max, facts.temperature_c, facts.throttled, facts.board) == (210, 2100, 38, False, None)
-    assert facts_from_text(text.replace("event_reasons", "throttle_reasons").replace("0001\n", "0040\n")).throttled is True
+    assert (facts.gpu, facts.driver, facts.compute_capability) == (
+        "NVIDIA GeForce RTX 3090",
+        "575.57.08",
+        86,
+    )
+    assert (
+        facts.gpu_mhz,
+        facts.gpu_mhz_max,
+        facts.temperature_c,
+        facts.throttled,
+        facts.board,
+    ) == (210, 2100, 38, False, None)
+    assert (
+        facts_from_text(
+            text.replace("event_reasons", "throttle_reasons").replace("0001\n", "0040\n")
+        ).throttled
+        is True
+    )
     orin = facts_from_text(
-        text.replace("NVIDIA GeForce RTX 3090, 575.57.08", "Orin (nvgpu), 540.4.0").replace("38, 24576 MiB, 8.6", "[N/A], [N/A], 8.7")
+        text.replace("NVIDIA GeForce RTX 3090, 575.57.08", "Orin (nvgpu), 540.4.0").replace(
+            "38, 24576 MiB, 8.6", "[N/A], [N/A], 8.7"
+        )
     )
     assert (orin.temperature_c, orin.compute_capability) == (None, 87)
 
@@ -277,13 +344,27 @@ COMMON = {
 def xavier_32(tmp_path):
     """An AGX Xavier of JetPack 4.6.1, composed after public listings of its /sys; free clocks."""
     gpu = "sys/devices/gpu.0/devfreq/17000000.gv11b"
-    rails = [("1-0040", 0, 0, "GPU", 465), ("1-0040", 0, 1, "CPU", 618), ("1-0040", 0, 2, "SOC", 2936)]
-    rails += [("1-0041", 1, 0, "CV", 0), ("1-0041", 1, 1, "VDDRQ", 309), ("1-0041", 1, 2, "SYS5V", 3306)]
+    rails = [
+        ("1-0040", 0, 0, "GPU", 465),
+        ("1-0040", 0, 1, "CPU", 618),
+        ("1-0040", 0, 2, "SOC", 2936),
+    ]
+    rails += [
+        ("1-0041", 1, 0, "CV", 0),
+        ("1-0041", 1, 1, "VDDRQ", 309),
+        ("1-0041", 1, 2, "SYS5V", 3306),
+    ]
     root = tmp_path / "xavier-32"
     write(root, COMMON)
     for chip, device, channel, rail, mw in rails:
         folder = f"{INA_32}/{chip}/iio:device{device}"
-        write(root, {f"{folder}/rail_name_{channel}": f"{rail}\n", f"{folder}/in_power{channel}_input": f"{mw}\n"})
+        write(
+            root,
+            {
+                f"{folder}/rail_name_{channel}": f"{rail}\n",
+                f"{folder}/in_power{channel}_input": f"{mw}\n",
+            },
+        )
     release = "# R32 (release), REVISION: 7.1, GCID: 29689809, BOARD: t186ref, EABI: aarch64, DATE: Wed Feb  2 21:33:23 UTC 2022\n"
     write(
         root,
@@ -302,16 +383,31 @@ def xavier_32(tmp_path):
 def xavier_35(tmp_path):
     """An AGX Xavier of JetPack 5.1.2, composed after public listings of its /sys and dpkg; locked clocks."""
     gpu = "sys/class/devfreq/17000000.gv11b"
-    rails = [("1-0040", 3, 1, "GPU", 800, 1250), ("1-0040", 3, 2, "CPU", 800, 625), ("1-0040", 3, 3, "SOC", 1000, 1245)]
-    rails += [("1-0041", 4, 1, "CV", 0, 0), ("1-0041", 4, 2, "VDDRQ", 622, 500), ("1-0041", 4, 3, "SYS5V", 5008, 552)]
+    rails = [
+        ("1-0040", 3, 1, "GPU", 800, 1250),
+        ("1-0040", 3, 2, "CPU", 800, 625),
+        ("1-0040", 3, 3, "SOC", 1000, 1245),
+    ]
+    rails += [
+        ("1-0041", 4, 1, "CV", 0, 0),
+        ("1-0041", 4, 2, "VDDRQ", 622, 500),
+        ("1-0041", 4, 3, "SYS5V", 5008, 552),
+    ]
     root = tmp_path / "xavier-35"
     write(root, COMMON)
     for chip, device, channel, rail, mv, ma in rails:
         folder = f"{INA_35}/{chip}/hwmon/hwmon{device}"
-        write(root, {f"{folder}/in{channel}_label": f"{rail}\n", f"{folder}/in{channel}_input": f"{mv}\n"})
         write(
             root,
-            {f"{folder}/curr{channel}_input": f"{ma}\n", f"{folder}/in7_label": "sum of shunt voltages\n", f"{folder}/in7_input": "9\n"},
+            {f"{folder}/in{channel}_label": f"{rail}\n", f"{folder}/in{channel}_input": f"{mv}\n"},
+        )
+        write(
+            root,
+            {
+                f"{folder}/curr{channel}_input": f"{ma}\n",
+                f"{folder}/in7_label": "sum of shunt voltages\n",
+                f"{folder}/in7_input": "9\n",
+            },
         )
     release = "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64, DATE: Tue Aug  1 19:57:35 UTC 2023\n"
     write(
@@ -331,7 +427,11 @@ def xavier_35(tmp_path):
 
 def packages_of(root):
     """Give the tree a dpkg database with the packages of JetPack 5.1.2."""
-    versions = {"nvidia-jetpack": "5.1.2-b104", "libnvinfer8": "8.5.2-1+cuda11.4", "tensorrt": "8.5.2.2-1+cuda11.4"}
+    versions = {
+        "nvidia-jetpack": "5.1.2-b104",
+        "libnvinfer8": "8.5.2-1+cuda11.4",
+        "tensorrt": "8.5.2.2-1+cuda11.4",
+    }
     entry = "Package: {}\nStatus: install ok installed\nMaintainer: nobody\nArchitecture: arm64\nVersion: {}\nDescription: x\n\n"
     write(root, {"var/lib/dpkg/status": "".join(entry.format(*item) for item in versions.items())})
 
@@ -354,7 +454,10 @@ def contents(root):
 def facts_of(sh, root, path):
     before = contents(root)
     done = subprocess.run(
-        [*sh, str(board.SCRIPT), "facts"], env={**os.environ, "SRDEPLOY_ROOT": str(root), "PATH": path}, capture_output=True, timeout=60
+        [*sh, str(board.SCRIPT), "facts"],
+        env={**os.environ, "SRDEPLOY_ROOT": str(root), "PATH": path},
+        capture_output=True,
+        timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert contents(root) == before
@@ -362,12 +465,33 @@ def facts_of(sh, root, path):
 
 
 def test_the_facts_of_an_agx_xavier_with_jetpack_4(sh, xavier_32, tmp_path):
-    text = facts_of(sh, xavier_32, commands(tmp_path, nvpmodel="echo 'NV Fan Mode:quiet'; echo 'NV Power Mode: MODE_30W_ALL'; echo 3"))
+    text = facts_of(
+        sh,
+        xavier_32,
+        commands(
+            tmp_path,
+            nvpmodel="echo 'NV Fan Mode:quiet'; echo 'NV Power Mode: MODE_30W_ALL'; echo 3",
+        ),
+    )
     facts = facts_from_text(text)
-    assert (facts.board, facts.l4t, facts.jetpack, facts.cuda) == ("Jetson-AGX", "32.7.1", "4.6.1", "10.2.300")
-    assert (facts.power_mode, facts.clocks_locked, facts.gpu_mhz, facts.gpu_mhz_max) == ("3 MODE_30W_ALL", False, 318.75, 905.25)
+    assert (facts.board, facts.l4t, facts.jetpack, facts.cuda) == (
+        "Jetson-AGX",
+        "32.7.1",
+        "4.6.1",
+        "10.2.300",
+    )
+    assert (facts.power_mode, facts.clocks_locked, facts.gpu_mhz, facts.gpu_mhz_max) == (
+        "3 MODE_30W_ALL",
+        False,
+        318.75,
+        905.25,
+    )
     assert (facts.gpu, facts.compute_capability, facts.memory_mib) == ("gv11b", 72, 31926)
-    assert (facts.temperature_c, facts.throttled, facts.driver) == (44.0, False, None)  # neither the PMIC's 100 nor the fan
+    assert (facts.temperature_c, facts.throttled, facts.driver) == (
+        44.0,
+        False,
+        None,
+    )  # neither the PMIC's 100 nor the fan
     watts = [board_watts(s.rails_mw)[0] for s in samples_from_text(text) if s.rails_mw]
     assert watts == [pytest.approx(0.465 + 0.618 + 2.936 + 0.309 + 3.306)]
     assert "pwm-fan" in text
@@ -377,15 +501,24 @@ def test_the_facts_of_an_agx_xavier_with_jetpack_4(sh, xavier_32, tmp_path):
 def test_the_facts_of_an_agx_xavier_with_jetpack_5(sh, xavier_35, tmp_path):
     if shutil.which("dpkg-query"):
         packages_of(xavier_35)
-    text = facts_of(sh, xavier_35, commands(tmp_path, nvpmodel="echo 'NV Power Mode: MAXN'; echo 0"))
+    text = facts_of(
+        sh, xavier_35, commands(tmp_path, nvpmodel="echo 'NV Power Mode: MAXN'; echo 0")
+    )
     facts = facts_from_text(text)
-    assert (facts.l4t, facts.jetpack, facts.cuda, facts.power_mode) == ("35.4.1", "5.1.2", "11.4.19", "0 MAXN")
+    assert (facts.l4t, facts.jetpack, facts.cuda, facts.power_mode) == (
+        "35.4.1",
+        "5.1.2",
+        "11.4.19",
+        "0 MAXN",
+    )
     assert facts.tensorrt == ("8.5.2" if shutil.which("dpkg-query") else None)
     assert (facts.clocks_locked, facts.gpu_mhz) == (True, 1377)
     assert facts.throttled is False  # the counter says 4 since boot, not now
     (rails,) = [s.rails_mw for s in samples_from_text(text) if s.rails_mw]
     assert rails == {"GPU": 1000, "CPU": 500, "SOC": 1245, "CV": 0, "VDDRQ": 311, "SYS5V": 2764}
-    assert from_dict(BoardFacts, json.loads(to_json(facts)), source="test", error=InputError) == facts
+    assert (
+        from_dict(BoardFacts, json.loads(to_json(facts)), source="test", error=InputError) == facts
+    )
 
 
 def test_a_machine_with_nothing_has_no_facts_and_no_error(sh, tmp_path):
@@ -400,7 +533,12 @@ def test_an_older_nvidia_smi_is_asked_again_by_the_names_it_knows(sh, tmp_path):
         'echo "index, name, driver_version, clocks_throttle_reasons.active"; echo "0, Tesla T4, 450.80.02, 0x0000000000000008"'
     )
     facts = facts_from_text(facts_of(sh, tmp_path / "empty", commands(tmp_path, nvidia_smi=script)))
-    assert (facts.gpu, facts.driver, facts.compute_capability, facts.throttled) == ("Tesla T4", "450.80.02", None, True)
+    assert (facts.gpu, facts.driver, facts.compute_capability, facts.throttled) == (
+        "Tesla T4",
+        "450.80.02",
+        None,
+        True,
+    )
 
 
 def watched(sh, root, path, folder, *, lines, every="0.1"):
@@ -410,10 +548,14 @@ def watched(sh, root, path, folder, *, lines, every="0.1"):
     scratch.mkdir()
     before = contents(root)
     env = {**os.environ, "SRDEPLOY_ROOT": str(root), "PATH": path, "TMPDIR": str(scratch)}
-    process = subprocess.Popen([*sh, str(board.SCRIPT), "watch", str(log), every], env=env, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*sh, str(board.SCRIPT), "watch", str(log), every], env=env, stderr=subprocess.PIPE
+    )
     try:
         late = time.monotonic() + 30
-        while time.monotonic() < late and (not log.is_file() or log.read_text().count("\n") < lines):
+        while time.monotonic() < late and (
+            not log.is_file() or log.read_text().count("\n") < lines
+        ):
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert process.communicate(timeout=10)[1] == b""
@@ -431,7 +573,9 @@ def watched(sh, root, path, folder, *, lines, every="0.1"):
 TEGRASTATS = 'echo $$ > "{pid}"; test "$1" = --interval || exit 1; while :; do echo "{line}"; sleep 0.1; done'
 
 
-def test_watch_on_a_jetson_samples_tegrastats_and_the_rails_and_leaves_nothing_running(sh, xavier_35, tmp_path):
+def test_watch_on_a_jetson_samples_tegrastats_and_the_rails_and_leaves_nothing_running(
+    sh, xavier_35, tmp_path
+):
     path = commands(tmp_path, tegrastats=TEGRASTATS.format(pid=tmp_path / "pid", line=XAVIER_35))
     before = time.time()
     samples = samples_from_text(watched(sh, xavier_35, path, tmp_path, lines=24))
@@ -457,7 +601,9 @@ def test_watch_on_a_desktop_samples_nvidia_smi(sh, tmp_path):
         'while :; do echo "0, 65.32, 41, 1980, 0x0000000000000000"; sleep 0.1; done'
     )
     (tmp_path / "empty").mkdir()
-    samples = samples_from_text(watched(sh, tmp_path / "empty", commands(tmp_path, nvidia_smi=script), tmp_path, lines=3))
+    samples = samples_from_text(
+        watched(sh, tmp_path / "empty", commands(tmp_path, nvidia_smi=script), tmp_path, lines=3)
+    )
     used = energy(samples, output_px=10**6, runs=1, seconds=1.0)
     assert (used.watts_mean, used.source, used.throttled) == (65.32, "smi", False)
 
@@ -467,7 +613,10 @@ def test_watch_where_there_is_nothing_to_watch_leaves_an_empty_file(sh, tmp_path
     assert watched(sh, tmp_path / "empty", commands(tmp_path), tmp_path, lines=0) == ""
 
 
-@pytest.mark.parametrize("arguments", [[], ["guess"], ["watch"], ["watch", "x", "0"], ["watch", "x", "1s"], ["watch", "x", "1;id"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["guess"], ["watch"], ["watch", "x", "0"], ["watch", "x", "1s"], ["watch", "x", "1;id"]],
+)
 def test_a_wrong_call_is_a_usage_error(sh, arguments):
     done = subprocess.run([*sh, str(board.SCRIPT), *arguments], capture_output=True, timeout=30)
     assert done.returncode == 2

@@ -25,9 +25,13 @@ ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "sr_deploy" / "runtime" / "on_board" / "build.sh"
 STAND_IN = ROOT / "tests" / "doubles" / "trtexec"
 VERSIONS = ("8.0.1", "8.2.1", "8.5.2", "10.3.0", "11.1.0")
-SHELLS = [[shell, *options] for shell, *options in (("dash",), ("bash", "--posix")) if shutil.which(shell)] or [["sh"]]
+SHELLS = [
+    [shell, *options] for shell, *options in (("dash",), ("bash", "--posix")) if shutil.which(shell)
+] or [["sh"]]
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="build.sh runs on boards; Windows has no POSIX shell")
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="build.sh runs on boards; Windows has no POSIX shell"
+)
 
 
 def field(number, value):
@@ -44,9 +48,15 @@ def field(number, value):
 def onnx_bytes(hw=(8, 8), *, fp16=False, weights=4096):
     """Return what the stand-in reads of an ONNX file: one input, NCHW, dynamic for hw=None, and weights."""
     element = 10 if fp16 else 1
-    sizes = [field(1, 1), field(1, 3), *(field(1, n) if n else field(2, b"side") for n in hw or (0, 0))]
+    sizes = [
+        field(1, 1),
+        field(1, 3),
+        *(field(1, n) if n else field(2, b"side") for n in hw or (0, 0)),
+    ]
     tensor = field(1, element) + field(2, b"".join(field(1, size) for size in sizes))
-    graph = field(5, field(2, element) + field(9, bytes(weights))) + field(11, field(1, b"lr") + field(2, field(1, tensor)))
+    graph = field(5, field(2, element) + field(9, bytes(weights))) + field(
+        11, field(1, b"lr") + field(2, field(1, tensor))
+    )
     return field(1, 8) + field(7, graph)
 
 
@@ -69,7 +79,9 @@ class Board:
             name = engine.replace(".engine", ".onnx")
             (self.folder / name).write_bytes(graph)
             lines.append(JobLine(name, engine, **{"precision": "fp16", "typing": "weak", **more}))
-        (self.folder / "job.txt").write_text(job_text(Job(tuple(lines), **{"versions": ">=8,<12", **settings})))
+        (self.folder / "job.txt").write_text(
+            job_text(Job(tuple(lines), **{"versions": ">=8,<12", **settings}))
+        )
         self.seal()
         return self
 
@@ -88,7 +100,14 @@ class Board:
             **environment,
         }
         command = [*self.shell, str(self.folder / "build.sh")]
-        return subprocess.Popen(command, env=env, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+        return subprocess.Popen(
+            command,
+            env=env,
+            cwd="/",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+        )
 
     def run(self, version="8.5.2", **options):
         process = self.start(version, **options)
@@ -103,7 +122,11 @@ class Board:
 
     @property
     def calls(self):
-        rows = [json.loads(line) for line in self.calls_file.read_text().splitlines()] if self.calls_file.exists() else []
+        rows = (
+            [json.loads(line) for line in self.calls_file.read_text().splitlines()]
+            if self.calls_file.exists()
+            else []
+        )
         return [row for row in rows if row != ["--help"]]
 
     @property
@@ -134,52 +157,101 @@ def test_each_version_gets_its_own_flags(one_board, version):
     strong = version == "11.1.0"
     graph = {"typing": "strong"} if strong else {}
     one_board.job(
-        {"a.engine": (onnx_bytes(fp16=strong), graph), "b.engine": (onnx_bytes(None, fp16=strong), {**graph, **DYNAMIC})}, workspace_mib=512
+        {
+            "a.engine": (onnx_bytes(fp16=strong), graph),
+            "b.engine": (onnx_bytes(None, fp16=strong), {**graph, **DYNAMIC}),
+        },
+        workspace_mib=512,
     )
     code, text = one_board.run(version)
     assert code == 0, text
     assert "Unknown option" not in text and "FAILED" not in text
     twins = [call for call in one_board.calls if any(".fp32.tmp" in word for word in call)]
-    assert len(twins) == (2 if version == "8.0.1" else 0) and not any("--fp16" in call for call in twins)
-    build, measure, dynamic, dynamic_measure = (set(call) for call in one_board.calls if call not in twins)
-    assert {"--onnx=a.onnx", "--saveEngine=out/a.engine.tmp", "--timingCacheFile=work/timing.cache"} <= build
+    assert len(twins) == (2 if version == "8.0.1" else 0) and not any(
+        "--fp16" in call for call in twins
+    )
+    build, measure, dynamic, dynamic_measure = (
+        set(call) for call in one_board.calls if call not in twins
+    )
+    assert {
+        "--onnx=a.onnx",
+        "--saveEngine=out/a.engine.tmp",
+        "--timingCacheFile=work/timing.cache",
+    } <= build
     assert ("--fp16" in build) == (not strong)
     assert ("--stronglyTyped" in build) == strong
     assert ("--workspace=512" in build) == (version in ("8.0.1", "8.2.1"))
     assert ("--memPoolSize=workspace:512" in build) == (version not in ("8.0.1", "8.2.1"))
-    assert ("--buildOnly" in build) == version.startswith("8") and ("--skipInference" in build) == (not version.startswith("8"))
-    assert ("--profilingVerbosity=detailed" in build) == ("--exportLayerInfo=out/a.engine.layers.json" in build) == (version != "8.0.1")
+    assert ("--buildOnly" in build) == version.startswith("8") and ("--skipInference" in build) == (
+        not version.startswith("8")
+    )
+    assert (
+        ("--profilingVerbosity=detailed" in build)
+        == ("--exportLayerInfo=out/a.engine.layers.json" in build)
+        == (version != "8.0.1")
+    )
     assert not any("hapes" in flag for flag in build | measure)
-    assert {"--minShapes=lr:1x3x8x8", "--optShapes=lr:1x3x8x16", "--maxShapes=lr:1x3x32x32"} <= dynamic
-    assert {"--loadEngine=out/b.engine", "--shapes=lr:1x3x8x16", "--warmUp=2000", "--duration=3"} <= dynamic_measure
+    assert {
+        "--minShapes=lr:1x3x8x8",
+        "--optShapes=lr:1x3x8x16",
+        "--maxShapes=lr:1x3x32x32",
+    } <= dynamic
+    assert {
+        "--loadEngine=out/b.engine",
+        "--shapes=lr:1x3x8x16",
+        "--warmUp=2000",
+        "--duration=3",
+    } <= dynamic_measure
     assert {"--useCudaGraph", "--useSpinWait", "--noDataTransfers"} <= measure
     assert one_board.results.version == version and one_board.state == "done"
     for engine in one_board.results.engines:
-        assert (engine.fp32_twin_bytes or 0) > engine.size_bytes * 1.5 if version == "8.0.1" else engine.fp32_twin_bytes is None
+        assert (
+            (engine.fp32_twin_bytes or 0) > engine.size_bytes * 1.5
+            if version == "8.0.1"
+            else engine.fp32_twin_bytes is None
+        )
     out = one_board.folder / "out"
     for name in ("a.engine", "b.engine"):
         assert len(trtexec.times_from_json((out / f"{name}.times.json").read_text())) > 50
         log = (out / f"{name}.time.log").read_text()
-        assert trtexec.latency_from_log(log).median_ms > 0 and trtexec.device_from_log(log).compute_capability == 72
+        assert (
+            trtexec.latency_from_log(log).median_ms > 0
+            and trtexec.device_from_log(log).compute_capability == 72
+        )
         if version != "8.0.1":
-            assert trtexec.precision_from_layers((out / f"{name}.layers.json").read_text())[0] == "fp16"
+            assert (
+                trtexec.precision_from_layers((out / f"{name}.layers.json").read_text())[0]
+                == "fp16"
+            )
 
 
 def test_an_fp32_engine_is_asked_for_no_fp16_and_is_larger(one_board):
-    one_board.job({"a.engine": (onnx_bytes(), {"precision": "fp32"}), "b.engine": (onnx_bytes(), {})})
+    one_board.job(
+        {"a.engine": (onnx_bytes(), {"precision": "fp32"}), "b.engine": (onnx_bytes(), {})}
+    )
     assert one_board.run()[0] == 0
     assert ["--fp16" in call for call in one_board.calls] == [False, False, True, False]
     assert ["--noTF32" in call for call in one_board.calls] == [True, False, False, False]
     a, b = one_board.results.engines
     assert a.size_bytes > 1.8 * b.size_bytes
-    assert trtexec.precision_from_layers((one_board.folder / "out" / "a.engine.layers.json").read_text())[0] == "fp32"
+    assert (
+        trtexec.precision_from_layers(
+            (one_board.folder / "out" / "a.engine.layers.json").read_text()
+        )[0]
+        == "fp32"
+    )
 
 
 @pytest.mark.parametrize(
     "version, typing, fp16, reason",
-    [("11.1.0", "weak", False, "has no --fp16"), ("8.5.2", "strong", True, "has no --stronglyTyped")],
+    [
+        ("11.1.0", "weak", False, "has no --fp16"),
+        ("8.5.2", "strong", True, "has no --stronglyTyped"),
+    ],
 )
-def test_a_typing_that_the_version_lacks_fails_and_builds_nothing(one_board, version, typing, fp16, reason):
+def test_a_typing_that_the_version_lacks_fails_and_builds_nothing(
+    one_board, version, typing, fp16, reason
+):
     one_board.job({"a.engine": (onnx_bytes(fp16=fp16), {"typing": typing})})
     code, text = one_board.run(version)
     assert code == 1 and reason in text and one_board.calls == []
@@ -190,20 +262,33 @@ def test_a_typing_that_the_version_lacks_fails_and_builds_nothing(one_board, ver
 def test_layers_stay_in_fp32_where_that_can_be_said(one_board):
     one_board.job({"a.engine": (onnx_bytes(), {})}, fp32_layers=("tail one", "head"))
     assert one_board.run("8.5.2")[0] == 0
-    assert {"--precisionConstraints=obey", "--layerPrecisions=tail one:fp32,head:fp32"} <= set(one_board.calls[0])
-    assert trtexec.precision_from_layers((one_board.folder / "out" / "a.engine.layers.json").read_text())[0] == "mixed"
+    assert {"--precisionConstraints=obey", "--layerPrecisions=tail one:fp32,head:fp32"} <= set(
+        one_board.calls[0]
+    )
+    assert (
+        trtexec.precision_from_layers(
+            (one_board.folder / "out" / "a.engine.layers.json").read_text()
+        )[0]
+        == "mixed"
+    )
     code, text = one_board.run("8.2.1")
     assert code == 1 and "no --layerPrecisions" in text
 
 
 @pytest.mark.parametrize("version", ["8.5.2", "11.1.0"])
 def test_dla_runs_in_no_cuda_graph(one_board, version):
-    graph = (onnx_bytes(fp16=True), {"typing": "strong"}) if version == "11.1.0" else (onnx_bytes(), {})
+    graph = (
+        (onnx_bytes(fp16=True), {"typing": "strong"}) if version == "11.1.0" else (onnx_bytes(), {})
+    )
     one_board.job({"a.engine": graph}, dla=0)
     assert one_board.run(version)[0] == 0
     build, measure = one_board.calls
     assert {"--useDLACore=0", "--allowGPUFallback"} <= set(build)
-    assert "--useDLACore=0" in measure and "--useCudaGraph" not in measure and ("--noCudaGraph" in measure) == (version == "11.1.0")
+    assert (
+        "--useDLACore=0" in measure
+        and "--useCudaGraph" not in measure
+        and ("--noCudaGraph" in measure) == (version == "11.1.0")
+    )
 
 
 def test_engines_for_rtx_are_built_for_the_gpus_named(one_board):
@@ -212,7 +297,10 @@ def test_engines_for_rtx_are_built_for_the_gpus_named(one_board):
     one_board.job({"a.engine": graph}, runtime="tensorrt-rtx", versions=">=1.5,<2", sm=(86, 89))
     code, text = one_board.run("rtx")
     assert code == 0, text
-    assert "--computeCapabilities=86,89" in one_board.calls[0] and "--rtxCudaGraphStrategy=wholeGraph" in one_board.calls[1]
+    assert (
+        "--computeCapabilities=86,89" in one_board.calls[0]
+        and "--rtxCudaGraphStrategy=wholeGraph" in one_board.calls[1]
+    )
     assert one_board.results.version == "1.7.1"
 
 
@@ -222,28 +310,61 @@ def test_the_result_is_whole_and_says_everything(board):
     graph = name.replace(".engine", ".onnx")
     (board.folder / f"{graph}.lr.bin").write_bytes(lr.tobytes())
     (board.folder / "timing.cache").write_bytes(b"old\n")
-    (board.folder / "board.sh").write_text('if [ "$1" = facts ]; then echo "model Stand-in"; else echo sample >>"$2"; exec sleep 60; fi\n')
+    (board.folder / "board.sh").write_text(
+        'if [ "$1" = facts ]; then echo "model Stand-in"; else echo sample >>"$2"; exec sleep 60; fi\n'
+    )
     board.job({name: (onnx_bytes(), {})}, versions=">=8.5,<8.6", sm=(72,))
     code, text = board.run()
     assert code == 0, text
-    assert f"srdeploy: [1/1] {name}: building" in text and "&&&& PASSED TensorRT.trtexec [TensorRT v8502]" in text
+    assert (
+        f"srdeploy: [1/1] {name}: building" in text
+        and "&&&& PASSED TensorRT.trtexec [TensorRT v8502]" in text
+    )
     assert f"srdeploy: result in {board.folder}/result.tar" in text
     (result,) = board.results.engines
-    assert (result.engine, result.status, result.exit_code, result.time_exit_code, result.output_exit_code) == (name, "ok", 0, 0, 0)
+    assert (
+        result.engine,
+        result.status,
+        result.exit_code,
+        result.time_exit_code,
+        result.output_exit_code,
+    ) == (name, "ok", 0, 0, 0)
     assert shlex.split(result.build_command)[1:] == board.calls[0]
     assert shlex.split(result.time_command)[1:] == board.calls[1]
     assert shlex.split(result.output_command)[1:] == board.calls[2]
     out = board.folder / "out"
-    assert result.sha256 == hashlib.sha256((out / name).read_bytes()).hexdigest() and result.size_bytes == (out / name).stat().st_size
-    sr = trtexec.output_from_json(gzip.decompress((out / f"{name}.output.json.gz").read_bytes()).decode())
+    assert (
+        result.sha256 == hashlib.sha256((out / name).read_bytes()).hexdigest()
+        and result.size_bytes == (out / name).stat().st_size
+    )
+    sr = trtexec.output_from_json(
+        gzip.decompress((out / f"{name}.output.json.gz").read_bytes()).decode()
+    )
     np.testing.assert_allclose(sr, lr.repeat(4, axis=2).repeat(4, axis=3), rtol=1e-5)
-    assert (out / "board.txt").read_text() == "model Stand-in\n" and (out / f"{name}.power.txt").read_text() == "sample\n"
-    assert (out / "timing.cache").read_bytes().startswith(b"old\n") and (board.folder / "timing.cache").read_bytes() == b"old\n"
+    assert (out / "board.txt").read_text() == "model Stand-in\n" and (
+        out / f"{name}.power.txt"
+    ).read_text() == "sample\n"
+    assert (out / "timing.cache").read_bytes().startswith(b"old\n") and (
+        board.folder / "timing.cache"
+    ).read_bytes() == b"old\n"
     with tarfile.open(board.folder / "result.tar") as tar:
         names = set(tar.getnames())
         sums = tar.extractfile("out/SHA256SUMS").read().decode()
-    kinds = ("", ".build.log", ".time.log", ".output.log", ".times.json", ".layers.json", ".output.json.gz", ".power.txt")
-    files = {f"out/{name}{kind}" for kind in kinds} | {"out/results.txt", "out/board.txt", "out/timing.cache"}
+    kinds = (
+        "",
+        ".build.log",
+        ".time.log",
+        ".output.log",
+        ".times.json",
+        ".layers.json",
+        ".output.json.gz",
+        ".power.txt",
+    )
+    files = {f"out/{name}{kind}" for kind in kinds} | {
+        "out/results.txt",
+        "out/board.txt",
+        "out/timing.cache",
+    }
     assert names == files | {"job.txt", "SHA256SUMS", "out", "out/SHA256SUMS"}
     assert {f"out/{line[66:]}" for line in sums.splitlines()} == files
     assert not list(board.folder.glob("out/*.tmp")) and board.state == "done"
@@ -261,7 +382,10 @@ def test_a_killed_script_goes_on_where_it_was(board):
     before = len(board.calls)
     code, text = board.run()
     assert code == 0, text
-    assert "0.engine: already built" in text and (board.folder / "out" / "0.engine").stat().st_mtime_ns == first
+    assert (
+        "0.engine: already built" in text
+        and (board.folder / "out" / "0.engine").stat().st_mtime_ns == first
+    )
     assert [call[0] for call in board.calls[before:]] == [
         "--onnx=1.onnx",
         "--loadEngine=out/1.engine",
@@ -320,7 +444,9 @@ def test_a_changed_job_is_refused(board, change):
         (board.folder / "job.txt").write_text(text.replace("fp16", "fp32"))
     else:
         sums = (board.folder / "SHA256SUMS").read_text().splitlines(True)
-        (board.folder / "SHA256SUMS").write_text("".join(line for line in sums if "a.onnx" not in line))
+        (board.folder / "SHA256SUMS").write_text(
+            "".join(line for line in sums if "a.onnx" not in line)
+        )
     code, text = board.run()
     assert code == 2 and "job was changed" in text and board.calls == []
     assert not (board.folder / "out").exists()
@@ -330,13 +456,21 @@ def test_a_changed_job_is_refused(board, change):
 def test_another_version_is_refused(board, version):
     board.job({"a.engine": (onnx_bytes(), {})}, versions=">=8.5,<8.6")
     code, text = board.run(version)
-    assert code == 4 and f"TensorRT {version} is here, and the job is for >=8.5,<8.6" in text and board.calls == []
+    assert (
+        code == 4
+        and f"TensorRT {version} is here, and the job is for >=8.5,<8.6" in text
+        and board.calls == []
+    )
 
 
 def test_another_gpu_is_refused(board):
     board.job({"a.engine": (onnx_bytes(), {})}, sm=(72,))
     code, text = board.run(STAND_IN_TRTEXEC_SM="8.7")
-    assert code == 4 and "compute capability 8" in text.replace("87", "8") and not (board.folder / "out" / "a.engine").exists()
+    assert (
+        code == 4
+        and "compute capability 8" in text.replace("87", "8")
+        and not (board.folder / "out" / "a.engine").exists()
+    )
     assert board.state == "failed 4" and not (board.folder / "result.tar").exists()
 
 
@@ -349,7 +483,11 @@ def test_without_trtexec_it_says_where_it_looked(board, tmp_path):
     if Path("/usr/src/tensorrt/bin/trtexec").exists():
         pytest.skip("a genuine trtexec is installed here")
     code, text = board.run(path=broken)
-    assert code == 3 and "/usr/src/tensorrt/bin/trtexec" in text and "exit code 127: cannot open libnvinfer.so.8" in text
+    assert (
+        code == 3
+        and "/usr/src/tensorrt/bin/trtexec" in text
+        and "exit code 127: cannot open libnvinfer.so.8" in text
+    )
     code, text = board.run(TRTEXEC="/nowhere/trtexec")
     assert code == 3 and "looked at: /nowhere/trtexec;" in text
 
@@ -365,7 +503,10 @@ def test_trtexec_is_taken_where_the_environment_says(board, tmp_path):
     assert board.results.trtexec == str(other / "trtexec") and board.results.version == "8.4.1"
 
 
-@pytest.mark.parametrize("misbehave, exit_code, words", [("crash", 134, "crashes as told"), ("no-space", 1, "is the disk full?")])
+@pytest.mark.parametrize(
+    "misbehave, exit_code, words",
+    [("crash", 134, "crashes as told"), ("no-space", 1, "is the disk full?")],
+)
 def test_a_failing_build_is_recorded_and_the_next_one_is_built(board, misbehave, exit_code, words):
     board.job({"a.engine": (b"no graph", {}), "b.engine": (onnx_bytes(), {})})
     code, text = board.run()
@@ -373,13 +514,19 @@ def test_a_failing_build_is_recorded_and_the_next_one_is_built(board, misbehave,
     a, b = board.results.engines
     assert (a.status, a.exit_code, b.status) == ("failed", 1, "ok")
     assert "Failed to parse onnx file" in a.errors[-1] and "a.engine: failed, exit code 1" in text
-    assert not (board.folder / "out" / "a.engine").exists() and (board.folder / "result.tar").exists()
+    assert (
+        not (board.folder / "out" / "a.engine").exists() and (board.folder / "result.tar").exists()
+    )
     code, text = board.run(misbehave=misbehave)
     assert "b.engine: already built" in text
     (board.folder / "out" / "b.engine").unlink()
     code, text = board.run(misbehave=misbehave)
     a, b = board.results.engines
-    assert code == 1 and (b.status, b.exit_code) == ("failed", exit_code) and any(words in line for line in b.errors), text
+    assert (
+        code == 1
+        and (b.status, b.exit_code) == ("failed", exit_code)
+        and any(words in line for line in b.errors)
+    ), text
     assert not list((board.folder / "out").glob("*.tmp"))
 
 
@@ -389,17 +536,28 @@ def test_a_measurement_that_fails_keeps_the_engine_and_is_tried_again(one_board)
     one_board.seal()
     code, _ = one_board.run()
     (result,) = one_board.results.engines
-    assert code == 1 and (result.status, result.exit_code, result.output_exit_code) == ("unchecked", 0, 1)
+    assert code == 1 and (result.status, result.exit_code, result.output_exit_code) == (
+        "unchecked",
+        0,
+        1,
+    )
     assert result.errors and (one_board.folder / "out" / "a.engine").exists()
     assert "already built" in one_board.run()[1] and len(one_board.calls) == 5
 
 
 def test_a_disk_without_room_is_told_before_anything_is_built(board):
     board.job({"a.engine": (onnx_bytes(), {})})
-    (board.bin / "df").write_text("#!/bin/sh\necho Filesystem\necho '/dev/stand-in 100 90 10240 90% /'\n")
+    (board.bin / "df").write_text(
+        "#!/bin/sh\necho Filesystem\necho '/dev/stand-in 100 90 10240 90% /'\n"
+    )
     (board.bin / "df").chmod(0o755)
     code, text = board.run()
-    assert code == 5 and "10 MiB are free" in text and "64 MiB are needed" in text and board.calls == []
+    assert (
+        code == 5
+        and "10 MiB are free" in text
+        and "64 MiB are needed" in text
+        and board.calls == []
+    )
 
 
 def test_engines_of_another_job_or_library_are_built_again(one_board):

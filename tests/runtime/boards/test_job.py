@@ -20,17 +20,30 @@ from sr_deploy.runtime.boards import job as jobs
 from sr_deploy.runtime.boards.job import engines_from_result, target_of_result
 from sr_deploy.runtime.build import bundle_from_onnx, engine_from_onnx
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="build.sh runs on boards; Windows has no POSIX shell")
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="build.sh runs on boards; Windows has no POSIX shell"
+)
 
-BY_VERSION = [("xavier-jp4", "8.0.1"), ("xavier-jp4", "8.2.1"), ("xavier", "8.5.2"), ("orin", "10.3.0"), ("rtx-tensorrt", "11.1.0")]
+BY_VERSION = [
+    ("xavier-jp4", "8.0.1"),
+    ("xavier-jp4", "8.2.1"),
+    ("xavier", "8.5.2"),
+    ("orin", "10.3.0"),
+    ("rtx-tensorrt", "11.1.0"),
+]
 
 
 @pytest.mark.parametrize("target, version", BY_VERSION)
-def test_an_engine_built_by_the_local_trtexec_has_its_receipts(target, version, repeating, stand_in, tmp_path):
+def test_an_engine_built_by_the_local_trtexec_has_its_receipts(
+    target, version, repeating, stand_in, tmp_path
+):
     stand_in(version, sm="8.7" if target == "orin" else "7.2")
     strong = target == "rtx-tensorrt"
     lines = []
-    graph = repeating(precision="fp16" if strong else "fp32", opset=load_target(target).opset if "jp4" in target else 17)
+    graph = repeating(
+        precision="fp16" if strong else "fp32",
+        opset=load_target(target).opset if "jp4" in target else 17,
+    )
     (engine,) = engine_from_onnx(graph, tmp_path / "out", target=target, progress=lines.append)
     manifest = read_manifest(engine)
     assert manifest.precision_obtained == "fp16" and manifest.versions["tensorrt"] == version
@@ -41,7 +54,9 @@ def test_an_engine_built_by_the_local_trtexec_has_its_receipts(target, version, 
     assert manifest.build["compute_capability"] == (87 if target == "orin" else 72)
     assert ("--fp16" in manifest.build["command"]) == (not strong)
     assert (tmp_path / "out" / f"{engine.name}.build.log").is_file()
-    assert (tmp_path / "out" / f".timing-{target}-{version}-sm{87 if target == 'orin' else 72}.cache").is_file()
+    assert (
+        tmp_path / "out" / f".timing-{target}-{version}-sm{87 if target == 'orin' else 72}.cache"
+    ).is_file()
     assert any("srdeploy: [1/1]" in line for line in lines) and "dB against FP32" in lines[-1]
 
 
@@ -49,7 +64,10 @@ def test_dla_names_the_layers_that_fell_back(repeating, stand_in, tmp_path):
     stand_in()
     (engine,) = engine_from_onnx(repeating(), tmp_path / "out", target="xavier", dla=1)
     manifest = read_manifest(engine)
-    assert manifest.build["dla"] == {"core": 1, "layers_on_gpu": ["shuffle"]} and engine.name.endswith(".fp16.dla1.engine")
+    assert manifest.build["dla"] == {
+        "core": 1,
+        "layers_on_gpu": ["shuffle"],
+    } and engine.name.endswith(".fp16.dla1.engine")
     assert "--useDLACore=1 --allowGPUFallback" in manifest.build["command"]
 
 
@@ -60,8 +78,17 @@ def test_what_the_board_measured_becomes_a_row(repeating, stand_in, tmp_path):
     (engine,) = engine_from_onnx(repeating(), tmp_path / "out", target="xavier")
     (row,) = rows_from_artifacts(engine)
     latency = read_manifest(engine).build["latency_ms"]
-    assert (row.error, row.psnr_db, row.latency_ms_median, row.input_hw) == ("", None, latency["median"], (16, 24))
-    assert row.protocol == "trtexec" and row.timer == "GPU compute time, by the board's trtexec" and row.backend_version == "8.5.2"
+    assert (row.error, row.psnr_db, row.latency_ms_median, row.input_hw) == (
+        "",
+        None,
+        latency["median"],
+        (16, 24),
+    )
+    assert (
+        row.protocol == "trtexec"
+        and row.timer == "GPU compute time, by the board's trtexec"
+        and row.backend_version == "8.5.2"
+    )
 
 
 def test_what_is_up_to_date_is_not_built_again(repeating, stand_in, tmp_path):
@@ -86,12 +113,18 @@ def test_what_is_not_as_asked_is_no_engine(misbehave, words, repeating, stand_in
     stand_in(misbehave=misbehave)
     with pytest.raises(BuildError, match=words):
         engine_from_onnx(repeating(), tmp_path / "out", target="xavier")
-    assert [p.name for p in (tmp_path / "out").iterdir() if p.name.endswith((".engine", ".engine.json"))] == []
+    assert [
+        p.name for p in (tmp_path / "out").iterdir() if p.name.endswith((".engine", ".engine.json"))
+    ] == []
 
 
-def test_fp32_that_passes_for_fp16_is_seen_by_its_size_where_layers_tell_nothing(repeating, stand_in, tmp_path):
+def test_fp32_that_passes_for_fp16_is_seen_by_its_size_where_layers_tell_nothing(
+    repeating, stand_in, tmp_path
+):
     stand_in("8.0.1", misbehave="ignores-fp16")
-    with pytest.raises(BuildError, match="computes in FP32: size: .* bytes against .* of its FP32 twin"):
+    with pytest.raises(
+        BuildError, match="computes in FP32: size: .* bytes against .* of its FP32 twin"
+    ):
         engine_from_onnx(repeating(opset=13), tmp_path / "out", target="xavier-jp4")
 
 
@@ -107,9 +140,14 @@ def test_another_gpu_or_version_than_the_target_s_is_refused(repeating, stand_in
 
 def test_fallback_is_passed_on_and_written_down(repeating, stand_in, tmp_path):
     stand_in()
-    (engine,) = engine_from_onnx(repeating(), tmp_path / "out", target="xavier", fallback="head-tail")
+    (engine,) = engine_from_onnx(
+        repeating(), tmp_path / "out", target="xavier", fallback="head-tail"
+    )
     manifest = read_manifest(engine)
-    assert "--layerPrecisions=conv:fp32" in manifest.build["command"] and "--precisionConstraints=obey" in manifest.build["command"]
+    assert (
+        "--layerPrecisions=conv:fp32" in manifest.build["command"]
+        and "--precisionConstraints=obey" in manifest.build["command"]
+    )
     assert manifest.build["fp32_layers"] == ["conv"]
 
 
@@ -119,7 +157,9 @@ def test_fallback_where_typing_is_strong_is_in_the_graph(repeating, stand_in, tm
     graph = repeating(precision="fp16")
     (engine,) = engine_from_onnx(graph, tmp_path / "out", target="rtx-tensorrt", fallback="conv")
     manifest = read_manifest(engine)
-    assert "layerPrecisions" not in manifest.build["command"] and manifest.build["fp32_layers"] == ["conv"]
+    assert "layerPrecisions" not in manifest.build["command"] and manifest.build["fp32_layers"] == [
+        "conv"
+    ]
     bundle_from_onnx(graph, tmp_path / "job.tar", target="rtx-tensorrt", fallback="conv")
     with tarfile.open(str(tmp_path / "job.tar")) as archive:
         (member,) = [m for m in archive.getmembers() if m.name.endswith(".onnx")]
@@ -144,7 +184,13 @@ def bundle(repeating, stand_in, tmp_path):
 
 def built(folder):
     shell = shutil.which("dash") or "sh"
-    done = subprocess.run([shell, "build.sh"], cwd=str(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+    done = subprocess.run(
+        [shell, "build.sh"],
+        cwd=str(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
     assert done.returncode == 0, done.stdout
     return folder / "result.tar"
 
@@ -153,7 +199,10 @@ def test_a_bundle_is_built_with_sh_and_trtexec_and_adopted(bundle, tmp_path):
     result = built(bundle)
     assert target_of_result(result) == "xavier"
     paths = engines_from_result(result, tmp_path / "engines")
-    assert [p.name for p in paths] == ["tiny_x2.d1.16x24.fp16.engine", "tiny_x2.d1.dyn8x8-32x40.fp16.engine"]
+    assert [p.name for p in paths] == [
+        "tiny_x2.d1.16x24.fp16.engine",
+        "tiny_x2.d1.dyn8x8-32x40.fp16.engine",
+    ]
     for path in paths:
         manifest = read_manifest(path)
         assert manifest.checks["accuracy"]["psnr_db_vs_fp32"] > 60 and manifest.target == "xavier"
@@ -194,7 +243,12 @@ ENGINE = "out/tiny_x2.d1.16x24.fp16.engine"
             lambda f: f.update({"out/results.txt": f["out/results.txt"].replace(b"ok", b"no")}),
             "results.txt is not the file that was packed",
         ),
-        (lambda f: f.update({"desk/manifests.json": f["desk/manifests.json"].replace(b"fp16", b"fp32")}), "manifests.json is not the file"),
+        (
+            lambda f: f.update(
+                {"desk/manifests.json": f["desk/manifests.json"].replace(b"fp16", b"fp32")}
+            ),
+            "manifests.json is not the file",
+        ),
         (lambda f: f.update({"out/added": b"x"}), "added is not the file that was packed"),
         (lambda f: f.pop("out/SHA256SUMS"), "has no checksums"),
         (lambda f: f.pop(f"{ENGINE}.output.json.gz"), "is not whole: .*output.json.gz is missing"),
@@ -218,8 +272,16 @@ def test_a_result_that_was_tampered_with_is_refused_whole(a_result, tmp_path, ch
 def sealed(files):
     """Make the checksums fit, as one who means harm would."""
     for folder in ("out/", ""):
-        names = [n for n in files if n.startswith(folder) and not n.endswith("SHA256SUMS") and (folder or not n.startswith("out/"))]
-        sums = "".join(f"{hashlib.sha256(files[n]).hexdigest()}  {n[len(folder) :]}\n" for n in names)
+        names = [
+            n
+            for n in files
+            if n.startswith(folder)
+            and not n.endswith("SHA256SUMS")
+            and (folder or not n.startswith("out/"))
+        ]
+        sums = "".join(
+            f"{hashlib.sha256(files[n]).hexdigest()}  {n[len(folder) :]}\n" for n in names
+        )
         files[folder + "SHA256SUMS"] = sums.encode()
 
 
@@ -252,18 +314,50 @@ def not_a_number(files):
         (elsewhere, "manifests are not a job's: '../desk/evil.engine'"),
         (not_a_number, "FP32 output is not finite"),
         (edited("out/results.txt", b"status\tok", b"status\tbanana"), "says 'banana' of"),
-        (edited("out/results.txt", b"exit_code\t0\nbuild", b"exit_code\t1\nbuild"), "is not the file that the result describes"),
-        (edited("out/results.txt", b"size_bytes\t", b"size_bytes\t1"), "is not the file that the result describes"),
-        (edited("out/results.txt", b"status\tok", b"status\tunchecked"), "was built, and gives no output"),
-        (edited("out/results.txt", b"status\tok", b"status\tunmeasured"), "was built, and cannot be run"),
-        (edited("desk/manifests.json", b'"kind": "engine"', b'"kind": "onnx"'), "manifests are not a job's"),
-        (edited("desk/manifests.json", b'"scale": 2', b'"scale": -2'), "is no manifest of ours: the scale -2"),
-        (edited("desk/manifests.json", b'"precision_asked": "fp16"', b'"precision_asked": "fp9"'), "precision_asked 'fp9'"),
-        (lambda f: f.update({f"{ENGINE}.output.json.gz": b"\x1f\x8b\x08" + bytes(20)}), "cannot be read"),
-        (lambda f: f.update({f"{ENGINE}.layers.json": b'{"Layers": [{"Inputs": 5}]}'}), "cannot be read: TypeError"),
+        (
+            edited("out/results.txt", b"exit_code\t0\nbuild", b"exit_code\t1\nbuild"),
+            "is not the file that the result describes",
+        ),
+        (
+            edited("out/results.txt", b"size_bytes\t", b"size_bytes\t1"),
+            "is not the file that the result describes",
+        ),
+        (
+            edited("out/results.txt", b"status\tok", b"status\tunchecked"),
+            "was built, and gives no output",
+        ),
+        (
+            edited("out/results.txt", b"status\tok", b"status\tunmeasured"),
+            "was built, and cannot be run",
+        ),
+        (
+            edited("desk/manifests.json", b'"kind": "engine"', b'"kind": "onnx"'),
+            "manifests are not a job's",
+        ),
+        (
+            edited("desk/manifests.json", b'"scale": 2', b'"scale": -2'),
+            "is no manifest of ours: the scale -2",
+        ),
+        (
+            edited(
+                "desk/manifests.json", b'"precision_asked": "fp16"', b'"precision_asked": "fp9"'
+            ),
+            "precision_asked 'fp9'",
+        ),
+        (
+            lambda f: f.update({f"{ENGINE}.output.json.gz": b"\x1f\x8b\x08" + bytes(20)}),
+            "cannot be read",
+        ),
+        (
+            lambda f: f.update({f"{ENGINE}.layers.json": b'{"Layers": [{"Inputs": 5}]}'}),
+            "cannot be read: TypeError",
+        ),
         (lambda f: f.update({f"{ENGINE}.times.json": b"[" * 100000}), "cannot be read"),
         (lambda f: f.update({f"desk/{ENGINE[4:]}.npy": b""}), "cannot be read"),
-        (lambda f: f.update({"desk/manifests.json": b'{"x.engine": null}'}), "expected an object of manifests"),
+        (
+            lambda f: f.update({"desk/manifests.json": b'{"x.engine": null}'}),
+            "expected an object of manifests",
+        ),
     ],
 )
 def test_a_result_that_lies_is_refused_though_its_sums_fit(a_result, tmp_path, change, words):
@@ -282,7 +376,9 @@ def test_a_result_that_lies_is_refused_though_its_sums_fit(a_result, tmp_path, c
 def test_the_result_of_another_job_is_refused(a_result, tmp_path):
     (tmp_path / "result.tar").write_bytes(a_result)
     with pytest.raises(ArtifactError, match="is the result of another job"):
-        engines_from_result(tmp_path / "result.tar", tmp_path / "engines", of=jobs.Job(tmp_path, "0" * 20))
+        engines_from_result(
+            tmp_path / "result.tar", tmp_path / "engines", of=jobs.Job(tmp_path, "0" * 20)
+        )
 
 
 def test_a_timing_cache_of_another_target_is_not_taken(repeating, stand_in, tmp_path):
@@ -306,14 +402,20 @@ def test_a_link_in_a_result_is_refused(a_result, tmp_path):
 
 def test_a_version_the_target_is_not_for_is_refused_even_when_the_sums_fit(a_result, tmp_path):
     def change(files):
-        files["out/results.txt"] = files["out/results.txt"].replace(b"version\t8.5.2", b"version\t8.6.1")
+        files["out/results.txt"] = files["out/results.txt"].replace(
+            b"version\t8.5.2", b"version\t8.6.1"
+        )
         names = [name for name in files if name.startswith("out/") and name != "out/SHA256SUMS"]
-        files["out/SHA256SUMS"] = "".join(f"{hashlib.sha256(files[n]).hexdigest()}  {n[4:]}\n" for n in names).encode()
+        files["out/SHA256SUMS"] = "".join(
+            f"{hashlib.sha256(files[n]).hexdigest()}  {n[4:]}\n" for n in names
+        ).encode()
 
     result = tmp_path / "result.tar"
     result.write_bytes(a_result)
     rewritten(result, change)
-    with pytest.raises(BuildError, match="built by TensorRT 8.6.1; target 'xavier' is for >=8.5,<8.6"):
+    with pytest.raises(
+        BuildError, match="built by TensorRT 8.6.1; target 'xavier' is for >=8.5,<8.6"
+    ):
         engines_from_result(result, tmp_path / "engines")
 
 
@@ -326,7 +428,9 @@ def test_what_is_no_result_is_refused(content, tmp_path):
         engines_from_result(tmp_path / "absent.tar", tmp_path / "engines")
 
 
-def test_without_onnxruntime_at_the_desk_the_output_is_not_checked_and_that_is_said(tiny, stand_in, tmp_path, monkeypatch):
+def test_without_onnxruntime_at_the_desk_the_output_is_not_checked_and_that_is_said(
+    tiny, stand_in, tmp_path, monkeypatch
+):
     def missing(*args, **kwargs):
         raise MissingPackageError("onnxruntime", needed_for="running ONNX graphs", extra="export")
 
@@ -334,7 +438,9 @@ def test_without_onnxruntime_at_the_desk_the_output_is_not_checked_and_that_is_s
     stand_in()
     (engine,) = engine_from_onnx(tiny(asked="fp16"), tmp_path / "out", target="xavier")
     manifest = read_manifest(engine)
-    assert "accuracy" not in manifest.checks and any("its output: its job carried no reference" in n for n in manifest.not_checked)
+    assert "accuracy" not in manifest.checks and any(
+        "its output: its job carried no reference" in n for n in manifest.not_checked
+    )
 
 
 def test_a_bundle_is_not_written_over_its_graph(any_graph):

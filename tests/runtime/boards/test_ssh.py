@@ -40,7 +40,16 @@ def test_addresses(url, words):
 
 
 @pytest.mark.parametrize(
-    "url", ["xavier", "http://xavier", "ssh://", "ssh://a:b@host", "ssh://host/path", "ssh://host:x", "ssh://-oProxyCommand=x"]
+    "url",
+    [
+        "xavier",
+        "http://xavier",
+        "ssh://",
+        "ssh://a:b@host",
+        "ssh://host/path",
+        "ssh://host:x",
+        "ssh://-oProxyCommand=x",
+    ],
 )
 def test_what_is_no_address(url):
     with pytest.raises(InputError, match="is no address of a board; expected ssh://user@host"):
@@ -58,7 +67,10 @@ class Board:
             s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]
         for name in ("host", "other", "user"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+            subprocess.run(
+                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)],
+                check=True,
+            )
         shutil.copy(str(folder / "user.pub"), str(folder / "authorized"))
         os.chmod(str(folder / "authorized"), 0o600)
         self.knows("host")
@@ -77,7 +89,9 @@ class Board:
         monkeypatch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
         Path("/run/sshd").mkdir(exist_ok=True)
         self.log = open(str(folder / "sshd.log"), "wb")
-        self.process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=self.log, stdout=self.log)
+        self.process = subprocess.Popen(
+            [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=self.log, stdout=self.log
+        )
         self.wait()
 
     def script(self, path, line):
@@ -92,14 +106,20 @@ class Board:
         (bin_ / "trtexec").unlink() if (bin_ / "trtexec").is_symlink() else None
         if trtexec:
             (bin_ / "trtexec").symlink_to(STAND_IN)
-        environment = f"STAND_IN_TRTEXEC_VERSION={version} STAND_IN_TRTEXEC_SM={sm} STAND_IN_TRTEXEC_SCALE=2"
+        environment = (
+            f"STAND_IN_TRTEXEC_VERSION={version} STAND_IN_TRTEXEC_SM={sm} STAND_IN_TRTEXEC_SCALE=2"
+        )
         environment += f" STAND_IN_TRTEXEC_MISBEHAVE={misbehave}" if misbehave else ""
         path = f"{bin_}:{Path(sys.executable).parent}:/usr/bin:/bin"
-        line = f'env -i HOME="{self.home}" PATH="{path}" {environment} sh -c "$SSH_ORIGINAL_COMMAND"'
+        line = (
+            f'env -i HOME="{self.home}" PATH="{path}" {environment} sh -c "$SSH_ORIGINAL_COMMAND"'
+        )
         self.script(self.folder / "board", line)
 
     def knows(self, key):
-        (self.folder / "known").write_text(f"[127.0.0.1]:{self.port} {(self.folder / f'{key}.pub').read_text()}")
+        (self.folder / "known").write_text(
+            f"[127.0.0.1]:{self.port} {(self.folder / f'{key}.pub').read_text()}"
+        )
 
     def wait(self):
         for _ in range(100):
@@ -138,20 +158,34 @@ def board(tmp_path, monkeypatch):
     made.stop()
 
 
-@pytest.mark.parametrize("target, version, sm", [("xavier-jp4", "8.2.1", "7.2"), ("xavier", "8.5.2", "7.2"), ("orin", "10.3.0", "8.7")])
+@pytest.mark.parametrize(
+    "target, version, sm",
+    [("xavier-jp4", "8.2.1", "7.2"), ("xavier", "8.5.2", "7.2"), ("orin", "10.3.0", "8.7")],
+)
 def test_an_engine_comes_back_with_its_receipts(target, version, sm, board, repeating, tmp_path):
     board.settings(version, sm=sm)
     lines = []
     graph = repeating("it's a graph", opset=13 if target == "xavier-jp4" else 17)
-    (engine,) = engine_from_onnx(graph, tmp_path / "out dir", target=target, on="ssh://board", progress=lines.append)
+    (engine,) = engine_from_onnx(
+        graph, tmp_path / "out dir", target=target, on="ssh://board", progress=lines.append
+    )
     manifest = read_manifest(engine)
     assert manifest.versions["tensorrt"] == version and manifest.precision_obtained == "fp16"
-    assert manifest.checks["accuracy"]["psnr_db_vs_fp32"] > 60 and manifest.build["latency_ms"]["runs"] > 50
-    assert "board" in manifest.build and (tmp_path / "out dir" / f"{engine.name}.build.log").is_file()
-    assert (tmp_path / "out dir" / f".timing-{target}-{version}-sm{sm.replace('.', '')}.cache").is_file()
+    assert (
+        manifest.checks["accuracy"]["psnr_db_vs_fp32"] > 60
+        and manifest.build["latency_ms"]["runs"] > 50
+    )
+    assert (
+        "board" in manifest.build and (tmp_path / "out dir" / f"{engine.name}.build.log").is_file()
+    )
+    assert (
+        tmp_path / "out dir" / f".timing-{target}-{version}-sm{sm.replace('.', '')}.cache"
+    ).is_file()
     assert any("Compute Capability" in line for line in lines), "the log is streamed"
     assert board.jobs == [], "nothing is left on the board"
-    engine_from_onnx(graph, tmp_path / "out dir", target=target, on="ssh://board", progress=lines.append)
+    engine_from_onnx(
+        graph, tmp_path / "out dir", target=target, on="ssh://board", progress=lines.append
+    )
     assert lines[-1] == f"{engine.name}: up to date"
 
 
@@ -164,13 +198,19 @@ def test_a_connection_that_drops_is_taken_up_again(board, repeating, tmp_path, m
         if "building" in line and "srdeploy: [1/1]" in line:
             threading.Timer(0.5, board.cut).start()
 
-    (engine,) = engine_from_onnx(repeating(), tmp_path / "out", target="xavier", on="ssh://board", progress=progress)
+    (engine,) = engine_from_onnx(
+        repeating(), tmp_path / "out", target="xavier", on="ssh://board", progress=progress
+    )
     assert any("connection was lost" in line for line in lines)
-    assert sum("[1/1]" in line and line.endswith("building") for line in lines) == 1, "built once, nothing told twice"
+    assert sum("[1/1]" in line and line.endswith("building") for line in lines) == 1, (
+        "built once, nothing told twice"
+    )
     assert "accuracy" in read_manifest(engine).checks
 
 
-def test_a_build_left_behind_is_picked_up_by_the_same_command(board, repeating, tmp_path, monkeypatch):
+def test_a_build_left_behind_is_picked_up_by_the_same_command(
+    board, repeating, tmp_path, monkeypatch
+):
     """The connection drops and the network stays away; the desk gives up, and the board goes on."""
     board.settings(misbehave="slow:3")
     monkeypatch.setattr(ssh, "ATTEMPTS", 2)
@@ -181,14 +221,23 @@ def test_a_build_left_behind_is_picked_up_by_the_same_command(board, repeating, 
             board.knows("other")  # from here on no new connection is made
             threading.Timer(0.3, board.cut).start()
 
-    with pytest.raises(BuildError, match="connection to board was lost while following the build, and 2 attempts") as e:
-        engine_from_onnx(graph, tmp_path / "out", target="xavier", on="ssh://board", progress=progress)
+    with pytest.raises(
+        BuildError, match="connection to board was lost while following the build, and 2 attempts"
+    ) as e:
+        engine_from_onnx(
+            graph, tmp_path / "out", target="xavier", on="ssh://board", progress=progress
+        )
     assert "run the same command again" in e.value.hint and len(board.jobs) == 1
     assert [p for p in (tmp_path / "out").iterdir() if "engine" in p.name] == []
     board.knows("host")
     lines = []
-    (engine,) = engine_from_onnx(graph, tmp_path / "out", target="xavier", on="ssh://board", progress=lines.append)
-    assert lines[0].startswith("picking up the job on board: ") and read_manifest(engine).precision_obtained == "fp16"
+    (engine,) = engine_from_onnx(
+        graph, tmp_path / "out", target="xavier", on="ssh://board", progress=lines.append
+    )
+    assert (
+        lines[0].startswith("picking up the job on board: ")
+        and read_manifest(engine).precision_obtained == "fp16"
+    )
 
 
 def test_a_board_restarted_in_the_middle_builds_again(board, repeating, tmp_path):
@@ -200,16 +249,22 @@ def test_a_board_restarted_in_the_middle_builds_again(board, repeating, tmp_path
 
     graph = repeating()
     with pytest.raises(BuildError, match="stopped without a last word"):
-        engine_from_onnx(graph, tmp_path / "out", target="xavier", on="ssh://board", progress=progress)
+        engine_from_onnx(
+            graph, tmp_path / "out", target="xavier", on="ssh://board", progress=progress
+        )
     board.settings()
     lines = []
-    engine_from_onnx(graph, tmp_path / "out", target="xavier", on="ssh://board", progress=lines.append)
+    engine_from_onnx(
+        graph, tmp_path / "out", target="xavier", on="ssh://board", progress=lines.append
+    )
     assert lines[0] == "picking up the job on board: stopped"
 
 
 def test_a_greeting_on_stdout_and_a_pid_that_is_another_s_by_now(board, repeating, tmp_path):
     script = (board.folder / "board").read_text()
-    (board.folder / "board").write_text(script.replace("#!/bin/sh\n", "#!/bin/sh\necho Welcome to the board\n"))
+    (board.folder / "board").write_text(
+        script.replace("#!/bin/sh\n", "#!/bin/sh\necho Welcome to the board\n")
+    )
     graph = repeating()
     (engine,) = engine_from_onnx(graph, tmp_path / "out", target="xavier", on="ssh://board")
     assert "accuracy" in read_manifest(engine).checks
@@ -221,7 +276,9 @@ def test_a_greeting_on_stdout_and_a_pid_that_is_another_s_by_now(board, repeatin
             (board.jobs[0] / "pid").write_text(str(os.getpid()))
 
     with pytest.raises(BuildError, match="stopped without a last word"):
-        engine_from_onnx(graph, tmp_path / "other", target="xavier", on="ssh://board", progress=progress)
+        engine_from_onnx(
+            graph, tmp_path / "other", target="xavier", on="ssh://board", progress=progress
+        )
 
 
 def test_two_desks_with_the_same_job_both_get_it(board, repeating, tmp_path):
@@ -253,18 +310,29 @@ def test_what_is_wrong_on_the_board_is_said_here(settings, words, board, repeati
     board.settings(**settings)
     with pytest.raises(BuildError, match=words):
         engine_from_onnx(repeating(), tmp_path / "out", target="xavier", on="ssh://board")
-    assert [p for p in (tmp_path / "out").iterdir() if p.name.endswith((".engine", ".engine.json"))] == []
+    assert [
+        p for p in (tmp_path / "out").iterdir() if p.name.endswith((".engine", ".engine.json"))
+    ] == []
     assert board.jobs == [], "the next try begins anew"
 
 
 def test_a_full_disk_on_the_board(board, repeating, tmp_path):
     cache = board.home / ".cache"
     cache.mkdir()
-    if os.getuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(cache)]).returncode:
+    if (
+        os.getuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(cache)]
+        ).returncode
+    ):
         pytest.skip("a small disk can only be mounted by root")
     try:
-        with pytest.raises(BuildError, match="copying the job failed on board: .*No space left") as e:
-            engine_from_onnx(repeating(hw=(128, 128)), tmp_path / "out", target="xavier", on="ssh://board")
+        with pytest.raises(
+            BuildError, match="copying the job failed on board: .*No space left"
+        ) as e:
+            engine_from_onnx(
+                repeating(hw=(128, 128)), tmp_path / "out", target="xavier", on="ssh://board"
+            )
         assert "free some space" in e.value.hint
     finally:
         subprocess.run(["umount", str(cache)])
@@ -273,7 +341,9 @@ def test_a_full_disk_on_the_board(board, repeating, tmp_path):
 def test_a_wrong_host_key_or_a_closed_door_is_said_and_nothing_is_sent(board, repeating, tmp_path):
     graph = repeating()
     board.knows("other")
-    with pytest.raises(BuildError, match="cannot reach ssh://board: .*[Hh]ost key verification failed") as e:
+    with pytest.raises(
+        BuildError, match="cannot reach ssh://board: .*[Hh]ost key verification failed"
+    ) as e:
         engine_from_onnx(graph, tmp_path / "out", target="xavier", on="ssh://board")
     assert "ssh board true" in e.value.hint and board.jobs == []
     board.knows("host")

@@ -86,7 +86,12 @@ LOG_10 = """\
     ],
 )
 def test_a_banner_tells_the_version(banner, version):
-    assert version_from_banner(f"noise\n&&&& RUNNING TensorRT.trtexec [TensorRT {banner}] # trtexec --help\n") == version
+    assert (
+        version_from_banner(
+            f"noise\n&&&& RUNNING TensorRT.trtexec [TensorRT {banner}] # trtexec --help\n"
+        )
+        == version
+    )
 
 
 def test_another_text_has_no_version():
@@ -127,8 +132,18 @@ def test_other_times_are_refused(text, message):
 
 def test_the_latency_is_that_of_the_gpu():
     old, new = latency_from_log(LOG_82), latency_from_log(LOG_85)
-    assert (old.min_ms, old.max_ms, old.mean_ms, old.median_ms, old.percentiles_ms) == (89.0273, 91.2045, 90.1061, 90.0183, {99: 91.2045})
-    assert (new.max_ms, new.median_ms, new.percentiles_ms) == (10.0, 4.2, {90: 4.5, 95: 4.6, 99: 5.0})
+    assert (old.min_ms, old.max_ms, old.mean_ms, old.median_ms, old.percentiles_ms) == (
+        89.0273,
+        91.2045,
+        90.1061,
+        90.0183,
+        {99: 91.2045},
+    )
+    assert (new.max_ms, new.median_ms, new.percentiles_ms) == (
+        10.0,
+        4.2,
+        {90: 4.5, 95: 4.6, 99: 5.0},
+    )
     assert latency_from_log(LOG_82 + LOG_85) == new
     without = "\n".join(line for line in LOG_82.splitlines() if "Compute Time: min" not in line)
     with pytest.raises(ArtifactError, match="no line 'GPU Compute Time"):
@@ -145,7 +160,13 @@ def test_the_latency_is_that_of_the_gpu():
 )
 def test_a_log_names_the_device(log, expected):
     device = device_from_log(log)
-    assert (device.name, device.compute_capability, device.tensorrt, device.memory_mib, device.sms) == expected
+    assert (
+        device.name,
+        device.compute_capability,
+        device.tensorrt,
+        device.memory_mib,
+        device.sms,
+    ) == expected
     with pytest.raises(ArtifactError, match="names no GPU"):
         device_from_log(log.replace("Compute Capability", "Capability"))
 
@@ -154,9 +175,19 @@ def layer(kind, inputs, outputs, *, name="layer", new=False, **more):
     """Compose a layer after the inspector's format: one key until 10, two from 11."""
 
     def tensor(text):
-        return {"Name": "t", "Format": f"Row major linear {text} format (kLINEAR)", "DataType": text} if new else {"Format/Datatype": text}
+        return (
+            {"Name": "t", "Format": f"Row major linear {text} format (kLINEAR)", "DataType": text}
+            if new
+            else {"Format/Datatype": text}
+        )
 
-    return {"Name": name, "LayerType": kind, "Inputs": [tensor(t) for t in inputs], "Outputs": [tensor(t) for t in outputs], **more}
+    return {
+        "Name": name,
+        "LayerType": kind,
+        "Inputs": [tensor(t) for t in inputs],
+        "Outputs": [tensor(t) for t in outputs],
+        **more,
+    }
 
 
 def layers(*rows):
@@ -172,23 +203,49 @@ UNKNOWN = "N/A due to dynamic shapes"
     "rows, expected",
     [
         (
-            [layer("Reformat", [FULL], [HALF]), layer("CaskConvolution", [CHW4], [CHW4]), layer("Reformat", [HALF], [FULL])],
+            [
+                layer("Reformat", [FULL], [HALF]),
+                layer("CaskConvolution", [CHW4], [CHW4]),
+                layer("Reformat", [HALF], [FULL]),
+            ],
             ("fp16", {"fp16": 1}),
         ),
-        ([layer("CaskConvolution", [FULL], [FULL]), layer("PointWiseV2", [FULL], [FULL])], ("fp32", {"fp32": 2})),
-        ([layer("CaskConvolution", ["Half"], ["Half"]), layer("CaskConvolution", ["Float"], ["Float"])], ("mixed", {"fp16": 1, "fp32": 1})),
+        (
+            [layer("CaskConvolution", [FULL], [FULL]), layer("PointWiseV2", [FULL], [FULL])],
+            ("fp32", {"fp32": 2}),
+        ),
+        (
+            [
+                layer("CaskConvolution", ["Half"], ["Half"]),
+                layer("CaskConvolution", ["Float"], ["Float"]),
+            ],
+            ("mixed", {"fp16": 1, "fp32": 1}),
+        ),
         # The last convolution of an FP16 engine may write FP32; a shuffle computes nothing.
         (
-            [layer("kgen", [HALF], [HALF]), layer("kgen", [HALF], [FULL]), layer("Shuffle", [FULL], [FULL])],
+            [
+                layer("kgen", [HALF], [HALF]),
+                layer("kgen", [HALF], [FULL]),
+                layer("Shuffle", [FULL], [FULL]),
+            ],
             ("fp16", {"fp16": 1, "fp16+fp32": 1}),
         ),
-        ([layer("kgen", [FULL], [FULL]), layer("kgen", [HALF], [FULL])], ("mixed", {"fp32": 1, "fp16+fp32": 1})),
+        (
+            [layer("kgen", [FULL], [FULL]), layer("kgen", [HALF], [FULL])],
+            ("mixed", {"fp32": 1, "fp16+fp32": 1}),
+        ),
         ([layer("kgen", [HALF], [FULL])], ("mixed", {"fp16+fp32": 1})),
         (
-            [layer("kgen", [FULL], [HALF], name="__myl_Cast_myl0_1"), layer("kgen", [HALF], [HALF], name="__myl_AddMul_myl0_2")],
+            [
+                layer("kgen", [FULL], [HALF], name="__myl_Cast_myl0_1"),
+                layer("kgen", [HALF], [HALF], name="__myl_AddMul_myl0_2"),
+            ],
             ("fp16", {"fp16": 1}),
         ),
-        ([layer("CaskConvolution", [UNKNOWN], [UNKNOWN], Weights={"Type": "Half", "Count": 9})], ("fp16", {"fp16": 1})),
+        (
+            [layer("CaskConvolution", [UNKNOWN], [UNKNOWN], Weights={"Type": "Half", "Count": 9})],
+            ("fp16", {"fp16": 1}),
+        ),
         ([layer("CaskConvolution", [UNKNOWN], [UNKNOWN])], ("unknown", {})),
         ([layer("Convolution", ["Half"], ["Half"], new=True)], ("fp16", {"fp16": 1})),
         ([layer("Convolution", ["Float"], ["Float"], new=True)], ("fp32", {"fp32": 1})),
@@ -220,7 +277,9 @@ OUTPUT = """[
 def test_an_output_is_read_with_its_shape():
     array = output_from_json(OUTPUT)
     assert array.shape == (1, 1, 2, 3) and array.dtype == np.float32
-    np.testing.assert_array_equal(array.ravel(), np.float32([0.5, -1e-05, 2, np.nan, np.nan, np.inf]))
+    np.testing.assert_array_equal(
+        array.ravel(), np.float32([0.5, -1e-05, 2, np.nan, np.nan, np.inf])
+    )
 
 
 @pytest.mark.parametrize(
@@ -266,9 +325,24 @@ def test_results_are_read():
     results = results_from_text(RESULTS)
     one, two = results.engines
     assert (results.trtexec, results.version) == ("/usr/src/tensorrt/bin/trtexec", "8.5.2")
-    assert (one.engine, one.status, one.exit_code, one.build_seconds, one.size_bytes) == ("one's.engine", "ok", 0, 61, 1234567)
-    assert one.build_command == "trtexec '--onnx=a b'" and one.output_exit_code is None and one.errors == ()
-    assert (two.status, two.exit_code, two.size_bytes, two.errors) == ("failed", None, None, ("first", "second"))
+    assert (one.engine, one.status, one.exit_code, one.build_seconds, one.size_bytes) == (
+        "one's.engine",
+        "ok",
+        0,
+        61,
+        1234567,
+    )
+    assert (
+        one.build_command == "trtexec '--onnx=a b'"
+        and one.output_exit_code is None
+        and one.errors == ()
+    )
+    assert (two.status, two.exit_code, two.size_bytes, two.errors) == (
+        "failed",
+        None,
+        None,
+        ("first", "second"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -289,7 +363,19 @@ def test_other_results_are_refused(old, new, message):
 
 LINE = JobLine("a b's.onnx", "a.engine", "fp16", "weak")
 JOB = Job(
-    lines=(LINE, JobLine("d.onnx", "d.engine", "fp32", "strong", "input", (1, 3, 8, 8), (1, 3, 256, 512), (1, 3, 1024, 1024))),
+    lines=(
+        LINE,
+        JobLine(
+            "d.onnx",
+            "d.engine",
+            "fp32",
+            "strong",
+            "input",
+            (1, 3, 8, 8),
+            (1, 3, 256, 512),
+            (1, 3, 1024, 1024),
+        ),
+    ),
     versions=">=8.5,<8.6",
     workspace_mib=2048,
     sm=(72, 87),
@@ -313,7 +399,9 @@ def test_the_text_of_a_job():
     )
 
 
-@pytest.mark.parametrize("name", ["a/b.onnx", "-a.onnx", ".a", "#a", "a\tb", "a\nb", "a\\b", "", "a.tmp"])
+@pytest.mark.parametrize(
+    "name", ["a/b.onnx", "-a.onnx", ".a", "#a", "a\tb", "a\nb", "a\\b", "", "a.tmp"]
+)
 def test_names_that_a_job_cannot_hold_are_refused(name):
     with pytest.raises(BuildError, match="cannot be a file of a job"):
         job_text(Job(lines=(JobLine(name, "a.engine", "fp16", "weak"),)))
