@@ -88,14 +88,14 @@ def steps() -> None:
     import torch
 
     from sr_deploy.nets import ARCHITECTURES
-    from sr_deploy.nets.architecture import Elastic
+    from sr_deploy.nets.architecture import ElasticNetwork
     from sr_deploy.train.losses import Step, deep_supervision, pixel_loss, supervised
 
     print(
         "\n| ASRN x4, 16 x 32x32 | layer by layer [s] | collapsed [s] | collapsed, bf16 [s] |\n|---|--:|--:|--:|"
     )
     architecture = ARCHITECTURES["asrn"]
-    elastic = Elastic(architecture, 4, architecture.parse(None)).to(
+    elastic = ElasticNetwork(architecture, 4, architecture.parse(None)).to(
         memory_format=torch.channels_last
     )
     elastic.net.train()

@@ -74,11 +74,11 @@ def models(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_json: bool) -> None:
     """Count parameters, multiply-accumulates, activations and convolutions of MODEL."""
-    from sr_deploy.nets.checkpoint import load_checkpoint, untrained
+    from sr_deploy.nets.checkpoint import load_checkpoint, parse_untrained
     from sr_deploy.nets.complexity import count
 
     hw = parse_hw(lr)
-    bare = untrained(model)
+    bare = parse_untrained(model)
     if bare is not None:
         min_hw, net = bare.architecture.min_hw, bare.network(variant)
     else:

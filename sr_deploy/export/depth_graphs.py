@@ -18,7 +18,7 @@ from sr_deploy.core.samples import sample_lr
 from sr_deploy.export.parts import Part, free, part_of, write_parts
 from sr_deploy.nets.adaedsr import AdaEDSR
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
-from sr_deploy.nets.fuse import rewritten
+from sr_deploy.nets.fuse import fuse_network
 from sr_deploy.nets.sparse import ByRows, parts_of, rows_plan
 from sr_deploy.nets.tiled import OnTiles
 
@@ -52,7 +52,7 @@ def plan_from_checkpoint(
             f"'{checkpoint.name}' is of {checkpoint.spec.arch}: only an AdaEDSR is run so",
             hint="give one of adaedsr",
         )
-    plan = rows_plan(checkpoint, net, dense=rewritten(net.backbone())[0])
+    plan = rows_plan(checkpoint, net, dense=fuse_network(net.backbone())[0])
     if way == "tiles":
         plan = replace(plan, way=way, tile=tile, dense_above=TILES_ABOVE)
     plan = plan if dense_above is None else replace(plan, dense_above=dense_above)
@@ -79,7 +79,7 @@ def _check(way: str, plan: DepthPlan) -> None:
 def _parts(net: AdaEDSR, plan: DepthPlan) -> List[Part]:
     """In the order of `graph_names`. Each is given what torch's own parts before it made."""
     hw = free(2, 3)
-    start, end, *pairs = parts_of(rewritten(net)[0], plan.depths, SKIPPING[plan.way])  # type: ignore[arg-type]
+    start, end, *pairs = parts_of(fuse_network(net)[0], plan.depths, SKIPPING[plan.way])  # type: ignore[arg-type]
     x, depth = _example(net)
     with torch.no_grad():
         features, depth_map = start(x, depth)

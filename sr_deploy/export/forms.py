@@ -16,24 +16,24 @@ from torch import Tensor, nn
 from sr_deploy.core.errors import TargetError
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.export.blocks import in_blocks
-from sr_deploy.nets.fuse import convolution_of, counted, rewritten, rows_of
+from sr_deploy.nets.fuse import convolution_of, counted, fuse_network, rows_of
 from sr_deploy.nets.imdeception import GIDB
 
 LITERAL, PLAIN = "literal", "plain"
 
 
-def in_form(net: nn.Module, form: str) -> Tuple[nn.Module, List[Dict[str, object]]]:
+def apply_form(net: nn.Module, form: str) -> Tuple[nn.Module, List[Dict[str, object]]]:
     """Return `net` in a form, and what was done to it: each pass with its counts before and after."""
     if form == LITERAL:
         return net, []
-    plain, done = rewritten(net)
+    plain, done = fuse_network(net)
     made = FORMS[form](plain)
     return (plain, done) if made is None else (made, [*done, counted(form, plain, made)])
 
 
-def forms_of(net: nn.Module) -> List[str]:
+def list_forms(net: nn.Module) -> List[str]:
     """Return the forms that differ for this network, `plain` first."""
-    plain, _ = rewritten(net)
+    plain, _ = fuse_network(net)
     return [PLAIN] + [
         name for name, apply in FORMS.items() if name != PLAIN and apply(plain) is not None
     ]

@@ -21,7 +21,7 @@ from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import HW, Sizes, hw_text, parse_sizes
 from sr_deploy.core.spec import ModelSpec, Variant, check_min_hw
 from sr_deploy.core.target import PRECISIONS, TargetProfile, load_target
-from sr_deploy.export.forms import LITERAL, default_form, forms_of, in_form
+from sr_deploy.export.forms import LITERAL, apply_form, default_form, list_forms
 from sr_deploy.export.graph import graph_from_network
 from sr_deploy.export.half import check_half, fp16_graph, precision_of
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
@@ -111,7 +111,7 @@ def _forms(checkpoint: Checkpoint, variant: Variant, request: _Request) -> List[
     if request.literal:
         return [LITERAL]
     if request.candidates:
-        return forms_of(checkpoint.network(str(variant)))
+        return list_forms(checkpoint.network(str(variant)))
     return [default_form(request.target, checkpoint.architecture.name, str(variant))]
 
 
@@ -143,7 +143,7 @@ def _export(
     if up_to_date(path, manifest):
         return f"{path.name}: up to date"
     net = checkpoint.network(str(variant))
-    faster, rewrites = in_form(net, form)
+    faster, rewrites = apply_form(net, form)
     full = graph_from_network(faster, sizes, opset=request.opset)
     runtime = raw_session(full.SerializeToString())
     checks = _check_fp32(

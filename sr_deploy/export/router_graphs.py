@@ -16,7 +16,7 @@ from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.routers import PLAN_SUFFIX
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.export.parts import Part, free, part_of, write_parts
-from sr_deploy.nets.fuse import rewritten
+from sr_deploy.nets.fuse import fuse_network
 from sr_deploy.nets.router import Router, load_router
 
 CHECKED_PATCHES = 3
@@ -48,7 +48,7 @@ def plan_from_router(
     parts: Dict[str, Part] = {}
     for number, (name, (net, result)) in enumerate(networks.items(), 1):
         file = f"{router.name}.{name}.onnx"
-        made = rewritten(net)[0] if result == "sr" else net
+        made = fuse_network(net)[0] if result == "sr" else net
         parts[file] = part_of(made, net, (x,), inputs=["lr"], outputs=[result], dynamic=(free(0),))
         progress(f"[{number}/{len(networks)}] {file}: {parts[file][1]:.2g} from torch at most")
     folder = output_folder(Path(output))

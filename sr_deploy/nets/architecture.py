@@ -101,7 +101,7 @@ def blocks_in(weights: Weights, prefix: str) -> int:
     return max(len(found), 1)
 
 
-class Elastic(nn.Module):
+class ElasticNetwork(nn.Module):
     """A super-network: the largest variant's weights, run at any point of its space through differentiable slices."""
 
     def __init__(

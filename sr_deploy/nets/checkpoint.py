@@ -64,7 +64,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Untrained:
+class UntrainedModel:
     """An architecture at a scale, for questions that need no weights. Takes any variant its architecture has."""
 
     name: str
@@ -76,7 +76,7 @@ class Untrained:
         return self.architecture.build(self.scale, self.architecture.parse(variant))
 
 
-def untrained(name: str) -> Optional[Untrained]:
+def parse_untrained(name: str) -> Optional[UntrainedModel]:
     """Return what a bare name such as `asrn_x3` stands for, None when it is not of that form.
 
     Raises InputError when the architecture has no such scale.
@@ -90,7 +90,7 @@ def untrained(name: str) -> Optional[Untrained]:
             f"{architecture.name} has no scale x{scale}; it has {', '.join(f'x{s}' for s in architecture.scales)}",
             hint=f"write {architecture.name}_x{architecture.scales[-1]}, say",
         )
-    return Untrained(name, architecture, scale)
+    return UntrainedModel(name, architecture, scale)
 
 
 def load_checkpoint(model: Union[str, Path]) -> Checkpoint:
@@ -195,7 +195,7 @@ def check_finite(weights: dict, *, source: str) -> None:
         )
 
 
-def is_weights(value: Any) -> bool:
+def is_state_dict(value: Any) -> bool:
     """Tell whether `value` is a flat mapping of names to tensors."""
     return (
         isinstance(value, dict)
@@ -222,7 +222,7 @@ def _checkpoint_path(model: str) -> Path:
                 hint="bring it in with: srdeploy import-checkpoint ARCH FILE -o DIR",
             )
         return path
-    if untrained(model) is not None:
+    if parse_untrained(model) is not None:
         raise InputError(
             f"'{model}' is an architecture; no weights of that name are shipped",
             hint=f"give a checkpoint's path, or one of {', '.join(known) or 'the shipped ones (there are none)'}",

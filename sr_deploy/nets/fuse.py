@@ -21,7 +21,7 @@ from sr_deploy.nets.linear import kernel_of
 COUNTED_HW = (64, 64)
 
 
-def rewritten(net: nn.Module) -> Tuple[nn.Module, List[Dict[str, object]]]:
+def fuse_network(net: nn.Module) -> Tuple[nn.Module, List[Dict[str, object]]]:
     """Apply every pass; return the network to export and what was done: each pass with its counts before and after."""
     done: List[Dict[str, object]] = []
     for name, apply in PASSES.items():

@@ -21,10 +21,10 @@ from sr_deploy.nets.checkpoint import (
     Checkpoint,
     check_finite,
     check_state_dict,
-    is_weights,
+    is_state_dict,
+    parse_untrained,
     read_safetensors,
     save_checkpoint,
-    untrained,
 )
 
 
@@ -123,10 +123,10 @@ def read_weights(file: Path) -> Dict[str, Tensor]:
             hint="only tensors are read: a file that is cut off, or a pickle that holds code, is refused. Save model.state_dict()",
         ) from e
     for key in ("params_ema", "params", "state_dict", "model"):
-        if isinstance(content, dict) and is_weights(content.get(key)):
+        if isinstance(content, dict) and is_state_dict(content.get(key)):
             content = content[key]
             break
-    if not is_weights(content):
+    if not is_state_dict(content):
         raise CheckpointError(
             f"{file} holds no state dict (a mapping of names to tensors)",
             hint="save model.state_dict()",
@@ -210,7 +210,7 @@ def _rename(name: str, rules: tuple) -> str:
 def _architecture(kind: str) -> Tuple[Architecture, Tuple[int, ...]]:
     if kind in ARCHITECTURES:
         return ARCHITECTURES[kind], ARCHITECTURES[kind].scales
-    bare = untrained(kind)
+    bare = parse_untrained(kind)
     if bare is None:
         known = [*IMPORTERS, *ARCHITECTURES]
         raise InputError(

@@ -8,7 +8,7 @@ import torch
 from sr_deploy.core.errors import CheckpointError, InputError, VariantError
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
-from sr_deploy.nets.architecture import Elastic
+from sr_deploy.nets.architecture import ElasticNetwork
 from sr_deploy.nets.checkpoint import Checkpoint
 from sr_deploy.runtime.torch_module import TorchSession
 
@@ -37,7 +37,7 @@ ELASTIC = [
 @functools.lru_cache(maxsize=None)
 def super_network(name):
     torch.manual_seed(2)
-    return Elastic(ARCHITECTURES[name], 2, ARCHITECTURES[name].parse(None)).eval()
+    return ElasticNetwork(ARCHITECTURES[name], 2, ARCHITECTURES[name].parse(None)).eval()
 
 
 @pytest.mark.parametrize("name, scale", ARCH_AND_SCALE)

@@ -10,7 +10,7 @@ from sr_deploy.core.errors import CheckpointError, InputError, VariantError
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
-from sr_deploy.nets.checkpoint import load_checkpoint, save_checkpoint, untrained
+from sr_deploy.nets.checkpoint import load_checkpoint, parse_untrained, save_checkpoint
 
 
 def save(folder, arch="asrn", variant="d2", *, name="net", weights=None, **card):
@@ -237,7 +237,7 @@ def test_another_file_is_no_checkpoint(tmp_path):
     "name, blocks", [("asrn_x3", 5), ("srn_x4", 6), ("srn-s_x2", 6), ("edsr_x4", 20)]
 )
 def test_bare_names_are_the_papers_defaults(name, blocks):
-    bare = untrained(name)
+    bare = parse_untrained(name)
     with torch.device("meta"):
         net = bare.network()
     assert len(net.body if name.startswith("asrn") else net.blocks) == blocks
@@ -245,12 +245,12 @@ def test_bare_names_are_the_papers_defaults(name, blocks):
 
 def test_bare_names_take_any_variant_of_the_architecture():
     with torch.device("meta"):
-        assert len(untrained("asrn_x4").network("d25").body) == 25
-        assert untrained("imdeception_x4").network().core == 16
-        assert len(untrained("imdeception_x4").network().nla) == 2
+        assert len(parse_untrained("asrn_x4").network("d25").body) == 25
+        assert parse_untrained("imdeception_x4").network().core == 16
+        assert len(parse_untrained("imdeception_x4").network().nla) == 2
     with pytest.raises(VariantError):
-        untrained("imdeception_x4").network("d3")
-    assert untrained("vdsr_x4") is None and untrained("asrn") is None
+        parse_untrained("imdeception_x4").network("d3")
+    assert parse_untrained("vdsr_x4") is None and parse_untrained("asrn") is None
 
 
 def test_saving_keeps_the_old_checkpoint_when_writing_fails(tmp_path, monkeypatch):
