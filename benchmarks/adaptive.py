@@ -56,7 +56,7 @@ def main() -> None:
     from sr_deploy.core.degradation import degraded
     from sr_deploy.core.images import nchw_from_rgb
     from sr_deploy.core.routers import is_router
-    from sr_deploy.export.adaptive_plan import plans_from_model
+    from sr_deploy.export.plans import plans_from_model
 
     hr = mosaic(given.crops)
     x = nchw_from_rgb(degraded(hr, scale=4))

@@ -90,7 +90,7 @@ def export(
                 "--adaptive exports for every size, in FP32, for ONNX Runtime: it takes -o alone",
                 hint="leave the others out",
             )
-        from sr_deploy.export.adaptive_plan import plans_from_model
+        from sr_deploy.export.plans import plans_from_model
 
         for path in plans_from_model(model, output, progress=say):
             emit(str(path))

@@ -127,13 +127,13 @@ def test_every_point_trains_the_weights_it_uses(name, point):
 def test_unknown_scale_variant_and_configuration_are_refused(name):
     architecture = ARCHITECTURES[name]
     variant = architecture.parse(None)
-    with pytest.raises(InputError, match="no scale x7; it has x"):
+    with pytest.raises(InputError, match="does not support scale x7; expected one of x"):
         architecture.build(7, variant)
     with pytest.raises(VariantError, match="'z3' is not a variant"):
         architecture.parse("z3")
     with pytest.raises(VariantError, match="is not a variant"):
         architecture.parse(architecture.default_variant + "-quick")
-    with pytest.raises(CheckpointError, match="no configuration key 'speed'"):
+    with pytest.raises(CheckpointError, match="unknown configuration key 'speed'"):
         architecture.build(architecture.scales[0], variant, {"speed": 1})
 
 

@@ -155,20 +155,11 @@ def _adadsr(given: str, depth: Optional[float]) -> AdaDSR:
         raise InputError(
             f"'{given}' routes patches; it is no AdaDSR", hint="give --adaptive cdnsr or elastic"
         )
-    from sr_deploy.nets.adaedsr import AdaEDSR
-    from sr_deploy.nets.checkpoint import load_checkpoint
-    from sr_deploy.nets.fuse import fuse_network
-    from sr_deploy.nets.sparse import ByRows, parts_of, rows_plan
+    from sr_deploy.nets.sparse import depth_plan, load_adaedsr, split_network
 
-    checkpoint = load_checkpoint(given)
-    net = checkpoint.network()
-    if not isinstance(net, AdaEDSR):
-        raise InputError(
-            f"'{checkpoint.name}' is of {checkpoint.spec.arch}: only an AdaEDSR is run so",
-            hint="give one of adaedsr",
-        )
-    plan = rows_plan(checkpoint, net, dense=fuse_network(net.backbone())[0])
-    parts = parts_of(fuse_network(net)[0], plan.depths, ByRows)  # type: ignore[arg-type]
+    checkpoint, net = load_adaedsr(given)
+    plan = depth_plan(checkpoint, net)
+    parts = split_network(net, plan.depths, plan.way)
     return AdaDSR(plan, [_torch_part(part) for part in parts], depth=depth, **_torch_facts())
 
 
