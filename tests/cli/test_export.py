@@ -111,7 +111,7 @@ def test_a_model_without_weights(fails, tmp_path, model, words):
 def test_a_pytorch_file_is_told_how_to_come_in(fails, tmp_path):
     (tmp_path / "w.pth").write_bytes(b"x")
     error = fails("export", tmp_path / "w.pth", "-o", tmp_path / "out")
-    assert "is not a checkpoint of ours" in error and "srdeploy import-checkpoint" in error
+    assert "is not a checkpoint; expected" in error and "srdeploy import-checkpoint" in error
 
 
 def test_an_output_folder_that_cannot_be_written(fails, asrn, tmp_path):
