@@ -5,6 +5,7 @@ The stable Python API; each name is imported on first use, so that a board witho
     checkpoint_from_images(recipe, [...], folder)
     load_checkpoint(model)                 a checkpoint: a path, or a shipped name (`.network("d3")` is a plain module)
     onnx_from_checkpoint(model, folder)    verified ONNX graphs of its variants
+    ExportOptions(variants="d1,d3")        and which of them, sizes, precision and target
     engine_from_onnx(graphs, folder, target="rtx")
     tuned_engine_from_onnx(graphs, folder, target="cpu")   the fastest of each network's forms, measured
     rows_from_artifacts([...])             PSNR, SSIM, latency, memory and counts with their conditions
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 _API = {
     "checkpoint_from_images": "sr_deploy.train.trainer",
     "load_checkpoint": "sr_deploy.nets.checkpoint",
+    "ExportOptions": "sr_deploy.export.pipeline",
     "onnx_from_checkpoint": "sr_deploy.export.pipeline",
     "engine_from_onnx": "sr_deploy.runtime.build",
     "tuned_engine_from_onnx": "sr_deploy.runtime.autotune",

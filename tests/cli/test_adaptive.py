@@ -165,7 +165,7 @@ def test_export_says_what_goes_with_it(run_cli, tmp_path):
     )
     assert (
         result.exit_code == 1
-        and "it takes -o alone" in result.stderr
+        and "it takes no option but -o" in result.stderr
         and not (tmp_path / "out").exists()
     )
     result = run_cli("export", "asrn_x4", "--adaptive", "-o", tmp_path / "out")
