@@ -53,13 +53,13 @@ def main() -> None:
         return
     if given.crops is None or given.output is None:
         parser.error("--crops and -o are needed to measure")
-    from sr_deploy.core.degradation import degraded
+    from sr_deploy.core.degradation import degrade
     from sr_deploy.core.images import nchw_from_rgb
     from sr_deploy.core.routers import is_router
     from sr_deploy.export.adaptive_plan import plans_from_model
 
     hr = mosaic(given.crops)
-    x = nchw_from_rgb(degraded(hr, scale=4))
+    x = nchw_from_rgb(degrade(hr, scale=4))
     rows: List[dict] = []
     with tempfile.TemporaryDirectory() as folder:
         for model in given.models:
@@ -159,10 +159,10 @@ def compared(
     """A row of each way; the first is what the others are compared with."""
     import onnxruntime
 
-    from sr_deploy.core.device import cores, cpu_name
+    from sr_deploy.core.device import cpu_name, usable_cores
     from sr_deploy.core.images import rgb_from_nchw
     from sr_deploy.core.metrics import psnr_db
-    from sr_deploy.core.timing import in_turns
+    from sr_deploy.core.timing import time_in_turns
 
     def timed(way: str, run: Callable[[Any], Any]) -> Callable[[], float]:
         def once() -> float:
@@ -177,7 +177,7 @@ def compared(
         way: psnr_db(rgb_from_nchw(done.y_nchw), hr, metric="y", border=4)
         for way, done in found.items()
     }
-    times = in_turns({way: timed(way, run) for way, run in ways.items()}, rounds)
+    times = time_in_turns({way: timed(way, run) for way, run in ways.items()}, rounds)
     first = next(iter(ways))
     rows = []
     for way, taken in times.items():
@@ -197,7 +197,7 @@ def compared(
                 ),
                 "stages_ms": {stage: round(ms, 1) for stage, ms in done.spent.ms.items()},
                 "device": cpu_name(),
-                "threads": cores(),
+                "threads": usable_cores(),
                 "onnxruntime": onnxruntime.__version__,
             }
         )

@@ -18,7 +18,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from sr_deploy.core.timing import statistics  # noqa: E402
+from sr_deploy.core.timing import latency_statistics  # noqa: E402
 from sr_deploy.results.tables import markdown  # noqa: E402
 
 MODELS = ("asrn_x4.d3", "imdeception_x4.c16-nla", "srn-ntire_x4.b4")
@@ -129,7 +129,7 @@ def table(rows: Sequence[Row]) -> str:
         ours, bare = by["bench"], by["bare"]
         ratios = sorted(_middle(a) / _middle(b) for a, b in zip(ours, bare))
         spreads = [
-            f"{max(statistics(r['times_ms'])['latency_cv'] for r in who):.1%}"
+            f"{max(latency_statistics(r['times_ms'])['latency_cv'] for r in who):.1%}"
             for who in (ours, bare)
         ]
         medians = [", ".join(f"{_middle(r):.2f}" for r in who) for who in (ours, bare)]
@@ -175,13 +175,14 @@ def _agree(some: Sequence[Row], others: Sequence[Row]) -> str:
 def _within(a: Row, b: Row) -> bool:
     """Whether two medians differ by no more than the larger standard deviation of single runs."""
     spread = max(
-        s["latency_cv"] * s["latency_ms_mean"] for s in (statistics(r["times_ms"]) for r in (a, b))
+        s["latency_cv"] * s["latency_ms_mean"]
+        for s in (latency_statistics(r["times_ms"]) for r in (a, b))
     )
     return abs(_middle(a) - _middle(b)) <= spread
 
 
 def _middle(row: Row) -> float:
-    return statistics(row["times_ms"])["latency_ms_median"]
+    return latency_statistics(row["times_ms"])["latency_ms_median"]
 
 
 def _one_image(folder: Path) -> str:

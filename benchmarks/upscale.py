@@ -83,11 +83,11 @@ def exact(rows: Rows, folder: Path, models: Optional[List[str]]) -> None:
     """Print the largest difference of tiled against whole, per variant."""
     import numpy as np
 
-    from sr_deploy.core.shipped import shipped
+    from sr_deploy.core.shipped import shipped_checkpoints
     from sr_deploy.runtime.tiling import smallest_tile
     from sr_deploy.upscale.tiles import Upscaler
 
-    for name in models or [path.stem for path in shipped()]:
+    for name in models or [path.stem for path in shipped_checkpoints()]:
         model, _, chosen = name.partition(".")
         for session, variant in sessions(model, chosen or None, folder):
             tile = max(TILE, *(smallest_tile(session, axis) for axis in (0, 1)))

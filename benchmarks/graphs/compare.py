@@ -135,7 +135,7 @@ def compare(name: str, size: str, rounds: int, ceilings: Dict[str, float]) -> Li
     import torch
 
     from sr_deploy.core.sizes import parse_hw
-    from sr_deploy.core.timing import in_turns
+    from sr_deploy.core.timing import time_in_turns
     from sr_deploy.nets.checkpoint import load_checkpoint
     from sr_deploy.runtime.ort import raw_session
 
@@ -154,7 +154,7 @@ def compare(name: str, size: str, rounds: int, ceilings: Dict[str, float]) -> Li
         runs.update({"torch eager": lambda: net(tensor), "torch.compile": lambda: compiled(tensor)})
         for run in runs.values():  # compile, and take memory
             run()
-        times = in_turns({form: timed(run) for form, run in runs.items()}, rounds)
+        times = time_in_turns({form: timed(run) for form, run in runs.items()}, rounds)
         literal = min(
             ("dynamo", "TorchScript"),
             key=lambda form: statistics.median(times.get(form, [float("inf")])),
@@ -279,11 +279,11 @@ def memory_of(path: Path) -> float:
 
 
 def memory_here(path: Path) -> float:
-    from sr_deploy.core.device import peak_memory_mib
+    from sr_deploy.core.device import track_peak_memory
     from sr_deploy.runtime.ort import raw_session
 
     memory: list = []
-    with peak_memory_mib(memory):
+    with track_peak_memory(memory):
         session = raw_session(str(path))
         shape = [n if isinstance(n, int) else 1 for n in session.get_inputs()[0].shape]
         for _ in range(3):
@@ -296,7 +296,7 @@ def sessions(names: List[str]) -> List[Dict[str, Any]]:
     onnxruntime's defaults."""
     import onnx
 
-    from sr_deploy.core.device import cores
+    from sr_deploy.core.device import usable_cores
     from sr_deploy.core.sizes import parse_sizes
     from sr_deploy.core.target import load_target
     from sr_deploy.export.forms import default_form, in_form
@@ -317,7 +317,7 @@ def sessions(names: List[str]) -> List[Dict[str, Any]]:
             for size in ("256x512", "1080x1920"):
                 for kind in (
                     "ours, 1 thread",
-                    f"ours, {cores()} threads",
+                    f"ours, {usable_cores()} threads",
                     "onnxruntime's defaults",
                 ):
                     command = [sys.executable, __file__, "--session", str(path), size, kind]
@@ -333,7 +333,7 @@ def session_here(path: str, size: str, kind: str) -> None:
 
     import onnxruntime as ort
 
-    from sr_deploy.core.device import peak_memory_mib
+    from sr_deploy.core.device import track_peak_memory
     from sr_deploy.core.sizes import parse_hw
     from sr_deploy.runtime.ort import OnnxRuntimeSession
 
@@ -341,7 +341,7 @@ def session_here(path: str, size: str, kind: str) -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     x = np.random.default_rng(0).random((1, 3, *parse_hw(size)), dtype=np.float32)
     memory: list = []
-    with peak_memory_mib(memory):
+    with track_peak_memory(memory):
         if kind.startswith("ours"):
             session: Any = OnnxRuntimeSession(Path(path))
             run = timed(lambda: session.run(x))

@@ -16,13 +16,13 @@ import sr_deploy
 from sr_deploy.bench.evaluate import ImageSet, Quality, check_images, evaluate, image_set
 from sr_deploy.bench.monitor import Watch, before, device_facts, warnings_of
 from sr_deploy.bench.subjects import Subject, given_items, subjects_of, with_counts
-from sr_deploy.core.degradation import degraded
-from sr_deploy.core.device import cpu_name, limited_to, peak_memory_mib, python_and_os
+from sr_deploy.core.degradation import degrade
+from sr_deploy.core.device import cpu_name, limit_cores, python_and_os, track_peak_memory
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
 from sr_deploy.core.session import Session, Spent
 from sr_deploy.core.sizes import HW, parse_hw
-from sr_deploy.core.timing import TOLERANCE, WARMUP_S, measure_latency, statistics
+from sr_deploy.core.timing import TOLERANCE, WARMUP_S, latency_statistics, measure_latency
 from sr_deploy.results.protocols import DEFAULT, Protocol, deviations, protocol_named, time_ms
 from sr_deploy.results.rows import BenchmarkRow
 
@@ -106,7 +106,7 @@ def measured(
     What cannot run on this machine becomes a row with its reason. Raises an SrDeployError on bad input.
     """
     chosen = [protocol_named(name) for name in dict.fromkeys(protocols)]
-    with limited_to(threads):
+    with limit_cores(threads):
         subjects = [
             subject
             for item in given_items(given, variants)
@@ -223,7 +223,7 @@ def _measure(subject: Subject, protocol: Protocol, request: Request) -> Benchmar
     memory: List[Optional[float]] = []
     metric = protocol.metric or request.metric or "y"
     try:
-        with peak_memory_mib(memory):
+        with track_peak_memory(memory):
             session = subject.open()
             earlier.update(device_facts() if session.device else {})
             with Watch(session.device) as watch:
@@ -330,7 +330,7 @@ def _repeated(session: Session, request: Request, watch: Watch) -> Dict[str, Any
         cadence_hz=request.cadence_hz,
         between=watch.look,
     )
-    found: Dict[str, Any] = statistics(latency.times_ms)
+    found: Dict[str, Any] = latency_statistics(latency.times_ms)
     warnings = []
     if not latency.settled:
         warnings.append(
@@ -368,7 +368,7 @@ def typical_input(images: ImageSet, scale: int, hw: HW) -> np.ndarray:
         row: List[np.ndarray] = []
         while sum(lr.shape[1] for lr in row) < hw[1]:
             row.append(
-                degraded(
+                degrade(
                     modcrop(read_rgb(images.files[number % len(images.files)]), scale), scale=scale
                 )
             )
@@ -390,7 +390,7 @@ def _of_images(valid: Quality, test: Optional[Quality]) -> Dict[str, Any]:
         if quality
     ]
     return {
-        **statistics(times),
+        **latency_statistics(times),
         "latency_ms_mean": float(np.mean(means)),
         "warmup": 0,
         "runs": len(times),

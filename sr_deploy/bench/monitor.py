@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-from sr_deploy.core.device import cpu_mhz, load_1min, others_cores, temperature_c, usage
+from sr_deploy.core.device import cores_used_by_others, cpu_mhz, cpu_usage, load_1min, temperature_c
 from sr_deploy.runtime.boards.board import (
     SCRIPT,
     PowerSample,
@@ -30,11 +30,11 @@ _WATCH_EVERY_S = 0.25
 
 def before() -> Dict[str, Any]:
     """Return what is known of the machine now, looking at it for 0.3 s."""
-    start = usage()
+    start = cpu_usage()
     time.sleep(LOOK_S)
     return _known(
         load_1min=load_1min(),
-        others_cores=others_cores(start, usage()),
+        others_cores=cores_used_by_others(start, cpu_usage()),
         cpu_mhz=cpu_mhz(),
         temperature_c=temperature_c(),
     )
@@ -61,7 +61,7 @@ class Watch:
                 subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             )
             self._stack.callback(self._read_sensors)
-        self._start, self._start_s = usage(), time.time()
+        self._start, self._start_s = cpu_usage(), time.time()
         return self
 
     def look(self) -> None:
@@ -72,7 +72,7 @@ class Watch:
 
     def __exit__(self, *raised: object) -> None:
         self.look()
-        self._others, self._stop_s = others_cores(self._start, usage()), time.time()
+        self._others, self._stop_s = cores_used_by_others(self._start, cpu_usage()), time.time()
         self._stack.close()
 
     def _read_sensors(self) -> None:

@@ -54,7 +54,7 @@ def report(
     are shown apart and never ranked together.
     """
     from sr_deploy.bench.crop_images import crops_of
-    from sr_deploy.core.files import atomic_path, no_empty_folders, write_text
+    from sr_deploy.core.files import atomic_path, remove_empty_folders, write_text
     from sr_deploy.results.report.figure import check_can_draw
     from sr_deploy.results.report.html import check_can_render, report_html
     from sr_deploy.results.report.paper import paper_figures
@@ -76,7 +76,7 @@ def report(
     rows = [row for path in files for row in read_rows(path)]
     page = report_html(rows, crops_of(crops, data=data, progress=say) if crops else [])
     drawn = paper_figures(rows) if figures is not None else {}
-    with no_empty_folders(output.parent, *([figures] if figures is not None else [])):
+    with remove_empty_folders(output.parent, *([figures] if figures is not None else [])):
         for name, content in drawn.items():
             with atomic_path(Path(figures or "") / name) as temporary:
                 temporary.write_bytes(content)

@@ -17,7 +17,7 @@ _HELD: Set[Path] = set()
 
 
 @contextlib.contextmanager
-def claimed(path: Path) -> Iterator[bool]:
+def claim_file(path: Path) -> Iterator[bool]:
     """Yield whether this process now holds the claim file `path`; it is removed at the end.
 
     A claim of a process of this machine that has died is taken over; another machine's is respected, whatever became of it.
@@ -38,7 +38,7 @@ def claimed(path: Path) -> Iterator[bool]:
                 path.unlink()
 
 
-def holder(path: Path) -> Tuple[int, str]:
+def read_holder(path: Path) -> Tuple[int, str]:
     """Return the process and host that hold a claim; process 0 of this host where nobody does, or it was never finished."""
     for _ in range(2):
         with contextlib.suppress(OSError, ValueError):
@@ -60,7 +60,7 @@ def _take(path: Path, mine: str) -> bool:
             f"cannot write {path}: {e.strerror or e}",
             hint="free some space, or give a folder you may write to",
         ) from e
-    pid, host = holder(path)
+    pid, host = read_holder(path)
     if host != socket.gethostname() or _runs(pid):
         return False
     with atomic_path(path) as temporary:

@@ -29,7 +29,7 @@ def check_degradation(kind: str, scale: int) -> None:
         )
 
 
-def degraded(
+def degrade(
     hr: np.ndarray, *, scale: int, kind: str = "bi", rng: Optional[np.random.Generator] = None
 ) -> np.ndarray:
     """Return the LR of an HR image: (scale*h, scale*w, 3) uint8 RGB -> (h, w, 3) uint8.
@@ -40,10 +40,10 @@ def degraded(
     if kind == "bd":
         return _gaussian_7x7(hr)[1::3, 1::3]
     lr = imresize(hr, scale=1 / scale)
-    return lr if kind == "bi" else noisy(lr, np.random.default_rng(0) if rng is None else rng)
+    return lr if kind == "bi" else add_noise(lr, np.random.default_rng(0) if rng is None else rng)
 
 
-def noisy(lr: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def add_noise(lr: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Add the noise of `dn` to a uint8 image: N(0, 30), rounded and clipped to uint8."""
     return np.clip(np.rint(lr + rng.normal(0.0, DN_SIGMA, lr.shape)), 0, 255).astype(np.uint8)
 

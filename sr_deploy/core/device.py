@@ -27,7 +27,7 @@ _ZONES = Path("/sys/class/thermal")
 
 def cpu_name() -> str:
     """Return the CPU's model and the cores this process may use: `AMD EPYC, 2 cores`."""
-    return f"{cpu_model()}, {cores()} cores"
+    return f"{cpu_model()}, {usable_cores()} cores"
 
 
 def cpu_model() -> str:
@@ -51,14 +51,14 @@ def cpu_features() -> List[str]:
     return [platform.machine()]
 
 
-def cores() -> int:
+def usable_cores() -> int:
     """Return how many CPU cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
-def limited_to(threads: Optional[int]) -> Iterator[None]:
+def limit_cores(threads: Optional[int]) -> Iterator[None]:
     """Let this process use the first `threads` of its cores only; the libraries that run networks take one thread a core.
 
     None: all of them. Raises InputError when it has fewer, or the system cannot.
@@ -81,7 +81,7 @@ def limited_to(threads: Optional[int]) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Usage:
+class CpuUsage:
     """CPU time spent until one moment, in seconds."""
 
     at_s: float
@@ -90,18 +90,18 @@ class Usage:
     own_s: float
 
 
-def usage() -> Optional[Usage]:
+def cpu_usage() -> Optional[CpuUsage]:
     """Return the CPU time spent so far; None where the system does not tell."""
     with contextlib.suppress(OSError, ValueError, AttributeError, IndexError):
         ticks = [int(v) for v in _STAT.read_text().split("\n", 1)[0].split()[1:9]]
         busy = (
             sum(ticks) - ticks[3] - ticks[4]
         )  # idle and waiting for a disk; guests are in user time already
-        return Usage(time.monotonic(), busy / os.sysconf("SC_CLK_TCK"), time.process_time())
+        return CpuUsage(time.monotonic(), busy / os.sysconf("SC_CLK_TCK"), time.process_time())
     return None
 
 
-def others_cores(start: Optional[Usage], stop: Optional[Usage]) -> Optional[float]:
+def cores_used_by_others(start: Optional[CpuUsage], stop: Optional[CpuUsage]) -> Optional[float]:
     """Return how many cores others than this process kept busy between two moments; None for less than 0.2 s (a tick is 10 ms)."""
     if start is None or stop is None or stop.at_s - start.at_s < 0.2:
         return None
@@ -142,7 +142,7 @@ def python_and_os() -> str:
 
 
 @contextlib.contextmanager
-def peak_memory_mib(result: List[Optional[float]]) -> Iterator[None]:
+def track_peak_memory(result: List[Optional[float]]) -> Iterator[None]:
     """Append to `result` by how many MiB the process's resident memory rose above its level at entry, at its peak.
 
     Linux only (the kernel's own high-water mark, reset at entry); elsewhere None is appended.

@@ -70,7 +70,7 @@ class MissingPackageError(SrDeployError):
         )
 
 
-def nearest(wanted: str, known: Iterable[str]) -> str:
+def did_you_mean(wanted: str, known: Iterable[str]) -> str:
     """Return ` did you mean 'x'?` for the known name closest to `wanted`, or an empty string. Never a substitute."""
     match = difflib.get_close_matches(wanted, list(known), n=1, cutoff=0.4)
     return f"did you mean '{match[0]}'?" if match else ""

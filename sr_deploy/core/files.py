@@ -30,7 +30,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Raises InputError when the folder cannot be made or written.
     """
-    output_folder(path.parent)
+    make_output_folder(path.parent)
     # Not the suffix of `path`: what a killed process leaves must not look like an artifact.
     descriptor, name = tempfile.mkstemp(dir=str(path.parent), prefix=".partial-", suffix=".tmp")
     os.close(descriptor)
@@ -56,7 +56,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def output_folder(path: Path) -> Path:
+def make_output_folder(path: Path) -> Path:
     """Make `path` and return it. Raises InputError when it cannot be made or written."""
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def output_folder(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def no_empty_folders(*folders: Path) -> Iterator[None]:
+def remove_empty_folders(*folders: Path) -> Iterator[None]:
     """Take away in the end what of these folders and their parents was made meanwhile and is empty: an interrupt leaves nothing."""
     made = sorted(
         {p for f in folders for p in (f, *f.parents) if not p.exists()}, key=lambda p: -len(p.parts)
@@ -84,7 +84,7 @@ def no_empty_folders(*folders: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def files_in(folder: Path, *suffixes: str) -> List[Path]:
+def files_with_suffix(folder: Path, *suffixes: str) -> List[Path]:
     """Return the files of a folder with one of the suffixes, in the order people count: d2 before d10, c4 before c4-nla."""
 
     def key(path: Path) -> list:

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List, Tuple, Type, TypeVar, Union
 
-from sr_deploy.core.errors import SrDeployError, nearest
+from sr_deploy.core.errors import SrDeployError, did_you_mean
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ def from_dict(
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
-            raise error(f"{where(key)}: unknown key '{key}'", hint=nearest(key, fields))
+            raise error(f"{where(key)}: unknown key '{key}'", hint=did_you_mean(key, fields))
     values = {}
     for name, field in fields.items():
         if name in data:

@@ -142,7 +142,7 @@ def check_manifest(manifest: Manifest, *, source: str) -> None:
         )
 
 
-def up_to_date(artifact: Path, wanted: Manifest) -> bool:
+def is_up_to_date(artifact: Path, wanted: Manifest) -> bool:
     """Tell whether `artifact` is whole and was made from the same parent by the same options and versions."""
     try:
         found = read_manifest(artifact)
@@ -162,7 +162,7 @@ def up_to_date(artifact: Path, wanted: Manifest) -> bool:
     return all(getattr(found, key) == getattr(wanted, key) for key in recipe)
 
 
-def made_by(artifact: Path) -> str:
+def recorded_command(artifact: Path) -> str:
     """Return the command that made a whole artifact; empty when there is none."""
     try:
         return read_manifest(artifact).command

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, Dict, Iterator, Type
 
-from sr_deploy.core.errors import InputError, SrDeployError, nearest
+from sr_deploy.core.errors import InputError, SrDeployError, did_you_mean
 
 
 class Registry:
@@ -34,7 +34,7 @@ class Registry:
         if name not in self._entries:
             raise self._error(
                 f"unknown {self.noun} '{name}'; known are {', '.join(self._entries)}",
-                hint=nearest(name, self._entries),
+                hint=did_you_mean(name, self._entries),
             )
         module, attribute = self._entries[name].split(":")
         return getattr(importlib.import_module(module), attribute)

@@ -11,13 +11,15 @@ from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.core.routers import ROUTER_SUFFIX
 from sr_deploy.core.spec import ModelSpec
 
-SUFFIX = ".safetensors"
+CHECKPOINT_SUFFIX = ".safetensors"
 
 
-def shipped() -> List[Path]:
+def shipped_checkpoints() -> List[Path]:
     """Return the weight files of the shipped checkpoints, sorted by name; routers are none: see `core/routing.py`."""
     return sorted(
-        p for p in data_folder("models").glob("*" + SUFFIX) if not p.name.endswith(ROUTER_SUFFIX)
+        p
+        for p in data_folder("models").glob("*" + CHECKPOINT_SUFFIX)
+        if not p.name.endswith(ROUTER_SUFFIX)
     )
 
 

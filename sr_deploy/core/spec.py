@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Optional, Sequence, Tuple
 
-from sr_deploy.core.errors import InputError, VariantError, nearest
+from sr_deploy.core.errors import InputError, VariantError, did_you_mean
 
 _VARIANT = re.compile(r"([a-z])([1-9][0-9]{0,3})((?:-[a-z]+)*)")
 
@@ -71,7 +71,7 @@ class ModelSpec:
         if str(variant) not in self.variants:
             raise VariantError(
                 f"this {self.arch}_x{self.scale} checkpoint holds no variant '{text}'; it holds {', '.join(self.variants)}",
-                hint=nearest(text, self.variants),
+                hint=did_you_mean(text, self.variants),
             )
         return variant
 

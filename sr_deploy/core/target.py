@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
-from sr_deploy.core.errors import InputError, TargetError, nearest
+from sr_deploy.core.errors import InputError, TargetError, did_you_mean
 from sr_deploy.core.files import data_folder
 from sr_deploy.core.jsonio import at_line, from_dict, read_json, to_json
 from sr_deploy.core.sizes import parse_sizes
@@ -51,7 +51,7 @@ class TargetProfile:
     unsupported: Tuple[str, ...] = ()
     """What the vendor does not, or no longer, support here."""
 
-    def takes_version(self, version: str) -> bool:
+    def supports_version(self, version: str) -> bool:
         """Tell whether a runtime's version lies in `runtime_versions`. Raises TargetError when that range is malformed."""
         number = _version(version)
         for bound in self.runtime_versions.split(","):
@@ -91,7 +91,7 @@ def load_target(name: str) -> TargetProfile:
     names = target_names()
     if name not in names:
         raise TargetError(
-            f"unknown target '{name}'; known are {', '.join(names)}", hint=nearest(name, names)
+            f"unknown target '{name}'; known are {', '.join(names)}", hint=did_you_mean(name, names)
         )
     return read_target(data_folder("engines/targets") / f"{name}.json")
 
@@ -141,7 +141,7 @@ def read_target(path: Path) -> TargetProfile:
             "compute_capabilities", "compute_capabilities must not be empty for TensorRT for RTX"
         )
     try:
-        profile.takes_version("0")
+        profile.supports_version("0")
     except TargetError as e:
         refuse("runtime_versions", e.message)
     bounds = {

@@ -19,7 +19,7 @@ MIN_RUNS, MAX_RUNS, ENOUGH_S = 10, 100, 3.0
 
 
 @dataclass(frozen=True)
-class Latency:
+class LatencySamples:
     """Milliseconds of every timed run, after the first and `warmup` further untimed ones."""
 
     first_ms: float
@@ -41,7 +41,7 @@ def measure_latency(
     runs: Optional[int] = None,
     cadence_hz: Optional[float] = None,
     between: Callable[[], None] = lambda: None,
-) -> Latency:
+) -> LatencySamples:
     """Repeat `run`. With `runs` None: at least 10 times, and until 3 s or 100 runs are reached.
 
     cadence_hz: start a run at this rate at most, as frames of a video come; None: back to back. Between two of them a device
@@ -65,7 +65,7 @@ def measure_latency(
             copies.append(done.copies_ms)
     frames.wait()
     between()
-    return Latency(
+    return LatencySamples(
         first,
         tuple(times),
         warm,
@@ -76,7 +76,7 @@ def measure_latency(
     )
 
 
-def statistics(times_ms: Sequence[float]) -> Dict[str, float]:
+def latency_statistics(times_ms: Sequence[float]) -> Dict[str, float]:
     """Return what a row holds of its latencies: median, p90, p95, p99, mean and coefficient of variation, by the row's keys."""
     median, p90, p95, p99 = (float(v) for v in np.percentile(times_ms, [50, 90, 95, 99]))
     mean = float(np.mean(times_ms))
@@ -90,7 +90,7 @@ def statistics(times_ms: Sequence[float]) -> Dict[str, float]:
     }
 
 
-def in_turns(runs: Mapping[K, Callable[[], float]], rounds: int) -> Dict[K, List[float]]:
+def time_in_turns(runs: Mapping[K, Callable[[], float]], rounds: int) -> Dict[K, List[float]]:
     """Call each of `runs`, which return milliseconds, in turns (A B A B), after a round that does not count."""
     times: Dict[K, List[float]] = {name: [] for name in runs}
     for n in range(rounds + 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from sr_deploy.core.errors import InputError, nearest
+from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.results.protocols import (
     below_gate,
     protocol_of,
@@ -36,7 +36,7 @@ def laid_out(rows: Sequence[BenchmarkRow], layout: str) -> Table:
     if layout not in LAYOUTS:
         raise InputError(
             f"unknown layout '{layout}'; expected {', '.join(LAYOUTS)}",
-            hint=nearest(layout, LAYOUTS),
+            hint=did_you_mean(layout, LAYOUTS),
         )
     return LAYOUTS[layout](rows)
 
@@ -52,7 +52,7 @@ def rows_where(rows: Sequence[BenchmarkRow], where: Sequence[str]) -> List[Bench
     for condition in where:
         key, found, value = condition.partition("=")
         if not found or key not in keys:
-            hint = nearest(key, keys) if key not in keys else f"say which: {key}=..."
+            hint = did_you_mean(key, keys) if key not in keys else f"say which: {key}=..."
             raise InputError(
                 f"'{condition}' is no condition on rows: expected KEY=VALUE, KEY a field of rows.jsonl",
                 hint=hint,

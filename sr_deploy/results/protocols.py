@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Tuple
 
-from sr_deploy.core.errors import InputError, nearest
+from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.results.rows import BenchmarkRow
 
 
@@ -132,7 +132,8 @@ def protocol_named(name: str) -> Protocol:
     """Return a protocol that can be asked for. Raises InputError when there is none of that name."""
     if name not in CHOICES:
         raise InputError(
-            f"unknown protocol '{name}'; expected {', '.join(CHOICES)}", hint=nearest(name, CHOICES)
+            f"unknown protocol '{name}'; expected {', '.join(CHOICES)}",
+            hint=did_you_mean(name, CHOICES),
         )
     return PROTOCOLS[name]
 

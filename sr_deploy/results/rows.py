@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Iterable, List, Optional, Tuple
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import output_folder
+from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.jsonio import from_dict
 
 SCHEMA = 2
@@ -141,7 +141,7 @@ class QualityRow:
 
 def append_rows(path: Path, rows: Iterable[BenchmarkRow]) -> None:
     """Append rows to a JSONL file, whole lines only. Raises InputError when it cannot be written."""
-    output_folder(path.parent)
+    make_output_folder(path.parent)
     text = "".join(
         json.dumps(dataclasses.asdict(row), ensure_ascii=False, allow_nan=False) + "\n"
         for row in rows

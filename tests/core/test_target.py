@@ -119,4 +119,4 @@ def test_a_missing_key_and_the_line_of_broken_json(tmp_path):
     ],
 )
 def test_a_profile_takes_the_versions_it_names(version, takes):
-    assert load_target("xavier").takes_version(version) == takes
+    assert load_target("xavier").supports_version(version) == takes
