@@ -200,11 +200,7 @@ def upscale(
         from sr_deploy.core.files import make_output_folder, remove_empty_folders
         from sr_deploy.upscale.folder import Job, upscale_picture
 
-        with (
-            contextlib.nullcontext()
-            if decisions is None
-            else remove_empty_folders(decisions.parent)
-        ):
+        with remove_empty_folders(*([] if decisions is None else [decisions.parent])):
             if decisions is not None:
                 if decisions.resolve() in (source.resolve(), output.resolve()):
                     raise InputError(
