@@ -159,7 +159,7 @@ def test_no_usable_image(folder):
     with pytest.raises(InputError, match="there is no folder"):
         pairs(folder / "none", cache=folder.parent / "cache")
     (folder.parent / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no images"):
+    with pytest.raises(InputError, match="contains no images"):
         pairs(folder.parent / "empty")
 
 
