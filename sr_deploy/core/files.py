@@ -65,7 +65,7 @@ def make_output_folder(path: Path) -> Path:
     except OSError as e:
         raise InputError(
             f"cannot write to the folder {path}: {e.strerror or e}",
-            hint="choose a writable folder with -o",
+            hint="give a writable folder with -o",
         ) from e
     return path
 

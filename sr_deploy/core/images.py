@@ -99,7 +99,8 @@ def modcrop(image: np.ndarray, scale: int) -> np.ndarray:
 def nchw_from_rgb(rgb: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 -> (1, 3, H, W) float32, 0..1."""
     x = np.ascontiguousarray(rgb.transpose(2, 0, 1)[None], dtype=np.float32)
-    return np.divide(x, np.float32(255))
+    y: np.ndarray = x / np.float32(255)
+    return y
 
 
 def rgb_from_nchw(y: np.ndarray) -> np.ndarray:

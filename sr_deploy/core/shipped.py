@@ -1,4 +1,4 @@
-"""The checkpoints shipped with the package, and the card beside any checkpoint. Reads no weights."""
+"""The checkpoints shipped with the package, and the card beside a checkpoint. Reads no weights."""
 
 from __future__ import annotations
 

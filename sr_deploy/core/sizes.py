@@ -39,7 +39,7 @@ def parse_hw(text: str) -> HW:
     match = re.fullmatch(r"([0-9]{1,5})[xX]([0-9]{1,5})", text.strip())
     if match is None or not all(1 <= int(n) <= 16384 for n in match.groups()):
         raise InputError(
-            f"'{text}' is not a size; expected HEIGHTxWIDTH, 1 to 16384 pixels each, such as 256x512"
+            f"'{text}' is not a size; expected HEIGHTxWIDTH, 1 to 16384 each, such as 256x512"
         )
     return int(match.group(1)), int(match.group(2))
 
