@@ -14,7 +14,12 @@ import numpy as np
 
 import sr_deploy
 from sr_deploy.bench.evaluate import ImageSet, Quality, check_images, evaluate, image_set
-from sr_deploy.bench.monitor import Watch, before, device_facts, warnings_of
+from sr_deploy.bench.monitor import (
+    ConditionMonitor,
+    condition_warnings,
+    conditions_before,
+    device_facts,
+)
 from sr_deploy.bench.subjects import Subject, given_items, subjects_of, with_counts
 from sr_deploy.core.degradation import degrade
 from sr_deploy.core.device import cpu_name, limit_cores, python_and_os, track_peak_memory
@@ -219,14 +224,14 @@ def _measure(subject: Subject, protocol: Protocol, request: Request) -> Benchmar
         git_rev=_git_revision(),
         date_utc=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
-    earlier = before()
+    earlier = conditions_before()
     memory: List[Optional[float]] = []
     metric = protocol.metric or request.metric or "y"
     try:
         with track_peak_memory(memory):
             session = subject.open()
             earlier.update(device_facts() if session.device else {})
-            with Watch(session.device) as watch:
+            with ConditionMonitor(session.device) as watch:
                 session.begin()
                 if protocol.of_images:
                     valid = evaluate(session, request.images, metric=metric)
@@ -248,7 +253,7 @@ def _measure(subject: Subject, protocol: Protocol, request: Request) -> Benchmar
     output_px = session.scale**2 * hw[0] * hw[1] if hw else None
     conditions = {
         "before": earlier,
-        "during": watch.seen(found["latencies_ms"], output_px=output_px),
+        "during": watch.summary(found["latencies_ms"], output_px=output_px),
     }
     row = replace(
         row,
@@ -283,7 +288,7 @@ def _measure(subject: Subject, protocol: Protocol, request: Request) -> Benchmar
         warnings=(
             *_not_finite(valid, test),
             *row.warnings,
-            *warnings_of(conditions),
+            *condition_warnings(conditions),
             *deviations(row),
         ),
     )
@@ -314,7 +319,7 @@ def _executed(spent: Optional[Spent], timed_share: Optional[float]) -> Optional[
     }
 
 
-def _repeated(session: Session, request: Request, watch: Watch) -> Dict[str, Any]:
+def _repeated(session: Session, request: Request, watch: ConditionMonitor) -> Dict[str, Any]:
     """Time one size again and again; return what a row holds of it."""
     hw = session.fixed_hw or request.hw or session.nearest_hw(DEFAULT_HW)
     session.check_hw(hw)
@@ -328,7 +333,7 @@ def _repeated(session: Session, request: Request, watch: Watch) -> Dict[str, Any
         lambda: session.timed(x),
         runs=request.runs,
         cadence_hz=request.cadence_hz,
-        between=watch.look,
+        between=watch.sample,
     )
     found: Dict[str, Any] = latency_statistics(latency.times_ms)
     warnings = []
