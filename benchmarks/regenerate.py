@@ -74,13 +74,12 @@ def regenerated(text: str, *, folder: Path = ROOT) -> str:
 
 def figures(rows: Path, *, name: str, where: Sequence[str]) -> Dict[str, bytes]:
     """Return the SVG files of the rows that meet the conditions. Raises RuntimeError when they are not one figure."""
-    from sr_deploy.results.layouts import rows_where
     from sr_deploy.results.report.paper import paper_figures
-    from sr_deploy.results.rows import read_rows
+    from sr_deploy.results.rows import filter_rows, read_rows
 
     drawn = {
         file: content
-        for file, content in paper_figures(rows_where(read_rows(rows), where)).items()
+        for file, content in paper_figures(filter_rows(read_rows(rows), where)).items()
         if file.endswith(".svg")
     }
     if not drawn or any(not file.startswith("g1-") for file in drawn):

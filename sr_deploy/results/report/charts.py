@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.results.protocols import time_ms
-from sr_deploy.results.report.groups import Axis, Entry, Group, front, on_axis
+from sr_deploy.results.report.groups import Axis, Entry, RowGroup, front, on_axis
 from sr_deploy.results.report.svg import (
     Places,
     Scale,
@@ -26,12 +26,12 @@ _WIDTH, _HEIGHT = 380.0, 330.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40.0, 10.0, 26.0, 44.0
 
 
-def shapes_of(group: Group) -> Dict[str, int]:
+def shapes_of(group: RowGroup) -> Dict[str, int]:
     """Return the marker of each model, the same in all charts of a group."""
     return {model: i for i, model in enumerate(dict.fromkeys(e.row.model for e in group.entries))}
 
 
-def lines_of(group: Group) -> Dict[str, str]:
+def lines_of(group: RowGroup) -> Dict[str, str]:
     """Return the class of the line of each backend and precision, the same in all charts of a group; later ones are dashed."""
     return {
         how: f"family line{min(i, 3)}"
@@ -39,7 +39,7 @@ def lines_of(group: Group) -> Dict[str, str]:
     }
 
 
-def cost_chart(group: Group, axis: Axis) -> str:
+def cost_chart(group: RowGroup, axis: Axis) -> str:
     """Draw PSNR against a cost, with the Pareto front; one line joins the variants of a model that one backend ran."""
     entries = [e for e in group.entries if on_axis(e, axis)]
     best = front(entries, axis)
@@ -129,7 +129,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Elastic:
+class ElasticCurves:
     """A model's curves over its size."""
 
     model: str
@@ -141,7 +141,7 @@ class Elastic:
 _AXIS_NAMES = {"d": "depth [blocks]", "c": "core width", "b": "depth [blocks]"}
 
 
-def elastic_of(group: Group) -> List[Elastic]:
+def elastic_curves(group: RowGroup) -> List[ElasticCurves]:
     """Return the curves of the models of which two or more sizes were measured in a group."""
     found: Dict[Tuple[str, str], Dict[Tuple[str, str], List[Entry]]] = {}
     for entry in group.entries:
@@ -154,7 +154,7 @@ def elastic_of(group: Group) -> List[Elastic]:
     for (model, axis), by_how in found.items():
         psnr, latency = (_curves(by_how, value) for value in (lambda r: r.psnr_db, time_ms))
         if psnr or latency:
-            elastic.append(Elastic(model, _AXIS_NAMES.get(axis, "size"), psnr, latency))
+            elastic.append(ElasticCurves(model, _AXIS_NAMES.get(axis, "size"), psnr, latency))
     return elastic
 
 
@@ -245,7 +245,7 @@ class Strips:
     ticks: Tuple[Tuple[str, float], ...]
 
 
-def strips_of(group: Group) -> Optional[Strips]:
+def strips_of(group: RowGroup) -> Optional[Strips]:
     """Return the latencies of a group's networks on one logarithmic scale; None where none was timed."""
     timed = sorted(
         (e for e in group.entries if time_ms(e.row) is not None), key=lambda e: time_ms(e.row)

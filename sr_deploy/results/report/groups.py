@@ -65,7 +65,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Group:
+class RowGroup:
     """What may be ranked together."""
 
     id: str
@@ -96,14 +96,14 @@ class Axis:
     of: Callable[[BenchmarkRow], Optional[float]]
 
 
-def groups_of(rows: Sequence[BenchmarkRow]) -> List[Group]:
+def group_rows(rows: Sequence[BenchmarkRow]) -> List[RowGroup]:
     """Return the groups of the rows that were measured (those with an error are left out), in the order of their first row."""
     by_group: Dict[tuple, Dict[tuple, List[BenchmarkRow]]] = {}
     for row in rows:
         if not row.error:
             subjects = by_group.setdefault(_key(row, _SHARED), {})
             subjects.setdefault(_key(row, _SUBJECT), []).append(row)
-    groups: List[Group] = []
+    groups: List[RowGroup] = []
     count = 0
     for subjects in by_group.values():
         entries = []
@@ -111,11 +111,11 @@ def groups_of(rows: Sequence[BenchmarkRow]) -> List[Group]:
             newest, *earlier = sorted(reversed(repeated), key=lambda r: r.date_utc, reverse=True)
             count += 1
             entries.append(Entry(f"r{count}", newest, tuple(earlier)))
-        groups.append(Group(f"g{len(groups) + 1}", tuple(entries)))
+        groups.append(RowGroup(f"g{len(groups) + 1}", tuple(entries)))
     return groups
 
 
-def axes_of(group: Group) -> List[Axis]:
+def axes_of(group: RowGroup) -> List[Axis]:
     """Return the costs that the group's rows know beside their PSNR: latency, FLOPs by each counter, parameters."""
 
     def flops(counter: str) -> Callable[[BenchmarkRow], Optional[float]]:
@@ -149,7 +149,7 @@ def front(entries: Sequence[Entry], axis: Axis) -> List[Entry]:
     return best
 
 
-def ranks(group: Group) -> Dict[tuple, int]:
+def ranks(group: RowGroup) -> Dict[tuple, int]:
     """Return the rank by latency of each subject, fastest first, from 1; equal times share a rank."""
     times = {
         _key(e.row, _SUBJECT): time_ms(e.row) for e in group.entries if time_ms(e.row) is not None
@@ -160,8 +160,8 @@ def ranks(group: Group) -> Dict[tuple, int]:
 
 
 def rank_changes(
-    groups: Sequence[Group],
-) -> List[Tuple[Group, Group, List[Tuple[Entry, int, int]]]]:
+    groups: Sequence[RowGroup],
+) -> List[Tuple[RowGroup, RowGroup, List[Tuple[Entry, int, int]]]]:
     """Return pairs of groups of one device and two protocols, with what both measured and its rank by latency in each.
 
     Ranks are taken among what both measured. Pairs with fewer than two such networks are left out.
@@ -175,7 +175,7 @@ def rank_changes(
                 continue
             both = set(ranks(a)) & set(ranks(b))
             here, there = (
-                ranks(Group(g.id, tuple(e for e in g.entries if _key(e.row, _SUBJECT) in both)))
+                ranks(RowGroup(g.id, tuple(e for e in g.entries if _key(e.row, _SUBJECT) in both)))
                 for g in (a, b)
             )
             shared = [

@@ -11,24 +11,24 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import sr_deploy
 from sr_deploy.core.errors import InputError, MissingPackageError
-from sr_deploy.results.crops import Crop, CropSet
+from sr_deploy.results.crops import CropSet, MethodCrop
 from sr_deploy.results.protocols import score_text, scores, time_ms
 from sr_deploy.results.report.charts import (
-    Elastic,
+    ElasticCurves,
     Strips,
     cost_chart,
     elastic_chart,
-    elastic_of,
+    elastic_curves,
     lines_of,
     shapes_of,
     strips_of,
 )
 from sr_deploy.results.report.groups import (
     Entry,
-    Group,
+    RowGroup,
     axes_of,
     front,
-    groups_of,
+    group_rows,
     on_axis,
     rank_changes,
 )
@@ -62,7 +62,7 @@ def report_html(rows: Sequence[BenchmarkRow], crops: Sequence[CropSet] = ()) -> 
             "the files hold no rows, and there is nothing to report",
             hint="measure something with srdeploy bench -o DIR",
         )
-    groups = groups_of(rows)
+    groups = group_rows(rows)
     titles = _titles(groups)
     style, script = (
         (_PAGE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js")
@@ -108,7 +108,7 @@ class Column:
         return score_text(found) if self.heading == "Score" else f"{found:,.{self.digits}f}"
 
 
-def _columns(group: Group) -> List[Column]:
+def _columns(group: RowGroup) -> List[Column]:
     """The columns of which at least one row has a value."""
 
     def flops(counter: str) -> Callable[[BenchmarkRow], Optional[float]]:
@@ -146,14 +146,14 @@ def _columns(group: Group) -> List[Column]:
 class Section:
     """What the page says of one group."""
 
-    group: Group
+    group: RowGroup
     title: str
     conditions: Tuple[Tuple[str, str], ...]
     remarks: Tuple[str, ...]
     legend: Tuple[Tuple[str, str], ...]
     charts: Tuple[Tuple[str, str], ...]
     """Title and SVG."""
-    elastic: Tuple[Tuple[Elastic, str, str], ...]
+    elastic: Tuple[Tuple[ElasticCurves, str, str], ...]
     strips: Optional[Strips]
     columns: Tuple[Column, ...]
     order: Tuple[Entry, ...]
@@ -163,10 +163,10 @@ class Section:
     receipts: Tuple[Tuple[Entry, Tuple[Tuple[str, str], ...]], ...]
 
 
-def _section(group: Group, title: str) -> Section:
+def _section(group: RowGroup, title: str) -> Section:
     axes = axes_of(group)
     elastic = []
-    for curves in elastic_of(group):
+    for curves in elastic_curves(group):
         psnr, latency = (
             elastic_chart(c, curves.axis, name) if c else ""
             for c, name in ((curves.psnr, "PSNR [dB]"), (curves.latency, "Latency [ms]"))
@@ -194,7 +194,7 @@ def _section(group: Group, title: str) -> Section:
     )
 
 
-def _legend(group: Group) -> Iterator[Tuple[str, str]]:
+def _legend(group: RowGroup) -> Iterator[Tuple[str, str]]:
     """Yield what the charts tell apart, with a sample: models by their marks, backends by their lines where there are several."""
     for model, i in shapes_of(group).items():
         yield model, figure(16, 16, [marker(8, 8, i, "mark")], name="")
@@ -204,7 +204,7 @@ def _legend(group: Group) -> Iterator[Tuple[str, str]]:
 
 
 def _summary(
-    rows: Sequence[BenchmarkRow], groups: Sequence[Group], titles: Dict[str, str]
+    rows: Sequence[BenchmarkRow], groups: Sequence[RowGroup], titles: Dict[str, str]
 ) -> Dict[str, Any]:
     days = sorted({row.date_utc[:10] for row in rows if row.date_utc})
     return {
@@ -217,7 +217,7 @@ def _summary(
     }
 
 
-def _at_a_glance(group: Group, title: str) -> Dict[str, Any]:
+def _at_a_glance(group: RowGroup, title: str) -> Dict[str, Any]:
     timed = [e for e in group.entries if time_ms(e.row) is not None]
     scored = [e for e in group.entries if e.row.psnr_db is not None]
     axes = [axis for axis in axes_of(group) if axis.of is time_ms]
@@ -235,7 +235,7 @@ def _at_a_glance(group: Group, title: str) -> Dict[str, Any]:
     }
 
 
-def _titles(groups: Sequence[Group]) -> Dict[str, str]:
+def _titles(groups: Sequence[RowGroup]) -> Dict[str, str]:
     """A heading for each group, which names the machine where there are several."""
     machines = {g.id: machine(g.conditions) for g in groups}
     several = len(set(machines.values())) > 1
@@ -245,7 +245,7 @@ def _titles(groups: Sequence[Group]) -> Dict[str, str]:
     }
 
 
-def _title(group: Group) -> str:
+def _title(group: RowGroup) -> str:
     row = group.conditions
     parts = [
         row.set,
@@ -266,8 +266,8 @@ class Gallery:
     image: str
     place: str
     metric: str
-    tiles: Tuple[Tuple[Crop, str, int, int], ...]
-    """Crop, data URL, width and height in pixels."""
+    tiles: Tuple[Tuple[MethodCrop, str, int, int], ...]
+    """MethodCrop, data URL, width and height in pixels."""
 
 
 def _gallery(number: int, crop_set: CropSet) -> Gallery:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import io
 from typing import Any, Dict, List, Sequence, Tuple
 
-from sr_deploy.results.report.charts import elastic_of
+from sr_deploy.results.report.charts import elastic_curves
 from sr_deploy.results.report.figure import check_can_draw, joined_labels
-from sr_deploy.results.report.groups import Axis, Entry, Group, axes_of, front, groups_of, on_axis
+from sr_deploy.results.report.groups import (
+    Axis,
+    Entry,
+    RowGroup,
+    axes_of,
+    front,
+    group_rows,
+    on_axis,
+)
 from sr_deploy.results.rows import BenchmarkRow
 
 _ACCENT, _GREY, _MARKERS, _LINES = "#0b6a78", "0.55", "osD^vP", ("-", "--", "-.", (0, (1, 1)))
@@ -32,8 +40,8 @@ def paper_figures(rows: Sequence[BenchmarkRow]) -> Dict[str, bytes]:
             "axes.spines.right": False,
         }
     ):
-        for group in groups_of(rows):
-            axes, elastic = axes_of(group), elastic_of(group)
+        for group in group_rows(rows):
+            axes, elastic = axes_of(group), elastic_curves(group)
             for name, columns, lines in (("cost", len(axes), 1), ("elastic", len(elastic), 2)):
                 if columns == 0:
                     continue
@@ -68,7 +76,7 @@ def paper_figures(rows: Sequence[BenchmarkRow]) -> Dict[str, bytes]:
     return files
 
 
-def _draw_cost(ax: Any, group: Group, axis: Axis) -> None:
+def _draw_cost(ax: Any, group: RowGroup, axis: Axis) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     families: Dict[Tuple[str, str], List[Entry]] = {}

@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 import pytest
 from sample_rows import family, row
 
-from sr_deploy.results.report.charts import cost_chart, elastic_chart, elastic_of, strips_of
-from sr_deploy.results.report.groups import axes_of, groups_of
+from sr_deploy.results.report.charts import cost_chart, elastic_chart, elastic_curves, strips_of
+from sr_deploy.results.report.groups import axes_of, group_rows
 from sr_deploy.results.report.svg import Places, padded, text_width
 
 
@@ -17,7 +17,7 @@ from sr_deploy.results.report.svg import Places, padded, text_width
     ids=["family", "one", "same place"],
 )
 def test_every_chart_is_whole_and_stays_inside(rows):
-    (group,) = groups_of(rows)
+    (group,) = group_rows(rows)
     for axis in axes_of(group):
         svg = ElementTree.fromstring(cost_chart(group, axis))
         width, height = (float(v) for v in svg.get("viewBox").split()[2:])
@@ -29,7 +29,7 @@ def test_every_chart_is_whole_and_stays_inside(rows):
 
 
 def test_a_chart_says_what_it_shows():
-    (group,) = groups_of(family())
+    (group,) = group_rows(family())
     svg = ElementTree.fromstring(cost_chart(group, axes_of(group)[0]))
     assert svg.get(
         "role"
@@ -46,7 +46,7 @@ def test_backends_are_named_where_they_differ_in_cost():
         for b, f in (("torch", 1), ("onnxruntime", 4))
         for v, ms, p in (("d1", 10.0, 30.0), ("d2", 20.0, 32.0))
     ]
-    (group,) = groups_of(rows)
+    (group,) = group_rows(rows)
     latency, _, params = (
         [
             t.text
@@ -72,7 +72,7 @@ def test_several_models_are_named_and_their_backends_told_by_the_line():
         for b, f in (("torch", 1.0 + m / 9), ("onnxruntime", 2.0 + m / 7))
         for d in (1, 2, 3)
     ]
-    (group,) = groups_of(rows)
+    (group,) = group_rows(rows)
     svg = ElementTree.fromstring(cost_chart(group, axes_of(group)[0]))
     labels = [t.text for t in svg.iter("text") if t.get("class") == "label"]
     assert len(labels) == len(set(labels)) > 5 and all(
@@ -93,7 +93,7 @@ def test_elastic_curves_are_ordered_by_size_and_split_by_backend_and_tag():
         row("c4-nla"),
         row("c8", backend="onnxruntime", ms=5.0),
     ]
-    (elastic,) = elastic_of(groups_of(rows)[0])
+    (elastic,) = elastic_curves(group_rows(rows)[0])
     assert elastic.axis == "core width"
     assert [(c.how, [s for s, _ in c.points]) for c in elastic.psnr] == [
         ("torch fp32 nla", [4, 16]),
@@ -103,19 +103,19 @@ def test_elastic_curves_are_ordered_by_size_and_split_by_backend_and_tag():
     assert [c.label for c in elastic.psnr] == [c.how for c in elastic.psnr]
     svg = ElementTree.fromstring(elastic_chart(elastic.psnr, elastic.axis, "PSNR [dB]"))
     assert "torch fp32 nla: 4 gives 30.0, 16 gives 33.0" in svg.get("aria-label")
-    assert elastic_of(groups_of([row("d1"), row("")])[0]) == [], "a curve has two sizes"
-    (elastic,) = elastic_of(groups_of(rows[:4])[0])
+    assert elastic_curves(group_rows([row("d1"), row("")])[0]) == [], "a curve has two sizes"
+    (elastic,) = elastic_curves(group_rows(rows[:4])[0])
     assert [c.label for c in elastic.psnr] == ["nla", ""], "what all share is not said"
 
 
 def test_latencies_lie_on_one_scale_fastest_first():
-    strips = strips_of(groups_of(family())[0])
+    strips = strips_of(group_rows(family())[0])
     assert [s.time_ms for s in strips.strips] == [10.0, 20.0, 25.0, 30.0, 40.0]
     assert [s.middle for s in strips.strips] == sorted(s.middle for s in strips.strips)
     for strip in strips.strips:
         places = [strip.middle, *strip.runs, *(at for _, _, at in strip.percentiles)]
         assert len(strip.runs) == 3 and all(0 < at < 100 for at in places)
-    assert strips_of(groups_of([row(ms=None)])[0]) is None
+    assert strips_of(group_rows([row(ms=None)])[0]) is None
 
 
 @pytest.mark.parametrize(
