@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.results.protocols import protocol_of, time_ms
+from sr_deploy.results.report.drawing import short_number
 from sr_deploy.results.report.groups import RowGroup
-from sr_deploy.results.report.svg import short
 from sr_deploy.results.rows import BenchmarkRow
 
 _NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(?![\w.]*[A-Za-z_])")
@@ -128,7 +128,7 @@ def receipt_of(row: BenchmarkRow) -> List[Tuple[str, str]]:
         if value is None or value in ("", (), [], {}):
             continue
         if name == "latencies_ms":
-            text = f"{len(value)} runs, {short(min(value))} to {short(max(value))}"
+            text = f"{len(value)} runs, {short_number(min(value))} to {short_number(max(value))}"
         elif name == "images":
             text = "; ".join(
                 f"{i['image']} {'identical' if i['psnr_db'] is None else format(i['psnr_db'], '.2f') + ' dB'}"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from sample_rows import family, row
 
-from sr_deploy.results.report.groups import axes_of, front, group_rows, rank_changes
+from sr_deploy.results.report.groups import cost_axes, group_rows, pareto_front, rank_changes
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,14 @@ def test_errors_are_in_no_group():
 
 def test_the_front_holds_what_nothing_beats():
     (group,) = group_rows(family())
-    latency, flops, params = axes_of(group)
-    assert [e.row.variant for e in front(group.entries, latency)] == ["d1", "d2", "d10"]
-    assert [e.row.variant for e in front(group.entries, flops)] == ["b4", "d2", "d10"]
-    assert [e.row.variant for e in front(group.entries, params)] == ["d1", "d2", "d10"]
+    latency, flops, params = cost_axes(group)
+    assert [p.entry.row.variant for p in pareto_front(group.entries, latency)] == [
+        "d1",
+        "d2",
+        "d10",
+    ]
+    assert [p.entry.row.variant for p in pareto_front(group.entries, flops)] == ["b4", "d2", "d10"]
+    assert [p.entry.row.variant for p in pareto_front(group.entries, params)] == ["d1", "d2", "d10"]
 
 
 def test_what_differs_by_less_than_is_printed_is_equal():
@@ -61,7 +65,10 @@ def test_what_differs_by_less_than_is_printed_is_equal():
             row("d2", 30.0, 30.001),
         ]
     )
-    assert [(e.row.variant, e.row.backend) for e in front(group.entries, axes_of(group)[0])] == [
+    assert [
+        (p.entry.row.variant, p.entry.row.backend)
+        for p in pareto_front(group.entries, cost_axes(group)[0])
+    ] == [
         ("d1", "torch"),
         ("d2", "torch"),
     ]
@@ -71,19 +78,19 @@ def test_of_equals_one_is_on_the_front_and_a_cost_of_nothing_is_not_drawn():
     (group,) = group_rows(
         [row("d1"), row("d2"), row("d3", ms=0.0, psnr=40.0), row("d4", ms=None, psnr=40.0)]
     )
-    assert [e.row.variant for e in front(group.entries, axes_of(group)[0])] == ["d1"]
+    assert [p.entry.row.variant for p in pareto_front(group.entries, cost_axes(group)[0])] == ["d1"]
 
 
 def test_counters_have_an_axis_each():
     (group,) = group_rows([row("d1"), row("d2", counter="fvcore", macs_g=13.0)])
-    names = [axis.name for axis in axes_of(group)]
+    names = [axis.name for axis in cost_axes(group)]
     assert names == [
         "Latency [ms]",
         "FLOPs [G], counted by fvcore",
         "FLOPs [G], counted by hooks",
         "Parameters [K]",
     ]
-    assert [axes_of(group)[1].of(e.row) for e in group.entries] == [None, 13.0]
+    assert [cost_axes(group)[1].of(e.row) for e in group.entries] == [None, 13.0]
 
 
 def test_ranks_of_two_protocols_are_compared_among_what_both_measured():
@@ -91,8 +98,8 @@ def test_ranks_of_two_protocols_are_compared_among_what_both_measured():
     rows += [
         row(v, ms, protocol="ntire2022", input_hw=None) for v, ms in (("d1", 9.0), ("d3", 8.0))
     ]
-    ((_, _, lines),) = rank_changes(group_rows(rows))
-    assert [(e.row.variant, here, there) for e, here, there in lines] == [
+    (changes,) = rank_changes(group_rows(rows))
+    assert [(e.row.variant, here, there) for e, here, there in changes.lines] == [
         ("d1", 1, 2),
         ("d3", 2, 1),
     ]
