@@ -27,8 +27,14 @@ from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackage
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
 from sr_deploy.core.session import Session, Spent
 from sr_deploy.core.sizes import HW, parse_hw
-from sr_deploy.core.timing import TOLERANCE, WARMUP_S, latency_statistics, measure_latency
-from sr_deploy.results.protocols import DEFAULT, Protocol, deviations, protocol_named, time_ms
+from sr_deploy.core.timing import TOLERANCE, WARMUP_S, measure_latency, statistics
+from sr_deploy.results.protocols import (
+    DEFAULT_PROTOCOL,
+    Protocol,
+    deviations,
+    get_protocol,
+    time_ms,
+)
 from sr_deploy.results.rows import BenchmarkRow
 
 DEFAULT_HW = (256, 256)
@@ -57,7 +63,7 @@ def rows_from_artifacts(
     variants: Union[str, Sequence[str], None] = None,
     data: str = "",
     test: str = "",
-    protocols: Sequence[str] = (DEFAULT,),
+    protocols: Sequence[str] = (DEFAULT_PROTOCOL,),
     metric: Optional[str] = None,
     lr: Optional[str] = None,
     runs: Optional[int] = None,
@@ -91,7 +97,7 @@ def measured(
     variants: Union[str, Sequence[str], None] = None,
     data: str = "",
     test: str = "",
-    protocols: Sequence[str] = (DEFAULT,),
+    protocols: Sequence[str] = (DEFAULT_PROTOCOL,),
     metric: Optional[str] = None,
     lr: Optional[str] = None,
     runs: Optional[int] = None,
@@ -110,8 +116,8 @@ def measured(
     trust: also open artifacts that were changed after their manifests were written; an engine is code that runs.
     What cannot run on this machine becomes a row with its reason. Raises an SrDeployError on bad input.
     """
-    chosen = [protocol_named(name) for name in dict.fromkeys(protocols)]
-    with limit_cores(threads):
+    chosen = [get_protocol(name) for name in dict.fromkeys(protocols)]
+    with limited_to(threads):
         subjects = [
             subject
             for item in given_items(given, variants)

@@ -65,13 +65,9 @@ def evaluate(
     with the reason.
     """
     from sr_deploy.bench.quality import scored
-    from sr_deploy.core.files import (
-        atomic_path,
-        make_output_folder,
-        remove_empty_folders,
-        write_text,
-    )
-    from sr_deploy.results.report.figure import check_can_draw, psnr_figure
+    from sr_deploy.core.files import atomic_path, no_empty_folders, output_folder, write_text
+    from sr_deploy.results.report.drawing import check_can_draw
+    from sr_deploy.results.report.quality_figure import quality_figure
     from sr_deploy.results.rows import BICUBIC
     from sr_deploy.results.tables import quality_table
 
@@ -90,7 +86,7 @@ def evaluate(
         found = [dataclasses.asdict(row) for row in rows if row.backend != BICUBIC]
         table = quality_table(rows)
         if output is not None:
-            drawn = psnr_figure(rows)
+            drawn = quality_figure(rows)
             write_text(
                 Path(output) / "eval.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n"
             )
