@@ -22,12 +22,12 @@ from sr_deploy.bench.monitor import (
 )
 from sr_deploy.bench.subjects import Subject, given_items, subjects_of, with_counts
 from sr_deploy.core.degradation import degrade
-from sr_deploy.core.device import cpu_name, limit_cores, python_and_os, track_peak_memory
+from sr_deploy.core.device import cpu_name, python_and_os, track_peak_memory
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
 from sr_deploy.core.session import Session, Spent
 from sr_deploy.core.sizes import HW, parse_hw
-from sr_deploy.core.timing import TOLERANCE, WARMUP_S, measure_latency, statistics
+from sr_deploy.core.timing import TOLERANCE, WARMUP_S, latency_statistics, measure_latency
 from sr_deploy.results.protocols import (
     DEFAULT_PROTOCOL,
     Protocol,
@@ -117,7 +117,7 @@ def measured(
     What cannot run on this machine becomes a row with its reason. Raises an SrDeployError on bad input.
     """
     chosen = [get_protocol(name) for name in dict.fromkeys(protocols)]
-    with limited_to(threads):
+    with limit_cores(threads):
         subjects = [
             subject
             for item in given_items(given, variants)

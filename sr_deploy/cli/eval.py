@@ -65,7 +65,12 @@ def evaluate(
     with the reason.
     """
     from sr_deploy.bench.quality import scored
-    from sr_deploy.core.files import atomic_path, no_empty_folders, output_folder, write_text
+    from sr_deploy.core.files import (
+        atomic_path,
+        make_output_folder,
+        remove_empty_folders,
+        write_text,
+    )
     from sr_deploy.results.report.drawing import check_can_draw
     from sr_deploy.results.report.quality_figure import quality_figure
     from sr_deploy.results.rows import BICUBIC

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from sr_deploy.core.errors import InputError, did_you_mean
+from sr_deploy.core.errors import InputError
 from sr_deploy.results.protocols import (
     below_gate,
     protocol_of,
@@ -34,7 +34,7 @@ def build_table(rows: Sequence[BenchmarkRow], layout: str) -> Table:
     if layout not in TABLE_LAYOUTS:
         raise InputError(
             f"unknown layout '{layout}'; expected {', '.join(TABLE_LAYOUTS)}",
-            hint=nearest(layout, TABLE_LAYOUTS),
+            hint=did_you_mean(layout, TABLE_LAYOUTS),
         )
     return TABLE_LAYOUTS[layout](rows)
 
