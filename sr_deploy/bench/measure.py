@@ -22,7 +22,7 @@ from sr_deploy.bench.monitor import (
 )
 from sr_deploy.bench.subjects import Subject, given_items, subjects_of, with_counts
 from sr_deploy.core.degradation import degrade
-from sr_deploy.core.device import cpu_name, python_and_os, track_peak_memory
+from sr_deploy.core.device import cpu_name, limit_cores, python_and_os, track_peak_memory
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
 from sr_deploy.core.session import Session, Spent

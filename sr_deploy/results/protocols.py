@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Tuple
 
-from sr_deploy.core.errors import InputError
+from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.results.rows import BenchmarkRow
 
 

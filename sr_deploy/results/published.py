@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from sr_deploy.core.errors import InputError
+from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.results.protocols import (
     below_gate,
     protocol_of,
