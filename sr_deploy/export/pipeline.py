@@ -12,8 +12,8 @@ from torch import nn
 
 import sr_deploy
 from sr_deploy.core.errors import BuildError, ExportError, InputError, MissingPackageError
-from sr_deploy.core.files import output_folder
-from sr_deploy.core.manifest import Manifest, made_by, up_to_date, write_artifact
+from sr_deploy.core.files import make_output_folder
+from sr_deploy.core.manifest import Manifest, is_up_to_date, recorded_command, write_artifact
 from sr_deploy.core.sizes import Sizes, hw_text, parse_sizes
 from sr_deploy.core.spec import Variant, check_min_hw
 from sr_deploy.core.target import PRECISIONS, TargetProfile, load_target
@@ -164,7 +164,7 @@ def onnx_from_checkpoint(
     ranges = [parse_sizes(text) for text in options.sizes or defaults]
     for sizes in ranges:
         check_min_hw(sizes.min, checkpoint.spec.min_hw, what=checkpoint.name)
-    folder = output_folder(Path(output))
+    folder = make_output_folder(Path(output))
     tasks = [
         _GraphTask(checkpoint, variant, sizes, form, options, settings)
         for variant in variants
@@ -192,7 +192,7 @@ def _forms(
 def _export(task: _GraphTask, path: Path) -> str:
     """Export a graph unless it is up to date; return a line about it."""
     manifest, target = task.manifest(), task.settings.target
-    if up_to_date(path, manifest):
+    if is_up_to_date(path, manifest):
         return f"{path.name}: up to date"
     net = task.checkpoint.network(str(task.variant))
     deployed, rewrites = apply_form(net, task.form)
@@ -219,7 +219,7 @@ def _export(task: _GraphTask, path: Path) -> str:
             raise ExportError(e.message, hint=e.hint) from e
         return replace(manifest, checks={**checks, "preflight": summary(findings, target)})
 
-    previous = made_by(path)
+    previous = recorded_command(path)
     replaced = previous and previous != manifest.command
     line = _line(path, write_artifact(path, write))
     return f"{line}; replaces the graph of: {previous}" if replaced else line

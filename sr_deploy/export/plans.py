@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from sr_deploy.core.depth_plan import WAYS, DepthPlan, graph_names, groups, plan_path, read_plan
 from sr_deploy.core.errors import ExportError
-from sr_deploy.core.files import atomic_path, output_folder, sha256_of, write_text
+from sr_deploy.core.files import atomic_path, make_output_folder, sha256_of, write_text
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.routers import PLAN_SUFFIX, RoutedPlan, is_router
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import hw_text
-from sr_deploy.core.timing import in_turns
+from sr_deploy.core.timing import time_in_turns
 from sr_deploy.export.graph import export_module
 from sr_deploy.nets.adaedsr import AdaEDSR
 from sr_deploy.nets.checkpoint import Checkpoint
@@ -70,7 +70,7 @@ def plans_from_model(
         session = AdaDSR.from_plan(path)
         return lambda: session.timed(x).ms
 
-    times = in_turns({path: timer(path) for path in paths}, TIMED_ROUNDS)
+    times = time_in_turns({path: timer(path) for path in paths}, TIMED_ROUNDS)
     medians = {path: statistics.median(values) for path, values in times.items()}
     for path, ms in medians.items():
         plan = read_plan(path)
@@ -110,7 +110,7 @@ def plan_from_router(
         )
         error = graphs[file].max_abs_err
         progress(f"[{number}/{len(networks)}] {file}: differs from torch by {error:.2g}")
-    return _write_plan(plan, graphs, output_folder(Path(output)) / (router.name + PLAN_SUFFIX))
+    return _write_plan(plan, graphs, make_output_folder(Path(output)) / (router.name + PLAN_SUFFIX))
 
 
 def plan_from_checkpoint(
@@ -146,7 +146,7 @@ def _export_depths(
     for name, (module, example, inputs, outputs) in zip(names, _depth_modules(net, plan)):
         if name not in graphs:
             graphs[name] = checked_graph(module, example, inputs=inputs, outputs=outputs)
-    folder = output_folder(Path(output))
+    folder = make_output_folder(Path(output))
     path = plan_path(folder, plan.model, plan.way)
     return _write_plan(plan, {name: graphs[name] for name in names}, path)
 
@@ -228,7 +228,7 @@ def write_graphs(
             )
     digests = {}
     for name, checked in graphs.items():
-        path = output_folder(folder) / name
+        path = make_output_folder(folder) / name
         with atomic_path(path) as temporary:
             onnx.save(checked.graph, str(temporary))
         digests[name] = sha256_of(path)

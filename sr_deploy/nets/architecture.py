@@ -8,7 +8,7 @@ from typing import Callable, Dict, Mapping, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import CheckpointError, InputError, VariantError, nearest
+from sr_deploy.core.errors import CheckpointError, InputError, VariantError, did_you_mean
 from sr_deploy.core.spec import ModelSpec, Variant
 
 Weights = Mapping[str, Tensor]
@@ -143,7 +143,7 @@ def check_axis(variant: Variant, example: str, *tags: str) -> None:
     if variant.axis != example[0] or unknown or len(variant.tags) != len(set(variant.tags)):
         raise VariantError(
             f"'{variant}' is not a variant of this architecture; expected for example {example}",
-            hint=nearest(str(variant), [example]),
+            hint=did_you_mean(str(variant), [example]),
         )
 
 

@@ -15,11 +15,11 @@ from sr_deploy.core.errors import (
     MissingPackageError,
     SrDeployError,
     VariantError,
-    nearest,
+    did_you_mean,
 )
 from sr_deploy.core.files import atomic_path, sha256_of, write_text
 from sr_deploy.core.jsonio import to_json
-from sr_deploy.core.shipped import SUFFIX, read_card, shipped
+from sr_deploy.core.shipped import CHECKPOINT_SUFFIX, read_card, shipped_checkpoints
 from sr_deploy.core.spec import ModelSpec, Variant
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.architecture import Architecture
@@ -112,7 +112,7 @@ def load_checkpoint(model: Union[str, Path]) -> Checkpoint:
 
 def save_checkpoint(folder: Path, name: str, spec: ModelSpec, weights: dict) -> Path:
     """Write `name`.safetensors and its card to `folder`; return the path of the weights."""
-    return write_with_card(folder / (name + SUFFIX), spec, weights)
+    return write_with_card(folder / (name + CHECKPOINT_SUFFIX), spec, weights)
 
 
 def write_with_card(path: Path, spec: Any, weights: dict) -> Path:
@@ -218,20 +218,20 @@ def is_state_dict(value: Any) -> bool:
 
 
 def _checkpoint_path(model: str) -> Path:
-    names = {p.stem: p for p in shipped()}
+    names = {p.stem: p for p in shipped_checkpoints()}
     if model in names:
         return names[model]
     path = Path(model)
     if path.suffix == ".json":
-        path = path.with_suffix(SUFFIX)
-    if path.suffix == SUFFIX and not path.is_file():
+        path = path.with_suffix(CHECKPOINT_SUFFIX)
+    if path.suffix == CHECKPOINT_SUFFIX and not path.is_file():
         raise InputError(
             f"there is no checkpoint {path}", hint="srdeploy models lists the shipped checkpoints"
         )
     if path.is_file():
-        if path.suffix != SUFFIX:
+        if path.suffix != CHECKPOINT_SUFFIX:
             raise CheckpointError(
-                f"{path} is not a checkpoint; expected a {SUFFIX} file with a JSON card",
+                f"{path} is not a checkpoint; expected a {CHECKPOINT_SUFFIX} file with a JSON card",
                 hint="import it with: srdeploy import-checkpoint ARCH FILE -o DIR",
             )
         return path
@@ -243,7 +243,7 @@ def _checkpoint_path(model: str) -> Path:
         )
     raise InputError(
         f"there is no model '{model}'; expected a file, or one of {known}",
-        hint=nearest(model, names),
+        hint=did_you_mean(model, names),
     )
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import VariantError, nearest
+from sr_deploy.core.errors import VariantError, did_you_mean
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets.architecture import Architecture, Weights, check_axis
 
@@ -216,7 +216,7 @@ def _check(variant: Variant) -> None:
         names = [f"c{c}{tag}" for c in CORES for tag in ("", "-nla")]
         raise VariantError(
             f"unknown variant '{variant}' of IMDeception; expected one of {', '.join(names)}",
-            hint=nearest(str(variant), names),
+            hint=did_you_mean(str(variant), names),
         )
 
 

@@ -14,9 +14,9 @@ from typing import Dict, List, Mapping, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import CheckpointError, InputError, nearest
-from sr_deploy.core.files import output_folder
-from sr_deploy.core.shipped import SUFFIX
+from sr_deploy.core.errors import CheckpointError, InputError, did_you_mean
+from sr_deploy.core.files import make_output_folder
+from sr_deploy.core.shipped import CHECKPOINT_SUFFIX
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.architecture import Architecture
@@ -142,7 +142,7 @@ def checkpoint_from_file(
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise InputError(f"invalid checkpoint name '{name}'; expected letters, digits, - and _")
     Checkpoint(name, spec, weights).network()  # the written file can be used
-    target = output_folder(folder) / (name + SUFFIX)
+    target = make_output_folder(folder) / (name + CHECKPOINT_SUFFIX)
     if target.exists():
         raise InputError(
             f"{target} exists already", hint="use another folder, or another name with --name"
@@ -233,7 +233,7 @@ def _architecture(kind: str) -> Tuple[Architecture, Tuple[int, ...]]:
         raise InputError(
             f"unknown kind of checkpoint '{kind}'; expected one of {', '.join(known)}, "
             "or an architecture with a scale (asrn_x4)",
-            hint=nearest(kind, known),
+            hint=did_you_mean(kind, known),
         )
     return model.architecture, (model.scale,)
 

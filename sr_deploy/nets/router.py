@@ -12,7 +12,7 @@ from typing import List, Sequence, Tuple, Union
 
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError, nearest
+from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError, did_you_mean
 from sr_deploy.core.routers import (
     CELL,
     ROUTER_SUFFIX,
@@ -197,7 +197,7 @@ def _router_path(model: str) -> Path:
         known = ", ".join(names) or "(no routers are shipped)"
         raise InputError(
             f"'{model}' is not a router; expected a {ROUTER_SUFFIX} file, or one of {known}",
-            hint=nearest(model, names),
+            hint=did_you_mean(model, names),
         )
     if not path.is_file():
         raise InputError(f"there is no router {path}")
