@@ -1,7 +1,8 @@
-"""The main job on real photographs, on a machine with nothing but Python: python3 benchmarks/main_job.py [HR_DIR]
+"""Run the main job on photographs: python3 benchmarks/main_job.py [HR_DIR]
 
-Makes its own environment; exports every variant of the shipped checkpoints, builds FP16 engines for RTX GPUs and engines for
-this CPU, measures checkpoints, graphs and engines, and prints the table. Results lie in `out/`.
+Needs only Python: it creates its own environment. Exports every variant of three shipped
+checkpoints, builds FP16 engines for RTX GPUs and engines for this CPU, measures checkpoints, graphs
+and engines, and prints the table. The results are in `out/`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def main() -> int:
         "bench", *MODELS, "out/cpu", "out/engines", "--lr", SIZE, *data, "-o", "out", stdout=None
     )
     print(
-        f"\ndone in {time.monotonic() - start:.0f} s, setting up aside; graphs, engines and rows.jsonl lie in out/",
+        f"\ndone in {time.monotonic() - start:.0f} s without setup; results are in out/",
         file=sys.stderr,
     )
     return 0

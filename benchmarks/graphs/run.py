@@ -1,7 +1,9 @@
-"""What our graphs cost against plain exports: python3 benchmarks/graphs/run.py [MODEL.VARIANT...] [--size HxW...] [--rounds N]
+"""Compare our graphs with plain exports.
 
-Makes its own environment and measures in it (compare.py); rows go to rows.jsonl, the table to table.md, both beside this file,
-or to the folder given with -o.
+Usage: python3 benchmarks/graphs/run.py [MODEL.VARIANT...] [--size HxW...] [--rounds N] [-o DIR]
+
+Creates its own environment and runs compare.py in it. Rows go to rows.jsonl and the table to
+table.md, beside this file or in the folder given with -o.
 """
 
 from __future__ import annotations
