@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from environment import made  # noqa: E402
+from environment import create_environment  # noqa: E402
 
 MODELS = ("asrn_x4", "imdeception_x4", "srn-ntire_x4")
 SIZE = "128x128"
@@ -23,7 +23,7 @@ SIZE = "128x128"
 
 def main() -> int:
     data = [f"--data={Path(sys.argv[1]).resolve()}"] if len(sys.argv) > 1 else []
-    python = str(made(".venv-main", ["-c", "constraints.txt", "-e", ".[export,rtx]"]))
+    python = str(create_environment(".venv-main", ["-c", "constraints.txt", "-e", ".[export,rtx]"]))
     start = time.monotonic()
 
     def srdeploy(*arguments: str, stdout: object = sys.stderr) -> None:

@@ -69,6 +69,7 @@ def test_wheel_carries_the_shipped_data_and_nothing_else(wheel: Path) -> None:
     )
     assert "sr_deploy/results/report/printed.json" in names
     assert all(n.startswith(("sr_deploy/", "srdeploy-")) for n in names)
+    assert "sr_deploy/py.typed" in names
 
 
 def test_installed_package_finds_them(wheel: Path, tmp_path: Path) -> None:

@@ -15,10 +15,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from environment import made  # noqa: E402
+from environment import create_environment  # noqa: E402
 
 if __name__ == "__main__":
-    python = str(made(".venv-graphs", ["-c", "constraints.txt", "-e", ".[export]", "onnxslim"]))
+    python = str(
+        create_environment(".venv-graphs", ["-c", "constraints.txt", "-e", ".[export]", "onnxslim"])
+    )
     sys.exit(
         subprocess.run(
             [python, str(Path(__file__).with_name("compare.py")), *sys.argv[1:]]
