@@ -5,7 +5,7 @@ The stable Python API; each name is imported on first use, so that a board witho
     checkpoint_from_images(recipe, [...], folder)
     load_checkpoint(model)                 a checkpoint: a path, or a shipped name (`.network("d3")` is a plain module)
     onnx_from_checkpoint(model, folder)    verified ONNX graphs of its variants
-    engine_from_onnx(graphs, folder, target="rtx")
+    engine_from_onnx(graphs, folder, target="rtx")   with `options=BuildOptions(dla=0, ...)`
     tuned_engine_from_onnx(graphs, folder, target="cpu")   the fastest of each network's forms, measured
     rows_from_artifacts([...])             PSNR, SSIM, latency, memory and counts with their conditions
     ntire_table(rows)                      those rows as the challenge prints them
@@ -29,6 +29,7 @@ _API = {
     "onnx_from_checkpoint": "sr_deploy.export.pipeline",
     "engine_from_onnx": "sr_deploy.runtime.build",
     "tuned_engine_from_onnx": "sr_deploy.runtime.autotune",
+    "BuildOptions": "sr_deploy.core.session",
     "rows_from_artifacts": "sr_deploy.bench.measure",
     "ntire_table": "sr_deploy.results.tables",
     "quality_from_artifacts": "sr_deploy.bench.quality",

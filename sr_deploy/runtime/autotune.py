@@ -15,6 +15,7 @@ from sr_deploy.core.errors import ArtifactError, BuildError
 from sr_deploy.core.files import output_folder, write_text
 from sr_deploy.core.jsonio import read_json, to_json
 from sr_deploy.core.manifest import Manifest, read_manifest, up_to_date, write_artifact
+from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import TargetProfile, load_target
 from sr_deploy.core.timing import in_turns
 from sr_deploy.runtime import BACKENDS
@@ -186,8 +187,8 @@ def _candidates(
             list(files.values()),
             folder / (layout or "own"),
             target=way.profile.name,
+            options=BuildOptions(layout=layout),
             on=way.on,
-            layout=layout,
             progress=way.progress,
         )
         for form, engine in zip(files, built):

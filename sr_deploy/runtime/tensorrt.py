@@ -21,7 +21,7 @@ from sr_deploy.core.manifest import Manifest, mixed_precision
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import Backend, BuildOptions, Session
 from sr_deploy.core.target import TargetProfile, load_target
-from sr_deploy.runtime.accuracy import compared, refuse_inaccurate
+from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
 from sr_deploy.runtime.boards.trtexec import precision_from_layers
 from sr_deploy.runtime.cuda import cuda
 from sr_deploy.runtime.fallback import with_fp32_nodes
@@ -171,7 +171,9 @@ class TensorRTBackend(Backend):
                 manifest, not_checked=(f"the engine's output: {reason}", *manifest.not_checked)
             )
         session = self.open(engine, manifest)
-        found = compared([session.run(x) for x in images], [reference.run(x) for x in images])
+        found = compare_outputs(
+            [session.run(x) for x in images], [reference.run(x) for x in images]
+        )
         refuse_inaccurate(found, f"the engine of {onnx.name}")
         return replace(
             manifest,

@@ -16,6 +16,7 @@ from sr_deploy.core.errors import (
     TargetError,
 )
 from sr_deploy.core.manifest import read_manifest
+from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import load_target
 from sr_deploy.runtime import BACKENDS, build, tensorrt, tensorrt_engine
 from sr_deploy.runtime.build import engine_from_onnx
@@ -36,7 +37,12 @@ def real():
 )
 def test_an_engine_is_for_the_gpus_asked_for(real, tiny, tmp_path, asked, expected):
     graph = tiny(precision="fp16")
-    (engine,) = engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=asked)
+    (engine,) = engine_from_onnx(
+        graph,
+        tmp_path / "out",
+        target="rtx",
+        options=BuildOptions(compute_capabilities=tuple(asked)),
+    )
     assert engine.read_bytes()[:4] == b"vtrt"
     assert read_header(engine).compute_capabilities == expected
     manifest = read_manifest(engine)
@@ -58,7 +64,7 @@ def test_a_dynamic_graph_is_built_for_its_range(real, tiny, tmp_path):
         tiny(hw=(8, 8), high=(32, 40), precision="fp16"),
         tmp_path / "out",
         target="rtx",
-        compute_capabilities=[86],
+        options=BuildOptions(compute_capabilities=(86,)),
     )
     assert engine.name == "tiny_x2.d1.dyn8x8-32x40.fp16.sm86.engine"
     assert read_manifest(engine).max_shape == (32, 40)
@@ -68,7 +74,11 @@ def test_another_set_of_gpus_is_another_engine(real, tiny, tmp_path):
     graph, lines = tiny(precision="fp16"), []
     for asked in ([86], [86], [89]):
         (engine,) = engine_from_onnx(
-            graph, tmp_path / "out", target="rtx", compute_capabilities=asked, progress=lines.append
+            graph,
+            tmp_path / "out",
+            target="rtx",
+            options=BuildOptions(compute_capabilities=tuple(asked)),
+            progress=lines.append,
         )
     assert [line.endswith("up to date") for line in lines] == [False, True, False]
     assert read_header(engine).compute_capabilities == (89,)
@@ -77,10 +87,14 @@ def test_another_set_of_gpus_is_another_engine(real, tiny, tmp_path):
 def test_the_parser_s_errors_name_the_node(real, tiny, tmp_path, monkeypatch):
     graph = tiny(precision="fp16", extra="NonZero")
     with pytest.raises(BuildError, match="cannot be built for 'rtx': node 'find_them' .NonZero."):
-        engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=[86])
+        engine_from_onnx(
+            graph, tmp_path / "out", target="rtx", options=BuildOptions(compute_capabilities=(86,))
+        )
     monkeypatch.setattr(build, "preflight", lambda *args, **kwargs: [])
     with pytest.raises(BuildError, match=r"cannot read tiny_x2.d1.onnx: .*find_them.*NonZero"):
-        engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=[86])
+        engine_from_onnx(
+            graph, tmp_path / "out", target="rtx", options=BuildOptions(compute_capabilities=(86,))
+        )
     assert os.listdir(str(tmp_path / "out")) == []
 
 
@@ -142,7 +156,10 @@ def test_a_gpu_the_library_does_not_know_is_refused(any_graph, tmp_path, use):
     use(rtx("1.9.9"))
     with pytest.raises(BuildError, match="tensorrt_rtx 1.9.9 knows no SM121"):
         engine_from_onnx(
-            any_graph(precision="fp16"), tmp_path / "out", target="rtx", compute_capabilities=[121]
+            any_graph(precision="fp16"),
+            tmp_path / "out",
+            target="rtx",
+            options=BuildOptions(compute_capabilities=(121,)),
         )
 
 
@@ -164,7 +181,10 @@ def test_a_gpu_the_target_has_not_is_refused(asked, any_graph, tmp_path, use):
         TargetError, match=f"target 'rtx' has no SM {asked[-1]}; it has 75, 80, 86, 89, 120, 121"
     ):
         engine_from_onnx(
-            any_graph(precision="fp16"), tmp_path / "out", target="rtx", compute_capabilities=asked
+            any_graph(precision="fp16"),
+            tmp_path / "out",
+            target="rtx",
+            options=BuildOptions(compute_capabilities=tuple(asked)),
         )
 
 
@@ -201,10 +221,14 @@ def test_a_manifest_that_lies_about_its_graph_is_found_out(real, tiny, tmp_path,
         path.read_text().replace('"precision_obtained": "fp32"', '"precision_obtained": "fp16"')
     )
     with pytest.raises(BuildError, match="cannot be built for 'rtx'.*FP32"):
-        engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=[86])
+        engine_from_onnx(
+            graph, tmp_path / "out", target="rtx", options=BuildOptions(compute_capabilities=(86,))
+        )
     monkeypatch.setattr(build, "preflight", lambda *args, **kwargs: [])
     with pytest.raises(BuildError, match="no FP16 graph: as parsed, .* compute in FP32"):
-        engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=[86])
+        engine_from_onnx(
+            graph, tmp_path / "out", target="rtx", options=BuildOptions(compute_capabilities=(86,))
+        )
 
 
 def test_another_version_of_the_library_than_the_profile_s_is_refused(tiny, tmp_path, use):
@@ -335,7 +359,9 @@ def test_another_gpu_than_the_target_s_is_refused(any_graph, tmp_path, use):
 
 def test_dla_says_which_layers_fell_back(graph_for, tmp_path, use):
     library = on_gpu(use, "8.5.2.2", 72)
-    (engine,) = engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier", dla=1)
+    (engine,) = engine_from_onnx(
+        graph_for("xavier"), tmp_path / "out", target="xavier", options=BuildOptions(dla=1)
+    )
     manifest = read_manifest(engine)
     assert engine.name == "tiny_x2.d1.16x24.fp16.dla1.engine" and "--dla 1" in manifest.command
     assert manifest.build["dla"] == {"core": 1, "layers_on_gpu": ["shuffle"]}
@@ -347,13 +373,18 @@ def test_dla_says_which_layers_fell_back(graph_for, tmp_path, use):
     with pytest.raises(
         InputError, match="target 'xavier' has no DLA core 2: its DLA cores are 0, 1"
     ):
-        engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier", dla=2)
+        engine_from_onnx(
+            graph_for("xavier"), tmp_path / "out", target="xavier", options=BuildOptions(dla=2)
+        )
 
 
 def test_fallback_keeps_layers_in_fp32_and_says_so(graph_for, tmp_path, use):
     library = on_gpu(use, "8.5.2.2", 72, layer_types=("FLOAT", "HALF"))
     (engine,) = engine_from_onnx(
-        graph_for("xavier"), tmp_path / "out", target="xavier", fallback="head-tail"
+        graph_for("xavier"),
+        tmp_path / "out",
+        target="xavier",
+        options=BuildOptions(fallback="head-tail"),
     )
     manifest = read_manifest(engine)
     assert engine.name == "tiny_x2.d1.16x24.fp16.fallback.engine" and manifest.build[
@@ -366,14 +397,22 @@ def test_fallback_keeps_layers_in_fp32_and_says_so(graph_for, tmp_path, use):
     assert "OBEY_PRECISION_CONSTRAINTS" in library.builders[0].config.flags
     assert library.builders[0].network.layers[0].precision == "float32"
     with pytest.raises(BuildError, match="has no node 'cov' to keep in FP32") as e:
-        engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier", fallback="cov")
+        engine_from_onnx(
+            graph_for("xavier"),
+            tmp_path / "out",
+            target="xavier",
+            options=BuildOptions(fallback="cov"),
+        )
     assert "'conv'" in e.value.hint
 
 
 def test_fallback_where_typing_is_strong_rewrites_the_graph(real, graph_for, tmp_path):
     graph = graph_for("rtx", extra="Relu")
     (engine,) = engine_from_onnx(
-        graph, tmp_path / "out", target="rtx", fallback="conv", compute_capabilities=[86]
+        graph,
+        tmp_path / "out",
+        target="rtx",
+        options=BuildOptions(fallback="conv", compute_capabilities=(86,)),
     )
     manifest = read_manifest(engine)
     assert manifest.precision_obtained.startswith("mixed: ") and manifest.build["fp32_layers"] == [
