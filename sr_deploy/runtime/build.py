@@ -47,10 +47,9 @@ def engine_from_onnx(
     if board is not None:
         _check_trtexec_builds(profile, "--on")
     if options.layout and options.layout not in backend.layouts:
-        raise InputError(
-            f"{profile.runtime} has no layout '{options.layout}'; expected one of: "
-            f"{', '.join(backend.layouts) or 'none, it has only its default'}"
-        )
+        layouts = ", ".join(backend.layouts)
+        expected = f"expected {layouts}" if layouts else "it has only its default one"
+        raise InputError(f"{profile.runtime} has no layout '{options.layout}'; {expected}")
     reason, by_trtexec = ("", True) if board is not None else why_not_here(profile)
     plans = _plan_builds(graphs, profile, options, reason)
     folder = output_folder(Path(output))

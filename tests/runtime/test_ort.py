@@ -134,7 +134,10 @@ def test_the_layout_is_part_of_the_engine(tiny, tmp_path):
 
 @pytest.mark.parametrize(
     "target, words",
-    [("cpu", "'nhwc' is no layout of onnxruntime; it has nchw"), ("rtx", "its own only")],
+    [
+        ("cpu", "onnxruntime has no layout 'nhwc'; expected nchw"),
+        ("rtx", "it has only its default one"),
+    ],
 )
 def test_an_unknown_layout_is_refused(tiny, tmp_path, target, words):
     with pytest.raises(InputError, match=words):
