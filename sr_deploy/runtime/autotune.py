@@ -204,7 +204,7 @@ def _time_candidates(engines: Engines, profile: TargetProfile) -> List[Dict[str,
 
 
 class _Choices:
-    """The choices of earlier tunings into this folder. A damaged file is replaced, as it is a cache."""
+    """The choices of earlier tunings into this folder: a cache, so a damaged file is replaced."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""Builds engines from ONNX graphs: with a library or trtexec here, on a board over SSH, or in a bundle."""
+"""Builds engines from graphs: with a library or trtexec here, on a board over SSH, or by hand."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def why_not_here(profile: TargetProfile) -> Tuple[str, bool]:
 
 
 def onnx_files(graphs: Graphs) -> List[Path]:
-    """Return the paths of all graphs, including those in folders. Raises InputError if any is missing."""
+    """Return the paths of all graphs, those in folders too. Raises InputError if any is missing."""
     items = [graphs] if isinstance(graphs, (str, Path)) else graphs
     if not items:
         raise InputError("no graph was given", hint="give .onnx files or folders of them")
@@ -134,7 +134,7 @@ def engine_stem(graph: Manifest) -> str:
     return f"{_stem(graph)}.{graph.precision_asked}"
 
 
-# Plans: everything that can be checked before anything is built or written --------------------------
+# Plans: everything that can be checked before anything is built or written ----------------------
 
 
 def _check_trtexec_builds(profile: TargetProfile, option: str) -> None:
@@ -148,7 +148,7 @@ def _check_trtexec_builds(profile: TargetProfile, option: str) -> None:
 def _plan_builds(
     graphs: Graphs, profile: TargetProfile, options: BuildOptions, not_here: str
 ) -> List[BuildPlan]:
-    """Check the graphs and options and plan one engine per graph. not_here: why none can be built."""
+    """Check the graphs and options; plan one engine per graph. not_here: why none can be built."""
     manifests = [(file, _read_graph_manifest(file)) for file in onnx_files(graphs)]
     mismatches = (_why_mismatched(file, graph, profile) for file, graph in manifests)
     mismatch = next(filter(None, mismatches), "")
@@ -187,7 +187,7 @@ def _read_graph_manifest(path: Path) -> Manifest:
 
 
 def _why_mismatched(file: Path, graph: Manifest, profile: TargetProfile) -> str:
-    """Return why the target would misread the graph or build another precision; empty if it fits."""
+    """Return why the target would misread the graph or change its precision; empty if it fits."""
     name, asked = f"target '{profile.name}'", graph.precision_asked
     if graph.opset is not None and graph.opset > profile.opset:
         return f"{file.name} has opset {graph.opset}, but {name} reads at most {profile.opset}"
@@ -223,10 +223,8 @@ def _check_options(profile: TargetProfile, options: BuildOptions) -> None:
         )
     if dla is not None and dla not in range(profile.dla_cores):
         cores = ", ".join(map(str, range(profile.dla_cores)))
-        raise InputError(
-            f"{name} has no DLA core {dla}: {f'expected one of {cores}' if cores else 'it has no DLA'}",
-            hint="leave --dla out",
-        )
+        expected = f"expected one of {cores}" if cores else "it has no DLA"
+        raise InputError(f"{name} has no DLA core {dla}: {expected}", hint="leave --dla out")
 
 
 def _plan_build(
@@ -304,7 +302,7 @@ def _stem(graph: Manifest) -> str:
     return f"{graph.model}.{graph.variant}.{Sizes(low, opt, high)}"
 
 
-# Builds ---------------------------------------------------------------------------------------------
+# Builds ------------------------------------------------------------------------------------------
 
 
 def _build_with_library(

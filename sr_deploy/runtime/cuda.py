@@ -1,8 +1,8 @@
 """The CUDA calls needed to run an engine, through cuda-python or, where that is missing, pycuda.
 
-cuda-python has two names: `cuda.bindings.runtime` (12.6 and newer) and `cuda.cudart` (11.8, the last
-release for Python 3.8 and JetPack 5). Addresses, streams and events are plain handles. Every status
-is checked.
+cuda-python has two names: `cuda.bindings.runtime` (12.6 and newer) and `cuda.cudart` (11.8, the
+last release for Python 3.8 and JetPack 5). Addresses, streams and events are plain handles. Every
+status is checked.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Diagnoses an artifact without opening it: kind, integrity, target, and differences to this machine."""
+"""Diagnoses artifacts without opening them: kind, integrity, target, differences here."""
 
 from __future__ import annotations
 

@@ -87,7 +87,8 @@ class TensorRTBackend(Backend):
         fp16 = graph.precision_asked == "fp16"
         if build.strong and fp16 and types.get("FLOAT") and not options.fp32_layers:
             raise BuildError(
-                f"{onnx.name} is not an FP16 graph: {types['FLOAT']} of its layers are FP32 as parsed"
+                f"{onnx.name} is not an FP16 graph: {types['FLOAT']} of its layers are FP32 "
+                "as parsed"
             )
         facts: Dict[str, object] = {}
         if options.fp32_layers:
@@ -264,7 +265,7 @@ class TensorRTForRTXBackend(TensorRTBackend):
 
 
 class _Build:
-    """The library's objects for one build. Its calls fail by returning None or False: all are checked."""
+    """The library's objects for one build. Its calls may return None or False: all are checked."""
 
     def __init__(
         self,
@@ -368,7 +369,7 @@ class _Build:
         return [layer.name for layer in layers]
 
     def use_dla(self, network: Any, config: Any, core: int) -> List[str]:
-        """Use a DLA core, with fallback to the GPU; return the layers on the GPU. Raises BuildError."""
+        """Use a DLA core with fallback to the GPU; return the GPU's layers. Raises BuildError."""
         trt, cores = self.trt, self.builder.num_DLA_cores
         if core >= cores:
             raise BuildError(f"there is no DLA core {core}: this GPU has {cores}")

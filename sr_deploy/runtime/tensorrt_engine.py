@@ -191,7 +191,7 @@ def logged_errors(log: Any) -> str:
 
 
 def library_log(trt: Any) -> Any:
-    """Return the process's logger for `tensorrt` or `tensorrt_rtx`. It stores warnings and errors."""
+    """Return the process's logger of `tensorrt` or `tensorrt_rtx`: it stores its messages."""
     if trt.__name__ not in _LOGS:
 
         class Log(trt.ILogger):

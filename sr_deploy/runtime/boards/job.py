@@ -1,4 +1,4 @@
-"""Writes a job: the folder with which a board's own trtexec builds engines. `result.py` reads its result.
+"""Writes jobs: folders with which a board's own trtexec builds engines. See `result.py`, too.
 
 `on_board/build.sh` runs in the folder: on this machine, on a board over SSH, or unpacked by hand
 from a tar file. The folder's `desk/` comes back with the result: it holds the draft manifests and
@@ -58,7 +58,7 @@ def write_job(
     *,
     timing_caches: Optional[Path] = None,
 ) -> BoardJob:
-    """Write the job that builds `plans` into `folder`. timing_caches: a folder with earlier ones."""
+    """Write the job that builds `plans` into `folder`. timing_caches: a folder of them."""
     (folder / "desk").mkdir(parents=True)
     graphs = [plan.onnx.name for plan in plans]
     duplicates = sorted({name for name in graphs if graphs.count(name) > 1})

@@ -1,4 +1,4 @@
-"""Reads a job's `result.tar`: checks every file in it and writes the engines with their manifests."""
+"""Reads the `result.tar` of a job, checks every file in it, and writes engines with manifests."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def engines_from_result(
     return [output / name for name in outcomes]
 
 
-# The archive ----------------------------------------------------------------------------------------
+# The archive --------------------------------------------------------------------------------------
 
 
 def _unpack(result: Path, folder: Path) -> None:
@@ -107,7 +107,8 @@ def _unpack(result: Path, folder: Path) -> None:
             for member in members:
                 if not member.isreg() or not _is_result_file(member.name):
                     raise ArtifactError(
-                        f"{result} holds '{member.name}', which is not a file of a result: {_NOT_USED}"
+                        f"{result} holds '{member.name}', which is not a file of a result: "
+                        f"{_NOT_USED}"
                     )
             for member in members:
                 source = archive.extractfile(member)
@@ -182,7 +183,7 @@ def _read_drafts(folder: Path) -> Dict[str, Manifest]:
 def _check_results(
     results: trtexec.Results, drafts: Dict[str, Manifest], profile: TargetProfile, folder: Path
 ) -> None:
-    """Check the board's report against the job and the files. Raises ArtifactError or BuildError."""
+    """Check the board's report against the job and files. Raises ArtifactError, BuildError."""
     if profile.runtime == "onnxruntime" or not profile.takes_version(results.version):
         raise BuildError(
             f"the engines were built by TensorRT {results.version[:40]}, but target "
@@ -209,7 +210,7 @@ def _check_results(
                 )
 
 
-# One engine -----------------------------------------------------------------------------------------
+# One engine ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -302,7 +303,7 @@ def _manifest(engine: _Returned, results: trtexec.Results) -> Manifest:
 
 
 def _precision(engine: _Returned) -> Tuple[str, str]:
-    """Return the precision and its receipt: the layers' types, or else the size. Raises BuildError."""
+    """Return the precision and its receipt (layer types or size). Raises BuildError."""
     report, asked = engine.report, engine.draft.precision_asked
     layers = engine.text("layers.json")
     obtained, counts = trtexec.precision_from_layers(layers) if layers else ("unknown", {})
@@ -381,7 +382,7 @@ def _accuracy(engine: _Returned) -> Dict[str, object]:
     return {**accuracy, "against": "onnxruntime, FP32, stored in half precision"}
 
 
-# Output ---------------------------------------------------------------------------------------------
+# Output -------------------------------------------------------------------------------------------
 
 
 def _write_engine(source: Path, path: Path, manifest: Manifest) -> None:

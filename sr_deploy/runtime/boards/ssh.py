@@ -1,4 +1,4 @@
-"""Builds a job on a board over SSH, with the user's OpenSSH configuration and the board's own trtexec.
+"""Builds jobs on a board over SSH, with the user's OpenSSH configuration and the board's trtexec.
 
 The job goes to ~/.cache/srdeploy/jobs/ID on the board, where `build.sh` runs detached from the
 connection. After a dropped connection it is resumed, now or by the same command later: ID is the
@@ -8,6 +8,7 @@ job's identity.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import shlex
@@ -49,21 +50,27 @@ else
   if [ "$word" = running ] && ! alive; then echo stopped; else echo "$word"; fi
 fi"""
 # Another machine may be sending the same job.
-_RECEIVE = """mkdir -p "$jobs" && new="$job.new.$$" && rm -rf "$new" && mkdir "$new" && tar -xf - -C "$new" || exit 1
+_RECEIVE = """mkdir -p "$jobs" && new="$job.new.$$" && rm -rf "$new" && mkdir "$new" &&
+tar -xf - -C "$new" || exit 1
 if [ -d "$job" ]; then rm -rf "$new"; else mv "$new" "$job"; fi"""
 _START = """cd "$job" || exit 4
 if ! mkdir starting 2>/dev/null; then sleep 2; alive && exit 0; fi
 alive || { : > log; rm -f state; detach=$(command -v setsid || true)
 nohup $detach sh ./build.sh >> log 2>&1 < /dev/null & echo $! > pid; }
 rmdir starting 2>/dev/null || true"""
-# Prints the log from byte $from on until the job ends. Exit code 3: its process is gone, but `state` has no end.
+# Prints the log from byte $from on until the job ends. Exit code 3: its process is gone, but
+# `state` has no end.
 _FOLLOW = """cd "$job" || exit 4
 gone=
 while :; do
   [ -f log ] || exit 4 # another machine has taken the result
   word= && read -r word rest 2>/dev/null < state
   size=$(wc -c 2>/dev/null < log) && size=$((size)) || exit 4
-  if [ "$size" -gt "$from" ]; then tail -c "+$((from + 1))" log | head -c "$((size - from))"; from=$size; continue; fi
+  if [ "$size" -gt "$from" ]; then
+    tail -c "+$((from + 1))" log | head -c "$((size - from))"
+    from=$size
+    continue
+  fi
   case $word in done|failed) exit 0;; esac
   if ! alive; then
     [ -z "$gone" ] || exit 3
@@ -214,7 +221,8 @@ class _Connection:
         def follow() -> int:
             nonlocal reached, line
             with self._start(_FOLLOW, reached) as process:
-                for chunk in iter(lambda: _stdout(process).read1(65536), b""):  # type: ignore[attr-defined]
+                stdout = _stdout(process)
+                for chunk in iter(lambda: stdout.read1(65536), b""):
                     reached += len(chunk)
                     *lines, line = (line + chunk).split(b"\n")
                     for text in lines:
@@ -332,6 +340,6 @@ class _Connection:
         return "free some space there" if "No space left" in self._reason() else ""
 
 
-def _stdout(process: subprocess.Popen) -> IO[bytes]:
-    assert process.stdout is not None
+def _stdout(process: subprocess.Popen) -> io.BufferedReader:
+    assert isinstance(process.stdout, io.BufferedReader)
     return process.stdout

@@ -1,4 +1,4 @@
-"""Writes `job.txt` for `on_board/build.sh`, and reads its `results.txt` and the output of trtexec."""
+"""Writes `job.txt` for `on_board/build.sh`; reads its `results.txt` and the output of trtexec."""
 
 from __future__ import annotations
 
@@ -100,13 +100,13 @@ class Results:
 
 
 def job_text(job: JobFile) -> str:
-    """Return the text of job.txt. Raises BuildError when a name cannot be written there."""
+    """Return the text of job.txt. Raises BuildError when it cannot hold a name."""
     for name in (name for line in job.lines for name in (line.graph, line.engine)):
         plain = re.fullmatch(r"[^./\\#\x00-\x1f-][^/\\\x00-\x1f]*", name)
         if not plain or name.endswith(".tmp"):
             raise BuildError(
-                f"'{name}' cannot be the name of a file in a job: expected no /, \\ or tab, no ., # "
-                "or - at the start, and no .tmp at the end"
+                f"'{name}' cannot be the name of a file in a job: expected no /, \\ or tab, no "
+                "., # or - at the start, and no .tmp at the end"
             )
     engines = [line.engine for line in job.lines]
     if not engines or len(set(engines)) != len(engines):
@@ -173,7 +173,7 @@ def results_from_text(text: str) -> Results:
     return Results(head.get("trtexec", ""), head["version"], results)
 
 
-# The output of trtexec ------------------------------------------------------------------------------
+# The output of trtexec --------------------------------------------------------------------------
 
 
 def version_from_banner(text: str) -> str:
@@ -194,7 +194,7 @@ def version_from_banner(text: str) -> str:
 
 
 def times_from_json(text: str, *, warm_up_ms: float = WARM_UP_MS) -> List[float]:
-    """Return the GPU compute times [ms] of `--exportTimes` after the warm-up. Raises ArtifactError."""
+    """Return the GPU times [ms] of `--exportTimes` after the warm-up. Raises ArtifactError."""
     runs = _load_json(text, "the exported times")
     try:
         times = [float(r["computeMs"]) for r in runs if float(r["startComputeMs"]) >= warm_up_ms]
