@@ -12,12 +12,12 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from sr_deploy.core.errors import ArtifactError, BuildError
-from sr_deploy.core.files import output_folder, write_text
+from sr_deploy.core.files import make_output_folder, write_text
 from sr_deploy.core.jsonio import read_json, to_json
-from sr_deploy.core.manifest import Manifest, read_manifest, up_to_date, write_artifact
+from sr_deploy.core.manifest import Manifest, is_up_to_date, read_manifest, write_artifact
 from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import TargetProfile, load_target
-from sr_deploy.core.timing import in_turns
+from sr_deploy.core.timing import time_in_turns
 from sr_deploy.runtime import BACKENDS
 from sr_deploy.runtime.build import (
     SUFFIX,
@@ -58,7 +58,7 @@ class _Tuning:
             return False
         versions = {**manifest.versions, **self.versions, "profile": self.profile.digest}
         same_candidates = manifest.versions.get("candidates") == digest
-        return same_candidates and up_to_date(path, replace(manifest, versions=versions))
+        return same_candidates and is_up_to_date(path, replace(manifest, versions=versions))
 
     def key(self, graph: Manifest) -> str:
         """Return what a choice is valid for: target, software, kind of network, size, precision."""
@@ -98,7 +98,7 @@ def tuned_engine_from_onnx(
     groups: Dict[str, List[Path]] = {}
     for file in onnx_files(graphs):
         groups.setdefault(engine_stem(read_manifest(file)), []).append(file)
-    folder = output_folder(Path(output))
+    folder = make_output_folder(Path(output))
     paths = [folder / f"{stem}{SUFFIX}" for stem in groups]
     for number, (path, files) in enumerate(zip(paths, groups.values()), 1):
         progress(f"[{number}/{len(groups)}] {path.name}: {_tune(path, files, tuning)}")
@@ -189,10 +189,10 @@ def _time_candidates(engines: Engines, profile: TargetProfile) -> List[Dict[str,
     h, w = next(iter(engines.values()))[1].opt_shape
     x = np.random.default_rng(0).random((1, 3, h, w), dtype=np.float32)
     runs = {name: (lambda s=s: s.timed(x).ms) for name, s in sessions.items()}
-    times_ms = in_turns(runs, FIRST_ROUNDS)
+    times_ms = time_in_turns(runs, FIRST_ROUNDS)
     limit = MAX_RATIO * min(map(min, times_ms.values()))
     fast = {name: run for name, run in runs.items() if min(times_ms[name]) <= limit}
-    for name, more in in_turns(fast, ROUNDS - FIRST_ROUNDS).items():
+    for name, more in time_in_turns(fast, ROUNDS - FIRST_ROUNDS).items():
         times_ms[name] += more
     for (form, layout), ms in times_ms.items():
         p25, median = (round(float(v), 4) for v in np.percentile(ms, [25, 50]))

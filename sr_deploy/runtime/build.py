@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.errors import ArtifactError, BuildError, InputError, MissingPackageError
-from sr_deploy.core.files import files_in, output_folder
-from sr_deploy.core.manifest import Manifest, read_manifest, up_to_date, write_artifact
+from sr_deploy.core.files import files_with_suffix, make_output_folder
+from sr_deploy.core.manifest import Manifest, is_up_to_date, read_manifest, write_artifact
 from sr_deploy.core.session import Backend, BuildOptions
 from sr_deploy.core.sizes import Sizes
 from sr_deploy.core.target import TargetProfile, load_target
@@ -52,7 +52,7 @@ def engine_from_onnx(
         raise InputError(f"{profile.runtime} has no layout '{options.layout}'; {expected}")
     reason, by_trtexec = ("", True) if board is not None else why_not_here(profile)
     plans = _plan_builds(graphs, profile, options, reason)
-    folder = output_folder(Path(output))
+    folder = make_output_folder(Path(output))
     if not by_trtexec:
         _build_with_library(backend, profile, plans, folder, progress)
     elif board is not None:
@@ -113,7 +113,7 @@ def onnx_files(graphs: Graphs) -> List[Path]:
     files: List[Path] = []
     for path in map(Path, items):
         if path.is_dir():
-            in_folder = files_in(path, ".onnx")
+            in_folder = files_with_suffix(path, ".onnx")
             if not in_folder:
                 raise InputError(
                     f"the folder {path} holds no .onnx file",
@@ -315,7 +315,7 @@ def _build_with_library(
     for number, plan in enumerate(plans, 1):
         path, at = folder / plan.name, f"[{number}/{len(plans)}] {plan.name}"
         draft = replace(plan.engine, versions={**backend.versions(), **plan.engine.versions})
-        if up_to_date(path, draft):
+        if is_up_to_date(path, draft):
             progress(f"{at}: up to date")
             continue
 
@@ -365,7 +365,7 @@ def _is_up_to_date(path: Path, plan: BuildPlan) -> bool:
     except ArtifactError:
         return False
     same_profile = versions.get("profile") == plan.engine.versions["profile"]
-    return same_profile and up_to_date(path, replace(plan.engine, versions=versions))
+    return same_profile and is_up_to_date(path, replace(plan.engine, versions=versions))
 
 
 def _write_job(

@@ -32,7 +32,7 @@ def why_no_trtexec(profile: TargetProfile) -> str:
         except (OSError, subprocess.SubprocessError, BuildError) as e:
             reasons.append(f"{candidate} does not run ({str(e).splitlines()[0]})")
             continue
-        if profile.takes_version(version):
+        if profile.supports_version(version):
             return ""
         reasons.append(
             f"{candidate} is from TensorRT {version}, but the profile is for "

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 import numpy as np
 
 from sr_deploy.core.errors import ArtifactError, BuildError, InputError, SrDeployError
-from sr_deploy.core.files import atomic_path, output_folder, sha256_of, write_text
+from sr_deploy.core.files import atomic_path, make_output_folder, sha256_of, write_text
 from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.core.manifest import Manifest, check_manifest, mixed_precision, write_artifact
 from sr_deploy.core.target import TargetProfile, load_target
@@ -71,7 +71,7 @@ def engines_from_result(
                 outcomes[engine.engine] = _checked_manifest(returned, results)
             except BuildError as e:
                 outcomes[engine.engine] = e
-        output_folder(output)  # only after everything was read
+        make_output_folder(output)  # only after everything was read
         for name, outcome in outcomes.items():
             for log in (f"{name}.build.log", f"{name}.time.log"):
                 if (folder / "out" / log).is_file():
@@ -184,7 +184,7 @@ def _check_results(
     results: trtexec.Results, drafts: Dict[str, Manifest], profile: TargetProfile, folder: Path
 ) -> None:
     """Check the board's report against the job and files. Raises ArtifactError, BuildError."""
-    if profile.runtime == "onnxruntime" or not profile.takes_version(results.version):
+    if profile.runtime == "onnxruntime" or not profile.supports_version(results.version):
         raise BuildError(
             f"the engines were built by TensorRT {results.version[:40]}, but target "
             f"'{profile.name}' is for {profile.runtime_versions}"
