@@ -206,7 +206,7 @@ def compared(
 
 def table(rows: List[dict]) -> str:
     """The rows in Markdown, with their conditions."""
-    from sr_deploy.results.tables import markdown
+    from sr_deploy.results.render import markdown
 
     headings = ["network", "way", "PSNR [dB]", "lost [dB]", "MACs share", "time [ms]", "time share"]
     cells = []
