@@ -15,7 +15,6 @@ from sr_deploy.core.files import printable_name
 from sr_deploy.core.images import (
     imresize,
     modcrop,
-    nchw_from_rgb,
     png_bytes,
     read_rgb,
     rgb_from_nchw,
@@ -78,7 +77,7 @@ def crops_of(
         if session.scale not in places:
             places[session.scale] = [_place(path, session.scale) for path in files]
         for place in places[session.scale]:
-            place.add(name, rgb_from_nchw(upscale_fitting(session, nchw_from_rgb(place.lr))[0].y))
+            place.add(name, rgb_from_nchw(upscale_fitting(session, place.lr)[0].y))
     if not places:
         raise InputError(
             "nothing that crops are asked of runs on this machine",

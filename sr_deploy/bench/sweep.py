@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from sr_deploy.bench.evaluate import ImageSet, check_images, image_set
-from sr_deploy.core.device import cores
+from sr_deploy.core.device import usable_cores
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import output_folder
+from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.core.metrics import METRICS
 from sr_deploy.core.routers import is_router
@@ -105,7 +105,7 @@ def read_plan(path: Path) -> Plan:
     for key, values, most in (
         ("batch", plan.batch, 1024),
         ("runs", (plan.runs,), 10000),
-        ("threads", (plan.threads,), cores()),
+        ("threads", (plan.threads,), usable_cores()),
     ):
         for number in values:
             if number is not None and not 1 <= number <= most:
@@ -214,7 +214,7 @@ def rows_from_plan(
     }
     for metric, scale in itertools.product(metrics, {cell.scale for cell in cells.values()}):
         check_images(images, metric=metric, scale=scale)  # a bad image would fail every cell
-    output_folder(folder)
+    make_output_folder(folder)
     file = folder / "rows.jsonl"
     if drop_partial_line(file):
         progress(f"{file}: took away a last line that was written only half")

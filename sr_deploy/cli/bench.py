@@ -107,7 +107,7 @@ def bench(
     this machine is listed with the reason.
     """
     from sr_deploy.bench.measure import measured
-    from sr_deploy.core.files import output_folder
+    from sr_deploy.core.files import make_output_folder
     from sr_deploy.results.rows import drop_partial_line, read_rows
 
     if sweep is not None:
@@ -116,7 +116,7 @@ def bench(
     if not given:
         raise click.UsageError("Missing argument 'MODEL|ARTIFACT...'.")
     if output is not None:
-        output_folder(output)
+        make_output_folder(output)
         drop_partial_line(output / "rows.jsonl")
         if (output / "rows.jsonl").exists():
             read_rows(

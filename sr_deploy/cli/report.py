@@ -54,7 +54,7 @@ def report(
     sizes or image sets are shown separately and never ranked together.
     """
     from sr_deploy.bench.crop_images import crops_of
-    from sr_deploy.core.files import atomic_path, no_empty_folders, write_text
+    from sr_deploy.core.files import atomic_path, remove_empty_folders, write_text
     from sr_deploy.results.report.figures import draw_figures, figure_files
     from sr_deploy.results.report.groups import group_rows
     from sr_deploy.results.report.html import check_can_render, report_html
@@ -75,7 +75,7 @@ def report(
     crop_sets = crops_of(crops, data=data, progress=say) if crops else []
     drawings = draw_figures(group_rows(rows))
     page = report_html(rows, crop_sets, drawings=drawings)
-    with no_empty_folders(output.parent, *([figures] if figures is not None else [])):
+    with remove_empty_folders(output.parent, *([figures] if figures is not None else [])):
         if figures is not None:
             for name, content in figure_files(drawings).items():
                 with atomic_path(figures / name) as temporary:

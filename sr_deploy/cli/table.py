@@ -36,6 +36,7 @@ _WHERE = click.option(
     type=click.Choice(list(TABLE_FORMATS)),
     default="markdown",
     show_default=True,
+    help="Format of the table.",
 )
 @_WHERE
 def table(files: Tuple[str, ...], layout: str, form: str, where: Tuple[str, ...]) -> None:
@@ -56,7 +57,13 @@ def table(files: Tuple[str, ...], layout: str, form: str, where: Tuple[str, ...]
 @click.option(
     "--lr", metavar="HxW", help="LR size.  [default: that of a static artifact, else 256x256]"
 )
-@click.option("--rounds", type=click.IntRange(3, 10000), default=21, show_default=True)
+@click.option(
+    "--rounds",
+    type=click.IntRange(3, 10000),
+    default=21,
+    show_default=True,
+    help="Number of rounds; each times A and B once.",
+)
 @click.option(
     "--threads", type=click.IntRange(1), help="Use so many CPU cores only.  [default: all]"
 )

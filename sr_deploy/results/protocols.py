@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Tuple
 
-from sr_deploy.core.errors import InputError, nearest
+from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.results.rows import BenchmarkRow
 
 
@@ -133,7 +133,7 @@ def get_protocol(name: str) -> Protocol:
     if name not in PROTOCOL_NAMES:
         raise InputError(
             f"unknown protocol '{name}'; expected {', '.join(PROTOCOL_NAMES)}",
-            hint=nearest(name, PROTOCOL_NAMES),
+            hint=did_you_mean(name, PROTOCOL_NAMES),
         )
     return PROTOCOLS[name]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from sr_deploy.core.errors import InputError, nearest
+from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.results.columns import VALUES, Column, label, labels, number
 from sr_deploy.results.conditions import condition_notes
 from sr_deploy.results.protocols import below_gate, protocol_of, score_text, scores, time_ms
@@ -50,7 +50,7 @@ def build_table(rows: Sequence[BenchmarkRow], layout: str) -> Table:
     if layout not in TABLE_LAYOUTS:
         raise InputError(
             f"unknown table layout '{layout}'; expected one of {', '.join(TABLE_LAYOUTS)}",
-            hint=nearest(layout, TABLE_LAYOUTS),
+            hint=did_you_mean(layout, TABLE_LAYOUTS),
         )
     return TABLE_LAYOUTS[layout](rows)
 

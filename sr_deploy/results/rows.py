@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable, List, Optional, Sequence, Tuple
 
-from sr_deploy.core.errors import InputError, nearest
-from sr_deploy.core.files import output_folder
+from sr_deploy.core.errors import InputError, did_you_mean
+from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.jsonio import from_dict
 
 SCHEMA = 2
@@ -141,7 +141,7 @@ class QualityRow:
 
 def append_rows(path: Path, rows: Iterable[BenchmarkRow]) -> None:
     """Append rows to a JSONL file, whole lines only. Raises InputError when it cannot be written."""
-    output_folder(path.parent)
+    make_output_folder(path.parent)
     text = "".join(
         json.dumps(dataclasses.asdict(row), ensure_ascii=False, allow_nan=False) + "\n"
         for row in rows
@@ -240,7 +240,7 @@ def filter_rows(rows: Sequence[BenchmarkRow], where: Sequence[str]) -> List[Benc
     for condition in where:
         key, found, value = condition.partition("=")
         if not found or key not in keys:
-            hint = nearest(key, keys) if key not in keys else f"say which: {key}=..."
+            hint = did_you_mean(key, keys) if key not in keys else f"say which: {key}=..."
             raise InputError(
                 f"'{condition}' is no condition on rows: expected KEY=VALUE, KEY a field of rows.jsonl",
                 hint=hint,

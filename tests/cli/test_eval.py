@@ -85,7 +85,7 @@ def test_bad_input_leaves_nothing(fails, asrn, data, tmp_path):
     assert "is defined at x3, not at x2" in fails(
         "eval", asrn, *data, "--degradation", "bd", "-o", out
     )
-    assert "holds no variant 'd9'" in fails("eval", asrn, *data, "--variants", "d9", "-o", out)
+    assert "has no variant 'd9'" in fails("eval", asrn, *data, "--variants", "d9", "-o", out)
     assert "there is no folder" in fails("eval", asrn, "--data", tmp_path / "absent", "-o", out)
     assert "two sets are named Set5" in fails("eval", asrn, *data, *data[:2], "-o", out)
     assert "there is no file" in fails("eval", asrn, tmp_path / "absent.onnx", *data, "-o", out)
