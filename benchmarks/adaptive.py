@@ -207,7 +207,7 @@ def compared(
 
 def table(rows: List[dict]) -> str:
     """Return the rows as a Markdown table with their conditions."""
-    from sr_deploy.results.tables import markdown
+    from sr_deploy.results.render import markdown
 
     headings = ["network", "way", "PSNR [dB]", "lost [dB]", "MACs share", "time [ms]", "time share"]
     cells = []

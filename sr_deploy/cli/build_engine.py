@@ -12,7 +12,7 @@ import click
 from sr_deploy.cli.output import emit, emit_json, say
 from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import load_target, target_names
-from sr_deploy.results.tables import markdown
+from sr_deploy.results.render import markdown
 
 _output = click.option(
     "-o",

@@ -13,7 +13,7 @@ from sr_deploy.core.routers import read_router_card, router_name, shipped_router
 from sr_deploy.core.shipped import read_card, shipped_checkpoints
 from sr_deploy.core.sizes import hw_text, parse_hw
 from sr_deploy.core.spec import check_min_hw
-from sr_deploy.results.tables import markdown
+from sr_deploy.results.render import markdown
 
 
 @click.command()
