@@ -2,7 +2,7 @@
 
 The stable Python API; each name is imported on first use, so that a board without torch can import the package:
 
-    checkpoint_from_images(recipe, [...], folder)
+    checkpoint_from_images(recipe, TrainOptions([...], folder))
     load_checkpoint(model)                 a checkpoint: a path, or a shipped name (`.network("d3")` is a plain module)
     onnx_from_checkpoint(model, folder)    verified ONNX graphs of its variants
     engine_from_onnx(graphs, folder, target="rtx")
@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 
 _API = {
     "checkpoint_from_images": "sr_deploy.train.trainer",
+    "TrainOptions": "sr_deploy.train.options",
     "load_checkpoint": "sr_deploy.nets.checkpoint",
     "onnx_from_checkpoint": "sr_deploy.export.pipeline",
     "engine_from_onnx": "sr_deploy.runtime.build",
