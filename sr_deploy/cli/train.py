@@ -66,7 +66,7 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
                 "lr_folders",
                 multiple=True,
                 metavar="LR_DIR",
-                help="Folder of LR images, one for each --data.  [default: the recipe's degradation makes them]",
+                help="Folder of LR images, one for each --data.  [default: made by degradation]",
             ),
             click.option(
                 "--valid",
@@ -145,7 +145,7 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--vgg",
     metavar="FILE",
-    help="torchvision's VGG-19 weights, for distillation between branches.  [default: a substitute]",
+    help="torchvision's VGG-19 weights, to distil between branches.  [default: a substitute]",
 )
 def train(
     recipe: str,

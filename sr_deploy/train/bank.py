@@ -1,4 +1,4 @@
-"""A bank of patches with the errors of all branches: a router for frozen branches then trains in minutes.
+"""A bank of patches with the errors of all branches, from which a router trains in minutes.
 
 The paper runs all branches at every step. Their errors do not change while the branches are frozen.
 """
@@ -25,14 +25,14 @@ HELD_OUT = 8
 
 @dataclass(frozen=True)
 class Bank:
-    """LR patches (n, 3, p, p) uint8, and the mean squared error of each branch, (n, M) float32, 0..1."""
+    """LR patches (n, 3, p, p) uint8, and the branches' mean squared errors (n, M) float32, 0..1."""
 
     lr: Tensor
     errors: Tensor
 
 
 class BankBatches(torch.utils.data.Dataset):
-    """The items of `Patches`, drawn from a bank: (lr uint8, errors), flipped and transposed at random.
+    """Random batches of a bank: (lr uint8, errors), flipped and transposed, split as `Patches`.
 
     A patch is assumed to have the same errors in all orientations.
     """
@@ -67,7 +67,8 @@ def compute_bank(
 ) -> Bank:
     """Return the bank of the first `size` patches; as much as possible is read from `cache`.
 
-    branches: (N, 3, h, w) -> (N, M, 3, sh, sw), in eval mode. key: identifies the branches and images.
+    branches: (N, 3, h, w) -> (N, M, 3, sh, sw), in eval mode. key: identifies the branches and
+    images.
     """
     identity = (key, size, patches.seed, patches.batch_size, patches.side_lr, patches.scale)
     file = cache / f"bank-{hashlib.sha256(repr(identity).encode()).hexdigest()[:24]}.pt"
@@ -94,10 +95,10 @@ def compute_bank(
 def soft_labels(
     errors: Tensor, costs: Sequence[float], lambda_reg: float, softness: float
 ) -> Tensor:
-    """Return a probability for each branch, (N, M) with rows of sum 1, from its squared error and its cost.
+    """Return probabilities (N, M) of the branches, from their squared errors and costs.
 
-    It is the softmax of -(error / lambda_reg + cost as a share of the largest) / softness. Hard labels would
-    hide how little a neighbouring class loses on smooth patches.
+    It is the softmax of -(error / lambda_reg + cost as a share of the largest) / softness. Hard
+    labels would hide how little a neighbouring class loses on smooth patches.
     """
     share = errors.new_tensor(costs) / max(costs)
     return (-(errors / lambda_reg + share) / softness).softmax(dim=1)
@@ -106,10 +107,10 @@ def soft_labels(
 def calibration_offsets(
     logits: Tensor, errors: Tensor, costs: Sequence[float], target_db: float
 ) -> Tensor:
-    """Return the offsets of the logits, (M,), with which all patches together lose at most `target_db`.
+    """Return offsets (M,) of the logits with which all patches together lose at most `target_db`.
 
-    The loss is against the largest branch. An offset is -mu times the share of the cost, with the largest
-    such mu; mu may be negative.
+    The loss is against the largest branch. An offset is -mu times the share of the cost, with the
+    largest such mu; mu may be negative.
     """
     share = errors.new_tensor(costs) / max(costs)
     limit = errors[:, -1].double().mean() * 10 ** (target_db / 10)
@@ -124,7 +125,7 @@ def calibration_offsets(
 def calibrate(
     router: nn.Module, bank: Bank, costs: Sequence[float], target_db: float
 ) -> Tuple[Tensor, float]:
-    """Return the offsets from the bank's held-out patches, and the share of the largest branch's cost used then."""
+    """Return the offsets on the held-out patches, and the share of the largest cost used then."""
     held_out = torch.arange(len(bank.lr)) % HELD_OUT == 0
     with torch.inference_mode():
         logits = torch.cat([router(unit_range(part)) for part in bank.lr[held_out].split(64)])

@@ -17,7 +17,7 @@ from sr_deploy.nets.complexity import count
 from sr_deploy.nets.fuse import rewritten
 from sr_deploy.nets.router import check_scales
 from sr_deploy.train.recipe import RouterRecipe
-from sr_deploy.train.stages import TRAINED
+from sr_deploy.train.router_losses import TRAINED
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class RouterBranch:
 def load_branch(text: str, recipe: RouterRecipe) -> RouterBranch:
     """Load a branch from `MODEL` or `MODEL:VARIANT`.
 
-    Its cost is fvcore's count, which takes FSRCNN's transposed convolution at the resolution of its input:
-    that is the executed work. The paper counts it at the resolution of the output, four times as much in
-    proportion to the other layers.
+    Its cost is fvcore's count, which takes FSRCNN's transposed convolution at the resolution of its
+    input: that is the executed work. The paper counts it at the resolution of the output, four
+    times as much in proportion to the other layers.
     """
     match = re.fullmatch(r"(.+):([a-z][0-9]+(?:-[a-z]+)*)", text)
     checkpoint = load_checkpoint(match[1] if match else text)
@@ -55,11 +55,11 @@ def load_branch(text: str, recipe: RouterRecipe) -> RouterBranch:
 def sort_branches(
     branches: Sequence[RouterBranch], recipe: RouterRecipe, name: str
 ) -> List[RouterBranch]:
-    """Return the branches from the smallest to the largest. Raises InputError when they do not fit together."""
+    """Return the branches, smallest first. Raises InputError when they do not fit together."""
     check_scales([b.checkpoint for b in branches], recipe.scale, name)
     if recipe.stage != "router" and len({b.weights_sha256 for b in branches}) < len(branches):
         raise InputError(
-            f"branches of '{name}' are slices of one checkpoint, which cannot be trained separately",
+            f"branches of '{name}' are slices of one checkpoint; they cannot be trained separately",
             hint="such branches work with recipes of the stage 'router' only",
         )
     by_cost = sorted(branches, key=lambda b: b.macs)
@@ -73,14 +73,9 @@ def sort_branches(
 
 
 def branch_paths(
-    branches: Sequence[RouterBranch],
-    recipe: RouterRecipe,
-    output: Path,
-    name: str,
-    *,
-    resume: bool,
+    branches: Sequence[RouterBranch], recipe: RouterRecipe, output: Path, name: str, *, resume: bool
 ) -> List[Path]:
-    """Return the final path of each branch. Raises InputError when it would overwrite another checkpoint.
+    """Return the final path of each branch. Raises InputError to protect another checkpoint.
 
     Trained branches are new files. Others are copied beside the router, unless they are shipped.
     """

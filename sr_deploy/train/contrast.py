@@ -1,7 +1,8 @@
-"""Knowledge distillation between CDNSR's branches (eqs. 7-9), and the losses that its Table V compares.
+"""Knowledge distillation between CDNSR's branches (eqs. 7-9), with the losses of its Table V.
 
-Larger branches teach smaller ones. In the paper's eqs. 7 and 8 the smaller index j is called the teacher, but
-its text and gradients are clear. Teachers are detached: they learn from the pixels only.
+Larger branches teach smaller ones. In the paper's eqs. 7 and 8 the smaller index j is called the
+teacher, but its text and gradients are clear. Teachers are detached: they learn from the pixels
+only.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from sr_deploy.nets.importers import read_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VGG19_STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
-"""(channels, number of 3x3 convolutions) of each stage. A ReLU follows each convolution, a pooling each stage."""
+"""(channels, number of 3x3 convolutions with ReLU) of each stage; a pooling follows each stage."""
 SUBSTITUTE = "random-64"
 """The name of RandomFeatures on a card."""
 EMBEDDING = 128
@@ -49,9 +50,10 @@ class VGG19Features(nn.Module):
 
 
 class RandomFeatures(nn.Module):
-    """The substitute without VGG weights: four random 3x3 convolutions of stride 2 with ReLU, never trained.
+    """The substitute without VGG weights: four random 3x3 convolutions of stride 2 with ReLU.
 
-    The seed is fixed. Such features do not know objects, but they distinguish textures and blur.
+    They have a fixed seed and are never trained. Such features do not know objects, but they
+    distinguish textures and blur.
     x: 0..1, RGB -> (N, 64, H/16, W/16).
     """
 
@@ -77,8 +79,8 @@ class RandomFeatures(nn.Module):
 def load_vgg19(path: Path) -> VGG19Features:
     """Load the features from torchvision's VGG-19 weights, a .pth state dict or a safetensors file.
 
-    Layers after conv5_4 are ignored. Raises InputError when there is no file, CheckpointError for another
-    network.
+    Layers after conv5_4 are ignored. Raises InputError when there is no file, CheckpointError for
+    another network.
     """
     net = VGG19Features()
     weights = read_weights(path)
@@ -87,7 +89,8 @@ def load_vgg19(path: Path) -> VGG19Features:
         if name not in weights or weights[name].shape != value.shape:
             actual = f"it is {tuple(weights[name].shape)}" if name in weights else "it is missing"
             raise CheckpointError(
-                f"{path} is not a VGG-19: expected a tensor '{name}' of {tuple(value.shape)}; {actual}",
+                f"{path} is not a VGG-19: expected a tensor '{name}' of {tuple(value.shape)}; "
+                f"{actual}",
                 hint="give torchvision's vgg19 weights, without batch normalisation",
             )
     net.load_state_dict({name: weights[name] for name in expected})
@@ -95,7 +98,7 @@ def load_vgg19(path: Path) -> VGG19Features:
 
 
 class Projector(nn.Module):
-    """From feature maps to the space of comparison: the spatial mean and a two-layer perceptron -> (N, 128)."""
+    """From feature maps to the space of comparison: spatial mean and perceptron -> (N, 128)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -108,7 +111,7 @@ class Projector(nn.Module):
 
 
 def negative_samples(lr: Tensor, hw: Sequence[int], count: int) -> Tensor:
-    """Return (count, N, 3, H, W): for each patch `count` others of the batch, upsampled to hw by bicubic."""
+    """Return `count` other patches of the batch for each, upsampled to hw: (count, N, 3, H, W)."""
     blurred = F.interpolate(lr, size=tuple(hw), mode="bicubic", align_corners=False)
     return torch.stack([blurred.roll(shift, dims=0) for shift in range(1, count + 1)])
 
@@ -117,15 +120,16 @@ Embed = Callable[[Tensor], Tensor]
 
 
 def student_teacher_pairs(outputs: Tensor) -> List[Tuple[Tensor, Tensor]]:
-    """Return every (student, detached teacher) of outputs (N, M, 3, H, W): all larger branches teach each one."""
+    """Return all (student, detached teacher) of outputs (N, M, 3, H, W): larger branches teach."""
     m = outputs.shape[1]
     return [(outputs[:, s], outputs[:, t].detach()) for s in range(m) for t in range(s + 1, m)]
 
 
 def contrastive(outputs: Tensor, negatives: Tensor, features: Embed, project: Embed) -> Tensor:
-    """Return eq. 8, mean over N: -log of exp cos(student, teacher) over the sum of exp cos(student, negative).
+    """Return eq. 8, mean over N: -log(exp cos(student, teacher) / sum exp cos(student, negative)).
 
-    negatives: (S, N, 3, H, W), see `negative_samples`. As printed, the denominator has the negatives alone.
+    negatives: (S, N, 3, H, W), see `negative_samples`. As printed, the denominator has the
+    negatives alone.
     """
 
     def embed(x: Tensor) -> Tensor:
@@ -148,13 +152,13 @@ def pixel(outputs: Tensor, negatives: Tensor, features: Embed, project: Embed) -
 
 
 def perceptual(outputs: Tensor, negatives: Tensor, features: Embed, project: Embed) -> Tensor:
-    """Return the mean squared distance of the students' to the teachers' features, summed over the pairs."""
+    """Return the mean squared distance of students' and teachers' features, summed over pairs."""
     pairs = student_teacher_pairs(outputs)
     return sum((F.mse_loss(features(s), features(t)) for s, t in pairs), outputs.new_zeros(()))
 
 
 def csd(outputs: Tensor, negatives: Tensor, features: Embed, project: Embed) -> Tensor:
-    """Return CSD's loss: the L1 distance of features to the teacher's over that to the negatives', summed."""
+    """Return CSD's loss: L1 of features to the teacher's over that to the negatives', summed."""
     total = outputs.new_zeros(())
     away = [features(x).detach() for x in negatives]
     for student, teacher in student_teacher_pairs(outputs):

@@ -1,6 +1,7 @@
-"""Training patches: images are decoded once into a cache, read as memory maps and cropped at random.
+"""Training patches: images decoded once into a cache, read as memory maps, cropped at random.
 
-A batch is a function of (seed, step) alone, however many processes, micro-batches and workers share it.
+A batch is a function of (seed, step) alone, however many processes, micro-batches and workers share
+it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ LISTED_IMAGES = 5
 
 @dataclass(frozen=True)
 class Pair:
-    """One image: its file, its decoded HR and LR in the cache (uint8 .npy), and its LR file if there is one."""
+    """One image: its file, HR and LR decoded in the cache (uint8 .npy), its LR file if any."""
 
     source: Path
     hr: Path
@@ -48,7 +49,7 @@ class _DecodeTask:
     cache: Path
 
     def cache_files(self) -> Tuple[Path, Path]:
-        """Return the HR and LR cache files, named by the sources' paths, sizes and times and the settings."""
+        """Return the HR and LR cache files; their names depend on the sources and settings."""
         sources = [p for p in (self.source, self.lr_source) if p is not None]
         stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in sources]
         kind = "given" if self.lr_source else self.cached_degradation
@@ -72,12 +73,12 @@ def image_pairs(
     strict: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> List[Pair]:
-    """Decode the images of HR folders into `cache` and return the pairs, in the order of folders and names.
+    """Decode the images of HR folders into `cache`; return the pairs, sorted by folder and name.
 
-    lr_folders: the folder of LR images of each HR folder; if empty, `degradation` makes the LR images.
-    Images that cannot be read or are smaller than min_hr pixels are skipped and logged, or raise an
-    InputError if `strict`. Raises InputError also when LR and HR do not match by name and size, and when no
-    usable image is left.
+    lr_folders: the folder of LR images of each HR folder; if empty, `degradation` makes the LR
+    images. Images that cannot be read or are smaller than min_hr pixels are skipped and logged, or
+    raise an InputError if `strict`. Raises InputError also when LR and HR do not match by name and
+    size, and when no usable image is left.
     """
     if lr_folders and len(lr_folders) != len(folders):
         raise InputError(
@@ -124,7 +125,7 @@ def fingerprint(pairs: Sequence[Pair]) -> str:
 def _lr_files(
     hr_files: List[Path], hr_folder: Path, lr_folder: Path, scale: int
 ) -> Dict[Path, Optional[Path]]:
-    """Return the LR file of each HR file: the same subfolder and name, also with `x4` or `_x4` at its end."""
+    """Return the LR file of each HR file: the same subfolder and name, or that with (_)x4."""
     by_name: Dict[str, Path] = {}
     for path in image_files(lr_folder):
         twin = by_name.setdefault(path.relative_to(lr_folder).with_suffix("").as_posix(), path)
@@ -244,20 +245,20 @@ class BatchSplit:
         """Raise InputError when the batch cannot be divided into equal parts."""
         if batch_size % (self.micro_batches * self.ranks):
             raise InputError(
-                f"a batch of {batch_size} cannot be divided evenly between {self.ranks} processes x "
-                f"{self.micro_batches} micro-batches",
+                f"a batch of {batch_size} cannot be divided evenly between "
+                f"{self.ranks} processes x {self.micro_batches} micro-batches",
                 hint=f"choose numbers whose product divides {batch_size}",
             )
 
     def part(self, index: int) -> Tuple[int, slice]:
-        """Return the step of item `index` of a dataset, and which samples of the batch the item holds."""
+        """Return the step of item `index` of a dataset, and its samples of the batch."""
         step, micro_batch = divmod(index, self.micro_batches)
         first = micro_batch * self.ranks + self.rank
         return step, slice(first, None, self.micro_batches * self.ranks)
 
 
 class Patches(torch.utils.data.Dataset):
-    """Random patches. Item i is this process's part of micro-batch i % micro_batches of a step, as uint8."""
+    """Random patches. An item is this process's part of a micro-batch, as uint8: see BatchSplit."""
 
     def __init__(
         self,
@@ -270,7 +271,7 @@ class Patches(torch.utils.data.Dataset):
         noise: bool = False,
         split: BatchSplit = BatchSplit(),  # noqa: B008
     ) -> None:
-        """Raises InputError when the patch or the batch cannot be divided by the scale or the split."""
+        """Raises InputError when the scale does not divide the patch, or the split the batch."""
         split.check(batch_size)
         if patch_hr % scale:
             raise InputError(
@@ -298,7 +299,8 @@ class Patches(torch.utils.data.Dataset):
     def pixels(self, step: int, part: slice = slice(None)) -> Tuple[Tensor, Tensor]:
         """Return a step's (lr, hr) as uint8, flipped and transposed at random.
 
-        uint8 is a quarter of the bytes between processes. Only the samples `part` of the batch are read.
+        uint8 is a quarter of the bytes between processes. Only the samples `part` of the batch are
+        read.
         """
         lr_patches, hr_patches = [], []
         for number, (at, flips) in list(enumerate(self._draw(step)))[part]:

@@ -1,6 +1,7 @@
 """Classes of patches by the difficulty of their reconstruction: CDNSR's first step (section III-D).
 
-All images are cut into adjacent patches. A trained network upscales each, and its PSNR ranks the patches.
+All images are cut into adjacent patches. A trained network upscales each, and its PSNR ranks the
+patches.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def patches_of_class(
     difficulty: Sequence[int],
     log: Callable[[str], None],
 ) -> List[PatchPosition]:
-    """Return the patches of class `difficulty[0]` of `difficulty[1]`; class 1 has the highest PSNRs.
+    """Return the patches of class `difficulty[0]` of `difficulty[1]`; class 1 is the easiest.
 
     judge: a network in eval mode. Raises InputError when there are fewer patches than classes.
     """

@@ -38,7 +38,8 @@ REPORT_EVERY_S = 30.0
 def fit(training: Training, dataset: Callable[[int, int], Dataset]) -> None:
     """Train until the recipe's last step, the end of the budget or an interrupt.
 
-    dataset: called with (rank, ranks); its items are (lr, hr), `sources(step)` are the files of a step.
+    dataset: called with (rank, ranks); its items are (lr, hr), `sources(step)` are the files of a
+    step.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     run, recipe, options = training.run, training.task.recipe, training.options
@@ -83,7 +84,7 @@ def fit(training: Training, dataset: Callable[[int, int], Dataset]) -> None:
 
 @contextlib.contextmanager
 def _signals_finish_the_step(run: TrainingRun) -> Iterator[None]:
-    """On Ctrl-C, SIGTERM and SIGHUP finish the step so that it is saved; on the second signal stop at once."""
+    """On Ctrl-C, SIGTERM and SIGHUP finish and save the step; on the second signal stop at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -107,7 +108,7 @@ def _signals_finish_the_step(run: TrainingRun) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_log_writers() -> Iterator[None]:
-    """Suppress the traceback of TensorBoard's thread on a full disk: the next log line raises the same error."""
+    """Suppress the traceback of TensorBoard's thread on a full disk; the next log raises it."""
     hook = threading.excepthook
     threading.excepthook = lambda args: None if issubclass(args.exc_type, OSError) else hook(args)
     try:
@@ -159,7 +160,8 @@ class _Module(LightningModule):
         names = list(dict.fromkeys(p.name for p in self.dataset.sources(step)))
         more = " ..." if len(names) > 4 else ""
         return SrDeployError(
-            f"{cause} is not finite at step {step}; its patches are from {', '.join(names[:4])}{more}",
+            f"{cause} is not finite at step {step}; its patches are from "
+            f"{', '.join(names[:4])}{more}",
             hint="lower the recipe's lr, or check those images",
         )
 

@@ -33,10 +33,10 @@ def pixel_loss(name: str, sr: Tensor, hr: Tensor) -> Tensor:
 
 
 def progressive_self_distillation(features: Sequence[Tensor], *, detached: bool = True) -> Tensor:
-    """Return ASRN's eqs. 8-10: the distance of each block's attention map to the next one's, mean over N.
+    """Return ASRN's eqs. 8-10: the distances of successive blocks' attention maps, mean over N.
 
-    features: one (N, C, H, W) per block, shallow first. detached: no gradient flows into the deeper map, so
-    that the teacher is not pulled to its student (the paper does not say).
+    features: one (N, C, H, W) per block, shallow first. detached: no gradient flows into the deeper
+    map, so that the teacher is not pulled to its student (the paper does not say).
     """
     dtype = torch.promote_types(features[0].dtype, torch.float32)
     maps = [f.abs().sum(dim=1, dtype=dtype).flatten(1) for f in features]  # eq. 9, (N, H*W)
@@ -50,7 +50,7 @@ def progressive_self_distillation(features: Sequence[Tensor], *, detached: bool 
 
 @dataclass(frozen=True)
 class LossInputs:
-    """A batch, the settings of the recipe, the teacher if there is one, and the random numbers of a step."""
+    """A batch, the settings of the recipe, the teacher if any, and the random numbers of a step."""
 
     lr: Tensor
     """(N, 3, H, W) float, 0..1, RGB."""
@@ -70,12 +70,12 @@ class LossInputs:
 
 
 def supervised(elastic: Elastic, step: LossInputs) -> Terms:
-    """One network, one loss: ASRN (SS), EDSR, SRN without distillation, IMDeception as in its paper."""
+    """One network, one loss: ASRN (SS), EDSR, SRN without distillation, IMDeception's paper."""
     return {"pixel": step.pixel_loss(training_forward(elastic.net)(step.lr))}
 
 
 def deep_supervision(elastic: Elastic, step: LossInputs) -> Terms:
-    """ASRN's eq. 11: the loss at full depth (eq. 5) and every smaller depth (eq. 7), and psd times eq. 10."""
+    """ASRN's eq. 11: the loss at full depth (eq. 5) and others (eq. 7), and psd times eq. 10."""
     net: Any = elastic.net
     features, images = net.forward_depths(step.lr)
     terms = {f"depth {n}": step.pixel_loss(sr) for n, sr in enumerate(images, 1)}
@@ -86,7 +86,7 @@ def deep_supervision(elastic: Elastic, step: LossInputs) -> Terms:
 
 
 def distillation(elastic: Elastic, step: LossInputs) -> Terms:
-    """SRN's eq. 4: the distance to HR plus that to the output of a frozen teacher, both with weight 1."""
+    """SRN's eq. 4: the distance to HR plus that to the output of a frozen teacher."""
     assert step.teacher is not None
     sr = training_forward(elastic.net)(step.lr)
     with torch.no_grad():
@@ -95,7 +95,7 @@ def distillation(elastic: Elastic, step: LossInputs) -> Terms:
 
 
 def sandwich(elastic: Elastic, step: LossInputs) -> Terms:
-    """Elastic width: the largest, the smallest and a random point. The largest also teaches the other two."""
+    """Elastic width: the largest, smallest and a random point; the largest teaches the others."""
     points = elastic.architecture.points(elastic.largest)
     largest = elastic(step.lr, points[-1])
     terms = {"largest": step.pixel_loss(largest)}
@@ -123,8 +123,8 @@ def depth_loss(depth_map: Tensor, depth: Tensor) -> Tensor:
 def adaptive_depth(elastic: Elastic, step: LossInputs) -> Terms:
     """AdaDSR's eq. 8: the reconstruction loss plus `depth` times eq. 7.
 
-    The desired depth of each sample is drawn from 0 to all blocks. An adapter without that input (FAdaEDSR)
-    is trained for the depth of its variant.
+    The desired depth of each sample is drawn from 0 to all blocks. An adapter without that input
+    (FAdaEDSR) is trained for the depth of its variant.
     """
     net: Any = elastic.net
     n = len(step.lr)

@@ -30,7 +30,7 @@ LogLine = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Images, output and resources of a run. Paths may be strings, and one folder stands for a list of it.
+    """Images, output and resources of a run. Paths may be strings, and a list may be one folder.
 
     Raises InputError for an empty path, an unusable name or a number out of range.
     """
@@ -81,7 +81,8 @@ class TrainOptions:
             _check_name(self.name)
         if self.accumulate < 1 or self.devices < 0:
             raise InputError(
-                f"{self.accumulate} micro-batches on {self.devices} devices; expected at least 1 and 0"
+                f"{self.accumulate} micro-batches on {self.devices} devices; "
+                "expected at least 1 and 0"
             )
         if torch.cuda.is_available() and self.devices > torch.cuda.device_count():
             raise InputError(
@@ -109,7 +110,7 @@ class TrainOptions:
             image_files(folder)
 
     def check_outputs(self, recipe_file: Optional[Path]) -> None:
-        """Raise InputError when a run would overwrite its recipe, another run or a folder, or cannot resume."""
+        """Raise InputError when a run would overwrite something, or cannot resume."""
         paths = [self.output_file(suffix) for suffix in FILE_SUFFIXES]
         hint = "choose another --name or -o"
         for path in paths:

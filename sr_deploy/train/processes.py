@@ -1,4 +1,4 @@
-"""The processes of a run: the first one leads, the others follow. A lock prevents a second run of the same name."""
+"""The processes of a run, and the lock against a second run of the same name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import no_empty_folders, output_folder
 
 GRACE_S = 10.0
-"""How long a following process holds back its error, so that the first process can report the same one."""
+"""How long a following process delays its error, so that the first one can report the same."""
 _LEADER = "SRDEPLOY_TRAIN_LEADER"
 """Environment variable with the process id of the first process, for the processes it starts."""
 
@@ -27,7 +27,7 @@ def is_first_process() -> bool:
 
 
 def process_count(devices: int) -> int:
-    """Return the number of processes that share a batch: torchrun's, else `devices`; 0: all GPUs, or one."""
+    """Return the number of processes: torchrun's, else `devices`; 0: one per GPU, at least one."""
     if "RANK" in os.environ:
         return int(os.environ.get("WORLD_SIZE", "1"))
     return devices or max(torch.cuda.device_count(), 1)
@@ -35,7 +35,7 @@ def process_count(devices: int) -> int:
 
 @contextlib.contextmanager
 def leading(output: Path, cache: Path, name: str) -> Iterator[None]:
-    """Create the output folder and hold the lock of `name` in it; remove new folders that remain empty.
+    """Create the output folder and hold the lock of `name` in it; remove new empty folders.
 
     Raises InputError, naming the process, when another one holds the lock.
     """
@@ -46,8 +46,8 @@ def leading(output: Path, cache: Path, name: str) -> Iterator[None]:
                 pid, host = holder(lock)
                 raise InputError(
                     f"another process trains under this name: process {pid} on {host} holds {lock}",
-                    hint="wait for it, or choose another --name or -o; if that process does not train, "
-                    "remove the file",
+                    hint="wait for it, or choose another --name or -o; "
+                    "if that process does not train, remove the file",
                 )
             os.environ[_LEADER] = str(os.getpid())
             try:
@@ -58,8 +58,8 @@ def leading(output: Path, cache: Path, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def following() -> Iterator[None]:
-    """End this process with the first one; report an error only if the first process does not end with it."""
-    # The leader may have ended while this process was importing. Under torchrun the parent is the agent.
+    """End this process with the first one, and report an error only if the first one goes on."""
+    # The leader may have ended during the imports. Under torchrun the parent is the agent.
     parent = int(os.environ.get(_LEADER, os.getppid())) if os.name != "nt" else os.getppid()
 
     def watch() -> None:

@@ -1,6 +1,7 @@
 """Training recipes: all settings of a run except the images, the seed and the initial weights.
 
-The recipes themselves are JSON files in the folder `recipes`, one folder for each paper; see its README.md.
+The recipes themselves are JSON files in the folder `recipes`, one folder for each paper; see its
+README.md.
 """
 
 from __future__ import annotations
@@ -33,32 +34,24 @@ class BaseRecipe:
     The optimiser is Adam with PyTorch's betas. Patches are flipped and transposed at random.
     """
 
-    CHOICES: ClassVar[Dict[str, Collection[str]]]
-    """The allowed values of the fields that hold a name."""
+    CHOICES: ClassVar[Dict[str, Collection[str]]]  # the allowed values of fields that hold a name
     scale: int
     steps: int
-    patch_hr: int
-    """HR pixels per side."""
+    patch_hr: int  # HR pixels per side
     batch_size: int
     lr: float
-    schedule: str
-    """constant, one-cycle, cosine, halving or knee: see `learning_rate`."""
+    schedule: str  # constant, one-cycle, cosine, halving or knee: see `learning_rate`
     periods: Tuple[int, ...]
     final_lr: float
     degradation: str
-    ema: float
-    """Decay of the moving average of the weights, which is validated and saved; 0: no average."""
-    clip_norm: float
-    """Largest norm of the gradient; 0: not clipped."""
+    ema: float  # decay of the averaged weights, which are validated and saved; 0: no average
+    clip_norm: float  # largest norm of the gradient; 0: not clipped
     amp: str
     valid_every: int
-    follows: str
-    """The recipe whose result this one starts from (--init); `-best`: from its best checkpoint."""
-    data: str
-    """The images that the paper trains on."""
+    follows: str  # the recipe whose result this one starts from (--init); `-best`: its best weights
+    data: str  # the images that the paper trains on
     source: str
-    unprinted: str
-    """Values that the source does not print."""
+    unprinted: str  # values that the source does not print
 
     @property
     def patch_hw(self) -> Tuple[int, int]:
@@ -79,44 +72,39 @@ class BaseRecipe:
         for key, choices in self.CHOICES.items():
             value = getattr(self, key)
             if value not in choices:
-                raise InputError(
-                    f"{key} is '{value}'; expected {', '.join(choices)}",
-                    hint=nearest(value, choices),
-                )
+                expected = ", ".join(choices)
+                hint = nearest(value, choices)
+                raise InputError(f"{key} is '{value}'; expected {expected}", hint=hint)
         for key, value in vars(self).items():
             values = value.values() if isinstance(value, dict) else value
             for v in values if isinstance(value, (dict, tuple)) else (value,):
                 if isinstance(v, (int, float)) and not abs(v) <= MAX_NUMBER:
                     raise InputError(f"{key} is not finite, or above 10**9")
 
+    def _expect(self, valid: bool, expected: str, *keys: str) -> None:
+        """Raise InputError with the values of the fields `keys` unless `valid`."""
+        if not valid:
+            values = ", ".join(f"{key} {getattr(self, key)!r}" for key in keys)
+            raise InputError(f"expected {expected}; got {values}")
+
     def _check_training(self) -> None:
-        if (
-            min(self.scale, self.steps, self.patch_hr, self.batch_size, self.valid_every) < 1
-            or self.patch_hr % self.scale
-        ):
-            raise InputError(
-                "expected steps, batch_size and valid_every of at least 1, and patch_hr a multiple of "
-                f"the scale; got {self.steps}, {self.batch_size}, {self.valid_every} and "
-                f"{self.patch_hr} at x{self.scale}"
-            )
-        if not (self.lr > 0 and 0 <= self.ema < 1 and min(self.final_lr, self.clip_norm) >= 0):
-            raise InputError(
-                "expected lr > 0, 0 <= ema < 1, final_lr >= 0 and clip_norm >= 0; got "
-                f"{self.lr}, {self.ema}, {self.final_lr} and {self.clip_norm}"
-            )
+        counts = ("scale", "steps", "patch_hr", "batch_size", "valid_every")
+        at_least_1 = f"{', '.join(counts)} of at least 1"
+        self._expect(min(getattr(self, key) for key in counts) >= 1, at_least_1, *counts)
+        is_multiple = self.patch_hr % self.scale == 0
+        self._expect(is_multiple, "patch_hr to be a multiple of the scale", "patch_hr", "scale")
+        self._expect(
+            self.lr > 0 and 0 <= self.ema < 1 and min(self.final_lr, self.clip_norm) >= 0,
+            "lr > 0, 0 <= ema < 1, final_lr >= 0 and clip_norm >= 0",
+            *("lr", "ema", "final_lr", "clip_norm"),
+        )
         self.learning_rate(0)
         check_degradation(self.degradation, self.scale)
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of update `step`, counted from 0."""
-        return learning_rate(
-            self.schedule,
-            step,
-            self.steps,
-            lr=self.lr,
-            final_lr=self.final_lr,
-            periods=self.periods,
-        )
+        rates = {"lr": self.lr, "final_lr": self.final_lr}
+        return learning_rate(self.schedule, step, self.steps, periods=self.periods, **rates)
 
 
 @dataclass(frozen=True)
@@ -126,38 +114,33 @@ class Recipe(BaseRecipe):
     arch: str
     scale: int
     method: str
-    """supervised, deep-supervision (DSL; with psd > 0 also PSD), distillation, sandwich (elastic width)
-    or adaptive-depth."""
+    """supervised, deep-supervision (DSL; with psd > 0 also PSD), distillation, sandwich (elastic
+    width) or adaptive-depth."""
     steps: int
     patch_hr: int
     batch_size: int
     lr: float
     schedule: str
-    variant: str = ""
-    """The largest variant that is trained; empty: that of the architecture."""
+    variant: str = ""  # the largest variant that is trained; empty: that of the architecture
     config: dict = field(default_factory=dict)
-    elastic: bool = False
-    """Whether the card of the checkpoint lists all variants it can be cut to."""
+    elastic: bool = False  # whether the card lists all variants the checkpoint can be cut to
     periods: Tuple[int, ...] = ()
     final_lr: float = 0.0
     loss: str = "l1"
-    psd: float = 0.0
-    """Weight of PSD, for images in 0..1."""
+    psd: float = 0.0  # weight of PSD, for images in 0..1
     psd_detached: bool = True
-    depth: float = 0.0
-    """Weight of AdaDSR's network depth loss, for images in 0..1."""
+    depth: float = 0.0  # weight of AdaDSR's network depth loss, for images in 0..1
     difficulty: Tuple[int, ...] = ()
-    """(class, number of classes): train on patches of that class of difficulty, 1 the easiest. Empty: on all."""
-    judge: str = ""
-    """The recipe whose result measures the difficulty of a patch (--judge)."""
+    """(class, number of classes): train on patches of this class of difficulty, 1 the easiest.
+    Empty: on all patches."""
+    judge: str = ""  # the recipe whose result measures the difficulty of patches (--judge)
     degradation: str = "bi"
     ema: float = 0.0
     clip_norm: float = 0.0
     amp: str = "off"
     valid_every: int = 1000
     follows: str = ""
-    teacher: str = ""
-    """The recipe whose result is the teacher (--teacher)."""
+    teacher: str = ""  # the recipe whose result is the teacher (--teacher)
     data: str = ""
     source: str = ""
     unprinted: str = ""
@@ -168,30 +151,25 @@ class Recipe(BaseRecipe):
         self._check_names_and_numbers()
         network = self._network()
         if self.method == "deep-supervision" and not hasattr(network, "forward_depths"):
-            architectures = [ARCHITECTURES[name] for name in ARCHITECTURES]
             able = [
                 a.name
-                for a in architectures
+                for a in (ARCHITECTURES[name] for name in ARCHITECTURES)
                 if hasattr(a.build(4, a.parse(None)), "forward_depths")
             ]
             raise InputError(f"{self.arch} cannot be cut in depth; {', '.join(able)} can")
         if self.method == "adaptive-depth" and not hasattr(network, "forward_at"):
             raise InputError(f"{self.arch} has no adapter; adaedsr and adarcan have one")
         self._check_training()
-        smallest = max(ARCHITECTURES[self.arch].min_hw)
-        if self.patch_hr // self.scale < smallest:
+        side = max(ARCHITECTURES[self.arch].min_hw)
+        if min(self.patch_hw) < side:
             raise InputError(
-                f"{self.arch} takes at least {smallest} LR pixels a side; "
-                f"patch_hr {self.patch_hr} is {self.patch_hr // self.scale}"
+                f"{self.arch} takes at least {side} LR pixels a side; got {min(self.patch_hw)}"
             )
-        if min(self.psd, self.depth) < 0:
-            raise InputError(f"expected psd >= 0 and depth >= 0; got {self.psd} and {self.depth}")
-        if self.difficulty and not (
-            len(self.difficulty) == 2 and 1 <= self.difficulty[0] <= self.difficulty[1]
-        ):
-            raise InputError(
-                f"difficulty is {self.difficulty}; expected (class, number of classes), as (1, 3)"
-            )
+        not_negative = min(self.psd, self.depth) >= 0
+        self._expect(not_negative, "psd >= 0 and depth >= 0", "psd", "depth")
+        if self.difficulty:
+            valid = len(self.difficulty) == 2 and 1 <= self.difficulty[0] <= self.difficulty[1]
+            self._expect(valid, "difficulty (class, number of classes), as (1, 3)", "difficulty")
 
     def _network(self) -> torch.nn.Module:
         """Return the network without weights. Raises SrDeployError when it cannot be built."""
@@ -219,39 +197,34 @@ class Recipe(BaseRecipe):
 class RouterRecipe(BaseRecipe):
     """Trains a router and the networks it chooses between: CDNSR's steps two to four.
 
-    Step one, each branch on the patches of its class of difficulty, is done by recipes of networks: see
-    `difficulty` in Recipe.
+    Step one, each branch on the patches of its class of difficulty, is done by recipes of networks:
+    see `difficulty` in Recipe.
     """
 
     stage: str
-    """router: Module-CL with frozen branches; distil: the branches with a frozen router; joint: all."""
+    """router: Module-CL with frozen branches; distil: branches with a frozen router; joint: all."""
     scale: int
     steps: int
     patch_hr: int
     batch_size: int
     lr: float
     schedule: str
-    classes: int = 3
-    """M, the number of branches."""
-    convs: int = 5
-    """Convolutions of Module-CL."""
+    classes: int = 3  # M, the number of branches
+    convs: int = 5  # of Module-CL
     objective: str = "cdnsr"
-    """cdnsr: eq. 4; classsr: 1000 times L1, the class loss and the average loss; labels (ours, stage router):
-    the best branch of each patch, learnt from errors that are computed once (see bank.py)."""
-    alpha: float = 0.0
-    """Share of the largest branch's cost that is not penalised."""
+    """cdnsr: eq. 4; classsr: 1000 times L1, the class loss and the average loss; labels (ours,
+    stage router): the best branch of each patch, learnt from errors computed once (see bank.py)."""
+    alpha: float = 0.0  # share of the largest branch's cost that is not penalised
     lambda_reg: float = 2e-4
-    bank: int = 4096
-    """Objective labels: number of patches whose errors are computed."""
+    bank: int = 4096  # labels: number of patches whose errors are computed
     softness: float = 1.5
-    """Objective labels: see soft_labels; lambda_reg is then a squared error of images in 0..1."""
+    """labels: see soft_labels; lambda_reg is then a squared error of images in 0..1."""
     target_db: float = 0.027
-    """Objective labels: PSNR that all routed patches together may lose against the largest branch."""
+    """labels: PSNR that all routed patches together may lose against the largest branch."""
     distillation: str = "none"
-    """Stages that train branches: contrastive (eq. 8), or those of Table V: none, pixel, perceptual, csd."""
+    """While branches train: contrastive (eq. 8), or pixel, perceptual, csd, none (Table V)."""
     lambda_ct: float = 1e-3
-    negatives: int = 6
-    """S, the number of negative samples of each patch."""
+    negatives: int = 6  # S, the number of negative samples of each patch
     degradation: str = "bi"
     periods: Tuple[int, ...] = ()
     final_lr: float = 0.0
@@ -283,33 +256,24 @@ class RouterRecipe(BaseRecipe):
         self._check_training()
         if min(self.patch_hw) < CELL:
             raise InputError(
-                f"a router takes at least {CELL} LR pixels a side; patch_hr {self.patch_hr} is "
-                f"{self.patch_hw[0]}"
+                f"a router takes at least {CELL} LR pixels a side; got {min(self.patch_hw)}"
             )
-        if self.classes < 2 or not 2 <= self.convs <= 100:
-            raise InputError(
-                f"expected classes >= 2 and convs from 2 to 100; got {self.classes} and {self.convs}"
+        valid = self.classes >= 2 and 2 <= self.convs <= 100
+        self._expect(valid, "classes >= 2 and convs from 2 to 100", "classes", "convs")
+        not_negative = min(self.lambda_reg, self.lambda_ct) >= 0
+        weights = ("lambda_reg", "lambda_ct")
+        self._expect(not_negative, "lambda_reg >= 0 and lambda_ct >= 0", *weights)
+        self._expect(0 <= self.alpha <= 1, "alpha to be a share from 0 to 1", "alpha")
+        if self.objective == "labels":
+            self._expect(
+                self.stage == "router" and self.bank >= 64 and self.softness * self.lambda_reg > 0,
+                "for labels the stage 'router', a bank >= 64, softness > 0 and lambda_reg > 0",
+                *("stage", "bank", "softness", "lambda_reg"),
             )
-        if min(self.lambda_reg, self.lambda_ct) < 0:
-            raise InputError(
-                "expected lambda_reg >= 0 and lambda_ct >= 0; got "
-                f"{self.lambda_reg} and {self.lambda_ct}"
-            )
-        if not 0 <= self.alpha <= 1:
-            raise InputError(f"alpha is {self.alpha}; expected a share from 0 to 1")
-        if self.objective == "labels" and (
-            self.stage != "router" or self.bank < 64 or not self.softness * self.lambda_reg > 0
-        ):
-            raise InputError(
-                "the objective 'labels' needs the stage 'router', a bank of at least 64, and softness "
-                f"and lambda_reg above 0; got '{self.stage}', {self.bank}, {self.softness} and "
-                f"{self.lambda_reg}"
-            )
-        if self.distils and not 1 <= self.negatives < self.batch_size:
-            raise InputError(
-                f"{self.negatives} negatives; expected at least 1, and fewer than the batch of "
-                f"{self.batch_size}"
-            )
+        if self.distils:
+            valid = 1 <= self.negatives < self.batch_size
+            keys = ("negatives", "batch_size")
+            self._expect(valid, "at least 1 of negatives, and fewer than the batch", *keys)
 
 
 AnyRecipe = Union[Recipe, RouterRecipe]

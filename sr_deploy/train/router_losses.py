@@ -1,21 +1,32 @@
-"""CDNSR's classification losses (eqs. 1-6), those of ClassSR, which it compares with, and a routed network.
+"""The losses of CDNSR's steps two to four (eqs. 1-6), those of ClassSR, and a routed network.
 
-Branches are in the order of their cost, the smallest first. p: (N, M), the probability of each of M branches
-for each patch.
+Branches are in the order of their cost, the smallest first. p: (N, M), the probability of each of M
+branches for each patch.
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.train.losses import training_forward
+from sr_deploy.train.bank import soft_labels
+from sr_deploy.train.contrast import DISTILLATION, negative_samples
+from sr_deploy.train.losses import Terms, training_forward
+from sr_deploy.train.recipe import RouterRecipe
 
 TAU_END = 0.4
+CLASSSR_WEIGHTS = (1000.0, 0.5, 3.0)
+"""Of L1, the class loss and the average loss, in ClassSR's public options."""
+TRAINED = {
+    "router": ("router",),
+    "distil": ("branches", "projector"),
+    "joint": ("router", "branches", "projector"),
+}
+"""The modules that each stage trains."""
 
 
 def temperature(step: int, steps: int) -> float:
@@ -31,25 +42,25 @@ def gumbel_noise(n: int, classes: int, rng: np.random.Generator) -> Tensor:
 def gumbel_softmax(log_p: Tensor, noise: Tensor, tau: float) -> Tensor:
     """Return the relaxed choice, (N, M) with rows of sum 1: exp((log p + g) / tau), normalised.
 
-    Eq. 6 as printed divides both exponentials by tau, which cancels. Their exponents are divided here, as in
-    the paper that it cites.
+    Eq. 6 as printed divides both exponentials by tau, which cancels. Their exponents are divided
+    here, as in the paper that it cites.
     """
     return ((log_p + noise) / tau).softmax(dim=1)
 
 
 def mix_outputs(p: Tensor, outputs: Tensor) -> Tensor:
-    """Return the mean of the branches' images weighted by p (eq. 1). (N, M, 3, H, W) -> (N, 3, H, W)."""
+    """Return eq. 1, the mean of the branches' images by p: (N, M, 3, H, W) -> (N, 3, H, W)."""
     return torch.einsum("nm,nmchw->nchw", p, outputs)
 
 
 def flops_excess(p: Tensor, costs: Sequence[float], alpha: float) -> Tensor:
-    """Return by how much the mean cost of a batch, as a share of the largest, exceeds `alpha` (eqs. 2-3)."""
+    """Return eqs. 2-3: by how much the mean cost, as a share of the largest, exceeds `alpha`."""
     share = p.new_tensor(costs) / max(costs)
     return F.relu((p * share).sum(dim=1).mean() - alpha)
 
 
 def class_loss(p: Tensor) -> Tensor:
-    """Return ClassSR's class loss, mean over the batch: M - 1 minus the sum of |p_i - p_j| over all pairs.
+    """Return ClassSR's class loss, the mean of M - 1 minus the sum of |p_i - p_j| over all pairs.
 
     It is 0 if one class has probability 1.
     """
@@ -67,6 +78,53 @@ def average_loss(p: Tensor) -> Tensor:
     n, classes = p.shape
     equal = n / classes
     return (p.sum(dim=0) - equal).abs().sum() / (2 * (n - equal))
+
+
+def stage_terms(
+    recipe: RouterRecipe,
+    modules: Dict[str, nn.Module],
+    macs: Sequence[int],
+    lr: Tensor,
+    hr: Tensor,
+    noise: Tensor,
+    step: int,
+) -> Terms:
+    """Return the loss terms: eq. 4 for the router, eq. 9 for the branches, both for `joint`.
+
+    modules: router, branches, projector and features. macs: of the branches. hr: with the objective
+    `labels` the errors of the branches, (N, M). noise: of eq. 5, (N, M). The stage `distil` sends
+    each patch through its likeliest branch; `joint` keeps the last tau of the stage `router`.
+    """
+    if recipe.objective == "labels":
+        labels = soft_labels(hr, macs, recipe.lambda_reg, recipe.softness)
+        return {"labels": F.cross_entropy(modules["router"](lr).to(hr.dtype), labels)}
+    with torch.set_grad_enabled("branches" in TRAINED[recipe.stage]):
+        outputs = modules["branches"](lr).to(hr.dtype)
+    log_p = F.log_softmax(modules["router"](lr).to(hr.dtype), dim=1)
+    if recipe.stage == "distil":
+        p = F.one_hot(log_p.argmax(dim=1), log_p.shape[1]).to(hr.dtype)
+    elif recipe.objective == "classsr":
+        p = log_p.exp()
+    else:
+        tau = TAU_END if recipe.stage == "joint" else temperature(step, recipe.steps)
+        p = gumbel_softmax(log_p, noise.to(hr.dtype), tau)
+    terms: Terms = {"pixel": F.l1_loss(mix_outputs(p, outputs), hr)}
+    if recipe.objective == "classsr" and recipe.stage != "distil":
+        pixel_weight, class_weight, average_weight = CLASSSR_WEIGHTS
+        terms = {
+            "pixel": pixel_weight * terms["pixel"],
+            "class": class_weight * class_loss(p),
+            "average": average_weight * average_loss(p),
+        }
+    elif recipe.stage != "distil":
+        terms["flops"] = recipe.lambda_reg * flops_excess(p, macs, recipe.alpha)
+    if recipe.distils:
+        negatives = negative_samples(lr.to(hr.dtype), hr.shape[2:], recipe.negatives)
+        loss = DISTILLATION[recipe.distillation](
+            outputs, negatives, modules["features"], modules["projector"]
+        )
+        terms[f"taught: {recipe.distillation}"] = recipe.lambda_ct * loss
+    return terms
 
 
 class ParallelBranches(nn.Module):
@@ -94,11 +152,11 @@ class DepthBranches(nn.Module):
 
 
 class RoutedNetwork(nn.Module):
-    """A router with its branches as one network. x: (1, 3, H, W) float, 0..1, RGB -> (1, 3, sH, sW).
+    """A router and its branches as one network. x: (1, 3, H, W) float, 0..1, RGB -> (1, 3, sH, sW).
 
-    The image is cut into patches of `patch` LR pixels a side; the last ones overlap their neighbours if the
-    image is not a multiple of that. Each patch runs through its likeliest branch only. `counts` is the number
-    of patches of each class so far.
+    The image is cut into patches of `patch` LR pixels a side; the last ones overlap their
+    neighbours if the image is not a multiple of that. Each patch runs through its likeliest branch
+    only. `counts` is the number of patches of each class so far.
     """
 
     def __init__(

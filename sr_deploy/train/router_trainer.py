@@ -33,12 +33,13 @@ from sr_deploy.train.losses import Terms
 from sr_deploy.train.options import TrainOptions
 from sr_deploy.train.recipe import RouterRecipe
 from sr_deploy.train.router_losses import (
+    TRAINED,
     DepthBranches,
     ParallelBranches,
     RoutedNetwork,
     gumbel_noise,
+    stage_terms,
 )
-from sr_deploy.train.stages import TRAINED, stage_terms
 from sr_deploy.train.training import DatasetOf, Task, psnr_on_images, resolve, run_task
 
 
@@ -52,13 +53,14 @@ def router_from_images(
     """Train a router, its branches or both by a recipe, and return the router's path.
 
     Writes to the output folder NAME.router.safetensors with its card and, if branches are trained,
-    NAME-1.safetensors, NAME-2.safetensors and so on, the smallest first. Branches that are neither trained
-    nor shipped are copied there. State, logs and errors are those of checkpoint_from_images.
+    NAME-1.safetensors, NAME-2.safetensors and so on, the smallest first. Branches that are neither
+    trained nor shipped are copied there. State, logs and errors are those of
+    checkpoint_from_images.
 
-    branches: the checkpoints to choose between, each with `:VARIANT` if it holds several (asrn_x4:d1); for
-    the stage `router` only. The other stages start from a router (options.init) and its branches. vgg:
-    torchvision's VGG-19 weights for distillation between branches; without them a substitute is used,
-    which the card names.
+    branches: the checkpoints to choose between, each with `:VARIANT` if it holds several
+    (asrn_x4:d1); for the stage `router` only. The other stages start from a router (options.init)
+    and its branches. vgg: torchvision's VGG-19 weights for distillation between branches; without
+    them a substitute is used, which the card names.
     """
     started = time.monotonic()
     recipe, options, recipe_file = resolve(recipe, options, RouterRecipe)
@@ -74,10 +76,7 @@ def router_from_images(
 
 
 def _check_inputs(
-    recipe: RouterRecipe,
-    init: Optional[str],
-    branches: Sequence[str],
-    vgg: Union[str, Path, None],
+    recipe: RouterRecipe, init: Optional[str], branches: Sequence[str], vgg: Union[str, Path, None]
 ) -> None:
     if recipe.stage == "router":
         if init is not None:
@@ -88,7 +87,8 @@ def _check_inputs(
         if len(branches) != recipe.classes:
             results = f": the results of {', '.join(recipe.branches)}" if recipe.branches else ""
             raise InputError(
-                f"{len(branches)} branches; the recipe trains a router for {recipe.classes} classes",
+                f"{len(branches)} branches; "
+                f"the recipe trains a router for {recipe.classes} classes",
                 hint=f"give {recipe.classes} with --branch{results}",
             )
     elif branches:
@@ -271,10 +271,7 @@ def _feature_modules(recipe: RouterRecipe, vgg: Union[str, Path, None]) -> Dict[
     if not recipe.distils:
         return {"projector": nn.Identity(), "features": nn.Identity()}
     features = RandomFeatures() if vgg is None else load_vgg19(Path(vgg))
-    return {
-        "projector": Projector(features.channels),
-        "features": features.requires_grad_(False),
-    }
+    return {"projector": Projector(features.channels), "features": features.requires_grad_(False)}
 
 
 def _part(weights: Weights, prefix: str) -> Dict[str, Tensor]:

@@ -17,7 +17,7 @@ def learning_rate(
     final_lr: float = 0.0,
     periods: Sequence[int] = (),
 ) -> float:
-    """Return the learning rate of update `step`, counted from 0, of a run of `steps`. Raises InputError.
+    """Return the learning rate of update `step`, from 0, of a run of `steps`. Raises InputError.
 
     - `constant`: lr;
     - `one-cycle`: linear up to lr over the first twentieth, then a cosine down to final_lr;

@@ -35,28 +35,24 @@ _PARTS: Dict[str, Any] = {
 class TrainingRun:
     """Everything that changes during a run."""
 
-    net: nn.Module
-    """The trained network: Lightning moves and synchronises it."""
+    net: nn.Module  # the trained network: Lightning moves and synchronises it
     optimiser: torch.optim.Optimizer
-    ema: Dict[str, Tensor]
-    """The moving average of the weights."""
-    step: int = 0
-    """Number of updates done."""
-    hours: float = 0.0
-    """Time spent, with that of earlier sessions."""
+    ema: Dict[str, Tensor]  # the moving average of the weights
+    step: int = 0  # number of updates done
+    hours: float = 0.0  # time spent, with that of earlier sessions
     best_psnr_db: Optional[float] = None
     history: List[dict] = field(default_factory=list)
     """About twenty entries (step, loss, validation PSNR) for the card."""
     precision: Dict[str, Any] = field(default_factory=dict)
     """State of the gradient scaler of fp16."""
     card: Dict[str, Any] = field(default_factory=dict)
-    """Further facts for the card: device, licence, trained_on, number and fingerprint of the images."""
+    """Further facts for the card: device, licence, trained_on, images and their fingerprint."""
     interrupted: bool = False
     consistent: bool = True
-    """False while an update changes the weights and is not counted yet: the state must not be saved."""
+    """False while an update changes the weights and is not counted yet: nothing may be saved."""
 
     def save(self, path: Path, fixed: Dict[str, Any]) -> None:
-        """Write the state atomically. fixed: the recipe, seed and start, which a resumed run must share."""
+        """Write the state atomically. fixed: recipe, seed and start, shared by all resumed runs."""
         state = {key: getattr(self, key) for key in _RUN_FIELDS}
         state.update(
             recipe=fixed,
@@ -70,18 +66,17 @@ class TrainingRun:
             temporary.write_bytes(buffer.getvalue())
 
     def load(self, path: Path, fixed: Dict[str, Any], *, steps: int) -> None:
-        """Restore the state. Raises InputError for another run's, CheckpointError for a damaged one.
+        """Restore the state. Raises InputError for another run, CheckpointError for a damaged file.
 
         steps: those of the recipe.
         """
         state = _read_state(path)
-        differing = {
-            k for k in {*state["recipe"], *fixed} if state["recipe"].get(k) != fixed.get(k)
-        }
-        if differing or state["recipe"] != fixed:
+        saved = state["recipe"]
+        if saved != fixed:
+            differing = sorted(str(k) for k in {*saved, *fixed} if saved.get(k) != fixed.get(k))
             raise InputError(
-                f"{path} belongs to another run: it differs in {', '.join(sorted(map(str, differing)))}",
-                hint="resume with the recipe, seed and start of that run, or choose another --name or -o",
+                f"{path} belongs to another run: it differs in {', '.join(differing)}",
+                hint="resume with its recipe, seed and start, or choose another --name or -o",
             )
         if not 0 <= state["step"] <= steps:
             raise _unusable(path, f"its step is {state['step']} of {steps}")
@@ -121,6 +116,5 @@ def _read_state(path: Path) -> Dict[str, Any]:
 
 def _unusable(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(
-        f"cannot resume from {path}: {reason}",
-        hint="start a new run with another --name or -o",
+        f"cannot resume from {path}: {reason}", hint="start a new run with another --name or -o"
     )

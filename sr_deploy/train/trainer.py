@@ -30,18 +30,21 @@ def checkpoint_from_images(
     teacher: Optional[str] = None,
     judge: Optional[str] = None,
 ) -> Path:
-    """Train a network by a recipe (a name listed by srdeploy recipes, or a .json file); return its path.
+    """Train a network by a recipe (a name of srdeploy recipes, or a .json file); return its path.
 
-    Writes to the output folder NAME.safetensors with its card (the last weights), NAME-best.safetensors (the
-    best on `valid`), NAME.state.pt (to resume: on a CPU a resumed run is equal to an uninterrupted one bit
-    for bit), NAME.logs/ (CSV and TensorBoard) and cache/ (the decoded images). The validation score is the
-    mean PSNR on Y of the smallest and the largest variant.
+    Writes to the output folder NAME.safetensors with its card (the last weights),
+    NAME-best.safetensors (the best on `valid`), NAME.state.pt (to resume: on a CPU a resumed run is
+    equal to an uninterrupted one bit for bit), NAME.logs/ (CSV and TensorBoard) and cache/ (the
+    decoded images). The validation score is the mean PSNR on Y of the smallest and the largest
+    variant.
 
-    teacher: the checkpoint to distil from. judge: the checkpoint that measures the difficulty of patches.
+    teacher: the checkpoint to distil from. judge: the checkpoint that measures the difficulty of
+    patches.
 
-    Raises InputError for unusable images or options, the state of another run or of other images, and when
-    another process trains under this name; SrDeployError when the loss is not finite or the disk is full;
-    KeyboardInterrupt when interrupted. The progress is saved first, where possible.
+    Raises InputError for unusable images or options, the state of another run or of other images,
+    and when another process trains under this name; SrDeployError when the loss is not finite or
+    the disk is full; KeyboardInterrupt when interrupted. The progress is saved first, where
+    possible.
     """
     started = time.monotonic()
     recipe, options, recipe_file = resolve(recipe, options, Recipe)
@@ -112,7 +115,8 @@ class _NetworkTask(Task):
         spec = checkpoint.spec
         if spec.scale != self.recipe.scale:
             raise InputError(
-                f"the {role} '{checkpoint.name}' upscales x{spec.scale}; the recipe x{self.recipe.scale}"
+                f"the {role} '{checkpoint.name}' upscales x{spec.scale}; "
+                f"the recipe x{self.recipe.scale}"
             )
         self.facts[key] = f"{checkpoint.name} ({spec.arch} {spec.variants[-1]})"
         self.facts[f"{role}_sha256"] = spec.weights_sha256
@@ -175,9 +179,9 @@ class _NetworkTask(Task):
 def _initialise(elastic: Elastic, model: str, recipe: Recipe) -> Dict[str, Any]:
     """Load the weights of a checkpoint; return the facts for the card.
 
-    A checkpoint of another scale is accepted: tensors of the same name and shape are loaded, the others (the
-    last layers) keep their initial values. So is a checkpoint of the backbone, without the adapter. Raises
-    InputError when the checkpoint is of another network.
+    A checkpoint of another scale is accepted: tensors of the same name and shape are loaded, the
+    others (the last layers) keep their initial values. So is a checkpoint of the backbone, without
+    the adapter. Raises InputError when the checkpoint is of another network.
     """
     start = load_checkpoint(model)
     backbone, own = elastic.architecture.backbone, elastic.net.state_dict()

@@ -39,9 +39,10 @@ class Task:
     keeps_best = True
 
     def terms(self, lr: Tensor, hr: Tensor, step: int) -> Terms:
-        """Return the terms of the loss of a batch; lr: (N, 3, H, W), hr: (N, 3, sH, sW), float32, 0..1, RGB.
+        """Return the loss terms of a batch.
 
-        hr may be other targets, if `dataset` provides them.
+        lr: (N, 3, H, W), hr: (N, 3, sH, sW), both float32, 0..1, RGB. hr may be
+        other targets, if `dataset` provides them.
         """
         raise NotImplementedError
 
@@ -62,14 +63,14 @@ class Task:
         return None
 
     def dataset(self, pairs: Sequence[Pair]) -> DatasetOf:
-        """Prepare the images once; return the function from a process's patches to its training data."""
+        """Prepare the images once; return a function from a process's patches to its dataset."""
         return lambda patches: patches
 
 
 def resolve(
     recipe: Union[str, Path, R], options: TrainOptions, kind: Type[R]
 ) -> Tuple[R, TrainOptions, Optional[Path]]:
-    """Return the checked recipe, the options with the name of the run, and the recipe's file if it has one.
+    """Return the checked recipe, the options with the run's name, and the recipe's file if any.
 
     Raises InputError when the recipe is not usable or not of this kind.
     """
@@ -98,7 +99,7 @@ def run_task(
     recipe_file: Optional[Path],
     started: float,
 ) -> None:
-    """Train until the last step, the end of the budget or an interrupt, and write the result and the state.
+    """Train until the last step, the end of the budget or an interrupt; write result and state.
 
     started: by time.monotonic(). Raises as checkpoint_from_images does.
     """
@@ -238,7 +239,7 @@ class Training:
         return {**terms, "training": training}
 
     def _pairs(self) -> List[Pair]:
-        """Decode the images and note them on the card. Raises InputError when a run resumes with others."""
+        """Decode the images and note them on the card. Raises InputError if they changed."""
         recipe, options, card = self.task.recipe, self.options, self.run.card
         pairs = image_pairs(
             options.folders,
@@ -291,7 +292,7 @@ class Training:
 def psnr_on_images(
     net: nn.Module, recipe: BaseRecipe, valid: Path, min_hw: Tuple[int, int] = (1, 1)
 ) -> float:
-    """Return the mean PSNR on Y of a network on HR images, in dB, as `srdeploy eval` computes it."""
+    """Return the mean PSNR on Y of a network on HR images, in dB, as `srdeploy eval`."""
     session = TorchSession(net, scale=recipe.scale, min_hw=min_hw)
     images = image_set(str(valid))
     return evaluate(session, images, metric="y", degradation=recipe.degradation).psnr_db

@@ -139,10 +139,10 @@ def test_an_ablation_trains(name, images, cache, tmp_path):
         ({"scale": 5}, "asrn has no scale x5"),
         ({"variant": "c4"}, "'c4' is not a variant"),
         ({"config": {"width": 3}}, "no configuration key 'width'"),
-        ({"patch_hr": 33}, "patch_hr a multiple of the scale"),
+        ({"patch_hr": 33}, "patch_hr to be a multiple of the scale; got patch_hr 33"),
         (
             {"steps": 0},
-            "expected steps, batch_size and valid_every of at least 1, .*; got 0, 16, 1000",
+            "steps, patch_hr, batch_size, valid_every of at least 1; got scale 2, steps 0",
         ),
         ({"lr": 0.0}, "lr > 0"),
         ({"ema": 1.0}, "0 <= ema < 1"),

@@ -20,9 +20,9 @@ from sr_deploy.train.router_losses import (
     gumbel_noise,
     gumbel_softmax,
     mix_outputs,
+    stage_terms,
     temperature,
 )
-from sr_deploy.train.stages import stage_terms
 
 
 @pytest.fixture()

@@ -399,7 +399,7 @@ def test_an_ablation_trains(name, steps, images, cache, tmp_path):
         ({"objective": "gan"}, "objective is 'gan'"),
         ({"distillation": "vgg"}, "distillation is 'vgg'"),
         ({"amp": "fp8"}, "amp is 'fp8'"),
-        ({"alpha": 1.5}, "alpha is 1.5; expected a share"),
+        ({"alpha": 1.5}, "alpha to be a share from 0 to 1; got alpha 1.5"),
         ({"classes": 1}, "classes >= 2"),
         ({"convs": 1}, "convs from 2"),
         ({"lambda_reg": -1.0}, "lambda_reg >= 0"),
@@ -407,7 +407,7 @@ def test_an_ablation_trains(name, steps, images, cache, tmp_path):
         ({"patch_hr": 17}, "multiple of the scale"),
         (
             {"stage": "joint", "distillation": "pixel", "negatives": 8},
-            "8 negatives; expected at least 1, and fewer than the batch of 8",
+            "fewer than the batch; got negatives 8, batch_size 8",
         ),
         ({"lr": float("nan")}, "not finite"),
         ({"schedule": "linear"}, "unknown schedule 'linear'"),
