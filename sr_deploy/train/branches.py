@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Sequence
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import sha256_of
-from sr_deploy.core.shipped import shipped
+from sr_deploy.core.shipped import shipped_checkpoints
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets.checkpoint import Checkpoint, copy_checkpoint, load_checkpoint, save_checkpoint
 from sr_deploy.nets.complexity import count
@@ -88,7 +88,7 @@ def branch_paths(
             path = output / f"{name}-{number}.safetensors"
             usable = resume or not path.is_file()
         else:
-            path = source if source in shipped() else output / source.name
+            path = source if source in shipped_checkpoints() else output / source.name
             usable = not path.is_file() or sha256_of(path) == checksum
         if not usable:
             raise InputError(

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sr_deploy.core.degradation import degraded, noisy
+from sr_deploy.core.degradation import add_noise, degrade
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import atomic_path, output_folder
+from sr_deploy.core.files import atomic_path, make_output_folder
 from sr_deploy.core.images import image_files, modcrop, read_rgb
 
 LISTED_IMAGES = 5
@@ -90,7 +90,7 @@ def image_pairs(
         hr = image_files(folder)
         lr = _lr_files(hr, folder, lr_folders[i], scale) if lr_folders else dict.fromkeys(hr)
         tasks += [_DecodeTask(p.resolve(), lr[p], scale, degradation, min_hr, cache) for p in hr]
-    output_folder(cache)
+    make_output_folder(cache)
     pairs: List[Pair] = []
     unusable: List[str] = []
     for done, result in enumerate(_decode_all(tasks), 1):
@@ -175,7 +175,7 @@ def _decode(task: _DecodeTask) -> Union[Pair, str]:
             if min(hr.shape[:2]) == 0:
                 return f"{task.source}: less than one LR pixel at x{scale}"
             if task.lr_source is None:
-                lr = degraded(hr, scale=scale, kind=task.cached_degradation)
+                lr = degrade(hr, scale=scale, kind=task.cached_degradation)
             else:
                 lr = read_rgb(task.lr_source)
         except InputError as e:
@@ -307,7 +307,7 @@ class Patches(torch.utils.data.Dataset):
             pair = self.pairs[at.image]
             lr, hr = read_patch(pair, at, side_lr=self.side_lr, scale=self.scale)
             if self.noise:
-                lr = noisy(lr, np.random.default_rng((self.seed, step, 2, number)))
+                lr = add_noise(lr, np.random.default_rng((self.seed, step, 2, number)))
             lr_patches.append(flipped(lr, flips))
             hr_patches.append(flipped(hr, flips))
         return stacked(lr_patches), stacked(hr_patches)

@@ -11,9 +11,9 @@ from typing import Iterator
 
 import torch
 
-from sr_deploy.core.claims import claimed, holder
+from sr_deploy.core.claims import claim_file, read_holder
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import no_empty_folders, output_folder
+from sr_deploy.core.files import make_output_folder, remove_empty_folders
 
 GRACE_S = 10.0
 """How long a following process delays its error, so that the first one can report the same."""
@@ -39,11 +39,11 @@ def leading(output: Path, cache: Path, name: str) -> Iterator[None]:
 
     Raises InputError, naming the process, when another one holds the lock.
     """
-    with no_empty_folders(output, cache):
-        lock = output_folder(output).resolve() / f".{name}.lock"
-        with claimed(lock) as acquired:
+    with remove_empty_folders(output, cache):
+        lock = make_output_folder(output).resolve() / f".{name}.lock"
+        with claim_file(lock) as acquired:
             if not acquired:
-                pid, host = holder(lock)
+                pid, host = read_holder(lock)
                 raise InputError(
                     f"another process trains under this name: process {pid} on {host} holds {lock}",
                     hint="wait for it, or choose another --name or -o; "

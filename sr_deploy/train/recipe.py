@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Collection, Dict, Mapping, Tuple, Type, Union
 import torch
 
 from sr_deploy.core.degradation import check_degradation
-from sr_deploy.core.errors import InputError, SrDeployError, nearest
+from sr_deploy.core.errors import InputError, SrDeployError, did_you_mean
 from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.core.routers import CELL
 from sr_deploy.nets import ARCHITECTURES
@@ -73,7 +73,7 @@ class BaseRecipe:
             value = getattr(self, key)
             if value not in choices:
                 expected = ", ".join(choices)
-                hint = nearest(value, choices)
+                hint = did_you_mean(value, choices)
                 raise InputError(f"{key} is '{value}'; expected {expected}", hint=hint)
         for key, value in vars(self).items():
             values = value.values() if isinstance(value, dict) else value
@@ -345,5 +345,5 @@ def load_recipe(name: str) -> AnyRecipe:
 def _unknown(name: str) -> InputError:
     return InputError(
         f"unknown recipe '{name}'; srdeploy recipes lists the {len(_SHIPPED)} known ones",
-        hint=nearest(name, _SHIPPED) or "a recipe of your own is a .json file",
+        hint=did_you_mean(name, _SHIPPED) or "a recipe of your own is a .json file",
     )
