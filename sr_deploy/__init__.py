@@ -6,6 +6,7 @@ The stable Python API. Each name is imported on first use, so that the package c
     TrainOptions([...], folder)            choose the images and output of a training run
     load_checkpoint(model)                 open a checkpoint by path or shipped name
     onnx_from_checkpoint(model, folder)    export verified ONNX graphs of its variants
+    ExportOptions(variants="d1,d3")        choose variants, sizes, precision and target of an export
     engine_from_onnx(graphs, folder, target="rtx")          build engines
     BuildOptions(dla=0)                    options of a build, for `engine_from_onnx(..., options=)`
     tuned_engine_from_onnx(graphs, folder, target="cpu")    build the fastest form of each network
@@ -29,6 +30,7 @@ _API = {
     "checkpoint_from_images": "sr_deploy.train.trainer",
     "TrainOptions": "sr_deploy.train.options",
     "load_checkpoint": "sr_deploy.nets.checkpoint",
+    "ExportOptions": "sr_deploy.export.pipeline",
     "onnx_from_checkpoint": "sr_deploy.export.pipeline",
     "engine_from_onnx": "sr_deploy.runtime.build",
     "tuned_engine_from_onnx": "sr_deploy.runtime.autotune",
@@ -49,6 +51,7 @@ if TYPE_CHECKING:  # editors and type checkers see the API; at run time it is la
     from sr_deploy.bench.quality import quality_from_artifacts as quality_from_artifacts
     from sr_deploy.core.errors import SrDeployError as SrDeployError
     from sr_deploy.core.session import BuildOptions as BuildOptions
+    from sr_deploy.export.pipeline import ExportOptions as ExportOptions
     from sr_deploy.export.pipeline import onnx_from_checkpoint as onnx_from_checkpoint
     from sr_deploy.nets.checkpoint import load_checkpoint as load_checkpoint
     from sr_deploy.results.tables import ntire_table as ntire_table

@@ -14,7 +14,7 @@ from sr_deploy.core.shipped import shipped_checkpoints
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets.checkpoint import Checkpoint, copy_checkpoint, load_checkpoint, save_checkpoint
 from sr_deploy.nets.complexity import count
-from sr_deploy.nets.fuse import rewritten
+from sr_deploy.nets.fuse import fuse_network
 from sr_deploy.nets.router import check_scales
 from sr_deploy.train.recipe import RouterRecipe
 from sr_deploy.train.router_losses import TRAINED
@@ -47,7 +47,7 @@ def load_branch(text: str, recipe: RouterRecipe) -> RouterBranch:
     checkpoint = load_checkpoint(match[1] if match else text)
     variant = checkpoint.spec.variant(match[2] if match else None)
     checkpoint.spec.check_input(recipe.patch_hw)
-    exported, _ = rewritten(checkpoint.network(str(variant)))
+    exported, _ = fuse_network(checkpoint.network(str(variant)))
     macs = count(exported, recipe.patch_hw, counter="fvcore").macs
     return RouterBranch(checkpoint, variant, macs)
 

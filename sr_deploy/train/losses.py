@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.nets.architecture import Elastic
+from sr_deploy.nets.architecture import ElasticNetwork
 
 PIXEL_LOSSES = ("l1", "l2", "charbonnier")
 Terms = Dict[str, Tensor]
@@ -69,12 +69,12 @@ class LossInputs:
         return pixel_loss(self.loss, sr, self.hr if target is None else target)
 
 
-def supervised(elastic: Elastic, step: LossInputs) -> Terms:
+def supervised(elastic: ElasticNetwork, step: LossInputs) -> Terms:
     """One network, one loss: ASRN (SS), EDSR, SRN without distillation, IMDeception's paper."""
     return {"pixel": step.pixel_loss(training_forward(elastic.net)(step.lr))}
 
 
-def deep_supervision(elastic: Elastic, step: LossInputs) -> Terms:
+def deep_supervision(elastic: ElasticNetwork, step: LossInputs) -> Terms:
     """ASRN's eq. 11: the loss at full depth (eq. 5) and others (eq. 7), and psd times eq. 10."""
     net: Any = elastic.net
     features, images = net.forward_depths(step.lr)
@@ -85,7 +85,7 @@ def deep_supervision(elastic: Elastic, step: LossInputs) -> Terms:
     return terms
 
 
-def distillation(elastic: Elastic, step: LossInputs) -> Terms:
+def distillation(elastic: ElasticNetwork, step: LossInputs) -> Terms:
     """SRN's eq. 4: the distance to HR plus that to the output of a frozen teacher."""
     assert step.teacher is not None
     sr = training_forward(elastic.net)(step.lr)
@@ -94,7 +94,7 @@ def distillation(elastic: Elastic, step: LossInputs) -> Terms:
     return {"pixel": step.pixel_loss(sr), "teacher": step.pixel_loss(sr, target)}
 
 
-def sandwich(elastic: Elastic, step: LossInputs) -> Terms:
+def sandwich(elastic: ElasticNetwork, step: LossInputs) -> Terms:
     """Elastic width: the largest, smallest and a random point; the largest teaches the others."""
     points = elastic.architecture.points(elastic.largest)
     largest = elastic(step.lr, points[-1])
@@ -120,7 +120,7 @@ def depth_loss(depth_map: Tensor, depth: Tensor) -> Tensor:
     return (depth_map.mean(dim=(2, 3), dtype=dtype) - depth.view(-1, 1)).clamp(min=0).mean()
 
 
-def adaptive_depth(elastic: Elastic, step: LossInputs) -> Terms:
+def adaptive_depth(elastic: ElasticNetwork, step: LossInputs) -> Terms:
     """AdaDSR's eq. 8: the reconstruction loss plus `depth` times eq. 7.
 
     The desired depth of each sample is drawn from 0 to all blocks. An adapter without that input
@@ -135,7 +135,7 @@ def adaptive_depth(elastic: Elastic, step: LossInputs) -> Terms:
     return {"pixel": step.pixel_loss(sr), "depth": step.depth * depth_loss(depth_map, depth)}
 
 
-METHODS: Dict[str, Callable[[Elastic, LossInputs], Terms]] = {
+METHODS: Dict[str, Callable[[ElasticNetwork, LossInputs], Terms]] = {
     "supervised": supervised,
     "deep-supervision": deep_supervision,
     "distillation": distillation,

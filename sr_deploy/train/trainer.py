@@ -13,7 +13,7 @@ from torch import Tensor
 from sr_deploy.core.errors import InputError, SrDeployError
 from sr_deploy.core.spec import ModelSpec
 from sr_deploy.nets import ARCHITECTURES
-from sr_deploy.nets.architecture import Elastic, Weights
+from sr_deploy.nets.architecture import ElasticNetwork, Weights
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sr_deploy.train.data import Pair
 from sr_deploy.train.difficulty import patches_of_class
@@ -92,7 +92,9 @@ class _NetworkTask(Task):
         self.options = options
         self.architecture = ARCHITECTURES[recipe.arch]
         largest = self.architecture.parse(recipe.variant or None)
-        self.elastic = Elastic(self.architecture, recipe.scale, largest, recipe.config or None)
+        self.elastic = ElasticNetwork(
+            self.architecture, recipe.scale, largest, recipe.config or None
+        )
         self.net = self.elastic.net
         self.facts = {
             **dataclasses.asdict(recipe),
@@ -176,7 +178,7 @@ class _NetworkTask(Task):
         )
 
 
-def _initialise(elastic: Elastic, model: str, recipe: Recipe) -> Dict[str, Any]:
+def _initialise(elastic: ElasticNetwork, model: str, recipe: Recipe) -> Dict[str, Any]:
     """Load the weights of a checkpoint; return the facts for the card.
 
     A checkpoint of another scale is accepted: tensors of the same name and shape are loaded, the

@@ -136,9 +136,9 @@ def test_an_ablation_trains(name, images, cache, tmp_path):
         ),
         ({"loss": "l3"}, "loss is 'l3'"),
         ({"amp": "fp8"}, "amp is 'fp8'; expected off, bf16, fp16"),
-        ({"scale": 5}, "asrn has no scale x5"),
+        ({"scale": 5}, "asrn does not support scale x5"),
         ({"variant": "c4"}, "'c4' is not a variant"),
-        ({"config": {"width": 3}}, "no configuration key 'width'"),
+        ({"config": {"width": 3}}, "unknown configuration key 'width'"),
         ({"patch_hr": 33}, "patch_hr to be a multiple of the scale; got patch_hr 33"),
         (
             {"steps": 0},
