@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -27,7 +27,7 @@ from sr_deploy.core.errors import MissingPackageError, SrDeployError
 _EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "skimage")
 
 
-def _fail(error: SrDeployError) -> None:
+def _fail(error: SrDeployError) -> NoReturn:
     click.echo(f"error: {error.message}", err=True)
     if error.hint:
         click.echo(f"\nhint: {error.hint}", err=True)

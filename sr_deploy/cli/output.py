@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """Print a message to stderr."""
     click.echo(line, err=True)
 

@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 import click
 
-from sr_deploy.cli.output import emit, say
+from sr_deploy.cli.output import emit, log
 from sr_deploy.core.errors import InputError
 
 
@@ -184,7 +184,7 @@ def upscale(
         _governed(source, output, model, tile, bound, codec, crf, fps, max_watts)
         return
     chosen = runnable(str(model), variant) if asked is None else adaptive_runnable(asked, model)
-    say(f"{chosen.name} on {source}")
+    log(f"{chosen.name} on {source}")
     upscaler = Upscaler(
         chosen.open(),
         tile=tile,
@@ -195,7 +195,7 @@ def upscale(
     if video:
         _video(source, output, upscaler, codec, crf)
         if upscaler.spent is not None:
-            say(f"of all frames of this run: {upscaler.spent}")
+            log(f"of all frames of this run: {upscaler.spent}")
     else:
         from sr_deploy.core.files import make_output_folder, remove_empty_folders
         from sr_deploy.upscale.folder import Job, upscale_picture
@@ -209,11 +209,11 @@ def upscale(
                     )
                 make_output_folder(decisions.parent)  # before the work: can it be written?
                 upscaler.session.decisions = []  # type: ignore[attr-defined]
-            upscale_picture(Job(source, output), upscaler, say=say)
+            upscale_picture(Job(source, output), upscaler, say=log)
             emit(str(output))
             if decisions is not None:
                 _draw(upscaler, decisions)
-    say(upscaler.receipt())
+    log(upscaler.receipt())
 
 
 def _adaptive(
@@ -258,7 +258,7 @@ def _draw(upscaler: Any, path: Path) -> None:
             temporary,
             decisions_picture(upscaler.assembled(upscaler.session.decisions), scale=upscaler.scale),
         )
-    say(LEGEND)
+    log(LEGEND)
     emit(str(path))
 
 
@@ -267,12 +267,12 @@ def _folder(task: Any, workers: int) -> None:
     from sr_deploy.upscale.workers import run_shared
 
     with remove_empty_folders(task.output):
-        summary = run_shared(task, workers, say=say, wrote=lambda path: emit(str(path)))
+        summary = run_shared(task, workers, say=log, wrote=lambda path: emit(str(path)))
     for path in sorted(summary.busy):
-        say(
+        log(
             f"{path} is left to the process that claims it (.claim beside its result; remove that if the process is gone)"
         )
-    say(str(summary))
+    log(str(summary))
     if summary.failed:
         raise InputError(
             f"{len(summary.failed)} of the pictures could not be upscaled; the others were",
@@ -292,9 +292,9 @@ def _video(source: Path, output: Path, upscaler: Any, codec: str, crf: Optional[
     from sr_deploy.upscale.video import upscale_video
 
     summary = upscale_video(
-        source, output, upscaler, codec=codec, crf=crf, say=say, progress=status_line(sys.stderr)
+        source, output, upscaler, codec=codec, crf=crf, say=log, progress=status_line(sys.stderr)
     )
-    say(str(summary))
+    log(str(summary))
     emit(str(output))
 
 
@@ -319,9 +319,9 @@ def _governed(
         Upscaler(r.open(), tile=tile, max_memory=bound, identity=r.identity, held=_held(codec))
         for r in found
     ]
-    log = output.with_name(output.stem + ".governor.jsonl")
+    log_path = output.with_name(output.stem + ".governor.jsonl")
     with live_watts() if max_watts is not None else contextlib.nullcontext() as watts, log_to(
-        log
+        log_path
     ) as note:
         governor = Governor(
             upscalers,
@@ -331,7 +331,7 @@ def _governed(
             watts=watts,
             log=note,
         )
-        say(f"{found[0].model} on {source}; {governor.describe()}")
+        log(f"{found[0].model} on {source}; {governor.describe()}")
         _video(source, output, governor, codec, crf)
-        say(f"{governor.summary()}; frame by frame: {log}")
-    say(max(upscalers, key=lambda u: u.estimate).receipt())
+        log(f"{governor.summary()}; frame by frame: {log_path}")
+    log(max(upscalers, key=lambda u: u.estimate).receipt())
