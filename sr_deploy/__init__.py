@@ -34,8 +34,8 @@ _API = {
     "quality_from_artifacts": "sr_deploy.bench.quality",
     "quality_table": "sr_deploy.results.tables",
     "session_of": "sr_deploy.upscale.models",
-    "upscale_image": "sr_deploy.upscale.tiles",
-    "Upscaler": "sr_deploy.upscale.tiles",
+    "upscale_image": "sr_deploy.upscale.upscaler",
+    "Upscaler": "sr_deploy.upscale.upscaler",
     "SrDeployError": "sr_deploy.core.errors",
 }
 __all__ = [*_API, "__version__"]

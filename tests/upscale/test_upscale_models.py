@@ -13,7 +13,7 @@ from sr_deploy.core.errors import InputError, SrDeployError, VariantError  # noq
 from sr_deploy.core.manifest import manifest_path, parse_manifest  # noqa: E402
 from sr_deploy.runtime.tiling import plan_tiles  # noqa: E402
 from sr_deploy.upscale.models import runnable, runnables, session_of  # noqa: E402
-from sr_deploy.upscale.tiles import Upscaler  # noqa: E402
+from sr_deploy.upscale.upscaler import Upscaler  # noqa: E402
 
 MODEL = "imdeception_x2"
 
