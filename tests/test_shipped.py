@@ -10,14 +10,14 @@ pytest.importorskip("cv2", reason="reading images needs OpenCV")
 from sr_deploy.bench.evaluate import Bicubic, ImageSet, evaluate, image_set  # noqa: E402
 from sr_deploy.core.manifest import read_manifest  # noqa: E402
 from sr_deploy.core.routers import router_name, shipped_routers  # noqa: E402
-from sr_deploy.core.shipped import read_card, shipped  # noqa: E402
+from sr_deploy.core.shipped import read_card, shipped_checkpoints  # noqa: E402
 from sr_deploy.nets.checkpoint import load_checkpoint  # noqa: E402
 from sr_deploy.runtime.torch_module import TorchSession  # noqa: E402
 
 # asrn_ss_x4 is shipped to compare with: cut, it falls below bicubic, as its card says.
 POINTS = [
     (path.stem, variant)
-    for path in shipped()
+    for path in shipped_checkpoints()
     for variant in read_card(path).variants
     if (path.stem, variant) not in [("asrn_ss_x4", f"d{n}") for n in range(1, 5)]
 ]
@@ -55,7 +55,7 @@ def test_every_variant_beats_bicubic_on_every_image_of_set5(name, variant, bicub
     beats(name, variant, image_set(str(shared_dir / "data" / "Set5" / "HR")), bicubic)
 
 
-@pytest.mark.parametrize("path", shipped(), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", shipped_checkpoints(), ids=lambda p: p.stem)
 def test_cards_say_how_and_from_what_they_were_made(path):
     card = read_card(path)
     assert card.licence and card.trained_on
@@ -97,7 +97,7 @@ def test_every_router_saves_work_and_loses_little(path):
     assert share < 0.95 and ours > best - 0.1, (share, ours, best)
 
 
-@pytest.mark.parametrize("path", shipped(), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", shipped_checkpoints(), ids=lambda p: p.stem)
 def test_every_checkpoint_builds_for_rtx(path, tmp_path):
     """Its largest variant, by the real library, which needs no GPU to build."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")

@@ -11,12 +11,12 @@ import numpy as np
 from sr_deploy.bench.evaluate import image_set
 from sr_deploy.bench.measure import typical_input
 from sr_deploy.bench.subjects import ARTIFACT_SUFFIXES, Subject, subjects_of
-from sr_deploy.core.device import cpu_name, limited_to
+from sr_deploy.core.device import cpu_name, limit_cores
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.session import Session
-from sr_deploy.core.shipped import SUFFIX
+from sr_deploy.core.shipped import CHECKPOINT_SUFFIX
 from sr_deploy.core.sizes import HW, parse_hw
-from sr_deploy.core.timing import in_turns
+from sr_deploy.core.timing import time_in_turns
 from sr_deploy.results.tables import label
 
 ROUNDS = 21
@@ -59,7 +59,7 @@ def compared(
     """
     if rounds < 3:
         raise InputError(f"{rounds} rounds; expected at least 3")
-    with limited_to(threads):
+    with limit_cores(threads):
         subjects = [_subject(item) for item in (a, b)]
         sessions = [subject.open() for subject in subjects]
         hw = _common_hw(sessions[0], sessions[1], None if lr is None else parse_hw(lr))
@@ -73,7 +73,7 @@ def compared(
                 f"their times do not compare: one is taken by {', the other by '.join(sorted(timers))}"
             )
         runs = {i: (lambda s=session: s.timed(x).ms) for i, session in enumerate(sessions)}
-        times = in_turns(runs, rounds)
+        times = time_in_turns(runs, rounds)
     ratios = np.array(times[1]) / np.array(times[0])
     p25, median, p75 = (float(v) for v in np.percentile(ratios, [25, 50, 75]))
     names = [_called(subject, session) for subject, session in zip(subjects, sessions)]
@@ -95,7 +95,7 @@ def compared(
 def _subject(item: str) -> Subject:
     named = (
         None
-        if item.endswith((*ARTIFACT_SUFFIXES, SUFFIX))
+        if item.endswith((*ARTIFACT_SUFFIXES, CHECKPOINT_SUFFIX))
         else re.fullmatch(r"(.+)\.([a-z][0-9]+(?:-[a-z]+)*)", item)
     )
     found = list(subjects_of(named[1], [named[2]]) if named else subjects_of(item, None))

@@ -10,7 +10,7 @@ from typing import List, Optional, Tuple
 
 import numpy as np
 
-from sr_deploy.core.degradation import check_degradation, degraded
+from sr_deploy.core.degradation import check_degradation, degrade
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import printable_name
 from sr_deploy.core.images import (
@@ -107,7 +107,7 @@ def evaluate(
     for path in images.files:
         hr = _scorable(path, session.scale, border)
         rng = np.random.default_rng(zlib.crc32(os.fsencode(path.name)))
-        lr = degraded(hr, scale=session.scale, kind=degradation, rng=rng)
+        lr = degrade(hr, scale=session.scale, kind=degradation, rng=rng)
         done, how = upscale_fitting(session, lr)
         tilings.append(how)
         sr = rgb_from_nchw(done.y)

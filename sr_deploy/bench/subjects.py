@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Union
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import files_in, sha256_of
+from sr_deploy.core.files import files_with_suffix, sha256_of
 from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
 from sr_deploy.core.routers import RoutedPlan
 from sr_deploy.core.session import Session
@@ -65,11 +65,13 @@ def subjects_of(
     if is_adaptive(item):
         yield from _adaptive_subjects(item, variants)
     elif path.is_dir():
-        plans = [str(file) for file in files_in(path, ".json") if is_plan(str(file))]
+        plans = [str(file) for file in files_with_suffix(path, ".json") if is_plan(str(file))]
         parts = {name for plan in plans for name in plan_of(plan).graphs}
         for plan in plans:
             yield from _adaptive_subjects(plan, None)
-        found = [file for file in files_in(path, *ARTIFACT_SUFFIXES) if file.name not in parts]
+        found = [
+            file for file in files_with_suffix(path, *ARTIFACT_SUFFIXES) if file.name not in parts
+        ]
         if not found and not plans:
             raise InputError(f"the folder {path} holds no .onnx or .engine file")
         for artifact in found:

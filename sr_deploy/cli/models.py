@@ -10,7 +10,7 @@ import click
 
 from sr_deploy.cli.output import emit, emit_json, say
 from sr_deploy.core.routers import read_router_card, router_name, shipped_routers
-from sr_deploy.core.shipped import read_card, shipped
+from sr_deploy.core.shipped import read_card, shipped_checkpoints
 from sr_deploy.core.sizes import hw_text, parse_hw
 from sr_deploy.core.spec import check_min_hw
 from sr_deploy.results.tables import markdown
@@ -21,7 +21,7 @@ from sr_deploy.results.tables import markdown
 def models(as_json: bool) -> None:
     """List the shipped checkpoints, and the routers with what each chooses between, the smallest first."""
     found: List[Dict[str, Any]] = []
-    for path in shipped():
+    for path in shipped_checkpoints():
         spec = read_card(path)
         found.append(
             {

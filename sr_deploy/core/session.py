@@ -188,7 +188,7 @@ class Backend(abc.ABC):
             version = self.versions()[self.package]
         except MissingPackageError as e:
             return f"{e.message}; {e.hint}"
-        if not target.takes_version(version):
+        if not target.supports_version(version):
             return f"{self.package} {version} is installed, and the profile is for {target.runtime_versions}"
         return ""
 

@@ -14,7 +14,7 @@ from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.routers import is_router
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import hw_text
-from sr_deploy.core.timing import in_turns
+from sr_deploy.core.timing import time_in_turns
 from sr_deploy.export.depth_graphs import plan_from_checkpoint
 from sr_deploy.export.router_graphs import plan_from_router
 from sr_deploy.nets.checkpoint import load_checkpoint
@@ -41,7 +41,7 @@ def plans_from_model(
     paths = [plan_from_checkpoint(checkpoint, output, way=way) for way in WAYS]
     x = nchw_from_rgb(sample_lr(TIMED_HW, count=1)[0])
     sessions = {path: AdaDSR.from_plan(path) for path in paths}
-    times = in_turns(
+    times = time_in_turns(
         {path: lambda session=session: session.timed(x).ms for path, session in sessions.items()},
         ROUNDS,
     )  # type: ignore[misc]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sr_deploy.core.depth_plan import WAYS, DepthPlan, graph_names, groups, plan_path
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import output_folder, write_text
+from sr_deploy.core.files import make_output_folder, write_text
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.samples import sample_lr
@@ -58,7 +58,7 @@ def plan_from_checkpoint(
     plan = plan if dense_above is None else replace(plan, dense_above=dense_above)
     _check(way, plan)
     parts = _parts(net, plan)
-    folder = output_folder(Path(output))
+    folder = make_output_folder(Path(output))
     graphs, checks = write_parts(folder, dict(zip(graph_names(plan), parts)))
     path = plan_path(folder, plan.model, plan.way)
     write_text(path, to_json(replace(plan, graphs=graphs, checks=checks)))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_deploy.core.errors import ExportError
-from sr_deploy.core.files import atomic_path, output_folder, sha256_of
+from sr_deploy.core.files import atomic_path, make_output_folder, sha256_of
 from sr_deploy.export.graph import graph_of
 from sr_deploy.runtime.ort import raw_session
 
@@ -64,7 +64,7 @@ def write_parts(folder: Path, parts: Mapping[str, Part]) -> Tuple[Dict[str, str]
             )
     graphs = {}
     for name, (graph, _) in parts.items():
-        path = output_folder(folder) / name
+        path = make_output_folder(folder) / name
         with atomic_path(path) as temporary:
             onnx.save(graph, str(temporary))
         graphs[name] = sha256_of(path)

@@ -13,9 +13,9 @@ from torch import nn
 
 import sr_deploy
 from sr_deploy.core.errors import BuildError, ExportError, InputError, MissingPackageError
-from sr_deploy.core.files import output_folder
+from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.images import nchw_from_rgb
-from sr_deploy.core.manifest import Manifest, made_by, up_to_date, write_artifact
+from sr_deploy.core.manifest import Manifest, is_up_to_date, recorded_command, write_artifact
 from sr_deploy.core.metrics import MIN_FP16_PSNR_DB, psnr_unit
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import HW, Sizes, hw_text, parse_sizes
@@ -87,7 +87,7 @@ def onnx_from_checkpoint(
     ranges = [parse_sizes(text) for text in sizes or defaults]
     for size in ranges:
         check_min_hw(size.min, checkpoint.spec.min_hw, what=checkpoint.name)
-    folder = output_folder(Path(output))
+    folder = make_output_folder(Path(output))
     todo = [
         (variant, size, form)
         for variant in wanted
@@ -140,7 +140,7 @@ def _export(
 ) -> str:
     """Export one graph, or find it up to date; return the line that says so."""
     manifest = _manifest(checkpoint, variant, sizes, request, form)
-    if up_to_date(path, manifest):
+    if is_up_to_date(path, manifest):
         return f"{path.name}: up to date"
     net = checkpoint.network(str(variant))
     faster, rewrites = in_form(net, form)
@@ -191,7 +191,7 @@ def _export(
             raise ExportError(e.message, hint=e.hint) from e
         return replace(manifest, checks={**checks, "preflight": summary(findings, request.target)})
 
-    before = made_by(path)
+    before = recorded_command(path)
     replaced = (
         f"; replaces the one made by: {before}" if before and before != manifest.command else ""
     )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sr_deploy.core.files import output_folder, write_text
+from sr_deploy.core.files import make_output_folder, write_text
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.routers import PLAN_SUFFIX
@@ -51,7 +51,7 @@ def plan_from_router(
         made = rewritten(net)[0] if result == "sr" else net
         parts[file] = part_of(made, net, (x,), inputs=["lr"], outputs=[result], dynamic=(free(0),))
         progress(f"[{number}/{len(networks)}] {file}: {parts[file][1]:.2g} from torch at most")
-    folder = output_folder(Path(output))
+    folder = make_output_folder(Path(output))
     graphs, checks = write_parts(folder, parts)
     path = folder / (router.name + PLAN_SUFFIX)
     write_text(path, to_json(replace(plan, graphs=graphs, checks=checks)))

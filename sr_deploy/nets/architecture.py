@@ -8,7 +8,7 @@ from typing import Callable, Mapping, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import CheckpointError, InputError, VariantError, nearest
+from sr_deploy.core.errors import CheckpointError, InputError, VariantError, did_you_mean
 from sr_deploy.core.spec import ModelSpec, Variant
 
 Weights = Mapping[str, Tensor]
@@ -87,7 +87,7 @@ def check_axis(variant: Variant, axis: str, example: str, tags: Tuple[str, ...] 
     ):
         raise VariantError(
             f"'{variant}' is not a variant of this architecture; expected one such as {example}",
-            hint=nearest(str(variant), [example]),
+            hint=did_you_mean(str(variant), [example]),
         )
 
 

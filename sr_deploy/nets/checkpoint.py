@@ -15,11 +15,11 @@ from sr_deploy.core.errors import (
     MissingPackageError,
     SrDeployError,
     VariantError,
-    nearest,
+    did_you_mean,
 )
 from sr_deploy.core.files import atomic_path, sha256_of, write_text
 from sr_deploy.core.jsonio import to_json
-from sr_deploy.core.shipped import SUFFIX, read_card, shipped
+from sr_deploy.core.shipped import CHECKPOINT_SUFFIX, read_card, shipped_checkpoints
 from sr_deploy.core.spec import ModelSpec, Variant
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.architecture import Architecture
@@ -114,7 +114,7 @@ def load_checkpoint(model: Union[str, Path]) -> Checkpoint:
 
 def save_checkpoint(folder: Path, name: str, spec: ModelSpec, weights: dict) -> Path:
     """Write `name`.safetensors and its card into `folder`, each atomically; return the weights' path."""
-    return write_with_card(folder / (name + SUFFIX), spec, weights)
+    return write_with_card(folder / (name + CHECKPOINT_SUFFIX), spec, weights)
 
 
 def write_with_card(path: Path, spec: Any, weights: dict) -> Path:
@@ -205,20 +205,20 @@ def is_weights(value: Any) -> bool:
 
 
 def _checkpoint_path(model: str) -> Path:
-    known = {p.stem: p for p in shipped()}
+    known = {p.stem: p for p in shipped_checkpoints()}
     if model in known:
         return known[model]
     path = Path(model)
     if path.suffix == ".json":
-        path = path.with_suffix(SUFFIX)
-    if path.suffix == SUFFIX or path.is_file():
+        path = path.with_suffix(CHECKPOINT_SUFFIX)
+    if path.suffix == CHECKPOINT_SUFFIX or path.is_file():
         if not path.is_file():
             raise InputError(
                 f"there is no checkpoint {path}", hint="srdeploy models lists the shipped ones"
             )
-        if path.suffix != SUFFIX:
+        if path.suffix != CHECKPOINT_SUFFIX:
             raise CheckpointError(
-                f"{path} is not a checkpoint of ours (a {SUFFIX} file with a JSON card)",
+                f"{path} is not a checkpoint of ours (a {CHECKPOINT_SUFFIX} file with a JSON card)",
                 hint="bring it in with: srdeploy import-checkpoint ARCH FILE -o DIR",
             )
         return path
@@ -229,7 +229,7 @@ def _checkpoint_path(model: str) -> Path:
         )
     raise InputError(
         f"there is no model '{model}': neither a file nor one of {', '.join(known) or 'the shipped checkpoints (none)'}",
-        hint=nearest(model, known),
+        hint=did_you_mean(model, known),
     )
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import VariantError, nearest
+from sr_deploy.core.errors import VariantError, did_you_mean
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets.architecture import Architecture, Weights, check_axis
 
@@ -209,7 +209,7 @@ def _check(variant: Variant) -> None:
         known = [f"c{c}{tag}" for c in CORES for tag in ("", "-nla")]
         raise VariantError(
             f"IMDeception has no variant '{variant}'; it has {', '.join(known)}",
-            hint=nearest(str(variant), known),
+            hint=did_you_mean(str(variant), known),
         )
 
 

@@ -11,9 +11,9 @@ from typing import Callable, Dict, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import CheckpointError, InputError, nearest
-from sr_deploy.core.files import output_folder
-from sr_deploy.core.shipped import SUFFIX
+from sr_deploy.core.errors import CheckpointError, InputError, did_you_mean
+from sr_deploy.core.files import make_output_folder
+from sr_deploy.core.shipped import CHECKPOINT_SUFFIX
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.architecture import Architecture
@@ -94,7 +94,7 @@ def checkpoint_from_file(
         raise InputError(f"'{name}' is no name for a checkpoint; expected letters, digits, - and _")
     checkpoint = Checkpoint(name, spec, weights)
     checkpoint.network()  # builds and loads it: what is written can be used
-    target = output_folder(folder) / (name + SUFFIX)
+    target = make_output_folder(folder) / (name + CHECKPOINT_SUFFIX)
     if target.exists():
         raise InputError(
             f"{target} exists already", hint="give another folder, or another name with --name"
@@ -215,7 +215,7 @@ def _architecture(kind: str) -> Tuple[Architecture, Tuple[int, ...]]:
         known = [*IMPORTERS, *ARCHITECTURES]
         raise InputError(
             f"unknown kind of checkpoint '{kind}'; known are {', '.join(known)}, and architectures with a scale (asrn_x4)",
-            hint=nearest(kind, known),
+            hint=did_you_mean(kind, known),
         )
     return bare.architecture, (bare.scale,)
 

@@ -12,7 +12,7 @@ from typing import List, Sequence, Union
 
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError, nearest
+from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError, did_you_mean
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.routers import (
     CELL,
@@ -185,7 +185,7 @@ def _router_path(model: str) -> Path:
     if not path.name.endswith(ROUTER_SUFFIX):
         raise InputError(
             f"'{model}' is no router: neither a {ROUTER_SUFFIX} file nor one of {', '.join(known) or 'the shipped routers (none)'}",
-            hint=nearest(model, known),
+            hint=did_you_mean(model, known),
         )
     if not path.is_file():
         raise InputError(f"there is no router {path}")

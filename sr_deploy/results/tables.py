@@ -9,7 +9,7 @@ from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.results.protocols import protocol_of, time_ms
-from sr_deploy.results.rows import BICUBIC, BenchmarkRow, QualityRow
+from sr_deploy.results.rows import BICUBIC, BenchmarkRow, QualityRow, text_of
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def ntire_table(rows: Sequence[BenchmarkRow]) -> str:
     for row in rows:
         if not row.error:
             groups.setdefault(tuple(getattr(row, key) for key in _ALIKE), []).append(row)
-    tables = [rendered(bench_table(group), "markdown") for group in groups.values()]
+    tables = [render_table(bench_table(group), "markdown") for group in groups.values()]
     return "\n\n".join(tables + (["\n".join(failures(rows))] if failures(rows) else []))
 
 
@@ -124,9 +124,9 @@ def failures(rows: Sequence[BenchmarkRow]) -> List[str]:
     ]
 
 
-def rendered(table: Table, form: str) -> str:
+def render_table(table: Table, form: str) -> str:
     """Return a table as `markdown`, `csv` or `latex`. Notes follow: as text, as lines of `#`, as lines of `%`."""
-    return FORMS[form](table)
+    return TABLE_FORMATS[form](table)
 
 
 def _markdown(table: Table) -> str:
@@ -169,7 +169,11 @@ def _latex(table: Table) -> str:
     return "\n".join(lines + [f"% {_plain(note)}" for note in table.notes])
 
 
-FORMS: Mapping[str, Callable[[Table], str]] = {"markdown": _markdown, "csv": _csv, "latex": _latex}
+TABLE_FORMATS: Mapping[str, Callable[[Table], str]] = {
+    "markdown": _markdown,
+    "csv": _csv,
+    "latex": _latex,
+}
 
 
 def label(row: BenchmarkRow) -> str:
@@ -376,17 +380,6 @@ def _warnings(rows: Sequence[BenchmarkRow]) -> List[str]:
 def _plain(text: str) -> str:
     """One line, and no end of a cell, whatever a name holds."""
     return " ".join(text.split()).replace("|", "/")
-
-
-def text_of(value: object) -> str:
-    """Return a value of a row as people write it: `256x256`, an empty text for None."""
-    return (
-        "x".join(map(str, value))
-        if isinstance(value, tuple)
-        else ""
-        if value is None
-        else str(value)
-    )
 
 
 def _span(values: Sequence[Optional[int]]) -> str:

@@ -12,11 +12,11 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from sr_deploy.core.errors import ArtifactError, BuildError
-from sr_deploy.core.files import output_folder, write_text
+from sr_deploy.core.files import make_output_folder, write_text
 from sr_deploy.core.jsonio import read_json, to_json
-from sr_deploy.core.manifest import Manifest, read_manifest, up_to_date, write_artifact
+from sr_deploy.core.manifest import Manifest, is_up_to_date, read_manifest, write_artifact
 from sr_deploy.core.target import TargetProfile, load_target
-from sr_deploy.core.timing import in_turns
+from sr_deploy.core.timing import time_in_turns
 from sr_deploy.runtime import BACKENDS
 from sr_deploy.runtime.build import (
     SUFFIX,
@@ -59,7 +59,7 @@ def tuned_engine_from_onnx(
     groups: Dict[str, List[Path]] = {}
     for file in onnx_files(graphs):
         groups.setdefault(engine_stem(read_manifest(file)), []).append(file)
-    folder = output_folder(Path(output))
+    folder = make_output_folder(Path(output))
     paths = []
     for number, (stem, files) in enumerate(groups.items(), 1):
         path = folder / f"{stem}{SUFFIX}"
@@ -95,7 +95,7 @@ def _tuned(path: Path, files: Sequence[Path], way: _Way) -> str:
     if (
         found is not None
         and found.versions.get("candidates") == digest
-        and up_to_date(path, _wanted(found, way))
+        and is_up_to_date(path, _wanted(found, way))
     ):
         return f"{path.name}: up to date"
     learnt, key = _Learnt(path.parent / LEARNT), _key(next(iter(graphs.values())), way)
@@ -217,10 +217,10 @@ def _times(engines: Engines, profile: TargetProfile) -> List[Dict[str, Any]]:
         (1, 3, *next(iter(engines.values()))[1].opt_shape), dtype=np.float32
     )
     runs = {name: (lambda s=s: s.timed(x).ms) for name, s in sessions.items()}
-    times = in_turns(runs, FIRST_ROUNDS)
+    times = time_in_turns(runs, FIRST_ROUNDS)
     fastest = min(min(t) for t in times.values())
     left = {name: run for name, run in runs.items() if min(times[name]) <= HOPELESS * fastest}
-    for name, more in in_turns(left, ROUNDS - FIRST_ROUNDS).items():
+    for name, more in time_in_turns(left, ROUNDS - FIRST_ROUNDS).items():
         times[name] += more
     for (form, layout), taken in times.items():
         low, median = (round(float(v), 4) for v in np.percentile(taken, [25, 50]))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.errors import ArtifactError, BuildError, InputError, MissingPackageError
-from sr_deploy.core.files import files_in, output_folder
-from sr_deploy.core.manifest import Manifest, read_manifest, up_to_date, write_artifact
+from sr_deploy.core.files import files_with_suffix, make_output_folder
+from sr_deploy.core.manifest import Manifest, is_up_to_date, read_manifest, write_artifact
 from sr_deploy.core.session import Backend, BuildOptions
 from sr_deploy.core.sizes import Sizes
 from sr_deploy.core.target import TargetProfile, load_target
@@ -59,7 +59,7 @@ def engine_from_onnx(
     reason, by_trtexec = why_not_here(profile) if board is None else ("", True)
     no_way = f"cannot build for '{target}' here: {reason}" if reason else ""
     plans = _plans(graphs, profile, compute_capabilities, dla, fallback, layout, no_way=no_way)
-    folder = output_folder(Path(output))
+    folder = make_output_folder(Path(output))
     if not by_trtexec:
         return _built_here(backend, profile, plans, folder, progress)
     job_plans = [p for p in plans if not _fresh(folder / p.name, p)]
@@ -146,7 +146,7 @@ def onnx_files(given: Graphs) -> List[Path]:
         raise InputError("no graph was given", hint="give .onnx files or folders of them")
     for item in items:
         path = Path(item)
-        found = files_in(path, ".onnx") if path.is_dir() else [path]
+        found = files_with_suffix(path, ".onnx") if path.is_dir() else [path]
         if not found:
             raise InputError(
                 f"the folder {path} holds no .onnx file",
@@ -259,7 +259,7 @@ def _built_here(
     for number, plan in enumerate(plans, 1):
         path = folder / plan.name
         wanted = replace(plan.engine, versions={**backend.versions(), **plan.engine.versions})
-        if up_to_date(path, wanted):
+        if is_up_to_date(path, wanted):
             progress(f"[{number}/{len(plans)}] {path.name}: up to date")
             continue
 
@@ -294,7 +294,7 @@ def _fresh(path: Path, plan: Plan) -> bool:
     except ArtifactError:
         return False
     same_profile = found.versions.get("profile") == plan.engine.versions["profile"]
-    return same_profile and up_to_date(path, replace(plan.engine, versions=found.versions))
+    return same_profile and is_up_to_date(path, replace(plan.engine, versions=found.versions))
 
 
 def _three_ways(profile: TargetProfile) -> str:

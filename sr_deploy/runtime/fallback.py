@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, List, Tuple
 
-from sr_deploy.core.errors import BuildError, MissingPackageError, nearest
+from sr_deploy.core.errors import BuildError, MissingPackageError, did_you_mean
 
 HEAD_AND_TAIL = "head-tail"
 
@@ -30,7 +30,7 @@ def fp32_nodes(onnx_file: Path, fallback: str) -> Tuple[str, ...]:
         if name not in names:
             raise BuildError(
                 f"{onnx_file.name} has no node '{name}' to keep in FP32",
-                hint=nearest(name, names)
+                hint=did_you_mean(name, names)
                 or f"give {HEAD_AND_TAIL}, or names of its nodes, separated by commas",
             )
     return wanted

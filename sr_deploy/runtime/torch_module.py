@@ -6,7 +6,7 @@ from typing import Any, Optional, Tuple
 
 import numpy as np
 
-from sr_deploy.core.device import cores
+from sr_deploy.core.device import usable_cores
 from sr_deploy.core.session import Session
 
 
@@ -31,7 +31,7 @@ class TorchSession(Session):
         self._module = module.eval()
         self.backend_version = torch.__version__
         # As many as it has cores at most: torch counted them when it was first imported.
-        torch.set_num_threads(min(torch.get_num_threads(), cores()))
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
         self.threads = torch.get_num_threads()
         self.scale = scale
         self.min_hw, self.halo_px, self.align_px = min_hw, halo_px, align_px

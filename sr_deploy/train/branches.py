@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Sequence
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import sha256_of
-from sr_deploy.core.shipped import shipped
+from sr_deploy.core.shipped import shipped_checkpoints
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets.checkpoint import Checkpoint, copy_checkpoint, load_checkpoint, save_checkpoint
 from sr_deploy.nets.complexity import count
@@ -77,7 +77,7 @@ def branch_paths(
             output / f"{name}-{number}.safetensors"
             if trains
             else held
-            if held in shipped()
+            if held in shipped_checkpoints()
             else output / held.name
         )
         if path.is_file() and not (

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ContextManager, Dict, Iterator, List, Optional, Sequence, Set
 
-from sr_deploy.core.claims import claimed
+from sr_deploy.core.claims import claim_file
 from sr_deploy.core.errors import InputError, SrDeployError
-from sr_deploy.core.files import atomic_path, no_empty_folders, output_folder
+from sr_deploy.core.files import atomic_path, make_output_folder, remove_empty_folders
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.upscale.folder_log import FolderLog, PictureTask
 from sr_deploy.upscale.formats import PICTURE_SUFFIXES, format_for, format_of_name
@@ -106,8 +106,8 @@ def upscale_picture(task: PictureTask, upscaler: Upscaler, reporter: Reporter) -
             hint="give another name with -o",
         )
     item = _Item.read(task)
-    with no_empty_folders(task.output.parent):
-        output_folder(task.output.parent)  # fails before the work if it cannot be written
+    with remove_empty_folders(task.output.parent):
+        make_output_folder(task.output.parent)  # fails before the work if it cannot be written
         item.upscale(upscaler)
         item.write()
     reporter.log(str(item))
@@ -156,7 +156,7 @@ def upscale_folder(
 
     Pictures that fail are reported and the others are done. A full disk ends the run with an InputError.
     """
-    return _FolderRun(tasks, output_folder(folder), upscaler, reporter).run()
+    return _FolderRun(tasks, make_output_folder(folder), upscaler, reporter).run()
 
 
 class _FolderRun:
@@ -209,8 +209,8 @@ class _FolderRun:
                 self._fail(task, e)
 
     def _claim(self, task: PictureTask) -> bool:
-        output_folder(task.output.parent)
-        claim = claimed(task.output.with_name(f".{task.output.name}.claim"))
+        make_output_folder(task.output.parent)
+        claim = claim_file(task.output.with_name(f".{task.output.name}.claim"))
         if not claim.__enter__():
             self._summary.busy.add(task.source)
             return False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, List, Optional
 
-from sr_deploy.core.device import peak_memory_mib
+from sr_deploy.core.device import track_peak_memory
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW
@@ -92,7 +92,7 @@ def measure_need(session: Session, run: Callable[[HW], object]) -> Optional[Memo
     sides = (PROBE_PX, 2 * PROBE_PX)
     sizes = list(dict.fromkeys(session.nearest_hw((side, side)) for side in sides))
     rises: List[Optional[float]] = []
-    with peak_memory_mib(rises):
+    with track_peak_memory(rises):
         for hw in sizes:
             run(hw)
             run(hw)  # the second run of a size may take more than the first

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, List, Optional, Union
 
-from sr_deploy.core.errors import InputError, VariantError, nearest
-from sr_deploy.core.files import files_in, sha256_of
+from sr_deploy.core.errors import InputError, VariantError, did_you_mean
+from sr_deploy.core.files import files_with_suffix, sha256_of
 from sr_deploy.core.manifest import manifest_path, read_manifest
 from sr_deploy.core.session import Session
 from sr_deploy.core.target import load_target
@@ -57,7 +57,7 @@ def runnable(given: str, variant: Optional[str] = None) -> Runnable:
         held = [r.variant for r in found if r.variant]
         raise VariantError(
             f"{given} holds no variant '{variant}'; it holds {', '.join(held) or 'one network of no named variant'}",
-            hint=nearest(variant, held),
+            hint=did_you_mean(variant, held),
         )
     return match
 
@@ -73,7 +73,7 @@ def runnables(given: str) -> List[Runnable]:
 
 
 def _family(folder: Path) -> List[Runnable]:
-    files = files_in(folder, *ARTIFACT_SUFFIXES)
+    files = files_with_suffix(folder, *ARTIFACT_SUFFIXES)
     if not files:
         raise InputError(
             f"the folder {folder} holds no .onnx or .engine file",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import atomic_path, no_empty_folders, output_folder
+from sr_deploy.core.files import atomic_path, make_output_folder, remove_empty_folders
 from sr_deploy.core.images import write_png
 from sr_deploy.runtime.adaptive.decisions import LEGEND, decisions_picture
 from sr_deploy.upscale.folder import upscale_picture
@@ -77,7 +77,7 @@ def _input_kind(source: Path) -> str:
 def _upscale_folder(
     source: Path, output: Path, options: UpscaleOptions, reporter: Reporter
 ) -> None:
-    with no_empty_folders(output):
+    with remove_empty_folders(output):
         summary = upscale_tree(source, output, options, reporter)
     for path in sorted(summary.busy):
         reporter.log(
@@ -101,8 +101,8 @@ def _upscale_with_decisions(
             f"--decisions {drawing} would replace the picture or its result",
             hint="give another name",
         )
-    with no_empty_folders(drawing.parent):
-        output_folder(drawing.parent)  # fails before the work if it cannot be written
+    with remove_empty_folders(drawing.parent):
+        make_output_folder(drawing.parent)  # fails before the work if it cannot be written
         session: Any = upscaler.session
         session.decisions = []  # a list: the session appends a map per tile
         upscale_picture(task, upscaler, reporter)

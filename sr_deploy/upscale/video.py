@@ -16,9 +16,9 @@ from typing import Optional, Protocol, Tuple
 
 import numpy as np
 
-from sr_deploy.core.claims import claimed, holder
+from sr_deploy.core.claims import claim_file, read_holder
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import output_folder, sha256_of
+from sr_deploy.core.files import make_output_folder, sha256_of
 from sr_deploy.core.sizes import HW
 from sr_deploy.upscale.overlap import WriteBehind, read_ahead
 from sr_deploy.upscale.reporter import Reporter
@@ -100,11 +100,11 @@ def upscale_video(
     reporter.log(f"encoding with {encoding}; sound and subtitles are copied")
     for line in losses:
         reporter.log(line)
-    output_folder(output.parent)
+    make_output_folder(output.parent)
     claim = output.with_name(output.name + ".claim")
-    with claimed(claim) as ours:
+    with claim_file(claim) as ours:
         if not ours:
-            pid, host = holder(claim)
+            pid, host = read_holder(claim)
             raise InputError(
                 f"{output} is being written by process {pid} on {host}",
                 hint=f"if that process has ended, remove {claim}",

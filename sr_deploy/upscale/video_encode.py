@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from sr_deploy.core.errors import InputError, nearest
+from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.upscale.video_colour import Colour, frame_planes, planes_from_rgb
 from sr_deploy.upscale.video_source import VideoFacts, pyav
 
@@ -141,7 +141,7 @@ def _codec_options(codec: str, crf: Optional[int]) -> Dict[str, str]:
     if codec not in CODECS:
         raise InputError(
             f"unknown codec '{codec}'; expected one of {', '.join(CODECS)}",
-            hint=nearest(codec, CODECS),
+            hint=did_you_mean(codec, CODECS),
         )
     if codec not in av.codecs_available:
         raise InputError(

@@ -17,8 +17,8 @@ from typing import Any, List, Optional, Sequence, Tuple
 import numpy as np
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import output_folder, write_text
-from sr_deploy.core.jsonio import from_dict, read_json, to_json
+from sr_deploy.core.files import make_output_folder, write_text
+from sr_deploy.core.jsonio import read_dataclass, to_json
 from sr_deploy.upscale.video_encode import Encoding, encode_frame, open_encoder
 from sr_deploy.upscale.video_source import FrameMark, VideoFacts, fingerprint
 
@@ -95,10 +95,10 @@ def load_parts(folder: Path, key: ResumeKey) -> List[Part]:
                 f"{folder} exists and does not contain the parts of a run",
                 hint="give another output, or remove it",
             )
-        output_folder(folder)
+        make_output_folder(folder)
         write_text(state, to_json(key))
         return []
-    before = from_dict(ResumeKey, read_json(state, InputError), source=state, error=InputError)
+    before = read_dataclass(ResumeKey, state, InputError)
     changed = [
         _KEY_NAMES.get(name, name)
         for name, value in dataclasses.asdict(key).items()
@@ -112,7 +112,7 @@ def load_parts(folder: Path, key: ResumeKey) -> List[Part]:
     parts: List[Part] = []
     while (folder / f"{len(parts):06d}.json").is_file():
         path = folder / f"{len(parts):06d}.json"
-        part = from_dict(Part, read_json(path, InputError), source=path, error=InputError)
+        part = read_dataclass(Part, path, InputError)
         data = packets_file(folder, len(parts))
         if not data.is_file() or data.stat().st_size != sum(part.sizes):
             raise InputError(

@@ -139,7 +139,7 @@ def test_a_damaged_image_is_named(folder):
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(InputError, match="holds no images"):
+    with pytest.raises(InputError, match="contains no images"):
         image_set(str(tmp_path))
 
 

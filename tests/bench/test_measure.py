@@ -305,7 +305,7 @@ def test_rows_survive_their_file(checkpoint_rows, tmp_path):
     [
         ("graphs/none.onnx", {}, InputError, "there is no file"),
         ("Set", {}, InputError, "holds no .onnx or .engine file"),
-        ("tiny_x2.safetensors", {"variants": "d9"}, VariantError, "holds no variant 'd9'"),
+        ("tiny_x2.safetensors", {"variants": "d9"}, VariantError, "has no variant 'd9'"),
         ("tiny_x2.safetensors", {"metric": "vmaf"}, InputError, "unknown metric 'vmaf'"),
         ("graphs", {"protocols": ["ntire2021"]}, InputError, "unknown protocol 'ntire2021'"),
         ("graphs", {"protocols": ["trtexec"]}, InputError, "unknown protocol 'trtexec'"),

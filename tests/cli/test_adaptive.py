@@ -87,7 +87,7 @@ def test_a_budget_is_kept_and_a_folder_goes_on_by_it(run_cli, picture, tmp_path)
             ("--adaptive", "elastic", "--max-flops", "1000%"),
             "is no share of the largest network's work",
         ),
-        (("--adaptive", "adadsr", "--depth", "17"), "beyond the 16 blocks of the backbone"),
+        (("--adaptive", "adadsr", "--depth", "17"), "expected 0 to 16, the blocks of the backbone"),
         (("--adaptive", "adadsr", "--max-flops", "60%"), "AdaDSR has a desired depth"),
         (("--adaptive", "cdnsr", "--depth", "8"), "'cdnsr' routes patches"),
         (("--adaptive", "cdnsr", "-m", "elastic-asrn_x4"), "that is elastic, not cdnsr"),

@@ -52,7 +52,7 @@ def test_paths_on_stdout_progress_on_stderr_and_nothing_done_twice(run_cli, asrn
 @pytest.mark.parametrize(
     "args, words",
     [
-        (["--variants", "d9"], ["holds no variant 'd9'; it holds d1, d2", "did you mean 'd"]),
+        (["--variants", "d9"], ["has no variant 'd9'; it has d1, d2", "did you mean 'd"]),
         (["--variants", "d1,d0"], ["'d0' is not a variant"]),
         (["--target", "xavir"], ["unknown target 'xavir'", "did you mean 'xavier'?"]),
         (

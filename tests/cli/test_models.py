@@ -59,7 +59,7 @@ def test_complexity_of_a_checkpoint_is_that_of_its_architecture(torch, run_cli, 
 def test_an_architecture_takes_any_depth_but_a_checkpoint_its_own(torch, run_cli, fails, asrn):
     assert run_cli("complexity", "asrn_x2", "--variant", "d9", "--lr", "8x8").exit_code == 0
     error = fails("complexity", asrn, "--variant", "d9", "--lr", "8x8")
-    assert "error: this asrn_x2 checkpoint holds no variant 'd9'; it holds d1, d2" in error
+    assert "error: this asrn_x2 checkpoint has no variant 'd9'; it has d1, d2" in error
     assert "hint: did you mean 'd" in error
 
 
@@ -235,4 +235,4 @@ def test_weights_that_are_not_finite_are_refused(torch, fails, tmp_path):
 def test_an_output_folder_that_cannot_be_written(torch, fails, tmp_path):
     torch.save(state_dict(torch), str(tmp_path / "w.pth"))
     error = fails("import-checkpoint", "asrn", tmp_path / "w.pth", "-o", tmp_path / "w.pth" / "out")
-    assert "cannot write to the folder" in error and "hint: give a folder" in error
+    assert "cannot write to the folder" in error and "hint: give a writable folder" in error

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed; it makes th
 from doubles.networks import SIZES, SMALLEST, agree, network  # noqa: E402
 
 from sr_deploy.core.errors import TargetError  # noqa: E402
-from sr_deploy.core.shipped import shipped  # noqa: E402
+from sr_deploy.core.shipped import shipped_checkpoints  # noqa: E402
 from sr_deploy.core.target import load_target, target_names  # noqa: E402
 from sr_deploy.export import blocks  # noqa: E402
 from sr_deploy.export.forms import FORMS, default_form, forms_of, in_form  # noqa: E402
@@ -37,7 +37,7 @@ def test_every_form_is_the_same_function(arch, variant):
     )
 
 
-@pytest.mark.parametrize("name", [p.stem for p in shipped()])
+@pytest.mark.parametrize("name", [p.stem for p in shipped_checkpoints()])
 def test_shipped_networks_in_every_form(name):
     checkpoint = load_checkpoint(name)
     net = checkpoint.network()

@@ -346,7 +346,7 @@ def test_default_sizes_are_the_targets(model, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "options, error, words",
     [
-        ({"target": "xaver"}, TargetError, "unknown target 'xaver'; known are"),
+        ({"target": "xaver"}, TargetError, "unknown target 'xaver'; expected one of"),
         (
             {"target": "rtx", "precision": "fp32"},
             TargetError,
@@ -357,7 +357,7 @@ def test_default_sizes_are_the_targets(model, tmp_path, monkeypatch):
             TargetError,
             "target 'cpu' builds fp32 engines, not fp16",
         ),
-        ({"variants": "d9"}, VariantError, "holds no variant 'd9'; it holds d1, d2"),
+        ({"variants": "d9"}, VariantError, "has no variant 'd9'; it has d1, d2"),
         ({"variants": "d1,"}, VariantError, "'' is not a variant"),
         ({"sizes": ["8by8"]}, InputError, "'8by8' is not a size"),
         ({"sizes": ["8x8:4x4:16x16"]}, InputError, "expected min <= opt <= max"),

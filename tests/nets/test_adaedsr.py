@@ -72,7 +72,7 @@ def test_the_variant_is_the_desired_depth():
 
 
 @pytest.mark.parametrize(
-    "depth, match", [(17, "17 is beyond the 16 blocks"), (-1, "-1 is negative")]
+    "depth, match", [(17, "depth 17; expected 0 to 16"), (-1, "depth -1; expected 0")]
 )
 def test_a_depth_beyond_the_backbone_is_refused(depth, match):
     with pytest.raises(VariantError, match=match):

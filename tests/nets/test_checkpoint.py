@@ -80,7 +80,7 @@ def test_a_checkpoint_gives_only_the_variants_it_holds(tmp_path):
     for wrong in ("d9", "c4", "3", "d03", ""):
         with pytest.raises(VariantError, match="variant"):
             checkpoint.network(wrong)
-    with pytest.raises(VariantError, match="holds no variant 'd9'; it holds d1, d2, d3"):
+    with pytest.raises(VariantError, match="has no variant 'd9'; it has d1, d2, d3"):
         checkpoint.variants("d1,d9")
 
 
@@ -104,7 +104,7 @@ def test_all_means_the_points_of_the_papers_table(tmp_path):
         ({"variants": ["d1", "d9"]}, "tensors are missing"),
         ({"variants": ["c4", "d2"]}, "d2 cannot be sliced to 'c4'"),
         ({"variants": ["d1", "two"]}, "'two' is not a variant"),
-        ({"arch": "vdsr"}, "unknown architecture 'vdsr'; known are asrn"),
+        ({"arch": "vdsr"}, "unknown architecture 'vdsr'; expected one of asrn"),
         ({"arch": "imdeception"}, "is not a variant of this architecture"),
         ({"scale": 8}, "asrn has no scale x8"),
         ({"scale": 3}, "another shape, the first is 'upsampler.1.weight'|unknown, the first is"),

@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed; it makes th
 
 from doubles.networks import SIZES, SMALLEST, agree, network  # noqa: E402
 
-from sr_deploy.core.shipped import shipped  # noqa: E402
+from sr_deploy.core.shipped import shipped_checkpoints  # noqa: E402
 from sr_deploy.nets import ARCHITECTURES  # noqa: E402
 from sr_deploy.nets.checkpoint import load_checkpoint  # noqa: E402
 from sr_deploy.nets.fuse import PASSES, rewritten  # noqa: E402
@@ -41,7 +41,7 @@ def test_the_function_stays_the_same(arch, scale):
     assert [d["pass"] for d in done] == expected.get(arch, [])
 
 
-@pytest.mark.parametrize("name", [p.stem for p in shipped()])
+@pytest.mark.parametrize("name", [p.stem for p in shipped_checkpoints()])
 def test_shipped_networks_too(name):
     checkpoint = load_checkpoint(name)
     for variant in checkpoint.variants("all"):

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.results.protocols import protocol_of, time_ms
-from sr_deploy.results.report.groups import Group
-from sr_deploy.results.report.svg import short
+from sr_deploy.results.report.drawing import short_number
+from sr_deploy.results.report.groups import RowGroup
 from sr_deploy.results.rows import BenchmarkRow
 
 _NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(?![\w.]*[A-Za-z_])")
@@ -25,7 +25,7 @@ def machine(row: BenchmarkRow) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def remarks_of(group: Group) -> List[str]:
+def remarks_of(group: RowGroup) -> List[str]:
     """What a reader must know before comparing: hidden differences, warnings, tiled scores, operators not counted."""
     rows = [e.row for e in group.entries]
     remarks = []
@@ -43,7 +43,7 @@ def remarks_of(group: Group) -> List[str]:
     return remarks + _warnings(group)
 
 
-def _warnings(group: Group) -> List[str]:
+def _warnings(group: RowGroup) -> List[str]:
     """The rows' warnings; those that differ in their numbers only are said once, with the span. Receipts have each."""
     said: Dict[Tuple[str, ...], Dict[str, List[List[str]]]] = {}
     for e in group.entries:
@@ -98,7 +98,7 @@ _CONDITIONS: Tuple[Tuple[str, Callable[[BenchmarkRow], str]], ...] = (
 )
 
 
-def conditions_of(group: Group) -> List[Tuple[str, str]]:
+def conditions_of(group: RowGroup) -> List[Tuple[str, str]]:
     """What the numbers hold for; a condition in which rows differ lists its values."""
     found = []
     for name, of in _CONDITIONS:
@@ -113,7 +113,7 @@ def conditions_of(group: Group) -> List[Tuple[str, str]]:
     return found
 
 
-def _runs(group: Group) -> List[Tuple[List[int], str]]:
+def _runs(group: RowGroup) -> List[Tuple[List[int], str]]:
     rows = [e.row for e in group.entries]
     return [
         ([r.warmup for r in rows if r.warmup is not None], "to warm up"),
@@ -128,7 +128,7 @@ def receipt_of(row: BenchmarkRow) -> List[Tuple[str, str]]:
         if value is None or value in ("", (), [], {}):
             continue
         if name == "latencies_ms":
-            text = f"{len(value)} runs, {short(min(value))} to {short(max(value))}"
+            text = f"{len(value)} runs, {short_number(min(value))} to {short_number(max(value))}"
         elif name == "images":
             text = "; ".join(
                 f"{i['image']} {'identical' if i['psnr_db'] is None else format(i['psnr_db'], '.2f') + ' dB'}"

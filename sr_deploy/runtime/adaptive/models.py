@@ -9,9 +9,9 @@ from typing import Any, Callable, List, Optional, Union
 import numpy as np
 
 from sr_deploy.core.depth_plan import DepthPlan, is_depth_plan, read_plan
-from sr_deploy.core.device import cores
+from sr_deploy.core.device import usable_cores
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import files_in
+from sr_deploy.core.files import files_with_suffix
 from sr_deploy.core.routers import PLAN_SUFFIX, RoutedPlan, is_router, read_routed_plan, share_from
 from sr_deploy.runtime.adaptive.adadsr import AdaDSR
 from sr_deploy.runtime.adaptive.base import AdaptiveSession
@@ -71,7 +71,7 @@ def adaptive_session(asked: Adaptive, model: Optional[str] = None) -> AdaptiveSe
 
 def _fastest_plan(folder: Path) -> str:
     """The plan in a folder; of both ways of one AdaEDSR the one that was faster where it was exported."""
-    plans = [path for path in files_in(folder, ".json") if is_plan(str(path))]
+    plans = [path for path in files_with_suffix(folder, ".json") if is_plan(str(path))]
     if not plans:
         raise InputError(
             f"the folder {folder} holds no plan of an adaptive network",
@@ -175,7 +175,7 @@ def _adadsr(given: str, depth: Optional[float]) -> AdaDSR:
 def _torch_facts() -> dict:
     import torch
 
-    torch.set_num_threads(min(torch.get_num_threads(), cores()))
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     return {
         "backend": "torch",
         "backend_version": torch.__version__,

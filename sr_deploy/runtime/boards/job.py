@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from sr_deploy.core.errors import ArtifactError, BuildError, InputError, MissingPackageError
-from sr_deploy.core.files import atomic_path, output_folder, sha256_of, write_text
+from sr_deploy.core.files import atomic_path, make_output_folder, sha256_of, write_text
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import from_dict, read_json, to_json
 from sr_deploy.core.manifest import Manifest, check_manifest, mixed_precision, write_artifact
@@ -173,7 +173,7 @@ def engines_from_result(
                 )
             except BuildError as e:
                 outcomes.append((found.engine, e))
-        output_folder(output)  # nothing was written before all was read
+        make_output_folder(output)  # nothing was written before all was read
         paths = []
         for name, outcome in outcomes:
             for log in ("build", "time"):
@@ -210,7 +210,7 @@ def _check_results(
     results: trtexec.Results, manifests: Dict[str, Manifest], profile: TargetProfile, folder: Path
 ) -> None:
     """Hold what the board says against the job, and against the files. Raises ArtifactError or BuildError."""
-    if profile.runtime == "onnxruntime" or not profile.takes_version(results.version):
+    if profile.runtime == "onnxruntime" or not profile.supports_version(results.version):
         raise BuildError(
             f"the engines were built by TensorRT {results.version[:40]}; target '{profile.name}' is for {profile.runtime_versions}"
         )

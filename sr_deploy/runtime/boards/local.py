@@ -31,7 +31,7 @@ def why_no_trtexec(profile: TargetProfile) -> str:
         except (OSError, subprocess.SubprocessError, BuildError) as e:
             said.append(f"{candidate} does not run ({str(e).splitlines()[0]})")
             continue
-        if profile.takes_version(version):
+        if profile.supports_version(version):
             return ""
         said.append(
             f"{candidate} is of TensorRT {version}, the profile is for {profile.runtime_versions}"

@@ -11,6 +11,7 @@ from sr_deploy.core.errors import InputError, MissingPackageError
 from sr_deploy.results.report.html import check_can_render, report_html
 
 pytest.importorskip("jinja2", reason="jinja2 is not installed; it writes the page")
+pytest.importorskip("matplotlib", reason="matplotlib is not installed; it draws the charts")
 
 
 class Page(HTMLParser):
@@ -263,8 +264,9 @@ def test_the_same_rows_give_the_same_page():
     assert report_html(family(), [crop_set()]) == report_html(family(), [crop_set()])
 
 
-def test_without_jinja2(monkeypatch):
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(MissingPackageError, match="jinja2") as raised:
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
+def test_without_the_packages_of_the_extra(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackageError, match=package) as raised:
         check_can_render()
     assert "srdeploy[report]" in raised.value.hint

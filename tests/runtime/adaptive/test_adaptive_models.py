@@ -82,7 +82,7 @@ def test_a_checkpoint_skips_in_torch_as_its_plan_does(checkpoint, plans, tmp_pat
             InputError,
             "a desired depth is AdaDSR's; 'elastic' routes patches",
         ),
-        (Adaptive("adadsr", depth=4), "rows", VariantError, "beyond the 3 blocks"),
+        (Adaptive("adadsr", depth=4), "rows", VariantError, "desired depth 4; expected 0 to 3"),
         (Adaptive("cdnsr"), "routed", InputError, "that is elastic, not cdnsr"),
         (
             Adaptive("elastic", max_flops="40%"),

@@ -336,7 +336,7 @@ def not_a_number(files):
         ),
         (
             edited("desk/manifests.json", b'"scale": 2', b'"scale": -2'),
-            "is no manifest of ours: the scale -2",
+            "is not a valid manifest: the scale -2",
         ),
         (
             edited(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from sr_deploy.core.errors import InputError, nearest
+from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.results.protocols import (
     below_gate,
     protocol_of,
@@ -14,7 +13,7 @@ from sr_deploy.results.protocols import (
     split_mean,
     time_ms,
 )
-from sr_deploy.results.rows import BenchmarkRow
+from sr_deploy.results.rows import BenchmarkRow, text_of
 from sr_deploy.results.tables import (
     Table,
     bench_table,
@@ -25,51 +24,19 @@ from sr_deploy.results.tables import (
     labels,
     number,
     over,
-    text_of,
 )
 
 Number = Callable[[BenchmarkRow], Optional[float]]
 
 
-def laid_out(rows: Sequence[BenchmarkRow], layout: str) -> Table:
-    """Return rows in one of LAYOUTS. Raises InputError when it is unknown, or the rows do not compare."""
-    if layout not in LAYOUTS:
+def build_table(rows: Sequence[BenchmarkRow], layout: str) -> Table:
+    """Return rows in one of TABLE_LAYOUTS. Raises InputError when it is unknown, or the rows do not compare."""
+    if layout not in TABLE_LAYOUTS:
         raise InputError(
-            f"unknown layout '{layout}'; expected {', '.join(LAYOUTS)}",
-            hint=nearest(layout, LAYOUTS),
+            f"unknown layout '{layout}'; expected {', '.join(TABLE_LAYOUTS)}",
+            hint=did_you_mean(layout, TABLE_LAYOUTS),
         )
-    return LAYOUTS[layout](rows)
-
-
-def rows_where(rows: Sequence[BenchmarkRow], where: Sequence[str]) -> List[BenchmarkRow]:
-    """Return the rows that meet each `KEY=VALUE`, in which the value may be a list `A,B`; of several rows of a cell the last.
-
-    Raises InputError when a key is unknown or no row is left.
-    """
-    last = {row.cell: i for i, row in enumerate(rows) if row.cell}
-    left = [row for i, row in enumerate(rows) if not row.cell or last[row.cell] == i]
-    keys = [f.name for f in dataclasses.fields(BenchmarkRow)]
-    for condition in where:
-        key, found, value = condition.partition("=")
-        if not found or key not in keys:
-            hint = nearest(key, keys) if key not in keys else f"say which: {key}=..."
-            raise InputError(
-                f"'{condition}' is no condition on rows: expected KEY=VALUE, KEY a field of rows.jsonl",
-                hint=hint,
-            )
-        present = dict.fromkeys(text_of(getattr(row, key)) for row in left)
-        left = [
-            row
-            for row in left
-            if text_of(getattr(row, key)) == value or text_of(getattr(row, key)) in value.split(",")
-        ]
-        if not left:
-            raise InputError(
-                f"no row has {condition}; there {key} is {', '.join(map(repr, present)) or 'in no row'}"[
-                    :500
-                ]
-            )
-    return left
+    return TABLE_LAYOUTS[layout](rows)
 
 
 def ntire(rows: Sequence[BenchmarkRow]) -> Table:
@@ -250,7 +217,7 @@ def ranks(rows: Sequence[BenchmarkRow]) -> Table:
     return _table(["Model", *(f"{p} [ms] (rank)" for p in protocols), "rank"], cells, notes)
 
 
-LAYOUTS: Mapping[str, Callable[[Sequence[BenchmarkRow]], Table]] = {
+TABLE_LAYOUTS: Mapping[str, Callable[[Sequence[BenchmarkRow]], Table]] = {
     "bench": bench_table,
     "ntire": ntire,
     "srn5": srn_table5,
