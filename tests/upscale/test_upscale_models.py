@@ -119,7 +119,8 @@ def test_a_graph_without_a_manifest_is_run_whole_or_in_tiles_that_are_measured(
     assert plan_tiles((300, 200), session).whole
     upscaler = Upscaler(session, tile=64)
     upscaler(noise((100, 90)))
-    assert upscaler.difference > 0 and "not the whole image's result" in upscaler.describe()
+    assert upscaler.seam_difference > 0
+    assert "differs from the whole image's result" in upscaler.describe()
 
 
 def test_facts_are_frozen_in_the_manifest(family):
