@@ -83,7 +83,7 @@ def steps() -> None:
 
     from sr_deploy.core.timing import time_in_turns
     from sr_deploy.nets import ARCHITECTURES
-    from sr_deploy.nets.architecture import Elastic
+    from sr_deploy.nets.architecture import ElasticNetwork
     from sr_deploy.train.losses import Step, deep_supervision, pixel_loss, supervised
 
     print(
@@ -91,7 +91,7 @@ def steps() -> None:
         "|---|--:|--:|--:|"
     )
     architecture = ARCHITECTURES["asrn"]
-    elastic = Elastic(architecture, 4, architecture.parse(None)).to(
+    elastic = ElasticNetwork(architecture, 4, architecture.parse(None)).to(
         memory_format=torch.channels_last
     )
     elastic.net.train()

@@ -125,7 +125,7 @@ def exact(rows: Rows, folder: Path, models: Optional[List[str]]) -> None:
 
 def sessions(model: str, chosen: Optional[str], folder: Path) -> Any:
     """Yield an ONNX Runtime session of each variant, or of the chosen one, with its name."""
-    from sr_deploy.export.pipeline import onnx_from_checkpoint
+    from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
     from sr_deploy.nets.checkpoint import load_checkpoint
     from sr_deploy.upscale.models import session_of
 
@@ -133,7 +133,9 @@ def sessions(model: str, chosen: Optional[str], folder: Path) -> Any:
     low = "x".join(map(str, checkpoint.spec.min_hw))
     for variant in checkpoint.spec.variants if chosen is None else [chosen]:
         graph = onnx_from_checkpoint(
-            checkpoint, folder, variants=variant, sizes=[f"{low}:64x64:1023x1023"], target="cpu"
+            checkpoint,
+            folder,
+            ExportOptions(variants=variant, sizes=[f"{low}:64x64:1023x1023"], target="cpu"),
         )[0]
         yield session_of(graph), variant
 
@@ -244,10 +246,12 @@ def timed(run: Callable[[], None]) -> Callable[[], float]:
 
 
 def export(name: str, folder: Path, sizes: str) -> Path:
-    from sr_deploy.export.pipeline import onnx_from_checkpoint
+    from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
 
     model, variant = name.split(".")
-    return onnx_from_checkpoint(model, folder, variants=variant, sizes=[sizes], target="cpu")[0]
+    return onnx_from_checkpoint(
+        model, folder, ExportOptions(variants=variant, sizes=[sizes], target="cpu")
+    )[0]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ The stable Python API. Each name is imported on first use, so that the package c
     checkpoint_from_images(recipe, [...], folder)   train a checkpoint
     load_checkpoint(model)                 open a checkpoint by path or shipped name
     onnx_from_checkpoint(model, folder)    export verified ONNX graphs of its variants
+    ExportOptions(variants="d1,d3")        choose variants, sizes, precision and target of an export
     engine_from_onnx(graphs, folder, target="rtx")          build engines
+    BuildOptions(dla=0)                    options of a build, for `engine_from_onnx(..., options=)`
     tuned_engine_from_onnx(graphs, folder, target="cpu")    build the fastest form of each network
     rows_from_artifacts([...])             measure PSNR, SSIM, latency, memory and complexity
     ntire_table(rows)                      format rows as the NTIRE challenge does
@@ -26,9 +28,11 @@ __version__ = "0.1.0"
 _API = {
     "checkpoint_from_images": "sr_deploy.train.trainer",
     "load_checkpoint": "sr_deploy.nets.checkpoint",
+    "ExportOptions": "sr_deploy.export.pipeline",
     "onnx_from_checkpoint": "sr_deploy.export.pipeline",
     "engine_from_onnx": "sr_deploy.runtime.build",
     "tuned_engine_from_onnx": "sr_deploy.runtime.autotune",
+    "BuildOptions": "sr_deploy.core.session",
     "rows_from_artifacts": "sr_deploy.bench.measure",
     "ntire_table": "sr_deploy.results.tables",
     "quality_from_artifacts": "sr_deploy.bench.quality",
@@ -44,6 +48,8 @@ if TYPE_CHECKING:  # editors and type checkers see the API; at run time it is la
     from sr_deploy.bench.measure import rows_from_artifacts as rows_from_artifacts
     from sr_deploy.bench.quality import quality_from_artifacts as quality_from_artifacts
     from sr_deploy.core.errors import SrDeployError as SrDeployError
+    from sr_deploy.core.session import BuildOptions as BuildOptions
+    from sr_deploy.export.pipeline import ExportOptions as ExportOptions
     from sr_deploy.export.pipeline import onnx_from_checkpoint as onnx_from_checkpoint
     from sr_deploy.nets.checkpoint import load_checkpoint as load_checkpoint
     from sr_deploy.results.tables import ntire_table as ntire_table

@@ -101,11 +101,15 @@ def test_every_router_saves_work_and_loses_little(path):
 def test_every_checkpoint_builds_for_rtx(path, tmp_path):
     """Its largest variant, by the real library, which needs no GPU to build."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    from sr_deploy import engine_from_onnx, onnx_from_checkpoint
+    from sr_deploy import BuildOptions, ExportOptions, engine_from_onnx, onnx_from_checkpoint
 
     variant = read_card(path).variants[-1]
-    graphs = onnx_from_checkpoint(path, tmp_path, variants=variant, sizes=["32x32"], target="rtx")
-    (engine,) = engine_from_onnx(graphs, tmp_path, target="rtx", compute_capabilities=[86])
+    graphs = onnx_from_checkpoint(
+        path, tmp_path, ExportOptions(variants=variant, sizes=["32x32"], target="rtx")
+    )
+    (engine,) = engine_from_onnx(
+        graphs, tmp_path, target="rtx", options=BuildOptions(compute_capabilities=(86,))
+    )
     manifest = read_manifest(engine)
     assert manifest.precision_obtained == "fp16" and manifest.variant == variant
 
@@ -115,24 +119,20 @@ def test_every_form_of_a_network_is_read_by_the_parsers(tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
     import onnx
 
-    from sr_deploy import engine_from_onnx, onnx_from_checkpoint
+    from sr_deploy import BuildOptions, ExportOptions, engine_from_onnx, onnx_from_checkpoint
 
     graphs = onnx_from_checkpoint(
         "imdeception_x4",
         tmp_path / "rtx",
-        variants="c4",
-        sizes=["32x32"],
-        target="rtx",
-        candidates=True,
+        ExportOptions(variants="c4", sizes=["32x32"], target="rtx", candidates=True),
     )
-    engines = engine_from_onnx(graphs, tmp_path, target="rtx", compute_capabilities=[86])
+    engines = engine_from_onnx(
+        graphs, tmp_path, target="rtx", options=BuildOptions(compute_capabilities=(86,))
+    )
     assert len(engines) == len(graphs) == 7 and len({e.name for e in engines}) == 7
     for graph in onnx_from_checkpoint(
         "asrn_x4",
         tmp_path / "xavier",
-        variants="d1",
-        sizes=["32x32"],
-        target="xavier",
-        candidates=True,
+        ExportOptions(variants="d1", sizes=["32x32"], target="xavier", candidates=True),
     ):
         assert read_manifest(graph).opset == onnx.load(str(graph)).opset_import[0].version == 17

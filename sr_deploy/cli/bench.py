@@ -174,7 +174,8 @@ def _sweep(ctx: click.Context, plan: str, data: str, output: Optional[Path], as_
 
 def _shown(rows: List[Any], as_json: bool) -> None:
     from sr_deploy.results.published import ranks
-    from sr_deploy.results.tables import ntire_table, render_table
+    from sr_deploy.results.render import render_table
+    from sr_deploy.results.tables import ntire_table
 
     if as_json:
         if rows:

@@ -10,7 +10,7 @@ import click
 
 from sr_deploy.cli.output import emit, emit_json, say
 from sr_deploy.results.published import TABLE_LAYOUTS
-from sr_deploy.results.tables import TABLE_FORMATS
+from sr_deploy.results.render import TABLE_FORMATS
 
 _WHERE = click.option(
     "--where",
@@ -42,7 +42,8 @@ _WHERE = click.option(
 def table(files: Tuple[str, ...], layout: str, form: str, where: Tuple[str, ...]) -> None:
     """Lay measured rows out as a table, with their conditions. Rows of different protocols, sets or metrics are refused."""
     from sr_deploy.results.published import build_table
-    from sr_deploy.results.tables import failures, render_table
+    from sr_deploy.results.render import render_table
+    from sr_deploy.results.tables import failures
 
     rows = _rows(files, where)
     emit(render_table(build_table(rows, layout), form))

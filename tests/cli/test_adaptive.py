@@ -157,7 +157,7 @@ def test_decisions_of_a_folder_are_refused(run_cli, picture, tmp_path):
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-    export = pytest.importorskip("sr_deploy.export.adaptive_plan", reason="needs torch and onnx")
+    export = pytest.importorskip("sr_deploy.export.plans", reason="needs torch and onnx")
     return export.plans_from_model("cdnsr-fsrcnn_x4", tmp_path_factory.mktemp("plans"))[0]
 
 
@@ -167,7 +167,7 @@ def test_export_says_what_goes_with_it(run_cli, tmp_path):
     )
     assert (
         result.exit_code == 1
-        and "it takes -o alone" in result.stderr
+        and "it takes no option but -o" in result.stderr
         and not (tmp_path / "out").exists()
     )
     result = run_cli("export", "asrn_x4", "--adaptive", "-o", tmp_path / "out")

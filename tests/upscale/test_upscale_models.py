@@ -23,7 +23,9 @@ def family(tmp_path_factory):
     """Graphs of two variants, and the engine of one."""
     folder = tmp_path_factory.mktemp("family")
     graphs = sr_deploy.onnx_from_checkpoint(
-        MODEL, folder / "graphs", variants="c4,c4-nla", sizes=["1x1:64x64:512x512"], target="cpu"
+        MODEL,
+        folder / "graphs",
+        sr_deploy.ExportOptions(variants="c4,c4-nla", sizes=["1x1:64x64:512x512"], target="cpu"),
     )
     engines = sr_deploy.engine_from_onnx(graphs[:1], folder / "engines", target="cpu")
     return folder / "graphs", graphs, engines
@@ -54,7 +56,9 @@ def test_graphs_in_tiles_are_as_whole(family, noise, which):
 def test_a_literal_graph_has_the_same_halo(tmp_path):
     given = {"variants": "d1", "sizes": ["8x8:16x16:32x32"], "target": "cpu"}
     paths = [
-        sr_deploy.onnx_from_checkpoint("asrn_x2", tmp_path / str(n), literal=n == 1, **given)[0]
+        sr_deploy.onnx_from_checkpoint(
+            "asrn_x2", tmp_path / str(n), sr_deploy.ExportOptions(literal=n == 1, **given)
+        )[0]
         for n in (0, 1)
     ]
     halos = {parse_manifest(manifest_path(path)).halo_px for path in paths}
