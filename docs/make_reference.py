@@ -67,7 +67,9 @@ def reference() -> str:
         "Kinds of `srdeploy import-checkpoint`, beside these networks: "
         + ", ".join(f"`{name}`" for name in IMPORTERS)
         + ".",
-        "Shipped checkpoints: " + ", ".join(f"`{path.stem}`" for path in shipped_checkpoints()) + ".",
+        "Shipped checkpoints: "
+        + ", ".join(f"`{path.stem}`" for path in shipped_checkpoints())
+        + ".",
     ]
     return "\n\n".join(parts) + "\n"
 
