@@ -54,7 +54,7 @@ def report(
     sizes or image sets are shown separately and never ranked together.
     """
     from sr_deploy.bench.crop_images import crops_of
-    from sr_deploy.core.files import atomic_path, remove_empty_folders, write_text
+    from sr_deploy.core.files import remove_empty_folders, write_bytes, write_text
     from sr_deploy.results.report.figures import draw_figures, figure_files
     from sr_deploy.results.report.groups import group_rows
     from sr_deploy.results.report.html import check_can_render, report_html
@@ -78,8 +78,7 @@ def report(
     with remove_empty_folders(output.parent, *([figures] if figures is not None else [])):
         if figures is not None:
             for name, content in figure_files(drawings).items():
-                with atomic_path(figures / name) as temporary:
-                    temporary.write_bytes(content)
+                write_bytes(figures / name, content)
         write_text(output, page)
     log(f"wrote {output} ({len(page) / 1e6:.2f} MB)")
     if figures is not None and drawings:
