@@ -57,7 +57,7 @@ def main() -> None:
     from sr_deploy.core.degradation import degrade
     from sr_deploy.core.images import nchw_from_rgb
     from sr_deploy.core.routers import is_router
-    from sr_deploy.export.adaptive_plan import plans_from_model
+    from sr_deploy.export.plans import plans_from_model
 
     hr = mosaic(args.crops)
     x = nchw_from_rgb(degrade(hr, scale=4))
@@ -132,14 +132,14 @@ def deep(model: str, plans: List[Path], x: Any) -> Dict[str, Callable[[Any], Any
     from sr_deploy.core.sizes import parse_sizes
     from sr_deploy.export.graph import graph_from_network
     from sr_deploy.nets.checkpoint import load_checkpoint
-    from sr_deploy.nets.fuse import rewritten
+    from sr_deploy.nets.fuse import fuse_network
     from sr_deploy.runtime.adaptive.adadsr import AdaDSR
     from sr_deploy.runtime.adaptive.base import Adapted
     from sr_deploy.runtime.ort import raw_session
 
     net: Any = load_checkpoint(model).network()
     h, w = x.shape[2:]
-    graph = graph_from_network(rewritten(net.backbone())[0], parse_sizes(f"{h}x{w}"), opset=17)
+    graph = graph_from_network(fuse_network(net.backbone())[0], parse_sizes(f"{h}x{w}"), opset=17)
     session = raw_session(graph.SerializeToString(), alone=False)
     ones = np.ones((h, w), np.float32)
     ways: Dict[str, Callable[[Any], Any]] = {
@@ -207,7 +207,7 @@ def compared(
 
 def table(rows: List[dict]) -> str:
     """Return the rows as a Markdown table with their conditions."""
-    from sr_deploy.results.tables import markdown
+    from sr_deploy.results.render import markdown
 
     headings = ["network", "way", "PSNR [dB]", "lost [dB]", "MACs share", "time [ms]", "time share"]
     cells = []

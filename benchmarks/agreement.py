@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from sr_deploy.core.timing import latency_statistics  # noqa: E402
-from sr_deploy.results.tables import markdown  # noqa: E402
+from sr_deploy.results.render import markdown  # noqa: E402
 
 MODELS = ("asrn_x4.d3", "imdeception_x4.c16-nla", "srn-ntire_x4.b4")
 SIZES = ("64x64", "128x128", "256x256")

@@ -69,7 +69,7 @@ def test_cards_say_how_and_from_what_they_were_made(path):
 def test_every_router_saves_work_and_loses_little(path):
     """Beside the largest branch on the same patches, on photographs."""
     from sr_deploy.nets.router import load_router
-    from sr_deploy.train.router_losses import Routed
+    from sr_deploy.train.router_losses import RoutedNetwork
 
     router = load_router(path)
     assert (
@@ -79,8 +79,8 @@ def test_every_router_saves_work_and_loses_little(path):
     )
     networks = router.branch_networks()
     scale, patch = router.spec.scale, router.spec.patch_hw[0]
-    routed = Routed(router.network(), networks, scale=scale, patch=patch)
-    largest = Routed(
+    routed = RoutedNetwork(router.network(), networks, scale=scale, patch=patch)
+    largest = RoutedNetwork(
         lambda x: x.new_tensor([[0.0, 1.0]] * len(x)),
         [networks[0], networks[-1]],
         scale=scale,
@@ -101,10 +101,12 @@ def test_every_router_saves_work_and_loses_little(path):
 def test_every_checkpoint_builds_for_rtx(path, tmp_path):
     """Its largest variant, by the real library, which needs no GPU to build."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    from sr_deploy import BuildOptions, engine_from_onnx, onnx_from_checkpoint
+    from sr_deploy import BuildOptions, ExportOptions, engine_from_onnx, onnx_from_checkpoint
 
     variant = read_card(path).variants[-1]
-    graphs = onnx_from_checkpoint(path, tmp_path, variants=variant, sizes=["32x32"], target="rtx")
+    graphs = onnx_from_checkpoint(
+        path, tmp_path, ExportOptions(variants=variant, sizes=["32x32"], target="rtx")
+    )
     (engine,) = engine_from_onnx(
         graphs, tmp_path, target="rtx", options=BuildOptions(compute_capabilities=(86,))
     )
@@ -117,15 +119,12 @@ def test_every_form_of_a_network_is_read_by_the_parsers(tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
     import onnx
 
-    from sr_deploy import BuildOptions, engine_from_onnx, onnx_from_checkpoint
+    from sr_deploy import BuildOptions, ExportOptions, engine_from_onnx, onnx_from_checkpoint
 
     graphs = onnx_from_checkpoint(
         "imdeception_x4",
         tmp_path / "rtx",
-        variants="c4",
-        sizes=["32x32"],
-        target="rtx",
-        candidates=True,
+        ExportOptions(variants="c4", sizes=["32x32"], target="rtx", candidates=True),
     )
     engines = engine_from_onnx(
         graphs, tmp_path, target="rtx", options=BuildOptions(compute_capabilities=(86,))
@@ -134,9 +133,6 @@ def test_every_form_of_a_network_is_read_by_the_parsers(tmp_path):
     for graph in onnx_from_checkpoint(
         "asrn_x4",
         tmp_path / "xavier",
-        variants="d1",
-        sizes=["32x32"],
-        target="xavier",
-        candidates=True,
+        ExportOptions(variants="d1", sizes=["32x32"], target="xavier", candidates=True),
     ):
         assert read_manifest(graph).opset == onnx.load(str(graph)).opset_import[0].version == 17

@@ -203,11 +203,11 @@ def graphs(net: Any, arch: str, variant: str, size: str, folder: Path) -> Dict[s
 
     from sr_deploy.core.sizes import parse_hw, parse_sizes
     from sr_deploy.core.target import load_target
-    from sr_deploy.export.forms import default_form, in_form
+    from sr_deploy.export.forms import apply_form, default_form
     from sr_deploy.export.graph import graph_from_network
     from sr_deploy.export.opset import EXPORTED
 
-    ours = in_form(net, default_form(load_target("cpu"), arch, variant))[0]
+    ours = apply_form(net, default_form(load_target("cpu"), arch, variant))[0]
     models = {"dynamo": graph_from_network(net, parse_sizes(size), opset=EXPORTED)}
     # The TorchScript exporter does not support ChannelShuffle.
     if not any(isinstance(module, torch.nn.ChannelShuffle) for module in net.modules()):
@@ -302,7 +302,7 @@ def sessions(names: List[str]) -> List[Dict[str, Any]]:
     from sr_deploy.core.device import usable_cores
     from sr_deploy.core.sizes import parse_sizes
     from sr_deploy.core.target import load_target
-    from sr_deploy.export.forms import default_form, in_form
+    from sr_deploy.export.forms import apply_form, default_form
     from sr_deploy.export.graph import graph_from_network
     from sr_deploy.export.opset import EXPORTED
     from sr_deploy.nets.checkpoint import load_checkpoint
@@ -311,7 +311,7 @@ def sessions(names: List[str]) -> List[Dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             model, _, variant = name.partition(".")
-            net = in_form(
+            net = apply_form(
                 load_checkpoint(model).network(variant),
                 default_form(load_target("cpu"), model.partition("_")[0], variant),
             )[0]

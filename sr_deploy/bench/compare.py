@@ -17,7 +17,7 @@ from sr_deploy.core.session import Session
 from sr_deploy.core.shipped import CHECKPOINT_SUFFIX
 from sr_deploy.core.sizes import HW, parse_hw
 from sr_deploy.core.timing import time_in_turns
-from sr_deploy.results.tables import label
+from sr_deploy.results.columns import label
 
 ROUNDS = 21
 

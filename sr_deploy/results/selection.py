@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError
+from sr_deploy.results.columns import labels, number
 from sr_deploy.results.protocols import time_ms
 from sr_deploy.results.rows import BenchmarkRow, text_of
-from sr_deploy.results.tables import comparable, labels, number
+from sr_deploy.results.tables import comparable
 
 
 @dataclass(frozen=True)

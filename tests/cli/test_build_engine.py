@@ -11,10 +11,12 @@ from sr_deploy.core.target import target_names
 @pytest.fixture(scope="session")
 def graph(exporter, asrn, tmp_path_factory):
     """A real FP32 graph for the CPU with its manifest."""
-    from sr_deploy.export.pipeline import onnx_from_checkpoint
+    from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
 
     folder = tmp_path_factory.mktemp("graph")
-    return onnx_from_checkpoint(asrn, folder, variants="d1", sizes=["16x16"], target="cpu")[0]
+    return onnx_from_checkpoint(
+        asrn, folder, ExportOptions(variants="d1", sizes=["16x16"], target="cpu")
+    )[0]
 
 
 @pytest.fixture()

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from sr_deploy.core.errors import InputError
+from sr_deploy.results.columns import labels
 from sr_deploy.results.published import TABLE_LAYOUTS, build_table
+from sr_deploy.results.render import TABLE_FORMATS, Table, render_table
 from sr_deploy.results.rows import BenchmarkRow, filter_rows
-from sr_deploy.results.tables import TABLE_FORMATS, Table, labels, render_table
 
 
 def image(split="valid", ms=1.0, psnr_db=30.0):
@@ -138,7 +139,7 @@ def test_imdeception_s_table_4_has_a_column_for_each_device():
         "Xavier: tensorrt xavier fp16 (ms)",
     )
     assert table.cells == (("m_x4.c4", "20.00", "41.90"), ("m_x4.c16-nla", "60.00", ""))
-    with pytest.raises(InputError, match="different sizes do not compare: 256x512, 8x8"):
+    with pytest.raises(InputError, match="different input_hw do not compare: 256x512, 8x8"):
         build_table([A, replace(B, input_hw=(8, 8))], "imdeception4")
     with pytest.raises(InputError, match="two rows for m_x4.c4"):
         build_table([A, A], "imdeception4")
@@ -184,7 +185,7 @@ def test_nothing_measured(layout):
 
 
 def test_an_unknown_layout():
-    with pytest.raises(InputError, match="unknown layout 'nitre'") as e:
+    with pytest.raises(InputError, match="unknown table layout 'nitre'") as e:
         build_table([A], "nitre")
     assert "ntire" in e.value.hint
 
@@ -214,9 +215,9 @@ def test_rows_are_chosen_by_their_values():
     assert filter_rows(rows, ["variant=c4,c16-nla", "backend=torch", "threads=2"]) == [A, B]
     assert filter_rows(rows, []) == rows
     for condition, words in (
-        ("colour=red", "no condition on rows"),
-        ("backend", "no condition"),
-        ("backend=trt", "there backend is 'torch'"),
+        ("colour=red", "is not a condition"),
+        ("backend", "is not a condition"),
+        ("backend=trt", "in these rows backend is 'torch'"),
     ):
         with pytest.raises(InputError, match=words):
             filter_rows(rows, [condition])

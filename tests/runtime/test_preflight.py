@@ -665,7 +665,9 @@ def exported(tmp_path_factory):
             options = dict(
                 variants=VARIANTS[arch], sizes=[size], target=target.name, precision=precision
             )
-            (graphs[key],) = sr_deploy.onnx_from_checkpoint(checkpoints[arch], folder, **options)
+            (graphs[key],) = sr_deploy.onnx_from_checkpoint(
+                checkpoints[arch], folder, sr_deploy.ExportOptions(**options)
+            )
         return graphs[key]
 
     return export

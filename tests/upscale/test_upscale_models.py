@@ -13,7 +13,7 @@ from sr_deploy.core.errors import InputError, SrDeployError, VariantError  # noq
 from sr_deploy.core.manifest import manifest_path, parse_manifest  # noqa: E402
 from sr_deploy.runtime.tiling import plan_tiles  # noqa: E402
 from sr_deploy.upscale.models import runnable, runnables, session_of  # noqa: E402
-from sr_deploy.upscale.tiles import Upscaler  # noqa: E402
+from sr_deploy.upscale.upscaler import Upscaler  # noqa: E402
 
 MODEL = "imdeception_x2"
 
@@ -23,7 +23,9 @@ def family(tmp_path_factory):
     """Graphs of two variants, and the engine of one."""
     folder = tmp_path_factory.mktemp("family")
     graphs = sr_deploy.onnx_from_checkpoint(
-        MODEL, folder / "graphs", variants="c4,c4-nla", sizes=["1x1:64x64:512x512"], target="cpu"
+        MODEL,
+        folder / "graphs",
+        sr_deploy.ExportOptions(variants="c4,c4-nla", sizes=["1x1:64x64:512x512"], target="cpu"),
     )
     engines = sr_deploy.engine_from_onnx(graphs[:1], folder / "engines", target="cpu")
     return folder / "graphs", graphs, engines
@@ -54,7 +56,9 @@ def test_graphs_in_tiles_are_as_whole(family, noise, which):
 def test_a_literal_graph_has_the_same_halo(tmp_path):
     given = {"variants": "d1", "sizes": ["8x8:16x16:32x32"], "target": "cpu"}
     paths = [
-        sr_deploy.onnx_from_checkpoint("asrn_x2", tmp_path / str(n), literal=n == 1, **given)[0]
+        sr_deploy.onnx_from_checkpoint(
+            "asrn_x2", tmp_path / str(n), sr_deploy.ExportOptions(literal=n == 1, **given)
+        )[0]
         for n in (0, 1)
     ]
     halos = {parse_manifest(manifest_path(path)).halo_px for path in paths}
@@ -119,7 +123,8 @@ def test_a_graph_without_a_manifest_is_run_whole_or_in_tiles_that_are_measured(
     assert plan_tiles((300, 200), session).whole
     upscaler = Upscaler(session, tile=64)
     upscaler(noise((100, 90)))
-    assert upscaler.difference > 0 and "not the whole image's result" in upscaler.describe()
+    assert upscaler.seam_difference > 0
+    assert "differs from the whole image's result" in upscaler.describe()
 
 
 def test_facts_are_frozen_in_the_manifest(family):

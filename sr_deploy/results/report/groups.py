@@ -8,9 +8,9 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import VariantError
 from sr_deploy.core.spec import Variant
+from sr_deploy.results.columns import over
 from sr_deploy.results.protocols import time_ms
 from sr_deploy.results.rows import BenchmarkRow
-from sr_deploy.results.tables import over
 
 # Rows that differ in one of these are never ranked together. Of those of one machine, CPU and GPU differ by `device`.
 _MACHINE = ("device", "power_mode", "threads")

@@ -7,12 +7,13 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import sr_deploy
 from sr_deploy.core.errors import InputError, MissingPackageError
+from sr_deploy.results.columns import VALUES, Value
 from sr_deploy.results.crops import CropSet, MethodCrop
-from sr_deploy.results.protocols import score_text, scores, time_ms
+from sr_deploy.results.protocols import score_text, time_ms
 from sr_deploy.results.report.drawing import check_can_draw, short_number
 from sr_deploy.results.report.figures import Drawing, draw_figures
 from sr_deploy.results.report.groups import (
@@ -94,57 +95,50 @@ def report_html(
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of the sortable table."""
+class SortableColumn:
+    """A column of the table that the page sorts."""
 
     heading: str
     digits: int
-    of: Callable[[BenchmarkRow], Optional[float]]
+    value: Value
 
-    def value(self, row: BenchmarkRow) -> str:
-        """What is sorted by; empty where the row has none."""
-        found = self.of(row)
-        return "" if found is None else repr(float(found))
+    def sort_key(self, row: BenchmarkRow) -> str:
+        """Return the number to sort by, empty where the row has none."""
+        value = self.value(row)
+        return "" if value is None else repr(float(value))
 
     def text(self, row: BenchmarkRow) -> str:
-        found = self.of(row)
-        if found is None:
+        value = self.value(row)
+        if value is None:
             return ""
-        return score_text(found) if self.heading == "Score" else f"{found:,.{self.digits}f}"
+        return score_text(value) if self.heading == "Score" else f"{value:,.{self.digits}f}"
 
 
-def _columns(group: RowGroup) -> List[Column]:
-    """The columns of which at least one row has a value."""
+def _columns(group: RowGroup) -> List[SortableColumn]:
+    """The columns that have a value in at least one row."""
 
-    def flops(counter: str) -> Callable[[BenchmarkRow], Optional[float]]:
+    def flops(counter: str) -> Value:
         return lambda r: r.macs_g if r.counter == counter else None
 
+    def executed(share: str) -> Value:
+        return lambda r: 100 * r.executed[share] if r.executed else None
+
     columns = [
-        Column("PSNR [dB]", 3, lambda r: r.psnr_db),
-        Column("SSIM", 4, lambda r: r.ssim),
-        Column("Time [ms]", 2, time_ms),
-        Column("Score", 2, lambda r: (scores(r) or (None,))[0]),
-        Column("p95 [ms]", 2, lambda r: r.latency_ms_p95),
-        Column("Params [M]", 3, lambda r: None if r.params is None else r.params / 1e6),
-        *(Column(f"FLOPs [G], {c}", 2, flops(c)) for c in group.counters),
-        Column(
-            "FLOPs [G] as deployed", 2, lambda r: r.deployed["macs"] / 1e9 if r.deployed else None
-        ),
-        Column(
-            "Executed, timed input [%]",
-            1,
-            lambda r: 100 * r.executed["timed_share"] if r.executed else None,
-        ),
-        Column(
-            "Executed, scored set [%]",
-            1,
-            lambda r: 100 * r.executed["share"] if r.executed else None,
-        ),
-        Column("Acts [M]", 1, lambda r: r.acts_m),
-        Column("Memory [MiB]", 0, lambda r: r.mem_peak_mib),
-        Column("Conv", 0, lambda r: r.convs),
+        SortableColumn("PSNR [dB]", 3, VALUES["psnr_db"]),
+        SortableColumn("SSIM", 4, VALUES["ssim"]),
+        SortableColumn("Time [ms]", 2, time_ms),
+        SortableColumn("Score", 2, VALUES["score"]),
+        SortableColumn("p95 [ms]", 2, VALUES["p95_ms"]),
+        SortableColumn("Params [M]", 3, VALUES["params_m"]),
+        *(SortableColumn(f"FLOPs [G], {c}", 2, flops(c)) for c in group.counters),
+        SortableColumn("FLOPs [G] as deployed", 2, VALUES["deployed_g"]),
+        SortableColumn("Executed, timed input [%]", 1, executed("timed_share")),
+        SortableColumn("Executed, scored set [%]", 1, executed("share")),
+        SortableColumn("Acts [M]", 1, VALUES["acts_m"]),
+        SortableColumn("Memory [MiB]", 0, VALUES["memory_mib"]),
+        SortableColumn("Conv", 0, VALUES["convs"]),
     ]
-    return [c for c in columns if any(c.value(e.row) for e in group.entries)]
+    return [c for c in columns if any(c.value(e.row) is not None for e in group.entries)]
 
 
 @dataclass(frozen=True)
@@ -162,7 +156,7 @@ class Section:
     elastic: Tuple[str, ...]
     """SVG."""
     strips: Optional[LatencyStrips]
-    columns: Tuple[Column, ...]
+    columns: Tuple[SortableColumn, ...]
     order: Tuple[Entry, ...]
     """Fastest first."""
     on_front: Dict[str, bool]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Dict, Iterable, List, Optional, Sequence, Tuple
 
+from sr_deploy.results.columns import over
 from sr_deploy.results.report.drawing import (
     MARKERS,
     check_can_draw,
@@ -18,7 +19,6 @@ from sr_deploy.results.report.drawing import (
 )
 from sr_deploy.results.report.printed import printed_for, score_of
 from sr_deploy.results.rows import BICUBIC, QualityRow
-from sr_deploy.results.tables import over
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

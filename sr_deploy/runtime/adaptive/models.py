@@ -134,7 +134,7 @@ def _routed(given: str, max_share: Optional[float]) -> Routed:
         raise InputError(
             f"{given} is the plan of an AdaDSR, not of a router", hint="give --adaptive adadsr"
         )
-    from sr_deploy.nets.fuse import rewritten
+    from sr_deploy.nets.fuse import fuse_network
 
     router = _router(given)
     plan = router.plan()
@@ -142,7 +142,7 @@ def _routed(given: str, max_share: Optional[float]) -> Routed:
     # Rewritten as they are for export: that is what the costs on the card are of.
     networks = [
         _torch_network(net)
-        for net in (router.network(), *(rewritten(net)[0] for net in router.branch_networks()))
+        for net in (router.network(), *(fuse_network(net)[0] for net in router.branch_networks()))
     ]
     return Routed(plan, networks[0], networks[1:], max_share=max_share, **_torch_facts())
 
@@ -155,20 +155,11 @@ def _adadsr(given: str, depth: Optional[float]) -> AdaDSR:
         raise InputError(
             f"'{given}' routes patches; it is no AdaDSR", hint="give --adaptive cdnsr or elastic"
         )
-    from sr_deploy.nets.adaedsr import AdaEDSR
-    from sr_deploy.nets.checkpoint import load_checkpoint
-    from sr_deploy.nets.fuse import rewritten
-    from sr_deploy.nets.sparse import ByRows, parts_of, rows_plan
+    from sr_deploy.nets.sparse import depth_plan, load_adaedsr, split_network
 
-    checkpoint = load_checkpoint(given)
-    net = checkpoint.network()
-    if not isinstance(net, AdaEDSR):
-        raise InputError(
-            f"'{checkpoint.name}' is of {checkpoint.spec.arch}: only an AdaEDSR is run so",
-            hint="give one of adaedsr",
-        )
-    plan = rows_plan(checkpoint, net, dense=rewritten(net.backbone())[0])
-    parts = parts_of(rewritten(net)[0], plan.depths, ByRows)  # type: ignore[arg-type]
+    checkpoint, net = load_adaedsr(given)
+    plan = depth_plan(checkpoint, net)
+    parts = split_network(net, plan.depths, plan.way)
     return AdaDSR(plan, [_torch_part(part) for part in parts], depth=depth, **_torch_facts())
 
 

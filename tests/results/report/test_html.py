@@ -127,7 +127,7 @@ def test_every_field_of_a_row_is_in_its_receipt():
     assert (
         "params 90000" in text
         and "bird.png identical; head.png 30.12 dB" in text
-        and "Set5 (2 images)" in text
+        and "Images Set5 (2)" in text
     )
 
 
@@ -217,7 +217,7 @@ def test_protocols_stand_apart_and_their_ranks_side_by_side():
     page = Page(report_html(rows))
     tables = [t for t, _ in page.tags].count("table")
     assert tables == 3 and "Ranks by protocol" in page.text and "never across" in page.text
-    assert "mean of the runs" in page.text and "median of the runs" in page.text
+    assert "plain mean over the images" in page.text and "median of the timed runs" in page.text
 
 
 def test_errors_are_listed_with_their_reason():

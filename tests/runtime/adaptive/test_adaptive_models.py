@@ -10,7 +10,7 @@ from sr_deploy.runtime.adaptive.models import Adaptive, adaptive_session, is_ada
 
 @pytest.fixture(scope="module")
 def routed_plan(small_router, tmp_path_factory):
-    export = pytest.importorskip("sr_deploy.export.router_graphs", reason="needs torch and onnx")
+    export = pytest.importorskip("sr_deploy.export.plans", reason="needs torch and onnx")
     return export.plan_from_router(small_router, tmp_path_factory.mktemp("routed"))
 
 
@@ -109,7 +109,9 @@ def test_what_cannot_be_is_refused(asked, given, error, match, plans, routed_pla
 
 def test_a_checkpoint_without_a_depth_map_is_no_adadsr():
     pytest.importorskip("torch", reason="torch reads checkpoints")
-    with pytest.raises(InputError, match="'asrn_x4' is of asrn: only an AdaEDSR is run so"):
+    with pytest.raises(
+        InputError, match="'asrn_x4' is of the architecture asrn: only AdaEDSR can skip blocks"
+    ):
         adaptive_session(Adaptive("adadsr"), "asrn_x4")
 
 
