@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "reference.md"
 
 def reference() -> str:
     """Return the page, in Markdown."""
-    from sr_deploy.core.shipped import shipped
+    from sr_deploy.core.shipped import shipped_checkpoints
     from sr_deploy.nets import ARCHITECTURES
     from sr_deploy.nets.importers import IMPORTERS
     from sr_deploy.results.protocols import PROTOCOLS
@@ -67,7 +67,9 @@ def reference() -> str:
         "Kinds of `srdeploy import-checkpoint`, beside these networks: "
         + ", ".join(f"`{name}`" for name in IMPORTERS)
         + ".",
-        "Shipped checkpoints: " + ", ".join(f"`{path.stem}`" for path in shipped()) + ".",
+        "Shipped checkpoints: "
+        + ", ".join(f"`{path.stem}`" for path in shipped_checkpoints())
+        + ".",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -2,7 +2,8 @@
 
 The stable Python API. Each name is imported on first use, so that the package can be imported without torch:
 
-    checkpoint_from_images(recipe, [...], folder)   train a checkpoint
+    checkpoint_from_images(recipe, options)                 train a checkpoint
+    TrainOptions([...], folder)            choose the images and output of a training run
     load_checkpoint(model)                 open a checkpoint by path or shipped name
     onnx_from_checkpoint(model, folder)    export verified ONNX graphs of its variants
     ExportOptions(variants="d1,d3")        choose variants, sizes, precision and target of an export
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 
 _API = {
     "checkpoint_from_images": "sr_deploy.train.trainer",
+    "TrainOptions": "sr_deploy.train.options",
     "load_checkpoint": "sr_deploy.nets.checkpoint",
     "ExportOptions": "sr_deploy.export.pipeline",
     "onnx_from_checkpoint": "sr_deploy.export.pipeline",
@@ -38,8 +40,8 @@ _API = {
     "quality_from_artifacts": "sr_deploy.bench.quality",
     "quality_table": "sr_deploy.results.tables",
     "session_of": "sr_deploy.upscale.models",
-    "upscale_image": "sr_deploy.upscale.tiles",
-    "Upscaler": "sr_deploy.upscale.tiles",
+    "upscale_image": "sr_deploy.upscale.upscaler",
+    "Upscaler": "sr_deploy.upscale.upscaler",
     "SrDeployError": "sr_deploy.core.errors",
 }
 __all__ = [*_API, "__version__"]
@@ -56,10 +58,11 @@ if TYPE_CHECKING:  # editors and type checkers see the API; at run time it is la
     from sr_deploy.results.tables import quality_table as quality_table
     from sr_deploy.runtime.autotune import tuned_engine_from_onnx as tuned_engine_from_onnx
     from sr_deploy.runtime.build import engine_from_onnx as engine_from_onnx
+    from sr_deploy.train.options import TrainOptions as TrainOptions
     from sr_deploy.train.trainer import checkpoint_from_images as checkpoint_from_images
     from sr_deploy.upscale.models import session_of as session_of
-    from sr_deploy.upscale.tiles import Upscaler as Upscaler
-    from sr_deploy.upscale.tiles import upscale_image as upscale_image
+    from sr_deploy.upscale.upscaler import Upscaler as Upscaler
+    from sr_deploy.upscale.upscaler import upscale_image as upscale_image
 else:
 
     def __getattr__(name: str) -> Any:
