@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterator, Optional, TextIO
 
 import click
 
-from sr_deploy.cli.output import emit, say
+from sr_deploy.cli.output import emit, log
 
 _LINE_EVERY_S = 10.0
 """Between lines of progress where stderr is not a terminal."""
@@ -132,7 +132,7 @@ def _console_reporter() -> Any:
 
     class ConsoleReporter(Reporter):
         def log(self, line: str) -> None:
-            say(line)
+            log(line)
 
         def written(self, path: Path) -> None:
             emit(str(path))

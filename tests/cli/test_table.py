@@ -70,10 +70,10 @@ def test_bad_rows(fails, rows, tmp_path):
     path.write_text(json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 1}) + "\n")
     for command in (["table", path], ["select", path, "--target", "cpu", "--max-ms", 5]):
         assert "old.jsonl, line 1: not a row of schema 2; its schema is 1" in fails(*command)
-    assert "an image lacks its split" in fails(
+    assert "'split' of an image is missing" in fails(
         "table", rows(replace(ROW, images=({"image": "a"},)))
     )
-    assert "no condition on rows" in fails("table", rows(), "--where", "colour=red")
+    assert "is not a condition" in fails("table", rows(), "--where", "colour=red")
     assert "a row's protocol is 'ntire1999'" in fails(
         "table", rows(replace(ROW, protocol="ntire1999"))
     )
