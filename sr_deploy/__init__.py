@@ -40,8 +40,8 @@ _API = {
     "quality_from_artifacts": "sr_deploy.bench.quality",
     "quality_table": "sr_deploy.results.tables",
     "session_of": "sr_deploy.upscale.models",
-    "upscale_image": "sr_deploy.upscale.tiles",
-    "Upscaler": "sr_deploy.upscale.tiles",
+    "upscale_image": "sr_deploy.upscale.upscaler",
+    "Upscaler": "sr_deploy.upscale.upscaler",
     "SrDeployError": "sr_deploy.core.errors",
 }
 __all__ = [*_API, "__version__"]
@@ -61,8 +61,8 @@ if TYPE_CHECKING:  # editors and type checkers see the API; at run time it is la
     from sr_deploy.train.options import TrainOptions as TrainOptions
     from sr_deploy.train.trainer import checkpoint_from_images as checkpoint_from_images
     from sr_deploy.upscale.models import session_of as session_of
-    from sr_deploy.upscale.tiles import Upscaler as Upscaler
-    from sr_deploy.upscale.tiles import upscale_image as upscale_image
+    from sr_deploy.upscale.upscaler import Upscaler as Upscaler
+    from sr_deploy.upscale.upscaler import upscale_image as upscale_image
 else:
 
     def __getattr__(name: str) -> Any:

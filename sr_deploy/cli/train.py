@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional, Tuple
 
 import click
 
-from sr_deploy.cli.output import emit, emit_json, say
+from sr_deploy.cli.output import emit, emit_json, log
 from sr_deploy.core.errors import InputError
 
 
@@ -165,7 +165,7 @@ def train(
     from sr_deploy.train.recipe import RouterRecipe, load_recipe
 
     devices = run_options.pop("devices") or 0
-    options = TrainOptions(budget_s=_seconds(budget), devices=devices, log=say, **run_options)
+    options = TrainOptions(budget_s=_seconds(budget), devices=devices, log=log, **run_options)
     if isinstance(load_recipe(recipe), RouterRecipe):
         _refuse("trains a router", teacher=teacher, judge=judge)
         from sr_deploy.train.router_trainer import router_from_images
