@@ -87,13 +87,10 @@ def routed(plan: Path) -> Dict[str, Callable[[Any], Any]]:
     """The largest branch everywhere first, then the router as trained and by budget; each (1, 3, H, W) -> Adapted."""
     import numpy as np
 
-    from sr_deploy.core.routers import read_routed_plan
-    from sr_deploy.runtime.adaptive.models import Adaptive, adaptive_session
-    from sr_deploy.runtime.adaptive.patches import Routed
+    from sr_deploy.runtime.opener import open_session
+    from sr_deploy.runtime.adaptive.patches import RoutedSession
 
-    session: Any = adaptive_session(
-        Adaptive("elastic" if read_routed_plan(plan).elastic else "cdnsr"), str(plan)
-    )
+    session: Any = open_session(plan)
     last = len(session.plan.names) - 1
     facts = {
         "backend": session.backend,
@@ -101,7 +98,7 @@ def routed(plan: Path) -> Dict[str, Callable[[Any], Any]]:
         "threads": session.threads,
     }
     everywhere = replace(session.plan, router_macs=0)
-    largest = Routed(
+    largest = RoutedSession(
         everywhere,
         lambda patches: np.eye(last + 1)[[last] * len(patches)],
         session.branches,
@@ -112,7 +109,7 @@ def routed(plan: Path) -> Dict[str, Callable[[Any], Any]]:
         "as trained": session.adapted,
     }
     for budget in BUDGETS:
-        bounded = Routed(
+        bounded = RoutedSession(
             session.plan,
             session.router,
             session.branches,

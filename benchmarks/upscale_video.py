@@ -75,7 +75,7 @@ def compare(
     import numpy as np
 
     from sr_deploy.core.sizes import parse_hw
-    from sr_deploy.upscale.models import runnable
+    from sr_deploy.runtime.opener import describe_one
     from sr_deploy.upscale.overlap import ahead
     from sr_deploy.upscale.tiles import Upscaler
     from sr_deploy.upscale.video import upscale_video
@@ -84,7 +84,7 @@ def compare(
     from sr_deploy.upscale.video_source import frames as frames_of
     from sr_deploy.upscale.video_source import video_facts
 
-    opened = runnable(network)
+    opened = describe_one(network)
     session = opened.open()
     upscaler = Upscaler(session, identity=opened.identity)
     hw = session.fixed_hw or parse_hw(size)

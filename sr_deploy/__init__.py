@@ -11,7 +11,7 @@ The stable Python API; each name is imported on first use, so that a board witho
     ntire_table(rows)                      those rows as the challenge prints them
     quality_from_artifacts([...])          PSNR and SSIM only, on several sets
     quality_table(rows)                    those as the papers print them
-    session_of(model, variant)             a checkpoint, graph or engine, opened
+    session_of(model, variant)             anything that can be run, opened: a checkpoint, graph, engine, router or plan
     upscale_image(image, session)          an (H, W, 3) image through it, in tiles where memory asks for it
     Upscaler(session)                      the same for many images, `.frames(images)` for an iterator
 """
@@ -33,7 +33,7 @@ _API = {
     "ntire_table": "sr_deploy.results.tables",
     "quality_from_artifacts": "sr_deploy.bench.quality",
     "quality_table": "sr_deploy.results.tables",
-    "session_of": "sr_deploy.upscale.models",
+    "session_of": "sr_deploy.runtime.opener:open_session",
     "upscale_image": "sr_deploy.upscale.tiles",
     "Upscaler": "sr_deploy.upscale.tiles",
     "SrDeployError": "sr_deploy.core.errors",
@@ -44,7 +44,8 @@ __all__ = [*_API, "__version__"]
 def __getattr__(name: str) -> Any:
     if name not in _API:
         raise AttributeError(f"module 'sr_deploy' has no attribute '{name}'")
-    return getattr(importlib.import_module(_API[name]), name)
+    module, _, attribute = _API[name].partition(":")
+    return getattr(importlib.import_module(module), attribute or name)
 
 
 def __dir__() -> List[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import functools
 import subprocess
@@ -15,16 +14,17 @@ import numpy as np
 import sr_deploy
 from sr_deploy.bench.evaluate import ImageSet, Quality, check_images, evaluate, image_set
 from sr_deploy.bench.monitor import Watch, before, device_facts, warnings_of
-from sr_deploy.bench.subjects import Subject, given_items, subjects_of, with_counts
+from sr_deploy.bench.subjects import recorded_row, row_of
 from sr_deploy.core.degradation import degraded
 from sr_deploy.core.device import cpu_name, limited_to, peak_memory_mib, python_and_os
-from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
+from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
 from sr_deploy.core.session import Session, Spent
 from sr_deploy.core.sizes import HW, parse_hw
 from sr_deploy.core.timing import TOLERANCE, WARMUP_S, measure_latency, statistics
 from sr_deploy.results.protocols import DEFAULT, Protocol, deviations, protocol_named, time_ms
 from sr_deploy.results.rows import BenchmarkRow
+from sr_deploy.runtime.opener import NetworkDescription, describe_all
 
 DEFAULT_HW = (256, 256)
 MEM_DEFINITION = (
@@ -107,19 +107,15 @@ def measured(
     """
     chosen = [protocol_named(name) for name in dict.fromkeys(protocols)]
     with limited_to(threads):
-        subjects = [
-            subject
-            for item in given_items(given, variants)
-            for subject in subjects_of(item, variants, trust=trust)
-        ]
+        networks = describe_all(given, "all" if variants is None else variants, trust=trust)
         request = _request(
             chosen, data=data, test=test, metric=metric, lr=lr, runs=runs, cadence_hz=cadence_hz
         )
-        _check_images(request, chosen, subjects)
-        for subject in subjects:
+        _check_images(request, chosen, networks)
+        for network in networks:
             # What takes no warm-up comes first, as it would in a process of its own.
             for protocol in sorted(chosen, key=lambda p: not p.of_images):
-                row = _measure(subject, protocol, request)
+                row = _measure(network, protocol, request)
                 what = (
                     f"{row.model}.{row.variant} ({row.backend})"
                     if row.variant
@@ -191,10 +187,10 @@ def _request(
 
 
 def _check_images(
-    request: Request, chosen: Sequence[Protocol], subjects: Sequence[Subject]
+    request: Request, chosen: Sequence[Protocol], networks: Sequence[NetworkDescription]
 ) -> None:
     """Raise InputError for an image that cannot be scored: found later, it would cost what was measured before it."""
-    scales = {scale for scale in map(_scale, subjects) if scale is not None}
+    scales = {scale for scale in (network.find_scale() for network in networks) if scale is not None}
     ways = {
         (protocol.metric or request.metric or "y", scale) for protocol in chosen for scale in scales
     }
@@ -203,16 +199,9 @@ def _check_images(
             check_images(images, metric=metric, scale=scale)
 
 
-def _scale(subject: Subject) -> Optional[int]:
-    """What it upscales by: a bare graph tells when it is opened. None where that cannot be, which its row will say."""
-    with contextlib.suppress(CannotRunHereError, MissingPackageError):
-        return subject.row.scale or subject.open().scale
-    return None
-
-
-def _measure(subject: Subject, protocol: Protocol, request: Request) -> BenchmarkRow:
+def _measure(network: NetworkDescription, protocol: Protocol, request: Request) -> BenchmarkRow:
     row = replace(
-        with_counts(subject.row, subject.counts, protocol.counter),
+        row_of(network, protocol.counter),
         protocol=protocol.name,
         device=cpu_name(),
         python=python_and_os(),
@@ -224,7 +213,7 @@ def _measure(subject: Subject, protocol: Protocol, request: Request) -> Benchmar
     metric = protocol.metric or request.metric or "y"
     try:
         with peak_memory_mib(memory):
-            session = subject.open()
+            session = network.open()
             earlier.update(device_facts() if session.device else {})
             with Watch(session.device) as watch:
                 session.begin()
@@ -232,12 +221,9 @@ def _measure(subject: Subject, protocol: Protocol, request: Request) -> Benchmar
                     valid = evaluate(session, request.images, metric=metric)
                 else:
                     found = _repeated(session, request, watch)
-    except (CannotRunHereError, MissingPackageError) as e:
-        return (
-            subject.recorded
-            if subject.recorded is not None and not protocol.of_images
-            else replace(row, error=e.message)
-        )
+    except (ArtifactError, MissingPackageError) as e:
+        recorded = None if protocol.of_images else recorded_row(network)
+        return recorded if recorded is not None else replace(row, error=e.message)
     if protocol.of_images:
         test = evaluate(session, request.test, metric=metric) if request.test else None
         found = _of_images(valid, test)

@@ -118,9 +118,10 @@ def upscale(
     folder keeps its tree, and what is finished is skipped when the command is given again; so is a video gone on with.
     Prints the files it wrote.
     """
+    from sr_deploy.runtime.opener import describe_one
+    from sr_deploy.runtime.opener.adaptive import describe_adaptive
     from sr_deploy.upscale.formats import PICTURE_SUFFIXES, format_of_name, is_picture
     from sr_deploy.upscale.memory import parse_bytes
-    from sr_deploy.upscale.models import adaptive_runnable, runnable
     from sr_deploy.upscale.tiles import Upscaler
 
     if not source.exists():
@@ -183,7 +184,7 @@ def upscale(
         assert fps is not None and model is not None
         _governed(source, output, model, tile, bound, codec, crf, fps, max_watts)
         return
-    chosen = runnable(str(model), variant) if asked is None else adaptive_runnable(asked, model)
+    chosen = describe_one(str(model), variant) if asked is None else describe_adaptive(asked, model)
     say(f"{chosen.name} on {source}")
     upscaler = Upscaler(
         chosen.open(),
@@ -243,9 +244,9 @@ def _adaptive(
             "--adaptive chooses for each part of an image; --variant and --governor choose one",
             hint="leave them out",
         )
-    from sr_deploy.runtime.adaptive.models import Adaptive
+    from sr_deploy.runtime.opener.adaptive import AdaptiveOptions
 
-    return Adaptive(kind, max_flops, depth)
+    return AdaptiveOptions(kind, max_flops, depth)
 
 
 def _draw(upscaler: Any, path: Path) -> None:
@@ -309,12 +310,12 @@ def _governed(
     fps: float,
     max_watts: Optional[float],
 ) -> None:
+    from sr_deploy.runtime.opener import describe_family
     from sr_deploy.upscale.governor import Governor, log_to
-    from sr_deploy.upscale.models import runnables
     from sr_deploy.upscale.power import live_watts
     from sr_deploy.upscale.tiles import Upscaler
 
-    found = runnables(model)
+    found = describe_family(model)
     upscalers = [
         Upscaler(r.open(), tile=tile, max_memory=bound, identity=r.identity, held=_held(codec))
         for r in found

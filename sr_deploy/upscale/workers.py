@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Callable, List, Optional
 
 from sr_deploy.core.errors import InputError, SrDeployError
-from sr_deploy.runtime.adaptive.models import Adaptive
+from sr_deploy.runtime.opener import NetworkDescription, describe_one
+from sr_deploy.runtime.opener.adaptive import AdaptiveOptions, describe_adaptive
 from sr_deploy.upscale.folder import BESIDE, Summary, jobs_of, upscale_folder
 from sr_deploy.upscale.memory import available_bytes
-from sr_deploy.upscale.models import Runnable, adaptive_runnable, runnable
 from sr_deploy.upscale.tiles import Upscaler
 
 
@@ -34,14 +34,14 @@ class FolderTask:
     """Bytes, of all its processes together."""
     suffix: Optional[str] = None
     """Of the results; None: the pictures' own."""
-    adaptive: Optional[Adaptive] = None
+    adaptive: Optional[AdaptiveOptions] = None
 
-    def network(self) -> Runnable:
+    def network(self) -> NetworkDescription:
         """Return what it is upscaled with. Raises an SrDeployError on bad input."""
         if self.adaptive is not None:
-            return adaptive_runnable(self.adaptive, self.model)
+            return describe_adaptive(self.adaptive, self.model)
         assert self.model is not None
-        return runnable(self.model, self.variant)
+        return describe_one(self.model, self.variant)
 
 
 def run_task(
