@@ -1,13 +1,17 @@
-"""What adaptive networks save, in work and in time: python3 benchmarks/adaptive.py --crops DIR -o ROWS.jsonl [--rounds N] [MODEL...]
+"""Measure the multiply-accumulates and the time that adaptive networks save.
 
-Runs where `srdeploy[export]` is installed. The picture is a mosaic of 2048x1024 HR pixels of DIR's first 32 crops of 256x256, its LR
-image made by MATLAB's bicubic. MODEL: routers and AdaEDSR checkpoints; the shipped ones where none is given. Each is exported, and
-run by ONNX Runtime as it is, with budgets or at several depths, in turns (A B A B) with what it is compared with:
+Usage: python3 benchmarks/adaptive.py --crops DIR -o ROWS.jsonl [--rounds N] [MODEL...]
 
-- of a router its largest branch, on the same patches, cut and blended by the same code, without the router;
-- of an AdaEDSR the graph of its own backbone, every block everywhere.
+Needs `srdeploy[export]`. The picture is a mosaic of DIR's first 32 crops of 256x256, 2048x1024 HR
+pixels; its LR image is made by MATLAB's bicubic. MODEL: routers and AdaEDSR checkpoints; default:
+the shipped ones. Each is exported and run by ONNX Runtime as trained, with budgets or at several
+depths, in turns (A B A B) with its baseline:
 
-Time shares are medians of the ratios within a round. PSNR is on Y, border 4. `--table ROWS.jsonl` prints what rows say.
+- for a router: its largest branch on all patches, cut and blended by the same code, no router
+- for an AdaEDSR: the graph of its own backbone, with every block at every pixel
+
+Time shares are medians of the ratios within a round. PSNR is on Y, border 4. `--table ROWS.jsonl`
+prints the table of these rows.
 """
 
 from __future__ import annotations
@@ -41,37 +45,34 @@ def main() -> None:
         "--table",
         type=Path,
         metavar="ROWS.jsonl",
-        help="measure nothing, print the table of these rows",
+        help="only print the table of these rows",
     )
-    given = parser.parse_args()
-    if given.table is not None:
-        print(
-            table(
-                [json.loads(line) for line in given.table.read_text(encoding="utf-8").splitlines()]
-            )
-        )
+    args = parser.parse_args()
+    if args.table is not None:
+        lines = args.table.read_text(encoding="utf-8").splitlines()
+        print(table([json.loads(line) for line in lines]))
         return
-    if given.crops is None or given.output is None:
+    if args.crops is None or args.output is None:
         parser.error("--crops and -o are needed to measure")
-    from sr_deploy.core.degradation import degraded
+    from sr_deploy.core.degradation import degrade
     from sr_deploy.core.images import nchw_from_rgb
     from sr_deploy.core.routers import is_router
-    from sr_deploy.export.adaptive_plan import plans_from_model
+    from sr_deploy.export.plans import plans_from_model
 
-    hr = mosaic(given.crops)
-    x = nchw_from_rgb(degraded(hr, scale=4))
+    hr = mosaic(args.crops)
+    x = nchw_from_rgb(degrade(hr, scale=4))
     rows: List[dict] = []
     with tempfile.TemporaryDirectory() as folder:
-        for model in given.models:
+        for model in args.models:
             plans = plans_from_model(model, folder)
             measured = routed(plans[0]) if is_router(model) else deep(model, plans, x)
-            rows += compared(Path(model).name.split(".")[0], measured, x, hr, given.rounds)
-    given.output.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            rows += compared(Path(model).name.split(".")[0], measured, x, hr, args.rounds)
+    args.output.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     print(table(rows))
 
 
 def mosaic(folder: Path) -> Any:
-    """The first crops of a folder, by name, as one picture: (1024, 2048, 3) uint8."""
+    """Return the first crops of a folder, by name, as one picture: (1024, 2048, 3) uint8."""
     import numpy as np
 
     from sr_deploy.core.images import image_files, read_rgb
@@ -84,11 +85,11 @@ def mosaic(folder: Path) -> Any:
 
 
 def routed(plan: Path) -> Dict[str, Callable[[Any], Any]]:
-    """The largest branch everywhere first, then the router as trained and by budget; each (1, 3, H, W) -> Adapted."""
+    """Return the largest branch everywhere, then the router as trained and by budget."""
     import numpy as np
 
-    from sr_deploy.runtime.opener import open_session
     from sr_deploy.runtime.adaptive.patches import RoutedSession
+    from sr_deploy.runtime.opener import open_session
 
     session: Any = open_session(plan)
     last = len(session.plan.names) - 1
@@ -121,21 +122,21 @@ def routed(plan: Path) -> Dict[str, Callable[[Any], Any]]:
 
 
 def deep(model: str, plans: List[Path], x: Any) -> Dict[str, Callable[[Any], Any]]:
-    """The dense backbone first, then both ways at several depths."""
+    """Return the dense backbone, then both plans at several depths."""
     import numpy as np
 
     from sr_deploy.core.session import Spent
     from sr_deploy.core.sizes import parse_sizes
     from sr_deploy.export.graph import graph_from_network
     from sr_deploy.nets.checkpoint import load_checkpoint
-    from sr_deploy.nets.fuse import rewritten
+    from sr_deploy.nets.fuse import fuse_network
     from sr_deploy.runtime.adaptive.adadsr import AdaDSR
     from sr_deploy.runtime.adaptive.base import Adapted
     from sr_deploy.runtime.ort import raw_session
 
     net: Any = load_checkpoint(model).network()
     h, w = x.shape[2:]
-    graph = graph_from_network(rewritten(net.backbone())[0], parse_sizes(f"{h}x{w}"), opset=17)
+    graph = graph_from_network(fuse_network(net.backbone())[0], parse_sizes(f"{h}x{w}"), opset=17)
     session = raw_session(graph.SerializeToString(), alone=False)
     ones = np.ones((h, w), np.float32)
     ways: Dict[str, Callable[[Any], Any]] = {
@@ -153,32 +154,32 @@ def deep(model: str, plans: List[Path], x: Any) -> Dict[str, Callable[[Any], Any
 def compared(
     model: str, ways: Dict[str, Callable[[Any], Any]], x: Any, hr: Any, rounds: int
 ) -> List[dict]:
-    """A row of each way; the first is what the others are compared with."""
+    """Return a row per way; the first way is the baseline."""
     import onnxruntime
 
-    from sr_deploy.core.device import cores, cpu_name
+    from sr_deploy.core.device import cpu_name, usable_cores
     from sr_deploy.core.images import rgb_from_nchw
     from sr_deploy.core.metrics import psnr_db
-    from sr_deploy.core.timing import in_turns
+    from sr_deploy.core.timing import time_in_turns
 
     def timed(way: str, run: Callable[[Any], Any]) -> Callable[[], float]:
         def once() -> float:
             start = time.perf_counter()
-            found[way] = run(x)
+            results[way] = run(x)
             return (time.perf_counter() - start) * 1000
 
         return once
 
-    found = {way: run(x) for way, run in ways.items()}
+    results = {way: run(x) for way, run in ways.items()}
     psnr = {
         way: psnr_db(rgb_from_nchw(done.y_nchw), hr, metric="y", border=4)
-        for way, done in found.items()
+        for way, done in results.items()
     }
-    times = in_turns({way: timed(way, run) for way, run in ways.items()}, rounds)
+    times = time_in_turns({way: timed(way, run) for way, run in ways.items()}, rounds)
     first = next(iter(ways))
     rows = []
-    for way, taken in times.items():
-        done = found[way]
+    for way, times_ms in times.items():
+        done = results[way]
         rows.append(
             {
                 "model": model,
@@ -188,13 +189,13 @@ def compared(
                 "lost_db": round(psnr[first] - psnr[way], 4),
                 "macs_share": round(done.spent.share, 4),
                 "mean_decision": round(float(done.decisions.mean()), 4),
-                "ms": [round(t, 2) for t in taken],
+                "ms": [round(t, 2) for t in times_ms],
                 "time_share": round(
-                    statistics.median(a / b for a, b in zip(taken, times[first])), 4
+                    statistics.median(a / b for a, b in zip(times_ms, times[first])), 4
                 ),
                 "stages_ms": {stage: round(ms, 1) for stage, ms in done.spent.ms.items()},
                 "device": cpu_name(),
-                "threads": cores(),
+                "threads": usable_cores(),
                 "onnxruntime": onnxruntime.__version__,
             }
         )
@@ -202,8 +203,8 @@ def compared(
 
 
 def table(rows: List[dict]) -> str:
-    """The rows in Markdown, with their conditions."""
-    from sr_deploy.results.tables import markdown
+    """Return the rows as a Markdown table with their conditions."""
+    from sr_deploy.results.render import markdown
 
     headings = ["network", "way", "PSNR [dB]", "lost [dB]", "MACs share", "time [ms]", "time share"]
     cells = []
@@ -217,16 +218,18 @@ def table(rows: List[dict]) -> str:
         cells.append([row["model"], row["way"], f"{row['psnr_db']:.3f}", lost, macs, time, share])
     first = rows[0]
     conditions = (
-        f"A mosaic of 2048x1024 of the validation crops, {first['lr']} LR pixels; {first['device']}, onnxruntime {first['onnxruntime']}; "
-        f"medians (smallest-largest) of {len(first['ms'])} rounds in turns, shares against each network's first row."
+        f"A mosaic of 2048x1024 of the validation crops, {first['lr']} LR pixels; "
+        f"{first['device']}, onnxruntime {first['onnxruntime']}; "
+        f"medians (smallest-largest) of {len(first['ms'])} rounds in turns, "
+        "shares against each network's first row."
     )
     stages = [
         f"- {row['model']}, {row['way']}: "
         + ", ".join(f"{k} {ms:.0f}" for k, ms in row["stages_ms"].items())
         for row in rows
     ]
-    told = ["Stages of the last run, ms:", "", *(s for s in stages if s[-1] != " ")]
-    return "\n".join([*markdown(headings, cells), "", conditions, "", *told])
+    notes = ["Stages of the last run, ms:", "", *(s for s in stages if s[-1] != " ")]
+    return "\n".join([*markdown(headings, cells), "", conditions, "", *notes])
 
 
 if __name__ == "__main__":

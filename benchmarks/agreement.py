@@ -1,8 +1,11 @@
-"""Do our latencies agree with a bare loop's, and with themselves? python benchmarks/agreement.py [MODEL.VARIANT...] [--size HxW...]
+"""Compare the latencies of `srdeploy bench` with those of a bare loop, and with each other.
 
-Measured in turns, each time in a process of its own: `srdeploy bench` on an exported graph, and a bare loop as onnxruntime's own
-perf test runs it (one session, one input, back to back, as many threads, as many runs), which knows nothing of our code. Rows go
-to `-o` (added; one line each); `--table ROWS.jsonl` prints what they say.
+Usage: python benchmarks/agreement.py [MODEL.VARIANT...] [--size HxW...] [-o ROWS.jsonl]
+
+Two measurements alternate, each in its own process: `srdeploy bench` on an exported graph, and a
+bare loop like onnxruntime's own perf test (one session, one input, back to back, with the same
+numbers of threads and runs) that uses none of our code. Rows are appended to the file given with
+-o. `--table ROWS.jsonl` prints their table.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ from typing import Any, Dict, List, Sequence, Tuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from sr_deploy.core.timing import statistics  # noqa: E402
-from sr_deploy.results.tables import markdown  # noqa: E402
+from sr_deploy.core.timing import latency_statistics  # noqa: E402
+from sr_deploy.results.render import markdown  # noqa: E402
 
 MODELS = ("asrn_x4.d3", "imdeception_x4.c16-nla", "srn-ntire_x4.b4")
 SIZES = ("64x64", "128x128", "256x256")
@@ -32,7 +35,8 @@ graph, height, width, threads, runs = sys.argv[1], *map(int, sys.argv[2:])
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = threads
 session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-feed = {session.get_inputs()[0].name: numpy.random.default_rng(0).random((1, 3, height, width), dtype=numpy.float32)}
+x = numpy.random.default_rng(0).random((1, 3, height, width), dtype=numpy.float32)
+feed = {session.get_inputs()[0].name: x}
 times = []
 for _ in range(5 + runs):
     start = time.perf_counter()
@@ -50,52 +54,37 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3, help="at least 2; default: 3")
     parser.add_argument(
-        "--runs", type=int, help="timed ones of each process; default: as bench does"
+        "--runs", type=int, help="timed runs of each process; default: as bench does"
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("agreement.jsonl"))
     parser.add_argument(
         "--table",
         type=Path,
         metavar="ROWS.jsonl",
-        help="measure nothing, print the table of these rows",
+        help="only print the table of these rows",
     )
-    given = parser.parse_args()
-    if given.rounds < 2:
-        parser.error("--rounds: two runs one after the other take at least 2")
-    if given.table is not None:
-        print(
-            table(
-                [json.loads(line) for line in given.table.read_text(encoding="utf-8").splitlines()]
-            )
-        )
+    args = parser.parse_args()
+    if args.rounds < 2:
+        parser.error("--rounds: expected at least 2")
+    if args.table is not None:
+        lines = args.table.read_text(encoding="utf-8").splitlines()
+        print(table([json.loads(line) for line in lines]))
         return
     with tempfile.TemporaryDirectory() as name:
         images = _one_image(Path(name))
-        for network in given.networks:
+        for network in args.networks:
             model, _, variant = network.rpartition(".")
-            graph = _said(
-                "srdeploy", "export", model, "--variants", variant, "--target", "cpu", "-o", name
-            ).split("\n")[0]
-            for size in given.size or SIZES:
-                for number in range(given.rounds):
-                    runs = ["--runs", str(given.runs)] if given.runs else []
-                    (ours,) = json.loads(
-                        _said(
-                            "srdeploy",
-                            "bench",
-                            graph,
-                            "--lr",
-                            size,
-                            "--data",
-                            images,
-                            *runs,
-                            "--json",
-                        )
-                    )
+            export = ("export", model, "--variants", variant, "--target", "cpu", "-o", name)
+            graph = _output("srdeploy", *export).split("\n")[0]
+            for size in args.size or SIZES:
+                for number in range(args.rounds):
+                    runs = ["--runs", str(args.runs)] if args.runs else []
+                    bench = ("bench", graph, "--lr", size, "--data", images, *runs, "--json")
+                    (ours,) = json.loads(_output("srdeploy", *bench))
                     if ours["error"]:
                         sys.exit(f"{network} at {size}: {ours['error']}")
                     count = [str(ours["threads"]), str(ours["runs"])]
-                    bare = json.loads(_said("-c", BARE, graph, *size.split("x"), *count))
+                    bare = json.loads(_output("-c", BARE, graph, *size.split("x"), *count))
                     common = {
                         "network": network,
                         "size": size,
@@ -106,11 +95,11 @@ def main() -> None:
                         {**common, "by": by, "times_ms": ms}
                         for by, ms in (("bench", ours["latencies_ms"]), ("bare", bare))
                     ]
-                    with open(given.output, "a", encoding="utf-8") as f:
+                    with open(args.output, "a", encoding="utf-8") as f:
                         f.writelines(json.dumps(row) + "\n" for row in rows)
                     print(
                         f"{network} {size}: "
-                        + ", ".join(f"{r['by']} {_middle(r):.2f} ms" for r in rows),
+                        + ", ".join(f"{r['by']} {_median(r):.2f} ms" for r in rows),
                         file=sys.stderr,
                         flush=True,
                     )
@@ -120,19 +109,19 @@ _COMMON = ("device", "threads", "backend_version", "git_rev", "date_utc")
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return a Markdown table: a line for each network and size, and the conditions below."""
-    found: Dict[Tuple[str, str], Dict[str, List[Row]]] = {}
+    """Return a Markdown table with a line per network and size, and the conditions below."""
+    groups: Dict[Tuple[str, str], Dict[str, List[Row]]] = {}
     for row in rows:
-        found.setdefault((row["network"], row["size"]), {}).setdefault(row["by"], []).append(row)
+        groups.setdefault((row["network"], row["size"]), {}).setdefault(row["by"], []).append(row)
     cells = []
-    for (network, size), by in found.items():
+    for (network, size), by in groups.items():
         ours, bare = by["bench"], by["bare"]
-        ratios = sorted(_middle(a) / _middle(b) for a, b in zip(ours, bare))
+        ratios = sorted(_median(a) / _median(b) for a, b in zip(ours, bare))
         spreads = [
-            f"{max(statistics(r['times_ms'])['latency_cv'] for r in who):.1%}"
-            for who in (ours, bare)
+            f"{max(latency_statistics(r['times_ms'])['latency_cv'] for r in rows_by):.1%}"
+            for rows_by in (ours, bare)
         ]
-        medians = [", ".join(f"{_middle(r):.2f}" for r in who) for who in (ours, bare)]
+        medians = [", ".join(f"{_median(r):.2f}" for r in rows_by) for rows_by in (ours, bare)]
         ratio = f"{ratios[0]:.3f} to {ratios[-1]:.3f}"
         cells.append(
             [
@@ -146,6 +135,7 @@ def table(rows: Sequence[Row]) -> str:
             ]
         )
     devices = dict.fromkeys(f"{r['device']}, {r['threads']} threads" for r in rows)
+    versions = dict.fromkeys(r["backend_version"] for r in rows)
     counts = [len(r["times_ms"]) for r in rows]
     headings = [
         "Network",
@@ -158,30 +148,32 @@ def table(rows: Sequence[Row]) -> str:
         "bench = bench",
     ]
     notes = [
-        "each number: the median of a process of its own, in turns; spread: standard deviation over mean, bench / bare, the largest",
-        "last two columns: how many pairs of medians differ by no more than single runs vary: bench and the bare loop of a round, "
-        "two bench runs one after the other",
-        f"device: {'; '.join(devices)}; onnxruntime {'; '.join(dict.fromkeys(r['backend_version'] for r in rows))}; "
+        "each number: the median of a process of its own, in turns; "
+        "spread: standard deviation over mean, bench / bare, the largest",
+        "last two columns: how many pairs of medians differ by no more than single runs vary: "
+        "bench and the bare loop of a round, two bench runs one after the other",
+        f"device: {'; '.join(devices)}; onnxruntime {'; '.join(versions)}; "
         f"{' to '.join(dict.fromkeys(map(str, (min(counts), max(counts)))))} runs each",
     ]
     return "\n".join(markdown(headings, cells) + ["", *(f"- {note}" for note in notes)])
 
 
-def _agree(some: Sequence[Row], others: Sequence[Row]) -> str:
-    pairs = list(zip(some, others))
+def _agree(a_rows: Sequence[Row], b_rows: Sequence[Row]) -> str:
+    pairs = list(zip(a_rows, b_rows))
     return f"{sum(_within(a, b) for a, b in pairs)} of {len(pairs)}"
 
 
 def _within(a: Row, b: Row) -> bool:
     """Whether two medians differ by no more than the larger standard deviation of single runs."""
     spread = max(
-        s["latency_cv"] * s["latency_ms_mean"] for s in (statistics(r["times_ms"]) for r in (a, b))
+        s["latency_cv"] * s["latency_ms_mean"]
+        for s in (latency_statistics(r["times_ms"]) for r in (a, b))
     )
-    return abs(_middle(a) - _middle(b)) <= spread
+    return abs(_median(a) - _median(b)) <= spread
 
 
-def _middle(row: Row) -> float:
-    return statistics(row["times_ms"])["latency_ms_median"]
+def _median(row: Row) -> float:
+    return latency_statistics(row["times_ms"])["latency_ms_median"]
 
 
 def _one_image(folder: Path) -> str:
@@ -197,8 +189,8 @@ def _one_image(folder: Path) -> str:
     return str(folder / "HR")
 
 
-def _said(*arguments: str) -> str:
-    """Run a command of ours, or Python itself, and return what it prints."""
+def _output(*arguments: str) -> str:
+    """Return the output of a `srdeploy` command, or of Python with other arguments."""
     command = (
         ["-m", "sr_deploy.cli.main", *arguments[1:]]
         if arguments[0] == "srdeploy"

@@ -1,7 +1,8 @@
-"""The main job on real photographs, on a machine with nothing but Python: python3 benchmarks/main_job.py [HR_DIR]
+"""Run the main job on photographs: python3 benchmarks/main_job.py [HR_DIR]
 
-Makes its own environment; exports every variant of the shipped checkpoints, builds FP16 engines for RTX GPUs and engines for
-this CPU, measures checkpoints, graphs and engines, and prints the table. Results lie in `out/`.
+Needs only Python: it creates its own environment. Exports every variant of three shipped
+checkpoints, builds FP16 engines for RTX GPUs and engines for this CPU, measures checkpoints, graphs
+and engines, and prints the table. The results are in `out/`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from environment import made  # noqa: E402
+from environment import create_environment  # noqa: E402
 
 MODELS = ("asrn_x4", "imdeception_x4", "srn-ntire_x4")
 SIZE = "128x128"
@@ -22,7 +23,7 @@ SIZE = "128x128"
 
 def main() -> int:
     data = [f"--data={Path(sys.argv[1]).resolve()}"] if len(sys.argv) > 1 else []
-    python = str(made(".venv-main", ["-c", "constraints.txt", "-e", ".[export,rtx]"]))
+    python = str(create_environment(".venv-main", ["-c", "constraints.txt", "-e", ".[export,rtx]"]))
     start = time.monotonic()
 
     def srdeploy(*arguments: str, stdout: object = sys.stderr) -> None:
@@ -43,7 +44,7 @@ def main() -> int:
         "bench", *MODELS, "out/cpu", "out/engines", "--lr", SIZE, *data, "-o", "out", stdout=None
     )
     print(
-        f"\ndone in {time.monotonic() - start:.0f} s, setting up aside; graphs, engines and rows.jsonl lie in out/",
+        f"\ndone in {time.monotonic() - start:.0f} s without setup; results are in out/",
         file=sys.stderr,
     )
     return 0

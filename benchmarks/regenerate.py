@@ -73,21 +73,25 @@ def regenerated(text: str, *, folder: Path = ROOT) -> str:
 
 
 def figures(rows: Path, *, name: str, where: Sequence[str]) -> Dict[str, bytes]:
-    """Return the SVG files of the rows that meet the conditions. Raises RuntimeError when they are not one figure."""
-    from sr_deploy.results.layouts import rows_where
-    from sr_deploy.results.report.paper import paper_figures
-    from sr_deploy.results.rows import read_rows
+    """Return the SVG files of the rows that meet the conditions.
 
-    drawn = {
-        file: content
-        for file, content in paper_figures(rows_where(read_rows(rows), where)).items()
-        if file.endswith(".svg")
-    }
-    if not drawn or any(not file.startswith("g1-") for file in drawn):
+    Raises RuntimeError when the rows do not fit in one figure.
+    """
+    from sr_deploy.results.report.drawing import figure_file
+    from sr_deploy.results.report.figures import draw_figures
+    from sr_deploy.results.report.groups import group_rows
+    from sr_deploy.results.rows import filter_rows, read_rows
+
+    groups = group_rows(filter_rows(read_rows(rows), where))
+    if len(groups) != 1:
         raise RuntimeError(
-            f"{name}: the rows with {', '.join(where)} do not compare: expected one device, set and way of measuring"
+            f"{name}: the rows with {', '.join(where)} do not compare: "
+            f"expected one device, set and way of measuring, found {len(groups)}"
         )
-    return {f"{name}-{file[len('g1-') :]}": content for file, content in drawn.items()}
+    return {
+        f"{name}-{key.partition('-')[2]}.svg": figure_file(drawing.figure, "svg")
+        for key, drawing in draw_figures(groups).items()
+    }
 
 
 def drawn_alike(path: Path, content: bytes) -> bool:

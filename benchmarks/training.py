@@ -1,7 +1,9 @@
-"""How fast patches are cut, and what training through the collapsed head and upsampler saves: python benchmarks/training.py HR_DIR...
+"""Speed of patch loading, and of training through the collapsed head and upsampler.
 
-Runs where `srdeploy[train]` is installed. What is compared is measured in turns (A B A B), five rounds, one thread; printed
-are medians with the smallest and largest.
+Usage: python benchmarks/training.py HR_DIR...
+
+Needs `srdeploy[train]`. Alternatives run in turns (A B A B) for five rounds on one thread. Prints
+medians with the smallest and largest value.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Callable, List
 
 ROUNDS = 5
 BATCHES = 40
@@ -26,31 +28,23 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as cache:
         print(
-            f"{cpu_name()}, torch {torch.__version__}, one thread; medians of {ROUNDS} rounds (smallest to largest)\n"
+            f"{cpu_name()}, torch {torch.__version__}, one thread; "
+            f"medians of {ROUNDS} rounds (smallest to largest)\n"
         )
         patches(sys.argv[1:], Path(cache))
     steps()
 
 
-def in_turns(measured: Dict[str, Callable[[], float]]) -> Dict[str, List[float]]:
-    """Call each in turn, ROUNDS times after a first one that does not count."""
-    found: Dict[str, List[float]] = {name: [] for name in measured}
-    for n in range(ROUNDS + 1):
-        for name, measure in measured.items():
-            value = measure()
-            if n:
-                found[name].append(value)
-    return found
-
-
-def shown(values: List[float], digits: int = 0) -> str:
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+def cell(values: List[float], digits: int = 0) -> str:
+    low, median, high = min(values), statistics.median(values), max(values)
+    return f"{median:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def patches(folders: List[str], cache: Path) -> None:
-    """Samples per second of HR patches from decoded images, by size and number of worker processes."""
+    """Print samples per second of HR patches from decoded images, by size and number of workers."""
     from torch.utils.data import DataLoader
 
+    from sr_deploy.core.timing import time_in_turns
     from sr_deploy.train.data import Patches, image_pairs
 
     began = time.perf_counter()
@@ -59,15 +53,15 @@ def patches(folders: List[str], cache: Path) -> None:
     print("| HR patch, batch | 0 workers [samples/s] | 1 worker | 2 workers |\n|---|--:|--:|--:|")
     for patch, batch in ((128, 16), (192, 16), (256, 32)):
         data = Patches(pairs, scale=4, patch_hr=patch, batch_size=batch, seed=0)
-        running = {}
+        loaders = {}
         for workers in (0, 1, 2):
             loader = DataLoader(
                 data, batch_size=None, sampler=range(BATCHES * (ROUNDS + 1)), num_workers=workers
             )
-            running[str(workers)] = rate(iter(loader), batch)
-        found = in_turns(running)
+            loaders[str(workers)] = rate(iter(loader), batch)
+        rates = time_in_turns(loaders, ROUNDS)
         print(
-            f"| {patch}x{patch}, {batch} | " + " | ".join(shown(v) for v in found.values()) + " |",
+            f"| {patch}x{patch}, {batch} | " + " | ".join(cell(v) for v in rates.values()) + " |",
             flush=True,
         )
 
@@ -83,19 +77,21 @@ def rate(batches: object, size: int) -> Callable[[], float]:
 
 
 def steps() -> None:
-    """Seconds a step of ASRN x4, 16 patches of 32x32 LR pixels: layer by layer, collapsed, and collapsed in bf16."""
+    """Print seconds per step of ASRN x4 on 16 patches of 32x32: literal, collapsed, bf16."""
     import numpy as np
     import torch
 
+    from sr_deploy.core.timing import time_in_turns
     from sr_deploy.nets import ARCHITECTURES
-    from sr_deploy.nets.architecture import Elastic
+    from sr_deploy.nets.architecture import ElasticNetwork
     from sr_deploy.train.losses import Step, deep_supervision, pixel_loss, supervised
 
     print(
-        "\n| ASRN x4, 16 x 32x32 | layer by layer [s] | collapsed [s] | collapsed, bf16 [s] |\n|---|--:|--:|--:|"
+        "\n| ASRN x4, 16 x 32x32 | layer by layer [s] | collapsed [s] | collapsed, bf16 [s] |\n"
+        "|---|--:|--:|--:|"
     )
     architecture = ARCHITECTURES["asrn"]
-    elastic = Elastic(architecture, 4, architecture.parse(None)).to(
+    elastic = ElasticNetwork(architecture, 4, architecture.parse(None)).to(
         memory_format=torch.channels_last
     )
     elastic.net.train()
@@ -135,14 +131,13 @@ def steps() -> None:
         def by_layer(depths: int = depths) -> torch.Tensor:
             return literal(depths)
 
-        found = in_turns(
-            {
-                "literal": timed(by_layer),
-                "collapsed": timed(collapsed),
-                "bf16": timed(collapsed, bf16=True),
-            }
-        )
-        print(f"| {name} | " + " | ".join(shown(v, 2) for v in found.values()) + " |", flush=True)
+        runs = {
+            "literal": timed(by_layer),
+            "collapsed": timed(collapsed),
+            "bf16": timed(collapsed, bf16=True),
+        }
+        seconds = time_in_turns(runs, ROUNDS)
+        print(f"| {name} | " + " | ".join(cell(v, 2) for v in seconds.values()) + " |", flush=True)
 
 
 if __name__ == "__main__":

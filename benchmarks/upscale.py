@@ -1,10 +1,15 @@
-"""What `srdeploy upscale` costs, and whether tiles are exact: python benchmarks/upscale.py [--exact | --large | --speed] [-o ROWS.jsonl]
+"""Measure the overhead of `srdeploy upscale`, and compare tiles with whole images.
 
-Runs where `srdeploy[export,upscale]` is installed; without an option, all three. Graphs are exported to a temporary folder.
+Usage: python benchmarks/upscale.py [--exact | --large | --speed] [-o ROWS.jsonl]
 
---exact: every variant of every shipped checkpoint, from its smallest size to 1023x767, tiled against whole, in float32.
---large: 2000x3000 LR pixels to 8000x12000, through `srdeploy upscale` in a process of its own, within 2 GiB.
---speed: a folder of pictures against the bare session on the same arrays, without writing, with PNG and with JPEG, in turns.
+Needs `srdeploy[export,upscale]`. Without an option all three run. Graphs are exported to a
+temporary folder.
+
+--exact: every variant of every shipped checkpoint, from its smallest size to 1023x767, tiled
+         against whole, in float32
+--large: 2000x3000 LR pixels to 8000x12000 by `srdeploy upscale` in its own process, within 2 GiB
+--speed: a folder of pictures against the bare session on the same arrays, in turns: without
+         writing, written as PNG and as JPEG
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
@@ -31,11 +36,10 @@ ROUNDS = 7
 
 @dataclass
 class Rows:
-    """Prints rows and keeps them, with what they were taken under."""
+    """Prints rows and appends them, with their conditions, to a file."""
 
     conditions: Dict[str, object]
     path: Optional[Path]
-    found: List[dict] = field(default_factory=list)
 
     def add(self, **row: object) -> None:
         print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
@@ -53,41 +57,41 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("-o", "--output", type=Path)
-    given = parser.parse_args()
+    args = parser.parse_args()
     import cv2
     import onnxruntime
 
     from sr_deploy.core.device import cpu_name
 
-    everything = not (given.exact or given.large or given.speed)
+    everything = not (args.exact or args.large or args.speed)
     rows = Rows(
         {
             "device": cpu_name(),
             "software": f"onnxruntime {onnxruntime.__version__}, OpenCV {cv2.__version__}",
             "date_utc": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         },
-        given.output,
+        args.output,
     )
     print(rows.conditions)
     with tempfile.TemporaryDirectory() as folder:
-        if given.exact or everything:
-            exact(rows, Path(folder), given.models)
-        if given.large or everything:
+        if args.exact or everything:
+            exact(rows, Path(folder), args.models)
+        if args.large or everything:
             large(rows, Path(folder))
-        if given.speed or everything:
+        if args.speed or everything:
             for name in SPEED_MODELS:
-                speed(rows, Path(folder) / name, name, given.rounds)
+                speed(rows, Path(folder) / name, name, args.rounds)
 
 
 def exact(rows: Rows, folder: Path, models: Optional[List[str]]) -> None:
-    """Print the largest difference of tiled against whole, per variant."""
+    """Print the largest difference between tiled and whole, per variant."""
     import numpy as np
 
-    from sr_deploy.core.shipped import shipped
+    from sr_deploy.core.shipped import shipped_checkpoints
     from sr_deploy.runtime.tiling import smallest_tile
     from sr_deploy.upscale.tiles import Upscaler
 
-    for name in models or [path.stem for path in shipped()]:
+    for name in models or [path.stem for path in shipped_checkpoints()]:
         model, _, chosen = name.partition(".")
         for session, variant in sessions(model, chosen or None, folder):
             tile = max(TILE, *(smallest_tile(session, axis) for axis in (0, 1)))
@@ -121,7 +125,7 @@ def exact(rows: Rows, folder: Path, models: Optional[List[str]]) -> None:
 
 def sessions(model: str, chosen: Optional[str], folder: Path) -> Any:
     """Yield an ONNX Runtime session of each variant, or of the chosen one, with its name."""
-    from sr_deploy.export.pipeline import onnx_from_checkpoint
+    from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
     from sr_deploy.nets.checkpoint import load_checkpoint
     from sr_deploy.runtime.opener import open_session
 
@@ -129,13 +133,15 @@ def sessions(model: str, chosen: Optional[str], folder: Path) -> Any:
     low = "x".join(map(str, checkpoint.spec.min_hw))
     for variant in checkpoint.spec.variants if chosen is None else [chosen]:
         graph = onnx_from_checkpoint(
-            checkpoint, folder, variants=variant, sizes=[f"{low}:64x64:1023x1023"], target="cpu"
+            checkpoint,
+            folder,
+            ExportOptions(variants=variant, sizes=[f"{low}:64x64:1023x1023"], target="cpu"),
         )[0]
         yield open_session(graph), variant
 
 
 def large(rows: Rows, folder: Path) -> None:
-    """Print time and peak memory of a large picture within 2 GiB."""
+    """Print the time of a large picture within 2 GiB."""
     import cv2
     import numpy as np
 
@@ -170,14 +176,15 @@ def large(rows: Rows, folder: Path) -> None:
 
 
 def speed(rows: Rows, folder: Path, name: str, rounds: int) -> None:
-    """Print the throughput of a folder against that of the bare session."""
+    """Print the throughput of a folder compared with the bare session."""
     import cv2
 
     from sr_deploy.core.images import nchw_from_rgb
     from sr_deploy.core.samples import sample_lr
+    from sr_deploy.core.timing import time_in_turns
+    from sr_deploy.runtime.opener import open_session
     from sr_deploy.upscale.folder import BESIDE, jobs_of, upscale_folder
     from sr_deploy.upscale.formats import PNG
-    from sr_deploy.runtime.opener import open_session
     from sr_deploy.upscale.overlap import ahead
     from sr_deploy.upscale.pictures import read_picture, upscaled
     from sr_deploy.upscale.tiles import Upscaler
@@ -213,16 +220,9 @@ def speed(rows: Rows, folder: Path, name: str, rounds: int) -> None:
         "folder, written as PNG (OpenCV's compression 1)": lambda: written(".png"),
         "folder, written as JPEG (quality 95)": lambda: written(".jpg"),
     }
-    read_and_run()
-    seconds: Dict[str, List[float]] = {way: [] for way in ways}
-    for _ in range(rounds):
-        for way, run in ways.items():
-            time.sleep(0.1)
-            start = time.perf_counter()
-            run()
-            seconds[way].append(time.perf_counter() - start)
-    for way, taken in seconds.items():
-        share = statistics.median(a / b for a, b in zip(seconds["bare session"], taken))
+    times = time_in_turns({way: timed(run) for way, run in ways.items()}, rounds)
+    for way, times_ms in times.items():
+        share = statistics.median(a / b for a, b in zip(times["bare session"], times_ms))
         rows.add(
             what="throughput",
             network=name,
@@ -230,16 +230,27 @@ def speed(rows: Rows, folder: Path, name: str, rounds: int) -> None:
             pictures=len(images),
             rounds=rounds,
             way=way,
-            pictures_per_s=round(len(images) / statistics.median(taken), 2),
+            pictures_per_s=round(len(images) / statistics.median(times_ms) * 1000, 2),
             of_the_bare_session=f"{share:.1%}",
         )
 
 
+def timed(run: Callable[[], None]) -> Callable[[], float]:
+    def milliseconds() -> float:
+        start = time.perf_counter()
+        run()
+        return (time.perf_counter() - start) * 1000
+
+    return milliseconds
+
+
 def export(name: str, folder: Path, sizes: str) -> Path:
-    from sr_deploy.export.pipeline import onnx_from_checkpoint
+    from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
 
     model, variant = name.split(".")
-    return onnx_from_checkpoint(model, folder, variants=variant, sizes=[sizes], target="cpu")[0]
+    return onnx_from_checkpoint(
+        model, folder, ExportOptions(variants=variant, sizes=[sizes], target="cpu")
+    )[0]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""What video costs beside the network: python benchmarks/upscale_video.py GRAPH|ENGINE|MODEL... [--size HxW] [-o ROWS.jsonl]
+"""Measure the cost of video around the network.
 
-Runs where `srdeploy[upscale]` is installed. In turns (A B A B): the bare session on one frame again and again; the frames of an
-H.264 video of FFmpeg's testsrc2 decoded, converted and upscaled, nothing encoded; and `srdeploy upscale` of the same video, from
-opening it to the finished file, by each codec with its default preset and CRF. Printed are frames a second as medians of the
-rounds, and the medians of each round's ratio to the bare session.
+Usage: python benchmarks/upscale_video.py GRAPH|ENGINE|MODEL... [--size HxW] [-o ROWS.jsonl]
+
+Needs `srdeploy[upscale]`. In turns (A B A B): the bare session on one frame repeatedly; the frames
+of an H.264 video of FFmpeg's testsrc2 decoded, converted and upscaled, without encoding; and
+`srdeploy upscale` of the same video, from opening it to the finished file, with each codec's
+default preset and CRF. Prints medians of frames per second and of each round's ratio to the bare
+session.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ CODECS = ("libx264", "libx265", "libsvtav1")
 FRAMES = 60
 ROUNDS = 5
 PAUSE_S = 0.5
-"""The threads of the run before spin for a while."""
+"""The threads of the previous run spin for a while."""
 
 
 def main() -> None:
@@ -33,23 +36,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--codec", action="append", dest="codecs")
     parser.add_argument("-o", "--output", type=Path, help="append the rows to this JSONL file")
-    given = parser.parse_args()
+    args = parser.parse_args()
     import av
     import onnxruntime
 
     from sr_deploy.core.device import cpu_name
 
     libraries = f"onnxruntime {onnxruntime.__version__}, PyAV {av.__version__}"
-    print(f"{cpu_name()}, {libraries}; {given.frames} frames, medians of {given.rounds} rounds\n")
+    print(f"{cpu_name()}, {libraries}; {args.frames} frames, medians of {args.rounds} rounds\n")
     print("| network | LR | what | frames a second | of the bare session |")
     print("|---|---|---|---|---|")
-    for network in given.networks:
+    for network in args.networks:
         for row in compare(
             network,
-            given.size,
-            frames=given.frames,
-            rounds=given.rounds,
-            codecs=given.codecs or CODECS,
+            args.size,
+            frames=args.frames,
+            rounds=args.rounds,
+            codecs=args.codecs or CODECS,
         ):
             whole = {
                 **row,
@@ -60,11 +63,12 @@ def main() -> None:
             spread = f"{row['fps']:.2f} ({min(row['fps_rounds']):.2f}-{max(row['fps_rounds']):.2f})"
             hw = row["input_hw"]
             print(
-                f"| {row['network']} | {hw[0]}x{hw[1]} | {row['what']} | {spread} | {row['ratio']:.3f} |",
+                f"| {row['network']} | {hw[0]}x{hw[1]} | {row['what']} | {spread} "
+                f"| {row['ratio']:.3f} |",
                 flush=True,
             )
-            if given.output:
-                with open(given.output, "a", encoding="utf-8") as f:
+            if args.output:
+                with open(args.output, "a", encoding="utf-8") as f:
                     f.write(json.dumps(whole) + "\n")
 
 
@@ -115,16 +119,16 @@ def compare(
             ways[
                 f"encoded by {encoding_for(facts, session.scale, codec=codec, crf=None, gop=GOP)}"
             ] = lambda c=codec: encoded(c)
-        found: Dict[str, List[float]] = {what: [] for what in ways}
+        fps: Dict[str, List[float]] = {what: [] for what in ways}
         for _ in range(rounds):
             for what, run in ways.items():
                 time.sleep(PAUSE_S)
                 start = time.perf_counter()
                 run()
-                found[what].append(frames / (time.perf_counter() - start))
+                fps[what].append(frames / (time.perf_counter() - start))
     rows = []
-    for what, rates in found.items():
-        ratios = [a / b for a, b in zip(rates, found["bare session"])]
+    for what, rates in fps.items():
+        ratios = [a / b for a, b in zip(rates, fps["bare session"])]
         rows.append(
             {
                 "network": opened.name,

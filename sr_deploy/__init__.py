@@ -1,34 +1,40 @@
-"""Put one trained, elastic super-resolution network on every GPU its user owns, at the size that fits each.
+"""Deploy elastic super-resolution networks: slice, export, build, measure and upscale.
 
-The stable Python API; each name is imported on first use, so that a board without torch can import the package:
+The stable Python API. Each name is imported on first use, so that the package can be imported without torch:
 
-    checkpoint_from_images(recipe, [...], folder)
-    load_checkpoint(model)                 a checkpoint: a path, or a shipped name (`.network("d3")` is a plain module)
-    onnx_from_checkpoint(model, folder)    verified ONNX graphs of its variants
-    engine_from_onnx(graphs, folder, target="rtx")
-    tuned_engine_from_onnx(graphs, folder, target="cpu")   the fastest of each network's forms, measured
-    rows_from_artifacts([...])             PSNR, SSIM, latency, memory and counts with their conditions
-    ntire_table(rows)                      those rows as the challenge prints them
-    quality_from_artifacts([...])          PSNR and SSIM only, on several sets
-    quality_table(rows)                    those as the papers print them
-    session_of(model, variant)             anything that can be run, opened: a checkpoint, graph, engine, router or plan
-    upscale_image(image, session)          an (H, W, 3) image through it, in tiles where memory asks for it
-    Upscaler(session)                      the same for many images, `.frames(images)` for an iterator
+    checkpoint_from_images(recipe, options)                 train a checkpoint
+    TrainOptions([...], folder)            choose the images and output of a training run
+    load_checkpoint(model)                 open a checkpoint by path or shipped name
+    onnx_from_checkpoint(model, folder)    export verified ONNX graphs of its variants
+    ExportOptions(variants="d1,d3")        choose variants, sizes, precision and target of an export
+    engine_from_onnx(graphs, folder, target="rtx")          build engines
+    BuildOptions(dla=0)                    options of a build, for `engine_from_onnx(..., options=)`
+    tuned_engine_from_onnx(graphs, folder, target="cpu")    build the fastest form of each network
+    rows_from_artifacts([...])             measure PSNR, SSIM, latency, memory and complexity
+    ntire_table(rows)                      format rows as the NTIRE challenge does
+    quality_from_artifacts([...])          measure PSNR and SSIM on several data sets
+    quality_table(rows)                    format those rows as the papers do
+    session_of(model, variant)             open a checkpoint, graph, engine, router or plan for inference
+    upscale_image(image, session)          upscale an (H, W, 3) image, in tiles if memory requires it
+    Upscaler(session)                      upscale many images; `.frames(images)` is an iterator
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any, List
+from typing import TYPE_CHECKING, Any, List
 
 __version__ = "0.1.0"
 
 _API = {
     "checkpoint_from_images": "sr_deploy.train.trainer",
+    "TrainOptions": "sr_deploy.train.options",
     "load_checkpoint": "sr_deploy.nets.checkpoint",
+    "ExportOptions": "sr_deploy.export.pipeline",
     "onnx_from_checkpoint": "sr_deploy.export.pipeline",
     "engine_from_onnx": "sr_deploy.runtime.build",
     "tuned_engine_from_onnx": "sr_deploy.runtime.autotune",
+    "BuildOptions": "sr_deploy.core.session",
     "rows_from_artifacts": "sr_deploy.bench.measure",
     "ntire_table": "sr_deploy.results.tables",
     "quality_from_artifacts": "sr_deploy.bench.quality",
@@ -40,12 +46,32 @@ _API = {
 }
 __all__ = [*_API, "__version__"]
 
+if TYPE_CHECKING:  # editors and type checkers see the API; at run time it is lazy
+    from sr_deploy.bench.measure import rows_from_artifacts as rows_from_artifacts
+    from sr_deploy.bench.quality import quality_from_artifacts as quality_from_artifacts
+    from sr_deploy.core.errors import SrDeployError as SrDeployError
+    from sr_deploy.core.session import BuildOptions as BuildOptions
+    from sr_deploy.export.pipeline import ExportOptions as ExportOptions
+    from sr_deploy.export.pipeline import onnx_from_checkpoint as onnx_from_checkpoint
+    from sr_deploy.nets.checkpoint import load_checkpoint as load_checkpoint
+    from sr_deploy.results.tables import ntire_table as ntire_table
+    from sr_deploy.results.tables import quality_table as quality_table
+    from sr_deploy.runtime.autotune import tuned_engine_from_onnx as tuned_engine_from_onnx
+    from sr_deploy.runtime.build import engine_from_onnx as engine_from_onnx
+    from sr_deploy.runtime.opener import open_session
+    from sr_deploy.train.options import TrainOptions as TrainOptions
+    from sr_deploy.train.trainer import checkpoint_from_images as checkpoint_from_images
+    from sr_deploy.upscale.tiles import Upscaler as Upscaler
+    from sr_deploy.upscale.tiles import upscale_image as upscale_image
 
-def __getattr__(name: str) -> Any:
-    if name not in _API:
-        raise AttributeError(f"module 'sr_deploy' has no attribute '{name}'")
-    module, _, attribute = _API[name].partition(":")
-    return getattr(importlib.import_module(module), attribute or name)
+    session_of = open_session
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _API:
+            raise AttributeError(f"module 'sr_deploy' has no attribute '{name}'")
+        module, _, attribute = _API[name].partition(":")
+        return getattr(importlib.import_module(module), attribute or name)
 
 
 def __dir__() -> List[str]:

@@ -11,6 +11,7 @@ from typing import Any, Callable
 
 import pytest
 from click.testing import CliRunner, Result
+from tiny_sessions import noise, sessions  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).resolve().parents[1]
 

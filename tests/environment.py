@@ -1,7 +1,6 @@
-"""Make the virtual environment that the tests and the main job run in, on a machine with nothing but Python.
+"""Create virtual environments for the tests and the benchmarks. Uses the standard library only.
 
-Used by `tests/run.py` and `benchmarks/main_job.py`; standard library only. An environment is kept between runs and made
-again when what it is made from (setup.cfg, constraints.txt, the interpreter) changes.
+An environment is reused until its inputs change: setup.cfg, pyproject.toml, constraints.txt, the requirements, the interpreter.
 """
 
 from __future__ import annotations
@@ -17,28 +16,28 @@ from typing import Optional, Sequence
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def made(
+def create_environment(
     folder: str,
     requirements: Sequence[str],
     python: str = sys.executable,
     *,
     without_dependencies: Sequence[str] = (),
 ) -> Path:
-    """Return the interpreter of the environment `folder` (in the checkout) with `requirements` installed.
+    """Return the interpreter of the environment `folder` in the checkout, with `requirements` installed.
 
-    Stops the program with pip's or venv's own message when that fails.
+    If that fails, the program exits after the message of pip or venv.
     """
     home = ROOT / folder
     inner = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     stamp = home / "made-from.txt"
-    wanted = _fingerprint([*requirements, *without_dependencies], python)
-    if stamp.is_file() and stamp.read_text() == wanted and runs(str(inner)):
+    fingerprint = _fingerprint([*requirements, *without_dependencies], python)
+    if stamp.is_file() and stamp.read_text() == fingerprint and is_runnable(str(inner)):
         return inner
-    print(f"making the environment {folder} ...", file=sys.stderr)
+    print(f"creating the environment {folder} ...", file=sys.stderr)
     shutil.rmtree(home, ignore_errors=True)
     _run(
         [python, "-m", "venv", str(home)],
-        "on Debian and Ubuntu the standard venv comes with: apt install python3-venv",
+        "on Debian and Ubuntu, run: apt install python3-venv",
     )
     pip = [str(inner), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     if any(r.startswith(("-e", ".")) for r in requirements):
@@ -46,12 +45,12 @@ def made(
     _run([*pip, *requirements], "is the package index reachable?")
     if without_dependencies:
         _run([*pip, "--no-deps", *without_dependencies], "is the package index reachable?")
-    stamp.write_text(wanted)
+    stamp.write_text(fingerprint)
     return inner
 
 
-def runs(python: str) -> bool:
-    """Tell whether this interpreter really runs: a command that exists may be a shim for one that is not installed."""
+def is_runnable(python: str) -> bool:
+    """Return whether this interpreter starts. A pyenv shim exists even if its version is not installed."""
     try:
         return (
             subprocess.run(
@@ -64,11 +63,11 @@ def runs(python: str) -> bool:
 
 
 def find_python(version: str) -> Optional[str]:
-    """Return a running interpreter of that version (`3.8`) from PATH or pyenv, None when there is none."""
+    """Return an interpreter of that version (such as `3.8`) from PATH or pyenv, or None."""
     candidates = [shutil.which(f"python{version}")]
     versions = Path(os.environ.get("PYENV_ROOT", str(Path.home() / ".pyenv"))) / "versions"
     candidates += [str(p / "bin" / "python") for p in sorted(versions.glob(version + ".*"))]
-    return next((c for c in candidates if c and runs(c)), None)
+    return next((c for c in candidates if c and is_runnable(c)), None)
 
 
 def _fingerprint(requirements: Sequence[str], python: str) -> str:

@@ -1,8 +1,9 @@
-"""Pass the tests: python3 tests/run.py [pytest arguments]
+"""Run the tests: python3 tests/run.py [pytest arguments]
 
-Makes `.venv` with everything and runs all tests in it with ruff; then, where a Python 3.8 is found, makes `.venv-py38` with
-what a Jetson has (numpy, click) and runs there the tests of what must work on one, and, on Linux x86_64 with a C compiler,
-`.venv-trt85` with TensorRT 8.5.3 (550 MB, once), whose Python API is a Xavier's: the tests look up what we call in it.
+Creates `.venv` with all extras and runs the static checks and all tests in it. If a Python 3.8 is found, also creates
+`.venv-py38` with numpy and click only, as on a Jetson, and runs the tests of the rooms that a board uses. On Linux x86_64
+with a C compiler, also creates `.venv-trt85` with TensorRT 8.5.3 (550 MB, once), the API of a Xavier, and checks that
+the calls we make exist in it.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import shutil
 import subprocess
 import sys
 
-from environment import ROOT, find_python, made
+from environment import ROOT, create_environment, find_python
 
 EVERYTHING = ["-c", "constraints.txt", "-e", ".[export,rtx,train,upscale,report,test]"]
 BOARD = ["-e", ".", "pytest>=7"]
-# Its dependencies, cuBLAS and cuDNN, take a gigabyte and are only loaded, never called, on a machine without a GPU.
+# cuBLAS and cuDNN take a gigabyte. Without a GPU they are loaded but never called, so empty libraries replace them.
 TENSORRT_85 = ["tensorrt==8.5.3.1", "cuda-python==11.8.0"]
+CUDA_LIBRARIES = ("libcublas.so.11", "libcublasLt.so.11", "libcudnn.so.8")
 BOARD_TESTS = [
     "tests/core",
     "tests/runtime",
@@ -27,61 +29,54 @@ BOARD_TESTS = [
     "tests/cli",
     "tests/test_layers.py",
 ]
+STATIC_CHECKS = [
+    ("ruff", "check", "--quiet", "."),
+    ("ruff", "format", "--quiet", "--check", "."),
+    ("codespell_lib",),
+]
 
 
 def main() -> int:
     if sys.version_info < (3, 10):
-        sys.exit(
-            "error: the tests need Python 3.10 or newer (and use 3.8 in addition where it is found)"
-        )
-    chosen = sys.argv[1:]
-    python = str(made(".venv", EVERYTHING))
-    failed = run(python, "ruff", "check", "--quiet", ".")
-    board = find_python("3.8")
-    if chosen:
-        return failed or run(python, "pytest", *chosen)
-    if board is None:
-        print(
-            "no Python 3.8 here: the tests of what runs on a Jetson run under this Python only",
-            file=sys.stderr,
-        )
+        sys.exit("error: the tests need Python 3.10 or newer; Python 3.8 is used in addition")
+    arguments = sys.argv[1:]
+    python = str(create_environment(".venv", EVERYTHING))
+    failed = 0
+    for check in STATIC_CHECKS:
+        failed |= run(python, *check)
+    if arguments:
+        return failed or run(python, "pytest", *arguments)
+    board_python = find_python("3.8")
+    if board_python is None:
+        print("no Python 3.8 found: the board's rooms are tested only by this one", file=sys.stderr)
     else:
-        failed |= run(str(made(".venv-py38", BOARD, board)), "pytest", "-q", *BOARD_TESTS)
-        failed |= with_tensorrt_85(board)
-    return failed or run(python, "pytest", "-q", "-n", "auto", OMP_NUM_THREADS="1")
+        python38 = str(create_environment(".venv-py38", BOARD, board_python))
+        failed |= run(python38, "pytest", "-q", *BOARD_TESTS)
+        failed |= check_tensorrt_85_api(board_python)
+    return failed | run(python, "pytest", "-q", "-n", "auto", OMP_NUM_THREADS="1")
 
 
-def with_tensorrt_85(board: str) -> int:
+def check_tensorrt_85_api(board_python: str) -> int:
     compiler = shutil.which("cc")
     if compiler is None or (sys.platform, platform.machine()) != ("linux", "x86_64"):
         print(
-            "no TensorRT 8.5 for this machine, or no C compiler: its Python API is not looked up",
+            "no TensorRT 8.5 for this machine, or no C compiler: its API is not checked",
             file=sys.stderr,
         )
         return 0
-    python = made(
+    python = create_environment(
         ".venv-trt85",
         ["numpy==1.23.5", "click", "pytest>=7"],
-        board,
+        board_python,
         without_dependencies=TENSORRT_85,
     )
     libraries = ROOT / ".venv-trt85" / "stand-ins"
     libraries.mkdir(exist_ok=True)
-    for name in ("libcublas.so.11", "libcublasLt.so.11", "libcudnn.so.8"):
-        if not (libraries / name).is_file():
-            subprocess.run(
-                [
-                    compiler,
-                    "-shared",
-                    "-x",
-                    "c",
-                    os.devnull,
-                    f"-Wl,-soname,{name}",
-                    "-o",
-                    str(libraries / name),
-                ],
-                check=True,
-            )
+    for name in CUDA_LIBRARIES:
+        library = str(libraries / name)
+        if not os.path.isfile(library):
+            empty = [compiler, "-shared", "-x", "c", os.devnull, f"-Wl,-soname,{name}"]
+            subprocess.run([*empty, "-o", library], check=True)
     return run(
         str(python),
         "pytest",
@@ -95,9 +90,8 @@ def with_tensorrt_85(board: str) -> int:
 
 def run(python: str, module: str, *arguments: str, **variables: str) -> int:
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **variables}
-    return subprocess.run(
-        [python, "-m", module, *arguments], cwd=str(ROOT), env=environment
-    ).returncode
+    command = [python, "-m", module, *arguments]
+    return subprocess.run(command, cwd=str(ROOT), env=environment).returncode
 
 
 if __name__ == "__main__":

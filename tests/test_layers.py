@@ -1,4 +1,4 @@
-"""The import table of architecture.md, held: which room may know which, and what a board without torch and onnx can import."""
+"""The import rules of docs/architecture.md: what each room may import, and what runs without torch and onnx."""
 
 from __future__ import annotations
 
@@ -8,88 +8,48 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sr_deploy"
 
-# Room: what its modules may import at the top, and what more inside functions only. `sr_deploy` itself and a room's own
-# modules are always allowed, and so is the standard library. A dotted name allows that module and what is below it.
+# Room: modules it may import at the top of a file, and modules it may import inside functions only.
+# A room may always import itself, `sr_deploy` and the standard library. A dotted name allows that
+# module and its children. Rooms stand in order: each may import only rooms that stand before it.
 TABLE = {
-    "core": ({"numpy"}, {"cv2", "skimage"}),
-    "results": ({"numpy", "core"}, {"matplotlib", "jinja2"}),
-    "nets": ({"numpy", "core", "torch"}, {"safetensors"}),
+    "core": ("numpy", "cv2 skimage"),
+    "results": ("numpy core", "matplotlib jinja2"),
+    "nets": ("numpy core torch", "safetensors"),
     "runtime": (
-        {"numpy", "core"},
-        {"nets", "onnx", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "cuda", "pycuda"},
+        "numpy core",
+        "nets onnx onnxruntime torch tensorrt tensorrt_rtx cuda pycuda",
     ),
-    # Of the runtime what the check after an export needs: ONNX Runtime's session. AdaDSR's two ways are timed.
+    # An export is checked by ONNX Runtime's session, and the two kinds of AdaDSR plans are timed.
     "export": (
-        {
-            "numpy",
-            "core",
-            "nets",
-            "torch",
-            "onnx",
-            "runtime.ort",
-            "runtime.preflight",
-            "runtime.adaptive",
-        },
-        {"onnxruntime", "onnxscript"},
+        "numpy core nets torch onnx runtime.ort runtime.preflight runtime.adaptive",
+        "onnxruntime onnxscript",
     ),
-    "bench": ({"numpy", "core", "results", "runtime"}, {"nets"}),
-    "upscale": ({"numpy", "core", "runtime"}, {"cv2", "av", "nets"}),
-    # Validation scores by the code of eval and bench.
+    "bench": ("numpy core results runtime", "nets"),
+    "upscale": ("numpy core runtime", "cv2 av nets"),
+    # Validation uses the same code as `srdeploy eval` and `srdeploy bench`.
     "train": (
-        {
-            "numpy",
-            "core",
-            "nets",
-            "torch",
-            "lightning",
-            "tqdm",
-            "bench.evaluate",
-            "runtime.torch_module",
-        },
-        {"tensorboard"},
+        "numpy core nets torch lightning tqdm bench.evaluate runtime.torch_module",
+        "tensorboard",
     ),
-    "cli": (
-        {"click", "core", "results"},
-        {"runtime", "bench", "nets", "train", "export", "upscale"},
-    ),
+    "cli": ("click core results", "runtime bench nets train export upscale"),
 }
 BOARD = ("core", "results", "runtime", "bench", "upscale", "cli")
-"""The rooms that a board uses: Python 3.8 with numpy and click."""
+"""Rooms that run on a board: Python 3.8 with numpy and click."""
+# fmt: off
 HEAVY = (
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "onnxscript",
-    "cv2",
-    "tensorrt",
-    "tensorrt_rtx",
-    "safetensors",
-    "skimage",
-    "lightning",
-    "matplotlib",
-    "av",
+    "torch", "onnx", "onnxruntime", "onnxscript", "cv2", "tensorrt", "tensorrt_rtx", "safetensors", "skimage",
+    "lightning", "matplotlib", "av",
 )
 POSIX_ONLY = {
-    "fcntl",
-    "resource",
-    "pwd",
-    "grp",
-    "termios",
-    "tty",
-    "pty",
-    "posix",
-    "syslog",
-    "crypt",
-    "readline",
-    "curses",
+    "fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "posix", "syslog", "crypt", "readline", "curses",
 }
+# fmt: on
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
+SOURCES = {path: path.read_text(encoding="utf-8") for path in MODULES}
 
 
 def module_name(path):
@@ -103,7 +63,7 @@ def room_of(path):
 
 
 def imports(tree):
-    """Yield (line, module, inside a function, only for type checkers) of every import."""
+    """Yield (line, module, inside a function, under TYPE_CHECKING) of each import."""
 
     def walk(node, inside, typing_only):
         for child in ast.iter_child_nodes(node):
@@ -157,44 +117,51 @@ def short(name):
 
 
 def violations(room, source):
-    """Return the imports of a module of `room` that the table does not allow."""
-    top, inside_only = TABLE[room]
-    found = []
+    """Return the imports in a module of `room` that the table does not allow."""
+    # The package itself imports its API on first use.
+    top, inside_only = TABLE[room] if room else ("", " ".join(TABLE) + " importlib")
+    messages = []
     for line, name, inside, typing_only in imports(ast.parse(source)):
-        what = short(name)
-        allowed = {room, "sr_deploy", *top, *(inside_only if inside or typing_only else ())}
+        module = name[len("sr_deploy.") :] if name.startswith("sr_deploy.") else name
+        lazy = typing_only or (inside and room)
+        allowed = [room, "sr_deploy", *top.split(), *(inside_only.split() if lazy else ())]
         if name.startswith("."):
-            found.append(f"line {line}: {name} is relative")
-        elif not is_standard(name) and not any(
-            what == a or what.startswith(a + ".") for a in allowed
-        ):
-            found.append(f"line {line}: {name}" + (" (inside a function)" if inside else ""))
-    return found
+            messages.append(f"line {line}: {name} is relative")
+        elif not is_standard(name) and not any(f"{module}.".startswith(f"{a}.") for a in allowed):
+            messages.append(f"line {line}: {name}" + (" (inside a function)" if inside else ""))
+    return messages
 
 
-def test_every_room_is_in_the_table():
-    assert {room_of(path) for path in MODULES} - {""} <= set(TABLE)
-    assert {"core", "runtime", "bench", "nets", "train", "export", "upscale", "results", "cli"} <= {
-        room_of(path) for path in MODULES
-    }
+def board_modules():
+    return [path for path in MODULES if room_of(path) in (*BOARD, "")]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_a_room_knows_only_whom_it_may(path):
-    source = path.read_text(encoding="utf-8")
-    if room_of(path):
-        assert violations(room_of(path), source) == []
-    else:  # the package itself: its API is imported on first use
-        assert [
-            name
-            for _, name, _, _ in imports(ast.parse(source))
-            if not is_standard(name) and name != "sr_deploy"
-        ] == []
+def test_the_table_lists_every_room_and_no_room_imports_a_later_one():
+    rooms = {room_of(path) for path in MODULES} - {""}
+    assert rooms == set(TABLE)
+    order = list(TABLE)
+    upward = [
+        (room, name)
+        for room, names in TABLE.items()
+        for name in " ".join(names).split()
+        if name.split(".")[0] in TABLE and order.index(name.split(".")[0]) >= order.index(room)
+    ]
+    assert upward == []
 
 
-@pytest.mark.parametrize(
-    "room, source",
-    [
+def test_rooms_import_only_what_the_table_allows():
+    messages = [
+        f"{module_name(path)}, {message}"
+        for path, source in SOURCES.items()
+        for message in violations(room_of(path), source)
+    ]
+    assert messages == []
+
+
+def test_violations_are_found():
+    for room, source in [
+        ("", "from sr_deploy.core.errors import InputError"),
+        ("", "def f():\n    import torch"),
         ("core", "import torch"),
         ("core", "def f():\n    import onnx"),
         ("core", "import cv2"),
@@ -212,63 +179,52 @@ def test_a_room_knows_only_whom_it_may(path):
         ("cli", "from sr_deploy.bench.measure import rows_from_artifacts"),
         ("cli", "import numpy"),
         ("cli", "from . import output"),
-    ],
-)
-def test_the_table_can_be_broken(room, source):
-    assert len(violations(room, source)) >= 1
-
-
-@pytest.mark.parametrize(
-    "room, source",
-    [
-        (
-            "core",
-            "import json, os.path\nimport numpy as np\nfrom sr_deploy.core.errors import InputError",
-        ),
+    ]:
+        assert violations(room, source), (room, source)
+    for room, source in [
+        ("core", "import json, os.path\nimport numpy as np\nfrom sr_deploy.core.errors import InputError"),
         ("core", "def f():\n    import cv2"),
         ("bench", "def f():\n    from sr_deploy.nets.checkpoint import load_checkpoint"),
         ("runtime", "import sr_deploy\ndef f():\n    import tensorrt_rtx"),
-        (
-            "cli",
-            "import click\ndef f():\n    from sr_deploy.export.pipeline import onnx_from_checkpoint",
-        ),
-    ],
-)
-def test_the_table_can_be_kept(room, source):
-    assert violations(room, source) == []
+        ("cli", "import click\ndef f():\n    from sr_deploy.export.pipeline import onnx_from_checkpoint"),
+    ]:  # fmt: skip
+        assert violations(room, source) == [], (room, source)
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in MODULES if room_of(p) in (*BOARD, "")], ids=module_name
-)
-def test_no_module_that_windows_lacks(path):
-    names = {
-        name.split(".")[0] for _, name, _, _ in imports(ast.parse(path.read_text(encoding="utf-8")))
-    }
-    assert not names & POSIX_ONLY
+def test_board_modules_use_no_module_that_windows_lacks():
+    messages = [
+        f"{module_name(path)}, line {line}: {name}"
+        for path in board_modules()
+        for line, name, _, _ in imports(ast.parse(SOURCES[path]))
+        if name.split(".")[0] in POSIX_ONLY
+    ]
+    assert messages == []
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in MODULES if room_of(p) in (*BOARD, "")], ids=module_name
-)
-def test_the_syntax_is_python_3_8_s(path):
-    source = path.read_text(encoding="utf-8")
-    tree = ast.parse(source, feature_version=(3, 8))
-    compile(source, str(path), "exec")
-    # New spellings of types are fine in annotations only while these are never evaluated.
-    annotations = any(
-        isinstance(n, ast.ImportFrom)
-        and n.module == "__future__"
-        and n.names[0].name == "annotations"
-        for n in tree.body
-    )
-    only_docstring = all(isinstance(n, ast.Expr) for n in tree.body)
-    assert annotations or only_docstring, "from __future__ import annotations is missing"
+def test_board_modules_use_the_syntax_of_python_3_8():
+    messages = []
+    for path in board_modules():
+        try:
+            tree = ast.parse(SOURCES[path], str(path), feature_version=(3, 8))
+            compile(SOURCES[path], str(path), "exec")
+        except SyntaxError as e:
+            messages.append(f"{module_name(path)}, line {e.lineno}: {e.msg}")
+            continue
+        # New spellings of types are accepted in annotations only if these are never evaluated.
+        lazy = any(
+            isinstance(n, ast.ImportFrom)
+            and n.module == "__future__"
+            and n.names[0].name == "annotations"
+            for n in tree.body
+        )
+        if not lazy and not all(isinstance(n, ast.Expr) for n in tree.body):
+            messages.append(f"{module_name(path)}, line 1: no `import annotations`")
+    assert messages == []
 
 
 def test_a_board_imports_everything_it_needs_and_shows_every_help(run_python):
-    """In a process where every heavy package is blocked."""
-    names = [module_name(p) for p in MODULES if room_of(p) in (*BOARD, "")]
+    """Runs in a process in which every heavy package is blocked."""
+    names = [module_name(path) for path in board_modules()]
     code = f"""
 import importlib, sys
 

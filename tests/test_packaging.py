@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sr_deploy.core.routers import router_name, shipped_routers
-from sr_deploy.core.shipped import shipped
+from sr_deploy.core.shipped import shipped_checkpoints
 from sr_deploy.core.target import target_names
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,7 +50,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_carries_the_shipped_data_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    models = [*shipped(), *shipped_routers()]
+    models = [*shipped_checkpoints(), *shipped_routers()]
     carried = {
         Path(n).name
         for n in names
@@ -67,7 +67,9 @@ def test_wheel_carries_the_shipped_data_and_nothing_else(wheel: Path) -> None:
         == {"report.html", "style.css", "script.js"}
         == {Path(n).name for n in names if n.startswith("sr_deploy/results/report/page/")}
     )
+    assert "sr_deploy/results/report/printed.json" in names
     assert all(n.startswith(("sr_deploy/", "srdeploy-")) for n in names)
+    assert "sr_deploy/py.typed" in names
 
 
 def test_installed_package_finds_them(wheel: Path, tmp_path: Path) -> None:
@@ -82,7 +84,7 @@ def test_installed_package_finds_them(wheel: Path, tmp_path: Path) -> None:
 
     found = json.loads(run("models", "--json"))
     assert [m["name"] for m in found] == [
-        *(p.stem for p in shipped()),
+        *(p.stem for p in shipped_checkpoints()),
         *map(router_name, shipped_routers()),
     ]
     assert all(str(tmp_path) in m["path"] for m in found)

@@ -10,14 +10,14 @@ pytest.importorskip("cv2", reason="reading images needs OpenCV")
 from sr_deploy.bench.evaluate import Bicubic, ImageSet, evaluate, image_set  # noqa: E402
 from sr_deploy.core.manifest import read_manifest  # noqa: E402
 from sr_deploy.core.routers import router_name, shipped_routers  # noqa: E402
-from sr_deploy.core.shipped import read_card, shipped  # noqa: E402
+from sr_deploy.core.shipped import read_card, shipped_checkpoints  # noqa: E402
 from sr_deploy.nets.checkpoint import load_checkpoint  # noqa: E402
 from sr_deploy.runtime.torch_module import TorchSession  # noqa: E402
 
 # asrn_ss_x4 is shipped to compare with: cut, it falls below bicubic, as its card says.
 POINTS = [
     (path.stem, variant)
-    for path in shipped()
+    for path in shipped_checkpoints()
     for variant in read_card(path).variants
     if (path.stem, variant) not in [("asrn_ss_x4", f"d{n}") for n in range(1, 5)]
 ]
@@ -55,7 +55,7 @@ def test_every_variant_beats_bicubic_on_every_image_of_set5(name, variant, bicub
     beats(name, variant, image_set(str(shared_dir / "data" / "Set5" / "HR")), bicubic)
 
 
-@pytest.mark.parametrize("path", shipped(), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", shipped_checkpoints(), ids=lambda p: p.stem)
 def test_cards_say_how_and_from_what_they_were_made(path):
     card = read_card(path)
     assert card.licence and card.trained_on
@@ -97,15 +97,19 @@ def test_every_router_saves_work_and_loses_little(path):
     assert share < 0.95 and ours > best - 0.1, (share, ours, best)
 
 
-@pytest.mark.parametrize("path", shipped(), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", shipped_checkpoints(), ids=lambda p: p.stem)
 def test_every_checkpoint_builds_for_rtx(path, tmp_path):
     """Its largest variant, by the real library, which needs no GPU to build."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    from sr_deploy import engine_from_onnx, onnx_from_checkpoint
+    from sr_deploy import BuildOptions, ExportOptions, engine_from_onnx, onnx_from_checkpoint
 
     variant = read_card(path).variants[-1]
-    graphs = onnx_from_checkpoint(path, tmp_path, variants=variant, sizes=["32x32"], target="rtx")
-    (engine,) = engine_from_onnx(graphs, tmp_path, target="rtx", compute_capabilities=[86])
+    graphs = onnx_from_checkpoint(
+        path, tmp_path, ExportOptions(variants=variant, sizes=["32x32"], target="rtx")
+    )
+    (engine,) = engine_from_onnx(
+        graphs, tmp_path, target="rtx", options=BuildOptions(compute_capabilities=(86,))
+    )
     manifest = read_manifest(engine)
     assert manifest.precision_obtained == "fp16" and manifest.variant == variant
 
@@ -115,24 +119,20 @@ def test_every_form_of_a_network_is_read_by_the_parsers(tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
     import onnx
 
-    from sr_deploy import engine_from_onnx, onnx_from_checkpoint
+    from sr_deploy import BuildOptions, ExportOptions, engine_from_onnx, onnx_from_checkpoint
 
     graphs = onnx_from_checkpoint(
         "imdeception_x4",
         tmp_path / "rtx",
-        variants="c4",
-        sizes=["32x32"],
-        target="rtx",
-        candidates=True,
+        ExportOptions(variants="c4", sizes=["32x32"], target="rtx", candidates=True),
     )
-    engines = engine_from_onnx(graphs, tmp_path, target="rtx", compute_capabilities=[86])
+    engines = engine_from_onnx(
+        graphs, tmp_path, target="rtx", options=BuildOptions(compute_capabilities=(86,))
+    )
     assert len(engines) == len(graphs) == 7 and len({e.name for e in engines}) == 7
     for graph in onnx_from_checkpoint(
         "asrn_x4",
         tmp_path / "xavier",
-        variants="d1",
-        sizes=["32x32"],
-        target="xavier",
-        candidates=True,
+        ExportOptions(variants="d1", sizes=["32x32"], target="xavier", candidates=True),
     ):
         assert read_manifest(graph).opset == onnx.load(str(graph)).opset_import[0].version == 17

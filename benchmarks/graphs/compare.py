@@ -1,11 +1,13 @@
-"""Measure every form of a network's graph, and torch, in turns; see run.py.
+"""Measure every graph of a network, and torch, in turns. Started by run.py.
 
-Per network and size: the graphs of torch's dynamo and TorchScript exporters (the latter where it knows the operators), both
-after onnxslim, ours for the target cpu, torch eager and torch.compile. Times are medians with the smallest and largest of the
-rounds; the ratio is the median of each round's ratio to the faster literal export. Memory is the peak rise of a process of its
-own over opening a graph and running it three times. MACs and bytes are those of the nodes that onnxruntime executed, by its
-profile: zeros that pad a block are counted, fused operators move nothing. The floor is the longer of MACs and bytes at the
-ceilings measured first; where all maps fit the cache, bytes can be faster than that ceiling.
+Per network and size: the graphs of torch's dynamo and TorchScript exporters (the latter if it
+supports the operators), both also after onnxslim, ours for the target cpu, torch eager and
+torch.compile. Times are medians with the smallest and largest of the rounds. The ratio is the
+median of each round's ratio to the faster literal export. Memory is the peak rise of a separate
+process that opens a graph and runs it three times. MACs and bytes are those of the nodes that
+onnxruntime executed, from its profile: zeros that pad a block are counted, fused operators move
+nothing. The floor is the longer of MACs and bytes at the ceilings measured first. If all maps fit
+the cache, bytes can be faster than that ceiling.
 """
 
 from __future__ import annotations
@@ -31,9 +33,8 @@ MODELS = [f"asrn_x4.d{n}" for n in range(1, 6)] + [
 MODELS.append("srn-ntire_x4.b4")
 SIZES = ["128x128", "256x512"]
 TIMES = (
-    "| network | LR | graph | nodes | time [ms] | to literal | memory [MiB] | MACs [G] | bytes [GB] | over floor |\n"
-    + "|---" * 10
-    + "|"
+    "| network | LR | graph | nodes | time [ms] | to literal | memory [MiB] | MACs [G] "
+    "| bytes [GB] | over floor |\n" + "|---" * 10 + "|"
 )
 AS_TARGET = (
     "asrn_x4.d1",
@@ -58,13 +59,13 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=HERE)
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--session", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    args = parser.parse_args()
     warnings.simplefilter("ignore")
-    if given.memory_of:
-        print(memory_here(given.memory_of))
+    if args.memory_of:
+        print(memory_here(args.memory_of))
         return
-    if given.session:
-        session_here(*given.session)
+    if args.session:
+        session_here(*args.session)
         return
     import onnxruntime
     import onnxslim
@@ -78,30 +79,31 @@ def main() -> None:
         "onnxruntime": onnxruntime.__version__,
         "torch": torch.__version__,
         "onnxslim": onnxslim.__version__,
-        "rounds": given.rounds,
+        "rounds": args.rounds,
         **ceilings,
     }
-    given.output.mkdir(parents=True, exist_ok=True)
+    args.output.mkdir(parents=True, exist_ok=True)
     heading = (
-        f"{conditions['cpu']}, all of them used; onnxruntime {onnxruntime.__version__}, torch {torch.__version__}, onnxslim "
-        f"{onnxslim.__version__}; medians of {given.rounds} rounds in turns (smallest-largest). Ceilings: {ceilings['gmac_s']:.0f} GMAC/s "
+        f"{conditions['cpu']}, all of them used; onnxruntime {onnxruntime.__version__}, "
+        f"torch {torch.__version__}, onnxslim {onnxslim.__version__}; medians of {args.rounds} "
+        f"rounds in turns (smallest-largest). Ceilings: {ceilings['gmac_s']:.0f} GMAC/s "
         f"(3x3, 64 to 64 channels, 128x128), {ceilings['gb_s']:.0f} GB/s (copy of 256 MiB)."
     )
     print(f"{heading}\n\n{TIMES}", flush=True)
-    with open(given.output / "rows.jsonl", "w") as rows, open(
-        given.output / "table.md", "w"
+    with open(args.output / "rows.jsonl", "w") as rows, open(
+        args.output / "table.md", "w"
     ) as table:
         table.write(f"{heading}\n\n{TIMES}\n")
-        for name in given.models or MODELS:
-            for size in given.sizes or SIZES:
-                for row in compare(name, size, given.rounds, ceilings):
+        for name in args.models or MODELS:
+            for size in args.sizes or SIZES:
+                for row in compare(name, size, args.rounds, ceilings):
                     rows.write(json.dumps({**row, **conditions}) + "\n")
                     table.write(line(row) + "\n")
                     print(line(row), flush=True)
                     rows.flush(), table.flush()
         print(f"\n{SESSIONS}", flush=True)
         table.write(f"\n{SESSIONS}\n")
-        for row in sessions([name for name in given.models or MODELS if name in AS_TARGET]):
+        for row in sessions([name for name in args.models or MODELS if name in AS_TARGET]):
             rows.write(json.dumps({**row, **conditions}) + "\n")
             table.write(session_line(row) + "\n")
             print(session_line(row), flush=True)
@@ -131,11 +133,11 @@ def line(row: Dict[str, Any]) -> str:
 
 
 def compare(name: str, size: str, rounds: int, ceilings: Dict[str, float]) -> List[Dict[str, Any]]:
-    """Return a row for each form of one network at one LR size."""
+    """Return a row for each graph of one network at one LR size."""
     import torch
 
     from sr_deploy.core.sizes import parse_hw
-    from sr_deploy.core.timing import in_turns
+    from sr_deploy.core.timing import time_in_turns
     from sr_deploy.nets.checkpoint import load_checkpoint
     from sr_deploy.runtime.ort import raw_session
 
@@ -154,7 +156,7 @@ def compare(name: str, size: str, rounds: int, ceilings: Dict[str, float]) -> Li
         runs.update({"torch eager": lambda: net(tensor), "torch.compile": lambda: compiled(tensor)})
         for run in runs.values():  # compile, and take memory
             run()
-        times = in_turns({form: timed(run) for form, run in runs.items()}, rounds)
+        times = time_in_turns({form: timed(run) for form, run in runs.items()}, rounds)
         literal = min(
             ("dynamo", "TorchScript"),
             key=lambda form: statistics.median(times.get(form, [float("inf")])),
@@ -194,22 +196,21 @@ def timed(run: Callable[[], object]) -> Callable[[], float]:
 
 
 def graphs(net: Any, arch: str, variant: str, size: str, folder: Path) -> Dict[str, Path]:
-    """Write the forms of a network's graph; the TorchScript exporter's only where it can write one."""
+    """Write the graphs of a network; TorchScript's only if it supports the operators."""
     import onnx
     import onnxslim
     import torch
 
     from sr_deploy.core.sizes import parse_hw, parse_sizes
     from sr_deploy.core.target import load_target
-    from sr_deploy.export.forms import default_form, in_form
+    from sr_deploy.export.forms import apply_form, default_form
     from sr_deploy.export.graph import graph_from_network
     from sr_deploy.export.opset import EXPORTED
 
-    ours = in_form(net, default_form(load_target("cpu"), arch, variant))[0]
+    ours = apply_form(net, default_form(load_target("cpu"), arch, variant))[0]
     models = {"dynamo": graph_from_network(net, parse_sizes(size), opset=EXPORTED)}
-    if not any(
-        isinstance(module, torch.nn.ChannelShuffle) for module in net.modules()
-    ):  # it knows no such operator
+    # The TorchScript exporter does not support ChannelShuffle.
+    if not any(isinstance(module, torch.nn.ChannelShuffle) for module in net.modules()):
         buffer = io.BytesIO()
         x = torch.zeros(1, 3, *parse_hw(size))
         torch.onnx.export(
@@ -240,7 +241,7 @@ def nodes(path: Path) -> int:
 
 
 def executed(path: Path, x: np.ndarray) -> Dict[str, float]:
-    """Return MACs and bytes of the nodes onnxruntime ran, from its profile."""
+    """Return MACs and bytes of the nodes onnxruntime executed, from its profile."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -255,15 +256,15 @@ def executed(path: Path, x: np.ndarray) -> Dict[str, float]:
     for event in json.loads(Path(session.end_profiling()).read_text()):
         if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
             continue
-        told = event["args"]
-        size += sum(int(told[key]) for key in ("activation_size", "parameter_size", "output_size"))
-        first, *others = (list(shape.values())[0] for shape in told["input_type_shape"])
-        result = list(told["output_type_shape"][0].values())[0]
-        if told["op_name"] in ("Conv", "FusedConv"):
+        node = event["args"]
+        size += sum(int(node[key]) for key in ("activation_size", "parameter_size", "output_size"))
+        first, *others = (list(shape.values())[0] for shape in node["input_type_shape"])
+        result = list(node["output_type_shape"][0].values())[0]
+        if node["op_name"] in ("Conv", "FusedConv"):
             macs += int(np.prod(result)) * int(np.prod(others[0][1:]))
-        elif told["op_name"] == "ConvTranspose":
+        elif node["op_name"] == "ConvTranspose":
             macs += int(np.prod(first)) * int(np.prod(others[0][1:]))
-        elif told["op_name"] in ("MatMul", "FusedMatMul", "Gemm"):
+        elif node["op_name"] in ("MatMul", "FusedMatMul", "Gemm"):
             macs += int(np.prod(result)) * int(np.prod(first)) // max(int(np.prod(result[:-1])), 1)
     return {"macs_g": macs / 1e9, "bytes_gb": size / 1e9}
 
@@ -279,11 +280,11 @@ def memory_of(path: Path) -> float:
 
 
 def memory_here(path: Path) -> float:
-    from sr_deploy.core.device import peak_memory_mib
+    from sr_deploy.core.device import track_peak_memory
     from sr_deploy.runtime.ort import raw_session
 
     memory: list = []
-    with peak_memory_mib(memory):
+    with track_peak_memory(memory):
         session = raw_session(str(path))
         shape = [n if isinstance(n, int) else 1 for n in session.get_inputs()[0].shape]
         for _ in range(3):
@@ -292,14 +293,16 @@ def memory_here(path: Path) -> float:
 
 
 def sessions(names: List[str]) -> List[Dict[str, Any]]:
-    """Return rows of our dynamic graphs, each in a process of its own: our session's settings with one and all threads, and
-    onnxruntime's defaults."""
+    """Return rows of our dynamic graphs, each measured in its own process.
+
+    With our session's settings on one and on all threads, and with onnxruntime's defaults.
+    """
     import onnx
 
-    from sr_deploy.core.device import cores
+    from sr_deploy.core.device import usable_cores
     from sr_deploy.core.sizes import parse_sizes
     from sr_deploy.core.target import load_target
-    from sr_deploy.export.forms import default_form, in_form
+    from sr_deploy.export.forms import apply_form, default_form
     from sr_deploy.export.graph import graph_from_network
     from sr_deploy.export.opset import EXPORTED
     from sr_deploy.nets.checkpoint import load_checkpoint
@@ -308,7 +311,7 @@ def sessions(names: List[str]) -> List[Dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             model, _, variant = name.partition(".")
-            net = in_form(
+            net = apply_form(
                 load_checkpoint(model).network(variant),
                 default_form(load_target("cpu"), model.partition("_")[0], variant),
             )[0]
@@ -317,7 +320,7 @@ def sessions(names: List[str]) -> List[Dict[str, Any]]:
             for size in ("256x512", "1080x1920"):
                 for kind in (
                     "ours, 1 thread",
-                    f"ours, {cores()} threads",
+                    f"ours, {usable_cores()} threads",
                     "onnxruntime's defaults",
                 ):
                     command = [sys.executable, __file__, "--session", str(path), size, kind]
@@ -333,7 +336,7 @@ def session_here(path: str, size: str, kind: str) -> None:
 
     import onnxruntime as ort
 
-    from sr_deploy.core.device import peak_memory_mib
+    from sr_deploy.core.device import track_peak_memory
     from sr_deploy.core.sizes import parse_hw
     from sr_deploy.runtime.ort import OnnxRuntimeSession
 
@@ -341,7 +344,7 @@ def session_here(path: str, size: str, kind: str) -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     x = np.random.default_rng(0).random((1, 3, *parse_hw(size)), dtype=np.float32)
     memory: list = []
-    with peak_memory_mib(memory):
+    with track_peak_memory(memory):
         if kind.startswith("ours"):
             session: Any = OnnxRuntimeSession(Path(path))
             run = timed(lambda: session.run(x))
@@ -364,7 +367,7 @@ def session_line(row: Dict[str, Any]) -> str:
 
 
 def mac_ceiling() -> float:
-    """GMAC/s of eight 3x3 convolutions of 64 to 64 channels at 128x128, the best of twenty runs."""
+    """Return GMAC/s of eight 3x3 convolutions, 64 to 64 channels at 128x128, best of twenty."""
     from onnx import helper, numpy_helper
 
     from sr_deploy.runtime.ort import raw_session
@@ -389,7 +392,7 @@ def mac_ceiling() -> float:
 
 
 def byte_ceiling() -> float:
-    """GB/s, read and written, of torch's copy of 256 MiB with all threads, the best of ten."""
+    """Return GB/s read and written by torch's copy of 256 MiB with all threads, best of ten."""
     import torch
 
     source = torch.ones(1 << 26)

@@ -1,7 +1,9 @@
-"""What our graphs cost against plain exports: python3 benchmarks/graphs/run.py [MODEL.VARIANT...] [--size HxW...] [--rounds N]
+"""Compare our graphs with plain exports.
 
-Makes its own environment and measures in it (compare.py); rows go to rows.jsonl, the table to table.md, both beside this file,
-or to the folder given with -o.
+Usage: python3 benchmarks/graphs/run.py [MODEL.VARIANT...] [--size HxW...] [--rounds N] [-o DIR]
+
+Creates its own environment and runs compare.py in it. Rows go to rows.jsonl and the table to
+table.md, beside this file or in the folder given with -o.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from environment import made  # noqa: E402
+from environment import create_environment  # noqa: E402
 
 if __name__ == "__main__":
-    python = str(made(".venv-graphs", ["-c", "constraints.txt", "-e", ".[export]", "onnxslim"]))
+    python = str(
+        create_environment(".venv-graphs", ["-c", "constraints.txt", "-e", ".[export]", "onnxslim"])
+    )
     sys.exit(
         subprocess.run(
             [python, str(Path(__file__).with_name("compare.py")), *sys.argv[1:]]

@@ -9,11 +9,11 @@ import numpy as np
 
 from sr_deploy.bench.evaluate import image_set
 from sr_deploy.bench.measure import typical_input
-from sr_deploy.core.device import cpu_name, limited_to
+from sr_deploy.core.device import cpu_name, limit_cores
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW, parse_hw
-from sr_deploy.core.timing import in_turns
+from sr_deploy.core.timing import time_in_turns
 from sr_deploy.runtime.opener import NetworkDescription, describe
 
 ROUNDS = 21
@@ -56,7 +56,7 @@ def compared(
     """
     if rounds < 3:
         raise InputError(f"{rounds} rounds; expected at least 3")
-    with limited_to(threads):
+    with limit_cores(threads):
         networks = [_describe_single(text) for text in (a, b)]
         sessions = [network.open() for network in networks]
         hw = _common_hw(sessions[0], sessions[1], None if lr is None else parse_hw(lr))
@@ -70,7 +70,7 @@ def compared(
                 f"their times do not compare: one is taken by {', the other by '.join(sorted(timers))}"
             )
         runs = {i: (lambda s=session: s.timed(x).ms) for i, session in enumerate(sessions)}
-        times = in_turns(runs, rounds)
+        times = time_in_turns(runs, rounds)
     ratios = np.array(times[1]) / np.array(times[0])
     p25, median, p75 = (float(v) for v in np.percentile(ratios, [25, 50, 75]))
     names = [_called(network, session) for network, session in zip(networks, sessions)]

@@ -14,13 +14,12 @@ from sr_deploy.core.files import printable_name
 from sr_deploy.core.images import (
     imresize,
     modcrop,
-    nchw_from_rgb,
     png_bytes,
     read_rgb,
     rgb_from_nchw,
 )
 from sr_deploy.core.metrics import psnr_db
-from sr_deploy.results.crops import Crop, CropSet
+from sr_deploy.results.crops import CropSet, MethodCrop
 from sr_deploy.runtime.opener import describe_all
 
 CROP_PX = 144
@@ -37,12 +36,12 @@ class _Place:
     lr: np.ndarray
     hr: np.ndarray
     box: Tuple[int, int, int, int]
-    crops: List[Crop] = field(default_factory=list)
+    crops: List[MethodCrop] = field(default_factory=list)
 
     def add(self, name: str, image: np.ndarray) -> None:
         quality = psnr_db(self.cut(image), self.cut(self.hr), metric=METRIC, border=0)
         self.crops.append(
-            Crop(name, png_bytes(self.cut(image)), quality if np.isfinite(quality) else None)
+            MethodCrop(name, png_bytes(self.cut(image)), quality if np.isfinite(quality) else None)
         )
 
     def cut(self, image: np.ndarray, scale: int = 1) -> np.ndarray:
@@ -74,7 +73,7 @@ def crops_of(
         if session.scale not in places:
             places[session.scale] = [_place(path, session.scale) for path in files]
         for place in places[session.scale]:
-            place.add(name, rgb_from_nchw(upscale_fitting(session, nchw_from_rgb(place.lr))[0].y))
+            place.add(name, rgb_from_nchw(upscale_fitting(session, place.lr)[0].y))
     if not places:
         raise InputError(
             "nothing that crops are asked of runs on this machine",
@@ -86,7 +85,7 @@ def crops_of(
             scale,
             place.box,
             METRIC,
-            (*place.crops, Crop("HR", png_bytes(place.cut(place.hr)))),
+            (*place.crops, MethodCrop("HR", png_bytes(place.cut(place.hr)))),
         )
         for scale, of_scale in places.items()
         for place in of_scale
@@ -103,7 +102,7 @@ def _place(path: Path, scale: int) -> _Place:
     lr = imresize(hr, scale=1 / scale)
     bicubic = imresize(lr, scale=scale)
     place = _Place(printable_name(path), lr, hr, hardest(bicubic, hr, scale))
-    place.crops.append(Crop("LR", png_bytes(place.cut(lr, scale))))
+    place.crops.append(MethodCrop("LR", png_bytes(place.cut(lr, scale))))
     place.add("bicubic", bicubic)
     return place
 

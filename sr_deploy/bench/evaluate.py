@@ -10,7 +10,7 @@ from typing import List, Optional, Tuple
 
 import numpy as np
 
-from sr_deploy.core.degradation import check_degradation, degraded
+from sr_deploy.core.degradation import check_degradation, degrade
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import printable_name
 from sr_deploy.core.images import (
@@ -25,9 +25,8 @@ from sr_deploy.core.metrics import border_px, psnr_db, ssim
 from sr_deploy.core.samples import SAMPLE_SET, sample_files
 from sr_deploy.core.session import Session, Timed
 from sr_deploy.core.sizes import hw_text
-
-DEFAULT_OVERLAP_PX = 16
-"""Of tiles whose network's reach is not known, or is the whole image."""
+from sr_deploy.runtime.tiled import run_tiles
+from sr_deploy.runtime.tiling import OVERLAP_PX, plan_tiles
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,8 @@ def evaluate(
     for path in images.files:
         hr = _scorable(path, session.scale, border)
         rng = np.random.default_rng(zlib.crc32(os.fsencode(path.name)))
-        lr = degraded(hr, scale=session.scale, kind=degradation, rng=rng)
-        done, how = upscale_fitting(session, nchw_from_rgb(lr))
+        lr = degrade(hr, scale=session.scale, kind=degradation, rng=rng)
+        done, how = upscale_fitting(session, lr)
         tilings.append(how)
         sr = rgb_from_nchw(done.y)
         psnr, similarity = (
@@ -153,59 +152,24 @@ def _scorable(path: Path, scale: int, border: int) -> np.ndarray:
     return hr
 
 
-def upscale_fitting(session: Session, x: np.ndarray) -> Tuple[Timed, str]:
-    """Upscale x (1, 3, H, W) with a session that may not take its size; return the result with its time, and how it was done.
+def upscale_fitting(session: Session, rgb: np.ndarray) -> Tuple[Timed, str]:
+    """Upscale (H, W, 3) uint8 with a session that may not take its size. Return the result, its time, and how it was run.
 
-    A static graph, or a dynamic one made for smaller or larger images, gets overlapping tiles, mirrored where the image is
-    smaller. That is not what the network makes of the whole image: pixels near tile borders and image borders differ, so
-    the second value says so.
+    A static graph, or a dynamic one made for smaller or larger images, gets a few overlapping tiles, mirrored where the
+    image is smaller. Pixels near the borders of tiles may then differ from the result of the whole image, which the second
+    value tells.
     """
-    h, w = x.shape[2:]
-    tile = session.nearest_hw((h, w))
-    if tile == (h, w):
-        return session.timed(x), "whole"
-    bottom, right = max(tile[0] - h, 0), max(tile[1] - w, 0)
-    padded = x
-    while bottom or right:  # mirroring adds at most the image itself each time
-        step = min(bottom, padded.shape[2]), min(right, padded.shape[3])
-        padded = np.pad(padded, ((0, 0), (0, 0), (0, step[0]), (0, step[1])), mode="symmetric")
-        bottom, right = bottom - step[0], right - step[1]
+    plan = plan_tiles((rgb.shape[0], rgb.shape[1]), session, few_tiles=True)
     s = session.scale
-    out = np.zeros((1, 3, padded.shape[2] * s, padded.shape[3] * s), dtype=np.float32)
-    parts: List[Timed] = []
-    overlap = min(
-        session.halo_px or DEFAULT_OVERLAP_PX, min(tile) // 4
-    )  # a quarter: few tiles are worth more here
-    for top, keep_top, end_top in _spans(padded.shape[2], tile[0], overlap):
-        for left, keep_left, end_left in _spans(padded.shape[3], tile[1], overlap):
-            part = np.ascontiguousarray(padded[:, :, top : top + tile[0], left : left + tile[1]])
-            parts.append(session.timed(part))
-            inside = parts[-1].y[
-                :,
-                :,
-                (keep_top - top) * s : (end_top - top) * s,
-                (keep_left - left) * s : (end_left - left) * s,
-            ]
-            out[:, :, keep_top * s : end_top * s, keep_left * s : end_left * s] = inside
-    copies = [p.copies_ms for p in parts if p.copies_ms is not None]
-    done = Timed(
-        out[:, :, : h * s, : w * s],
-        sum(p.ms for p in parts),
-        sum(copies) if copies else None,
-        parts[-1].timer,
-    )
-    return (
-        done,
-        f"tiled {hw_text(tile)}, overlap {overlap} px: near borders not what the whole image gives",
-    )
+    out = np.empty((plan.hw[0] * s, plan.hw[1] * s, 3), np.float32)
 
+    def store(core: np.ndarray, part: np.ndarray) -> None:
+        part[...] = core.transpose(1, 2, 0)
 
-def _spans(size: int, tile: int, overlap: int) -> List[Tuple[int, int, int]]:
-    """(start, first kept, end of kept) of tiles that cover `size`, each kept up to `overlap` from where the next one starts."""
-    starts = list(range(0, max(size - tile, 0), tile - 2 * overlap)) + [size - tile]
-    spans, kept = [], 0
-    for start, following in zip(starts, [*starts[1:], None]):
-        end = size if following is None else following + overlap
-        spans.append((start, kept, end))
-        kept = end
-    return spans
+    run = run_tiles(session, plan, rgb, out, to_input=nchw_from_rgb, store=store)
+    done = Timed(out.transpose(2, 0, 1)[None], run.ms, run.copies_ms, run.timer)
+    if plan.whole:
+        return done, "whole"
+    overlap = min(session.halo_px or OVERLAP_PX, min(plan.tile_hw) // 4)
+    tiles = f"tiled {hw_text(plan.tile_hw)}, overlap {overlap} px"
+    return done, f"{tiles}: near borders not what the whole image gives"

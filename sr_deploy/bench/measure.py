@@ -13,16 +13,27 @@ import numpy as np
 
 import sr_deploy
 from sr_deploy.bench.evaluate import ImageSet, Quality, check_images, evaluate, image_set
-from sr_deploy.bench.monitor import Watch, before, device_facts, warnings_of
+from sr_deploy.bench.monitor import (
+    ConditionMonitor,
+    condition_warnings,
+    conditions_before,
+    device_facts,
+)
 from sr_deploy.bench.subjects import recorded_row, row_of
-from sr_deploy.core.degradation import degraded
-from sr_deploy.core.device import cpu_name, limited_to, peak_memory_mib, python_and_os
+from sr_deploy.core.degradation import degrade
+from sr_deploy.core.device import cpu_name, limit_cores, python_and_os, track_peak_memory
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
 from sr_deploy.core.session import Session, Spent
 from sr_deploy.core.sizes import HW, parse_hw
-from sr_deploy.core.timing import TOLERANCE, WARMUP_S, measure_latency, statistics
-from sr_deploy.results.protocols import DEFAULT, Protocol, deviations, protocol_named, time_ms
+from sr_deploy.core.timing import TOLERANCE, WARMUP_S, latency_statistics, measure_latency
+from sr_deploy.results.protocols import (
+    DEFAULT_PROTOCOL,
+    Protocol,
+    deviations,
+    get_protocol,
+    time_ms,
+)
 from sr_deploy.results.rows import BenchmarkRow
 from sr_deploy.runtime.opener import NetworkDescription, describe_all
 
@@ -52,7 +63,7 @@ def rows_from_artifacts(
     variants: Union[str, Sequence[str], None] = None,
     data: str = "",
     test: str = "",
-    protocols: Sequence[str] = (DEFAULT,),
+    protocols: Sequence[str] = (DEFAULT_PROTOCOL,),
     metric: Optional[str] = None,
     lr: Optional[str] = None,
     runs: Optional[int] = None,
@@ -86,7 +97,7 @@ def measured(
     variants: Union[str, Sequence[str], None] = None,
     data: str = "",
     test: str = "",
-    protocols: Sequence[str] = (DEFAULT,),
+    protocols: Sequence[str] = (DEFAULT_PROTOCOL,),
     metric: Optional[str] = None,
     lr: Optional[str] = None,
     runs: Optional[int] = None,
@@ -105,8 +116,8 @@ def measured(
     trust: also open artifacts that were changed after their manifests were written; an engine is code that runs.
     What cannot run on this machine becomes a row with its reason. Raises an SrDeployError on bad input.
     """
-    chosen = [protocol_named(name) for name in dict.fromkeys(protocols)]
-    with limited_to(threads):
+    chosen = [get_protocol(name) for name in dict.fromkeys(protocols)]
+    with limit_cores(threads):
         networks = describe_all(given, "all" if variants is None else variants, trust=trust)
         request = _request(
             chosen, data=data, test=test, metric=metric, lr=lr, runs=runs, cadence_hz=cadence_hz
@@ -190,7 +201,9 @@ def _check_images(
     request: Request, chosen: Sequence[Protocol], networks: Sequence[NetworkDescription]
 ) -> None:
     """Raise InputError for an image that cannot be scored: found later, it would cost what was measured before it."""
-    scales = {scale for scale in (network.find_scale() for network in networks) if scale is not None}
+    scales = {
+        scale for scale in (network.find_scale() for network in networks) if scale is not None
+    }
     ways = {
         (protocol.metric or request.metric or "y", scale) for protocol in chosen for scale in scales
     }
@@ -208,14 +221,14 @@ def _measure(network: NetworkDescription, protocol: Protocol, request: Request) 
         git_rev=_git_revision(),
         date_utc=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
-    earlier = before()
+    earlier = conditions_before()
     memory: List[Optional[float]] = []
     metric = protocol.metric or request.metric or "y"
     try:
-        with peak_memory_mib(memory):
+        with track_peak_memory(memory):
             session = network.open()
             earlier.update(device_facts() if session.device else {})
-            with Watch(session.device) as watch:
+            with ConditionMonitor(session.device) as watch:
                 session.begin()
                 if protocol.of_images:
                     valid = evaluate(session, request.images, metric=metric)
@@ -234,7 +247,7 @@ def _measure(network: NetworkDescription, protocol: Protocol, request: Request) 
     output_px = session.scale**2 * hw[0] * hw[1] if hw else None
     conditions = {
         "before": earlier,
-        "during": watch.seen(found["latencies_ms"], output_px=output_px),
+        "during": watch.summary(found["latencies_ms"], output_px=output_px),
     }
     row = replace(
         row,
@@ -269,7 +282,7 @@ def _measure(network: NetworkDescription, protocol: Protocol, request: Request) 
         warnings=(
             *_not_finite(valid, test),
             *row.warnings,
-            *warnings_of(conditions),
+            *condition_warnings(conditions),
             *deviations(row),
         ),
     )
@@ -300,7 +313,7 @@ def _executed(spent: Optional[Spent], timed_share: Optional[float]) -> Optional[
     }
 
 
-def _repeated(session: Session, request: Request, watch: Watch) -> Dict[str, Any]:
+def _repeated(session: Session, request: Request, watch: ConditionMonitor) -> Dict[str, Any]:
     """Time one size again and again; return what a row holds of it."""
     hw = session.fixed_hw or request.hw or session.nearest_hw(DEFAULT_HW)
     session.check_hw(hw)
@@ -314,9 +327,9 @@ def _repeated(session: Session, request: Request, watch: Watch) -> Dict[str, Any
         lambda: session.timed(x),
         runs=request.runs,
         cadence_hz=request.cadence_hz,
-        between=watch.look,
+        between=watch.sample,
     )
-    found: Dict[str, Any] = statistics(latency.times_ms)
+    found: Dict[str, Any] = latency_statistics(latency.times_ms)
     warnings = []
     if not latency.settled:
         warnings.append(
@@ -354,7 +367,7 @@ def typical_input(images: ImageSet, scale: int, hw: HW) -> np.ndarray:
         row: List[np.ndarray] = []
         while sum(lr.shape[1] for lr in row) < hw[1]:
             row.append(
-                degraded(
+                degrade(
                     modcrop(read_rgb(images.files[number % len(images.files)]), scale), scale=scale
                 )
             )
@@ -376,7 +389,7 @@ def _of_images(valid: Quality, test: Optional[Quality]) -> Dict[str, Any]:
         if quality
     ]
     return {
-        **statistics(times),
+        **latency_statistics(times),
         "latency_ms_mean": float(np.mean(means)),
         "warmup": 0,
         "runs": len(times),

@@ -1,4 +1,4 @@
-"""What the machine did before and while something was timed: load of others, clocks, heat, and a device's power."""
+"""The machine's state before and during a measurement: load, clocks, temperature and power."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-from sr_deploy.core.device import cpu_mhz, load_1min, others_cores, temperature_c, usage
+from sr_deploy.core.device import cores_used_by_others, cpu_mhz, cpu_usage, load_1min, temperature_c
 from sr_deploy.runtime.boards.board import (
     SCRIPT,
     PowerSample,
@@ -21,112 +21,112 @@ from sr_deploy.runtime.boards.board import (
     within,
 )
 
-LOOK_S = 0.3
-"""How long the machine is looked at before; the kernel counts CPU time in ticks of 10 ms."""
-BUSY = 0.1
-"""Other processes that take more than a tenth of the cores are told of."""
-_WATCH_EVERY_S = 0.25
+OBSERVE_S = 0.3
+"""Duration of the observation before a measurement. The kernel counts CPU time in ticks of 10 ms."""
+BUSY_SHARE = 0.1
+"""A warning is recorded if other processes use more than this share of the cores."""
+_SENSOR_PERIOD_S = 0.25
 
 
-def before() -> Dict[str, Any]:
-    """Return what is known of the machine now, looking at it for 0.3 s."""
-    start = usage()
-    time.sleep(LOOK_S)
-    return _known(
+def conditions_before() -> Dict[str, Any]:
+    """Observe the machine for 0.3 s and return its load, clocks and temperature."""
+    start = cpu_usage()
+    time.sleep(OBSERVE_S)
+    return _rounded(
         load_1min=load_1min(),
-        others_cores=others_cores(start, usage()),
+        others_cores=cores_used_by_others(start, cpu_usage()),
         cpu_mhz=cpu_mhz(),
         temperature_c=temperature_c(),
     )
 
 
-class Watch:
-    """What is seen inside its `with` block: other load, clocks, heat; a device's sensors by a process of its own.
+class ConditionMonitor:
+    """Records load, clocks and temperature within its `with` block.
 
-    `look` is called between runs, never inside one: it reads a few small files.
+    If there is a device, a separate process reads its sensors. Call `sample` between timed runs,
+    never during one: it reads a few small files.
     """
 
     def __init__(self, device: str) -> None:
         self._device = device
         self._mhz: List[float] = []
-        self._heat: List[float] = []
-        self._samples: List[PowerSample] = []
+        self._temperatures: List[float] = []
+        self._power: List[PowerSample] = []
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> ConditionMonitor:
         if self._device and shutil.which("sh") is not None:
             self._log = Path(self._stack.enter_context(tempfile.TemporaryDirectory())) / "log"
-            command = ["sh", str(SCRIPT), "watch", str(self._log), str(_WATCH_EVERY_S)]
+            command = ["sh", str(SCRIPT), "watch", str(self._log), str(_SENSOR_PERIOD_S)]
             self._sensors = self._stack.enter_context(
                 subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             )
             self._stack.callback(self._read_sensors)
-        self._start, self._start_s = usage(), time.time()
+        self._start, self._start_s = cpu_usage(), time.time()
         return self
 
-    def look(self) -> None:
-        """Note clocks and heat."""
-        for found, now in ((self._mhz, cpu_mhz()), (self._heat, temperature_c())):
-            if now is not None:
-                found.append(now)
+    def sample(self) -> None:
+        """Record the current clock and temperature."""
+        for values, value in ((self._mhz, cpu_mhz()), (self._temperatures, temperature_c())):
+            if value is not None:
+                values.append(value)
 
-    def __exit__(self, *raised: object) -> None:
-        self.look()
-        self._others, self._stop_s = others_cores(self._start, usage()), time.time()
+    def __exit__(self, *exception: object) -> None:
+        self.sample()
+        self._others, self._stop_s = cores_used_by_others(self._start, cpu_usage()), time.time()
         self._stack.close()
 
     def _read_sensors(self) -> None:
         self._sensors.terminate()
-        text = (
-            self._log.read_text(encoding="utf-8", errors="replace") if self._log.is_file() else ""
-        )
-        self._samples = within(samples_from_text(text), self._start_s, self._stop_s)
+        if self._log.is_file():
+            text = self._log.read_text(encoding="utf-8", errors="replace")
+            self._power = within(samples_from_text(text), self._start_s, self._stop_s)
 
-    def seen(self, times_ms: Sequence[float], *, output_px: Optional[int]) -> Dict[str, Any]:
-        """Return what was seen, ranges as [lowest, highest]; with the runs' times and the pixels each put out also their energy."""
-        mhz, heat = (
-            [min(found), max(found)] if found else None for found in (self._mhz, self._heat)
+    def summary(self, times_ms: Sequence[float], *, output_px: Optional[int]) -> Dict[str, Any]:
+        """Return the recorded conditions, ranges as [lowest, highest].
+
+        The energy is included if `output_px`, the output pixels of a run, is known.
+        """
+        mhz, temperatures = (
+            [min(values), max(values)] if values else None
+            for values in (self._mhz, self._temperatures)
         )
-        drawn = (
-            energy(
-                self._samples, output_px=output_px, runs=len(times_ms), seconds=sum(times_ms) / 1000
+        power = {}
+        if output_px:
+            used = energy(
+                self._power, output_px=output_px, runs=len(times_ms), seconds=sum(times_ms) / 1000
             )
-            if output_px
-            else None
-        )
-        facts = (
-            {}
-            if drawn is None
-            else {
-                "watts": drawn.watts_mean,
-                "joules_per_megapixel": drawn.joules_per_megapixel,
-                "power_covers": drawn.covers,
-                "throttled": drawn.throttled,
-                "gpu_c": drawn.temperature_c_max,
-            }
-        )
-        return _known(others_cores=self._others, cpu_mhz=mhz, temperature_c=heat, **facts)
+            if used is not None:
+                power = {
+                    "watts": used.watts_mean,
+                    "joules_per_megapixel": used.joules_per_megapixel,
+                    "power_covers": used.covers,
+                    "throttled": used.throttled,
+                    "gpu_c": used.temperature_c_max,
+                }
+        return _rounded(others_cores=self._others, cpu_mhz=mhz, temperature_c=temperatures, **power)
 
 
-def warnings_of(conditions: Dict[str, Any]) -> List[str]:
-    """Return what of the conditions speaks against the numbers."""
-    found = []
-    others, limit = conditions["during"].get("others_cores"), BUSY * (os.cpu_count() or 1)
-    if others is not None and others > limit:
-        found.append(
-            f"other processes kept {others:.1f} of {os.cpu_count()} cores busy while it was timed"
+def condition_warnings(conditions: Dict[str, Any]) -> List[str]:
+    """Return warnings about conditions that make the measured times doubtful."""
+    warnings = []
+    during, cores = conditions["during"], os.cpu_count() or 1
+    others = during.get("others_cores")
+    if others is not None and others > BUSY_SHARE * cores:
+        warnings.append(
+            f"other processes kept {others:.1f} of {cores} cores busy while it was timed"
         )
-    if conditions["during"].get("throttled"):
-        found.append("the device was throttled while it was timed")
+    if during.get("throttled"):
+        warnings.append("the device was throttled while it was timed")
     if conditions["before"].get("clocks_locked") is False:
-        found.append("the GPU's clocks are not locked")
-    return found
+        warnings.append("the GPU's clocks are not locked")
+    return warnings
 
 
 def device_facts() -> Dict[str, Any]:
-    """Return how the board or GPU here is set, before it works: power mode, clocks, heat, driver."""
+    """Return the settings of the board or GPU: power mode, clocks, temperature, driver."""
     facts = facts_here()
-    return _known(
+    return _rounded(
         power_mode=facts.power_mode,
         clocks_locked=facts.clocks_locked,
         gpu_mhz=facts.gpu_mhz,
@@ -138,7 +138,8 @@ def device_facts() -> Dict[str, Any]:
     )
 
 
-def _known(**facts: Any) -> Dict[str, Any]:
+def _rounded(**facts: Any) -> Dict[str, Any]:
+    """Return the facts that are not None, floats rounded to 3 digits."""
     return {
         key: round(value, 3) if isinstance(value, float) else value
         for key, value in facts.items()

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.bench.evaluate import ImageSet, check_images, image_set
-from sr_deploy.core.device import cores
+from sr_deploy.core.device import usable_cores
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import output_folder
+from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.core.metrics import METRICS
 from sr_deploy.core.sizes import parse_hw, parse_sizes
 from sr_deploy.core.target import PRECISIONS, load_target
-from sr_deploy.results.protocols import DEFAULT, protocol_named, time_ms
-from sr_deploy.results.rows import BenchmarkRow, append_rows, cut_torn_line, read_rows
+from sr_deploy.results.protocols import DEFAULT_PROTOCOL, get_protocol, time_ms
+from sr_deploy.results.rows import BenchmarkRow, append_rows, drop_partial_line, read_rows
 from sr_deploy.runtime.opener import NetworkDescription, describe, kind_of
 
 BACKENDS = ("torch", "onnxruntime")
@@ -47,7 +47,7 @@ class Plan:
     """torch for checkpoints, onnxruntime for graphs that are for no target."""
     targets: Tuple[str, ...] = ()
     """Profiles to build engines for."""
-    protocols: Tuple[str, ...] = (DEFAULT,)
+    protocols: Tuple[str, ...] = (DEFAULT_PROTOCOL,)
     metric: Optional[str] = None
     threads: Optional[int] = None
     runs: Optional[int] = None
@@ -95,7 +95,7 @@ def read_plan(path: Path) -> Plan:
         for value in values:
             if value not in known:
                 raise InputError(f"{path}: {key} holds '{value}'; expected {' or '.join(known)}")
-    for protocol in map(protocol_named, plan.protocols):
+    for protocol in map(get_protocol, plan.protocols):
         if plan.metric is not None and protocol.metric not in (None, plan.metric):
             raise InputError(
                 f"{path}: {protocol.name} scores on {protocol.metric}, not {plan.metric}",
@@ -104,7 +104,7 @@ def read_plan(path: Path) -> Plan:
     for key, values, most in (
         ("batch", plan.batch, 1024),
         ("runs", (plan.runs,), 10000),
-        ("threads", (plan.threads,), cores()),
+        ("threads", (plan.threads,), usable_cores()),
     ):
         for number in values:
             if number is not None and not 1 <= number <= most:
@@ -140,8 +140,10 @@ def cells_of(plan: Plan, images: ImageSet) -> Dict[str, Cell]:
             *axes
         ):
             way = f"{backend} for {target}" if target else backend
-            any_size = backend == "torch" or network.kind == "router" or _own_graph_takes(target, shape)
-            if protocol_named(protocol).of_images and any_size:
+            any_size = (
+                backend == "torch" or network.kind == "router" or _own_graph_takes(target, shape)
+            )
+            if get_protocol(protocol).of_images and any_size:
                 shape = ""
             name = f"{network.name} {shape or 'own sizes'} batch {batch} {precision} {way} {protocol} #{digest}"
             cells[name] = Cell(
@@ -181,13 +183,13 @@ def rows_from_plan(
     images = image_set(data)
     cells = cells_of(plan, images)
     metrics = {
-        protocol.metric or plan.metric or "y" for protocol in map(protocol_named, plan.protocols)
+        protocol.metric or plan.metric or "y" for protocol in map(get_protocol, plan.protocols)
     }
     for metric, scale in itertools.product(metrics, {cell.scale for cell in cells.values()}):
         check_images(images, metric=metric, scale=scale)  # a bad image would fail every cell
-    output_folder(folder)
+    make_output_folder(folder)
     file = folder / "rows.jsonl"
-    if cut_torn_line(file):
+    if drop_partial_line(file):
         progress(f"{file}: took away a last line that was written only half")
     rows = {
         row.cell: row for row in (read_rows(file) if file.exists() else []) if row.cell in cells
@@ -231,7 +233,7 @@ def _measured(cell: Cell, plan: Plan, data: str, artifacts: Path) -> BenchmarkRo
         if cell.backend == "torch" and cell.precision != "fp32":
             raise _FailedError(f"torch runs checkpoints in fp32, not {cell.precision}")
         options = ["--protocol", cell.protocol, "--data", data]
-        of_images = protocol_named(cell.protocol).of_images
+        of_images = get_protocol(cell.protocol).of_images
         options += [] if of_images else ["--lr", cell.shape]
         for key in ("metric", "threads") if of_images else ("metric", "threads", "runs"):
             if getattr(plan, key) is not None:

@@ -11,7 +11,7 @@ import click
 
 from sr_deploy.cli.output import emit, emit_json, say
 from sr_deploy.core.errors import InputError
-from sr_deploy.results.protocols import CHOICES, DEFAULT
+from sr_deploy.results.protocols import DEFAULT_PROTOCOL, PROTOCOL_NAMES
 
 
 @click.command()
@@ -26,8 +26,8 @@ from sr_deploy.results.protocols import CHOICES, DEFAULT
     "--protocol",
     "protocols",
     multiple=True,
-    type=click.Choice(CHOICES),
-    default=(DEFAULT,),
+    type=click.Choice(PROTOCOL_NAMES),
+    default=(DEFAULT_PROTOCOL,),
     show_default=True,
     help="How to time and score; may be repeated. steady: warmed up, median. ntireYEAR: as that year's harness.",
 )
@@ -107,8 +107,8 @@ def bench(
     this machine is listed with the reason.
     """
     from sr_deploy.bench.measure import measured
-    from sr_deploy.core.files import output_folder
-    from sr_deploy.results.rows import cut_torn_line, read_rows
+    from sr_deploy.core.files import make_output_folder
+    from sr_deploy.results.rows import drop_partial_line, read_rows
 
     if sweep is not None:
         _sweep(ctx, sweep, data, output, as_json)
@@ -116,8 +116,8 @@ def bench(
     if not given:
         raise click.UsageError("Missing argument 'MODEL|ARTIFACT...'.")
     if output is not None:
-        output_folder(output)
-        cut_torn_line(output / "rows.jsonl")
+        make_output_folder(output)
+        drop_partial_line(output / "rows.jsonl")
         if (output / "rows.jsonl").exists():
             read_rows(
                 output / "rows.jsonl"
@@ -173,8 +173,9 @@ def _sweep(ctx: click.Context, plan: str, data: str, output: Optional[Path], as_
 
 
 def _shown(rows: List[Any], as_json: bool) -> None:
-    from sr_deploy.results.layouts import ranks
-    from sr_deploy.results.tables import ntire_table, rendered
+    from sr_deploy.results.published import ranks
+    from sr_deploy.results.render import render_table
+    from sr_deploy.results.tables import ntire_table
 
     if as_json:
         if rows:
@@ -184,7 +185,7 @@ def _shown(rows: List[Any], as_json: bool) -> None:
         emit(ntire_table(rows))
     if len({row.protocol for row in rows if not row.error}) > 1:
         with contextlib.suppress(InputError):  # no network was measured by all of them
-            emit("\n" + rendered(ranks(rows), "markdown"))
+            emit("\n" + render_table(ranks(rows), "markdown"))
 
 
 def _kept(rows: List[Any], output: Path) -> None:
@@ -199,16 +200,15 @@ def _challenge_files(rows: List[Any], output: Path) -> None:
     """Write NTIRE's two files anew of all the folder's rows of each year and set that `rows` has."""
     from sr_deploy.core.files import write_text
     from sr_deploy.results.harness import results_files
-    from sr_deploy.results.layouts import rows_where
     from sr_deploy.results.protocols import protocol_of
-    from sr_deploy.results.rows import read_rows
+    from sr_deploy.results.rows import filter_rows, read_rows
 
     for year, images in dict.fromkeys(
         (row.protocol, row.set) for row in rows if not row.error and protocol_of(row).of_images
     ):
         kept = [
             row
-            for row in rows_where(read_rows(output / "rows.jsonl"), [])
+            for row in filter_rows(read_rows(output / "rows.jsonl"), [])
             if (row.protocol, row.set, row.error) == (year, images, "")
         ]
         for file, text in results_files(kept).items():

@@ -14,45 +14,44 @@ from sr_deploy.core.target import load_target
 
 @click.command()
 @click.argument("graphs", nargs=-1, required=True, metavar="ONNX|DIR...")
-@click.option("--target", required=True, help="Whose parser would read them (srdeploy targets).")
+@click.option("--target", required=True, help="Target to check for (see srdeploy targets).")
 @click.option(
-    "--precision", type=click.Choice(["fp32", "fp16"]), help="The engine's; default: the target's."
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    help="Precision of the engine.  [default: the target's]",
 )
-@click.option("--dla", is_flag=True, help="Ask for the deep-learning accelerator of a Jetson.")
+@click.option("--dla", is_flag=True, help="Check for the deep-learning accelerator of a Jetson.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of findings.")
 def check(
     graphs: Tuple[str, ...], target: str, precision: Optional[str], dla: bool, as_json: bool
 ) -> None:
-    """Say what a target's parser would refuse, misread or change in each graph, without building anything.
+    """List what a target's parser would refuse, misread or change in each graph. Builds nothing.
 
-    Any ONNX file will do, with a manifest or without. The exit code is 1 when there is an error.
+    Any ONNX file can be checked, with or without a manifest. The exit code is 1 when there is an
+    error.
     """
     from sr_deploy.runtime.build import onnx_files
     from sr_deploy.runtime.preflight import preflight
 
     profile = load_target(target)
-    wanted = profile.check_precision(precision)
+    precision = profile.check_precision(precision)
     files = onnx_files(list(graphs))
-    found = [
+    findings = [
         (file, finding)
         for file in files
-        for finding in preflight(file, profile, precision=wanted, dla=dla)
+        for finding in preflight(file, profile, precision=precision, dla=dla)
     ]
     if as_json:
-        emit_json([{"graph": str(file), **dataclasses.asdict(finding)} for file, finding in found])
-    else:
-        for file, f in found:
-            emit(
-                (f"{file.name}: " if len(files) > 1 else "")
-                + f"{f.severity}: {f.where}: {f.what}; {f.hint}"
-            )
-    errors = sum(f.severity == "error" for _, f in found)
-    say(
-        f"{_count(len(files), 'graph')} for {target}, {wanted}: {_count(errors, 'error')}, {_count(len(found) - errors, 'warning')}"
-    )
+        emit_json([{"graph": str(file), **dataclasses.asdict(f)} for file, f in findings])
+    for file, f in findings if not as_json else ():
+        name = f"{file.name}: " if len(files) > 1 else ""
+        emit(f"{name}{f.severity}: {f.where}: {f.what}; {f.hint}")
+    errors = sum(f.severity == "error" for _, f in findings)
+    counts = f"{_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}"
+    say(f"{_count(len(files), 'graph')} for {target}, {precision}: {counts}")
     if errors:
         sys.exit(1)
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -65,8 +65,14 @@ def evaluate(
     with the reason.
     """
     from sr_deploy.bench.quality import scored
-    from sr_deploy.core.files import atomic_path, no_empty_folders, output_folder, write_text
-    from sr_deploy.results.report.figure import check_can_draw, psnr_figure
+    from sr_deploy.core.files import (
+        atomic_path,
+        make_output_folder,
+        remove_empty_folders,
+        write_text,
+    )
+    from sr_deploy.results.report.drawing import check_can_draw
+    from sr_deploy.results.report.quality_figure import quality_figure
     from sr_deploy.results.rows import BICUBIC
     from sr_deploy.results.tables import quality_table
 
@@ -78,14 +84,14 @@ def evaluate(
         given, variants=variants, data=data, metric=metric, degradation=degradation, progress=say
     )
     # The input is good by now: what is wrong with it leaves no folder.
-    with no_empty_folders(*([Path(output)] if output else [])):
+    with remove_empty_folders(*([Path(output)] if output else [])):
         if output is not None:
-            output_folder(Path(output))
+            make_output_folder(Path(output))
         rows = list(waiting)
         found = [dataclasses.asdict(row) for row in rows if row.backend != BICUBIC]
         table = quality_table(rows)
         if output is not None:
-            drawn = psnr_figure(rows)
+            drawn = quality_figure(rows)
             write_text(
                 Path(output) / "eval.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import click
 
@@ -18,7 +18,7 @@ from sr_deploy.core.sizes import parse_hw
     "--variants",
     default="all",
     show_default=True,
-    help="all (those of the paper's table), or a list: d1,d3.",
+    help="A list such as d1,d3, or all: those in the paper's table.",
 )
 @click.option(
     "--shape",
@@ -37,11 +37,11 @@ from sr_deploy.core.sizes import parse_hw
     type=click.Choice(["fp32", "fp16"]),
     help="The engine's; default: fp16, fp32 for the target cpu.",
 )
-@click.option("--target", help="The target the graphs are for (srdeploy targets).")
+@click.option("--target", help="The target of the graphs (see srdeploy targets).")
 @click.option(
     "--literal",
     is_flag=True,
-    help="Export the network as written, without the exact rewrites that make it faster.",
+    help="Export the network as written, without the exact rewrites that speed it up.",
 )
 @click.option(
     "--candidates",
@@ -51,27 +51,24 @@ from sr_deploy.core.sizes import parse_hw
 @click.option(
     "--adaptive",
     is_flag=True,
-    help="MODEL is a router, or an AdaEDSR: graphs that compute more where the image needs it.",
+    help="MODEL is a router or an AdaEDSR: export it as an adaptive network.",
 )
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to."
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The folder to write to."
 )
 def export(
     model: str,
-    variants: str,
+    output: Path,
     shapes: Tuple[str, ...],
     dynamic: Optional[str],
-    precision: Optional[str],
-    target: Optional[str],
-    literal: bool,
-    candidates: bool,
     adaptive: bool,
-    output: Path,
+    **options: Any,
 ) -> None:
     """Slice MODEL into variants and export each as a verified ONNX graph.
 
-    Every graph is compared with torch in onnxruntime, FP16 ones also in real half precision, on real photographs; one that
-    is out of tolerance is not written. Graphs that are up to date are left as they are.
+    Every graph is compared with torch in ONNX Runtime on photographs, and FP16 graphs also in real
+    half precision. A graph out of tolerance is not written. Graphs that are up to date are not
+    exported again.
     """
     if shapes and dynamic:
         raise InputError(
@@ -85,28 +82,21 @@ def export(
     for shape in shapes:
         parse_hw(shape)
     if adaptive:
-        if variants != "all" or shapes or dynamic or precision or target or literal or candidates:
+        if shapes or dynamic or options.pop("variants") != "all" or any(options.values()):
             raise InputError(
-                "--adaptive exports for every size, in FP32, for ONNX Runtime: it takes -o alone",
-                hint="leave the others out",
+                "--adaptive exports in FP32 for all sizes, for ONNX Runtime: "
+                "it takes no option but -o",
+                hint="omit the other options",
             )
-        from sr_deploy.export.adaptive_plan import plans_from_model
+        from sr_deploy.export.plans import plans_from_model
 
-        for path in plans_from_model(model, output, progress=say):
-            emit(str(path))
-        return
-    from sr_deploy.export.pipeline import onnx_from_checkpoint
+        paths = plans_from_model(model, output, progress=say)
+    else:
+        from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
 
-    paths = onnx_from_checkpoint(
-        model,
-        output,
-        variants=variants,
-        sizes=[dynamic] if dynamic else shapes,
-        precision=precision,
-        target=target,
-        literal=literal,
-        candidates=candidates,
-        progress=say,
-    )
+        sizes = [dynamic] if dynamic else shapes
+        paths = onnx_from_checkpoint(
+            model, output, ExportOptions(sizes=sizes, **options), progress=say
+        )
     for path in paths:
         emit(str(path))

@@ -10,20 +10,20 @@ import click
 
 from sr_deploy.cli.output import emit, emit_json, say
 from sr_deploy.core.routers import read_router_card, router_name, shipped_routers
-from sr_deploy.core.shipped import read_card, shipped
+from sr_deploy.core.shipped import read_card, shipped_checkpoints
 from sr_deploy.core.sizes import hw_text, parse_hw
 from sr_deploy.core.spec import check_min_hw
-from sr_deploy.results.tables import markdown
+from sr_deploy.results.render import markdown
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def models(as_json: bool) -> None:
-    """List the shipped checkpoints, and the routers with what each chooses between, the smallest first."""
-    found: List[Dict[str, Any]] = []
-    for path in shipped():
+    """List the shipped checkpoints, and the shipped routers with their branches, smallest first."""
+    checkpoints: List[Dict[str, Any]] = []
+    for path in shipped_checkpoints():
         spec = read_card(path)
-        found.append(
+        checkpoints.append(
             {
                 "name": path.stem,
                 "arch": spec.arch,
@@ -35,20 +35,20 @@ def models(as_json: bool) -> None:
     routers: List[Dict[str, Any]] = []
     for path in shipped_routers():
         card = read_router_card(path)
-        branches = [f"{b.model}:{b.variant}" for b in card.branches]
         routers.append(
             {
                 "name": router_name(path),
                 "scale": card.scale,
-                "branches": branches,
+                "branches": [f"{b.model}:{b.variant}" for b in card.branches],
                 "path": str(path),
             }
         )
     if as_json:
-        emit_json(found + routers)
+        emit_json(checkpoints + routers)
         return
     cells = [
-        [m["name"], m["arch"], f"x{m['scale']}", " ".join(m["variants"]), m["path"]] for m in found
+        [m["name"], m["arch"], f"x{m['scale']}", " ".join(m["variants"]), m["path"]]
+        for m in checkpoints
     ]
     emit("\n".join(markdown(["name", "arch", "scale", "variants", "path"], cells)))
     cells = [[r["name"], f"x{r['scale']}", " ".join(r["branches"]), r["path"]] for r in routers]
@@ -59,11 +59,9 @@ def models(as_json: bool) -> None:
 @click.argument("model")
 @click.option(
     "--variant",
-    help="A variant, such as d3, c8 or c16-nla; default: the largest, or the paper's own size.",
+    help="A variant such as d3, c8 or c16-nla; default: the largest, or the size in the paper.",
 )
-@click.option(
-    "--lr", default="256x256", show_default=True, metavar="HxW", help="The LR size counted at."
-)
+@click.option("--lr", default="256x256", show_default=True, metavar="HxW", help="The LR size.")
 @click.option(
     "--counter",
     type=click.Choice(["hooks", "fvcore"]),
@@ -74,13 +72,13 @@ def models(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_json: bool) -> None:
     """Count parameters, multiply-accumulates, activations and convolutions of MODEL."""
-    from sr_deploy.nets.checkpoint import load_checkpoint, untrained
+    from sr_deploy.nets.checkpoint import load_checkpoint, parse_untrained
     from sr_deploy.nets.complexity import count
 
     hw = parse_hw(lr)
-    bare = untrained(model)
-    if bare is not None:
-        min_hw, net = bare.architecture.min_hw, bare.network(variant)
+    untrained = parse_untrained(model)
+    if untrained is not None:
+        min_hw, net = untrained.architecture.min_hw, untrained.network(variant)
     else:
         checkpoint = load_checkpoint(model)
         min_hw, net = checkpoint.spec.min_hw, checkpoint.network(variant)
@@ -94,48 +92,38 @@ def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_jso
     emit(f"#Acts    {counts.acts / 1e6:.4f} M")
     emit(f"#Conv    {counts.convs}")
     uncounted = ", ".join(f"{calls} {name}" for name, calls in counts.uncounted.items())
-    emit(f"counter  {counts.counter}; it gives nothing for: {uncounted or '(nothing)'}")
+    emit(f"counter  {counts.counter}; operators it ignores: {uncounted or 'none'}")
 
 
 @click.command("import-checkpoint")
 @click.argument("kind", metavar="KIND")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to."
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The folder to write to."
 )
-@click.option("--variant", help="The size the weights have, where their names do not tell.")
-@click.option("--name", help="The checkpoint's name; default: KIND or the file's own.")
+@click.option("--variant", help="The size of the network, if the weights' names do not show it.")
+@click.option("--name", help="The checkpoint's name; default: KIND, or the file's name.")
 @click.option(
     "--value-range",
     type=click.FloatRange(min=0, min_open=True),
     default=1.0,
     show_default=True,
-    help="The network was trained on 0 to this, 255 say; folded into its weights.",
+    help="The network was trained on 0 to this value, such as 255; it is folded into the weights.",
 )
 @click.option(
     "--elastic", is_flag=True, help="The weights were trained to be sliced into smaller variants."
 )
-def import_checkpoint(
-    kind: str,
-    file: Path,
-    output: Path,
-    variant: Optional[str],
-    name: Optional[str],
-    value_range: float,
-    elastic: bool,
-) -> None:
-    """Bring weights in as safetensors with a card.
+def import_checkpoint(kind: str, file: Path, output: Path, **options: Any) -> None:
+    """Import weights as safetensors with a card.
 
-    KIND is imdeception-ntire2022 or srn-ntire2023 for the official files, or an architecture (asrn, asrn_x4) for a state
-    dict whose tensors are named as ours. Pickles are read for their tensors only; code in them is refused.
+    KIND is imdeception-ntire2022 or srn-ntire2023 for the official files, or an architecture (asrn,
+    asrn_x4) for a state dict with our tensor names. Only tensors are read from a pickle; code in it
+    is refused.
     """
     from sr_deploy.nets.importers import checkpoint_from_file
 
-    checkpoint = checkpoint_from_file(
-        kind, file, output, variant=variant, name=name, elastic=elastic, value_range=value_range
-    )
+    checkpoint = checkpoint_from_file(kind, file, output, **options)
     spec = checkpoint.spec
-    say(
-        f"{spec.arch} x{spec.scale}, {', '.join(spec.variants)}, {sum(v.numel() for v in checkpoint.weights.values()):,} parameters"
-    )
+    params = sum(value.numel() for value in checkpoint.weights.values())
+    say(f"{spec.arch} x{spec.scale}, {', '.join(spec.variants)}, {params:,} parameters")
     emit(str(checkpoint.path))

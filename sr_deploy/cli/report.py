@@ -21,19 +21,19 @@ from sr_deploy.core.errors import InputError
     type=click.Path(path_type=Path),
     required=True,
     metavar="FILE",
-    help="The page to write: report.html.",
+    help="The HTML page to write.",
 )
 @click.option(
     "--crops",
     multiple=True,
     metavar="MODEL|ARTIFACT",
-    help="Also run this here and show cuts of images; may be given several times.",
+    help="Also run this model here and show crops of its images; repeatable.",
 )
 @click.option(
     "--data",
     default="",
     metavar="HR_DIR",
-    help="Folder of HR images for the cuts; default: scikit-image's photographs.",
+    help="Folder of HR images for the crops; default: photographs of scikit-image.",
 )
 @click.option(
     "--figures",
@@ -48,40 +48,39 @@ def report(
     data: str,
     figures: Optional[Path],
 ) -> None:
-    """Write one self-contained HTML page of measured rows.
+    """Write a self-contained HTML page about measured rows.
 
-    ROWS are files of JSON lines, as bench -o writes them. Rows of different protocols, devices, inputs or sets of images
-    are shown apart and never ranked together.
+    ROWS are JSONL files as written by bench -o. Rows with different protocols, devices, input
+    sizes or image sets are shown separately and never ranked together.
     """
     from sr_deploy.bench.crop_images import crops_of
-    from sr_deploy.core.files import atomic_path, no_empty_folders, write_text
-    from sr_deploy.results.report.figure import check_can_draw
+    from sr_deploy.core.files import atomic_path, remove_empty_folders, write_text
+    from sr_deploy.results.report.figures import draw_figures, figure_files
+    from sr_deploy.results.report.groups import group_rows
     from sr_deploy.results.report.html import check_can_render, report_html
-    from sr_deploy.results.report.paper import paper_figures
     from sr_deploy.results.rows import read_rows
 
     if data and not crops:
         raise InputError(
-            "images are given for cuts, and nothing to make them with",
-            hint="add --crops MODEL, or leave --data out",
+            "--data is set, but there is nothing to run on the images",
+            hint="add --crops MODEL, or remove --data",
         )
     if output.is_dir():
         raise InputError(
-            f"{output} is a folder; expected the page's file name",
-            hint=f"give {output / 'report.html'}",
+            f"{output} is a folder; expected the file name of the page",
+            hint=f"use {output / 'report.html'}",
         )
     check_can_render()
-    if figures is not None:
-        check_can_draw()
     rows = [row for path in files for row in read_rows(path)]
-    page = report_html(rows, crops_of(crops, data=data, progress=say) if crops else [])
-    drawn = paper_figures(rows) if figures is not None else {}
-    with no_empty_folders(output.parent, *([figures] if figures is not None else [])):
-        for name, content in drawn.items():
-            with atomic_path(Path(figures or "") / name) as temporary:
-                temporary.write_bytes(content)
+    crop_sets = crops_of(crops, data=data, progress=say) if crops else []
+    drawings = draw_figures(group_rows(rows))
+    page = report_html(rows, crop_sets, drawings=drawings)
+    with remove_empty_folders(output.parent, *([figures] if figures is not None else [])):
+        if figures is not None:
+            for name, content in figure_files(drawings).items():
+                with atomic_path(figures / name) as temporary:
+                    temporary.write_bytes(content)
         write_text(output, page)
-    say(
-        f"wrote {output} ({len(page) / 1e6:.2f} MB)"
-        + (f" and {', '.join(drawn)} to {figures}" if drawn else "")
-    )
+    say(f"wrote {output} ({len(page) / 1e6:.2f} MB)")
+    if figures is not None and drawings:
+        say(f"wrote {', '.join(drawings)} as PNG and SVG to {figures}")

@@ -9,8 +9,8 @@ from typing import Any, Dict, List, Optional, Tuple
 import click
 
 from sr_deploy.cli.output import emit, emit_json, say
-from sr_deploy.results.layouts import LAYOUTS
-from sr_deploy.results.tables import FORMS
+from sr_deploy.results.published import TABLE_LAYOUTS
+from sr_deploy.results.render import TABLE_FORMATS
 
 _WHERE = click.option(
     "--where",
@@ -24,23 +24,29 @@ _WHERE = click.option(
 @click.argument("files", nargs=-1, required=True, metavar="ROWS.jsonl...")
 @click.option(
     "--layout",
-    type=click.Choice(list(LAYOUTS)),
+    type=click.Choice(list(TABLE_LAYOUTS)),
     default="bench",
     show_default=True,
     help="bench: all columns. ntire: the challenge's, with ranks. srn5, imdeception2, imdeception4: tables of those papers. "
     "ranks: by each protocol.",
 )
 @click.option(
-    "--format", "form", type=click.Choice(list(FORMS)), default="markdown", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(list(TABLE_FORMATS)),
+    default="markdown",
+    show_default=True,
+    help="Format of the table.",
 )
 @_WHERE
 def table(files: Tuple[str, ...], layout: str, form: str, where: Tuple[str, ...]) -> None:
     """Lay measured rows out as a table, with their conditions. Rows of different protocols, sets or metrics are refused."""
-    from sr_deploy.results.layouts import laid_out
-    from sr_deploy.results.tables import failures, rendered
+    from sr_deploy.results.published import build_table
+    from sr_deploy.results.render import render_table
+    from sr_deploy.results.tables import failures
 
     rows = _rows(files, where)
-    emit(rendered(laid_out(rows, layout), form))
+    emit(render_table(build_table(rows, layout), form))
     for line in failures(rows):
         say(line)
 
@@ -51,7 +57,13 @@ def table(files: Tuple[str, ...], layout: str, form: str, where: Tuple[str, ...]
 @click.option(
     "--lr", metavar="HxW", help="LR size.  [default: that of a static artifact, else 256x256]"
 )
-@click.option("--rounds", type=click.IntRange(3, 10000), default=21, show_default=True)
+@click.option(
+    "--rounds",
+    type=click.IntRange(3, 10000),
+    default=21,
+    show_default=True,
+    help="Number of rounds; each times A and B once.",
+)
 @click.option(
     "--threads", type=click.IntRange(1), help="Use so many CPU cores only.  [default: all]"
 )
@@ -117,7 +129,7 @@ def select(
 ) -> None:
     """Say which variant to take on a target within limits, by measured rows only: the highest PSNR, and the runner-up."""
     from sr_deploy.core.target import load_target
-    from sr_deploy.results.selection import selected
+    from sr_deploy.results.selection import select_network
 
     if fps is not None:
         if max_ms is not None or fps <= 0:
@@ -131,7 +143,7 @@ def select(
         "min_psnr_db": min_psnr,
     }
     limits: Dict[str, float] = {key: value for key, value in given.items() if value is not None}
-    choice = selected(_rows(files, where), target=load_target(target).name, limits=limits)
+    choice = select_network(_rows(files, where), target=load_target(target).name, limits=limits)
     if as_json:
         emit_json(dataclasses.asdict(choice))
         return
@@ -142,7 +154,6 @@ def select(
 
 
 def _rows(files: Tuple[str, ...], where: Tuple[str, ...]) -> List[Any]:
-    from sr_deploy.results.layouts import rows_where
-    from sr_deploy.results.rows import read_rows
+    from sr_deploy.results.rows import filter_rows, read_rows
 
-    return rows_where([row for file in files for row in read_rows(Path(file))], where)
+    return filter_rows([row for file in files for row in read_rows(Path(file))], where)

@@ -198,17 +198,17 @@ def upscale(
         if upscaler.spent is not None:
             say(f"of all frames of this run: {upscaler.spent}")
     else:
-        from sr_deploy.core.files import no_empty_folders, output_folder
+        from sr_deploy.core.files import make_output_folder, remove_empty_folders
         from sr_deploy.upscale.folder import Job, upscale_picture
 
-        with contextlib.nullcontext() if decisions is None else no_empty_folders(decisions.parent):
+        with remove_empty_folders(*([] if decisions is None else [decisions.parent])):
             if decisions is not None:
                 if decisions.resolve() in (source.resolve(), output.resolve()):
                     raise InputError(
                         f"--decisions {decisions} would replace the picture or its result",
                         hint="give another name",
                     )
-                output_folder(decisions.parent)  # before the work: can it be written?
+                make_output_folder(decisions.parent)  # before the work: can it be written?
                 upscaler.session.decisions = []  # type: ignore[attr-defined]
             upscale_picture(Job(source, output), upscaler, say=say)
             emit(str(output))
@@ -264,10 +264,10 @@ def _draw(upscaler: Any, path: Path) -> None:
 
 
 def _folder(task: Any, workers: int) -> None:
-    from sr_deploy.core.files import no_empty_folders
+    from sr_deploy.core.files import remove_empty_folders
     from sr_deploy.upscale.workers import run_shared
 
-    with no_empty_folders(task.output):
+    with remove_empty_folders(task.output):
         summary = run_shared(task, workers, say=say, wrote=lambda path: emit(str(path)))
     for path in sorted(summary.busy):
         say(

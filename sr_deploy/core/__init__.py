@@ -1,1 +1,1 @@
-"""What every stage shares: errors, specs, manifests, targets, images, metrics, rows. Needs only numpy (Python 3.8+)."""
+"""Shared by every room: errors, specs, manifests, targets, images, metrics. Needs numpy only."""

@@ -1,4 +1,4 @@
-"""Claims: files by which processes, on one machine or several, share a folder without a server."""
+"""Claim files: processes on one machine or several share the work in a folder without a server."""
 
 from __future__ import annotations
 
@@ -12,69 +12,70 @@ from typing import Iterator, Set, Tuple
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import atomic_path
 
-_HELD: Set[Path] = set()
-"""The claims of this process: one with its number and not in here is what an earlier process of that number left."""
+_OWN_CLAIMS: Set[Path] = set()
+"""A claim with this process's id that is not in this set was left by an earlier process."""
 
 
 @contextlib.contextmanager
-def claimed(path: Path) -> Iterator[bool]:
-    """Yield whether this process now holds the claim file `path`; it is removed at the end.
+def claim_file(path: Path) -> Iterator[bool]:
+    """Yield whether this process holds the claim file `path`; remove it at the end.
 
-    A claim of a process of this machine that has died is taken over; another machine's is respected, whatever became of it.
-    Raises InputError when the file cannot be written.
+    The claim of a dead process of this machine is taken over. A claim of another machine is never
+    taken over, because whether its process still runs is unknown. Raises InputError if the file
+    cannot be written.
     """
     path = path.resolve()
-    mine = f"{os.getpid()} {socket.gethostname()}"
-    if path in _HELD or not _take(path, mine):
+    owner = f"{os.getpid()} {socket.gethostname()}"
+    if path in _OWN_CLAIMS or not _acquire(path, owner):
         yield False
         return
-    _HELD.add(path)
+    _OWN_CLAIMS.add(path)
     try:
         yield True
     finally:
-        _HELD.discard(path)
+        _OWN_CLAIMS.discard(path)
         with contextlib.suppress(OSError):
-            if path.read_text() == mine:
+            if path.read_text() == owner:
                 path.unlink()
 
 
-def holder(path: Path) -> Tuple[int, str]:
-    """Return the process and host that hold a claim; process 0 of this host where nobody does, or it was never finished."""
+def read_holder(path: Path) -> Tuple[int, str]:
+    """Return process id and host of a claim; (0, this host) if the file is absent or incomplete."""
     for _ in range(2):
         with contextlib.suppress(OSError, ValueError):
             pid, host = path.read_text().split()
             return int(pid), host
-        time.sleep(0.1)  # it may be being written
+        time.sleep(0.1)  # another process may be writing it
     return 0, socket.gethostname()
 
 
-def _take(path: Path, mine: str) -> bool:
+def _acquire(path: Path, owner: str) -> bool:
     try:
         with open(path, "x") as f:
-            f.write(mine)
+            f.write(owner)
         return True
     except FileExistsError:
         pass
     except OSError as e:
         raise InputError(
             f"cannot write {path}: {e.strerror or e}",
-            hint="free some space, or give a folder you may write to",
+            hint="free some space, or choose a writable folder",
         ) from e
-    pid, host = holder(path)
-    if host != socket.gethostname() or _runs(pid):
+    pid, host = read_holder(path)
+    if host != socket.gethostname() or _is_running(pid):
         return False
     with atomic_path(path) as temporary:
-        temporary.write_text(mine)
-    time.sleep(0.2)  # of two that come upon a dead claim at once the later one has it
+        temporary.write_text(owner)
+    time.sleep(0.2)  # if two processes take over the same claim, the later write wins
     with contextlib.suppress(OSError):
-        return path.read_text() == mine
+        return path.read_text() == owner
     return False
 
 
-def _runs(pid: int) -> bool:
-    if pid == os.getpid():  # the claim is not in _HELD
+def _is_running(pid: int) -> bool:
+    if pid == os.getpid():  # the claim is not in _OWN_CLAIMS
         return False
-    if pid < 1 or os.name == "nt":  # os.kill(pid, 0) is no question on Windows
+    if pid < 1 or os.name == "nt":  # on Windows, signal 0 is CTRL_C_EVENT
         return pid > 0
     try:
         os.kill(pid, 0)

@@ -1,8 +1,8 @@
-"""How an LR image is made from an HR one: the degradations that the papers train and test with.
+"""Degradations: how an LR image is made from an HR one, as the papers train and test.
 
-- `bi`: MATLAB's bicubic `imresize`;
-- `bd`: x3 only; a 7x7 Gaussian, sigma 1.6, replicated border, then every third pixel (no bicubic);
-- `dn`: x3 only; `bi`, then Gaussian noise of sigma 30, clipped to uint8.
+- `bi`: MATLAB's bicubic `imresize`
+- `bd`: x3 only; 7x7 Gaussian blur of sigma 1.6 with replicated borders, then every third pixel
+- `dn`: x3 only; `bi`, then Gaussian noise of sigma 30, clipped to uint8
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ def check_degradation(kind: str, scale: int) -> None:
         )
 
 
-def degraded(
+def degrade(
     hr: np.ndarray, *, scale: int, kind: str = "bi", rng: Optional[np.random.Generator] = None
 ) -> np.ndarray:
-    """Return the LR of an HR image: (scale*h, scale*w, 3) uint8 RGB -> (h, w, 3) uint8.
+    """Return the LR image of an HR image: (scale*h, scale*w, 3) uint8 RGB -> (h, w, 3) uint8.
 
-    rng: of the noise of `dn`; None: a fresh one of seed 0, so that every call gives the same image. Raises InputError.
+    rng: source of the noise of `dn`; None: a new generator of seed 0, so that every call returns
+    the same image. Raises InputError.
     """
     check_degradation(kind, scale)
     if kind == "bd":
         return _gaussian_7x7(hr)[1::3, 1::3]
     lr = imresize(hr, scale=1 / scale)
-    return lr if kind == "bi" else noisy(lr, np.random.default_rng(0) if rng is None else rng)
+    return lr if kind == "bi" else add_noise(lr, rng or np.random.default_rng(0))
 
 
-def noisy(lr: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def add_noise(lr: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Add the noise of `dn` to a uint8 image: N(0, 30), rounded and clipped to uint8."""
     return np.clip(np.rint(lr + rng.normal(0.0, DN_SIGMA, lr.shape)), 0, 255).astype(np.uint8)
 

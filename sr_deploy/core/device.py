@@ -1,4 +1,4 @@
-"""What the machine in front of us is, how busy and warm it is, and the memory a piece of work needed at its peak."""
+"""CPU, cores, load, clocks and temperature of this machine; peak memory of this process."""
 
 from __future__ import annotations
 
@@ -15,60 +15,60 @@ from typing import Iterator, List, Optional
 from sr_deploy.core.errors import InputError
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
-_FEATURES = frozenset(
-    "sse4_1 avx avx2 f16c fma avx_vnni avx512f avx512bw avx512cd avx512dq avx512vl avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_int8 "
-    "amx_bf16 asimd asimdhp asimddp fphp i8mm bf16 sve sve2".split()
-)
 _STATUS = Path("/proc/self/status")
 _STAT = Path("/proc/stat")
 _CPUINFO = Path("/proc/cpuinfo")
 _ZONES = Path("/sys/class/thermal")
+_FEATURES = frozenset(
+    "sse4_1 avx avx2 f16c fma avx_vnni avx512f avx512bw avx512cd avx512dq avx512vl avx512_vnni "
+    "avx512_bf16 avx512_fp16 amx_tile amx_int8 amx_bf16 "
+    "asimd asimdhp asimddp fphp i8mm bf16 sve sve2".split()
+)
 
 
 def cpu_name() -> str:
-    """Return the CPU's model and the cores this process may use: `AMD EPYC, 2 cores`."""
-    return f"{cpu_model()}, {cores()} cores"
+    """Return the CPU's model and the number of usable cores: `AMD EPYC, 2 cores`."""
+    return f"{cpu_model()}, {usable_cores()} cores"
 
 
 def cpu_model() -> str:
     """Return the CPU's model name."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        for line in _CPUINFO.read_text().splitlines():
-            if line.lower().startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
-    return name
+    return (_cpuinfo("model name") or [platform.processor() or platform.machine()])[0]
 
 
 def cpu_features() -> List[str]:
-    """Return the instruction sets that decide which kernels run; the machine's name alone where the system tells none."""
+    """Return the machine's name and the instruction sets that decide which kernels run."""
+    flags = (_cpuinfo("flags", "features") or [""])[0]
+    return [platform.machine(), *sorted(set(flags.split()) & _FEATURES)]
+
+
+def _cpuinfo(*keys: str) -> List[str]:
+    """Return the values of the lines of /proc/cpuinfo that have one of `keys`, in lower case."""
     with contextlib.suppress(OSError):
-        for line in _CPUINFO.read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() in ("flags", "Features"):
-                return [platform.machine()] + sorted(set(value.split()) & _FEATURES)
-    return [platform.machine()]
+        pairs = (line.partition(":") for line in _CPUINFO.read_text().splitlines())
+        return [value.strip() for key, _, value in pairs if key.strip().lower() in keys]
+    return []
 
 
-def cores() -> int:
+def usable_cores() -> int:
     """Return how many CPU cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
-def limited_to(threads: Optional[int]) -> Iterator[None]:
-    """Let this process use the first `threads` of its cores only; the libraries that run networks take one thread a core.
+def limit_cores(threads: Optional[int]) -> Iterator[None]:
+    """Restrict this process to the first `threads` of its cores; None: no restriction.
 
-    None: all of them. Raises InputError when it has fewer, or the system cannot.
+    Libraries that run networks start one thread per usable core. Raises InputError if the process
+    has fewer cores, or the system does not support it.
     """
     if threads is None:
         yield
         return
     if not hasattr(os, "sched_setaffinity"):
         raise InputError(
-            "this system cannot limit a process to some of its cores", hint="leave --threads out"
+            "this system cannot restrict a process to some of its cores", hint="omit --threads"
         )
     before = os.sched_getaffinity(0)
     if not 1 <= threads <= len(before):
@@ -81,28 +81,30 @@ def limited_to(threads: Optional[int]) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Usage:
-    """CPU time spent until one moment, in seconds."""
+class CpuUsage:
+    """CPU time used until a point in time, in seconds."""
 
     at_s: float
     all_s: float
-    """By every process, and by a hypervisor for other machines, on all cores."""
+    """By all processes on all cores, including time stolen by a hypervisor."""
     own_s: float
 
 
-def usage() -> Optional[Usage]:
-    """Return the CPU time spent so far; None where the system does not tell."""
+def cpu_usage() -> Optional[CpuUsage]:
+    """Return the CPU time used so far; None if the system does not report it."""
     with contextlib.suppress(OSError, ValueError, AttributeError, IndexError):
         ticks = [int(v) for v in _STAT.read_text().split("\n", 1)[0].split()[1:9]]
-        busy = (
-            sum(ticks) - ticks[3] - ticks[4]
-        )  # idle and waiting for a disk; guests are in user time already
-        return Usage(time.monotonic(), busy / os.sysconf("SC_CLK_TCK"), time.process_time())
+        # Without idle and iowait. Guest time is part of user time.
+        busy = sum(ticks) - ticks[3] - ticks[4]
+        return CpuUsage(time.monotonic(), busy / os.sysconf("SC_CLK_TCK"), time.process_time())
     return None
 
 
-def others_cores(start: Optional[Usage], stop: Optional[Usage]) -> Optional[float]:
-    """Return how many cores others than this process kept busy between two moments; None for less than 0.2 s (a tick is 10 ms)."""
+def cores_used_by_others(start: Optional[CpuUsage], stop: Optional[CpuUsage]) -> Optional[float]:
+    """Return how many cores other processes kept busy between two measurements.
+
+    None if either is missing or they are less than 0.2 s apart (a tick is 10 ms).
+    """
     if start is None or stop is None or stop.at_s - start.at_s < 0.2:
         return None
     others = (stop.all_s - start.all_s) - (stop.own_s - start.own_s)
@@ -110,31 +112,27 @@ def others_cores(start: Optional[Usage], stop: Optional[Usage]) -> Optional[floa
 
 
 def load_1min() -> Optional[float]:
-    """Return how many processes ran or waited to, on average over the last minute."""
+    """Return the load average of the last minute."""
     with contextlib.suppress(OSError, AttributeError):
         return os.getloadavg()[0]
     return None
 
 
 def cpu_mhz() -> Optional[float]:
-    """Return the mean clock of the cores; None where the system does not tell."""
-    with contextlib.suppress(OSError, ValueError):
-        lines = [
-            line.partition(":")[2]
-            for line in _CPUINFO.read_text().splitlines()
-            if line.lower().startswith("cpu mhz")
-        ]
-        return sum(map(float, lines)) / len(lines) if lines else None
+    """Return the mean clock of the cores; None if the system does not report it."""
+    with contextlib.suppress(ValueError):
+        clocks = [float(value) for value in _cpuinfo("cpu mhz")]
+        return sum(clocks) / len(clocks) if clocks else None
     return None
 
 
 def temperature_c() -> Optional[float]:
-    """Return the temperature of the hottest zone that has a plausible one; None where there is none."""
-    found = []
+    """Return the highest plausible temperature of the thermal zones; None if there is none."""
+    temperatures = []
     for path in _ZONES.glob("thermal_zone*/temp"):
         with contextlib.suppress(OSError, ValueError):
-            found.append(int(path.read_text()) / 1000)
-    return max((c for c in found if 0 < c < 150), default=None)
+            temperatures.append(int(path.read_text()) / 1000)
+    return max((c for c in temperatures if 0 < c < 150), default=None)
 
 
 def python_and_os() -> str:
@@ -142,28 +140,27 @@ def python_and_os() -> str:
 
 
 @contextlib.contextmanager
-def peak_memory_mib(result: List[Optional[float]]) -> Iterator[None]:
-    """Append to `result` by how many MiB the process's resident memory rose above its level at entry, at its peak.
+def track_peak_memory(rises_mib: List[Optional[float]]) -> Iterator[None]:
+    """Append to `rises_mib` how far the process's resident memory rose above its level at entry.
 
-    Linux only (the kernel's own high-water mark, reset at entry); elsewhere None is appended.
+    Linux only (resets and reads the kernel's high-water mark); elsewhere None is appended.
     """
     if not _reset_peak():
         yield
-        result.append(None)
+        rises_mib.append(None)
         return
     before = _status_kib("VmRSS:")
     yield
     peak = _status_kib("VmHWM:")
-    result.append(None if before is None or peak is None else max(peak - before, 0) / 1024)
+    rises_mib.append(None if before is None or peak is None else max(peak - before, 0) / 1024)
 
 
 def _reset_peak() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(
-            0
-        )  # memory an earlier measurement freed must not hide this one's
+        # Return freed memory to the system: reused, it would hide what is measured now.
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         _CLEAR_REFS.write_text("5")
     except OSError:

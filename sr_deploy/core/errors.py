@@ -1,12 +1,12 @@
-"""The errors a user can meet. The command line turns each into `error: ...`, a `hint:` and exit code 1.
+"""The errors a user can see. The command line prints `error: ...` and `hint: ...` and exits with 1.
 
 SrDeployError
 ├── InputError           an argument, image, folder or shape is not usable
-├── CheckpointError      a checkpoint or its card cannot be read, or does not fit its architecture
-├── VariantError         a variant is misspelt, or the checkpoint does not hold it
+├── CheckpointError      a checkpoint or its card is unreadable or does not fit its architecture
+├── VariantError         a variant is malformed, or the checkpoint does not contain it
 ├── TargetError          a target is unknown, or its profile is malformed
 ├── ArtifactError        an ONNX graph or engine does not match its manifest, or has none
-│   └── CannotRunHereError  it is whole, but this machine lacks the device or version it was built for
+│   └── CannotRunHereError  it is intact, but this machine lacks the device or version it needs
 ├── ExportError          a graph could not be exported, or failed its check
 ├── BuildError           an engine could not be built here
 └── MissingPackageError  an optional package is not installed
@@ -19,7 +19,7 @@ from typing import Iterable, Optional
 
 
 class SrDeployError(Exception):
-    """Carry what was wrong and what was expected (`message`), and what to do (`hint`)."""
+    """`message`: what was wrong and what was expected. `hint`: what to do."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -70,7 +70,7 @@ class MissingPackageError(SrDeployError):
         )
 
 
-def nearest(wanted: str, known: Iterable[str]) -> str:
-    """Return ` did you mean 'x'?` for the known name closest to `wanted`, or an empty string. Never a substitute."""
-    match = difflib.get_close_matches(wanted, list(known), n=1, cutoff=0.4)
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Return `did you mean 'x'?` for the choice most similar to `name`, or an empty string."""
+    match = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.4)
     return f"did you mean '{match[0]}'?" if match else ""

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, checksums, and where the shipped data lies."""
+"""Atomic file writes, checksums, and the location of the shipped data."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def sha256_of(path: Union[str, Path]) -> str:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success it is synced and renamed to `path`, else removed.
+    """Yield a temporary path in the same folder. On success it is synced and renamed to `path`.
 
-    Raises InputError when the folder cannot be made or written.
+    On failure it is removed. Raises InputError if the folder cannot be created or written.
     """
-    output_folder(path.parent)
-    # Not the suffix of `path`: what a killed process leaves must not look like an artifact.
+    make_output_folder(path.parent)
+    # Without the suffix of `path`: a file left by a killed process must not look like an artifact.
     descriptor, name = tempfile.mkstemp(dir=str(path.parent), prefix=".partial-", suffix=".tmp")
     os.close(descriptor)
     temporary = Path(name)
@@ -43,7 +43,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as e:
         full = e.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
-        hint = "free some space or give another folder" if full else "give another name or folder"
+        hint = "free some space or use another folder" if full else "use another name or folder"
         raise InputError(f"cannot write {path}: {e.strerror or e}", hint=hint) from e
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -56,8 +56,8 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def output_folder(path: Path) -> Path:
-    """Make `path` and return it. Raises InputError when it cannot be made or written."""
+def make_output_folder(path: Path) -> Path:
+    """Create `path` and return it. Raises InputError if it cannot be created or written."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=str(path)):
@@ -65,29 +65,27 @@ def output_folder(path: Path) -> Path:
     except OSError as e:
         raise InputError(
             f"cannot write to the folder {path}: {e.strerror or e}",
-            hint="give a folder you may write to with -o",
+            hint="give a writable folder with -o",
         ) from e
     return path
 
 
 @contextlib.contextmanager
-def no_empty_folders(*folders: Path) -> Iterator[None]:
-    """Take away in the end what of these folders and their parents was made meanwhile and is empty: an interrupt leaves nothing."""
-    made = sorted(
-        {p for f in folders for p in (f, *f.parents) if not p.exists()}, key=lambda p: -len(p.parts)
-    )
+def remove_empty_folders(*folders: Path) -> Iterator[None]:
+    """At the end, remove folders and parents that were created meanwhile and are empty."""
+    absent = {p for folder in folders for p in (folder, *folder.parents) if not p.exists()}
     try:
         yield
     finally:
-        for folder in made:
-            with contextlib.suppress(OSError):  # it holds something, or was never made
+        for folder in sorted(absent, key=lambda p: -len(p.parts)):
+            with contextlib.suppress(OSError):  # not empty, or never created
                 folder.rmdir()
 
 
-def files_in(folder: Path, *suffixes: str) -> List[Path]:
-    """Return the files of a folder with one of the suffixes, in the order people count: d2 before d10, c4 before c4-nla."""
+def files_with_suffix(folder: Path, *suffixes: str) -> List[Path]:
+    """Return the files of a folder with one of the suffixes, d2 before d10 and c4 before c4-nla."""
 
-    def key(path: Path) -> list:
+    def key(path: Path) -> List[object]:
         return [
             [(int(t), "") if t.isdigit() else (-1, t) for t in re.findall(r"\d+|\D+", part)]
             for part in path.name.split(".")
@@ -97,12 +95,12 @@ def files_in(folder: Path, *suffixes: str) -> List[Path]:
 
 
 def printable_name(path: Path) -> str:
-    """Return a file's name as text that can be written anywhere: bytes that are not UTF-8 become `\\xff`."""
+    """Return a file's name as valid text: bytes that are not UTF-8 become `\\xff`."""
     return os.fsencode(path.name).decode("utf-8", "backslashreplace")
 
 
 def data_folder(name: str) -> Path:
-    """Return the folder of shipped data, `models` or `engines/targets`: the checkout's, or the installed wheel's."""
+    """Return a folder of shipped data (`models`, `engines/targets`), in the checkout or wheel."""
     package = Path(sr_deploy.__file__).resolve().parent
     checkout = package.parent / name
     if (package.parent / "setup.cfg").is_file() and checkout.is_dir():

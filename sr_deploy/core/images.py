@@ -1,10 +1,11 @@
-"""Images as the networks and the metrics take them: (H, W, 3) uint8 RGB. OpenCV is imported only to read and write files.
+"""Images as networks and metrics take them: (H, W, 3) uint8 RGB. OpenCV reads and writes the files.
 
-What a file may hold, and what becomes of it (`read_rgb`):
-- grey: the one channel is repeated three times; the result is scored like any other image;
-- alpha: dropped, the colours are taken as stored (nothing is composited);
-- 16 bit per channel: rounded to 8 bit, v / 257; float images are refused;
-- palette: expanded to RGB. EXIF orientation is not applied: pixels are taken in the order they are stored.
+`read_rgb` converts what a file may contain:
+- grey: the channel is repeated three times
+- alpha: dropped; the stored colours are used, nothing is composited
+- 16 bit per channel: rounded to 8 bit, v / 257; float images are refused
+- palette: expanded to RGB
+EXIF orientation is not applied: pixels stay in the order in which they are stored.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """Read an image file as (H, W, 3) uint8 RGB. Raises InputError when it is missing, damaged or a float image."""
+    """Read an image file as (H, W, 3) uint8 RGB.
+
+    Raises InputError if it is missing, damaged or a float image.
+    """
     cv2 = _opencv("reading images")
     try:
-        encoded = np.fromfile(
-            str(path), dtype=np.uint8
-        )  # imread cannot open every Unicode path on Windows
+        # cv2.imread cannot open every Unicode path on Windows.
+        encoded = np.fromfile(str(path), dtype=np.uint8)
     except OSError as e:
         raise InputError(f"cannot read the image {path}: {e.strerror or e}") from e
     try:
@@ -35,19 +38,22 @@ def read_rgb(path: Path) -> np.ndarray:
         image = None
     if image is None:
         raise InputError(
-            f"{path} is not an image that can be read, or it is damaged",
-            hint="PNG, JPEG, BMP, TIFF and WebP can",
+            f"{path} is not an image, or it is damaged",
+            hint="supported formats are PNG, JPEG, BMP, TIFF and WebP",
         )
     return rgb_from_decoded(image, source=str(path))
 
 
 def rgb_from_decoded(image: np.ndarray, *, source: str) -> np.ndarray:
-    """Turn OpenCV's (H, W[, 1|3|4]) BGR(A) uint8 or uint16 into (H, W, 3) uint8 RGB. Raises InputError on other types."""
+    """Convert OpenCV's (H, W[, 1|3|4]) BGR(A) uint8 or uint16 to (H, W, 3) uint8 RGB.
+
+    Raises InputError for other types.
+    """
     if image.dtype == np.uint16:
         image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if image.dtype != np.uint8:
         raise InputError(
-            f"{source} holds {image.dtype} values; expected 8 or 16 bit per channel",
+            f"{source} contains {image.dtype} values; expected 8 or 16 bits per channel",
             hint="convert it first",
         )
     if image.ndim == 2:
@@ -63,53 +69,54 @@ def write_png(path: Path, rgb: np.ndarray) -> None:
 
 
 def png_bytes(rgb: np.ndarray) -> bytes:
-    """Return (H, W, 3) uint8 RGB as what a PNG file holds."""
+    """Return (H, W, 3) uint8 RGB encoded as PNG."""
     cv2 = _opencv("writing images")
-    return cv2.imencode(".png", np.ascontiguousarray(rgb[:, :, ::-1]))[1].tobytes()
+    return bytes(cv2.imencode(".png", np.ascontiguousarray(rgb[:, :, ::-1]))[1])
 
 
 def image_files(folder: Path) -> List[Path]:
-    """Return the image files of a folder and its subfolders, sorted. Raises InputError when there are none."""
+    """Return the image files below a folder, sorted. Raises InputError if there are none."""
     if not folder.is_dir():
-        raise InputError(
-            f"{folder} is no folder" if folder.exists() else f"there is no folder {folder}",
-            hint="give a folder of images",
-        )
+        problem = f"{folder} is not a folder" if folder.exists() else f"there is no folder {folder}"
+        raise InputError(problem, hint="give a folder of images")
     files = sorted(
         p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
     )
     if not files:
         raise InputError(
-            f"the folder {folder} holds no images ({', '.join(IMAGE_SUFFIXES)})",
+            f"the folder {folder} contains no images ({', '.join(IMAGE_SUFFIXES)})",
             hint="give a folder of images",
         )
     return files
 
 
 def modcrop(image: np.ndarray, scale: int) -> np.ndarray:
-    """Cut (H, W[, C]) at the bottom and right to multiples of `scale`."""
+    """Crop (H, W[, C]) at the bottom and right to multiples of `scale`."""
     h, w = image.shape[:2]
     return image[: h - h % scale, : w - w % scale]
 
 
 def nchw_from_rgb(rgb: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 -> (1, 3, H, W) float32, 0..1."""
-    return np.ascontiguousarray(rgb.transpose(2, 0, 1)[None], dtype=np.float32) / np.float32(255)
+    x = np.ascontiguousarray(rgb.transpose(2, 0, 1)[None], dtype=np.float32)
+    y: np.ndarray = x / np.float32(255)
+    return y
 
 
 def rgb_from_nchw(y: np.ndarray) -> np.ndarray:
-    """(1, 3, H, W) float, nominally 0..1 -> (H, W, 3) uint8, clipped and rounded. Not-a-number becomes 0."""
+    """(1, 3, H, W) float, nominally 0..1 -> (H, W, 3) uint8, clipped and rounded. NaN becomes 0."""
     scaled = np.nan_to_num(
         np.asarray(y[0], dtype=np.float64) * 255.0, nan=0.0, posinf=255.0, neginf=0.0
     )
-    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8).transpose(1, 2, 0)
+    return np.transpose(np.rint(np.clip(scaled, 0, 255)).astype(np.uint8), (1, 2, 0))
 
 
 def imresize(image: np.ndarray, *, scale: float) -> np.ndarray:
     """Resize by MATLAB's bicubic `imresize`: antialiased when shrinking, symmetric border.
 
-    image: (H, W) or (H, W, C), uint8 or float; the result has ceil(H*scale) x ceil(W*scale) pixels and the same dtype.
-    Rows are resized first; for uint8 each of the two passes is rounded to uint8, as MATLAB does.
+    image: (H, W) or (H, W, C), uint8 or float. The result has ceil(H*scale) x ceil(W*scale) pixels
+    and the same dtype. Rows are resized first. For uint8 each of the two passes is rounded to
+    uint8, as MATLAB does.
     """
     for axis in (0, 1):
         image = _resize_axis(image, scale, axis)
@@ -120,7 +127,7 @@ def _resize_axis(image: np.ndarray, scale: float, axis: int) -> np.ndarray:
     size_in = image.shape[axis]
     size_out = int(np.ceil(size_in * scale))
     support = 4.0 if scale >= 1 else 4.0 / scale
-    # Positions of the output pixels in the input, counted from 1 as MATLAB does.
+    # Positions of the output pixels in the input, counted from 1 as in MATLAB.
     centres = np.arange(1, size_out + 1) / scale + 0.5 * (1 - 1 / scale)
     left = np.floor(centres - support / 2)
     indices = left[:, None] + np.arange(int(np.ceil(support)) + 2)  # (out, taps)
@@ -134,7 +141,7 @@ def _resize_axis(image: np.ndarray, scale: float, axis: int) -> np.ndarray:
     for tap in range(weights.shape[1]):
         out += weights[:, tap].reshape((-1,) + (1,) * (moved.ndim - 1)) * moved[indices[:, tap]]
     if image.dtype == np.uint8:
-        return np.moveaxis(np.clip(np.floor(out + 0.5), 0, 255).astype(np.uint8), 0, axis)
+        out = np.clip(np.floor(out + 0.5), 0, 255)
     return np.moveaxis(out.astype(image.dtype), 0, axis)
 
 
@@ -153,8 +160,6 @@ def _opencv(task: str) -> Any:
         raise MissingPackageError(
             "opencv-python-headless", needed_for=task, extra="export", cause=e
         ) from e
-    with contextlib.suppress(
-        AttributeError
-    ):  # its own lines beside our error; not in every version
+    with contextlib.suppress(AttributeError):  # not in every version
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2

@@ -1,4 +1,4 @@
-"""Frozen dataclasses to JSON and back, strictly: an unknown or missing key is an error that names it."""
+"""Frozen dataclasses to JSON and back. Reading is strict: an unknown or missing key is an error."""
 
 from __future__ import annotations
 
@@ -8,59 +8,68 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List, Tuple, Type, TypeVar, Union
 
-from sr_deploy.core.errors import SrDeployError, nearest
+from sr_deploy.core.errors import SrDeployError, did_you_mean
 
 T = TypeVar("T")
+_SCALARS: Dict[str, Union[type, Tuple[type, ...]]] = {
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "dict": dict,
+    "list": list,
+}
+"""Annotations are strings (`from __future__ import annotations`). Our dataclasses use only these,
+`Optional[...]` of them, and tuples of one element type."""
 
 
 def to_json(value: Any) -> str:
-    """Return the dataclass (or plain data) as indented JSON with a final newline."""
-    data = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    """Return a dataclass (or plain data) as indented JSON with a final newline."""
+    is_instance = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    data = dataclasses.asdict(value) if is_instance else value
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path, error: Type[SrDeployError]) -> Dict[str, Any]:
-    """Read a JSON object from a file. Raises `error` with the file's line when it is not one."""
+    """Read a JSON object from a file. Raises `error` naming the file and line if it is not one."""
     try:
-        data = json.loads(
-            path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once_each
-        )  # a BOM, as Windows writes, is fine
+        text = path.read_text(encoding="utf-8-sig")  # Windows writes a byte order mark
+        data = json.loads(text, object_pairs_hook=_dict_without_duplicates)
+        json.dumps(data, ensure_ascii=False).encode("utf-8")
     except OSError as e:
         raise error(f"cannot read {path}: {e.strerror or e}") from e
     except json.JSONDecodeError as e:
         raise error(f"{path}, line {e.lineno}: not valid JSON: {e.msg}") from e
     except UnicodeDecodeError as e:
         raise error(f"{path}: not a UTF-8 text file") from e
+    except UnicodeEncodeError as e:
+        raise error(f"{path}: contains a lone surrogate, half of a character") from e
     except RecursionError as e:
         raise error(f"{path}: nested too deeply") from e
-    except ValueError as e:  # Python reads integers of 4300 digits at most
-        raise error(f"{path}: holds a number of too many digits") from e
-    except _TwiceError as e:
-        raise error(f"{at_line(path, str(e))}: the key '{e}' is given twice") from e
-    try:
-        json.dumps(data, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as e:
-        raise error(f"{path}: holds half of a character (a lone surrogate)") from e
+    except ValueError as e:  # Python reads integers of up to 4300 digits
+        raise error(f"{path}: contains a number of too many digits") from e
+    except _DuplicateKeyError as e:
+        raise error(f"{at_line(path, str(e))}: the key '{e}' appears twice") from e
     if not isinstance(data, dict):
         raise error(f"{path}: expected a JSON object, found a {type(data).__name__}")
     return data
 
 
-class _TwiceError(Exception):
+class _DuplicateKeyError(Exception):
     pass
 
 
-def _once_each(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise _TwiceError(
-            next(key for i, (key, _) in enumerate(pairs) if key in [k for k, _ in pairs[:i]])
-        )
-    return found
+def _dict_without_duplicates(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    result: Dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise _DuplicateKeyError(key)
+        result[key] = value
+    return result
 
 
 def at_line(path: Path, key: str) -> str:
-    """Return `path, line N`, the line where a JSON file last names `key`, or the bare path where it does not."""
+    """Return `path, line N` of the last line of a JSON file with `key`; `path` if there is none."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         lines = path.read_text(encoding="utf-8").splitlines()
         for number in range(len(lines), 0, -1):
@@ -69,13 +78,18 @@ def at_line(path: Path, key: str) -> str:
     return str(path)
 
 
+def read_dataclass(cls: Type[T], path: Path, error: Type[SrDeployError]) -> T:
+    """Read a JSON file as the frozen dataclass `cls`. Raises `error` if it does not fit."""
+    return from_dict(cls, read_json(path, error), source=path, error=error)
+
+
 def from_dict(
     cls: Type[T], data: Dict[str, Any], *, source: Union[str, Path], error: Type[SrDeployError]
 ) -> T:
-    """Build the frozen dataclass `cls` from `data`.
+    """Build the frozen dataclass `cls` from `data`. Lists become tuples where the class has tuples.
 
-    Lists become tuples where the class holds tuples. Raises `error`, naming `source` (of a path also the line) and the key, on
-    an unknown or a missing key or on a value of another type than the field's default or annotation allows.
+    Raises `error` for an unknown key, a missing key, or a value of the wrong type. The message
+    names the key and `source`, with the line if `source` is a path.
     """
 
     def where(key: str) -> str:
@@ -84,36 +98,34 @@ def from_dict(
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
-            raise error(f"{where(key)}: unknown key '{key}'", hint=nearest(key, fields))
-    values = {}
+            raise error(f"{where(key)}: unknown key '{key}'", hint=did_you_mean(key, fields))
+    missing = dataclasses.MISSING
     for name, field in fields.items():
-        if name in data:
-            values[name] = _checked(
-                data[name], str(field.type), f"{where(name)}: key '{name}'", error
-            )
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        if name not in data and field.default is missing and field.default_factory is missing:
             raise error(f"{source}: the key '{name}' is missing")
+    values = {}
+    for name, value in data.items():
+        try:
+            values[name] = _convert(value, str(fields[name].type))
+        except TypeError as e:
+            raise error(f"{where(name)}: key '{name}': {e}") from None
     return cls(**values)
 
 
-# Annotations are strings here (`from __future__ import annotations`); only these shapes are used by our dataclasses.
-_PLAIN = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict, "list": list}
-
-
-def _checked(value: Any, annotation: str, what: str, error: Type[SrDeployError]) -> Any:
+def _convert(value: Any, annotation: str) -> Any:
+    """Return `value` as the type of the annotation. Raises TypeError with the mismatch."""
     if annotation.startswith("Optional["):
-        return None if value is None else _checked(value, annotation[9:-1], what, error)
+        return None if value is None else _convert(value, annotation[9:-1])
     head = annotation.split("[")[0].lower()
     if head == "tuple":
         if not isinstance(value, (list, tuple)):
-            raise error(f"{what}: expected a list, found {value!r}")
+            raise TypeError(f"expected a list, found {value!r}")
         elements = [part.strip() for part in annotation[6:-1].split(",")]
         if "..." not in elements and len(value) != len(elements):
-            raise error(f"{what}: expected {len(elements)} values, found {value!r}")
-        element = elements[0]
-        return tuple(_checked(v, element, what, error) for v in value)
-    expected = _PLAIN.get(head)
+            raise TypeError(f"expected {len(elements)} values, found {value!r}")
+        return tuple(_convert(v, elements[0]) for v in value)
+    expected = _SCALARS.get(head)
     wrong = expected is not None and not isinstance(value, expected)
     if wrong or (head in ("int", "float") and isinstance(value, bool)):
-        raise error(f"{what}: expected {head}, found {value!r}")
+        raise TypeError(f"expected {head}, found {value!r}")
     return value

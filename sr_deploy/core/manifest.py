@@ -1,20 +1,20 @@
-"""The manifest beside each artifact: what it is, what it was made from and how, what was checked and what was not."""
+"""The manifest beside each artifact: its contents, origin, build options and checks."""
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Callable, Dict, Optional, Tuple
+from typing import Callable, Dict, Iterator, Optional, Tuple
 
 from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.files import atomic_path, sha256_of
-from sr_deploy.core.jsonio import from_dict, read_json, to_json
+from sr_deploy.core.jsonio import read_dataclass, to_json
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Stored as `<artifact>.json`. Sizes are LR (h, w) in pixels; empty or None means unknown, never zero."""
+    """Stored as `<artifact>.json`. Sizes are LR (h, w) in pixels. Empty or None means unknown."""
 
     kind: str
     """`onnx` (a graph) or `engine` (built for a target)."""
@@ -25,18 +25,18 @@ class Manifest:
     min_shape: Tuple[int, int]
     opt_shape: Tuple[int, int]
     max_shape: Tuple[int, int]
-    """The LR sizes it takes; all three are the same for a static graph."""
+    """The LR sizes it accepts; the three are equal for a static graph."""
     input_dtype: str
     output_dtype: str
     precision_asked: str
     precision_obtained: str
-    """What the tensors are computed in: `fp32`, `fp16`, or `mixed: ...`; read back from the artifact."""
+    """Data type of the tensors, read back from the artifact: `fp32`, `fp16`, or `mixed: ...`."""
     target: str
-    """The target's name, empty for a graph exported for none."""
+    """Name of the target; empty for a graph exported for none."""
     parent_sha256: str
-    """Of the checkpoint's weights (for a graph) or of the graph (for an engine)."""
+    """SHA-256 of the checkpoint's weights (for a graph) or of the graph (for an engine)."""
     command: str
-    """The options that made it; with `parent_sha256` and `versions` they decide whether it is up to date."""
+    """The command that made it; with `parent_sha256` and `versions` it decides `is_up_to_date`."""
     versions: Dict[str, str]
     sha256: str = ""
     input_name: str = "lr"
@@ -44,23 +44,24 @@ class Manifest:
     opset: Optional[int] = None
     nodes: Optional[int] = None
     form: str = ""
-    """Of a candidate among which a target's fastest is to be found: the form it writes the network in."""
+    """Of a graph exported as one of several candidates for autotuning: the form of the network."""
     structure: str = ""
-    """Variants of equal structure have the same layers, more or fewer of them: what is fastest for one is for all."""
+    """Variants of equal structure differ only in the number of layers, so the fastest form for one
+    is the fastest for all."""
     halo_px: Optional[int] = None
-    """How far from an edge of a tile, in LR pixels, its outputs are those of the whole image; None: nowhere."""
+    """LR distance from a tile's edge where outputs equal the whole image's; None: nowhere."""
     align_px: int = 1
-    """That holds for tiles that start and end on multiples of this, or at the image's border."""
+    """`halo_px` holds for tiles that start and end at multiples of this, or at the image border."""
     min_px: Tuple[int, int] = (1, 1)
     checks: Dict[str, object] = field(default_factory=dict)
-    """Each check done, with its numbers."""
+    """The checks that were done, with their numbers."""
     not_checked: Tuple[str, ...] = ()
     counts: Dict[str, object] = field(default_factory=dict)
-    """params, macs, acts, convs, counter and uncounted of the network as trained, at 256x256, by the `hooks` counter; `fvcore`
-    holds the same by that counter, `deployed` those of the graph's own network by both. Files of older versions lack these two.
-    """
+    """params, macs, acts, convs, counter and uncounted of the trained network at 256x256 by the
+    `hooks` counter; `fvcore`: the same by fvcore; `deployed`: those of the graph's own network by
+    both counters. Files of older versions lack the last two."""
     build: Dict[str, object] = field(default_factory=dict)
-    """What only this kind of engine has: seconds, sizes, compute capabilities, messages."""
+    """Facts of this kind of engine: seconds, sizes, compute capabilities, messages."""
 
     @property
     def dynamic(self) -> bool:
@@ -68,19 +69,20 @@ class Manifest:
 
 
 def mixed_precision(counts: Dict[str, int]) -> str:
-    """Return how a manifest writes the precision of layers or tensors of several types: `mixed: 165 fp16, 3 fp32`."""
+    """Return the precision of layers or tensors of several types: `mixed: 165 fp16, 3 fp32`."""
     return "mixed: " + ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
 
 
 def manifest_path(artifact: Path) -> Path:
-    """Return where the manifest of `artifact` lies."""
+    """Return the path of the manifest of `artifact`."""
     return artifact.with_name(artifact.name + ".json")
 
 
 def read_manifest(artifact: Path, *, trust: bool = False) -> Manifest:
-    """Read the manifest of `artifact` and verify the file against it, unless told to `trust` a file that was changed.
+    """Read the manifest of `artifact` and verify the file's SHA-256, unless `trust` is set.
 
-    Raises ArtifactError when the file or the manifest is missing, malformed, or the file was changed afterwards.
+    Raises ArtifactError if the file or the manifest is missing, the manifest is malformed, or the
+    file was changed afterwards.
     """
     if not artifact.is_file():
         raise ArtifactError(f"there is no file {artifact}")
@@ -93,77 +95,59 @@ def read_manifest(artifact: Path, *, trust: bool = False) -> Manifest:
     manifest = parse_manifest(path)
     if not trust and sha256_of(artifact) != manifest.sha256:
         raise ArtifactError(
-            f"{artifact} was changed after its manifest was written: its SHA-256 is not the one in {path.name}",
-            hint="export or build it again; a changed artifact is not used",
+            f"{artifact} was changed after its manifest was written: "
+            f"its SHA-256 differs from the one in {path.name}",
+            hint="export or build it again; changed artifacts are refused",
         )
     return manifest
 
 
 def parse_manifest(path: Path) -> Manifest:
-    """Read a manifest without looking at its artifact. Raises ArtifactError when it is malformed."""
-    manifest = from_dict(
-        Manifest, read_json(path, ArtifactError), source=str(path), error=ArtifactError
-    )
+    """Read a manifest without looking at its artifact. Raises ArtifactError if it is malformed."""
+    manifest = read_dataclass(Manifest, path, ArtifactError)
     check_manifest(manifest, source=str(path))
     return manifest
 
 
 def check_manifest(manifest: Manifest, *, source: str) -> None:
-    """Raise ArtifactError when a manifest holds what none of ours does: it goes into files' names, shapes and commands."""
-    texts = {
-        key: getattr(manifest, key)
-        for key in ("model", "variant", "arch", "target", "form", "input_name", "output_name")
-    }
-    problem = next(
-        (
-            f"{key} '{text[:60]!r}'"
-            for key, text in texts.items()
-            if len(text) > 120 or not text.isprintable()
-        ),
-        "",
-    )
-    for key in ("input_dtype", "output_dtype", "precision_asked"):
-        if getattr(manifest, key) not in ("fp32", "fp16"):
-            problem = problem or f"{key} '{getattr(manifest, key)[:20]}'"
-    sizes = (manifest.min_shape, manifest.opt_shape, manifest.max_shape)
-    if not all(1 <= a <= b <= c <= 16384 for a, b, c in zip(*sizes)):
-        problem = problem or f"the sizes {sizes}"
-    if not 1 <= manifest.scale <= 16:
-        problem = problem or f"the scale {manifest.scale}"
-    if (
-        not manifest.input_name
-        or not manifest.output_name
-        or manifest.kind not in ("onnx", "engine")
-    ):
-        problem = problem or "an empty name, or a kind that does not exist"
-    if problem:
+    """Raise ArtifactError for invalid values: they go into file names, shapes and commands."""
+    for problem in _problems(manifest):
         raise ArtifactError(
-            f"{source} is no manifest of ours: {problem[:200]}", hint="export or build it again"
+            f"{source} is not a valid manifest: {problem[:200]}", hint="export or build it again"
         )
 
 
-def up_to_date(artifact: Path, wanted: Manifest) -> bool:
-    """Tell whether `artifact` is whole and was made from the same parent by the same options and versions."""
+def _problems(manifest: Manifest) -> Iterator[str]:
+    for key in ("model", "variant", "arch", "target", "form", "input_name", "output_name"):
+        text = getattr(manifest, key)
+        if len(text) > 120 or not text.isprintable():
+            yield f"{key} '{text[:60]!r}'"
+    for key in ("input_dtype", "output_dtype", "precision_asked"):
+        if getattr(manifest, key) not in ("fp32", "fp16"):
+            yield f"{key} '{getattr(manifest, key)[:20]}'"
+    sizes = (manifest.min_shape, manifest.opt_shape, manifest.max_shape)
+    if not all(1 <= a <= b <= c <= 16384 for a, b, c in zip(*sizes)):
+        yield f"the sizes {sizes}"
+    if not 1 <= manifest.scale <= 16:
+        yield f"the scale {manifest.scale}"
+    if not manifest.input_name or not manifest.output_name:
+        yield "an empty tensor name"
+    if manifest.kind not in ("onnx", "engine"):
+        yield f"the kind '{manifest.kind[:20]}'"
+
+
+def is_up_to_date(artifact: Path, expected: Manifest) -> bool:
+    """Whether `artifact` is intact and was made from the same parent, options and versions."""
     try:
-        found = read_manifest(artifact)
+        manifest = read_manifest(artifact)
     except ArtifactError:
         return False
-    recipe = (
-        "kind",
-        "parent_sha256",
-        "command",
-        "versions",
-        "target",
-        "model",
-        "variant",
-        "opset",
-        "input_dtype",
-    )
-    return all(getattr(found, key) == getattr(wanted, key) for key in recipe)
+    keys = "kind parent_sha256 command versions target model variant opset input_dtype".split()
+    return all(getattr(manifest, key) == getattr(expected, key) for key in keys)
 
 
-def made_by(artifact: Path) -> str:
-    """Return the command that made a whole artifact; empty when there is none."""
+def recorded_command(artifact: Path) -> str:
+    """Return the command that made an artifact; empty if there is no intact one."""
     try:
         return read_manifest(artifact).command
     except ArtifactError:
@@ -171,9 +155,10 @@ def made_by(artifact: Path) -> str:
 
 
 def write_artifact(artifact: Path, write: Callable[[Path], Manifest]) -> Manifest:
-    """Call `write(temporary)`, which writes the artifact and returns its manifest, and publish both; return the manifest.
+    """Call `write(temporary)`, which writes the artifact and returns its manifest; publish both.
 
-    The pair is whole or absent: an old manifest goes before the new artifact comes, and the new one comes last.
+    Both files appear or neither does: the old manifest is removed before the new artifact is
+    renamed, and the new manifest comes last. Returns the manifest with its SHA-256.
     """
     path = manifest_path(artifact)
     try:
@@ -182,7 +167,7 @@ def write_artifact(artifact: Path, write: Callable[[Path], Manifest]) -> Manifes
                 manifest = replace(write(temporary), sha256=sha256_of(temporary))
                 temporary_manifest.write_text(to_json(manifest), encoding="utf-8")
                 path.unlink(missing_ok=True)
-    except BaseException:  # Ctrl-C between the two renames, say
+    except BaseException:  # for example Ctrl-C between the two renames
         if not path.exists():
             with contextlib.suppress(OSError):
                 artifact.unlink()

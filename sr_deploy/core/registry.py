@@ -1,11 +1,11 @@
-"""Names to things that are imported on first use, so that listing costs nothing and needs no heavy package."""
+"""Names of objects that are imported on first use: listing them needs no heavy package."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any, Dict, Iterator, Type
 
-from sr_deploy.core.errors import InputError, SrDeployError, nearest
+from sr_deploy.core.errors import InputError, SrDeployError, did_you_mean
 
 
 class Registry:
@@ -21,11 +21,9 @@ class Registry:
             self.add(name, where)
 
     def add(self, name: str, where: str) -> None:
-        """Register `name`. Raises InputError, and changes nothing, when the name is taken or `where` is malformed."""
+        """Register `name`. Raises InputError if the name is taken or `where` is malformed."""
         if name in self._entries:
-            raise InputError(
-                f"{self.noun} '{name}' is registered already, as {self._entries[name]}"
-            )
+            raise InputError(f"{self.noun} '{name}' is already registered as {self._entries[name]}")
         if where.count(":") != 1:
             raise InputError(f"{self.noun} '{name}': expected 'module:attribute', got '{where}'")
         self._entries[name] = where
@@ -33,8 +31,8 @@ class Registry:
     def __getitem__(self, name: str) -> Any:
         if name not in self._entries:
             raise self._error(
-                f"unknown {self.noun} '{name}'; known are {', '.join(self._entries)}",
-                hint=nearest(name, self._entries),
+                f"unknown {self.noun} '{name}'; expected one of {', '.join(self._entries)}",
+                hint=did_you_mean(name, self._entries),
             )
         module, attribute = self._entries[name].split(":")
         return getattr(importlib.import_module(module), attribute)

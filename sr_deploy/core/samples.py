@@ -1,4 +1,4 @@
-"""Real photographs for checks and demonstrations, where no data set is given: those that scikit-image carries."""
+"""Photographs from scikit-image, used for checks and demonstrations if no data set is given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FILES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 
 
 def sample_files() -> List[Path]:
-    """Return the photographs' paths. Raises MissingPackageError without scikit-image."""
+    """Return the paths of the photographs. Raises MissingPackageError without scikit-image."""
     try:
         import skimage
     except ImportError as e:
@@ -27,13 +27,11 @@ def sample_files() -> List[Path]:
 
 
 def sample_lr(hw: Sequence[int], *, count: int) -> List[np.ndarray]:
-    """Return `count` different crops (h, w, 3) uint8 RGB of the photographs, mirrored at their borders where larger."""
+    """Return (h, w, 3) uint8 RGB crops of `count` photographs, mirrored where they are smaller."""
     crops = []
     for path in sample_files()[:count]:
         rgb = read_rgb(path)
-        rows, columns = (np.arange(n) % (2 * size) for n, size in zip(hw, rgb.shape))
-        rows, columns = (
-            np.minimum(i, 2 * size - 1 - i) for i, size in zip((rows, columns), rgb.shape)
-        )
-        crops.append(rgb[rows][:, columns])
+        missing = [max(n - size, 0) for n, size in zip(hw, rgb.shape)]
+        rgb = np.pad(rgb, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="symmetric")
+        crops.append(rgb[: hw[0], : hw[1]])
     return crops

@@ -79,18 +79,20 @@ class SizeContract:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a user may ask of a build beyond its target."""
+    """Options of a build beyond its target."""
 
     compute_capabilities: Tuple[int, ...] = ()
-    """SM versions, for a builder that builds for several; empty: the target's own."""
+    """SM versions (75 for 7.5), for builders that build for several; empty: the target's own."""
     dla: Optional[int] = None
-    """The DLA core to run on, the GPU taking what it cannot; None: the GPU alone."""
+    """The DLA core to run on, with fallback to the GPU; None: the GPU only."""
+    fallback: str = ""
+    """Nodes that an FP16 engine computes in FP32: `head-tail` or `NODE,NODE`."""
     fp32_layers: Tuple[str, ...] = ()
-    """Nodes that an FP16 engine computes in FP32."""
+    """The node names that `fallback` selects in one graph; set by the build."""
     layout: str = ""
-    """How the backend lays its maps out, where it has a choice (`Backend.layouts`); empty: its own."""
+    """Memory layout of the feature maps, one of `Backend.layouts`; empty: the backend's default."""
     timing_cache: Optional[Path] = None
-    """The folder of what builds on one device learn from each other."""
+    """Folder of the timing caches; set by the build."""
 
 
 class Session(abc.ABC):
@@ -218,7 +220,7 @@ class Backend(abc.ABC):
             version = self.versions()[self.package]
         except MissingPackageError as e:
             return f"{e.message}; {e.hint}"
-        if not target.takes_version(version):
+        if not target.supports_version(version):
             return f"{self.package} {version} is installed, and the profile is for {target.runtime_versions}"
         return ""
 

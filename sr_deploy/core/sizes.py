@@ -1,4 +1,4 @@
-"""LR sizes as users write them: `256x512` (height x width), and `MIN:OPT:MAX` for a dynamic graph."""
+"""LR sizes as text: `256x512` (height x width), and `MIN:OPT:MAX` for a dynamic graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HW = Tuple[int, int]
 
 @dataclass(frozen=True)
 class Sizes:
-    """The LR sizes a graph takes, each (h, w); all three are equal for a static one."""
+    """The LR sizes (h, w) that a graph accepts; all three are equal for a static one."""
 
     min: HW
     opt: HW
@@ -28,33 +28,34 @@ class Sizes:
 
     @property
     def option(self) -> str:
-        """The command line's words for it."""
+        """The command-line option that requests it."""
         if self.dynamic:
             return f"--dynamic {hw_text(self.min)}:{hw_text(self.opt)}:{hw_text(self.max)}"
         return f"--shape {hw_text(self.opt)}"
 
 
 def parse_hw(text: str) -> HW:
-    """Read `256x512`. Raises InputError when it is not two whole numbers from 1 to 16384."""
+    """Read `256x512`. Raises InputError unless it is two integers from 1 to 16384."""
     match = re.fullmatch(r"([0-9]{1,5})[xX]([0-9]{1,5})", text.strip())
     if match is None or not all(1 <= int(n) <= 16384 for n in match.groups()):
         raise InputError(
-            f"'{text}' is not a size; expected HEIGHTxWIDTH of 1 to 16384 pixels, such as 256x512"
+            f"'{text}' is not a size; expected HEIGHTxWIDTH, 1 to 16384 each, such as 256x512"
         )
     return int(match.group(1)), int(match.group(2))
 
 
 def parse_sizes(text: str) -> Sizes:
-    """Read `256x512` or `MIN:OPT:MAX`. Raises InputError when it is neither, or not min <= opt <= max."""
+    """Read `256x512` or `MIN:OPT:MAX`. Raises InputError unless min <= opt <= max."""
     parts = [parse_hw(part) for part in text.split(":")]
     if len(parts) == 1:
         return Sizes(parts[0], parts[0], parts[0])
     if len(parts) != 3:
         raise InputError(
-            f"'{text}' is not a range of sizes; expected MIN:OPT:MAX, such as 16x16:256x256:1024x1024"
+            f"'{text}' is not a range of sizes; "
+            "expected MIN:OPT:MAX, for example 16x16:256x256:1024x1024"
         )
     low, opt, high = parts
-    if not all(low[i] <= opt[i] <= high[i] for i in (0, 1)):
+    if not all(a <= b <= c for a, b, c in zip(low, opt, high)):
         raise InputError(f"'{text}': expected min <= opt <= max in height and in width")
     return Sizes(low, opt, high)
 

@@ -1,4 +1,4 @@
-"""What a checkpoint is: `Variant`, a point of an elastic space, and `ModelSpec`, the card beside the weights."""
+"""`Variant`, a point of an elastic space, and `ModelSpec`, the card of a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
-from sr_deploy.core.errors import InputError, VariantError, nearest
+from sr_deploy.core.errors import InputError, VariantError, did_you_mean
 
 _VARIANT = re.compile(r"([a-z])([1-9][0-9]{0,3})((?:-[a-z]+)*)")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A point of an elastic space: `d3` (3 blocks of ASRN), `c16-nla` (core 16 with attention), `b4` (4 blocks)."""
+    """A point of an elastic space: `d3` (3 blocks of ASRN), `c16-nla` (core 16 with attention)."""
 
     axis: str
     size: int
@@ -23,11 +23,12 @@ class Variant:
 
     @staticmethod
     def parse(text: str) -> Variant:
-        """Read `d3` or `c16-nla`. Raises VariantError on anything else; nothing is clipped or guessed."""
+        """Read `d3` or `c16-nla`. Raises VariantError for anything else."""
         match = _VARIANT.fullmatch(text)
         if match is None:
             raise VariantError(
-                f"'{text}' is not a variant; expected a letter and a size, such as d3, c8, c16-nla or b4"
+                f"'{text}' is not a variant; "
+                "expected a letter and a size, for example d3, c8, c16-nla or b4"
             )
         axis, size, tags = match.groups()
         return Variant(axis, int(size), tuple(tags.split("-")[1:]))
@@ -43,62 +44,57 @@ class ModelSpec:
     arch: str
     scale: int
     variants: Tuple[str, ...]
-    """What the weights can be sliced into, smallest first; the last one is what the file holds."""
-    config: dict = field(default_factory=dict)
+    """The variants that can be sliced from the weights, smallest first."""
+    config: Dict[str, Any] = field(default_factory=dict)
     """Constructor arguments of the network other than scale and variant."""
     min_hw: Tuple[int, int] = (1, 1)
     """The smallest legal LR input, (h, w) in pixels."""
     value_range: Tuple[float, float] = (0.0, 1.0)
     licence: str = ""
     trained_on: str = ""
-    training: dict = field(default_factory=dict)
-    """Recipe, steps, patch and batch sizes, hours and machine, as the trainer recorded them."""
+    training: Dict[str, Any] = field(default_factory=dict)
+    """Recipe, steps, patch and batch sizes, hours and machine, recorded by the trainer."""
     notes: str = ""
     weights_sha256: str = ""
 
     @property
     def digest(self) -> str:
-        """A short checksum of what the network is apart from its weights: architecture, scale and configuration."""
-        return hashlib.sha256(
-            json.dumps([self.arch, self.scale, self.config], sort_keys=True).encode()
-        ).hexdigest()[:12]
+        """A short checksum of architecture, scale and configuration, without the weights."""
+        text = json.dumps([self.arch, self.scale, self.config], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def variant(self, text: Optional[str]) -> Variant:
-        """Return the variant named, the largest for None. Raises VariantError when the checkpoint does not hold it."""
+        """Return a variant; None: the largest. Raises VariantError if the checkpoint lacks it."""
         if text is None:
             return Variant.parse(self.variants[-1])
         variant = Variant.parse(text)
         if str(variant) not in self.variants:
             raise VariantError(
-                f"this {self.arch}_x{self.scale} checkpoint holds no variant '{text}'; it holds {', '.join(self.variants)}",
-                hint=nearest(text, self.variants),
+                f"this {self.arch}_x{self.scale} checkpoint has no variant '{text}'; "
+                f"it has {', '.join(self.variants)}",
+                hint=did_you_mean(text, self.variants),
             )
         return variant
 
     def check_input(self, hw: Sequence[int]) -> None:
-        """Raise InputError when an LR input of (h, w) pixels is smaller than the network can take."""
+        """Raise InputError if an LR input of (h, w) pixels is too small for the network."""
         check_min_hw(hw, self.min_hw, what=f"{self.arch}_x{self.scale}")
 
 
 def check_min_hw(hw: Sequence[int], min_hw: Sequence[int], *, what: str) -> None:
-    """Raise InputError when (h, w) is below `min_hw`."""
+    """Raise InputError if (h, w) is below `min_hw`. what: the network, for the message."""
     if hw[0] < min_hw[0] or hw[1] < min_hw[1]:
         raise InputError(
-            f"an input of {hw[0]}x{hw[1]} pixels is too small for {what}: the smallest is {min_hw[0]}x{min_hw[1]}",
+            f"an input of {hw[0]}x{hw[1]} pixels is too small for {what}: "
+            f"the smallest is {min_hw[0]}x{min_hw[1]}",
             hint=f"give at least {min_hw[0]}x{min_hw[1]} (height x width)",
         )
 
 
 def check_desired_depth(depth: float, blocks: int) -> None:
-    """Raise VariantError unless a desired depth is one of a backbone of `blocks` blocks."""
-    if not 0 <= depth <= blocks:
-        wrong = (
-            "negative"
-            if depth < 0
-            else f"beyond the {blocks} blocks of the backbone"
-            if depth > blocks
-            else "no number"
-        )
+    """Raise VariantError unless a desired depth is within a backbone of `blocks` blocks."""
+    if not 0 <= depth <= blocks:  # also for NaN
         raise VariantError(
-            f"a desired depth of {depth:g} is {wrong}", hint=f"give one from 0 to {blocks}"
+            f"desired depth {depth:g}; expected 0 to {blocks}, the blocks of the backbone",
+            hint=f"give a depth from 0 to {blocks}",
         )

@@ -1,4 +1,4 @@
-"""Target profiles: what each board or GPU family runs, one JSON file each in `engines/targets/`."""
+"""Target profiles of boards and GPU families, one JSON file each in `engines/targets/`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
-from sr_deploy.core.errors import InputError, TargetError, nearest
+from sr_deploy.core.errors import InputError, TargetError, did_you_mean
 from sr_deploy.core.files import data_folder
-from sr_deploy.core.jsonio import at_line, from_dict, read_json, to_json
+from sr_deploy.core.jsonio import at_line, read_dataclass, to_json
 from sr_deploy.core.sizes import parse_sizes
 
 RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt-rtx")
@@ -24,59 +24,66 @@ class TargetProfile:
     name: str
     title: str
     runtime: str
-    """Which backend builds and runs its engines: onnxruntime, tensorrt or tensorrt-rtx."""
+    """The backend that builds and runs its engines: onnxruntime, tensorrt or tensorrt-rtx."""
     runtime_versions: str
-    """The versions it was written for, `>=8.5,<8.6`."""
+    """The versions the profile was written for, for example `>=8.5,<8.6`."""
     opset: int
     """The highest ONNX opset its parser reads correctly."""
     precisions: Tuple[str, ...]
-    """Of the engine; the first is the default."""
+    """Precisions of its engines; the first is the default."""
     fp16_graph: str
-    """Tensors of the graph an FP16 engine is built from: `fp16` where typing is strong, `fp32` where a flag decides."""
+    """Data type of the graph that an FP16 engine is built from: `fp16` for strongly typed builders,
+    `fp32` where a builder flag selects FP16."""
     io_dtype: str
-    """Tensors at the graph's input and output for an FP16 engine."""
+    """Data type of the input and output of a graph for an FP16 engine."""
     shapes: Tuple[str, ...]
     """LR sizes exported by default: `256x512`, or one MIN:OPT:MAX for a dynamic graph."""
     compute_capabilities: Tuple[int, ...] = ()
-    """SM versions, 72 for 7.2; empty where there is none."""
+    """SM versions, 72 for 7.2; empty for targets without a GPU."""
     compute_capabilities_on_request: Tuple[int, ...] = ()
-    """Further ones the builder knows, built only when named."""
+    """SM versions the builder supports but builds only if requested."""
     workspace_mib: int = 0
     dla_cores: int = 0
     power_modes: Dict[str, str] = field(default_factory=dict)
-    """nvpmodel id -> name, by this board's own numbering."""
+    """nvpmodel id -> name on this board."""
     forms: Dict[str, str] = field(default_factory=dict)
-    """The form that was measured to be fastest here, of an architecture or of one variant: {"asrn": "blocks-16"}."""
+    """The fastest measured graph form by architecture or variant: {"asrn": "blocks-16"}."""
     software: str = ""
     unsupported: Tuple[str, ...] = ()
-    """What the vendor does not, or no longer, support here."""
+    """Features the vendor does not, or no longer, support on this target."""
 
-    def takes_version(self, version: str) -> bool:
-        """Tell whether a runtime's version lies in `runtime_versions`. Raises TargetError when that range is malformed."""
-        number = _version(version)
+    def version_bounds(self) -> List[Tuple[str, Tuple[int, ...]]]:
+        """Return `runtime_versions` as (`>=` or `<`, version) pairs. Raises TargetError."""
+        bounds = []
         for bound in self.runtime_versions.split(","):
             match = re.fullmatch(r"(>=|<)([0-9]{1,6}(?:\.[0-9]{1,6}){0,3})", bound)
             if match is None:
                 raise TargetError(
-                    f"target '{self.name}': runtime_versions '{self.runtime_versions}': expected such as >=8.5,<8.6"
+                    f"target '{self.name}': runtime_versions '{self.runtime_versions}'; "
+                    "expected for example >=8.5,<8.6"
                 )
-            if (number >= _version(match[2])) != (match[1] == ">="):
-                return False
-        return True
+            bounds.append((match[1], _version(match[2])))
+        return bounds
+
+    def supports_version(self, version: str) -> bool:
+        """Whether a version of the runtime lies in `runtime_versions`. Raises TargetError."""
+        number = _version(version)
+        return all((number >= bound) == (sign == ">=") for sign, bound in self.version_bounds())
 
     @property
     def digest(self) -> str:
-        """A short checksum of everything in the profile: what was made for another state of it is not up to date."""
+        """A short checksum of the profile. Artifacts made for another one are out of date."""
         return hashlib.sha256(to_json(self).encode()).hexdigest()[:12]
 
     def check_precision(self, precision: Optional[str]) -> str:
-        """Return the precision asked for, the target's default for None. Raises TargetError when it has no such."""
+        """Return `precision`; None: the default. Raises TargetError if it is not supported."""
         if precision is None:
             return self.precisions[0]
         if precision not in self.precisions:
             raise TargetError(
-                f"target '{self.name}' builds {' and '.join(self.precisions)} engines, not {precision}",
-                hint=f"leave --precision out, or give {self.precisions[0]}",
+                f"target '{self.name}' builds {' and '.join(self.precisions)} engines, "
+                f"not {precision}",
+                hint=f"omit --precision, or give {self.precisions[0]}",
             )
         return precision
 
@@ -87,75 +94,74 @@ def target_names() -> List[str]:
 
 
 def load_target(name: str) -> TargetProfile:
-    """Read a profile by its name. Raises TargetError when it is unknown (nothing is substituted) or malformed."""
+    """Read a profile by its name. Raises TargetError if it is unknown or malformed."""
     names = target_names()
     if name not in names:
         raise TargetError(
-            f"unknown target '{name}'; known are {', '.join(names)}", hint=nearest(name, names)
+            f"unknown target '{name}'; expected one of {', '.join(names)}",
+            hint=did_you_mean(name, names),
         )
     return read_target(data_folder("engines/targets") / f"{name}.json")
 
 
 def read_target(path: Path) -> TargetProfile:
-    """Read and validate one profile file. Raises TargetError naming the file, the line and what is wrong in it."""
-    profile = from_dict(TargetProfile, read_json(path, TargetError), source=path, error=TargetError)
-
-    def refuse(key: str, problem: str) -> None:
+    """Read and validate a profile file. Raises TargetError naming file, line and problem."""
+    profile = read_dataclass(TargetProfile, path, TargetError)
+    for key, problem in _problems(profile, path.stem):
         raise TargetError(f"{at_line(path, key)}: {problem}")
+    return profile
 
-    if profile.name != path.stem:
-        refuse("name", f"its name is '{profile.name}', expected the file's own, '{path.stem}'")
+
+def _problems(profile: TargetProfile, stem: str) -> Iterator[Tuple[str, str]]:
+    """Yield (key, problem) of each invalid value."""
+    if profile.name != stem:
+        yield "name", f"its name is '{profile.name}'; expected the file's name, '{stem}'"
     if profile.runtime not in RUNTIMES:
-        refuse("runtime", f"runtime '{profile.runtime}' is unknown; expected {', '.join(RUNTIMES)}")
-    for key in ("precisions", "fp16_graph", "io_dtype"):
-        value = getattr(profile, key)
-        for precision in (value,) if isinstance(value, str) else value:
+        yield "runtime", f"unknown runtime '{profile.runtime}'; expected {', '.join(RUNTIMES)}"
+    for key, values in (
+        ("precisions", profile.precisions),
+        ("fp16_graph", (profile.fp16_graph,)),
+        ("io_dtype", (profile.io_dtype,)),
+    ):
+        for precision in values:
             if precision not in PRECISIONS:
-                refuse(key, f"{key} holds '{precision}'; expected fp32 or fp16")
+                yield key, f"{key} contains '{precision}'; expected fp32 or fp16"
     for shape in profile.shapes:
         try:
             parse_sizes(shape)
         except InputError as e:
-            refuse("shapes", f"shapes: {e.message}")
-    for key, most in (("workspace_mib", 2**20), ("dla_cores", 8)):
-        if not 0 <= getattr(profile, key) <= most:
-            refuse(key, f"{key} {getattr(profile, key)}; expected 0 to {most}")
+            yield "shapes", f"shapes: {e.message}"
+    for key, low, high in (("workspace_mib", 0, 2**20), ("dla_cores", 0, 8), ("opset", 7, 30)):
+        if not low <= getattr(profile, key) <= high:
+            yield key, f"{key} {getattr(profile, key)}; expected {low} to {high}"
     for key in ("compute_capabilities", "compute_capabilities_on_request"):
         if not all(50 <= sm <= 200 for sm in getattr(profile, key)):
-            refuse(key, f"{key} {getattr(profile, key)}; expected such as 72 for SM 7.2")
+            yield key, f"{key} {getattr(profile, key)}; expected for example 72 for SM 7.2"
     for key in ("title", "software"):
         if not getattr(profile, key).isprintable():
-            refuse(key, f"{key} must be one line of text")
-    if profile.runtime == "tensorrt-rtx" and profile.fp16_graph != "fp16":
-        refuse("fp16_graph", "TensorRT for RTX is strongly typed: fp16_graph must be fp16")
-    if not 7 <= profile.opset <= 30:
-        refuse("opset", f"opset {profile.opset}; expected 7 to 30")
+            yield key, f"{key} must be one line of text"
     for number, name in profile.power_modes.items():
         if not re.fullmatch("[0-9]{1,3}", number) or not isinstance(name, str):
-            refuse(
-                "power_modes",
-                f"power_modes: expected nvpmodel's number and name, found '{number}': {name!r}",
-            )
-    if profile.runtime == "tensorrt-rtx" and not profile.compute_capabilities:
-        refuse(
-            "compute_capabilities", "compute_capabilities must not be empty for TensorRT for RTX"
-        )
-    try:
-        profile.takes_version("0")
-    except TargetError as e:
-        refuse("runtime_versions", e.message)
-    bounds = {
-        sign: _version(number)
-        for sign, number in re.findall(r"(>=|<)([0-9.]+)", profile.runtime_versions)
-    }
-    if ">=" in bounds and "<" in bounds and bounds[">="] >= bounds["<"]:
-        refuse("runtime_versions", f"no version is in '{profile.runtime_versions}'")
+            problem = "expected a number of nvpmodel and a name"
+            yield "power_modes", f"power_modes: {problem}, found '{number}': {name!r}"
+    if profile.runtime == "tensorrt-rtx":
+        if profile.fp16_graph != "fp16":
+            yield "fp16_graph", "TensorRT for RTX is strongly typed: fp16_graph must be fp16"
+        if not profile.compute_capabilities:
+            key = "compute_capabilities"
+            yield key, f"{key} must not be empty for TensorRT for RTX"
     for key in ("precisions", "shapes"):
         if not getattr(profile, key):
-            refuse(key, f"{key} must not be empty")
-    return profile
+            yield key, f"{key} must not be empty"
+    try:
+        bounds = dict(profile.version_bounds())
+    except TargetError as e:
+        yield "runtime_versions", e.message
+    else:
+        if len(bounds) == 2 and bounds[">="] >= bounds["<"]:
+            yield "runtime_versions", f"the range '{profile.runtime_versions}' is empty"
 
 
 def _version(text: str) -> Tuple[int, ...]:
-    """1.7.1.116 -> (1, 7, 1, 116); what follows the numbers (rc1, +cpu) is left out."""
+    """1.7.1.116 -> (1, 7, 1, 116). A suffix (rc1, +cpu) is dropped."""
     return tuple(int(n) for n in re.findall(r"\d+", re.split(r"[+a-z]", text)[0]))

@@ -1,4 +1,4 @@
-"""Latency the way it is published: a first run, a warm-up until it is steady, then every run kept. Never a bare mean."""
+"""Latency as published: a first run, a warm-up until times are steady, then every timed run."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from sr_deploy.core.session import Timed
 
 K = TypeVar("K", bound=Hashable)
 PAUSE_S = 0.1
-"""The threads of the run before spin for a while: without a pause the same graph took 1.3 times as long after another's."""
+"""Pause between runs of different graphs. The threads of the previous run spin for a while: without
+the pause, a graph took 1.3 times as long after another graph's run."""
 WINDOW, TOLERANCE, WARMUP_S = 3, 0.05, 5.0
-"""The warm-up ends when the medians of two windows of three runs, one after the other, agree to 5 %, or after 5 s."""
+"""The warm-up ends when the medians of two windows of three runs agree to 5 %, or after 5 s."""
 MIN_RUNS, MAX_RUNS, ENOUGH_S = 10, 100, 3.0
 
 
 @dataclass(frozen=True)
-class Latency:
-    """Milliseconds of every timed run, after the first and `warmup` further untimed ones."""
+class LatencySamples:
+    """Milliseconds of every timed run, after the first run and `warmup` further untimed ones."""
 
     first_ms: float
-    """By the wall clock, copies and the preparation of memory included."""
+    """Wall-clock time, including copies and memory allocation."""
     times_ms: Tuple[float, ...]
     warmup: int
     settled: bool
     """Whether the warm-up ended because its windows agreed."""
     copies_ms: Optional[float] = None
-    """Median of the copies between host and device, where they are timed apart."""
+    """Median of the copies between host and device, if they are timed separately."""
     timer: str = ""
     late: int = 0
     """Runs that took longer than the time until the next frame."""
@@ -41,43 +42,42 @@ def measure_latency(
     runs: Optional[int] = None,
     cadence_hz: Optional[float] = None,
     between: Callable[[], None] = lambda: None,
-) -> Latency:
-    """Repeat `run`. With `runs` None: at least 10 times, and until 3 s or 100 runs are reached.
+) -> LatencySamples:
+    """Call `run` repeatedly and return the times.
 
-    cadence_hz: start a run at this rate at most, as frames of a video come; None: back to back. Between two of them a device
-    may lower its clocks, so they can be slower. `between` is called after each window of the warm-up and in the end.
+    runs: number of timed runs; None: at least 10, and until 3 s or 100 runs are reached.
+    cadence_hz: start runs at most at this rate, as frames of a video arrive; None: back to back.
+    Runs at a cadence can be slower, because a device may lower its clocks between them.
+    between: called after each window of the warm-up and at the end.
     """
     start = time.perf_counter()
     run()
-    first = (time.perf_counter() - start) * 1000
-    warm, settled = _warmed_up(run, _Frames(cadence_hz), between)
-    frames = _Frames(cadence_hz)
-    times: List[float] = []
-    copies: List[float] = []
+    first_ms = (time.perf_counter() - start) * 1000
+    warmup, settled = _warm_up(run, _FrameClock(cadence_hz), between)
+    frames = _FrameClock(cadence_hz)
+    samples: List[Timed] = []
     start = time.perf_counter()
-    while len(times) < (MIN_RUNS if runs is None else runs) or (
-        runs is None and len(times) < MAX_RUNS and time.perf_counter() - start < ENOUGH_S
+    while len(samples) < (MIN_RUNS if runs is None else runs) or (
+        runs is None and len(samples) < MAX_RUNS and time.perf_counter() - start < ENOUGH_S
     ):
         frames.wait()
-        done = run()
-        times.append(done.ms)
-        if done.copies_ms is not None:
-            copies.append(done.copies_ms)
+        samples.append(run())
     frames.wait()
     between()
-    return Latency(
-        first,
-        tuple(times),
-        warm,
-        settled,
-        float(np.median(copies)) if copies else None,
-        done.timer,
-        frames.late,
+    copies = [sample.copies_ms for sample in samples if sample.copies_ms is not None]
+    return LatencySamples(
+        first_ms=first_ms,
+        times_ms=tuple(sample.ms for sample in samples),
+        warmup=warmup,
+        settled=settled,
+        copies_ms=float(np.median(copies)) if copies else None,
+        timer=samples[-1].timer,
+        late=frames.late,
     )
 
 
-def statistics(times_ms: Sequence[float]) -> Dict[str, float]:
-    """Return what a row holds of its latencies: median, p90, p95, p99, mean and coefficient of variation, by the row's keys."""
+def latency_statistics(times_ms: Sequence[float]) -> Dict[str, float]:
+    """Return median, percentiles, mean and coefficient of variation by the keys of result rows."""
     median, p90, p95, p99 = (float(v) for v in np.percentile(times_ms, [50, 90, 95, 99]))
     mean = float(np.mean(times_ms))
     return {
@@ -90,20 +90,20 @@ def statistics(times_ms: Sequence[float]) -> Dict[str, float]:
     }
 
 
-def in_turns(runs: Mapping[K, Callable[[], float]], rounds: int) -> Dict[K, List[float]]:
-    """Call each of `runs`, which return milliseconds, in turns (A B A B), after a round that does not count."""
+def time_in_turns(runs: Mapping[K, Callable[[], float]], rounds: int) -> Dict[K, List[float]]:
+    """Call `runs`, which return milliseconds, in turns (A B A B) after one uncounted round."""
     times: Dict[K, List[float]] = {name: [] for name in runs}
-    for n in range(rounds + 1):
+    for number in range(rounds + 1):
         for name, run in runs.items():
             time.sleep(PAUSE_S)
-            taken = run()
-            if n > 0:
-                times[name].append(taken)
+            ms = run()
+            if number > 0:
+                times[name].append(ms)
     return times
 
 
-class _Frames:
-    """When the next frame comes. One that comes while another is still worked on is dropped."""
+class _FrameClock:
+    """Waits for the next frame. Frames that arrive while another one is processed are dropped."""
 
     def __init__(self, cadence_hz: Optional[float]) -> None:
         self._period_s = None if cadence_hz is None else 1 / cadence_hz
@@ -123,9 +123,10 @@ class _Frames:
         self._due += self._period_s
 
 
-def _warmed_up(
-    run: Callable[[], Timed], frames: _Frames, between: Callable[[], None]
+def _warm_up(
+    run: Callable[[], Timed], frames: _FrameClock, between: Callable[[], None]
 ) -> Tuple[int, bool]:
+    """Return the number of runs, and whether the last two windows agreed."""
     start = time.perf_counter()
     medians: List[float] = []
     while True:
@@ -135,8 +136,6 @@ def _warmed_up(
             window.append(run().ms)
         between()
         medians.append(float(np.median(window)))
-        if len(medians) < 2:
-            continue
-        settled = abs(medians[-1] - medians[-2]) <= TOLERANCE * medians[-2]
-        if settled or time.perf_counter() - start > WARMUP_S:
+        settled = len(medians) > 1 and abs(medians[-1] - medians[-2]) <= TOLERANCE * medians[-2]
+        if settled or (len(medians) > 1 and time.perf_counter() - start > WARMUP_S):
             return WINDOW * len(medians), settled

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_deploy.nets.asrn import MAB
-from sr_deploy.nets.fuse import CollapsedASRN, convolution_of, rows_of
+from sr_deploy.nets.fuse import CollapsedASRN, make_conv, slice_outputs
 from sr_deploy.nets.imdeception import GIDB, GROUPS, BlockNLA, IMDeception
 
 
@@ -77,7 +77,7 @@ def convolution(layer: nn.Conv2d, source: Layout, result: Layout) -> nn.Conv2d:
     if layer.bias is not None:
         bias = torch.zeros(result.width, dtype=weight.dtype)
         bias[result.places] = layer.bias.detach()
-    return convolution_of(weight, bias, groups=groups)
+    return make_conv(weight, bias, groups=groups)
 
 
 class Sum(nn.Module):
@@ -90,9 +90,7 @@ class Sum(nn.Module):
             size = len(source.places)
             parts.append(
                 convolution(
-                    convolution_of(
-                        layer.weight[:, start : start + size], None if parts else layer.bias
-                    ),
+                    make_conv(layer.weight[:, start : start + size], None if parts else layer.bias),
                     source,
                     result,
                 )
@@ -137,7 +135,7 @@ class BlockedMAB(nn.Module):
         size = mab.chain[0].in_channels
         part = side_by_side(size, block)
         self.expand = nn.ModuleList(
-            convolution(rows_of(mab.expand, i * size, size), features, part)
+            convolution(slice_outputs(mab.expand, i * size, size), features, part)
             for i in range(len(mab.chain))
         )
         self.chain = nn.ModuleList(convolution(conv, part, part) for conv in mab.chain)

@@ -16,24 +16,24 @@ from torch import Tensor, nn
 from sr_deploy.core.errors import TargetError
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.export.blocks import in_blocks
-from sr_deploy.nets.fuse import convolution_of, counted, rewritten, rows_of
+from sr_deploy.nets.fuse import fuse_network, make_conv, pass_report, slice_outputs
 from sr_deploy.nets.imdeception import GIDB
 
 LITERAL, PLAIN = "literal", "plain"
 
 
-def in_form(net: nn.Module, form: str) -> Tuple[nn.Module, List[Dict[str, object]]]:
+def apply_form(net: nn.Module, form: str) -> Tuple[nn.Module, List[Dict[str, object]]]:
     """Return `net` in a form, and what was done to it: each pass with its counts before and after."""
     if form == LITERAL:
         return net, []
-    plain, done = rewritten(net)
+    plain, done = fuse_network(net)
     made = FORMS[form](plain)
-    return (plain, done) if made is None else (made, [*done, counted(form, plain, made)])
+    return (plain, done) if made is None else (made, [*done, pass_report(form, plain, made)])
 
 
-def forms_of(net: nn.Module) -> List[str]:
+def list_forms(net: nn.Module) -> List[str]:
     """Return the forms that differ for this network, `plain` first."""
-    plain, _ = rewritten(net)
+    plain, _ = fuse_network(net)
     return [PLAIN] + [
         name for name, apply in FORMS.items() if name != PLAIN and apply(plain) is not None
     ]
@@ -83,7 +83,9 @@ class SplitConvolution(nn.Module):
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
         share = layer.out_channels // layer.groups
-        self.parts = nn.ModuleList(rows_of(layer, g * share, share) for g in range(layer.groups))
+        self.parts = nn.ModuleList(
+            slice_outputs(layer, g * share, share) for g in range(layer.groups)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat(
@@ -101,10 +103,10 @@ class UnsplitGIDB(nn.Module):
         )
         kept, passed = gidb.sizes
         self.kept = nn.ModuleList(
-            [rows_of(g[2], 0, kept) for g in (gidb.g1, gidb.g2, gidb.g3)] + [gidb.g4[2]]
+            [slice_outputs(g[2], 0, kept) for g in (gidb.g1, gidb.g2, gidb.g3)] + [gidb.g4[2]]
         )
         self.passed = nn.ModuleList(
-            rows_of(g[2], kept, passed) for g in (gidb.g1, gidb.g2, gidb.g3)
+            slice_outputs(g[2], kept, passed) for g in (gidb.g1, gidb.g2, gidb.g3)
         )
         self.act, self.fuse = gidb.act, gidb.fuse
 
@@ -126,7 +128,7 @@ def _dense(layer: nn.Conv2d) -> nn.Conv2d:
         weight[g * share : (g + 1) * share, g * each : (g + 1) * each] = layer.weight[
             g * share : (g + 1) * share
         ].detach()
-    return convolution_of(weight, layer.bias)
+    return make_conv(weight, layer.bias)
 
 
 def _each(

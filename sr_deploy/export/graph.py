@@ -1,4 +1,4 @@
-"""A static network as a clean ONNX graph: input `lr`, output `sr`, NCHW RGB 0..1, FP32, no traces of where it was made."""
+"""Export of modules to clean ONNX graphs: NCHW RGB 0..1, FP32, without source paths."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from typing import Iterator, Optional, Sequence
+from typing import Iterator, Mapping, Optional, Sequence
 
 import onnx
 import torch
@@ -18,57 +18,48 @@ from sr_deploy.export import opset as opsets
 
 
 def graph_from_network(net: nn.Module, sizes: Sizes, *, opset: int) -> onnx.ModelProto:
-    """Return the FP32 graph of `net` (1, 3, H, W) -> (1, 3, sH, sW) in `opset`, checked. Raises ExportError."""
-    dims = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC} if sizes.dynamic else {}
-    model = graph_of(
-        net,
-        (torch.zeros(1, 3, *sizes.opt),),
-        inputs=["lr"],
-        outputs=["sr"],
-        dynamic=(dims,),
-        opset=opset,
-    )
+    """Export `net`, (1, 3, H, W) -> (1, 3, sH, sW), to a checked FP32 graph. Raises ExportError."""
+    hw = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC} if sizes.dynamic else {}
+    example = torch.zeros(1, 3, *sizes.opt)
+    model = export_module(net, (example,), inputs={"lr": hw}, outputs=["sr"], opset=opset)
     if sizes.dynamic:
         _name_dims(model)
     return model
 
 
-def graph_of(
+def export_module(
     net: nn.Module,
-    given: Sequence[Tensor],
+    example: Sequence[Tensor],
     *,
-    inputs: Sequence[str],
+    inputs: Mapping[str, dict],
     outputs: Sequence[str],
-    dynamic: Sequence[dict],
     opset: int,
 ) -> onnx.ModelProto:
-    """Return the graph of a module of any inputs, `given` as an example, in `opset`, checked. Raises ExportError.
+    """Export a module with any inputs to a checked graph. Raises ExportError.
 
-    dynamic: for each input the dimensions that are free, as torch.export takes them.
+    inputs: names with their dynamic dimensions, in the notation of torch.export.
     """
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 net,
-                tuple(given),
+                tuple(example),
                 input_names=list(inputs),
                 output_names=list(outputs),
                 opset_version=opsets.EXPORTED,
                 dynamo=True,
-                dynamic_shapes=tuple(dynamic) if any(dynamic) else None,
+                dynamic_shapes=tuple(inputs.values()) if any(inputs.values()) else None,
                 verbose=False,
             )
-    except (
-        Exception
-    ) as e:  # torch's exporter raises its own and many others, and wraps even an interruption
+    except Exception as e:  # the exporter raises many kinds, and wraps even an interruption
         cause: Optional[BaseException] = e
         while cause is not None:
             if isinstance(cause, (KeyboardInterrupt, SystemExit)):
                 raise cause from None
             cause = cause.__cause__ or cause.__context__
-        raise ExportError(
-            f"torch could not export the network: {type(e).__name__}: {str(e).splitlines()[0]}"
-        ) from e
+        reason = f"{type(e).__name__}: {str(e).splitlines()[0]}"
+        raise ExportError(f"torch could not export the network: {reason}") from e
+    assert program is not None
     model = program.model_proto
     opsets.check(model, opsets.EXPORTED)
     _strip(model)
@@ -78,20 +69,15 @@ def graph_of(
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove source paths and stack traces: they differ from machine to machine and say nothing about the function."""
+    """Remove source paths and stack traces, which differ between machines."""
     model.doc_string = ""
     model.producer_name, model.producer_version = "srdeploy", ""
     model.graph.doc_string = ""
     model.graph.name = "sr"
     for container in (model, model.graph):
         del container.metadata_props[:]
-    for items in (
-        model.graph.node,
-        model.graph.initializer,
-        model.graph.input,
-        model.graph.output,
-        model.graph.value_info,
-    ):
+    graph = model.graph
+    for items in (graph.node, graph.initializer, graph.input, graph.output, graph.value_info):
         for item in items:
             item.doc_string = ""
             del item.metadata_props[:]
@@ -99,10 +85,8 @@ def _strip(model: onnx.ModelProto) -> None:
 
 
 def _name_dims(model: onnx.ModelProto) -> None:
-    for value, names in (
-        (model.graph.input[0], ("h", "w")),
-        (model.graph.output[0], ("sr_h", "sr_w")),
-    ):
+    ends = (model.graph.input[0], ("h", "w")), (model.graph.output[0], ("sr_h", "sr_w"))
+    for value, names in ends:
         for dim, name in zip(value.type.tensor_type.shape.dim[2:], names):
             dim.Clear()
             dim.dim_param = name
@@ -110,7 +94,7 @@ def _name_dims(model: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter reports its progress on stdout, which is ours for data."""
+    """Silence the exporter, which prints its progress on stdout."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -1,322 +1,286 @@
-"""From a checkpoint to verified ONNX graphs with manifests, one per variant and size."""
+"""From a checkpoint to verified ONNX graphs with manifests, one for each variant and size."""
 
 from __future__ import annotations
 
+import importlib.metadata
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
-import numpy as np
 import onnx
-import torch
 from torch import nn
 
 import sr_deploy
 from sr_deploy.core.errors import BuildError, ExportError, InputError, MissingPackageError
-from sr_deploy.core.files import output_folder
-from sr_deploy.core.images import nchw_from_rgb
-from sr_deploy.core.manifest import Manifest, made_by, up_to_date, write_artifact
-from sr_deploy.core.metrics import MIN_FP16_PSNR_DB, psnr_unit
-from sr_deploy.core.samples import sample_lr
-from sr_deploy.core.sizes import HW, Sizes, hw_text, parse_sizes
-from sr_deploy.core.spec import ModelSpec, Variant, check_min_hw
+from sr_deploy.core.files import make_output_folder
+from sr_deploy.core.manifest import Manifest, is_up_to_date, recorded_command, write_artifact
+from sr_deploy.core.sizes import Sizes, hw_text, parse_sizes
+from sr_deploy.core.spec import Variant, check_min_hw
 from sr_deploy.core.target import PRECISIONS, TargetProfile, load_target
-from sr_deploy.export.forms import LITERAL, default_form, forms_of, in_form
+from sr_deploy.export.forms import LITERAL, apply_form, default_form, list_forms
 from sr_deploy.export.graph import graph_from_network
-from sr_deploy.export.half import check_half, fp16_graph, precision_of
+from sr_deploy.export.half import fp16_graph, precision_of
+from sr_deploy.export.verify import check_half_precision, compare_with_fp32, compare_with_torch
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
 from sr_deploy.nets.complexity import COUNTERS, NTIRE_HW, count
 from sr_deploy.runtime.ort import raw_session
 from sr_deploy.runtime.preflight import preflight, refuse, summary
 
-MAX_ABS_ERR = 1e-4
-"""Between torch and onnxruntime, both FP32, relative to the output's largest magnitude where that is above 1."""
 DEFAULT_SIZE = "256x512"
 DEFAULT_OPSET = 17
-CHECK_IMAGES = 2
 
 
 @dataclass(frozen=True)
-class _Request:
-    """What decides every graph of one export."""
+class ExportOptions:
+    """What to export. Raises InputError or TargetError for values that cannot be exported."""
 
+    variants: Union[str, Sequence[str], None] = None
+    """`d1,d3` or a list; None or `all`: those of the paper's table."""
+    sizes: Sequence[str] = ()
+    """LR sizes `256x512`, and ranges `MIN:OPT:MAX` for dynamic graphs; empty: the target's own."""
+    precision: Optional[str] = None
+    """Of the engine, `fp32` or `fp16`; None: the target's own, `fp16` without a target."""
+    target: Optional[str] = None
+    """The name or the file of a target profile."""
+    literal: bool = False
+    """Export the network as it is written, without the exact rewrites of `nets/fuse.py`."""
+    candidates: bool = False
+    """Export every form of each network (`export/forms.py`), for `tuned_engine_from_onnx`."""
+
+    def __post_init__(self) -> None:
+        if self.literal and self.candidates:
+            raise InputError(
+                "--literal and --candidates exclude each other",
+                hint="the literal network is never the fastest",
+            )
+        if self.target is None and self.precision not in (None, *PRECISIONS):
+            raise InputError(
+                f"unknown precision '{self.precision}'; expected {' or '.join(PRECISIONS)}"
+            )
+        for text in self.sizes:
+            parse_sizes(text)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The types and the opset that precision and target lead to."""
+
+    target: Optional[TargetProfile]
     precision: str
-    """The engine's."""
+    """Of the engine."""
     graph_dtype: str
     io_dtype: str
     opset: int
-    target: Optional[TargetProfile]
-    literal: bool
-    """Export the network as its file writes it, without rewrites."""
-    candidates: bool
-    """Export every form of it."""
 
-    def command(self, model: str, variant: str, sizes: Sizes) -> str:
-        more = f" --target {self.target.name}" if self.target else ""
-        more += (" --literal" if self.literal else "") + (
-            " --candidates" if self.candidates else ""
+    @staticmethod
+    def from_options(options: ExportOptions) -> _Settings:
+        if options.target is None:
+            precision = options.precision or "fp16"
+            return _Settings(None, precision, precision, "fp32", DEFAULT_OPSET)
+        target = load_target(options.target)
+        precision = target.check_precision(options.precision)
+        graph_dtype = target.fp16_graph if precision == "fp16" else "fp32"
+        io_dtype = target.io_dtype if graph_dtype == "fp16" else "fp32"
+        return _Settings(target, precision, graph_dtype, io_dtype, target.opset)
+
+
+@dataclass(frozen=True)
+class _GraphTask:
+    """One graph to export."""
+
+    checkpoint: Checkpoint
+    variant: Variant
+    sizes: Sizes
+    form: str
+    options: ExportOptions
+    settings: _Settings
+
+    @property
+    def file_name(self) -> str:
+        form = f".{self.form}" if self.options.candidates else ""
+        dtype = self.settings.graph_dtype
+        return f"{self.checkpoint.name}.{self.variant}.{self.sizes}.{dtype}{form}.onnx"
+
+    @property
+    def command(self) -> str:
+        """The command that exports this graph."""
+        target = self.settings.target
+        return (
+            f"srdeploy export {self.checkpoint.name} --variants {self.variant} "
+            f"{self.sizes.option} --precision {self.settings.precision}"
+            + (f" --target {target.name}" if target else "")
+            + (" --literal" if self.options.literal else "")
+            + (" --candidates" if self.options.candidates else "")
         )
-        return f"srdeploy export {model} --variants {variant} {sizes.option} --precision {self.precision}{more}"
+
+    def manifest(self) -> Manifest:
+        """Return the manifest as far as it is known before the export."""
+        spec, architecture = self.checkpoint.spec, self.checkpoint.architecture
+        settings = self.settings
+        return Manifest(
+            kind="onnx",
+            model=self.checkpoint.name,
+            variant=str(self.variant),
+            arch=architecture.name,
+            scale=spec.scale,
+            min_shape=self.sizes.min,
+            opt_shape=self.sizes.opt,
+            max_shape=self.sizes.max,
+            input_dtype=settings.io_dtype,
+            output_dtype=settings.io_dtype,
+            precision_asked=settings.precision,
+            precision_obtained="",
+            target=settings.target.name if settings.target else "",
+            parent_sha256=spec.weights_sha256,
+            command=self.command,
+            versions=_versions(settings.target, spec.digest),
+            opset=settings.opset,
+            form=self.form if self.options.candidates else "",
+            structure=architecture.structure(self.variant),
+            halo_px=architecture.halo_px(self.variant),
+            align_px=architecture.align_px(self.variant),
+            min_px=spec.min_hw,
+        )
 
 
 def onnx_from_checkpoint(
     model: Union[str, Path, Checkpoint],
     output: Union[str, Path],
+    options: Optional[ExportOptions] = None,
     *,
-    variants: Union[str, Sequence[str], None] = None,
-    sizes: Sequence[str] = (),
-    precision: Optional[str] = None,
-    target: Optional[str] = None,
-    literal: bool = False,
-    candidates: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> List[Path]:
-    """Export variants of a checkpoint to `output`, one graph per variant and size, and return their paths.
+    """Export variants of a checkpoint to `output`; return the paths of the graphs.
 
-    model: a path, a shipped name, or a loaded checkpoint. variants: "all" (or None: the paper's table) or "d1,d3".
-    sizes: LR sizes `256x512`, or ranges `MIN:OPT:MAX` for dynamic graphs; the target's own where none is given.
-    precision: the engine's, "fp32" or "fp16". literal: without the exact rewrites (see `export/rewrite.py`).
-    candidates: every form of each network (see `export/forms.py`), among which `tuned_engine_from_onnx` finds the fastest.
-    Graphs that are up to date are left as they are.
-    Raises an SrDeployError; a graph that fails its check is not written, those finished before stay.
+    model: a path, a shipped name, or a loaded checkpoint. There is one graph for each variant and
+    size (and form, for candidates). Graphs that are up to date are not exported again.
+    Raises an SrDeployError. A graph that fails a check is not written; finished ones remain.
     """
     checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model)
-    request = _request(precision, target, literal, candidates)
-    wanted = checkpoint.variants(variants)
-    defaults = request.target.shapes if request.target else (DEFAULT_SIZE,)
-    ranges = [parse_sizes(text) for text in sizes or defaults]
-    for size in ranges:
-        check_min_hw(size.min, checkpoint.spec.min_hw, what=checkpoint.name)
-    folder = output_folder(Path(output))
-    todo = [
-        (variant, size, form)
-        for variant in wanted
-        for size in ranges
-        for form in _forms(checkpoint, variant, request)
+    options = options or ExportOptions()
+    settings = _Settings.from_options(options)
+    variants = checkpoint.variants(options.variants)
+    defaults = settings.target.shapes if settings.target else (DEFAULT_SIZE,)
+    ranges = [parse_sizes(text) for text in options.sizes or defaults]
+    for sizes in ranges:
+        check_min_hw(sizes.min, checkpoint.spec.min_hw, what=checkpoint.name)
+    folder = make_output_folder(Path(output))
+    tasks = [
+        _GraphTask(checkpoint, variant, sizes, form, options, settings)
+        for variant in variants
+        for sizes in ranges
+        for form in _forms(checkpoint, variant, options, settings.target)
     ]
-    paths = []
-    for number, (variant, size, form) in enumerate(todo, 1):
-        path = (
-            folder
-            / f"{checkpoint.name}.{variant}.{size}.{request.graph_dtype}{f'.{form}' if candidates else ''}.onnx"
-        )
-        progress(
-            f"[{number}/{len(todo)}] {_export(checkpoint, variant, size, request, form, path)}"
-        )
-        paths.append(path)
-    return paths
+    for number, task in enumerate(tasks, 1):
+        progress(f"[{number}/{len(tasks)}] {_export(task, folder / task.file_name)}")
+    return [folder / task.file_name for task in tasks]
 
 
-def _forms(checkpoint: Checkpoint, variant: Variant, request: _Request) -> List[str]:
-    if request.literal:
+def _forms(
+    checkpoint: Checkpoint,
+    variant: Variant,
+    options: ExportOptions,
+    target: Optional[TargetProfile],
+) -> List[str]:
+    if options.literal:
         return [LITERAL]
-    if request.candidates:
-        return forms_of(checkpoint.network(str(variant)))
-    return [default_form(request.target, checkpoint.architecture.name, str(variant))]
+    if options.candidates:
+        return list_forms(checkpoint.network(str(variant)))
+    return [default_form(target, checkpoint.architecture.name, str(variant))]
 
 
-def _request(
-    precision: Optional[str], target: Optional[str], literal: bool, candidates: bool
-) -> _Request:
-    if literal and candidates:
-        raise InputError(
-            "--literal and --candidates exclude each other",
-            hint="the literal network is never the fastest",
-        )
-    if target is None:
-        chosen = precision or "fp16"
-        if chosen not in PRECISIONS:
-            raise InputError(f"unknown precision '{chosen}'; expected {' or '.join(PRECISIONS)}")
-        return _Request(chosen, chosen, "fp32", DEFAULT_OPSET, None, literal, candidates)
-    profile = load_target(target)
-    chosen = profile.check_precision(precision)
-    graph_dtype = profile.fp16_graph if chosen == "fp16" else "fp32"
-    io_dtype = profile.io_dtype if graph_dtype == "fp16" else "fp32"
-    return _Request(chosen, graph_dtype, io_dtype, profile.opset, profile, literal, candidates)
-
-
-def _export(
-    checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Request, form: str, path: Path
-) -> str:
-    """Export one graph, or find it up to date; return the line that says so."""
-    manifest = _manifest(checkpoint, variant, sizes, request, form)
-    if up_to_date(path, manifest):
+def _export(task: _GraphTask, path: Path) -> str:
+    """Export a graph unless it is up to date; return a line about it."""
+    manifest, target = task.manifest(), task.settings.target
+    if is_up_to_date(path, manifest):
         return f"{path.name}: up to date"
-    net = checkpoint.network(str(variant))
-    faster, rewrites = in_form(net, form)
-    full = graph_from_network(faster, sizes, opset=request.opset)
-    runtime = raw_session(full.SerializeToString())
-    checks = _check_fp32(
-        runtime, net, sizes, path.name
-    )  # against the network as its file writes it
-    checks["rewrites"] = rewrites
-    checks["onnxruntime_vs_torch"]["graph"] = (
-        "this file" if request.graph_dtype == "fp32" else "the FP32 graph this file was made from"
-    )
-    checks["opset"] = f"every node is of opset {request.opset}"
-    not_checked: Tuple[str, ...] = ("the engine's own output: see its manifest",)
-    graph = full
-    if request.precision == "fp16":
-        half = fp16_graph(full, io_dtype=request.io_dtype)
-        checks["fp16"] = _check_fp16(half, runtime, sizes, path.name)
-        not_checked += ("FP16 accumulation: the check sums products in FP32",)
-        if sizes.dynamic:
-            not_checked += (f"half precision at other sizes than {hw_text(sizes.opt)}",)
-        if request.graph_dtype == "fp16":
-            graph = half
-            checks["this_file_vs_fp32_graph"] = _check_file(half, runtime, sizes, path.name)
-    obtained = precision_of(graph)
-    if obtained != request.graph_dtype:
-        raise ExportError(
-            f"{path.name}: the graph's tensors are {obtained}, expected {request.graph_dtype}"
-        )
+    net = task.checkpoint.network(str(task.variant))
+    deployed, rewrites = apply_form(net, task.form)
+    fp32 = graph_from_network(deployed, task.sizes, opset=task.settings.opset)
+    graph, checks = _checked_graph(task, net, fp32, rewrites, path.name)
     manifest = replace(
         manifest,
-        precision_obtained=obtained,
+        precision_obtained=task.settings.graph_dtype,
         nodes=len(graph.graph.node),
         checks=checks,
-        not_checked=not_checked,
-        counts=_counts(net, faster),
+        not_checked=_not_checked(task),
+        counts=_counts(net, deployed),
     )
     _write_properties(graph, manifest)
 
     def write(temporary: Path) -> Manifest:
         onnx.save(graph, str(temporary))
-        if request.target is None:
+        if target is None:
             return manifest
-        findings = preflight(temporary, request.target, precision=request.precision)
+        findings = preflight(temporary, target, precision=task.settings.precision)
         try:
-            refuse(findings, path.name, request.target)
+            refuse(findings, path.name, target)
         except BuildError as e:
             raise ExportError(e.message, hint=e.hint) from e
-        return replace(manifest, checks={**checks, "preflight": summary(findings, request.target)})
+        return replace(manifest, checks={**checks, "preflight": summary(findings, target)})
 
-    before = made_by(path)
-    replaced = (
-        f"; replaces the one made by: {before}" if before and before != manifest.command else ""
-    )
-    return _line(path, write_artifact(path, write)) + replaced
+    previous = recorded_command(path)
+    replaced = previous and previous != manifest.command
+    line = _line(path, write_artifact(path, write))
+    return f"{line}; replaces the graph of: {previous}" if replaced else line
 
 
-def _manifest(
-    checkpoint: Checkpoint, variant: Variant, sizes: Sizes, request: _Request, form: str
-) -> Manifest:
-    architecture = checkpoint.architecture
-    return Manifest(
-        kind="onnx",
-        model=checkpoint.name,
-        variant=str(variant),
-        arch=architecture.name,
-        scale=checkpoint.spec.scale,
-        min_shape=sizes.min,
-        opt_shape=sizes.opt,
-        max_shape=sizes.max,
-        input_dtype=request.io_dtype,
-        output_dtype=request.io_dtype,
-        precision_asked=request.precision,
-        precision_obtained="",
-        target=request.target.name if request.target else "",
-        parent_sha256=checkpoint.spec.weights_sha256,
-        command=request.command(checkpoint.name, str(variant), sizes),
-        versions=_versions(request.target, checkpoint.spec),
-        opset=request.opset,
-        form=form if request.candidates else "",
-        structure=architecture.structure(variant),
-        halo_px=architecture.halo_px(variant),
-        align_px=architecture.align_px(variant),
-        min_px=checkpoint.spec.min_hw,
-    )
+def _checked_graph(
+    task: _GraphTask, net: nn.Module, fp32: onnx.ModelProto, rewrites: list, name: str
+) -> Tuple[onnx.ModelProto, Dict[str, Any]]:
+    """Return the graph in its type, and the results of its checks. Raises ExportError.
+
+    net: the literal network, with which the FP32 graph of the rewritten one is compared.
+    """
+    settings, sizes = task.settings, task.sizes
+    session = raw_session(fp32.SerializeToString())
+    is_half = settings.graph_dtype == "fp16"
+    compared = "the FP32 graph this file was made from" if is_half else "this file"
+    fp32_check = compare_with_torch(session, net, sizes, name)
+    checks: Dict[str, Any] = {
+        "onnxruntime_vs_torch": {**fp32_check, "graph": compared},
+        "rewrites": rewrites,
+        "opset": f"every node is of opset {settings.opset}",
+    }
+    graph = fp32
+    if settings.precision == "fp16":
+        half = fp16_graph(fp32, io_dtype=settings.io_dtype)
+        checks["fp16"] = check_half_precision(half, session, sizes, name)
+        if is_half:
+            graph = half
+            checks["this_file_vs_fp32_graph"] = compare_with_fp32(half, session, sizes, name)
+    precision = precision_of(graph)
+    if precision != settings.graph_dtype:
+        raise ExportError(
+            f"{name}: the graph's tensors are {precision}, expected {settings.graph_dtype}"
+        )
+    return graph, checks
+
+
+def _not_checked(task: _GraphTask) -> Tuple[str, ...]:
+    not_checked = ["the engine's own output: see its manifest"]
+    if task.settings.precision == "fp16":
+        not_checked.append("FP16 accumulation: the check sums products in FP32")
+        if task.sizes.dynamic:
+            not_checked.append(f"half precision at other sizes than {hw_text(task.sizes.opt)}")
+    return tuple(not_checked)
 
 
 def _counts(trained: nn.Module, deployed: nn.Module) -> dict:
-    """What a manifest holds of both networks by both counters."""
-    of_trained, of_deployed = (
+    """Return a manifest's counts of both networks by both counters."""
+    trained_counts, deployed_counts = (
         {c: asdict(count(net, NTIRE_HW, counter=c)) for c in COUNTERS}
         for net in (trained, deployed)
     )
-    return {**of_trained["hooks"], "fvcore": of_trained["fvcore"], "deployed": of_deployed}
-
-
-def _check_fp32(session: Any, net: nn.Module, sizes: Sizes, name: str) -> dict:
-    """Compare onnxruntime with torch at the graph's sizes on a photograph each; return the numbers."""
-    worst, results = 0.0, {}
-    for hw in _check_sizes(sizes):
-        x = _images(hw)[0]
-        with torch.inference_mode():
-            reference = net(torch.from_numpy(x)).numpy()
-        y = session.run(None, {"lr": x})[0]
-        error = float(np.abs(y - reference).max()) / max(1.0, float(np.abs(reference).max()))
-        if not error <= MAX_ABS_ERR:
-            raise ExportError(
-                f"{name}: onnxruntime differs from torch by {error:.2g} at {hw_text(hw)}, expected at most {MAX_ABS_ERR:g}"
-            )
-        worst = max(worst, error)
-        mse = float(np.mean((y.astype(np.float64) - reference) ** 2))
-        results[hw_text(hw)] = round(-10 * float(np.log10(max(mse, 1e-30))), 1)
-    return {"onnxruntime_vs_torch": {"max_abs_err": worst, "psnr_db": results}}
-
-
-def _check_file(half: onnx.ModelProto, fp32_session: Any, sizes: Sizes, name: str) -> dict:
-    """Run the FP16 graph as onnxruntime does (FP16 weights, FP32 arithmetic) against the FP32 one at the graph's sizes."""
-    session = raw_session(half.SerializeToString())
-    dtype = np.float16 if session.get_inputs()[0].type == "tensor(float16)" else np.float32
-    results = {}
-    for hw in _check_sizes(sizes):
-        x = _images(hw)[0]
-        psnr = psnr_unit(
-            session.run(None, {"lr": x.astype(dtype)})[0], fp32_session.run(None, {"lr": x})[0]
-        )
-        if not psnr >= MIN_FP16_PSNR_DB:
-            raise ExportError(
-                f"{name}: {psnr:.1f} dB against the FP32 graph at {hw_text(hw)}, expected at least {MIN_FP16_PSNR_DB:.0f}"
-            )
-        results[hw_text(hw)] = round(psnr, 2)
-    return {"psnr_db": results}
-
-
-def _check_fp16(half: onnx.ModelProto, fp32_session: Any, sizes: Sizes, name: str) -> dict:
-    images = _images(sizes.opt)
-    report = check_half(half, images, [fp32_session.run(None, {"lr": x})[0] for x in images])
-    problems = report.problems()
-    top = sorted(report.largest.items(), key=lambda item: -item[1])
-    if problems:
-        raise ExportError(
-            f"{name} does not survive half precision: {'; '.join(problems)}; the largest activation is {top[0][1]:.4g} in '{top[0][0]}'",
-            hint="export it with --precision fp32",
-        )
     return {
-        "psnr_db_vs_fp32": round(report.psnr_db, 2),
-        "overflows": 0,
-        "dead_output": False,
-        "images": CHECK_IMAGES,
-        "at": hw_text(sizes.opt),
-        "largest_activation": {tensor: round(peak, 4) for tensor, peak in top},
+        **trained_counts["hooks"],
+        "fvcore": trained_counts["fvcore"],
+        "deployed": deployed_counts,
     }
 
 
-def _check_sizes(sizes: Sizes) -> List[HW]:
-    """The optimum; for a dynamic graph also an odd size and one that is not square, as far as its range has them."""
-    if not sizes.dynamic:
-        return [sizes.opt]
-    (h0, w0), (h1, w1) = sizes.min, sizes.max
-    odd = (_nearest_odd(h0 + 21, h0, h1), _nearest_odd(w0 + 37, w0, w1))
-    wide = (min(max(64, h0), h1), min(max(112, w0), w1))
-    return list(dict.fromkeys([sizes.opt, odd, wide if wide[0] != wide[1] else (h0, w1)]))
-
-
-def _nearest_odd(wanted: int, low: int, high: int) -> int:
-    """The odd number of a range nearest to `wanted`, or the range's end where it holds none."""
-    n = min(wanted, high)
-    n -= n % 2 == 0
-    return n if n >= low else min(low + (low % 2 == 0), high)
-
-
-def _images(hw: HW) -> List[np.ndarray]:
-    return [nchw_from_rgb(rgb) for rgb in sample_lr(hw, count=CHECK_IMAGES)]
-
-
 def _write_properties(graph: onnx.ModelProto, manifest: Manifest) -> None:
-    facts = {
+    properties = {
         "model": manifest.model,
         "variant": manifest.variant,
         "arch": manifest.arch,
@@ -326,21 +290,19 @@ def _write_properties(graph: onnx.ModelProto, manifest: Manifest) -> None:
         "weights_sha256": manifest.parent_sha256,
         "made_by": f"srdeploy {sr_deploy.__version__}",
     }
-    for key, value in facts.items():
+    for key, value in properties.items():
         graph.metadata_props.add(key=f"srdeploy.{key}", value=value)
 
 
-def _versions(target: Optional[TargetProfile], spec: ModelSpec) -> dict:
-    import importlib.metadata
-
-    versions = {"srdeploy": sr_deploy.__version__, "card": spec.digest}
+def _versions(target: Optional[TargetProfile], card_digest: str) -> Dict[str, str]:
+    versions = {"srdeploy": sr_deploy.__version__, "card": card_digest}
     if target is not None:
         versions["profile"] = target.digest
     for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError as e:
-            if package == "onnxruntime":  # its GPU build is another distribution of the same module
+            if package == "onnxruntime":  # onnxruntime-gpu is another distribution of the module
                 import onnxruntime
 
                 versions[package] = onnxruntime.__version__
@@ -350,7 +312,11 @@ def _versions(target: Optional[TargetProfile], spec: ModelSpec) -> dict:
 
 
 def _line(path: Path, manifest: Manifest) -> str:
-    fp32 = manifest.checks["onnxruntime_vs_torch"]
-    line = f"{path.name}: {manifest.nodes} nodes, opset {manifest.opset}, max error {fp32['max_abs_err']:.1e}"  # type: ignore[index]
-    fp16 = manifest.checks.get("fp16")
-    return line if fp16 is None else f"{line}, FP16 {fp16['psnr_db_vs_fp32']:.1f} dB against FP32"  # type: ignore[index]
+    checks: Dict[str, Any] = manifest.checks
+    line = (
+        f"{path.name}: {manifest.nodes} nodes, opset {manifest.opset}, "
+        f"max error {checks['onnxruntime_vs_torch']['max_abs_err']:.1e}"
+    )
+    if "fp16" in checks:
+        line += f", FP16 {checks['fp16']['psnr_db_vs_fp32']:.1f} dB against FP32"
+    return line

@@ -1,4 +1,4 @@
-"""AdaDSR's additions to a backbone: the adapter, which predicts how deep each pixel goes, and the masks that follow from its map."""
+"""AdaDSR's adapter, which predicts the depth of each pixel, and the masks that follow from it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ SCALED = ("weight", "output", "none")
 
 
 class Adapter(nn.Module):
-    """AdaDSR's section 3.3. features: (N, channels, H, W), depth: (N,), the desired one -> (N, maps, H, W), 0..blocks.
+    """AdaDSR's section 3.3.
 
-    scaled: what the desired depth multiplies. `weight`: the first convolution's weight, as the paper has it; `output`: the map, as
-    the public AdaEDSR has it; `none`: nothing, it was trained for one depth (the paper's FAdaEDSR).
+    features: (N, channels, H, W), depth: the desired depths, (N,) -> (N, maps, H, W), 0..blocks.
+    scaled: what the desired depth multiplies. `weight`: the first convolution's weight, as in the
+    paper. `output`: the map, as in the public AdaEDSR. `none`: nothing, for networks trained for
+    one depth (the paper's FAdaEDSR).
     """
 
     def __init__(
@@ -23,36 +25,37 @@ class Adapter(nn.Module):
     ) -> None:
         super().__init__()
         if scaled not in SCALED:
-            raise CheckpointError(f"the adapter scales {', '.join(SCALED)}, not {scaled!r}")
+            raise CheckpointError(
+                f"unknown 'scaled' of the adapter, {scaled!r}; expected one of {', '.join(SCALED)}"
+            )
         half = channels // 2
         self.blocks, self.scaled = blocks, scaled
         self.first = nn.Conv2d(channels, half, 3, padding=1)
         inner = [m for _ in range(3) for m in (nn.PReLU(), nn.Conv2d(half, half, 3, padding=1))]
         self.rest = nn.Sequential(*inner, nn.PReLU(), nn.Conv2d(half, maps, 3, padding=1))
-        # So that the map begins near the desired depth: of d*W*z PReLU leaves a positive mean, and what follows averages it more than
-        # it mixes. From a constant map of 3/4 of the blocks nothing of d was learnt in 120 steps.
+        # The initial map is near the desired depth: PReLU leaves a positive mean of d*W*z, and the
+        # other layers average more than they mix. From a constant map of 3/4 of the blocks, 120
+        # steps of training did not learn to follow d.
         nn.init.kaiming_normal_(self.first.weight, a=0.25)
         for conv in (m for m in self.rest if isinstance(m, nn.Conv2d)):
             nn.init.kaiming_normal_(conv.weight, a=0.25)
+            gain = 3 if conv is self.rest[-1] else 1
             with torch.no_grad():
-                conv.weight.mul_(0.3).add_(
-                    (3 if conv is self.rest[-1] else 1) / conv.weight[0].numel()
-                )
+                conv.weight.mul_(0.3).add_(gain / conv.weight[0].numel())
 
     def forward(self, features: Tensor, depth: Tensor) -> Tensor:
-        by = depth.view(-1, 1, 1, 1)
+        depth = depth.view(-1, 1, 1, 1)
         if self.scaled == "weight":  # conv(x, d*W) + b, with a d for each sample
-            y = F.conv2d(features, self.first.weight, padding=1) * by + self.first.bias.view(
-                1, -1, 1, 1
-            )
+            assert self.first.bias is not None
+            y = F.conv2d(features, self.first.weight, padding=1) * depth
+            y = self.rest(y + self.first.bias.view(1, -1, 1, 1))
         else:
-            y = self.first(features)
-        y = self.rest(y)
-        y = y * by if self.scaled == "output" else y
-        # Beyond all blocks a map changes nothing but the network depth loss, which has to pull it back.
+            y = self.rest(self.first(features))
+        y = y * depth if self.scaled == "output" else y
+        # In training unbounded above: there the network depth loss has to pull the map back.
         return F.relu(y) if self.training else y.clamp(0, self.blocks)
 
 
 def mask(depth_map: Tensor, block: int) -> Tensor:
-    """Return eq. 4: how much of block number `block`, from 1, each pixel of (N, 1, H, W) takes, 0..1."""
+    """Return the weight of a block, counted from 1, at each pixel: eq. 4, (N, 1, H, W), 0..1."""
     return (depth_map - (block - 1)).clamp(0, 1)

@@ -1,20 +1,33 @@
-"""AdaRCAN: RCAN with a depth map for each of its residual groups (AdaDSR, section 3.4). Its variants are desired depths, of a group."""
+"""AdaRCAN: RCAN with a depth map for each of its residual groups (AdaDSR, section 3.4).
+
+Its variants are desired depths, in blocks of a group.
+"""
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import Tuple, cast
 
 from torch import Tensor
 
-from sr_deploy.core.errors import CheckpointError
 from sr_deploy.core.spec import Variant, check_desired_depth
 from sr_deploy.nets.adapter import Adapter, mask
-from sr_deploy.nets.architecture import Architecture, Weights, blocks_in, check_axis
-from sr_deploy.nets.rcan import BLOCKS, GROUPS, RCAN, REDUCTION
+from sr_deploy.nets.architecture import (
+    Architecture,
+    Weights,
+    all_sizes,
+    check_axis,
+    check_config_int,
+    count_blocks,
+)
+from sr_deploy.nets.rcan import BLOCKS, GROUPS, RCAN, REDUCTION, AttentionBlock, ResidualGroup
 
 
 class AdaRCAN(RCAN):
-    """The masked network, which computes every block everywhere. depth: the desired depth of `forward`, 0..blocks of a group."""
+    """The masked network, which computes every block at every pixel.
+
+    x: (N, 3, H, W) float, 0..1, RGB -> (N, 3, scale*H, scale*W). depth: the desired depth of
+    `forward`, 0..blocks of a group.
+    """
 
     def __init__(
         self,
@@ -34,37 +47,28 @@ class AdaRCAN(RCAN):
         return self.forward_at(x, x.new_full((x.shape[0],), self.depth))[0]
 
     def forward_at(self, x: Tensor, depth: Tensor) -> Tuple[Tensor, Tensor]:
-        """Return the image of x at the desired depths (N,), and the depth maps, (N, groups, H, W), 0..blocks."""
+        """Return the image at desired depths (N,) and the depth maps, (N, groups, H, W)."""
         features = self.features(x)  # (N, width, H, W)
-        depth_maps = self.adapter(features, depth)
+        depth_maps = self.adapter(features, depth)  # (N, groups, H, W), 0..blocks
         deep = features
         for group, depth_map in zip(self.groups, depth_maps.split(1, dim=1)):
+            group = cast(ResidualGroup, group)
             y = deep
-            for number, block in enumerate(group.blocks, 1):
-                added = mask(depth_map, number) * block.conv2(block.act(block.conv1(y)))
-                y = y + added * block.attention(
-                    added
-                )  # it averages what is left, as a sparse network could: the public code's way
+            for number, module in enumerate(group.blocks, 1):
+                block = cast(AttentionBlock, module)
+                masked = mask(depth_map, number) * block.conv2(block.act(block.conv1(y)))
+                # As in the public code, attention averages the masked map: all that a sparse
+                # network computes.
+                y = y + masked * block.attention(masked)
             deep = deep + group.last(y)
         return self.image(deep, features), depth_maps
 
 
-def _network(
-    *, scale: int, variant: Variant, width: int, groups: int, blocks: int, scaled: str
-) -> AdaRCAN:
-    for name, value, least in (
-        ("width", width, REDUCTION),
-        ("groups", groups, 1),
-        ("blocks", blocks, 1),
-    ):
-        if not isinstance(value, int) or not least <= value <= 1024:
-            raise CheckpointError(
-                f"AdaRCAN's {name} is a whole number from {least} to 1024, not {value!r}"
-            )
-    check_desired_depth(variant.size, blocks)
-    return AdaRCAN(
-        scale=scale, depth=variant.size, width=width, groups=groups, blocks=blocks, scaled=scaled
-    )
+def _network(*, scale: int, variant: Variant, scaled: str, **sizes: int) -> AdaRCAN:
+    for key, value in sizes.items():  # width, groups, blocks
+        check_config_int("AdaRCAN", key, value, REDUCTION if key == "width" else 1)
+    check_desired_depth(variant.size, sizes["blocks"])
+    return AdaRCAN(scale=scale, depth=variant.size, scaled=scaled, **sizes)
 
 
 def _config_of(weights: Weights) -> dict:
@@ -72,20 +76,18 @@ def _config_of(weights: Weights) -> dict:
         return {}
     return {
         "width": weights["head.bias"].shape[0],
-        "groups": blocks_in(weights, "groups"),
-        "blocks": blocks_in(weights, "groups.0.blocks"),
+        "groups": count_blocks(weights, "groups"),
+        "blocks": count_blocks(weights, "groups.0.blocks"),
     }
 
 
 ADARCAN_ARCHITECTURE = Architecture(
     name="adarcan",
-    scales=(2, 3, 4),
     default_variant=f"d{BLOCKS}",
     network=_network,
-    check=lambda variant: check_axis(variant, "d", f"d{BLOCKS}"),
-    slice=lambda weights, held, wanted: dict(weights),
-    points=lambda largest: tuple(f"d{n}" for n in range(1, largest.size + 1)),
-    size_of=lambda weights: Variant("d", blocks_in(weights, "groups.0.blocks")),
+    check=lambda variant: check_axis(variant, f"d{BLOCKS}"),
+    points=all_sizes,
+    size_of=lambda weights: Variant("d", count_blocks(weights, "groups.0.blocks")),
     config={"width": 64, "groups": GROUPS, "blocks": BLOCKS, "scaled": "weight"},
     config_of=_config_of,
     published=("d5", "d10", "d15", "d20"),  # Figure 5

@@ -1,14 +1,14 @@
-"""What a network file tells the rest of the toolkit: how to build it, and how to slice its weights."""
+"""The interface between a network's file and the rest of the package: building and slicing it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, Mapping, Optional, Tuple
+from typing import Callable, Dict, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import CheckpointError, InputError, VariantError, nearest
+from sr_deploy.core.errors import CheckpointError, InputError, VariantError, did_you_mean
 from sr_deploy.core.spec import ModelSpec, Variant
 
 Weights = Mapping[str, Tensor]
@@ -16,93 +16,172 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Architecture:
-    """One elastic architecture. Adding a network is one file that defines this, and one line in `nets/__init__.py`."""
+    """An architecture: its variants, how to build them, and how to slice weights to them.
+
+    By default a checkpoint holds a single variant. Elastic architectures define `slice` and
+    `points`.
+    """
 
     name: str
-    scales: Tuple[int, ...]
     default_variant: str
-    """The paper's own size, and what the bare name stands for."""
+    """The size in the paper, which the bare name stands for."""
     network: Callable[..., nn.Module]
-    """`network(scale=4, variant=Variant, **config)`: the static network of one variant, untrained."""
+    """`network(scale=4, variant=Variant, **config)` returns the untrained static network."""
     check: Callable[[Variant], None]
-    """Raise VariantError when no network of this architecture has that variant."""
-    slice: Callable[[Weights, Variant, Variant], dict]
-    """`slice(weights, held, wanted)`: the weights of `wanted` cut out of those of `held`; differentiable."""
-    points: Callable[[Variant], Tuple[str, ...]]
-    """All variants that elastic weights of this largest variant can be sliced into, smallest first."""
+    """Raise VariantError unless the architecture has this variant."""
     size_of: Callable[[Weights], Variant]
-    """The variant a bare state dict was made for, read from its keys and shapes."""
+    """Return the variant of a bare state dict, from its names and shapes."""
+    slice: Callable[[Weights, Variant, Variant], dict] = lambda weights, source, target: dict(
+        weights
+    )
+    """`slice(weights, source, target)` cuts the weights of `target` out of those of `source`.
+
+    It is differentiable.
+    """
+    points: Callable[[Variant], Tuple[str, ...]] = lambda largest: (str(largest),)
+    """Return all variants that elastic weights of `largest` can be sliced to, smallest first."""
+    scales: Tuple[int, ...] = (2, 3, 4)
     config_of: Callable[[Weights], dict] = lambda weights: {}
-    """The configuration a bare state dict was made for, where its shapes tell."""
+    """Return the configuration of a bare state dict, as far as its names and shapes show it."""
     published: Tuple[str, ...] = ()
-    """The points `--variants all` means, where the paper's table names fewer than `points`; empty: all of them."""
+    """The points in the paper's table, which `--variants all` means; empty: all points."""
     config: Mapping[str, object] = field(default_factory=dict)
-    """Further constructor arguments with their defaults."""
+    """Further constructor arguments and their defaults."""
     structure: Callable[[Variant], str] = str
-    """The same for variants that have the same layers, more or fewer of them."""
+    """Return the same text for variants that differ only in the number of equal layers."""
     backbone: str = ""
-    """The architecture whose checkpoints can start this one, which adds an adapter; empty: none."""
+    """The architecture whose checkpoints can initialise this one, which adds an adapter."""
     min_hw: Tuple[int, int] = (1, 1)
     halo_px: Callable[[Variant], Optional[int]] = lambda variant: None
-    """How far from an edge of a tile, in LR pixels, its outputs are those of the whole image; None: nowhere."""
+    """Return the receptive field's radius in LR pixels; None: the network sees the whole image.
+
+    That far from the edge of a tile, the output equals that of the whole image.
+    """
     align_px: Callable[[Variant], int] = lambda variant: 1
-    """That holds for tiles that start and end on multiples of this, or at the image's border."""
+    """Return the multiple that tile edges inside the image must lie on for `halo_px` to hold."""
 
     def parse(self, text: Optional[str]) -> Variant:
-        """Return the variant `text` of this architecture, its default for None. Raises VariantError."""
+        """Parse a variant of this architecture; None is the default. Raises VariantError."""
         variant = Variant.parse(self.default_variant if text is None else text)
         self.check(variant)
         return variant
 
+    def check_scale(self, scale: int) -> None:
+        """Raise InputError unless the architecture has this scale."""
+        if scale not in self.scales:
+            raise InputError(
+                f"{self.name} does not support scale x{scale}; expected one of "
+                f"{', '.join(f'x{s}' for s in self.scales)}",
+                hint=f"for example {self.name}_x{self.scales[-1]}",
+            )
+
     def build(
         self, scale: int, variant: Variant, config: Optional[Mapping[str, object]] = None
     ) -> nn.Module:
-        """Return the untrained static network, in eval mode. Raises InputError or VariantError."""
-        if scale not in self.scales:
-            raise InputError(
-                f"{self.name} has no scale x{scale}; it has {', '.join(f'x{s}' for s in self.scales)}",
-                hint=f"write {self.name}_x{self.scales[-1]}, say",
-            )
+        """Return the untrained static network, in eval mode.
+
+        Raises InputError, VariantError, or CheckpointError for a bad configuration.
+        """
+        self.check_scale(scale)
         self.check(variant)
-        unknown = set(config or {}) - set(self.config)
-        if unknown:
+        for key in sorted(set(config or {}) - set(self.config)):
             raise CheckpointError(
-                f"{self.name} has no configuration key '{sorted(unknown)[0]}'; it has {', '.join(self.config) or 'none'}"
+                f"unknown configuration key '{key}' of {self.name}; "
+                f"expected {', '.join(self.config) or 'none'}"
             )
-        network = self.network(scale=scale, variant=variant, **{**self.config, **(config or {})})
-        return network.eval()
+        return self.network(
+            scale=scale, variant=variant, **{**self.config, **(config or {})}
+        ).eval()
 
     def spec(self, scale: int, variant: Variant, *, elastic: bool, **card: object) -> ModelSpec:
-        """Return the card of weights of this architecture; `elastic` weights hold every point up to `variant`."""
+        """Return the card of weights of this architecture.
+
+        elastic: the weights can be sliced to every point up to `variant`.
+        """
         variants = self.points(variant) if elastic else (str(variant),)
         return ModelSpec(arch=self.name, scale=scale, variants=variants, min_hw=self.min_hw, **card)  # type: ignore[arg-type]
 
 
-def check_axis(variant: Variant, axis: str, example: str, tags: Tuple[str, ...] = ()) -> None:
-    """Raise VariantError unless `variant` is a point of that axis with no other tags than `tags`."""
-    if (
-        variant.axis != axis
-        or not set(variant.tags) <= set(tags)
-        or len(variant.tags) != len(set(variant.tags))
-    ):
+def width_architecture(
+    name: str,
+    network: Callable[..., nn.Module],
+    *,
+    default: int,
+    bias: str = "head.bias",
+    smallest: int = 1,
+    multiple: int = 1,
+    halo_px: Optional[int] = None,
+) -> Architecture:
+    """Return the Architecture of a backbone of CDNSR, whose three widths are trained separately.
+
+    network: takes `scale` and `width`. bias: the tensor that has `width` elements.
+    """
+
+    def check(variant: Variant) -> None:
+        check_axis(variant, f"w{default}")
+        if not smallest <= variant.size <= 1024 or variant.size % multiple:
+            step = f" and divisible by {multiple}" if multiple > 1 else ""
+            raise VariantError(
+                f"the width of {name} must be between {smallest} and 1024{step}, got {variant.size}"
+            )
+
+    return Architecture(
+        name=name,
+        default_variant=f"w{default}",
+        network=lambda *, scale, variant: network(scale=scale, width=variant.size),
+        check=check,
+        size_of=lambda weights: Variant(
+            "w", weights[bias].shape[0] if bias in weights else default
+        ),
+        halo_px=lambda variant: halo_px,
+    )
+
+
+def check_axis(variant: Variant, example: str, *tags: str) -> None:
+    """Raise VariantError unless `variant` has the axis of `example`, and each tag once at most."""
+    unknown = set(variant.tags) - set(tags)
+    if variant.axis != example[0] or unknown or len(variant.tags) != len(set(variant.tags)):
         raise VariantError(
-            f"'{variant}' is not a variant of this architecture; expected one such as {example}",
-            hint=nearest(str(variant), [example]),
+            f"'{variant}' is not a variant of this architecture; expected for example {example}",
+            hint=did_you_mean(str(variant), [example]),
         )
 
 
-def blocks_in(weights: Weights, prefix: str) -> int:
-    """Return how many blocks a state dict has under `prefix.0.`, `prefix.1.` and so on; at least one."""
-    found = {
-        name[len(prefix) + 1 :].partition(".")[0]
-        for name in weights
-        if name.startswith(prefix + ".")
-    }
-    return max(len(found), 1)
+def check_config_int(owner: str, key: str, value: object, smallest: int = 1) -> None:
+    """Raise CheckpointError unless a configuration value is an integer of a possible size."""
+    if not isinstance(value, int) or not smallest <= value <= 1024:
+        raise CheckpointError(
+            f"{owner}: '{key}' must be an integer from {smallest} to 1024, got {value!r}"
+        )
 
 
-class Elastic(nn.Module):
-    """A super-network: the largest variant's weights, run at any point of its space through differentiable slices."""
+def all_sizes(largest: Variant) -> Tuple[str, ...]:
+    """Return the variants of every size from 1 to that of `largest`."""
+    return tuple(f"{largest.axis}{n}" for n in range(1, largest.size + 1))
+
+
+def slice_blocks(prefix: str) -> Callable[[Weights, Variant, Variant], dict]:
+    """Return the `slice` of a network whose variants share everything but the number of blocks."""
+
+    def slice(weights: Weights, source: Variant, target: Variant) -> dict:
+        dropped = tuple(f"{prefix}.{i}." for i in range(target.size, source.size))
+        return {name: value for name, value in weights.items() if not name.startswith(dropped)}
+
+    return slice
+
+
+def count_blocks(weights: Weights, prefix: str) -> int:
+    """Return the number of blocks under `prefix.0.`, `prefix.1.`, ...; at least 1."""
+    start = prefix + "."
+    blocks = {name[len(start) :].partition(".")[0] for name in weights if name.startswith(start)}
+    return max(len(blocks), 1)
+
+
+class ElasticNetwork(nn.Module):
+    """A super-network: the weights of the largest variant, run as any variant by slices of them.
+
+    The slices are differentiable.
+    """
 
     def __init__(
         self,
@@ -114,19 +193,15 @@ class Elastic(nn.Module):
         super().__init__()
         self.architecture, self.largest = architecture, largest
         self.net = architecture.build(scale, largest, config)
-        with torch.device(
-            "meta"
-        ):  # the structure of each point; its weights are always slices of self.net's
-            points = {
-                p: architecture.build(scale, Variant.parse(p), config)
-                for p in architecture.points(largest)
+        # Only structures: their weights are slices of self.net's. A dict, so not submodules.
+        with torch.device("meta"):
+            self._static: Dict[str, nn.Module] = {
+                point: architecture.build(scale, Variant.parse(point), config)
+                for point in architecture.points(largest)
             }
-        self._static = (
-            points  # a plain dict: these hold no weights of their own, so they are no submodules
-        )
 
     def forward(self, x: Tensor, variant: str) -> Tensor:
-        """Upscale x: (N, 3, H, W) float, 0..1, RGB, with the network sliced to `variant`, to (N, 3, sH, sW)."""
-        held = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
-        weights = self.architecture.slice(held, self.largest, Variant.parse(variant))
+        """Upscale x, (N, 3, H, W) float 0..1 RGB, by `variant` to (N, 3, scale*H, scale*W)."""
+        weights = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
+        weights = self.architecture.slice(weights, self.largest, Variant.parse(variant))
         return torch.func.functional_call(self._static[variant], weights, (x,))

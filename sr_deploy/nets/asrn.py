@@ -1,7 +1,8 @@
-"""ASRN, the adjustable super-resolution network: a chain of blocks that may be cut after any of them.
+"""ASRN, the adjustable super-resolution network: a chain of blocks that may end after any of them.
 
-"Adjustable Super-Resolution Network via Deep Supervised Learning and Progressive Self-Distillation". All depths share
-the head and the upsampler. The paper's figures give no activation; a ReLU after each 3x3 of a block makes it non-linear.
+"Adjustable Super-Resolution Network via Deep Supervised Learning and Progressive
+Self-Distillation". All depths share the head and the upsampler. The paper's figures show no
+activation; we put a ReLU after each 3x3 convolution of a block, or a block would be linear.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ from torch import Tensor, nn
 
 from sr_deploy.core.errors import CheckpointError
 from sr_deploy.core.spec import Variant
-from sr_deploy.nets.architecture import Architecture, Weights, blocks_in, check_axis
+from sr_deploy.nets.architecture import (
+    Architecture,
+    all_sizes,
+    check_axis,
+    count_blocks,
+    slice_blocks,
+)
+from sr_deploy.nets.layers import upscale_factors
 from sr_deploy.nets.linear import run_collapsed
 
 CHANNELS = 96
@@ -21,7 +29,7 @@ GROUPS = 4
 
 
 class ASRN(nn.Module):
-    """The static network of `blocks` blocks. x: (N, 3, H, W) float, 0..1, RGB -> (N, 3, scale*H, scale*W)."""
+    """The static network. x: (N, 3, H, W) float, 0..1, RGB -> (N, 3, scale*H, scale*W)."""
 
     def __init__(self, *, scale: int, blocks: int = 5, activation: str = "relu") -> None:
         super().__init__()
@@ -33,41 +41,40 @@ class ASRN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.head(x)  # (N, 96, H, W)
         for block in self.body:
-            x = block(x)
-        return self.upsampler(x)  # (N, 3, sH, sW)
+            x = block(x)  # (N, 96, H, W)
+        return self.upsampler(x)  # (N, 3, scale*H, scale*W)
 
     def forward_training(self, x: Tensor) -> Tensor:
-        """The same function, with the same gradients, at the cost of training: head and upsampler run collapsed."""
+        """Return the same with the same gradients, faster: head and upsampler run collapsed."""
         x = run_collapsed(self.head, x, 1)
         for block in self.body:
             x = block(x)
         return run_collapsed(self.upsampler, x, self.scale)
 
     def forward_depths(self, x: Tensor) -> Tuple[List[Tensor], Sequence[Tensor]]:
-        """Return each block's features, (N, 96, H, W), and each depth's image, shallow first; collapsed likewise.
+        """Return the features of each block, (N, 96, H, W), and the image of each depth.
 
-        All depths go through the shared upsampler as one batch.
+        Shallow first. Head and upsampler run collapsed, the upsampler on all depths as one batch.
         """
         features: List[Tensor] = []
         x = run_collapsed(self.head, x, 1)
         for block in self.body:
             x = block(x)
             features.append(x)
-        return features, run_collapsed(self.upsampler, torch.cat(features), self.scale).chunk(
-            len(features)
-        )
+        images = run_collapsed(self.upsampler, torch.cat(features), self.scale)
+        return features, images.chunk(len(features))
 
 
 class MAB(nn.Module):
-    """Multi-scale aggregation block (section 3.1, eqs. 5-7): split, a chain of four 3x3, shuffle, residual."""
+    """Multi-scale aggregation block (section 3.1, eqs. 5-7)."""
 
     def __init__(self, activation: str) -> None:
         super().__init__()
         width = CHANNELS // GROUPS
         self.expand = nn.Conv2d(CHANNELS, CHANNELS, 1)
         self.chain = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(GROUPS))
-        self.act = {"relu": nn.ReLU, "leaky_relu": lambda: nn.LeakyReLU(0.1)}[activation]()
-        self.shuffle = nn.ChannelShuffle(GROUPS)
+        self.act: nn.Module = nn.ReLU() if activation == "relu" else nn.LeakyReLU(0.1)
+        self.shuffle: nn.Module = nn.ChannelShuffle(GROUPS)
         self.reduce = nn.Conv2d(CHANNELS, CHANNELS, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,36 +88,29 @@ class MAB(nn.Module):
 
 
 def upsampler(scale: int) -> nn.Sequential:
-    """1x1, transposed convolution(s) with kernel = stride, 3x3 to RGB (section 3.1, upsample module); linear."""
-    strides = {2: (2,), 3: (3,), 4: (2, 2)}[scale]
-    deconvs = [nn.ConvTranspose2d(64, 64, s, stride=s) for s in strides]
+    """1x1, transposed convolutions whose kernel is their stride, 3x3 to RGB; all linear."""
+    deconvs = [nn.ConvTranspose2d(64, 64, s, stride=s) for s in upscale_factors(scale)]
     return nn.Sequential(nn.Conv2d(CHANNELS, 64, 1), *deconvs, nn.Conv2d(64, 3, 3, padding=1))
 
 
 def _network(*, scale: int, variant: Variant, activation: str) -> ASRN:
     if activation not in ("relu", "leaky_relu"):
-        raise CheckpointError(f"ASRN's activation is relu or leaky_relu, not '{activation}'")
+        raise CheckpointError(
+            f"unknown activation '{activation}' of ASRN; expected relu or leaky_relu"
+        )
     return ASRN(scale=scale, blocks=variant.size, activation=activation)
-
-
-def _slice(weights: Weights, held: Variant, wanted: Variant) -> dict:
-    """The first blocks, and the head and upsampler that all depths share."""
-    dropped = tuple(f"body.{i}." for i in range(wanted.size, held.size))
-    return {k: v for k, v in weights.items() if not k.startswith(dropped)}
 
 
 ASRN_ARCHITECTURE = Architecture(
     name="asrn",
-    scales=(2, 3, 4),
     default_variant="d5",
     network=_network,
-    check=lambda variant: check_axis(variant, "d", "d5"),
-    slice=_slice,
-    points=lambda largest: tuple(f"d{n}" for n in range(1, largest.size + 1)),
-    size_of=lambda weights: Variant("d", blocks_in(weights, "body")),
+    check=lambda variant: check_axis(variant, "d5"),
+    slice=slice_blocks("body"),
+    points=all_sizes,
+    size_of=lambda weights: Variant("d", count_blocks(weights, "body")),
     config={"activation": "relu"},
     structure=lambda variant: "any depth",
-    halo_px=lambda variant: (
-        1 + 4 * variant.size + 1
-    ),  # head, the chain of four 3x3 in each block, the last 3x3
+    # The head, four 3x3 convolutions in each block, and the last 3x3.
+    halo_px=lambda variant: 1 + 4 * variant.size + 1,
 )

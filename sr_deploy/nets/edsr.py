@@ -1,4 +1,8 @@
-"""EDSR: without the convolution before its long skip, the teacher of SRN (section 4.4 of the SRN paper); and as its own paper has it."""
+"""EDSR, in two versions.
+
+`edsr` has no convolution before its long skip; it is the teacher of SRN (section 4.4 of its paper).
+`edsr-original` is the network of EDSR's own paper.
+"""
 
 from __future__ import annotations
 
@@ -8,54 +12,47 @@ from typing import List, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import CheckpointError
 from sr_deploy.core.spec import Variant
-from sr_deploy.nets.architecture import Architecture, Weights, blocks_in, check_axis
-from sr_deploy.nets.mean_shift import MEAN
+from sr_deploy.nets.architecture import (
+    Architecture,
+    all_sizes,
+    check_axis,
+    check_config_int,
+    count_blocks,
+    slice_blocks,
+)
+from sr_deploy.nets.layers import MEAN, pixel_shuffle_upsampler
 
 
-class EDSRParts(nn.Module):
-    """Head, blocks and tail, however the blocks are run.
+class EDSRBase(nn.Module):
+    """Head, blocks and tail; subclasses define how the blocks are run.
 
-    original: as EDSR's own paper has it, with DIV2K's mean subtracted and added back and a convolution before the long skip; with
-    64 channels and 16 blocks its baseline.
+    original: subtract DIV2K's mean and add it back, with a convolution before the long skip. With
+    64 channels and 16 blocks it is the baseline of EDSR's paper.
     """
 
     def __init__(
         self, *, scale: int, blocks: int = 20, channels: int = 128, original: bool = False
     ) -> None:
         super().__init__()
-        self.scale, self.channels = scale, channels
-        self.mean = MEAN if original else None
+        self.scale, self.channels, self.original = scale, channels, original
         self.head = nn.Conv2d(3, channels, 3, padding=1)
         self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
         self.last = nn.Conv2d(channels, channels, 3, padding=1) if original else nn.Identity()
-        stages = {2: (2,), 3: (3,), 4: (2, 2)}[scale]
-        upsampler = [
-            m
-            for s in stages
-            for m in (nn.Conv2d(channels, s * s * channels, 3, padding=1), nn.PixelShuffle(s))
-        ]
-        self.tail = nn.Sequential(*upsampler, nn.Conv2d(channels, 3, 3, padding=1))
+        upsampler = pixel_shuffle_upsampler(channels, scale)
+        self.tail: nn.Module = nn.Sequential(*upsampler, nn.Conv2d(channels, 3, 3, padding=1))
 
     def features(self, x: Tensor) -> Tensor:
-        """Return the head's features of x, (N, channels, H, W)."""
-        return self.head(self.centred(x))
+        """Return the features of the head, (N, channels, H, W)."""
+        return self.head(x - _mean(x) if self.original else x)
 
     def image(self, deep: Tensor, features: Tensor) -> Tensor:
-        """Return the image, (N, 3, scale*H, scale*W), of what the blocks made of the head's features."""
-        return self.coloured(self.tail(self.last(deep) + features))
-
-    def centred(self, x: Tensor) -> Tensor:
-        """Return x less the mean, where the network takes it off."""
-        return x if self.mean is None else x - _colour(self.mean, x)
-
-    def coloured(self, y: Tensor) -> Tensor:
-        """Return y with that mean again."""
-        return y if self.mean is None else y + _colour(self.mean, y)
+        """Return the image, (N, 3, scale*H, scale*W), from the output of the blocks."""
+        y = self.tail(self.last(deep) + features)
+        return y + _mean(y) if self.original else y
 
 
-class EDSR(EDSRParts):
+class EDSR(EDSRBase):
     """The static network. x: (N, 3, H, W) float, 0..1, RGB -> (N, 3, scale*H, scale*W)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,7 +60,10 @@ class EDSR(EDSRParts):
         return self.image(self.blocks(features), features)
 
     def forward_depths(self, x: Tensor) -> Tuple[List[Tensor], Sequence[Tensor]]:
-        """Return each block's features, (N, channels, H, W), and each depth's image, shallow first."""
+        """Return the features of each block, (N, channels, H, W), and the image of each depth.
+
+        Shallow first.
+        """
         head = self.features(x)
         features: List[Tensor] = []
         y = head
@@ -72,11 +72,6 @@ class EDSR(EDSRParts):
             features.append(y)
         n = len(features)
         return features, self.image(torch.cat(features), head.repeat(n, 1, 1, 1)).chunk(n)
-
-
-def _colour(rgb: Tuple[float, ...], like: Tensor) -> Tensor:
-    """(3, 1, 1); no buffer, which a checkpoint would have to hold."""
-    return like.new_tensor(rgb).view(3, 1, 1)
 
 
 class ResidualBlock(nn.Module):
@@ -96,43 +91,33 @@ class ResidualBlock(nn.Module):
         return self.conv2(self.act(self.conv1(x)))
 
 
-def _slice(weights: Weights, held: Variant, wanted: Variant) -> dict:
-    """The first blocks, and the head and tail that all depths share (trained so by deep supervision only)."""
-    dropped = tuple(f"blocks.{i}." for i in range(wanted.size, held.size))
-    return {k: v for k, v in weights.items() if not k.startswith(dropped)}
-
-
-def check_channels(channels: object) -> None:
-    """Raise CheckpointError unless `channels` is a width EDSR can have."""
-    if not isinstance(channels, int) or not 1 <= channels <= 1024:
-        raise CheckpointError(
-            f"EDSR's channels are a whole number from 1 to 1024, not {channels!r}"
-        )
+def _mean(like: Tensor) -> Tensor:
+    """(3, 1, 1). Not a buffer, because checkpoints would have to contain it."""
+    return like.new_tensor(MEAN).view(3, 1, 1)
 
 
 def _network(*, scale: int, variant: Variant, channels: int, original: bool) -> EDSR:
-    check_channels(channels)
+    check_config_int("EDSR", "channels", channels)
     return EDSR(scale=scale, blocks=variant.size, channels=channels, original=original)
 
 
 def _architecture(name: str, *, original: bool, variant: str, channels: int) -> Architecture:
     return Architecture(
         name=name,
-        scales=(2, 3, 4),
         default_variant=variant,
         network=functools.partial(_network, original=original),
-        check=lambda v: check_axis(v, "b", variant),
-        slice=_slice,
-        points=lambda largest: tuple(f"b{n}" for n in range(1, largest.size + 1)),
-        size_of=lambda weights: Variant("b", blocks_in(weights, "blocks")),
+        check=lambda v: check_axis(v, variant),
+        # Useful only for weights trained by deep supervision: all depths share head and tail.
+        slice=slice_blocks("blocks"),
+        points=all_sizes,
+        size_of=lambda weights: Variant("b", count_blocks(weights, "blocks")),
         config={"channels": channels},
         config_of=lambda weights: (
             {"channels": weights["head.bias"].shape[0]} if "head.bias" in weights else {}
         ),
         structure=lambda v: "any depth",
-        halo_px=lambda v: (
-            1 + 2 * v.size + original + 2
-        ),  # the tail's finer grids reach less than two LR pixels
+        # The tail's finer grids reach less than two LR pixels.
+        halo_px=lambda v: 1 + 2 * v.size + original + 2,
     )
 
 

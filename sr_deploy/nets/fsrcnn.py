@@ -1,25 +1,25 @@
-"""FSRCNN, the smallest of CDNSR's four backbones: shrink, map, expand, and one transposed convolution to RGB.
+"""FSRCNN, the smallest of CDNSR's four backbones: shrink, map, expand, and deconvolve to RGB.
 
-As ClassSR and CDNSR use it: on RGB, with a single-parameter PReLU after the first layer, the shrinking, the mapping and the
-expanding one.
+As ClassSR and CDNSR use it: on RGB, with a single-parameter PReLU after the first, the shrinking,
+the mapping and the expanding layers.
 """
 
 from __future__ import annotations
+
+from typing import Tuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import VariantError
-from sr_deploy.core.spec import Variant
-from sr_deploy.nets.architecture import Architecture, Weights, check_axis
+from sr_deploy.nets.architecture import width_architecture
 
 SHRUNK = 12
 MAPPING_LAYERS = 4
 
 
 class FSRCNN(nn.Module):
-    """The static network of `width` channels. x: (N, 3, H, W) float, 0..1, RGB -> (N, 3, scale*H, scale*W)."""
+    """The static network. x: (N, 3, H, W) float, 0..1, RGB -> (N, 3, scale*H, scale*W)."""
 
     def __init__(self, *, scale: int, width: int = 56) -> None:
         super().__init__()
@@ -40,62 +40,40 @@ class FSRCNN(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.deconv(self.body(x))
+        return self.deconv(self.body(x))  # (N, width, H, W) -> (N, 3, scale*H, scale*W)
 
     def forward_training(self, x: Tensor) -> Tensor:
-        """The same function, with the same gradients, by a convolution on LR pixels in place of the transposed one."""
+        """Return the same with the same gradients, by a convolution on LR pixels."""
+        assert self.deconv.bias is not None
         bias = self.deconv.bias.repeat_interleave(self.scale**2)
-        return F.pixel_shuffle(
-            F.conv2d(self.body(x), kernel_of(self.deconv), bias, padding="same"), self.scale
-        )
+        y = F.conv2d(self.body(x), subpixel_kernel(self.deconv), bias, padding="same")
+        return F.pixel_shuffle(y, self.scale)
 
 
-def kernel_of(deconv: nn.ConvTranspose2d) -> Tensor:
-    """Return (out * s**2, in, k, k): the convolution whose pixel-shuffled result is the transposed one's without its bias.
+def subpixel_kernel(deconv: nn.ConvTranspose2d) -> Tensor:
+    """Return the kernel, (out * s**2, in, k, k), that gives `deconv` with a pixel shuffle.
 
-    It is read off the response to one impulse; k is 3 for scale 4, else 5.
+    It is the response to one impulse per input channel, without the bias; k is 3 for x4, else 5.
     """
-    s, width = deconv.stride[0], deconv.in_channels
+    s, width, weight = deconv.stride[0], deconv.in_channels, deconv.weight
     k = 3 if s == 4 else 5
-    impulses = torch.zeros(
-        width, width, k, k, dtype=deconv.weight.dtype, device=deconv.weight.device
-    )
-    impulses[torch.arange(width), torch.arange(width), k // 2, k // 2] = 1
-    with torch.autocast(
-        deconv.weight.device.type, enabled=False
-    ):  # the kernel is rounded once, where it is used
+    channel = torch.arange(width)
+    impulses = torch.zeros(width, width, k, k, dtype=weight.dtype, device=weight.device)
+    impulses[channel, channel, k // 2, k // 2] = 1
+    padding = cast(Tuple[int, ...], deconv.padding)
+    # In full precision: the kernel is rounded once, where it is used.
+    with torch.autocast(weight.device.type, enabled=False):
         y = F.conv_transpose2d(
-            impulses,
-            deconv.weight,
-            stride=s,
-            padding=deconv.padding,
-            output_padding=deconv.output_padding,
+            impulses, weight, None, deconv.stride, padding, deconv.output_padding
         )
     return F.pixel_unshuffle(y, s).transpose(0, 1).flip(2, 3)
 
 
-def _check(variant: Variant) -> None:
-    check_axis(variant, "w", "w56")
-    if variant.size > 1024:
-        raise VariantError(f"FSRCNN's width is at most 1024, not {variant.size}")
-
-
-FSRCNN_ARCHITECTURE = Architecture(
-    name="fsrcnn",
-    scales=(2, 3, 4),
-    default_variant="w56",
-    network=lambda *, scale, variant: FSRCNN(scale=scale, width=variant.size),
-    check=_check,
-    slice=lambda weights, held, wanted: dict(
-        weights
-    ),  # not elastic: the three widths are trained apart
-    points=lambda largest: (str(largest),),
-    size_of=lambda weights: Variant("w", _width(weights)),
-    halo_px=lambda variant: (
-        2 + MAPPING_LAYERS + 2
-    ),  # the 5x5, the mapping's 3x3, the transposed 9x9 (2 LR pixels at x2 and x3, 1 at x4)
+FSRCNN_ARCHITECTURE = width_architecture(
+    "fsrcnn",
+    FSRCNN,
+    default=56,
+    bias="body.0.bias",
+    # The 5x5, the 3x3 mapping layers, and the transposed 9x9: 2 LR pixels at x2 and x3, 1 at x4.
+    halo_px=2 + MAPPING_LAYERS + 2,
 )
-
-
-def _width(weights: Weights) -> int:
-    return int(weights["body.0.bias"].shape[0]) if "body.0.bias" in weights else 56

@@ -1,26 +1,28 @@
 """IMDeception: grouped information distilling blocks, elastic in the width of their core.
 
-"IMDeception: Grouped Information Distilling Super-Resolution Network". `core` is c below. Three layers do not scale with
-c (the 3x3 that makes 64 features, the 3x3 back to 64, the last 3x3): only so do the parameters of the paper's Table 2
-come out. The public code scales every layer; the two agree at core 16, the published checkpoint.
+"IMDeception: Grouped Information Distilling Super-Resolution Network". Three layers do not scale
+with the core c: the 3x3 to 64 features, the 3x3 back to 64, and the last 3x3. Only this gives the
+parameter counts of the paper's Table 2. The public code scales every layer; the two are equal at
+core 16, the published checkpoint.
 """
 
 from __future__ import annotations
 
 import functools
+from typing import Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import VariantError, nearest
+from sr_deploy.core.errors import VariantError, did_you_mean
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets.architecture import Architecture, Weights, check_axis
 
 FEATURES = 64
 GROUPS = 4
 CORES = (4, 8, 12, 16)
-WINDOW, CELL = 32, 4  # the block non-local attention: windows of 32x32 pixels, tokens of 4x4
+WINDOW, CELL = 32, 4  # block non-local attention: windows of 32x32 pixels, tokens of 4x4
 
 
 class IMDeception(nn.Module):
@@ -36,9 +38,8 @@ class IMDeception(nn.Module):
             + [GIDB(3 * c, 4 * c, shallow=c, deep=3 * c) for _ in range(4)]
             + [GIDB(3 * c, c, shallow=c, deep=2 * c)]
         )
-        self.nla = nn.ModuleDict(
-            {"1": BlockNLA(3 * c), "3": BlockNLA(3 * c)} if nla else {}
-        )  # after which block
+        # The keys are the blocks that attention follows.
+        self.nla = nn.ModuleDict({"1": BlockNLA(3 * c), "3": BlockNLA(3 * c)} if nla else {})
         self.fuse = nn.Conv2d(6 * c, 4 * c, 1)
         self.expand = nn.Conv2d(4 * c, FEATURES, 3, padding=1)
         self.act = nn.LeakyReLU(0.05)
@@ -48,23 +49,24 @@ class IMDeception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.features(x)  # (N, 64, H, W)
-        kept = []
+        shallow = []
         y = features
         for i, block in enumerate(self.blocks[:5]):
-            shallow, y = block(y).split(
-                (self.core, 3 * self.core), dim=1
-            )  # (N, c, H, W) kept, (N, 3c, H, W) on
-            kept.append(shallow)
+            part, y = block(y).split((self.core, 3 * self.core), dim=1)
+            shallow.append(part)  # (N, c, H, W); y: (N, 3c, H, W)
             if str(i) in self.nla:
                 y = self.nla[str(i)](y)
-        kept.append(self.blocks[5](y))
-        y = self.act(self.fuse(torch.cat(kept, dim=1)))  # (N, 4c, H, W)
+        shallow.append(self.blocks[5](y))
+        y = self.act(self.fuse(torch.cat(shallow, dim=1)))  # (N, 4c, H, W)
         y = self.act(self.expand(y))  # (N, 64, H, W)
-        return self.to_rgb(y + features)
+        return self.to_rgb(y + features)  # (N, 3, scale*H, scale*W)
 
 
 class GIDB(nn.Module):
-    """Grouped information distilling block: four grouped convolutions, each keeping `shallow` maps for the end."""
+    """Grouped information distilling block.
+
+    Each of its four grouped convolutions passes `shallow` channels to the end of the block.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, *, shallow: int, deep: int) -> None:
         super().__init__()
@@ -94,7 +96,10 @@ def gblock(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 class BlockNLA(nn.Module):
-    """Block non-local attention among the 64 tokens (4x4 pixels each) of every 32x32-pixel window, plus the input."""
+    """Block non-local attention, plus the input.
+
+    In each window of 32x32 pixels, 64 tokens of 4x4 pixels attend to each other.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -104,17 +109,16 @@ class BlockNLA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[-2:]
-        # Zero tokens of a partly filled window take part in its softmax: the weights were trained so.
+        # The zero tokens of a padded window take part in its softmax, as in training.
         qkv = pad_to_windows(self.qkv(x))
-        query, key, value = tokens(qkv).split(
-            self.dim * CELL * CELL, dim=2
-        )  # each (N*windows, 64, 16*d)
+        # Each (N*windows, 64, 16*dim).
+        query, key, value = tokens(qkv).split(self.dim * CELL * CELL, dim=2)
         attended = torch.softmax(query @ key.transpose(1, 2), dim=-1) @ value
         return self.out(untokens(attended, qkv, self.dim)[..., :h, :w]) + x
 
 
 def pad_to_windows(x: Tensor) -> Tensor:
-    """Zero-pad the right and bottom to the next multiple of 32; a map that is one already stays as it is."""
+    """Zero-pad the right and bottom to the next multiple of 32, where static sizes need it."""
     h, w = x.shape[-2:]
     bottom, right = -h % WINDOW, -w % WINDOW
     if isinstance(bottom, int) and isinstance(right, int) and not bottom and not right:
@@ -123,7 +127,7 @@ def pad_to_windows(x: Tensor) -> Tensor:
 
 
 def tokens(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N*windows, 64, C*16): channel-major, then the cell's rows and columns."""
+    """(N, C, H, W) -> (N*windows, 64, C*16): channels, then the rows and columns of a cell."""
     n, c, h, w = x.shape
     rows, columns, side = h // WINDOW, w // WINDOW, WINDOW // CELL
     x = x.reshape(n, c, rows, side, CELL, columns, side, CELL)
@@ -133,87 +137,90 @@ def tokens(x: Tensor) -> Tensor:
 
 
 def untokens(x: Tensor, like: Tensor, channels: int) -> Tensor:
-    """(N*windows, 64, C*16) -> (N, C, H, W), with N, H and W those of `like`: the inverse of `tokens`."""
+    """(N*windows, 64, C*16) -> (N, C, H, W), the inverse of `tokens`; `like` has the same N, H, W."""
     n, _, h, w = like.shape
     rows, columns, side = h // WINDOW, w // WINDOW, WINDOW // CELL
     x = x.reshape(n, rows, columns, side, side, channels, CELL, CELL)
     return x.permute(0, 5, 1, 3, 6, 2, 4, 7).reshape(n, channels, h, w)
 
 
-# Slicing one super-network to a smaller core. A map that feeds a grouped convolution gives up channels *inside each of its
-# groups*, so that every kept output channel still sees exactly the input channels it was trained with.
+def _slice(weights: Weights, source: Variant, target: Variant) -> dict:
+    """Slice to a smaller core, and drop the attention where `target` has none.
 
-
-def _slice(weights: Weights, held: Variant, wanted: Variant) -> dict:
-    kept = {k: v for k, v in weights.items() if "nla" in wanted.tags or not k.startswith("nla.")}
-    if held.size == wanted.size:
-        return kept
-    cuts = layer_cuts(held.size, wanted.size)
+    A map that feeds a grouped convolution loses channels inside each of its groups, so that every
+    remaining output channel still sees exactly the input channels it was trained with.
+    """
+    weights = {k: v for k, v in weights.items() if "nla" in target.tags or not k.startswith("nla.")}
+    if source.size == target.size:
+        return weights
+    cuts = layer_cuts(source.size, target.size)
     sliced = {}
-    for name, value in kept.items():
-        rows, columns = cuts[name.rpartition(".")[0]]
-        if rows is not None:
-            value = value.index_select(0, torch.tensor(rows, device=value.device))
-        if columns is not None and value.dim() == 4:
-            value = value.index_select(1, torch.tensor(columns, device=value.device))
+    for name, value in weights.items():
+        outputs, inputs = cuts[name.rpartition(".")[0]]
+        if outputs is not None:
+            value = value.index_select(0, torch.tensor(outputs, device=value.device))
+        if inputs is not None and value.dim() == 4:
+            value = value.index_select(1, torch.tensor(inputs, device=value.device))
         sliced[name] = value
     return sliced
 
 
-@functools.lru_cache(maxsize=None)
-def layer_cuts(held: int, wanted: int) -> dict:
-    """Return, for each convolution, the (output, input) channels of core `held` that core `wanted` keeps; None: all.
+Channels = Optional[List[int]]
 
-    Input channels of a grouped convolution are counted inside a group, as in its weight tensor.
+
+@functools.lru_cache(maxsize=None)
+def layer_cuts(source: int, target: int) -> Dict[str, Tuple[Channels, Channels]]:
+    """Return for each convolution of core `source` the (output, input) channels that `target` has.
+
+    None means all channels. Input channels of a grouped convolution are counted inside a group, as
+    in its weight tensor.
     """
-    h, c = held, wanted
-    shallow = list(range(c))  # feeds only concatenations that a 1x1 reads: a prefix will do
+    h, c = source, target
+    shallow = list(range(c))  # read only by 1x1 convolutions of a concatenation: a prefix will do
     deep = _inside_groups(3 * h, 3 * c)
-    deep6 = _inside_groups(2 * h, 2 * c)
-    cuts = {"features": (None, None)}
+    last_deep = _inside_groups(2 * h, 2 * c)
+    cuts: Dict[str, Tuple[Channels, Channels]] = {"features": (None, None)}
     for i in range(6):
-        block, last = f"blocks.{i}.", i == 5
-        block_in = None if i == 0 else deep
-        inner, inner_width = (deep6, 2) if last else (deep, 3)
-        total_h, total_c = (1 + inner_width) * h, (1 + inner_width) * c
-        grouped_out = _inside_groups(total_h, total_c)
-        split_out = shallow + [h + j for j in inner]
-        inner_columns = list(range(inner_width * c // GROUPS))
-        first_columns = None if i == 0 else list(range(3 * c // GROUPS))
-        for g, columns in (("g1", first_columns), ("g2", inner_columns), ("g3", inner_columns)):
-            cuts[f"{block}{g}.0"] = (grouped_out, columns)
-            cuts[f"{block}{g}.2"] = (split_out, grouped_out)
-        cuts[block + "g4.0"] = (_inside_groups(h, c), inner_columns)
+        block, first, last = f"blocks.{i}.", i == 0, i == 5
+        inner, width = (last_deep, 2) if last else (deep, 3)
+        grouped = _inside_groups((1 + width) * h, (1 + width) * c)
+        split = shallow + [h + j for j in inner]
+        inner_inputs = list(range(width * c // GROUPS))
+        first_inputs = None if first else list(range(3 * c // GROUPS))
+        for g, inputs in (("g1", first_inputs), ("g2", inner_inputs), ("g3", inner_inputs)):
+            cuts[f"{block}{g}.0"] = (grouped, inputs)
+            cuts[f"{block}{g}.2"] = (split, grouped)
+        cuts[block + "g4.0"] = (_inside_groups(h, c), inner_inputs)
         cuts[block + "g4.2"] = (shallow, _inside_groups(h, c))
-        block_in = list(range(FEATURES)) if block_in is None else block_in
-        joined = [k * h + j for k in range(4) for j in shallow] + [4 * h + j for j in block_in]
-        cuts[block + "fuse"] = (shallow if last else shallow + [h + j for j in deep], joined)
+        block_input = list(range(FEATURES)) if first else deep
+        fused = [k * h + j for k in range(4) for j in shallow] + [4 * h + j for j in block_input]
+        cuts[block + "fuse"] = (shallow if last else shallow + [h + j for j in deep], fused)
     dim_h, dim_c = 3 * h // 4, 3 * c // 4
-    for i in ("1", "3"):
-        cuts[f"nla.{i}.qkv"] = ([k * dim_h + j for k in range(3) for j in range(dim_c)], deep)
-        cuts[f"nla.{i}.out"] = (deep, list(range(dim_c)))
+    for nla in ("nla.1.", "nla.3."):
+        cuts[nla + "qkv"] = ([k * dim_h + j for k in range(3) for j in range(dim_c)], deep)
+        cuts[nla + "out"] = (deep, list(range(dim_c)))
     cuts["fuse"] = (list(range(4 * c)), [k * h + j for k in range(6) for j in shallow])
     cuts["expand"] = (None, list(range(4 * c)))
     cuts["to_rgb.0"] = (None, None)
     return cuts
 
 
-def _inside_groups(total: int, kept: int) -> list:
-    """The first kept/4 channels of each of the four groups of a map of `total` channels."""
-    return [g * total // GROUPS + j for g in range(GROUPS) for j in range(kept // GROUPS)]
+def _inside_groups(total: int, part: int) -> List[int]:
+    """Return the first part/4 channels of each of the four groups of a map of `total` channels."""
+    return [g * total // GROUPS + j for g in range(GROUPS) for j in range(part // GROUPS)]
 
 
 def _check(variant: Variant) -> None:
-    check_axis(variant, "c", "c16-nla", tags=("nla",))
+    check_axis(variant, "c16-nla", "nla")
     if variant.size not in CORES:
-        known = [f"c{c}{tag}" for c in CORES for tag in ("", "-nla")]
+        names = [f"c{c}{tag}" for c in CORES for tag in ("", "-nla")]
         raise VariantError(
-            f"IMDeception has no variant '{variant}'; it has {', '.join(known)}",
-            hint=nearest(str(variant), known),
+            f"unknown variant '{variant}' of IMDeception; expected one of {', '.join(names)}",
+            hint=did_you_mean(str(variant), names),
         )
 
 
-def _points(largest: Variant) -> tuple:
+def _points(largest: Variant) -> Tuple[str, ...]:
     tags = ("", "-nla") if "nla" in largest.tags else ("",)
     return tuple(f"c{c}{tag}" for c in CORES if c <= largest.size for tag in tags)
 
@@ -224,19 +231,21 @@ def _size_of(weights: Weights) -> Variant:
     return Variant("c", 16 if fuse is None else fuse.shape[0] // 4, ("nla",) if nla else ())
 
 
+def _network(*, scale: int, variant: Variant) -> IMDeception:
+    return IMDeception(scale=scale, core=variant.size, nla="nla" in variant.tags)
+
+
 IMDECEPTION_ARCHITECTURE = Architecture(
     name="imdeception",
-    scales=(2, 3, 4),
     default_variant="c16-nla",
-    network=lambda *, scale, variant: IMDeception(
-        scale=scale, core=variant.size, nla="nla" in variant.tags
-    ),
+    network=_network,
     check=_check,
     slice=_slice,
     points=_points,
     size_of=_size_of,
-    # Convolutions: 1 + 6*4 + 1 + 1. With attention, from a tile's edge on the windows' grid: the 9 before the first attention
-    # spoil the first window, which it spreads all over, the 8 between the two a second one likewise; 10 come last.
+    # Without attention 1 + 6*4 + 1 + 1 convolutions. With it, on the grid of its windows: the 9
+    # convolutions before the first attention affect the outermost window, whose attention spreads
+    # that over all of it. The 8 before the second affect one more window. 10 follow.
     halo_px=lambda variant: 2 * WINDOW + 10 if "nla" in variant.tags else 27,
     align_px=lambda variant: WINDOW if "nla" in variant.tags else 1,
     published=("c4", "c4-nla", "c8", "c12", "c16-nla"),

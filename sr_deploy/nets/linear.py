@@ -1,7 +1,8 @@
-"""A chain of linear layers as one 3x3 convolution, computed from the chain's own parameters and differentiable.
+"""A chain of linear layers as one 3x3 convolution, computed from its parameters, differentiable.
 
-ASRN's head (3x3, 1x1) and upsampler (1x1, transposed convolutions, 3x3) have no activation. Run as one convolution each
-they are the same functions with the same gradients, for a third of a training step's time on a CPU.
+ASRN's head (3x3, 1x1) and upsampler (1x1, transposed convolutions, 3x3) have no activation. As one
+convolution each, they have the same outputs and gradients, for a third of the time of a training
+step on a CPU.
 """
 
 from __future__ import annotations
@@ -11,30 +12,45 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def kernel_of(chain: nn.Sequential, scale: int) -> Tensor:
-    """Return (out * scale**2, in + 1, 3, 3): the 3x3 kernel of a linear chain whose field is 3x3 LR pixels.
+def collapsed_kernel(chain: nn.Sequential, scale: int) -> Tensor:
+    """Return (out * scale**2, in + 1, 3, 3): the kernel of a chain with a field of 3x3 LR pixels.
 
-    It is read off the chain's responses to one impulse per input channel. The additional input channel is constant one
-    inside the picture and, like every other, zero outside: through it the biases pass, so borders come out exact too.
+    It is the response to one impulse per input channel. The additional input channel is one inside
+    the image and, like all others, zero outside. It carries the biases, so borders are exact too.
     """
-    channels, weight = chain[0].in_channels, chain[0].weight
-    impulses = torch.zeros(channels + 1, channels, 3, 3, dtype=weight.dtype, device=weight.device)
-    impulses[torch.arange(channels), torch.arange(channels), 1, 1] = 1
-    inside = torch.zeros(
-        channels + 1, 1, 3, 3, dtype=weight.dtype, device=weight.device
-    )  # where the constant-one channel is one
+    first = chain[0]
+    assert isinstance(first, nn.Conv2d)
+    channels, like = first.in_channels, first.weight
+    channel = torch.arange(channels)
+    impulses = torch.zeros(channels + 1, channels, 3, 3, dtype=like.dtype, device=like.device)
+    impulses[channel, channel, 1, 1] = 1
+    inside = torch.zeros(channels + 1, 1, 3, 3, dtype=like.dtype, device=like.device)
     inside[channels, 0, 1, 1] = 1
-    with torch.autocast(
-        weight.device.type, enabled=False
-    ):  # the kernel is rounded once, where it is used
-        x = _response(chain, impulses, inside)
-    response = F.pixel_unshuffle(x, scale)  # (in + 1, out * s * s, 3, 3)
-    return response.transpose(0, 1).flip(2, 3)
+    # In full precision: the kernel is rounded once, where it is used.
+    with torch.autocast(like.device.type, enabled=False):
+        response = F.pixel_unshuffle(_response(chain, impulses, inside), scale)
+    return response.transpose(0, 1).flip(2, 3)  # from (in + 1, out * scale**2, 3, 3)
+
+
+def collapsed_bias(chain: nn.Sequential, scale: int) -> Tensor:
+    """Return the bias that goes with the kernel, (out * scale**2,): that of the last layer."""
+    last = chain[-1]
+    assert isinstance(last, nn.Conv2d) and last.bias is not None
+    return last.bias.repeat_interleave(scale * scale)
+
+
+def run_collapsed(chain: nn.Sequential, x: Tensor, scale: int) -> Tensor:
+    """Return chain(x), x: (N, C, H, W), by one 3x3 convolution and a pixel shuffle."""
+    kernel = collapsed_kernel(chain, scale)
+    inside = torch.ones_like(x[:, :1])
+    y = F.conv2d(torch.cat((x, inside), dim=1), kernel, collapsed_bias(chain, scale), padding=1)
+    return F.pixel_shuffle(y, scale)
 
 
 def _response(chain: nn.Sequential, x: Tensor, inside: Tensor) -> Tensor:
+    """Run the chain without its last bias; other biases act only where `inside` is one."""
     for layer in chain:
-        # Each layer's bias acts only where the constant channel, brought to this layer's resolution, is one.
+        assert isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)) and layer.bias is not None
         if isinstance(layer, nn.ConvTranspose2d):
             x = F.conv_transpose2d(x, layer.weight, stride=layer.stride)
             inside = F.interpolate(inside, scale_factor=float(layer.stride[0]), mode="nearest")
@@ -43,12 +59,3 @@ def _response(chain: nn.Sequential, x: Tensor, inside: Tensor) -> Tensor:
         if layer is not chain[-1]:
             x = x + inside * layer.bias.view(1, -1, 1, 1)
     return x
-
-
-def run_collapsed(chain: nn.Sequential, x: Tensor, scale: int) -> Tensor:
-    """Return chain(x), x: (N, C, H, W), by one 3x3 convolution and a pixel shuffle."""
-    kernel = kernel_of(chain, scale)
-    ones = torch.ones_like(x[:, :1])
-    bias = chain[-1].bias.repeat_interleave(scale * scale)
-    y = F.conv2d(torch.cat((x, ones), dim=1), kernel, bias, padding=1)
-    return F.pixel_shuffle(y, scale)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import VariantError
-from sr_deploy.core.spec import Variant
-from sr_deploy.nets.architecture import Architecture, Weights, check_axis
-from sr_deploy.nets.mean_shift import MeanShift
+from sr_deploy.nets.architecture import width_architecture
+from sr_deploy.nets.layers import MeanShift, pixel_shuffle_upsampler
 
 GROUPS = 10
 BLOCKS = 20
@@ -15,7 +13,7 @@ REDUCTION = 16
 
 
 class RCAN(nn.Module):
-    """The static network of `width` channels. x: (N, 3, H, W) float, 0..1, RGB -> (N, 3, scale*H, scale*W)."""
+    """The static network. x: (N, 3, H, W) float, 0..1, RGB -> (N, 3, scale*H, scale*W)."""
 
     def __init__(
         self, *, scale: int, width: int = 64, groups: int = GROUPS, blocks: int = BLOCKS
@@ -23,14 +21,9 @@ class RCAN(nn.Module):
         super().__init__()
         self.sub_mean = MeanShift(-1)
         self.head = nn.Conv2d(3, width, 3, padding=1)
-        self.groups = nn.Sequential(*(Group(width, blocks) for _ in range(groups)))
+        self.groups = nn.Sequential(*(ResidualGroup(width, blocks) for _ in range(groups)))
         self.last = nn.Conv2d(width, width, 3, padding=1)
-        stages = {2: (2,), 3: (3,), 4: (2, 2)}[scale]
-        upsampler = [
-            m
-            for s in stages
-            for m in (nn.Conv2d(width, s * s * width, 3, padding=1), nn.PixelShuffle(s))
-        ]
+        upsampler = pixel_shuffle_upsampler(width, scale)
         self.tail = nn.Sequential(*upsampler, nn.Conv2d(width, 3, 3, padding=1))
         self.add_mean = MeanShift(1)
 
@@ -39,15 +32,15 @@ class RCAN(nn.Module):
         return self.image(self.groups(features), features)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return the head's features of x, (N, width, H, W)."""
+        """Return the features of the head, (N, width, H, W)."""
         return self.head(self.sub_mean(x))
 
     def image(self, deep: Tensor, features: Tensor) -> Tensor:
-        """Return the image, (N, 3, scale*H, scale*W), of what the groups made of the head's features."""
+        """Return the image, (N, 3, scale*H, scale*W), from the output of the groups."""
         return self.add_mean(self.tail(self.last(deep) + features))
 
 
-class Group(nn.Module):
+class ResidualGroup(nn.Module):
     """Blocks and a 3x3, plus the input."""
 
     def __init__(self, width: int, blocks: int) -> None:
@@ -76,34 +69,9 @@ class AttentionBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.branch(x) + x
-
-    def branch(self, x: Tensor) -> Tensor:
-        """Return what the block adds to its input."""
         y = self.conv2(self.act(self.conv1(x)))
-        return y * self.attention(y)
+        return y * self.attention(y) + x
 
 
-def _check(variant: Variant) -> None:
-    check_axis(variant, "w", "w64")
-    if not REDUCTION <= variant.size <= 1024:
-        raise VariantError(f"RCAN's width is from {REDUCTION} to 1024, not {variant.size}")
-
-
-def _size_of(weights: Weights) -> Variant:
-    return Variant("w", int(weights["head.bias"].shape[0]) if "head.bias" in weights else 64)
-
-
-RCAN_ARCHITECTURE = Architecture(
-    name="rcan",
-    scales=(2, 3, 4),
-    default_variant="w64",
-    network=lambda *, scale, variant: RCAN(scale=scale, width=variant.size),
-    check=_check,
-    slice=lambda weights, held, wanted: dict(
-        weights
-    ),  # not elastic: the three widths are trained apart
-    points=lambda largest: (str(largest),),
-    size_of=_size_of,
-    # Channel attention averages over the whole image: no halo.
-)
+# No halo: channel attention averages over the whole image.
+RCAN_ARCHITECTURE = width_architecture("rcan", RCAN, default=64, smallest=REDUCTION)

@@ -1,7 +1,7 @@
-"""SRN and SRN-S, the NTIRE 2023 efficient super-resolution entry: residual-free blocks with spatial attention.
+"""SRN and SRN-S, NTIRE 2023 efficient super-resolution: blocks with attention and no residual.
 
-SRN has a 3x3 before the long skip, SRN-S has none; the challenge's entry is the four-block network without it
-(`srn-s`, b4, x4), known as SRN there.
+SRN has a 3x3 convolution before the long skip, SRN-S has none. The challenge's entry, called SRN
+there, is the four-block network without it (`srn-s`, b4, x4).
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from torch import Tensor, nn
 
 from sr_deploy.core.errors import CheckpointError
 from sr_deploy.core.spec import Variant
-from sr_deploy.nets.architecture import Architecture, Weights, blocks_in, check_axis
+from sr_deploy.nets.architecture import Architecture, Weights, check_axis, count_blocks
 
 CHANNELS = 64
 
 
 class SRN(nn.Module):
-    """The static network. x: (N, 3, H, W) float, 0..1, RGB, H and W >= 15 -> (N, 3, scale*H, scale*W)."""
+    """The static network.
+
+    x: (N, 3, H, W) float, 0..1, RGB, H and W >= 15 -> (N, 3, scale*H, scale*W).
+    """
 
     def __init__(
         self,
@@ -44,10 +47,10 @@ class SRN(nn.Module):
 
 
 class NRB(nn.Module):
-    """Two 3x3 convolutions and the simplified spatial attention; no residual connection.
+    """Two 3x3 convolutions and spatial attention.
 
-    The other blocks of the paper's ablations (Tables 2 and 3): `residual` adds the input, `attention` is `esa`, `esa-old`
-    (that of RFANet) or `none`.
+    The paper's ablations (Tables 2 and 3) vary it: `residual` adds the input; `attention` is `esa`,
+    `esa-old` (RFANet's) or `none`.
     """
 
     def __init__(self, residual: bool, attention: str) -> None:
@@ -64,14 +67,13 @@ class NRB(nn.Module):
 
 
 class ESA(nn.Module):
-    """Simplified enhanced spatial attention: a mask from a map 6 times smaller."""
+    """Simplified enhanced spatial attention: a mask from a map of a sixth of the size."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(CHANNELS, width, 1)
-        self.conv2 = nn.Conv2d(
-            width, width, 3, stride=2
-        )  # unpadded: the smallest legal input is 15x15
+        # Unpadded, so the smallest input is 15x15.
+        self.conv2 = nn.Conv2d(width, width, 3, stride=2)
         self.pool = nn.MaxPool2d(7, stride=3)
         self.conv3 = nn.Conv2d(width, width, 3, padding=1)
         self.conv4 = nn.Conv2d(width, CHANNELS, 1)
@@ -84,7 +86,7 @@ class ESA(nn.Module):
 
 
 class OldESA(nn.Module):
-    """Enhanced spatial attention as RFANet and RLFN have it: a group of three 3x3, and one 1x1 more."""
+    """Enhanced spatial attention of RFANet and RLFN: three 3x3 instead of one, and another 1x1."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
@@ -111,31 +113,20 @@ class OldESA(nn.Module):
 ATTENTION = {"esa": ESA, "esa-old": OldESA, "none": nn.Identity}
 
 
-def _network(
-    *, scale: int, variant: Variant, residual: bool, attention: str, last_conv: bool
-) -> SRN:
-    if attention not in ATTENTION or not isinstance(residual, bool):
+def _network(*, scale: int, variant: Variant, last_conv: bool, **block: object) -> SRN:
+    if block["attention"] not in ATTENTION or not isinstance(block["residual"], bool):
         raise CheckpointError(
-            f"SRN's attention is {', '.join(ATTENTION)} and its residual true or false, not '{attention}' and {residual!r}"
+            f"SRN: 'attention' must be one of {', '.join(ATTENTION)} and 'residual' true or false, "
+            f"got {block['attention']!r} and {block['residual']!r}"
         )
-    return SRN(
-        scale=scale,
-        blocks=variant.size,
-        last_conv=last_conv,
-        residual=residual,
-        attention=attention,
-    )
+    return SRN(scale=scale, blocks=variant.size, last_conv=last_conv, **block)  # type: ignore[arg-type]
 
 
 def _config_of(weights: Weights) -> dict:
-    """The attention shows in the names; a residual connection has no weights and cannot be seen."""
+    """Tell the attention by the names; a residual connection has no weights and is not seen."""
     if "blocks.0.esa.conv_f.weight" in weights:
         return {"attention": "esa-old"}
     return {} if "blocks.0.esa.conv1.weight" in weights or not weights else {"attention": "none"}
-
-
-def _slice(weights: Weights, held: Variant, wanted: Variant) -> dict:
-    return dict(weights)  # not elastic: a checkpoint holds one size only
 
 
 def _architecture(name: str, *, last_conv: bool) -> Architecture:
@@ -144,10 +135,8 @@ def _architecture(name: str, *, last_conv: bool) -> Architecture:
         scales=(2, 4),
         default_variant="b6",
         network=functools.partial(_network, last_conv=last_conv),
-        check=lambda variant: check_axis(variant, "b", "b6"),
-        slice=_slice,
-        points=lambda largest: (str(largest),),
-        size_of=lambda weights: Variant("b", blocks_in(weights, "blocks")),
+        check=lambda variant: check_axis(variant, "b6"),
+        size_of=lambda weights: Variant("b", count_blocks(weights, "blocks")),
         config={"residual": False, "attention": "esa"},
         config_of=_config_of,
         structure=lambda variant: "any depth",

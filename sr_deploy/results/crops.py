@@ -7,7 +7,7 @@ from typing import Optional, Tuple
 
 
 @dataclass(frozen=True)
-class Crop:
+class MethodCrop:
     """One method's cut."""
 
     name: str
@@ -27,4 +27,4 @@ class CropSet:
     """Top, left, height and width in the HR image."""
     metric: str
     """Of `psnr_db`."""
-    crops: Tuple[Crop, ...]
+    crops: Tuple[MethodCrop, ...]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any, Dict, Sequence
 
+from sr_deploy.results.columns import labels
 from sr_deploy.results.protocols import split_mean
 from sr_deploy.results.rows import BenchmarkRow
-from sr_deploy.results.tables import comparable, labels
+from sr_deploy.results.tables import comparable
 
 _WIDTHS = {
     "Model": 20,

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Tuple
 
-from sr_deploy.core.errors import InputError, nearest
+from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.results.rows import BenchmarkRow
 
 
@@ -124,15 +124,16 @@ PROTOCOLS: Dict[str, Protocol] = {
         ),
     )
 }
-DEFAULT = "steady"
-CHOICES = tuple(name for name in PROTOCOLS if name != "trtexec")
+DEFAULT_PROTOCOL = "steady"
+PROTOCOL_NAMES = tuple(name for name in PROTOCOLS if name != "trtexec")
 
 
-def protocol_named(name: str) -> Protocol:
+def get_protocol(name: str) -> Protocol:
     """Return a protocol that can be asked for. Raises InputError when there is none of that name."""
-    if name not in CHOICES:
+    if name not in PROTOCOL_NAMES:
         raise InputError(
-            f"unknown protocol '{name}'; expected {', '.join(CHOICES)}", hint=nearest(name, CHOICES)
+            f"unknown protocol '{name}'; expected {', '.join(PROTOCOL_NAMES)}",
+            hint=did_you_mean(name, PROTOCOL_NAMES),
         )
     return PROTOCOLS[name]
 

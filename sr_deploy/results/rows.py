@@ -7,10 +7,10 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, List, Optional, Tuple
+from typing import Any, Iterable, List, Optional, Sequence, Tuple
 
-from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import output_folder
+from sr_deploy.core.errors import InputError, did_you_mean
+from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.jsonio import from_dict
 
 SCHEMA = 2
@@ -141,12 +141,12 @@ class QualityRow:
 
 def append_rows(path: Path, rows: Iterable[BenchmarkRow]) -> None:
     """Append rows to a JSONL file, whole lines only. Raises InputError when it cannot be written."""
-    output_folder(path.parent)
+    make_output_folder(path.parent)
     text = "".join(
         json.dumps(dataclasses.asdict(row), ensure_ascii=False, allow_nan=False) + "\n"
         for row in rows
     )
-    cut_torn_line(path)
+    drop_partial_line(path)
     try:
         with open(path, "a", encoding="utf-8") as f:
             f.write(text)
@@ -158,7 +158,7 @@ def append_rows(path: Path, rows: Iterable[BenchmarkRow]) -> None:
         ) from e
 
 
-def cut_torn_line(path: Path) -> bool:
+def drop_partial_line(path: Path) -> bool:
     """Take away the last line where a killed run left half of one; tell whether it did. Raises InputError when it cannot be written."""
     try:
         whole, _, tail = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
@@ -227,6 +227,48 @@ def read_rows(path: Path) -> List[BenchmarkRow]:
             )
         rows.append(row)
     return rows
+
+
+def filter_rows(rows: Sequence[BenchmarkRow], where: Sequence[str]) -> List[BenchmarkRow]:
+    """Return the rows that meet each `KEY=VALUE`, in which the value may be a list `A,B`; of several rows of a cell the last.
+
+    Raises InputError when a key is unknown or no row is left.
+    """
+    last = {row.cell: i for i, row in enumerate(rows) if row.cell}
+    left = [row for i, row in enumerate(rows) if not row.cell or last[row.cell] == i]
+    keys = [f.name for f in dataclasses.fields(BenchmarkRow)]
+    for condition in where:
+        key, found, value = condition.partition("=")
+        if not found or key not in keys:
+            hint = did_you_mean(key, keys) if key not in keys else f"say which: {key}=..."
+            raise InputError(
+                f"'{condition}' is no condition on rows: expected KEY=VALUE, KEY a field of rows.jsonl",
+                hint=hint,
+            )
+        present = dict.fromkeys(text_of(getattr(row, key)) for row in left)
+        left = [
+            row
+            for row in left
+            if text_of(getattr(row, key)) == value or text_of(getattr(row, key)) in value.split(",")
+        ]
+        if not left:
+            raise InputError(
+                f"no row has {condition}; there {key} is {', '.join(map(repr, present)) or 'in no row'}"[
+                    :500
+                ]
+            )
+    return left
+
+
+def text_of(value: object) -> str:
+    """Return a value of a row as people write it: `256x256`, an empty text for None."""
+    return (
+        "x".join(map(str, value))
+        if isinstance(value, tuple)
+        else ""
+        if value is None
+        else str(value)
+    )
 
 
 def _parsed(line: str, source: str) -> Any:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError
+from sr_deploy.results.columns import labels, number
 from sr_deploy.results.protocols import time_ms
-from sr_deploy.results.rows import BenchmarkRow
-from sr_deploy.results.tables import comparable, labels, number, text_of
+from sr_deploy.results.rows import BenchmarkRow, text_of
+from sr_deploy.results.tables import comparable
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ class Choice:
     remarks: Tuple[str, ...]
 
 
-def selected(rows: Sequence[BenchmarkRow], *, target: str, limits: Dict[str, float]) -> Choice:
+def select_network(
+    rows: Sequence[BenchmarkRow], *, target: str, limits: Dict[str, float]
+) -> Choice:
     """Choose among the rows of engines and graphs for `target`: the highest PSNR within the limits; where only a least PSNR is
     asked for, the shortest time.
 

@@ -1,13 +1,15 @@
-"""The few calls of CUDA that running an engine takes, through cuda-python where it is installed and pycuda elsewhere.
+"""The CUDA calls needed to run an engine, through cuda-python or, where that is missing, pycuda.
 
-cuda-python is asked under both of its names: `cuda.bindings.runtime` (12.6 and newer) and `cuda.cudart` (11.8, the last for
-Python 3.8 and JetPack 5). Addresses, streams and events are plain handles; every status is checked.
+cuda-python has two names: `cuda.bindings.runtime` (12.6 and newer) and `cuda.cudart` (11.8, the
+last release for Python 3.8 and JetPack 5). Addresses, streams and events are plain handles. Every
+status is checked.
 """
 
 from __future__ import annotations
 
+import abc
 import contextlib
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Dict, Optional
 
 import numpy as np
 
@@ -16,59 +18,65 @@ from sr_deploy.core.errors import CannotRunHereError, MissingPackageError
 _OPENED: Optional[Cuda] = None
 
 
-class Cuda:
-    """One GPU, device 0 of those the process may see, and one stream on it. Memory is given back by `free`."""
+class Cuda(abc.ABC):
+    """Device 0 of those the process may see, and one stream on it. Memory is freed by `free`."""
 
     stream: int
     """The stream's handle, as TensorRT takes it."""
     library: str
     can_capture: bool
-    """Whether work can be recorded as a CUDA graph."""
+    """Whether work can be captured as a CUDA graph."""
 
+    @abc.abstractmethod
     def compute_capability(self) -> int:
         """Return the SM version, 72 for 7.2."""
-        raise NotImplementedError
 
-    def gpu_name(self) -> str:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def gpu_name(self) -> str: ...
 
+    @abc.abstractmethod
     def allocate(self, size_bytes: int) -> int:
         """Return the address of new device memory."""
-        raise NotImplementedError
 
-    def free(self, address: int) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def free(self, address: int) -> None: ...
 
+    @abc.abstractmethod
     def host_array(self, shape: Any, dtype: Any) -> np.ndarray:
         """Return page-locked host memory as an array; it lives as long as the array."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def to_device(self, address: int, array: np.ndarray) -> None:
         """Queue a copy of a contiguous array on the stream."""
-        raise NotImplementedError
 
-    def to_host(self, array: np.ndarray, address: int) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def to_host(self, array: np.ndarray, address: int) -> None: ...
 
+    @abc.abstractmethod
     def synchronize(self) -> None:
         """Wait for the stream."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def event(self) -> Any:
         """Record and return an event at this point of the stream."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def elapsed_ms(self, start: Any, end: Any) -> float:
         """Return the time between two events that have happened."""
-        raise NotImplementedError
 
     def capture(self, work: Callable[[], bool]) -> Optional[Callable[[], None]]:
-        """Record what `work` puts on the stream as a CUDA graph and return what launches it; None when it cannot be recorded."""
+        """Capture the work that `work` puts on the stream as a CUDA graph.
+
+        Returns a function that launches it; None when the work cannot be captured.
+        """
         return None
 
 
 def cuda() -> Cuda:
-    """Return the process's one connection to the GPU. Raises CannotRunHereError without a GPU, MissingPackageError."""
+    """Return the process's connection to the GPU.
+
+    Raises CannotRunHereError without a GPU, MissingPackageError without a library.
+    """
     global _OPENED
     if _OPENED is None:
         runtime = _cuda_python()
@@ -89,7 +97,7 @@ def _cuda_python() -> Any:
 
 
 class _CudaPython(Cuda):
-    """By the runtime API, which shares the primary context with TensorRT."""
+    """Uses the runtime API, which shares the primary context with TensorRT."""
 
     library, can_capture = "cuda-python", True
 
@@ -97,31 +105,26 @@ class _CudaPython(Cuda):
         self._cuda = runtime
         try:
             count = self._checked(runtime.cudaGetDeviceCount())
-        except RuntimeError as e:  # cuda-python's own, when no driver library can be opened
+        except RuntimeError as e:  # cuda-python's own, when it cannot open a driver library
             raise CannotRunHereError(f"no NVIDIA GPU can be used here: {e}") from e
         if not count:
             raise CannotRunHereError("no NVIDIA GPU can be used here: CUDA sees none")
         self._checked(runtime.cudaSetDevice(0))
-        self.stream = int(
-            self._checked(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking))
-        )
+        flag = runtime.cudaStreamNonBlocking
+        self.stream = int(self._checked(runtime.cudaStreamCreateWithFlags(flag)))
 
     def compute_capability(self) -> int:
-        kind = self._cuda.cudaDeviceAttr
-        major = self._checked(
-            self._cuda.cudaDeviceGetAttribute(kind.cudaDevAttrComputeCapabilityMajor, 0)
+        cuda, kind = self._cuda, self._cuda.cudaDeviceAttr
+        attributes = (
+            kind.cudaDevAttrComputeCapabilityMajor,
+            kind.cudaDevAttrComputeCapabilityMinor,
         )
-        minor = self._checked(
-            self._cuda.cudaDeviceGetAttribute(kind.cudaDevAttrComputeCapabilityMinor, 0)
-        )
+        major, minor = (self._checked(cuda.cudaDeviceGetAttribute(a, 0)) for a in attributes)
         return int(major) * 10 + int(minor)
 
     def gpu_name(self) -> str:
-        return (
-            self._checked(self._cuda.cudaGetDeviceProperties(0))
-            .name.decode(errors="replace")
-            .rstrip("\0")
-        )
+        name: bytes = self._checked(self._cuda.cudaGetDeviceProperties(0)).name
+        return name.decode(errors="replace").rstrip("\0")
 
     def allocate(self, size_bytes: int) -> int:
         return int(self._checked(self._cuda.cudaMalloc(size_bytes)))
@@ -141,15 +144,13 @@ class _CudaPython(Cuda):
 
     def to_device(self, address: int, array: np.ndarray) -> None:
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._checked(
-            self._cuda.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self.stream)
-        )
+        copy = (address, array.ctypes.data, array.nbytes, kind, self.stream)
+        self._checked(self._cuda.cudaMemcpyAsync(*copy))
 
     def to_host(self, array: np.ndarray, address: int) -> None:
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self._checked(
-            self._cuda.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self.stream)
-        )
+        copy = (array.ctypes.data, address, array.nbytes, kind, self.stream)
+        self._checked(self._cuda.cudaMemcpyAsync(*copy))
 
     def synchronize(self) -> None:
         self._checked(self._cuda.cudaStreamSynchronize(self.stream))
@@ -164,17 +165,14 @@ class _CudaPython(Cuda):
 
     def capture(self, work: Callable[[], bool]) -> Optional[Callable[[], None]]:
         c = self._cuda
-        self._checked(
-            c.cudaStreamBeginCapture(
-                self.stream, c.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-            )
-        )
-        done = work()
+        mode = c.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._checked(c.cudaStreamBeginCapture(self.stream, mode))
+        queued = work()
         status, graph = c.cudaStreamEndCapture(self.stream)
-        if not done or status != c.cudaError_t.cudaSuccess:
+        if not queued or status != c.cudaError_t.cudaSuccess:
             c.cudaGetLastError()  # clears it
             return None
-        # CUDA 11 takes an error node and a log buffer as well; CUDA 12 flags.
+        # CUDA 11 also takes an error node and a log buffer; CUDA 12 takes flags.
         instantiate = getattr(c, "cudaGraphInstantiateWithFlags", c.cudaGraphInstantiate)
         executable = self._checked(instantiate(graph, 0))
         self._checked(c.cudaGraphDestroy(graph))
@@ -184,17 +182,17 @@ class _CudaPython(Cuda):
         status, *values = returned
         if status != self._cuda.cudaError_t.cudaSuccess:
             _, name = self._cuda.cudaGetErrorName(status)
-            _, words = self._cuda.cudaGetErrorString(status)
-            text = f"{_text(name)} ({_text(words)})"
+            _, description = self._cuda.cudaGetErrorString(status)
+            text = f"{_text(name)} ({_text(description)})"
             if "NoDevice" in text or "InsufficientDriver" in text:
                 raise CannotRunHereError(f"no NVIDIA GPU can be used here: {text}")
-            hint = "is the GPU's memory taken by another program?" if "emory" in text else ""
+            hint = "does another program use the GPU's memory?" if "emory" in text else ""
             raise CannotRunHereError(f"CUDA failed: {text}", hint=hint)
         return values[0] if len(values) == 1 else tuple(values)
 
 
 class _PyCuda(Cuda):
-    """By the driver API, in the primary context. pycuda's releases cannot record graphs."""
+    """Uses the driver API in the primary context. pycuda's releases cannot capture graphs."""
 
     library, can_capture = "pycuda", False
 
@@ -212,7 +210,7 @@ class _PyCuda(Cuda):
             raise CannotRunHereError(f"no NVIDIA GPU can be used here: {e}") from e
         self._stream = driver.Stream()
         self.stream = self._stream.handle
-        self._held: dict = {}
+        self._allocations: Dict[int, Any] = {}
 
     def compute_capability(self) -> int:
         major, minor = self._driver.Device(0).compute_capability()
@@ -222,24 +220,24 @@ class _PyCuda(Cuda):
         return self._driver.Device(0).name()
 
     def allocate(self, size_bytes: int) -> int:
-        memory = self._called(self._driver.mem_alloc, size_bytes)
-        self._held[int(memory)] = memory
+        memory = self._call(self._driver.mem_alloc, size_bytes)
+        self._allocations[int(memory)] = memory
         return int(memory)
 
     def free(self, address: int) -> None:
-        self._held.pop(address).free()
+        self._allocations.pop(address).free()
 
     def host_array(self, shape: Any, dtype: Any) -> np.ndarray:
-        return self._called(self._driver.pagelocked_empty, shape, dtype)
+        return self._call(self._driver.pagelocked_empty, shape, dtype)
 
     def to_device(self, address: int, array: np.ndarray) -> None:
-        self._called(self._driver.memcpy_htod_async, address, array, self._stream)
+        self._call(self._driver.memcpy_htod_async, address, array, self._stream)
 
     def to_host(self, array: np.ndarray, address: int) -> None:
-        self._called(self._driver.memcpy_dtoh_async, array, address, self._stream)
+        self._call(self._driver.memcpy_dtoh_async, array, address, self._stream)
 
     def synchronize(self) -> None:
-        self._called(self._stream.synchronize)
+        self._call(self._stream.synchronize)
 
     def event(self) -> Any:
         return self._driver.Event().record(self._stream)
@@ -247,7 +245,7 @@ class _PyCuda(Cuda):
     def elapsed_ms(self, start: Any, end: Any) -> float:
         return float(end.time_since(start))
 
-    def _called(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return function(*arguments)
         except self._driver.Error as e:

@@ -1,4 +1,4 @@
-"""What an artifact is, whether it is whole, what it was built for and what differs on this machine. Nothing is opened."""
+"""Diagnoses artifacts without opening them: kind, integrity, target, differences here."""
 
 from __future__ import annotations
 
@@ -17,78 +17,66 @@ from sr_deploy.runtime.tensorrt_engine import read_header
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What can be said of a file without executing anything in it."""
+    """The facts about a file that can be found without executing anything in it."""
 
     file: str
     what: str
-    whole: bool
-    why_not_whole: str
-    built_for: str
-    differs_here: Tuple[str, ...]
-    """Why this machine cannot run it, or would not build the same."""
-    checked: Tuple[str, ...]
-    not_checked: Tuple[str, ...]
-    rebuild: str
-    """The command that made it; empty when that is not known."""
+    """Its kind, network, scale, sizes and precision."""
+    whole: bool = False
+    """Whether it is unchanged since its manifest was written."""
+    why_not_whole: str = ""
+    built_for: str = ""
+    differs_here: Tuple[str, ...] = ()
+    """Why this machine cannot run it, or would build it differently."""
+    checked: Tuple[str, ...] = ()
+    not_checked: Tuple[str, ...] = ("everything",)
+    rebuild: str = ""
+    """The command that made it; empty when it is not known."""
 
 
 def diagnose(path: Path) -> Diagnosis:
-    """Examine a graph or an engine. Raises InputError when there is no such file."""
+    """Diagnose a graph or an engine. Raises InputError when there is no such file."""
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     sidecar = manifest_path(path)
     if not sidecar.is_file():
-        why = f"it has no manifest ({sidecar.name}): nothing vouches for it"
-        return Diagnosis(str(path), _seen(path), False, why, "", (), (), ("everything",), "")
+        reason = f"it has no manifest ({sidecar.name}), so nothing in it can be verified"
+        return Diagnosis(str(path), _kind_from_bytes(path), why_not_whole=reason)
     try:
         manifest = parse_manifest(sidecar)
     except ArtifactError as e:
-        return Diagnosis(str(path), _seen(path), False, e.message, "", (), (), ("everything",), "")
+        return Diagnosis(str(path), _kind_from_bytes(path), why_not_whole=e.message)
     whole = sha256_of(path) == manifest.sha256
-    why = (
-        ""
-        if whole
-        else f"it was changed, or cut short, after {sidecar.name} was written: its SHA-256 is another"
-    )
-    differs = _differences(manifest)
-    checked = tuple(f"{name}: {_short(value)}" for name, value in manifest.checks.items())
-    what, built_for = _described(manifest), _built_for(manifest)
+    changed = f"it was changed or truncated after {sidecar.name} was written: its SHA-256 differs"
     return Diagnosis(
         str(path),
-        what,
+        _describe(manifest),
         whole,
-        why,
-        built_for,
-        differs,
-        checked,
+        "" if whole else changed,
+        _built_for(manifest),
+        _differences(manifest),
+        tuple(f"{name}: {_short(value)}" for name, value in manifest.checks.items()),
         manifest.not_checked,
         manifest.command,
     )
 
 
-def _described(manifest: Manifest) -> str:
-    low, opt, high = (
-        (hw[0], hw[1]) for hw in (manifest.min_shape, manifest.opt_shape, manifest.max_shape)
-    )
+def _describe(manifest: Manifest) -> str:
+    sizes = (manifest.min_shape, manifest.opt_shape, manifest.max_shape)
+    low, opt, high = ((hw[0], hw[1]) for hw in sizes)
     kind = "graph" if manifest.kind == "onnx" else manifest.kind
     precision = manifest.precision_obtained
     if manifest.kind == "engine" and precision != manifest.precision_asked:
-        precision += f" ({manifest.precision_asked} was asked for)"
-    return f"{kind} of {manifest.model}.{manifest.variant}, x{manifest.scale}, LR {Sizes(low, opt, high)}, {precision}"
+        precision += f" (requested: {manifest.precision_asked})"
+    network = f"{manifest.model}.{manifest.variant}, x{manifest.scale}"
+    return f"{kind} of {network}, LR {Sizes(low, opt, high)}, {precision}"
 
 
 def _built_for(manifest: Manifest) -> str:
-    versions = ", ".join(
-        f"{name} {version}"
-        for name, version in manifest.versions.items()
-        if name not in ("profile", "card")
-    )
     target = _target(manifest)
-    name = (
-        f"{manifest.target} ({target.title})"
-        if target
-        else manifest.target or "no target in particular"
-    )
+    name = f"{manifest.target} ({target.title})" if target else manifest.target or "any target"
+    libraries = {k: v for k, v in manifest.versions.items() if k not in ("profile", "card")}
+    versions = ", ".join(f"{library} {version}" for library, version in libraries.items())
     return f"{name}; {versions}" if versions else name
 
 
@@ -98,21 +86,19 @@ def _differences(manifest: Manifest) -> Tuple[str, ...]:
     target = _target(manifest)
     if target is None:
         return (f"there is no target '{manifest.target}' here",)
-    found: List[str] = []
+    differences: List[str] = []
     if manifest.versions.get("profile", target.digest) != target.digest:
-        found.append(f"the profile of '{target.name}' has changed since")
+        differences.append(f"the profile of '{target.name}' has changed since it was built")
     backend = BACKENDS[target.runtime]()
     try:
-        here = backend.versions()
+        for name, here in backend.versions().items():
+            built_with = manifest.versions.get(name, here)
+            if built_with != here:
+                differences.append(f"{name} is {here} here, but it was built with {built_with}")
     except MissingPackageError as e:
-        found.append(e.message)
-    else:
-        for name, version in here.items():
-            made = manifest.versions.get(name)
-            if made is not None and made != version:
-                found.append(f"{name} is {version} here; it was built by {made}")
+        differences.append(e.message)
     device = backend.why_no_device(target)
-    return (*found, device) if device else tuple(found)
+    return (*differences, device) if device else tuple(differences)
 
 
 def _target(manifest: Manifest) -> Optional[TargetProfile]:
@@ -122,31 +108,23 @@ def _target(manifest: Manifest) -> Optional[TargetProfile]:
         return None
 
 
-def _seen(path: Path) -> str:
-    """What a file without a manifest seems to be, from its first bytes."""
+def _kind_from_bytes(path: Path) -> str:
+    """Guess the kind of a file without a manifest from its first bytes."""
     try:
         header = read_header(path)
     except ArtifactError:
         with open(path, "rb") as f:
-            return (
-                "perhaps an ONNX graph" if f.read(1) == b"\x08" else "no file that srdeploy knows"
-            )
-    of = (
-        f" for SM {', '.join(map(str, header.compute_capabilities))}"
-        if header.compute_capabilities
-        else ""
-    )
-    library = "TensorRT for RTX" if header.compute_capabilities else "TensorRT"
-    return f"an engine of {library} {header.version}{of}"
+            return "perhaps an ONNX graph" if f.read(1) == b"\x08" else "unknown kind of file"
+    if not header.compute_capabilities:
+        return f"an engine of TensorRT {header.version}"
+    versions = ", ".join(map(str, header.compute_capabilities))
+    return f"an engine of TensorRT for RTX {header.version} for SM {versions}"
 
 
 def _short(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(
-            f"{k} {_short(v)}"
-            for k, v in value.items()
-            if not isinstance(v, (dict, list)) or len(v) < 4
-        )
+        items = [(k, v) for k, v in value.items() if not isinstance(v, (dict, list)) or len(v) < 4]
+        return ", ".join(f"{k} {_short(v)}" for k, v in items)
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or "none"
     return str(value)

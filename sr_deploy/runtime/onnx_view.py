@@ -1,4 +1,7 @@
-"""An ONNX graph with what is known of its tensors: types, shapes, constants. Importable without onnx."""
+"""A read-only view of an ONNX graph with the types, shapes and constants of its tensors.
+
+Importable without onnx.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from sr_deploy.core.errors import ArtifactError, MissingPackageError
 
 
 class Node:
-    """An ONNX node with what is known of its tensors."""
+    """An ONNX node, with access to what is known of its tensors."""
 
     def __init__(self, proto: Any, graph: Graph) -> None:
         from onnx import helper
@@ -20,39 +23,48 @@ class Node:
         self.name = proto.name or f"{proto.op_type}:{next(iter(proto.output), '')}"
         self.standard = proto.domain in ("", "ai.onnx")
         self.inputs, self.outputs = list(proto.input), list(proto.output)
-        values = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
-        self.attributes = {
-            k: v.decode("utf-8", "replace") if isinstance(v, bytes) else v
-            for k, v in values.items()
-        }
+        self.attributes: Dict[str, Any] = {}
+        for attribute in proto.attribute:
+            value = helper.get_attribute_value(attribute)
+            text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+            self.attributes[attribute.name] = text
 
-    def given(self, index: int) -> str:
-        """The name of an input, empty where it is left out."""
+    def input(self, index: int) -> str:
+        """Return the name of an input; empty where it is omitted."""
         return self.inputs[index] if index < len(self.inputs) else ""
 
     def constant(self, index: int) -> Optional[np.ndarray]:
-        return self.graph.constant(self.given(index))
+        """Return the value of an input; None where it is computed or omitted."""
+        return self.graph.constant(self.input(index))
+
+    def is_computed(self, index: int) -> bool:
+        """Return whether an input is there, but not a constant."""
+        return bool(self.input(index)) and self.constant(index) is None
 
     def shape(self, name: str) -> Optional[List[Optional[int]]]:
         return self.graph.shapes.get(name)
 
-    def ints(self, attribute: str) -> List[int]:
-        """An attribute as a list; a convolution's kernel is read off its weights where it is not written down."""
+    def type(self, name: str) -> str:
+        """Return the type of a tensor; FLOAT where it is unknown."""
+        return self.graph.types.get(name, "FLOAT")
+
+    def ints(self, attribute: str) -> List[Any]:
+        """Return an attribute as a list. The kernel shape of a convolution may be its weights'."""
         value = self.attributes.get(attribute)
         if value is None and attribute == "kernel_shape" and self.op in ("Conv", "ConvTranspose"):
-            value = (self.shape(self.given(1)) or [])[2:]
+            value = (self.shape(self.input(1)) or [])[2:]
         return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 class Graph:
-    """An ONNX model with the types and shapes of its tensors, those of its subgraphs included."""
+    """An ONNX model with the types and shapes of its tensors, including those of subgraphs."""
 
     def __init__(self, model: Any) -> None:
         import onnx
 
         try:
             model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-        except Exception:  # what cannot be inferred stays unknown; the rules say what is wrong
+        except Exception:  # the shapes stay unknown; the rules find the reason
             pass
         self.opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 0)
         self.functions = {(f.domain, f.name) for f in model.functions}
@@ -76,21 +88,18 @@ class Graph:
                 self.shapes[value.name] = [
                     d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim
                 ]
-        constants = [(t.name, t) for t in body.initializer]
-        constants += [
-            (n.output[0], a.t)
-            for n in body.node
-            if n.op_type == "Constant"
-            for a in n.attribute
-            if a.name == "value"
-        ]
-        for name, tensor in constants:
+        constants = {t.name: t for t in body.initializer}
+        for node in body.node:
+            for attribute in node.attribute if node.op_type == "Constant" else ():
+                if attribute.name == "value":
+                    constants[node.output[0]] = attribute.t
+        for name, tensor in constants.items():
             self._tensors[name] = tensor
             self.types[name] = TensorProto.DataType.Name(tensor.data_type)
             self.shapes[name] = list(tensor.dims)
-        for proto in body.node:
-            self.nodes.append(Node(proto, self))
-            for attribute in proto.attribute:
+        for node in body.node:
+            self.nodes.append(Node(node, self))
+            for attribute in node.attribute:
                 if attribute.type == AttributeProto.GRAPH:
                     self._read(attribute.g)
 
@@ -101,7 +110,7 @@ class Graph:
 
 
 def load_graph(path: Path) -> Any:
-    """Read an ONNX model, its weights in other files included. Raises ArtifactError, or MissingPackageError without onnx."""
+    """Load an ONNX model with its external weights. Raises ArtifactError or MissingPackageError."""
     try:
         import onnx
         from onnx import external_data_helper
@@ -109,29 +118,27 @@ def load_graph(path: Path) -> Any:
         raise MissingPackageError(
             "onnx", needed_for="checking a graph", extra="export", cause=e
         ) from e
+    not_onnx = ArtifactError(
+        f"{path} is not an ONNX graph", hint="make one with: srdeploy export MODEL -o DIR"
+    )
     try:
         model = onnx.load(str(path), load_external_data=False)
     except OSError as e:
         raise ArtifactError(f"cannot read {path}: {e.strerror or e}") from e
-    except Exception as e:  # protobuf's own kinds
-        raise ArtifactError(
-            f"{path} is not an ONNX graph", hint="make one with: srdeploy export MODEL -o DIR"
-        ) from e
+    except Exception as e:  # protobuf has several kinds
+        raise not_onnx from e
     if not model.graph.node or not model.opset_import:
-        raise ArtifactError(
-            f"{path} is not an ONNX graph", hint="make one with: srdeploy export MODEL -o DIR"
-        )
+        raise not_onnx
     for tensor in model.graph.initializer:
-        where = {e.key: e.value for e in tensor.external_data}.get("location")
-        if where and not (path.parent / where).is_file():
+        file = {e.key: e.value for e in tensor.external_data}.get("location")
+        if file and not (path.parent / file).is_file():
             raise ArtifactError(
-                f"{path} keeps its weights in the file '{where}', which is missing",
+                f"{path} has its weights in the file '{file}', which is missing",
                 hint="copy it to the same folder",
             )
     try:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
-    except Exception as e:  # onnx raises its checker's errors and plain ones
-        raise ArtifactError(
-            f"the weights that {path} keeps in another file cannot be read: {str(e).splitlines()[0]}"
-        ) from e
+    except Exception as e:  # onnx raises its checker's errors and built-in ones
+        reason = str(e).splitlines()[0]
+        raise ArtifactError(f"cannot read the external weights of {path}: {reason}") from e
     return model

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Optional, Union
 
 import numpy as np
 
-from sr_deploy.core.device import cores, cpu_features, cpu_model
+from sr_deploy.core.device import cpu_features, cpu_model, usable_cores
 from sr_deploy.core.errors import ArtifactError, BuildError, CannotRunHereError, MissingPackageError
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.manifest import Manifest
@@ -29,7 +29,7 @@ class OnnxRuntimeSession(Session):
     def __init__(self, path: Path, manifest: Optional[Manifest] = None) -> None:
         """Open an ONNX file; without a manifest its scale is found by a run. Raises ArtifactError when it is no SR network."""
         self.backend_version = _onnxruntime().__version__
-        self.threads = cores()
+        self.threads = usable_cores()
         self._session = raw_session(str(path))
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if (
@@ -160,7 +160,7 @@ class OnnxParts:
                 raise ArtifactError(
                     f"{graph} was changed after its plan was written", hint="export the model again"
                 )
-        self.version, self.threads = _onnxruntime().__version__, cores()
+        self.version, self.threads = _onnxruntime().__version__, usable_cores()
         self.parts = [
             _part(raw_session(str(plan.parent / name), alone=False), name) for name in graphs
         ]
@@ -195,7 +195,7 @@ def raw_session(
     ort = _onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = cores()
+    options.intra_op_num_threads = usable_cores()
     # Planned ahead, a session holds twice the memory (dynamic ASRN d5 at 256x512: 435 MiB against 267, see
     # benchmarks/graphs) in the same time. The arena stays: without it every run takes its memory anew.
     options.enable_mem_pattern = False

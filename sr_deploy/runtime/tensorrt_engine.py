@@ -1,11 +1,11 @@
-"""Engines of TensorRT 8.5 to 11 and of TensorRT for RTX: opened, run, and what their files say of themselves."""
+"""Runs engines of TensorRT 8.5 to 11 and TensorRT for RTX, and reads the headers of their files."""
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -14,52 +14,45 @@ from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.session import Session, Timed
 from sr_deploy.runtime.cuda import Cuda
 
-_DTYPES = {
-    "FLOAT": np.float32,
-    "HALF": np.float16,
-}  # trt.nptype fails on 8.5.2 with numpy 1.24 and newer
-_LOGS: Dict[str, Any] = {}  # one for the process and library: the library ignores a second one
+# trt.nptype fails in 8.5.2 with numpy 1.24 and newer.
+_DTYPES = {"FLOAT": np.float32, "HALF": np.float16}
+_LOGS: Dict[str, Any] = {}
+"""One logger per process and library: the library ignores a second one."""
 _RTX_GENERATIONS = (75, 80, 86, 89, 120, 121)
 
 
 class TensorRTSession(Session):
-    """An engine on the GPU, by tensor names (8.5 and newer).
+    """An engine on the GPU, addressed by tensor names (8.5 and newer).
 
-    A size's buffers, and its CUDA graph where one can be recorded, are kept until another size comes.
+    The buffers of one size, and its CUDA graph where one can be captured, are kept until another
+    size comes.
     """
 
     def __init__(
         self, trt: Any, artifact: Path, manifest: Manifest, gpu: Cuda, *, backend: str, title: str
     ) -> None:
-        self.backend, self.backend_version, self.precision = (
-            backend,
-            trt.__version__,
-            manifest.precision_obtained,
-        )
-        self.scale, self.min_hw, self.max_hw = (
-            manifest.scale,
-            manifest.min_shape,
-            manifest.max_shape,
-        )
+        self.backend, self.backend_version = backend, trt.__version__
+        self.precision, self.scale = manifest.precision_obtained, manifest.scale
+        self.min_hw, self.max_hw = manifest.min_shape, manifest.max_shape
         self.halo_px, self.align_px = manifest.halo_px, manifest.align_px
         self.device = gpu.gpu_name()
-        self._trt, self._gpu, self._log, self._title = trt, gpu, library_log(trt), title
-        core = manifest.build.get("dla", {}).get("core")  # type: ignore[attr-defined]
-        self._engine = opened_engine(trt, artifact, self._log, title, dla_core=core)
-        self._captures = core is None and gpu.can_capture  # graphs and DLA exclude each other
-        self.settings = f"{'one CUDA graph' if self._captures else 'no CUDA graph'}, one stream, waits after each run, copies apart"
+        self._gpu, self._log, self._title = gpu, library_log(trt), title
+        dla = manifest.build.get("dla")
+        core = dla["core"] if isinstance(dla, dict) else None
+        self._engine = deserialize_engine(trt, artifact, self._log, title, dla_core=core)
+        self._captures = core is None and gpu.can_capture  # the DLA runs in no CUDA graph
+        graph = "one CUDA graph" if self._captures else "no CUDA graph"
+        self.settings = f"{graph}, one stream, waits after each run, copies apart"
         self._input, self._output = manifest.input_name, manifest.output_name
         names = {self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)}
         if names != {self._input, self._output}:
             raise ArtifactError(
-                f"{artifact.name} has the tensors {', '.join(sorted(names))}; expected {self._input} and {self._output}"
+                f"{artifact.name} has the tensors {', '.join(sorted(names))}; expected "
+                f"{self._input} and {self._output}"
             )
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise CannotRunHereError(
-                f"{title} could not prepare {artifact.name}" + because(self._log),
-                hint="is the GPU's memory full?",
-            )
+            raise self._error(f"could not prepare {artifact.name}", "is the GPU's memory full?")
         self._buffers: Optional[_Buffers] = None
 
     def _run(self, x_nchw: np.ndarray) -> np.ndarray:
@@ -91,31 +84,30 @@ class TensorRTSession(Session):
         self.close()
         context, gpu = self._context, self._gpu
         if not context.set_input_shape(self._input, shape):
-            raise CannotRunHereError(
-                f"{self._title} refused an input of {shape}" + because(self._log)
-            )
+            raise self._error(f"refused an input of {shape}")
         out_shape = tuple(context.get_tensor_shape(self._output))
         self._buffers = buffers = _Buffers(
-            gpu, shape, self._dtype(self._input), out_shape, self._dtype(self._output)
+            gpu,
+            gpu.host_array(shape, self._dtype(self._input)),
+            gpu.host_array(out_shape, self._dtype(self._output)),
         )
         for name, address in ((self._input, buffers.device_in), (self._output, buffers.device_out)):
             if not context.set_tensor_address(name, address):
-                raise CannotRunHereError(
-                    f"{self._title} refused the memory of {name}" + because(self._log)
-                )
-        self._enqueue()  # once outside a recording: lazily loaded kernels cannot be recorded
+                raise self._error(f"refused the memory of {name}")
+        self._enqueue()  # once before capturing: kernels that load lazily cannot be captured
         gpu.synchronize()
-        recorded = (
-            gpu.capture(lambda: bool(context.execute_async_v3(gpu.stream)))
-            if self._captures
-            else None
-        )
-        buffers.launch = recorded or self._enqueue
+        buffers.launch = self._enqueue
+        if self._captures:
+            launch = gpu.capture(lambda: bool(context.execute_async_v3(gpu.stream)))
+            buffers.launch = launch or self._enqueue
         return buffers
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._gpu.stream):
-            raise CannotRunHereError(f"{self._title} failed to run the engine" + because(self._log))
+            raise self._error("failed to run the engine")
+
+    def _error(self, problem: str, hint: str = "") -> CannotRunHereError:
+        return CannotRunHereError(f"{self._title} {problem}{logged_errors(self._log)}", hint=hint)
 
     def _dtype(self, name: str) -> Any:
         kind = self._engine.get_tensor_dtype(name).name
@@ -124,28 +116,18 @@ class TensorRTSession(Session):
         return _DTYPES[kind]
 
     def close(self) -> None:
-        """Give the memory of the current size back."""
+        """Free the buffers of the current size."""
         if self._buffers is not None:
             self._buffers.free(self._gpu)
             self._buffers = None
 
 
 class _Buffers:
-    def __init__(
-        self,
-        gpu: Cuda,
-        shape: Tuple[int, ...],
-        dtype: Any,
-        out_shape: Tuple[int, ...],
-        out_dtype: Any,
-    ) -> None:
-        self.host_in, self.host_out = (
-            gpu.host_array(shape, dtype),
-            gpu.host_array(out_shape, out_dtype),
-        )
-        self.device_in = gpu.allocate(self.host_in.nbytes)
-        self.device_out = gpu.allocate(self.host_out.nbytes)
-        self.launch: Any = None
+    def __init__(self, gpu: Cuda, host_in: np.ndarray, host_out: np.ndarray) -> None:
+        self.host_in, self.host_out = host_in, host_out
+        self.device_in = gpu.allocate(host_in.nbytes)
+        self.device_out = gpu.allocate(host_out.nbytes)
+        self.launch: Callable[[], None] = lambda: None
 
     def free(self, gpu: Cuda) -> None:
         gpu.free(self.device_in)
@@ -153,19 +135,20 @@ class _Buffers:
 
 
 @dataclass(frozen=True)
-class Header:
-    """What the first bytes of an engine say."""
+class EngineHeader:
+    """The header of an engine file."""
 
     version: str
     compute_capabilities: Tuple[int, ...]
-    """Empty where the engine does not say."""
+    """Empty where the file does not name them."""
 
 
-def read_header(path: Path) -> Header:
-    """Read the version and, of TensorRT for RTX, the SM versions from an engine file. Raises ArtifactError when it is none.
+def read_header(path: Path) -> EngineHeader:
+    """Read the version and, for TensorRT for RTX, the SM versions. Raises ArtifactError.
 
-    The layout is not documented by the vendor. RTX: read off engines of 1.7.1 (tag, version at byte 24, SM bits at 32).
-    TensorRT 8.6 and newer: as trtexec --getPlanVersionOnly reads it; older ones have the tag and no version there.
+    The vendor does not document the header. RTX: found in engines of 1.7.1 (tag, version at byte
+    24, SM bits at 32). TensorRT 8.6 and newer: as read by trtexec --getPlanVersionOnly; older
+    engines have the tag, but no version there.
     """
     with open(path, "rb") as f:
         head = f.read(40)
@@ -173,41 +156,45 @@ def read_header(path: Path) -> Header:
         raise ArtifactError(f"{path} is not a TensorRT engine")
     version = ".".join(str(b) for b in head[24:28])
     if head[:4] == b"ftrt":
-        return Header(version, ())
+        return EngineHeader(version, ())
     (bits,) = struct.unpack("<Q", head[32:40])
-    return Header(version, tuple(sm for i, sm in enumerate(_RTX_GENERATIONS) if bits >> i & 1))
+    capabilities = tuple(sm for i, sm in enumerate(_RTX_GENERATIONS) if bits >> i & 1)
+    return EngineHeader(version, capabilities)
 
 
-def opened_engine(
+def deserialize_engine(
     trt: Any, path: Path, log: Any, title: str, *, dla_core: Optional[int] = None
 ) -> Any:
-    """Deserialise an engine, which executes what is in it: the caller has verified it. Raises CannotRunHereError."""
+    """Deserialise an engine. This executes code in it: the caller has verified the file.
+
+    Raises CannotRunHereError.
+    """
     log.messages.clear()
     runtime = trt.Runtime(log)
     if runtime is None:
-        raise CannotRunHereError(f"{title} could not start" + because(log))
+        raise CannotRunHereError(f"{title} could not start{logged_errors(log)}")
     if dla_core is not None:
         runtime.DLA_core = dla_core
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         raise CannotRunHereError(
-            f"{title} {trt.__version__} cannot open {path.name}" + because(log),
+            f"{title} {trt.__version__} cannot open {path.name}{logged_errors(log)}",
             hint="build it again on this machine",
         )
     return engine
 
 
-def because(log: Any) -> str:
-    """Return the errors a library logged, as the end of a sentence."""
+def logged_errors(log: Any) -> str:
+    """Return the errors that a library logged, as the end of a sentence."""
     reasons = [text for severity, text in log.messages if severity in ("ERROR", "INTERNAL_ERROR")]
     return ": " + "; ".join(dict.fromkeys(reasons)) if reasons else ", and gave no reason"
 
 
 def library_log(trt: Any) -> Any:
-    """Return the process's one logger of this library (`tensorrt` or `tensorrt_rtx`), which keeps warnings and errors."""
+    """Return the process's logger of `tensorrt` or `tensorrt_rtx`: it stores its messages."""
     if trt.__name__ not in _LOGS:
 
-        class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+        class Log(trt.ILogger):
             def __init__(self) -> None:
                 super().__init__()
                 self.messages: List[Tuple[str, str]] = []
@@ -217,9 +204,8 @@ def library_log(trt: Any) -> Any:
                     self.messages.append((severity.name, msg))
 
             def warnings(self) -> List[str]:
-                return list(
-                    dict.fromkeys(text for severity, text in self.messages if severity == "WARNING")
-                )
+                warnings = [text for severity, text in self.messages if severity == "WARNING"]
+                return list(dict.fromkeys(warnings))
 
         _LOGS[trt.__name__] = Log()
     return _LOGS[trt.__name__]

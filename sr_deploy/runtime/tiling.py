@@ -1,7 +1,8 @@
-"""How an image is cut into tiles: cores that partition it, each fed with the surroundings its network depends on.
+"""Plan how an image is cut into tiles.
 
-Tiled equals whole when every core pixel is at least `halo_px` from an edge of its tile that is no border of the image, and
-tiles start and end on multiples of `align_px` or at the border. Where a session's sizes do not allow that the plan says so.
+The cores of the tiles partition the image. Each tile also covers the surroundings that its core depends on. The tiled result
+equals that of the whole image if every core pixel is at least `halo_px` away from the edges of its tile that are not image
+borders, and if tiles start and end on multiples of `align_px` or at image borders. `TilePlan.exact` tells whether this holds.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW, hw_text
 
 OVERLAP_PX = 16
-"""On each side of a seam, of tiles whose network depends on the whole image, or on nobody knows what."""
+"""Overlap on each side of a seam if the network depends on the whole image, or its halo is unknown."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """One axis of a tile, in LR pixels of the image: what is fed, and the core of it that is kept.
+    """One axis of a tile, in LR pixels of the image: the range that is fed, and the core that is kept.
 
-    A tile larger than the image starts before it or stops after it; those pixels are mirrored.
+    The fed range may reach beyond the image. Those pixels are mirrored.
     """
 
     start: int
@@ -36,199 +37,232 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How an image of `hw` LR pixels is run."""
+class TilePlan:
+    """The tiles of an image of `hw` LR pixels: every combination of a vertical and a horizontal span."""
 
     hw: HW
-    rows: Tuple[Span, ...]
-    columns: Tuple[Span, ...]
+    y_spans: Tuple[Span, ...]
+    x_spans: Tuple[Span, ...]
     exact: bool
-    """Whether the result is what the whole image would give."""
+    """Whether the result equals that of the whole image."""
 
     @property
     def whole(self) -> bool:
-        return len(self.rows) == len(self.columns) == 1 and self.tile_hw == self.hw
+        return self.tiles == 1 and self.tile_hw == self.hw
+
+    @property
+    def tiles(self) -> int:
+        return len(self.y_spans) * len(self.x_spans)
 
     @property
     def tile_hw(self) -> HW:
-        """The largest size fed."""
-        return max(s.size for s in self.rows), max(s.size for s in self.columns)
+        """The largest height and width fed."""
+        return max(s.size for s in self.y_spans), max(s.size for s in self.x_spans)
 
     @property
     def fed_px(self) -> int:
-        """How many LR pixels are fed in all."""
-        return sum(s.size for s in self.rows) * sum(s.size for s in self.columns)
+        """The number of LR pixels fed, over all tiles."""
+        return sum(s.size for s in self.y_spans) * sum(s.size for s in self.x_spans)
 
     def __str__(self) -> str:
+        image, tile = hw_text(self.hw), hw_text(self.tile_hw)
         if self.whole:
-            return f"{hw_text(self.hw)} whole"
-        if len(self.rows) == len(self.columns) == 1:
-            return f"{hw_text(self.hw)} mirrored to {hw_text(self.tile_hw)}"
-        return f"{hw_text(self.hw)} in {len(self.rows)}x{len(self.columns)} tiles of at most {hw_text(self.tile_hw)}"
+            return f"{image} whole"
+        if self.tiles == 1:
+            return f"{image} mirrored to {tile}"
+        return f"{image} in {len(self.y_spans)}x{len(self.x_spans)} tiles of at most {tile}"
 
 
-def smallest_tile(session: Session, axis: int) -> int:
-    """Return the smallest side of a tile, halo included, that a session can be cut into exactly (or at all, without a halo)."""
-    overlap = OVERLAP_PX if session.halo_px is None else session.halo_px
-    least = 2 * overlap + session.align_px
-    return _up(max(least, session.min_hw[axis]), session.align_px)
+def plan_whole(hw: HW) -> TilePlan:
+    """Return the plan that runs an image in one piece."""
+    return TilePlan(hw, (Span(0, hw[0], 0, hw[0]),), (Span(0, hw[1], 0, hw[1]),), exact=True)
 
 
 def plan_tiles(
-    hw: HW, session: Session, *, tile: Optional[int] = None, max_px: Optional[int] = None
-) -> Plan:
-    """Return the plan with the least work that feeds at most `tile` LR pixels a side and `max_px` in all at once.
+    hw: HW,
+    session: Session,
+    *,
+    tile: Optional[int] = None,
+    max_px: Optional[int] = None,
+    few_tiles: bool = False,
+) -> TilePlan:
+    """Return the plan with the least work. An image that fits is run whole.
 
-    An image that fits is run whole. Raises InputError when `tile` or `max_px` leaves no room for what an output depends on.
+    tile: the largest side fed, in LR pixels. max_px: the most LR pixels fed at once. few_tiles: use the largest tiles, with
+    an overlap of a quarter of a side at most, even if the network depends on more.
+    Raises InputError if `tile` or `max_px` leaves no room for the surroundings that an output depends on.
     """
-    limits = [_limit(session, i, hw[i], tile) for i in (0, 1)]
-    best: Optional[Plan] = None
-    for height in _sides(hw[0], session, 0, limits[0]):
-        width = limits[1] if max_px is None else min(limits[1], max_px // height)
-        if width < min(hw[1], smallest_tile(session, 1)) and session.fixed_hw is None:
+    limits = [_largest_side(session, axis, hw[axis], tile) for axis in (0, 1)]
+    max_overlap = min(limits) // 4 if few_tiles else None
+    y, x = (_Axis.of(session, i, hw[i], limits[i], max_overlap) for i in (0, 1))
+    plans = []
+    for height in y.candidate_sides():
+        width = x.limit if max_px is None or x.fixed else min(x.limit, max_px // height)
+        if width < min(x.size, x.smallest_tile, x.limit):
             continue
-        rows, rows_exact = _spans(hw[0], session, 0, height)
-        columns, columns_exact = _spans(hw[1], session, 1, width)
-        plan = Plan(
-            hw, rows, columns, rows_exact and columns_exact and _known(session, rows, columns)
-        )
-        if max_px is not None and math.prod(plan.tile_hw) > max_px:
-            continue
-        if best is None or (plan.fed_px, len(plan.rows) * len(plan.columns)) < (
-            best.fed_px,
-            len(best.rows) * len(best.columns),
-        ):
-            best = plan
-    if best is None:
-        smallest = smallest_px(hw, session)
+        y_spans, y_exact = y.spans(height)
+        x_spans, x_exact = x.spans(width)
+        # Without a halo only a single tile can be exact, which `spans` has checked.
+        exact = y_exact and x_exact and (y.halo is not None or len(y_spans) == len(x_spans) == 1)
+        plan = TilePlan(hw, y_spans, x_spans, exact)
+        if max_px is None or math.prod(plan.tile_hw) <= max_px:
+            plans.append(plan)
+    if not plans:
         raise InputError(
-            f"no tile of at most {max_px} LR pixels holds what an output depends on: the smallest has {smallest}"
+            f"no tile of at most {max_px} LR pixels covers the surroundings that an output depends on: "
+            f"the smallest has {smallest_px(hw, session)}"
         )
-    return best
+    return min(plans, key=lambda plan: (plan.fed_px, plan.tiles))
+
+
+def smallest_tile(session: Session, axis: int) -> int:
+    """Return the smallest side of a tile, overlap included, that a session needs for more than one tile."""
+    return _Axis.of(session, axis, 1, 1).smallest_tile
 
 
 def smallest_px(hw: HW, session: Session) -> int:
-    """Return how many LR pixels the smallest tile of an image of `hw` has."""
-    if session.fixed_hw is not None:
-        return math.prod(session.fixed_hw)
-    return math.prod(max(min(hw[i], smallest_tile(session, i)), session.min_hw[i]) for i in (0, 1))
+    """Return the number of LR pixels of the smallest tile for an image of `hw`."""
+    most = session.max_hw or hw
+    sides = (min(hw[i], smallest_tile(session, i), most[i]) for i in (0, 1))
+    return math.prod(max(side, session.min_hw[i]) for i, side in enumerate(sides))
 
 
-def _limit(session: Session, axis: int, n: int, tile: Optional[int]) -> int:
-    """The largest side of a tile."""
-    if session.fixed_hw is not None:
-        if tile is not None and tile not in session.fixed_hw:
-            raise InputError(
-                f"this graph takes {hw_text(session.fixed_hw)} only, not tiles of {tile}",
-                hint="leave the tile size out",
-            )
-        return session.fixed_hw[axis]
-    limit = session.max_hw[axis] if session.max_hw is not None else max(n, session.min_hw[axis])
+def _largest_side(session: Session, axis: int, size: int, tile: Optional[int]) -> int:
+    """Return the largest side of a tile for an image side of `size`."""
+    least = session.min_hw[axis]
+    limit = max(size, least) if session.max_hw is None else session.max_hw[axis]
     if tile is None:
         return limit
+    if session.max_hw is not None and limit == least:
+        if tile < limit if session.fixed_hw is None else tile not in session.fixed_hw:
+            only = f"a {('height', 'width')[axis]} of {limit}"
+            raise InputError(
+                f"this graph takes {hw_text(session.fixed_hw) if session.fixed_hw else only} only, "
+                f"not tiles of {tile}",
+                hint="do not give a tile size",
+            )
+        return limit
     smallest = smallest_tile(session, axis)
-    if tile < min(smallest, max(n, session.min_hw[axis])):
-        halo = (
-            f"{session.halo_px} pixels round each output"
-            if session.halo_px is not None
-            else f"{OVERLAP_PX} pixels of overlap"
+    if tile < min(smallest, max(size, least)):
+        overlap = (
+            f"{OVERLAP_PX} pixels of overlap"
+            if session.halo_px is None
+            else f"{session.halo_px} pixels around each output"
         )
         raise InputError(
-            f"tiles of {tile} are too small for this network: the smallest is {smallest}, for {halo}",
+            f"tiles of {tile} are too small for this network: the smallest is {smallest}, "
+            f"for {overlap}",
             hint=f"give {smallest}",
         )
     return min(limit, tile)
 
 
-def _sides(n: int, session: Session, axis: int, limit: int) -> List[int]:
-    """Heights worth trying: the whole, and the largest of each number of tiles."""
-    if session.fixed_hw is not None:
-        return [limit]
-    found = {limit}
-    smallest = smallest_tile(session, axis)
-    for count in range(1, 1 + n):
-        side = limit if count == 1 else _balanced(n, session, count, smallest)
-        found.add(max(min(limit, side), session.min_hw[axis]))
-        if side <= smallest:
-            break
-    return sorted(found, reverse=True)
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of an image, and the tile sides that a session takes along it."""
 
+    size: int
+    least: int
+    limit: int
+    fixed: bool
+    halo: Optional[int]
+    align: int
+    max_overlap: Optional[int]
 
-def _spans(n: int, session: Session, axis: int, limit: int) -> Tuple[Tuple[Span, ...], bool]:
-    """The tiles of one axis, none longer than `limit`, and whether they are exact."""
-    least, halo, align = session.min_hw[axis], session.halo_px, session.align_px
-    if least <= n <= limit:
-        return (Span(0, n, 0, n),), True
-    if n < least:
-        if halo is None or n < 2 * halo or n % align or least % align:
+    @classmethod
+    def of(
+        cls, session: Session, axis: int, size: int, limit: int, max_overlap: Optional[int] = None
+    ) -> _Axis:
+        least = session.min_hw[axis]
+        fixed = session.max_hw is not None and session.max_hw[axis] == least
+        return cls(size, least, limit, fixed, session.halo_px, session.align_px, max_overlap)
+
+    @property
+    def overlap(self) -> int:
+        return OVERLAP_PX if self.halo is None else self.halo
+
+    @property
+    def smallest_tile(self) -> int:
+        return self._round_up(max(2 * self.overlap + self.align, self.least))
+
+    def candidate_sides(self) -> List[int]:
+        """Return the tile sides worth trying, largest first: the limit, and the largest for each number of tiles."""
+        if self.fixed or self.max_overlap is not None:
+            return [self.limit]
+        sides = set()
+        for count in range(1, 1 + self.size):
+            side = self.limit if count == 1 else self._balanced_side(count)
+            sides.add(max(min(self.limit, side), self.least))
+            if side <= self.smallest_tile:
+                break
+        return sorted(sides, reverse=True)
+
+    def spans(self, limit: int) -> Tuple[Tuple[Span, ...], bool]:
+        """Return the spans of tiles no longer than `limit`, and whether they are exact along this axis."""
+        n, align = self.size, self.align
+        if self.least <= n <= limit:
+            return (Span(0, n, 0, n),), True
+        if n < self.least:
+            return self._small_image_spans()
+        overlap, exact = self._overlap_within(limit)
+        if self.fixed:
+            side = limit
+            exact = exact and side % align == (n - side) % align == 0
+        else:
+            side = max(limit - limit % align, min(limit, align))
+            if exact:
+                side = self._balanced_side(_count(n, side, self._step(side, overlap)))
+        step = self._step(side, overlap)
+        starts = [i * step for i in range(_count(n, side, step))]
+        if self.fixed or align == 1:
+            starts[-1] = n - side
+        else:
+            starts[-1] = min(starts[-1], (n - self.least) // align * align)
+        return _with_seams([(start, min(start + side, n)) for start in starts], n), exact
+
+    def _small_image_spans(self) -> Tuple[Tuple[Span, ...], bool]:
+        """Return spans for an image smaller than the smallest input."""
+        n, least = self.size, self.least
+        on_grid = n % self.align == least % self.align == 0
+        if self.halo is None or n < 2 * self.halo or not on_grid or self.max_overlap is not None:
             return (Span(0, least, 0, n),), False
-        return _seamed(
-            [(0, least), (n - least, n)], n
-        ), True  # twice, so that each border of the image is a border of a tile
-    overlap, exact = _overlap(session, limit)
-    if session.fixed_hw is not None:
-        side = limit
-        exact = exact and side % align == (n - side) % align == 0
-    else:
-        side = limit - limit % align if limit >= align else limit
-        side = (
-            _balanced(
-                n,
-                session,
-                _count(n, side, _step(side, overlap, align)),
-                max(2 * overlap + align, least),
-            )
-            if exact
-            else side
-        )
-    step = _step(side, overlap, align)
-    starts = [i * step for i in range(_count(n, side, step))]
-    if session.fixed_hw is not None or align == 1:
-        starts[-1] = n - side
-    else:
-        starts[-1] = min(starts[-1], (n - least) // align * align)
-    return _seamed([(start, min(start + side, n)) for start in starts], n), exact
+        # Twice, so that each border of the image is a border of a tile.
+        return _with_seams([(0, least), (n - least, n)], n), True
 
+    def _overlap_within(self, limit: int) -> Tuple[int, bool]:
+        """Return the overlap of tiles of at most `limit`, and whether it covers the halo."""
+        most = limit // 4 if self.max_overlap is None else self.max_overlap
+        fits = 2 * self.overlap + self.align <= limit
+        if self.max_overlap is not None:
+            fits = fits and self.overlap <= most
+        if self.halo is not None and fits:
+            return self.halo, True
+        return min(self.overlap, most), False
 
-def _overlap(session: Session, limit: int) -> Tuple[int, bool]:
-    """How far tiles reach over their seams, and whether that is as far as the network does."""
-    if session.halo_px is not None and 2 * session.halo_px + session.align_px <= limit:
-        return session.halo_px, True
-    return min(OVERLAP_PX if session.halo_px is None else session.halo_px, limit // 4), False
+    def _balanced_side(self, count: int) -> int:
+        """Return the smallest side with which `count` tiles cover the image."""
+        n = self.size
+        covering = -(-(n + 2 * self.overlap * (count - 1)) // count)
+        side = self._round_up(max(self.smallest_tile, covering))
+        while (count - 1) * self._step(side, self.overlap) + side < n:
+            side += self.align
+        return side
 
+    def _step(self, side: int, overlap: int) -> int:
+        step = side - 2 * overlap
+        return max(step - step % self.align, 1)
 
-def _balanced(n: int, session: Session, count: int, smallest: int) -> int:
-    """The smallest side with which `count` tiles cover n."""
-    overlap = OVERLAP_PX if session.halo_px is None else session.halo_px
-    align = session.align_px
-    side = _up(max(smallest, -(-(n + 2 * overlap * (count - 1)) // count)), align)
-    while (count - 1) * _step(side, overlap, align) + side < n:
-        side += align
-    return side
-
-
-def _step(side: int, overlap: int, align: int) -> int:
-    step = side - 2 * overlap
-    return max(step - step % align, 1)
+    def _round_up(self, n: int) -> int:
+        return -(-n // self.align) * self.align
 
 
 def _count(n: int, side: int, step: int) -> int:
     return 1 + -(-(n - side) // step)
 
 
-def _seamed(fed: Sequence[Tuple[int, int]], n: int) -> Tuple[Span, ...]:
-    """Put the seams in the middle of what neighbours share."""
+def _with_seams(fed: Sequence[Tuple[int, int]], n: int) -> Tuple[Span, ...]:
+    """Return spans with seams in the middle of the pixels that neighbours share."""
     seams = [0, *((a[1] + b[0]) // 2 for a, b in zip(fed, fed[1:])), n]
     return tuple(
         Span(start, stop, low, high) for (start, stop), low, high in zip(fed, seams, seams[1:])
     )
-
-
-def _known(session: Session, rows: Sequence[Span], columns: Sequence[Span]) -> bool:
-    return (
-        session.halo_px is not None or len(rows) == len(columns) == 1
-    )  # of which `_spans` has judged
-
-
-def _up(n: int, align: int) -> int:
-    return -(-n // align) * align

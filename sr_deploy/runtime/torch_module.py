@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from sr_deploy.core.device import cores
+from sr_deploy.core.device import usable_cores
 from sr_deploy.core.session import Session
 
 
@@ -59,7 +59,7 @@ def torch_facts() -> Dict[str, Any]:
     import torch
 
     # torch counted the cores when it was first imported.
-    torch.set_num_threads(min(torch.get_num_threads(), cores()))
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     return {
         "backend": "torch",
         "backend_version": torch.__version__,

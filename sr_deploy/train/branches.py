@@ -10,11 +10,11 @@ from typing import Any, Dict, List, Sequence
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import sha256_of
-from sr_deploy.core.shipped import shipped
+from sr_deploy.core.shipped import shipped_checkpoints
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets.checkpoint import Checkpoint, copy_checkpoint, load_checkpoint, save_checkpoint
 from sr_deploy.nets.complexity import count
-from sr_deploy.nets.fuse import rewritten
+from sr_deploy.nets.fuse import fuse_network
 from sr_deploy.nets.router import check_scales
 from sr_deploy.train.routed_recipes import RoutedRecipe
 from sr_deploy.train.stages import TRAINED
@@ -39,7 +39,7 @@ def chosen_branch(text: str, recipe: RoutedRecipe) -> Chosen:
     checkpoint = load_checkpoint(match[1] if match else text)
     variant = checkpoint.spec.variant(match[2] if match else None)
     checkpoint.spec.check_input(recipe.patch_hw)
-    faster, _ = rewritten(checkpoint.network(str(variant)))
+    faster, _ = fuse_network(checkpoint.network(str(variant)))
     return Chosen(checkpoint, variant, count(faster, recipe.patch_hw, counter="fvcore").macs)
 
 
@@ -77,7 +77,7 @@ def branch_paths(
             output / f"{name}-{number}.safetensors"
             if trains
             else held
-            if held in shipped()
+            if held in shipped_checkpoints()
             else output / held.name
         )
         if path.is_file() and not (

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sr_deploy.core.degradation import degraded, noisy
+from sr_deploy.core.degradation import add_noise, degrade
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import atomic_path, output_folder
+from sr_deploy.core.files import atomic_path, make_output_folder
 from sr_deploy.core.images import image_files, modcrop, read_rgb
 
 NAMED = 5
@@ -87,7 +87,7 @@ def image_pairs(
         hr = image_files(folder)
         lr = _matched(hr, folder, lr_folders[i], scale) if lr_folders else dict.fromkeys(hr)
         jobs += [_Job(p.resolve(), lr[p], scale, degradation, min_hr, cache) for p in hr]
-    output_folder(cache)
+    make_output_folder(cache)
     pairs: List[Pair] = []
     refused: List[str] = []
     for done, result in enumerate(_decoded(jobs), 1):
@@ -180,7 +180,7 @@ def _decode(job: _Job) -> object:
                 return f"{job.source}: smaller than one pixel after the scale"
             if job.lr_source is None:
                 kind = {"dn": "bi"}.get(job.degradation, job.degradation)
-                lr = degraded(hr, scale=job.scale, kind=kind)
+                lr = degrade(hr, scale=job.scale, kind=kind)
             else:
                 lr = read_rgb(job.lr_source)
         except InputError as e:
@@ -305,7 +305,7 @@ class Patches(torch.utils.data.Dataset):
             )
             hr = np.load(pair.hr, mmap_mode="r")[rows, columns]
             if self.noise:
-                lr = noisy(lr, np.random.default_rng((self.seed, step, 2, number)))
+                lr = add_noise(lr, np.random.default_rng((self.seed, step, 2, number)))
             lrs.append(_turned(lr, crop.flip))
             hrs.append(_turned(hr, crop.flip))
         return _tensor(lrs), _tensor(hrs)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.nets.architecture import Elastic
+from sr_deploy.nets.architecture import ElasticNetwork
 
 PIXEL_LOSSES = ("l1", "l2", "charbonnier")
 Terms = Dict[str, Tensor]
@@ -65,12 +65,12 @@ class Step:
     """The weight of the network depth loss."""
 
 
-def supervised(elastic: Elastic, step: Step) -> Terms:
+def supervised(elastic: ElasticNetwork, step: Step) -> Terms:
     """One network, one loss: ASRN (SS) and eq. 5, EDSR, SRN without distillation, IMDeception as in its paper."""
     return {"pixel": pixel_loss(step.loss, _largest(elastic, step.lr), step.hr)}
 
 
-def deep_supervision(elastic: Elastic, step: Step) -> Terms:
+def deep_supervision(elastic: ElasticNetwork, step: Step) -> Terms:
     """ASRN's eq. 11: the routine reconstruction (eq. 5), DSL for every smaller depth (eq. 7), and psd times PSD (eq. 10)."""
     features, depths = elastic.net.forward_depths(step.lr)  # type: ignore[operator]
     terms = {f"depth {n}": pixel_loss(step.loss, sr, step.hr) for n, sr in enumerate(depths, 1)}
@@ -81,7 +81,7 @@ def deep_supervision(elastic: Elastic, step: Step) -> Terms:
     return terms
 
 
-def distillation(elastic: Elastic, step: Step) -> Terms:
+def distillation(elastic: ElasticNetwork, step: Step) -> Terms:
     """SRN's eq. 4: the distance to HR plus the distance to what a frozen teacher makes of the same LR, both of weight 1."""
     assert step.teacher is not None
     sr = _largest(elastic, step.lr)
@@ -93,7 +93,7 @@ def distillation(elastic: Elastic, step: Step) -> Terms:
     }
 
 
-def sandwich(elastic: Elastic, step: Step) -> Terms:
+def sandwich(elastic: ElasticNetwork, step: Step) -> Terms:
     """Elastic width: the largest point, the smallest and a random one between; those two are also taught by the largest."""
     points = elastic.architecture.points(elastic.largest)
     largest = elastic(step.lr, points[-1])
@@ -119,7 +119,7 @@ def depth_loss(depth_map: Tensor, depth: Tensor) -> Tensor:
     return (depth_map.mean(dim=(2, 3), dtype=at_least) - depth.view(-1, 1)).clamp(min=0).mean()
 
 
-def adaptive_depth(elastic: Elastic, step: Step) -> Terms:
+def adaptive_depth(elastic: ElasticNetwork, step: Step) -> Terms:
     """AdaDSR's eq. 8: the reconstruction loss plus depth times eq. 7, at a desired depth drawn for each sample from 0 to all blocks.
 
     An adapter that takes no desired depth (FAdaEDSR) is trained for that of its variant.
@@ -135,7 +135,7 @@ def adaptive_depth(elastic: Elastic, step: Step) -> Terms:
     }
 
 
-METHODS: Dict[str, Callable[[Elastic, Step], Terms]] = {
+METHODS: Dict[str, Callable[[ElasticNetwork, Step], Terms]] = {
     "supervised": supervised,
     "deep-supervision": deep_supervision,
     "distillation": distillation,
@@ -144,6 +144,6 @@ METHODS: Dict[str, Callable[[Elastic, Step], Terms]] = {
 }
 
 
-def _largest(elastic: Elastic, lr: Tensor) -> Tensor:
+def _largest(elastic: ElasticNetwork, lr: Tensor) -> Tensor:
     """The whole network, by the cheaper form it may have for training."""
     return getattr(elastic.net, "forward_training", elastic.net)(lr)

@@ -11,9 +11,9 @@ from typing import Iterator
 
 import torch
 
-from sr_deploy.core.claims import claimed, holder
+from sr_deploy.core.claims import claim_file, read_holder
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import no_empty_folders, output_folder
+from sr_deploy.core.files import make_output_folder, remove_empty_folders
 
 GRACE_S = 10.0
 """How long a process waits with its error for the first one to end with the same."""
@@ -39,11 +39,11 @@ def leading(output: Path, cache: Path, name: str) -> Iterator[None]:
 
     Raises InputError, naming the process, when another one holds the lock.
     """
-    with no_empty_folders(output, cache):
-        lock = output_folder(output).resolve() / f".{name}.lock"
-        with claimed(lock) as mine:
+    with remove_empty_folders(output, cache):
+        lock = make_output_folder(output).resolve() / f".{name}.lock"
+        with claim_file(lock) as mine:
             if not mine:
-                pid, host = holder(lock)
+                pid, host = read_holder(lock)
                 raise InputError(
                     f"a run of that name is going on: process {pid} on {host} holds {lock}",
                     hint="wait for it, or give another --name or -o; if that process does not train, remove the file",

@@ -16,7 +16,7 @@ from typing import Dict, Iterator, Mapping, Tuple
 import torch
 
 from sr_deploy.core.degradation import check_degradation
-from sr_deploy.core.errors import InputError, SrDeployError, nearest
+from sr_deploy.core.errors import InputError, SrDeployError, did_you_mean
 from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.train.losses import METHODS, PIXEL_LOSSES
@@ -94,7 +94,7 @@ def recipe_named(name: str) -> Recipe:
     else:
         raise InputError(
             f"unknown recipe '{name}'; srdeploy recipes lists the {len(RECIPES)} known ones",
-            hint=nearest(name, RECIPES) or "a recipe of your own is a .json file",
+            hint=did_you_mean(name, RECIPES) or "a recipe of your own is a .json file",
         )
     check(recipe, source=name)
     return recipe
@@ -111,7 +111,7 @@ def check(recipe: Recipe, *, source: str) -> None:
         if value not in known:
             raise InputError(
                 f"{source}: {key} is '{value}'; expected {', '.join(known)}",
-                hint=nearest(value, known),
+                hint=did_you_mean(value, known),
             )
     for key, value in dataclasses.asdict(recipe).items():
         several = (

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Dict, Mapping, Tuple
 
 from sr_deploy.core.degradation import check_degradation
-from sr_deploy.core.errors import InputError, nearest
+from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.core.routers import CELL
 from sr_deploy.train.contrast import DISTILLATION
@@ -96,7 +96,7 @@ def check_routed(recipe: RoutedRecipe, *, source: str) -> None:
         if value not in known:
             raise InputError(
                 f"{source}: {key} is '{value}'; expected {', '.join(known)}",
-                hint=nearest(value, known),
+                hint=did_you_mean(value, known),
             )
     numbers = [
         v for v in dataclasses.asdict(recipe).values() if isinstance(v, (int, float))
@@ -165,7 +165,9 @@ def routed_recipe_named(name: str) -> RoutedRecipe:
     elif name in ROUTED_RECIPES:
         recipe = ROUTED_RECIPES[name]
     else:
-        raise InputError(f"unknown recipe '{name}' of a router", hint=nearest(name, ROUTED_RECIPES))
+        raise InputError(
+            f"unknown recipe '{name}' of a router", hint=did_you_mean(name, ROUTED_RECIPES)
+        )
     check_routed(recipe, source=name)
     return recipe
 

@@ -16,7 +16,7 @@ from sr_deploy.bench.evaluate import evaluate, image_set
 from sr_deploy.core.errors import InputError, MissingPackageError, SrDeployError
 from sr_deploy.core.spec import ModelSpec
 from sr_deploy.nets import ARCHITECTURES
-from sr_deploy.nets.architecture import Elastic, Weights
+from sr_deploy.nets.architecture import ElasticNetwork, Weights
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sr_deploy.runtime.torch_module import TorchSession
 from sr_deploy.train.checks import check_files, check_options, check_valid, folder, folder_list
@@ -117,7 +117,7 @@ def checkpoint_from_images(
     with leading(output, cache, name) if first_process else following():
         architecture = ARCHITECTURES[recipe.arch]
         torch.manual_seed(seed)
-        elastic = Elastic(
+        elastic = ElasticNetwork(
             architecture,
             recipe.scale,
             architecture.parse(recipe.variant or None),
@@ -226,7 +226,7 @@ def _steps_done(path: Path) -> Optional[int]:
         return None
 
 
-def _started_from(model: str, recipe: Recipe, elastic: Elastic) -> dict:
+def _started_from(model: str, recipe: Recipe, elastic: ElasticNetwork) -> dict:
     """Load a checkpoint's weights; return what the card says about it. Raises InputError when it is of another network.
 
     Another scale will do: what has the same name and shape is taken, the rest, the last layers, starts anew. So does the adapter on

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Set
 
-from sr_deploy.core.claims import claimed
+from sr_deploy.core.claims import claim_file
 from sr_deploy.core.errors import InputError, SrDeployError
-from sr_deploy.core.files import atomic_path, no_empty_folders, output_folder
+from sr_deploy.core.files import atomic_path, make_output_folder, remove_empty_folders
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.upscale.finished import Finished, Job
 from sr_deploy.upscale.formats import PICTURE_SUFFIXES, format_for, format_of_name
@@ -77,8 +77,8 @@ def upscale_picture(job: Job, upscaler: Upscaler, *, say: Callable[[str], None])
             hint="give another name with -o",
         )
     item = _Item(job, read_picture(job.source), started=time.perf_counter())
-    with no_empty_folders(job.output.parent):
-        output_folder(job.output.parent)  # before the work: can it be written?
+    with remove_empty_folders(job.output.parent):
+        make_output_folder(job.output.parent)  # before the work: can it be written?
         item.picture = upscaled(item.picture, upscaler, wanted)
         item.how = upscaler.describe()
         _write(item)
@@ -131,7 +131,7 @@ def upscale_folder(
 
     What is wrong with a picture is said, and the rest is done; a full disk ends it. `wrote` gets each finished result.
     """
-    return _Run(jobs, output_folder(folder), upscaler, say, wrote).run()
+    return _Run(jobs, make_output_folder(folder), upscaler, say, wrote).run()
 
 
 class _Run:
@@ -199,9 +199,9 @@ class _Run:
                 self._fail(job, e)
 
     def _claim(self, job: Job) -> bool:
-        output_folder(job.output.parent)
+        make_output_folder(job.output.parent)
         path = _claim_path(job)
-        claim = claimed(path)
+        claim = claim_file(path)
         if not claim.__enter__():
             self._summary.busy.add(job.source)
             return False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, List, Optional
 
-from sr_deploy.core.device import peak_memory_mib
+from sr_deploy.core.device import track_peak_memory
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW
@@ -100,7 +100,7 @@ def need_of(session: Session, run: Callable[[HW], object]) -> Optional[Need]:
             dict.fromkeys(session.nearest_hw((side, side)) for side in (PROBE_PX, 2 * PROBE_PX))
         )
     rises: List[Optional[float]] = []
-    with peak_memory_mib(rises):
+    with track_peak_memory(rises):
         for hw in sizes:
             run(hw)
             run(hw)  # a size that comes back may take more than it did at first

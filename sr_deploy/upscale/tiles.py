@@ -10,7 +10,8 @@ import numpy as np
 from sr_deploy.core.errors import ArtifactError, InputError
 from sr_deploy.core.session import Session, Spent
 from sr_deploy.core.sizes import HW, hw_text
-from sr_deploy.runtime.tiling import Plan, Span, plan_tiles, smallest_px
+from sr_deploy.runtime.tiled import run_tiles
+from sr_deploy.runtime.tiling import TilePlan, plan_tiles, plan_whole, smallest_px
 from sr_deploy.upscale.memory import (
     Need,
     available_bytes,
@@ -56,8 +57,8 @@ class Upscaler:
         """What a network that decides how much it computes did for all images so far."""
         self._tile, self._beside, self._held = tile, beside, held
         self._need: Optional[Need] = None
-        self._plans: Dict[Tuple[HW, int], Plan] = {}
-        self._last: Optional[Plan] = None
+        self._plans: Dict[Tuple[HW, int], TilePlan] = {}
+        self._last: Optional[TilePlan] = None
         if max_memory is not None and resident_bytes() is None:
             raise InputError(
                 "memory cannot be measured on this system, so no bound can be kept",
@@ -90,42 +91,19 @@ class Upscaler:
             self.spent = spent if self.spent is None else self.spent + spent
         return upscaled
 
-    def _run(self, image: np.ndarray, plan: Plan) -> np.ndarray:
+    def _run(self, image: np.ndarray, plan: TilePlan) -> np.ndarray:
         s = self.scale
         out = np.empty((plan.hw[0] * s, plan.hw[1] * s, 3), image.dtype)
-        seams = None if plan.exact else _Seams(s)
-        for row in plan.rows:
-            for column in plan.columns:
-                self._run_tile(image, row, column, out, seams)
-        if seams is not None:
-            self.difference = max(self.difference, seams.difference)
+        run = run_tiles(self.session, plan, image, out, to_input=_network_input, store=_store)
+        self.difference = max(self.difference, run.seam_difference)
         return out
-
-    def _run_tile(
-        self, image: np.ndarray, row: Span, column: Span, out: np.ndarray, seams: Optional[_Seams]
-    ) -> None:
-        """Run one tile and store its core. Its arrays end here: kept, they would lie beside the next tile's."""
-        s = self.scale
-        y = self.session.run(_fed(image, row, column))
-        rows = slice((row.core_start - row.start) * s, (row.core_stop - row.start) * s)
-        columns = slice(
-            (column.core_start - column.start) * s, (column.core_stop - column.start) * s
-        )
-        _store(
-            y[0, :, rows, columns],
-            out[
-                row.core_start * s : row.core_stop * s, column.core_start * s : column.core_stop * s
-            ],
-        )
-        if seams is not None:
-            seams.add(y, row, column)
 
     def frames(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield each image upscaled, with the same guarantees."""
         for image in images:
             yield self(image)
 
-    def plan(self, hw: HW, *, bytes_per_px: int = 3) -> Plan:
+    def plan(self, hw: HW, *, bytes_per_px: int = 3) -> TilePlan:
         """Return how an image of (h, w) is run. Raises InputError where tile or memory bound cannot be kept.
 
         bytes_per_px: of the result, and of the image. A plan is made once per size, of the memory there is at that time.
@@ -153,7 +131,7 @@ class Upscaler:
         results = (1 + self._beside) * hw[0] * hw[1] * self.scale**2 * bytes_per_px
         return self.max_memory is not None and results > self.max_memory // 2
 
-    def _plan_within(self, hw: HW, bound: int, taken: int) -> Plan:
+    def _plan_within(self, hw: HW, bound: int, taken: int) -> TilePlan:
         assert self._need is not None
         smallest = self._tiles_need(smallest_px(hw, self.session))
         if taken + smallest > bound:
@@ -186,8 +164,7 @@ class Upscaler:
             self.max_memory = resident + available // 4
 
     def _probe(self, hw: HW) -> None:
-        whole = (Span(0, hw[0], 0, hw[0]),), (Span(0, hw[1], 0, hw[1]),)
-        self._run(np.zeros((*hw, 3), np.uint8), Plan(hw, *whole, exact=True))
+        self._run(np.zeros((*hw, 3), np.uint8), plan_whole(hw))
         self.session.exercise(hw)
 
     def describe(self) -> str:
@@ -201,17 +178,17 @@ class Upscaler:
         """Return one (H, W, ...) array of those, (h, w, ...), that belong to the tiles of the last image, in the order they were run."""
         assert self._last is not None
         out = np.empty((*self._last.hw, *tiles[0].shape[2:]), tiles[0].dtype)
-        spans = [(row, column) for row in self._last.rows for column in self._last.columns]
+        spans = [(row, column) for row in self._last.y_spans for column in self._last.x_spans]
         for tile, (row, column) in zip(tiles, spans):
             core = tile[row.core_start - row.start : row.core_stop - row.start]
             kept = core[:, column.core_start - column.start : column.core_stop - column.start]
             out[row.core_start : row.core_stop, column.core_start : column.core_stop] = kept
         return out
 
-    def _how(self, plan: Plan) -> str:
+    def _how(self, plan: TilePlan) -> str:
         if plan.exact:
             return f"{plan}: as the whole image" if not plan.whole else str(plan)
-        if len(plan.rows) == len(plan.columns) == 1:
+        if plan.tiles == 1:
             return f"{plan}: not the whole image's result, and there is no second tile to measure that by"
         return f"{plan}: not the whole image's result; beside the seams two tiles differ by {self.difference:.2g} of 1 at most"
 
@@ -236,20 +213,10 @@ def upscale_image(
     return Upscaler(session, tile=tile, max_memory=max_memory)(image)
 
 
-def _fed(image: np.ndarray, row: Span, column: Span) -> np.ndarray:
-    """A tile as (1, 3, h, w) float32, 0..1; mirrored where it reaches over the image."""
-    h, w = image.shape[:2]
-    if row.start < 0 or row.stop > h or column.start < 0 or column.stop > w:
-        part = image[_mirrored(row, h)][:, _mirrored(column, w)]
-    else:
-        part = image[row.start : row.stop, column.start : column.stop]
+def _network_input(part: np.ndarray) -> np.ndarray:
+    """Convert (h, w, 3) of the image's dtype to (1, 3, h, w) float32, 0..1."""
     x = np.ascontiguousarray(part.transpose(2, 0, 1)[None], dtype=np.float32)
-    return x if image.dtype == np.float32 else x / np.float32(_LARGEST[image.dtype])
-
-
-def _mirrored(span: Span, n: int) -> np.ndarray:
-    position = np.arange(span.start, span.stop) % (2 * n)
-    return np.where(position < n, position, 2 * n - 1 - position)
+    return x if part.dtype == np.float32 else x / np.float32(_LARGEST[part.dtype])
 
 
 def _store(core: np.ndarray, place: np.ndarray) -> None:
@@ -268,62 +235,3 @@ def _store(core: np.ndarray, place: np.ndarray) -> None:
         np.clip(values, 0, largest, out=values)
         np.rint(values, out=values)
         place[:, :, channel] = values
-
-
-class _Seams:
-    """Compares neighbouring tiles on the two LR pixels that meet at their seam, along the cores."""
-
-    def __init__(self, scale: int) -> None:
-        self.difference = 0.0
-        self._scale = scale
-        self._left: Optional[np.ndarray] = None
-        self._above: Dict[int, np.ndarray] = {}
-
-    def add(self, y: np.ndarray, row: Span, column: Span) -> None:
-        """Take the next tile, (1, 3, h, w), row by row from the left."""
-        if column.core_start > 0 and self._left is not None:
-            self._compare(
-                self._left,
-                self._cut(
-                    y, row, column, (row.core_start, row.core_stop), _around(column.core_start)
-                ),
-            )
-        if row.core_start > 0:
-            above = self._above[column.core_start]
-            self._compare(
-                above,
-                self._cut(
-                    y, row, column, _around(row.core_start), (column.core_start, column.core_stop)
-                ),
-            )
-        self._left = self._cut(
-            y, row, column, (row.core_start, row.core_stop), _around(column.core_stop)
-        ).copy()
-        below = self._cut(
-            y, row, column, _around(row.core_stop), (column.core_start, column.core_stop)
-        )
-        self._above[column.core_start] = below.copy()
-
-    def _cut(
-        self,
-        y: np.ndarray,
-        row: Span,
-        column: Span,
-        rows: Tuple[int, int],
-        columns: Tuple[int, int],
-    ) -> np.ndarray:
-        s = self._scale
-        top, bottom, left, right = (
-            rows[0] - row.start,
-            rows[1] - row.start,
-            columns[0] - column.start,
-            columns[1] - column.start,
-        )
-        return y[:, :, top * s : bottom * s, left * s : right * s]
-
-    def _compare(self, a: np.ndarray, b: np.ndarray) -> None:
-        self.difference = max(self.difference, float(np.abs(a - b).max()))
-
-
-def _around(seam: int) -> Tuple[int, int]:
-    return seam - 1, seam + 1

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, List, Optional
 
-from sr_deploy.core.claims import claimed, holder
+from sr_deploy.core.claims import read_holder
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import output_folder, sha256_of
+from sr_deploy.core.files import make_output_folder, sha256_of
 from sr_deploy.upscale.overlap import Behind, ahead
 from sr_deploy.upscale.video_encode import Encoding, encoding_for
 from sr_deploy.upscale.video_mux import CONTAINERS, check_streams, write_video
@@ -101,11 +101,11 @@ def upscale_video(
     say(f"encoding by {encoding}; sound and subtitles are copied")
     for line in lost:
         say(line)
-    output_folder(output.parent)
+    make_output_folder(output.parent)
     claim = output.with_name(output.name + ".claim")
-    with claimed(claim) as mine:
+    with claim(claim) as mine:
         if not mine:
-            pid, host = holder(claim)
+            pid, host = read_holder(claim)
             raise InputError(
                 f"{output} is being written by the process {pid} on {host}",
                 hint=f"if that is gone, remove {claim}",

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from sr_deploy.core.errors import InputError, nearest
+from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.upscale.video_colour import Colour, frame_planes, planes_from_rgb
 from sr_deploy.upscale.video_source import VideoFacts, pyav
 
@@ -58,7 +58,8 @@ def encoding_for(
     av = pyav()
     if codec not in CODECS:
         raise InputError(
-            f"unknown codec '{codec}'; there are: {', '.join(CODECS)}", hint=nearest(codec, CODECS)
+            f"unknown codec '{codec}'; there are: {', '.join(CODECS)}",
+            hint=did_you_mean(codec, CODECS),
         )
     if codec not in av.codecs_available:
         raise InputError(

@@ -17,7 +17,7 @@ from typing import List, Optional, Sequence, Tuple
 import numpy as np
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import output_folder, write_text
+from sr_deploy.core.files import make_output_folder, write_text
 from sr_deploy.core.jsonio import from_dict, read_json, to_json
 from sr_deploy.upscale.video_encode import Encoding, encoder, packets
 from sr_deploy.upscale.video_source import Seen, fingerprint
@@ -66,7 +66,7 @@ def finished_parts(folder: Path, run: Run) -> List[Part]:
             raise InputError(
                 f"{folder} exists and is not a run's", hint="give another output, or remove it"
             )
-        output_folder(folder)
+        make_output_folder(folder)
         write_text(state, to_json(run))
         return []
     before = from_dict(Run, read_json(state, InputError), source=state, error=InputError)

@@ -5,16 +5,15 @@ import pytest
 
 from sr_deploy.bench.evaluate import (
     Bicubic,
-    _spans,
     check_images,
     evaluate,
     image_set,
     upscale_fitting,
 )
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.images import imresize, modcrop, read_rgb, write_png
+from sr_deploy.core.images import imresize, modcrop, nchw_from_rgb, read_rgb, write_png
 from sr_deploy.core.metrics import psnr_db, ssim
-from sr_deploy.core.session import Session
+from sr_deploy.core.session import Session, Timed
 
 
 class Nearest(Session):
@@ -140,17 +139,20 @@ def test_a_damaged_image_is_named(folder):
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(InputError, match="holds no images"):
+    with pytest.raises(InputError, match="contains no images"):
         image_set(str(tmp_path))
 
 
+def enlarged(rgb, scale=2):
+    """What `Nearest` makes of an image, (1, 3, scale*h, scale*w) float32."""
+    return nchw_from_rgb(rgb).repeat(scale, 2).repeat(scale, 3)
+
+
 def test_the_size_a_static_graph_takes_is_not_tiled():
-    session = Nearest((20, 30))
-    x = np.random.default_rng(0).random((1, 3, 20, 30), dtype=np.float32)
-    done, how = upscale_fitting(session, x)
-    y = done.y
+    session, image = Nearest((20, 30)), picture(20, 30)
+    done, how = upscale_fitting(session, image)
     assert how == "whole" and session.calls == [(20, 30)]
-    np.testing.assert_array_equal(y, x.repeat(2, 2).repeat(2, 3))
+    np.testing.assert_array_equal(done.y, enlarged(image))
 
 
 @pytest.mark.parametrize(
@@ -158,27 +160,21 @@ def test_the_size_a_static_graph_takes_is_not_tiled():
 )
 @pytest.mark.parametrize("tile", [(40, 40), (37, 64), (5, 8)])
 def test_tiles_of_a_pointwise_network_are_the_whole_image(hw, tile):
-    session = Nearest(tile)
-    x = np.random.default_rng(1).random((1, 3, *hw), dtype=np.float32)
-    done, how = upscale_fitting(session, x)
-    y = done.y
-    np.testing.assert_array_equal(y, x.repeat(2, 2).repeat(2, 3))
+    session, image = Nearest(tile), picture(*hw, seed=1)
+    done, how = upscale_fitting(session, image)
+    np.testing.assert_array_equal(done.y, enlarged(image))
     assert set(session.calls) == {tile}
-    assert how.startswith(f"tiled {tile[0]}x{tile[1]}, overlap ")
+    assert how.startswith(f"tiled {tile[0]}x{tile[1]}, overlap {min(16, min(tile) // 4)} px")
 
 
-@pytest.mark.parametrize("overlap", [0, 7, 16])
-@pytest.mark.parametrize(
-    "size, tile", [(n, t) for n in (40, 41, 63, 72, 100, 257) for t in (33, 40, 64) if t <= n]
-)
-def test_tiles_are_used_only_away_from_their_inner_borders(size, tile, overlap):
-    spans = _spans(size, tile, overlap)
-    covered = [i for start, first, end in spans for i in range(first, end)]
-    assert covered == list(range(size))
-    for start, first, end in spans:
-        assert 0 <= start and start + tile <= size
-        assert first == 0 or first - start >= overlap
-        assert end == size or start + tile - end >= overlap
+def test_times_are_summed_over_the_tiles(monkeypatch):
+    session = Nearest((20, 30))
+    monkeypatch.setattr(
+        session, "_timed", lambda x: Timed(session._run(x), 2.0, copies_ms=0.5, timer="events")
+    )
+    done, _ = upscale_fitting(session, picture(30, 50))
+    assert (done.ms, done.copies_ms, done.timer) == (2.0 * 4, 0.5 * 4, "events")
+    assert len(session.calls) == 4
 
 
 def test_what_was_tiled_says_so(folder):
@@ -201,10 +197,9 @@ def test_tiles_that_overlap_by_the_reach_are_the_whole_image_where_it_is_larger(
             box = sum(padded[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3))
             return super()._run(box)
 
-    x = np.random.default_rng(2).random((1, 3, 50, 71), dtype=np.float32)
-    np.testing.assert_allclose(
-        upscale_fitting(Box((24, 32)), x)[0].y, upscale_fitting(Box(), x)[0].y, rtol=0, atol=1e-5
-    )
+    image = picture(50, 71, seed=2)
+    tiled, whole = (upscale_fitting(box, image)[0].y for box in (Box((24, 32)), Box()))
+    np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-5)
 
 
 def test_images_can_be_checked_before_they_are_scored(folder):

@@ -12,7 +12,7 @@ from sr_deploy.core.images import write_png
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.manifest import manifest_path, read_manifest
 from sr_deploy.core.spec import Variant
-from sr_deploy.export.pipeline import onnx_from_checkpoint
+from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.checkpoint import save_checkpoint
 from sr_deploy.results.protocols import time_ms
@@ -45,10 +45,14 @@ def place(tmp_path_factory):
         np.random.default_rng(9).integers(0, 256, (40, 48, 3), dtype=np.uint8),
     )
     graphs = onnx_from_checkpoint(
-        folder / "tiny_x2.safetensors", folder / "graphs", sizes=["20x24"], precision="fp32"
+        folder / "tiny_x2.safetensors",
+        folder / "graphs",
+        ExportOptions(sizes=["20x24"], precision="fp32"),
     )
     (half,) = onnx_from_checkpoint(
-        folder / "tiny_x2.safetensors", folder / "half", variants="d1", sizes=["20x24"]
+        folder / "tiny_x2.safetensors",
+        folder / "half",
+        ExportOptions(variants="d1", sizes=["20x24"]),
     )
     engine_from_onnx(graphs[0], folder / "engines", target="cpu")
     rtx = folder / "engines" / "tiny_x2.d1.20x24.fp16.engine"
@@ -305,7 +309,7 @@ def test_rows_survive_their_file(checkpoint_rows, tmp_path):
     [
         ("graphs/none.onnx", {}, InputError, "there is no file"),
         ("Set", {}, InputError, "holds no .onnx or .engine file"),
-        ("tiny_x2.safetensors", {"variants": "d9"}, VariantError, "holds no variant 'd9'"),
+        ("tiny_x2.safetensors", {"variants": "d9"}, VariantError, "has no variant 'd9'"),
         ("tiny_x2.safetensors", {"metric": "vmaf"}, InputError, "unknown metric 'vmaf'"),
         ("graphs", {"protocols": ["ntire2021"]}, InputError, "unknown protocol 'ntire2021'"),
         ("graphs", {"protocols": ["trtexec"]}, InputError, "unknown protocol 'trtexec'"),

@@ -6,15 +6,15 @@ import time
 
 import pytest
 
-from sr_deploy.bench import monitor as conditions
-from sr_deploy.bench.monitor import Watch, before, warnings_of
+from sr_deploy.bench import monitor
+from sr_deploy.bench.monitor import ConditionMonitor, condition_warnings, conditions_before
 
 
 def test_before_and_during_hold_numbers_only():
-    with Watch("") as watch:
-        watch.look()
-        found = {"before": before()}
-    found["during"] = watch.seen([1.0, 2.0], output_px=100)
+    with ConditionMonitor("") as watch:
+        watch.sample()
+        found = {"before": conditions_before()}
+    found["during"] = watch.summary([1.0, 2.0], output_px=100)
     numbers = [
         v
         for part in found.values()
@@ -27,8 +27,8 @@ def test_before_and_during_hold_numbers_only():
 
 def test_warnings():
     fine = {"before": {}, "during": {"others_cores": 0.01}}
-    assert warnings_of(fine) == [] and warnings_of({"before": {}, "during": {}}) == []
-    busy = warnings_of(
+    assert condition_warnings(fine) == [] and condition_warnings({"before": {}, "during": {}}) == []
+    busy = condition_warnings(
         {
             "before": {"clocks_locked": False},
             "during": {"others_cores": os.cpu_count(), "throttled": True},
@@ -45,13 +45,13 @@ def test_a_device_s_power_is_read_from_its_sensors(tmp_path, monkeypatch):
     for name, text in (("in1_label", "VDD_IN"), ("in1_input", "5000"), ("curr1_input", "2000")):
         (rail / name).write_text(text + "\n")
     monkeypatch.setenv("SRDEPLOY_ROOT", str(tmp_path))
-    monkeypatch.setattr(conditions, "_WATCH_EVERY_S", 0.05)
-    with Watch("Orin") as watch:
+    monkeypatch.setattr(monitor, "_SENSOR_PERIOD_S", 0.05)
+    with ConditionMonitor("Orin") as watch:
         for _ in range(100):
             time.sleep(0.1)
             if watch._log.is_file() and watch._log.read_text().count("ina3221") > 4:
                 break
-    found = watch.seen([100.0] * 10, output_px=1_000_000)
+    found = watch.summary([100.0] * 10, output_px=1_000_000)
     assert found["watts"] == pytest.approx(10) and found["power_covers"] == "module input (VDD_IN)"
     assert found["joules_per_megapixel"] == pytest.approx(10 * 1.0 / 10)
-    assert "joules_per_megapixel" not in watch.seen([100.0], output_px=None)
+    assert "joules_per_megapixel" not in watch.summary([100.0], output_px=None)

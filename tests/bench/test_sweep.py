@@ -325,14 +325,14 @@ def test_a_wrong_plan_is_refused_before_anything_runs(place, tmp_path, changes, 
 
 
 def test_a_variant_that_a_model_does_not_hold(place, tmp_path):
-    with pytest.raises(VariantError, match="holds no variant 'd9'"):
+    with pytest.raises(VariantError, match="has no variant 'd9'"):
         cells_of(read_plan(plan(place, tmp_path, variants=["d9"])), image_set(data(place)))
 
 
 def test_a_folder_of_no_images_and_one_that_only_looks_like_one(place, tmp_path, children):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no image")
-    with pytest.raises(InputError, match="holds no images"):
+    with pytest.raises(InputError, match="contains no images"):
         rows_from_plan(
             read_plan(plan(place, tmp_path)), tmp_path / "out", data=str(tmp_path / "empty")
         )

@@ -1,4 +1,4 @@
-"""Whether two ways of timing agree, as `benchmarks/agreement.py` says it of rows."""
+"""The table of `benchmarks/agreement.py`, and its bare loop."""
 
 from __future__ import annotations
 
@@ -85,6 +85,6 @@ def test_the_bare_loop_times_a_graph(agreement, tmp_path):
     model.ir_version = 8
     onnx.save(model, str(tmp_path / "relu.onnx"))
     times = json.loads(
-        agreement._said("-c", agreement.BARE, str(tmp_path / "relu.onnx"), "8", "8", "1", "4")
+        agreement._output("-c", agreement.BARE, str(tmp_path / "relu.onnx"), "8", "8", "1", "4")
     )
     assert len(times) == 4 and min(times) > 0

@@ -11,10 +11,12 @@ from sr_deploy.core.target import target_names
 @pytest.fixture(scope="session")
 def graph(exporter, asrn, tmp_path_factory):
     """A real FP32 graph for the CPU with its manifest."""
-    from sr_deploy.export.pipeline import onnx_from_checkpoint
+    from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
 
     folder = tmp_path_factory.mktemp("graph")
-    return onnx_from_checkpoint(asrn, folder, variants="d1", sizes=["16x16"], target="cpu")[0]
+    return onnx_from_checkpoint(
+        asrn, folder, ExportOptions(variants="d1", sizes=["16x16"], target="cpu")
+    )[0]
 
 
 @pytest.fixture()
@@ -83,7 +85,7 @@ def test_an_fp32_graph_for_rtx(fails, graph, tmp_path):
 
 def test_a_board_s_engine(fails, graph, tmp_path):
     error = fails("build-engine", graph, "--target", "xavier", "-o", tmp_path / "out")
-    assert "cannot build for 'xavier' here: it takes TensorRT >=8.5,<8.6" in error
+    assert "cannot build for 'xavier' here: it needs TensorRT >=8.5,<8.6" in error
     # The graph is one for the CPU: the hint must not send it to a parser that would misread it.
     assert (
         "hint: " in error
@@ -145,6 +147,6 @@ def test_a_bundle_and_what_does_not_go_with_it(run_cli, fails, graph, tmp_path):
         == 2
     )
     assert "there is no file" in fails("adopt", tmp_path / "result.tar")
-    assert "is no address of a board" in fails(
+    assert "invalid board address" in fails(
         "build-engine", graph, "--target", "xavier", "--on", "xavier.local"
     )

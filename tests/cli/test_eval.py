@@ -85,7 +85,7 @@ def test_bad_input_leaves_nothing(fails, asrn, data, tmp_path):
     assert "is defined at x3, not at x2" in fails(
         "eval", asrn, *data, "--degradation", "bd", "-o", out
     )
-    assert "holds no variant 'd9'" in fails("eval", asrn, *data, "--variants", "d9", "-o", out)
+    assert "has no variant 'd9'" in fails("eval", asrn, *data, "--variants", "d9", "-o", out)
     assert "there is no folder" in fails("eval", asrn, "--data", tmp_path / "absent", "-o", out)
     assert "two sets are named Set5" in fails("eval", asrn, *data, *data[:2], "-o", out)
     assert "there is no file" in fails("eval", asrn, tmp_path / "absent.onnx", *data, "-o", out)
@@ -143,13 +143,13 @@ def test_an_engine_that_cannot_run_here_is_listed_with_the_reason(run_cli, rtx_e
 
 def test_an_interrupt_leaves_no_folder(run_cli, fails, asrn, data, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed; it draws the figure")
-    from sr_deploy.results.report import figure
+    from sr_deploy.results.report import quality_figure
 
     def interrupted(rows):
         assert (tmp_path / "a" / "out").is_dir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(figure, "psnr_figure", interrupted)
+    monkeypatch.setattr(quality_figure, "quality_figure", interrupted)
     assert (
         run_cli("eval", asrn, *data, "--variants", "d1", "-o", tmp_path / "a" / "out").exit_code
         == 1

@@ -52,7 +52,7 @@ def test_paths_on_stdout_progress_on_stderr_and_nothing_done_twice(run_cli, asrn
 @pytest.mark.parametrize(
     "args, words",
     [
-        (["--variants", "d9"], ["holds no variant 'd9'; it holds d1, d2", "did you mean 'd"]),
+        (["--variants", "d9"], ["has no variant 'd9'; it has d1, d2", "did you mean 'd"]),
         (["--variants", "d1,d0"], ["'d0' is not a variant"]),
         (["--target", "xavir"], ["unknown target 'xavir'", "did you mean 'xavier'?"]),
         (
@@ -99,7 +99,7 @@ def test_a_size_too_small_for_srn_writes_nothing(fails, srn, tmp_path, size):
 @pytest.mark.parametrize(
     "model, words",
     [
-        ("srn_x4", "is an architecture; no weights of that name"),
+        ("srn_x4", "is an architecture, and no checkpoint of that name"),
         ("nothing", "there is no model"),
         ("x.safetensors", "there is no checkpoint"),
     ],
@@ -111,7 +111,7 @@ def test_a_model_without_weights(fails, tmp_path, model, words):
 def test_a_pytorch_file_is_told_how_to_come_in(fails, tmp_path):
     (tmp_path / "w.pth").write_bytes(b"x")
     error = fails("export", tmp_path / "w.pth", "-o", tmp_path / "out")
-    assert "is not a checkpoint of ours" in error and "srdeploy import-checkpoint" in error
+    assert "is not a checkpoint; expected" in error and "srdeploy import-checkpoint" in error
 
 
 def test_an_output_folder_that_cannot_be_written(fails, asrn, tmp_path):
@@ -124,11 +124,11 @@ def test_an_output_folder_that_cannot_be_written(fails, asrn, tmp_path):
 def test_a_graph_out_of_tolerance_is_an_error_and_is_not_written(
     fails, asrn, tmp_path, monkeypatch
 ):
-    from sr_deploy.export import pipeline
+    from sr_deploy.export import verify
 
-    monkeypatch.setattr(pipeline, "MAX_ABS_ERR", -1.0)
+    monkeypatch.setattr(verify, "MAX_ABS_ERR", -1.0)
     error = fails("export", asrn, "--variants", "d1", "--shape", "16x16", "-o", tmp_path / "out")
-    assert "onnxruntime differs from torch by" in error
+    assert "ONNX Runtime differs from torch by" in error
     assert files(tmp_path / "out") == []
 
 

@@ -59,14 +59,14 @@ def test_complexity_of_a_checkpoint_is_that_of_its_architecture(torch, run_cli, 
 def test_an_architecture_takes_any_depth_but_a_checkpoint_its_own(torch, run_cli, fails, asrn):
     assert run_cli("complexity", "asrn_x2", "--variant", "d9", "--lr", "8x8").exit_code == 0
     error = fails("complexity", asrn, "--variant", "d9", "--lr", "8x8")
-    assert "error: this asrn_x2 checkpoint holds no variant 'd9'; it holds d1, d2" in error
+    assert "error: this asrn_x2 checkpoint has no variant 'd9'; it has d1, d2" in error
     assert "hint: did you mean 'd" in error
 
 
 @pytest.mark.parametrize(
     "args, words",
     [
-        (["asrn_x9"], ["no scale x9", "x2, x3, x4"]),
+        (["asrn_x9"], ["does not support scale x9", "x2, x3, x4"]),
         (["asrm_x4"], ["there is no model 'asrm_x4'"]),
         (["asrn_x4", "--variant", "c8"], ["'c8' is not a variant", "d5"]),
         (["asrn_x4", "--variant", "five"], ["'five' is not a variant"]),
@@ -107,10 +107,10 @@ def damaged(asrn, tmp_path, how):
 @pytest.mark.parametrize(
     "how, words",
     [
-        ("truncated", "is not a whole safetensors file"),
-        ("empty", "is not a whole safetensors file"),
-        ("text", "is not a whole safetensors file"),
-        ("edited", "is not the file its card describes"),
+        ("truncated", "is not a valid safetensors file"),
+        ("empty", "is not a valid safetensors file"),
+        ("text", "is not a valid safetensors file"),
+        ("edited", "does not match its card"),
         ("card key", "unknown key 'archi'"),
         ("card text", "line 2: not valid JSON"),
         ("no card", "has no card"),
@@ -162,7 +162,7 @@ def write_bad(torch, path, how):
         ("truncated", "cannot be read as weights"),
         ("text", "cannot be read as weights"),
         ("empty", "cannot be read as weights"),
-        ("a list", "holds no state dict"),
+        ("a list", "does not contain a state dict"),
         ("missing", "there is no file"),
     ],
 )
@@ -213,7 +213,7 @@ def test_a_state_dict_of_ours_comes_in(torch, run_cli, tmp_path, kind):
         ),
         ("asrn_x4", ["does not fit its network"]),
         ("imdeception", ["does not fit its network"]),
-        ("asrn_x9", ["no scale x9"]),
+        ("asrn_x9", ["does not support scale x9"]),
     ],
 )
 def test_weights_of_another_network_are_refused(torch, fails, tmp_path, kind, words):
@@ -227,7 +227,7 @@ def test_weights_that_are_not_finite_are_refused(torch, fails, tmp_path):
     weights = state_dict(torch)
     weights["body.0.reduce.bias"][3] = float("nan")
     torch.save(weights, str(tmp_path / "w.pth"))
-    assert "'body.0.reduce.bias' holds values that are not finite" in fails(
+    assert "'body.0.reduce.bias' contains values that are not finite" in fails(
         "import-checkpoint", "asrn", tmp_path / "w.pth", "-o", tmp_path / "out"
     )
 
@@ -235,4 +235,4 @@ def test_weights_that_are_not_finite_are_refused(torch, fails, tmp_path):
 def test_an_output_folder_that_cannot_be_written(torch, fails, tmp_path):
     torch.save(state_dict(torch), str(tmp_path / "w.pth"))
     error = fails("import-checkpoint", "asrn", tmp_path / "w.pth", "-o", tmp_path / "w.pth" / "out")
-    assert "cannot write to the folder" in error and "hint: give a folder" in error
+    assert "cannot write to the folder" in error and "hint: give a writable folder" in error

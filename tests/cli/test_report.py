@@ -32,6 +32,7 @@ def rows(tmp_path):
 @pytest.fixture()
 def writer():
     pytest.importorskip("jinja2", reason="jinja2 is not installed; it writes the page")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed; it draws the charts")
 
 
 def test_a_page_of_rows(run_cli, rows, tmp_path, writer):
@@ -67,7 +68,6 @@ def test_crops_are_made_here(run_cli, rows, tmp_path, perfect, writer):
 
 
 def test_figures_are_files(run_cli, rows, tmp_path, writer):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed; it draws the figures")
     result = run_cli("report", rows, "-o", tmp_path / "r.html", "--figures", tmp_path / "fig")
     assert result.exit_code == 0, (result.stderr, result.exception)
     assert sorted(p.name for p in (tmp_path / "fig").iterdir()) == [
@@ -86,7 +86,9 @@ def test_bad_input_leaves_nothing(fails, rows, tmp_path, writer):
     old = json.loads(rows.read_text(encoding="utf-8").splitlines()[0])
     (tmp_path / "old.jsonl").write_text(json.dumps({**old, "schema": 0}))
     assert "not a row of schema" in fails("report", tmp_path / "old.jsonl", "-o", out)
-    assert "nothing to make them with" in fails("report", rows, "-o", out, "--data", tmp_path)
+    assert "there is nothing to run on the images" in fails(
+        "report", rows, "-o", out, "--data", tmp_path
+    )
     assert "there is no folder" in fails(
         "report", rows, "-o", out, "--crops", "asrn_x4", "--data", tmp_path / "absent"
     )

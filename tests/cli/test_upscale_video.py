@@ -5,7 +5,8 @@ import json
 import pytest
 
 from sr_deploy.core.session import Session, Spent
-from sr_deploy.upscale import models
+from sr_deploy.runtime import opener
+from sr_deploy.runtime.opener.description import NetworkDescription
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("cv2", reason="OpenCV is not installed")
@@ -25,10 +26,20 @@ class Repeat(Session):
 
 @pytest.fixture(autouse=True)
 def small_networks(monkeypatch):
-    found = [
-        models.Runnable("repeat_x2", variant, variant, Repeat) for variant in ("d1", "d2", "d3")
+    networks = [
+        NetworkDescription(
+            kind="checkpoint",
+            source="repeat_x2",
+            model="repeat_x2",
+            variant=variant,
+            identity=variant,
+            sha256=variant,
+            backend="test",
+            opener=Repeat,
+        )
+        for variant in ("d1", "d2", "d3")
     ]
-    monkeypatch.setattr(models, "runnables", lambda given: found)
+    monkeypatch.setattr(opener, "describe", lambda text: networks)
 
 
 @pytest.fixture()

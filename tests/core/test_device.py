@@ -10,14 +10,14 @@ from sr_deploy.core.errors import InputError
 
 
 def test_the_names_say_something():
-    assert device.cores() >= 1
-    assert device.cpu_name().endswith(f", {device.cores()} cores")
+    assert device.usable_cores() >= 1
+    assert device.cpu_name().endswith(f", {device.usable_cores()} cores")
     assert device.python_and_os().startswith("Python 3.")
 
 
 def measured(work):
     result = []
-    with device.peak_memory_mib(result):
+    with device.track_peak_memory(result):
         work()
     assert len(result) == 1
     if result[0] is None:
@@ -40,7 +40,7 @@ def test_doing_nothing_takes_next_to_nothing_even_after_a_large_peak():
 def test_elsewhere_the_memory_is_unknown_not_zero(monkeypatch):
     monkeypatch.setattr(device.sys, "platform", "win32")
     result = []
-    with device.peak_memory_mib(result):
+    with device.track_peak_memory(result):
         pass
     assert result == [None]
 
@@ -50,19 +50,19 @@ def test_cores_are_those_the_process_may_use():
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(before)})
-        assert device.cores() == 1
+        assert device.usable_cores() == 1
     finally:
         os.sched_setaffinity(0, before)
 
 
 def test_other_processes_cores_are_what_this_one_did_not_use():
-    start, stop = device.Usage(10.0, 100.0, 5.0), device.Usage(12.0, 103.0, 6.0)
-    assert device.others_cores(start, stop) == pytest.approx(1.0)
-    assert device.others_cores(start, device.Usage(12.0, 100.5, 6.0)) == 0
-    assert device.others_cores(start, device.Usage(10.1, 103.0, 6.0)) is None, (
+    start, stop = device.CpuUsage(10.0, 100.0, 5.0), device.CpuUsage(12.0, 103.0, 6.0)
+    assert device.cores_used_by_others(start, stop) == pytest.approx(1.0)
+    assert device.cores_used_by_others(start, device.CpuUsage(12.0, 100.5, 6.0)) == 0
+    assert device.cores_used_by_others(start, device.CpuUsage(10.1, 103.0, 6.0)) is None, (
         "too short for ticks of 10 ms"
     )
-    assert device.others_cores(None, stop) is None
+    assert device.cores_used_by_others(None, stop) is None
 
 
 def test_what_the_machine_tells_of_itself(monkeypatch, tmp_path):
@@ -81,25 +81,25 @@ def test_what_the_machine_tells_of_itself(monkeypatch, tmp_path):
     for name, path in (("_STAT", "stat"), ("_CPUINFO", "cpuinfo"), ("_ZONES", "thermal")):
         monkeypatch.setattr(device, name, tmp_path / path)
     monkeypatch.setattr(device.os, "sysconf", lambda name: 100, raising=False)
-    assert device.usage().all_s == pytest.approx((100 + 20 + 30 + 6 + 7 + 8) / 100)
+    assert device.cpu_usage().all_s == pytest.approx((100 + 20 + 30 + 6 + 7 + 8) / 100)
     assert (device.cpu_mhz(), device.temperature_c()) == (2000, 61.5)
     for name in ("_STAT", "_CPUINFO", "_ZONES"):
         monkeypatch.setattr(device, name, tmp_path / "absent")
-    assert (device.usage(), device.cpu_mhz(), device.temperature_c()) == (None, None, None)
+    assert (device.cpu_usage(), device.cpu_mhz(), device.temperature_c()) == (None, None, None)
 
 
 @pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="this system has no affinity of processes"
 )
 def test_a_process_is_limited_to_some_cores_and_freed_again():
-    before = device.cores()
-    with device.limited_to(1):
-        assert device.cores() == 1
-    assert device.cores() == before
-    with device.limited_to(None):
-        assert device.cores() == before
+    before = device.usable_cores()
+    with device.limit_cores(1):
+        assert device.usable_cores() == 1
+    assert device.usable_cores() == before
+    with device.limit_cores(None):
+        assert device.usable_cores() == before
     for threads in (0, before + 1):
         with pytest.raises(
             InputError, match=f"{threads} threads; this process may use 1 to {before} cores"
-        ), device.limited_to(threads):
+        ), device.limit_cores(threads):
             pass

@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 
 from sr_deploy.core import errors
-from sr_deploy.core.errors import MissingPackageError, SrDeployError, nearest
+from sr_deploy.core.errors import MissingPackageError, SrDeployError, did_you_mean
 
 
 @pytest.mark.parametrize(
     "wanted, found", [("xavir", "xavier"), ("RTX", ""), ("qqqq", ""), ("ctp", "cpu")]
 )
 def test_nearest_suggests_a_known_name_or_nothing(wanted, found):
-    suggestion = nearest(wanted, ["cpu", "rtx", "xavier"])
+    suggestion = did_you_mean(wanted, ["cpu", "rtx", "xavier"])
     assert suggestion == (f"did you mean '{found}'?" if found else "")
 
 

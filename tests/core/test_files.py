@@ -11,8 +11,8 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import (
     atomic_path,
     data_folder,
-    no_empty_folders,
-    output_folder,
+    make_output_folder,
+    remove_empty_folders,
     sha256_of,
     write_text,
 )
@@ -58,7 +58,7 @@ def test_a_full_disk_is_an_input_error_that_leaves_nothing(tmp_path):
 
 def test_a_folder_below_a_file_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    for use in (output_folder, lambda p: write_text(p / "x", "")):
+    for use in (make_output_folder, lambda p: write_text(p / "x", "")):
         with pytest.raises(InputError, match="cannot write to the folder") as e:
             use(tmp_path / "file" / "folder")
         assert "-o" in e.value.hint
@@ -70,7 +70,7 @@ def test_a_folder_below_a_file_cannot_be_made(tmp_path):
 )
 def test_a_folder_that_exists_but_cannot_be_written():
     with pytest.raises(InputError, match="cannot write to the folder /proc"):
-        output_folder(Path("/proc"))
+        make_output_folder(Path("/proc"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
@@ -103,7 +103,7 @@ def test_data_lies_in_the_checkout_or_in_the_installed_package(
 
 def test_folders_that_were_made_and_hold_nothing_are_taken_away(tmp_path):
     (tmp_path / "old").mkdir()
-    with pytest.raises(KeyboardInterrupt), no_empty_folders(
+    with pytest.raises(KeyboardInterrupt), remove_empty_folders(
         tmp_path / "old" / "a" / "b", tmp_path / "new", tmp_path / "used"
     ):
         (tmp_path / "old" / "a" / "b").mkdir(parents=True)

@@ -105,11 +105,11 @@ def test_what_cannot_be_scored_is_an_error(measure):
         measure(image(), image(40, 48), metric="y", border=2)
     with pytest.raises(InputError, match="unknown metric 'lpips'; expected y or rgb"):
         measure(image(), image(), metric="lpips", border=2)
-    with pytest.raises(InputError, match="nothing is left of 8x50 pixels inside a border of 4"):
+    with pytest.raises(InputError, match="nothing remains of 8x50 pixels inside a border of 4"):
         measure(image(8), image(8), metric="y", border=4)
 
 
 def test_ssim_needs_its_window():
     assert ssim(image(19), image(19), metric="y", border=4) == pytest.approx(1)
-    with pytest.raises(InputError, match="11x11 pixels inside the border, here are 10x42"):
+    with pytest.raises(InputError, match="11x11 pixels inside the border, got 10x42"):
         ssim(image(18), image(18), metric="y", border=4)

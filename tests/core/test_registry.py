@@ -26,7 +26,7 @@ def test_an_entry_is_imported_on_use_only(registry):
 
 
 def test_an_unknown_name_lists_the_known_and_suggests(registry):
-    with pytest.raises(InputError, match="unknown colour 'gren'; known are red, green") as e:
+    with pytest.raises(InputError, match="unknown colour 'gren'; expected one of red, green") as e:
         registry["gren"]
     assert e.value.hint == "did you mean 'green'?"
 
@@ -39,7 +39,7 @@ def test_the_error_class_is_the_registry_s():
 @pytest.mark.parametrize(
     "name, where, words",
     [
-        ("red", "math:e", "'red' is registered already, as math:pi"),
+        ("red", "math:e", "'red' is already registered as math:pi"),
         ("blue", "math", "module:attribute"),
     ],
 )

@@ -18,7 +18,7 @@ from sr_deploy.core.routers import (
     shipped_routers,
     spans,
 )
-from sr_deploy.core.shipped import read_card, shipped
+from sr_deploy.core.shipped import read_card, shipped_checkpoints
 
 SPEC = RouterSpec(
     scale=4,
@@ -69,9 +69,9 @@ def test_weights_without_a_card():
 
 
 def test_shipped_routers_choose_between_shipped_checkpoints_and_are_none():
-    cards = {path.stem: read_card(path) for path in shipped()}
+    cards = {path.stem: read_card(path) for path in shipped_checkpoints()}
     assert shipped_routers() and not {p.name for p in shipped_routers()} & {
-        p.name for p in shipped()
+        p.name for p in shipped_checkpoints()
     }
     for path in shipped_routers():
         spec = read_router_card(path)

@@ -56,7 +56,7 @@ def test_the_largest_is_the_default_and_a_held_one_is_returned_as_asked():
 @pytest.mark.parametrize("asked", ["d9", "d3", "c8", "d5-nla"])
 def test_a_variant_that_is_not_held_is_refused_with_what_is_and_the_nearest(asked):
     with pytest.raises(
-        VariantError, match=f"asrn_x4 checkpoint holds no variant '{asked}'; it holds d1, d2, d5"
+        VariantError, match=f"asrn_x4 checkpoint has no variant '{asked}'; it has d1, d2, d5"
     ) as e:
         SPEC.variant(asked)
     assert e.value.hint.startswith("did you mean 'd") or asked == "c8"

@@ -87,18 +87,18 @@ def test_a_frame_that_comes_while_another_is_worked_on_is_dropped_and_counted(cl
 
 
 def test_statistics_are_those_of_the_runs():
-    found = timing.statistics([5, 1, 3, 2, 100])
+    found = timing.latency_statistics([5, 1, 3, 2, 100])
     assert (found["latency_ms_median"], found["latency_ms_mean"]) == (3, pytest.approx(22.2))
     for p in (90, 95, 99):
         assert found[f"latency_ms_p{p}"] == pytest.approx(np.percentile([5, 1, 3, 2, 100], p))
     assert found["latency_cv"] == pytest.approx(np.std([5, 1, 3, 2, 100]) / 22.2)
-    assert timing.statistics([4, 4])["latency_cv"] == 0
+    assert timing.latency_statistics([4, 4])["latency_cv"] == 0
 
 
 def test_in_turns_drops_the_first_round(clock):
     values = {"a": iter([9, 1, 2]), "b": iter([9, 3, 4])}
     clock([])
-    assert timing.in_turns({k: (lambda v=v: next(v)) for k, v in values.items()}, 2) == {
+    assert timing.time_in_turns({k: (lambda v=v: next(v)) for k, v in values.items()}, 2) == {
         "a": [1, 2],
         "b": [3, 4],
     }

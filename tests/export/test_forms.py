@@ -9,10 +9,10 @@ torch = pytest.importorskip("torch", reason="torch is not installed; it makes th
 from doubles.networks import SIZES, SMALLEST, agree, network  # noqa: E402
 
 from sr_deploy.core.errors import TargetError  # noqa: E402
-from sr_deploy.core.shipped import shipped  # noqa: E402
+from sr_deploy.core.shipped import shipped_checkpoints  # noqa: E402
 from sr_deploy.core.target import load_target, target_names  # noqa: E402
 from sr_deploy.export import blocks  # noqa: E402
-from sr_deploy.export.forms import FORMS, default_form, forms_of, in_form  # noqa: E402
+from sr_deploy.export.forms import FORMS, apply_form, default_form, list_forms  # noqa: E402
 from sr_deploy.nets import ARCHITECTURES  # noqa: E402
 from sr_deploy.nets.checkpoint import load_checkpoint  # noqa: E402
 
@@ -26,8 +26,8 @@ def test_every_form_is_the_same_function(arch, variant):
     net = network(arch, ARCHITECTURES[arch].scales[0], variant)
     exact = network(arch, ARCHITECTURES[arch].scales[0], variant).double()
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    for form in forms_of(net):
-        other, more_exact = in_form(net, form)[0], in_form(exact, form)[0]
+    for form in list_forms(net):
+        other, more_exact = apply_form(net, form)[0], apply_form(exact, form)[0]
         for hw in SIZES:
             if min(hw) >= max(ARCHITECTURES[arch].min_hw):
                 agree(exact, more_exact, hw, torch.float64, 1e-9)
@@ -37,34 +37,34 @@ def test_every_form_is_the_same_function(arch, variant):
     )
 
 
-@pytest.mark.parametrize("name", [p.stem for p in shipped()])
+@pytest.mark.parametrize("name", [p.stem for p in shipped_checkpoints()])
 def test_shipped_networks_in_every_form(name):
     checkpoint = load_checkpoint(name)
     net = checkpoint.network()
-    for form in forms_of(net):
-        agree(net, in_form(net, form)[0], (33, 40), torch.float32, 1e-5)
+    for form in list_forms(net):
+        agree(net, apply_form(net, form)[0], (33, 40), torch.float32, 1e-5)
 
 
 def test_which_forms_there_are():
-    assert forms_of(network("asrn", 4, "d2")) == ["plain", "blocks-8", "blocks-16", "blocks-32"]
-    assert forms_of(network("imdeception", 4, "c4")) == list(FORMS)
-    assert forms_of(network("srn", 4, "b1")) == ["plain"]
+    assert list_forms(network("asrn", 4, "d2")) == ["plain", "blocks-8", "blocks-16", "blocks-32"]
+    assert list_forms(network("imdeception", 4, "c4")) == list(FORMS)
+    assert list_forms(network("srn", 4, "b1")) == ["plain"]
 
 
 def test_what_a_form_costs_is_told():
     net = network("imdeception", 4, "c4")
-    (done,) = in_form(net, "dense")[1]
+    (done,) = apply_form(net, "dense")[1]
     assert (
         done["pass"] == "dense"
         and done["convs"][0] == done["convs"][1]
         and done["macs_per_px"][1] > done["macs_per_px"][0]
     )
-    (done,) = in_form(net, "split")[1]
+    (done,) = apply_form(net, "split")[1]
     assert (
         done["convs"][1] == done["convs"][0] + 3 * 24
         and done["macs_per_px"][0] == done["macs_per_px"][1]
     )
-    assert in_form(net, "literal") == (net, [])
+    assert apply_form(net, "literal") == (net, [])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_groups_take_whole_blocks(core, block, width, groups):
 
 
 def test_no_split_and_no_concat_of_maps_is_left():
-    net, _ = in_form(network("imdeception", 4, "c8"), "blocks-16")
+    net, _ = apply_form(network("imdeception", 4, "c8"), "blocks-16")
     with torch.no_grad():
         graph = torch.jit.trace(net, torch.rand(1, 3, 32, 32)).inlined_graph
     assert not {"aten::split_with_sizes", "aten::cat"} & {node.kind() for node in graph.nodes()}

@@ -16,9 +16,9 @@ from sr_deploy.core.files import sha256_of
 from sr_deploy.core.manifest import manifest_path, read_manifest
 from sr_deploy.core.spec import Variant
 from sr_deploy.core.target import load_target, target_names
-from sr_deploy.export import pipeline
+from sr_deploy.export import pipeline, verify
 from sr_deploy.export.half import precision_of
-from sr_deploy.export.pipeline import onnx_from_checkpoint
+from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.checkpoint import load_checkpoint, save_checkpoint
 from sr_deploy.runtime.ort import OnnxRuntimeSession
@@ -48,7 +48,10 @@ def exported(model, tmp_path_factory):
     """Both variants of a two-block network by the defaults, and the lines that reported it."""
     lines = []
     paths = onnx_from_checkpoint(
-        model, tmp_path_factory.mktemp("exported"), sizes=["32x48"], progress=lines.append
+        model,
+        tmp_path_factory.mktemp("exported"),
+        ExportOptions(sizes=["32x48"]),
+        progress=lines.append,
     )
     return paths, lines
 
@@ -161,7 +164,7 @@ def test_a_second_run_leaves_everything_as_it_is(exported, model, no_export):
     folder = exported[0][0].parent
     before = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.iterdir()}
     lines = []
-    onnx_from_checkpoint(model, folder, sizes=["32x48"], progress=lines.append)
+    onnx_from_checkpoint(model, folder, ExportOptions(sizes=["32x48"]), progress=lines.append)
     assert (
         all(line.endswith(f"{p.name}: up to date") for line, p in zip(lines, exported[0]))
         and len(lines) == 2
@@ -171,7 +174,7 @@ def test_a_second_run_leaves_everything_as_it_is(exported, model, no_export):
 
 def test_export_is_deterministic_and_a_loaded_checkpoint_will_do(exported, model, tmp_path):
     (again,) = onnx_from_checkpoint(
-        load_checkpoint(model), tmp_path, variants="d1", sizes=["32x48"]
+        load_checkpoint(model), tmp_path, ExportOptions(variants="d1", sizes=["32x48"])
     )
     assert sha256_of(again) == sha256_of(exported[0][0])
 
@@ -179,7 +182,9 @@ def test_export_is_deterministic_and_a_loaded_checkpoint_will_do(exported, model
 @pytest.mark.parametrize("change", ["weights", "graph", "manifest", "other precision"])
 def test_what_is_not_up_to_date_is_exported_again(tmp_path, change):
     model = checkpoint_in(tmp_path, variant="d1")
-    (path,) = onnx_from_checkpoint(model, tmp_path / "out", sizes=["8x8"], precision="fp32")
+    (path,) = onnx_from_checkpoint(
+        model, tmp_path / "out", ExportOptions(sizes=["8x8"], precision="fp32")
+    )
     first = read_manifest(path)
     options = {"precision": "fp32"}
     if change == "weights":
@@ -191,7 +196,9 @@ def test_what_is_not_up_to_date_is_exported_again(tmp_path, change):
     else:  # the same file name, but the graph of an FP16 engine on a target whose graphs are FP32
         options = {"precision": "fp16", "target": "xavier"}
     lines = []
-    onnx_from_checkpoint(model, tmp_path / "out", sizes=["8x8"], progress=lines.append, **options)
+    onnx_from_checkpoint(
+        model, tmp_path / "out", ExportOptions(sizes=["8x8"], **options), progress=lines.append
+    )
     assert "up to date" not in lines[0]
     second = read_manifest(path)
     assert (second.sha256 != first.sha256) == (change == "weights")
@@ -200,13 +207,13 @@ def test_what_is_not_up_to_date_is_exported_again(tmp_path, change):
 
 
 def test_a_graph_out_of_tolerance_leaves_no_file(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "MAX_ABS_ERR", 0.0)
+    monkeypatch.setattr(verify, "MAX_ABS_ERR", 0.0)
     monkeypatch.setattr(pipeline, "raw_session", lambda data: Wrong())
     with pytest.raises(
         ExportError,
-        match="asrn_x4.d1.32x48.fp32.onnx: onnxruntime differs from torch by .* at 32x48",
+        match="asrn_x4.d1.32x48.fp32.onnx: ONNX Runtime differs from torch by .* at 32x48",
     ):
-        onnx_from_checkpoint(model, tmp_path, sizes=["32x48"], precision="fp32")
+        onnx_from_checkpoint(model, tmp_path, ExportOptions(sizes=["32x48"], precision="fp32"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -223,7 +230,7 @@ def test_a_graph_of_not_a_numbers_is_out_of_tolerance(model, tmp_path, monkeypat
 
     monkeypatch.setattr(pipeline, "raw_session", lambda data: NotNumbers())
     with pytest.raises(ExportError, match="differs from torch by nan"):
-        onnx_from_checkpoint(model, tmp_path, variants="d1", sizes=["8x8"])
+        onnx_from_checkpoint(model, tmp_path, ExportOptions(variants="d1", sizes=["8x8"]))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -238,16 +245,16 @@ def test_a_graph_that_does_not_survive_half_precision_leaves_no_file_but_those_b
     path = save_checkpoint(tmp_path / "model", "asrn_x4", checkpoint.spec, weights)
     with pytest.raises(
         ExportError,
-        match=r"asrn_x4.d2.16x16.fp16.onnx does not survive half precision: .*overflow.*largest activation",
+        match=r"asrn_x4.d2.16x16.fp16.onnx fails in half precision: .*overflow.*largest activation",
     ) as e:
-        onnx_from_checkpoint(path, tmp_path / "out", sizes=["16x16"])
+        onnx_from_checkpoint(path, tmp_path / "out", ExportOptions(sizes=["16x16"]))
     assert "--precision fp32" in e.value.hint
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "asrn_x4.d1.16x16.fp16.onnx",
         "asrn_x4.d1.16x16.fp16.onnx.json",
     ]
     (whole,) = onnx_from_checkpoint(
-        path, tmp_path / "out", variants="d2", sizes=["16x16"], precision="fp32"
+        path, tmp_path / "out", ExportOptions(variants="d2", sizes=["16x16"], precision="fp32")
     )
     assert read_manifest(whole).precision_obtained == "fp32"
 
@@ -271,7 +278,9 @@ def test_target_and_precision_decide_the_graph(
     model, tmp_path, target, precision, asked, tensors, io, opset
 ):
     (path,) = onnx_from_checkpoint(
-        model, tmp_path, variants="d1", sizes=["16x24"], precision=precision, target=target
+        model,
+        tmp_path,
+        ExportOptions(variants="d1", sizes=["16x24"], precision=precision, target=target),
     )
     graph, manifest = onnx.load(str(path)), read_manifest(path)
     assert path.name == f"asrn_x4.d1.16x24.{tensors}.onnx"
@@ -296,8 +305,8 @@ def test_target_and_precision_decide_the_graph(
 def test_the_cpu_target_gives_a_dynamic_graph_checked_at_odd_and_oblong_sizes(
     model, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(pipeline, "CHECK_IMAGES", 1)
-    (path,) = onnx_from_checkpoint(model, tmp_path, variants="d1", target="cpu")
+    monkeypatch.setattr(verify, "CHECK_IMAGES", 1)
+    (path,) = onnx_from_checkpoint(model, tmp_path, ExportOptions(variants="d1", target="cpu"))
     assert path.name == "asrn_x4.d1.dyn16x16-1024x1024.fp32.onnx"
     manifest = read_manifest(path)
     assert (manifest.min_shape, manifest.opt_shape, manifest.max_shape) == (
@@ -330,23 +339,23 @@ def test_default_sizes_are_the_targets(model, tmp_path, monkeypatch):
     monkeypatch.setattr(
         pipeline,
         "_export",
-        lambda checkpoint, variant, size, request, form, path: asked.append(path.name) or "",
+        lambda task, path: asked.append(path.name) or "",
     )
     for target in (None, *target_names()):
         asked.clear()
-        onnx_from_checkpoint(model, tmp_path, variants="d2", target=target)
+        onnx_from_checkpoint(model, tmp_path, ExportOptions(variants="d2", target=target))
         shapes = ("256x512",) if target is None else load_target(target).shapes
         assert len(asked) == len(shapes)
         assert all(("dyn" in name) == (":" in shape) for name, shape in zip(asked, shapes))
     asked.clear()
-    onnx_from_checkpoint(model, tmp_path, sizes=["8x8", "16x8"])
+    onnx_from_checkpoint(model, tmp_path, ExportOptions(sizes=["8x8", "16x8"]))
     assert asked == [f"asrn_x4.{v}.{s}.fp16.onnx" for v in ("d1", "d2") for s in ("8x8", "16x8")]
 
 
 @pytest.mark.parametrize(
     "options, error, words",
     [
-        ({"target": "xaver"}, TargetError, "unknown target 'xaver'; known are"),
+        ({"target": "xaver"}, TargetError, "unknown target 'xaver'; expected one of"),
         (
             {"target": "rtx", "precision": "fp32"},
             TargetError,
@@ -357,7 +366,7 @@ def test_default_sizes_are_the_targets(model, tmp_path, monkeypatch):
             TargetError,
             "target 'cpu' builds fp32 engines, not fp16",
         ),
-        ({"variants": "d9"}, VariantError, "holds no variant 'd9'; it holds d1, d2"),
+        ({"variants": "d9"}, VariantError, "has no variant 'd9'; it has d1, d2"),
         ({"variants": "d1,"}, VariantError, "'' is not a variant"),
         ({"sizes": ["8by8"]}, InputError, "'8by8' is not a size"),
         ({"sizes": ["8x8:4x4:16x16"]}, InputError, "expected min <= opt <= max"),
@@ -365,9 +374,9 @@ def test_default_sizes_are_the_targets(model, tmp_path, monkeypatch):
     ],
     ids=str,
 )
-def test_bad_requests_write_nothing(model, tmp_path, no_export, options, error, words):
+def test_bad_options_write_nothing(model, tmp_path, no_export, options, error, words):
     with pytest.raises(error, match=words) as e:
-        onnx_from_checkpoint(model, tmp_path / "out", **options)
+        onnx_from_checkpoint(model, tmp_path / "out", ExportOptions(**options))
     assert not list(tmp_path.rglob("*.onnx*"))
     if options.get("target") == "xaver":
         assert "did you mean 'xavier" in e.value.hint
@@ -377,7 +386,7 @@ def test_bad_requests_write_nothing(model, tmp_path, no_export, options, error, 
 def test_sizes_too_small_for_srn_are_refused_before_anything_is_exported(tmp_path, no_export, size):
     model = checkpoint_in(tmp_path, "srn-s", "b1", name="srn_x4")
     with pytest.raises(InputError, match="too small for srn_x4: the smallest is 15x15"):
-        onnx_from_checkpoint(model, tmp_path / "out", sizes=["16x16", size])
+        onnx_from_checkpoint(model, tmp_path / "out", ExportOptions(sizes=["16x16", size]))
 
 
 def test_a_folder_that_cannot_be_written(model, tmp_path, no_export):
@@ -400,7 +409,7 @@ def test_an_interrupt_leaves_finished_graphs_whole_and_no_partial_one(
 
     monkeypatch.setattr(pipeline.onnx, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        onnx_from_checkpoint(model, tmp_path, sizes=["32x48"])
+        onnx_from_checkpoint(model, tmp_path, ExportOptions(sizes=["32x48"]))
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "asrn_x4.d1.32x48.fp16.onnx",
         "asrn_x4.d1.32x48.fp16.onnx.json",
@@ -425,7 +434,7 @@ def test_manifests_are_plain_json(exported):
 )
 def test_a_dynamic_graph_is_checked_at_an_odd_and_a_non_square_size_of_its_range(text):
     sizes = pipeline.parse_sizes(text)
-    checked = pipeline._check_sizes(sizes)
+    checked = verify.check_sizes(sizes)
     assert sizes.opt in checked and all(
         sizes.min[i] <= hw[i] <= sizes.max[i] for hw in checked for i in (0, 1)
     )
@@ -439,7 +448,9 @@ def test_rewrites_are_listed_and_left_out_of_a_literal_export(model, tmp_path):
     options = {"variants": "d1", "sizes": ["16x16"], "precision": "fp32"}
     fast, plain = (
         read_manifest(
-            onnx_from_checkpoint(model, tmp_path / str(literal), literal=literal, **options)[0]
+            onnx_from_checkpoint(
+                model, tmp_path / str(literal), ExportOptions(literal=literal, **options)
+            )[0]
         )
         for literal in (False, True)
     )

@@ -5,7 +5,7 @@ import torch
 
 from sr_deploy.core.manifest import read_manifest
 from sr_deploy.core.spec import Variant
-from sr_deploy.export.pipeline import onnx_from_checkpoint
+from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets import rcan as rcan_module
 from sr_deploy.nets.checkpoint import save_checkpoint
@@ -26,7 +26,9 @@ def test_a_branch_is_exported_and_checked(arch, width, size, tmp_path, monkeypat
     path = save_checkpoint(
         tmp_path, f"{arch}_x4", architecture.spec(4, variant, elastic=False), net.state_dict()
     )
-    (graph,) = onnx_from_checkpoint(path, tmp_path / "out", sizes=[size], precision="fp32")
+    (graph,) = onnx_from_checkpoint(
+        path, tmp_path / "out", ExportOptions(sizes=[size], precision="fp32")
+    )
     manifest = read_manifest(graph)
     assert (manifest.arch, manifest.variant, manifest.scale) == (arch, width, 4)
     assert manifest.checks["onnxruntime_vs_torch"]["max_abs_err"] < 1e-5

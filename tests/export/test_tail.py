@@ -3,7 +3,7 @@ import torch
 
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
-from sr_deploy.nets.fuse import CollapsedTail, rewritten
+from sr_deploy.nets.fuse import CollapsedTail, fuse_network
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -18,7 +18,7 @@ def test_edsrs_tail_as_one_convolution_is_exact_at_every_size(arch, scale):
     )
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.2)
-    faster, done = rewritten(net)
+    faster, done = fuse_network(net)
     assert isinstance(faster.tail, CollapsedTail) and not isinstance(net.tail, CollapsedTail)
     assert [step["pass"] for step in done] == ["collapse-linear"]
     with torch.no_grad():
@@ -29,11 +29,11 @@ def test_edsrs_tail_as_one_convolution_is_exact_at_every_size(arch, scale):
 
 def test_a_collapsed_tail_is_left_as_it_is():
     net = ARCHITECTURES["edsr"].build(4, Variant.parse("b1"), {"channels": 4})
-    once, _ = rewritten(net)
-    assert rewritten(once)[1] == []
+    once, _ = fuse_network(net)
+    assert fuse_network(once)[1] == []
 
 
 def test_the_baselines_tail_costs_a_third_less_on_a_large_image():
     net = ARCHITECTURES["edsr-original"].build(4, Variant.parse("b1"))
-    before, after = rewritten(net)[1][0]["macs_per_px"]
+    before, after = fuse_network(net)[1][0]["macs_per_px"]
     assert after < 0.65 * before

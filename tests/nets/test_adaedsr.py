@@ -5,8 +5,7 @@ import torch.nn.functional as F
 from sr_deploy.core.errors import CheckpointError, VariantError
 from sr_deploy.core.spec import Variant, check_desired_depth
 from sr_deploy.nets.adaedsr import ADAEDSR_ARCHITECTURE, AdaEDSR
-from sr_deploy.nets.sparse import ByRows, Everywhere, parts_of
-from sr_deploy.nets.tiled import OnTiles
+from sr_deploy.nets.sparse import DenseBlocks, TileBlocks, split_network
 
 
 def small(scale=4, blocks=3, depth=2.0):
@@ -72,7 +71,7 @@ def test_the_variant_is_the_desired_depth():
 
 
 @pytest.mark.parametrize(
-    "depth, match", [(17, "17 is beyond the 16 blocks"), (-1, "-1 is negative")]
+    "depth, match", [(17, "depth 17; expected 0 to 16"), (-1, "depth -1; expected 0")]
 )
 def test_a_depth_beyond_the_backbone_is_refused(depth, match):
     with pytest.raises(VariantError, match=match):
@@ -84,7 +83,10 @@ def test_a_depth_beyond_the_backbone_is_refused(depth, match):
 
 @pytest.mark.parametrize(
     "config, match",
-    [({"blocks": 0}, "blocks are a whole number"), ({"channels": "64"}, "channels are a whole")],
+    [
+        ({"blocks": 0}, "'blocks' must be an integer"),
+        ({"channels": "64"}, "'channels' must be an integer"),
+    ],
 )
 def test_configurations_are_validated(config, match):
     with pytest.raises(CheckpointError, match=match):
@@ -102,7 +104,7 @@ def test_a_state_dict_tells_its_size():
 
 def by_parts(net, x, depth, *, groups, dense):
     """The parts one after the other, the groups of `dense` everywhere and the others by rows."""
-    start, end, *pairs = parts_of(net, groups, ByRows)
+    start, end, *pairs = split_network(net, groups, "rows")
     features, depth_map = start(x, depth)
     y = features
     for number in range(len(groups)):
@@ -128,7 +130,7 @@ def test_gathered_rows_give_the_same(groups, dense, h, w, depth):
 
 def test_where_a_depth_map_is_zero_no_row_is_multiplied(monkeypatch):
     net, rows = small(), []
-    monkeypatch.setattr("sr_deploy.nets.sparse._product", _recorded(rows))
+    monkeypatch.setattr("sr_deploy.nets.sparse._gather_conv", _recorded(rows))
     with torch.no_grad():
         net.adapter.rest[-1].weight.zero_()
         net.adapter.rest[-1].bias.fill_(1.5)
@@ -143,7 +145,7 @@ def test_where_a_depth_map_is_zero_no_row_is_multiplied(monkeypatch):
 
 
 def _recorded(rows):
-    from sr_deploy.nets.sparse import _product as product
+    from sr_deploy.nets.sparse import _gather_conv as product
 
     def recording(features, at, conv):
         rows.append(len(at))
@@ -158,7 +160,7 @@ def test_a_tile_with_what_lies_round_it_gives_its_middle_of_the_whole_image(firs
     with torch.no_grad():
         features = net.features(torch.rand(1, 3, 9, 12, dtype=torch.float64))
         depth_map = 3 * torch.rand(1, 1, 9, 12, dtype=torch.float64)
-        whole = Everywhere(net, first, last)(features, depth_map)
+        whole = DenseBlocks(net, first, last)(features, depth_map)
         features, depth_map = F.pad(features, [reach] * 4), F.pad(depth_map, [reach] * 4, value=-1)
         for top, left in (
             (0, 0),
@@ -171,7 +173,7 @@ def test_a_tile_with_what_lies_round_it_gives_its_middle_of_the_whole_image(firs
                 slice(top, top + 5 + 2 * reach),
                 slice(left, left + 5 + 2 * reach),
             )
-            found = OnTiles(net, first, last)(features[cut], depth_map[cut])
+            found = TileBlocks(net, first, last)(features[cut], depth_map[cut])
             torch.testing.assert_close(
                 found, whole[:, :, top : top + 5, left : left + 5], rtol=0, atol=1e-12
             )

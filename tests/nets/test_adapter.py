@@ -84,5 +84,8 @@ def test_in_training_a_map_beyond_all_blocks_still_has_a_gradient():
 
 
 def test_another_scaling_is_refused():
-    with pytest.raises(CheckpointError, match="scales weight, output, none, not 'bias'"):
+    with pytest.raises(
+        CheckpointError,
+        match="unknown 'scaled' of the adapter, 'bias'; expected one of weight, output",
+    ):
         Adapter(8, blocks=4, scaled="bias")

@@ -8,7 +8,7 @@ import torch
 from sr_deploy.core.errors import CheckpointError, InputError, VariantError
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
-from sr_deploy.nets.architecture import Elastic
+from sr_deploy.nets.architecture import ElasticNetwork
 from sr_deploy.nets.checkpoint import Checkpoint
 from sr_deploy.runtime.torch_module import TorchSession
 
@@ -37,7 +37,7 @@ ELASTIC = [
 @functools.lru_cache(maxsize=None)
 def super_network(name):
     torch.manual_seed(2)
-    return Elastic(ARCHITECTURES[name], 2, ARCHITECTURES[name].parse(None)).eval()
+    return ElasticNetwork(ARCHITECTURES[name], 2, ARCHITECTURES[name].parse(None)).eval()
 
 
 @pytest.mark.parametrize("name, scale", ARCH_AND_SCALE)
@@ -127,13 +127,13 @@ def test_every_point_trains_the_weights_it_uses(name, point):
 def test_unknown_scale_variant_and_configuration_are_refused(name):
     architecture = ARCHITECTURES[name]
     variant = architecture.parse(None)
-    with pytest.raises(InputError, match="no scale x7; it has x"):
+    with pytest.raises(InputError, match="does not support scale x7; expected one of x"):
         architecture.build(7, variant)
     with pytest.raises(VariantError, match="'z3' is not a variant"):
         architecture.parse("z3")
     with pytest.raises(VariantError, match="is not a variant"):
         architecture.parse(architecture.default_variant + "-quick")
-    with pytest.raises(CheckpointError, match="no configuration key 'speed'"):
+    with pytest.raises(CheckpointError, match="unknown configuration key 'speed'"):
         architecture.build(architecture.scales[0], variant, {"speed": 1})
 
 

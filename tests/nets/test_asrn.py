@@ -42,5 +42,7 @@ def test_activation_is_a_choice_of_two():
     assert "LeakyReLU" in str(
         ASRN_ARCHITECTURE.build(2, Variant("d", 1), {"activation": "leaky_relu"})
     )
-    with pytest.raises(CheckpointError, match="relu or leaky_relu, not 'gelu'"):
+    with pytest.raises(
+        CheckpointError, match="unknown activation 'gelu' of ASRN; expected relu or leaky_relu"
+    ):
         ASRN_ARCHITECTURE.build(2, Variant("d", 1), {"activation": "gelu"})

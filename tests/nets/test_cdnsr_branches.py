@@ -9,7 +9,7 @@ from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.complexity import count
 from sr_deploy.nets.fsrcnn import FSRCNN
-from sr_deploy.nets.mean_shift import MEAN, MeanShift
+from sr_deploy.nets.layers import MEAN, MeanShift
 
 # Parameters, and the printed FLOPs in millions with the last printed digit's weight: 2 x MAC of one LR patch of 32x32, x4.
 PRINTED = {

@@ -10,7 +10,7 @@ from sr_deploy.core.errors import CheckpointError, InputError, VariantError
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
-from sr_deploy.nets.checkpoint import load_checkpoint, save_checkpoint, untrained
+from sr_deploy.nets.checkpoint import load_checkpoint, parse_untrained, save_checkpoint
 
 
 def save(folder, arch="asrn", variant="d2", *, name="net", weights=None, **card):
@@ -80,7 +80,7 @@ def test_a_checkpoint_gives_only_the_variants_it_holds(tmp_path):
     for wrong in ("d9", "c4", "3", "d03", ""):
         with pytest.raises(VariantError, match="variant"):
             checkpoint.network(wrong)
-    with pytest.raises(VariantError, match="holds no variant 'd9'; it holds d1, d2, d3"):
+    with pytest.raises(VariantError, match="has no variant 'd9'; it has d1, d2, d3"):
         checkpoint.variants("d1,d9")
 
 
@@ -104,12 +104,15 @@ def test_all_means_the_points_of_the_papers_table(tmp_path):
         ({"variants": ["d1", "d9"]}, "tensors are missing"),
         ({"variants": ["c4", "d2"]}, "d2 cannot be sliced to 'c4'"),
         ({"variants": ["d1", "two"]}, "'two' is not a variant"),
-        ({"arch": "vdsr"}, "unknown architecture 'vdsr'; known are asrn"),
+        ({"arch": "vdsr"}, "unknown architecture 'vdsr'; expected one of asrn"),
         ({"arch": "imdeception"}, "is not a variant of this architecture"),
-        ({"scale": 8}, "asrn has no scale x8"),
+        ({"scale": 8}, "asrn does not support scale x8"),
         ({"scale": 3}, "another shape, the first is 'upsampler.1.weight'|unknown, the first is"),
-        ({"config": {"speed": 2}}, "no configuration key 'speed'"),
-        ({"config": {"activation": "gelu"}}, "relu or leaky_relu, not 'gelu'"),
+        ({"config": {"speed": 2}}, "unknown configuration key 'speed'"),
+        (
+            {"config": {"activation": "gelu"}},
+            "unknown activation 'gelu' of ASRN; expected relu or leaky_relu",
+        ),
         ({"variants": ["d1", 2]}, "variant"),
         ({"weights_sha256": "0" * 64}, "SHA-256 differs"),
         ({"weights_sha256": ""}, "SHA-256 differs"),
@@ -163,14 +166,14 @@ def test_a_truncated_file_is_refused(tmp_path, kept):
     path = save(tmp_path)
     path.write_bytes(path.read_bytes()[:kept])
     edit_card(path, weights_sha256=sha256_of(path))
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match="not a valid safetensors file"):
         load_checkpoint(path)
 
 
 def test_a_pickle_named_safetensors_is_refused(tmp_path):
     path = save(tmp_path)
     torch.save({"a": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match="not a valid safetensors file"):
         load_checkpoint(path)
 
 
@@ -180,7 +183,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value):
     weights["body.0.expand.bias"][3] = value
     path = save(tmp_path, variant="d1", weights=weights)
     with pytest.raises(
-        CheckpointError, match="'body.0.expand.bias' holds values that are not finite"
+        CheckpointError, match="'body.0.expand.bias' contains values that are not finite"
     ):
         load_checkpoint(path)
 
@@ -189,7 +192,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value):
     "change, words",
     [
         (lambda w: w.pop("head.0.weight"), "1 tensors are missing, the first is 'head.0.weight'"),
-        (lambda w: w.update(extra=torch.zeros(1)), "1 are unknown, the first is 'extra'"),
+        (lambda w: w.update(extra=torch.zeros(1)), "1 tensors are unknown, the first is 'extra'"),
         (
             lambda w: w.update({"head.1.bias": torch.zeros(95)}),
             r"'head.1.bias': \(95,\), expected \(96,\)",
@@ -215,7 +218,7 @@ def test_a_card_cannot_name_a_larger_variant_than_its_weights(tmp_path):
     "model, error, words",
     [
         ("nowhere/net.safetensors", InputError, "there is no checkpoint nowhere"),
-        ("asrn_x9", InputError, "asrn has no scale x9; it has x2, x3, x4"),
+        ("asrn_x9", InputError, "asrn does not support scale x9; expected one of x2, x3, x4"),
         ("srn_x4", InputError, "is an architecture"),
         ("resnet50", InputError, "there is no model 'resnet50'"),
     ],
@@ -228,7 +231,7 @@ def test_names_that_are_no_checkpoint(model, error, words):
 def test_another_file_is_no_checkpoint(tmp_path):
     file = tmp_path / "net.pth"
     shutil.copy(save(tmp_path), file)
-    with pytest.raises(CheckpointError, match="is not a checkpoint of ours") as e:
+    with pytest.raises(CheckpointError, match="is not a checkpoint; expected") as e:
         load_checkpoint(file)
     assert "import-checkpoint" in e.value.hint
 
@@ -237,7 +240,7 @@ def test_another_file_is_no_checkpoint(tmp_path):
     "name, blocks", [("asrn_x3", 5), ("srn_x4", 6), ("srn-s_x2", 6), ("edsr_x4", 20)]
 )
 def test_bare_names_are_the_papers_defaults(name, blocks):
-    bare = untrained(name)
+    bare = parse_untrained(name)
     with torch.device("meta"):
         net = bare.network()
     assert len(net.body if name.startswith("asrn") else net.blocks) == blocks
@@ -245,12 +248,12 @@ def test_bare_names_are_the_papers_defaults(name, blocks):
 
 def test_bare_names_take_any_variant_of_the_architecture():
     with torch.device("meta"):
-        assert len(untrained("asrn_x4").network("d25").body) == 25
-        assert untrained("imdeception_x4").network().core == 16
-        assert len(untrained("imdeception_x4").network().nla) == 2
+        assert len(parse_untrained("asrn_x4").network("d25").body) == 25
+        assert parse_untrained("imdeception_x4").network().core == 16
+        assert len(parse_untrained("imdeception_x4").network().nla) == 2
     with pytest.raises(VariantError):
-        untrained("imdeception_x4").network("d3")
-    assert untrained("vdsr_x4") is None and untrained("asrn") is None
+        parse_untrained("imdeception_x4").network("d3")
+    assert parse_untrained("vdsr_x4") is None and parse_untrained("asrn") is None
 
 
 def test_saving_keeps_the_old_checkpoint_when_writing_fails(tmp_path, monkeypatch):

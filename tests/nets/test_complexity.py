@@ -313,6 +313,19 @@ def test_attention_matrix_products_are_named_by_hooks_and_counted_by_fvcore():
     assert 0 < activations < 0.05 * without
 
 
+@EVERY
+@pytest.mark.parametrize("counter", COUNTERS)
+def test_inference_mode_changes_no_count(arch, variant, scale, counter):
+    net = network(arch, scale, variant)
+    expected = count(net, (32, 32), counter=counter)
+    with torch.inference_mode():
+        assert count(net, (32, 32), counter=counter) == expected
+        built_inside = network(arch, scale, variant)
+        assert count(built_inside, (32, 32), counter=counter) == expected
+    assert count(built_inside, (32, 32), counter=counter) == expected
+    assert expected.macs > 0
+
+
 def test_counting_leaves_the_network_alone():
     net = ARCHITECTURES["asrn"].build(2, Variant("d", 1)).train()
     before = {k: v.clone() for k, v in net.state_dict().items()}

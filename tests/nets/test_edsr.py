@@ -8,7 +8,7 @@ from sr_deploy.nets.edsr import EDSR, EDSR_ARCHITECTURE, EDSR_ORIGINAL_ARCHITECT
 
 @pytest.mark.parametrize("channels", [0, 4096, "128", 1.5])
 def test_channels_are_validated(channels):
-    with pytest.raises(CheckpointError, match="channels are a whole number"):
+    with pytest.raises(CheckpointError, match="'channels' must be an integer"):
         EDSR_ARCHITECTURE.build(4, Variant("b", 1), {"channels": channels})
 
 

@@ -6,10 +6,10 @@ torch = pytest.importorskip("torch", reason="torch is not installed; it makes th
 
 from doubles.networks import SIZES, SMALLEST, agree, network  # noqa: E402
 
-from sr_deploy.core.shipped import shipped  # noqa: E402
+from sr_deploy.core.shipped import shipped_checkpoints  # noqa: E402
 from sr_deploy.nets import ARCHITECTURES  # noqa: E402
 from sr_deploy.nets.checkpoint import load_checkpoint  # noqa: E402
-from sr_deploy.nets.fuse import PASSES, rewritten  # noqa: E402
+from sr_deploy.nets.fuse import PASSES, fuse_network  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -18,13 +18,13 @@ from sr_deploy.nets.fuse import PASSES, rewritten  # noqa: E402
 def test_the_function_stays_the_same(arch, scale):
     net = network(arch, scale, SMALLEST[arch]).double()
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    other, done = rewritten(net)
+    other, done = fuse_network(net)
     for hw in SIZES:
         if min(hw) >= max(ARCHITECTURES[arch].min_hw):
             agree(net, other, hw, torch.float64, 1e-9)
             agree(
                 network(arch, scale, SMALLEST[arch]),
-                rewritten(network(arch, scale, SMALLEST[arch]))[0],
+                fuse_network(network(arch, scale, SMALLEST[arch]))[0],
                 hw,
                 torch.float32,
                 1e-5,
@@ -41,16 +41,16 @@ def test_the_function_stays_the_same(arch, scale):
     assert [d["pass"] for d in done] == expected.get(arch, [])
 
 
-@pytest.mark.parametrize("name", [p.stem for p in shipped()])
+@pytest.mark.parametrize("name", [p.stem for p in shipped_checkpoints()])
 def test_shipped_networks_too(name):
     checkpoint = load_checkpoint(name)
     for variant in checkpoint.variants("all"):
         net = checkpoint.network(str(variant))
-        agree(net, rewritten(net)[0], (15, 22), torch.float32, 1e-5)
+        agree(net, fuse_network(net)[0], (15, 22), torch.float32, 1e-5)
 
 
 def test_what_it_saves_is_told():
-    _, done = rewritten(network("asrn", 4, "d1"))
+    _, done = fuse_network(network("asrn", 4, "d1"))
     collapse, shuffle = done
     assert collapse["pass"] == "collapse-linear" and collapse["convs"] == [12, 9]
     assert collapse["macs_per_px"][1] < 0.25 * collapse["macs_per_px"][0]

@@ -64,19 +64,17 @@ def test_a_router_for_another_number_of_classes(tmp_path):
     two = replace(
         SPEC, models=("a", "b"), variants=("w1", "w2"), weights_sha256s=("0", "1"), macs=(1, 2)
     )
-    with pytest.raises(
-        CheckpointError, match="another number of classes: it tells 3 apart, and its card names 2"
-    ):
+    with pytest.raises(CheckpointError, match="predicts 3 classes, but its card names 2 branches"):
         load_router(saved(tmp_path, two))
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"config": {"convs": 1}}, "convs are a whole number from 2 to 100, not 1"),
-        ({"config": {"depth": 1}}, "no configuration key 'depth'"),
+        ({"config": {"convs": 1}}, "'convs' of a router must be an integer from 2 to 100, got 1"),
+        ({"config": {"depth": 1}}, "unknown configuration key 'depth'"),
         ({"config": {"convs": 4}}, "does not fit its network"),
-        ({"weights_sha256": "0"}, "is not the file its card describes"),
+        ({"weights_sha256": "0"}, "does not match its card"),
     ],
 )
 def test_cards_that_cannot_be(tmp_path, change, message):
@@ -88,7 +86,7 @@ def test_cards_that_cannot_be(tmp_path, change, message):
 
 
 def test_no_such_router(tmp_path):
-    with pytest.raises(InputError, match="'asrn_x4' is no router"):
+    with pytest.raises(InputError, match="'asrn_x4' is not a router"):
         load_router("asrn_x4")
     with pytest.raises(
         InputError, match="there is no router " + re.escape(str(tmp_path / "no.router.safetensors"))

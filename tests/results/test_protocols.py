@@ -7,11 +7,11 @@ import pytest
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.results.protocols import (
-    CHOICES,
+    PROTOCOL_NAMES,
     PROTOCOLS,
     below_gate,
     deviations,
-    protocol_named,
+    get_protocol,
     protocol_of,
     scores,
     time_ms,
@@ -117,11 +117,12 @@ def test_a_run_as_the_challenge_does_it_differs_in_nothing():
 
 def test_names():
     assert (
-        set(CHOICES) == set(PROTOCOLS) - {"trtexec"} and protocol_named("steady").name == "steady"
+        set(PROTOCOL_NAMES) == set(PROTOCOLS) - {"trtexec"}
+        and get_protocol("steady").name == "steady"
     )
     for name in ("trtexec", "ntire2021"):
         with pytest.raises(InputError, match=f"unknown protocol '{name}'"):
-            protocol_named(name)
+            get_protocol(name)
     with pytest.raises(InputError, match="protocol is 'ntire1999'"):
         protocol_of(replace(ROW, protocol="ntire1999"))
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.results.rows import BenchmarkRow, append_rows, cut_torn_line, read_rows
+from sr_deploy.results.rows import BenchmarkRow, append_rows, drop_partial_line, read_rows
 
 FULL = BenchmarkRow(
     model="asrn_x4",
@@ -166,10 +166,10 @@ def test_half_a_line_that_a_killed_run_left_is_taken_away(tmp_path, tail, cut):
     append_rows(path, [FULL])
     with open(path, "a", encoding="utf-8") as f:
         f.write(tail)
-    assert cut_torn_line(path) is cut
+    assert drop_partial_line(path) is cut
     append_rows(path, [FULL])
     assert len(read_rows(path)) == (2 if cut or not tail else 3)
-    assert cut_torn_line(path) is False and cut_torn_line(tmp_path / "absent") is False
+    assert drop_partial_line(path) is False and drop_partial_line(tmp_path / "absent") is False
 
 
 def test_a_number_that_json_has_not_is_never_written(tmp_path):

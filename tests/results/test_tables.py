@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from sr_deploy.results.render import markdown
 from sr_deploy.results.rows import BenchmarkRow, QualityRow
-from sr_deploy.results.tables import markdown, ntire_table, quality_table
+from sr_deploy.results.tables import ntire_table, quality_table
 
 FULL = BenchmarkRow(
     model="asrn_x4",

@@ -190,7 +190,7 @@ def test_on_a_board_trtexecs_own_times_decide(tiny, stand_in, tmp_path, run_cli)
 
 def test_options_that_do_not_go_together(run_cli, tmp_path):
     done = run_cli("build-engine", "--autotune", "--sm", "89", tmp_path, "--target", "rtx")
-    assert done.exit_code == 2 and "--autotune goes with" in done.stderr
+    assert done.exit_code == 2 and "--autotune takes" in done.stderr
 
 
 def test_a_real_one_on_this_cpu(tmp_path, run_cli):

@@ -8,6 +8,7 @@ import pytest
 from sr_deploy.core.errors import ArtifactError, BuildError, InputError, TargetError
 from sr_deploy.core.files import atomic_path
 from sr_deploy.core.manifest import manifest_path, read_manifest, write_artifact
+from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import load_target, target_names
 from sr_deploy.runtime import BACKENDS, build
 from sr_deploy.runtime.build import engine_from_onnx, onnx_files
@@ -159,8 +160,13 @@ def test_an_engine_is_no_graph(any_graph, tmp_path, fake):
 
 
 def test_sm_versions_are_for_rtx_only(any_graph, tmp_path, fake):
-    with pytest.raises(InputError, match="--sm has no meaning for target 'cpu'"):
-        engine_from_onnx(any_graph(), tmp_path / "out", target="cpu", compute_capabilities=[86])
+    with pytest.raises(InputError, match="--sm does not apply to target 'cpu'"):
+        engine_from_onnx(
+            any_graph(),
+            tmp_path / "out",
+            target="cpu",
+            options=BuildOptions(compute_capabilities=(86,)),
+        )
 
 
 def test_an_unknown_target_is_refused_before_anything_else(tmp_path):
@@ -211,5 +217,5 @@ def test_a_manifest_cannot_send_the_engine_elsewhere(any_graph, tmp_path, fake):
     graph = any_graph()
     path = manifest_path(graph)
     path.write_text(path.read_text().replace('"tiny_x2"', '"../../x"'))
-    with pytest.raises(ArtifactError, match="names a model that is no file name"):
+    with pytest.raises(ArtifactError, match="cannot be part of a file name"):
         engine_from_onnx(graph, tmp_path / "out", target="cpu")

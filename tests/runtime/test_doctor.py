@@ -60,13 +60,13 @@ def test_another_version_is_a_difference(engine, monkeypatch):
     library.__version__ = "9.9"
     monkeypatch.setitem(sys.modules, "onnxruntime", library)
     found = diagnose(engine("cpu", versions={"onnxruntime": "1.20", "profile": "0"}))
-    assert "onnxruntime is 9.9 here; it was built by 1.20" in found.differs_here
-    assert "the profile of 'cpu' has changed since" in found.differs_here
+    assert "onnxruntime is 9.9 here, but it was built with 1.20" in found.differs_here
+    assert "the profile of 'cpu' has changed since it was built" in found.differs_here
 
 
 def test_what_came_out_in_another_precision_is_said(engine):
     assert diagnose(engine(precision_obtained="mixed: 2 fp16, 1 fp32")).what.endswith(
-        "mixed: 2 fp16, 1 fp32 (fp16 was asked for)"
+        "mixed: 2 fp16, 1 fp32 (requested: fp16)"
     )
 
 
@@ -74,7 +74,7 @@ def test_a_changed_file_is_not_whole(engine):
     path = engine()
     path.write_bytes(path.read_bytes()[:-1])
     found = diagnose(path)
-    assert not found.whole and "changed, or cut short" in found.why_not_whole and found.rebuild
+    assert not found.whole and "changed or truncated" in found.why_not_whole and found.rebuild
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,16 @@ def test_a_changed_file_is_not_whole(engine):
             "an engine of TensorRT for RTX 1.7.1.116 for SM 80, 89",
         ),
         (b"\x08\x08", "perhaps an ONNX graph"),
-        (b"", "no file that srdeploy knows"),
+        (b"", "unknown kind of file"),
     ],
 )
 def test_a_file_that_nothing_vouches_for(content, what, tmp_path):
     (tmp_path / "x").write_bytes(content)
     found = diagnose(tmp_path / "x")
     assert (
-        found.what == what and not found.whole and "nothing vouches for it" in found.why_not_whole
+        found.what == what
+        and not found.whole
+        and "nothing in it can be verified" in found.why_not_whole
     )
 
 
@@ -117,7 +119,7 @@ def test_the_command(engine, run_cli, tmp_path):
     result = run_cli("doctor", good)
     assert (
         result.exit_code == 0
-        and "  whole: yes" in result.stdout
+        and "  intact: yes" in result.stdout
         and "  for: xavier" in result.stdout
     )
     (tmp_path / "y").write_bytes(b"")

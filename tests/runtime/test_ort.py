@@ -7,6 +7,7 @@ import pytest
 
 from sr_deploy.core.errors import ArtifactError, BuildError, InputError
 from sr_deploy.core.manifest import manifest_path, read_manifest
+from sr_deploy.core.session import BuildOptions
 from sr_deploy.runtime import ort
 from sr_deploy.runtime.build import engine_from_onnx
 from sr_deploy.runtime.ort import OnnxRuntimeBackend, OnnxRuntimeSession
@@ -121,7 +122,9 @@ def test_the_cpu_engine_computes_what_its_graph_does(tiny, tmp_path, sizes):
 
 def test_the_layout_is_part_of_the_engine(tiny, tmp_path):
     (own,) = engine_from_onnx(tiny(), tmp_path / "out", target="cpu")
-    (flat,) = engine_from_onnx(tiny(), tmp_path / "out", target="cpu", layout="nchw")
+    (flat,) = engine_from_onnx(
+        tiny(), tmp_path / "out", target="cpu", options=BuildOptions(layout="nchw")
+    )
     assert flat.name == own.name.replace(".engine", ".nchw.engine")
     np.testing.assert_allclose(
         *(OnnxRuntimeBackend().open(e, read_manifest(e)).run(x(16, 24)) for e in (own, flat)),
@@ -131,11 +134,16 @@ def test_the_layout_is_part_of_the_engine(tiny, tmp_path):
 
 @pytest.mark.parametrize(
     "target, words",
-    [("cpu", "'nhwc' is no layout of onnxruntime; it has nchw"), ("rtx", "its own only")],
+    [
+        ("cpu", "onnxruntime has no layout 'nhwc'; expected nchw"),
+        ("rtx", "it has only its default one"),
+    ],
 )
 def test_an_unknown_layout_is_refused(tiny, tmp_path, target, words):
     with pytest.raises(InputError, match=words):
-        engine_from_onnx(tiny(), tmp_path / "out", target=target, layout="nhwc")
+        engine_from_onnx(
+            tiny(), tmp_path / "out", target=target, options=BuildOptions(layout="nhwc")
+        )
     assert not (tmp_path / "out").exists()
 
 

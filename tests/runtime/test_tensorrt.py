@@ -16,6 +16,7 @@ from sr_deploy.core.errors import (
     TargetError,
 )
 from sr_deploy.core.manifest import read_manifest
+from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import load_target
 from sr_deploy.runtime import BACKENDS, build, tensorrt, tensorrt_engine
 from sr_deploy.runtime.build import engine_from_onnx
@@ -36,7 +37,12 @@ def real():
 )
 def test_an_engine_is_for_the_gpus_asked_for(real, tiny, tmp_path, asked, expected):
     graph = tiny(precision="fp16")
-    (engine,) = engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=asked)
+    (engine,) = engine_from_onnx(
+        graph,
+        tmp_path / "out",
+        target="rtx",
+        options=BuildOptions(compute_capabilities=tuple(asked)),
+    )
     assert engine.read_bytes()[:4] == b"vtrt"
     assert read_header(engine).compute_capabilities == expected
     manifest = read_manifest(engine)
@@ -58,7 +64,7 @@ def test_a_dynamic_graph_is_built_for_its_range(real, tiny, tmp_path):
         tiny(hw=(8, 8), high=(32, 40), precision="fp16"),
         tmp_path / "out",
         target="rtx",
-        compute_capabilities=[86],
+        options=BuildOptions(compute_capabilities=(86,)),
     )
     assert engine.name == "tiny_x2.d1.dyn8x8-32x40.fp16.sm86.engine"
     assert read_manifest(engine).max_shape == (32, 40)
@@ -68,7 +74,11 @@ def test_another_set_of_gpus_is_another_engine(real, tiny, tmp_path):
     graph, lines = tiny(precision="fp16"), []
     for asked in ([86], [86], [89]):
         (engine,) = engine_from_onnx(
-            graph, tmp_path / "out", target="rtx", compute_capabilities=asked, progress=lines.append
+            graph,
+            tmp_path / "out",
+            target="rtx",
+            options=BuildOptions(compute_capabilities=tuple(asked)),
+            progress=lines.append,
         )
     assert [line.endswith("up to date") for line in lines] == [False, True, False]
     assert read_header(engine).compute_capabilities == (89,)
@@ -77,10 +87,14 @@ def test_another_set_of_gpus_is_another_engine(real, tiny, tmp_path):
 def test_the_parser_s_errors_name_the_node(real, tiny, tmp_path, monkeypatch):
     graph = tiny(precision="fp16", extra="NonZero")
     with pytest.raises(BuildError, match="cannot be built for 'rtx': node 'find_them' .NonZero."):
-        engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=[86])
+        engine_from_onnx(
+            graph, tmp_path / "out", target="rtx", options=BuildOptions(compute_capabilities=(86,))
+        )
     monkeypatch.setattr(build, "preflight", lambda *args, **kwargs: [])
     with pytest.raises(BuildError, match=r"cannot read tiny_x2.d1.onnx: .*find_them.*NonZero"):
-        engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=[86])
+        engine_from_onnx(
+            graph, tmp_path / "out", target="rtx", options=BuildOptions(compute_capabilities=(86,))
+        )
     assert os.listdir(str(tmp_path / "out")) == []
 
 
@@ -107,14 +121,14 @@ def use(monkeypatch):
 @pytest.mark.parametrize(
     "failing, words",
     [
-        ({"network": None}, "the network could not be created"),
-        ({"dtype": "FLOAT"}, "is no FP16 graph: as parsed, 2 of its layers compute in FP32"),
+        ({"network": None}, "could not create the network"),
+        ({"dtype": "FLOAT"}, "is not an FP16 graph: 2 of its layers are FP32 as parsed"),
         ({"parse": False}, "cannot read tiny_x2.d1.onnx: the parser gave no reason"),
-        ({"config": None}, "the configuration could not be created"),
+        ({"config": None}, "could not create the configuration"),
         ({"set_compute_capability": False}, "refused SM80"),
         ({"profile": -1}, "refused the sizes .1, 3, 8, 8. to .1, 3, 32, 40."),
         ({"plan": None}, "could not build tiny_x2.d1.onnx: the tactic ran off"),
-        ({}, "the engine is for SM .., asked for were .80, 86, 89, 120."),
+        ({}, "the engine is for SM ..; expected .80, 86, 89, 120."),
         ({"plan": b"short"}, "is not a TensorRT engine"),
     ],
 )
@@ -131,7 +145,7 @@ def test_the_errors_of_one_build_are_not_told_of_the_next(any_graph, tmp_path, u
     use(rtx())
     for failing, words in (
         ({"plan": None}, "the tactic ran off"),
-        ({"network": None}, "created, and gave no reason$"),
+        ({"network": None}, "could not create the network, and gave no reason$"),
     ):
         monkeypatch.setitem(sys.modules, "tensorrt_rtx", rtx(**failing))
         with pytest.raises(BuildError, match=words):
@@ -140,9 +154,12 @@ def test_the_errors_of_one_build_are_not_told_of_the_next(any_graph, tmp_path, u
 
 def test_a_gpu_the_library_does_not_know_is_refused(any_graph, tmp_path, use):
     use(rtx("1.9.9"))
-    with pytest.raises(BuildError, match="tensorrt_rtx 1.9.9 knows no SM121"):
+    with pytest.raises(BuildError, match="tensorrt_rtx 1.9.9 does not support SM121"):
         engine_from_onnx(
-            any_graph(precision="fp16"), tmp_path / "out", target="rtx", compute_capabilities=[121]
+            any_graph(precision="fp16"),
+            tmp_path / "out",
+            target="rtx",
+            options=BuildOptions(compute_capabilities=(121,)),
         )
 
 
@@ -150,7 +167,7 @@ def test_an_fp32_graph_is_refused_with_the_reason(any_graph, tmp_path, use):
     use(rtx())
     with pytest.raises(
         BuildError,
-        match="was exported for an FP32 engine .fp32 tensors.; target 'rtx' builds fp16 engines",
+        match="was exported for an FP32 engine .fp32 tensors., but target 'rtx' builds fp16 engines",
     ) as e:
         engine_from_onnx(any_graph(), tmp_path / "out", target="rtx")
     assert "--target rtx" in e.value.hint
@@ -161,10 +178,14 @@ def test_an_fp32_graph_is_refused_with_the_reason(any_graph, tmp_path, use):
 def test_a_gpu_the_target_has_not_is_refused(asked, any_graph, tmp_path, use):
     use(rtx())
     with pytest.raises(
-        TargetError, match=f"target 'rtx' has no SM {asked[-1]}; it has 75, 80, 86, 89, 120, 121"
+        TargetError,
+        match=f"target 'rtx' has no SM {asked[-1]}; expected one of 75, 80, 86, 89, 120, 121",
     ):
         engine_from_onnx(
-            any_graph(precision="fp16"), tmp_path / "out", target="rtx", compute_capabilities=asked
+            any_graph(precision="fp16"),
+            tmp_path / "out",
+            target="rtx",
+            options=BuildOptions(compute_capabilities=tuple(asked)),
         )
 
 
@@ -190,7 +211,7 @@ def test_what_is_no_engine_is_refused(tmp_path, content):
 
 def test_tensorrt_s_own_header(tmp_path):
     (tmp_path / "x.engine").write_bytes(b"ftrt" + bytes(20) + bytes([10, 3, 0, 26]) + bytes(20))
-    assert read_header(tmp_path / "x.engine") == tensorrt_engine.Header("10.3.0.26", ())
+    assert read_header(tmp_path / "x.engine") == tensorrt_engine.EngineHeader("10.3.0.26", ())
 
 
 def test_a_manifest_that_lies_about_its_graph_is_found_out(real, tiny, tmp_path, monkeypatch):
@@ -201,10 +222,14 @@ def test_a_manifest_that_lies_about_its_graph_is_found_out(real, tiny, tmp_path,
         path.read_text().replace('"precision_obtained": "fp32"', '"precision_obtained": "fp16"')
     )
     with pytest.raises(BuildError, match="cannot be built for 'rtx'.*FP32"):
-        engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=[86])
+        engine_from_onnx(
+            graph, tmp_path / "out", target="rtx", options=BuildOptions(compute_capabilities=(86,))
+        )
     monkeypatch.setattr(build, "preflight", lambda *args, **kwargs: [])
-    with pytest.raises(BuildError, match="no FP16 graph: as parsed, .* compute in FP32"):
-        engine_from_onnx(graph, tmp_path / "out", target="rtx", compute_capabilities=[86])
+    with pytest.raises(BuildError, match="not an FP16 graph: .* are FP32 as parsed"):
+        engine_from_onnx(
+            graph, tmp_path / "out", target="rtx", options=BuildOptions(compute_capabilities=(86,))
+        )
 
 
 def test_another_version_of_the_library_than_the_profile_s_is_refused(tiny, tmp_path, use):
@@ -293,11 +318,11 @@ def test_an_fp32_engine_is_not_computed_in_tf32(graph_for, tmp_path, use):
 @pytest.mark.parametrize(
     "failing, words",
     [
-        ({"builder": "no driver"}, "the builder could not be created: CUDA initialization failure"),
-        ({"layer_types": ("FLOAT",)}, "FP16 was asked for, and the engine computes in FP32"),
+        ({"builder": "no driver"}, "could not create the builder: CUDA initialization failure"),
+        ({"layer_types": ("FLOAT",)}, "FP16 was requested, but the engine computes in FP32"),
         (
             {"inspector": '{"Layers": ["conv"], "Bindings": []}'},
-            "says nothing of the engine's precision",
+            "does not report the engine's precision",
         ),
         ({"deserialize": None}, "TensorRT 8.5.2.2 cannot open .*: expecting library version"),
         ({"names": ("lr", "other")}, "has the tensors lr, other; expected lr and sr"),
@@ -310,9 +335,9 @@ def test_an_fp32_engine_is_not_computed_in_tf32(graph_for, tmp_path, use):
         ({"output": lambda y: y * 0}, "its output is one colour"),
         (
             {"output": lambda y: y * 50},
-            "more values than FP32's lie outside 0..1; .* dB against FP32",
+            "more values than in FP32 are outside 0..1; .* dB against FP32",
         ),
-        ({"timing_cache": None}, "the timing cache could not be created"),
+        ({"timing_cache": None}, "could not create the timing cache"),
     ],
 )
 def test_what_goes_wrong_on_a_gpu_is_an_error_and_leaves_nothing(
@@ -328,14 +353,16 @@ def test_another_gpu_than_the_target_s_is_refused(any_graph, tmp_path, use):
     on_gpu(use, "8.5.2.2", 86)
     with pytest.raises(
         BuildError,
-        match="cannot build for 'xavier'.* here: .*this machine's GPU is of SM 8.6; the target's is 7.2",
+        match="cannot build for 'xavier'.* here: .*this machine's GPU is SM 8.6, but the target is SM 7.2",
     ):
         engine_from_onnx(any_graph(asked="fp16"), tmp_path / "out", target="xavier")
 
 
 def test_dla_says_which_layers_fell_back(graph_for, tmp_path, use):
     library = on_gpu(use, "8.5.2.2", 72)
-    (engine,) = engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier", dla=1)
+    (engine,) = engine_from_onnx(
+        graph_for("xavier"), tmp_path / "out", target="xavier", options=BuildOptions(dla=1)
+    )
     manifest = read_manifest(engine)
     assert engine.name == "tiny_x2.d1.16x24.fp16.dla1.engine" and "--dla 1" in manifest.command
     assert manifest.build["dla"] == {"core": 1, "layers_on_gpu": ["shuffle"]}
@@ -344,16 +371,19 @@ def test_dla_says_which_layers_fell_back(graph_for, tmp_path, use):
         and "GPU_FALLBACK" in library.builders[0].config.flags
     )
     assert [r.DLA_core for r in library.runtimes] == [-1, 1] and "graph" not in library.gpu.enqueued
-    with pytest.raises(
-        InputError, match="target 'xavier' has no DLA core 2: its DLA cores are 0, 1"
-    ):
-        engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier", dla=2)
+    with pytest.raises(InputError, match="target 'xavier' has no DLA core 2: expected one of 0, 1"):
+        engine_from_onnx(
+            graph_for("xavier"), tmp_path / "out", target="xavier", options=BuildOptions(dla=2)
+        )
 
 
 def test_fallback_keeps_layers_in_fp32_and_says_so(graph_for, tmp_path, use):
     library = on_gpu(use, "8.5.2.2", 72, layer_types=("FLOAT", "HALF"))
     (engine,) = engine_from_onnx(
-        graph_for("xavier"), tmp_path / "out", target="xavier", fallback="head-tail"
+        graph_for("xavier"),
+        tmp_path / "out",
+        target="xavier",
+        options=BuildOptions(fallback="head-tail"),
     )
     manifest = read_manifest(engine)
     assert engine.name == "tiny_x2.d1.16x24.fp16.fallback.engine" and manifest.build[
@@ -366,14 +396,22 @@ def test_fallback_keeps_layers_in_fp32_and_says_so(graph_for, tmp_path, use):
     assert "OBEY_PRECISION_CONSTRAINTS" in library.builders[0].config.flags
     assert library.builders[0].network.layers[0].precision == "float32"
     with pytest.raises(BuildError, match="has no node 'cov' to keep in FP32") as e:
-        engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier", fallback="cov")
+        engine_from_onnx(
+            graph_for("xavier"),
+            tmp_path / "out",
+            target="xavier",
+            options=BuildOptions(fallback="cov"),
+        )
     assert "'conv'" in e.value.hint
 
 
 def test_fallback_where_typing_is_strong_rewrites_the_graph(real, graph_for, tmp_path):
     graph = graph_for("rtx", extra="Relu")
     (engine,) = engine_from_onnx(
-        graph, tmp_path / "out", target="rtx", fallback="conv", compute_capabilities=[86]
+        graph,
+        tmp_path / "out",
+        target="rtx",
+        options=BuildOptions(fallback="conv", compute_capabilities=(86,)),
     )
     manifest = read_manifest(engine)
     assert manifest.precision_obtained.startswith("mixed: ") and manifest.build["fp32_layers"] == [
@@ -420,7 +458,7 @@ def test_an_engine_of_another_version_cannot_run_here(graph_for, tmp_path, use):
     (engine,) = engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier")
     on_gpu(use, "8.5.3.1", 72)
     with pytest.raises(
-        CannotRunHereError, match="was built by TensorRT 8.5.2.2, and 8.5.3.1 is installed"
+        CannotRunHereError, match="was built with TensorRT 8.5.2.2, but 8.5.3.1 is installed"
     ) as e:
         BACKENDS["tensorrt"]().open(engine, read_manifest(engine))
     assert "srdeploy build-engine" in e.value.hint

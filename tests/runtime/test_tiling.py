@@ -28,7 +28,7 @@ def test_cores_partition_the_image_and_no_tile_is_larger_than_asked(sessions, ki
     tile = smallest_tile(session, 0) + limit
     for n in (1, 5, tile - 1, tile, tile + 1, tile + 7, 2 * tile, 3 * tile - 1, 137, 1000):
         plan = plan_tiles((n, 2 * tile + 3), session, tile=tile)
-        for spans, size in ((plan.rows, n), (plan.columns, 2 * tile + 3)):
+        for spans, size in ((plan.y_spans, n), (plan.x_spans, 2 * tile + 3)):
             check_partition(spans, size)
             assert all(0 <= s.start and s.stop <= size and s.size <= tile for s in spans)
             for s in spans:
@@ -45,7 +45,7 @@ def test_an_image_that_fits_is_run_whole(sessions):
 
 def test_tiles_are_balanced(sessions):
     plan = plan_tiles((101, 20), opened(sessions, "blur"), tile=100)
-    assert [s.size for s in plan.rows] == [54, 54]
+    assert [s.size for s in plan.y_spans] == [54, 54]
     assert "2x1 tiles of at most 54x20" in str(plan)
 
 
@@ -86,7 +86,9 @@ def test_too_few_pixels_are_refused(sessions):
 def test_a_static_session_gets_its_size_only(sessions):
     session = opened(sessions, "blur", (16, 24), (16, 24))
     plan = plan_tiles((30, 60), session)
-    assert {(r.size, c.size) for r in plan.rows for c in plan.columns} == {(16, 24)} and plan.exact
+    assert {(r.size, c.size) for r in plan.y_spans for c in plan.x_spans} == {
+        (16, 24)
+    } and plan.exact
     with pytest.raises(InputError, match="takes 16x24 only, not tiles of 20"):
         plan_tiles((30, 60), session, tile=20)
 
@@ -113,15 +115,15 @@ def test_a_static_session_is_exact_where_tiles_can_end_at_the_border_on_the_grid
 ):
     session = opened(sessions, kind, (size, size), (size, size))
     plan = plan_tiles((n, size), session)
-    check_partition(plan.rows, n)
-    assert all(s.size == size for s in plan.rows)
+    check_partition(plan.y_spans, n)
+    assert all(s.size == size for s in plan.y_spans)
     assert plan.exact == exact
 
 
 def test_an_image_too_small_to_be_exact_is_mirrored_once_without_a_seam(sessions):
     plan = plan_tiles((3, 2), opened(sessions, "blur", (16, 16), (64, 64)))
     assert (
-        len(plan.rows) == len(plan.columns) == 1
+        len(plan.y_spans) == len(plan.x_spans) == 1
         and not plan.exact
         and str(plan) == "3x2 mirrored to 16x16"
     )
@@ -131,7 +133,56 @@ def test_a_range_of_sizes_is_kept(sessions):
     session = opened(sessions, "blur", (10, 10), (20, 30))
     for hw in ((3, 3), (10, 30), (15, 200), (400, 12), (21, 31)):
         plan = plan_tiles(hw, session)
-        check_partition(plan.rows, hw[0])
-        assert all(10 <= r.size <= 20 for r in plan.rows) and all(
-            10 <= c.size <= 30 for c in plan.columns
+        check_partition(plan.y_spans, hw[0])
+        assert all(10 <= r.size <= 20 for r in plan.y_spans) and all(
+            10 <= c.size <= 30 for c in plan.x_spans
         )
+
+
+@pytest.mark.parametrize("kind", ["blur", "whole"])
+@pytest.mark.parametrize(
+    "n, tile", [(n, t) for n in (40, 41, 63, 72, 100, 257) for t in (33, 40, 64) if t <= n]
+)
+def test_few_tiles_overlap_by_a_quarter_at_most_and_keep_away_from_inner_edges(
+    sessions, kind, n, tile
+):
+    session = opened(sessions, kind, (tile, tile), (tile, tile))
+    plan = plan_tiles((n, tile), session, few_tiles=True)
+    overlap = min(tile // 4, 3 if kind == "blur" else 16)
+    check_partition(plan.y_spans, n)
+    assert len(plan.y_spans) == 1 + math.ceil((n - tile) / (tile - 2 * overlap))
+    for span in plan.y_spans:
+        assert span.size == tile and 0 <= span.start and span.stop <= n
+        assert span.core_start == 0 or span.core_start - span.start >= overlap
+        assert span.core_stop == n or span.stop - span.core_stop >= overlap
+    assert plan.exact == (kind == "blur" or n == tile)
+
+
+def test_few_tiles_take_a_quarter_where_the_halo_is_larger(sessions):
+    session = opened(sessions, "windows", (32, 32), (32, 32))
+    plan = plan_tiles((64, 32), session, few_tiles=True)
+    assert not plan.exact and plan_tiles((64, 32), session).exact
+    assert len(plan.y_spans) < len(plan_tiles((64, 32), session).y_spans)
+
+
+def test_few_tiles_mirror_a_small_image_once(sessions):
+    session = opened(sessions, "blur", (16, 16), (16, 16))
+    assert str(plan_tiles((6, 16), session, few_tiles=True)) == "6x16 mirrored to 16x16"
+    assert plan_tiles((6, 16), session).tiles == 2
+
+
+def test_a_graph_smaller_than_the_surroundings_of_an_output_gets_inexact_tiles(sessions):
+    session = opened(sessions, "windows", (8, 8), (24, 24))
+    plan = plan_tiles((50, 60), session)
+    assert not plan.exact and plan.tile_hw == (24, 24)
+    assert smallest_px((50, 60), session) == 24 * 24
+
+
+def test_one_side_may_be_fixed(sessions):
+    session = opened(sessions, "blur", (16, 1), (16, 500))
+    plan = plan_tiles((40, 60), session)
+    assert {s.size for s in plan.y_spans} == {16} and plan.x_spans[0].size == 60 and plan.exact
+    assert smallest_px((40, 60), session) == 16 * 7
+    with pytest.raises(InputError, match="takes a height of 16 only, not tiles of 12"):
+        plan_tiles((40, 60), session, tile=12)
+    assert plan_tiles((40, 60), session, tile=20).tile_hw == (16, 20)

@@ -8,7 +8,7 @@ import torch
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
-from sr_deploy.nets.architecture import Elastic
+from sr_deploy.nets.architecture import ElasticNetwork
 from sr_deploy.nets.checkpoint import load_checkpoint, save_checkpoint
 from sr_deploy.train import losses
 from sr_deploy.train.recipes import RECIPES, check, recipe_named
@@ -50,7 +50,7 @@ def test_the_depth_loss_is_equation_7_for_each_sample_and_map_in_float64():
 
 def elastic(scaled="weight", variant="d2"):
     torch.manual_seed(0)
-    return Elastic(
+    return ElasticNetwork(
         ARCHITECTURES["adaedsr"],
         2,
         Variant.parse(variant),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sr_deploy.core.degradation import degraded
+from sr_deploy.core.degradation import degrade
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.images import imresize, modcrop, read_rgb
 from sr_deploy.train import data as module
@@ -68,7 +68,7 @@ def test_lr_is_made_by_the_degradation_from_the_cropped_image(folder, scale, kin
     for pair in pairs(folder, scale=scale, degradation=kind):
         hr = modcrop(read_rgb(pair.source), scale)
         np.testing.assert_array_equal(np.load(pair.hr), hr)
-        np.testing.assert_array_equal(np.load(pair.lr), degraded(hr, scale=scale, kind=kind))
+        np.testing.assert_array_equal(np.load(pair.lr), degrade(hr, scale=scale, kind=kind))
 
 
 def test_a_batch_depends_on_seed_and_step_only(folder):
@@ -159,7 +159,7 @@ def test_no_usable_image(folder):
     with pytest.raises(InputError, match="there is no folder"):
         pairs(folder / "none", cache=folder.parent / "cache")
     (folder.parent / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no images"):
+    with pytest.raises(InputError, match="contains no images"):
         pairs(folder.parent / "empty")
 
 

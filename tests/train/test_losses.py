@@ -8,7 +8,7 @@ import torch
 
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
-from sr_deploy.nets.architecture import Elastic
+from sr_deploy.nets.architecture import ElasticNetwork
 from sr_deploy.train.losses import (
     Step,
     deep_supervision,
@@ -89,7 +89,7 @@ def test_psd_may_pull_its_teacher_too():
 @pytest.mark.parametrize("psd", [0.0, 0.1])
 def test_deep_supervision_is_equation_11(loss, scale, psd):
     torch.manual_seed(0)
-    elastic = Elastic(ARCHITECTURES["asrn"], scale, Variant("d", 3))
+    elastic = ElasticNetwork(ARCHITECTURES["asrn"], scale, Variant("d", 3))
     elastic.net.double()
     lr, hr = (
         torch.rand(2, 3, 5, 6, dtype=torch.float64),
@@ -117,7 +117,7 @@ def test_deep_supervision_is_equation_11(loss, scale, psd):
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_ss_is_equation_5_at_the_cost_of_training(scale):
     torch.manual_seed(0)
-    elastic = Elastic(ARCHITECTURES["asrn"], scale, Variant("d", 2))
+    elastic = ElasticNetwork(ARCHITECTURES["asrn"], scale, Variant("d", 2))
     elastic.net.double()
     lr, hr = (
         torch.rand(1, 3, 4, 7, dtype=torch.float64),
@@ -136,7 +136,7 @@ def test_ss_is_equation_5_at_the_cost_of_training(scale):
 
 def test_deep_supervision_of_edsr_scores_every_depth_of_its_slices():
     torch.manual_seed(0)
-    elastic = Elastic(ARCHITECTURES["edsr"], 4, Variant("b", 3), {"channels": 6})
+    elastic = ElasticNetwork(ARCHITECTURES["edsr"], 4, Variant("b", 3), {"channels": 6})
     elastic.net.double()
     lr, hr = (
         torch.rand(1, 3, 5, 6, dtype=torch.float64),
@@ -153,7 +153,7 @@ def test_deep_supervision_of_edsr_scores_every_depth_of_its_slices():
 @pytest.mark.parametrize("name", ["srn", "srn-s"])  # with and without the last convolution
 def test_distillation_is_equation_4_with_a_frozen_teacher(name):
     torch.manual_seed(0)
-    elastic = Elastic(ARCHITECTURES[name], 4, Variant("b", 1))
+    elastic = ElasticNetwork(ARCHITECTURES[name], 4, Variant("b", 1))
     teacher = ARCHITECTURES["edsr"].build(4, Variant("b", 1), {"channels": 4})
     lr, hr = torch.rand(2, 3, 16, 15), torch.rand(2, 3, 64, 60)
     terms = distillation(elastic, given(lr, hr, teacher=teacher))
@@ -167,7 +167,7 @@ def test_distillation_is_equation_4_with_a_frozen_teacher(name):
 
 def test_distillation_takes_the_loss_of_its_stage():
     torch.manual_seed(0)
-    elastic = Elastic(ARCHITECTURES["srn-s"], 2, Variant("b", 1))
+    elastic = ElasticNetwork(ARCHITECTURES["srn-s"], 2, Variant("b", 1))
     lr, hr = torch.rand(1, 3, 15, 15), torch.rand(1, 3, 30, 30)
     terms = distillation(
         elastic, given(lr, hr, loss="l2", teacher=torch.nn.Upsample(scale_factor=2))
@@ -221,7 +221,7 @@ def test_the_sandwich_in_closed_form_with_its_teacher_detached():
 
 def test_the_sandwich_reaches_the_weights_of_every_width():
     torch.manual_seed(0)
-    elastic = Elastic(ARCHITECTURES["imdeception"], 2, Variant("c", 16, ("nla",)))
+    elastic = ElasticNetwork(ARCHITECTURES["imdeception"], 2, Variant("c", 16, ("nla",)))
     sum(
         sandwich(elastic, given(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 16, 16))).values()
     ).backward()

@@ -299,7 +299,7 @@ def test_bad_starts(steps, whole, images, cache, tmp_path):
         init=str(path),
     )
     refused(
-        "different scales: 'w2' is x2, expected x3",
+        "same scale: 'w2' is x2, expected x3",
         recipe=replace(ROUTED, scale=3, patch_hr=24),
         branches=branches,
     )
@@ -316,10 +316,10 @@ def test_a_router_whose_branches_changed_or_are_gone(steps, tmp_path):
     router = load_router(tmp_path / path.name)
     (tmp_path / "w4.safetensors").write_bytes((tmp_path / "w2.safetensors").read_bytes())
     (tmp_path / "w4.json").write_bytes((tmp_path / "w2.json").read_bytes())
-    with pytest.raises(CheckpointError, match="trained for other weights of 'w4'"):
+    with pytest.raises(CheckpointError, match="trained with other weights of 'w4'"):
         router.checkpoints()
     (tmp_path / "w4.safetensors").unlink()
-    with pytest.raises(InputError, match="chooses between w2, w4, w8: there is no 'w4'"):
+    with pytest.raises(InputError, match="chooses between w2, w4, w8, but 'w4' was not found"):
         router.checkpoints()
 
 

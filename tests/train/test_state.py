@@ -31,7 +31,7 @@ def narrower(state):
         ),
         (
             lambda s: {**s, "ema": {**s["ema"], "head.0.weight": torch.ones(1)}},
-            "its 'ema' does not fit its network: 1 have another shape",
+            "its 'ema' does not fit its network: 1 tensors have the wrong shape",
         ),
         (lambda s: {**s, "optimiser": {}}, "its optimiser does not fit"),
         (narrower, "its optimiser does not fit"),

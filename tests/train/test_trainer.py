@@ -72,12 +72,12 @@ def test_a_finished_run_is_a_checkpoint_of_every_variant(whole):
 
 def test_it_computes_what_a_plain_loop_computes(whole, images, cache):
     """Adam, one cycle, clipping and the average written out: Lightning changes nothing, bit for bit."""
-    from sr_deploy.nets.architecture import Elastic
+    from sr_deploy.nets.architecture import ElasticNetwork
     from sr_deploy.train.data import image_pairs
     from sr_deploy.train.schedule import learning_rate
 
     torch.manual_seed(0)
-    elastic = Elastic(ARCHITECTURES["asrn"], 2, Variant("d", 2))
+    elastic = ElasticNetwork(ARCHITECTURES["asrn"], 2, Variant("d", 2))
     elastic.net.to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.Adam(elastic.net.parameters())
     ema = {k: v.detach().clone() for k, v in elastic.net.state_dict().items()}

@@ -14,7 +14,7 @@ pytest.importorskip("cv2")
 
 import cv2  # noqa: E402
 
-from sr_deploy.core.claims import claimed, holder  # noqa: E402
+from sr_deploy.core.claims import claim_file, read_holder  # noqa: E402
 from sr_deploy.core.errors import InputError  # noqa: E402
 from sr_deploy.upscale.finished import LOG, Finished, Job  # noqa: E402
 from sr_deploy.upscale.folder import jobs_of, upscale_folder  # noqa: E402
@@ -232,9 +232,9 @@ def test_finished_reads_what_others_have_written_meanwhile(tmp_path):
 
 def test_one_claim_at_a_time(tmp_path):
     path = tmp_path / "claim"
-    with claimed(path) as mine:
-        assert mine and holder(path)[0] == os.getpid()
-        with claimed(path) as second:
+    with claim_file(path) as mine:
+        assert mine and read_holder(path)[0] == os.getpid()
+        with claim_file(path) as second:
             assert not second
         assert path.exists(), "who did not hold it may not remove it"
     assert not path.exists()
@@ -258,7 +258,7 @@ def test_a_dead_processs_claim_is_taken_over_and_another_hosts_is_not(tmp_path):
         (f"{os.getppid()} {socket.gethostname()}", False),
     ):
         path.write_text(text)
-        with claimed(path) as mine:
+        with claim_file(path) as mine:
             assert mine == expected, text
         path.unlink(missing_ok=True)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import VariantError
 from sr_deploy.core.spec import Variant
+from sr_deploy.results.columns import over
 from sr_deploy.results.protocols import time_ms
 from sr_deploy.results.rows import BenchmarkRow
 
@@ -65,7 +67,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Group:
+class RowGroup:
     """What may be ranked together."""
 
     id: str
@@ -86,9 +88,10 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Axis:
+class CostAxis:
     """A cost that PSNR is drawn against."""
 
+    id: str
     name: str
     """With its unit."""
     subject: str
@@ -96,14 +99,27 @@ class Axis:
     of: Callable[[BenchmarkRow], Optional[float]]
 
 
-def groups_of(rows: Sequence[BenchmarkRow]) -> List[Group]:
+@dataclass(frozen=True)
+class CostPoint:
+    """An entry in a chart of PSNR against a cost."""
+
+    entry: Entry
+    cost: float
+    psnr_db: float
+
+    @property
+    def xy(self) -> Tuple[float, float]:
+        return self.cost, self.psnr_db
+
+
+def group_rows(rows: Sequence[BenchmarkRow]) -> List[RowGroup]:
     """Return the groups of the rows that were measured (those with an error are left out), in the order of their first row."""
-    by_group: Dict[tuple, Dict[tuple, List[BenchmarkRow]]] = {}
+    by_group: Dict[Tuple[object, ...], Dict[Tuple[object, ...], List[BenchmarkRow]]] = {}
     for row in rows:
         if not row.error:
             subjects = by_group.setdefault(_key(row, _SHARED), {})
             subjects.setdefault(_key(row, _SUBJECT), []).append(row)
-    groups: List[Group] = []
+    groups: List[RowGroup] = []
     count = 0
     for subjects in by_group.values():
         entries = []
@@ -111,83 +127,91 @@ def groups_of(rows: Sequence[BenchmarkRow]) -> List[Group]:
             newest, *earlier = sorted(reversed(repeated), key=lambda r: r.date_utc, reverse=True)
             count += 1
             entries.append(Entry(f"r{count}", newest, tuple(earlier)))
-        groups.append(Group(f"g{len(groups) + 1}", tuple(entries)))
+        groups.append(RowGroup(f"g{len(groups) + 1}", tuple(entries)))
     return groups
 
 
-def axes_of(group: Group) -> List[Axis]:
-    """Return the costs that the group's rows know beside their PSNR: latency, FLOPs by each counter, parameters."""
+def cost_axes(group: RowGroup) -> List[CostAxis]:
+    """Return the costs known beside a PSNR: latency, FLOPs by each counter, parameters."""
 
     def flops(counter: str) -> Callable[[BenchmarkRow], Optional[float]]:
         return lambda r: r.macs_g if r.counter == counter else None
 
-    axes = [Axis("Latency [ms]", "latency", time_ms)]
-    axes += [Axis(f"FLOPs [G], counted by {c}", "FLOPs", flops(c)) for c in group.counters]
-    axes += [
-        Axis("Parameters [K]", "parameters", lambda r: None if r.params is None else r.params / 1e3)
+    axes = [
+        CostAxis("latency", "Latency [ms]", "latency", time_ms),
+        *(
+            CostAxis(f"flops{i}", f"FLOPs [G], counted by {c}", "FLOPs", flops(c))
+            for i, c in enumerate(group.counters)
+        ),
+        CostAxis("params", "Parameters [K]", "parameters", lambda r: over(r.params, 1e3)),
     ]
-    return [axis for axis in axes if any(on_axis(e, axis) for e in group.entries)]
+    return [axis for axis in axes if cost_points(group.entries, axis)]
 
 
-def on_axis(entry: Entry, axis: Axis) -> bool:
-    """Tell whether the entry has both a PSNR and a positive cost: the axis is logarithmic."""
-    cost = axis.of(entry.row)
-    return entry.row.psnr_db is not None and cost is not None and cost > 0
+def cost_points(entries: Sequence[Entry], axis: CostAxis) -> List[CostPoint]:
+    """Return the entries that have a PSNR and a positive cost: the axis is logarithmic."""
+    points = []
+    for entry in entries:
+        cost, psnr_db = axis.of(entry.row), entry.row.psnr_db
+        if psnr_db is not None and cost is not None and cost > 0:
+            points.append(CostPoint(entry, cost, psnr_db))
+    return points
 
 
-def front(entries: Sequence[Entry], axis: Axis) -> List[Entry]:
-    """Return the Pareto front, cheapest first: those that no other equals in PSNR at the same cost or less.
+def pareto_front(entries: Sequence[Entry], axis: CostAxis) -> List[CostPoint]:
+    """Return the entries with a higher PSNR than all that cost no more, cheapest first.
 
-    PSNR counts as it is printed, to 0.001 dB: one network's scores by two backends differ in the sixth digit.
+    PSNR counts as it is printed, to 0.001 dB: the same network's scores by two backends differ in
+    the sixth digit.
     """
-    best: List[Entry] = []
-    for entry in sorted(
-        (e for e in entries if on_axis(e, axis)), key=lambda e: (axis.of(e.row), -e.row.psnr_db)
-    ):
-        if not best or round(entry.row.psnr_db, 3) > round(best[-1].row.psnr_db, 3):
-            best.append(entry)
-    return best
+    front: List[CostPoint] = []
+    for point in sorted(cost_points(entries, axis), key=lambda p: (p.cost, -p.psnr_db)):
+        if not front or round(point.psnr_db, 3) > round(front[-1].psnr_db, 3):
+            front.append(point)
+    return front
 
 
-def ranks(group: Group) -> Dict[tuple, int]:
-    """Return the rank by latency of each subject, fastest first, from 1; equal times share a rank."""
-    times = {
-        _key(e.row, _SUBJECT): time_ms(e.row) for e in group.entries if time_ms(e.row) is not None
-    }
-    return {
-        subject: 1 + sum(other < ms for other in times.values()) for subject, ms in times.items()
-    }
+@dataclass(frozen=True)
+class RankChanges:
+    """The ranks by latency of the networks that two protocols measured on one device."""
+
+    groups: Tuple[RowGroup, RowGroup]
+    lines: Tuple[Tuple[Entry, int, int], ...]
+    """Entry of the first group, its rank there and its rank in the second, in order of the first."""
 
 
-def rank_changes(
-    groups: Sequence[Group],
-) -> List[Tuple[Group, Group, List[Tuple[Entry, int, int]]]]:
-    """Return pairs of groups of one device and two protocols, with what both measured and its rank by latency in each.
+def rank_changes(groups: Sequence[RowGroup]) -> List[RankChanges]:
+    """Return the pairs of groups that differ in protocol only and share two or more networks.
 
-    Ranks are taken among what both measured. Pairs with fewer than two such networks are left out.
+    Ranks count from 1, fastest first, among the shared networks. Equal times share a rank.
     """
-    pairs = []
-    for i, a in enumerate(groups):
-        for b in groups[i + 1 :]:
-            x, y = a.conditions, b.conditions
-            same = (*_MACHINE, "batch", "scale", "set")
-            if x.protocol == y.protocol or _key(x, same) != _key(y, same):
-                continue
-            both = set(ranks(a)) & set(ranks(b))
-            here, there = (
-                ranks(Group(g.id, tuple(e for e in g.entries if _key(e.row, _SUBJECT) in both)))
-                for g in (a, b)
-            )
-            shared = [
-                (e, here[k], there[k])
-                for e in a.entries
-                for k in [_key(e.row, _SUBJECT)]
-                if k in both
-            ]
-            if len(shared) > 1:
-                pairs.append((a, b, sorted(shared, key=lambda line: line[1])))
-    return pairs
+    changes = []
+    for a, b in itertools.combinations(groups, 2):
+        same = (*_MACHINE, "batch", "scale", "set")
+        if a.conditions.protocol == b.conditions.protocol or _key(a.conditions, same) != _key(
+            b.conditions, same
+        ):
+            continue
+        times_a, times_b = _times(a), _times(b)
+        shared = [network for network in times_a if network in times_b]
+        lines = []
+        for e in a.entries:
+            network = _key(e.row, _SUBJECT)
+            if network in shared:
+                here, there = (
+                    1 + sum(times[other] < times[network] for other in shared)
+                    for times in (times_a, times_b)
+                )
+                lines.append((e, here, there))
+        if len(lines) > 1:
+            changes.append(RankChanges((a, b), tuple(sorted(lines, key=lambda line: line[1]))))
+    return changes
 
 
-def _key(row: BenchmarkRow, names: Sequence[str]) -> tuple:
+def _times(group: RowGroup) -> Dict[Tuple[object, ...], float]:
+    times = ((_key(e.row, _SUBJECT), time_ms(e.row)) for e in group.entries)
+    return {network: ms for network, ms in times if ms is not None}
+
+
+def _key(row: BenchmarkRow, names: Sequence[str]) -> Tuple[object, ...]:
     return tuple(getattr(row, name) for name in names)

@@ -7,40 +7,35 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import sr_deploy
 from sr_deploy.core.errors import InputError, MissingPackageError
-from sr_deploy.results.crops import Crop, CropSet
-from sr_deploy.results.protocols import score_text, scores, time_ms
-from sr_deploy.results.report.charts import (
-    Elastic,
-    Strips,
-    cost_chart,
-    elastic_chart,
-    elastic_of,
-    lines_of,
-    shapes_of,
-    strips_of,
-)
+from sr_deploy.results.columns import VALUES, Value
+from sr_deploy.results.crops import CropSet, MethodCrop
+from sr_deploy.results.protocols import score_text, time_ms
+from sr_deploy.results.report.drawing import check_can_draw, short_number
+from sr_deploy.results.report.figures import Drawing, draw_figures
 from sr_deploy.results.report.groups import (
     Entry,
-    Group,
-    axes_of,
-    front,
-    groups_of,
-    on_axis,
+    RowGroup,
+    cost_axes,
+    cost_points,
+    group_rows,
+    pareto_front,
     rank_changes,
 )
 from sr_deploy.results.report.notes import conditions_of, machine, receipt_of, remarks_of
-from sr_deploy.results.report.svg import figure, line, marker, short
+from sr_deploy.results.report.page_svg import PageCharts, page_charts
+from sr_deploy.results.report.series import LatencyStrips, latency_strips
 from sr_deploy.results.rows import BenchmarkRow
 
 _PAGE = Path(__file__).resolve().parent / "page"
 
 
 def check_can_render() -> None:
-    """Raise MissingPackageError without jinja2."""
+    """Raise MissingPackageError without jinja2 or matplotlib."""
+    check_can_draw()
     try:
         import jinja2  # noqa: F401
     except ImportError as e:
@@ -49,10 +44,16 @@ def check_can_render() -> None:
         ) from e
 
 
-def report_html(rows: Sequence[BenchmarkRow], crops: Sequence[CropSet] = ()) -> str:
+def report_html(
+    rows: Sequence[BenchmarkRow],
+    crops: Sequence[CropSet] = (),
+    *,
+    drawings: Optional[Dict[str, Drawing]] = None,
+) -> str:
     """Return the page. Rows of two protocols, devices, inputs or sets never share a ranking.
 
-    Raises InputError when there is neither a row nor a crop, MissingPackageError without jinja2.
+    drawings: the figures of the rows' groups, where they are drawn already.
+    Raises InputError without rows and crops, MissingPackageError without jinja2 or matplotlib.
     """
     check_can_render()
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -62,7 +63,9 @@ def report_html(rows: Sequence[BenchmarkRow], crops: Sequence[CropSet] = ()) -> 
             "the files hold no rows, and there is nothing to report",
             hint="measure something with srdeploy bench -o DIR",
         )
-    groups = groups_of(rows)
+    groups = group_rows(rows)
+    if drawings is None:
+        drawings = draw_figures(groups)
     titles = _titles(groups)
     style, script = (
         (_PAGE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js")
@@ -80,82 +83,80 @@ def report_html(rows: Sequence[BenchmarkRow], crops: Sequence[CropSet] = ()) -> 
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         summary=_summary(rows, groups, titles),
-        sections=[_section(group, titles[group.id]) for group in groups],
-        rank_changes=[(titles[a.id], titles[b.id], lines) for a, b, lines in rank_changes(groups)],
+        sections=[_section(group, titles[group.id], drawings) for group in groups],
+        rank_changes=[
+            (*(titles[group.id] for group in change.groups), change.lines)
+            for change in rank_changes(groups)
+        ],
         failed=[row for row in rows if row.error],
         galleries=[_gallery(i, crop_set) for i, crop_set in enumerate(crops, 1)],
-        short=short,
+        short=short_number,
     )
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of the sortable table."""
+class SortableColumn:
+    """A column of the table that the page sorts."""
 
     heading: str
     digits: int
-    of: Callable[[BenchmarkRow], Optional[float]]
+    value: Value
 
-    def value(self, row: BenchmarkRow) -> str:
-        """What is sorted by; empty where the row has none."""
-        found = self.of(row)
-        return "" if found is None else repr(float(found))
+    def sort_key(self, row: BenchmarkRow) -> str:
+        """Return the number to sort by, empty where the row has none."""
+        value = self.value(row)
+        return "" if value is None else repr(float(value))
 
     def text(self, row: BenchmarkRow) -> str:
-        found = self.of(row)
-        if found is None:
+        value = self.value(row)
+        if value is None:
             return ""
-        return score_text(found) if self.heading == "Score" else f"{found:,.{self.digits}f}"
+        return score_text(value) if self.heading == "Score" else f"{value:,.{self.digits}f}"
 
 
-def _columns(group: Group) -> List[Column]:
-    """The columns of which at least one row has a value."""
+def _columns(group: RowGroup) -> List[SortableColumn]:
+    """The columns that have a value in at least one row."""
 
-    def flops(counter: str) -> Callable[[BenchmarkRow], Optional[float]]:
+    def flops(counter: str) -> Value:
         return lambda r: r.macs_g if r.counter == counter else None
 
+    def executed(share: str) -> Value:
+        return lambda r: 100 * r.executed[share] if r.executed else None
+
     columns = [
-        Column("PSNR [dB]", 3, lambda r: r.psnr_db),
-        Column("SSIM", 4, lambda r: r.ssim),
-        Column("Time [ms]", 2, time_ms),
-        Column("Score", 2, lambda r: (scores(r) or (None,))[0]),
-        Column("p95 [ms]", 2, lambda r: r.latency_ms_p95),
-        Column("Params [M]", 3, lambda r: None if r.params is None else r.params / 1e6),
-        *(Column(f"FLOPs [G], {c}", 2, flops(c)) for c in group.counters),
-        Column(
-            "FLOPs [G] as deployed", 2, lambda r: r.deployed["macs"] / 1e9 if r.deployed else None
-        ),
-        Column(
-            "Executed, timed input [%]",
-            1,
-            lambda r: 100 * r.executed["timed_share"] if r.executed else None,
-        ),
-        Column(
-            "Executed, scored set [%]",
-            1,
-            lambda r: 100 * r.executed["share"] if r.executed else None,
-        ),
-        Column("Acts [M]", 1, lambda r: r.acts_m),
-        Column("Memory [MiB]", 0, lambda r: r.mem_peak_mib),
-        Column("Conv", 0, lambda r: r.convs),
+        SortableColumn("PSNR [dB]", 3, VALUES["psnr_db"]),
+        SortableColumn("SSIM", 4, VALUES["ssim"]),
+        SortableColumn("Time [ms]", 2, time_ms),
+        SortableColumn("Score", 2, VALUES["score"]),
+        SortableColumn("p95 [ms]", 2, VALUES["p95_ms"]),
+        SortableColumn("Params [M]", 3, VALUES["params_m"]),
+        *(SortableColumn(f"FLOPs [G], {c}", 2, flops(c)) for c in group.counters),
+        SortableColumn("FLOPs [G] as deployed", 2, VALUES["deployed_g"]),
+        SortableColumn("Executed, timed input [%]", 1, executed("timed_share")),
+        SortableColumn("Executed, scored set [%]", 1, executed("share")),
+        SortableColumn("Acts [M]", 1, VALUES["acts_m"]),
+        SortableColumn("Memory [MiB]", 0, VALUES["memory_mib"]),
+        SortableColumn("Conv", 0, VALUES["convs"]),
     ]
-    return [c for c in columns if any(c.value(e.row) for e in group.entries)]
+    return [c for c in columns if any(c.value(e.row) is not None for e in group.entries)]
 
 
 @dataclass(frozen=True)
 class Section:
     """What the page says of one group."""
 
-    group: Group
+    group: RowGroup
     title: str
     conditions: Tuple[Tuple[str, str], ...]
     remarks: Tuple[str, ...]
     legend: Tuple[Tuple[str, str], ...]
+    """Text and SVG."""
     charts: Tuple[Tuple[str, str], ...]
     """Title and SVG."""
-    elastic: Tuple[Tuple[Elastic, str, str], ...]
-    strips: Optional[Strips]
-    columns: Tuple[Column, ...]
+    elastic: Tuple[str, ...]
+    """SVG."""
+    strips: Optional[LatencyStrips]
+    columns: Tuple[SortableColumn, ...]
     order: Tuple[Entry, ...]
     """Fastest first."""
     on_front: Dict[str, bool]
@@ -163,30 +164,26 @@ class Section:
     receipts: Tuple[Tuple[Entry, Tuple[Tuple[str, str], ...]], ...]
 
 
-def _section(group: Group, title: str) -> Section:
-    axes = axes_of(group)
-    elastic = []
-    for curves in elastic_of(group):
-        psnr, latency = (
-            elastic_chart(c, curves.axis, name) if c else ""
-            for c, name in ((curves.psnr, "PSNR [dB]"), (curves.latency, "Latency [ms]"))
-        )
-        elastic.append((curves, psnr, latency))
-    best = (
-        {e.id for axis in axes[:1] for e in front(group.entries, axis)}
-        if axes and axes[0].of is time_ms
-        else set()
+def _section(group: RowGroup, title: str, drawings: Dict[str, Drawing]) -> Section:
+    axes = cost_axes(group)
+    cost, elastic = (
+        page_charts(drawings[name]) if name in drawings else PageCharts((), ())
+        for name in (f"{group.id}-cost", f"{group.id}-elastic")
     )
+    best = {
+        p.entry.id for axis in axes if axis.of is time_ms for p in pareto_front(group.entries, axis)
+    }
     order = sorted(group.entries, key=lambda e: (time_ms(e.row) is None, time_ms(e.row) or 0.0))
+    titles = [f"PSNR against {axis.subject}" for axis in axes]
     return Section(
         group=group,
         title=title,
         conditions=tuple(conditions_of(group)),
         remarks=tuple(remarks_of(group)),
-        legend=tuple(_legend(group)),
-        charts=tuple((f"PSNR against {axis.subject}", cost_chart(group, axis)) for axis in axes),
-        elastic=tuple(elastic),
-        strips=strips_of(group),
+        legend=cost.legend,
+        charts=tuple(zip(titles, cost.panels)),
+        elastic=elastic.panels,
+        strips=latency_strips(group),
         columns=tuple(_columns(group)),
         order=tuple(order),
         on_front={e.id: e.id in best for e in order},
@@ -194,17 +191,8 @@ def _section(group: Group, title: str) -> Section:
     )
 
 
-def _legend(group: Group) -> Iterator[Tuple[str, str]]:
-    """Yield what the charts tell apart, with a sample: models by their marks, backends by their lines where there are several."""
-    for model, i in shapes_of(group).items():
-        yield model, figure(16, 16, [marker(8, 8, i, "mark")], name="")
-    lines = lines_of(group)
-    for how, cls in lines.items() if len(lines) > 1 else ():
-        yield how, figure(32, 16, [line(0, 8, 32, 8, cls)], name="")
-
-
 def _summary(
-    rows: Sequence[BenchmarkRow], groups: Sequence[Group], titles: Dict[str, str]
+    rows: Sequence[BenchmarkRow], groups: Sequence[RowGroup], titles: Dict[str, str]
 ) -> Dict[str, Any]:
     days = sorted({row.date_utc[:10] for row in rows if row.date_utc})
     return {
@@ -217,25 +205,30 @@ def _summary(
     }
 
 
-def _at_a_glance(group: Group, title: str) -> Dict[str, Any]:
+def _at_a_glance(group: RowGroup, title: str) -> Dict[str, Any]:
     timed = [e for e in group.entries if time_ms(e.row) is not None]
     scored = [e for e in group.entries if e.row.psnr_db is not None]
-    axes = [axis for axis in axes_of(group) if axis.of is time_ms]
+    axes = [axis for axis in cost_axes(group) if axis.of is time_ms]
     return {
         "id": group.id,
         "title": title,
         "count": len(group.entries),
-        "fastest": min(timed, key=lambda e: time_ms(e.row)) if timed else None,
-        "best": max(scored, key=lambda e: e.row.psnr_db) if scored else None,
+        "fastest": min(timed, key=lambda e: time_ms(e.row) or 0.0) if timed else None,
+        "best": max(scored, key=lambda e: e.row.psnr_db or 0.0) if scored else None,
         "front": [
-            (len(front(group.entries, axis)), sum(on_axis(e, axis) for e in group.entries))
+            (len(pareto_front(group.entries, axis)), len(cost_points(group.entries, axis)))
             for axis in axes
         ],
-        "time": lambda e: "" if time_ms(e.row) is None else f"{short(time_ms(e.row))} ms",
+        "time": _time_text,
     }
 
 
-def _titles(groups: Sequence[Group]) -> Dict[str, str]:
+def _time_text(entry: Entry) -> str:
+    ms = time_ms(entry.row)
+    return "" if ms is None else f"{short_number(ms)} ms"
+
+
+def _titles(groups: Sequence[RowGroup]) -> Dict[str, str]:
     """A heading for each group, which names the machine where there are several."""
     machines = {g.id: machine(g.conditions) for g in groups}
     several = len(set(machines.values())) > 1
@@ -245,7 +238,7 @@ def _titles(groups: Sequence[Group]) -> Dict[str, str]:
     }
 
 
-def _title(group: Group) -> str:
+def _title(group: RowGroup) -> str:
     row = group.conditions
     parts = [
         row.set,
@@ -266,8 +259,8 @@ class Gallery:
     image: str
     place: str
     metric: str
-    tiles: Tuple[Tuple[Crop, str, int, int], ...]
-    """Crop, data URL, width and height in pixels."""
+    tiles: Tuple[Tuple[MethodCrop, str, int, int], ...]
+    """MethodCrop, data URL, width and height in pixels."""
 
 
 def _gallery(number: int, crop_set: CropSet) -> Gallery:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Tuple
 
-from sr_deploy.results.protocols import protocol_of, time_ms
-from sr_deploy.results.report.groups import Group
-from sr_deploy.results.report.svg import short
+from sr_deploy.results.conditions import conditions
+from sr_deploy.results.report.drawing import short_number
+from sr_deploy.results.report.groups import RowGroup
 from sr_deploy.results.rows import BenchmarkRow
 
 _NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(?![\w.]*[A-Za-z_])")
@@ -25,7 +25,7 @@ def machine(row: BenchmarkRow) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def remarks_of(group: Group) -> List[str]:
+def remarks_of(group: RowGroup) -> List[str]:
     """What a reader must know before comparing: hidden differences, warnings, tiled scores, operators not counted."""
     rows = [e.row for e in group.entries]
     remarks = []
@@ -43,7 +43,7 @@ def remarks_of(group: Group) -> List[str]:
     return remarks + _warnings(group)
 
 
-def _warnings(group: Group) -> List[str]:
+def _warnings(group: RowGroup) -> List[str]:
     """The rows' warnings; those that differ in their numbers only are said once, with the span. Receipts have each."""
     said: Dict[Tuple[str, ...], Dict[str, List[List[str]]]] = {}
     for e in group.entries:
@@ -70,55 +70,28 @@ def _warnings(group: Group) -> List[str]:
     return lines
 
 
-_CONDITIONS: Tuple[Tuple[str, Callable[[BenchmarkRow], str]], ...] = (
-    ("Device", machine),
-    (
-        "Quality",
-        lambda r: (
-            f"{r.set} ({len(r.images)} images), {r.metric}, border {r.border_px} px"
-            if r.set
-            else ""
-        ),
-    ),
-    ("Time", lambda r: f"{protocol_of(r).statistic} of the runs" if time_ms(r) is not None else ""),
-    ("Timed by", lambda r: r.timer + (", copies apart" if r.copies_ms is not None else "")),
-    (
-        "Counted",
-        lambda r: (
-            f"{r.counter} at {_hw(r.counted_hw)}, multiply-accumulates of the network as trained"
-            if r.counter
-            else ""
-        ),
-    ),
-    ("Memory", lambda r: r.mem_definition),
-    ("Software", lambda r: f"{r.backend} {r.backend_version}".strip()),
-    ("Python", lambda r: r.python),
-    ("Revision", lambda r: r.git_rev),
-    ("Measured", lambda r: r.date_utc[:10]),
-)
+_SHOWN_ELSEWHERE = ("evaluated", "† not counted")
+"""Conditions that the page states in its remarks."""
 
 
-def conditions_of(group: Group) -> List[Tuple[str, str]]:
-    """What the numbers hold for; a condition in which rows differ lists its values."""
-    found = []
-    for name, of in _CONDITIONS:
-        values = list(dict.fromkeys(v for v in (of(e.row) for e in group.entries) if v))
+def conditions_of(group: RowGroup) -> List[Tuple[str, str]]:
+    """Return the conditions of a group's numbers: where rows differ, at most four values of each."""
+    rows = [e.row for e in group.entries]
+    listed = [(name, texts) for name, texts in conditions(rows) if name not in _SHOWN_ELSEWHERE]
+    listed += [
+        ("power mode", [r.power_mode or "" for r in rows]),
+        ("Python", [r.python for r in rows]),
+        ("revision", [r.git_rev for r in rows]),
+        ("measured", [r.date_utc[:10] for r in rows]),
+    ]
+    shown = []
+    for name, texts in listed:
+        values = list(dict.fromkeys(filter(None, texts)))
         if len(values) > 4:
             values = [*values[:3], f"{len(values) - 3} more: see the receipts"]
         if values:
-            found.append((name, "; ".join(values)))
-        if name == "Time":
-            runs = ", ".join(f"{_span(counts)} {what}" for counts, what in _runs(group) if counts)
-            found += [("Runs", runs)] if runs else []
-    return found
-
-
-def _runs(group: Group) -> List[Tuple[List[int], str]]:
-    rows = [e.row for e in group.entries]
-    return [
-        ([r.warmup for r in rows if r.warmup is not None], "to warm up"),
-        ([r.runs for r in rows if r.runs is not None], "timed"),
-    ]
+            shown.append((name[0].upper() + name[1:], "; ".join(values)))
+    return shown
 
 
 def receipt_of(row: BenchmarkRow) -> List[Tuple[str, str]]:
@@ -128,7 +101,7 @@ def receipt_of(row: BenchmarkRow) -> List[Tuple[str, str]]:
         if value is None or value in ("", (), [], {}):
             continue
         if name == "latencies_ms":
-            text = f"{len(value)} runs, {short(min(value))} to {short(max(value))}"
+            text = f"{len(value)} runs, {short_number(min(value))} to {short_number(max(value))}"
         elif name == "images":
             text = "; ".join(
                 f"{i['image']} {'identical' if i['psnr_db'] is None else format(i['psnr_db'], '.2f') + ' dB'}"
@@ -148,11 +121,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(_plain(v) for v in value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _span(values: Sequence[int]) -> str:
-    return f"{min(values)}" if len(set(values)) == 1 else f"{min(values)} to {max(values)}"
-
-
-def _hw(hw: Optional[Sequence[int]]) -> str:
-    return "×".join(map(str, hw or ()))

@@ -54,7 +54,9 @@ class RoutedSession(AdaptiveSession):
         plan = read_routed_plan(path)
         plan.check_budget(max_share)
         graphs = OnnxParts(path, plan.graphs)
-        classify, *upscale = [lambda patches, part=part: part(lr=patches)[0] for part in graphs.parts]  # type: ignore[misc]
+        classify, *upscale = [
+            lambda patches, part=part: part(lr=patches)[0] for part in graphs.parts
+        ]  # type: ignore[misc]
         return cls(
             plan,
             classify,

@@ -1,1 +1,1 @@
-"""Building and measuring on a board that has only its own TensorRT: over SSH, or by a bundle carried there."""
+"""Building and measuring with a board's own TensorRT: over SSH, or with a bundle copied by hand."""

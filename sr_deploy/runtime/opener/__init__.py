@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.depth_plan import DepthPlan
-from sr_deploy.core.errors import InputError, VariantError, nearest
+from sr_deploy.core.errors import InputError, VariantError, did_you_mean
 from sr_deploy.core.registry import Registry
 from sr_deploy.core.session import Session
 from sr_deploy.runtime.opener.description import NetworkDescription, Variants
@@ -141,7 +141,11 @@ def open_session(text: Union[str, Path], variant: Optional[str] = None) -> Sessi
 
 def _fastest_plan(networks: Sequence[NetworkDescription]) -> List[NetworkDescription]:
     """Return the plan that was faster where it was exported, in a list, where all are depth plans of one model; else none."""
-    plans = [(network.plan.timed_ms or float("inf"), i) for i, network in enumerate(networks) if isinstance(network.plan, DepthPlan)]
+    plans = [
+        (network.plan.timed_ms or float("inf"), i)
+        for i, network in enumerate(networks)
+        if isinstance(network.plan, DepthPlan)
+    ]
     if len(plans) < len(networks) or len({network.model for network in networks}) > 1:
         return []
     return [networks[min(plans)[1]]]
@@ -160,7 +164,7 @@ def _of_variants(
             known = [network.variant for network in networks if network.variant]
             raise VariantError(
                 f"{text} holds no variant '{name}'; it holds {', '.join(known) or 'one network without a named variant'}",
-                hint=nearest(name, known),
+                hint=did_you_mean(name, known),
             )
         chosen += found
     return chosen

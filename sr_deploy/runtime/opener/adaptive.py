@@ -93,27 +93,18 @@ def _describe_adadsr(text: str, depth: Optional[float]) -> NetworkDescription:
 
 
 def _describe_adadsr_checkpoint(text: str, depth: Optional[float]) -> NetworkDescription:
-    from sr_deploy.nets.adaedsr import AdaEDSR
-    from sr_deploy.nets.checkpoint import load_checkpoint
-    from sr_deploy.nets.fuse import rewritten
-    from sr_deploy.nets.sparse import ByRows, parts_of, rows_plan
+    from sr_deploy.nets.sparse import depth_plan, load_adaedsr, split_network
 
-    checkpoint = load_checkpoint(text)
-    network = checkpoint.network()
-    if not isinstance(network, AdaEDSR):
-        raise InputError(
-            f"'{checkpoint.name}' is an {checkpoint.spec.arch}; expected an AdaEDSR",
-            hint="give a checkpoint of adaedsr",
-        )
-    plan = rows_plan(checkpoint, network, dense=rewritten(network.backbone())[0])
+    checkpoint, network = load_adaedsr(text)
+    plan = depth_plan(checkpoint, network)
     desired = plan.desired_depth(depth)
 
     def open_checkpoint() -> Session:
         from sr_deploy.runtime.adaptive.adadsr import AdaDSR
         from sr_deploy.runtime.torch_module import array_part, torch_facts
 
-        parts = parts_of(rewritten(network)[0], plan.depths, ByRows)  # type: ignore[arg-type]
-        return AdaDSR(plan, [array_part(part) for part in parts], depth=depth, **torch_facts())
+        parts = [array_part(part) for part in split_network(network, plan.depths, plan.way)]
+        return AdaDSR(plan, parts, depth=depth, **torch_facts())
 
     return NetworkDescription(
         kind="checkpoint",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import List, Sequence
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import files_in
+from sr_deploy.core.files import files_with_suffix
 from sr_deploy.runtime.opener.artifact import SUFFIXES, ArtifactKind, artifact_path
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants
 from sr_deploy.runtime.opener.plan import PlanKind, load_plan
@@ -22,8 +22,12 @@ class FolderKind(Kind):
 
     def describe(self, text: str, variants: Variants, trust: bool) -> List[NetworkDescription]:
         folder = Path(text)
-        plans = [str(path) for path in files_in(folder, ".json") if PlanKind().matches(str(path))]
-        files = without_companions([*plans, *map(str, files_in(folder, *SUFFIXES))])
+        plans = [
+            str(path)
+            for path in files_with_suffix(folder, ".json")
+            if PlanKind().matches(str(path))
+        ]
+        files = without_companions([*plans, *map(str, files_with_suffix(folder, *SUFFIXES))])
         if not files:
             raise InputError(
                 f"the folder {folder} holds no .onnx or .engine file",
@@ -45,6 +49,7 @@ def without_companions(texts: Sequence[str]) -> List[str]:
         if PlanKind().matches(str(path)) and path.is_file()
         for graph in load_plan(path).graphs
     }
+
     def is_companion(path: Path) -> bool:
         artifact = artifact_path(str(path))
         weights = path.with_suffix(".safetensors") if path.suffix == ".json" else path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 
-from sr_deploy.results.crops import Crop, CropSet
+from sr_deploy.results.crops import CropSet, MethodCrop
 from sr_deploy.results.rows import BenchmarkRow
 
 
@@ -88,10 +88,10 @@ def png(width, height, grey):
 
 def crop_set():
     crops = (
-        Crop("LR", png(12, 12, 90)),
-        Crop("bicubic", png(48, 48, 0), 21.25),
-        Crop("m_x4.d1", png(48, 48, 160), 24.5),
-        Crop("m_x4.d2", png(48, 48, 200), 25.75),
-        Crop("HR", png(48, 48, 255)),
+        MethodCrop("LR", png(12, 12, 90)),
+        MethodCrop("bicubic", png(48, 48, 0), 21.25),
+        MethodCrop("m_x4.d1", png(48, 48, 160), 24.5),
+        MethodCrop("m_x4.d2", png(48, 48, 200), 25.75),
+        MethodCrop("HR", png(48, 48, 255)),
     )
     return CropSet("bird.png", 4, (8, 16, 48, 48), "y", crops)

@@ -10,6 +10,7 @@ from sample_rows import crop_set, family, row
 from sr_deploy.results.report.html import report_html
 
 pytest.importorskip("jinja2", reason="jinja2 is not installed; it writes the page")
+pytest.importorskip("matplotlib", reason="matplotlib is not installed; it draws the charts")
 api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; it drives the browser"
 )
@@ -196,8 +197,10 @@ def test_words_stand_out_from_the_paper(open_page, scheme):
         "dt",
         "thead button",
         "tbody a",
-        "svg .tick",
-        "svg .label.best",
+        ".charts .tick text",
+        ".charts text[style*='--accent']",
+        ".charts text[style*='--ink']",
+        ".strips .tick",
         ".strips .num",
     ):
         words = luminance(
@@ -283,6 +286,19 @@ def test_a_screen_reader_is_told(open_page):
         and levels.count(1) == 1
         and all(b - a <= 1 for a, b in zip(levels, levels[1:]))
     )
+
+
+def test_a_mark_shows_its_numbers_under_the_pointer_and_follows_the_theme(open_page):
+    fills = []
+    for scheme in ("light", "dark"):
+        page = open_page(scheme=scheme)
+        mark = page.locator(".charts .mark.best").first
+        mark.hover()
+        assert mark.locator("title").text_content() == (
+            "m_x4.d1, torch fp32: 30.000 dB, 10.0 Latency [ms]"
+        )
+        fills.append(mark.locator("path").evaluate("e => getComputedStyle(e).fill"))
+    assert luminance(fills[0]) < 0.2 < luminance(fills[1])
 
 
 def test_print_is_light_without_controls_and_fits(open_page):

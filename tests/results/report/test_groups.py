@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from sample_rows import family, row
 
-from sr_deploy.results.report.groups import axes_of, front, groups_of, rank_changes
+from sr_deploy.results.report.groups import cost_axes, group_rows, pareto_front, rank_changes
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from sr_deploy.results.report.groups import axes_of, front, groups_of, rank_chan
     ids=str,
 )
 def test_rows_of_other_conditions_are_never_ranked_together(changes):
-    groups = groups_of([row(), row("d2", **changes), row("d3")])
+    groups = group_rows([row(), row("d2", **changes), row("d3")])
     assert [[e.row.variant for e in g.entries] for g in groups] == [["d1", "d3"], ["d2"]]
     assert len({e.id for g in groups for e in g.entries}) == 3
 
@@ -35,55 +35,62 @@ def test_the_newest_of_repeated_measurements_counts_and_the_earlier_are_kept():
         row(ms=10.0, date_utc="2026-01-03T00:00:00Z"),
     )
     for given in ([old, new], [new, old]):
-        (entry,) = groups_of(given)[0].entries
+        (entry,) = group_rows(given)[0].entries
         assert entry.row == new and entry.earlier == (old,)
     first, last = row(ms=12.0), row(ms=10.0)  # within a second: the later line
-    assert groups_of([first, last])[0].entries[0].row == last
+    assert group_rows([first, last])[0].entries[0].row == last
 
 
 def test_errors_are_in_no_group():
-    assert groups_of([row(error="needs a GPU")]) == []
+    assert group_rows([row(error="needs a GPU")]) == []
 
 
 def test_the_front_holds_what_nothing_beats():
-    (group,) = groups_of(family())
-    latency, flops, params = axes_of(group)
-    assert [e.row.variant for e in front(group.entries, latency)] == ["d1", "d2", "d10"]
-    assert [e.row.variant for e in front(group.entries, flops)] == ["b4", "d2", "d10"]
-    assert [e.row.variant for e in front(group.entries, params)] == ["d1", "d2", "d10"]
+    (group,) = group_rows(family())
+    latency, flops, params = cost_axes(group)
+    assert [p.entry.row.variant for p in pareto_front(group.entries, latency)] == [
+        "d1",
+        "d2",
+        "d10",
+    ]
+    assert [p.entry.row.variant for p in pareto_front(group.entries, flops)] == ["b4", "d2", "d10"]
+    assert [p.entry.row.variant for p in pareto_front(group.entries, params)] == ["d1", "d2", "d10"]
 
 
 def test_what_differs_by_less_than_is_printed_is_equal():
-    (group,) = groups_of(
+    (group,) = group_rows(
         [
             row("d1", 10.0, 30.0),
             row("d1", 20.0, 30.0000004, backend="onnxruntime"),
             row("d2", 30.0, 30.001),
         ]
     )
-    assert [(e.row.variant, e.row.backend) for e in front(group.entries, axes_of(group)[0])] == [
+    assert [
+        (p.entry.row.variant, p.entry.row.backend)
+        for p in pareto_front(group.entries, cost_axes(group)[0])
+    ] == [
         ("d1", "torch"),
         ("d2", "torch"),
     ]
 
 
 def test_of_equals_one_is_on_the_front_and_a_cost_of_nothing_is_not_drawn():
-    (group,) = groups_of(
+    (group,) = group_rows(
         [row("d1"), row("d2"), row("d3", ms=0.0, psnr=40.0), row("d4", ms=None, psnr=40.0)]
     )
-    assert [e.row.variant for e in front(group.entries, axes_of(group)[0])] == ["d1"]
+    assert [p.entry.row.variant for p in pareto_front(group.entries, cost_axes(group)[0])] == ["d1"]
 
 
 def test_counters_have_an_axis_each():
-    (group,) = groups_of([row("d1"), row("d2", counter="fvcore", macs_g=13.0)])
-    names = [axis.name for axis in axes_of(group)]
+    (group,) = group_rows([row("d1"), row("d2", counter="fvcore", macs_g=13.0)])
+    names = [axis.name for axis in cost_axes(group)]
     assert names == [
         "Latency [ms]",
         "FLOPs [G], counted by fvcore",
         "FLOPs [G], counted by hooks",
         "Parameters [K]",
     ]
-    assert [axes_of(group)[1].of(e.row) for e in group.entries] == [None, 13.0]
+    assert [cost_axes(group)[1].of(e.row) for e in group.entries] == [None, 13.0]
 
 
 def test_ranks_of_two_protocols_are_compared_among_what_both_measured():
@@ -91,14 +98,14 @@ def test_ranks_of_two_protocols_are_compared_among_what_both_measured():
     rows += [
         row(v, ms, protocol="ntire2022", input_hw=None) for v, ms in (("d1", 9.0), ("d3", 8.0))
     ]
-    ((_, _, lines),) = rank_changes(groups_of(rows))
-    assert [(e.row.variant, here, there) for e, here, there in lines] == [
+    (changes,) = rank_changes(group_rows(rows))
+    assert [(e.row.variant, here, there) for e, here, there in changes.lines] == [
         ("d1", 1, 2),
         ("d3", 2, 1),
     ]
     assert (
         rank_changes(
-            groups_of([row("d1"), row("d2"), row("d1", device="b"), row("d2", device="b")])
+            group_rows([row("d1"), row("d2"), row("d1", device="b"), row("d2", device="b")])
         )
         == []
     )

@@ -11,6 +11,7 @@ from sr_deploy.core.errors import InputError, MissingPackageError
 from sr_deploy.results.report.html import check_can_render, report_html
 
 pytest.importorskip("jinja2", reason="jinja2 is not installed; it writes the page")
+pytest.importorskip("matplotlib", reason="matplotlib is not installed; it draws the charts")
 
 
 class Page(HTMLParser):
@@ -126,7 +127,7 @@ def test_every_field_of_a_row_is_in_its_receipt():
     assert (
         "params 90000" in text
         and "bird.png identical; head.png 30.12 dB" in text
-        and "Set5 (2 images)" in text
+        and "Images Set5 (2)" in text
     )
 
 
@@ -216,7 +217,7 @@ def test_protocols_stand_apart_and_their_ranks_side_by_side():
     page = Page(report_html(rows))
     tables = [t for t, _ in page.tags].count("table")
     assert tables == 3 and "Ranks by protocol" in page.text and "never across" in page.text
-    assert "mean of the runs" in page.text and "median of the runs" in page.text
+    assert "plain mean over the images" in page.text and "median of the timed runs" in page.text
 
 
 def test_errors_are_listed_with_their_reason():
@@ -263,8 +264,9 @@ def test_the_same_rows_give_the_same_page():
     assert report_html(family(), [crop_set()]) == report_html(family(), [crop_set()])
 
 
-def test_without_jinja2(monkeypatch):
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(MissingPackageError, match="jinja2") as raised:
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
+def test_without_the_packages_of_the_extra(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackageError, match=package) as raised:
         check_can_render()
     assert "srdeploy[report]" in raised.value.hint

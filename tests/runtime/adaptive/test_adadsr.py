@@ -139,7 +139,11 @@ def test_other_words_are_no_depths(plans, text):
 
 @pytest.mark.parametrize(
     "depth, match",
-    [(-1, "negative"), (3.5, "beyond the 3 blocks"), (float("nan"), "desired depth of nan")],
+    [
+        (-1, "depth -1; expected 0"),
+        (3.5, "depth 3.5; expected 0 to 3"),
+        (float("nan"), "desired depth nan"),
+    ],
 )
 def test_a_desired_depth_that_the_backbone_has_not_is_refused(plans, depth, match):
     with pytest.raises(VariantError, match=match):

@@ -26,7 +26,7 @@ def built(path, shapes, *, free_hw=False):
 
 
 def test_a_router_and_its_branches_are_built_for_any_number_of_patches(small_router, tmp_path):
-    export = pytest.importorskip("sr_deploy.export.router_graphs", reason="needs torch and onnx")
+    export = pytest.importorskip("sr_deploy.export.plans", reason="needs torch and onnx")
     plan = export.plan_from_router(small_router, tmp_path)
     graphs = sorted(plan.parent.glob("*.onnx"))
     assert len(graphs) == 3 and all(built(graph, {"lr": (3, 16, 16)}) for graph in graphs)

@@ -122,7 +122,7 @@ def test_a_deployed_router_is_what_torch_makes_of_its_checkpoints(tmp_path, smal
     from sr_deploy.runtime.opener import open_session
 
     plan_from_router = pytest.importorskip(
-        "sr_deploy.export.router_graphs", reason="needs torch and onnx"
+        "sr_deploy.export.plans", reason="needs torch and onnx"
     ).plan_from_router
 
     plan = plan_from_router(small_router, tmp_path)

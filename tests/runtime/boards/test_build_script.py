@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 
 from sr_deploy.runtime.boards import trtexec
-from sr_deploy.runtime.boards.trtexec import Job, JobLine, job_text, results_from_text
+from sr_deploy.runtime.boards.trtexec import JobFile, JobLine, job_text, results_from_text
 
 ROOT = Path(__file__).resolve().parents[3]
-SCRIPT = ROOT / "sr_deploy" / "runtime" / "on_board" / "build.sh"
+SCRIPT = ROOT / "sr_deploy" / "runtime" / "boards" / "on_board" / "build.sh"
 STAND_IN = ROOT / "tests" / "doubles" / "trtexec"
 VERSIONS = ("8.0.1", "8.2.1", "8.5.2", "10.3.0", "11.1.0")
 SHELLS = [
@@ -80,7 +80,7 @@ class Board:
             (self.folder / name).write_bytes(graph)
             lines.append(JobLine(name, engine, **{"precision": "fp16", "typing": "weak", **more}))
         (self.folder / "job.txt").write_text(
-            job_text(Job(tuple(lines), **{"versions": ">=8,<12", **settings}))
+            job_text(JobFile(tuple(lines), **{"versions": ">=8,<12", **settings}))
         )
         self.seal()
         return self

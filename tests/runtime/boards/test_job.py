@@ -15,9 +15,10 @@ import pytest
 
 from sr_deploy.core.errors import ArtifactError, BuildError, InputError, MissingPackageError
 from sr_deploy.core.manifest import read_manifest
+from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import load_target
 from sr_deploy.runtime.boards import job as jobs
-from sr_deploy.runtime.boards.job import engines_from_result, target_of_result
+from sr_deploy.runtime.boards.result import engines_from_result, target_of_result
 from sr_deploy.runtime.build import bundle_from_onnx, engine_from_onnx
 
 pytestmark = pytest.mark.skipif(
@@ -62,7 +63,9 @@ def test_an_engine_built_by_the_local_trtexec_has_its_receipts(
 
 def test_dla_names_the_layers_that_fell_back(repeating, stand_in, tmp_path):
     stand_in()
-    (engine,) = engine_from_onnx(repeating(), tmp_path / "out", target="xavier", dla=1)
+    (engine,) = engine_from_onnx(
+        repeating(), tmp_path / "out", target="xavier", options=BuildOptions(dla=1)
+    )
     manifest = read_manifest(engine)
     assert manifest.build["dla"] == {
         "core": 1,
@@ -102,7 +105,7 @@ def test_what_is_up_to_date_is_not_built_again(repeating, stand_in, tmp_path):
 @pytest.mark.parametrize(
     "misbehave, words",
     [
-        ("ignores-fp16", "FP16 was asked for, and the engine computes in FP32"),
+        ("ignores-fp16", "FP16 was requested, but the engine computes in FP32"),
         ("nan", "values are not finite"),
         ("black", "its output is one colour"),
         ("crash", "tiny_x2.d1.16x24.fp16.engine was not built: "),
@@ -122,9 +125,7 @@ def test_fp32_that_passes_for_fp16_is_seen_by_its_size_where_layers_tell_nothing
     repeating, stand_in, tmp_path
 ):
     stand_in("8.0.1", misbehave="ignores-fp16")
-    with pytest.raises(
-        BuildError, match="computes in FP32: size: .* bytes against .* of its FP32 twin"
-    ):
+    with pytest.raises(BuildError, match="computes in FP32: size: .* bytes; .* as an FP32 engine"):
         engine_from_onnx(repeating(opset=13), tmp_path / "out", target="xavier-jp4")
 
 
@@ -133,7 +134,9 @@ def test_another_gpu_or_version_than_the_target_s_is_refused(repeating, stand_in
     with pytest.raises(BuildError, match="compute capability 86, and the job is for 72"):
         engine_from_onnx(repeating(), tmp_path / "out", target="xavier")
     stand_in("10.3.0")
-    with pytest.raises(BuildError, match="is of TensorRT 10.3.0, the profile is for >=8.5,<8.6"):
+    with pytest.raises(
+        BuildError, match="is from TensorRT 10.3.0, but the profile is for >=8.5,<8.6"
+    ):
         engine_from_onnx(repeating(), tmp_path / "other", target="xavier")
     assert not (tmp_path / "other").exists()
 
@@ -141,7 +144,7 @@ def test_another_gpu_or_version_than_the_target_s_is_refused(repeating, stand_in
 def test_fallback_is_passed_on_and_written_down(repeating, stand_in, tmp_path):
     stand_in()
     (engine,) = engine_from_onnx(
-        repeating(), tmp_path / "out", target="xavier", fallback="head-tail"
+        repeating(), tmp_path / "out", target="xavier", options=BuildOptions(fallback="head-tail")
     )
     manifest = read_manifest(engine)
     assert (
@@ -155,12 +158,16 @@ def test_fallback_where_typing_is_strong_is_in_the_graph(repeating, stand_in, tm
     onnx = pytest.importorskip("onnx", reason="onnx is not installed; it reads the graph")
     stand_in("11.1.0")
     graph = repeating(precision="fp16")
-    (engine,) = engine_from_onnx(graph, tmp_path / "out", target="rtx-tensorrt", fallback="conv")
+    (engine,) = engine_from_onnx(
+        graph, tmp_path / "out", target="rtx-tensorrt", options=BuildOptions(fallback="conv")
+    )
     manifest = read_manifest(engine)
     assert "layerPrecisions" not in manifest.build["command"] and manifest.build["fp32_layers"] == [
         "conv"
     ]
-    bundle_from_onnx(graph, tmp_path / "job.tar", target="rtx-tensorrt", fallback="conv")
+    bundle_from_onnx(
+        graph, tmp_path / "job.tar", target="rtx-tensorrt", options=BuildOptions(fallback="conv")
+    )
     with tarfile.open(str(tmp_path / "job.tar")) as archive:
         (member,) = [m for m in archive.getmembers() if m.name.endswith(".onnx")]
         model = onnx.load_model_from_string(archive.extractfile(member).read())
@@ -238,26 +245,29 @@ ENGINE = "out/tiny_x2.d1.16x24.fp16.engine"
 @pytest.mark.parametrize(
     "change, words",
     [
-        (lambda f: f.update({ENGINE: f[ENGINE] + b"x"}), "is not the file that was packed"),
+        (lambda f: f.update({ENGINE: f[ENGINE] + b"x"}), "was changed after it was packed"),
         (
             lambda f: f.update({"out/results.txt": f["out/results.txt"].replace(b"ok", b"no")}),
-            "results.txt is not the file that was packed",
+            "results.txt was changed after it was packed",
         ),
         (
             lambda f: f.update(
                 {"desk/manifests.json": f["desk/manifests.json"].replace(b"fp16", b"fp32")}
             ),
-            "manifests.json is not the file",
+            "manifests.json was changed after",
         ),
-        (lambda f: f.update({"out/added": b"x"}), "added is not the file that was packed"),
+        (lambda f: f.update({"out/added": b"x"}), "added was changed after it was packed"),
         (lambda f: f.pop("out/SHA256SUMS"), "has no checksums"),
-        (lambda f: f.pop(f"{ENGINE}.output.json.gz"), "is not whole: .*output.json.gz is missing"),
-        (lambda f: f.pop(f"desk/{ENGINE[4:]}.npy"), "is not whole: desk/.*npy is missing"),
-        (lambda f: f.pop("job.txt"), "is not whole: job.txt is missing"),
-        (lambda f: f.update({"../outside": b"x"}), "holds '../outside', which no result holds"),
-        (lambda f: f.update({"out/../../outside": b"x"}), "which no result holds"),
-        (lambda f: f.update({"/tmp/outside": b"x"}), "which no result holds"),
-        (lambda f: f.update({"other/file": b"x"}), "which no result holds"),
+        (lambda f: f.pop(f"{ENGINE}.output.json.gz"), "is incomplete: .*output.json.gz is missing"),
+        (lambda f: f.pop(f"desk/{ENGINE[4:]}.npy"), "is incomplete: desk/.*npy is missing"),
+        (lambda f: f.pop("job.txt"), "is incomplete: job.txt is missing"),
+        (
+            lambda f: f.update({"../outside": b"x"}),
+            "holds '../outside', which is not a file of a result",
+        ),
+        (lambda f: f.update({"out/../../outside": b"x"}), "which is not a file of a result"),
+        (lambda f: f.update({"/tmp/outside": b"x"}), "which is not a file of a result"),
+        (lambda f: f.update({"other/file": b"x"}), "which is not a file of a result"),
     ],
 )
 def test_a_result_that_was_tampered_with_is_refused_whole(a_result, tmp_path, change, words):
@@ -311,32 +321,35 @@ def not_a_number(files):
 @pytest.mark.parametrize(
     "change, words",
     [
-        (elsewhere, "manifests are not a job's: '../desk/evil.engine'"),
+        (elsewhere, "manifests.json was not written for a job: '../desk/evil.engine'"),
         (not_a_number, "FP32 output is not finite"),
-        (edited("out/results.txt", b"status\tok", b"status\tbanana"), "says 'banana' of"),
+        (
+            edited("out/results.txt", b"status\tok", b"status\tbanana"),
+            "the status of .* is 'banana'",
+        ),
         (
             edited("out/results.txt", b"exit_code\t0\nbuild", b"exit_code\t1\nbuild"),
-            "is not the file that the result describes",
+            "does not match its entry in results.txt",
         ),
         (
             edited("out/results.txt", b"size_bytes\t", b"size_bytes\t1"),
-            "is not the file that the result describes",
+            "does not match its entry in results.txt",
         ),
         (
             edited("out/results.txt", b"status\tok", b"status\tunchecked"),
-            "was built, and gives no output",
+            "was built, but gives no output",
         ),
         (
             edited("out/results.txt", b"status\tok", b"status\tunmeasured"),
-            "was built, and cannot be run",
+            "was built, but cannot be run",
         ),
         (
             edited("desk/manifests.json", b'"kind": "engine"', b'"kind": "onnx"'),
-            "manifests are not a job's",
+            "was not written for a job",
         ),
         (
             edited("desk/manifests.json", b'"scale": 2', b'"scale": -2'),
-            "is no manifest of ours: the scale -2",
+            "is not a valid manifest: the scale -2",
         ),
         (
             edited(
@@ -377,7 +390,7 @@ def test_the_result_of_another_job_is_refused(a_result, tmp_path):
     (tmp_path / "result.tar").write_bytes(a_result)
     with pytest.raises(ArtifactError, match="is the result of another job"):
         engines_from_result(
-            tmp_path / "result.tar", tmp_path / "engines", of=jobs.Job(tmp_path, "0" * 20)
+            tmp_path / "result.tar", tmp_path / "engines", job=jobs.BoardJob(tmp_path, "0" * 20)
         )
 
 
@@ -414,7 +427,7 @@ def test_a_version_the_target_is_not_for_is_refused_even_when_the_sums_fit(a_res
     result.write_bytes(a_result)
     rewritten(result, change)
     with pytest.raises(
-        BuildError, match="built by TensorRT 8.6.1; target 'xavier' is for >=8.5,<8.6"
+        BuildError, match="built by TensorRT 8.6.1, but target 'xavier' is for >=8.5,<8.6"
     ):
         engines_from_result(result, tmp_path / "engines")
 
@@ -439,7 +452,7 @@ def test_without_onnxruntime_at_the_desk_the_output_is_not_checked_and_that_is_s
     (engine,) = engine_from_onnx(tiny(asked="fp16"), tmp_path / "out", target="xavier")
     manifest = read_manifest(engine)
     assert "accuracy" not in manifest.checks and any(
-        "its output: its job carried no reference" in n for n in manifest.not_checked
+        "its output: the job has no reference" in n for n in manifest.not_checked
     )
 
 

@@ -36,7 +36,7 @@ SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
     ],
 )
 def test_addresses(url, words):
-    assert parse_board(url).words == words
+    assert parse_board(url).ssh_arguments == words
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_addresses(url, words):
     ],
 )
 def test_what_is_no_address(url):
-    with pytest.raises(InputError, match="is no address of a board; expected ssh://user@host"):
+    with pytest.raises(InputError, match="invalid board address .*; expected ssh://user@host"):
         parse_board(url)
 
 
@@ -235,7 +235,7 @@ def test_a_build_left_behind_is_picked_up_by_the_same_command(
         graph, tmp_path / "out", target="xavier", on="ssh://board", progress=lines.append
     )
     assert (
-        lines[0].startswith("picking up the job on board: ")
+        lines[0].startswith("resuming the job on board: ")
         and read_manifest(engine).precision_obtained == "fp16"
     )
 
@@ -248,7 +248,7 @@ def test_a_board_restarted_in_the_middle_builds_again(board, repeating, tmp_path
             board.kill_build()
 
     graph = repeating()
-    with pytest.raises(BuildError, match="stopped without a last word"):
+    with pytest.raises(BuildError, match="stopped without an error message"):
         engine_from_onnx(
             graph, tmp_path / "out", target="xavier", on="ssh://board", progress=progress
         )
@@ -257,7 +257,7 @@ def test_a_board_restarted_in_the_middle_builds_again(board, repeating, tmp_path
     engine_from_onnx(
         graph, tmp_path / "out", target="xavier", on="ssh://board", progress=lines.append
     )
-    assert lines[0] == "picking up the job on board: stopped"
+    assert lines[0] == "resuming the job on board: stopped"
 
 
 def test_a_greeting_on_stdout_and_a_pid_that_is_another_s_by_now(board, repeating, tmp_path):
@@ -275,7 +275,7 @@ def test_a_greeting_on_stdout_and_a_pid_that_is_another_s_by_now(board, repeatin
             board.kill_build()
             (board.jobs[0] / "pid").write_text(str(os.getpid()))
 
-    with pytest.raises(BuildError, match="stopped without a last word"):
+    with pytest.raises(BuildError, match="stopped without an error message"):
         engine_from_onnx(
             graph, tmp_path / "other", target="xavier", on="ssh://board", progress=progress
         )
@@ -303,7 +303,7 @@ def test_two_desks_with_the_same_job_both_get_it(board, repeating, tmp_path):
         ({"version": "8.6.2"}, "TensorRT 8.6.2 is here, and the job is for >=8.5,<8.6"),
         ({"sm": "8.7"}, "compute capability 87, and the job is for 72"),
         ({"misbehave": "no-space"}, "was not built: .*disk full"),
-        ({"misbehave": "ignores-fp16"}, "FP16 was asked for, and the engine computes in FP32"),
+        ({"misbehave": "ignores-fp16"}, "FP16 was requested, but the engine computes in FP32"),
     ],
 )
 def test_what_is_wrong_on_the_board_is_said_here(settings, words, board, repeating, tmp_path):

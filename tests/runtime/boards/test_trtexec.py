@@ -7,10 +7,9 @@ import pytest
 
 from sr_deploy.core.errors import ArtifactError, BuildError
 from sr_deploy.runtime.boards.trtexec import (
-    Job,
+    JobFile,
     JobLine,
     device_from_log,
-    job_from_text,
     job_text,
     latency_from_log,
     output_from_json,
@@ -95,7 +94,7 @@ def test_a_banner_tells_the_version(banner, version):
 
 
 def test_another_text_has_no_version():
-    with pytest.raises(BuildError, match="no output of trtexec"):
+    with pytest.raises(BuildError, match="not the output of trtexec"):
         version_from_banner("trtexec: error while loading shared libraries: libnvinfer.so.8")
 
 
@@ -132,18 +131,8 @@ def test_other_times_are_refused(text, message):
 
 def test_the_latency_is_that_of_the_gpu():
     old, new = latency_from_log(LOG_82), latency_from_log(LOG_85)
-    assert (old.min_ms, old.max_ms, old.mean_ms, old.median_ms, old.percentiles_ms) == (
-        89.0273,
-        91.2045,
-        90.1061,
-        90.0183,
-        {99: 91.2045},
-    )
-    assert (new.max_ms, new.median_ms, new.percentiles_ms) == (
-        10.0,
-        4.2,
-        {90: 4.5, 95: 4.6, 99: 5.0},
-    )
+    assert (old.min_ms, old.max_ms, old.median_ms) == (89.0273, 91.2045, 90.0183)
+    assert (new.min_ms, new.max_ms, new.median_ms) == (4.1, 10.0, 4.2)
     assert latency_from_log(LOG_82 + LOG_85) == new
     without = "\n".join(line for line in LOG_82.splitlines() if "Compute Time: min" not in line)
     with pytest.raises(ArtifactError, match="no line 'GPU Compute Time"):
@@ -153,9 +142,9 @@ def test_the_latency_is_that_of_the_gpu():
 @pytest.mark.parametrize(
     "log, expected",
     [
-        (LOG_82, ("NVIDIA Tegra X1", 53, "8.2.1", 3955, 1)),
-        (LOG_85, ("Xavier", 72, "8.5.2", 14885, 6)),
-        (LOG_10, ("NVIDIA GeForce RTX 3070", 86, "10.9.0", 7817, 46)),
+        (LOG_82, ("NVIDIA Tegra X1", 53, "8.2.1")),
+        (LOG_85, ("Xavier", 72, "8.5.2")),
+        (LOG_10, ("NVIDIA GeForce RTX 3070", 86, "10.9.0")),
     ],
 )
 def test_a_log_names_the_device(log, expected):
@@ -164,8 +153,6 @@ def test_a_log_names_the_device(log, expected):
         device.name,
         device.compute_capability,
         device.tensorrt,
-        device.memory_mib,
-        device.sms,
     ) == expected
     with pytest.raises(ArtifactError, match="names no GPU"):
         device_from_log(log.replace("Compute Capability", "Capability"))
@@ -285,13 +272,13 @@ def test_an_output_is_read_with_its_shape():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("[\n]\n", "holds 0 tensors"),
-        (OUTPUT + OUTPUT, "holds 2 tensors"),
-        (OUTPUT[:-30], "holds 0 tensors"),
-        (OUTPUT.replace("2x3", "2x4"), "holds 6 values; expected 1x1x2x4"),
-        (OUTPUT.replace("0.5", "zero"), "something else than numbers"),
-        (OUTPUT.replace("0.5,", ","), "holds 5 values"),
-        (OUTPUT.replace("2,", ","), "something else than numbers"),
+        ("[\n]\n", "has 0 tensors"),
+        (OUTPUT + OUTPUT, "has 2 tensors"),
+        (OUTPUT[:-30], "has 0 tensors"),
+        (OUTPUT.replace("2x3", "2x4"), "has 6 values; expected 1x1x2x4"),
+        (OUTPUT.replace("0.5", "zero"), "values that are not numbers"),
+        (OUTPUT.replace("0.5,", ","), "has 5 values"),
+        (OUTPUT.replace("2,", ","), "values that are not numbers"),
     ],
 )
 def test_other_outputs_are_refused(text, message):
@@ -362,7 +349,7 @@ def test_other_results_are_refused(old, new, message):
 
 
 LINE = JobLine("a b's.onnx", "a.engine", "fp16", "weak")
-JOB = Job(
+JOB = JobFile(
     lines=(
         LINE,
         JobLine(
@@ -385,11 +372,6 @@ JOB = Job(
 )
 
 
-@pytest.mark.parametrize("job", [JOB, Job(lines=(LINE,))])
-def test_a_job_is_written_and_read_back(job):
-    assert job_from_text(job_text(job)) == job
-
-
 def test_the_text_of_a_job():
     assert job_text(JOB) == (
         "# runtime tensorrt\n# versions >=8.5,<8.6\n# workspace_mib 2048\n# sm 72,87\n# dla 1\n"
@@ -403,29 +385,16 @@ def test_the_text_of_a_job():
     "name", ["a/b.onnx", "-a.onnx", ".a", "#a", "a\tb", "a\nb", "a\\b", "", "a.tmp"]
 )
 def test_names_that_a_job_cannot_hold_are_refused(name):
-    with pytest.raises(BuildError, match="cannot be a file of a job"):
-        job_text(Job(lines=(JobLine(name, "a.engine", "fp16", "weak"),)))
-    with pytest.raises(BuildError, match="cannot be a file of a job"):
-        job_text(Job(lines=(JobLine("a.onnx", name, "fp16", "weak"),)))
+    with pytest.raises(BuildError, match="cannot be the name of a file in a job"):
+        job_text(JobFile(lines=(JobLine(name, "a.engine", "fp16", "weak"),)))
+    with pytest.raises(BuildError, match="cannot be the name of a file in a job"):
+        job_text(JobFile(lines=(JobLine("a.onnx", name, "fp16", "weak"),)))
 
 
 def test_jobs_without_sense_are_refused():
-    with pytest.raises(BuildError, match="one engine or more"):
-        job_text(Job(lines=()))
-    with pytest.raises(BuildError, match="of its own name"):
-        job_text(Job(lines=(LINE, LINE)))
+    with pytest.raises(BuildError, match="at least one engine"):
+        job_text(JobFile(lines=()))
+    with pytest.raises(BuildError, match="of different names"):
+        job_text(JobFile(lines=(LINE, LINE)))
     with pytest.raises(BuildError, match="layer 'a:b'"):
-        job_text(Job(lines=(LINE,), fp32_layers=("a:b",)))
-
-
-@pytest.mark.parametrize(
-    "old, new, message",
-    [
-        ("\tfp16\t", "\t", "line 8: expected eight fields, found 7"),
-        ("1x3x8x8", "1x3xAx8", "line 9: expected a whole number, found 'A'"),
-        ("# dla 1", "# dla x", "expected a whole number, found 'x'"),
-    ],
-)
-def test_a_job_that_was_changed_by_hand_is_refused(old, new, message):
-    with pytest.raises(ArtifactError, match=message):
-        job_from_text(job_text(JOB).replace(old, new))
+        job_text(JobFile(lines=(LINE,), fp32_layers=("a:b",)))

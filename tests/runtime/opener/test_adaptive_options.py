@@ -11,7 +11,7 @@ from sr_deploy.runtime.opener.adaptive import AdaptiveOptions, describe_adaptive
 
 @pytest.fixture(scope="module")
 def routed_plan(small_router, tmp_path_factory):
-    export = pytest.importorskip("sr_deploy.export.router_graphs", reason="needs torch and onnx")
+    export = pytest.importorskip("sr_deploy.export.plans", reason="needs torch and onnx")
     return export.plan_from_router(small_router, tmp_path_factory.mktemp("routed"))
 
 

@@ -23,7 +23,9 @@ def family(tmp_path_factory):
     """Graphs of two variants, and the engine of one."""
     folder = tmp_path_factory.mktemp("family")
     graphs = sr_deploy.onnx_from_checkpoint(
-        MODEL, folder / "graphs", variants="c4,c4-nla", sizes=["1x1:64x64:512x512"], target="cpu"
+        MODEL,
+        folder / "graphs",
+        sr_deploy.ExportOptions(variants="c4,c4-nla", sizes=["1x1:64x64:512x512"], target="cpu"),
     )
     engines = sr_deploy.engine_from_onnx(graphs[:1], folder / "engines", target="cpu")
     return folder / "graphs", graphs, engines
@@ -37,7 +39,10 @@ def test_a_checkpoint_a_graph_and_an_engine_know_the_same_of_their_network(famil
     ]
     assert facts == [(27, 1, 2)] * 3
     assert (open_session(graphs[1]).halo_px, open_session(graphs[1]).align_px) == (74, 32)
-    assert (open_session(MODEL, "c4-nla").halo_px, open_session(MODEL, "c4-nla").align_px) == (74, 32)
+    assert (open_session(MODEL, "c4-nla").halo_px, open_session(MODEL, "c4-nla").align_px) == (
+        74,
+        32,
+    )
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -54,7 +59,9 @@ def test_graphs_in_tiles_are_as_whole(family, which):
 def test_a_literal_graph_has_the_same_halo(tmp_path):
     given = {"variants": "d1", "sizes": ["8x8:16x16:32x32"], "target": "cpu"}
     paths = [
-        sr_deploy.onnx_from_checkpoint("asrn_x2", tmp_path / str(n), literal=n == 1, **given)[0]
+        sr_deploy.onnx_from_checkpoint(
+            "asrn_x2", tmp_path / str(n), sr_deploy.ExportOptions(literal=n == 1, **given)
+        )[0]
         for n in (0, 1)
     ]
     halos = {parse_manifest(manifest_path(path)).halo_px for path in paths}
@@ -109,9 +116,7 @@ def test_what_is_no_model_is_refused(tmp_path):
             open_session(given)
 
 
-def test_a_graph_without_a_manifest_is_run_whole_or_in_tiles_that_are_measured(
-    family, tmp_path
-):
+def test_a_graph_without_a_manifest_is_run_whole_or_in_tiles_that_are_measured(family, tmp_path):
     path = tmp_path / "foreign.onnx"
     path.write_bytes(family[1][0].read_bytes())
     session = open_session(path)

@@ -1,4 +1,4 @@
-"""Networks small enough to see through: they say how far an output depends on its surroundings, and really do."""
+"""Networks small enough to see through: they state how far an output depends on its surroundings, and keep to it."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from sr_deploy.core.errors import ExportError
-from sr_deploy.export.parts import free, part_of, write_parts
+from sr_deploy.export.plans import checked_graph, free, write_graphs
 
 
 class Scaled(nn.Module):
@@ -15,23 +15,22 @@ class Scaled(nn.Module):
         return x * self.by
 
 
-def part(by, like):
+def scaled_graph(by, reference):
     x = torch.rand(2, 3, 4, 4)
-    return part_of(
-        Scaled(by), Scaled(like), (x,), inputs=["lr"], outputs=["sr"], dynamic=(free(0),)
-    )
+    ends = {"inputs": {"lr": free(0)}, "outputs": ["sr"]}
+    return checked_graph(Scaled(by), (x,), reference=Scaled(reference), **ends)
 
 
 def test_a_graph_that_differs_from_torch_is_refused_and_nothing_written(tmp_path):
-    good, bad = part(2.0, 2.0), part(2.0, 2.001)
-    assert good[1] < 1e-6 < 1e-4 < bad[1]
+    good, bad = scaled_graph(2.0, 2.0), scaled_graph(2.0, 2.001)
+    assert good.max_abs_err < 1e-6 < 1e-4 < bad.max_abs_err
     with pytest.raises(
         ExportError,
-        match=r"bad.onnx: onnxruntime differs from torch by 0.00\d+, expected at most 0.0001",
+        match=r"bad.onnx: ONNX Runtime differs from torch by 0.00\d+, expected at most 0.0001",
     ):
-        write_parts(tmp_path / "out", {"good.onnx": good, "bad.onnx": bad})
+        write_graphs(tmp_path / "out", {"good.onnx": good, "bad.onnx": bad})
     assert not (tmp_path / "out").exists()
-    graphs, checks = write_parts(tmp_path / "out", {"good.onnx": good})
+    graphs, checks = write_graphs(tmp_path / "out", {"good.onnx": good})
     assert (
         set(graphs)
         == set(checks["max_abs_err_vs_torch"])

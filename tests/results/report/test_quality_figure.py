@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import sys
+from xml.etree import ElementTree
 
 import pytest
 
 from sr_deploy.core.errors import MissingPackageError
-from sr_deploy.results.report.figure import check_can_draw, joined_labels, psnr_figure
+from sr_deploy.results.report.drawing import check_can_draw
+from sr_deploy.results.report.quality_figure import quality_figure
 from sr_deploy.results.rows import QualityRow
 
 
@@ -34,12 +36,12 @@ def row(variant="d1", **changes):
 
 @pytest.fixture()
 def texts():
-    """The texts of a figure's SVG, where matplotlib leaves each as a comment."""
+    """The texts of a figure's SVG."""
     pytest.importorskip("matplotlib", reason="matplotlib is not installed; it draws the figure")
 
     def of(rows):
-        svg = psnr_figure(rows)["psnr.svg"].decode()
-        return [line.strip()[5:-4] for line in svg.splitlines() if line.strip().startswith("<!-- ")]
+        svg = ElementTree.fromstring(quality_figure(rows)["psnr.svg"])
+        return ["".join(e.itertext()) for e in svg.iter("{http://www.w3.org/2000/svg}text")]
 
     return of
 
@@ -82,29 +84,11 @@ def test_nothing_to_draw_is_said(texts, rows):
 
 def test_the_same_rows_give_the_same_files():
     pytest.importorskip("matplotlib", reason="matplotlib is not installed; it draws the figure")
-    first, second = psnr_figure([row()]), psnr_figure([row()])
+    first, second = quality_figure([row()]), quality_figure([row()])
     assert (
         first == second
         and first["psnr.png"][:4] == b"\x89PNG"
         and first["psnr.svg"].startswith(b"<?xml")
-    )
-
-
-def test_labels_in_one_place_are_joined_and_those_too_close_left_out():
-    xlim = (10.0, 1000.0)
-    assert joined_labels([(50, 1, "c4"), (50.5, 1, "c4-nla"), (200, 2, "c16")], xlim, (0, 40)) == [
-        (200, 2, "c16"),
-        (50, 1, "c4, c4-nla"),
-    ]
-    assert [
-        text
-        for _, _, text in joined_labels(
-            [(100, 1, "d1"), (112, 1, "d2"), (126, 1, "d3")], xlim, (0, 40)
-        )
-    ] == ["d3", "d1"]
-    apart = joined_labels([(100, 10, "d1"), (101, 20, "d2"), (112, 30, "d3")], xlim, (0, 40))
-    assert [text for _, _, text in apart] == ["d3", "d2", "d1"], (
-        "far from each other on the other axis"
     )
 
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.results.layouts import LAYOUTS, laid_out, rows_where
-from sr_deploy.results.rows import BenchmarkRow
-from sr_deploy.results.tables import FORMS, Table, labels, rendered
+from sr_deploy.results.columns import labels
+from sr_deploy.results.published import TABLE_LAYOUTS, build_table
+from sr_deploy.results.render import TABLE_FORMATS, Table, render_table
+from sr_deploy.results.rows import BenchmarkRow, filter_rows
 
 
 def image(split="valid", ms=1.0, psnr_db=30.0):
@@ -79,7 +80,7 @@ def columns(table):
 
 
 def test_the_challenge_s_table_ranks_and_scores():
-    found = columns(laid_out(CHALLENGE, "ntire"))
+    found = columns(build_table(CHALLENGE, "ntire"))
     assert found["Model"] == ["m_x4.c4", "m_x4.c16-nla"]
     assert found["PSNR [val]"] == ["30.46", "30.95"] and found["PSNR [test]"] == ["28.00", "28.00"]
     assert found["#Params [M]"] == ["0.057 (1)", "0.317 (2)"] and found["FLOPs [G]"] == [
@@ -90,17 +91,17 @@ def test_the_challenge_s_table_ranks_and_scores():
     assert found["Score"][0].endswith("(1)") and found["#Conv"] == ["58", "58"]
     assert any(
         "0.80 runtime" in note and "SPAN, 7.74 ms" in note
-        for note in laid_out(CHALLENGE, "ntire").notes
+        for note in build_table(CHALLENGE, "ntire").notes
     )
-    assert "Score" not in columns(laid_out([A, B], "ntire"))
+    assert "Score" not in columns(build_table([A, B], "ntire"))
     slow = [replace(CHALLENGE[0], latency_ms_mean=600.0), CHALLENGE[1]]
-    assert columns(laid_out(slow, "ntire"))["Score"][0] == "1.7e+67 (2)", (
+    assert columns(build_table(slow, "ntire"))["Score"][0] == "1.7e+67 (2)", (
         "on another device a score may be of any size"
     )
 
 
 def test_srn_s_table_5_is_sorted_by_time():
-    found = columns(laid_out([B, A], "srn5"))
+    found = columns(build_table([B, A], "srn5"))
     assert found["Team Name"] == ["m_x4.c4", "m_x4.c16-nla"] and found["Ave Time [ms]"] == [
         "20.00",
         "60.00",
@@ -109,7 +110,7 @@ def test_srn_s_table_5_is_sorted_by_time():
 
 
 def test_imdeception_s_table_2_has_a_column_for_each_variant():
-    table = laid_out([B, A], "imdeception2")
+    table = build_table([B, A], "imdeception2")
     assert table.headings == ("", "m_x4.c16-nla", "m_x4.c4")
     assert {row[0]: row[1:] for row in table.cells} == {
         "#Params": ("317K", "57K"),
@@ -131,17 +132,17 @@ def test_imdeception_s_table_4_has_a_column_for_each_device():
         precision="fp16",
         latency_ms_median=41.9,
     )
-    table = laid_out([A, B, other], "imdeception4")
+    table = build_table([A, B, other], "imdeception4")
     assert table.headings == (
         "Model, input 256x512",
         "CPU, 2 threads: torch fp32 (ms)",
         "Xavier: tensorrt xavier fp16 (ms)",
     )
     assert table.cells == (("m_x4.c4", "20.00", "41.90"), ("m_x4.c16-nla", "60.00", ""))
-    with pytest.raises(InputError, match="different sizes do not compare: 256x512, 8x8"):
-        laid_out([A, replace(B, input_hw=(8, 8))], "imdeception4")
+    with pytest.raises(InputError, match="different input_hw do not compare: 256x512, 8x8"):
+        build_table([A, replace(B, input_hw=(8, 8))], "imdeception4")
     with pytest.raises(InputError, match="two rows for m_x4.c4"):
-        laid_out([A, A], "imdeception4")
+        build_table([A, A], "imdeception4")
 
 
 def test_ranks_by_two_protocols_and_where_they_differ():
@@ -150,81 +151,81 @@ def test_ranks_by_two_protocols_and_where_they_differ():
         replace(B, protocol="ntire2025", latency_ms_mean=80.0),
     ]
     alone = replace(A, variant="c8", protocol="ntire2025")
-    table = laid_out([A, B, *by_year, alone], "ranks")
+    table = build_table([A, B, *by_year, alone], "ranks")
     assert table.cells == (
         ("m_x4.c4", "20.00 (1)", "90.00 (2)", "differs"),
         ("m_x4.c16-nla", "60.00 (2)", "80.00 (1)", "differs"),
     )
     with pytest.raises(InputError, match="two or more protocols"):
-        laid_out([A, B], "ranks")
+        build_table([A, B], "ranks")
     with pytest.raises(InputError, match="m_x4.c4 was measured at .* and 8x8") as e:
-        laid_out([A, replace(A, input_hw=(8, 8)), *by_year], "ranks")
+        build_table([A, replace(A, input_hw=(8, 8)), *by_year], "ranks")
     assert "--where input_hw=" in e.value.hint
     assert (
-        laid_out([A, replace(A, latency_ms_median=90.0), B, *by_year], "ranks").cells[0][1]
+        build_table([A, replace(A, latency_ms_median=90.0), B, *by_year], "ranks").cells[0][1]
         == "90.00 (2)"
     ), "of repeated ones the last"
 
 
-@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "ranks"])
+@pytest.mark.parametrize("layout", [name for name in TABLE_LAYOUTS if name != "ranks"])
 @pytest.mark.parametrize("change", [{"protocol": "ntire2022"}, {"set": "Set14"}, {"metric": "rgb"}])
 def test_rows_that_do_not_compare_are_refused(layout, change):
     (key,) = change
     with pytest.raises(InputError, match=f"rows of different {key} do not compare") as e:
-        laid_out([A, replace(B, **change)], layout)
+        build_table([A, replace(B, **change)], layout)
     assert f"--where {key}=" in e.value.hint
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", TABLE_LAYOUTS)
 def test_nothing_measured(layout):
     with pytest.raises(InputError):
-        laid_out([replace(A, error="no GPU")], layout)
+        build_table([replace(A, error="no GPU")], layout)
     with pytest.raises(InputError):
-        laid_out([], layout)
+        build_table([], layout)
 
 
 def test_an_unknown_layout():
-    with pytest.raises(InputError, match="unknown layout 'nitre'") as e:
-        laid_out([A], "nitre")
+    with pytest.raises(InputError, match="unknown table layout 'nitre'") as e:
+        build_table([A], "nitre")
     assert "ntire" in e.value.hint
 
 
 def test_every_table_says_what_it_does_not_count_and_of_whom():
-    notes = laid_out([A, B], "bench").notes
+    notes = build_table([A, B], "bench").notes
     assert "† not counted: aten::add (m_x4.c4); aten::matmul (m_x4.c16-nla)" in notes
-    assert "† not counted: aten::add" in laid_out([A, replace(A, variant="c8")], "bench").notes
+    assert "† not counted: aten::add" in build_table([A, replace(A, variant="c8")], "bench").notes
 
 
 def test_the_deployed_graph_s_count_has_a_column_where_there_is_one():
-    assert "deployed [G]" not in columns(laid_out([A], "bench"))
-    found = columns(laid_out([A, replace(B, deployed={"macs": 1_500_000_000})], "bench"))
+    assert "deployed [G]" not in columns(build_table([A], "bench"))
+    found = columns(build_table([A, replace(B, deployed={"macs": 1_500_000_000})], "bench"))
     assert found["deployed [G]"] == ["", "1.50"]
 
 
 def test_warnings_are_told_below_with_their_rows():
-    notes = laid_out([A, replace(B, warnings=("single runs vary by 12%",))], "bench").notes
+    notes = build_table([A, replace(B, warnings=("single runs vary by 12%",))], "bench").notes
     assert notes[-1] == "note: single runs vary by 12% (m_x4.c16-nla)"
 
 
 def test_rows_are_chosen_by_their_values():
     graph = replace(A, backend="onnxruntime", input_hw=(8, 8))
     rows = [A, B, graph]
-    assert rows_where(rows, ["backend=torch"]) == [A, B]
-    assert rows_where(rows, ["input_hw=8x8"]) == [graph]
-    assert rows_where(rows, ["variant=c4,c16-nla", "backend=torch", "threads=2"]) == [A, B]
-    assert rows_where(rows, []) == rows
+    assert filter_rows(rows, ["backend=torch"]) == [A, B]
+    assert filter_rows(rows, ["input_hw=8x8"]) == [graph]
+    assert filter_rows(rows, ["variant=c4,c16-nla", "backend=torch", "threads=2"]) == [A, B]
+    assert filter_rows(rows, []) == rows
     for condition, words in (
         ("colour=red", "no condition on rows"),
         ("backend", "no condition"),
         ("backend=trt", "there backend is 'torch'"),
     ):
         with pytest.raises(InputError, match=words):
-            rows_where(rows, [condition])
+            filter_rows(rows, [condition])
 
 
 def test_of_a_sweep_s_cell_the_last_row_counts():
     first, second = replace(A, cell="x", error="crash"), replace(A, cell="x")
-    assert rows_where([first, B, second], []) == [B, second]
+    assert filter_rows([first, B, second], []) == [B, second]
 
 
 def test_names_tell_rows_apart():
@@ -242,9 +243,9 @@ def test_names_tell_rows_apart():
 HOSTILE = Table(("a|b", "x_1 & 50%"), (("1\n2|3", "{\\}#$~^†"),), ("note % one",))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", TABLE_FORMATS)
 def test_hostile_text_breaks_no_form(form):
-    text = rendered(HOSTILE, form)
+    text = render_table(HOSTILE, form)
     if form == "markdown":
         assert text.splitlines()[2].count("|") == 3 and len(text.splitlines()) == 5
     elif form == "csv":

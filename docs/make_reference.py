@@ -1,0 +1,142 @@
+"""Write docs/reference.md from the code: python3 docs/make_reference.py [--check]
+
+With `--check`, nothing is written, and the exit code is 1 if the file is out of date.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Iterable, Iterator, List, Sequence
+
+import click
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "reference.md"
+
+
+def reference() -> str:
+    """Return the page, in Markdown."""
+    from sr_deploy.core.shipped import shipped_checkpoints
+    from sr_deploy.nets import ARCHITECTURES
+    from sr_deploy.nets.importers import IMPORTERS
+    from sr_deploy.results.protocols import PROTOCOLS
+    from sr_deploy.runtime import BACKENDS
+
+    parts = [
+        "# Reference",
+        "Written by `python3 docs/make_reference.py`. Do not edit: a test compares this page with the code.",
+        "## Commands",
+        *_commands(),
+        "## Targets",
+        "A target is a JSON file in `engines/targets/`.",
+        _table(("target", "device", "runtime", "versions", "precisions", "ONNX opset"), _targets()),
+        "## Backends",
+        "A backend builds and runs the engines of a target's `runtime`. It is a module in `sr_deploy/runtime/`.",
+        _table(("backend",), [(f"`{name}`",) for name in BACKENDS]),
+        "## Protocols",
+        "A protocol fixes how `srdeploy bench` times and scores. `trtexec` marks times that a board's trtexec measured.",
+        _table(
+            ("protocol", "latency", "counter", "metric", "image sets", "device of the challenge"),
+            [
+                (
+                    f"`{p.name}`",
+                    p.statistic,
+                    p.counter,
+                    p.metric or "by option",
+                    ", ".join(p.sets) or "by option",
+                    p.device,
+                )
+                for p in PROTOCOLS.values()
+            ],
+        ),
+        "## Networks",
+        "A network is a file in `sr_deploy/nets/`. Scales and the variant that its bare name means:",
+        _table(
+            ("network", "scales", "default variant", "backbone"),
+            [
+                (
+                    f"`{name}`",
+                    ", ".join(f"x{s}" for s in ARCHITECTURES[name].scales),
+                    f"`{ARCHITECTURES[name].default_variant}`",
+                    ARCHITECTURES[name].backbone,
+                )
+                for name in ARCHITECTURES
+            ],
+        ),
+        "Kinds of `srdeploy import-checkpoint`, beside these networks: "
+        + ", ".join(f"`{name}`" for name in IMPORTERS)
+        + ".",
+        "Shipped checkpoints: "
+        + ", ".join(f"`{path.stem}`" for path in shipped_checkpoints())
+        + ".",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _commands() -> Iterator[str]:
+    from sr_deploy.cli.main import main
+
+    for name, command in sorted(main.commands.items()):
+        arguments = [p for p in command.params if isinstance(p, click.Argument)]
+        words = [argument.metavar or str(argument.name).upper() for argument in arguments]
+        yield f"### srdeploy {name}"
+        yield "`" + " ".join(["srdeploy", name, "[OPTIONS]", *words]) + "`"
+        yield "\n\n".join(" ".join(part.split()) for part in (command.help or "").split("\n\n"))
+        options = [p for p in command.params if isinstance(p, click.Option)]
+        yield _table(("option", "value", "meaning"), map(_option, options))
+
+
+def _option(option: click.Option) -> Sequence[str]:
+    names = ", ".join(f"`{name}`" for name in option.opts)
+    if option.is_flag:
+        value = ""
+    elif isinstance(option.type, click.Choice):
+        value = ", ".join(f"`{choice}`" for choice in option.type.choices)
+    else:
+        value = f"`{option.metavar or option.type.name.upper()}`"
+    notes = [option.help or ""]
+    if option.required:
+        notes.append("Required.")
+    if option.show_default is True:
+        notes.append(f"Default: {option.default}.")
+    return names, value, " ".join(" ".join(notes).split())
+
+
+def _targets() -> List[Sequence[str]]:
+    from sr_deploy.core.target import load_target, target_names
+
+    profiles = [load_target(name) for name in target_names()]
+    return [
+        (
+            f"`{p.name}`",
+            p.title,
+            p.runtime,
+            f"`{p.runtime_versions}`",
+            ", ".join(p.precisions),
+            str(p.opset),
+        )
+        for p in profiles
+    ]
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+def main() -> int:
+    sys.path.insert(0, str(ROOT))
+    page = reference()
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(page, encoding="utf-8")
+    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page:
+        print("docs/reference.md is out of date: python3 docs/make_reference.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Checks of an exported graph on photographs: FP32 against torch, FP16 against FP32."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from sr_deploy.core.errors import ExportError
+from sr_deploy.core.images import nchw_from_rgb
+from sr_deploy.core.metrics import MIN_FP16_PSNR_DB, psnr_unit
+from sr_deploy.core.samples import sample_lr
+from sr_deploy.core.sizes import HW, Sizes, hw_text
+from sr_deploy.export.half import check_half
+from sr_deploy.runtime.ort import raw_session
+
+MAX_ABS_ERR = 1e-4
+"""Allowed FP32 difference from torch, relative to the largest output where that is above 1."""
+CHECK_IMAGES = 2
+
+
+def compare_with_torch(session: Any, net: nn.Module, sizes: Sizes, name: str) -> dict:
+    """Compare the session of an FP32 graph with torch at several sizes; return the differences.
+
+    Raises ExportError when one is above MAX_ABS_ERR.
+    """
+    largest_error, psnr_db = 0.0, {}
+    for hw in check_sizes(sizes):
+        x = _images(hw)[0]
+        with torch.inference_mode():
+            reference = net(torch.from_numpy(x)).numpy()
+        y = session.run(None, {"lr": x})[0]
+        error = float(np.abs(y - reference).max()) / max(1.0, float(np.abs(reference).max()))
+        if not error <= MAX_ABS_ERR:
+            raise ExportError(
+                f"{name}: ONNX Runtime differs from torch by {error:.2g} at {hw_text(hw)}, "
+                f"expected at most {MAX_ABS_ERR:g}"
+            )
+        largest_error = max(largest_error, error)
+        mse = float(np.mean((y.astype(np.float64) - reference) ** 2))
+        psnr_db[hw_text(hw)] = round(-10 * float(np.log10(max(mse, 1e-30))), 1)
+    return {"max_abs_err": largest_error, "psnr_db": psnr_db}
+
+
+def check_half_precision(half: onnx.ModelProto, fp32_session: Any, sizes: Sizes, name: str) -> dict:
+    """Run an FP16 graph in real half precision; return the results.
+
+    Raises ExportError when a tensor overflows, or the output is dead or too far from FP32.
+    """
+    images = _images(sizes.opt)
+    report = check_half(half, images, [fp32_session.run(None, {"lr": x})[0] for x in images])
+    problems = report.problems()
+    activations = sorted(report.largest.items(), key=lambda item: -item[1])
+    if problems:
+        tensor, peak = activations[0]
+        raise ExportError(
+            f"{name} fails in half precision: {'; '.join(problems)}; "
+            f"the largest activation is {peak:.4g} in '{tensor}'",
+            hint="export it with --precision fp32",
+        )
+    return {
+        "psnr_db_vs_fp32": round(report.psnr_db, 2),
+        "overflows": 0,
+        "dead_output": False,
+        "images": CHECK_IMAGES,
+        "at": hw_text(sizes.opt),
+        "largest_activation": {tensor: round(peak, 4) for tensor, peak in activations},
+    }
+
+
+def compare_with_fp32(half: onnx.ModelProto, fp32_session: Any, sizes: Sizes, name: str) -> dict:
+    """Compare an FP16 graph with the FP32 one in ONNX Runtime (FP16 weights, FP32 arithmetic).
+
+    Returns the PSNR at several sizes. Raises ExportError when one is too low.
+    """
+    session = raw_session(half.SerializeToString())
+    dtype = np.float16 if session.get_inputs()[0].type == "tensor(float16)" else np.float32
+    psnr_db: Dict[str, float] = {}
+    for hw in check_sizes(sizes):
+        x = _images(hw)[0]
+        y, reference = session.run(None, {"lr": x.astype(dtype)}), fp32_session.run(None, {"lr": x})
+        psnr = psnr_unit(y[0], reference[0])
+        if not psnr >= MIN_FP16_PSNR_DB:
+            raise ExportError(
+                f"{name}: {psnr:.1f} dB against the FP32 graph at {hw_text(hw)}, "
+                f"expected at least {MIN_FP16_PSNR_DB:.0f}"
+            )
+        psnr_db[hw_text(hw)] = round(psnr, 2)
+    return {"psnr_db": psnr_db}
+
+
+def check_sizes(sizes: Sizes) -> List[HW]:
+    """Return the optimum, and for dynamic graphs an odd and a non-square size within the range."""
+    if not sizes.dynamic:
+        return [sizes.opt]
+    (h0, w0), (h1, w1) = sizes.min, sizes.max
+    odd = (_nearest_odd(h0 + 21, h0, h1), _nearest_odd(w0 + 37, w0, w1))
+    wide = (min(max(64, h0), h1), min(max(112, w0), w1))
+    return list(dict.fromkeys([sizes.opt, odd, wide if wide[0] != wide[1] else (h0, w1)]))
+
+
+def _nearest_odd(size: int, low: int, high: int) -> int:
+    """Return the nearest odd number in a range, or the range's end if it has none."""
+    n = min(size, high)
+    n -= n % 2 == 0
+    return n if n >= low else min(low + (low % 2 == 0), high)
+
+
+def _images(hw: HW) -> List[np.ndarray]:
+    return [nchw_from_rgb(rgb) for rgb in sample_lr(hw, count=CHECK_IMAGES)]

@@ -1,0 +1,95 @@
+"""The numbers and names of rows, as tables, charts and the choice of a network show them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, List, Mapping, Optional, Sequence, Union
+
+from sr_deploy.results.protocols import scores, split_mean, time_ms
+from sr_deploy.results.rows import BenchmarkRow, QualityRow, text_of
+
+Value = Callable[[BenchmarkRow], Optional[float]]
+
+
+def over(value: Optional[float], unit: float) -> Optional[float]:
+    """Return a value in another unit, None for None."""
+    return None if value is None else value / unit
+
+
+VALUES: Mapping[str, Value] = {
+    "psnr_db": lambda r: r.psnr_db,
+    "test_psnr_db": lambda r: split_mean(r, "test", "psnr_db"),
+    "ssim": lambda r: r.ssim,
+    "time_ms": time_ms,
+    "p95_ms": lambda r: r.latency_ms_p95,
+    "score": lambda r: (scores(r) or (None,))[0],
+    "params_m": lambda r: over(r.params, 1e6),
+    "params_k": lambda r: over(r.params, 1e3),
+    "macs_g": lambda r: r.macs_g,
+    "deployed_g": lambda r: r.deployed["macs"] / 1e9 if r.deployed else None,
+    "acts_m": lambda r: r.acts_m,
+    "memory_mib": lambda r: r.mem_peak_mib,
+    "convs": lambda r: r.convs,
+}
+"""The values that a row can have, by a key with their unit."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers."""
+
+    heading: str
+    key: str
+    """Of VALUES."""
+    digits: int = 2
+    suffix: str = ""
+
+    def text(self, row: BenchmarkRow) -> str:
+        """Return a row's cell: empty where the value is missing.
+
+        † marks FLOPs whose counter does not see every operator that computes.
+        """
+        value = VALUES[self.key](row)
+        if value is None:
+            return ""
+        mark = "†" if self.key == "macs_g" and row.uncounted else ""
+        return number(value, self.digits) + self.suffix + mark
+
+
+def number(value: Optional[float], digits: int) -> str:
+    """Return a number with so many decimals, an empty text for None."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def label(row: Union[BenchmarkRow, QualityRow]) -> str:
+    """Return the name of a row's network in a table: `asrn_x4.d3`."""
+    return f"{row.model}.{row.variant}" if row.variant else row.model
+
+
+_DISTINGUISHING = (
+    "backend",
+    "target",
+    "precision",
+    "input_hw",
+    "threads",
+    "device",
+    "cadence_hz",
+    "artifact",
+)
+
+
+def labels(rows: Sequence[BenchmarkRow]) -> List[str]:
+    """Return a name for each row, with their differences where several rows are of one network.
+
+    For example `asrn_x4.d3 (torch)`.
+    """
+    names = [label(r) for r in rows]
+    details: List[List[str]] = [[] for _ in rows]
+    for key in _DISTINGUISHING:
+        shown = [name + str(d) for name, d in zip(names, details)]
+        texts = [text_of(getattr(r, key)) for r in rows]
+        missing = "no target" if key == "target" else "checkpoint"
+        for i, text in enumerate(texts):
+            if any(s == shown[i] and other != text for s, other in zip(shown, texts)):
+                details[i].append(text or missing)
+    return [f"{name} ({', '.join(d)})" if d else name for name, d in zip(names, details)]

@@ -1,0 +1,210 @@
+"""Rows in the layouts of published tables: NTIRE's, IMDeception's Tables 2 and 4, SRN's Table 5; and ranks."""
+
+from __future__ import annotations
+
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from sr_deploy.core.errors import InputError, did_you_mean
+from sr_deploy.results.columns import VALUES, Column, label, labels, number
+from sr_deploy.results.conditions import condition_notes
+from sr_deploy.results.protocols import below_gate, protocol_of, score_text, scores, time_ms
+from sr_deploy.results.render import Table, make_table
+from sr_deploy.results.rows import BenchmarkRow, text_of
+from sr_deploy.results.tables import bench_table, comparable, require_same
+
+_NTIRE = (
+    Column("PSNR [val]", "psnr_db"),
+    Column("PSNR [test]", "test_psnr_db"),
+    Column("Ave. Time [ms]", "time_ms"),
+    Column("#Params [M]", "params_m", 3),
+    Column("FLOPs [G]", "macs_g"),
+    Column("#Acts [M]", "acts_m"),
+    Column("Mem. [M]", "memory_mib"),
+    Column("#Conv", "convs", 0),
+)
+_NTIRE_RANKED = ("Ave. Time [ms]", "#Params [M]", "FLOPs [G]", "#Acts [M]", "Mem. [M]")
+_SRN_TABLE5 = (
+    Column("PSNR [Val]", "psnr_db"),
+    Column("PSNR [Test]", "test_psnr_db"),
+    Column("Ave Time [ms]", "time_ms"),
+    Column("Params [M]", "params_m", 3),
+    Column("FLOPs [G]", "macs_g"),
+    Column("Acts [M]", "acts_m"),
+    Column("Mem [M]", "memory_mib"),
+    Column("Conv", "convs", 0),
+)
+_IMDECEPTION_TABLE2 = (
+    Column("#Params", "params_k", 0, "K"),
+    Column("FLOPS[G]", "macs_g"),
+    Column("Act.[M]", "acts_m", 0),
+    Column("Runtime[ms]", "time_ms"),
+    Column("#Conv2d", "convs", 0),
+)
+
+
+def build_table(rows: Sequence[BenchmarkRow], layout: str) -> Table:
+    """Return rows in one of TABLE_LAYOUTS.
+
+    Raises InputError when the layout is unknown or the rows do not compare.
+    """
+    if layout not in TABLE_LAYOUTS:
+        raise InputError(
+            f"unknown table layout '{layout}'; expected one of {', '.join(TABLE_LAYOUTS)}",
+            hint=did_you_mean(layout, TABLE_LAYOUTS),
+        )
+    return TABLE_LAYOUTS[layout](rows)
+
+
+def ntire(rows: Sequence[BenchmarkRow]) -> Table:
+    """Return the challenge's table: numbers with their ranks, and the year's score where it has one."""
+    measured = comparable(rows)
+    headings, texts = ["Model"], [labels(measured)]
+    for column in _NTIRE:
+        cells = [column.text(r) for r in measured]
+        if column.heading in _NTIRE_RANKED:
+            values = [VALUES[column.key](r) for r in measured]
+            # Values that read the same share a rank.
+            cells = _with_ranks(
+                cells, [None if v is None else round(v, column.digits) for v in values]
+            )
+        headings.append(column.heading)
+        texts.append(cells)
+    notes = condition_notes(measured)
+    finals = [s[0] for s in map(scores, measured) if s]
+    if len(finals) == len(measured):
+        headings.append("Score")
+        texts.append(_with_ranks(list(map(score_text, finals)), finals))
+        notes += _score_notes(measured)
+    return make_table(headings, list(zip(*texts)), notes)
+
+
+def _score_notes(rows: Sequence[BenchmarkRow]) -> List[str]:
+    """How the year's score is computed, and the rows that it would not rank."""
+    protocol = protocol_of(rows[0])
+    names = ("runtime", "FLOPs", "parameters")
+    parts = " + ".join(f"{w:.2f} {name}" for w, name in zip(protocol.weights, names))
+    b = protocol.baseline
+    assert b is not None
+    baseline = f"{b.name}, {b.ms} ms on its GPU ({protocol.device}), {b.macs_g} G, {b.params_m} M"
+    return [
+        f"score: {parts} of exp(2 x / baseline), less is better; baseline {baseline}",
+        *(
+            f"below the challenge's PSNR, which would not rank it: {name}"
+            for name, r in zip(labels(rows), rows)
+            if below_gate(r)
+        ),
+    ]
+
+
+def srn_table5(rows: Sequence[BenchmarkRow]) -> Table:
+    """Return SRN's Table 5: the challenge's numbers without ranks, fastest first."""
+    measured = sorted(comparable(rows), key=lambda r: (time_ms(r) is None, time_ms(r) or 0))
+    cells = [
+        [name, *(column.text(r) for column in _SRN_TABLE5)]
+        for name, r in zip(labels(measured), measured)
+    ]
+    headings = ["Team Name", *(column.heading for column in _SRN_TABLE5)]
+    return make_table(headings, cells, condition_notes(measured))
+
+
+def imdeception_table2(rows: Sequence[BenchmarkRow]) -> Table:
+    """Return IMDeception's Table 2: a column for each variant."""
+    measured = comparable(rows)
+    sets = "".join(dict.fromkeys(r.set for r in measured))
+    lines = (*_IMDECEPTION_TABLE2, Column(f"#{sets} (PSNR)", "psnr_db"))
+    cells = [[line.heading, *map(line.text, measured)] for line in lines]
+    return make_table(["", *labels(measured)], cells, condition_notes(measured))
+
+
+def imdeception_table4(rows: Sequence[BenchmarkRow]) -> Table:
+    """Return IMDeception's Table 4: times at one size, a column for each device and runtime."""
+    measured = comparable(rows)
+    require_same(measured, "input_hw")
+    times: Dict[str, Dict[str, str]] = {}
+    for row in measured:
+        threads = f", {row.threads} threads" if row.threads else ""
+        target = f" {row.target}" if row.target else ""
+        column = f"{row.device}{threads}: {row.backend}{target} {row.precision} (ms)"
+        line = times.setdefault(label(row), {})
+        if column in line:
+            raise InputError(
+                f"two rows for {label(row)} on {column}", hint="select one of them with --where"
+            )
+        line[column] = number(time_ms(row), 2)
+    columns = list(dict.fromkeys(column for line in times.values() for column in line))
+    cells = [[name, *(line.get(column, "") for column in columns)] for name, line in times.items()]
+    size = text_of(measured[0].input_hw)
+    return make_table([f"Model, input {size}", *columns], cells, condition_notes(measured))
+
+
+_SAME_NETWORK = (
+    "model",
+    "variant",
+    "backend",
+    "artifact_sha256",
+    "precision",
+    "device",
+    "threads",
+)
+
+
+def ranks(rows: Sequence[BenchmarkRow]) -> Table:
+    """Return each network's time and rank by each protocol, and where the ranks differ.
+
+    Networks that were not measured by every protocol are left out. Raises InputError when none is left.
+    """
+    measured = [r for r in rows if not r.error]
+    protocols = list(dict.fromkeys(r.protocol for r in measured))
+    networks: Dict[Tuple[object, ...], Dict[str, BenchmarkRow]] = {}
+    for row in measured:
+        key = tuple(getattr(row, name) for name in _SAME_NETWORK)
+        earlier = networks.setdefault(key, {}).setdefault(row.protocol, row)
+        if earlier.input_hw != row.input_hw:
+            sizes = text_of(earlier.input_hw), text_of(row.input_hw)
+            raise InputError(
+                f"{label(row)} was measured at {' and '.join(sizes)}",
+                hint=f"select one: --where input_hw={sizes[0]},",
+            )
+        networks[key][row.protocol] = row
+    ranked = [
+        by_protocol
+        for by_protocol in networks.values()
+        if len(by_protocol) == len(protocols)
+        and all(time_ms(r) is not None for r in by_protocol.values())
+    ]
+    if len(protocols) < 2 or not ranked:
+        raise InputError(
+            "ranks need rows of the same networks by two or more protocols",
+            hint="srdeploy bench --protocol steady --protocol ntire2025",
+        )
+    columns, notes = [], []
+    for protocol in protocols:
+        of_protocol = [by_protocol[protocol] for by_protocol in ranked]
+        columns.append(list(map(time_ms, of_protocol)))
+        notes += [n for n in condition_notes(of_protocol) if n.startswith("time:")]
+    places = [_ranks(times) for times in columns]
+    texts = [_with_ranks([number(ms, 2) for ms in times], times) for times in columns]
+    differs = ["differs" if len(set(of_network)) > 1 else "" for of_network in zip(*places)]
+    names = labels([by_protocol[protocols[0]] for by_protocol in ranked])
+    headings = ["Model", *(f"{p} [ms] (rank)" for p in protocols), "rank"]
+    return make_table(headings, list(zip(names, *texts, differs)), notes)
+
+
+TABLE_LAYOUTS: Mapping[str, Callable[[Sequence[BenchmarkRow]], Table]] = {
+    "bench": bench_table,
+    "ntire": ntire,
+    "srn5": srn_table5,
+    "imdeception2": imdeception_table2,
+    "imdeception4": imdeception_table4,
+    "ranks": ranks,
+}
+
+
+def _ranks(values: Sequence[Optional[float]]) -> List[Optional[int]]:
+    """The rank of each value, the smallest first; equal ones share theirs."""
+    ordered = sorted(v for v in values if v is not None)
+    return [None if v is None else ordered.index(v) + 1 for v in values]
+
+
+def _with_ranks(cells: Sequence[str], values: Sequence[Optional[float]]) -> List[str]:
+    return [cell + (f" ({rank})" if rank else "") for cell, rank in zip(cells, _ranks(values))]

@@ -1,0 +1,121 @@
+"""Run a session over the tiles of a plan, and measure how much neighbouring tiles differ at their seams."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Dict, Optional, Tuple
+
+import numpy as np
+
+from sr_deploy.core.session import Session
+from sr_deploy.runtime.tiling import Span, TilePlan
+
+
+@dataclass
+class TiledRun:
+    """The measurements of one image, summed over its tiles."""
+
+    ms: float = 0.0
+    copies_ms: Optional[float] = None
+    timer: str = ""
+    seam_difference: float = 0.0
+    """The largest difference of an output value between two tiles, on the pixels along their seam. 0 for exact plans."""
+
+
+def run_tiles(
+    session: Session,
+    plan: TilePlan,
+    image: np.ndarray,
+    out: np.ndarray,
+    *,
+    to_input: Callable[[np.ndarray], np.ndarray],
+    store: Callable[[np.ndarray, np.ndarray], None],
+) -> TiledRun:
+    """Upscale `image` (H, W, C) into `out` (scale*H, scale*W, C), tile by tile.
+
+    to_input: converts a part of the image, (h, w, C), to the session's input, (1, 3, h, w) float32.
+    store: writes the core of an output, (3, h, w) float32, into its part of `out`, (h, w, C).
+    """
+    run = TiledRun()
+    s = session.scale
+    seams = None if plan.exact else _Seams(s)
+
+    def run_tile(y_span: Span, x_span: Span) -> None:
+        # A function, so that no array of a tile stays in memory beside those of the next one.
+        timed = session.timed(to_input(_cut(image, y_span, x_span)))
+        run.ms, run.timer = run.ms + timed.ms, timed.timer
+        if timed.copies_ms is not None:
+            run.copies_ms = (run.copies_ms or 0.0) + timed.copies_ms
+        cores = (y_span.core_start, y_span.core_stop), (x_span.core_start, x_span.core_stop)
+        (top, bottom), (left, right) = cores
+        store(
+            _region(timed.y, y_span, x_span, *cores, s)[0],
+            out[top * s : bottom * s, left * s : right * s],
+        )
+        if seams is not None:
+            seams.add(timed.y, y_span, x_span)
+
+    for y_span in plan.y_spans:
+        for x_span in plan.x_spans:
+            run_tile(y_span, x_span)
+    run.seam_difference = 0.0 if seams is None else seams.difference
+    return run
+
+
+def _cut(image: np.ndarray, y_span: Span, x_span: Span) -> np.ndarray:
+    """Return the part of the image that a tile covers, mirrored where the tile reaches beyond the image."""
+    h, w = image.shape[:2]
+    if y_span.start < 0 or y_span.stop > h or x_span.start < 0 or x_span.stop > w:
+        return image[_mirrored(y_span, h)][:, _mirrored(x_span, w)]
+    return image[y_span.start : y_span.stop, x_span.start : x_span.stop]
+
+
+def _mirrored(span: Span, n: int) -> np.ndarray:
+    position = np.arange(span.start, span.stop) % (2 * n)
+    return np.where(position < n, position, 2 * n - 1 - position)
+
+
+def _region(
+    y: np.ndarray,
+    y_span: Span,
+    x_span: Span,
+    rows: Tuple[int, int],
+    columns: Tuple[int, int],
+    scale: int,
+) -> np.ndarray:
+    """Return the part of a tile's output (1, 3, h, w) that belongs to ranges of LR pixels of the image."""
+    top, bottom = ((n - y_span.start) * scale for n in rows)
+    left, right = ((n - x_span.start) * scale for n in columns)
+    return y[:, :, top:bottom, left:right]
+
+
+class _Seams:
+    """Compares neighbouring tiles on the two LR pixels that meet at their seam, along the cores."""
+
+    def __init__(self, scale: int) -> None:
+        self.difference = 0.0
+        self._scale = scale
+        self._left: Optional[np.ndarray] = None
+        self._above: Dict[int, np.ndarray] = {}
+
+    def add(self, y: np.ndarray, y_span: Span, x_span: Span) -> None:
+        """Compare a tile with its left and upper neighbours. Tiles come row by row, from the left."""
+        rows = y_span.core_start, y_span.core_stop
+        columns = x_span.core_start, x_span.core_stop
+
+        def strip(rows: Tuple[int, int], columns: Tuple[int, int]) -> np.ndarray:
+            return _region(y, y_span, x_span, rows, columns, self._scale)
+
+        if columns[0] > 0 and self._left is not None:
+            self._compare(self._left, strip(rows, _around(columns[0])))
+        if rows[0] > 0:
+            self._compare(self._above[columns[0]], strip(_around(rows[0]), columns))
+        self._left = strip(rows, _around(columns[1])).copy()
+        self._above[columns[0]] = strip(_around(rows[1]), columns).copy()
+
+    def _compare(self, a: np.ndarray, b: np.ndarray) -> None:
+        self.difference = max(self.difference, float(np.abs(a - b).max()))
+
+
+def _around(seam: int) -> Tuple[int, int]:
+    return seam - 1, seam + 1
