@@ -40,7 +40,7 @@ def main() -> None:
     from sr_deploy.core.device import cpu_name
     from sr_deploy.runtime.opener import describe_one
     from sr_deploy.upscale.governor import Governor
-    from sr_deploy.upscale.tiles import Upscaler
+    from sr_deploy.upscale.upscaler import Upscaler
 
     found = [describe_one(engine) for engine in args.engines]
     upscalers = [Upscaler(r.open(), identity=r.identity) for r in found]

@@ -84,7 +84,7 @@ def steps() -> None:
     from sr_deploy.core.timing import time_in_turns
     from sr_deploy.nets import ARCHITECTURES
     from sr_deploy.nets.architecture import ElasticNetwork
-    from sr_deploy.train.losses import Step, deep_supervision, pixel_loss, supervised
+    from sr_deploy.train.losses import LossInputs, deep_supervision, pixel_loss, supervised
 
     print(
         "\n| ASRN x4, 16 x 32x32 | layer by layer [s] | collapsed [s] | collapsed, bf16 [s] |\n"
@@ -99,7 +99,7 @@ def steps() -> None:
         torch.rand(16, 3, 32, 32).to(memory_format=torch.channels_last),
         torch.rand(16, 3, 128, 128),
     )
-    given = Step(lr, hr, "l1", 0.0, True, None, np.random.default_rng(0))
+    given = LossInputs(lr, hr, "l1", 0.0, True, None, np.random.default_rng(0))
     optimiser = torch.optim.Adam(elastic.net.parameters())
 
     def literal(depths: int) -> torch.Tensor:

@@ -89,7 +89,7 @@ def exact(rows: Rows, folder: Path, models: Optional[List[str]]) -> None:
 
     from sr_deploy.core.shipped import shipped_checkpoints
     from sr_deploy.runtime.tiling import smallest_tile
-    from sr_deploy.upscale.tiles import Upscaler
+    from sr_deploy.upscale.upscaler import Upscaler
 
     for name in models or [path.stem for path in shipped_checkpoints()]:
         model, _, chosen = name.partition(".")
@@ -104,7 +104,7 @@ def exact(rows: Rows, folder: Path, models: Optional[List[str]]) -> None:
                 worst = max(worst, float(np.abs(parts(image) - whole(image)).max()))
                 assert whole.plan(hw, bytes_per_px=12).whole, f"{hw} did not fit the memory"
                 tiled += not parts.plan(hw, bytes_per_px=12).whole
-                measured = max(measured, parts.difference)
+                measured = max(measured, parts.seam_difference)
             known = session.halo_px is not None
             verdict = (
                 "not exact, and said so" if not known else "exact" if worst <= BOUND else "DIFFERS"
@@ -183,11 +183,12 @@ def speed(rows: Rows, folder: Path, name: str, rounds: int) -> None:
     from sr_deploy.core.samples import sample_lr
     from sr_deploy.core.timing import time_in_turns
     from sr_deploy.runtime.opener import open_session
-    from sr_deploy.upscale.folder import BESIDE, jobs_of, upscale_folder
+    from sr_deploy.upscale.folder import QUEUED_RESULTS, tasks_of_folder, upscale_folder
     from sr_deploy.upscale.formats import PNG
-    from sr_deploy.upscale.overlap import ahead
-    from sr_deploy.upscale.pictures import read_picture, upscaled
-    from sr_deploy.upscale.tiles import Upscaler
+    from sr_deploy.upscale.overlap import read_ahead
+    from sr_deploy.upscale.pictures import read_picture, upscale_pixels
+    from sr_deploy.upscale.reporter import Reporter
+    from sr_deploy.upscale.upscaler import Upscaler
 
     pictures = folder / "in"
     pictures.mkdir(parents=True)
@@ -195,7 +196,7 @@ def speed(rows: Rows, folder: Path, name: str, rounds: int) -> None:
     for i, rgb in enumerate(images):
         cv2.imwrite(str(pictures / f"{i:02}.png"), rgb[:, :, ::-1])
     session = open_session(export(name, folder, "16x16:256x256:1024x1024"))
-    upscaler = Upscaler(session, beside=BESIDE)
+    upscaler = Upscaler(session, queued_results=QUEUED_RESULTS)
     arrays = [nchw_from_rgb(rgb) for rgb in images]
 
     def bare() -> None:
@@ -203,15 +204,15 @@ def speed(rows: Rows, folder: Path, name: str, rounds: int) -> None:
             session.run(x)
 
     def read_and_run() -> None:
-        for picture in ahead((read_picture(path) for path in sorted(pictures.iterdir())), depth=1):
-            upscaled(picture, upscaler, PNG)
+        for picture in read_ahead(
+            (read_picture(path) for path in sorted(pictures.iterdir())), depth=1
+        ):
+            upscale_pixels(picture, upscaler, PNG)
 
     def written(suffix: str) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as out:
-            jobs = jobs_of(pictures, Path(out), suffix=suffix)
-            summary = upscale_folder(
-                jobs, Path(out), upscaler, say=lambda line: None, wrote=lambda path: None
-            )
+            tasks = tasks_of_folder(pictures, Path(out), suffix=suffix)
+            summary = upscale_folder(tasks, Path(out), upscaler, Reporter())
             assert len(summary.done) == len(images)
 
     ways: Dict[str, Callable[[], None]] = {

@@ -80,13 +80,12 @@ def compare(
 
     from sr_deploy.core.sizes import parse_hw
     from sr_deploy.runtime.opener import describe_one
-    from sr_deploy.upscale.overlap import ahead
-    from sr_deploy.upscale.tiles import Upscaler
+    from sr_deploy.upscale.overlap import read_ahead
+    from sr_deploy.upscale.upscaler import Upscaler
     from sr_deploy.upscale.video import upscale_video
-    from sr_deploy.upscale.video_encode import encoding_for
-    from sr_deploy.upscale.video_parts import FRAMES as GOP
-    from sr_deploy.upscale.video_source import frames as frames_of
-    from sr_deploy.upscale.video_source import video_facts
+    from sr_deploy.upscale.video_encode import choose_encoding
+    from sr_deploy.upscale.video_parts import PART_FRAMES
+    from sr_deploy.upscale.video_source import probe_video, read_frames
 
     opened = describe_one(network)
     session = opened.open()
@@ -94,7 +93,7 @@ def compare(
     hw = session.fixed_hw or parse_hw(size)
     with tempfile.TemporaryDirectory() as folder:
         source = test_video(Path(folder) / "in.mp4", hw, frames)
-        facts = video_facts(source)
+        facts = probe_video(source)
         x = np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
 
         def bare() -> None:
@@ -102,7 +101,7 @@ def compare(
                 session.run(x)
 
         def decoded() -> None:
-            for _, rgb in ahead(frames_of(source, facts)):
+            for _, rgb in read_ahead(read_frames(source, facts)):
                 upscaler(rgb)
 
         def encoded(codec: str) -> None:
@@ -110,14 +109,14 @@ def compare(
             upscale_video(source, output, upscaler, codec=codec)
             output.unlink()
 
-        upscaler(next(frames_of(source, facts))[1])
+        upscaler(next(read_frames(source, facts))[1])
         ways: Dict[str, Callable[[], None]] = {
             "bare session": bare,
             "decoded and upscaled": decoded,
         }
         for codec in codecs:
             ways[
-                f"encoded by {encoding_for(facts, session.scale, codec=codec, crf=None, gop=GOP)}"
+                f"encoded by {choose_encoding(facts, session.scale, codec=codec, crf=None, gop=PART_FRAMES)}"
             ] = lambda c=codec: encoded(c)
         fps: Dict[str, List[float]] = {what: [] for what in ways}
         for _ in range(rounds):

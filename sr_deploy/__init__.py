@@ -14,7 +14,7 @@ The stable Python API. Each name is imported on first use, so that the package c
     ntire_table(rows)                      format rows as the NTIRE challenge does
     quality_from_artifacts([...])          measure PSNR and SSIM on several data sets
     quality_table(rows)                    format those rows as the papers do
-    session_of(model, variant)             open a checkpoint, graph, engine, router or plan for inference
+    session_of(model, variant)             open a checkpoint, graph, engine, router or plan
     upscale_image(image, session)          upscale an (H, W, 3) image, in tiles if memory requires it
     Upscaler(session)                      upscale many images; `.frames(images)` is an iterator
 """
@@ -40,8 +40,8 @@ _API = {
     "quality_from_artifacts": "sr_deploy.bench.quality",
     "quality_table": "sr_deploy.results.tables",
     "session_of": "sr_deploy.runtime.opener:open_session",
-    "upscale_image": "sr_deploy.upscale.tiles",
-    "Upscaler": "sr_deploy.upscale.tiles",
+    "upscale_image": "sr_deploy.upscale.upscaler",
+    "Upscaler": "sr_deploy.upscale.upscaler",
     "SrDeployError": "sr_deploy.core.errors",
 }
 __all__ = [*_API, "__version__"]
@@ -61,8 +61,8 @@ if TYPE_CHECKING:  # editors and type checkers see the API; at run time it is la
     from sr_deploy.runtime.opener import open_session
     from sr_deploy.train.options import TrainOptions as TrainOptions
     from sr_deploy.train.trainer import checkpoint_from_images as checkpoint_from_images
-    from sr_deploy.upscale.tiles import Upscaler as Upscaler
-    from sr_deploy.upscale.tiles import upscale_image as upscale_image
+    from sr_deploy.upscale.upscaler import Upscaler as Upscaler
+    from sr_deploy.upscale.upscaler import upscale_image as upscale_image
 
     session_of = open_session
 else:

@@ -67,6 +67,10 @@ def test_wheel_carries_the_shipped_data_and_nothing_else(wheel: Path) -> None:
         == {"report.html", "style.css", "script.js"}
         == {Path(n).name for n in names if n.startswith("sr_deploy/results/report/page/")}
     )
+    recipes = {
+        p.relative_to(ROOT).as_posix() for p in ROOT.glob("sr_deploy/train/recipes/*/*.json")
+    }
+    assert recipes and recipes <= set(names)
     assert "sr_deploy/results/report/printed.json" in names
     assert all(n.startswith(("sr_deploy/", "srdeploy-")) for n in names)
     assert "sr_deploy/py.typed" in names

@@ -69,7 +69,7 @@ def test_cards_say_how_and_from_what_they_were_made(path):
 def test_every_router_saves_work_and_loses_little(path):
     """Beside the largest branch on the same patches, on photographs."""
     from sr_deploy.nets.router import load_router
-    from sr_deploy.train.router_losses import Routed
+    from sr_deploy.train.router_losses import RoutedNetwork
 
     router = load_router(path)
     assert (
@@ -79,8 +79,8 @@ def test_every_router_saves_work_and_loses_little(path):
     )
     networks = router.branch_networks()
     scale, patch = router.spec.scale, router.spec.patch_hw[0]
-    routed = Routed(router.network(), networks, scale=scale, patch=patch)
-    largest = Routed(
+    routed = RoutedNetwork(router.network(), networks, scale=scale, patch=patch)
+    largest = RoutedNetwork(
         lambda x: x.new_tensor([[0.0, 1.0]] * len(x)),
         [networks[0], networks[-1]],
         scale=scale,

@@ -1,1 +1,1 @@
-"""How a checkpoint is made: patches, losses, recipes, and a run by Lightning."""
+"""Training: patches, losses, recipes, and runs with Lightning."""

@@ -1,6 +1,6 @@
-"""Patches whose errors by every branch are computed once: a router for frozen branches then trains in minutes.
+"""A bank of patches with the errors of all branches, from which a router trains in minutes.
 
-The paper runs all branches at every step. What its loss needs of them does not change while they are frozen.
+The paper runs all branches at every step. Their errors do not change while the branches are frozen.
 """
 
 from __future__ import annotations
@@ -15,48 +15,48 @@ import torch
 from torch import Tensor, nn
 
 from sr_deploy.core.files import atomic_path
-from sr_deploy.train.data import Patches, unit_range
+from sr_deploy.train.data import Patches, flipped, stacked, unit_range
 
 SAVE_EVERY = 25
-"""Steps between two savings of a bank that is being made."""
+"""Steps between two saves of an unfinished bank."""
 HELD_OUT = 8
-"""Every eighth patch is left out of training, to calibrate on."""
+"""Every eighth patch is not trained on but used for calibration."""
 
 
 @dataclass(frozen=True)
 class Bank:
-    """LR patches (n, 3, p, p) uint8 and each branch's mean squared error on them, (n, M) float32, of images in 0..1."""
+    """LR patches (n, 3, p, p) uint8, and the branches' mean squared errors (n, M) float32, 0..1."""
 
     lr: Tensor
     errors: Tensor
 
 
 class BankBatches(torch.utils.data.Dataset):
-    """Item i is this process's share of micro-batch i % parts of step i // parts: (lr uint8, errors), turned at random.
+    """Random batches of a bank: (lr uint8, errors), flipped and transposed, split as `Patches`.
 
-    Errors are taken to be the same however a patch is turned.
+    A patch is assumed to have the same errors in all orientations.
     """
 
     def __init__(self, bank: Bank, patches: Patches) -> None:
-        kept = torch.arange(len(bank.lr)) % HELD_OUT != 0
-        self.lr, self.errors, self.patches = bank.lr[kept], bank.errors[kept], patches
+        training = torch.arange(len(bank.lr)) % HELD_OUT != 0
+        self.images = bank.lr[training].permute(0, 2, 3, 1).numpy()
+        self.errors, self.patches = bank.errors[training], patches
 
     def __getitem__(self, index: int) -> Tuple[Tensor, Tensor]:
-        of = self.patches
-        step, part = divmod(index, of.parts)
-        rng = np.random.default_rng((of.seed, step, 3))
-        drawn = rng.integers(len(self.lr), size=of.batch_size)
-        flips = rng.integers(2, size=(of.batch_size, 3))
-        mine = slice(part * of.ranks + of.rank, None, of.parts * of.ranks)
-        lr = torch.stack([_turned(self.lr[i], flip) for i, flip in zip(drawn[mine], flips[mine])])
-        return lr, self.errors[drawn[mine]]
+        step, part = self.patches.split.part(index)
+        size = self.patches.batch_size
+        rng = np.random.default_rng((self.patches.seed, step, 3))
+        numbers = rng.integers(len(self.images), size=size)[part]
+        flips = rng.integers(2, size=(size, 3))[part]
+        images = [flipped(self.images[i], flip) for i, flip in zip(numbers, flips)]
+        return stacked(images), self.errors[numbers]
 
     def sources(self, step: int) -> Sequence[Path]:
-        """Return nothing: a bank does not say which image a patch is of."""
+        """Return no files: a bank does not record the image of a patch."""
         return []
 
 
-def bank_of(
+def compute_bank(
     patches: Patches,
     branches: nn.Module,
     size: int,
@@ -65,17 +65,18 @@ def bank_of(
     key: object,
     log: Callable[[str], None] = lambda line: None,
 ) -> Bank:
-    """Return the bank of the first `size` patches that `patches` draws, from `cache` as far as it is there.
+    """Return the bank of the first `size` patches; as much as possible is read from `cache`.
 
-    branches: (N, 3, h, w) -> (N, M, 3, sh, sw), in eval mode. key: what tells these branches and images from others.
+    branches: (N, 3, h, w) -> (N, M, 3, sh, sw), in eval mode. key: identifies the branches and
+    images.
     """
-    told = (key, size, patches.seed, patches.batch_size, patches.patch_lr, patches.scale)
-    file = cache / f"bank-{hashlib.sha256(repr(told).encode()).hexdigest()[:24]}.pt"
+    identity = (key, size, patches.seed, patches.batch_size, patches.side_lr, patches.scale)
+    file = cache / f"bank-{hashlib.sha256(repr(identity).encode()).hexdigest()[:24]}.pt"
     lrs: List[Tensor] = []
     errors: List[Tensor] = []
-    if file.is_file():  # of a finished bank, or as far as it came
-        found = torch.load(file, weights_only=True)
-        lrs, errors = (list(found[key].split(patches.batch_size)) for key in ("lr", "errors"))
+    if file.is_file():  # complete or partial
+        saved = torch.load(file, weights_only=True)
+        lrs, errors = (list(saved[part].split(patches.batch_size)) for part in ("lr", "errors"))
     device = next(branches.parameters()).device
     steps = -(-size // patches.batch_size)
     for step in range(len(lrs), steps):
@@ -94,43 +95,40 @@ def bank_of(
 def soft_labels(
     errors: Tensor, costs: Sequence[float], lambda_reg: float, softness: float
 ) -> Tensor:
-    """Return (N, M), rows of sum 1: how good each branch is for each patch, its squared error and its cost weighed together.
+    """Return probabilities (N, M) of the branches, from their squared errors and costs.
 
-    The softmax of -(error / lambda_reg + cost as a share of the largest) / softness: hard labels would say nothing of how much
-    is lost by a neighbouring class, which is next to nothing for smooth patches.
+    It is the softmax of -(error / lambda_reg + cost as a share of the largest) / softness. Hard
+    labels would hide how little a neighbouring class loses on smooth patches.
     """
     share = errors.new_tensor(costs) / max(costs)
     return (-(errors / lambda_reg + share) / softness).softmax(dim=1)
 
 
-def calibration(logits: Tensor, errors: Tensor, costs: Sequence[float], target_db: float) -> Tensor:
-    """Return (M,): what to add to the logits so that the patches taken together lose `target_db` against the largest branch.
+def calibration_offsets(
+    logits: Tensor, errors: Tensor, costs: Sequence[float], target_db: float
+) -> Tensor:
+    """Return offsets (M,) of the logits with which all patches together lose at most `target_db`.
 
-    It is -mu times the cost's share, with the largest mu that loses no more; mu may be negative.
+    The loss is against the largest branch. An offset is -mu times the share of the cost, with the
+    largest such mu; mu may be negative.
     """
     share = errors.new_tensor(costs) / max(costs)
     limit = errors[:, -1].double().mean() * 10 ** (target_db / 10)
-    best = -torch.inf
+    best = -20.0
     for mu in torch.linspace(-20, 20, 2001):
-        chosen = (logits - mu * share).argmax(dim=1)
-        if errors.double().gather(1, chosen[:, None]).mean() <= limit:
+        classes = (logits - mu * share).argmax(dim=1)
+        if errors.double().gather(1, classes[:, None]).mean() <= limit:
             best = float(mu)
-    return -max(best, -20.0) * share
+    return -best * share
 
 
-def calibrated(
+def calibrate(
     router: nn.Module, bank: Bank, costs: Sequence[float], target_db: float
 ) -> Tuple[Tensor, float]:
-    """Return the calibration on the bank's held-out patches, and the share of the largest branch's cost that they then take."""
+    """Return the offsets on the held-out patches, and the share of the largest cost used then."""
     held_out = torch.arange(len(bank.lr)) % HELD_OUT == 0
     with torch.inference_mode():
         logits = torch.cat([router(unit_range(part)) for part in bank.lr[held_out].split(64)])
-    added = calibration(logits, bank.errors[held_out], costs, target_db)
+    offsets = calibration_offsets(logits, bank.errors[held_out], costs, target_db)
     share = torch.tensor(costs, dtype=torch.float64) / max(costs)
-    return added, float(share[(logits + added).argmax(dim=1)].mean())
-
-
-def _turned(image: Tensor, flip: np.ndarray) -> Tensor:
-    axes = [axis for axis, on in zip((1, 2), flip) if on]
-    image = image.flip(axes) if axes else image
-    return image.transpose(1, 2) if flip[2] else image
+    return offsets, float(share[(logits + offsets).argmax(dim=1)].mean())

@@ -1,4 +1,4 @@
-"""The networks that a router is trained for: chosen by name, ordered by cost, and written beside it."""
+"""The branches of a router: loaded by name, sorted by cost, and saved with the router."""
 
 from __future__ import annotations
 
@@ -16,108 +16,107 @@ from sr_deploy.nets.checkpoint import Checkpoint, copy_checkpoint, load_checkpoi
 from sr_deploy.nets.complexity import count
 from sr_deploy.nets.fuse import fuse_network
 from sr_deploy.nets.router import check_scales
-from sr_deploy.train.routed_recipes import RoutedRecipe
-from sr_deploy.train.stages import TRAINED
+from sr_deploy.train.recipe import RouterRecipe
+from sr_deploy.train.router_losses import TRAINED
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A branch: a variant of a checkpoint, and its multiply-accumulates on one patch, as it is exported."""
+class RouterBranch:
+    """A variant of a checkpoint, and its multiply-accumulates on one patch as exported."""
 
     checkpoint: Checkpoint
     variant: Variant
     macs: int
 
+    def __str__(self) -> str:
+        return f"{self.checkpoint.name}:{self.variant}"
 
-def chosen_branch(text: str, recipe: RoutedRecipe) -> Chosen:
-    """Load what `MODEL` or `MODEL:VARIANT` names.
+    @property
+    def weights_sha256(self) -> str:
+        return self.checkpoint.spec.weights_sha256
 
-    Its cost is what it executes: fvcore's count, which takes FSRCNN's transposed convolution at its input's resolution. The
-    paper's, at the output's, would have it four times as dear beside the rest as it is.
+
+def load_branch(text: str, recipe: RouterRecipe) -> RouterBranch:
+    """Load a branch from `MODEL` or `MODEL:VARIANT`.
+
+    Its cost is fvcore's count, which takes FSRCNN's transposed convolution at the resolution of its
+    input: that is the executed work. The paper counts it at the resolution of the output, four
+    times as much in proportion to the other layers.
     """
     match = re.fullmatch(r"(.+):([a-z][0-9]+(?:-[a-z]+)*)", text)
     checkpoint = load_checkpoint(match[1] if match else text)
     variant = checkpoint.spec.variant(match[2] if match else None)
     checkpoint.spec.check_input(recipe.patch_hw)
-    faster, _ = fuse_network(checkpoint.network(str(variant)))
-    return Chosen(checkpoint, variant, count(faster, recipe.patch_hw, counter="fvcore").macs)
+    exported, _ = fuse_network(checkpoint.network(str(variant)))
+    macs = count(exported, recipe.patch_hw, counter="fvcore").macs
+    return RouterBranch(checkpoint, variant, macs)
 
 
-def ordered(chosen: Sequence[Chosen], recipe: RoutedRecipe, name: str) -> List[Chosen]:
-    """Return the branches from the smallest to the largest. Raises InputError when they cannot go together."""
-    check_scales([c.checkpoint for c in chosen], recipe.scale, name)
-    shared = len({c.checkpoint.spec.weights_sha256 for c in chosen}) < len(chosen)
-    if shared and recipe.stage != "router":
+def sort_branches(
+    branches: Sequence[RouterBranch], recipe: RouterRecipe, name: str
+) -> List[RouterBranch]:
+    """Return the branches, smallest first. Raises InputError when they do not fit together."""
+    check_scales([b.checkpoint for b in branches], recipe.scale, name)
+    if recipe.stage != "router" and len({b.weights_sha256 for b in branches}) < len(branches):
         raise InputError(
-            f"branches of '{name}' are slices of one checkpoint, which are not trained apart from each other",
-            hint="a router of such branches is trained by recipes of the stage 'router' alone",
+            f"branches of '{name}' are slices of one checkpoint; they cannot be trained separately",
+            hint="such branches work with recipes of the stage 'router' only",
         )
-    by_cost = sorted(chosen, key=lambda c: c.macs)
+    by_cost = sorted(branches, key=lambda b: b.macs)
     for smaller, larger in zip(by_cost, by_cost[1:]):
         if smaller.macs == larger.macs:
             raise InputError(
-                f"the branches {smaller.checkpoint.name}:{smaller.variant} and {larger.checkpoint.name}:{larger.variant} "
-                "cost the same",
+                f"the branches {smaller} and {larger} cost the same: {smaller.macs} MACs",
                 hint="choose branches of different sizes",
             )
     return by_cost
 
 
 def branch_paths(
-    chosen: Sequence[Chosen], recipe: RoutedRecipe, output: Path, name: str, *, resume: bool
+    branches: Sequence[RouterBranch], recipe: RouterRecipe, output: Path, name: str, *, resume: bool
 ) -> List[Path]:
-    """Return where each branch is found in the end. Raises InputError when another checkpoint is there, or is to be."""
-    paths: Dict[Path, str] = {}
-    found = []
-    for number, c in enumerate(chosen, 1):
-        held = c.checkpoint.path
-        assert held is not None
-        trains = "branches" in TRAINED[recipe.stage]
-        path = (
-            output / f"{name}-{number}.safetensors"
-            if trains
-            else held
-            if held in shipped_checkpoints()
-            else output / held.name
-        )
-        if path.is_file() and not (
-            resume if trains else sha256_of(path) == c.checkpoint.spec.weights_sha256
-        ):
+    """Return the final path of each branch. Raises InputError to protect another checkpoint.
+
+    Trained branches are new files. Others are copied beside the router, unless they are shipped.
+    """
+    checksums: Dict[Path, str] = {}
+    paths = []
+    for number, branch in enumerate(branches, 1):
+        source, checksum = branch.checkpoint.path, branch.weights_sha256
+        assert source is not None
+        if "branches" in TRAINED[recipe.stage]:
+            path = output / f"{name}-{number}.safetensors"
+            usable = resume or not path.is_file()
+        else:
+            path = source if source in shipped_checkpoints() else output / source.name
+            usable = not path.is_file() or sha256_of(path) == checksum
+        if not usable:
             raise InputError(
-                f"there is another checkpoint of that name: {path}",
-                hint="give another --name or -o",
+                f"another checkpoint of this name exists: {path}",
+                hint="choose another --name or -o",
             )
-        if (
-            paths.setdefault(path, c.checkpoint.spec.weights_sha256)
-            != c.checkpoint.spec.weights_sha256
-        ):
+        if checksums.setdefault(path, checksum) != checksum:
             raise InputError(
-                f"two branches are called '{path.stem}', and both are to lie beside the router",
+                f"two branches have the name '{path.stem}', and both are saved beside the router",
                 hint="rename one of them",
             )
-        found.append(path)
-    return found
+        paths.append(path)
+    return paths
 
 
-def with_weights(chosen: Chosen, weights: dict) -> Checkpoint:
-    """The branch with the weights it has now; none: it is not trained."""
+def with_weights(branch: RouterBranch, weights: Dict[str, Any]) -> Checkpoint:
+    """Return the checkpoint of the branch with new weights; unchanged if there are none."""
     if not weights:
-        return chosen.checkpoint
-    spec = dataclasses.replace(chosen.checkpoint.spec, variants=(str(chosen.variant),))
-    return Checkpoint(chosen.checkpoint.name, spec, weights)
+        return branch.checkpoint
+    spec = dataclasses.replace(branch.checkpoint.spec, variants=(str(branch.variant),))
+    return Checkpoint(branch.checkpoint.name, spec, weights)
 
 
-def written(checkpoint: Checkpoint, path: Path, card: Dict[str, Any]) -> Checkpoint:
-    """Save a branch that was trained; copy one that was not to where it is not yet."""
+def save_branch(checkpoint: Checkpoint, path: Path, card: Dict[str, Any]) -> Checkpoint:
+    """Save a trained branch; copy one that was not trained if it is not there yet."""
     if checkpoint.path is None:
-        return load_checkpoint(
-            save_checkpoint(
-                path.parent,
-                path.stem,
-                dataclasses.replace(checkpoint.spec, **card),
-                checkpoint.weights,
-            )
-        )
+        spec = dataclasses.replace(checkpoint.spec, **card)
+        return load_checkpoint(save_checkpoint(path.parent, path.stem, spec, checkpoint.weights))
     if not path.is_file():
         copy_checkpoint(checkpoint, path.parent)
     return checkpoint

@@ -1,84 +1,76 @@
-"""Patches by how hard they are to upscale: CDNSR's first step (section III-D).
+"""Classes of patches by the difficulty of their reconstruction: CDNSR's first step (section III-D).
 
-All images are cut into patches side by side; a trained network upscales each, and by its PSNR they fall into equal classes.
+All images are cut into adjacent patches. A trained network upscales each, and its PSNR ranks the
+patches.
 """
 
 from __future__ import annotations
 
-from typing import Callable, Iterator, List, Sequence, Tuple
+from typing import Callable, List, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.train.data import Crop, Pair, unit_range
+from sr_deploy.train.data import Pair, PatchPosition, read_patch, stacked, unit_range
 
 BATCH = 16
 
 
-def crops_of_class(
+def patches_of_class(
     pairs: Sequence[Pair],
     judge: nn.Module,
     *,
     scale: int,
-    patch_lr: int,
+    side_lr: int,
     difficulty: Sequence[int],
     log: Callable[[str], None],
-) -> List[Crop]:
-    """Return where the patches of class `difficulty[0]` of `difficulty[1]` lie; class 1 has the highest PSNRs, the easiest patches.
+) -> List[PatchPosition]:
+    """Return the patches of class `difficulty[0]` of `difficulty[1]`; class 1 is the easiest.
 
     judge: a network in eval mode. Raises InputError when there are fewer patches than classes.
     """
-    wanted, classes = difficulty
-    crops = [
-        Crop(i, top, left)
+    number, classes = difficulty
+    patches = [
+        PatchPosition(i, top, left)
         for i, pair in enumerate(pairs)
-        for top, left in _grid(pair.lr_hw, patch_lr)
+        for top in range(0, pair.lr_hw[0] - side_lr + 1, side_lr)
+        for left in range(0, pair.lr_hw[1] - side_lr + 1, side_lr)
     ]
-    if len(crops) < classes:
+    if len(patches) < classes:
         raise InputError(
-            f"{len(crops)} patches cannot be divided into {classes} classes",
-            hint="give more or larger images",
+            f"{len(patches)} patches cannot be divided into {classes} classes",
+            hint="use more or larger images",
         )
-    psnr = psnr_of_crops(pairs, crops, judge, scale=scale, patch_lr=patch_lr)
-    ranked = np.argsort(-psnr, kind="stable")  # the easiest first
-    mine = np.array_split(ranked, classes)[wanted - 1]
+    psnr_db = psnr_of_patches(pairs, patches, judge, scale=scale, side_lr=side_lr)
+    easiest_first = np.argsort(-psnr_db, kind="stable")
+    members = np.array_split(easiest_first, classes)[number - 1]
     log(
-        f"class {wanted} of {classes}: {len(mine)} of {len(crops)} patches, {psnr[mine].min():.2f} to {psnr[mine].max():.2f} dB"
+        f"class {number} of {classes}: {len(members)} of {len(patches)} patches, "
+        f"{psnr_db[members].min():.2f} to {psnr_db[members].max():.2f} dB"
     )
-    return [crops[i] for i in mine]
+    return [patches[i] for i in members]
 
 
-def psnr_of_crops(
-    pairs: Sequence[Pair], crops: Sequence[Crop], judge: nn.Module, *, scale: int, patch_lr: int
+def psnr_of_patches(
+    pairs: Sequence[Pair],
+    patches: Sequence[PatchPosition],
+    judge: nn.Module,
+    *,
+    scale: int,
+    side_lr: int,
 ) -> np.ndarray:
-    """Return (n,) float64: the PSNR in dB, on RGB, of what the judge makes of each patch."""
+    """Return the PSNR on RGB of the judge's output for each patch, (n,) float64, in dB."""
     device = next(judge.parameters()).device
-    found: List[Tensor] = []
+    batches: List[Tensor] = []
     with torch.inference_mode():
-        for start in range(0, len(crops), BATCH):
-            lr, hr = (
-                t.to(device) for t in _pixels(pairs, crops[start : start + BATCH], scale, patch_lr)
-            )
+        for start in range(0, len(patches), BATCH):
+            images = [
+                read_patch(pairs[at.image], at, side_lr=side_lr, scale=scale)
+                for at in patches[start : start + BATCH]
+            ]
+            lr, hr = (unit_range(stacked(part)).to(device) for part in zip(*images))
             error = (judge(lr).clamp(0, 1) - hr).double().square().mean(dim=(1, 2, 3))
-            found.append(-10 * torch.log10(error.clamp(min=1e-12)))
-    return torch.cat(found).cpu().numpy()
-
-
-def _grid(hw: Tuple[int, int], patch: int) -> Iterator[Tuple[int, int]]:
-    for top in range(0, hw[0] - patch + 1, patch):
-        for left in range(0, hw[1] - patch + 1, patch):
-            yield top, left
-
-
-def _pixels(pairs: Sequence[Pair], crops: Sequence[Crop], s: int, p: int) -> Tuple[Tensor, Tensor]:
-    lrs, hrs = [], []
-    for crop in crops:
-        lr, hr = (
-            np.load(file, mmap_mode="r") for file in (pairs[crop.image].lr, pairs[crop.image].hr)
-        )
-        lrs.append(lr[crop.top : crop.top + p, crop.left : crop.left + p])
-        hrs.append(hr[s * crop.top : s * (crop.top + p), s * crop.left : s * (crop.left + p)])
-    tensors = [torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) for images in (lrs, hrs)]
-    return unit_range(tensors[0]), unit_range(tensors[1])
+            batches.append(-10 * torch.log10(error.clamp(min=1e-12)))
+    return torch.cat(batches).cpu().numpy()

@@ -1,9 +1,9 @@
-"""What the papers minimise. A method returns its terms by name; their sum is the loss."""
+"""The losses of the papers. A training method returns named terms; their sum is the loss."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, Optional, Sequence
 
 import numpy as np
 import torch
@@ -18,7 +18,10 @@ Terms = Dict[str, Tensor]
 
 
 def pixel_loss(name: str, sr: Tensor, hr: Tensor) -> Tensor:
-    """Return the mean pixel loss: "l1", "l2", or "charbonnier" with epsilon 0.1 (IMDeception, eq. 5), in hr's precision."""
+    """Return the mean loss of the pixels, in the precision of hr.
+
+    name: "l1", "l2", or "charbonnier" with epsilon 0.1 (IMDeception, eq. 5).
+    """
     sr = sr.to(hr.dtype)
     if name == "l1":
         return F.l1_loss(sr, hr)
@@ -30,27 +33,24 @@ def pixel_loss(name: str, sr: Tensor, hr: Tensor) -> Tensor:
 
 
 def progressive_self_distillation(features: Sequence[Tensor], *, detached: bool = True) -> Tensor:
-    """Return ASRN's eqs. 8-10: each block's attention map against the next one's, summed over the blocks, mean over N.
+    """Return ASRN's eqs. 8-10: the distances of successive blocks' attention maps, mean over N.
 
-    features: one (N, C, H, W) per block, shallow first. detached: the deeper map is no variable, so that a teacher is not
-    pulled to its student (the paper does not say).
+    features: one (N, C, H, W) per block, shallow first. detached: no gradient flows into the deeper
+    map, so that the teacher is not pulled to its student (the paper does not say).
     """
-    at_least = torch.promote_types(features[0].dtype, torch.float32)
-    maps = [f.abs().sum(dim=1, dtype=at_least).flatten(1) for f in features]  # eq. 9, (N, H*W)
+    dtype = torch.promote_types(features[0].dtype, torch.float32)
+    maps = [f.abs().sum(dim=1, dtype=dtype).flatten(1) for f in features]  # eq. 9, (N, H*W)
     unit = [F.normalize(m, dim=1) for m in maps]
-    pairs = [
-        (student, teacher.detach() if detached else teacher)
-        for student, teacher in zip(unit[:-1], unit[1:])
-    ]
-    return sum(
-        ((student - teacher).norm(dim=1).mean() for student, teacher in pairs),
-        maps[0].new_zeros(()),
-    )
+    total = maps[0].new_zeros(())
+    for student, teacher in zip(unit[:-1], unit[1:]):
+        target = teacher.detach() if detached else teacher
+        total = total + (student - target).norm(dim=1).mean()
+    return total
 
 
 @dataclass(frozen=True)
-class Step:
-    """What a method is given: a batch, the recipe's numbers, the teacher where there is one, and the step's random numbers."""
+class LossInputs:
+    """A batch, the settings of the recipe, the teacher if any, and the random numbers of a step."""
 
     lr: Tensor
     """(N, 3, H, W) float, 0..1, RGB."""
@@ -62,80 +62,80 @@ class Step:
     teacher: Optional[nn.Module]
     rng: np.random.Generator
     depth: float = 0.0
-    """The weight of the network depth loss."""
+    """Weight of the network depth loss."""
+
+    def pixel_loss(self, sr: Tensor, target: Optional[Tensor] = None) -> Tensor:
+        """Return the recipe's pixel loss against `target`, by default against hr."""
+        return pixel_loss(self.loss, sr, self.hr if target is None else target)
 
 
-def supervised(elastic: ElasticNetwork, step: Step) -> Terms:
-    """One network, one loss: ASRN (SS) and eq. 5, EDSR, SRN without distillation, IMDeception as in its paper."""
-    return {"pixel": pixel_loss(step.loss, _largest(elastic, step.lr), step.hr)}
+def supervised(elastic: ElasticNetwork, step: LossInputs) -> Terms:
+    """One network, one loss: ASRN (SS), EDSR, SRN without distillation, IMDeception's paper."""
+    return {"pixel": step.pixel_loss(training_forward(elastic.net)(step.lr))}
 
 
-def deep_supervision(elastic: ElasticNetwork, step: Step) -> Terms:
-    """ASRN's eq. 11: the routine reconstruction (eq. 5), DSL for every smaller depth (eq. 7), and psd times PSD (eq. 10)."""
-    features, depths = elastic.net.forward_depths(step.lr)  # type: ignore[operator]
-    terms = {f"depth {n}": pixel_loss(step.loss, sr, step.hr) for n, sr in enumerate(depths, 1)}
+def deep_supervision(elastic: ElasticNetwork, step: LossInputs) -> Terms:
+    """ASRN's eq. 11: the loss at full depth (eq. 5) and others (eq. 7), and psd times eq. 10."""
+    net: Any = elastic.net
+    features, images = net.forward_depths(step.lr)
+    terms = {f"depth {n}": step.pixel_loss(sr) for n, sr in enumerate(images, 1)}
     if step.psd:
-        terms["psd"] = step.psd * progressive_self_distillation(
-            features, detached=step.psd_detached
-        )
+        psd = progressive_self_distillation(features, detached=step.psd_detached)
+        terms["psd"] = step.psd * psd
     return terms
 
 
-def distillation(elastic: ElasticNetwork, step: Step) -> Terms:
-    """SRN's eq. 4: the distance to HR plus the distance to what a frozen teacher makes of the same LR, both of weight 1."""
+def distillation(elastic: ElasticNetwork, step: LossInputs) -> Terms:
+    """SRN's eq. 4: the distance to HR plus that to the output of a frozen teacher."""
     assert step.teacher is not None
-    sr = _largest(elastic, step.lr)
+    sr = training_forward(elastic.net)(step.lr)
     with torch.no_grad():
-        taught = step.teacher(step.lr).to(step.hr.dtype)
-    return {
-        "pixel": pixel_loss(step.loss, sr, step.hr),
-        "teacher": pixel_loss(step.loss, sr, taught),
-    }
+        target = step.teacher(step.lr).to(step.hr.dtype)
+    return {"pixel": step.pixel_loss(sr), "teacher": step.pixel_loss(sr, target)}
 
 
-def sandwich(elastic: ElasticNetwork, step: Step) -> Terms:
-    """Elastic width: the largest point, the smallest and a random one between; those two are also taught by the largest."""
+def sandwich(elastic: ElasticNetwork, step: LossInputs) -> Terms:
+    """Elastic width: the largest, smallest and a random point; the largest teaches the others."""
     points = elastic.architecture.points(elastic.largest)
     largest = elastic(step.lr, points[-1])
-    terms = {"largest": pixel_loss(step.loss, largest, step.hr)}
-    taught = largest.detach().to(step.hr.dtype)
+    terms = {"largest": step.pixel_loss(largest)}
+    target = largest.detach().to(step.hr.dtype)
+    students = {"smallest": points[0]}
     between = points[1:-1]
-    for name, point in (
-        ("smallest", points[0]),
-        *([("random", between[int(step.rng.integers(len(between)))])] if between else []),
-    ):
+    if between:
+        students["random"] = between[int(step.rng.integers(len(between)))]
+    for name, point in students.items():
         sr = elastic(step.lr, point)
-        terms[name] = pixel_loss(step.loss, sr, step.hr)
-        terms[f"{name} taught"] = 0.5 * pixel_loss(step.loss, sr, taught)
+        terms[name] = step.pixel_loss(sr)
+        terms[f"{name} taught"] = 0.5 * step.pixel_loss(sr, target)
     return terms
 
 
 def depth_loss(depth_map: Tensor, depth: Tensor) -> Tensor:
-    """Return AdaDSR's eq. 7, max(0, mean depth - desired depth), for each sample and map; their mean.
+    """Return AdaDSR's eq. 7, max(0, mean depth - desired depth), averaged over samples and maps.
 
-    depth_map: (N, maps, H, W), depth: (N,), in blocks.
+    depth_map: (N, maps, H, W), depth: (N,), both in blocks.
     """
-    at_least = torch.promote_types(depth_map.dtype, torch.float32)
-    return (depth_map.mean(dim=(2, 3), dtype=at_least) - depth.view(-1, 1)).clamp(min=0).mean()
+    dtype = torch.promote_types(depth_map.dtype, torch.float32)
+    return (depth_map.mean(dim=(2, 3), dtype=dtype) - depth.view(-1, 1)).clamp(min=0).mean()
 
 
-def adaptive_depth(elastic: ElasticNetwork, step: Step) -> Terms:
-    """AdaDSR's eq. 8: the reconstruction loss plus depth times eq. 7, at a desired depth drawn for each sample from 0 to all blocks.
+def adaptive_depth(elastic: ElasticNetwork, step: LossInputs) -> Terms:
+    """AdaDSR's eq. 8: the reconstruction loss plus `depth` times eq. 7.
 
-    An adapter that takes no desired depth (FAdaEDSR) is trained for that of its variant.
+    The desired depth of each sample is drawn from 0 to all blocks. An adapter without that input
+    (FAdaEDSR) is trained for the depth of its variant.
     """
-    net = elastic.net
-    wanted = step.lr.new_full((len(step.lr),), elastic.largest.size)
-    if net.adapter.scaled != "none":  # type: ignore[union-attr]
-        wanted = torch.from_numpy(step.rng.uniform(0, net.adapter.blocks, len(wanted))).to(wanted)  # type: ignore[union-attr]
-    sr, depth_map = net.forward_at(step.lr, wanted)  # type: ignore[operator]
-    return {
-        "pixel": pixel_loss(step.loss, sr, step.hr),
-        "depth": step.depth * depth_loss(depth_map, wanted),
-    }
+    net: Any = elastic.net
+    n = len(step.lr)
+    depth = step.lr.new_full((n,), elastic.largest.size)
+    if net.adapter.scaled != "none":
+        depth = torch.from_numpy(step.rng.uniform(0, net.adapter.blocks, n)).to(depth)
+    sr, depth_map = net.forward_at(step.lr, depth)
+    return {"pixel": step.pixel_loss(sr), "depth": step.depth * depth_loss(depth_map, depth)}
 
 
-METHODS: Dict[str, Callable[[ElasticNetwork, Step], Terms]] = {
+METHODS: Dict[str, Callable[[ElasticNetwork, LossInputs], Terms]] = {
     "supervised": supervised,
     "deep-supervision": deep_supervision,
     "distillation": distillation,
@@ -144,6 +144,6 @@ METHODS: Dict[str, Callable[[ElasticNetwork, Step], Terms]] = {
 }
 
 
-def _largest(elastic: ElasticNetwork, lr: Tensor) -> Tensor:
-    """The whole network, by the cheaper form it may have for training."""
-    return getattr(elastic.net, "forward_training", elastic.net)(lr)
+def training_forward(net: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return the forward pass for training: a cheaper equivalent if the network has one."""
+    return getattr(net, "forward_training", net)

@@ -1,18 +1,32 @@
-"""CDNSR's losses of classification, eqs. 1-6 of the paper, and ClassSR's, which it compares with; and a routed network.
+"""The losses of CDNSR's steps two to four (eqs. 1-6), those of ClassSR, and a routed network.
 
-The branches' order is that of their cost, the smallest first; p: (N, M), the probability of each of M branches for each patch.
+Branches are in the order of their cost, the smallest first. p: (N, M), the probability of each of M
+branches for each patch.
 """
 
 from __future__ import annotations
 
-from typing import Callable, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sr_deploy.train.bank import soft_labels
+from sr_deploy.train.contrast import DISTILLATION, negative_samples
+from sr_deploy.train.losses import Terms, training_forward
+from sr_deploy.train.recipe import RouterRecipe
+
 TAU_END = 0.4
+CLASSSR_WEIGHTS = (1000.0, 0.5, 3.0)
+"""Of L1, the class loss and the average loss, in ClassSR's public options."""
+TRAINED = {
+    "router": ("router",),
+    "distil": ("branches", "projector"),
+    "joint": ("router", "branches", "projector"),
+}
+"""The modules that each stage trains."""
 
 
 def temperature(step: int, steps: int) -> float:
@@ -26,72 +40,123 @@ def gumbel_noise(n: int, classes: int, rng: np.random.Generator) -> Tensor:
 
 
 def gumbel_softmax(log_p: Tensor, noise: Tensor, tau: float) -> Tensor:
-    """Return the relaxed choice, (N, M), rows of sum 1: exp((log p + g) / tau), normalised.
+    """Return the relaxed choice, (N, M) with rows of sum 1: exp((log p + g) / tau), normalised.
 
-    Eq. 6 as printed divides both exponentials by tau, which cancels; meant is their exponent, as in the paper it cites.
+    Eq. 6 as printed divides both exponentials by tau, which cancels. Their exponents are divided
+    here, as in the paper that it cites.
     """
     return ((log_p + noise) / tau).softmax(dim=1)
 
 
-def mixed(p: Tensor, outputs: Tensor) -> Tensor:
-    """Return eq. 1's image, the branches' mean by p. outputs: (N, M, 3, H, W) -> (N, 3, H, W)."""
+def mix_outputs(p: Tensor, outputs: Tensor) -> Tensor:
+    """Return eq. 1, the mean of the branches' images by p: (N, M, 3, H, W) -> (N, 3, H, W)."""
     return torch.einsum("nm,nmchw->nchw", p, outputs)
 
 
 def flops_excess(p: Tensor, costs: Sequence[float], alpha: float) -> Tensor:
-    """Return eqs. 2-3: how far the mean cost of the batch, as a share of the largest branch's, exceeds `alpha`; at least 0."""
+    """Return eqs. 2-3: by how much the mean cost, as a share of the largest, exceeds `alpha`."""
     share = p.new_tensor(costs) / max(costs)
     return F.relu((p * share).sum(dim=1).mean() - alpha)
 
 
 def class_loss(p: Tensor) -> Tensor:
-    """Return ClassSR's class loss: M - 1 less the sum of |p_i - p_j| over all pairs, mean over the batch; 0 where one is certain."""
+    """Return ClassSR's class loss, the mean of M - 1 minus the sum of |p_i - p_j| over all pairs.
+
+    It is 0 if one class has probability 1.
+    """
     classes = p.shape[1]
     pairs = [(i, j) for i in range(classes) for j in range(i)]
-    apart = sum(((p[:, i] - p[:, j]).abs() for i, j in pairs), p.new_zeros(len(p)))
-    return (classes - 1 - apart).mean()
+    differences = sum(((p[:, i] - p[:, j]).abs() for i, j in pairs), p.new_zeros(len(p)))
+    return (classes - 1 - differences).mean()
 
 
 def average_loss(p: Tensor) -> Tensor:
-    """Return ClassSR's average loss: how far the batch is from equal classes, sum over them of |sum of p - N/M|, 0..1.
+    """Return ClassSR's average loss, the sum of |sum of p - N/M| over the classes, scaled to 0..1.
 
-    It is scaled so that a batch that all goes to one class gives 1.
+    0 is a batch of equal classes, 1 a batch of a single class.
     """
     n, classes = p.shape
     equal = n / classes
     return (p.sum(dim=0) - equal).abs().sum() / (2 * (n - equal))
 
 
-class Branches(nn.Module):
-    """The networks that are chosen between, run side by side. x: (N, 3, H, W) float, 0..1, RGB -> (N, M, 3, sH, sW)."""
+def stage_terms(
+    recipe: RouterRecipe,
+    modules: Dict[str, nn.Module],
+    macs: Sequence[int],
+    lr: Tensor,
+    hr: Tensor,
+    noise: Tensor,
+    step: int,
+) -> Terms:
+    """Return the loss terms: eq. 4 for the router, eq. 9 for the branches, both for `joint`.
+
+    modules: router, branches, projector and features. macs: of the branches. hr: with the objective
+    `labels` the errors of the branches, (N, M). noise: of eq. 5, (N, M). The stage `distil` sends
+    each patch through its likeliest branch; `joint` keeps the last tau of the stage `router`.
+    """
+    if recipe.objective == "labels":
+        labels = soft_labels(hr, macs, recipe.lambda_reg, recipe.softness)
+        return {"labels": F.cross_entropy(modules["router"](lr).to(hr.dtype), labels)}
+    with torch.set_grad_enabled("branches" in TRAINED[recipe.stage]):
+        outputs = modules["branches"](lr).to(hr.dtype)
+    log_p = F.log_softmax(modules["router"](lr).to(hr.dtype), dim=1)
+    if recipe.stage == "distil":
+        p = F.one_hot(log_p.argmax(dim=1), log_p.shape[1]).to(hr.dtype)
+    elif recipe.objective == "classsr":
+        p = log_p.exp()
+    else:
+        tau = TAU_END if recipe.stage == "joint" else temperature(step, recipe.steps)
+        p = gumbel_softmax(log_p, noise.to(hr.dtype), tau)
+    terms: Terms = {"pixel": F.l1_loss(mix_outputs(p, outputs), hr)}
+    if recipe.objective == "classsr" and recipe.stage != "distil":
+        pixel_weight, class_weight, average_weight = CLASSSR_WEIGHTS
+        terms = {
+            "pixel": pixel_weight * terms["pixel"],
+            "class": class_weight * class_loss(p),
+            "average": average_weight * average_loss(p),
+        }
+    elif recipe.stage != "distil":
+        terms["flops"] = recipe.lambda_reg * flops_excess(p, macs, recipe.alpha)
+    if recipe.distils:
+        negatives = negative_samples(lr.to(hr.dtype), hr.shape[2:], recipe.negatives)
+        loss = DISTILLATION[recipe.distillation](
+            outputs, negatives, modules["features"], modules["projector"]
+        )
+        terms[f"taught: {recipe.distillation}"] = recipe.lambda_ct * loss
+    return terms
+
+
+class ParallelBranches(nn.Module):
+    """All branches on the same patches. x: (N, 3, H, W) float, 0..1, RGB -> (N, M, 3, sH, sW)."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack(
-            [getattr(net, "forward_training", net)(x) for net in self.networks], dim=1
-        )
+        return torch.stack([training_forward(net)(x) for net in self.networks], dim=1)
 
 
-class Depths(nn.Module):
-    """The same for depths of one elastic network: its blocks run once. Takes `forward_depths` of the network, and which depths."""
+class DepthBranches(nn.Module):
+    """The same for depths of one elastic network with `forward_depths`: its blocks run once."""
 
     def __init__(self, net: nn.Module, depths: Sequence[int]) -> None:
         super().__init__()
         self.net, self.depths = net, tuple(depths)
 
     def forward(self, x: Tensor) -> Tensor:
-        images = self.net.forward_depths(x)[1]  # type: ignore[operator]
+        net: Any = self.net
+        images = net.forward_depths(x)[1]
         return torch.stack([images[d - 1] for d in self.depths], dim=1)
 
 
-class Routed(nn.Module):
-    """A router with its branches as one network. x: (1, 3, H, W) float, 0..1, RGB -> (1, 3, sH, sW).
+class RoutedNetwork(nn.Module):
+    """A router and its branches as one network. x: (1, 3, H, W) float, 0..1, RGB -> (1, 3, sH, sW).
 
-    The image is cut into patches of `patch` LR pixels a side (the last ones lie over their neighbours where it is no multiple);
-    each goes through the likeliest branch alone. `counts` are the patches of each class since it was made.
+    The image is cut into patches of `patch` LR pixels a side; the last ones overlap their
+    neighbours if the image is not a multiple of that. Each patch runs through its likeliest branch
+    only. `counts` is the number of patches of each class so far.
     """
 
     def __init__(
@@ -110,17 +175,17 @@ class Routed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         s, p = self.scale, self.patch
         h, w = x.shape[2:]
-        spots = [(top, left) for top in _starts(h, p) for left in _starts(w, p)]
-        patches = torch.cat([x[..., top : top + p, left : left + p] for top, left in spots])
-        classes = self.router(patches).argmax(dim=1)
+        corners = [(top, left) for top in _starts(h, p) for left in _starts(w, p)]
+        patches = torch.cat([x[..., top : top + p, left : left + p] for top, left in corners])
+        classes = self.router(patches).argmax(dim=1).tolist()
         y = x.new_zeros(1, 3, s * h, s * w)
         for j, net in enumerate(self.networks):
-            mine = [i for i, c in enumerate(classes.tolist()) if c == j]
-            self.counts[j] += len(mine)
-            for start in range(0, len(mine), 16):
-                chosen = mine[start : start + 16]
-                for i, image in zip(chosen, net(patches[chosen])):
-                    top, left = spots[i]
+            members = [i for i, c in enumerate(classes) if c == j]
+            self.counts[j] += len(members)
+            for start in range(0, len(members), 16):
+                batch = members[start : start + 16]
+                for i, image in zip(batch, net(patches[batch])):
+                    top, left = corners[i]
                     y[0, :, s * top : s * (top + p), s * left : s * (left + p)] = image
         return y
 

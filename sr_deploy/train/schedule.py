@@ -1,4 +1,4 @@
-"""Learning rates over a run, as the papers name them. All are functions of the step alone."""
+"""The learning rate schedules of the papers, as functions of the step alone."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ def learning_rate(
     final_lr: float = 0.0,
     periods: Sequence[int] = (),
 ) -> float:
-    """Return the learning rate of update `step`, counted from 0, of a run of `steps`. Raises InputError.
+    """Return the learning rate of update `step`, from 0, of a run of `steps`. Raises InputError.
 
     - `constant`: lr;
     - `one-cycle`: linear up to lr over the first twentieth, then a cosine down to final_lr;
-    - `cosine`: lr down to final_lr;
-    - `halving`, periods (every,): halved after each `every` steps;
-    - `knee`, periods (warm-up, explore, cooldown): linear up, constant, linear down; begins again after that.
+    - `cosine`: from lr down to final_lr;
+    - `halving`, periods (interval,): halved after each interval;
+    - `knee`, periods (warm-up, explore, cooldown): linear up, constant, linear down, then repeated.
     """
     if schedule not in _SCHEDULES:
         raise InputError(f"unknown schedule '{schedule}'; expected {', '.join(_SCHEDULES)}")
-    wanted = {"halving": 1, "knee": 3}.get(schedule, 0)
-    if len(periods) != wanted or any(p < 1 for p in periods):
+    expected = {"halving": 1, "knee": 3}.get(schedule, 0)
+    if len(periods) != expected or any(p < 1 for p in periods):
         raise InputError(
-            f"the schedule '{schedule}' takes {wanted} periods of at least one step, not {list(periods)}"
+            f"the schedule '{schedule}' takes {expected} periods of at least one step; "
+            f"got {list(periods)}"
         )
     share = _SCHEDULES[schedule](step, steps, periods)
     return final_lr + (lr - final_lr) * share if schedule in ("one-cycle", "cosine") else lr * share
@@ -41,14 +42,6 @@ def _one_cycle(step: int, steps: int, periods: Sequence[int]) -> float:
     if progress < 0.05:
         return max(progress / 0.05, 0.01)
     return 0.5 * (1 + math.cos(math.pi * (progress - 0.05) / 0.95))
-
-
-def _cosine(step: int, steps: int, periods: Sequence[int]) -> float:
-    return 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def _halving(step: int, steps: int, periods: Sequence[int]) -> float:
-    return 0.5 ** (step // periods[0])
 
 
 def _knee(step: int, steps: int, periods: Sequence[int]) -> float:
@@ -64,7 +57,7 @@ def _knee(step: int, steps: int, periods: Sequence[int]) -> float:
 _SCHEDULES: Dict[str, Callable[[int, int, Sequence[int]], float]] = {
     "constant": lambda step, steps, periods: 1.0,
     "one-cycle": _one_cycle,
-    "cosine": _cosine,
-    "halving": _halving,
+    "cosine": lambda step, steps, periods: 0.5 * (1 + math.cos(math.pi * step / steps)),
+    "halving": lambda step, steps, periods: 0.5 ** (step // periods[0]),
     "knee": _knee,
 }

@@ -1,19 +1,20 @@
-"""NAME.state.pt: all that a run needs to go on as if it had not stopped."""
+"""The state of a training run, and NAME.state.pt, the file from which it resumes."""
 
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List, Optional
 
 import torch
+from torch import Tensor, nn
 
 from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError
 from sr_deploy.core.files import atomic_path
 from sr_deploy.nets.checkpoint import check_state_dict
-from sr_deploy.train.module import Run
 
-_OF_RUN = {
+_RUN_FIELDS: Dict[str, Any] = {
     "step": int,
     "hours": float,
     "best_psnr_db": (float, type(None)),
@@ -21,72 +22,99 @@ _OF_RUN = {
     "precision": dict,
     "card": dict,
 }
-_PARTS = {"recipe": dict, "net": dict, "ema": dict, "optimiser": dict, **_OF_RUN}
+_PARTS: Dict[str, Any] = {
+    "recipe": dict,
+    "net": dict,
+    "ema": dict,
+    "optimiser": dict,
+    **_RUN_FIELDS,
+}
 
 
-def save_state(path: Path, fixed: Dict[str, Any], run: Run) -> None:
-    """Write the state atomically. fixed: what the resumed run must share: the recipe, the seed, the start."""
-    state = {key: getattr(run, key) for key in _OF_RUN}
-    state.update(
-        recipe=fixed, net=run.net.state_dict(), ema=run.ema, optimiser=run.optimiser.state_dict()
-    )
-    buffer = io.BytesIO()  # torch's own writer tells a full disk apart from nothing else
-    torch.save(state, buffer)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+@dataclass
+class TrainingRun:
+    """Everything that changes during a run."""
+
+    net: nn.Module  # the trained network: Lightning moves and synchronises it
+    optimiser: torch.optim.Optimizer
+    ema: Dict[str, Tensor]  # the moving average of the weights
+    step: int = 0  # number of updates done
+    hours: float = 0.0  # time spent, with that of earlier sessions
+    best_psnr_db: Optional[float] = None
+    history: List[dict] = field(default_factory=list)
+    """About twenty entries (step, loss, validation PSNR) for the card."""
+    precision: Dict[str, Any] = field(default_factory=dict)
+    """State of the gradient scaler of fp16."""
+    card: Dict[str, Any] = field(default_factory=dict)
+    """Further facts for the card: device, licence, trained_on, images and their fingerprint."""
+    interrupted: bool = False
+    consistent: bool = True
+    """False while an update changes the weights and is not counted yet: nothing may be saved."""
+
+    def save(self, path: Path, fixed: Dict[str, Any]) -> None:
+        """Write the state atomically. fixed: recipe, seed and start, shared by all resumed runs."""
+        state = {key: getattr(self, key) for key in _RUN_FIELDS}
+        state.update(
+            recipe=fixed,
+            net=self.net.state_dict(),
+            ema=self.ema,
+            optimiser=self.optimiser.state_dict(),
+        )
+        buffer = io.BytesIO()  # torch.save to a file does not report a full disk as an OSError
+        torch.save(state, buffer)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(buffer.getvalue())
+
+    def load(self, path: Path, fixed: Dict[str, Any], *, steps: int) -> None:
+        """Restore the state. Raises InputError for another run, CheckpointError for a damaged file.
+
+        steps: those of the recipe.
+        """
+        state = _read_state(path)
+        saved = state["recipe"]
+        if saved != fixed:
+            differing = sorted(str(k) for k in {*saved, *fixed} if saved.get(k) != fixed.get(k))
+            raise InputError(
+                f"{path} belongs to another run: it differs in {', '.join(differing)}",
+                hint="resume with its recipe, seed and start, or choose another --name or -o",
+            )
+        if not 0 <= state["step"] <= steps:
+            raise _unusable(path, f"its step is {state['step']} of {steps}")
+        try:
+            for part in ("net", "ema"):
+                check_state_dict(self.net, state[part], source=f"its '{part}'")
+            self.net.load_state_dict(state["net"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            for p, averages in self.optimiser.state.items():
+                if any(averages[key].shape != p.shape for key in ("exp_avg", "exp_avg_sq")):
+                    raise ValueError
+            for name, value in self.ema.items():
+                value.copy_(state["ema"][name])
+        except SrDeployError as e:
+            raise _unusable(path, e.message) from e
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as e:
+            raise _unusable(path, "its optimiser does not fit the network") from e
+        for key in _RUN_FIELDS:
+            setattr(self, key, state[key])
 
 
-def load_state(path: Path, fixed: Dict[str, Any], run: Run) -> None:
-    """Put the state into `run`. Raises InputError when it is of another run, CheckpointError when it is damaged."""
+def _read_state(path: Path) -> Dict[str, Any]:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as e:  # there is no end to what reading damaged bytes raises
-        reason = (
-            e.strerror
-            if isinstance(e, OSError) and e.strerror
-            else "it is damaged, or no state of a run"
-        )
-        raise _unusable(path, reason) from e
+    except Exception as e:  # damaged bytes can raise any exception
+        reason = e.strerror if isinstance(e, OSError) else None
+        raise _unusable(path, reason or "it is damaged, or not the state of a run") from e
     if not isinstance(state, dict):
-        raise _unusable(path, "it is no state of a run")
+        raise _unusable(path, "it is not the state of a run")
     for key, kind in _PARTS.items():
         if key not in state:
-            raise _unusable(path, f"it holds no '{key}': another version of srdeploy wrote it")
+            raise _unusable(path, f"it has no '{key}': another version of srdeploy wrote it")
         if not isinstance(state[key], kind):
             raise _unusable(path, f"its '{key}' is a {type(state[key]).__name__}")
-    if state["recipe"] != fixed:
-        differ = sorted(
-            str(k) for k in {*state["recipe"], *fixed} if state["recipe"].get(k) != fixed.get(k)
-        )
-        raise InputError(
-            f"{path} belongs to another run: it differs in {', '.join(differ)}",
-            hint="resume with the recipe, the seed and the start it began with, or give another --name or -o",
-        )
-    if not 0 <= state["step"] <= run.recipe.steps:
-        raise _unusable(path, f"its step is {state['step']} of {run.recipe.steps}")
-    net = run.net
-    try:
-        for part in ("net", "ema"):
-            check_state_dict(net, state[part], source=f"its '{part}'")
-        net.load_state_dict(state["net"])
-        run.optimiser.load_state_dict(state["optimiser"])
-        if any(
-            of[key].shape != p.shape
-            for p, of in run.optimiser.state.items()
-            for key in ("exp_avg", "exp_avg_sq")
-        ):
-            raise ValueError
-        for name, value in run.ema.items():
-            value.copy_(state["ema"][name])
-    except SrDeployError as e:
-        raise _unusable(path, e.message) from e
-    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as e:
-        raise _unusable(path, "its optimiser does not fit the network") from e
-    for key in _OF_RUN:
-        setattr(run, key, state[key])
+    return state
 
 
 def _unusable(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(
-        f"{path} cannot be resumed from: {reason}", hint="begin again, by another --name or -o"
+        f"cannot resume from {path}: {reason}", hint="start a new run with another --name or -o"
     )

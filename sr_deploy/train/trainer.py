@@ -1,295 +1,224 @@
-"""A run from images to a checkpoint: what it needs, what it writes, how it goes on."""
+"""Training of one network: from images to a checkpoint."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Sequence, Union
+from typing import Any, Dict, Iterable, Optional, Sequence, Union
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from sr_deploy.bench.evaluate import evaluate, image_set
-from sr_deploy.core.errors import InputError, MissingPackageError, SrDeployError
+from sr_deploy.core.errors import InputError, SrDeployError
 from sr_deploy.core.spec import ModelSpec
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.architecture import ElasticNetwork, Weights
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from sr_deploy.runtime.torch_module import TorchSession
-from sr_deploy.train.checks import check_files, check_options, check_valid, folder, folder_list
-from sr_deploy.train.data import Pair, Patches
-from sr_deploy.train.difficulty import crops_of_class
-from sr_deploy.train.losses import METHODS, Step, Terms
-from sr_deploy.train.processes import following, is_first_process, leading
-from sr_deploy.train.recipes import Recipe, check, recipe_named
+from sr_deploy.train.data import Pair
+from sr_deploy.train.difficulty import patches_of_class
+from sr_deploy.train.losses import METHODS, LossInputs, Terms
+from sr_deploy.train.options import TrainOptions
+from sr_deploy.train.recipe import Recipe
+from sr_deploy.train.training import DatasetOf, Task, psnr_on_images, resolve, run_task
 
 
 def checkpoint_from_images(
     recipe: Union[str, Path, Recipe],
-    folders: Union[str, Path, Sequence[Union[str, Path]]],
-    output: Union[str, Path],
+    options: TrainOptions,
     *,
-    name: Optional[str] = None,
-    lr_folders: Union[str, Path, Sequence[Union[str, Path]]] = (),
-    valid: Union[str, Path, None] = None,
-    init: Optional[str] = None,
     teacher: Optional[str] = None,
     judge: Optional[str] = None,
-    resume: bool = False,
-    seed: int = 0,
-    budget_s: float = math.inf,
-    devices: int = 0,
-    accumulate: int = 1,
-    workers: Optional[int] = None,
-    cache: Union[str, Path, None] = None,
-    strict: bool = False,
-    licence: str = "",
-    trained_on: str = "",
-    log: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Train by a recipe (one of srdeploy recipes by its name, or a .json file) and return the checkpoint's path.
+    """Train a network by a recipe (a name of srdeploy recipes, or a .json file); return its path.
 
-    Writes to `output` NAME.safetensors with its card (the last weights), NAME-best.safetensors (the best by `valid`),
-    NAME.state.pt (to go on from: on a CPU the two halves of a run are the whole run bit for bit), NAME.logs/ (CSV and
-    TensorBoard) and, unless `cache` names another folder, cache/ (the decoded images). NAME is the recipe's unless given.
+    Writes to the output folder NAME.safetensors with its card (the last weights),
+    NAME-best.safetensors (the best on `valid`), NAME.state.pt (to resume: on a CPU a resumed run is
+    equal to an uninterrupted one bit for bit), NAME.logs/ (CSV and TensorBoard) and cache/ (the
+    decoded images). The validation score is the mean PSNR on Y of the smallest and the largest
+    variant.
 
-    folders: of HR images; lr_folders: with their LR images, one for each. valid: HR images; scored is the mean PSNR on Y of
-    the smallest and the largest variant. init: a checkpoint to start from. teacher: the one to learn from, where the recipe
-    wants one. judge: the one that tells how difficult patches are, where the recipe trains on a class of them. budget_s: stop
-    cleanly when so much time has passed. devices: how many GPUs or CPU processes; 0: all GPUs, or
-    one process. accumulate: micro-batches a step; the batch stays the recipe's. workers: processes that cut patches; None:
-    none on a CPU, four on a GPU. licence, trained_on: for the card; a resumed run keeps those it began with; trained_on is
-    the folders' names where nothing is given.
+    teacher: the checkpoint to distil from. judge: the checkpoint that measures the difficulty of
+    patches.
 
-    Raises InputError on unusable images or options, a state of another run or of other images, or when another process trains
-    under that name; SrDeployError when the loss is not finite or the disk is full; KeyboardInterrupt when interrupted. What
-    was trained until then is saved first, where it can be.
+    Raises InputError for unusable images or options, the state of another run or of other images,
+    and when another process trains under this name; SrDeployError when the loss is not finite or
+    the disk is full; KeyboardInterrupt when interrupted. The progress is saved first, where
+    possible.
     """
     started = time.monotonic()
-    recipe_file = Path()
-    if isinstance(recipe, Recipe):
-        check(recipe, source=name or recipe.arch)
-    else:
-        recipe_file = Path(recipe)
-        name = recipe_file.stem if name is None else name
-        recipe = recipe_named(str(recipe))
-    folders, lr_folders, output = (
-        folder_list(folders, "--data"),
-        folder_list(lr_folders, "--lr"),
-        folder(output, "--output"),
-    )
-    valid, cache = (
-        None if valid is None else folder(valid, "--valid"),
-        output / "cache" if cache is None else folder(cache, "--cache"),
-    )
-    check_options(
+    recipe, options, recipe_file = resolve(recipe, options, Recipe)
+    _check_inputs(recipe, options, teacher, judge)
+    run_task(
+        lambda run_options: _NetworkTask(recipe, run_options, teacher, judge),
         recipe,
-        name,
-        folders,
-        lr_folders=lr_folders,
-        init=init,
-        teacher=teacher,
-        judge=judge,
-        accumulate=accumulate,
-        devices=devices,
-        workers=workers,
-        seed=seed,
-        budget_s=budget_s,
+        options,
+        recipe_file=recipe_file,
+        started=started,
     )
-    try:
-        import tensorboard  # noqa: F401
+    return options.output_file(".safetensors")
 
-        from sr_deploy.train.task import Options, Task, carry_out
-    except ImportError as e:
-        raise MissingPackageError(
-            e.name or "lightning", needed_for="training", extra="train", cause=e
-        ) from e
-    first_process = is_first_process()
-    path = output / f"{name}.safetensors"
-    if first_process:
-        check_files(output, name, recipe_file=recipe_file, resume=resume)
-        if valid is not None:
-            check_valid(valid, recipe.scale)
 
-    with leading(output, cache, name) if first_process else following():
-        architecture = ARCHITECTURES[recipe.arch]
-        torch.manual_seed(seed)
-        elastic = ElasticNetwork(
-            architecture,
-            recipe.scale,
-            architecture.parse(recipe.variant or None),
-            recipe.config or None,
+def _check_inputs(
+    recipe: Recipe, options: TrainOptions, teacher: Optional[str], judge: Optional[str]
+) -> None:
+    if recipe.follows and options.init is None:
+        raise InputError(
+            "this recipe starts from trained weights",
+            hint=f"give the result of {recipe.follows} with --init",
         )
-        elastic.net.to(memory_format=torch.channels_last).train()
-        facts = {
+    distils = recipe.method == "distillation"
+    if distils and teacher is None:
+        raise InputError(
+            "this recipe needs a teacher",
+            hint=f"give the result of {recipe.teacher or 'another recipe'} with --teacher",
+        )
+    if teacher is not None and not distils:
+        raise InputError("this recipe has no teacher", hint="remove --teacher")
+    if recipe.difficulty and judge is None:
+        raise InputError(
+            "this recipe trains on patches of one class of difficulty",
+            hint=f"give the result of {recipe.judge or 'another recipe'} with --judge",
+        )
+    if judge is not None and not recipe.difficulty:
+        raise InputError("this recipe trains on patches of every difficulty", hint="remove --judge")
+
+
+class _NetworkTask(Task):
+    def __init__(
+        self, recipe: Recipe, options: TrainOptions, teacher: Optional[str], judge: Optional[str]
+    ) -> None:
+        self.recipe: Recipe = recipe
+        self.options = options
+        self.architecture = ARCHITECTURES[recipe.arch]
+        largest = self.architecture.parse(recipe.variant or None)
+        self.elastic = ElasticNetwork(
+            self.architecture, recipe.scale, largest, recipe.config or None
+        )
+        self.net = self.elastic.net
+        self.facts = {
             **dataclasses.asdict(recipe),
-            "seed": seed,
-            "lr_images": "given" if lr_folders else "made",
+            "seed": options.seed,
+            "lr_images": "given" if options.lr_folders else "made",
         }
-        if init is not None:
-            facts.update(_started_from(init, recipe, elastic))
-        taught_by = None
-        if teacher is not None:
-            taught_by = load_checkpoint(teacher)
-            facts.update(_taught_by(taught_by, recipe))
-        taught = None if taught_by is None else taught_by.network()
-        judged_by = None
-        if judge is not None:
-            judged_by = load_checkpoint(judge)
-            facts.update(_judged_by(judged_by, recipe))
+        if options.init is not None:
+            self.facts.update(_initialise(self.elastic, options.init, recipe))
+        self.teacher = self._helper(teacher, "teacher", "teacher")
+        self.judge = self._helper(judge, "judge", "judged_by")
+        self.teacher_net = None if self.teacher is None else self.teacher.network()
+        if self.teacher_net is not None:
+            self.frozen = (self.teacher_net,)
 
-        def prepare(pairs: Sequence[Pair]) -> Callable[[Patches], Patches]:
-            if judged_by is None:
-                return lambda patches: patches
-            crops = crops_of_class(
-                pairs,
-                judged_by.network(),
-                scale=recipe.scale,
-                patch_lr=recipe.patch_hr // recipe.scale,
-                difficulty=recipe.difficulty,
-                log=options.log,
+    def _helper(self, model: Optional[str], role: str, key: str) -> Optional[Checkpoint]:
+        """Load a checkpoint that takes part in the training and note it under `key`."""
+        if model is None:
+            return None
+        checkpoint = load_checkpoint(model)
+        spec = checkpoint.spec
+        if spec.scale != self.recipe.scale:
+            raise InputError(
+                f"the {role} '{checkpoint.name}' upscales x{spec.scale}; "
+                f"the recipe x{self.recipe.scale}"
             )
-            return lambda patches: patches.within(crops)
+        self.facts[key] = f"{checkpoint.name} ({spec.arch} {spec.variants[-1]})"
+        self.facts[f"{role}_sha256"] = spec.weights_sha256
+        return checkpoint
 
-        def terms(lr: Tensor, hr: Tensor, step: int) -> Terms:
-            rng = np.random.default_rng((seed, step, 1))
-            return METHODS[recipe.method](
-                elastic,
-                Step(
-                    lr, hr, recipe.loss, recipe.psd, recipe.psd_detached, taught, rng, recipe.depth
-                ),
-            )
-
-        def spec(card: Dict[str, Any]) -> ModelSpec:
-            return architecture.spec(
-                recipe.scale,
-                elastic.largest,
-                elastic=recipe.elastic,
-                config=dict(recipe.config),
-                **card,
-            )
-
-        def score(weights: Weights, valid: Path) -> float:
-            current = Checkpoint(name, spec({}), dict(weights))
-            points = [str(v) for v in current.variants("all")]
-            return _score(current, tuple(dict.fromkeys((points[0], points[-1]))), recipe, valid)
-
-        task = Task(
-            recipe,
-            elastic.net,
-            terms,
-            write=lambda stem, weights, card: save_checkpoint(
-                output, stem, spec(card), dict(weights)
-            ),
-            score=score,
-            steps_done=lambda: _steps_done(path),
-            facts=facts,
-            frozen=() if taught is None else (taught,),
-            teacher_score=taught_by
-            and (lambda valid: _score(taught_by, taught_by.spec.variants[-1:], recipe, valid)),
-            prepare=prepare,
+    def dataset(self, pairs: Sequence[Pair]) -> DatasetOf:
+        if self.judge is None:
+            return super().dataset(pairs)
+        positions = patches_of_class(
+            pairs,
+            self.judge.network(),
+            scale=self.recipe.scale,
+            side_lr=self.recipe.patch_hw[0],
+            difficulty=self.recipe.difficulty,
+            log=self.options.log,
         )
-        options = Options(
-            folders,
-            output,
-            name,
-            cache,
-            lr_folders,
-            valid,
-            resume,
-            seed,
-            budget_s,
-            devices,
-            accumulate,
-            workers,
-            strict,
-            licence,
-            trained_on,
-            log if first_process else _silent,
+        return lambda patches: patches.restricted_to(positions)
+
+    def terms(self, lr: Tensor, hr: Tensor, step: int) -> Terms:
+        recipe, rng = self.recipe, np.random.default_rng((self.options.seed, step, 1))
+        inputs = LossInputs(
+            lr,
+            hr,
+            recipe.loss,
+            recipe.psd,
+            recipe.psd_detached,
+            self.teacher_net,
+            rng,
+            recipe.depth,
         )
-        carry_out(task, options, leads=first_process, started=started)
-        return path
+        return METHODS[recipe.method](self.elastic, inputs)
+
+    def write(self, stem: str, weights: Weights, card: Dict[str, Any]) -> Path:
+        return save_checkpoint(self.options.output, stem, self._spec(card), dict(weights))
+
+    def score(self, weights: Weights, valid: Path) -> float:
+        current = Checkpoint(str(self.options.name), self._spec({}), dict(weights))
+        variants = [str(v) for v in current.variants("all")]
+        return _mean_psnr(current, dict.fromkeys((variants[0], variants[-1])), self.recipe, valid)
+
+    def teacher_score(self, valid: Path) -> Optional[float]:
+        if self.teacher is None:
+            return None
+        return _mean_psnr(self.teacher, self.teacher.spec.variants[-1:], self.recipe, valid)
+
+    def steps_done(self) -> Optional[int]:
+        try:
+            path = self.options.output_file(".safetensors")
+            return load_checkpoint(path).spec.training.get("steps_done")
+        except SrDeployError:
+            return None
+
+    def _spec(self, card: Dict[str, Any]) -> ModelSpec:
+        recipe, config = self.recipe, dict(self.recipe.config)
+        return self.architecture.spec(
+            recipe.scale, self.elastic.largest, elastic=recipe.elastic, config=config, **card
+        )
 
 
-def _silent(line: str) -> None:
-    pass
+def _initialise(elastic: ElasticNetwork, model: str, recipe: Recipe) -> Dict[str, Any]:
+    """Load the weights of a checkpoint; return the facts for the card.
 
-
-def _steps_done(path: Path) -> Optional[int]:
-    """The steps of a checkpoint that is there and whole."""
-    try:
-        return load_checkpoint(path).spec.training.get("steps_done")
-    except SrDeployError:
-        return None
-
-
-def _started_from(model: str, recipe: Recipe, elastic: ElasticNetwork) -> dict:
-    """Load a checkpoint's weights; return what the card says about it. Raises InputError when it is of another network.
-
-    Another scale will do: what has the same name and shape is taken, the rest, the last layers, starts anew. So does the adapter on
-    a backbone's checkpoint.
+    A checkpoint of another scale is accepted: tensors of the same name and shape are loaded, the
+    others (the last layers) keep their initial values. So is a checkpoint of the backbone, without
+    the adapter. Raises InputError when the checkpoint is of another network.
     """
     start = load_checkpoint(model)
-    same = (start.spec.arch, start.spec.variants[-1], start.spec.config) == (
-        recipe.arch,
-        str(elastic.largest),
-        recipe.config,
-    )
-    if start.spec.arch == elastic.architecture.backbone:
-        needed = {
-            k: v.shape for k, v in elastic.net.state_dict().items() if not k.startswith("adapter.")
-        }
-        same = {k: v.shape for k, v in start.weights.items()} == needed
-    if not same:
-        raise InputError(
-            f"'{model}' is {start.spec.arch} {start.spec.variants[-1]}; the recipe trains {recipe.arch} {elastic.largest}",
-            hint="start from a checkpoint of the same architecture, size and configuration"
-            + (f", or of {elastic.architecture.backbone}" if elastic.architecture.backbone else ""),
+    backbone, own = elastic.architecture.backbone, elastic.net.state_dict()
+    if start.spec.arch == backbone:
+        shapes = {k: v.shape for k, v in own.items() if not k.startswith("adapter.")}
+        fits = {k: v.shape for k, v in start.weights.items()} == shapes
+    else:
+        fits = (start.spec.arch, start.spec.variants[-1], start.spec.config) == (
+            recipe.arch,
+            str(elastic.largest),
+            recipe.config,
         )
-    own = elastic.net.state_dict()
-    taken = {k: v for k, v in start.weights.items() if k in own and own[k].shape == v.shape}
-    elastic.net.load_state_dict({**own, **taken})
-    facts = {
+    if not fits:
+        raise InputError(
+            f"'{model}' is {start.spec.arch} {start.spec.variants[-1]}; "
+            f"the recipe trains {recipe.arch} {elastic.largest}",
+            hint="start from a checkpoint of the same architecture, size and configuration"
+            + (f", or of {backbone}" if backbone else ""),
+        )
+    loaded = {k: v for k, v in start.weights.items() if k in own and own[k].shape == v.shape}
+    elastic.net.load_state_dict({**own, **loaded})
+    facts: Dict[str, Any] = {
         "init": start.name,
         "init_sha256": start.spec.weights_sha256,
         "init_training": start.spec.training,
     }
-    if len(taken) < len(own):
-        facts["init_scale"], facts["init_tensors"] = start.spec.scale, f"{len(taken)} of {len(own)}"
+    if len(loaded) < len(own):
+        facts["init_scale"] = start.spec.scale
+        facts["init_tensors"] = f"{len(loaded)} of {len(own)}"
     return facts
 
 
-def _taught_by(teacher: Checkpoint, recipe: Recipe) -> dict:
-    if teacher.spec.scale != recipe.scale:
-        raise InputError(
-            f"the teacher '{teacher.name}' upscales x{teacher.spec.scale}; the recipe x{recipe.scale}"
-        )
-    return {
-        "teacher": f"{teacher.name} ({teacher.spec.arch} {teacher.spec.variants[-1]})",
-        "teacher_sha256": teacher.spec.weights_sha256,
-    }
-
-
-def _judged_by(judge: Checkpoint, recipe: Recipe) -> dict:
-    if judge.spec.scale != recipe.scale:
-        raise InputError(
-            f"the judge '{judge.name}' upscales x{judge.spec.scale}; the recipe x{recipe.scale}"
-        )
-    return {
-        "judged_by": f"{judge.name} ({judge.spec.arch} {judge.spec.variants[-1]})",
-        "judge_sha256": judge.spec.weights_sha256,
-    }
-
-
-def _score(checkpoint: Checkpoint, variants: Sequence[str], recipe: Recipe, valid: Path) -> float:
-    images = image_set(str(valid))
-    scores = []
-    for variant in variants:
-        session = TorchSession(
-            checkpoint.network(variant), scale=recipe.scale, min_hw=checkpoint.spec.min_hw
-        )
-        scores.append(evaluate(session, images, metric="y", degradation=recipe.degradation).psnr_db)
+def _mean_psnr(
+    checkpoint: Checkpoint, variants: Iterable[str], recipe: Recipe, valid: Path
+) -> float:
+    min_hw = checkpoint.spec.min_hw
+    scores = [psnr_on_images(checkpoint.network(v), recipe, valid, min_hw) for v in variants]
     return sum(scores) / len(scores)

@@ -1,7 +1,7 @@
-"""Folders of pictures: every one upscaled once, into the same tree, by as many processes as share the work.
+"""Upscaling of folders: every picture once, into the same tree, by any number of processes.
 
-What was finished is known by the log in the output folder (see `finished.py`), who works on what by claims beside the results,
-so that processes of several machines may share a folder.
+The log in the output folder tells which pictures are finished (see `folder_log.py`). Claim files beside the results tell which
+are being worked on, so that processes of several machines may share a folder.
 """
 
 from __future__ import annotations
@@ -12,250 +12,254 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Set
+from typing import ContextManager, Dict, Iterator, List, Optional, Sequence, Set
 
 from sr_deploy.core.claims import claim_file
 from sr_deploy.core.errors import InputError, SrDeployError
 from sr_deploy.core.files import atomic_path, make_output_folder, remove_empty_folders
 from sr_deploy.core.sizes import hw_text
-from sr_deploy.upscale.finished import Finished, Job
+from sr_deploy.upscale.folder_log import FolderLog, PictureTask
 from sr_deploy.upscale.formats import PICTURE_SUFFIXES, format_for, format_of_name
-from sr_deploy.upscale.overlap import Behind, ahead
-from sr_deploy.upscale.pictures import Picture, read_picture, upscaled, write_picture
-from sr_deploy.upscale.tiles import Upscaler
+from sr_deploy.upscale.overlap import WriteBehind, read_ahead
+from sr_deploy.upscale.pictures import Picture, read_picture, upscale_pixels, write_picture
+from sr_deploy.upscale.reporter import Reporter
+from sr_deploy.upscale.upscaler import Upscaler
 
-BESIDE = 2
-"""Results that exist beside the one being computed: one waiting to be written, one being written."""
+QUEUED_RESULTS = 2
+"""The results held while another is computed: one waits to be written, one is being written."""
+_DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", None))
 
 
 @dataclass
-class Summary:
-    """What became of a folder's pictures."""
+class FolderSummary:
+    """The pictures of a folder, by their outcome."""
 
     done: Set[Path] = field(default_factory=set)
     skipped: Set[Path] = field(default_factory=set)
-    """Finished before."""
+    """Finished by an earlier run."""
     failed: Set[Path] = field(default_factory=set)
     busy: Set[Path] = field(default_factory=set)
-    """Left to other processes that are at work on them."""
+    """Claimed by other processes."""
 
-    def add(self, other: Summary) -> None:
-        """Add what another process made of the same pictures: one that it finished is `skipped` or `busy` here."""
+    def add(self, other: FolderSummary) -> None:
+        """Add the summary of another process of the same run. A picture that one has done is skipped or busy in the other."""
         self.done |= other.done
         self.failed |= other.failed
         self.skipped = (self.skipped | other.skipped) - self.done
         self.busy = (self.busy | other.busy) - self.done - self.skipped - self.failed
 
     def __str__(self) -> str:
-        parts = (
+        outcomes = (
             (self.done, "upscaled"),
             (self.skipped, "finished before"),
             (self.busy, "left to other processes"),
         )
-        return ", ".join(
-            [f"{len(found)} {what}" for found, what in parts if found]
-            + [f"{len(self.failed)} failed"]
-        )
+        counts = [f"{len(paths)} {outcome}" for paths, outcome in outcomes if paths]
+        return ", ".join([*counts, f"{len(self.failed)} failed"])
 
 
 @dataclass
 class _Item:
-    """A picture on its way."""
+    """A picture between reading and writing."""
 
-    job: Job
+    task: PictureTask
     picture: Picture
-    how: str = ""
-    started: float = 0.0
+    started: float
+    description: str = ""
+
+    @classmethod
+    def read(cls, task: PictureTask) -> _Item:
+        started = time.perf_counter()
+        return cls(task, read_picture(task.source), started)
+
+    def upscale(self, upscaler: Upscaler) -> None:
+        self.picture = upscale_pixels(self.picture, upscaler, format_for(self.task.output))
+        self.description = upscaler.describe()
+
+    def write(self) -> None:
+        output = self.task.output
+        with atomic_path(output) as temporary:
+            # OpenCV goes by the suffix. The name still marks a partial, hidden file.
+            named = temporary.with_suffix(output.suffix.lower())
+            try:
+                self.picture = write_picture(named, self.picture, format_for(output))
+                os.replace(str(named), str(temporary))
+            finally:
+                with contextlib.suppress(OSError):
+                    named.unlink()
+
+    def __str__(self) -> str:
+        h, w = self.picture.rgb.shape[:2]
+        notes = "".join(f"; {note}" for note in self.picture.notes)
+        seconds = time.perf_counter() - self.started
+        return (
+            f"{self.task.output}: {hw_text((h, w))} from {self.description}, {seconds:.1f} s{notes}"
+        )
 
 
-def upscale_picture(job: Job, upscaler: Upscaler, *, say: Callable[[str], None]) -> None:
-    """Upscale one picture into the file named, replacing it. Raises InputError on what cannot be read, held or written."""
-    wanted = format_for(job.output)
-    if job.output.exists() and os.path.samefile(str(job.output), str(job.source)):
+def upscale_picture(task: PictureTask, upscaler: Upscaler, reporter: Reporter) -> None:
+    """Upscale one picture, replacing its output file. Raises InputError if it cannot be read, represented or written."""
+    format_for(task.output)
+    if task.output.exists() and os.path.samefile(str(task.output), str(task.source)):
         raise InputError(
-            f"the result would replace the picture it is made from: {job.source}",
+            f"the result would replace its own source, {task.source}",
             hint="give another name with -o",
         )
-    item = _Item(job, read_picture(job.source), started=time.perf_counter())
-    with remove_empty_folders(job.output.parent):
-        make_output_folder(job.output.parent)  # before the work: can it be written?
-        item.picture = upscaled(item.picture, upscaler, wanted)
-        item.how = upscaler.describe()
-        _write(item)
-    say(_line(item))
+    item = _Item.read(task)
+    with remove_empty_folders(task.output.parent):
+        make_output_folder(task.output.parent)  # fails before the work if it cannot be written
+        item.upscale(upscaler)
+        item.write()
+    reporter.log(str(item))
+    reporter.written(task.output)
 
 
-def jobs_of(source: Path, output: Path, *, suffix: Optional[str] = None) -> List[Job]:
-    """Return the pictures of a folder and its subfolders, sorted, with where their results go: the same tree, the same names.
+def tasks_of_folder(
+    source: Path, output: Path, *, suffix: Optional[str] = None
+) -> List[PictureTask]:
+    """Return the pictures of a folder tree, sorted, with the paths of their results: the same tree, the same names.
 
-    suffix: of the results; None: the pictures' own, `.png` for those of a format that we do not write. The output folder
-    itself and hidden files are left out. Raises InputError when there are none, or two results would have the same name.
+    suffix: of the results; None: as the pictures, and `.png` for formats that are not written. The output folder itself and
+    hidden files are excluded. Raises InputError if there are no pictures, or if two results would have the same name.
     """
     if output.exists() and os.path.samefile(str(source), str(output)):
         raise InputError(
             f"the results would replace the pictures of {source}",
             hint="give another folder with -o",
         )
-    jobs: List[Job] = []
-    owners: Dict[str, Path] = {}
-    for path in _pictures_in(source, output):
+    tasks: List[PictureTask] = []
+    sources: Dict[str, Path] = {}
+    for path in _find_pictures(source, output):
         name = path.relative_to(source)
-        kept = name.suffix if format_of_name(name) is not None else ".png"
-        job = Job(path, output / name.with_suffix(suffix or kept))
-        other = owners.setdefault(
-            str(job.output).lower(), path
-        )  # some disks take Name.png and name.png for one file
+        own_suffix = name.suffix if format_of_name(name) is not None else ".png"
+        task = PictureTask(path, output / name.with_suffix(suffix or own_suffix))
+        # In lower case: some file systems treat Name.png and name.png as one file.
+        other = sources.setdefault(str(task.output).lower(), path)
         if other != path:
             raise InputError(
-                f"{other} and {path} would both become {job.output}",
-                hint="rename one, or leave the format out",
+                f"{other} and {path} would both become {task.output}",
+                hint="rename one, or remove --format",
             )
-        jobs.append(job)
-    if not jobs:
+        tasks.append(task)
+    if not tasks:
         raise InputError(
-            f"the folder {source} holds no pictures ({', '.join(PICTURE_SUFFIXES)})",
+            f"the folder {source} contains no pictures ({', '.join(PICTURE_SUFFIXES)})",
             hint="give a folder of pictures",
         )
-    return jobs
+    return tasks
 
 
 def upscale_folder(
-    jobs: Sequence[Job],
-    folder: Path,
-    upscaler: Upscaler,
-    *,
-    say: Callable[[str], None],
-    wrote: Callable[[Path], None],
-) -> Summary:
-    """Upscale pictures into `folder`, reading ahead and writing behind; return what became of them.
+    tasks: Sequence[PictureTask], folder: Path, upscaler: Upscaler, reporter: Reporter
+) -> FolderSummary:
+    """Upscale pictures into `folder`, reading ahead and writing behind, and return their outcomes.
 
-    What is wrong with a picture is said, and the rest is done; a full disk ends it. `wrote` gets each finished result.
+    Pictures that fail are reported and the others are done. A full disk ends the run with an InputError.
     """
-    return _Run(jobs, make_output_folder(folder), upscaler, say, wrote).run()
+    return _FolderRun(tasks, make_output_folder(folder), upscaler, reporter).run()
 
 
-class _Run:
+class _FolderRun:
     def __init__(
-        self,
-        jobs: Sequence[Job],
-        folder: Path,
-        upscaler: Upscaler,
-        say: Callable[[str], None],
-        wrote: Callable[[Path], None],
+        self, tasks: Sequence[PictureTask], folder: Path, upscaler: Upscaler, reporter: Reporter
     ) -> None:
-        self._jobs, self._upscaler, self._say, self._wrote = jobs, upscaler, say, wrote
-        self._finished = Finished(folder, upscaler.identity)
-        self._summary = Summary()
+        self._tasks, self._upscaler, self._reporter = tasks, upscaler, reporter
+        self._log = FolderLog(folder, upscaler.identity)
+        self._summary = FolderSummary()
         self._claims: Dict[Path, ContextManager[bool]] = {}
 
-    def run(self) -> Summary:
-        writer = Behind(self._finish, depth=1)
+    def run(self) -> FolderSummary:
+        writer = WriteBehind(self._finish, depth=1)
         try:
-            for item in ahead(self._read(), depth=1):
-                rgb = item.picture.rgb
-                alone = self._upscaler.alone(
-                    (rgb.shape[0], rgb.shape[1]), bytes_per_px=3 * rgb.itemsize
-                )
+            for item in read_ahead(self._read(), depth=1):
+                h, w, channels = item.picture.rgb.shape
+                pixel_bytes = channels * item.picture.rgb.itemsize
+                alone = self._upscaler.must_run_alone((h, w), bytes_per_px=pixel_bytes)
                 if alone:
-                    writer.close()
+                    writer.drain()
                 try:
-                    item.picture = upscaled(
-                        item.picture, self._upscaler, format_for(item.job.output)
-                    )
-                    item.how = self._upscaler.describe()
+                    item.upscale(self._upscaler)
                 except SrDeployError as e:
-                    self._fail(item.job, e)
+                    self._fail(item.task, e)
                 else:
-                    if not alone:
-                        writer.put(item)
-                    else:
-                        self._finish(item)
-                del item, rgb
+                    writer.put(item)
+                del item  # frees its memory while the next one is awaited
                 if alone:
-                    writer = Behind(self._finish, depth=1)
+                    writer.drain()
             writer.close()
         except BaseException:
-            with contextlib.suppress(
-                SrDeployError
-            ):  # what is computed is written, so that nothing is left half-written
+            # Finished results are still written, so that no file is left incomplete.
+            with contextlib.suppress(SrDeployError):
                 writer.close()
             raise
         finally:
-            for claim in list(self._claims):
-                self._release(claim)
+            for output in list(self._claims):
+                self._release(output)
         return self._summary
 
     def _read(self) -> Iterator[_Item]:
-        for job in self._jobs:
-            if self._finished.has(job):
-                self._summary.skipped.add(job.source)
+        for task in self._tasks:
+            if self._log.is_finished(task):
+                self._summary.skipped.add(task.source)
                 continue
             try:
-                if not self._claim(job):
-                    continue
-                started = time.perf_counter()
-                yield _Item(job, read_picture(job.source), started=started)
+                if self._claim(task):
+                    yield _Item.read(task)
             except SrDeployError as e:
-                self._fail(job, e)
+                self._fail(task, e)
 
-    def _claim(self, job: Job) -> bool:
-        make_output_folder(job.output.parent)
-        path = _claim_path(job)
-        claim = claim_file(path)
+    def _claim(self, task: PictureTask) -> bool:
+        make_output_folder(task.output.parent)
+        claim = claim_file(task.output.with_name(f".{task.output.name}.claim"))
         if not claim.__enter__():
-            self._summary.busy.add(job.source)
+            self._summary.busy.add(task.source)
             return False
-        self._claims[path] = claim
-        self._finished.refresh()
-        if self._finished.has(job):  # another process did it meanwhile
-            self._summary.skipped.add(job.source)
-            self._release(path)
+        self._claims[task.output] = claim
+        self._log.refresh()
+        if self._log.is_finished(task):  # another process has done it meanwhile
+            self._summary.skipped.add(task.source)
+            self._release(task.output)
             return False
-        if job.output.exists() and not self._finished.knows(job):
+        if task.output.exists() and not self._log.is_ours(task):
             raise InputError(
-                f"{job.output} exists and is not known to be made from it",
+                f"{task.output} exists already, and the log of the folder does not list it",
                 hint="remove it, or give another folder with -o",
             )
         return True
 
     def _finish(self, item: _Item) -> None:
         try:
-            _write(item)
-            self._finished.add(item.job)
+            item.write()
+            self._log.add(item.task)
         except SrDeployError as e:
-            if isinstance(e.__cause__, OSError) and e.__cause__.errno in (
-                errno.ENOSPC,
-                getattr(errno, "EDQUOT", None),
-            ):
+            if isinstance(e.__cause__, OSError) and e.__cause__.errno in _DISK_FULL:
                 raise
-            self._fail(item.job, e)
+            self._fail(item.task, e)
             return
-        self._release(_claim_path(item.job))
-        self._summary.done.add(item.job.source)
-        self._say(_line(item))
-        self._wrote(item.job.output)
+        self._release(item.task.output)
+        self._summary.done.add(item.task.source)
+        self._reporter.log(str(item))
+        self._reporter.written(item.task.output)
 
-    def _fail(self, job: Job, error: SrDeployError) -> None:
-        self._release(_claim_path(job))
-        self._summary.failed.add(job.source)
-        self._say(f"failed: {job.source}: {error.message}")
+    def _fail(self, task: PictureTask, error: SrDeployError) -> None:
+        self._release(task.output)
+        self._summary.failed.add(task.source)
+        self._reporter.log(f"failed: {task.source}: {error.message}")
 
-    def _release(self, path: Path) -> None:
-        claim = self._claims.pop(path, None)
+    def _release(self, output: Path) -> None:
+        claim = self._claims.pop(output, None)
         if claim is not None:
             claim.__exit__(None, None, None)
 
 
-def _pictures_in(source: Path, output: Path) -> Iterator[Path]:
-    """Sorted; links are followed, once each."""
-    left_out = output.resolve()
-    seen: Set[Path] = set()
+def _find_pictures(source: Path, output: Path) -> Iterator[Path]:
+    """Yield the picture files of a folder tree, sorted. Links to folders are followed, each folder once."""
+    visited: Set[Path] = {output.resolve()}
 
     def walk(folder: Path) -> Iterator[Path]:
-        real = folder.resolve()
-        if real in seen or real == left_out:
+        if folder.resolve() in visited:
             return
-        seen.add(real)
+        visited.add(folder.resolve())
         try:
             entries = sorted(folder.iterdir())
         except OSError as e:
@@ -269,27 +273,3 @@ def _pictures_in(source: Path, output: Path) -> Iterator[Path]:
                 yield path
 
     return walk(source)
-
-
-def _write(item: _Item) -> None:
-    output = item.job.output
-    with atomic_path(output) as temporary:
-        named = temporary.with_suffix(
-            output.suffix.lower()
-        )  # OpenCV goes by the name; still hidden, still `.partial-`
-        try:
-            item.picture = write_picture(named, item.picture, format_for(output))
-            os.replace(str(named), str(temporary))
-        finally:
-            with contextlib.suppress(OSError):
-                named.unlink()
-
-
-def _line(item: _Item) -> str:
-    h, w = item.picture.rgb.shape[:2]
-    notes = "".join(f"; {note}" for note in item.picture.notes)
-    return f"{item.job.output}: {hw_text((h, w))} from {item.how}, {time.perf_counter() - item.started:.1f} s{notes}"
-
-
-def _claim_path(job: Job) -> Path:
-    return job.output.with_name(f".{job.output.name}.claim")

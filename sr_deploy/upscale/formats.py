@@ -1,4 +1,4 @@
-"""The picture formats we write and what each can hold, and what a file really is, by its first bytes."""
+"""Picture formats: those written and what they can hold, and the detection of a file's format and damage by its content."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sr_deploy.core.errors import InputError
 
 @dataclass(frozen=True)
 class Format:
-    """A format we write."""
+    """A format that can be written."""
 
     name: str
     suffixes: Tuple[str, ...]
@@ -26,7 +26,7 @@ class Format:
     exif: bool = False
     icc: bool = False
     side: int = 1 << 20
-    """The most pixels a side."""
+    """The largest height and width."""
 
 
 FORMATS = (
@@ -40,7 +40,7 @@ FORMATS = (
 )
 PNG = FORMATS[0]
 PICTURE_SUFFIXES = tuple(s for f in FORMATS for s in f.suffixes) + (".pbm", ".gif", ".jp2", ".avif")
-"""Files of a folder with these are taken; those that we do not write become PNG."""
+"""The suffixes of pictures in a folder. Results of formats that are not written become PNG."""
 
 _MAGIC = (
     (rb"\x89PNG\r\n\x1a\n", "PNG"),
@@ -59,52 +59,52 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 
 
 def format_of_name(path: Path) -> Optional[Format]:
-    """Return the format of a name's suffix, None where it is none that we write."""
+    """Return the format of a name's suffix. None if it cannot be written."""
     return next((f for f in FORMATS if path.suffix.lower() in f.suffixes), None)
 
 
 def format_for(path: Path) -> Format:
-    """Return the format of a result's name. Raises InputError where it is none that we write."""
-    found = format_of_name(path)
-    if found is None:
-        known = ", ".join(f.suffixes[0] for f in FORMATS)
-        what = (
-            f"'{path.suffix}' is no format we write"
+    """Return the format of a result by its name. Raises InputError if it cannot be written."""
+    target = format_of_name(path)
+    if target is None:
+        suffixes = ", ".join(f.suffixes[0] for f in FORMATS)
+        problem = (
+            f"the format '{path.suffix}' is not supported"
             if path.suffix
-            else "its name does not say a format, and there is no such folder"
+            else "its name has no suffix, and there is no such folder"
         )
-        raise InputError(f"cannot write {path}: {what}", hint=f"give a name ending in {known}")
-    return found
+        raise InputError(f"cannot write {path}: {problem}", hint=f"use one of {suffixes}")
+    return target
 
 
-def content_of(head: bytes) -> str:
-    """Return what a file is by its first bytes, `PNG` or `GIF` say; empty where that is unknown."""
+def content_format(head: bytes) -> str:
+    """Return the name of a file's format by its first bytes, for example `PNG` or `GIF`. Empty if unknown."""
     return next((name for magic, name in _MAGIC if re.match(magic, head, re.DOTALL)), "")
 
 
 def is_picture(path: Path) -> bool:
-    """Tell whether a file is a picture by its content, or at least by its name. Raises InputError when it cannot be read."""
+    """Return whether a file is a picture by its content, or else by its name. Raises InputError if it cannot be read."""
     try:
         with open(path, "rb") as f:
-            return bool(content_of(f.read(64))) or path.suffix.lower() in PICTURE_SUFFIXES
+            return bool(content_format(f.read(64))) or path.suffix.lower() in PICTURE_SUFFIXES
     except OSError as e:
         raise InputError(f"cannot read {path}: {e.strerror or e}") from e
 
 
-def damage(data: bytes) -> str:
-    """Say what shows that a PNG or JPEG file is not whole; empty where nothing does.
+def find_damage(data: bytes) -> str:
+    """Return the evidence that a PNG or JPEG file is damaged. Empty if there is none.
 
-    OpenCV up to 4.x fills what a truncated JPEG file lacks with grey, and reads PNG chunks whose checksums are wrong.
+    OpenCV up to 4.x fills the missing part of a truncated JPEG file with grey, and reads PNG chunks with wrong checksums.
     """
-    kind = content_of(data[:16])
+    check = {"PNG": _png_damage, "JPEG": _jpeg_damage}.get(content_format(data[:16]))
     try:
-        return _png_damage(data) if kind == "PNG" else _jpeg_damage(data) if kind == "JPEG" else ""
+        return check(data) if check is not None else ""
     except struct.error:
         return "it ends inside a header"
 
 
 def png_chunks(data: bytes) -> Iterator[Tuple[bytes, int, int]]:
-    """Yield each chunk of a PNG file: its name, where its content starts and where that ends. Raises struct.error at the file's end."""
+    """Yield (name, start, end) of the content of each chunk of a PNG file. Raises struct.error if it is cut off."""
     position = 8
     while position < len(data):
         size, name = struct.unpack_from(">I4s", data, position)

@@ -1,20 +1,19 @@
-"""Choose a variant for each frame, so that a rate is held: as large as it can be, smaller at once when a frame was late.
+"""Choose a network variant per frame to hold a frame rate: the largest that fits, and a smaller one as soon as a frame is late.
 
     governor = Governor(upscalers, fps=24, names=("d1", "d2", "d3"))
     for frame in camera:
         show(governor(frame))
 
-Each variant is timed on the first frame of a size. From then on one number stands for the state of the machine: the *load*, by
-how much the variant in use takes longer than it did then. All other variants' times are predicted by it.
+Each variant is timed on the first frame of a size. After that a single number describes the state of the machine: the *load*,
+the current variant's time relative to its calibration. The times of all other variants are predicted with it.
 
-- Down: a frame that takes longer than its share (1/fps) is the last one of its variant: the next is made by the largest
-  whose prediction under this load fits into HEADROOM of the share.
-- Up: only when the larger one's prediction under the worst load of the last `hold` frames fits. `hold` is half a second, and
-  doubles for a variant each time it was too slow soon after it was taken (up to MOST_PATIENCE times): a variant that just does
-  not fit, or not for long under the machine's noise, is tried ever more rarely, and on ever longer evidence. It falls back to
-  half a second when the variant has lasted.
-- Power: over `max_watts` it goes down by one, at most once a second, as sensors tell the past; a variant that drew too much
-  is tried again like a slow one.
+- Down: after a frame that takes longer than its share (1/fps), the next one is made by the largest variant whose predicted time
+  under the same load fits into HEADROOM of the share.
+- Up: only if the larger variant's predicted time fits under the worst load of the last `hold` frames. `hold` is half a second.
+  It doubles for a variant each time it was too slow soon after it was chosen, up to a factor of MAX_PATIENCE: a variant that
+  does not quite fit is tried ever more rarely, on ever longer evidence. It is reset when the variant has lasted.
+- Power: above `max_watts` it goes down by one, at most once per second, since sensors report the past. A variant that drew too
+  much is retried like a slow one.
 """
 
 from __future__ import annotations
@@ -31,43 +30,43 @@ from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Sequenc
 import numpy as np
 
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.sizes import HW
 
 HEADROOM = 0.9
-"""Of a frame's share of time; what is left lets a backlog shrink."""
+"""Of a frame's share of time. The rest lets a backlog shrink."""
 HOLD_S = 0.5
-MOST_PATIENCE = 32
+MAX_PATIENCE = 32
 _SOON = 4
-"""Holds, within which a variant that is too slow was taken too early."""
+"""A variant that is too slow within this many holds was chosen too early."""
 _CALIBRATION_RUNS = 3
 
 
 @contextlib.contextmanager
-def log_to(path: Path) -> Iterator[Callable[[Dict[str, Any]], None]]:
-    """Yield a log for a Governor that appends each entry, a line of JSON, to the file, which the first one makes.
+def open_log(path: Path) -> Iterator[Callable[[Dict[str, Any]], None]]:
+    """Yield a log for a Governor that appends each entry to a file as a line of JSON. The first entry creates the file.
 
-    The log raises InputError where it cannot be written.
+    The log raises InputError if it cannot write.
     """
     with contextlib.ExitStack() as stack:
-        lines: List[TextIO] = []
+        files: List[TextIO] = []
 
-        def note(entry: Dict[str, Any]) -> None:
+        def log(entry: Dict[str, Any]) -> None:
             try:
-                if not lines:
-                    lines.append(
-                        stack.enter_context(open(path, "a", encoding="utf-8", buffering=1))
-                    )
-                lines[0].write(json.dumps(entry) + "\n")
+                if not files:
+                    f = open(path, "a", encoding="utf-8", buffering=1)
+                    files.append(stack.enter_context(f))
+                files[0].write(json.dumps(entry) + "\n")
             except OSError as e:
                 raise InputError(
                     f"cannot write {path}: {e.strerror or e}",
-                    hint="free some space, or give another output",
+                    hint="free some disk space, or give another output",
                 ) from e
 
-        yield note
+        yield log
 
 
 class Governor:
-    """Upscales frames as an Upscaler does, by a variant of its choice. Every frame is upscaled, late or not. One thread at a time."""
+    """Upscales frames like an Upscaler, with a variant of its choice. No frame is dropped. Not thread-safe."""
 
     def __init__(
         self,
@@ -80,28 +79,17 @@ class Governor:
         log: Callable[[Dict[str, Any]], None] = lambda entry: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Govern `upscalers`, called `names`, in the order from the smallest to the largest.
+        """Govern `upscalers`, called `names`, ordered from the smallest to the largest.
 
-        fps: frames a second to hold. watts: returns the power drawn now (see `power.live_watts`), None while it is not known;
-        max_watts: its bound. log: is given what happened to each frame, as plain data. clock: seconds.
-        Raises InputError when these do not fit together.
+        fps: frames per second to hold. watts: returns the power drawn now (see `power.live_watts`), None while unknown.
+        max_watts: its bound. log: receives an entry per frame, as plain data. clock: in seconds.
+        Raises InputError on values that do not fit together.
         """
-        if not upscalers or len(upscalers) != len(names):
-            raise InputError(
-                f"a governor of {len(upscalers)} variants with {len(names)} names; expected one name for each, at least one"
-            )
-        if len({u.scale for u in upscalers}) > 1:
-            raise InputError(
-                f"the variants upscale by different factors: {', '.join(f'{n} by {u.scale}' for n, u in zip(names, upscalers))}"
-            )
-        if not (fps > 0 and math.isfinite(fps)):
-            raise InputError(
-                f"a rate of {fps} frames a second cannot be held; expected a positive number"
-            )
+        _check(upscalers, names, fps)
         if max_watts is not None and not max_watts > 0:
-            raise InputError(f"a bound of {max_watts} W cannot be held; expected a positive number")
+            raise InputError(f"cannot hold a power bound of {max_watts} W; expected a positive one")
         if max_watts is not None and watts is None:
-            raise InputError("a bound on the power needs a way to read it, `watts`")
+            raise InputError("a power bound needs a function that reads the power, `watts`")
         self.scale: int = upscalers[0].scale
         self.names = tuple(names)
         self.share_s = 1 / fps
@@ -112,151 +100,169 @@ class Governor:
         self._hold = max(round(HOLD_S * fps), 4)
         self._idle_s: Dict[Tuple[int, ...], List[float]] = {}  # by size, of each variant
         self._size: Tuple[int, ...] = ()
-        self._now = 0
-        self._loads: Deque[float] = deque(maxlen=self._hold * MOST_PATIENCE)
+        self._current = 0
+        self._loads: Deque[float] = deque(maxlen=self._hold * MAX_PATIENCE)
         self._patience = [1] * len(names)
-        self._since = 0  # frames by the variant in use
-        self._backlog_s = self._spent_s = 0.0
+        self._since_switch = 0  # frames made by the current variant
+        self._backlog_s = self._total_s = 0.0
         self.frames = [0] * len(names)
-        """By each variant."""
+        """The number of frames made by each variant."""
         self.late = self.switches = 0
-        """Frames that took longer than their share, and changes of the variant."""
+        """The number of frames that took longer than their share, and of changes of the variant."""
 
     @property
     def identity(self) -> str:
-        """Name the variants governed and the rate."""
-        return f"{1 / self.share_s:g} fps of " + "; ".join(
-            getattr(u, "identity", "") for u in self._upscalers
-        )
+        """The governed networks and the rate."""
+        return f"{1 / self.share_s:g} fps of " + "; ".join(u.identity for u in self._upscalers)
 
     def describe(self) -> str:
-        """Say in a line what is governed."""
+        """Return a line on the governed variants, the rate and the bound."""
         bound = f", at most {self._max_watts:g} W" if self._max_watts is not None else ""
-        return f"governor: {', '.join(self.names)} at {1 / self.share_s:g} frames a second{bound}"
+        return f"governor: {', '.join(self.names)} at {1 / self.share_s:g} frames/s{bound}"
 
-    def plan(self, hw: Sequence[int]) -> None:
-        """Raise InputError when a variant cannot take frames of (h, w)."""
+    def plan(self, hw: HW) -> None:
+        """Raise InputError if a variant cannot take frames of (h, w)."""
         for upscaler in self._upscalers:
-            if hasattr(upscaler, "plan"):
-                upscaler.plan(hw)
+            upscaler.plan(hw)
 
-    def __call__(self, rgb: np.ndarray) -> np.ndarray:
-        """Upscale a frame, (H, W, 3) RGB of any type an Upscaler takes. The first of a size times every variant on it."""
-        size = rgb.shape[:2]
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Upscale a frame, (H, W, 3) RGB of any dtype an Upscaler takes. The first frame of a size calibrates all variants."""
+        size = image.shape[:2]
         if size not in self._idle_s:
-            self._calibrate(rgb)
+            self._calibrate(image)
         if size != self._size:
             self._size, self._backlog_s = size, 0.0
             self._loads.clear()
-            self._take(self._largest(1.0, below=len(self.names)))
-        chosen = self._now
+            self._switch_to(self._largest_fitting(1.0, below=len(self.names)))
+        variant = self._current
         start = self._clock()
-        y = self._upscalers[chosen](rgb)
-        took = self._clock() - start
-        self._account(took)
-        self._log(self._entry(chosen, took, *self._choose(took)))
+        y = self._upscalers[variant](image)
+        seconds = self._clock() - start
+        self._account(seconds)
+        watts = self._watts() if self._watts is not None and self._max_watts is not None else None
+        reason = self._choose_next(seconds, watts)
+        self._log(self._entry(variant, seconds, watts, reason))
         return y
 
     def summary(self) -> str:
-        """Say in a line how the rate was held and by what."""
+        """Return a line on how the rate was held, and by which variants."""
         total = max(sum(self.frames), 1)
-        used = ", ".join(f"{name} {n / total:.0%}" for name, n in zip(self.names, self.frames) if n)
-        held = f"{total - self.late} of {total} frames in {self.share_s * 1000:.1f} ms each"
-        return f"{held}, {self._spent_s / total * 1000:.1f} ms on average; by {used}; {self.switches} switches"
+        shares = zip(self.names, self.frames)
+        used = ", ".join(f"{name} {n / total:.0%}" for name, n in shares if n)
+        in_time = f"{total - self.late} of {total} frames within {self.share_s * 1000:.1f} ms"
+        mean_ms = self._total_s / total * 1000
+        return f"{in_time}, {mean_ms:.1f} ms on average; by {used}; {self.switches} switches"
 
-    def _calibrate(self, rgb: np.ndarray) -> None:
+    def _calibrate(self, image: np.ndarray) -> None:
         times = []
         for upscaler in self._upscalers:
-            upscaler(rgb)  # the first run at a size also allocates
+            upscaler(image)  # the first run at a size also allocates
             times.append(math.inf)
-        # In turns, and the least of each: what else the machine does meanwhile makes single runs longer, not the variants.
+        # Interleaved, and the minimum of each: other work on the machine slows single runs, not variants.
         for _ in range(_CALIBRATION_RUNS):
             for v, upscaler in enumerate(self._upscalers):
-                if (
-                    2 * self.share_s < times[v] < math.inf
-                ):  # it will not be taken, however exactly its time is known
+                if 2 * self.share_s < times[v] < math.inf:  # far too slow: no need for precision
                     continue
                 start = self._clock()
-                upscaler(rgb)
+                upscaler(image)
                 times[v] = min(times[v], max(self._clock() - start, 1e-9))
-        self._idle_s[rgb.shape[:2]] = times
-        spent = {name: round(t * 1000, 2) for name, t in zip(self.names, times)}
+        self._idle_s[image.shape[:2]] = times
         self._log(
             {
-                "calibrated": list(rgb.shape[:2]),
-                "ms": spent,
-                "share_ms": round(self.share_s * 1000, 2),
+                "calibrated": list(image.shape[:2]),
+                "ms": {name: _ms(t) for name, t in zip(self.names, times)},
+                "share_ms": _ms(self.share_s),
             }
         )
 
-    def _account(self, took: float) -> None:
-        self._loads.append(took / self._idle_s[self._size][self._now])
-        # What is longer ago than the hold is not made up for: a live source has dropped those frames.
-        self._backlog_s = min(max(self._backlog_s + took - self.share_s, 0.0), HOLD_S)
-        self._spent_s += took
-        self.frames[self._now] += 1
-        self.late += took > self.share_s
-        self._since += 1
-        if self._since == self._hold * MOST_PATIENCE:
-            self._patience[self._now] = 1
+    def _account(self, seconds: float) -> None:
+        self._loads.append(seconds / self._idle_s[self._size][self._current])
+        # A backlog of more than the hold is not made up for: a live source has dropped those frames.
+        self._backlog_s = min(max(self._backlog_s + seconds - self.share_s, 0.0), HOLD_S)
+        self._total_s += seconds
+        self.frames[self._current] += 1
+        self.late += seconds > self.share_s
+        self._since_switch += 1
+        if self._since_switch == self._hold * MAX_PATIENCE:
+            self._patience[self._current] = 1
 
-    def _choose(self, took: float) -> Tuple[Optional[float], str]:
-        """Decide on the next frame's variant; return the power drawn, where it is read, and why it changes, if it does."""
-        watts = self._watts() if self._watts is not None and self._max_watts is not None else None
-        if took > self.share_s:
-            smaller = self._largest(self._loads[-1], below=self._now)
-            if smaller < self._now:
-                return watts, self._down(
-                    smaller, f"took {took * 1000:.1f} ms of {self.share_s * 1000:.1f}"
-                )
-            return watts, f"even {self.names[0]} is too slow now"
+    def _choose_next(self, seconds: float, watts: Optional[float]) -> str:
+        """Choose the next frame's variant, and return the reason if it changes."""
+        current = self._current
+        if seconds > self.share_s:
+            smaller = self._largest_fitting(self._loads[-1], below=current)
+            if smaller == current:
+                return f"even {self.names[0]} is too slow now"
+            share_ms = self.share_s * 1000
+            return self._step_down(smaller, f"took {seconds * 1000:.1f} ms of {share_ms:.1f}")
         if watts is not None and self._max_watts is not None and watts > self._max_watts:
-            if self._now > 0 and self._since >= 2 * self._hold:
-                return watts, self._down(
-                    self._now - 1, f"draws {watts:.1f} W of {self._max_watts:g}"
-                )
-            return watts, ""
-        larger = self._now + 1
-        if larger < len(self.names) and not self._backlog_s:
-            hold = self._hold * self._patience[larger]
-            worst = max(itertools.islice(reversed(self._loads), hold))
-            if self._since >= hold and self._predicted(larger, worst) <= HEADROOM * self.share_s:
-                return watts, self._up(larger, worst)
-        return watts, ""
+            if current == 0 or self._since_switch < 2 * self._hold:
+                return ""
+            return self._step_down(current - 1, f"draws {watts:.1f} W of {self._max_watts:g}")
+        larger = current + 1
+        if larger == len(self.names) or self._backlog_s:
+            return ""
+        hold = self._hold * self._patience[larger]
+        worst = max(itertools.islice(reversed(self._loads), hold))
+        fits = self._predict(larger, worst) <= HEADROOM * self.share_s
+        return self._step_up(larger, worst) if fits and self._since_switch >= hold else ""
 
-    def _largest(self, load: float, *, below: int) -> int:
-        fitting = [v for v in range(below) if self._predicted(v, load) <= HEADROOM * self.share_s]
-        return max(fitting, default=0)
+    def _largest_fitting(self, load: float, *, below: int) -> int:
+        budget = HEADROOM * self.share_s
+        return max((v for v in range(below) if self._predict(v, load) <= budget), default=0)
 
-    def _predicted(self, variant: int, load: float) -> float:
+    def _predict(self, variant: int, load: float) -> float:
         return self._idle_s[self._size][variant] * load
 
-    def _down(self, to: int, why: str) -> str:
-        if self._since <= _SOON * self._hold * self._patience[self._now]:
-            self._patience[self._now] = min(2 * self._patience[self._now], MOST_PATIENCE)
-        predicted = self._predicted(to, self._loads[-1])
-        reason = f"{self.names[self._now]} {why}; {self.names[to]} should take {predicted * 1000:.1f} ms (load {self._loads[-1]:.2f})"
-        self._take(to)
+    def _step_down(self, variant: int, cause: str) -> str:
+        if self._since_switch <= _SOON * self._hold * self._patience[self._current]:
+            doubled = 2 * self._patience[self._current]
+            self._patience[self._current] = min(doubled, MAX_PATIENCE)
+        prediction = self._prediction_text(variant, self._loads[-1])
+        reason = f"{self.names[self._current]} {cause}; {prediction}"
+        self._switch_to(variant)
         return reason
 
-    def _up(self, to: int, load: float) -> str:
-        reason = f"{self._since} frames in time; {self.names[to]} should take {self._predicted(to, load) * 1000:.1f} ms (load {load:.2f})"
-        self._take(to)
+    def _step_up(self, variant: int, load: float) -> str:
+        reason = f"{self._since_switch} frames in time; {self._prediction_text(variant, load)}"
+        self._switch_to(variant)
         return reason
 
-    def _take(self, variant: int) -> None:
-        self.switches += variant != self._now and sum(self.frames) > 0
-        self._now, self._since = variant, 0
+    def _prediction_text(self, variant: int, load: float) -> str:
+        ms = self._predict(variant, load) * 1000
+        return f"{self.names[variant]} should take {ms:.1f} ms (load {load:.2f})"
 
-    def _entry(self, variant: int, took: float, watts: Optional[float], why: str) -> Dict[str, Any]:
+    def _switch_to(self, variant: int) -> None:
+        self.switches += variant != self._current and sum(self.frames) > 0
+        self._current, self._since_switch = variant, 0
+
+    def _entry(
+        self, variant: int, seconds: float, watts: Optional[float], reason: str
+    ) -> Dict[str, Any]:
         entry = {
             "frame": sum(self.frames),
             "variant": self.names[variant],
-            "ms": round(took * 1000, 2),
-            "share_ms": round(self.share_s * 1000, 2),
-            "late": took > self.share_s,
-            "backlog_ms": round(self._backlog_s * 1000, 2),
-            "next": self.names[self._now],
-            "why": why,
+            "ms": _ms(seconds),
+            "share_ms": _ms(self.share_s),
+            "late": seconds > self.share_s,
+            "backlog_ms": _ms(self._backlog_s),
+            "next": self.names[self._current],
+            "why": reason,
         }
         return entry if watts is None else {**entry, "watts": round(watts, 2)}
+
+
+def _check(upscalers: Sequence[Any], names: Sequence[str], fps: float) -> None:
+    if not upscalers or len(upscalers) != len(names):
+        raise InputError(
+            f"{len(upscalers)} variants, but {len(names)} names; expected at least one variant and a name for each"
+        )
+    if len({u.scale for u in upscalers}) > 1:
+        scales = ", ".join(f"{name} by {u.scale}" for name, u in zip(names, upscalers))
+        raise InputError(f"the variants upscale by different factors: {scales}")
+    if not (fps > 0 and math.isfinite(fps)):
+        raise InputError(f"cannot hold a rate of {fps} frames/s; expected a positive number")
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 2)

@@ -1,103 +1,82 @@
-"""Work of threads beside the one that computes: reading ahead of it, and writing behind it, both with bounded queues."""
+"""Reading ahead of the computation and writing behind it, each in a thread with a bounded queue."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from typing import Any, Callable, Generic, Iterable, Iterator, Optional, TypeVar
+import collections
+import concurrent.futures
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Callable, Deque, Generator, Generic, Iterable, Iterator, Optional, TypeVar
 
 T = TypeVar("T")
-_END = object()
-_WAKE_S = 0.2
-"""How long one waits before looking whether the other side is still there; also how soon Ctrl-C is seen on Windows."""
+_END: Any = object()
+_POLL_S = 0.2
+"""Waits are cut into pieces of this length: on Windows Ctrl-C does not interrupt a wait without a timeout."""
 
 
-def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
-    """Yield the items, which a thread makes up to `depth` ahead. What it raises is raised here, in its turn."""
-    waiting: queue.Queue = queue.Queue(depth)
-    left = threading.Event()
-    failed: list = []
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not _put(waiting, item, left):
-                    return
-        except BaseException as e:
-            failed.append(e)
-        _put(waiting, _END, left)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+def read_ahead(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
+    """Yield the items, which a thread produces up to `depth` ahead. Its exceptions are raised in their turn."""
+    iterator: Iterator[T] = iter(items)
+    pool = ThreadPoolExecutor(max_workers=1)
+    pending = collections.deque(pool.submit(next, iterator, _END) for _ in range(depth))
     try:
         while True:
-            item = _get(waiting, left)
+            item = _result(pending.popleft())
             if item is _END:
                 break
+            pending.append(pool.submit(next, iterator, _END))
             yield item
+            del item
     finally:
-        left.set()
-        thread.join()
-        close = getattr(items, "close", None)
-        if close is not None:  # a generator left in the middle lets go of its files
-            close()
-    if failed:
-        raise failed[0]
+        for future in pending:
+            future.cancel()
+        pool.shutdown()
+        if hasattr(items, "close"):  # so that an unfinished generator closes its files
+            items.close()
 
 
-class Behind(Generic[T]):
-    """Call `function(item)` in a thread, in order, up to `depth` items behind. What it raises is raised by `put` or `close`."""
+class WriteBehind(Generic[T]):
+    """Calls `function(item)` in a thread, in order. Its exceptions are raised by the next call of a method."""
 
     def __init__(self, function: Callable[[T], object], depth: int = 2) -> None:
+        """depth: how many items may wait while one is being processed."""
         self._function = function
-        self._waiting: queue.Queue = queue.Queue(depth)
-        self._left = threading.Event()
-        self._failed: Optional[BaseException] = None
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+        self._depth = depth
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._pending: Deque[Future[None]] = collections.deque()
+        self._error: Optional[BaseException] = None
 
     def put(self, item: T) -> None:
-        """Hand over an item; waits while `depth` items are waiting."""
-        _put(self._waiting, item, self._left)
-        self._raise()
+        """Queue an item, once fewer than `depth` are waiting."""
+        self._wait(self._depth)
+        self._pending.append(self._pool.submit(self._process, item))
+
+    def drain(self) -> None:
+        """Wait until all items are processed."""
+        self._wait(0)
 
     def close(self) -> None:
-        """Wait until all items are done."""
-        _put(self._waiting, _END, self._left)
-        self._thread.join()
-        self._raise()
-
-    def _raise(self) -> None:
-        if self._failed is not None:
-            raise self._failed
-
-    def _work(self) -> None:
+        """Wait until all items are processed, and end the thread."""
         try:
-            while True:
-                item = _get(self._waiting, self._left)
-                if item is _END:
-                    return
-                self._function(item)
-        except BaseException as e:
-            self._failed = e
+            self.drain()
         finally:
-            self._left.set()
+            self._pool.shutdown()
 
+    def _wait(self, unfinished: int) -> None:
+        while len(self._pending) > unfinished:
+            _result(self._pending.popleft())
+        if self._error is not None:
+            raise self._error
 
-def _put(waiting: queue.Queue, item: Any, left: threading.Event) -> bool:
-    while not left.is_set():
+    def _process(self, item: T) -> None:
+        if self._error is not None:  # items after a failed one are dropped
+            return
         try:
-            waiting.put(item, timeout=_WAKE_S)
-            return True
-        except queue.Full:
-            pass
-    return False
+            self._function(item)
+        except BaseException as e:
+            self._error = e
 
 
-def _get(waiting: queue.Queue, left: threading.Event) -> Any:
-    while not left.is_set():
-        try:
-            return waiting.get(timeout=_WAKE_S)
-        except queue.Empty:
-            pass
-    return _END
+def _result(future: Future[T]) -> T:
+    while not future.done():
+        concurrent.futures.wait([future], timeout=_POLL_S)
+    return future.result()

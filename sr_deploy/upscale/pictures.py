@@ -1,12 +1,12 @@
-"""Pictures as files hold them, through an `Upscaler` and back: what becomes of grey, alpha, 16 bit, profiles and orientation.
+"""Pictures as files store them: reading, upscaling by an `Upscaler`, and writing, with all that belongs to the pixels.
 
-- Grey stays grey, by the luma of what the network makes of it. A palette becomes colours, one bit grey.
-- Alpha is upscaled apart, bicubically; before that, colours that cannot be seen are filled with those around them, so that
-  they do not bleed into the ones that can.
-- 8 and 16 bit per channel stay so; float pictures are refused, and so are animations and files of several pages.
-- EXIF, XMP and ICC profile are kept where the result's format holds them. So is EXIF's orientation, the pixels staying as they
-  are stored; where it cannot be kept, it is applied, and AVIF's always. TIFF's is applied by OpenCV as it reads. OpenCV before
-  4.12 cannot tell EXIF: nothing is kept then, and a JPEG file's orientation is applied.
+- Grey stays grey: the luma of the network's result. Palettes become colours, one bit becomes grey.
+- Alpha is upscaled separately, bicubically. Before that, invisible colours are replaced by those around them, so that they do
+  not bleed into visible ones.
+- 8 and 16 bit per channel are kept. Float pictures, animations and files of several pages are refused.
+- EXIF, XMP and ICC profiles are kept if the output format can hold them. So is EXIF's orientation, with the pixels as stored.
+  It is applied where it cannot be kept, and always for AVIF. OpenCV applies TIFF's when reading. OpenCV before 4.12 cannot read
+  EXIF: then nothing is kept, and a JPEG file's orientation is applied.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ import numpy as np
 
 from sr_deploy.core.errors import InputError, MissingPackageError
 from sr_deploy.core.sizes import hw_text
-from sr_deploy.upscale.formats import Format, content_of, damage, format_of_name
+from sr_deploy.upscale.formats import Format, content_format, find_damage, format_of_name
 from sr_deploy.upscale.metadata import (
     ASSOCIATED,
     CMYK,
     UNASSOCIATED,
     TiffFacts,
+    avif_orientation,
     complete_tiff,
     exif_of_jpeg,
-    orientation,
-    resized,
-    tiff_facts,
+    read_orientation,
+    read_tiff_facts,
+    resize_exif,
     transparent_grey,
-    turn_of_avif,
     unscaled_maximum,
-    upright,
+    with_upright_orientation,
 )
+from sr_deploy.upscale.upscaler import Upscaler
 
 JPEG_QUALITY = 95
 _EXIF, _XMP, _ICC = 0, 1, 2  # OpenCV's numbers
@@ -57,38 +58,25 @@ class Picture:
     """(H, W) of the same dtype."""
     grey: bool = False
     metadata: Optional[Dict[int, bytes]] = None
-    """OpenCV's kind -> what the file said; None where this OpenCV cannot tell."""
+    """OpenCV's metadata kind -> its bytes. None if this OpenCV cannot read them."""
     notes: Tuple[str, ...] = ()
-    """What a user should know of it."""
+    """Remarks for the user."""
 
 
 def read_picture(path: Path) -> Picture:
-    """Read a picture; its content decides what it is, not its name. Raises InputError where it is damaged or of no kind we take."""
+    """Read a picture. Its content decides its format, not its name. Raises InputError if it is damaged or unsupported."""
     cv2 = opencv()
     try:
-        data = np.fromfile(
-            str(path), dtype=np.uint8
-        )  # imread cannot open every Unicode path on Windows
+        content = path.read_bytes()
     except OSError as e:
         raise InputError(f"cannot read the picture {path}: {e.strerror or e}") from e
-    kind, raw = content_of(data[:64].tobytes()), data.data
-    problem = "it is empty" if not data.size else damage(raw)
-    if problem:
-        raise InputError(f"{path} is damaged: {problem}", hint="fetch or copy it again")
-    tiff = tiff_facts(raw) if kind == "TIFF" else TiffFacts()
-    if tiff.photometric == CMYK:
-        raise InputError(f"{path} holds CMYK colours", hint="convert it to RGB first")
-    pages = cv2.imcount(str(path)) if kind in _ANIMATED and hasattr(cv2, "imcount") else 1
-    if pages > 1:
-        raise InputError(
-            f"{path} holds {pages} frames or pages; expected one",
-            hint="give them one by one, or as a video",
-        )
-    if (
-        tiff.extra == UNASSOCIATED
-    ):  # libtiff multiplies the colours by alpha, unless that is said to be done
-        data[tiff.extra_at] = data[tiff.extra_at + 1] = 0
-    image, metadata = _decoded(cv2, data)
+    kind = content_format(content)
+    tiff = read_tiff_facts(content) if kind == "TIFF" else TiffFacts()
+    _check_content(path, content, kind, tiff)
+    if tiff.extra == UNASSOCIATED:
+        # libtiff would multiply the colours by alpha. An unspecified channel is left alone.
+        content = content[: tiff.extra_at] + b"\0\0" + content[tiff.extra_at + 2 :]
+    image, metadata = _decode(cv2, np.frombuffer(content, np.uint8))
     if image is None:
         raise InputError(
             f"{path} is not a picture that can be read, or it is damaged"
@@ -96,118 +84,141 @@ def read_picture(path: Path) -> Picture:
         )
     if image.dtype not in (np.uint8, np.uint16):
         raise InputError(
-            f"{path} holds {image.dtype} values; expected 8 or 16 bit per channel",
+            f"{path} has {image.dtype} values; expected 8 or 16 bit per channel",
             hint="convert it first",
         )
     notes: List[str] = []
     named = format_of_name(path)
-    if (
-        named is not None
-        and kind
-        and named.name != kind
-        and not {named.name, kind} <= {"PPM", "PGM", "PBM"}
-    ):
+    netpbm = {"PPM", "PGM", "PBM"}
+    if named and kind and named.name != kind and not {named.name, kind} <= netpbm:
         notes.append(f"it is a {kind} file in spite of its name")
-    if metadata is None:
-        turn = orientation(exif_of_jpeg(raw)) if kind == "JPEG" else 1
-        image = image if turn == 1 else _turned(image, turn)
-        notes.append(
-            "this OpenCV cannot read EXIF and colour profiles: none are kept (4.12 and newer can)"
-        )
-    elif tiff.icc:
-        metadata[_ICC] = tiff.icc
-    if kind == "AVIF":
-        image = _turned(image, turn_of_avif(raw))
-        if metadata and _EXIF in metadata:
-            metadata[_EXIF] = upright(metadata[_EXIF])
     if tiff.extra and image.ndim == 2:
-        notes.append("the transparency of a grey TIFF file cannot be read: it is not kept")
-    if metadata and kind == "JPEG" and _ICC in metadata and metadata[_ICC][16:20] == b"CMYK":
-        del metadata[_ICC]
-        notes.append("its CMYK colours became RGB without their profile")
-    picture = _picture(image)
-    largest = np.iinfo(image.dtype).max
-    if kind == "PNG" and picture.alpha is None and picture.grey:
-        key = transparent_grey(raw)
-        if key is not None:
-            picture = replace(
-                picture, alpha=np.where(picture.rgb[:, :, 0] == key, 0, largest).astype(image.dtype)
-            )
-    elif kind in ("PPM", "PGM"):
-        white = unscaled_maximum(raw)
-        if white is not None and white != largest:
-            picture = replace(
-                picture,
-                rgb=np.rint(np.minimum(picture.rgb / np.float32(white), 1) * largest).astype(
-                    image.dtype
-                ),
-            )
-    elif tiff.extra == ASSOCIATED and picture.alpha is not None:
-        picture = replace(picture, rgb=_divided(picture.rgb, picture.alpha))
+        notes.append("the transparency of a grey TIFF file cannot be read: it is lost")
+    image = _orient(image, metadata, kind, content)
+    picture = _correct_pixels(_picture_of(image), kind, tiff, content)
+    notes += _correct_metadata(metadata, kind, tiff)
     return replace(picture, metadata=metadata, notes=tuple(notes))
 
 
-def upscaled(picture: Picture, upscaler: Any, wanted: Format) -> Picture:
-    """Upscale a picture to be written as `wanted`. Raises InputError where that format cannot hold it."""
+def _check_content(path: Path, content: bytes, kind: str, tiff: TiffFacts) -> None:
+    """Raise InputError if a file is damaged, of several pages, or in CMYK."""
+    damage = find_damage(content) if content else "it is empty"
+    if damage:
+        raise InputError(f"{path} is damaged: {damage}", hint="download or copy it again")
+    if tiff.photometric == CMYK:
+        raise InputError(f"{path} has CMYK colours", hint="convert it to RGB first")
+    cv2 = opencv()
+    pages = cv2.imcount(str(path)) if kind in _ANIMATED and hasattr(cv2, "imcount") else 1
+    if pages > 1:
+        raise InputError(
+            f"{path} has {pages} frames or pages; expected one",
+            hint="give them one by one, or as a video",
+        )
+
+
+def _orient(
+    image: np.ndarray, metadata: Optional[Dict[int, bytes]], kind: str, content: bytes
+) -> np.ndarray:
+    """Apply the orientation where the result's metadata cannot state it."""
+    if kind == "AVIF":
+        return _apply_orientation(image, avif_orientation(content))
+    if kind == "JPEG" and metadata is None:
+        return _apply_orientation(image, read_orientation(exif_of_jpeg(content)))
+    return image
+
+
+def _correct_metadata(
+    metadata: Optional[Dict[int, bytes]], kind: str, tiff: TiffFacts
+) -> List[str]:
+    """Correct what OpenCV has read, in place, and return notes on what is lost."""
+    if metadata is None:
+        return ["this OpenCV cannot read EXIF and colour profiles: they are lost (4.12 can)"]
+    if tiff.icc:
+        metadata[_ICC] = tiff.icc
+    if kind == "AVIF" and _EXIF in metadata:
+        metadata[_EXIF] = with_upright_orientation(metadata[_EXIF])
+    if kind == "JPEG" and metadata.get(_ICC, b"")[16:20] == b"CMYK":
+        del metadata[_ICC]
+        return ["its CMYK colours became RGB without their profile"]
+    return []
+
+
+def _correct_pixels(picture: Picture, kind: str, tiff: TiffFacts, content: bytes) -> Picture:
+    """Apply what OpenCV ignores: a transparent grey, the white of PPM and PGM, and alpha that colours are multiplied by."""
+    dtype = picture.rgb.dtype
+    white = np.iinfo(dtype).max
+    if kind == "PNG" and picture.alpha is None and picture.grey:
+        key = transparent_grey(content)
+        if key is not None:
+            alpha = np.where(picture.rgb[:, :, 0] == key, 0, white).astype(dtype)
+            return replace(picture, alpha=alpha)
+    elif kind in ("PPM", "PGM"):
+        maximum = unscaled_maximum(content)
+        if maximum is not None and maximum != white:
+            scaled = np.minimum(picture.rgb / np.float32(maximum), 1) * white
+            return replace(picture, rgb=np.rint(scaled).astype(dtype))
+    elif tiff.extra == ASSOCIATED and picture.alpha is not None:
+        return replace(picture, rgb=_divide_by_alpha(picture.rgb, picture.alpha))
+    return picture
+
+
+def upscale_pixels(picture: Picture, upscaler: Upscaler, target: Format) -> Picture:
+    """Upscale a picture that is to be written as `target`. Raises InputError if that format cannot hold the result."""
     h, w = picture.rgb.shape[:2]
     s = upscaler.scale
-    problem = (
-        f"holds {hw_text((h * s, w * s))} pixels, more than {wanted.side} a side"
-        if max(h, w) * s > wanted.side
-        else "has transparent parts"
-        if picture.alpha is not None and not wanted.alpha
-        else "has 16 bit per channel"
-        if picture.rgb.dtype == np.uint16 and not wanted.deep
-        else ""
-    )
+    problem = ""
+    if max(h, w) * s > target.side:
+        problem = f"has {hw_text((h * s, w * s))} pixels, more than {target.side} a side"
+    elif picture.alpha is not None and not target.alpha:
+        problem = "has transparent parts"
+    elif picture.rgb.dtype == np.uint16 and not target.deep:
+        problem = "has 16 bit per channel"
     if problem:
         raise InputError(
-            f"the result {problem}, and {wanted.name} cannot hold that", hint="write PNG or TIFF"
+            f"the result {problem}, which {target.name} cannot hold", hint="write PNG or TIFF"
         )
-    picture, notes = _kept(picture, wanted)
-    rgb = picture.rgb if picture.alpha is None else _filled(picture.rgb, picture.alpha)
-    alpha = None
-    # Alpha, its own result, and both with the colours as OpenCV takes them.
-    out = upscaler(rgb) if picture.alpha is None else upscaler(rgb, more_per_px=6 * rgb.itemsize)
-    if picture.alpha is not None:
-        alpha = opencv().resize(
-            picture.alpha, (out.shape[1], out.shape[0]), interpolation=opencv().INTER_CUBIC
-        )
+    picture = _fit_metadata(picture, target)
+    if picture.alpha is None:
+        out, alpha = upscaler(picture.rgb), None
+    else:
+        # More memory: alpha, its result, and both together with the colours in OpenCV's order.
+        visible = _fill_invisible(picture.rgb, picture.alpha)
+        out = upscaler(visible, more_per_px=6 * visible.itemsize)
+        size = (out.shape[1], out.shape[0])
+        alpha = opencv().resize(picture.alpha, size, interpolation=opencv().INTER_CUBIC)
     metadata = dict(picture.metadata or {})
     if _EXIF in metadata:
-        metadata[_EXIF] = resized(metadata[_EXIF], (out.shape[0], out.shape[1]))
-    return Picture(out, alpha, picture.grey, metadata, (*picture.notes, *notes))
+        metadata[_EXIF] = resize_exif(metadata[_EXIF], (out.shape[0], out.shape[1]))
+    return replace(picture, rgb=out, alpha=alpha, metadata=metadata)
 
 
-def write_picture(path: Path, picture: Picture, wanted: Format) -> Picture:
-    """Write a picture to a file ending in a suffix of `wanted`; return it with what must be noted. Its pixels change. Raises OSError."""
-    pixels = _for_opencv(picture, wanted)
+def write_picture(path: Path, picture: Picture, target: Format) -> Picture:
+    """Write a picture to a file with a suffix of `target`. Its pixels are overwritten. Returns it with further notes.
+
+    Raises OSError.
+    """
+    pixels = _to_opencv(picture, target)
     metadata = dict(picture.metadata or {})
     profile = metadata.pop(_ICC, b"")
-    tiff = wanted.name == "TIFF"
-    if _written(
-        path, pixels, {**metadata, _ICC: profile} if profile and not tiff else metadata, wanted
-    ):
+    tiff = target.name == "TIFF"
+    embedded = {**metadata, _ICC: profile} if profile and not tiff else metadata
+    if _encode(path, pixels, embedded, target):
         alpha = picture.alpha is not None
         if tiff and (profile or alpha):
             complete_tiff(path, icc=profile, alpha=alpha)
         return picture
-    if shutil.disk_usage(path.parent).free < pixels.nbytes:  # OpenCV does not say why
+    if shutil.disk_usage(path.parent).free < pixels.nbytes:  # OpenCV does not give the reason
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    if not profile or tiff or not _written(path, pixels, metadata, wanted):
-        raise OSError(errno.EIO, f"OpenCV could not write it as {wanted.name}")
-    return replace(
-        picture,
-        notes=(
-            *picture.notes,
-            f"its colour profile is not one that {wanted.name} files may hold: it is not kept",
-        ),
-    )
+    if not profile or tiff or not _encode(path, pixels, metadata, target):
+        raise OSError(errno.EIO, f"OpenCV could not write it as {target.name}")
+    note = f"its colour profile is not valid in {target.name} files: it is lost"
+    return replace(picture, notes=(*picture.notes, note))
 
 
-def _written(path: Path, pixels: np.ndarray, metadata: Dict[int, bytes], wanted: Format) -> bool:
+def _encode(path: Path, pixels: np.ndarray, metadata: Dict[int, bytes], target: Format) -> bool:
+    """Write a file by OpenCV. Return whether it is complete."""
     cv2 = opencv()
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if wanted.name == "JPEG" else []
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if target.name == "JPEG" else []
     try:
         if metadata:
             values = [np.frombuffer(value, np.uint8) for value in metadata.values()]
@@ -216,20 +227,18 @@ def _written(path: Path, pixels: np.ndarray, metadata: Dict[int, bytes], wanted:
             done = cv2.imwrite(str(path), pixels, options)
     except cv2.error:
         return False
-    return done and _tail(path).endswith(_ENDS.get(wanted.name, b""))
+    return done and _tail(path).endswith(_ENDS.get(target.name, b""))
 
 
 def opencv() -> Any:
-    """Return OpenCV, quiet. Raises MissingPackageError."""
+    """Return OpenCV with its own messages switched off. Raises MissingPackageError."""
     try:
         import cv2
     except ImportError as e:
         raise MissingPackageError(
             "opencv-python-headless", needed_for="upscaling pictures", extra="upscale", cause=e
         ) from e
-    if hasattr(cv2, "utils") and hasattr(
-        cv2.utils, "logging"
-    ):  # its own lines beside our errors; not in every version
+    if hasattr(cv2, "utils") and hasattr(cv2.utils, "logging"):  # not in every version
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2
 
@@ -240,7 +249,7 @@ def _tail(path: Path) -> bytes:
         return f.read()
 
 
-def _decoded(cv2: Any, data: np.ndarray) -> Tuple[Optional[np.ndarray], Optional[Dict[int, bytes]]]:
+def _decode(cv2: Any, data: np.ndarray) -> Tuple[Optional[np.ndarray], Optional[Dict[int, bytes]]]:
     try:
         if not hasattr(cv2, "imdecodeWithMetadata"):
             return cv2.imdecode(data, cv2.IMREAD_UNCHANGED), None
@@ -248,15 +257,13 @@ def _decoded(cv2: Any, data: np.ndarray) -> Tuple[Optional[np.ndarray], Optional
     except cv2.error:
         return None, None
     metadata = {int(kind): np.asarray(value).tobytes() for kind, value in zip(kinds, values)}
-    if metadata.get(_EXIF, b"").startswith(
-        b"Exif\0\0"
-    ):  # AVIF's has the header that belongs to JPEG
+    if metadata.get(_EXIF, b"").startswith(b"Exif\0\0"):  # AVIF's has the prefix of JPEG files
         metadata[_EXIF] = metadata[_EXIF][6:]
     return image, metadata
 
 
-def _picture(image: np.ndarray) -> Picture:
-    """OpenCV's (H, W[, 1|3|4]) as a Picture."""
+def _picture_of(image: np.ndarray) -> Picture:
+    """Convert OpenCV's (H, W[, 1|3|4])."""
     if image.ndim == 2 or image.shape[2] == 1:
         return Picture(np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2), grey=True)
     rgb = np.ascontiguousarray(image[:, :, 2::-1])
@@ -266,91 +273,88 @@ def _picture(image: np.ndarray) -> Picture:
     return Picture(rgb, np.ascontiguousarray(image[:, :, 3]), grey)
 
 
-def _kept(picture: Picture, wanted: Format) -> Tuple[Picture, List[str]]:
-    """The picture with what `wanted` can hold beside pixels; an orientation that it cannot is applied."""
+def _fit_metadata(picture: Picture, target: Format) -> Picture:
+    """Remove the metadata that `target` cannot hold, with notes. An orientation it cannot hold is applied."""
     metadata = dict(picture.metadata or {})
-    notes = []
-    if not wanted.exif:
-        turn = orientation(metadata.get(_EXIF, b""))
-        dropped = [
-            name
-            for kind, name in ((_EXIF, "EXIF"), (_XMP, "XMP"))
-            if metadata.pop(kind, None) is not None
-        ]
+    notes = list(picture.notes)
+    if not target.exif:
+        orientation = read_orientation(metadata.get(_EXIF, b""))
+        kinds = ((_EXIF, "EXIF"), (_XMP, "XMP"))
+        dropped = [name for kind, name in kinds if metadata.pop(kind, None) is not None]
         if dropped:
-            notes.append(
-                f"{wanted.name} files get no {' and '.join(dropped)}"
-                + ("; its orientation was applied" if turn != 1 else "")
-            )
-        if turn != 1:
-            alpha = None if picture.alpha is None else _turned(picture.alpha, turn)
-            picture = replace(picture, rgb=_turned(picture.rgb, turn), alpha=alpha)
-    if not wanted.icc and metadata.pop(_ICC, None) is not None:
-        notes.append(f"{wanted.name} files get no colour profile: the colours may look different")
-    if wanted.name != "PNG":
+            applied = "; its orientation was applied" if orientation != 1 else ""
+            notes.append(f"{target.name} files get no {' and '.join(dropped)}{applied}")
+        alpha = picture.alpha
+        picture = replace(
+            picture,
+            rgb=_apply_orientation(picture.rgb, orientation),
+            alpha=None if alpha is None else _apply_orientation(alpha, orientation),
+        )
+    if not target.icc and metadata.pop(_ICC, None) is not None:
+        notes.append(f"{target.name} files get no colour profile: the colours may look different")
+    if target.name != "PNG":
         metadata = {kind: value for kind, value in metadata.items() if kind in (_EXIF, _XMP, _ICC)}
-    return replace(picture, metadata=metadata), notes
+    return replace(picture, metadata=metadata, notes=tuple(notes))
 
 
-def _turned(image: np.ndarray, turn: int) -> np.ndarray:
-    """Bring (H, W[, C]) upright from an EXIF orientation of 1 to 8."""
-    if turn >= 5:
+def _apply_orientation(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn (H, W[, C]) upright, given its EXIF orientation of 1 to 8."""
+    if orientation == 1:
+        return image
+    if orientation >= 5:
         image = image.swapaxes(0, 1)
-    rows, columns = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(
-        turn, (1, 1)
-    )
+    steps = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
+    rows, columns = steps.get(orientation, (1, 1))
     return np.ascontiguousarray(image[::rows, ::columns])
 
 
-def _divided(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """The colours of pixels that were multiplied by their alpha."""
-    largest = np.float32(np.iinfo(rgb.dtype).max)
+def _divide_by_alpha(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Return the colours of pixels that are stored multiplied by their alpha."""
+    white = np.float32(np.iinfo(rgb.dtype).max)
     out = np.empty_like(rgb)
-    factor = largest / np.maximum(alpha, 1).astype(np.float32)
+    factor = white / np.maximum(alpha, 1).astype(np.float32)
     for channel in range(3):
-        out[:, :, channel] = np.rint(np.minimum(rgb[:, :, channel] * factor, largest))
+        out[:, :, channel] = np.rint(np.minimum(rgb[:, :, channel] * factor, white))
     return out
 
 
-def _filled(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Give pixels of alpha 0 the colours of the nearest seen ones, roughly: from ever smaller pictures."""
-    seen = (alpha > 0).astype(np.float32)
-    if seen.all() or not seen.any():
+def _fill_invisible(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Give pixels of alpha 0 approximately the colours of the nearest visible ones."""
+    visible = (alpha > 0).astype(np.float32)
+    if visible.all() or not visible.any():
         return rgb
-    filled = _from_smaller(rgb.astype(np.float32), seen)
-    return np.where(seen[:, :, None] > 0, rgb, np.rint(filled).astype(rgb.dtype))
+    filled = _fill_from_smaller(rgb.astype(np.float32), visible)
+    return np.where(visible[:, :, None] > 0, rgb, np.rint(filled).astype(rgb.dtype))
 
 
-def _from_smaller(colours: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _fill_from_smaller(colours: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Fill pixels of weight 0 from the picture at half the size, recursively."""
     if weight.all():
         return colours
     cv2 = opencv()
     h, w = weight.shape
     half = (max(w // 2, 1), max(h // 2, 1))
-    less = cv2.resize(weight, half, interpolation=cv2.INTER_AREA)
-    mean = (
-        cv2.resize(colours * weight[:, :, None], half, interpolation=cv2.INTER_AREA)
-        / np.maximum(less, 1e-6)[:, :, None]
-    )
-    smaller = _from_smaller(mean, (less > 0).astype(np.float32))
-    return np.where(
-        weight[:, :, None] > 0, colours, cv2.resize(smaller, (w, h), interpolation=cv2.INTER_LINEAR)
-    )
+    weights = weight[:, :, None]
+    half_weight = cv2.resize(weight, half, interpolation=cv2.INTER_AREA)
+    mean = cv2.resize(colours * weights, half, interpolation=cv2.INTER_AREA)
+    mean /= np.maximum(half_weight, 1e-6)[:, :, None]
+    smaller = _fill_from_smaller(mean, (half_weight > 0).astype(np.float32))
+    enlarged = cv2.resize(smaller, (w, h), interpolation=cv2.INTER_LINEAR)
+    return np.where(weights > 0, colours, enlarged)
 
 
-def _for_opencv(picture: Picture, wanted: Format) -> np.ndarray:
-    """The pixels in OpenCV's order: strip by strip in place, for there may be no room for a second picture."""
+def _to_opencv(picture: Picture, target: Format) -> np.ndarray:
+    """Return the pixels in OpenCV's order. They are converted in place, strip by strip, to save memory."""
     rgb = picture.rgb
-    if picture.grey and picture.alpha is None and wanted.grey:
+    strips = [slice(top, top + _STRIP) for top in range(0, rgb.shape[0], _STRIP)]
+    if picture.grey and picture.alpha is None and target.grey:
         grey = np.empty(rgb.shape[:2], rgb.dtype)
-        for top in range(0, rgb.shape[0], _STRIP):
-            grey[top : top + _STRIP] = np.rint(rgb[top : top + _STRIP] @ _LUMA).astype(rgb.dtype)
+        for strip in strips:
+            grey[strip] = np.rint(rgb[strip] @ _LUMA)
         return grey
-    for top in range(0, rgb.shape[0], _STRIP):
-        strip = rgb[top : top + _STRIP]
-        strip[...] = (
-            np.rint(strip @ _LUMA).astype(rgb.dtype)[:, :, None]
-            if picture.grey
-            else strip[:, :, ::-1].copy()
-        )
+    for strip in strips:
+        if picture.grey:
+            rgb[strip] = np.rint(rgb[strip] @ _LUMA)[:, :, None]
+        else:
+            rgb[strip] = rgb[strip][:, :, ::-1].copy()
     return rgb if picture.alpha is None else np.dstack([rgb, picture.alpha])

@@ -1,4 +1,4 @@
-"""The power a board draws while it works, read all the time."""
+"""Continuous readings of the power that a board draws."""
 
 from __future__ import annotations
 
@@ -14,55 +14,53 @@ from sr_deploy.runtime.boards.board import SCRIPT, board_watts, samples_from_tex
 
 _WAIT_S = 5.0
 """For the first reading."""
+_HINT = "remove --max-watts"
 
 
 @contextlib.contextmanager
 def live_watts(every_s: float = 0.5, *, wait_s: float = _WAIT_S) -> Iterator[Callable[[], float]]:
-    """Yield a function that returns the power drawn, in W: the last reading, which `every_s` seconds make a new one.
+    """Yield a function that returns the last power reading, in W. There is a new one every `every_s` seconds.
 
-    By the board's sensors, as everywhere in srdeploy (see `board_watts` for what they cover). Raises InputError where this
-    machine reports no power, or none whose total is known.
+    It reads the board's sensors (see `board_watts` for what they cover). Raises InputError if this machine reports no power,
+    or none with a known total.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "power.txt"
         log.touch()
-        quiet = subprocess.DEVNULL
-        try:
-            process = subprocess.Popen(
-                ["sh", str(SCRIPT), "watch", str(log), f"{every_s:g}"],
-                stdin=quiet,
-                stdout=quiet,
-                stderr=quiet,
-            )
-        except OSError as e:
-            raise InputError(
-                f"this machine's power cannot be read: there is no sh ({e.strerror or e})",
-                hint=_HINT,
-            ) from e
-        try:
-            with open(str(log), encoding="utf-8", errors="replace") as lines:
-                readings = _Readings()
-                until = time.monotonic() + wait_s
-                while readings.add(lines.read()) is None:
-                    if time.monotonic() > until or process.poll() is not None:
-                        raise InputError(
-                            f"this machine's power cannot be read: {readings.why_none()}",
-                            hint=_HINT,
-                        )
-                    time.sleep(0.05)
+        with _watch(log, every_s) as process, open(log, encoding="utf-8", errors="replace") as f:
+            readings = _Readings()
+            deadline = time.monotonic() + wait_s
+            while readings.add(f.read()) is None:
+                if time.monotonic() > deadline or process.poll() is not None:
+                    raise InputError(
+                        f"cannot read this machine's power: {readings.why_none()}", hint=_HINT
+                    )
+                time.sleep(0.05)
 
-                def watts() -> float:
-                    drawn = readings.add(lines.read())
-                    assert drawn is not None
-                    return drawn
+            def watts() -> float:
+                latest = readings.add(f.read())
+                assert latest is not None
+                return latest
 
-                yield watts
-        finally:
-            process.terminate()
-            process.wait()
+            yield watts
 
 
-_HINT = "leave --max-watts out"
+@contextlib.contextmanager
+def _watch(log: Path, every_s: float) -> Iterator[subprocess.Popen]:
+    """Run the script that appends the sensors' readings to a file."""
+    quiet = subprocess.DEVNULL
+    command = ["sh", str(SCRIPT), "watch", str(log), f"{every_s:g}"]
+    try:
+        process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
+    except OSError as e:
+        raise InputError(
+            f"cannot read this machine's power: no sh ({e.strerror or e})", hint=_HINT
+        ) from e
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
 
 
 class _Readings:
@@ -72,21 +70,17 @@ class _Readings:
         self._last: Optional[float] = None
 
     def add(self, text: str) -> Optional[float]:
-        """Take in what was written since; return the last power known in W."""
-        whole, newline, self._rest = (self._rest + text).rpartition("\n")
-        for sample in samples_from_text(whole + newline):
-            # One line may name one rail of several: two GPUs take turns.
+        """Parse new text and return the last known power in W."""
+        lines, newline, self._rest = (self._rest + text).rpartition("\n")
+        for sample in samples_from_text(lines + newline):
+            # A line may contain one of several rails: two GPUs take turns.
             rails = self._rails.setdefault(sample.source, set())
             rails.update(sample.rails_mw)
-            drawn, _ = board_watts(sample.rails_mw)
-            if drawn is not None and board_watts(dict.fromkeys(rails, 1.0))[0] is not None:
-                self._last = drawn
+            watts, _ = board_watts(sample.rails_mw)
+            if watts is not None and board_watts(dict.fromkeys(rails, 1.0))[0] is not None:
+                self._last = watts
         return self._last
 
     def why_none(self) -> str:
-        return (
-            "; ".join(
-                board_watts(dict.fromkeys(sorted(r), 1.0))[1] for r in self._rails.values() if r
-            )
-            or "it reports none"
-        )
+        sources = (dict.fromkeys(sorted(rails), 1.0) for rails in self._rails.values() if rails)
+        return "; ".join(board_watts(rails)[1] for rails in sources) or "it reports none"

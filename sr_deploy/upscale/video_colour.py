@@ -1,7 +1,7 @@
-"""Between the planes of a video frame and RGB, by the frame's own matrix, range, depth and place of its chroma.
+"""Conversion between the planes of a video frame and RGB, by the frame's own matrix, range, depth and chroma position.
 
-Not swscale: it takes BT.601 where it is not told, rounds coarsely on its fast paths, and treats chroma as lying between the
-luma columns, which in nearly all video it does not: upscaled by 4 that shows as a fringe of one and a half pixels.
+swscale is not used. It assumes BT.601 if not told otherwise, rounds coarsely on its fast paths, and places chroma between the
+luma columns, which is wrong for nearly all video: after upscaling by 4 this shows as a fringe of one and a half pixels.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ KR_KB = {
     7: (0.212, 0.087),  # SMPTE 240M
     9: (0.2627, 0.0593),  # BT.2020, non-constant luminance
 }
-"""The weights of red and blue in luma, by ITU-T H.273's number of the matrix (which FFmpeg's colorspace is)."""
+"""The matrix's number in ITU-T H.273 (and FFmpeg's colorspace) -> the weights of red and blue in luma."""
 STEPS = {"444": (1, 1), "422": (2, 1), "420": (2, 2), "gray": (1, 1), "rgb": (1, 1)}
-"""Luma columns and rows for each of chroma."""
+"""Layout -> luma columns and rows per chroma sample."""
 
 
 @dataclass(frozen=True)
 class Colour:
-    """How the numbers of a frame's planes are meant."""
+    """The meaning of the samples in a frame's planes."""
 
     layout: str
-    """A key of STEPS. `rgb`: no matrix; planes in the order G, B, R, or packed."""
+    """A key of STEPS. `rgb`: without a matrix, in planes G, B, R or packed."""
     depth: int
-    """Bits of a sample: 8 to 16."""
+    """Bits per sample, 8 to 16."""
     matrix: int = 1
     """A key of KR_KB."""
     full: bool = False
-    """Whether black and white are 0 and 2^depth - 1 rather than 16 and 235 (of 8 bits)."""
+    """Whether black and white are 0 and 2^depth - 1, not 16 and 235 (in 8 bits)."""
     centred: bool = False
-    """Whether chroma lies in the middle between two luma columns (MPEG-1, JPEG), not on the left one. By rows it always does."""
+    """Whether chroma lies between two luma columns (MPEG-1, JPEG), not on the left one. It always lies between rows."""
 
     @property
     def dtype(self) -> type:
-        """The type of the RGB picture: uint8, or uint16 with the whole range 0..65535 for more than 8 bits."""
+        """The dtype of RGB pictures: uint8, or uint16 in the full range 0..65535 for more than 8 bits."""
         return np.uint8 if self.depth == 8 else np.uint16
 
 
@@ -50,7 +50,7 @@ def rgb_from_frame(frame: Any, colour: Colour) -> np.ndarray:
     import cv2
 
     if colour.layout == "rgb" and not frame.format.name.startswith("gbrp"):
-        return frame.to_ndarray(format="rgb24")  # between packed RGB formats nothing is computed
+        return frame.to_ndarray(format="rgb24")  # reorders bytes only
     planes = frame_planes(frame)
     h, w = planes[0].shape
     if colour.layout == "rgb":
@@ -61,14 +61,11 @@ def rgb_from_frame(frame: Any, colour: Colour) -> np.ndarray:
         planes += [np.full_like(planes[0], 128 << (colour.depth - 8))] * 2
     x, y = STEPS[colour.layout]
     if (x, y) != (1, 1):
-        at = np.array(
-            [[1 / x, 0, -0.25 if colour.centred else 0], [0, 1 / y, -0.25 if y == 2 else 0]],
-            np.float64,
-        )
-        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        dx, dy = -0.25 if colour.centred else 0, -0.25 if y == 2 else 0
+        at = np.array([[1 / x, 0, dx], [0, 1 / y, dy]], np.float64)
+        flags, border = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, cv2.BORDER_REPLICATE
         planes[1:] = [
-            cv2.warpAffine(p, at, (w, h), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-            for p in planes[1:]
+            cv2.warpAffine(p, at, (w, h), flags=flags, borderMode=border) for p in planes[1:]
         ]
     return cv2.transform(cv2.merge(planes), _to_rgb(colour))
 
@@ -81,18 +78,14 @@ def planes_from_rgb(rgb: np.ndarray, colour: Colour) -> List[np.ndarray]:
     top = (1 << colour.depth) - 1
     if colour.layout == "rgb":
         planes = [rgb[..., c] for c in (1, 2, 0)]
-        return (
-            planes
-            if colour.depth == 8
-            else [(p.astype(np.float32) * (top / 65535) + 0.5).astype(np.uint16) for p in planes]
-        )
+        if colour.depth == 8:
+            return planes
+        return [(p.astype(np.float32) * (top / 65535) + 0.5).astype(np.uint16) for p in planes]
     forward = _to_rgb(colour).astype(np.float64)
     back = np.linalg.inv(forward[:, :3])
     yuv = cv2.transform(rgb, np.hstack([back, -back @ forward[:, 3:]]).astype(np.float32))
     if colour.depth not in (8, 16):
-        np.minimum(
-            yuv, top, out=yuv
-        )  # the bluest blue of the full range rounds to one more than there is
+        np.minimum(yuv, top, out=yuv)  # the bluest blue of the full range rounds to top + 1
     if colour.layout == "gray":
         return [yuv[..., 0]]
     luma, *chroma = cv2.split(yuv)
@@ -109,14 +102,12 @@ def planes_from_rgb(rgb: np.ndarray, colour: Colour) -> List[np.ndarray]:
 
 
 def frame_planes(frame: Any) -> List[np.ndarray]:
-    """Return views (h, w) of the planes of a planar frame, without the padding of their lines."""
-    views = []
-    for plane in frame.planes:
-        samples = np.frombuffer(
-            plane, np.uint8 if frame.format.components[0].bits == 8 else np.dtype("<u2")
-        )
-        views.append(samples.reshape(plane.height, -1)[:, : plane.width])
-    return views
+    """Return (h, w) views of the planes of a planar frame, without the lines' padding."""
+    dtype = np.dtype(np.uint8 if frame.format.components[0].bits == 8 else "<u2")
+    return [
+        np.frombuffer(plane, dtype).reshape(plane.height, -1)[:, : plane.width]
+        for plane in frame.planes
+    ]
 
 
 def _to_rgb(colour: Colour) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How the upscaled frames are encoded: the encoder's settings, chosen by the source, and packets out of RGB frames."""
+"""Encoding of upscaled frames: the encoder's settings, chosen to match the source, and packets from RGB frames."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ CODECS: Dict[str, Tuple[Optional[int], Dict[str, str]]] = {
     "libvpx-vp9": (24, {"deadline": "good", "cpu-used": "4", "row-mt": "1"}),
     "ffv1": (None, {"level": "3"}),
 }
-"""What is offered: the default CRF (None: lossless, it takes none) and the other options."""
-HOLDS = {"libx264": 80, "libx265": 105, "libsvtav1": 120, "libvpx-vp9": 120, "ffv1": 20}
-"""How many RGB images of a frame's size an encoder's memory makes at most: 70, 95, 60 to 111 and 16 were measured, of 4:2:0 at
-1024x576 (svtav1 at 2560x1440 too), and a little is added; libvpx-vp9 was not measured."""
+"""Per codec: the default CRF (None: lossless, without a CRF) and the other options."""
+_RESULTS = {"libx264": 80, "libx265": 105, "libsvtav1": 120, "libvpx-vp9": 120, "ffv1": 20}
+"""An encoder's memory, in RGB images of a frame's size. Measured with 4:2:0 at 1024x576 (svtav1 also at 2560x1440): 70, 95,
+60 to 111, and 16. The values here are a little larger. libvpx-vp9 was not measured."""
 _GLOBAL_HEADER = 1 << 22
-"""AV_CODEC_FLAG_GLOBAL_HEADER: all the containers written here want it."""
+"""AV_CODEC_FLAG_GLOBAL_HEADER, which all containers written here require."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """All that decides what an encoder makes of the same frames."""
+    """The settings that decide the encoder's output. Runs store them as JSON, and resume only if they are equal."""
 
     codec: str
     options: Tuple[Tuple[str, str], ...]
@@ -43,88 +43,68 @@ class Encoding:
     gop: int
 
     def __str__(self) -> str:
-        said = ", ".join(f"{k} {v}" for k, v in self.options if k in ("crf", "preset"))
-        return f"{self.codec}{' ' if said else ''}{said}, {self.pix_fmt}, {self.hw[1]}x{self.hw[0]}"
+        options = ", ".join(f"{k} {v}" for k, v in self.options if k in ("crf", "preset"))
+        codec = f"{self.codec} {options}".strip()
+        return f"{codec}, {self.pix_fmt}, {self.hw[1]}x{self.hw[0]}"
 
 
-def encoding_for(
+def encoder_results(codec: str) -> int:
+    """Return an encoder's memory in upscaled frames."""
+    return _RESULTS.get(codec, 0)
+
+
+def choose_encoding(
     facts: VideoFacts, scale: int, *, codec: str, crf: Optional[int], gop: int
 ) -> Encoding:
-    """Choose how to encode the upscaled video: in the source's chroma layout, depth, matrix and range.
+    """Return the encoding of the upscaled video, in the source's chroma subsampling, depth, matrix and range.
 
-    Grey becomes 4:2:0 without colour; RGB becomes 4:4:4 of BT.709. Raises InputError when the codec is unknown or not in this
-    FFmpeg, or takes neither that format, nor that size, nor the CRF.
+    Grey becomes 4:2:0 without colour, RGB becomes 4:4:4 in BT.709. Raises InputError if the codec is unknown or missing in
+    this FFmpeg, or does not take the pixel format, the size or the CRF.
     """
     av = pyav()
-    if codec not in CODECS:
-        raise InputError(
-            f"unknown codec '{codec}'; there are: {', '.join(CODECS)}",
-            hint=did_you_mean(codec, CODECS),
-        )
-    if codec not in av.codecs_available:
-        raise InputError(
-            f"the FFmpeg of this PyAV {av.__version__} has no {codec}",
-            hint=f"take another: {', '.join(CODECS)}",
-        )
-    default, options = CODECS[codec]
-    if default is None and crf is not None:
-        raise InputError(f"{codec} is lossless and takes no CRF, got {crf}")
-    if default is not None:
-        options = {**options, "crf": str(default if crf is None else crf)}
+    options = _codec_options(codec, crf)
     source = facts.colour
     layout = {"gray": "420", "rgb": "444"}.get(source.layout, source.layout)
     pix_fmt = f"yuv{layout}p" + ("" if source.depth == 8 else f"{source.depth}le")
     if not _takes(codec, pix_fmt):
         others = [c for c in CODECS if c in av.codecs_available and _takes(c, pix_fmt)]
         raise InputError(
-            f"{codec} cannot hold the source's {pix_fmt}",
-            hint=f"take {' or '.join(others)}" if others else "",
+            f"{codec} does not support the source's pixel format {pix_fmt}",
+            hint=f"use --codec {' or '.join(others)}" if others else "",
         )
     matrix, full = (1, False) if source.layout == "rgb" else (source.matrix, source.full)
-    hw = (facts.hw[0] * scale, facts.hw[1] * scale)
-    encoding = Encoding(
-        codec,
-        tuple(options.items()),
-        pix_fmt,
-        hw,
-        Colour(layout, source.depth, matrix, full),
-        facts.tags,
-        facts.rate,
-        facts.aspect,
-        gop,
-    )
-    if codec != "ffv1" and layout != "444" and (hw[1] % 2 or (hw[0] % 2 and layout == "420")):
+    h, w = facts.hw[0] * scale, facts.hw[1] * scale
+    colour = Colour(layout, source.depth, matrix, full)
+    tail = (facts.tags, facts.rate, facts.aspect, gop)
+    encoding = Encoding(codec, tuple(options.items()), pix_fmt, (h, w), colour, *tail)
+    if codec != "ffv1" and layout != "444" and (w % 2 or (h % 2 and layout == "420")):
         raise InputError(
-            f"the upscaled video would be {hw[1]}x{hw[0]}, and {pix_fmt} of {codec} needs even sizes",
-            hint="take --codec ffv1, or a scale of 2 or 4",
+            f"the upscaled video would be {w}x{h}, but {pix_fmt} in {codec} needs even sizes",
+            hint="use --codec ffv1, or a network of scale 2 or 4",
         )
     try:
-        encoder(encoding).encode(None)
+        open_encoder(encoding).encode(None)
     except (av.error.FFmpegError, ValueError) as e:
-        raise InputError(
-            f"{codec} does not take {encoding.hw[1]}x{encoding.hw[0]} {pix_fmt} with {options}: {e}"
-        ) from e
+        raise InputError(f"{codec} rejected {w}x{h} {pix_fmt} with {options}: {e}") from e
     return encoding
 
 
-def configure(context: Any, encoding: Encoding) -> None:
-    """Set up PyAV's context of an encoder. Two of the same encoding have the same header.
+def configure_encoder(context: Any, encoding: Encoding) -> None:
+    """Set up PyAV's codec context. Encoders of the same encoding write the same header.
 
-    They also make the same of the same frames, but for libx264 on a CPU with AVX-512: its macroblock tree is not repeatable.
+    They also make the same packets of the same frames, except for libx264 on a CPU with AVX-512, whose macroblock tree is
+    not deterministic.
     """
-    os.environ.setdefault(
-        "SVT_LOG", "1"
-    )  # errors: SVT-AV1 asks no one else before it prints its settings to stderr
+    # SVT-AV1 prints its settings to stderr unless this variable limits it to errors.
+    os.environ.setdefault("SVT_LOG", "1")
     context.height, context.width = encoding.hw
     context.pix_fmt = encoding.pix_fmt
-    # Frames are numbered, not timed: not every codec takes every time base. Their times are put on when the file is written.
+    # Frames are numbered here, since not every codec takes every time base. The muxer sets their timestamps.
     context.framerate, context.time_base = encoding.rate, 1 / encoding.rate
     context.gop_size = encoding.gop
     context.bit_rate = 0
-    context.colorspace, context.color_range = (
-        encoding.colour.matrix,
-        2 if encoding.colour.full else 1,
-    )
+    context.colorspace = encoding.colour.matrix
+    context.color_range = 2 if encoding.colour.full else 1
     context.color_primaries, context.color_trc = encoding.tags
     if encoding.aspect is not None:
         context.sample_aspect_ratio = encoding.aspect
@@ -132,28 +112,48 @@ def configure(context: Any, encoding: Encoding) -> None:
     context.flags |= _GLOBAL_HEADER
 
 
-def encoder(encoding: Encoding) -> Any:
+def open_encoder(encoding: Encoding) -> Any:
     """Return an open encoder."""
     context = pyav().CodecContext.create(encoding.codec, "w")
-    configure(context, encoding)
+    configure_encoder(context, encoding)
     context.open()
     return context
 
 
-def packets(context: Any, encoding: Encoding, number: int, rgb: Optional[np.ndarray]) -> List[Any]:
-    """Hand over the frame of that number, or None at the end, and return the packets that are ready; their pts is the number."""
-    if rgb is None:
-        return context.encode(None)
+def encode_frame(encoder: Any, encoding: Encoding, number: int, rgb: np.ndarray) -> List[Any]:
+    """Encode the frame of that number. Return the packets that are ready, with the numbers of their frames as pts."""
+    h, w = encoding.hw
     if rgb.shape[:2] != encoding.hw or rgb.dtype != encoding.colour.dtype:
         raise InputError(
-            f"a frame came back as {rgb.shape} {rgb.dtype}, expected {encoding.hw} {np.dtype(encoding.colour.dtype)}"
+            f"the network returned a frame of {rgb.shape} {rgb.dtype}, "
+            f"expected {(h, w, 3)} {np.dtype(encoding.colour.dtype)}"
         )
-    frame = pyav().VideoFrame(encoding.hw[1], encoding.hw[0], encoding.pix_fmt)
+    frame = pyav().VideoFrame(w, h, encoding.pix_fmt)
     for view, plane in zip(frame_planes(frame), planes_from_rgb(rgb, encoding.colour)):
         view[:] = plane
     frame.colorspace, frame.color_range = encoding.colour.matrix, 2 if encoding.colour.full else 1
     frame.pts, frame.time_base = number, 1 / encoding.rate
-    return context.encode(frame)
+    return encoder.encode(frame)
+
+
+def _codec_options(codec: str, crf: Optional[int]) -> Dict[str, str]:
+    av = pyav()
+    if codec not in CODECS:
+        raise InputError(
+            f"unknown codec '{codec}'; expected one of {', '.join(CODECS)}",
+            hint=did_you_mean(codec, CODECS),
+        )
+    if codec not in av.codecs_available:
+        raise InputError(
+            f"the FFmpeg of this PyAV {av.__version__} has no {codec}",
+            hint=f"use another codec: {', '.join(c for c in CODECS if c in av.codecs_available)}",
+        )
+    default_crf, options = CODECS[codec]
+    if default_crf is None:
+        if crf is not None:
+            raise InputError(f"{codec} is lossless and takes no CRF, got {crf}")
+        return options
+    return {**options, "crf": str(default_crf if crf is None else crf)}
 
 
 def _takes(codec: str, pix_fmt: str) -> bool:

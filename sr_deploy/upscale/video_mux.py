@@ -1,4 +1,4 @@
-"""The output file: the encoded parts, each frame at its source's time, with the source's other streams copied packet by packet."""
+"""The output file: the encoded parts, each frame at its source's timestamp, and the source's other streams, copied."""
 
 from __future__ import annotations
 
@@ -6,107 +6,79 @@ import contextlib
 import io
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Generator, Iterator, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.upscale.video_encode import Encoding, configure
-from sr_deploy.upscale.video_parts import Part, packets_file
-from sr_deploy.upscale.video_source import VideoFacts, opened, pyav
+from sr_deploy.upscale.video_encode import configure_encoder
+from sr_deploy.upscale.video_parts import Part, VideoTask, packets_file
+from sr_deploy.upscale.video_source import VideoFacts, open_container, pyav
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-"""Those that hold a time for each frame."""
-_STALE = (
-    "encoder",
-    "duration",
-    "bps",
-    "number_of_",
-    "_statistics_",
-    "major_brand",
-    "minor_version",
-    "compatible_brands",
-    "creation_time",
-)
-"""Beginnings of tags that are of the file they were in."""
+"""Suffix -> FFmpeg's name, for containers that store a timestamp per frame."""
+_STALE_TAGS = (  # fmt: skip
+    "encoder", "duration", "bps", "number_of_", "_statistics_",
+    "major_brand", "minor_version", "compatible_brands", "creation_time",
+)  # fmt: skip
+"""Prefixes of tags that describe the source file and not its content."""
 _SHORT_S = 0.5
-"""What a file may end before the duration it gives: containers round, and count the streams' ends differently."""
+"""How much shorter than its stated duration a file may be. Containers round, and treat the ends of streams differently."""
 
 
-def check_streams(source: Path, facts: VideoFacts, encoding: Encoding, suffix: str) -> List[str]:
-    """Return what of the source will not be in the output, a sentence each.
+def check_streams(task: VideoTask) -> List[str]:
+    """Return what will be missing in the output, a line each.
 
-    Raises InputError when the container cannot hold the video, a sound or subtitles: seen by writing its header.
+    Raises InputError if the container cannot hold the video, sound or subtitles, which writing its header shows.
     """
-    with opened(source) as container:
-        with _writing(io.BytesIO(), suffix, facts.time_base) as out:
-            _, _, lost = _streams(container, out, facts, encoding, suffix)
-        return lost
+    with open_container(task.source) as container:
+        with _open_output(io.BytesIO(), task.suffix, task.facts.time_base) as out:
+            _, _, losses = _add_streams(container, out, task)
+        return losses
 
 
-def write_video(
-    output: Path,
-    suffix: str,
-    source: Path,
-    facts: VideoFacts,
-    encoding: Encoding,
-    folder: Path,
-    parts: Sequence[Part],
-    *,
-    whole: bool,
-) -> str:
-    """Write the parts and the source's other streams to `output`, as the container of `suffix`.
+def write_video(output: Path, task: VideoTask, parts: Sequence[Part], *, complete: bool) -> str:
+    """Write the parts and the source's other streams to `output`, in the task's container.
 
-    whole: the parts are all of the source, and where that is cut off or damaged is returned, empty when it is not; otherwise
-    the other streams end where the parts do, and nothing is returned. Raises InputError.
+    complete: the parts cover the source. Returns where the source turns out to be cut off or damaged, or "". If not
+    complete, the other streams end where the parts do, and "" is returned. Raises InputError.
     """
-    av = pyav()
-    length = sum(len(p.pts) for p in parts)
-    end_s = None if whole or not length else parts[-1].pts[-1] * facts.time_base + 1 / facts.rate
-    with opened(source) as container:
+    av, facts = pyav(), task.facts
+    end_s = None
+    if parts and not complete:
+        end_s = parts[-1].pts[-1] * facts.time_base + 1 / facts.rate
+    with open_container(task.source) as container:
+        reader = _SourceReader(container, facts)
         try:
-            with _writing(str(output), suffix, facts.time_base) as out:
-                video, copies, _ = _streams(container, out, facts, encoding, suffix)
-                with contextlib.ExitStack() as stack:
-                    ours = _Packets(
-                        stack.enter_context(
-                            contextlib.closing(_video_packets(folder, parts, facts, video))
-                        )
-                    )
-                    reading = _Reading(container, facts)
-                    for packet in reading.packets():
-                        copy = copies.get(packet.stream_index)
-                        if copy is None:
-                            continue
-                        at = packet.dts * packet.time_base
-                        if end_s is not None and at >= end_s:
-                            if at > end_s + 2:  # the other streams are never far away
-                                break
-                            continue
-                        for video_packet in ours.until(at):
-                            out.mux(video_packet)
-                        packet.stream = copy
+            with _open_output(str(output), task.suffix, facts.time_base) as out:
+                video, copies, _ = _add_streams(container, out, task)
+                with contextlib.closing(_video_packets(task, parts, video)) as packets:
+                    queue = _PacketQueue(packets)
+                    copied = (p for p in reader.packets() if p.stream_index in copies)
+                    for packet in _packets_before(copied, end_s):
+                        out.mux(queue.until(packet.dts * packet.time_base))
+                        packet.stream = copies[packet.stream_index]
                         out.mux(packet)
-                    for video_packet in ours.until(None):
-                        out.mux(video_packet)
+                    out.mux(queue.until(None))
         except (av.error.FFmpegError, ValueError) as e:
-            # The file is written in the folder that `atomic_path` checked: this is the disk, or packets that do not fit.
+            # The folder was checked before: either the disk is full, or the container rejects the packets.
             raise InputError(
-                f"cannot write {suffix[1:]}: {getattr(e, 'strerror', None) or e}",
+                f"cannot write {task.suffix[1:]}: {getattr(e, 'strerror', None) or e}",
                 hint="the finished parts are kept",
             ) from e
-    return reading.broken() if whole else ""
+    return reader.problem() if complete else ""
 
 
-class _Reading:
-    """Reads all packets of a source and notes whether all is there that the file says."""
+class _SourceReader:
+    """Reads all packets of a source, and records whether it is as long as it states."""
 
     def __init__(self, container: Any, facts: VideoFacts) -> None:
         self._container = container
-        self._facts = facts
-        self._stated = container.duration
+        self._index = facts.index
+        # From 0 in Matroska, from the first packet in others. The smaller reading is used.
+        self._stated_s = (container.duration or 0) / 1e6
         self._stated_packets = container.streams[facts.index].frames
         self._video_packets = 0
         self._end_s = 0.0
-        self._damaged = ""
+        self._damage = ""
 
     def packets(self) -> Iterator[Any]:
         try:
@@ -115,43 +87,47 @@ class _Reading:
                     if packet.pts is None:  # the empty packets at the end
                         continue
                     packet.dts = packet.pts
-                self._end_s = max(
-                    self._end_s,
-                    float(((packet.pts or packet.dts) + (packet.duration or 0)) * packet.time_base),
-                )
-                self._video_packets += packet.stream_index == self._facts.index
+                end = (packet.pts or packet.dts) + (packet.duration or 0)
+                self._end_s = max(self._end_s, float(end * packet.time_base))
+                self._video_packets += packet.stream_index == self._index
                 if packet.is_corrupt:
-                    self._damaged = (
-                        f"is cut off or damaged at {float(packet.dts * packet.time_base):.2f} s"
-                    )
+                    time_s = float(packet.dts * packet.time_base)
+                    self._damage = f"is cut off or damaged at {time_s:.2f} s"
                 else:
                     yield packet
         except pyav().error.FFmpegError as e:
-            self._damaged = f"cannot be read after {self._end_s:.2f} s: {e.strerror or e}"
+            self._damage = f"cannot be read after {self._end_s:.2f} s: {e.strerror or e}"
 
-    def broken(self) -> str:
-        if self._damaged:
-            return self._damaged
-        stated_s = (
-            self._stated or 0
-        ) / 1e6  # from 0 in Matroska, from the first packet in others: taken for the smaller
-        if stated_s - self._end_s > _SHORT_S:
-            return (
-                f"ends at {self._end_s:.2f} s of the {stated_s:.2f} s it says it has: it is cut off"
-            )
-        if self._stated_packets and self._video_packets < self._stated_packets:
-            return f"has {self._video_packets} of the {self._stated_packets} frames it says it has, up to {self._end_s:.2f} s: it is cut off"
+    def problem(self) -> str:
+        """Return where the source is cut off or damaged, or "" if it is intact. Valid after all packets were read."""
+        if self._damage:
+            return self._damage
+        if self._stated_s - self._end_s > _SHORT_S:
+            return f"is cut off: it ends at {self._end_s:.2f} s, but states {self._stated_s:.2f} s"
+        if self._video_packets < (self._stated_packets or 0):
+            frames = f"{self._video_packets} of the stated {self._stated_packets} frames"
+            return f"is cut off: it has {frames}, up to {self._end_s:.2f} s"
         return ""
 
 
-class _Packets:
-    """An iterator of packets that can be taken up to a time."""
+def _packets_before(packets: Iterator[Any], end_s: Optional[Fraction]) -> Iterator[Any]:
+    for packet in packets:
+        time_s = packet.dts * packet.time_base
+        if end_s is None or time_s < end_s:
+            yield packet
+        elif time_s > end_s + 2:  # streams are interleaved within less than that
+            return
+
+
+class _PacketQueue:
+    """An iterator of packets that can be advanced to a time."""
 
     def __init__(self, packets: Iterator[Any]) -> None:
         self._packets = packets
         self._next = next(packets, None)
 
     def until(self, time_s: Optional[Fraction]) -> Iterator[Any]:
+        """Yield the packets up to a time, or all for None."""
         while self._next is not None and (
             time_s is None or self._next.dts * self._next.time_base <= time_s
         ):
@@ -160,10 +136,10 @@ class _Packets:
 
 
 def decoding_times(pts: Sequence[int]) -> List[int]:
-    """Return a decoding time for each packet from the presentation times in the order of decoding.
+    """Return a decoding time per packet, given the presentation times in decoding order.
 
-    They are the same times, sorted, and so much later in the row that none is after its packet's own; the first ones go on
-    before the beginning. The parts' encoders cannot give them: each begins before its part does.
+    They are the sorted presentation times, delayed by as many packets as needed for none to be later than its packet's pts.
+    The first ones extrapolate to before the start. The encoders' own times cannot be used, since each part restarts them.
     """
     ordered = sorted(pts)
     rank = {t: i for i, t in enumerate(ordered)}
@@ -173,50 +149,51 @@ def decoding_times(pts: Sequence[int]) -> List[int]:
 
 
 def _video_packets(
-    folder: Path, parts: Sequence[Part], facts: VideoFacts, stream: Any
-) -> Iterator[Any]:
-    av = pyav()
+    task: VideoTask, parts: Sequence[Part], stream: Any
+) -> Generator[Any, None, None]:
+    av, facts = pyav(), task.facts
     times = [part.pts[n] for part in parts for n in part.numbers]
     ordered = sorted(times)
     usual = max(round(1 / facts.rate / facts.time_base), 1)
-    length = dict(zip(ordered, [b - a for a, b in zip(ordered, ordered[1:])] + [usual]))
+    durations = dict(zip(ordered, [b - a for a, b in zip(ordered, ordered[1:])] + [usual]))
     dts = iter(decoding_times(times))
     for number, part in enumerate(parts):
-        with open(packets_file(folder, number), "rb") as f:
+        with open(packets_file(task.parts_folder, number), "rb") as f:
             for n, size, key in zip(part.numbers, part.sizes, part.keys):
                 packet = av.Packet(f.read(size))
                 packet.stream, packet.time_base = stream, facts.time_base
-                packet.pts, packet.dts, packet.duration = (
-                    part.pts[n],
-                    next(dts),
-                    length[part.pts[n]],
-                )
+                packet.pts, packet.dts = part.pts[n], next(dts)
+                packet.duration = durations[part.pts[n]]
                 packet.is_keyframe = bool(key)
                 yield packet
 
 
-def _streams(
-    container: Any, out: Any, facts: VideoFacts, encoding: Encoding, suffix: str
+def _add_streams(
+    container: Any, out: Any, task: VideoTask
 ) -> Tuple[Any, Dict[int, Any], List[str]]:
-    """Add the streams in the source's order and write the header; return the video's, the copies by index, and what is lost."""
-    av = pyav()
-    lost: List[str] = []
+    """Add the streams in the source's order and write the header.
+
+    Returns the video stream, the copied streams by the source's index, and what is lost, a line each.
+    """
+    av, suffix = pyav(), task.suffix
+    losses: List[str] = []
     copies: Dict[int, Any] = {}
     video: Any = None
     for stream in container.streams:
-        what = f"stream {stream.index} ({stream.type}{', ' + stream.codec_context.name if stream.codec_context else ''})"
-        if stream.index == facts.index:
-            video = _add_video(out, encoding, facts, suffix)
-            _keep(stream, video)
+        codec = f", {stream.codec_context.name}" if stream.codec_context else ""
+        name = f"stream {stream.index} ({stream.type}{codec})"
+        if stream.index == task.facts.index:
+            video = _add_video(out, task)
+            _copy_metadata(stream, video)
         elif stream.type in ("audio", "subtitle"):
             try:
-                made = copies[stream.index] = _add_copy(out, stream)
+                copies[stream.index] = _add_copy(out, stream)
             except (av.error.FFmpegError, ValueError, AttributeError) as e:
                 raise InputError(
-                    f"{suffix[1:]} cannot hold the source's {what}, which is copied as it is: {e}",
+                    f"{suffix[1:]} cannot hold the source's {name} without re-encoding: {e}",
                     hint="give an output ending in .mkv",
                 ) from e
-            _keep(stream, made)
+            _copy_metadata(stream, copies[stream.index])
         elif (
             stream.type == "attachment"
             and suffix == ".mkv"
@@ -224,42 +201,47 @@ def _streams(
         ):
             out.add_stream_from_template(stream)
         else:
-            lost.append(f"{what} is not copied")
+            losses.append(f"{name} is not copied")
     out.metadata.update(_lasting(container.metadata))
     if hasattr(out, "set_chapters"):
         out.set_chapters(container.chapters())
     else:
-        lost.append(
-            f"chapters and the streams' dispositions are not kept: PyAV {av.__version__} cannot write them"
+        losses.append(
+            f"chapters and stream dispositions are lost: PyAV {av.__version__} cannot write them"
         )
+    _write_header(out, suffix)
+    return video, copies, losses
+
+
+def _write_header(out: Any, suffix: str) -> None:
     try:
         out.start_encoding()
-    except (av.error.FFmpegError, ValueError) as e:
+    except (pyav().error.FFmpegError, ValueError) as e:
         codecs = ", ".join(sorted({s.codec_context.name for s in out.streams if s.codec_context}))
         raise InputError(
             f"{suffix[1:]} cannot hold these streams ({codecs}): {getattr(e, 'strerror', None) or e}",
             hint="give an output ending in .mkv",
         ) from e
-    return video, copies, lost
 
 
-def _add_video(out: Any, encoding: Encoding, facts: VideoFacts, suffix: str) -> Any:
+def _add_video(out: Any, task: VideoTask) -> Any:
+    encoding = task.encoding
     try:
         stream = out.add_stream(encoding.codec, rate=encoding.rate)
     except ValueError as e:
         raise InputError(
-            f"{suffix[1:]} cannot hold {encoding.codec}",
+            f"{task.suffix[1:]} cannot hold {encoding.codec}",
             hint="give an output ending in .mkv, or another --codec",
         ) from e
-    configure(stream.codec_context, encoding)
-    stream.time_base = facts.time_base
-    if facts.matrix:
+    configure_encoder(stream.codec_context, encoding)
+    stream.time_base = task.facts.time_base
+    if task.facts.matrix:
         if not hasattr(stream, "set_display_matrix"):
             raise InputError(
-                f"the video is to be shown rotated, which PyAV {pyav().__version__} cannot write",
-                hint="install a newer one (Python 3.10+), or rotate the video first: ffmpeg -i IN OUT",
+                f"the video is marked as rotated, which PyAV {pyav().__version__} cannot write",
+                hint="install a newer PyAV (Python 3.10+), or rotate the video: ffmpeg -i IN OUT",
             )
-        stream.set_display_matrix(facts.matrix)
+        stream.set_display_matrix(task.facts.matrix)
     return stream
 
 
@@ -269,25 +251,24 @@ def _add_copy(out: Any, stream: Any) -> Any:
     return out.add_stream(template=stream)
 
 
-def _keep(stream: Any, made: Any) -> None:
-    made.metadata.update(_lasting(stream.metadata))
-    if hasattr(stream, "disposition"):
-        made.disposition = stream.disposition
+def _copy_metadata(source: Any, target: Any) -> None:
+    target.metadata.update(_lasting(source.metadata))
+    if hasattr(source, "disposition"):
+        target.disposition = source.disposition
 
 
 def _lasting(metadata: Dict[str, str]) -> Dict[str, str]:
-    return {k: v for k, v in metadata.items() if not k.lower().startswith(_STALE)}
+    return {k: v for k, v in metadata.items() if not k.lower().startswith(_STALE_TAGS)}
 
 
 @contextlib.contextmanager
-def _writing(file: Union[str, io.BytesIO], suffix: str, time_base: Fraction) -> Iterator[Any]:
-    """Yield the output container, closed in the end: with an error when there was none before and the last bytes do not fit."""
-    # Sound may begin before 0 (an encoder's padding): without this Matroska moves everything, so that it does not.
+def _open_output(file: Union[str, io.BytesIO], suffix: str, time_base: Fraction) -> Iterator[Any]:
+    """Yield the output container and close it. An error of closing is raised only if there was none before."""
+    # Sound may start before 0 (encoder padding). By default Matroska would then shift all streams.
     options = {"avoid_negative_ts": "disabled"}
     if suffix in (".mp4", ".m4v", ".mov"):
-        options["movie_timescale"] = str(
-            time_base.denominator
-        )  # in which it writes when a stream begins, else to 1 ms
+        # The unit in which the starts of streams are written. The default is 1 ms.
+        options["movie_timescale"] = str(time_base.denominator)
     out = pyav().open(file, "w", format=CONTAINERS[suffix], container_options=options)
     try:
         yield out

@@ -1,8 +1,8 @@
-"""What a run has finished: parts of so many frames, each from a keyframe to its end, in a folder beside the output.
+"""The finished parts of a video run: groups of encoded frames, each starting with a keyframe, in a folder beside the output.
 
-`NNNNNN.bin` holds a part's packets one after the other, `NNNNNN.json` (a `Part`) what they are. The second is written when the
-first is whole: a part without it is none. All parts but the last are of the same length, wherever a run was killed: a
-resumed run cuts, and so encodes, as an uninterrupted one.
+`NNNNNN.bin` holds the packets of a part, `NNNNNN.json` the `Part` that describes them. The JSON file is written last: without
+it a part does not count. All parts but the last have the same length, wherever a run was killed. A resumed run therefore cuts
+and encodes as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -12,86 +12,117 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import make_output_folder, write_text
-from sr_deploy.core.jsonio import from_dict, read_json, to_json
-from sr_deploy.upscale.video_encode import Encoding, encoder, packets
-from sr_deploy.upscale.video_source import Seen, fingerprint
+from sr_deploy.core.jsonio import read_dataclass, to_json
+from sr_deploy.upscale.video_encode import Encoding, encode_frame, open_encoder
+from sr_deploy.upscale.video_source import FrameMark, VideoFacts, fingerprint
 
-FRAMES = 120
-"""Of a part. What a killed run loses at most, and the longest way between two keyframes."""
+PART_FRAMES = 120
+"""The frames of a part: the most that a killed run loses, and the largest distance between keyframes."""
+_KEY_NAMES = {
+    "source_sha256": "source file",
+    "upscaler": "network or its settings",
+    "encoding": "encoder settings",
+}
 
 
 @dataclass(frozen=True)
-class Run:
-    """What must be the same for a run to go on."""
+class VideoTask:
+    """A video to upscale, its output and its encoding."""
+
+    source: Path
+    output: Path
+    facts: VideoFacts
+    encoding: Encoding
+
+    @property
+    def suffix(self) -> str:
+        return self.output.suffix.lower()
+
+    @property
+    def parts_folder(self) -> Path:
+        return self.output.with_name(self.output.name + ".parts")
+
+    @property
+    def partial(self) -> Path:
+        """The file for the frames of a run that ended early."""
+        return self.output.with_name(f"{self.output.stem}.partial{self.output.suffix}")
+
+
+@dataclass(frozen=True)
+class ResumeKey:
+    """The inputs that must be unchanged for a run to resume. Stored as `run.json`."""
 
     source_sha256: str
     upscaler: str
     encoding: str
     """All settings of the encoder, and the library's version."""
-    part_frames: int = FRAMES
+    part_frames: int = PART_FRAMES
 
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive frames, encoded. The lists are by packet, in the order of decoding, but for `pts`."""
+    """Consecutive encoded frames. All tuples but `pts` are per packet, in decoding order."""
 
     pts: Tuple[int, ...]
-    """Of the frames, in the source's time base, in order of time."""
+    """Of the frames, ascending, in the source's time base."""
     numbers: Tuple[int, ...]
-    """Which of the frames the packet is."""
+    """The index of the packet's frame within the part."""
     sizes: Tuple[int, ...]
-    """Bytes."""
+    """In bytes."""
     keys: Tuple[int, ...]
     """1 for a keyframe."""
     source_crc32: int
-    """Of the last frame before it was upscaled."""
+    """Of the last frame, before upscaling."""
 
     @property
-    def last(self) -> Seen:
-        """The frame to go on after."""
-        return Seen(self.pts[-1], self.source_crc32)
+    def last(self) -> FrameMark:
+        """The frame after which to resume."""
+        return FrameMark(self.pts[-1], self.source_crc32)
 
 
-def finished_parts(folder: Path, run: Run) -> List[Part]:
-    """Return the finished parts of this run in `folder`, which is made where it is not. Raises InputError for another run's."""
+def load_parts(folder: Path, key: ResumeKey) -> List[Part]:
+    """Return the finished parts in `folder`, which is created if needed. Raises InputError if they belong to another run."""
     state = folder / "run.json"
     if not state.is_file():
         if folder.is_dir() and any(folder.iterdir()):
             raise InputError(
-                f"{folder} exists and is not a run's", hint="give another output, or remove it"
+                f"{folder} exists and does not contain the parts of a run",
+                hint="give another output, or remove it",
             )
         make_output_folder(folder)
-        write_text(state, to_json(run))
+        write_text(state, to_json(key))
         return []
-    before = from_dict(Run, read_json(state, InputError), source=state, error=InputError)
-    names = {
-        "source_sha256": "source file",
-        "upscaler": "network or its settings",
-        "encoding": "encoder's settings",
-    }
-    other = [names.get(k, k) for k, v in dataclasses.asdict(run).items() if getattr(before, k) != v]
-    if other:
+    before = read_dataclass(ResumeKey, state, InputError)
+    changed = [
+        _KEY_NAMES.get(name, name)
+        for name, value in dataclasses.asdict(key).items()
+        if getattr(before, name) != value
+    ]
+    if changed:
         raise InputError(
-            f"{folder} holds an unfinished run that cannot be gone on with: another {', another '.join(other)}",
-            hint=f"give what it was begun with, another output, or remove the folder {folder}",
+            f"cannot resume from {folder}: the {' and the '.join(changed)} changed",
+            hint=f"use the former ones, give another output, or remove the folder {folder}",
         )
-    found: List[Part] = []
-    while (folder / f"{len(found):06d}.json").is_file():
-        path = folder / f"{len(found):06d}.json"
-        part = from_dict(Part, read_json(path, InputError), source=path, error=InputError)
-        data = packets_file(folder, len(found))
+    parts: List[Part] = []
+    while (folder / f"{len(parts):06d}.json").is_file():
+        path = folder / f"{len(parts):06d}.json"
+        part = read_dataclass(Part, path, InputError)
+        data = packets_file(folder, len(parts))
         if not data.is_file() or data.stat().st_size != sum(part.sizes):
-            raise InputError(f"{data} is not what was written", hint=f"remove the folder {folder}")
-        found.append(part)
-        if len(part.pts) < run.part_frames:
+            raise InputError(
+                f"{data} is damaged: its size does not match its description",
+                hint=f"remove the folder {folder}",
+            )
+        parts.append(part)
+        if len(part.pts) < key.part_frames:
             break
-    return found
+    return parts
 
 
 def packets_file(folder: Path, number: int) -> Path:
@@ -99,86 +130,87 @@ def packets_file(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.bin"
 
 
-class PartWriter:
-    """Encodes frames into parts. Used by one thread."""
+def remove_parts(folder: Path) -> None:
+    """Remove the folder of parts."""
+    shutil.rmtree(str(folder), ignore_errors=True)
 
-    def __init__(
-        self, folder: Path, encoding: Encoding, done: Sequence[Part], frames: int = FRAMES
-    ) -> None:
-        self.parts = list(done)
-        self._folder = folder
-        self._encoding = encoding
-        self._frames = frames
+
+class PartWriter:
+    """Encodes frames into parts. Not thread-safe."""
+
+    def __init__(self, task: VideoTask, finished: Sequence[Part]) -> None:
+        self.parts = list(finished)
+        self._folder, self._encoding = task.parts_folder, task.encoding
         self._open: Optional[_OpenPart] = None
 
+    @property
+    def frames(self) -> int:
+        """The number of frames in all parts."""
+        return sum(len(part.pts) for part in self.parts)
+
     def add(self, pts: int, lr: np.ndarray, hr: np.ndarray) -> None:
-        """Encode a frame; `lr` is what it was upscaled from. Raises InputError when the disk is full."""
+        """Encode a frame `hr` that was upscaled from `lr`. Raises InputError if the disk is full."""
         try:
             if self._open is None:
                 self._open = _OpenPart(packets_file(self._folder, len(self.parts)), self._encoding)
             self._open.add(pts, lr, hr)
-            if len(self._open.pts) == self._frames:
-                self._finish(kept=True)
+            if len(self._open.pts) == PART_FRAMES:
+                self._finish_part(resumable=True)
         except OSError as e:
-            raise _cannot_write(self._folder, e) from e
+            raise self._cannot_write(e) from e
 
-    def end(self, *, kept: bool) -> None:
-        """Finish the part begun. Not `kept`: it is for the file at hand only, a resumed run makes it again."""
+    def finish(self, *, resumable: bool) -> None:
+        """Finish the open part. If not `resumable`, it serves this run's partial output only and a later run redoes it."""
         try:
             if self._open is not None:
-                self._finish(kept=kept)
+                self._finish_part(resumable=resumable)
         except OSError as e:
-            raise _cannot_write(self._folder, e) from e
+            raise self._cannot_write(e) from e
 
-    def _finish(self, *, kept: bool) -> None:
+    def _finish_part(self, *, resumable: bool) -> None:
         assert self._open is not None
         part = self._open.finish()
         self._open = None
-        if kept:
+        if resumable:
             write_text(self._folder / f"{len(self.parts):06d}.json", to_json(part))
         self.parts.append(part)
+
+    def _cannot_write(self, error: OSError) -> InputError:
+        return InputError(
+            f"cannot write to {self._folder}: {error.strerror or error}",
+            hint="free some disk space and run again: it resumes after the last finished part",
+        )
 
 
 class _OpenPart:
     def __init__(self, path: Path, encoding: Encoding) -> None:
         self.pts: List[int] = []
         self._encoding = encoding
-        self._encoder = encoder(encoding)
+        self._encoder = open_encoder(encoding)
         self._file = open(path, "wb")
-        self._made: List[Tuple[int, int, int]] = []
-        self._last: Optional[np.ndarray] = None
+        self._packets: List[Tuple[int, int, int]] = []
+        self._last_lr: Optional[np.ndarray] = None
 
     def add(self, pts: int, lr: np.ndarray, hr: np.ndarray) -> None:
-        self._write(packets(self._encoder, self._encoding, len(self.pts), hr))
+        self._write(encode_frame(self._encoder, self._encoding, len(self.pts), hr))
         self.pts.append(pts)
-        self._last = lr
+        self._last_lr = lr
 
     def finish(self) -> Part:
-        self._write(packets(self._encoder, self._encoding, len(self.pts), None))
+        self._write(self._encoder.encode(None))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        numbers, sizes, keys = zip(*self._made) if self._made else ((), (), ())
+        numbers, sizes, keys = zip(*self._packets) if self._packets else ((), (), ())
         if sorted(numbers) != list(range(len(self.pts))) or not keys[0]:
             raise InputError(
-                f"{self._encoding.codec} made packets {sorted(numbers)} of {len(self.pts)} frames: this codec cannot be used"
+                f"cannot use {self._encoding.codec}: for {len(self.pts)} frames it returned packets "
+                f"of the frames {sorted(numbers)}"
             )
-        assert self._last is not None
-        return Part(tuple(self.pts), numbers, sizes, keys, fingerprint(self._last))
+        assert self._last_lr is not None
+        return Part(tuple(self.pts), numbers, sizes, keys, fingerprint(self._last_lr))
 
-    def _write(self, made: List) -> None:
-        for packet in made:
+    def _write(self, packets: List[Any]) -> None:
+        for packet in packets:
             self._file.write(bytes(packet))
-            self._made.append((packet.pts, packet.size, int(packet.is_keyframe)))
-
-
-def remove_parts(folder: Path) -> None:
-    """Take the folder away."""
-    shutil.rmtree(str(folder), ignore_errors=True)
-
-
-def _cannot_write(folder: Path, e: OSError) -> InputError:
-    return InputError(
-        f"cannot write to {folder}: {e.strerror or e}",
-        hint="free some space and start again: it goes on with the last finished part",
-    )
+            self._packets.append((packet.pts, packet.size, int(packet.is_keyframe)))

@@ -1,4 +1,4 @@
-"""A video to be upscaled: what it is, whether it can be done rightly, and its frames one by one with their timestamps."""
+"""The source video: its properties, the checks that it can be upscaled correctly, and its frames with their timestamps."""
 
 from __future__ import annotations
 
@@ -16,28 +16,23 @@ from sr_deploy.core.errors import InputError, MissingPackageError
 from sr_deploy.upscale.video_colour import KR_KB, Colour, rgb_from_frame
 
 _HDR = {16: "PQ (SMPTE 2084)", 18: "HLG (ARIB STD-B67)"}
-_MATRICES = {
-    0: "RGB",
-    8: "YCgCo",
-    10: "BT.2020 constant luminance",
-    11: "SMPTE 2085",
-    12: "chroma-derived",
-    13: "chroma-derived",
-    14: "ICtCp",
-}
+_MATRICES = {  # fmt: skip
+    0: "RGB", 8: "YCgCo", 10: "BT.2020 constant luminance", 11: "SMPTE 2085",
+    12: "chroma-derived", 13: "chroma-derived", 14: "ICtCp",
+}  # fmt: skip
 _CENTRED = ("mjpeg", "mpeg1video", "theora")
-"""Codecs whose chroma lies between the luma columns; PyAV does not tell the stream's own word."""
+"""Codecs whose chroma lies between the luma columns. PyAV does not expose the stream's own value."""
 _COMPUTED = re.compile(r"(?:yuvj?(420|422|444)p|(gray)|(gbrp))(?:(9|10|12|14|16)le)?$")
 _PACKED = ("rgb24", "bgr24", "rgb0", "bgr0", "0rgb", "0bgr")
 
 
 class BrokenOffError(InputError):
-    """The video cannot be read beyond some time; what was before it has been handed out."""
+    """The video cannot be read beyond some time. The frames before it have been yielded."""
 
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What is known of a video once its first frame is decoded."""
+    """The properties of a video."""
 
     index: int
     """Of its stream in the file."""
@@ -45,23 +40,23 @@ class VideoFacts:
     pix_fmt: str
     colour: Colour
     guessed: str
-    """What the file does not say of its colour and what was taken for it; empty: it says everything."""
+    """The colour properties that the file does not state, with the values assumed. Empty: it states all."""
     tags: Tuple[int, int]
-    """The numbers of ITU-T H.273 for its primaries and transfer; 2: not said."""
+    """The numbers of its primaries and transfer function in ITU-T H.273. 2: not stated."""
     rate: Fraction
-    """Frames a second, on average."""
+    """Frames per second, on average."""
     time_base: Fraction
     frames: int
-    """As the file says; an estimate by its duration where it does not; 0: unknown."""
+    """As stated by the file, else an estimate from its duration. 0: unknown."""
     aspect: Optional[Fraction]
-    """Of a pixel; None: square or not said."""
+    """Of a pixel. None: square or not stated."""
     matrix: Tuple[int, ...] = ()
-    """The display matrix (rotation, flips), nine integers; empty: none."""
+    """The display matrix (rotation, flips), nine integers. Empty: none."""
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """Yield PyAV's container of the file. Raises InputError, also for what FFmpeg says meanwhile; MissingPackageError."""
+def open_container(path: Path) -> Iterator[Any]:
+    """Yield PyAV's container of a file. Raises InputError if it cannot be opened; MissingPackageError."""
     av = pyav()
     try:
         if path.stat().st_size == 0:
@@ -71,8 +66,8 @@ def opened(path: Path) -> Iterator[Any]:
         raise InputError(f"cannot read {path}: {e.strerror or e}") from e
     except (av.error.FFmpegError, ValueError) as e:
         raise InputError(
-            f"{path} is no video that can be read: {getattr(e, 'strerror', None) or e}",
-            hint="it is of another kind, or cut off before its table of contents (an MP4's may come last)",
+            f"{path} cannot be read as a video: {getattr(e, 'strerror', None) or e}",
+            hint="it may be of another format, or cut off before its index (which an MP4 file may have at its end)",
         ) from e
     with container:
         yield container
@@ -81,8 +76,8 @@ def opened(path: Path) -> Iterator[Any]:
 def pyav() -> Any:
     """Return the package av. Raises MissingPackageError.
 
-    Its log stays off, as it is by default: one that is switched on calls Python from FFmpeg's threads, and was seen to wait
-    for ever on a container being closed.
+    PyAV's logging stays off, which is its default. If it is on, FFmpeg's threads call Python, and closing a container was
+    seen to deadlock.
     """
     try:
         import av
@@ -94,40 +89,25 @@ def pyav() -> Any:
     return av
 
 
-def video_stream(container: Any, path: Path) -> Any:
-    """Return the first stream that is a film, not a cover. Raises InputError when there is none."""
-    for stream in container.streams.video:
-        if not _is_cover(stream):
-            return stream
-    held = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-    raise InputError(f"{path} has no video stream (it holds: {held})")
+def probe_video(path: Path) -> VideoFacts:
+    """Return the properties of a video, from its container and first frame.
 
-
-def video_facts(path: Path) -> VideoFacts:
-    """Look at the file and its first frame. Raises InputError where it cannot be upscaled rightly, with the reason."""
-    with opened(path) as container:
+    Raises InputError with the reason if it cannot be upscaled correctly.
+    """
+    with open_container(path) as container:
         if container.format.name.endswith("_pipe") or container.format.name == "image2":
             raise InputError(f"{path} is a picture, not a video")
-        stream = video_stream(container, path)
-        frame = next(_decoded(container, stream, path), None)
+        stream = _video_stream(container, path)
+        frame = next(_decode(container, stream, path), None)
         if frame is None:
-            raise InputError(f"{path} has a video stream without a single frame")
+            raise InputError(f"{path} has a video stream without frames")
         coder = stream.codec_context
-        if coder.color_trc in _HDR:
-            raise InputError(
-                f"{path} is HDR, {_HDR[coder.color_trc]}: networks trained on SDR pictures would get its brightness wrong",
-                hint="tone-map it to SDR first",
-            )
-        if any("DOVI" in str(data.type) for data in frame.side_data):
-            raise InputError(
-                f"{path} is HDR, Dolby Vision: its colours cannot be told from its frames",
-                hint="tone-map it to SDR first",
-            )
+        _check_sdr(path, frame, coder)
         _check_progressive(path, frame, 0.0)
         colour, guessed = _colour(path, frame, coder)
         rate = stream.average_rate or stream.base_rate or stream.guessed_rate
         if not rate:
-            raise InputError(f"{path} does not say how many frames a second it has")
+            raise InputError(f"{path} does not state its frame rate")
         return VideoFacts(
             index=stream.index,
             hw=(frame.height, frame.width),
@@ -144,8 +124,8 @@ def video_facts(path: Path) -> VideoFacts:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A frame that was decoded before: where to go on after."""
+class FrameMark:
+    """Identifies a decoded frame, to resume after it."""
 
     pts: int
     crc32: int
@@ -153,91 +133,101 @@ class Seen:
 
 def fingerprint(rgb: np.ndarray) -> int:
     """Return the CRC-32 of a picture."""
-    return zlib.crc32(np.ascontiguousarray(rgb))
+    return zlib.crc32(np.ascontiguousarray(rgb).data)
 
 
-def frames(
-    path: Path, facts: VideoFacts, after: Optional[Seen] = None
+def read_frames(
+    path: Path, facts: VideoFacts, after: Optional[FrameMark] = None
 ) -> Iterator[Tuple[int, np.ndarray]]:
-    """Yield (pts, (H, W, 3) RGB), in order of time; `pts` in `facts.time_base`. `after`: only what follows that frame.
+    """Yield (pts, (H, W, 3) RGB) in order of time, with pts in `facts.time_base`. after: yield only the frames after that one.
 
-    Goes to the keyframe before it, and to the file's beginning when from there the frame does not come out the same. Raises
-    BrokenOffError at what cannot be decoded, and where size, format or progressiveness change.
+    Seeks to the keyframe before `after`, and starts from the beginning if the frame does not decode to the same picture from
+    there. Raises BrokenOffError where decoding fails, and where the size, pixel format or interlacing changes.
     """
     if after is not None:
         try:
-            yield from _frames(path, facts, after, seek=True)
+            yield from _read_after(path, facts, after, seek=True)
             return
-        except _LostError:
+        except _MarkNotFoundError:
             pass
     try:
-        yield from _frames(path, facts, after, seek=False)
-    except _LostError as e:
+        yield from _read_after(path, facts, after, seek=False)
+    except _MarkNotFoundError as e:
         raise InputError(
-            f"{path}: the frame at {_at(after.pts, facts)} is not what it was",
+            f"{path}: the frame at {_time_text(after.pts if after else 0, facts)} has changed",
             hint="has the file changed?",
         ) from e
 
 
-class _LostError(Exception):
-    """The frame to go on after was not met."""
+class _MarkNotFoundError(Exception):
+    """The frame to resume after was not found."""
 
 
-def _frames(
-    path: Path, facts: VideoFacts, after: Optional[Seen], *, seek: bool
+def _read_after(
+    path: Path, facts: VideoFacts, after: Optional[FrameMark], *, seek: bool
 ) -> Iterator[Tuple[int, np.ndarray]]:
     av = pyav()
     last: Optional[int] = None
-    met = after is None
-    with opened(path) as container:
+    found = after is None
+    with open_container(path) as container:
         stream = container.streams[facts.index]
         stream.thread_type = "AUTO"
         try:
             if seek and after is not None:
                 container.seek(after.pts, stream=stream)
-            for frame in _decoded(container, stream, path):
-                pts = _time(frame, last, facts)
+            for frame in _decode(container, stream, path):
+                pts = _pts_of(frame, last, facts)
                 if pts is None:
                     if seek:
-                        raise _LostError
+                        raise _MarkNotFoundError
                     pts = 0
-                if not met and after is not None:
-                    if pts > after.pts:
-                        raise _LostError
-                    met = pts == after.pts
-                    if met and fingerprint(rgb_from_frame(frame, facts.colour)) != after.crc32:
-                        raise _LostError
-                    last = pts
-                    continue
-                time = _at(pts, facts)
-                if last is not None and pts <= last:
-                    raise BrokenOffError(
-                        f"{path}: at {time} the timestamps go back",
-                        hint="remux it: ffmpeg -i IN -c copy OUT",
-                    )
+                if not found and after is not None:
+                    found = _is_marked(frame, pts, after, facts)
+                else:
+                    _check_unchanged(path, frame, pts, last, facts)
+                    yield pts, rgb_from_frame(frame, facts.colour)
                 last = pts
-                if (frame.height, frame.width) != facts.hw or frame.format.name != facts.pix_fmt:
-                    (h, w), now = facts.hw, f"{frame.width}x{frame.height} {frame.format.name}"
-                    raise BrokenOffError(
-                        f"{path}: at {time} the video changes from {w}x{h} {facts.pix_fmt} to {now}",
-                        hint="cut it there into two files",
-                    )
-                _check_progressive(path, frame, float(pts * facts.time_base))
-                yield pts, rgb_from_frame(frame, facts.colour)
         except av.error.FFmpegError as e:
-            if not met:
-                raise _LostError from e
-            raise BrokenOffError(
-                f"{path}: cannot be decoded after {_at(last or 0, facts)}: {e.strerror or e}"
-            ) from e
-    if not met:
-        raise _LostError
+            if not found:
+                raise _MarkNotFoundError from e
+            time = _time_text(last or 0, facts)
+            raise BrokenOffError(f"{path}: cannot decode after {time}: {e.strerror or e}") from e
+    if not found:
+        raise _MarkNotFoundError
 
 
-def _time(frame: Any, last: Optional[int], facts: VideoFacts) -> Optional[int]:
-    """Return the frame's pts in `facts.time_base`; None for the first one of a raw stream, which carries no times.
+def _is_marked(frame: Any, pts: int, mark: FrameMark, facts: VideoFacts) -> bool:
+    """Return whether this is the marked frame. Raises _MarkNotFoundError if it is later, or has other pixels."""
+    if pts < mark.pts:
+        return False
+    if pts > mark.pts or fingerprint(rgb_from_frame(frame, facts.colour)) != mark.crc32:
+        raise _MarkNotFoundError
+    return True
 
-    Where one has none, or not a later one than the frame before (MPEG program streams), it is put after that.
+
+def _check_unchanged(
+    path: Path, frame: Any, pts: int, last: Optional[int], facts: VideoFacts
+) -> None:
+    """Raise BrokenOffError if timestamps do not increase, or the size, pixel format or interlacing has changed."""
+    time = _time_text(pts, facts)
+    if last is not None and pts <= last:
+        raise BrokenOffError(
+            f"{path}: the timestamps go back at {time}", hint="remux it: ffmpeg -i IN -c copy OUT"
+        )
+    if (frame.height, frame.width) != facts.hw or frame.format.name != facts.pix_fmt:
+        before = f"{facts.hw[1]}x{facts.hw[0]} {facts.pix_fmt}"
+        now = f"{frame.width}x{frame.height} {frame.format.name}"
+        raise BrokenOffError(
+            f"{path}: the video changes from {before} to {now} at {time}",
+            hint="cut it there into two files",
+        )
+    _check_progressive(path, frame, float(pts * facts.time_base))
+
+
+def _pts_of(frame: Any, last: Optional[int], facts: VideoFacts) -> Optional[int]:
+    """Return the frame's pts in `facts.time_base`. None for the first frame of a raw stream, which has no timestamps.
+
+    A frame without a pts, or with one not after the previous frame's (MPEG program streams), is placed after that one.
     """
     step = max(round(1 / facts.rate / facts.time_base), 1)
     pts = frame.dts if frame.pts is None else frame.pts
@@ -246,18 +236,17 @@ def _time(frame: Any, last: Optional[int], facts: VideoFacts) -> Optional[int]:
     return last + (step if frame.pts is None else max(step // 2, 1))
 
 
-def _decoded(container: Any, stream: Any, path: Path) -> Iterator[Any]:
+def _decode(container: Any, stream: Any, path: Path) -> Iterator[Any]:
     for packet in container.demux(stream):
         if packet.is_corrupt:
-            raise BrokenOffError(
-                f"{path}: is cut off or damaged at {float((packet.pts or packet.dts or 0) * stream.time_base):.2f} s"
-            )
+            time_s = float((packet.pts or packet.dts or 0) * stream.time_base)
+            raise BrokenOffError(f"{path} is cut off or damaged at {time_s:.2f} s")
         yield from packet.decode()
 
 
 def _colour(path: Path, frame: Any, coder: Any) -> Tuple[Colour, str]:
+    """Return the colour properties, and which of them were guessed."""
     name = frame.format.name
-    known = _COMPUTED.match(name)
     if any(c.is_alpha for c in frame.format.components):
         raise InputError(
             f"{path} has an alpha channel ({name}), which would be lost",
@@ -265,40 +254,72 @@ def _colour(path: Path, frame: Any, coder: Any) -> Tuple[Colour, str]:
         )
     if name in _PACKED:
         return Colour("rgb", 8, full=True), ""
-    if known is None:
+    match = _COMPUTED.match(name)
+    if match is None:
         raise InputError(
-            f"{path} has the pixel format {name}, which is not known here",
+            f"{path} has the unsupported pixel format {name}",
             hint="convert it first: ffmpeg -i IN -vf format=yuv420p OUT",
         )
-    depth = int(known[4] or 8)
-    if known[3]:
+    subsampling, grey, planar_rgb, bits = match.groups()
+    depth = int(bits or 8)
+    if planar_rgb:
         return Colour("rgb", depth, full=True), ""
     guessed = []
     matrix, full = frame.colorspace, name.startswith("yuvj") or frame.color_range == 2
     if not full and frame.color_range == 0:
         guessed.append("limited range")
-    if known[2] and matrix not in KR_KB:
-        matrix = 1  # grey has none
+    if grey and matrix not in KR_KB:
+        matrix = 1  # grey has no matrix
     if matrix in (2, 3):
-        # As players do. It is written into the output, whose height would make them take another.
+        # As players do. The output states it, since players would guess another matrix from its height.
         matrix = 1 if frame.height >= 720 else 6
         guessed.append(f"{'BT.709' if matrix == 1 else 'BT.601'} by its {frame.height} lines")
     if matrix not in KR_KB:
         raise InputError(
-            f"{path} has the colour matrix {_MATRICES.get(matrix, matrix)}, which is not known here",
+            f"{path} has the unsupported colour matrix {_MATRICES.get(matrix, matrix)}",
             hint="convert it to BT.709 first",
         )
-    return Colour(known[1] or "gray", depth, matrix, full, coder.name in _CENTRED), ", ".join(
-        guessed
-    )
+    centred = coder.name in _CENTRED
+    return Colour(subsampling or "gray", depth, matrix, full, centred), ", ".join(guessed)
+
+
+def _check_sdr(path: Path, frame: Any, coder: Any) -> None:
+    hint = "tone-map it to SDR first"
+    if coder.color_trc in _HDR:
+        raise InputError(
+            f"{path} is HDR, {_HDR[coder.color_trc]}: networks trained on SDR pictures would "
+            "change its brightness",
+            hint=hint,
+        )
+    if any("DOVI" in str(data.type) for data in frame.side_data):
+        raise InputError(
+            f"{path} is HDR, Dolby Vision: its frames alone do not determine its colours", hint=hint
+        )
 
 
 def _check_progressive(path: Path, frame: Any, time_s: float) -> None:
     if frame.interlaced_frame:
         raise BrokenOffError(
-            f"{path} is interlaced (at {time_s:.2f} s): a network would take its two half pictures for one",
+            f"{path} is interlaced (at {time_s:.2f} s): the network would treat two fields as one picture",
             hint="deinterlace it first: ffmpeg -i IN -vf bwdif OUT",
         )
+
+
+def _video_stream(container: Any, path: Path) -> Any:
+    """Return the first video stream that is not a cover picture."""
+    for stream in container.streams.video:
+        if not _is_cover(stream):
+            return stream
+    types = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+    raise InputError(f"{path} has no video stream (it contains: {types})")
+
+
+def _is_cover(stream: Any) -> bool:
+    if hasattr(stream, "disposition"):
+        return bool(int(stream.disposition) & 0x400)
+    # Older PyAV has no dispositions. There a picture codec without a frame rate indicates a cover.
+    coder = stream.codec_context
+    return coder is not None and coder.name in ("mjpeg", "png", "bmp") and not stream.average_rate
 
 
 def _display_matrix(frame: Any) -> Tuple[int, ...]:
@@ -312,16 +333,5 @@ def _duration_s(container: Any, stream: Any) -> float:
     return (container.duration or 0) / 1e6
 
 
-def _is_cover(stream: Any) -> bool:
-    # Older PyAV shows no dispositions: there a cover is told by being a picture without a rate.
-    if hasattr(stream, "disposition"):
-        return bool(int(stream.disposition) & 0x400)
-    return (
-        stream.codec_context is not None
-        and stream.codec_context.name in ("mjpeg", "png", "bmp")
-        and not stream.average_rate
-    )
-
-
-def _at(pts: int, facts: VideoFacts) -> str:
+def _time_text(pts: int, facts: VideoFacts) -> str:
     return f"{float(pts * facts.time_base):.3f} s"

@@ -1,4 +1,4 @@
-"""Upscaling a folder as a task that one process does, or several that share it."""
+"""Upscaling of a folder by one process, or by several that share it."""
 
 from __future__ import annotations
 
@@ -8,82 +8,49 @@ import os
 import queue
 import signal
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, List, Optional
+from typing import Any, Sequence
 
 from sr_deploy.core.errors import InputError, SrDeployError
-from sr_deploy.runtime.opener import NetworkDescription, describe_one
-from sr_deploy.runtime.opener.adaptive import AdaptiveOptions, describe_adaptive
-from sr_deploy.upscale.folder import BESIDE, Summary, jobs_of, upscale_folder
+from sr_deploy.upscale.folder import (
+    QUEUED_RESULTS,
+    FolderSummary,
+    tasks_of_folder,
+    upscale_folder,
+)
+from sr_deploy.upscale.folder_log import PictureTask
 from sr_deploy.upscale.memory import available_bytes
-from sr_deploy.upscale.tiles import Upscaler
+from sr_deploy.upscale.options import UpscaleOptions
+from sr_deploy.upscale.reporter import Reporter
 
 
-@dataclass(frozen=True)
-class FolderTask:
-    """What decides the upscaling of a folder."""
+def upscale_tree(
+    source: Path, output: Path, options: UpscaleOptions, reporter: Reporter
+) -> FolderSummary:
+    """Upscale a folder tree with `options.workers` processes, each with its share of the cores and the memory.
 
-    source: Path
-    output: Path
-    model: Optional[str]
-    """None: the shipped default of `adaptive`."""
-    variant: Optional[str] = None
-    tile: Optional[int] = None
-    max_memory: Optional[int] = None
-    """Bytes, of all its processes together."""
-    suffix: Optional[str] = None
-    """Of the results; None: the pictures' own."""
-    adaptive: Optional[AdaptiveOptions] = None
-
-    def network(self) -> NetworkDescription:
-        """Return what it is upscaled with. Raises an SrDeployError on bad input."""
-        if self.adaptive is not None:
-            return describe_adaptive(self.adaptive, self.model)
-        assert self.model is not None
-        return describe_one(self.model, self.variant)
-
-
-def run_task(
-    task: FolderTask, *, say: Callable[[str], None], wrote: Callable[[Path], None]
-) -> Summary:
-    """Do a task in this process. Raises an SrDeployError on bad input; a bad picture is said and counted."""
-    jobs = jobs_of(task.source, task.output, suffix=task.suffix)
-    chosen = task.network()
-    upscaler = Upscaler(
-        chosen.open(),
-        tile=task.tile,
-        max_memory=task.max_memory,
-        identity=chosen.identity,
-        beside=BESIDE,
-    )
-    summary = upscale_folder(jobs, task.output, upscaler, say=say, wrote=wrote)
-    if summary.done:
-        say(upscaler.receipt())
-    return summary
-
-
-def run_shared(
-    task: FolderTask, workers: int, *, say: Callable[[str], None], wrote: Callable[[Path], None]
-) -> Summary:
-    """Do a task in `workers` processes, each with its share of the cores and the memory. Raises an SrDeployError as `run_task` does."""
-    if workers == 1:
-        return run_task(task, say=say, wrote=wrote)
-    jobs = jobs_of(task.source, task.output, suffix=task.suffix)
-    memory = (
-        task.max_memory if task.max_memory is not None else (available_bytes() or 0) // 4 or None
-    )
-    share = replace(task, max_memory=None if memory is None else memory // workers)
+    Raises an SrDeployError on bad input. A bad picture is reported and counted.
+    """
+    suffix = None if options.format is None else f".{options.format}"
+    tasks = tasks_of_folder(source, output, suffix=suffix)
+    if options.workers == 1:
+        return _upscale_tasks(tasks, output, options, reporter)
+    workers = options.workers
+    memory = options.max_memory or (available_bytes() or 0) // 4
+    share = replace(options, max_memory=memory // workers if memory else None)
     context = multiprocessing.get_context("spawn")
-    told = context.Queue()
+    messages = context.Queue()
     processes = [
-        context.Process(target=_work, args=(share, i, workers, told), daemon=True)
-        for i in range(min(workers, len(jobs)))
+        context.Process(
+            target=_work, args=(tasks, output, share, (i, workers), messages), daemon=True
+        )
+        for i in range(min(workers, len(tasks)))
     ]
     for process in processes:
         process.start()
     try:
-        return _gathered(processes, told, say, wrote)
+        return _collect(processes, messages, reporter)
     finally:
         for process in processes:
             process.terminate()
@@ -91,60 +58,81 @@ def run_shared(
             process.join()
 
 
-def _gathered(
-    processes: List[Any], told: Any, say: Callable[[str], None], wrote: Callable[[Path], None]
-) -> Summary:
-    """Pass on what the workers tell; return what became of the pictures."""
-    total, waiting, said = Summary(), len(processes), set()
-    while waiting:
+def _upscale_tasks(
+    tasks: Sequence[PictureTask], output: Path, options: UpscaleOptions, reporter: Reporter
+) -> FolderSummary:
+    upscaler = options.upscaler(options.network(), queued_results=QUEUED_RESULTS)
+    summary = upscale_folder(tasks, output, upscaler, reporter)
+    if summary.done:
+        reporter.log(upscaler.memory_report())
+    return summary
+
+
+def _collect(processes: Sequence[Any], messages: Any, reporter: Reporter) -> FolderSummary:
+    """Forward the workers' messages until all have finished, and return their joint summary."""
+    total, running, logged = FolderSummary(), len(processes), set()
+    while running:
         try:
-            kind, value = told.get(timeout=0.5)
+            kind, value = messages.get(timeout=0.5)
         except queue.Empty:
             died = [p.exitcode for p in processes if p.exitcode not in (None, 0)]
             if died:
                 raise InputError(
-                    f"a worker ended with {died[0]}",
-                    hint="give the command again: it goes on where it was",
+                    f"a worker process ended with exit code {died[0]}",
+                    hint="run the same command again: it continues where it stopped",
                 ) from None
             continue
         if kind == "error":
             raise InputError(value[0], hint=value[1])
-        if kind == "say" and value not in said:  # every worker meets a bad picture
-            said.add(value)
-            say(value)
-        elif kind == "wrote":
-            wrote(Path(value))
+        if kind == "log" and value not in logged:  # every worker reports the same bad picture
+            logged.add(value)
+            reporter.log(value)
+        elif kind == "written":
+            reporter.written(value)
         elif kind == "done":
-            waiting -= 1
+            running -= 1
             total.add(value)
     return total
 
 
-def _work(task: FolderTask, number: int, workers: int, told: Any) -> None:
-    """The life of a worker: what it has to say goes through the queue."""
+class _QueueReporter(Reporter):
+    def __init__(self, messages: Any) -> None:
+        self._messages = messages
+
+    def log(self, line: str) -> None:
+        self._messages.put(("log", line))
+
+    def written(self, path: Path) -> None:
+        self._messages.put(("written", path))
+
+
+def _work(
+    tasks: Sequence[PictureTask],
+    output: Path,
+    options: UpscaleOptions,
+    number_of: Any,
+    messages: Any,
+) -> None:
+    """Run a worker process: number i of n. Its reports and its summary go into the queue `messages`."""
 
     def stop(signum: int, frame: Any) -> None:
-        told.cancel_join_thread()  # nobody reads what is left of it: waiting for that would be for ever
+        messages.cancel_join_thread()  # nobody reads the queue any more: do not wait for that
         sys.exit(128 + signum)
 
     signal.signal(signal.SIGTERM, stop)
-    _take_cores(number, workers)
+    _take_cores(*number_of)
     try:
-        summary = run_task(
-            task,
-            say=lambda line: told.put(("say", line)),
-            wrote=lambda path: told.put(("wrote", str(path))),
-        )
-        told.put(("done", summary))
+        summary = _upscale_tasks(tasks, output, options, _QueueReporter(messages))
+        messages.put(("done", summary))
     except SrDeployError as e:
-        told.put(("error", (e.message, e.hint)))
+        messages.put(("error", (e.message, e.hint)))
     except KeyboardInterrupt:
         pass
 
 
 def _take_cores(number: int, workers: int) -> None:
-    """Keep to this worker's share of the cores, where the system lets a process choose: threads are as many as cores."""
+    """Restrict this worker to its share of the cores, where the system allows it. Backends start a thread per core."""
     with contextlib.suppress(AttributeError, OSError):
-        mine = sorted(os.sched_getaffinity(0))[number::workers]
-        if mine:
-            os.sched_setaffinity(0, mine)
+        share = sorted(os.sched_getaffinity(0))[number::workers]
+        if share:
+            os.sched_setaffinity(0, share)

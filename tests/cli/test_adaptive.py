@@ -54,7 +54,9 @@ def test_decisions_of_tiles_are_one_picture(run_cli, picture, tmp_path):
         "-o",
         tmp_path / "b.png",
     )
-    assert "tiles of at most" in result.stderr and "as the whole image" in result.stderr
+    assert (
+        "tiles of at most" in result.stderr and "equal to the whole image's result" in result.stderr
+    )
     assert whole.read_bytes() == tiled.read_bytes()
     difference = cv2.imread(str(tmp_path / "a.png")).astype(int) - cv2.imread(
         str(tmp_path / "b.png")
@@ -91,10 +93,10 @@ def test_a_budget_is_kept_and_a_folder_goes_on_by_it(run_cli, picture, tmp_path)
         (("--adaptive", "cdnsr", "-m", "elastic-asrn_x4"), "that is elastic, not cdnsr"),
         (
             ("--adaptive", "cdnsr", "--variant", "d1"),
-            "--adaptive chooses for each part of an image",
+            "--adaptive chooses a branch for each part of an image",
         ),
-        (("--max-flops", "60%", "-m", "asrn_x4"), "are for adaptive networks"),
-        ((), "no network to upscale with"),
+        (("--max-flops", "60%", "-m", "asrn_x4"), "need an adaptive network"),
+        ((), "no network given"),
     ],
 )
 def test_what_does_not_go_together_is_refused_and_nothing_written(
@@ -107,7 +109,7 @@ def test_what_does_not_go_together_is_refused_and_nothing_written(
 
 @pytest.mark.parametrize(
     "name, words",
-    [("a.png", "would replace the picture or its result"), ("d.jpg", "expected a .png")],
+    [("a.png", "would replace the picture or its result"), ("d.jpg", "expected a .png file")],
 )
 def test_decisions_never_replace_a_picture(run_cli, picture, tmp_path, name, words):
     before = picture.read_bytes()
@@ -150,7 +152,7 @@ def test_decisions_of_a_folder_are_refused(run_cli, picture, tmp_path):
         "-o",
         tmp_path / "out",
     )
-    assert result.exit_code == 1 and "--decisions draws those of one picture" in result.stderr
+    assert result.exit_code == 1 and "--decisions is for a single picture" in result.stderr
 
 
 @pytest.fixture(scope="module")

@@ -106,7 +106,7 @@ def test_a_bug_of_ours_is_not_dressed_up_as_an_error(run_cli, monkeypatch):
 def test_json_parses_and_is_all_there_is_on_stdout(run_cli, command):
     if command == "recipes":
         pytest.importorskip(
-            "sr_deploy.train.recipes", reason="the recipes need torch, which is not installed"
+            "sr_deploy.train.recipe", reason="the recipes need torch, which is not installed"
         )
     result = run_cli(command, "--json")
     assert result.exit_code == 0, result.stderr

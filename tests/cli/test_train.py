@@ -26,7 +26,7 @@ def test_what_is_no_budget(text):
 
 def test_an_unknown_recipe_is_refused_and_the_nearest_suggested(fails, tmp_path):
     pytest.importorskip("torch", reason="torch is not installed; it trains")
-    from sr_deploy.train.recipes import RECIPES
+    from sr_deploy.train.recipe import RECIPES
 
     name = sorted(RECIPES)[0]
     error = fails("train", name[:-1], "--data", tmp_path, "-o", tmp_path / "out")
@@ -39,11 +39,10 @@ def test_an_unknown_recipe_is_refused_and_the_nearest_suggested(fails, tmp_path)
 
 def test_recipes_are_listed_and_shown_with_their_sources(run_cli, fails):
     pytest.importorskip("torch", reason="torch is not installed; it trains")
-    from sr_deploy.train.recipes import RECIPES
-    from sr_deploy.train.routed_recipes import ROUTED_RECIPES
+    from sr_deploy.train.recipe import RECIPES
 
     listed = run_cli("recipes").stdout.splitlines()
-    assert [line.split()[0] for line in listed] == [*RECIPES, *ROUTED_RECIPES]
+    assert [line.split()[0] for line in listed] == list(RECIPES)
     shown = run_cli("recipes", "imdeception-x4-2").stdout
     assert (
         "follows: imdeception-x4-best" in shown
@@ -62,7 +61,7 @@ def test_a_recipe_of_ones_own_is_trained_and_exported(run_cli, fails, tmp_path):
     for package in ("torch", "lightning", "cv2", "safetensors"):
         pytest.importorskip(package, reason=f"{package} is not installed; training needs it")
     cv2, np = pytest.importorskip("cv2"), pytest.importorskip("numpy")
-    from sr_deploy.train.recipes import RECIPES
+    from sr_deploy.train.recipe import RECIPES
 
     (tmp_path / "hr").mkdir()
     cv2.imwrite(
@@ -82,7 +81,7 @@ def test_a_recipe_of_ones_own_is_trained_and_exported(run_cli, fails, tmp_path):
     error = fails(
         "train", tmp_path / "mine.json", "--data", tmp_path / "hr", "-o", tmp_path / "out"
     )
-    assert "there is a run of that name" in error and "--resume" in error
+    assert "a run of this name exists" in error and "--resume" in error
     (tmp_path / "mine.json").write_text(json.dumps({**recipe, "learning_rate": 1}))
     assert "unknown key 'learning_rate'" in fails(
         "train", tmp_path / "mine.json", "--data", tmp_path / "hr", "-o", tmp_path / "new"
@@ -112,7 +111,7 @@ def test_an_empty_name_is_no_folder(fails, tmp_path, option):
 def test_options_of_other_recipes(fails, tmp_path, recipe, option, message):
     pytest.importorskip("torch", reason="torch is not installed; it trains")
     error = fails("train", recipe, "--data", tmp_path, "-o", tmp_path / "out", option, "asrn_x4")
-    assert message in error and f"hint: leave {option} out" in error
+    assert message in error and f"hint: remove {option}" in error
     assert not (tmp_path / "out").exists()
 
 

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
 
+from sr_deploy.cli.upscale import frame_progress
 from sr_deploy.core.session import Session, Spent
 from sr_deploy.runtime import opener
 from sr_deploy.runtime.opener.description import NetworkDescription
+from sr_deploy.upscale import options
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("cv2", reason="OpenCV is not installed")
@@ -24,21 +27,22 @@ class Repeat(Session):
         return x_nchw.repeat(2, axis=2).repeat(2, axis=3)
 
 
+def description(variant, opener=Repeat):
+    return NetworkDescription(
+        kind="checkpoint",
+        source="repeat_x2",
+        model="repeat_x2",
+        variant=variant,
+        identity=variant,
+        sha256=variant,
+        backend="test",
+        opener=opener,
+    )
+
+
 @pytest.fixture(autouse=True)
 def small_networks(monkeypatch):
-    networks = [
-        NetworkDescription(
-            kind="checkpoint",
-            source="repeat_x2",
-            model="repeat_x2",
-            variant=variant,
-            identity=variant,
-            sha256=variant,
-            backend="test",
-            opener=Repeat,
-        )
-        for variant in ("d1", "d2", "d3")
-    ]
+    networks = [description(variant) for variant in ("d1", "d2", "d3")]
     monkeypatch.setattr(opener, "describe", lambda text: networks)
 
 
@@ -83,14 +87,10 @@ def test_what_all_frames_took_is_said_of_an_adaptive_network(run_cli, film, tmp_
         def spent(self):
             return Spent(1, 2, {"all": 1.0}, {"small": 3, "large": 1})
 
-    monkeypatch.setattr(
-        models,
-        "adaptive_runnable",
-        lambda asked, given: models.Runnable("half_x2", "", "half", Half),
-    )
+    monkeypatch.setattr(options, "describe_adaptive", lambda budget, text: description("", Half))
     result = run_cli("upscale", film, "--adaptive", "cdnsr", "-o", tmp_path / "large.mkv")
     assert result.exit_code == 0, result.stderr
-    said = "of all frames of this run: 50.0% of the largest's multiply-accumulates (small 75%, large 25%; ms: all 6)"
+    said = "all frames of this run: 50.0% of the largest's multiply-accumulates (small 75%, large 25%; ms: all 6)"
     assert said in result.stderr
 
 
@@ -104,7 +104,7 @@ def test_a_governor_says_what_it_governs_and_logs_each_choice(run_cli, film, tmp
     assert set(first["ms"]) == {"d1", "d2", "d3"}
     assert [e["frame"] for e in entries] == [1, 2, 3, 4, 5, 6]
     assert all(e["variant"] in first["ms"] and "why" in e for e in entries)
-    assert "repeat_x2 on" in result.stderr and "d1, d2, d3 at 24 frames a second" in result.stderr
+    assert "repeat_x2 on" in result.stderr and "d1, d2, d3 at 24 frames/s" in result.stderr
     assert f"frame by frame: {log}" in result.stderr and "memory: " in result.stderr
 
 
@@ -114,8 +114,8 @@ def test_a_governor_says_what_it_governs_and_logs_each_choice(run_cli, film, tmp
         (("--governor",), "b.mkv", "--governor needs --fps"),
         (("--fps", 24), "b.mkv", "need --governor"),
         (("--variant", "d1", "--max-watts", 9), "b.mkv", "need --governor"),
-        (("--governor", "--fps", 24, "--variant", "d1"), "b.mkv", "--variant names one"),
-        (("--governor", "--fps", 24), "b.avi", "unknown kind of video"),
+        (("--governor", "--fps", 24, "--variant", "d1"), "b.mkv", "but --variant is given too"),
+        (("--governor", "--fps", 24), "b.avi", "unknown video format"),
         (("--governor", "--fps", 24), "film.mp4", "the input itself"),
         (("--variant", "d1", "--workers", 2), "b.mkv", "are for folders"),
         (("--variant", "d1", "--codec", "h264"), "b.mkv", "unknown codec"),
@@ -126,3 +126,38 @@ def test_what_cannot_be_asked_for_leaves_nothing(run_cli, film, tmp_path, option
     result = run_cli("upscale", film, *MODEL, *options, "-o", tmp_path / output)
     assert result.exit_code == 1 and words in result.stderr and result.stdout == ""
     assert list(tmp_path.iterdir()) == [film]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_shows_a_bar():
+    stream = Terminal()
+    with frame_progress(stream, 2, 6) as advance:
+        for _ in range(4):
+            advance()
+    assert "0/4" in stream.getvalue() and "4/4" in stream.getvalue()
+    assert "frames/s" in stream.getvalue() and "None" not in stream.getvalue()
+
+
+def test_a_terminal_shows_a_count_where_the_number_of_frames_is_unknown():
+    stream = Terminal()
+    with frame_progress(stream, 0, 0) as advance:
+        advance()
+        advance()
+    assert "2" in stream.getvalue() and "frames/s" in stream.getvalue()
+
+
+def test_a_file_gets_a_line_now_and_then():
+    stream, now = io.StringIO(), [0.0]
+    with frame_progress(stream, 100, 200, clock=lambda: now[0]) as advance:
+        for second in range(1, 26):
+            now[0] = float(second)
+            advance()
+    assert stream.getvalue().splitlines() == [
+        "frame 101 of 200, 1.00 frames/s, 0:01:39 left",
+        "frame 111 of 200, 1.00 frames/s, 0:01:29 left",
+        "frame 121 of 200, 1.00 frames/s, 0:01:19 left",
+    ]

@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from sr_deploy.train.recipes import Recipe
+from sr_deploy.train.options import TrainOptions
+from sr_deploy.train.recipe import Recipe
+from sr_deploy.train.router_trainer import router_from_images
 from sr_deploy.train.trainer import checkpoint_from_images
 
 TINY = Recipe(
@@ -38,6 +40,16 @@ def write_images(folder, sizes, seed=0):
     return folder
 
 
+def train_network(recipe, folders, output, teacher=None, judge=None, **options):
+    run_options = TrainOptions(folders, output, **options)
+    return checkpoint_from_images(recipe, run_options, teacher=teacher, judge=judge)
+
+
+def train_router(recipe, folders, output, branches=(), vgg=None, **options):
+    run_options = TrainOptions(folders, output, **options)
+    return router_from_images(recipe, run_options, branches=branches, vgg=vgg)
+
+
 @pytest.fixture(scope="session")
 def images(tmp_path_factory):
     """A folder of three HR images."""
@@ -53,9 +65,8 @@ def cache(tmp_path_factory):
 @pytest.fixture()
 def train(images, cache, tmp_path):
     def run(recipe=TINY, output=tmp_path, **options):
-        return checkpoint_from_images(
-            recipe, output=output, **{"folders": [images], "name": "net", "cache": cache, **options}
-        )
+        defaults = {"folders": [images], "name": "net", "cache": cache}
+        return train_network(recipe, output=output, **{**defaults, **options})
 
     return run
 
@@ -64,6 +75,6 @@ def train(images, cache, tmp_path):
 def whole(images, cache, tmp_path_factory):
     """A run without interruption: its folder and the checkpoint's path."""
     folder = tmp_path_factory.mktemp("whole")
-    return folder, checkpoint_from_images(
+    return folder, train_network(
         TINY, [images], folder, name="net", cache=cache, licence="CC0", trained_on="noise"
     )

@@ -11,9 +11,13 @@ from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.architecture import ElasticNetwork
 from sr_deploy.nets.checkpoint import load_checkpoint, save_checkpoint
 from sr_deploy.train import losses
-from sr_deploy.train.recipes import RECIPES, check, recipe_named
+from sr_deploy.train.recipe import RECIPES, Recipe, load_recipe
 
-ADA = [name for name, recipe in RECIPES.items() if recipe.method == "adaptive-depth"]
+ADA = [
+    name
+    for name, recipe in RECIPES.items()
+    if isinstance(recipe, Recipe) and recipe.method == "adaptive-depth"
+]
 SMALL = {
     "adaedsr": {"channels": 4, "blocks": 2},
     "adarcan": {"width": 16, "groups": 2, "blocks": 2},
@@ -61,7 +65,7 @@ def elastic(scaled="weight", variant="d2"):
 def step(depth, seed=0):
     torch.manual_seed(1)
     lr, hr = torch.rand(4, 3, 6, 6), torch.rand(4, 3, 12, 12)
-    return losses.Step(lr, hr, "l1", 0.0, True, None, np.random.default_rng(seed), depth)
+    return losses.LossInputs(lr, hr, "l1", 0.0, True, None, np.random.default_rng(seed), depth)
 
 
 def test_the_loss_is_equation_8_at_desired_depths_drawn_from_all():
@@ -87,9 +91,9 @@ def test_an_adapter_of_a_fixed_depth_is_trained_for_its_variant(monkeypatch):
 
 def test_the_papers_recipes():
     paper, fixed, rcan = (
-        recipe_named("adaedsr-x4"),
-        recipe_named("fadaedsr-8-x2"),
-        recipe_named("adarcan-x4"),
+        load_recipe("adaedsr-x4"),
+        load_recipe("fadaedsr-8-x2"),
+        load_recipe("adarcan-x4"),
     )
     assert (paper.steps, paper.batch_size, paper.lr, paper.periods, paper.patch_hr) == (
         800_000,
@@ -102,7 +106,7 @@ def test_the_papers_recipes():
     assert (fixed.variant, fixed.config["scaled"]) == ("d8", "none")
     assert {f"fadaedsr-{d}-x2" for d in (8, 16, 24, 32)} < set(RECIPES)
     assert (rcan.variant, rcan.follows) == ("d20", "rcan-x4")
-    assert [r.elastic for r in (paper, rcan, fixed, recipe_named("rcan-x4"))] == [
+    assert [r.elastic for r in (paper, rcan, fixed, load_recipe("rcan-x4"))] == [
         True,
         True,
         False,
@@ -153,9 +157,9 @@ def test_another_backbone_is_refused(train, tmp_path, blocks, channels):
 def test_a_network_without_an_adapter_is_refused():
     recipe = replace(RECIPES["edsr-original-16-x4"], method="adaptive-depth")
     with pytest.raises(InputError, match="edsr-original has no adapter"):
-        check(recipe, source="mine")
+        recipe.check("mine")
     with pytest.raises(InputError, match="depth >= 0"):
-        check(replace(RECIPES["adaedsr-x4"], depth=-1.0), source="mine")
+        replace(RECIPES["adaedsr-x4"], depth=-1.0).check("mine")
 
 
 def test_a_recipe_of_depths_survives_json(tmp_path):
@@ -163,4 +167,4 @@ def test_a_recipe_of_depths_survives_json(tmp_path):
 
     path = tmp_path / "mine.json"
     path.write_text(to_json(dataclasses.asdict(RECIPES["fadaedsr-8-x2"])))
-    assert recipe_named(str(path)) == RECIPES["fadaedsr-8-x2"]
+    assert load_recipe(str(path)) == RECIPES["fadaedsr-8-x2"]

@@ -9,12 +9,12 @@ from sr_deploy.train.bank import (
     HELD_OUT,
     Bank,
     BankBatches,
-    bank_of,
-    calibrated,
-    calibration,
+    calibrate,
+    calibration_offsets,
+    compute_bank,
     soft_labels,
 )
-from sr_deploy.train.data import Patches, image_pairs, unit_range
+from sr_deploy.train.data import BatchSplit, Patches, image_pairs, unit_range
 
 
 class TwoBranches(nn.Module):
@@ -40,7 +40,7 @@ def patches(images, cache):
 
 def test_a_bank_holds_the_errors_of_the_patches_drawn(patches, tmp_path):
     branches = TwoBranches()
-    bank = bank_of(patches, branches, 10, cache=tmp_path, key="k")
+    bank = compute_bank(patches, branches, 10, cache=tmp_path, key="k")
     assert (
         bank.lr.shape == (10, 3, 8, 8)
         and bank.lr.dtype == torch.uint8
@@ -54,15 +54,15 @@ def test_a_bank_holds_the_errors_of_the_patches_drawn(patches, tmp_path):
     )
     torch.testing.assert_close(bank.errors[4:8], expected)
     calls = branches.calls
-    again = bank_of(patches, branches, 10, cache=tmp_path, key="k")
+    again = compute_bank(patches, branches, 10, cache=tmp_path, key="k")
     assert branches.calls == calls and torch.equal(again.errors, bank.errors)
-    bank_of(patches, branches, 10, cache=tmp_path, key="another")
+    compute_bank(patches, branches, 10, cache=tmp_path, key="another")
     assert branches.calls > calls
 
 
 def test_a_bank_that_was_interrupted_goes_on(patches, tmp_path, monkeypatch):
     monkeypatch.setattr(bank_module, "SAVE_EVERY", 2)
-    whole = bank_of(patches, TwoBranches(), 20, cache=tmp_path / "whole", key="k")
+    whole = compute_bank(patches, TwoBranches(), 20, cache=tmp_path / "whole", key="k")
 
     class Stops(TwoBranches):
         def forward(self, x):
@@ -71,9 +71,9 @@ def test_a_bank_that_was_interrupted_goes_on(patches, tmp_path, monkeypatch):
             return super().forward(x)
 
     with pytest.raises(KeyboardInterrupt):
-        bank_of(patches, Stops(), 20, cache=tmp_path / "halves", key="k")
+        compute_bank(patches, Stops(), 20, cache=tmp_path / "halves", key="k")
     rest = TwoBranches()
-    bank = bank_of(patches, rest, 20, cache=tmp_path / "halves", key="k")
+    bank = compute_bank(patches, rest, 20, cache=tmp_path / "halves", key="k")
     assert rest.calls == 3, "two of the five batches were saved"
     assert torch.equal(bank.errors, whole.errors) and torch.equal(bank.lr, whole.lr)
 
@@ -105,7 +105,7 @@ def test_processes_share_a_batch(patches):
     shares = []
     for rank in range(2):
         part = Patches(
-            patches.pairs, scale=2, patch_hr=16, batch_size=4, seed=3, rank=rank, ranks=2
+            patches.pairs, scale=2, patch_hr=16, batch_size=4, seed=3, split=BatchSplit(1, rank, 2)
         )
         shares += BankBatches(bank, part)[5][1].flatten().tolist()
     assert sorted(shares) == sorted(whole)
@@ -130,7 +130,7 @@ def test_calibration_loses_what_it_may_and_no_more():
     costs = [1, 2, 4]
     shares = []
     for target in (0.1, 0.5, 1.0):
-        added = calibration(logits, errors, costs, target)
+        added = calibration_offsets(logits, errors, costs, target)
         chosen = (logits + added).argmax(1)
         lost = 10 * torch.log10(errors.gather(1, chosen[:, None]).mean() / errors[:, -1].mean())
         assert target - 0.05 < lost <= target + 1e-6
@@ -145,7 +145,7 @@ def test_a_router_is_calibrated_on_the_patches_held_out():
         torch.randint(0, 256, (160, 3, 8, 8), dtype=torch.uint8),
         torch.rand(160, 2) * torch.tensor([1.1, 1.0]),
     )
-    added, share = calibrated(router, bank, [1, 2], 0.2)
+    added, share = calibrate(router, bank, [1, 2], 0.2)
     with torch.no_grad():
         chosen = (router(unit_range(bank.lr[::HELD_OUT])) + added).argmax(1)
     assert share == pytest.approx(float(torch.tensor([0.5, 1.0])[chosen].mean()))

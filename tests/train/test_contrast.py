@@ -9,16 +9,15 @@ import torch.nn.functional as F
 from sr_deploy.core.errors import CheckpointError, InputError
 from sr_deploy.train.contrast import (
     DISTILLATION,
-    VGG19,
     Projector,
     RandomFeatures,
     VGG19Features,
     contrastive,
     csd,
-    negatives,
+    load_vgg19,
+    negative_samples,
     perceptual,
     pixel,
-    vgg19_from_file,
 )
 
 
@@ -86,7 +85,7 @@ def test_the_largest_branch_is_taught_by_none(given, name):
 
 def test_negatives_are_other_patches_of_the_batch_enlarged():
     lr = torch.rand(4, 3, 5, 5)
-    others = negatives(lr, (10, 10), 3)
+    others = negative_samples(lr, (10, 10), 3)
     assert others.shape == (3, 4, 3, 10, 10)
     large = F.interpolate(lr, size=(10, 10), mode="bicubic", align_corners=False)
     for n in range(4):
@@ -98,13 +97,12 @@ def test_negatives_are_other_patches_of_the_batch_enlarged():
 def vgg_weights():
     """Random weights named and shaped as torchvision's vgg19: its 16 convolutions at their places among 37 layers, and the head."""
     torch.manual_seed(0)
-    places, width, at = {}, 3, 0
-    for item in VGG19:
-        if item != "pool":
-            places[f"features.{at}.weight"] = 0.05 * torch.randn(item, width, 3, 3)
-            places[f"features.{at}.bias"] = torch.zeros(item)
-            width = item
-        at += 1 if item == "pool" else 2
+    places, width = {}, 3
+    for at in (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34):
+        channels = 64 if at < 5 else 128 if at < 10 else 256 if at < 19 else 512
+        places[f"features.{at}.weight"] = 0.05 * torch.randn(channels, width, 3, 3)
+        places[f"features.{at}.bias"] = torch.zeros(channels)
+        width = channels
     return {**places, "classifier.6.bias": torch.zeros(1000)}
 
 
@@ -125,7 +123,7 @@ def test_vgg19_is_read_from_a_file_of_torchvisions_layout(vgg_weights, tmp_path,
         from safetensors.torch import save_file
 
         save_file(vgg_weights, str(path))
-    net = vgg19_from_file(path)
+    net = load_vgg19(path)
     for name, value in net.state_dict().items():
         assert torch.equal(value, vgg_weights[name])
     x = torch.rand(1, 3, 32, 48)
@@ -143,20 +141,21 @@ def test_vgg19_is_read_from_a_file_of_torchvisions_layout(vgg_weights, tmp_path,
     torch.testing.assert_close(net.features[0](normalised), first)
 
 
-def test_what_is_no_vgg19(vgg_weights, tmp_path):
+def test_weights_of_another_network_are_refused(vgg_weights, tmp_path):
     path = tmp_path / "vgg.pth"
     torch.save({k: v for k, v in vgg_weights.items() if not k.startswith("features.28.")}, path)
     with pytest.raises(
-        CheckpointError, match="no VGG-19: expected a tensor 'features.28.weight'.*there is none"
+        CheckpointError,
+        match="is not a VGG-19: expected a tensor 'features.28.weight'.*it is missing",
     ):
-        vgg19_from_file(path)
+        load_vgg19(path)
     torch.save({**vgg_weights, "features.0.weight": torch.zeros(64, 1, 3, 3)}, path)
     with pytest.raises(
         CheckpointError, match=r"'features.0.weight' of \(64, 3, 3, 3\); it is \(64, 1, 3, 3\)"
     ):
-        vgg19_from_file(path)
+        load_vgg19(path)
     with pytest.raises(InputError, match="there is no file"):
-        vgg19_from_file(tmp_path / "none.pth")
+        load_vgg19(tmp_path / "none.pth")
 
 
 def test_the_substitute_is_the_same_in_every_run_and_tells_blur_from_detail():

@@ -10,7 +10,7 @@ from sr_deploy.core.degradation import degrade
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.images import imresize, modcrop, read_rgb
 from sr_deploy.train import data as module
-from sr_deploy.train.data import Patches, fingerprint, image_pairs
+from sr_deploy.train.data import BatchSplit, Patches, fingerprint, image_pairs
 from tests.train.conftest import write_images
 
 
@@ -85,7 +85,7 @@ def test_processes_and_micro_batches_share_the_same_batch(folder, parts, ranks):
     lr, hr = patches(folder).pixels(3)
     assert lr.dtype == hr.dtype == torch.uint8
     shared = [
-        patches(folder, parts=parts, ranks=ranks, rank=r)[3 * parts + p]
+        patches(folder, split=BatchSplit(parts, r, ranks))[3 * parts + p]
         for r in range(ranks)
         for p in range(parts)
     ]
@@ -98,9 +98,10 @@ def test_processes_and_micro_batches_share_the_same_batch(folder, parts, ranks):
 
 def test_a_batch_that_cannot_be_shared(folder):
     with pytest.raises(
-        InputError, match="a batch of 6 cannot be shared evenly by 2 processes x 2 micro-batches"
+        InputError,
+        match="a batch of 6 cannot be divided evenly between 2 processes x 2 micro-batches",
     ):
-        patches(folder, parts=2, ranks=2)
+        patches(folder, split=BatchSplit(2, ranks=2))
 
 
 def test_noise_is_new_in_every_patch_and_the_same_in_every_run(folder):
@@ -144,16 +145,17 @@ def test_unusable_images_are_left_out_and_named(folder):
     said = []
     found = pairs(folder, min_hr=24, log=said.append)
     assert [p.source.name for p in found] == ["0.png", "1.png"]
-    assert "left out 2 of 4 images" in said[0] and "broken.jpg is not an image" in said[0]
+    assert "skipped 2 of 4 images" in said[0] and "broken.jpg is not an image" in said[0]
     assert "tiny.png: 20x80 pixels, expected at least 24x24" in said[0]
-    with pytest.raises(InputError, match="2 of 4 images cannot be trained on") as e:
+    with pytest.raises(InputError, match="2 of 4 images cannot be used for training") as e:
         pairs(folder, min_hr=24, strict=True)
     assert "broken.jpg" in e.value.message and "--strict" in e.value.hint
 
 
 def test_no_usable_image(folder):
     with pytest.raises(
-        InputError, match="2 of 2 images cannot be trained on(.|\n)*expected at least 256x256"
+        InputError,
+        match="2 of 2 images cannot be used for training(.|\n)*expected at least 256x256",
     ):
         pairs(folder, min_hr=256)
     with pytest.raises(InputError, match="there is no folder"):
@@ -194,7 +196,8 @@ def test_lr_and_hr_must_match_by_name(folder, lr_folder):
 
 def test_lr_and_hr_must_match_by_size(folder, lr_folder):
     with pytest.raises(
-        InputError, match=r"0x4.png has 12x10 pixels; expected 25x20, a 2th of 0.png|no LR image"
+        InputError,
+        match=r"0x4.png has 12x10 pixels; expected 25x20, the size of 0.png divided by 2|no LR image",
     ):
         pairs(folder, scale=2, lr_folders=[lr_folder])
     for path in lr_folder.iterdir():
@@ -238,5 +241,7 @@ def test_the_fingerprint_is_of_names_sizes_and_order(folder, lr_folder):
 
 def test_two_lr_images_of_one_name(folder, lr_folder):
     cv2.imwrite(str(lr_folder / "0x4.jpg"), np.zeros((12, 10, 3), np.uint8))
-    with pytest.raises(InputError, match="two LR images of one name in .*: 0x4.jpg and 0x4.png"):
+    with pytest.raises(
+        InputError, match="two LR images in .* have the same name: 0x4.jpg and 0x4.png"
+    ):
         pairs(folder, lr_folders=[lr_folder])

@@ -10,7 +10,7 @@ from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.architecture import ElasticNetwork
 from sr_deploy.train.losses import (
-    Step,
+    LossInputs,
     deep_supervision,
     distillation,
     pixel_loss,
@@ -21,7 +21,7 @@ from sr_deploy.train.losses import (
 
 
 def given(lr, hr, *, loss="l1", psd=0.0, psd_detached=True, teacher=None, seed=0):
-    return Step(lr, hr, loss, psd, psd_detached, teacher, np.random.default_rng(seed))
+    return LossInputs(lr, hr, loss, psd, psd_detached, teacher, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize(

@@ -9,20 +9,20 @@ from torch import nn
 
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
-from sr_deploy.train.routed_recipes import RoutedRecipe
+from sr_deploy.train.recipe import RouterRecipe
 from sr_deploy.train.router_losses import (
-    Branches,
-    Depths,
-    Routed,
+    DepthBranches,
+    ParallelBranches,
+    RoutedNetwork,
     average_loss,
     class_loss,
     flops_excess,
     gumbel_noise,
     gumbel_softmax,
-    mixed,
+    mix_outputs,
+    stage_terms,
     temperature,
 )
-from sr_deploy.train.stages import routed_terms
 
 
 @pytest.fixture()
@@ -60,7 +60,7 @@ def test_the_relaxed_choice_is_equation_6_with_tau_in_the_exponent(probabilities
 def test_equations_1_to_3(probabilities):
     outputs = torch.rand(5, 3, 3, 4, 4, dtype=torch.float64)
     expected = sum(probabilities[:, j, None, None, None] * outputs[:, j] for j in range(3))
-    torch.testing.assert_close(mixed(probabilities, outputs), expected)
+    torch.testing.assert_close(mix_outputs(probabilities, outputs), expected)
     costs = [141.0, 304.0, 468.0]
     mean = sum(costs[j] * probabilities[:, j] for j in range(3)).mean() / 468
     for alpha in (0.1, 0.5, 0.99):
@@ -101,13 +101,14 @@ def batch():
         "router": Fixed(torch.randn(4, 3, dtype=torch.float64)),
         "branches": Fixed(torch.rand(4, 3, 3, 8, 8, dtype=torch.float64)),
         "projector": nn.Flatten(),
+        "features": nn.Identity(),
     }
     return lr, hr, modules, torch.randn(4, 3, dtype=torch.float64)
 
 
 def terms_of(stage, batch, step=2, **changes):
     lr, hr, modules, noise = batch
-    recipe = RoutedRecipe(
+    recipe = RouterRecipe(
         stage=stage,
         scale=2,
         steps=10,
@@ -120,7 +121,7 @@ def terms_of(stage, batch, step=2, **changes):
         negatives=2,
         **changes,
     )
-    return routed_terms(recipe, modules, nn.Identity(), [1, 2, 4], lr, hr, noise, step)
+    return stage_terms(recipe, modules, [1, 2, 4], lr, hr, noise, step)
 
 
 def test_the_router_learns_equation_4_and_its_branches_nothing(batch):
@@ -128,7 +129,7 @@ def test_the_router_learns_equation_4_and_its_branches_nothing(batch):
     terms = terms_of("router", batch)
     p = ((modules["router"].value.log_softmax(1) + noise) / 0.8).softmax(1)
     torch.testing.assert_close(
-        terms["pixel"], (mixed(p, modules["branches"].value) - hr).abs().mean()
+        terms["pixel"], (mix_outputs(p, modules["branches"].value) - hr).abs().mean()
     )
     torch.testing.assert_close(terms["flops"], 0.5 * flops_excess(p, [1, 2, 4], 0.3))
     sum(terms.values()).backward()
@@ -156,7 +157,7 @@ def test_at_the_last_stage_all_learn_all_terms_at_the_last_tau(batch):
     assert set(terms) == {"pixel", "flops", "taught: perceptual"}
     p = ((modules["router"].value.log_softmax(1) + noise) / 0.4).softmax(1)
     torch.testing.assert_close(
-        terms["pixel"], (mixed(p, modules["branches"].value) - hr).abs().mean()
+        terms["pixel"], (mix_outputs(p, modules["branches"].value) - hr).abs().mean()
     )
     sum(terms.values()).backward()
     assert all(modules[key].value.grad.abs().sum() > 0 for key in ("router", "branches"))
@@ -177,7 +178,7 @@ def test_classsr_takes_the_probabilities_without_noise(batch):
     terms = terms_of("router", batch, objective="classsr")
     p = modules["router"].value.softmax(1)
     torch.testing.assert_close(
-        terms["pixel"], 1000 * (mixed(p, modules["branches"].value) - hr).abs().mean()
+        terms["pixel"], 1000 * (mix_outputs(p, modules["branches"].value) - hr).abs().mean()
     )
     torch.testing.assert_close(terms["class"], 0.5 * class_loss(p))
     torch.testing.assert_close(terms["average"], 3 * average_loss(p))
@@ -194,7 +195,9 @@ def test_depths_of_one_network_are_its_slices():
         plain.append(other)
     x = torch.rand(2, 3, 6, 7)
     with torch.no_grad():
-        torch.testing.assert_close(Depths(net, [1, 3])(x), Branches(plain)(x), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            DepthBranches(net, [1, 3])(x), ParallelBranches(plain)(x), rtol=0, atol=1e-5
+        )
 
 
 class Paint(nn.Module):
@@ -220,7 +223,7 @@ class Brightness(nn.Module):
 def test_a_routed_image_is_that_of_each_patch_by_its_branch(h, w, patches):
     x = torch.rand(1, 3, h, w) * 0.2
     x[..., w // 2 :] += 0.8
-    routed = Routed(Brightness(), [Paint(0.0), Paint(5.0)], scale=2, patch=4)
+    routed = RoutedNetwork(Brightness(), [Paint(0.0), Paint(5.0)], scale=2, patch=4)
     y = routed(x)
     assert sum(routed.counts) == patches
     painted = (y - nn.functional.interpolate(x, scale_factor=2.0)).round()

@@ -11,19 +11,10 @@ from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.checkpoint import load_checkpoint, save_checkpoint
 from sr_deploy.nets.router import load_router
-from sr_deploy.train.recipes import CDNSR_WIDTHS, RECIPES
-from sr_deploy.train.routed_recipes import (
-    REQUIREMENTS,
-    ROUTED_RECIPES,
-    RoutedRecipe,
-    check_routed,
-    routed_recipe_named,
-)
-from sr_deploy.train.router_trainer import router_from_images
-from sr_deploy.train.trainer import checkpoint_from_images
-from tests.train.conftest import TINY
+from sr_deploy.train.recipe import RECIPES, RouterRecipe, load_recipe
+from tests.train.conftest import TINY, train_network, train_router
 
-ROUTED = RoutedRecipe(
+ROUTED = RouterRecipe(
     stage="router",
     scale=2,
     steps=4,
@@ -36,6 +27,7 @@ ROUTED = RoutedRecipe(
     ema=0.9,
 )
 WIDTHS = ("w2", "w4", "w8")
+ROUTER_RECIPES = {name: r for name, r in RECIPES.items() if isinstance(r, RouterRecipe)}
 
 
 def branch(folder, images, cache, width, classes=3, scale=2):
@@ -54,9 +46,7 @@ def branch(folder, images, cache, width, classes=3, scale=2):
         judge="net",
     )
     judge = folder / "net.safetensors"
-    return str(
-        checkpoint_from_images(easy, [images], folder, name=width, cache=cache, judge=str(judge))
-    )
+    return str(train_network(easy, [images], folder, name=width, cache=cache, judge=str(judge)))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +63,7 @@ def steps(images, cache, tmp_path_factory):
         steps=2,
         patch_hr=16,
     )
-    checkpoint_from_images(judge, [images], first, name="net", cache=cache)
+    train_network(judge, [images], first, name="net", cache=cache)
     branches = [branch(first, images, cache, width) for width in WIDTHS]
     paths, before = [], None
     for stage in ("router", "distil", "joint"):
@@ -84,7 +74,7 @@ def steps(images, cache, tmp_path_factory):
             negatives=2,
         )
         start = {"branches": branches} if before is None else {"init": str(before)}
-        before = router_from_images(
+        before = train_router(
             recipe,
             [images],
             tmp_path_factory.mktemp(stage),
@@ -112,7 +102,7 @@ def test_each_branch_is_trained_on_its_class_of_difficulty(steps, images, cache,
         difficulty=(3, 3),
     )
     judge = steps[0][2]
-    path = checkpoint_from_images(
+    path = train_network(
         recipe, [images], tmp_path, name="hard", cache=cache, judge=judge, log=lines.append
     )
     assert any("class 3 of 3" in line for line in lines)
@@ -161,9 +151,9 @@ def test_a_run_in_two_halves_is_the_whole_run(steps, images, cache, tmp_path):
         "valid": images,
         "licence": "CC0",
     }
-    router_from_images(ROUTED, [images], tmp_path, budget_s=0.0, **options)
+    train_router(ROUTED, [images], tmp_path, budget_s=0.0, **options)
     assert load_router(tmp_path / path.name).spec.training["steps_done"] == 1
-    resumed = router_from_images(ROUTED, [images], tmp_path, resume=True, **options)
+    resumed = train_router(ROUTED, [images], tmp_path, resume=True, **options)
     whole = load_router(path).weights
     assert all(torch.equal(whole[k], v) for k, v in load_router(resumed).weights.items())
 
@@ -171,21 +161,21 @@ def test_a_run_in_two_halves_is_the_whole_run(steps, images, cache, tmp_path):
 def test_a_router_learns_from_errors_that_are_computed_once(steps, images, cache, tmp_path):
     recipe = replace(ROUTED, objective="labels", bank=64, target_db=0.5, steps=30)
     options = {"name": "net", "cache": tmp_path / "cache", "branches": steps[0]}
-    router_from_images(recipe, [images], tmp_path, budget_s=0.0, **options)
+    train_router(recipe, [images], tmp_path, budget_s=0.0, **options)
     (bank,) = (tmp_path / "cache").glob("bank-*.pt")
     made = bank.stat().st_mtime_ns
-    router = load_router(router_from_images(recipe, [images], tmp_path, resume=True, **options))
+    router = load_router(train_router(recipe, [images], tmp_path, resume=True, **options))
     assert bank.stat().st_mtime_ns == made
     told = router.spec.training["calibrated"]
     assert told["lost_db"] == 0.5 and 0 < told["share"] <= 1
-    whole = load_router(router_from_images(recipe, [images], tmp_path / "whole", **options))
+    whole = load_router(train_router(recipe, [images], tmp_path / "whole", **options))
     assert all(torch.equal(router.weights[k], v) for k, v in whole.weights.items())
 
 
 def test_depths_of_one_elastic_checkpoint_are_branches_too(whole, images, cache, tmp_path):
     elastic = str(whole[1])
     recipe = replace(ROUTED, classes=2)
-    path = router_from_images(
+    path = train_router(
         recipe,
         [images],
         tmp_path,
@@ -196,7 +186,7 @@ def test_depths_of_one_elastic_checkpoint_are_branches_too(whole, images, cache,
     router = load_router(path)
     assert router.spec.models == ("net", "net") and router.spec.variants == ("d1", "d2")
     with pytest.raises(InputError, match="slices of one checkpoint"):
-        router_from_images(
+        train_router(
             replace(recipe, stage="joint"),
             [images],
             tmp_path / "joint",
@@ -217,9 +207,7 @@ def test_networks_of_several_kinds_are_trained_together_a_slice_of_an_elastic_on
     made = [{"branches": names}, {"init": str(tmp_path / "first" / "net.router.safetensors")}]
     for stage, start, folder in zip(("router", "joint"), made, ("first", "second")):
         recipe = replace(ROUTED, stage=stage, steps=1)
-        path = router_from_images(
-            recipe, [images], tmp_path / folder, name="net", cache=cache, **start
-        )
+        path = train_router(recipe, [images], tmp_path / folder, name="net", cache=cache, **start)
     router = load_router(path)
     assert router.spec.models == ("net-1", "net-2", "net-3") and sorted(router.spec.variants) == [
         "d1",
@@ -243,8 +231,8 @@ def test_another_checkpoint_is_not_written_over(steps, images, cache, tmp_path, 
     branches, (path, _, _) = steps
     start = {"branches": branches} if stage == "router" else {"init": str(path)}
     (tmp_path / file).write_bytes(b"another's")
-    with pytest.raises(InputError, match=f"there is another checkpoint of that name: .*{file}"):
-        router_from_images(
+    with pytest.raises(InputError, match=f"another checkpoint of this name exists: .*{file}"):
+        train_router(
             replace(ROUTED, stage=stage), [images], tmp_path, name="other", cache=cache, **start
         )
     assert [p.name for p in tmp_path.iterdir()] == [file]
@@ -263,8 +251,8 @@ def test_two_branches_of_one_name_cannot_lie_beside_a_router(images, cache, tmp_
                 )
             )
         )
-    with pytest.raises(InputError, match="two branches are called 'net'"):
-        router_from_images(
+    with pytest.raises(InputError, match="two branches have the name 'net'"):
+        train_router(
             replace(ROUTED, classes=2),
             [images],
             tmp_path / "out",
@@ -279,14 +267,12 @@ def test_bad_starts(steps, whole, images, cache, tmp_path):
 
     def refused(match, recipe=ROUTED, error=InputError, **options):
         with pytest.raises(error, match=match):
-            router_from_images(
-                recipe, [images], tmp_path / "out", name="net", cache=cache, **options
-            )
+            train_router(recipe, [images], tmp_path / "out", name="net", cache=cache, **options)
         assert not (tmp_path / "out").exists()
 
     refused("2 branches; the recipe trains a router for 3 classes", branches=branches[:2])
     refused("trains a new router", branches=branches, init=str(path))
-    refused("goes on from a router", recipe=replace(ROUTED, stage="joint"))
+    refused("starts from a router", recipe=replace(ROUTED, stage="joint"))
     refused(
         "which has its branches",
         recipe=replace(ROUTED, stage="joint"),
@@ -304,7 +290,7 @@ def test_bad_starts(steps, whole, images, cache, tmp_path):
         branches=branches,
     )
     refused("cost the same", branches=[branches[0], branches[0], branches[1]])
-    refused("nothing in this recipe compares features", branches=branches, vgg="vgg.pth")
+    refused("does not compare features", branches=branches, vgg="vgg.pth")
     refused("no variant 'd7'", error=SrDeployError, branches=[f"{whole[1]}:d7", *branches[:2]])
 
 
@@ -323,14 +309,14 @@ def test_a_router_whose_branches_changed_or_are_gone(steps, tmp_path):
         router.checkpoints()
 
 
-@pytest.mark.parametrize("name", list(ROUTED_RECIPES))
+@pytest.mark.parametrize("name", list(ROUTER_RECIPES))
 def test_every_recipe_can_be_run_and_says_where_it_comes_from(name, tmp_path):
-    recipe = routed_recipe_named(name)
+    recipe = load_recipe(name)
     assert recipe.source
     if recipe.stage == "router":
         assert len(recipe.branches) == recipe.classes and set(recipe.branches) <= set(RECIPES)
     else:
-        before = ROUTED_RECIPES[recipe.follows]
+        before = ROUTER_RECIPES[recipe.follows]
         assert (before.classes, before.convs, before.scale) == (
             recipe.classes,
             recipe.convs,
@@ -338,14 +324,20 @@ def test_every_recipe_can_be_run_and_says_where_it_comes_from(name, tmp_path):
         )
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(recipe.__dict__))
-    assert routed_recipe_named(str(path)) == recipe
+    assert load_recipe(str(path)) == recipe
 
 
 def test_the_papers_numbers():
-    for backbone, widths in CDNSR_WIDTHS.items():
-        assert len(widths) == 3
-        for name in REQUIREMENTS:
-            one = ROUTED_RECIPES[f"cdnsr-{name}-{backbone}-x4"]
+    widths = {
+        "fsrcnn": ("w16", "w36", "w56"),
+        "carn-m": ("w36", "w52", "w64"),
+        "msrresnet": ("w36", "w52", "w64"),
+        "rcan": ("w36", "w50", "w64"),
+    }
+    requirements = {"r": (0.75, 2e-4), "m": (0.55, 2e-4), "s": (0.45, 4e-4)}
+    for backbone in widths:
+        for name in requirements:
+            one = ROUTER_RECIPES[f"cdnsr-{name}-{backbone}-x4"]
             assert (one.batch_size, one.lr, one.final_lr, one.schedule, one.patch_hr) == (
                 64,
                 2e-4,
@@ -353,10 +345,12 @@ def test_the_papers_numbers():
                 "cosine",
                 128,
             )
+            assert (one.alpha, one.lambda_reg) == requirements[name]
+            assert one.branches == tuple(f"cdnsr-{backbone}-{w}-x4" for w in widths[backbone])
             assert (one.lambda_ct, one.negatives, one.convs, one.classes) == (1e-3, 6, 5, 3)
-            last = ROUTED_RECIPES[f"cdnsr-{name}-{backbone}-x4-3"]
+            last = ROUTER_RECIPES[f"cdnsr-{name}-{backbone}-x4-3"]
             assert last.stage == "joint" and last.follows == f"cdnsr-{name}-{backbone}-x4-2"
-    assert ROUTED_RECIPES["cdnsr-r-fsrcnn-x4"].lambda_reg == 2e-4
+    assert ROUTER_RECIPES["cdnsr-r-fsrcnn-x4"].lambda_reg == 2e-4
 
 
 def untrained(folder, arch, width):
@@ -369,18 +363,19 @@ def untrained(folder, arch, width):
     )
 
 
-ABLATIONS = [name for name in ROUTED_RECIPES if "ablation" in name]
+ABLATIONS = [name for name in ROUTER_RECIPES if "ablation" in name]
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_an_ablation_trains_for_100_steps(name, steps, images, cache, tmp_path):
-    recipe = ROUTED_RECIPES[name]
+def test_an_ablation_trains(name, steps, images, cache, tmp_path):
+    recipe = ROUTER_RECIPES[name]
+    length = 100 if name == "cdnsr-ablation-contrastive" else 20
     short = replace(
         recipe,
-        steps=100,
+        steps=length,
         scale=2,
         patch_hr=8,
-        batch_size=recipe.negatives + 1 if recipe.teaches else 2,
+        batch_size=recipe.negatives + 1 if recipe.distils else 2,
     )
     if recipe.stage == "router":
         arch = RECIPES[recipe.branches[0]].arch
@@ -389,9 +384,11 @@ def test_an_ablation_trains_for_100_steps(name, steps, images, cache, tmp_path):
         }
     else:
         start = {"init": str(steps[1][0])}
-    path = router_from_images(short, [images], tmp_path, name="net", cache=cache, **start)
+    path = train_router(short, [images], tmp_path, name="net", cache=cache, **start)
     router = load_router(path)
-    assert router.spec.training["steps_done"] == 100 and len(router.spec.models) == recipe.classes
+    assert (
+        router.spec.training["steps_done"] == length and len(router.spec.models) == recipe.classes
+    )
     assert router.network()(torch.rand(2, 3, 8, 8)).shape == (2, recipe.classes)
 
 
@@ -402,7 +399,7 @@ def test_an_ablation_trains_for_100_steps(name, steps, images, cache, tmp_path):
         ({"objective": "gan"}, "objective is 'gan'"),
         ({"distillation": "vgg"}, "distillation is 'vgg'"),
         ({"amp": "fp8"}, "amp is 'fp8'"),
-        ({"alpha": 1.5}, "alpha is a share"),
+        ({"alpha": 1.5}, "alpha to be a share from 0 to 1; got alpha 1.5"),
         ({"classes": 1}, "classes >= 2"),
         ({"convs": 1}, "convs from 2"),
         ({"lambda_reg": -1.0}, "lambda_reg >= 0"),
@@ -410,7 +407,7 @@ def test_an_ablation_trains_for_100_steps(name, steps, images, cache, tmp_path):
         ({"patch_hr": 17}, "multiple of the scale"),
         (
             {"stage": "joint", "distillation": "pixel", "negatives": 8},
-            "8 negatives; expected at least 1, and fewer than the batch of 8",
+            "fewer than the batch; got negatives 8, batch_size 8",
         ),
         ({"lr": float("nan")}, "not finite"),
         ({"schedule": "linear"}, "unknown schedule 'linear'"),
@@ -418,9 +415,9 @@ def test_an_ablation_trains_for_100_steps(name, steps, images, cache, tmp_path):
 )
 def test_a_recipe_that_cannot_be(change, message):
     with pytest.raises(InputError, match=message):
-        check_routed(replace(ROUTED, **change), source="mine.json")
+        replace(ROUTED, **change).check("mine.json")
 
 
 def test_no_such_recipe():
-    with pytest.raises(InputError, match="unknown recipe 'cdnsr-x' of a router"):
-        routed_recipe_named("cdnsr-x")
+    with pytest.raises(InputError, match="unknown recipe 'cdnsr-x'; srdeploy recipes"):
+        load_recipe("cdnsr-x")

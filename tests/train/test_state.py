@@ -21,8 +21,8 @@ def narrower(state):
 @pytest.mark.parametrize(
     "change, reason",
     [
-        (lambda s: [], "it is no state of a run"),
-        (lambda s: without(s, "card"), "it holds no 'card': another version"),
+        (lambda s: [], "it is not the state of a run"),
+        (lambda s: without(s, "card"), "it has no 'card': another version"),
         (lambda s: {**s, "step": "3"}, "its 'step' is a str"),
         (lambda s: {**s, "step": 7}, "its step is 7 of 6"),
         (
@@ -41,9 +41,7 @@ def test_a_state_that_does_not_fit(train, tmp_path, whole, change, reason):
     torch.save(
         change(torch.load(whole[0] / "net.state.pt", weights_only=True)), tmp_path / "net.state.pt"
     )
-    with pytest.raises(
-        CheckpointError, match=f"net.state.pt cannot be resumed from: {reason}"
-    ) as e:
+    with pytest.raises(CheckpointError, match=f"cannot resume from .*net.state.pt: {reason}") as e:
         train(resume=True)
     assert len(e.value.message) < 400 and "\n" not in e.value.message
 
@@ -53,6 +51,6 @@ def test_a_damaged_state_is_refused_in_a_line(train, tmp_path, whole, content):
     data = (whole[0] / "net.state.pt").read_bytes()
     (tmp_path / "net.state.pt").write_bytes(data[: len(data) // 2] if content == "cut" else content)
     with pytest.raises(
-        CheckpointError, match="cannot be resumed from: it is damaged, or no state of a run$"
+        CheckpointError, match="cannot resume from .*: it is damaged, or not the state of a run$"
     ):
         train(resume=True)

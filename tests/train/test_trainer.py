@@ -18,11 +18,11 @@ from sr_deploy.core.errors import InputError, SrDeployError
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.checkpoint import load_checkpoint, save_checkpoint
-from sr_deploy.train import losses, module, recipes
+from sr_deploy.train import loop, losses, trainer
 from sr_deploy.train.data import Patches
-from sr_deploy.train.trainer import checkpoint_from_images
+from sr_deploy.train.recipe import RECIPES
 from tests.conftest import ROOT
-from tests.train.conftest import TINY, write_images
+from tests.train.conftest import TINY, train_network, write_images
 
 
 def state_of(folder):
@@ -54,6 +54,7 @@ def at_step(monkeypatch, step, action):
     monkeypatch.setattr(Patches, "pixels", pixels)
 
 
+@pytest.mark.smoke
 def test_a_finished_run_is_a_checkpoint_of_every_variant(whole):
     checkpoint = load_checkpoint(whole[1])
     assert checkpoint.spec.variants == ("d1", "d2") and checkpoint.spec.scale == 2
@@ -87,7 +88,7 @@ def test_it_computes_what_a_plain_loop_computes(whole, images, cache):
     for step in range(6):
         lr, hr = data.batch(step)
         optimiser.param_groups[0]["lr"] = learning_rate("one-cycle", step, 6, lr=1e-3)
-        given = losses.Step(
+        given = losses.LossInputs(
             lr.to(memory_format=torch.channels_last), hr, "l1", 0.1, True, None, None
         )
         optimiser.zero_grad()
@@ -109,7 +110,7 @@ def test_two_halves_of_a_run_are_the_whole_run_bit_for_bit(
         train(budget_s=0, licence="CC0", trained_on="noise", log=said.append)
         assert (
             said[-1]
-            == "stopped after step 1 of 6, the time is up; the same command with --resume goes on"
+            == "stopped after step 1 of 6, the time is up; resume with the same command and --resume"
         )
         assert state_of(tmp_path)["step"] == 1
     else:
@@ -133,25 +134,26 @@ def test_two_halves_of_a_run_are_the_whole_run_bit_for_bit(
     assert (spec.licence, spec.trained_on) == ("CC0", "noise")
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_from_the_last_saved_state(images, cache, tmp_path, whole):
     code = f"""
-import os, dataclasses, json
-from pathlib import Path
-from sr_deploy.train import module
+import os
+from sr_deploy.train import loop
 from sr_deploy.train.data import Patches
-from sr_deploy.train.recipes import Recipe
+from sr_deploy.train.options import TrainOptions
+from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.trainer import checkpoint_from_images
-module.SAVE_EVERY_S = 0
+loop.SAVE_EVERY_S = 0
 real = Patches.pixels
 Patches.pixels = lambda self, n, *share: os._exit(9) if n == 4 else real(self, n, *share)
-checkpoint_from_images(Recipe(**{dataclasses.asdict(TINY)!r}), [Path({str(images)!r})], Path({str(tmp_path)!r}), name="net",
-    cache=Path({str(cache)!r}))
+options = TrainOptions([{str(images)!r}], {str(tmp_path)!r}, name="net", cache={str(cache)!r})
+checkpoint_from_images(Recipe(**{dataclasses.asdict(TINY)!r}), options)
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     killed = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert killed.returncode == 9, killed.stderr
     assert state_of(tmp_path)["step"] == 4
-    path = checkpoint_from_images(
+    path = train_network(
         TINY,
         [images],
         tmp_path,
@@ -165,6 +167,7 @@ checkpoint_from_images(Recipe(**{dataclasses.asdict(TINY)!r}), [Path({str(images
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".partial")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "--devices 2"])
 def test_two_processes_train_the_same_network(images, cache, tmp_path, launcher):
     (tmp_path / "net.json").write_text(json.dumps(dataclasses.asdict(TINY)))
@@ -192,20 +195,21 @@ def test_two_processes_train_the_same_network(images, cache, tmp_path, launcher)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == str(tmp_path / "two" / "net.safetensors")  # printed once
     alone = load_checkpoint(
-        checkpoint_from_images(TINY, [images], tmp_path / "one", name="net", cache=cache)
+        train_network(TINY, [images], tmp_path / "one", name="net", cache=cache)
     ).weights
     both = load_checkpoint(tmp_path / "two" / "net.safetensors")
     assert both.spec.training["device"].endswith("2 processes")
     for k, v in alone.items():
         torch.testing.assert_close(both.weights[k], v, rtol=0, atol=2e-5)
     other = load_checkpoint(
-        checkpoint_from_images(TINY, [images], tmp_path / "other", name="net", cache=cache, seed=1)
+        train_network(TINY, [images], tmp_path / "other", name="net", cache=cache, seed=1)
     ).weights
     assert (
         max((other[k] - v).abs().max() for k, v in alone.items()) > 1e-2
     )  # the bound above means something
 
 
+@pytest.mark.slow
 def test_an_error_in_every_process_is_told_once(images, cache, tmp_path):
     (tmp_path / "net.json").write_text(
         json.dumps(dataclasses.asdict(replace(TINY, lr=1e9, schedule="constant", clip_norm=0.0)))
@@ -290,10 +294,8 @@ def test_validation_keeps_the_best_and_both_logs(train, images, tmp_path):
 
 
 def test_the_best_survives_a_resumed_run_that_gets_worse(train, images, tmp_path, monkeypatch):
-    import sr_deploy.train.trainer as trainer
-
     scores = iter([30.0, 20.0, 10.0])
-    monkeypatch.setattr(trainer, "_score", lambda *args: next(scores))
+    monkeypatch.setattr(trainer, "_mean_psnr", lambda *args: next(scores))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         at_step(patch, 2, lambda: os.kill(os.getpid(), signal.SIGINT))
         train(valid=images)
@@ -388,7 +390,7 @@ def test_a_start_of_another_network_is_refused(train, whole, tmp_path):
 
 
 def test_what_a_recipe_needs(train, whole):
-    with pytest.raises(InputError, match="goes on from weights") as e:
+    with pytest.raises(InputError, match="starts from trained weights") as e:
         train(replace(TINY, follows="asrn-x2-best"))
     assert "asrn-x2-best with --init" in e.value.hint
     distilling = replace(
@@ -400,7 +402,7 @@ def test_what_a_recipe_needs(train, whole):
         patch_hr=30,
         teacher="edsr-x4-3",
     )
-    with pytest.raises(InputError, match="learns from a teacher") as e:
+    with pytest.raises(InputError, match="needs a teacher") as e:
         train(distilling)
     assert "edsr-x4-3 with --teacher" in e.value.hint
     with pytest.raises(InputError, match="has no teacher"):
@@ -427,7 +429,7 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_state_before_it(
     monkeypatch.setitem(losses.METHODS, "deep-supervision", broken)
     with pytest.raises(
         SrDeployError,
-        match=r"the loss \(its term 'psd'\) is not finite at step 2; its patches are of .*png",
+        match=r"the loss \(its term 'psd'\) is not finite at step 2; its patches are from .*png",
     ) as e:
         train(resume=True)
     assert (
@@ -473,7 +475,7 @@ def test_a_full_disk_is_told_and_costs_no_earlier_state(train, tmp_path, monkeyp
     monkeypatch.setattr(os, "replace", replace_or_fail)
     if full_for == "metrics.csv":
         monkeypatch.setattr(
-            module.CSVLogger,
+            loop.CSVLogger,
             "log_metrics",
             lambda self, *args, **options: (_ for _ in ()).throw(full),
         )
@@ -510,11 +512,15 @@ def test_other_images_do_not_resume(train, images, tmp_path, whole):
     shutil.copytree(images, fewer)
     (fewer / "2.png").unlink()
     for folders in ([fewer], [images, images]):
-        with pytest.raises(InputError, match="belongs to a run on other images: 3 of them") as e:
+        with pytest.raises(
+            InputError, match="the images changed; the run started with 3 images"
+        ) as e:
             train(folders=folders, resume=True)
-        assert "resume with the images it began with" in e.value.hint
+        assert "resume with the images of its start" in e.value.hint
     (fewer / "2.png").write_bytes((images / "1.png").read_bytes())
-    with pytest.raises(InputError, match="or others than these 3"):
+    with pytest.raises(
+        InputError, match="the images changed; the run started with 3 images, now there are 3"
+    ):
         train(folders=[fewer], resume=True)
 
 
@@ -534,12 +540,10 @@ def test_a_finished_run_is_left_as_it_is(train, tmp_path, whole):
 
 
 def test_an_error_half_way_costs_no_step_that_was_done(train, images, tmp_path, monkeypatch):
-    import sr_deploy.train.trainer as trainer
-
     def broken(*args):
         raise InputError("the image has gone")
 
-    monkeypatch.setattr(trainer, "_score", broken)
+    monkeypatch.setattr(trainer, "_mean_psnr", broken)
     with pytest.raises(InputError, match="the image has gone") as e:
         train(valid=images)
     assert "the last saved state is kept" in e.value.hint and state_of(tmp_path)["step"] == 2
@@ -561,7 +565,7 @@ def test_a_full_disk_prints_no_traceback_of_a_thread(train, monkeypatch):
 
 def test_space_is_the_hint_for_a_full_disk_only(train, monkeypatch):
     monkeypatch.setattr(
-        module.CSVLogger,
+        loop.CSVLogger,
         "log_metrics",
         lambda *args, **options: (_ for _ in ()).throw(FileExistsError(17, "File exists")),
     )
@@ -572,15 +576,15 @@ def test_space_is_the_hint_for_a_full_disk_only(train, monkeypatch):
 
 def test_images_of_a_run_are_checked_before_it_begins(tmp_path, cache):
     with pytest.raises(InputError, match="there is no folder"):
-        checkpoint_from_images(TINY, [tmp_path / "none"], tmp_path / "out", name="net", cache=cache)
+        train_network(TINY, [tmp_path / "none"], tmp_path / "out", name="net", cache=cache)
     small = write_images(tmp_path / "small", [(8, 8)])
     with pytest.raises(InputError, match="expected at least 12x12"):
-        checkpoint_from_images(TINY, [small], tmp_path / "out", name="net", cache=cache)
+        train_network(TINY, [small], tmp_path / "out", name="net", cache=cache)
     assert not list(tmp_path.glob("out/*"))
 
 
 def test_the_state_is_saved_as_time_goes_by(train, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
     seen = []
     real = Patches.pixels
     monkeypatch.setattr(
@@ -613,6 +617,6 @@ def test_a_teacher_may_be_any_checkpoint_of_the_scale(train, tmp_path):
 
 
 def test_recipes_module_has_no_state_that_a_run_changes():
-    assert recipes.RECIPES["asrn-x4"].config == {} and len(
-        {id(r) for r in recipes.RECIPES.values()}
-    ) == len(recipes.RECIPES)
+    assert RECIPES["asrn-x4"].config == {} and len({id(r) for r in RECIPES.values()}) == len(
+        RECIPES
+    )

@@ -13,12 +13,14 @@ import pytest
 pytest.importorskip("cv2")
 
 import cv2  # noqa: E402
+from reports import Reports  # noqa: E402
 
 from sr_deploy.core.claims import claim_file, read_holder  # noqa: E402
 from sr_deploy.core.errors import InputError  # noqa: E402
-from sr_deploy.upscale.finished import LOG, Finished, Job  # noqa: E402
-from sr_deploy.upscale.folder import jobs_of, upscale_folder  # noqa: E402
-from sr_deploy.upscale.tiles import Upscaler  # noqa: E402
+from sr_deploy.upscale.folder import tasks_of_folder, upscale_folder  # noqa: E402
+from sr_deploy.upscale.folder_log import LOG, FolderLog, PictureTask  # noqa: E402
+from sr_deploy.upscale.reporter import Reporter  # noqa: E402
+from sr_deploy.upscale.upscaler import Upscaler  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,17 +44,14 @@ def tree(tmp_path):
 
 @pytest.fixture()
 def run(sessions):
-    """Upscale a folder; returns the summary, what was said and what was written."""
+    """Upscale a folder. Returns the summary, the lines logged and the paths written."""
 
     def go(folder, output, *, identity="net", suffix=None, session=None):
-        said, wrote = [], []
-        upscaler = Upscaler(session or sessions["blur"](), identity=identity, beside=2)
-        jobs = jobs_of(folder, output, suffix=suffix)
-        return (
-            upscale_folder(jobs, output, upscaler, say=said.append, wrote=wrote.append),
-            said,
-            wrote,
-        )
+        reporter = Reports()
+        upscaler = Upscaler(session or sessions["blur"](), identity=identity, queued_results=2)
+        tasks = tasks_of_folder(folder, output, suffix=suffix)
+        summary = upscale_folder(tasks, output, upscaler, reporter)
+        return summary, reporter.lines, reporter.paths
 
     return go
 
@@ -109,9 +108,9 @@ def test_a_file_that_is_not_ours_is_not_overwritten(tree, tmp_path, run):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.png").write_text("precious")
     summary, said, _ = run(tree, tmp_path / "out")
-    assert len(summary.failed) == 1 and "exists and is not known to be made from it" in "\n".join(
-        said
-    )
+    assert len(
+        summary.failed
+    ) == 1 and "exists already, and the log of the folder does not list it" in "\n".join(said)
     assert (tmp_path / "out" / "a.png").read_text() == "precious"
 
 
@@ -129,7 +128,7 @@ def test_formats_that_are_not_written_become_png(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a.gif", "b.avif", "c.pbm", "d.jpeg"):
         (tmp_path / "in" / name).write_bytes(b"")
-    names = [job.output.name for job in jobs_of(tmp_path / "in", tmp_path / "out")]
+    names = [task.output.name for task in tasks_of_folder(tmp_path / "in", tmp_path / "out")]
     assert names == ["a.png", "b.png", "c.png", "d.jpeg"]
 
 
@@ -142,7 +141,7 @@ def test_a_folder_is_not_upscaled_into_itself(tree, tmp_path):
     (tmp_path / "link").symlink_to(tree)
     for output in (tree, tmp_path / "link"):
         with pytest.raises(InputError, match="would replace the pictures"):
-            jobs_of(tree, output)
+            tasks_of_folder(tree, output)
 
 
 def test_links_are_followed_once(tree, tmp_path):
@@ -150,18 +149,20 @@ def test_links_are_followed_once(tree, tmp_path):
     picture(tmp_path / "elsewhere" / "e.png")
     (tree / "link").symlink_to(tmp_path / "elsewhere")
     names = [
-        job.output.relative_to(tmp_path / "out").as_posix()
-        for job in jobs_of(tree, tmp_path / "out")
+        task.output.relative_to(tmp_path / "out").as_posix()
+        for task in tasks_of_folder(tree, tmp_path / "out")
     ]
     assert names == ["a.png", "link/e.png", "sub/b c.jpg", "sub/deeper/ü.tif"]
 
 
 def test_a_folder_named_like_a_picture_and_an_empty_one(tmp_path):
     picture(tmp_path / "x.png" / "y.png")
-    assert [job.source.name for job in jobs_of(tmp_path / "x.png", tmp_path / "out")] == ["y.png"]
+    assert [task.source.name for task in tasks_of_folder(tmp_path / "x.png", tmp_path / "out")] == [
+        "y.png"
+    ]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no pictures"):
-        jobs_of(tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(InputError, match="contains no pictures"):
+        tasks_of_folder(tmp_path / "empty", tmp_path / "out")
 
 
 def test_a_full_disk_ends_it_with_whole_files_only(tree, tmp_path, run, monkeypatch):
@@ -201,12 +202,10 @@ def test_an_interrupt_leaves_whole_files_and_no_claims(tree, tmp_path, run, sess
 def test_pictures_too_large_to_hold_several_results_are_done_one_after_the_other(
     tree, tmp_path, sessions
 ):
-    upscaler = Upscaler(sessions["blur"](), beside=2)
-    upscaler.alone = lambda hw, bytes_per_px=3: True
+    upscaler = Upscaler(sessions["blur"](), queued_results=2)
+    upscaler.must_run_alone = lambda hw, bytes_per_px=3: True
     out = tmp_path / "out"
-    summary = upscale_folder(
-        jobs_of(tree, out), out, upscaler, say=lambda line: None, wrote=lambda path: None
-    )
+    summary = upscale_folder(tasks_of_folder(tree, out), out, upscaler, Reporter())
     assert len(summary.done) == 3
 
 
@@ -221,13 +220,14 @@ def test_a_log_cut_short_costs_one_picture(tree, tmp_path, run):
     )
 
 
-def test_finished_reads_what_others_have_written_meanwhile(tmp_path):
-    job = Job(picture(tmp_path / "a.png"), picture(tmp_path / "out" / "a.png"))
-    mine, other = (Finished(tmp_path / "out", "net") for _ in range(2))
-    other.add(job)
-    assert not mine.has(job) and not mine.knows(job)
+def test_the_log_reads_what_others_have_written_meanwhile(tmp_path):
+    task = PictureTask(picture(tmp_path / "a.png"), picture(tmp_path / "out" / "a.png"))
+    mine, other = (FolderLog(tmp_path / "out", "net") for _ in range(2))
+    other.add(task)
+    assert not mine.is_finished(task) and not mine.is_ours(task)
     mine.refresh()
-    assert mine.has(job) and mine.knows(job) and not Finished(tmp_path / "out", "another").has(job)
+    assert mine.is_finished(task) and mine.is_ours(task)
+    assert not FolderLog(tmp_path / "out", "another").is_finished(task)
 
 
 def test_one_claim_at_a_time(tmp_path):
@@ -277,11 +277,20 @@ def test_what_another_process_claims_is_left_to_it(tree, tmp_path, run):
 SHARED = """
 import sys
 from pathlib import Path
-from sr_deploy.upscale.workers import FolderTask, run_shared
+from sr_deploy.upscale.options import UpscaleOptions
+from sr_deploy.upscale.reporter import Reporter
+from sr_deploy.upscale.workers import upscale_tree
+
+class Printer(Reporter):
+    def log(self, line):
+        print(line, file=sys.stderr)
+
+    def written(self, path):
+        print(path)
 
 if __name__ == "__main__":
-    task = FolderTask(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
-    print(run_shared(task, 2, say=lambda line: print(line, file=sys.stderr), wrote=print))
+    options = UpscaleOptions(sys.argv[3], workers=2)
+    print(upscale_tree(Path(sys.argv[1]), Path(sys.argv[2]), options, Printer()))
 """
 
 

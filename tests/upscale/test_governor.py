@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.upscale.governor import Governor, log_to
+from sr_deploy.upscale.governor import Governor, open_log
 
 NAMES = ("d1", "d2", "d3", "d4")
 MS = (10.0, 18.0, 26.0, 34.0)
@@ -160,7 +160,7 @@ def test_where_the_smallest_is_too_slow_all_frames_are_still_made_and_the_log_sa
     entries = machine.run(300)
     assert [e["why"] for e in entries[1:100]].count("even d1 is too slow now") >= 98
     assert entries[-1]["variant"] == "d4"
-    assert "of 300 frames in 41.7 ms each" in machine.governor.summary()
+    assert "of 300 frames within 41.7 ms" in machine.governor.summary()
 
 
 def test_a_new_size_is_timed_anew():
@@ -213,16 +213,16 @@ def test_the_log_is_plain_data_and_the_same_every_time():
 def test_a_log_goes_on_with_its_file_line_by_line(tmp_path):
     file = tmp_path / "log.jsonl"
     for n in (1, 2):
-        with log_to(file) as log:
+        with open_log(file) as log:
             log({"frame": 1})
             assert file.read_text() == '{"frame": 1}\n' * n  # a killed run has it too
 
 
 def test_a_log_of_nothing_leaves_no_file_and_one_that_cannot_be_written_says_so(tmp_path):
-    with log_to(tmp_path / "log.jsonl"):
+    with open_log(tmp_path / "log.jsonl"):
         pass
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match="cannot write"), log_to(
+    with pytest.raises(InputError, match="cannot write"), open_log(
         tmp_path / "none" / "log.jsonl"
     ) as log:
         log({"frame": 1})
@@ -242,12 +242,12 @@ def test_an_error_of_a_network_passes_through():
 @pytest.mark.parametrize(
     "change, reason",
     [
-        ({"names": ("d1",)}, "2 variants with 1 names"),
+        ({"names": ("d1",)}, "2 variants, but 1 names"),
         ({"upscalers": [], "names": ()}, "0 variants"),
         ({"fps": 0.0}, "rate of 0.0"),
         ({"fps": math.inf}, "rate of inf"),
-        ({"max_watts": 10.0}, "way to read it"),
-        ({"max_watts": -1.0, "watts": lambda: 1.0}, "bound of -1.0 W"),
+        ({"max_watts": 10.0}, "function that reads the power"),
+        ({"max_watts": -1.0, "watts": lambda: 1.0}, "power bound of -1.0 W"),
         ({"scales": (2, 4)}, "d1 by 2, d2 by 4"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.upscale import memory
-from sr_deploy.upscale.tiles import Upscaler
+from sr_deploy.upscale.upscaler import Upscaler
 
 linux = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="memory is measured on Linux only"
@@ -31,7 +31,7 @@ def test_amounts_of_memory(text, expected):
 
 @pytest.mark.parametrize("text", ["", "2 giraffes", "-1GiB", "0GiB", "GiB", "1e9", "2GiB each"])
 def test_what_is_no_amount_of_memory(text):
-    with pytest.raises(InputError, match="not an amount of memory; expected such as 2GiB"):
+    with pytest.raises(InputError, match="not an amount of memory; expected for example 2GiB"):
         memory.parse_bytes(text)
 
 
@@ -63,7 +63,7 @@ def hungry(blur, bytes_per_px):
 
 @linux
 def test_what_a_network_needs_is_measured(sessions):
-    need = memory.need_of(
+    need = memory.measure_need(
         hungry(sessions["blur"], 4000), Upscaler(hungry(sessions["blur"], 4000))._probe
     )
     assert 3000 < need.bytes_per_px < 9000
@@ -77,15 +77,15 @@ def test_tiles_fit_the_bound_and_the_estimate_holds(sessions):
     upscaler(image)
     plan = upscaler.plan(image.shape[:2])
     assert not plan.whole and plan.exact
-    assert memory.peak_bytes() <= upscaler.estimate <= bound
-    assert "OVER" not in upscaler.receipt() and "bound" in upscaler.receipt()
+    assert memory.peak_bytes() <= upscaler.estimated_bytes <= bound
+    assert "OVER" not in upscaler.memory_report() and "bound" in upscaler.memory_report()
 
 
 @linux
 def test_a_bound_that_cannot_be_kept_is_refused_with_the_smallest(sessions):
     upscaler = Upscaler(hungry(sessions["blur"], 2000), max_memory=1 << 20)
     with pytest.raises(
-        InputError, match="100x100 cannot be upscaled within 1 MiB.*needs about"
+        InputError, match="100x100 cannot be upscaled within 1 MiB.*need about"
     ) as caught:
         upscaler(np.zeros((100, 100, 3), np.uint8))
     smallest = memory.parse_bytes(caught.value.hint.split()[3].rstrip(","))
@@ -107,12 +107,12 @@ def test_what_the_caller_needs_beside_the_result_counts(sessions):
     for more in (0, 100):
         upscaler = Upscaler(sessions["blur"](), max_memory=memory.resident_bytes() + (900 << 20))
         upscaler(image, more_per_px=more)
-        estimates.append(upscaler.estimate)
+        estimates.append(upscaler.estimated_bytes)
     assert estimates[1] - estimates[0] > 0.9 * 100 * 600 * 600 - (4 << 20)
 
 
 def test_without_a_bound_a_share_of_what_is_free_is_taken(sessions, monkeypatch):
-    monkeypatch.setattr("sr_deploy.upscale.tiles.available_bytes", lambda: 4 << 30)
+    monkeypatch.setattr("sr_deploy.upscale.upscaler.available_bytes", lambda: 4 << 30)
     upscaler = Upscaler(sessions["blur"]())
     upscaler(np.zeros((9, 9, 3), np.uint8))
     if memory.resident_bytes() is not None:
@@ -123,16 +123,16 @@ def test_where_memory_cannot_be_measured_a_bound_is_refused_and_the_rest_works(
     sessions, monkeypatch
 ):
     for name in ("resident_bytes", "available_bytes", "peak_bytes"):
-        monkeypatch.setattr(f"sr_deploy.upscale.tiles.{name}", lambda: None)
-    monkeypatch.setattr("sr_deploy.upscale.tiles.need_of", lambda session, run: None)
+        monkeypatch.setattr(f"sr_deploy.upscale.upscaler.{name}", lambda: None)
+    monkeypatch.setattr("sr_deploy.upscale.upscaler.measure_need", lambda session, run: None)
     with pytest.raises(InputError, match="cannot be measured on this system"):
         Upscaler(sessions["blur"](), max_memory=1 << 30)
     upscaler = Upscaler(sessions["blur"](), tile=20)
     assert upscaler(np.zeros((50, 50, 3), np.uint8)).shape == (100, 100, 3)
-    assert "cannot be measured" in upscaler.receipt()
+    assert "cannot be measured" in upscaler.memory_report()
 
 
 @linux
 def test_large_images_are_to_be_held_alone(sessions):
-    upscaler = Upscaler(sessions["blur"](), max_memory=600 << 20, beside=2)
-    assert not upscaler.alone((1000, 1000)) and upscaler.alone((3000, 5000))
+    upscaler = Upscaler(sessions["blur"](), max_memory=600 << 20, queued_results=2)
+    assert not upscaler.must_run_alone((1000, 1000)) and upscaler.must_run_alone((3000, 5000))

@@ -5,8 +5,8 @@ import struct
 import pytest
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.upscale.formats import content_of, damage, format_of_name, is_picture
-from sr_deploy.upscale.metadata import TiffFacts, orientation, resized, tiff_facts
+from sr_deploy.upscale.formats import content_format, find_damage, format_of_name, is_picture
+from sr_deploy.upscale.metadata import TiffFacts, read_orientation, read_tiff_facts, resize_exif
 
 
 def block(order, entries, following=0, at=8):
@@ -23,14 +23,14 @@ def block(order, entries, following=0, at=8):
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_orientation_in_both_byte_orders(order):
-    assert orientation(block(order, [(0x0100, 4, 9), (0x0112, 3, 8)])) == 8
-    assert orientation(block(order, [(0x0112, 3, 9)])) == 1, "there is no ninth"
-    assert orientation(block(order, [])) == 1
+    assert read_orientation(block(order, [(0x0100, 4, 9), (0x0112, 3, 8)])) == 8
+    assert read_orientation(block(order, [(0x0112, 3, 9)])) == 1, "there is no ninth"
+    assert read_orientation(block(order, [])) == 1
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_sizes_are_corrected_and_the_thumbnail_dropped(order):
-    found = resized(
+    found = resize_exif(
         block(order, [(0x0100, 3, 30), (0x0101, 4, 20), (0x0112, 3, 6)], following=4711),
         (80000, 120000),
     )
@@ -41,17 +41,20 @@ def test_sizes_are_corrected_and_the_thumbnail_dropped(order):
     "data", [b"", b"Exif", b"II*\0", b"II*\0\xff\xff\xff\xff", block("<", [(0x8769, 4, 1 << 30)])]
 )
 def test_damaged_exif_is_left_as_it_is(data):
-    assert resized(data, (1, 1)) == data and orientation(data) == 1
+    assert resize_exif(data, (1, 1)) == data and read_orientation(data) == 1
 
 
 def test_facts_of_a_tiff():
     data = block("<", [(0x0106, 3, 5)])
-    assert tiff_facts(data) == TiffFacts(photometric=5) and tiff_facts(b"no TIFF") == TiffFacts()
+    assert (
+        read_tiff_facts(data) == TiffFacts(photometric=5)
+        and read_tiff_facts(b"no TIFF") == TiffFacts()
+    )
     profile = struct.pack("<HHII", 0x8773, 7, 4, 26) + struct.pack("<I", 0)
-    assert tiff_facts(b"II*\0" + struct.pack("<IH", 8, 1) + profile + b"icc!") == TiffFacts(
+    assert read_tiff_facts(b"II*\0" + struct.pack("<IH", 8, 1) + profile + b"icc!") == TiffFacts(
         icc=b"icc!"
     )
-    assert tiff_facts(block(">", [(0x0106, 3, 2), (0x0152, 3, 1)])) == TiffFacts(
+    assert read_tiff_facts(block(">", [(0x0106, 3, 2), (0x0152, 3, 1)])) == TiffFacts(
         extra=1, extra_at=30
     )
 
@@ -69,7 +72,7 @@ def test_facts_of_a_tiff():
     ],
 )
 def test_the_first_bytes_tell_what_a_file_is(head, kind):
-    assert content_of(head) == kind
+    assert content_format(head) == kind
 
 
 def test_what_is_a_picture(tmp_path):
@@ -92,4 +95,7 @@ def test_names_and_formats(tmp_path):
 
 
 def test_damage_is_looked_for_in_png_and_jpeg_only():
-    assert damage(b"BM") == "" and damage(b"\x89PNG\r\n\x1a\n\0\0") == "it ends inside a header"
+    assert (
+        find_damage(b"BM") == ""
+        and find_damage(b"\x89PNG\r\n\x1a\n\0\0") == "it ends inside a header"
+    )

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import io
 import threading
 import time
 
 import pytest
 
-from sr_deploy.upscale.overlap import Behind, ahead
-from sr_deploy.upscale.status import status_line
+from sr_deploy.upscale.overlap import WriteBehind, read_ahead
 
 
 def test_items_come_in_order_and_no_further_ahead_than_asked():
@@ -19,7 +17,7 @@ def test_items_come_in_order_and_no_further_ahead_than_asked():
             yield n
 
     got = []
-    for n in ahead(items(), depth=2):
+    for n in read_ahead(items(), depth=2):
         time.sleep(0.002)
         got.append(n)
         assert len(made) <= n + 1 + 2 + 1  # the one in hand, two waiting, one being handed over
@@ -33,7 +31,7 @@ def test_what_the_thread_raises_comes_after_what_it_made():
 
     got = []
     with pytest.raises(ValueError, match="broken off"):
-        for n in ahead(items()):
+        for n in read_ahead(items()):
             got.append(n)
     assert got == [1]
 
@@ -49,7 +47,7 @@ def test_a_reader_left_in_the_middle_is_closed_and_its_thread_ends():
             closed.append(True)
 
     before = threading.active_count()
-    reading = ahead(items())
+    reading = read_ahead(items())
     next(reading)
     reading.close()
     assert closed and threading.active_count() == before
@@ -57,7 +55,7 @@ def test_a_reader_left_in_the_middle_is_closed_and_its_thread_ends():
 
 def test_everything_put_is_done_in_order():
     done = []
-    behind = Behind(done.append)
+    behind = WriteBehind(done.append)
     for n in range(20):
         behind.put(n)
     behind.close()
@@ -68,7 +66,7 @@ def test_an_error_behind_stops_the_one_who_puts():
     def fail(n):
         raise OSError("disk full")
 
-    behind = Behind(fail)
+    behind = WriteBehind(fail)
     with pytest.raises(OSError, match="disk full"):
         for n in range(100):
             behind.put(n)
@@ -76,25 +74,20 @@ def test_an_error_behind_stops_the_one_who_puts():
         behind.close()
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
+def test_items_after_one_that_failed_are_dropped_and_the_thread_ends():
+    done = []
 
+    def work(n):
+        if n == 2:
+            raise OSError("disk full")
+        done.append(n)
 
-def test_a_terminal_shows_one_line():
-    stream = Terminal()
-    show = status_line(stream)
-    show("frame 10")
-    show("frame 9")
-    show("")
-    assert stream.getvalue() == "\rframe 10" + "\rframe 9 " + "\r" + " " * 7 + "\r"
-
-
-def test_a_file_gets_a_line_now_and_then():
-    stream, now = io.StringIO(), [0.0]
-    show = status_line(stream, clock=lambda: now[0])
-    for second in range(25):
-        now[0] = float(second)
-        show(f"frame {second}")
-    show("")
-    assert stream.getvalue() == "frame 0\nframe 10\nframe 20\n"
+    before = threading.active_count()
+    behind = WriteBehind(work, depth=8)
+    with pytest.raises(OSError, match="disk full"):
+        for n in range(6):
+            behind.put(n)
+        behind.drain()
+    with pytest.raises(OSError, match="disk full"):
+        behind.close()
+    assert done == [0, 1] and threading.active_count() == before

@@ -13,11 +13,13 @@ pytest.importorskip("cv2")
 Image = pytest.importorskip("PIL.Image")
 
 import cv2  # noqa: E402
+from reports import Reports  # noqa: E402
 
 from sr_deploy.core.errors import InputError  # noqa: E402
-from sr_deploy.upscale.folder import Job, upscale_picture  # noqa: E402
+from sr_deploy.upscale.folder import upscale_picture  # noqa: E402
+from sr_deploy.upscale.folder_log import PictureTask  # noqa: E402
 from sr_deploy.upscale.formats import FORMATS, PNG, format_for  # noqa: E402
-from sr_deploy.upscale.pictures import read_picture, upscaled, write_picture  # noqa: E402
+from sr_deploy.upscale.pictures import read_picture, upscale_pixels, write_picture  # noqa: E402
 
 SCALE = 2
 new_opencv = pytest.mark.skipif(
@@ -52,9 +54,10 @@ def saved(path, image, **options):
 
 
 def through(source, output, upscaler=None):
-    said = []
-    upscale_picture(Job(source, output), upscaler or Nearest(), say=said.append)
-    return Image.open(output), "\n".join(said)
+    reports = Reports()
+    upscale_picture(PictureTask(source, output), upscaler or Nearest(), reports)
+    assert reports.paths == [output]
+    return Image.open(output), "\n".join(reports.lines)
 
 
 def larger(image):
@@ -339,13 +342,13 @@ def test_what_a_format_cannot_keep_is_said(tmp_path):
 def test_a_damaged_profile_does_not_cost_the_picture(tmp_path):
     saved(tmp_path / "a.jpg", smooth(20, 30), icc_profile=PROFILE[:100])
     result, said = through(tmp_path / "a.jpg", tmp_path / "b.png")
-    assert result.size == (60, 40) and "colour profile is not one that PNG files may hold" in said
+    assert result.size == (60, 40) and "colour profile is not valid in PNG files" in said
 
 
 @pytest.mark.parametrize(
     "mode, suffix, words",
     [
-        ("RGBA", ".jpg", "transparent parts, and JPEG"),
+        ("RGBA", ".jpg", "transparent parts, which JPEG"),
         ("deep", ".jpg", "16 bit.*JPEG"),
         ("deep", ".webp", "16 bit.*WebP"),
     ],
@@ -360,7 +363,7 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path, mode, suffix, words):
 
 def test_a_result_larger_than_its_format_takes_is_refused(tmp_path):
     saved(tmp_path / "a.png", np.zeros((1, 8200, 3), np.uint8))
-    with pytest.raises(InputError, match="2x16400 pixels, more than 16383 a side, and WebP"):
+    with pytest.raises(InputError, match="2x16400 pixels, more than 16383 a side, which WebP"):
         through(tmp_path / "a.png", tmp_path / "b.webp")
 
 
@@ -379,15 +382,15 @@ def test_a_truncated_picture_is_refused(tmp_path, kind, share):
 
 def test_a_truncated_jpeg_is_refused_without_opencvs_help(tmp_path):
     """OpenCV 4 fills what is missing with grey."""
-    from sr_deploy.upscale.formats import damage
+    from sr_deploy.upscale.formats import find_damage
 
     for options in ({}, {"progressive": True}, {"exif": exif(1)}):
         data = io.BytesIO()
         Image.fromarray(smooth(64, 64)).save(data, "JPEG", **options)
         whole = data.getvalue()
-        assert damage(whole) == "" and damage(whole + b"a phone's trailer") == ""
+        assert find_damage(whole) == "" and find_damage(whole + b"a phone's trailer") == ""
         for cut in range(3, len(whole) - 1, 7):
-            assert damage(whole[:cut]), cut
+            assert find_damage(whole[:cut]), cut
 
 
 def test_a_changed_byte_in_a_png_is_found(tmp_path):
@@ -447,7 +450,7 @@ def test_the_result_may_not_replace_its_source(tmp_path):
     before = path.read_bytes()
     (tmp_path / "link.png").symlink_to(path)
     for output in (path, tmp_path / "link.png"):
-        with pytest.raises(InputError, match="would replace the picture it is made from"):
+        with pytest.raises(InputError, match="would replace its own source"):
             through(path, output)
     assert path.read_bytes() == before
 
@@ -460,9 +463,9 @@ def test_names_with_spaces_and_other_letters(tmp_path):
 
 def test_an_unknown_suffix_is_refused_with_those_that_are_known(tmp_path):
     for name, words in (
-        ("b.gif", "'.gif' is no format we write"),
-        ("b", "does not say a format"),
-        ("b.mp4", "no format we write"),
+        ("b.gif", "the format '.gif' is not supported"),
+        ("b", "its name has no suffix"),
+        ("b.mp4", "the format '.mp4' is not supported"),
     ):
         with pytest.raises(InputError, match=words) as caught:
             format_for(tmp_path / name)
@@ -481,7 +484,7 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
 @pytest.mark.parametrize("wanted", FORMATS, ids=lambda f: f.name)
 def test_every_format_is_written_whole_under_every_suffix(tmp_path, wanted):
     for suffix in wanted.suffixes:
-        picture = upscaled(
+        picture = upscale_pixels(
             read_picture(saved(tmp_path / "a.png", smooth(5, 4, 1).reshape(5, 4))),
             Nearest(),
             wanted,

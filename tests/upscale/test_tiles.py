@@ -6,7 +6,7 @@ import pytest
 import sr_deploy
 from sr_deploy.core.errors import ArtifactError, InputError
 from sr_deploy.runtime.tiling import smallest_tile
-from sr_deploy.upscale.tiles import Upscaler
+from sr_deploy.upscale.upscaler import Upscaler
 
 
 @pytest.mark.parametrize("kind", ["blur", "windows"])
@@ -18,7 +18,7 @@ def test_tiled_equals_whole(sessions, noise, kind):
         for extra in (0, 5, 17):
             upscaler = Upscaler(session, tile=smallest_tile(session, 0) + extra)
             assert np.abs(upscaler(image) - whole).max() < 1e-6, (hw, extra)
-            assert upscaler.difference == 0
+            assert upscaler.seam_difference == 0
 
 
 @pytest.mark.parametrize("kind", ["blur", "windows"])
@@ -36,7 +36,9 @@ def test_a_static_session_gives_the_whole_images_result_wherever_its_plan_says_s
             plan = upscaler.plan(image.shape[:2])
             exact += plan.exact
             assert difference < 1e-6 or not plan.exact, (size, n)
-            assert ("as the whole image" in upscaler.describe() or plan.whole) == plan.exact
+            assert (
+                "equal to the whole image's result" in upscaler.describe() or plan.whole
+            ) == plan.exact
     assert exact > 10
 
 
@@ -45,9 +47,9 @@ def test_where_tiles_are_not_exact_the_difference_is_measured_and_said(sessions,
     image = noise((90, 80), np.float32)
     upscaler = Upscaler(session, tile=40)
     difference = np.abs(upscaler(image) - Upscaler(session)(image)).max()
-    assert difference > 1e-3 and upscaler.difference > 1e-3
+    assert difference > 1e-3 and upscaler.seam_difference > 1e-3
     assert (
-        f"not the whole image's result; beside the seams two tiles differ by {upscaler.difference:.2g}"
+        f"differs from the whole image's result, by up to {upscaler.seam_difference:.2g}"
         in upscaler.describe()
     )
 
@@ -55,7 +57,7 @@ def test_where_tiles_are_not_exact_the_difference_is_measured_and_said(sessions,
 def test_a_flat_image_has_no_difference_to_measure(sessions):
     upscaler = Upscaler(sessions["whole"](), tile=40)
     upscaler(np.full((90, 80, 3), 7, np.uint8))
-    assert upscaler.difference < 1e-6
+    assert upscaler.seam_difference < 1e-6
 
 
 @pytest.mark.parametrize("dtype, largest", [(np.uint8, 255), (np.uint16, 65535)])
@@ -91,7 +93,7 @@ def test_not_a_number_is_an_error(sessions, noise):
         def network(self, x):
             return x * np.float32(np.nan)
 
-    with pytest.raises(ArtifactError, match="no numbers"):
+    with pytest.raises(ArtifactError, match="contains NaN"):
         Upscaler(Broken())(noise((4, 4)))
 
 

@@ -18,11 +18,18 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.upscale import video, video_parts
 from sr_deploy.upscale.video import upscale_video
 from sr_deploy.upscale.video_mux import decoding_times
-from sr_deploy.upscale.video_source import BrokenOffError, Seen, fingerprint, frames, video_facts
+from sr_deploy.upscale.video_source import (
+    BrokenOffError,
+    FrameMark,
+    fingerprint,
+    probe_video,
+    read_frames,
+)
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("cv2", reason="OpenCV is not installed")
 
+from reports import Reports  # noqa: E402
 from video_files import Repeat, frames_of, make_video, repeatable, streams_of  # noqa: E402
 
 NEW = hasattr(av.container.OutputContainer, "add_stream_from_template")
@@ -173,14 +180,14 @@ def test_a_stopped_run_goes_on_and_makes_the_same_file(tmp_path, long_video, by)
         assert 120 <= len(frames_of(partial)) <= 150
         end = max(t for t, _ in begun[0]["packets"])
         assert max(t for t, _ in begun[1]["packets"]) == pytest.approx(end, abs=0.1)
-    said = []
+    reporter = Reports()
     upscaler = Repeat()
-    summary = upscale_video(source, output, upscaler, say=said.append)
+    summary = upscale_video(source, output, upscaler, reporter=reporter)
     assert (
         summary.resumed_frames == 120
         and summary.resumed_frames + len(upscaler.seen) == summary.frames == LENGTH
     )
-    assert any("going on after" in line for line in said)
+    assert any("resuming after" in line for line in reporter.lines)
     assert streams_of(output) == streams_of(whole)
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
 
@@ -215,15 +222,15 @@ def interrupted(tmp_path, source, at=150):
 def test_frames_go_on_after_any_other(tmp_path, name):
     codec = {"in.avi": "mpeg4", "in.mpg": "mpeg2video"}.get(name, "libx264")
     source = make_video(tmp_path / name, 60, codec=codec, options={"g": "12"})
-    facts = video_facts(source)
-    whole = list(frames(source, facts))
+    facts = probe_video(source)
+    whole = list(read_frames(source, facts))
     assert len(whole) >= 59
     for n in (0, 11, 12, 30, len(whole) - 1):
-        rest = list(frames(source, facts, Seen(whole[n][0], fingerprint(whole[n][1]))))
+        rest = list(read_frames(source, facts, FrameMark(whole[n][0], fingerprint(whole[n][1]))))
         assert [pts for pts, _ in rest] == [pts for pts, _ in whole[n + 1 :]]
         assert all((a == b).all() for (_, a), (_, b) in zip(rest, whole[n + 1 :]))
-    with pytest.raises(InputError, match="not what it was"):
-        list(frames(source, facts, Seen(whole[20][0], 0)))
+    with pytest.raises(InputError, match="has changed"):
+        list(read_frames(source, facts, FrameMark(whole[20][0], 0)))
 
 
 def test_ctrl_c_keeps_all_frames_done(tmp_path, long_video):
@@ -255,16 +262,19 @@ def test_a_full_disk_at_the_end_keeps_all_parts(tmp_path, long_video, monkeypatc
 def test_going_on_with_something_else_is_refused(tmp_path, long_video):
     source, _ = long_video
     interrupted(tmp_path, source)
-    with pytest.raises(InputError, match="another network") as caught:
+    with pytest.raises(
+        InputError,
+        match="cannot resume .*the network or its settings and the encoder settings changed",
+    ) as caught:
         upscale_video(source, tmp_path / "out.mp4", Repeat(scale=2).__class__(4))
     assert "out.mp4.parts" in caught.value.hint
-    with pytest.raises(InputError, match="another encoder's settings"):
+    with pytest.raises(InputError, match="the encoder settings changed"):
         upscale_video(source, tmp_path / "out.mp4", Repeat(), crf=30)
     other = make_video(tmp_path / "other.mp4", 130)
-    with pytest.raises(InputError, match="another source file"):
+    with pytest.raises(InputError, match="the source file changed"):
         upscale_video(other, tmp_path / "out.mp4", Repeat())
     (tmp_path / "out.mp4.parts" / "000000.bin").write_bytes(b"short")
-    with pytest.raises(InputError, match="not what was written"):
+    with pytest.raises(InputError, match="000000.bin is damaged"):
         upscale_video(source, tmp_path / "out.mp4", Repeat())
 
 
@@ -281,7 +291,7 @@ def test_a_full_disk_keeps_the_finished_parts(tmp_path, long_video, monkeypatch)
     monkeypatch.setattr(video_parts.os, "fsync", full)
     with pytest.raises(InputError, match="No space left") as caught:
         upscale_video(source, tmp_path / "out.mp4", Repeat())
-    assert "goes on" in caught.value.hint
+    assert "resumes" in caught.value.hint
     assert not (tmp_path / "out.mp4").exists()
     monkeypatch.setattr(video_parts.os, "fsync", real)
     assert upscale_video(source, tmp_path / "out.mp4", Repeat()).resumed_frames == 120
@@ -309,7 +319,7 @@ def test_a_size_that_changes_is_named_with_its_time(tmp_path):
         make_video(tmp_path / "2.h264", 20, size="64x48"),
     )
     (tmp_path / "in.h264").write_bytes(one.read_bytes() + two.read_bytes())
-    with pytest.raises(BrokenOffError, match=r"at 0\.800 s .*32x24 .*64x48"):
+    with pytest.raises(BrokenOffError, match=r"from 32x24 .*64x48 .*at 0\.800 s"):
         upscale_video(tmp_path / "in.h264", tmp_path / "out.mp4", Repeat())
     assert len(frames_of(tmp_path / "out.partial.mp4")) == 20
 
@@ -354,8 +364,8 @@ def hdr(number):
     "name, make, reason",
     [
         ("a.mp4", lambda p: write(p, b""), "0 bytes"),
-        ("a.mp4", lambda p: write(p, b"this is a text\n" * 50), "no video that can be read"),
-        ("a.mp4", unfinished, "no video that can be read"),
+        ("a.mp4", lambda p: write(p, b"this is a text\n" * 50), "cannot be read as a video"),
+        ("a.mp4", unfinished, "cannot be read as a video"),
         ("a.m4a", sound_only, "no video stream .*audio"),
         ("a.mp4", no_frames, "frame|no video"),
         ("a.mov", lambda p: make_video(p, 3, codec="png", pix_fmt="rgba"), "alpha"),
@@ -382,7 +392,7 @@ def test_outputs_that_cannot_be(tmp_path):
     source = make_video(tmp_path / "in.mp4", 5)
     for output, reason in (
         ("in.mp4", "the input itself"),
-        ("out.avi", "unknown kind"),
+        ("out.avi", "unknown video format"),
         ("there.mp4", "exists already"),
     ):
         (tmp_path / "there.mp4").touch()
@@ -400,7 +410,7 @@ def test_encoders_that_cannot_be(tmp_path):
     source = make_video(tmp_path / "in.mkv", 5, codec="ffv1", pix_fmt="yuv422p10le", size="33x24")
     for codec, crf, reason in (
         ("libx2640", None, "unknown codec"),
-        ("libvpx-vp9", None, "cannot hold the source's yuv422p10le"),
+        ("libvpx-vp9", None, "does not support the source's pixel format yuv422p10le"),
         ("ffv1", 20, "lossless"),
         ("libx264", None, "needs even sizes"),
     ):
@@ -448,18 +458,12 @@ def test_two_runs_do_not_write_one_output(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
 
 
-def test_the_status_line_tells_rate_and_time_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(video, "_STATUS_EVERY_S", 0.0)
-    lines = []
+def test_frames_are_counted_for_the_progress(tmp_path):
+    reporter = Reports()
     upscale_video(
-        make_video(tmp_path / "in.mp4", 10), tmp_path / "out.mp4", Repeat(), progress=lines.append
+        make_video(tmp_path / "in.mp4", 10), tmp_path / "out.mp4", Repeat(), reporter=reporter
     )
-    assert (
-        lines[0].startswith("frame 1 of 10, ")
-        and lines[0].endswith(" left")
-        and "a second" in lines[0]
-    )
-    assert lines[-1] == ""
+    assert reporter.counts == [(0, 10)] and reporter.advanced == 10
 
 
 @pytest.mark.parametrize(

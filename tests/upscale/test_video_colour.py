@@ -8,6 +8,7 @@ import pytest
 av = pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("cv2", reason="OpenCV is not installed")
 
+from reports import Reports  # noqa: E402
 from video_files import Repeat, make_video  # noqa: E402
 
 from sr_deploy.upscale.video import upscale_video  # noqa: E402
@@ -18,7 +19,7 @@ from sr_deploy.upscale.video_colour import (  # noqa: E402
     planes_from_rgb,
     rgb_from_frame,
 )
-from sr_deploy.upscale.video_source import video_facts  # noqa: E402
+from sr_deploy.upscale.video_source import probe_video  # noqa: E402
 
 FORMATS = {
     ("gray", 8): "gray",
@@ -111,25 +112,27 @@ def test_the_output_is_tagged_as_the_source(tmp_path, matrix, primaries, transfe
         context.color_primaries, context.color_trc = primaries, transfer
 
     source = make_video(tmp_path / "in.mkv", 3, prepare=prepare)
-    facts = video_facts(source)
+    facts = probe_video(source)
     assert (facts.colour.matrix, facts.colour.full, facts.tags) == (
         matrix,
         bool(full),
         (primaries, transfer),
     )
     upscale_video(source, tmp_path / f"out{suffix}", Repeat())
-    made = video_facts(tmp_path / f"out{suffix}")
+    made = probe_video(tmp_path / f"out{suffix}")
     assert (made.colour, made.tags, made.guessed) == (facts.colour, facts.tags, "")
 
 
 @pytest.mark.parametrize("size, matrix", [("64x36", 6), ("1280x720", 1)])
 def test_what_is_not_said_is_taken_by_the_sources_lines_and_written_down(tmp_path, size, matrix):
     source = make_video(tmp_path / "in.mkv", 2, size=size)
-    said = []
-    upscale_video(source, tmp_path / "out.mkv", Repeat(), say=said.append)
-    assert video_facts(tmp_path / "out.mkv").colour.matrix == matrix
+    reports = Reports()
+    upscale_video(source, tmp_path / "out.mkv", Repeat(), reporter=reports)
+    assert probe_video(tmp_path / "out.mkv").colour.matrix == matrix
     lines = "BT.709 by its 720 lines" if matrix == 1 else "BT.601 by its 36 lines"
-    assert said[0].endswith(f"it does not say its colours, taken for limited range, {lines}")
+    assert reports.lines[0].endswith(
+        f"its colour is not fully tagged, assumed: limited range, {lines}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,7 +151,7 @@ def test_depth_and_layout_are_kept(tmp_path, codec, pix_fmt, made):
     upscaler = Repeat()
     upscale_video(source, tmp_path / "out.mkv", upscaler)
     assert upscaler.seen[0].dtype == (np.uint16 if "10" in pix_fmt else np.uint8)
-    facts = video_facts(tmp_path / "out.mkv")
+    facts = probe_video(tmp_path / "out.mkv")
     assert facts.pix_fmt in (made, made.replace("yuv", "yuvj"))
     assert facts.colour.full == (codec == "mjpeg")
 

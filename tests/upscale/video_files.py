@@ -33,6 +33,9 @@ class Repeat:
         self.seen = []
         self._before = before
 
+    def plan(self, hw):
+        pass
+
     def __call__(self, rgb):
         self._before(len(self.seen))
         self.seen.append(rgb)
@@ -122,7 +125,7 @@ def streams_of(path):
 
 def frames_of(path):
     """Return the decoded frames as [(seconds, RGB array)]."""
-    from sr_deploy.upscale.video_source import frames, video_facts
+    from sr_deploy.upscale.video_source import probe_video, read_frames
 
-    facts = video_facts(path)
-    return [(pts * facts.time_base, rgb) for pts, rgb in frames(path, facts)]
+    facts = probe_video(path)
+    return [(pts * facts.time_base, rgb) for pts, rgb in read_frames(path, facts)]

@@ -13,7 +13,7 @@ from sr_deploy.core.errors import InputError, SrDeployError, VariantError  # noq
 from sr_deploy.core.manifest import manifest_path, parse_manifest  # noqa: E402
 from sr_deploy.runtime.opener import describe_family, describe_one, open_session  # noqa: E402
 from sr_deploy.runtime.tiling import plan_tiles  # noqa: E402
-from sr_deploy.upscale.tiles import Upscaler  # noqa: E402
+from sr_deploy.upscale.upscaler import Upscaler  # noqa: E402
 
 MODEL = "imdeception_x2"
 
@@ -123,8 +123,9 @@ def test_a_graph_without_a_manifest_is_run_whole_or_in_tiles_that_are_measured(f
     assert (session.halo_px, session.max_hw, session.scale) == (None, None, 2)
     assert plan_tiles((300, 200), session).whole
     upscaler = Upscaler(session, tile=64)
-    upscaler(np.random.default_rng(0).random((100, 90, 3), np.float32))
-    assert upscaler.difference > 0 and "not the whole image's result" in upscaler.describe()
+    upscaler(noise((100, 90)))
+    assert upscaler.seam_difference > 0
+    assert "differs from the whole image's result" in upscaler.describe()
 
 
 def test_facts_are_frozen_in_the_manifest(family):

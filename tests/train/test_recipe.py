@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ import torch
 from sr_deploy.core.errors import InputError, SrDeployError
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.checkpoint import load_checkpoint
-from sr_deploy.train.recipes import RECIPES, check, recipe_named
-from sr_deploy.train.trainer import checkpoint_from_images
+from sr_deploy.train import recipe as recipe_module
+from sr_deploy.train.recipe import RECIPES, Recipe, load_recipe
+from tests.train.conftest import train_network
 
-ABLATIONS = [n for n in RECIPES if "ablation" in n or "b-x" in n or n == "edsr-dsl-psd-x4"]
+NETWORKS = {name: recipe for name, recipe in RECIPES.items() if isinstance(recipe, Recipe)}
+ABLATIONS = [n for n in NETWORKS if "ablation" in n or "b-x" in n or n == "edsr-dsl-psd-x4"]
 
 
 def shapes(recipe):
@@ -22,9 +25,9 @@ def shapes(recipe):
     return {name: tuple(value.shape) for name, value in net.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize("name", list(NETWORKS))
 def test_every_recipe_can_be_run_and_says_where_it_comes_from(name):
-    recipe = recipe_named(name)
+    recipe = load_recipe(name)
     assert recipe.source
     if recipe.follows:
         before = RECIPES[recipe.follows.replace("-best", "")]
@@ -49,9 +52,10 @@ def test_every_recipe_can_be_run_and_says_where_it_comes_from(name):
 def test_a_recipe_written_as_json_is_the_same_recipe(name, tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(dataclasses.asdict(RECIPES[name])))
-    assert recipe_named(str(path)) == RECIPES[name]
+    assert load_recipe(str(path)) == RECIPES[name]
 
 
+@pytest.mark.smoke
 def test_the_papers_numbers():
     asrn = RECIPES["asrn-x4"]
     assert (asrn.batch_size, asrn.lr, asrn.schedule, asrn.periods, asrn.psd, asrn.loss) == (
@@ -110,16 +114,15 @@ def test_ablations_are_those_of_the_papers():
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_an_ablation_trains_for_100_steps(name, images, cache, tmp_path):
+def test_an_ablation_trains(name, images, cache, tmp_path):
     recipe = RECIPES[name]
     side = 15 if recipe.arch.startswith("srn") else 4
-    short = replace(recipe, steps=100, batch_size=1, patch_hr=side * recipe.scale)
-    whole = load_checkpoint(
-        checkpoint_from_images(short, [images], tmp_path, name="net", cache=cache)
-    )
-    assert whole.spec.training["steps_done"] == 100
-    assert all(v.isfinite().all() for v in whole.weights.values())
-    y = whole.network()(torch.rand(1, 3, 16, 17))
+    steps = 100 if name in ("asrn-25b-x3", "srn-ablation-esa-residual-last") else 20
+    short = replace(recipe, steps=steps, batch_size=1, patch_hr=side * recipe.scale)
+    trained = load_checkpoint(train_network(short, [images], tmp_path, name="net", cache=cache))
+    assert trained.spec.training["steps_done"] == steps
+    assert all(v.isfinite().all() for v in trained.weights.values())
+    y = trained.network()(torch.rand(1, 3, 16, 17))
     assert y.shape == (1, 3, 16 * recipe.scale, 17 * recipe.scale)
 
 
@@ -136,8 +139,11 @@ def test_an_ablation_trains_for_100_steps(name, images, cache, tmp_path):
         ({"scale": 5}, "asrn does not support scale x5"),
         ({"variant": "c4"}, "'c4' is not a variant"),
         ({"config": {"width": 3}}, "unknown configuration key 'width'"),
-        ({"patch_hr": 33}, "patch_hr a multiple of the scale"),
-        ({"steps": 0}, "steps, batch_size and valid_every are at least 1"),
+        ({"patch_hr": 33}, "patch_hr to be a multiple of the scale; got patch_hr 33"),
+        (
+            {"steps": 0},
+            "steps, patch_hr, batch_size, valid_every of at least 1; got scale 2, steps 0",
+        ),
         ({"lr": 0.0}, "lr > 0"),
         ({"ema": 1.0}, "0 <= ema < 1"),
         ({"schedule": "linear"}, "unknown schedule 'linear'"),
@@ -150,7 +156,7 @@ def test_an_ablation_trains_for_100_steps(name, images, cache, tmp_path):
         ({"final_lr": -1e-9}, "final_lr >= 0"),
         (
             {"config": {"activation": ["relu"]}},
-            r"activation is \['relu'\]; expected a str, as 'relu' is",
+            r"activation is \['relu'\]; expected a str, such as 'relu'",
         ),
         ({"config": {"activation": "tan"}}, "mine.json: .*tan"),
         (
@@ -177,14 +183,14 @@ def test_an_ablation_trains_for_100_steps(name, images, cache, tmp_path):
 )
 def test_a_recipe_that_cannot_be(change, message):
     with pytest.raises(SrDeployError, match=message):
-        check(replace(RECIPES["asrn-x2-small"], **change), source="mine.json")
+        replace(RECIPES["asrn-x2-small"], **change).check("mine.json")
 
 
 def test_no_such_recipe(tmp_path):
     with pytest.raises(InputError, match="unknown recipe 'asrn-x5'; srdeploy recipes lists the"):
-        recipe_named("asrn-x5")
+        load_recipe("asrn-x5")
     with pytest.raises(InputError, match="cannot read"):
-        recipe_named(str(tmp_path / "none.json"))
+        load_recipe(str(tmp_path / "none.json"))
 
 
 def test_a_recipe_file_is_named_by_every_error(tmp_path):
@@ -198,4 +204,43 @@ def test_a_recipe_file_is_named_by_every_error(tmp_path):
     ):
         path.write_text(json.dumps({**dataclasses.asdict(RECIPES["asrn-x2-small"]), **change}))
         with pytest.raises(InputError, match="mine.json"):
-            recipe_named(str(path))
+            load_recipe(str(path))
+
+
+def test_a_recipe_inherits_the_fields_of_those_it_extends(tmp_path):
+    (tmp_path / "a").mkdir()
+    base = {"extends": "asrn-x4-small", "comment": "mine", "steps": 7, "lr": 0.5}
+    (tmp_path / "a" / "base.json").write_text(json.dumps(base))
+    mine = {"extends": "a/base.json", "lr": 0.25, "printed": {"lr": "nowhere"}}
+    (tmp_path / "mine.json").write_text(json.dumps(mine))
+    expected = replace(RECIPES["asrn-x4-small"], steps=7, lr=0.25)
+    assert load_recipe(str(tmp_path / "mine.json")) == expected
+    (tmp_path / "mine.json").write_text(json.dumps({"extends": "cdnsr-r-fsrcnn-x4", "alpha": 0.5}))
+    assert load_recipe(str(tmp_path / "mine.json")) == replace(
+        RECIPES["cdnsr-r-fsrcnn-x4"], alpha=0.5
+    )
+
+
+@pytest.mark.parametrize(
+    "extends, message",
+    [
+        ("asrn-x9", "mine.json: unknown recipe 'asrn-x9'"),
+        (3, "mine.json: extends is 3; expected the name of a recipe or a .json file"),
+        ("none.json", "cannot read .*none.json"),
+        ("other.json", "recipes extend each other: .*mine.json -> .*other.json -> .*mine.json"),
+    ],
+)
+def test_a_recipe_that_cannot_be_extended(tmp_path, extends, message):
+    (tmp_path / "mine.json").write_text(json.dumps({"extends": extends}))
+    (tmp_path / "other.json").write_text(json.dumps({"extends": "mine.json"}))
+    with pytest.raises(InputError, match=message):
+        load_recipe(str(tmp_path / "mine.json"))
+
+
+def test_recipe_files_name_each_recipe_once_and_cite_fields_only():
+    names = []
+    for path in sorted(Path(recipe_module.__file__).parent.glob("recipes/*/*.json")):
+        for name, fields in json.loads(path.read_text(encoding="utf-8")).items():
+            names.append(name)
+            assert set(fields.get("printed", {})) <= set(vars(RECIPES[name])), name
+    assert sorted(names) == sorted(RECIPES)

@@ -6,7 +6,7 @@ import pytest
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.nets.checkpoint import load_checkpoint
-from sr_deploy.train.checks import FILES
+from sr_deploy.train.options import FILE_SUFFIXES
 from tests.train.conftest import TINY
 
 
@@ -20,21 +20,24 @@ from tests.train.conftest import TINY
         ({"valid": ""}, "--valid is empty"),
         ({"output": ""}, "--output is empty"),
         ({"cache": ""}, "--cache is empty"),
-        ({"seed": -1}, "the seed is out of range"),
-        ({"seed": 10**30}, "the seed is out of range"),
+        ({"seed": -1}, "is out of range; expected 0 to 2"),
+        ({"seed": 10**30}, "is out of range; expected 0 to 2"),
         ({"workers": -1}, "-1 workers"),
         ({"budget_s": math.nan}, "a budget of nan s"),
         ({"budget_s": -1}, "a budget of -1 s"),
         (
             {"accumulate": 3},
-            "a batch of 4 cannot be shared evenly by 1 processes x 3 micro-batches",
+            "a batch of 4 cannot be divided evenly between 1 processes x 3 micro-batches",
         ),
-        ({"devices": 3}, "a batch of 4 cannot be shared evenly by 3 processes|this machine has"),
-        ({"name": ""}, "cannot be the name of a checkpoint"),
-        ({"name": "a/b"}, "cannot be the name of a checkpoint"),
-        ({"name": "../net"}, "cannot be the name of a checkpoint"),
-        ({"name": "x" * 300}, "a name of 300 letters is too long for a file"),
-        ({"resume": True}, "there is no run to resume"),
+        (
+            {"devices": 3},
+            "a batch of 4 cannot be divided evenly between 3 processes|this machine has",
+        ),
+        ({"name": ""}, "cannot be used as the name of a checkpoint"),
+        ({"name": "a/b"}, "cannot be used as the name of a checkpoint"),
+        ({"name": "../net"}, "cannot be used as the name of a checkpoint"),
+        ({"name": "x" * 300}, "a name of 300 characters is too long for a file"),
+        ({"resume": True}, "cannot resume: there is no .*net.state.pt"),
     ],
 )
 def test_options_that_cannot_be_leave_nothing(train, tmp_path, options, message):
@@ -43,10 +46,10 @@ def test_options_that_cannot_be_leave_nothing(train, tmp_path, options, message)
     assert not (tmp_path / "a").exists()
 
 
-@pytest.mark.parametrize("end", FILES)
+@pytest.mark.parametrize("end", FILE_SUFFIXES)
 def test_a_new_run_never_overwrites_one_that_is_there(train, tmp_path, end):
     (tmp_path / f"net{end}").write_bytes(b"mine")
-    with pytest.raises(InputError, match=f"there is a run of that name: .*net{end}") as e:
+    with pytest.raises(InputError, match=f"a run of this name exists: .*net{end}") as e:
         train()
     assert ("--resume" in e.value.hint) == (end == ".state.pt")
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(f"net{end}", b"mine")]
@@ -57,17 +60,17 @@ def test_a_new_run_never_overwrites_one_that_is_there(train, tmp_path, end):
 def test_a_run_never_overwrites_its_recipe(train, tmp_path, resume, name):
     recipe = tmp_path / f"{name}.json"
     recipe.write_text(json.dumps(dataclasses.asdict(TINY)))
-    with pytest.raises(InputError, match="would write over its recipe"):
+    with pytest.raises(InputError, match="would overwrite its recipe"):
         train(recipe, resume=resume)
     assert [p.name for p in tmp_path.iterdir()] == [recipe.name]
 
 
 def test_a_folder_in_the_place_of_a_file_and_the_reverse(train, tmp_path):
     (tmp_path / "net.logs").touch()
-    with pytest.raises(InputError, match="net.logs is a file, in the place of a folder"):
+    with pytest.raises(InputError, match="net.logs is a file; expected a folder or nothing"):
         train()
     (tmp_path / "net.safetensors").mkdir()
-    with pytest.raises(InputError, match="net.safetensors is a folder, in the place of a file"):
+    with pytest.raises(InputError, match="net.safetensors is a folder; expected a file or nothing"):
         train()
 
 

@@ -1,0 +1,285 @@
+"""The Lightning part of a run: one optimiser step, and the work between two of them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Tuple
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from sr_deploy.core.errors import SrDeployError
+from sr_deploy.train.data import unit_range
+from sr_deploy.train.state import TrainingRun
+
+if TYPE_CHECKING:
+    from sr_deploy.train.training import Training
+
+SAVE_EVERY_S = 120.0
+LOG_EVERY = 50
+"""Steps between two lines of the logs."""
+REPORT_EVERY_S = 30.0
+"""Time between two lines of progress if stderr is no terminal for a progress bar."""
+
+
+def fit(training: Training, dataset: Callable[[int, int], Dataset]) -> None:
+    """Train until the recipe's last step, the end of the budget or an interrupt.
+
+    dataset: called with (rank, ranks); its items are (lr, hr), `sources(step)` are the files of a
+    step.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    run, recipe, options = training.run, training.task.recipe, training.options
+    on_gpu = torch.cuda.is_available()
+    logs = options.output_file(".logs")
+    # torchrun starts the processes of a CPU itself.
+    cpu_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    precision: Any = {"off": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[recipe.amp]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice on workers, loggers and devices
+        csv = CSVLogger(logs.parent, name=logs.name)
+        trainer = Trainer(
+            accelerator="gpu" if on_gpu else "cpu",
+            devices=options.devices or ("auto" if on_gpu else cpu_processes),
+            precision=precision,
+            accumulate_grad_batches=options.accumulate,
+            max_steps=recipe.steps - run.step,
+            max_epochs=1,
+            callbacks=[_BetweenSteps(training)],
+            logger=[csv, TensorBoardLogger(logs.parent, name=logs.name, version=csv.version)],
+            default_root_dir=logs.parent,
+            limit_val_batches=0,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        data = dataset(trainer.global_rank, trainer.world_size)
+        default_workers = 4 if on_gpu else 0
+        batches = DataLoader(
+            data,
+            batch_size=None,
+            sampler=range(run.step * options.accumulate, recipe.steps * options.accumulate),
+            num_workers=default_workers if options.workers is None else options.workers,
+            pin_memory=on_gpu,
+        )
+        # Lightning raises SIGTERMException after the step in which the signal came.
+        with _signals_finish_the_step(run), _quiet_log_writers():
+            with contextlib.suppress(SIGTERMException):
+                trainer.fit(_Module(training, data), batches)
+
+
+@contextlib.contextmanager
+def _signals_finish_the_step(run: TrainingRun) -> Iterator[None]:
+    """On Ctrl-C, SIGTERM and SIGHUP finish and save the step; on the second signal stop at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        run.interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    numbers = [signal.SIGINT, signal.SIGTERM]  # Lightning adds its own handler to SIGTERM's
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:  # nohup ignores it
+        numbers.append(hangup)
+    handlers = {n: signal.signal(n, interrupt) for n in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _quiet_log_writers() -> Iterator[None]:
+    """Suppress the traceback of TensorBoard's thread on a full disk; the next log raises it."""
+    hook = threading.excepthook
+    threading.excepthook = lambda args: None if issubclass(args.exc_type, OSError) else hook(args)
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
+
+
+class _Module(LightningModule):
+    def __init__(self, training: Training, dataset: Any) -> None:
+        super().__init__()
+        self.net = training.run.net  # registered: Lightning moves and synchronises its parameters
+        self.training_run, self.task, self.dataset = training.run, training.task, dataset
+        self.terms: Dict[str, Tensor] = {}
+        self.not_finite = ""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.training_run.optimiser
+
+    def training_step(self, batch: Tuple[Tensor, Tensor], index: int) -> Tensor:
+        lr, hr = unit_range(batch[0]), unit_range(batch[1])
+        lr = lr.to(memory_format=torch.channels_last)
+        self.terms = self.task.terms(lr, hr, self.training_run.step)
+        for name, value in self.terms.items():
+            if not torch.isfinite(value):
+                self.not_finite = f"the loss (its term '{name}')"
+        total = sum(self.terms.values(), hr.new_zeros(()))
+        # A NaN reaches the gradient of every process, so that all of them stop.
+        return total * math.nan if self.not_finite else total
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        recipe = self.task.recipe
+        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), recipe.clip_norm or math.inf)
+        if not torch.isfinite(norm):
+            causes = [self.not_finite]
+            if self.trainer.world_size > 1:  # all must raise, or one would wait for ever
+                causes *= self.trainer.world_size
+                torch.distributed.all_gather_object(causes, self.not_finite)
+            # The gradient scaler of fp16 skips a step with an infinite gradient.
+            cause = max(causes, key=len) or ("" if recipe.amp == "fp16" else "the gradient")
+            if cause:
+                raise self._error(cause)
+        self.training_run.consistent = False
+
+    def _error(self, cause: str) -> SrDeployError:
+        step = self.training_run.step
+        names = list(dict.fromkeys(p.name for p in self.dataset.sources(step)))
+        more = " ..." if len(names) > 4 else ""
+        return SrDeployError(
+            f"{cause} is not finite at step {step}; its patches are from "
+            f"{', '.join(names[:4])}{more}",
+            hint="lower the recipe's lr, or check those images",
+        )
+
+
+class _BetweenSteps(Callback):
+    """Between steps: learning rate, average of the weights, logs, validation, saving, stopping."""
+
+    def __init__(self, training: Training) -> None:
+        self.training, self.run = training, training.run
+        self.recipe, self.options = training.task.recipe, training.options
+        self.deadline = training.started + training.options.budget_s
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        run, device = self.run, module.device
+        if device.type == "cuda":
+            name = torch.cuda.get_device_name()
+        else:
+            name = f"cpu, {torch.get_num_threads()} threads"
+        if trainer.world_size > 1:
+            name += f", {trainer.world_size} processes"
+        run.card["device"] = name
+        run.ema = {k: v.to(device) for k, v in run.ema.items()}
+        for frozen in self.training.task.frozen:
+            frozen.to(device).eval()
+        if run.precision:
+            trainer.precision_plugin.load_state_dict(run.precision)
+        self.bar = tqdm(
+            total=self.recipe.steps,
+            initial=run.step,
+            file=sys.stderr,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not (trainer.is_global_zero and sys.stderr.isatty()),
+        )
+        self.saved_at = self.reported_at = self.began_at = time.monotonic()
+        self.first_step, self.valid_text = run.step, ""
+
+    def on_train_batch_start(
+        self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.lr = self.recipe.learning_rate(self.run.step)
+        for group in self.run.optimiser.param_groups:
+            group["lr"] = self.lr
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % self.options.accumulate:
+            return
+        run = self.run
+        self._update_average()
+        run.step += 1
+        run.consistent = True
+        run.precision = trainer.precision_plugin.state_dict()
+        now = time.monotonic()
+        if trainer.is_global_zero:
+            self._log_and_save(trainer, module, now)
+        stop = run.interrupted or now > self.deadline
+        if trainer.world_size > 1:
+            stop = trainer.strategy.broadcast(stop)
+        if stop:
+            trainer.should_stop = True
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        run = self.run
+        decay = min(self.recipe.ema, (run.step + 1) / (run.step + 10))
+        for name, value in run.net.state_dict().items():
+            if value.is_floating_point():
+                run.ema[name].lerp_(value, 1 - decay)
+            else:
+                run.ema[name].copy_(value)
+
+    def _log_and_save(self, trainer: Trainer, module: Any, now: float) -> None:
+        run, steps = self.run, self.recipe.steps
+        last = run.step == steps
+        self.bar.update()
+        terms = module.terms
+        metrics: Dict[str, float] = {}
+        if run.step % LOG_EVERY == 0 or last:
+            metrics = self._training_metrics(terms, now)
+        psnr_db: Optional[float] = None
+        if self.options.valid is not None and (run.step % self.recipe.valid_every == 0 or last):
+            metrics["valid_psnr_db"] = psnr_db = self.training.validate()
+            self.valid_text = f", valid {psnr_db:.3f} dB"
+            if run.best_psnr_db is None or psnr_db > run.best_psnr_db:
+                run.best_psnr_db = psnr_db
+                self.training.keep_best()
+        if metrics:
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, step=run.step)
+                logger.save()
+        if run.step % max(steps // 20, 1) == 0 or last:
+            loss = sum(value.item() for value in terms.values())
+            entry: Dict[str, Any] = {"step": run.step, "loss": round(loss, 5)}
+            if psnr_db is not None:
+                entry["valid_psnr_db"] = round(psnr_db, 3)
+            run.history.append(entry)
+        if now - self.saved_at > SAVE_EVERY_S:
+            self.training.save()
+            self.saved_at = now
+
+    def _training_metrics(self, terms: Dict[str, Tensor], now: float) -> Dict[str, float]:
+        step, steps = self.run.step, self.recipe.steps
+        values = {f"loss/{name}": value.item() for name, value in terms.items()}
+        loss = sum(values.values())
+        rate = (step - self.first_step) / (now - self.began_at)
+        text = f"loss {loss:.5f}{self.valid_text}"
+        self.bar.set_postfix_str(text)
+        if now - self.reported_at > REPORT_EVERY_S and self.bar.disable:
+            minutes = (steps - step) / rate / 60
+            self.options.log(
+                f"step {step}/{steps}, {text}, {rate:.2f} steps/s, {minutes:.0f} min left"
+            )
+            self.reported_at = now
+        samples = rate * self.recipe.batch_size
+        return {"loss": loss, **values, "lr": self.lr, "samples_per_s": samples}
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        if hasattr(self, "bar"):
+            self.bar.close()

@@ -1,0 +1,349 @@
+"""Training recipes: all settings of a run except the images, the seed and the initial weights.
+
+The recipes themselves are JSON files in the folder `recipes`, one folder for each paper; see its
+README.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Collection, Dict, Mapping, Tuple, Type, Union
+
+import torch
+
+from sr_deploy.core.degradation import check_degradation
+from sr_deploy.core.errors import InputError, SrDeployError, did_you_mean
+from sr_deploy.core.jsonio import from_dict, read_json
+from sr_deploy.core.routers import CELL
+from sr_deploy.nets import ARCHITECTURES
+from sr_deploy.train.contrast import DISTILLATION
+from sr_deploy.train.losses import METHODS, PIXEL_LOSSES
+from sr_deploy.train.schedule import learning_rate
+
+AMP = ("off", "bf16", "fp16")
+STAGES = ("router", "distil", "joint")
+OBJECTIVES = ("cdnsr", "classsr", "labels")
+MAX_NUMBER = 10**9
+"""Upper bound of any number in a recipe and of the number of trained parameters."""
+
+
+class BaseRecipe:
+    """Fields and checks that all recipes share.
+
+    The optimiser is Adam with PyTorch's betas. Patches are flipped and transposed at random.
+    """
+
+    CHOICES: ClassVar[Dict[str, Collection[str]]]  # the allowed values of fields that hold a name
+    scale: int
+    steps: int
+    patch_hr: int  # HR pixels per side
+    batch_size: int
+    lr: float
+    schedule: str  # constant, one-cycle, cosine, halving or knee: see `learning_rate`
+    periods: Tuple[int, ...]
+    final_lr: float
+    degradation: str
+    ema: float  # decay of the averaged weights, which are validated and saved; 0: no average
+    clip_norm: float  # largest norm of the gradient; 0: not clipped
+    amp: str
+    valid_every: int
+    follows: str  # the recipe whose result this one starts from (--init); `-best`: its best weights
+    data: str  # the images that the paper trains on
+    source: str
+    unprinted: str  # values that the source does not print
+
+    @property
+    def patch_hw(self) -> Tuple[int, int]:
+        """Size of the LR patches, (h, w) in pixels."""
+        return self.patch_hr // self.scale, self.patch_hr // self.scale
+
+    def check(self, source: str) -> None:
+        """Raise InputError, naming `source`, for an unknown name or a value out of range."""
+        try:
+            self._check()
+        except SrDeployError as e:
+            raise InputError(f"{source}: {e.message}", hint=e.hint) from e
+
+    def _check(self) -> None:
+        raise NotImplementedError
+
+    def _check_names_and_numbers(self) -> None:
+        for key, choices in self.CHOICES.items():
+            value = getattr(self, key)
+            if value not in choices:
+                expected = ", ".join(choices)
+                hint = did_you_mean(value, choices)
+                raise InputError(f"{key} is '{value}'; expected {expected}", hint=hint)
+        for key, value in vars(self).items():
+            values = value.values() if isinstance(value, dict) else value
+            for v in values if isinstance(value, (dict, tuple)) else (value,):
+                if isinstance(v, (int, float)) and not abs(v) <= MAX_NUMBER:
+                    raise InputError(f"{key} is not finite, or above 10**9")
+
+    def _expect(self, valid: bool, expected: str, *keys: str) -> None:
+        """Raise InputError with the values of the fields `keys` unless `valid`."""
+        if not valid:
+            values = ", ".join(f"{key} {getattr(self, key)!r}" for key in keys)
+            raise InputError(f"expected {expected}; got {values}")
+
+    def _check_training(self) -> None:
+        counts = ("scale", "steps", "patch_hr", "batch_size", "valid_every")
+        at_least_1 = f"{', '.join(counts)} of at least 1"
+        self._expect(min(getattr(self, key) for key in counts) >= 1, at_least_1, *counts)
+        is_multiple = self.patch_hr % self.scale == 0
+        self._expect(is_multiple, "patch_hr to be a multiple of the scale", "patch_hr", "scale")
+        self._expect(
+            self.lr > 0 and 0 <= self.ema < 1 and min(self.final_lr, self.clip_norm) >= 0,
+            "lr > 0, 0 <= ema < 1, final_lr >= 0 and clip_norm >= 0",
+            *("lr", "ema", "final_lr", "clip_norm"),
+        )
+        self.learning_rate(0)
+        check_degradation(self.degradation, self.scale)
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of update `step`, counted from 0."""
+        rates = {"lr": self.lr, "final_lr": self.final_lr}
+        return learning_rate(self.schedule, step, self.steps, periods=self.periods, **rates)
+
+
+@dataclass(frozen=True)
+class Recipe(BaseRecipe):
+    """Trains one network."""
+
+    arch: str
+    scale: int
+    method: str
+    """supervised, deep-supervision (DSL; with psd > 0 also PSD), distillation, sandwich (elastic
+    width) or adaptive-depth."""
+    steps: int
+    patch_hr: int
+    batch_size: int
+    lr: float
+    schedule: str
+    variant: str = ""  # the largest variant that is trained; empty: that of the architecture
+    config: dict = field(default_factory=dict)
+    elastic: bool = False  # whether the card lists all variants the checkpoint can be cut to
+    periods: Tuple[int, ...] = ()
+    final_lr: float = 0.0
+    loss: str = "l1"
+    psd: float = 0.0  # weight of PSD, for images in 0..1
+    psd_detached: bool = True
+    depth: float = 0.0  # weight of AdaDSR's network depth loss, for images in 0..1
+    difficulty: Tuple[int, ...] = ()
+    """(class, number of classes): train on patches of this class of difficulty, 1 the easiest.
+    Empty: on all patches."""
+    judge: str = ""  # the recipe whose result measures the difficulty of patches (--judge)
+    degradation: str = "bi"
+    ema: float = 0.0
+    clip_norm: float = 0.0
+    amp: str = "off"
+    valid_every: int = 1000
+    follows: str = ""
+    teacher: str = ""  # the recipe whose result is the teacher (--teacher)
+    data: str = ""
+    source: str = ""
+    unprinted: str = ""
+
+    CHOICES = {"arch": ARCHITECTURES, "method": METHODS, "loss": PIXEL_LOSSES, "amp": AMP}
+
+    def _check(self) -> None:
+        self._check_names_and_numbers()
+        network = self._network()
+        if self.method == "deep-supervision" and not hasattr(network, "forward_depths"):
+            able = [
+                a.name
+                for a in (ARCHITECTURES[name] for name in ARCHITECTURES)
+                if hasattr(a.build(4, a.parse(None)), "forward_depths")
+            ]
+            raise InputError(f"{self.arch} cannot be cut in depth; {', '.join(able)} can")
+        if self.method == "adaptive-depth" and not hasattr(network, "forward_at"):
+            raise InputError(f"{self.arch} has no adapter; adaedsr and adarcan have one")
+        self._check_training()
+        side = max(ARCHITECTURES[self.arch].min_hw)
+        if min(self.patch_hw) < side:
+            raise InputError(
+                f"{self.arch} takes at least {side} LR pixels a side; got {min(self.patch_hw)}"
+            )
+        not_negative = min(self.psd, self.depth) >= 0
+        self._expect(not_negative, "psd >= 0 and depth >= 0", "psd", "depth")
+        if self.difficulty:
+            valid = len(self.difficulty) == 2 and 1 <= self.difficulty[0] <= self.difficulty[1]
+            self._expect(valid, "difficulty (class, number of classes), as (1, 3)", "difficulty")
+
+    def _network(self) -> torch.nn.Module:
+        """Return the network without weights. Raises SrDeployError when it cannot be built."""
+        architecture = ARCHITECTURES[self.arch]
+        for key, value in self.config.items():
+            default = architecture.config.get(key, value)
+            if type(value) is not type(default) or (type(value) is int and value < 1):
+                is_count = type(default) is int
+                kind = "a number of at least 1" if is_count else f"a {type(default).__name__}"
+                raise InputError(
+                    f"config: {key} is {value!r}; expected {kind}, such as {default!r}"
+                )
+        try:
+            with torch.device("meta"):
+                variant = architecture.parse(self.variant or None)
+                network = architecture.build(self.scale, variant, self.config)
+        except (LookupError, TypeError, ValueError, RuntimeError) as e:
+            raise InputError(f"cannot build {self.arch} with config {self.config}: {e}") from e
+        if sum(p.numel() for p in network.parameters()) > MAX_NUMBER:
+            raise InputError("the network has more than 10**9 parameters")
+        return network
+
+
+@dataclass(frozen=True)
+class RouterRecipe(BaseRecipe):
+    """Trains a router and the networks it chooses between: CDNSR's steps two to four.
+
+    Step one, each branch on the patches of its class of difficulty, is done by recipes of networks:
+    see `difficulty` in Recipe.
+    """
+
+    stage: str
+    """router: Module-CL with frozen branches; distil: branches with a frozen router; joint: all."""
+    scale: int
+    steps: int
+    patch_hr: int
+    batch_size: int
+    lr: float
+    schedule: str
+    classes: int = 3  # M, the number of branches
+    convs: int = 5  # of Module-CL
+    objective: str = "cdnsr"
+    """cdnsr: eq. 4; classsr: 1000 times L1, the class loss and the average loss; labels (ours,
+    stage router): the best branch of each patch, learnt from errors computed once (see bank.py)."""
+    alpha: float = 0.0  # share of the largest branch's cost that is not penalised
+    lambda_reg: float = 2e-4
+    bank: int = 4096  # labels: number of patches whose errors are computed
+    softness: float = 1.5
+    """labels: see soft_labels; lambda_reg is then a squared error of images in 0..1."""
+    target_db: float = 0.027
+    """labels: PSNR that all routed patches together may lose against the largest branch."""
+    distillation: str = "none"
+    """While branches train: contrastive (eq. 8), or pixel, perceptual, csd, none (Table V)."""
+    lambda_ct: float = 1e-3
+    negatives: int = 6  # S, the number of negative samples of each patch
+    degradation: str = "bi"
+    periods: Tuple[int, ...] = ()
+    final_lr: float = 0.0
+    ema: float = 0.0
+    clip_norm: float = 0.0
+    amp: str = "off"
+    valid_every: int = 1000
+    branches: Tuple[str, ...] = ()
+    """The recipes whose results are the branches (--branch), smallest first."""
+    follows: str = ""
+    data: str = ""
+    source: str = ""
+    unprinted: str = ""
+
+    CHOICES = {
+        "stage": STAGES,
+        "objective": OBJECTIVES,
+        "distillation": ("none", *DISTILLATION),
+        "amp": AMP,
+    }
+
+    @property
+    def distils(self) -> bool:
+        """Whether the larger branches are teachers of the smaller ones."""
+        return self.stage != "router" and self.distillation != "none"
+
+    def _check(self) -> None:
+        self._check_names_and_numbers()
+        self._check_training()
+        if min(self.patch_hw) < CELL:
+            raise InputError(
+                f"a router takes at least {CELL} LR pixels a side; got {min(self.patch_hw)}"
+            )
+        valid = self.classes >= 2 and 2 <= self.convs <= 100
+        self._expect(valid, "classes >= 2 and convs from 2 to 100", "classes", "convs")
+        not_negative = min(self.lambda_reg, self.lambda_ct) >= 0
+        weights = ("lambda_reg", "lambda_ct")
+        self._expect(not_negative, "lambda_reg >= 0 and lambda_ct >= 0", *weights)
+        self._expect(0 <= self.alpha <= 1, "alpha to be a share from 0 to 1", "alpha")
+        if self.objective == "labels":
+            self._expect(
+                self.stage == "router" and self.bank >= 64 and self.softness * self.lambda_reg > 0,
+                "for labels the stage 'router', a bank >= 64, softness > 0 and lambda_reg > 0",
+                *("stage", "bank", "softness", "lambda_reg"),
+            )
+        if self.distils:
+            valid = 1 <= self.negatives < self.batch_size
+            keys = ("negatives", "batch_size")
+            self._expect(valid, "at least 1 of negatives, and fewer than the batch", *keys)
+
+
+AnyRecipe = Union[Recipe, RouterRecipe]
+_NOTES = ("extends", "comment", "printed")
+"""Keys of a recipe file that are no fields of the recipe."""
+
+
+def _shipped_fields() -> Dict[str, Dict[str, Any]]:
+    """Return the objects of the shipped recipe files, by the recipes' names."""
+    objects: Dict[str, Dict[str, Any]] = {}
+    for path in sorted((Path(__file__).parent / "recipes").glob("*/*.json")):
+        objects.update(read_json(path, InputError))
+    return objects
+
+
+_SHIPPED = _shipped_fields()
+
+
+def _inherited(
+    data: Dict[str, Any], folder: Path = Path(), chain: Tuple[str, ...] = ()
+) -> Dict[str, Any]:
+    """Return the fields of a recipe's object and of those it extends. folder: of its file."""
+    fields = {key: value for key, value in data.items() if key not in _NOTES}
+    parent = data.get("extends")
+    if parent is None:
+        return fields
+    if not isinstance(parent, str):
+        raise InputError(f"extends is {parent!r}; expected the name of a recipe or a .json file")
+    if parent.endswith(".json"):
+        path = (folder / parent).resolve()
+        key, folder, base = str(path), path.parent, read_json(path, InputError)
+    elif parent in _SHIPPED:
+        key, base = parent, _SHIPPED[parent]
+    else:
+        raise _unknown(parent)
+    if key in chain:
+        raise InputError(f"recipes extend each other: {' -> '.join((*chain, key))}")
+    return {**_inherited(base, folder, (*chain, key)), **fields}
+
+
+def _recipe_from(fields: Dict[str, Any], source: Union[str, Path]) -> AnyRecipe:
+    cls: Type[Any] = RouterRecipe if "stage" in fields else Recipe
+    return from_dict(cls, fields, source=source, error=InputError)
+
+
+RECIPES: Mapping[str, AnyRecipe] = {
+    name: _recipe_from(_inherited(fields), name) for name, fields in _SHIPPED.items()
+}
+
+
+def load_recipe(name: str) -> AnyRecipe:
+    """Return a shipped recipe by its name, or the recipe of a .json file. Raises InputError."""
+    if name.endswith(".json"):
+        path = Path(name)
+        data = read_json(path, InputError)
+        try:
+            fields = _inherited(data, path.parent, (str(path.resolve()),))
+        except InputError as e:
+            raise InputError(f"{path}: {e.message}", hint=e.hint) from e
+        recipe = _recipe_from(fields, path)
+    elif name in RECIPES:
+        recipe = RECIPES[name]
+    else:
+        raise _unknown(name)
+    recipe.check(name)
+    return recipe
+
+
+def _unknown(name: str) -> InputError:
+    return InputError(
+        f"unknown recipe '{name}'; srdeploy recipes lists the {len(_SHIPPED)} known ones",
+        hint=did_you_mean(name, _SHIPPED) or "a recipe of your own is a .json file",
+    )

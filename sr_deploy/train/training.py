@@ -1,0 +1,298 @@
+"""What all training runs share: images, resuming, validation, saving, and how a run ends."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, TypeVar, Union
+
+import torch
+from torch import Tensor, nn
+
+from sr_deploy.bench.evaluate import check_images, evaluate, image_set
+from sr_deploy.core.errors import InputError, MissingPackageError, SrDeployError
+from sr_deploy.nets.architecture import Weights
+from sr_deploy.runtime.torch_module import TorchSession
+from sr_deploy.train.data import BatchSplit, Pair, Patches, fingerprint, image_pairs
+from sr_deploy.train.losses import Terms
+from sr_deploy.train.options import TrainOptions
+from sr_deploy.train.processes import following, is_first_process, leading
+from sr_deploy.train.recipe import BaseRecipe, load_recipe
+from sr_deploy.train.state import TrainingRun
+
+R = TypeVar("R", bound=BaseRecipe)
+DatasetOf = Callable[[Patches], torch.utils.data.Dataset]
+
+
+class Task:
+    """What is trained: the networks, their loss, and the files made of their weights."""
+
+    recipe: BaseRecipe
+    net: nn.Module
+    facts: Dict[str, Any]
+    """For the card. A resumed run must have the same."""
+    frozen: Sequence[nn.Module] = ()
+    """Modules that the loss runs and does not train."""
+    keeps_best = True
+
+    def terms(self, lr: Tensor, hr: Tensor, step: int) -> Terms:
+        """Return the loss terms of a batch.
+
+        lr: (N, 3, H, W), hr: (N, 3, sH, sW), both float32, 0..1, RGB. hr may be
+        other targets, if `dataset` provides them.
+        """
+        raise NotImplementedError
+
+    def write(self, stem: str, weights: Weights, card: Dict[str, Any]) -> Path:
+        """Save the result. card: licence, trained_on and the dict training."""
+        raise NotImplementedError
+
+    def score(self, weights: Weights, valid: Path) -> float:
+        """Return the PSNR of the weights on HR images, in dB."""
+        raise NotImplementedError
+
+    def steps_done(self) -> Optional[int]:
+        """Return the number of steps of the saved result; None if there is no usable one."""
+        raise NotImplementedError
+
+    def teacher_score(self, valid: Path) -> Optional[float]:
+        """Return the PSNR of the teacher on HR images, in dB; None without a teacher."""
+        return None
+
+    def dataset(self, pairs: Sequence[Pair]) -> DatasetOf:
+        """Prepare the images once; return a function from a process's patches to its dataset."""
+        return lambda patches: patches
+
+
+def resolve(
+    recipe: Union[str, Path, R], options: TrainOptions, kind: Type[R]
+) -> Tuple[R, TrainOptions, Optional[Path]]:
+    """Return the checked recipe, the options with the run's name, and the recipe's file if any.
+
+    Raises InputError when the recipe is not usable or not of this kind.
+    """
+    recipe_file = None
+    if isinstance(recipe, BaseRecipe):
+        if options.name is None:
+            raise InputError("the checkpoint has no name", hint="give the options a name")
+        loaded: BaseRecipe = recipe
+        loaded.check(options.name)
+    else:
+        recipe_file = Path(recipe)
+        loaded = load_recipe(str(recipe))
+        if options.name is None:
+            options = replace(options, name=recipe_file.stem)
+    if not isinstance(loaded, kind):
+        trains = "one network" if kind.__name__ == "RouterRecipe" else "a router"
+        raise InputError(f"the recipe {recipe} trains {trains}")
+    return loaded, options, recipe_file
+
+
+def run_task(
+    make_task: Callable[[TrainOptions], Task],
+    recipe: BaseRecipe,
+    options: TrainOptions,
+    *,
+    recipe_file: Optional[Path],
+    started: float,
+) -> None:
+    """Train until the last step, the end of the budget or an interrupt; write result and state.
+
+    started: by time.monotonic(). Raises as checkpoint_from_images does.
+    """
+    options.check_inputs(recipe.batch_size)
+    try:
+        import lightning  # noqa: F401
+        import tensorboard  # noqa: F401
+        import tqdm  # noqa: F401
+    except ImportError as e:
+        raise MissingPackageError(
+            e.name or "lightning", needed_for="training", extra="train", cause=e
+        ) from e
+    leads = is_first_process()
+    if leads:
+        options.check_outputs(recipe_file)
+        if options.valid is not None:  # an unusable image would end the run hours later
+            check_images(image_set(str(options.valid)), metric="y", scale=recipe.scale)
+    else:
+        options = replace(options, log=lambda line: None)
+    lock = (
+        leading(options.output, options.cache_folder, str(options.name)) if leads else following()
+    )
+    with lock:
+        torch.manual_seed(options.seed)
+        Training(make_task(options), options, leads=leads, started=started).train()
+
+
+class Training:
+    """Starts or resumes a run, and writes its files."""
+
+    def __init__(self, task: Task, options: TrainOptions, *, leads: bool, started: float) -> None:
+        """leads: whether this process writes the files."""
+        self.task, self.options, self.leads, self.started = task, options, leads, started
+        self.state_file = options.output_file(".state.pt")
+        self.facts = dict(task.facts)
+        net: Any = task.net
+        net.to(memory_format=torch.channels_last).train()
+        self.run = TrainingRun(
+            net,
+            torch.optim.Adam(net.parameters(), lr=task.recipe.lr),
+            ema={k: v.detach().clone() for k, v in net.state_dict().items()},
+        )
+        self.earlier_hours = 0.0
+
+    def train(self) -> None:
+        """Train, and write the result and the state."""
+        task, run, options, steps = self.task, self.run, self.options, self.task.recipe.steps
+        if options.resume:
+            run.load(self.state_file, task.facts, steps=steps)
+            if run.step == steps and task.steps_done() == steps:
+                options.log(f"{options.name} is finished: all {steps} steps are done")
+                return
+        first_step, self.earlier_hours = run.step, run.hours
+        pairs = self._pairs()
+        options.log(f"{options.name}: {len(pairs)} images, steps {run.step} to {steps}")
+        self._score_teacher()
+        try:
+            self._fit(pairs)
+        except BaseException as e:
+            if not self.leads:
+                if run.interrupted:  # the first process reports it
+                    raise SystemExit(1) from None
+                raise
+            if run.consistent and run.step > first_step:
+                with contextlib.suppress(OSError, SrDeployError):  # the user should see e
+                    self.save()
+            error = self._readable(e)
+            if error is e:
+                raise
+            raise error from e
+        if run.step < steps:
+            reason = "" if run.interrupted else f" of {steps}, the time is up"
+            options.log(
+                f"stopped after step {run.step}{reason}; resume with the same command and --resume"
+            )
+        if run.interrupted and self.leads:
+            raise KeyboardInterrupt
+
+    def _fit(self, pairs: Sequence[Pair]) -> None:
+        recipe, options = self.task.recipe, self.options
+        dataset_of = self.task.dataset(pairs)
+
+        def dataset(rank: int, ranks: int) -> torch.utils.data.Dataset:
+            return dataset_of(
+                Patches(
+                    pairs,
+                    scale=recipe.scale,
+                    patch_hr=recipe.patch_hr,
+                    batch_size=recipe.batch_size,
+                    seed=options.seed,
+                    noise=recipe.degradation == "dn" and not options.lr_folders,
+                    split=BatchSplit(options.accumulate, rank, ranks),
+                )
+            )
+
+        if self.run.step < recipe.steps:
+            from sr_deploy.train.loop import fit
+
+            fit(self, dataset)
+        if self.leads:
+            self.save()
+            self.task.write(str(options.name), self.run.ema, self._card())
+
+    def save(self) -> None:
+        """Write the state."""
+        self._count_hours()
+        self.run.save(self.state_file, self.task.facts)
+
+    def validate(self) -> float:
+        """Return the PSNR of the averaged weights on the validation images, in dB."""
+        assert self.options.valid is not None
+        return self.task.score({k: v.cpu() for k, v in self.run.ema.items()}, self.options.valid)
+
+    def keep_best(self) -> None:
+        """Save the averaged weights as the best ones."""
+        if self.task.keeps_best:
+            self.task.write(f"{self.options.name}-best", self.run.ema, self._card())
+
+    def _count_hours(self) -> None:
+        self.run.hours = self.earlier_hours + (time.monotonic() - self.started) / 3600
+
+    def _card(self) -> Dict[str, Any]:
+        self._count_hours()
+        run = self.run
+        card = dict(run.card)
+        terms = {key: card.pop(key) for key in ("licence", "trained_on")}
+        training = {
+            **self.facts,
+            **card,
+            "steps_done": run.step,
+            "hours": round(run.hours, 2),
+            "torch": torch.__version__,
+        }
+        if run.best_psnr_db is not None:
+            training["best_valid_psnr_db"] = round(run.best_psnr_db, 3)
+        training["history"] = run.history
+        return {**terms, "training": training}
+
+    def _pairs(self) -> List[Pair]:
+        """Decode the images and note them on the card. Raises InputError if they changed."""
+        recipe, options, card = self.task.recipe, self.options, self.run.card
+        pairs = image_pairs(
+            options.folders,
+            options.cache_folder,
+            scale=recipe.scale,
+            degradation=recipe.degradation,
+            lr_folders=options.lr_folders,
+            min_hr=recipe.patch_hr,
+            strict=options.strict,
+            log=options.log,
+        )
+        images = {"images": len(pairs), "images_sha256": fingerprint(pairs)}
+        if options.resume and {key: card.get(key) for key in images} != images:
+            raise InputError(
+                f"cannot resume {self.state_file}: the images changed; the run started with "
+                f"{card.get('images')} images, now there are {len(pairs)}",
+                hint="resume with the images of its start: the same names, sizes and order",
+            )
+        folder_names = ", ".join(f.resolve().name for f in options.folders)
+        card.update(
+            images,
+            licence=options.licence or card.get("licence", ""),
+            trained_on=options.trained_on or card.get("trained_on") or folder_names,
+        )
+        return pairs
+
+    def _score_teacher(self) -> None:
+        if self.options.valid is None or not self.leads:
+            return
+        psnr_db = self.task.teacher_score(self.options.valid)
+        if psnr_db is not None:
+            self.facts["teacher_valid_psnr_db"] = round(psnr_db, 3)
+            self.options.log(f"the teacher, {self.facts['teacher']}, has {psnr_db:.3f} dB")
+
+    def _readable(self, error: BaseException) -> BaseException:
+        """Return the error that ended the run as the user should see it."""
+        if isinstance(error, OSError):  # the loggers write in many places
+            full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+            error = SrDeployError(
+                f"cannot write to {self.options.output} at step {self.run.step}: "
+                f"{error.strerror or error}",
+                hint="free some space" if full else "",
+            )
+        if isinstance(error, SrDeployError) and self.state_file.is_file():
+            hints = [error.hint, "the last saved state is kept; continue from it with --resume"]
+            error.hint = "; ".join(filter(None, hints))
+        return error
+
+
+def psnr_on_images(
+    net: nn.Module, recipe: BaseRecipe, valid: Path, min_hw: Tuple[int, int] = (1, 1)
+) -> float:
+    """Return the mean PSNR on Y of a network on HR images, in dB, as `srdeploy eval`."""
+    session = TorchSession(net, scale=recipe.scale, min_hw=min_hw)
+    images = image_set(str(valid))
+    return evaluate(session, images, metric="y", degradation=recipe.degradation).psnr_db

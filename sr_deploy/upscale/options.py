@@ -1,0 +1,115 @@
+"""The options of an upscaling run, checked when they are created."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from sr_deploy.core.errors import InputError
+from sr_deploy.runtime.opener import NetworkDescription, describe_one
+from sr_deploy.runtime.opener.adaptive import AdaptiveOptions, describe_adaptive
+from sr_deploy.upscale.upscaler import Upscaler
+
+
+@dataclass(frozen=True)
+class UpscaleOptions:
+    """The network to upscale with, and how. Raises InputError on options that exclude each other."""
+
+    model: Optional[str] = None
+    """None: the shipped default of `adaptive`."""
+    variant: Optional[str] = None
+    """None: the largest."""
+    adaptive: Optional[str] = None
+    """cdnsr, elastic or adadsr: compute more where the image needs it."""
+    max_flops: Optional[str] = None
+    """The budget of cdnsr and elastic; None: as trained."""
+    depth: Optional[float] = None
+    """The desired depth of adadsr, in blocks; None: half of all."""
+    decisions: Optional[Path] = None
+    """The PNG file to draw an adaptive network's decisions to."""
+    tile: Optional[int] = None
+    """The largest LR side fed, overlap included; None: as memory allows."""
+    max_memory: Optional[int] = None
+    """The largest resident memory in bytes, of all processes together; None: a quarter of what is available."""
+    format: Optional[str] = None
+    """The suffix of a folder's results without its dot; None: as the pictures."""
+    workers: int = 1
+    """The number of processes that share a folder."""
+    codec: str = "libx264"
+    crf: Optional[int] = None
+    """The quality of a video's encoder; None: the codec's default."""
+    governor: bool = False
+    """Choose the variant frame by frame, to hold `fps`."""
+    fps: Optional[float] = None
+    max_watts: Optional[float] = None
+
+    def __post_init__(self) -> None:
+        if self.governor != (self.fps is not None) or (
+            self.max_watts is not None and not self.governor
+        ):
+            raise InputError(
+                "--governor needs --fps, and --fps and --max-watts need --governor (they are for videos)",
+                hint="for example --governor --fps 24",
+            )
+        if self.governor and self.variant is not None:
+            raise InputError(
+                "--governor chooses the variant, but --variant is given too",
+                hint="remove one of them",
+            )
+        if self.adaptive is None:
+            if self.max_flops is not None or self.depth is not None or self.decisions is not None:
+                raise InputError(
+                    "--max-flops, --depth and --decisions need an adaptive network",
+                    hint="give --adaptive too",
+                )
+            if self.model is None:
+                raise InputError(
+                    "no network given",
+                    hint="give one, such as -m asrn_x4, or --adaptive for a shipped default",
+                )
+        elif self.variant is not None or self.governor:
+            raise InputError(
+                "--adaptive chooses a branch for each part of an image, "
+                "but --variant or --governor is given too",
+                hint="remove them",
+            )
+        if self.decisions is not None and self.decisions.suffix.lower() != ".png":
+            raise InputError(f"--decisions {self.decisions}: expected a .png file")
+
+    def check_input(self, kind: str) -> None:
+        """Raise InputError on options that do not apply to the input: a `picture`, `folder` or `video`."""
+        if kind != "video":
+            if self.crf is not None or self.codec != "libx264":
+                raise InputError("--codec and --crf are for videos", hint="remove them")
+            if self.governor:
+                raise InputError(
+                    "--governor, --fps and --max-watts are for videos", hint="remove them"
+                )
+        if kind != "folder" and (self.format is not None or self.workers != 1):
+            raise InputError(
+                "--format and --workers are for folders",
+                hint="the suffix of the name after -o decides the format of a single file",
+            )
+        if kind != "picture" and self.decisions is not None:
+            raise InputError("--decisions is for a single picture", hint="give one, or remove it")
+
+    def network(self) -> NetworkDescription:
+        """Return the description of the network. Raises an SrDeployError if there is none."""
+        if self.adaptive is not None:
+            budget = AdaptiveOptions(self.adaptive, self.max_flops, self.depth)
+            return describe_adaptive(budget, self.model)
+        return describe_one(str(self.model), self.variant)
+
+    def upscaler(
+        self, network: NetworkDescription, *, queued_results: int = 0, reserved_results: int = 0
+    ) -> Upscaler:
+        """Open a network and return its Upscaler, within the bounds of these options."""
+        return Upscaler(
+            network.open(),
+            tile=self.tile,
+            max_memory=self.max_memory,
+            identity=network.identity,
+            queued_results=queued_results,
+            reserved_results=reserved_results,
+        )

@@ -1,0 +1,154 @@
+"""Upscale whatever a path names: a picture, a folder of pictures or a video."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from sr_deploy.core.errors import InputError
+from sr_deploy.core.files import atomic_path, make_output_folder, remove_empty_folders
+from sr_deploy.core.images import write_png
+from sr_deploy.runtime.adaptive.decisions import LEGEND, decisions_picture
+from sr_deploy.runtime.opener import describe_family
+from sr_deploy.upscale.folder import upscale_picture
+from sr_deploy.upscale.folder_log import PictureTask
+from sr_deploy.upscale.formats import PICTURE_SUFFIXES, format_of_name, is_picture
+from sr_deploy.upscale.governor import Governor, open_log
+from sr_deploy.upscale.options import UpscaleOptions
+from sr_deploy.upscale.power import live_watts
+from sr_deploy.upscale.reporter import Reporter
+from sr_deploy.upscale.upscaler import Upscaler
+from sr_deploy.upscale.video import VideoUpscaler, upscale_video
+from sr_deploy.upscale.video_encode import encoder_results
+from sr_deploy.upscale.workers import upscale_tree
+
+_VIDEO_RESULTS = 8
+"""The upscaled frames that wait on both sides of the network."""
+
+
+def upscale_path(source: Path, output: Path, options: UpscaleOptions, reporter: Reporter) -> None:
+    """Upscale a picture, a folder of pictures or a video into `output`. A single file may go into an existing folder.
+
+    Raises an SrDeployError on bad input, after the rest of a folder is done.
+    """
+    kind = _input_kind(source)
+    options.check_input(kind)
+    if kind == "folder":
+        _upscale_folder(source, output, options, reporter)
+        return
+    if kind == "video" and format_of_name(output) is not None:
+        raise InputError(
+            f"{source} cannot be read as a picture, and a video cannot become {output.name}",
+            hint=f"pictures: {', '.join(PICTURE_SUFFIXES)}",
+        )
+    if output.is_dir():
+        output = output / source.name
+    if options.governor:
+        _upscale_governed(source, output, options, reporter)
+        return
+    network = options.network()
+    reporter.log(f"{network.name} on {source}")
+    if kind == "video":
+        upscaler = options.upscaler(network, reserved_results=_reserved_results(options))
+        _upscale_video(source, output, upscaler, options, reporter)
+        if upscaler.spent is not None:
+            reporter.log(f"all frames of this run: {upscaler.spent}")
+    else:
+        upscaler = options.upscaler(network)
+        task = PictureTask(source, output)
+        if options.decisions is None:
+            upscale_picture(task, upscaler, reporter)
+        else:
+            _upscale_with_decisions(task, upscaler, options.decisions, reporter)
+    reporter.log(upscaler.memory_report())
+
+
+def _input_kind(source: Path) -> str:
+    if source.is_dir():
+        return "folder"
+    if not source.exists():
+        raise InputError(f"there is no file or folder {source}")
+    if not source.is_file():  # opening a pipe would block
+        raise InputError(f"{source} is neither a file nor a folder", hint="save it to a file first")
+    return "picture" if is_picture(source) else "video"
+
+
+def _upscale_folder(
+    source: Path, output: Path, options: UpscaleOptions, reporter: Reporter
+) -> None:
+    with remove_empty_folders(output):
+        summary = upscale_tree(source, output, options, reporter)
+    for path in sorted(summary.busy):
+        reporter.log(
+            f"{path} is left to the process that claims it; "
+            "if that has ended, remove the .claim file beside the result"
+        )
+    reporter.log(str(summary))
+    if summary.failed:
+        raise InputError(
+            f"{len(summary.failed)} of the pictures could not be upscaled",
+            hint="see the lines above; the other pictures are done",
+        )
+
+
+def _upscale_with_decisions(
+    task: PictureTask, upscaler: Upscaler, drawing: Path, reporter: Reporter
+) -> None:
+    """Upscale a picture with an adaptive network and draw its decisions as a PNG file."""
+    if drawing.resolve() in (task.source.resolve(), task.output.resolve()):
+        raise InputError(
+            f"--decisions {drawing} would replace the picture or its result",
+            hint="give another name",
+        )
+    with remove_empty_folders(drawing.parent):
+        make_output_folder(drawing.parent)  # fails before the work if it cannot be written
+        session: Any = upscaler.session
+        session.decisions = []  # a list: the session appends a map per tile
+        upscale_picture(task, upscaler, reporter)
+        decisions = upscaler.assemble(session.decisions)
+        with atomic_path(drawing) as temporary:
+            write_png(temporary, decisions_picture(decisions, scale=upscaler.scale))
+    reporter.log(LEGEND)
+    reporter.written(drawing)
+
+
+def _reserved_results(options: UpscaleOptions) -> int:
+    return _VIDEO_RESULTS + encoder_results(options.codec)
+
+
+def _upscale_video(
+    source: Path,
+    output: Path,
+    upscaler: VideoUpscaler,
+    options: UpscaleOptions,
+    reporter: Reporter,
+) -> None:
+    summary = upscale_video(
+        source, output, upscaler, codec=options.codec, crf=options.crf, reporter=reporter
+    )
+    reporter.log(str(summary))
+    reporter.written(output)
+
+
+def _upscale_governed(
+    source: Path, output: Path, options: UpscaleOptions, reporter: Reporter
+) -> None:
+    networks = describe_family(str(options.model))
+    reserved = _reserved_results(options)
+    upscalers = [options.upscaler(n, reserved_results=reserved) for n in networks]
+    log_path = output.with_name(output.stem + ".governor.jsonl")
+    with contextlib.ExitStack() as stack:
+        watts = None if options.max_watts is None else stack.enter_context(live_watts())
+        governor = Governor(
+            upscalers,
+            fps=options.fps or 0.0,
+            names=[n.variant for n in networks],
+            max_watts=options.max_watts,
+            watts=watts,
+            log=stack.enter_context(open_log(log_path)),
+        )
+        reporter.log(f"{networks[0].model} on {source}; {governor.describe()}")
+        _upscale_video(source, output, governor, options, reporter)
+        reporter.log(f"{governor.summary()}; frame by frame: {log_path}")
+    reporter.log(max(upscalers, key=lambda u: u.estimated_bytes).memory_report())

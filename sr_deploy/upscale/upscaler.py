@@ -1,0 +1,226 @@
+"""`Upscaler`: images of any size and integer type through a session, whole or in tiles, within a bound on memory."""
+
+from __future__ import annotations
+
+import math
+from typing import Dict, Iterable, Iterator, Optional, Sequence, Tuple
+
+import numpy as np
+
+from sr_deploy.core.errors import ArtifactError, InputError
+from sr_deploy.core.session import Session, Spent
+from sr_deploy.core.sizes import HW, hw_text
+from sr_deploy.runtime.tiled import run_tiles
+from sr_deploy.runtime.tiling import TilePlan, plan_tiles, plan_whole, smallest_px
+from sr_deploy.upscale.memory import (
+    MemoryNeed,
+    available_bytes,
+    bytes_text,
+    measure_need,
+    peak_bytes,
+    resident_bytes,
+)
+
+_WHITE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1}
+
+
+class Upscaler:
+    """Upscales images and keeps a plan for each size. Not thread-safe."""
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        tile: Optional[int] = None,
+        max_memory: Optional[int] = None,
+        identity: str = "",
+        queued_results: int = 0,
+        reserved_results: int = 0,
+    ) -> None:
+        """Upscale with a session.
+
+        tile: the largest LR side fed, overlap included. max_memory: the largest resident memory of the process in bytes;
+        None: the present one and a quarter of what is available. identity: identifies the network's weights.
+        `self.identity` adds the settings that decide the output. queued_results: the images and results that the caller
+        may hold while another image is upscaled (see `must_run_alone`). reserved_results: memory that the caller needs in
+        any case, in results (a video encoder's). Raises InputError if `max_memory` is given where memory cannot be measured.
+        """
+        self.session, self.scale = session, session.scale
+        inexact_tiles = tile is not None and session.halo_px is None
+        self.identity = f"{identity} tile {tile}" if inexact_tiles else identity
+        self.max_memory = max_memory
+        self.seam_difference = 0.0
+        """The largest difference so far, of 0..1, between two tiles at their seam. 0 where tiling is exact."""
+        self.estimated_bytes = 0
+        """The estimated peak memory of the plans so far. 0 where memory cannot be measured."""
+        self.spent: Optional[Spent] = None
+        """The work of an adaptive network on all images so far."""
+        self._tile = tile
+        self._queued_results, self._reserved_results = queued_results, reserved_results
+        self._need: Optional[MemoryNeed] = None
+        self._plans: Dict[Tuple[HW, int], TilePlan] = {}
+        self._last_plan: Optional[TilePlan] = None
+        if max_memory is not None and resident_bytes() is None:
+            raise InputError(
+                "memory cannot be measured on this system, so a bound on it cannot be kept",
+                hint="give a tile size instead",
+            )
+
+    def __call__(self, image: np.ndarray, *, more_per_px: int = 0) -> np.ndarray:
+        """Upscale (H, W, 3) RGB, uint8, uint16 or float32 in 0..1, to (scale*H, scale*W, 3) of the same dtype.
+
+        Integers are clipped and rounded, float32 is not. more_per_px: bytes per pixel of the result that the caller needs in
+        addition, for the bound on memory. Raises InputError on other shapes and dtypes, and where the bound cannot be kept.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in _WHITE or not image.size:
+            raise InputError(
+                "expected an (H, W, 3) image of uint8, uint16 or float32, "
+                f"got {image.shape} {image.dtype}"
+            )
+        hw = (image.shape[0], image.shape[1])
+        self._last_plan = self.plan(hw, bytes_per_px=3 * image.itemsize + more_per_px)
+        self.session.begin()
+        upscaled = self._run(image, self._last_plan)
+        spent = self.session.spent()
+        if spent is not None:
+            self.spent = spent if self.spent is None else self.spent + spent
+        return upscaled
+
+    def frames(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the result of each image."""
+        return map(self, images)
+
+    def plan(self, hw: HW, *, bytes_per_px: int = 3) -> TilePlan:
+        """Return the plan for an image of (h, w). It is made once per size, for the memory available at that time.
+
+        bytes_per_px: of the image and the result. Raises InputError where the tile size or the bound cannot be kept.
+        """
+        key = (hw, bytes_per_px)
+        if key not in self._plans:
+            if self._need is None:
+                self._measure()
+            resident = resident_bytes()
+            if self._need is None or self.max_memory is None or resident is None:
+                self._plans[key] = plan_tiles(hw, self.session, tile=self._tile)
+            else:
+                result = hw[0] * hw[1] * self.scale**2 * bytes_per_px
+                alone = self.must_run_alone(hw, bytes_per_px=bytes_per_px)
+                queued = 0 if alone else self._queued_results * (result + result // self.scale**2)
+                needed = resident + (1 + self._reserved_results) * result + queued
+                self._plans[key] = self._plan_within(hw, self._need, self.max_memory, needed)
+        return self._plans[key]
+
+    def must_run_alone(self, hw: HW, *, bytes_per_px: int = 3) -> bool:
+        """Return whether results of this size are so large that the caller must not hold others during a run."""
+        results = (1 + self._queued_results) * hw[0] * hw[1] * self.scale**2 * bytes_per_px
+        return self.max_memory is not None and results > self.max_memory // 2
+
+    def assemble(self, tiles: Sequence[np.ndarray]) -> np.ndarray:
+        """Return one (H, W, ...) map of maps (h, w, ...) in LR pixels, one per tile of the last image, in the order they ran."""
+        assert self._last_plan is not None
+        out = np.empty((*self._last_plan.hw, *tiles[0].shape[2:]), tiles[0].dtype)
+        spans = [(y, x) for y in self._last_plan.y_spans for x in self._last_plan.x_spans]
+        for tile, (y, x) in zip(tiles, spans):
+            core = tile[y.core_start - y.start : y.core_stop - y.start]
+            out[y.core_start : y.core_stop, x.core_start : x.core_stop] = core[
+                :, x.core_start - x.start : x.core_stop - x.start
+            ]
+        return out
+
+    def describe(self) -> str:
+        """Return a line on how the last image was run, and how exact that is."""
+        plan = self._last_plan
+        if plan is None:
+            return "nothing was run"
+        exactness = ""
+        if plan.exact and not plan.whole:
+            exactness = ": equal to the whole image's result"
+        elif not plan.exact:
+            exactness = ": differs from the whole image's result, "
+            exactness += (
+                "by an unknown amount, since there is no second tile to compare with"
+                if plan.tiles == 1
+                else f"by up to {self.seam_difference:.2g} (of 1) between tiles at their seams"
+            )
+        spent = self.session.spent()
+        return f"{plan}{exactness}" + (f"; {spent}" if spent is not None else "")
+
+    def memory_report(self) -> str:
+        """Return a line on the estimated and the real peak memory, and the bound."""
+        peak = peak_bytes()
+        if not self.estimated_bytes or peak is None or self.max_memory is None:
+            return "memory: cannot be measured on this system"
+        estimated, real, bound = map(bytes_text, (self.estimated_bytes, peak, self.max_memory))
+        over = "" if peak <= self.max_memory else ": OVER THE BOUND"
+        return f"memory: estimated {estimated}, peak {real}, bound {bound}{over}"
+
+    def _run(self, image: np.ndarray, plan: TilePlan) -> np.ndarray:
+        out = np.empty((plan.hw[0] * self.scale, plan.hw[1] * self.scale, 3), image.dtype)
+        run = run_tiles(self.session, plan, image, out, to_input=_network_input, store=_store)
+        self.seam_difference = max(self.seam_difference, run.seam_difference)
+        return out
+
+    def _plan_within(self, hw: HW, need: MemoryNeed, bound: int, needed: int) -> TilePlan:
+        """Return a plan whose tiles fit into the memory between `needed` and `bound`."""
+        # A session of one size needs nothing more: the probe has left its memory behind.
+        fixed = self.session.fixed_hw is not None
+        least = needed + (0 if fixed else need.of(smallest_px(hw, self.session)))
+        if least > bound:
+            raise InputError(
+                f"{hw_text(hw)} cannot be upscaled within {bytes_text(bound)}: the result and the "
+                f"smallest tile need about {bytes_text(least)}",
+                hint=f"give at least {-(-least // 2**20)}MiB, or a smaller network",
+            )
+        max_px = None if fixed else need.px_within(bound - needed)
+        plan = plan_tiles(hw, self.session, tile=self._tile, max_px=max_px)
+        estimate = needed + (0 if fixed else need.of(math.prod(plan.tile_hw)))
+        self.estimated_bytes = max(self.estimated_bytes, estimate)
+        return plan
+
+    def _measure(self) -> None:
+        """Measure the memory that tiles need, and set the bound if none was given."""
+        self._need = measure_need(self.session, self._probe)
+        if self._need is not None:
+            self.estimated_bytes = peak_bytes() or 0  # small tiles may need less than the probes
+        resident, available = resident_bytes(), available_bytes()
+        if self.max_memory is None and resident is not None and available is not None:
+            self.max_memory = resident + available // 4
+
+    def _probe(self, hw: HW) -> None:
+        self._run(np.zeros((*hw, 3), np.uint8), plan_whole(hw))
+        self.session.exercise(hw)
+
+
+def upscale_image(
+    image: np.ndarray,
+    session: Session,
+    *,
+    tile: Optional[int] = None,
+    max_memory: Optional[int] = None,
+) -> np.ndarray:
+    """Upscale one (H, W, 3) RGB image of uint8, uint16 or float32 in 0..1. For several, use an `Upscaler`."""
+    return Upscaler(session, tile=tile, max_memory=max_memory)(image)
+
+
+def _network_input(part: np.ndarray) -> np.ndarray:
+    """Convert (h, w, 3) of an image's dtype to (1, 3, h, w) float32, 0..1."""
+    x = np.ascontiguousarray(part.transpose(2, 0, 1)[None], dtype=np.float32)
+    return x if part.dtype == np.float32 else x / np.float32(_WHITE[part.dtype])
+
+
+def _store(core: np.ndarray, out: np.ndarray) -> None:
+    """Write (3, h, w) float32 to (h, w, 3) of an image's dtype. Raises ArtifactError on NaN."""
+    if np.isnan(core.min()):
+        raise ArtifactError(
+            "the network's output contains NaN",
+            hint="it may overflow in half precision: use FP32",
+        )
+    if out.dtype == np.float32:
+        out[...] = core.transpose(1, 2, 0)
+        return
+    white = np.float32(_WHITE[out.dtype])
+    for channel in range(3):  # all three at once take twice the time and three times the memory
+        values = core[channel] * white
+        np.clip(values, 0, white, out=values)
+        np.rint(values, out=values)
+        out[:, :, channel] = values
