@@ -184,7 +184,7 @@ def checkpoint():
 def plans(checkpoint, tmp_path_factory):
     """Return the paths of its plans by way."""
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed; it runs the graphs")
-    from sr_deploy.export.depth_graphs import plan_from_checkpoint
+    from sr_deploy.export.plans import plan_from_checkpoint
 
     folder = tmp_path_factory.mktemp("plans")
     return {

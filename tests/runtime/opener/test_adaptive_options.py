@@ -83,7 +83,7 @@ def test_a_checkpoint_skips_in_torch_as_its_plan_does(checkpoint, plans, tmp_pat
             InputError,
             "a desired depth is for AdaDSR; 'elastic' routes patches",
         ),
-        ({"kind": "adadsr", "depth": 4}, "rows", VariantError, "beyond the 3 blocks"),
+        ({"kind": "adadsr", "depth": 4}, "rows", VariantError, "desired depth 4; expected 0 to 3"),
         ({"kind": "cdnsr"}, "routed", InputError, "that is elastic, not cdnsr"),
         (
             {"kind": "elastic", "max_flops": "40%"},
@@ -114,7 +114,9 @@ def test_what_cannot_be_is_refused(asked, given, error, match, plans, routed_pla
 
 def test_a_checkpoint_without_a_depth_map_is_no_adadsr():
     pytest.importorskip("torch", reason="torch reads checkpoints")
-    with pytest.raises(InputError, match="'asrn_x4' is an asrn; expected an AdaEDSR"):
+    with pytest.raises(
+        InputError, match="'asrn_x4' is of the architecture asrn: only AdaEDSR can skip blocks"
+    ):
         open_adaptive("adadsr", "asrn_x4")
 
 

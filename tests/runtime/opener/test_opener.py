@@ -116,7 +116,9 @@ def test_what_is_no_model_is_refused(tmp_path):
             open_session(given)
 
 
-def test_a_graph_without_a_manifest_is_run_whole_or_in_tiles_that_are_measured(family, tmp_path):
+def test_a_graph_without_a_manifest_is_run_whole_or_in_tiles_that_are_measured(
+    noise, family, tmp_path
+):
     path = tmp_path / "foreign.onnx"
     path.write_bytes(family[1][0].read_bytes())
     session = open_session(path)
