@@ -22,7 +22,7 @@ from sr_deploy.bench.monitor import (
 from sr_deploy.bench.subjects import recorded_row, row_of
 from sr_deploy.core.degradation import degrade
 from sr_deploy.core.device import cpu_name, limit_cores, python_and_os, track_peak_memory
-from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
+from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
 from sr_deploy.core.session import Session, Spent
 from sr_deploy.core.sizes import HW, parse_hw
@@ -234,7 +234,7 @@ def _measure(network: NetworkDescription, protocol: Protocol, request: Request) 
                     valid = evaluate(session, request.images, metric=metric)
                 else:
                     found = _repeated(session, request, watch)
-    except (ArtifactError, MissingPackageError) as e:
+    except (CannotRunHereError, MissingPackageError) as e:
         recorded = None if protocol.of_images else recorded_row(network)
         return recorded if recorded is not None else replace(row, error=e.message)
     if protocol.of_images:

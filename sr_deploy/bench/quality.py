@@ -10,7 +10,7 @@ import numpy as np
 from sr_deploy.bench.evaluate import Bicubic, ImageSet, Quality, evaluate, image_set
 from sr_deploy.bench.subjects import row_of
 from sr_deploy.core.degradation import check_degradation
-from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
+from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
 from sr_deploy.core.metrics import border_px
 from sr_deploy.core.session import Session
 from sr_deploy.results.rows import BICUBIC, BenchmarkRow, QualityRow
@@ -91,7 +91,7 @@ def scored(
         for network, known in named_rows:
             try:
                 session = network.open()
-            except (ArtifactError, MissingPackageError) as e:
+            except (CannotRunHereError, MissingPackageError) as e:
                 progress(f"{_name(known)}: not run: {e.message}")
                 yield from (
                     _failed(known, images, e.message, metric=metric, degradation=degradation)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.depth_plan import DepthPlan
-from sr_deploy.core.errors import ArtifactError, MissingPackageError
+from sr_deploy.core.errors import CannotRunHereError, MissingPackageError
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.routers import RoutedPlan
@@ -66,7 +66,7 @@ class NetworkDescription:
         """Return the scale; probe a graph that has no manifest. None where it cannot be opened."""
         try:
             return self.scale or self.open().scale
-        except (ArtifactError, MissingPackageError):
+        except (CannotRunHereError, MissingPackageError):
             return None
 
 
