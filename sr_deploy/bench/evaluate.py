@@ -1,4 +1,4 @@
-"""Quality: PSNR and SSIM of a session on a folder of HR images, LR made by one of the papers' degradations."""
+"""Quality: PSNR and SSIM of a session on a folder of HR images, with LR made by a degradation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Iterable, List, Optional, Tuple
 
 import numpy as np
 
@@ -31,23 +31,23 @@ from sr_deploy.runtime.tiling import OVERLAP_PX, plan_tiles
 
 @dataclass(frozen=True)
 class ImageScore:
-    """One image's scores, and what it took."""
+    """Scores and time of one image."""
 
     image: str
     psnr_db: float
     ssim: float
     lr_hw: Tuple[int, int]
     ms: float = field(compare=False)
-    """Of the network alone; of a tiled image the sum of its tiles."""
+    """Time of the network; for a tiled image the sum over its tiles."""
     copies_ms: Optional[float] = None
     timer: str = ""
     finite: bool = True
-    """Whether every pixel came out as a number; not-a-number is scored as black, infinity as white."""
+    """Whether all pixels are finite. NaN is scored as black, infinity as white."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """The scores of a set: plain means over its images."""
+    """Scores of a set: plain means over its images."""
 
     set: str
     metric: str
@@ -61,16 +61,16 @@ class Quality:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """HR images with the set's name."""
+    """A named set of HR images."""
 
     name: str
     files: Tuple[Path, ...]
 
 
 def image_set(folder: str = "") -> ImageSet:
-    """Return the images of an HR folder, or scikit-image's photographs for an empty name.
+    """Return the images of an HR folder; of scikit-image's photographs for an empty name.
 
-    A folder named HR is called by its parent's name. Raises InputError when there are no images.
+    A folder named HR gets its parent's name. Raises InputError if there are no images.
     """
     if not folder:
         return ImageSet(SAMPLE_SET, tuple(sample_files()))
@@ -81,7 +81,7 @@ def image_set(folder: str = "") -> ImageSet:
 
 
 class Bicubic(Session):
-    """MATLAB's bicubic in place of a network, its result rounded to uint8: the papers' first row."""
+    """MATLAB's bicubic upscaling, rounded to uint8, as a session: the first row of papers' tables."""
 
     backend, backend_version, precision = "bicubic", "", "fp64"
 
@@ -95,69 +95,74 @@ class Bicubic(Session):
 def evaluate(
     session: Session, images: ImageSet, *, metric: str, degradation: str = "bi"
 ) -> Quality:
-    """Score a session on a set: `metric` "y" (float luma, border = scale) or "rgb" (uint8, border 4).
+    """Score a session on a set of images.
 
-    The noise of the degradation `dn` is drawn from the file's name: an image gets the same one in every set and every call.
-    Raises InputError naming the image that cannot be used.
+    metric: "y" (float luma, border = scale) or "rgb" (uint8, border 4). The noise of the
+    degradation `dn` depends on the file name only, so an image gets the same noise in every set.
+    Raises InputError naming the first image that cannot be used.
     """
     check_degradation(degradation, session.scale)
     border = border_px(metric, session.scale)
     scores: List[ImageScore] = []
     tilings: List[str] = []
     for path in images.files:
-        hr = _scorable(path, session.scale, border)
+        hr = modcrop(read_rgb(path), session.scale)
+        _check_size(path, hr.shape, border)
         rng = np.random.default_rng(zlib.crc32(os.fsencode(path.name)))
         lr = degrade(hr, scale=session.scale, kind=degradation, rng=rng)
-        done, how = upscale_fitting(session, lr)
-        tilings.append(how)
-        sr = rgb_from_nchw(done.y)
-        psnr, similarity = (
-            score(sr, hr, metric=metric, border=border) for score in (psnr_db, ssim)
+        timed, tiling = upscale_fitting(session, lr)
+        tilings.append(tiling)
+        sr = rgb_from_nchw(timed.y)
+        score = ImageScore(
+            image=printable_name(path),
+            psnr_db=psnr_db(sr, hr, metric=metric, border=border),
+            ssim=ssim(sr, hr, metric=metric, border=border),
+            lr_hw=(lr.shape[0], lr.shape[1]),
+            ms=timed.ms,
+            copies_ms=timed.copies_ms,
+            timer=timed.timer,
+            finite=bool(np.isfinite(timed.y).all()),
         )
-        finite = bool(np.isfinite(done.y).all())
-        scores.append(
-            ImageScore(
-                printable_name(path),
-                psnr,
-                similarity,
-                (lr.shape[0], lr.shape[1]),
-                done.ms,
-                done.copies_ms,
-                done.timer,
-                finite,
-            )
-        )
-    mean_psnr, mean_ssim = (
-        float(np.mean([getattr(s, key) for s in scores])) for key in ("psnr_db", "ssim")
-    )
-    tiling = "; ".join(dict.fromkeys(sorted(tilings, reverse=True)))
+        scores.append(score)
     return Quality(
-        images.name, metric, border, mean_psnr, mean_ssim, tiling, tuple(scores), degradation
+        set=images.name,
+        metric=metric,
+        border_px=border,
+        psnr_db=float(np.mean([score.psnr_db for score in scores])),
+        ssim=float(np.mean([score.ssim for score in scores])),
+        tiling="; ".join(dict.fromkeys(sorted(tilings, reverse=True))),
+        images=tuple(scores),
+        degradation=degradation,
     )
 
 
-def check_images(images: ImageSet, *, metric: str, scale: int) -> None:
-    """Read every image of a set. Raises InputError naming the first that `evaluate` could not score."""
-    for path in images.files:
-        _scorable(path, scale, border_px(metric, scale))
+def check_images(images: ImageSet, *, metrics: Iterable[str], scales: Iterable[int]) -> None:
+    """Read every image of a set. Raises InputError naming the first that `evaluate` would refuse."""
+    pairs = [(metric, scale) for metric in sorted(metrics) for scale in sorted(scales)]
+    for path in images.files if pairs else ():
+        rgb = read_rgb(path)
+        for metric, scale in pairs:
+            _check_size(path, modcrop(rgb, scale).shape, border_px(metric, scale))
 
 
-def _scorable(path: Path, scale: int, border: int) -> np.ndarray:
-    hr = modcrop(read_rgb(path), scale)
-    if min(hr.shape[:2]) < 11 + 2 * border:
+def _check_size(path: Path, shape: Tuple[int, ...], border: int) -> None:
+    if min(shape[:2]) < 11 + 2 * border:
         raise InputError(
-            f"{path} is too small to be scored: {hr.shape[0]}x{hr.shape[1]} pixels",
-            hint="leave it out",
+            f"{path} is too small to be scored: {shape[0]}x{shape[1]} pixels", hint="remove it"
         )
-    return hr
+
+
+def finite_or_none(value: float) -> Optional[float]:
+    """Return `value`; None for the infinite PSNR of identical images, which JSON cannot represent."""
+    return value if np.isfinite(value) else None
 
 
 def upscale_fitting(session: Session, rgb: np.ndarray) -> Tuple[Timed, str]:
-    """Upscale (H, W, 3) uint8 with a session that may not take its size. Return the result, its time, and how it was run.
+    """Upscale (H, W, 3) uint8 by a session that may not accept its size.
 
-    A static graph, or a dynamic one made for smaller or larger images, gets a few overlapping tiles, mirrored where the
-    image is smaller. Pixels near the borders of tiles may then differ from the result of the whole image, which the second
-    value tells.
+    Returns the result with its time, and how it was run. If the session does not accept the size,
+    the image is run as a few overlapping tiles, mirrored where it is smaller than a tile. Pixels
+    near the borders of tiles may then differ from the result of the whole image.
     """
     plan = plan_tiles((rgb.shape[0], rgb.shape[1]), session, few_tiles=True)
     s = session.scale
@@ -167,9 +172,9 @@ def upscale_fitting(session: Session, rgb: np.ndarray) -> Tuple[Timed, str]:
         part[...] = core.transpose(1, 2, 0)
 
     run = run_tiles(session, plan, rgb, out, to_input=nchw_from_rgb, store=store)
-    done = Timed(out.transpose(2, 0, 1)[None], run.ms, run.copies_ms, run.timer)
+    timed = Timed(out.transpose(2, 0, 1)[None], run.ms, run.copies_ms, run.timer)
     if plan.whole:
-        return done, "whole"
+        return timed, "whole"
     overlap = min(session.halo_px or OVERLAP_PX, min(plan.tile_hw) // 4)
     tiles = f"tiled {hw_text(plan.tile_hw)}, overlap {overlap} px"
-    return done, f"{tiles}: near borders not what the whole image gives"
+    return timed, f"{tiles}: near borders not what the whole image gives"

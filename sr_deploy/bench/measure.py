@@ -209,7 +209,7 @@ def _check_images(
     }
     for images in filter(None, (request.images, request.test)):
         for metric, scale in sorted(ways):
-            check_images(images, metric=metric, scale=scale)
+            check_images(images, metrics=[metric], scales=[scale])
 
 
 def _measure(network: NetworkDescription, protocol: Protocol, request: Request) -> BenchmarkRow:

@@ -186,7 +186,7 @@ def rows_from_plan(
         protocol.metric or plan.metric or "y" for protocol in map(get_protocol, plan.protocols)
     }
     for metric, scale in itertools.product(metrics, {cell.scale for cell in cells.values()}):
-        check_images(images, metric=metric, scale=scale)  # a bad image would fail every cell
+        check_images(images, metrics=[metric], scales=[scale])  # a bad image would fail every cell
     make_output_folder(folder)
     file = folder / "rows.jsonl"
     if drop_partial_line(file):

@@ -1,1 +1,1 @@
-"""The command `srdeploy`: each subcommand parses, calls one function of the library, and prints."""
+"""The command `srdeploy`. Each subcommand parses its options, calls one function of the library and prints."""

@@ -9,7 +9,7 @@ from typing import Any, List, Optional, Tuple
 
 import click
 
-from sr_deploy.cli.output import emit, emit_json, say
+from sr_deploy.cli.output import emit, emit_json, log
 from sr_deploy.core.errors import InputError
 from sr_deploy.results.protocols import DEFAULT_PROTOCOL, PROTOCOL_NAMES
 
@@ -136,7 +136,7 @@ def bench(
             cadence_hz=cadence,
             threads=threads,
             trust=trust,
-            progress=say,
+            progress=log,
         ):
             rows.append(row)
     finally:  # an error half way costs no row that was measured before it
@@ -161,7 +161,7 @@ def _sweep(ctx: click.Context, plan: str, data: str, output: Optional[Path], as_
             )
     if output is None:
         raise click.UsageError("--sweep needs -o: rows.jsonl there is what it goes on from")
-    rows = rows_from_plan(read_plan(Path(plan)), output, data=data, progress=say)
+    rows = rows_from_plan(read_plan(Path(plan)), output, data=data, progress=log)
     _shown(rows, as_json)
     _challenge_files(rows, output)
     if all(row.error for row in rows):
@@ -192,7 +192,7 @@ def _kept(rows: List[Any], output: Path) -> None:
     from sr_deploy.results.rows import append_rows
 
     append_rows(output / "rows.jsonl", rows)
-    say(f"added {len(rows)} rows to {output / 'rows.jsonl'}")
+    log(f"added {len(rows)} rows to {output / 'rows.jsonl'}")
     _challenge_files(rows, output)
 
 
@@ -213,4 +213,4 @@ def _challenge_files(rows: List[Any], output: Path) -> None:
         ]
         for file, text in results_files(kept).items():
             write_text(output / year / file, text)
-        say(f"wrote results.txt and results.json of {len(kept)} rows to {output / year}")
+        log(f"wrote results.txt and results.json of {len(kept)} rows to {output / year}")

@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional, Tuple
 
 import click
 
-from sr_deploy.cli.output import emit, emit_json, say
+from sr_deploy.cli.output import emit, emit_json, log
 from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import load_target, target_names
 from sr_deploy.results.render import markdown
@@ -128,15 +128,15 @@ def build_engine(
             raise click.UsageError(
                 "--bundle takes --target, --dla and --fallback only: adopt takes -o"
             )
-        emit(str(bundle_from_onnx(files, bundle, target=target, options=options, progress=say)))
+        emit(str(bundle_from_onnx(files, bundle, target=target, options=options, progress=log)))
         return
     folder = output or _default_folder(target)
     if not autotune:
-        paths = engine_from_onnx(files, folder, target=target, options=options, on=on, progress=say)
+        paths = engine_from_onnx(files, folder, target=target, options=options, on=on, progress=log)
     elif options != BuildOptions():
         raise click.UsageError("--autotune takes --target, --on and -o only")
     else:
-        paths = tuned_engine_from_onnx(files, folder, target=target, on=on, progress=say)
+        paths = tuned_engine_from_onnx(files, folder, target=target, on=on, progress=log)
     for path in paths:
         emit(str(path))
 
@@ -149,7 +149,7 @@ def adopt(result: Path, output: Optional[Path]) -> None:
     from sr_deploy.runtime.boards.result import engines_from_result, target_of_result
 
     folder = output or _default_folder(target_of_result(result))
-    for path in engines_from_result(result, folder, progress=say):
+    for path in engines_from_result(result, folder, progress=log):
         emit(str(path))
 
 

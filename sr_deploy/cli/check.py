@@ -8,7 +8,7 @@ from typing import Optional, Tuple
 
 import click
 
-from sr_deploy.cli.output import emit, emit_json, say
+from sr_deploy.cli.output import emit, emit_json, log
 from sr_deploy.core.target import load_target
 
 
@@ -48,7 +48,7 @@ def check(
         emit(f"{name}{f.severity}: {f.where}: {f.what}; {f.hint}")
     errors = sum(f.severity == "error" for _, f in findings)
     counts = f"{_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}"
-    say(f"{_count(len(files), 'graph')} for {target}, {precision}: {counts}")
+    log(f"{_count(len(files), 'graph')} for {target}, {precision}: {counts}")
     if errors:
         sys.exit(1)
 

@@ -9,7 +9,7 @@ from typing import Optional, Tuple
 
 import click
 
-from sr_deploy.cli.output import emit, emit_json, say
+from sr_deploy.cli.output import emit, emit_json, log
 from sr_deploy.core.errors import InputError
 
 
@@ -81,7 +81,7 @@ def evaluate(
             raise InputError("--output is empty; expected a folder")
         check_can_draw()
     waiting = scored(
-        given, variants=variants, data=data, metric=metric, degradation=degradation, progress=say
+        given, variants=variants, data=data, metric=metric, degradation=degradation, progress=log
     )
     # The input is good by now: what is wrong with it leaves no folder.
     with remove_empty_folders(*([Path(output)] if output else [])):
@@ -99,7 +99,7 @@ def evaluate(
             for name, content in drawn.items():
                 with atomic_path(Path(output) / name) as temporary:
                     temporary.write_bytes(content)
-            say(f"wrote eval.json, eval.md, {', '.join(drawn)} to {output}")
+            log(f"wrote eval.json, eval.md, {', '.join(drawn)} to {output}")
     if as_json:
         emit_json(found)
     else:

@@ -7,7 +7,7 @@ from typing import Any, Optional, Tuple
 
 import click
 
-from sr_deploy.cli.output import emit, say
+from sr_deploy.cli.output import emit, log
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.sizes import parse_hw
 
@@ -90,13 +90,13 @@ def export(
             )
         from sr_deploy.export.plans import plans_from_model
 
-        paths = plans_from_model(model, output, progress=say)
+        paths = plans_from_model(model, output, progress=log)
     else:
         from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
 
         sizes = [dynamic] if dynamic else shapes
         paths = onnx_from_checkpoint(
-            model, output, ExportOptions(sizes=sizes, **options), progress=say
+            model, output, ExportOptions(sizes=sizes, **options), progress=log
         )
     for path in paths:
         emit(str(path))

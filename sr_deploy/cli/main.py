@@ -1,11 +1,11 @@
-"""The group of all commands, and how errors reach the user: `error:` and `hint:` on stderr, exit code 1."""
+"""The command group. Errors are printed to stderr as `error:` and `hint:`, with exit code 1."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -23,11 +23,11 @@ from sr_deploy.cli.train import recipes, train
 from sr_deploy.cli.upscale import upscale
 from sr_deploy.core.errors import MissingPackageError, SrDeployError
 
-# What a board without the `export` extra lacks: a command that needs one says so.
+# Packages of the `export` extra. A command that needs one of them reports how to install it.
 _EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "skimage")
 
 
-def _fail(error: SrDeployError) -> None:
+def _fail(error: SrDeployError) -> NoReturn:
     click.echo(f"error: {error.message}", err=True)
     if error.hint:
         click.echo(f"\nhint: {error.hint}", err=True)
@@ -48,7 +48,7 @@ class _Group(click.Group):
                     e.name, needed_for=f"srdeploy {ctx.invoked_subcommand}", extra="export"
                 )
             )
-        except BrokenPipeError:  # the reader of our stdout (head, less) has gone
+        except BrokenPipeError:  # the reader of stdout (head, less) has exited
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
 
@@ -56,12 +56,12 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(sr_deploy.__version__, prog_name="srdeploy")
 def main() -> None:
-    """Slice one elastic super-resolution checkpoint into networks that fit each GPU: export, build, measure.
+    """Deploy elastic super-resolution networks: slice, export, build, measure and upscale.
 
-    MODEL is a checkpoint's path, the name of a shipped one (srdeploy models) or, where no weights matter, an
-    architecture and scale such as srn_x4.
+    MODEL is the path of a checkpoint, the name of a shipped one (see srdeploy models) or, where weights do
+    not matter, an architecture and scale such as srn_x4.
     """
-    # A terminated command ends like an interrupted one: temporary files are removed.
+    # Exit on termination as on an interrupt, so that temporary files are removed.
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda number, frame: sys.exit(128 + number))

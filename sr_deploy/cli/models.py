@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional
 
 import click
 
-from sr_deploy.cli.output import emit, emit_json, say
+from sr_deploy.cli.output import emit, emit_json, log
 from sr_deploy.core.routers import read_router_card, router_name, shipped_routers
 from sr_deploy.core.shipped import read_card, shipped_checkpoints
 from sr_deploy.core.sizes import hw_text, parse_hw
@@ -125,5 +125,5 @@ def import_checkpoint(kind: str, file: Path, output: Path, **options: Any) -> No
     checkpoint = checkpoint_from_file(kind, file, output, **options)
     spec = checkpoint.spec
     params = sum(value.numel() for value in checkpoint.weights.values())
-    say(f"{spec.arch} x{spec.scale}, {', '.join(spec.variants)}, {params:,} parameters")
+    log(f"{spec.arch} x{spec.scale}, {', '.join(spec.variants)}, {params:,} parameters")
     emit(str(checkpoint.path))

@@ -1,4 +1,4 @@
-"""Printing: data to stdout, everything else to stderr."""
+"""Printing: data to stdout, messages to stderr."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 
-def say(line: str) -> None:
-    """Print a line about the work to stderr."""
+def log(line: str) -> None:
+    """Print a message to stderr."""
     click.echo(line, err=True)
 
 
@@ -19,5 +19,5 @@ def emit(text: str) -> None:
 
 
 def emit_json(value: Any) -> None:
-    """Print one JSON object or list to stdout."""
+    """Print one JSON value to stdout."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -7,7 +7,7 @@ from typing import Optional, Tuple
 
 import click
 
-from sr_deploy.cli.output import say
+from sr_deploy.cli.output import log
 from sr_deploy.core.errors import InputError
 
 
@@ -54,7 +54,7 @@ def report(
     sizes or image sets are shown separately and never ranked together.
     """
     from sr_deploy.bench.crop_images import crops_of
-    from sr_deploy.core.files import atomic_path, remove_empty_folders, write_text
+    from sr_deploy.core.files import remove_empty_folders, write_bytes, write_text
     from sr_deploy.results.report.figures import draw_figures, figure_files
     from sr_deploy.results.report.groups import group_rows
     from sr_deploy.results.report.html import check_can_render, report_html
@@ -72,15 +72,14 @@ def report(
         )
     check_can_render()
     rows = [row for path in files for row in read_rows(path)]
-    crop_sets = crops_of(crops, data=data, progress=say) if crops else []
+    crop_sets = crops_of(crops, data=data, progress=log) if crops else []
     drawings = draw_figures(group_rows(rows))
     page = report_html(rows, crop_sets, drawings=drawings)
     with remove_empty_folders(output.parent, *([figures] if figures is not None else [])):
         if figures is not None:
             for name, content in figure_files(drawings).items():
-                with atomic_path(figures / name) as temporary:
-                    temporary.write_bytes(content)
+                write_bytes(figures / name, content)
         write_text(output, page)
-    say(f"wrote {output} ({len(page) / 1e6:.2f} MB)")
+    log(f"wrote {output} ({len(page) / 1e6:.2f} MB)")
     if figures is not None and drawings:
-        say(f"wrote {', '.join(drawings)} as PNG and SVG to {figures}")
+        log(f"wrote {', '.join(drawings)} as PNG and SVG to {figures}")

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
-from sr_deploy.cli.output import emit, emit_json, say
+from sr_deploy.cli.output import emit, emit_json, log
 from sr_deploy.results.published import TABLE_LAYOUTS
 from sr_deploy.results.render import TABLE_FORMATS
 
@@ -48,7 +48,7 @@ def table(files: Tuple[str, ...], layout: str, form: str, where: Tuple[str, ...]
     rows = _rows(files, where)
     emit(render_table(build_table(rows, layout), form))
     for line in failures(rows):
-        say(line)
+        log(line)
 
 
 @click.command()
@@ -92,7 +92,7 @@ def compare(
     )
     emit(f"B/A  {c.ratio_median:.3f}, half of the rounds {half}, all {whole}")
     emit(f"     {c.verdict}")
-    say(f"{len(c.times_a_ms)} rounds in turns at {c.hw[0]}x{c.hw[1]} on {c.device}, by {c.timer}")
+    log(f"{len(c.times_a_ms)} rounds in turns at {c.hw[0]}x{c.hw[1]} on {c.device}, by {c.timer}")
 
 
 @click.command()
@@ -148,9 +148,9 @@ def select(
         emit_json(dataclasses.asdict(choice))
         return
     emit(choice.best)
-    say(f"{choice.best}: {choice.why}")
+    log(f"{choice.best}: {choice.why}")
     for line in (*choice.remarks, *choice.rejected):
-        say(line)
+        log(line)
 
 
 def _rows(files: Tuple[str, ...], where: Tuple[str, ...]) -> List[Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Iterator, Set, Tuple
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import atomic_path
+from sr_deploy.core.files import write_text
 
 _OWN_CLAIMS: Set[Path] = set()
 """A claim with this process's id that is not in this set was left by an earlier process."""
@@ -64,8 +64,7 @@ def _acquire(path: Path, owner: str) -> bool:
     pid, host = read_holder(path)
     if host != socket.gethostname() or _is_running(pid):
         return False
-    with atomic_path(path) as temporary:
-        temporary.write_text(owner)
+    write_text(path, owner)
     time.sleep(0.2)  # if two processes take over the same claim, the later write wins
     with contextlib.suppress(OSError):
         return path.read_text() == owner

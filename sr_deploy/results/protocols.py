@@ -1,16 +1,17 @@
-"""How a row was measured: what each year's NTIRE harness does, as data, and the steady protocol beside it.
+"""The ways to measure: each year's NTIRE harness, as data, and two protocols of our own.
 
-Read off the public repositories (`test_demo.py`, README) of ofsoundof/NTIRE2022_ESR and NTIRE2023_ESR and of
-Amazingren/NTIRE2024_ESR, NTIRE2025_ESR (README only) and NTIRE2026_ESR. All time each image once, batch 1, by events on the
-device around the call, in FP32 by eager torch, without any warm-up, and print the plain mean of a set; with the test set the
-mean of both sets' means. Memory is what torch had allocated at most after the valid set, weights included. A row says in its
-`warnings` where it differs.
+The NTIRE harnesses were read off the public repositories (`test_demo.py`, README): NTIRE2022_ESR
+and NTIRE2023_ESR of ofsoundof, NTIRE2024_ESR, NTIRE2025_ESR (README only) and NTIRE2026_ESR of
+Amazingren. All time each image once, with batch 1, by events on the device around the call, in FP32
+by eager torch, without a warm-up. They print the plain mean of a set and, with the test set, the
+mean of the means of both sets. Memory is the maximum that torch had allocated after the valid set,
+including the weights. A row states in its `warnings` where it differs.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, List, Optional, Tuple
 
 from sr_deploy.core.errors import InputError, did_you_mean
@@ -19,7 +20,7 @@ from sr_deploy.results.rows import BenchmarkRow
 
 @dataclass(frozen=True)
 class Baseline:
-    """The network a year's score is relative to, as its README prints it."""
+    """The network that a year's score is relative to, as its README prints it."""
 
     name: str
     ms: float
@@ -33,12 +34,12 @@ class Protocol:
 
     name: str
     statistic: str
-    """Of the latencies, what the row's time is: `median` or `mean`."""
+    """The statistic of the latencies that is the row's time: `median` or `mean`."""
     counter: str
     metric: Optional[str] = None
-    """What PSNR is taken on; None: the user's choice."""
+    """The metric of PSNR; None: the user chooses."""
     sets: Tuple[str, ...] = ()
-    """The challenge's own images: valid and test."""
+    """The challenge's own image sets: valid and test."""
     device: str = ""
     timer: str = ""
     precision: str = ""
@@ -48,7 +49,7 @@ class Protocol:
     weights: Tuple[float, ...] = ()
     """Of runtime, FLOPs and parameters in the score."""
     min_psnr_db: Tuple[float, ...] = ()
-    """On valid and on test: below it an entry is not ranked."""
+    """On valid and test. An entry below it is not ranked."""
 
     @property
     def of_images(self) -> bool:
@@ -56,168 +57,146 @@ class Protocol:
         return self.statistic == "mean"
 
 
-_DIV2K = ("DIV2K_valid", "DIV2K_test")
-_LSDIR_DIV2K = ("LSDIR_DIV2K_valid", "LSDIR_DIV2K_test")
-_DIV2K_LSDIR = ("DIV2K_LSDIR_valid", "DIV2K_LSDIR_test")
-
-
-def _ntire(
-    year: int,
-    *,
-    counter: str,
-    sets: Tuple[str, ...],
-    device: str,
-    baseline: Optional[Baseline] = None,
-    weights: Tuple[float, ...] = (),
-) -> Protocol:
-    return Protocol(
-        f"ntire{year}",
-        "mean",
-        counter,
-        "rgb",
-        sets,
-        device,
-        "device events",
-        "fp32",
-        "torch.cuda.max_memory_allocated",
-        4,
-        baseline,
-        weights,
-        (26.90, 26.99) if baseline else (),
-    )
-
+_2022 = Protocol(
+    "ntire2022",
+    "mean",
+    "hooks",
+    metric="rgb",
+    sets=("DIV2K_valid", "DIV2K_test"),
+    device="TITAN Xp",
+    timer="device events",
+    precision="fp32",
+    memory="torch.cuda.max_memory_allocated",
+    scale=4,
+)
+# The option --hybrid_test replaces both sets by LSDIR_DIV2K_test. The repository names no GPU.
+_2023 = replace(_2022, name="ntire2023", device="")
+_2024 = replace(
+    _2022,
+    name="ntire2024",
+    counter="fvcore",
+    sets=("LSDIR_DIV2K_valid", "LSDIR_DIV2K_test"),
+    device="RTX 3090",
+    baseline=Baseline("RLFN", 13.54, 19.67, 0.317),
+    weights=(0.70, 0.15, 0.15),
+    min_psnr_db=(26.90, 26.99),
+)
+_2025 = replace(
+    _2024,
+    name="ntire2025",
+    sets=("DIV2K_LSDIR_valid", "DIV2K_LSDIR_test"),
+    device="RTX A6000",
+    baseline=Baseline("EFDN", 16.69, 16.70, 0.276),
+)
+# The runtime was 5.59 ms until the results were published in June 2026.
+_2026 = replace(
+    _2025,
+    name="ntire2026",
+    baseline=Baseline("SPAN", 7.74, 9.83, 0.151),
+    weights=(0.80, 0.10, 0.10),
+)
+_STEADY = Protocol("steady", "median", "hooks")
+# Of engines that a board built and measured. It cannot be selected.
+_TRTEXEC = replace(_STEADY, name="trtexec")
 
 PROTOCOLS: Dict[str, Protocol] = {
-    p.name: p
-    for p in (
-        Protocol("steady", "median", "hooks"),
-        Protocol(
-            "trtexec", "median", "hooks"
-        ),  # of an engine that a board built and measured; cannot be asked for
-        _ntire(2022, counter="hooks", sets=_DIV2K, device="TITAN Xp"),
-        # Its `--hybrid_test` takes LSDIR_DIV2K_test instead of both. The repository does not name the GPU.
-        _ntire(2023, counter="hooks", sets=_DIV2K, device=""),
-        _ntire(
-            2024,
-            counter="fvcore",
-            sets=_LSDIR_DIV2K,
-            device="RTX 3090",
-            baseline=Baseline("RLFN", 13.54, 19.67, 0.317),
-            weights=(0.70, 0.15, 0.15),
-        ),
-        _ntire(
-            2025,
-            counter="fvcore",
-            sets=_DIV2K_LSDIR,
-            device="RTX A6000",
-            baseline=Baseline("EFDN", 16.69, 16.70, 0.276),
-            weights=(0.70, 0.15, 0.15),
-        ),
-        # The runtime was 5.59 ms until the results were published in June 2026.
-        _ntire(
-            2026,
-            counter="fvcore",
-            sets=_DIV2K_LSDIR,
-            device="RTX A6000",
-            baseline=Baseline("SPAN", 7.74, 9.83, 0.151),
-            weights=(0.80, 0.10, 0.10),
-        ),
-    )
+    p.name: p for p in (_STEADY, _TRTEXEC, _2022, _2023, _2024, _2025, _2026)
 }
 DEFAULT_PROTOCOL = "steady"
 PROTOCOL_NAMES = tuple(name for name in PROTOCOLS if name != "trtexec")
+"""The protocols that can be selected."""
 
 
 def get_protocol(name: str) -> Protocol:
-    """Return a protocol that can be asked for. Raises InputError when there is none of that name."""
+    """Return a protocol that can be selected. Raises InputError when the name is unknown."""
     if name not in PROTOCOL_NAMES:
         raise InputError(
-            f"unknown protocol '{name}'; expected {', '.join(PROTOCOL_NAMES)}",
+            f"unknown protocol '{name}'; expected one of {', '.join(PROTOCOL_NAMES)}",
             hint=did_you_mean(name, PROTOCOL_NAMES),
         )
     return PROTOCOLS[name]
 
 
 def protocol_of(row: BenchmarkRow) -> Protocol:
-    """Return the protocol a row was measured by. Raises InputError when this version knows none of that name."""
+    """Return the protocol of a row. Raises InputError when this version does not know it."""
     if row.protocol not in PROTOCOLS:
         raise InputError(
-            f"a row's protocol is '{row.protocol}'; known are {', '.join(PROTOCOLS)}",
+            f"a row's protocol is '{row.protocol}'; expected one of {', '.join(PROTOCOLS)}",
             hint="measure again with this version",
         )
     return PROTOCOLS[row.protocol]
 
 
 def time_ms(row: BenchmarkRow) -> Optional[float]:
-    """Return the row's time: the statistic its protocol takes of the latencies."""
+    """Return the row's time: the statistic of the latencies that its protocol uses."""
     return row.latency_ms_mean if protocol_of(row).statistic == "mean" else row.latency_ms_median
 
 
 def split_mean(row: BenchmarkRow, split: str, key: str) -> Optional[float]:
-    """Return the mean of `psnr_db` or `ms` over the images of a split, valid or test; None where one is missing."""
+    """Return the mean of `psnr_db`, `ssim` or `ms` over a split, valid or test.
+
+    None where an image lacks its value.
+    """
     values = [image[key] for image in row.images if image["split"] == split]
     return sum(values) / len(values) if values and None not in values else None
 
 
-def below_gate(row: BenchmarkRow) -> bool:
-    """Tell whether a row's PSNR on the challenge's own images is below what the year asks for."""
+def misses_min_psnr(row: BenchmarkRow) -> bool:
+    """Return whether a row's PSNR on the challenge's own images is below the year's minimum."""
     p = protocol_of(row)
-    found = (
+    measured = (
         (row.set, split_mean(row, "valid", "psnr_db")),
         (row.test_set, split_mean(row, "test", "psnr_db")),
     )
     return any(
-        theirs.lower() in ours.lower() and psnr is not None and psnr < least
-        for (ours, psnr), theirs, least in zip(found, p.sets, p.min_psnr_db)
+        theirs.lower() in ours.lower() and psnr is not None and psnr < minimum
+        for (ours, psnr), theirs, minimum in zip(measured, p.sets, p.min_psnr_db)
     )
 
 
 def scores(row: BenchmarkRow) -> Optional[Tuple[float, float, float, float]]:
-    """Return the challenge's score and its parts for runtime, FLOPs and parameters: exp(2 x / baseline); less is better.
+    """Return the challenge's score and its parts for runtime, FLOPs and parameters.
 
-    None where the year has no score, or the row lacks a number. The baseline's runtime is that of the challenge's GPU.
+    A part is exp(2 x / baseline), so less is better. The baseline's runtime is that of the
+    challenge's GPU. None where the year has no score or the row lacks a number.
     """
-    protocol, ms = protocol_of(row), time_ms(row)
-    if protocol.baseline is None or ms is None or row.macs_g is None or row.params is None:
+    p, ms = protocol_of(row), time_ms(row)
+    if p.baseline is None or ms is None or row.macs_g is None or row.params is None:
         return None
-    ratios = (
-        ms / protocol.baseline.ms,
-        row.macs_g / protocol.baseline.macs_g,
-        row.params / 1e6 / protocol.baseline.params_m,
-    )
-    parts = [math.exp(2 * ratio) if ratio < 300 else math.inf for ratio in ratios]
-    return (sum(w * p for w, p in zip(protocol.weights, parts)), parts[0], parts[1], parts[2])
+    values = ms, row.macs_g, row.params / 1e6
+    ratios = [
+        v / b for v, b in zip(values, (p.baseline.ms, p.baseline.macs_g, p.baseline.params_m))
+    ]
+    runtime, flops, params = (math.exp(2 * r) if r < 300 else math.inf for r in ratios)
+    total = sum(w * part for w, part in zip(p.weights, (runtime, flops, params)))
+    return total, runtime, flops, params
 
 
 def score_text(score: float) -> str:
-    """Return a score as it is printed: an exponential, it soon has more digits than a reader can use."""
+    """Return a score as text: as an exponential it soon has more digits than a reader can use."""
     return f"{score:.2f}" if score < 1e4 else f"{score:.1e}"
 
 
 def deviations(row: BenchmarkRow) -> List[str]:
-    """Return in what a measured row differs from what its protocol's harness does; nothing for protocols of our own."""
+    """Return how a measured row differs from its protocol's harness; empty for our own protocols."""
     p = protocol_of(row)
     if not p.of_images:
         return []
-    found = [
-        (row.backend, "torch", "run by"),
-        (row.timer, p.timer, "timed by"),
-        (row.precision, p.precision, "precision"),
-        (row.device, p.device, "device"),
-        (row.mem_definition, p.memory, "memory:"),
-        (f"x{row.scale}", f"x{p.scale}", "scale"),
-        *(
-            (ours, theirs, what)
-            for ours, theirs, what in zip(
-                (row.set, row.test_set), p.sets, ("images", "test images")
-            )
-        ),
+    facts = [
+        ("run by", row.backend, "torch"),
+        ("timed by", row.timer, p.timer),
+        ("precision", row.precision, p.precision),
+        ("device", row.device, p.device),
+        ("memory:", row.mem_definition, p.memory),
+        ("scale", f"x{row.scale}", f"x{p.scale}"),
+        ("images", row.set, p.sets[0]),
+        ("test images", row.test_set, p.sets[1]),
     ]
-    told = [
-        f"{what} {ours or 'none'}, {p.name}: {theirs}"
-        for ours, theirs, what in found
+    texts = [
+        f"{name} {ours or 'none'}, {p.name}: {theirs}"
+        for name, ours, theirs in facts
         if theirs.lower() not in ours.lower()
     ]
     if "tiled" in row.tiling:
-        told.append(f"images {row.tiling}, {p.name} takes them whole")
-    return told
+        texts.append(f"images {row.tiling}, {p.name}: not tiled")
+    return texts

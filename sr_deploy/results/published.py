@@ -7,7 +7,7 @@ from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.results.columns import VALUES, Column, label, labels, number
 from sr_deploy.results.conditions import condition_notes
-from sr_deploy.results.protocols import below_gate, protocol_of, score_text, scores, time_ms
+from sr_deploy.results.protocols import misses_min_psnr, protocol_of, score_text, scores, time_ms
 from sr_deploy.results.render import Table, make_table
 from sr_deploy.results.rows import BenchmarkRow, text_of
 from sr_deploy.results.tables import bench_table, comparable, require_same
@@ -91,7 +91,7 @@ def _score_notes(rows: Sequence[BenchmarkRow]) -> List[str]:
         *(
             f"below the challenge's PSNR, which would not rank it: {name}"
             for name, r in zip(labels(rows), rows)
-            if below_gate(r)
+            if misses_min_psnr(r)
         ),
     ]
 

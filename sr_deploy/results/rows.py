@@ -1,21 +1,25 @@
-"""One measured line with all its conditions, of `bench` or of `eval`, and the JSONL files such lines are kept in."""
+"""Rows: the results of one measurement with all their conditions, and the JSONL files that hold them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.jsonio import from_dict
 
 SCHEMA = 2
+BICUBIC = "bicubic"
+"""The model and backend of the rows of bicubic upscaling."""
+
 _NUMBER = (int, float)
-_IMAGE = {
+_IMAGE_TYPES: Dict[str, Any] = {
     "image": str,
     "split": str,
     "lr_hw": list,
@@ -23,41 +27,39 @@ _IMAGE = {
     "ssim": _NUMBER,
     "ms": _NUMBER,
 }
-BICUBIC = "bicubic"
-"""The model and backend of the rows that are no network's."""
 
 
 @dataclass(frozen=True)
 class BenchmarkRow:
-    """Missing is None, never 0. `macs_g` is what NTIRE's tables call FLOPs."""
+    """A row of `bench`. A missing value is None, never 0. `macs_g` is called FLOPs in NTIRE's tables."""
 
     model: str
     variant: str
     backend: str
     artifact: str = ""
-    """The file measured; empty for a checkpoint run by torch."""
+    """The measured file; empty for a checkpoint run by torch."""
     artifact_sha256: str = ""
     target: str = ""
-    """The profile the artifact was made for; empty for a checkpoint and for a graph for none."""
+    """The target of the artifact; empty for a checkpoint and for a graph without a target."""
     cell: str = ""
-    """Which cell of a sweep it is; of several rows of one cell the last one counts."""
+    """The cell of a sweep. The last row of a cell replaces the earlier ones."""
     backend_version: str = ""
     device: str = ""
     power_mode: Optional[str] = None
     threads: Optional[int] = None
     precision: str = ""
-    """What was really computed in."""
+    """The precision that was really computed in."""
     precision_asked: str = ""
     scale: Optional[int] = None
     input_hw: Optional[Tuple[int, int]] = None
-    """LR (h, w) of the latency and memory measurement; None where it is taken on images of several sizes."""
+    """LR (h, w) of the latency and memory measurement; None where images of several sizes are timed."""
     batch: int = 1
     protocol: str = "steady"
-    """One of `core/protocols.py`: it decides which statistic of the latencies is the row's time."""
+    """A name in `results/protocols.py`. It decides which statistic of the latencies is the time."""
     settings: str = ""
     """How a device was driven: CUDA graph, waiting, copies."""
     cadence_hz: Optional[float] = None
-    """Frames came one by one at this rate; None: back to back."""
+    """The rate at which single frames came; None: back to back."""
     warmup: Optional[int] = None
     runs: Optional[int] = None
     latencies_ms: Tuple[float, ...] = ()
@@ -71,8 +73,9 @@ class BenchmarkRow:
     latency_ms_p99: Optional[float] = None
     first_ms: Optional[float] = None
     timer: str = ""
-    """What timed it: the wall clock, or events on the device (then without `copies_ms`, the copies to and from it)."""
+    """The wall clock, or events on the device. Events do not include `copies_ms`."""
     copies_ms: Optional[float] = None
+    """Copies to and from the device."""
     mem_peak_mib: Optional[float] = None
     mem_definition: str = ""
     params: Optional[int] = None
@@ -81,28 +84,32 @@ class BenchmarkRow:
     convs: Optional[int] = None
     counter: str = ""
     counted_hw: Optional[Tuple[int, int]] = None
-    executed: Optional[dict] = None
-    """Of a network that decides how much it computes: `share` of the largest's multiply-accumulates over the scored images,
-    `timed_share` on the input that was timed, `ways`: the part of the pixels that went each way. None: always all of `macs_g`."""
-    uncounted: Optional[dict] = None
-    """Operators that compute but that the counter gives nothing for, with the number of their calls."""
-    deployed: Optional[dict] = None
-    """The same counts of the graph that really runs, where it is not the network as trained."""
+    executed: Optional[Dict[str, Any]] = None
+    """Of an adaptive network: `share` of the largest network's multiply-accumulates over the scored
+    images, `timed_share` on the timed input, and `ways`: the part of the pixels that took each way.
+    None: always all of `macs_g`."""
+    uncounted: Optional[Dict[str, Any]] = None
+    """Operators that compute but that the counter does not count, with the number of their calls."""
+    deployed: Optional[Dict[str, Any]] = None
+    """The same counts of the graph that runs, where it is not the network as trained."""
     set: str = ""
     test_set: str = ""
-    """The second set of a challenge; its images have the split `test`, and are in `latency_ms_mean` but not in `psnr_db`."""
-    images: Tuple[dict, ...] = ()
-    """For each image `image`, `split` (valid or test), `lr_hw`, `psnr_db` (None: identical), `ssim` and `ms`."""
+    """The second set of a challenge. Its images have the split `test`: they are part of
+    `latency_ms_mean` but not of `psnr_db`."""
+    images: Tuple[Dict[str, Any], ...] = ()
+    """For each image `image`, `split` (valid or test), `lr_hw`, `psnr_db` (None: identical), `ssim`
+    and `ms`."""
     metric: str = ""
     border_px: Optional[int] = None
     psnr_db: Optional[float] = None
     ssim: Optional[float] = None
     tiling: str = ""
-    """How images were brought to the size of a static graph: `whole`, or `tiled 256x512, overlap 16` (then not exact)."""
-    conditions: Optional[dict] = None
-    """`before` and `during`: load, other processes' cores, clocks, temperature, power, as far as the machine tells."""
+    """How images fit a static graph: `whole`, or `tiled 256x512, overlap 16` (then not exact)."""
+    conditions: Optional[Dict[str, Any]] = None
+    """`before` and `during`: load, cores used by other processes, clocks, temperature and power, as
+    far as the machine reports them."""
     warnings: Tuple[str, ...] = ()
-    """What a reader must know before trusting the numbers."""
+    """Reasons to distrust the numbers."""
     python: str = ""
     git_rev: str = ""
     date_utc: str = ""
@@ -112,13 +119,16 @@ class BenchmarkRow:
 
 @dataclass(frozen=True)
 class QualityRow:
-    """What a variant or artifact scores on one set. Missing is None, never 0; an infinite PSNR is None."""
+    """A row of `eval`: the score of a variant or artifact on one set.
+
+    A missing value is None, never 0. An infinite PSNR is None.
+    """
 
     model: str
     variant: str
     backend: str
     artifact: str
-    """The file scored; empty for a checkpoint run by torch."""
+    """The scored file; empty for a checkpoint run by torch."""
     set: str
     metric: str
     border_px: Optional[int]
@@ -131,7 +141,7 @@ class QualityRow:
     counter: str
     counted_hw: Optional[Tuple[int, int]]
     tiling: str
-    images: Tuple[dict, ...]
+    images: Tuple[Dict[str, Any], ...]
     """For each image `image`, `psnr_db` and `ssim`."""
     artifact_sha256: str = ""
     backend_version: str = ""
@@ -140,97 +150,108 @@ class QualityRow:
 
 
 def append_rows(path: Path, rows: Iterable[BenchmarkRow]) -> None:
-    """Append rows to a JSONL file, whole lines only. Raises InputError when it cannot be written."""
+    """Append rows to a JSONL file. Raises InputError when it cannot be written."""
     make_output_folder(path.parent)
-    text = "".join(
-        json.dumps(dataclasses.asdict(row), ensure_ascii=False, allow_nan=False) + "\n"
-        for row in rows
-    )
+    dicts = map(dataclasses.asdict, rows)
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in dicts]
     drop_partial_line(path)
-    try:
-        with open(path, "a", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-    except OSError as e:
-        raise InputError(
-            f"cannot write {path}: {e.strerror or e}", hint="give another folder with -o"
-        ) from e
+    with _writing(path), open(path, "a", encoding="utf-8") as f:
+        f.write("".join(lines))
+        f.flush()
+        os.fsync(f.fileno())
 
 
 def drop_partial_line(path: Path) -> bool:
-    """Take away the last line where a killed run left half of one; tell whether it did. Raises InputError when it cannot be written."""
-    try:
-        whole, _, tail = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
+    """Remove an incomplete last line, which a killed process leaves; return whether there was one.
+
+    A complete last line without a line break gets one. Raises InputError when the file cannot be
+    written.
+    """
+    with _writing(path):
+        lines, _, tail = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
         if not tail:
             return False
         try:
             json.loads(tail.decode("utf-8"))
         except ValueError:
-            os.truncate(str(path), len(whole) + 1 if whole else 0)
+            os.truncate(str(path), len(lines) + 1 if lines else 0)
             return True
         with open(path, "ab") as f:
             f.write(b"\n")
         return False
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as e:
         raise InputError(
-            f"cannot write {path}: {e.strerror or e}", hint="give another folder with -o"
+            f"cannot write {path}: {e.strerror or e}", hint="choose another folder with -o"
         ) from e
 
 
 def read_rows(path: Path) -> List[BenchmarkRow]:
-    """Read a JSONL file of rows. Raises InputError naming the line that is not one of this schema."""
+    """Read a JSONL file of rows. Raises InputError with the number of the line that is not valid."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as e:
         raise InputError(
             f"cannot read the rows {path}: {e.strerror or e}",
-            hint="give a rows.jsonl, as srdeploy bench -o writes it",
+            hint="expected a rows.jsonl as written by srdeploy bench -o",
         ) from e
     except UnicodeDecodeError as e:
         raise InputError(f"cannot read the rows {path}: not a UTF-8 text file") from e
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        source = f"{path}, line {number}"
-        data = _parsed(line, source)
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            seen = (
-                f"; its schema is {data['schema']!r:.20}"
-                if isinstance(data, dict) and "schema" in data
-                else ""
-            )
-            raise InputError(
-                f"{source}: not a row of schema {SCHEMA}{seen}",
-                hint="measure again with this version",
-            )
-        row = from_dict(BenchmarkRow, data, source=source, error=InputError)
-        for image in row.images:
-            wrong = [
-                key for key, kind in _IMAGE.items() if not isinstance(image.get(key, ...), kind)
-            ]
-            if wrong:
+    return [
+        _parse_row(line, f"{path}, line {number}")
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+
+
+def _parse_row(line: str, source: str) -> BenchmarkRow:
+    data = _parse_json(line, source)
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        schema = data.get("schema", "") if isinstance(data, dict) else ""
+        suffix = f"; its schema is {schema!r:.20}" if schema != "" else ""
+        raise InputError(
+            f"{source}: not a row of schema {SCHEMA}{suffix}",
+            hint="measure again with this version",
+        )
+    row = from_dict(BenchmarkRow, data, source=source, error=InputError)
+    for image in row.images:
+        for key, kind in _IMAGE_TYPES.items():
+            if not isinstance(image.get(key, ...), kind):
                 raise InputError(
-                    f"{source}: an image lacks its {wrong[0]}, or it is no such value",
+                    f"{source}: '{key}' of an image is missing or has the wrong type",
                     hint="measure again",
                 )
-        for key in ("latency_ms_median", "latency_ms_mean"):
-            if getattr(row, key) is not None and getattr(row, key) <= 0:
-                raise InputError(
-                    f"{source}: key '{key}': expected more than 0, found {getattr(row, key)!r}",
-                    hint="measure again",
-                )
-        if row.deployed and not isinstance(row.deployed.get("macs"), _NUMBER):
+    for key in ("latency_ms_median", "latency_ms_mean"):
+        latency = getattr(row, key)
+        if latency is not None and latency <= 0:
             raise InputError(
-                f"{source}: key 'deployed' lacks its macs, a number", hint="measure again"
+                f"{source}: key '{key}': expected more than 0, found {latency!r}",
+                hint="measure again",
             )
-        rows.append(row)
-    return rows
+    if row.deployed and not isinstance(row.deployed.get("macs"), _NUMBER):
+        raise InputError(f"{source}: key 'deployed' has no number 'macs'", hint="measure again")
+    return row
+
+
+def _parse_json(line: str, source: str) -> Any:
+    def refuse_constant(constant: str) -> None:
+        raise ValueError(f"{constant} is not allowed; a missing value is null")
+
+    try:
+        return json.loads(line, parse_constant=refuse_constant)
+    except RecursionError as e:
+        raise InputError(f"{source}: not valid JSON: nested too deeply") from e
+    except ValueError as e:  # of json, of refuse_constant, or of an integer with too many digits
+        raise InputError(f"{source}: not valid JSON: {getattr(e, 'msg', e)}") from e
 
 
 def filter_rows(rows: Sequence[BenchmarkRow], where: Sequence[str]) -> List[BenchmarkRow]:
-    """Return the rows that meet each `KEY=VALUE`, in which the value may be a list `A,B`; of several rows of a cell the last.
+    """Return the rows that meet each condition `KEY=VALUE` or `KEY=A,B`; of a sweep's cell the last.
 
     Raises InputError when a key is unknown or no row is left.
     """
@@ -238,46 +259,23 @@ def filter_rows(rows: Sequence[BenchmarkRow], where: Sequence[str]) -> List[Benc
     left = [row for i, row in enumerate(rows) if not row.cell or last[row.cell] == i]
     keys = [f.name for f in dataclasses.fields(BenchmarkRow)]
     for condition in where:
-        key, found, value = condition.partition("=")
-        if not found or key not in keys:
-            hint = did_you_mean(key, keys) if key not in keys else f"say which: {key}=..."
+        key, equals, value = condition.partition("=")
+        if not equals or key not in keys:
             raise InputError(
-                f"'{condition}' is no condition on rows: expected KEY=VALUE, KEY a field of rows.jsonl",
-                hint=hint,
+                f"'{condition}' is not a condition; expected KEY=VALUE with a key of rows.jsonl",
+                hint=did_you_mean(key, keys) if key not in keys else f"add the value: {key}=...",
             )
-        present = dict.fromkeys(text_of(getattr(row, key)) for row in left)
-        left = [
-            row
-            for row in left
-            if text_of(getattr(row, key)) == value or text_of(getattr(row, key)) in value.split(",")
-        ]
+        present = [text_of(getattr(row, key)) for row in left]
+        accepted = (value, *value.split(","))
+        left = [row for row, text in zip(left, present) if text in accepted]
         if not left:
-            raise InputError(
-                f"no row has {condition}; there {key} is {', '.join(map(repr, present)) or 'in no row'}"[
-                    :500
-                ]
-            )
+            values = ", ".join(map(repr, dict.fromkeys(present))) or "not set"
+            raise InputError(f"no row has {condition}; in these rows {key} is {values}"[:500])
     return left
 
 
 def text_of(value: object) -> str:
-    """Return a value of a row as people write it: `256x256`, an empty text for None."""
-    return (
-        "x".join(map(str, value))
-        if isinstance(value, tuple)
-        else ""
-        if value is None
-        else str(value)
-    )
-
-
-def _parsed(line: str, source: str) -> Any:
-    def refused(constant: str) -> None:
-        raise ValueError(f"{constant} is no number there; what is missing is null")
-
-    try:
-        return json.loads(line, parse_constant=refused)
-    except RecursionError as e:
-        raise InputError(f"{source}: not valid JSON: nested too deeply") from e
-    except ValueError as e:  # json's own, ours, and Python's of an integer with too many digits
-        raise InputError(f"{source}: not valid JSON: {getattr(e, 'msg', e)}") from e
+    """Return a row's value as users write it: `256x256` for a size, an empty text for None."""
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    return "" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""Resident memory: how much is available, how much a tile needs, and the peak of a run. Unknown except on Linux."""
+"""Resident memory: available, needed by a tile, and the peak of a run. Known on Linux only."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ _UNITS = {  # fmt: skip
     "kib": 2**10, "mib": 2**20, "gib": 2**30,
 }  # fmt: skip
 MARGIN = 1.3
-"""The factor on the probes' result. Tiles of 200x200 to 800x800 after the probes took 0.5 to 1.14 times the predicted memory, in
-ONNX Runtime and in torch. It is less for small tiles, which fit into the memory that the probes leave, and above 1 for SRN only."""
+"""The factor on the probes' result. Tiles of 200x200 to 800x800 after the probes took 0.5 to 1.14
+times the predicted memory, in ONNX Runtime and in torch. It is less for small tiles, which fit into
+the memory that the probes leave, and above 1 for SRN only."""
 PROBE_PX = 64
 _STATUS = Path("/proc/self/status")
 _MEMINFO = Path("/proc/meminfo")
@@ -35,7 +36,7 @@ _CGROUPS = (  # (limit, use) of a container: version 2, version 1
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """The memory that a session's run takes: bytes per LR pixel fed, input and output arrays included."""
+    """The memory of a session's run, per LR pixel fed, with the input and output arrays."""
 
     bytes_per_px: float
 
@@ -63,7 +64,7 @@ def bytes_text(n: float) -> str:
 
 
 def available_bytes() -> Optional[int]:
-    """Return the memory this process may still take, of the machine or of its container. None if unknown."""
+    """Return the memory available on the machine or in its container. None if unknown."""
     kib = _proc_kib(_MEMINFO, "MemAvailable:")
     available = [] if kib is None else [kib * 1024]
     for limit, use in _CGROUPS:
@@ -79,15 +80,16 @@ def resident_bytes() -> Optional[int]:
 
 
 def peak_bytes() -> Optional[int]:
-    """Return the largest resident memory of this process since its start or the last probe. None if unknown."""
+    """Return the peak memory of this process since its start or the last probe. None if unknown."""
     kib = _proc_kib(_STATUS, "VmHWM:")
     return None if kib is None else kib * 1024
 
 
 def measure_need(session: Session, run: Callable[[HW], object]) -> Optional[MemoryNeed]:
-    """Measure the memory that `run((h, w))` takes, on one or two small sizes. None where memory cannot be measured.
+    """Measure the memory of `run((h, w))` on one or two small sizes. None if it is unknown.
 
-    The second size runs in the memory that the first has left, as tiles do, so the rise of both counts.
+    The second size runs in the memory that the first has left, as tiles do, so the rise of both
+    counts.
     """
     sides = (PROBE_PX, 2 * PROBE_PX)
     sizes = list(dict.fromkeys(session.nearest_hw((side, side)) for side in sides))

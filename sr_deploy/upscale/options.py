@@ -14,7 +14,7 @@ from sr_deploy.upscale.upscaler import Upscaler
 
 @dataclass(frozen=True)
 class UpscaleOptions:
-    """The network to upscale with, and how. Raises InputError on options that exclude each other."""
+    """The network to upscale with, and how. Raises InputError on contradictions."""
 
     model: Optional[str] = None
     """None: the shipped default of `adaptive`."""
@@ -31,7 +31,7 @@ class UpscaleOptions:
     tile: Optional[int] = None
     """The largest LR side fed, overlap included; None: as memory allows."""
     max_memory: Optional[int] = None
-    """The largest resident memory in bytes, of all processes together; None: a quarter of what is available."""
+    """In bytes, resident, of all processes together. None: a quarter of what is available."""
     format: Optional[str] = None
     """The suffix of a folder's results without its dot; None: as the pictures."""
     workers: int = 1
@@ -49,7 +49,8 @@ class UpscaleOptions:
             self.max_watts is not None and not self.governor
         ):
             raise InputError(
-                "--governor needs --fps, and --fps and --max-watts need --governor (they are for videos)",
+                "--governor needs --fps, and both --fps and --max-watts need --governor "
+                "(they are for videos)",
                 hint="for example --governor --fps 24",
             )
         if self.governor and self.variant is not None:
@@ -78,7 +79,7 @@ class UpscaleOptions:
             raise InputError(f"--decisions {self.decisions}: expected a .png file")
 
     def check_input(self, kind: str) -> None:
-        """Raise InputError on options that do not apply to the input: a `picture`, `folder` or `video`."""
+        """Raise InputError on options that do not apply to a `picture`, `folder` or `video`."""
         if kind != "video":
             if self.crf is not None or self.codec != "libx264":
                 raise InputError("--codec and --crf are for videos", hint="remove them")

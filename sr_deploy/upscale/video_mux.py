@@ -1,4 +1,4 @@
-"""The output file: the encoded parts, each frame at its source's timestamp, and the source's other streams, copied."""
+"""The output file: the encoded parts at the source's timestamps, and its other streams, copied."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Dict, Generator, Iterator, List, Optional, Sequence, Tup
 from sr_deploy.core.errors import InputError
 from sr_deploy.upscale.video_encode import configure_encoder
 from sr_deploy.upscale.video_parts import Part, VideoTask, packets_file
-from sr_deploy.upscale.video_source import VideoFacts, open_container, pyav
+from sr_deploy.upscale.video_source import VideoFacts, ffmpeg_reason, open_container, pyav
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Suffix -> FFmpeg's name, for containers that store a timestamp per frame."""
@@ -21,13 +21,14 @@ _STALE_TAGS = (  # fmt: skip
 )  # fmt: skip
 """Prefixes of tags that describe the source file and not its content."""
 _SHORT_S = 0.5
-"""How much shorter than its stated duration a file may be. Containers round, and treat the ends of streams differently."""
+"""How much shorter than stated a file may be. Containers round, and end streams differently."""
 
 
 def check_streams(task: VideoTask) -> List[str]:
     """Return what will be missing in the output, a line each.
 
-    Raises InputError if the container cannot hold the video, sound or subtitles, which writing its header shows.
+    Raises InputError if the container cannot hold the video, sound or subtitles, which writing its
+    header shows.
     """
     with open_container(task.source) as container:
         with _open_output(io.BytesIO(), task.suffix, task.facts.time_base) as out:
@@ -38,8 +39,9 @@ def check_streams(task: VideoTask) -> List[str]:
 def write_video(output: Path, task: VideoTask, parts: Sequence[Part], *, complete: bool) -> str:
     """Write the parts and the source's other streams to `output`, in the task's container.
 
-    complete: the parts cover the source. Returns where the source turns out to be cut off or damaged, or "". If not
-    complete, the other streams end where the parts do, and "" is returned. Raises InputError.
+    complete: the parts cover the source. Returns where the source turns out to be cut off or
+    damaged, or "". If not complete, the other streams end where the parts do, and "" is returned.
+    Raises InputError.
     """
     av, facts = pyav(), task.facts
     end_s = None
@@ -59,9 +61,9 @@ def write_video(output: Path, task: VideoTask, parts: Sequence[Part], *, complet
                         out.mux(packet)
                     out.mux(queue.until(None))
         except (av.error.FFmpegError, ValueError) as e:
-            # The folder was checked before: either the disk is full, or the container rejects the packets.
+            # The disk is full, or the container rejects the packets.
             raise InputError(
-                f"cannot write {task.suffix[1:]}: {getattr(e, 'strerror', None) or e}",
+                f"cannot write {task.suffix[1:]}: {ffmpeg_reason(e)}",
                 hint="the finished parts are kept",
             ) from e
     return reader.problem() if complete else ""
@@ -99,7 +101,7 @@ class _SourceReader:
             self._damage = f"cannot be read after {self._end_s:.2f} s: {e.strerror or e}"
 
     def problem(self) -> str:
-        """Return where the source is cut off or damaged, or "" if it is intact. Valid after all packets were read."""
+        """Return where the source is damaged, or "". Valid after all packets were read."""
         if self._damage:
             return self._damage
         if self._stated_s - self._end_s > _SHORT_S:
@@ -138,8 +140,9 @@ class _PacketQueue:
 def decoding_times(pts: Sequence[int]) -> List[int]:
     """Return a decoding time per packet, given the presentation times in decoding order.
 
-    They are the sorted presentation times, delayed by as many packets as needed for none to be later than its packet's pts.
-    The first ones extrapolate to before the start. The encoders' own times cannot be used, since each part restarts them.
+    They are the sorted presentation times, delayed by as many packets as needed for none to be
+    later than its packet's pts. The first ones extrapolate to before the start. The encoders' own
+    times cannot be used, since each part restarts them.
     """
     ordered = sorted(pts)
     rank = {t: i for i, t in enumerate(ordered)}
@@ -173,7 +176,8 @@ def _add_streams(
 ) -> Tuple[Any, Dict[int, Any], List[str]]:
     """Add the streams in the source's order and write the header.
 
-    Returns the video stream, the copied streams by the source's index, and what is lost, a line each.
+    Returns the video stream, the copied streams by the source's index, and what is lost, a line
+    each.
     """
     av, suffix = pyav(), task.suffix
     losses: List[str] = []
@@ -219,7 +223,7 @@ def _write_header(out: Any, suffix: str) -> None:
     except (pyav().error.FFmpegError, ValueError) as e:
         codecs = ", ".join(sorted({s.codec_context.name for s in out.streams if s.codec_context}))
         raise InputError(
-            f"{suffix[1:]} cannot hold these streams ({codecs}): {getattr(e, 'strerror', None) or e}",
+            f"{suffix[1:]} cannot hold these streams ({codecs}): {ffmpeg_reason(e)}",
             hint="give an output ending in .mkv",
         ) from e
 
@@ -263,7 +267,7 @@ def _lasting(metadata: Dict[str, str]) -> Dict[str, str]:
 
 @contextlib.contextmanager
 def _open_output(file: Union[str, io.BytesIO], suffix: str, time_base: Fraction) -> Iterator[Any]:
-    """Yield the output container and close it. An error of closing is raised only if there was none before."""
+    """Yield the output container and close it. An earlier error hides one of closing."""
     # Sound may start before 0 (encoder padding). By default Matroska would then shift all streams.
     options = {"avoid_negative_ts": "disabled"}
     if suffix in (".mp4", ".m4v", ".mov"):

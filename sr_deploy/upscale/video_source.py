@@ -1,4 +1,4 @@
-"""The source video: its properties, the checks that it can be upscaled correctly, and its frames with their timestamps."""
+"""The source video: its properties, checks, and frames with their timestamps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MATRICES = {  # fmt: skip
     12: "chroma-derived", 13: "chroma-derived", 14: "ICtCp",
 }  # fmt: skip
 _CENTRED = ("mjpeg", "mpeg1video", "theora")
-"""Codecs whose chroma lies between the luma columns. PyAV does not expose the stream's own value."""
+"""Codecs with chroma between the luma columns. PyAV does not expose the stream's own value."""
 _COMPUTED = re.compile(r"(?:yuvj?(420|422|444)p|(gray)|(gbrp))(?:(9|10|12|14|16)le)?$")
 _PACKED = ("rgb24", "bgr24", "rgb0", "bgr0", "0rgb", "0bgr")
 
@@ -40,7 +40,7 @@ class VideoFacts:
     pix_fmt: str
     colour: Colour
     guessed: str
-    """The colour properties that the file does not state, with the values assumed. Empty: it states all."""
+    """The colour properties that the file does not state, with the values assumed."""
     tags: Tuple[int, int]
     """The numbers of its primaries and transfer function in ITU-T H.273. 2: not stated."""
     rate: Fraction
@@ -56,7 +56,7 @@ class VideoFacts:
 
 @contextlib.contextmanager
 def open_container(path: Path) -> Iterator[Any]:
-    """Yield PyAV's container of a file. Raises InputError if it cannot be opened; MissingPackageError."""
+    """Yield PyAV's container of a file. Raises InputError if it cannot be opened."""
     av = pyav()
     try:
         if path.stat().st_size == 0:
@@ -66,8 +66,8 @@ def open_container(path: Path) -> Iterator[Any]:
         raise InputError(f"cannot read {path}: {e.strerror or e}") from e
     except (av.error.FFmpegError, ValueError) as e:
         raise InputError(
-            f"{path} cannot be read as a video: {getattr(e, 'strerror', None) or e}",
-            hint="it may be of another format, or cut off before its index (which an MP4 file may have at its end)",
+            f"{path} cannot be read as a video: {ffmpeg_reason(e)}",
+            hint="it may have another format, or be cut off (an MP4 file may need its end)",
         ) from e
     with container:
         yield container
@@ -76,8 +76,8 @@ def open_container(path: Path) -> Iterator[Any]:
 def pyav() -> Any:
     """Return the package av. Raises MissingPackageError.
 
-    PyAV's logging stays off, which is its default. If it is on, FFmpeg's threads call Python, and closing a container was
-    seen to deadlock.
+    PyAV's logging stays off, which is its default. If it is on, FFmpeg's threads call Python, and
+    closing a container was seen to deadlock.
     """
     try:
         import av
@@ -87,6 +87,11 @@ def pyav() -> Any:
             e.name or "av", needed_for="upscaling video", extra="upscale", cause=e
         ) from e
     return av
+
+
+def ffmpeg_reason(error: Exception) -> str:
+    """Return the text of an error of PyAV, which may be a ValueError."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def probe_video(path: Path) -> VideoFacts:
@@ -139,10 +144,11 @@ def fingerprint(rgb: np.ndarray) -> int:
 def read_frames(
     path: Path, facts: VideoFacts, after: Optional[FrameMark] = None
 ) -> Iterator[Tuple[int, np.ndarray]]:
-    """Yield (pts, (H, W, 3) RGB) in order of time, with pts in `facts.time_base`. after: yield only the frames after that one.
+    """Yield (pts, (H, W, 3) RGB), in order of time, of all frames or those `after` one.
 
-    Seeks to the keyframe before `after`, and starts from the beginning if the frame does not decode to the same picture from
-    there. Raises BrokenOffError where decoding fails, and where the size, pixel format or interlacing changes.
+    Seeks to the keyframe before `after`, and starts from the beginning if the frame does not decode
+    to the same picture from there. Raises BrokenOffError where decoding fails, and where the size,
+    pixel format or interlacing changes.
     """
     if after is not None:
         try:
@@ -197,7 +203,7 @@ def _read_after(
 
 
 def _is_marked(frame: Any, pts: int, mark: FrameMark, facts: VideoFacts) -> bool:
-    """Return whether this is the marked frame. Raises _MarkNotFoundError if it is later, or has other pixels."""
+    """Return whether this is the marked frame. Raises _MarkNotFoundError if it cannot follow."""
     if pts < mark.pts:
         return False
     if pts > mark.pts or fingerprint(rgb_from_frame(frame, facts.colour)) != mark.crc32:
@@ -208,7 +214,7 @@ def _is_marked(frame: Any, pts: int, mark: FrameMark, facts: VideoFacts) -> bool
 def _check_unchanged(
     path: Path, frame: Any, pts: int, last: Optional[int], facts: VideoFacts
 ) -> None:
-    """Raise BrokenOffError if timestamps do not increase, or the size, pixel format or interlacing has changed."""
+    """Raise BrokenOffError if time goes back, or the size, pixel format or interlacing changes."""
     time = _time_text(pts, facts)
     if last is not None and pts <= last:
         raise BrokenOffError(
@@ -225,9 +231,10 @@ def _check_unchanged(
 
 
 def _pts_of(frame: Any, last: Optional[int], facts: VideoFacts) -> Optional[int]:
-    """Return the frame's pts in `facts.time_base`. None for the first frame of a raw stream, which has no timestamps.
+    """Return the frame's pts in `facts.time_base`. None for the first frame of a raw stream.
 
-    A frame without a pts, or with one not after the previous frame's (MPEG program streams), is placed after that one.
+    A frame without a pts, or with one not after the previous frame's (MPEG program streams), is
+    placed after that one.
     """
     step = max(round(1 / facts.rate / facts.time_base), 1)
     pts = frame.dts if frame.pts is None else frame.pts
@@ -271,7 +278,7 @@ def _colour(path: Path, frame: Any, coder: Any) -> Tuple[Colour, str]:
     if grey and matrix not in KR_KB:
         matrix = 1  # grey has no matrix
     if matrix in (2, 3):
-        # As players do. The output states it, since players would guess another matrix from its height.
+        # As players do. The output states it, for its height would suggest another matrix.
         matrix = 1 if frame.height >= 720 else 6
         guessed.append(f"{'BT.709' if matrix == 1 else 'BT.601'} by its {frame.height} lines")
     if matrix not in KR_KB:
@@ -300,7 +307,7 @@ def _check_sdr(path: Path, frame: Any, coder: Any) -> None:
 def _check_progressive(path: Path, frame: Any, time_s: float) -> None:
     if frame.interlaced_frame:
         raise BrokenOffError(
-            f"{path} is interlaced (at {time_s:.2f} s): the network would treat two fields as one picture",
+            f"{path} is interlaced (at {time_s:.2f} s): its two fields are not one picture",
             hint="deinterlace it first: ffmpeg -i IN -vf bwdif OUT",
         )
 

@@ -203,10 +203,10 @@ def test_tiles_that_overlap_by_the_reach_are_the_whole_image_where_it_is_larger(
 
 
 def test_images_can_be_checked_before_they_are_scored(folder):
-    check_images(image_set(str(folder)), metric="y", scale=2)
+    check_images(image_set(str(folder)), metrics=["y"], scales=[2])
     write_png(folder / "small.png", picture(14, 40))
     with pytest.raises(InputError, match="small.png is too small to be scored: 14x40 pixels"):
-        check_images(image_set(str(folder)), metric="y", scale=2)
+        check_images(image_set(str(folder)), metrics=["y"], scales=[2])
 
 
 def test_a_name_that_is_no_text_is_written_as_one(folder):

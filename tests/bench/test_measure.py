@@ -75,6 +75,7 @@ def checkpoint_rows(place):
     return bench(place, "tiny_x2.safetensors")
 
 
+@pytest.mark.smoke
 def test_a_checkpoint_gives_a_row_for_each_variant_with_counts(checkpoint_rows, place):
     assert [(r.model, r.variant, r.backend) for r in checkpoint_rows] == [
         ("tiny_x2", "d1", "torch"),
@@ -202,6 +203,7 @@ def test_variants_and_metric_can_be_chosen(place):
     assert (row.variant, row.metric, row.border_px) == ("d2", "rgb", 4)
 
 
+@pytest.mark.smoke
 def test_graphs_and_engines_score_as_torch_does(place, checkpoint_rows):
     graph, engine = bench(
         place, "graphs/tiny_x2.d1.20x24.fp32.onnx", "engines/tiny_x2.d1.20x24.fp32.engine"

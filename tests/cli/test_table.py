@@ -70,10 +70,10 @@ def test_bad_rows(fails, rows, tmp_path):
     path.write_text(json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 1}) + "\n")
     for command in (["table", path], ["select", path, "--target", "cpu", "--max-ms", 5]):
         assert "old.jsonl, line 1: not a row of schema 2; its schema is 1" in fails(*command)
-    assert "an image lacks its split" in fails(
+    assert "'split' of an image is missing" in fails(
         "table", rows(replace(ROW, images=({"image": "a"},)))
     )
-    assert "no condition on rows" in fails("table", rows(), "--where", "colour=red")
+    assert "is not a condition" in fails("table", rows(), "--where", "colour=red")
     assert "a row's protocol is 'ntire1999'" in fails(
         "table", rows(replace(ROW, protocol="ntire1999"))
     )
@@ -111,7 +111,7 @@ def test_select_recommends_nothing_without_rows(run_cli, fails, rows):
     )
     assert "unknown target 'xavie'" in fails("select", rows(), "--target", "xavie", "--max-ms", 33)
     assert "no limit to select by" in fails("select", rows(), "--target", "cpu")
-    assert "none of 2 rows keeps the limits" in fails(
+    assert "none of 2 rows meets the limits" in fails(
         "select", rows(), "--target", "cpu", "--max-ms", 1
     )
     assert run_cli("select", rows(), "--target", "cpu", "--fps", 30, "--max-ms", 33).exit_code == 2

@@ -215,9 +215,9 @@ def test_rows_are_chosen_by_their_values():
     assert filter_rows(rows, ["variant=c4,c16-nla", "backend=torch", "threads=2"]) == [A, B]
     assert filter_rows(rows, []) == rows
     for condition, words in (
-        ("colour=red", "no condition on rows"),
-        ("backend", "no condition"),
-        ("backend=trt", "there backend is 'torch'"),
+        ("colour=red", "is not a condition"),
+        ("backend", "is not a condition"),
+        ("backend=trt", "in these rows backend is 'torch'"),
     ):
         with pytest.raises(InputError, match=words):
             filter_rows(rows, [condition])

@@ -35,6 +35,7 @@ FULL = BenchmarkRow(
 )
 
 
+@pytest.mark.smoke
 def test_rows_are_appended_and_read_back(tmp_path):
     path = tmp_path / "new" / "rows.jsonl"
     bare = BenchmarkRow(model="m", variant="", backend="onnxruntime")
@@ -101,7 +102,7 @@ def test_a_line_break_inside_a_value_stays_inside_it(tmp_path, text):
         ),
         (
             TEXT.replace("12.5", "NaN"),
-            "line 2: not valid JSON: NaN is no number there; what is missing is null",
+            "line 2: not valid JSON: NaN is not allowed; a missing value is null",
         ),
         (TEXT.replace("12.5", "-Infinity"), "line 2: not valid JSON: -Infinity"),
         (
@@ -113,18 +114,18 @@ def test_a_line_break_inside_a_value_stays_inside_it(tmp_path, text):
         (TEXT.replace('"images": []', '"images": [3]'), "line 2: key 'images': expected dict"),
         (
             TEXT.replace('"images": []', '"images": [{"image": "a"}]'),
-            "line 2: an image lacks its split",
+            "line 2: 'split' of an image is missing",
         ),
         (
             TEXT.replace(
                 '"images": []',
                 '"images": [{"image": "a", "split": "valid", "lr_hw": [1, 1], "psnr_db": null, "ssim": 1, "ms": "x"}]',
             ),
-            "line 2: an image lacks its ms, or it is no such value",
+            "line 2: 'ms' of an image is missing or has the wrong type",
         ),
         (
             TEXT.replace('"deployed": null', '"deployed": {"macs_g": 1}'),
-            "line 2: key 'deployed' lacks its macs",
+            "line 2: key 'deployed' has no number 'macs'",
         ),
     ],
 )

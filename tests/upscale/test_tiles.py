@@ -9,6 +9,7 @@ from sr_deploy.runtime.tiling import smallest_tile
 from sr_deploy.upscale.upscaler import Upscaler
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("kind", ["blur", "windows"])
 def test_tiled_equals_whole(sessions, noise, kind):
     session = sessions[kind]()

@@ -132,7 +132,7 @@ def test_total_power_names_its_rails_and_is_none_for_a_set_it_does_not_know():
         ({"GPU": 5000, "CPU": 800}, "GPU, CPU"),  # part of AGX Xavier's
         ({"VDD_GPU": 5000, "VDD_CPU_SOC_MSS": 800, "VIN_SYS_5V0": 3000}, "VDD_CPU_SOC_MSS"),  # Thor
         ({"nvidia-smi:0": 60000, "nvidia-smi:1": 20000}, "nvidia-smi:1"),
-        ({"VDD_IN": 0}, "no power at all"),
+        ({"VDD_IN": 0}, "the sensors read 0 W"),
         ({}, "no power"),
     ):
         watts, why = board_watts(rails)

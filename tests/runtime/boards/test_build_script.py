@@ -458,7 +458,7 @@ def test_another_version_is_refused(board, version):
     code, text = board.run(version)
     assert (
         code == 4
-        and f"TensorRT {version} is here, and the job is for >=8.5,<8.6" in text
+        and f"TensorRT {version} is installed, but the job is for >=8.5,<8.6" in text
         and board.calls == []
     )
 
@@ -489,7 +489,7 @@ def test_without_trtexec_it_says_where_it_looked(board, tmp_path):
         and "exit code 127: cannot open libnvinfer.so.8" in text
     )
     code, text = board.run(TRTEXEC="/nowhere/trtexec")
-    assert code == 3 and "looked at: /nowhere/trtexec;" in text
+    assert code == 3 and "tried: /nowhere/trtexec;" in text
 
 
 def test_trtexec_is_taken_where_the_environment_says(board, tmp_path):

@@ -131,7 +131,7 @@ def test_fp32_that_passes_for_fp16_is_seen_by_its_size_where_layers_tell_nothing
 
 def test_another_gpu_or_version_than_the_target_s_is_refused(repeating, stand_in, tmp_path):
     stand_in(sm="8.6")
-    with pytest.raises(BuildError, match="compute capability 86, and the job is for 72"):
+    with pytest.raises(BuildError, match="compute capability 86, but the job is for 72"):
         engine_from_onnx(repeating(), tmp_path / "out", target="xavier")
     stand_in("10.3.0")
     with pytest.raises(

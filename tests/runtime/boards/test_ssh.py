@@ -299,9 +299,9 @@ def test_two_desks_with_the_same_job_both_get_it(board, repeating, tmp_path):
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"trtexec": False}, "no trtexec runs here; looked at: trtexec"),
-        ({"version": "8.6.2"}, "TensorRT 8.6.2 is here, and the job is for >=8.5,<8.6"),
-        ({"sm": "8.7"}, "compute capability 87, and the job is for 72"),
+        ({"trtexec": False}, "no trtexec runs here; tried: trtexec"),
+        ({"version": "8.6.2"}, "TensorRT 8.6.2 is installed, but the job is for >=8.5,<8.6"),
+        ({"sm": "8.7"}, "compute capability 87, but the job is for 72"),
         ({"misbehave": "no-space"}, "was not built: .*disk full"),
         ({"misbehave": "ignores-fp16"}, "FP16 was requested, but the engine computes in FP32"),
     ],

@@ -1,14 +1,15 @@
 #!/bin/sh
-# What this machine is and how it is set, and its power, heat and clocks over time. Reads only; needs neither root nor Python.
+# Reports this machine's hardware and settings, and its power, temperatures and clocks over time.
+# Reads only; needs neither root nor Python.
 #
-#   sh board.sh facts                            sections `== name` with the raw text of one source each, on stdout
+#   sh board.sh facts                            print sections `== name`, each the raw text of a source
 #   sh board.sh watch FILE [SECONDS_BETWEEN=1]   append samples to FILE until killed (TERM)
 #
-# A sample's line is KIND SECONDS REST (seconds since 1970), as is the section `sample` of facts:
+# A sample is a line KIND SECONDS REST (seconds since 1970), also in the section `sample` of facts:
 #   ina3221 T RAIL mW ...   thermal T ZONE milli-degC ...   clock T gpu_hz Hz   throttle T NAME VALUE ...
 #   tegrastats T LINE       smi T INDEX, W, degC, MHz, REASONS
-# In `throttle`, names on _event_cnt are counters since boot, the others states that are 0 while nothing is throttled.
-# SRDEPLOY_ROOT goes before every path that is read (tests).
+# In `throttle`, names ending in _event_cnt are counters since boot; the others are states that are 0
+# without throttling. SRDEPLOY_ROOT is prepended to every path that is read (for tests).
 
 ROOT=${SRDEPLOY_ROOT:-}
 LC_ALL=C
@@ -20,37 +21,44 @@ timeout 10 true 2>/dev/null && limited='timeout 10'  # older busybox wants `time
 stamp=%s.%N
 case $(date +$stamp) in *[!0-9.]*|*.) stamp=%s ;; esac
 
-get() {  # the first line of a file, in $value; the shell's own read, because a fork each would load the board
+# get FILE: set $value to its first line, with the shell's read: a process for each would load the board
+get() {
     value=
     { IFS= read -r value <"$1" || [ -n "$value" ]; } 2>/dev/null
 }
 
-number() {  # the same, true only for a whole number: an idle sensor may say nothing, or what no arithmetic can take
+# number FILE: the same; fails unless it is a whole number, because an idle sensor may report nothing or text
+number() {
     get "$1" && case ${value#-} in ''|*[!0-9]*) false ;; esac
 }
 
-word() {  # $value as one word
+# make $value one word
+word() {
     case $value in *[[:space:]]*) value=$(printf %s "$value" | tr -s '[:space:]' _) ;; esac
 }
 
-section() {  # section NAME COMMAND ...: what it prints, where it prints something
+# section NAME COMMAND ...: print the command's output under a heading, unless it is empty
+section() {
     name=$1
     shift
     text=$("$@" 2>/dev/null)
     [ -z "$text" ] || printf '== %s\n%s\n\n' "$name" "$text"
 }
 
-run() {  # a command that exists may be a shim for one that does not run, or hang on a dead driver
+# run COMMAND ...: if it exists, with a time limit: it may hang on a dead driver
+run() {
     command -v "$1" >/dev/null && $limited "$@" </dev/null
 }
 
-show() {  # PATH VALUE of each file that can be read
+# show FILE ...: print PATH VALUE of each file that can be read
+show() {
     for file; do
         if [ -f "$file" ] && get "$file"; then printf '%s %s\n' "${file#"$ROOT"}" "$value"; fi
     done
 }
 
-gpu_folders() {  # where GPU clocks are: by class, or by device on L4T 32; gpu-nvd is a video engine
+# print the folders of GPU clocks: by class, or by device on L4T 32; gpu-nvd is a video engine
+gpu_folders() {
     for folder in "$ROOT"/sys/class/devfreq/* "$ROOT"/sys/devices/gpu.0/devfreq/*; do
         case ${folder##*/} in
             *nvd*) ;;
@@ -101,7 +109,7 @@ sample() {
     for file in "$ROOT"/sys/kernel/debug/bpmp/debug/soctherm/oc*/event_cnt; do  # for root only
         number "$file" && label=${file%/*} && line="$line bpmp_${label##*/}_event_cnt $value"
     done
-    for device in "$ROOT"/sys/class/thermal/cooling_device*; do  # fans, lamps and alerts are no throttling
+    for device in "$ROOT"/sys/class/thermal/cooling_device*; do  # without fans, lamps and alerts
         get "$device/type" || continue
         word
         label=$value
@@ -127,7 +135,7 @@ cuda() {
     cat "$ROOT/usr/local/cuda/version.json" || cat "$ROOT/usr/local/cuda/version.txt" || { [ -n "$ROOT" ] || run nvcc --version; }
 }
 
-locked() { [ "$(id -u)" = 0 ] && run jetson_clocks --show; }  # it asks for root even to look
+locked() { [ "$(id -u)" = 0 ] && run jetson_clocks --show; }  # needs root even for --show
 
 clocks() {
     for folder in $gpu; do
@@ -146,7 +154,9 @@ cooling() {
 
 alarms() { show "$ROOT"/sys/class/hwmon/hwmon*/oc[0-9]_throt_en "$ROOT"/sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/curr*_alarm; }
 
-smi() {  # nvidia-smi with these fields and the reasons, under their newer or their older name; it fails on a field it does not know
+# smi FIELDS OPTION ...: nvidia-smi with these fields and the slowdown reasons, by their newer or older name;
+# it fails on unknown fields
+smi() {
     fields=$1
     shift
     for reasons in clocks_event_reasons.active clocks_throttle_reasons.active; do
@@ -183,15 +193,16 @@ facts() {
     section processor processor
 }
 
-follow() {  # follow KIND COMMAND ...: each line it prints goes to the file; through a pipe with a name, so that both can be killed
+# follow KIND COMMAND ...: append each line of its output to the file, through a named pipe, so that both can be killed
+follow() {
     kind=$1
     shift
-    pipe=${TMPDIR:-/tmp}/srdeploy-board.$$  # not beside the file: a bundle's stick may be unable to hold a pipe
+    pipe=${TMPDIR:-/tmp}/srdeploy-board.$$  # not in the file's folder: its file system may not support pipes
     mkfifo -m 600 "$pipe" 2>/dev/null || { pipe=; return; }
     "$@" >"$pipe" 2>/dev/null </dev/null &
     children=$!
     while IFS= read -r line; do
-        kill -0 $$ 2>/dev/null || break  # this script was killed without being asked
+        kill -0 $$ 2>/dev/null || break  # this script was killed with KILL
         [ -z "$line" ] || printf '%s %s %s\n' "$kind" "$(date +$stamp)" "$line"
     done <"$pipe" >>"$log" &
     children="$children $!"
@@ -200,16 +211,16 @@ follow() {  # follow KIND COMMAND ...: each line it prints goes to the file; thr
 stop() {
     trap - EXIT TERM INT HUP
     kill $children $nap 2>/dev/null
-    wait $children $nap 2>/dev/null  # after this nothing writes any more
+    wait $children $nap 2>/dev/null  # after this nothing writes to the file
     [ -z "$pipe" ] || rm -f "$pipe"
 }
 
 watch() {
     log=$1 every=$2 children= nap= pipe=
-    sleep 0.01 2>/dev/null || case $every in *.*) every=$((${every%%.*} + 1)) ;; esac  # a sleep of whole seconds only
+    sleep 0.01 2>/dev/null || case $every in *.*) every=$((${every%%.*} + 1)) ;; esac  # this sleep takes whole seconds only
     trap stop EXIT
     trap 'exit 0' TERM INT HUP
-    : >>"$log" || exit 1  # who sees the file may end this by TERM
+    : >>"$log" || exit 1  # once the file exists, TERM may be sent
     milliseconds=$(awk "BEGIN { printf \"%d\", $every * 1000 }" 2>/dev/null)
     fields=index,power.draw,temperature.gpu,clocks.sm
     if command -v tegrastats >/dev/null; then
@@ -221,7 +232,7 @@ watch() {
         sample >>"$log" 2>/dev/null
         sleep "$every" &
         nap=$!
-        wait $nap  # unlike sleep itself, ends at once when a signal comes
+        wait $nap  # unlike sleep itself, it ends at once at a signal
     done
 }
 

@@ -1,17 +1,18 @@
 #!/bin/sh
-# Builds the engines of a job with this machine's own trtexec, measures them and packs what came of it into result.tar.
+# Builds the engines of a job with this machine's own trtexec, measures them, and writes result.tar.
 #
-#   sh build.sh         in the job's folder or from anywhere; TRTEXEC=/path/to/trtexec names another one
+#   sh build.sh         from any folder; TRTEXEC=/path/to/trtexec selects a trtexec
 #
-# It may be stopped and started again: finished engines are kept. `state` holds `running PID`, `done` or `failed CODE`.
-# Exit codes: 0 all is built and measured; 1 an engine failed (result.tar says which and why); 2 the job is not whole;
-# 3 no trtexec runs here; 4 its version or the GPU is not the job's; 5 no space; 6 already running; 129, 130, 143 stopped.
-# Needs POSIX sh, coreutils, sed, grep, tar, gzip. All knowledge of trtexec's flags is here, and each is first looked for
-# in its own --help: an unknown one would end it.
+# It may be stopped and started again: finished engines are kept. The file `state` is `running PID`,
+# `done` or `failed CODE`. Exit codes: 0 all engines are built and measured; 1 an engine failed
+# (see result.tar); 2 the job is incomplete or changed; 3 no trtexec runs here; 4 its version or the
+# GPU differs from the job's; 5 no space; 6 already running; 129, 130, 143 stopped by a signal.
+# Needs POSIX sh, coreutils, sed, grep, tar, gzip. Each flag is first looked for in trtexec's --help:
+# an unknown flag would end it.
 set -u
 export LC_ALL=C
 CDPATH=
-trap '' PIPE # a console that went away must not end a build
+trap '' PIPE # a closed console must not end a build
 tab=$(printf '\t')
 case ${TRTEXEC:-} in /* | '') ;; */*) TRTEXEC=$PWD/$TRTEXEC ;; esac
 cd -- "$(dirname -- "$0")" || exit 2
@@ -30,7 +31,7 @@ field() { printf '%s\t%s\n' "$1" "$2"; }
 sha256() { sha256sum <"$1" | cut -c1-64; }
 free_kib() { df -Pk . | sed -n '$p' | tr -s ' ' | cut -d' ' -f4; }
 free() { echo "$(($(free_kib) / 1024)) MiB are free in $PWD"; }
-# alive PID WORD: is that process there, with WORD in its command line? (After a reboot its number may be another's.)
+# alive PID WORD: is there this process, with WORD in its command line? (After a reboot it may be another.)
 alive() { [ -n "$1" ] && kill -0 "$1" 2>/dev/null && tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null | grep -qF -e "$2"; }
 quoted() { # as a shell reads it
     case $1 in
@@ -39,12 +40,12 @@ quoted() { # as a shell reads it
     esac
 }
 
-for tool in sha256sum sed grep tar gzip df; do command -v $tool >/dev/null || die 3 "there is no $tool here, which this script needs"; done
+for tool in sha256sum sed grep tar gzip df; do command -v $tool >/dev/null || die 3 "this script needs $tool, which is not installed"; done
 # --- the job ----------------------------------------------------------------------------------------------------------
-for file in job.txt SHA256SUMS; do [ -f $file ] || die 2 "there is no $file in $PWD: this is no job, or not all of it"; done
+for file in job.txt SHA256SUMS; do [ -f $file ] || die 2 "there is no $file in $PWD: this is not a complete job"; done
 sums=$(sha256sum -c SHA256SUMS 2>&1) && listed job.txt || {
     printf '%s\n' "$sums" | grep -v ': OK$'
-    die 2 "the job was changed or is incomplete (SHA256SUMS does not fit); nothing of it is used: copy it here again"
+    die 2 "the job was changed or is incomplete (SHA256SUMS does not match) and is not used: copy it here again"
 }
 workspace=$(header workspace_mib) versions=$(header versions) sm=$(header sm) dla=$(header dla)
 runtime=$(header runtime) fp32_layers=$(header fp32_layers) measure_s=$(header measure_s)
@@ -53,21 +54,21 @@ count=0 need_kib=65536
 while IFS=$tab read -r graph engine precision typing input min opt max <&3; do
     case $graph in '#'* | '') continue ;; esac
     [ -n "$max" ] || die 2 "job.txt: the line of '$graph' has fewer than eight fields"
-    case "/$graph/$engine" in */*/*/* | */.* | */-*) die 2 "job.txt: '$graph' or '$engine' is no plain file name" ;; esac
-    case $typing-$precision in weak-fp16 | weak-fp32 | strong-fp16 | strong-fp32) ;; *) die 2 "job.txt: $typing $precision?" ;; esac
+    case "/$graph/$engine" in */*/*/* | */.* | */-*) die 2 "job.txt: '$graph' or '$engine' is not a plain file name" ;; esac
+    case $typing-$precision in weak-fp16 | weak-fp32 | strong-fp16 | strong-fp32) ;; *) die 2 "job.txt: unexpected '$typing $precision'" ;; esac
     listed "$graph" || die 2 "SHA256SUMS does not cover '$graph': the job was changed; copy it here again"
     count=$((count + 1)) need_kib=$((need_kib + $(wc -c <"$graph") * 4 / 1024))
 done 3<job.txt
 [ $count -gt 0 ] || die 2 "job.txt names no engine"
 
 # --- trtexec ----------------------------------------------------------------------------------------------------------
-# A file that is there may still not run (a library is missing, a shim of another environment): found means that it ran.
+# try NAME: an existing file may fail to run (a missing library, another environment's shim), so run it.
 try() {
     looked="$looked $1"
     trtexec=$(command -v "$1") || return 1
     help=$("$trtexec" --help 2>&1 </dev/null)
     code=$?
-    # v8502, v100300 and v11.1.0.106 are all in use.
+    # Formats: v8502, v100300, v11.1.0.106.
     version=$(printf '%s\n' "$help" | sed -n 's/.*\[TensorRT[^]0-9]*\([0-9][0-9.]*\).*/\1/p' | sed -n 1p)
     case $version in
         *.*) version=$(printf '%s\n' "$version" | cut -d. -f1-3) ;;
@@ -77,7 +78,7 @@ try() {
     esac
 }
 find_trtexec() {
-    [ -z "${TRTEXEC:-}" ] || { try "$TRTEXEC"; return; } # no other one in its place
+    [ -z "${TRTEXEC:-}" ] || { try "$TRTEXEC"; return; } # and no other
     for candidate in "$1" "/usr/src/tensorrt/bin/$1" /usr/local/tensorrt*/bin/"$1" "/opt/tensorrt/bin/$1"; do
         try "$candidate" && return
     done
@@ -89,33 +90,33 @@ within() {
         case $bound in
             '>='*) [ "$(number "$version")" -ge "$(number "${bound#>=}")" ] || return 1 ;;
             '<'*) [ "$(number "$version")" -lt "$(number "${bound#<}")" ] || return 1 ;;
-            *) die 2 "job.txt: versions '$versions': expected such as >=8.5,<8.6" ;;
+            *) die 2 "job.txt: versions '$versions': expected for example >=8.5,<8.6" ;;
         esac
     done
 }
 looked= name=trtexec
 [ "$runtime" != tensorrt-rtx ] || name=tensorrt_rtx
-find_trtexec $name || die 3 "no $name runs here; looked at:$looked; install TensorRT's, or set TRTEXEC=/path/to/$name"
+find_trtexec $name || die 3 "no $name runs here; tried:$looked; install TensorRT's, or set TRTEXEC=/path/to/$name"
 say "$trtexec, TensorRT $version"
-within || die 4 "TensorRT $version is here, and the job is for $versions: export for what this machine has, or use another machine"
-# Only where a line of --help begins with it: the texts mention other flags.
+within || die 4 "TensorRT $version is installed, but the job is for $versions: export for this version, or use another machine"
+# Only at the start of a line of --help: the descriptions mention other flags, too.
 flags=" $(printf '%s\n' "$help" | sed -n 's/^ \{0,4\}\(--[A-Za-z][A-Za-z0-9]*\).*/\1/p' | tr '\n' ' ')"
 has() { case $flags in *" $1 "*) ;; *) return 1 ;; esac; }
-# The command grows in $line, as a shell reads it. add FLAG[=VALUE]: if this trtexec knows the flag.
+# add FLAG[=VALUE]: append it to the shell command in $line; fails if this trtexec lacks the flag.
 add() { has "${1%%=*}" && line="$line $(quoted "$1")"; }
 
 # --- the start --------------------------------------------------------------------------------------------------------
 pid=
 [ ! -f state ] || read -r word pid <state
 if [ "${word:-}" = running ] && alive "$pid" build.sh; then die 6 "already running here, as process $pid"; fi
-stop() { # end what this script, or one that was killed, left running: it would write over the new engine
+stop() { # end the trtexec of this script, or of one that was killed: it would overwrite the engine
     pid=
     [ ! -s work/pid ] || read -r pid <work/pid
     if alive "$pid" Engine=out/; then kill "$pid"; fi
     [ -z "$watcher" ] || { kill "$watcher" && wait "$watcher"; } 2>/dev/null
     watcher=
 }
-interrupted() { trap '' HUP INT TERM; stop; wait; die "$1" "stopped; start it again to go on"; }
+interrupted() { trap '' HUP INT TERM; stop; wait; die "$1" "stopped; run it again to continue"; }
 trap 'interrupted 129' HUP
 trap 'interrupted 130' INT
 trap 'interrupted 143' TERM
@@ -125,13 +126,13 @@ started=1
 stop
 rm -f result.tar work/pid work/results out/*.tmp
 { field trtexec "$trtexec" && field version "$version" && cat SHA256SUMS; } >work/new
-# What another job or another TensorRT left here is not this one's.
+# Remove the files of another job or another TensorRT.
 cmp -s work/new work/job || { rm -rf out work/*.built work/*.measured work/timing.cache && mkdir out && mv -f work/new work/job; }
 [ "$(free_kib)" -ge $need_kib ] || die 5 "the disk is full: $(free), about $((need_kib / 1024)) MiB are needed"
-[ -s work/timing.cache ] || ! listed timing.cache || cp timing.cache work/timing.cache # the job's own must stay as it is
+[ -s work/timing.cache ] || ! listed timing.cache || cp timing.cache work/timing.cache # a copy: the job's own must not change
 [ ! -f board.sh ] || sh board.sh facts >out/board.txt 2>&1 </dev/null
 
-# run LOG: runs $line; its text goes to LOG and on, its exit code to $code. In the background, as a trap waits for no child.
+# run LOG: run $line; write its output to LOG and stdout, set $code. In the background, so that traps run.
 run() {
     rm -f work/code
     { eval "$line &"; echo $! >work/pid; wait $!; echo $? >work/code; } 2>&1 | tee "$1" &
@@ -140,18 +141,18 @@ run() {
     rm -f work/pid
     return "$code"
 }
-errors_of() { # the last lines that the log calls errors, else its last ones
+errors_of() { # the last error lines of a log, else its last lines
     { grep -F '[E]' "$1" || cat "$1"; } | tail -n 5 | tr '\t\r' '  ' | sed -n "s/^./error$tab&/p"
 }
 
 # --- one engine -------------------------------------------------------------------------------------------------------
-build_line() { # the command to $line, and what is in its way to $why
+build_line() { # set $line to the command, $why to a reason why it cannot be built
     line=$(quoted "$trtexec") why=
     add "--onnx=$graph" && add "--saveEngine=$out.tmp"
     case $typing-$precision in
-        weak-fp16) add --fp16 || why="TensorRT $version has no --fp16, it is strongly typed: it takes a graph of FP16 tensors" ;;
-        strong-*) # where there is neither flag, every network is strongly typed
-            add --stronglyTyped || ! has --fp16 || why="TensorRT $version has no --stronglyTyped: it takes an FP32 graph, and --fp16" ;;
+        weak-fp16) add --fp16 || why="TensorRT $version has no --fp16, it is strongly typed: it needs a graph of FP16 tensors" ;;
+        strong-*) # with neither flag, every network is strongly typed
+            add --stronglyTyped || ! has --fp16 || why="TensorRT $version has no --stronglyTyped: it needs an FP32 graph and --fp16" ;;
     esac
     [ "$precision" = fp16 ] || add --noTF32 # on by default where the GPU has it: 10 bits of mantissa
     [ -z "$fp32_layers" ] || [ "$precision" = fp32 ] || {
@@ -161,22 +162,22 @@ build_line() { # the command to $line, and what is in its way to $why
     [ "$dla" = - ] || { add "--useDLACore=$dla" && add --allowGPUFallback; } || why="TensorRT $version has no --useDLACore"
     [ "${workspace:-0}" = 0 ] || add "--memPoolSize=workspace:$workspace" || add "--workspace=$workspace"
     [ "$runtime" != tensorrt-rtx ] || [ -z "$sm" ] || add "--computeCapabilities=$sm"
-    # A static graph refuses shapes.
+    # A static graph must have no shapes.
     [ "$opt" = - ] || { add "--minShapes=$spec:$min" && add "--optShapes=$spec:$opt" && add "--maxShapes=$spec:$max"; }
     add --timingCacheFile=work/timing.cache; add --profilingVerbosity=detailed
     add "--exportLayerInfo=$out.layers.json" || add --dumpLayerInfo
     add --skipInference || add --buildOnly
 }
-twin() { # where trtexec names no layers' types, the size of an FP32 twin beside the engine's has to tell its precision
+twin() { # if trtexec reports no layer types: build an FP32 engine, whose size tells the precision
     [ "$typing-$precision" = weak-fp16 ] && ! has --exportLayerInfo || return 0
-    say "$at building its FP32 twin, to compare sizes"
+    say "$at building an FP32 engine to compare sizes with"
     out=$out.fp32 precision=fp32
     build_line
     run "$out.log" && [ -s "$out.tmp" ] && field fp32_twin_bytes $(($(wc -c <"$out.tmp"))) >>work/new
     rm -f "$out.tmp" "$out.log"
     out=out/$engine precision=fp16
 }
-build() { # to $out, and what there is to say of it to work/$n.built; a failure to work/results
+build() { # write $out, and its facts to work/$n.built, or a failure to work/results
     say "$at building"
     rm -f "$out" "work/$n.built" "work/$n.measured" "$out.build.log"
     build_line
@@ -185,7 +186,7 @@ build() { # to $out, and what there is to say of it to work/$n.built; a failure 
     took=$(($(date +%s) - began))
     here=$(sed -n 's/.*Compute Capability: \([0-9]*\)\.\([0-9]*\).*/\1\2/p' "$out.build.log" 2>/dev/null | sed -n 1p)
     case "$runtime,$sm,${here:-any}" in tensorrt-rtx,* | *,,* | *,any) ;; *)
-        case ",$sm," in *",$here,"*) ;; *) die 4 "this GPU has compute capability $here, and the job is for $sm" ;; esac ;;
+        case ",$sm," in *",$here,"*) ;; *) die 4 "this GPU has compute capability $here, but the job is for $sm" ;; esac ;;
     esac
     if [ "$code" = 0 ] && [ -s "$out.tmp" ]; then
         sync "$out.tmp" 2>/dev/null
@@ -200,7 +201,7 @@ build() { # to $out, and what there is to say of it to work/$n.built; a failure 
         return
     fi
     rm -f "$out.tmp"
-    [ "$code" != 0 ] || why="trtexec ended well and wrote no engine"
+    [ "$code" != 0 ] || why="trtexec succeeded, but wrote no engine"
     [ -n "$why" ] || ! grep -qi -e 'no space left' -e 'saving engine to file failed' "$out.build.log" ||
         why="the engine could not be written, is the disk full? $(free)"
     say "$at failed, exit code $code${why:+: $why}"
@@ -211,17 +212,17 @@ build() { # to $out, and what there is to say of it to work/$n.built; a failure 
         [ "$code" = none ] || errors_of "$out.build.log"
     } >>work/results
 }
-measure() { # what there is to say of it to work/new, and to work/$n.measured if all is well; sets $status
+measure() { # write the facts to work/new, and to work/$n.measured on success; set $status
     say "$at measuring"
     load="$(quoted "$trtexec") $(quoted "--loadEngine=$out")"
     [ "$opt" = - ] || load="$load $(quoted "--shapes=$spec:$opt")"
     [ "$dla" = - ] || load="$load --useDLACore=$dla"
     line=$load
-    # The same conditions on every version: 11 has them by default, the others ask for them; DLA runs in no CUDA graph.
+    # The same settings for every version; they are the defaults of 11. DLA runs in no CUDA graph.
     if [ "$dla" != - ]; then add --noCudaGraph; else add --rtxCudaGraphStrategy=wholeGraph || add --useCudaGraph; fi
     add --useSpinWait; add --noDataTransfers
     add --warmUp=2000 && add "--duration=$measure_s" && add "--exportTimes=$out.times.json"
-    add "--exportLayerInfo=$out.layers.json" # once more: with an execution context a dynamic engine tells its types too
+    add "--exportLayerInfo=$out.layers.json" # again: with an execution context a dynamic engine has types, too
     rm -f "$out.times.json" "$out.power.txt" "$out.output.json.gz"
     [ ! -f board.sh ] || { sh board.sh watch "$out.power.txt" 1 >/dev/null 2>&1 </dev/null & watcher=$!; }
     status=ok
@@ -230,8 +231,8 @@ measure() { # what there is to say of it to work/new, and to work/$n.measured if
     { field time_exit_code "$code" && field time_command "$line"; } >work/new
     [ "$code" = 0 ] || errors_of "$out.time.log" >>work/new
     if [ $status = ok ] && listed "$graph.lr.bin"; then
-        say "$at running one image, for the check"
-        cp "$graph.lr.bin" work/lr.bin # a plain name: the option's value is split at , and :
+        say "$at running one image for the accuracy check"
+        cp "$graph.lr.bin" work/lr.bin # a plain name: the option splits at , and :
         line=$load
         add "--loadInputs=$spec:work/lr.bin" && add --exportOutput=work/output.json
         add --iterations=1 && add --duration=0 && add --warmUp=0; add --includeDataTransfers
@@ -240,7 +241,7 @@ measure() { # what there is to say of it to work/new, and to work/$n.measured if
         [ "$code" = 0 ] || errors_of "$out.output.log" >>work/new
         rm -f work/output.json work/lr.bin
     fi
-    [ $status != ok ] || cp work/new "work/$n.measured" # else it is tried again next time
+    [ $status != ok ] || cp work/new "work/$n.measured" # else it is measured again next time
 }
 
 n=0 failures=0
@@ -261,12 +262,12 @@ while IFS=$tab read -r graph engine precision typing input min opt max <&3; do
 done 3<job.txt
 
 desk=
-[ ! -d desk ] || desk=desk # what the desk wants back as it sent it
+[ ! -d desk ] || desk=desk # returned unchanged
 # --- the result -------------------------------------------------------------------------------------------------------
 { field format 1 && field trtexec "$trtexec" && field version "$version" && cat work/results; } >out/results.txt &&
     { [ ! -s work/timing.cache ] || cp work/timing.cache out/timing.cache; } && rm -f out/SHA256SUMS out/*.tmp &&
     (cd out && sha256sum -- *) >work/sums && mv -f work/sums out/SHA256SUMS && tar -cf result.tar.tmp job.txt SHA256SUMS $desk out &&
     { sync result.tar.tmp 2>/dev/null; mv -f result.tar.tmp result.tar; } || die 5 "the result cannot be written; $(free)"
 say "result in $PWD/result.tar"
-[ $failures = 0 ] || die 1 "$failures of $count engines failed; the result says why"
+[ $failures = 0 ] || die 1 "$failures of $count engines failed; see the result"
 state "done"
