@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Optional
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.runtime.adaptive.models import Adaptive
-from sr_deploy.upscale.models import Runnable, adaptive_runnable, runnable
+from sr_deploy.runtime.opener import NetworkDescription, describe_one
+from sr_deploy.runtime.opener.adaptive import AdaptiveOptions, describe_adaptive
 from sr_deploy.upscale.upscaler import Upscaler
 
 
@@ -83,16 +83,15 @@ class UpscaleOptions:
         if kind != "picture" and self.decisions is not None:
             raise InputError("--decisions is for a single picture", hint="give one, or remove it")
 
-    def network(self) -> Runnable:
+    def network(self) -> NetworkDescription:
         """Return the description of the network. Raises an SrDeployError if there is none."""
         if self.adaptive is not None:
-            return adaptive_runnable(
-                Adaptive(self.adaptive, self.max_flops, self.depth), self.model
-            )
-        return runnable(str(self.model), self.variant)
+            budget = AdaptiveOptions(self.adaptive, self.max_flops, self.depth)
+            return describe_adaptive(budget, self.model)
+        return describe_one(str(self.model), self.variant)
 
     def upscaler(
-        self, network: Runnable, *, queued_results: int = 0, reserved_results: int = 0
+        self, network: NetworkDescription, *, queued_results: int = 0, reserved_results: int = 0
     ) -> Upscaler:
         """Open a network and return its Upscaler, within the bounds of these options."""
         return Upscaler(
