@@ -66,6 +66,7 @@ def test_a_partial_file_of_a_killed_export_is_no_graph(any_graph):
         raise KeyboardInterrupt
 
 
+@pytest.mark.smoke
 def test_engines_are_built_once(any_graph, tmp_path, fake):
     graph, lines = any_graph(), []
     (engine,) = engine_from_onnx(graph, tmp_path / "out", target="cpu", progress=lines.append)
