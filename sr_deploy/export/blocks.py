@@ -1,15 +1,18 @@
-"""Networks with their channels in whole blocks: the same function for backends that compute convolutions block by block.
+"""Networks with channels padded to whole blocks: the same function, for blocked kernels.
 
-onnxruntime's CPU kernels lay maps out in blocks of 16 channels (8 without AVX-512), tensor cores take multiples of 8. A map, or
-a group of a grouped convolution, that is no whole number of blocks is padded or copied at every operator, and a Split or a
-Concat is a copy by itself. Here every group takes whole blocks, the rest of which is zero; what a Split would cut off stays
-beside what is passed on, with zeros in the convolutions that do not read it; and a 1x1 of a Concat is a sum of one for each map,
-which backends add up in place. Table 4 of the IMDeception paper meets the same on a GPU: core 12 is slower than 16.
+ONNX Runtime's CPU kernels store maps in blocks of 16 channels (8 without AVX-512), and tensor cores
+take multiples of 8. A map, or a group of a grouped convolution, that is not a whole number of
+blocks is padded or copied at every operator, and every Split or Concat is a copy. Here each group
+takes whole blocks, filled up with zeros. A Split is avoided: the part that it would cut off stays
+in the map, and the convolutions that do not read it have zeros there. A 1x1 after a Concat becomes
+a sum of one 1x1 for each map, which backends add in place. Table 4 of the IMDeception paper shows
+the same effect on a GPU: core 12 is slower than 16.
 """
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence
+from dataclasses import dataclass, replace
+from typing import List, Optional, Sequence, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,54 +23,59 @@ from sr_deploy.nets.fuse import CollapsedASRN, make_conv, slice_outputs
 from sr_deploy.nets.imdeception import GIDB, GROUPS, BlockNLA, IMDeception
 
 
-def in_blocks(net: nn.Module, block: int) -> Optional[nn.Module]:
-    """Return `net`, rewritten exactly before, with its maps in blocks of `block` channels; None where that has no meaning."""
-    made = {CollapsedASRN: BlockedASRN, IMDeception: BlockedIMDeception}.get(type(net))
-    return None if made is None else made(net, block).eval()
+def pad_to_blocks(net: nn.Module, block: int) -> Optional[nn.Module]:
+    """Return a fused network with its maps in blocks of `block` channels; None if not supported."""
+    if isinstance(net, CollapsedASRN):
+        return BlockedASRN(net, block).eval()
+    return BlockedIMDeception(net, block).eval() if isinstance(net, IMDeception) else None
 
 
-class Layout:
-    """Which of a map's `width` channels are the network's own: channel i lies at places[i]."""
+@dataclass(frozen=True)
+class ChannelLayout:
+    """The positions of a network's channels in a padded map of `width` channels."""
 
-    def __init__(self, places: Tensor, width: int, groups: int = 1) -> None:
-        self.places, self.width, self.groups = places, width, groups
+    places: Tensor
+    width: int
+    groups: int = 1
 
-    def part(self, start: int, size: int) -> Layout:
-        return Layout(self.places[start : start + size], self.width, self.groups)
-
-
-def side_by_side(channels: int, block: int) -> Layout:
-    return Layout(torch.arange(channels), _up(channels, block))
+    def part(self, start: int, size: int) -> ChannelLayout:
+        return replace(self, places=self.places[start : start + size])
 
 
-def in_groups(kept: int, passed: int, block: int) -> Layout:
-    """A map of which a Split would keep and pass on channels: a share of both in each group, groups joined where that saves."""
+def contiguous_layout(channels: int, block: int = 1) -> ChannelLayout:
+    """Return the layout of channels in order, with padding at the end."""
+    return ChannelLayout(torch.arange(channels), _round_up(channels, block))
+
+
+def split_layout(kept: int, passed: int, block: int) -> ChannelLayout:
+    """Return the layout of a map that a Split would divide into kept and passed channels.
+
+    Each group has a share of both. Groups are merged where that makes convolutions smaller.
+    """
     total = kept + passed
 
     def width(groups: int) -> int:
-        return groups * _up(total // groups, block)
+        return groups * _round_up(total // groups, block)
 
     groups = min((GROUPS, GROUPS // 2, 1), key=lambda g: (width(g) ** 2 // g, -g))
-    each = width(groups) // groups
+    group_width = width(groups) // groups
     places = [
-        (j // (n // groups)) * each + start // groups + j % (n // groups)
+        (j // (n // groups)) * group_width + start // groups + j % (n // groups)
         for start, n in ((0, kept), (kept, passed))
         for j in range(n)
     ]
-    return Layout(torch.tensor(places), width(groups), groups)
+    return ChannelLayout(torch.tensor(places), width(groups), groups)
 
 
-def convolution(layer: nn.Conv2d, source: Layout, result: Layout) -> nn.Conv2d:
-    """Return `layer` between maps of these layouts; what it neither reads nor writes has zeros."""
+def pad_conv(layer: nn.Conv2d, source: ChannelLayout, result: ChannelLayout) -> nn.Conv2d:
+    """Return `layer` between maps of these layouts, with zeros at all other channels."""
     groups = result.groups if layer.groups > 1 and result.groups == source.groups else 1
     dense = torch.zeros(result.width, source.width, *layer.kernel_size, dtype=layer.weight.dtype)
     rows, columns = layer.out_channels // layer.groups, layer.in_channels // layer.groups
     with torch.no_grad():
         for g in range(layer.groups):
-            outputs, inputs = (
-                result.places[g * rows : (g + 1) * rows],
-                source.places[g * columns : (g + 1) * columns],
-            )
+            outputs = result.places[g * rows : (g + 1) * rows]
+            inputs = source.places[g * columns : (g + 1) * columns]
             dense[outputs[:, None], inputs[None, :]] = layer.weight[g * rows : (g + 1) * rows]
     rows, columns = result.width // groups, source.width // groups
     weight = torch.cat(
@@ -80,44 +88,40 @@ def convolution(layer: nn.Conv2d, source: Layout, result: Layout) -> nn.Conv2d:
     return make_conv(weight, bias, groups=groups)
 
 
-class Sum(nn.Module):
-    """A 1x1 of a Concat, as the sum of one for each of its maps."""
+class SumConv(nn.Module):
+    """A 1x1 of a Concat, as the sum of a 1x1 for each of its maps."""
 
-    def __init__(self, layer: nn.Conv2d, sources: Sequence[Layout], result: Layout) -> None:
+    def __init__(
+        self, layer: nn.Conv2d, sources: Sequence[ChannelLayout], result: ChannelLayout
+    ) -> None:
         super().__init__()
-        parts, start = [], 0
+        parts: List[nn.Conv2d] = []
+        start = 0
         for source in sources:
-            size = len(source.places)
-            parts.append(
-                convolution(
-                    make_conv(layer.weight[:, start : start + size], None if parts else layer.bias),
-                    source,
-                    result,
-                )
-            )
-            start += size
+            end = start + len(source.places)
+            part = make_conv(layer.weight[:, start:end], None if parts else layer.bias)
+            parts.append(pad_conv(part, source, result))
+            start = end
         self.parts = nn.ModuleList(parts)
 
-    def forward(self, maps: Sequence[Tensor], y: Optional[Tensor] = None) -> Tensor:
-        """Return the sum, plus y where one is given."""
-        for part, x in zip(self.parts, maps):
-            y = part(x) if y is None else part(x) + y
-        assert y is not None
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        y = self.parts[0](maps[0])
+        for part, x in zip(self.parts[1:], maps[1:]):
+            y = part(x) + y
         return y
 
 
 class BlockedASRN(nn.Module):
-    """ASRN, head and upsampler collapsed, with each part of its splits in whole blocks."""
+    """ASRN with collapsed head and upsampler, and the parts of its splits in whole blocks."""
 
     def __init__(self, net: CollapsedASRN, block: int) -> None:
         super().__init__()
         self.scale, self.upsampler_inside = net.scale, net.upsampler_inside
-        features = side_by_side(net.head.out_channels, block)
-        self.head = convolution(net.head, side_by_side(net.head.in_channels, 1), features)
-        self.body = nn.ModuleList(BlockedMAB(mab, features, block) for mab in net.body)
-        self.upsampler = convolution(
-            net.upsampler, features, side_by_side(net.upsampler.out_channels, 1)
-        )
+        features = contiguous_layout(net.head.out_channels, block)
+        self.head = pad_conv(net.head, contiguous_layout(net.head.in_channels), features)
+        self.body = nn.ModuleList(BlockedMAB(cast(MAB, m), features, block) for m in net.body)
+        image = contiguous_layout(net.upsampler.out_channels)
+        self.upsampler = pad_conv(net.upsampler, features, image)
 
     def forward(self, x: Tensor) -> Tensor:
         inside = x[:, :1] * 0 + 1
@@ -128,28 +132,28 @@ class BlockedASRN(nn.Module):
 
 
 class BlockedMAB(nn.Module):
-    """A block of ASRN without Split and Concat: one 1x1 for each part, summed with the part before."""
+    """A block of ASRN without Split and Concat: one 1x1 for each part, summed up."""
 
-    def __init__(self, mab: MAB, features: Layout, block: int) -> None:
+    def __init__(self, mab: MAB, features: ChannelLayout, block: int) -> None:
         super().__init__()
-        size = mab.chain[0].in_channels
-        part = side_by_side(size, block)
+        chain = [cast(nn.Conv2d, conv) for conv in mab.chain]
+        size = chain[0].in_channels
+        part = contiguous_layout(size, block)
         self.expand = nn.ModuleList(
-            convolution(slice_outputs(mab.expand, i * size, size), features, part)
-            for i in range(len(mab.chain))
+            pad_conv(slice_outputs(mab.expand, i * size, size), features, part)
+            for i in range(len(chain))
         )
-        self.chain = nn.ModuleList(convolution(conv, part, part) for conv in mab.chain)
+        self.chain = nn.ModuleList(pad_conv(conv, part, part) for conv in chain)
         self.act = mab.act
-        self.reduce = Sum(mab.reduce, [part] * len(mab.chain), features)
+        self.reduce = SumConv(mab.reduce, [part] * len(chain), features)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Optional[Tensor] = None
-        total: Optional[Tensor] = x
+        total = x
         for expand, conv, reduce in zip(self.expand, self.chain, self.reduce.parts):
             part = expand(x)
             y = self.act(conv(part if y is None else part + y))
             total = reduce(y) + total
-        assert total is not None
         return total
 
 
@@ -159,57 +163,64 @@ class BlockedIMDeception(nn.Module):
     def __init__(self, net: IMDeception, block: int) -> None:
         super().__init__()
         c = net.core
-        split, last = in_groups(c, 3 * c, block), side_by_side(c, block)
-        features = side_by_side(net.features.out_channels, block)
-        features.groups = (
-            split.groups if features.width == net.features.out_channels else 1
-        )  # its groups lie side by side
+        split, last = split_layout(c, 3 * c, block), contiguous_layout(c, block)
+        features = contiguous_layout(net.features.out_channels, block)
+        if features.width == net.features.out_channels:  # without padding, groups stay groups
+            features = replace(features, groups=split.groups)
         passed = split.part(c, 3 * c)
-        self.features = convolution(net.features, side_by_side(3, 1), features)
+        self.features = pad_conv(net.features, contiguous_layout(3), features)
+        gidbs = [cast(GIDB, gidb) for gidb in net.blocks]
         self.blocks = nn.ModuleList(
-            [BlockedGIDB(net.blocks[0], features, split, split, block)]
-            + [BlockedGIDB(gidb, passed, split, split, block) for gidb in net.blocks[1:5]]
-            + [BlockedGIDB(net.blocks[5], passed, in_groups(c, 2 * c, block), last, block)]
+            [BlockedGIDB(gidbs[0], features, split, split, block)]
+            + [BlockedGIDB(gidb, passed, split, split, block) for gidb in gidbs[1:5]]
+            + [BlockedGIDB(gidbs[5], passed, split_layout(c, 2 * c, block), last, block)]
         )
-        self.nla = nn.ModuleDict({i: _attention(nla, passed) for i, nla in net.nla.items()})
-        fused = side_by_side(net.fuse.out_channels, block)
-        self.fuse = Sum(net.fuse, [split.part(0, c)] * 5 + [last], fused)
-        self.expand = convolution(net.expand, fused, features)
+        self.nla = nn.ModuleDict(
+            {i: _pad_attention(cast(BlockNLA, nla), passed) for i, nla in net.nla.items()}
+        )
+        fused = contiguous_layout(net.fuse.out_channels, block)
+        self.fuse = SumConv(net.fuse, [split.part(0, c)] * 5 + [last], fused)
+        self.expand = pad_conv(net.expand, fused, features)
         self.act = net.act
+        to_rgb = cast(nn.Conv2d, net.to_rgb[0])
         self.to_rgb = nn.Sequential(
-            convolution(net.to_rgb[0], features, side_by_side(net.to_rgb[0].out_channels, 1)),
-            net.to_rgb[1],
+            pad_conv(to_rgb, features, contiguous_layout(to_rgb.out_channels)), net.to_rgb[1]
         )
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.features(x)
-        kept: List[Tensor] = []
+        outputs: List[Tensor] = []
         y = features
         for i, block in enumerate(self.blocks):
             y = block(y)
-            kept.append(y)
+            outputs.append(y)
             if str(i) in self.nla:
                 y = self.nla[str(i)](y)
-        y = self.act(self.expand(self.act(self.fuse(kept))))
+        y = self.act(self.expand(self.act(self.fuse(outputs))))
         return self.to_rgb(y + features)
 
 
 class BlockedGIDB(nn.Module):
+    """A GIDB whose maps keep what a Split would cut off."""
+
     def __init__(
-        self, gidb: GIDB, source: Layout, split: Layout, result: Layout, block: int
+        self,
+        gidb: GIDB,
+        source: ChannelLayout,
+        split: ChannelLayout,
+        result: ChannelLayout,
+        block: int,
     ) -> None:
         super().__init__()
-        kept, passed, last = (
-            split.part(0, gidb.sizes[0]),
-            split.part(*gidb.sizes),
-            side_by_side(gidb.sizes[0], block),
-        )
-        self.g1 = _gblock(gidb.g1, source, split)
-        self.g2 = _gblock(gidb.g2, passed, split)
-        self.g3 = _gblock(gidb.g3, passed, split)
-        self.g4 = _gblock(gidb.g4, passed, last)
+        shallow = gidb.sizes[0]
+        kept, passed = split.part(0, shallow), split.part(*gidb.sizes)
+        last = contiguous_layout(shallow, block)
+        self.g1 = _pad_gblock(gidb.g1, source, split)
+        self.g2 = _pad_gblock(gidb.g2, passed, split)
+        self.g3 = _pad_gblock(gidb.g3, passed, split)
+        self.g4 = _pad_gblock(gidb.g4, passed, last)
         self.act = gidb.act
-        self.fuse = Sum(gidb.fuse, [kept, kept, kept, last, source], result)
+        self.fuse = SumConv(gidb.fuse, [kept, kept, kept, last, source], result)
 
     def forward(self, x: Tensor) -> Tensor:
         maps = [self.act(self.g1(x))]
@@ -218,24 +229,23 @@ class BlockedGIDB(nn.Module):
         return self.fuse([*maps, x])
 
 
-def _gblock(gblock: nn.Sequential, source: Layout, result: Layout) -> nn.Sequential:
-    """Grouped 3x3, ReLU, 1x1; between them each group's channels lie at the start of the group's blocks."""
-    three, relu, one = gblock
-    each, n = result.width // result.groups, three.out_channels // result.groups
-    middle = Layout(
-        torch.tensor([(j // n) * each + j % n for j in range(three.out_channels)]),
-        result.width,
-        result.groups,
-    )
-    return nn.Sequential(convolution(three, source, middle), relu, convolution(one, middle, result))
+def _pad_gblock(
+    gblock: nn.Sequential, source: ChannelLayout, result: ChannelLayout
+) -> nn.Sequential:
+    """Pad a grouped 3x3, ReLU, 1x1; between them, the padding is at the end of each group."""
+    three, one = cast(nn.Conv2d, gblock[0]), cast(nn.Conv2d, gblock[2])
+    group_width, n = result.width // result.groups, three.out_channels // result.groups
+    places = [(j // n) * group_width + j % n for j in range(three.out_channels)]
+    middle = ChannelLayout(torch.tensor(places), result.width, result.groups)
+    return nn.Sequential(pad_conv(three, source, middle), gblock[1], pad_conv(one, middle, result))
 
 
-def _attention(nla: BlockNLA, passed: Layout) -> BlockNLA:
-    made = BlockNLA(4 * nla.dim)
-    made.qkv = convolution(nla.qkv, passed, side_by_side(nla.qkv.out_channels, 1))
-    made.out = convolution(nla.out, side_by_side(nla.dim, 1), passed)
-    return made
+def _pad_attention(nla: BlockNLA, passed: ChannelLayout) -> BlockNLA:
+    padded = BlockNLA(4 * nla.dim)
+    padded.qkv = pad_conv(nla.qkv, passed, contiguous_layout(nla.qkv.out_channels))
+    padded.out = pad_conv(nla.out, contiguous_layout(nla.dim), passed)
+    return padded
 
 
-def _up(n: int, block: int) -> int:
+def _round_up(n: int, block: int) -> int:
     return -(-n // block) * block

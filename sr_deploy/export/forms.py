@@ -1,21 +1,21 @@
-"""Forms of a network: the same function written so that one backend or another likes it best.
+"""Forms of a network: equivalent graphs, of which each target prefers one.
 
-Which is fastest only a measurement tells: `export --candidates` writes them all, `build-engine --autotune` times them on the
-target. A form is a line in FORMS.
+Only a measurement shows which is fastest: `export --candidates` writes all forms, and
+`build-engine --autotune` times them on the target. To add a form, add a line to FORMS.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-from typing import Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Callable, Dict, List, Mapping, Optional, Tuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from sr_deploy.core.errors import TargetError
 from sr_deploy.core.target import TargetProfile
-from sr_deploy.export.blocks import in_blocks
+from sr_deploy.export.blocks import pad_to_blocks
 from sr_deploy.nets.fuse import fuse_network, make_conv, pass_report, slice_outputs
 from sr_deploy.nets.imdeception import GIDB
 
@@ -23,12 +23,14 @@ LITERAL, PLAIN = "literal", "plain"
 
 
 def apply_form(net: nn.Module, form: str) -> Tuple[nn.Module, List[Dict[str, object]]]:
-    """Return `net` in a form, and what was done to it: each pass with its counts before and after."""
+    """Return `net` in a form, and the reports of the passes that led to it."""
     if form == LITERAL:
         return net, []
-    plain, done = fuse_network(net)
-    made = FORMS[form](plain)
-    return (plain, done) if made is None else (made, [*done, pass_report(form, plain, made)])
+    plain, reports = fuse_network(net)
+    rewritten = FORMS[form](plain)
+    if rewritten is None:
+        return plain, reports
+    return rewritten, [*reports, pass_report(form, plain, rewritten)]
 
 
 def list_forms(net: nn.Module) -> List[str]:
@@ -40,74 +42,73 @@ def list_forms(net: nn.Module) -> List[str]:
 
 
 def default_form(target: Optional[TargetProfile], arch: str, variant: str) -> str:
-    """Return the form that was measured to be fastest on the target, for the variant or its architecture; `plain` unmeasured.
+    """Return the form that the target's profile names for a variant or its architecture.
 
-    Raises TargetError when the profile names a form that there is not.
+    It was measured to be the fastest; the default is `plain`. Raises TargetError for an unknown
+    form.
     """
     forms = target.forms if target else {}
     form = next((forms[key] for key in (f"{arch}.{variant}", arch) if key in forms), PLAIN)
     if form not in FORMS:
         raise TargetError(
-            f"target '{target.name if target else ''}': forms: '{form}' is none; expected one of {', '.join(FORMS)}"
+            f"target '{target.name if target else ''}': unknown form '{form}' in its forms; "
+            f"expected one of {', '.join(FORMS)}"
         )
     return form
 
 
-def dense(net: nn.Module) -> Optional[nn.Module]:
-    """Grouped convolutions as dense ones, with zeros between the groups."""
-    return _each(net, lambda m: isinstance(m, nn.Conv2d) and m.groups > 1, _dense)
+def dense_groups(net: nn.Module) -> Optional[nn.Module]:
+    """Replace grouped convolutions by dense ones, with zeros between the groups."""
+    return _replace_modules(net, _is_grouped, _dense)
 
 
-def split(net: nn.Module) -> Optional[nn.Module]:
-    """Grouped convolutions as one convolution a group, as IMDeception's public code has them."""
-    return _each(net, lambda m: isinstance(m, nn.Conv2d) and m.groups > 1, SplitConvolution)
+def split_groups(net: nn.Module) -> Optional[nn.Module]:
+    """Replace grouped convolutions by one for each group, as in IMDeception's public code."""
+    return _replace_modules(net, _is_grouped, SplitConvolution)
 
 
-def two_convs(net: nn.Module) -> Optional[nn.Module]:
-    """IMDeception: a 1x1 that a Split follows as two."""
-    return _each(net, lambda m: isinstance(m, GIDB), UnsplitGIDB)
+def split_outputs(net: nn.Module) -> Optional[nn.Module]:
+    """IMDeception: replace a 1x1 that a Split follows by two."""
+    return _replace_modules(net, lambda m: isinstance(m, GIDB), UnsplitGIDB)
 
 
 FORMS: Mapping[str, Callable[[nn.Module], Optional[nn.Module]]] = {
     PLAIN: lambda net: None,
-    "blocks-8": functools.partial(in_blocks, block=8),
-    "blocks-16": functools.partial(in_blocks, block=16),
-    "blocks-32": functools.partial(in_blocks, block=32),
-    "dense": dense,
-    "split": split,
-    "two-convs": two_convs,
+    "blocks-8": functools.partial(pad_to_blocks, block=8),
+    "blocks-16": functools.partial(pad_to_blocks, block=16),
+    "blocks-32": functools.partial(pad_to_blocks, block=32),
+    "dense": dense_groups,
+    "split": split_groups,
+    "two-convs": split_outputs,
 }
 
 
 class SplitConvolution(nn.Module):
+    """A grouped convolution as one convolution for each group."""
+
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
-        share = layer.out_channels // layer.groups
+        size = layer.out_channels // layer.groups
         self.parts = nn.ModuleList(
-            slice_outputs(layer, g * share, share) for g in range(layer.groups)
+            slice_outputs(layer, g * size, size) for g in range(layer.groups)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat(
-            [part(y) for part, y in zip(self.parts, x.chunk(len(self.parts), dim=1))], dim=1
-        )
+        chunks = x.chunk(len(self.parts), dim=1)
+        return torch.cat([part(y) for part, y in zip(self.parts, chunks)], dim=1)
 
 
 class UnsplitGIDB(nn.Module):
-    """A GIDB whose kept and passed maps come from a 1x1 each."""
+    """A GIDB with separate 1x1 convolutions for its kept and its passed maps."""
 
     def __init__(self, gidb: GIDB) -> None:
         super().__init__()
-        self.three = nn.ModuleList(
-            nn.Sequential(g[0], g[1]) for g in (gidb.g1, gidb.g2, gidb.g3, gidb.g4)
-        )
         kept, passed = gidb.sizes
-        self.kept = nn.ModuleList(
-            [slice_outputs(g[2], 0, kept) for g in (gidb.g1, gidb.g2, gidb.g3)] + [gidb.g4[2]]
-        )
-        self.passed = nn.ModuleList(
-            slice_outputs(g[2], kept, passed) for g in (gidb.g1, gidb.g2, gidb.g3)
-        )
+        gblocks = (gidb.g1, gidb.g2, gidb.g3, gidb.g4)
+        ones = [cast(nn.Conv2d, g[2]) for g in gblocks]
+        self.three = nn.ModuleList(nn.Sequential(g[0], g[1]) for g in gblocks)
+        self.kept = nn.ModuleList([*(slice_outputs(one, 0, kept) for one in ones[:3]), ones[3]])
+        self.passed = nn.ModuleList(slice_outputs(one, kept, passed) for one in ones[:3])
         self.act, self.fuse = gidb.act, gidb.fuse
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,24 +120,26 @@ class UnsplitGIDB(nn.Module):
         return self.fuse(torch.cat((*maps, x), dim=1))
 
 
+def _is_grouped(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.groups > 1
+
+
 def _dense(layer: nn.Conv2d) -> nn.Conv2d:
-    share, each = layer.out_channels // layer.groups, layer.in_channels // layer.groups
-    weight = torch.zeros(
-        layer.out_channels, layer.in_channels, *layer.kernel_size, dtype=layer.weight.dtype
-    )
+    rows, columns = layer.out_channels // layer.groups, layer.in_channels // layer.groups
+    shape = (layer.out_channels, layer.in_channels, *layer.kernel_size)
+    weight = torch.zeros(shape, dtype=layer.weight.dtype)
     for g in range(layer.groups):
-        weight[g * share : (g + 1) * share, g * each : (g + 1) * each] = layer.weight[
-            g * share : (g + 1) * share
-        ].detach()
+        group = slice(g * rows, (g + 1) * rows)
+        weight[group, g * columns : (g + 1) * columns] = layer.weight[group].detach()
     return make_conv(weight, layer.bias)
 
 
-def _each(
-    net: nn.Module, chosen: Callable[[nn.Module], bool], made: Callable[..., nn.Module]
+def _replace_modules(
+    net: nn.Module, matches: Callable[[nn.Module], bool], replacement: Callable[..., nn.Module]
 ) -> Optional[nn.Module]:
-    """Return a copy of `net` with a module made of each chosen one in its place; None when there is none."""
-    names = [name for name, module in net.named_modules() if chosen(module)]
+    """Return a copy of `net` with the matching modules replaced; None if there are none."""
+    names = [name for name, module in net.named_modules() if matches(module)]
     result = copy.deepcopy(net)
     for name in names:
-        result.set_submodule(name, made(result.get_submodule(name)))
+        result.set_submodule(name, replacement(result.get_submodule(name)))
     return result.eval() if names else None

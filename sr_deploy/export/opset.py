@@ -1,12 +1,13 @@
-"""The opset a parser can read, and nothing newer hidden under an older number.
+"""Lowering of graphs to the opset that a parser reads.
 
-torch's exporter writes opset 18. TensorRT 8.5 reads 17 at most, and takes newer forms without an error but wrongly (its
-ReduceMean then reduces over all axes). `lower` rewrites what changed; `check` proves that nothing was missed.
+torch's exporter writes opset 18. TensorRT 8.5 reads 17 at most. It accepts newer operator versions
+without an error, but computes them wrongly: its ReduceMean then reduces over all axes. `lower`
+rewrites what changed between the opsets, and `check` verifies every node.
 """
 
 from __future__ import annotations
 
-from typing import List, Optional, Set
+from typing import Any, Dict, List, Optional, Set
 
 import numpy as np
 import onnx
@@ -17,56 +18,57 @@ from sr_deploy.core.errors import ExportError
 EXPORTED = 18
 LOWEST = 13
 
-# Reductions that took their axes as an input from opset 18 on (ReduceSum did from 13 on).
+# Reductions whose axes are an input since opset 18; ReduceSum's are since 13.
 _REDUCTIONS = frozenset(
-    "ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare".split()
+    "ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp "
+    "ReduceSumSquare".split()
 )
 
 
 def lower(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """Return the opset-18 `model` written in `opset`, 13 to 18. Raises ExportError where no exact form exists."""
+    """Return the opset-18 `model` in `opset`, 13 to 18. Raises ExportError if that is impossible."""
     if not LOWEST <= opset <= EXPORTED:
-        raise ExportError(f"opset {opset} cannot be written; expected {LOWEST} to {EXPORTED}")
-    out = onnx.shape_inference.infer_shapes(model, strict_mode=True)  # a copy
-    constants = {t.name: t for t in out.graph.initializer}
-    nodes: List[onnx.NodeProto] = []
-    for node in out.graph.node:
-        nodes.extend(_lowered(node, out, constants, opset))
-    del out.graph.node[:]
-    out.graph.node.extend(nodes)
-    del out.graph.value_info[:]
-    _drop_unused_constants(out)
-    del out.opset_import[:]
-    out.opset_import.append(helper.make_opsetid("", opset))
-    out.ir_version = helper.find_min_ir_version_for(list(out.opset_import))
-    return out
+        raise ExportError(f"cannot write opset {opset}; expected {LOWEST} to {EXPORTED}")
+    lowered = onnx.shape_inference.infer_shapes(model, strict_mode=True)  # a copy
+    lowering = _Lowering(lowered.graph, opset)
+    nodes = [new for node in lowered.graph.node for new in lowering.lower_node(node)]
+    del lowered.graph.node[:]
+    lowered.graph.node.extend(nodes)
+    del lowered.graph.value_info[:]
+    _drop_unused_constants(lowered.graph)
+    del lowered.opset_import[:]
+    lowered.opset_import.append(helper.make_opsetid("", opset))
+    lowered.ir_version = helper.find_min_ir_version_for(list(lowered.opset_import))
+    return lowered
 
 
 def check(model: onnx.ModelProto, ceiling: int) -> None:
-    """Raise ExportError, naming the node, when the model needs an opset above `ceiling` or a node is not of its form."""
+    """Raise ExportError unless the model is valid ONNX of an opset up to `ceiling`.
+
+    The error names the first node that does not exist in the model's opset.
+    """
     for entry in model.opset_import:
         if entry.domain not in ("", "ai.onnx"):
             raise ExportError(
-                f"the graph uses operators of the domain '{entry.domain}', which TensorRT does not read"
+                f"the graph uses operators of the domain '{entry.domain}', "
+                "which TensorRT does not read"
             )
         if entry.version > ceiling:
             raise ExportError(
-                f"the graph is written in opset {entry.version}; the target reads {ceiling} at most"
+                f"the graph has opset {entry.version}, but the target reads {ceiling} at most"
             )
     opset = next(entry.version for entry in model.opset_import)
     for node in model.graph.node:
-        problem = _not_of_opset(node, opset)
+        problem = _problem(node, opset)
         if problem:
-            raise ExportError(
-                f"node '{node.name}' ({node.op_type}) is not of opset {opset}: {problem}"
-            )
+            raise ExportError(f"{_name(node)} does not match opset {opset}: {problem}")
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as e:  # the checker raises several kinds
         raise ExportError(f"the graph is not valid ONNX: {str(e).splitlines()[0]}") from e
 
 
-def _not_of_opset(node: onnx.NodeProto, opset: int) -> str:
+def _problem(node: onnx.NodeProto, opset: int) -> str:
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, "")
     except onnx.defs.SchemaError:
@@ -77,116 +79,116 @@ def _not_of_opset(node: onnx.NodeProto, opset: int) -> str:
     return f"it has no attribute '{unknown[0]}'" if unknown else ""
 
 
-def _lowered(
-    node: onnx.NodeProto, model: onnx.ModelProto, constants: dict, opset: int
-) -> List[onnx.NodeProto]:
-    def constant(index: int) -> Optional[np.ndarray]:
+class _Lowering:
+    """The rewrites of single nodes. New constants are added to the graph."""
+
+    def __init__(self, graph: onnx.GraphProto, opset: int) -> None:
+        self.graph, self.opset = graph, opset
+        self.constants = {t.name: t for t in graph.initializer}
+
+    def lower_node(self, node: onnx.NodeProto) -> List[onnx.NodeProto]:
+        """Return the nodes that replace `node`; it is changed in place where that suffices."""
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if self.opset < 18 and node.op_type in _REDUCTIONS:
+            axes = self._constant(node, 1)
+            if axes is not None and axes.size:
+                node.attribute.append(helper.make_attribute("axes", [int(a) for a in axes]))
+            elif attributes.get("noop_with_empty_axes", 0):
+                return [
+                    helper.make_node("Identity", node.input[:1], node.output[:], name=node.name)
+                ]
+            _drop_attributes(node, "noop_with_empty_axes")
+            del node.input[1:]
+        if self.opset < 18 and node.op_type == "Resize":
+            policy = attributes.get("keep_aspect_ratio_policy", b"stretch")
+            if attributes.get("antialias", 0) or "axes" in attributes or policy != b"stretch":
+                raise ExportError(
+                    f"{_name(node)}: antialias, axes and keep_aspect_ratio_policy "
+                    f"do not exist in opset {self.opset}"
+                )
+            _drop_attributes(node, "antialias", "keep_aspect_ratio_policy")
+        if self.opset < 18 and node.op_type == "Split" and "num_outputs" in attributes:
+            self._split_by_sizes(node, attributes)
+        if self.opset < 18 and node.op_type == "Pad" and len(node.input) > 3:
+            raise ExportError(f"{_name(node)}: axes do not exist in opset {self.opset}")
+        if self.opset < 14 and node.op_type == "Reshape":
+            shape = self._constant(node, 1) if node.input[1] in self.constants else None
+            if attributes.get("allowzero", 0) and shape is not None and 0 in shape:
+                raise ExportError(
+                    f"{_name(node)}: opset {self.opset} has no dimensions of size zero"
+                )
+            _drop_attributes(node, "allowzero")
+        if self.opset < 15 and node.op_type == "Shape" and {"start", "end"} & set(attributes):
+            return self._sliced_shape(node, attributes)
+        return [node]
+
+    def _split_by_sizes(self, node: onnx.NodeProto, attributes: Dict[str, Any]) -> None:
+        """Replace num_outputs of opset 18, whose last part may be smaller, by explicit sizes."""
+        shapes = {v.name: v.type.tensor_type.shape.dim for v in self.graph.value_info}
+        dims = shapes.get(node.input[0], ())
+        axis, parts = attributes.get("axis", 0), attributes["num_outputs"]
+        size = dims[axis].dim_value if len(dims) > max(axis, -axis - 1) else 0
+        if not size:
+            raise ExportError(
+                f"{_name(node)} cannot be written in opset {self.opset}: "
+                "the size of the split dimension is unknown"
+            )
+        part = -(-size // parts)
+        sizes = [max(min(part, size - i * part), 0) for i in range(parts)]
+        name = self._add_constant(f"{node.output[0]}_sizes", sizes)
+        del node.input[1:]
+        node.input.append(name)
+        _drop_attributes(node, "num_outputs")
+
+    def _sliced_shape(
+        self, node: onnx.NodeProto, attributes: Dict[str, Any]
+    ) -> List[onnx.NodeProto]:
+        """Replace a Shape with start and end, of opset 15, by Shape and Slice."""
+        output, full = node.output[0], node.output[0] + "_whole"
+        start = self._add_constant(f"{output}_start", [attributes.get("start", 0)])
+        end = self._add_constant(f"{output}_end", [attributes.get("end", 2**31 - 1)])
+        shape = helper.make_node("Shape", node.input[:], [full], name=node.name)
+        crop = helper.make_node("Slice", [full, start, end], [output], name=node.name + "_slice")
+        return [shape, crop]
+
+    def _constant(self, node: onnx.NodeProto, index: int) -> Optional[np.ndarray]:
+        """Return a constant input; None if the node does not have it. Raises ExportError."""
         if len(node.input) <= index or not node.input[index]:
             return None
-        tensor = constants.get(node.input[index])
+        tensor = self.constants.get(node.input[index])
         if tensor is None:
-            what = f"node '{node.name}' ({node.op_type})"
             raise ExportError(
-                f"{what} cannot be written in opset {opset}: its {node.input[index]} is no constant"
+                f"{_name(node)} cannot be written in opset {self.opset}: "
+                f"its {node.input[index]} is not a constant"
             )
         return numpy_helper.to_array(tensor)
 
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if opset < 18 and node.op_type in _REDUCTIONS:
-        axes = constant(1)
-        if axes is not None and axes.size:
-            node.attribute.append(helper.make_attribute("axes", [int(a) for a in axes]))
-        elif attributes.get("noop_with_empty_axes", 0):
-            return [
-                helper.make_node("Identity", [node.input[0]], list(node.output), name=node.name)
-            ]
-        _drop_attributes(node, "noop_with_empty_axes")
-        del node.input[1:]
-    if opset < 18 and node.op_type == "Resize":
-        policy = attributes.get("keep_aspect_ratio_policy", b"stretch")
-        if attributes.get("antialias", 0) or "axes" in attributes or policy != b"stretch":
-            raise ExportError(
-                f"node '{node.name}' (Resize): antialias, axes and keep_aspect_ratio_policy do not exist in opset {opset}"
-            )
-        _drop_attributes(node, "antialias", "keep_aspect_ratio_policy")
-    if opset < 18 and node.op_type == "Split" and "num_outputs" in attributes:
-        _split_by_sizes(node, model, constants, attributes, opset)
-    if opset < 18 and node.op_type == "Pad" and len(node.input) > 3:
-        raise ExportError(
-            f"node '{node.name}' (Pad): axes do not exist in opset {opset}; pad all axes"
-        )
-    if opset < 14 and node.op_type == "Reshape":
-        if attributes.get("allowzero", 0) and 0 in (
-            constant(1) if node.input[1] in constants else ()
-        ):
-            raise ExportError(
-                f"node '{node.name}' (Reshape): a zero dimension cannot be written in opset {opset}"
-            )
-        _drop_attributes(node, "allowzero")
-    if opset < 15 and node.op_type == "Shape" and ("start" in attributes or "end" in attributes):
-        return _sliced_shape(node, model, constants, attributes)
-    return [node]
+    def _add_constant(self, name: str, values: List[int]) -> str:
+        tensor = numpy_helper.from_array(np.array(values, dtype=np.int64), name)
+        self.graph.initializer.append(tensor)
+        self.constants[name] = tensor
+        return name
 
 
-def _split_by_sizes(
-    node: onnx.NodeProto, model: onnx.ModelProto, constants: dict, attributes: dict, opset: int
-) -> None:
-    """num_outputs, which came in opset 18 and makes the last part smaller where it must, as explicit sizes."""
-    dims = {v.name: v.type.tensor_type.shape.dim for v in model.graph.value_info}.get(
-        node.input[0], ()
-    )
-    axis, parts = attributes.get("axis", 0), attributes["num_outputs"]
-    size = dims[axis].dim_value if len(dims) > max(axis, -axis - 1) else 0
-    if not size:
-        raise ExportError(
-            f"node '{node.name}' (Split) cannot be written in opset {opset}: the size it splits is not known"
-        )
-    part = -(-size // parts)
-    sizes = [max(min(part, size - i * part), 0) for i in range(parts)]
-    tensor = numpy_helper.from_array(np.array(sizes, dtype=np.int64), f"{node.output[0]}_sizes")
-    model.graph.initializer.append(tensor)
-    constants[tensor.name] = tensor
-    del node.input[1:]
-    node.input.append(tensor.name)
-    _drop_attributes(node, "num_outputs")
-
-
-def _sliced_shape(
-    node: onnx.NodeProto, model: onnx.ModelProto, constants: dict, attributes: dict
-) -> List[onnx.NodeProto]:
-    """Shape with start and end, which came in opset 15, as Shape and Slice."""
-    whole, names = node.output[0] + "_whole", []
-    for key, value in (
-        ("start", attributes.get("start", 0)),
-        ("end", attributes.get("end", 2**31 - 1)),
-    ):
-        tensor = numpy_helper.from_array(
-            np.array([value], dtype=np.int64), f"{node.output[0]}_{key}"
-        )
-        model.graph.initializer.append(tensor)
-        constants[tensor.name] = tensor
-        names.append(tensor.name)
-    return [
-        helper.make_node("Shape", list(node.input), [whole], name=node.name),
-        helper.make_node("Slice", [whole, *names], list(node.output), name=node.name + "_slice"),
-    ]
+def _name(node: onnx.NodeProto) -> str:
+    return f"node '{node.name}' ({node.op_type})"
 
 
 def _drop_attributes(node: onnx.NodeProto, *names: str) -> None:
-    kept = [a for a in node.attribute if a.name not in names]
+    attributes = [a for a in node.attribute if a.name not in names]
     del node.attribute[:]
-    node.attribute.extend(kept)
+    node.attribute.extend(attributes)
 
 
-def _drop_unused_constants(model: onnx.ModelProto) -> None:
-    used = _names_in(model.graph)
-    kept = [t for t in model.graph.initializer if t.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+def _drop_unused_constants(graph: onnx.GraphProto) -> None:
+    names = _names_in(graph)
+    constants = [t for t in graph.initializer if t.name in names]
+    del graph.initializer[:]
+    graph.initializer.extend(constants)
 
 
 def _names_in(graph: onnx.GraphProto) -> Set[str]:
-    """What the nodes of a graph read, those of its branches too."""
+    """Return the names that the nodes of a graph and of its branches read."""
     branches = [
         a.g for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH
     ]

@@ -1,7 +1,8 @@
-"""Upscaling of videos: every frame is upscaled and encoded with its own timestamp, the other streams are copied.
+"""Upscaling of videos: frames keep their timestamps, and the other streams are copied.
 
-Decoding, the network and encoding overlap. The encoded frames are kept in parts beside the output (`video_parts`), from which a
-killed run resumes. At the end, or at Ctrl-C, the parts and the copied streams are written into one file (`video_mux`).
+Decoding, the network and encoding overlap. The encoded frames are kept in parts beside the output
+(`video_parts`), from which a killed run resumes. At the end, or at Ctrl-C, the parts and the copied
+streams are written into one file (`video_mux`).
 """
 
 from __future__ import annotations
@@ -57,8 +58,7 @@ class VideoSummary:
 
     output: Path
     frames: int
-    resumed_frames: int
-    """How many of them earlier runs have made."""
+    resumed_frames: int  # how many of them earlier runs have made
     seconds: float
     encoding: str
 
@@ -78,13 +78,14 @@ def upscale_video(
     crf: Optional[int] = None,
     reporter: Optional[Reporter] = None,
 ) -> VideoSummary:
-    """Upscale the video `source` into `output` (MP4, MOV, Matroska or WebM by its suffix), which must not exist.
+    """Upscale a video into `output` (MP4, MOV, Matroska or WebM), which must not exist.
 
     codec: see `CODECS`. crf: its quality; None: its default.
 
-    Resumes from the parts that a killed run of the same source, upscaler and encoder left in `OUTPUT.parts`. At Ctrl-C, and
-    where the source breaks off, the frames so far are written to `NAME.partial.SUFFIX`. Raises InputError; BrokenOffError if
-    the source breaks off; MissingPackageError without PyAV or OpenCV.
+    Resumes from the parts that a killed run of the same source, upscaler and encoder left in
+    `OUTPUT.parts`. At Ctrl-C, and where the source breaks off, the frames so far are written to
+    `NAME.partial.SUFFIX`. Raises InputError; BrokenOffError if the source breaks off;
+    MissingPackageError without PyAV or OpenCV.
     """
     reporter = reporter or Reporter()
     source, output = Path(source), Path(output)
@@ -114,7 +115,6 @@ def upscale_video(
 
 def _run(task: VideoTask, upscaler: VideoUpscaler, reporter: Reporter) -> VideoSummary:
     started = time.monotonic()
-    # The library's version and all settings of the encoder, as they are stored in the folder of parts.
     library = ".".join(map(str, pyav().library_versions["libavcodec"]))
     settings = json.dumps([asdict(task.encoding), f"libavcodec {library}"], default=str)
     identity = f"{upscaler.identity}, x{upscaler.scale}"

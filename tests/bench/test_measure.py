@@ -75,6 +75,7 @@ def checkpoint_rows(place):
     return bench(place, "tiny_x2.safetensors")
 
 
+@pytest.mark.smoke
 def test_a_checkpoint_gives_a_row_for_each_variant_with_counts(checkpoint_rows, place):
     assert [(r.model, r.variant, r.backend) for r in checkpoint_rows] == [
         ("tiny_x2", "d1", "torch"),
@@ -202,6 +203,7 @@ def test_variants_and_metric_can_be_chosen(place):
     assert (row.variant, row.metric, row.border_px) == ("d2", "rgb", 4)
 
 
+@pytest.mark.smoke
 def test_graphs_and_engines_score_as_torch_does(place, checkpoint_rows):
     graph, engine = bench(
         place, "graphs/tiny_x2.d1.20x24.fp32.onnx", "engines/tiny_x2.d1.20x24.fp32.engine"
@@ -371,9 +373,9 @@ def test_an_output_that_is_not_finite_is_the_first_warning(place, monkeypatch):
 
 
 def test_a_plan_of_a_network_trained_for_one_depth_is_one_subject(tmp_path):
-    from sr_deploy.bench.subjects import subjects_of
     from sr_deploy.core.depth_plan import DepthPlan, graph_names
     from sr_deploy.core.jsonio import to_json
+    from sr_deploy.runtime.opener import describe
 
     plan = DepthPlan(
         model="one",
@@ -390,10 +392,10 @@ def test_a_plan_of_a_network_trained_for_one_depth_is_one_subject(tmp_path):
     )
     path = tmp_path / "one.rows.json"
     path.write_text(to_json(replace(plan, graphs=dict.fromkeys(graph_names(plan), "0"))))
-    assert [s.row.variant for s in subjects_of(str(path), "all")] == [""]
+    assert [network.variant for network in describe(str(path), "all")] == [""]
     with pytest.raises(InputError, match="was trained for one depth: it has no variants"):
-        list(subjects_of(str(path), "d1"))
+        describe(str(path), "d1")
     path.write_text(
         to_json(replace(plan, fixed=False, graphs=dict.fromkeys(graph_names(plan), "0")))
     )
-    assert [s.row.variant for s in subjects_of(str(path), "d1,d2")] == ["d1", "d2"]
+    assert [network.variant for network in describe(str(path), "d1,d2")] == ["d1", "d2"]

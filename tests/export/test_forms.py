@@ -79,7 +79,7 @@ def test_what_a_form_costs_is_told():
     ],
 )
 def test_groups_take_whole_blocks(core, block, width, groups):
-    layout = blocks.in_groups(core, 3 * core, block)
+    layout = blocks.split_layout(core, 3 * core, block)
     assert (layout.width, layout.groups) == (width, groups)
     assert width // groups % block == 0 and len(set(layout.places.tolist())) == 4 * core
     share = (
@@ -106,5 +106,7 @@ def test_the_targets_choose():
     assert default_form(None, "asrn", "d5") == default_form(cpu, "srn", "b4") == "plain"
     for target in map(load_target, target_names()):
         assert set(target.forms.values()) <= set(FORMS)
-    with pytest.raises(TargetError, match="'blocks-17' is none; expected one of plain"):
+    with pytest.raises(
+        TargetError, match="unknown form 'blocks-17' in its forms; expected one of plain"
+    ):
         default_form(dataclasses.replace(cpu, forms={"asrn": "blocks-17"}), "asrn", "d5")

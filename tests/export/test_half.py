@@ -117,7 +117,7 @@ def test_a_graph_of_both_types_says_so():
 
 @pytest.mark.parametrize("weight", [65520.0, -1e6])
 def test_weights_half_cannot_hold_are_refused(weight):
-    with pytest.raises(ExportError, match="the weight 'w1' exceeds FP16's largest number, 65504"):
+    with pytest.raises(ExportError, match="the weight 'w1' exceeds the largest FP16 number, 65504"):
         fp16_graph(chain(1.0, weight), io_dtype="fp16")
     fp16_graph(chain(1.0, 65504.0), io_dtype="fp16")
 
@@ -203,3 +203,11 @@ def test_the_worst_of_several_images_counts():
     assert check_half(half, [dark], [run(model, dark)]).overflows == ()
     report = check_half(half, [dark, IMAGE, dark], [run(model, dark), run(model), run(model, dark)])
     assert "t1" in report.overflows
+
+
+def test_a_nan_of_one_image_is_not_lost_in_the_next():
+    model = chain(300.0, 300.0, np.zeros((3, 3)), 0.1)
+    dark = IMAGE * 1e-3
+    half = fp16_graph(model, io_dtype="fp16")
+    report = check_half(half, [IMAGE, dark], [run(model), run(model, dark)])
+    assert np.isnan(report.largest["t2"]) and "t2" in report.overflows

@@ -38,6 +38,7 @@ def reference(path, array):
     return y.reshape(3, 2, 2, h, w).transpose(0, 3, 1, 4, 2).reshape(1, 3, 2 * h, 2 * w)
 
 
+@pytest.mark.smoke
 def test_a_static_graph_runs_and_takes_its_size_only(tiny):
     session = OnnxRuntimeSession(tiny(hw=(16, 24)))
     assert (session.scale, session.fixed_hw, session.precision) == (2, (16, 24), "fp32")
@@ -100,6 +101,7 @@ def test_another_kind_of_network_is_refused(tmp_path, shape, dtype, words):
         OnnxRuntimeSession(tmp_path / "x.onnx")
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("sizes", [{"hw": (16, 24)}, {"hw": (8, 8), "high": (32, 40)}])
 def test_the_cpu_engine_computes_what_its_graph_does(tiny, tmp_path, sizes):
     graph = tiny(**sizes)

@@ -1,6 +1,7 @@
 """Losses against the papers' equations, written out."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,10 +19,12 @@ from sr_deploy.train.losses import (
     sandwich,
     supervised,
 )
+from tests.train.conftest import TINY
 
 
 def given(lr, hr, *, loss="l1", psd=0.0, psd_detached=True, teacher=None, seed=0):
-    return LossInputs(lr, hr, loss, psd, psd_detached, teacher, np.random.default_rng(seed))
+    recipe = replace(TINY, loss=loss, psd=psd, psd_detached=psd_detached)
+    return LossInputs(lr, hr, recipe, np.random.default_rng(seed), teacher)
 
 
 @pytest.mark.parametrize(

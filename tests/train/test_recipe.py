@@ -113,6 +113,7 @@ def test_ablations_are_those_of_the_papers():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_an_ablation_trains(name, images, cache, tmp_path):
     recipe = RECIPES[name]

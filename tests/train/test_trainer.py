@@ -88,9 +88,7 @@ def test_it_computes_what_a_plain_loop_computes(whole, images, cache):
     for step in range(6):
         lr, hr = data.batch(step)
         optimiser.param_groups[0]["lr"] = learning_rate("one-cycle", step, 6, lr=1e-3)
-        given = losses.LossInputs(
-            lr.to(memory_format=torch.channels_last), hr, "l1", 0.1, True, None, None
-        )
+        given = losses.LossInputs(lr.to(memory_format=torch.channels_last), hr, TINY, None)
         optimiser.zero_grad()
         sum(losses.deep_supervision(elastic, given).values()).backward()
         torch.nn.utils.clip_grad_norm_(elastic.net.parameters(), 1.0)
@@ -101,7 +99,9 @@ def test_it_computes_what_a_plain_loop_computes(whole, images, cache):
     assert all(torch.equal(weights[k], v) for k, v in ema.items())
 
 
-@pytest.mark.parametrize("stopped_by", ["SIGINT", "SIGTERM", "SIGHUP", "budget"])
+@pytest.mark.parametrize(
+    "stopped_by", ["SIGINT", "SIGTERM", "SIGHUP", pytest.param("budget", marks=pytest.mark.smoke)]
+)
 def test_two_halves_of_a_run_are_the_whole_run_bit_for_bit(
     train, tmp_path, whole, monkeypatch, stopped_by
 ):

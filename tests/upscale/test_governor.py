@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.upscale.governor import Governor, open_log
+from sr_deploy.upscale.governor import Governor, log_to
 
 NAMES = ("d1", "d2", "d3", "d4")
 MS = (10.0, 18.0, 26.0, 34.0)
@@ -213,19 +213,15 @@ def test_the_log_is_plain_data_and_the_same_every_time():
 def test_a_log_goes_on_with_its_file_line_by_line(tmp_path):
     file = tmp_path / "log.jsonl"
     for n in (1, 2):
-        with open_log(file) as log:
-            log({"frame": 1})
-            assert file.read_text() == '{"frame": 1}\n' * n  # a killed run has it too
+        log_to(file)({"frame": 1})
+        assert file.read_text() == '{"frame": 1}\n' * n  # a killed run has it too
 
 
 def test_a_log_of_nothing_leaves_no_file_and_one_that_cannot_be_written_says_so(tmp_path):
-    with open_log(tmp_path / "log.jsonl"):
-        pass
+    log_to(tmp_path / "log.jsonl")
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match="cannot write"), open_log(
-        tmp_path / "none" / "log.jsonl"
-    ) as log:
-        log({"frame": 1})
+    with pytest.raises(InputError, match="cannot write"):
+        log_to(tmp_path / "none" / "log.jsonl")({"frame": 1})
 
 
 def test_an_error_of_a_network_passes_through():

@@ -64,6 +64,7 @@ def larger(image):
     return image.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".ppm", ".webp"])
 @pytest.mark.parametrize("hw", [(1, 1), (5, 300), (20, 31)])
 def test_colours_come_out_as_they_went_in(tmp_path, suffix, hw):

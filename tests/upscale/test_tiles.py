@@ -9,6 +9,7 @@ from sr_deploy.runtime.tiling import smallest_tile
 from sr_deploy.upscale.upscaler import Upscaler
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("kind", ["blur", "windows"])
 def test_tiled_equals_whole(sessions, noise, kind):
     session = sessions[kind]()
@@ -125,9 +126,9 @@ def test_only_a_few_shapes_are_fed(sessions, noise):
 )
 def test_shipped_networks_in_tiles_are_as_whole(noise, model, variant):
     pytest.importorskip("torch")
-    from sr_deploy.upscale.models import runnable
+    from sr_deploy.runtime.opener import open_session
 
-    session = runnable(model, variant).open()
+    session = open_session(model, variant)
     assert session.halo_px is not None
     side = smallest_tile(session, 0)
     image = noise((side + 37, side + 6), np.float32)
