@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
@@ -10,14 +9,12 @@ import numpy as np
 
 from sr_deploy.bench.evaluate import image_set
 from sr_deploy.bench.measure import typical_input
-from sr_deploy.bench.subjects import ARTIFACT_SUFFIXES, Subject, subjects_of
 from sr_deploy.core.device import cpu_name, limit_cores
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.session import Session
-from sr_deploy.core.shipped import CHECKPOINT_SUFFIX
 from sr_deploy.core.sizes import HW, parse_hw
 from sr_deploy.core.timing import time_in_turns
-from sr_deploy.results.columns import label
+from sr_deploy.runtime.opener import NetworkDescription, describe
 
 ROUNDS = 21
 
@@ -60,8 +57,8 @@ def compared(
     if rounds < 3:
         raise InputError(f"{rounds} rounds; expected at least 3")
     with limit_cores(threads):
-        subjects = [_subject(item) for item in (a, b)]
-        sessions = [subject.open() for subject in subjects]
+        networks = [_describe_single(text) for text in (a, b)]
+        sessions = [network.open() for network in networks]
         hw = _common_hw(sessions[0], sessions[1], None if lr is None else parse_hw(lr))
         if any(session.spent() is not None for session in sessions):
             x = typical_input(image_set(), sessions[0].scale, hw)
@@ -76,7 +73,7 @@ def compared(
         times = time_in_turns(runs, rounds)
     ratios = np.array(times[1]) / np.array(times[0])
     p25, median, p75 = (float(v) for v in np.percentile(ratios, [25, 50, 75]))
-    names = [_called(subject, session) for subject, session in zip(subjects, sessions)]
+    names = [_called(network, session) for network, session in zip(networks, sessions)]
     return Comparison(
         (names[0], names[1]),
         hw,
@@ -92,19 +89,14 @@ def compared(
     )
 
 
-def _subject(item: str) -> Subject:
-    named = (
-        None
-        if item.endswith((*ARTIFACT_SUFFIXES, CHECKPOINT_SUFFIX))
-        else re.fullmatch(r"(.+)\.([a-z][0-9]+(?:-[a-z]+)*)", item)
-    )
-    found = list(subjects_of(named[1], [named[2]]) if named else subjects_of(item, None))
-    if len(found) > 1:
+def _describe_single(text: str) -> NetworkDescription:
+    networks = describe(text, "all")
+    if len(networks) > 1:
         raise InputError(
-            f"{item} is {len(found)} networks; expected one",
-            hint=f"name one of them, such as {label(found[-1].row)}",
+            f"{text} is {len(networks)} networks; expected one",
+            hint=f"name one of them, such as {networks[-1].artifact or networks[-1].name}",
         )
-    return found[0]
+    return networks[0]
 
 
 def _common_hw(a: Session, b: Session, wanted: Optional[HW]) -> HW:
@@ -118,5 +110,5 @@ def _common_hw(a: Session, b: Session, wanted: Optional[HW]) -> HW:
     return hw
 
 
-def _called(subject: Subject, session: Session) -> str:
-    return f"{subject.row.artifact or label(subject.row)} ({session.backend}, {session.precision})"
+def _called(network: NetworkDescription, session: Session) -> str:
+    return f"{network.artifact or network.name} ({session.backend}, {session.precision})"

@@ -9,7 +9,6 @@ from typing import Callable, Dict, List, Sequence, Tuple
 import numpy as np
 
 from sr_deploy.bench.evaluate import image_set, upscale_fitting
-from sr_deploy.bench.subjects import given_items, subjects_of
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
 from sr_deploy.core.files import printable_name
 from sr_deploy.core.images import (
@@ -21,6 +20,7 @@ from sr_deploy.core.images import (
 )
 from sr_deploy.core.metrics import psnr_db
 from sr_deploy.results.crops import CropSet, MethodCrop
+from sr_deploy.runtime.opener import describe_all
 
 CROP_PX = 144
 """Height and width of a cut in HR, less where the image is smaller; a multiple of 2, 3 and 4."""
@@ -60,18 +60,14 @@ def crops_of(
     files = image_set(data).files[:MAX_IMAGES]
     places: Dict[int, List[_Place]] = {}
     names: List[str] = []
-    for subject in [
-        subject for item in given_items(given, None) for subject in subjects_of(item, None)
-    ]:
-        row = subject.row
-        name = ".".join(part for part in (row.model, row.variant) if part)
+    for network in describe_all(given):
         try:
-            session = subject.open()
+            session = network.open()
         except (CannotRunHereError, MissingPackageError) as e:
-            progress(f"{row.artifact or name}: no crops: {e.message}")
+            progress(f"{network.artifact or network.name}: no crops: {e.message}")
             continue
-        name += f", {session.backend} {session.precision}"
-        name += f", {row.artifact}" if name in names else ""  # graphs of two sizes
+        name = f"{network.name}, {session.backend} {session.precision}"
+        name += f", {network.artifact}" if name in names else ""  # graphs of two sizes
         names.append(name)
         progress(f"{name}: crops of {len(files)} images")
         if session.scale not in places:

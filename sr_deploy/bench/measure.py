@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import functools
 import subprocess
@@ -20,7 +19,7 @@ from sr_deploy.bench.monitor import (
     conditions_before,
     device_facts,
 )
-from sr_deploy.bench.subjects import Subject, given_items, subjects_of, with_counts
+from sr_deploy.bench.subjects import recorded_row, row_of
 from sr_deploy.core.degradation import degrade
 from sr_deploy.core.device import cpu_name, limit_cores, python_and_os, track_peak_memory
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
@@ -36,6 +35,7 @@ from sr_deploy.results.protocols import (
     time_ms,
 )
 from sr_deploy.results.rows import BenchmarkRow
+from sr_deploy.runtime.opener import NetworkDescription, describe_all
 
 DEFAULT_HW = (256, 256)
 MEM_DEFINITION = (
@@ -118,19 +118,15 @@ def measured(
     """
     chosen = [get_protocol(name) for name in dict.fromkeys(protocols)]
     with limit_cores(threads):
-        subjects = [
-            subject
-            for item in given_items(given, variants)
-            for subject in subjects_of(item, variants, trust=trust)
-        ]
+        networks = describe_all(given, "all" if variants is None else variants, trust=trust)
         request = _request(
             chosen, data=data, test=test, metric=metric, lr=lr, runs=runs, cadence_hz=cadence_hz
         )
-        _check_images(request, chosen, subjects)
-        for subject in subjects:
+        _check_images(request, chosen, networks)
+        for network in networks:
             # What takes no warm-up comes first, as it would in a process of its own.
             for protocol in sorted(chosen, key=lambda p: not p.of_images):
-                row = _measure(subject, protocol, request)
+                row = _measure(network, protocol, request)
                 what = (
                     f"{row.model}.{row.variant} ({row.backend})"
                     if row.variant
@@ -202,10 +198,12 @@ def _request(
 
 
 def _check_images(
-    request: Request, chosen: Sequence[Protocol], subjects: Sequence[Subject]
+    request: Request, chosen: Sequence[Protocol], networks: Sequence[NetworkDescription]
 ) -> None:
     """Raise InputError for an image that cannot be scored: found later, it would cost what was measured before it."""
-    scales = {scale for scale in map(_scale, subjects) if scale is not None}
+    scales = {
+        scale for scale in (network.find_scale() for network in networks) if scale is not None
+    }
     ways = {
         (protocol.metric or request.metric or "y", scale) for protocol in chosen for scale in scales
     }
@@ -214,16 +212,9 @@ def _check_images(
             check_images(images, metrics=[metric], scales=[scale])
 
 
-def _scale(subject: Subject) -> Optional[int]:
-    """What it upscales by: a bare graph tells when it is opened. None where that cannot be, which its row will say."""
-    with contextlib.suppress(CannotRunHereError, MissingPackageError):
-        return subject.row.scale or subject.open().scale
-    return None
-
-
-def _measure(subject: Subject, protocol: Protocol, request: Request) -> BenchmarkRow:
+def _measure(network: NetworkDescription, protocol: Protocol, request: Request) -> BenchmarkRow:
     row = replace(
-        with_counts(subject.row, subject.counts, protocol.counter),
+        row_of(network, protocol.counter),
         protocol=protocol.name,
         device=cpu_name(),
         python=python_and_os(),
@@ -235,7 +226,7 @@ def _measure(subject: Subject, protocol: Protocol, request: Request) -> Benchmar
     metric = protocol.metric or request.metric or "y"
     try:
         with track_peak_memory(memory):
-            session = subject.open()
+            session = network.open()
             earlier.update(device_facts() if session.device else {})
             with ConditionMonitor(session.device) as watch:
                 session.begin()
@@ -244,11 +235,8 @@ def _measure(subject: Subject, protocol: Protocol, request: Request) -> Benchmar
                 else:
                     found = _repeated(session, request, watch)
     except (CannotRunHereError, MissingPackageError) as e:
-        return (
-            subject.recorded
-            if subject.recorded is not None and not protocol.of_images
-            else replace(row, error=e.message)
-        )
+        recorded = None if protocol.of_images else recorded_row(network)
+        return recorded if recorded is not None else replace(row, error=e.message)
     if protocol.of_images:
         test = evaluate(session, request.test, metric=metric) if request.test else None
         found = _of_images(valid, test)

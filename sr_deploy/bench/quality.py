@@ -8,12 +8,13 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Union
 import numpy as np
 
 from sr_deploy.bench.evaluate import Bicubic, ImageSet, Quality, evaluate, image_set
-from sr_deploy.bench.subjects import Subject, given_items, subjects_of
+from sr_deploy.bench.subjects import row_of
 from sr_deploy.core.degradation import check_degradation
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
 from sr_deploy.core.metrics import border_px
 from sr_deploy.core.session import Session
 from sr_deploy.results.rows import BICUBIC, BenchmarkRow, QualityRow
+from sr_deploy.runtime.opener import describe_all
 
 
 def quality_from_artifacts(
@@ -54,22 +55,21 @@ def scored(
     run on this machine becomes rows with the reason. Raises an SrDeployError on bad input.
     """
     sets = image_sets([data] if isinstance(data, (str, Path)) else data)
-    subjects: List[Subject] = []
+    networks = describe_all(given, "all" if variants is None else variants)
     scales: List[int] = []
     owners: Dict[str, str] = {}
-    for item in given_items(given, variants):
-        for subject in subjects_of(item, variants):
-            called = subject.row.artifact or subject.row.model
-            if owners.setdefault(called, item) != item:
-                raise InputError(
-                    f"{owners[called]} and {item} both hold a {called}, and a table could not tell them apart",
-                    hint="rename one of them",
-                )
-            scale = _scale(subject)
-            if scale is not None:
-                check_degradation(degradation, scale)
-                scales += [scale] if scale not in scales else []
-            subjects.append(subject)
+    for network in networks:
+        called = network.artifact or network.model
+        if owners.setdefault(called, network.source) != network.source:
+            raise InputError(
+                f"{owners[called]} and {network.source} are both named {called}, and a table could not tell them apart",
+                hint="rename one of them",
+            )
+        scale = network.find_scale()
+        if scale is not None:
+            check_degradation(degradation, scale)
+            scales += [scale] if scale not in scales else []
+    named_rows = [(network, row_of(network)) for network in networks]
     first = []
     for scale in scales:
         bicubic, border = (
@@ -88,24 +88,24 @@ def scored(
 
     def rows() -> Iterator[QualityRow]:
         yield from first
-        for subject in subjects:
+        for network, known in named_rows:
             try:
-                session = subject.open()
+                session = network.open()
             except (CannotRunHereError, MissingPackageError) as e:
-                progress(f"{_name(subject.row)}: not run: {e.message}")
+                progress(f"{_name(known)}: not run: {e.message}")
                 yield from (
-                    _failed(subject.row, images, e.message, metric=metric, degradation=degradation)
+                    _failed(known, images, e.message, metric=metric, degradation=degradation)
                     for images in sets
                 )
                 continue
             for images in sets:
                 row = _row(
-                    subject.row,
+                    known,
                     evaluate(session, images, metric=metric, degradation=degradation),
                     session,
                 )
                 quality = "identical images" if row.psnr_db is None else f"{row.psnr_db:.3f} dB"
-                progress(f"{_name(subject.row)} ({session.backend}), {images.name}: {quality}")
+                progress(f"{_name(known)} ({session.backend}), {images.name}: {quality}")
                 yield row
 
     return rows()
@@ -128,16 +128,6 @@ def image_sets(folders: Sequence[Union[str, Path]]) -> List[ImageSet]:
             )
         sets[images.name] = images
     return list(sets.values())
-
-
-def _scale(subject: Subject) -> Optional[int]:
-    """The subject's scale; a bare graph tells it only once it is open."""
-    if subject.row.scale is not None:
-        return subject.row.scale
-    try:
-        return subject.open().scale
-    except (CannotRunHereError, MissingPackageError):
-        return None
 
 
 def _name(row: BenchmarkRow) -> str:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.bench.evaluate import ImageSet, check_images, image_set
 from sr_deploy.core.device import usable_cores
@@ -21,12 +21,11 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.core.metrics import METRICS
-from sr_deploy.core.routers import is_router
 from sr_deploy.core.sizes import parse_hw, parse_sizes
 from sr_deploy.core.target import PRECISIONS, load_target
 from sr_deploy.results.protocols import DEFAULT_PROTOCOL, get_protocol, time_ms
 from sr_deploy.results.rows import BenchmarkRow, append_rows, drop_partial_line, read_rows
-from sr_deploy.runtime.adaptive.models import is_plan
+from sr_deploy.runtime.opener import NetworkDescription, describe, kind_of
 
 BACKENDS = ("torch", "onnxruntime")
 """What runs a checkpoint, or a graph for no target, as they are. Engines are named by their target."""
@@ -131,25 +130,27 @@ def cells_of(plan: Plan, images: ImageSet) -> Dict[str, Cell]:
     ]
     cells = {}
     for model in plan.models:
-        held = _held(model, plan.variants)
+        networks = _describe_model(model, plan.variants)
+        weights = networks[0].weights_sha256s
         digest = hashlib.sha256(
-            json.dumps([*held.weights, *settings], sort_keys=True).encode()
+            json.dumps([*weights, *settings], sort_keys=True).encode()
         ).hexdigest()[:8]
-        axes = (held.variants, plan.shapes, plan.batch, plan.precisions, ways, plan.protocols)
-        for variant, shape, batch, precision, (backend, target), protocol in itertools.product(
+        axes = (networks, plan.shapes, plan.batch, plan.precisions, ways, plan.protocols)
+        for network, shape, batch, precision, (backend, target), protocol in itertools.product(
             *axes
         ):
             way = f"{backend} for {target}" if target else backend
-            any_size = backend == "torch" or is_router(model) or _own_graph_takes(target, shape)
+            any_size = (
+                backend == "torch" or network.kind == "router" or _own_graph_takes(target, shape)
+            )
             if get_protocol(protocol).of_images and any_size:
                 shape = ""
-            what = ".".join(filter(None, (held.name, variant)))
-            name = f"{what} {shape or 'own sizes'} batch {batch} {precision} {way} {protocol} #{digest}"
+            name = f"{network.name} {shape or 'own sizes'} batch {batch} {precision} {way} {protocol} #{digest}"
             cells[name] = Cell(
-                model,
-                held.name,
-                held.scale,
-                variant,
+                network.source,
+                network.model,
+                network.scale or 1,
+                network.variant,
                 shape,
                 batch,
                 precision,
@@ -160,43 +161,15 @@ def cells_of(plan: Plan, images: ImageSet) -> Dict[str, Cell]:
     return cells
 
 
-class _Held(NamedTuple):
-    """What a model of a plan is."""
-
-    name: str
-    scale: int
-    weights: Tuple[str, ...]
-    """Their SHA-256s."""
-    variants: Tuple[str, ...]
-    """Those asked for: of a router, which chooses itself, one without a name."""
-
-
-def _held(model: str, asked: Sequence[str]) -> _Held:
-    if is_plan(model):
+def _describe_model(model: str, variants: Sequence[str]) -> List[NetworkDescription]:
+    kind = kind_of(model)
+    if kind not in ("checkpoint", "router"):
         raise InputError(
-            f"{model} is what was exported of a model; a sweep takes models and makes the rest",
+            f"{model} was exported from a model; a sweep takes models and makes the rest",
             hint="give that model",
         )
-    if is_router(model):
-        from sr_deploy.nets.router import load_router
-
-        router = load_router(model)
-        return _Held(
-            router.plan().model,
-            router.spec.scale,
-            (router.spec.weights_sha256, *router.spec.weights_sha256s),
-            ("",),
-        )
-    from sr_deploy.nets.checkpoint import load_checkpoint
-
-    checkpoint = load_checkpoint(model)
-    variants = checkpoint.variants("all" if tuple(asked) == ("all",) else asked)
-    return _Held(
-        checkpoint.name,
-        checkpoint.spec.scale,
-        (checkpoint.spec.weights_sha256,),
-        tuple(map(str, variants)),
-    )
+    everything = kind == "router" or tuple(variants) == ("all",)
+    return describe(model, "all" if everything else variants)
 
 
 def rows_from_plan(
@@ -293,7 +266,7 @@ def _own_graph_takes(target: str, shape: str) -> bool:
 def _artifact(cell: Cell, artifacts: Path) -> str:
     target = ["--target", cell.target] if cell.target else []
     folder = artifacts / (cell.target or "onnx")
-    if is_router(cell.model):
+    if kind_of(cell.model) == "router":
         if cell.target:
             raise _FailedError(
                 "no engines of routers are made: their graphs are run by the backend onnxruntime"

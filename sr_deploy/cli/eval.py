@@ -66,9 +66,9 @@ def evaluate(
     """
     from sr_deploy.bench.quality import scored
     from sr_deploy.core.files import (
-        atomic_path,
         make_output_folder,
         remove_empty_folders,
+        write_bytes,
         write_text,
     )
     from sr_deploy.results.report.drawing import check_can_draw
@@ -88,19 +88,18 @@ def evaluate(
         if output is not None:
             make_output_folder(Path(output))
         rows = list(waiting)
-        found = [dataclasses.asdict(row) for row in rows if row.backend != BICUBIC]
+        scores = [dataclasses.asdict(row) for row in rows if row.backend != BICUBIC]
         table = quality_table(rows)
         if output is not None:
-            drawn = quality_figure(rows)
+            figures = quality_figure(rows)
             write_text(
-                Path(output) / "eval.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+                Path(output) / "eval.json", json.dumps(scores, indent=2, ensure_ascii=False) + "\n"
             )
             write_text(Path(output) / "eval.md", table + "\n")
-            for name, content in drawn.items():
-                with atomic_path(Path(output) / name) as temporary:
-                    temporary.write_bytes(content)
-            log(f"wrote eval.json, eval.md, {', '.join(drawn)} to {output}")
+            for name, content in figures.items():
+                write_bytes(Path(output) / name, content)
+            log(f"wrote eval.json, eval.md, {', '.join(figures)} to {output}")
     if as_json:
-        emit_json(found)
+        emit_json(scores)
     else:
         emit(table)

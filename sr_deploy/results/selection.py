@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -21,8 +22,8 @@ def frame_ms(row: BenchmarkRow) -> Optional[float]:
 
 
 @dataclass(frozen=True)
-class Limit:
-    """A limit on one value of a row."""
+class Bound:
+    """A kind of limit: on one value of a row."""
 
     name: str
     value: Value
@@ -48,13 +49,43 @@ class Limit:
         return f"the {extreme} {self.name} is {value:.3f} {self.unit} ({name})"
 
 
-LIMITS: Dict[str, Limit] = {
-    "max_ms": Limit("time", frame_ms, "ms"),
-    "max_gflops": Limit("FLOPs", VALUES["macs_g"], "G"),
-    "max_params_k": Limit("parameters", VALUES["params_k"], "K"),
-    "max_mem_mib": Limit("memory", VALUES["memory_mib"], "MiB"),
-    "min_psnr_db": Limit("PSNR", VALUES["psnr_db"], "dB", is_minimum=True),
+_BOUNDS: Dict[str, Bound] = {
+    "max_ms": Bound("time", frame_ms, "ms"),
+    "max_gflops": Bound("FLOPs", VALUES["macs_g"], "G"),
+    "max_params_k": Bound("parameters", VALUES["params_k"], "K"),
+    "max_mem_mib": Bound("memory", VALUES["memory_mib"], "MiB"),
+    "min_psnr_db": Bound("PSNR", VALUES["psnr_db"], "dB", is_minimum=True),
 }
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits that a network must meet. Raises InputError without any, or if one is not positive."""
+
+    max_ms: Optional[float] = None
+    """Of a frame, including copies."""
+    max_gflops: Optional[float] = None
+    """Multiply-accumulates at 256x256."""
+    max_params_k: Optional[float] = None
+    max_mem_mib: Optional[float] = None
+    min_psnr_db: Optional[float] = None
+
+    def __post_init__(self) -> None:
+        if not self.bounds():
+            raise InputError(
+                "no limit to select by",
+                hint="use --max-ms, --fps, --max-gflops, --max-params, --max-mem or --min-psnr",
+            )
+        for bound, limit in self.bounds():
+            if not 0 < limit < float("inf"):
+                raise InputError(
+                    f"the limit of the {bound.name} is {limit:g}; expected a number above 0"
+                )
+
+    def bounds(self) -> List[Tuple[Bound, float]]:
+        """Return the limits that are set."""
+        limits = dataclasses.asdict(self)
+        return [(_BOUNDS[key], limit) for key, limit in limits.items() if limit is not None]
 
 
 @dataclass(frozen=True)
@@ -71,21 +102,18 @@ class Selection:
     remarks: Tuple[str, ...]
 
 
-def select_network(
-    rows: Sequence[BenchmarkRow], *, target: str, limits: Dict[str, float]
-) -> Selection:
+def select_network(rows: Sequence[BenchmarkRow], *, target: str, limits: Limits) -> Selection:
     """Select the network with the highest PSNR within the limits, among the rows of a target.
 
-    limits: by the keys of LIMITS. With a minimum of PSNR as the only limit, the fastest network is
-    selected. Raises InputError when a limit is not positive, the target has no rows, the rows do not
-    compare, or none meets the limits.
+    With a minimum of PSNR as the only limit, the fastest network is selected. Raises InputError
+    when the target has no rows, the rows do not compare, or none meets the limits.
     """
-    _check_limits(limits)
+    bounds = limits.bounds()
     measured = _rows_of(target, rows)
     named = list(zip(labels(measured), measured))
     candidates, rejected = [], []
     for name, row in named:
-        violations = [LIMITS[key].violation(row, limit) for key, limit in limits.items()]
+        violations = [bound.violation(row, limit) for bound, limit in bounds]
         if any(violations):
             rejected.append(f"{name}: {'; '.join(filter(None, violations))}")
         else:
@@ -94,7 +122,7 @@ def select_network(
         raise InputError(
             f"none of {len(measured)} rows meets the limits: {'; '.join(rejected[:12])}"
             + ("; ..." if len(rejected) > 12 else ""),
-            hint="; ".join(filter(None, (LIMITS[key].nearest(named) for key in limits))),
+            hint="; ".join(filter(None, (bound.nearest(named) for bound, _ in bounds))),
         )
     ranked = [
         (-row.psnr_db, ms, (name, row))
@@ -107,7 +135,7 @@ def select_network(
             "the rows that meet the limits lack a PSNR or a time, so none can be preferred",
             hint="measure them on the target",
         )
-    fastest = set(limits) == {"min_psnr_db"}
+    fastest = [bound.name for bound, _ in bounds] == ["PSNR"]
     ranked.sort(key=lambda r: (r[1], r[0]) if fastest else (r[0], r[1]))
     (best, row), *others = (network for _, _, network in ranked)
     runner_up, runner_up_row = others[0] if others else ("", None)
@@ -119,21 +147,8 @@ def select_network(
         runner_up,
         runner_up_row,
         tuple(rejected),
-        (*_remarks(row, runner_up, runner_up_row, limits.get("max_ms")), *row.warnings),
+        (*_remarks(row, runner_up, runner_up_row, limits.max_ms), *row.warnings),
     )
-
-
-def _check_limits(limits: Dict[str, float]) -> None:
-    if not limits:
-        raise InputError(
-            "no limit to select by",
-            hint="use --max-ms, --fps, --max-gflops, --max-params, --max-mem or --min-psnr",
-        )
-    for key, limit in limits.items():
-        if not 0 < limit < float("inf"):
-            raise InputError(
-                f"the limit of the {LIMITS[key].name} is {limit:g}; expected a number above 0"
-            )
 
 
 def _rows_of(target: str, rows: Sequence[BenchmarkRow]) -> List[BenchmarkRow]:

@@ -5,10 +5,9 @@ import pytest
 
 from sr_deploy.bench import compare
 from sr_deploy.bench.compare import Comparison, compared
-from sr_deploy.bench.subjects import Subject
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.session import Session, Timed
-from sr_deploy.results.rows import BenchmarkRow
+from sr_deploy.runtime.opener import NetworkDescription
 
 
 class Steps(Session):
@@ -30,18 +29,28 @@ class Steps(Session):
         raise AssertionError
 
 
+def described(model, variant, opener):
+    return NetworkDescription(
+        kind="checkpoint",
+        source=model,
+        model=model,
+        variant=variant,
+        identity="",
+        sha256="",
+        backend="steps",
+        opener=opener,
+    )
+
+
 @pytest.fixture()
 def sessions(monkeypatch):
     made = {}
 
-    def subjects_of(item, variants):
-        for variant in variants or ["d1"]:
-            yield Subject(
-                BenchmarkRow(model=item, variant=variant, backend="steps"),
-                lambda v=variant: made[f"{item}.{v}"],
-            )
+    def describe(text, variants):
+        model, _, variant = text.partition(".")
+        return [described(model, variant, lambda: made[text])]
 
-    monkeypatch.setattr(compare, "subjects_of", subjects_of)
+    monkeypatch.setattr(compare, "describe", describe)
     monkeypatch.setattr("sr_deploy.core.timing.PAUSE_S", 0)
     return made
 
@@ -93,10 +102,8 @@ def test_what_does_not_compare(sessions, b, options, words):
 
 
 def test_a_checkpoint_of_several_variants_must_be_told_which(monkeypatch):
-    rows = [
-        Subject(BenchmarkRow(model="a", variant=v, backend="steps"), Steps) for v in ("d1", "d2")
-    ]
-    monkeypatch.setattr(compare, "subjects_of", lambda item, variants: iter(rows))
+    networks = [described("a", variant, Steps) for variant in ("d1", "d2")]
+    monkeypatch.setattr(compare, "describe", lambda text, variants: networks)
     with pytest.raises(InputError, match="a is 2 networks; expected one") as e:
         compared("a", "a")
     assert "a.d2" in e.value.hint

@@ -373,9 +373,9 @@ def test_an_output_that_is_not_finite_is_the_first_warning(place, monkeypatch):
 
 
 def test_a_plan_of_a_network_trained_for_one_depth_is_one_subject(tmp_path):
-    from sr_deploy.bench.subjects import subjects_of
     from sr_deploy.core.depth_plan import DepthPlan, graph_names
     from sr_deploy.core.jsonio import to_json
+    from sr_deploy.runtime.opener import describe
 
     plan = DepthPlan(
         model="one",
@@ -392,10 +392,10 @@ def test_a_plan_of_a_network_trained_for_one_depth_is_one_subject(tmp_path):
     )
     path = tmp_path / "one.rows.json"
     path.write_text(to_json(replace(plan, graphs=dict.fromkeys(graph_names(plan), "0"))))
-    assert [s.row.variant for s in subjects_of(str(path), "all")] == [""]
+    assert [network.variant for network in describe(str(path), "all")] == [""]
     with pytest.raises(InputError, match="was trained for one depth: it has no variants"):
-        list(subjects_of(str(path), "d1"))
+        describe(str(path), "d1")
     path.write_text(
         to_json(replace(plan, fixed=False, graphs=dict.fromkeys(graph_names(plan), "0")))
     )
-    assert [s.row.variant for s in subjects_of(str(path), "d1,d2")] == ["d1", "d2"]
+    assert [network.variant for network in describe(str(path), "d1,d2")] == ["d1", "d2"]

@@ -147,11 +147,11 @@ def test_it_is_part_of_the_python_api():
         ([], {}, "nothing to measure"),
         (["tiny_x2.safetensors"], {"variants": []}, "an empty list of variants"),
         (["tiny_x2.safetensors"], {"data": ""}, "an empty name for a folder of images"),
-        (["One"], {"variants": "d1"}, "variants are given, and no checkpoint to take them from"),
+        (["One"], {"variants": "d1"}, "variants are given, but no checkpoint"),
         (
             ["a.onnx", "b.engine"],
             {"variants": ["d1"]},
-            "variants are given, and no checkpoint to take them from",
+            "variants are given, but no checkpoint",
         ),
     ],
 )

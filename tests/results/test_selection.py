@@ -6,7 +6,7 @@ import pytest
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.results.rows import BenchmarkRow
-from sr_deploy.results.selection import select_network
+from sr_deploy.results.selection import Limits, select_network
 
 
 def row(variant, ms, psnr, gflops, **changes):
@@ -39,7 +39,7 @@ ROWS = [
 
 
 def choose(*rows, **limits):
-    return select_network(rows or ROWS, target="cpu", limits=limits)
+    return select_network(rows or ROWS, target="cpu", limits=Limits(**limits))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_what_lacks_the_number_is_not_taken():
 )
 def test_without_rows_that_tell_nothing_is_recommended(rows, limits, words):
     with pytest.raises(InputError, match=words):
-        select_network(rows, target="cpu", limits=limits)
+        select_network(rows, target="cpu", limits=Limits(**limits))
 
 
 def test_what_comes_nearest_is_told():
