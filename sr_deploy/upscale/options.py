@@ -16,31 +16,19 @@ from sr_deploy.upscale.upscaler import Upscaler
 class UpscaleOptions:
     """The network to upscale with, and how. Raises InputError on contradictions."""
 
-    model: Optional[str] = None
-    """None: the shipped default of `adaptive`."""
-    variant: Optional[str] = None
-    """None: the largest."""
-    adaptive: Optional[str] = None
-    """cdnsr, elastic or adadsr: compute more where the image needs it."""
-    max_flops: Optional[str] = None
-    """The budget of cdnsr and elastic; None: as trained."""
-    depth: Optional[float] = None
-    """The desired depth of adadsr, in blocks; None: half of all."""
-    decisions: Optional[Path] = None
-    """The PNG file to draw an adaptive network's decisions to."""
-    tile: Optional[int] = None
-    """The largest LR side fed, overlap included; None: as memory allows."""
-    max_memory: Optional[int] = None
-    """In bytes, resident, of all processes together. None: a quarter of what is available."""
-    format: Optional[str] = None
-    """The suffix of a folder's results without its dot; None: as the pictures."""
+    model: Optional[str] = None  # None: the shipped default of `adaptive`
+    variant: Optional[str] = None  # None: the largest
+    adaptive: Optional[str] = None  # cdnsr, elastic or adadsr
+    max_flops: Optional[str] = None  # of cdnsr and elastic; None: as trained
+    depth: Optional[float] = None  # of adadsr, in blocks; None: half of all
+    decisions: Optional[Path] = None  # the PNG file for an adaptive network's decisions
+    tile: Optional[int] = None  # the largest LR side fed; None: as memory allows
+    max_memory: Optional[int] = None  # bytes, of all workers; None: a quarter of the available
+    format: Optional[str] = None  # suffix of a folder's results; None: as the pictures
     workers: int = 1
-    """The number of processes that share a folder."""
     codec: str = "libx264"
-    crf: Optional[int] = None
-    """The quality of a video's encoder; None: the codec's default."""
-    governor: bool = False
-    """Choose the variant frame by frame, to hold `fps`."""
+    crf: Optional[int] = None  # None: the codec's default
+    governor: bool = False  # choose the variant frame by frame, to hold `fps`
     fps: Optional[float] = None
     max_watts: Optional[float] = None
 
