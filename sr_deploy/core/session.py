@@ -66,6 +66,18 @@ class Spent:
 
 
 @dataclass(frozen=True)
+class SizeContract:
+    """The LR sizes (h, w) that a network takes. See the fields of the same names in `Session`."""
+
+    min_hw: Tuple[int, ...] = (1, 1)
+    max_hw: Optional[Tuple[int, ...]] = None
+    halo_px: Optional[int] = None
+    align_px: int = 1
+    multiple: int = 1
+    """Height and width of the network's own input are multiples of this; sessions pad other sizes by mirroring."""
+
+
+@dataclass(frozen=True)
 class BuildOptions:
     """Options of a build beyond its target."""
 
@@ -84,8 +96,13 @@ class BuildOptions:
 
 
 class Session(abc.ABC):
-    """A network ready to run. The checks of its input live here once; a backend implements `_run`."""
+    """A network ready to run. The checks of its input live here once; a backend implements `_run`.
 
+    A context manager: `with open_session("asrn_x4") as session:` closes it in the end.
+    """
+
+    name: str = ""
+    """The model with its variant, as the opener names it."""
     backend: str
     """The registry name of its backend: torch, onnxruntime, tensorrt-rtx."""
     backend_version: str
@@ -105,6 +122,19 @@ class Session(abc.ABC):
     """How far from an edge of a tile, in LR pixels, its outputs are those of the whole image; None: unknown, or nowhere."""
     align_px: int = 1
     """That holds for tiles that start and end on multiples of this, or at the image's border."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        facts = (self.name, self.backend, self.precision, f"x{self.scale}", self.device)
+        return f"<{type(self).__name__} {' '.join(filter(None, facts))}>"
+
+    def close(self) -> None:  # noqa: B027 - most hold memory only
+        """Release what the backend holds. A closed session cannot run; closing it again does nothing."""
 
     def begin(self) -> None:  # noqa: B027 - most have nothing to do
         """Say that what is run from here on is one image's, or one set's: a network that decides what it computes counts anew."""

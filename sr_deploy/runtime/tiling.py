@@ -44,8 +44,7 @@ class TilePlan:
     hw: HW
     y_spans: Tuple[Span, ...]
     x_spans: Tuple[Span, ...]
-    exact: bool
-    """Whether the result equals that of the whole image."""
+    exact: bool  # whether the result equals that of the whole image
 
     @property
     def whole(self) -> bool:

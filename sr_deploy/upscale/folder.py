@@ -36,11 +36,9 @@ class FolderSummary:
     """The pictures of a folder, by their outcome."""
 
     done: Set[Path] = field(default_factory=set)
-    skipped: Set[Path] = field(default_factory=set)
-    """Finished by an earlier run."""
+    skipped: Set[Path] = field(default_factory=set)  # finished by an earlier run
     failed: Set[Path] = field(default_factory=set)
-    busy: Set[Path] = field(default_factory=set)
-    """Claimed by other processes."""
+    busy: Set[Path] = field(default_factory=set)  # claimed by other processes
 
     def add(self, other: FolderSummary) -> None:
         """Add the summary of another process, whose done pictures are skipped or busy here."""

@@ -19,14 +19,11 @@ class Format:
     name: str
     suffixes: Tuple[str, ...]
     alpha: bool = False
-    deep: bool = False
-    """16 bit per channel."""
-    grey: bool = True
-    """One channel."""
+    deep: bool = False  # 16 bit per channel
+    grey: bool = True  # one channel
     exif: bool = False
     icc: bool = False
-    side: int = 1 << 20
-    """The largest height and width."""
+    side: int = 1 << 20  # the largest height and width
 
 
 FORMATS = (

@@ -251,7 +251,7 @@ class Governor:
 def _check(upscalers: Sequence[Any], names: Sequence[str], fps: float) -> None:
     if not upscalers or len(upscalers) != len(names):
         raise InputError(
-            f"{len(upscalers)} variants, but {len(names)} names; expected a name for each variant"
+            f"{len(upscalers)} variants, but {len(names)} names; expected one or more, each named"
         )
     if len({u.scale for u in upscalers}) > 1:
         scales = ", ".join(f"{name} by {u.scale}" for name, u in zip(names, upscalers))

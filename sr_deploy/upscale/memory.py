@@ -65,8 +65,7 @@ def bytes_text(n: float) -> str:
 
 def available_bytes() -> Optional[int]:
     """Return the memory available on the machine or in its container. None if unknown."""
-    kib = _proc_kib(_MEMINFO, "MemAvailable:")
-    available = [] if kib is None else [kib * 1024]
+    available = [n for n in [_proc_bytes(_MEMINFO, "MemAvailable:")] if n is not None]
     for limit, use in _CGROUPS:
         with contextlib.suppress(OSError, ValueError):  # "max": no limit
             available.append(max(int(limit.read_text()) - int(use.read_text()), 0))
@@ -75,14 +74,12 @@ def available_bytes() -> Optional[int]:
 
 def resident_bytes() -> Optional[int]:
     """Return the resident memory of this process. None if unknown."""
-    kib = _proc_kib(_STATUS, "VmRSS:")
-    return None if kib is None else kib * 1024
+    return _proc_bytes(_STATUS, "VmRSS:")
 
 
 def peak_bytes() -> Optional[int]:
     """Return the peak memory of this process since its start or the last probe. None if unknown."""
-    kib = _proc_kib(_STATUS, "VmHWM:")
-    return None if kib is None else kib * 1024
+    return _proc_bytes(_STATUS, "VmHWM:")
 
 
 def measure_need(session: Session, run: Callable[[HW], object]) -> Optional[MemoryNeed]:
@@ -104,9 +101,9 @@ def measure_need(session: Session, run: Callable[[HW], object]) -> Optional[Memo
     return MemoryNeed(max(rises[0], 1) * 2**20 / (h * w))
 
 
-def _proc_kib(path: Path, key: str) -> Optional[int]:
+def _proc_bytes(path: Path, key: str) -> Optional[int]:
     with contextlib.suppress(OSError):
         for line in path.read_text().splitlines():
             if line.startswith(key):
-                return int(line.split()[1])
+                return int(line.split()[1]) * 1024
     return None

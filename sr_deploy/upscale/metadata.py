@@ -40,8 +40,7 @@ class TiffFacts:
     icc: bytes = b""
     extra: int = 0
     """Of the last channel: ASSOCIATED alpha (colours are multiplied by it), UNASSOCIATED, or 0."""
-    extra_at: int = 0
-    """The offset of that value in the file."""
+    extra_at: int = 0  # the offset of that value in the file
 
 
 def read_orientation(exif: bytes) -> int:

@@ -54,15 +54,12 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 class Picture:
     """A decoded picture."""
 
-    rgb: np.ndarray
-    """(H, W, 3) uint8 or uint16."""
-    alpha: Optional[np.ndarray] = None
-    """(H, W) of the same dtype."""
+    rgb: np.ndarray  # (H, W, 3) uint8 or uint16
+    alpha: Optional[np.ndarray] = None  # (H, W) of the same dtype
     grey: bool = False
     metadata: Optional[Dict[int, bytes]] = None
     """OpenCV's metadata kind -> its bytes. None if this OpenCV cannot read them."""
-    notes: Tuple[str, ...] = ()
-    """Remarks for the user."""
+    notes: Tuple[str, ...] = ()  # remarks for the user
 
 
 def read_picture(path: Path) -> Picture:

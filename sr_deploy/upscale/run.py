@@ -10,11 +10,11 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import atomic_path, make_output_folder, remove_empty_folders
 from sr_deploy.core.images import write_png
 from sr_deploy.runtime.adaptive.decisions import LEGEND, decisions_picture
+from sr_deploy.runtime.opener import describe_family
 from sr_deploy.upscale.folder import upscale_picture
 from sr_deploy.upscale.folder_log import PictureTask
 from sr_deploy.upscale.formats import PICTURE_SUFFIXES, format_of_name, is_picture
 from sr_deploy.upscale.governor import Governor, log_to
-from sr_deploy.upscale.models import runnables
 from sr_deploy.upscale.options import UpscaleOptions
 from sr_deploy.upscale.power import live_watts
 from sr_deploy.upscale.reporter import Reporter
@@ -130,7 +130,7 @@ def _upscale_video(
 def _upscale_governed(
     source: Path, output: Path, options: UpscaleOptions, reporter: Reporter
 ) -> None:
-    networks = runnables(str(options.model))
+    networks = describe_family(str(options.model))
     reserved = _reserved_results(options)
     upscalers = [options.upscaler(n, reserved_results=reserved) for n in networks]
     log_path = output.with_name(output.stem + ".governor.jsonl")

@@ -58,8 +58,7 @@ class VideoSummary:
 
     output: Path
     frames: int
-    resumed_frames: int
-    """How many of them earlier runs have made."""
+    resumed_frames: int  # how many of them earlier runs have made
     seconds: float
     encoding: str
 

@@ -29,14 +29,10 @@ STEPS = {"444": (1, 1), "422": (2, 1), "420": (2, 2), "gray": (1, 1), "rgb": (1,
 class Colour:
     """The meaning of the samples in a frame's planes."""
 
-    layout: str
-    """A key of STEPS. `rgb`: without a matrix, in planes G, B, R or packed."""
-    depth: int
-    """Bits per sample, 8 to 16."""
-    matrix: int = 1
-    """A key of KR_KB."""
-    full: bool = False
-    """Whether black and white are 0 and 2^depth - 1, not 16 and 235 (in 8 bits)."""
+    layout: str  # a key of STEPS; `rgb` has no matrix, its planes are G, B, R or packed
+    depth: int  # bits per sample, 8 to 16
+    matrix: int = 1  # a key of KR_KB
+    full: bool = False  # whether black and white are 0 and 2^depth - 1, not 16 and 235 (in 8 bits)
     centred: bool = False
     """Whether chroma lies between two luma columns (MPEG-1, JPEG), not on the left one."""
 

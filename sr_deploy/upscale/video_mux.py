@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import io
 from fractions import Fraction
 from pathlib import Path
@@ -53,13 +54,9 @@ def write_video(output: Path, task: VideoTask, parts: Sequence[Part], *, complet
             with _open_output(str(output), task.suffix, facts.time_base) as out:
                 video, copies, _ = _add_streams(container, out, task)
                 with contextlib.closing(_video_packets(task, parts, video)) as packets:
-                    queue = _PacketQueue(packets)
-                    copied = (p for p in reader.packets() if p.stream_index in copies)
-                    for packet in _packets_before(copied, end_s):
-                        out.mux(queue.until(packet.dts * packet.time_base))
-                        packet.stream = copies[packet.stream_index]
+                    copied = _copied_packets(reader.packets(), copies, end_s)
+                    for packet in heapq.merge(packets, copied, key=_time_s):
                         out.mux(packet)
-                    out.mux(queue.until(None))
         except (av.error.FFmpegError, ValueError) as e:
             # The disk is full, or the container rejects the packets.
             raise InputError(
@@ -112,29 +109,23 @@ class _SourceReader:
         return ""
 
 
-def _packets_before(packets: Iterator[Any], end_s: Optional[Fraction]) -> Iterator[Any]:
+def _copied_packets(
+    packets: Iterator[Any], copies: Dict[int, Any], end_s: Optional[Fraction]
+) -> Iterator[Any]:
+    """Yield the packets of copied streams that begin before `end_s`, assigned to their copies."""
     for packet in packets:
-        time_s = packet.dts * packet.time_base
-        if end_s is None or time_s < end_s:
+        stream = copies.get(packet.stream_index)
+        if stream is None:
+            continue
+        if end_s is None or _time_s(packet) < end_s:
+            packet.stream = stream
             yield packet
-        elif time_s > end_s + 2:  # streams are interleaved within less than that
+        elif _time_s(packet) > end_s + 2:  # streams are interleaved within less than that
             return
 
 
-class _PacketQueue:
-    """An iterator of packets that can be advanced to a time."""
-
-    def __init__(self, packets: Iterator[Any]) -> None:
-        self._packets = packets
-        self._next = next(packets, None)
-
-    def until(self, time_s: Optional[Fraction]) -> Iterator[Any]:
-        """Yield the packets up to a time, or all for None."""
-        while self._next is not None and (
-            time_s is None or self._next.dts * self._next.time_base <= time_s
-        ):
-            packet, self._next = self._next, next(self._packets, None)
-            yield packet
+def _time_s(packet: Any) -> Fraction:
+    return packet.dts * packet.time_base
 
 
 def decoding_times(pts: Sequence[int]) -> List[int]:

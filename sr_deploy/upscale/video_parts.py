@@ -60,8 +60,7 @@ class ResumeKey:
 
     source_sha256: str
     upscaler: str
-    encoding: str
-    """All settings of the encoder, and the library's version."""
+    encoding: str  # all settings of the encoder, and the library's version
     part_frames: int = PART_FRAMES
 
 
@@ -69,16 +68,11 @@ class ResumeKey:
 class Part:
     """Consecutive encoded frames. All tuples but `pts` are per packet, in decoding order."""
 
-    pts: Tuple[int, ...]
-    """Of the frames, ascending, in the source's time base."""
-    numbers: Tuple[int, ...]
-    """The index of the packet's frame within the part."""
-    sizes: Tuple[int, ...]
-    """In bytes."""
-    keys: Tuple[int, ...]
-    """1 for a keyframe."""
-    source_crc32: int
-    """Of the last frame, before upscaling."""
+    pts: Tuple[int, ...]  # of the frames, ascending, in the source's time base
+    numbers: Tuple[int, ...]  # the index of the packet's frame within the part
+    sizes: Tuple[int, ...]  # in bytes
+    keys: Tuple[int, ...]  # 1 for a keyframe
+    source_crc32: int  # of the last frame, before upscaling
 
     @property
     def last(self) -> FrameMark:

@@ -34,24 +34,17 @@ class BrokenOffError(InputError):
 class VideoFacts:
     """The properties of a video."""
 
-    index: int
-    """Of its stream in the file."""
+    index: int  # of its stream in the file
     hw: Tuple[int, int]
     pix_fmt: str
     colour: Colour
-    guessed: str
-    """The colour properties that the file does not state, with the values assumed."""
-    tags: Tuple[int, int]
-    """The numbers of its primaries and transfer function in ITU-T H.273. 2: not stated."""
-    rate: Fraction
-    """Frames per second, on average."""
+    guessed: str  # the colour properties that the file does not state, with the values assumed
+    tags: Tuple[int, int]  # primaries and transfer function by ITU-T H.273; 2: not stated
+    rate: Fraction  # frames per second, on average
     time_base: Fraction
-    frames: int
-    """As stated by the file, else an estimate from its duration. 0: unknown."""
-    aspect: Optional[Fraction]
-    """Of a pixel. None: square or not stated."""
-    matrix: Tuple[int, ...] = ()
-    """The display matrix (rotation, flips), nine integers. Empty: none."""
+    frames: int  # as stated, else estimated from the duration; 0: unknown
+    aspect: Optional[Fraction]  # of a pixel; None: square or not stated
+    matrix: Tuple[int, ...] = ()  # the display matrix (rotation, flips), nine integers, if any
 
 
 @contextlib.contextmanager
@@ -74,11 +67,9 @@ def open_container(path: Path) -> Iterator[Any]:
 
 
 def pyav() -> Any:
-    """Return the package av. Raises MissingPackageError.
-
-    PyAV's logging stays off, which is its default. If it is on, FFmpeg's threads call Python, and
-    closing a container was seen to deadlock.
-    """
+    """Return the package av. Raises MissingPackageError."""
+    # Its logging stays off, as by default: otherwise FFmpeg's threads call Python, and closing a
+    # container was seen to deadlock.
     try:
         import av
         import cv2  # noqa: F401
@@ -113,6 +104,9 @@ def probe_video(path: Path) -> VideoFacts:
         rate = stream.average_rate or stream.base_rate or stream.guessed_rate
         if not rate:
             raise InputError(f"{path} does not state its frame rate")
+        own = stream.duration
+        duration_s = own * stream.time_base if own else Fraction(container.duration or 0, 1000000)
+        matrix = frame.side_data.get("DISPLAYMATRIX")
         return VideoFacts(
             index=stream.index,
             hw=(frame.height, frame.width),
@@ -122,9 +116,9 @@ def probe_video(path: Path) -> VideoFacts:
             tags=(coder.color_primaries, coder.color_trc),
             rate=rate,
             time_base=stream.time_base,
-            frames=stream.frames or int(_duration_s(container, stream) * rate),
+            frames=stream.frames or int(duration_s * rate),
             aspect=stream.sample_aspect_ratio or None,
-            matrix=_display_matrix(frame),
+            matrix=() if matrix is None else tuple(map(int, np.frombuffer(matrix, np.int32))),
         )
 
 
@@ -327,17 +321,6 @@ def _is_cover(stream: Any) -> bool:
     # Older PyAV has no dispositions. There a picture codec without a frame rate indicates a cover.
     coder = stream.codec_context
     return coder is not None and coder.name in ("mjpeg", "png", "bmp") and not stream.average_rate
-
-
-def _display_matrix(frame: Any) -> Tuple[int, ...]:
-    data = frame.side_data.get("DISPLAYMATRIX")
-    return () if data is None else tuple(int(n) for n in np.frombuffer(data, np.int32))
-
-
-def _duration_s(container: Any, stream: Any) -> float:
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    return (container.duration or 0) / 1e6
 
 
 def _time_text(pts: int, facts: VideoFacts) -> str:

@@ -7,7 +7,9 @@ import pytest
 
 from sr_deploy.cli.upscale import frame_progress
 from sr_deploy.core.session import Session, Spent
-from sr_deploy.upscale import models, options, run
+from sr_deploy.runtime import opener
+from sr_deploy.runtime.opener.description import NetworkDescription
+from sr_deploy.upscale import options
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("cv2", reason="OpenCV is not installed")
@@ -25,13 +27,23 @@ class Repeat(Session):
         return x_nchw.repeat(2, axis=2).repeat(2, axis=3)
 
 
+def description(variant, opener=Repeat):
+    return NetworkDescription(
+        kind="checkpoint",
+        source="repeat_x2",
+        model="repeat_x2",
+        variant=variant,
+        identity=variant,
+        sha256=variant,
+        backend="test",
+        opener=opener,
+    )
+
+
 @pytest.fixture(autouse=True)
 def small_networks(monkeypatch):
-    found = [
-        models.Runnable("repeat_x2", variant, variant, Repeat) for variant in ("d1", "d2", "d3")
-    ]
-    monkeypatch.setattr(models, "runnables", lambda given: found)
-    monkeypatch.setattr(run, "runnables", lambda given: found)
+    networks = [description(variant) for variant in ("d1", "d2", "d3")]
+    monkeypatch.setattr(opener, "describe", lambda text: networks)
 
 
 @pytest.fixture()
@@ -75,11 +87,7 @@ def test_what_all_frames_took_is_said_of_an_adaptive_network(run_cli, film, tmp_
         def spent(self):
             return Spent(1, 2, {"all": 1.0}, {"small": 3, "large": 1})
 
-    monkeypatch.setattr(
-        options,
-        "adaptive_runnable",
-        lambda asked, given: models.Runnable("half_x2", "", "half", Half),
-    )
+    monkeypatch.setattr(options, "describe_adaptive", lambda budget, text: description("", Half))
     result = run_cli("upscale", film, "--adaptive", "cdnsr", "-o", tmp_path / "large.mkv")
     assert result.exit_code == 0, result.stderr
     said = "all frames of this run: 50.0% of the largest's multiply-accumulates (small 75%, large 25%; ms: all 6)"
