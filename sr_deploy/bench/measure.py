@@ -315,7 +315,9 @@ def _executed(spent: Optional[Spent], timed_share: Optional[float]) -> Optional[
 
 def _repeated(session: Session, request: Request, watch: ConditionMonitor) -> Dict[str, Any]:
     """Time one size again and again; return what a row holds of it."""
-    hw = session.fixed_hw or request.hw or session.nearest_hw(DEFAULT_HW)
+    h, w = request.hw or session.nearest_hw(DEFAULT_HW)
+    fixed_h, fixed_w = session.fixed_sides
+    hw = (fixed_h or h, fixed_w or w)
     session.check_hw(hw)
     adaptive = session.spent() is not None
     x = (
