@@ -21,6 +21,7 @@ def picture(tmp_path):
     return path
 
 
+@pytest.mark.smoke
 def test_a_picture_the_file_on_stdout_the_rest_on_stderr(run_cli, picture, tmp_path):
     result = run_cli("upscale", picture, *MODEL, "-o", tmp_path / "b.png")
     assert result.exit_code == 0, result.stderr

@@ -193,6 +193,7 @@ def test_options_that_do_not_go_together(run_cli, tmp_path):
     assert done.exit_code == 2 and "--autotune takes" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_real_one_on_this_cpu(tmp_path, run_cli):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pytest.importorskip("torch", reason="torch is not installed; it makes the network")

@@ -114,6 +114,7 @@ def test_a_target_that_is_gone(engine):
     assert diagnose(engine("moon")).differs_here == ("there is no target 'moon' here",)
 
 
+@pytest.mark.smoke
 def test_the_command(engine, run_cli, tmp_path):
     good = engine()
     result = run_cli("doctor", good)

@@ -548,6 +548,7 @@ def test_turing_in_the_profile_itself(tmp_path):
     assert any(f.severity == "error" and "Turing" in f.what for f in preflight(path, turing))
 
 
+@pytest.mark.smoke
 def test_findings_are_in_the_graph_s_order_and_branches_are_looked_into(check):
     (made_if, constants), hidden = (
         branch(),
@@ -681,6 +682,7 @@ CASES += [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch, target, size", CASES)
 def test_what_we_export_passes(exported, arch, target, size):
     profile = load_target(target)
@@ -689,11 +691,13 @@ def test_what_we_export_passes(exported, arch, target, size):
     assert read_manifest(graph).checks["preflight"] == {"target": target, "warnings": []}
 
 
+@pytest.mark.slow
 def test_what_a_parser_would_refuse_is_not_exported_for_it(exported):
     with pytest.raises(ExportError, match="cannot be built for 'xavier-jp4'.*Mod"):
         exported("imdeception", load_target("xavier-jp4"), "fp16", DYNAMIC)
 
 
+@pytest.mark.smoke
 def test_the_command(tmp_path):
     click_testing = pytest.importorskip("click.testing", reason="click is not installed")
     from sr_deploy.cli.check import check

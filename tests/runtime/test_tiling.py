@@ -43,6 +43,7 @@ def test_an_image_that_fits_is_run_whole(sessions):
     assert plan.whole and plan.exact and str(plan) == "7x9 whole"
 
 
+@pytest.mark.smoke
 def test_tiles_are_balanced(sessions):
     plan = plan_tiles((101, 20), opened(sessions, "blur"), tile=100)
     assert [s.size for s in plan.y_spans] == [54, 54]

@@ -60,6 +60,7 @@ def files(folder):
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
+@pytest.mark.smoke
 def test_a_folder_keeps_its_tree_and_names(tree, tmp_path, run):
     summary, said, wrote = run(tree, tmp_path / "out")
     assert files(tmp_path / "out") == [LOG, "a.png", "sub/b c.jpg", "sub/deeper/ü.tif"]

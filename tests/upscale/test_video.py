@@ -51,6 +51,7 @@ def long_video(tmp_path_factory):
         yield source, folder / "whole.mp4"
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
 def test_frames_keep_their_times_and_sound_its_packets(tmp_path, suffix):
     times = [40 * n + 17 * (n % 3) for n in range(50)]

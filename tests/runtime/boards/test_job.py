@@ -202,6 +202,7 @@ def built(folder):
     return folder / "result.tar"
 
 
+@pytest.mark.smoke
 def test_a_bundle_is_built_with_sh_and_trtexec_and_adopted(bundle, tmp_path):
     result = built(bundle)
     assert target_of_result(result) == "xavier"
@@ -258,16 +259,16 @@ ENGINE = "out/tiny_x2.d1.16x24.fp16.engine"
         ),
         (lambda f: f.update({"out/added": b"x"}), "added was changed after it was packed"),
         (lambda f: f.pop("out/SHA256SUMS"), "has no checksums"),
-        (lambda f: f.pop(f"{ENGINE}.output.json.gz"), "is incomplete: .*output.json.gz is missing"),
-        (lambda f: f.pop(f"desk/{ENGINE[4:]}.npy"), "is incomplete: desk/.*npy is missing"),
-        (lambda f: f.pop("job.txt"), "is incomplete: job.txt is missing"),
+        (lambda f: f.pop(f"{ENGINE}.output.json.gz"), "is incomplete, .*output.json.gz is missing"),
+        (lambda f: f.pop(f"desk/{ENGINE[4:]}.npy"), "is incomplete, desk/.*npy is missing"),
+        (lambda f: f.pop("job.txt"), "is incomplete, job.txt is missing"),
         (
             lambda f: f.update({"../outside": b"x"}),
-            "holds '../outside', which is not a file of a result",
+            "holds '../outside', not a file of a result",
         ),
-        (lambda f: f.update({"out/../../outside": b"x"}), "which is not a file of a result"),
-        (lambda f: f.update({"/tmp/outside": b"x"}), "which is not a file of a result"),
-        (lambda f: f.update({"other/file": b"x"}), "which is not a file of a result"),
+        (lambda f: f.update({"out/../../outside": b"x"}), "not a file of a result"),
+        (lambda f: f.update({"/tmp/outside": b"x"}), "not a file of a result"),
+        (lambda f: f.update({"other/file": b"x"}), "not a file of a result"),
     ],
 )
 def test_a_result_that_was_tampered_with_is_refused_whole(a_result, tmp_path, change, words):

@@ -189,6 +189,7 @@ def test_an_engine_comes_back_with_its_receipts(target, version, sm, board, repe
     assert lines[-1] == f"{engine.name}: up to date"
 
 
+@pytest.mark.slow
 def test_a_connection_that_drops_is_taken_up_again(board, repeating, tmp_path, monkeypatch):
     board.settings(misbehave="slow:3")
     lines = []
@@ -208,6 +209,7 @@ def test_a_connection_that_drops_is_taken_up_again(board, repeating, tmp_path, m
     assert "accuracy" in read_manifest(engine).checks
 
 
+@pytest.mark.slow
 def test_a_build_left_behind_is_picked_up_by_the_same_command(
     board, repeating, tmp_path, monkeypatch
 ):
@@ -240,6 +242,7 @@ def test_a_build_left_behind_is_picked_up_by_the_same_command(
     )
 
 
+@pytest.mark.slow
 def test_a_board_restarted_in_the_middle_builds_again(board, repeating, tmp_path):
     board.settings(misbehave="slow:3")
 
@@ -260,6 +263,7 @@ def test_a_board_restarted_in_the_middle_builds_again(board, repeating, tmp_path
     assert lines[0] == "resuming the job on board: stopped"
 
 
+@pytest.mark.slow
 def test_a_greeting_on_stdout_and_a_pid_that_is_another_s_by_now(board, repeating, tmp_path):
     script = (board.folder / "board").read_text()
     (board.folder / "board").write_text(
@@ -281,6 +285,7 @@ def test_a_greeting_on_stdout_and_a_pid_that_is_another_s_by_now(board, repeatin
         )
 
 
+@pytest.mark.slow
 def test_two_desks_with_the_same_job_both_get_it(board, repeating, tmp_path):
     board.settings(misbehave="slow:2")
     graph, made = repeating(), []

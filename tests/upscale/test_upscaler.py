@@ -107,6 +107,7 @@ def test_other_arrays_are_refused(sessions, shape, dtype):
         sr_deploy.upscale_image(np.zeros(shape, dtype), sessions["blur"]())
 
 
+@pytest.mark.smoke
 def test_frames_are_upscaled_one_by_one_and_planned_once(sessions, noise):
     upscaler = Upscaler(sessions["blur"](), tile=20)
     frames = list(upscaler.frames(noise((30, 40)) for _ in range(3)))
@@ -121,6 +122,7 @@ def test_only_a_few_shapes_are_fed(sessions, noise):
     assert len(set(session.fed)) <= 4 + probes, "memory is kept for each shape"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model, variant", [("asrn_x3", "d2"), ("imdeception_x2", "c4"), ("imdeception_x4", "c4-nla")]
 )
