@@ -10,9 +10,10 @@ The stable Python API. Each name is imported on first use, so that the package c
     engine_from_onnx(graphs, folder, target="rtx")          build engines
     BuildOptions(dla=0)                    options of a build, for `engine_from_onnx(..., options=)`
     tuned_engine_from_onnx(graphs, folder, target="cpu")    build the fastest form of each network
-    rows_from_artifacts([...])             measure PSNR, SSIM, latency, memory and complexity
+    rows_from_artifacts([...])             measure PSNR, SSIM, latency, memory and complexity (an iterator)
+    MeasureOptions(data=..., runs=20)      choose images, protocols, sizes and runs of a measurement
     ntire_table(rows)                      format rows as the NTIRE challenge does
-    quality_from_artifacts([...])          measure PSNR and SSIM on several data sets
+    quality_from_artifacts([...])          measure PSNR and SSIM on several data sets (an iterator)
     quality_table(rows)                    format those rows as the papers do
     session_of(model, variant)             open a checkpoint, graph, engine, router or plan
     upscale_image(image, session)          upscale an (H, W, 3) image, in tiles if memory requires it
@@ -36,6 +37,7 @@ _API = {
     "tuned_engine_from_onnx": "sr_deploy.runtime.autotune",
     "BuildOptions": "sr_deploy.core.session",
     "rows_from_artifacts": "sr_deploy.bench.measure",
+    "MeasureOptions": "sr_deploy.bench.measure",
     "ntire_table": "sr_deploy.results.tables",
     "quality_from_artifacts": "sr_deploy.bench.quality",
     "quality_table": "sr_deploy.results.tables",
@@ -47,6 +49,7 @@ _API = {
 __all__ = [*_API, "__version__"]
 
 if TYPE_CHECKING:  # editors and type checkers see the API; at run time it is lazy
+    from sr_deploy.bench.measure import MeasureOptions as MeasureOptions
     from sr_deploy.bench.measure import rows_from_artifacts as rows_from_artifacts
     from sr_deploy.bench.quality import quality_from_artifacts as quality_from_artifacts
     from sr_deploy.core.errors import SrDeployError as SrDeployError

@@ -78,9 +78,9 @@ def compare(
 
     Each is a variant of a checkpoint (asrn_x4.d3), a graph or an engine.
     """
-    from sr_deploy.bench.compare import compared
+    from sr_deploy.bench.compare import compare_networks
 
-    c = compared(a, b, lr=lr, rounds=rounds, threads=threads)
+    c = compare_networks(a, b, lr=lr, rounds=rounds, threads=threads)
     if as_json:
         emit_json({**dataclasses.asdict(c), "verdict": c.verdict})
         return

@@ -79,7 +79,13 @@ _RUN_OPTIONS = [  # the fields of TrainOptions
     click.option("--name", help="Name of the checkpoint.  [default: the recipe's]"),
     click.option("--resume", is_flag=True, help="Continue the run of this name."),
     click.option("--init", metavar="MODEL", help="Start from the weights of a checkpoint."),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Seed of the initial weights and the patches.",
+    ),
     click.option(
         "--devices",
         type=click.IntRange(min=1),

@@ -137,15 +137,7 @@ def imdeception_table4(rows: Sequence[BenchmarkRow]) -> Table:
     return make_table([f"Model, input {size}", *columns], cells, condition_notes(measured))
 
 
-_SAME_NETWORK = (
-    "model",
-    "variant",
-    "backend",
-    "artifact_sha256",
-    "precision",
-    "device",
-    "threads",
-)
+_SAME_NETWORK = ("model", "variant", "backend", "artifact_sha256", "precision", "device", "threads")
 
 
 def ranks(rows: Sequence[BenchmarkRow]) -> Table:
