@@ -321,9 +321,9 @@ def _timing_of_one_size(
     session: Session, options: MeasureOptions, monitor: ConditionMonitor
 ) -> Dict[str, Any]:
     """Time one LR size repeatedly; return fields of the row."""
-    hw = session.fixed_hw or (
-        parse_hw(options.lr) if options.lr else session.nearest_hw(DEFAULT_HW)
-    )
+    h, w = parse_hw(options.lr) if options.lr else session.nearest_hw(DEFAULT_HW)
+    fixed_h, fixed_w = session.fixed_sides
+    hw = (fixed_h or h, fixed_w or w)
     session.check_hw(hw)
     x = timing_input(session, options.data, hw)
     samples = measure_latency(

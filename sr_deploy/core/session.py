@@ -153,6 +153,13 @@ class Session(abc.ABC):
             return self.max_hw[0], self.max_hw[1]
         return None
 
+    @property
+    def fixed_sides(self) -> Tuple[Optional[int], Optional[int]]:
+        """The LR height and width that it takes only, each None if it takes others too."""
+        most = self.max_hw or (None, None)
+        h, w = (n if n == self.min_hw[axis] else None for axis, n in enumerate(most))
+        return h, w
+
     def nearest_hw(self, hw: Sequence[int]) -> Tuple[int, int]:
         """Return (h, w), each brought into what the session takes."""
         limit = self.max_hw or (hw[0], hw[1])
@@ -193,6 +200,12 @@ class Session(abc.ABC):
                 f"this graph takes {_hw(self.fixed_hw)} only, not {_hw(hw)}",
                 hint="export it for that size",
             )
+        for side, n, fixed in zip(("height", "width"), hw, self.fixed_sides):
+            if fixed is not None and n != fixed:
+                raise InputError(
+                    f"this graph takes a {side} of {fixed} only, not {n}",
+                    hint="export it for that size",
+                )
         check_min_hw(hw, self.min_hw, what="this network")
         if self.max_hw is not None and (hw[0] > self.max_hw[0] or hw[1] > self.max_hw[1]):
             raise InputError(

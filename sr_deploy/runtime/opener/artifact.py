@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import List
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import sha256_of
 from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
 from sr_deploy.core.session import Session, SizeContract
 from sr_deploy.core.target import load_target
 from sr_deploy.runtime import BACKENDS
+from sr_deploy.runtime.graph_probe import graph_identity
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants
 
 SUFFIXES = (".onnx", ".engine")
@@ -68,7 +68,7 @@ def _describe(path: Path, manifest: Manifest) -> NetworkDescription:
 
 
 def _describe_bare(path: Path) -> NetworkDescription:
-    sha256 = sha256_of(path)
+    sha256 = graph_identity(path)
 
     def open_graph() -> Session:
         from sr_deploy.runtime.ort import OnnxRuntimeSession
