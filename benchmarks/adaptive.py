@@ -88,13 +88,10 @@ def routed(plan: Path) -> Dict[str, Callable[[Any], Any]]:
     """Return the largest branch everywhere, then the router as trained and by budget."""
     import numpy as np
 
-    from sr_deploy.core.routers import read_routed_plan
-    from sr_deploy.runtime.adaptive.models import Adaptive, adaptive_session
-    from sr_deploy.runtime.adaptive.patches import Routed
+    from sr_deploy.runtime.adaptive.patches import RoutedSession
+    from sr_deploy.runtime.opener import open_session
 
-    session: Any = adaptive_session(
-        Adaptive("elastic" if read_routed_plan(plan).elastic else "cdnsr"), str(plan)
-    )
+    session: Any = open_session(plan)
     last = len(session.plan.names) - 1
     facts = {
         "backend": session.backend,
@@ -102,7 +99,7 @@ def routed(plan: Path) -> Dict[str, Callable[[Any], Any]]:
         "threads": session.threads,
     }
     everywhere = replace(session.plan, router_macs=0)
-    largest = Routed(
+    largest = RoutedSession(
         everywhere,
         lambda patches: np.eye(last + 1)[[last] * len(patches)],
         session.branches,
@@ -113,7 +110,7 @@ def routed(plan: Path) -> Dict[str, Callable[[Any], Any]]:
         "as trained": session.adapted,
     }
     for budget in BUDGETS:
-        bounded = Routed(
+        bounded = RoutedSession(
             session.plan,
             session.router,
             session.branches,

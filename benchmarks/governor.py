@@ -38,11 +38,11 @@ def main() -> None:
     import onnxruntime
 
     from sr_deploy.core.device import cpu_name
+    from sr_deploy.runtime.opener import describe_one
     from sr_deploy.upscale.governor import Governor
-    from sr_deploy.upscale.models import runnable
     from sr_deploy.upscale.upscaler import Upscaler
 
-    found = [runnable(engine) for engine in args.engines]
+    found = [describe_one(engine) for engine in args.engines]
     upscalers = [Upscaler(r.open(), identity=r.identity) for r in found]
     hw = upscalers[-1].session.fixed_hw or (96, 160)
     rng = np.random.default_rng(0)

@@ -12,6 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable, List
 
@@ -85,6 +86,7 @@ def steps() -> None:
     from sr_deploy.nets import ARCHITECTURES
     from sr_deploy.nets.architecture import ElasticNetwork
     from sr_deploy.train.losses import LossInputs, deep_supervision, pixel_loss, supervised
+    from sr_deploy.train.recipe import RECIPES
 
     print(
         "\n| ASRN x4, 16 x 32x32 | layer by layer [s] | collapsed [s] | collapsed, bf16 [s] |\n"
@@ -99,7 +101,8 @@ def steps() -> None:
         torch.rand(16, 3, 32, 32).to(memory_format=torch.channels_last),
         torch.rand(16, 3, 128, 128),
     )
-    given = LossInputs(lr, hr, "l1", 0.0, True, None, np.random.default_rng(0))
+    recipe = replace(RECIPES["asrn-dsl-x4"], loss="l1")
+    given = LossInputs(lr, hr, recipe, np.random.default_rng(0))
     optimiser = torch.optim.Adam(elastic.net.parameters())
 
     def literal(depths: int) -> torch.Tensor:

@@ -127,7 +127,7 @@ def sessions(model: str, chosen: Optional[str], folder: Path) -> Any:
     """Yield an ONNX Runtime session of each variant, or of the chosen one, with its name."""
     from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
     from sr_deploy.nets.checkpoint import load_checkpoint
-    from sr_deploy.upscale.models import session_of
+    from sr_deploy.runtime.opener import open_session
 
     checkpoint = load_checkpoint(model)
     low = "x".join(map(str, checkpoint.spec.min_hw))
@@ -137,7 +137,7 @@ def sessions(model: str, chosen: Optional[str], folder: Path) -> Any:
             folder,
             ExportOptions(variants=variant, sizes=[f"{low}:64x64:1023x1023"], target="cpu"),
         )[0]
-        yield session_of(graph), variant
+        yield open_session(graph), variant
 
 
 def large(rows: Rows, folder: Path) -> None:
@@ -182,9 +182,9 @@ def speed(rows: Rows, folder: Path, name: str, rounds: int) -> None:
     from sr_deploy.core.images import nchw_from_rgb
     from sr_deploy.core.samples import sample_lr
     from sr_deploy.core.timing import time_in_turns
+    from sr_deploy.runtime.opener import open_session
     from sr_deploy.upscale.folder import QUEUED_RESULTS, tasks_of_folder, upscale_folder
     from sr_deploy.upscale.formats import PNG
-    from sr_deploy.upscale.models import session_of
     from sr_deploy.upscale.overlap import read_ahead
     from sr_deploy.upscale.pictures import read_picture, upscale_pixels
     from sr_deploy.upscale.reporter import Reporter
@@ -195,7 +195,7 @@ def speed(rows: Rows, folder: Path, name: str, rounds: int) -> None:
     images = list(sample_lr(PICTURE_HW, count=2)) * (PICTURES // 2)
     for i, rgb in enumerate(images):
         cv2.imwrite(str(pictures / f"{i:02}.png"), rgb[:, :, ::-1])
-    session = session_of(export(name, folder, "16x16:256x256:1024x1024"))
+    session = open_session(export(name, folder, "16x16:256x256:1024x1024"))
     upscaler = Upscaler(session, queued_results=QUEUED_RESULTS)
     arrays = [nchw_from_rgb(rgb) for rgb in images]
 

@@ -79,7 +79,7 @@ def compare(
     import numpy as np
 
     from sr_deploy.core.sizes import parse_hw
-    from sr_deploy.upscale.models import runnable
+    from sr_deploy.runtime.opener import describe_one
     from sr_deploy.upscale.overlap import read_ahead
     from sr_deploy.upscale.upscaler import Upscaler
     from sr_deploy.upscale.video import upscale_video
@@ -87,7 +87,7 @@ def compare(
     from sr_deploy.upscale.video_parts import PART_FRAMES
     from sr_deploy.upscale.video_source import probe_video, read_frames
 
-    opened = runnable(network)
+    opened = describe_one(network)
     session = opened.open()
     upscaler = Upscaler(session, identity=opened.identity)
     hw = session.fixed_hw or parse_hw(size)

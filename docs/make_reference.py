@@ -5,6 +5,7 @@ With `--check`, nothing is written, and the exit code is 1 if the file is out of
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Iterable, Iterator, List, Sequence
@@ -67,6 +68,10 @@ def reference() -> str:
         "Kinds of `srdeploy import-checkpoint`, beside these networks: "
         + ", ".join(f"`{name}`" for name in IMPORTERS)
         + ".",
+        "## Recipes",
+        "The recipes of `srdeploy train` are JSON files in folders of `sr_deploy/train/recipes/`.",
+        _table(("folder", "file", "recipes"), _recipes()),
+        "## Shipped models",
         "Shipped checkpoints: "
         + ", ".join(f"`{path.stem}`" for path in shipped_checkpoints())
         + ".",
@@ -118,6 +123,12 @@ def _targets() -> List[Sequence[str]]:
         )
         for p in profiles
     ]
+
+
+def _recipes() -> Iterator[Sequence[str]]:
+    for path in sorted((ROOT / "sr_deploy" / "train" / "recipes").glob("*/*.json")):
+        names = json.loads(path.read_text(encoding="utf-8"))
+        yield f"`{path.parent.name}`", path.name, ", ".join(f"`{name}`" for name in names)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

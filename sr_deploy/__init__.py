@@ -10,11 +10,12 @@ The stable Python API. Each name is imported on first use, so that the package c
     engine_from_onnx(graphs, folder, target="rtx")          build engines
     BuildOptions(dla=0)                    options of a build, for `engine_from_onnx(..., options=)`
     tuned_engine_from_onnx(graphs, folder, target="cpu")    build the fastest form of each network
-    rows_from_artifacts([...])             measure PSNR, SSIM, latency, memory and complexity
+    rows_from_artifacts([...])             measure PSNR, SSIM, latency, memory and complexity (an iterator)
+    MeasureOptions(data=..., runs=20)      choose images, protocols, sizes and runs of a measurement
     ntire_table(rows)                      format rows as the NTIRE challenge does
-    quality_from_artifacts([...])          measure PSNR and SSIM on several data sets
+    quality_from_artifacts([...])          measure PSNR and SSIM on several data sets (an iterator)
     quality_table(rows)                    format those rows as the papers do
-    session_of(model, variant)             open a checkpoint, graph or engine for inference
+    session_of(model, variant)             open a checkpoint, graph, engine, router or plan
     upscale_image(image, session)          upscale an (H, W, 3) image, in tiles if memory requires it
     Upscaler(session)                      upscale many images; `.frames(images)` is an iterator
 """
@@ -36,10 +37,11 @@ _API = {
     "tuned_engine_from_onnx": "sr_deploy.runtime.autotune",
     "BuildOptions": "sr_deploy.core.session",
     "rows_from_artifacts": "sr_deploy.bench.measure",
+    "MeasureOptions": "sr_deploy.bench.measure",
     "ntire_table": "sr_deploy.results.tables",
     "quality_from_artifacts": "sr_deploy.bench.quality",
     "quality_table": "sr_deploy.results.tables",
-    "session_of": "sr_deploy.upscale.models",
+    "session_of": "sr_deploy.runtime.opener:open_session",
     "upscale_image": "sr_deploy.upscale.upscaler",
     "Upscaler": "sr_deploy.upscale.upscaler",
     "SrDeployError": "sr_deploy.core.errors",
@@ -47,6 +49,7 @@ _API = {
 __all__ = [*_API, "__version__"]
 
 if TYPE_CHECKING:  # editors and type checkers see the API; at run time it is lazy
+    from sr_deploy.bench.measure import MeasureOptions as MeasureOptions
     from sr_deploy.bench.measure import rows_from_artifacts as rows_from_artifacts
     from sr_deploy.bench.quality import quality_from_artifacts as quality_from_artifacts
     from sr_deploy.core.errors import SrDeployError as SrDeployError
@@ -58,17 +61,20 @@ if TYPE_CHECKING:  # editors and type checkers see the API; at run time it is la
     from sr_deploy.results.tables import quality_table as quality_table
     from sr_deploy.runtime.autotune import tuned_engine_from_onnx as tuned_engine_from_onnx
     from sr_deploy.runtime.build import engine_from_onnx as engine_from_onnx
+    from sr_deploy.runtime.opener import open_session
     from sr_deploy.train.options import TrainOptions as TrainOptions
     from sr_deploy.train.trainer import checkpoint_from_images as checkpoint_from_images
-    from sr_deploy.upscale.models import session_of as session_of
     from sr_deploy.upscale.upscaler import Upscaler as Upscaler
     from sr_deploy.upscale.upscaler import upscale_image as upscale_image
+
+    session_of = open_session
 else:
 
     def __getattr__(name: str) -> Any:
         if name not in _API:
             raise AttributeError(f"module 'sr_deploy' has no attribute '{name}'")
-        return getattr(importlib.import_module(_API[name]), name)
+        module, _, attribute = _API[name].partition(":")
+        return getattr(importlib.import_module(module), attribute or name)
 
 
 def __dir__() -> List[str]:

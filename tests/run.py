@@ -17,7 +17,9 @@ import sys
 from environment import ROOT, create_environment, find_python
 
 EVERYTHING = ["-c", "constraints.txt", "-e", ".[export,rtx,train,upscale,report,test]"]
-BOARD = ["-e", ".", "pytest>=7"]
+BOARD = ["-e", ".", "pytest>=7", "pytest-xdist>=3.2"]
+# Each worker starts with its own half of the files, so that most fixtures of a module are made once.
+PARALLEL = ["-n", "auto", "--dist", "worksteal"]
 # cuBLAS and cuDNN take a gigabyte. Without a GPU they are loaded but never called, so empty libraries replace them.
 TENSORRT_85 = ["tensorrt==8.5.3.1", "cuda-python==11.8.0"]
 CUDA_LIBRARIES = ("libcublas.so.11", "libcublasLt.so.11", "libcudnn.so.8")
@@ -51,9 +53,9 @@ def main() -> int:
         print("no Python 3.8 found: the board's rooms are tested only by this one", file=sys.stderr)
     else:
         python38 = str(create_environment(".venv-py38", BOARD, board_python))
-        failed |= run(python38, "pytest", "-q", *BOARD_TESTS)
+        failed |= run(python38, "pytest", "-q", *PARALLEL, *BOARD_TESTS)
         failed |= check_tensorrt_85_api(board_python)
-    return failed | run(python, "pytest", "-q", "-n", "auto", OMP_NUM_THREADS="1")
+    return failed | run(python, "pytest", "-q", *PARALLEL, OMP_NUM_THREADS="1")
 
 
 def check_tensorrt_85_api(board_python: str) -> int:

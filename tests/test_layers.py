@@ -8,6 +8,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sr_deploy"
 
@@ -149,6 +151,7 @@ def test_the_table_lists_every_room_and_no_room_imports_a_later_one():
     assert upward == []
 
 
+@pytest.mark.smoke
 def test_rooms_import_only_what_the_table_allows():
     messages = [
         f"{module_name(path)}, {message}"
@@ -222,6 +225,7 @@ def test_board_modules_use_the_syntax_of_python_3_8():
     assert messages == []
 
 
+@pytest.mark.smoke
 def test_a_board_imports_everything_it_needs_and_shows_every_help(run_python):
     """Runs in a process in which every heavy package is blocked."""
     names = [module_name(path) for path in board_modules()]

@@ -1,30 +1,26 @@
-"""Two networks against each other, in turns: what the machine does meanwhile meets both alike."""
+"""Time two networks in turns, so that disturbances of the machine affect both alike."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
 import numpy as np
 
-from sr_deploy.bench.evaluate import image_set
-from sr_deploy.bench.measure import typical_input
-from sr_deploy.bench.subjects import ARTIFACT_SUFFIXES, Subject, subjects_of
+from sr_deploy.bench.measure import DEFAULT_HW, timing_input
 from sr_deploy.core.device import cpu_name, limit_cores
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.session import Session
-from sr_deploy.core.shipped import CHECKPOINT_SUFFIX
 from sr_deploy.core.sizes import HW, parse_hw
 from sr_deploy.core.timing import time_in_turns
-from sr_deploy.results.columns import label
+from sr_deploy.runtime.opener import NetworkDescription, describe
 
 ROUNDS = 21
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Times in ms round by round, and what they say of B against A."""
+    """Times in ms of each round, and the ratios of B to A in the same round."""
 
     names: Tuple[str, str]
     hw: HW
@@ -33,7 +29,7 @@ class Comparison:
     times_a_ms: Tuple[float, ...]
     times_b_ms: Tuple[float, ...]
     ratio_median: float
-    """Of B's time to A's in the same round; below 1, B is faster."""
+    """Below 1, B is faster."""
     ratio_p25: float
     ratio_p75: float
     ratio_min: float
@@ -41,82 +37,76 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Which is faster, where three quarters of the rounds agree."""
+        """Which one is faster, if three quarters of the rounds agree."""
         a, b = self.names
         if self.ratio_p75 < 1:
             return f"{b} is faster"
-        return (
-            f"{a} is faster" if self.ratio_p25 > 1 else "no difference that these rounds can tell"
-        )
+        if self.ratio_p25 > 1:
+            return f"{a} is faster"
+        return "no difference that these rounds can tell"
 
 
-def compared(
+def compare_networks(
     a: str, b: str, *, lr: Optional[str] = None, rounds: int = ROUNDS, threads: Optional[int] = None
 ) -> Comparison:
-    """Time two checkpoints' variants (`asrn_x4.d3`), graphs or engines in turns at one LR size.
+    """Time two networks (`asrn_x4.d3`, graphs, engines, ...) in turns at one LR size.
 
-    lr: the size; None: the one that a static artifact takes, else 256x256. Raises an SrDeployError when one cannot run here.
+    lr: the size; None: that of a static artifact, else 256x256. Raises an SrDeployError if one
+    cannot run here.
     """
     if rounds < 3:
         raise InputError(f"{rounds} rounds; expected at least 3")
     with limit_cores(threads):
-        subjects = [_subject(item) for item in (a, b)]
-        sessions = [subject.open() for subject in subjects]
+        networks = [_describe_single(text) for text in (a, b)]
+        sessions = [network.open() for network in networks]
         hw = _common_hw(sessions[0], sessions[1], None if lr is None else parse_hw(lr))
-        if any(session.spent() is not None for session in sessions):
-            x = typical_input(image_set(), sessions[0].scale, hw)
-        else:
-            x = np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
+        adaptive = [session for session in sessions if session.spent() is not None]
+        x = timing_input((adaptive or sessions)[0], "", hw)
         timers = {session.timed(x).timer for session in sessions}
         if len(timers) > 1:
+            first, second = sorted(timers)
             raise InputError(
-                f"their times do not compare: one is taken by {', the other by '.join(sorted(timers))}"
+                f"the times are not comparable: one is taken by {first}, the other by {second}"
             )
         runs = {i: (lambda s=session: s.timed(x).ms) for i, session in enumerate(sessions)}
         times = time_in_turns(runs, rounds)
     ratios = np.array(times[1]) / np.array(times[0])
-    p25, median, p75 = (float(v) for v in np.percentile(ratios, [25, 50, 75]))
-    names = [_called(subject, session) for subject, session in zip(subjects, sessions)]
+    low, p25, median, p75, high = (float(v) for v in np.percentile(ratios, [0, 25, 50, 75, 100]))
+    name_a, name_b = (
+        f"{network.artifact or network.name} ({session.backend}, {session.precision})"
+        for network, session in zip(networks, sessions)
+    )
     return Comparison(
-        (names[0], names[1]),
-        hw,
-        sessions[0].device or cpu_name(),
-        timers.pop(),
-        tuple(times[0]),
-        tuple(times[1]),
-        median,
-        p25,
-        p75,
-        float(ratios.min()),
-        float(ratios.max()),
+        names=(name_a, name_b),
+        hw=hw,
+        device=sessions[0].device or cpu_name(),
+        timer=timers.pop(),
+        times_a_ms=tuple(times[0]),
+        times_b_ms=tuple(times[1]),
+        ratio_median=median,
+        ratio_p25=p25,
+        ratio_p75=p75,
+        ratio_min=low,
+        ratio_max=high,
     )
 
 
-def _subject(item: str) -> Subject:
-    named = (
-        None
-        if item.endswith((*ARTIFACT_SUFFIXES, CHECKPOINT_SUFFIX))
-        else re.fullmatch(r"(.+)\.([a-z][0-9]+(?:-[a-z]+)*)", item)
-    )
-    found = list(subjects_of(named[1], [named[2]]) if named else subjects_of(item, None))
-    if len(found) > 1:
+def _describe_single(text: str) -> NetworkDescription:
+    networks = describe(text, "all")
+    if len(networks) > 1:
         raise InputError(
-            f"{item} is {len(found)} networks; expected one",
-            hint=f"name one of them, such as {label(found[-1].row)}",
+            f"{text} is {len(networks)} networks; expected one",
+            hint=f"name one of them, for example {networks[-1].artifact or networks[-1].name}",
         )
-    return found[0]
+    return networks[0]
 
 
-def _common_hw(a: Session, b: Session, wanted: Optional[HW]) -> HW:
-    hw = wanted or a.fixed_hw or b.fixed_hw or a.nearest_hw(b.nearest_hw((256, 256)))
+def _common_hw(a: Session, b: Session, requested: Optional[HW]) -> HW:
+    hw = requested or a.fixed_hw or b.fixed_hw or a.nearest_hw(b.nearest_hw(DEFAULT_HW))
     for session in (a, b):
         session.check_hw(hw)
     if a.scale != b.scale:
         raise InputError(
-            f"one upscales by {a.scale}, the other by {b.scale}: their times do not compare"
+            f"the times are not comparable: one upscales by {a.scale}, the other by {b.scale}"
         )
     return hw
-
-
-def _called(subject: Subject, session: Session) -> str:
-    return f"{subject.row.artifact or label(subject.row)} ({session.backend}, {session.precision})"

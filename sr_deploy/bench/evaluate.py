@@ -81,7 +81,7 @@ def image_set(folder: str = "") -> ImageSet:
 
 
 class Bicubic(Session):
-    """MATLAB's bicubic upscaling, rounded to uint8, as a session: the first row of papers' tables."""
+    """MATLAB's bicubic upscaling, rounded to uint8: the first row of papers' tables."""
 
     backend, backend_version, precision = "bicubic", "", "fp64"
 
@@ -137,7 +137,7 @@ def evaluate(
 
 
 def check_images(images: ImageSet, *, metrics: Iterable[str], scales: Iterable[int]) -> None:
-    """Read every image of a set. Raises InputError naming the first that `evaluate` would refuse."""
+    """Read every image of a set. Raises InputError naming the first that cannot be scored."""
     pairs = [(metric, scale) for metric in sorted(metrics) for scale in sorted(scales)]
     for path in images.files if pairs else ():
         rgb = read_rgb(path)
@@ -153,7 +153,7 @@ def _check_size(path: Path, shape: Tuple[int, ...], border: int) -> None:
 
 
 def finite_or_none(value: float) -> Optional[float]:
-    """Return `value`; None for the infinite PSNR of identical images, which JSON cannot represent."""
+    """Return `value`; None for an infinite PSNR, which JSON cannot represent."""
     return value if np.isfinite(value) else None
 
 

@@ -1,31 +1,37 @@
-"""One row per model variant or artifact: quality, latency, memory and counts under recorded conditions."""
+"""Measure networks: one row per network and protocol with quality, latency, memory and counts."""
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import functools
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Union
 
 import numpy as np
 
 import sr_deploy
-from sr_deploy.bench.evaluate import ImageSet, Quality, check_images, evaluate, image_set
+from sr_deploy.bench.evaluate import (
+    ImageSet,
+    Quality,
+    check_images,
+    evaluate,
+    finite_or_none,
+    image_set,
+)
 from sr_deploy.bench.monitor import (
     ConditionMonitor,
     condition_warnings,
     conditions_before,
     device_facts,
 )
-from sr_deploy.bench.subjects import Subject, given_items, subjects_of, with_counts
+from sr_deploy.bench.subjects import recorded_row, row_of
 from sr_deploy.core.degradation import degrade
 from sr_deploy.core.device import cpu_name, limit_cores, python_and_os, track_peak_memory
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
-from sr_deploy.core.session import Session, Spent
+from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW, parse_hw
 from sr_deploy.core.timing import TOLERANCE, WARMUP_S, latency_statistics, measure_latency
 from sr_deploy.results.protocols import (
@@ -36,422 +42,381 @@ from sr_deploy.results.protocols import (
     time_ms,
 )
 from sr_deploy.results.rows import BenchmarkRow
+from sr_deploy.runtime.opener import NetworkDescription, describe_all
 
 DEFAULT_HW = (256, 256)
 MEM_DEFINITION = (
     "peak rise of the process's resident memory over opening and timing it, weights included"
 )
-MEM_OF_IMAGES = "peak rise of the process's resident memory over opening it and the images of the valid set, weights and images included"
+MEM_OF_IMAGES = (
+    "peak rise of the process's resident memory over opening it and the images of the valid set, "
+    "weights and images included"
+)
 MAX_CV = 0.05
 
 
 @dataclass(frozen=True)
-class Request:
-    """How everything of one call is measured."""
+class MeasureOptions:
+    """How networks are measured. Raises InputError if options are invalid or contradictory."""
 
-    images: ImageSet
-    test: Optional[ImageSet]
-    metric: Optional[str]
-    hw: Optional[HW]
-    runs: Optional[int]
-    cadence_hz: Optional[float]
+    variants: Union[str, Sequence[str], None] = None
+    """Of checkpoints: "all", or a list such as "d1,d3"; None: all."""
+    data: str = ""
+    """Folder of HR images; empty: scikit-image's photographs."""
+    test: str = ""
+    """A challenge's second folder, its test set."""
+    protocols: Sequence[str] = (DEFAULT_PROTOCOL,)
+    """Names in `results/protocols.py`."""
+    metric: Optional[str] = None
+    """"y" or "rgb"; None: the protocol's, else "y"."""
+    lr: Optional[str] = None
+    """LR size of latency and memory under `steady` for networks that accept several sizes; None:
+    256x256, or the nearest accepted size."""
+    runs: Optional[int] = None
+    """Number of timed runs; None: as many as fit in 3 s."""
+    cadence_hz: Optional[float] = None
+    """Start runs at this rate, as frames of a video arrive; None: back to back."""
+    threads: Optional[int] = None
+    """Use only so many CPU cores; None: all."""
+    trust: bool = False
+    """Open artifacts that were changed after their manifests were written. An engine is code."""
+
+    def __post_init__(self) -> None:
+        protocols = self.resolved_protocols
+        if not protocols:
+            raise InputError("no protocol", hint="omit it for steady")
+        if self.runs is not None and self.runs < 1:
+            raise InputError(f"{self.runs} timed runs; expected at least 1")
+        if self.cadence_hz is not None and not 0 < self.cadence_hz <= 1000:
+            raise InputError(
+                f"a cadence of {self.cadence_hz:g} frames per second; expected 0 to 1000"
+            )
+        if self.lr is not None:
+            parse_hw(self.lr)
+        for protocol in protocols:
+            if self.metric is not None and protocol.metric not in (None, self.metric):
+                raise InputError(
+                    f"{protocol.name} scores on {protocol.metric}, not on {self.metric}",
+                    hint="omit --metric",
+                )
+        of_images = [protocol.name for protocol in protocols if protocol.of_images]
+        if len(of_images) == len(protocols) and (self.lr or self.runs or self.cadence_hz):
+            raise InputError(
+                f"{of_images[0]} times each image once at its own size; "
+                "--lr, --runs and --cadence do not apply",
+                hint="omit them, or also measure by steady",
+            )
+        if self.test and not of_images:
+            raise InputError(
+                "only the protocol of a challenge has a test set",
+                hint="omit --test, or give for example --protocol ntire2025",
+            )
+
+    @property
+    def resolved_protocols(self) -> List[Protocol]:
+        """The protocols. Those without a warm-up come first, as in a fresh process."""
+        protocols = [get_protocol(name) for name in dict.fromkeys(self.protocols)]
+        return sorted(protocols, key=lambda protocol: not protocol.of_images)
+
+    def metric_of(self, protocol: Protocol) -> str:
+        return protocol.metric or self.metric or "y"
+
+    def valid_set(self) -> ImageSet:
+        return image_set(self.data)
+
+    def test_set(self) -> Optional[ImageSet]:
+        return image_set(self.test) if self.test else None
 
 
 def rows_from_artifacts(
-    given: Union[str, Path, Sequence[Union[str, Path]]],
+    networks: Union[str, Path, Sequence[Union[str, Path]]],
+    options: MeasureOptions = MeasureOptions(),  # noqa: B008 - frozen
     *,
-    variants: Union[str, Sequence[str], None] = None,
-    data: str = "",
-    test: str = "",
-    protocols: Sequence[str] = (DEFAULT_PROTOCOL,),
-    metric: Optional[str] = None,
-    lr: Optional[str] = None,
-    runs: Optional[int] = None,
-    cadence_hz: Optional[float] = None,
-    threads: Optional[int] = None,
-    trust: bool = False,
-    progress: Callable[[str], None] = lambda line: None,
-) -> List[BenchmarkRow]:
-    """Measure checkpoints (by torch), ONNX graphs and engines, or folders of them; return their rows (see `measured`)."""
-    return list(
-        measured(
-            given,
-            variants=variants,
-            data=data,
-            test=test,
-            protocols=protocols,
-            metric=metric,
-            lr=lr,
-            runs=runs,
-            cadence_hz=cadence_hz,
-            threads=threads,
-            trust=trust,
-            progress=progress,
-        )
-    )
-
-
-def measured(
-    given: Union[str, Path, Sequence[Union[str, Path]]],
-    *,
-    variants: Union[str, Sequence[str], None] = None,
-    data: str = "",
-    test: str = "",
-    protocols: Sequence[str] = (DEFAULT_PROTOCOL,),
-    metric: Optional[str] = None,
-    lr: Optional[str] = None,
-    runs: Optional[int] = None,
-    cadence_hz: Optional[float] = None,
-    threads: Optional[int] = None,
-    trust: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Iterator[BenchmarkRow]:
-    """Yield a row of each subject by each protocol as it is measured, each in a session of its own.
+    """Yield a row per network and protocol as soon as it is measured, each in a session of its own.
 
-    variants: of the checkpoints, "all" or "d1,d3". data: a folder of HR images; empty: scikit-image's photographs.
-    test: the second folder of a challenge. protocols: of `core/protocols.py`. metric: "y" or "rgb"; None: the protocol's own, else y.
-    lr: the LR size that latency and memory are taken at by `steady`, where the artifact leaves it open; None: 256x256, or what
-    comes nearest. runs: timed ones; None: as many as fit 3 s. cadence_hz: as frames of a video come; None: back to back.
-    threads: use so many cores only; what runs the networks is best imported after that.
-    trust: also open artifacts that were changed after their manifests were written; an engine is code that runs.
-    What cannot run on this machine becomes a row with its reason. Raises an SrDeployError on bad input.
+    networks: checkpoints (run by torch), ONNX graphs, engines, plans, routers, or folders of them.
+    Work starts with the first row that is requested. `list(rows_from_artifacts(...))` measures all.
+    A network that cannot run on this machine gives a row with the reason. With `threads`, import
+    torch and onnxruntime only afterwards: they take one thread per usable core when they are
+    imported. Raises an SrDeployError for bad input before anything is measured.
     """
-    chosen = [get_protocol(name) for name in dict.fromkeys(protocols)]
-    with limit_cores(threads):
-        subjects = [
-            subject
-            for item in given_items(given, variants)
-            for subject in subjects_of(item, variants, trust=trust)
-        ]
-        request = _request(
-            chosen, data=data, test=test, metric=metric, lr=lr, runs=runs, cadence_hz=cadence_hz
-        )
-        _check_images(request, chosen, subjects)
-        for subject in subjects:
-            # What takes no warm-up comes first, as it would in a process of its own.
-            for protocol in sorted(chosen, key=lambda p: not p.of_images):
-                row = _measure(subject, protocol, request)
-                what = (
-                    f"{row.model}.{row.variant} ({row.backend})"
-                    if row.variant
-                    else f"{row.model} ({row.backend})"
-                )
-                what += f", {row.protocol}" if len(chosen) > 1 else ""
-                quality = (
-                    f"{row.psnr_db:.3f} dB"
-                    if row.psnr_db is not None
-                    else "identical images"
-                    if row.set
-                    else "not scored here"
-                )
-                progress(
-                    f"{what}: "
-                    + (
-                        f"not run: {row.error}"
-                        if row.error
-                        else f"{quality}, {time_ms(row):.1f} ms"
-                    )
-                )
+    with limit_cores(options.threads):
+        variants = "all" if options.variants is None else options.variants
+        descriptions = describe_all(networks, variants, trust=options.trust)
+        protocols = options.resolved_protocols
+        _check_sets(descriptions, options)
+        for network in descriptions:
+            for protocol in protocols:
+                row = _measure(network, protocol, options)
+                progress(_progress_line(row, show_protocol=len(protocols) > 1))
                 yield row
 
 
-def _request(
-    chosen: Sequence[Protocol],
-    *,
-    data: str,
-    test: str,
-    metric: Optional[str],
-    lr: Optional[str],
-    runs: Optional[int],
-    cadence_hz: Optional[float],
-) -> Request:
-    """Check what can be checked before anything is opened. Raises InputError."""
-    if not chosen:
-        raise InputError("no protocol", hint="leave it out for steady")
-    if runs is not None and runs < 1:
-        raise InputError(f"{runs} timed runs; expected at least 1")
-    if cadence_hz is not None and not 0 < cadence_hz <= 1000:
-        raise InputError(
-            f"a cadence of {cadence_hz:g} frames a second; expected more than 0, at most 1000"
-        )
-    for protocol in chosen:
-        if protocol.metric not in (None, metric) and metric is not None:
-            raise InputError(
-                f"{protocol.name} scores on {protocol.metric}, not {metric}",
-                hint="leave --metric out",
-            )
-    of_images = [p.name for p in chosen if p.of_images]
-    if len(of_images) == len(chosen) and (lr or runs or cadence_hz):
-        raise InputError(
-            f"{of_images[0]} times each image once, at its own size: --lr, --runs and --cadence mean nothing to it",
-            hint="leave them out, or measure by steady too",
-        )
-    if test and not of_images:
-        raise InputError(
-            "a test set belongs to a challenge's protocol",
-            hint="leave --test out, or give --protocol ntire2025, say",
-        )
-    return Request(
-        image_set(data),
-        image_set(test) if test else None,
-        metric,
-        None if lr is None else parse_hw(lr),
-        runs,
-        cadence_hz,
-    )
+def _check_sets(networks: Sequence[NetworkDescription], options: MeasureOptions) -> None:
+    """Raise InputError for an image that cannot be scored, before other networks are measured."""
+    found = (network.find_scale() for network in networks)
+    scales = {scale for scale in found if scale is not None}
+    metrics = {options.metric_of(protocol) for protocol in options.resolved_protocols}
+    for images in filter(None, (options.valid_set(), options.test_set())):
+        check_images(images, metrics=metrics, scales=scales)
 
 
-def _check_images(
-    request: Request, chosen: Sequence[Protocol], subjects: Sequence[Subject]
-) -> None:
-    """Raise InputError for an image that cannot be scored: found later, it would cost what was measured before it."""
-    scales = {scale for scale in map(_scale, subjects) if scale is not None}
-    ways = {
-        (protocol.metric or request.metric or "y", scale) for protocol in chosen for scale in scales
-    }
-    for images in filter(None, (request.images, request.test)):
-        for metric, scale in sorted(ways):
-            check_images(images, metrics=[metric], scales=[scale])
+def _progress_line(row: BenchmarkRow, *, show_protocol: bool) -> str:
+    name = f"{row.model}.{row.variant}" if row.variant else row.model
+    name = f"{name} ({row.backend})" + (f", {row.protocol}" if show_protocol else "")
+    if row.error:
+        return f"{name}: not run: {row.error}"
+    if row.psnr_db is not None:
+        quality = f"{row.psnr_db:.3f} dB"
+    else:
+        quality = "identical images" if row.set else "not scored here"
+    return f"{name}: {quality}, {time_ms(row):.1f} ms"
 
 
-def _scale(subject: Subject) -> Optional[int]:
-    """What it upscales by: a bare graph tells when it is opened. None where that cannot be, which its row will say."""
-    with contextlib.suppress(CannotRunHereError, MissingPackageError):
-        return subject.row.scale or subject.open().scale
-    return None
+@dataclass
+class _Run:
+    """A network that was opened and timed; by a challenge's protocol also scored."""
+
+    session: Session
+    monitor: ConditionMonitor
+    before: Dict[str, Any]
+    """The machine's conditions before."""
+    mem_peak_mib: Optional[float] = None
+    timing: Optional[Dict[str, Any]] = None
+    """Fields of the row, if one size was timed repeatedly."""
+    timed_share: Optional[float] = None
+    """Share of its largest multiply-accumulates that an adaptive network executed then."""
+    valid: Optional[Quality] = None
 
 
-def _measure(subject: Subject, protocol: Protocol, request: Request) -> BenchmarkRow:
+def _measure(
+    network: NetworkDescription, protocol: Protocol, options: MeasureOptions
+) -> BenchmarkRow:
     row = replace(
-        with_counts(subject.row, subject.counts, protocol.counter),
+        row_of(network, protocol.counter),
         protocol=protocol.name,
         device=cpu_name(),
         python=python_and_os(),
         git_rev=_git_revision(),
         date_utc=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
-    earlier = conditions_before()
-    memory: List[Optional[float]] = []
-    metric = protocol.metric or request.metric or "y"
+    metric = options.metric_of(protocol)
     try:
-        with track_peak_memory(memory):
-            session = subject.open()
-            earlier.update(device_facts() if session.device else {})
-            with ConditionMonitor(session.device) as watch:
-                session.begin()
-                if protocol.of_images:
-                    valid = evaluate(session, request.images, metric=metric)
-                else:
-                    found = _repeated(session, request, watch)
+        run = _open_and_time(network, protocol, options)
     except (CannotRunHereError, MissingPackageError) as e:
-        return (
-            subject.recorded
-            if subject.recorded is not None and not protocol.of_images
-            else replace(row, error=e.message)
-        )
-    if protocol.of_images:
-        test = evaluate(session, request.test, metric=metric) if request.test else None
-        found = _of_images(valid, test)
-    else:
+        recorded = None if protocol.of_images else recorded_row(network)
+        return recorded or replace(row, error=e.message)
+    session, test = run.session, None
+    if run.timing is not None:
         session.begin()
-        valid, test = evaluate(session, request.images, metric=metric), None
-    hw = found.get("input_hw")
+        valid, timing = evaluate(session, options.valid_set(), metric=metric), run.timing
+    else:
+        assert run.valid is not None
+        valid, test_set = run.valid, options.test_set()
+        test = evaluate(session, test_set, metric=metric) if test_set else None
+        timing = _timing_of_images(valid, test)
+    hw = timing.get("input_hw")
     output_px = session.scale**2 * hw[0] * hw[1] if hw else None
-    conditions = {
-        "before": earlier,
-        "during": watch.summary(found["latencies_ms"], output_px=output_px),
-    }
+    during = run.monitor.summary(timing["latencies_ms"], output_px=output_px)
+    conditions = {"before": run.before, "during": during}
+    row = replace(row, **{**_session_fields(session), **_quality_fields(valid, test), **timing})
     row = replace(
         row,
-        backend=session.backend,
-        backend_version=session.backend_version,
         device=session.device or row.device,
-        power_mode=earlier.get("power_mode"),
-        precision=session.precision,
-        threads=session.threads,
-        settings=session.settings,
-        scale=session.scale,
-        mem_peak_mib=memory[0],
-        mem_definition=""
-        if memory[0] is None
-        else MEM_OF_IMAGES
-        if protocol.of_images
-        else MEM_DEFINITION,
-        set=valid.set,
-        test_set=test.set if test else "",
-        images=(*_images(valid, "valid"), *(_images(test, "test") if test else ())),
-        metric=valid.metric,
-        border_px=valid.border_px,
-        psnr_db=valid.psnr_db if np.isfinite(valid.psnr_db) else None,
-        ssim=valid.ssim,
-        tiling=valid.tiling,
-        executed=_executed(session.spent(), found.pop("timed_share", None)),
+        power_mode=run.before.get("power_mode"),
+        mem_peak_mib=run.mem_peak_mib,
+        mem_definition=_mem_definition(run, protocol),
+        executed=_executed(session, run.timed_share),
         conditions=conditions,
-        **found,
     )
-    return replace(
-        row,
-        warnings=(
-            *_not_finite(valid, test),
-            *row.warnings,
-            *condition_warnings(conditions),
-            *deviations(row),
-        ),
-    )
+    warnings = (*_not_finite(valid, test), *row.warnings, *condition_warnings(conditions))
+    return replace(row, warnings=(*warnings, *deviations(row)))
+
+
+def _open_and_time(
+    network: NetworkDescription, protocol: Protocol, options: MeasureOptions
+) -> _Run:
+    before = conditions_before()
+    rises_mib: List[Optional[float]] = []
+    with track_peak_memory(rises_mib):
+        session = network.open()
+        before.update(device_facts() if session.device else {})
+        with ConditionMonitor(session.device) as monitor:
+            run = _Run(session, monitor, before)
+            session.begin()
+            if protocol.of_images:
+                metric = options.metric_of(protocol)
+                run.valid = evaluate(session, options.valid_set(), metric=metric)
+            else:
+                run.timing = _timing_of_one_size(session, options, monitor)
+                spent = session.spent()
+                run.timed_share = None if spent is None else spent.share
+    run.mem_peak_mib = rises_mib[0]
+    return run
+
+
+def _session_fields(session: Session) -> Dict[str, Any]:
+    keys = ("backend", "backend_version", "precision", "threads", "settings", "scale")
+    return {key: getattr(session, key) for key in keys}
+
+
+def _quality_fields(valid: Quality, test: Optional[Quality]) -> Dict[str, Any]:
+    sets = {"valid": valid, **({"test": test} if test else {})}
+    images = [
+        {
+            "image": score.image,
+            "split": split,
+            "lr_hw": list(score.lr_hw),
+            "psnr_db": finite_or_none(score.psnr_db),
+            "ssim": score.ssim,
+            "ms": round(score.ms, 4),
+        }
+        for split, quality in sets.items()
+        for score in quality.images
+    ]
+    return {
+        "set": valid.set,
+        "test_set": test.set if test else "",
+        "images": tuple(images),
+        "metric": valid.metric,
+        "border_px": valid.border_px,
+        "psnr_db": finite_or_none(valid.psnr_db),
+        "ssim": valid.ssim,
+        "tiling": valid.tiling,
+    }
+
+
+def _mem_definition(run: _Run, protocol: Protocol) -> str:
+    if run.mem_peak_mib is None:
+        return ""
+    return MEM_OF_IMAGES if protocol.of_images else MEM_DEFINITION
 
 
 def _not_finite(*qualities: Optional[Quality]) -> List[str]:
-    images = [image for quality in qualities if quality for image in quality.images]
-    broken = sum(not image.finite for image in images)
-    return (
-        [
-            f"{broken} of {len(images)} images came out with pixels that are no finite numbers: scored as black or white"
-        ]
-        if broken
-        else []
-    )
+    finite = [score.finite for quality in qualities if quality for score in quality.images]
+    if all(finite):
+        return []
+    return [
+        f"{finite.count(False)} of {len(finite)} images came out with pixels that are no finite "
+        "numbers: scored as black or white"
+    ]
 
 
-def _executed(spent: Optional[Spent], timed_share: Optional[float]) -> Optional[dict]:
+def _executed(session: Session, timed_share: Optional[float]) -> Optional[Dict[str, Any]]:
+    """Return the work of a network that decides how much it computes; None for other networks."""
+    spent = session.spent()
     if spent is None:
         return None
-    total = sum(spent.pixels.values())
-    ways = {way: round(px / total, 4) for way, px in spent.pixels.items()}
-    share = round(spent.share, 4)
+    total, share = sum(spent.pixels.values()), round(spent.share, 4)
     return {
         "share": share,
         "timed_share": share if timed_share is None else round(timed_share, 4),
-        "ways": ways,
+        "ways": {way: round(px / total, 4) for way, px in spent.pixels.items()},
     }
 
 
-def _repeated(session: Session, request: Request, watch: ConditionMonitor) -> Dict[str, Any]:
-    """Time one size again and again; return what a row holds of it."""
-    hw = session.fixed_hw or request.hw or session.nearest_hw(DEFAULT_HW)
+def _timing_of_one_size(
+    session: Session, options: MeasureOptions, monitor: ConditionMonitor
+) -> Dict[str, Any]:
+    """Time one LR size repeatedly; return fields of the row."""
+    h, w = parse_hw(options.lr) if options.lr else session.nearest_hw(DEFAULT_HW)
+    fixed_h, fixed_w = session.fixed_sides
+    hw = (fixed_h or h, fixed_w or w)
     session.check_hw(hw)
-    adaptive = session.spent() is not None
-    x = (
-        typical_input(request.images, session.scale, hw)
-        if adaptive
-        else np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
-    )
-    latency = measure_latency(
+    x = timing_input(session, options.data, hw)
+    samples = measure_latency(
         lambda: session.timed(x),
-        runs=request.runs,
-        cadence_hz=request.cadence_hz,
-        between=watch.sample,
+        runs=options.runs,
+        cadence_hz=options.cadence_hz,
+        between=monitor.sample,
     )
-    found: Dict[str, Any] = latency_statistics(latency.times_ms)
+    statistics = latency_statistics(samples.times_ms)
     warnings = []
-    if not latency.settled:
+    if not samples.settled:
         warnings.append(
-            f"it was not steady yet after {WARMUP_S:g} s of warm-up: windows differed by more than {TOLERANCE:.0%}"
+            f"it was not steady yet after {WARMUP_S:g} s of warm-up: "
+            f"windows differed by more than {TOLERANCE:.0%}"
         )
-    if found["latency_cv"] > MAX_CV:
+    if statistics["latency_cv"] > MAX_CV:
         warnings.append(
-            f"single runs vary by {found['latency_cv']:.0%} (standard deviation over mean)"
+            f"single runs vary by {statistics['latency_cv']:.0%} (standard deviation over mean)"
         )
-    if latency.late:
+    if samples.late:
         warnings.append(
-            f"{latency.late} of {len(latency.times_ms)} frames were not done when the next one came"
+            f"{samples.late} of {len(samples.times_ms)} frames were not done when the next one came"
         )
-    spent = session.spent()
     return {
-        **found,
-        **({} if spent is None else {"timed_share": spent.share}),
+        **statistics,
         "input_hw": hw,
-        "cadence_hz": request.cadence_hz,
-        "warmup": latency.warmup,
-        "runs": len(latency.times_ms),
-        "latencies_ms": _rounded(latency.times_ms),
-        "first_ms": latency.first_ms,
-        "timer": latency.timer,
-        "copies_ms": latency.copies_ms,
+        "cadence_hz": options.cadence_hz,
+        "warmup": samples.warmup,
+        "runs": len(samples.times_ms),
+        "latencies_ms": tuple(round(ms, 4) for ms in samples.times_ms),
+        "first_ms": samples.first_ms,
+        "timer": samples.timer,
+        "copies_ms": samples.copies_ms,
         "warnings": tuple(warnings),
     }
 
 
-def typical_input(images: ImageSet, scale: int, hw: HW) -> np.ndarray:
-    """The LR images of a set side by side, (1, 3, h, w): to a network that decides what it computes, noise is no image."""
-    rows: List[np.ndarray] = []
-    height, number = 0, 0
-    while height < hw[0]:
-        row: List[np.ndarray] = []
-        while sum(lr.shape[1] for lr in row) < hw[1]:
-            row.append(
-                degrade(
-                    modcrop(read_rgb(images.files[number % len(images.files)]), scale), scale=scale
-                )
-            )
-            number += 1
-        low = min(lr.shape[0] for lr in row)
-        rows.append(np.concatenate([lr[:low] for lr in row], axis=1)[:, : hw[1]])
-        height += low
-    return nchw_from_rgb(np.ascontiguousarray(np.concatenate(rows)[: hw[0]]))
+def _timing_of_images(valid: Quality, test: Optional[Quality]) -> Dict[str, Any]:
+    """Return fields of the row for images that were timed once each.
 
-
-def _of_images(valid: Quality, test: Optional[Quality]) -> Dict[str, Any]:
-    """Return what a row holds of images that were timed once each: the mean of a set, of two sets the mean of their means."""
-    images = (*valid.images, *(test.images if test else ()))
-    times = [image.ms for image in images]
-    copies = [image.copies_ms for image in images if image.copies_ms is not None]
-    means = [
-        float(np.mean([image.ms for image in quality.images]))
-        for quality in (valid, test)
-        if quality
-    ]
+    The mean is that of the set; for two sets the mean of their means.
+    """
+    sets = [quality.images for quality in (valid, test) if quality]
+    images = [score for scores in sets for score in scores]
+    times_ms = [score.ms for score in images]
+    copies = [score.copies_ms for score in images if score.copies_ms is not None]
+    means = [float(np.mean([score.ms for score in scores])) for scores in sets]
     return {
-        **latency_statistics(times),
+        **latency_statistics(times_ms),
         "latency_ms_mean": float(np.mean(means)),
         "warmup": 0,
-        "runs": len(times),
-        "latencies_ms": _rounded(times),
-        "first_ms": times[0],
+        "runs": len(times_ms),
+        "latencies_ms": tuple(round(ms, 4) for ms in times_ms),
+        "first_ms": times_ms[0],
         "timer": images[0].timer,
         "copies_ms": float(np.median(copies)) if copies else None,
     }
 
 
-def _images(quality: Quality, split: str) -> Iterator[dict]:
-    for s in quality.images:
-        psnr = s.psnr_db if np.isfinite(s.psnr_db) else None
-        yield {
-            "image": s.image,
-            "split": split,
-            "lr_hw": list(s.lr_hw),
-            "psnr_db": psnr,
-            "ssim": s.ssim,
-            "ms": round(s.ms, 4),
-        }
+def timing_input(session: Session, data: str, hw: HW) -> np.ndarray:
+    """Return the (1, 3, h, w) input that a network is timed on.
 
-
-def _rounded(times_ms: Sequence[float]) -> Tuple[float, ...]:
-    return tuple(round(t, 4) for t in times_ms)
+    Noise. For an adaptive network, whose time depends on its input, LR images side by side.
+    data: folder of their HR images; empty: scikit-image's photographs.
+    """
+    if session.spent() is None:
+        return np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
+    images = image_set(data)
+    strips: List[np.ndarray] = []
+    height, number = 0, 0
+    while height < hw[0]:
+        strip: List[np.ndarray] = []
+        while sum(lr.shape[1] for lr in strip) < hw[1]:
+            hr = modcrop(read_rgb(images.files[number % len(images.files)]), session.scale)
+            strip.append(degrade(hr, scale=session.scale))
+            number += 1
+        low = min(lr.shape[0] for lr in strip)
+        strips.append(np.concatenate([lr[:low] for lr in strip], axis=1)[:, : hw[1]])
+        height += low
+    return nchw_from_rgb(np.ascontiguousarray(np.concatenate(strips)[: hw[0]]))
 
 
 @functools.lru_cache(maxsize=None)
 def _git_revision() -> str:
-    """The revision of a checkout this runs from, `+` when it has uncommitted changes; the version when it is installed."""
+    """Return the checkout's revision, `+` for uncommitted changes; the version if installed."""
     folder = Path(sr_deploy.__file__).resolve().parent.parent
+    version = f"srdeploy {sr_deploy.__version__}"
     if not (folder / ".git").exists():
-        return f"srdeploy {sr_deploy.__version__}"
+        return version
+    describe = "describe --always --dirty=+ --abbrev=12 --exclude=*".split()
+    command = ["git", "-C", str(folder), *describe]
     try:
-        run = subprocess.run(
-            [
-                "git",
-                "-C",
-                str(folder),
-                "describe",
-                "--always",
-                "--dirty=+",
-                "--abbrev=12",
-                "--exclude=*",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        run = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
-        return f"srdeploy {sr_deploy.__version__}"
+        return version
     return run.stdout.strip()

@@ -1,45 +1,29 @@
-"""Quality only: PSNR and SSIM of variants and artifacts on several sets, bicubic first."""
+"""Score networks on several sets of images: a row per set and network, with bicubic first."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Union
+from typing import Callable, Dict, Iterator, List, Sequence, Union
 
-import numpy as np
-
-from sr_deploy.bench.evaluate import Bicubic, ImageSet, Quality, evaluate, image_set
-from sr_deploy.bench.subjects import Subject, given_items, subjects_of
+from sr_deploy.bench.evaluate import (
+    Bicubic,
+    ImageSet,
+    Quality,
+    evaluate,
+    finite_or_none,
+    image_set,
+)
+from sr_deploy.bench.subjects import row_of
 from sr_deploy.core.degradation import check_degradation
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
-from sr_deploy.core.metrics import border_px
 from sr_deploy.core.session import Session
 from sr_deploy.results.rows import BICUBIC, BenchmarkRow, QualityRow
+from sr_deploy.runtime.opener import NetworkDescription, describe_all
 
 
 def quality_from_artifacts(
-    given: Union[str, Path, Sequence[Union[str, Path]]],
-    *,
-    variants: Union[str, Sequence[str], None] = None,
-    data: Union[str, Path, Sequence[Union[str, Path]]] = (),
-    metric: str = "y",
-    degradation: str = "bi",
-    progress: Callable[[str], None] = lambda line: None,
-) -> List[QualityRow]:
-    """Score checkpoints (by torch), ONNX graphs and engines, or folders of them; return a row per set and variant (see `scored`)."""
-    return list(
-        scored(
-            given,
-            variants=variants,
-            data=data,
-            metric=metric,
-            degradation=degradation,
-            progress=progress,
-        )
-    )
-
-
-def scored(
-    given: Union[str, Path, Sequence[Union[str, Path]]],
+    networks: Union[str, Path, Sequence[Union[str, Path]]],
     *,
     variants: Union[str, Sequence[str], None] = None,
     data: Union[str, Path, Sequence[Union[str, Path]]] = (),
@@ -47,134 +31,91 @@ def scored(
     degradation: str = "bi",
     progress: Callable[[str], None] = lambda line: None,
 ) -> Iterator[QualityRow]:
-    """Return an iterator of rows: bicubic on each set at each scale, then each subject on each set as it is scored.
+    """Return an iterator of rows: bicubic per scale and set, then each network on each set.
 
-    variants: of the checkpoints, "all" or "d1,d3". data: folders of HR images; none: scikit-image's photographs.
-    Bicubic reads every image, so what is wrong with the input is raised by this call, before any network runs. What cannot
-    run on this machine becomes rows with the reason. Raises an SrDeployError on bad input.
+    networks: checkpoints (run by torch), ONNX graphs, engines, plans, routers, or folders of them.
+    variants: of checkpoints, "all" or "d1,d3". data: folders of HR images; none: scikit-image's
+    photographs. The call itself scores bicubic, which reads every image, so it raises an
+    SrDeployError for bad input before any network runs. The networks run while the rows are
+    iterated. A network that cannot run on this machine gives rows with the reason.
     """
     sets = image_sets([data] if isinstance(data, (str, Path)) else data)
-    subjects: List[Subject] = []
-    scales: List[int] = []
-    owners: Dict[str, str] = {}
-    for item in given_items(given, variants):
-        for subject in subjects_of(item, variants):
-            called = subject.row.artifact or subject.row.model
-            if owners.setdefault(called, item) != item:
-                raise InputError(
-                    f"{owners[called]} and {item} both hold a {called}, and a table could not tell them apart",
-                    hint="rename one of them",
-                )
-            scale = _scale(subject)
-            if scale is not None:
-                check_degradation(degradation, scale)
-                scales += [scale] if scale not in scales else []
-            subjects.append(subject)
-    first = []
+    descriptions = describe_all(networks, "all" if variants is None else variants)
+    _check_names(descriptions)
+    scales = [scale for scale in (d.find_scale() for d in descriptions) if scale is not None]
     for scale in scales:
-        bicubic, border = (
-            BenchmarkRow(model=BICUBIC, variant="", backend=BICUBIC),
-            border_px(metric, scale),
-        )
+        check_degradation(degradation, scale)
+    known_rows = [row_of(description) for description in descriptions]
+
+    def score(row: BenchmarkRow, session: Session, images: ImageSet) -> QualityRow:
+        quality = evaluate(session, images, metric=metric, degradation=degradation)
+        return _scored_row(_unscored_row(row, images, metric, degradation), session, quality)
+
+    bicubic_rows = []
+    for bicubic in map(Bicubic, dict.fromkeys(scales)):
         for images in sets:
-            progress(f"bicubic, x{scale}, {images.name}, border {border}")
-            first.append(
-                _row(
-                    bicubic,
-                    evaluate(Bicubic(scale), images, metric=metric, degradation=degradation),
-                    Bicubic(scale),
-                )
-            )
+            row = score(BenchmarkRow(BICUBIC, "", BICUBIC), bicubic, images)
+            progress(f"bicubic, x{bicubic.scale}, {images.name}, border {row.border_px}")
+            bicubic_rows.append(row)
 
     def rows() -> Iterator[QualityRow]:
-        yield from first
-        for subject in subjects:
+        yield from bicubic_rows
+        for description, known in zip(descriptions, known_rows):
+            name = description.artifact or description.name
             try:
-                session = subject.open()
+                session = description.open()
             except (CannotRunHereError, MissingPackageError) as e:
-                progress(f"{_name(subject.row)}: not run: {e.message}")
-                yield from (
-                    _failed(subject.row, images, e.message, metric=metric, degradation=degradation)
-                    for images in sets
-                )
+                progress(f"{name}: not run: {e.message}")
+                for images in sets:
+                    unscored = _unscored_row(known, images, metric, degradation)
+                    yield replace(unscored, error=e.message)
                 continue
             for images in sets:
-                row = _row(
-                    subject.row,
-                    evaluate(session, images, metric=metric, degradation=degradation),
-                    session,
-                )
-                quality = "identical images" if row.psnr_db is None else f"{row.psnr_db:.3f} dB"
-                progress(f"{_name(subject.row)} ({session.backend}), {images.name}: {quality}")
+                row = score(known, session, images)
+                psnr = "identical images" if row.psnr_db is None else f"{row.psnr_db:.3f} dB"
+                progress(f"{name} ({session.backend}), {images.name}: {psnr}")
                 yield row
 
     return rows()
 
 
 def image_sets(folders: Sequence[Union[str, Path]]) -> List[ImageSet]:
-    """Return the sets of HR folders, or of none scikit-image's photographs. Raises InputError when two have the same name."""
+    """Return the sets of HR folders; of scikit-image's photographs if there are none.
+
+    Raises InputError if two sets have the same name.
+    """
     sets: Dict[str, ImageSet] = {}
     for folder in folders or [""]:
         if folders and not str(folder):
             raise InputError(
-                "an empty name for a folder of images",
-                hint="leave --data out for scikit-image's photographs",
+                "the name of an image folder is empty",
+                hint="omit --data for scikit-image's photographs",
             )
         images = image_set(str(folder))
         if images.name in sets:
             raise InputError(
-                f"two sets are named {images.name}, and a table could not tell them apart: {folder} is the second",
-                hint="a set has the name of its folder, or of the one above HR: rename one",
+                f"two sets are named {images.name}; the second is {folder}",
+                hint="a set is named like its folder, or like the folder above HR: rename one",
             )
         sets[images.name] = images
     return list(sets.values())
 
 
-def _scale(subject: Subject) -> Optional[int]:
-    """The subject's scale; a bare graph tells it only once it is open."""
-    if subject.row.scale is not None:
-        return subject.row.scale
-    try:
-        return subject.open().scale
-    except (CannotRunHereError, MissingPackageError):
-        return None
+def _check_names(networks: Sequence[NetworkDescription]) -> None:
+    """Raise InputError if networks of two sources have the same name in a table."""
+    sources: Dict[str, str] = {}
+    for network in networks:
+        name = network.artifact or network.model
+        source = sources.setdefault(name, network.source)
+        if source != network.source:
+            raise InputError(
+                f"{source} and {network.source} are both named {name} in the table",
+                hint="rename one of them",
+            )
 
 
-def _name(row: BenchmarkRow) -> str:
-    return row.artifact or f"{row.model}.{row.variant}"
-
-
-def _row(row: BenchmarkRow, quality: Quality, session: Session) -> QualityRow:
-    return QualityRow(
-        model=row.model,
-        variant=row.variant,
-        backend=session.backend,
-        artifact=row.artifact,
-        set=quality.set,
-        metric=quality.metric,
-        border_px=quality.border_px,
-        psnr_db=_finite(quality.psnr_db),
-        ssim=quality.ssim,
-        degradation=quality.degradation,
-        scale=session.scale,
-        params=row.params,
-        macs_g=row.macs_g,
-        counter=row.counter,
-        counted_hw=row.counted_hw,
-        tiling=quality.tiling,
-        images=tuple(
-            {"image": s.image, "psnr_db": _finite(s.psnr_db), "ssim": s.ssim}
-            for s in quality.images
-        ),
-        artifact_sha256=row.artifact_sha256,
-        backend_version=session.backend_version,
-        precision=session.precision,
-    )
-
-
-def _failed(
-    row: BenchmarkRow, images: ImageSet, error: str, *, metric: str, degradation: str
-) -> QualityRow:
+def _unscored_row(row: BenchmarkRow, images: ImageSet, metric: str, degradation: str) -> QualityRow:
+    """Return the row of a network on a set without scores."""
     return QualityRow(
         model=row.model,
         variant=row.variant,
@@ -194,9 +135,23 @@ def _failed(
         tiling="",
         images=(),
         artifact_sha256=row.artifact_sha256,
-        error=error,
     )
 
 
-def _finite(value: float) -> Optional[float]:
-    return value if np.isfinite(value) else None
+def _scored_row(row: QualityRow, session: Session, quality: Quality) -> QualityRow:
+    images = [
+        {"image": s.image, "psnr_db": finite_or_none(s.psnr_db), "ssim": s.ssim}
+        for s in quality.images
+    ]
+    return replace(
+        row,
+        backend=session.backend,
+        border_px=quality.border_px,
+        psnr_db=finite_or_none(quality.psnr_db),
+        ssim=quality.ssim,
+        scale=session.scale,
+        tiling=quality.tiling,
+        images=tuple(images),
+        backend_version=session.backend_version,
+        precision=session.precision,
+    )

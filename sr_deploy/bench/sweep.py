@@ -1,4 +1,7 @@
-"""A plan of many measurements, each cell in a process of its own: what crashes or cannot be made is a row with its error."""
+"""A sweep: many measurements from a plan, each in a process of its own.
+
+A crash, or a cell that cannot be built, becomes a row with its error.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +16,30 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.bench.evaluate import ImageSet, check_images, image_set
 from sr_deploy.core.device import usable_cores
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import make_output_folder
-from sr_deploy.core.jsonio import from_dict, read_json
+from sr_deploy.core.jsonio import from_dict, read_dataclass
 from sr_deploy.core.metrics import METRICS
-from sr_deploy.core.routers import is_router
 from sr_deploy.core.sizes import parse_hw, parse_sizes
 from sr_deploy.core.target import PRECISIONS, load_target
 from sr_deploy.results.protocols import DEFAULT_PROTOCOL, get_protocol, time_ms
 from sr_deploy.results.rows import BenchmarkRow, append_rows, drop_partial_line, read_rows
-from sr_deploy.runtime.adaptive.models import is_plan
+from sr_deploy.runtime.opener import NetworkDescription, describe, kind_of
 
 BACKENDS = ("torch", "onnxruntime")
-"""What runs a checkpoint, or a graph for no target, as they are. Engines are named by their target."""
+"""Backends that run a checkpoint, or a graph for no target. Engines are requested by target."""
 _GRACE_S = 10.0
-"""How long a child may take to end by itself after an interrupt."""
+"""Time in which a child process may end by itself after an interrupt."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The cells are every combination of models, variants, shapes, batch, precisions, and backends with targets in one list."""
+class SweepPlan:
+    """The cells are all combinations of models, variants, shapes, batch, precisions and protocols,
+    each on every backend and every target."""
 
     models: Tuple[str, ...]
     shapes: Tuple[str, ...]
@@ -45,27 +48,30 @@ class Plan:
     batch: Tuple[int, ...] = (1,)
     precisions: Tuple[str, ...] = ("fp32",)
     backends: Tuple[str, ...] = ()
-    """torch for checkpoints, onnxruntime for graphs that are for no target."""
+    """torch for checkpoints, onnxruntime for graphs exported for no target."""
     targets: Tuple[str, ...] = ()
-    """Profiles to build engines for."""
+    """Target profiles to build engines for."""
     protocols: Tuple[str, ...] = (DEFAULT_PROTOCOL,)
     metric: Optional[str] = None
     threads: Optional[int] = None
     runs: Optional[int] = None
 
+    def metric_of(self, protocol: str) -> str:
+        return get_protocol(protocol).metric or self.metric or "y"
+
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination, which gives one row."""
+    """One combination. It gives one row."""
 
     model: str
-    """As the plan has it."""
+    """As in the plan."""
     name: str
-    """As rows have it."""
+    """As in rows."""
     scale: int
     variant: str
     shape: str
-    """Empty: the images' own sizes, by a challenge's protocol, where what runs takes them."""
+    """Empty: the sizes of the images, under a challenge's protocol if the network accepts them."""
     batch: int
     precision: str
     backend: str
@@ -74,294 +80,248 @@ class Cell:
     protocol: str
 
 
-def read_plan(path: Path) -> Plan:
-    """Read and check a plan. Raises InputError, or another SrDeployError, naming what is wrong before anything runs."""
-    plan = from_dict(Plan, read_json(path, InputError), source=path, error=InputError)
+def read_plan(path: Path) -> SweepPlan:
+    """Read and check a plan. Raises an SrDeployError naming the problem before anything runs."""
+    plan = read_dataclass(SweepPlan, path, InputError)
     for key in ("models", "shapes", "variants", "batch", "precisions", "protocols"):
         if not getattr(plan, key):
             raise InputError(f"{path}: {key} is empty; expected at least one")
     if not plan.backends and not plan.targets:
         raise InputError(
-            f"{path}: neither backends nor targets; expected {' or '.join(BACKENDS)}, or a target (srdeploy targets)"
+            f"{path}: neither backends nor targets; "
+            f"expected {' or '.join(BACKENDS)}, or a target (srdeploy targets)"
         )
     for shape in plan.shapes:
         parse_hw(shape)
-    metric = () if plan.metric is None else (plan.metric,)
-    named = (
+    for name in plan.targets:
+        load_target(name)
+    metrics = () if plan.metric is None else (plan.metric,)
+    for key, values, choices in (
         ("backends", plan.backends, BACKENDS),
         ("precisions", plan.precisions, PRECISIONS),
-        ("metric", metric, METRICS),
-    )
-    for key, values, known in named:
+        ("metric", metrics, METRICS),
+    ):
         for value in values:
-            if value not in known:
-                raise InputError(f"{path}: {key} holds '{value}'; expected {' or '.join(known)}")
+            if value not in choices:
+                raise InputError(
+                    f"{path}: {key} contains '{value}'; expected {' or '.join(choices)}"
+                )
     for protocol in map(get_protocol, plan.protocols):
         if plan.metric is not None and protocol.metric not in (None, plan.metric):
             raise InputError(
-                f"{path}: {protocol.name} scores on {protocol.metric}, not {plan.metric}",
-                hint="leave metric out",
+                f"{path}: {protocol.name} scores on {protocol.metric}, not on {plan.metric}",
+                hint="remove metric",
             )
-    for key, values, most in (
+    for key, numbers, most in (
         ("batch", plan.batch, 1024),
         ("runs", (plan.runs,), 10000),
         ("threads", (plan.threads,), usable_cores()),
     ):
-        for number in values:
+        for number in numbers:
             if number is not None and not 1 <= number <= most:
                 raise InputError(f"{path}: {key} is {number}; expected 1 to {most}")
-    for name in plan.targets:
-        load_target(name)
     return plan
 
 
-def cells_of(plan: Plan, images: ImageSet) -> Dict[str, Cell]:
-    """Return the cells of a plan by name. Raises an SrDeployError when there is no such model, or it does not hold a variant.
+def cells_of(plan: SweepPlan, images: ImageSet) -> Dict[str, Cell]:
+    """Return the cells of a plan by name. Raises an SrDeployError for an unknown model or variant.
 
-    A name is readable, and another one as soon as weights, images (by name and size) or settings are others.
+    A name is readable. It changes with the weights, the images (by name and size) and the settings.
     """
-    ways = [(backend, "") for backend in plan.backends] + [
-        (load_target(t).runtime, t) for t in plan.targets
-    ]
-    settings = [
-        [(p.name, p.stat().st_size) for p in images.files],
-        plan.metric,
-        plan.threads,
-        plan.runs,
-    ]
+    ways = [(backend, "") for backend in plan.backends]
+    ways += [(load_target(target).runtime, target) for target in plan.targets]
+    files = [(path.name, path.stat().st_size) for path in images.files]
     cells = {}
     for model in plan.models:
-        held = _held(model, plan.variants)
-        digest = hashlib.sha256(
-            json.dumps([*held.weights, *settings], sort_keys=True).encode()
-        ).hexdigest()[:8]
-        axes = (held.variants, plan.shapes, plan.batch, plan.precisions, ways, plan.protocols)
-        for variant, shape, batch, precision, (backend, target), protocol in itertools.product(
-            *axes
+        networks = _describe_model(model, plan.variants)
+        facts = [*networks[0].weights_sha256s, files, plan.metric, plan.threads, plan.runs]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+        for network, shape, batch, precision, (backend, target), protocol in itertools.product(
+            networks, plan.shapes, plan.batch, plan.precisions, ways, plan.protocols
         ):
-            way = f"{backend} for {target}" if target else backend
-            any_size = backend == "torch" or is_router(model) or _own_graph_takes(target, shape)
+            any_size = backend == "torch" or network.kind == "router"
+            any_size = any_size or _own_graph_accepts(target, shape)
             if get_protocol(protocol).of_images and any_size:
                 shape = ""
-            what = ".".join(filter(None, (held.name, variant)))
-            name = f"{what} {shape or 'own sizes'} batch {batch} {precision} {way} {protocol} #{digest}"
+            way = f"{backend} for {target}" if target else backend
+            name = (
+                f"{network.name} {shape or 'own sizes'} batch {batch} {precision} {way} "
+                f"{protocol} #{digest}"
+            )
             cells[name] = Cell(
-                model,
-                held.name,
-                held.scale,
-                variant,
-                shape,
-                batch,
-                precision,
-                backend,
-                target,
-                protocol,
+                model=network.source,
+                name=network.model,
+                scale=network.scale or 1,
+                variant=network.variant,
+                shape=shape,
+                batch=batch,
+                precision=precision,
+                backend=backend,
+                target=target,
+                protocol=protocol,
             )
     return cells
 
 
-class _Held(NamedTuple):
-    """What a model of a plan is."""
-
-    name: str
-    scale: int
-    weights: Tuple[str, ...]
-    """Their SHA-256s."""
-    variants: Tuple[str, ...]
-    """Those asked for: of a router, which chooses itself, one without a name."""
-
-
-def _held(model: str, asked: Sequence[str]) -> _Held:
-    if is_plan(model):
+def _describe_model(model: str, variants: Sequence[str]) -> List[NetworkDescription]:
+    kind = kind_of(model)
+    if kind not in ("checkpoint", "router"):
         raise InputError(
-            f"{model} is what was exported of a model; a sweep takes models and makes the rest",
+            f"{model} was exported from a model; a sweep takes models and exports them itself",
             hint="give that model",
         )
-    if is_router(model):
-        from sr_deploy.nets.router import load_router
-
-        router = load_router(model)
-        return _Held(
-            router.plan().model,
-            router.spec.scale,
-            (router.spec.weights_sha256, *router.spec.weights_sha256s),
-            ("",),
-        )
-    from sr_deploy.nets.checkpoint import load_checkpoint
-
-    checkpoint = load_checkpoint(model)
-    variants = checkpoint.variants("all" if tuple(asked) == ("all",) else asked)
-    return _Held(
-        checkpoint.name,
-        checkpoint.spec.scale,
-        (checkpoint.spec.weights_sha256,),
-        tuple(map(str, variants)),
-    )
+    all_variants = kind == "router" or tuple(variants) == ("all",)
+    return describe(model, "all" if all_variants else variants)
 
 
 def rows_from_plan(
-    plan: Plan, folder: Path, *, data: str = "", progress: Callable[[str], None] = lambda line: None
+    plan: SweepPlan,
+    folder: Path,
+    *,
+    data: str = "",
+    progress: Callable[[str], None] = lambda line: None,
 ) -> List[BenchmarkRow]:
-    """Measure the cells that `folder/rows.jsonl` lacks, appending each row at once; return the rows of all cells of the plan.
+    """Measure the cells that are missing in `folder/rows.jsonl`; return the rows of all cells.
 
-    data: a folder of HR images; empty: scikit-image's photographs. Graphs and engines lie in `folder/artifacts`. A cell that
-    failed counts as done: to try it again, take its line away. Raises an SrDeployError when the plan, not a cell, is wrong.
+    Each row is appended as soon as it is measured. data: a folder of HR images; empty:
+    scikit-image's photographs. Graphs and engines are written to `folder/artifacts`. A failed cell
+    counts as done; to repeat it, remove its line. Raises an SrDeployError if the plan is wrong.
     """
     images = image_set(data)
     cells = cells_of(plan, images)
-    metrics = {
-        protocol.metric or plan.metric or "y" for protocol in map(get_protocol, plan.protocols)
-    }
-    for metric, scale in itertools.product(metrics, {cell.scale for cell in cells.values()}):
-        check_images(images, metrics=[metric], scales=[scale])  # a bad image would fail every cell
+    # A bad image would fail every cell.
+    metrics = {plan.metric_of(protocol) for protocol in plan.protocols}
+    check_images(images, metrics=metrics, scales={cell.scale for cell in cells.values()})
     make_output_folder(folder)
     file = folder / "rows.jsonl"
     if drop_partial_line(file):
-        progress(f"{file}: took away a last line that was written only half")
-    rows = {
-        row.cell: row for row in (read_rows(file) if file.exists() else []) if row.cell in cells
-    }
+        progress(f"{file}: removed an incomplete last line")
+    old_rows = read_rows(file) if file.exists() else []
+    rows = {row.cell: row for row in old_rows if row.cell in cells}
     todo = [name for name in cells if name not in rows]
     if rows:
-        progress(
-            f"{len(rows)} of {len(cells)} cells are done already, {sum(bool(r.error) for r in rows.values())} of them failed"
-        )
+        failed = sum(bool(row.error) for row in rows.values())
+        progress(f"{len(rows)} of {len(cells)} cells are already done, {failed} of them failed")
     for number, name in enumerate(todo, 1):
-        rows[name] = row = replace(
-            _measured(cells[name], plan, data, folder / "artifacts"), cell=name
-        )
+        row = replace(_measure_cell(cells[name], plan, data, folder / "artifacts"), cell=name)
+        rows[name] = row
         append_rows(file, [row])
-        progress(
-            f"[{number}/{len(todo)}] {name}: "
-            + (f"failed: {row.error}" if row.error else f"{time_ms(row):.2f} ms")
-        )
+        result = f"failed: {row.error}" if row.error else f"{time_ms(row):.2f} ms"
+        progress(f"[{number}/{len(todo)}] {name}: {result}")
     return [rows[name] for name in cells]
 
 
-class _FailedError(Exception):
-    pass
+class _CellError(Exception):
+    """The reason why a cell has no measurement."""
 
 
-def _measured(cell: Cell, plan: Plan, data: str, artifacts: Path) -> BenchmarkRow:
-    """Make what the cell needs and measure it, by the commands a user would give."""
-    subject = BenchmarkRow(
-        model=cell.name,
-        variant=cell.variant,
-        backend=cell.backend,
-        target=cell.target,
-        precision_asked=cell.precision,
-        batch=cell.batch,
-        protocol=cell.protocol,
-        input_hw=parse_hw(cell.shape) if cell.shape else None,
-    )
+def _measure_cell(cell: Cell, plan: SweepPlan, data: str, artifacts: Path) -> BenchmarkRow:
+    """Export, build and measure by the same commands as a user."""
     try:
         if cell.batch != 1:
-            raise _FailedError(f"batch {cell.batch}: sessions take one image at a time")
+            raise _CellError(f"batch {cell.batch}: sessions take one image at a time")
         if cell.backend == "torch" and cell.precision != "fp32":
-            raise _FailedError(f"torch runs checkpoints in fp32, not {cell.precision}")
+            raise _CellError(f"torch runs checkpoints in fp32, not in {cell.precision}")
         options = ["--protocol", cell.protocol, "--data", data]
-        of_images = get_protocol(cell.protocol).of_images
-        options += [] if of_images else ["--lr", cell.shape]
-        for key in ("metric", "threads") if of_images else ("metric", "threads", "runs"):
+        keys = ["metric", "threads"]
+        if not get_protocol(cell.protocol).of_images:
+            options += ["--lr", cell.shape]
+            keys.append("runs")
+        for key in keys:
             if getattr(plan, key) is not None:
                 options += [f"--{key}", str(getattr(plan, key))]
-        chosen = ["--variants", cell.variant] if cell.variant else []
-        what = [cell.model, *chosen] if cell.backend == "torch" else [_artifact(cell, artifacts)]
-        rows = json.loads(_srdeploy("bench", *what, *options, "--json"))
-        row = from_dict(
-            BenchmarkRow, rows[0], source="the row of a child process", error=InputError
+        if cell.backend == "torch":
+            network = [cell.model, *(["--variants", cell.variant] if cell.variant else [])]
+        else:
+            network = [_build_artifact(cell, artifacts)]
+        rows = json.loads(_srdeploy("bench", *network, *options, "--json"))
+        if len(rows) != 1:
+            raise _CellError(f"{len(rows)} rows for one cell")
+        row = from_dict(BenchmarkRow, rows[0], source="a child's row", error=InputError)
+        return replace(row, error=_one_line(row.error))
+    except _CellError as e:
+        return BenchmarkRow(
+            model=cell.name,
+            variant=cell.variant,
+            backend=cell.backend,
+            target=cell.target,
+            precision_asked=cell.precision,
+            batch=cell.batch,
+            protocol=cell.protocol,
+            input_hw=parse_hw(cell.shape) if cell.shape else None,
+            error=_one_line(str(e)),
         )
-        return (
-            replace(row, error=_one_line(row.error))
-            if len(rows) == 1
-            else replace(subject, error=f"{len(rows)} rows for one cell")
-        )
-    except _FailedError as e:
-        return replace(subject, error=_one_line(str(e)))
 
 
-def _own_graph_takes(target: str, shape: str) -> bool:
-    """Whether a target's own graph is dynamic and takes the size: then images are scored whole, not in tiles."""
+def _own_graph_accepts(target: str, shape: str) -> bool:
+    """Whether a target's default graph is dynamic and accepts the size, so images need no tiles."""
     if not target:
         return False
     own = parse_sizes(load_target(target).shapes[0])
     return own.dynamic and all(
-        least <= n <= most for least, n, most in zip(own.min, parse_hw(shape), own.max)
+        low <= n <= high for low, n, high in zip(own.min, parse_hw(shape), own.max)
     )
 
 
-def _artifact(cell: Cell, artifacts: Path) -> str:
+def _build_artifact(cell: Cell, artifacts: Path) -> str:
+    """Return the path of the cell's graph, plan or engine."""
     target = ["--target", cell.target] if cell.target else []
-    folder = artifacts / (cell.target or "onnx")
-    if is_router(cell.model):
+    output = ["-o", str(artifacts / (cell.target or "onnx"))]
+    if kind_of(cell.model) == "router":
         if cell.target:
-            raise _FailedError(
-                "no engines of routers are made: their graphs are run by the backend onnxruntime"
-            )
+            raise _CellError("routers have no engines; the backend onnxruntime runs their graphs")
         if cell.precision != "fp32":
-            raise _FailedError(f"the graphs of routers are in fp32, not {cell.precision}")
-        return _srdeploy("export", cell.model, "--adaptive", "-o", str(folder)).split("\n")[0]
-    size = (
-        []
-        if not cell.shape or _own_graph_takes(cell.target, cell.shape)
-        else ["--shape", cell.shape]
-    )
-    graph = _srdeploy(
-        "export",
-        cell.model,
-        "--variants",
-        cell.variant,
-        *size,
-        "--precision",
-        cell.precision,
-        *target,
-        "-o",
-        str(folder),
-    ).split("\n")[0]
+            raise _CellError(f"the graphs of routers are in fp32, not in {cell.precision}")
+        return _srdeploy("export", cell.model, "--adaptive", *output).split("\n")[0]
+    size = ["--shape", cell.shape]
+    if not cell.shape or _own_graph_accepts(cell.target, cell.shape):
+        size = []
+    options = ["--variants", cell.variant, *size, "--precision", cell.precision, *target]
+    graph = _srdeploy("export", cell.model, *options, *output).split("\n")[0]
     if not cell.target:
         return graph
-    return _srdeploy("build-engine", graph, *target, "-o", str(folder)).split("\n")[0]
+    return _srdeploy("build-engine", graph, *target, *output).split("\n")[0]
 
 
 def _srdeploy(*arguments: str) -> str:
-    """Run a command of ours in a process of its own and return what it prints. Raises _FailedError with its reason.
-
-    The process ends when this one does: a killed sweep leaves none behind.
-    """
-    done = _run_on_leash([sys.executable, "-m", "sr_deploy.cli.child", *arguments])
+    """Run a srdeploy command in a child process and return its output. Raises _CellError."""
+    command = [sys.executable, "-m", "sr_deploy.cli.child", *arguments]
+    done = _run_with_lifeline(command)
     if done.returncode == 0:
         return done.stdout
     if done.returncode < 0:
-        raise _FailedError(
-            f"srdeploy {arguments[0]} was ended by {_signal_name(-done.returncode)}: the backend crashed"
-        )
-    said = re.search(r"^error: (.*)", done.stderr, re.M)
-    last = ([line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"])[-1]
-    raise _FailedError(
-        said[1] if said else f"srdeploy {arguments[0]} ended with {done.returncode}: {last}"
-    )
+        name = _signal_name(-done.returncode)
+        raise _CellError(f"srdeploy {arguments[0]} was ended by {name}: the backend crashed")
+    error = re.search(r"^error: (.*)", done.stderr, re.M)
+    if error:
+        raise _CellError(error[1])
+    last = ([line for line in done.stderr.splitlines() if line.strip()] or ["no message"])[-1]
+    raise _CellError(f"srdeploy {arguments[0]} exited with {done.returncode}: {last}")
 
 
-def _run_on_leash(command: Sequence[str]) -> subprocess.CompletedProcess:
-    """Run a process whose standard input is closed when this process ends, or is interrupted: `cli/child.py` ends then."""
-    read, write = os.pipe()
-    with contextlib.closing(os.fdopen(write, "wb")) as leash:
+def _run_with_lifeline(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a process whose standard input, its lifeline, closes when this process ends.
+
+    `cli/child.py` ends when its lifeline closes, so a killed sweep leaves no process behind.
+    """
+    read_fd, write_fd = os.pipe()
+    with contextlib.closing(os.fdopen(write_fd, "wb")) as lifeline:
         try:
             child = subprocess.Popen(
                 command,
-                stdin=read,
+                stdin=read_fd,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 encoding="utf-8",
                 errors="replace",
             )
         finally:
-            os.close(read)
+            os.close(read_fd)
         with child:
             try:
                 out, err = child.communicate()
             except BaseException:
-                leash.close()
+                lifeline.close()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(_GRACE_S)
                 child.kill()

@@ -1,6 +1,8 @@
-"""A command of srdeploy that ends with its parent process, even if that is killed: python -m sr_deploy.cli.child ARGUMENTS.
+"""A command of srdeploy that ends with its parent process, even if that is killed: python -m
+sr_deploy.cli.child ARGUMENTS.
 
-Standard input must be a pipe whose other end only the parent holds. The system closes it however the parent ends.
+Standard input must be a pipe whose other end only the parent holds. The system closes it however
+the parent ends.
 """
 
 from __future__ import annotations

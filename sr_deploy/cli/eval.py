@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Optional, Tuple
 
@@ -14,44 +13,44 @@ from sr_deploy.core.errors import InputError
 
 
 @click.command("eval")
-@click.argument("given", nargs=-1, required=True, metavar="MODEL|ARTIFACT...")
+@click.argument("networks", nargs=-1, required=True, metavar="MODEL|ARTIFACT...")
 @click.option(
     "--variants",
     default="all",
     show_default=True,
-    help="Of checkpoints: all (those of the paper's table), or a list: d1,d3.",
+    help="Variants of checkpoints: all (those of the paper's table), or a list: d1,d3.",
 )
 @click.option(
     "--data",
     multiple=True,
     metavar="HR_DIR",
-    help="Folder of HR images; may be given several times; default: scikit-image's.",
+    help="Folder of HR images; repeatable.  [default: scikit-image's photographs]",
 )
 @click.option(
     "--metric",
     type=click.Choice(["y", "rgb"]),
     default="y",
     show_default=True,
-    help="y: float luma, border = scale, as papers. rgb: uint8, border 4, as NTIRE.",
+    help="y: float luma, border = scale, as in papers. rgb: uint8, border 4, as in NTIRE.",
 )
 @click.option(
     "--degradation",
     type=click.Choice(["bi", "bd", "dn"]),
     default="bi",
     show_default=True,
-    help="How LR is made: bi, bicubic; x3 only: bd, blurred; dn, bicubic with noise.",
+    help="How LR is made. bi: bicubic. At x3 only: bd, blurred; dn, bicubic with noise.",
 )
 @click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="Print a JSON list, an object per set and variant, instead of the table.",
+    help="Print a JSON list with an object per set and variant instead of a table.",
 )
 @click.option(
     "-o", "--output", metavar="DIR", help="Folder for eval.json, eval.md, psnr.png and psnr.svg."
 )
 def evaluate(
-    given: Tuple[str, ...],
+    networks: Tuple[str, ...],
     variants: str,
     data: Tuple[str, ...],
     metric: str,
@@ -59,18 +58,19 @@ def evaluate(
     as_json: bool,
     output: Optional[str],
 ) -> None:
-    """Score checkpoints (by torch), ONNX graphs and engines on sets of images: PSNR and SSIM, no speed.
+    """Measure PSNR and SSIM of checkpoints, ONNX graphs and engines on sets of images.
 
-    Prints a table as the papers do, a column per set and bicubic as its first row. What cannot run on this machine is listed
-    with the reason.
+    Prints a table like those in papers: a column per set, and bicubic as the first row. Networks
+    that cannot run on this machine are listed with the reason. Checkpoints are run by torch.
     """
-    from sr_deploy.bench.quality import scored
+    from sr_deploy.bench.quality import quality_from_artifacts
     from sr_deploy.core.files import (
-        atomic_path,
         make_output_folder,
         remove_empty_folders,
+        write_bytes,
         write_text,
     )
+    from sr_deploy.core.jsonio import to_json
     from sr_deploy.results.report.drawing import check_can_draw
     from sr_deploy.results.report.quality_figure import quality_figure
     from sr_deploy.results.rows import BICUBIC
@@ -80,27 +80,24 @@ def evaluate(
         if not output:
             raise InputError("--output is empty; expected a folder")
         check_can_draw()
-    waiting = scored(
-        given, variants=variants, data=data, metric=metric, degradation=degradation, progress=log
+    # Bad input is reported here, before a folder is created.
+    pending = quality_from_artifacts(
+        networks, variants=variants, data=data, metric=metric, degradation=degradation, progress=log
     )
-    # The input is good by now: what is wrong with it leaves no folder.
     with remove_empty_folders(*([Path(output)] if output else [])):
         if output is not None:
             make_output_folder(Path(output))
-        rows = list(waiting)
-        found = [dataclasses.asdict(row) for row in rows if row.backend != BICUBIC]
+        rows = list(pending)
+        scores = [dataclasses.asdict(row) for row in rows if row.backend != BICUBIC]
         table = quality_table(rows)
         if output is not None:
-            drawn = quality_figure(rows)
-            write_text(
-                Path(output) / "eval.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n"
-            )
+            figures = quality_figure(rows)
+            write_text(Path(output) / "eval.json", to_json(scores))
             write_text(Path(output) / "eval.md", table + "\n")
-            for name, content in drawn.items():
-                with atomic_path(Path(output) / name) as temporary:
-                    temporary.write_bytes(content)
-            log(f"wrote eval.json, eval.md, {', '.join(drawn)} to {output}")
+            for name, content in figures.items():
+                write_bytes(Path(output) / name, content)
+            log(f"wrote eval.json, eval.md, {', '.join(figures)} to {output}")
     if as_json:
-        emit_json(found)
+        emit_json(scores)
     else:
         emit(table)

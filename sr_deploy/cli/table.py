@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import click
 
@@ -16,7 +16,7 @@ _WHERE = click.option(
     "--where",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Take only rows with this value; may be repeated.",
+    help="Use only the rows with this value; repeatable.",
 )
 
 
@@ -27,26 +27,29 @@ _WHERE = click.option(
     type=click.Choice(list(TABLE_LAYOUTS)),
     default="bench",
     show_default=True,
-    help="bench: all columns. ntire: the challenge's, with ranks. srn5, imdeception2, imdeception4: tables of those papers. "
-    "ranks: by each protocol.",
+    help="bench: all columns. ntire: the challenge's table, with ranks. srn5, imdeception2, "
+    "imdeception4: tables of those papers. ranks: of each protocol.",
 )
 @click.option(
     "--format",
-    "form",
+    "table_format",
     type=click.Choice(list(TABLE_FORMATS)),
     default="markdown",
     show_default=True,
     help="Format of the table.",
 )
 @_WHERE
-def table(files: Tuple[str, ...], layout: str, form: str, where: Tuple[str, ...]) -> None:
-    """Lay measured rows out as a table, with their conditions. Rows of different protocols, sets or metrics are refused."""
+def table(files: Tuple[str, ...], layout: str, table_format: str, where: Tuple[str, ...]) -> None:
+    """Print measured rows as a table with their conditions.
+
+    Rows of different protocols, sets or metrics are rejected.
+    """
     from sr_deploy.results.published import build_table
     from sr_deploy.results.render import render_table
     from sr_deploy.results.tables import failures
 
     rows = _rows(files, where)
-    emit(render_table(build_table(rows, layout), form))
+    emit(render_table(build_table(rows, layout), table_format))
     for line in failures(rows):
         log(line)
 
@@ -65,32 +68,29 @@ def table(files: Tuple[str, ...], layout: str, form: str, where: Tuple[str, ...]
     help="Number of rounds; each times A and B once.",
 )
 @click.option(
-    "--threads", type=click.IntRange(1), help="Use so many CPU cores only.  [default: all]"
+    "--threads", type=click.IntRange(1), help="Number of CPU cores to use.  [default: all]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object with every round.")
 def compare(
     a: str, b: str, lr: Optional[str], rounds: int, threads: Optional[int], as_json: bool
 ) -> None:
-    """Time A and B in turns, and print the ratio of B to A with its spread.
+    """Time A and B alternately, and print the ratio of B to A with its spread.
 
-    Each is a checkpoint's variant (asrn_x4.d3), a graph or an engine.
+    Each is a variant of a checkpoint (asrn_x4.d3), a graph or an engine.
     """
-    from sr_deploy.bench.compare import compared
+    from sr_deploy.bench.compare import compare_networks
 
-    c = compared(a, b, lr=lr, rounds=rounds, threads=threads)
+    c = compare_networks(a, b, lr=lr, rounds=rounds, threads=threads)
     if as_json:
         emit_json({**dataclasses.asdict(c), "verdict": c.verdict})
         return
     for letter, name, times in zip("AB", c.names, (c.times_a_ms, c.times_b_ms)):
         ordered = sorted(times)
-        emit(
-            f"{letter}    {name}: median {ordered[len(ordered) // 2]:.2f} ms, {ordered[0]:.2f} to {ordered[-1]:.2f}"
-        )
-    half, whole = (
-        f"{c.ratio_p25:.3f} to {c.ratio_p75:.3f}",
-        f"{c.ratio_min:.3f} to {c.ratio_max:.3f}",
-    )
-    emit(f"B/A  {c.ratio_median:.3f}, half of the rounds {half}, all {whole}")
+        median, span = ordered[len(ordered) // 2], f"{ordered[0]:.2f} to {ordered[-1]:.2f}"
+        emit(f"{letter}    {name}: median {median:.2f} ms, {span}")
+    quartiles = f"{c.ratio_p25:.3f} to {c.ratio_p75:.3f}"
+    extremes = f"{c.ratio_min:.3f} to {c.ratio_max:.3f}"
+    emit(f"B/A  {c.ratio_median:.3f}, half of the rounds {quartiles}, all {extremes}")
     emit(f"     {c.verdict}")
     log(f"{len(c.times_a_ms)} rounds in turns at {c.hw[0]}x{c.hw[1]} on {c.device}, by {c.timer}")
 
@@ -100,56 +100,50 @@ def compare(
 @click.option(
     "--target",
     required=True,
-    help="What it is to run on (srdeploy targets): rows of its engines and graphs are looked at.",
+    help="Target to select for (srdeploy targets); the rows of its engines and graphs are used.",
 )
-@click.option("--max-ms", type=float, help="The longest a frame may take, copies included.")
-@click.option("--fps", type=float, help="The same, as frames a second.")
-@click.option("--max-gflops", type=float, help="Multiply-accumulates, in G at 256x256.")
-@click.option("--max-params", type=float, metavar="K", help="Parameters, in thousands.")
-@click.option("--max-mem", type=float, metavar="MIB", help="Peak memory, in MiB.")
+@click.option("--max-ms", type=float, help="Maximum time of a frame, including copies.")
+@click.option("--fps", type=float, help="Minimum frames per second, in place of --max-ms.")
+@click.option("--max-gflops", type=float, help="Maximum multiply-accumulates, in G at 256x256.")
+@click.option("--max-params", "max_params_k", type=float, metavar="K", help="Maximum parameters.")
+@click.option("--max-mem", "max_mem_mib", type=float, metavar="MIB", help="Maximum peak memory.")
 @click.option(
     "--min-psnr",
+    "min_psnr_db",
     type=float,
     metavar="DB",
-    help="The least PSNR; alone: the fastest network that has it.",
+    help="Minimum PSNR. As the only limit it selects the fastest network.",
 )
 @_WHERE
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def select(
     files: Tuple[str, ...],
     target: str,
-    max_ms: Optional[float],
     fps: Optional[float],
-    max_gflops: Optional[float],
-    max_params: Optional[float],
-    max_mem: Optional[float],
-    min_psnr: Optional[float],
     where: Tuple[str, ...],
     as_json: bool,
+    **limits: Optional[float],
 ) -> None:
-    """Say which variant to take on a target within limits, by measured rows only: the highest PSNR, and the runner-up."""
+    """Select the variant with the highest PSNR within limits, for a target, by measured rows.
+
+    Prints its name, and to stderr the reasons and the runner-up.
+    """
     from sr_deploy.core.target import load_target
-    from sr_deploy.results.selection import select_network
+    from sr_deploy.results.selection import Limits, select_network
 
     if fps is not None:
-        if max_ms is not None or fps <= 0:
-            raise click.UsageError("--fps is a number above 0, and stands in place of --max-ms")
-        max_ms = 1000 / fps
-    given = {
-        "max_ms": max_ms,
-        "max_gflops": max_gflops,
-        "max_params_k": max_params,
-        "max_mem_mib": max_mem,
-        "min_psnr_db": min_psnr,
-    }
-    limits: Dict[str, float] = {key: value for key, value in given.items() if value is not None}
-    choice = select_network(_rows(files, where), target=load_target(target).name, limits=limits)
+        if limits["max_ms"] is not None or fps <= 0:
+            raise click.UsageError("--fps must be above 0, and cannot be used with --max-ms")
+        limits["max_ms"] = 1000 / fps
+    selection = select_network(
+        _rows(files, where), target=load_target(target).name, limits=Limits(**limits)
+    )
     if as_json:
-        emit_json(dataclasses.asdict(choice))
+        emit_json(dataclasses.asdict(selection))
         return
-    emit(choice.best)
-    log(f"{choice.best}: {choice.why}")
-    for line in (*choice.remarks, *choice.rejected):
+    emit(selection.best)
+    log(f"{selection.best}: {selection.why}")
+    for line in (*selection.remarks, *selection.rejected):
         log(line)
 
 

@@ -49,78 +49,84 @@ def recipes(names: Tuple[str, ...], as_json: bool) -> None:
             emit(f"{name:<{width}}  {kind}, {size}{after}")
 
 
+_RUN_OPTIONS = [  # the fields of TrainOptions
+    click.option(
+        "--data",
+        "folders",
+        multiple=True,
+        required=True,
+        metavar="HR_DIR",
+        help="Folder of HR images; may be repeated.",
+    ),
+    click.option(
+        "--lr",
+        "lr_folders",
+        multiple=True,
+        metavar="LR_DIR",
+        help="Folder of LR images, one for each --data.  [default: made by degradation]",
+    ),
+    click.option(
+        "--valid",
+        metavar="HR_DIR",
+        help="Folder of HR images to validate on; the best weights are saved too.",
+    ),
+    click.option(
+        "-o",
+        "--output",
+        required=True,
+        help="Folder for the checkpoint, its state, logs and decoded images.",
+    ),
+    click.option("--name", help="Name of the checkpoint.  [default: the recipe's]"),
+    click.option("--resume", is_flag=True, help="Continue the run of this name."),
+    click.option("--init", metavar="MODEL", help="Start from the weights of a checkpoint."),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Seed of the initial weights and the patches.",
+    ),
+    click.option(
+        "--devices",
+        type=click.IntRange(min=1),
+        help="GPUs, or processes on a CPU.  [default: all GPUs, or those of torchrun]",
+    ),
+    click.option(
+        "--accumulate",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Micro-batches per step, to save memory.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(min=0),
+        help="Processes that cut patches.  [default: 0 on a CPU, 4 on a GPU]",
+    ),
+    click.option(
+        "--cache",
+        help="Folder for decoded images, 3 bytes a pixel.  [default: OUTPUT/cache]",
+    ),
+    click.option(
+        "--strict",
+        is_flag=True,
+        help="Fail on damaged or too small images instead of skipping them.",
+    ),
+    click.option(
+        "--licence",
+        default="",
+        help="Terms of the weights, for the card; --resume keeps them.",
+    ),
+    click.option(
+        "--trained-on",
+        default="",
+        help="Description of the images, for the card.  [default: the folders' names]",
+    ),
+]
+
+
 def _run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that are fields of TrainOptions."""
-    for option in reversed(
-        (
-            click.option(
-                "--data",
-                "folders",
-                multiple=True,
-                required=True,
-                metavar="HR_DIR",
-                help="Folder of HR images; may be repeated.",
-            ),
-            click.option(
-                "--lr",
-                "lr_folders",
-                multiple=True,
-                metavar="LR_DIR",
-                help="Folder of LR images, one for each --data.  [default: made by degradation]",
-            ),
-            click.option(
-                "--valid",
-                metavar="HR_DIR",
-                help="Folder of HR images to validate on; the best weights are saved too.",
-            ),
-            click.option(
-                "-o",
-                "--output",
-                required=True,
-                help="Folder for the checkpoint, its state, logs and decoded images.",
-            ),
-            click.option("--name", help="Name of the checkpoint.  [default: the recipe's]"),
-            click.option("--resume", is_flag=True, help="Continue the run of this name."),
-            click.option("--init", metavar="MODEL", help="Start from the weights of a checkpoint."),
-            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
-            click.option(
-                "--devices",
-                type=click.IntRange(min=1),
-                help="GPUs, or processes on a CPU.  [default: all GPUs, or those of torchrun]",
-            ),
-            click.option(
-                "--accumulate",
-                type=click.IntRange(min=1),
-                default=1,
-                show_default=True,
-                help="Micro-batches per step, to save memory.",
-            ),
-            click.option(
-                "--workers",
-                type=click.IntRange(min=0),
-                help="Processes that cut patches.  [default: 0 on a CPU, 4 on a GPU]",
-            ),
-            click.option(
-                "--cache",
-                help="Folder for decoded images, 3 bytes a pixel.  [default: OUTPUT/cache]",
-            ),
-            click.option(
-                "--strict",
-                is_flag=True,
-                help="Fail on damaged or too small images instead of skipping them.",
-            ),
-            click.option(
-                "--licence",
-                default="",
-                help="Terms of the weights, for the card; --resume keeps them.",
-            ),
-            click.option(
-                "--trained-on",
-                default="",
-                help="Description of the images, for the card.  [default: the folders' names]",
-            ),
-        )
-    ):
+    for option in reversed(_RUN_OPTIONS):
         command = option(command)
     return command
 

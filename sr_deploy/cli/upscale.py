@@ -21,22 +21,21 @@ _OPTIONS = (
         "-m",
         "--model",
         metavar="MODEL|ARTIFACT|FOLDER",
-        help="A checkpoint (run by torch), a graph, an engine, or a folder of artifacts of one model.",
+        help="A checkpoint (run by torch), graph or engine, or a folder of one model's artifacts.",
     ),
     click.option(
         "--adaptive",
         type=click.Choice(["cdnsr", "elastic", "adadsr"]),
-        help="Compute more where the image needs it. -m: a router, an AdaEDSR, or its plan.  [default: a shipped one]",
+        help="Compute more where the image needs it. -m: a router, AdaEDSR or plan.  "
+        "[default: a shipped one]",
     ),
     click.option(
         "--max-flops",
         metavar="PERCENT",
-        help="cdnsr and elastic: the budget, such as 60% of the largest branch.  [default: as trained]",
+        help="cdnsr and elastic: budget, such as 60% of the largest branch.  [default: as trained]",
     ),
     click.option(
-        "--depth",
-        type=float,
-        help="adadsr: the desired depth, in blocks.  [default: half of all]",
+        "--depth", type=float, help="adadsr: the desired depth, in blocks.  [default: half of all]"
     ),
     click.option(
         "--decisions",
@@ -55,7 +54,7 @@ _OPTIONS = (
     click.option(
         "--max-memory",
         metavar="SIZE",
-        help="The largest resident memory, such as 2GiB.  [default: a quarter of what is available]",
+        help="Bound on resident memory, such as 2GiB.  [default: a quarter of what is available]",
     ),
     click.option(
         "--format",
@@ -113,9 +112,10 @@ def _upscale_options(command: Callable[..., None]) -> Callable[..., None]:
 def upscale(source: Path, output: Path, max_memory: Optional[str], **options: Any) -> None:
     """Upscale a picture, a folder of pictures or a video, in tiles if memory requires it.
 
-    The tiled result equals that of the whole image wherever this is possible. Where it is not, the measured difference is
-    printed. A folder keeps its tree. If the same command is given again, finished pictures are skipped and an unfinished video
-    is resumed. Prints the paths of the files it wrote.
+    The tiled result equals that of the whole image wherever this is possible. Where it is not, the
+    measured difference is printed. A folder keeps its tree. If the same command is given again,
+    finished pictures are skipped and an unfinished video is resumed. Prints the paths of the files
+    it wrote.
     """
     from sr_deploy.upscale.memory import parse_bytes
     from sr_deploy.upscale.options import UpscaleOptions
@@ -147,7 +147,8 @@ def _console_reporter() -> Any:
 def frame_progress(
     stream: TextIO, done: int, total: int, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Callable[[], None]]:
-    """Yield a function to call after each frame: it draws a bar on a terminal, and prints a line now and then elsewhere.
+    """Yield a function to call after each frame: it draws a bar on a terminal, and prints a line
+    now and then elsewhere.
 
     done: the frames that are finished already. total: 0 if unknown.
     """

@@ -9,8 +9,9 @@ from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
-from sr_deploy.core.errors import ArtifactError
+from sr_deploy.core.errors import ArtifactError, VariantError
 from sr_deploy.core.jsonio import from_dict, read_json
+from sr_deploy.core.spec import check_desired_depth
 
 WAYS = ("rows", "tiles")
 TAIL_PX = 3
@@ -51,6 +52,29 @@ class DepthPlan:
     timed_ms: Optional[float] = None
     """Of a photograph of 256x256 at half of all blocks, in turns with the other way, where it was exported."""
     checks: dict = field(default_factory=dict)
+
+    def desired_depth(self, depth: Optional[float]) -> float:
+        """Return the depth, half of all blocks for None. Raises VariantError for a depth that it does not have."""
+        if self.fixed and depth is not None:
+            raise VariantError(
+                f"'{self.model}' was trained for one depth: no other can be asked for",
+                hint="leave the depth out",
+            )
+        depth = self.blocks / 2 if depth is None else depth
+        check_desired_depth(depth, self.blocks)
+        return depth
+
+
+def depth_from(variant: str, blocks: int) -> float:
+    """Read the desired depth from a variant, `d8` or `d7.5`. Raises VariantError unless a backbone of `blocks` has it."""
+    try:
+        depth = float(variant[1:]) if variant[:1] == "d" else float("nan")
+    except ValueError:
+        depth = float("nan")
+    if depth != depth:
+        raise VariantError(f"'{variant}' is not a desired depth; expected d{blocks // 2}, say")
+    check_desired_depth(depth, blocks)
+    return depth
 
 
 def reach_px(blocks: int) -> int:

@@ -66,6 +66,18 @@ class Spent:
 
 
 @dataclass(frozen=True)
+class SizeContract:
+    """The LR sizes (h, w) that a network takes. See the fields of the same names in `Session`."""
+
+    min_hw: Tuple[int, ...] = (1, 1)
+    max_hw: Optional[Tuple[int, ...]] = None
+    halo_px: Optional[int] = None
+    align_px: int = 1
+    multiple: int = 1
+    """Height and width of the network's own input are multiples of this; sessions pad other sizes by mirroring."""
+
+
+@dataclass(frozen=True)
 class BuildOptions:
     """Options of a build beyond its target."""
 
@@ -84,8 +96,13 @@ class BuildOptions:
 
 
 class Session(abc.ABC):
-    """A network ready to run. The checks of its input live here once; a backend implements `_run`."""
+    """A network ready to run. The checks of its input live here once; a backend implements `_run`.
 
+    A context manager: `with open_session("asrn_x4") as session:` closes it in the end.
+    """
+
+    name: str = ""
+    """The model with its variant, as the opener names it."""
     backend: str
     """The registry name of its backend: torch, onnxruntime, tensorrt-rtx."""
     backend_version: str
@@ -106,6 +123,19 @@ class Session(abc.ABC):
     align_px: int = 1
     """That holds for tiles that start and end on multiples of this, or at the image's border."""
 
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        facts = (self.name, self.backend, self.precision, f"x{self.scale}", self.device)
+        return f"<{type(self).__name__} {' '.join(filter(None, facts))}>"
+
+    def close(self) -> None:  # noqa: B027 - most hold memory only
+        """Release what the backend holds. A closed session cannot run; closing it again does nothing."""
+
     def begin(self) -> None:  # noqa: B027 - most have nothing to do
         """Say that what is run from here on is one image's, or one set's: a network that decides what it computes counts anew."""
 
@@ -122,6 +152,13 @@ class Session(abc.ABC):
         if self.max_hw is not None and tuple(self.max_hw) == tuple(self.min_hw):
             return self.max_hw[0], self.max_hw[1]
         return None
+
+    @property
+    def fixed_sides(self) -> Tuple[Optional[int], Optional[int]]:
+        """The LR height and width that it takes only, each None if it takes others too."""
+        most = self.max_hw or (None, None)
+        h, w = (n if n == self.min_hw[axis] else None for axis, n in enumerate(most))
+        return h, w
 
     def nearest_hw(self, hw: Sequence[int]) -> Tuple[int, int]:
         """Return (h, w), each brought into what the session takes."""
@@ -163,6 +200,12 @@ class Session(abc.ABC):
                 f"this graph takes {_hw(self.fixed_hw)} only, not {_hw(hw)}",
                 hint="export it for that size",
             )
+        for side, n, fixed in zip(("height", "width"), hw, self.fixed_sides):
+            if fixed is not None and n != fixed:
+                raise InputError(
+                    f"this graph takes a {side} of {fixed} only, not {n}",
+                    hint="export it for that size",
+                )
         check_min_hw(hw, self.min_hw, what="this network")
         if self.max_hw is not None and (hw[0] > self.max_hw[0] or hw[1] > self.max_hw[1]):
             raise InputError(

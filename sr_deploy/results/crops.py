@@ -1,4 +1,4 @@
-"""Small cuts of one place in a picture, as each method gives it: what a report shows side by side."""
+"""Crops of one place in an image, as each method reproduces it. A report shows them side by side."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Optional, Tuple
 
 @dataclass(frozen=True)
 class MethodCrop:
-    """One method's cut."""
+    """The crop of one method."""
 
     name: str
-    """LR, bicubic, HR, or what upscaled it."""
+    """LR, bicubic, HR, or the network."""
     png: bytes
     psnr_db: Optional[float] = None
-    """Of this cut against HR; None for LR and HR themselves, and where both are equal."""
+    """Of this crop against HR. None for LR and HR, and where both are equal."""
 
 
 @dataclass(frozen=True)
 class CropSet:
-    """The cuts of one image, LR first and HR last; all show the same place, LR in fewer pixels."""
+    """The crops of one image: LR first and HR last. All show the same place, LR with fewer pixels."""
 
     image: str
     scale: int

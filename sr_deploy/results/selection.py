@@ -1,61 +1,96 @@
-"""Which variant to take, by measured rows only."""
+"""The choice of a network for a target, by measured rows only."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.results.columns import labels, number
+from sr_deploy.results.columns import VALUES, Value, labels, number
 from sr_deploy.results.protocols import time_ms
-from sr_deploy.results.rows import BenchmarkRow, text_of
-from sr_deploy.results.tables import comparable
+from sr_deploy.results.rows import BenchmarkRow
+from sr_deploy.results.tables import comparable, require_same
 
-
-@dataclass(frozen=True)
-class Bound:
-    """What a user asks of a network: a number of a row, and its limit."""
-
-    text: str
-    value: Callable[[BenchmarkRow], Optional[float]]
-    limit: float
-    unit: str
-    least: bool = False
-    """The limit is the least it may be, not the most."""
-
-    def broken_by(self, row: BenchmarkRow) -> str:
-        """Say how a row breaks the bound, or that it lacks the number; empty when it keeps it."""
-        value = self.value(row)
-        if value is None:
-            return f"{self.text} is not known"
-        if (value < self.limit) if self.least else (value > self.limit):
-            return f"{value:.3f} {self.unit} is {'below' if self.least else 'above'} {self.limit:g}"
-        return ""
+Named = Tuple[str, BenchmarkRow]
 
 
 def frame_ms(row: BenchmarkRow) -> Optional[float]:
-    """Return what a frame takes: the network's time, and the copies where they are timed apart."""
+    """Return the time of a frame: of the network, and of the copies where they are timed apart."""
     ms = time_ms(row)
     return None if ms is None else ms + (row.copies_ms or 0)
 
 
-BOUNDS: Dict[str, Tuple[str, Callable[[BenchmarkRow], Optional[float]], str, bool]] = {
-    "max_ms": ("the time", frame_ms, "ms", False),
-    "max_gflops": ("the FLOPs", lambda r: r.macs_g, "G", False),
-    "max_params_k": (
-        "the parameters",
-        lambda r: None if r.params is None else r.params / 1e3,
-        "K",
-        False,
-    ),
-    "max_mem_mib": ("the memory", lambda r: r.mem_peak_mib, "MiB", False),
-    "min_psnr_db": ("the PSNR", lambda r: r.psnr_db, "dB", True),
+@dataclass(frozen=True)
+class Bound:
+    """A kind of limit: on one value of a row."""
+
+    name: str
+    value: Value
+    unit: str
+    is_minimum: bool = False
+
+    def violation(self, row: BenchmarkRow, limit: float) -> str:
+        """Return how a row violates the limit, or that it lacks the value; empty if it meets it."""
+        value = self.value(row)
+        if value is None:
+            return f"{self.name}: not known"
+        if (value < limit) if self.is_minimum else (value > limit):
+            return f"{value:.3f} {self.unit} is {'below' if self.is_minimum else 'above'} {limit:g}"
+        return ""
+
+    def nearest(self, rows: Sequence[Named]) -> str:
+        """Return the best value that any row has, empty if none has one."""
+        known = [(v, name) for name, row in rows for v in [self.value(row)] if v is not None]
+        if not known:
+            return ""
+        value, name = max(known) if self.is_minimum else min(known)
+        extreme = "highest" if self.is_minimum else "lowest"
+        return f"the {extreme} {self.name} is {value:.3f} {self.unit} ({name})"
+
+
+_BOUNDS: Dict[str, Bound] = {
+    "max_ms": Bound("time", frame_ms, "ms"),
+    "max_gflops": Bound("FLOPs", VALUES["macs_g"], "G"),
+    "max_params_k": Bound("parameters", VALUES["params_k"], "K"),
+    "max_mem_mib": Bound("memory", VALUES["memory_mib"], "MiB"),
+    "min_psnr_db": Bound("PSNR", VALUES["psnr_db"], "dB", is_minimum=True),
 }
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The network to take, the next best, and why not the others."""
+class Limits:
+    """The limits that a network must meet. Raises InputError without any, or if one is not positive."""
+
+    max_ms: Optional[float] = None
+    """Of a frame, including copies."""
+    max_gflops: Optional[float] = None
+    """Multiply-accumulates at 256x256."""
+    max_params_k: Optional[float] = None
+    max_mem_mib: Optional[float] = None
+    min_psnr_db: Optional[float] = None
+
+    def __post_init__(self) -> None:
+        if not self.bounds():
+            raise InputError(
+                "no limit to select by",
+                hint="use --max-ms, --fps, --max-gflops, --max-params, --max-mem or --min-psnr",
+            )
+        for bound, limit in self.bounds():
+            if not 0 < limit < float("inf"):
+                raise InputError(
+                    f"the limit of the {bound.name} is {limit:g}; expected a number above 0"
+                )
+
+    def bounds(self) -> List[Tuple[Bound, float]]:
+        """Return the limits that are set."""
+        limits = dataclasses.asdict(self)
+        return [(_BOUNDS[key], limit) for key, limit in limits.items() if limit is not None]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The selected network, the second best, and why the others were rejected."""
 
     best: str
     row: BenchmarkRow
@@ -63,125 +98,91 @@ class Choice:
     runner_up: str
     runner_up_row: Optional[BenchmarkRow]
     rejected: Tuple[str, ...]
-    """A line for each row that breaks a bound."""
+    """A line for each row that violates a limit."""
     remarks: Tuple[str, ...]
 
 
-def select_network(
-    rows: Sequence[BenchmarkRow], *, target: str, limits: Dict[str, float]
-) -> Choice:
-    """Choose among the rows of engines and graphs for `target`: the highest PSNR within the limits; where only a least PSNR is
-    asked for, the shortest time.
+def select_network(rows: Sequence[BenchmarkRow], *, target: str, limits: Limits) -> Selection:
+    """Select the network with the highest PSNR within the limits, among the rows of a target.
 
-    limits: by the keys of BOUNDS. Raises InputError when no row is of the target, rows do not compare, or none keeps the limits.
+    With a minimum of PSNR as the only limit, the fastest network is selected. Raises InputError
+    when the target has no rows, the rows do not compare, or none meets the limits.
     """
-    if not limits:
+    bounds = limits.bounds()
+    measured = _rows_of(target, rows)
+    named = list(zip(labels(measured), measured))
+    candidates, rejected = [], []
+    for name, row in named:
+        violations = [bound.violation(row, limit) for bound, limit in bounds]
+        if any(violations):
+            rejected.append(f"{name}: {'; '.join(filter(None, violations))}")
+        else:
+            candidates.append((name, row))
+    if not candidates:
         raise InputError(
-            "no limit to select by",
-            hint="give --max-ms, --fps, --max-gflops, --max-params, --max-mem or --min-psnr",
+            f"none of {len(measured)} rows meets the limits: {'; '.join(rejected[:12])}"
+            + ("; ..." if len(rejected) > 12 else ""),
+            hint="; ".join(filter(None, (bound.nearest(named) for bound, _ in bounds))),
         )
-    for key, limit in limits.items():
-        if not 0 < limit < float("inf"):
-            raise InputError(
-                f"a limit of {limit:g} for {BOUNDS[key][0]}; expected a number above 0"
-            )
-    bounds = [
-        Bound(text, value, limits[key], unit, least)
-        for key, (text, value, unit, least) in BOUNDS.items()
-        if key in limits
+    ranked = [
+        (-row.psnr_db, ms, (name, row))
+        for name, row in candidates
+        for ms in [frame_ms(row)]
+        if row.psnr_db is not None and ms is not None
     ]
-    own = [r for r in rows if r.target == target]
-    if not own:
+    if not ranked:
+        raise InputError(
+            "the rows that meet the limits lack a PSNR or a time, so none can be preferred",
+            hint="measure them on the target",
+        )
+    fastest = [bound.name for bound, _ in bounds] == ["PSNR"]
+    ranked.sort(key=lambda r: (r[1], r[0]) if fastest else (r[0], r[1]))
+    (best, row), *others = (network for _, _, network in ranked)
+    runner_up, runner_up_row = others[0] if others else ("", None)
+    criterion = "shortest time" if fastest else "highest PSNR"
+    return Selection(
+        best,
+        row,
+        f"the {criterion} of {len(ranked)} that meet the limits: {_summary(row)}",
+        runner_up,
+        runner_up_row,
+        tuple(rejected),
+        (*_remarks(row, runner_up, runner_up_row, limits.max_ms), *row.warnings),
+    )
+
+
+def _rows_of(target: str, rows: Sequence[BenchmarkRow]) -> List[BenchmarkRow]:
+    """The measured rows of a target, all measured alike."""
+    of_target = [r for r in rows if r.target == target]
+    if not of_target:
         others = sorted({r.target for r in rows if r.target})
         raise InputError(
-            f"no row was measured for target '{target}'; without one nothing is recommended",
+            f"no row was measured for target '{target}', so nothing can be recommended",
             hint=f"there are rows for {', '.join(others)}"
             if others
             else "measure its engines: srdeploy bench engines/built/TARGET -o DIR",
         )
-    measured = comparable(own)
+    measured = comparable(of_target)
     for key in ("scale", "input_hw", "device", "threads", "power_mode", "cadence_hz"):
-        values = list(dict.fromkeys(text_of(getattr(r, key)) for r in measured))
-        if len(values) > 1:
-            raise InputError(
-                f"rows of different {key} do not compare: {', '.join(values)}",
-                hint=f"take one: --where {key}={values[0]}",
-            )
-    named = list(zip(labels(measured), measured))
-    reasons = [
-        (name, row, [why for bound in bounds for why in [bound.broken_by(row)] if why])
-        for name, row in named
-    ]
-    rejected = tuple(f"{name}: {'; '.join(why)}" for name, _, why in reasons if why)
-    kept = [(name, row) for name, row, why in reasons if not why]
-    if not kept:
-        raise InputError(
-            f"none of {len(measured)} rows keeps the limits: {'; '.join(rejected[:12])}"
-            + ("; ..." if len(rejected) > 12 else ""),
-            hint="; ".join(filter(None, (_nearest(bound, named) for bound in bounds))),
-        )
-    fastest = set(limits) == {"min_psnr_db"}
-    known = [
-        (name, row) for name, row in kept if row.psnr_db is not None and frame_ms(row) is not None
-    ]
-    if not known:
-        raise InputError(
-            "the rows that keep the limits lack a PSNR or a time, so none is better",
-            hint="measure them where they run",
-        )
-
-    def order(pair: Tuple[str, BenchmarkRow]) -> Tuple[float, float]:
-        ms, worse = frame_ms(pair[1]) or 0, -(pair[1].psnr_db or 0)
-        return (ms, worse) if fastest else (worse, ms)
-
-    known.sort(key=order)
-    (best, row), second = known[0], (known[1] if len(known) > 1 else None)
-    why = f"the {'shortest time' if fastest else 'highest PSNR'} of {len(known)} that keep the limits: {_said(row)}"
-    return Choice(
-        best,
-        row,
-        why,
-        second[0] if second else "",
-        second[1] if second else None,
-        rejected,
-        tuple(_remarks(row, second, limits)),
-    )
-
-
-def _nearest(bound: Bound, named: Sequence[Tuple[str, BenchmarkRow]]) -> str:
-    known = [
-        (value, name) for name, row in named for value in [bound.value(row)] if value is not None
-    ]
-    if not known:
-        return ""
-    value, name = max(known) if bound.least else min(known)
-    return f"the {'highest' if bound.least else 'lowest'}{bound.text[len('the') :]} is {value:.3f} {bound.unit} ({name})"
+        require_same(measured, key)
+    return measured
 
 
 def _remarks(
-    row: BenchmarkRow, second: Optional[Tuple[str, BenchmarkRow]], limits: Dict[str, float]
+    row: BenchmarkRow, runner_up: str, second: Optional[BenchmarkRow], max_ms: Optional[float]
 ) -> List[str]:
-    found = []
-    limit = limits.get("max_ms")
-    if (
-        limit is not None
-        and row.latency_ms_p95 is not None
-        and row.latency_ms_p95 + (row.copies_ms or 0) > limit
-    ):
-        found.append(
-            f"1 run in 20 takes longer than {limit:g} ms: p95 is {row.latency_ms_p95 + (row.copies_ms or 0):.2f} ms"
-        )
+    remarks = []
+    p95_ms = None if row.latency_ms_p95 is None else row.latency_ms_p95 + (row.copies_ms or 0)
+    if max_ms is not None and p95_ms is not None and p95_ms > max_ms:
+        remarks.append(f"1 run in 20 takes longer than {max_ms:g} ms: p95 is {p95_ms:.2f} ms")
     if second is not None:
-        found.append(f"the runner-up, {second[0]}: {_said(second[1])}")
-        a, b = frame_ms(row), frame_ms(second[1])
-        if (
-            a
-            and b
-            and abs(a - b) <= max((row.latency_cv or 0) * a, (second[1].latency_cv or 0) * b)
-        ):
-            found.append("their times differ by less than single runs vary")
-    return found + list(row.warnings)
+        remarks.append(f"the runner-up, {runner_up}: {_summary(second)}")
+        a, b = frame_ms(row) or 0, frame_ms(second) or 0
+        if abs(a - b) <= max((row.latency_cv or 0) * a, (second.latency_cv or 0) * b):
+            remarks.append("their times differ by less than single runs vary")
+    return remarks
 
 
-def _said(row: BenchmarkRow) -> str:
-    return f"{number(row.psnr_db, 3)} dB, {number(frame_ms(row), 2)} ms, {number(row.macs_g, 2) or 'unknown'} G"
+def _summary(row: BenchmarkRow) -> str:
+    gflops = number(row.macs_g, 2) or "unknown"
+    return f"{number(row.psnr_db, 3)} dB, {number(frame_ms(row), 2)} ms, {gflops} G"

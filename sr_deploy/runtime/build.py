@@ -23,6 +23,7 @@ from sr_deploy.runtime.fallback import fp32_nodes
 from sr_deploy.runtime.preflight import preflight, refuse, summary
 
 SUFFIX = ".engine"
+_EXPORT = "make one with: srdeploy export MODEL -o DIR"
 Graphs = Union[str, Path, Sequence[Union[str, Path]]]
 Progress = Callable[[str], None]
 
@@ -53,13 +54,11 @@ def engine_from_onnx(
     reason, by_trtexec = ("", True) if board is not None else why_not_here(profile)
     plans = _plan_builds(graphs, profile, options, reason)
     folder = make_output_folder(Path(output))
-    if not by_trtexec:
-        _build_with_library(backend, profile, plans, folder, progress)
-    elif board is not None:
-        run = functools.partial(result_from_board, board)
+    if by_trtexec:
+        run = functools.partial(result_from_board, board) if board else result_from_trtexec
         _build_with_trtexec(run, profile, plans, folder, progress)
     else:
-        _build_with_trtexec(result_from_trtexec, profile, plans, folder, progress)
+        _build_with_library(backend, profile, plans, folder, progress)
     return [folder / plan.name for plan in plans]
 
 
@@ -73,8 +72,7 @@ def bundle_from_onnx(
 ) -> Path:
     """Write a tar file that builds the engines on a machine with only sh and trtexec; return it.
 
-    `engines_from_result` reads the result. Arguments as in `engine_from_onnx`. Raises an
-    SrDeployError.
+    Arguments as in `engine_from_onnx`. Raises an SrDeployError.
     """
     profile = load_target(target)
     if Path(file).suffix != ".tar":
@@ -115,26 +113,18 @@ def onnx_files(graphs: Graphs) -> List[Path]:
         if path.is_dir():
             in_folder = files_with_suffix(path, ".onnx")
             if not in_folder:
-                raise InputError(
-                    f"the folder {path} holds no .onnx file",
-                    hint="make some with: srdeploy export MODEL -o DIR",
-                )
+                raise InputError(f"the folder {path} holds no .onnx file", hint=_EXPORT)
             files += in_folder
         elif path.is_file():
             files.append(path)
         else:
-            raise InputError(
-                f"there is no file {path}", hint="make one with: srdeploy export MODEL -o DIR"
-            )
+            raise InputError(f"there is no file {path}", hint=_EXPORT)
     return files
 
 
 def engine_stem(graph: Manifest) -> str:
     """Return the start of the names of this graph's engines: `asrn_x4.d3.256x512.fp16`."""
     return f"{_stem(graph)}.{graph.precision_asked}"
-
-
-# Plans: everything that can be checked before anything is built or written ----------------------
 
 
 def _check_trtexec_builds(profile: TargetProfile, option: str) -> None:
@@ -177,9 +167,7 @@ def _read_graph_manifest(path: Path) -> Manifest:
     with open(path, "rb") as f:
         is_onnx = path.suffix == ".onnx" and f.read(1) == b"\x08"  # ModelProto.ir_version
     if not is_onnx:
-        raise ArtifactError(
-            f"{path} is not an ONNX graph", hint="make one with: srdeploy export MODEL -o DIR"
-        )
+        raise ArtifactError(f"{path} is not an ONNX graph", hint=_EXPORT)
     manifest = read_manifest(path)
     if manifest.kind != "onnx":
         raise ArtifactError(f"{path} is an {manifest.kind}, not a graph")
@@ -300,9 +288,6 @@ def _form_suffix(graph: Manifest) -> str:
 def _stem(graph: Manifest) -> str:
     low, opt, high = ((hw[0], hw[1]) for hw in (graph.min_shape, graph.opt_shape, graph.max_shape))
     return f"{graph.model}.{graph.variant}.{Sizes(low, opt, high)}"
-
-
-# Builds ------------------------------------------------------------------------------------------
 
 
 def _build_with_library(

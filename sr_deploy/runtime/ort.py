@@ -15,8 +15,7 @@ from sr_deploy.core.files import sha256_of
 from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.session import Backend, Session
 from sr_deploy.core.target import TargetProfile
-
-_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+from sr_deploy.runtime.graph_probe import DTYPES, graph_ends, probe_graph
 
 
 class OnnxRuntimeSession(Session):
@@ -25,52 +24,42 @@ class OnnxRuntimeSession(Session):
     backend = "onnxruntime"
     precision = "fp32"
     """Always: the CPU provider computes FP16 graphs in FP32."""
+    _multiple = 1
 
     def __init__(self, path: Path, manifest: Optional[Manifest] = None) -> None:
-        """Open an ONNX file; without a manifest its scale is found by a run. Raises ArtifactError when it is no SR network."""
+        """Open an ONNX file; without a manifest its contract is probed.
+
+        Raises ArtifactError for a file that is not a model, CannotRunHereError for a graph that
+        does not upscale RGB images (see `probe_graph`).
+        """
         self.backend_version = _onnxruntime().__version__
         self.threads = usable_cores()
         self._session = raw_session(str(path))
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if (
-            len(inputs) != 1
-            or len(outputs) != 1
-            or len(inputs[0].shape) != 4
-            or inputs[0].shape[1] != 3
-            or len(outputs[0].shape) != 4
-        ):
-            raise ArtifactError(
-                f"{path} is not a super-resolution graph: expected one input (1, 3, H, W) and one output, found "
-                f"{[i.shape for i in inputs]} and {[o.shape for o in outputs]}"
-            )
-        for end, tensor in (("input", inputs[0]), ("output", outputs[0])):
-            if tensor.type not in _FLOATS:
-                raise ArtifactError(
-                    f"{path}: its {end} is {tensor.type}; expected float or float16"
-                )
-        self._name, self._dtype = inputs[0].name, _FLOATS[inputs[0].type]
-        self._output, self._output_dtype = outputs[0].name, _FLOATS[outputs[0].type]
-        if manifest is not None:
-            self.min_hw, self.max_hw, self.scale = (
-                manifest.min_shape,
-                manifest.max_shape,
-                manifest.scale,
-            )
-            self.halo_px, self.align_px = manifest.halo_px, manifest.align_px
+        if manifest is None:
+            contract = probe_graph(path, self._session)
+            self.scale, sizes = contract.scale, contract.sizes
+            self.min_hw, self.max_hw = sizes.min_hw, sizes.max_hw
+            self.align_px = self._multiple = sizes.multiple
+            self._input, self._output = contract.input, contract.output
+            self._dtype, self._output_dtype = contract.input_dtype, contract.output_dtype
             return
-        h, w = inputs[0].shape[2:]
-        if isinstance(h, int) and isinstance(w, int):
-            self.min_hw = self.max_hw = (h, w)
-        h, w = self.fixed_hw or (32, 32)
-        y = self._session.run(None, {self._name: np.zeros((1, 3, h, w), self._dtype)})[0]
-        self.scale = max(y.shape[2] // h, 1)
+        self.scale = manifest.scale
+        self.min_hw, self.max_hw = manifest.min_shape, manifest.max_shape
+        self.halo_px, self.align_px = manifest.halo_px, manifest.align_px
+        source, target = graph_ends(path, self._session)
+        self._input, self._output = source.name, target.name
+        self._dtype, self._output_dtype = DTYPES[source.type], DTYPES[target.type]
 
     def _run(self, x_nchw: np.ndarray) -> np.ndarray:
-        """Run from the input's own memory into the output's: nothing is copied where the graph takes FP32."""
+        """Run without copies where the graph takes FP32; mirror other sizes up to the graph's multiple."""
+        h, w = x_nchw.shape[2:]
+        below, right = -h % self._multiple, -w % self._multiple
+        if below or right:
+            x_nchw = np.pad(x_nchw, ((0, 0), (0, 0), (0, below), (0, right)), mode="symmetric")
         x = np.ascontiguousarray(x_nchw, self._dtype)
         y = np.empty((1, 3, self.scale * x.shape[2], self.scale * x.shape[3]), self._output_dtype)
         binding = self._session.io_binding()
-        binding.bind_input(self._name, "cpu", 0, self._dtype, x.shape, x.ctypes.data)
+        binding.bind_input(self._input, "cpu", 0, self._dtype, x.shape, x.ctypes.data)
         binding.bind_output(self._output, "cpu", 0, self._output_dtype, y.shape, y.ctypes.data)
         try:
             self._session.run_with_iobinding(binding)
@@ -78,6 +67,7 @@ class OnnxRuntimeSession(Session):
             raise CannotRunHereError(
                 f"onnxruntime could not run at {x.shape[2]}x{x.shape[3]}: {str(e).splitlines()[0][:300]}"
             ) from e
+        y = y[:, :, : self.scale * h, : self.scale * w]
         return y.astype(np.float32, copy=False)
 
 

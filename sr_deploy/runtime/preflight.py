@@ -180,6 +180,7 @@ _NEVER = set(
     " SequenceMap SoftmaxCrossEntropyLoss SplitToSequence StringConcat StringNormalizer StringSplit"
     " TfIdfVectorizer Unique".split()
 )
+_CONTROL_FLOW = ("If", "Loop", "Scan")
 _NOT_ON_RTX = {"DeformConv", "NonMaxSuppression", "NonZero", "RoiAlign"}  # plugins [rtx]
 _REDUCTIONS = tuple(
     f"Reduce{name}" for name in "L1 L2 LogSum LogSumExp Max Mean Min Prod SumSquare".split()
@@ -285,22 +286,19 @@ def _opset(graph: Graph, to: _Parser) -> Iterator[str]:
         )
 
 
-def _is_image(shape: Optional[List[Optional[int]]]) -> bool:
-    return shape is not None and len(shape) == 4 and shape[1] == 3
-
-
 @_rule("export a super-resolution network with srdeploy export", subject="graph")
 def _image(graph: Graph, to: _Parser) -> Iterator[str]:
-    shapes = {name: graph.shapes.get(name) for name in graph.inputs}
-    if len(shapes) != 1 or not all(map(_is_image, shapes.values())):
-        inputs = ", ".join(f"{name} {_dims(shape)}" for name, shape in shapes.items())
+    shapes = [graph.shapes.get(name) for name in graph.inputs]
+    if len(shapes) != 1 or shapes[0] is None or len(shapes[0]) != 4 or shapes[0][1] != 3:
+        pairs = zip(graph.inputs, shapes)
+        inputs = ", ".join(f"{name} {_dims(shape)}" for name, shape in pairs)
         yield f"expected one input (1, 3, H, W), found {inputs or 'none'}"
 
 
 @_rule("export it with a batch of 1", subject="graph", severity="warning")
 def _dynamic_batch(graph: Graph, to: _Parser) -> Iterator[str]:
-    shape = graph.shapes.get(graph.inputs[0]) if len(graph.inputs) == 1 else None
-    if shape and _is_image(shape) and shape[0] is None:
+    shapes = [graph.shapes.get(name) for name in graph.inputs]
+    if len(shapes) == 1 and shapes[0] and len(shapes[0]) == 4 and shapes[0][:2] == [None, 3]:
         yield "its batch is dynamic; the engine is built for a batch of 1"
 
 
@@ -345,26 +343,6 @@ def _mixed_tensors(graph: Graph, to: _Parser) -> Iterator[str]:
             f"{len(fp32)} of {total} nodes compute in FP32, the first is '{fp32[0].name}'; typing "
             "is strong"
         )
-
-
-@_rule("cast it to a float type", subject="graph")
-def _io_types(graph: Graph, to: _Parser) -> Iterator[str]:
-    for name in [*graph.inputs, *graph.outputs]:
-        yield from _unread_type(name, graph, to)
-
-
-@_rule("export it in FP32", subject="graph", severity="warning")
-def _io_double(graph: Graph, to: _Parser) -> Iterator[str]:
-    for name in [*graph.inputs, *graph.outputs]:
-        if graph.types.get(name) == "DOUBLE":
-            yield f"'{name}' is DOUBLE, and becomes FP32"
-
-
-def _unread_type(name: str, graph: Graph, to: _Parser) -> Iterator[str]:
-    kind = graph.types.get(name, "FLOAT")
-    first = _TYPES.get(kind)
-    if to.before(first):
-        yield f"'{name}' is {kind}, a type that is {_not_read(first)}"
 
 
 @_rule("leave --dla out", subject="graph", runtimes=RUNTIMES, dla=True)
@@ -429,7 +407,7 @@ def _unsupported(node: Node, to: _Parser) -> Iterator[str]:
     first = _ADDED.get(node.op)
     if node.op in _NEVER or (to.rtx and node.op in _NOT_ON_RTX):
         yield "this parser does not read the operator"
-    elif first is not None and to.before(first):
+    elif first and to.before(first):
         yield f"the operator is {_not_read(first)}"
 
 
@@ -520,27 +498,30 @@ def _integers(node: Node, to: _Parser) -> Iterator[str]:
             yield f"'{name}' holds {largest}, which is outside INT32 and is clamped"
 
 
-def _typed_names(node: Node) -> List[str]:
-    """Return the node's constants and its outputs that are not the graph's."""
-    outputs = node.outputs if node.op != "Constant" else []
-    constants = [name for name in node.inputs if node.graph.constant(name) is not None]
-    return constants + [name for name in outputs if name not in node.graph.outputs]
+def _types(subject: Any) -> Dict[str, str]:
+    """Return the types of a graph's inputs and outputs, or of a node's constants and outputs."""
+    if isinstance(subject, Graph):
+        return {n: subject.types.get(n, "FLOAT") for n in [*subject.inputs, *subject.outputs]}
+    constants = [n for n in subject.inputs if subject.graph.constant(n) is not None]
+    outputs = subject.outputs if subject.op != "Constant" else []
+    names = constants + [n for n in outputs if n not in subject.graph.outputs]
+    return {name: subject.type(name) for name in names}
 
 
+@_rule("cast it to a float type", subject="graph")
 @_rule("cast it to a float type")
-def _types(node: Node, to: _Parser) -> Iterator[str]:
-    for name in _typed_names(node):
-        for message in _unread_type(name, node.graph, to):
-            yield message
-            return
+def _unread_types(subject: Any, to: _Parser) -> Iterator[str]:
+    for name, kind in _types(subject).items():
+        if to.before(_TYPES.get(kind)):
+            yield f"'{name}' is {kind}, a type that is {_not_read(_TYPES.get(kind))}"
 
 
+@_rule("export it in FP32", subject="graph", severity="warning")
 @_rule("export it in FP32", severity="warning")
-def _double(node: Node, to: _Parser) -> Iterator[str]:
-    for name in _typed_names(node):
-        if node.type(name) == "DOUBLE":
+def _double(subject: Any, to: _Parser) -> Iterator[str]:
+    for name, kind in _types(subject).items():
+        if kind == "DOUBLE":
             yield f"'{name}' is DOUBLE, and becomes FP32"
-            return
 
 
 @_rule("cast one of them")
@@ -559,24 +540,17 @@ def _mixed_inputs(node: Node, to: _Parser) -> Iterator[str]:
             yield f"its inputs are {' and '.join(sorted(names))}; strong typing requires one type"
 
 
-@_rule(
-    "export a graph without branches and loops",
-    *("If", "Loop", "Scan"),
-    before=(9, 0),
-    severity="warning",
-)
+@_rule("export without branches and loops", *_CONTROL_FLOW, before=(9, 0), severity="warning")
 def _control_flow(node: Node, to: _Parser) -> Iterator[str]:
     yield "control flow depends on data, so CUDA graphs cannot be used"
 
 
+# [rtx] The release notes exclude both, but the convolution was built.
+@_rule("use one of them", "Conv", runtimes=_RTX, severity="warning")
+@_rule("use one of them", "ConvTranspose", runtimes=_RTX)
 def _stride_and_dilation(node: Node, to: _Parser) -> Iterator[str]:
     if all(max(node.ints(name) + [1]) > 1 for name in ("strides", "dilations")):
         yield "stride and dilation together are not supported"
-
-
-# [rtx] The release notes exclude both, but the convolution was built.
-_rule("use one of them", "Conv", runtimes=_RTX, severity="warning")(_stride_and_dilation)
-_rule("use one of them", "ConvTranspose", runtimes=_RTX)(_stride_and_dilation)
 
 
 def _not_on_turing(node: Node) -> Iterator[str]:

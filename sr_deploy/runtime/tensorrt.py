@@ -78,18 +78,16 @@ class TensorRTBackend(Backend):
         temporary: Path,
         options: BuildOptions,
     ) -> Manifest:
-        build = _Build(self._library(), self.title, graph, target, options)
-        build.strong = self._is_strongly_typed(target)
+        strong = self._is_strongly_typed(target)
+        build = _Build(self._library(), self.title, graph, target, options, strong)
         self._check_precision(onnx, build)
         start = time.perf_counter()
         network, config = build.parse(onnx), build.config()
         types = build.layer_types(network)
         fp16 = graph.precision_asked == "fp16"
         if build.strong and fp16 and types.get("FLOAT") and not options.fp32_layers:
-            raise BuildError(
-                f"{onnx.name} is not an FP16 graph: {types['FLOAT']} of its layers are FP32 "
-                "as parsed"
-            )
+            problem = f"{types['FLOAT']} of its layers are FP32 as parsed"
+            raise BuildError(f"{onnx.name} is not an FP16 graph: {problem}")
         facts: Dict[str, object] = {}
         if options.fp32_layers:
             facts["fp32_layers"] = build.keep_fp32(network, config)
@@ -125,9 +123,8 @@ class TensorRTBackend(Backend):
         try:
             trt = self._library()
         except MissingPackageError as e:
-            raise CannotRunHereError(
-                f"it needs {self.title} and the GPU of {needs}: {e.message}", hint=e.hint
-            ) from e
+            problem = f"it needs {self.title} and the GPU of {needs}: {e.message}"
+            raise CannotRunHereError(problem, hint=e.hint) from e
         reason = self.why_no_device(load_target(manifest.target))
         if reason:
             raise CannotRunHereError(f"it needs the GPU of {needs}: {reason}")
@@ -205,10 +202,8 @@ class TensorRTBackend(Backend):
         if obtained == "unknown" and build.strong:
             return _receipt_of_types(types)
         if obtained == "unknown":
-            raise BuildError(
-                f"the inspector of {self.title} {trt.__version__} does not report the engine's "
-                "precision"
-            )
+            library = f"{self.title} {trt.__version__}"
+            raise BuildError(f"the inspector of {library} does not report the engine's precision")
         receipt = f"engine inspector: layers by type: {counts}"
         if build.graph.precision_asked == "fp16" and obtained == "fp32":
             raise BuildError(f"FP16 was requested, but the engine computes in FP32: {receipt}")
@@ -251,9 +246,8 @@ class TensorRTForRTXBackend(TensorRTBackend):
     ) -> _Receipt:
         header = read_header(engine)
         if header.compute_capabilities != capabilities:
-            raise BuildError(
-                f"the engine is for SM {header.compute_capabilities}; expected {capabilities}"
-            )
+            built = header.compute_capabilities
+            raise BuildError(f"the engine is for SM {built}; expected {capabilities}")
         receipt = _receipt_of_types(types)
         versions = ", ".join(map(str, capabilities))
         checks = {"engine_header": f"TensorRT for RTX {header.version}, SM {versions}"}
@@ -274,10 +268,10 @@ class _Build:
         graph: Manifest,
         target: TargetProfile,
         options: BuildOptions,
+        strong: bool,
     ) -> None:
         self.trt, self.title, self.log = trt, title, library_log(trt)
-        self.graph, self.target, self.options = graph, target, options
-        self.strong = False
+        self.graph, self.target, self.options, self.strong = graph, target, options, strong
         self.log.messages.clear()
         try:
             self.builder = self._checked(trt.Builder(self.log), "create the builder")
@@ -314,10 +308,8 @@ class _Build:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if graph.precision_asked == "fp16" and not self.strong:
             if getattr(trt.BuilderFlag, "FP16", None) is None:
-                raise BuildError(
-                    f"{self.title} {trt.__version__} has no FP16 flag: it would build an FP32 "
-                    "engine without an error"
-                )
+                library = f"{self.title} {trt.__version__}"
+                raise BuildError(f"{library} has no FP16 flag: it would build an FP32 engine")
             config.set_flag(trt.BuilderFlag.FP16)
         if graph.precision_asked == "fp32":
             # On by default, with 10 bits of mantissa instead of 23.
@@ -361,10 +353,8 @@ class _Build:
                 layer.set_output_type(output, trt.float32)
         missing = sorted(set(names) - {_node_name(layer.name) for layer in layers})
         if missing:
-            raise BuildError(
-                f"there is no layer {', '.join(missing)} to keep in FP32",
-                hint="give names of the graph's nodes",
-            )
+            problem = f"there is no layer {', '.join(missing)} to keep in FP32"
+            raise BuildError(problem, hint="give names of the graph's nodes")
         config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
         return [layer.name for layer in layers]
 
@@ -441,10 +431,8 @@ def _capabilities(target: TargetProfile, requested: Sequence[int]) -> Tuple[int,
     known = sorted(target.compute_capabilities + target.compute_capabilities_on_request)
     for capability in requested:
         if capability not in known:
-            raise TargetError(
-                f"target '{target.name}' has no SM {capability}; expected one of "
-                f"{', '.join(map(str, known))}"
-            )
+            expected = f"expected one of {', '.join(map(str, known))}"
+            raise TargetError(f"target '{target.name}' has no SM {capability}; {expected}")
     return tuple(sorted(set(requested)))
 
 

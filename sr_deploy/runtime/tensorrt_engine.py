@@ -46,10 +46,9 @@ class TensorRTSession(Session):
         self._input, self._output = manifest.input_name, manifest.output_name
         names = {self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)}
         if names != {self._input, self._output}:
-            raise ArtifactError(
-                f"{artifact.name} has the tensors {', '.join(sorted(names))}; expected "
-                f"{self._input} and {self._output}"
-            )
+            expected = f"expected {self._input} and {self._output}"
+            problem = f"{artifact.name} has the tensors {', '.join(sorted(names))}"
+            raise ArtifactError(f"{problem}; {expected}")
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise self._error(f"could not prepare {artifact.name}", "is the GPU's memory full?")

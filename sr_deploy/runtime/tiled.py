@@ -1,4 +1,4 @@
-"""Run a session over the tiles of a plan, and measure how much neighbouring tiles differ at their seams."""
+"""Run a session over the tiles of a plan, and measure their differences at the seams."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TiledRun:
     copies_ms: Optional[float] = None
     timer: str = ""
     seam_difference: float = 0.0
-    """The largest difference of an output value between two tiles, on the pixels along their seam. 0 for exact plans."""
+    """The largest difference of two tiles' values along their seam. 0 for exact plans."""
 
 
 def run_tiles(
@@ -63,7 +63,7 @@ def run_tiles(
 
 
 def _cut(image: np.ndarray, y_span: Span, x_span: Span) -> np.ndarray:
-    """Return the part of the image that a tile covers, mirrored where the tile reaches beyond the image."""
+    """Return the part of the image that a tile covers, mirrored beyond the image's borders."""
     h, w = image.shape[:2]
     if y_span.start < 0 or y_span.stop > h or x_span.start < 0 or x_span.stop > w:
         return image[_mirrored(y_span, h)][:, _mirrored(x_span, w)]
@@ -83,7 +83,7 @@ def _region(
     columns: Tuple[int, int],
     scale: int,
 ) -> np.ndarray:
-    """Return the part of a tile's output (1, 3, h, w) that belongs to ranges of LR pixels of the image."""
+    """Return the part of a tile's output, (1, 3, h, w), for ranges of the image's LR pixels."""
     top, bottom = ((n - y_span.start) * scale for n in rows)
     left, right = ((n - x_span.start) * scale for n in columns)
     return y[:, :, top:bottom, left:right]
@@ -99,7 +99,7 @@ class _Seams:
         self._above: Dict[int, np.ndarray] = {}
 
     def add(self, y: np.ndarray, y_span: Span, x_span: Span) -> None:
-        """Compare a tile with its left and upper neighbours. Tiles come row by row, from the left."""
+        """Compare a tile with its left and upper neighbours. Tiles come row by row."""
         rows = y_span.core_start, y_span.core_stop
         columns = x_span.core_start, x_span.core_stop
 

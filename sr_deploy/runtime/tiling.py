@@ -1,8 +1,9 @@
 """Plan how an image is cut into tiles.
 
-The cores of the tiles partition the image. Each tile also covers the surroundings that its core depends on. The tiled result
-equals that of the whole image if every core pixel is at least `halo_px` away from the edges of its tile that are not image
-borders, and if tiles start and end on multiples of `align_px` or at image borders. `TilePlan.exact` tells whether this holds.
+The cores of the tiles partition the image. Each tile also covers the surroundings that its core
+depends on. The tiled result equals that of the whole image if every core pixel is at least
+`halo_px` away from the edges of its tile that are not image borders, and if tiles start and end on
+multiples of `align_px` or at image borders. `TilePlan.exact` tells whether this holds.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW, hw_text
 
 OVERLAP_PX = 16
-"""Overlap on each side of a seam if the network depends on the whole image, or its halo is unknown."""
+"""Overlap on each side of a seam for networks without a (known) halo."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """One axis of a tile, in LR pixels of the image: the range that is fed, and the core that is kept.
+    """One axis of a tile, in LR pixels of the image: the range fed, and the core that is kept.
 
     The fed range may reach beyond the image. Those pixels are mirrored.
     """
@@ -38,13 +39,12 @@ class Span:
 
 @dataclass(frozen=True)
 class TilePlan:
-    """The tiles of an image of `hw` LR pixels: every combination of a vertical and a horizontal span."""
+    """The tiles of an image of `hw` LR pixels: all pairs of a vertical and a horizontal span."""
 
     hw: HW
     y_spans: Tuple[Span, ...]
     x_spans: Tuple[Span, ...]
-    exact: bool
-    """Whether the result equals that of the whole image."""
+    exact: bool  # whether the result equals that of the whole image
 
     @property
     def whole(self) -> bool:
@@ -88,9 +88,10 @@ def plan_tiles(
 ) -> TilePlan:
     """Return the plan with the least work. An image that fits is run whole.
 
-    tile: the largest side fed, in LR pixels. max_px: the most LR pixels fed at once. few_tiles: use the largest tiles, with
-    an overlap of a quarter of a side at most, even if the network depends on more.
-    Raises InputError if `tile` or `max_px` leaves no room for the surroundings that an output depends on.
+    tile: the largest side fed, in LR pixels. max_px: the most LR pixels fed at once. few_tiles: use
+    the largest tiles, with an overlap of a quarter of a side at most, even if the network depends
+    on more. Raises InputError if `tile` or `max_px` leaves no room for the surroundings that an
+    output depends on.
     """
     limits = [_largest_side(session, axis, hw[axis], tile) for axis in (0, 1)]
     max_overlap = min(limits) // 4 if few_tiles else None
@@ -109,14 +110,14 @@ def plan_tiles(
             plans.append(plan)
     if not plans:
         raise InputError(
-            f"no tile of at most {max_px} LR pixels covers the surroundings that an output depends on: "
+            f"tiles of at most {max_px} LR pixels are too small for this network: "
             f"the smallest has {smallest_px(hw, session)}"
         )
     return min(plans, key=lambda plan: (plan.fed_px, plan.tiles))
 
 
 def smallest_tile(session: Session, axis: int) -> int:
-    """Return the smallest side of a tile, overlap included, that a session needs for more than one tile."""
+    """Return the smallest side, overlap included, of tiles that do not cover the image."""
     return _Axis.of(session, axis, 1, 1).smallest_tile
 
 
@@ -186,7 +187,7 @@ class _Axis:
         return self._round_up(max(2 * self.overlap + self.align, self.least))
 
     def candidate_sides(self) -> List[int]:
-        """Return the tile sides worth trying, largest first: the limit, and the largest for each number of tiles."""
+        """Return the tile sides to try, largest first: the limit, and one per number of tiles."""
         if self.fixed or self.max_overlap is not None:
             return [self.limit]
         sides = set()
@@ -198,7 +199,7 @@ class _Axis:
         return sorted(sides, reverse=True)
 
     def spans(self, limit: int) -> Tuple[Tuple[Span, ...], bool]:
-        """Return the spans of tiles no longer than `limit`, and whether they are exact along this axis."""
+        """Return spans of tiles no longer than `limit`, and whether they are exact on this axis."""
         n, align = self.size, self.align
         if self.least <= n <= limit:
             return (Span(0, n, 0, n),), True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -25,20 +25,14 @@ class TorchSession(Session):
         halo_px: Optional[int] = None,
         align_px: int = 1,
     ) -> None:
-        import torch
-
-        self._torch = torch
-        self._module = module.eval()
-        self.backend_version = torch.__version__
-        # As many as it has cores at most: torch counted them when it was first imported.
-        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
-        self.threads = torch.get_num_threads()
+        self._run_module = array_function(module.eval())
+        facts = torch_facts()
+        self.backend_version, self.threads = facts["backend_version"], facts["threads"]
         self.scale = scale
         self.min_hw, self.halo_px, self.align_px = min_hw, halo_px, align_px
 
     def _run(self, x_nchw: np.ndarray) -> np.ndarray:
-        with self._torch.inference_mode():
-            return self._module(self._torch.from_numpy(x_nchw)).numpy()
+        return self._run_module(x_nchw)
 
 
 def session_of_checkpoint(checkpoint: Any, variant: Optional[str] = None) -> TorchSession:
@@ -58,3 +52,39 @@ def session_of_checkpoint(checkpoint: Any, variant: Optional[str] = None) -> Tor
         halo_px=architecture.halo_px(chosen),
         align_px=architecture.align_px(chosen),
     )
+
+
+def torch_facts() -> Dict[str, Any]:
+    """Return the facts of a session that torch runs; limit torch's threads to the cores of this process."""
+    import torch
+
+    # torch counted the cores when it was first imported.
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+    return {
+        "backend": "torch",
+        "backend_version": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def array_function(module: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a module of one input and one output as a function of arrays, run outside autograd."""
+    import torch
+
+    def run(x: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return module(torch.from_numpy(x)).numpy()
+
+    return run
+
+
+def array_part(module: Any) -> Callable[..., List[np.ndarray]]:
+    """Return a module as a function of arrays by name, in its own order, that returns its outputs as a list."""
+    import torch
+
+    def run(**inputs: np.ndarray) -> List[np.ndarray]:
+        with torch.inference_mode():
+            outputs = module(*map(torch.from_numpy, inputs.values()))
+            return [y.numpy() for y in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+    return run

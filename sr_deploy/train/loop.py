@@ -42,7 +42,7 @@ def fit(training: Training, dataset: Callable[[int, int], Dataset]) -> None:
     step.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    run, recipe, options = training.run, training.task.recipe, training.options
+    run, recipe, options = training.run, training.recipe, training.options
     on_gpu = torch.cuda.is_available()
     logs = options.output_file(".logs")
     # torchrun starts the processes of a CPU itself.
@@ -122,6 +122,7 @@ class _Module(LightningModule):
         super().__init__()
         self.net = training.run.net  # registered: Lightning moves and synchronises its parameters
         self.training_run, self.task, self.dataset = training.run, training.task, dataset
+        self.recipe = training.recipe
         self.terms: Dict[str, Tensor] = {}
         self.not_finite = ""
 
@@ -142,7 +143,7 @@ class _Module(LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        recipe = self.task.recipe
+        recipe = self.recipe
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), recipe.clip_norm or math.inf)
         if not torch.isfinite(norm):
             causes = [self.not_finite]
@@ -171,7 +172,7 @@ class _BetweenSteps(Callback):
 
     def __init__(self, training: Training) -> None:
         self.training, self.run = training, training.run
-        self.recipe, self.options = training.task.recipe, training.options
+        self.recipe, self.options = training.recipe, training.options
         self.deadline = training.started + training.options.budget_s
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.nets.architecture import ElasticNetwork
+
+if TYPE_CHECKING:
+    from sr_deploy.train.recipe import Recipe
 
 PIXEL_LOSSES = ("l1", "l2", "charbonnier")
 Terms = Dict[str, Tensor]
@@ -50,23 +53,17 @@ def progressive_self_distillation(features: Sequence[Tensor], *, detached: bool 
 
 @dataclass(frozen=True)
 class LossInputs:
-    """A batch, the settings of the recipe, the teacher if any, and the random numbers of a step."""
+    """A batch, the recipe, the random numbers of the step, and the teacher if there is one."""
 
-    lr: Tensor
-    """(N, 3, H, W) float, 0..1, RGB."""
-    hr: Tensor
-    """(N, 3, scale*H, scale*W)."""
-    loss: str
-    psd: float
-    psd_detached: bool
-    teacher: Optional[nn.Module]
+    lr: Tensor  # (N, 3, H, W) float, 0..1, RGB
+    hr: Tensor  # (N, 3, scale*H, scale*W)
+    recipe: Recipe
     rng: np.random.Generator
-    depth: float = 0.0
-    """Weight of the network depth loss."""
+    teacher: Optional[nn.Module] = None
 
     def pixel_loss(self, sr: Tensor, target: Optional[Tensor] = None) -> Tensor:
         """Return the recipe's pixel loss against `target`, by default against hr."""
-        return pixel_loss(self.loss, sr, self.hr if target is None else target)
+        return pixel_loss(self.recipe.loss, sr, self.hr if target is None else target)
 
 
 def supervised(elastic: ElasticNetwork, step: LossInputs) -> Terms:
@@ -79,9 +76,10 @@ def deep_supervision(elastic: ElasticNetwork, step: LossInputs) -> Terms:
     net: Any = elastic.net
     features, images = net.forward_depths(step.lr)
     terms = {f"depth {n}": step.pixel_loss(sr) for n, sr in enumerate(images, 1)}
-    if step.psd:
-        psd = progressive_self_distillation(features, detached=step.psd_detached)
-        terms["psd"] = step.psd * psd
+    recipe = step.recipe
+    if recipe.psd:
+        psd = progressive_self_distillation(features, detached=recipe.psd_detached)
+        terms["psd"] = recipe.psd * psd
     return terms
 
 
@@ -132,7 +130,7 @@ def adaptive_depth(elastic: ElasticNetwork, step: LossInputs) -> Terms:
     if net.adapter.scaled != "none":
         depth = torch.from_numpy(step.rng.uniform(0, net.adapter.blocks, n)).to(depth)
     sr, depth_map = net.forward_at(step.lr, depth)
-    return {"pixel": step.pixel_loss(sr), "depth": step.depth * depth_loss(depth_map, depth)}
+    return {"pixel": step.pixel_loss(sr), "depth": step.recipe.depth * depth_loss(depth_map, depth)}
 
 
 METHODS: Dict[str, Callable[[ElasticNetwork, LossInputs], Terms]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
@@ -11,13 +10,13 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 import numpy as np
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import InputError, SrDeployError
+from sr_deploy.core.errors import InputError
 from sr_deploy.core.routers import ROUTER_SUFFIX, RouterSpec
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets.architecture import Weights
 from sr_deploy.nets.checkpoint import Checkpoint
 from sr_deploy.nets.complexity import count
-from sr_deploy.nets.router import ModuleCL, load_router, save_router
+from sr_deploy.nets.router import ModuleCL, Router, load_router, save_router
 from sr_deploy.train.bank import Bank, BankBatches, calibrate, compute_bank
 from sr_deploy.train.branches import (
     RouterBranch,
@@ -65,14 +64,13 @@ def router_from_images(
     started = time.monotonic()
     recipe, options, recipe_file = resolve(recipe, options, RouterRecipe)
     _check_inputs(recipe, options.init, branches, vgg)
-    run_task(
+    return run_task(
         lambda run_options: _RouterTask(recipe, run_options, branches, vgg),
         recipe,
         options,
         recipe_file=recipe_file,
         started=started,
     )
-    return options.output_file(ROUTER_SUFFIX)
 
 
 def _check_inputs(
@@ -106,6 +104,7 @@ def _check_inputs(
 
 class _RouterTask(Task):
     keeps_best = False
+    suffix = ROUTER_SUFFIX
 
     def __init__(
         self,
@@ -114,14 +113,9 @@ class _RouterTask(Task):
         branch_names: Sequence[str],
         vgg: Union[str, Path, None],
     ) -> None:
-        self.recipe: RouterRecipe = recipe
-        self.options, self.name = options, str(options.name)
-        self.facts = {
-            **dataclasses.asdict(recipe),
-            "method": f"routed, {recipe.stage}",
-            "seed": options.seed,
-            "lr_images": "given" if options.lr_folders else "made",
-        }
+        super().__init__(recipe, options)
+        self.recipe, self.name = recipe, str(options.name)
+        self.facts["method"] = f"routed, {recipe.stage}"
         if options.init is None:
             branches = [load_branch(text, recipe) for text in branch_names]
             self.router = ModuleCL(classes=recipe.classes, convs=recipe.convs)
@@ -250,12 +244,8 @@ class _RouterTask(Task):
         )
         return psnr_db
 
-    def steps_done(self) -> Optional[int]:
-        try:
-            path = self.options.output_file(ROUTER_SUFFIX)
-            return load_router(path).spec.training.get("steps_done")
-        except SrDeployError:
-            return None
+    def load(self, path: Path) -> Router:
+        return load_router(path)
 
 
 def _branch_module(branches: Sequence[RouterBranch]) -> nn.Module:

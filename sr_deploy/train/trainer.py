@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
 from typing import Any, Dict, Iterable, Optional, Sequence, Union
@@ -10,7 +9,7 @@ from typing import Any, Dict, Iterable, Optional, Sequence, Union
 import numpy as np
 from torch import Tensor
 
-from sr_deploy.core.errors import InputError, SrDeployError
+from sr_deploy.core.errors import InputError
 from sr_deploy.core.spec import ModelSpec
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.architecture import ElasticNetwork, Weights
@@ -49,14 +48,13 @@ def checkpoint_from_images(
     started = time.monotonic()
     recipe, options, recipe_file = resolve(recipe, options, Recipe)
     _check_inputs(recipe, options, teacher, judge)
-    run_task(
+    return run_task(
         lambda run_options: _NetworkTask(recipe, run_options, teacher, judge),
         recipe,
         options,
         recipe_file=recipe_file,
         started=started,
     )
-    return options.output_file(".safetensors")
 
 
 def _check_inputs(
@@ -85,22 +83,19 @@ def _check_inputs(
 
 
 class _NetworkTask(Task):
+    suffix = ".safetensors"
+
     def __init__(
         self, recipe: Recipe, options: TrainOptions, teacher: Optional[str], judge: Optional[str]
     ) -> None:
-        self.recipe: Recipe = recipe
-        self.options = options
+        super().__init__(recipe, options)
+        self.recipe = recipe
         self.architecture = ARCHITECTURES[recipe.arch]
         largest = self.architecture.parse(recipe.variant or None)
         self.elastic = ElasticNetwork(
             self.architecture, recipe.scale, largest, recipe.config or None
         )
         self.net = self.elastic.net
-        self.facts = {
-            **dataclasses.asdict(recipe),
-            "seed": options.seed,
-            "lr_images": "given" if options.lr_folders else "made",
-        }
         if options.init is not None:
             self.facts.update(_initialise(self.elastic, options.init, recipe))
         self.teacher = self._helper(teacher, "teacher", "teacher")
@@ -138,18 +133,9 @@ class _NetworkTask(Task):
         return lambda patches: patches.restricted_to(positions)
 
     def terms(self, lr: Tensor, hr: Tensor, step: int) -> Terms:
-        recipe, rng = self.recipe, np.random.default_rng((self.options.seed, step, 1))
-        inputs = LossInputs(
-            lr,
-            hr,
-            recipe.loss,
-            recipe.psd,
-            recipe.psd_detached,
-            self.teacher_net,
-            rng,
-            recipe.depth,
-        )
-        return METHODS[recipe.method](self.elastic, inputs)
+        rng = np.random.default_rng((self.options.seed, step, 1))
+        inputs = LossInputs(lr, hr, self.recipe, rng, self.teacher_net)
+        return METHODS[self.recipe.method](self.elastic, inputs)
 
     def write(self, stem: str, weights: Weights, card: Dict[str, Any]) -> Path:
         return save_checkpoint(self.options.output, stem, self._spec(card), dict(weights))
@@ -164,12 +150,8 @@ class _NetworkTask(Task):
             return None
         return _mean_psnr(self.teacher, self.teacher.spec.variants[-1:], self.recipe, valid)
 
-    def steps_done(self) -> Optional[int]:
-        try:
-            path = self.options.output_file(".safetensors")
-            return load_checkpoint(path).spec.training.get("steps_done")
-        except SrDeployError:
-            return None
+    def load(self, path: Path) -> Checkpoint:
+        return load_checkpoint(path)
 
     def _spec(self, card: Dict[str, Any]) -> ModelSpec:
         recipe, config = self.recipe, dict(self.recipe.config)

@@ -1,4 +1,4 @@
-"""What all training runs share: images, resuming, validation, saving, and how a run ends."""
+"""The common parts of all training runs: images, resuming, validation, saving, how a run ends."""
 
 from __future__ import annotations
 
@@ -28,15 +28,23 @@ DatasetOf = Callable[[Patches], torch.utils.data.Dataset]
 
 
 class Task:
-    """What is trained: the networks, their loss, and the files made of their weights."""
+    """The networks of a run, their loss, and the files made of their weights."""
 
-    recipe: BaseRecipe
     net: nn.Module
-    facts: Dict[str, Any]
-    """For the card. A resumed run must have the same."""
     frozen: Sequence[nn.Module] = ()
     """Modules that the loss runs and does not train."""
     keeps_best = True
+    suffix: str
+    """Of the result's file."""
+
+    def __init__(self, recipe: BaseRecipe, options: TrainOptions) -> None:
+        self.options = options
+        self.facts: Dict[str, Any] = {
+            **vars(recipe),
+            "seed": options.seed,
+            "lr_images": "given" if options.lr_folders else "made",
+        }
+        """For the card. A resumed run must have the same."""
 
     def terms(self, lr: Tensor, hr: Tensor, step: int) -> Terms:
         """Return the loss terms of a batch.
@@ -54,9 +62,17 @@ class Task:
         """Return the PSNR of the weights on HR images, in dB."""
         raise NotImplementedError
 
+    def load(self, path: Path) -> Any:
+        """Load the result. Raises SrDeployError when there is no usable one."""
+        raise NotImplementedError
+
     def steps_done(self) -> Optional[int]:
         """Return the number of steps of the saved result; None if there is no usable one."""
-        raise NotImplementedError
+        try:
+            path = self.options.output_file(self.suffix)
+            return self.load(path).spec.training.get("steps_done")
+        except SrDeployError:
+            return None
 
     def teacher_score(self, valid: Path) -> Optional[float]:
         """Return the PSNR of the teacher on HR images, in dB; None without a teacher."""
@@ -74,17 +90,17 @@ def resolve(
 
     Raises InputError when the recipe is not usable or not of this kind.
     """
-    recipe_file = None
+    recipe_file: Optional[Path] = None
     if isinstance(recipe, BaseRecipe):
         if options.name is None:
             raise InputError("the checkpoint has no name", hint="give the options a name")
         loaded: BaseRecipe = recipe
         loaded.check(options.name)
     else:
-        recipe_file = Path(recipe)
         loaded = load_recipe(str(recipe))
+        recipe_file = Path(recipe) if str(recipe).endswith(".json") else None
         if options.name is None:
-            options = replace(options, name=recipe_file.stem)
+            options = replace(options, name=recipe_file.stem if recipe_file else str(recipe))
     if not isinstance(loaded, kind):
         trains = "one network" if kind.__name__ == "RouterRecipe" else "a router"
         raise InputError(f"the recipe {recipe} trains {trains}")
@@ -98,7 +114,7 @@ def run_task(
     *,
     recipe_file: Optional[Path],
     started: float,
-) -> None:
+) -> Path:
     """Train until the last step, the end of the budget or an interrupt; write result and state.
 
     started: by time.monotonic(). Raises as checkpoint_from_images does.
@@ -119,34 +135,35 @@ def run_task(
             check_images(image_set(str(options.valid)), metrics=["y"], scales=[recipe.scale])
     else:
         options = replace(options, log=lambda line: None)
-    lock = (
-        leading(options.output, options.cache_folder, str(options.name)) if leads else following()
-    )
-    with lock:
+    folders = options.output, options.cache_folder
+    with leading(*folders, str(options.name)) if leads else following():
         torch.manual_seed(options.seed)
-        Training(make_task(options), options, leads=leads, started=started).train()
+        task = make_task(options)
+        Training(task, recipe, leads=leads, started=started).train()
+    return options.output_file(task.suffix)
 
 
 class Training:
     """Starts or resumes a run, and writes its files."""
 
-    def __init__(self, task: Task, options: TrainOptions, *, leads: bool, started: float) -> None:
+    def __init__(self, task: Task, recipe: BaseRecipe, *, leads: bool, started: float) -> None:
         """leads: whether this process writes the files."""
-        self.task, self.options, self.leads, self.started = task, options, leads, started
-        self.state_file = options.output_file(".state.pt")
+        self.task, self.recipe, self.leads, self.started = task, recipe, leads, started
+        self.options = task.options
+        self.state_file = self.options.output_file(".state.pt")
         self.facts = dict(task.facts)
         net: Any = task.net
         net.to(memory_format=torch.channels_last).train()
         self.run = TrainingRun(
             net,
-            torch.optim.Adam(net.parameters(), lr=task.recipe.lr),
+            torch.optim.Adam(net.parameters(), lr=recipe.lr),
             ema={k: v.detach().clone() for k, v in net.state_dict().items()},
         )
         self.earlier_hours = 0.0
 
     def train(self) -> None:
         """Train, and write the result and the state."""
-        task, run, options, steps = self.task, self.run, self.options, self.task.recipe.steps
+        task, run, options, steps = self.task, self.run, self.options, self.recipe.steps
         if options.resume:
             run.load(self.state_file, task.facts, steps=steps)
             if run.step == steps and task.steps_done() == steps:
@@ -156,8 +173,9 @@ class Training:
         pairs = self._pairs()
         options.log(f"{options.name}: {len(pairs)} images, steps {run.step} to {steps}")
         self._score_teacher()
+        dataset_of = task.dataset(pairs)
         try:
-            self._fit(pairs)
+            self._fit(pairs, dataset_of)
         except BaseException as e:
             if not self.leads:
                 if run.interrupted:  # the first process reports it
@@ -178,9 +196,8 @@ class Training:
         if run.interrupted and self.leads:
             raise KeyboardInterrupt
 
-    def _fit(self, pairs: Sequence[Pair]) -> None:
-        recipe, options = self.task.recipe, self.options
-        dataset_of = self.task.dataset(pairs)
+    def _fit(self, pairs: Sequence[Pair], dataset_of: DatasetOf) -> None:
+        recipe, options = self.recipe, self.options
 
         def dataset(rank: int, ranks: int) -> torch.utils.data.Dataset:
             return dataset_of(
@@ -240,7 +257,7 @@ class Training:
 
     def _pairs(self) -> List[Pair]:
         """Decode the images and note them on the card. Raises InputError if they changed."""
-        recipe, options, card = self.task.recipe, self.options, self.run.card
+        recipe, options, card = self.recipe, self.options, self.run.card
         pairs = image_pairs(
             options.folders,
             options.cache_folder,

@@ -1,1 +1,1 @@
-"""Use what was deployed: pictures, folders and video through any session, exactly and within memory."""
+"""Upscaling of pictures, folders and videos by any session, exactly and within memory."""

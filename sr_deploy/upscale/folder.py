@@ -1,7 +1,8 @@
 """Upscaling of folders: every picture once, into the same tree, by any number of processes.
 
-The log in the output folder tells which pictures are finished (see `folder_log.py`). Claim files beside the results tell which
-are being worked on, so that processes of several machines may share a folder.
+The log in the output folder tells which pictures are finished (see `folder_log.py`). Claim files
+beside the results tell which are being worked on, so that processes of several machines may share a
+folder.
 """
 
 from __future__ import annotations
@@ -35,14 +36,12 @@ class FolderSummary:
     """The pictures of a folder, by their outcome."""
 
     done: Set[Path] = field(default_factory=set)
-    skipped: Set[Path] = field(default_factory=set)
-    """Finished by an earlier run."""
+    skipped: Set[Path] = field(default_factory=set)  # finished by an earlier run
     failed: Set[Path] = field(default_factory=set)
-    busy: Set[Path] = field(default_factory=set)
-    """Claimed by other processes."""
+    busy: Set[Path] = field(default_factory=set)  # claimed by other processes
 
     def add(self, other: FolderSummary) -> None:
-        """Add the summary of another process of the same run. A picture that one has done is skipped or busy in the other."""
+        """Add the summary of another process, whose done pictures are skipped or busy here."""
         self.done |= other.done
         self.failed |= other.failed
         self.skipped = (self.skipped | other.skipped) - self.done
@@ -98,7 +97,7 @@ class _Item:
 
 
 def upscale_picture(task: PictureTask, upscaler: Upscaler, reporter: Reporter) -> None:
-    """Upscale one picture, replacing its output file. Raises InputError if it cannot be read, represented or written."""
+    """Upscale one picture, replacing its output file. Raises InputError if that is impossible."""
     format_for(task.output)
     if task.output.exists() and os.path.samefile(str(task.output), str(task.source)):
         raise InputError(
@@ -117,10 +116,11 @@ def upscale_picture(task: PictureTask, upscaler: Upscaler, reporter: Reporter) -
 def tasks_of_folder(
     source: Path, output: Path, *, suffix: Optional[str] = None
 ) -> List[PictureTask]:
-    """Return the pictures of a folder tree, sorted, with the paths of their results: the same tree, the same names.
+    """Return the pictures of a folder tree, sorted, with the same paths in the output folder.
 
-    suffix: of the results; None: as the pictures, and `.png` for formats that are not written. The output folder itself and
-    hidden files are excluded. Raises InputError if there are no pictures, or if two results would have the same name.
+    suffix: of the results; None: as the pictures, and `.png` for formats that are not written. The
+    output folder itself and hidden files are excluded. Raises InputError if there are no pictures,
+    or if two results would have the same name.
     """
     if output.exists() and os.path.samefile(str(source), str(output)):
         raise InputError(
@@ -154,7 +154,8 @@ def upscale_folder(
 ) -> FolderSummary:
     """Upscale pictures into `folder`, reading ahead and writing behind, and return their outcomes.
 
-    Pictures that fail are reported and the others are done. A full disk ends the run with an InputError.
+    Pictures that fail are reported and the others are done. A full disk ends the run with an
+    InputError.
     """
     return _FolderRun(tasks, make_output_folder(folder), upscaler, reporter).run()
 
@@ -253,7 +254,7 @@ class _FolderRun:
 
 
 def _find_pictures(source: Path, output: Path) -> Iterator[Path]:
-    """Yield the picture files of a folder tree, sorted. Links to folders are followed, each folder once."""
+    """Yield the picture files of a folder tree, sorted. Each linked folder is visited once."""
     visited: Set[Path] = {output.resolve()}
 
     def walk(folder: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""The log of a folder's finished pictures: `.srdeploy.jsonl` in the output folder, with a line per result."""
+"""The log of a folder's finished pictures: `.srdeploy.jsonl`, with a line per result."""
 
 from __future__ import annotations
 

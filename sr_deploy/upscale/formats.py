@@ -1,4 +1,4 @@
-"""Picture formats: those written and what they can hold, and the detection of a file's format and damage by its content."""
+"""Picture formats: what they can hold, and the detection of a file's format and damage."""
 
 from __future__ import annotations
 
@@ -19,14 +19,11 @@ class Format:
     name: str
     suffixes: Tuple[str, ...]
     alpha: bool = False
-    deep: bool = False
-    """16 bit per channel."""
-    grey: bool = True
-    """One channel."""
+    deep: bool = False  # 16 bit per channel
+    grey: bool = True  # one channel
     exif: bool = False
     icc: bool = False
-    side: int = 1 << 20
-    """The largest height and width."""
+    side: int = 1 << 20  # the largest height and width
 
 
 FORMATS = (
@@ -78,12 +75,12 @@ def format_for(path: Path) -> Format:
 
 
 def content_format(head: bytes) -> str:
-    """Return the name of a file's format by its first bytes, for example `PNG` or `GIF`. Empty if unknown."""
+    """Return the name of a file's format by its first bytes, such as `PNG`. Empty if unknown."""
     return next((name for magic, name in _MAGIC if re.match(magic, head, re.DOTALL)), "")
 
 
 def is_picture(path: Path) -> bool:
-    """Return whether a file is a picture by its content, or else by its name. Raises InputError if it cannot be read."""
+    """Return whether a file is a picture, by its content or name. Raises InputError."""
     try:
         with open(path, "rb") as f:
             return bool(content_format(f.read(64))) or path.suffix.lower() in PICTURE_SUFFIXES
@@ -94,7 +91,8 @@ def is_picture(path: Path) -> bool:
 def find_damage(data: bytes) -> str:
     """Return the evidence that a PNG or JPEG file is damaged. Empty if there is none.
 
-    OpenCV up to 4.x fills the missing part of a truncated JPEG file with grey, and reads PNG chunks with wrong checksums.
+    OpenCV up to 4.x fills the missing part of a truncated JPEG file with grey, and reads PNG chunks
+    with wrong checksums.
     """
     check = {"PNG": _png_damage, "JPEG": _jpeg_damage}.get(content_format(data[:16]))
     try:
@@ -104,7 +102,7 @@ def find_damage(data: bytes) -> str:
 
 
 def png_chunks(data: bytes) -> Iterator[Tuple[bytes, int, int]]:
-    """Yield (name, start, end) of the content of each chunk of a PNG file. Raises struct.error if it is cut off."""
+    """Yield (name, start, end) of each chunk's content in a PNG file. Raises struct.error."""
     position = 8
     while position < len(data):
         size, name = struct.unpack_from(">I4s", data, position)

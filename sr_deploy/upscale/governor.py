@@ -1,31 +1,32 @@
-"""Choose a network variant per frame to hold a frame rate: the largest that fits, and a smaller one as soon as a frame is late.
+"""Choose a network variant per frame, to hold a frame rate.
 
     governor = Governor(upscalers, fps=24, names=("d1", "d2", "d3"))
     for frame in camera:
         show(governor(frame))
 
-Each variant is timed on the first frame of a size. After that a single number describes the state of the machine: the *load*,
-the current variant's time relative to its calibration. The times of all other variants are predicted with it.
+Each variant is timed on the first frame of a size. After that a single number describes the state
+of the machine: the *load*, the current variant's time relative to its calibration. The times of all
+other variants are predicted with it.
 
-- Down: after a frame that takes longer than its share (1/fps), the next one is made by the largest variant whose predicted time
-  under the same load fits into HEADROOM of the share.
-- Up: only if the larger variant's predicted time fits under the worst load of the last `hold` frames. `hold` is half a second.
-  It doubles for a variant each time it was too slow soon after it was chosen, up to a factor of MAX_PATIENCE: a variant that
-  does not quite fit is tried ever more rarely, on ever longer evidence. It is reset when the variant has lasted.
-- Power: above `max_watts` it goes down by one, at most once per second, since sensors report the past. A variant that drew too
-  much is retried like a slow one.
+- Down: after a frame that takes longer than its share (1/fps), the next one is made by the largest
+  variant whose predicted time under the same load fits into HEADROOM of the share.
+- Up: only if the larger variant's predicted time fits under the worst load of the last `hold`
+  frames. `hold` is half a second. It doubles for a variant each time it was too slow soon after it
+  was chosen, up to a factor of MAX_PATIENCE: a variant that does not quite fit is tried ever more
+  rarely, on ever longer evidence. It is reset when the variant has lasted.
+- Power: above `max_watts` it goes down by one, at most once per second, since sensors report the
+  past. A variant that drew too much is retried like a slow one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Sequence, TextIO, Tuple
+from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -41,32 +42,27 @@ _SOON = 4
 _CALIBRATION_RUNS = 3
 
 
-@contextlib.contextmanager
-def open_log(path: Path) -> Iterator[Callable[[Dict[str, Any]], None]]:
-    """Yield a log for a Governor that appends each entry to a file as a line of JSON. The first entry creates the file.
+def log_to(path: Path) -> Callable[[Dict[str, Any]], None]:
+    """Return a log for a Governor: it appends each entry to a file as a line of JSON.
 
     The log raises InputError if it cannot write.
     """
-    with contextlib.ExitStack() as stack:
-        files: List[TextIO] = []
 
-        def log(entry: Dict[str, Any]) -> None:
-            try:
-                if not files:
-                    f = open(path, "a", encoding="utf-8", buffering=1)
-                    files.append(stack.enter_context(f))
-                files[0].write(json.dumps(entry) + "\n")
-            except OSError as e:
-                raise InputError(
-                    f"cannot write {path}: {e.strerror or e}",
-                    hint="free some disk space, or give another output",
-                ) from e
+    def log(entry: Dict[str, Any]) -> None:
+        try:
+            with open(path, "a", encoding="utf-8") as f:
+                f.write(json.dumps(entry) + "\n")
+        except OSError as e:
+            raise InputError(
+                f"cannot write {path}: {e.strerror or e}",
+                hint="free some disk space, or give another output",
+            ) from e
 
-        yield log
+    return log
 
 
 class Governor:
-    """Upscales frames like an Upscaler, with a variant of its choice. No frame is dropped. Not thread-safe."""
+    """Upscales every frame, like an Upscaler, with a variant of its choice. Not thread-safe."""
 
     def __init__(
         self,
@@ -81,9 +77,9 @@ class Governor:
     ) -> None:
         """Govern `upscalers`, called `names`, ordered from the smallest to the largest.
 
-        fps: frames per second to hold. watts: returns the power drawn now (see `power.live_watts`), None while unknown.
-        max_watts: its bound. log: receives an entry per frame, as plain data. clock: in seconds.
-        Raises InputError on values that do not fit together.
+        fps: frames per second to hold. watts: returns the power drawn now (see `power.live_watts`),
+        None while unknown. max_watts: its bound. log: receives an entry per frame, as plain data.
+        clock: in seconds. Raises InputError on values that do not fit together.
         """
         _check(upscalers, names, fps)
         if max_watts is not None and not max_watts > 0:
@@ -126,7 +122,7 @@ class Governor:
             upscaler.plan(hw)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Upscale a frame, (H, W, 3) RGB of any dtype an Upscaler takes. The first frame of a size calibrates all variants."""
+        """Upscale a frame, (H, W, 3) RGB. The first frame of a size calibrates all variants."""
         size = image.shape[:2]
         if size not in self._idle_s:
             self._calibrate(image)
@@ -158,7 +154,7 @@ class Governor:
         for upscaler in self._upscalers:
             upscaler(image)  # the first run at a size also allocates
             times.append(math.inf)
-        # Interleaved, and the minimum of each: other work on the machine slows single runs, not variants.
+        # Interleaved, and the minimum of each: other work on the machine slows single runs.
         for _ in range(_CALIBRATION_RUNS):
             for v, upscaler in enumerate(self._upscalers):
                 if 2 * self.share_s < times[v] < math.inf:  # far too slow: no need for precision
@@ -177,7 +173,7 @@ class Governor:
 
     def _account(self, seconds: float) -> None:
         self._loads.append(seconds / self._idle_s[self._size][self._current])
-        # A backlog of more than the hold is not made up for: a live source has dropped those frames.
+        # Limited to the hold: a live source has dropped the frames before that.
         self._backlog_s = min(max(self._backlog_s + seconds - self.share_s, 0.0), HOLD_S)
         self._total_s += seconds
         self.frames[self._current] += 1
@@ -255,7 +251,7 @@ class Governor:
 def _check(upscalers: Sequence[Any], names: Sequence[str], fps: float) -> None:
     if not upscalers or len(upscalers) != len(names):
         raise InputError(
-            f"{len(upscalers)} variants, but {len(names)} names; expected at least one variant and a name for each"
+            f"{len(upscalers)} variants, but {len(names)} names; expected one or more, each named"
         )
     if len({u.scale for u in upscalers}) > 1:
         scales = ", ".join(f"{name} by {u.scale}" for name, u in zip(names, upscalers))

@@ -1,4 +1,4 @@
-"""Resident memory: how much is available, how much a tile needs, and the peak of a run. Unknown except on Linux."""
+"""Resident memory: available, needed by a tile, and the peak of a run. Known on Linux only."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ _UNITS = {  # fmt: skip
     "kib": 2**10, "mib": 2**20, "gib": 2**30,
 }  # fmt: skip
 MARGIN = 1.3
-"""The factor on the probes' result. Tiles of 200x200 to 800x800 after the probes took 0.5 to 1.14 times the predicted memory, in
-ONNX Runtime and in torch. It is less for small tiles, which fit into the memory that the probes leave, and above 1 for SRN only."""
+"""The factor on the probes' result. Tiles of 200x200 to 800x800 after the probes took 0.5 to 1.14
+times the predicted memory, in ONNX Runtime and in torch. It is less for small tiles, which fit into
+the memory that the probes leave, and above 1 for SRN only."""
 PROBE_PX = 64
 _STATUS = Path("/proc/self/status")
 _MEMINFO = Path("/proc/meminfo")
@@ -35,7 +36,7 @@ _CGROUPS = (  # (limit, use) of a container: version 2, version 1
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """The memory that a session's run takes: bytes per LR pixel fed, input and output arrays included."""
+    """The memory of a session's run, per LR pixel fed, with the input and output arrays."""
 
     bytes_per_px: float
 
@@ -63,9 +64,8 @@ def bytes_text(n: float) -> str:
 
 
 def available_bytes() -> Optional[int]:
-    """Return the memory this process may still take, of the machine or of its container. None if unknown."""
-    kib = _proc_kib(_MEMINFO, "MemAvailable:")
-    available = [] if kib is None else [kib * 1024]
+    """Return the memory available on the machine or in its container. None if unknown."""
+    available = [n for n in [_proc_bytes(_MEMINFO, "MemAvailable:")] if n is not None]
     for limit, use in _CGROUPS:
         with contextlib.suppress(OSError, ValueError):  # "max": no limit
             available.append(max(int(limit.read_text()) - int(use.read_text()), 0))
@@ -74,20 +74,19 @@ def available_bytes() -> Optional[int]:
 
 def resident_bytes() -> Optional[int]:
     """Return the resident memory of this process. None if unknown."""
-    kib = _proc_kib(_STATUS, "VmRSS:")
-    return None if kib is None else kib * 1024
+    return _proc_bytes(_STATUS, "VmRSS:")
 
 
 def peak_bytes() -> Optional[int]:
-    """Return the largest resident memory of this process since its start or the last probe. None if unknown."""
-    kib = _proc_kib(_STATUS, "VmHWM:")
-    return None if kib is None else kib * 1024
+    """Return the peak memory of this process since its start or the last probe. None if unknown."""
+    return _proc_bytes(_STATUS, "VmHWM:")
 
 
 def measure_need(session: Session, run: Callable[[HW], object]) -> Optional[MemoryNeed]:
-    """Measure the memory that `run((h, w))` takes, on one or two small sizes. None where memory cannot be measured.
+    """Measure the memory of `run((h, w))` on one or two small sizes. None if it is unknown.
 
-    The second size runs in the memory that the first has left, as tiles do, so the rise of both counts.
+    The second size runs in the memory that the first has left, as tiles do, so the rise of both
+    counts.
     """
     sides = (PROBE_PX, 2 * PROBE_PX)
     sizes = list(dict.fromkeys(session.nearest_hw((side, side)) for side in sides))
@@ -102,9 +101,9 @@ def measure_need(session: Session, run: Callable[[HW], object]) -> Optional[Memo
     return MemoryNeed(max(rises[0], 1) * 2**20 / (h * w))
 
 
-def _proc_kib(path: Path, key: str) -> Optional[int]:
+def _proc_bytes(path: Path, key: str) -> Optional[int]:
     with contextlib.suppress(OSError):
         for line in path.read_text().splitlines():
             if line.startswith(key):
-                return int(line.split()[1])
+                return int(line.split()[1]) * 1024
     return None

@@ -1,8 +1,9 @@
 """Metadata of picture files: EXIF (orientation, sizes, thumbnail), and what OpenCV does not read.
 
-EXIF and TIFF have the same structure: directories of 12-byte entries (tag, type, count, value or its offset). OpenCV reads and
-writes EXIF, XMP and ICC profiles of PNG, JPEG and WebP. It ignores those of TIFF, the transparent grey of PNG, the orientation
-of AVIF, and the maximum value of PPM and PGM, which are handled here.
+EXIF and TIFF have the same structure: directories of 12-byte entries (tag, type, count, value or
+its offset). OpenCV reads and writes EXIF, XMP and ICC profiles of PNG, JPEG and WebP. It ignores
+those of TIFF, the transparent grey of PNG, the orientation of AVIF, and the maximum value of PPM
+and PGM, which are handled here.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _AVIF_ORIENTATIONS = {  # fmt: skip
     (0, 0): 4, (0, 1): 2, (2, 0): 2, (2, 1): 4,
     (1, 0): 5, (1, 1): 7, (3, 0): 7, (3, 1): 5,
 }  # fmt: skip
-"""(quarter turns to the left, then mirrored: 0 top to bottom, 1 left to right) -> EXIF's orientation."""
+"""(left quarter turns, then mirrored: 0 top to bottom, 1 left to right) -> EXIF's orientation."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,8 @@ class TiffFacts:
     photometric: int = 2
     icc: bytes = b""
     extra: int = 0
-    """The meaning of its fourth (or second) channel: ASSOCIATED alpha, which colours are multiplied by, UNASSOCIATED alpha, or 0."""
-    extra_at: int = 0
-    """The offset of that value in the file."""
+    """Of the last channel: ASSOCIATED alpha (colours are multiplied by it), UNASSOCIATED, or 0."""
+    extra_at: int = 0  # the offset of that value in the file
 
 
 def read_orientation(exif: bytes) -> int:
@@ -50,7 +50,7 @@ def read_orientation(exif: bytes) -> int:
 
 
 def resize_exif(exif: bytes, hw: HW) -> bytes:
-    """Return the EXIF data with the sizes set to (h, w) and without the thumbnail. Damaged data is returned as it is."""
+    """Set the sizes in EXIF data to (h, w) and remove the thumbnail. Damaged data is kept."""
     data = bytearray(exif)
     try:
         order, first = _header(exif)
@@ -95,7 +95,7 @@ def exif_of_jpeg(data: bytes) -> bytes:
 
 
 def read_tiff_facts(data: bytes) -> TiffFacts:
-    """Return the properties of a TIFF file's colours, or the defaults if its directory is damaged."""
+    """Read the properties of a TIFF file's colours. Defaults if its directory is damaged."""
     try:
         order, first = _header(data)
         positions, values = _entries(data, order, first), _values(data)
@@ -110,7 +110,7 @@ def read_tiff_facts(data: bytes) -> TiffFacts:
 
 
 def complete_tiff(path: Path, *, icc: bytes, alpha: bool) -> None:
-    """Add a colour profile and the meaning of a fourth channel to a TIFF file of one picture, as OpenCV writes it."""
+    """Add a colour profile and the kind of the alpha channel to a TIFF file of OpenCV."""
     with open(path, "r+b") as f:
         order, offset = _header(f.read(8))
         f.seek(offset)
@@ -143,7 +143,7 @@ def transparent_grey(png: bytes) -> Optional[int]:
 
 
 def unscaled_maximum(data: bytes) -> Optional[int]:
-    """Return the maximum value of a PPM or PGM file if OpenCV does not scale it to 255 or 65535, else None."""
+    """Return the maximum of a PPM or PGM file if OpenCV does not scale it to the dtype's."""
     match = _PNM.match(data[:4096])
     if match is None or match.group(1) in b"23" and int(match.group(2)) <= 255:
         return None
@@ -151,7 +151,7 @@ def unscaled_maximum(data: bytes) -> Optional[int]:
 
 
 def avif_orientation(data: bytes) -> int:
-    """Return the orientation of an AVIF file's pixels as EXIF counts it. The EXIF data inside does not count."""
+    """Return the orientation of an AVIF file's pixels, numbered as in EXIF."""
     head = data[: max(data.find(b"mdat"), 0)]
     turned, mirrored = (
         re.search(rb"\0\0\0\x09" + name + rb"(.)", head, re.DOTALL) for name in (b"irot", b"imir")

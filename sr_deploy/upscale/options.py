@@ -7,40 +7,28 @@ from pathlib import Path
 from typing import Optional
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.runtime.adaptive.models import Adaptive
-from sr_deploy.upscale.models import Runnable, adaptive_runnable, runnable
+from sr_deploy.runtime.opener import NetworkDescription, describe_one
+from sr_deploy.runtime.opener.adaptive import AdaptiveOptions, describe_adaptive
 from sr_deploy.upscale.upscaler import Upscaler
 
 
 @dataclass(frozen=True)
 class UpscaleOptions:
-    """The network to upscale with, and how. Raises InputError on options that exclude each other."""
+    """The network to upscale with, and how. Raises InputError on contradictions."""
 
-    model: Optional[str] = None
-    """None: the shipped default of `adaptive`."""
-    variant: Optional[str] = None
-    """None: the largest."""
-    adaptive: Optional[str] = None
-    """cdnsr, elastic or adadsr: compute more where the image needs it."""
-    max_flops: Optional[str] = None
-    """The budget of cdnsr and elastic; None: as trained."""
-    depth: Optional[float] = None
-    """The desired depth of adadsr, in blocks; None: half of all."""
-    decisions: Optional[Path] = None
-    """The PNG file to draw an adaptive network's decisions to."""
-    tile: Optional[int] = None
-    """The largest LR side fed, overlap included; None: as memory allows."""
-    max_memory: Optional[int] = None
-    """The largest resident memory in bytes, of all processes together; None: a quarter of what is available."""
-    format: Optional[str] = None
-    """The suffix of a folder's results without its dot; None: as the pictures."""
+    model: Optional[str] = None  # None: the shipped default of `adaptive`
+    variant: Optional[str] = None  # None: the largest
+    adaptive: Optional[str] = None  # cdnsr, elastic or adadsr
+    max_flops: Optional[str] = None  # of cdnsr and elastic; None: as trained
+    depth: Optional[float] = None  # of adadsr, in blocks; None: half of all
+    decisions: Optional[Path] = None  # the PNG file for an adaptive network's decisions
+    tile: Optional[int] = None  # the largest LR side fed; None: as memory allows
+    max_memory: Optional[int] = None  # bytes, of all workers; None: a quarter of the available
+    format: Optional[str] = None  # suffix of a folder's results; None: as the pictures
     workers: int = 1
-    """The number of processes that share a folder."""
     codec: str = "libx264"
-    crf: Optional[int] = None
-    """The quality of a video's encoder; None: the codec's default."""
-    governor: bool = False
-    """Choose the variant frame by frame, to hold `fps`."""
+    crf: Optional[int] = None  # None: the codec's default
+    governor: bool = False  # choose the variant frame by frame, to hold `fps`
     fps: Optional[float] = None
     max_watts: Optional[float] = None
 
@@ -49,7 +37,8 @@ class UpscaleOptions:
             self.max_watts is not None and not self.governor
         ):
             raise InputError(
-                "--governor needs --fps, and --fps and --max-watts need --governor (they are for videos)",
+                "--governor needs --fps, and both --fps and --max-watts need --governor "
+                "(they are for videos)",
                 hint="for example --governor --fps 24",
             )
         if self.governor and self.variant is not None:
@@ -78,7 +67,7 @@ class UpscaleOptions:
             raise InputError(f"--decisions {self.decisions}: expected a .png file")
 
     def check_input(self, kind: str) -> None:
-        """Raise InputError on options that do not apply to the input: a `picture`, `folder` or `video`."""
+        """Raise InputError on options that do not apply to a `picture`, `folder` or `video`."""
         if kind != "video":
             if self.crf is not None or self.codec != "libx264":
                 raise InputError("--codec and --crf are for videos", hint="remove them")
@@ -94,16 +83,15 @@ class UpscaleOptions:
         if kind != "picture" and self.decisions is not None:
             raise InputError("--decisions is for a single picture", hint="give one, or remove it")
 
-    def network(self) -> Runnable:
+    def network(self) -> NetworkDescription:
         """Return the description of the network. Raises an SrDeployError if there is none."""
         if self.adaptive is not None:
-            return adaptive_runnable(
-                Adaptive(self.adaptive, self.max_flops, self.depth), self.model
-            )
-        return runnable(str(self.model), self.variant)
+            budget = AdaptiveOptions(self.adaptive, self.max_flops, self.depth)
+            return describe_adaptive(budget, self.model)
+        return describe_one(str(self.model), self.variant)
 
     def upscaler(
-        self, network: Runnable, *, queued_results: int = 0, reserved_results: int = 0
+        self, network: NetworkDescription, *, queued_results: int = 0, reserved_results: int = 0
     ) -> Upscaler:
         """Open a network and return its Upscaler, within the bounds of these options."""
         return Upscaler(

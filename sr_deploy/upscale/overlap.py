@@ -10,11 +10,11 @@ from typing import Any, Callable, Deque, Generator, Generic, Iterable, Iterator,
 T = TypeVar("T")
 _END: Any = object()
 _POLL_S = 0.2
-"""Waits are cut into pieces of this length: on Windows Ctrl-C does not interrupt a wait without a timeout."""
+"""Wait in pieces of this length: on Windows, Ctrl-C does not interrupt a wait without timeout."""
 
 
 def read_ahead(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
-    """Yield the items, which a thread produces up to `depth` ahead. Its exceptions are raised in their turn."""
+    """Yield items that a thread produces up to `depth` ahead. Exceptions are raised in turn."""
     iterator: Iterator[T] = iter(items)
     pool = ThreadPoolExecutor(max_workers=1)
     pending = collections.deque(pool.submit(next, iterator, _END) for _ in range(depth))
@@ -35,7 +35,7 @@ def read_ahead(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
 
 
 class WriteBehind(Generic[T]):
-    """Calls `function(item)` in a thread, in order. Its exceptions are raised by the next call of a method."""
+    """Calls `function(item)` in a thread, in order. Exceptions are raised by the next method."""
 
     def __init__(self, function: Callable[[T], object], depth: int = 2) -> None:
         """depth: how many items may wait while one is being processed."""

@@ -1,12 +1,14 @@
-"""Pictures as files store them: reading, upscaling by an `Upscaler`, and writing, with all that belongs to the pixels.
+"""Picture files: reading, upscaling by an `Upscaler`, and writing.
 
 - Grey stays grey: the luma of the network's result. Palettes become colours, one bit becomes grey.
-- Alpha is upscaled separately, bicubically. Before that, invisible colours are replaced by those around them, so that they do
-  not bleed into visible ones.
-- 8 and 16 bit per channel are kept. Float pictures, animations and files of several pages are refused.
-- EXIF, XMP and ICC profiles are kept if the output format can hold them. So is EXIF's orientation, with the pixels as stored.
-  It is applied where it cannot be kept, and always for AVIF. OpenCV applies TIFF's when reading. OpenCV before 4.12 cannot read
-  EXIF: then nothing is kept, and a JPEG file's orientation is applied.
+- Alpha is upscaled separately, bicubically. Before that, invisible colours are replaced by those
+  around them, so that they do not bleed into visible ones.
+- 8 and 16 bit per channel are kept. Float pictures, animations and files of several pages are
+  refused.
+- EXIF, XMP and ICC profiles are kept if the output format can hold them. So is EXIF's orientation,
+  with the pixels as stored. It is applied where it cannot be kept, and always for AVIF. OpenCV
+  applies TIFF's when reading. OpenCV before 4.12 cannot read EXIF: then nothing is kept, and a JPEG
+  file's orientation is applied.
 """
 
 from __future__ import annotations
@@ -52,19 +54,16 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 class Picture:
     """A decoded picture."""
 
-    rgb: np.ndarray
-    """(H, W, 3) uint8 or uint16."""
-    alpha: Optional[np.ndarray] = None
-    """(H, W) of the same dtype."""
+    rgb: np.ndarray  # (H, W, 3) uint8 or uint16
+    alpha: Optional[np.ndarray] = None  # (H, W) of the same dtype
     grey: bool = False
     metadata: Optional[Dict[int, bytes]] = None
     """OpenCV's metadata kind -> its bytes. None if this OpenCV cannot read them."""
-    notes: Tuple[str, ...] = ()
-    """Remarks for the user."""
+    notes: Tuple[str, ...] = ()  # remarks for the user
 
 
 def read_picture(path: Path) -> Picture:
-    """Read a picture. Its content decides its format, not its name. Raises InputError if it is damaged or unsupported."""
+    """Read a picture, in the format of its content. Raises InputError if it cannot be used."""
     cv2 = opencv()
     try:
         content = path.read_bytes()
@@ -144,7 +143,7 @@ def _correct_metadata(
 
 
 def _correct_pixels(picture: Picture, kind: str, tiff: TiffFacts, content: bytes) -> Picture:
-    """Apply what OpenCV ignores: a transparent grey, the white of PPM and PGM, and alpha that colours are multiplied by."""
+    """Apply what OpenCV ignores: a transparent grey, PPM's and PGM's white, associated alpha."""
     dtype = picture.rgb.dtype
     white = np.iinfo(dtype).max
     if kind == "PNG" and picture.alpha is None and picture.grey:
@@ -163,7 +162,7 @@ def _correct_pixels(picture: Picture, kind: str, tiff: TiffFacts, content: bytes
 
 
 def upscale_pixels(picture: Picture, upscaler: Upscaler, target: Format) -> Picture:
-    """Upscale a picture that is to be written as `target`. Raises InputError if that format cannot hold the result."""
+    """Upscale a picture. Raises InputError if the format `target` cannot hold the result."""
     h, w = picture.rgb.shape[:2]
     s = upscaler.scale
     problem = ""
@@ -193,10 +192,7 @@ def upscale_pixels(picture: Picture, upscaler: Upscaler, target: Format) -> Pict
 
 
 def write_picture(path: Path, picture: Picture, target: Format) -> Picture:
-    """Write a picture to a file with a suffix of `target`. Its pixels are overwritten. Returns it with further notes.
-
-    Raises OSError.
-    """
+    """Write a picture, overwriting its pixels. Return it with further notes. Raises OSError."""
     pixels = _to_opencv(picture, target)
     metadata = dict(picture.metadata or {})
     profile = metadata.pop(_ICC, b"")
@@ -274,7 +270,7 @@ def _picture_of(image: np.ndarray) -> Picture:
 
 
 def _fit_metadata(picture: Picture, target: Format) -> Picture:
-    """Remove the metadata that `target` cannot hold, with notes. An orientation it cannot hold is applied."""
+    """Remove metadata that `target` cannot hold, with notes, and apply such an orientation."""
     metadata = dict(picture.metadata or {})
     notes = list(picture.notes)
     if not target.exif:
@@ -344,7 +340,7 @@ def _fill_from_smaller(colours: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def _to_opencv(picture: Picture, target: Format) -> np.ndarray:
-    """Return the pixels in OpenCV's order. They are converted in place, strip by strip, to save memory."""
+    """Convert the pixels to OpenCV's order, in place and strip by strip, to save memory."""
     rgb = picture.rgb
     strips = [slice(top, top + _STRIP) for top in range(0, rgb.shape[0], _STRIP)]
     if picture.grey and picture.alpha is None and target.grey:

@@ -19,10 +19,9 @@ _HINT = "remove --max-watts"
 
 @contextlib.contextmanager
 def live_watts(every_s: float = 0.5, *, wait_s: float = _WAIT_S) -> Iterator[Callable[[], float]]:
-    """Yield a function that returns the last power reading, in W. There is a new one every `every_s` seconds.
+    """Yield a function that returns the last power reading in W (see `board_watts`).
 
-    It reads the board's sensors (see `board_watts` for what they cover). Raises InputError if this machine reports no power,
-    or none with a known total.
+    Raises InputError if this machine reports no power, or none with a known total.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "power.txt"

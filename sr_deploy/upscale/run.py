@@ -10,11 +10,11 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import atomic_path, make_output_folder, remove_empty_folders
 from sr_deploy.core.images import write_png
 from sr_deploy.runtime.adaptive.decisions import LEGEND, decisions_picture
+from sr_deploy.runtime.opener import describe_family
 from sr_deploy.upscale.folder import upscale_picture
 from sr_deploy.upscale.folder_log import PictureTask
 from sr_deploy.upscale.formats import PICTURE_SUFFIXES, format_of_name, is_picture
-from sr_deploy.upscale.governor import Governor, open_log
-from sr_deploy.upscale.models import runnables
+from sr_deploy.upscale.governor import Governor, log_to
 from sr_deploy.upscale.options import UpscaleOptions
 from sr_deploy.upscale.power import live_watts
 from sr_deploy.upscale.reporter import Reporter
@@ -28,7 +28,7 @@ _VIDEO_RESULTS = 8
 
 
 def upscale_path(source: Path, output: Path, options: UpscaleOptions, reporter: Reporter) -> None:
-    """Upscale a picture, a folder of pictures or a video into `output`. A single file may go into an existing folder.
+    """Upscale a picture, a folder of pictures or a video into `output`, a file or folder.
 
     Raises an SrDeployError on bad input, after the rest of a folder is done.
     """
@@ -118,11 +118,7 @@ def _reserved_results(options: UpscaleOptions) -> int:
 
 
 def _upscale_video(
-    source: Path,
-    output: Path,
-    upscaler: VideoUpscaler,
-    options: UpscaleOptions,
-    reporter: Reporter,
+    source: Path, output: Path, upscaler: VideoUpscaler, options: UpscaleOptions, reporter: Reporter
 ) -> None:
     summary = upscale_video(
         source, output, upscaler, codec=options.codec, crf=options.crf, reporter=reporter
@@ -134,19 +130,18 @@ def _upscale_video(
 def _upscale_governed(
     source: Path, output: Path, options: UpscaleOptions, reporter: Reporter
 ) -> None:
-    networks = runnables(str(options.model))
+    networks = describe_family(str(options.model))
     reserved = _reserved_results(options)
     upscalers = [options.upscaler(n, reserved_results=reserved) for n in networks]
     log_path = output.with_name(output.stem + ".governor.jsonl")
-    with contextlib.ExitStack() as stack:
-        watts = None if options.max_watts is None else stack.enter_context(live_watts())
+    with contextlib.nullcontext() if options.max_watts is None else live_watts() as watts:
         governor = Governor(
             upscalers,
             fps=options.fps or 0.0,
             names=[n.variant for n in networks],
             max_watts=options.max_watts,
             watts=watts,
-            log=stack.enter_context(open_log(log_path)),
+            log=log_to(log_path),
         )
         reporter.log(f"{networks[0].model} on {source}; {governor.describe()}")
         _upscale_video(source, output, governor, options, reporter)

@@ -1,4 +1,4 @@
-"""`Upscaler`: images of any size and integer type through a session, whole or in tiles, within a bound on memory."""
+"""`Upscaler`: images of any size through a session, whole or in tiles, within a memory bound."""
 
 from __future__ import annotations
 
@@ -39,18 +39,20 @@ class Upscaler:
     ) -> None:
         """Upscale with a session.
 
-        tile: the largest LR side fed, overlap included. max_memory: the largest resident memory of the process in bytes;
-        None: the present one and a quarter of what is available. identity: identifies the network's weights.
-        `self.identity` adds the settings that decide the output. queued_results: the images and results that the caller
-        may hold while another image is upscaled (see `must_run_alone`). reserved_results: memory that the caller needs in
-        any case, in results (a video encoder's). Raises InputError if `max_memory` is given where memory cannot be measured.
+        tile: the largest LR side fed, overlap included. max_memory: the largest resident memory of
+        the process in bytes; None: the present one and a quarter of what is available. identity:
+        identifies the network's weights. `self.identity` adds the settings that decide the output.
+        queued_results: the images and results that the caller may hold while another image is
+        upscaled (see `must_run_alone`). reserved_results: memory that the caller needs in any case,
+        in results (a video encoder's). Raises InputError if `max_memory` is given where memory
+        cannot be measured.
         """
         self.session, self.scale = session, session.scale
         inexact_tiles = tile is not None and session.halo_px is None
         self.identity = f"{identity} tile {tile}" if inexact_tiles else identity
         self.max_memory = max_memory
         self.seam_difference = 0.0
-        """The largest difference so far, of 0..1, between two tiles at their seam. 0 where tiling is exact."""
+        """The largest difference so far, of 1, between two tiles at their seam."""
         self.estimated_bytes = 0
         """The estimated peak memory of the plans so far. 0 where memory cannot be measured."""
         self.spent: Optional[Spent] = None
@@ -67,10 +69,11 @@ class Upscaler:
             )
 
     def __call__(self, image: np.ndarray, *, more_per_px: int = 0) -> np.ndarray:
-        """Upscale (H, W, 3) RGB, uint8, uint16 or float32 in 0..1, to (scale*H, scale*W, 3) of the same dtype.
+        """Upscale (H, W, 3) RGB, uint8, uint16 or float32 in 0..1, to (scale*H, scale*W, 3).
 
-        Integers are clipped and rounded, float32 is not. more_per_px: bytes per pixel of the result that the caller needs in
-        addition, for the bound on memory. Raises InputError on other shapes and dtypes, and where the bound cannot be kept.
+        The dtype is kept. Integers are clipped and rounded, float32 is not. more_per_px: bytes per
+        pixel of the result that the caller needs in addition, for the bound on memory. Raises
+        InputError on other shapes and dtypes, and where the bound cannot be kept.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in _WHITE or not image.size:
             raise InputError(
@@ -91,9 +94,10 @@ class Upscaler:
         return map(self, images)
 
     def plan(self, hw: HW, *, bytes_per_px: int = 3) -> TilePlan:
-        """Return the plan for an image of (h, w). It is made once per size, for the memory available at that time.
+        """Return the plan for an image of (h, w), made once per size.
 
-        bytes_per_px: of the image and the result. Raises InputError where the tile size or the bound cannot be kept.
+        bytes_per_px: of the image and the result. Raises InputError where the tile size or the
+        bound cannot be kept.
         """
         key = (hw, bytes_per_px)
         if key not in self._plans:
@@ -111,12 +115,12 @@ class Upscaler:
         return self._plans[key]
 
     def must_run_alone(self, hw: HW, *, bytes_per_px: int = 3) -> bool:
-        """Return whether results of this size are so large that the caller must not hold others during a run."""
+        """Return whether the caller must not hold other results while one of this size is made."""
         results = (1 + self._queued_results) * hw[0] * hw[1] * self.scale**2 * bytes_per_px
         return self.max_memory is not None and results > self.max_memory // 2
 
     def assemble(self, tiles: Sequence[np.ndarray]) -> np.ndarray:
-        """Return one (H, W, ...) map of maps (h, w, ...) in LR pixels, one per tile of the last image, in the order they ran."""
+        """Join maps (h, w, ...) in LR pixels, one per tile of the last image, to (H, W, ...)."""
         assert self._last_plan is not None
         out = np.empty((*self._last_plan.hw, *tiles[0].shape[2:]), tiles[0].dtype)
         spans = [(y, x) for y in self._last_plan.y_spans for x in self._last_plan.x_spans]
@@ -198,7 +202,7 @@ def upscale_image(
     tile: Optional[int] = None,
     max_memory: Optional[int] = None,
 ) -> np.ndarray:
-    """Upscale one (H, W, 3) RGB image of uint8, uint16 or float32 in 0..1. For several, use an `Upscaler`."""
+    """Upscale one (H, W, 3) RGB image, uint8, uint16 or float32 in 0..1 (see `Upscaler`)."""
     return Upscaler(session, tile=tile, max_memory=max_memory)(image)
 
 
@@ -212,8 +216,7 @@ def _store(core: np.ndarray, out: np.ndarray) -> None:
     """Write (3, h, w) float32 to (h, w, 3) of an image's dtype. Raises ArtifactError on NaN."""
     if np.isnan(core.min()):
         raise ArtifactError(
-            "the network's output contains NaN",
-            hint="it may overflow in half precision: use FP32",
+            "the network's output contains NaN", hint="it may overflow in half precision: use FP32"
         )
     if out.dtype == np.float32:
         out[...] = core.transpose(1, 2, 0)

@@ -1,7 +1,8 @@
-"""Upscaling of videos: every frame is upscaled and encoded with its own timestamp, the other streams are copied.
+"""Upscaling of videos: frames keep their timestamps, and the other streams are copied.
 
-Decoding, the network and encoding overlap. The encoded frames are kept in parts beside the output (`video_parts`), from which a
-killed run resumes. At the end, or at Ctrl-C, the parts and the copied streams are written into one file (`video_mux`).
+Decoding, the network and encoding overlap. The encoded frames are kept in parts beside the output
+(`video_parts`), from which a killed run resumes. At the end, or at Ctrl-C, the parts and the copied
+streams are written into one file (`video_mux`).
 """
 
 from __future__ import annotations
@@ -9,19 +10,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Optional, Protocol, Tuple
+from typing import Optional, Tuple, Union
 
 import numpy as np
 
 from sr_deploy.core.claims import claim_file, read_holder
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import make_output_folder, sha256_of
-from sr_deploy.core.sizes import HW
+from sr_deploy.upscale.governor import Governor
 from sr_deploy.upscale.overlap import WriteBehind, read_ahead
 from sr_deploy.upscale.reporter import Reporter
+from sr_deploy.upscale.upscaler import Upscaler
 from sr_deploy.upscale.video_encode import choose_encoding
 from sr_deploy.upscale.video_mux import CONTAINERS, check_streams, write_video
 from sr_deploy.upscale.video_parts import (
@@ -30,25 +33,10 @@ from sr_deploy.upscale.video_parts import (
     ResumeKey,
     VideoTask,
     load_parts,
-    remove_parts,
 )
 from sr_deploy.upscale.video_source import BrokenOffError, probe_video, pyav, read_frames
 
-
-class VideoUpscaler(Protocol):
-    """What upscales frames: an `Upscaler` or a `Governor`."""
-
-    scale: int
-
-    @property
-    def identity(self) -> str:
-        """The networks, and the settings that decide the output."""
-
-    def plan(self, hw: HW) -> object:
-        """Raise InputError if frames of (h, w) cannot be upscaled."""
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Upscale (H, W, 3) RGB, uint8 or uint16, to (scale*H, scale*W, 3) of the same dtype."""
+VideoUpscaler = Union[Upscaler, Governor]
 
 
 @dataclass(frozen=True)
@@ -57,8 +45,7 @@ class VideoSummary:
 
     output: Path
     frames: int
-    resumed_frames: int
-    """How many of them earlier runs have made."""
+    resumed_frames: int  # how many of them earlier runs have made
     seconds: float
     encoding: str
 
@@ -78,13 +65,14 @@ def upscale_video(
     crf: Optional[int] = None,
     reporter: Optional[Reporter] = None,
 ) -> VideoSummary:
-    """Upscale the video `source` into `output` (MP4, MOV, Matroska or WebM by its suffix), which must not exist.
+    """Upscale a video into `output` (MP4, MOV, Matroska or WebM), which must not exist.
 
     codec: see `CODECS`. crf: its quality; None: its default.
 
-    Resumes from the parts that a killed run of the same source, upscaler and encoder left in `OUTPUT.parts`. At Ctrl-C, and
-    where the source breaks off, the frames so far are written to `NAME.partial.SUFFIX`. Raises InputError; BrokenOffError if
-    the source breaks off; MissingPackageError without PyAV or OpenCV.
+    Resumes from the parts that a killed run of the same source, upscaler and encoder left in
+    `OUTPUT.parts`. At Ctrl-C, and where the source breaks off, the frames so far are written to
+    `NAME.partial.SUFFIX`. Raises InputError; BrokenOffError if the source breaks off;
+    MissingPackageError without PyAV or OpenCV.
     """
     reporter = reporter or Reporter()
     source, output = Path(source), Path(output)
@@ -114,7 +102,6 @@ def upscale_video(
 
 def _run(task: VideoTask, upscaler: VideoUpscaler, reporter: Reporter) -> VideoSummary:
     started = time.monotonic()
-    # The library's version and all settings of the encoder, as they are stored in the folder of parts.
     library = ".".join(map(str, pyav().library_versions["libavcodec"]))
     settings = json.dumps([asdict(task.encoding), f"libavcodec {library}"], default=str)
     identity = f"{upscaler.identity}, x{upscaler.scale}"
@@ -131,7 +118,7 @@ def _run(task: VideoTask, upscaler: VideoUpscaler, reporter: Reporter) -> VideoS
         _keep_partial(task, writer, reporter, e)
         raise
     _write_output(task, writer, complete=True)
-    remove_parts(task.parts_folder)
+    shutil.rmtree(str(task.parts_folder), ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
         task.partial.unlink()  # left by an interrupted run
     seconds = time.monotonic() - started
@@ -163,7 +150,7 @@ def _keep_partial(
 ) -> None:
     """Write the frames of a run that ended early to the partial output, and report that."""
     if not writer.parts:
-        remove_parts(task.parts_folder)
+        shutil.rmtree(str(task.parts_folder), ignore_errors=True)
         return
     _write_output(task, writer, complete=False)
     kept = f"{task.partial} has the {writer.frames} frames so far"

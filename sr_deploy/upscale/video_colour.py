@@ -1,7 +1,8 @@
-"""Conversion between the planes of a video frame and RGB, by the frame's own matrix, range, depth and chroma position.
+"""Conversion between the planes of a video frame and RGB.
 
-swscale is not used. It assumes BT.601 if not told otherwise, rounds coarsely on its fast paths, and places chroma between the
-luma columns, which is wrong for nearly all video: after upscaling by 4 this shows as a fringe of one and a half pixels.
+swscale is not used. It assumes BT.601 if not told otherwise, rounds coarsely on its fast paths, and
+places chroma between the luma columns, which is wrong for nearly all video: after upscaling by 4
+this shows as a fringe of one and a half pixels.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ KR_KB = {
     7: (0.212, 0.087),  # SMPTE 240M
     9: (0.2627, 0.0593),  # BT.2020, non-constant luminance
 }
-"""The matrix's number in ITU-T H.273 (and FFmpeg's colorspace) -> the weights of red and blue in luma."""
+"""Number of the matrix in ITU-T H.273 (FFmpeg's colorspace) -> weights of red and blue in luma."""
 STEPS = {"444": (1, 1), "422": (2, 1), "420": (2, 2), "gray": (1, 1), "rgb": (1, 1)}
 """Layout -> luma columns and rows per chroma sample."""
 
@@ -28,25 +29,21 @@ STEPS = {"444": (1, 1), "422": (2, 1), "420": (2, 2), "gray": (1, 1), "rgb": (1,
 class Colour:
     """The meaning of the samples in a frame's planes."""
 
-    layout: str
-    """A key of STEPS. `rgb`: without a matrix, in planes G, B, R or packed."""
-    depth: int
-    """Bits per sample, 8 to 16."""
-    matrix: int = 1
-    """A key of KR_KB."""
-    full: bool = False
-    """Whether black and white are 0 and 2^depth - 1, not 16 and 235 (in 8 bits)."""
+    layout: str  # a key of STEPS; `rgb` has no matrix, its planes are G, B, R or packed
+    depth: int  # bits per sample, 8 to 16
+    matrix: int = 1  # a key of KR_KB
+    full: bool = False  # whether black and white are 0 and 2^depth - 1, not 16 and 235 (in 8 bits)
     centred: bool = False
-    """Whether chroma lies between two luma columns (MPEG-1, JPEG), not on the left one. It always lies between rows."""
+    """Whether chroma lies between two luma columns (MPEG-1, JPEG), not on the left one."""
 
     @property
     def dtype(self) -> type:
-        """The dtype of RGB pictures: uint8, or uint16 in the full range 0..65535 for more than 8 bits."""
+        """Of RGB pictures: uint8, or for more than 8 bits uint16 in the full range."""
         return np.uint8 if self.depth == 8 else np.uint16
 
 
 def rgb_from_frame(frame: Any, colour: Colour) -> np.ndarray:
-    """Return an av.VideoFrame as (H, W, 3) RGB of `colour.dtype`. Luma outside black and white is clipped."""
+    """Convert an av.VideoFrame to (H, W, 3) RGB of `colour.dtype`, clipped to black and white."""
     import cv2
 
     if colour.layout == "rgb" and not frame.format.name.startswith("gbrp"):
@@ -71,7 +68,7 @@ def rgb_from_frame(frame: Any, colour: Colour) -> np.ndarray:
 
 
 def planes_from_rgb(rgb: np.ndarray, colour: Colour) -> List[np.ndarray]:
-    """Return the planes of (H, W, 3) RGB of `colour.dtype`: [Y, U, V], or [G, B, R] where the layout is `rgb`."""
+    """Convert (H, W, 3) RGB of `colour.dtype` to [Y, U, V], or [G, B, R] for the layout `rgb`."""
     import cv2
 
     x, y = STEPS[colour.layout]
@@ -111,7 +108,7 @@ def frame_planes(frame: Any) -> List[np.ndarray]:
 
 
 def _to_rgb(colour: Colour) -> np.ndarray:
-    """Return the (3, 4) float32 matrix from samples (Y, U, V, 1) to RGB in the numbers of `colour.dtype`."""
+    """Return the (3, 4) float32 matrix from samples (Y, U, V, 1) to RGB of `colour.dtype`."""
     kr, kb = KR_KB[colour.matrix]
     kg = 1 - kr - kb
     unit = 1 << (colour.depth - 8)

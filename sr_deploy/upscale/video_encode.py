@@ -1,4 +1,4 @@
-"""Encoding of upscaled frames: the encoder's settings, chosen to match the source, and packets from RGB frames."""
+"""Encoding of upscaled frames, with settings that match the source."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ CODECS: Dict[str, Tuple[Optional[int], Dict[str, str]]] = {
 }
 """Per codec: the default CRF (None: lossless, without a CRF) and the other options."""
 _RESULTS = {"libx264": 80, "libx265": 105, "libsvtav1": 120, "libvpx-vp9": 120, "ffv1": 20}
-"""An encoder's memory, in RGB images of a frame's size. Measured with 4:2:0 at 1024x576 (svtav1 also at 2560x1440): 70, 95,
-60 to 111, and 16. The values here are a little larger. libvpx-vp9 was not measured."""
+"""An encoder's memory, in RGB images of a frame's size. Measured with 4:2:0 at 1024x576 (svtav1
+also at 2560x1440): 70, 95, 60 to 111, and 16. The values here are a little larger. libvpx-vp9 was
+not measured."""
 _GLOBAL_HEADER = 1 << 22
 """AV_CODEC_FLAG_GLOBAL_HEADER, which all containers written here require."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """The settings that decide the encoder's output. Runs store them as JSON, and resume only if they are equal."""
+    """The encoder's settings. Runs store them as JSON, and resume only if they are equal."""
 
     codec: str
     options: Tuple[Tuple[str, str], ...]
@@ -56,10 +57,10 @@ def encoder_results(codec: str) -> int:
 def choose_encoding(
     facts: VideoFacts, scale: int, *, codec: str, crf: Optional[int], gop: int
 ) -> Encoding:
-    """Return the encoding of the upscaled video, in the source's chroma subsampling, depth, matrix and range.
+    """Return the encoding in the source's chroma subsampling, depth, matrix and range.
 
-    Grey becomes 4:2:0 without colour, RGB becomes 4:4:4 in BT.709. Raises InputError if the codec is unknown or missing in
-    this FFmpeg, or does not take the pixel format, the size or the CRF.
+    Grey becomes 4:2:0 without colour, RGB becomes 4:4:4 in BT.709. Raises InputError if the codec
+    is unknown or missing in this FFmpeg, or does not take the pixel format, the size or the CRF.
     """
     av = pyav()
     options = _codec_options(codec, crf)
@@ -92,14 +93,14 @@ def choose_encoding(
 def configure_encoder(context: Any, encoding: Encoding) -> None:
     """Set up PyAV's codec context. Encoders of the same encoding write the same header.
 
-    They also make the same packets of the same frames, except for libx264 on a CPU with AVX-512, whose macroblock tree is
-    not deterministic.
+    They also make the same packets of the same frames, except for libx264 on a CPU with AVX-512,
+    whose macroblock tree is not deterministic.
     """
     # SVT-AV1 prints its settings to stderr unless this variable limits it to errors.
     os.environ.setdefault("SVT_LOG", "1")
     context.height, context.width = encoding.hw
     context.pix_fmt = encoding.pix_fmt
-    # Frames are numbered here, since not every codec takes every time base. The muxer sets their timestamps.
+    # Frames are numbered here, and the muxer sets their times: codecs do not take every time base.
     context.framerate, context.time_base = encoding.rate, 1 / encoding.rate
     context.gop_size = encoding.gop
     context.bit_rate = 0
@@ -121,7 +122,7 @@ def open_encoder(encoding: Encoding) -> Any:
 
 
 def encode_frame(encoder: Any, encoding: Encoding, number: int, rgb: np.ndarray) -> List[Any]:
-    """Encode the frame of that number. Return the packets that are ready, with the numbers of their frames as pts."""
+    """Encode a frame. Return the packets that are ready, with their frames' numbers as pts."""
     h, w = encoding.hw
     if rgb.shape[:2] != encoding.hw or rgb.dtype != encoding.colour.dtype:
         raise InputError(

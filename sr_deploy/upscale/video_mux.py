@@ -1,8 +1,9 @@
-"""The output file: the encoded parts, each frame at its source's timestamp, and the source's other streams, copied."""
+"""The output file: the encoded parts at the source's timestamps, and its other streams, copied."""
 
 from __future__ import annotations
 
 import contextlib
+import heapq
 import io
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Dict, Generator, Iterator, List, Optional, Sequence, Tup
 from sr_deploy.core.errors import InputError
 from sr_deploy.upscale.video_encode import configure_encoder
 from sr_deploy.upscale.video_parts import Part, VideoTask, packets_file
-from sr_deploy.upscale.video_source import VideoFacts, open_container, pyav
+from sr_deploy.upscale.video_source import VideoFacts, ffmpeg_reason, open_container, pyav
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Suffix -> FFmpeg's name, for containers that store a timestamp per frame."""
@@ -21,13 +22,14 @@ _STALE_TAGS = (  # fmt: skip
 )  # fmt: skip
 """Prefixes of tags that describe the source file and not its content."""
 _SHORT_S = 0.5
-"""How much shorter than its stated duration a file may be. Containers round, and treat the ends of streams differently."""
+"""How much shorter than stated a file may be. Containers round, and end streams differently."""
 
 
 def check_streams(task: VideoTask) -> List[str]:
     """Return what will be missing in the output, a line each.
 
-    Raises InputError if the container cannot hold the video, sound or subtitles, which writing its header shows.
+    Raises InputError if the container cannot hold the video, sound or subtitles, which writing its
+    header shows.
     """
     with open_container(task.source) as container:
         with _open_output(io.BytesIO(), task.suffix, task.facts.time_base) as out:
@@ -38,8 +40,9 @@ def check_streams(task: VideoTask) -> List[str]:
 def write_video(output: Path, task: VideoTask, parts: Sequence[Part], *, complete: bool) -> str:
     """Write the parts and the source's other streams to `output`, in the task's container.
 
-    complete: the parts cover the source. Returns where the source turns out to be cut off or damaged, or "". If not
-    complete, the other streams end where the parts do, and "" is returned. Raises InputError.
+    complete: the parts cover the source. Returns where the source turns out to be cut off or
+    damaged, or "". If not complete, the other streams end where the parts do, and "" is returned.
+    Raises InputError.
     """
     av, facts = pyav(), task.facts
     end_s = None
@@ -51,17 +54,13 @@ def write_video(output: Path, task: VideoTask, parts: Sequence[Part], *, complet
             with _open_output(str(output), task.suffix, facts.time_base) as out:
                 video, copies, _ = _add_streams(container, out, task)
                 with contextlib.closing(_video_packets(task, parts, video)) as packets:
-                    queue = _PacketQueue(packets)
-                    copied = (p for p in reader.packets() if p.stream_index in copies)
-                    for packet in _packets_before(copied, end_s):
-                        out.mux(queue.until(packet.dts * packet.time_base))
-                        packet.stream = copies[packet.stream_index]
+                    copied = _copied_packets(reader.packets(), copies, end_s)
+                    for packet in heapq.merge(packets, copied, key=_time_s):
                         out.mux(packet)
-                    out.mux(queue.until(None))
         except (av.error.FFmpegError, ValueError) as e:
-            # The folder was checked before: either the disk is full, or the container rejects the packets.
+            # The disk is full, or the container rejects the packets.
             raise InputError(
-                f"cannot write {task.suffix[1:]}: {getattr(e, 'strerror', None) or e}",
+                f"cannot write {task.suffix[1:]}: {ffmpeg_reason(e)}",
                 hint="the finished parts are kept",
             ) from e
     return reader.problem() if complete else ""
@@ -99,7 +98,7 @@ class _SourceReader:
             self._damage = f"cannot be read after {self._end_s:.2f} s: {e.strerror or e}"
 
     def problem(self) -> str:
-        """Return where the source is cut off or damaged, or "" if it is intact. Valid after all packets were read."""
+        """Return where the source is damaged, or "". Valid after all packets were read."""
         if self._damage:
             return self._damage
         if self._stated_s - self._end_s > _SHORT_S:
@@ -110,36 +109,31 @@ class _SourceReader:
         return ""
 
 
-def _packets_before(packets: Iterator[Any], end_s: Optional[Fraction]) -> Iterator[Any]:
+def _copied_packets(
+    packets: Iterator[Any], copies: Dict[int, Any], end_s: Optional[Fraction]
+) -> Iterator[Any]:
+    """Yield the packets of copied streams that begin before `end_s`, assigned to their copies."""
     for packet in packets:
-        time_s = packet.dts * packet.time_base
-        if end_s is None or time_s < end_s:
+        stream = copies.get(packet.stream_index)
+        if stream is None:
+            continue
+        if end_s is None or _time_s(packet) < end_s:
+            packet.stream = stream
             yield packet
-        elif time_s > end_s + 2:  # streams are interleaved within less than that
+        elif _time_s(packet) > end_s + 2:  # streams are interleaved within less than that
             return
 
 
-class _PacketQueue:
-    """An iterator of packets that can be advanced to a time."""
-
-    def __init__(self, packets: Iterator[Any]) -> None:
-        self._packets = packets
-        self._next = next(packets, None)
-
-    def until(self, time_s: Optional[Fraction]) -> Iterator[Any]:
-        """Yield the packets up to a time, or all for None."""
-        while self._next is not None and (
-            time_s is None or self._next.dts * self._next.time_base <= time_s
-        ):
-            packet, self._next = self._next, next(self._packets, None)
-            yield packet
+def _time_s(packet: Any) -> Fraction:
+    return packet.dts * packet.time_base
 
 
 def decoding_times(pts: Sequence[int]) -> List[int]:
     """Return a decoding time per packet, given the presentation times in decoding order.
 
-    They are the sorted presentation times, delayed by as many packets as needed for none to be later than its packet's pts.
-    The first ones extrapolate to before the start. The encoders' own times cannot be used, since each part restarts them.
+    They are the sorted presentation times, delayed by as many packets as needed for none to be
+    later than its packet's pts. The first ones extrapolate to before the start. The encoders' own
+    times cannot be used, since each part restarts them.
     """
     ordered = sorted(pts)
     rank = {t: i for i, t in enumerate(ordered)}
@@ -173,7 +167,8 @@ def _add_streams(
 ) -> Tuple[Any, Dict[int, Any], List[str]]:
     """Add the streams in the source's order and write the header.
 
-    Returns the video stream, the copied streams by the source's index, and what is lost, a line each.
+    Returns the video stream, the copied streams by the source's index, and what is lost, a line
+    each.
     """
     av, suffix = pyav(), task.suffix
     losses: List[str] = []
@@ -219,7 +214,7 @@ def _write_header(out: Any, suffix: str) -> None:
     except (pyav().error.FFmpegError, ValueError) as e:
         codecs = ", ".join(sorted({s.codec_context.name for s in out.streams if s.codec_context}))
         raise InputError(
-            f"{suffix[1:]} cannot hold these streams ({codecs}): {getattr(e, 'strerror', None) or e}",
+            f"{suffix[1:]} cannot hold these streams ({codecs}): {ffmpeg_reason(e)}",
             hint="give an output ending in .mkv",
         ) from e
 
@@ -263,7 +258,7 @@ def _lasting(metadata: Dict[str, str]) -> Dict[str, str]:
 
 @contextlib.contextmanager
 def _open_output(file: Union[str, io.BytesIO], suffix: str, time_base: Fraction) -> Iterator[Any]:
-    """Yield the output container and close it. An error of closing is raised only if there was none before."""
+    """Yield the output container and close it. An earlier error hides one of closing."""
     # Sound may start before 0 (encoder padding). By default Matroska would then shift all streams.
     options = {"avoid_negative_ts": "disabled"}
     if suffix in (".mp4", ".m4v", ".mov"):

@@ -1,18 +1,18 @@
-"""The finished parts of a video run: groups of encoded frames, each starting with a keyframe, in a folder beside the output.
+"""The finished parts of a video run: groups of encoded frames that start with a keyframe.
 
-`NNNNNN.bin` holds the packets of a part, `NNNNNN.json` the `Part` that describes them. The JSON file is written last: without
-it a part does not count. All parts but the last have the same length, wherever a run was killed. A resumed run therefore cuts
-and encodes as an uninterrupted one.
+`NNNNNN.bin` holds the packets of a part, `NNNNNN.json` the `Part` that describes them. The JSON
+file is written last: without it a part does not count. All parts but the last have the same length,
+wherever a run was killed. A resumed run therefore cuts and encodes as an uninterrupted one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from sr_deploy.upscale.video_encode import Encoding, encode_frame, open_encoder
 from sr_deploy.upscale.video_source import FrameMark, VideoFacts, fingerprint
 
 PART_FRAMES = 120
-"""The frames of a part: the most that a killed run loses, and the largest distance between keyframes."""
+"""Frames per part: the most that a killed run loses, and the distance between keyframes."""
 _KEY_NAMES = {
     "source_sha256": "source file",
     "upscaler": "network or its settings",
@@ -60,8 +60,7 @@ class ResumeKey:
 
     source_sha256: str
     upscaler: str
-    encoding: str
-    """All settings of the encoder, and the library's version."""
+    encoding: str  # all settings of the encoder, and the library's version
     part_frames: int = PART_FRAMES
 
 
@@ -69,16 +68,11 @@ class ResumeKey:
 class Part:
     """Consecutive encoded frames. All tuples but `pts` are per packet, in decoding order."""
 
-    pts: Tuple[int, ...]
-    """Of the frames, ascending, in the source's time base."""
-    numbers: Tuple[int, ...]
-    """The index of the packet's frame within the part."""
-    sizes: Tuple[int, ...]
-    """In bytes."""
-    keys: Tuple[int, ...]
-    """1 for a keyframe."""
-    source_crc32: int
-    """Of the last frame, before upscaling."""
+    pts: Tuple[int, ...]  # of the frames, ascending, in the source's time base
+    numbers: Tuple[int, ...]  # the index of the packet's frame within the part
+    sizes: Tuple[int, ...]  # in bytes
+    keys: Tuple[int, ...]  # 1 for a keyframe
+    source_crc32: int  # of the last frame, before upscaling
 
     @property
     def last(self) -> FrameMark:
@@ -87,7 +81,7 @@ class Part:
 
 
 def load_parts(folder: Path, key: ResumeKey) -> List[Part]:
-    """Return the finished parts in `folder`, which is created if needed. Raises InputError if they belong to another run."""
+    """Return the finished parts in `folder`, or create it. Raises InputError for another run's."""
     state = folder / "run.json"
     if not state.is_file():
         if folder.is_dir() and any(folder.iterdir()):
@@ -130,11 +124,6 @@ def packets_file(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.bin"
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove the folder of parts."""
-    shutil.rmtree(str(folder), ignore_errors=True)
-
-
 class PartWriter:
     """Encodes frames into parts. Not thread-safe."""
 
@@ -149,37 +138,33 @@ class PartWriter:
         return sum(len(part.pts) for part in self.parts)
 
     def add(self, pts: int, lr: np.ndarray, hr: np.ndarray) -> None:
-        """Encode a frame `hr` that was upscaled from `lr`. Raises InputError if the disk is full."""
-        try:
+        """Encode a frame `hr`, upscaled from `lr`. Raises InputError if the disk is full."""
+        with self._disk_errors():
             if self._open is None:
                 self._open = _OpenPart(packets_file(self._folder, len(self.parts)), self._encoding)
             self._open.add(pts, lr, hr)
             if len(self._open.pts) == PART_FRAMES:
-                self._finish_part(resumable=True)
-        except OSError as e:
-            raise self._cannot_write(e) from e
+                self.finish(resumable=True)
 
     def finish(self, *, resumable: bool) -> None:
-        """Finish the open part. If not `resumable`, it serves this run's partial output only and a later run redoes it."""
+        """Finish the open part, if any. If not `resumable`, a later run makes its frames again."""
+        if self._open is None:
+            return
+        with self._disk_errors():
+            part, self._open = self._open.finish(), None
+            if resumable:
+                write_text(self._folder / f"{len(self.parts):06d}.json", to_json(part))
+            self.parts.append(part)
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
         try:
-            if self._open is not None:
-                self._finish_part(resumable=resumable)
+            yield
         except OSError as e:
-            raise self._cannot_write(e) from e
-
-    def _finish_part(self, *, resumable: bool) -> None:
-        assert self._open is not None
-        part = self._open.finish()
-        self._open = None
-        if resumable:
-            write_text(self._folder / f"{len(self.parts):06d}.json", to_json(part))
-        self.parts.append(part)
-
-    def _cannot_write(self, error: OSError) -> InputError:
-        return InputError(
-            f"cannot write to {self._folder}: {error.strerror or error}",
-            hint="free some disk space and run again: it resumes after the last finished part",
-        )
+            raise InputError(
+                f"cannot write to {self._folder}: {e.strerror or e}",
+                hint="free some disk space and run again: it resumes after the last finished part",
+            ) from e
 
 
 class _OpenPart:
@@ -204,8 +189,8 @@ class _OpenPart:
         numbers, sizes, keys = zip(*self._packets) if self._packets else ((), (), ())
         if sorted(numbers) != list(range(len(self.pts))) or not keys[0]:
             raise InputError(
-                f"cannot use {self._encoding.codec}: for {len(self.pts)} frames it returned packets "
-                f"of the frames {sorted(numbers)}"
+                f"cannot use {self._encoding.codec}: it encoded {len(self.pts)} frames "
+                f"as packets of the frames {sorted(numbers)}"
             )
         assert self._last_lr is not None
         return Part(tuple(self.pts), numbers, sizes, keys, fingerprint(self._last_lr))

@@ -1,4 +1,4 @@
-"""The source video: its properties, the checks that it can be upscaled correctly, and its frames with their timestamps."""
+"""The source video: its properties, checks, and frames with their timestamps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MATRICES = {  # fmt: skip
     12: "chroma-derived", 13: "chroma-derived", 14: "ICtCp",
 }  # fmt: skip
 _CENTRED = ("mjpeg", "mpeg1video", "theora")
-"""Codecs whose chroma lies between the luma columns. PyAV does not expose the stream's own value."""
+"""Codecs with chroma between the luma columns. PyAV does not expose the stream's own value."""
 _COMPUTED = re.compile(r"(?:yuvj?(420|422|444)p|(gray)|(gbrp))(?:(9|10|12|14|16)le)?$")
 _PACKED = ("rgb24", "bgr24", "rgb0", "bgr0", "0rgb", "0bgr")
 
@@ -34,29 +34,22 @@ class BrokenOffError(InputError):
 class VideoFacts:
     """The properties of a video."""
 
-    index: int
-    """Of its stream in the file."""
+    index: int  # of its stream in the file
     hw: Tuple[int, int]
     pix_fmt: str
     colour: Colour
-    guessed: str
-    """The colour properties that the file does not state, with the values assumed. Empty: it states all."""
-    tags: Tuple[int, int]
-    """The numbers of its primaries and transfer function in ITU-T H.273. 2: not stated."""
-    rate: Fraction
-    """Frames per second, on average."""
+    guessed: str  # the colour properties that the file does not state, with the values assumed
+    tags: Tuple[int, int]  # primaries and transfer function by ITU-T H.273; 2: not stated
+    rate: Fraction  # frames per second, on average
     time_base: Fraction
-    frames: int
-    """As stated by the file, else an estimate from its duration. 0: unknown."""
-    aspect: Optional[Fraction]
-    """Of a pixel. None: square or not stated."""
-    matrix: Tuple[int, ...] = ()
-    """The display matrix (rotation, flips), nine integers. Empty: none."""
+    frames: int  # as stated, else estimated from the duration; 0: unknown
+    aspect: Optional[Fraction]  # of a pixel; None: square or not stated
+    matrix: Tuple[int, ...] = ()  # the display matrix (rotation, flips), nine integers, if any
 
 
 @contextlib.contextmanager
 def open_container(path: Path) -> Iterator[Any]:
-    """Yield PyAV's container of a file. Raises InputError if it cannot be opened; MissingPackageError."""
+    """Yield PyAV's container of a file. Raises InputError if it cannot be opened."""
     av = pyav()
     try:
         if path.stat().st_size == 0:
@@ -66,19 +59,17 @@ def open_container(path: Path) -> Iterator[Any]:
         raise InputError(f"cannot read {path}: {e.strerror or e}") from e
     except (av.error.FFmpegError, ValueError) as e:
         raise InputError(
-            f"{path} cannot be read as a video: {getattr(e, 'strerror', None) or e}",
-            hint="it may be of another format, or cut off before its index (which an MP4 file may have at its end)",
+            f"{path} cannot be read as a video: {ffmpeg_reason(e)}",
+            hint="it may have another format, or be cut off (an MP4 file may need its end)",
         ) from e
     with container:
         yield container
 
 
 def pyav() -> Any:
-    """Return the package av. Raises MissingPackageError.
-
-    PyAV's logging stays off, which is its default. If it is on, FFmpeg's threads call Python, and closing a container was
-    seen to deadlock.
-    """
+    """Return the package av. Raises MissingPackageError."""
+    # Its logging stays off, as by default: otherwise FFmpeg's threads call Python, and closing a
+    # container was seen to deadlock.
     try:
         import av
         import cv2  # noqa: F401
@@ -87,6 +78,11 @@ def pyav() -> Any:
             e.name or "av", needed_for="upscaling video", extra="upscale", cause=e
         ) from e
     return av
+
+
+def ffmpeg_reason(error: Exception) -> str:
+    """Return the text of an error of PyAV, which may be a ValueError."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def probe_video(path: Path) -> VideoFacts:
@@ -108,6 +104,9 @@ def probe_video(path: Path) -> VideoFacts:
         rate = stream.average_rate or stream.base_rate or stream.guessed_rate
         if not rate:
             raise InputError(f"{path} does not state its frame rate")
+        own = stream.duration
+        duration_s = own * stream.time_base if own else Fraction(container.duration or 0, 1000000)
+        matrix = frame.side_data.get("DISPLAYMATRIX")
         return VideoFacts(
             index=stream.index,
             hw=(frame.height, frame.width),
@@ -117,9 +116,9 @@ def probe_video(path: Path) -> VideoFacts:
             tags=(coder.color_primaries, coder.color_trc),
             rate=rate,
             time_base=stream.time_base,
-            frames=stream.frames or int(_duration_s(container, stream) * rate),
+            frames=stream.frames or int(duration_s * rate),
             aspect=stream.sample_aspect_ratio or None,
-            matrix=_display_matrix(frame),
+            matrix=() if matrix is None else tuple(map(int, np.frombuffer(matrix, np.int32))),
         )
 
 
@@ -139,10 +138,11 @@ def fingerprint(rgb: np.ndarray) -> int:
 def read_frames(
     path: Path, facts: VideoFacts, after: Optional[FrameMark] = None
 ) -> Iterator[Tuple[int, np.ndarray]]:
-    """Yield (pts, (H, W, 3) RGB) in order of time, with pts in `facts.time_base`. after: yield only the frames after that one.
+    """Yield (pts, (H, W, 3) RGB), in order of time, of all frames or those `after` one.
 
-    Seeks to the keyframe before `after`, and starts from the beginning if the frame does not decode to the same picture from
-    there. Raises BrokenOffError where decoding fails, and where the size, pixel format or interlacing changes.
+    Seeks to the keyframe before `after`, and starts from the beginning if the frame does not decode
+    to the same picture from there. Raises BrokenOffError where decoding fails, and where the size,
+    pixel format or interlacing changes.
     """
     if after is not None:
         try:
@@ -197,7 +197,7 @@ def _read_after(
 
 
 def _is_marked(frame: Any, pts: int, mark: FrameMark, facts: VideoFacts) -> bool:
-    """Return whether this is the marked frame. Raises _MarkNotFoundError if it is later, or has other pixels."""
+    """Return whether this is the marked frame. Raises _MarkNotFoundError if it cannot follow."""
     if pts < mark.pts:
         return False
     if pts > mark.pts or fingerprint(rgb_from_frame(frame, facts.colour)) != mark.crc32:
@@ -208,7 +208,7 @@ def _is_marked(frame: Any, pts: int, mark: FrameMark, facts: VideoFacts) -> bool
 def _check_unchanged(
     path: Path, frame: Any, pts: int, last: Optional[int], facts: VideoFacts
 ) -> None:
-    """Raise BrokenOffError if timestamps do not increase, or the size, pixel format or interlacing has changed."""
+    """Raise BrokenOffError if time goes back, or the size, pixel format or interlacing changes."""
     time = _time_text(pts, facts)
     if last is not None and pts <= last:
         raise BrokenOffError(
@@ -225,9 +225,10 @@ def _check_unchanged(
 
 
 def _pts_of(frame: Any, last: Optional[int], facts: VideoFacts) -> Optional[int]:
-    """Return the frame's pts in `facts.time_base`. None for the first frame of a raw stream, which has no timestamps.
+    """Return the frame's pts in `facts.time_base`. None for the first frame of a raw stream.
 
-    A frame without a pts, or with one not after the previous frame's (MPEG program streams), is placed after that one.
+    A frame without a pts, or with one not after the previous frame's (MPEG program streams), is
+    placed after that one.
     """
     step = max(round(1 / facts.rate / facts.time_base), 1)
     pts = frame.dts if frame.pts is None else frame.pts
@@ -271,7 +272,7 @@ def _colour(path: Path, frame: Any, coder: Any) -> Tuple[Colour, str]:
     if grey and matrix not in KR_KB:
         matrix = 1  # grey has no matrix
     if matrix in (2, 3):
-        # As players do. The output states it, since players would guess another matrix from its height.
+        # As players do. The output states it, for its height would suggest another matrix.
         matrix = 1 if frame.height >= 720 else 6
         guessed.append(f"{'BT.709' if matrix == 1 else 'BT.601'} by its {frame.height} lines")
     if matrix not in KR_KB:
@@ -300,7 +301,7 @@ def _check_sdr(path: Path, frame: Any, coder: Any) -> None:
 def _check_progressive(path: Path, frame: Any, time_s: float) -> None:
     if frame.interlaced_frame:
         raise BrokenOffError(
-            f"{path} is interlaced (at {time_s:.2f} s): the network would treat two fields as one picture",
+            f"{path} is interlaced (at {time_s:.2f} s): its two fields are not one picture",
             hint="deinterlace it first: ffmpeg -i IN -vf bwdif OUT",
         )
 
@@ -320,17 +321,6 @@ def _is_cover(stream: Any) -> bool:
     # Older PyAV has no dispositions. There a picture codec without a frame rate indicates a cover.
     coder = stream.codec_context
     return coder is not None and coder.name in ("mjpeg", "png", "bmp") and not stream.average_rate
-
-
-def _display_matrix(frame: Any) -> Tuple[int, ...]:
-    data = frame.side_data.get("DISPLAYMATRIX")
-    return () if data is None else tuple(int(n) for n in np.frombuffer(data, np.int32))
-
-
-def _duration_s(container: Any, stream: Any) -> float:
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    return (container.duration or 0) / 1e6
 
 
 def _time_text(pts: int, facts: VideoFacts) -> str:

@@ -13,12 +13,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from sr_deploy.core.errors import InputError, SrDeployError
-from sr_deploy.upscale.folder import (
-    QUEUED_RESULTS,
-    FolderSummary,
-    tasks_of_folder,
-    upscale_folder,
-)
+from sr_deploy.upscale.folder import QUEUED_RESULTS, FolderSummary, tasks_of_folder, upscale_folder
 from sr_deploy.upscale.folder_log import PictureTask
 from sr_deploy.upscale.memory import available_bytes
 from sr_deploy.upscale.options import UpscaleOptions
@@ -28,7 +23,7 @@ from sr_deploy.upscale.reporter import Reporter
 def upscale_tree(
     source: Path, output: Path, options: UpscaleOptions, reporter: Reporter
 ) -> FolderSummary:
-    """Upscale a folder tree with `options.workers` processes, each with its share of the cores and the memory.
+    """Upscale a folder tree by processes that share the cores and the memory.
 
     Raises an SrDeployError on bad input. A bad picture is reported and counted.
     """
@@ -113,7 +108,7 @@ def _work(
     number_of: Any,
     messages: Any,
 ) -> None:
-    """Run a worker process: number i of n. Its reports and its summary go into the queue `messages`."""
+    """Run worker i of n. Its reports and its summary go into the queue `messages`."""
 
     def stop(signum: int, frame: Any) -> None:
         messages.cancel_join_thread()  # nobody reads the queue any more: do not wait for that
@@ -131,7 +126,7 @@ def _work(
 
 
 def _take_cores(number: int, workers: int) -> None:
-    """Restrict this worker to its share of the cores, where the system allows it. Backends start a thread per core."""
+    """Restrict this worker to its share of the cores. Backends start a thread per core."""
     with contextlib.suppress(AttributeError, OSError):
         share = sorted(os.sched_getaffinity(0))[number::workers]
         if share:

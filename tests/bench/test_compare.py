@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from sr_deploy.bench import compare
-from sr_deploy.bench.compare import Comparison, compared
-from sr_deploy.bench.subjects import Subject
+from sr_deploy.bench.compare import Comparison, compare_networks
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.session import Session, Timed
-from sr_deploy.results.rows import BenchmarkRow
+from sr_deploy.runtime.opener import NetworkDescription
 
 
 class Steps(Session):
@@ -30,18 +29,28 @@ class Steps(Session):
         raise AssertionError
 
 
+def described(model, variant, opener):
+    return NetworkDescription(
+        kind="checkpoint",
+        source=model,
+        model=model,
+        variant=variant,
+        identity="",
+        sha256="",
+        backend="steps",
+        opener=opener,
+    )
+
+
 @pytest.fixture()
 def sessions(monkeypatch):
     made = {}
 
-    def subjects_of(item, variants):
-        for variant in variants or ["d1"]:
-            yield Subject(
-                BenchmarkRow(model=item, variant=variant, backend="steps"),
-                lambda v=variant: made[f"{item}.{v}"],
-            )
+    def describe(text, variants):
+        model, _, variant = text.partition(".")
+        return [described(model, variant, lambda: made[text])]
 
-    monkeypatch.setattr(compare, "subjects_of", subjects_of)
+    monkeypatch.setattr(compare, "describe", describe)
     monkeypatch.setattr("sr_deploy.core.timing.PAUSE_S", 0)
     return made
 
@@ -49,7 +58,7 @@ def sessions(monkeypatch):
 def test_ratios_are_taken_round_by_round(sessions):
     sessions["a.d1"] = Steps([99, 99, 10, 20, 40])
     sessions["b.d2"] = Steps([99, 99, 5, 12, 30])
-    c = compared("a.d1", "b.d2", lr="8x8", rounds=3)
+    c = compare_networks("a.d1", "b.d2", lr="8x8", rounds=3)
     assert (c.times_a_ms, c.times_b_ms) == ((10, 20, 40), (5, 12, 30))
     assert (c.ratio_median, c.ratio_min, c.ratio_max) == (pytest.approx(0.6), 0.5, 0.75)
     assert (c.ratio_p25, c.ratio_p75) == (pytest.approx(0.55), pytest.approx(0.675))
@@ -70,7 +79,7 @@ def test_a_difference_is_told_only_where_rounds_agree(p25, p75, verdict):
 
 def test_the_size_of_a_static_one_is_taken(sessions):
     sessions["a.d1"], sessions["b.d1"] = Steps(np.ones(9)), Steps(np.ones(9), hw=(6, 7))
-    assert compared("a.d1", "b.d1", rounds=3).hw == (6, 7)
+    assert compare_networks("a.d1", "b.d1", rounds=3).hw == (6, 7)
 
 
 @pytest.mark.parametrize(
@@ -89,14 +98,12 @@ def test_the_size_of_a_static_one_is_taken(sessions):
 def test_what_does_not_compare(sessions, b, options, words):
     sessions["a.d1"], sessions["b.d1"] = Steps([1] * 9), b
     with pytest.raises(InputError, match=words):
-        compared("a.d1", "b.d1", **{"rounds": 3, **options})
+        compare_networks("a.d1", "b.d1", **{"rounds": 3, **options})
 
 
 def test_a_checkpoint_of_several_variants_must_be_told_which(monkeypatch):
-    rows = [
-        Subject(BenchmarkRow(model="a", variant=v, backend="steps"), Steps) for v in ("d1", "d2")
-    ]
-    monkeypatch.setattr(compare, "subjects_of", lambda item, variants: iter(rows))
+    networks = [described("a", variant, Steps) for variant in ("d1", "d2")]
+    monkeypatch.setattr(compare, "describe", lambda text, variants: networks)
     with pytest.raises(InputError, match="a is 2 networks; expected one") as e:
-        compared("a", "a")
+        compare_networks("a", "a")
     assert "a.d2" in e.value.hint

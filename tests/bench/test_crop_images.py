@@ -3,17 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sr_deploy.bench.crop_images import CROP_PX, hardest
+from sr_deploy.bench.crop_images import CROP_PX, largest_error_box
 
 
 def test_the_cut_is_where_two_images_differ_most_and_on_the_grid_of_the_scale():
     hr = np.zeros((300, 400, 3), np.uint8)
     other = hr.copy()
     other[200:210, 301:311] = 80
-    top, left, height, width = hardest(other, hr, 3)
+    top, left, height, width = largest_error_box(other, hr, 3)
     assert (height, width) == (CROP_PX, CROP_PX) and top % 3 == left % 3 == 0
     assert top <= 200 and top + height >= 210 and left <= 301 and left + width >= 311
-    assert hardest(hr, hr, 4) == (0, 0, CROP_PX, CROP_PX), "the first of equals"
+    assert largest_error_box(hr, hr, 4) == (0, 0, CROP_PX, CROP_PX), "the first of equals"
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_the_cut_is_where_two_images_differ_most_and_on_the_grid_of_the_scale():
 )
 def test_a_small_image_is_cut_whole(scale, hw, box):
     image = np.zeros((*hw, 3), np.uint8)
-    assert hardest(image, image, scale)[2:] == box
+    assert largest_error_box(image, image, scale)[2:] == box
 
 
 def test_a_large_error_is_summed_exactly():
@@ -31,7 +31,7 @@ def test_a_large_error_is_summed_exactly():
     other = np.full_like(hr, 255)
     other[600:744, 1000:1144] = 254
     hr[600:744, 1000:1144] = 0
-    assert hardest(255 - other, 255 - np.full_like(hr, 255), 4)[:2] == (600, 1000)
+    assert largest_error_box(255 - other, 255 - np.full_like(hr, 255), 4)[:2] == (600, 1000)
 
 
 def test_every_variant_cuts_the_same_place(tmp_path):

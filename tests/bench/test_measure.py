@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from sr_deploy.bench.measure import rows_from_artifacts
+from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts
 from sr_deploy.core.errors import ArtifactError, InputError, VariantError
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.images import write_png
@@ -64,8 +64,12 @@ def place(tmp_path_factory):
     return folder
 
 
+def measure(networks, *, progress=lambda line: None, **options):
+    return list(rows_from_artifacts(networks, MeasureOptions(**options), progress=progress))
+
+
 def bench(place, *given, **options):
-    return rows_from_artifacts(
+    return measure(
         [place / g for g in given], data=str(place / "Set" / "HR"), lr="16x18", runs=2, **options
     )
 
@@ -75,6 +79,7 @@ def checkpoint_rows(place):
     return bench(place, "tiny_x2.safetensors")
 
 
+@pytest.mark.smoke
 def test_a_checkpoint_gives_a_row_for_each_variant_with_counts(checkpoint_rows, place):
     assert [(r.model, r.variant, r.backend) for r in checkpoint_rows] == [
         ("tiny_x2", "d1", "torch"),
@@ -134,7 +139,7 @@ def test_a_challenge_s_protocol_times_each_image_once_and_scores_on_rgb(place):
         "test": str(place / "Test" / "HR"),
         "variants": "d1",
     }
-    steady, year = rows_from_artifacts(
+    steady, year = measure(
         place / "tiny_x2.safetensors",
         protocols=["ntire2025", "steady"],
         runs=2,
@@ -169,7 +174,7 @@ def test_a_challenge_s_protocol_times_each_image_once_and_scores_on_rgb(place):
 
 def test_counts_of_the_network_as_trained_and_of_the_graph_as_deployed(place):
     (row,) = bench(place, "graphs/tiny_x2.d1.20x24.fp32.onnx")
-    (year,) = rows_from_artifacts(
+    (year,) = measure(
         place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx",
         data=str(place / "Set" / "HR"),
         protocols=["ntire2024"],
@@ -188,7 +193,7 @@ def test_so_many_threads(place):
 
 
 def test_frames_at_a_cadence(place):
-    (row,) = rows_from_artifacts(
+    (row,) = measure(
         place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx",
         data=str(place / "Set" / "HR"),
         runs=3,
@@ -202,6 +207,7 @@ def test_variants_and_metric_can_be_chosen(place):
     assert (row.variant, row.metric, row.border_px) == ("d2", "rgb", 4)
 
 
+@pytest.mark.smoke
 def test_graphs_and_engines_score_as_torch_does(place, checkpoint_rows):
     graph, engine = bench(
         place, "graphs/tiny_x2.d1.20x24.fp32.onnx", "engines/tiny_x2.d1.20x24.fp32.engine"
@@ -259,9 +265,7 @@ def test_a_folder_is_all_its_artifacts(place):
 
 def test_a_bare_graph_without_manifest(place, tmp_path, checkpoint_rows):
     shutil.copy(place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx", tmp_path / "foreign.onnx")
-    (row,) = rows_from_artifacts(
-        [tmp_path / "foreign.onnx"], data=str(place / "Set" / "HR"), runs=1
-    )
+    (row,) = measure([tmp_path / "foreign.onnx"], data=str(place / "Set" / "HR"), runs=1)
     assert (row.model, row.variant, row.error, row.scale) == ("foreign", "", "", 2)
     assert row.psnr_db == pytest.approx(checkpoint_rows[0].psnr_db, abs=0.01)
     assert row.params is None and row.macs_g is None and row.counter == ""
@@ -275,9 +279,7 @@ def test_images_of_other_sizes_are_tiled_and_the_row_says_so(place, tmp_path):
         tmp_path / "large.png",
         np.random.default_rng(5).integers(0, 256, (70, 61, 3), dtype=np.uint8),
     )
-    (row,) = rows_from_artifacts(
-        [place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx"], data=str(tmp_path), runs=1
-    )
+    (row,) = measure([place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx"], data=str(tmp_path), runs=1)
     assert row.tiling.startswith("tiled 20x24") and row.psnr_db > 0
 
 
@@ -290,13 +292,13 @@ def test_a_bad_image_is_found_before_anything_is_measured(place, tmp_path, monke
         {"data": str(place / "Set" / "HR"), "test": str(tmp_path), "protocols": ["ntire2025"]},
     ):
         with pytest.raises(InputError, match="b.png is not an image"):
-            rows_from_artifacts(place / "tiny_x2.safetensors", **options)
+            measure(place / "tiny_x2.safetensors", **options)
     write_png(tmp_path / "b.png", np.zeros((14, 48, 3), np.uint8))
     shutil.copy(
         place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx", tmp_path / "bare.onnx"
     )  # tells its scale when it is opened
     with pytest.raises(InputError, match="b.png is too small to be scored"):
-        rows_from_artifacts(tmp_path / "bare.onnx", data=str(tmp_path))
+        measure(tmp_path / "bare.onnx", data=str(tmp_path))
 
 
 def test_rows_survive_their_file(checkpoint_rows, tmp_path):
@@ -318,16 +320,16 @@ def test_rows_survive_their_file(checkpoint_rows, tmp_path):
             "graphs",
             {"protocols": ["ntire2025"]},
             InputError,
-            "times each image once, at its own size",
+            "times each image once at its own size",
         ),
         (
             "graphs",
             {"protocols": ["steady", "ntire2025"], "metric": "y"},
             InputError,
-            "ntire2025 scores on rgb, not y",
+            "ntire2025 scores on rgb, not on y",
         ),
-        ("graphs", {"test": "Set"}, InputError, "a test set belongs to a challenge's protocol"),
-        ("graphs", {"cadence_hz": 0}, InputError, "a cadence of 0 frames a second"),
+        ("graphs", {"test": "Set"}, InputError, "only the protocol of a challenge has a test set"),
+        ("graphs", {"cadence_hz": 0}, InputError, "a cadence of 0 frames per second"),
         ("graphs", {"threads": 10**6}, InputError, "1000000 threads; this process may use 1 to"),
     ],
 )
@@ -342,15 +344,13 @@ def test_a_graph_edited_after_its_manifest_is_refused(place, tmp_path):
     graph = tmp_path / "tiny_x2.d1.20x24.fp32.onnx"
     graph.write_bytes(graph.read_bytes() + b"\0")
     with pytest.raises(ArtifactError, match="was changed after its manifest was written"):
-        rows_from_artifacts([graph], data=str(place / "Set" / "HR"))
+        measure([graph], data=str(place / "Set" / "HR"))
 
 
 def test_an_engine_without_a_manifest_is_never_opened(place, tmp_path):
     shutil.copy(place / "engines" / "tiny_x2.d1.20x24.fp32.engine", tmp_path)
     with pytest.raises(ArtifactError, match="has no manifest"):
-        rows_from_artifacts(
-            [tmp_path / "tiny_x2.d1.20x24.fp32.engine"], data=str(place / "Set" / "HR")
-        )
+        measure([tmp_path / "tiny_x2.d1.20x24.fp32.engine"], data=str(place / "Set" / "HR"))
 
 
 def test_an_output_that_is_not_finite_is_the_first_warning(place, monkeypatch):
@@ -361,7 +361,7 @@ def test_an_output_that_is_not_finite_is_the_first_warning(place, monkeypatch):
         "_run",
         lambda self, x: np.full((1, 3, 2 * x.shape[2], 2 * x.shape[3]), np.nan, np.float32),
     )
-    (row,) = rows_from_artifacts(
+    (row,) = measure(
         place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx", data=str(place / "Set" / "HR"), runs=1
     )
     assert (
@@ -371,9 +371,9 @@ def test_an_output_that_is_not_finite_is_the_first_warning(place, monkeypatch):
 
 
 def test_a_plan_of_a_network_trained_for_one_depth_is_one_subject(tmp_path):
-    from sr_deploy.bench.subjects import subjects_of
     from sr_deploy.core.depth_plan import DepthPlan, graph_names
     from sr_deploy.core.jsonio import to_json
+    from sr_deploy.runtime.opener import describe
 
     plan = DepthPlan(
         model="one",
@@ -390,10 +390,10 @@ def test_a_plan_of_a_network_trained_for_one_depth_is_one_subject(tmp_path):
     )
     path = tmp_path / "one.rows.json"
     path.write_text(to_json(replace(plan, graphs=dict.fromkeys(graph_names(plan), "0"))))
-    assert [s.row.variant for s in subjects_of(str(path), "all")] == [""]
+    assert [network.variant for network in describe(str(path), "all")] == [""]
     with pytest.raises(InputError, match="was trained for one depth: it has no variants"):
-        list(subjects_of(str(path), "d1"))
+        describe(str(path), "d1")
     path.write_text(
         to_json(replace(plan, fixed=False, graphs=dict.fromkeys(graph_names(plan), "0")))
     )
-    assert [s.row.variant for s in subjects_of(str(path), "d1,d2")] == ["d1", "d2"]
+    assert [network.variant for network in describe(str(path), "d1,d2")] == ["d1", "d2"]

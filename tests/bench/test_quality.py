@@ -12,7 +12,7 @@ import torch  # noqa: E402
 
 import sr_deploy  # noqa: E402
 from sr_deploy.bench.evaluate import Bicubic, evaluate, image_set  # noqa: E402
-from sr_deploy.bench.measure import rows_from_artifacts  # noqa: E402
+from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts  # noqa: E402
 from sr_deploy.bench.quality import image_sets, quality_from_artifacts  # noqa: E402
 from sr_deploy.core.errors import InputError  # noqa: E402
 from sr_deploy.core.images import imresize, write_png  # noqa: E402
@@ -20,6 +20,14 @@ from sr_deploy.core.spec import Variant  # noqa: E402
 from sr_deploy.nets import ARCHITECTURES  # noqa: E402
 from sr_deploy.nets.checkpoint import save_checkpoint  # noqa: E402
 from sr_deploy.results.tables import quality_table  # noqa: E402
+
+
+def measure(networks, **options):
+    return list(rows_from_artifacts(networks, MeasureOptions(**options)))
+
+
+def score(networks, **options):
+    return list(quality_from_artifacts(networks, **options))
 
 
 def hr_folder(path, seed):
@@ -49,9 +57,7 @@ def place(tmp_path_factory):
 
 
 def test_a_row_per_set_and_variant_after_bicubic(place):
-    rows = quality_from_artifacts(
-        place / "tiny_x2.safetensors", data=[place / "One" / "HR", place / "Two"]
-    )
+    rows = score(place / "tiny_x2.safetensors", data=[place / "One" / "HR", place / "Two"])
     assert [(r.model, r.variant, r.set) for r in rows] == [
         ("bicubic", "", "One"),
         ("bicubic", "", "Two"),
@@ -81,12 +87,10 @@ def test_a_row_per_set_and_variant_after_bicubic(place):
 
 
 def test_bench_scores_the_same(place):
-    (measured,) = rows_from_artifacts(
+    (measured,) = measure(
         place / "tiny_x2.safetensors", variants="d1", data=str(place / "Two"), lr="16x16", runs=1
     )
-    scored = quality_from_artifacts(
-        place / "tiny_x2.safetensors", variants="d1", data=place / "Two"
-    )[-1]
+    scored = score(place / "tiny_x2.safetensors", variants="d1", data=place / "Two")[-1]
     assert (measured.psnr_db, measured.ssim, measured.set) == (
         scored.psnr_db,
         scored.ssim,
@@ -97,7 +101,7 @@ def test_bench_scores_the_same(place):
 def test_each_scale_has_its_table_with_bicubic_first(place):
     models = [place / "tiny_x2.safetensors", place / "tiny_x3.safetensors"]
     table = quality_table(
-        quality_from_artifacts(models, variants="d1", data=[place / "Two", place / "One"])
+        score(models, variants="d1", data=[place / "Two", place / "One"])
     ).splitlines()
     starts = [i for i, line in enumerate(table) if line.startswith("| x")]
     assert [table[i].split("|")[1].strip() for i in starts] == ["x2, y, bi", "x3, y, bi"]
@@ -113,9 +117,7 @@ def test_each_scale_has_its_table_with_bicubic_first(place):
 
 @pytest.mark.parametrize("degradation", ["bd", "dn"])
 def test_degradations_at_x3_only_and_refused_before_any_work(place, degradation):
-    rows = quality_from_artifacts(
-        place / "tiny_x3.safetensors", data=place / "One" / "HR", degradation=degradation
-    )
+    rows = score(place / "tiny_x3.safetensors", data=place / "One" / "HR", degradation=degradation)
     assert {r.degradation for r in rows} == {degradation} and len(rows) == 2
     seen = []
     both = [place / "tiny_x3.safetensors", place / "tiny_x2.safetensors"]
@@ -146,18 +148,18 @@ def test_it_is_part_of_the_python_api():
     [
         ([], {}, "nothing to measure"),
         (["tiny_x2.safetensors"], {"variants": []}, "an empty list of variants"),
-        (["tiny_x2.safetensors"], {"data": ""}, "an empty name for a folder of images"),
-        (["One"], {"variants": "d1"}, "variants are given, and no checkpoint to take them from"),
+        (["tiny_x2.safetensors"], {"data": ""}, "the name of an image folder is empty"),
+        (["One"], {"variants": "d1"}, "variants are given, but no checkpoint"),
         (
             ["a.onnx", "b.engine"],
             {"variants": ["d1"]},
-            "variants are given, and no checkpoint to take them from",
+            "variants are given, but no checkpoint",
         ),
     ],
 )
-@pytest.mark.parametrize("api", [quality_from_artifacts, rows_from_artifacts])
+@pytest.mark.parametrize("api", [score, measure])
 def test_requests_for_nothing_are_refused(place, api, given, options, message):
-    if api is rows_from_artifacts and "data" in options:
+    if api is measure and "data" in options:
         pytest.skip("no data are scikit-image's photographs there")
     with pytest.raises(InputError, match=message):
         api([place / name for name in given], **options)
@@ -167,8 +169,6 @@ def test_two_models_of_one_name_are_refused(place, tmp_path):
     for end in (".safetensors", ".json"):
         shutil.copy(place / f"tiny_x2{end}", tmp_path)
     paths = [place / "tiny_x2.safetensors", tmp_path / "tiny_x2.safetensors"]
-    with pytest.raises(
-        InputError, match="both hold a tiny_x2, and a table could not tell them apart"
-    ) as e:
+    with pytest.raises(InputError, match="are both named tiny_x2 in the table") as e:
         quality_from_artifacts(paths, data=place / "Two")
     assert all(str(path) in e.value.message for path in paths)

@@ -148,7 +148,7 @@ def test_a_router_is_one_cell_of_each_way_and_exported_as_what_it_is(place, tmp_
         False,
         False,
         True,
-    ] and "no engines of routers" in rows[2].error
+    ] and "routers have no engines" in rows[2].error
 
 
 def test_a_router_of_other_branches_is_another_cell(place, tmp_path, monkeypatch):
@@ -171,7 +171,7 @@ def test_a_router_of_other_branches_is_another_cell(place, tmp_path, monkeypatch
 
 
 def test_a_plan_of_an_adaptive_network_is_no_model(place, tmp_path):
-    with pytest.raises(InputError, match="ada.tiles.json is what was exported of a model"):
+    with pytest.raises(InputError, match="ada.tiles.json was exported from a model"):
         cells_of(
             read_plan(plan(place, tmp_path, models=["ada.tiles.json"])), image_set(data(place))
         )
@@ -192,7 +192,7 @@ def test_a_cell_is_another_one_with_other_images_or_settings(place, tmp_path):
 
 def test_what_is_done_is_skipped_and_what_failed_is_a_row(place, tmp_path, children):
     path, said = plan(place, tmp_path), []
-    children.answers["d1"] = sweep._FailedError(
+    children.answers["d1"] = sweep._CellError(
         "srdeploy bench was ended by SIGSEGV: the backend crashed"
     )
     rows = rows_from_plan(read_plan(path), tmp_path / "out", data=data(place), progress=said.append)
@@ -206,7 +206,7 @@ def test_what_is_done_is_skipped_and_what_failed_is_a_row(place, tmp_path, child
         read_plan(path), tmp_path / "out", data=data(place), progress=said.append
     )
     assert again == rows and len(children.calls) == 2
-    assert said[-1] == "2 of 2 cells are done already, 1 of them failed"
+    assert said[-1] == "2 of 2 cells are already done, 1 of them failed"
 
 
 def test_a_killed_sweep_goes_on_where_it_stopped(place, tmp_path, children):
@@ -232,7 +232,9 @@ def test_half_a_row_of_a_killed_run_is_measured_again(place, tmp_path, children)
         == rows
     )
     assert (
-        "took away a last line" in said[0] and len(children.calls) == 3 and read_rows(file) == rows
+        "removed an incomplete last line" in said[0]
+        and len(children.calls) == 3
+        and read_rows(file) == rows
     )
 
 
@@ -304,9 +306,9 @@ def test_what_cannot_be_done_is_no_other_measurement(place, tmp_path, children, 
         (
             {"backends": ["tensorrt"]},
             InputError,
-            "backends holds 'tensorrt'; expected torch or onnxruntime",
+            "backends contains 'tensorrt'; expected torch or onnxruntime",
         ),
-        ({"precisions": ["int8"]}, InputError, "precisions holds 'int8'"),
+        ({"precisions": ["int8"]}, InputError, "precisions contains 'int8'"),
         ({"shapes": ["256"]}, InputError, "'256' is not a size"),
         ({"protocols": ["ntire2021"]}, InputError, "unknown protocol 'ntire2021'"),
         ({"targets": ["xavie"]}, Exception, "unknown target 'xavie'"),
@@ -315,8 +317,12 @@ def test_what_cannot_be_done_is_no_other_measurement(place, tmp_path, children, 
         ({"runs": 0}, InputError, "runs is 0; expected 1 to 10000"),
         ({"batch": [0]}, InputError, "batch is 0; expected 1 to"),
         ({"threads": 100000}, InputError, "threads is 100000; expected 1 to"),
-        ({"metric": "ssim"}, InputError, "metric holds 'ssim'; expected y or rgb"),
-        ({"metric": "y", "protocols": ["ntire2025"]}, InputError, "ntire2025 scores on rgb, not y"),
+        ({"metric": "ssim"}, InputError, "metric contains 'ssim'; expected y or rgb"),
+        (
+            {"metric": "y", "protocols": ["ntire2025"]},
+            InputError,
+            "ntire2025 scores on rgb, not on y",
+        ),
     ],
 )
 def test_a_wrong_plan_is_refused_before_anything_runs(place, tmp_path, changes, error, words):
@@ -355,7 +361,7 @@ def test_a_process_that_crashes_is_told_by_its_signal(monkeypatch):
     monkeypatch.setattr(
         sweep.subprocess, "Popen", lambda command, **options: real(crash, **options)
     )
-    with pytest.raises(sweep._FailedError, match="srdeploy bench was ended by SIGSEGV"):
+    with pytest.raises(sweep._CellError, match="srdeploy bench was ended by SIGSEGV"):
         sweep._srdeploy("bench", "x")
 
 
@@ -367,7 +373,8 @@ CHILD = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.write_text('runs'
 @pytest.mark.parametrize("number", ["SIGKILL", "SIGINT", "SIGTERM"])
 def test_a_sweep_that_is_killed_leaves_no_child_behind(tmp_path, number):
     note = tmp_path / "note"
-    code = f"import sys; from sr_deploy.bench.sweep import _run_on_leash; _run_on_leash([sys.executable, '-c', {CHILD!r}, {str(note)!r}])"
+    command = f"[sys.executable, '-c', {CHILD!r}, {str(note)!r}]"
+    code = f"import sys; from sr_deploy.bench import sweep; sweep._run_with_lifeline({command})"
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     for state in ("runs", "ended"):
         deadline = time.monotonic() + 60
@@ -379,7 +386,7 @@ def test_a_sweep_that_is_killed_leaves_no_child_behind(tmp_path, number):
 
 
 def test_a_real_child_s_error_is_its_own_words():
-    with pytest.raises(sweep._FailedError, match="^there is no file absent.onnx$"):
+    with pytest.raises(sweep._CellError, match="^there is no file absent.onnx$"):
         sweep._srdeploy("bench", "absent.onnx")
 
 

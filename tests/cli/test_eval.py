@@ -156,4 +156,4 @@ def test_an_interrupt_leaves_no_folder(run_cli, fails, asrn, data, tmp_path, mon
     )
     assert not (tmp_path / "a").exists()
     assert "--output is empty" in fails("eval", asrn, *data, "-o", "")
-    assert "an empty name for a folder of images" in fails("eval", asrn, "--data", "")
+    assert "the name of an image folder is empty" in fails("eval", asrn, "--data", "")

@@ -26,6 +26,7 @@ def test_the_issue_s_commands_are_there():
     } <= set(COMMANDS)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 @pytest.mark.parametrize("command", [None, *COMMANDS])
 def test_help(run_cli, command, flag):
@@ -45,6 +46,7 @@ def test_version(run_cli):
     assert (result.exit_code, result.stdout) == (0, f"srdeploy, version {sr_deploy.__version__}\n")
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     "args",
     [

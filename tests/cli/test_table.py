@@ -111,7 +111,7 @@ def test_select_recommends_nothing_without_rows(run_cli, fails, rows):
     )
     assert "unknown target 'xavie'" in fails("select", rows(), "--target", "xavie", "--max-ms", 33)
     assert "no limit to select by" in fails("select", rows(), "--target", "cpu")
-    assert "none of 2 rows keeps the limits" in fails(
+    assert "none of 2 rows meets the limits" in fails(
         "select", rows(), "--target", "cpu", "--max-ms", 1
     )
     assert run_cli("select", rows(), "--target", "cpu", "--fps", 30, "--max-ms", 33).exit_code == 2

@@ -17,7 +17,7 @@ def test_a_budget(text, seconds):
 
 
 @pytest.mark.parametrize("text", ["", "90", "10 m", "m", "-5s", "1d"])
-def test_what_is_no_budget(text):
+def test_invalid_budgets(text):
     from sr_deploy.cli.train import _seconds
 
     with pytest.raises(InputError, match="is not a time; expected 90s, 10m or 2h"):
@@ -90,7 +90,7 @@ def test_a_recipe_of_ones_own_is_trained_and_exported(run_cli, fails, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["--data", "--lr", "--valid", "--cache", "-o"])
-def test_an_empty_name_is_no_folder(fails, tmp_path, option):
+def test_empty_paths_are_refused(fails, tmp_path, option):
     for package in ("torch", "lightning"):
         pytest.importorskip(package, reason=f"{package} is not installed; training needs it")
     given = {"--data": tmp_path, "-o": tmp_path / "out", option: ""}

@@ -52,6 +52,7 @@ def artifact(tmp_path):
     return path
 
 
+@pytest.mark.smoke
 def test_the_pair_is_written_and_read_back(artifact):
     found = read_manifest(artifact)
     assert found == replace(MANIFEST, sha256=found.sha256) and len(found.sha256) == 64
@@ -87,6 +88,7 @@ def test_an_interruption_between_artifact_and_manifest_leaves_no_half_pair(artif
     )  # whole or absent: an artifact without a manifest is neither
 
 
+@pytest.mark.smoke
 def test_an_artifact_edited_later_is_refused(artifact):
     artifact.write_bytes(b"One")
     with pytest.raises(

@@ -15,6 +15,7 @@ def test_the_issue_s_targets_are_there():
     assert {"rtx", "cpu", "xavier"} <= set(target_names())
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", target_names())
 def test_every_profile_is_whole_and_means_something(name):
     profile = load_target(name)

@@ -66,6 +66,7 @@ def no_export(monkeypatch):
     monkeypatch.setattr(pipeline, "graph_from_network", refuse)
 
 
+@pytest.mark.smoke
 def test_names(exported):
     paths, lines = exported
     assert [p.name for p in paths] == ["asrn_x4.d1.32x48.fp16.onnx", "asrn_x4.d2.32x48.fp16.onnx"]
@@ -78,6 +79,7 @@ def test_names(exported):
         )
 
 
+@pytest.mark.smoke
 def test_manifest(exported, model):
     for path, variant in zip(exported[0], ("d1", "d2")):
         m = read_manifest(path)
@@ -153,6 +155,7 @@ def test_files_hold_no_path_of_this_machine(exported):
                 assert word.encode() not in data
 
 
+@pytest.mark.smoke
 def test_the_written_file_runs_as_the_network_does(exported, model):
     x = np.random.default_rng(0).random((1, 3, 32, 48), dtype=np.float32)
     with torch.inference_mode():

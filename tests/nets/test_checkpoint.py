@@ -28,6 +28,7 @@ def edit_card(path, **changes):
     card.write_text(json.dumps({k: v for k, v in data.items() if v is not ...}))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     "arch, variant", [("asrn", "d3"), ("imdeception", "c8-nla"), ("srn", "b1"), ("srn-s", "b1")]
 )

@@ -83,6 +83,7 @@ CLOSED = [
 ]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("layer, hooks, fvcore, acts, convs", CLOSED)
 def test_single_layers_in_closed_form(layer, hooks, fvcore, acts, convs):
     net = layer()

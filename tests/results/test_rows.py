@@ -35,6 +35,7 @@ FULL = BenchmarkRow(
 )
 
 
+@pytest.mark.smoke
 def test_rows_are_appended_and_read_back(tmp_path):
     path = tmp_path / "new" / "rows.jsonl"
     bare = BenchmarkRow(model="m", variant="", backend="onnxruntime")

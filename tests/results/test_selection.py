@@ -6,7 +6,7 @@ import pytest
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.results.rows import BenchmarkRow
-from sr_deploy.results.selection import select_network
+from sr_deploy.results.selection import Limits, select_network
 
 
 def row(variant, ms, psnr, gflops, **changes):
@@ -39,7 +39,7 @@ ROWS = [
 
 
 def choose(*rows, **limits):
-    return select_network(rows or ROWS, target="cpu", limits=limits)
+    return select_network(rows or ROWS, target="cpu", limits=Limits(**limits))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_the_best_within_the_limits_and_the_runner_up(limits, best, second):
 
 def test_it_says_why():
     choice = choose(max_ms=33)
-    assert choice.why == "the highest PSNR of 3 that keep the limits: 30.900 dB, 29.00 ms, 31.00 G"
+    assert choice.why == "the highest PSNR of 3 that meet the limits: 30.900 dB, 29.00 ms, 31.00 G"
     assert choice.rejected == ("asrn_x4.d4: 40.000 ms is above 33",)
     assert choice.remarks == ("the runner-up, asrn_x4.d2: 30.700 dB, 20.00 ms, 29.00 G",)
     assert choose(min_psnr_db=30.8).why.startswith("the shortest time of 2 ")
@@ -88,7 +88,7 @@ def test_copies_belong_to_a_frame():
 
 def test_what_lacks_the_number_is_not_taken():
     choice = choose(*ROWS, row("d5", 1, 40, 1, macs_g=None), max_gflops=27)
-    assert choice.best == "asrn_x4.d1" and "asrn_x4.d5: the FLOPs is not known" in choice.rejected
+    assert choice.best == "asrn_x4.d1" and "asrn_x4.d5: FLOPs: not known" in choice.rejected
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_what_lacks_the_number_is_not_taken():
             "no row was measured for target 'cpu'",
         ),
         ([replace(ROWS[0], error="crash")], {"max_ms": 33}, "none of the rows was measured"),
-        (ROWS, {"max_ms": 5}, "none of 4 rows keeps the limits: asrn_x4.d1: 10.000 ms is above 5"),
+        (ROWS, {"max_ms": 5}, "none of 4 rows meets the limits: asrn_x4.d1: 10.000 ms is above 5"),
         (ROWS, {}, "no limit to select by"),
         ([ROWS[0], replace(ROWS[1], protocol="ntire2025")], {"max_ms": 33}, "different protocol"),
         (
@@ -109,8 +109,8 @@ def test_what_lacks_the_number_is_not_taken():
             {"max_ms": 33},
             "different input_hw do not compare: 64x64, 8x8",
         ),
-        (ROWS, {"max_ms": float("nan")}, "a limit of nan for the time; expected a number above 0"),
-        (ROWS, {"min_psnr_db": -3}, "a limit of -3 for the PSNR"),
+        (ROWS, {"max_ms": float("nan")}, "the limit of the time is nan; expected a number above 0"),
+        (ROWS, {"min_psnr_db": -3}, "the limit of the PSNR is -3"),
         ([ROWS[0], replace(ROWS[1], device="other")], {"max_ms": 33}, "different device"),
         ([ROWS[0], replace(ROWS[1], scale=2)], {"max_ms": 33}, "different scale"),
         ([replace(ROWS[0], psnr_db=None)], {"max_ms": 33}, "lack a PSNR or a time"),
@@ -118,7 +118,7 @@ def test_what_lacks_the_number_is_not_taken():
 )
 def test_without_rows_that_tell_nothing_is_recommended(rows, limits, words):
     with pytest.raises(InputError, match=words):
-        select_network(rows, target="cpu", limits=limits)
+        select_network(rows, target="cpu", limits=Limits(**limits))
 
 
 def test_what_comes_nearest_is_told():

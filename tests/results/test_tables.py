@@ -58,6 +58,7 @@ def cells(text):
     return [dict(zip(table[0], row)) for row in table[2:]]
 
 
+@pytest.mark.smoke
 def test_the_challenge_s_columns_and_units():
     (row,) = cells(ntire_table([FULL]))
     assert row == {

@@ -1,4 +1,4 @@
-"""A tiny super-resolution graph made by hand: one convolution and a pixel shuffle, x2."""
+"""A tiny handmade super-resolution graph: one convolution and a pixel shuffle, x2."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sr_deploy.runtime import build
 
 
 def tiny_model(hw, *, precision="fp32", extra=None, repeats=False, opset=17):
-    """Return the ONNX model. hw: LR (h, w), or None for a dynamic one; extra: an operator put between the two; repeats:
-    each pixel is repeated 2x2, which is what the stand-in for trtexec does."""
+    """Return the ONNX model. hw: LR (h, w), None for a dynamic one; extra: an operator between the
+    two; repeats: each pixel is repeated 2x2, as the stand-in for trtexec does."""
     from onnx import TensorProto, helper, numpy_helper
 
     dtype, element = (
@@ -109,7 +109,7 @@ def tiny(tmp_path):
 
 @pytest.fixture()
 def any_graph(tmp_path, monkeypatch):
-    """A file that passes for a graph where none is parsed: works without onnx."""
+    """Write a file that is accepted as a graph where none is parsed: works without onnx."""
     monkeypatch.setattr(build, "preflight", lambda *args, **kwargs: [])
 
     def make(name="tiny_x2.d1", **kwargs):
@@ -126,7 +126,7 @@ def any_graph(tmp_path, monkeypatch):
 
 @pytest.fixture()
 def stand_in(monkeypatch):
-    """Put the stand-in for trtexec (a test double: see tests/doubles/trtexec) in its place on this machine."""
+    """Install the stand-in for trtexec (a test double: tests/doubles/trtexec) here."""
 
     def put(version="8.5.2", *, misbehave="", sm="7.2", scale=2):
         for name, value in (
@@ -145,7 +145,7 @@ def stand_in(monkeypatch):
 
 @pytest.fixture()
 def repeating(tiny):
-    """Make graphs that the stand-in's engines compute rightly. Skips where their reference cannot be made."""
+    """Make graphs that the stand-in's engines compute correctly. Skips without a reference."""
     for package in ("onnxruntime", "skimage", "cv2"):
         pytest.importorskip(package, reason=f"{package} is not installed; it makes the reference")
 
@@ -153,3 +153,80 @@ def repeating(tiny):
         return tiny(name, repeats=True, **{"asked": "fp16", **kwargs})
 
     return make
+
+
+BLOCKS = 3
+CONFIG = {"channels": 8, "blocks": BLOCKS}
+
+
+@pytest.fixture(scope="session")
+def checkpoint():
+    """Return a small AdaEDSR whose depth map has all values."""
+    torch = pytest.importorskip("torch", reason="torch is not installed; it makes the networks")
+    from sr_deploy.core.spec import Variant
+    from sr_deploy.nets import ARCHITECTURES
+    from sr_deploy.nets.checkpoint import Checkpoint
+
+    torch.manual_seed(0)
+    architecture = ARCHITECTURES["adaedsr"]
+    net = architecture.build(4, Variant("d", BLOCKS), CONFIG)
+    with torch.no_grad():
+        net.adapter.rest[-1].weight.mul_(2).abs_()
+        net.adapter.rest[-1].bias.fill_(-1)
+    return Checkpoint(
+        "ada",
+        architecture.spec(4, Variant("d", BLOCKS), elastic=True, config=CONFIG),
+        net.state_dict(),
+    )
+
+
+@pytest.fixture(scope="session")
+def plans(checkpoint, tmp_path_factory):
+    """Return the paths of its plans by way."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed; it runs the graphs")
+    from sr_deploy.export.plans import plan_from_checkpoint
+
+    folder = tmp_path_factory.mktemp("plans")
+    return {
+        "rows": plan_from_checkpoint(checkpoint, folder, way="rows", dense_above=0.7),
+        "tiles": plan_from_checkpoint(checkpoint, folder, way="tiles", tile=7, dense_above=1.0),
+    }
+
+
+@pytest.fixture(scope="session")
+def small_router(tmp_path_factory):
+    """Write a router between two depths of an untrained ASRN; both classes occur."""
+    torch = pytest.importorskip("torch", reason="torch is not installed; it makes the networks")
+    from sr_deploy.core.routers import RouterSpec
+    from sr_deploy.core.spec import Variant
+    from sr_deploy.nets import ARCHITECTURES
+    from sr_deploy.nets.checkpoint import load_checkpoint, save_checkpoint
+    from sr_deploy.nets.router import ModuleCL, load_router, save_router
+
+    folder = tmp_path_factory.mktemp("router")
+    torch.manual_seed(0)
+    architecture = ARCHITECTURES["asrn"]
+    net = architecture.build(4, Variant("d", 2))
+    weights = save_checkpoint(
+        folder, "tiny_x4", architecture.spec(4, Variant("d", 2), elastic=True), net.state_dict()
+    )
+    spec = load_checkpoint(weights).spec
+    card = RouterSpec(
+        scale=4,
+        models=("tiny_x4",) * 2,
+        variants=("d1", "d2"),
+        weights_sha256s=(spec.weights_sha256,) * 2,
+        macs=(100, 180),
+        router_macs=10,
+        patch_hw=(16, 16),
+    )
+    router = ModuleCL(classes=2)
+    with torch.no_grad():  # bright patches are of the second class
+        for p in router.parameters():
+            p.zero_()
+        router.features[0].weight[:3, range(3), 1, 1] = 1
+        for conv in [m for m in router.features[2:] if isinstance(m, torch.nn.Conv2d)]:
+            conv.weight[range(3), range(3)] = 1
+        router.classify.weight[1, :3] = 1
+        router.classify.bias[1] = -0.8
+    return load_router(save_router(folder, "small_x4", card, router.state_dict()))

@@ -12,6 +12,7 @@ from sr_deploy.nets.architecture import ElasticNetwork
 from sr_deploy.nets.checkpoint import load_checkpoint, save_checkpoint
 from sr_deploy.train import losses
 from sr_deploy.train.recipe import RECIPES, Recipe, load_recipe
+from tests.train.conftest import TINY
 
 ADA = [
     name
@@ -65,7 +66,7 @@ def elastic(scaled="weight", variant="d2"):
 def step(depth, seed=0):
     torch.manual_seed(1)
     lr, hr = torch.rand(4, 3, 6, 6), torch.rand(4, 3, 12, 12)
-    return losses.LossInputs(lr, hr, "l1", 0.0, True, None, np.random.default_rng(seed), depth)
+    return losses.LossInputs(lr, hr, replace(TINY, depth=depth), np.random.default_rng(seed))
 
 
 def test_the_loss_is_equation_8_at_desired_depths_drawn_from_all():

@@ -1,4 +1,4 @@
-"""Errors that are computed once, the labels made of them, and the calibration."""
+"""The bank of errors, the labels from it, and the calibration."""
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def test_a_bank_holds_the_errors_of_the_patches_drawn(patches, tmp_path):
     assert branches.calls > calls
 
 
-def test_a_bank_that_was_interrupted_goes_on(patches, tmp_path, monkeypatch):
+def test_an_interrupted_bank_is_continued(patches, tmp_path, monkeypatch):
     monkeypatch.setattr(bank_module, "SAVE_EVERY", 2)
     whole = compute_bank(patches, TwoBranches(), 20, cache=tmp_path / "whole", key="k")
 
@@ -78,7 +78,7 @@ def test_a_bank_that_was_interrupted_goes_on(patches, tmp_path, monkeypatch):
     assert torch.equal(bank.errors, whole.errors) and torch.equal(bank.lr, whole.lr)
 
 
-def test_batches_are_turned_at_random_and_leave_every_eighth_patch_out(patches):
+def test_batches_are_flipped_at_random_and_without_held_out_patches(patches):
     bank = Bank(
         torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8), torch.arange(64.0).repeat(2, 1).T
     )
@@ -123,7 +123,7 @@ def test_soft_labels_weigh_error_and_cost():
     )
 
 
-def test_calibration_loses_what_it_may_and_no_more():
+def test_calibration_uses_the_allowed_loss_and_no_more():
     torch.manual_seed(0)
     errors = torch.rand(400, 1) * torch.tensor([[2.0, 1.2, 1.0]])
     logits = -errors / 0.5 + 0.3 * torch.randn(400, 3)

@@ -76,7 +76,7 @@ def test_perceptual_and_csd(given):
 
 
 @pytest.mark.parametrize("name", list(DISTILLATION))
-def test_the_largest_branch_is_taught_by_none(given, name):
+def test_the_largest_branch_has_no_teacher(given, name):
     outputs, others, features, project = given
     DISTILLATION[name](outputs, others, features, project).backward()
     reached = outputs.grad.abs().sum(dim=(0, 2, 3, 4))
@@ -95,7 +95,7 @@ def test_negatives_are_other_patches_of_the_batch_enlarged():
 
 @pytest.fixture(scope="module")
 def vgg_weights():
-    """Random weights named and shaped as torchvision's vgg19: its 16 convolutions at their places among 37 layers, and the head."""
+    """Random weights with the names and shapes of torchvision's vgg19: its convolutions and head."""
     torch.manual_seed(0)
     places, width = {}, 3
     for at in (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34):
@@ -158,7 +158,7 @@ def test_weights_of_another_network_are_refused(vgg_weights, tmp_path):
         load_vgg19(tmp_path / "none.pth")
 
 
-def test_the_substitute_is_the_same_in_every_run_and_tells_blur_from_detail():
+def test_the_substitute_is_deterministic_and_distinguishes_blur_from_detail():
     torch.manual_seed(5)
     a = RandomFeatures()
     torch.manual_seed(6)

@@ -64,7 +64,7 @@ def _crop_at(pair, small, large):
 
 
 @pytest.mark.parametrize("scale, kind", [(2, "bi"), (3, "bi"), (4, "bi"), (3, "bd")])
-def test_lr_is_made_by_the_degradation_from_the_cropped_image(folder, scale, kind):
+def test_the_degradation_makes_lr_from_the_cropped_image(folder, scale, kind):
     for pair in pairs(folder, scale=scale, degradation=kind):
         hr = modcrop(read_rgb(pair.source), scale)
         np.testing.assert_array_equal(np.load(pair.hr), hr)
@@ -96,7 +96,7 @@ def test_processes_and_micro_batches_share_the_same_batch(folder, parts, ranks):
         )
 
 
-def test_a_batch_that_cannot_be_shared(folder):
+def test_a_batch_that_cannot_be_divided(folder):
     with pytest.raises(
         InputError,
         match="a batch of 6 cannot be divided evenly between 2 processes x 2 micro-batches",
@@ -139,7 +139,7 @@ def test_a_changed_image_is_decoded_again(folder):
     )
 
 
-def test_unusable_images_are_left_out_and_named(folder):
+def test_unusable_images_are_skipped_and_listed(folder):
     cv2.imwrite(str(folder / "tiny.png"), np.zeros((23, 80, 3), np.uint8))
     (folder / "broken.jpg").write_bytes(b"\xff\xd8no")
     said = []
@@ -167,7 +167,7 @@ def test_no_usable_image(folder):
 
 @pytest.fixture()
 def lr_folder(folder):
-    """LR files as DIV2K names them; not MATLAB's, to tell them from those made on the fly."""
+    """LR files with DIV2K's names. Those made on the fly differ: MATLAB's bicubic."""
     lr = folder.parent / "lr"
     lr.mkdir()
     for path in folder.iterdir():
@@ -176,7 +176,7 @@ def lr_folder(folder):
     return lr
 
 
-def test_lr_images_are_read_where_they_are_given(folder, lr_folder):
+def test_lr_images_are_read_from_lr_folders(folder, lr_folder):
     for pair in pairs(folder, lr_folders=[lr_folder]):
         np.testing.assert_array_equal(np.load(pair.lr), modcrop(read_rgb(pair.source), 4)[::4, ::4])
     made = pairs(folder)
@@ -197,7 +197,7 @@ def test_lr_and_hr_must_match_by_name(folder, lr_folder):
 def test_lr_and_hr_must_match_by_size(folder, lr_folder):
     with pytest.raises(
         InputError,
-        match=r"0x4.png has 12x10 pixels; expected 25x20, the size of 0.png divided by 2|no LR image",
+        match="0x4.png has 12x10 pixels; expected 25x20, the size of 0.png / 2|no LR image",
     ):
         pairs(folder, scale=2, lr_folders=[lr_folder])
     for path in lr_folder.iterdir():

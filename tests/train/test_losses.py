@@ -1,6 +1,7 @@
 """Losses against the papers' equations, written out."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,10 +19,12 @@ from sr_deploy.train.losses import (
     sandwich,
     supervised,
 )
+from tests.train.conftest import TINY
 
 
 def given(lr, hr, *, loss="l1", psd=0.0, psd_detached=True, teacher=None, seed=0):
-    return LossInputs(lr, hr, loss, psd, psd_detached, teacher, np.random.default_rng(seed))
+    recipe = replace(TINY, loss=loss, psd=psd, psd_detached=psd_detached)
+    return LossInputs(lr, hr, recipe, np.random.default_rng(seed), teacher)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +43,8 @@ def test_an_unknown_pixel_loss_is_an_error_not_another_loss():
 
 
 def test_psd_in_closed_form():
-    # Eq. 9: attention maps are sums of magnitudes, here (3, 4) and (0, 5) in two pixels; eq. 10: L2-normalised, distance.
+    # Eq. 9: attention maps are sums of magnitudes, here (3, 4) and (0, 5) in two pixels.
+    # Eq. 10: the distance of the L2-normalised maps.
     shallow = torch.tensor([[[[1.0, -4.0]], [[-2.0, 0.0]]]])
     deep = torch.tensor([[[[0.0, 5.0]], [[0.0, 0.0]]]])
     assert progressive_self_distillation([shallow, deep]).item() == pytest.approx(

@@ -7,6 +7,7 @@ import pytest
 from sr_deploy.core.errors import InputError
 from sr_deploy.nets.checkpoint import load_checkpoint
 from sr_deploy.train.options import FILE_SUFFIXES
+from sr_deploy.train.recipe import RECIPES
 from tests.train.conftest import TINY
 
 
@@ -40,14 +41,14 @@ from tests.train.conftest import TINY
         ({"resume": True}, "cannot resume: there is no .*net.state.pt"),
     ],
 )
-def test_options_that_cannot_be_leave_nothing(train, tmp_path, options, message):
+def test_invalid_options_leave_no_files(train, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         train(**{"output": tmp_path / "a" / "out", **options})
     assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize("end", FILE_SUFFIXES)
-def test_a_new_run_never_overwrites_one_that_is_there(train, tmp_path, end):
+def test_a_new_run_never_overwrites_an_existing_one(train, tmp_path, end):
     (tmp_path / f"net{end}").write_bytes(b"mine")
     with pytest.raises(InputError, match=f"a run of this name exists: .*net{end}") as e:
         train()
@@ -65,7 +66,7 @@ def test_a_run_never_overwrites_its_recipe(train, tmp_path, resume, name):
     assert [p.name for p in tmp_path.iterdir()] == [recipe.name]
 
 
-def test_a_folder_in_the_place_of_a_file_and_the_reverse(train, tmp_path):
+def test_a_folder_in_place_of_a_file_and_the_reverse(train, tmp_path):
     (tmp_path / "net.logs").touch()
     with pytest.raises(InputError, match="net.logs is a file; expected a folder or nothing"):
         train()
@@ -87,6 +88,14 @@ def test_images_to_validate_on_are_read_before_the_run(train, tmp_path, spoil, m
     with pytest.raises(InputError, match=message):
         train(output=tmp_path / "out", valid=valid)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_a_shipped_recipe_resumes(train, tmp_path, monkeypatch):
+    monkeypatch.setitem(RECIPES, "tiny", TINY)
+    path = train("tiny", name=None, budget_s=0)
+    assert path == tmp_path / "tiny.safetensors"
+    train("tiny", name=None, resume=True)
+    assert load_checkpoint(path).spec.training["steps_done"] == TINY.steps
 
 
 def test_a_recipe_may_be_a_path_and_a_folder_a_text(train, images, tmp_path):

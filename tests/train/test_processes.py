@@ -34,7 +34,7 @@ def test_a_second_run_of_a_name_is_refused_and_the_first_named(tmp_path):
 
 
 @pytest.mark.parametrize("holder", ["parent", "another host"])
-def test_a_lock_that_is_held_is_left_alone(tmp_path, gone, holder):
+def test_the_lock_of_a_running_process_is_respected(tmp_path, gone, holder):
     text = (
         f"{os.getppid()} {socket.gethostname()}"
         if holder == "parent"
@@ -50,8 +50,8 @@ def test_a_lock_that_is_held_is_left_alone(tmp_path, gone, holder):
 
 @pytest.mark.skipif(os.name == "nt", reason="whether a process runs cannot be asked on Windows")
 @pytest.mark.parametrize("left", ["gone", "mine", ""])
-def test_a_dead_lock_is_taken_over(tmp_path, gone, left):
-    """Of a process that has ended, of an earlier one that had this one's number, and one that was never written."""
+def test_a_stale_lock_is_replaced(tmp_path, gone, left):
+    """Of an ended process, of an earlier process with the same id, and an empty lock."""
     (tmp_path / ".net.lock").write_text(
         left and f"{gone if left == 'gone' else os.getpid()} {socket.gethostname()}"
     )
@@ -60,7 +60,7 @@ def test_a_dead_lock_is_taken_over(tmp_path, gone, left):
     assert not list(tmp_path.iterdir())
 
 
-def test_folders_that_stay_empty_are_taken_away(tmp_path):
+def test_folders_that_remain_empty_are_removed(tmp_path):
     with pytest.raises(KeyboardInterrupt), leading(tmp_path / "a" / "b", tmp_path / "c", "net"):
         (tmp_path / "c").mkdir()
         raise KeyboardInterrupt
@@ -73,15 +73,18 @@ def test_folders_that_stay_empty_are_taken_away(tmp_path):
 @pytest.mark.parametrize(
     "error, raised", [(KeyboardInterrupt, SystemExit), (InputError("bad"), InputError)]
 )
-def test_another_process_tells_its_error_only_where_the_first_goes_on(monkeypatch, error, raised):
+def test_a_follower_reports_its_error_if_the_first_process_goes_on(monkeypatch, error, raised):
     monkeypatch.setattr(processes, "GRACE_S", 0)
     with pytest.raises(raised), following():
         raise error
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a process keeps its parent's number on Windows")
-def test_another_process_ends_with_the_first_one(tmp_path):
-    child = f"from sr_deploy.train.processes import following\nwith following():\n print('ready', flush=True)\n import time; time.sleep({60})"
+def test_a_follower_ends_with_the_first_process(tmp_path):
+    child = (
+        "from sr_deploy.train.processes import following\nwith following():\n"
+        " print('ready', flush=True)\n import time; time.sleep(60)"
+    )
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     first = subprocess.Popen(

@@ -32,7 +32,7 @@ def test_every_recipe_can_be_run_and_says_where_it_comes_from(name):
     if recipe.follows:
         before = RECIPES[recipe.follows.replace("-best", "")]
         assert before.scale == recipe.scale
-        if before.arch == ARCHITECTURES[recipe.arch].backbone:  # what it adds starts anew
+        if before.arch == ARCHITECTURES[recipe.arch].backbone:  # the adapter is new
             assert shapes(before) == {
                 k: v for k, v in shapes(recipe).items() if not k.startswith("adapter.")
             }
@@ -113,6 +113,7 @@ def test_ablations_are_those_of_the_papers():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_an_ablation_trains(name, images, cache, tmp_path):
     recipe = RECIPES[name]
@@ -181,12 +182,12 @@ def test_an_ablation_trains(name, images, cache, tmp_path):
         ),
     ],
 )
-def test_a_recipe_that_cannot_be(change, message):
+def test_invalid_recipes(change, message):
     with pytest.raises(SrDeployError, match=message):
         replace(RECIPES["asrn-x2-small"], **change).check("mine.json")
 
 
-def test_no_such_recipe(tmp_path):
+def test_unknown_recipes(tmp_path):
     with pytest.raises(InputError, match="unknown recipe 'asrn-x5'; srdeploy recipes lists the"):
         load_recipe("asrn-x5")
     with pytest.raises(InputError, match="cannot read"):

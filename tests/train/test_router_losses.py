@@ -80,7 +80,7 @@ def test_classsr_losses(probabilities):
 
 
 class Fixed(nn.Module):
-    """Returns what it was given, as a parameter."""
+    """Return a constant, which is a parameter."""
 
     def __init__(self, value):
         super().__init__()

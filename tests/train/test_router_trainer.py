@@ -31,7 +31,7 @@ ROUTER_RECIPES = {name: r for name, r in RECIPES.items() if isinstance(r, Router
 
 
 def branch(folder, images, cache, width, classes=3, scale=2):
-    """The first step: a branch on the patches of its class, judged by a network trained before it."""
+    """Step one: train a branch on the patches of its class of difficulty."""
     easy = replace(
         TINY,
         arch="fsrcnn",
@@ -110,7 +110,7 @@ def test_each_branch_is_trained_on_its_class_of_difficulty(steps, images, cache,
     assert card["difficulty"] == [3, 3] and card["judged_by"] == "w8 (fsrcnn w8)"
 
 
-def test_a_router_is_trained_and_its_branches_are_left_as_they_are(steps):
+def test_a_router_is_trained_and_its_branches_do_not_change(steps):
     branches, (path, _, _) = steps
     router = load_router(path)
     assert router.spec.models == WIDTHS and router.spec.variants == WIDTHS
@@ -123,7 +123,7 @@ def test_a_router_is_trained_and_its_branches_are_left_as_they_are(steps):
         assert held.spec == load_checkpoint(given).spec
 
 
-def test_branches_learn_with_the_router_as_it_is_and_then_all_together(steps):
+def test_branches_learn_with_a_frozen_router_and_then_jointly(steps):
     _, (first, second, third) = steps
     a, b, c = (load_router(p) for p in (first, second, third))
     assert all(torch.equal(a.weights[k], b.weights[k]) for k in a.weights)
@@ -134,7 +134,7 @@ def test_branches_learn_with_the_router_as_it_is_and_then_all_together(steps):
     for before, after in ((a, b), (b, c)):
         pairs = zip(
             before.checkpoints(), after.checkpoints()
-        )  # a branch that is chosen for no patch and teaches alone stays
+        )  # the largest branch does not change if no patch uses it
         assert any(not torch.equal(x.weights[k], y.weights[k]) for x, y in pairs for k in x.weights)
     assert (
         b.spec.training["init"] == "net" and b.spec.training["init_sha256"] == a.spec.weights_sha256
@@ -142,7 +142,7 @@ def test_branches_learn_with_the_router_as_it_is_and_then_all_together(steps):
     assert all(net(torch.rand(1, 3, 8, 8)).shape == (1, 3, 16, 16) for net in c.branch_networks())
 
 
-def test_a_run_in_two_halves_is_the_whole_run(steps, images, cache, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(steps, images, cache, tmp_path):
     branches, (path, _, _) = steps
     options = {
         "name": "net",
@@ -238,7 +238,7 @@ def test_another_checkpoint_is_not_written_over(steps, images, cache, tmp_path, 
     assert [p.name for p in tmp_path.iterdir()] == [file]
 
 
-def test_two_branches_of_one_name_cannot_lie_beside_a_router(images, cache, tmp_path):
+def test_two_branches_cannot_have_the_same_name(images, cache, tmp_path):
     names = []
     for folder, width in (("a", "w4"), ("b", "w8")):
         architecture, variant = ARCHITECTURES["fsrcnn"], Variant.parse(width)
@@ -262,7 +262,7 @@ def test_two_branches_of_one_name_cannot_lie_beside_a_router(images, cache, tmp_
         )
 
 
-def test_bad_starts(steps, whole, images, cache, tmp_path):
+def test_unusable_branches_and_initial_routers_are_refused(steps, whole, images, cache, tmp_path):
     branches, (path, _, _) = steps
 
     def refused(match, recipe=ROUTED, error=InputError, **options):
@@ -294,7 +294,7 @@ def test_bad_starts(steps, whole, images, cache, tmp_path):
     refused("no variant 'd7'", error=SrDeployError, branches=[f"{whole[1]}:d7", *branches[:2]])
 
 
-def test_a_router_whose_branches_changed_or_are_gone(steps, tmp_path):
+def test_a_router_with_changed_or_missing_branches(steps, tmp_path):
     _, (path, _, _) = steps
     for file in path.parent.glob("*.*"):
         if file.is_file():
@@ -413,11 +413,11 @@ def test_an_ablation_trains(name, steps, images, cache, tmp_path):
         ({"schedule": "linear"}, "unknown schedule 'linear'"),
     ],
 )
-def test_a_recipe_that_cannot_be(change, message):
+def test_invalid_recipes(change, message):
     with pytest.raises(InputError, match=message):
         replace(ROUTED, **change).check("mine.json")
 
 
-def test_no_such_recipe():
+def test_unknown_recipes():
     with pytest.raises(InputError, match="unknown recipe 'cdnsr-x'; srdeploy recipes"):
         load_recipe("cdnsr-x")

@@ -37,7 +37,7 @@ def narrower(state):
         (narrower, "its optimiser does not fit"),
     ],
 )
-def test_a_state_that_does_not_fit(train, tmp_path, whole, change, reason):
+def test_a_state_of_another_network_or_version(train, tmp_path, whole, change, reason):
     torch.save(
         change(torch.load(whole[0] / "net.state.pt", weights_only=True)), tmp_path / "net.state.pt"
     )
@@ -47,7 +47,7 @@ def test_a_state_that_does_not_fit(train, tmp_path, whole, change, reason):
 
 
 @pytest.mark.parametrize("content", [b"", b"no state at all", "cut"])
-def test_a_damaged_state_is_refused_in_a_line(train, tmp_path, whole, content):
+def test_a_damaged_state_is_refused_in_one_line(train, tmp_path, whole, content):
     data = (whole[0] / "net.state.pt").read_bytes()
     (tmp_path / "net.state.pt").write_bytes(data[: len(data) // 2] if content == "cut" else content)
     with pytest.raises(

@@ -71,8 +71,8 @@ def test_a_finished_run_is_a_checkpoint_of_every_variant(whole):
     assert checkpoint.network("d1")(x).shape == checkpoint.network()(x).shape == (1, 3, 10, 12)
 
 
-def test_it_computes_what_a_plain_loop_computes(whole, images, cache):
-    """Adam, one cycle, clipping and the average written out: Lightning changes nothing, bit for bit."""
+def test_it_computes_the_same_as_a_plain_loop(whole, images, cache):
+    """Adam, one cycle, clipping and the average: Lightning changes nothing, bit for bit."""
     from sr_deploy.nets.architecture import ElasticNetwork
     from sr_deploy.train.data import image_pairs
     from sr_deploy.train.schedule import learning_rate
@@ -88,9 +88,7 @@ def test_it_computes_what_a_plain_loop_computes(whole, images, cache):
     for step in range(6):
         lr, hr = data.batch(step)
         optimiser.param_groups[0]["lr"] = learning_rate("one-cycle", step, 6, lr=1e-3)
-        given = losses.LossInputs(
-            lr.to(memory_format=torch.channels_last), hr, "l1", 0.1, True, None, None
-        )
+        given = losses.LossInputs(lr.to(memory_format=torch.channels_last), hr, TINY, None)
         optimiser.zero_grad()
         sum(losses.deep_supervision(elastic, given).values()).backward()
         torch.nn.utils.clip_grad_norm_(elastic.net.parameters(), 1.0)
@@ -101,16 +99,18 @@ def test_it_computes_what_a_plain_loop_computes(whole, images, cache):
     assert all(torch.equal(weights[k], v) for k, v in ema.items())
 
 
-@pytest.mark.parametrize("stopped_by", ["SIGINT", "SIGTERM", "SIGHUP", "budget"])
-def test_two_halves_of_a_run_are_the_whole_run_bit_for_bit(
+@pytest.mark.parametrize(
+    "stopped_by", ["SIGINT", "SIGTERM", "SIGHUP", pytest.param("budget", marks=pytest.mark.smoke)]
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     train, tmp_path, whole, monkeypatch, stopped_by
 ):
     if stopped_by == "budget":
         said = []
         train(budget_s=0, licence="CC0", trained_on="noise", log=said.append)
         assert (
-            said[-1]
-            == "stopped after step 1 of 6, the time is up; resume with the same command and --resume"
+            said[-1] == "stopped after step 1 of 6, the time is up; "
+            "resume with the same command and --resume"
         )
         assert state_of(tmp_path)["step"] == 1
     else:
@@ -135,7 +135,7 @@ def test_two_halves_of_a_run_are_the_whole_run_bit_for_bit(
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_from_the_last_saved_state(images, cache, tmp_path, whole):
+def test_a_killed_run_resumes_from_the_last_saved_state(images, cache, tmp_path, whole):
     code = f"""
 import os
 from sr_deploy.train import loop
@@ -210,7 +210,7 @@ def test_two_processes_train_the_same_network(images, cache, tmp_path, launcher)
 
 
 @pytest.mark.slow
-def test_an_error_in_every_process_is_told_once(images, cache, tmp_path):
+def test_an_error_in_every_process_is_reported_once(images, cache, tmp_path):
     (tmp_path / "net.json").write_text(
         json.dumps(dataclasses.asdict(replace(TINY, lr=1e9, schedule="constant", clip_norm=0.0)))
     )
@@ -370,7 +370,7 @@ def test_fine_tuning_starts_from_the_given_weights(train, whole, tmp_path):
     )
 
 
-def test_another_scale_starts_with_what_the_two_share(train, whole):
+def test_another_scale_starts_with_the_shared_tensors(train, whole):
     path = train(replace(TINY, scale=3, lr=1e-12, ema=0.0), init=str(whole[1]))
     before, after = load_checkpoint(whole[1]).weights, load_checkpoint(path)
     torch.testing.assert_close(
@@ -381,7 +381,7 @@ def test_another_scale_starts_with_what_the_two_share(train, whole):
     )
 
 
-def test_a_start_of_another_network_is_refused(train, whole, tmp_path):
+def test_an_initial_checkpoint_of_another_network_is_refused(train, whole, tmp_path):
     with pytest.raises(
         InputError, match="'.*net.safetensors' is asrn d2; the recipe trains asrn d1"
     ):
@@ -389,7 +389,7 @@ def test_a_start_of_another_network_is_refused(train, whole, tmp_path):
     assert not list(tmp_path.glob("new/*.safetensors"))
 
 
-def test_what_a_recipe_needs(train, whole):
+def test_a_recipe_requires_its_checkpoints(train, whole):
     with pytest.raises(InputError, match="starts from trained weights") as e:
         train(replace(TINY, follows="asrn-x2-best"))
     assert "asrn-x2-best with --init" in e.value.hint
@@ -459,7 +459,7 @@ def test_a_gradient_that_is_not_a_number_never_reaches_a_checkpoint(train, tmp_p
 
 
 @pytest.mark.parametrize("full_for", ["net.state.pt", "net.safetensors", "metrics.csv"])
-def test_a_full_disk_is_told_and_costs_no_earlier_state(train, tmp_path, monkeypatch, full_for):
+def test_a_full_disk_keeps_the_earlier_state(train, tmp_path, monkeypatch, full_for):
     train(budget_s=0)
     kept = {
         name: (tmp_path / name).read_bytes()
@@ -524,7 +524,7 @@ def test_other_images_do_not_resume(train, images, tmp_path, whole):
         train(folders=[fewer], resume=True)
 
 
-def test_a_finished_run_is_left_as_it_is(train, tmp_path, whole):
+def test_resuming_a_finished_run_changes_nothing(train, tmp_path, whole):
     for path in whole[0].iterdir():
         if path.is_file():
             (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -539,7 +539,7 @@ def test_a_finished_run_is_left_as_it_is(train, tmp_path, whole):
     assert load_checkpoint(tmp_path / "net.safetensors").spec.training["device"].startswith("cpu")
 
 
-def test_an_error_half_way_costs_no_step_that_was_done(train, images, tmp_path, monkeypatch):
+def test_an_error_during_a_run_loses_no_completed_step(train, images, tmp_path, monkeypatch):
     def broken(*args):
         raise InputError("the image has gone")
 

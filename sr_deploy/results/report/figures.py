@@ -1,4 +1,4 @@
-"""The charts of a group of rows, drawn once: each figure is a file for a paper, its panels are the page's charts."""
+"""The charts of a group of rows. Each figure is a file for a paper, and its panels are the page's charts."""
 
 from __future__ import annotations
 
@@ -6,20 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.results.protocols import time_ms
-from sr_deploy.results.report.drawing import (
-    COLOURS,
-    LINE_STYLES,
-    MARKERS,
-    check_can_draw,
-    drawing_style,
-    figure_file,
-    new_figure,
-    one_line,
-    place_labels,
-    settle_layout,
-    short_number,
-    use_log_x,
-)
+from sr_deploy.results.report import drawing
+from sr_deploy.results.report.drawing import COLOURS, MARKERS, Point, one_line, short_number
 from sr_deploy.results.report.groups import (
     CostAxis,
     CostPoint,
@@ -28,109 +16,106 @@ from sr_deploy.results.report.groups import (
     cost_points,
     pareto_front,
 )
-from sr_deploy.results.report.series import SizeCurve, elastic_curves
+from sr_deploy.results.report.series import Curves, elastic_curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 _PANEL_WIDTH, _PANEL_HEIGHT = 3.2, 2.75  # inches: on the page 8 points become 12 pixels
+_MARK = {"ls": "none", "mfc": COLOURS["paper"], "mec": COLOURS["mark"], "mew": 0.9}
+_BEST = {"ls": "none", "mfc": COLOURS["accent"], "mec": COLOURS["paper"], "mew": 0.6}
 
 
 @dataclass
 class Drawing:
-    """A drawn figure, and what the page says of its parts. Parts are named by their `gid`."""
+    """A drawn figure with texts for the page. Parts of the figure are named by their `gid`."""
 
     figure: Figure
     descriptions: Dict[str, str] = field(default_factory=dict)
-    """For a screen reader, of each panel."""
+    """Of each panel, for screen readers."""
     titles: Dict[str, str] = field(default_factory=dict)
-    """Shown when the pointer is over a mark."""
+    """Of each mark, shown when the pointer is over it."""
     keys: Dict[str, str] = field(default_factory=dict)
-    """The texts of the legend, by their samples."""
+    """Of each sample in the legend."""
+
+    def panels(self, count: int) -> List[Any]:
+        """Return new panels from left to right: `panel-0`, `panel-1`, ..."""
+        panels = self.figure.subfigures(1, count, squeeze=False)[0]
+        for i, panel in enumerate(panels):
+            panel.set(gid=f"panel-{i}", facecolor="none")
+        return list(panels)
 
 
 def draw_figures(groups: Sequence[RowGroup]) -> Dict[str, Drawing]:
-    """Return the figures of the groups: `g1-cost` and `g1-elastic`, where there is something to draw.
+    """Return the figures of the groups, `g1-cost` and `g1-elastic`, where there is data for them.
 
     Raises MissingPackageError without matplotlib.
     """
-    check_can_draw()
-    drawings: Dict[str, Drawing] = {}
-    with drawing_style():
+    drawing.check_can_draw()
+    figures: Dict[str, Drawing] = {}
+    with drawing.drawing_style():
         for group in groups:
-            for name, drawing in (("cost", _cost(group)), ("elastic", _elastic(group))):
-                if drawing is not None:
-                    drawings[f"{group.id}-{name}"] = drawing
-    return drawings
+            for name, figure in (("cost", _draw_costs(group)), ("elastic", _draw_elastic(group))):
+                if figure is not None:
+                    figures[f"{group.id}-{name}"] = figure
+    return figures
 
 
 def figure_files(drawings: Dict[str, Drawing]) -> Dict[str, bytes]:
     """Return the figures as files by name: `g1-cost.png`, `g1-cost.svg`, ..."""
     return {
-        f"{name}.{suffix}": figure_file(drawing.figure, suffix)
-        for name, drawing in drawings.items()
+        f"{name}.{suffix}": drawing.figure_file(figure.figure, suffix)
+        for name, figure in drawings.items()
         for suffix in ("png", "svg")
     }
 
 
-def _cost(group: RowGroup) -> Optional[Drawing]:
-    """PSNR against each cost, with the Pareto fronts; a line joins the variants that one backend ran."""
+def _draw_costs(group: RowGroup) -> Optional[Drawing]:
+    """Draw PSNR against each cost, with the Pareto front and a line for each model and backend."""
+    from matplotlib.lines import Line2D
+
     axes = cost_axes(group)
     if not axes:
         return None
-    columns = len(axes)
-    keys = _legend_keys(group)
-    legend_height = 0.17 * -(-len(keys) // columns)
-    drawing = Drawing(new_figure(_PANEL_WIDTH * columns, _PANEL_HEIGHT + legend_height))
-    panels = drawing.figure.subfigures(1, columns, squeeze=False)[0]
-    plots: List[Axes] = []
-    for i, (panel, axis) in enumerate(zip(panels, axes)):
-        panel.set(gid=f"panel-{i}", facecolor="none")
-        ax = panel.subplots()
-        _plot_cost(ax, group, axis, drawing.titles)
-        drawing.descriptions[f"panel-{i}"] = _describe_front(group, axis)
-        plots.append(ax)
-    legend = drawing.figure.legend(
-        handles=[_sample(look) for look in keys.values()],
-        labels=[one_line(text) for text in keys],
+    looks = _legend_looks(group)
+    legend_height = 0.17 * -(-len(looks) // len(axes))
+    size = _PANEL_WIDTH * len(axes), _PANEL_HEIGHT + legend_height
+    figure = Drawing(drawing.new_figure(*size))
+    charts = [panel.subplots() for panel in figure.panels(len(axes))]
+    for i, (chart, axis) in enumerate(zip(charts, axes)):
+        _plot_costs(chart, group, axis, figure.titles)
+        figure.descriptions[f"panel-{i}"] = _describe_front(group, axis)
+    legend = figure.figure.legend(
+        handles=[Line2D([], [], **look) for look in looks.values()],
+        labels=[one_line(text) for text in looks],
         loc="outside lower center",
-        ncols=columns,
+        ncols=len(axes),
     )
-    for i, (handle, text) in enumerate(zip(legend.legend_handles, keys)):
+    for i, (handle, text) in enumerate(zip(legend.legend_handles, looks)):
         handle.set_gid(f"key-{i}")
-        drawing.keys[f"key-{i}"] = text
-    settle_layout(drawing.figure)
-    for ax, axis in zip(plots, axes):
-        points = cost_points(group.entries, axis)
-        place_labels(ax, _cost_labels(group, axis), [p.xy for p in points])
-    return drawing
+        figure.keys[f"key-{i}"] = text
+    drawing.settle_layout(figure.figure)
+    for chart, axis in zip(charts, axes):
+        points = [p.xy for p in cost_points(group.entries, axis)]
+        drawing.place_labels(chart, _cost_labels(group, axis), points)
+    return figure
 
 
-def _plot_cost(ax: Axes, group: RowGroup, axis: CostAxis, titles: Dict[str, str]) -> None:
+def _plot_costs(ax: Axes, group: RowGroup, axis: CostAxis, titles: Dict[str, str]) -> None:
     lines, markers = _line_styles(group), _markers(group)
     for (_, how), family in _families(group, axis).items():
         ax.plot(*zip(*(p.xy for p in family)), color=COLOURS["line"], ls=lines[how], lw=0.8)
-    points, front = cost_points(group.entries, axis), pareto_front(group.entries, axis)
-    on_front = {p.entry.id for p in front}
-    for p in sorted(points, key=lambda p: p.entry.id in on_front):  # the front is drawn on top
-        best = p.entry.id in on_front
-        gid = f"{'best' if best else 'mark'}-{axis.id}-{p.entry.id}"
-        titles[gid] = (
-            f"{p.entry.name}, {p.entry.how}: {p.psnr_db:.3f} dB, {short_number(p.cost)} {axis.name}"
-        )
-        ax.plot(
-            *p.xy,
-            ls="none",
-            marker=markers[p.entry.row.model],
-            mfc=COLOURS["accent" if best else "paper"],
-            mec=COLOURS["paper" if best else "mark"],
-            mew=0.6 if best else 0.9,
-            zorder=3,
-            gid=gid,
-        )
-    use_log_x(ax, axis.name)
+    front = pareto_front(group.entries, axis)
+    best = {p.entry.id for p in front}
+    # The front is drawn last, on top.
+    for p in sorted(cost_points(group.entries, axis), key=lambda p: p.entry.id in best):
+        name, look = ("best", _BEST) if p.entry.id in best else ("mark", _MARK)
+        gid = f"{name}-{axis.id}-{p.entry.id}"
+        cost = f"{short_number(p.cost)} {axis.name}"
+        titles[gid] = f"{p.entry.name}, {p.entry.how}: {p.psnr_db:.3f} dB, {cost}"
+        ax.plot(*p.xy, marker=markers[p.entry.row.model], zorder=3, gid=gid, **look)
+    drawing.use_log_x(ax, axis.name)
     steps = [*(p.xy for p in front), (ax.get_xlim()[1], front[-1].psnr_db)]
     ax.step(*zip(*steps), where="post", color=COLOURS["accent"], lw=0.9, ls=":")
     ax.set_ylabel("PSNR [dB]")
@@ -145,16 +130,14 @@ def _describe_front(group: RowGroup, axis: CostAxis) -> str:
     return f"PSNR against {axis.name}. On the Pareto front, cheapest first: {front}"
 
 
-def _cost_labels(
-    group: RowGroup, axis: CostAxis
-) -> List[Tuple[List[Tuple[float, float]], str, str]]:
-    """The variants on the front, best first, then the families: at their best point with room."""
+def _cost_labels(group: RowGroup, axis: CostAxis) -> List[Tuple[List[Point], str, str]]:
+    """The variants on the front, best first, then each family at its best point with room."""
     labels = [
         ([p.xy], p.entry.row.variant or p.entry.row.model, COLOURS["accent"])
         for p in reversed(pareto_front(group.entries, axis))
     ]
     families = _families(group, axis)
-    # Of one model only the backends differ, and only in latency. Of several the line tells them.
+    # The backends of a single model differ in latency only. With several models the line tells.
     by_backend = axis.of is time_ms and len({model for model, _ in families}) == 1
     names: Dict[str, List[CostPoint]] = {}
     for (model, how), points in families.items():
@@ -166,11 +149,11 @@ def _cost_labels(
 
 
 def _families(group: RowGroup, axis: CostAxis) -> Dict[Tuple[str, str], List[CostPoint]]:
+    """The points of each model and backend, cheapest first."""
     families: Dict[Tuple[str, str], List[CostPoint]] = {}
-    for p in sorted(cost_points(group.entries, axis), key=lambda p: p.cost):
+    for p in cost_points(group.entries, axis):
         families.setdefault((p.entry.row.model, p.entry.how), []).append(p)
-    order = dict.fromkeys((e.row.model, e.how) for e in group.entries)
-    return {key: families[key] for key in order if key in families}
+    return {key: sorted(points, key=lambda p: p.cost) for key, points in families.items()}
 
 
 def _markers(group: RowGroup) -> Dict[str, str]:
@@ -181,75 +164,67 @@ def _markers(group: RowGroup) -> Dict[str, str]:
 
 def _line_styles(group: RowGroup) -> Dict[str, object]:
     """The line of each backend and precision, the same in all charts of a group."""
+    styles = drawing.LINE_STYLES
     hows = dict.fromkeys(e.how for e in group.entries)
-    return {how: LINE_STYLES[min(i, len(LINE_STYLES) - 1)] for i, how in enumerate(hows)}
+    return {how: styles[min(i, len(styles) - 1)] for i, how in enumerate(hows)}
 
 
-def _legend_keys(group: RowGroup) -> Dict[str, Dict[str, Any]]:
-    """The looks of the legend: the front, models by their markers, several backends by their lines."""
-    mark = {"ls": "none", "mfc": COLOURS["paper"], "mec": COLOURS["mark"], "mew": 0.9}
-    keys: Dict[str, Dict[str, Any]] = {
-        "Pareto front": {"ls": ":", "color": COLOURS["accent"], "marker": "o", "ms": 4}
-    }
-    keys.update({model: {**mark, "marker": m} for model, m in _markers(group).items()})
+def _legend_looks(group: RowGroup) -> Dict[str, Dict[str, Any]]:
+    """The front, the models by their markers and, if there are several, the backends by lines."""
+    front = {"ls": ":", "color": COLOURS["accent"], "marker": "o", "ms": 4}
+    looks: Dict[str, Dict[str, Any]] = {"Pareto front": front}
+    looks.update({model: {**_MARK, "marker": m} for model, m in _markers(group).items()})
     lines = _line_styles(group)
     if len(lines) > 1:
-        keys.update({how: {"ls": ls, "color": COLOURS["line"]} for how, ls in lines.items()})
-    return keys
+        looks.update({how: {"ls": ls, "color": COLOURS["line"]} for how, ls in lines.items()})
+    return looks
 
 
-def _sample(look: Dict[str, Any]) -> Line2D:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], **look)
-
-
-def _elastic(group: RowGroup) -> Optional[Drawing]:
-    """PSNR and latency over the size, a panel for each elastic model, a line for each backend."""
+def _draw_elastic(group: RowGroup) -> Optional[Drawing]:
+    """Draw PSNR and latency over the size: a panel for each elastic model, a line for each backend."""
     models = elastic_curves(group)
     if not models:
         return None
-    drawing = Drawing(new_figure(_PANEL_WIDTH * len(models), 2 * 2.2))
-    panels = drawing.figure.subfigures(1, len(models), squeeze=False)[0]
-    for i, (panel, model) in enumerate(zip(panels, models)):
-        panel.set(gid=f"panel-{i}", facecolor="none")
+    figure = Drawing(drawing.new_figure(_PANEL_WIDTH * len(models), 4.4))
+    for i, (panel, model) in enumerate(zip(figure.panels(len(models)), models)):
         charts = [
             ("PSNR [dB]", model.psnr, "lower right"),
             ("Latency [ms]", model.latency, "upper left"),
         ]
         charts = [chart for chart in charts if chart[1]]
-        descriptions = []
-        rows = panel.subplots(len(charts), squeeze=False)[:, 0]
-        for ax, (name, curves, legend) in zip(rows, charts):
-            _plot_curves(ax, curves, f"{i}-{name[0]}", drawing.titles, legend=legend)
+        texts = [model.model]
+        axes = panel.subplots(len(charts), squeeze=False)[:, 0]
+        for ax, (name, curves, legend_at) in zip(axes, charts):
+            figure.titles.update(_plot_curves(ax, curves, f"mark-{i}-{name[0]}"))
             ax.set(xlabel=model.axis, ylabel=name)
-            descriptions.append(f"{name} over {model.axis}. {_describe_curves(curves)}")
-        panel.axes[0].set_title(one_line(model.model), fontsize=9)
-        drawing.descriptions[f"panel-{i}"] = f"{model.model}: {' '.join(descriptions)}"
-    settle_layout(drawing.figure)
-    return drawing
+            if len(curves) > 1:
+                ax.legend(fontsize=6.5, loc=legend_at)
+            texts.append(f"{name} over {model.axis}. {_describe_curves(curves)}")
+        axes[0].set_title(one_line(model.model), fontsize=9)
+        figure.descriptions[f"panel-{i}"] = ". ".join(texts)
+    drawing.settle_layout(figure.figure)
+    return figure
 
 
-def _plot_curves(
-    ax: Axes, curves: Sequence[SizeCurve], prefix: str, titles: Dict[str, str], *, legend: str
-) -> None:
-    for i, curve in enumerate(curves):
+def _plot_curves(ax: Axes, curves: Curves, prefix: str) -> Dict[str, str]:
+    """Plot the curves of one chart; return the titles of their marks."""
+    titles = {}
+    for i, (how, points) in enumerate(curves.items()):
         look = {"color": COLOURS["accent"], "marker": MARKERS[i % len(MARKERS)], "ms": 3.5}
-        line = LINE_STYLES[i % len(LINE_STYLES)]
-        ax.plot(*zip(*curve.points), ls=line, label=one_line(curve.how), **look)
-        for size, value in curve.points:
-            gid = f"mark-{prefix}-{i}-{size}"
-            titles[gid] = f"{curve.how}, {size}: {value:.2f}"
+        line = drawing.LINE_STYLES[i % len(drawing.LINE_STYLES)]
+        ax.plot(*zip(*points), ls=line, label=one_line(how), **look)
+        for size, value in points:
+            gid = f"{prefix}-{i}-{size}"
+            titles[gid] = f"{how}, {size}: {value:.2f}"
             ax.plot(size, value, ls="none", gid=gid, **look)
-    ax.set_xticks(sorted({size for curve in curves for size, _ in curve.points}))
+    ax.set_xticks(sorted({size for points in curves.values() for size, _ in points}))
     ax.margins(y=0.12)
     ax.locator_params(axis="y", nbins=5)
-    if len(curves) > 1:
-        ax.legend(fontsize=6.5, loc=legend)
+    return titles
 
 
-def _describe_curves(curves: Sequence[SizeCurve]) -> str:
+def _describe_curves(curves: Curves) -> str:
     return "; ".join(
-        f"{c.how}: " + ", ".join(f"{size} gives {short_number(v)}" for size, v in c.points)
-        for c in curves
+        f"{how}: " + ", ".join(f"{size} gives {short_number(value)}" for size, value in points)
+        for how, points in curves.items()
     )

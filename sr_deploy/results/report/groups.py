@@ -1,40 +1,28 @@
-"""Rows in groups that may be compared with each other: one protocol, device, input and set of images each."""
+"""Groups of rows that may be compared: with the same protocol, device, input and set of images."""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from operator import attrgetter
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import VariantError
 from sr_deploy.core.spec import Variant
-from sr_deploy.results.columns import over
+from sr_deploy.results.columns import VALUES, Value, label
 from sr_deploy.results.protocols import time_ms
 from sr_deploy.results.rows import BenchmarkRow
 
-# Rows that differ in one of these are never ranked together. Of those of one machine, CPU and GPU differ by `device`.
-_MACHINE = ("device", "power_mode", "threads")
-_SHARED = (
-    *_MACHINE,
-    "protocol",
-    "cadence_hz",
-    "input_hw",
-    "batch",
-    "set",
-    "test_set",
-    "metric",
-    "border_px",
-    "scale",
+# Rows that differ in one of these are never ranked together. CPU and GPU differ in `device`.
+_conditions_of = attrgetter(
+    "device", "power_mode", "threads", "protocol", "cadence_hz", "input_hw", "batch",
+    "set", "test_set", "metric", "border_px", "scale",
+)  # fmt: skip
+_network_of = attrgetter(
+    "model", "variant", "artifact", "artifact_sha256", "backend", "backend_version", "precision"
 )
-_SUBJECT = (
-    "model",
-    "variant",
-    "artifact",
-    "artifact_sha256",
-    "backend",
-    "backend_version",
-    "precision",
-)
+# Groups that agree in these and differ in protocol show how a protocol changes ranks.
+_setting_of = attrgetter("device", "power_mode", "threads", "batch", "scale", "set")
 
 
 @dataclass(frozen=True)
@@ -46,20 +34,20 @@ class Entry:
     row: BenchmarkRow
     """The newest measurement."""
     earlier: Tuple[BenchmarkRow, ...] = ()
-    """Measurements of the same before it, newest first."""
+    """Older measurements of the same network, newest first."""
 
     @property
     def name(self) -> str:
-        return ".".join(part for part in (self.row.model, self.row.variant) if part)
+        return label(self.row)
 
     @property
     def how(self) -> str:
-        """What ran it: `onnxruntime fp32`."""
+        """The backend and precision: `onnxruntime fp32`."""
         return f"{self.row.backend} {self.row.precision}".strip()
 
     @property
     def size(self) -> Optional[Variant]:
-        """Its place in an elastic space, None for a network that has none."""
+        """The variant of an elastic network, None for another network."""
         try:
             return Variant.parse(self.row.variant)
         except VariantError:
@@ -68,7 +56,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class RowGroup:
-    """What may be ranked together."""
+    """Networks that may be ranked together."""
 
     id: str
     """Unique on the page: `g1`."""
@@ -76,15 +64,14 @@ class RowGroup:
 
     @property
     def conditions(self) -> BenchmarkRow:
-        """A row whose protocol, device, input, set and metric are those of all."""
+        """Return a row with the conditions of all: protocol, device, input, set and metric."""
         return self.entries[0].row
 
     @property
     def counters(self) -> List[str]:
-        """The counters of its FLOPs; numbers of two are not comparable."""
-        return sorted(
-            {e.row.counter for e in self.entries if e.row.counter and e.row.macs_g is not None}
-        )
+        """Return the counters of the FLOPs. Counts of different counters are not comparable."""
+        rows = [e.row for e in self.entries]
+        return sorted({r.counter for r in rows if r.counter and r.macs_g is not None})
 
 
 @dataclass(frozen=True)
@@ -96,7 +83,7 @@ class CostAxis:
     """With its unit."""
     subject: str
     """The same in running text."""
-    of: Callable[[BenchmarkRow], Optional[float]]
+    of: Value
 
 
 @dataclass(frozen=True)
@@ -113,49 +100,45 @@ class CostPoint:
 
 
 def group_rows(rows: Sequence[BenchmarkRow]) -> List[RowGroup]:
-    """Return the groups of the rows that were measured (those with an error are left out), in the order of their first row."""
-    by_group: Dict[Tuple[object, ...], Dict[Tuple[object, ...], List[BenchmarkRow]]] = {}
+    """Return the groups of the rows without an error, in the order of their first rows."""
+    by_conditions: Dict[object, Dict[object, List[BenchmarkRow]]] = {}
     for row in rows:
         if not row.error:
-            subjects = by_group.setdefault(_key(row, _SHARED), {})
-            subjects.setdefault(_key(row, _SUBJECT), []).append(row)
-    groups: List[RowGroup] = []
-    count = 0
-    for subjects in by_group.values():
+            networks = by_conditions.setdefault(_conditions_of(row), {})
+            networks.setdefault(_network_of(row), []).append(row)
+    numbers = itertools.count(1)
+    groups = []
+    for i, networks in enumerate(by_conditions.values(), 1):
         entries = []
-        for repeated in subjects.values():
+        for repeated in networks.values():
             newest, *earlier = sorted(reversed(repeated), key=lambda r: r.date_utc, reverse=True)
-            count += 1
-            entries.append(Entry(f"r{count}", newest, tuple(earlier)))
-        groups.append(RowGroup(f"g{len(groups) + 1}", tuple(entries)))
+            entries.append(Entry(f"r{next(numbers)}", newest, tuple(earlier)))
+        groups.append(RowGroup(f"g{i}", tuple(entries)))
     return groups
 
 
 def cost_axes(group: RowGroup) -> List[CostAxis]:
     """Return the costs known beside a PSNR: latency, FLOPs by each counter, parameters."""
 
-    def flops(counter: str) -> Callable[[BenchmarkRow], Optional[float]]:
+    def flops(counter: str) -> Value:
         return lambda r: r.macs_g if r.counter == counter else None
 
-    axes = [
-        CostAxis("latency", "Latency [ms]", "latency", time_ms),
-        *(
-            CostAxis(f"flops{i}", f"FLOPs [G], counted by {c}", "FLOPs", flops(c))
-            for i, c in enumerate(group.counters)
-        ),
-        CostAxis("params", "Parameters [K]", "parameters", lambda r: over(r.params, 1e3)),
-    ]
+    axes = [CostAxis("latency", "Latency [ms]", "latency", time_ms)]
+    for i, counter in enumerate(group.counters):
+        name = f"FLOPs [G], counted by {counter}"
+        axes.append(CostAxis(f"flops{i}", name, "FLOPs", flops(counter)))
+    axes.append(CostAxis("params", "Parameters [K]", "parameters", VALUES["params_k"]))
     return [axis for axis in axes if cost_points(group.entries, axis)]
 
 
 def cost_points(entries: Sequence[Entry], axis: CostAxis) -> List[CostPoint]:
     """Return the entries that have a PSNR and a positive cost: the axis is logarithmic."""
-    points = []
-    for entry in entries:
-        cost, psnr_db = axis.of(entry.row), entry.row.psnr_db
-        if psnr_db is not None and cost is not None and cost > 0:
-            points.append(CostPoint(entry, cost, psnr_db))
-    return points
+    values = [(e, axis.of(e.row), e.row.psnr_db) for e in entries]
+    return [
+        CostPoint(entry, cost, psnr_db)
+        for entry, cost, psnr_db in values
+        if psnr_db is not None and cost is not None and cost > 0
+    ]
 
 
 def pareto_front(entries: Sequence[Entry], axis: CostAxis) -> List[CostPoint]:
@@ -187,31 +170,25 @@ def rank_changes(groups: Sequence[RowGroup]) -> List[RankChanges]:
     """
     changes = []
     for a, b in itertools.combinations(groups, 2):
-        same = (*_MACHINE, "batch", "scale", "set")
-        if a.conditions.protocol == b.conditions.protocol or _key(a.conditions, same) != _key(
-            b.conditions, same
-        ):
-            continue
-        times_a, times_b = _times(a), _times(b)
-        shared = [network for network in times_a if network in times_b]
-        lines = []
-        for e in a.entries:
-            network = _key(e.row, _SUBJECT)
-            if network in shared:
-                here, there = (
-                    1 + sum(times[other] < times[network] for other in shared)
-                    for times in (times_a, times_b)
+        same_setting = _setting_of(a.conditions) == _setting_of(b.conditions)
+        if same_setting and a.conditions.protocol != b.conditions.protocol:
+            there_by_network = {_network_of(e.row): time_ms(e.row) for e in b.entries}
+            times = [
+                (e, time_ms(e.row), there_by_network.get(_network_of(e.row))) for e in a.entries
+            ]
+            pairs = [
+                (e, here, there)
+                for e, here, there in times
+                if here is not None and there is not None
+            ]
+            lines = [
+                (
+                    e,
+                    1 + sum(other < here for _, other, _ in pairs),
+                    1 + sum(other < there for _, _, other in pairs),
                 )
-                lines.append((e, here, there))
-        if len(lines) > 1:
-            changes.append(RankChanges((a, b), tuple(sorted(lines, key=lambda line: line[1]))))
+                for e, here, there in pairs
+            ]
+            if len(lines) > 1:
+                changes.append(RankChanges((a, b), tuple(sorted(lines, key=lambda line: line[1]))))
     return changes
-
-
-def _times(group: RowGroup) -> Dict[Tuple[object, ...], float]:
-    times = ((_key(e.row, _SUBJECT), time_ms(e.row)) for e in group.entries)
-    return {network: ms for network, ms in times if ms is not None}
-
-
-def _key(row: BenchmarkRow, names: Sequence[str]) -> Tuple[object, ...]:
-    return tuple(getattr(row, name) for name in names)

@@ -1,23 +1,24 @@
-"""One self-contained HTML page from rows and crops: nothing on it is fetched, and nothing of a row is taken as markup."""
+"""One self-contained HTML page from rows and crops.
+
+It loads nothing, and escapes everything that comes from a row.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import sr_deploy
 from sr_deploy.core.errors import InputError, MissingPackageError
 from sr_deploy.results.columns import VALUES, Value
-from sr_deploy.results.crops import CropSet, MethodCrop
+from sr_deploy.results.crops import CropSet
 from sr_deploy.results.protocols import score_text, time_ms
 from sr_deploy.results.report.drawing import check_can_draw, short_number
 from sr_deploy.results.report.figures import Drawing, draw_figures
 from sr_deploy.results.report.groups import (
-    Entry,
     RowGroup,
     cost_axes,
     cost_points,
@@ -27,7 +28,7 @@ from sr_deploy.results.report.groups import (
 )
 from sr_deploy.results.report.notes import conditions_of, machine, receipt_of, remarks_of
 from sr_deploy.results.report.page_svg import PageCharts, page_charts
-from sr_deploy.results.report.series import LatencyStrips, latency_strips
+from sr_deploy.results.report.series import latency_strips
 from sr_deploy.results.rows import BenchmarkRow
 
 _PAGE = Path(__file__).resolve().parent / "page"
@@ -50,9 +51,9 @@ def report_html(
     *,
     drawings: Optional[Dict[str, Drawing]] = None,
 ) -> str:
-    """Return the page. Rows of two protocols, devices, inputs or sets never share a ranking.
+    """Return the page. Rows of different protocols, devices, inputs or sets are never ranked together.
 
-    drawings: the figures of the rows' groups, where they are drawn already.
+    drawings: the figures of the rows' groups, if they are already drawn.
     Raises InputError without rows and crops, MissingPackageError without jinja2 or matplotlib.
     """
     check_can_render()
@@ -60,8 +61,7 @@ def report_html(
 
     if not rows and not crops:
         raise InputError(
-            "the files hold no rows, and there is nothing to report",
-            hint="measure something with srdeploy bench -o DIR",
+            "no rows and no crops to report", hint="measure some rows: srdeploy bench -o DIR"
         )
     groups = group_rows(rows)
     if drawings is None:
@@ -94,28 +94,42 @@ def report_html(
     )
 
 
-@dataclass(frozen=True)
-class SortableColumn:
-    """A column of the table that the page sorts."""
-
-    heading: str
-    digits: int
-    value: Value
-
-    def sort_key(self, row: BenchmarkRow) -> str:
-        """Return the number to sort by, empty where the row has none."""
-        value = self.value(row)
-        return "" if value is None else repr(float(value))
-
-    def text(self, row: BenchmarkRow) -> str:
-        value = self.value(row)
-        if value is None:
-            return ""
-        return score_text(value) if self.heading == "Score" else f"{value:,.{self.digits}f}"
+# The helpers below return what page/report.html shows of each part, by the names that it uses.
 
 
-def _columns(group: RowGroup) -> List[SortableColumn]:
-    """The columns that have a value in at least one row."""
+def _section(group: RowGroup, title: str, drawings: Dict[str, Drawing]) -> Dict[str, Any]:
+    axes = cost_axes(group)
+    cost, elastic = (
+        page_charts(drawings[name]) if name in drawings else PageCharts((), ())
+        for name in (f"{group.id}-cost", f"{group.id}-elastic")
+    )
+    fastest_first = sorted(
+        group.entries, key=lambda e: (time_ms(e.row) is None, time_ms(e.row) or 0.0)
+    )
+    columns = _columns(group)
+    return {
+        "group": group,
+        "title": title,
+        "conditions": conditions_of(group),
+        "remarks": remarks_of(group),
+        "legend": cost.legend,
+        "charts": list(zip([f"PSNR against {axis.subject}" for axis in axes], cost.panels)),
+        "elastic": elastic.panels,
+        "strips": latency_strips(group),
+        "headings": [heading for heading, _, _ in columns],
+        "lines": [(e, _cells(e.row, columns)) for e in fastest_first],
+        "on_front": {
+            point.entry.id
+            for axis in axes
+            if axis.of is time_ms
+            for point in pareto_front(group.entries, axis)
+        },
+        "receipts": [(e, receipt_of(e.row)) for e in fastest_first],
+    }
+
+
+def _columns(group: RowGroup) -> List[Tuple[str, int, Value]]:
+    """Heading, decimals and value of the columns that have a value in at least one row."""
 
     def flops(counter: str) -> Value:
         return lambda r: r.macs_g if r.counter == counter else None
@@ -123,72 +137,36 @@ def _columns(group: RowGroup) -> List[SortableColumn]:
     def executed(share: str) -> Value:
         return lambda r: 100 * r.executed[share] if r.executed else None
 
-    columns = [
-        SortableColumn("PSNR [dB]", 3, VALUES["psnr_db"]),
-        SortableColumn("SSIM", 4, VALUES["ssim"]),
-        SortableColumn("Time [ms]", 2, time_ms),
-        SortableColumn("Score", 2, VALUES["score"]),
-        SortableColumn("p95 [ms]", 2, VALUES["p95_ms"]),
-        SortableColumn("Params [M]", 3, VALUES["params_m"]),
-        *(SortableColumn(f"FLOPs [G], {c}", 2, flops(c)) for c in group.counters),
-        SortableColumn("FLOPs [G] as deployed", 2, VALUES["deployed_g"]),
-        SortableColumn("Executed, timed input [%]", 1, executed("timed_share")),
-        SortableColumn("Executed, scored set [%]", 1, executed("share")),
-        SortableColumn("Acts [M]", 1, VALUES["acts_m"]),
-        SortableColumn("Memory [MiB]", 0, VALUES["memory_mib"]),
-        SortableColumn("Conv", 0, VALUES["convs"]),
+    columns: List[Tuple[str, int, Value]] = [
+        ("PSNR [dB]", 3, VALUES["psnr_db"]),
+        ("SSIM", 4, VALUES["ssim"]),
+        ("Time [ms]", 2, time_ms),
+        ("Score", 2, VALUES["score"]),
+        ("p95 [ms]", 2, VALUES["p95_ms"]),
+        ("Params [M]", 3, VALUES["params_m"]),
+        *((f"FLOPs [G], {counter}", 2, flops(counter)) for counter in group.counters),
+        ("FLOPs [G] as deployed", 2, VALUES["deployed_g"]),
+        ("Executed, timed input [%]", 1, executed("timed_share")),
+        ("Executed, scored set [%]", 1, executed("share")),
+        ("Acts [M]", 1, VALUES["acts_m"]),
+        ("Memory [MiB]", 0, VALUES["memory_mib"]),
+        ("Conv", 0, VALUES["convs"]),
     ]
-    return [c for c in columns if any(c.value(e.row) is not None for e in group.entries)]
+    return [c for c in columns if any(c[2](e.row) is not None for e in group.entries)]
 
 
-@dataclass(frozen=True)
-class Section:
-    """What the page says of one group."""
-
-    group: RowGroup
-    title: str
-    conditions: Tuple[Tuple[str, str], ...]
-    remarks: Tuple[str, ...]
-    legend: Tuple[Tuple[str, str], ...]
-    """Text and SVG."""
-    charts: Tuple[Tuple[str, str], ...]
-    """Title and SVG."""
-    elastic: Tuple[str, ...]
-    """SVG."""
-    strips: Optional[LatencyStrips]
-    columns: Tuple[SortableColumn, ...]
-    order: Tuple[Entry, ...]
-    """Fastest first."""
-    on_front: Dict[str, bool]
-    """By entry: whether it is on the Pareto front of PSNR and latency."""
-    receipts: Tuple[Tuple[Entry, Tuple[Tuple[str, str], ...]], ...]
-
-
-def _section(group: RowGroup, title: str, drawings: Dict[str, Drawing]) -> Section:
-    axes = cost_axes(group)
-    cost, elastic = (
-        page_charts(drawings[name]) if name in drawings else PageCharts((), ())
-        for name in (f"{group.id}-cost", f"{group.id}-elastic")
-    )
-    best = {
-        p.entry.id for axis in axes if axis.of is time_ms for p in pareto_front(group.entries, axis)
-    }
-    order = sorted(group.entries, key=lambda e: (time_ms(e.row) is None, time_ms(e.row) or 0.0))
-    titles = [f"PSNR against {axis.subject}" for axis in axes]
-    return Section(
-        group=group,
-        title=title,
-        conditions=tuple(conditions_of(group)),
-        remarks=tuple(remarks_of(group)),
-        legend=cost.legend,
-        charts=tuple(zip(titles, cost.panels)),
-        elastic=elastic.panels,
-        strips=latency_strips(group),
-        columns=tuple(_columns(group)),
-        order=tuple(order),
-        on_front={e.id: e.id in best for e in order},
-        receipts=tuple((e, tuple(receipt_of(e.row))) for e in order),
-    )
+def _cells(row: BenchmarkRow, columns: Sequence[Tuple[str, int, Value]]) -> List[Tuple[str, str]]:
+    """The number to sort by and the text of each cell; both empty where the value is missing."""
+    cells = []
+    for heading, digits, value_of in columns:
+        value = value_of(row)
+        if value is None:
+            cells.append(("", ""))
+            continue
+        text = score_text(value) if heading == "Score" else f"{value:,.{digits}f}"
+        mark = "*" if heading == "PSNR [dB]" and "tiled" in row.tiling else ""
+        cells.append((repr(float(value)), text + mark))
+    return cells
 
 
 def _summary(
@@ -197,81 +175,62 @@ def _summary(
     days = sorted({row.date_utc[:10] for row in rows if row.date_utc})
     return {
         "networks": len({(e.row.model, e.row.variant) for g in groups for e in g.entries}),
-        "models": len({e.row.model for g in groups for e in g.entries}),
         "measurements": sum(1 for row in rows if not row.error),
         "devices": list(dict.fromkeys(g.conditions.device for g in groups if g.conditions.device)),
-        "days": days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}" if days else "",
-        "groups": [_at_a_glance(g, titles[g.id]) for g in groups],
+        "days": " to ".join(dict.fromkeys([*days[:1], *days[-1:]])),
+        "groups": [_glance(g, titles[g.id]) for g in groups],
     }
 
 
-def _at_a_glance(group: RowGroup, title: str) -> Dict[str, Any]:
-    timed = [e for e in group.entries if time_ms(e.row) is not None]
-    scored = [e for e in group.entries if e.row.psnr_db is not None]
-    axes = [axis for axis in cost_axes(group) if axis.of is time_ms]
+def _glance(group: RowGroup, title: str) -> Dict[str, Any]:
+    timed = [(ms, e) for e in group.entries for ms in [time_ms(e.row)] if ms is not None]
+    scored = [(db, e) for e in group.entries for db in [e.row.psnr_db] if db is not None]
+    texts = {e.id: f"{short_number(ms)} ms" for ms, e in timed}
     return {
         "id": group.id,
         "title": title,
-        "count": len(group.entries),
-        "fastest": min(timed, key=lambda e: time_ms(e.row) or 0.0) if timed else None,
-        "best": max(scored, key=lambda e: e.row.psnr_db or 0.0) if scored else None,
+        "fastest": min(timed, key=lambda pair: pair[0])[1] if timed else None,
+        "best": max(scored, key=lambda pair: pair[0])[1] if scored else None,
         "front": [
             (len(pareto_front(group.entries, axis)), len(cost_points(group.entries, axis)))
-            for axis in axes
+            for axis in cost_axes(group)
+            if axis.of is time_ms
         ],
-        "time": _time_text,
+        "time": lambda entry: texts.get(entry.id, ""),
     }
-
-
-def _time_text(entry: Entry) -> str:
-    ms = time_ms(entry.row)
-    return "" if ms is None else f"{short_number(ms)} ms"
 
 
 def _titles(groups: Sequence[RowGroup]) -> Dict[str, str]:
-    """A heading for each group, which names the machine where there are several."""
+    """The heading of each group, with the machine where there are several."""
     machines = {g.id: machine(g.conditions) for g in groups}
     several = len(set(machines.values())) > 1
-    return {
-        g.id: ", ".join(p for p in (_title(g), machines[g.id] if several else "") if p)
-        for g in groups
-    }
+    titles = {}
+    for group in groups:
+        row = group.conditions
+        parts = [
+            row.set,
+            f"x{row.scale}" if row.scale else "",
+            f"{'×'.join(map(str, row.input_hw))} input" if row.input_hw else "",
+            f"batch {row.batch}" if row.batch != 1 else "",
+            f"{row.protocol} protocol",
+            f"{row.cadence_hz:g} Hz" if row.cadence_hz else "",
+            machines[group.id] if several else "",
+        ]
+        titles[group.id] = ", ".join(filter(None, parts))
+    return titles
 
 
-def _title(group: RowGroup) -> str:
-    row = group.conditions
-    parts = [
-        row.set,
-        f"x{row.scale}" if row.scale else "",
-        f"{'×'.join(map(str, row.input_hw))} input" if row.input_hw else "",
-        f"batch {row.batch}" if row.batch != 1 else "",
-        f"{row.protocol} protocol",
-        f"{row.cadence_hz:g} Hz" if row.cadence_hz else "",
-    ]
-    return ", ".join(part for part in parts if part)
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """The crops of one image, as data URLs."""
-
-    id: str
-    image: str
-    place: str
-    metric: str
-    tiles: Tuple[Tuple[MethodCrop, str, int, int], ...]
-    """MethodCrop, data URL, width and height in pixels."""
-
-
-def _gallery(number: int, crop_set: CropSet) -> Gallery:
+def _gallery(number: int, crop_set: CropSet) -> Dict[str, Any]:
     top, left, height, width = crop_set.box_px
-    tiles = tuple(
-        (
-            crop,
-            "data:image/png;base64," + base64.b64encode(crop.png).decode(),
-            *struct.unpack(">II", crop.png[16:24]),
-        )
-        for crop in crop_set.crops
-    )  # the size stands in a PNG's first chunk
-    place = f"{height}×{width} pixels from row {top}, column {left}, x{crop_set.scale}"
-    return Gallery(f"c{number}", crop_set.image, place, crop_set.metric, tiles)
+    tiles = []
+    for crop in crop_set.crops:
+        size = struct.unpack(">II", crop.png[16:24])  # in the first chunk of a PNG
+        url = "data:image/png;base64," + base64.b64encode(crop.png).decode()
+        tiles.append((crop, url, *size))
+    return {
+        "id": f"c{number}",
+        "image": crop_set.image,
+        "place": f"{height}×{width} pixels from row {top}, column {left}, x{crop_set.scale}",
+        "metric": crop_set.metric,
+        "tiles": tiles,
+    }

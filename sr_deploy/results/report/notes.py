@@ -1,10 +1,10 @@
-"""The words beside the numbers of a group: its conditions, what to know before comparing, and each row's receipt."""
+"""The text beside the numbers of a group: conditions, remarks and the receipt of each row."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import asdict
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from sr_deploy.results.conditions import conditions
 from sr_deploy.results.report.drawing import short_number
@@ -12,11 +12,11 @@ from sr_deploy.results.report.groups import RowGroup
 from sr_deploy.results.rows import BenchmarkRow
 
 _NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(?![\w.]*[A-Za-z_])")
-"""Numbers of their own: not the 4 of x4 nor those of a version or a name."""
+"""Separate numbers: neither the 4 of x4 nor the numbers of a version or a name."""
 
 
 def machine(row: BenchmarkRow) -> str:
-    """Return the device, its threads and its power mode, as far as known."""
+    """Return the device with its threads and power mode, as far as they are known."""
     parts = (
         row.device,
         f"{row.threads} thread{'s' if row.threads != 1 else ''}" if row.threads else "",
@@ -26,47 +26,49 @@ def machine(row: BenchmarkRow) -> str:
 
 
 def remarks_of(group: RowGroup) -> List[str]:
-    """What a reader must know before comparing: hidden differences, warnings, tiled scores, operators not counted."""
+    """Return what limits the comparison: several counters, tiled scores, uncounted operators, warnings."""
     rows = [e.row for e in group.entries]
     remarks = []
     if len(group.counters) > 1:
         remarks.append(
-            f"FLOPs were counted by {' and '.join(group.counters)}: not comparable, so each has a column and a chart."
+            f"FLOPs were counted by {' and '.join(group.counters)}. The counts are not comparable, "
+            "so each has its own column and chart."
         )
     if any("tiled" in r.tiling for r in rows):
         remarks.append(
-            "A score with * is of tiles: near their borders not what the whole image gives."
+            "A score with * was computed by tiles. Near their borders the pixels differ from those "
+            "of the whole image."
         )
     uncounted = sorted({name for r in rows for name in (r.uncounted or {})})
     if uncounted:
-        remarks.append(f"Operators that the counter of FLOPs does not see: {', '.join(uncounted)}.")
+        remarks.append(f"Operators that the FLOPs do not include: {', '.join(uncounted)}.")
     return remarks + _warnings(group)
 
 
 def _warnings(group: RowGroup) -> List[str]:
-    """The rows' warnings; those that differ in their numbers only are said once, with the span. Receipts have each."""
-    said: Dict[Tuple[str, ...], Dict[str, List[List[str]]]] = {}
+    """The rows' warnings. Those that differ only in numbers become one, with the range of each."""
+    variants: Dict[Tuple[str, ...], Dict[str, List[List[str]]]] = {}
     for e in group.entries:
         for warning in e.row.warnings:
-            parts = _NUMBER.split(warning)  # words and numbers in turns
-            said.setdefault(tuple(parts[::2]), {}).setdefault(f"{e.name}, {e.how}", []).append(
-                parts[1::2]
-            )
+            parts = _NUMBER.split(warning)  # text and numbers alternate
+            numbers_of = variants.setdefault(tuple(parts[::2]), {})
+            numbers_of.setdefault(f"{e.name}, {e.how}", []).append(parts[1::2])
     lines = []
-    for texts, by_name in said.items():
-        every = [numbers for found in by_name.values() for numbers in found]
-        spans = [sorted({number[i] for number in every}, key=float) for i in range(len(texts) - 1)]
-        numbers = [span[0] if len(span) == 1 else f"{span[0]} to {span[-1]}" for span in spans]
-        text = "".join(part for pair in zip(texts, [*numbers, ""]) for part in pair)
-        if len(by_name) == len(group.entries) > 1:
-            who = "All"
+    for texts, numbers_of in variants.items():
+        columns = zip(*(numbers for lists in numbers_of.values() for numbers in lists))
+        ranges = []
+        for column in columns:
+            ordered = sorted(set(column), key=float)
+            ranges.append(" to ".join(dict.fromkeys([ordered[0], ordered[-1]])))
+        text = "".join(part for pair in zip(texts, [*ranges, ""]) for part in pair)
+        count = len(group.entries)
+        if len(numbers_of) == count > 1:
+            owners = "All"
+        elif len(numbers_of) > 3:
+            owners = f"{len(numbers_of)} of {count}"
         else:
-            who = (
-                f"{len(by_name)} of {len(group.entries)}"
-                if len(by_name) > 3
-                else "; ".join(by_name)
-            )
-        lines.append(f"{who}: {text}")
+            owners = "; ".join(numbers_of)
+        lines.append(f"{owners}: {text}")
     return lines
 
 
@@ -77,15 +79,17 @@ _SHOWN_ELSEWHERE = ("evaluated", "† not counted")
 def conditions_of(group: RowGroup) -> List[Tuple[str, str]]:
     """Return the conditions of a group's numbers: where rows differ, at most four values of each."""
     rows = [e.row for e in group.entries]
-    listed = [(name, texts) for name, texts in conditions(rows) if name not in _SHOWN_ELSEWHERE]
-    listed += [
-        ("power mode", [r.power_mode or "" for r in rows]),
-        ("Python", [r.python for r in rows]),
-        ("revision", [r.git_rev for r in rows]),
-        ("measured", [r.date_utc[:10] for r in rows]),
-    ]
+    by_name = {
+        **conditions(rows),
+        "power mode": [r.power_mode or "" for r in rows],
+        "Python": [r.python for r in rows],
+        "revision": [r.git_rev for r in rows],
+        "measured": [r.date_utc[:10] for r in rows],
+    }
     shown = []
-    for name, texts in listed:
+    for name, texts in by_name.items():
+        if name in _SHOWN_ELSEWHERE:
+            continue
         values = list(dict.fromkeys(filter(None, texts)))
         if len(values) > 4:
             values = [*values[:3], f"{len(values) - 3} more: see the receipts"]
@@ -95,7 +99,7 @@ def conditions_of(group: RowGroup) -> List[Tuple[str, str]]:
 
 
 def receipt_of(row: BenchmarkRow) -> List[Tuple[str, str]]:
-    """Every field that the row has, under its own name; lists as how many there are and their ends."""
+    """Return every field that has a value, by its name. Runs and images are summarised."""
     lines = []
     for name, value in asdict(row).items():
         if value is None or value in ("", (), [], {}):
@@ -103,14 +107,15 @@ def receipt_of(row: BenchmarkRow) -> List[Tuple[str, str]]:
         if name == "latencies_ms":
             text = f"{len(value)} runs, {short_number(min(value))} to {short_number(max(value))}"
         elif name == "images":
-            text = "; ".join(
-                f"{i['image']} {'identical' if i['psnr_db'] is None else format(i['psnr_db'], '.2f') + ' dB'}"
-                for i in value
-            )
+            text = "; ".join(f"{image['image']} {_psnr(image['psnr_db'])}" for image in value)
         else:
             text = _plain(value)
         lines.append((name, text))
     return lines
+
+
+def _psnr(psnr_db: Optional[float]) -> str:
+    return "identical" if psnr_db is None else f"{psnr_db:.2f} dB"
 
 
 def _plain(value: Any) -> str:

@@ -18,10 +18,10 @@ from sr_deploy.core.depth_plan import (
     read_plan,
     tiles_of,
 )
-from sr_deploy.core.errors import ArtifactError, VariantError
+from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.session import Spent
 from sr_deploy.core.spec import check_desired_depth
-from sr_deploy.runtime.adaptive.base import Adapted, AdaptiveSession, digest
+from sr_deploy.runtime.adaptive.base import Adapted, AdaptiveSession
 from sr_deploy.runtime.ort import OnnxParts
 
 BATCH = 8
@@ -43,14 +43,7 @@ class AdaDSR(AdaptiveSession):
         backend_version: str,
         threads: int,
     ) -> None:
-        """parts: what the plan's graphs are. depth: None for half of all blocks. Raises VariantError for a depth that there is not."""
-        if plan.fixed and depth is not None:
-            raise VariantError(
-                f"'{plan.model}' was trained for one depth: there is none to ask for",
-                hint="leave it out",
-            )
-        depth = plan.blocks / 2 if depth is None else depth
-        check_desired_depth(depth, plan.blocks)
+        """parts: what the plan's graphs are. depth: None for half of all blocks. Raises VariantError for another depth than the plan has."""
         super().__init__(
             name=plan.model,
             scale=plan.scale,
@@ -58,7 +51,7 @@ class AdaDSR(AdaptiveSession):
             backend_version=backend_version,
             threads=threads,
         )
-        self.plan, self.depth, self._parts = plan, depth, parts
+        self.plan, self.depth, self._parts = plan, plan.desired_depth(depth), parts
         self.halo_px = reach_px(plan.blocks) + ADAPTER_PX
         self.min_hw = (2, 2)  # torch exports free sizes from 2 on
 
@@ -76,10 +69,6 @@ class AdaDSR(AdaptiveSession):
             backend_version=graphs.version,
             threads=graphs.threads,
         )
-
-    @property
-    def identity(self) -> str:
-        return f"{digest(self.plan)} {self.backend} depth {self.depth:g}"
 
     def exercise(self, hw: Tuple[int, int]) -> None:
         features, depth_map = self._parts[0](
@@ -158,15 +147,3 @@ def _cut(padded: np.ndarray, corners: Sequence[Tuple[int, int]], side: int) -> n
 
 def _ms_since(start: float) -> float:
     return (time.perf_counter() - start) * 1000
-
-
-def depth_of(variant: str, blocks: int) -> float:
-    """Return the desired depth of a variant, `d8` or `d7.5`. Raises VariantError when it names none of a backbone of `blocks`."""
-    try:
-        depth = float(variant[1:]) if variant[:1] == "d" else float("nan")
-    except ValueError:
-        depth = float("nan")
-    if depth != depth:
-        raise VariantError(f"'{variant}' is no desired depth; expected such as d{blocks // 2}")
-    check_desired_depth(depth, blocks)
-    return depth

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import abc
-import hashlib
 from dataclasses import dataclass
 from typing import List, Optional
 
 import numpy as np
 
-from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.session import Session, Spent
 
 
@@ -38,11 +36,6 @@ class AdaptiveSession(Session):
         """Of each run since `begin` (H, W, 2), what was decided and the image's luma, where a list was put here."""
         self._spent = Spent()
 
-    @property
-    @abc.abstractmethod
-    def identity(self) -> str:
-        """What decides the output."""
-
     def begin(self) -> None:
         self._spent = Spent()
         if self.decisions is not None:
@@ -62,8 +55,3 @@ class AdaptiveSession(Session):
     @abc.abstractmethod
     def adapted(self, x_nchw: np.ndarray) -> Adapted:
         """Upscale a checked (1, 3, H, W) float32 input, 0..1, RGB."""
-
-
-def digest(plan: object) -> str:
-    """Return the SHA-256 of a plan: of its networks' checksums and of how they are run."""
-    return hashlib.sha256(to_json(plan).encode("utf-8")).hexdigest()

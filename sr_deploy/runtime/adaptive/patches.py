@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
 from sr_deploy.core.errors import ArtifactError
-from sr_deploy.core.routers import RoutedPlan, spans
+from sr_deploy.core.routers import RoutedPlan, read_routed_plan, spans
 from sr_deploy.core.session import Spent
-from sr_deploy.runtime.adaptive.base import Adapted, AdaptiveSession, digest
+from sr_deploy.runtime.adaptive.base import Adapted, AdaptiveSession
+from sr_deploy.runtime.ort import OnnxParts
 
 Network = Callable[[np.ndarray], np.ndarray]
 """Patches (N, 3, patch, patch) float32 -> (N, classes), or (N, 3, scale*patch, scale*patch)."""
@@ -18,7 +20,7 @@ BATCH = 16
 """Patches a call: their features are what takes memory."""
 
 
-class Routed(AdaptiveSession):
+class RoutedSession(AdaptiveSession):
     """A router and its branches. `max_share` bounds what is executed of the largest branch on all patches."""
 
     def __init__(
@@ -46,9 +48,24 @@ class Routed(AdaptiveSession):
             self.halo_px, self.align_px = plan.patch, plan.patch - plan.overlap
         self.router, self.branches = router, branches
 
-    @property
-    def identity(self) -> str:
-        return f"{digest(self.plan)} {self.backend} {self.max_share}"
+    @classmethod
+    def from_plan(cls, path: Path, *, max_share: Optional[float] = None) -> RoutedSession:
+        """Open an exported router. Raises ArtifactError when the plan or a graph is missing, malformed or changed."""
+        plan = read_routed_plan(path)
+        plan.check_budget(max_share)
+        graphs = OnnxParts(path, plan.graphs)
+        classify, *upscale = [
+            lambda patches, part=part: part(lr=patches)[0] for part in graphs.parts
+        ]  # type: ignore[misc]
+        return cls(
+            plan,
+            classify,
+            upscale,
+            max_share=max_share,
+            backend="onnxruntime",
+            backend_version=graphs.version,
+            threads=graphs.threads,
+        )
 
     def exercise(self, hw: Tuple[int, int]) -> None:
         for branch in self.branches:

@@ -34,10 +34,8 @@ def why_no_trtexec(profile: TargetProfile) -> str:
             continue
         if profile.supports_version(version):
             return ""
-        reasons.append(
-            f"{candidate} is from TensorRT {version}, but the profile is for "
-            f"{profile.runtime_versions}"
-        )
+        versions = profile.runtime_versions
+        reasons.append(f"{candidate} is from TensorRT {version}, but the profile is for {versions}")
     return "; ".join(reasons) or f"no {name} on PATH or in {_FOLDERS[0]}"
 
 

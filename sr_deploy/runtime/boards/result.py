@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import re
 import shutil
 import tarfile
 import tempfile
@@ -28,9 +29,7 @@ _FAILURES = {
     "unmeasured": "was built, but cannot be run",
     "unchecked": "was built, but gives no output",
 }
-_NOT_USED = "the result is not used"
 _BUILD_AGAIN = "build it again on the board"
-_COPY_AGAIN = "run build.sh again on the board, and copy the complete result.tar back"
 
 
 def target_of_result(result: Path) -> str:
@@ -85,13 +84,14 @@ def engines_from_result(
     errors = [outcome for outcome in outcomes.values() if isinstance(outcome, BuildError)]
     if errors:
         more = f" (and {len(errors) - 1} more failed)" if len(errors) > 1 else ""
-        raise BuildError(
-            errors[0].message + more, hint=errors[0].hint or f"see the logs in {output}"
-        )
+        hint = errors[0].hint or f"see the logs in {output}"
+        raise BuildError(errors[0].message + more, hint=hint)
     return [output / name for name in outcomes]
 
 
-# The archive --------------------------------------------------------------------------------------
+def _not_used(problem: str) -> ArtifactError:
+    hint = "run build.sh again on the board, and copy the complete result.tar back"
+    return ArtifactError(f"{problem}: the result is not used", hint=hint)
 
 
 def _unpack(result: Path, folder: Path) -> None:
@@ -101,15 +101,10 @@ def _unpack(result: Path, folder: Path) -> None:
             members = [m for m in archive.getmembers() if not m.isdir()]
             total = sum(m.size for m in members)
             if total > Path(result).stat().st_size or any(m.issparse() for m in members):
-                raise ArtifactError(
-                    f"{result} declares more bytes than it holds: {_NOT_USED}", hint=_COPY_AGAIN
-                )
+                raise _not_used(f"{result} declares more bytes than it holds")
             for member in members:
                 if not member.isreg() or not _is_result_file(member.name):
-                    raise ArtifactError(
-                        f"{result} holds '{member.name}', which is not a file of a result: "
-                        f"{_NOT_USED}"
-                    )
+                    raise _not_used(f"{result} holds '{member.name}', not a file of a result")
             for member in members:
                 source = archive.extractfile(member)
                 assert source is not None
@@ -120,17 +115,15 @@ def _unpack(result: Path, folder: Path) -> None:
     except (OSError, tarfile.TarError, EOFError, ValueError) as e:
         if isinstance(e, FileNotFoundError) and not result.is_file():
             raise InputError(f"there is no file {result}") from e
-        raise ArtifactError(f"{result} is not a complete result.tar: {e}", hint=_COPY_AGAIN) from e
+        raise _not_used(f"{result} is not a complete result.tar ({e})") from e
     _verify_checksums(folder / "out", "", result)
     _verify_checksums(folder, "desk", result)
 
 
 def _is_result_file(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    if ".." in parts or "\\" in name:
-        return False
-    in_folder = len(parts) == 2 and parts[0] in ("out", "desk")
-    return in_folder or parts in (("job.txt",), ("SHA256SUMS",))
+    return (
+        re.fullmatch(r"(\./)?(job\.txt|SHA256SUMS|(out|desk)/(?!\.\.?$)[^/\\]+)", name) is not None
+    )
 
 
 def _verify_checksums(folder: Path, below: str, result: Path) -> None:
@@ -141,23 +134,15 @@ def _verify_checksums(folder: Path, below: str, result: Path) -> None:
     path = folder / "SHA256SUMS"
     listed = {line[66:]: line[:64] for line in _read_text(path).splitlines()}
     if not listed:
-        raise ArtifactError(
-            f"{result} has no checksums (SHA256SUMS): {_NOT_USED}", hint=_COPY_AGAIN
-        )
+        raise _not_used(f"{result} has no checksums (SHA256SUMS)")
     expected = {n for n in listed if not below or n == "job.txt" or n.startswith(below + "/")}
     files = [file for place in {folder, folder / below} for file in place.glob("*")]
     present = {f.relative_to(folder).as_posix() for f in files if f.is_file() and f != path}
     for name in sorted(expected - present):
-        raise ArtifactError(
-            f"{result} is incomplete: {name} is missing; {_NOT_USED}", hint=_COPY_AGAIN
-        )
+        raise _not_used(f"{result} is incomplete, {name} is missing")
     for name in sorted(present):
         if listed.get(name) != sha256_of(folder / name):
-            raise ArtifactError(
-                f"{result}: {name} was changed after it was packed (its SHA-256 differs): "
-                f"{_NOT_USED}",
-                hint=_COPY_AGAIN,
-            )
+            raise _not_used(f"{result}: {name} was changed after it was packed (other SHA-256)")
 
 
 def _read_drafts(folder: Path) -> Dict[str, Manifest]:
@@ -173,9 +158,7 @@ def _read_drafts(folder: Path) -> Dict[str, Manifest]:
     for name, draft in drafts.items():
         plain = PurePosixPath(name).name == name and name.endswith(".engine")
         if not (plain and one_target and draft.kind == "engine"):
-            raise ArtifactError(
-                f"{MANIFESTS} was not written for a job: '{name[:80]}'; {_NOT_USED}"
-            )
+            raise _not_used(f"{MANIFESTS} was not written for a job: '{name[:80]}'")
         check_manifest(draft, source=f"{MANIFESTS}, {name}")
     return drafts
 
@@ -205,12 +188,7 @@ def _check_results(
         if engine.status != "failed":
             reported = (engine.sha256, engine.size_bytes, engine.exit_code)
             if not file.is_file() or reported != (sha256_of(file), file.stat().st_size, 0):
-                raise ArtifactError(
-                    f"{engine.engine} does not match its entry in results.txt: {_NOT_USED}"
-                )
-
-
-# One engine ---------------------------------------------------------------------------------------
+                raise _not_used(f"{engine.engine} does not match its entry in results.txt")
 
 
 @dataclass(frozen=True)
@@ -380,9 +358,6 @@ def _accuracy(engine: _Returned) -> Dict[str, object]:
     accuracy = compare_outputs([y], [np.load(str(reference), allow_pickle=False)])
     refuse_inaccurate(accuracy, engine.name)
     return {**accuracy, "against": "onnxruntime, FP32, stored in half precision"}
-
-
-# Output -------------------------------------------------------------------------------------------
 
 
 def _write_engine(source: Path, path: Path, manifest: Manifest) -> None:

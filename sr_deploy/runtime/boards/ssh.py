@@ -31,6 +31,7 @@ ATTEMPTS = 6
 _ALIVE = ("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3")
 _ERROR = "srdeploy: error: "
 _GONE = 4
+_RUN_AGAIN = "run the same command again"
 _LOST = 255
 """ssh's own exit code; any other is the remote command's."""
 
@@ -129,10 +130,8 @@ def result_from_board(
     has no space, or when the job died. A job that was started runs on; the same call resumes it.
     """
     if shutil.which("ssh") is None:
-        raise BuildError(
-            "there is no ssh on this machine",
-            hint="install OpenSSH's client, or carry the job over with --bundle FILE.tar",
-        )
+        hint = "install OpenSSH's client, or carry the job over with --bundle FILE.tar"
+        raise BuildError("there is no ssh on this machine", hint=hint)
     with tempfile.TemporaryDirectory(prefix="srd-") as folder:
         _Connection(board, job, Path(folder), progress).run(result)
 
@@ -162,9 +161,7 @@ class _Connection:
         try:
             self._attempt(result)
         except _JobGoneError:
-            self._progress(
-                "the job is gone from the board: another machine has taken its result; trying again"
-            )
+            self._progress("another machine has taken the result of this job; trying again")
             self._attempt(result)
 
     def _attempt(self, result: Path) -> None:
@@ -181,11 +178,9 @@ class _Connection:
             self._output_of(_REMOVE)
         else:
             self._output_of(_REMOVE)
-            raise BuildError(
-                f"nothing was built on {self._board.host}: "
-                f"{self._build_error or 'its build.sh gave no reason'}",
-                hint=self._advice(),
-            )
+            reason = self._build_error or "its build.sh gave no reason"
+            problem = f"nothing was built on {self._board.host}: {reason}"
+            raise BuildError(problem, hint=self._advice())
 
     def _check_reachable(self) -> None:
         """Connect once, without a second attempt: the address may simply be wrong."""
@@ -193,10 +188,8 @@ class _Connection:
             _stdout(process).read()
         if process.returncode == _LOST:
             words = [shlex.quote(w) for w in self._board.ssh_arguments if w != "--"]
-            raise BuildError(
-                f"cannot reach {self._board.url}: {self._reason()}",
-                hint=f"see whether this works: ssh {' '.join(words)} true",
-            )
+            hint = f"see whether this works: ssh {' '.join(words)} true"
+            raise BuildError(f"cannot reach {self._board.url}: {self._reason()}", hint=hint)
 
     def _upload(self) -> None:
         with tempfile.TemporaryFile() as tar:
@@ -253,10 +246,8 @@ class _Connection:
 
             self._retry(fetch, "copying the result back", progress=f.tell)
         if sha256_of(result) != self._output_of(_CHECKSUM).split()[0]:
-            raise BuildError(
-                f"the result was damaged while it was copied from {self._board.host}",
-                hint="run the same command again",
-            )
+            problem = f"the result was damaged while it was copied from {self._board.host}"
+            raise BuildError(problem, hint=_RUN_AGAIN)
 
     def _output_of(self, script: str) -> str:
         output = ""
@@ -289,15 +280,10 @@ class _Connection:
             if code in (0, *allowed):
                 return code
             if code == _GONE:
-                raise _JobGoneError(
-                    f"the job is gone from {host}: was it removed there?",
-                    hint="run the same command again",
-                )
+                raise _JobGoneError(f"the job was removed from {host}", hint=_RUN_AGAIN)
             if code != _LOST:
-                raise BuildError(
-                    f"{doing} failed on {host}: {self._reason() or f'exit code {code}'}",
-                    hint=self._advice(),
-                )
+                reason = self._reason() or f"exit code {code}"
+                raise BuildError(f"{doing} failed on {host}: {reason}", hint=self._advice())
             failures = 1 if progress() > before else failures + 1
             before = progress()
             if failures >= ATTEMPTS:

@@ -15,6 +15,7 @@ from sr_deploy.core.errors import ArtifactError, BuildError
 WARM_UP_MS = 2000.0
 """The warm-up in build.sh. TensorRT 8 exports the runs of the warm-up, too."""
 
+_STOPPED = "was trtexec stopped while writing?"
 _MS = r"([-+\d.einfa]+) ms"
 _Shape = Optional[Tuple[int, ...]]
 
@@ -104,19 +105,15 @@ def job_text(job: JobFile) -> str:
     for name in (name for line in job.lines for name in (line.graph, line.engine)):
         plain = re.fullmatch(r"[^./\\#\x00-\x1f-][^/\\\x00-\x1f]*", name)
         if not plain or name.endswith(".tmp"):
-            raise BuildError(
-                f"'{name}' cannot be the name of a file in a job: expected no /, \\ or tab, no "
-                "., # or - at the start, and no .tmp at the end"
-            )
+            expected = "expected no / \\ or tab, no . # - at the start, no .tmp at the end"
+            raise BuildError(f"'{name}' cannot be the name of a file in a job: {expected}")
     engines = [line.engine for line in job.lines]
     if not engines or len(set(engines)) != len(engines):
         raise BuildError("a job needs at least one engine, and engines of different names")
     for layer in job.fp32_layers:
         if re.search(r"[;,:\x00-\x1f]", layer):
-            raise BuildError(
-                f"trtexec cannot keep the layer '{layer}' in FP32: its option splits at , and :",
-                hint="rename the node",
-            )
+            problem = f"trtexec cannot keep the layer '{layer}' in FP32: it splits at , and :"
+            raise BuildError(problem, hint="rename the node")
     settings = {
         "runtime": job.runtime,
         "versions": job.versions,
@@ -150,30 +147,21 @@ def results_from_text(text: str) -> Results:
         elif key == "error" and engines:
             entry["errors"] += (value,)
         elif not tab or (engines and (key not in types or key in entry)):
-            raise ArtifactError(
-                f"results.txt, line {number}: unexpected '{line[:60]}'",
-                hint="copy the result again",
-            )
+            problem = f"results.txt, line {number}: unexpected '{line[:60]}'"
+            raise ArtifactError(problem, hint="copy the result again")
         elif not engines or types[key] != "Optional[int]":
             entry[key] = value
         elif value != "none":
-            try:
-                entry[key] = int(value)
-            except ValueError as e:
-                raise ArtifactError(
-                    f"results.txt, line {number}: expected a whole number, found '{value}'"
-                ) from e
+            if not value.isdecimal():
+                problem = f"expected a whole number, found '{value}'"
+                raise ArtifactError(f"results.txt, line {number}: {problem}")
+            entry[key] = int(value)
     complete = "version" in head and all("status" in engine for engine in engines)
     if head.get("format") != "1" or not complete:
-        raise ArtifactError(
-            "results.txt is not from build.sh, or incomplete: expected format 1, a version, and a "
-            "status of each engine"
-        )
+        expected = "expected format 1, a version, and a status of each engine"
+        raise ArtifactError(f"results.txt is not from build.sh, or incomplete: {expected}")
     results = tuple(EngineResult(**engine) for engine in engines)
     return Results(head.get("trtexec", ""), head["version"], results)
-
-
-# The output of trtexec --------------------------------------------------------------------------
 
 
 def version_from_banner(text: str) -> str:
@@ -183,10 +171,8 @@ def version_from_banner(text: str) -> str:
     """
     match = re.search(r"\[TensorRT[^\]\d]*(\d[\d.]*)", text)
     if match is None:
-        raise BuildError(
-            "this is not the output of trtexec: expected a line with [TensorRT v8502] or similar",
-            hint="give trtexec's own log",
-        )
+        expected = "expected a line with [TensorRT v8502] or similar"
+        raise BuildError(f"this is not the output of trtexec: {expected}")
     if "." in match[1]:
         return ".".join(match[1].split(".")[:3])
     number, step = int(match[1]), 10 if len(match[1]) <= 4 else 100
@@ -199,14 +185,12 @@ def times_from_json(text: str, *, warm_up_ms: float = WARM_UP_MS) -> List[float]
     try:
         times = [float(r["computeMs"]) for r in runs if float(r["startComputeMs"]) >= warm_up_ms]
     except (KeyError, TypeError, ValueError) as e:
-        raise ArtifactError(
-            f"the exported times are not trtexec's: {e!r}; expected a list with startComputeMs and "
-            "computeMs"
-        ) from e
+        expected = "expected a list with startComputeMs and computeMs"
+        raise ArtifactError(f"the exported times are not trtexec's: {e!r}; {expected}") from e
     if not times or not np.isfinite(times).all():
         raise ArtifactError(
             f"the exported times have no run after the warm-up of {warm_up_ms:g} ms",
-            hint="measure for longer",
+            hint="measure longer",
         )
     return times
 
@@ -218,10 +202,8 @@ def latency_from_log(text: str) -> LoggedLatency:
     )
     matches = re.findall(pattern, text)
     if not matches:
-        raise ArtifactError(
-            "the log has no line 'GPU Compute Time: min = ...'",
-            hint="trtexec prints none when it failed or was profiling",
-        )
+        hint = "trtexec prints none when it failed or was profiling"
+        raise ArtifactError("the log has no line 'GPU Compute Time: min = ...'", hint=hint)
     low, high, _, median = map(float, matches[-1])
     return LoggedLatency(low, high, median)
 
@@ -252,10 +234,8 @@ def output_from_json(text: str) -> np.ndarray:
     """
     tensors = re.findall(r'"dimensions"\s*:\s*"([\dx]*)"\s*,\s*"values"\s*:\s*\[([^\]]*)\]', text)
     if len(tensors) != 1:
-        raise ArtifactError(
-            f"the exported output has {len(tensors)} tensors; expected one",
-            hint="was trtexec stopped while writing?",
-        )
+        problem = f"the exported output has {len(tensors)} tensors; expected one"
+        raise ArtifactError(problem, hint=_STOPPED)
     dims, values = tensors[0]
     values = values.strip(" \r\n,")
     shape = tuple(int(n) for n in dims.split("x") if n)
@@ -297,9 +277,7 @@ def precision_from_layers(json_text: str) -> Tuple[str, Dict[str, int]]:
     data = _load_json(json_text, "the layer information")
     layers = data.get("Layers") if isinstance(data, dict) else None
     if not isinstance(layers, list):
-        raise ArtifactError(
-            "the layer information has no list 'Layers': it is not from the engine inspector"
-        )
+        raise ArtifactError("the layer information has no list 'Layers'")
     counts: Dict[str, int] = {}
     for layer in layers:
         if not isinstance(layer, dict):
@@ -338,6 +316,4 @@ def _load_json(text: str, title: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as e:
-        raise ArtifactError(
-            f"{title} cannot be read as JSON: {e}", hint="was trtexec stopped while writing?"
-        ) from e
+        raise ArtifactError(f"{title} cannot be read as JSON: {e}", hint=_STOPPED) from e

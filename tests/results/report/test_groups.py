@@ -68,10 +68,7 @@ def test_what_differs_by_less_than_is_printed_is_equal():
     assert [
         (p.entry.row.variant, p.entry.row.backend)
         for p in pareto_front(group.entries, cost_axes(group)[0])
-    ] == [
-        ("d1", "torch"),
-        ("d2", "torch"),
-    ]
+    ] == [("d1", "torch"), ("d2", "torch")]
 
 
 def test_of_equals_one_is_on_the_front_and_a_cost_of_nothing_is_not_drawn():

@@ -3,10 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sr_deploy.core.depth_plan import DepthPlan, everywhere, read_plan, tiles_of
+from sr_deploy.core.depth_plan import DepthPlan, depth_from, everywhere, read_plan, tiles_of
 from sr_deploy.core.errors import ArtifactError, InputError, VariantError
 from sr_deploy.core.jsonio import to_json
-from sr_deploy.runtime.adaptive.adadsr import AdaDSR, depth_of
+from sr_deploy.runtime.adaptive.adadsr import AdaDSR
 
 BLOCKS = 3
 
@@ -128,13 +128,13 @@ def test_all_that_any_image_may_ask_for_is_computed_to_learn_its_memory(plans, w
 
 @pytest.mark.parametrize("text, depth", [("d2", 2.0), ("d1.5", 1.5)])
 def test_variants_are_desired_depths(plans, text, depth):
-    assert depth_of(text, BLOCKS) == depth
+    assert depth_from(text, BLOCKS) == depth
 
 
 @pytest.mark.parametrize("text", ["3", "d", "dnan", "w2", ""])
 def test_other_words_are_no_depths(plans, text):
-    with pytest.raises(VariantError, match="is no desired depth; expected such as d1"):
-        depth_of(text, BLOCKS)
+    with pytest.raises(VariantError, match="is not a desired depth; expected d1, say"):
+        depth_from(text, BLOCKS)
 
 
 @pytest.mark.parametrize(

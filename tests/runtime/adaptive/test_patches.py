@@ -5,7 +5,7 @@ import pytest
 
 from sr_deploy.core.errors import ArtifactError, InputError
 from sr_deploy.core.routers import RoutedPlan, spans
-from sr_deploy.runtime.adaptive.patches import Routed
+from sr_deploy.runtime.adaptive.patches import RoutedSession
 
 PLAN = RoutedPlan(
     model="r",
@@ -30,7 +30,7 @@ def enlarged(by):
 
 
 def routed(plan=PLAN, branches=(0, 0, 0), **more):
-    return Routed(
+    return RoutedSession(
         plan,
         router,
         [enlarged(b) for b in branches],
@@ -119,7 +119,7 @@ def test_what_is_spent_adds_up_until_it_begins_anew():
 
 
 def test_a_deployed_router_is_what_torch_makes_of_its_checkpoints(tmp_path, small_router):
-    from sr_deploy.runtime.adaptive.models import Adaptive, adaptive_session
+    from sr_deploy.runtime.opener import open_session
 
     plan_from_router = pytest.importorskip(
         "sr_deploy.export.plans", reason="needs torch and onnx"
@@ -128,9 +128,7 @@ def test_a_deployed_router_is_what_torch_makes_of_its_checkpoints(tmp_path, smal
     plan = plan_from_router(small_router, tmp_path)
     x = np.random.default_rng(1).random((1, 3, 21, 40), dtype=np.float32)
     x[..., :20] *= 0.2
-    deployed, torch = (
-        adaptive_session(Adaptive("elastic"), str(given)) for given in (plan, small_router.path)
-    )
+    deployed, torch = (open_session(given) for given in (plan, small_router.path))
     a, b = deployed.adapted(x), torch.adapted(x)
     np.testing.assert_allclose(a.y_nchw, b.y_nchw, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(a.decisions, b.decisions)

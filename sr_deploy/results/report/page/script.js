@@ -1,6 +1,6 @@
 "use strict";
 
-// Without this script the page says all the same; it sorts, compares and switches the theme.
+// Sorts tables, compares crops and switches the theme. The page is complete without it.
 
 for (const table of document.querySelectorAll("table")) {
   const heads = [...table.tHead.rows[0].cells];
@@ -26,7 +26,7 @@ function sort(body, column, descending) {
   };
   const rows = [...body.rows].map((row) => ({ row, key: key(row) }));
   rows.sort((a, b) => {
-    if (a.key === null || b.key === null) return (a.key === null) - (b.key === null); // what is missing stays last
+    if (a.key === null || b.key === null) return (a.key === null) - (b.key === null); // missing values stay last
     const order = typeof a.key === "number" ? a.key - b.key : a.key.localeCompare(b.key, "en", { numeric: true });
     return descending ? -order : order;
   });
@@ -41,13 +41,13 @@ const nameTheme = () => { theme.textContent = isDark() ? "Light theme" : "Dark t
 theme.addEventListener("click", () => {
   root.dataset.theme = isDark() ? "light" : "dark";
   nameTheme();
-  try { localStorage.setItem("srdeploy-theme", root.dataset.theme); } catch { /* a page from a file may have no storage */ }
+  try { localStorage.setItem("srdeploy-theme", root.dataset.theme); } catch { /* pages opened from a file may have no storage */ }
 });
 systemDark.addEventListener("change", nameTheme);
 try {
-  const kept = localStorage.getItem("srdeploy-theme");
-  if (kept === "dark" || kept === "light") root.dataset.theme = kept;
-} catch { /* the system's theme it is */ }
+  const stored = localStorage.getItem("srdeploy-theme");
+  if (stored === "dark" || stored === "light") root.dataset.theme = stored;
+} catch { /* use the theme of the system */ }
 nameTheme();
 theme.hidden = false;
 
@@ -79,7 +79,7 @@ for (const gallery of document.querySelectorAll(".gallery")) {
   gallery.querySelector(".compare").hidden = false;
 }
 
-// A name in the table leads into a closed receipt: open it in browsers that do not by themselves.
+// A name in the table links into a closed receipt. Some browsers do not open it by themselves.
 const reveal = () => {
   const target = location.hash && document.getElementById(location.hash.slice(1));
   const details = target && target.closest("details");

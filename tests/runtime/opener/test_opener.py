@@ -11,8 +11,8 @@ pytest.importorskip("onnxruntime")
 import sr_deploy  # noqa: E402
 from sr_deploy.core.errors import InputError, SrDeployError, VariantError  # noqa: E402
 from sr_deploy.core.manifest import manifest_path, parse_manifest  # noqa: E402
+from sr_deploy.runtime.opener import describe_family, describe_one, open_session  # noqa: E402
 from sr_deploy.runtime.tiling import plan_tiles  # noqa: E402
-from sr_deploy.upscale.models import runnable, runnables, session_of  # noqa: E402
 from sr_deploy.upscale.upscaler import Upscaler  # noqa: E402
 
 MODEL = "imdeception_x2"
@@ -35,17 +35,20 @@ def test_a_checkpoint_a_graph_and_an_engine_know_the_same_of_their_network(famil
     _, graphs, engines = family
     facts = [
         (s.halo_px, s.align_px, s.scale)
-        for s in (session_of(MODEL, "c4"), session_of(graphs[0]), session_of(engines[0]))
+        for s in (open_session(MODEL, "c4"), open_session(graphs[0]), open_session(engines[0]))
     ]
     assert facts == [(27, 1, 2)] * 3
-    assert (session_of(graphs[1]).halo_px, session_of(graphs[1]).align_px) == (74, 32)
-    assert (session_of(MODEL, "c4-nla").halo_px, session_of(MODEL, "c4-nla").align_px) == (74, 32)
+    assert (open_session(graphs[1]).halo_px, open_session(graphs[1]).align_px) == (74, 32)
+    assert (open_session(MODEL, "c4-nla").halo_px, open_session(MODEL, "c4-nla").align_px) == (
+        74,
+        32,
+    )
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_graphs_in_tiles_are_as_whole(family, noise, which):
-    session = session_of(family[1][which])
-    image = noise((230, 215), np.float32)
+def test_graphs_in_tiles_are_as_whole(family, which):
+    session = open_session(family[1][which])
+    image = np.random.default_rng(0).random((230, 215, 3), np.float32)
     upscaler = Upscaler(session, tile=200)
     assert (
         np.abs(upscaler(image) - Upscaler(session)(image)).max() <= 1e-4
@@ -65,27 +68,27 @@ def test_a_literal_graph_has_the_same_halo(tmp_path):
     assert halos == {6}
     image = np.random.default_rng(0).random((31, 32, 3), dtype=np.float32)
     for path in paths:
-        session = session_of(path)
+        session = open_session(path)
         assert np.abs(Upscaler(session, tile=16)(image) - Upscaler(session)(image)).max() <= 1e-4
 
 
 def test_the_largest_is_taken_unless_one_is_named(family):
     folder, graphs, _ = family
-    assert [r.variant for r in runnables(str(folder))] == ["c4", "c4-nla"]
+    assert [r.variant for r in describe_family(str(folder))] == ["c4", "c4-nla"]
     assert (
-        runnable(str(folder)).variant == "c4-nla"
-        and runnable(str(folder), "c4").name == f"{MODEL}.c4"
+        describe_one(str(folder)).variant == "c4-nla"
+        and describe_one(str(folder), "c4").name == f"{MODEL}.c4"
     )
-    assert runnable(MODEL).variant == "c16-nla"
-    assert runnable(str(graphs[0])).identity != runnable(str(graphs[1])).identity
-    assert runnable(MODEL, "c4").identity != runnable(MODEL, "c8").identity
+    assert describe_one(MODEL).variant == "c16-nla"
+    assert describe_one(str(graphs[0])).identity != describe_one(str(graphs[1])).identity
+    assert describe_one(MODEL, "c4").identity != describe_one(MODEL, "c8").identity
 
 
 def test_a_variant_that_is_not_held_is_refused(family):
     with pytest.raises(VariantError, match="no variant 'c8'; it holds c4, c4-nla"):
-        runnable(str(family[0]), "c8")
+        describe_one(str(family[0]), "c8")
     with pytest.raises(VariantError, match="no variant 'd3'"):
-        runnable(MODEL, "d3")
+        describe_one(MODEL, "d3")
 
 
 def test_a_folder_of_several_models_or_of_one_variant_twice_is_refused(family, tmp_path):
@@ -96,29 +99,29 @@ def test_a_folder_of_several_models_or_of_one_variant_twice_is_refused(family, t
         for file in (path, manifest_path(path)):
             shutil.copy(file, tmp_path)
     with pytest.raises(InputError, match=f"{MODEL}.c4 more than once"):
-        runnables(str(tmp_path))
+        describe_family(str(tmp_path))
     (tmp_path / engines[0].name).unlink()
     other = manifest_path(tmp_path / graphs[1].name)
     other.write_text(other.read_text().replace(f'"{MODEL}"', '"another"'))
     with pytest.raises(InputError, match=f"several models, {MODEL} and another"):
-        runnables(str(tmp_path))
+        describe_family(str(tmp_path))
     with pytest.raises(InputError, match="holds no .onnx or .engine"):
-        runnables(str(folder.parent))
+        describe_family(str(folder.parent))
 
 
 def test_what_is_no_model_is_refused(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"no graph")
     for given in ("asrm_x4", str(tmp_path / "none.onnx"), str(tmp_path / "x.onnx")):
         with pytest.raises(SrDeployError):
-            session_of(given)
+            open_session(given)
 
 
 def test_a_graph_without_a_manifest_is_run_whole_or_in_tiles_that_are_measured(
-    family, tmp_path, noise
+    noise, family, tmp_path
 ):
     path = tmp_path / "foreign.onnx"
     path.write_bytes(family[1][0].read_bytes())
-    session = session_of(path)
+    session = open_session(path)
     assert (session.halo_px, session.max_hw, session.scale) == (None, None, 2)
     assert plan_tiles((300, 200), session).whole
     upscaler = Upscaler(session, tile=64)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from sr_deploy.core.errors import ArtifactError, InputError, VariantError
-from sr_deploy.runtime.adaptive.models import Adaptive, adaptive_session, is_adaptive, opened
+from sr_deploy.runtime.opener import kind_of, open_session
+from sr_deploy.runtime.opener.adaptive import AdaptiveOptions, describe_adaptive
 
 
 @pytest.fixture(scope="module")
@@ -14,24 +15,24 @@ def routed_plan(small_router, tmp_path_factory):
     return export.plan_from_router(small_router, tmp_path_factory.mktemp("routed"))
 
 
-def test_what_is_adaptive(small_router, routed_plan, plans):
-    for given in (
-        small_router.path,
-        routed_plan,
-        plans["rows"],
-        plans["tiles"],
-        "cdnsr-fsrcnn_x4",
-        "elastic-asrn_x4",
-    ):
-        assert is_adaptive(str(given))
-    for given in ("asrn_x4", "model.onnx", "folder"):
-        assert not is_adaptive(given)
+def open_adaptive(kind, text=None, **options):
+    return describe_adaptive(
+        AdaptiveOptions(kind, **options), None if text is None else str(text)
+    ).open()
+
+
+def test_adaptive_networks_are_told_from_others(small_router, routed_plan, plans):
+    assert [kind_of(str(plan)) for plan in (routed_plan, *plans.values())] == ["plan"] * 3
+    routers = (str(small_router.path), "cdnsr-fsrcnn_x4", "elastic-asrn_x4")
+    assert [kind_of(router) for router in routers] == ["router"] * 3
+    others = {kind_of(text) for text in ("asrn_x4", "model.onnx", "folder")}
+    assert others == {"checkpoint", "artifact"}
 
 
 @pytest.mark.parametrize("kind", ["cdnsr", "elastic"])
 def test_each_kind_that_routes_has_a_shipped_default(kind):
     pytest.importorskip("torch", reason="torch runs checkpoints")
-    session = adaptive_session(Adaptive(kind, max_flops="95%"))
+    session = open_adaptive(kind, max_flops="95%")
     session.begin()
     assert session.run(np.full((1, 3, 20, 33), 0.5, np.float32)).shape == (1, 3, 80, 132)
     assert 0 < session.spent().share <= 0.95
@@ -44,13 +45,13 @@ def test_a_folder_of_both_ways_gives_the_one_that_was_faster(plans, tmp_path):
     for way, ms in (("rows", 9.0), ("tiles", 5.0)):
         plan = tmp_path / plans[way].name
         plan.write_text(json.dumps({**json.loads(plan.read_text()), "timed_ms": ms}))
-    assert adaptive_session(Adaptive("adadsr", depth=2), str(tmp_path)).plan.way == "tiles"
+    assert open_adaptive("adadsr", str(tmp_path), depth=2).plan.way == "tiles"
 
 
 def test_half_of_all_blocks_where_no_depth_is_asked(plans):
     assert (
-        opened(str(plans["rows"])).depth
-        == adaptive_session(Adaptive("adadsr"), str(plans["rows"])).depth
+        open_session(plans["rows"]).depth
+        == open_adaptive("adadsr", str(plans["rows"])).depth
         == 1.5
     )
 
@@ -61,7 +62,7 @@ def test_a_checkpoint_skips_in_torch_as_its_plan_does(checkpoint, plans, tmp_pat
     path = save_checkpoint(tmp_path, "ada", checkpoint.spec, checkpoint.weights)
     x = np.random.default_rng(0).random((1, 3, 12, 20), dtype=np.float32)
     deployed, torch = (
-        adaptive_session(Adaptive("adadsr", depth=2), str(given)) for given in (plans["rows"], path)
+        open_adaptive("adadsr", str(given), depth=2) for given in (plans["rows"], path)
     )
     np.testing.assert_allclose(deployed.run(x), torch.run(x), rtol=0, atol=1e-5)
 
@@ -70,30 +71,31 @@ def test_a_checkpoint_skips_in_torch_as_its_plan_does(checkpoint, plans, tmp_pat
     "asked, given, error, match",
     [
         (
-            Adaptive("edsr"),
+            {"kind": "edsr"},
             None,
             InputError,
             "unknown kind 'edsr'; expected cdnsr, elastic, adadsr",
         ),
-        (Adaptive("adadsr", max_flops="50%"), None, InputError, "AdaDSR has a desired depth"),
+        ({"kind": "adadsr", "max_flops": "50%"}, None, InputError, "AdaDSR has a desired depth"),
         (
-            Adaptive("elastic", depth=3),
+            {"kind": "elastic", "depth": 3},
             None,
             InputError,
-            "a desired depth is AdaDSR's; 'elastic' routes patches",
+            "a desired depth is for AdaDSR; 'elastic' routes patches",
         ),
-        (Adaptive("adadsr", depth=4), "rows", VariantError, "desired depth 4; expected 0 to 3"),
-        (Adaptive("cdnsr"), "routed", InputError, "that is elastic, not cdnsr"),
+        ({"kind": "adadsr", "depth": 4}, "rows", VariantError, "desired depth 4; expected 0 to 3"),
+        ({"kind": "cdnsr"}, "routed", InputError, "that is elastic, not cdnsr"),
         (
-            Adaptive("elastic", max_flops="40%"),
+            {"kind": "elastic", "max_flops": "40%"},
             "routed",
             InputError,
             "below the smallest: 'tiny_x4.d1' everywhere",
         ),
-        (Adaptive("elastic", max_flops="much"), "routed", InputError, "is no share"),
-        (Adaptive("elastic"), "rows", InputError, "is the plan of an AdaDSR, not of a router"),
-        (Adaptive("adadsr"), "routed", InputError, "routes patches; it is no AdaDSR"),
-        (Adaptive("adadsr"), "empty", InputError, "holds no plan of an adaptive network"),
+        ({"kind": "elastic", "max_flops": "much"}, "routed", InputError, "is no share"),
+        ({"kind": "elastic"}, "rows", InputError, "is the plan of an AdaDSR, not of a router"),
+        ({"kind": "adadsr"}, "routed", InputError, "routes patches; expected an AdaDSR"),
+        ({"kind": "adadsr"}, "empty", InputError, "holds no .onnx or .engine file"),
+        ({"kind": "adadsr"}, "graphs", InputError, "holds no plan of an adaptive network"),
     ],
 )
 def test_what_cannot_be_is_refused(asked, given, error, match, plans, routed_plan, tmp_path):
@@ -102,9 +104,12 @@ def test_what_cannot_be_is_refused(asked, given, error, match, plans, routed_pla
         "rows": str(plans["rows"]),
         "routed": str(routed_plan),
         "empty": str(tmp_path),
+        "graphs": str(tmp_path / "graphs"),
     }
+    (tmp_path / "graphs").mkdir()
+    shutil.copy(plans["rows"].parent / "ada.end.onnx", tmp_path / "graphs")
     with pytest.raises(error, match=match):
-        adaptive_session(asked, paths[given])
+        open_adaptive(text=paths[given], **asked)
 
 
 def test_a_checkpoint_without_a_depth_map_is_no_adadsr():
@@ -112,7 +117,7 @@ def test_a_checkpoint_without_a_depth_map_is_no_adadsr():
     with pytest.raises(
         InputError, match="'asrn_x4' is of the architecture asrn: only AdaEDSR can skip blocks"
     ):
-        adaptive_session(Adaptive("adadsr"), "asrn_x4")
+        open_adaptive("adadsr", "asrn_x4")
 
 
 def test_a_plan_with_a_changed_graph_is_refused(routed_plan, tmp_path):
@@ -120,4 +125,4 @@ def test_a_plan_with_a_changed_graph_is_refused(routed_plan, tmp_path):
         shutil.copy(file, tmp_path)
     (tmp_path / "small_x4.router.onnx").write_bytes(b"another")
     with pytest.raises(ArtifactError, match="was changed after its plan was written"):
-        adaptive_session(Adaptive("elastic"), str(tmp_path / routed_plan.name))
+        open_adaptive("elastic", str(tmp_path / routed_plan.name))

@@ -9,6 +9,7 @@ from sr_deploy.runtime.tiling import smallest_tile
 from sr_deploy.upscale.upscaler import Upscaler
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("kind", ["blur", "windows"])
 def test_tiled_equals_whole(sessions, noise, kind):
     session = sessions[kind]()
@@ -22,9 +23,7 @@ def test_tiled_equals_whole(sessions, noise, kind):
 
 
 @pytest.mark.parametrize("kind", ["blur", "windows"])
-def test_a_static_session_gives_the_whole_images_result_wherever_its_plan_says_so(
-    sessions, noise, kind
-):
+def test_a_static_session_gives_the_whole_images_result_if_its_plan_is_exact(sessions, noise, kind):
     whole_session, exact = sessions[kind](), 0
     for size in (16, 32, 40):
         static = sessions[kind]()
@@ -42,7 +41,7 @@ def test_a_static_session_gives_the_whole_images_result_wherever_its_plan_says_s
     assert exact > 10
 
 
-def test_where_tiles_are_not_exact_the_difference_is_measured_and_said(sessions, noise):
+def test_the_difference_of_inexact_tiles_is_measured_and_reported(sessions, noise):
     session = sessions["whole"]()
     image = noise((90, 80), np.float32)
     upscaler = Upscaler(session, tile=40)
@@ -78,7 +77,7 @@ def test_integers_are_rounded_and_clipped(sessions, dtype, largest):
     assert not Upscaler(session)(image).any()
 
 
-def test_floats_are_what_the_network_gives(sessions):
+def test_floats_are_neither_clipped_nor_rounded(sessions):
     class Twice(sessions["blur"]):
         def network(self, x):
             return x * 2
@@ -106,6 +105,7 @@ def test_other_arrays_are_refused(sessions, shape, dtype):
         sr_deploy.upscale_image(np.zeros(shape, dtype), sessions["blur"]())
 
 
+@pytest.mark.smoke
 def test_frames_are_upscaled_one_by_one_and_planned_once(sessions, noise):
     upscaler = Upscaler(sessions["blur"](), tile=20)
     frames = list(upscaler.frames(noise((30, 40)) for _ in range(3)))
@@ -120,14 +120,15 @@ def test_only_a_few_shapes_are_fed(sessions, noise):
     assert len(set(session.fed)) <= 4 + probes, "memory is kept for each shape"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model, variant", [("asrn_x3", "d2"), ("imdeception_x2", "c4"), ("imdeception_x4", "c4-nla")]
 )
 def test_shipped_networks_in_tiles_are_as_whole(noise, model, variant):
     pytest.importorskip("torch")
-    from sr_deploy.upscale.models import runnable
+    from sr_deploy.runtime.opener import open_session
 
-    session = runnable(model, variant).open()
+    session = open_session(model, variant)
     assert session.halo_px is not None
     side = smallest_tile(session, 0)
     image = noise((side + 37, side + 6), np.float32)

@@ -1,0 +1,122 @@
+"""`--adaptive`: a network that decides how much it computes, within a budget or at a desired depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from sr_deploy.core.errors import InputError
+from sr_deploy.core.routers import RoutedPlan, share_from
+from sr_deploy.core.session import Session
+from sr_deploy.runtime.opener import describe_one, kind_of
+from sr_deploy.runtime.opener.description import NetworkDescription, plan_digest
+from sr_deploy.runtime.opener.plan import describe_depth_plan, describe_routed_plan, load_plan
+from sr_deploy.runtime.opener.router import describe_router
+
+DEFAULTS = {"cdnsr": "cdnsr-fsrcnn_x4", "elastic": "elastic-asrn_x4", "adadsr": "adaedsr_x4"}
+"""The shipped network of each kind."""
+
+
+@dataclass(frozen=True)
+class AdaptiveOptions:
+    """A kind of adaptive network, and how much to compute. Raises InputError for options of another kind."""
+
+    kind: str
+    max_flops: Optional[str] = None
+    """`60%` of the largest branch, for the kinds that route patches."""
+    depth: Optional[float] = None
+    """The desired depth of `adadsr` in blocks; None: half of all."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in DEFAULTS:
+            raise InputError(f"unknown kind '{self.kind}'; expected {', '.join(DEFAULTS)}")
+        if self.kind == "adadsr" and self.max_flops is not None:
+            raise InputError(
+                "a budget of FLOPs is for networks that route patches; AdaDSR has a desired depth",
+                hint="give --depth 8, say",
+            )
+        if self.kind != "adadsr" and self.depth is not None:
+            raise InputError(
+                f"a desired depth is for AdaDSR; '{self.kind}' routes patches",
+                hint="give --max-flops 60%, say",
+            )
+
+
+def describe_adaptive(options: AdaptiveOptions, text: Optional[str] = None) -> NetworkDescription:
+    """Describe an adaptive network: the shipped default of its kind for None, else a router, a checkpoint or a plan.
+
+    Raises an SrDeployError on another kind of network, a budget below the smallest branch, or a depth beyond the backbone.
+    """
+    text = DEFAULTS[options.kind] if text is None else text
+    if kind_of(text) == "folder":
+        description = describe_one(text)
+        if description.kind != "plan":
+            raise InputError(
+                f"the folder {text} holds no plan of an adaptive network",
+                hint="srdeploy export MODEL --adaptive -o DIR",
+            )
+        text = description.source
+    if options.kind == "adadsr":
+        return _describe_adadsr(text, options.depth)
+    max_share = None if options.max_flops is None else share_from(options.max_flops)
+    if kind_of(text) == "plan":
+        plan = load_plan(Path(text))
+        if not isinstance(plan, RoutedPlan):
+            raise InputError(
+                f"{text} is the plan of an AdaDSR, not of a router", hint="give --adaptive adadsr"
+            )
+        description = describe_routed_plan(Path(text), plan, max_share)
+    else:
+        description = describe_router(text, max_share)
+    routed = description.plan
+    assert isinstance(routed, RoutedPlan)
+    if routed.elastic != (options.kind == "elastic"):
+        kind = "elastic" if routed.elastic else "cdnsr"
+        raise InputError(
+            f"'{text}' chooses between {', '.join(routed.names)}: that is {kind}, not {options.kind}",
+            hint=f"give --adaptive {kind}",
+        )
+    return description
+
+
+def _describe_adadsr(text: str, depth: Optional[float]) -> NetworkDescription:
+    if kind_of(text) == "plan":
+        plan = load_plan(Path(text))
+        if not isinstance(plan, RoutedPlan):
+            return describe_depth_plan(Path(text), plan, depth)
+    if kind_of(text) in ("plan", "router"):
+        raise InputError(
+            f"'{text}' routes patches; expected an AdaDSR", hint="give --adaptive cdnsr or elastic"
+        )
+    return _describe_adadsr_checkpoint(text, depth)
+
+
+def _describe_adadsr_checkpoint(text: str, depth: Optional[float]) -> NetworkDescription:
+    from sr_deploy.nets.sparse import depth_plan, load_adaedsr, split_network
+
+    checkpoint, network = load_adaedsr(text)
+    plan = depth_plan(checkpoint, network)
+    desired = plan.desired_depth(depth)
+
+    def open_checkpoint() -> Session:
+        from sr_deploy.runtime.adaptive.adadsr import AdaDSR
+        from sr_deploy.runtime.torch_module import array_part, torch_facts
+
+        parts = [array_part(part) for part in split_network(network, plan.depths, plan.way)]
+        return AdaDSR(plan, parts, depth=depth, **torch_facts())
+
+    return NetworkDescription(
+        kind="checkpoint",
+        source=text,
+        model=plan.model,
+        variant="",
+        identity=f"{plan_digest(plan)} torch depth {desired:g}",
+        sha256=checkpoint.spec.weights_sha256,
+        backend="torch",
+        opener=open_checkpoint,
+        scale=plan.scale,
+        precision_asked="fp32",
+        weights_sha256s=(checkpoint.spec.weights_sha256,),
+        plan=plan,
+    )

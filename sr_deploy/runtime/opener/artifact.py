@@ -1,0 +1,88 @@
+"""ONNX graphs and engines: one file each, with a manifest beside it; a graph may lack one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List
+
+from sr_deploy.core.errors import InputError
+from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
+from sr_deploy.core.session import Session, SizeContract
+from sr_deploy.core.target import load_target
+from sr_deploy.runtime import BACKENDS
+from sr_deploy.runtime.graph_probe import graph_identity
+from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants
+
+SUFFIXES = (".onnx", ".engine")
+
+
+class ArtifactKind(Kind):
+    has_variants = False
+
+    def matches(self, text: str) -> bool:
+        return artifact_path(text).suffix in SUFFIXES
+
+    def describe(self, text: str, variants: Variants, trust: bool) -> List[NetworkDescription]:
+        path = artifact_path(text)
+        if not path.is_file():
+            raise InputError(f"there is no file {path}")
+        if path.suffix == ".onnx" and not manifest_path(path).is_file():
+            return [_describe_bare(path)]
+        return [_describe(path, read_manifest(path, trust=trust))]
+
+
+def artifact_path(text: str) -> Path:
+    """Return the artifact's path; a manifest's stands for its artifact."""
+    path = Path(text)
+    artifact = path.with_suffix("")
+    return artifact if path.suffix == ".json" and artifact.suffix in SUFFIXES else path
+
+
+def _describe(path: Path, manifest: Manifest) -> NetworkDescription:
+    graph = manifest.kind == "onnx"
+    backend = "onnxruntime" if graph else load_target(manifest.target).runtime
+    return NetworkDescription(
+        kind="graph" if graph else "engine",
+        source=str(path),
+        model=manifest.model,
+        variant=manifest.variant,
+        identity=manifest.sha256,
+        sha256=manifest.sha256,
+        backend=backend,
+        opener=lambda: BACKENDS[backend]().open(path, manifest),
+        scale=manifest.scale,
+        sizes=SizeContract(
+            manifest.min_shape,
+            manifest.max_shape,
+            halo_px=manifest.halo_px,
+            align_px=manifest.align_px,
+        ),
+        precision=manifest.precision_obtained,
+        precision_asked=manifest.precision_asked,
+        target=manifest.target,
+        artifact=path.name,
+        weights_sha256s=(manifest.parent_sha256,),
+        manifest=manifest,
+        counts=lambda: manifest.counts,
+    )
+
+
+def _describe_bare(path: Path) -> NetworkDescription:
+    sha256 = graph_identity(path)
+
+    def open_graph() -> Session:
+        from sr_deploy.runtime.ort import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(path)
+
+    return NetworkDescription(
+        kind="graph",
+        source=str(path),
+        model=path.stem,
+        variant="",
+        identity=sha256,
+        sha256=sha256,
+        backend="onnxruntime",
+        opener=open_graph,
+        artifact=path.name,
+    )

@@ -1,0 +1,90 @@
+"""The description of a network that can be opened, and the interface of the kinds of things that name one."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+
+from sr_deploy.core.depth_plan import DepthPlan
+from sr_deploy.core.errors import CannotRunHereError, MissingPackageError
+from sr_deploy.core.jsonio import to_json
+from sr_deploy.core.manifest import Manifest
+from sr_deploy.core.routers import RoutedPlan
+from sr_deploy.core.session import Session, SizeContract
+
+Variants = Union[str, Sequence[str], None]
+"""None: all. "all": those of the paper's table. Else a list, or a comma-separated one."""
+
+
+@dataclass(frozen=True)
+class NetworkDescription:
+    """One network: everything known before it is opened, and how to open it."""
+
+    kind: str
+    """checkpoint, graph, engine, plan or router."""
+    source: str
+    """The text that names it, without a variant."""
+    model: str
+    variant: str
+    """Empty for a network without named variants."""
+    identity: str
+    """Decides the output: checksums of all its files, with the variant, budget or depth."""
+    sha256: str
+    """Of the checkpoint's weights or the artifact's file."""
+    backend: str
+    opener: Callable[[], Session] = field(repr=False, compare=False)
+    scale: Optional[int] = None
+    """None for a graph without a manifest, until it is probed (see `find_scale`)."""
+    sizes: Optional[SizeContract] = None
+    """None where only the opened session knows them."""
+    precision: str = ""
+    """As the manifest has it; empty: known once it is open."""
+    precision_asked: str = ""
+    target: str = ""
+    artifact: str = ""
+    """The file's name; empty for checkpoints and routers."""
+    weights_sha256s: Tuple[str, ...] = ()
+    """Of all checkpoints that it consists of."""
+    manifest: Optional[Manifest] = None
+    plan: Union[RoutedPlan, DepthPlan, None] = None
+    counts: Callable[[], Dict[str, Any]] = field(default=dict, repr=False, compare=False)
+    """Return the counts in a manifest's layout: of the network as trained and as deployed, by both counters."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}.{self.variant}" if self.variant else self.model
+
+    def open(self) -> Session:
+        """Open it. Raises CannotRunHereError or MissingPackageError where this machine cannot run it, else ArtifactError."""
+        session = self.opener()
+        session.name = self.name
+        return session
+
+    def find_scale(self) -> Optional[int]:
+        """Return the scale; probe a graph that has no manifest. None where it cannot be opened."""
+        try:
+            return self.scale or self.open().scale
+        except (CannotRunHereError, MissingPackageError):
+            return None
+
+
+class Kind(abc.ABC):
+    """One kind of thing that a text can name. A new kind is a module and a line in `opener/__init__.py`."""
+
+    has_variants = True
+    """Whether a list of variants applies to it; a file of one variant has none to choose from."""
+
+    @abc.abstractmethod
+    def matches(self, text: str) -> bool:
+        """Return whether `text` names a thing of this kind. Looks at names only, reads no file."""
+
+    @abc.abstractmethod
+    def describe(self, text: str, variants: Variants, trust: bool) -> List[NetworkDescription]:
+        """Return the networks that `text` names, smallest first. Raises an SrDeployError on bad input."""
+
+
+def plan_digest(plan: Union[RoutedPlan, DepthPlan]) -> str:
+    """Return the SHA-256 of a plan: of its networks' checksums and of how they are run."""
+    return hashlib.sha256(to_json(plan).encode("utf-8")).hexdigest()

@@ -1,0 +1,104 @@
+"""Plans of exported adaptive networks: `NAME.routed.json`, `NAME.rows.json` and `NAME.tiles.json`. Run by ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List, Optional, Union
+
+from sr_deploy.core.depth_plan import DepthPlan, depth_from, is_depth_plan, read_plan
+from sr_deploy.core.errors import InputError
+from sr_deploy.core.files import sha256_of
+from sr_deploy.core.routers import PLAN_SUFFIX, RoutedPlan, read_routed_plan
+from sr_deploy.core.session import Session
+from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants, plan_digest
+
+
+class PlanKind(Kind):
+    """The variants of an AdaDSR's plan are desired depths, `d8`."""
+
+    def matches(self, text: str) -> bool:
+        return text.endswith(PLAN_SUFFIX) or is_depth_plan(Path(text))
+
+    def describe(self, text: str, variants: Variants, trust: bool) -> List[NetworkDescription]:
+        path = Path(text)
+        plan = load_plan(path)
+        if isinstance(plan, RoutedPlan):
+            refuse_variants(text, variants, "chooses among its branches itself")
+            return [describe_routed_plan(path, plan)]
+        if plan.fixed:
+            refuse_variants(text, variants, "was trained for one depth")
+            return [describe_depth_plan(path, plan)]
+        if variants in (None, "all"):
+            variants = [f"d{plan.blocks / 2:g}"]
+        names = variants.split(",") if isinstance(variants, str) else variants
+        return [
+            describe_depth_plan(path, plan, depth_from(name, plan.blocks), name)
+            for name in dict.fromkeys(names or ())
+        ]
+
+
+def load_plan(path: Path) -> Union[RoutedPlan, DepthPlan]:
+    """Read the plan of either kind of adaptive network. Raises ArtifactError when it is missing or malformed."""
+    return read_plan(path) if is_depth_plan(path) else read_routed_plan(path)
+
+
+def refuse_variants(text: str, variants: Variants, reason: str) -> None:
+    """Raise InputError where variants are asked of a network that has none."""
+    if variants not in (None, "all"):
+        raise InputError(f"'{text}' {reason}: it has no variants", hint="leave --variants out")
+
+
+def describe_routed_plan(
+    path: Path, plan: RoutedPlan, max_share: Optional[float] = None
+) -> NetworkDescription:
+    """Describe an exported router within a budget. Raises InputError for a budget below the smallest branch."""
+    plan.check_budget(max_share)
+
+    def open_plan() -> Session:
+        from sr_deploy.runtime.adaptive.patches import RoutedSession
+
+        return RoutedSession.from_plan(path, max_share=max_share)
+
+    return NetworkDescription(
+        kind="plan",
+        source=str(path),
+        model=plan.model,
+        variant="",
+        identity=f"{plan_digest(plan)} onnxruntime {max_share}",
+        sha256=sha256_of(path),
+        backend="onnxruntime",
+        opener=open_plan,
+        scale=plan.scale,
+        precision_asked="fp32",
+        artifact=path.name,
+        weights_sha256s=(plan.parent_sha256,),
+        plan=plan,
+    )
+
+
+def describe_depth_plan(
+    path: Path, plan: DepthPlan, depth: Optional[float] = None, variant: str = ""
+) -> NetworkDescription:
+    """Describe an exported AdaEDSR at a desired depth, half of all blocks for None. Raises VariantError for other depths."""
+    desired = plan.desired_depth(depth)
+
+    def open_plan() -> Session:
+        from sr_deploy.runtime.adaptive.adadsr import AdaDSR
+
+        return AdaDSR.from_plan(path, depth=depth)
+
+    return NetworkDescription(
+        kind="plan",
+        source=str(path),
+        model=plan.model,
+        variant=variant,
+        identity=f"{plan_digest(plan)} onnxruntime depth {desired:g}",
+        sha256=sha256_of(path),
+        backend="onnxruntime",
+        opener=open_plan,
+        scale=plan.scale,
+        precision_asked="fp32",
+        artifact=path.name,
+        weights_sha256s=(plan.parent_sha256,),
+        plan=plan,
+    )

@@ -1,0 +1,53 @@
+"""Routers: shipped names, and `NAME.router.safetensors` files with their cards. Run by torch with their branches."""
+
+from __future__ import annotations
+
+from typing import List, Optional
+
+from sr_deploy.core.routers import is_router
+from sr_deploy.core.session import Session
+from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants, plan_digest
+from sr_deploy.runtime.opener.plan import refuse_variants
+
+
+class RouterKind(Kind):
+    def matches(self, text: str) -> bool:
+        return is_router(text)
+
+    def describe(self, text: str, variants: Variants, trust: bool) -> List[NetworkDescription]:
+        refuse_variants(text, variants, "chooses among its branches itself")
+        return [describe_router(text)]
+
+
+def describe_router(text: str, max_share: Optional[float] = None) -> NetworkDescription:
+    """Describe a router within a budget. Raises InputError for a budget below the smallest branch."""
+    from sr_deploy.nets.router import load_router
+
+    router = load_router(text)
+    plan = router.plan()
+    plan.check_budget(max_share)
+
+    def open_router() -> Session:
+        from sr_deploy.nets.fuse import fuse_network
+        from sr_deploy.runtime.adaptive.patches import RoutedSession
+        from sr_deploy.runtime.torch_module import array_function, torch_facts
+
+        # Fused as for export: the costs on the card are those of the fused networks.
+        branches = [fuse_network(net)[0] for net in router.branch_networks()]
+        classify, *upscale = [array_function(net) for net in (router.network(), *branches)]
+        return RoutedSession(plan, classify, upscale, max_share=max_share, **torch_facts())
+
+    return NetworkDescription(
+        kind="router",
+        source=text,
+        model=plan.model,
+        variant="",
+        identity=f"{plan_digest(plan)} torch {max_share}",
+        sha256=plan.parent_sha256,
+        backend="torch",
+        opener=open_router,
+        scale=plan.scale,
+        precision_asked="fp32",
+        weights_sha256s=(router.spec.weights_sha256, *router.spec.weights_sha256s),
+        plan=plan,
+    )

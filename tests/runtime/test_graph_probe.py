@@ -1,0 +1,193 @@
+"""Graphs of unknown make: nearest x2 and the like, so that right and wrong values are seen at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sr_deploy.core.errors import ArtifactError, CannotRunHereError, InputError
+from sr_deploy.runtime import graph_probe
+from sr_deploy.runtime.graph_probe import graph_identity, probe_graph
+from sr_deploy.runtime.opener import describe
+from sr_deploy.runtime.ort import OnnxRuntimeSession, raw_session
+from sr_deploy.runtime.tiling import plan_tiles
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed; it makes the graphs")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed; it runs them")
+
+
+@pytest.fixture()
+def make_graph(tmp_path):
+    """Save nodes from `x` to `y` as a graph; shapes may hold names for free sizes."""
+
+    def make(nodes, shape, out_shape=(1, 3, "H", "W"), dtype="FLOAT", weights=()):
+        element = getattr(onnx.TensorProto, dtype)
+        value = onnx.helper.make_tensor_value_info
+        graph = onnx.helper.make_graph(
+            nodes,
+            "g",
+            [value("x", element, shape)],
+            [value("y", element, out_shape)],
+            [onnx.numpy_helper.from_array(array, name) for name, array in weights],
+        )
+        opset = [onnx.helper.make_opsetid("", 17)]
+        path = tmp_path / "net.onnx"
+        onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), str(path))
+        return path
+
+    return make
+
+
+SCALES = ("scales", np.array([1, 1, 2, 2], np.float32))
+FREE = (1, 3, "h", "w")
+
+
+def resize(source="x", target="y"):
+    return onnx.helper.make_node(
+        "Resize",
+        [source, "", "scales"],
+        [target],
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
+
+
+def unshuffled(factor):
+    """x2 by a network whose head folds blocks of `factor` pixels into channels."""
+    return [
+        onnx.helper.make_node("SpaceToDepth", ["x"], ["a"], blocksize=factor),
+        onnx.helper.make_node("DepthToSpace", ["a"], ["b"], blocksize=factor),
+        resize("b"),
+    ]
+
+
+def noise(h, w):
+    return np.random.default_rng(0).random((1, 3, h, w), dtype=np.float32)
+
+
+def doubled(x):
+    return x.repeat(2, axis=2).repeat(2, axis=3)
+
+
+@pytest.mark.smoke
+def test_a_graph_of_any_size(make_graph):
+    session = OnnxRuntimeSession(make_graph([resize()], FREE, weights=[SCALES]))
+    assert (session.scale, session.min_hw, session.max_hw) == (2, (1, 1), None)
+    np.testing.assert_array_equal(session.run(noise(5, 7)), doubled(noise(5, 7)))
+
+
+def test_a_fixed_height_and_a_free_width(make_graph):
+    session = OnnxRuntimeSession(make_graph([resize()], (1, 3, 48, "w"), weights=[SCALES]))
+    assert session.scale == 2 and session.min_hw == (48, 1) and session.fixed_hw is None
+    np.testing.assert_array_equal(session.run(noise(48, 31)), doubled(noise(48, 31)))
+    with pytest.raises(InputError, match="takes a height of 48 only, not 64"):
+        session.run(noise(64, 31))
+    plan = plan_tiles((100, 40), session)
+    assert {span.size for span in plan.y_spans} == {48}
+
+
+def test_one_fixed_size(make_graph):
+    session = OnnxRuntimeSession(make_graph([resize()], (1, 3, 16, 24), weights=[SCALES]))
+    assert session.scale == 2 and session.fixed_hw == (16, 24)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_sizes_that_must_be_multiples_are_mirrored(make_graph, factor):
+    session = OnnxRuntimeSession(make_graph(unshuffled(factor), FREE, weights=[SCALES]))
+    assert session.scale == 2 and session.align_px == factor
+    for h, w in ((8, 12), (9, 13), (1, 1), (7, 16)):
+        np.testing.assert_array_equal(session.run(noise(h, w)), doubled(noise(h, w)))
+
+
+def test_a_graph_is_probed_once(make_graph, monkeypatch):
+    path = make_graph([resize()], FREE, weights=[SCALES])
+    first = probe_graph(path, raw_session(str(path)))
+    monkeypatch.setattr(graph_probe, "_probe", None)
+    assert probe_graph(path, raw_session(str(path))) is first
+
+
+def conv(weight_shape, **attributes):
+    return onnx.helper.make_node("Conv", ["x", "w"], ["a"], **attributes), (
+        "w",
+        np.zeros(weight_shape, np.float32),
+    )
+
+
+@pytest.mark.parametrize(
+    "shape, words",
+    [
+        ((4, 3, "h", "w"), "the batch of the input is 4; expected 1"),
+        ((1, "h", "w", 3), "the input is NHWC with 3 channels; expected NCHW"),
+        ((1, 1, "h", "w"), "the input has 1 channels; expected 3"),
+        ((1, 3, "h"), "four dimensions"),
+    ],
+)
+def test_ends_that_cannot_be_served(make_graph, shape, words):
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    with pytest.raises(CannotRunHereError, match=words):
+        OnnxRuntimeSession(make_graph([node], shape, shape))
+
+
+def test_a_crop_is_refused_with_its_size(make_graph):
+    valid, weights = conv((3, 3, 3, 3))
+    path = make_graph([valid, resize("a")], FREE, weights=[weights, SCALES])
+    with pytest.raises(CannotRunHereError, match="32x32 becomes 60x60.*4 pixels less than x2"):
+        OnnxRuntimeSession(path)
+
+
+def test_another_scale_than_a_whole_one_is_refused(make_graph):
+    scales = ("scales", np.array([1, 1, 1.5, 1.5], np.float32))
+    with pytest.raises(CannotRunHereError, match="32x32 becomes 48x48.*one whole scale"):
+        OnnxRuntimeSession(make_graph([resize()], FREE, weights=[scales]))
+
+
+def test_a_classifier_is_refused(make_graph):
+    node = onnx.helper.make_node("GlobalAveragePool", ["x"], ["y"])
+    with pytest.raises(CannotRunHereError, match="cannot be run as a super-resolution network"):
+        OnnxRuntimeSession(make_graph([node], FREE, (1, 3, 1, 1)))
+
+
+def test_the_identity_covers_external_data(make_graph, tmp_path):
+    weight = np.zeros((3, 3, 3, 3), np.float32)
+    identities = []
+    for value in (0.0, 1.0):
+        convolution, _ = conv(weight.shape, pads=[1, 1, 1, 1])
+        path = make_graph([convolution, resize("a")], FREE, weights=[("w", weight + value), SCALES])
+        model = onnx.load(str(path))
+        onnx.save_model(
+            model,
+            str(path),
+            save_as_external_data=True,
+            location="net.onnx.data",
+            size_threshold=0,
+            convert_attribute=False,
+        )
+        identities.append(graph_identity(path))
+        assert describe(path)[0].identity == identities[-1]
+        (tmp_path / "net.onnx.data").unlink()
+    assert identities[0] != identities[1]
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("batch4_x2", "the batch of the input is 4"),
+        ("h48_x2", ""),
+        ("valid_x2", "pixels less than x2"),
+        ("y_only_x2", "1 channels"),
+        ("nhwc_x2", "NHWC"),
+        ("uint8_x2", "uint8"),
+        ("fp16_scales", "not an ONNX model that onnxruntime can load"),
+        ("int8_x2", ""),
+        ("external_a/net", ""),
+        ("external_b/net", ""),
+    ],
+)
+def test_graphs_that_once_failed(shared_dir, name, words):
+    path = shared_dir / "cases" / "graphs" / f"{name}.onnx"
+    if words:
+        with pytest.raises(ArtifactError, match=words):
+            OnnxRuntimeSession(path)
+    else:
+        assert OnnxRuntimeSession(path).scale == 2
