@@ -184,7 +184,7 @@ def _decode(task: _DecodeTask) -> Union[Pair, str]:
         if (h * scale, w * scale) != hr.shape[:2]:
             raise InputError(
                 f"{task.lr_source} has {h}x{w} pixels; expected {hr.shape[0] // scale}x"
-                f"{hr.shape[1] // scale}, the size of {task.source.name} divided by {scale}",
+                f"{hr.shape[1] // scale}, the size of {task.source.name} / {scale}",
                 hint="check that these are the LR images of this scale",
             )
         for path, image in ((hr_file, hr), (lr_file, lr)):

@@ -90,17 +90,17 @@ def resolve(
 
     Raises InputError when the recipe is not usable or not of this kind.
     """
-    recipe_file = None
+    recipe_file: Optional[Path] = None
     if isinstance(recipe, BaseRecipe):
         if options.name is None:
             raise InputError("the checkpoint has no name", hint="give the options a name")
         loaded: BaseRecipe = recipe
         loaded.check(options.name)
     else:
-        recipe_file = Path(recipe)
         loaded = load_recipe(str(recipe))
+        recipe_file = Path(recipe) if str(recipe).endswith(".json") else None
         if options.name is None:
-            options = replace(options, name=recipe_file.stem)
+            options = replace(options, name=recipe_file.stem if recipe_file else str(recipe))
     if not isinstance(loaded, kind):
         trains = "one network" if kind.__name__ == "RouterRecipe" else "a router"
         raise InputError(f"the recipe {recipe} trains {trains}")

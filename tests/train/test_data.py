@@ -197,7 +197,7 @@ def test_lr_and_hr_must_match_by_name(folder, lr_folder):
 def test_lr_and_hr_must_match_by_size(folder, lr_folder):
     with pytest.raises(
         InputError,
-        match="0x4.png has 12x10 pixels; expected 25x20, the size of 0.png divided by 2|no LR image",
+        match="0x4.png has 12x10 pixels; expected 25x20, the size of 0.png / 2|no LR image",
     ):
         pairs(folder, scale=2, lr_folders=[lr_folder])
     for path in lr_folder.iterdir():

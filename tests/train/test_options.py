@@ -7,6 +7,7 @@ import pytest
 from sr_deploy.core.errors import InputError
 from sr_deploy.nets.checkpoint import load_checkpoint
 from sr_deploy.train.options import FILE_SUFFIXES
+from sr_deploy.train.recipe import RECIPES
 from tests.train.conftest import TINY
 
 
@@ -87,6 +88,14 @@ def test_images_to_validate_on_are_read_before_the_run(train, tmp_path, spoil, m
     with pytest.raises(InputError, match=message):
         train(output=tmp_path / "out", valid=valid)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_a_shipped_recipe_resumes(train, tmp_path, monkeypatch):
+    monkeypatch.setitem(RECIPES, "tiny", TINY)
+    path = train("tiny", name=None, budget_s=0)
+    assert path == tmp_path / "tiny.safetensors"
+    train("tiny", name=None, resume=True)
+    assert load_checkpoint(path).spec.training["steps_done"] == TINY.steps
 
 
 def test_a_recipe_may_be_a_path_and_a_folder_a_text(train, images, tmp_path):
