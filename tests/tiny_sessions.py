@@ -1,4 +1,4 @@
-"""Networks small enough to see through: they state how far an output depends on its surroundings, and keep to it."""
+"""Small networks that state correctly how far an output depends on its surroundings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Blur(Session):
 
 
 class Windows(Blur):
-    """Every pixel of an 8x8 window of a blurred map depends on all of that window; zeros fill windows at the border."""
+    """A pixel depends on its whole 8x8 window of a blurred map. Zeros fill border windows."""
 
     halo_px, align_px = 8 + 2, 8
 

@@ -10,19 +10,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Optional, Protocol, Tuple
+from typing import Optional, Tuple, Union
 
 import numpy as np
 
 from sr_deploy.core.claims import claim_file, read_holder
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import make_output_folder, sha256_of
-from sr_deploy.core.sizes import HW
+from sr_deploy.upscale.governor import Governor
 from sr_deploy.upscale.overlap import WriteBehind, read_ahead
 from sr_deploy.upscale.reporter import Reporter
+from sr_deploy.upscale.upscaler import Upscaler
 from sr_deploy.upscale.video_encode import choose_encoding
 from sr_deploy.upscale.video_mux import CONTAINERS, check_streams, write_video
 from sr_deploy.upscale.video_parts import (
@@ -31,25 +33,10 @@ from sr_deploy.upscale.video_parts import (
     ResumeKey,
     VideoTask,
     load_parts,
-    remove_parts,
 )
 from sr_deploy.upscale.video_source import BrokenOffError, probe_video, pyav, read_frames
 
-
-class VideoUpscaler(Protocol):
-    """What upscales frames: an `Upscaler` or a `Governor`."""
-
-    scale: int
-
-    @property
-    def identity(self) -> str:
-        """The networks, and the settings that decide the output."""
-
-    def plan(self, hw: HW) -> object:
-        """Raise InputError if frames of (h, w) cannot be upscaled."""
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Upscale (H, W, 3) RGB, uint8 or uint16, to (scale*H, scale*W, 3) of the same dtype."""
+VideoUpscaler = Union[Upscaler, Governor]
 
 
 @dataclass(frozen=True)
@@ -76,7 +63,7 @@ def upscale_video(
     *,
     codec: str = "libx264",
     crf: Optional[int] = None,
-    reporter: Optional[Reporter] = None,
+    reporter: Reporter = Reporter(),  # noqa: B008 - frozen
 ) -> VideoSummary:
     """Upscale a video into `output` (MP4, MOV, Matroska or WebM), which must not exist.
 
@@ -87,7 +74,6 @@ def upscale_video(
     `NAME.partial.SUFFIX`. Raises InputError; BrokenOffError if the source breaks off;
     MissingPackageError without PyAV or OpenCV.
     """
-    reporter = reporter or Reporter()
     source, output = Path(source), Path(output)
     _check_paths(source, output)
     facts = probe_video(source)
@@ -131,7 +117,7 @@ def _run(task: VideoTask, upscaler: VideoUpscaler, reporter: Reporter) -> VideoS
         _keep_partial(task, writer, reporter, e)
         raise
     _write_output(task, writer, complete=True)
-    remove_parts(task.parts_folder)
+    shutil.rmtree(str(task.parts_folder), ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
         task.partial.unlink()  # left by an interrupted run
     seconds = time.monotonic() - started
@@ -163,7 +149,7 @@ def _keep_partial(
 ) -> None:
     """Write the frames of a run that ended early to the partial output, and report that."""
     if not writer.parts:
-        remove_parts(task.parts_folder)
+        shutil.rmtree(str(task.parts_folder), ignore_errors=True)
         return
     _write_output(task, writer, complete=False)
     kept = f"{task.partial} has the {writer.frames} frames so far"

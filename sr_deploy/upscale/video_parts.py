@@ -7,12 +7,12 @@ wherever a run was killed. A resumed run therefore cuts and encodes as an uninte
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -124,11 +124,6 @@ def packets_file(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.bin"
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove the folder of parts."""
-    shutil.rmtree(str(folder), ignore_errors=True)
-
-
 class PartWriter:
     """Encodes frames into parts. Not thread-safe."""
 
@@ -144,36 +139,32 @@ class PartWriter:
 
     def add(self, pts: int, lr: np.ndarray, hr: np.ndarray) -> None:
         """Encode a frame `hr`, upscaled from `lr`. Raises InputError if the disk is full."""
-        try:
+        with self._disk_errors():
             if self._open is None:
                 self._open = _OpenPart(packets_file(self._folder, len(self.parts)), self._encoding)
             self._open.add(pts, lr, hr)
             if len(self._open.pts) == PART_FRAMES:
-                self._finish_part(resumable=True)
-        except OSError as e:
-            raise self._cannot_write(e) from e
+                self.finish(resumable=True)
 
     def finish(self, *, resumable: bool) -> None:
-        """Finish the open part. If not `resumable`, a later run makes its frames again."""
+        """Finish the open part, if any. If not `resumable`, a later run makes its frames again."""
+        if self._open is None:
+            return
+        with self._disk_errors():
+            part, self._open = self._open.finish(), None
+            if resumable:
+                write_text(self._folder / f"{len(self.parts):06d}.json", to_json(part))
+            self.parts.append(part)
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
         try:
-            if self._open is not None:
-                self._finish_part(resumable=resumable)
+            yield
         except OSError as e:
-            raise self._cannot_write(e) from e
-
-    def _finish_part(self, *, resumable: bool) -> None:
-        assert self._open is not None
-        part = self._open.finish()
-        self._open = None
-        if resumable:
-            write_text(self._folder / f"{len(self.parts):06d}.json", to_json(part))
-        self.parts.append(part)
-
-    def _cannot_write(self, error: OSError) -> InputError:
-        return InputError(
-            f"cannot write to {self._folder}: {error.strerror or error}",
-            hint="free some disk space and run again: it resumes after the last finished part",
-        )
+            raise InputError(
+                f"cannot write to {self._folder}: {e.strerror or e}",
+                hint="free some disk space and run again: it resumes after the last finished part",
+            ) from e
 
 
 class _OpenPart:

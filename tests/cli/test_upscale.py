@@ -40,7 +40,7 @@ def test_a_picture_into_a_folder_keeps_its_name(run_cli, picture, tmp_path):
     assert (tmp_path / "out" / "a.png").is_file()
 
 
-def test_tiles_give_the_same_file_and_are_said(run_cli, picture, tmp_path):
+def test_tiles_give_the_same_file_and_are_reported(run_cli, picture, tmp_path):
     cv2.imwrite(
         str(picture), np.random.default_rng(0).integers(0, 256, (90, 85, 3), dtype=np.uint8)
     )
@@ -80,7 +80,8 @@ def test_formats_of_a_folder(run_cli, picture, tmp_path):
     [
         (
             ("--tile", 54),
-            "tiles of 54 are too small for this network: the smallest is 55, for 27 pixels around each output",
+            "tiles of 54 are too small for this network: the smallest is 55, "
+            "for 27 pixels around each output",
         ),
         (("--max-memory", "1MiB"), "cannot be upscaled within 1 MiB"),
         (("--max-memory", "much"), "not an amount of memory"),
@@ -92,7 +93,7 @@ def test_formats_of_a_folder(run_cli, picture, tmp_path):
         (("--variant", "c5"), "no variant 'c5'"),
     ],
 )
-def test_what_cannot_be_asked_for_leaves_nothing(run_cli, picture, tmp_path, options, words):
+def test_refused_options_leave_no_files(run_cli, picture, tmp_path, options, words):
     cv2.imwrite(str(picture), np.zeros((90, 85, 3), np.uint8))
     result = run_cli("upscale", picture, *MODEL, *options, "-o", tmp_path / "out" / "b.png")
     assert result.exit_code == 1 and words in result.stderr and result.stdout == ""

@@ -82,7 +82,9 @@ def test_a_video_the_file_on_stdout_the_rest_on_stderr(run_cli, film, tmp_path):
         assert [(f.width, f.height) for f in made.decode(video=0)] == [(64, 48)] * 6
 
 
-def test_what_all_frames_took_is_said_of_an_adaptive_network(run_cli, film, tmp_path, monkeypatch):
+def test_the_work_of_an_adaptive_network_is_reported_for_all_frames(
+    run_cli, film, tmp_path, monkeypatch
+):
     class Half(Repeat):
         def spent(self):
             return Spent(1, 2, {"all": 1.0}, {"small": 3, "large": 1})
@@ -90,11 +92,12 @@ def test_what_all_frames_took_is_said_of_an_adaptive_network(run_cli, film, tmp_
     monkeypatch.setattr(options, "describe_adaptive", lambda budget, text: description("", Half))
     result = run_cli("upscale", film, "--adaptive", "cdnsr", "-o", tmp_path / "large.mkv")
     assert result.exit_code == 0, result.stderr
-    said = "all frames of this run: 50.0% of the largest's multiply-accumulates (small 75%, large 25%; ms: all 6)"
+    share = "50.0% of the largest's multiply-accumulates"
+    said = f"all frames of this run: {share} (small 75%, large 25%; ms: all 6)"
     assert said in result.stderr
 
 
-def test_a_governor_says_what_it_governs_and_logs_each_choice(run_cli, film, tmp_path):
+def test_a_governor_reports_its_variants_and_logs_each_choice(run_cli, film, tmp_path):
     result = run_cli(
         "upscale", film, *MODEL, "--governor", "--fps", 24, "-o", tmp_path / "new" / "large.mkv"
     )
@@ -122,7 +125,7 @@ def test_a_governor_says_what_it_governs_and_logs_each_choice(run_cli, film, tmp
         (("--variant", "d1"), "b.webm", "webm cannot hold libx264"),
     ],
 )
-def test_what_cannot_be_asked_for_leaves_nothing(run_cli, film, tmp_path, options, output, words):
+def test_refused_options_leave_no_files(run_cli, film, tmp_path, options, output, words):
     result = run_cli("upscale", film, *MODEL, *options, "-o", tmp_path / output)
     assert result.exit_code == 1 and words in result.stderr and result.stdout == ""
     assert list(tmp_path.iterdir()) == [film]

@@ -51,7 +51,7 @@ def test_tiles_are_balanced(sessions):
 
 
 def test_few_pixels_are_fed_twice(sessions):
-    """Against tiles as small as can be, a quarter megapixel allows little more than the image itself."""
+    """With a quarter megapixel, little more than the image itself is fed."""
     session = opened(sessions, "blur")
     plan = plan_tiles((3000, 2000), session, max_px=1 << 18)
     assert math.prod(plan.tile_hw) <= 1 << 18
@@ -72,7 +72,7 @@ def test_a_tile_smaller_than_the_receptive_field_is_refused_and_the_smallest_nam
     assert caught.value.hint == f"give {smallest}"
 
 
-def test_a_small_tile_is_no_error_where_the_image_is_no_larger(sessions):
+def test_a_small_tile_is_allowed_for_an_image_that_fits_it(sessions):
     assert plan_tiles((5, 4), opened(sessions, "windows"), tile=5).whole
 
 

@@ -62,13 +62,13 @@ def files(folder):
 
 @pytest.mark.smoke
 def test_a_folder_keeps_its_tree_and_names(tree, tmp_path, run):
-    summary, said, wrote = run(tree, tmp_path / "out")
+    summary, lines, written = run(tree, tmp_path / "out")
     assert files(tmp_path / "out") == [LOG, "a.png", "sub/b c.jpg", "sub/deeper/ü.tif"]
     assert cv2.imread(str(tmp_path / "out/a.png")).shape == (12, 14, 3)
-    assert str(summary) == "3 upscaled, 0 failed" and len(said) == len(wrote) == 3
+    assert str(summary) == "3 upscaled, 0 failed" and len(lines) == len(written) == 3
 
 
-def test_what_is_finished_is_skipped_until_picture_network_or_result_change(tree, tmp_path, run):
+def test_finished_pictures_are_skipped_until_picture_network_or_result_change(tree, tmp_path, run):
     out = tmp_path / "out"
     run(tree, out)
     before = (out / "a.png").stat().st_mtime_ns
@@ -88,14 +88,14 @@ def test_what_is_finished_is_skipped_until_picture_network_or_result_change(tree
 def test_a_bad_picture_is_reported_and_the_rest_done(tree, tmp_path, run):
     (tree / "bad.png").write_bytes((tree / "a.png").read_bytes()[:60])
     (tree / "sub" / "empty.jpg").write_bytes(b"")
-    summary, said, _ = run(tree, tmp_path / "out")
+    summary, lines, _ = run(tree, tmp_path / "out")
     assert str(summary) == "3 upscaled, 2 failed" and summary.failed == {
         tree / "bad.png",
         tree / "sub" / "empty.jpg",
     }
     assert [
         line
-        for line in said
+        for line in lines
         if line.startswith(f"failed: {tree / 'bad.png'}: ") and "damaged" in line
     ]
     assert not [
@@ -108,10 +108,10 @@ def test_a_bad_picture_is_reported_and_the_rest_done(tree, tmp_path, run):
 def test_a_file_that_is_not_ours_is_not_overwritten(tree, tmp_path, run):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.png").write_text("precious")
-    summary, said, _ = run(tree, tmp_path / "out")
+    summary, lines, _ = run(tree, tmp_path / "out")
     assert len(
         summary.failed
-    ) == 1 and "exists already, and the log of the folder does not list it" in "\n".join(said)
+    ) == 1 and "exists already, and the log of the folder does not list it" in "\n".join(lines)
     assert (tmp_path / "out" / "a.png").read_text() == "precious"
 
 
@@ -221,7 +221,7 @@ def test_a_log_cut_short_costs_one_picture(tree, tmp_path, run):
     )
 
 
-def test_the_log_reads_what_others_have_written_meanwhile(tmp_path):
+def test_refresh_reads_the_entries_of_other_processes(tmp_path):
     task = PictureTask(picture(tmp_path / "a.png"), picture(tmp_path / "out" / "a.png"))
     mine, other = (FolderLog(tmp_path / "out", "net") for _ in range(2))
     other.add(task)
@@ -264,7 +264,7 @@ def test_a_dead_processs_claim_is_taken_over_and_another_hosts_is_not(tmp_path):
         path.unlink(missing_ok=True)
 
 
-def test_what_another_process_claims_is_left_to_it(tree, tmp_path, run):
+def test_a_picture_claimed_by_another_process_is_left_to_it(tree, tmp_path, run):
     out = tmp_path / "out"
     out.mkdir()
     (out / ".a.png.claim").write_text("1 another-host")
@@ -282,16 +282,10 @@ from sr_deploy.upscale.options import UpscaleOptions
 from sr_deploy.upscale.reporter import Reporter
 from sr_deploy.upscale.workers import upscale_tree
 
-class Printer(Reporter):
-    def log(self, line):
-        print(line, file=sys.stderr)
-
-    def written(self, path):
-        print(path)
-
 if __name__ == "__main__":
     options = UpscaleOptions(sys.argv[3], workers=2)
-    print(upscale_tree(Path(sys.argv[1]), Path(sys.argv[2]), options, Printer()))
+    reporter = Reporter(lambda line: print(line, file=sys.stderr), print)
+    print(upscale_tree(Path(sys.argv[1]), Path(sys.argv[2]), options, reporter))
 """
 
 

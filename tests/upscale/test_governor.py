@@ -99,7 +99,7 @@ def test_a_load_is_answered_by_the_next_frame_and_forgotten_after_it(load, expec
     assert back - 400 < 24 * 4  # seconds
 
 
-def test_a_load_that_just_does_not_let_the_next_larger_run_is_not_tried_for_ever():
+def test_a_variant_that_does_not_quite_fit_is_tried_ever_more_rarely():
     """Larger variants suffer more than predicted: each try is a late frame."""
     entries = Machine(lambda f: 1.25, more_under_load=0.25, noise=0.01).run(2400)
     assert sum(e["late"] for e in entries) <= 8
@@ -119,7 +119,7 @@ def test_noise_makes_no_oscillation(noise, load):
 
 
 def test_bursts_of_other_work_are_not_answered_by_a_change_each_time():
-    """One frame in 33 takes half as long again: a variant that only fits between two of them is tried ever more rarely."""
+    """One frame in 33 takes 1.5 times as long. A variant that fits only between is tried rarely."""
     spikes = random.Random(1)
     machine = Machine(lambda f: 1.5 if spikes.random() < 0.03 else 1.0, noise=0.05)
     entries = machine.run(2400)
@@ -155,7 +155,7 @@ def test_spikes_cost_a_few_frames_of_quality_each():
     assert variants(entries).count("d4") > 1800
 
 
-def test_where_the_smallest_is_too_slow_all_frames_are_still_made_and_the_log_says_so():
+def test_if_the_smallest_is_too_slow_all_frames_are_still_made_and_logged():
     machine = Machine(lambda f: 5.0 if f < 100 else 1.0)
     entries = machine.run(300)
     assert [e["why"] for e in entries[1:100]].count("even d1 is too slow now") >= 98
@@ -183,7 +183,7 @@ def test_power_is_kept_under_its_bound():
     assert not [e for e in entries if e["late"]]
 
 
-def test_power_that_is_not_known_yet_changes_nothing():
+def test_unknown_power_changes_nothing():
     assert set(variants(Machine(watts=lambda m: None, max_watts=10).run(100))) == {"d4"}
 
 
@@ -210,14 +210,14 @@ def test_the_log_is_plain_data_and_the_same_every_time():
     }
 
 
-def test_a_log_goes_on_with_its_file_line_by_line(tmp_path):
+def test_a_log_appends_lines_to_its_file(tmp_path):
     file = tmp_path / "log.jsonl"
     for n in (1, 2):
         log_to(file)({"frame": 1})
         assert file.read_text() == '{"frame": 1}\n' * n  # a killed run has it too
 
 
-def test_a_log_of_nothing_leaves_no_file_and_one_that_cannot_be_written_says_so(tmp_path):
+def test_a_log_without_entries_creates_no_file_and_an_unwritable_one_is_an_error(tmp_path):
     log_to(tmp_path / "log.jsonl")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="cannot write"):
@@ -247,7 +247,7 @@ def test_an_error_of_a_network_passes_through():
         ({"scales": (2, 4)}, "d1 by 2, d2 by 4"),
     ],
 )
-def test_what_cannot_be_governed(change, reason):
+def test_values_that_do_not_fit_together_are_refused(change, reason):
     def variant(scale):
         return type("Variant", (), {"scale": scale})()
 

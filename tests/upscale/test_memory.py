@@ -30,7 +30,7 @@ def test_amounts_of_memory(text, expected):
 
 
 @pytest.mark.parametrize("text", ["", "2 giraffes", "-1GiB", "0GiB", "GiB", "1e9", "2GiB each"])
-def test_what_is_no_amount_of_memory(text):
+def test_invalid_amounts_of_memory_are_refused(text):
     with pytest.raises(InputError, match="not an amount of memory; expected for example 2GiB"):
         memory.parse_bytes(text)
 
@@ -62,7 +62,7 @@ def hungry(blur, bytes_per_px):
 
 
 @linux
-def test_what_a_network_needs_is_measured(sessions):
+def test_the_memory_need_is_measured(sessions):
     need = memory.measure_need(
         hungry(sessions["blur"], 4000), Upscaler(hungry(sessions["blur"], 4000))._probe
     )
@@ -102,16 +102,17 @@ def test_the_result_counts_against_the_bound(sessions):
 
 
 @linux
-def test_what_the_caller_needs_beside_the_result_counts(sessions):
+def test_further_memory_of_the_caller_counts(sessions, monkeypatch):
+    monkeypatch.setattr("sr_deploy.upscale.upscaler.resident_bytes", lambda: 64 << 30)
     image, estimates = np.zeros((300, 300, 3), np.uint8), []
     for more in (0, 100):
-        upscaler = Upscaler(sessions["blur"](), max_memory=memory.resident_bytes() + (900 << 20))
+        upscaler = Upscaler(sessions["blur"](), max_memory=65 << 30)
         upscaler(image, more_per_px=more)
         estimates.append(upscaler.estimated_bytes)
     assert estimates[1] - estimates[0] > 0.9 * 100 * 600 * 600 - (4 << 20)
 
 
-def test_without_a_bound_a_share_of_what_is_free_is_taken(sessions, monkeypatch):
+def test_the_default_bound_is_a_share_of_the_available_memory(sessions, monkeypatch):
     monkeypatch.setattr("sr_deploy.upscale.upscaler.available_bytes", lambda: 4 << 30)
     upscaler = Upscaler(sessions["blur"]())
     upscaler(np.zeros((9, 9, 3), np.uint8))

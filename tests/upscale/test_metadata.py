@@ -71,11 +71,11 @@ def test_facts_of_a_tiff():
         (b"", ""),
     ],
 )
-def test_the_first_bytes_tell_what_a_file_is(head, kind):
+def test_formats_are_detected_by_the_first_bytes(head, kind):
     assert content_format(head) == kind
 
 
-def test_what_is_a_picture(tmp_path):
+def test_pictures_are_detected_by_content_or_name(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"\x89PNG\r\n\x1a\n")
     (tmp_path / "b.JPG").write_bytes(b"")
     (tmp_path / "c.mp4").write_bytes(b"\0\0\0\x20ftypisom")

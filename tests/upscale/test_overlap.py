@@ -24,7 +24,7 @@ def test_items_come_in_order_and_no_further_ahead_than_asked():
     assert got == list(range(20))
 
 
-def test_what_the_thread_raises_comes_after_what_it_made():
+def test_an_exception_of_the_thread_comes_after_its_items():
     def items():
         yield 1
         raise ValueError("broken off")

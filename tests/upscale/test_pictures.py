@@ -176,10 +176,10 @@ def test_a_tiffs_alpha_whether_its_colours_are_multiplied_by_it_or_not(tmp_path,
     assert (np.asarray(again)[0, 0] == np.asarray(result)[0, 0]).all()
 
 
-def test_a_grey_tiffs_alpha_is_not_lost_without_a_word(tmp_path):
+def test_the_lost_alpha_of_a_grey_tiff_is_reported(tmp_path):
     saved(tmp_path / "a.tif", Image.fromarray(smooth(9, 8)).convert("LA"))
-    result, said = through(tmp_path / "a.tif", tmp_path / "b.png")
-    assert result.mode == "L" and "transparency of a grey TIFF file cannot be read" in said
+    result, log = through(tmp_path / "a.tif", tmp_path / "b.png")
+    assert result.mode == "L" and "transparency of a grey TIFF file cannot be read" in log
 
 
 def test_a_transparent_grey_is_kept(tmp_path):
@@ -222,7 +222,7 @@ def grey_png(image, bits, transparent):
 
 @pytest.mark.parametrize("white", [15, 200, 255, 1023, 65535])
 @pytest.mark.parametrize("binary", [True, False])
-def test_white_is_white_whatever_number_a_ppm_file_gives_it(tmp_path, white, binary):
+def test_any_maximum_of_a_ppm_file_is_white(tmp_path, white, binary):
     values = [0, white // 2, white, 0, 0, white]
     head = f"P{6 if binary else 3}\n# by hand\n2 1\n{white}\n".encode()
     body = (
@@ -281,7 +281,7 @@ def exif(turn, width=30, height=20):
 def test_orientation_and_profile_are_kept_and_sizes_corrected(tmp_path, source, suffix):
     image = smooth(20, 30)
     saved(tmp_path / f"a{source}", image, exif=exif(6), icc_profile=PROFILE)
-    result, said = through(tmp_path / f"a{source}", tmp_path / f"b{suffix}")
+    result, log = through(tmp_path / f"a{source}", tmp_path / f"b{suffix}")
     found = result.getexif()
     assert result.size == (60, 40) and found[0x0112] == 6, (
         "kept as a tag, so the pixels stay as they are stored"
@@ -290,22 +290,22 @@ def test_orientation_and_profile_are_kept_and_sizes_corrected(tmp_path, source, 
     camera = found.get_ifd(0x8769)
     assert (camera[0xA002], camera[0xA003]) == (60, 40)
     assert result.info["icc_profile"] == PROFILE
-    assert ";" not in said
+    assert ";" not in log
 
 
 @pytest.mark.parametrize("turn", [1, 6])
-def test_an_old_opencv_says_what_it_loses_and_applies_the_orientation(tmp_path, monkeypatch, turn):
+def test_an_old_opencv_reports_losses_and_applies_the_orientation(tmp_path, monkeypatch, turn):
     from PIL import ImageOps
 
     monkeypatch.delattr(cv2, "imdecodeWithMetadata", raising=False)
     saved(tmp_path / "a.jpg", smooth(20, 30), exif=exif(turn), icc_profile=PROFILE, quality=100)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg")))
-    result, said = through(tmp_path / "a.jpg", tmp_path / "b.png")
+    result, log = through(tmp_path / "a.jpg", tmp_path / "b.png")
     assert (
         result.size == larger(upright).shape[1::-1]
         and np.abs(np.asarray(result).astype(int) - larger(upright)).max() <= 6
     )
-    assert "cannot read EXIF and colour profiles" in said
+    assert "cannot read EXIF and colour profiles" in log
 
 
 @new_opencv
@@ -315,35 +315,35 @@ def test_an_orientation_that_cannot_be_kept_is_applied(tmp_path, turn):
 
     saved(tmp_path / "a.png", smooth(20, 30), exif=exif(turn))
     upright = ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
-    result, said = through(tmp_path / "a.png", tmp_path / "b.tif")
+    result, log = through(tmp_path / "a.png", tmp_path / "b.tif")
     assert (np.asarray(result) == larger(np.asarray(upright))).all()
-    assert "TIFF files get no EXIF" in said and ("orientation was applied" in said) == (turn != 1)
+    assert "TIFF files get no EXIF" in log and ("orientation was applied" in log) == (turn != 1)
 
 
 @new_opencv
 def test_a_tiff_keeps_its_profile(tmp_path):
     saved(tmp_path / "a.tif", smooth(20, 30), icc_profile=PROFILE)
     for suffix in (".tif", ".png"):
-        result, said = through(tmp_path / "a.tif", tmp_path / f"b{suffix}")
+        result, log = through(tmp_path / "a.tif", tmp_path / f"b{suffix}")
         assert (
             result.info["icc_profile"] == PROFILE
             and (np.asarray(result) == larger(smooth(20, 30))).all()
         )
-        assert ";" not in said
+        assert ";" not in log
 
 
 @new_opencv
-def test_what_a_format_cannot_keep_is_said(tmp_path):
+def test_lost_metadata_is_reported(tmp_path):
     saved(tmp_path / "a.png", smooth(20, 30), icc_profile=PROFILE)
-    _, said = through(tmp_path / "a.png", tmp_path / "b.bmp")
-    assert "BMP files get no colour profile" in said
+    _, log = through(tmp_path / "a.png", tmp_path / "b.bmp")
+    assert "BMP files get no colour profile" in log
 
 
 @new_opencv
 def test_a_damaged_profile_does_not_cost_the_picture(tmp_path):
     saved(tmp_path / "a.jpg", smooth(20, 30), icc_profile=PROFILE[:100])
-    result, said = through(tmp_path / "a.jpg", tmp_path / "b.png")
-    assert result.size == (60, 40) and "colour profile is not valid in PNG files" in said
+    result, log = through(tmp_path / "a.jpg", tmp_path / "b.png")
+    assert result.size == (60, 40) and "colour profile is not valid in PNG files" in log
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_a_damaged_profile_does_not_cost_the_picture(tmp_path):
         ("deep", ".webp", "16 bit.*WebP"),
     ],
 )
-def test_what_a_format_cannot_hold_is_refused(tmp_path, mode, suffix, words):
+def test_pixels_that_a_format_cannot_hold_are_refused(tmp_path, mode, suffix, words):
     image = np.zeros((4, 4, 3), np.uint16) if mode == "deep" else np.zeros((4, 4, 4), np.uint8)
     cv2.imwrite(str(tmp_path / "a.png"), image)
     with pytest.raises(InputError, match=words):
@@ -415,23 +415,23 @@ def test_zero_bytes_a_text_and_a_missing_file_are_refused(tmp_path):
             read_picture(tmp_path / name)
 
 
-def test_the_content_decides_and_a_wrong_name_is_said(tmp_path):
+def test_the_content_decides_and_a_wrong_name_is_reported(tmp_path):
     saved(tmp_path / "a.jpg", smooth(9, 8), format="PNG")
-    result, said = through(tmp_path / "a.jpg", tmp_path / "b.png")
+    result, log = through(tmp_path / "a.jpg", tmp_path / "b.png")
     assert (
         np.asarray(result) == larger(smooth(9, 8))
-    ).all() and "a PNG file in spite of its name" in said
+    ).all() and "a PNG file in spite of its name" in log
 
 
 @new_opencv
 def test_cmyk(tmp_path):
     cmyk = Image.fromarray(smooth(20, 30)).convert("CMYK")
     saved(tmp_path / "a.jpg", cmyk, quality=95, icc_profile=PROFILE[:16] + b"CMYK" + PROFILE[20:])
-    result, said = through(tmp_path / "a.jpg", tmp_path / "b.png")
+    result, log = through(tmp_path / "a.jpg", tmp_path / "b.png")
     assert (
         np.abs(np.asarray(result).astype(int) - larger(np.asarray(cmyk.convert("RGB")))).mean() < 4
     )
-    assert "icc_profile" not in result.info and "without their profile" in said
+    assert "icc_profile" not in result.info and "without their profile" in log
     with pytest.raises(InputError, match="CMYK"):
         read_picture(saved(tmp_path / "a.tif", cmyk))
 
@@ -473,7 +473,7 @@ def test_an_unknown_suffix_is_refused_with_those_that_are_known(tmp_path):
         assert ".png" in caught.value.hint
 
 
-def test_a_full_disk_is_told(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
     source = saved(tmp_path / "a.png", smooth(64, 64))
     monkeypatch.setattr(cv2, "imwrite", lambda *given: False)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))

@@ -17,8 +17,8 @@ def sensors(tmp_path, monkeypatch):
 
     def put(*lines):
         script = tmp_path / "board.sh"
-        said = "\n".join(f'echo "{line}" >>"$2"; sleep 0.1' for line in lines)
-        script.write_text(f"{said}\nexec sleep 60\n")
+        commands = "\n".join(f'echo "{line}" >>"$2"; sleep 0.1' for line in lines)
+        script.write_text(f"{commands}\nexec sleep 60\n")
         monkeypatch.setattr(power, "SCRIPT", script)
 
     return put
@@ -37,7 +37,7 @@ def test_the_last_reading_is_returned(sensors):
     assert seen == {5.2, 7.4}
 
 
-def test_a_machine_that_reports_none_says_so(sensors):
+def test_a_machine_without_power_readings_is_an_error(sensors):
     sensors("thermal 99.0 GPU 40000")
     with pytest.raises(InputError, match="reports none") as caught:
         with live_watts(wait_s=0.5):

@@ -23,9 +23,7 @@ def test_tiled_equals_whole(sessions, noise, kind):
 
 
 @pytest.mark.parametrize("kind", ["blur", "windows"])
-def test_a_static_session_gives_the_whole_images_result_wherever_its_plan_says_so(
-    sessions, noise, kind
-):
+def test_a_static_session_gives_the_whole_images_result_if_its_plan_is_exact(sessions, noise, kind):
     whole_session, exact = sessions[kind](), 0
     for size in (16, 32, 40):
         static = sessions[kind]()
@@ -43,7 +41,7 @@ def test_a_static_session_gives_the_whole_images_result_wherever_its_plan_says_s
     assert exact > 10
 
 
-def test_where_tiles_are_not_exact_the_difference_is_measured_and_said(sessions, noise):
+def test_the_difference_of_inexact_tiles_is_measured_and_reported(sessions, noise):
     session = sessions["whole"]()
     image = noise((90, 80), np.float32)
     upscaler = Upscaler(session, tile=40)
@@ -79,7 +77,7 @@ def test_integers_are_rounded_and_clipped(sessions, dtype, largest):
     assert not Upscaler(session)(image).any()
 
 
-def test_floats_are_what_the_network_gives(sessions):
+def test_floats_are_neither_clipped_nor_rounded(sessions):
     class Twice(sessions["blur"]):
         def network(self, x):
             return x * 2

@@ -151,21 +151,22 @@ def test_rotation_and_pixel_aspect_are_kept(tmp_path):
 
 @pytest.mark.parametrize("by", ["SIGKILL", "SIGINT"])
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_a_stopped_run_goes_on_and_makes_the_same_file(tmp_path, long_video, by):
+def test_a_stopped_run_resumes_and_writes_the_same_file(tmp_path, long_video, by):
     source, whole = long_video
     output = tmp_path / "out.mp4"
     script = (
         "import sys, time; from pathlib import Path; from video_files import Repeat, repeatable;"
         "from sr_deploy.upscale.video import upscale_video;"
         "settings = repeatable(); settings.__enter__();"
-        "upscale_video(Path(sys.argv[1]), Path(sys.argv[2]), Repeat(before=lambda n: n == 150 and time.sleep(60)))"
+        "wait = lambda n: n == 150 and time.sleep(60);"
+        "upscale_video(Path(sys.argv[1]), Path(sys.argv[2]), Repeat(before=wait))"
     )
     here = Path(__file__).resolve()
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parents[2]), str(here.parent)])}
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(source), str(output)], env=env, stderr=subprocess.DEVNULL
     )
-    # However slow the machine is: the first part is whole, the second begun, and the network waits in its frame 150.
+    # Now the first part is complete, the second is begun, and the network waits in frame 150.
     whole_part, begun_part = (
         tmp_path / "out.mp4.parts" / name for name in ("000000.json", "000001.bin")
     )
@@ -193,7 +194,7 @@ def test_a_stopped_run_goes_on_and_makes_the_same_file(tmp_path, long_video, by)
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
 
 
-def test_what_is_gone_on_with_gets_the_same_frames(tmp_path):
+def test_a_resumed_run_gets_the_same_frames(tmp_path):
     """By a lossless encoder: every sample is what a run at one go gives it."""
     source = make_video(tmp_path / "in.mkv", 130)
     upscale_video(source, tmp_path / "whole.mkv", Repeat(), codec="ffv1")
@@ -220,7 +221,7 @@ def interrupted(tmp_path, source, at=150):
 
 
 @pytest.mark.parametrize("name", ["in.ts", "in.avi", "in.h264", "in.mkv", "in.mp4", "in.mpg"])
-def test_frames_go_on_after_any_other(tmp_path, name):
+def test_reading_resumes_after_any_frame(tmp_path, name):
     codec = {"in.avi": "mpeg4", "in.mpg": "mpeg2video"}.get(name, "libx264")
     source = make_video(tmp_path / name, 60, codec=codec, options={"g": "12"})
     facts = probe_video(source)
@@ -260,7 +261,7 @@ def test_a_full_disk_at_the_end_keeps_all_parts(tmp_path, long_video, monkeypatc
     assert streams_of(tmp_path / "out.mp4") == streams_of(long_video[1])
 
 
-def test_going_on_with_something_else_is_refused(tmp_path, long_video):
+def test_resuming_with_changed_inputs_is_refused(tmp_path, long_video):
     source, _ = long_video
     interrupted(tmp_path, source)
     with pytest.raises(
@@ -382,14 +383,14 @@ def hdr(number):
         ),
     ],
 )
-def test_what_cannot_be_done_rightly_is_refused_with_the_reason(tmp_path, name, make, reason):
+def test_unsupported_sources_are_refused_with_the_reason(tmp_path, name, make, reason):
     source = make(tmp_path / name)
     with pytest.raises(InputError, match=reason):
         upscale_video(source, tmp_path / "out.mp4", Repeat())
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
-def test_outputs_that_cannot_be(tmp_path):
+def test_invalid_outputs_are_refused(tmp_path):
     source = make_video(tmp_path / "in.mp4", 5)
     for output, reason in (
         ("in.mp4", "the input itself"),
@@ -407,7 +408,7 @@ def test_outputs_that_cannot_be(tmp_path):
     assert (tmp_path / "new" / "folder" / "out.mp4").is_file()
 
 
-def test_encoders_that_cannot_be(tmp_path):
+def test_unsuitable_encoders_are_refused(tmp_path):
     source = make_video(tmp_path / "in.mkv", 5, codec="ffv1", pix_fmt="yuv422p10le", size="33x24")
     for codec, crf, reason in (
         ("libx2640", None, "unknown codec"),
@@ -464,7 +465,7 @@ def test_frames_are_counted_for_the_progress(tmp_path):
     upscale_video(
         make_video(tmp_path / "in.mp4", 10), tmp_path / "out.mp4", Repeat(), reporter=reporter
     )
-    assert reporter.counts == [(0, 10)] and reporter.advanced == 10
+    assert reporter.counts == [(0, 10)] and len(reporter.advances) == 10
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_the_output_is_tagged_as_the_source(tmp_path, matrix, primaries, transfe
 
 
 @pytest.mark.parametrize("size, matrix", [("64x36", 6), ("1280x720", 1)])
-def test_what_is_not_said_is_taken_by_the_sources_lines_and_written_down(tmp_path, size, matrix):
+def test_unstated_colour_is_assumed_by_the_height_and_stated_in_the_output(tmp_path, size, matrix):
     source = make_video(tmp_path / "in.mkv", 2, size=size)
     reports = Reports()
     upscale_video(source, tmp_path / "out.mkv", Repeat(), reporter=reports)
@@ -156,7 +156,7 @@ def test_depth_and_layout_are_kept(tmp_path, codec, pix_fmt, made):
     assert facts.colour.full == (codec == "mjpeg")
 
 
-def test_a_lossless_codec_gives_back_what_the_network_made(tmp_path):
+def test_a_lossless_codec_preserves_the_networks_output(tmp_path):
     def prepare(container, context):
         context.colorspace, context.color_range = 1, 1
 

@@ -12,8 +12,9 @@ from sr_deploy.upscale.video_encode import CODECS
 def repeatable():
     """Have libx264 make the same bytes of the same frames.
 
-    With its macroblock tree, on a CPU with AVX-512, it now and then does not: up to one run in eight under load, by any number
-    of threads. Never with `mbtree=0` or `asm=avx2`, nor where the C library fills the memory that it gives out.
+    With its macroblock tree on a CPU with AVX-512 it sometimes does not: up to one run in eight
+    under load, with any number of threads. With `mbtree=0` or `asm=avx2` it always does, and also
+    if the C library fills the memory that it allocates.
     """
     before = CODECS["libx264"]
     CODECS["libx264"] = (before[0], {**before[1], "x264-params": "mbtree=0"})
@@ -57,7 +58,10 @@ def make_video(
     prepare=lambda container, context: None,
     subtitles=None,
 ):
-    """Write a video of testsrc2. times: the frames' in ms; sound: a sine in AAC; prepare: sets up the container and context."""
+    """Write a video of testsrc2.
+
+    times: of the frames, in ms. sound: add a sine in AAC. prepare: sets up container and context.
+    """
     import av
 
     width, height = map(int, size.split("x"))
@@ -107,7 +111,7 @@ def make_video(
 
 
 def streams_of(path):
-    """Return for each stream its type, its packets' (seconds, bytes) in the file's order, and metadata."""
+    """Return each stream's type, packets as (seconds, bytes) in file order, and metadata."""
     import av
 
     with av.open(str(path)) as container:
