@@ -49,7 +49,7 @@ def test_shipped_networks_too(name):
         agree(net, fuse_network(net)[0], (15, 22), torch.float32, 1e-5)
 
 
-def test_what_it_saves_is_told():
+def test_the_report_shows_fewer_operations():
     _, done = fuse_network(network("asrn", 4, "d1"))
     collapse, shuffle = done
     assert collapse["pass"] == "collapse-linear" and collapse["convs"] == [12, 9]
