@@ -1,13 +1,15 @@
-"""Write every table and figure of the documents anew, from the published rows: python3 benchmarks/regenerate.py [--check]
+"""Regenerate the tables and figures of the documents from the published rows.
 
-A table stands between two comments, of which the first is the command that prints it:
+Usage: python3 benchmarks/regenerate.py [--check]
+
+A table is enclosed by two comments. The first is the command that prints it:
 
     <!-- srdeploy table benchmarks/rows.jsonl --where protocol=steady -->
     <!-- end of table -->
 
-(or `python3 benchmarks/agreement.py --table ...`, or adaptive.py's). Figures are the report's charts as SVG (needs matplotlib).
-`--check` changes nothing and fails when something is not what its command makes; figures are compared where matplotlib has the
-version that drew them.
+(or `python3 benchmarks/agreement.py --table ...`, or adaptive.py's). Figures are the charts of the
+report as SVG and need matplotlib. `--check` changes nothing, and fails if something is not what its
+command produces. Figures are compared only where matplotlib has the version that drew them.
 """
 
 from __future__ import annotations
@@ -26,50 +28,46 @@ sys.path.insert(0, str(ROOT))
 DOCUMENTS = ("README.md", "benchmarks/README.md")
 ROWS = "benchmarks/rows.jsonl"
 X4 = "model=asrn_x4,imdeception_x4,srn-ntire_x4"
-"""Without asrn_ss_x4, shipped to compare with: cut, it lies 10 dB below all others."""
+"""Without asrn_ss_x4: the smaller sizes of this comparison model lie 10 dB below all others."""
 FIGURES = {"benchmarks/figures/x4-256x256": (X4, "input_hw=256x256", "protocol=steady")}
-"""What each figure's name begins with, and the rows it shows: of one device and one set of images."""
+"""The prefix of each figure's name, and its rows: of one device and one set of images."""
 _PROGRAMS = (
     "srdeploy table",
     *(f"python3 benchmarks/{name}.py --table" for name in ("agreement", "adaptive")),
 )
 _TABLE = re.compile(
-    r"<!-- ((?:"
-    + "|".join(map(re.escape, _PROGRAMS))
-    + r") [^\n]*?) -->\n(.*?)<!-- end of table -->",
+    rf"<!-- ((?:{'|'.join(map(re.escape, _PROGRAMS))}) [^\n]*?) -->\n(.*?)<!-- end of table -->",
     re.S,
 )
 _DRAWN_BY = re.compile(rb"Matplotlib v([\w.+]+)")
 
 
 def regenerated(text: str, *, folder: Path = ROOT) -> str:
-    """Return a document with its tables as their commands print them, run in `folder`. Raises RuntimeError when one fails."""
+    """Return a document with its tables as their commands print them in `folder`.
 
-    def printed(match: re.Match) -> str:
-        program, *arguments = shlex.split(match[1])
-        command = [
-            sys.executable,
-            *(["-m", "sr_deploy.cli.main"] if program == "srdeploy" else []),
-            *arguments,
-        ]
-        search = {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-        done = subprocess.run(
-            command,
-            cwd=str(folder),
-            env={**os.environ, **search},
-            capture_output=True,
-            encoding="utf-8",
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"{match[1]}: {done.stderr.strip()}")
-        return f"<!-- {match[1]} -->\n\n{done.stdout.strip()}\n\n<!-- end of table -->"
-
-    begun = sum(text.count(f"<!-- {program} ") for program in _PROGRAMS)
-    if not begun == text.count("<!-- end of table -->") == len(_TABLE.findall(text)):
+    Raises RuntimeError when a command fails or a table has no end.
+    """
+    starts = sum(text.count(f"<!-- {program} ") for program in _PROGRAMS)
+    if not starts == text.count("<!-- end of table -->") == len(_TABLE.findall(text)):
         raise RuntimeError(
-            "a table's first comment has no '<!-- end of table -->', or the other way round"
+            "the first comment of a table has no '<!-- end of table -->', or the reverse"
         )
-    return _TABLE.sub(printed, text)
+    return _TABLE.sub(lambda match: _print_table(match[1], folder), text)
+
+
+def _print_table(command: str, folder: Path) -> str:
+    program, *arguments = shlex.split(command)
+    module = ["-m", "sr_deploy.cli.main"] if program == "srdeploy" else []
+    process = subprocess.run(
+        [sys.executable, *module, *arguments],
+        cwd=str(folder),
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    if process.returncode != 0:
+        raise RuntimeError(f"{command}: {process.stderr.strip()}")
+    return f"<!-- {command} -->\n\n{process.stdout.strip()}\n\n<!-- end of table -->"
 
 
 def figures(rows: Path, *, name: str, where: Sequence[str]) -> Dict[str, bytes]:
@@ -94,39 +92,31 @@ def figures(rows: Path, *, name: str, where: Sequence[str]) -> Dict[str, bytes]:
     }
 
 
-def drawn_alike(path: Path, content: bytes) -> bool:
-    """Whether a figure is fresh, or was drawn by another version of matplotlib, whose bytes are others."""
+def is_fresh(path: Path, content: bytes) -> bool:
+    """Return whether a file has this content, or is a figure of another version of matplotlib."""
     if not path.is_file():
         return False
     old = path.read_bytes()
-    version, here = (_DRAWN_BY.search(drawn) for drawn in (old, content))
-    return old == content or (version is not None and here is not None and version[1] != here[1])
+    old_version, version = _DRAWN_BY.search(old), _DRAWN_BY.search(content)
+    drawn_by_another = old_version and version and old_version[1] != version[1]
+    return old == content or (path.suffix == ".svg" and bool(drawn_by_another))
 
 
 def main() -> int:
-    check, stale = "--check" in sys.argv, []
-    fresh: Dict[str, bytes] = {}
+    check = "--check" in sys.argv
+    contents: Dict[str, bytes] = {}
     for name in DOCUMENTS:
-        fresh[name] = regenerated((ROOT / name).read_text(encoding="utf-8")).encode("utf-8")
+        contents[name] = regenerated((ROOT / name).read_text(encoding="utf-8")).encode("utf-8")
     for name, where in FIGURES.items():
-        fresh.update(figures(ROOT / ROWS, name=name, where=where))
-    for name, content in fresh.items():
-        path = ROOT / name
-        is_figure = path.suffix == ".svg"
-        if drawn_alike(path, content) if is_figure else path.read_bytes() == content:
-            continue
-        stale.append(name)
-        if not check:
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(content)
+        contents.update(figures(ROOT / ROWS, name=name, where=where))
+    stale = [name for name, content in contents.items() if not is_fresh(ROOT / name, content)]
     if check and stale:
         print(f"stale: {', '.join(stale)}; run: python3 benchmarks/regenerate.py", file=sys.stderr)
         return 1
-    print(
-        f"rewritten: {', '.join(stale)}"
-        if stale
-        else "every table and figure is what its command makes"
-    )
+    for name in stale:
+        (ROOT / name).parent.mkdir(exist_ok=True)
+        (ROOT / name).write_bytes(contents[name])
+    print(f"written: {', '.join(stale)}" if stale else "all tables and figures are up to date")
     return 0
 
 

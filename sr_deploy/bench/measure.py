@@ -26,7 +26,7 @@ from sr_deploy.bench.monitor import (
     conditions_before,
     device_facts,
 )
-from sr_deploy.bench.subjects import recorded_row, row_of
+from sr_deploy.bench.network_rows import recorded_row, row_of
 from sr_deploy.core.degradation import degrade
 from sr_deploy.core.device import cpu_name, limit_cores, python_and_os, track_peak_memory
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError

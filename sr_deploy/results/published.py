@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from operator import attrgetter
+from typing import Callable, Dict, List, Mapping, Optional, Sequence
 
 from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.results.columns import VALUES, Column, label, labels, number
@@ -137,49 +138,47 @@ def imdeception_table4(rows: Sequence[BenchmarkRow]) -> Table:
     return make_table([f"Model, input {size}", *columns], cells, condition_notes(measured))
 
 
-_SAME_NETWORK = ("model", "variant", "backend", "artifact_sha256", "precision", "device", "threads")
+_network_of = attrgetter(
+    "model", "variant", "backend", "artifact_sha256", "precision", "device", "threads"
+)
 
 
 def ranks(rows: Sequence[BenchmarkRow]) -> Table:
     """Return each network's time and rank by each protocol, and where the ranks differ.
 
-    Networks that were not measured by every protocol are left out. Raises InputError when none is left.
+    Networks without a row of every protocol are left out. Raises InputError when none is left.
     """
     measured = [r for r in rows if not r.error]
     protocols = list(dict.fromkeys(r.protocol for r in measured))
-    networks: Dict[Tuple[object, ...], Dict[str, BenchmarkRow]] = {}
+    networks: Dict[object, Dict[str, BenchmarkRow]] = {}
     for row in measured:
-        key = tuple(getattr(row, name) for name in _SAME_NETWORK)
-        earlier = networks.setdefault(key, {}).setdefault(row.protocol, row)
+        by_protocol = networks.setdefault(_network_of(row), {})
+        earlier = by_protocol.get(row.protocol, row)
         if earlier.input_hw != row.input_hw:
             sizes = text_of(earlier.input_hw), text_of(row.input_hw)
             raise InputError(
                 f"{label(row)} was measured at {' and '.join(sizes)}",
                 hint=f"select one: --where input_hw={sizes[0]},",
             )
-        networks[key][row.protocol] = row
-    ranked = [
-        by_protocol
-        for by_protocol in networks.values()
-        if len(by_protocol) == len(protocols)
-        and all(time_ms(r) is not None for r in by_protocol.values())
-    ]
-    if len(protocols) < 2 or not ranked:
+        by_protocol[row.protocol] = row
+    lines = [[by_protocol.get(p) for p in protocols] for by_protocol in networks.values()]
+    columns = list(
+        zip(*(line for line in lines if all(r and time_ms(r) is not None for r in line)))
+    )
+    if len(protocols) < 2 or not columns:
         raise InputError(
             "ranks need rows of the same networks by two or more protocols",
             hint="srdeploy bench --protocol steady --protocol ntire2025",
         )
-    columns, notes = [], []
-    for protocol in protocols:
-        of_protocol = [by_protocol[protocol] for by_protocol in ranked]
-        columns.append(list(map(time_ms, of_protocol)))
-        notes += [n for n in condition_notes(of_protocol) if n.startswith("time:")]
-    places = [_ranks(times) for times in columns]
-    texts = [_with_ranks([number(ms, 2) for ms in times], times) for times in columns]
-    differs = ["differs" if len(set(of_network)) > 1 else "" for of_network in zip(*places)]
-    names = labels([by_protocol[protocols[0]] for by_protocol in ranked])
+    texts, places, notes = [], [], []
+    for column in columns:
+        times = [time_ms(r) for r in column]
+        texts.append(_with_ranks([number(ms, 2) for ms in times], times))
+        places.append(_ranks(times))
+        notes += [note for note in condition_notes(column) if note.startswith("time:")]
+    differs = ["differs" if len(set(line)) > 1 else "" for line in zip(*places)]
     headings = ["Model", *(f"{p} [ms] (rank)" for p in protocols), "rank"]
-    return make_table(headings, list(zip(names, *texts, differs)), notes)
+    return make_table(headings, list(zip(labels(columns[0]), *texts, differs)), notes)
 
 
 TABLE_LAYOUTS: Mapping[str, Callable[[Sequence[BenchmarkRow]], Table]] = {

@@ -77,7 +77,7 @@ def test_the_figures_are_fresh_and_no_other_lies_beside(regenerate, drawn):
         for path in (ROOT / "benchmarks" / "figures").iterdir()
     } == set(drawn)
     stale = [
-        name for name, content in drawn.items() if not regenerate.drawn_alike(ROOT / name, content)
+        name for name, content in drawn.items() if not regenerate.is_fresh(ROOT / name, content)
     ]
     assert not stale, "run: python3 benchmarks/regenerate.py"
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
@@ -88,15 +88,13 @@ def test_a_figure_is_stale_when_it_differs_unless_another_matplotlib_drew_it(
     regenerate, drawn, tmp_path
 ):
     path, content = tmp_path / "figure.svg", next(iter(drawn.values()))
-    assert not regenerate.drawn_alike(path, content)
+    assert not regenerate.is_fresh(path, content)
     path.write_bytes(content)
-    assert regenerate.drawn_alike(path, content) and not regenerate.drawn_alike(
-        path, content + b" "
-    )
+    assert regenerate.is_fresh(path, content) and not regenerate.is_fresh(path, content + b" ")
     path.write_bytes(regenerate._DRAWN_BY.sub(b"Matplotlib v0.1", content))
-    assert regenerate.drawn_alike(path, content)
+    assert regenerate.is_fresh(path, content)
     path.write_bytes(b"no figure")
-    assert not regenerate.drawn_alike(path, content)
+    assert not regenerate.is_fresh(path, content)
 
 
 def test_rows_that_are_not_one_figure_are_refused(regenerate, tmp_path):

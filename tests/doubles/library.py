@@ -1,7 +1,7 @@
-"""Stand-ins (test doubles) for TensorRT's Python library and for CUDA: no GPU and no TensorRT is in them.
+"""Stand-ins (test doubles) for TensorRT's Python library and CUDA, without a GPU or TensorRT.
 
-They fail as the real ones do, by returning None or False, and refuse whatever the declared version lacks. What an engine
-computes is computed by onnxruntime.
+They fail like the real ones, by returning None or False, and lack what the declared version lacks.
+onnxruntime runs the engines.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sr_deploy.runtime.cuda import Cuda
 
 
 class Knows:
-    """Any attribute of a library that is never asked for real."""
+    """Has every attribute."""
 
     def __getattr__(self, name):
         return name
@@ -26,7 +26,7 @@ def severity(name):
 
 
 def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF",), **failing):
-    """Return a module that builds and runs as `version` does. failing: the step (see below) and what it returns instead."""
+    """Return a module that builds and runs like `version`. failing: steps and their results."""
     major = int(version.split(".")[0])
     strong = name == "tensorrt_rtx" or major >= 11 or failing.get("dtype") == "HALF"
     io_dtype = failing.get("io_dtype", "FLOAT")
@@ -259,7 +259,7 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
 
 
 class StandInCuda(Cuda):
-    """Memory is arrays by address; a copy takes 1 ms, the network 5."""
+    """Memory is arrays by address. A copy takes 1 ms, the network 5 ms."""
 
     stream, library, can_capture = 77, "stand-in", True
 

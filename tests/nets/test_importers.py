@@ -66,7 +66,7 @@ def test_official_weights_become_a_checkpoint_of_ours(which, name, variant, para
         and checkpoint.spec.trained_on
         and checkpoint.spec.weights_sha256
     )
-    with pytest.raises(VariantError, match=f"it holds {variant}"):
+    with pytest.raises(VariantError, match=f"it has {variant}"):
         checkpoint.network("c4" if which == "imdeception" else "b2")
 
 

@@ -1,4 +1,4 @@
-"""A tiny super-resolution graph made by hand: one convolution and a pixel shuffle, x2."""
+"""A tiny handmade super-resolution graph: one convolution and a pixel shuffle, x2."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sr_deploy.runtime import build
 
 
 def tiny_model(hw, *, precision="fp32", extra=None, repeats=False, opset=17):
-    """Return the ONNX model. hw: LR (h, w), or None for a dynamic one; extra: an operator put between the two; repeats:
-    each pixel is repeated 2x2, which is what the stand-in for trtexec does."""
+    """Return the ONNX model. hw: LR (h, w), None for a dynamic one; extra: an operator between the
+    two; repeats: each pixel is repeated 2x2, as the stand-in for trtexec does."""
     from onnx import TensorProto, helper, numpy_helper
 
     dtype, element = (
@@ -109,7 +109,7 @@ def tiny(tmp_path):
 
 @pytest.fixture()
 def any_graph(tmp_path, monkeypatch):
-    """A file that passes for a graph where none is parsed: works without onnx."""
+    """Write a file that is accepted as a graph where none is parsed: works without onnx."""
     monkeypatch.setattr(build, "preflight", lambda *args, **kwargs: [])
 
     def make(name="tiny_x2.d1", **kwargs):
@@ -126,7 +126,7 @@ def any_graph(tmp_path, monkeypatch):
 
 @pytest.fixture()
 def stand_in(monkeypatch):
-    """Put the stand-in for trtexec (a test double: see tests/doubles/trtexec) in its place on this machine."""
+    """Install the stand-in for trtexec (a test double: tests/doubles/trtexec) here."""
 
     def put(version="8.5.2", *, misbehave="", sm="7.2", scale=2):
         for name, value in (
@@ -145,7 +145,7 @@ def stand_in(monkeypatch):
 
 @pytest.fixture()
 def repeating(tiny):
-    """Make graphs that the stand-in's engines compute rightly. Skips where their reference cannot be made."""
+    """Make graphs that the stand-in's engines compute correctly. Skips without a reference."""
     for package in ("onnxruntime", "skimage", "cv2"):
         pytest.importorskip(package, reason=f"{package} is not installed; it makes the reference")
 
@@ -195,7 +195,7 @@ def plans(checkpoint, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small_router(tmp_path_factory):
-    """A router between two depths of an untrained ASRN, whose classes both occur; its files lie beside each other."""
+    """Write a router between two depths of an untrained ASRN; both classes occur."""
     torch = pytest.importorskip("torch", reason="torch is not installed; it makes the networks")
     from sr_deploy.core.routers import RouterSpec
     from sr_deploy.core.spec import Variant

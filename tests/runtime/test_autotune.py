@@ -111,7 +111,7 @@ def test_the_fastest_is_kept_and_all_are_recorded(fake, any_graph, tmp_path):
     ]
 
 
-def test_what_was_learnt_serves_the_family_and_what_is_there_stays(fake, any_graph, tmp_path):
+def test_a_choice_is_reused_for_variants_of_the_same_structure(fake, any_graph, tmp_path):
     folder = candidates(tmp_path / "c", any_graph())
     tuned_engine_from_onnx(folder, tmp_path / "out", target="cpu")
     fake.built, fake.runs = [], []
@@ -130,7 +130,7 @@ def test_what_was_learnt_serves_the_family_and_what_is_there_stays(fake, any_gra
     )
 
 
-def test_another_version_is_measured_anew(fake, any_graph, tmp_path):
+def test_another_version_is_timed_again(fake, any_graph, tmp_path):
     folder = candidates(tmp_path / "c", any_graph())
     tuned_engine_from_onnx(folder, tmp_path / "out", target="cpu")
     fake.built, fake.version = [], "2"
@@ -139,7 +139,7 @@ def test_another_version_is_measured_anew(fake, any_graph, tmp_path):
     assert len(json.loads((tmp_path / "out" / "autotune.json").read_text())) == 2
 
 
-def test_a_damaged_memory_is_begun_anew(fake, any_graph, tmp_path):
+def test_a_damaged_file_of_choices_is_replaced(fake, any_graph, tmp_path):
     folder = candidates(tmp_path / "c", any_graph())
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "autotune.json").write_text("{half")
@@ -153,7 +153,7 @@ def test_one_graph_alone_is_tuned_over_its_layouts(fake, any_graph, tmp_path):
     assert engine.read_text() == "blocks-16 flat" and len(fake.built) == 2
 
 
-def test_what_cannot_be_timed_here_is_not_built(fake, any_graph, tmp_path):
+def test_candidates_that_cannot_be_timed_here_are_not_built(fake, any_graph, tmp_path):
     fake.no_device = "no GPU is found"
     with pytest.raises(BuildError, match="cannot be timed here: no GPU") as e:
         tuned_engine_from_onnx(
@@ -188,13 +188,13 @@ def test_on_a_board_trtexecs_own_times_decide(tiny, stand_in, tmp_path, run_cli)
     )
 
 
-def test_options_that_do_not_go_together(run_cli, tmp_path):
+def test_conflicting_options(run_cli, tmp_path):
     done = run_cli("build-engine", "--autotune", "--sm", "89", tmp_path, "--target", "rtx")
     assert done.exit_code == 2 and "--autotune takes" in done.stderr
 
 
 @pytest.mark.slow
-def test_a_real_one_on_this_cpu(tmp_path, run_cli):
+def test_real_candidates_on_this_cpu(tmp_path, run_cli):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pytest.importorskip("torch", reason="torch is not installed; it makes the network")
     made = run_cli(

@@ -58,7 +58,7 @@ def test_files_and_folders_of_graphs(any_graph, tmp_path):
         onnx_files([one, tmp_path / "absent.onnx"])
 
 
-def test_a_partial_file_of_a_killed_export_is_no_graph(any_graph):
+def test_a_partial_file_of_a_killed_export_is_ignored(any_graph):
     graph = any_graph("a")
     with pytest.raises(KeyboardInterrupt), atomic_path(graph.with_name("b.onnx")) as temporary:
         temporary.write_bytes(b"\x08half")
@@ -87,7 +87,7 @@ def test_engines_are_built_once(any_graph, tmp_path, fake):
 
 
 @pytest.mark.parametrize("change", ["graph", "version", "engine", "manifest"])
-def test_whatever_the_engine_depends_on_has_it_built_again(
+def test_an_engine_is_rebuilt_when_something_it_depends_on_changes(
     any_graph, tmp_path, fake, monkeypatch, change
 ):
     graph = any_graph()
@@ -110,7 +110,7 @@ def test_whatever_the_engine_depends_on_has_it_built_again(
     read_manifest(engine)
 
 
-def test_a_failure_keeps_what_was_finished_and_leaves_no_part(any_graph, tmp_path, fake):
+def test_a_failure_keeps_finished_engines_and_leaves_no_partial_file(any_graph, tmp_path, fake):
     def write(temporary):
         temporary.write_bytes(b"\x08\x08")
         return replace(read_manifest(good), model="bad")
@@ -133,7 +133,7 @@ def test_a_failure_keeps_what_was_finished_and_leaves_no_part(any_graph, tmp_pat
         ("x.txt", b"\x08", "is not an ONNX graph"),
     ],
 )
-def test_what_is_no_graph_is_refused(tmp_path, name, content, words):
+def test_other_files_are_refused(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ArtifactError, match=words) as e:
         engine_from_onnx(tmp_path / name, tmp_path / "out", target="cpu")
@@ -154,7 +154,7 @@ def test_a_graph_without_or_edited_after_its_manifest_is_refused(any_graph, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_an_engine_is_no_graph(any_graph, tmp_path, fake):
+def test_an_engine_is_refused_as_a_graph(any_graph, tmp_path, fake):
     (engine,) = engine_from_onnx(any_graph(), tmp_path, target="cpu")
     with pytest.raises(ArtifactError, match="engine"):
         engine_from_onnx(engine, tmp_path, target="cpu")
@@ -177,7 +177,7 @@ def test_an_unknown_target_is_refused_before_anything_else(tmp_path):
 
 
 @pytest.mark.parametrize("name", ON_DEVICE)
-def test_a_board_s_engine_is_not_built_here_and_what_is_missing_is_said(name, any_graph, tmp_path):
+def test_a_board_s_engine_is_not_built_here_and_the_reason_is_given(name, any_graph, tmp_path):
     profile = load_target(name)
     weak = profile.fp16_graph == "fp32"
     graph = any_graph(precision="fp32" if weak else "fp16", asked="fp16", opset=profile.opset)

@@ -44,7 +44,7 @@ def engine(any_graph, tmp_path):
     return make
 
 
-def test_a_whole_engine_of_another_machine(engine, monkeypatch):
+def test_an_intact_engine_of_another_machine(engine, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     found = diagnose(engine(not_checked=("its speed",)))
     assert found.whole and found.why_not_whole == ""
@@ -64,13 +64,13 @@ def test_another_version_is_a_difference(engine, monkeypatch):
     assert "the profile of 'cpu' has changed since it was built" in found.differs_here
 
 
-def test_what_came_out_in_another_precision_is_said(engine):
+def test_an_unrequested_precision_is_reported(engine):
     assert diagnose(engine(precision_obtained="mixed: 2 fp16, 1 fp32")).what.endswith(
         "mixed: 2 fp16, 1 fp32 (requested: fp16)"
     )
 
 
-def test_a_changed_file_is_not_whole(engine):
+def test_a_changed_file_is_not_intact(engine):
     path = engine()
     path.write_bytes(path.read_bytes()[:-1])
     found = diagnose(path)
@@ -92,7 +92,7 @@ def test_a_changed_file_is_not_whole(engine):
         (b"", "unknown kind of file"),
     ],
 )
-def test_a_file_that_nothing_vouches_for(content, what, tmp_path):
+def test_a_file_without_a_manifest(content, what, tmp_path):
     (tmp_path / "x").write_bytes(content)
     found = diagnose(tmp_path / "x")
     assert (

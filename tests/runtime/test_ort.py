@@ -67,7 +67,7 @@ def test_an_fp16_graph_is_run_but_said_to_be_computed_in_fp32(tiny):
 
 
 @pytest.mark.parametrize("content", [b"", b"just text\n", b"\x08\x08not a graph"])
-def test_what_is_no_graph_is_refused(tmp_path, content):
+def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "x.onnx"
     path.write_bytes(content)
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""For each rule a smallest graph that breaks it on one target, and one beside it that does not."""
+"""For each rule a minimal graph that breaks it on one target, and one that does not."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def model(
     imports=(),
     precision="fp16",
 ):
-    """A graph in the target's own opset and types, unless told otherwise; its output has no known shape."""
+    """Return a graph in the target's opset and types by default. Its output has no shape."""
     profile = load_target(target)
     kind = KIND[profile.fp16_graph if precision == "fp16" else "fp32"]
     body = helper.make_graph(
@@ -156,9 +156,10 @@ LARGE = (
 )
 TOPK = dict(outputs=("y", "i"))
 
-# (target, graph, words of the finding or None where there must be none). A graph is (nodes, constants[, options of model]).
+# (target, graph, pattern of a finding; None: there must be none). A graph is (nodes, constants[,
+# options of `model`]).
 CASES = [
-    # what is missing
+    # missing operators
     ("xavier", NORM, "error.*the_LayerNormalization.*not read before TensorRT 8.6"),
     ("orin", NORM, None),
     ("xavier-jp4", (*GRID, dict(opset=16)), "error.*GridSample.*not read before TensorRT 8.5"),
@@ -430,7 +431,7 @@ def name_of(case):
 
 
 @pytest.mark.parametrize("target, graph, words", CASES, ids=[name_of(c) for c in CASES])
-def test_each_rule_finds_its_case_and_leaves_its_neighbour(check, target, graph, words):
+def test_each_rule_applies_to_its_case_only(check, target, graph, words):
     found = lines(check(made(graph, target), target))
     if words is None:
         assert found == []
@@ -444,7 +445,7 @@ def test_each_rule_finds_its_case_and_leaves_its_neighbour(check, target, graph,
     ids=[name_of(c) for c in CASES if c[0] == "rtx"],
 )
 def test_tensorrt_for_rtx_agrees(target, graph, words):
-    """The one real TensorRT that needs no GPU: what is an error here it must refuse, or read in another opset or precision."""
+    """Compare with the one real TensorRT that needs no GPU: it must refuse our errors."""
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
     logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
     builder = trt.Builder(logger)
@@ -499,7 +500,7 @@ DLA_CASES = [
 
 
 @pytest.mark.parametrize("target, graph, words", DLA_CASES, ids=[name_of(c) for c in DLA_CASES])
-def test_what_falls_back_from_the_dla_is_a_warning(check, target, graph, words):
+def test_a_fallback_from_the_dla_is_a_warning(check, target, graph, words):
     graph = made(graph, target)
     assert check(graph, target) == []
     found = check(graph, target, dla=True)
@@ -519,7 +520,7 @@ def test_a_target_without_a_dla(check, target):
     "x, precision, words",
     [((1, 3, "h", 16), "fp16", "static shapes only"), ((1, 3, 16, 16), "fp32", "in FP32")],
 )
-def test_what_makes_the_dla_impossible_is_an_error(check, x, precision, words):
+def test_a_graph_that_the_dla_cannot_run_is_an_error(check, x, precision, words):
     found = check(model(node("Relu"), x=x), "xavier", dla=True, precision=precision)
     assert [f.severity for f in found] == ["error"] and words in found[0].what
 
@@ -549,7 +550,7 @@ def test_turing_in_the_profile_itself(tmp_path):
 
 
 @pytest.mark.smoke
-def test_findings_are_in_the_graph_s_order_and_branches_are_looked_into(check):
+def test_findings_are_in_graph_order_and_branches_are_checked(check):
     (made_if, constants), hidden = (
         branch(),
         node("LayerNormalization", "x", "s", outputs=("y_then",), name="inside"),
@@ -579,7 +580,8 @@ def test_the_tables_name_real_operators():
     }
     new = {"RMSNormalization", "RotaryEmbedding", "TensorScatter"}  # not in every onnx
     assert set(_ADDED) | _NEVER <= known | new and not set(_ADDED) & _NEVER
-    assert len({(id(rule.check), rule.ops) for rule in RULES}) == len(RULES)
+    keys = {(id(rule.check), rule.ops, rule.subject) for rule in RULES}
+    assert len(keys) == len(RULES)
 
 
 def test_refuse_names_three_and_counts_the_rest():
@@ -589,26 +591,29 @@ def test_refuse_names_three_and_counts_the_rest():
     assert refuse([], "a.onnx", target) is None and refuse([warning], "a.onnx", target) is None
     with pytest.raises(BuildError) as caught:
         refuse([warning, *errors], "a.onnx", target)
-    message = "a.onnx cannot be built for 'xavier': node 'n0' (Mod): what0; node 'n1' (Mod): what1; node 'n2' (Mod): what2; and 2 more"
+    message = (
+        "a.onnx cannot be built for 'xavier': node 'n0' (Mod): what0; node 'n1' (Mod): what1; "
+        "node 'n2' (Mod): what2; and 2 more"
+    )
     assert (caught.value.message, caught.value.hint) == (message, "hint0")
     with pytest.raises(BuildError, match="the graph: old$"):
         refuse([Finding("error", "", "", "old", "")], "a.onnx", target)
 
 
 @pytest.mark.parametrize("data", [b"", b"just text\n", b"\x08\x08", b"\xff" * 40])
-def test_a_file_that_is_no_graph(tmp_path, data):
+def test_a_file_that_is_not_a_graph(tmp_path, data):
     path = tmp_path / "graph.onnx"
     path.write_bytes(data)
     with pytest.raises(ArtifactError, match="is not an ONNX graph"):
         preflight(path, load_target("xavier"))
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(ArtifactError, match="cannot read"):
         preflight(tmp_path / "graph.onnx", load_target("xavier"))
 
 
-def test_weights_in_another_file(tmp_path):
+def test_external_weights(tmp_path):
     path = tmp_path / "graph.onnx"
     graph = made(conv(), "xavier")
     onnx.save(
@@ -633,12 +638,12 @@ def test_without_onnx(tmp_path, monkeypatch):
 
 VARIANTS = {"asrn": "d1", "imdeception": "c4-nla"}
 STATIC, DYNAMIC = "32x48", "32x32:32x48:64x64"
-# Its padding to whole windows is computed from the size: nothing before TensorRT 8.5 reads that.
+# Its padding to whole windows depends on the size, which is not read before TensorRT 8.5.
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """Export a small network for a target; targets that take the same graph share it."""
+    """Export a small network for a target. Targets with the same graph share it."""
     for name in ("torch", "onnxscript", "onnxruntime", "safetensors", "cv2", "skimage"):
         pytest.importorskip(name, reason=f"{name} is not installed; exporting needs it")
     import torch
@@ -684,7 +689,7 @@ CASES += [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch, target, size", CASES)
-def test_what_we_export_passes(exported, arch, target, size):
+def test_exported_graphs_pass(exported, arch, target, size):
     profile = load_target(target)
     graph = exported(arch, profile, profile.precisions[0], size)
     assert lines(preflight(graph, profile, precision=profile.precisions[0])) == []
@@ -692,7 +697,7 @@ def test_what_we_export_passes(exported, arch, target, size):
 
 
 @pytest.mark.slow
-def test_what_a_parser_would_refuse_is_not_exported_for_it(exported):
+def test_a_graph_that_the_target_would_refuse_is_not_exported(exported):
     with pytest.raises(ExportError, match="cannot be built for 'xavier-jp4'.*Mod"):
         exported("imdeception", load_target("xavier-jp4"), "fp16", DYNAMIC)
 

@@ -35,7 +35,7 @@ def real():
     "asked, expected",
     [((), (80, 86, 89, 120)), ([75], (75,)), ([89, 75, 89], (75, 89)), ([121, 86], (86, 121))],
 )
-def test_an_engine_is_for_the_gpus_asked_for(real, tiny, tmp_path, asked, expected):
+def test_an_engine_is_for_the_requested_gpus(real, tiny, tmp_path, asked, expected):
     graph = tiny(precision="fp16")
     (engine,) = engine_from_onnx(
         graph,
@@ -107,7 +107,7 @@ def rtx(version="1.7.1.116", **failing):
 
 @pytest.fixture()
 def use(monkeypatch):
-    """Put a stand-in library in the place of the real one."""
+    """Replace the real library by a stand-in."""
 
     def put(library):
         monkeypatch.setitem(sys.modules, library.__name__, library)
@@ -132,7 +132,7 @@ def use(monkeypatch):
         ({"plan": b"short"}, "is not a TensorRT engine"),
     ],
 )
-def test_every_step_that_fails_quietly_is_an_error(failing, words, any_graph, tmp_path, use):
+def test_every_silent_failure_is_an_error(failing, words, any_graph, tmp_path, use):
     use(rtx(**failing))
     graph = any_graph(low=(8, 8), high=(32, 40), precision="fp16")
     with pytest.raises((BuildError, ArtifactError), match=words) as e:
@@ -141,7 +141,9 @@ def test_every_step_that_fails_quietly_is_an_error(failing, words, any_graph, tm
     assert os.listdir(str(tmp_path / "out")) == []
 
 
-def test_the_errors_of_one_build_are_not_told_of_the_next(any_graph, tmp_path, use, monkeypatch):
+def test_the_errors_of_one_build_are_not_reported_for_the_next(
+    any_graph, tmp_path, use, monkeypatch
+):
     use(rtx())
     for failing, words in (
         ({"plan": None}, "the tactic ran off"),
@@ -152,7 +154,7 @@ def test_the_errors_of_one_build_are_not_told_of_the_next(any_graph, tmp_path, u
             engine_from_onnx(any_graph(precision="fp16"), tmp_path / "out", target="rtx")
 
 
-def test_a_gpu_the_library_does_not_know_is_refused(any_graph, tmp_path, use):
+def test_a_gpu_unknown_to_the_library_is_refused(any_graph, tmp_path, use):
     use(rtx("1.9.9"))
     with pytest.raises(BuildError, match="tensorrt_rtx 1.9.9 does not support SM121"):
         engine_from_onnx(
@@ -167,7 +169,7 @@ def test_an_fp32_graph_is_refused_with_the_reason(any_graph, tmp_path, use):
     use(rtx())
     with pytest.raises(
         BuildError,
-        match="was exported for an FP32 engine .fp32 tensors., but target 'rtx' builds fp16 engines",
+        match="exported for an FP32 engine .fp32 tensors., but target 'rtx' builds fp16 engines",
     ) as e:
         engine_from_onnx(any_graph(), tmp_path / "out", target="rtx")
     assert "--target rtx" in e.value.hint
@@ -175,7 +177,7 @@ def test_an_fp32_graph_is_refused_with_the_reason(any_graph, tmp_path, use):
 
 
 @pytest.mark.parametrize("asked", [[72], [90], [86, 87]])
-def test_a_gpu_the_target_has_not_is_refused(asked, any_graph, tmp_path, use):
+def test_a_gpu_that_is_not_in_the_target_is_refused(asked, any_graph, tmp_path, use):
     use(rtx())
     with pytest.raises(
         TargetError,
@@ -203,7 +205,7 @@ def test_the_header(tmp_path, bits, expected):
 
 
 @pytest.mark.parametrize("content", [b"", b"vtrt", b"\x08\x08" + bytes(60)])
-def test_what_is_no_engine_is_refused(tmp_path, content):
+def test_files_that_are_not_engines_are_refused(tmp_path, content):
     (tmp_path / "x.engine").write_bytes(content)
     with pytest.raises(ArtifactError, match="x.engine is not a TensorRT engine"):
         read_header(tmp_path / "x.engine")
@@ -214,8 +216,8 @@ def test_tensorrt_s_own_header(tmp_path):
     assert read_header(tmp_path / "x.engine") == tensorrt_engine.EngineHeader("10.3.0.26", ())
 
 
-def test_a_manifest_that_lies_about_its_graph_is_found_out(real, tiny, tmp_path, monkeypatch):
-    """The receipt is read off the parsed network, not taken from the manifest."""
+def test_a_manifest_that_does_not_match_its_graph_is_detected(real, tiny, tmp_path, monkeypatch):
+    """The receipt comes from the parsed network, not from the manifest."""
     graph = tiny(precision="fp32", asked="fp16")
     path = graph.with_name(graph.name + ".json")
     path.write_text(
@@ -245,7 +247,7 @@ def test_another_version_of_the_library_than_the_profile_s_is_refused(tiny, tmp_
 
 @pytest.fixture()
 def graph_for(tiny, monkeypatch):
-    """A tiny graph such as `target` takes for an engine of `precision`."""
+    """Return a tiny graph for an engine of `precision` on `target`."""
 
     def make(target, precision="fp16", **kwargs):
         strong = load_target(target).fp16_graph == "fp16"
@@ -300,7 +302,7 @@ def test_an_engine_is_built_inspected_and_compared(target, version, sm, graph_fo
 
 
 @pytest.mark.parametrize("version, flags", [("10.16.0", 0b11), ("11.1.0", 0b1)])
-def test_strong_typing_is_asked_for_by_name(version, flags, any_graph, tmp_path, use):
+def test_strong_typing_is_requested_by_name(version, flags, any_graph, tmp_path, use):
     """The bit is 1 in version 10 and 0 in version 11."""
     library = on_gpu(use, version, 90, plan=None, dtype="HALF")
     with pytest.raises(BuildError, match="the tactic ran off"):
@@ -340,7 +342,7 @@ def test_an_fp32_engine_is_not_computed_in_tf32(graph_for, tmp_path, use):
         ({"timing_cache": None}, "could not create the timing cache"),
     ],
 )
-def test_what_goes_wrong_on_a_gpu_is_an_error_and_leaves_nothing(
+def test_a_failure_on_a_gpu_is_an_error_and_leaves_no_file(
     failing, words, graph_for, tmp_path, use
 ):
     on_gpu(use, "8.5.2.2", 72, **failing)
@@ -353,12 +355,12 @@ def test_another_gpu_than_the_target_s_is_refused(any_graph, tmp_path, use):
     on_gpu(use, "8.5.2.2", 86)
     with pytest.raises(
         BuildError,
-        match="cannot build for 'xavier'.* here: .*this machine's GPU is SM 8.6, but the target is SM 7.2",
+        match="cannot build for 'xavier'.* here: .*GPU is SM 8.6, but the target is SM 7.2",
     ):
         engine_from_onnx(any_graph(asked="fp16"), tmp_path / "out", target="xavier")
 
 
-def test_dla_says_which_layers_fell_back(graph_for, tmp_path, use):
+def test_dla_records_the_layers_on_the_gpu(graph_for, tmp_path, use):
     library = on_gpu(use, "8.5.2.2", 72)
     (engine,) = engine_from_onnx(
         graph_for("xavier"), tmp_path / "out", target="xavier", options=BuildOptions(dla=1)
@@ -377,7 +379,7 @@ def test_dla_says_which_layers_fell_back(graph_for, tmp_path, use):
         )
 
 
-def test_fallback_keeps_layers_in_fp32_and_says_so(graph_for, tmp_path, use):
+def test_fallback_keeps_layers_in_fp32_and_records_them(graph_for, tmp_path, use):
     library = on_gpu(use, "8.5.2.2", 72, layer_types=("FLOAT", "HALF"))
     (engine,) = engine_from_onnx(
         graph_for("xavier"),

@@ -1,7 +1,7 @@
-"""What we call of TensorRT exists, with the arguments we give: read off our source, and looked up in each real library here.
+"""Checks that every real TensorRT here has the calls in our source, with these arguments.
 
-TensorRT 8.5.3 is the API of a Xavier's 8.5.2; CI installs it beside a Python 3.8 (see tests/run.py). TensorRT for RTX comes
-with the extra `rtx`. TensorRT 10 and 11 are installed nowhere here.
+TensorRT 8.5.3 has the API of a Xavier's 8.5.2; CI installs it with Python 3.8 (see tests/run.py).
+TensorRT for RTX comes with the extra `rtx`. TensorRT 10 and 11 are not installed anywhere here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import load_target
 from sr_deploy.runtime import cuda, tensorrt, tensorrt_engine
 
-# Who is who in our source: the name of a variable or attribute, and the library's class.
+# Names of variables and attributes in our source: the library's class.
 CLASSES = {
     "builder": "Builder",
     "config": "IBuilderConfig",
@@ -37,7 +37,7 @@ CLASSES = {
     "context": "IExecutionContext",
     "_context": "IExecutionContext",
 }
-# What one library has and the other has not, and where we ask first or never come.
+# Attributes that only the other library has; our source checks first, or does not reach them.
 NOT_IN = {
     "tensorrt": {
         "num_compute_capabilities",
@@ -58,7 +58,7 @@ def library(request):
 
 
 def used():
-    """Yield (class, or "" for the library itself; attribute; positional arguments of a call, or None)."""
+    """Yield (class or "" for the library, attribute, positional arguments of a call or None)."""
     for module in (tensorrt, tensorrt_engine):
         tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
         calls = {
@@ -82,7 +82,7 @@ def used():
                     yield node.value.attr, node.attr, calls.get(id(node))
 
 
-def test_our_source_is_understood():
+def test_the_calls_in_our_source_are_found():
     found = list(used())
     assert len(set(found)) > 50
     for expected in (
@@ -137,7 +137,7 @@ def test_a_machine_without_a_driver_gets_our_error(library, any_graph, tmp_path,
 
 @pytest.mark.parametrize("name", ["cuda.cudart", "cuda.bindings.runtime"])
 def test_every_call_of_cuda_exists(name):
-    """cuda-python 11.8 (Python 3.8, JetPack 5) is installed beside TensorRT 8.5; the newer name where a GPU's machine has it."""
+    """cuda-python 11.8 (Python 3.8, JetPack 5) is installed with TensorRT 8.5."""
     runtime = pytest.importorskip(name, reason=f"{name} is not installed")
     used = set(
         re.findall(

@@ -79,15 +79,17 @@ _SHOWN_ELSEWHERE = ("evaluated", "† not counted")
 def conditions_of(group: RowGroup) -> List[Tuple[str, str]]:
     """Return the conditions of a group's numbers: where rows differ, at most four values of each."""
     rows = [e.row for e in group.entries]
-    listed = [(name, texts) for name, texts in conditions(rows) if name not in _SHOWN_ELSEWHERE]
-    listed += [
-        ("power mode", [r.power_mode or "" for r in rows]),
-        ("Python", [r.python for r in rows]),
-        ("revision", [r.git_rev for r in rows]),
-        ("measured", [r.date_utc[:10] for r in rows]),
-    ]
+    by_name = {
+        **conditions(rows),
+        "power mode": [r.power_mode or "" for r in rows],
+        "Python": [r.python for r in rows],
+        "revision": [r.git_rev for r in rows],
+        "measured": [r.date_utc[:10] for r in rows],
+    }
     shown = []
-    for name, texts in listed:
+    for name, texts in by_name.items():
+        if name in _SHOWN_ELSEWHERE:
+            continue
         values = list(dict.fromkeys(filter(None, texts)))
         if len(values) > 4:
             values = [*values[:3], f"{len(values) - 3} more: see the receipts"]

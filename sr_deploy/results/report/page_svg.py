@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Dict, Tuple
+from typing import Dict, Tuple
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from sr_deploy.results.report.drawing import COLOURS, figure_file, one_line
 from sr_deploy.results.report.figures import Drawing
 
-if TYPE_CHECKING:
-    from matplotlib.transforms import Bbox
-
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 _CLASSES = {"mark": "mark", "best": "mark best", "xtick": "tick", "ytick": "tick"}
 _FONT_FAMILY = re.compile(r"font-family: [^;]*;?")
-_KEY_PX_PER_POINT = 1.5
-
-Box = Tuple[float, float, float, float]
-"""Left, top, width and height in points, the unit of the SVG."""
+_PX_PER_POINT = 1.5
 
 
 @dataclass(frozen=True)
@@ -44,20 +38,20 @@ def page_charts(drawing: Drawing) -> PageCharts:
     for element in list(root.iter()):
         _adapt(element, shapes, drawing.titles)
     height = drawing.figure.bbox.height
-
-    def box_of(extent: Bbox) -> Box:
-        return extent.x0, height - extent.y1, extent.width, extent.height
-
-    panels = tuple(
-        _part(parts[panel.get_gid()], box_of(panel.bbox), drawing.descriptions[panel.get_gid()])
-        for panel in drawing.figure.subfigs
-    )
+    panels = []
+    for panel in drawing.figure.subfigs:
+        description = one_line(drawing.descriptions[panel.get_gid()])
+        box = panel.bbox.x0, height - panel.bbox.y1, panel.bbox.width, panel.bbox.height
+        attributes = {"role": "img", "aria-label": description}
+        panels.append(_svg(parts[panel.get_gid()], box, attributes))
     legend = []
     for handle in drawing.figure.legends[0].legend_handles if drawing.figure.legends else ():
-        left, top, width, tall = box_of(handle.get_window_extent())
-        box = (left - 1, top + tall / 2 - 4, width + 2, 8.0)
-        legend.append((drawing.keys[handle.get_gid()], _key(parts[handle.get_gid()], box)))
-    return PageCharts(panels, tuple(legend))
+        extent = handle.get_window_extent()
+        box = extent.x0 - 1, height - (extent.y0 + extent.y1) / 2 - 4, extent.width + 2, 8.0
+        size = {"width": f"{box[2] * _PX_PER_POINT:.1f}", "height": f"{box[3] * _PX_PER_POINT:.1f}"}
+        sample = _svg(parts[handle.get_gid()], box, {**size, "aria-hidden": "true"})
+        legend.append((drawing.keys[handle.get_gid()], sample))
+    return PageCharts(tuple(panels), tuple(legend))
 
 
 def _adapt(element: Element, shapes: Dict[str, str], titles: Dict[str, str]) -> None:
@@ -84,25 +78,8 @@ def _adapt(element: Element, shapes: Dict[str, str], titles: Dict[str, str]) -> 
         SubElement(element, "title").text = one_line(titles[gid])
 
 
-def _part(group: Element, box: Box, description: str) -> str:
-    svg = Element(
-        "svg", {"viewBox": _view_box(box), "role": "img", "aria-label": one_line(description)}
-    )
-    svg.append(group)
-    return _text(svg)
-
-
-def _key(group: Element, box: Box) -> str:
-    width, height = (f"{length * _KEY_PX_PER_POINT:.1f}" for length in box[2:])
-    attributes = {"viewBox": _view_box(box), "width": width, "height": height}
-    svg = Element("svg", {**attributes, "aria-hidden": "true"})
-    svg.append(group)
-    return _text(svg)
-
-
-def _view_box(box: Box) -> str:
-    return " ".join(f"{v:.2f}" for v in box)
-
-
-def _text(svg: Element) -> str:
+def _svg(part: Element, box: Tuple[float, ...], attributes: Dict[str, str]) -> str:
+    """Return a part of the figure as an image. box: left, top, width and height in points."""
+    svg = Element("svg", {"viewBox": " ".join(f"{v:.2f}" for v in box), **attributes})
+    svg.append(part)
     return re.sub(r"\s*\n\s*", " ", ElementTree.tostring(svg, encoding="unicode"))

@@ -24,49 +24,71 @@ from sr_deploy.runtime.boards.board import (
     within,
 )
 
-# Lines of tegrastats. "Recorded": printed by a board and published by somebody; no board was at hand here. The first five stand
-# in the tests of DataDog/datadog-agent (Apache-2.0), which does not name the releases: they are told by the form.
+# Lines of tegrastats. "Recorded": printed by a board and published; there was no board here. The
+# first five are from the tests of DataDog/datadog-agent (Apache-2.0), which does not name the
+# releases: they follow from the format.
 XAVIER_32 = (  # recorded, AGX Xavier 32 GB, L4T 32
-    "RAM 721/31927MB (lfb 7291x4MB) SWAP 0/15963MB (cached 0MB) CPU [2%@1190,0%@1190,0%@1190,0%@1190,off,off,off,off] EMC_FREQ 0%@665 "
-    "GR3D_FREQ 0%@318 APE 150 MTS fg 0% bg 0% AO@37.5C GPU@37.5C Tdiode@40C PMIC@100C AUX@36C CPU@37.5C thermal@36.9C Tboard@37C "
+    "RAM 721/31927MB (lfb 7291x4MB) SWAP 0/15963MB (cached 0MB) CPU "
+    "[2%@1190,0%@1190,0%@1190,0%@1190,off,off,off,off] EMC_FREQ 0%@665 "
+    "GR3D_FREQ 0%@318 APE 150 MTS fg 0% bg 0% AO@37.5C GPU@37.5C Tdiode@40C PMIC@100C AUX@36C "
+    "CPU@37.5C thermal@36.9C Tboard@37C "
     "GPU 0/0 CPU 311/311 SOC 932/932 CV 0/0 VDDRQ 621/621 SYS5V 1482/1482"
 )
 XAVIER_NX_32 = (  # recorded, Xavier NX, L4T 32
-    "RAM 4412/7772MB (lfb 237x4MB) SWAP 139/3886MB (cached 2MB) CPU [9%@1190,6%@1190,6%@1190,5%@1190,4%@1190,8%@1267] EMC_FREQ 10%@1600 "
-    "GR3D_FREQ 62%@306 APE 150 MTS fg 0% bg 0% AO@41.5C GPU@43C PMIC@100C AUX@41.5C CPU@43.5C thermal@42.55C VDD_IN 4067/4067 "
+    "RAM 4412/7772MB (lfb 237x4MB) SWAP 139/3886MB (cached 2MB) CPU "
+    "[9%@1190,6%@1190,6%@1190,5%@1190,4%@1190,8%@1267] EMC_FREQ 10%@1600 "
+    "GR3D_FREQ 62%@306 APE 150 MTS fg 0% bg 0% AO@41.5C GPU@43C PMIC@100C AUX@41.5C CPU@43.5C "
+    "thermal@42.55C VDD_IN 4067/4067 "
     "VDD_CPU_GPU_CV 738/738 VDD_SOC 1353/1353"
 )
 NANO_32 = (  # recorded, Nano, L4T 32; its IRAM is no rail
-    "RAM 613/3964MB (lfb 634x4MB) SWAP 0/1982MB (cached 0MB) IRAM 0/252kB(lfb 252kB) CPU [2%@102,1%@102,0%@102,0%@102] EMC_FREQ 0% "
-    "GR3D_FREQ 0% PLL@39C CPU@40.5C PMIC@100C GPU@41C AO@46C thermal@41C POM_5V_IN 900/943 POM_5V_GPU 0/0 POM_5V_CPU 123/123"
+    "RAM 613/3964MB (lfb 634x4MB) SWAP 0/1982MB (cached 0MB) IRAM 0/252kB(lfb 252kB) CPU "
+    "[2%@102,1%@102,0%@102,0%@102] EMC_FREQ 0% "
+    "GR3D_FREQ 0% PLL@39C CPU@40.5C PMIC@100C GPU@41C AO@46C thermal@41C POM_5V_IN 900/943 "
+    "POM_5V_GPU 0/0 POM_5V_CPU 123/123"
 )
 ORIN_NX_35 = (  # recorded, Orin NX, L4T 35
-    "RAM 6334/15388MB (lfb 1770x4MB) SWAP 491/7694MB (cached 0MB) CPU [6%@729,9%@729,5%@729,16%@729,off,off,off,off] EMC_FREQ 0%@2133 "
-    "GR3D_FREQ 0%@611 VIC_FREQ 729 APE 174 CV0@45.812C CPU@47.937C SOC2@46.093C SOC0@46.968C CV1@46.406C GPU@45.875C tj@48.875C "
+    "RAM 6334/15388MB (lfb 1770x4MB) SWAP 491/7694MB (cached 0MB) CPU "
+    "[6%@729,9%@729,5%@729,16%@729,off,off,off,off] EMC_FREQ 0%@2133 "
+    "GR3D_FREQ 0%@611 VIC_FREQ 729 APE 174 CV0@45.812C CPU@47.937C SOC2@46.093C SOC0@46.968C "
+    "CV1@46.406C GPU@45.875C tj@48.875C "
     "SOC1@48.875C CV2@45.75C VDD_IN 5299mW/5299mW VDD_CPU_GPU_CV 773mW/773mW VDD_SOC 1424mW/1424mW"
 )
 ORIN_36 = (  # recorded, AGX Orin 32 GB, L4T 36 (shortened: CPUs)
-    "RAM 29114/30697MB (lfb 3x4MB)    SWAP 4915/15348MB (cached 1MB) CPU [3%@729,100%@2201] EMC_FREQ 1%@2133 GR3D_FREQ 0%@[305,305] "
-    "NVENC      off  NVDEC    off NVJPG off NVJPG1    off         VIC        off          OFA           off          NVDLA0    off       "
-    "NVDLA1     off          PVA0_FREQ off         APE           174        cpu@53.062C soc2@48.25C soc0@48.843C  gpu@47.812C "
-    "tj@53.062C soc1@48.968C    VDD_GPU_SOC 3205mW/3205mW VDD_CPU_CV 4405mW/4405mW VIN_SYS_5V0 4767mW/4767mW"
+    "RAM 29114/30697MB (lfb 3x4MB)    SWAP 4915/15348MB (cached 1MB) CPU [3%@729,100%@2201] "
+    "EMC_FREQ 1%@2133 GR3D_FREQ 0%@[305,305] "
+    "NVENC      off  NVDEC    off NVJPG off NVJPG1    off         VIC        off          OFA    "
+    "       off          NVDLA0    off       "
+    "NVDLA1     off          PVA0_FREQ off         APE           174        cpu@53.062C "
+    "soc2@48.25C soc0@48.843C  gpu@47.812C "
+    "tj@53.062C soc1@48.968C    VDD_GPU_SOC 3205mW/3205mW VDD_CPU_CV 4405mW/4405mW VIN_SYS_5V0 "
+    "4767mW/4767mW"
 )
-ORIN_35 = (  # recorded, AGX Orin 64 GB with root, L4T 35, in a setup guide of 2023 (shortened: CPUs); GPU and CV are switched off
-    "04-24-2023 00:01:24 RAM 1282/62795MB (lfb 15152x4MB) SWAP 0/31398MB (cached 0MB) CPU [0%@729,0%@729] EMC_FREQ 0%@2133 "
-    "GR3D_FREQ 0%@0 GR3D2_FREQ 0%@0 VIC_FREQ 729 APE 174 CV0@-256C CPU@42.593C Tboard@32C SOC2@39.343C Tdiode@33.25C SOC0@39.375C "
-    "CV1@-256C GPU@-256C tj@42.593C SOC1@40.468C CV2@-256C VDD_GPU_SOC 2399mW/2399mW VDD_CPU_CV 400mW/400mW "
+ORIN_35 = (  # recorded, AGX Orin 64 GB, L4T 35, setup guide of 2023 (CPUs shortened); GPU, CV off
+    "04-24-2023 00:01:24 RAM 1282/62795MB (lfb 15152x4MB) SWAP 0/31398MB (cached 0MB) CPU "
+    "[0%@729,0%@729] EMC_FREQ 0%@2133 "
+    "GR3D_FREQ 0%@0 GR3D2_FREQ 0%@0 VIC_FREQ 729 APE 174 CV0@-256C CPU@42.593C Tboard@32C "
+    "SOC2@39.343C Tdiode@33.25C SOC0@39.375C "
+    "CV1@-256C GPU@-256C tj@42.593C SOC1@40.468C CV2@-256C VDD_GPU_SOC 2399mW/2399mW VDD_CPU_CV "
+    "400mW/400mW "
     "VIN_SYS_5V0 4032mW/4032mW NC 0mW/0mW VDDQ_VDD2_1V8AO 301mW/301mW NC 0mW/0mW"
 )
-ORIN_NANO_39 = (  # recorded, Orin Nano Super with CUDA 13.2 (so JetPack 7.2), in a setup report of 2026: instant/average/highest
-    "09-19-2026 13:33:03 RAM 2845/7486MB (lfb 33x4MB) CPU [1%@729,0%@729,0%@729,0%@729,0%@729,0%@729] EMC_FREQ 3%@665 GR3D_FREQ 0%@[305] "
-    "NVDEC0 off NVJPG0 off NVJPG1 off VIC off OFA off APE 200 cpu@45.375C/45.812C soc2@44.687C/44.843C soc0@46.25C/46.25C "
-    "gpu@46.562C/46.843C tj@46.562C/46.843C soc1@46.281C/46.281C VDD_IN 3462mW/3522mW/3582mW VDD_CPU_GPU_CV 442mW/483mW/523mW "
+ORIN_NANO_39 = (  # recorded, Orin Nano Super, JetPack 7.2, 2026: instant/average/highest
+    "09-19-2026 13:33:03 RAM 2845/7486MB (lfb 33x4MB) CPU "
+    "[1%@729,0%@729,0%@729,0%@729,0%@729,0%@729] EMC_FREQ 3%@665 GR3D_FREQ 0%@[305] "
+    "NVDEC0 off NVJPG0 off NVJPG1 off VIC off OFA off APE 200 cpu@45.375C/45.812C "
+    "soc2@44.687C/44.843C soc0@46.25C/46.25C "
+    "gpu@46.562C/46.843C tj@46.562C/46.843C soc1@46.281C/46.281C VDD_IN 3462mW/3522mW/3582mW "
+    "VDD_CPU_GPU_CV 442mW/483mW/523mW "
     "VDD_SOC 1127mW/1127mW/1127mW"
 )
-XAVIER_35 = (  # composed: the rails as published for AGX Xavier with units, the rest after XAVIER_32 and ORIN_NX_35
-    "11-21-2026 12:00:00 RAM 2046/31927MB (lfb 7291x4MB) SWAP 0/15963MB (cached 0MB) CPU [2%@1190,off] EMC_FREQ 0%@2133 "
-    "GR3D_FREQ 99%@1377 VIC_FREQ 115 APE 150 AUX@36C CPU@46.5C thermal@45.7C Tboard@37C AO@35C GPU@48.2C Tdiode@38.75C PMIC@50C "
-    "GPU 14467mW/14467mW CPU 467mW/467mW SOC 1245mW/1245mW CV 0mW/0mW VDDRQ 311mW/311mW SYS5V 2768mW/2768mW"
+XAVIER_35 = (  # composed: rails as published for AGX Xavier, the rest as in XAVIER_32, ORIN_NX_35
+    "11-21-2026 12:00:00 RAM 2046/31927MB (lfb 7291x4MB) SWAP 0/15963MB (cached 0MB) CPU "
+    "[2%@1190,off] EMC_FREQ 0%@2133 "
+    "GR3D_FREQ 99%@1377 VIC_FREQ 115 APE 150 AUX@36C CPU@46.5C thermal@45.7C Tboard@37C AO@35C "
+    "GPU@48.2C Tdiode@38.75C PMIC@50C "
+    "GPU 14467mW/14467mW CPU 467mW/467mW SOC 1245mW/1245mW CV 0mW/0mW VDDRQ 311mW/311mW SYS5V "
+    "2768mW/2768mW"
 )
 
 
@@ -114,15 +136,15 @@ def test_a_date_is_a_time_and_no_date_is_none():
     assert samples_from_text(NANO_32)[0].time_s is None
 
 
-def test_the_constant_temperature_of_the_pmic_is_not_one():
+def test_the_constant_temperature_of_the_pmic_is_ignored():
     assert max(samples_from_text(XAVIER_32)[0].zones_c.values()) == 40
 
 
-def test_what_is_no_sample_is_passed_over():
+def test_other_lines_are_ignored():
     assert samples_from_text("\nnvpmodel: 0\nina3221 soon GPU 3\nthermal\nsmi 1 0, 65.3\n") == []
 
 
-def test_total_power_names_its_rails_and_is_none_for_a_set_it_does_not_know():
+def test_total_power_names_its_rails_and_is_none_for_an_unknown_set():
     assert "VDD_IN" in board_watts({"VDD_IN": 5000, "VDD_SOC": 1500})[1]
     assert (
         "GPU + CPU + SOC + CV + VDDRQ + SYS5V"
@@ -140,7 +162,7 @@ def test_total_power_names_its_rails_and_is_none_for_a_set_it_does_not_know():
         assert reason in why
 
 
-# What `board.sh watch` writes (composed, after its own format): 20 W, then 22 and 24; a counter of over-current rises at the end.
+# Output of `board.sh watch` (composed): 20, 22 and 24 W; an over-current counter rises at the end.
 WATCHED = """\
 ina3221 100.5 GPU 12000 CPU 2000 SOC 2000 CV 0 VDDRQ 1000 SYS5V 3000
 thermal 100.5 CPU-therm 45000 GPU-therm 46500 PMIC-Die 100000
@@ -154,7 +176,7 @@ throttle 102.5 oc1_event_cnt 0 oc3_event_cnt 9 gpu-throttle-alert:2 0
 """
 
 
-def test_energy_is_watts_times_seconds_over_the_megapixels_made():
+def test_energy_is_watts_times_seconds_per_megapixel_of_output():
     used = energy(samples_from_text(WATCHED), output_px=2_000_000, runs=60, seconds=3.0)
     assert (used.watts_mean, used.samples, used.source) == (22.0, 3, "ina3221")
     assert used.joules_per_megapixel == pytest.approx(22 * 3 / (2 * 60))
@@ -165,7 +187,7 @@ def test_energy_is_watts_times_seconds_over_the_megapixels_made():
     )
 
 
-def test_throttling_is_told_by_what_changed_and_unknown_where_nothing_tells():
+def test_throttling_is_seen_in_states_and_counters_and_unknown_without_them():
     lines = WATCHED.splitlines()
     quiet = "\n".join(lines[:-1] + [lines[-2]])
     assert energy(samples_from_text(quiet), output_px=1, runs=1, seconds=1).throttled is False
@@ -186,7 +208,7 @@ def test_two_sources_of_the_same_rails_are_not_mixed():
     assert used.watts_mean == pytest.approx(3.346)
 
 
-def test_less_than_three_samples_are_no_energy():
+def test_energy_needs_three_samples():
     samples = samples_from_text(WATCHED)
     assert energy(within(samples, 101, 103), output_px=1, runs=1, seconds=1) is None
     assert energy([], output_px=1, runs=1, seconds=1) is None
@@ -202,7 +224,7 @@ def test_less_than_three_samples_are_no_energy():
 
 
 @pytest.mark.parametrize("wrong", [{"output_px": 0}, {"runs": 0}, {"seconds": 0.0}])
-def test_energy_of_nothing_is_an_error(wrong):
+def test_energy_of_non_positive_quantities_is_an_error(wrong):
     with pytest.raises(InputError, match="positive"):
         energy([], **{"output_px": 1, "runs": 1, "seconds": 1.0, **wrong})
 
@@ -246,7 +268,7 @@ def test_jetpack_by_l4t(l4t, jetpack):
     assert board.jetpack_of(l4t) == jetpack
 
 
-def test_of_an_empty_text_nothing_is_known():
+def test_an_empty_text_has_no_facts():
     assert facts_from_text("") == BoardFacts()
     assert all(
         value is None
@@ -256,9 +278,12 @@ def test_of_an_empty_text_nothing_is_known():
 
 def test_the_facts_of_a_desktop_gpu():
     text = (  # composed after nvidia-smi's documented CSV
-        "== nvidia_smi\nindex, name, driver_version, persistence_mode, pstate, clocks.current.sm [MHz], clocks.max.sm [MHz], "
-        "clocks.current.memory [MHz], power.draw [W], power.limit [W], temperature.gpu, memory.total [MiB], compute_cap, "
-        "clocks_event_reasons.active\n0, NVIDIA GeForce RTX 3090, 575.57.08, Disabled, P8, 210 MHz, 2100 MHz, 405 MHz, 21.33 W, 350.00 W, "
+        "== nvidia_smi\nindex, name, driver_version, persistence_mode, pstate, clocks.current.sm "
+        "[MHz], clocks.max.sm [MHz], "
+        "clocks.current.memory [MHz], power.draw [W], power.limit [W], temperature.gpu, "
+        "memory.total [MiB], compute_cap, "
+        "clocks_event_reasons.active\n0, NVIDIA GeForce RTX 3090, 575.57.08, Disabled, P8, 210 "
+        "MHz, 2100 MHz, 405 MHz, 21.33 W, 350.00 W, "
         "38, 24576 MiB, 8.6, 0x0000000000000001\n\n"
     )
     facts = facts_from_text(text)
@@ -288,9 +313,12 @@ def test_the_facts_of_a_desktop_gpu():
     assert (orin.temperature_c, orin.compute_capability) == (None, 87)
 
 
-def test_what_jetson_clocks_shows():
+def test_the_clocks_shown_by_jetson_clocks():
     # recorded: AGX Orin, L4T 35, not locked
-    text = "== jetson_clocks\nGPU MinFreq=306000000 MaxFreq=1300500000 CurrentFreq=306000000\nEMC MinFreq=204000000 MaxFreq=3199000000\n"
+    text = (
+        "== jetson_clocks\nGPU MinFreq=306000000 MaxFreq=1300500000 CurrentFreq=306000000\n"
+        "EMC MinFreq=204000000 MaxFreq=3199000000\n"
+    )
     facts = facts_from_text(text)
     assert (facts.clocks_locked, facts.gpu_mhz, facts.gpu_mhz_max) == (False, 306, 1300.5)
 
@@ -330,7 +358,7 @@ COMMON = {
     "sys/class/thermal/thermal_zone1/temp": "44000\n",
     "sys/class/thermal/thermal_zone2/type": "PMIC-Die\n",
     "sys/class/thermal/thermal_zone2/temp": "100000\n",
-    "sys/class/thermal/thermal_zone3/type": "CV-therm\n",  # switched off: it has a name and no temperature
+    "sys/class/thermal/thermal_zone3/type": "CV-therm\n",  # off: it has a name, but no temperature
     "sys/class/thermal/thermal_zone3/temp": "",
     "sys/class/thermal/cooling_device0/type": "pwm-fan\n",
     "sys/class/thermal/cooling_device0/cur_state": "3\n",
@@ -365,7 +393,10 @@ def xavier_32(tmp_path):
                 f"{folder}/in_power{channel}_input": f"{mw}\n",
             },
         )
-    release = "# R32 (release), REVISION: 7.1, GCID: 29689809, BOARD: t186ref, EABI: aarch64, DATE: Wed Feb  2 21:33:23 UTC 2022\n"
+    release = (
+        "# R32 (release), REVISION: 7.1, GCID: 29689809, BOARD: t186ref, "
+        "EABI: aarch64, DATE: Wed Feb  2 21:33:23 UTC 2022\n"
+    )
     write(
         root,
         {
@@ -381,7 +412,7 @@ def xavier_32(tmp_path):
 
 @pytest.fixture()
 def xavier_35(tmp_path):
-    """An AGX Xavier of JetPack 5.1.2, composed after public listings of its /sys and dpkg; locked clocks."""
+    """An AGX Xavier with JetPack 5.1.2, as in public listings of /sys and dpkg; locked clocks."""
     gpu = "sys/class/devfreq/17000000.gv11b"
     rails = [
         ("1-0040", 3, 1, "GPU", 800, 1250),
@@ -409,12 +440,16 @@ def xavier_35(tmp_path):
                 f"{folder}/in7_input": "9\n",
             },
         )
-    release = "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64, DATE: Tue Aug  1 19:57:35 UTC 2023\n"
+    release = (
+        "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, "
+        "EABI: aarch64, DATE: Tue Aug  1 19:57:35 UTC 2023\n"
+    )
     write(
         root,
         {
             "etc/nv_tegra_release": release,
-            "usr/local/cuda/version.json": '{\n   "cuda" : {\n      "name" : "CUDA SDK",\n      "version" : "11.4.19"\n   }\n}\n',
+            "usr/local/cuda/version.json": '{\n   "cuda" : {\n      "name" : "CUDA SDK",\n'
+            '      "version" : "11.4.19"\n   }\n}\n',
             f"{gpu}/min_freq": "1377000000\n",
             f"{gpu}/max_freq": "1377000000\n",
             f"{gpu}/cur_freq": "1377000000\n",
@@ -432,12 +467,15 @@ def packages_of(root):
         "libnvinfer8": "8.5.2-1+cuda11.4",
         "tensorrt": "8.5.2.2-1+cuda11.4",
     }
-    entry = "Package: {}\nStatus: install ok installed\nMaintainer: nobody\nArchitecture: arm64\nVersion: {}\nDescription: x\n\n"
+    entry = (
+        "Package: {}\nStatus: install ok installed\nMaintainer: nobody\n"
+        "Architecture: arm64\nVersion: {}\nDescription: x\n\n"
+    )
     write(root, {"var/lib/dpkg/status": "".join(entry.format(*item) for item in versions.items())})
 
 
 def commands(folder, **scripts):
-    """Put commands before all others; nvidia-smi is there and cannot reach a driver unless it is given."""
+    """Put commands first on PATH. By default, nvidia-smi cannot reach a driver."""
     smi = "echo NVIDIA-SMI has failed because it could not communicate with the driver.; exit 9"
     for name, script in {"nvidia-smi": smi, **scripts}.items():
         path = folder / "bin" / name.replace("_", "-")
@@ -527,10 +565,12 @@ def test_a_machine_with_nothing_has_no_facts_and_no_error(sh, tmp_path):
     assert facts == BoardFacts()
 
 
-def test_an_older_nvidia_smi_is_asked_again_by_the_names_it_knows(sh, tmp_path):
+def test_an_older_nvidia_smi_is_queried_by_its_own_names(sh, tmp_path):
     script = (
-        'case "$1" in *compute_cap*|*event_reasons*) echo "Field is not a valid field to query."; exit 2 ;; esac; '
-        'echo "index, name, driver_version, clocks_throttle_reasons.active"; echo "0, Tesla T4, 450.80.02, 0x0000000000000008"'
+        'case "$1" in *compute_cap*|*event_reasons*) '
+        'echo "Field is not a valid field to query."; exit 2 ;; esac; '
+        'echo "index, name, driver_version, clocks_throttle_reasons.active"; '
+        'echo "0, Tesla T4, 450.80.02, 0x0000000000000008"'
     )
     facts = facts_from_text(facts_of(sh, tmp_path / "empty", commands(tmp_path, nvidia_smi=script)))
     assert (facts.gpu, facts.driver, facts.compute_capability, facts.throttled) == (
@@ -570,7 +610,10 @@ def watched(sh, root, path, folder, *, lines, every="0.1"):
     return text
 
 
-TEGRASTATS = 'echo $$ > "{pid}"; test "$1" = --interval || exit 1; while :; do echo "{line}"; sleep 0.1; done'
+TEGRASTATS = (
+    'echo $$ > "{pid}"; test "$1" = --interval || exit 1; '
+    'while :; do echo "{line}"; sleep 0.1; done'
+)
 
 
 def test_watch_on_a_jetson_samples_tegrastats_and_the_rails_and_leaves_nothing_running(
@@ -608,7 +651,7 @@ def test_watch_on_a_desktop_samples_nvidia_smi(sh, tmp_path):
     assert (used.watts_mean, used.source, used.throttled) == (65.32, "smi", False)
 
 
-def test_watch_where_there_is_nothing_to_watch_leaves_an_empty_file(sh, tmp_path):
+def test_watch_without_sensors_leaves_an_empty_file(sh, tmp_path):
     (tmp_path / "empty").mkdir()
     assert watched(sh, tmp_path / "empty", commands(tmp_path), tmp_path, lines=0) == ""
 
@@ -631,7 +674,7 @@ def test_this_machine_answers(sh):
     assert isinstance(facts_here(), BoardFacts)
 
 
-def test_without_a_shell_nothing_is_known(monkeypatch):
+def test_without_a_shell_there_are_no_facts(monkeypatch):
     monkeypatch.setattr(board, "SCRIPT", board.SCRIPT.with_name("nothing.sh"))
     assert facts_here() == BoardFacts()
     monkeypatch.setenv("PATH", "")

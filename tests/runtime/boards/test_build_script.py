@@ -1,4 +1,4 @@
-"""build.sh under a POSIX shell, with a stand-in for trtexec. No engine is built here: what is tested is the script."""
+"""build.sh under a POSIX shell, with a stand-in for trtexec: tests the script, builds no engine."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def field(number, value):
 
 
 def onnx_bytes(hw=(8, 8), *, fp16=False, weights=4096):
-    """Return what the stand-in reads of an ONNX file: one input, NCHW, dynamic for hw=None, and weights."""
+    """Return an ONNX file for the stand-in: one NCHW input, dynamic for hw=None, and weights."""
     element = 10 if fp16 else 1
     sizes = [
         field(1, 1),
@@ -145,7 +145,7 @@ def board(request, tmp_path):
 
 @pytest.fixture()
 def one_board(tmp_path):
-    """In one shell only, for what takes long or concerns flags."""
+    """Return a board with one shell only, for long tests and tests of flags."""
     return Board(tmp_path, SHELLS[0])
 
 
@@ -225,7 +225,7 @@ def test_each_version_gets_its_own_flags(one_board, version):
             )
 
 
-def test_an_fp32_engine_is_asked_for_no_fp16_and_is_larger(one_board):
+def test_an_fp32_engine_is_built_without_fp16_and_is_larger(one_board):
     one_board.job(
         {"a.engine": (onnx_bytes(), {"precision": "fp32"}), "b.engine": (onnx_bytes(), {})}
     )
@@ -259,7 +259,7 @@ def test_a_typing_that_the_version_lacks_fails_and_builds_nothing(
     assert result.status == "failed" and result.exit_code is None and reason in result.errors[0]
 
 
-def test_layers_stay_in_fp32_where_that_can_be_said(one_board):
+def test_layers_stay_in_fp32_where_trtexec_can(one_board):
     one_board.job({"a.engine": (onnx_bytes(), {})}, fp32_layers=("tail one", "head"))
     assert one_board.run("8.5.2")[0] == 0
     assert {"--precisionConstraints=obey", "--layerPrecisions=tail one:fp32,head:fp32"} <= set(
@@ -291,7 +291,7 @@ def test_dla_runs_in_no_cuda_graph(one_board, version):
     )
 
 
-def test_engines_for_rtx_are_built_for_the_gpus_named(one_board):
+def test_engines_for_rtx_are_built_for_the_named_gpus(one_board):
     (one_board.bin / "tensorrt_rtx").symlink_to(STAND_IN)
     graph = (onnx_bytes(fp16=True), {"typing": "strong"})
     one_board.job({"a.engine": graph}, runtime="tensorrt-rtx", versions=">=1.5,<2", sm=(86, 89))
@@ -304,14 +304,15 @@ def test_engines_for_rtx_are_built_for_the_gpus_named(one_board):
     assert one_board.results.version == "1.7.1"
 
 
-def test_the_result_is_whole_and_says_everything(board):
+def test_the_result_is_complete(board):
     name = 'it\'s a $HOME "test" `id` ü.engine'
     lr = np.random.default_rng(0).random((1, 3, 8, 8), dtype=np.float32)
     graph = name.replace(".engine", ".onnx")
     (board.folder / f"{graph}.lr.bin").write_bytes(lr.tobytes())
     (board.folder / "timing.cache").write_bytes(b"old\n")
     (board.folder / "board.sh").write_text(
-        'if [ "$1" = facts ]; then echo "model Stand-in"; else echo sample >>"$2"; exec sleep 60; fi\n'
+        'if [ "$1" = facts ]; then echo "model Stand-in"; '
+        'else echo sample >>"$2"; exec sleep 60; fi\n'
     )
     board.job({name: (onnx_bytes(), {})}, versions=">=8.5,<8.6", sm=(72,))
     code, text = board.run()
@@ -370,7 +371,7 @@ def test_the_result_is_whole_and_says_everything(board):
     assert not list(board.folder.glob("out/*.tmp")) and board.state == "done"
 
 
-def test_a_killed_script_goes_on_where_it_was(board):
+def test_a_killed_script_resumes(board):
     board.job({f"{k}.engine": (onnx_bytes(weights=4096 + k), {}) for k in range(3)})
     process = board.start(misbehave="slow:0.6")
     board.wait_for("out/1.engine.build.log")
@@ -396,7 +397,7 @@ def test_a_killed_script_goes_on_where_it_was(board):
 
 
 @pytest.mark.parametrize("sent, expected", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stopped_script_leaves_nothing_running_and_nothing_final(board, sent, expected):
+def test_a_stopped_script_leaves_no_process_and_no_result(board, sent, expected):
     board.job({"a.engine": (onnx_bytes(), {})})
     process = board.start(misbehave="slow:60")
     board.wait_for("work/pid")
@@ -413,7 +414,7 @@ def test_a_stopped_script_leaves_nothing_running_and_nothing_final(board, sent, 
     assert [p.name for p in (board.folder / "out").iterdir()] == ["a.engine.build.log"]
 
 
-def test_a_second_script_waits_for_no_one(board):
+def test_a_second_script_is_refused(board):
     board.job({"a.engine": (onnx_bytes(), {})})
     process = board.start(misbehave="slow:60")
     board.wait_for("work/pid")
@@ -474,7 +475,7 @@ def test_another_gpu_is_refused(board):
     assert board.state == "failed 4" and not (board.folder / "result.tar").exists()
 
 
-def test_without_trtexec_it_says_where_it_looked(board, tmp_path):
+def test_without_trtexec_the_tried_paths_are_named(board, tmp_path):
     board.job({"a.engine": (onnx_bytes(), {})})
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -492,7 +493,7 @@ def test_without_trtexec_it_says_where_it_looked(board, tmp_path):
     assert code == 3 and "tried: /nowhere/trtexec;" in text
 
 
-def test_trtexec_is_taken_where_the_environment_says(board, tmp_path):
+def test_trtexec_from_the_environment(board, tmp_path):
     board.job({"a.engine": (onnx_bytes(), {})})
     other = tmp_path / "other one"
     other.mkdir()
@@ -530,7 +531,7 @@ def test_a_failing_build_is_recorded_and_the_next_one_is_built(board, misbehave,
     assert not list((board.folder / "out").glob("*.tmp"))
 
 
-def test_a_measurement_that_fails_keeps_the_engine_and_is_tried_again(one_board):
+def test_a_failed_measurement_keeps_the_engine_and_is_repeated(one_board):
     one_board.job({"a.engine": (onnx_bytes(), {})})
     (one_board.folder / "a.onnx.lr.bin").write_bytes(b"too short")
     one_board.seal()
@@ -545,7 +546,7 @@ def test_a_measurement_that_fails_keeps_the_engine_and_is_tried_again(one_board)
     assert "already built" in one_board.run()[1] and len(one_board.calls) == 5
 
 
-def test_a_disk_without_room_is_told_before_anything_is_built(board):
+def test_a_full_disk_is_reported_before_anything_is_built(board):
     board.job({"a.engine": (onnx_bytes(), {})})
     (board.bin / "df").write_text(
         "#!/bin/sh\necho Filesystem\necho '/dev/stand-in 100 90 10240 90% /'\n"

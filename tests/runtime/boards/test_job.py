@@ -1,4 +1,4 @@
-"""Jobs built here by a stand-in for trtexec (a test double; no engine is real), carried by hand, and taken back."""
+"""Jobs built by a stand-in for trtexec (a test double: no engine is real), here and by hand."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_dla_names_the_layers_that_fell_back(repeating, stand_in, tmp_path):
     assert "--useDLACore=1 --allowGPUFallback" in manifest.build["command"]
 
 
-def test_what_the_board_measured_becomes_a_row(repeating, stand_in, tmp_path):
+def test_the_times_of_the_board_become_a_row(repeating, stand_in, tmp_path):
     from sr_deploy.bench.measure import rows_from_artifacts
 
     stand_in()
@@ -94,7 +94,7 @@ def test_what_the_board_measured_becomes_a_row(repeating, stand_in, tmp_path):
     )
 
 
-def test_what_is_up_to_date_is_not_built_again(repeating, stand_in, tmp_path):
+def test_an_up_to_date_engine_is_not_rebuilt(repeating, stand_in, tmp_path):
     stand_in()
     graph, lines = repeating(), []
     engine_from_onnx(graph, tmp_path / "out", target="xavier")
@@ -112,7 +112,9 @@ def test_what_is_up_to_date_is_not_built_again(repeating, stand_in, tmp_path):
         ("no-space", "was not built: .*disk full"),
     ],
 )
-def test_what_is_not_as_asked_is_no_engine(misbehave, words, repeating, stand_in, tmp_path):
+def test_an_engine_that_is_not_as_requested_is_not_written(
+    misbehave, words, repeating, stand_in, tmp_path
+):
     stand_in(misbehave=misbehave)
     with pytest.raises(BuildError, match=words):
         engine_from_onnx(repeating(), tmp_path / "out", target="xavier")
@@ -121,7 +123,7 @@ def test_what_is_not_as_asked_is_no_engine(misbehave, words, repeating, stand_in
     ] == []
 
 
-def test_fp32_that_passes_for_fp16_is_seen_by_its_size_where_layers_tell_nothing(
+def test_fp32_instead_of_fp16_is_seen_by_the_size_where_there_are_no_layer_types(
     repeating, stand_in, tmp_path
 ):
     stand_in("8.0.1", misbehave="ignores-fp16")
@@ -141,7 +143,7 @@ def test_another_gpu_or_version_than_the_target_s_is_refused(repeating, stand_in
     assert not (tmp_path / "other").exists()
 
 
-def test_fallback_is_passed_on_and_written_down(repeating, stand_in, tmp_path):
+def test_fallback_is_passed_on_and_recorded(repeating, stand_in, tmp_path):
     stand_in()
     (engine,) = engine_from_onnx(
         repeating(), tmp_path / "out", target="xavier", options=BuildOptions(fallback="head-tail")
@@ -179,7 +181,7 @@ def test_fallback_where_typing_is_strong_is_in_the_graph(repeating, stand_in, tm
 
 @pytest.fixture()
 def bundle(repeating, stand_in, tmp_path):
-    """Return the unpacked folder of a bundle of two graphs, one with a space and a quote in its name."""
+    """Return the unpacked bundle of two graphs, one with a space and a quote in its name."""
     stand_in()
     graphs = [repeating("it's a graph"), repeating("dynamic", hw=(8, 8), high=(32, 40))]
     tar = bundle_from_onnx(graphs, tmp_path / "job.tar", target="xavier")
@@ -271,7 +273,7 @@ ENGINE = "out/tiny_x2.d1.16x24.fp16.engine"
         (lambda f: f.update({"other/file": b"x"}), "not a file of a result"),
     ],
 )
-def test_a_result_that_was_tampered_with_is_refused_whole(a_result, tmp_path, change, words):
+def test_a_result_that_was_tampered_with_is_refused(a_result, tmp_path, change, words):
     result = tmp_path / "result.tar"
     result.write_bytes(a_result)
     rewritten(result, change)
@@ -281,7 +283,7 @@ def test_a_result_that_was_tampered_with_is_refused_whole(a_result, tmp_path, ch
 
 
 def sealed(files):
-    """Make the checksums fit, as one who means harm would."""
+    """Make the checksums valid, as an attacker would."""
     for folder in ("out/", ""):
         names = [
             n
@@ -374,7 +376,7 @@ def not_a_number(files):
         ),
     ],
 )
-def test_a_result_that_lies_is_refused_though_its_sums_fit(a_result, tmp_path, change, words):
+def test_a_forged_result_with_valid_checksums_is_refused(a_result, tmp_path, change, words):
     def both(files):
         change(files)
         sealed(files)
@@ -414,7 +416,7 @@ def test_a_link_in_a_result_is_refused(a_result, tmp_path):
         engines_from_result(result, tmp_path / "engines")
 
 
-def test_a_version_the_target_is_not_for_is_refused_even_when_the_sums_fit(a_result, tmp_path):
+def test_another_version_than_the_target_s_is_refused_despite_valid_checksums(a_result, tmp_path):
     def change(files):
         files["out/results.txt"] = files["out/results.txt"].replace(
             b"version\t8.5.2", b"version\t8.6.1"
@@ -434,7 +436,7 @@ def test_a_version_the_target_is_not_for_is_refused_even_when_the_sums_fit(a_res
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar", b"\0" * 1024])
-def test_what_is_no_result_is_refused(content, tmp_path):
+def test_other_files_are_refused_as_results(content, tmp_path):
     (tmp_path / "result.tar").write_bytes(content)
     with pytest.raises(ArtifactError, match="result.tar"):
         engines_from_result(tmp_path / "result.tar", tmp_path / "engines")
@@ -442,7 +444,7 @@ def test_what_is_no_result_is_refused(content, tmp_path):
         engines_from_result(tmp_path / "absent.tar", tmp_path / "engines")
 
 
-def test_without_onnxruntime_at_the_desk_the_output_is_not_checked_and_that_is_said(
+def test_without_onnxruntime_the_output_is_recorded_as_not_checked(
     tiny, stand_in, tmp_path, monkeypatch
 ):
     def missing(*args, **kwargs):
@@ -463,7 +465,7 @@ def test_a_bundle_is_not_written_over_its_graph(any_graph):
         bundle_from_onnx(graph, graph, target="xavier")
 
 
-def test_what_the_preflight_found_is_kept(repeating, stand_in, tmp_path):
+def test_the_preflight_is_recorded(repeating, stand_in, tmp_path):
     stand_in()
     (engine,) = engine_from_onnx(repeating(), tmp_path / "out", target="xavier")
     assert read_manifest(engine).checks["preflight"] == {"target": "xavier", "warnings": []}

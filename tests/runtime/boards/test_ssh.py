@@ -1,4 +1,4 @@
-"""Building on a "board" over SSH: a real sshd on 127.0.0.1, and on it a stand-in for trtexec (a test double)."""
+"""Builds over SSH on a "board": a real sshd on 127.0.0.1 with a stand-in for trtexec."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def test_addresses(url, words):
         "ssh://-oProxyCommand=x",
     ],
 )
-def test_what_is_no_address(url):
+def test_invalid_addresses(url):
     with pytest.raises(InputError, match="invalid board address .*; expected ssh://user@host"):
         parse_board(url)
 
 
 class Board:
-    """An sshd of its own, with its own keys, home and trtexec. `ssh` on PATH is given a configuration that knows it."""
+    """An sshd with its own keys, home and trtexec. `ssh` on PATH uses a configuration for it."""
 
     def __init__(self, folder, monkeypatch):
         self.folder = folder
@@ -76,13 +76,17 @@ class Board:
         self.knows("host")
         self.settings(version="8.5.2")
         (folder / "sshd_config").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized\n"
-            f"PidFile {folder}/pid\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nForceCommand {folder}/board\n"
+            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey "
+            f"{folder}/host\nAuthorizedKeysFile {folder}/authorized\n"
+            f"PidFile {folder}/pid\nStrictModes no\nUsePAM no\nPasswordAuthentication "
+            f"no\nForceCommand {folder}/board\n"
         )
         me = pwd.getpwuid(os.getuid()).pw_name
         (folder / "config").write_text(
-            f"Host board\n HostName 127.0.0.1\n Port {self.port}\n User {me}\n IdentityFile {folder}/user\n IdentitiesOnly yes\n"
-            f" UserKnownHostsFile {folder}/known\n GlobalKnownHostsFile none\n StrictHostKeyChecking yes\n LogLevel ERROR\n BatchMode yes\n"
+            f"Host board\n HostName 127.0.0.1\n Port {self.port}\n User {me}\n IdentityFile "
+            f"{folder}/user\n IdentitiesOnly yes\n"
+            f" UserKnownHostsFile {folder}/known\n GlobalKnownHostsFile none\n "
+            f"StrictHostKeyChecking yes\n LogLevel ERROR\n BatchMode yes\n"
         )
         real = shutil.which("ssh")
         self.script(folder / "bin" / "ssh", f'exec {real} -F "{folder}/config" "$@"')
@@ -100,7 +104,7 @@ class Board:
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
     def settings(self, version="8.5.2", *, misbehave="", sm="7.2", trtexec=True):
-        """What the board has: every command over SSH runs in this environment."""
+        """Set the environment in which every command over SSH runs."""
         bin_ = self.folder / "board-bin"
         bin_.mkdir(exist_ok=True)
         (bin_ / "trtexec").unlink() if (bin_ / "trtexec").is_symlink() else None
@@ -130,11 +134,11 @@ class Board:
         raise AssertionError((self.folder / "sshd.log").read_text())
 
     def cut(self):
-        """Cut every connection; what runs on the board goes on."""
+        """Cut every connection; processes on the board run on."""
         subprocess.run(["pkill", "-9", "-P", str(self.process.pid)])
 
     def kill_build(self):
-        """Kill the one build with all that it started, as a loss of power would."""
+        """Kill the build and its children, as a power failure would."""
         (job,) = self.jobs
         os.killpg(os.getpgid(int((job / "pid").read_text())), signal.SIGKILL)
 
@@ -190,7 +194,7 @@ def test_an_engine_comes_back_with_its_receipts(target, version, sm, board, repe
 
 
 @pytest.mark.slow
-def test_a_connection_that_drops_is_taken_up_again(board, repeating, tmp_path, monkeypatch):
+def test_a_dropped_connection_is_resumed(board, repeating, tmp_path, monkeypatch):
     board.settings(misbehave="slow:3")
     lines = []
 
@@ -204,16 +208,14 @@ def test_a_connection_that_drops_is_taken_up_again(board, repeating, tmp_path, m
     )
     assert any("connection was lost" in line for line in lines)
     assert sum("[1/1]" in line and line.endswith("building") for line in lines) == 1, (
-        "built once, nothing told twice"
+        "built once, no line twice"
     )
     assert "accuracy" in read_manifest(engine).checks
 
 
 @pytest.mark.slow
-def test_a_build_left_behind_is_picked_up_by_the_same_command(
-    board, repeating, tmp_path, monkeypatch
-):
-    """The connection drops and the network stays away; the desk gives up, and the board goes on."""
+def test_an_abandoned_build_is_resumed_by_the_same_command(board, repeating, tmp_path, monkeypatch):
+    """The connection drops and cannot be restored: the client gives up, the board builds on."""
     board.settings(misbehave="slow:3")
     monkeypatch.setattr(ssh, "ATTEMPTS", 2)
     graph = repeating()
@@ -264,7 +266,7 @@ def test_a_board_restarted_in_the_middle_builds_again(board, repeating, tmp_path
 
 
 @pytest.mark.slow
-def test_a_greeting_on_stdout_and_a_pid_that_is_another_s_by_now(board, repeating, tmp_path):
+def test_a_login_greeting_and_a_reused_pid(board, repeating, tmp_path):
     script = (board.folder / "board").read_text()
     (board.folder / "board").write_text(
         script.replace("#!/bin/sh\n", "#!/bin/sh\necho Welcome to the board\n")
@@ -286,7 +288,7 @@ def test_a_greeting_on_stdout_and_a_pid_that_is_another_s_by_now(board, repeatin
 
 
 @pytest.mark.slow
-def test_two_desks_with_the_same_job_both_get_it(board, repeating, tmp_path):
+def test_two_machines_with_the_same_job_both_get_the_result(board, repeating, tmp_path):
     board.settings(misbehave="slow:2")
     graph, made = repeating(), []
 
@@ -311,7 +313,7 @@ def test_two_desks_with_the_same_job_both_get_it(board, repeating, tmp_path):
         ({"misbehave": "ignores-fp16"}, "FP16 was requested, but the engine computes in FP32"),
     ],
 )
-def test_what_is_wrong_on_the_board_is_said_here(settings, words, board, repeating, tmp_path):
+def test_problems_on_the_board_are_reported_here(settings, words, board, repeating, tmp_path):
     board.settings(**settings)
     with pytest.raises(BuildError, match=words):
         engine_from_onnx(repeating(), tmp_path / "out", target="xavier", on="ssh://board")
@@ -343,7 +345,9 @@ def test_a_full_disk_on_the_board(board, repeating, tmp_path):
         subprocess.run(["umount", str(cache)])
 
 
-def test_a_wrong_host_key_or_a_closed_door_is_said_and_nothing_is_sent(board, repeating, tmp_path):
+def test_a_wrong_host_key_or_a_refused_login_is_reported_and_nothing_is_sent(
+    board, repeating, tmp_path
+):
     graph = repeating()
     board.knows("other")
     with pytest.raises(

@@ -19,9 +19,10 @@ from sr_deploy.runtime.boards.trtexec import (
     version_from_banner,
 )
 
-# Lines of public logs of trtexec 8.2.1 on a Jetson Nano; the explanations are those of its --verbose.
+# Lines of public logs of trtexec 8.2.1 on a Jetson Nano; the explanations are from --verbose.
 LOG_82 = """\
-&&&& RUNNING TensorRT.trtexec [TensorRT v8201] # trtexec --workspace=2048 --onnx=model.onnx --saveEngine=model.engine
+&&&& RUNNING TensorRT.trtexec [TensorRT v8201] # trtexec --workspace=2048 --onnx=model.onnx \
+--saveEngine=model.engine
 [07/14/2023-11:52:09] [I] === Device Information ===
 [07/14/2023-11:52:09] [I] Selected Device: NVIDIA Tegra X1
 [07/14/2023-11:52:09] [I] Compute Capability: 5.3
@@ -29,36 +30,45 @@ LOG_82 = """\
 [07/14/2023-11:52:09] [I] Compute Clock Rate: 0.9216 GHz
 [07/14/2023-11:52:09] [I] Device Global Memory: 3955 MiB
 [07/14/2023-11:52:09] [I] TensorRT version: 8.2.1
-[07/14/2023-11:55:18] [I] Average on 10 runs - GPU latency: 90.1627 ms - Host latency: 90.4484 ms (end to end 90.4616 \
+[07/14/2023-11:55:18] [I] Average on 10 runs - GPU latency: 90.1627 ms - Host latency: 90.4484 ms \
+(end to end 90.4616 \
 ms, enqueue 7.42288 ms)
 [07/14/2023-11:55:18] [I] === Performance summary ===
 [07/14/2023-11:55:18] [I] Throughput: 11.0613 qps
-[07/14/2023-11:55:18] [I] Latency: min = 89.312 ms, max = 91.492 ms, mean = 90.3919 ms, median = 90.3035 ms, percentile(99%) = 91.492 ms
-[07/14/2023-11:55:18] [I] GPU Compute Time: min = 89.0273 ms, max = 91.2045 ms, mean = 90.1061 ms, median = 90.0183 ms, \
+[07/14/2023-11:55:18] [I] Latency: min = 89.312 ms, max = 91.492 ms, mean = 90.3919 ms, median = \
+90.3035 ms, percentile(99%) = 91.492 ms
+[07/14/2023-11:55:18] [I] GPU Compute Time: min = 89.0273 ms, max = 91.2045 ms, mean = 90.1061 ms, \
+median = 90.0183 ms, \
 percentile(99%) = 91.2045 ms
-[07/14/2023-11:55:18] [I] D2H Latency: min = 0.00683594 ms, max = 0.00881958 ms, mean = 0.008238 ms, median = \
+[07/14/2023-11:55:18] [I] D2H Latency: min = 0.00683594 ms, max = 0.00881958 ms, mean = 0.008238 \
+ms, median = \
 0.00830078 ms, percentile(99%) = 0.00881958 ms
 [07/14/2023-11:55:18] [I] Total GPU Compute Time: 3.15371 s
 [07/14/2023-11:55:18] [V] GPU Compute Time: the GPU latency to execute the kernels for a query.
-[07/14/2023-11:55:18] [V] Total GPU Compute Time: the summation of the GPU Compute Time of all the queries. If this is significantly shorter
-&&&& PASSED TensorRT.trtexec [TensorRT v8201] # trtexec --workspace=2048 --onnx=model.onnx --saveEngine=model.engine
+[07/14/2023-11:55:18] [V] Total GPU Compute Time: the summation of the GPU Compute Time of all the \
+queries. If this is significantly shorter
+&&&& PASSED TensorRT.trtexec [TensorRT v8201] # trtexec --workspace=2048 --onnx=model.onnx \
+--saveEngine=model.engine
 """
-# The device of a public log of 8.5.2 on a Xavier NX; the latency is composed after that version's format.
+# The device of a public log of 8.5.2 on a Xavier NX; the latency follows that version's format.
 LOG_85 = """\
-&&&& RUNNING TensorRT.trtexec [TensorRT v8502] # /usr/src/tensorrt/bin/trtexec --loadEngine=model.engine
+&&&& RUNNING TensorRT.trtexec [TensorRT v8502] # /usr/src/tensorrt/bin/trtexec \
+--loadEngine=model.engine
 [10/21/2025-15:16:09] [I] Selected Device: Xavier
 [10/21/2025-15:16:09] [I] Compute Capability: 7.2
 [10/21/2025-15:16:09] [I] SMs: 6
 [10/21/2025-15:16:09] [I] Compute Clock Rate: 1.109 GHz
 [10/21/2025-15:16:09] [I] Device Global Memory: 14885 MiB
-[10/21/2025-15:16:13] [I] GPU Compute Time: min = 4.1 ms, max = 1e+01 ms, mean = 4.3 ms, median = 4.2 ms, \
+[10/21/2025-15:16:13] [I] GPU Compute Time: min = 4.1 ms, max = 1e+01 ms, mean = 4.3 ms, median = \
+4.2 ms, \
 percentile(90%) = 4.5 ms, percentile(95%) = 4.6 ms, percentile(99%) = 5 ms
 """
 # The device of a public log of 10.9.0 on a desktop GPU.
 LOG_10 = """\
 &&&& RUNNING TensorRT.trtexec [TensorRT v100900] [b34] # trtexec --onnx=model.onnx
 [04/07/2025-23:59:33] [I] Available Devices:
-[04/07/2025-23:59:33] [I]   Device 0: "NVIDIA GeForce RTX 3070" UUID: GPU-84a8068b-81a5-7df1-8d22-a523bb848827
+[04/07/2025-23:59:33] [I]   Device 0: "NVIDIA GeForce RTX 3070" UUID: \
+GPU-84a8068b-81a5-7df1-8d22-a523bb848827
 [04/07/2025-23:59:33] [I] Selected Device: NVIDIA GeForce RTX 3070
 [04/07/2025-23:59:33] [I] Selected Device ID: 0
 [04/07/2025-23:59:33] [I] Compute Capability: 8.6
@@ -84,7 +94,7 @@ LOG_10 = """\
         ("v10701", "1.7.1"),
     ],
 )
-def test_a_banner_tells_the_version(banner, version):
+def test_the_version_is_read_from_the_banner(banner, version):
     assert (
         version_from_banner(
             f"noise\n&&&& RUNNING TensorRT.trtexec [TensorRT {banner}] # trtexec --help\n"
@@ -98,12 +108,16 @@ def test_another_text_has_no_version():
         version_from_banner("trtexec: error while loading shared libraries: libnvinfer.so.8")
 
 
-# The second form is that of 8.0 and 8.2, which export the warm-up too; both composed after the format in the samples.
+# The second format is that of 8.0 and 8.2, which export the warm-up, too.
 TIMES = """[
-  { "startEnqMs" : 1999, "endEnqMs" : 1999.1, "startH2dMs" : 1999, "endH2dMs" : 1999, "startComputeMs" : 1999.5, "endComputeMs" : 2100,
-"startD2hMs" : 2100, "endD2hMs" : 2100, "h2dMs" : 0, "computeMs" : 100.5, "d2hMs" : 0, "latencyMs" : 100.5%(more)s }
-, { "startEnqMs" : 2000, "endEnqMs" : 2000.1, "startH2dMs" : 2000, "endH2dMs" : 2000, "startComputeMs" : 2000, "endComputeMs" : 2004,
-"startD2hMs" : 2004, "endD2hMs" : 2004, "h2dMs" : 0, "computeMs" : 4, "d2hMs" : 0, "latencyMs" : 4%(more)s }
+  { "startEnqMs" : 1999, "endEnqMs" : 1999.1, "startH2dMs" : 1999, "endH2dMs" : 1999, \
+"startComputeMs" : 1999.5, "endComputeMs" : 2100,
+"startD2hMs" : 2100, "endD2hMs" : 2100, "h2dMs" : 0, "computeMs" : 100.5, "d2hMs" : 0, "latencyMs" \
+: 100.5%(more)s }
+, { "startEnqMs" : 2000, "endEnqMs" : 2000.1, "startH2dMs" : 2000, "endH2dMs" : 2000, \
+"startComputeMs" : 2000, "endComputeMs" : 2004,
+"startD2hMs" : 2004, "endD2hMs" : 2004, "h2dMs" : 0, "computeMs" : 4, "d2hMs" : 0, "latencyMs" : \
+4%(more)s }
 ]
 """
 
@@ -241,7 +255,7 @@ UNKNOWN = "N/A due to dynamic shapes"
         ([], ("unknown", {})),
     ],
 )
-def test_layers_tell_the_precision(rows, expected):
+def test_the_precision_is_read_from_the_layers(rows, expected):
     assert precision_from_layers(layers(*rows)) == expected
 
 
@@ -251,7 +265,7 @@ def test_other_layer_texts_are_refused(text):
         precision_from_layers(text)
 
 
-# The form in which trtexec's samples write it (no escapes in names, `nan` bare), with values of one's own.
+# The format of trtexec's samples (no escapes in names, bare `nan`), with other values.
 OUTPUT = """[
   { "name" : "sr"
   , "dimensions" : "1x1x2x3"
@@ -384,14 +398,14 @@ def test_the_text_of_a_job():
 @pytest.mark.parametrize(
     "name", ["a/b.onnx", "-a.onnx", ".a", "#a", "a\tb", "a\nb", "a\\b", "", "a.tmp"]
 )
-def test_names_that_a_job_cannot_hold_are_refused(name):
+def test_invalid_file_names_in_a_job_are_refused(name):
     with pytest.raises(BuildError, match="cannot be the name of a file in a job"):
         job_text(JobFile(lines=(JobLine(name, "a.engine", "fp16", "weak"),)))
     with pytest.raises(BuildError, match="cannot be the name of a file in a job"):
         job_text(JobFile(lines=(JobLine("a.onnx", name, "fp16", "weak"),)))
 
 
-def test_jobs_without_sense_are_refused():
+def test_invalid_jobs_are_refused():
     with pytest.raises(BuildError, match="at least one engine"):
         job_text(JobFile(lines=()))
     with pytest.raises(BuildError, match="of different names"):
