@@ -115,9 +115,8 @@ def compare(
             "decoded and upscaled": decoded,
         }
         for codec in codecs:
-            ways[
-                f"encoded by {choose_encoding(facts, session.scale, codec=codec, crf=None, gop=PART_FRAMES)}"
-            ] = lambda c=codec: encoded(c)
+            encoding = choose_encoding(facts, session.scale, codec=codec, crf=None, gop=PART_FRAMES)
+            ways[f"encoded by {encoding}"] = lambda c=codec: encoded(c)
         fps: Dict[str, List[float]] = {what: [] for what in ways}
         for _ in range(rounds):
             for what, run in ways.items():

@@ -77,6 +77,20 @@ def test_the_architecture_page_has_the_import_table_of_the_tests():
     assert list(documented) == list(TABLE) and documented == TABLE
 
 
+def test_the_architecture_page_names_modules_that_exist():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    missing = []
+    for name in set(re.findall(rf"`((?:{'|'.join(TABLE)})\.[\w.]+)`", page)):
+        path = (ROOT / "sr_deploy").joinpath(*name.split("."))
+        module, function = path.parent.with_suffix(".py"), path.name
+        if not module.is_file():
+            module = path.parent / "__init__.py"
+        if not path.is_dir() and not path.with_suffix(".py").is_file():
+            if f"def {function}(" not in module.read_text(encoding="utf-8"):
+                missing.append(name)
+    assert missing == []
+
+
 def test_links_to_files_exist():
     broken = []
     for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("benchmarks/*.md")]:

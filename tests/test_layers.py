@@ -29,8 +29,8 @@ TABLE = {
         "numpy core nets torch onnx runtime.ort runtime.preflight runtime.adaptive",
         "onnxruntime onnxscript",
     ),
-    "bench": ("numpy core results runtime", "nets"),
-    "upscale": ("numpy core runtime", "cv2 av nets"),
+    "bench": ("numpy core results runtime", ""),
+    "upscale": ("numpy core runtime", "cv2 av"),
     # Validation uses the same code as `srdeploy eval` and `srdeploy bench`.
     "train": (
         "numpy core nets torch lightning tqdm bench.evaluate runtime.torch_module",
@@ -173,7 +173,8 @@ def test_violations_are_found():
         ("runtime", "from sr_deploy.nets.checkpoint import load_checkpoint"),
         ("runtime", "import tensorrt"),
         ("runtime", "try:\n    import onnxruntime\nexcept ImportError:\n    pass"),
-        ("bench", "from sr_deploy.nets import checkpoint"),
+        ("bench", "def f():\n    from sr_deploy.nets import checkpoint"),
+        ("upscale", "import cv2"),
         ("bench", "def f():\n    from sr_deploy.export import pipeline"),
         ("bench", "class A:\n    import torch"),
         ("nets", "from sr_deploy.export import graph"),
@@ -187,7 +188,7 @@ def test_violations_are_found():
     for room, source in [
         ("core", "import json, os.path\nimport numpy as np\nfrom sr_deploy.core.errors import InputError"),
         ("core", "def f():\n    import cv2"),
-        ("bench", "def f():\n    from sr_deploy.nets.checkpoint import load_checkpoint"),
+        ("runtime", "def f():\n    from sr_deploy.nets.checkpoint import load_checkpoint"),
         ("runtime", "import sr_deploy\ndef f():\n    import tensorrt_rtx"),
         ("cli", "import click\ndef f():\n    from sr_deploy.export.pipeline import onnx_from_checkpoint"),
     ]:  # fmt: skip

@@ -1,1 +1,1 @@
-"""What a model or artifact is worth: quality on images, speed, memory and counts, as rows with their conditions."""
+"""Measurements: quality on images, latency, memory and complexity, as rows with conditions."""

@@ -26,7 +26,7 @@ from sr_deploy.bench.monitor import (
     conditions_before,
     device_facts,
 )
-from sr_deploy.bench.subjects import recorded_row, row_of
+from sr_deploy.bench.network_rows import recorded_row, row_of
 from sr_deploy.core.degradation import degrade
 from sr_deploy.core.device import cpu_name, limit_cores, python_and_os, track_peak_memory
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
@@ -156,8 +156,8 @@ def rows_from_artifacts(
 
 def _check_sets(networks: Sequence[NetworkDescription], options: MeasureOptions) -> None:
     """Raise InputError for an image that cannot be scored, before other networks are measured."""
-    found = (network.find_scale() for network in networks)
-    scales = {scale for scale in found if scale is not None}
+    known = (network.find_scale() for network in networks)
+    scales = {scale for scale in known if scale is not None}
     metrics = {options.metric_of(protocol) for protocol in options.resolved_protocols}
     for images in filter(None, (options.valid_set(), options.test_set())):
         check_images(images, metrics=metrics, scales=scales)

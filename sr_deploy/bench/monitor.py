@@ -22,7 +22,7 @@ from sr_deploy.runtime.boards.board import (
 )
 
 OBSERVE_S = 0.3
-"""Duration of the observation before a measurement. The kernel counts CPU time in ticks of 10 ms."""
+"""Duration of the observation before a measurement. CPU time is counted in ticks of 10 ms."""
 BUSY_SHARE = 0.1
 """A warning is recorded if other processes use more than this share of the cores."""
 _SENSOR_PERIOD_S = 0.25

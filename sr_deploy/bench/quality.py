@@ -14,7 +14,7 @@ from sr_deploy.bench.evaluate import (
     finite_or_none,
     image_set,
 )
-from sr_deploy.bench.subjects import row_of
+from sr_deploy.bench.network_rows import row_of
 from sr_deploy.core.degradation import check_degradation
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
 from sr_deploy.core.session import Session

@@ -11,11 +11,11 @@ the same effect on a GPU: core 12 is slower than 16.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import List, Optional, Sequence, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_deploy.nets.asrn import MAB
@@ -26,7 +26,7 @@ from sr_deploy.nets.imdeception import GIDB, GROUPS, BlockNLA, IMDeception
 def pad_to_blocks(net: nn.Module, block: int) -> Optional[nn.Module]:
     """Return a fused network with its maps in blocks of `block` channels; None if not supported."""
     if isinstance(net, CollapsedASRN):
-        return BlockedASRN(net, block).eval()
+        return _blocked_asrn(net, block).eval()
     return BlockedIMDeception(net, block).eval() if isinstance(net, IMDeception) else None
 
 
@@ -47,12 +47,12 @@ def contiguous_layout(channels: int, block: int = 1) -> ChannelLayout:
     return ChannelLayout(torch.arange(channels), _round_up(channels, block))
 
 
-def split_layout(kept: int, passed: int, block: int) -> ChannelLayout:
-    """Return the layout of a map that a Split would divide into kept and passed channels.
+def split_layout(shallow: int, deep: int, block: int) -> ChannelLayout:
+    """Return the layout of a map that a Split would divide into a shallow and a deep part.
 
     Each group has a share of both. Groups are merged where that makes convolutions smaller.
     """
-    total = kept + passed
+    total = shallow + deep
 
     def width(groups: int) -> int:
         return groups * _round_up(total // groups, block)
@@ -61,7 +61,7 @@ def split_layout(kept: int, passed: int, block: int) -> ChannelLayout:
     group_width = width(groups) // groups
     places = [
         (j // (n // groups)) * group_width + start // groups + j % (n // groups)
-        for start, n in ((0, kept), (kept, passed))
+        for start, n in ((0, shallow), (shallow, deep))
         for j in range(n)
     ]
     return ChannelLayout(torch.tensor(places), width(groups), groups)
@@ -111,24 +111,15 @@ class SumConv(nn.Module):
         return y
 
 
-class BlockedASRN(nn.Module):
-    """ASRN with collapsed head and upsampler, and the parts of its splits in whole blocks."""
-
-    def __init__(self, net: CollapsedASRN, block: int) -> None:
-        super().__init__()
-        self.scale, self.upsampler_inside = net.scale, net.upsampler_inside
-        features = contiguous_layout(net.head.out_channels, block)
-        self.head = pad_conv(net.head, contiguous_layout(net.head.in_channels), features)
-        self.body = nn.ModuleList(BlockedMAB(cast(MAB, m), features, block) for m in net.body)
-        image = contiguous_layout(net.upsampler.out_channels)
-        self.upsampler = pad_conv(net.upsampler, features, image)
-
-    def forward(self, x: Tensor) -> Tensor:
-        inside = x[:, :1] * 0 + 1
-        y = self.head(torch.cat((x, inside), dim=1))
-        for mab in self.body:
-            y = mab(y)
-        return F.pixel_shuffle(self.upsampler(y) + self.upsampler_inside(inside), self.scale)
+def _blocked_asrn(net: CollapsedASRN, block: int) -> CollapsedASRN:
+    """Return ASRN with the parts of its splits in whole blocks."""
+    blocked = copy.deepcopy(net)
+    features = contiguous_layout(net.head.out_channels, block)
+    blocked.head = pad_conv(net.head, contiguous_layout(net.head.in_channels), features)
+    blocked.body = nn.ModuleList(BlockedMAB(cast(MAB, m), features, block) for m in net.body)
+    image = contiguous_layout(net.upsampler.out_channels)
+    blocked.upsampler = pad_conv(net.upsampler, features, image)
+    return blocked
 
 
 class BlockedMAB(nn.Module):
@@ -167,16 +158,16 @@ class BlockedIMDeception(nn.Module):
         features = contiguous_layout(net.features.out_channels, block)
         if features.width == net.features.out_channels:  # without padding, groups stay groups
             features = replace(features, groups=split.groups)
-        passed = split.part(c, 3 * c)
+        deep = split.part(c, 3 * c)
         self.features = pad_conv(net.features, contiguous_layout(3), features)
         gidbs = [cast(GIDB, gidb) for gidb in net.blocks]
         self.blocks = nn.ModuleList(
             [BlockedGIDB(gidbs[0], features, split, split, block)]
-            + [BlockedGIDB(gidb, passed, split, split, block) for gidb in gidbs[1:5]]
-            + [BlockedGIDB(gidbs[5], passed, split_layout(c, 2 * c, block), last, block)]
+            + [BlockedGIDB(gidb, deep, split, split, block) for gidb in gidbs[1:5]]
+            + [BlockedGIDB(gidbs[5], deep, split_layout(c, 2 * c, block), last, block)]
         )
         self.nla = nn.ModuleDict(
-            {i: _pad_attention(cast(BlockNLA, nla), passed) for i, nla in net.nla.items()}
+            {i: _pad_attention(cast(BlockNLA, nla), deep) for i, nla in net.nla.items()}
         )
         fused = contiguous_layout(net.fuse.out_channels, block)
         self.fuse = SumConv(net.fuse, [split.part(0, c)] * 5 + [last], fused)
@@ -212,15 +203,14 @@ class BlockedGIDB(nn.Module):
         block: int,
     ) -> None:
         super().__init__()
-        shallow = gidb.sizes[0]
-        kept, passed = split.part(0, shallow), split.part(*gidb.sizes)
-        last = contiguous_layout(shallow, block)
+        shallow, deep = split.part(0, gidb.sizes[0]), split.part(*gidb.sizes)
+        last = contiguous_layout(gidb.sizes[0], block)
         self.g1 = _pad_gblock(gidb.g1, source, split)
-        self.g2 = _pad_gblock(gidb.g2, passed, split)
-        self.g3 = _pad_gblock(gidb.g3, passed, split)
-        self.g4 = _pad_gblock(gidb.g4, passed, last)
+        self.g2 = _pad_gblock(gidb.g2, deep, split)
+        self.g3 = _pad_gblock(gidb.g3, deep, split)
+        self.g4 = _pad_gblock(gidb.g4, deep, last)
         self.act = gidb.act
-        self.fuse = SumConv(gidb.fuse, [kept, kept, kept, last, source], result)
+        self.fuse = SumConv(gidb.fuse, [shallow, shallow, shallow, last, source], result)
 
     def forward(self, x: Tensor) -> Tensor:
         maps = [self.act(self.g1(x))]
@@ -240,10 +230,10 @@ def _pad_gblock(
     return nn.Sequential(pad_conv(three, source, middle), gblock[1], pad_conv(one, middle, result))
 
 
-def _pad_attention(nla: BlockNLA, passed: ChannelLayout) -> BlockNLA:
+def _pad_attention(nla: BlockNLA, deep: ChannelLayout) -> BlockNLA:
     padded = BlockNLA(4 * nla.dim)
-    padded.qkv = pad_conv(nla.qkv, passed, contiguous_layout(nla.qkv.out_channels))
-    padded.out = pad_conv(nla.out, contiguous_layout(nla.dim), passed)
+    padded.qkv = pad_conv(nla.qkv, deep, contiguous_layout(nla.qkv.out_channels))
+    padded.out = pad_conv(nla.out, contiguous_layout(nla.dim), deep)
     return padded
 
 

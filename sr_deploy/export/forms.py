@@ -22,6 +22,21 @@ from sr_deploy.nets.imdeception import GIDB
 LITERAL, PLAIN = "literal", "plain"
 
 
+FORMS: Mapping[str, Callable[[nn.Module], Optional[nn.Module]]] = {
+    PLAIN: lambda net: None,
+    "blocks-8": functools.partial(pad_to_blocks, block=8),
+    "blocks-16": functools.partial(pad_to_blocks, block=16),
+    "blocks-32": functools.partial(pad_to_blocks, block=32),
+    # Grouped convolutions as dense ones, with zeros between the groups.
+    "dense": lambda net: _replace_modules(net, _is_grouped, _dense),
+    # Grouped convolutions as one for each group, as in IMDeception's public code.
+    "split": lambda net: _replace_modules(net, _is_grouped, SplitConvolution),
+    # IMDeception: a 1x1 that a Split follows as two.
+    "two-convs": lambda net: _replace_modules(net, lambda m: isinstance(m, GIDB), UnsplitGIDB),
+}
+"""Each returns a new network, or None where the form would not differ from `plain`."""
+
+
 def apply_form(net: nn.Module, form: str) -> Tuple[nn.Module, List[Dict[str, object]]]:
     """Return `net` in a form, and the reports of the passes that led to it."""
     if form == LITERAL:
@@ -55,32 +70,6 @@ def default_form(target: Optional[TargetProfile], arch: str, variant: str) -> st
             f"expected one of {', '.join(FORMS)}"
         )
     return form
-
-
-def dense_groups(net: nn.Module) -> Optional[nn.Module]:
-    """Replace grouped convolutions by dense ones, with zeros between the groups."""
-    return _replace_modules(net, _is_grouped, _dense)
-
-
-def split_groups(net: nn.Module) -> Optional[nn.Module]:
-    """Replace grouped convolutions by one for each group, as in IMDeception's public code."""
-    return _replace_modules(net, _is_grouped, SplitConvolution)
-
-
-def split_outputs(net: nn.Module) -> Optional[nn.Module]:
-    """IMDeception: replace a 1x1 that a Split follows by two."""
-    return _replace_modules(net, lambda m: isinstance(m, GIDB), UnsplitGIDB)
-
-
-FORMS: Mapping[str, Callable[[nn.Module], Optional[nn.Module]]] = {
-    PLAIN: lambda net: None,
-    "blocks-8": functools.partial(pad_to_blocks, block=8),
-    "blocks-16": functools.partial(pad_to_blocks, block=16),
-    "blocks-32": functools.partial(pad_to_blocks, block=32),
-    "dense": dense_groups,
-    "split": split_groups,
-    "two-convs": split_outputs,
-}
 
 
 class SplitConvolution(nn.Module):

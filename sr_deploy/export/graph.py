@@ -19,12 +19,17 @@ from sr_deploy.export import opset as opsets
 
 def graph_from_network(net: nn.Module, sizes: Sizes, *, opset: int) -> onnx.ModelProto:
     """Export `net`, (1, 3, H, W) -> (1, 3, sH, sW), to a checked FP32 graph. Raises ExportError."""
-    hw = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC} if sizes.dynamic else {}
     example = torch.zeros(1, 3, *sizes.opt)
-    model = export_module(net, (example,), inputs={"lr": hw}, outputs=["sr"], opset=opset)
+    inputs = {"lr": dynamic_dims(2, 3) if sizes.dynamic else {}}
+    model = export_module(net, (example,), inputs=inputs, outputs=["sr"], opset=opset)
     if sizes.dynamic:
         _name_dims(model)
     return model
+
+
+def dynamic_dims(*dims: int) -> dict:
+    """Return the dynamic dimensions of an input in the notation of torch.export."""
+    return {dim: torch.export.Dim.DYNAMIC for dim in dims}
 
 
 def export_module(
@@ -37,7 +42,7 @@ def export_module(
 ) -> onnx.ModelProto:
     """Export a module with any inputs to a checked graph. Raises ExportError.
 
-    inputs: names with their dynamic dimensions, in the notation of torch.export.
+    inputs: names with their `dynamic_dims`.
     """
     try:
         with _quiet(), torch.no_grad():

@@ -21,7 +21,7 @@ from sr_deploy.core.routers import PLAN_SUFFIX, RoutedPlan, is_router
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.core.timing import time_in_turns
-from sr_deploy.export.graph import export_module
+from sr_deploy.export.graph import dynamic_dims, export_module
 from sr_deploy.nets.adaedsr import AdaEDSR
 from sr_deploy.nets.checkpoint import Checkpoint
 from sr_deploy.nets.fuse import fuse_network
@@ -104,7 +104,7 @@ def plan_from_router(
         graphs[file] = checked_graph(
             fuse_network(net)[0] if branch else net,
             (x,),
-            inputs={"lr": free(0)},
+            inputs={"lr": dynamic_dims(0)},
             outputs=["sr" if branch else "logits"],
             reference=net,
         )
@@ -138,7 +138,7 @@ def plan_from_checkpoint(
 def _export_depths(
     net: AdaEDSR, plan: DepthPlan, output: Union[str, Path], graphs: Dict[str, CheckedGraph]
 ) -> Path:
-    """Export the graphs of a plan that are not in `graphs` yet, then write all of them and the plan.
+    """Export the graphs of a plan that are not in `graphs` yet; write all of them and the plan.
 
     Both ways share the start, the end and the graphs that compute everywhere.
     """
@@ -152,7 +152,7 @@ def _export_depths(
 
 
 ModuleSpec = Tuple[nn.Module, Tuple[Tensor, ...], Dict[str, dict], List[str]]
-"""A module, an example of its inputs, their names and dynamic dimensions, and its outputs' names."""
+"""A module, example inputs, their names with `dynamic_dims`, and the names of its outputs."""
 
 
 def _depth_modules(net: AdaEDSR, plan: DepthPlan) -> List[ModuleSpec]:
@@ -162,7 +162,7 @@ def _depth_modules(net: AdaEDSR, plan: DepthPlan) -> List[ModuleSpec]:
     depth = torch.tensor([len(net.blocks) / 2])
     with torch.no_grad():
         features, depth_map = start(x, depth)
-    hw = free(2, 3)
+    hw = dynamic_dims(2, 3)
     specs: List[ModuleSpec] = [
         (start, (x, depth), {"lr": hw, "depth": {}}, ["features", "depth_map"]),
         (end, (features.flip(2), features), {"y": hw, "features": hw}, ["sr"]),
@@ -171,7 +171,7 @@ def _depth_modules(net: AdaEDSR, plan: DepthPlan) -> List[ModuleSpec]:
         example, dims = (features, depth_map), hw
         specs.append((everywhere, example, {"y": dims, "depth_map": dims}, ["y_next"]))
         if plan.way == "tiles":
-            example, dims = _example_tiles(features, plan, last - before), free(0)
+            example, dims = _example_tiles(features, plan, last - before), dynamic_dims(0)
         specs.append((skipping, example, {"y": dims, "depth_map": dims}, ["y_next"]))
     return specs
 
@@ -185,11 +185,6 @@ def _example_tiles(features: Tensor, plan: DepthPlan, blocks: int) -> Tuple[Tens
     return torch.cat([tile, tile.flip(3)]) * (depth_map >= 0), depth_map
 
 
-def free(*dims: int) -> dict:
-    """Return the dynamic dimensions of an input in the notation of torch.export."""
-    return {dim: torch.export.Dim.DYNAMIC for dim in dims}
-
-
 def checked_graph(
     net: nn.Module,
     example: Sequence[Tensor],
@@ -200,8 +195,8 @@ def checked_graph(
 ) -> CheckedGraph:
     """Export `net`, and compare its graph with torch on the example.
 
-    inputs: names with their dynamic dimensions, see `free`. reference: the module to compare with,
-    if not `net`. Raises ExportError when the export fails; a difference is only returned.
+    inputs: names with their `dynamic_dims`. reference: the module to compare with, if not `net`.
+    Raises ExportError when the export fails; a difference is only returned.
     """
     graph = export_module(net, example, inputs=inputs, outputs=outputs, opset=OPSET)
     with torch.no_grad():

@@ -116,9 +116,20 @@ def save_checkpoint(folder: Path, name: str, spec: ModelSpec, weights: dict) -> 
 
 
 def write_with_card(path: Path, spec: Any, weights: dict) -> Path:
-    """Write weights and their card (a dataclass with weights_sha256), each atomically."""
+    """Write weights and their card (a dataclass with weights_sha256), each atomically.
+
+    Raises InputError when the file cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
     with atomic_path(path) as temporary:
-        write_safetensors(temporary, weights, named=path)
+        try:
+            save_file(tensors, str(temporary))
+        except SafetensorError as e:
+            hint = "check that the disk is not full"
+            raise InputError(f"cannot write {path}: {e}", hint=hint) from e
         digest = sha256_of(temporary)
     write_text(path.with_suffix(".json"), to_json(replace(spec, weights_sha256=digest)))
     return path
@@ -130,19 +141,6 @@ def copy_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     for source in (checkpoint.path, checkpoint.path.with_suffix(".json")):
         with atomic_path(folder / source.name) as temporary:
             temporary.write_bytes(source.read_bytes())
-
-
-def write_safetensors(path: Path, weights: dict, *, named: Path) -> None:
-    """Write a state dict. Raises InputError, which calls the file `named`, if that fails."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}, str(path))
-    except SafetensorError as e:
-        raise InputError(
-            f"cannot write {named}: {e}", hint="check that the disk is not full"
-        ) from e
 
 
 def read_safetensors(path: Path) -> Dict[str, Tensor]:

@@ -8,6 +8,7 @@ FP16 becomes FP32, so every engine gets a receipt of the precision it has.
 
 from __future__ import annotations
 
+import importlib
 import re
 import tempfile
 import time
@@ -49,7 +50,7 @@ class TensorRTBackend(Backend):
     """Builds on this machine's GPU, for this GPU and this version of TensorRT only."""
 
     name = package = "tensorrt"
-    title = "TensorRT"
+    title, extra = "TensorRT", "gpu"
     builds_without_gpu = False
 
     def why_unavailable(self, target: TargetProfile) -> str:
@@ -159,13 +160,13 @@ class TensorRTBackend(Backend):
         return replace(manifest, checks=checks)
 
     def _library(self) -> Any:
+        needed_for = f"building and running {self.title} engines"
         try:
-            import tensorrt
+            return importlib.import_module(self.package)
         except ImportError as e:
             raise MissingPackageError(
-                "tensorrt", needed_for="building and running TensorRT engines", extra="gpu", cause=e
+                self.package, needed_for=needed_for, extra=self.extra, cause=e
             ) from e
-        return tensorrt
 
     def _is_strongly_typed(self, target: TargetProfile) -> bool:
         major = int(self._library().__version__.split(".")[0])
@@ -214,17 +215,9 @@ class TensorRTBackend(Backend):
 class TensorRTForRTXBackend(TensorRTBackend):
     """Builds without a GPU, in a few seconds, for several GPU generations. Strongly typed."""
 
-    name, package, title = "tensorrt-rtx", "tensorrt_rtx", "TensorRT for RTX"
+    name, package = "tensorrt-rtx", "tensorrt_rtx"
+    title, extra = "TensorRT for RTX", "rtx"
     builds_without_gpu = True
-
-    def _library(self) -> Any:
-        try:
-            import tensorrt_rtx
-        except ImportError as e:
-            raise MissingPackageError(
-                "tensorrt_rtx", needed_for="building RTX engines", extra="rtx", cause=e
-            ) from e
-        return tensorrt_rtx
 
     def _is_strongly_typed(self, target: TargetProfile) -> bool:
         return True

@@ -36,6 +36,14 @@ class Span:
     def size(self) -> int:
         return self.stop - self.start
 
+    @property
+    def core(self) -> Tuple[int, int]:
+        return self.core_start, self.core_stop
+
+    def slice_of(self, pixels: Tuple[int, int], scale: int = 1) -> slice:
+        """Return the slice of the tile's output that holds a range of LR pixels of the image."""
+        return slice((pixels[0] - self.start) * scale, (pixels[1] - self.start) * scale)
+
 
 @dataclass(frozen=True)
 class TilePlan:

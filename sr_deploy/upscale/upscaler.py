@@ -125,10 +125,7 @@ class Upscaler:
         out = np.empty((*self._last_plan.hw, *tiles[0].shape[2:]), tiles[0].dtype)
         spans = [(y, x) for y in self._last_plan.y_spans for x in self._last_plan.x_spans]
         for tile, (y, x) in zip(tiles, spans):
-            core = tile[y.core_start - y.start : y.core_stop - y.start]
-            out[y.core_start : y.core_stop, x.core_start : x.core_stop] = core[
-                :, x.core_start - x.start : x.core_stop - x.start
-            ]
+            out[slice(*y.core), slice(*x.core)] = tile[y.slice_of(y.core), x.slice_of(x.core)]
         return out
 
     def describe(self) -> str:

@@ -97,7 +97,7 @@ def test_bicubic_on_degraded_set5(shared_dir, degradation, known, within):
 
 
 def test_the_noise_of_an_image_depends_on_its_name_only(folder, tmp_path):
-    """The same image scores the same alone and among others; under another name it gets other noise."""
+    """An image scores the same alone and among others. Another name gives other noise."""
     among = evaluate(Bicubic(3), image_set(str(folder)), metric="y", degradation="dn").images[1]
     (tmp_path / "Alone").mkdir()
     alone = tmp_path / "Alone" / "1.png"
@@ -186,7 +186,7 @@ def test_what_was_tiled_says_so(folder):
 
 
 def test_tiles_that_overlap_by_the_reach_are_the_whole_image_where_it_is_larger():
-    """A 3x3 box filter with zero borders reaches one pixel: tiles flush with the image's borders make no difference."""
+    """A 3x3 box filter reaches one pixel, so tiles that overlap by one pixel are exact."""
 
     class Box(Nearest):
         halo_px = 1

@@ -23,7 +23,7 @@ from sr_deploy.runtime.build import engine_from_onnx
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A checkpoint of two depths, its static graphs, a cpu engine and an engine for RTX that cannot run, and HR images."""
+    """A checkpoint, its static graphs, a cpu engine, an RTX engine that cannot run, HR images."""
     folder = tmp_path_factory.mktemp("bench")
     torch.manual_seed(0)
     net = ARCHITECTURES["asrn"].build(2, Variant("d", 2))
@@ -56,9 +56,7 @@ def place(tmp_path_factory):
     )
     engine_from_onnx(graphs[0], folder / "engines", target="cpu")
     rtx = folder / "engines" / "tiny_x2.d1.20x24.fp16.engine"
-    rtx.write_bytes(
-        b"vtrt" + bytes(60)
-    )  # what it holds does not matter: its manifest says whom it is for
+    rtx.write_bytes(b"vtrt" + bytes(60))  # its manifest names the target; it is never opened
     manifest = replace(read_manifest(half), kind="engine", target="rtx", sha256=sha256_of(rtx))
     manifest_path(rtx).write_text(to_json(manifest))
     return folder
@@ -294,9 +292,8 @@ def test_a_bad_image_is_found_before_anything_is_measured(place, tmp_path, monke
         with pytest.raises(InputError, match="b.png is not an image"):
             measure(place / "tiny_x2.safetensors", **options)
     write_png(tmp_path / "b.png", np.zeros((14, 48, 3), np.uint8))
-    shutil.copy(
-        place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx", tmp_path / "bare.onnx"
-    )  # tells its scale when it is opened
+    # The scale of a graph without a manifest is known once it is opened.
+    shutil.copy(place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx", tmp_path / "bare.onnx")
     with pytest.raises(InputError, match="b.png is too small to be scored"):
         measure(tmp_path / "bare.onnx", data=str(tmp_path))
 

@@ -64,7 +64,7 @@ def data(place):
 
 @pytest.fixture()
 def children(monkeypatch):
-    """In place of the processes: note their arguments, and answer with what a test wants."""
+    """Replace the child processes: record their arguments, and return the answers of a test."""
 
     class Children:
         def __init__(self):
@@ -101,17 +101,19 @@ def test_the_cells_are_every_combination(place, tmp_path):
         protocols=["steady", "ntire2025"],
     )
     cells = cells_of(read_plan(path), image_set(data(place)))
-    # By a challenge's protocol a checkpoint takes the images as they are: the two shapes are one cell. So does an engine for a CPU,
-    # at sizes that its own graph takes: from 16x16.
+    # A challenge's protocol runs a checkpoint on the images' sizes, so both shapes are one cell.
+    # The same holds for a CPU engine at sizes that its default graph accepts: from 16x16.
     assert len(cells) == len(set(cells.values())) == 2 * 2 * 2 * 2 * 2 - 2 * 2
     assert [
-        c.shape for c in cells.values() if (c.backend, c.protocol) == ("torch", "ntire2025")
+        c.shape for c in cells.values() if (c.row.backend, c.row.protocol) == ("torch", "ntire2025")
     ] == [""] * 4
-    assert {c.shape for c in cells.values() if (c.target, c.protocol) == ("cpu", "ntire2025")} == {
+    assert {
+        c.shape for c in cells.values() if (c.row.target, c.row.protocol) == ("cpu", "ntire2025")
+    } == {
         "",
         "8x8",
     }
-    assert {(c.backend, c.target) for c in cells.values()} == {
+    assert {(c.row.backend, c.row.target) for c in cells.values()} == {
         ("torch", ""),
         ("onnxruntime", "cpu"),
     }
@@ -129,7 +131,7 @@ def test_a_router_is_one_cell_of_each_way_and_exported_as_what_it_is(place, tmp_
         targets=["cpu"],
     )
     rows = rows_from_plan(read_plan(path), tmp_path / "out", data=data(place))
-    assert [c.variant for c in cells_of(read_plan(path), image_set(data(place))).values()] == [
+    assert [c.row.variant for c in cells_of(read_plan(path), image_set(data(place))).values()] == [
         ""
     ] * 3
     by_torch, export, by_onnx = children.calls
@@ -365,8 +367,14 @@ def test_a_process_that_crashes_is_told_by_its_signal(monkeypatch):
         sweep._srdeploy("bench", "x")
 
 
-# Says that it runs, waits until its standard input is closed, as `cli/child.py` does, and says that it ended.
-CHILD = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.write_text('runs'); sys.stdin.read(); p.write_text('ended')"
+# Ends when its standard input is closed, like `cli/child.py`.
+CHILD = """
+import pathlib, sys
+note = pathlib.Path(sys.argv[1])
+note.write_text('runs')
+sys.stdin.read()
+note.write_text('ended')
+"""
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no signals")

@@ -33,7 +33,7 @@ def row(by, *times_ms, number=0):
     return {**common, "by": by, "times_ms": list(times_ms)}
 
 
-# Two rounds: in the first both agree, in the second bench is at 13 ms, further away than single runs vary.
+# In the first round both agree. In the second, bench differs by more than single runs vary.
 ROWS = [
     row("bench", 9, 10, 11),
     row("bare", 10, 10.5, 11),

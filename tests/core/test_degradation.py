@@ -42,7 +42,7 @@ def test_bd_of_an_impulse_is_the_gaussian_at_every_third_pixel():
 
 
 def test_bd_replicates_the_border():
-    """Beyond an edge 3 px from the border there is only more of the same: the outermost LR pixels see the edge alone."""
+    """An edge 3 px from the border: padding the image by its own border changes nothing."""
     step = np.zeros((30, 30, 3), np.uint8)
     step[:, 3:] = 240
     wide = np.pad(step, ((9, 9), (9, 9), (0, 0)), mode="edge")

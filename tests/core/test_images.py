@@ -258,7 +258,7 @@ def test_uint8_is_rounded_after_each_pass_rows_first():
 
 
 def _one_axis(image, axis):
-    """Half the size along one axis by an independent loop: 8 taps of the kernel stretched twice, mirrored border."""
+    """Half the size along one axis, by a loop: 8 taps of the stretched kernel, mirrored border."""
     image = np.moveaxis(image, axis, 0)
     n = len(image)
     out = []

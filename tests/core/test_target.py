@@ -24,7 +24,7 @@ def test_every_profile_is_whole_and_means_something(name):
     assert profile.check_precision(None) == profile.precisions[0]
     for shape in profile.shapes:
         parse_sizes(shape)
-    # Weak typing (TensorRT 8): an FP32 graph and a flag. Strong typing (10 and later, RTX): an FP16 graph.
+    # Weak typing (TensorRT 8): an FP32 graph and a flag. Strong typing (10+, RTX): an FP16 graph.
     weak = profile.runtime == "tensorrt" and profile.runtime_versions.startswith(">=8")
     if profile.runtime != "onnxruntime":
         assert profile.fp16_graph == ("fp32" if weak else "fp16")

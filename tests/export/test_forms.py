@@ -17,7 +17,7 @@ from sr_deploy.nets import ARCHITECTURES  # noqa: E402
 from sr_deploy.nets.checkpoint import load_checkpoint  # noqa: E402
 
 POINTS = [(arch, SMALLEST[arch]) for arch in ARCHITECTURES] + [
-    ("imdeception", f"c{c}-nla") for c in (8, 12, 16)
+    pytest.param("imdeception", f"c{c}-nla", marks=pytest.mark.slow) for c in (8, 12, 16)
 ]
 
 

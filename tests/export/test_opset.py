@@ -1,4 +1,4 @@
-"""Hand-made graphs with what opset 18 changed: lowered exactly, or refused, and never let through."""
+"""Graphs with operators that opset 18 changed are lowered exactly, or refused."""
 
 import numpy as np
 import onnx
@@ -147,7 +147,7 @@ REFUSED = [
         ),
         "b is not a constant",
     ),
-    ("no such operator", graph(node("Mish")), "there is no such operator"),
+    ("no such operator", graph(node("Mish")), "No Op registered for Mish"),
 ]
 
 
@@ -239,12 +239,7 @@ HIDDEN = [
 )
 def test_a_newer_form_under_an_older_number_is_found(opset, nodes, constants):
     name = (nodes[0] if isinstance(nodes, list) else nodes).name
-    words = (
-        "is not valid ONNX.*input"
-        if name == "the_If"
-        else f"'{name}'.*does not match opset {opset}"
-    )
-    with pytest.raises(ExportError, match=words):
+    with pytest.raises(ExportError, match=f"not valid ONNX of opset {opset}: .*{name}"):
         opsets.check(graph(nodes, constants, opset=opset), opset)
 
 

@@ -237,6 +237,7 @@ def test_a_graph_of_not_a_numbers_is_out_of_tolerance(model, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_graph_that_does_not_survive_half_precision_leaves_no_file_but_those_before_stay(
     tmp_path,
 ):
@@ -305,6 +306,7 @@ def test_target_and_precision_decide_the_graph(
     onnx.checker.check_model(graph, full_check=True)
 
 
+@pytest.mark.slow
 def test_the_cpu_target_gives_a_dynamic_graph_checked_at_odd_and_oblong_sizes(
     model, tmp_path, monkeypatch
 ):

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from sr_deploy.core.errors import ExportError
-from sr_deploy.export.plans import checked_graph, free, write_graphs
+from sr_deploy.export.graph import dynamic_dims
+from sr_deploy.export.plans import checked_graph, write_graphs
 
 
 class Scaled(nn.Module):
@@ -17,7 +18,7 @@ class Scaled(nn.Module):
 
 def scaled_graph(by, reference):
     x = torch.rand(2, 3, 4, 4)
-    ends = {"inputs": {"lr": free(0)}, "outputs": ["sr"]}
+    ends = {"inputs": {"lr": dynamic_dims(0)}, "outputs": ["sr"]}
     return checked_graph(Scaled(by), (x,), reference=Scaled(reference), **ends)
 
 

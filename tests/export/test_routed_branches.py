@@ -11,6 +11,7 @@ from sr_deploy.nets import rcan as rcan_module
 from sr_deploy.nets.checkpoint import save_checkpoint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["12x16", "8x8:12x16:24x24"])
 @pytest.mark.parametrize(
     "arch, width", [("fsrcnn", "w8"), ("carn-m", "w8"), ("msrresnet", "w4"), ("rcan", "w16")]

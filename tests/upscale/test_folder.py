@@ -282,16 +282,10 @@ from sr_deploy.upscale.options import UpscaleOptions
 from sr_deploy.upscale.reporter import Reporter
 from sr_deploy.upscale.workers import upscale_tree
 
-class Printer(Reporter):
-    def log(self, line):
-        print(line, file=sys.stderr)
-
-    def written(self, path):
-        print(path)
-
 if __name__ == "__main__":
     options = UpscaleOptions(sys.argv[3], workers=2)
-    print(upscale_tree(Path(sys.argv[1]), Path(sys.argv[2]), options, Printer()))
+    reporter = Reporter(lambda line: print(line, file=sys.stderr), print)
+    print(upscale_tree(Path(sys.argv[1]), Path(sys.argv[2]), options, reporter))
 """
 
 

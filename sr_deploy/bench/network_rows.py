@@ -1,11 +1,10 @@
-"""Rows as far as they are known before a network runs: from its description, counts and the board that built it."""
+"""Fields of a row that are known before a network runs: description, counts, board latency."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
-from sr_deploy.core.manifest import Manifest
 from sr_deploy.results.rows import BenchmarkRow
 from sr_deploy.runtime.opener import NetworkDescription
 
@@ -25,27 +24,25 @@ def row_of(network: NetworkDescription, counter: str = "hooks") -> BenchmarkRow:
         precision=network.precision,
         precision_asked=network.precision_asked,
     )
-    return with_counts(row, network.counts(), counter)
+    return replace(row, **_count_fields(network.counts(), counter))
 
 
 def recorded_row(network: NetworkDescription) -> Optional[BenchmarkRow]:
-    """Return the row of an engine as the board that built it measured it, without quality; None for other networks."""
+    """Return the row that the board recorded when it built an engine; None for other networks.
+
+    It has latency but no quality: a board scores no images.
+    """
     manifest = network.manifest
     if manifest is None or "latency_ms" not in manifest.build:
         return None
-    return _with_board_latency(row_of(network), manifest)
-
-
-def _with_board_latency(row: BenchmarkRow, manifest: Manifest) -> BenchmarkRow:
     build: Any = manifest.build
     latency, board = build["latency_ms"], build.get("board", {})
-    package = row.backend.replace("-", "_")
+    row = row_of(network)
+    devices = dict.fromkeys(filter(None, (board.get("board", ""), build["gpu"])))
     return replace(
         row,
-        backend_version=manifest.versions.get(package, ""),
-        device=" ".join(
-            dict.fromkeys(part for part in (board.get("board", ""), build["gpu"]) if part)
-        ),
+        backend_version=manifest.versions.get(row.backend.replace("-", "_"), ""),
+        device=" ".join(devices),
         power_mode=board.get("power_mode"),
         input_hw=(manifest.opt_shape[0], manifest.opt_shape[1]),
         runs=latency["runs"],
@@ -58,19 +55,18 @@ def _with_board_latency(row: BenchmarkRow, manifest: Manifest) -> BenchmarkRow:
     )
 
 
-def with_counts(row: BenchmarkRow, counts: Any, counter: str) -> BenchmarkRow:
-    """Fill in the counts by a counter; none where an artifact of an older version lacks them."""
+def _count_fields(counts: Dict[str, Any], counter: str) -> Dict[str, Any]:
+    """Return the counts by a counter; none if an artifact of an older version lacks them."""
     values = counts if counter == "hooks" else counts.get(counter, {})
     if not {"params", "macs", "acts", "convs", "counter", "uncounted"} <= set(values):
-        return row
-    return replace(
-        row,
-        params=values["params"],
-        macs_g=values["macs"] / 1e9,
-        acts_m=values["acts"] / 1e6,
-        convs=values["convs"],
-        counter=values["counter"],
-        counted_hw=COUNTED_HW,
-        uncounted=values["uncounted"],
-        deployed=counts.get("deployed", {}).get(counter),
-    )
+        return {}
+    return {
+        "params": values["params"],
+        "macs_g": values["macs"] / 1e9,
+        "acts_m": values["acts"] / 1e6,
+        "convs": values["convs"],
+        "counter": values["counter"],
+        "counted_hw": COUNTED_HW,
+        "uncounted": values["uncounted"],
+        "deployed": counts.get("deployed", {}).get(counter),
+    }
