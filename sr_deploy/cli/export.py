@@ -93,7 +93,12 @@ def export(
         paths = plans_from_model(model, output, progress=log)
     else:
         from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
+        from sr_deploy.runtime.opener import require_checkpoint
 
+        model, variant = require_checkpoint(model, "export without --adaptive")
+        if variant is not None and options["variants"] not in ("all", variant):
+            raise InputError(f"the model names variant {variant}, and --variants others")
+        options["variants"] = variant or options["variants"]
         sizes = [dynamic] if dynamic else shapes
         paths = onnx_from_checkpoint(
             model, output, ExportOptions(sizes=sizes, **options), progress=log

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Optional
 import click
 
 from sr_deploy.cli.output import emit, emit_json, log
+from sr_deploy.core.errors import InputError
 from sr_deploy.core.routers import read_router_card, router_name, shipped_routers
 from sr_deploy.core.shipped import read_card, shipped_checkpoints
 from sr_deploy.core.sizes import hw_text, parse_hw
@@ -74,7 +75,12 @@ def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_jso
     """Count parameters, multiply-accumulates, activations and convolutions of MODEL."""
     from sr_deploy.nets.checkpoint import load_checkpoint, parse_untrained
     from sr_deploy.nets.complexity import count
+    from sr_deploy.runtime.opener import require_checkpoint
 
+    model, named_variant = require_checkpoint(model, "complexity")
+    if named_variant is not None and variant not in (None, named_variant):
+        raise InputError(f"the model names variant {named_variant}, and --variant {variant}")
+    variant = variant or named_variant
     hw = parse_hw(lr)
     untrained = parse_untrained(model)
     if untrained is not None:
