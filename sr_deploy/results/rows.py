@@ -192,7 +192,11 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def read_rows(path: Path) -> List[BenchmarkRow]:
-    """Read a JSONL file of rows. Raises InputError with the number of the line that is not valid."""
+    """Read a JSONL file of rows, or the rows.jsonl of a folder.
+
+    Raises InputError with the number of the line that is not valid.
+    """
+    path = path / "rows.jsonl" if path.is_dir() else path
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as e:

@@ -45,6 +45,14 @@ def test_rows_are_appended_and_read_back(tmp_path):
     assert len(path.read_bytes().splitlines()) == 3
 
 
+def test_a_folder_stands_for_its_rows(tmp_path):
+    append_rows(tmp_path / "rows.jsonl", [FULL])
+    assert read_rows(tmp_path) == [FULL]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="rows.jsonl: No such file"):
+        read_rows(tmp_path / "empty")
+
+
 def test_missing_is_null_never_zero():
     bare = BenchmarkRow(model="m", variant="", backend="b")
     assert all(
@@ -147,7 +155,7 @@ def test_files_that_cannot_be_read_or_written(tmp_path):
     (tmp_path / "rows.jsonl").mkdir()
     with pytest.raises(InputError, match="cannot write .*rows.jsonl"):
         append_rows(tmp_path / "rows.jsonl", [FULL])
-    with pytest.raises(InputError, match="cannot read the rows .*rows.jsonl: Is a directory"):
+    with pytest.raises(InputError, match="cannot read the rows .*rows.jsonl: No such file"):
         read_rows(tmp_path / "rows.jsonl")
     (tmp_path / "file").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="not a UTF-8 text file"):
