@@ -258,13 +258,13 @@ def _draft_manifest(graph: Manifest, profile: TargetProfile, options: BuildOptio
     graph_file = f"{_stem(graph)}.{graph.precision_obtained}{_form_suffix(graph)}.onnx"
     command = f"srdeploy build-engine {graph_file} --target {profile.name}"
     command += "".join(f" --sm {c}" for c in options.compute_capabilities)
+    command += f" --dla {options.dla}" if options.dla is not None else ""
+    command += f" --fallback {options.fallback}" if options.fp32_layers else ""
     build: Dict[str, object] = {}
-    if options.dla is not None:
-        command += f" --dla {options.dla}"
-        build["dla"] = {"core": options.dla}
     if options.fp32_layers:
-        command += f" --fallback {options.fallback}"
         build["fp32_layers"] = list(options.fp32_layers)
+    if options.dla is not None:
+        build["dla"] = {"core": options.dla}
     command += f", layout {options.layout}" if options.layout else ""
     return replace(
         graph,
