@@ -60,7 +60,7 @@ def models(as_json: bool) -> None:
 @click.argument("model")
 @click.option(
     "--variant",
-    help="A variant such as d3, c8 or c16-nla; default: the largest, or the size in the paper.",
+    help="A variant such as d3, c8 or c16-nla.  [default: the largest, or the paper's]",
 )
 @click.option("--lr", default="256x256", show_default=True, metavar="HxW", help="The LR size.")
 @click.option(
@@ -105,10 +105,10 @@ def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_jso
 @click.argument("kind", metavar="KIND")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The folder to write to."
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to."
 )
-@click.option("--variant", help="The size of the network, if the weights' names do not show it.")
-@click.option("--name", help="The checkpoint's name; default: KIND, or the file's name.")
+@click.option("--variant", help="Size of the network, if the weights' names do not show it.")
+@click.option("--name", help="Name of the checkpoint.  [default: KIND, or the file's name]")
 @click.option(
     "--value-range",
     type=click.FloatRange(min=0, min_open=True),

@@ -212,9 +212,7 @@ def _network_input(part: np.ndarray) -> np.ndarray:
 def _store(core: np.ndarray, out: np.ndarray) -> None:
     """Write (3, h, w) float32 to (h, w, 3) of an image's dtype. Raises ArtifactError on NaN."""
     if np.isnan(core.min()):
-        raise ArtifactError(
-            "the network's output contains NaN", hint="it may overflow in half precision: use FP32"
-        )
+        raise ArtifactError("the network's output contains NaN", hint="try an FP32 network")
     if out.dtype == np.float32:
         out[...] = core.transpose(1, 2, 0)
         return
