@@ -156,8 +156,8 @@ def rows_from_artifacts(
 
 def _check_sets(networks: Sequence[NetworkDescription], options: MeasureOptions) -> None:
     """Raise InputError for an image that cannot be scored, before other networks are measured."""
-    found = (network.find_scale() for network in networks)
-    scales = {scale for scale in found if scale is not None}
+    known = (network.find_scale() for network in networks)
+    scales = {scale for scale in known if scale is not None}
     metrics = {options.metric_of(protocol) for protocol in options.resolved_protocols}
     for images in filter(None, (options.valid_set(), options.test_set())):
         check_images(images, metrics=metrics, scales=scales)

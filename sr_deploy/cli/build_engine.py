@@ -74,7 +74,7 @@ def _build_options(command: Callable[..., None]) -> Callable[..., None]:
             type=int,
             multiple=True,
             metavar="SM",
-            help="GPU generation for the target rtx, 89 for 8.9; may be repeated. "
+            help="GPU generation for the target rtx, 89 for 8.9; repeatable. "
             "Turing, 75, is built only when named.",
         ),
     ):

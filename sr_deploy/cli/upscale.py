@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import sys
 import time
@@ -119,28 +120,13 @@ def upscale(source: Path, output: Path, max_memory: Optional[str], **options: An
     """
     from sr_deploy.upscale.memory import parse_bytes
     from sr_deploy.upscale.options import UpscaleOptions
+    from sr_deploy.upscale.reporter import Reporter
     from sr_deploy.upscale.run import upscale_path
 
     max_bytes = None if max_memory is None else parse_bytes(max_memory)
-    reporter = _console_reporter()
+    progress = functools.partial(frame_progress, sys.stderr)
+    reporter = Reporter(log, lambda path: emit(str(path)), progress)
     upscale_path(source, output, UpscaleOptions(max_memory=max_bytes, **options), reporter)
-
-
-def _console_reporter() -> Any:
-    """Return a reporter that prints results to stdout and everything else to stderr."""
-    from sr_deploy.upscale.reporter import Reporter
-
-    class ConsoleReporter(Reporter):
-        def log(self, line: str) -> None:
-            log(line)
-
-        def written(self, path: Path) -> None:
-            emit(str(path))
-
-        def frames(self, done: int, total: int) -> Any:
-            return frame_progress(sys.stderr, done, total)
-
-    return ConsoleReporter()
 
 
 @contextlib.contextmanager

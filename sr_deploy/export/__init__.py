@@ -1,1 +1,1 @@
-"""Slices to ONNX graphs: exported, lowered to the target's opset, converted, and checked before they are written."""
+"""Export of networks to verified ONNX graphs."""

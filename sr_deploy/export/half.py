@@ -9,7 +9,7 @@ accumulation in FP16 is not covered.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import onnx
@@ -77,10 +77,10 @@ def tensor_types(model: onnx.ModelProto) -> Dict[str, int]:
     Casts are not counted.
     """
     types = _element_types(model)
-    names = {code: name for name, code in _TYPES.items()}
+    names: Dict[Optional[int], str] = {code: name for name, code in _TYPES.items()}
     counts: Dict[str, int] = {}
     for node in model.graph.node:
-        name = names.get(types.get(node.output[0], 0))
+        name = names.get(types.get(node.output[0]))
         if name is not None and node.op_type not in ("Cast", "Constant"):
             counts[name] = counts.get(name, 0) + 1
     return counts
@@ -101,7 +101,7 @@ class HalfReport:
     overflows: Tuple[str, ...]
     """Tensors with values beyond FP16 or NaNs."""
     dead: bool
-    """For some image the output is constant or not finite, while the FP32 output is not constant."""
+    """The output of some image is not finite, or is constant while the FP32 output is not."""
     largest: Dict[str, float]
     """The largest magnitude of each tensor in all images."""
 

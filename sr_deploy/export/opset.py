@@ -26,7 +26,7 @@ _REDUCTIONS = frozenset(
 
 
 def lower(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """Return the opset-18 `model` in `opset`, 13 to 18. Raises ExportError if that is impossible."""
+    """Return the opset-18 `model` in `opset`, 13 to 18. Raises ExportError if it cannot."""
     if not LOWEST <= opset <= EXPORTED:
         raise ExportError(f"cannot write opset {opset}; expected {LOWEST} to {EXPORTED}")
     lowered = onnx.shape_inference.infer_shapes(model, strict_mode=True)  # a copy

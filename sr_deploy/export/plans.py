@@ -145,7 +145,7 @@ def plan_from_checkpoint(
 def _export_depths(
     net: AdaEDSR, plan: DepthPlan, output: Union[str, Path], graphs: Dict[str, CheckedGraph]
 ) -> Path:
-    """Export the graphs of a plan that are not in `graphs` yet, then write all of them and the plan.
+    """Export the graphs of a plan that are not in `graphs` yet; write all of them and the plan.
 
     Both ways share the start, the end and the graphs that compute everywhere.
     """
@@ -159,7 +159,7 @@ def _export_depths(
 
 
 ModuleSpec = Tuple[nn.Module, Tuple[Tensor, ...], Dict[str, dict], List[str]]
-"""A module, an example of its inputs, their names and dynamic dimensions, and its outputs' names."""
+"""A module, example inputs, their names with `dynamic_dims`, and the names of its outputs."""
 
 
 def _depth_modules(net: AdaEDSR, plan: DepthPlan) -> List[ModuleSpec]:
@@ -204,8 +204,8 @@ def checked_graph(
 ) -> CheckedGraph:
     """Export `net`, and compare its graph with torch on the example.
 
-    inputs: names with their dynamic dimensions, see `dynamic_dims`. reference: the module to compare with,
-    if not `net`. Raises ExportError when the export fails; a difference is only returned.
+    inputs: names with their `dynamic_dims`. reference: the module to compare with, if not `net`.
+    Raises ExportError when the export fails; a difference is only returned.
     """
     graph = export_module(net, example, inputs=inputs, outputs=outputs, opset=OPSET)
     with torch.no_grad():

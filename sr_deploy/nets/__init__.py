@@ -1,4 +1,4 @@
-"""The networks, one file each. A new one is a file that defines its `Architecture`, and a line here."""
+"""The networks, one file each. To add one, define its `Architecture` in a file and list it here."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def tokens(x: Tensor) -> Tensor:
 
 
 def untokens(x: Tensor, like: Tensor, channels: int) -> Tensor:
-    """(N*windows, 64, C*16) -> (N, C, H, W), the inverse of `tokens`; `like` has the same N, H, W."""
+    """(N*windows, 64, C*16) -> (N, C, H, W), the inverse of `tokens`; N, H, W as of `like`."""
     n, _, h, w = like.shape
     rows, columns, side = h // WINDOW, w // WINDOW, WINDOW // CELL
     x = x.reshape(n, rows, columns, side, side, channels, CELL, CELL)

@@ -1,6 +1,6 @@
 """Checks what a target's ONNX parser would do with a graph, node by node, before it is built.
 
-A rule is a function that yields messages about a node or the graph; `_rule` says when it applies.
+A check yields messages about a node or the graph; its `Rule` says when it applies.
 Sources of the facts: [ops N] docs/operators.md of onnx-tensorrt's release N, [log] its
 docs/Changelog.md, [code] its builtin_op_importers.cpp, [dla] TensorRT's page of DLA layer
 restrictions and operators/README.md of Deep-Learning-Accelerator-SW, [rtx] single-node graphs given
@@ -49,9 +49,9 @@ def preflight(
     graph = Graph(load_graph(Path(onnx_path)))
     to = _Parser(target, precision, dla)
     findings: List[Tuple[int, Finding]] = []
-    for rule in RULES:
+    for rule, check in RULES:
         if target.runtime in rule.runtimes and to.before(rule.before) and (dla or not rule.dla):
-            findings += rule.findings(graph, to)
+            findings += rule.findings(check, graph, to)
     return [finding for _, finding in sorted(findings, key=lambda pair: pair[0])]
 
 
@@ -61,10 +61,8 @@ def refuse(findings: Sequence[Finding], onnx_name: str, target: TargetProfile) -
     if errors:
         reasons = [f"{f.where}: {f.what}" for f in errors[:3]]
         reasons += [f"and {len(errors) - 3} more"] if len(errors) > 3 else []
-        raise BuildError(
-            f"{onnx_name} cannot be built for '{target.name}': {'; '.join(reasons)}",
-            hint=errors[0].hint,
-        )
+        problem = f"{onnx_name} cannot be built for '{target.name}': {'; '.join(reasons)}"
+        raise BuildError(problem, hint=errors[0].hint)
 
 
 def summary(findings: Sequence[Finding], target: TargetProfile) -> Dict[str, object]:
@@ -107,13 +105,15 @@ _TENSORRT, _RTX = ("tensorrt", "tensorrt-rtx"), ("tensorrt-rtx",)
 
 
 @dataclass(frozen=True)
-class _Rule:
-    check: Check
-    """Receives a node (or the graph) and the parser; yields messages."""
+class Rule:
+    """Says when a check applies. It decorates a function that receives a node or the graph, and the
+    parser, and yields messages.
+    """
+
     hint: str
+    ops: str = ""
+    """The standard operators it applies to, separated by spaces; empty: all."""
     severity: str = "error"
-    ops: Tuple[str, ...] = ()
-    """The standard operators it applies to; empty: all."""
     subject: str = "node"
     """What it checks: `node`, `foreign` (nodes of other domains), or `graph`."""
     runtimes: Tuple[str, ...] = _TENSORRT
@@ -122,31 +122,25 @@ class _Rule:
     dla: bool = False
     """It applies only when the DLA is requested."""
 
-    def findings(self, graph: Graph, to: _Parser) -> Iterator[Tuple[int, Finding]]:
+    def __call__(self, check: Check) -> Check:
+        RULES.append((self, check))
+        return check
+
+    def findings(self, check: Check, graph: Graph, to: _Parser) -> Iterator[Tuple[int, Finding]]:
         """Yield findings with the positions of their nodes, -1 for the graph."""
         hint = self.hint.format(target=to.target.name, precision=to.precision)
         if self.subject == "graph":
-            for message in self.check(graph, to):
+            for message in check(graph, to):
                 yield -1, Finding(self.severity, "", "", message, hint)
             return
         for position, node in enumerate(graph.nodes):
-            applies = node.op in self.ops or not self.ops
+            applies = not self.ops or node.op in self.ops.split()
             if applies and node.standard == (self.subject == "node"):
-                for message in self.check(node, to):
+                for message in check(node, to):
                     yield position, Finding(self.severity, node.name, node.op, message, hint)
 
 
-RULES: List[_Rule] = []
-
-
-def _rule(hint: str, *ops: str, **conditions: Any) -> Callable[[Check], Check]:
-    """Register a rule for these operators. conditions: the other fields of `_Rule`."""
-
-    def register(check: Check) -> Check:
-        RULES.append(_Rule(check, hint, ops=ops, **conditions))
-        return check
-
-    return register
+RULES: List[Tuple[Rule, Check]] = []
 
 
 # Facts ------------------------------------------------------------------------------------------
@@ -180,10 +174,10 @@ _NEVER = set(
     " SequenceMap SoftmaxCrossEntropyLoss SplitToSequence StringConcat StringNormalizer StringSplit"
     " TfIdfVectorizer Unique".split()
 )
-_CONTROL_FLOW = ("If", "Loop", "Scan")
 _NOT_ON_RTX = {"DeformConv", "NonMaxSuppression", "NonZero", "RoiAlign"}  # plugins [rtx]
-_REDUCTIONS = tuple(
-    f"Reduce{name}" for name in "L1 L2 LogSum LogSumExp Max Mean Min Prod SumSquare".split()
+_REDUCTIONS = (
+    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd"
+    " ReduceSumSquare"
 )
 
 # Operator, attribute, the values that are read, and the first version that reads all values.
@@ -217,7 +211,7 @@ _CONSTANT: Tuple[Tuple[str, int, str, Optional[Version]], ...] = (
     ("Squeeze", 1, "axes", (10, 7)),
     ("Unsqueeze", 1, "axes", (10, 7)),
     ("CumSum", 1, "axis", None),
-    *((op, 1, "axes", None) for op in ("ReduceSum", *_REDUCTIONS)),
+    *((op, 1, "axes", None) for op in ["ReduceSum", *_REDUCTIONS.split()]),
 )
 # The first version that has a type. Other types are read by none. DOUBLE is read as FP32.
 # [log; ops 8.0 to 10.15; rtx]
@@ -277,7 +271,7 @@ def _not_read(first: Optional[Version]) -> str:
 # Rules for the graph ----------------------------------------------------------------------------
 
 
-@_rule("export it again with --target {target}", subject="graph", runtimes=RUNTIMES)
+@Rule("export it again with --target {target}", subject="graph", runtimes=RUNTIMES)
 def _opset(graph: Graph, to: _Parser) -> Iterator[str]:
     if graph.opset > to.target.opset:
         yield (
@@ -286,7 +280,7 @@ def _opset(graph: Graph, to: _Parser) -> Iterator[str]:
         )
 
 
-@_rule("export a super-resolution network with srdeploy export", subject="graph")
+@Rule("export a super-resolution network with srdeploy export", subject="graph")
 def _image(graph: Graph, to: _Parser) -> Iterator[str]:
     shapes = [graph.shapes.get(name) for name in graph.inputs]
     if len(shapes) != 1 or shapes[0] is None or len(shapes[0]) != 4 or shapes[0][1] != 3:
@@ -295,14 +289,14 @@ def _image(graph: Graph, to: _Parser) -> Iterator[str]:
         yield f"expected one input (1, 3, H, W), found {inputs or 'none'}"
 
 
-@_rule("export it with a batch of 1", subject="graph", severity="warning")
+@Rule("export it with a batch of 1", subject="graph", severity="warning")
 def _dynamic_batch(graph: Graph, to: _Parser) -> Iterator[str]:
     shapes = [graph.shapes.get(name) for name in graph.inputs]
     if len(shapes) == 1 and shapes[0] and len(shapes[0]) == 4 and shapes[0][:2] == [None, 3]:
         yield "its batch is dynamic; the engine is built for a batch of 1"
 
 
-@_rule(_EXPORT, subject="graph")
+@Rule(_EXPORT, subject="graph")
 def _fp16_tensors(graph: Graph, to: _Parser) -> Iterator[str]:
     tensors = sum(kind == "FLOAT16" for kind in graph.types.values())
     if tensors and not (to.precision == "fp16" and to.strongly_typed):
@@ -327,37 +321,35 @@ def _nodes_by_type(graph: Graph, to: _Parser) -> Dict[str, List[Node]]:
     return nodes
 
 
-@_rule(_EXPORT, subject="graph")
+@Rule(_EXPORT, subject="graph")
 def _fp32_tensors(graph: Graph, to: _Parser) -> Iterator[str]:
     nodes = _nodes_by_type(graph, to)
     if "FLOAT" in nodes and "FLOAT16" not in nodes:
         yield "its tensors are FP32, and typing is strong: the engine would silently be FP32"
 
 
-@_rule(_EXPORT, subject="graph", severity="warning")
+@Rule(_EXPORT, subject="graph", severity="warning")
 def _mixed_tensors(graph: Graph, to: _Parser) -> Iterator[str]:
     nodes = _nodes_by_type(graph, to)
     if "FLOAT" in nodes and "FLOAT16" in nodes:
         fp32, total = nodes["FLOAT"], sum(map(len, nodes.values()))
-        yield (
-            f"{len(fp32)} of {total} nodes compute in FP32, the first is '{fp32[0].name}'; typing "
-            "is strong"
-        )
+        count = f"{len(fp32)} of {total} nodes"
+        yield f"{count} compute in FP32, the first is '{fp32[0].name}'; typing is strong"
 
 
-@_rule("leave --dla out", subject="graph", runtimes=RUNTIMES, dla=True)
+@Rule("leave --dla out", subject="graph", runtimes=RUNTIMES, dla=True)
 def _has_dla(graph: Graph, to: _Parser) -> Iterator[str]:
     if not to.target.dla_cores:
         yield f"target '{to.target.name}' has no DLA"
 
 
-@_rule("build an FP16 engine", subject="graph", runtimes=RUNTIMES, dla=True)
+@Rule("build an FP16 engine", subject="graph", runtimes=RUNTIMES, dla=True)
 def _dla_precision(graph: Graph, to: _Parser) -> Iterator[str]:
     if to.target.dla_cores and to.precision != "fp16":
         yield f"the DLA does not compute in {to.precision.upper()}"
 
 
-@_rule("export it with --shape HxW", subject="graph", runtimes=RUNTIMES, dla=True)
+@Rule("export it with --shape HxW", subject="graph", runtimes=RUNTIMES, dla=True)
 def _dla_shapes(graph: Graph, to: _Parser) -> Iterator[str]:
     for name in graph.inputs if to.target.dla_cores else ():
         shape = graph.shapes.get(name)
@@ -368,7 +360,7 @@ def _dla_shapes(graph: Graph, to: _Parser) -> Iterator[str]:
 # Rules for nodes --------------------------------------------------------------------------------
 
 
-@_rule(_STANDARD, subject="foreign", runtimes=RUNTIMES)
+@Rule(_STANDARD, subject="foreign", runtimes=RUNTIMES)
 def _domain(node: Node, to: _Parser) -> Iterator[str]:
     onnxruntime = to.target.runtime == "onnxruntime"
     is_function = (node.domain, node.op) in node.graph.functions
@@ -387,13 +379,13 @@ def _schema(node: Node) -> Any:
         return None
 
 
-@_rule(_STANDARD, runtimes=RUNTIMES)
+@Rule(_STANDARD, runtimes=RUNTIMES)
 def _unknown(node: Node, to: _Parser) -> Iterator[str]:
     if _schema(node) is None:
         yield f"opset {node.graph.opset} has no such operator"
 
 
-@_rule("export it again: it uses a newer opset than it declares", runtimes=RUNTIMES)
+@Rule("export it again: it uses a newer opset than it declares", runtimes=RUNTIMES)
 def _newer(node: Node, to: _Parser) -> Iterator[str]:
     schema = _schema(node)
     unknown = [a for a in node.attributes if schema and a not in schema.attributes]
@@ -402,7 +394,7 @@ def _newer(node: Node, to: _Parser) -> Iterator[str]:
         yield f"in opset {node.graph.opset} it cannot have {extra}"
 
 
-@_rule(_REPLACE)
+@Rule(_REPLACE)
 def _unsupported(node: Node, to: _Parser) -> Iterator[str]:
     first = _ADDED.get(node.op)
     if node.op in _NEVER or (to.rtx and node.op in _NOT_ON_RTX):
@@ -411,7 +403,7 @@ def _unsupported(node: Node, to: _Parser) -> Iterator[str]:
         yield f"the operator is {_not_read(first)}"
 
 
-@_rule("use a value that is read")
+@Rule("use a value that is read")
 def _values(node: Node, to: _Parser) -> Iterator[str]:
     for op, attribute, read, first in _VALUES:
         unread = [v for v in node.ints(attribute) if v not in read] if op == node.op else []
@@ -421,21 +413,21 @@ def _values(node: Node, to: _Parser) -> Iterator[str]:
             return
 
 
-@_rule("make it a constant of the graph")
+@Rule("make it a constant of the graph")
 def _constants(node: Node, to: _Parser) -> Iterator[str]:
     for op, index, name, first in _CONSTANT:
         if op == node.op and node.is_computed(index) and to.before(first):
             yield f"its input '{name}' is computed, which is {_not_read(first)}"
 
 
-@_rule("write it in opset 17 or lower", *_REDUCTIONS, before=(10, 0))
+@Rule("write it in opset 17 or lower", _REDUCTIONS, before=(10, 0))
 def _reductions(node: Node, to: _Parser) -> Iterator[str]:
     # [code 8.5] The axes are read from the attributes; without them it reduces over all.
     if node.input(1) or node.attributes.get("noop_with_empty_axes"):
         yield "its axes are an input, which is ignored without an error: it reduces over all axes"
 
 
-@_rule("give the sizes as an input", "Split", before=(10, 0))
+@Rule("give the sizes as an input", "Split", before=(10, 0))
 def _split(node: Node, to: _Parser) -> Iterator[str]:
     # [code 8.5] num_outputs is ignored. The size is divided by the number of outputs, rounded down.
     if "num_outputs" in node.attributes:
@@ -445,13 +437,13 @@ def _split(node: Node, to: _Parser) -> Iterator[str]:
             yield f"{size or 'an unknown size'} is split into {len(node.outputs)} parts of one size"
 
 
-@_rule("pad all axes, with zeros where nothing is added", "Pad", before=(10, 0))
+@Rule("pad all axes, with zeros where nothing is added", "Pad", before=(10, 0))
 def _pad_axes(node: Node, to: _Parser) -> Iterator[str]:
     if node.input(3):
         yield "its axes are an input, which is not read before TensorRT 10"
 
 
-@_rule(_REPLACE, "Pad", before=(8, 2))
+@Rule(_REPLACE, "Pad", before=(8, 2))
 def _pad_values(node: Node, to: _Parser) -> Iterator[str]:
     # [ops 8.0; log 8.2] Zeros on the last two of four axes.
     pads, value = node.constant(1), node.constant(2)
@@ -460,34 +452,34 @@ def _pad_values(node: Node, to: _Parser) -> Iterator[str]:
         yield "only zeros, and only height and width, are padded before TensorRT 8.2"
 
 
-@_rule("keep the scales FP32", "Resize", before=(10, 0))
+@Rule("keep the scales FP32", "Resize", before=(10, 0))
 def _resize_scales(node: Node, to: _Parser) -> Iterator[str]:
     # [code 8.5] Their bytes are read as FP32.
     if node.input(2) and node.type(node.input(2)) != "FLOAT":
         yield f"its scales are {node.type(node.input(2))}, and are read as FP32"
 
 
-@_rule("give the scales of all axes", "Resize", before=(10, 0))
+@Rule("give the scales of all axes", "Resize", before=(10, 0))
 def _resize_axes(node: Node, to: _Parser) -> Iterator[str]:
     if "axes" in node.attributes:  # [code 8.5]
         yield "its axes are ignored"
 
 
-@_rule(_REPLACE, "MaxPool", "LayerNormalization")
+@Rule(_REPLACE, "MaxPool LayerNormalization")
 def _outputs(node: Node, to: _Parser) -> Iterator[str]:
     for name in filter(None, node.outputs[1:]):
         yield f"only its first output is computed, not '{name}'"
         return
 
 
-@_rule(_REPLACE, "TopK")
+@Rule(_REPLACE, "TopK")
 def _topk(node: Node, to: _Parser) -> Iterator[str]:
     k = node.constant(1)
     if k is not None and k.size and k.max() > _TOPK_MAX:
         yield f"K is {k.max()}; expected at most {_TOPK_MAX}"
 
 
-@_rule("use smaller numbers", before=(9, 0))
+@Rule("use smaller numbers", before=(9, 0))
 def _integers(node: Node, to: _Parser) -> Iterator[str]:
     # [ops 8.5] INT64 becomes INT32, clamped; 8.0 refuses values that do not fit. Slice's end may be
     # INT64's largest: clamped, it still means the end.
@@ -508,23 +500,23 @@ def _types(subject: Any) -> Dict[str, str]:
     return {name: subject.type(name) for name in names}
 
 
-@_rule("cast it to a float type", subject="graph")
-@_rule("cast it to a float type")
+@Rule("cast it to a float type", subject="graph")
+@Rule("cast it to a float type")
 def _unread_types(subject: Any, to: _Parser) -> Iterator[str]:
     for name, kind in _types(subject).items():
         if to.before(_TYPES.get(kind)):
             yield f"'{name}' is {kind}, a type that is {_not_read(_TYPES.get(kind))}"
 
 
-@_rule("export it in FP32", subject="graph", severity="warning")
-@_rule("export it in FP32", severity="warning")
+@Rule("export it in FP32", subject="graph", severity="warning")
+@Rule("export it in FP32", severity="warning")
 def _double(subject: Any, to: _Parser) -> Iterator[str]:
     for name, kind in _types(subject).items():
         if kind == "DOUBLE":
             yield f"'{name}' is DOUBLE, and becomes FP32"
 
 
-@_rule("cast one of them")
+@Rule("cast one of them")
 def _mixed_inputs(node: Node, to: _Parser) -> Iterator[str]:
     # [rtx] With strong typing, inputs of one ONNX type must have one type. Only the limits of Clip
     # are converted.
@@ -540,14 +532,14 @@ def _mixed_inputs(node: Node, to: _Parser) -> Iterator[str]:
             yield f"its inputs are {' and '.join(sorted(names))}; strong typing requires one type"
 
 
-@_rule("export without branches and loops", *_CONTROL_FLOW, before=(9, 0), severity="warning")
+@Rule("export without branches and loops", "If Loop Scan", before=(9, 0), severity="warning")
 def _control_flow(node: Node, to: _Parser) -> Iterator[str]:
     yield "control flow depends on data, so CUDA graphs cannot be used"
 
 
 # [rtx] The release notes exclude both, but the convolution was built.
-@_rule("use one of them", "Conv", runtimes=_RTX, severity="warning")
-@_rule("use one of them", "ConvTranspose", runtimes=_RTX)
+@Rule("use one of them", "Conv", runtimes=_RTX, severity="warning")
+@Rule("use one of them", "ConvTranspose", runtimes=_RTX)
 def _stride_and_dilation(node: Node, to: _Parser) -> Iterator[str]:
     if all(max(node.ints(name) + [1]) > 1 for name in ("strides", "dilations")):
         yield "stride and dilation together are not supported"
@@ -562,13 +554,13 @@ def _not_on_turing(node: Node) -> Iterator[str]:
         yield "FP32 matrix products do not exist on Turing (SM 7.5)"
 
 
-@_rule("export it in FP16", runtimes=_RTX)
+@Rule("export it in FP16", runtimes=_RTX)
 def _turing(node: Node, to: _Parser) -> Iterator[str]:
     if 75 in to.target.compute_capabilities:
         yield from _not_on_turing(node)
 
 
-@_rule("export it in FP16", runtimes=_RTX, severity="warning")
+@Rule("export it in FP16", runtimes=_RTX, severity="warning")
 def _turing_on_request(node: Node, to: _Parser) -> Iterator[str]:
     on_request = 75 in to.target.compute_capabilities_on_request
     if on_request and 75 not in to.target.compute_capabilities:
@@ -576,7 +568,7 @@ def _turing_on_request(node: Node, to: _Parser) -> Iterator[str]:
             yield f"{message}: it cannot be built with --sm 75"
 
 
-@_rule("allow the fallback, or leave --dla out", dla=True, severity="warning")
+@Rule("allow the fallback, or leave --dla out", dla=True, severity="warning")
 def _off_dla(node: Node, to: _Parser) -> Iterator[str]:
     indices = range(len(node.inputs))
     is_constant = node.inputs and all(node.constant(i) is not None for i in indices)

@@ -46,10 +46,9 @@ def run_tiles(
         run.ms, run.timer = run.ms + timed.ms, timed.timer
         if timed.copies_ms is not None:
             run.copies_ms = (run.copies_ms or 0.0) + timed.copies_ms
-        cores = (y_span.core_start, y_span.core_stop), (x_span.core_start, x_span.core_stop)
-        (top, bottom), (left, right) = cores
+        (top, bottom), (left, right) = y_span.core, x_span.core
         store(
-            _region(timed.y, y_span, x_span, *cores, s)[0],
+            timed.y[0, :, y_span.slice_of(y_span.core, s), x_span.slice_of(x_span.core, s)],
             out[top * s : bottom * s, left * s : right * s],
         )
         if seams is not None:
@@ -75,20 +74,6 @@ def _mirrored(span: Span, n: int) -> np.ndarray:
     return np.where(position < n, position, 2 * n - 1 - position)
 
 
-def _region(
-    y: np.ndarray,
-    y_span: Span,
-    x_span: Span,
-    rows: Tuple[int, int],
-    columns: Tuple[int, int],
-    scale: int,
-) -> np.ndarray:
-    """Return the part of a tile's output, (1, 3, h, w), for ranges of the image's LR pixels."""
-    top, bottom = ((n - y_span.start) * scale for n in rows)
-    left, right = ((n - x_span.start) * scale for n in columns)
-    return y[:, :, top:bottom, left:right]
-
-
 class _Seams:
     """Compares neighbouring tiles on the two LR pixels that meet at their seam, along the cores."""
 
@@ -100,11 +85,11 @@ class _Seams:
 
     def add(self, y: np.ndarray, y_span: Span, x_span: Span) -> None:
         """Compare a tile with its left and upper neighbours. Tiles come row by row."""
-        rows = y_span.core_start, y_span.core_stop
-        columns = x_span.core_start, x_span.core_stop
+        rows, columns = y_span.core, x_span.core
 
         def strip(rows: Tuple[int, int], columns: Tuple[int, int]) -> np.ndarray:
-            return _region(y, y_span, x_span, rows, columns, self._scale)
+            s = self._scale
+            return y[:, :, y_span.slice_of(rows, s), x_span.slice_of(columns, s)]
 
         if columns[0] > 0 and self._left is not None:
             self._compare(self._left, strip(rows, _around(columns[0])))

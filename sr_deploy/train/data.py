@@ -257,6 +257,9 @@ class BatchSplit:
         return step, slice(first, None, self.micro_batches * self.ranks)
 
 
+WHOLE_BATCH = BatchSplit()
+
+
 class Patches(torch.utils.data.Dataset):
     """Random patches. An item is this process's part of a micro-batch, as uint8: see BatchSplit."""
 
@@ -269,7 +272,7 @@ class Patches(torch.utils.data.Dataset):
         batch_size: int,
         seed: int,
         noise: bool = False,
-        split: BatchSplit = BatchSplit(),  # noqa: B008
+        split: BatchSplit = WHOLE_BATCH,
     ) -> None:
         """Raises InputError when the scale does not divide the patch, or the split the batch."""
         split.check(batch_size)

@@ -1,25 +1,26 @@
-"""What a run reports while it works."""
+"""The reports of a run."""
 
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, ContextManager
 
 
+def _ignore(value: object) -> None:
+    pass
+
+
+def _no_progress(done: int, total: int) -> ContextManager[Callable[[], None]]:
+    return contextlib.nullcontext(lambda: None)
+
+
+@dataclass(frozen=True)
 class Reporter:
-    """Receives the reports of a run. This base class discards them."""
+    """Functions that receive the reports of a run. By default they are discarded."""
 
-    def log(self, line: str) -> None:
-        """Take a line of text about the work."""
-
-    def written(self, path: Path) -> None:
-        """Take the path of a finished result."""
-
-    @contextlib.contextmanager
-    def frames(self, done: int, total: int) -> Iterator[Callable[[], None]]:
-        """Yield a function to call after each frame of a video.
-
-        done: the frames finished by earlier runs. total: the frames of the video, or 0 if unknown.
-        """
-        yield lambda: None
+    log: Callable[[str], None] = _ignore  # a line of text about the work
+    written: Callable[[Path], None] = _ignore  # the path of a finished result
+    frames: Callable[[int, int], ContextManager[Callable[[], None]]] = _no_progress
+    """(frames done by earlier runs, all frames or 0 if unknown) -> a function to call per frame."""

@@ -125,10 +125,7 @@ class Upscaler:
         out = np.empty((*self._last_plan.hw, *tiles[0].shape[2:]), tiles[0].dtype)
         spans = [(y, x) for y in self._last_plan.y_spans for x in self._last_plan.x_spans]
         for tile, (y, x) in zip(tiles, spans):
-            core = tile[y.core_start - y.start : y.core_stop - y.start]
-            out[y.core_start : y.core_stop, x.core_start : x.core_stop] = core[
-                :, x.core_start - x.start : x.core_stop - x.start
-            ]
+            out[slice(*y.core), slice(*x.core)] = tile[y.slice_of(y.core), x.slice_of(x.core)]
         return out
 
     def describe(self) -> str:
@@ -215,9 +212,7 @@ def _network_input(part: np.ndarray) -> np.ndarray:
 def _store(core: np.ndarray, out: np.ndarray) -> None:
     """Write (3, h, w) float32 to (h, w, 3) of an image's dtype. Raises ArtifactError on NaN."""
     if np.isnan(core.min()):
-        raise ArtifactError(
-            "the network's output contains NaN", hint="it may overflow in half precision: use FP32"
-        )
+        raise ArtifactError("the network's output contains NaN", hint="try an FP32 network")
     if out.dtype == np.float32:
         out[...] = core.transpose(1, 2, 0)
         return

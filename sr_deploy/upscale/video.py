@@ -63,7 +63,7 @@ def upscale_video(
     *,
     codec: str = "libx264",
     crf: Optional[int] = None,
-    reporter: Optional[Reporter] = None,
+    reporter: Reporter = Reporter(),  # noqa: B008 - frozen
 ) -> VideoSummary:
     """Upscale a video into `output` (MP4, MOV, Matroska or WebM), which must not exist.
 
@@ -74,7 +74,6 @@ def upscale_video(
     `NAME.partial.SUFFIX`. Raises InputError; BrokenOffError if the source breaks off;
     MissingPackageError without PyAV or OpenCV.
     """
-    reporter = reporter or Reporter()
     source, output = Path(source), Path(output)
     _check_paths(source, output)
     facts = probe_video(source)
@@ -176,9 +175,8 @@ def _write_output(task: VideoTask, writer: PartWriter, *, complete: bool) -> Non
             os.fsync(f.fileno())
         os.replace(temporary, target)
     except OSError as e:
-        raise InputError(
-            f"cannot write {target}: {e.strerror or e}", hint="the finished parts are kept"
-        ) from e
+        error = f"cannot write {target}: {e.strerror or e}"
+        raise InputError(error, hint="the finished parts are kept") from e
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()

@@ -90,17 +90,6 @@ def _collect(processes: Sequence[Any], messages: Any, reporter: Reporter) -> Fol
     return total
 
 
-class _QueueReporter(Reporter):
-    def __init__(self, messages: Any) -> None:
-        self._messages = messages
-
-    def log(self, line: str) -> None:
-        self._messages.put(("log", line))
-
-    def written(self, path: Path) -> None:
-        self._messages.put(("written", path))
-
-
 def _work(
     tasks: Sequence[PictureTask],
     output: Path,
@@ -117,7 +106,11 @@ def _work(
     signal.signal(signal.SIGTERM, stop)
     _take_cores(*number_of)
     try:
-        summary = _upscale_tasks(tasks, output, options, _QueueReporter(messages))
+        reporter = Reporter(
+            log=lambda line: messages.put(("log", line)),
+            written=lambda path: messages.put(("written", path)),
+        )
+        summary = _upscale_tasks(tasks, output, options, reporter)
         messages.put(("done", summary))
     except SrDeployError as e:
         messages.put(("error", (e.message, e.hint)))

@@ -18,7 +18,8 @@ from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.runtime.ort import raw_session
 
 DEBRIS = set(
-    "Shape Gather If Constant ConstantOfShape Identity Loop Scan Cast Unsqueeze Squeeze Range".split()
+    "Shape Gather If Constant ConstantOfShape Identity Loop Scan Cast "
+    "Unsqueeze Squeeze Range".split()
 )
 # arch, variant, scale, LR size, configuration
 STATIC = [
@@ -38,7 +39,7 @@ STATIC = [
 ]
 DYNAMIC = [
     ("asrn", "d1", 4, None),
-    ("imdeception", "c4-nla", 2, None),
+    pytest.param("imdeception", "c4-nla", 2, None, marks=pytest.mark.slow),
     ("srn-s", "b1", 2, None),
     ("edsr", "b1", 2, {"channels": 8}),
 ]
@@ -145,7 +146,7 @@ def test_imdeception_c16_nla_is_small_at_the_size_it_is_deployed_in():
     assert sum(n.op_type == "Softmax" for n in graph.graph.node) == 2
 
 
-@pytest.mark.parametrize("arch, variant, scale, config", DYNAMIC, ids=[d[0] for d in DYNAMIC])
+@pytest.mark.parametrize("arch, variant, scale, config", DYNAMIC)
 def test_dynamic_graphs_at_odd_sizes(arch, variant, scale, config):
     net = network(arch, variant, scale, config)
     graph = graph_from_network(net, parse_sizes("16x16:32x48:128x128"), opset=17)

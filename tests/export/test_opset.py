@@ -1,4 +1,4 @@
-"""Hand-made graphs with what opset 18 changed: lowered exactly, or refused, and never let through."""
+"""Graphs with operators that opset 18 changed are lowered exactly, or refused."""
 
 import numpy as np
 import onnx

@@ -144,7 +144,10 @@ def test_imdeception_has_no_other_cores(text):
 
 
 def reach_px(net, hw, at, scale):
-    """How far, in LR pixels, the output cell of the LR pixel `at` depends on its surroundings: (up, left, down, right)."""
+    """Return how far the output of the LR pixel `at` depends on its surroundings, in LR pixels.
+
+    (up, left, down, right)
+    """
     net = net.double()
     x = torch.rand(1, 3, *hw, dtype=torch.float64, requires_grad=True)
     r, c = at
@@ -209,7 +212,7 @@ def test_a_changed_pixel_changes_nothing_beyond_the_halo(name, variant):
 
 
 def test_architectures_with_global_pooling_or_resizing_have_no_halo():
-    # The attention of SRN is resized from a map a sixth as large: where its samples lie depends on the image's size.
+    # SRN's attention is resized from a sixth of the size: its samples depend on the image's size.
     assert ARCHITECTURES["srn"].halo_px(Variant("b", 4)) is None
 
 

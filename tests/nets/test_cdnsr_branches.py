@@ -1,4 +1,4 @@
-"""CDNSR's four backbones at their three widths: parameters and FLOPs as the paper prints them, and what each is made of."""
+"""CDNSR's four backbones at their three widths: the paper's parameters and FLOPs, and layers."""
 
 import pytest
 import torch
@@ -11,7 +11,8 @@ from sr_deploy.nets.complexity import count
 from sr_deploy.nets.fsrcnn import FSRCNN
 from sr_deploy.nets.layers import MEAN, MeanShift
 
-# Parameters, and the printed FLOPs in millions with the last printed digit's weight: 2 x MAC of one LR patch of 32x32, x4.
+# Parameters, and the printed FLOPs in millions with the weight of their last digit: twice the
+# multiply-accumulates of one LR patch of 32x32, x4.
 PRINTED = {
     ("fsrcnn", 16): (10_755, 141, 1),
     ("fsrcnn", 36): (17_635, 304, 1),

@@ -11,7 +11,8 @@ from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.complexity import COUNTERS, NTIRE_HW, count
 
-# arch, scale, variant: params, multiply-accumulates in G, activations in M, convolutions; None: not printed.
+# arch, scale, variant: params, multiply-accumulates in G, activations in M, convolutions.
+# None: not printed.
 PRINTED = [
     ("asrn", 2, "d5", 227_715, "18.4036", "125.5670", 35),
     ("asrn", 3, "d5", 248_195, "36.4181", "147.5215", 35),
@@ -56,7 +57,8 @@ def test_every_point_that_is_published_has_printed_counts():
 
 
 CLOSED = [
-    # The layer on (1, 3, 10, 12): hooks' and fvcore's multiply-accumulates, activations and convolutions of both.
+    # A layer on (1, 3, 10, 12): multiply-accumulates by hooks and by fvcore, and activations and
+    # convolutions by both.
     (lambda: nn.Conv2d(3, 8, 3, padding=1), 120 * 8 * 27, 120 * 8 * 27, 960, 1),
     (lambda: nn.Conv2d(3, 8, 3, stride=2), 4 * 5 * 8 * 27, 4 * 5 * 8 * 27, 160, 1),
     (lambda: nn.Conv2d(3, 6, 3, padding=1, groups=3, bias=False), 120 * 6 * 9, 120 * 6 * 9, 720, 1),
@@ -159,7 +161,7 @@ def test_activations_and_what_is_not_counted_equal_fvcore_s(arch, variant, scale
 
 @EVERY
 def test_hook_counter_equals_plain_hooks(arch, variant, scale):
-    """Hooks as the public counters set them, on a real run: convolutions, their outputs, and the products behind each."""
+    """Compare with the hooks of the public counters on a real run."""
     net = network(arch, scale, variant).eval()
     ours = count(net, (32, 32), counter="hooks")
     convs, acts, macs = [], [], []

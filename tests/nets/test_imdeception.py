@@ -1,4 +1,4 @@
-"""Slices against an oracle that knows only which channels a smaller core keeps: the largest network, masked."""
+"""Slices compared with the largest network with all channels masked that a smaller core lacks."""
 
 import pytest
 import torch

@@ -37,7 +37,8 @@ def test_imdeception_reproduces_the_official_output(imdeception, shared_dir):
     with np.load(shared_dir / "weights" / "imdeception_x4_io.npz") as io:
         x, official = io["input"], io["output"]
     y = TorchSession(imdeception.network(), scale=4).run(x)
-    # The reference's own FP32 rounding is 1.29e-5 from a float64 run; ours, which depends on the number of threads, adds to it.
+    # The reference's FP32 output differs from a float64 run by 1.29e-5. Our rounding, which depends
+    # on the number of threads, adds to that.
     np.testing.assert_allclose(y, official, rtol=1e-5, atol=2e-5)
 
 
@@ -205,7 +206,8 @@ def test_a_file_without_a_state_dict(tmp_path, content):
         ("srn", "missing, the first is 'head.weight'"),
         (
             "asrn_x4",
-            r"missing, the first is 'upsampler.3.weight'|wrong shape, the first is 'upsampler.1.weight'",
+            "missing, the first is 'upsampler.3.weight'"
+            "|wrong shape, the first is 'upsampler.1.weight'",
         ),
         ("imdeception-ntire2022", "missing, the first is 'features.weight'"),
     ],

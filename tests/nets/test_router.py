@@ -20,7 +20,7 @@ SPEC = RouterSpec(
 
 
 def macs(convs):
-    """Multiply-accumulates of Module-CL on a patch of 32x32, with biases and activations, as the paper counts."""
+    """Multiply-accumulates on a patch of 32x32, with biases and activations, as in the paper."""
     first, between, last = 64 * 128 * 48, 64 * 128 * 128, 64 * 128 * 32
     biases_and_activations = 64 * 2 * 128 * (convs - 1) + 64 * 32
     return first + (convs - 2) * between + last + biases_and_activations + 32 * 3 + 3

@@ -122,7 +122,7 @@ def use(monkeypatch):
     "failing, words",
     [
         ({"network": None}, "could not create the network"),
-        ({"dtype": "FLOAT"}, "is not an FP16 graph: 2 of its layers are FP32 as parsed"),
+        ({"dtype": "FLOAT"}, "is not an FP16 graph: 2 layers are FP32 as parsed"),
         ({"parse": False}, "cannot read tiny_x2.d1.onnx: the parser gave no reason"),
         ({"config": None}, "could not create the configuration"),
         ({"set_compute_capability": False}, "refused SM80"),

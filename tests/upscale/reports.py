@@ -9,18 +9,10 @@ from sr_deploy.upscale.reporter import Reporter
 
 class Reports(Reporter):
     def __init__(self):
-        self.lines, self.paths, self.counts, self.advanced = [], [], [], 0
+        lists = {"lines": [], "paths": [], "counts": [], "advances": []}
+        self.__dict__.update(lists)
+        super().__init__(self.lines.append, self.paths.append, self._frames)
 
-    def log(self, line):
-        self.lines.append(line)
-
-    def written(self, path):
-        self.paths.append(path)
-
-    @contextlib.contextmanager
-    def frames(self, done, total):
+    def _frames(self, done, total):
         self.counts.append((done, total))
-        yield self._advance
-
-    def _advance(self):
-        self.advanced += 1
+        return contextlib.nullcontext(lambda: self.advances.append(1))

@@ -141,7 +141,7 @@ def test_a_folder_inside_the_folder_is_not_upscaled_again(tree, run):
 def test_a_folder_is_not_upscaled_into_itself(tree, tmp_path):
     (tmp_path / "link").symlink_to(tree)
     for output in (tree, tmp_path / "link"):
-        with pytest.raises(InputError, match="would replace the pictures"):
+        with pytest.raises(InputError, match="would replace itself"):
             tasks_of_folder(tree, output)
 
 
@@ -282,16 +282,10 @@ from sr_deploy.upscale.options import UpscaleOptions
 from sr_deploy.upscale.reporter import Reporter
 from sr_deploy.upscale.workers import upscale_tree
 
-class Printer(Reporter):
-    def log(self, line):
-        print(line, file=sys.stderr)
-
-    def written(self, path):
-        print(path)
-
 if __name__ == "__main__":
     options = UpscaleOptions(sys.argv[3], workers=2)
-    print(upscale_tree(Path(sys.argv[1]), Path(sys.argv[2]), options, Printer()))
+    reporter = Reporter(lambda line: print(line, file=sys.stderr), print)
+    print(upscale_tree(Path(sys.argv[1]), Path(sys.argv[2]), options, reporter))
 """
 
 

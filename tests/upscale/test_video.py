@@ -465,7 +465,7 @@ def test_frames_are_counted_for_the_progress(tmp_path):
     upscale_video(
         make_video(tmp_path / "in.mp4", 10), tmp_path / "out.mp4", Repeat(), reporter=reporter
     )
-    assert reporter.counts == [(0, 10)] and reporter.advanced == 10
+    assert reporter.counts == [(0, 10)] and len(reporter.advances) == 10
 
 
 @pytest.mark.parametrize(
