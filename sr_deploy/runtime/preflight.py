@@ -61,10 +61,8 @@ def refuse(findings: Sequence[Finding], onnx_name: str, target: TargetProfile) -
     if errors:
         reasons = [f"{f.where}: {f.what}" for f in errors[:3]]
         reasons += [f"and {len(errors) - 3} more"] if len(errors) > 3 else []
-        raise BuildError(
-            f"{onnx_name} cannot be built for '{target.name}': {'; '.join(reasons)}",
-            hint=errors[0].hint,
-        )
+        problem = f"{onnx_name} cannot be built for '{target.name}': {'; '.join(reasons)}"
+        raise BuildError(problem, hint=errors[0].hint)
 
 
 def summary(findings: Sequence[Finding], target: TargetProfile) -> Dict[str, object]:
@@ -335,10 +333,8 @@ def _mixed_tensors(graph: Graph, to: _Parser) -> Iterator[str]:
     nodes = _nodes_by_type(graph, to)
     if "FLOAT" in nodes and "FLOAT16" in nodes:
         fp32, total = nodes["FLOAT"], sum(map(len, nodes.values()))
-        yield (
-            f"{len(fp32)} of {total} nodes compute in FP32, the first is '{fp32[0].name}'; typing "
-            "is strong"
-        )
+        count = f"{len(fp32)} of {total} nodes"
+        yield f"{count} compute in FP32, the first is '{fp32[0].name}'; typing is strong"
 
 
 @Rule("leave --dla out", subject="graph", runtimes=RUNTIMES, dla=True)

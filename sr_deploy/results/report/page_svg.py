@@ -1,4 +1,4 @@
-"""matplotlib's SVG as the page shows it: panel by panel, in the colours of its theme, with titles under the pointer."""
+"""matplotlib's SVG adapted to the page: by panel, in the colours of its theme, with titles."""
 
 from __future__ import annotations
 
