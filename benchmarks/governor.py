@@ -42,16 +42,16 @@ def main() -> None:
     from sr_deploy.upscale.governor import Governor
     from sr_deploy.upscale.upscaler import Upscaler
 
-    found = [describe_one(engine) for engine in args.engines]
-    upscalers = [Upscaler(r.open(), identity=r.identity) for r in found]
+    networks = [describe_one(engine) for engine in args.engines]
+    upscalers = [Upscaler(r.open(), identity=r.identity) for r in networks]
     hw = upscalers[-1].session.fixed_hw or (96, 160)
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (*hw, 3)).astype(np.uint8) for _ in range(8)]
     fps = args.fps or round(0.75 / seconds_of(upscalers[-1], pictures[0]), 2)
     log: List[Dict[str, Any]] = []
-    governor = Governor(upscalers, fps=fps, names=[r.variant for r in found], log=log.append)
+    governor = Governor(upscalers, fps=fps, names=[r.variant for r in networks], log=log.append)
     print(
-        f"{cpu_name()}, onnxruntime {onnxruntime.__version__}; {found[0].model} {hw[0]}x{hw[1]}, "
+        f"{cpu_name()}, onnxruntime {onnxruntime.__version__}; {networks[0].model} {hw[0]}x{hw[1]}, "
         f"{governor.describe()}\n"
     )
     governor(pictures[0])
@@ -83,7 +83,7 @@ def main() -> None:
     conditions = {
         "device": cpu_name(),
         "onnxruntime": onnxruntime.__version__,
-        "model": found[0].model,
+        "model": networks[0].model,
         "input_hw": list(hw),
         "fps": fps,
     }

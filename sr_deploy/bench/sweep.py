@@ -24,7 +24,7 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.jsonio import from_dict, read_dataclass
 from sr_deploy.core.metrics import METRICS
-from sr_deploy.core.sizes import parse_hw, parse_sizes
+from sr_deploy.core.sizes import hw_text, parse_hw, parse_sizes
 from sr_deploy.core.target import PRECISIONS, load_target
 from sr_deploy.results.protocols import DEFAULT_PROTOCOL, get_protocol, time_ms
 from sr_deploy.results.rows import BenchmarkRow, append_rows, drop_partial_line, read_rows
@@ -65,19 +65,14 @@ class Cell:
     """One combination. It gives one row."""
 
     model: str
-    """As in the plan."""
-    name: str
-    """As in rows."""
+    """As in the plan; `row.model` is the name in tables."""
     scale: int
-    variant: str
-    shape: str
-    """Empty: the sizes of the images, under a challenge's protocol if the network accepts them."""
-    batch: int
-    precision: str
-    backend: str
-    target: str
-    """Empty: the checkpoint or graph itself."""
-    protocol: str
+    row: BenchmarkRow
+    """The row without measured values. Without `input_hw`, images are run in their own sizes."""
+
+    @property
+    def shape(self) -> str:
+        return hw_text(self.row.input_hw) if self.row.input_hw else ""
 
 
 def read_plan(path: Path) -> SweepPlan:
@@ -148,18 +143,18 @@ def cells_of(plan: SweepPlan, images: ImageSet) -> Dict[str, Cell]:
                 f"{network.name} {shape or 'own sizes'} batch {batch} {precision} {way} "
                 f"{protocol} #{digest}"
             )
-            cells[name] = Cell(
-                model=network.source,
-                name=network.model,
-                scale=network.scale or 1,
+            row = BenchmarkRow(
+                model=network.model,
                 variant=network.variant,
-                shape=shape,
-                batch=batch,
-                precision=precision,
                 backend=backend,
                 target=target,
+                precision_asked=precision,
+                batch=batch,
                 protocol=protocol,
+                input_hw=parse_hw(shape) if shape else None,
+                cell=name,
             )
+            cells[name] = Cell(network.source, network.scale or 1, row)
     return cells
 
 
@@ -203,8 +198,7 @@ def rows_from_plan(
         failed = sum(bool(row.error) for row in rows.values())
         progress(f"{len(rows)} of {len(cells)} cells are already done, {failed} of them failed")
     for number, name in enumerate(todo, 1):
-        row = replace(_measure_cell(cells[name], plan, data, folder / "artifacts"), cell=name)
-        rows[name] = row
+        rows[name] = row = _measure_cell(cells[name], plan, data, folder / "artifacts")
         append_rows(file, [row])
         result = f"failed: {row.error}" if row.error else f"{time_ms(row):.2f} ms"
         progress(f"[{number}/{len(todo)}] {name}: {result}")
@@ -217,40 +211,31 @@ class _CellError(Exception):
 
 def _measure_cell(cell: Cell, plan: SweepPlan, data: str, artifacts: Path) -> BenchmarkRow:
     """Export, build and measure by the same commands as a user."""
+    row = cell.row
     try:
-        if cell.batch != 1:
-            raise _CellError(f"batch {cell.batch}: sessions take one image at a time")
-        if cell.backend == "torch" and cell.precision != "fp32":
-            raise _CellError(f"torch runs checkpoints in fp32, not in {cell.precision}")
-        options = ["--protocol", cell.protocol, "--data", data]
+        if row.batch != 1:
+            raise _CellError(f"batch {row.batch}: sessions take one image at a time")
+        if row.backend == "torch" and row.precision_asked != "fp32":
+            raise _CellError(f"torch runs checkpoints in fp32, not in {row.precision_asked}")
+        options = ["--protocol", row.protocol, "--data", data]
         keys = ["metric", "threads"]
-        if not get_protocol(cell.protocol).of_images:
+        if not get_protocol(row.protocol).of_images:
             options += ["--lr", cell.shape]
             keys.append("runs")
         for key in keys:
             if getattr(plan, key) is not None:
                 options += [f"--{key}", str(getattr(plan, key))]
-        if cell.backend == "torch":
-            network = [cell.model, *(["--variants", cell.variant] if cell.variant else [])]
+        if row.backend == "torch":
+            network = [cell.model, *(["--variants", row.variant] if row.variant else [])]
         else:
             network = [_build_artifact(cell, artifacts)]
         rows = json.loads(_srdeploy("bench", *network, *options, "--json"))
         if len(rows) != 1:
             raise _CellError(f"{len(rows)} rows for one cell")
-        row = from_dict(BenchmarkRow, rows[0], source="a child's row", error=InputError)
-        return replace(row, error=_one_line(row.error))
+        measured = from_dict(BenchmarkRow, rows[0], source="a child's row", error=InputError)
+        return replace(measured, error=_one_line(measured.error), cell=row.cell)
     except _CellError as e:
-        return BenchmarkRow(
-            model=cell.name,
-            variant=cell.variant,
-            backend=cell.backend,
-            target=cell.target,
-            precision_asked=cell.precision,
-            batch=cell.batch,
-            protocol=cell.protocol,
-            input_hw=parse_hw(cell.shape) if cell.shape else None,
-            error=_one_line(str(e)),
-        )
+        return replace(row, error=_one_line(str(e)))
 
 
 def _own_graph_accepts(target: str, shape: str) -> bool:
@@ -265,20 +250,21 @@ def _own_graph_accepts(target: str, shape: str) -> bool:
 
 def _build_artifact(cell: Cell, artifacts: Path) -> str:
     """Return the path of the cell's graph, plan or engine."""
-    target = ["--target", cell.target] if cell.target else []
-    output = ["-o", str(artifacts / (cell.target or "onnx"))]
+    row = cell.row
+    target = ["--target", row.target] if row.target else []
+    output = ["-o", str(artifacts / (row.target or "onnx"))]
     if kind_of(cell.model) == "router":
-        if cell.target:
+        if row.target:
             raise _CellError("routers have no engines; the backend onnxruntime runs their graphs")
-        if cell.precision != "fp32":
-            raise _CellError(f"the graphs of routers are in fp32, not in {cell.precision}")
+        if row.precision_asked != "fp32":
+            raise _CellError(f"the graphs of routers are in fp32, not in {row.precision_asked}")
         return _srdeploy("export", cell.model, "--adaptive", *output).split("\n")[0]
     size = ["--shape", cell.shape]
-    if not cell.shape or _own_graph_accepts(cell.target, cell.shape):
+    if not cell.shape or _own_graph_accepts(row.target, cell.shape):
         size = []
-    options = ["--variants", cell.variant, *size, "--precision", cell.precision, *target]
+    options = ["--variants", row.variant, *size, "--precision", row.precision_asked, *target]
     graph = _srdeploy("export", cell.model, *options, *output).split("\n")[0]
-    if not cell.target:
+    if not row.target:
         return graph
     return _srdeploy("build-engine", graph, *target, *output).split("\n")[0]
 

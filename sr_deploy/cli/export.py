@@ -25,7 +25,7 @@ from sr_deploy.core.sizes import parse_hw
     "shapes",
     multiple=True,
     metavar="HxW",
-    help="LR size of a static graph; may be repeated.",
+    help="LR size of a static graph; repeatable.",
 )
 @click.option(
     "--dynamic",
@@ -35,9 +35,9 @@ from sr_deploy.core.sizes import parse_hw
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16"]),
-    help="The engine's; default: fp16, fp32 for the target cpu.",
+    help="Precision of the engine.  [default: fp16; fp32 for the target cpu]",
 )
-@click.option("--target", help="The target of the graphs (see srdeploy targets).")
+@click.option("--target", help="Target of the graphs (see srdeploy targets).")
 @click.option(
     "--literal",
     is_flag=True,
@@ -54,7 +54,7 @@ from sr_deploy.core.sizes import parse_hw
     help="MODEL is a router or an AdaEDSR: export it as an adaptive network.",
 )
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The folder to write to."
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to."
 )
 def export(
     model: str,
@@ -93,7 +93,12 @@ def export(
         paths = plans_from_model(model, output, progress=log)
     else:
         from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
+        from sr_deploy.runtime.opener import require_checkpoint
 
+        model, variant = require_checkpoint(model, "export without --adaptive")
+        if variant is not None and options["variants"] not in ("all", variant):
+            raise InputError(f"the model names variant {variant}, and --variants others")
+        options["variants"] = variant or options["variants"]
         sizes = [dynamic] if dynamic else shapes
         paths = onnx_from_checkpoint(
             model, output, ExportOptions(sizes=sizes, **options), progress=log

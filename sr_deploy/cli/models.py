@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Optional
 import click
 
 from sr_deploy.cli.output import emit, emit_json, log
+from sr_deploy.core.errors import InputError
 from sr_deploy.core.routers import read_router_card, router_name, shipped_routers
 from sr_deploy.core.shipped import read_card, shipped_checkpoints
 from sr_deploy.core.sizes import hw_text, parse_hw
@@ -59,7 +60,7 @@ def models(as_json: bool) -> None:
 @click.argument("model")
 @click.option(
     "--variant",
-    help="A variant such as d3, c8 or c16-nla; default: the largest, or the size in the paper.",
+    help="A variant such as d3, c8 or c16-nla.  [default: the largest, or the paper's]",
 )
 @click.option("--lr", default="256x256", show_default=True, metavar="HxW", help="The LR size.")
 @click.option(
@@ -74,7 +75,12 @@ def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_jso
     """Count parameters, multiply-accumulates, activations and convolutions of MODEL."""
     from sr_deploy.nets.checkpoint import load_checkpoint, parse_untrained
     from sr_deploy.nets.complexity import count
+    from sr_deploy.runtime.opener import require_checkpoint
 
+    model, named_variant = require_checkpoint(model, "complexity")
+    if named_variant is not None and variant not in (None, named_variant):
+        raise InputError(f"the model names variant {named_variant}, and --variant {variant}")
+    variant = variant or named_variant
     hw = parse_hw(lr)
     untrained = parse_untrained(model)
     if untrained is not None:
@@ -99,10 +105,10 @@ def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_jso
 @click.argument("kind", metavar="KIND")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The folder to write to."
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to."
 )
-@click.option("--variant", help="The size of the network, if the weights' names do not show it.")
-@click.option("--name", help="The checkpoint's name; default: KIND, or the file's name.")
+@click.option("--variant", help="Size of the network, if the weights' names do not show it.")
+@click.option("--name", help="Name of the checkpoint.  [default: KIND, or the file's name]")
 @click.option(
     "--value-range",
     type=click.FloatRange(min=0, min_open=True),

@@ -33,7 +33,7 @@ from sr_deploy.core.errors import InputError
     "--data",
     default="",
     metavar="HR_DIR",
-    help="Folder of HR images for the crops; default: photographs of scikit-image.",
+    help="Folder of HR images for the crops.  [default: scikit-image's photographs]",
 )
 @click.option(
     "--figures",

@@ -100,13 +100,21 @@ def compare(
 @click.option(
     "--target",
     required=True,
-    help="Target to select for (srdeploy targets); the rows of its engines and graphs are used.",
+    help="Target to select for (see srdeploy targets). Uses rows of its engines and graphs.",
 )
 @click.option("--max-ms", type=float, help="Maximum time of a frame, including copies.")
 @click.option("--fps", type=float, help="Minimum frames per second, in place of --max-ms.")
 @click.option("--max-gflops", type=float, help="Maximum multiply-accumulates, in G at 256x256.")
-@click.option("--max-params", "max_params_k", type=float, metavar="K", help="Maximum parameters.")
-@click.option("--max-mem", "max_mem_mib", type=float, metavar="MIB", help="Maximum peak memory.")
+@click.option(
+    "--max-params",
+    "max_params_k",
+    type=float,
+    metavar="K",
+    help="Maximum parameters, in thousands.",
+)
+@click.option(
+    "--max-mem", "max_mem_mib", type=float, metavar="MIB", help="Maximum peak memory, in MiB."
+)
 @click.option(
     "--min-psnr",
     "min_psnr_db",

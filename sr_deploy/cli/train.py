@@ -56,14 +56,14 @@ _RUN_OPTIONS = [  # the fields of TrainOptions
         multiple=True,
         required=True,
         metavar="HR_DIR",
-        help="Folder of HR images; may be repeated.",
+        help="Folder of HR images; repeatable.",
     ),
     click.option(
         "--lr",
         "lr_folders",
         multiple=True,
         metavar="LR_DIR",
-        help="Folder of LR images, one for each --data.  [default: made by degradation]",
+        help="Folder of LR images, one for each --data.  [default: made from HR]",
     ),
     click.option(
         "--valid",

@@ -272,6 +272,4 @@ def _count(n: int, side: int, step: int) -> int:
 def _with_seams(fed: Sequence[Tuple[int, int]], n: int) -> Tuple[Span, ...]:
     """Return spans with seams in the middle of the pixels that neighbours share."""
     seams = [0, *((a[1] + b[0]) // 2 for a, b in zip(fed, fed[1:])), n]
-    return tuple(
-        Span(start, stop, low, high) for (start, stop), low, high in zip(fed, seams, seams[1:])
-    )
+    return tuple(Span(*ends, low, high) for ends, low, high in zip(fed, seams, seams[1:]))

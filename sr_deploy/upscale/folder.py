@@ -91,19 +91,15 @@ class _Item:
         h, w = self.picture.rgb.shape[:2]
         notes = "".join(f"; {note}" for note in self.picture.notes)
         seconds = time.perf_counter() - self.started
-        return (
-            f"{self.task.output}: {hw_text((h, w))} from {self.description}, {seconds:.1f} s{notes}"
-        )
+        how = f"{hw_text((h, w))} from {self.description}, {seconds:.1f} s"
+        return f"{self.task.output}: {how}{notes}"
 
 
 def upscale_picture(task: PictureTask, upscaler: Upscaler, reporter: Reporter) -> None:
     """Upscale one picture, replacing its output file. Raises InputError if that is impossible."""
     format_for(task.output)
     if task.output.exists() and os.path.samefile(str(task.output), str(task.source)):
-        raise InputError(
-            f"the result would replace its own source, {task.source}",
-            hint="give another name with -o",
-        )
+        raise InputError(f"{task.source} would replace itself", hint="give another name with -o")
     item = _Item.read(task)
     with remove_empty_folders(task.output.parent):
         make_output_folder(task.output.parent)  # fails before the work if it cannot be written
@@ -123,10 +119,7 @@ def tasks_of_folder(
     or if two results would have the same name.
     """
     if output.exists() and os.path.samefile(str(source), str(output)):
-        raise InputError(
-            f"the results would replace the pictures of {source}",
-            hint="give another folder with -o",
-        )
+        raise InputError(f"{source} would replace itself", hint="give another folder with -o")
     tasks: List[PictureTask] = []
     sources: Dict[str, Path] = {}
     for path in _find_pictures(source, output):

@@ -250,9 +250,8 @@ class Governor:
 
 def _check(upscalers: Sequence[Any], names: Sequence[str], fps: float) -> None:
     if not upscalers or len(upscalers) != len(names):
-        raise InputError(
-            f"{len(upscalers)} variants, but {len(names)} names; expected one or more, each named"
-        )
+        counts = f"{len(upscalers)} variants, but {len(names)} names"
+        raise InputError(f"{counts}; expected one or more, each with a name")
     if len({u.scale for u in upscalers}) > 1:
         scales = ", ".join(f"{name} by {u.scale}" for name, u in zip(names, upscalers))
         raise InputError(f"the variants upscale by different factors: {scales}")

@@ -53,9 +53,7 @@ def parse_bytes(text: str) -> int:
     """Parse `2GiB`, `512MiB` or `1.5GB`. Raises InputError on anything else."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([a-z]*)", text.strip().lower())
     if match is None or match.group(2) not in _UNITS or not float(match.group(1)):
-        raise InputError(
-            f"'{text}' is not an amount of memory; expected for example 2GiB, 512MiB or 1.5GB"
-        )
+        raise InputError(f"'{text}' is not an amount of memory; expected for example 2GiB or 512MB")
     return int(float(match.group(1)) * _UNITS[match.group(2)])
 
 

@@ -43,8 +43,7 @@ class UpscaleOptions:
             )
         if self.governor and self.variant is not None:
             raise InputError(
-                "--governor chooses the variant, but --variant is given too",
-                hint="remove one of them",
+                "--governor chooses the variant, but --variant is given too", hint="remove one"
             )
         if self.adaptive is None:
             if self.max_flops is not None or self.depth is not None or self.decisions is not None:
@@ -72,9 +71,7 @@ class UpscaleOptions:
             if self.crf is not None or self.codec != "libx264":
                 raise InputError("--codec and --crf are for videos", hint="remove them")
             if self.governor:
-                raise InputError(
-                    "--governor, --fps and --max-watts are for videos", hint="remove them"
-                )
+                raise InputError("--governor and --fps are for videos", hint="remove them")
         if kind != "folder" and (self.format is not None or self.workers != 1):
             raise InputError(
                 "--format and --workers are for folders",

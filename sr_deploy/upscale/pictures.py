@@ -48,6 +48,8 @@ _ANIMATED = ("GIF", "WebP", "PNG", "TIFF", "AVIF")
 _ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 _STRIP = 256
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+Metadata = Dict[int, bytes]
+"""OpenCV's number of the kind -> content."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,7 @@ class Picture:
     rgb: np.ndarray  # (H, W, 3) uint8 or uint16
     alpha: Optional[np.ndarray] = None  # (H, W) of the same dtype
     grey: bool = False
-    metadata: Optional[Dict[int, bytes]] = None
-    """OpenCV's metadata kind -> its bytes. None if this OpenCV cannot read them."""
+    metadata: Optional[Metadata] = None  # None if this OpenCV cannot read it
     notes: Tuple[str, ...] = ()  # remarks for the user
 
 
@@ -116,7 +117,7 @@ def _check_content(path: Path, content: bytes, kind: str, tiff: TiffFacts) -> No
 
 
 def _orient(
-    image: np.ndarray, metadata: Optional[Dict[int, bytes]], kind: str, content: bytes
+    image: np.ndarray, metadata: Optional[Metadata], kind: str, content: bytes
 ) -> np.ndarray:
     """Apply the orientation where the result's metadata cannot state it."""
     if kind == "AVIF":
@@ -126,9 +127,7 @@ def _orient(
     return image
 
 
-def _correct_metadata(
-    metadata: Optional[Dict[int, bytes]], kind: str, tiff: TiffFacts
-) -> List[str]:
+def _correct_metadata(metadata: Optional[Metadata], kind: str, tiff: TiffFacts) -> List[str]:
     """Correct what OpenCV has read, in place, and return notes on what is lost."""
     if metadata is None:
         return ["this OpenCV cannot read EXIF and colour profiles: they are lost (4.12 can)"]
@@ -173,9 +172,8 @@ def upscale_pixels(picture: Picture, upscaler: Upscaler, target: Format) -> Pict
     elif picture.rgb.dtype == np.uint16 and not target.deep:
         problem = "has 16 bit per channel"
     if problem:
-        raise InputError(
-            f"the result {problem}, which {target.name} cannot hold", hint="write PNG or TIFF"
-        )
+        problem = f"the result {problem}, which {target.name} cannot hold"
+        raise InputError(problem, hint="write PNG or TIFF")
     picture = _fit_metadata(picture, target)
     if picture.alpha is None:
         out, alpha = upscaler(picture.rgb), None
@@ -211,7 +209,7 @@ def write_picture(path: Path, picture: Picture, target: Format) -> Picture:
     return replace(picture, notes=(*picture.notes, note))
 
 
-def _encode(path: Path, pixels: np.ndarray, metadata: Dict[int, bytes], target: Format) -> bool:
+def _encode(path: Path, pixels: np.ndarray, metadata: Metadata, target: Format) -> bool:
     """Write a file by OpenCV. Return whether it is complete."""
     cv2 = opencv()
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if target.name == "JPEG" else []
@@ -245,7 +243,7 @@ def _tail(path: Path) -> bytes:
         return f.read()
 
 
-def _decode(cv2: Any, data: np.ndarray) -> Tuple[Optional[np.ndarray], Optional[Dict[int, bytes]]]:
+def _decode(cv2: Any, data: np.ndarray) -> Tuple[Optional[np.ndarray], Optional[Metadata]]:
     try:
         if not hasattr(cv2, "imdecodeWithMetadata"):
             return cv2.imdecode(data, cv2.IMREAD_UNCHANGED), None

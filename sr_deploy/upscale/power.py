@@ -31,9 +31,7 @@ def live_watts(every_s: float = 0.5, *, wait_s: float = _WAIT_S) -> Iterator[Cal
             deadline = time.monotonic() + wait_s
             while readings.add(f.read()) is None:
                 if time.monotonic() > deadline or process.poll() is not None:
-                    raise InputError(
-                        f"cannot read this machine's power: {readings.why_none()}", hint=_HINT
-                    )
+                    raise InputError(f"cannot read the power: {readings.why_none()}", hint=_HINT)
                 time.sleep(0.05)
 
             def watts() -> float:
@@ -52,9 +50,7 @@ def _watch(log: Path, every_s: float) -> Iterator[subprocess.Popen]:
     try:
         process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
     except OSError as e:
-        raise InputError(
-            f"cannot read this machine's power: no sh ({e.strerror or e})", hint=_HINT
-        ) from e
+        raise InputError(f"cannot read the power: no sh ({e.strerror or e})", hint=_HINT) from e
     try:
         yield process
     finally:

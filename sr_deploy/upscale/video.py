@@ -175,9 +175,8 @@ def _write_output(task: VideoTask, writer: PartWriter, *, complete: bool) -> Non
             os.fsync(f.fileno())
         os.replace(temporary, target)
     except OSError as e:
-        raise InputError(
-            f"cannot write {target}: {e.strerror or e}", hint="the finished parts are kept"
-        ) from e
+        error = f"cannot write {target}: {e.strerror or e}"
+        raise InputError(error, hint="the finished parts are kept") from e
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()

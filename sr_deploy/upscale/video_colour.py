@@ -101,10 +101,8 @@ def planes_from_rgb(rgb: np.ndarray, colour: Colour) -> List[np.ndarray]:
 def frame_planes(frame: Any) -> List[np.ndarray]:
     """Return (h, w) views of the planes of a planar frame, without the lines' padding."""
     dtype = np.dtype(np.uint8 if frame.format.components[0].bits == 8 else "<u2")
-    return [
-        np.frombuffer(plane, dtype).reshape(plane.height, -1)[:, : plane.width]
-        for plane in frame.planes
-    ]
+    planes = frame.planes
+    return [np.frombuffer(p, dtype).reshape(p.height, -1)[:, : p.width] for p in planes]
 
 
 def _to_rgb(colour: Colour) -> np.ndarray:

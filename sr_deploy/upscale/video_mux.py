@@ -201,9 +201,7 @@ def _add_streams(
     if hasattr(out, "set_chapters"):
         out.set_chapters(container.chapters())
     else:
-        losses.append(
-            f"chapters and stream dispositions are lost: PyAV {av.__version__} cannot write them"
-        )
+        losses.append(f"PyAV {av.__version__} cannot write chapters and stream dispositions")
     _write_header(out, suffix)
     return video, copies, losses
 

@@ -74,9 +74,8 @@ def pyav() -> Any:
         import av
         import cv2  # noqa: F401
     except ImportError as e:
-        raise MissingPackageError(
-            e.name or "av", needed_for="upscaling video", extra="upscale", cause=e
-        ) from e
+        name = e.name or "av"
+        raise MissingPackageError(name, needed_for="video", extra="upscale", cause=e) from e
     return av
 
 
@@ -211,9 +210,8 @@ def _check_unchanged(
     """Raise BrokenOffError if time goes back, or the size, pixel format or interlacing changes."""
     time = _time_text(pts, facts)
     if last is not None and pts <= last:
-        raise BrokenOffError(
-            f"{path}: the timestamps go back at {time}", hint="remux it: ffmpeg -i IN -c copy OUT"
-        )
+        hint = "remux it: ffmpeg -i IN -c copy OUT"
+        raise BrokenOffError(f"{path}: the timestamps go back at {time}", hint=hint)
     if (frame.height, frame.width) != facts.hw or frame.format.name != facts.pix_fmt:
         before = f"{facts.hw[1]}x{facts.hw[0]} {facts.pix_fmt}"
         now = f"{frame.width}x{frame.height} {frame.format.name}"
@@ -294,7 +292,7 @@ def _check_sdr(path: Path, frame: Any, coder: Any) -> None:
         )
     if any("DOVI" in str(data.type) for data in frame.side_data):
         raise InputError(
-            f"{path} is HDR, Dolby Vision: its frames alone do not determine its colours", hint=hint
+            f"{path} is HDR, Dolby Vision: its frames have no final colours", hint=hint
         )
 
 

@@ -105,13 +105,15 @@ def test_the_cells_are_every_combination(place, tmp_path):
     # The same holds for a CPU engine at sizes that its default graph accepts: from 16x16.
     assert len(cells) == len(set(cells.values())) == 2 * 2 * 2 * 2 * 2 - 2 * 2
     assert [
-        c.shape for c in cells.values() if (c.backend, c.protocol) == ("torch", "ntire2025")
+        c.shape for c in cells.values() if (c.row.backend, c.row.protocol) == ("torch", "ntire2025")
     ] == [""] * 4
-    assert {c.shape for c in cells.values() if (c.target, c.protocol) == ("cpu", "ntire2025")} == {
+    assert {
+        c.shape for c in cells.values() if (c.row.target, c.row.protocol) == ("cpu", "ntire2025")
+    } == {
         "",
         "8x8",
     }
-    assert {(c.backend, c.target) for c in cells.values()} == {
+    assert {(c.row.backend, c.row.target) for c in cells.values()} == {
         ("torch", ""),
         ("onnxruntime", "cpu"),
     }
@@ -129,7 +131,7 @@ def test_a_router_is_one_cell_of_each_way_and_exported_as_what_it_is(place, tmp_
         targets=["cpu"],
     )
     rows = rows_from_plan(read_plan(path), tmp_path / "out", data=data(place))
-    assert [c.variant for c in cells_of(read_plan(path), image_set(data(place))).values()] == [
+    assert [c.row.variant for c in cells_of(read_plan(path), image_set(data(place))).values()] == [
         ""
     ] * 3
     by_torch, export, by_onnx = children.calls

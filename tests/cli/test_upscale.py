@@ -134,11 +134,10 @@ def test_an_unknown_kind_of_picture_is_not_called_a_video(run_cli, tmp_path):
 
 def test_the_result_may_not_replace_its_source_nor_be_of_another_kind(run_cli, picture, tmp_path):
     assert (
-        "would replace its own source"
-        in run_cli("upscale", picture, *MODEL, "-o", picture.parent).stderr
+        "would replace itself" in run_cli("upscale", picture, *MODEL, "-o", picture.parent).stderr
     )
     assert (
-        "would replace the pictures"
+        "would replace itself"
         in run_cli("upscale", picture.parent, *MODEL, "-o", picture.parent).stderr
     )
     assert (

@@ -36,6 +36,7 @@ FULL = BenchmarkRow(
 
 
 @pytest.mark.smoke
+@pytest.mark.smoke
 def test_rows_are_appended_and_read_back(tmp_path):
     path = tmp_path / "new" / "rows.jsonl"
     bare = BenchmarkRow(model="m", variant="", backend="onnxruntime")
@@ -43,6 +44,14 @@ def test_rows_are_appended_and_read_back(tmp_path):
     append_rows(path, [bare, FULL])
     assert read_rows(path) == [FULL, bare, FULL]
     assert len(path.read_bytes().splitlines()) == 3
+
+
+def test_a_folder_stands_for_its_rows(tmp_path):
+    append_rows(tmp_path / "rows.jsonl", [FULL])
+    assert read_rows(tmp_path) == [FULL]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="rows.jsonl: No such file"):
+        read_rows(tmp_path / "empty")
 
 
 def test_missing_is_null_never_zero():
@@ -119,7 +128,8 @@ def test_a_line_break_inside_a_value_stays_inside_it(tmp_path, text):
         (
             TEXT.replace(
                 '"images": []',
-                '"images": [{"image": "a", "split": "valid", "lr_hw": [1, 1], "psnr_db": null, "ssim": 1, "ms": "x"}]',
+                '"images": [{"image": "a", "split": "valid", "lr_hw": [1, 1], "psnr_db": null, '
+                '"ssim": 1, "ms": "x"}]',
             ),
             "line 2: 'ms' of an image is missing or has the wrong type",
         ),
@@ -147,7 +157,7 @@ def test_files_that_cannot_be_read_or_written(tmp_path):
     (tmp_path / "rows.jsonl").mkdir()
     with pytest.raises(InputError, match="cannot write .*rows.jsonl"):
         append_rows(tmp_path / "rows.jsonl", [FULL])
-    with pytest.raises(InputError, match="cannot read the rows .*rows.jsonl: Is a directory"):
+    with pytest.raises(InputError, match="cannot read the rows .*rows.jsonl: No such file"):
         read_rows(tmp_path / "rows.jsonl")
     (tmp_path / "file").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="not a UTF-8 text file"):

@@ -141,7 +141,7 @@ def test_a_folder_inside_the_folder_is_not_upscaled_again(tree, run):
 def test_a_folder_is_not_upscaled_into_itself(tree, tmp_path):
     (tmp_path / "link").symlink_to(tree)
     for output in (tree, tmp_path / "link"):
-        with pytest.raises(InputError, match="would replace the pictures"):
+        with pytest.raises(InputError, match="would replace itself"):
             tasks_of_folder(tree, output)
 
 

@@ -44,6 +44,21 @@ def split_variant(text: str) -> Tuple[str, Optional[str]]:
     return (match[1], match[2]) if match else (text, None)
 
 
+def require_checkpoint(text: str, command: str) -> Tuple[str, Optional[str]]:
+    """Split the text of a checkpoint into its source and its variant, for commands that take checkpoints only.
+
+    Raises InputError for the other kinds.
+    """
+    source, variant = split_variant(text)
+    kind = kind_of(source)
+    if kind != "checkpoint":
+        raise InputError(
+            f"'{text}' is a{'n' if kind[0] in 'aeiou' else ''} {kind}; {command} takes a checkpoint",
+            hint="give a checkpoint's path, or a shipped name (see srdeploy models)",
+        )
+    return source, variant
+
+
 def describe(
     text: Union[str, Path], variants: Variants = None, *, trust: bool = False
 ) -> List[NetworkDescription]:

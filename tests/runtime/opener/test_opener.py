@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,16 @@ pytest.importorskip("onnxruntime")
 import sr_deploy  # noqa: E402
 from sr_deploy.core.errors import InputError, SrDeployError, VariantError  # noqa: E402
 from sr_deploy.core.manifest import manifest_path, parse_manifest  # noqa: E402
-from sr_deploy.runtime.opener import describe_family, describe_one, open_session  # noqa: E402
+from sr_deploy.runtime.opener import (  # noqa: E402
+    describe,
+    describe_all,
+    describe_family,
+    describe_one,
+    kind_of,
+    open_session,
+    require_checkpoint,
+    split_variant,
+)
 from sr_deploy.runtime.tiling import plan_tiles  # noqa: E402
 from sr_deploy.upscale.upscaler import Upscaler  # noqa: E402
 
@@ -135,3 +145,53 @@ def test_facts_are_frozen_in_the_manifest(family):
     assert (manifest.halo_px, manifest.align_px, manifest.min_px) == (27, 1, (1, 1))
     with pytest.raises(dataclasses.FrozenInstanceError):
         manifest.halo_px = 1
+
+
+@pytest.mark.parametrize(
+    "text, kind, variant",
+    [
+        ("asrn_x4", "checkpoint", None),
+        ("asrn_x4.d1", "checkpoint", "d1"),
+        ("imdeception_x4.c16-nla", "checkpoint", "c16-nla"),
+        ("elastic-asrn_x4", "router", None),
+        ("x.router.safetensors", "router", None),
+        ("x.routed.json", "plan", None),
+        ("x.rows.json", "plan", None),
+        ("x.engine", "artifact", None),
+        ("x.engine.json", "artifact", None),
+        ("x.d1.fp32.onnx", "artifact", None),
+        (".", "folder", None),
+    ],
+)
+def test_each_text_is_of_one_kind(text, kind, variant):
+    assert (kind_of(text), split_variant(text)[1]) == (kind, variant)
+
+
+def test_a_manifest_stands_for_its_artifact_and_is_skipped_beside_it(family):
+    folder, _, _ = family
+    files = sorted(str(path) for path in folder.iterdir())
+    artifacts = [file for file in files if not file.endswith(".json")]
+    described = [network.artifact for network in describe_all(files)]
+    assert described == [network.artifact for network in describe_all(artifacts)]
+    manifest = str(manifest_path(Path(artifacts[0])))
+    assert describe(manifest)[0].identity == describe(artifacts[0])[0].identity
+
+
+def test_a_variant_is_part_of_the_text_or_an_argument_but_not_both():
+    assert [n.name for n in describe("asrn_x4.d3")] == ["asrn_x4.d3"]
+    assert describe("asrn_x4.d3")[0].identity == describe("asrn_x4", "d3")[0].identity
+    with pytest.raises(InputError, match="'asrn_x4.d3' names its variant, and variants are given"):
+        describe("asrn_x4.d3", "d1")
+
+
+def test_a_session_is_a_context_manager_with_a_short_repr(family):
+    with open_session(family[0]) as session:
+        text = repr(session)
+    assert text.startswith("<OnnxRuntimeSession imdeception_x2.") and "onnxruntime fp32 x2" in text
+
+
+@pytest.mark.parametrize("text, kind", [("elastic-asrn_x4", "router"), ("x.onnx", "artifact")])
+def test_commands_for_checkpoints_name_other_kinds(text, kind):
+    assert require_checkpoint("asrn_x4.d1", "complexity") == ("asrn_x4", "d1")
+    with pytest.raises(InputError, match=f"'{text}' is an? {kind}; complexity takes a checkpoint"):
+        require_checkpoint(text, "complexity")
