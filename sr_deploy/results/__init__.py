@@ -1,1 +1,1 @@
-"""Results: rows of measurements, and everything that is made from rows alone: protocols, tables, selection, the report."""
+"""Rows of measurements, and what is derived from rows alone: tables, selection, the report."""

@@ -1,4 +1,4 @@
-"""Crops of one place in an image, as each method reproduces it. A report shows them side by side."""
+"""Crops of one place in an image, as each method reproduces it, for a report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class MethodCrop:
 
 @dataclass(frozen=True)
 class CropSet:
-    """The crops of one image: LR first and HR last. All show the same place, LR with fewer pixels."""
+    """The crops of one image, all of the same place: LR first (with fewer pixels) and HR last."""
 
     image: str
     scale: int

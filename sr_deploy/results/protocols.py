@@ -178,7 +178,7 @@ def score_text(score: float) -> str:
 
 
 def deviations(row: BenchmarkRow) -> List[str]:
-    """Return how a measured row differs from its protocol's harness; empty for our own protocols."""
+    """Return how a row differs from its protocol's harness; empty for our own protocols."""
     p = protocol_of(row)
     if not p.of_images:
         return []

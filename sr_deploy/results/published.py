@@ -1,4 +1,4 @@
-"""Rows in the layouts of published tables: NTIRE's, IMDeception's Tables 2 and 4, SRN's Table 5; and ranks."""
+"""Rows in the layouts of published tables: of NTIRE, IMDeception and SRN. And their ranks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def build_table(rows: Sequence[BenchmarkRow], layout: str) -> Table:
 
 
 def ntire(rows: Sequence[BenchmarkRow]) -> Table:
-    """Return the challenge's table: numbers with their ranks, and the year's score where it has one."""
+    """Return the challenge's table: numbers with their ranks, and the score if the year has one."""
     measured = comparable(rows)
     headings, texts = ["Model"], [labels(measured)]
     for column in _NTIRE:

@@ -34,7 +34,7 @@ def render_table(table: Table, table_format: str) -> str:
 
 
 def markdown(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> List[str]:
-    """Return the lines of an aligned Markdown table: the first column to the left, the others to the right."""
+    """Return the lines of a Markdown table: first column left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(headings, *cells)]
 
     def line(values: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Rows: the results of one measurement with all their conditions, and the JSONL files that hold them."""
+"""Rows: the results of a measurement with all its conditions. And the JSONL files of rows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _IMAGE_TYPES: Dict[str, Any] = {
 
 @dataclass(frozen=True)
 class BenchmarkRow:
-    """A row of `bench`. A missing value is None, never 0. `macs_g` is called FLOPs in NTIRE's tables."""
+    """A row of `bench`. A missing value is None, never 0. NTIRE's tables call `macs_g` FLOPs."""
 
     model: str
     variant: str
@@ -52,7 +52,7 @@ class BenchmarkRow:
     precision_asked: str = ""
     scale: Optional[int] = None
     input_hw: Optional[Tuple[int, int]] = None
-    """LR (h, w) of the latency and memory measurement; None where images of several sizes are timed."""
+    """LR (h, w) of the latency and memory; None where images of several sizes are timed."""
     batch: int = 1
     protocol: str = "steady"
     """A name in `results/protocols.py`. It decides which statistic of the latencies is the time."""
@@ -89,7 +89,7 @@ class BenchmarkRow:
     images, `timed_share` on the timed input, and `ways`: the part of the pixels that took each way.
     None: always all of `macs_g`."""
     uncounted: Optional[Dict[str, Any]] = None
-    """Operators that compute but that the counter does not count, with the number of their calls."""
+    """Operators that compute but are not counted, with the number of their calls."""
     deployed: Optional[Dict[str, Any]] = None
     """The same counts of the graph that runs, where it is not the network as trained."""
     set: str = ""
@@ -194,7 +194,7 @@ def _writing(path: Path) -> Iterator[None]:
 def read_rows(path: Path) -> List[BenchmarkRow]:
     """Read a JSONL file of rows, or the rows.jsonl of a folder.
 
-    Raises InputError with the number of the line that is not valid.
+    Raises InputError with the number of an invalid line.
     """
     path = path / "rows.jsonl" if path.is_dir() else path
     try:
@@ -255,7 +255,7 @@ def _parse_json(line: str, source: str) -> Any:
 
 
 def filter_rows(rows: Sequence[BenchmarkRow], where: Sequence[str]) -> List[BenchmarkRow]:
-    """Return the rows that meet each condition `KEY=VALUE` or `KEY=A,B`; of a sweep's cell the last.
+    """Return the rows that meet all conditions `KEY=VALUE` or `KEY=A,B`; of a cell the last.
 
     Raises InputError when a key is unknown or no row is left.
     """

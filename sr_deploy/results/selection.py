@@ -60,7 +60,7 @@ _BOUNDS: Dict[str, Bound] = {
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits that a network must meet. Raises InputError without any, or if one is not positive."""
+    """Limits that a network must meet. Raises InputError without any, or if one is not above 0."""
 
     max_ms: Optional[float] = None
     """Of a frame, including copies."""

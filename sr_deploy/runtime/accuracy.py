@@ -23,15 +23,11 @@ def compare_outputs(
     psnr_db, not_finite, dead, more_clipped = 120.0, 0, False, 0.0
     for y, reference in zip(outputs, references):
         if y.shape != reference.shape:
-            raise BuildError(
-                f"the engine returned {y.shape}, but its graph returns {reference.shape}"
-            )
+            raise BuildError(f"the engine returned {y.shape}; its graph returns {reference.shape}")
         y, reference = y.astype(np.float32), reference.astype(np.float32)
         if not np.isfinite(reference).all():
-            raise BuildError(
-                "the graph's own FP32 output is not finite: there is nothing to compare with",
-                hint="export the graph again",
-            )
+            problem = "the graph's own FP32 output is not finite"
+            raise BuildError(problem, hint="export the graph again")
         not_finite += int(y.size - np.isfinite(y).sum())
         y = np.nan_to_num(y, nan=0.0, posinf=1.0, neginf=0.0)
         psnr_db = min(psnr_db, psnr_unit(y, reference))
@@ -55,11 +51,10 @@ def refuse_inaccurate(accuracy: Dict[str, Any], name: str) -> None:
         problems.append("its output is one colour (black)")
     if accuracy["more_clipped"] > MAX_MORE_CLIPPED:
         problems.append(f"{accuracy['more_clipped']:.1%} more values than in FP32 are outside 0..1")
-    if not accuracy["psnr_db_vs_fp32"] >= MIN_FP16_PSNR_DB:
-        problems.append(
-            f"{accuracy['psnr_db_vs_fp32']:.1f} dB against FP32, expected at least "
-            f"{MIN_FP16_PSNR_DB:.0f}"
-        )
+    psnr_db = accuracy["psnr_db_vs_fp32"]
+    if not psnr_db >= MIN_FP16_PSNR_DB:
+        expected = f"expected at least {MIN_FP16_PSNR_DB:.0f}"
+        problems.append(f"{psnr_db:.1f} dB against FP32, {expected}")
     if problems:
         raise BuildError(
             f"{name} does not compute the same as its graph: {'; '.join(problems)}",

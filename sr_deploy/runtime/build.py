@@ -15,7 +15,7 @@ from sr_deploy.core.session import Backend, BuildOptions
 from sr_deploy.core.sizes import Sizes
 from sr_deploy.core.target import TargetProfile, load_target
 from sr_deploy.runtime import BACKENDS
-from sr_deploy.runtime.boards.job import BoardJob, BuildPlan, write_bundle, write_job
+from sr_deploy.runtime.boards.job import BoardJob, BuildPlan, Progress, write_bundle, write_job
 from sr_deploy.runtime.boards.local import result_from_trtexec, why_no_trtexec
 from sr_deploy.runtime.boards.result import engines_from_result
 from sr_deploy.runtime.boards.ssh import parse_board, result_from_board
@@ -25,7 +25,6 @@ from sr_deploy.runtime.preflight import preflight, refuse, summary
 SUFFIX = ".engine"
 _EXPORT = "make one with: srdeploy export MODEL -o DIR"
 Graphs = Union[str, Path, Sequence[Union[str, Path]]]
-Progress = Callable[[str], None]
 
 
 def engine_from_onnx(
@@ -129,10 +128,8 @@ def engine_stem(graph: Manifest) -> str:
 
 def _check_trtexec_builds(profile: TargetProfile, option: str) -> None:
     if profile.runtime == "onnxruntime":
-        raise BuildError(
-            f"engines of '{profile.name}' are not built by trtexec",
-            hint=f"leave {option} out, and build on the machine that runs them",
-        )
+        hint = f"leave {option} out, and build on the machine that runs them"
+        raise BuildError(f"engines of '{profile.name}' are not built by trtexec", hint=hint)
 
 
 def _plan_builds(
@@ -155,10 +152,8 @@ def _plan_builds(
     for file, graph in manifests:
         plan = _plan_build(file, graph, profile, options)
         if plan.name in [p.name for p in plans]:
-            raise InputError(
-                f"several of the graphs would become {plan.name}",
-                hint="build them into different folders",
-            )
+            hint = "build them into different folders"
+            raise InputError(f"several of the graphs would become {plan.name}", hint=hint)
         plans.append(plan)
     return plans
 
@@ -206,9 +201,8 @@ def _where_to_build(profile: TargetProfile) -> str:
 def _check_options(profile: TargetProfile, options: BuildOptions) -> None:
     name, dla = f"target '{profile.name}'", options.dla
     if options.compute_capabilities and profile.runtime != "tensorrt-rtx":
-        raise InputError(
-            f"--sm does not apply to {name}: its engines are built on the machine that runs them"
-        )
+        reason = "its engines are built on the machine that runs them"
+        raise InputError(f"--sm does not apply to {name}: {reason}")
     if dla is not None and dla not in range(profile.dla_cores):
         cores = ", ".join(map(str, range(profile.dla_cores)))
         expected = f"expected one of {cores}" if cores else "it has no DLA"
@@ -228,10 +222,8 @@ def _plan_build(
     suffixes += [options.layout] if options.layout else []
     name = ".".join([engine_stem(graph) + _form_suffix(graph), *suffixes]) + SUFFIX
     if Path(name).name != name:
-        raise ArtifactError(
-            f"the model name in the manifest of {file} cannot be part of a file name",
-            hint="export it again",
-        )
+        problem = f"the model name in the manifest of {file} cannot be part of a file name"
+        raise ArtifactError(problem, hint="export it again")
     checks, not_checked = _check_graph(file, graph, profile, options)
     engine = replace(_draft_manifest(graph, profile, options), checks=checks)
     return BuildPlan(file, graph, replace(engine, not_checked=not_checked), name, options)
@@ -258,13 +250,13 @@ def _draft_manifest(graph: Manifest, profile: TargetProfile, options: BuildOptio
     graph_file = f"{_stem(graph)}.{graph.precision_obtained}{_form_suffix(graph)}.onnx"
     command = f"srdeploy build-engine {graph_file} --target {profile.name}"
     command += "".join(f" --sm {c}" for c in options.compute_capabilities)
+    command += f" --dla {options.dla}" if options.dla is not None else ""
+    command += f" --fallback {options.fallback}" if options.fp32_layers else ""
     build: Dict[str, object] = {}
-    if options.dla is not None:
-        command += f" --dla {options.dla}"
-        build["dla"] = {"core": options.dla}
     if options.fp32_layers:
-        command += f" --fallback {options.fallback}"
         build["fp32_layers"] = list(options.fp32_layers)
+    if options.dla is not None:
+        build["dla"] = {"core": options.dla}
     command += f", layout {options.layout}" if options.layout else ""
     return replace(
         graph,
@@ -317,10 +309,8 @@ def _build_with_library(
 
         manifest = write_artifact(path, write)
         mib = path.stat().st_size / 2**20
-        progress(
-            f"{at}: {manifest.precision_obtained}, {mib:.2f} MiB, "
-            f"built in {manifest.build['seconds']} s"
-        )
+        seconds = manifest.build["seconds"]
+        progress(f"{at}: {manifest.precision_obtained}, {mib:.2f} MiB, built in {seconds} s")
 
 
 def _build_with_trtexec(
@@ -362,7 +352,5 @@ def _write_job(
     try:
         return write_job(temporary / "job", plans, profile, timing_caches=timing_caches)
     except OSError as e:
-        raise BuildError(
-            f"cannot write the job to {temporary}: {e.strerror or e}",
-            hint="free some space, or set TMPDIR",
-        ) from e
+        problem = f"cannot write the job to {temporary}: {e.strerror or e}"
+        raise BuildError(problem, hint="free some space, or set TMPDIR") from e

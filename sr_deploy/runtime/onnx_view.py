@@ -118,9 +118,8 @@ def load_graph(path: Path) -> Any:
         raise MissingPackageError(
             "onnx", needed_for="checking a graph", extra="export", cause=e
         ) from e
-    not_onnx = ArtifactError(
-        f"{path} is not an ONNX graph", hint="make one with: srdeploy export MODEL -o DIR"
-    )
+    hint = "make one with: srdeploy export MODEL -o DIR"
+    not_onnx = ArtifactError(f"{path} is not an ONNX graph", hint=hint)
     try:
         model = onnx.load(str(path), load_external_data=False)
     except OSError as e:
@@ -132,10 +131,8 @@ def load_graph(path: Path) -> Any:
     for tensor in model.graph.initializer:
         file = {e.key: e.value for e in tensor.external_data}.get("location")
         if file and not (path.parent / file).is_file():
-            raise ArtifactError(
-                f"{path} has its weights in the file '{file}', which is missing",
-                hint="copy it to the same folder",
-            )
+            problem = f"{path} has its weights in the file '{file}', which is missing"
+            raise ArtifactError(problem, hint="copy it to the same folder")
     try:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as e:  # onnx raises its checker's errors and built-in ones

@@ -84,20 +84,18 @@ class TensorRTBackend(Backend):
         self._check_precision(onnx, build)
         start = time.perf_counter()
         network, config = build.parse(onnx), build.config()
-        types = build.layer_types(network)
-        fp16 = graph.precision_asked == "fp16"
-        if build.strong and fp16 and types.get("FLOAT") and not options.fp32_layers:
-            problem = f"{types['FLOAT']} of its layers are FP32 as parsed"
-            raise BuildError(f"{onnx.name} is not an FP16 graph: {problem}")
+        fp32 = build.types.get("FLOAT") if graph.precision_asked == "fp16" else 0
+        if strong and fp32 and not options.fp32_layers:
+            raise BuildError(f"{onnx.name} is not an FP16 graph: {fp32} layers are FP32 as parsed")
         facts: Dict[str, object] = {}
         if options.fp32_layers:
             facts["fp32_layers"] = build.keep_fp32(network, config)
         if options.dla is not None:
             layers_on_gpu = build.use_dla(network, config, options.dla)
             facts["dla"] = {"core": options.dla, "layers_on_gpu": layers_on_gpu}
-        capabilities = self._set_capabilities(build, config)
-        if capabilities:
-            facts["compute_capabilities"] = list(capabilities)
+        build.capabilities = self._set_capabilities(build, config)
+        if build.capabilities:
+            facts["compute_capabilities"] = list(build.capabilities)
         cache = None if self.builds_without_gpu else build.load_timing_cache(config)
         temporary.write_bytes(build.serialize(network, config, onnx.name))
         facts["seconds"] = round(time.perf_counter() - start, 3)
@@ -105,7 +103,7 @@ class TensorRTBackend(Backend):
             build.save_timing_cache(config, cache)
         facts["size_bytes"] = temporary.stat().st_size
         facts["warnings"] = build.log.warnings()
-        receipt = self._receipt(temporary, build, types, capabilities)
+        receipt = self._receipt(temporary, build)
         manifest = replace(
             graph,
             kind="engine",
@@ -190,18 +188,15 @@ class TensorRTBackend(Backend):
         """Set the GPU generations to build for. Only TensorRT for RTX builds for other GPUs."""
         return ()
 
-    def _receipt(
-        self, engine: Path, build: _Build, types: Dict[str, int], capabilities: Tuple[int, ...]
-    ) -> _Receipt:
+    def _receipt(self, engine: Path, build: _Build) -> _Receipt:
         """Return the receipt of the engine's precision. Raises BuildError when FP16 became FP32."""
         trt = self._library()
-        inspector = deserialize_engine(
-            trt, engine, library_log(trt), self.title
-        ).create_engine_inspector()
+        opened = deserialize_engine(trt, engine, library_log(trt), self.title)
+        inspector = opened.create_engine_inspector()
         layers = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
         obtained, counts = precision_from_layers(layers)
         if obtained == "unknown" and build.strong:
-            return _receipt_of_types(types)
+            return _receipt_of_types(build.types)
         if obtained == "unknown":
             library = f"{self.title} {trt.__version__}"
             raise BuildError(f"the inspector of {library} does not report the engine's precision")
@@ -234,15 +229,13 @@ class TensorRTForRTXBackend(TensorRTBackend):
                 raise build.error(f"{self.title} refused SM{capability}")
         return capabilities
 
-    def _receipt(
-        self, engine: Path, build: _Build, types: Dict[str, int], capabilities: Tuple[int, ...]
-    ) -> _Receipt:
+    def _receipt(self, engine: Path, build: _Build) -> _Receipt:
         header = read_header(engine)
-        if header.compute_capabilities != capabilities:
-            built = header.compute_capabilities
-            raise BuildError(f"the engine is for SM {built}; expected {capabilities}")
-        receipt = _receipt_of_types(types)
-        versions = ", ".join(map(str, capabilities))
+        built = header.compute_capabilities
+        if built != build.capabilities:
+            raise BuildError(f"the engine is for SM {built}; expected {build.capabilities}")
+        receipt = _receipt_of_types(build.types)
+        versions = ", ".join(map(str, built))
         checks = {"engine_header": f"TensorRT for RTX {header.version}, SM {versions}"}
         not_checked = (
             "FP16 accumulation on the GPU",
@@ -265,6 +258,10 @@ class _Build:
     ) -> None:
         self.trt, self.title, self.log = trt, title, library_log(trt)
         self.graph, self.target, self.options, self.strong = graph, target, options, strong
+        self.types: Dict[str, int] = {}
+        """Layers of the parsed network by the type of their first output."""
+        self.capabilities: Tuple[int, ...] = ()
+        """The SM versions built for, where the library builds for several."""
         self.log.messages.clear()
         try:
             self.builder = self._checked(trt.Builder(self.log), "create the builder")
@@ -289,6 +286,7 @@ class _Build:
             if not parser.parse_from_file(str(file)):
                 errors = "; ".join(_parser_errors(parser))
                 raise BuildError(f"{self.title} cannot read {onnx.name}: {errors}")
+        self.types = self._layer_types(network)
         return network
 
     def config(self) -> Any:
@@ -318,8 +316,8 @@ class _Build:
                 raise self.error(f"{self.title} refused the sizes {low} to {high}")
         return config
 
-    def layer_types(self, network: Any) -> Dict[str, int]:
-        """Count the layers by the type of their first output, without casts and constants."""
+    def _layer_types(self, network: Any) -> Dict[str, int]:
+        """Count the layers by type, without casts and constants."""
         kinds = self.trt.LayerType
         excluded = [kinds.CONSTANT, *([kinds.CAST] if hasattr(kinds, "CAST") else [])]
         counts: Dict[str, int] = {}

@@ -1,24 +1,31 @@
+from __future__ import annotations
+
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
-from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts
-from sr_deploy.core.errors import ArtifactError, InputError, VariantError
-from sr_deploy.core.files import sha256_of
-from sr_deploy.core.images import write_png
-from sr_deploy.core.jsonio import to_json
-from sr_deploy.core.manifest import manifest_path, read_manifest
-from sr_deploy.core.spec import Variant
-from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
-from sr_deploy.nets import ARCHITECTURES
-from sr_deploy.nets.checkpoint import save_checkpoint
-from sr_deploy.results.protocols import time_ms
-from sr_deploy.results.rows import append_rows, read_rows
-from sr_deploy.results.tables import ntire_table
-from sr_deploy.runtime.build import engine_from_onnx
+pytest.importorskip("torch", reason="torch is not installed; it runs checkpoints")
+pytest.importorskip("onnx", reason="onnx is not installed; it writes the graphs")
+pytest.importorskip("cv2", reason="opencv is not installed; it reads and writes the images")
+
+import torch  # noqa: E402
+
+from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts  # noqa: E402
+from sr_deploy.core.errors import ArtifactError, InputError, VariantError  # noqa: E402
+from sr_deploy.core.files import sha256_of  # noqa: E402
+from sr_deploy.core.images import write_png  # noqa: E402
+from sr_deploy.core.jsonio import to_json  # noqa: E402
+from sr_deploy.core.manifest import manifest_path, read_manifest  # noqa: E402
+from sr_deploy.core.spec import Variant  # noqa: E402
+from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint  # noqa: E402
+from sr_deploy.nets import ARCHITECTURES  # noqa: E402
+from sr_deploy.nets.checkpoint import save_checkpoint  # noqa: E402
+from sr_deploy.results.protocols import time_ms  # noqa: E402
+from sr_deploy.results.rows import append_rows, read_rows  # noqa: E402
+from sr_deploy.results.tables import ntire_table  # noqa: E402
+from sr_deploy.runtime.build import engine_from_onnx  # noqa: E402
 
 
 @pytest.fixture(scope="module")

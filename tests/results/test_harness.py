@@ -1,4 +1,4 @@
-"""The files as their readers take them; the formats were read off the public harness (see core/protocols.py)."""
+"""The files as their readers parse them. The formats follow the challenge's harnesses."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def parsed(text):
     return names, [dict(zip(names, (cell.strip() for cell in line.split("\t")))) for line in lines]
 
 
-# How the organisers' test_demo.py (all years) reads results.json into results.txt: heading, width, what it shows of an entry.
+# How test_demo.py of the organisers (all years) turns results.json into results.txt:
+# heading, width, and the text of an entry.
 THEIRS = (
     ("Model", 20, lambda name, e: name),
     ("Val PSNR", 10, lambda name, e: f"{e['valid_ave_psnr']:2.2f}"),
@@ -94,11 +95,14 @@ def test_their_script_reads_our_json_and_writes_our_text(rows):
     )
 
 
-# The baseline of 2024 as results.txt and results.json of Amazingren/NTIRE2024_ESR publish it (their lists hold 200 images each).
+# The baseline of 2024 in results.txt and results.json of Amazingren/NTIRE2024_ESR, whose lists hold
+# 200 images each.
 PUBLISHED_TXT = (
-    "Model               \tVal PSNR  \tTest PSNR \tVal Time [ms] \tTest Time [ms]\tAve Time [ms] \tParams [M]\tFLOPs [G] \t"
+    "Model               \tVal PSNR  \tTest PSNR \tVal Time [ms] \tTest Time [ms]\t"
+    "Ave Time [ms] \tParams [M]\tFLOPs [G] \t"
     "Acts [M]\tMem [M] \tConv    \n"
-    "00_RLFN_baseline    \t26.96     \t27.07     \t16.01         \t10.90         \t13.45         \t0.317     \t19.70     \t"
+    "00_RLFN_baseline    \t26.96     \t27.07     \t16.01         \t10.90         \t"
+    "13.45         \t0.317     \t19.70     \t"
     "80.05   \t467.70  \t  39    \n"
 )
 PUBLISHED_KEYS = [

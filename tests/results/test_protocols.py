@@ -55,7 +55,7 @@ def test_a_baseline_scores_e_squared_in_everything(protocol):
 
 
 def test_a_published_entry_scores_as_its_numbers_say():
-    """00_SPAN of the published results.json of 2026: valid 8.0040 ms, test 7.4688 ms, 9.833807872 G, 0.150688 M."""
+    """00_SPAN in results.json of 2026: valid 8.0040 ms, test 7.4688 ms, 9.834 G, 0.150688 M."""
     row = replace(
         ROW,
         protocol="ntire2026",

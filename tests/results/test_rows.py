@@ -36,6 +36,7 @@ FULL = BenchmarkRow(
 
 
 @pytest.mark.smoke
+@pytest.mark.smoke
 def test_rows_are_appended_and_read_back(tmp_path):
     path = tmp_path / "new" / "rows.jsonl"
     bare = BenchmarkRow(model="m", variant="", backend="onnxruntime")
@@ -127,7 +128,8 @@ def test_a_line_break_inside_a_value_stays_inside_it(tmp_path, text):
         (
             TEXT.replace(
                 '"images": []',
-                '"images": [{"image": "a", "split": "valid", "lr_hw": [1, 1], "psnr_db": null, "ssim": 1, "ms": "x"}]',
+                '"images": [{"image": "a", "split": "valid", "lr_hw": [1, 1], "psnr_db": null, '
+                '"ssim": 1, "ms": "x"}]',
             ),
             "line 2: 'ms' of an image is missing or has the wrong type",
         ),

@@ -59,6 +59,7 @@ def cells(text):
 
 
 @pytest.mark.smoke
+@pytest.mark.smoke
 def test_the_challenge_s_columns_and_units():
     (row,) = cells(ntire_table([FULL]))
     assert row == {

@@ -1,1 +1,1 @@
-"""Figures from rows, beside what the papers printed."""
+"""The report: one HTML page, and figures for papers."""

@@ -5,6 +5,7 @@ matplotlib is imported by the functions, because the package runs without it.
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 import warnings
@@ -74,17 +75,20 @@ Point = Tuple[float, float]
 
 def check_can_draw() -> None:
     """Raise MissingPackageError without matplotlib."""
+    require_package("matplotlib", needed_for="drawing figures")
+
+
+def require_package(package: str, *, needed_for: str) -> None:
+    """Raise MissingPackageError if a package of the extra `report` cannot be imported."""
     try:
-        import matplotlib  # noqa: F401
+        importlib.import_module(package)
     except ImportError as e:
-        raise MissingPackageError(
-            "matplotlib", needed_for="drawing figures", extra="report", cause=e
-        ) from e
+        raise MissingPackageError(package, needed_for=needed_for, extra="report", cause=e) from e
 
 
 @contextmanager
 def drawing_style() -> Iterator[None]:
-    """Set the style of all figures. It must hold while they are drawn and while they are saved."""
+    """Set the style of all figures. It is needed while they are drawn and while they are saved."""
     import matplotlib
 
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
@@ -93,7 +97,7 @@ def drawing_style() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of this size in inches, laid out by matplotlib's constrained layout."""
+    """Return an empty figure of this size in inches, with matplotlib's constrained layout."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -109,7 +113,7 @@ def settle_layout(figure: Figure) -> None:
 
 
 def figure_file(figure: Figure, suffix: str) -> bytes:
-    """Return the figure as a `png` or `svg` file without a date: the same figure, the same bytes."""
+    """Return the figure as a `png` or `svg` file, reproducible because it has no date."""
     buffer = io.BytesIO()
     with drawing_style():
         if suffix == "svg":

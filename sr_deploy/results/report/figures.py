@@ -1,4 +1,4 @@
-"""The charts of a group of rows. Each figure is a file for a paper, and its panels are the page's charts."""
+"""The charts of a group of rows: figures for papers, whose panels are the charts of the page."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def _legend_looks(group: RowGroup) -> Dict[str, Dict[str, Any]]:
 
 
 def _draw_elastic(group: RowGroup) -> Optional[Drawing]:
-    """Draw PSNR and latency over the size: a panel for each elastic model, a line for each backend."""
+    """Draw PSNR and latency over the size: a panel for each model, a line for each backend."""
     models = elastic_curves(group)
     if not models:
         return None

@@ -1,4 +1,4 @@
-"""Groups of rows that may be compared: with the same protocol, device, input and set of images."""
+"""Groups of rows that may be compared: of the same protocol, device, input and set."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ class RankChanges:
 
     groups: Tuple[RowGroup, RowGroup]
     lines: Tuple[Tuple[Entry, int, int], ...]
-    """Entry of the first group, its rank there and its rank in the second, in order of the first."""
+    """Entry of the first group, its rank there and in the second group, ordered by the first."""
 
 
 def rank_changes(groups: Sequence[RowGroup]) -> List[RankChanges]:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import sr_deploy
-from sr_deploy.core.errors import InputError, MissingPackageError
+from sr_deploy.core.errors import InputError
 from sr_deploy.results.columns import VALUES, Value
 from sr_deploy.results.crops import CropSet
 from sr_deploy.results.protocols import score_text, time_ms
-from sr_deploy.results.report.drawing import check_can_draw, short_number
+from sr_deploy.results.report.drawing import check_can_draw, require_package, short_number
 from sr_deploy.results.report.figures import Drawing, draw_figures
 from sr_deploy.results.report.groups import (
     RowGroup,
@@ -37,12 +37,7 @@ _PAGE = Path(__file__).resolve().parent / "page"
 def check_can_render() -> None:
     """Raise MissingPackageError without jinja2 or matplotlib."""
     check_can_draw()
-    try:
-        import jinja2  # noqa: F401
-    except ImportError as e:
-        raise MissingPackageError(
-            "jinja2", needed_for="writing the report", extra="report", cause=e
-        ) from e
+    require_package("jinja2", needed_for="writing the report")
 
 
 def report_html(
@@ -51,7 +46,7 @@ def report_html(
     *,
     drawings: Optional[Dict[str, Drawing]] = None,
 ) -> str:
-    """Return the page. Rows of different protocols, devices, inputs or sets are never ranked together.
+    """Return the page. Only rows of the same protocol, device, input and set are ranked together.
 
     drawings: the figures of the rows' groups, if they are already drawn.
     Raises InputError without rows and crops, MissingPackageError without jinja2 or matplotlib.

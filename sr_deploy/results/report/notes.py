@@ -1,4 +1,4 @@
-"""The text beside the numbers of a group: conditions, remarks and the receipt of each row."""
+"""Texts about a group: its conditions and remarks, and the receipt of each row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def machine(row: BenchmarkRow) -> str:
 
 
 def remarks_of(group: RowGroup) -> List[str]:
-    """Return what limits the comparison: several counters, tiled scores, uncounted operators, warnings."""
+    """Return what limits comparisons: several counters, tiles, uncounted operators, warnings."""
     rows = [e.row for e in group.entries]
     remarks = []
     if len(group.counters) > 1:
@@ -77,7 +77,7 @@ _SHOWN_ELSEWHERE = ("evaluated", "† not counted")
 
 
 def conditions_of(group: RowGroup) -> List[Tuple[str, str]]:
-    """Return the conditions of a group's numbers: where rows differ, at most four values of each."""
+    """Return the conditions of a group, with at most four values of each where rows differ."""
     rows = [e.row for e in group.entries]
     by_name = {
         **conditions(rows),

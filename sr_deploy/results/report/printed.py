@@ -1,4 +1,4 @@
-"""PSNR and SSIM as papers print them. The values lie in printed.json, with their tables and notes."""
+"""PSNR and SSIM as papers print them, read from printed.json with its tables and notes."""
 
 from __future__ import annotations
 

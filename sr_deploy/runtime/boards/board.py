@@ -29,11 +29,9 @@ _JETPACK = {
 }  # fmt: skip
 # Tegra's name in the device tree: its GPU and compute capability.
 _SOC = {
-    "tegra210": ("gm20b", 53),
-    "tegra186": ("gp10b", 62),
-    "tegra194": ("gv11b", 72),
-    "tegra234": ("ga10b", 87),
-}
+    "tegra210": ("gm20b", 53), "tegra186": ("gp10b", 62),
+    "tegra194": ("gv11b", 72), "tegra234": ("ga10b", 87),
+}  # fmt: skip
 
 _MODULE_RAILS = {
     "AGX Xavier": ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),
@@ -43,6 +41,7 @@ _MODULE_RAILS = {
 # hardware thermal slowdown, power brake.
 _SLOWED = 0x04 | 0x08 | 0x20 | 0x40 | 0x80
 
+_KINDS = "tegrastats|smi|ina3221|thermal|clock|throttle"
 _RAIL = re.compile(r"(?<!\S)([A-Z][A-Z0-9_]*) (\d+)(?:mW(?:/\d+mW)*|/\d+)(?!\S)")
 _ZONE = re.compile(r"(?<!\S)([A-Za-z][\w-]*)@(-?\d+(?:\.\d+)?)C")
 _GR3D = re.compile(r"GR3D_FREQ \d+%@\[?(\d+(?:,\d+)*)")
@@ -121,12 +120,7 @@ def jetpack_of(l4t: str) -> Optional[str]:
 def facts_here() -> BoardFacts:
     """Return the facts of this machine; without `sh` all are unknown."""
     try:
-        done = subprocess.run(
-            ["sh", str(SCRIPT), "facts"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=120,
-        )
+        done = subprocess.run(["sh", str(SCRIPT), "facts"], capture_output=True, timeout=120)
     except (OSError, subprocess.SubprocessError):
         return BoardFacts()
     return facts_from_text(done.stdout.decode("utf-8", "replace"))
@@ -142,9 +136,8 @@ def facts_from_text(text: str) -> BoardFacts:
         return match[1] if match else None
 
     packages = dict(re.findall(r"^(\S+) (\d\S*)$", sections.get("packages", ""), re.M))
-    release = re.search(
-        r"R(\d+) \(release\), REVISION: ([\d.]+)", sections.get("nv_tegra_release", "")
-    )
+    tegra = sections.get("nv_tegra_release", "")
+    release = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", tegra)
     core = re.match(r"\d+\.\d+(?:\.\d+)?", packages.get("nvidia-l4t-core", ""))
     l4t = f"{release[1]}.{release[2]}" if release else core[0] if core else None
     jetpack = packages.get("nvidia-jetpack", "").split("-")[0] or (l4t and jetpack_of(l4t))
@@ -187,9 +180,7 @@ def samples_from_text(text: str) -> List[PowerSample]:
     """
     samples: List[Optional[PowerSample]] = []
     for line in text.splitlines():
-        ours = re.match(
-            r"(tegrastats|smi|ina3221|thermal|clock|throttle) (\d+(?:\.\d*)?) (.*)", line
-        )
+        ours = re.match(rf"({_KINDS}) (\d+(?:\.\d*)?) (.*)", line)
         if ours:
             kind, time_s, rest = ours[1], float(ours[2]), ours[3]
             reader = {"tegrastats": _tegrastats, "smi": _smi}.get(kind)
@@ -243,10 +234,8 @@ def energy(
     InputError when a quantity is not positive.
     """
     if output_px <= 0 or runs <= 0 or seconds <= 0:
-        raise InputError(
-            f"energy of {runs} runs of {output_px} pixels in {seconds} s: expected three positive "
-            "numbers"
-        )
+        quantities = f"{runs} runs of {output_px} pixels in {seconds} s"
+        raise InputError(f"energy of {quantities}: expected three positive numbers")
     for source in ("ina3221", "tegrastats", "smi"):
         rails = [s.rails_mw for s in samples if s.source == source]
         # All lines together: each GPU has its own.
@@ -255,9 +244,8 @@ def energy(
         readings = [(w, covers) for w, covers in map(board_watts, rails) if w is not None]
         if len(readings) >= 3:
             mean = sum(w for w, _ in readings) / len(readings)
-            hottest = [
-                _first_known(s.gpu_c, max(s.zones_c.values(), default=None)) for s in samples
-            ]
+            zones = [max(s.zones_c.values(), default=None) for s in samples]
+            hottest = [_first_known(s.gpu_c, zone) for s, zone in zip(samples, zones)]
             return Energy(
                 watts_mean=mean,
                 covers=readings[0][1],
@@ -287,8 +275,8 @@ def _tegrastats(time_s: Optional[float], line: str) -> PowerSample:
     rails = {rail: float(mw) for rail, mw in _RAIL.findall(line) if rail != "NC"}
     clock = _GR3D.search(line)
     mhz = max(float(part) for part in clock[1].split(",")) if clock else 0
-    mhz_or_off = mhz or None  # 0 MHz: the GPU is off
-    return PowerSample(time_s, rails, _gpu_temperature(zones), mhz_or_off, zones_c=zones)
+    # 0 MHz: the GPU is off.
+    return PowerSample(time_s, rails, _gpu_temperature(zones), mhz or None, zones_c=zones)
 
 
 def _sysfs(kind: str, time_s: float, rest: str) -> PowerSample:
@@ -356,11 +344,8 @@ def _gpu_clocks(
     sections: Dict[str, str],
 ) -> Tuple[Optional[float], Optional[float], Optional[float]]:
     """Return the GPU's lowest and highest allowed and its present frequency in MHz."""
-    shown = re.findall(
-        r"^GPU MinFreq=(\d+) MaxFreq=(\d+) CurrentFreq=(\d+)",
-        sections.get("jetson_clocks", ""),
-        re.M,
-    )
+    pattern = r"^GPU MinFreq=(\d+) MaxFreq=(\d+) CurrentFreq=(\d+)"
+    shown = re.findall(pattern, sections.get("jetson_clocks", ""), re.M)
     pairs = [pair for values in shown for pair in zip(("min", "max", "cur"), values)]
     files = re.findall(r"^/sys/\S*/(min|max|cur)_freq (\d+)$", sections.get("clocks", ""), re.M)
     pairs += reversed(files)  # the last one counts: of several GPUs the first

@@ -11,7 +11,7 @@ import shutil
 import tarfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Callable, Optional, Sequence
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from sr_deploy.runtime.fallback import with_fp32_nodes
 
 SCRIPTS = Path(__file__).with_name("on_board")
 MANIFESTS = "desk/manifests.json"
+Progress = Callable[[str], None]
+"""Receives each line of a log."""
 _NUMPY = {"fp32": np.float32, "fp16": np.float16}
 
 
@@ -63,9 +65,8 @@ def write_job(
     graphs = [plan.onnx.name for plan in plans]
     duplicates = sorted({name for name in graphs if graphs.count(name) > 1})
     if duplicates:
-        raise InputError(
-            f"two of the graphs are called {duplicates[0]}", hint="build them one after the other"
-        )
+        hint = "build them one after the other"
+        raise InputError(f"two of the graphs are called {duplicates[0]}", hint=hint)
     strong = profile.fp16_graph == "fp16"
     for plan in plans:
         layers = plan.options.fp32_layers

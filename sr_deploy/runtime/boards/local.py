@@ -6,11 +6,11 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Callable, List
+from typing import List
 
 from sr_deploy.core.errors import BuildError
 from sr_deploy.core.target import TargetProfile
-from sr_deploy.runtime.boards.job import BoardJob
+from sr_deploy.runtime.boards.job import BoardJob, Progress
 from sr_deploy.runtime.boards.trtexec import version_from_banner
 
 _FOLDERS = ("/usr/src/tensorrt/bin", "/opt/tensorrt/bin")
@@ -39,7 +39,7 @@ def why_no_trtexec(profile: TargetProfile) -> str:
     return "; ".join(reasons) or f"no {name} on PATH or in {_FOLDERS[0]}"
 
 
-def result_from_trtexec(job: BoardJob, result: Path, progress: Callable[[str], None]) -> None:
+def result_from_trtexec(job: BoardJob, result: Path, progress: Progress) -> None:
     """Run a job on this machine and move its `result.tar` to `result`. Raises BuildError.
 
     progress: receives each line of the log.

@@ -10,7 +10,7 @@ import tarfile
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from sr_deploy.core.target import TargetProfile, load_target
 from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
 from sr_deploy.runtime.boards import trtexec
 from sr_deploy.runtime.boards.board import energy, facts_from_text, samples_from_text, within
-from sr_deploy.runtime.boards.job import MANIFESTS, BoardJob, job_identity
+from sr_deploy.runtime.boards.job import MANIFESTS, BoardJob, Progress, job_identity
 
 _FAILURES = {
     "failed": "was not built",
@@ -44,7 +44,7 @@ def engines_from_result(
     output: Path,
     *,
     job: Optional[BoardJob] = None,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Progress = lambda line: None,
 ) -> List[Path]:
     """Check a `result.tar` and write its engines with manifests to `output`; return their paths.
 
@@ -56,9 +56,8 @@ def engines_from_result(
         folder = Path(temporary)
         _unpack(Path(result), folder)
         if job is not None and job_identity(folder) != job.identity:
-            raise ArtifactError(
-                f"{result} is the result of another job", hint="run the same command again"
-            )
+            hint = "run the same command again"
+            raise ArtifactError(f"{result} is the result of another job", hint=hint)
         drafts = _read_drafts(folder)
         results = trtexec.results_from_text(_read_text(folder / "out" / "results.txt"))
         profile = load_target(next(iter(drafts.values())).target)
@@ -121,9 +120,7 @@ def _unpack(result: Path, folder: Path) -> None:
 
 
 def _is_result_file(name: str) -> bool:
-    return (
-        re.fullmatch(r"(\./)?(job\.txt|SHA256SUMS|(out|desk)/(?!\.\.?$)[^/\\]+)", name) is not None
-    )
+    return bool(re.fullmatch(r"(\./)?(job\.txt|SHA256SUMS|(out|desk)/(?!\.\.?$)[^/\\]+)", name))
 
 
 def _verify_checksums(folder: Path, below: str, result: Path) -> None:
@@ -220,9 +217,8 @@ def _checked_manifest(engine: _Returned, results: trtexec.Results) -> Manifest:
         if isinstance(e, SrDeployError) and not isinstance(e, InputError):
             raise
         reason = e.message if isinstance(e, InputError) else f"{type(e).__name__}: {str(e)[:120]}"
-        raise ArtifactError(
-            f"the files returned for {engine.name} cannot be read: {reason}", hint=_BUILD_AGAIN
-        ) from e
+        problem = f"the files returned for {engine.name} cannot be read: {reason}"
+        raise ArtifactError(problem, hint=_BUILD_AGAIN) from e
 
 
 def _manifest(engine: _Returned, results: trtexec.Results) -> Manifest:
@@ -267,8 +263,7 @@ def _manifest(engine: _Returned, results: trtexec.Results) -> Manifest:
         checks["accuracy"] = accuracy
     else:
         not_checked.append(
-            "its output: the job has no reference, because onnxruntime was missing where it was "
-            "written"
+            "its output: the job has no reference, as it was made without onnxruntime"
         )
     return replace(
         draft,

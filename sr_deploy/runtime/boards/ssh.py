@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from sr_deploy.core.errors import BuildError, InputError
 from sr_deploy.core.files import sha256_of
-from sr_deploy.runtime.boards.job import BoardJob
+from sr_deploy.runtime.boards.job import BoardJob, Progress
 
 ATTEMPTS = 6
 """Reconnection attempts in a row without progress. The pause starts at one second and doubles."""
@@ -110,9 +110,8 @@ def parse_board(url: str) -> BoardAddress:
         raise InputError(message) from e
     rest = parts.path.strip("/") or parts.query or parts.fragment
     if parts.scheme != "ssh" or not host or rest or password:
-        raise InputError(
-            message, hint="leave the password out: ssh asks for it" if password else ""
-        )
+        hint = "leave the password out: ssh asks for it" if password else ""
+        raise InputError(message, hint=hint)
     # urlsplit returns it in lower case, but an alias may have capitals.
     original = re.search(re.escape(host), url, re.IGNORECASE)
     host = original.group() if original else host
@@ -121,9 +120,7 @@ def parse_board(url: str) -> BoardAddress:
     return BoardAddress(url, host, user, port)
 
 
-def result_from_board(
-    board: BoardAddress, job: BoardJob, result: Path, progress: Callable[[str], None]
-) -> None:
+def result_from_board(board: BoardAddress, job: BoardJob, result: Path, progress: Progress) -> None:
     """Run a job on the board and copy its `result.tar` to `result`.
 
     progress: receives each line of the log. Raises BuildError when the board cannot be reached or
@@ -144,7 +141,7 @@ class _Connection:
     """The calls to one board for one job. folder: a temporary folder for sockets and errors."""
 
     def __init__(
-        self, board: BoardAddress, job: BoardJob, folder: Path, progress: Callable[[str], None]
+        self, board: BoardAddress, job: BoardJob, folder: Path, progress: Progress
     ) -> None:
         self._board, self._job, self._progress = board, job, progress
         self._errors = folder / "errors"

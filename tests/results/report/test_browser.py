@@ -1,4 +1,4 @@
-"""The page in a real, headless Chromium: what a reader does with a mouse, a keyboard, a phone or a printer."""
+"""The page in a headless Chromium: with a mouse, a keyboard, on a phone and on a printer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ if CHROMIUM is None:
         allow_module_level=True,
     )
 
-HOSTILE = "<img src=http://localhost:9/x.png onerror=alert(1)><script src=http://localhost:9/x.js></script>"
+HOSTILE = (
+    "<img src=http://localhost:9/x.png onerror=alert(1)>"
+    "<script src=http://localhost:9/x.js></script>"
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def report(tmp_path_factory):
 
 @pytest.fixture()
 def open_page(browser, report):
-    """Open the page; in the end nothing was logged, nothing asked for beside the page itself, and no dialog opened."""
+    """Open the page. At the end, nothing was logged, only the page was loaded, no dialog opened."""
     contexts, said, asked = [], [], []
 
     def open_it(*, width=1200, height=900, scheme="light"):
@@ -225,7 +228,8 @@ def test_the_page_never_scrolls_sideways(open_page, width):
         region.focus()
         page.keyboard.press("ArrowRight")
         moved = region.evaluate(
-            "e => new Promise(done => e.scrollLeft ? done(true) : e.addEventListener('scroll', () => done(true)))"
+            "e => new Promise(done => e.scrollLeft ? done(true) :"
+            " e.addEventListener('scroll', () => done(true)))"
         )
         assert moved
         tall = page.locator("button, select").evaluate_all(
@@ -252,7 +256,8 @@ def test_everything_is_reached_by_tab_and_shows_it(open_page):
         page.keyboard.press("Tab")
         seen.append(
             page.evaluate(
-                "[document.activeElement.tagName, getComputedStyle(document.activeElement).outlineStyle]"
+                "[document.activeElement.tagName,"
+                " getComputedStyle(document.activeElement).outlineStyle]"
             )
         )
     assert (
@@ -276,7 +281,8 @@ def test_a_screen_reader_is_told(open_page):
     unnamed = page.locator(
         "img, svg:not([aria-hidden], [aria-hidden] *), select, input, button"
     ).evaluate_all(
-        "all => all.filter(e => !(e.getAttribute('alt') || e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length))"
+        "all => all.filter(e => !(e.getAttribute('alt') || e.getAttribute('aria-label')"
+        " || e.textContent.trim() || e.labels?.length))"
         ".map(e => e.outerHTML.slice(0, 80))"
     )
     assert unnamed == []

@@ -45,6 +45,7 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.words))
 
 
+@pytest.mark.smoke
 def test_the_page_is_whole_and_names_nothing_outside_itself():
     text = report_html(family(), [crop_set()])
     page = Page(text)
