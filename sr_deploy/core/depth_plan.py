@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class DepthPlan:
     """Whether it was trained for one depth (the paper's FAdaEDSR): then there is none to ask for."""
     timed_ms: Optional[float] = None
     """Of a photograph of 256x256 at half of all blocks, in turns with the other way, where it was exported."""
-    checks: dict = field(default_factory=dict)
+    checks: Dict[str, Any] = field(default_factory=dict)
 
     def desired_depth(self, depth: Optional[float]) -> float:
         """Return the depth, half of all blocks for None. Raises VariantError for a depth that it does not have."""
@@ -135,7 +135,8 @@ def dilated(where: np.ndarray, px: int) -> np.ndarray:
     h, w = where.shape
     padded = np.pad(where, px, constant_values=lowest)
     rows = np.maximum.reduce([padded[i : i + h] for i in range(2 * px + 1)])
-    return np.maximum.reduce([rows[:, i : i + w] for i in range(2 * px + 1)])
+    result: np.ndarray = np.maximum.reduce([rows[:, i : i + w] for i in range(2 * px + 1)])
+    return result
 
 
 def groups_of(blocks: int) -> Tuple[int, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -52,11 +52,11 @@ class RouterSpec:
     """Of the router itself on one patch."""
     patch_hw: Tuple[int, int] = (32, 32)
     """The LR patches it was trained on, (h, w) in pixels."""
-    config: dict = field(default_factory=dict)
+    config: Dict[str, Any] = field(default_factory=dict)
     """Constructor arguments of the router's network other than its number of classes."""
     licence: str = ""
     trained_on: str = ""
-    training: dict = field(default_factory=dict)
+    training: Dict[str, Any] = field(default_factory=dict)
     notes: str = ""
     weights_sha256: str = ""
 
@@ -130,7 +130,7 @@ class RoutedPlan:
     """LR pixels that neighbouring patches share."""
     graphs: Dict[str, str] = field(default_factory=dict)
     """SHA-256 by file name: the router's, then the branches'. Each takes patches (N, 3, patch, patch)."""
-    checks: dict = field(default_factory=dict)
+    checks: Dict[str, Any] = field(default_factory=dict)
 
     @property
     def elastic(self) -> bool:
@@ -159,17 +159,16 @@ class RoutedPlan:
         executed. Raises InputError for a budget below the smallest branch.
         """
         if max_share is None:
-            return log_odds.argmax(axis=1)
+            return np.argmax(log_odds, axis=1)
         self.check_budget(max_share)
         cost = np.array(self.macs, np.float64) / self.macs[-1]
 
         def handicapped(by: float) -> np.ndarray:
-            return (log_odds - by * cost).argmax(axis=1)
+            return np.argmax(log_odds - by * cost, axis=1)
 
         def kept(by: float) -> bool:
-            return (
-                cost[handicapped(by)].mean() + self.router_macs / self.macs[-1] <= max_share + 1e-12
-            )
+            executed = float(cost[handicapped(by)].mean()) + self.router_macs / self.macs[-1]
+            return executed <= max_share + 1e-12
 
         low, high = -_FARTHEST, _FARTHEST
         if kept(low):
