@@ -14,6 +14,7 @@ from sr_deploy.results.report.figures import Drawing
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 _CLASSES = {"mark": "mark", "best": "mark best", "xtick": "tick", "ytick": "tick"}
+_FONT = re.compile(r"font: (\S+px) [^;]*")  # as matplotlib writes it until 3.8
 _FONT_FAMILY = re.compile(r"font-family: [^;]*;?")
 _PX_PER_POINT = 1.5
 
@@ -67,7 +68,8 @@ def _adapt(element: Element, shapes: Dict[str, str], titles: Dict[str, str]) -> 
         element.set("d", shapes[element.attrib.pop(_HREF)])
         element.set("transform", f"translate({x} {y})")
     if "style" in element.attrib:
-        style = _FONT_FAMILY.sub("", element.attrib["style"])
+        style = _FONT.sub(r"font-size: \1", element.attrib["style"])
+        style = _FONT_FAMILY.sub("", style)
         for name, colour in COLOURS.items():
             style = style.replace(colour, f"var(--{name})")
         element.set("style", style)
