@@ -36,6 +36,7 @@ STATIC_CHECKS = [
     ("ruff", "check", "--quiet", "."),
     ("ruff", "format", "--quiet", "--check", "."),
     ("codespell_lib",),
+    ("mypy", "--no-error-summary"),
 ]
 
 
