@@ -88,36 +88,33 @@ def routed(plan: Path) -> Dict[str, Callable[[Any], Any]]:
     """Return the largest branch everywhere, then the router as trained and by budget."""
     import numpy as np
 
+    from sr_deploy.core.session import BackendInfo
     from sr_deploy.runtime.adaptive.patches import RoutedSession
     from sr_deploy.runtime.opener import open_session
 
     session: Any = open_session(plan)
     last = len(session.plan.names) - 1
-    facts = {
-        "backend": session.backend,
-        "backend_version": session.backend_version,
-        "threads": session.threads,
-    }
+    info = BackendInfo(session.backend, session.backend_version, session.threads)
     everywhere = replace(session.plan, router_macs=0)
     largest = RoutedSession(
         everywhere,
         lambda patches: np.eye(last + 1)[[last] * len(patches)],
         session.branches,
-        **facts,
+        info,
     )
     ways = {
-        f"{session.plan.names[-1]} on all patches": largest.adapted,
-        "as trained": session.adapted,
+        f"{session.plan.names[-1]} on all patches": largest.run_adaptive,
+        "as trained": session.run_adaptive,
     }
     for budget in BUDGETS:
         bounded = RoutedSession(
             session.plan,
             session.router,
             session.branches,
+            info,
             max_share=float(budget[:-1]) / 100,
-            **facts,
         )
-        ways[f"--max-flops {budget}"] = bounded.adapted
+        ways[f"--max-flops {budget}"] = bounded.run_adaptive
     return ways
 
 
@@ -125,13 +122,13 @@ def deep(model: str, plans: List[Path], x: Any) -> Dict[str, Callable[[Any], Any
     """Return the dense backbone, then both plans at several depths."""
     import numpy as np
 
-    from sr_deploy.core.session import Spent
+    from sr_deploy.core.session import ExecutedWork
     from sr_deploy.core.sizes import parse_sizes
     from sr_deploy.export.graph import graph_from_network
     from sr_deploy.nets.checkpoint import load_checkpoint
     from sr_deploy.nets.fuse import fuse_network
     from sr_deploy.runtime.adaptive.adadsr import AdaDSR
-    from sr_deploy.runtime.adaptive.base import Adapted
+    from sr_deploy.runtime.adaptive.base import AdaptiveOutput
     from sr_deploy.runtime.ort import raw_session
 
     net: Any = load_checkpoint(model).network()
@@ -140,14 +137,14 @@ def deep(model: str, plans: List[Path], x: Any) -> Dict[str, Callable[[Any], Any
     session = raw_session(graph.SerializeToString(), alone=False)
     ones = np.ones((h, w), np.float32)
     ways: Dict[str, Callable[[Any], Any]] = {
-        f"dense, all {len(net.blocks)} blocks": lambda x: Adapted(
-            session.run(None, {"lr": x})[0], ones, Spent()
+        f"dense, all {len(net.blocks)} blocks": lambda x: AdaptiveOutput(
+            session.run(None, {"lr": x})[0], ones, ExecutedWork()
         )
     }
     for depth in DEPTHS:
         for plan in plans:
             way = AdaDSR.from_plan(plan, depth=depth)
-            ways[f"--depth {depth}, by {way.plan.way}"] = way.adapted
+            ways[f"--depth {depth}, by {way.plan.way}"] = way.run_adaptive
     return ways
 
 
@@ -187,13 +184,13 @@ def compared(
                 "lr": f"{x.shape[2]}x{x.shape[3]}",
                 "psnr_db": round(psnr[way], 4),
                 "lost_db": round(psnr[first] - psnr[way], 4),
-                "macs_share": round(done.spent.share, 4),
+                "macs_share": round(done.work.share, 4),
                 "mean_decision": round(float(done.decisions.mean()), 4),
                 "ms": [round(t, 2) for t in times_ms],
                 "time_share": round(
                     statistics.median(a / b for a, b in zip(times_ms, times[first])), 4
                 ),
-                "stages_ms": {stage: round(ms, 1) for stage, ms in done.spent.ms.items()},
+                "stages_ms": {stage: round(ms, 1) for stage, ms in done.work.ms.items()},
                 "device": cpu_name(),
                 "threads": usable_cores(),
                 "onnxruntime": onnxruntime.__version__,

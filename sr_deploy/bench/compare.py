@@ -60,15 +60,15 @@ def compare_networks(
         networks = [_describe_single(text) for text in (a, b)]
         sessions = [network.open() for network in networks]
         hw = _common_hw(sessions[0], sessions[1], None if lr is None else parse_hw(lr))
-        adaptive = [session for session in sessions if session.spent() is not None]
+        adaptive = [session for session in sessions if session.executed_work() is not None]
         x = timing_input((adaptive or sessions)[0], "", hw)
-        timers = {session.timed(x).timer for session in sessions}
+        timers = {session.run_timed(x).timer for session in sessions}
         if len(timers) > 1:
             first, second = sorted(timers)
             raise InputError(
                 f"the times are not comparable: one is taken by {first}, the other by {second}"
             )
-        runs = {i: (lambda s=session: s.timed(x).ms) for i, session in enumerate(sessions)}
+        runs = {i: (lambda s=session: s.run_timed(x).ms) for i, session in enumerate(sessions)}
         times = time_in_turns(runs, rounds)
     ratios = np.array(times[1]) / np.array(times[0])
     low, p25, median, p75, high = (float(v) for v in np.percentile(ratios, [0, 25, 50, 75, 100]))

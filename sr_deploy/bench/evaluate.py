@@ -23,7 +23,7 @@ from sr_deploy.core.images import (
 )
 from sr_deploy.core.metrics import border_px, psnr_db, ssim
 from sr_deploy.core.samples import SAMPLE_SET, sample_files
-from sr_deploy.core.session import Session, Timed
+from sr_deploy.core.session import Session, TimedOutput
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.runtime.tiled import run_tiles
 from sr_deploy.runtime.tiling import OVERLAP_PX, plan_tiles
@@ -157,7 +157,7 @@ def finite_or_none(value: float) -> Optional[float]:
     return value if np.isfinite(value) else None
 
 
-def upscale_fitting(session: Session, rgb: np.ndarray) -> Tuple[Timed, str]:
+def upscale_fitting(session: Session, rgb: np.ndarray) -> Tuple[TimedOutput, str]:
     """Upscale (H, W, 3) uint8 by a session that may not accept its size.
 
     Returns the result with its time, and how it was run. If the session does not accept the size,
@@ -174,7 +174,7 @@ def upscale_fitting(session: Session, rgb: np.ndarray) -> Tuple[Timed, str]:
     run = run_tiles(session, plan, rgb, out, to_input=nchw_from_rgb, store=store)
     # The last digits of luma depend on the memory layout: keep that of a session's own output.
     y = np.ascontiguousarray(out.transpose(2, 0, 1)[None])
-    timed = Timed(y, run.ms, run.copies_ms, run.timer)
+    timed = TimedOutput(y, run.ms, run.copies_ms, run.timer)
     if plan.whole:
         return timed, "whole"
     overlap = min(session.halo_px or OVERLAP_PX, min(plan.tile_hw) // 4)

@@ -210,7 +210,7 @@ def _measure(
         return recorded or replace(row, error=e.message)
     session, test = run.session, None
     if run.timing is not None:
-        session.begin()
+        session.reset_work()
         valid, timing = evaluate(session, options.valid_set(), metric=metric), run.timing
     else:
         assert run.valid is not None
@@ -245,14 +245,14 @@ def _open_and_time(
         before.update(device_facts() if session.device else {})
         with ConditionMonitor(session.device) as monitor:
             run = _Run(session, monitor, before)
-            session.begin()
+            session.reset_work()
             if protocol.of_images:
                 metric = options.metric_of(protocol)
                 run.valid = evaluate(session, options.valid_set(), metric=metric)
             else:
                 run.timing = _timing_of_one_size(session, options, monitor)
-                spent = session.spent()
-                run.timed_share = None if spent is None else spent.share
+                work = session.executed_work()
+                run.timed_share = None if work is None else work.share
     run.mem_peak_mib = rises_mib[0]
     return run
 
@@ -306,14 +306,14 @@ def _not_finite(*qualities: Optional[Quality]) -> List[str]:
 
 def _executed(session: Session, timed_share: Optional[float]) -> Optional[Dict[str, Any]]:
     """Return the work of a network that decides how much it computes; None for other networks."""
-    spent = session.spent()
-    if spent is None:
+    work = session.executed_work()
+    if work is None:
         return None
-    total, share = sum(spent.pixels.values()), round(spent.share, 4)
+    total, share = sum(work.pixels.values()), round(work.share, 4)
     return {
         "share": share,
         "timed_share": share if timed_share is None else round(timed_share, 4),
-        "ways": {way: round(px / total, 4) for way, px in spent.pixels.items()},
+        "ways": {way: round(px / total, 4) for way, px in work.pixels.items()},
     }
 
 
@@ -327,7 +327,7 @@ def _timing_of_one_size(
     session.check_hw(hw)
     x = timing_input(session, options.data, hw)
     samples = measure_latency(
-        lambda: session.timed(x),
+        lambda: session.run_timed(x),
         runs=options.runs,
         cadence_hz=options.cadence_hz,
         between=monitor.sample,
@@ -389,7 +389,7 @@ def timing_input(session: Session, data: str, hw: HW) -> np.ndarray:
     Noise. For an adaptive network, whose time depends on its input, LR images side by side.
     data: folder of their HR images; empty: scikit-image's photographs.
     """
-    if session.spent() is None:
+    if session.executed_work() is None:
         return np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
     images = image_set(data)
     strips: List[np.ndarray] = []

@@ -1,11 +1,11 @@
-"""How deep each pixel goes (AdaDSR): what a deployed network of that kind is, and what a depth map costs. Arrays: numpy alone."""
+"""AdaDSR: the plan of an exported AdaEDSR, and the cost of a depth map."""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -15,49 +15,51 @@ from sr_deploy.core.spec import check_desired_depth
 
 WAYS = ("rows", "tiles")
 TAIL_PX = 3
-"""How far, in LR pixels, an output pixel reaches beyond its own in what the blocks made: the last convolution and the tail."""
-
+"""Receptive radius of the last convolution and the tail on the output of the blocks, in LR pixels."""
 ADAPTER_PX = 5
-"""How far, in LR pixels, a depth reaches into the head's features: the adapter's convolutions."""
+"""Receptive radius of a depth on the head's features, in LR pixels: the adapter's convolutions."""
 
 
 @dataclass(frozen=True)
 class DepthPlan:
-    """A deployed AdaEDSR: its graphs and what they cost. Stored as NAME.WAY.json beside them."""
+    """An exported AdaEDSR: its graphs and their costs. Stored as NAME.WAY.json beside the graphs."""
 
     model: str
     scale: int
     blocks: int
     way: str
-    """How blocks are skipped: `rows` gathers the pixels that take them, `tiles` cuts those out that hold such pixels."""
+    """How blocks are skipped: `rows` gathers the pixels that take them, `tiles` cuts out the tiles
+    with such pixels."""
     parent_sha256: str
-    """Of the checkpoint's weights."""
+    """SHA-256 of the checkpoint's weights."""
     graphs: Dict[str, str]
-    """SHA-256 by file name: of the start, of the end, and for each group of blocks of two, everywhere and by `way`."""
+    """SHA-256 by file name: the start, the end, and two per group of blocks, dense and by `way`."""
     macs_px: int
-    """Multiply-accumulates of the dense backbone on one LR pixel."""
+    """Multiply-accumulates of the dense backbone per LR pixel."""
     conv_macs_px: int
-    """Those of one convolution of a block."""
+    """Multiply-accumulates of one convolution of a block per LR pixel."""
     map_macs_px: int
-    """Those of the depth map on one LR pixel."""
+    """Multiply-accumulates of the depth map per LR pixel."""
     dense_above: float = 1.0
-    """A group of blocks is computed everywhere where more than this share of the pixels take it, on average of its blocks (rows), or
-    where its tiles would take more than this share of its multiply-accumulates (tiles)."""
+    """A group of blocks is computed at all pixels if more than this share of the pixels take it,
+    averaged over its blocks (rows), or if its tiles would cost more than this share of the dense
+    multiply-accumulates (tiles)."""
     tile: int = 0
-    """Tiles: LR pixels a side."""
+    """Height and width of a tile in LR pixels, for `tiles`."""
     depths: Tuple[int, ...] = ()
-    """The last block of each group: the smallest first, all blocks last."""
+    """The last block of each group, ascending; the last one is `blocks`."""
     fixed: bool = False
-    """Whether it was trained for one depth (the paper's FAdaEDSR): then there is none to ask for."""
+    """Whether it was trained for one depth (FAdaEDSR in the paper), which cannot be changed."""
     timed_ms: Optional[float] = None
-    """Of a photograph of 256x256 at half of all blocks, in turns with the other way, where it was exported."""
-    checks: dict = field(default_factory=dict)
+    """Time for a 256x256 photograph at half of all blocks on the exporting machine, measured in turns
+    with the other way."""
+    checks: Dict[str, Any] = field(default_factory=dict)
 
     def desired_depth(self, depth: Optional[float]) -> float:
-        """Return the depth, half of all blocks for None. Raises VariantError for a depth that it does not have."""
+        """Return `depth`, or half of all blocks for None. Raises VariantError if it is not available."""
         if self.fixed and depth is not None:
             raise VariantError(
-                f"'{self.model}' was trained for one depth: no other can be asked for",
+                f"'{self.model}' was trained for one depth, which cannot be changed",
                 hint="leave the depth out",
             )
         depth = self.blocks / 2 if depth is None else depth
@@ -65,8 +67,8 @@ class DepthPlan:
         return depth
 
 
-def depth_from(variant: str, blocks: int) -> float:
-    """Read the desired depth from a variant, `d8` or `d7.5`. Raises VariantError unless a backbone of `blocks` has it."""
+def parse_depth(variant: str, blocks: int) -> float:
+    """Parse the desired depth of a variant, `d8` or `d7.5`. Raises VariantError outside 0..blocks."""
     try:
         depth = float(variant[1:]) if variant[:1] == "d" else float("nan")
     except ValueError:
@@ -78,28 +80,28 @@ def depth_from(variant: str, blocks: int) -> float:
 
 
 def reach_px(blocks: int) -> int:
-    """Return how far, in LR pixels, a pixel depends on its surroundings through the head, `blocks` blocks and the tail."""
+    """Return the receptive radius of the head, `blocks` blocks and the tail, in LR pixels."""
     return 1 + 2 * blocks + TAIL_PX
 
 
-def plan_path(folder: Path, model: str, way: str) -> Path:
-    """Return where the plan of a model lies."""
+def depth_plan_path(folder: Path, model: str, way: str) -> Path:
+    """Return the path of a model's plan."""
     return folder / f"{model}.{way}.json"
 
 
 def is_depth_plan(path: Path) -> bool:
-    """Tell by its name whether a file is a plan."""
+    """Return whether a file is named like a plan."""
     return path.suffixes[-2:] in [[f".{way}", ".json"] for way in WAYS]
 
 
-def read_plan(path: Path) -> DepthPlan:
-    """Read a plan. Raises ArtifactError when it is missing, malformed, or what none of ours is."""
+def read_depth_plan(path: Path) -> DepthPlan:
+    """Read a plan. Raises ArtifactError if it is missing, malformed or inconsistent."""
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}")
     plan = from_dict(
         DepthPlan, read_json(path, ArtifactError), source=str(path), error=ArtifactError
     )
-    whole = (
+    consistent = (
         plan.way in WAYS
         and plan.depths[-1:] == (plan.blocks,)
         and 0 < plan.depths[0] <= plan.blocks <= 1024
@@ -110,75 +112,79 @@ def read_plan(path: Path) -> DepthPlan:
         and plan.map_macs_px >= 0
         and list(plan.graphs) == graph_names(plan)
     )
-    if not whole or list(plan.depths) != sorted(set(plan.depths)):
+    if not consistent or list(plan.depths) != sorted(set(plan.depths)):
         raise ArtifactError(
-            f"{path} is no plan of ours: its way '{plan.way}', graphs, tile, depths and costs do not go together"
+            f"{path} is not a valid plan: way '{plan.way}', graphs, tile, depths and costs are "
+            "inconsistent",
+            hint="export it again",
         )
     return plan
 
 
 def graph_names(plan: DepthPlan) -> List[str]:
-    """Return the file names of a plan's graphs, in their order."""
+    """Return the file names of a plan's graphs, in order."""
     skipping = f"t{plan.tile}" if plan.way == "tiles" else plan.way
     groups = [f"b{last}.{how}" for last in plan.depths for how in ("everywhere", skipping)]
     return [f"{plan.model}.{part}.onnx" for part in ("start", "end", *groups)]
 
 
-def taken(depth_map: np.ndarray, block: int) -> np.ndarray:
-    """Return where an (H, W) map takes block number `block`, from 1: bool."""
+def takes_block(depth_map: np.ndarray, block: int) -> np.ndarray:
+    """Return where an (H, W) map takes block number `block`, counted from 1: (H, W) bool."""
     return depth_map > block - 1
 
 
-def dilated(where: np.ndarray, px: int) -> np.ndarray:
-    """Return the maximum of (H, W) over squares of 2*px + 1 pixels a side."""
+def dilate(where: np.ndarray, px: int) -> np.ndarray:
+    """Return the maximum of an (H, W) array over windows of (2*px + 1) x (2*px + 1)."""
     lowest = False if where.dtype == bool else -np.inf
     h, w = where.shape
     padded = np.pad(where, px, constant_values=lowest)
     rows = np.maximum.reduce([padded[i : i + h] for i in range(2 * px + 1)])
-    return np.maximum.reduce([rows[:, i : i + w] for i in range(2 * px + 1)])
+    windows = [rows[:, i : i + w] for i in range(2 * px + 1)]
+    return np.asarray(np.maximum.reduce(windows))
 
 
-def groups_of(blocks: int) -> Tuple[int, ...]:
-    """Return the last block of each quarter of all blocks, of fewer than four of each block."""
+def quarter_depths(blocks: int) -> Tuple[int, ...]:
+    """Return the last block of each quarter of the blocks; fewer than four blocks are all listed."""
     return tuple(sorted({-(-blocks * i // 4) for i in range(1, 5)}))
 
 
-def tiles_of(plan: DepthPlan, depth_map: np.ndarray, before: int) -> List[Tuple[int, int]]:
-    """Return the corners (top, left) of the tiles of an (H, W) map that hold a pixel which goes on after `before` blocks."""
+def tile_corners(plan: DepthPlan, depth_map: np.ndarray, before: int) -> List[Tuple[int, int]]:
+    """Return the corners (top, left) of the tiles of an (H, W) map with pixels deeper than `before`."""
     corners = itertools.product(
         range(0, depth_map.shape[0], plan.tile), range(0, depth_map.shape[1], plan.tile)
     )
     return [
         (top, left)
         for top, left in corners
-        if taken(depth_map[top : top + plan.tile, left : left + plan.tile], before + 1).any()
+        if takes_block(depth_map[top : top + plan.tile, left : left + plan.tile], before + 1).any()
     ]
 
 
-def everywhere(plan: DepthPlan, depth_map: np.ndarray) -> Tuple[bool, ...]:
+def dense_groups(plan: DepthPlan, depth_map: np.ndarray) -> Tuple[bool, ...]:
     """Return for each group of blocks whether it is computed at all pixels of an (H, W) map."""
     return tuple(
-        _share(plan, depth_map, first, last) > plan.dense_above for first, last in groups(plan)
+        _share(plan, depth_map, first, last) > plan.dense_above
+        for first, last in block_groups(plan)
     )
 
 
-def groups(plan: DepthPlan) -> List[Tuple[int, int]]:
-    """Return for each group how many blocks come before it, and its last block."""
+def block_groups(plan: DepthPlan) -> List[Tuple[int, int]]:
+    """Return (blocks before it, its last block) for each group."""
     return list(zip((0, *plan.depths), plan.depths))
 
 
 def executed_macs(plan: DepthPlan, depth_map: np.ndarray) -> int:
-    """Return the multiply-accumulates at an (H, W) map."""
+    """Return the multiply-accumulates executed for an (H, W) map."""
     px = depth_map.size
     total = (plan.macs_px + plan.map_macs_px - 2 * plan.blocks * plan.conv_macs_px) * px
-    for (first, last), dense in zip(groups(plan), everywhere(plan, depth_map)):
+    for (first, last), dense in zip(block_groups(plan), dense_groups(plan, depth_map)):
         if dense:
             total += 2 * (last - first) * plan.conv_macs_px * px
         elif plan.way == "tiles":
-            total += len(tiles_of(plan, depth_map, first)) * _tile_macs(plan, last - first)
+            total += len(tile_corners(plan, depth_map, first)) * _tile_macs(plan, last - first)
         else:
-            for where in (taken(depth_map, block) for block in range(first + 1, last + 1)):
-                total += plan.conv_macs_px * (int(where.sum()) + int(dilated(where, 1).sum()))
+            for where in (takes_block(depth_map, block) for block in range(first + 1, last + 1)):
+                total += plan.conv_macs_px * (int(where.sum()) + int(dilate(where, 1).sum()))
     return int(total)
 
 
@@ -186,13 +192,17 @@ def _share(plan: DepthPlan, depth_map: np.ndarray, first: int, last: int) -> flo
     if plan.way == "tiles":
         everywhere_macs = 2 * (last - first) * plan.conv_macs_px * depth_map.size
         return (
-            len(tiles_of(plan, depth_map, first)) * _tile_macs(plan, last - first) / everywhere_macs
+            len(tile_corners(plan, depth_map, first))
+            * _tile_macs(plan, last - first)
+            / everywhere_macs
         )
-    return float(np.mean([taken(depth_map, block).mean() for block in range(first + 1, last + 1)]))
+    return float(
+        np.mean([takes_block(depth_map, block).mean() for block in range(first + 1, last + 1)])
+    )
 
 
 def _tile_macs(plan: DepthPlan, blocks: int) -> int:
-    """Of so many blocks on one tile, which comes with two pixels more on each side for each of them."""
+    """Return the cost of `blocks` blocks on one tile; each block needs two more pixels on each side."""
     return plan.conv_macs_px * sum(
         (plan.tile + 4 * blocks - 2 * conv) ** 2 for conv in range(1, 2 * blocks + 1)
     )

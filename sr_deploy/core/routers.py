@@ -1,13 +1,10 @@
-"""Routers: the card of one (which networks it chooses between, smallest first, and what each costs), its deployed plan, its choice.
-
-No weights are read here. Arrays: numpy alone.
-"""
+"""Routers: their cards, their exported plans, and the choice of a branch for each patch. Reads no weights."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -19,44 +16,48 @@ ROUTER_SUFFIX = ".router.safetensors"
 _CARD_SUFFIX = ".router.json"
 PLAN_SUFFIX = ".routed.json"
 _FARTHEST = 1e9
-"""Beyond any difference of log-odds over one of costs."""
+"""Larger than any quotient of a difference of log-odds and one of costs."""
 OVERLAP_PX = 4
-"""LR pixels that neighbouring patches share, as in the paper: 32x32 every 28."""
+"""LR pixels shared by neighbouring patches, as in the paper: 32x32 with a stride of 28."""
 CELL = 4
-"""LR pixels a side that a router's first convolution reads at once; the smallest patch."""
+"""Kernel size and stride of a router's first convolution in LR pixels; the smallest patch."""
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One class of patches: a variant of a checkpoint, by its name, and multiply-accumulates a patch as it is exported."""
+    """One class of patches: the variant of a checkpoint that upscales them."""
 
     model: str
     variant: str
     weights_sha256: str
     macs: int
+    """Multiply-accumulates per patch, as exported."""
 
 
 @dataclass(frozen=True)
 class RouterSpec:
-    """The card of a router, stored as JSON beside its weights. The tuples have one entry a class, the smallest branch first."""
+    """The card of a router, stored as JSON beside its weights.
+
+    The tuples have one entry per class, the smallest branch first.
+    """
 
     scale: int
     models: Tuple[str, ...]
-    """Each branch's checkpoint: a shipped one's name, or that of a file beside the router's."""
+    """The checkpoint of each branch: the name of a file beside the router, or of a shipped one."""
     variants: Tuple[str, ...]
     weights_sha256s: Tuple[str, ...]
-    """Of the branches' checkpoints: the router was trained for these weights."""
+    """Of the checkpoints whose branches the router was trained for."""
     macs: Tuple[int, ...]
-    """Multiply-accumulates of each branch on one patch, as it is exported."""
+    """Multiply-accumulates of each branch per patch, as exported."""
     router_macs: int
-    """Of the router itself on one patch."""
+    """Multiply-accumulates of the router per patch."""
     patch_hw: Tuple[int, int] = (32, 32)
     """The LR patches it was trained on, (h, w) in pixels."""
-    config: dict = field(default_factory=dict)
-    """Constructor arguments of the router's network other than its number of classes."""
+    config: Dict[str, Any] = field(default_factory=dict)
+    """Arguments of the router's network, without its number of classes."""
     licence: str = ""
     trained_on: str = ""
-    training: dict = field(default_factory=dict)
+    training: Dict[str, Any] = field(default_factory=dict)
     notes: str = ""
     weights_sha256: str = ""
 
@@ -75,19 +76,18 @@ def shipped_routers() -> List[Path]:
 
 
 def router_name(weights: Path) -> str:
-    """Return a router's name: its file's without the suffix."""
+    """Return the name of a router: its file name without the suffix."""
     return weights.name[: -len(ROUTER_SUFFIX)]
 
 
-def is_router(given: str) -> bool:
-    """Tell whether a name or a path is that of a router, or of its card."""
-    return given in map(router_name, shipped_routers()) or Path(given).name.endswith(
-        (ROUTER_SUFFIX, _CARD_SUFFIX)
-    )
+def is_router(text: str) -> bool:
+    """Return whether `text` is the name of a shipped router, or the path of a router or its card."""
+    shipped = map(router_name, shipped_routers())
+    return text in shipped or Path(text).name.endswith((ROUTER_SUFFIX, _CARD_SUFFIX))
 
 
 def read_router_card(weights: Path) -> RouterSpec:
-    """Read the card beside a router's weights. Raises CheckpointError when there is none, or it is malformed."""
+    """Read the card beside a router's weights. Raises CheckpointError if missing or malformed."""
     card = weights.with_suffix(".json")
     if not card.is_file():
         raise CheckpointError(f"{weights} has no card: expected {card.name} beside it")
@@ -103,92 +103,98 @@ def _problems(spec: RouterSpec) -> Iterator[str]:
     classes = len(spec.models)
     lengths = {len(spec.variants), len(spec.weights_sha256s), len(spec.macs)}
     if lengths != {classes} or classes < 2:
-        yield f"it names {classes} models, {len(spec.variants)} variants, {len(spec.weights_sha256s)} checksums and {len(spec.macs)} costs"
+        yield (
+            f"it names {classes} models, {len(spec.variants)} variants, "
+            f"{len(spec.weights_sha256s)} checksums and {len(spec.macs)} costs"
+        )
     if list(spec.macs) != sorted(spec.macs) or min(spec.macs, default=0) < 1:
-        yield f"its branches are not from the smallest to the largest: {', '.join(map(str, spec.macs))} multiply-accumulates"
+        costs = ", ".join(map(str, spec.macs))
+        yield f"its branches are not sorted by size: {costs} multiply-accumulates"
     if min(spec.patch_hw) < CELL:
-        yield f"its patches are {spec.patch_hw[0]}x{spec.patch_hw[1]}; the smallest is {CELL}x{CELL}"
+        h, w = spec.patch_hw
+        yield f"its patches are {h}x{w}; expected at least {CELL}x{CELL}"
 
 
 @dataclass(frozen=True)
 class RoutedPlan:
-    """A router with its branches as they are run. Deployed, it is stored as NAME.routed.json beside its graphs."""
+    """A router and its branches as they run. An exported one is NAME.routed.json beside its graphs."""
 
     model: str
     scale: int
     names: Tuple[str, ...]
     """The branches, smallest first."""
     macs: Tuple[int, ...]
-    """Multiply-accumulates of each branch on one patch, as it is run."""
+    """Multiply-accumulates of each branch per patch, as it runs."""
     router_macs: int
-    """Of the router on one patch."""
+    """Multiply-accumulates of the router per patch."""
     patch: int
-    """LR pixels a side."""
+    """Height and width in LR pixels."""
     parent_sha256: str
     """Of the router's weights."""
     overlap: int = OVERLAP_PX
-    """LR pixels that neighbouring patches share."""
+    """LR pixels shared by neighbouring patches."""
     graphs: Dict[str, str] = field(default_factory=dict)
-    """SHA-256 by file name: the router's, then the branches'. Each takes patches (N, 3, patch, patch)."""
-    checks: dict = field(default_factory=dict)
+    """SHA-256 by file name: the router, then the branches. Each takes (N, 3, patch, patch)."""
+    checks: Dict[str, Any] = field(default_factory=dict)
 
     @property
     def elastic(self) -> bool:
-        """Whether all branches are slices of one checkpoint."""
+        """Whether all branches are variants of one checkpoint."""
         return len({name.rpartition(".")[0] for name in self.names}) == 1
 
     @property
     def least_share(self) -> float:
-        """The smallest part of the largest branch's work that can be executed: the router, and the smallest branch everywhere."""
+        """The smallest budget: the router and the smallest branch everywhere, relative to the largest branch."""
         return (self.router_macs + self.macs[0]) / self.macs[-1]
 
     def check_budget(self, max_share: Optional[float]) -> None:
-        """Raise InputError for a budget that cannot be kept."""
+        """Raise InputError for a budget below the smallest branch."""
         if max_share is not None and not self.least_share <= max_share:
             raise InputError(
-                f"{max_share:.1%} of the largest branch is below the smallest: '{self.names[0]}' everywhere, with deciding it, takes "
-                f"{self.least_share:.1%} of '{self.names[-1]}'",
+                f"a budget of {max_share:.1%} of '{self.names[-1]}' is too small: "
+                f"the router and '{self.names[0]}' everywhere take {self.least_share:.1%}",
                 hint=f"give {np.ceil(self.least_share * 100):.0f}% or more",
             )
 
     def classes(self, log_odds: np.ndarray, max_share: Optional[float] = None) -> np.ndarray:
         """Return the class of each patch: (N, classes) -> (N,) int64, 0 the smallest branch.
 
-        It is the likeliest one. With a budget each class is given a handicap by its cost, the smallest one (for the large classes
-        an advantage, where the budget has room) with which no more than `max_share` of the largest branch on all patches is
-        executed. Raises InputError for a budget below the smallest branch.
+        Without a budget it is the likeliest class. With one, each class has a handicap in
+        proportion to its cost: the smallest handicap that executes at most `max_share` of the
+        largest branch on all patches. It is negative where the budget allows more than the router
+        chose. Raises InputError for a budget below the smallest branch.
         """
         if max_share is None:
-            return log_odds.argmax(axis=1)
+            return np.asarray(log_odds.argmax(axis=1))
         self.check_budget(max_share)
         cost = np.array(self.macs, np.float64) / self.macs[-1]
 
-        def handicapped(by: float) -> np.ndarray:
-            return (log_odds - by * cost).argmax(axis=1)
+        branch_share = max_share - self.router_macs / self.macs[-1] + 1e-12
 
-        def kept(by: float) -> bool:
-            return (
-                cost[handicapped(by)].mean() + self.router_macs / self.macs[-1] <= max_share + 1e-12
-            )
+        def choose(handicap: float) -> np.ndarray:
+            return np.asarray((log_odds - handicap * cost).argmax(axis=1))
+
+        def fits(handicap: float) -> bool:
+            return bool(cost[choose(handicap)].mean() <= branch_share)
 
         low, high = -_FARTHEST, _FARTHEST
-        if kept(low):
-            return handicapped(low)
+        if fits(low):
+            return choose(low)
         for _ in range(80):
             middle = (low + high) / 2
-            low, high = (low, middle) if kept(middle) else (middle, high)
-        return handicapped(high)
+            low, high = (low, middle) if fits(middle) else (middle, high)
+        return choose(high)
 
 
 def read_routed_plan(path: Path) -> RoutedPlan:
-    """Read a plan. Raises ArtifactError when it is missing, malformed, or what none of ours is."""
+    """Read the plan of a router. Raises ArtifactError if it is missing, malformed or inconsistent."""
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}")
     plan = from_dict(
         RoutedPlan, read_json(path, ArtifactError), source=str(path), error=ArtifactError
     )
     classes = len(plan.names)
-    whole = (
+    consistent = (
         classes >= 2
         and len(plan.macs) == classes
         and len(plan.graphs) == classes + 1
@@ -200,31 +206,33 @@ def read_routed_plan(path: Path) -> RoutedPlan:
         and 1 <= plan.scale <= 8
         and all(Path(name).name == name for name in plan.graphs)
     )
-    if not whole:
+    if not consistent:
         raise ArtifactError(
-            f"{path} is no plan of ours: its branches, costs, graphs and patches do not go together"
+            f"{path} is not a valid plan: branches, costs, graphs and patches are inconsistent",
+            hint="export it again",
         )
     return plan
 
 
-def share_from(text: str) -> float:
-    """Read `60%` or `0.6`. Raises InputError on anything that is no share above 0 and up to 100 %."""
+def parse_share(text: str) -> float:
+    """Parse `60%` or `0.6`. Raises InputError unless it is above 0 and at most 100 %."""
     try:
         share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
         share = float("nan")
     if not 0 < share <= 1:
         raise InputError(
-            f"'{text}' is no share of the largest network's work; expected such as 60% or 0.6"
+            f"'{text}' is not a valid share of the largest network's work; "
+            "expected a value above 0 up to 100%, such as 60% or 0.6"
         )
     return share
 
 
-def spans(size: int, patch: int, overlap: int) -> Tuple[List[int], np.ndarray]:
-    """Return where the patches of an axis of `size` >= patch pixels start, and how much each of their pixels counts.
+def patch_spans(size: int, patch: int, overlap: int) -> Tuple[List[int], np.ndarray]:
+    """Return the starts of the patches of an axis, and the weights of their pixels.
 
-    (patches, patch) float32: at each pixel of the axis those of all patches on it add up to 1; they fall linearly towards an edge
-    that lies on a neighbour.
+    size: pixels, at least `patch`. The weights, (patches, patch) float32, sum to 1 at each pixel of
+    the axis; they fall linearly towards an edge that lies on a neighbour.
     """
     starts = [*range(0, max(size - patch, 0), max(patch - overlap, 1)), size - patch]
     ramp = np.minimum(np.arange(1, patch + 1), overlap + 1) / (overlap + 1)

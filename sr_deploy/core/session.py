@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Timed:
+class BackendInfo:
+    """The library that runs a network on the CPU."""
+
+    backend: str
+    """Its name in the registry of backends, or torch."""
+    version: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class TimedOutput:
     """An output with what it took."""
 
     y: np.ndarray
@@ -30,12 +40,12 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What a network that decides how much it computes did since `Session.begin`."""
+class ExecutedWork:
+    """What a network that decides how much it computes did since `Session.reset_work`."""
 
     macs: int = 0
     """Multiply-accumulates executed, those of deciding and of overlaps included."""
-    most_macs: int = 0
+    largest_macs: int = 0
     """Of the largest network in the same way of cutting."""
     ms: Dict[str, float] = field(default_factory=dict)
     """Wall time of each stage."""
@@ -45,12 +55,12 @@ class Spent:
     @property
     def share(self) -> float:
         """The part executed of what the largest network takes; 1 of nothing."""
-        return self.macs / self.most_macs if self.most_macs else 1.0
+        return self.macs / self.largest_macs if self.largest_macs else 1.0
 
-    def __add__(self, other: Spent) -> Spent:
-        return Spent(
+    def __add__(self, other: ExecutedWork) -> ExecutedWork:
+        return ExecutedWork(
             self.macs + other.macs,
-            self.most_macs + other.most_macs,
+            self.largest_macs + other.largest_macs,
             {key: self.ms.get(key, 0) + other.ms.get(key, 0) for key in {**self.ms, **other.ms}},
             {
                 key: self.pixels.get(key, 0) + other.pixels.get(key, 0)
@@ -136,14 +146,14 @@ class Session(abc.ABC):
     def close(self) -> None:  # noqa: B027 - most hold memory only
         """Release what the backend holds. A closed session cannot run; closing it again does nothing."""
 
-    def begin(self) -> None:  # noqa: B027 - most have nothing to do
+    def reset_work(self) -> None:  # noqa: B027 - most have nothing to do
         """Say that what is run from here on is one image's, or one set's: a network that decides what it computes counts anew."""
 
-    def exercise(self, hw: Tuple[int, int]) -> None:  # noqa: B027 - most compute the same for every image
+    def run_all_paths(self, hw: Tuple[int, int]) -> None:  # noqa: B027 - most compute the same for every image
         """Compute all that any image of (h, w) LR pixels may ask for, so that the memory for it is taken."""
 
-    def spent(self) -> Optional[Spent]:
-        """Return what was executed since `begin`; None for a network that always computes all."""
+    def executed_work(self) -> Optional[ExecutedWork]:
+        """Return what was executed since `reset_work`; None for a network that always computes all."""
         return None
 
     @property
@@ -171,16 +181,16 @@ class Session(abc.ABC):
 
         Raises InputError when shape or type differ, or the size is outside what the session takes.
         """
-        return self.timed(x_nchw).y
+        return self.run_timed(x_nchw).y
 
-    def timed(self, x_nchw: np.ndarray) -> Timed:
+    def run_timed(self, x_nchw: np.ndarray) -> TimedOutput:
         """Do what `run` does, and tell what it took: the wall clock's time, or a device's own with its copies apart."""
         if x_nchw.ndim != 4 or x_nchw.shape[:2] != (1, 3) or x_nchw.dtype != np.float32:
             raise InputError(
                 f"expected a (1, 3, H, W) float32 array, got {x_nchw.shape} {x_nchw.dtype}"
             )
         self.check_hw(x_nchw.shape[2:])
-        done = self._timed(x_nchw)
+        done = self._run_timed(x_nchw)
         expected = (1, 3, self.scale * x_nchw.shape[2], self.scale * x_nchw.shape[3])
         if done.y.shape != expected:
             raise InputError(
@@ -188,10 +198,10 @@ class Session(abc.ABC):
             )
         return done
 
-    def _timed(self, x_nchw: np.ndarray) -> Timed:
+    def _run_timed(self, x_nchw: np.ndarray) -> TimedOutput:
         start = time.perf_counter()
         y = self._run(x_nchw)
-        return Timed(y, (time.perf_counter() - start) * 1000)
+        return TimedOutput(y, (time.perf_counter() - start) * 1000)
 
     def check_hw(self, hw: Sequence[int]) -> None:
         """Raise InputError when the session does not take an LR input of (h, w)."""

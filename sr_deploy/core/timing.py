@@ -8,7 +8,7 @@ from typing import Callable, Dict, Hashable, List, Mapping, Optional, Sequence, 
 
 import numpy as np
 
-from sr_deploy.core.session import Timed
+from sr_deploy.core.session import TimedOutput
 
 K = TypeVar("K", bound=Hashable)
 PAUSE_S = 0.1
@@ -37,7 +37,7 @@ class LatencySamples:
 
 
 def measure_latency(
-    run: Callable[[], Timed],
+    run: Callable[[], TimedOutput],
     *,
     runs: Optional[int] = None,
     cadence_hz: Optional[float] = None,
@@ -55,7 +55,7 @@ def measure_latency(
     first_ms = (time.perf_counter() - start) * 1000
     warmup, settled = _warm_up(run, _FrameClock(cadence_hz), between)
     frames = _FrameClock(cadence_hz)
-    samples: List[Timed] = []
+    samples: List[TimedOutput] = []
     start = time.perf_counter()
     while len(samples) < (MIN_RUNS if runs is None else runs) or (
         runs is None and len(samples) < MAX_RUNS and time.perf_counter() - start < ENOUGH_S
@@ -124,7 +124,7 @@ class _FrameClock:
 
 
 def _warm_up(
-    run: Callable[[], Timed], frames: _FrameClock, between: Callable[[], None]
+    run: Callable[[], TimedOutput], frames: _FrameClock, between: Callable[[], None]
 ) -> Tuple[int, bool]:
     """Return the number of runs, and whether the last two windows agreed."""
     start = time.perf_counter()

@@ -12,7 +12,14 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from sr_deploy.core.depth_plan import WAYS, DepthPlan, graph_names, groups, plan_path, read_plan
+from sr_deploy.core.depth_plan import (
+    WAYS,
+    DepthPlan,
+    block_groups,
+    depth_plan_path,
+    graph_names,
+    read_depth_plan,
+)
 from sr_deploy.core.errors import ExportError
 from sr_deploy.core.files import atomic_path, make_output_folder, sha256_of, write_text
 from sr_deploy.core.images import nchw_from_rgb
@@ -68,12 +75,12 @@ def plans_from_model(
 
     def timer(path: Path) -> Callable[[], float]:
         session = AdaDSR.from_plan(path)
-        return lambda: session.timed(x).ms
+        return lambda: session.run_timed(x).ms
 
     times = time_in_turns({path: timer(path) for path in paths}, TIMED_ROUNDS)
     medians = {path: statistics.median(values) for path, values in times.items()}
     for path, ms in medians.items():
-        plan = read_plan(path)
+        plan = read_depth_plan(path)
         write_text(path, to_json(replace(plan, timed_ms=round(ms, 3))))
         progress(f"{path.name}: {ms:.0f} ms at {hw_text(TIMED_HW)}, depth {plan.blocks / 2:g}")
     return sorted(paths, key=lambda path: medians[path])
@@ -147,7 +154,7 @@ def _export_depths(
         if name not in graphs:
             graphs[name] = checked_graph(module, example, inputs=inputs, outputs=outputs)
     folder = make_output_folder(Path(output))
-    path = plan_path(folder, plan.model, plan.way)
+    path = depth_plan_path(folder, plan.model, plan.way)
     return _write_plan(plan, {name: graphs[name] for name in names}, path)
 
 
@@ -167,7 +174,9 @@ def _depth_modules(net: AdaEDSR, plan: DepthPlan) -> List[ModuleSpec]:
         (start, (x, depth), {"lr": hw, "depth": {}}, ["features", "depth_map"]),
         (end, (features.flip(2), features), {"y": hw, "features": hw}, ["sr"]),
     ]
-    for (before, last), everywhere, skipping in zip(groups(plan), versions[::2], versions[1::2]):
+    for (before, last), everywhere, skipping in zip(
+        block_groups(plan), versions[::2], versions[1::2]
+    ):
         example, dims = (features, depth_map), hw
         specs.append((everywhere, example, {"y": dims, "depth_map": dims}, ["y_next"]))
         if plan.way == "tiles":

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.core.depth_plan import WAYS, DepthPlan, groups_of
+from sr_deploy.core.depth_plan import WAYS, DepthPlan, quarter_depths
 from sr_deploy.core.errors import InputError
 from sr_deploy.nets.adaedsr import AdaEDSR
 from sr_deploy.nets.adapter import mask
@@ -78,7 +78,7 @@ def depth_plan(
         map_macs_px=_macs_px(net) - _macs_px(backbone),
         dense_above=dense_above,
         tile=tile if way == "tiles" else 0,
-        depths=groups_of(len(net.blocks)),
+        depths=quarter_depths(len(net.blocks)),
         fixed=net.adapter.scaled == "none",
     )
 

@@ -188,7 +188,7 @@ def _time_candidates(engines: Engines, profile: TargetProfile) -> List[Dict[str,
     sessions = {name: backend.open(*engine) for name, engine in engines.items()}
     h, w = next(iter(engines.values()))[1].opt_shape
     x = np.random.default_rng(0).random((1, 3, h, w), dtype=np.float32)
-    runs = {name: (lambda s=s: s.timed(x).ms) for name, s in sessions.items()}
+    runs = {name: (lambda s=s: s.run_timed(x).ms) for name, s in sessions.items()}
     times_ms = time_in_turns(runs, FIRST_ROUNDS)
     limit = MAX_RATIO * min(map(min, times_ms.values()))
     fast = {name: run for name, run in runs.items() if min(times_ms[name]) <= limit}

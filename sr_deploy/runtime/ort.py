@@ -13,7 +13,7 @@ from sr_deploy.core.device import cpu_features, cpu_model, usable_cores
 from sr_deploy.core.errors import ArtifactError, BuildError, CannotRunHereError, MissingPackageError
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.manifest import Manifest
-from sr_deploy.core.session import Backend, Session
+from sr_deploy.core.session import Backend, BackendInfo, Session
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.runtime.graph_probe import DTYPES, graph_ends, probe_graph
 
@@ -150,7 +150,7 @@ class OnnxParts:
                 raise ArtifactError(
                     f"{graph} was changed after its plan was written", hint="export the model again"
                 )
-        self.version, self.threads = _onnxruntime().__version__, usable_cores()
+        self.info = BackendInfo("onnxruntime", _onnxruntime().__version__, usable_cores())
         self.parts = [
             _part(raw_session(str(plan.parent / name), alone=False), name) for name in graphs
         ]

@@ -11,7 +11,7 @@ import numpy as np
 
 from sr_deploy.core.errors import ArtifactError, CannotRunHereError
 from sr_deploy.core.manifest import Manifest
-from sr_deploy.core.session import Session, Timed
+from sr_deploy.core.session import Session, TimedOutput
 from sr_deploy.runtime.cuda import Cuda
 
 # trt.nptype fails in 8.5.2 with numpy 1.24 and newer.
@@ -55,9 +55,9 @@ class TensorRTSession(Session):
         self._buffers: Optional[_Buffers] = None
 
     def _run(self, x_nchw: np.ndarray) -> np.ndarray:
-        return self._timed(x_nchw).y
+        return self._run_timed(x_nchw).y
 
-    def _timed(self, x_nchw: np.ndarray) -> Timed:
+    def _run_timed(self, x_nchw: np.ndarray) -> TimedOutput:
         buffers = self._buffers_for(x_nchw.shape)
         np.copyto(buffers.host_in, x_nchw, casting="same_kind")
         gpu = self._gpu
@@ -70,7 +70,7 @@ class TensorRTSession(Session):
         events.append(gpu.event())
         gpu.synchronize()
         copy_in, network, copy_out = (gpu.elapsed_ms(a, b) for a, b in zip(events, events[1:]))
-        return Timed(
+        return TimedOutput(
             buffers.host_out.astype(np.float32),
             network,
             copies_ms=copy_in + copy_out,

@@ -42,7 +42,7 @@ def run_tiles(
 
     def run_tile(y_span: Span, x_span: Span) -> None:
         # A function, so that no array of a tile stays in memory beside those of the next one.
-        timed = session.timed(to_input(_cut(image, y_span, x_span)))
+        timed = session.run_timed(to_input(_cut(image, y_span, x_span)))
         run.ms, run.timer = run.ms + timed.ms, timed.timer
         if timed.copies_ms is not None:
             run.copies_ms = (run.copies_ms or 0.0) + timed.copies_ms

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 import numpy as np
 
 from sr_deploy.core.device import usable_cores
-from sr_deploy.core.session import Session
+from sr_deploy.core.session import BackendInfo, Session
 
 
 class TorchSession(Session):
@@ -26,8 +26,8 @@ class TorchSession(Session):
         align_px: int = 1,
     ) -> None:
         self._run_module = array_function(module.eval())
-        facts = torch_facts()
-        self.backend_version, self.threads = facts["backend_version"], facts["threads"]
+        info = torch_info()
+        self.backend_version, self.threads = info.version, info.threads
         self.scale = scale
         self.min_hw, self.halo_px, self.align_px = min_hw, halo_px, align_px
 
@@ -54,17 +54,13 @@ def session_of_checkpoint(checkpoint: Any, variant: Optional[str] = None) -> Tor
     )
 
 
-def torch_facts() -> Dict[str, Any]:
-    """Return the facts of a session that torch runs; limit torch's threads to the cores of this process."""
+def torch_info() -> BackendInfo:
+    """Return torch's version and threads; limit its threads to the cores of this process."""
     import torch
 
     # torch counted the cores when it was first imported.
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
-    return {
-        "backend": "torch",
-        "backend_version": torch.__version__,
-        "threads": torch.get_num_threads(),
-    }
+    return BackendInfo("torch", torch.__version__, torch.get_num_threads())
 
 
 def array_function(module: Any) -> Callable[[np.ndarray], np.ndarray]:

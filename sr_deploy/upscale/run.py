@@ -52,8 +52,8 @@ def upscale_path(source: Path, output: Path, options: UpscaleOptions, reporter: 
     if kind == "video":
         upscaler = options.upscaler(network, reserved_results=_reserved_results(options))
         _upscale_video(source, output, upscaler, options, reporter)
-        if upscaler.spent is not None:
-            reporter.log(f"all frames of this run: {upscaler.spent}")
+        if upscaler.work is not None:
+            reporter.log(f"all frames of this run: {upscaler.work}")
     else:
         upscaler = options.upscaler(network)
         task = PictureTask(source, output)

@@ -8,7 +8,7 @@ from typing import Dict, Iterable, Iterator, Optional, Sequence, Tuple
 import numpy as np
 
 from sr_deploy.core.errors import ArtifactError, InputError
-from sr_deploy.core.session import Session, Spent
+from sr_deploy.core.session import ExecutedWork, Session
 from sr_deploy.core.sizes import HW, hw_text
 from sr_deploy.runtime.tiled import run_tiles
 from sr_deploy.runtime.tiling import TilePlan, plan_tiles, plan_whole, smallest_px
@@ -55,7 +55,7 @@ class Upscaler:
         """The largest difference so far, of 1, between two tiles at their seam."""
         self.estimated_bytes = 0
         """The estimated peak memory of the plans so far. 0 where memory cannot be measured."""
-        self.spent: Optional[Spent] = None
+        self.work: Optional[ExecutedWork] = None
         """The work of an adaptive network on all images so far."""
         self._tile = tile
         self._queued_results, self._reserved_results = queued_results, reserved_results
@@ -82,11 +82,11 @@ class Upscaler:
             )
         hw = (image.shape[0], image.shape[1])
         self._last_plan = self.plan(hw, bytes_per_px=3 * image.itemsize + more_per_px)
-        self.session.begin()
+        self.session.reset_work()
         upscaled = self._run(image, self._last_plan)
-        spent = self.session.spent()
-        if spent is not None:
-            self.spent = spent if self.spent is None else self.spent + spent
+        work = self.session.executed_work()
+        if work is not None:
+            self.work = work if self.work is None else self.work + work
         return upscaled
 
     def frames(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -143,8 +143,8 @@ class Upscaler:
                 if plan.tiles == 1
                 else f"by up to {self.seam_difference:.2g} (of 1) between tiles at their seams"
             )
-        spent = self.session.spent()
-        return f"{plan}{exactness}" + (f"; {spent}" if spent is not None else "")
+        work = self.session.executed_work()
+        return f"{plan}{exactness}" + (f"; {work}" if work is not None else "")
 
     def memory_report(self) -> str:
         """Return a line on the estimated and the real peak memory, and the bound."""
@@ -189,7 +189,7 @@ class Upscaler:
 
     def _probe(self, hw: HW) -> None:
         self._run(np.zeros((*hw, 3), np.uint8), plan_whole(hw))
-        self.session.exercise(hw)
+        self.session.run_all_paths(hw)
 
 
 def upscale_image(

@@ -6,7 +6,7 @@ import pytest
 from sr_deploy.bench import compare
 from sr_deploy.bench.compare import Comparison, compare_networks
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.session import Session, Timed
+from sr_deploy.core.session import Session, TimedOutput
 from sr_deploy.runtime.opener import NetworkDescription
 
 
@@ -20,8 +20,8 @@ class Steps(Session):
         if hw is not None:
             self.min_hw = self.max_hw = hw
 
-    def _timed(self, x_nchw):
-        return Timed(
+    def _run_timed(self, x_nchw):
+        return TimedOutput(
             x_nchw.repeat(self.scale, 2).repeat(self.scale, 3), next(self._times), timer=self._timer
         )
 

@@ -13,7 +13,7 @@ from sr_deploy.bench.evaluate import (
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.images import imresize, modcrop, nchw_from_rgb, read_rgb, write_png
 from sr_deploy.core.metrics import psnr_db, ssim
-from sr_deploy.core.session import Session, Timed
+from sr_deploy.core.session import Session, TimedOutput
 
 
 class Nearest(Session):
@@ -175,7 +175,9 @@ def test_tiles_of_a_pointwise_network_are_the_whole_image(hw, tile):
 def test_times_are_summed_over_the_tiles(monkeypatch):
     session = Nearest((20, 30))
     monkeypatch.setattr(
-        session, "_timed", lambda x: Timed(session._run(x), 2.0, copies_ms=0.5, timer="events")
+        session,
+        "_run_timed",
+        lambda x: TimedOutput(session._run(x), 2.0, copies_ms=0.5, timer="events"),
     )
     done, _ = upscale_fitting(session, picture(30, 50))
     assert (done.ms, done.copies_ms, done.timer) == (2.0 * 4, 0.5 * 4, "events")

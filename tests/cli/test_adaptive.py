@@ -30,7 +30,7 @@ def test_a_picture_by_the_shipped_default_with_its_decisions(run_cli, picture, t
     assert result.stdout == f"{sr}\n{drawn}\n"
     assert (
         "% of the largest's multiply-accumulates (fsrcnn-w16_x4.w16 " in result.stderr
-        and "blue, the least" in result.stderr
+        and "blue is the least" in result.stderr
     )
     assert cv2.imread(str(sr)).shape == cv2.imread(str(drawn)).shape == (160, 640, 3)
     blue, _, red = cv2.imread(str(drawn)).reshape(-1, 3).mean(axis=0)
@@ -81,11 +81,11 @@ def test_a_budget_is_kept_and_a_folder_goes_on_by_it(run_cli, picture, tmp_path)
     [
         (
             ("--adaptive", "elastic", "--max-flops", "10%"),
-            "is below the smallest: 'asrn_x4.d1' everywhere",
+            "is too small: the router and 'asrn_x4.d1' everywhere",
         ),
         (
             ("--adaptive", "elastic", "--max-flops", "1000%"),
-            "is no share of the largest network's work",
+            "is not a valid share of the largest network's work",
         ),
         (("--adaptive", "adadsr", "--depth", "17"), "expected 0 to 16, the blocks of the backbone"),
         (("--adaptive", "adadsr", "--max-flops", "60%"), "AdaDSR has a desired depth"),

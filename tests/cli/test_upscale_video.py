@@ -6,7 +6,7 @@ import json
 import pytest
 
 from sr_deploy.cli.upscale import frame_progress
-from sr_deploy.core.session import Session, Spent
+from sr_deploy.core.session import ExecutedWork, Session
 from sr_deploy.runtime import opener
 from sr_deploy.runtime.opener.description import NetworkDescription
 from sr_deploy.upscale import options
@@ -86,8 +86,8 @@ def test_the_work_of_an_adaptive_network_is_reported_for_all_frames(
     run_cli, film, tmp_path, monkeypatch
 ):
     class Half(Repeat):
-        def spent(self):
-            return Spent(1, 2, {"all": 1.0}, {"small": 3, "large": 1})
+        def executed_work(self):
+            return ExecutedWork(1, 2, {"all": 1.0}, {"small": 3, "large": 1})
 
     monkeypatch.setattr(options, "describe_adaptive", lambda budget, text: description("", Half))
     result = run_cli("upscale", film, "--adaptive", "cdnsr", "-o", tmp_path / "large.mkv")

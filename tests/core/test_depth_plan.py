@@ -6,16 +6,16 @@ import pytest
 
 from sr_deploy.core.depth_plan import (
     DepthPlan,
-    dilated,
-    everywhere,
+    block_groups,
+    dense_groups,
+    depth_plan_path,
+    dilate,
     executed_macs,
     graph_names,
-    groups,
-    plan_path,
     reach_px,
-    read_plan,
-    taken,
-    tiles_of,
+    read_depth_plan,
+    takes_block,
+    tile_corners,
 )
 from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.jsonio import to_json
@@ -48,7 +48,9 @@ def test_rows_cost_what_they_compute():
     one[0, 0] = 0.5  # in the corner the dilation has four
     assert executed_macs(ROWS, one) == fixed + (2 * (9 + 1) + (4 + 1)) * CONV
     dense = dataclasses.replace(ROWS, dense_above=0.0)  # the two blocks that any pixel takes
-    assert everywhere(dense, one) == (True, True, False) and everywhere(ROWS, one) == (False,) * 3
+    assert (
+        dense_groups(dense, one) == (True, True, False) and dense_groups(ROWS, one) == (False,) * 3
+    )
     assert executed_macs(dense, one) == fixed + 2 * 2 * 100 * CONV
     in_twos = dataclasses.replace(
         dense, depths=(2, 3), dense_above=0.014
@@ -60,7 +62,7 @@ def test_rows_cost_what_they_compute():
 
 
 def test_tiles_cost_what_they_compute():
-    assert groups(TILES) == [(0, 1), (1, 3)]
+    assert block_groups(TILES) == [(0, 1), (1, 3)]
     depth_map = np.zeros(
         (9, 10), np.float32
     )  # three by three tiles, five of which reach over the image
@@ -68,12 +70,12 @@ def test_tiles_cost_what_they_compute():
     assert executed_macs(TILES, depth_map) == fixed
     depth_map[5, 3] = 0.5
     one_block, two_blocks = (6 * 6 + 4 * 4) * CONV, (10 * 10 + 8 * 8 + 6 * 6 + 4 * 4) * CONV
-    assert tiles_of(TILES, depth_map, 0) == [(4, 0)] and tiles_of(TILES, depth_map, 1) == []
+    assert tile_corners(TILES, depth_map, 0) == [(4, 0)] and tile_corners(TILES, depth_map, 1) == []
     assert executed_macs(TILES, depth_map) == fixed + one_block
     depth_map[8, 9] = 1.5
-    assert tiles_of(TILES, depth_map, 0) == [(4, 0), (8, 8)] and tiles_of(TILES, depth_map, 1) == [
-        (8, 8)
-    ]
+    assert tile_corners(TILES, depth_map, 0) == [(4, 0), (8, 8)] and tile_corners(
+        TILES, depth_map, 1
+    ) == [(8, 8)]
     assert executed_macs(TILES, depth_map) == fixed + 2 * one_block + two_blocks
     # The shares of what the groups take everywhere: 104 of 180 convolutions' pixels, and 216 of 360.
     for above, chosen, macs in (
@@ -82,13 +84,14 @@ def test_tiles_cost_what_they_compute():
     ):
         plan = dataclasses.replace(TILES, dense_above=above)
         assert (
-            everywhere(plan, depth_map) == chosen and executed_macs(plan, depth_map) == fixed + macs
+            dense_groups(plan, depth_map) == chosen
+            and executed_macs(plan, depth_map) == fixed + macs
         )
 
 
 def test_a_pixel_takes_every_block_that_its_depth_begins():
     depth_map = np.array([[0.0, 0.2, 1.0, 1.1, 3.0]], np.float32)
-    assert [taken(depth_map, block)[0].tolist() for block in (1, 2, 3)] == [
+    assert [takes_block(depth_map, block)[0].tolist() for block in (1, 2, 3)] == [
         [False, True, True, True, True],
         [False, False, False, True, True],
         [False, False, False, False, True],
@@ -103,7 +106,7 @@ def test_dilation_is_the_maximum_of_a_square(px, dtype):
         [values[max(0, i - px) : i + px + 1, max(0, j - px) : j + px + 1].max() for j in range(9)]
         for i in range(6)
     ]
-    np.testing.assert_array_equal(dilated(values, px), expected)
+    np.testing.assert_array_equal(dilate(values, px), expected)
 
 
 def test_a_pixel_reaches_through_head_blocks_and_tail():
@@ -122,28 +125,28 @@ def test_graphs_are_called_by_what_they_do():
 
 @pytest.mark.parametrize("plan", [ROWS, TILES], ids=["rows", "tiles"])
 def test_a_plan_is_read_as_it_was_written(plan, tmp_path):
-    path = plan_path(tmp_path, "ada", plan.way)
+    path = depth_plan_path(tmp_path, "ada", plan.way)
     path.write_text(to_json(plan))
-    assert path.name == f"ada.{plan.way}.json" and read_plan(path) == plan
+    assert path.name == f"ada.{plan.way}.json" and read_depth_plan(path) == plan
 
 
 @pytest.mark.parametrize(
     "plan, change, match",
     [
-        (ROWS, {"way": "lines"}, "is no plan of ours: its way 'lines'"),
-        (ROWS, {"way": "tiles"}, "is no plan of ours"),
-        (ROWS, {"graphs": {"../up.onnx": "0"}}, "is no plan of ours"),
-        (ROWS, {"graphs": {}}, "is no plan of ours"),
-        (TILES, {"depths": [1, 2]}, "is no plan of ours"),
-        (TILES, {"depths": [3, 3]}, "is no plan of ours"),
-        (TILES, {"tile": 0}, "is no plan of ours"),
-        (TILES, {"tile": 5}, "is no plan of ours"),
-        (TILES, {"graphs": dict(reversed(list(TILES.graphs.items())))}, "is no plan of ours"),
-        (ROWS, {"depths": [2, 3]}, "is no plan of ours"),
-        (ROWS, {"conv_macs_px": 0}, "is no plan of ours"),
-        (ROWS, {"macs_px": -5}, "is no plan of ours"),
-        (ROWS, {"dense_above": 100.0}, "is no plan of ours"),
-        (ROWS, {"model": "other"}, "is no plan of ours"),
+        (ROWS, {"way": "lines"}, "is not a valid plan: way 'lines'"),
+        (ROWS, {"way": "tiles"}, "is not a valid plan"),
+        (ROWS, {"graphs": {"../up.onnx": "0"}}, "is not a valid plan"),
+        (ROWS, {"graphs": {}}, "is not a valid plan"),
+        (TILES, {"depths": [1, 2]}, "is not a valid plan"),
+        (TILES, {"depths": [3, 3]}, "is not a valid plan"),
+        (TILES, {"tile": 0}, "is not a valid plan"),
+        (TILES, {"tile": 5}, "is not a valid plan"),
+        (TILES, {"graphs": dict(reversed(list(TILES.graphs.items())))}, "is not a valid plan"),
+        (ROWS, {"depths": [2, 3]}, "is not a valid plan"),
+        (ROWS, {"conv_macs_px": 0}, "is not a valid plan"),
+        (ROWS, {"macs_px": -5}, "is not a valid plan"),
+        (ROWS, {"dense_above": 100.0}, "is not a valid plan"),
+        (ROWS, {"model": "other"}, "is not a valid plan"),
         (ROWS, {"speed": 1}, "unknown key 'speed'"),
     ],
 )
@@ -151,6 +154,6 @@ def test_a_plan_of_other_parts_is_refused(plan, change, match, tmp_path):
     path = tmp_path / "ada.json"
     path.write_text(json.dumps({**json.loads(to_json(plan)), **change}))
     with pytest.raises(ArtifactError, match=match):
-        read_plan(path)
+        read_depth_plan(path)
     with pytest.raises(ArtifactError, match="there is no file"):
-        read_plan(tmp_path / "none.json")
+        read_depth_plan(tmp_path / "none.json")

@@ -11,12 +11,12 @@ from sr_deploy.core.routers import (
     Branch,
     RoutedPlan,
     RouterSpec,
+    parse_share,
+    patch_spans,
     read_routed_plan,
     read_router_card,
     router_name,
-    share_from,
     shipped_routers,
-    spans,
 )
 from sr_deploy.core.shipped import read_card, shipped_checkpoints
 
@@ -45,10 +45,10 @@ def test_a_card_is_read_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"macs": [3, 2, 1]}, "not from the smallest to the largest: 3, 2, 1"),
-        ({"macs": [0, 2, 3]}, "not from the smallest to the largest"),
+        ({"macs": [3, 2, 1]}, "not sorted by size: 3, 2, 1"),
+        ({"macs": [0, 2, 3]}, "not sorted by size: 0, 2, 3"),
         ({"models": ["a"]}, "it names 1 models, 3 variants, 3 checksums and 3 costs"),
-        ({"patch_hw": [2, 32]}, "patches are 2x32; the smallest is 4x4"),
+        ({"patch_hw": [2, 32]}, "patches are 2x32; expected at least 4x4"),
         ({"speed": 1}, "unknown key 'speed'"),
     ],
 )
@@ -122,22 +122,23 @@ def test_a_budget_below_the_smallest_branch_is_refused():
     assert set(PLAN.classes(np.random.default_rng(0).normal(size=(9, 3)), 0.3).tolist()) == {0}
     with pytest.raises(
         InputError,
-        match="29.9% of the largest branch is below the smallest: 'a' everywhere, with deciding it,",
+        match="a budget of 29.9% of 'c' is too small: the router and 'a' everywhere take 30.0%",
     ):
         PLAN.check_budget(0.299)
 
 
 @pytest.mark.parametrize("text, share", [("60%", 0.6), ("0.6", 0.6), ("100%", 1.0)])
 def test_shares_are_read(text, share):
-    assert share_from(text) == pytest.approx(share)
+    assert parse_share(text) == pytest.approx(share)
 
 
 @pytest.mark.parametrize("text", ["0", "60", "-5%", "101%", "half", "", "%", "nan", "inf%"])
 def test_other_words_are_no_shares(text):
     with pytest.raises(
-        InputError, match="is no share of the largest network's work; expected such as 60% or 0.6"
+        InputError,
+        match="is not a valid share of the largest network's work; expected a value above 0 up to 100%",
     ):
-        share_from(text)
+        parse_share(text)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_other_words_are_no_shares(text):
     [(8, 8, 2), (9, 8, 2), (14, 8, 2), (100, 8, 2), (30, 8, 0), (30, 8, 7), (64, 32, 4)],
 )
 def test_patches_cover_an_axis_and_their_weights_add_up_to_one(size, patch, overlap):
-    starts, weights = spans(size, patch, overlap)
+    starts, weights = patch_spans(size, patch, overlap)
     assert (
         starts[0] == 0
         and starts[-1] == size - patch
@@ -160,7 +161,7 @@ def test_patches_cover_an_axis_and_their_weights_add_up_to_one(size, patch, over
 
 
 def test_weights_fall_towards_a_neighbour():
-    _, weights = spans(14, 8, 2)
+    _, weights = patch_spans(14, 8, 2)
     np.testing.assert_allclose(weights[0], [1, 1, 1, 1, 1, 1, 2 / 3, 1 / 3], atol=1e-6)
 
 
@@ -180,5 +181,5 @@ def test_plans_that_cannot_be(tmp_path, change):
     path.write_text(to_json(PLAN))
     assert read_routed_plan(path) == PLAN
     path.write_text(json.dumps({**json.loads(to_json(PLAN)), **change}))
-    with pytest.raises(ArtifactError, match="is no plan of ours"):
+    with pytest.raises(ArtifactError, match="is not a valid plan"):
         read_routed_plan(path)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sr_deploy.core import timing
-from sr_deploy.core.session import Timed
+from sr_deploy.core.session import TimedOutput
 
 
 class Clock:
@@ -24,7 +24,7 @@ class Clock:
         self.starts.append(self.now)
         duration = next(self.durations)
         self.now += duration / 1000
-        return Timed(np.zeros(1), duration, copies_ms=duration / 10, timer="a clock")
+        return TimedOutput(np.zeros(1), duration, copies_ms=duration / 10, timer="a clock")
 
 
 @pytest.fixture()

@@ -24,11 +24,11 @@ class FakeSession(Session):
     def _run(self, x_nchw):
         raise NotImplementedError
 
-    def timed(self, x_nchw):
+    def run_timed(self, x_nchw):
         assert x_nchw.shape == (1, 3, 16, 24)
         self.runs.append(self.ms)
         # A load of this machine that comes and goes: every third run takes three times as long.
-        return type("Timed", (), {"ms": self.ms * (3 if len(self.runs) % 3 == 0 else 1)})
+        return type("TimedOutput", (), {"ms": self.ms * (3 if len(self.runs) % 3 == 0 else 1)})
 
 
 class Fake(Backend):

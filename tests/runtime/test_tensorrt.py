@@ -428,12 +428,12 @@ def test_a_session_times_the_network_and_the_copies_apart(graph_for, tmp_path, u
     session = BACKENDS["tensorrt"]().open(engine, read_manifest(engine))
     library.gpu.enqueued.clear()
     x = np.random.default_rng(0).random((1, 3, 9, 10), dtype=np.float32)
-    timed = session.timed(x)
+    timed = session.run_timed(x)
     assert (timed.ms, timed.copies_ms, timed.timer) == (5, 2, "device events")
     np.testing.assert_allclose(
         timed.y, OnnxRuntimeSession(graph, read_manifest(graph)).run(x), atol=1e-6
     )
-    session.timed(x)
+    session.run_timed(x)
     assert library.gpu.enqueued == [
         "network",
         "network",
@@ -443,7 +443,7 @@ def test_a_session_times_the_network_and_the_copies_apart(graph_for, tmp_path, u
         "network",
     ]  # once plain, once recorded, then the graph
     before = len(library.gpu.freed)
-    session.timed(x[:, :, :8])  # another size: new buffers
+    session.run_timed(x[:, :, :8])  # another size: new buffers
     assert len(library.gpu.freed) == before + 2
     assert session.device == "a stand-in GPU" and session.precision == "fp16"
 

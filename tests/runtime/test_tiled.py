@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sr_deploy.core.session import Timed
+from sr_deploy.core.session import TimedOutput
 from sr_deploy.runtime.tiled import run_tiles
 from sr_deploy.runtime.tiling import plan_tiles, plan_whole
 
@@ -56,7 +56,9 @@ def test_times_are_summed(sessions, noise, monkeypatch):
     session = sessions["blur"]()
     for copies_ms, expected in ((None, None), (0.5, 2.0)):
         monkeypatch.setattr(
-            session, "_timed", lambda x, c=copies_ms: Timed(session._run(x), 3.0, c, "events")
+            session,
+            "_run_timed",
+            lambda x, c=copies_ms: TimedOutput(session._run(x), 3.0, c, "events"),
         )
         plan = plan_tiles((40, 40), session, tile=24)
         _, run = upscaled(session, noise((40, 40), np.float32), plan)

@@ -1,4 +1,4 @@
-"""Run a deployed AdaEDSR: each pixel through as many blocks as the adapter says, at a desired depth chosen for each image."""
+"""AdaDSR: each pixel passes as many blocks of an AdaEDSR as its depth map says."""
 
 from __future__ import annotations
 
@@ -11,135 +11,122 @@ import numpy as np
 from sr_deploy.core.depth_plan import (
     ADAPTER_PX,
     DepthPlan,
-    everywhere,
+    block_groups,
+    dense_groups,
     executed_macs,
-    groups,
     reach_px,
-    read_plan,
-    tiles_of,
+    read_depth_plan,
+    tile_corners,
 )
 from sr_deploy.core.errors import ArtifactError
-from sr_deploy.core.session import Spent
+from sr_deploy.core.session import BackendInfo, ExecutedWork
 from sr_deploy.core.spec import check_desired_depth
-from sr_deploy.runtime.adaptive.base import Adapted, AdaptiveSession
+from sr_deploy.runtime.adaptive.base import AdaptiveOutput, AdaptiveSession
 from sr_deploy.runtime.ort import OnnxParts
 
 BATCH = 8
-"""Tiles a call: their features are what takes memory."""
+"""Tiles per call: memory grows with their features."""
 Part = Callable[..., Sequence[np.ndarray]]
-"""Takes a part's inputs by name, gives its outputs in their order."""
+"""Takes its inputs by name, returns its outputs in order."""
 
 
 class AdaDSR(AdaptiveSession):
-    """An AdaEDSR that skips. `depth`, the desired one, 0..blocks, may be changed between runs."""
+    """An AdaEDSR that skips blocks. `depth`, the desired depth in 0..blocks, may be changed between runs."""
 
     def __init__(
-        self,
-        plan: DepthPlan,
-        parts: Sequence[Part],
-        *,
-        depth: Optional[float],
-        backend: str,
-        backend_version: str,
-        threads: int,
+        self, plan: DepthPlan, parts: Sequence[Part], info: BackendInfo, *, depth: Optional[float]
     ) -> None:
-        """parts: what the plan's graphs are. depth: None for half of all blocks. Raises VariantError for another depth than the plan has."""
-        super().__init__(
-            name=plan.model,
-            scale=plan.scale,
-            backend=backend,
-            backend_version=backend_version,
-            threads=threads,
-        )
+        """parts: in the order of the plan's graphs. depth: None for half of all blocks.
+
+        Raises VariantError for a depth that the plan does not have.
+        """
+        super().__init__(plan.model, plan.scale, info)
         self.plan, self.depth, self._parts = plan, plan.desired_depth(depth), parts
         self.halo_px = reach_px(plan.blocks) + ADAPTER_PX
         self.min_hw = (2, 2)  # torch exports free sizes from 2 on
 
     @classmethod
-    def from_plan(cls, plan: Union[str, Path], *, depth: Optional[float] = None) -> AdaDSR:
-        """Open a deployed one. Raises ArtifactError when the plan or a graph is missing, malformed or changed."""
-        path = Path(plan)
-        read = read_plan(path)
-        graphs = OnnxParts(path, read.graphs)
-        return cls(
-            read,
-            graphs.parts,
-            depth=depth,
-            backend="onnxruntime",
-            backend_version=graphs.version,
-            threads=graphs.threads,
-        )
+    def from_plan(cls, path: Union[str, Path], *, depth: Optional[float] = None) -> AdaDSR:
+        """Open an exported AdaEDSR.
 
-    def exercise(self, hw: Tuple[int, int]) -> None:
-        features, depth_map = self._parts[0](
-            lr=np.zeros((1, 3, *hw), np.float32), depth=np.array([self.plan.blocks], np.float32)
-        )
-        deep = np.full_like(depth_map, self.plan.blocks)
+        Raises ArtifactError when the plan or a graph is missing, malformed or changed.
+        """
+        plan = read_depth_plan(Path(path))
+        graphs = OnnxParts(Path(path), plan.graphs)
+        return cls(plan, graphs.parts, graphs.info, depth=depth)
+
+    def run_all_paths(self, hw: Tuple[int, int]) -> None:
+        depth = np.array([self.plan.blocks], np.float32)
+        features, depth_map = self._parts[0](lr=np.zeros((1, 3, *hw), np.float32), depth=depth)
+        deepest = np.full_like(depth_map, self.plan.blocks)
         for group in range(len(self.plan.depths)):
             for dense in (True, False):
-                self._group(group, dense, features, deep)
+                self._run_group(group, dense, features, deepest)
         self._parts[1](y=features, features=features)
 
-    def adapted(self, x_nchw: np.ndarray) -> Adapted:
-        """Upscale (1, 3, H, W) float32, 0..1, RGB. Decisions are depths as shares of all blocks."""
+    def run_adaptive(self, x_nchw: np.ndarray) -> AdaptiveOutput:
+        """Upscale (1, 3, H, W) float32 in 0..1, RGB. Decisions are depths as shares of all blocks."""
         plan, start = self.plan, time.perf_counter()
         check_desired_depth(self.depth, plan.blocks)
         features, depth_map = self._parts[0](lr=x_nchw, depth=np.array([self.depth], np.float32))
         if not np.isfinite(depth_map).all():
             raise ArtifactError(
-                "the depth map has values that are no numbers",
-                hint="are there such pixels in the image?",
+                "the depth map has values that are not finite",
+                hint="check the image for such pixels",
             )
-        chosen, deepest = everywhere(plan, depth_map[0, 0]), depth_map.max()
+        dense_flags, deepest = dense_groups(plan, depth_map[0, 0]), depth_map.max()
         ms = {"map": _ms_since(start)}
         y = features
-        for group, ((before, last), dense) in enumerate(zip(groups(plan), chosen)):
+        for group, ((before, last), dense) in enumerate(zip(block_groups(plan), dense_flags)):
             if deepest > before:
                 start = time.perf_counter()
-                y = self._group(group, dense, y, depth_map)
+                y = self._run_group(group, dense, y, depth_map)
                 ms[f"to {last}, {'everywhere' if dense else plan.way}"] = _ms_since(start)
         start = time.perf_counter()
         image = self._parts[1](y=y, features=features)[0]
         ms["end"] = _ms_since(start)
-        return self._adapted(image, depth_map[0, 0], ms)
+        work = _executed_work(plan, depth_map[0, 0], ms)
+        return AdaptiveOutput(image, depth_map[0, 0] / plan.blocks, work)
 
-    def _group(self, group: int, dense: bool, y: np.ndarray, depth_map: np.ndarray) -> np.ndarray:
+    def _run_group(
+        self, group: int, dense: bool, y: np.ndarray, depth_map: np.ndarray
+    ) -> np.ndarray:
         part = self._parts[2 + 2 * group + (not dense)]
         if dense or self.plan.way == "rows":
             return part(y=y, depth_map=depth_map)[0]
-        return self._on_tiles(part, *groups(self.plan)[group], y, depth_map)
+        return self._run_tiles(part, block_groups(self.plan)[group], y, depth_map)
 
-    def _on_tiles(
-        self, part: Part, before: int, last: int, y: np.ndarray, depth_map: np.ndarray
+    def _run_tiles(
+        self, part: Part, blocks: Tuple[int, int], y: np.ndarray, depth_map: np.ndarray
     ) -> np.ndarray:
+        """Run the tiles that hold pixels deeper than the group's first block; the rest of y stays."""
+        before, last = blocks
         tile, reach = self.plan.tile, 2 * (last - before)
         h, w = y.shape[2:]
-        around = (0, 0), (0, 0), (reach, reach + -h % tile), (reach, reach + -w % tile)
-        features, depths = np.pad(y, around), np.pad(depth_map, around, constant_values=-1)
-        side, made = tile + 2 * reach, y.copy()
-        corners = tiles_of(self.plan, depth_map[0, 0], before)
+        margins = (0, 0), (0, 0), (reach, reach + -h % tile), (reach, reach + -w % tile)
+        features, depths = np.pad(y, margins), np.pad(depth_map, margins, constant_values=-1)
+        side, output = tile + 2 * reach, y.copy()
+        corners = tile_corners(self.plan, depth_map[0, 0], before)
         for first in range(0, len(corners), BATCH):
-            some = corners[first : first + BATCH]
-            for (top, left), core in zip(
-                some, part(y=_cut(features, some, side), depth_map=_cut(depths, some, side))[0]
-            ):
-                place = made[0, :, top : top + tile, left : left + tile]
-                place[...] = core[:, : place.shape[1], : place.shape[2]]
-        return made
+            batch = corners[first : first + BATCH]
+            inputs = {"y": _cut(features, batch, side), "depth_map": _cut(depths, batch, side)}
+            for (top, left), core in zip(batch, part(**inputs)[0]):
+                target = output[0, :, top : top + tile, left : left + tile]
+                target[...] = core[:, : target.shape[1], : target.shape[2]]
+        return output
 
-    def _adapted(self, y: np.ndarray, depth_map: np.ndarray, ms: Dict[str, float]) -> Adapted:
-        plan = self.plan
-        counts = np.bincount(np.ceil(depth_map).astype(np.int64).ravel(), minlength=plan.blocks + 1)
-        pixels = {
-            f"to {last} blocks": int(counts[before + (before > 0) : last + 1].sum())
-            for before, last in groups(plan)
-        }
-        spent = Spent(executed_macs(plan, depth_map), plan.macs_px * depth_map.size, ms, pixels)
-        return Adapted(y, depth_map / plan.blocks, spent)
+
+def _executed_work(plan: DepthPlan, depth_map: np.ndarray, ms: Dict[str, float]) -> ExecutedWork:
+    counts = np.bincount(np.ceil(depth_map).astype(np.int64).ravel(), minlength=plan.blocks + 1)
+    pixels = {
+        f"to {last} blocks": int(counts[before + (before > 0) : last + 1].sum())
+        for before, last in block_groups(plan)
+    }
+    return ExecutedWork(executed_macs(plan, depth_map), plan.macs_px * depth_map.size, ms, pixels)
 
 
 def _cut(padded: np.ndarray, corners: Sequence[Tuple[int, int]], side: int) -> np.ndarray:
-    """The tiles of a (1, C, H, W) array with what lies round them, (N, C, side, side)."""
+    """Cut tiles with their margins out of a (1, C, H, W) array: (N, C, side, side)."""
     return np.concatenate(
         [padded[:, :, top : top + side, left : left + side] for top, left in corners]
     )

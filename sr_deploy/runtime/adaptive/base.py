@@ -1,4 +1,4 @@
-"""A network that decides how much it computes, as a session like any other: pictures, folders, video and bench run it as they do all."""
+"""Base of sessions whose network decides how much it computes. Callers run them like any other session."""
 
 from __future__ import annotations
 
@@ -8,50 +8,51 @@ from typing import List, Optional
 
 import numpy as np
 
-from sr_deploy.core.session import Session, Spent
+from sr_deploy.core.session import BackendInfo, ExecutedWork, Session
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True)
-class Adapted:
-    """An upscaled image with what it took."""
+class AdaptiveOutput:
+    """An upscaled image, and what was computed for it."""
 
     y_nchw: np.ndarray
     """(1, 3, scale*H, scale*W) float32, not clipped."""
     decisions: np.ndarray
-    """(H, W) float32: how much was computed at each LR pixel, 0 for the least that there is, 1 for all."""
-    spent: Spent
+    """(H, W) float32: how much was computed at each LR pixel, from 0 (the least) to 1 (all)."""
+    work: ExecutedWork
 
 
 class AdaptiveSession(Session):
-    """Adds up what its runs spend."""
+    """Sums up the work of its runs, and records their decisions on request."""
 
     precision = "fp32"
 
-    def __init__(
-        self, *, name: str, scale: int, backend: str, backend_version: str, threads: int
-    ) -> None:
+    def __init__(self, name: str, scale: int, info: BackendInfo) -> None:
         self.name, self.scale = name, scale
-        self.backend, self.backend_version, self.threads = backend, backend_version, threads
+        self.backend, self.backend_version = info.backend, info.version
+        self.threads = info.threads
         self.decisions: Optional[List[np.ndarray]] = None
-        """Of each run since `begin` (H, W, 2), what was decided and the image's luma, where a list was put here."""
-        self._spent = Spent()
+        """If a list: one (H, W, 2) array per run since `reset_work`, its decisions and its luma."""
+        self._work = ExecutedWork()
 
-    def begin(self) -> None:
-        self._spent = Spent()
+    def reset_work(self) -> None:
+        self._work = ExecutedWork()
         if self.decisions is not None:
             self.decisions = []
 
-    def spent(self) -> Spent:
-        return self._spent
+    def executed_work(self) -> ExecutedWork:
+        return self._work
 
     def _run(self, x_nchw: np.ndarray) -> np.ndarray:
-        done = self.adapted(x_nchw)
-        self._spent += done.spent
+        output = self.run_adaptive(x_nchw)
+        self._work += output.work
         if self.decisions is not None:
-            luma = np.tensordot(np.array([0.299, 0.587, 0.114], np.float32), x_nchw[0], axes=1)
-            self.decisions.append(np.stack([done.decisions, luma], axis=-1))
-        return done.y_nchw
+            luma = np.tensordot(_LUMA, x_nchw[0], axes=1)
+            self.decisions.append(np.stack([output.decisions, luma], axis=-1))
+        return output.y_nchw
 
     @abc.abstractmethod
-    def adapted(self, x_nchw: np.ndarray) -> Adapted:
-        """Upscale a checked (1, 3, H, W) float32 input, 0..1, RGB."""
+    def run_adaptive(self, x_nchw: np.ndarray) -> AdaptiveOutput:
+        """Upscale a checked (1, 3, H, W) float32 input in 0..1, RGB."""

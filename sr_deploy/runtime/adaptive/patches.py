@@ -1,133 +1,141 @@
-"""CDNSR: an image's patches, each through the branch that a router chooses for it, blended where they overlap."""
+"""CDNSR: a router chooses a branch for each patch of an image; overlapping patches are blended."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Callable, Dict, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from sr_deploy.core.errors import ArtifactError
-from sr_deploy.core.routers import RoutedPlan, read_routed_plan, spans
-from sr_deploy.core.session import Spent
-from sr_deploy.runtime.adaptive.base import Adapted, AdaptiveSession
+from sr_deploy.core.routers import RoutedPlan, patch_spans, read_routed_plan
+from sr_deploy.core.session import BackendInfo, ExecutedWork
+from sr_deploy.runtime.adaptive.base import AdaptiveOutput, AdaptiveSession
 from sr_deploy.runtime.ort import OnnxParts
 
 Network = Callable[[np.ndarray], np.ndarray]
 """Patches (N, 3, patch, patch) float32 -> (N, classes), or (N, 3, scale*patch, scale*patch)."""
 BATCH = 16
-"""Patches a call: their features are what takes memory."""
+"""Patches per call: memory grows with their features."""
 
 
 class RoutedSession(AdaptiveSession):
-    """A router and its branches. `max_share` bounds what is executed of the largest branch on all patches."""
+    """A router and its branches. `max_share` limits the executed share of the largest branch."""
 
     def __init__(
         self,
         plan: RoutedPlan,
         router: Network,
         branches: Sequence[Network],
+        info: BackendInfo,
         *,
         max_share: Optional[float] = None,
-        backend: str,
-        backend_version: str,
-        threads: int,
     ) -> None:
         """Raises InputError for a budget below the smallest branch."""
         plan.check_budget(max_share)
-        super().__init__(
-            name=plan.model,
-            scale=plan.scale,
-            backend=backend,
-            backend_version=backend_version,
-            threads=threads,
-        )
+        super().__init__(plan.model, plan.scale, info)
         self.plan, self.max_share = plan, max_share
-        if max_share is None:  # a budget is kept on each tile by itself
+        if max_share is None:  # a budget holds for each tile separately, so tiles are not exact
             self.halo_px, self.align_px = plan.patch, plan.patch - plan.overlap
         self.router, self.branches = router, branches
 
     @classmethod
     def from_plan(cls, path: Path, *, max_share: Optional[float] = None) -> RoutedSession:
-        """Open an exported router. Raises ArtifactError when the plan or a graph is missing, malformed or changed."""
-        plan = read_routed_plan(path)
-        plan.check_budget(max_share)
-        graphs = OnnxParts(path, plan.graphs)
-        classify, *upscale = [
-            lambda patches, part=part: part(lr=patches)[0] for part in graphs.parts
-        ]  # type: ignore[misc]
-        return cls(
-            plan,
-            classify,
-            upscale,
-            max_share=max_share,
-            backend="onnxruntime",
-            backend_version=graphs.version,
-            threads=graphs.threads,
-        )
+        """Open an exported router.
 
-    def exercise(self, hw: Tuple[int, int]) -> None:
+        Raises ArtifactError when the plan or a graph is missing, malformed or changed.
+        """
+        plan = read_routed_plan(path)
+        graphs = OnnxParts(path, plan.graphs)
+
+        def as_network(part: Callable[..., List[np.ndarray]]) -> Network:
+            return lambda patches: part(lr=patches)[0]
+
+        router, *branches = map(as_network, graphs.parts)
+        return cls(plan, router, branches, graphs.info, max_share=max_share)
+
+    def run_all_paths(self, hw: Tuple[int, int]) -> None:
         for branch in self.branches:
             branch(np.zeros((BATCH, 3, self.plan.patch, self.plan.patch), np.float32))
 
-    def adapted(self, x_nchw: np.ndarray) -> Adapted:
-        """Upscale (1, 3, H, W) float32, 0..1, RGB; an image smaller than a patch is mirrored."""
-        plan, start = self.plan, time.perf_counter()
-        ms: Dict[str, float] = {}
+    def run_adaptive(self, x_nchw: np.ndarray) -> AdaptiveOutput:
+        """Upscale (1, 3, H, W) float32 in 0..1, RGB. Images smaller than a patch are mirrored."""
+        plan, clock = self.plan, _Stages()
         h, w = x_nchw.shape[2:]
-        more = [(0, 0), (0, 0), (0, max(plan.patch - h, 0)), (0, max(plan.patch - w, 0))]
-        image = np.pad(x_nchw, more, mode="symmetric")[0]
-        (tops, down), (lefts, across) = (
-            spans(n, plan.patch, plan.overlap) for n in image.shape[1:]
+        below, right = max(plan.patch - h, 0), max(plan.patch - w, 0)
+        image = np.pad(x_nchw[0], ((0, 0), (0, below), (0, right)), mode="symmetric")
+        blend = _Blend(plan, image.shape[1:])
+        patches = np.stack(
+            [image[:, t : t + plan.patch, c : c + plan.patch] for t, c in blend.corners]
         )
-        down, across = (
-            np.repeat(down, plan.scale, axis=1)[..., None],
-            np.repeat(across, plan.scale, axis=1),
-        )
-        corners = [(top, left) for top in tops for left in lefts]
-        patches = np.stack([image[:, t : t + plan.patch, c : c + plan.patch] for t, c in corners])
-        start = _lap(ms, "cut", start)
+        clock.lap("cut")
         log_odds = self.router(patches)
         if log_odds.shape != (len(patches), len(plan.names)):
-            told = f"{log_odds.shape[-1]} classes apart, and there are {len(plan.names)} branches"
-            raise ArtifactError(f"the router of {plan.model} tells {told}", hint="export it again")
+            raise ArtifactError(
+                f"the router of {plan.model} predicts {log_odds.shape[-1]} classes, "
+                f"but there are {len(plan.names)} branches",
+                hint="export it again",
+            )
         classes = plan.classes(log_odds, self.max_share)
-        start = _lap(ms, "decide", start)
-        y = np.zeros((3, *(n * plan.scale for n in image.shape[1:])), np.float32)
-        decisions = np.zeros(image.shape[1:], np.float32)
-        ms["blend"] = 0.0
+        clock.lap("decide")
+        clock.ms["blend"] = 0.0
         for number, (name, branch) in enumerate(zip(plan.names, self.branches)):
-            mine = np.flatnonzero(classes == number)
-            blending = 0.0
-            for first in range(0, len(mine), BATCH):
-                chosen = mine[first : first + BATCH]
-                results = branch(patches[chosen])
-                begun = time.perf_counter()
-                for i, result in zip(chosen, results):
-                    top, left = corners[i]
-                    size = plan.scale * plan.patch
-                    place = y[:, plan.scale * top :, plan.scale * left :][:, :size, :size]
-                    result *= down[i // len(lefts)] * across[i % len(lefts)]
-                    place += result
-                    inside = decisions[top : top + plan.patch, left : left + plan.patch]
-                    np.maximum(inside, number / (len(self.branches) - 1), out=inside)
-                blending += (time.perf_counter() - begun) * 1000
-            start = _lap(ms, name, start)
-            ms[name] -= blending
-            ms["blend"] += blending
-        counts = np.bincount(classes, minlength=len(plan.names))
-        spent = Spent(
-            macs=int(counts @ np.array(plan.macs)) + len(classes) * plan.router_macs,
-            most_macs=len(classes) * plan.macs[-1],
-            ms=ms,
-            pixels={name: int(n) * plan.patch**2 for name, n in zip(plan.names, counts)},
-        )
-        return Adapted(y[None, :, : h * plan.scale, : w * plan.scale], decisions[:h, :w], spent)
+            members = np.flatnonzero(classes == number)
+            clock.ms[name] = 0.0
+            for first in range(0, len(members), BATCH):
+                batch = members[first : first + BATCH]
+                outputs = branch(patches[batch])
+                clock.lap(name)
+                for index, output in zip(batch, outputs):
+                    blend.add(index, output, number / (len(self.branches) - 1))
+                clock.lap("blend")
+        image_sr = blend.y[None, :, : h * plan.scale, : w * plan.scale]
+        work = _executed_work(plan, classes, clock.ms)
+        return AdaptiveOutput(image_sr, blend.decisions[:h, :w], work)
 
 
-def _lap(ms: Dict[str, float], stage: str, start: float) -> float:
-    """Note a stage's time since `start`; return the time now."""
-    now = time.perf_counter()
-    ms[stage] = (now - start) * 1000
-    return now
+class _Blend:
+    """The weighted sum of upscaled patches, and the largest decision on each LR pixel."""
+
+    def __init__(self, plan: RoutedPlan, hw: Tuple[int, ...]) -> None:
+        self._patch, self._scale = plan.patch, plan.scale
+        (tops, rows), (lefts, columns) = (patch_spans(n, plan.patch, plan.overlap) for n in hw)
+        rows, columns = (np.repeat(weights, plan.scale, axis=1) for weights in (rows, columns))
+        self.corners = [(top, left) for top in tops for left in lefts]
+        self._weights = [(row[:, None], column) for row in rows for column in columns]
+        self.y = np.zeros((3, *(n * plan.scale for n in hw)), np.float32)
+        self.decisions = np.zeros(hw, np.float32)
+
+    def add(self, index: int, output: np.ndarray, decision: float) -> None:
+        """Add patch number `index`, (3, scale*patch, scale*patch); the array is changed."""
+        (top, left), (down, across), size = self.corners[index], self._weights[index], self._patch
+        output *= down * across
+        target = self.y[:, self._scale * top :, self._scale * left :]
+        target[:, : self._scale * size, : self._scale * size] += output
+        decided = self.decisions[top : top + size, left : left + size]
+        np.maximum(decided, decision, out=decided)
+
+
+class _Stages:
+    """Wall time of stages, in ms."""
+
+    def __init__(self) -> None:
+        self.ms: Dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Add the time since the last lap to `stage`."""
+        now = time.perf_counter()
+        self.ms[stage] = self.ms.get(stage, 0.0) + (now - self._start) * 1000
+        self._start = now
+
+
+def _executed_work(plan: RoutedPlan, classes: np.ndarray, ms: Dict[str, float]) -> ExecutedWork:
+    counts = np.bincount(classes, minlength=len(plan.names))
+    return ExecutedWork(
+        macs=int(counts @ np.array(plan.macs)) + len(classes) * plan.router_macs,
+        largest_macs=len(classes) * plan.macs[-1],
+        ms=ms,
+        pixels={name: int(n) * plan.patch**2 for name, n in zip(plan.names, counts)},
+    )

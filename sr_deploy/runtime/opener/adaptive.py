@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Optional
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.routers import RoutedPlan, share_from
+from sr_deploy.core.routers import RoutedPlan, parse_share
 from sr_deploy.core.session import Session
 from sr_deploy.runtime.opener import describe_one, kind_of
 from sr_deploy.runtime.opener.description import NetworkDescription, plan_digest
@@ -59,7 +59,7 @@ def describe_adaptive(options: AdaptiveOptions, text: Optional[str] = None) -> N
         text = description.source
     if options.kind == "adadsr":
         return _describe_adadsr(text, options.depth)
-    max_share = None if options.max_flops is None else share_from(options.max_flops)
+    max_share = None if options.max_flops is None else parse_share(options.max_flops)
     if kind_of(text) == "plan":
         plan = load_plan(Path(text))
         if not isinstance(plan, RoutedPlan):
@@ -101,10 +101,10 @@ def _describe_adadsr_checkpoint(text: str, depth: Optional[float]) -> NetworkDes
 
     def open_checkpoint() -> Session:
         from sr_deploy.runtime.adaptive.adadsr import AdaDSR
-        from sr_deploy.runtime.torch_module import array_part, torch_facts
+        from sr_deploy.runtime.torch_module import array_part, torch_info
 
         parts = [array_part(part) for part in split_network(network, plan.depths, plan.way)]
-        return AdaDSR(plan, parts, depth=depth, **torch_facts())
+        return AdaDSR(plan, parts, torch_info(), depth=depth)
 
     return NetworkDescription(
         kind="checkpoint",

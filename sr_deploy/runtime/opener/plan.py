@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import List, Optional, Union
 
-from sr_deploy.core.depth_plan import DepthPlan, depth_from, is_depth_plan, read_plan
+from sr_deploy.core.depth_plan import DepthPlan, is_depth_plan, parse_depth, read_depth_plan
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.routers import PLAN_SUFFIX, RoutedPlan, read_routed_plan
@@ -32,14 +32,14 @@ class PlanKind(Kind):
             variants = [f"d{plan.blocks / 2:g}"]
         names = variants.split(",") if isinstance(variants, str) else variants
         return [
-            describe_depth_plan(path, plan, depth_from(name, plan.blocks), name)
+            describe_depth_plan(path, plan, parse_depth(name, plan.blocks), name)
             for name in dict.fromkeys(names or ())
         ]
 
 
 def load_plan(path: Path) -> Union[RoutedPlan, DepthPlan]:
     """Read the plan of either kind of adaptive network. Raises ArtifactError when it is missing or malformed."""
-    return read_plan(path) if is_depth_plan(path) else read_routed_plan(path)
+    return read_depth_plan(path) if is_depth_plan(path) else read_routed_plan(path)
 
 
 def refuse_variants(text: str, variants: Variants, reason: str) -> None:

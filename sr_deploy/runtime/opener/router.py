@@ -30,12 +30,12 @@ def describe_router(text: str, max_share: Optional[float] = None) -> NetworkDesc
     def open_router() -> Session:
         from sr_deploy.nets.fuse import fuse_network
         from sr_deploy.runtime.adaptive.patches import RoutedSession
-        from sr_deploy.runtime.torch_module import array_function, torch_facts
+        from sr_deploy.runtime.torch_module import array_function, torch_info
 
         # Fused as for export: the costs on the card are those of the fused networks.
         branches = [fuse_network(net)[0] for net in router.branch_networks()]
         classify, *upscale = [array_function(net) for net in (router.network(), *branches)]
-        return RoutedSession(plan, classify, upscale, max_share=max_share, **torch_facts())
+        return RoutedSession(plan, classify, upscale, torch_info(), max_share=max_share)
 
     return NetworkDescription(
         kind="router",

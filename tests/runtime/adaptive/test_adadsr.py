@@ -3,9 +3,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sr_deploy.core.depth_plan import DepthPlan, depth_from, everywhere, read_plan, tiles_of
+from sr_deploy.core.depth_plan import (
+    DepthPlan,
+    dense_groups,
+    parse_depth,
+    read_depth_plan,
+    tile_corners,
+)
 from sr_deploy.core.errors import ArtifactError, InputError, VariantError
 from sr_deploy.core.jsonio import to_json
+from sr_deploy.core.session import BackendInfo
 from sr_deploy.runtime.adaptive.adadsr import AdaDSR
 
 BLOCKS = 3
@@ -37,24 +44,24 @@ def image(h, w, seed=0):
 @pytest.mark.parametrize("depth", [0, 1.5, 3])
 def test_both_ways_equal_the_masked_dense_network(checkpoint, plans, way, h, w, depth):
     x = image(h, w)
-    found = opened(plans[way], depth).adapted(x)
+    found = opened(plans[way], depth).run_adaptive(x)
     y, depth_map = masked(checkpoint, x, depth)
     np.testing.assert_allclose(found.y_nchw, y, rtol=0, atol=1e-5)
     np.testing.assert_allclose(BLOCKS * found.decisions, depth_map, rtol=0, atol=1e-5)
 
 
 def test_the_images_of_these_tests_have_all_depths_and_go_both_ways_and_in_several_batches(plans):
-    plan = read_plan(plans["tiles"])
-    found = opened(plans["tiles"], 3).adapted(image(40, 80))
+    plan = read_depth_plan(plans["tiles"])
+    found = opened(plans["tiles"], 3).run_adaptive(image(40, 80))
     depth_map = BLOCKS * found.decisions
     assert set(np.unique(np.ceil(depth_map))) == {0, 1, 2, 3}
-    assert everywhere(plan, depth_map) == (True, False, False)
-    assert [len(tiles_of(plan, depth_map, before)) for before in (1, 2)] == [
+    assert dense_groups(plan, depth_map) == (True, False, False)
+    assert [len(tile_corners(plan, depth_map, before)) for before in (1, 2)] == [
         42,
         27,
     ]  # of 72; eight a batch
-    assert list(found.spent.ms) == ["map", "to 1, everywhere", "to 2, tiles", "to 3, tiles", "end"]
-    assert sum(found.spent.pixels.values()) == 40 * 80
+    assert list(found.work.ms) == ["map", "to 1, everywhere", "to 2, tiles", "to 3, tiles", "end"]
+    assert sum(found.work.pixels.values()) == 40 * 80
 
 
 @pytest.mark.parametrize("way", ["rows", "tiles"])
@@ -67,7 +74,7 @@ def test_a_group_by_its_way_is_that_group_everywhere_also_where_borders_are_deep
     for group in range(BLOCKS):
         before = features.copy()
         found, expected = (
-            session._group(group, dense, features, depth_map) for dense in (False, True)
+            session._run_group(group, dense, features, depth_map) for dense in (False, True)
         )
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
         assert (features == before).all() and np.abs(found - features).max() > 0.1
@@ -90,9 +97,9 @@ PLAN = DepthPlan(
 
 
 def test_a_smaller_desired_depth_executes_less(plans):
-    small, large = (opened(plans["rows"], d).adapted(image(24, 24)).spent for d in (0, 3))
+    small, large = (opened(plans["rows"], d).run_adaptive(image(24, 24)).work for d in (0, 3))
     assert small.share < large.share
-    assert small.most_macs == read_plan(plans["rows"]).macs_px * 24 * 24
+    assert small.largest_macs == read_depth_plan(plans["rows"]).macs_px * 24 * 24
 
 
 @pytest.mark.parametrize("way", ["rows", "tiles"])
@@ -107,10 +114,10 @@ def test_its_tiles_are_the_whole_image(plans, way):
 
 
 @pytest.mark.parametrize("way", ["rows", "tiles"])
-def test_an_image_with_values_that_are_no_numbers_is_refused(plans, way):
+def test_an_image_that_is_not_finite_is_refused(plans, way):
     x = image(20, 20)
     x[0, 0, 4, 4] = np.nan
-    with pytest.raises(ArtifactError, match="the depth map has values that are no numbers"):
+    with pytest.raises(ArtifactError, match="the depth map has values that are not finite"):
         opened(plans[way], 2).run(x)
 
 
@@ -122,19 +129,19 @@ def test_all_that_any_image_may_ask_for_is_computed_to_learn_its_memory(plans, w
         for n, part in enumerate(session._parts)
     ]
     session.run(image(20, 30))
-    session.exercise((20, 30))
+    session.run_all_paths((20, 30))
     assert set(seen) == set(range(len(session._parts)))
 
 
 @pytest.mark.parametrize("text, depth", [("d2", 2.0), ("d1.5", 1.5)])
 def test_variants_are_desired_depths(plans, text, depth):
-    assert depth_from(text, BLOCKS) == depth
+    assert parse_depth(text, BLOCKS) == depth
 
 
 @pytest.mark.parametrize("text", ["3", "d", "dnan", "w2", ""])
 def test_other_words_are_no_depths(plans, text):
     with pytest.raises(VariantError, match="is not a desired depth; expected d1, say"):
-        depth_from(text, BLOCKS)
+        parse_depth(text, BLOCKS)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +190,7 @@ def test_a_single_row_of_pixels_is_refused(plans, way):
 
 def test_a_network_trained_for_one_depth_is_asked_for_none():
     fixed = replace(PLAN, fixed=True)
-    facts = {"backend": "", "backend_version": "", "threads": 1}
-    assert AdaDSR(fixed, [], depth=None, **facts).depth == 1.5
+    info = BackendInfo("", "", 1)
+    assert AdaDSR(fixed, [], info, depth=None).depth == 1.5
     with pytest.raises(VariantError, match="'ada' was trained for one depth"):
-        AdaDSR(fixed, [], depth=2, **facts)
+        AdaDSR(fixed, [], info, depth=2)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sr_deploy.core.errors import ArtifactError, InputError
-from sr_deploy.core.routers import RoutedPlan, spans
+from sr_deploy.core.routers import RoutedPlan, patch_spans
+from sr_deploy.core.session import BackendInfo
 from sr_deploy.runtime.adaptive.patches import RoutedSession
 
 PLAN = RoutedPlan(
@@ -34,9 +35,7 @@ def routed(plan=PLAN, branches=(0, 0, 0), **more):
         plan,
         router,
         [enlarged(b) for b in branches],
-        backend="numpy",
-        backend_version="",
-        threads=1,
+        BackendInfo("numpy", "", 1),
         **more,
     )
 
@@ -58,20 +57,20 @@ def test_what_all_branches_agree_on_is_what_comes_out(h, w):
 
 def test_each_patch_goes_through_its_own_branch_and_the_rest_is_blended():
     x = image(8, 60)
-    done = routed(branches=(0, 1, 2)).adapted(x)
+    done = routed(branches=(0, 1, 2)).run_adaptive(x)
     added = (done.y_nchw - x.repeat(2, axis=2).repeat(2, axis=3))[0, 0, 0]
     assert set(np.unique(done.decisions)) == {0, 0.5, 1}
     np.testing.assert_allclose(added[:30], 0, atol=1e-6)
     np.testing.assert_allclose(added[-30:], 2, atol=1e-6)
     assert np.all(np.diff(added) > -1e-5)  # blends rise from one to the next
-    starts, _ = spans(60, 8, 2)
-    counts = {name: px // 64 for name, px in done.spent.pixels.items()}
+    starts, _ = patch_spans(60, 8, 2)
+    counts = {name: px // 64 for name, px in done.work.pixels.items()}
     assert sum(counts.values()) == len(starts) and min(counts.values()) > 0
-    assert done.spent.macs == 10 * counts["a"] + 20 * counts["b"] + 40 * counts["c"] + 2 * len(
+    assert done.work.macs == 10 * counts["a"] + 20 * counts["b"] + 40 * counts["c"] + 2 * len(
         starts
     )
-    assert done.spent.most_macs == 40 * len(starts)
-    assert set(done.spent.ms) == {"cut", "decide", "a", "b", "c", "blend"}
+    assert done.work.largest_macs == 40 * len(starts)
+    assert set(done.work.ms) == {"cut", "decide", "a", "b", "c", "blend"}
 
 
 def test_tiles_on_its_grid_are_the_whole_image():
@@ -84,35 +83,35 @@ def test_tiles_on_its_grid_are_the_whole_image():
 
 def test_a_budget_is_kept():
     session = routed(max_share=0.5)
-    session.begin()
+    session.reset_work()
     session.run(image(30, 90))
-    assert 0.45 < session.spent().share <= 0.5
-    with pytest.raises(InputError, match="'a' everywhere, with deciding it, takes 30.0% of 'c'"):
+    assert 0.45 < session.executed_work().share <= 0.5
+    with pytest.raises(InputError, match="the router and 'a' everywhere take 30.0%"):
         routed(max_share=0.2)
 
 
 def test_all_branches_are_run_to_learn_their_memory():
     session, seen = routed(), []
     session.branches = [lambda patches, n=n: seen.append((n, patches.shape)) for n in range(3)]
-    session.exercise((20, 30))
+    session.run_all_paths((20, 30))
     assert seen == [(n, (16, 3, 8, 8)) for n in range(3)]
 
 
 def test_a_router_of_other_classes_is_refused():
     session = routed()
     session.router = lambda patches: np.zeros((len(patches), 2))
-    with pytest.raises(ArtifactError, match="tells 2 classes apart, and there are 3 branches"):
+    with pytest.raises(ArtifactError, match="predicts 2 classes, but there are 3 branches"):
         session.run(image(8, 60))
 
 
 def test_what_is_spent_adds_up_until_it_begins_anew():
     session, x = routed(), image(8, 60)
     session.run(x)
-    once = session.spent().macs
+    once = session.executed_work().macs
     session.run(x)
-    assert session.spent().macs == 2 * once
-    session.begin()
-    assert session.spent().macs == 0 and session.spent().share == 1
+    assert session.executed_work().macs == 2 * once
+    session.reset_work()
+    assert session.executed_work().macs == 0 and session.executed_work().share == 1
     session.decisions = []
     session.run(x)
     assert [d.shape for d in session.decisions] == [(8, 60, 2)]
@@ -129,10 +128,10 @@ def test_a_deployed_router_is_what_torch_makes_of_its_checkpoints(tmp_path, smal
     x = np.random.default_rng(1).random((1, 3, 21, 40), dtype=np.float32)
     x[..., :20] *= 0.2
     deployed, torch = (open_session(given) for given in (plan, small_router.path))
-    a, b = deployed.adapted(x), torch.adapted(x)
+    a, b = deployed.run_adaptive(x), torch.run_adaptive(x)
     np.testing.assert_allclose(a.y_nchw, b.y_nchw, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(a.decisions, b.decisions)
-    assert (a.spent.macs, a.spent.pixels) == (b.spent.macs, b.spent.pixels)
+    assert (a.work.macs, a.work.pixels) == (b.work.macs, b.work.pixels)
     assert (deployed.backend, torch.backend) == ("onnxruntime", "torch")
     assert set(json.loads(plan.read_text())["graphs"]) == {
         "small_x4.router.onnx",

@@ -33,9 +33,9 @@ def test_adaptive_networks_are_told_from_others(small_router, routed_plan, plans
 def test_each_kind_that_routes_has_a_shipped_default(kind):
     pytest.importorskip("torch", reason="torch runs checkpoints")
     session = open_adaptive(kind, max_flops="95%")
-    session.begin()
+    session.reset_work()
     assert session.run(np.full((1, 3, 20, 33), 0.5, np.float32)).shape == (1, 3, 80, 132)
-    assert 0 < session.spent().share <= 0.95
+    assert 0 < session.executed_work().share <= 0.95
 
 
 def test_a_folder_of_both_ways_gives_the_one_that_was_faster(plans, tmp_path):
@@ -89,9 +89,9 @@ def test_a_checkpoint_skips_in_torch_as_its_plan_does(checkpoint, plans, tmp_pat
             {"kind": "elastic", "max_flops": "40%"},
             "routed",
             InputError,
-            "below the smallest: 'tiny_x4.d1' everywhere",
+            "is too small: the router and 'tiny_x4.d1' everywhere",
         ),
-        ({"kind": "elastic", "max_flops": "much"}, "routed", InputError, "is no share"),
+        ({"kind": "elastic", "max_flops": "much"}, "routed", InputError, "is not a valid share"),
         ({"kind": "elastic"}, "rows", InputError, "is the plan of an AdaDSR, not of a router"),
         ({"kind": "adadsr"}, "routed", InputError, "routes patches; expected an AdaDSR"),
         ({"kind": "adadsr"}, "empty", InputError, "holds no .onnx or .engine file"),
