@@ -26,17 +26,18 @@ def reference() -> str:
 
     parts = [
         "# Reference",
-        "Written by `python3 docs/make_reference.py`. Do not edit: a test compares this page with the code.",
+        "Written by `python3 docs/make_reference.py`. A test compares it with the code.",
         "## Commands",
         *_commands(),
         "## Targets",
         "A target is a JSON file in `engines/targets/`.",
         _table(("target", "device", "runtime", "versions", "precisions", "ONNX opset"), _targets()),
         "## Backends",
-        "A backend builds and runs the engines of a target's `runtime`. It is a module in `sr_deploy/runtime/`.",
+        "A backend builds and runs the engines of a target's `runtime`.",
         _table(("backend",), [(f"`{name}`",) for name in BACKENDS]),
         "## Protocols",
-        "A protocol fixes how `srdeploy bench` times and scores. `trtexec` marks times that a board's trtexec measured.",
+        "A protocol fixes how `srdeploy bench` times and scores. "
+        "`trtexec` marks times that a board's trtexec measured.",
         _table(
             ("protocol", "latency", "counter", "metric", "image sets", "device of the challenge"),
             [
@@ -52,7 +53,7 @@ def reference() -> str:
             ],
         ),
         "## Networks",
-        "A network is a file in `sr_deploy/nets/`. Scales and the variant that its bare name means:",
+        "A network is a file in `sr_deploy/nets/`. Its bare name means the default variant.",
         _table(
             ("network", "scales", "default variant", "backbone"),
             [

@@ -1,22 +1,23 @@
 """Deploy elastic super-resolution networks: slice, export, build, measure and upscale.
 
-The stable Python API. Each name is imported on first use, so that the package can be imported without torch:
+The stable Python API. Each name is imported on first use, so the package can be imported without
+torch:
 
     checkpoint_from_images(recipe, options)                 train a checkpoint
-    TrainOptions([...], folder)            choose the images and output of a training run
+    TrainOptions([...], folder)            choose images and output of a training run
     load_checkpoint(model)                 open a checkpoint by path or shipped name
     onnx_from_checkpoint(model, folder)    export verified ONNX graphs of its variants
     ExportOptions(variants="d1,d3")        choose variants, sizes, precision and target of an export
     engine_from_onnx(graphs, folder, target="rtx")          build engines
     BuildOptions(dla=0)                    options of a build, for `engine_from_onnx(..., options=)`
     tuned_engine_from_onnx(graphs, folder, target="cpu")    build the fastest form of each network
-    rows_from_artifacts([...])             measure PSNR, SSIM, latency, memory and complexity (an iterator)
-    MeasureOptions(data=..., runs=20)      choose images, protocols, sizes and runs of a measurement
+    rows_from_artifacts([...])             measure quality and latency (an iterator)
+    MeasureOptions(data=..., runs=20)      choose images, protocols, sizes and number of runs
     ntire_table(rows)                      format rows as the NTIRE challenge does
-    quality_from_artifacts([...])          measure PSNR and SSIM on several data sets (an iterator)
+    quality_from_artifacts([...])          measure PSNR and SSIM on data sets (an iterator)
     quality_table(rows)                    format those rows as the papers do
     session_of(model, variant)             open a checkpoint, graph, engine, router or plan
-    upscale_image(image, session)          upscale an (H, W, 3) image, in tiles if memory requires it
+    upscale_image(image, session)          upscale an (H, W, 3) image, in tiles if needed
     Upscaler(session)                      upscale many images; `.frames(images)` is an iterator
 """
 

@@ -1,4 +1,4 @@
-"""Fixtures for all tests. They import nothing heavy: this file is loaded under Python 3.8 with numpy, click and pytest only."""
+"""Fixtures for all tests. This file is also loaded under Python 3.8 with numpy and click only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from tiny_sessions import noise, sessions  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Started in the background of a script, or by nohup, these are ignored, here and in all that the tests start and then interrupt.
+# In the background of a script or under nohup, these signals are ignored, also in child processes
+# that tests interrupt. Restore them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -23,7 +24,7 @@ if hasattr(signal, "SIGHUP"):
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The folder `shared` beside the checkout: benchmark images and official weights that are no part of the repository."""
+    """The folder `shared` beside the checkout, with Set5 and official weights."""
     path = ROOT.parent / "shared"
     if not (path / "data").is_dir():
         pytest.skip(
@@ -34,7 +35,7 @@ def shared_dir() -> Path:
 
 @pytest.fixture()
 def run_cli() -> Callable[..., Result]:
-    """Run `srdeploy ARGS` in this process; the result has exit_code, stdout and stderr apart."""
+    """Run `srdeploy ARGS` in this process. The result has exit_code, stdout and stderr."""
     # click < 8.2 mixes stderr into stdout unless told not to; later versions dropped the option.
     try:
         runner = CliRunner(mix_stderr=False)  # type: ignore[call-arg]
@@ -55,7 +56,7 @@ def run_cli() -> Callable[..., Result]:
 
 @pytest.fixture()
 def run_python() -> Callable[..., Any]:
-    """Run `python ARGS` with the checkout importable; returns the finished process with its text output."""
+    """Run `python ARGS` with the checkout on its path; return the completed process, as text."""
 
     def run(*args: Any) -> Any:
         env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}

@@ -1,6 +1,7 @@
 """Create virtual environments for the tests and the benchmarks. Uses the standard library only.
 
-An environment is reused until its inputs change: setup.cfg, pyproject.toml, constraints.txt, the requirements, the interpreter.
+An environment is reused until its inputs change: setup.cfg, pyproject.toml, constraints.txt, the
+requirements, the interpreter.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def create_environment(
     *,
     without_dependencies: Sequence[str] = (),
 ) -> Path:
-    """Return the interpreter of the environment `folder` in the checkout, with `requirements` installed.
+    """Return the interpreter of the environment `folder`, with `requirements` installed.
 
     If that fails, the program exits after the message of pip or venv.
     """
@@ -50,7 +51,7 @@ def create_environment(
 
 
 def is_runnable(python: str) -> bool:
-    """Return whether this interpreter starts. A pyenv shim exists even if its version is not installed."""
+    """Return whether this interpreter starts. A pyenv shim may exist without its version."""
     try:
         return (
             subprocess.run(

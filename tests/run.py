@@ -1,9 +1,9 @@
 """Run the tests: python3 tests/run.py [pytest arguments]
 
-Creates `.venv` with all extras and runs the static checks and all tests in it. If a Python 3.8 is found, also creates
-`.venv-py38` with numpy and click only, as on a Jetson, and runs the tests of the rooms that a board uses. On Linux x86_64
-with a C compiler, also creates `.venv-trt85` with TensorRT 8.5.3 (550 MB, once), the API of a Xavier, and checks that
-the calls we make exist in it.
+Creates `.venv` with all extras and runs the static checks and all tests in it. If a Python 3.8 is
+found, also creates `.venv-py38` with numpy and click only, as on a Jetson, and runs the tests of
+the rooms that a board uses. On Linux x86_64 with a C compiler, also creates `.venv-trt85` with
+TensorRT 8.5.3 (550 MB, once), the API of a Xavier, and checks that the calls we make exist in it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from environment import ROOT, create_environment, find_python
 
 EVERYTHING = ["-c", "constraints.txt", "-e", ".[export,rtx,train,upscale,report,test]"]
 BOARD = ["-e", ".", "pytest>=7", "pytest-xdist>=3.2"]
-# Each worker starts with its own half of the files, so that most fixtures of a module are made once.
+# Each worker starts with its own half of the files, so most fixtures of a module are made once.
 PARALLEL = ["-n", "auto", "--dist", "worksteal"]
-# cuBLAS and cuDNN take a gigabyte. Without a GPU they are loaded but never called, so empty libraries replace them.
+# cuBLAS and cuDNN take a gigabyte. Without a GPU they are loaded but never called, so empty
+# libraries replace them.
 TENSORRT_85 = ["tensorrt==8.5.3.1", "cuda-python==11.8.0"]
 CUDA_LIBRARIES = ("libcublas.so.11", "libcublasLt.so.11", "libcudnn.so.8")
 BOARD_TESTS = [
@@ -35,6 +36,7 @@ STATIC_CHECKS = [
     ("ruff", "check", "--quiet", "."),
     ("ruff", "format", "--quiet", "--check", "."),
     ("codespell_lib",),
+    ("mypy", "--no-error-summary"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The documents name every command, option, target, backend, protocol, network and recipe folder."""
+"""The documents name all commands, options, targets, backends, protocols, networks and recipes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An installed wheel carries the shipped checkpoints and target profiles, and finds them away from the checkout."""
+"""A wheel contains the shipped data, and the installed package finds it."""
 
 from __future__ import annotations
 

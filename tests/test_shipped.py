@@ -1,4 +1,4 @@
-"""Every variant of every shipped checkpoint beats bicubic on every image, and its card records its training."""
+"""Every variant of every shipped checkpoint beats bicubic; its card records its training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sr_deploy.nets.checkpoint import load_checkpoint  # noqa: E402
 from sr_deploy.nets.fuse import fuse_network  # noqa: E402
 from sr_deploy.runtime.torch_module import TorchSession  # noqa: E402
 
-# asrn_ss_x4 is shipped for comparison. Its smaller variants are worse than bicubic, as its card says.
+# asrn_ss_x4 is shipped for comparison. Its smaller variants are worse than bicubic (see its card).
 POINTS = [
     (path.stem, variant)
     for path in shipped_checkpoints()

@@ -1,1 +1,1 @@
-"""The command `srdeploy`. Each subcommand parses its options, calls one function of the library and prints."""
+"""The command `srdeploy`. A subcommand parses its options, calls the library and prints."""

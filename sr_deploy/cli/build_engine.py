@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from pathlib import Path
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import click
 
@@ -46,42 +45,6 @@ def targets(as_json: bool) -> None:
             emit(f"* {p.name}: {reason}")
 
 
-def _build_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add --sm, --dla and --fallback to a command, which receives them as `options`."""
-
-    @functools.wraps(command)
-    def with_options(
-        *args: Any, sm: Tuple[int, ...], dla: Optional[int], fallback: str, **kwargs: Any
-    ) -> None:
-        options = BuildOptions(compute_capabilities=sm, dla=dla, fallback=fallback)
-        command(*args, options=options, **kwargs)
-
-    for option in (
-        click.option(
-            "--fallback",
-            default="",
-            metavar="head-tail|NODE,NODE",
-            help="Nodes that an FP16 engine computes in FP32.",
-        ),
-        click.option(
-            "--dla",
-            type=click.IntRange(min=0),
-            metavar="CORE",
-            help="Run on this DLA core, with fallback to the GPU.",
-        ),
-        click.option(
-            "--sm",
-            type=int,
-            multiple=True,
-            metavar="SM",
-            help="GPU generation for the target rtx, 89 for 8.9; repeatable. "
-            "Turing, 75, is built only when named.",
-        ),
-    ):
-        with_options = option(with_options)
-    return with_options
-
-
 @click.command("build-engine")
 @click.argument("graphs", nargs=-1, required=True, metavar="ONNX|DIR...")
 @click.option("--target", required=True, help="Target to build for (see srdeploy targets).")
@@ -102,7 +65,27 @@ def _build_options(command: Callable[..., None]) -> Callable[..., None]:
     is_flag=True,
     help="Time all forms (export --candidates) on the target; keep each network's fastest.",
 )
-@_build_options
+@click.option(
+    "--sm",
+    "compute_capabilities",
+    type=int,
+    multiple=True,
+    metavar="SM",
+    help="GPU generation for the target rtx, 89 for 8.9; repeatable. "
+    "Turing, 75, is built only when named.",
+)
+@click.option(
+    "--dla",
+    type=click.IntRange(min=0),
+    metavar="CORE",
+    help="Run on this DLA core, with fallback to the GPU.",
+)
+@click.option(
+    "--fallback",
+    default="",
+    metavar="head-tail|NODE,NODE",
+    help="Nodes that an FP16 engine computes in FP32.",
+)
 @_output
 def build_engine(
     graphs: Tuple[str, ...],
@@ -111,7 +94,7 @@ def build_engine(
     bundle: Optional[Path],
     autotune: bool,
     output: Optional[Path],
-    options: BuildOptions,
+    **build_options: Any,
 ) -> None:
     """Build an engine for a target from each graph: here, on a board (--on), or by hand (--bundle,
     then adopt).
@@ -122,7 +105,7 @@ def build_engine(
     from sr_deploy.runtime.autotune import tuned_engine_from_onnx
     from sr_deploy.runtime.build import bundle_from_onnx, engine_from_onnx
 
-    files = list(graphs)
+    files, options = list(graphs), BuildOptions(**build_options)
     if bundle is not None:
         if on or autotune or options.compute_capabilities or output is not None:
             raise click.UsageError(

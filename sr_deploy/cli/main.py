@@ -58,8 +58,8 @@ class _Group(click.Group):
 def main() -> None:
     """Deploy elastic super-resolution networks: slice, export, build, measure and upscale.
 
-    MODEL is the path of a checkpoint, the name of a shipped one (see srdeploy models) or, where weights do
-    not matter, an architecture and scale such as srn_x4.
+    MODEL is the path of a checkpoint, the name of a shipped one (see srdeploy models) or, where
+    weights do not matter, an architecture and scale such as srn_x4.
     """
     # Exit on termination as on an interrupt, so that temporary files are removed.
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP

@@ -100,7 +100,7 @@ def compare(
 @click.option(
     "--target",
     required=True,
-    help="Target to select for (see srdeploy targets); the rows of its engines and graphs are used.",
+    help="Target to select for (see srdeploy targets). Uses rows of its engines and graphs.",
 )
 @click.option("--max-ms", type=float, help="Maximum time of a frame, including copies.")
 @click.option("--fps", type=float, help="Minimum frames per second, in place of --max-ms.")

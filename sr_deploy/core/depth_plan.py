@@ -15,14 +15,14 @@ from sr_deploy.core.spec import check_desired_depth
 
 WAYS = ("rows", "tiles")
 TAIL_PX = 3
-"""Receptive radius of the last convolution and the tail on the output of the blocks, in LR pixels."""
+"""Receptive radius of the last convolution and the tail, in LR pixels."""
 ADAPTER_PX = 5
 """Receptive radius of a depth on the head's features, in LR pixels: the adapter's convolutions."""
 
 
 @dataclass(frozen=True)
 class DepthPlan:
-    """An exported AdaEDSR: its graphs and their costs. Stored as NAME.WAY.json beside the graphs."""
+    """An exported AdaEDSR: graphs and costs. Stored as NAME.WAY.json beside the graphs."""
 
     model: str
     scale: int
@@ -51,12 +51,12 @@ class DepthPlan:
     fixed: bool = False
     """Whether it was trained for one depth (FAdaEDSR in the paper), which cannot be changed."""
     timed_ms: Optional[float] = None
-    """Time for a 256x256 photograph at half of all blocks on the exporting machine, measured in turns
-    with the other way."""
+    """Time for a 256x256 photograph at half of all blocks, measured in turns with the other way
+    on the exporting machine."""
     checks: Dict[str, Any] = field(default_factory=dict)
 
     def desired_depth(self, depth: Optional[float]) -> float:
-        """Return `depth`, or half of all blocks for None. Raises VariantError if it is not available."""
+        """Return `depth`, or half of all blocks for None. Raises VariantError if unavailable."""
         if self.fixed and depth is not None:
             raise VariantError(
                 f"'{self.model}' was trained for one depth, which cannot be changed",
@@ -68,7 +68,7 @@ class DepthPlan:
 
 
 def parse_depth(variant: str, blocks: int) -> float:
-    """Parse the desired depth of a variant, `d8` or `d7.5`. Raises VariantError outside 0..blocks."""
+    """Parse the depth of a variant, `d8` or `d7.5`. Raises VariantError outside 0..blocks."""
     try:
         depth = float(variant[1:]) if variant[:1] == "d" else float("nan")
     except ValueError:
@@ -144,12 +144,12 @@ def dilate(where: np.ndarray, px: int) -> np.ndarray:
 
 
 def quarter_depths(blocks: int) -> Tuple[int, ...]:
-    """Return the last block of each quarter of the blocks; fewer than four blocks are all listed."""
+    """Return the last block of each quarter of the blocks, or all blocks of fewer than four."""
     return tuple(sorted({-(-blocks * i // 4) for i in range(1, 5)}))
 
 
 def tile_corners(plan: DepthPlan, depth_map: np.ndarray, before: int) -> List[Tuple[int, int]]:
-    """Return the corners (top, left) of the tiles of an (H, W) map with pixels deeper than `before`."""
+    """Return the corners (top, left) of the map's tiles with pixels deeper than `before`."""
     corners = itertools.product(
         range(0, depth_map.shape[0], plan.tile), range(0, depth_map.shape[1], plan.tile)
     )
@@ -202,7 +202,7 @@ def _share(plan: DepthPlan, depth_map: np.ndarray, first: int, last: int) -> flo
 
 
 def _tile_macs(plan: DepthPlan, blocks: int) -> int:
-    """Return the cost of `blocks` blocks on one tile; each block needs two more pixels on each side."""
+    """Return the cost of `blocks` blocks on a tile; each needs two more pixels on each side."""
     return plan.conv_macs_px * sum(
         (plan.tile + 4 * blocks - 2 * conv) ** 2 for conv in range(1, 2 * blocks + 1)
     )

@@ -1,4 +1,4 @@
-"""Routers: their cards, their exported plans, and the choice of a branch for each patch. Reads no weights."""
+"""Routers: cards, exported plans, and the choice of a branch for each patch. No weights."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def router_name(weights: Path) -> str:
 
 
 def is_router(text: str) -> bool:
-    """Return whether `text` is the name of a shipped router, or the path of a router or its card."""
+    """Return whether `text` names a shipped router, or the path of a router or its card."""
     shipped = map(router_name, shipped_routers())
     return text in shipped or Path(text).name.endswith((ROUTER_SUFFIX, _CARD_SUFFIX))
 
@@ -117,7 +117,7 @@ def _problems(spec: RouterSpec) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class RoutedPlan:
-    """A router and its branches as they run. An exported one is NAME.routed.json beside its graphs."""
+    """A router and its branches as they run. Stored as NAME.routed.json beside its graphs."""
 
     model: str
     scale: int
@@ -144,7 +144,7 @@ class RoutedPlan:
 
     @property
     def least_share(self) -> float:
-        """The smallest budget: the router and the smallest branch everywhere, relative to the largest branch."""
+        """The smallest budget: router and smallest branch everywhere, relative to the largest."""
         return (self.router_macs + self.macs[0]) / self.macs[-1]
 
     def check_budget(self, max_share: Optional[float]) -> None:
@@ -187,7 +187,7 @@ class RoutedPlan:
 
 
 def read_routed_plan(path: Path) -> RoutedPlan:
-    """Read the plan of a router. Raises ArtifactError if it is missing, malformed or inconsistent."""
+    """Read a router's plan. Raises ArtifactError if missing, malformed or inconsistent."""
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}")
     plan = from_dict(

@@ -1,4 +1,4 @@
-"""What every way of running a network looks like from outside: `Session`, and `Backend`, which makes sessions."""
+"""`Session`, a network ready to run, and `Backend`, which builds engines and opens sessions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import abc
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, Mapping, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from sr_deploy.core.spec import check_min_hw
 if TYPE_CHECKING:
     from sr_deploy.core.manifest import Manifest
     from sr_deploy.core.target import TargetProfile
+
+
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True)
@@ -30,42 +33,39 @@ class BackendInfo:
 
 @dataclass(frozen=True)
 class TimedOutput:
-    """An output with what it took."""
+    """An output and its time."""
 
     y: np.ndarray
     ms: float
     copies_ms: Optional[float] = None
-    """Between host and device, apart from `ms`; None where there are none."""
+    """Copies between host and device, not part of `ms`; None without a device."""
     timer: str = "wall clock"
 
 
 @dataclass(frozen=True)
 class ExecutedWork:
-    """What a network that decides how much it computes did since `Session.reset_work`."""
+    """The work of an adaptive network since `Session.reset_work`."""
 
     macs: int = 0
-    """Multiply-accumulates executed, those of deciding and of overlaps included."""
+    """Multiply-accumulates executed, including those for decisions and overlaps."""
     largest_macs: int = 0
-    """Of the largest network in the same way of cutting."""
+    """Multiply-accumulates of the largest network on the same patches or pixels."""
     ms: Dict[str, float] = field(default_factory=dict)
     """Wall time of each stage."""
     pixels: Dict[str, int] = field(default_factory=dict)
-    """LR pixels, in overlaps more than once, that went each way: by class, or by depth."""
+    """LR pixels by class or depth; pixels in overlaps count more than once."""
 
     @property
     def share(self) -> float:
-        """The part executed of what the largest network takes; 1 of nothing."""
+        """Executed work relative to the largest network; 1 if nothing ran."""
         return self.macs / self.largest_macs if self.largest_macs else 1.0
 
     def __add__(self, other: ExecutedWork) -> ExecutedWork:
         return ExecutedWork(
             self.macs + other.macs,
             self.largest_macs + other.largest_macs,
-            {key: self.ms.get(key, 0) + other.ms.get(key, 0) for key in {**self.ms, **other.ms}},
-            {
-                key: self.pixels.get(key, 0) + other.pixels.get(key, 0)
-                for key in {**self.pixels, **other.pixels}
-            },
+            _sum_by_key(self.ms, other.ms),
+            _sum_by_key(self.pixels, other.pixels),
         )
 
     def __str__(self) -> str:
@@ -77,14 +77,14 @@ class ExecutedWork:
 
 @dataclass(frozen=True)
 class SizeContract:
-    """The LR sizes (h, w) that a network takes. See the fields of the same names in `Session`."""
+    """The LR sizes (h, w) that a network takes; fields as in `Session`."""
 
     min_hw: Tuple[int, ...] = (1, 1)
     max_hw: Optional[Tuple[int, ...]] = None
     halo_px: Optional[int] = None
     align_px: int = 1
     multiple: int = 1
-    """Height and width of the network's own input are multiples of this; sessions pad other sizes by mirroring."""
+    """The network takes multiples of this; sessions mirror other sizes up to the next multiple."""
 
 
 @dataclass(frozen=True)
@@ -106,32 +106,34 @@ class BuildOptions:
 
 
 class Session(abc.ABC):
-    """A network ready to run. The checks of its input live here once; a backend implements `_run`.
+    """A network ready to run. Checks the input; backends implement `_run`.
 
-    A context manager: `with open_session("asrn_x4") as session:` closes it in the end.
+    A context manager: `with open_session("asrn_x4") as session: ...` closes it at the end.
     """
 
     name: str = ""
-    """The model with its variant, as the opener names it."""
+    """MODEL.VARIANT, set by the opener."""
     backend: str
-    """The registry name of its backend: torch, onnxruntime, tensorrt-rtx."""
+    """Name in the registry of backends, or torch."""
     backend_version: str
     device: str = ""
-    """The GPU it runs on; empty: the CPU."""
+    """Name of the GPU; empty: the CPU."""
     threads: Optional[int] = None
-    """CPU threads it computes with, where it runs on the CPU."""
+    """CPU threads, on the CPU."""
     precision: str
-    """What it computes in."""
+    """Precision of the computation: fp32, fp16, or mixed."""
     settings: str = ""
-    """How it drives its device: CUDA graph, waiting, copies. Two versions of a library compare only by the same ones."""
+    """How the device is driven: CUDA graph, waiting, copies. Compare times of equal settings."""
     scale: int
     min_hw: Tuple[int, ...] = (1, 1)
     max_hw: Optional[Tuple[int, ...]] = None
-    """None: no limit. Equal to min_hw: the one size it takes."""
+    """None: no limit. Equal to min_hw: the only size."""
     halo_px: Optional[int] = None
-    """How far from an edge of a tile, in LR pixels, its outputs are those of the whole image; None: unknown, or nowhere."""
+    """Distance from the edge of a tile, in LR pixels, from which outputs equal those of the whole
+    image; None: unknown, or the network depends on the whole image."""
     align_px: int = 1
-    """That holds for tiles that start and end on multiples of this, or at the image's border."""
+    """`halo_px` holds for tiles that start and end on multiples of this, or at the image border."""
+    _closed = False
 
     def __enter__(self) -> Session:
         return self
@@ -143,35 +145,41 @@ class Session(abc.ABC):
         facts = (self.name, self.backend, self.precision, f"x{self.scale}", self.device)
         return f"<{type(self).__name__} {' '.join(filter(None, facts))}>"
 
-    def close(self) -> None:  # noqa: B027 - most hold memory only
-        """Release what the backend holds. A closed session cannot run; closing it again does nothing."""
+    def close(self) -> None:
+        """Release the memory of the backend. A closed session cannot run."""
+        if not self._closed:
+            self._closed = True
+            self._release()
 
-    def reset_work(self) -> None:  # noqa: B027 - most have nothing to do
-        """Say that what is run from here on is one image's, or one set's: a network that decides what it computes counts anew."""
+    def _release(self) -> None:  # noqa: B027 - optional
+        """Release what the backend holds; called once."""
 
-    def run_all_paths(self, hw: Tuple[int, int]) -> None:  # noqa: B027 - most compute the same for every image
-        """Compute all that any image of (h, w) LR pixels may ask for, so that the memory for it is taken."""
+    def reset_work(self) -> None:  # noqa: B027 - optional
+        """Start counting executed work anew, for an image or a set. For adaptive networks."""
+
+    def run_all_paths(self, hw: Tuple[int, int]) -> None:  # noqa: B027 - optional
+        """Run all that an image of (h, w) LR pixels may need, so that its memory is taken."""
 
     def executed_work(self) -> Optional[ExecutedWork]:
-        """Return what was executed since `reset_work`; None for a network that always computes all."""
+        """Return the work since `reset_work`; None for networks that are not adaptive."""
         return None
 
     @property
     def fixed_hw(self) -> Optional[Tuple[int, int]]:
-        """The one LR size (h, w) it takes, None when it takes others too."""
+        """The only LR size (h, w); None if it takes several."""
         if self.max_hw is not None and tuple(self.max_hw) == tuple(self.min_hw):
             return self.max_hw[0], self.max_hw[1]
         return None
 
     @property
     def fixed_sides(self) -> Tuple[Optional[int], Optional[int]]:
-        """The LR height and width that it takes only, each None if it takes others too."""
+        """The only LR height and the only LR width, each None if it takes several."""
         most = self.max_hw or (None, None)
         h, w = (n if n == self.min_hw[axis] else None for axis, n in enumerate(most))
         return h, w
 
     def nearest_hw(self, hw: Sequence[int]) -> Tuple[int, int]:
-        """Return (h, w), each brought into what the session takes."""
+        """Return (h, w), each clipped to the sizes that the session takes."""
         limit = self.max_hw or (hw[0], hw[1])
         h, w = (max(min(n, limit[i]), self.min_hw[i]) for i, n in enumerate(hw))
         return h, w
@@ -179,24 +187,27 @@ class Session(abc.ABC):
     def run(self, x_nchw: np.ndarray) -> np.ndarray:
         """Upscale (1, 3, H, W) float32, 0..1, RGB to (1, 3, scale*H, scale*W) float32, not clipped.
 
-        Raises InputError when shape or type differ, or the size is outside what the session takes.
+        Raises InputError for another shape or type, or a size that the session does not take.
         """
         return self.run_timed(x_nchw).y
 
     def run_timed(self, x_nchw: np.ndarray) -> TimedOutput:
-        """Do what `run` does, and tell what it took: the wall clock's time, or a device's own with its copies apart."""
+        """Run and time it: by the wall clock, or by the device with its copies apart."""
+        if self._closed:
+            raise InputError("this session is closed", hint="open it again")
         if x_nchw.ndim != 4 or x_nchw.shape[:2] != (1, 3) or x_nchw.dtype != np.float32:
             raise InputError(
                 f"expected a (1, 3, H, W) float32 array, got {x_nchw.shape} {x_nchw.dtype}"
             )
         self.check_hw(x_nchw.shape[2:])
-        done = self._run_timed(x_nchw)
+        output = self._run_timed(x_nchw)
         expected = (1, 3, self.scale * x_nchw.shape[2], self.scale * x_nchw.shape[3])
-        if done.y.shape != expected:
+        if output.y.shape != expected:
             raise InputError(
-                f"the network returned {done.y.shape} for an input of {x_nchw.shape}, expected {expected}"
+                f"the network returned {output.y.shape} for an input of {x_nchw.shape}, "
+                f"expected {expected}"
             )
-        return done
+        return output
 
     def _run_timed(self, x_nchw: np.ndarray) -> TimedOutput:
         start = time.perf_counter()
@@ -204,7 +215,7 @@ class Session(abc.ABC):
         return TimedOutput(y, (time.perf_counter() - start) * 1000)
 
     def check_hw(self, hw: Sequence[int]) -> None:
-        """Raise InputError when the session does not take an LR input of (h, w)."""
+        """Raise InputError unless the session takes an LR input of (h, w)."""
         if self.fixed_hw is not None and tuple(hw) != self.fixed_hw:
             raise InputError(
                 f"this graph takes {_hw(self.fixed_hw)} only, not {_hw(hw)}",
@@ -229,31 +240,34 @@ class Session(abc.ABC):
 
 
 class Backend(abc.ABC):
-    """Build and open artifacts of one runtime. One module of `sr_deploy/runtime/` each."""
+    """Builds and opens the artifacts of one runtime. Each is a module of `sr_deploy/runtime/`."""
 
     name: str
     layouts: Tuple[str, ...] = ()
-    """Layouts to choose from beside its own, tried by `build-engine --autotune`."""
+    """Memory layouts besides the default, tried by `build-engine --autotune`."""
     package: str
-    """The key among `versions` of the library whose version a profile names."""
+    """The key in `versions` of the library whose version a target profile names."""
 
     def why_unavailable(self, target: TargetProfile) -> str:
-        """Say what is missing to build for `target` on this machine; empty when nothing is."""
+        """Return why this machine cannot build for `target`; empty if it can."""
         try:
             version = self.versions()[self.package]
         except MissingPackageError as e:
             return f"{e.message}; {e.hint}"
         if not target.supports_version(version):
-            return f"{self.package} {version} is installed, and the profile is for {target.runtime_versions}"
+            return (
+                f"{self.package} {version} is installed; "
+                f"the profile expects {target.runtime_versions}"
+            )
         return ""
 
     def why_no_device(self, target: TargetProfile) -> str:
-        """Say why this machine's devices cannot run engines of `target`; empty when they can, or nothing is known of them."""
+        """Return why no device here can run engines of `target`; empty if one may."""
         return ""
 
     @abc.abstractmethod
     def versions(self) -> Dict[str, str]:
-        """Return the versions of what an engine built here depends on. Raises MissingPackageError."""
+        """Return the versions that an engine built here depends on. Raises MissingPackageError."""
 
     @abc.abstractmethod
     def build(
@@ -264,12 +278,16 @@ class Backend(abc.ABC):
         temporary: Path,
         options: BuildOptions,
     ) -> Manifest:
-        """Build an engine of the graph into `temporary` and return its manifest (without SHA-256). Raises BuildError."""
+        """Build into `temporary`; return the manifest without SHA-256. Raises BuildError."""
 
     @abc.abstractmethod
     def open(self, artifact: Path, manifest: Manifest) -> Session:
-        """Open an engine whose manifest was verified. Raises CannotRunHereError when this machine cannot run it."""
+        """Open a verified artifact. Raises CannotRunHereError if this machine cannot run it."""
 
 
 def _hw(hw: Sequence[int]) -> str:
     return f"{hw[0]}x{hw[1]}"
+
+
+def _sum_by_key(a: Mapping[str, N], b: Mapping[str, N]) -> Dict[str, N]:
+    return {key: a.get(key, 0) + b.get(key, 0) for key in {**a, **b}}

@@ -11,7 +11,6 @@ the same effect on a GPU: core 12 is slower than 16.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from typing import List, Optional, Sequence, cast
 
@@ -26,7 +25,7 @@ from sr_deploy.nets.imdeception import GIDB, GROUPS, BlockNLA, IMDeception
 def pad_to_blocks(net: nn.Module, block: int) -> Optional[nn.Module]:
     """Return a fused network with its maps in blocks of `block` channels; None if not supported."""
     if isinstance(net, CollapsedASRN):
-        return _blocked_asrn(net, block).eval()
+        return BlockedASRN(net, block).eval()
     return BlockedIMDeception(net, block).eval() if isinstance(net, IMDeception) else None
 
 
@@ -111,15 +110,17 @@ class SumConv(nn.Module):
         return y
 
 
-def _blocked_asrn(net: CollapsedASRN, block: int) -> CollapsedASRN:
-    """Return ASRN with the parts of its splits in whole blocks."""
-    blocked = copy.deepcopy(net)
-    features = contiguous_layout(net.head.out_channels, block)
-    blocked.head = pad_conv(net.head, contiguous_layout(net.head.in_channels), features)
-    blocked.body = nn.ModuleList(BlockedMAB(cast(MAB, m), features, block) for m in net.body)
-    image = contiguous_layout(net.upsampler.out_channels)
-    blocked.upsampler = pad_conv(net.upsampler, features, image)
-    return blocked
+class BlockedASRN(CollapsedASRN):
+    """ASRN with collapsed head and upsampler, and the parts of its splits in whole blocks."""
+
+    def __init__(self, net: CollapsedASRN, block: int) -> None:
+        nn.Module.__init__(self)  # the layers are those of `net`, padded
+        self.scale, self.upsampler_inside = net.scale, net.upsampler_inside
+        features = contiguous_layout(net.head.out_channels, block)
+        self.head = pad_conv(net.head, contiguous_layout(net.head.in_channels), features)
+        self.body = nn.ModuleList(BlockedMAB(cast(MAB, m), features, block) for m in net.body)
+        image = contiguous_layout(net.upsampler.out_channels)
+        self.upsampler = pad_conv(net.upsampler, features, image)
 
 
 class BlockedMAB(nn.Module):

@@ -56,7 +56,7 @@ class CheckedGraph:
 
 
 def plans_from_model(
-    model: Union[str, Path],
+    model: Union[str, Path, Checkpoint],
     output: Union[str, Path],
     *,
     progress: Callable[[str], None] = lambda line: None,
@@ -67,7 +67,7 @@ def plans_from_model(
     this machine comes first; each plan records its time. Raises an SrDeployError.
     """
     if is_router(str(model)):
-        return [plan_from_router(model, output, progress=progress)]
+        return [plan_from_router(str(model), output, progress=progress)]
     checkpoint, net = load_adaedsr(model)
     graphs: Dict[str, CheckedGraph] = {}
     paths = [_export_depths(net, depth_plan(checkpoint, net, way=w), output, graphs) for w in WAYS]

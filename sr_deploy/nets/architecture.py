@@ -31,9 +31,7 @@ class Architecture:
     """Raise VariantError unless the architecture has this variant."""
     size_of: Callable[[Weights], Variant]
     """Return the variant of a bare state dict, from its names and shapes."""
-    slice: Callable[[Weights, Variant, Variant], dict] = lambda weights, source, target: dict(
-        weights
-    )
+    slice: Callable[[Weights, Variant, Variant], dict] = lambda weights, *variants: dict(weights)
     """`slice(weights, source, target)` cuts the weights of `target` out of those of `source`.
 
     It is differentiable.

@@ -114,12 +114,9 @@ class _CudaPython(Cuda):
         self.stream = int(self._checked(runtime.cudaStreamCreateWithFlags(flag)))
 
     def compute_capability(self) -> int:
-        cuda, kind = self._cuda, self._cuda.cudaDeviceAttr
-        attributes = (
-            kind.cudaDevAttrComputeCapabilityMajor,
-            kind.cudaDevAttrComputeCapabilityMinor,
-        )
-        major, minor = (self._checked(cuda.cudaDeviceGetAttribute(a, 0)) for a in attributes)
+        kind, get = self._cuda.cudaDeviceAttr, self._cuda.cudaDeviceGetAttribute
+        major = self._checked(get(kind.cudaDevAttrComputeCapabilityMajor, 0))
+        minor = self._checked(get(kind.cudaDevAttrComputeCapabilityMinor, 0))
         return int(major) * 10 + int(minor)
 
     def gpu_name(self) -> str:

@@ -1,4 +1,4 @@
-"""Find out how an ONNX graph without a manifest is run: its ends, sizes and scale, by a few small runs."""
+"""Probes ONNX graphs without a manifest: ends, sizes and scale, by a few small runs."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ class GraphContract:
     output_dtype: str
     scale: int
     sizes: SizeContract
+    precision: str
+    """`int8` for a graph with quantised operators, else `fp32`: the CPU computes FP16 in FP32."""
 
 
 _CONTRACTS: Dict[str, GraphContract] = {}
@@ -45,7 +47,7 @@ _CONTRACTS: Dict[str, GraphContract] = {}
 
 
 def graph_identity(path: Path) -> str:
-    """Return the SHA-256 of all files that a graph consists of: the file itself, and its external data."""
+    """Return the SHA-256 of all files of a graph: the file itself and its external data."""
     files = [file for file in _external_files(path) if file.is_file()]
     if not files:
         return sha256_of(path)
@@ -54,15 +56,10 @@ def graph_identity(path: Path) -> str:
 
 
 def _external_files(path: Path) -> List[Path]:
-    try:
-        import onnx
-    except ImportError:  # boards: the files that exporters write beside a graph
+    graph = _load_graph(path)
+    if graph is None:  # onnx is not installed: the files that exporters write beside a graph
         own = {path, manifest_path(path)}
         return sorted(set(path.parent.glob(f"{path.name}*")) - own)
-    try:
-        graph = onnx.load(str(path), load_external_data=False).graph
-    except Exception:  # protobuf's own kinds; the runtime reports what is wrong with the file
-        return []
     locations = {
         entry.value
         for tensor in graph.initializer
@@ -70,6 +67,25 @@ def _external_files(path: Path) -> List[Path]:
         if entry.key == "location"
     }
     return [path.parent / location for location in sorted(locations)]
+
+
+def _load_graph(path: Path) -> Any:
+    """Return the GraphProto without external data; empty if it is damaged, None without onnx."""
+    try:
+        import onnx
+    except ImportError:
+        return None
+    try:
+        return onnx.load(str(path), load_external_data=False).graph
+    except Exception:  # protobuf's errors; the runtime reports the damage
+        return onnx.GraphProto()
+
+
+def _precision(path: Path) -> str:
+    graph = _load_graph(path)
+    names = {node.op_type for node in graph.node} if graph is not None else set()
+    quantised = any("Quantize" in name or "QLinear" in name or "Integer" in name for name in names)
+    return "int8" if quantised else "fp32"
 
 
 def probe_graph(path: Path, session: Any) -> GraphContract:
@@ -86,7 +102,7 @@ def probe_graph(path: Path, session: Any) -> GraphContract:
 
 
 def graph_ends(path: Path, session: Any) -> Tuple[Any, Any]:
-    """Return the input and the output of an open graph. Raises CannotRunHereError as `probe_graph`."""
+    """Return input and output of an open graph. Raises CannotRunHereError as `probe_graph`."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         raise _unsupported(path, session, "expected one input and one output")
@@ -136,6 +152,7 @@ def _probe(path: Path, session: Any) -> GraphContract:
         DTYPES[target.type],
         scale,
         SizeContract(min_hw=least, max_hw=max_hw, align_px=multiple, multiple=multiple),
+        _precision(path),
     )
 
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: runs any graph of ours, and saves its optimised model as the engine of the target `cpu`."""
+"""ONNX Runtime on the CPU. The engine of the target `cpu` is the optimised model that it saves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class OnnxRuntimeSession(Session):
 
     backend = "onnxruntime"
     precision = "fp32"
-    """Always: the CPU provider computes FP16 graphs in FP32."""
+    """The CPU provider computes FP16 graphs in FP32 too."""
     _multiple = 1
 
     def __init__(self, path: Path, manifest: Optional[Manifest] = None) -> None:
@@ -38,6 +38,7 @@ class OnnxRuntimeSession(Session):
         if manifest is None:
             contract = probe_graph(path, self._session)
             self.scale, sizes = contract.scale, contract.sizes
+            self.precision = contract.precision
             self.min_hw, self.max_hw = sizes.min_hw, sizes.max_hw
             self.align_px = self._multiple = sizes.multiple
             self._input, self._output = contract.input, contract.output
@@ -50,8 +51,11 @@ class OnnxRuntimeSession(Session):
         self._input, self._output = source.name, target.name
         self._dtype, self._output_dtype = DTYPES[source.type], DTYPES[target.type]
 
+    def _release(self) -> None:
+        self._session = None
+
     def _run(self, x_nchw: np.ndarray) -> np.ndarray:
-        """Run without copies where the graph takes FP32; mirror other sizes up to the graph's multiple."""
+        """Run, in FP32 without copies; other sizes are mirrored up to the graph's multiple."""
         h, w = x_nchw.shape[2:]
         below, right = -h % self._multiple, -w % self._multiple
         if below or right:
@@ -63,20 +67,18 @@ class OnnxRuntimeSession(Session):
         binding.bind_output(self._output, "cpu", 0, self._output_dtype, y.shape, y.ctypes.data)
         try:
             self._session.run_with_iobinding(binding)
-        except Exception as e:  # onnxruntime raises its own kinds, which share no base class
-            raise CannotRunHereError(
-                f"onnxruntime could not run at {x.shape[2]}x{x.shape[3]}: {str(e).splitlines()[0][:300]}"
-            ) from e
+        except Exception as e:  # onnxruntime's errors share no base class
+            raise _run_error(f"at {x.shape[2]}x{x.shape[3]}", e) from e
         y = y[:, :, : self.scale * h, : self.scale * w]
         return y.astype(np.float32, copy=False)
 
 
 class OnnxRuntimeBackend(Backend):
-    """Builds by saving the optimised model. It holds for this onnxruntime version and this kind of CPU only."""
+    """Saves optimised models, which are valid for one onnxruntime version and one kind of CPU."""
 
     name = package = "onnxruntime"
     layouts = ("nchw",)
-    """Its own is blocks of channels (NCHWc), with copies where an operator does not take them."""
+    """The default is NCHWc, blocks of channels, with conversions around other operators."""
 
     def versions(self) -> Dict[str, str]:
         return {"onnxruntime": _onnxruntime().__version__, "cpu_features": " ".join(cpu_features())}
@@ -86,7 +88,8 @@ class OnnxRuntimeBackend(Backend):
     ) -> Manifest:
         if graph.precision_asked != "fp32" or graph.precision_obtained != "fp32":
             raise BuildError(
-                f"{onnx.name} was exported for an {graph.precision_asked.upper()} engine ({graph.precision_obtained} tensors); "
+                f"{onnx.name} was exported for an {graph.precision_asked.upper()} engine "
+                f"({graph.precision_obtained} tensors); "
                 "ONNX Runtime's CPU provider computes in FP32 only",
                 hint=f"export it with --target {target.name}, or --precision fp32",
             )
@@ -98,11 +101,8 @@ class OnnxRuntimeBackend(Backend):
             "cpu": cpu_model(),
         }
         x = np.random.default_rng(0).random((1, 3, *graph.min_shape), dtype=np.float32)
-        error = float(
-            np.abs(
-                OnnxRuntimeSession(temporary, graph).run(x) - OnnxRuntimeSession(onnx, graph).run(x)
-            ).max()
-        )
+        y, expected = (OnnxRuntimeSession(path, graph).run(x) for path in (temporary, onnx))
+        error = float(np.abs(y - expected).max())
         if not error < 1e-3:
             raise BuildError(
                 f"the optimised model of {onnx.name} differs from its graph by {error:.2g}"
@@ -123,49 +123,60 @@ class OnnxRuntimeBackend(Backend):
         )
 
     def open(self, artifact: Path, manifest: Manifest) -> Session:
-        """Open an engine or a graph. Raises CannotRunHereError when an engine is of another version, or for other CPUs."""
+        """Open an engine or a graph.
+
+        Raises CannotRunHereError for an engine of another onnxruntime version or kind of CPU.
+        """
         here = self.versions()
-        made = {key: manifest.versions.get(key, "an unknown one") for key in here}
-        if manifest.kind == "engine" and made != here:
+        built = {key: manifest.versions.get(key, "unknown") for key in here}
+        if manifest.kind == "engine" and built != here:
             raise CannotRunHereError(
-                f"{artifact} was built by onnxruntime {made['onnxruntime']} for CPUs with {made['cpu_features']}; "
-                f"here are onnxruntime {here['onnxruntime']} and {here['cpu_features']}",
-                hint=f"build it again here: srdeploy build-engine GRAPH.onnx --target {manifest.target} -o DIR",
+                f"{artifact} was built by onnxruntime {built['onnxruntime']} for CPUs with "
+                f"{built['cpu_features']}; here are onnxruntime {here['onnxruntime']} and "
+                f"{here['cpu_features']}",
+                hint="build it again here: "
+                f"srdeploy build-engine GRAPH.onnx --target {manifest.target} -o DIR",
             )
         return OnnxRuntimeSession(artifact, manifest)
 
 
 class OnnxParts:
-    """The graphs of an adaptive network, opened: `parts` take their inputs by name and give their outputs in order."""
+    """The open graphs of a plan: `parts` take inputs by name and return outputs in order."""
 
     def __init__(self, plan: Path, graphs: Dict[str, str]) -> None:
-        """graphs: SHA-256 by the names of files beside `plan`. Raises ArtifactError when one is missing or was changed."""
+        """graphs: SHA-256 by name of the files beside `plan`.
+
+        Raises ArtifactError if one is missing or was changed.
+        """
         for name, sha256 in graphs.items():
             graph = plan.parent / name
             if not graph.is_file():
                 raise ArtifactError(
-                    f"{plan} names {name}, which is not beside it", hint="export the model again"
+                    f"{plan} names {name}, which does not exist", hint="export the model again"
                 )
             if sha256_of(graph) != sha256:
                 raise ArtifactError(
                     f"{graph} was changed after its plan was written", hint="export the model again"
                 )
         self.info = BackendInfo("onnxruntime", _onnxruntime().__version__, usable_cores())
-        self.parts = [
-            _part(raw_session(str(plan.parent / name), alone=False), name) for name in graphs
-        ]
+        self.parts = [_open_part(plan.parent / name) for name in graphs]
 
 
-def _part(session: Any, name: str) -> Callable[..., List[np.ndarray]]:
-    def run(**given: np.ndarray) -> List[np.ndarray]:
+def _open_part(path: Path) -> Callable[..., List[np.ndarray]]:
+    session = raw_session(str(path), alone=False)
+
+    def run(**inputs: np.ndarray) -> List[np.ndarray]:
         try:
-            return session.run(None, given)
-        except Exception as e:  # onnxruntime raises its own kinds, which share no base class
-            raise CannotRunHereError(
-                f"onnxruntime could not run {name}: {str(e).splitlines()[0][:300]}"
-            ) from e
+            return session.run(None, inputs)
+        except Exception as e:  # onnxruntime's errors share no base class
+            raise _run_error(path.name, e) from e
 
     return run
+
+
+def _run_error(what: str, cause: Exception) -> CannotRunHereError:
+    reason = str(cause).splitlines()[0][:300]
+    return CannotRunHereError(f"onnxruntime could not run {what}: {reason}")
 
 
 def raw_session(
@@ -176,27 +187,28 @@ def raw_session(
     layout: str = "",
     alone: bool = True,
 ) -> Any:
-    """Return an onnxruntime InferenceSession on the CPU, quiet; `optimise` False runs the graph exactly as written.
+    """Return an onnxruntime InferenceSession on the CPU that logs errors only.
 
-    alone: False for one of several sessions that are run by turns.
-
-    Raises ArtifactError when the model cannot be loaded.
+    model: a path, or the bytes of a model. optimise: False runs the graph exactly as written.
+    save_to: where to save the optimised model. layout: `nchw`, or empty for the default.
+    alone: False for one of several sessions that run in turns. Raises ArtifactError if the model
+    cannot be loaded, BuildError if it cannot be saved.
     """
     ort = _onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = usable_cores()
-    # Planned ahead, a session holds twice the memory (dynamic ASRN d5 at 256x512: 435 MiB against 267, see
-    # benchmarks/graphs) in the same time. The arena stays: without it every run takes its memory anew.
+    # Memory patterns double the memory (dynamic ASRN d5 at 256x512: 435 MiB instead of 267, see
+    # benchmarks/graphs) and save no time. The arena stays: without it every run allocates anew.
     options.enable_mem_pattern = False
     if not alone:
-        # Its threads would spin on after a run, in the way of the next session's.
+        # Otherwise its threads spin after a run and slow down the next session.
         options.add_session_config_entry("session.force_spinning_stop", "1")
     if layout:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     if not optimise:
-        # As written, and in the order written: the default order keeps watched tensors alive to the end (an FP16 check of
-        # IMDeception at 256x256 took 5.5 GB and 10 s; so it takes 0.7 GB and 2.4 s).
+        # The default order keeps watched tensors alive to the end: an FP16 check of IMDeception at
+        # 256x256 took 5.5 GB and 10 s, in the order as written 0.7 GB and 2.4 s.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         options.enable_cpu_mem_arena = False
@@ -204,16 +216,14 @@ def raw_session(
         options.optimized_model_filepath = str(save_to)
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # onnxruntime raises its own kinds, which share no base class
-        if save_to is not None and "erialization failed" in str(e):
-            raise BuildError(
-                f"onnxruntime could not write the optimised model: {str(e).splitlines()[0]}",
-                hint="is the disk full?",
-            ) from e
-        what = model if isinstance(model, str) else "the graph"
-        raise ArtifactError(
-            f"{what} is not an ONNX model that onnxruntime can load: {str(e).splitlines()[0]}"
-        ) from e
+    except Exception as e:  # onnxruntime's errors share no base class
+        reason = str(e).splitlines()[0]
+        if save_to is not None and "erialization failed" in reason:
+            problem = f"onnxruntime could not write the optimised model: {reason}"
+            raise BuildError(problem, hint="is the disk full?") from e
+        name = model if isinstance(model, str) else "the graph"
+        problem = f"{name} is not an ONNX model that onnxruntime can load: {reason}"
+        raise ArtifactError(problem) from e
 
 
 def _onnxruntime() -> Any:

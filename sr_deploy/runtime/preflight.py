@@ -197,22 +197,14 @@ _VALUES: Tuple[Tuple[str, str, Sequence[Any], Optional[Version]], ...] = (
 # Operator, input, its name, and the first version that takes a computed one. [ops 8.0, 8.4, 8.5,
 # 10.15; log] The axes of ReduceSum are an input since opset 13, of the other reductions since 18.
 _CONSTANT: Tuple[Tuple[str, int, str, Optional[Version]], ...] = (
-    ("Clip", 1, "min", (8, 4)),
-    ("Clip", 2, "max", (8, 4)),
-    ("Split", 1, "split", (8, 4)),
-    ("Resize", 2, "scales", (8, 4)),
-    ("Pad", 1, "pads", (8, 2)),
-    ("ConvTranspose", 1, "weights", (8, 5)),
-    ("TopK", 1, "K", (8, 6)),
-    ("InstanceNormalization", 1, "scale", (10, 0)),
-    ("InstanceNormalization", 2, "B", (10, 0)),
-    ("Slice", 3, "axes", (10, 3)),
-    ("Pad", 3, "axes", (10, 4)),
-    ("Squeeze", 1, "axes", (10, 7)),
-    ("Unsqueeze", 1, "axes", (10, 7)),
-    ("CumSum", 1, "axis", None),
+    ("Clip", 1, "min", (8, 4)), ("Clip", 2, "max", (8, 4)), ("Split", 1, "split", (8, 4)),
+    ("Resize", 2, "scales", (8, 4)), ("Pad", 1, "pads", (8, 2)), ("Pad", 3, "axes", (10, 4)),
+    ("ConvTranspose", 1, "weights", (8, 5)), ("TopK", 1, "K", (8, 6)),
+    ("InstanceNormalization", 1, "scale", (10, 0)), ("InstanceNormalization", 2, "B", (10, 0)),
+    ("Slice", 3, "axes", (10, 3)), ("Squeeze", 1, "axes", (10, 7)),
+    ("Unsqueeze", 1, "axes", (10, 7)), ("CumSum", 1, "axis", None),
     *((op, 1, "axes", None) for op in ["ReduceSum", *_REDUCTIONS.split()]),
-)
+)  # fmt: skip
 # The first version that has a type. Other types are read by none. DOUBLE is read as FP32.
 # [log; ops 8.0 to 10.15; rtx]
 _TYPES: Dict[str, Version] = {
@@ -231,24 +223,12 @@ _ON_DLA = set(
 )
 _POOL_RANGES = {"kernel_shape": (1, 8), "strides": (1, 16), "dilations": (1, 1)}
 _DLA_RANGES: Dict[str, Dict[str, Tuple[int, int]]] = {  # [dla]
-    "Conv": {
-        "kernel_shape": (1, 32),
-        "pads": (0, 31),
-        "strides": (1, 8),
-        "dilations": (1, 32),
-        "group": (1, 8192),
-    },
-    "ConvTranspose": {
-        "kernel_shape": (1, 32),
-        "pads": (0, 0),
-        "dilations": (1, 1),
-        "group": (1, 1),
-        "output_padding": (0, 0),
-    },
-    "MaxPool": _POOL_RANGES,
-    "AveragePool": _POOL_RANGES,
-    "Concat": {"axis": (1, 1)},
-}
+    "Conv": {"kernel_shape": (1, 32), "pads": (0, 31), "strides": (1, 8), "dilations": (1, 32),
+             "group": (1, 8192)},
+    "ConvTranspose": {"kernel_shape": (1, 32), "pads": (0, 0), "dilations": (1, 1),
+                      "group": (1, 1), "output_padding": (0, 0)},
+    "MaxPool": _POOL_RANGES, "AveragePool": _POOL_RANGES, "Concat": {"axis": (1, 1)},
+}  # fmt: skip
 _DLA_CONSTANT = ("Conv", "ConvTranspose", "PRelu", "MatMul", "Gemm")
 """Operators whose second input must be constant."""
 

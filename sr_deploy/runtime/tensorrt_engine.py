@@ -80,7 +80,7 @@ class TensorRTSession(Session):
     def _buffers_for(self, shape: Tuple[int, ...]) -> _Buffers:
         if self._buffers is not None and self._buffers.host_in.shape == shape:
             return self._buffers
-        self.close()
+        self._release()
         context, gpu = self._context, self._gpu
         if not context.set_input_shape(self._input, shape):
             raise self._error(f"refused an input of {shape}")
@@ -114,7 +114,7 @@ class TensorRTSession(Session):
             raise ArtifactError(f"the engine's {name} is {kind}; expected FLOAT or HALF")
         return _DTYPES[kind]
 
-    def close(self) -> None:
+    def _release(self) -> None:
         """Free the buffers of the current size."""
         if self._buffers is not None:
             self._buffers.free(self._gpu)

@@ -1,4 +1,4 @@
-"""A torch module as a session: what a checkpoint is evaluated and timed with before anything is exported."""
+"""Torch modules as sessions: checkpoints run by torch before any export."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sr_deploy.core.session import BackendInfo, Session
 
 
 class TorchSession(Session):
-    """Run a module that maps (1, 3, H, W) to (1, 3, scale*H, scale*W) on the CPU in FP32, outside autograd."""
+    """Runs a module, (1, 3, H, W) -> (1, 3, scale*H, scale*W), on the CPU in FP32."""
 
     backend = "torch"
     precision = "fp32"
@@ -36,21 +36,18 @@ class TorchSession(Session):
 
 
 def session_of_checkpoint(checkpoint: Any, variant: Optional[str] = None) -> TorchSession:
-    """Return a session of a variant of a loaded checkpoint, the largest for None, with all that its architecture tells of it.
+    """Return a session of a checkpoint's variant, the largest for None.
 
-    Raises VariantError when the checkpoint does not hold the variant.
+    Raises VariantError if the checkpoint does not hold the variant.
     """
-    spec, architecture, chosen = (
-        checkpoint.spec,
-        checkpoint.architecture,
-        checkpoint.spec.variant(variant),
-    )
+    spec, architecture = checkpoint.spec, checkpoint.architecture
+    parsed = spec.variant(variant)
     return TorchSession(
-        checkpoint.network(str(chosen)),
+        checkpoint.network(str(parsed)),
         scale=spec.scale,
         min_hw=spec.min_hw,
-        halo_px=architecture.halo_px(chosen),
-        align_px=architecture.align_px(chosen),
+        halo_px=architecture.halo_px(parsed),
+        align_px=architecture.align_px(parsed),
     )
 
 
@@ -64,7 +61,7 @@ def torch_info() -> BackendInfo:
 
 
 def array_function(module: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a module of one input and one output as a function of arrays, run outside autograd."""
+    """Return a module of one input and one output as a function of arrays, without autograd."""
     import torch
 
     def run(x: np.ndarray) -> np.ndarray:
@@ -75,7 +72,7 @@ def array_function(module: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def array_part(module: Any) -> Callable[..., List[np.ndarray]]:
-    """Return a module as a function of arrays by name, in its own order, that returns its outputs as a list."""
+    """Return a module as a function of named arrays, given in its order; it returns a list."""
     import torch
 
     def run(**inputs: np.ndarray) -> List[np.ndarray]:

@@ -32,6 +32,7 @@ import numpy as np
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.sizes import HW
+from sr_deploy.upscale.upscaler import Upscaler
 
 HEADROOM = 0.9
 """Of a frame's share of time. The rest lets a backlog shrink."""
@@ -66,7 +67,7 @@ class Governor:
 
     def __init__(
         self,
-        upscalers: Sequence[Any],
+        upscalers: Sequence[Upscaler],
         *,
         fps: float,
         names: Sequence[str],
@@ -248,7 +249,7 @@ class Governor:
         return entry if watts is None else {**entry, "watts": round(watts, 2)}
 
 
-def _check(upscalers: Sequence[Any], names: Sequence[str], fps: float) -> None:
+def _check(upscalers: Sequence[Upscaler], names: Sequence[str], fps: float) -> None:
     if not upscalers or len(upscalers) != len(names):
         counts = f"{len(upscalers)} variants, but {len(names)} names"
         raise InputError(f"{counts}; expected one or more, each with a name")

@@ -1,4 +1,4 @@
-"""No table or figure of a document is made by hand: each is what its command makes of the published rows."""
+"""Every table and figure of the documents equals the output of its command."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def regenerate():
 
 
 def document(rows="rows.jsonl", between="what stood here\n"):
-    return f"before\n\n<!-- srdeploy table {rows} --layout srn5 -->\n{between}<!-- end of table -->\n\nafter\n"
+    table = f"<!-- srdeploy table {rows} --layout srn5 -->\n{between}<!-- end of table -->"
+    return f"before\n\n{table}\n\nafter\n"
 
 
 @pytest.mark.parametrize("name", ["README.md", "benchmarks/README.md"])

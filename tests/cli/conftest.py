@@ -76,7 +76,7 @@ def rtx_engine(tmp_path):
 
 @pytest.fixture()
 def fails(run_cli):
-    """Run a command that must end with exit code 1 and `error:` on stderr; return what stderr says."""
+    """Run a command that must fail with exit code 1 and no traceback; return its stderr."""
 
     def check(*args):
         result = run_cli(*args)

@@ -1,4 +1,4 @@
-"""`upscale --adaptive`, `export --adaptive` and `bench` of adaptive networks, as a user calls them."""
+"""`upscale --adaptive`, `export --adaptive` and `bench` of adaptive networks."""
 
 from __future__ import annotations
 

@@ -174,8 +174,8 @@ def test_a_sweep_of_which_every_cell_failed_has_failed(run_cli, tmp_path, asrn, 
     )
     assert result.exit_code == 1 and "not run" in result.stdout
     assert (
-        "none of the 2 cells could be measured; the first: batch 2: sessions take one image at a time"
-        in result.stderr
+        "none of the 2 cells could be measured; "
+        "the first: batch 2: sessions take one image at a time" in result.stderr
     )
     assert (
         "failed cells count as done" in result.stderr

@@ -125,7 +125,8 @@ def test_it_runs_as_a_module_and_a_closed_pipe_is_no_traceback(run_python):
     code = (
         "import os, subprocess, sys\n"
         "r, w = os.pipe(); os.close(r)\n"
-        "p = subprocess.run([sys.executable, '-m', 'sr_deploy.cli.main', 'targets'], stdout=w, stderr=subprocess.PIPE)\n"
+        "command = [sys.executable, '-m', 'sr_deploy.cli.main', 'targets']\n"
+        "p = subprocess.run(command, stdout=w, stderr=subprocess.PIPE)\n"
         "print(p.stderr.decode())\n"
     )
     result = run_python("-c", code)

@@ -1,4 +1,4 @@
-"""Small networks with random weights, and whether two of them are the same function."""
+"""Small networks with random weights, and a comparison of two networks."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ SIZES = [(1, 1), (3, 5), (2, 9), (17, 16), (33, 47)]
 
 
 def network(arch, scale, variant, seed=0):
-    """Random weights, biases far from zero among them: what a wrong border would show."""
+    """Return a network with random weights, and large biases, so that wrong borders show."""
     torch.manual_seed(seed)
     net = ARCHITECTURES[arch].build(scale, Variant.parse(variant), CONFIG.get(arch))
-    if arch == "rcan":  # ten groups of twenty blocks take seconds, and show no more than one of two
+    if arch == "rcan":  # ten groups of twenty blocks take seconds, and test nothing more
         del net.groups[1:], net.groups[0].blocks[2:]
     for parameter in net.parameters():
         if parameter.dim() == 1:
@@ -43,6 +43,7 @@ def network(arch, scale, variant, seed=0):
 
 
 def agree(net, other, hw, dtype, tolerance):
+    """Assert that two networks have the same output, relative to its largest value above 1."""
     x = torch.rand(1, 3, *hw, dtype=dtype)
     with torch.no_grad():
         y, z = net(x), other(x)

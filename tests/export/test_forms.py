@@ -45,13 +45,13 @@ def test_shipped_networks_in_every_form(name):
         agree(net, apply_form(net, form)[0], (33, 40), torch.float32, 1e-5)
 
 
-def test_which_forms_there_are():
+def test_forms_of_each_network():
     assert list_forms(network("asrn", 4, "d2")) == ["plain", "blocks-8", "blocks-16", "blocks-32"]
     assert list_forms(network("imdeception", 4, "c4")) == list(FORMS)
     assert list_forms(network("srn", 4, "b1")) == ["plain"]
 
 
-def test_what_a_form_costs_is_told():
+def test_the_report_shows_the_costs_of_a_form():
     net = network("imdeception", 4, "c4")
     (done,) = apply_form(net, "dense")[1]
     assert (
@@ -82,9 +82,8 @@ def test_groups_take_whole_blocks(core, block, width, groups):
     layout = blocks.split_layout(core, 3 * core, block)
     assert (layout.width, layout.groups) == (width, groups)
     assert width // groups % block == 0 and len(set(layout.places.tolist())) == 4 * core
-    share = (
-        3 * core // groups
-    )  # the channels passed on that a group's convolution reads lie in its own part
+    # The deep channels that a group's convolution reads lie in its own part.
+    share = 3 * core // groups
     assert all(
         int(p) // (width // groups) == j // share for j, p in enumerate(layout.places[core:])
     )
@@ -97,7 +96,7 @@ def test_no_split_and_no_concat_of_maps_is_left():
     assert not {"aten::split_with_sizes", "aten::cat"} & {node.kind() for node in graph.nodes()}
 
 
-def test_the_targets_choose():
+def test_targets_name_their_form():
     cpu = load_target("cpu")
     assert (
         default_form(cpu, "imdeception", "c16-nla") == "blocks-16"

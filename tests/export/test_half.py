@@ -1,4 +1,4 @@
-"""FP16 graphs in real half precision, which onnxruntime's CPU provider does not compute in."""
+"""FP16 graphs in real half precision, which ONNX Runtime's CPU provider does not use."""
 
 import numpy as np
 import onnx
@@ -145,7 +145,7 @@ def test_a_dead_output_is_found():
     assert any("dead" in p for p in report.problems())
 
 
-def test_a_constant_output_is_no_death_where_fp32_is_constant_too():
+def test_a_constant_output_is_not_dead_if_fp32_is_constant_too():
     assert not report_of(chain(0.0)).dead
 
 

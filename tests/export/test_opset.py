@@ -153,7 +153,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("opset", [17, 13])
 @pytest.mark.parametrize("model, words", [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
-def test_what_has_no_older_form_is_refused(model, words, opset):
+def test_operators_without_an_older_equivalent_are_refused(model, words, opset):
     opsets.check(model, 18)
     with pytest.raises(ExportError, match=words):
         opsets.check(opsets.lower(model, opset), opset)
@@ -186,7 +186,7 @@ def test_opsets_that_cannot_be_written(opset):
 
 
 def in_a_branch(inner, constants=()):
-    """The node inside an If, where a check of the outer nodes alone does not look."""
+    """Return the node inside an If, which a check of the outer nodes alone would miss."""
     out = [helper.make_tensor_value_info("y_in", TensorProto.FLOAT, None)]
     inner.output[0] = "y_in"
     then = helper.make_graph([inner], "then", [], out, list(constants))
@@ -237,7 +237,7 @@ HIDDEN = [
     [(h[0], *h[2:]) for h in HIDDEN],
     ids=[f"{h[0]} {h[1]}" for h in HIDDEN],
 )
-def test_a_newer_form_under_an_older_number_is_found(opset, nodes, constants):
+def test_newer_operators_under_an_older_number_are_found(opset, nodes, constants):
     name = (nodes[0] if isinstance(nodes, list) else nodes).name
     with pytest.raises(ExportError, match=f"not valid ONNX of opset {opset}: .*{name}"):
         opsets.check(graph(nodes, constants, opset=opset), opset)

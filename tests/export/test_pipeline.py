@@ -28,9 +28,7 @@ def checkpoint_in(folder, arch="asrn", variant="d2", *, name="asrn_x4", seed=0):
     torch.manual_seed(seed)
     held = Variant.parse(variant)
     net = ARCHITECTURES[arch].build(4, held)
-    with (
-        torch.no_grad()
-    ):  # an output in the middle of 0..1, so that PSNRs between clipped images mean something
+    with torch.no_grad():  # an output in the middle of 0..1, which PSNR does not clip
         last = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d)][-1]
         last.bias.fill_(0.5)
     return save_checkpoint(
@@ -45,7 +43,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(model, tmp_path_factory):
-    """Both variants of a two-block network by the defaults, and the lines that reported it."""
+    """Both variants of a two-block network with default options, and the progress lines."""
     lines = []
     paths = onnx_from_checkpoint(
         model,
@@ -58,7 +56,7 @@ def exported(model, tmp_path_factory):
 
 @pytest.fixture()
 def no_export(monkeypatch):
-    """Fail where torch would be asked for a graph."""
+    """Fail if a graph is exported by torch."""
 
     def refuse(*args, **kwargs):
         raise AssertionError("a graph was exported again")
@@ -183,7 +181,7 @@ def test_export_is_deterministic_and_a_loaded_checkpoint_will_do(exported, model
 
 
 @pytest.mark.parametrize("change", ["weights", "graph", "manifest", "other precision"])
-def test_what_is_not_up_to_date_is_exported_again(tmp_path, change):
+def test_outdated_graphs_are_exported_again(tmp_path, change):
     model = checkpoint_in(tmp_path, variant="d1")
     (path,) = onnx_from_checkpoint(
         model, tmp_path / "out", ExportOptions(sizes=["8x8"], precision="fp32")

@@ -3,8 +3,12 @@ import torch
 from torch import nn
 
 from sr_deploy.core.errors import ExportError
+from sr_deploy.core.spec import Variant
+from sr_deploy.export import plans
 from sr_deploy.export.graph import dynamic_dims
 from sr_deploy.export.plans import checked_graph, write_graphs
+from sr_deploy.nets import ARCHITECTURES
+from sr_deploy.nets.checkpoint import Checkpoint
 
 
 class Scaled(nn.Module):
@@ -38,3 +42,25 @@ def test_a_graph_that_differs_from_torch_is_refused_and_nothing_written(tmp_path
         == {p.name for p in (tmp_path / "out").iterdir()}
         == {"good.onnx"}
     )
+
+
+@pytest.mark.slow
+def test_both_ways_of_an_adaedsr_share_the_graphs_that_are_equal(tmp_path, monkeypatch):
+    exported = []
+
+    def counting_graph(net, *args, **kwargs):
+        exported.append(net)
+        return checked_graph(net, *args, **kwargs)
+
+    monkeypatch.setattr(plans, "checked_graph", counting_graph)
+    monkeypatch.setattr(plans, "TIMED_HW", (32, 32))
+    architecture, config = ARCHITECTURES["adaedsr"], {"channels": 8, "blocks": 2}
+    spec = architecture.spec(4, Variant("d", 2), elastic=True, config=config)
+    net = architecture.build(4, Variant("d", 2), config)
+    checkpoint = Checkpoint("ada_x4", spec, net.state_dict())
+    paths = plans.plans_from_model(checkpoint, tmp_path)
+    assert {path.name for path in paths} == {"ada_x4.rows.json", "ada_x4.tiles.json"}
+    shared = ["start", "end", "b1.everywhere", "b2.everywhere"]
+    files = [*shared, "b1.rows", "b2.rows", "b1.t64", "b2.t64"]
+    assert {p.name for p in tmp_path.glob("*.onnx")} == {f"ada_x4.{name}.onnx" for name in files}
+    assert len(exported) == len(files)

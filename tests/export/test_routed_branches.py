@@ -1,4 +1,4 @@
-"""CDNSR's backbones go through the export as every network does."""
+"""Export of CDNSR's backbones."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Random weights are the same in every run."""
+"""Seeds random weights."""
 
 import pytest
 import torch

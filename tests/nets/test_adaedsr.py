@@ -103,7 +103,7 @@ def test_a_state_dict_tells_its_size():
 
 
 def by_parts(net, x, depth, *, groups, dense):
-    """The parts one after the other, the groups of `dense` everywhere and the others by rows."""
+    """Run the modules in order, the groups in `dense` everywhere and the others by rows."""
     start, end, *pairs = split_network(net, groups, "rows")
     features, depth_map = start(x, depth)
     y = features
@@ -155,18 +155,15 @@ def _recorded(rows):
 
 
 @pytest.mark.parametrize("first, last", [(1, 1), (2, 3)])
-def test_a_tile_with_what_lies_round_it_gives_its_middle_of_the_whole_image(first, last):
+def test_a_tile_with_its_surroundings_equals_the_whole_image(first, last):
     net, reach = small(), 2 * (last - first + 1)
     with torch.no_grad():
         features = net.features(torch.rand(1, 3, 9, 12, dtype=torch.float64))
         depth_map = 3 * torch.rand(1, 1, 9, 12, dtype=torch.float64)
         whole = DenseBlocks(net, first, last)(features, depth_map)
         features, depth_map = F.pad(features, [reach] * 4), F.pad(depth_map, [reach] * 4, value=-1)
-        for top, left in (
-            (0, 0),
-            (2, 3),
-            (4, 7),
-        ):  # in a corner of the image, inside, and in another
+        # In a corner of the image, inside, and in another corner.
+        for top, left in ((0, 0), (2, 3), (4, 7)):
             cut = (
                 slice(None),
                 slice(None),

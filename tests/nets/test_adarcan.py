@@ -40,7 +40,7 @@ def test_all_blocks_everywhere_are_rcan_and_each_group_has_its_own_map():
     assert maps.shape == (1, 3, 6, 7)
 
 
-def test_channel_attention_averages_what_the_mask_leaves():
+def test_channel_attention_averages_the_masked_map():
     net, x = small(), torch.rand(1, 3, 4, 4, dtype=torch.float64)
     net.groups = net.groups[:1]
     block, group = net.groups[0].blocks[0], net.groups[0]

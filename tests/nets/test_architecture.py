@@ -1,4 +1,4 @@
-"""What every registered network must do; a new one is tested by being listed."""
+"""The contract of every registered network."""
 
 import functools
 
@@ -14,7 +14,7 @@ from sr_deploy.runtime.torch_module import TorchSession
 
 ARCH_AND_SCALE = [(name, scale) for name in ARCHITECTURES for scale in ARCHITECTURES[name].scales]
 
-# Desired depths share all weights: the published ones stand for the rest.
+# Desired depths share all weights, so the published ones are enough.
 DESIRED_DEPTH = [name for name in ARCHITECTURES if ARCHITECTURES[name].backbone]
 ARCH_AND_POINT = [
     (a, p)
@@ -26,7 +26,7 @@ ARCH_AND_POINT = [
     )
 ]
 
-# Those that are slices of a larger one, with weights fewer than it has.
+# Slices with fewer weights than the largest network.
 ELASTIC = [
     (a, p)
     for a, p in ARCH_AND_POINT
@@ -55,7 +55,7 @@ def test_runs_on_its_smallest_legal_size(name, scale):
 
 @pytest.mark.parametrize("name", [n for n in ARCHITECTURES if ARCHITECTURES[n].min_hw != (1, 1)])
 @pytest.mark.parametrize("smaller", [(1, 0), (0, 1)])
-def test_refuses_what_is_smaller(name, smaller):
+def test_smaller_sizes_are_refused(name, smaller):
     architecture = ARCHITECTURES[name]
     h, w = (n - d for n, d in zip(architecture.min_hw, smaller))
     session = TorchSession(
@@ -169,7 +169,7 @@ def reach_px(net, hw, at, scale):
     ]
     + [("fsrcnn", "w4", 2)],
 )
-def test_halo_is_exactly_what_an_output_pixel_depends_on(name, variant, scale):
+def test_the_halo_is_the_exact_reach_of_an_output_pixel(name, variant, scale):
     architecture = ARCHITECTURES[name]
     halo = architecture.halo_px(Variant.parse(variant))
     net = architecture.build(
@@ -186,9 +186,7 @@ def test_halo_of_the_branches_of_a_router_is_enough_at_every_scale(name, variant
     halo = ARCHITECTURES[name].halo_px(Variant.parse(variant))
     net = ARCHITECTURES[name].build(scale, Variant.parse(variant))
     x = torch.rand(1, 3, 3, 2 * halo + 9)
-    x[..., halo + 4] = (
-        torch.nan
-    )  # so many layers with few channels: gradients would not come through every ReLU
+    x[..., halo + 4] = torch.nan  # not gradients: few channels, whose ReLUs would stop them
     with torch.no_grad():
         touched = net(x).isnan().any(2).any(1)[0].nonzero().flatten() // scale
     reach = max(halo + 4 - int(touched[0]), int(touched[-1]) - (halo + 4))
@@ -223,9 +221,7 @@ def test_attention_tiles_on_windows_are_exact_inside_the_halo_and_not_a_pixel_fu
     net = architecture.build(2, variant).double()
     x = torch.rand(1, 3, 4, 9 * align + 5, dtype=torch.float64)
     start, end = 2 * align, 8 * align
-    x[..., :start] = x[..., end:] = (
-        torch.nan
-    )  # whatever depends on the outside of the tile becomes not-a-number
+    x[..., :start] = x[..., end:] = torch.nan  # all that depends on the outside becomes NaN
     with torch.no_grad():
         whole = net(x if axis == 3 else x.transpose(2, 3).contiguous())
     finite = whole.isfinite()

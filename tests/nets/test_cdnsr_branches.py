@@ -36,7 +36,7 @@ def test_parameters_and_flops_are_those_printed(arch, width):
         net = ARCHITECTURES[arch].build(4, Variant("w", width))
     hooks = count(net, (32, 32), counter="hooks")
     assert hooks.params == params
-    # Convolutions alone: without activations, normalisation and the fixed 1x1s of the mean colour.
+    # The paper counts neither activations, normalisation nor the 1x1s of the mean colour.
     shifts = (
         sum(9 * pixels for pixels in (32 * 32, 128 * 128))
         if any(isinstance(m, MeanShift) for m in net.modules())
@@ -47,7 +47,7 @@ def test_parameters_and_flops_are_those_printed(arch, width):
 
 
 def activations(net):
-    """What the hook counter gives activations and normalisations at 32x32."""
+    """Return the hook counter's number for activations and normalisations at 32x32."""
     total = []
 
     def note(module, inputs, output):

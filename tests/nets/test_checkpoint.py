@@ -10,7 +10,7 @@ from sr_deploy.core.errors import CheckpointError, InputError, VariantError
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
-from sr_deploy.nets.checkpoint import load_checkpoint, parse_untrained, save_checkpoint
+from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint, parse_untrained, save_checkpoint
 
 
 def save(folder, arch="asrn", variant="d2", *, name="net", weights=None, **card):
@@ -138,7 +138,7 @@ def test_cards_are_strict(tmp_path, changes, words):
         ("\xff", "UTF-8"),
     ],
 )
-def test_a_card_that_is_no_json_object(tmp_path, text, words):
+def test_a_card_must_be_a_json_object(tmp_path, text, words):
     path = save(tmp_path)
     path.with_suffix(".json").write_bytes(text.encode("latin1"))
     with pytest.raises(CheckpointError, match=words):
@@ -229,7 +229,7 @@ def test_names_that_are_no_checkpoint(model, error, words):
         load_checkpoint(model)
 
 
-def test_another_file_is_no_checkpoint(tmp_path):
+def test_files_of_other_types_are_refused(tmp_path):
     file = tmp_path / "net.pth"
     shutil.copy(save(tmp_path), file)
     with pytest.raises(CheckpointError, match="is not a checkpoint; expected") as e:
@@ -270,3 +270,12 @@ def test_saving_keeps_the_old_checkpoint_when_writing_fails(tmp_path, monkeypatc
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net.json", "net.safetensors"]
     assert load_checkpoint(path).spec == replace(load_checkpoint(path).spec)
+
+
+@pytest.mark.parametrize(
+    "arch, variant, elastic, variants",
+    [("asrn", "d5", True, "d1..d5"), ("asrn", "d5", False, "d5")],
+)
+def test_a_checkpoint_has_a_short_repr(arch, variant, elastic, variants):
+    spec = ARCHITECTURES[arch].spec(4, Variant.parse(variant), elastic=elastic)
+    assert repr(Checkpoint("asrn_x4", spec, {})) == f"<Checkpoint asrn_x4 asrn x4 {variants}>"

@@ -1,4 +1,4 @@
-"""Counters: closed forms, the numbers the papers print, and fvcore itself."""
+"""Counters compared with closed forms, numbers of the papers, and fvcore."""
 
 import pytest
 import torch
@@ -49,9 +49,8 @@ def test_counts_are_the_printed_ones(arch, scale, variant, params, macs_g, acts_
 
 def test_every_point_that_is_published_has_printed_counts():
     printed = {(arch, variant) for arch, _, variant, *_ in PRINTED}
-    for arch in (
-        a for a in ARCHITECTURES if not ARCHITECTURES[a].backbone
-    ):  # a desired depth saves only where it is run sparsely
+    # A desired depth saves nothing unless blocks are skipped.
+    for arch in (a for a in ARCHITECTURES if not ARCHITECTURES[a].backbone):
         for variant in ARCHITECTURES[arch].published:
             assert (arch, variant) in printed
 
@@ -127,7 +126,7 @@ def test_fvcore_counter_equals_fvcore(arch, variant, scale, hw):
 
 
 @EVERY
-def test_activations_and_what_is_not_counted_equal_fvcore_s(arch, variant, scale):
+def test_activations_and_uncounted_operators_equal_fvcore(arch, variant, scale):
     fvcore = pytest.importorskip(
         "fvcore.nn", reason="fvcore is not installed: it is the oracle of the fvcore counter"
     )
@@ -136,18 +135,16 @@ def test_activations_and_what_is_not_counted_equal_fvcore_s(arch, variant, scale
     acts = fvcore.ActivationCountAnalysis(net, torch.rand(1, 3, 32, 32)).unsupported_ops_warnings(
         False
     )
-    assert (
-        ours.acts == acts.by_operator()["conv"]
-    )  # in all it also counts the outputs of matrix products, NTIRE's tables do not
+    # Its total includes the outputs of matrix products, which NTIRE's tables do not count.
+    assert ours.acts == acts.by_operator()["conv"]
     assert ours.params == fvcore.parameter_count(net)[""]
     flops = (
         fvcore.FlopCountAnalysis(net, torch.rand(1, 3, 32, 32))
         .unsupported_ops_warnings(False)
         .uncalled_modules_warnings(False)
     )
-    assert (
-        flops.total() == ours.macs
-    )  # it also lists what moves data and arithmetic on sizes, and passes over ReLU and PReLU
+    assert flops.total() == ours.macs
+    # It also lists operators that move data, and arithmetic on sizes, but not ReLU and PReLU.
     computing = {
         "aten::add",
         "aten::leaky_relu",
@@ -218,7 +215,7 @@ def test_hook_counter_equals_plain_hooks(arch, variant, scale):
         ),
     ],
 )
-def test_what_the_counters_do_not_see_of_our_networks_is_named(arch, variant, hooks, fvcore):
+def test_uncounted_operators_of_our_networks_are_named(arch, variant, hooks, fvcore):
     net = ARCHITECTURES[arch].build(4, Variant.parse(variant))
     by_hooks, by_fvcore = (set(count(net, (32, 32), counter=c).uncounted) for c in COUNTERS)
     assert by_hooks == hooks and fvcore <= by_fvcore
@@ -261,7 +258,7 @@ def _(x):
     ],
     ids=["conv2d", "relu", "matmul", "softmax", "add", "custom", "moves"],
 )
-def test_what_a_counter_cannot_see_is_named(function, hooks, fvcore):
+def test_uncounted_operators_are_named(function, hooks, fvcore):
     net = Functional(function)
     assert count(net, (8, 8), counter="hooks").uncounted == hooks
     assert count(net, (8, 8), counter="fvcore").uncounted == fvcore
@@ -308,9 +305,8 @@ def test_attention_matrix_products_are_named_by_hooks_and_counted_by_fvcore():
     hooks, fvcore = (count(net, (64, 32), counter=c) for c in COUNTERS)
     assert hooks.uncounted["aten::matmul"] == 4
     assert "aten::matmul" not in fvcore.uncounted
-    products = (
-        2 * 2 * (2 * 64 * 64 * 48)
-    )  # two attentions, two products, two windows of 64 tokens of 16*d = 48 values
+    # Two attentions, two products, two windows of 64 tokens of 16*d = 48 values.
+    products = 2 * 2 * (2 * 64 * 64 * 48)
     without = fvcore.macs - products
     activations = hooks.macs - without
     assert 0 < activations < 0.05 * without
@@ -329,7 +325,7 @@ def test_inference_mode_changes_no_count(arch, variant, scale, counter):
     assert expected.macs > 0
 
 
-def test_counting_leaves_the_network_alone():
+def test_counting_does_not_change_the_network():
     net = ARCHITECTURES["asrn"].build(2, Variant("d", 1)).train()
     before = {k: v.clone() for k, v in net.state_dict().items()}
     count(net, (8, 8), counter="hooks")

@@ -36,7 +36,7 @@ def keep_prefix(x, kept):
 
 
 def keep_in_groups(x, kept):
-    """Of each of the four groups of channels, the first kept/4."""
+    """Return the first kept/4 of each of the four groups of channels."""
     group = x.shape[1] // 4
     return x * (torch.arange(x.shape[1]) % group < kept // 4).view(1, -1, 1, 1)
 
@@ -100,13 +100,13 @@ def test_slice_is_the_masked_super_network(largest, core, nla):
     with torch.no_grad():
         y = sliced(x)
         torch.testing.assert_close(y, masked_network(largest, x, core, nla), rtol=0, atol=1e-9)
-        if nla:  # or the attention would be tested by nothing
+        if nla:  # else the attention would not be tested
             without = masked_network(largest, x, core, False)
             assert (y - without).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("held, wanted", [("c8-nla", "c4-nla"), ("c12", "c8")])
-def test_slicing_a_slice_is_slicing_at_once(largest, held, wanted):
+def test_slicing_twice_equals_slicing_once(largest, held, wanted):
     full, middle, small = (Variant.parse(v) for v in ("c16-nla", held, wanted))
     once = _slice(largest.state_dict(), full, small)
     twice = _slice(_slice(largest.state_dict(), full, middle), middle, small)

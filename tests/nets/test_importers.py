@@ -43,7 +43,7 @@ def test_imdeception_reproduces_the_official_output(imdeception, shared_dir):
 
 
 @pytest.mark.parametrize("which, psnr", [("imdeception", 32.137), ("srn", 32.048)])
-def test_official_weights_score_what_they_are_known_to(which, psnr, shared_dir, request):
+def test_official_weights_reach_their_published_psnr(which, psnr, shared_dir, request):
     checkpoint = request.getfixturevalue(which)
     session = TorchSession(checkpoint.network(), scale=4, min_hw=checkpoint.spec.min_hw)
     quality = evaluate(session, image_set(str(shared_dir / "data" / "Set5" / "HR")), metric="y")

@@ -32,7 +32,7 @@ def test_parameters_and_flops_of_module_cl():
         3: 1.739,
         4: 2.804,
         5: 3.869,
-    }  # Table III; its 6 convolutions, 5.934, are one million more than a layer adds
+    }  # Table III, whose number for 6 convolutions, 5.934, is one million too large
     assert {convs: round(macs(convs) / 1e6, 3) for convs in printed} == printed
 
 
@@ -47,7 +47,7 @@ def saved(folder, spec=SPEC, classes=3):
     return save_router(folder, "r_x4", spec, ModuleCL(classes=classes).state_dict())
 
 
-def test_what_is_saved_is_loaded(tmp_path):
+def test_a_saved_router_is_loaded(tmp_path):
     path = saved(tmp_path)
     assert path.name == "r_x4.router.safetensors"
     router = load_router(path)
@@ -85,7 +85,7 @@ def test_cards_that_cannot_be(tmp_path, change, message):
         load_router(path)
 
 
-def test_no_such_router(tmp_path):
+def test_unknown_and_missing_routers(tmp_path):
     with pytest.raises(InputError, match="'asrn_x4' is not a router"):
         load_router("asrn_x4")
     with pytest.raises(

@@ -100,6 +100,23 @@ def test_sizes_that_must_be_multiples_are_mirrored(make_graph, factor):
         np.testing.assert_array_equal(session.run(noise(h, w)), doubled(noise(h, w)))
 
 
+def test_quantised_graphs_are_int8_and_others_fp32(make_graph):
+    node = onnx.helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"])
+    back = onnx.helper.make_node("DequantizeLinear", ["q", "s", "z"], ["a"])
+    weights = [SCALES]
+    assert OnnxRuntimeSession(make_graph([resize()], FREE, weights=weights)).precision == "fp32"
+    graph = make_graph([node, back, resize("a")], FREE, weights=weights)
+    assert OnnxRuntimeSession(graph).precision == "int8"
+
+
+def test_a_closed_session_is_refused(make_graph):
+    with OnnxRuntimeSession(make_graph([resize()], FREE, weights=[SCALES])) as session:
+        session.run(noise(5, 7))
+    session.close()
+    with pytest.raises(InputError, match="this session is closed"):
+        session.run(noise(5, 7))
+
+
 def test_a_graph_is_probed_once(make_graph, monkeypatch):
     path = make_graph([resize()], FREE, weights=[SCALES])
     first = probe_graph(path, raw_session(str(path)))

@@ -237,7 +237,7 @@ def test_a_manifest_that_does_not_match_its_graph_is_detected(real, tiny, tmp_pa
 def test_another_version_of_the_library_than_the_profile_s_is_refused(tiny, tmp_path, use):
     use(rtx("2.0.1"))
     with pytest.raises(
-        BuildError, match="tensorrt_rtx 2.0.1 is installed, and the profile is for >=1.5,<2"
+        BuildError, match="tensorrt_rtx 2.0.1 is installed; the profile expects >=1.5,<2"
     ):
         engine_from_onnx(tiny(precision="fp16"), tmp_path / "out", target="rtx")
 

@@ -95,7 +95,7 @@ def test_negatives_are_other_patches_of_the_batch_enlarged():
 
 @pytest.fixture(scope="module")
 def vgg_weights():
-    """Random weights with the names and shapes of torchvision's vgg19: its convolutions and head."""
+    """Random weights with the names and shapes of torchvision's vgg19."""
     torch.manual_seed(0)
     places, width = {}, 3
     for at in (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34):

@@ -1,4 +1,4 @@
-"""A reporter that keeps what it is given."""
+"""Lists of the reports of a run."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import contextlib
 from sr_deploy.upscale.reporter import Reporter
 
 
-class Reports(Reporter):
+class Reports:
     def __init__(self):
-        lists = {"lines": [], "paths": [], "counts": [], "advances": []}
-        self.__dict__.update(lists)
-        super().__init__(self.lines.append, self.paths.append, self._frames)
+        self.lines, self.paths, self.counts, self.advances = [], [], [], []
+        self.reporter = Reporter(self.lines.append, self.paths.append, self._frames)
 
     def _frames(self, done, total):
         self.counts.append((done, total))

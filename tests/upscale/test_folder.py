@@ -47,11 +47,11 @@ def run(sessions):
     """Upscale a folder. Returns the summary, the lines logged and the paths written."""
 
     def go(folder, output, *, identity="net", suffix=None, session=None):
-        reporter = Reports()
+        reports = Reports()
         upscaler = Upscaler(session or sessions["blur"](), identity=identity, queued_results=2)
         tasks = tasks_of_folder(folder, output, suffix=suffix)
-        summary = upscale_folder(tasks, output, upscaler, reporter)
-        return summary, reporter.lines, reporter.paths
+        summary = upscale_folder(tasks, output, upscaler, reports.reporter)
+        return summary, reports.lines, reports.paths
 
     return go
 

@@ -55,7 +55,7 @@ def saved(path, image, **options):
 
 def through(source, output, upscaler=None):
     reports = Reports()
-    upscale_picture(PictureTask(source, output), upscaler or Nearest(), reports)
+    upscale_picture(PictureTask(source, output), upscaler or Nearest(), reports.reporter)
     assert reports.paths == [output]
     return Image.open(output), "\n".join(reports.lines)
 

@@ -182,14 +182,14 @@ def test_a_stopped_run_resumes_and_writes_the_same_file(tmp_path, long_video, by
         assert 120 <= len(frames_of(partial)) <= 150
         end = max(t for t, _ in begun[0]["packets"])
         assert max(t for t, _ in begun[1]["packets"]) == pytest.approx(end, abs=0.1)
-    reporter = Reports()
+    reports = Reports()
     upscaler = Repeat()
-    summary = upscale_video(source, output, upscaler, reporter=reporter)
+    summary = upscale_video(source, output, upscaler, reporter=reports.reporter)
     assert (
         summary.resumed_frames == 120
         and summary.resumed_frames + len(upscaler.seen) == summary.frames == LENGTH
     )
-    assert any("resuming after" in line for line in reporter.lines)
+    assert any("resuming after" in line for line in reports.lines)
     assert streams_of(output) == streams_of(whole)
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
 
@@ -461,11 +461,14 @@ def test_two_runs_do_not_write_one_output(tmp_path):
 
 
 def test_frames_are_counted_for_the_progress(tmp_path):
-    reporter = Reports()
+    reports = Reports()
     upscale_video(
-        make_video(tmp_path / "in.mp4", 10), tmp_path / "out.mp4", Repeat(), reporter=reporter
+        make_video(tmp_path / "in.mp4", 10),
+        tmp_path / "out.mp4",
+        Repeat(),
+        reporter=reports.reporter,
     )
-    assert reporter.counts == [(0, 10)] and len(reporter.advances) == 10
+    assert reports.counts == [(0, 10)] and len(reports.advances) == 10
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_the_output_is_tagged_as_the_source(tmp_path, matrix, primaries, transfe
 def test_unstated_colour_is_assumed_by_the_height_and_stated_in_the_output(tmp_path, size, matrix):
     source = make_video(tmp_path / "in.mkv", 2, size=size)
     reports = Reports()
-    upscale_video(source, tmp_path / "out.mkv", Repeat(), reporter=reports)
+    upscale_video(source, tmp_path / "out.mkv", Repeat(), reporter=reports.reporter)
     assert probe_video(tmp_path / "out.mkv").colour.matrix == matrix
     lines = "BT.709 by its 720 lines" if matrix == 1 else "BT.601 by its 36 lines"
     assert reports.lines[0].endswith(

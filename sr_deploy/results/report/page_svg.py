@@ -14,7 +14,9 @@ from sr_deploy.results.report.figures import Drawing
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 _CLASSES = {"mark": "mark", "best": "mark best", "xtick": "tick", "ytick": "tick"}
+_FONT = re.compile(r"font: (\S+px) [^;]*")  # as written by matplotlib 3.7
 _FONT_FAMILY = re.compile(r"font-family: [^;]*;?")
+_MORE_DIGITS = re.compile(r"(\.\d\d)\d+")
 _PX_PER_POINT = 1.5
 
 
@@ -66,8 +68,11 @@ def _adapt(element: Element, shapes: Dict[str, str], titles: Dict[str, str]) -> 
         x, y = element.attrib.pop("x"), element.attrib.pop("y")
         element.set("d", shapes[element.attrib.pop(_HREF)])
         element.set("transform", f"translate({x} {y})")
+    for key in {"d", "x", "y", "transform"} & element.attrib.keys():
+        element.set(key, _MORE_DIGITS.sub(r"\1", element.attrib[key]))
     if "style" in element.attrib:
-        style = _FONT_FAMILY.sub("", element.attrib["style"])
+        style = _FONT.sub(r"font-size: \1", element.attrib["style"])
+        style = _FONT_FAMILY.sub("", style)
         for name, colour in COLOURS.items():
             style = style.replace(colour, f"var(--{name})")
         element.set("style", style)

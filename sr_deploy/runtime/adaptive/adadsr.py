@@ -31,7 +31,7 @@ Part = Callable[..., Sequence[np.ndarray]]
 
 
 class AdaDSR(AdaptiveSession):
-    """An AdaEDSR that skips blocks. `depth`, the desired depth in 0..blocks, may be changed between runs."""
+    """An AdaEDSR that skips blocks. `depth`, in 0..blocks, may be changed between runs."""
 
     def __init__(
         self, plan: DepthPlan, parts: Sequence[Part], info: BackendInfo, *, depth: Optional[float]
@@ -65,7 +65,7 @@ class AdaDSR(AdaptiveSession):
         self._parts[1](y=features, features=features)
 
     def run_adaptive(self, x_nchw: np.ndarray) -> AdaptiveOutput:
-        """Upscale (1, 3, H, W) float32 in 0..1, RGB. Decisions are depths as shares of all blocks."""
+        """Upscale (1, 3, H, W) float32, 0..1, RGB. Decisions are depths as shares of all blocks."""
         plan, start = self.plan, time.perf_counter()
         check_desired_depth(self.depth, plan.blocks)
         features, depth_map = self._parts[0](lr=x_nchw, depth=np.array([self.depth], np.float32))
@@ -99,7 +99,7 @@ class AdaDSR(AdaptiveSession):
     def _run_tiles(
         self, part: Part, blocks: Tuple[int, int], y: np.ndarray, depth_map: np.ndarray
     ) -> np.ndarray:
-        """Run the tiles that hold pixels deeper than the group's first block; the rest of y stays."""
+        """Run the tiles with pixels deeper than `blocks[0]`; the rest of y stays."""
         before, last = blocks
         tile, reach = self.plan.tile, 2 * (last - before)
         h, w = y.shape[2:]

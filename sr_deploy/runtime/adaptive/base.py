@@ -1,4 +1,4 @@
-"""Base of sessions whose network decides how much it computes. Callers run them like any other session."""
+"""Base of sessions whose network decides how much it computes."""
 
 from __future__ import annotations
 

@@ -1,11 +1,13 @@
-"""The one place that says what a text names and how it is opened.
+"""Finds out what a text names, and opens it.
 
-A text is the name of a shipped checkpoint or router, the path of a checkpoint, router, ONNX graph, engine or plan, a folder of
-graphs, engines and plans, or one of these with a variant: `asrn_x4.d3`. Each kind is a module here and a line in `KINDS`.
+A text is the name of a shipped checkpoint or router, the path of a checkpoint, router, ONNX graph,
+engine or plan, a folder of graphs, engines and plans, or one of these with a variant: `asrn_x4.d3`.
+Each kind is a module here and a line in `KINDS`.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple, Union
@@ -27,33 +29,34 @@ KINDS = Registry(
         "checkpoint": "sr_deploy.runtime.opener.checkpoint:CheckpointKind",
     },
 )
-"""In the order in which they are asked whether a text names one of them."""
+"""In the order in which they are tried."""
 
 _WITH_VARIANT = re.compile(r"(.+)\.([a-z][0-9]+(?:-[a-z]+)*)")
 
 
 def kind_of(text: str) -> str:
-    """Return the name of the first kind in `KINDS` that `text` matches."""
+    """Return the first kind in `KINDS` that matches `text`."""
     source, _ = split_variant(text)
     return next(name for name in KINDS if KINDS[name]().matches(source))
 
 
 def split_variant(text: str) -> Tuple[str, Optional[str]]:
-    """Split `asrn_x4.d3` into `asrn_x4` and `d3`; a text without a variant, or an existing path, into itself and None."""
+    """Split `asrn_x4.d3` into `asrn_x4` and `d3`; other texts, and existing paths, have no variant."""
     match = None if Path(text).exists() else _WITH_VARIANT.fullmatch(text)
     return (match[1], match[2]) if match else (text, None)
 
 
 def require_checkpoint(text: str, command: str) -> Tuple[str, Optional[str]]:
-    """Split the text of a checkpoint into its source and its variant, for commands that take checkpoints only.
+    """Split the text of a checkpoint into source and variant, for commands of checkpoints only.
 
     Raises InputError for the other kinds.
     """
     source, variant = split_variant(text)
     kind = kind_of(source)
     if kind != "checkpoint":
+        article = "an" if kind == "artifact" else "a"
         raise InputError(
-            f"'{text}' is a{'n' if kind[0] in 'aeiou' else ''} {kind}; {command} takes a checkpoint",
+            f"'{text}' is {article} {kind}; {command} takes a checkpoint",
             hint="give a checkpoint's path, or a shipped name (see srdeploy models)",
         )
     return source, variant
@@ -64,8 +67,8 @@ def describe(
 ) -> List[NetworkDescription]:
     """Return the networks that `text` names, smallest first.
 
-    variants: which of a checkpoint's or a depth plan's. trust: accept artifacts that changed after their manifests were written.
-    Raises an SrDeployError on bad input.
+    variants: see `Variants`; those of a depth plan are desired depths. trust: accept artifacts that
+    changed after their manifests were written. Raises an SrDeployError on bad input.
     """
     source, variant = split_variant(str(text))
     if variant is not None:
@@ -87,10 +90,10 @@ def describe_all(
     *,
     trust: bool = False,
 ) -> List[NetworkDescription]:
-    """Return the networks of several texts; `variants` applies to those that have variants to choose from.
+    """Return the networks of several texts; `variants` applies to those with variants to choose.
 
-    A manifest beside its artifact in the list, and the graphs of a plan in the list, are skipped: `folder/*` means the folder.
-    Raises InputError for an empty list, or for variants where no text has any; else as `describe`.
+    Manifests of listed artifacts and graphs of listed plans are skipped, so that `folder/*` equals
+    the folder. Raises InputError for an empty list, or for variants that apply to no text.
     """
     items = [str(item) for item in ([texts] if isinstance(texts, (str, Path)) else texts)]
     if not items:
@@ -116,14 +119,15 @@ def describe_all(
 def describe_family(text: Union[str, Path]) -> List[NetworkDescription]:
     """Return the variants of the one model that `text` names, smallest first.
 
-    Raises InputError for a folder that holds several models, or one variant more than once; else as `describe`.
+    Raises InputError for a folder of several models, or with a variant more than once.
     """
     networks = describe(text)
     by_name = {}
     for network in networks:
         if network.model != networks[0].model:
             raise InputError(
-                f"{text} holds artifacts of several models, {networks[0].model} and {network.model}",
+                f"{text} holds artifacts of several models, "
+                f"{networks[0].model} and {network.model}",
                 hint="give one file, or a folder of one",
             )
         if network.name in by_name:
@@ -136,9 +140,9 @@ def describe_family(text: Union[str, Path]) -> List[NetworkDescription]:
 
 
 def describe_one(text: Union[str, Path], variant: Optional[str] = None) -> NetworkDescription:
-    """Return the named variant of what `text` names, the largest for None; of two plans of one AdaEDSR the faster.
+    """Return a variant of the model that `text` names, the largest for None.
 
-    Raises VariantError when there is no such variant; else as `describe_family`.
+    Of two plans of one AdaEDSR it is the faster. Raises VariantError for an unknown variant.
     """
     if variant is not None and kind_of(str(text)) in ("plan", "router"):
         return describe(text, [variant])[0]
@@ -147,29 +151,25 @@ def describe_one(text: Union[str, Path], variant: Optional[str] = None) -> Netwo
 
 
 def open_session(text: Union[str, Path], variant: Optional[str] = None) -> Session:
-    """Open the named variant, the largest for None, of a checkpoint, graph, engine, plan, router or folder of one model.
+    """Open a variant of the model that `text` names, the largest for None.
 
-    Raises an SrDeployError on bad input, or where this machine cannot run it.
+    Raises an SrDeployError on bad input, or if this machine cannot run it.
     """
     return describe_one(text, variant).open()
 
 
 def _fastest_plan(networks: Sequence[NetworkDescription]) -> List[NetworkDescription]:
-    """Return the plan that was faster where it was exported, in a list, where all are depth plans of one model; else none."""
-    plans = [
-        (network.plan.timed_ms or float("inf"), i)
-        for i, network in enumerate(networks)
-        if isinstance(network.plan, DepthPlan)
-    ]
-    if len(plans) < len(networks) or len({network.model for network in networks}) > 1:
+    """Return the faster plan if all networks are depth plans of one model, else nothing."""
+    if len({network.model for network in networks}) > 1:
         return []
-    return [networks[min(plans)[1]]]
+    times = [n.plan.timed_ms or math.inf for n in networks if isinstance(n.plan, DepthPlan)]
+    return [networks[times.index(min(times))]] if len(times) == len(networks) else []
 
 
 def _of_variants(
     text: str, networks: Sequence[NetworkDescription], variants: Variants
 ) -> List[NetworkDescription]:
-    """Return the networks of some variants. Raises VariantError when one is not there."""
+    """Return the networks of some variants. Raises VariantError for an unknown one."""
     if variants in (None, "all"):
         return list(networks)
     chosen = []
@@ -177,8 +177,9 @@ def _of_variants(
         found = [network for network in networks if network.variant == name]
         if not found:
             known = [network.variant for network in networks if network.variant]
+            names = ", ".join(known) or "one network without a named variant"
             raise VariantError(
-                f"{text} holds no variant '{name}'; it holds {', '.join(known) or 'one network without a named variant'}",
+                f"{text} holds no variant '{name}'; it holds {names}",
                 hint=did_you_mean(name, known),
             )
         chosen += found

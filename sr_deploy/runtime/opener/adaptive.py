@@ -1,4 +1,4 @@
-"""`--adaptive`: a network that decides how much it computes, within a budget or at a desired depth."""
+"""`--adaptive`: networks that decide how much they compute, with a budget or a desired depth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.routers import RoutedPlan, parse_share
 from sr_deploy.core.session import Session
 from sr_deploy.runtime.opener import describe_one, kind_of
-from sr_deploy.runtime.opener.description import NetworkDescription, plan_digest
+from sr_deploy.runtime.opener.description import NetworkDescription, describe_plan
 from sr_deploy.runtime.opener.plan import describe_depth_plan, describe_routed_plan, load_plan
 from sr_deploy.runtime.opener.router import describe_router
 
@@ -20,7 +20,7 @@ DEFAULTS = {"cdnsr": "cdnsr-fsrcnn_x4", "elastic": "elastic-asrn_x4", "adadsr": 
 
 @dataclass(frozen=True)
 class AdaptiveOptions:
-    """A kind of adaptive network, and how much to compute. Raises InputError for options of another kind."""
+    """A kind of adaptive network and its budget. Raises InputError for options of another kind."""
 
     kind: str
     max_flops: Optional[str] = None
@@ -44,9 +44,10 @@ class AdaptiveOptions:
 
 
 def describe_adaptive(options: AdaptiveOptions, text: Optional[str] = None) -> NetworkDescription:
-    """Describe an adaptive network: the shipped default of its kind for None, else a router, a checkpoint or a plan.
+    """Describe an adaptive network: a router, a checkpoint or a plan; the shipped default for None.
 
-    Raises an SrDeployError on another kind of network, a budget below the smallest branch, or a depth beyond the backbone.
+    Raises an SrDeployError for another kind of network, a budget below the smallest branch, or a
+    depth beyond the backbone.
     """
     text = DEFAULTS[options.kind] if text is None else text
     if kind_of(text) == "folder":
@@ -64,7 +65,8 @@ def describe_adaptive(options: AdaptiveOptions, text: Optional[str] = None) -> N
         plan = load_plan(Path(text))
         if not isinstance(plan, RoutedPlan):
             raise InputError(
-                f"{text} is the plan of an AdaDSR, not of a router", hint="give --adaptive adadsr"
+                f"{text} is the plan of an AdaDSR, not of a router",
+                hint="give --adaptive adadsr",
             )
         description = describe_routed_plan(Path(text), plan, max_share)
     else:
@@ -74,7 +76,8 @@ def describe_adaptive(options: AdaptiveOptions, text: Optional[str] = None) -> N
     if routed.elastic != (options.kind == "elastic"):
         kind = "elastic" if routed.elastic else "cdnsr"
         raise InputError(
-            f"'{text}' chooses between {', '.join(routed.names)}: that is {kind}, not {options.kind}",
+            f"'{text}' chooses between {', '.join(routed.names)}: "
+            f"that is {kind}, not {options.kind}",
             hint=f"give --adaptive {kind}",
         )
     return description
@@ -97,7 +100,7 @@ def _describe_adadsr_checkpoint(text: str, depth: Optional[float]) -> NetworkDes
 
     checkpoint, network = load_adaedsr(text)
     plan = depth_plan(checkpoint, network)
-    desired = plan.desired_depth(depth)
+    limit = f"depth {plan.desired_depth(depth):g}"
 
     def open_checkpoint() -> Session:
         from sr_deploy.runtime.adaptive.adadsr import AdaDSR
@@ -106,17 +109,12 @@ def _describe_adadsr_checkpoint(text: str, depth: Optional[float]) -> NetworkDes
         parts = [array_part(part) for part in split_network(network, plan.depths, plan.way)]
         return AdaDSR(plan, parts, torch_info(), depth=depth)
 
-    return NetworkDescription(
-        kind="checkpoint",
-        source=text,
-        model=plan.model,
-        variant="",
-        identity=f"{plan_digest(plan)} torch depth {desired:g}",
+    return describe_plan(
+        "checkpoint",
+        text,
+        plan,
+        open_checkpoint,
+        limit=limit,
         sha256=checkpoint.spec.weights_sha256,
-        backend="torch",
-        opener=open_checkpoint,
-        scale=plan.scale,
-        precision_asked="fp32",
         weights_sha256s=(checkpoint.spec.weights_sha256,),
-        plan=plan,
     )

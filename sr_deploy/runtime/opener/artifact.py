@@ -1,4 +1,4 @@
-"""ONNX graphs and engines: one file each, with a manifest beside it; a graph may lack one."""
+"""ONNX graphs and engines: one file each with a manifest, which a graph may lack."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ArtifactKind(Kind):
 
 
 def artifact_path(text: str) -> Path:
-    """Return the artifact's path; a manifest's stands for its artifact."""
+    """Return the path of the artifact that a path, or the path of its manifest, stands for."""
     path = Path(text)
     artifact = path.with_suffix("")
     return artifact if path.suffix == ".json" and artifact.suffix in SUFFIXES else path

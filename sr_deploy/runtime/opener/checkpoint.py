@@ -1,4 +1,4 @@
-"""Checkpoints: shipped names, and safetensors files with their cards. Run by torch."""
+"""Checkpoints, run by torch: shipped names, and safetensors files with their cards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Varia
 
 class CheckpointKind(Kind):
     def matches(self, text: str) -> bool:
-        """Return True: this kind is asked last, and its errors name what was expected."""
+        """Return True: this kind comes last, and its errors name what was expected."""
         return True
 
     def describe(self, text: str, variants: Variants, trust: bool) -> List[NetworkDescription]:

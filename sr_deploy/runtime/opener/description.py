@@ -1,4 +1,4 @@
-"""The description of a network that can be opened, and the interface of the kinds of things that name one."""
+"""`NetworkDescription`, a network before it is opened, and `Kind`, what can name one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sr_deploy.core.routers import RoutedPlan
 from sr_deploy.core.session import Session, SizeContract
 
 Variants = Union[str, Sequence[str], None]
-"""None: all. "all": those of the paper's table. Else a list, or a comma-separated one."""
+"""None: all variants. "all": those of the paper's table. Else a list, or a comma-separated list."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +50,24 @@ class NetworkDescription:
     manifest: Optional[Manifest] = None
     plan: Union[RoutedPlan, DepthPlan, None] = None
     counts: Callable[[], Dict[str, Any]] = field(default=dict, repr=False, compare=False)
-    """Return the counts in a manifest's layout: of the network as trained and as deployed, by both counters."""
+    """Return the counts as in a manifest: as trained and as deployed, by both counters."""
 
     @property
     def name(self) -> str:
         return f"{self.model}.{self.variant}" if self.variant else self.model
 
     def open(self) -> Session:
-        """Open it. Raises CannotRunHereError or MissingPackageError where this machine cannot run it, else ArtifactError."""
+        """Open it.
+
+        Raises CannotRunHereError or MissingPackageError if this machine cannot run it,
+        ArtifactError if a file is damaged.
+        """
         session = self.opener()
         session.name = self.name
         return session
 
     def find_scale(self) -> Optional[int]:
-        """Return the scale; probe a graph that has no manifest. None where it cannot be opened."""
+        """Return the scale; a graph without a manifest is opened for it. None if that fails."""
         try:
             return self.scale or self.open().scale
         except (CannotRunHereError, MissingPackageError):
@@ -71,20 +75,49 @@ class NetworkDescription:
 
 
 class Kind(abc.ABC):
-    """One kind of thing that a text can name. A new kind is a module and a line in `opener/__init__.py`."""
+    """A kind of network source. A new kind is a module and a line in `opener/__init__.py`."""
 
     has_variants = True
-    """Whether a list of variants applies to it; a file of one variant has none to choose from."""
+    """Whether variants can be chosen; a graph or an engine is one variant."""
 
     @abc.abstractmethod
     def matches(self, text: str) -> bool:
-        """Return whether `text` names a thing of this kind. Looks at names only, reads no file."""
+        """Return whether `text` names this kind. Reads no file."""
 
     @abc.abstractmethod
     def describe(self, text: str, variants: Variants, trust: bool) -> List[NetworkDescription]:
-        """Return the networks that `text` names, smallest first. Raises an SrDeployError on bad input."""
+        """Return the networks that `text` names, smallest first. Raises SrDeployErrors."""
 
 
-def plan_digest(plan: Union[RoutedPlan, DepthPlan]) -> str:
-    """Return the SHA-256 of a plan: of its networks' checksums and of how they are run."""
-    return hashlib.sha256(to_json(plan).encode("utf-8")).hexdigest()
+def describe_plan(
+    kind: str,
+    source: str,
+    plan: Union[RoutedPlan, DepthPlan],
+    opener: Callable[[], Session],
+    *,
+    limit: str,
+    **fields: Any,
+) -> NetworkDescription:
+    """Describe an adaptive network.
+
+    limit: its budget or desired depth, which decides the output together with the plan.
+    """
+    backend = "onnxruntime" if kind == "plan" else "torch"
+    digest = hashlib.sha256(to_json(plan).encode("utf-8")).hexdigest()
+    defaults = {
+        "variant": "",
+        "sha256": plan.parent_sha256,
+        "weights_sha256s": (plan.parent_sha256,),
+    }
+    return NetworkDescription(
+        kind=kind,
+        source=source,
+        model=plan.model,
+        identity=f"{digest} {backend} {limit}",
+        backend=backend,
+        opener=opener,
+        scale=plan.scale,
+        precision_asked="fp32",
+        plan=plan,
+        **{**defaults, **fields},
+    )

@@ -13,7 +13,7 @@ from sr_deploy.runtime.opener.plan import PlanKind, load_plan
 
 
 class FolderKind(Kind):
-    """Plans come first, then artifacts, each in the order people count. The graphs of a plan are no networks of their own."""
+    """Plans, then artifacts, in natural order. The graphs of a plan are not listed separately."""
 
     has_variants = False
 
@@ -41,7 +41,7 @@ class FolderKind(Kind):
 
 
 def without_companions(texts: Sequence[str]) -> List[str]:
-    """Return `texts` without manifests and cards whose files are listed too, and without the graphs of listed plans."""
+    """Remove manifests and cards of listed files, and the graphs of listed plans."""
     listed = set(map(Path, texts))
     parts = {
         path.parent / graph

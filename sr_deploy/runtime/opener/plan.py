@@ -1,16 +1,22 @@
-"""Plans of exported adaptive networks: `NAME.routed.json`, `NAME.rows.json` and `NAME.tiles.json`. Run by ONNX Runtime."""
+"""Plans of exported adaptive networks, run by ONNX Runtime.
+
+`NAME.routed.json` is a router's, `NAME.rows.json` and `NAME.tiles.json` are an AdaEDSR's.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Optional, Union
+from typing import Callable, List, Optional, Union
 
 from sr_deploy.core.depth_plan import DepthPlan, is_depth_plan, parse_depth, read_depth_plan
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.routers import PLAN_SUFFIX, RoutedPlan, read_routed_plan
 from sr_deploy.core.session import Session
-from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants, plan_digest
+from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants, describe_plan
+
+ROUTED = "chooses a branch for each patch"
+Plan = Union[RoutedPlan, DepthPlan]
 
 
 class PlanKind(Kind):
@@ -23,7 +29,7 @@ class PlanKind(Kind):
         path = Path(text)
         plan = load_plan(path)
         if isinstance(plan, RoutedPlan):
-            refuse_variants(text, variants, "chooses among its branches itself")
+            refuse_variants(text, variants, ROUTED)
             return [describe_routed_plan(path, plan)]
         if plan.fixed:
             refuse_variants(text, variants, "was trained for one depth")
@@ -37,13 +43,13 @@ class PlanKind(Kind):
         ]
 
 
-def load_plan(path: Path) -> Union[RoutedPlan, DepthPlan]:
-    """Read the plan of either kind of adaptive network. Raises ArtifactError when it is missing or malformed."""
+def load_plan(path: Path) -> Plan:
+    """Read a plan of either kind. Raises ArtifactError if it is missing or malformed."""
     return read_depth_plan(path) if is_depth_plan(path) else read_routed_plan(path)
 
 
 def refuse_variants(text: str, variants: Variants, reason: str) -> None:
-    """Raise InputError where variants are asked of a network that has none."""
+    """Raise InputError if variants are chosen of a network without variants."""
     if variants not in (None, "all"):
         raise InputError(f"'{text}' {reason}: it has no variants", hint="leave --variants out")
 
@@ -51,7 +57,7 @@ def refuse_variants(text: str, variants: Variants, reason: str) -> None:
 def describe_routed_plan(
     path: Path, plan: RoutedPlan, max_share: Optional[float] = None
 ) -> NetworkDescription:
-    """Describe an exported router within a budget. Raises InputError for a budget below the smallest branch."""
+    """Describe an exported router. Raises InputError for a budget below the smallest branch."""
     plan.check_budget(max_share)
 
     def open_plan() -> Session:
@@ -59,46 +65,28 @@ def describe_routed_plan(
 
         return RoutedSession.from_plan(path, max_share=max_share)
 
-    return NetworkDescription(
-        kind="plan",
-        source=str(path),
-        model=plan.model,
-        variant="",
-        identity=f"{plan_digest(plan)} onnxruntime {max_share}",
-        sha256=sha256_of(path),
-        backend="onnxruntime",
-        opener=open_plan,
-        scale=plan.scale,
-        precision_asked="fp32",
-        artifact=path.name,
-        weights_sha256s=(plan.parent_sha256,),
-        plan=plan,
-    )
+    return _describe_file(path, plan, open_plan, limit=str(max_share))
 
 
 def describe_depth_plan(
     path: Path, plan: DepthPlan, depth: Optional[float] = None, variant: str = ""
 ) -> NetworkDescription:
-    """Describe an exported AdaEDSR at a desired depth, half of all blocks for None. Raises VariantError for other depths."""
-    desired = plan.desired_depth(depth)
+    """Describe an exported AdaEDSR at a desired depth, half of all blocks for None.
+
+    Raises VariantError for a depth that the plan does not have.
+    """
+    limit = f"depth {plan.desired_depth(depth):g}"
 
     def open_plan() -> Session:
         from sr_deploy.runtime.adaptive.adadsr import AdaDSR
 
         return AdaDSR.from_plan(path, depth=depth)
 
-    return NetworkDescription(
-        kind="plan",
-        source=str(path),
-        model=plan.model,
-        variant=variant,
-        identity=f"{plan_digest(plan)} onnxruntime depth {desired:g}",
-        sha256=sha256_of(path),
-        backend="onnxruntime",
-        opener=open_plan,
-        scale=plan.scale,
-        precision_asked="fp32",
-        artifact=path.name,
-        weights_sha256s=(plan.parent_sha256,),
-        plan=plan,
-    )
+    return _describe_file(path, plan, open_plan, limit=limit, variant=variant)
+
+
+def _describe_file(
+    path: Path, plan: Plan, opener: Callable[[], Session], **fields: str
+) -> NetworkDescription:
+    file = {"artifact": path.name, "sha256": sha256_of(path)}
+    return describe_plan("plan", str(path), plan, opener, **file, **fields)

@@ -1,4 +1,4 @@
-"""Routers: shipped names, and `NAME.router.safetensors` files with their cards. Run by torch with their branches."""
+"""Routers, run by torch with their branches: shipped names, and `NAME.router.safetensors` files."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import List, Optional
 
 from sr_deploy.core.routers import is_router
 from sr_deploy.core.session import Session
-from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants, plan_digest
-from sr_deploy.runtime.opener.plan import refuse_variants
+from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants, describe_plan
+from sr_deploy.runtime.opener.plan import ROUTED, refuse_variants
 
 
 class RouterKind(Kind):
@@ -15,12 +15,12 @@ class RouterKind(Kind):
         return is_router(text)
 
     def describe(self, text: str, variants: Variants, trust: bool) -> List[NetworkDescription]:
-        refuse_variants(text, variants, "chooses among its branches itself")
+        refuse_variants(text, variants, ROUTED)
         return [describe_router(text)]
 
 
 def describe_router(text: str, max_share: Optional[float] = None) -> NetworkDescription:
-    """Describe a router within a budget. Raises InputError for a budget below the smallest branch."""
+    """Describe a router. Raises InputError for a budget below the smallest branch."""
     from sr_deploy.nets.router import load_router
 
     router = load_router(text)
@@ -37,17 +37,7 @@ def describe_router(text: str, max_share: Optional[float] = None) -> NetworkDesc
         classify, *upscale = [array_function(net) for net in (router.network(), *branches)]
         return RoutedSession(plan, classify, upscale, torch_info(), max_share=max_share)
 
-    return NetworkDescription(
-        kind="router",
-        source=text,
-        model=plan.model,
-        variant="",
-        identity=f"{plan_digest(plan)} torch {max_share}",
-        sha256=plan.parent_sha256,
-        backend="torch",
-        opener=open_router,
-        scale=plan.scale,
-        precision_asked="fp32",
-        weights_sha256s=(router.spec.weights_sha256, *router.spec.weights_sha256s),
-        plan=plan,
+    weights = (router.spec.weights_sha256, *router.spec.weights_sha256s)
+    return describe_plan(
+        "router", text, plan, open_router, limit=str(max_share), weights_sha256s=weights
     )

@@ -1,4 +1,4 @@
-"""The graphs for engines of dense tensors, read and built by the one real TensorRT that needs no GPU."""
+"""TensorRT for RTX, which needs no GPU to build, builds the graphs of tiles and branches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import pytest
 
 
 def built(path, shapes, *, free_hw=False):
-    """Whether TensorRT for RTX builds the graph. shapes: by input; its batch from 1 to 16, or, `free_hw`, its height and width."""
+    """Return whether TensorRT for RTX builds the graph.
+
+    shapes: of each input. The batch is 1 to 16 or, with `free_hw`, height and width are dynamic.
+    """
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
     logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
     builder = trt.Builder(logger)
