@@ -89,7 +89,7 @@ def report_html(
     )
 
 
-# The helpers below return what page/report.html shows of each part, by the names that it uses.
+# The helpers below return the values that page/report.html shows, by the names that it uses.
 
 
 def _section(group: RowGroup, title: str, drawings: Dict[str, Drawing]) -> Dict[str, Any]:
