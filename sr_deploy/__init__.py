@@ -26,7 +26,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, List
 
-__version__ = "0.1.0"
+from sr_deploy.core.version import __version__
 
 _API = {
     "checkpoint_from_images": "sr_deploy.train.trainer",

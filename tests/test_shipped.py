@@ -96,6 +96,7 @@ def test_every_router_saves_work_and_loses_little(path):
     assert share < 0.95 and ours > best - 0.1, (share, ours, best)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", shipped_checkpoints(), ids=lambda p: p.stem)
 def test_every_checkpoint_builds_for_rtx(path, tmp_path):
     """Builds the largest variant with the real library, which needs no GPU."""
@@ -113,6 +114,7 @@ def test_every_checkpoint_builds_for_rtx(path, tmp_path):
     assert manifest.precision_obtained == "fp16" and manifest.variant == variant
 
 
+@pytest.mark.slow
 def test_every_form_of_a_network_is_read_by_the_parsers(tmp_path):
     """TensorRT for RTX builds each form; the graphs for TensorRT 8.5 are of opset 17."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")

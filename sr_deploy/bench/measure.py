@@ -11,7 +11,6 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Unio
 
 import numpy as np
 
-import sr_deploy
 from sr_deploy.bench.evaluate import (
     ImageSet,
     Quality,
@@ -34,6 +33,7 @@ from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
 from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW, parse_hw
 from sr_deploy.core.timing import TOLERANCE, WARMUP_S, latency_statistics, measure_latency
+from sr_deploy.core.version import __version__
 from sr_deploy.results.protocols import (
     DEFAULT_PROTOCOL,
     Protocol,
@@ -409,8 +409,8 @@ def timing_input(session: Session, data: str, hw: HW) -> np.ndarray:
 @functools.lru_cache(maxsize=None)
 def _git_revision() -> str:
     """Return the checkout's revision, `+` for uncommitted changes; the version if installed."""
-    folder = Path(sr_deploy.__file__).resolve().parent.parent
-    version = f"srdeploy {sr_deploy.__version__}"
+    folder = Path(__file__).resolve().parents[2]
+    version = f"srdeploy {__version__}"
     if not (folder / ".git").exists():
         return version
     describe = "describe --always --dirty=+ --abbrev=12 --exclude=*".split()

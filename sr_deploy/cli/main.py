@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 
 import click
 
-import sr_deploy
 from sr_deploy.cli.bench import bench
 from sr_deploy.cli.build_engine import adopt, build_engine, targets
 from sr_deploy.cli.check import check
@@ -22,6 +21,7 @@ from sr_deploy.cli.table import compare, select, table
 from sr_deploy.cli.train import recipes, train
 from sr_deploy.cli.upscale import upscale
 from sr_deploy.core.errors import MissingPackageError, SrDeployError
+from sr_deploy.core.version import __version__
 
 # Packages of the `export` extra. A command that needs one of them reports how to install it.
 _EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "skimage")
@@ -54,7 +54,7 @@ class _Group(click.Group):
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(sr_deploy.__version__, prog_name="srdeploy")
+@click.version_option(__version__, prog_name="srdeploy")
 def main() -> None:
     """Deploy elastic super-resolution networks: slice, export, build, measure and upscale.
 

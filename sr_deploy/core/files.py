@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 from typing import Iterator, List, Union
 
-import sr_deploy
 from sr_deploy.core.errors import InputError
 
 
@@ -107,7 +106,7 @@ def printable_name(path: Path) -> str:
 
 def data_folder(name: str) -> Path:
     """Return a folder of shipped data (`models`, `engines/targets`), in the checkout or wheel."""
-    package = Path(sr_deploy.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     checkout = package.parent / name
     if (package.parent / "setup.cfg").is_file() and checkout.is_dir():
         return checkout

@@ -10,13 +10,13 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 import onnx
 from torch import nn
 
-import sr_deploy
 from sr_deploy.core.errors import BuildError, ExportError, InputError, MissingPackageError
 from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.manifest import Manifest, is_up_to_date, recorded_command, write_artifact
 from sr_deploy.core.sizes import Sizes, hw_text, parse_sizes
 from sr_deploy.core.spec import Variant, check_min_hw
 from sr_deploy.core.target import PRECISIONS, TargetProfile, load_target
+from sr_deploy.core.version import __version__
 from sr_deploy.export.forms import LITERAL, apply_form, default_form, list_forms
 from sr_deploy.export.graph import graph_from_network
 from sr_deploy.export.half import fp16_graph, precision_of
@@ -288,14 +288,14 @@ def _write_properties(graph: onnx.ModelProto, manifest: Manifest) -> None:
         "precision": manifest.precision_obtained,
         "value_range": "0..1 RGB",
         "weights_sha256": manifest.parent_sha256,
-        "made_by": f"srdeploy {sr_deploy.__version__}",
+        "made_by": f"srdeploy {__version__}",
     }
     for key, value in properties.items():
         graph.metadata_props.add(key=f"srdeploy.{key}", value=value)
 
 
 def _versions(target: Optional[TargetProfile], card_digest: str) -> Dict[str, str]:
-    versions = {"srdeploy": sr_deploy.__version__, "card": card_digest}
+    versions = {"srdeploy": __version__, "card": card_digest}
     if target is not None:
         versions["profile"] = target.digest
     for package in ("torch", "onnx", "onnxscript", "onnxruntime"):

@@ -1,1 +1,1 @@
-"""Rows of measurements, and what is derived from rows alone: tables, selection, the report."""
+"""Rows of measurements, and all that derives from rows alone: tables, selection, the report."""

@@ -1,4 +1,4 @@
-"""The conditions that the numbers of rows hold for: what was measured, on what, by what and how."""
+"""The conditions under which the numbers of rows were measured."""
 
 from __future__ import annotations
 

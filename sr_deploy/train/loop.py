@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, Optional, Protocol, Tuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -23,10 +23,9 @@ from tqdm import tqdm
 
 from sr_deploy.core.errors import SrDeployError
 from sr_deploy.train.data import unit_range
+from sr_deploy.train.options import TrainOptions
+from sr_deploy.train.recipe import BaseRecipe
 from sr_deploy.train.state import TrainingRun
-
-if TYPE_CHECKING:
-    from sr_deploy.train.training import Training
 
 SAVE_EVERY_S = 120.0
 LOG_EVERY = 50
@@ -35,7 +34,21 @@ REPORT_EVERY_S = 30.0
 """Time between two lines of progress if stderr is no terminal for a progress bar."""
 
 
-def fit(training: Training, dataset: Callable[[int, int], Dataset]) -> None:
+class Fittable(Protocol):
+    """A run as `fit` sees it: see `Training`."""
+
+    run: TrainingRun
+    task: Any
+    recipe: BaseRecipe
+    options: TrainOptions
+    started: float
+
+    def validate(self) -> float: ...
+    def keep_best(self) -> None: ...
+    def save(self) -> None: ...
+
+
+def fit(training: Fittable, dataset: Callable[[int, int], Dataset]) -> None:
     """Train until the recipe's last step, the end of the budget or an interrupt.
 
     dataset: called with (rank, ranks); its items are (lr, hr), `sources(step)` are the files of a
@@ -118,7 +131,7 @@ def _quiet_log_writers() -> Iterator[None]:
 
 
 class _Module(LightningModule):
-    def __init__(self, training: Training, dataset: Any) -> None:
+    def __init__(self, training: Fittable, dataset: Any) -> None:
         super().__init__()
         self.net = training.run.net  # registered: Lightning moves and synchronises its parameters
         self.training_run, self.task, self.dataset = training.run, training.task, dataset
@@ -170,7 +183,7 @@ class _Module(LightningModule):
 class _BetweenSteps(Callback):
     """Between steps: learning rate, average of the weights, logs, validation, saving, stopping."""
 
-    def __init__(self, training: Training) -> None:
+    def __init__(self, training: Fittable) -> None:
         self.training, self.run = training, training.run
         self.recipe, self.options = training.recipe, training.options
         self.deadline = training.started + training.options.budget_s

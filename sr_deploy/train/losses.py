@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, Optional, Protocol, Sequence
 
 import numpy as np
 import torch
@@ -12,9 +12,6 @@ from torch import Tensor, nn
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.nets.architecture import ElasticNetwork
-
-if TYPE_CHECKING:
-    from sr_deploy.train.recipe import Recipe
 
 PIXEL_LOSSES = ("l1", "l2", "charbonnier")
 Terms = Dict[str, Tensor]
@@ -51,13 +48,26 @@ def progressive_self_distillation(features: Sequence[Tensor], *, detached: bool 
     return total
 
 
+class LossSettings(Protocol):
+    """The fields of a recipe that the losses read."""
+
+    @property
+    def loss(self) -> str: ...
+    @property
+    def psd(self) -> float: ...
+    @property
+    def psd_detached(self) -> bool: ...
+    @property
+    def depth(self) -> float: ...
+
+
 @dataclass(frozen=True)
 class LossInputs:
     """A batch, the recipe, the random numbers of the step, and the teacher if there is one."""
 
     lr: Tensor  # (N, 3, H, W) float, 0..1, RGB
     hr: Tensor  # (N, 3, scale*H, scale*W)
-    recipe: Recipe
+    recipe: LossSettings
     rng: np.random.Generator
     teacher: Optional[nn.Module] = None
 

@@ -398,6 +398,7 @@ def test_a_real_child_s_error_is_its_own_words():
         sweep._srdeploy("bench", "absent.onnx")
 
 
+@pytest.mark.slow
 def test_a_real_cell_in_a_real_process(place, tmp_path):
     (row,) = rows_from_plan(
         read_plan(plan(place, tmp_path, variants=["d1"], threads=1)),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sr_deploy.core import files
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import (
     atomic_path,
@@ -91,13 +92,11 @@ def test_the_file_has_the_permissions_of_a_plainly_written_one(tmp_path):
 def test_data_lies_in_the_checkout_or_in_the_installed_package(
     tmp_path, monkeypatch, where, expected
 ):
-    import sr_deploy
-
     (tmp_path / "sr_deploy").mkdir()
     (tmp_path / "engines" / "targets").mkdir(parents=True)
     if where == "checkout":
         (tmp_path / "setup.cfg").write_text("")
-    monkeypatch.setattr(sr_deploy, "__file__", str(tmp_path / "sr_deploy" / "__init__.py"))
+    monkeypatch.setattr(files, "__file__", str(tmp_path / "sr_deploy" / "core" / "files.py"))
     assert data_folder("engines/targets") == tmp_path.resolve() / expected
 
 

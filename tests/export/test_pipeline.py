@@ -373,7 +373,12 @@ def test_default_sizes_are_the_targets(model, tmp_path, monkeypatch):
         ({"variants": "d1,"}, VariantError, "'' is not a variant"),
         ({"sizes": ["8by8"]}, InputError, "'8by8' is not a size"),
         ({"sizes": ["8x8:4x4:16x16"]}, InputError, "expected min <= opt <= max"),
-        ({"precision": "int8"}, (ExportError, InputError, TargetError), "int8"),
+        ({"precision": "int8"}, InputError, "unknown precision 'int8'; expected fp32 or fp16"),
+        (
+            {"literal": True, "candidates": True},
+            InputError,
+            "--literal and --candidates exclude each other",
+        ),
     ],
     ids=str,
 )

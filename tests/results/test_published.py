@@ -1,16 +1,12 @@
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import replace
 
 import pytest
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.results.columns import labels
 from sr_deploy.results.published import TABLE_LAYOUTS, build_table
-from sr_deploy.results.render import TABLE_FORMATS, Table, render_table
-from sr_deploy.results.rows import BenchmarkRow, filter_rows
+from sr_deploy.results.rows import BenchmarkRow
 
 
 def image(split="valid", ms=1.0, psnr_db=30.0):
@@ -205,58 +201,3 @@ def test_the_deployed_graph_s_count_has_a_column_where_there_is_one():
 def test_warnings_are_told_below_with_their_rows():
     notes = build_table([A, replace(B, warnings=("single runs vary by 12%",))], "bench").notes
     assert notes[-1] == "note: single runs vary by 12% (m_x4.c16-nla)"
-
-
-def test_rows_are_chosen_by_their_values():
-    graph = replace(A, backend="onnxruntime", input_hw=(8, 8))
-    rows = [A, B, graph]
-    assert filter_rows(rows, ["backend=torch"]) == [A, B]
-    assert filter_rows(rows, ["input_hw=8x8"]) == [graph]
-    assert filter_rows(rows, ["variant=c4,c16-nla", "backend=torch", "threads=2"]) == [A, B]
-    assert filter_rows(rows, []) == rows
-    for condition, words in (
-        ("colour=red", "is not a condition"),
-        ("backend", "is not a condition"),
-        ("backend=trt", "in these rows backend is 'torch'"),
-    ):
-        with pytest.raises(InputError, match=words):
-            filter_rows(rows, [condition])
-
-
-def test_of_a_sweep_s_cell_the_last_row_counts():
-    first, second = replace(A, cell="x", error="crash"), replace(A, cell="x")
-    assert filter_rows([first, B, second], []) == [B, second]
-
-
-def test_names_tell_rows_apart():
-    graph = replace(A, backend="onnxruntime")
-    assert labels([A, B]) == ["m_x4.c4", "m_x4.c16-nla"]
-    assert labels([A, graph, B]) == ["m_x4.c4 (torch)", "m_x4.c4 (onnxruntime)", "m_x4.c16-nla"]
-    assert labels([graph, replace(graph, target="cpu"), A]) == [
-        "m_x4.c4 (onnxruntime, no target)",
-        "m_x4.c4 (onnxruntime, cpu)",
-        "m_x4.c4 (torch)",
-    ]
-    assert labels([A, replace(A, input_hw=(8, 8))]) == ["m_x4.c4 (256x512)", "m_x4.c4 (8x8)"]
-
-
-HOSTILE = Table(("a|b", "x_1 & 50%"), (("1\n2|3", "{\\}#$~^†"),), ("note % one",))
-
-
-@pytest.mark.parametrize("form", TABLE_FORMATS)
-def test_hostile_text_breaks_no_form(form):
-    text = render_table(HOSTILE, form)
-    if form == "markdown":
-        assert text.splitlines()[2].count("|") == 3 and len(text.splitlines()) == 5
-    elif form == "csv":
-        assert list(csv.reader(io.StringIO(text)))[:2] == [
-            list(HOSTILE.headings),
-            list(HOSTILE.cells[0]),
-        ]
-        assert text.splitlines()[-1] == "# note % one"
-    else:
-        assert (
-            r"x\_1 \& 50\% \\" in text
-            and r"\{\textbackslash{}\}\#\$\textasciitilde{}\textasciicircum{}\dag{}" in text
-        )
-        assert text.startswith(r"\begin{tabular}{lr}") and text.endswith("% note % one")

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.results.rows import BenchmarkRow, append_rows, drop_partial_line, read_rows
+from sr_deploy.results.rows import (
+    BenchmarkRow,
+    append_rows,
+    drop_partial_line,
+    filter_rows,
+    read_rows,
+)
 
 FULL = BenchmarkRow(
     model="asrn_x4",
@@ -190,3 +197,28 @@ def test_a_number_that_json_has_not_is_never_written(tmp_path):
             [BenchmarkRow(model="m", variant="", backend="b", ssim=float("nan"))],
         )
     assert not (tmp_path / "rows.jsonl").exists()
+
+
+A = BenchmarkRow(model="m_x4", variant="c4", backend="torch", threads=2, input_hw=(256, 512))
+B = replace(A, variant="c16-nla")
+
+
+def test_rows_are_chosen_by_their_values():
+    graph = replace(A, backend="onnxruntime", input_hw=(8, 8))
+    rows = [A, B, graph]
+    assert filter_rows(rows, ["backend=torch"]) == [A, B]
+    assert filter_rows(rows, ["input_hw=8x8"]) == [graph]
+    assert filter_rows(rows, ["variant=c4,c16-nla", "backend=torch", "threads=2"]) == [A, B]
+    assert filter_rows(rows, []) == rows
+    for condition, words in (
+        ("colour=red", "is not a condition"),
+        ("backend", "is not a condition"),
+        ("backend=trt", "in these rows backend is 'torch'"),
+    ):
+        with pytest.raises(InputError, match=words):
+            filter_rows(rows, [condition])
+
+
+def test_of_a_sweep_s_cell_the_last_row_counts():
+    first, second = replace(A, cell="x", error="crash"), replace(A, cell="x")
+    assert filter_rows([first, B, second], []) == [B, second]

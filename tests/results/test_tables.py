@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from sr_deploy.results.render import markdown
 from sr_deploy.results.rows import BenchmarkRow, QualityRow
 from sr_deploy.results.tables import ntire_table, quality_table
 
@@ -117,14 +116,6 @@ def test_what_could_not_run_is_listed_with_its_reason():
         and "(tensorrt-rtx): needs an RTX GPU" in text
     )
     assert ntire_table([failed]).startswith("not run: net.engine")
-
-
-@pytest.mark.parametrize("rows", [[], [["x", "1"]], [["much longer", "12345"], ["é", ""]]])
-def test_markdown_is_aligned(rows):
-    lines = markdown(["a", "bb"], rows)
-    assert len(lines) == 2 + len(rows)
-    assert len({len(line) for line in lines}) == 1
-    assert lines[1].endswith(":|") and not lines[1].startswith("|:")
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import struct
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-import sr_deploy
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.version import __version__
 from sr_deploy.results.columns import VALUES, Value
 from sr_deploy.results.crops import CropSet
 from sr_deploy.results.protocols import score_text, time_ms
@@ -73,7 +73,7 @@ def report_html(
         lstrip_blocks=True,
     )
     return environment.get_template("report.html").render(
-        version=sr_deploy.__version__,
+        version=__version__,
         style=style,
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -89,7 +89,7 @@ def report_html(
     )
 
 
-# The helpers below return what page/report.html shows of each part, by the names that it uses.
+# The helpers below return the values that page/report.html shows, by the names that it uses.
 
 
 def _section(group: RowGroup, title: str, drawings: Dict[str, Drawing]) -> Dict[str, Any]:

@@ -26,7 +26,7 @@ def machine(row: BenchmarkRow) -> str:
 
 
 def remarks_of(group: RowGroup) -> List[str]:
-    """Return what limits comparisons: several counters, tiles, uncounted operators, warnings."""
+    """Return caveats: several counters, tiled scores, uncounted operators and warnings."""
     rows = [e.row for e in group.entries]
     remarks = []
     if len(group.counters) > 1:

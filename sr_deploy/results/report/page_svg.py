@@ -14,8 +14,9 @@ from sr_deploy.results.report.figures import Drawing
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 _CLASSES = {"mark": "mark", "best": "mark best", "xtick": "tick", "ytick": "tick"}
-_FONT = re.compile(r"font: (\S+px) [^;]*")  # as matplotlib writes it until 3.8
+_FONT = re.compile(r"font: (\S+px) [^;]*")  # as written by matplotlib 3.7
 _FONT_FAMILY = re.compile(r"font-family: [^;]*;?")
+_MORE_DIGITS = re.compile(r"(\.\d\d)\d+")
 _PX_PER_POINT = 1.5
 
 
@@ -67,6 +68,8 @@ def _adapt(element: Element, shapes: Dict[str, str], titles: Dict[str, str]) -> 
         x, y = element.attrib.pop("x"), element.attrib.pop("y")
         element.set("d", shapes[element.attrib.pop(_HREF)])
         element.set("transform", f"translate({x} {y})")
+    for key in {"d", "x", "y", "transform"} & element.attrib.keys():
+        element.set(key, _MORE_DIGITS.sub(r"\1", element.attrib[key]))
     if "style" in element.attrib:
         style = _FONT.sub(r"font-size: \1", element.attrib["style"])
         style = _FONT_FAMILY.sub("", style)

@@ -13,7 +13,7 @@ from sr_deploy.results.report.groups import RowGroup
 from sr_deploy.results.rows import BenchmarkRow
 
 Curves = Dict[str, List[Tuple[int, float]]]
-"""Points (size, value) by what ran the network: `torch fp32`."""
+"""Points (size, value) by backend and precision: `torch fp32`."""
 _AXIS_NAMES = {"d": "Depth [blocks]", "c": "Core width", "b": "Depth [blocks]"}
 
 
