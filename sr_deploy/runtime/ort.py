@@ -191,8 +191,9 @@ def raw_session(
 
     model: a path, or the bytes of a model. optimise: False runs the graph exactly as written.
     save_to: where to save the optimised model. layout: `nchw`, or empty for the default.
-    alone: False for one of several sessions that run in turns. Raises ArtifactError if the model
-    cannot be loaded, BuildError if it cannot be saved.
+    alone: False for one of several sessions that run in turns. Raises ArtifactError for a file that
+    is not a model, CannotRunHereError for one with operators or types that onnxruntime lacks, and
+    BuildError if the model cannot be saved.
     """
     ort = _onnxruntime()
     options = ort.SessionOptions()
@@ -222,8 +223,10 @@ def raw_session(
             problem = f"onnxruntime could not write the optimised model: {reason}"
             raise BuildError(problem, hint="is the disk full?") from e
         name = model if isinstance(model, str) else "the graph"
-        problem = f"{name} is not an ONNX model that onnxruntime can load: {reason}"
-        raise ArtifactError(problem) from e
+        if "INVALID_PROTOBUF" in reason or "No graph was found" in reason:
+            problem = f"{name} is not an ONNX model that onnxruntime can load: {reason}"
+            raise ArtifactError(problem) from e
+        raise CannotRunHereError(f"onnxruntime cannot load {name}: {reason}") from e
 
 
 def _onnxruntime() -> Any:

@@ -41,7 +41,7 @@ def kind_of(text: str) -> str:
 
 
 def split_variant(text: str) -> Tuple[str, Optional[str]]:
-    """Split `asrn_x4.d3` into `asrn_x4` and `d3`. Existing paths have no variant."""
+    """Split `asrn_x4.d3` into `asrn_x4` and `d3`; other texts and existing paths have none."""
     match = None if Path(text).exists() else _WITH_VARIANT.fullmatch(text)
     return (match[1], match[2]) if match else (text, None)
 
