@@ -25,6 +25,7 @@ PARALLEL = ["-n", "auto", "--dist", "worksteal"]
 TENSORRT_85 = ["tensorrt==8.5.3.1", "cuda-python==11.8.0"]
 CUDA_LIBRARIES = ("libcublas.so.11", "libcublasLt.so.11", "libcudnn.so.8")
 BOARD_TESTS = [
+    "tests/bench",
     "tests/core",
     "tests/runtime",
     "tests/results",
