@@ -51,7 +51,8 @@ def main() -> None:
     log: List[Dict[str, Any]] = []
     governor = Governor(upscalers, fps=fps, names=[r.variant for r in networks], log=log.append)
     print(
-        f"{cpu_name()}, onnxruntime {onnxruntime.__version__}; {networks[0].model} {hw[0]}x{hw[1]}, "
+        f"{cpu_name()}, onnxruntime {onnxruntime.__version__}; "
+        f"{networks[0].model} {hw[0]}x{hw[1]}, "
         f"{governor.describe()}\n"
     )
     governor(pictures[0])

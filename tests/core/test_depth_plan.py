@@ -77,7 +77,7 @@ def test_tiles_cost_what_they_compute():
         TILES, depth_map, 1
     ) == [(8, 8)]
     assert executed_macs(TILES, depth_map) == fixed + 2 * one_block + two_blocks
-    # The shares of what the groups take everywhere: 104 of 180 convolutions' pixels, and 216 of 360.
+    # Shares of the groups' full work: 104 of 180 convolutions' pixels, and 216 of 360.
     for above, chosen, macs in (
         (0.59, (False, True), 2 * one_block + 4 * 90 * CONV),
         (0.57, (True, True), 6 * 90 * CONV),

@@ -136,7 +136,8 @@ def test_shares_are_read(text, share):
 def test_other_words_are_no_shares(text):
     with pytest.raises(
         InputError,
-        match="is not a valid share of the largest network's work; expected a value above 0 up to 100%",
+        match="is not a valid share of the largest network's work; "
+        "expected a value above 0 up to 100%",
     ):
         parse_share(text)
 

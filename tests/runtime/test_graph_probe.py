@@ -1,4 +1,4 @@
-"""Graphs of unknown make: nearest x2 and the like, so that right and wrong values are seen at once."""
+"""Graphs of unknown origin, such as nearest x2, whose correct output is known."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def test_an_fp16_graph_is_refused_for_the_cpu_and_nothing_is_left(tiny, tmp_path
 
 
 def test_an_engine_never_says_fp16_when_it_computes_in_fp32(tiny, tmp_path):
-    """An FP32 graph meant for an FP16 engine (TensorRT 8) is refused for the CPU, or the engine is named for what it is."""
+    """An FP32 graph for an FP16 engine (TensorRT 8) is refused, or the engine is named FP32."""
     try:
         (engine,) = engine_from_onnx(
             tiny(precision="fp32", asked="fp16"), tmp_path / "out", target="cpu"
