@@ -35,22 +35,6 @@ class TorchSession(Session):
         return self._run_module(x_nchw)
 
 
-def session_of_checkpoint(checkpoint: Any, variant: Optional[str] = None) -> TorchSession:
-    """Return a session of a checkpoint's variant, the largest for None.
-
-    Raises VariantError if the checkpoint does not hold the variant.
-    """
-    spec, architecture = checkpoint.spec, checkpoint.architecture
-    parsed = spec.variant(variant)
-    return TorchSession(
-        checkpoint.network(str(parsed)),
-        scale=spec.scale,
-        min_hw=spec.min_hw,
-        halo_px=architecture.halo_px(parsed),
-        align_px=architecture.align_px(parsed),
-    )
-
-
 def torch_info() -> BackendInfo:
     """Return torch's version and threads; limit its threads to the cores of this process."""
     import torch

@@ -6,7 +6,7 @@ import functools
 from dataclasses import asdict
 from typing import Any, Dict, List
 
-from sr_deploy.core.session import SizeContract
+from sr_deploy.core.session import Session, SizeContract
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants
 
 
@@ -24,13 +24,22 @@ class CheckpointKind(Kind):
 
 
 def _describe_variant(text: str, checkpoint: Any, name: str) -> NetworkDescription:
-    from sr_deploy.runtime.torch_module import session_of_checkpoint
+    spec, architecture = checkpoint.spec, checkpoint.architecture
+    variant = spec.variant(name)
+    halo_px, align_px = architecture.halo_px(variant), architecture.align_px(variant)
+    sizes = SizeContract(min_hw=spec.min_hw, halo_px=halo_px, align_px=align_px)
 
-    spec, architecture, variant = (
-        checkpoint.spec,
-        checkpoint.architecture,
-        checkpoint.spec.variant(name),
-    )
+    def open_variant() -> Session:
+        from sr_deploy.runtime.torch_module import TorchSession
+
+        return TorchSession(
+            checkpoint.network(name),
+            scale=spec.scale,
+            min_hw=spec.min_hw,
+            halo_px=halo_px,
+            align_px=align_px,
+        )
+
     return NetworkDescription(
         kind="checkpoint",
         source=text,
@@ -39,13 +48,9 @@ def _describe_variant(text: str, checkpoint: Any, name: str) -> NetworkDescripti
         identity=f"{spec.weights_sha256} {name}",
         sha256=spec.weights_sha256,
         backend="torch",
-        opener=lambda: session_of_checkpoint(checkpoint, name),
+        opener=open_variant,
         scale=spec.scale,
-        sizes=SizeContract(
-            min_hw=spec.min_hw,
-            halo_px=architecture.halo_px(variant),
-            align_px=architecture.align_px(variant),
-        ),
+        sizes=sizes,
         precision_asked="fp32",
         weights_sha256s=(spec.weights_sha256,),
         counts=functools.lru_cache(maxsize=None)(lambda: _counts(checkpoint, name)),
