@@ -118,7 +118,7 @@ def test_ablations_are_those_of_the_papers():
 def test_an_ablation_trains(name, images, cache, tmp_path):
     recipe = RECIPES[name]
     side = 15 if recipe.arch.startswith("srn") else 4
-    steps = 100 if name in ("asrn-25b-x3", "srn-ablation-esa-residual-last") else 20
+    steps = 100
     short = replace(recipe, steps=steps, batch_size=1, patch_hr=side * recipe.scale)
     trained = load_checkpoint(train_network(short, [images], tmp_path, name="net", cache=cache))
     assert trained.spec.training["steps_done"] == steps

@@ -369,7 +369,7 @@ ABLATIONS = [name for name in ROUTER_RECIPES if "ablation" in name]
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_an_ablation_trains(name, steps, images, cache, tmp_path):
     recipe = ROUTER_RECIPES[name]
-    length = 100 if name == "cdnsr-ablation-contrastive" else 20
+    length = 100
     short = replace(
         recipe,
         steps=length,
