@@ -34,12 +34,12 @@ class AdaptiveOptions:
         if self.kind == "adadsr" and self.max_flops is not None:
             raise InputError(
                 "a budget of FLOPs is for networks that route patches; AdaDSR has a desired depth",
-                hint="give --depth 8, say",
+                hint="give for example --depth 8",
             )
         if self.kind != "adadsr" and self.depth is not None:
             raise InputError(
                 f"a desired depth is for AdaDSR; '{self.kind}' routes patches",
-                hint="give --max-flops 60%, say",
+                hint="give for example --max-flops 60%",
             )
 
 
@@ -54,7 +54,7 @@ def describe_adaptive(options: AdaptiveOptions, text: Optional[str] = None) -> N
         description = describe_one(text)
         if description.kind != "plan":
             raise InputError(
-                f"the folder {text} holds no plan of an adaptive network",
+                f"the folder {text} contains no plan of an adaptive network",
                 hint="srdeploy export MODEL --adaptive -o DIR",
             )
         text = description.source

@@ -94,8 +94,8 @@ def test_a_checkpoint_skips_in_torch_as_its_plan_does(checkpoint, plans, tmp_pat
         ({"kind": "elastic", "max_flops": "much"}, "routed", InputError, "is not a valid share"),
         ({"kind": "elastic"}, "rows", InputError, "is the plan of an AdaDSR, not of a router"),
         ({"kind": "adadsr"}, "routed", InputError, "routes patches; expected an AdaDSR"),
-        ({"kind": "adadsr"}, "empty", InputError, "holds no .onnx or .engine file"),
-        ({"kind": "adadsr"}, "graphs", InputError, "holds no plan of an adaptive network"),
+        ({"kind": "adadsr"}, "empty", InputError, "contains no .onnx or .engine file"),
+        ({"kind": "adadsr"}, "graphs", InputError, "contains no plan of an adaptive network"),
     ],
 )
 def test_what_cannot_be_is_refused(asked, given, error, match, plans, routed_plan, tmp_path):
