@@ -132,9 +132,9 @@ def select(
     as_json: bool,
     **limits: Optional[float],
 ) -> None:
-    """Select the variant with the highest PSNR within limits, for a target, by measured rows.
+    """Select the variant with the highest PSNR within limits for a target, from measured rows.
 
-    Prints its name, and to stderr the reasons and the runner-up.
+    Prints its name to stdout, and the reasons and the runner-up to stderr.
     """
     from sr_deploy.core.target import load_target
     from sr_deploy.results.selection import Limits, select_network

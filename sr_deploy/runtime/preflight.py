@@ -317,7 +317,7 @@ def _mixed_tensors(graph: Graph, to: _Parser) -> Iterator[str]:
         yield f"{count} compute in FP32, the first is '{fp32[0].name}'; typing is strong"
 
 
-@Rule("leave --dla out", subject="graph", runtimes=RUNTIMES, dla=True)
+@Rule("omit --dla", subject="graph", runtimes=RUNTIMES, dla=True)
 def _has_dla(graph: Graph, to: _Parser) -> Iterator[str]:
     if not to.target.dla_cores:
         yield f"target '{to.target.name}' has no DLA"
@@ -548,7 +548,7 @@ def _turing_on_request(node: Node, to: _Parser) -> Iterator[str]:
             yield f"{message}: it cannot be built with --sm 75"
 
 
-@Rule("allow the fallback, or leave --dla out", dla=True, severity="warning")
+@Rule("allow the fallback, or omit --dla", dla=True, severity="warning")
 def _off_dla(node: Node, to: _Parser) -> Iterator[str]:
     indices = range(len(node.inputs))
     is_constant = node.inputs and all(node.constant(i) is not None for i in indices)

@@ -199,6 +199,6 @@ def _check_paths(source: Path, output: Path) -> None:
     if output.exists():
         same = os.path.samefile(str(source), str(output))
         raise InputError(
-            f"{output} is the input itself" if same else f"{output} exists already",
+            f"{output} is the input itself" if same else f"{output} already exists",
             hint="give another output" + ("" if same else ", or remove it"),
         )

@@ -513,7 +513,7 @@ def test_a_fallback_from_the_dla_is_a_warning(check, target, graph, words):
 @pytest.mark.parametrize("target", ["rtx", "rtx-tensorrt", "cpu", "orin-nano"])
 def test_a_target_without_a_dla(check, target):
     found = check(model(node("DepthToSpace", blocksize=1), target=target), target, dla=True)
-    assert lines(found) == [f"error: the graph: target '{target}' has no DLA; leave --dla out"]
+    assert lines(found) == [f"error: the graph: target '{target}' has no DLA; omit --dla"]
 
 
 @pytest.mark.parametrize(

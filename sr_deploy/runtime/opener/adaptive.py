@@ -36,12 +36,12 @@ class AdaptiveOptions:
         if self.kind == "adadsr" and self.max_flops is not None:
             raise InputError(
                 "a budget of FLOPs is for networks that route patches; AdaDSR has a desired depth",
-                hint="give --depth 8, say",
+                hint="give for example --depth 8",
             )
         if self.kind != "adadsr" and self.depth is not None:
             raise InputError(
                 f"a desired depth is for AdaDSR; '{self.kind}' routes patches",
-                hint="give --max-flops 60%, say",
+                hint="give for example --max-flops 60%",
             )
 
 
@@ -84,12 +84,14 @@ def _plan_of_folder(folder: Path) -> str:
     plans = {path: load_plan(path) for path in plans_in(folder)}
     if not plans:
         raise InputError(
-            f"the folder {folder} holds no plan of an adaptive network",
+            f"the folder {folder} contains no plan of an adaptive network",
             hint="srdeploy export MODEL --adaptive -o DIR",
         )
     if len({plan.model for plan in plans.values()}) > 1:
         names = ", ".join(path.name for path in plans)
-        raise InputError(f"{folder} holds plans of several networks: {names}", hint="give one file")
+        raise InputError(
+            f"{folder} contains plans of several networks: {names}", hint="give one file"
+        )
     return str(min(plans, key=lambda path: getattr(plans[path], "timed_ms", None) or math.inf))
 
 

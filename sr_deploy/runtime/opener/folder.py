@@ -26,7 +26,7 @@ class FolderKind(Kind):
         files = without_companions([*plans, *map(str, files_with_suffix(folder, *SUFFIXES))])
         if not files:
             raise InputError(
-                f"the folder {folder} holds no .onnx or .engine file",
+                f"the folder {folder} contains no .onnx or .engine file",
                 hint="give a model's name, or a folder of its artifacts",
             )
         networks = []
