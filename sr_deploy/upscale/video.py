@@ -84,7 +84,7 @@ def upscale_video(
     h, w = facts.hw
     assumed = f"; its colour is not fully tagged, assumed: {facts.guessed}" if facts.guessed else ""
     reporter.log(f"{source}: {w}x{h} {facts.pix_fmt}, {float(facts.rate):.5g} frames/s{assumed}")
-    reporter.log(f"encoding with {encoding}; sound and subtitles are copied")
+    reporter.log(f"encoding with {encoding}; audio and subtitles are copied")
     for line in losses:
         reporter.log(line)
     make_output_folder(output.parent)

@@ -127,7 +127,7 @@ def test_compare_prints_the_ratio_with_its_spread(run_cli, fails, asrn, perfect)
     assert (
         ratio.startswith("B/A  ")
         and "half of the rounds" in ratio
-        and "3 rounds in turns at 16x16" in result.stderr
+        and "3 alternating rounds at 16x16" in result.stderr
     )
     found = json.loads(run_cli("compare", f"{asrn}.d1", perfect[0], "--rounds", 3, "--json").stdout)
     assert len(found["times_a_ms"]) == len(found["times_b_ms"]) == 3 and found["hw"] == [16, 16]

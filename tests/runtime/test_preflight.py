@@ -295,7 +295,7 @@ CASES = [
     ("xavier-jp4", branch(), "error.*If.*before TensorRT 8.2"),
     ("xavier", branch(), "warning.*CUDA graphs"),
     ("rtx-tensorrt", branch("fp16"), None),
-    ("xavier", LARGE, "error.*'n' holds 1099511627776, which is outside INT32"),
+    ("xavier", LARGE, "error.*'n' contains 1099511627776, which is outside INT32"),
     (
         "rtx",
         (LARGE[0][:1] + [node("Cast", "m", outputs=("f",), to=10), LARGE[0][2]], LARGE[1]),
