@@ -43,7 +43,7 @@ class Comparison:
             return f"{b} is faster"
         if self.ratio_p25 > 1:
             return f"{a} is faster"
-        return "these rounds show no difference"
+        return "no difference found in these rounds"
 
 
 def compare_networks(
