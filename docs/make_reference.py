@@ -53,7 +53,7 @@ def reference() -> str:
             ],
         ),
         "## Networks",
-        "A network is a file in `sr_deploy/nets/`. Its bare name means the default variant.",
+        "A network is a file in `sr_deploy/nets/`. Its name alone selects the default variant.",
         _table(
             ("network", "scales", "default variant", "backbone"),
             [
@@ -105,7 +105,9 @@ def _option(option: click.Option) -> Sequence[str]:
     if option.required:
         notes.append("Required.")
     if option.show_default is True:
-        notes.append(f"Default: {option.default}.")
+        default = option.default
+        text = ", ".join(default) if isinstance(default, tuple) else default
+        notes.append(f"Default: {text}.")
     return names, value, " ".join(" ".join(notes).split())
 
 

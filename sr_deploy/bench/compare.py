@@ -66,7 +66,7 @@ def compare_networks(
         if len(timers) > 1:
             first, second = sorted(timers)
             raise InputError(
-                f"the times are not comparable: one is taken by {first}, the other by {second}"
+                f"the times are not comparable: one is measured by {first}, the other by {second}"
             )
         runs = {i: (lambda s=session: s.run_timed(x).ms) for i, session in enumerate(sessions)}
         times = time_in_turns(runs, rounds)
@@ -95,7 +95,7 @@ def _describe_single(text: str) -> NetworkDescription:
     networks = describe(text, "all")
     if len(networks) > 1:
         raise InputError(
-            f"{text} is {len(networks)} networks; expected one",
+            f"{text} names {len(networks)} networks; expected one",
             hint=f"name one of them, for example {networks[-1].artifact or networks[-1].name}",
         )
     return networks[0]

@@ -84,7 +84,7 @@ class MeasureOptions:
     def __post_init__(self) -> None:
         protocols = self.resolved_protocols
         if not protocols:
-            raise InputError("no protocol", hint="omit it for steady")
+            raise InputError("the list of protocols is empty", hint="omit it for steady")
         if self.runs is not None and self.runs < 1:
             raise InputError(f"{self.runs} timed runs; expected at least 1")
         if self.cadence_hz is not None and not 0 < self.cadence_hz <= 1000:

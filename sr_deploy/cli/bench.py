@@ -20,7 +20,7 @@ from sr_deploy.results.protocols import DEFAULT_PROTOCOL, PROTOCOL_NAMES
     "--variants",
     default="all",
     show_default=True,
-    help="Variants of checkpoints: all (those of the paper's table), or a list: d1,d3.",
+    help="Variants of checkpoints: all (those of the paper's table), or a list such as d1,d3.",
 )
 @click.option(
     "--protocol",

@@ -24,7 +24,7 @@ _output = click.option(
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of complete profiles.")
 def targets(as_json: bool) -> None:
-    """List the target profiles, and why this machine cannot build for one."""
+    """List the target profiles, with the reason where this machine cannot build for one."""
     from sr_deploy.runtime.build import why_not_here
 
     profiles = [(p, why_not_here(p)[0]) for p in map(load_target, target_names())]
@@ -58,7 +58,7 @@ def targets(as_json: bool) -> None:
     "--bundle",
     type=click.Path(path_type=Path),
     metavar="FILE.tar",
-    help="Write a tar file that builds the engines where only sh and trtexec are (see adopt).",
+    help="Write a tar file that builds the engines where only sh and trtexec exist (see adopt).",
 )
 @click.option(
     "--autotune",

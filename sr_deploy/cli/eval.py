@@ -18,7 +18,7 @@ from sr_deploy.core.errors import InputError
     "--variants",
     default="all",
     show_default=True,
-    help="Variants of checkpoints: all (those of the paper's table), or a list: d1,d3.",
+    help="Variants of checkpoints: all (those of the paper's table), or a list such as d1,d3.",
 )
 @click.option(
     "--data",

@@ -97,7 +97,7 @@ def export(
 
         model, variant = require_checkpoint(model, "export without --adaptive")
         if variant is not None and options["variants"] not in ("all", variant):
-            raise InputError(f"the model names variant {variant}, and --variants others")
+            raise InputError(f"the model names variant {variant}, but --variants names others")
         options["variants"] = variant or options["variants"]
         sizes = [dynamic] if dynamic else shapes
         paths = onnx_from_checkpoint(

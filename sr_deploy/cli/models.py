@@ -79,7 +79,7 @@ def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_jso
 
     model, named_variant = require_checkpoint(model, "complexity")
     if named_variant is not None and variant not in (None, named_variant):
-        raise InputError(f"the model names variant {named_variant}, and --variant {variant}")
+        raise InputError(f"the model names variant {named_variant}, but --variant is {variant}")
     variant = variant or named_variant
     hw = parse_hw(lr)
     untrained = parse_untrained(model)

@@ -92,7 +92,8 @@ def compare(
     extremes = f"{c.ratio_min:.3f} to {c.ratio_max:.3f}"
     emit(f"B/A  {c.ratio_median:.3f}, half of the rounds {quartiles}, all {extremes}")
     emit(f"     {c.verdict}")
-    log(f"{len(c.times_a_ms)} rounds in turns at {c.hw[0]}x{c.hw[1]} on {c.device}, by {c.timer}")
+    rounds = len(c.times_a_ms)
+    log(f"{rounds} alternating rounds at {c.hw[0]}x{c.hw[1]} on {c.device}, by {c.timer}")
 
 
 @click.command()
@@ -132,9 +133,9 @@ def select(
     as_json: bool,
     **limits: Optional[float],
 ) -> None:
-    """Select the variant with the highest PSNR within limits, for a target, by measured rows.
+    """Select the variant with the highest PSNR within limits for a target, from measured rows.
 
-    Prints its name, and to stderr the reasons and the runner-up.
+    Prints its name to stdout, and the reasons and the runner-up to stderr.
     """
     from sr_deploy.core.target import load_target
     from sr_deploy.results.selection import Limits, select_network

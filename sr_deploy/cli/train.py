@@ -22,7 +22,7 @@ from sr_deploy.core.errors import InputError
     help="Print JSON: the fields of one recipe, or an object of several by name.",
 )
 def recipes(names: Tuple[str, ...], as_json: bool) -> None:
-    """List the training recipes, or show all fields of some of them and their sources.
+    """List the training recipes, or show all fields of those named, with their sources.
 
     A recipe of your own is a JSON file: save the output of --json NAME and change it, or write
     {"extends": "NAME"} and the fields that differ.
@@ -105,7 +105,7 @@ _RUN_OPTIONS = [  # the fields of TrainOptions
     ),
     click.option(
         "--cache",
-        help="Folder for decoded images, 3 bytes a pixel.  [default: OUTPUT/cache]",
+        help="Folder for decoded images, 3 bytes per pixel.  [default: OUTPUT/cache]",
     ),
     click.option(
         "--strict",
@@ -134,12 +134,15 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command()
 @click.argument("recipe")
 @_run_options
-@click.option("--budget", metavar="TIME", help="Stop cleanly after 90s, 10m or 2h.")
+@click.option(
+    "--budget", metavar="TIME", help="Stop cleanly after this time, such as 90s, 10m or 2h."
+)
 @click.option("--teacher", metavar="MODEL", help="The teacher, for recipes that distil.")
 @click.option(
     "--judge",
     metavar="MODEL",
-    help="The checkpoint that measures the difficulty of patches, for recipes of one class of it.",
+    help="The checkpoint that measures the difficulty of patches, for recipes that train on one "
+    "class of difficulty.",
 )
 @click.option(
     "--branch",
@@ -162,7 +165,7 @@ def train(
     vgg: Optional[str],
     **run_options: Any,
 ) -> None:
-    """Train a checkpoint by RECIPE (see: srdeploy recipes), a name or a .json file.
+    """Train a checkpoint by RECIPE, a name (see srdeploy recipes) or a .json file.
 
     A run that was stopped by --budget, Ctrl-C or a crash continues with --resume.
     """

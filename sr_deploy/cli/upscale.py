@@ -41,7 +41,7 @@ _OPTIONS = (
     click.option(
         "--decisions",
         type=click.Path(path_type=Path),
-        help="One picture: the PNG file in which to draw how much was computed where.",
+        help="One picture: a PNG file to write that shows how much was computed where.",
     ),
     click.option(
         "--variant", help="The variant of a checkpoint or a folder.  [default: the largest]"
@@ -50,7 +50,7 @@ _OPTIONS = (
         "--tile",
         type=click.IntRange(1),
         metavar="N",
-        help="The largest LR side fed, overlap included.  [default: as memory allows]",
+        help="The largest LR side of a tile, overlap included.  [default: as memory allows]",
     ),
     click.option(
         "--max-memory",
@@ -60,7 +60,7 @@ _OPTIONS = (
     click.option(
         "--format",
         type=click.Choice(["png", "jpg", "webp", "tif"]),
-        help="Folders: the format of the results.  [default: as the pictures]",
+        help="Folders: the format of the results.  [default: those of the pictures]",
     ),
     click.option(
         "--workers",
@@ -133,8 +133,7 @@ def upscale(source: Path, output: Path, max_memory: Optional[str], **options: An
 def frame_progress(
     stream: TextIO, done: int, total: int, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Callable[[], None]]:
-    """Yield a function to call after each frame: it draws a bar on a terminal, and prints a line
-    now and then elsewhere.
+    """Yield a function to call after each frame: a bar on a terminal, else a line at intervals.
 
     done: the frames that are finished already. total: 0 if unknown.
     """

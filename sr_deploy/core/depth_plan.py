@@ -60,7 +60,7 @@ class DepthPlan:
         if self.fixed and depth is not None:
             raise VariantError(
                 f"'{self.model}' was trained for one depth, which cannot be changed",
-                hint="leave the depth out",
+                hint="omit the depth",
             )
         depth = self.blocks / 2 if depth is None else depth
         check_desired_depth(depth, self.blocks)
@@ -74,7 +74,9 @@ def parse_depth(variant: str, blocks: int) -> float:
     except ValueError:
         depth = float("nan")
     if depth != depth:
-        raise VariantError(f"'{variant}' is not a desired depth; expected d{blocks // 2}, say")
+        raise VariantError(
+            f"'{variant}' is not a desired depth; expected for example d{blocks // 2}"
+        )
     check_desired_depth(depth, blocks)
     return depth
 

@@ -3,7 +3,7 @@
 `read_rgb` converts what a file may contain:
 - grey: the channel is repeated three times
 - alpha: dropped; the stored colours are used, nothing is composited
-- 16 bit per channel: rounded to 8 bit, v / 257; float images are refused
+- 16 bits per channel: rounded to 8 bits, v / 257; float images are refused
 - palette: expanded to RGB
 EXIF orientation is not applied: pixels stay in the order in which they are stored.
 """

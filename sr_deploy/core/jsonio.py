@@ -47,7 +47,7 @@ def read_json(path: Path, error: Type[SrDeployError]) -> Dict[str, Any]:
     except RecursionError as e:
         raise error(f"{path}: nested too deeply") from e
     except ValueError as e:  # Python reads integers of up to 4300 digits
-        raise error(f"{path}: contains a number of too many digits") from e
+        raise error(f"{path}: contains a number with too many digits") from e
     except _DuplicateKeyError as e:
         raise error(f"{at_line(path, str(e))}: the key '{e}' appears twice") from e
     if not isinstance(data, dict):

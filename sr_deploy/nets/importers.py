@@ -145,7 +145,7 @@ def checkpoint_from_file(
     target = make_output_folder(folder) / (name + CHECKPOINT_SUFFIX)
     if target.exists():
         raise InputError(
-            f"{target} exists already", hint="use another folder, or another name with --name"
+            f"{target} already exists", hint="use another folder, or another name with --name"
         )
     return Checkpoint(name, spec, weights, save_checkpoint(folder, name, spec, weights))
 

@@ -73,7 +73,7 @@ class Limits:
     def __post_init__(self) -> None:
         if not self.bounds():
             raise InputError(
-                "no limit to select by",
+                "no limit is given to select by",
                 hint="use --max-ms, --fps, --max-gflops, --max-params, --max-mem or --min-psnr",
             )
         for bound, limit in self.bounds():

@@ -92,7 +92,7 @@ def comparable(rows: Sequence[BenchmarkRow]) -> List[BenchmarkRow]:
     if not rows:
         raise InputError("there are no rows", hint="measure some: srdeploy bench -o DIR")
     if not measured:
-        raise InputError("none of the rows was measured", hint="; ".join(failures(rows))[:300])
+        raise InputError("all rows are failed measurements", hint="; ".join(failures(rows))[:300])
     for key in _ALIKE:
         require_same([r for r in measured if getattr(r, key)], key)
     return measured
@@ -103,7 +103,7 @@ def require_same(rows: Sequence[BenchmarkRow], key: str) -> None:
     values = list(dict.fromkeys(text_of(getattr(r, key)) for r in rows))
     if len(values) > 1:
         raise InputError(
-            f"rows of different {key} do not compare: {', '.join(values)}",
+            f"rows of different {key} cannot be compared: {', '.join(values)}",
             hint=f"select one of them: --where {key}={values[0]}",
         )
 

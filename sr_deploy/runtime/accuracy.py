@@ -57,7 +57,7 @@ def refuse_inaccurate(accuracy: Dict[str, Any], name: str) -> None:
         problems.append(f"{psnr_db:.1f} dB against FP32, {expected}")
     if problems:
         raise BuildError(
-            f"{name} does not compute the same as its graph: {'; '.join(problems)}",
+            f"the output of {name} differs from that of its graph: {'; '.join(problems)}",
             hint="keep layers in FP32 with --fallback head-tail or --fallback NODE,NODE, or export "
             "it with --precision fp32",
         )

@@ -112,7 +112,7 @@ def onnx_files(graphs: Graphs) -> List[Path]:
         if path.is_dir():
             in_folder = files_with_suffix(path, ".onnx")
             if not in_folder:
-                raise InputError(f"the folder {path} holds no .onnx file", hint=_EXPORT)
+                raise InputError(f"the folder {path} contains no .onnx file", hint=_EXPORT)
             files += in_folder
         elif path.is_file():
             files.append(path)
@@ -128,7 +128,7 @@ def engine_stem(graph: Manifest) -> str:
 
 def _check_trtexec_builds(profile: TargetProfile, option: str) -> None:
     if profile.runtime == "onnxruntime":
-        hint = f"leave {option} out, and build on the machine that runs them"
+        hint = f"omit {option}, and build on the machine that runs them"
         raise BuildError(f"engines of '{profile.name}' are not built by trtexec", hint=hint)
 
 
@@ -206,7 +206,7 @@ def _check_options(profile: TargetProfile, options: BuildOptions) -> None:
     if dla is not None and dla not in range(profile.dla_cores):
         cores = ", ".join(map(str, range(profile.dla_cores)))
         expected = f"expected one of {cores}" if cores else "it has no DLA"
-        raise InputError(f"{name} has no DLA core {dla}: {expected}", hint="leave --dla out")
+        raise InputError(f"{name} has no DLA core {dla}: {expected}", hint="omit --dla")
 
 
 def _plan_build(

@@ -132,8 +132,8 @@ class OnnxRuntimeBackend(Backend):
         if manifest.kind == "engine" and built != here:
             raise CannotRunHereError(
                 f"{artifact} was built by onnxruntime {built['onnxruntime']} for CPUs with "
-                f"{built['cpu_features']}; here are onnxruntime {here['onnxruntime']} and "
-                f"{here['cpu_features']}",
+                f"{built['cpu_features']}; this machine has onnxruntime {here['onnxruntime']} "
+                f"and {here['cpu_features']}",
                 hint="build it again here: "
                 f"srdeploy build-engine GRAPH.onnx --target {manifest.target} -o DIR",
             )
@@ -221,7 +221,7 @@ def raw_session(
         reason = str(e).splitlines()[0]
         if save_to is not None and "erialization failed" in reason:
             problem = f"onnxruntime could not write the optimised model: {reason}"
-            raise BuildError(problem, hint="is the disk full?") from e
+            raise BuildError(problem, hint="check that the disk is not full") from e
         name = model if isinstance(model, str) else "the graph"
         if "INVALID_PROTOBUF" in reason or "No graph was found" in reason:
             problem = f"{name} is not an ONNX model that onnxruntime can load: {reason}"

@@ -281,9 +281,9 @@ def _fp16_tensors(graph: Graph, to: _Parser) -> Iterator[str]:
     tensors = sum(kind == "FLOAT16" for kind in graph.types.values())
     if tensors and not (to.precision == "fp16" and to.strongly_typed):
         yield f"{tensors} of its tensors are FP16, " + (
-            "and typing is strong: the engine would not be FP32"
+            "and the network is strongly typed: the engine would not be FP32"
             if to.strongly_typed
-            else "but typing is weak: such a graph computes in FP32 without the flag"
+            else "but the network is weakly typed: such a graph computes in FP32 without the flag"
         )
 
 
@@ -305,7 +305,10 @@ def _nodes_by_type(graph: Graph, to: _Parser) -> Dict[str, List[Node]]:
 def _fp32_tensors(graph: Graph, to: _Parser) -> Iterator[str]:
     nodes = _nodes_by_type(graph, to)
     if "FLOAT" in nodes and "FLOAT16" not in nodes:
-        yield "its tensors are FP32, and typing is strong: the engine would silently be FP32"
+        yield (
+            "its tensors are FP32, and the network is strongly typed: "
+            "the engine would silently be FP32"
+        )
 
 
 @Rule(_EXPORT, subject="graph", severity="warning")
@@ -314,10 +317,11 @@ def _mixed_tensors(graph: Graph, to: _Parser) -> Iterator[str]:
     if "FLOAT" in nodes and "FLOAT16" in nodes:
         fp32, total = nodes["FLOAT"], sum(map(len, nodes.values()))
         count = f"{len(fp32)} of {total} nodes"
-        yield f"{count} compute in FP32, the first is '{fp32[0].name}'; typing is strong"
+        first = fp32[0].name
+        yield f"{count} compute in FP32, the first is '{first}'; the network is strongly typed"
 
 
-@Rule("leave --dla out", subject="graph", runtimes=RUNTIMES, dla=True)
+@Rule("omit --dla", subject="graph", runtimes=RUNTIMES, dla=True)
 def _has_dla(graph: Graph, to: _Parser) -> Iterator[str]:
     if not to.target.dla_cores:
         yield f"target '{to.target.name}' has no DLA"
@@ -467,7 +471,7 @@ def _integers(node: Node, to: _Parser) -> Iterator[str]:
         value = node.constant(index) if node.type(name) == "INT64" else None
         if value is not None and value.size and not -(2**31) <= value.min() <= value.max() < 2**31:
             largest = max(value.min(), value.max(), key=abs)
-            yield f"'{name}' holds {largest}, which is outside INT32 and is clamped"
+            yield f"'{name}' contains {largest}, which is outside INT32 and is clamped"
 
 
 def _types(subject: Any) -> Dict[str, str]:
@@ -518,8 +522,8 @@ def _control_flow(node: Node, to: _Parser) -> Iterator[str]:
 
 
 # [rtx] The release notes exclude both, but the convolution was built.
-@Rule("use one of them", "Conv", runtimes=_RTX, severity="warning")
-@Rule("use one of them", "ConvTranspose", runtimes=_RTX)
+@Rule("use either stride or dilation", "Conv", runtimes=_RTX, severity="warning")
+@Rule("use either stride or dilation", "ConvTranspose", runtimes=_RTX)
 def _stride_and_dilation(node: Node, to: _Parser) -> Iterator[str]:
     if all(max(node.ints(name) + [1]) > 1 for name in ("strides", "dilations")):
         yield "stride and dilation together are not supported"
@@ -548,7 +552,7 @@ def _turing_on_request(node: Node, to: _Parser) -> Iterator[str]:
             yield f"{message}: it cannot be built with --sm 75"
 
 
-@Rule("allow the fallback, or leave --dla out", dla=True, severity="warning")
+@Rule("allow the fallback, or omit --dla", dla=True, severity="warning")
 def _off_dla(node: Node, to: _Parser) -> Iterator[str]:
     indices = range(len(node.inputs))
     is_constant = node.inputs and all(node.constant(i) is not None for i in indices)

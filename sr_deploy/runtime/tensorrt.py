@@ -266,7 +266,7 @@ class _Build:
         try:
             self.builder = self._checked(trt.Builder(self.log), "create the builder")
         except TypeError as e:  # the Python binding, when the factory returned nothing
-            hint = "is there an NVIDIA GPU and driver?"
+            hint = "check that this machine has an NVIDIA GPU and its driver"
             raise self.error(f"{title}: could not create the builder", hint=hint) from e
 
     def parse(self, onnx: Path) -> Any:

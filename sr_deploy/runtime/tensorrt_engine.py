@@ -51,7 +51,7 @@ class TensorRTSession(Session):
             raise ArtifactError(f"{problem}; {expected}")
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise self._error(f"could not prepare {artifact.name}", "is the GPU's memory full?")
+            raise self._error(f"could not prepare {artifact.name}", "free some of the GPU's memory")
         self._buffers: Optional[_Buffers] = None
 
     def _run(self, x_nchw: np.ndarray) -> np.ndarray:

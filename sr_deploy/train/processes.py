@@ -45,9 +45,10 @@ def leading(output: Path, cache: Path, name: str) -> Iterator[None]:
             if not acquired:
                 pid, host = read_holder(lock)
                 raise InputError(
-                    f"another process trains under this name: process {pid} on {host} holds {lock}",
+                    f"another process is training under this name: process {pid} on {host} "
+                    f"holds {lock}",
                     hint="wait for it, or choose another --name or -o; "
-                    "if that process does not train, remove the file",
+                    "if that process is not training, remove the file",
                 )
             os.environ[_LEADER] = str(os.getpid())
             try:

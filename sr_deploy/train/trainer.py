@@ -41,9 +41,9 @@ def checkpoint_from_images(
     patches.
 
     Raises InputError for unusable images or options, the state of another run or of other images,
-    and when another process trains under this name; SrDeployError when the loss is not finite or
-    the disk is full; KeyboardInterrupt when interrupted. The progress is saved first, where
-    possible.
+    and when another process is training under this name; SrDeployError when the loss is not
+    finite or the disk is full; KeyboardInterrupt when interrupted. The progress is saved first,
+    where possible.
     """
     started = time.monotonic()
     recipe, options, recipe_file = resolve(recipe, options, Recipe)

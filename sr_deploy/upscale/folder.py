@@ -216,7 +216,7 @@ class _FolderRun:
             return False
         if task.output.exists() and not self._log.is_ours(task):
             raise InputError(
-                f"{task.output} exists already, and the log of the folder does not list it",
+                f"{task.output} already exists, and the log of the folder does not list it",
                 hint="remove it, or give another folder with -o",
             )
         return True

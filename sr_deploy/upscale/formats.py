@@ -19,7 +19,7 @@ class Format:
     name: str
     suffixes: Tuple[str, ...]
     alpha: bool = False
-    deep: bool = False  # 16 bit per channel
+    deep: bool = False  # 16 bits per channel
     grey: bool = True  # one channel
     exif: bool = False
     icc: bool = False

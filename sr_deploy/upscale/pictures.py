@@ -3,7 +3,7 @@
 - Grey stays grey: the luma of the network's result. Palettes become colours, one bit becomes grey.
 - Alpha is upscaled separately, bicubically. Before that, invisible colours are replaced by those
   around them, so that they do not bleed into visible ones.
-- 8 and 16 bit per channel are kept. Float pictures, animations and files of several pages are
+- 8 and 16 bits per channel are kept. Float pictures, animations and files of several pages are
   refused.
 - EXIF, XMP and ICC profiles are kept if the output format can hold them. So is EXIF's orientation,
   with the pixels as stored. It is applied where it cannot be kept, and always for AVIF. OpenCV
@@ -84,7 +84,7 @@ def read_picture(path: Path) -> Picture:
         )
     if image.dtype not in (np.uint8, np.uint16):
         raise InputError(
-            f"{path} has {image.dtype} values; expected 8 or 16 bit per channel",
+            f"{path} has {image.dtype} values; expected 8 or 16 bits per channel",
             hint="convert it first",
         )
     notes: List[str] = []
@@ -170,7 +170,7 @@ def upscale_pixels(picture: Picture, upscaler: Upscaler, target: Format) -> Pict
     elif picture.alpha is not None and not target.alpha:
         problem = "has transparent parts"
     elif picture.rgb.dtype == np.uint16 and not target.deep:
-        problem = "has 16 bit per channel"
+        problem = "has 16 bits per channel"
     if problem:
         problem = f"the result {problem}, which {target.name} cannot hold"
         raise InputError(problem, hint="write PNG or TIFF")

@@ -50,7 +50,9 @@ def _watch(log: Path, every_s: float) -> Iterator[subprocess.Popen]:
     try:
         process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
     except OSError as e:
-        raise InputError(f"cannot read the power: no sh ({e.strerror or e})", hint=_HINT) from e
+        raise InputError(
+            f"cannot read the power: cannot run sh ({e.strerror or e})", hint=_HINT
+        ) from e
     try:
         yield process
     finally:

@@ -84,7 +84,7 @@ def upscale_video(
     h, w = facts.hw
     assumed = f"; its colour is not fully tagged, assumed: {facts.guessed}" if facts.guessed else ""
     reporter.log(f"{source}: {w}x{h} {facts.pix_fmt}, {float(facts.rate):.5g} frames/s{assumed}")
-    reporter.log(f"encoding with {encoding}; sound and subtitles are copied")
+    reporter.log(f"encoding with {encoding}; audio and subtitles are copied")
     for line in losses:
         reporter.log(line)
     make_output_folder(output.parent)
@@ -199,6 +199,6 @@ def _check_paths(source: Path, output: Path) -> None:
     if output.exists():
         same = os.path.samefile(str(source), str(output))
         raise InputError(
-            f"{output} is the input itself" if same else f"{output} exists already",
+            f"{output} is the input itself" if same else f"{output} already exists",
             hint="give another output" + ("" if same else ", or remove it"),
         )

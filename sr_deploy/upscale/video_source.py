@@ -154,7 +154,7 @@ def read_frames(
     except _MarkNotFoundError as e:
         raise InputError(
             f"{path}: the frame at {_time_text(after.pts if after else 0, facts)} has changed",
-            hint="has the file changed?",
+            hint="use the original file",
         ) from e
 
 

@@ -89,7 +89,7 @@ def test_the_size_of_a_static_one_is_taken(sessions):
         (
             Steps([1] * 9, timer="device events"),
             {},
-            "one is taken by a clock, the other by device events",
+            "one is measured by a clock, the other by device events",
         ),
         (Steps([1] * 9, hw=(6, 7)), {"lr": "8x8"}, "takes 6x7 only, not 8x8"),
         (Steps([1] * 9), {"rounds": 1}, "1 rounds; expected at least 3"),
@@ -104,6 +104,6 @@ def test_what_does_not_compare(sessions, b, options, words):
 def test_a_checkpoint_of_several_variants_must_be_told_which(monkeypatch):
     networks = [described("a", variant, Steps) for variant in ("d1", "d2")]
     monkeypatch.setattr(compare, "describe", lambda text, variants: networks)
-    with pytest.raises(InputError, match="a is 2 networks; expected one") as e:
+    with pytest.raises(InputError, match="a names 2 networks; expected one") as e:
         compare_networks("a", "a")
     assert "a.d2" in e.value.hint

@@ -314,12 +314,12 @@ def test_rows_survive_their_file(checkpoint_rows, tmp_path):
     "given, options, error, words",
     [
         ("graphs/none.onnx", {}, InputError, "there is no file"),
-        ("Set", {}, InputError, "holds no .onnx or .engine file"),
+        ("Set", {}, InputError, "contains no .onnx or .engine file"),
         ("tiny_x2.safetensors", {"variants": "d9"}, VariantError, "has no variant 'd9'"),
         ("tiny_x2.safetensors", {"metric": "vmaf"}, InputError, "unknown metric 'vmaf'"),
         ("graphs", {"protocols": ["ntire2021"]}, InputError, "unknown protocol 'ntire2021'"),
         ("graphs", {"protocols": ["trtexec"]}, InputError, "unknown protocol 'trtexec'"),
-        ("graphs", {"protocols": []}, InputError, "no protocol"),
+        ("graphs", {"protocols": []}, InputError, "the list of protocols is empty"),
         (
             "graphs",
             {"protocols": ["ntire2025"]},

@@ -147,7 +147,7 @@ def test_it_is_part_of_the_python_api():
     "given, options, message",
     [
         ([], {}, "nothing to measure"),
-        (["tiny_x2.safetensors"], {"variants": []}, "an empty list of variants"),
+        (["tiny_x2.safetensors"], {"variants": []}, "the list of variants is empty"),
         (["tiny_x2.safetensors"], {"data": ""}, "the name of an image folder is empty"),
         (["One"], {"variants": "d1"}, "variants are given, but no checkpoint"),
         (

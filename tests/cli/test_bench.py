@@ -69,7 +69,7 @@ def test_an_engine_edited_after_its_manifest_was_written(fails, rtx_engine):
 
 def test_an_empty_folder_a_variant_that_is_not_held_and_bad_data(fails, asrn, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "holds no .onnx or .engine file" in fails("bench", tmp_path / "empty")
+    assert "contains no .onnx or .engine file" in fails("bench", tmp_path / "empty")
     assert "has no variant 'd9'; it has d1, d2" in fails("bench", asrn, "--variants", "d9")
     assert "contains no images" in fails(
         "bench", asrn, "--variants", "d1", "--data", tmp_path / "empty"

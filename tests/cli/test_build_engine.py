@@ -114,7 +114,7 @@ def test_bad_graphs_and_targets(fails, tmp_path, name, content, target, words):
 
 
 def test_an_empty_folder_and_a_folder_that_cannot_be_written(fails, graph, tmp_path):
-    assert "holds no .onnx file" in fails(
+    assert "contains no .onnx file" in fails(
         "build-engine", tmp_path, "--target", "cpu", "-o", tmp_path / "out"
     )
     error = fails("build-engine", graph, "--target", "cpu", "-o", graph / "below")

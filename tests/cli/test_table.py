@@ -56,7 +56,7 @@ def test_mixed_protocols_are_refused_and_one_can_be_chosen(run_cli, fails, rows)
     path = rows(ROW, DEEP, replace(ROW, protocol="ntire2025"))
     error = fails("table", path)
     assert (
-        "rows of different protocol do not compare: steady, ntire2025" in error
+        "rows of different protocol cannot be compared: steady, ntire2025" in error
         and "--where protocol=steady" in error
     )
     assert run_cli("table", path, "--where", "protocol=steady").exit_code == 0
@@ -77,7 +77,7 @@ def test_bad_rows(fails, rows, tmp_path):
     assert "a row's protocol is 'ntire1999'" in fails(
         "table", rows(replace(ROW, protocol="ntire1999"))
     )
-    assert "none of the rows was measured" in fails("table", rows(replace(ROW, error="no GPU")))
+    assert "all rows are failed measurements" in fails("table", rows(replace(ROW, error="no GPU")))
 
 
 def test_what_was_not_run_is_told(run_cli, rows):
@@ -110,7 +110,7 @@ def test_select_recommends_nothing_without_rows(run_cli, fails, rows):
         "select", rows(), "--target", "xavier", "--max-ms", 33
     )
     assert "unknown target 'xavie'" in fails("select", rows(), "--target", "xavie", "--max-ms", 33)
-    assert "no limit to select by" in fails("select", rows(), "--target", "cpu")
+    assert "no limit is given to select by" in fails("select", rows(), "--target", "cpu")
     assert "none of 2 rows meets the limits" in fails(
         "select", rows(), "--target", "cpu", "--max-ms", 1
     )
@@ -127,9 +127,9 @@ def test_compare_prints_the_ratio_with_its_spread(run_cli, fails, asrn, perfect)
     assert (
         ratio.startswith("B/A  ")
         and "half of the rounds" in ratio
-        and "3 rounds in turns at 16x16" in result.stderr
+        and "3 alternating rounds at 16x16" in result.stderr
     )
     found = json.loads(run_cli("compare", f"{asrn}.d1", perfect[0], "--rounds", 3, "--json").stdout)
     assert len(found["times_a_ms"]) == len(found["times_b_ms"]) == 3 and found["hw"] == [16, 16]
-    assert "is 2 networks; expected one" in fails("compare", asrn, asrn)
+    assert "names 2 networks; expected one" in fails("compare", asrn, asrn)
     assert "there is no file" in fails("compare", "absent.onnx", "absent.onnx")

@@ -77,7 +77,7 @@ def test_an_unknown_key_suggests_and_a_missing_one_is_named():
         (b"[" * 100_000, "nested too deeply"),
         pytest.param(
             b'{"a": ' + b"9" * 5000 + b"}",
-            "a number of too many digits",
+            "a number with too many digits",
             marks=pytest.mark.skipif(
                 not hasattr(sys, "set_int_max_str_digits"),
                 reason="this Python reads numbers of any length",

@@ -263,7 +263,7 @@ def test_an_import_never_replaces_a_checkpoint(tmp_path):
     path = checkpoint_from_file("asrn", tmp_path / "w.pth", tmp_path).path
     before = path.read_bytes()
     torch.save(weights_of("asrn", 2, "d2"), tmp_path / "w.pth")
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         checkpoint_from_file("asrn", tmp_path / "w.pth", tmp_path)
     assert path.read_bytes() == before
 

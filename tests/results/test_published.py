@@ -135,7 +135,7 @@ def test_imdeception_s_table_4_has_a_column_for_each_device():
         "Xavier: tensorrt xavier fp16 (ms)",
     )
     assert table.cells == (("m_x4.c4", "20.00", "41.90"), ("m_x4.c16-nla", "60.00", ""))
-    with pytest.raises(InputError, match="different input_hw do not compare: 256x512, 8x8"):
+    with pytest.raises(InputError, match="different input_hw cannot be compared: 256x512, 8x8"):
         build_table([A, replace(B, input_hw=(8, 8))], "imdeception4")
     with pytest.raises(InputError, match="two rows for m_x4.c4"):
         build_table([A, A], "imdeception4")
@@ -167,7 +167,7 @@ def test_ranks_by_two_protocols_and_where_they_differ():
 @pytest.mark.parametrize("change", [{"protocol": "ntire2022"}, {"set": "Set14"}, {"metric": "rgb"}])
 def test_rows_that_do_not_compare_are_refused(layout, change):
     (key,) = change
-    with pytest.raises(InputError, match=f"rows of different {key} do not compare") as e:
+    with pytest.raises(InputError, match=f"rows of different {key} cannot be compared") as e:
         build_table([A, replace(B, **change)], layout)
     assert f"--where {key}=" in e.value.hint
 

@@ -51,7 +51,7 @@ def test_files_and_folders_of_graphs(any_graph, tmp_path):
     assert onnx_files([one.parent]) == [one, two]
     assert onnx_files([two, str(one)]) == [two, one]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="empty holds no .onnx file") as e:
+    with pytest.raises(InputError, match="empty contains no .onnx file") as e:
         onnx_files([tmp_path / "empty"])
     assert "srdeploy export" in e.value.hint
     with pytest.raises(InputError, match="there is no file .*absent.onnx"):

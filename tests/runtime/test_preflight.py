@@ -295,7 +295,7 @@ CASES = [
     ("xavier-jp4", branch(), "error.*If.*before TensorRT 8.2"),
     ("xavier", branch(), "warning.*CUDA graphs"),
     ("rtx-tensorrt", branch("fp16"), None),
-    ("xavier", LARGE, "error.*'n' holds 1099511627776, which is outside INT32"),
+    ("xavier", LARGE, "error.*'n' contains 1099511627776, which is outside INT32"),
     (
         "rtx",
         (LARGE[0][:1] + [node("Cast", "m", outputs=("f",), to=10), LARGE[0][2]], LARGE[1]),
@@ -513,7 +513,7 @@ def test_a_fallback_from_the_dla_is_a_warning(check, target, graph, words):
 @pytest.mark.parametrize("target", ["rtx", "rtx-tensorrt", "cpu", "orin-nano"])
 def test_a_target_without_a_dla(check, target):
     found = check(model(node("DepthToSpace", blocksize=1), target=target), target, dla=True)
-    assert lines(found) == [f"error: the graph: target '{target}' has no DLA; leave --dla out"]
+    assert lines(found) == [f"error: the graph: target '{target}' has no DLA; omit --dla"]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ def gone():
 def test_a_second_run_of_a_name_is_refused_and_the_first_named(tmp_path):
     with leading(tmp_path, tmp_path, "net"):
         with pytest.raises(
-            InputError, match=f"another process trains under this name: process {os.getpid()} on "
+            InputError,
+            match=f"another process is training under this name: process {os.getpid()} on ",
         ) as e:
             with leading(tmp_path, tmp_path, "net"):
                 pytest.fail("not reached")

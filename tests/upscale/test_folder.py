@@ -111,7 +111,7 @@ def test_a_file_that_is_not_ours_is_not_overwritten(tree, tmp_path, run):
     summary, lines, _ = run(tree, tmp_path / "out")
     assert len(
         summary.failed
-    ) == 1 and "exists already, and the log of the folder does not list it" in "\n".join(lines)
+    ) == 1 and "already exists, and the log of the folder does not list it" in "\n".join(lines)
     assert (tmp_path / "out" / "a.png").read_text() == "precious"
 
 

@@ -395,7 +395,7 @@ def test_invalid_outputs_are_refused(tmp_path):
     for output, reason in (
         ("in.mp4", "the input itself"),
         ("out.avi", "unknown video format"),
-        ("there.mp4", "exists already"),
+        ("there.mp4", "already exists"),
     ):
         (tmp_path / "there.mp4").touch()
         with pytest.raises(InputError, match=reason):

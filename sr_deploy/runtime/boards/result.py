@@ -172,7 +172,7 @@ def _check_results(
     names = [engine.engine for engine in results.engines]
     if sorted(names) != sorted(drafts):
         raise ArtifactError(
-            f"the result holds {', '.join(names) or 'no engine'}, but the job is for "
+            f"the result contains {', '.join(names) or 'no engine'}, but the job is for "
             f"{', '.join(sorted(drafts))}"
         )
     for engine in results.engines:

@@ -110,7 +110,7 @@ def parse_board(url: str) -> BoardAddress:
         raise InputError(message) from e
     rest = parts.path.strip("/") or parts.query or parts.fragment
     if parts.scheme != "ssh" or not host or rest or password:
-        hint = "leave the password out: ssh asks for it" if password else ""
+        hint = "omit the password: ssh asks for it" if password else ""
         raise InputError(message, hint=hint)
     # urlsplit returns it in lower case, but an alias may have capitals.
     original = re.search(re.escape(host), url, re.IGNORECASE)
@@ -124,7 +124,7 @@ def result_from_board(board: BoardAddress, job: BoardJob, result: Path, progress
     """Run a job on the board and copy its `result.tar` to `result`.
 
     progress: receives each line of the log. Raises BuildError when the board cannot be reached or
-    has no space, or when the job died. A job that was started runs on; the same call resumes it.
+    has no space, or when the job died. A started job keeps running, and the same call resumes it.
     """
     if shutil.which("ssh") is None:
         hint = "install OpenSSH's client, or carry the job over with --bundle FILE.tar"
@@ -222,8 +222,8 @@ class _Connection:
         code = self._retry(follow, "following the build", progress=lambda: reached, allowed=(3,))
         if code == 3 and not self._build_error:
             raise BuildError(
-                f"the build on {self._board.host} stopped without an error message: was the board "
-                "restarted, or out of memory?",
+                f"the build on {self._board.host} stopped without an error message: the board "
+                "may have restarted or run out of memory",
                 hint="run the same command again: finished engines are kept",
             )
 
@@ -287,9 +287,11 @@ class _Connection:
                 raise BuildError(
                     f"the connection to {host} was lost while {doing}, and {ATTEMPTS} attempts to "
                     f"reconnect failed: {self._reason()}",
-                    hint="a job that was started runs on: run the same command again to resume it",
+                    hint="a started job keeps running: run the same command again to resume it",
                 )
-            self._progress(f"the connection was lost while {doing}; the job runs on; trying again")
+            self._progress(
+                f"the connection was lost while {doing}; the job keeps running; trying again"
+            )
             time.sleep(2 ** (failures - 1))
 
     @contextlib.contextmanager
@@ -311,7 +313,7 @@ class _Connection:
                 while _stdout(process).readline() not in (_BEGINS, b""):
                     pass
                 yield process
-            except BaseException:  # Ctrl-C, SIGTERM: the job on the board runs on
+            except BaseException:  # Ctrl-C, SIGTERM: the job on the board keeps running
                 process.kill()
                 raise
 

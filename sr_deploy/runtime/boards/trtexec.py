@@ -15,7 +15,7 @@ from sr_deploy.core.errors import ArtifactError, BuildError
 WARM_UP_MS = 2000.0
 """The warm-up in build.sh. TensorRT 8 exports the runs of the warm-up, too."""
 
-_STOPPED = "was trtexec stopped while writing?"
+_STOPPED = "trtexec may have been stopped while writing: run it again"
 _MS = r"([-+\d.einfa]+) ms"
 _Shape = Optional[Tuple[int, ...]]
 
@@ -186,7 +186,9 @@ def times_from_json(text: str, *, warm_up_ms: float = WARM_UP_MS) -> List[float]
         times = [float(r["computeMs"]) for r in runs if float(r["startComputeMs"]) >= warm_up_ms]
     except (KeyError, TypeError, ValueError) as e:
         expected = "expected a list with startComputeMs and computeMs"
-        raise ArtifactError(f"the exported times are not trtexec's: {e!r}; {expected}") from e
+        raise ArtifactError(
+            f"the exported times are not in trtexec's format: {e!r}; {expected}"
+        ) from e
     if not times or not np.isfinite(times).all():
         raise ArtifactError(
             f"the exported times have no run after the warm-up of {warm_up_ms:g} ms",

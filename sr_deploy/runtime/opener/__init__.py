@@ -74,8 +74,8 @@ def describe(
     if variant is not None:
         if variants not in (None, "all", variant, [variant], (variant,)):
             raise InputError(
-                f"'{text}' names its variant, and variants are given too",
-                hint=f"give '{source}', or leave the variants out",
+                f"'{text}' names its variant, but variants are given too",
+                hint=f"give '{source}', or omit the variants",
             )
         variants = [variant]
     kind = KINDS[kind_of(source)]()
@@ -102,12 +102,12 @@ def describe_all(
             hint="give a checkpoint, an ONNX graph, an engine or a folder of them",
         )
     if variants is not None and not variants:
-        raise InputError("an empty list of variants", hint="give some, or leave it out for all")
+        raise InputError("the list of variants is empty", hint="give some, or omit it for all")
     elastic = {item: KINDS[kind_of(item)]().has_variants for item in items}
     if variants not in (None, "all") and not any(elastic.values()):
         raise InputError(
             "variants are given, but no checkpoint: a graph or an engine is one variant",
-            hint="leave --variants out, or give the files of those variants",
+            hint="omit --variants, or give the files of those variants",
         )
     return [
         network
@@ -126,13 +126,13 @@ def describe_family(text: Union[str, Path]) -> List[NetworkDescription]:
     for network in networks:
         if network.model != networks[0].model:
             raise InputError(
-                f"{text} holds artifacts of several models, "
+                f"{text} contains artifacts of several models, "
                 f"{networks[0].model} and {network.model}",
                 hint="give one file, or a folder of one",
             )
         if network.name in by_name:
             raise InputError(
-                f"{text} holds {network.name} more than once; the second is {network.artifact}",
+                f"{text} contains {network.name} more than once; the second is {network.artifact}",
                 hint="give that file itself",
             )
         by_name[network.name] = network
@@ -179,7 +179,7 @@ def _of_variants(
             known = [network.variant for network in networks if network.variant]
             names = ", ".join(known) or "one network without a named variant"
             raise VariantError(
-                f"{text} holds no variant '{name}'; it holds {names}",
+                f"{text} contains no variant '{name}'; it contains {names}",
                 hint=did_you_mean(name, known),
             )
         chosen += found

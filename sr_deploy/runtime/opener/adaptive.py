@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -9,8 +10,9 @@ from typing import Optional
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.routers import RoutedPlan, parse_share
 from sr_deploy.core.session import Session
-from sr_deploy.runtime.opener import describe_one, kind_of
+from sr_deploy.runtime.opener import kind_of
 from sr_deploy.runtime.opener.description import NetworkDescription, describe_plan
+from sr_deploy.runtime.opener.folder import plans_in
 from sr_deploy.runtime.opener.plan import describe_depth_plan, describe_routed_plan, load_plan
 from sr_deploy.runtime.opener.router import describe_router
 
@@ -34,12 +36,12 @@ class AdaptiveOptions:
         if self.kind == "adadsr" and self.max_flops is not None:
             raise InputError(
                 "a budget of FLOPs is for networks that route patches; AdaDSR has a desired depth",
-                hint="give --depth 8, say",
+                hint="give for example --depth 8",
             )
         if self.kind != "adadsr" and self.depth is not None:
             raise InputError(
                 f"a desired depth is for AdaDSR; '{self.kind}' routes patches",
-                hint="give --max-flops 60%, say",
+                hint="give for example --max-flops 60%",
             )
 
 
@@ -51,13 +53,7 @@ def describe_adaptive(options: AdaptiveOptions, text: Optional[str] = None) -> N
     """
     text = DEFAULTS[options.kind] if text is None else text
     if kind_of(text) == "folder":
-        description = describe_one(text)
-        if description.kind != "plan":
-            raise InputError(
-                f"the folder {text} holds no plan of an adaptive network",
-                hint="srdeploy export MODEL --adaptive -o DIR",
-            )
-        text = description.source
+        text = _plan_of_folder(Path(text))
     if options.kind == "adadsr":
         return _describe_adadsr(text, options.depth)
     max_share = None if options.max_flops is None else parse_share(options.max_flops)
@@ -81,6 +77,22 @@ def describe_adaptive(options: AdaptiveOptions, text: Optional[str] = None) -> N
             hint=f"give --adaptive {kind}",
         )
     return description
+
+
+def _plan_of_folder(folder: Path) -> str:
+    """Return the plan in a folder; of two plans of one AdaEDSR the faster one."""
+    plans = {path: load_plan(path) for path in plans_in(folder)}
+    if not plans:
+        raise InputError(
+            f"the folder {folder} contains no plan of an adaptive network",
+            hint="srdeploy export MODEL --adaptive -o DIR",
+        )
+    if len({plan.model for plan in plans.values()}) > 1:
+        names = ", ".join(path.name for path in plans)
+        raise InputError(
+            f"{folder} contains plans of several networks: {names}", hint="give one file"
+        )
+    return str(min(plans, key=lambda path: getattr(plans[path], "timed_ms", None) or math.inf))
 
 
 def _describe_adadsr(text: str, depth: Optional[float]) -> NetworkDescription:

@@ -22,15 +22,11 @@ class FolderKind(Kind):
 
     def describe(self, text: str, variants: Variants, trust: bool) -> List[NetworkDescription]:
         folder = Path(text)
-        plans = [
-            str(path)
-            for path in files_with_suffix(folder, ".json")
-            if PlanKind().matches(str(path))
-        ]
+        plans = list(map(str, plans_in(folder)))
         files = without_companions([*plans, *map(str, files_with_suffix(folder, *SUFFIXES))])
         if not files:
             raise InputError(
-                f"the folder {folder} holds no .onnx or .engine file",
+                f"the folder {folder} contains no .onnx or .engine file",
                 hint="give a model's name, or a folder of its artifacts",
             )
         networks = []
@@ -38,6 +34,11 @@ class FolderKind(Kind):
             kind = PlanKind() if file in plans else ArtifactKind()
             networks += kind.describe(file, None, trust)
         return networks
+
+
+def plans_in(folder: Path) -> List[Path]:
+    """Return the plans of a folder, in natural order."""
+    return [path for path in files_with_suffix(folder, ".json") if PlanKind().matches(str(path))]
 
 
 def without_companions(texts: Sequence[str]) -> List[str]:

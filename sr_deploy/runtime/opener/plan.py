@@ -51,7 +51,7 @@ def load_plan(path: Path) -> Plan:
 def refuse_variants(text: str, variants: Variants, reason: str) -> None:
     """Raise InputError if variants are chosen of a network without variants."""
     if variants not in (None, "all"):
-        raise InputError(f"'{text}' {reason}: it has no variants", hint="leave --variants out")
+        raise InputError(f"'{text}' {reason}: it has no variants", hint="omit --variants")
 
 
 def describe_routed_plan(

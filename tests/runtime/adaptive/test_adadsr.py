@@ -140,7 +140,7 @@ def test_variants_are_desired_depths(plans, text, depth):
 
 @pytest.mark.parametrize("text", ["3", "d", "dnan", "w2", ""])
 def test_other_words_are_no_depths(plans, text):
-    with pytest.raises(VariantError, match="is not a desired depth; expected d1, say"):
+    with pytest.raises(VariantError, match="is not a desired depth; expected for example d1"):
         parse_depth(text, BLOCKS)
 
 

@@ -48,6 +48,20 @@ def test_a_folder_of_both_ways_gives_the_one_that_was_faster(plans, tmp_path):
     assert open_adaptive("adadsr", str(tmp_path), depth=2).plan.way == "tiles"
 
 
+def test_other_graphs_in_the_folder_of_a_plan_do_not_matter(plans, tmp_path):
+    for file in plans["rows"].parent.iterdir():
+        shutil.copy(file, tmp_path)
+    (tmp_path / "another.onnx").write_bytes(b"no graph")
+    assert open_adaptive("adadsr", str(tmp_path), depth=2).plan.way == "rows"
+
+
+def test_a_folder_with_plans_of_several_networks_is_refused(plans, routed_plan, tmp_path):
+    for plan in (plans["rows"], routed_plan):
+        shutil.copy(plan, tmp_path)
+    with pytest.raises(InputError, match="contains plans of several networks: "):
+        open_adaptive("adadsr", str(tmp_path))
+
+
 def test_half_of_all_blocks_where_no_depth_is_asked(plans):
     assert (
         open_session(plans["rows"]).depth
@@ -94,8 +108,8 @@ def test_a_checkpoint_skips_in_torch_as_its_plan_does(checkpoint, plans, tmp_pat
         ({"kind": "elastic", "max_flops": "much"}, "routed", InputError, "is not a valid share"),
         ({"kind": "elastic"}, "rows", InputError, "is the plan of an AdaDSR, not of a router"),
         ({"kind": "adadsr"}, "routed", InputError, "routes patches; expected an AdaDSR"),
-        ({"kind": "adadsr"}, "empty", InputError, "holds no .onnx or .engine file"),
-        ({"kind": "adadsr"}, "graphs", InputError, "holds no plan of an adaptive network"),
+        ({"kind": "adadsr"}, "empty", InputError, "contains no plan of an adaptive network"),
+        ({"kind": "adadsr"}, "graphs", InputError, "contains no plan of an adaptive network"),
     ],
 )
 def test_what_cannot_be_is_refused(asked, given, error, match, plans, routed_plan, tmp_path):

@@ -95,7 +95,7 @@ def test_the_largest_is_taken_unless_one_is_named(family):
 
 
 def test_a_variant_that_is_not_held_is_refused(family):
-    with pytest.raises(VariantError, match="no variant 'c8'; it holds c4, c4-nla"):
+    with pytest.raises(VariantError, match="no variant 'c8'; it contains c4, c4-nla"):
         describe_one(str(family[0]), "c8")
     with pytest.raises(VariantError, match="no variant 'd3'"):
         describe_one(MODEL, "d3")
@@ -115,7 +115,7 @@ def test_a_folder_of_several_models_or_of_one_variant_twice_is_refused(family, t
     other.write_text(other.read_text().replace(f'"{MODEL}"', '"another"'))
     with pytest.raises(InputError, match=f"several models, {MODEL} and another"):
         describe_family(str(tmp_path))
-    with pytest.raises(InputError, match="holds no .onnx or .engine"):
+    with pytest.raises(InputError, match="contains no .onnx or .engine"):
         describe_family(str(folder.parent))
 
 
@@ -180,7 +180,7 @@ def test_a_manifest_stands_for_its_artifact_and_is_skipped_beside_it(family):
 def test_a_variant_is_part_of_the_text_or_an_argument_but_not_both():
     assert [n.name for n in describe("asrn_x4.d3")] == ["asrn_x4.d3"]
     assert describe("asrn_x4.d3")[0].identity == describe("asrn_x4", "d3")[0].identity
-    with pytest.raises(InputError, match="'asrn_x4.d3' names its variant, and variants are given"):
+    with pytest.raises(InputError, match="'asrn_x4.d3' names its variant, but variants are given"):
         describe("asrn_x4.d3", "d1")
 
 
