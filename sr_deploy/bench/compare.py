@@ -43,7 +43,7 @@ class Comparison:
             return f"{b} is faster"
         if self.ratio_p25 > 1:
             return f"{a} is faster"
-        return "no difference that these rounds can tell"
+        return "these rounds show no difference"
 
 
 def compare_networks(

@@ -191,7 +191,7 @@ def edited(engine, **change):
     "change, words",
     [
         ({"onnxruntime": "1.0.0"}, "built by onnxruntime 1.0.0"),
-        ({"cpu_features": "z80"}, "for CPUs with z80; here are"),
+        ({"cpu_features": "z80"}, "for CPUs with z80; this machine has"),
     ],
 )
 def test_another_version_or_cpu_is_refused_with_how_to_rebuild(tiny, tmp_path, change, words):

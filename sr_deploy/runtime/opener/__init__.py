@@ -121,7 +121,31 @@ def describe_family(text: Union[str, Path]) -> List[NetworkDescription]:
 
     Raises InputError for a folder of several models, or with a variant more than once.
     """
+    return _check_family(str(text), describe(text))
+
+
+def describe_one(text: Union[str, Path], variant: Optional[str] = None) -> NetworkDescription:
+    """Return a variant of the model that `text` names, the largest for None.
+
+    Of two plans of one AdaEDSR it is the faster. Raises VariantError for an unknown variant.
+    """
+    if variant is not None and kind_of(str(text)) in ("plan", "router"):
+        return describe(text, [variant])[0]
     networks = describe(text)
+    networks = _fastest_plan(networks) or _check_family(str(text), networks)
+    return networks[-1] if variant is None else _of_variants(str(text), networks, variant)[0]
+
+
+def open_session(text: Union[str, Path], variant: Optional[str] = None) -> Session:
+    """Open a variant of the model that `text` names, the largest for None.
+
+    Raises an SrDeployError on bad input, or if this machine cannot run it.
+    """
+    return describe_one(text, variant).open()
+
+
+def _check_family(text: str, networks: List[NetworkDescription]) -> List[NetworkDescription]:
+    """Return the networks. Raises InputError unless they are variants of one model."""
     by_name = {}
     for network in networks:
         if network.model != networks[0].model:
@@ -137,25 +161,6 @@ def describe_family(text: Union[str, Path]) -> List[NetworkDescription]:
             )
         by_name[network.name] = network
     return networks
-
-
-def describe_one(text: Union[str, Path], variant: Optional[str] = None) -> NetworkDescription:
-    """Return a variant of the model that `text` names, the largest for None.
-
-    Of two plans of one AdaEDSR it is the faster. Raises VariantError for an unknown variant.
-    """
-    if variant is not None and kind_of(str(text)) in ("plan", "router"):
-        return describe(text, [variant])[0]
-    networks = _fastest_plan(describe(text)) or describe_family(text)
-    return networks[-1] if variant is None else _of_variants(str(text), networks, variant)[0]
-
-
-def open_session(text: Union[str, Path], variant: Optional[str] = None) -> Session:
-    """Open a variant of the model that `text` names, the largest for None.
-
-    Raises an SrDeployError on bad input, or if this machine cannot run it.
-    """
-    return describe_one(text, variant).open()
 
 
 def _fastest_plan(networks: Sequence[NetworkDescription]) -> List[NetworkDescription]:
