@@ -369,10 +369,9 @@ ABLATIONS = [name for name in ROUTER_RECIPES if "ablation" in name]
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_an_ablation_trains(name, steps, images, cache, tmp_path):
     recipe = ROUTER_RECIPES[name]
-    length = 100
     short = replace(
         recipe,
-        steps=length,
+        steps=100,
         scale=2,
         patch_hr=8,
         batch_size=recipe.negatives + 1 if recipe.distils else 2,
@@ -386,9 +385,7 @@ def test_an_ablation_trains(name, steps, images, cache, tmp_path):
         start = {"init": str(steps[1][0])}
     path = train_router(short, [images], tmp_path, name="net", cache=cache, **start)
     router = load_router(path)
-    assert (
-        router.spec.training["steps_done"] == length and len(router.spec.models) == recipe.classes
-    )
+    assert router.spec.training["steps_done"] == 100 and len(router.spec.models) == recipe.classes
     assert router.network()(torch.rand(2, 3, 8, 8)).shape == (2, recipe.classes)
 
 
