@@ -10,10 +10,11 @@ import numpy as np
 from sr_deploy.bench.measure import DEFAULT_HW, timing_input
 from sr_deploy.core.device import cpu_name, limit_cores
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW, parse_hw
 from sr_deploy.core.timing import time_in_turns
-from sr_deploy.runtime.opener import NetworkDescription, describe
+from sr_deploy.runtime.opener import NetworkDescription, check_run_options, describe
 
 ROUNDS = 21
 
@@ -47,7 +48,13 @@ class Comparison:
 
 
 def compare_networks(
-    a: str, b: str, *, lr: Optional[str] = None, rounds: int = ROUNDS, threads: Optional[int] = None
+    a: str,
+    b: str,
+    *,
+    lr: Optional[str] = None,
+    rounds: int = ROUNDS,
+    threads: Optional[int] = None,
+    run: RunOptions = DEFAULT_RUN,
 ) -> Comparison:
     """Time two networks (`asrn_x4.d3`, graphs, engines, ...) in turns at one LR size.
 
@@ -58,7 +65,8 @@ def compare_networks(
         raise InputError(f"{rounds} rounds; expected at least 3")
     with limit_cores(threads):
         networks = [_describe_single(text) for text in (a, b)]
-        sessions = [network.open() for network in networks]
+        check_run_options(networks, run)
+        sessions = [network.open(run) for network in networks]
         hw = _common_hw(sessions[0], sessions[1], None if lr is None else parse_hw(lr))
         adaptive = [session for session in sessions if session.executed_work() is not None]
         x = timing_input((adaptive or sessions)[0], "", hw)
@@ -79,7 +87,7 @@ def compare_networks(
     return Comparison(
         names=(name_a, name_b),
         hw=hw,
-        device=sessions[0].device or cpu_name(),
+        device=_device_of(sessions[0], sessions[1]),
         timer=timers.pop(),
         times_a_ms=tuple(times[0]),
         times_b_ms=tuple(times[1]),
@@ -89,6 +97,16 @@ def compare_networks(
         ratio_min=low,
         ratio_max=high,
     )
+
+
+def _device_of(a: Session, b: Session) -> str:
+    """Return the device of both. Raises InputError if there are two."""
+    if a.place != b.place:
+        raise InputError(
+            f"the times are not comparable: one runs on {a.place}, the other on {b.place}",
+            hint="give --device",
+        )
+    return a.device or cpu_name()
 
 
 def _describe_single(text: str) -> NetworkDescription:

@@ -30,6 +30,7 @@ from sr_deploy.core.degradation import degrade
 from sr_deploy.core.device import cpu_name, limit_cores, python_and_os, track_peak_memory
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
+from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW, parse_hw
 from sr_deploy.core.timing import TOLERANCE, WARMUP_S, latency_statistics, measure_latency
@@ -42,7 +43,7 @@ from sr_deploy.results.protocols import (
     time_ms,
 )
 from sr_deploy.results.rows import BenchmarkRow
-from sr_deploy.runtime.opener import NetworkDescription, describe_all
+from sr_deploy.runtime.opener import NetworkDescription, check_run_options, describe_all
 
 DEFAULT_HW = (256, 256)
 MEM_DEFINITION = (
@@ -80,6 +81,8 @@ class MeasureOptions:
     """Use only so many CPU cores; None: all."""
     trust: bool = False
     """Open artifacts that were changed after their manifests were written. An engine is code."""
+    run: RunOptions = DEFAULT_RUN
+    """Where and how the networks run."""
 
     def __post_init__(self) -> None:
         protocols = self.resolved_protocols
@@ -145,6 +148,7 @@ def rows_from_artifacts(
     with limit_cores(options.threads):
         variants = "all" if options.variants is None else options.variants
         descriptions = describe_all(networks, variants, trust=options.trust)
+        check_run_options(descriptions, options.run)
         protocols = options.resolved_protocols
         _check_sets(descriptions, options)
         for network in descriptions:
@@ -241,7 +245,7 @@ def _open_and_time(
     before = conditions_before()
     rises_mib: List[Optional[float]] = []
     with track_peak_memory(rises_mib):
-        session = network.open()
+        session = network.open(options.run)
         before.update(device_facts() if session.device else {})
         with ConditionMonitor(session.device) as monitor:
             run = _Run(session, monitor, before)

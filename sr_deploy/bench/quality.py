@@ -17,9 +17,10 @@ from sr_deploy.bench.evaluate import (
 from sr_deploy.bench.network_rows import row_of
 from sr_deploy.core.degradation import check_degradation
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
+from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.results.rows import BICUBIC, BenchmarkRow, QualityRow
-from sr_deploy.runtime.opener import NetworkDescription, describe_all
+from sr_deploy.runtime.opener import NetworkDescription, check_run_options, describe_all
 
 
 def quality_from_artifacts(
@@ -29,6 +30,7 @@ def quality_from_artifacts(
     data: Union[str, Path, Sequence[Union[str, Path]]] = (),
     metric: str = "y",
     degradation: str = "bi",
+    run: RunOptions = DEFAULT_RUN,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Iterator[QualityRow]:
     """Return an iterator of rows: bicubic per scale and set, then each network on each set.
@@ -41,6 +43,7 @@ def quality_from_artifacts(
     """
     sets = image_sets([data] if isinstance(data, (str, Path)) else data)
     descriptions = describe_all(networks, "all" if variants is None else variants)
+    check_run_options(descriptions, run)
     _check_names(descriptions)
     scales = [scale for scale in (d.find_scale() for d in descriptions) if scale is not None]
     for scale in scales:
@@ -63,7 +66,7 @@ def quality_from_artifacts(
         for description, known in zip(descriptions, known_rows):
             name = description.artifact or description.name
             try:
-                session = description.open()
+                session = description.open(run)
             except (CannotRunHereError, MissingPackageError) as e:
                 progress(f"{name}: not run: {e.message}")
                 for images in sets:

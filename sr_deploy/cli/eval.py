@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import click
 
 from sr_deploy.cli.output import emit, emit_json, log
+from sr_deploy.cli.run_options import run_options
 from sr_deploy.core.errors import InputError
 
 
@@ -40,6 +41,7 @@ from sr_deploy.core.errors import InputError
     show_default=True,
     help="How LR is made. bi: bicubic. At x3 only: bd, blurred; dn, bicubic with noise.",
 )
+@run_options
 @click.option(
     "--json",
     "as_json",
@@ -50,13 +52,7 @@ from sr_deploy.core.errors import InputError
     "-o", "--output", metavar="DIR", help="Folder for eval.json, eval.md, psnr.png and psnr.svg."
 )
 def evaluate(
-    networks: Tuple[str, ...],
-    variants: str,
-    data: Tuple[str, ...],
-    metric: str,
-    degradation: str,
-    as_json: bool,
-    output: Optional[str],
+    networks: Tuple[str, ...], as_json: bool, output: Optional[str], **options: Any
 ) -> None:
     """Measure PSNR and SSIM of checkpoints, ONNX graphs and engines on sets of images.
 
@@ -81,9 +77,7 @@ def evaluate(
             raise InputError("--output is empty; expected a folder")
         check_can_draw()
     # Bad input is reported here, before a folder is created.
-    pending = quality_from_artifacts(
-        networks, variants=variants, data=data, metric=metric, degradation=degradation, progress=log
-    )
+    pending = quality_from_artifacts(networks, **options, progress=log)
     with remove_empty_folders(*([Path(output)] if output else [])):
         if output is not None:
             make_output_folder(Path(output))

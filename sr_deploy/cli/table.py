@@ -9,6 +9,7 @@ from typing import Any, List, Optional, Tuple
 import click
 
 from sr_deploy.cli.output import emit, emit_json, log
+from sr_deploy.cli.run_options import run_options
 from sr_deploy.results.published import TABLE_LAYOUTS
 from sr_deploy.results.render import TABLE_FORMATS
 
@@ -70,17 +71,16 @@ def table(files: Tuple[str, ...], layout: str, table_format: str, where: Tuple[s
 @click.option(
     "--threads", type=click.IntRange(1), help="Number of CPU cores to use.  [default: all]"
 )
+@run_options
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object with every round.")
-def compare(
-    a: str, b: str, lr: Optional[str], rounds: int, threads: Optional[int], as_json: bool
-) -> None:
+def compare(a: str, b: str, as_json: bool, **options: Any) -> None:
     """Time A and B alternately, and print the ratio of B to A with its spread.
 
     Each is a variant of a checkpoint (asrn_x4.d3), a graph or an engine.
     """
     from sr_deploy.bench.compare import compare_networks
 
-    c = compare_networks(a, b, lr=lr, rounds=rounds, threads=threads)
+    c = compare_networks(a, b, **options)
     if as_json:
         emit_json({**dataclasses.asdict(c), "verdict": c.verdict})
         return

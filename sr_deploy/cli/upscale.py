@@ -13,6 +13,7 @@ from typing import Any, Callable, Iterator, Optional, TextIO
 import click
 
 from sr_deploy.cli.output import emit, log
+from sr_deploy.cli.run_options import run_options
 
 _LINE_EVERY_S = 10.0
 """Between lines of progress where stderr is not a terminal."""
@@ -103,6 +104,7 @@ def _upscale_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command()
 @click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
 @_upscale_options
+@run_options
 @click.option(
     "-o",
     "--output",

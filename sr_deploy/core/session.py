@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Dict, Mapping, Optional, Sequence, Tuple, Type
 import numpy as np
 
 from sr_deploy.core.errors import InputError, MissingPackageError
+from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.spec import check_min_hw
 
 if TYPE_CHECKING:
@@ -76,6 +77,15 @@ class ExecutedWork:
 
 
 @dataclass(frozen=True)
+class PeakMemory:
+    """The peak memory of a device since `Session.reset_peak_memory`."""
+
+    mib: float
+    definition: str
+    """How it was counted, as rows record it."""
+
+
+@dataclass(frozen=True)
 class SizeContract:
     """The LR sizes (h, w) that a network takes; fields as in `Session`."""
 
@@ -118,6 +128,10 @@ class Session(abc.ABC):
     backend_version: str
     device: str = ""
     """Name of the GPU; empty: the CPU."""
+    place: str = "cpu"
+    """The device as `RunOptions` names it: `cpu`, `cuda:0`."""
+    why_cpu: str = ""
+    """Why a machine with a GPU runs it on the CPU although no device was requested."""
     threads: Optional[int] = None
     """CPU threads, on the CPU."""
     precision: str
@@ -153,6 +167,13 @@ class Session(abc.ABC):
 
     def _release(self) -> None:  # noqa: B027 - optional
         """Release what the backend holds; called once."""
+
+    def reset_peak_memory(self) -> None:  # noqa: B027 - optional
+        """Start to record the device's peak memory anew."""
+
+    def peak_memory(self) -> Optional[PeakMemory]:
+        """Return the device's peak memory; None on the CPU, or where it is unknown."""
+        return None
 
     def reset_work(self) -> None:  # noqa: B027 - optional
         """Start counting executed work anew, for an image or a set. For adaptive networks."""
@@ -281,7 +302,7 @@ class Backend(abc.ABC):
         """Build into `temporary`; return the manifest without SHA-256. Raises BuildError."""
 
     @abc.abstractmethod
-    def open(self, artifact: Path, manifest: Manifest) -> Session:
+    def open(self, artifact: Path, manifest: Manifest, run: RunOptions = DEFAULT_RUN) -> Session:
         """Open a verified artifact. Raises CannotRunHereError if this machine cannot run it."""
 
 

@@ -13,6 +13,7 @@ from sr_deploy.core.device import cpu_features, cpu_model, usable_cores
 from sr_deploy.core.errors import ArtifactError, BuildError, CannotRunHereError, MissingPackageError
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.manifest import Manifest
+from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Backend, BackendInfo, Session
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.runtime.graph_probe import DTYPES, graph_ends, probe_graph
@@ -26,7 +27,9 @@ class OnnxRuntimeSession(Session):
     """The CPU provider computes FP16 graphs in FP32 too."""
     _multiple = 1
 
-    def __init__(self, path: Path, manifest: Optional[Manifest] = None) -> None:
+    def __init__(
+        self, path: Path, manifest: Optional[Manifest] = None, run: RunOptions = DEFAULT_RUN
+    ) -> None:
         """Open an ONNX file; without a manifest its contract is probed.
 
         Raises ArtifactError for a file that is not a model, CannotRunHereError for a graph that
@@ -122,7 +125,7 @@ class OnnxRuntimeBackend(Backend):
             build=build,
         )
 
-    def open(self, artifact: Path, manifest: Manifest) -> Session:
+    def open(self, artifact: Path, manifest: Manifest, run: RunOptions = DEFAULT_RUN) -> Session:
         """Open an engine or a graph.
 
         Raises CannotRunHereError for an engine of another onnxruntime version or kind of CPU.
@@ -137,13 +140,13 @@ class OnnxRuntimeBackend(Backend):
                 hint="build it again here: "
                 f"srdeploy build-engine GRAPH.onnx --target {manifest.target} -o DIR",
             )
-        return OnnxRuntimeSession(artifact, manifest)
+        return OnnxRuntimeSession(artifact, manifest, run)
 
 
 class OnnxParts:
     """The open graphs of a plan: `parts` take inputs by name and return outputs in order."""
 
-    def __init__(self, plan: Path, graphs: Dict[str, str]) -> None:
+    def __init__(self, plan: Path, graphs: Dict[str, str], run: RunOptions = DEFAULT_RUN) -> None:
         """graphs: SHA-256 by name of the files beside `plan`.
 
         Raises ArtifactError if one is missing or was changed.

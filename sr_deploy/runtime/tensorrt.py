@@ -20,6 +20,7 @@ from sr_deploy.core.errors import BuildError, CannotRunHereError, MissingPackage
 from sr_deploy.core.files import atomic_path
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.manifest import Manifest, mixed_precision
+from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import Backend, BuildOptions, Session
 from sr_deploy.core.target import TargetProfile, load_target
@@ -116,7 +117,7 @@ class TensorRTBackend(Backend):
         )
         return self._check_accuracy(onnx, graph, temporary, manifest)
 
-    def open(self, artifact: Path, manifest: Manifest) -> Session:
+    def open(self, artifact: Path, manifest: Manifest, run: RunOptions = DEFAULT_RUN) -> Session:
         """Open an engine whose manifest was verified. Raises CannotRunHereError."""
         needs = f"target '{manifest.target}'"
         try:

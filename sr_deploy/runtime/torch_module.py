@@ -7,6 +7,7 @@ from typing import Any, Callable, List, Optional, Tuple
 import numpy as np
 
 from sr_deploy.core.device import usable_cores
+from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, Session
 
 
@@ -24,6 +25,7 @@ class TorchSession(Session):
         min_hw: Tuple[int, ...] = (1, 1),
         halo_px: Optional[int] = None,
         align_px: int = 1,
+        run: RunOptions = DEFAULT_RUN,
     ) -> None:
         self._run_module = array_function(module.eval())
         info = torch_info()

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Optional
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.runtime.opener import NetworkDescription, describe_one
+from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
+from sr_deploy.runtime.opener import NetworkDescription, check_run_options, describe_one
 from sr_deploy.runtime.opener.adaptive import AdaptiveOptions, describe_adaptive
 from sr_deploy.upscale.upscaler import Upscaler
 
@@ -31,6 +32,7 @@ class UpscaleOptions:
     governor: bool = False  # choose the variant frame by frame, to hold `fps`
     fps: Optional[float] = None
     max_watts: Optional[float] = None
+    run: RunOptions = DEFAULT_RUN
 
     def __post_init__(self) -> None:
         if self.governor != (self.fps is not None) or (
@@ -85,14 +87,16 @@ class UpscaleOptions:
         if self.adaptive is not None:
             budget = AdaptiveOptions(self.adaptive, self.max_flops, self.depth)
             return describe_adaptive(budget, self.model)
-        return describe_one(str(self.model), self.variant)
+        network = describe_one(str(self.model), self.variant)
+        check_run_options([network], self.run)
+        return network
 
     def upscaler(
         self, network: NetworkDescription, *, queued_results: int = 0, reserved_results: int = 0
     ) -> Upscaler:
         """Open a network and return its Upscaler, within the bounds of these options."""
         return Upscaler(
-            network.open(),
+            network.open(self.run),
             tile=self.tile,
             max_memory=self.max_memory,
             identity=network.identity,

@@ -38,7 +38,7 @@ def described(model, variant, opener):
         identity="",
         sha256="",
         backend="steps",
-        opener=opener,
+        opener=lambda run: opener(),
     )
 
 

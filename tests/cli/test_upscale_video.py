@@ -36,7 +36,7 @@ def description(variant, opener=Repeat):
         identity=variant,
         sha256=variant,
         backend="test",
-        opener=opener,
+        opener=lambda run: opener(),
     )
 
 

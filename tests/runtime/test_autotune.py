@@ -58,7 +58,7 @@ class Fake(Backend):
             build={"seconds": 0.1, "size_bytes": 2},
         )
 
-    def open(self, artifact, manifest):
+    def open(self, artifact, manifest, run=None):
         form, layout = artifact.read_text().split(" ")
         return FakeSession(TIMES_MS[form] - (2 if layout and form == "blocks-16" else 0), Fake.runs)
 

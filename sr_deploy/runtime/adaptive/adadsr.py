@@ -19,6 +19,7 @@ from sr_deploy.core.depth_plan import (
     tile_corners,
 )
 from sr_deploy.core.errors import ArtifactError
+from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, ExecutedWork
 from sr_deploy.core.spec import check_desired_depth
 from sr_deploy.runtime.adaptive.base import AdaptiveOutput, AdaptiveSession
@@ -46,13 +47,19 @@ class AdaDSR(AdaptiveSession):
         self.min_hw = (2, 2)  # torch exports free sizes from 2 on
 
     @classmethod
-    def from_plan(cls, path: Union[str, Path], *, depth: Optional[float] = None) -> AdaDSR:
+    def from_plan(
+        cls,
+        path: Union[str, Path],
+        *,
+        depth: Optional[float] = None,
+        run: RunOptions = DEFAULT_RUN,
+    ) -> AdaDSR:
         """Open an exported AdaEDSR.
 
         Raises ArtifactError when the plan or a graph is missing, malformed or changed.
         """
         plan = read_depth_plan(Path(path))
-        graphs = OnnxParts(Path(path), plan.graphs)
+        graphs = OnnxParts(Path(path), plan.graphs, run)
         return cls(plan, graphs.parts, graphs.info, depth=depth)
 
     def run_all_paths(self, hw: Tuple[int, int]) -> None:

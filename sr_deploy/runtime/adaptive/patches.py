@@ -10,6 +10,7 @@ import numpy as np
 
 from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.routers import RoutedPlan, patch_spans, read_routed_plan
+from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, ExecutedWork
 from sr_deploy.runtime.adaptive.base import AdaptiveOutput, AdaptiveSession
 from sr_deploy.runtime.ort import OnnxParts
@@ -41,13 +42,15 @@ class RoutedSession(AdaptiveSession):
         self.router, self.branches = router, branches
 
     @classmethod
-    def from_plan(cls, path: Path, *, max_share: Optional[float] = None) -> RoutedSession:
+    def from_plan(
+        cls, path: Path, *, max_share: Optional[float] = None, run: RunOptions = DEFAULT_RUN
+    ) -> RoutedSession:
         """Open an exported router.
 
         Raises ArtifactError when the plan or a graph is missing, malformed or changed.
         """
         plan = read_routed_plan(path)
-        graphs = OnnxParts(path, plan.graphs)
+        graphs = OnnxParts(path, plan.graphs, run)
 
         def as_network(part: Callable[..., List[np.ndarray]]) -> Network:
             return lambda patches: part(lr=patches)[0]

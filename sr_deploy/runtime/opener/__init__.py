@@ -15,6 +15,7 @@ from typing import List, Optional, Sequence, Tuple, Union
 from sr_deploy.core.depth_plan import DepthPlan
 from sr_deploy.core.errors import InputError, VariantError, did_you_mean
 from sr_deploy.core.registry import Registry
+from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.runtime.opener.description import NetworkDescription, Variants
 from sr_deploy.runtime.opener.folder import without_companions
@@ -136,12 +137,30 @@ def describe_one(text: Union[str, Path], variant: Optional[str] = None) -> Netwo
     return networks[-1] if variant is None else _of_variants(str(text), networks, variant)[0]
 
 
-def open_session(text: Union[str, Path], variant: Optional[str] = None) -> Session:
+def open_session(
+    text: Union[str, Path], variant: Optional[str] = None, run: RunOptions = DEFAULT_RUN
+) -> Session:
     """Open a variant of the model that `text` names, the largest for None.
 
     Raises an SrDeployError on bad input, or if this machine cannot run it.
     """
-    return describe_one(text, variant).open()
+    network = describe_one(text, variant)
+    check_run_options([network], run)
+    return network.open(run)
+
+
+def check_run_options(networks: Sequence[NetworkDescription], run: RunOptions) -> None:
+    """Raise InputError for options that apply to none of the networks."""
+    if run.torch_settings and not any(network.backend == "torch" for network in networks):
+        raise InputError(
+            f"--{run.torch_settings[0]} is for checkpoints, which torch runs; "
+            "graphs and engines have their own settings",
+            hint=f"omit --{run.torch_settings[0]}, or give a checkpoint",
+        )
+    if run.backend is not None and not any(n.kind in ("graph", "plan") for n in networks):
+        raise InputError(
+            "--backend chooses what runs ONNX graphs, but none is given", hint="omit --backend"
+        )
 
 
 def _check_family(text: str, networks: List[NetworkDescription]) -> List[NetworkDescription]:

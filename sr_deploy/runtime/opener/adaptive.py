@@ -9,6 +9,7 @@ from typing import Optional
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.routers import RoutedPlan, parse_share
+from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.runtime.opener import kind_of
 from sr_deploy.runtime.opener.description import NetworkDescription, describe_plan
@@ -114,7 +115,7 @@ def _describe_adadsr_checkpoint(text: str, depth: Optional[float]) -> NetworkDes
     plan = depth_plan(checkpoint, network)
     limit = f"depth {plan.desired_depth(depth):g}"
 
-    def open_checkpoint() -> Session:
+    def open_checkpoint(run: RunOptions) -> Session:
         from sr_deploy.runtime.adaptive.adadsr import AdaDSR
         from sr_deploy.runtime.torch_module import array_part, torch_info
 

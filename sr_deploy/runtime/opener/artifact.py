@@ -7,6 +7,7 @@ from typing import List
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
+from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session, SizeContract
 from sr_deploy.core.target import load_target
 from sr_deploy.runtime import BACKENDS
@@ -49,7 +50,7 @@ def _describe(path: Path, manifest: Manifest) -> NetworkDescription:
         identity=manifest.sha256,
         sha256=manifest.sha256,
         backend=backend,
-        opener=lambda: BACKENDS[backend]().open(path, manifest),
+        opener=lambda run: BACKENDS[backend]().open(path, manifest, run),
         scale=manifest.scale,
         sizes=SizeContract(
             manifest.min_shape,
@@ -70,10 +71,10 @@ def _describe(path: Path, manifest: Manifest) -> NetworkDescription:
 def _describe_bare(path: Path) -> NetworkDescription:
     sha256 = graph_identity(path)
 
-    def open_graph() -> Session:
+    def open_graph(run: RunOptions) -> Session:
         from sr_deploy.runtime.ort import OnnxRuntimeSession
 
-        return OnnxRuntimeSession(path)
+        return OnnxRuntimeSession(path, run=run)
 
     return NetworkDescription(
         kind="graph",

@@ -6,6 +6,7 @@ import functools
 from dataclasses import asdict
 from typing import Any, Dict, List
 
+from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session, SizeContract
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants
 
@@ -29,7 +30,7 @@ def _describe_variant(text: str, checkpoint: Any, name: str) -> NetworkDescripti
     halo_px, align_px = architecture.halo_px(variant), architecture.align_px(variant)
     sizes = SizeContract(min_hw=spec.min_hw, halo_px=halo_px, align_px=align_px)
 
-    def open_variant() -> Session:
+    def open_variant(run: RunOptions) -> Session:
         from sr_deploy.runtime.torch_module import TorchSession
 
         return TorchSession(
@@ -38,6 +39,7 @@ def _describe_variant(text: str, checkpoint: Any, name: str) -> NetworkDescripti
             min_hw=spec.min_hw,
             halo_px=halo_px,
             align_px=align_px,
+            run=run,
         )
 
     return NetworkDescription(

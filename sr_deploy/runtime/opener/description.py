@@ -12,6 +12,7 @@ from sr_deploy.core.errors import CannotRunHereError, MissingPackageError
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.routers import RoutedPlan
+from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session, SizeContract
 
 Variants = Union[str, Sequence[str], None]
@@ -34,7 +35,7 @@ class NetworkDescription:
     sha256: str
     """Of the checkpoint's weights or the artifact's file."""
     backend: str
-    opener: Callable[[], Session] = field(repr=False, compare=False)
+    opener: Callable[[RunOptions], Session] = field(repr=False, compare=False)
     scale: Optional[int] = None
     """None for a graph without a manifest, until it is probed (see `find_scale`)."""
     sizes: Optional[SizeContract] = None
@@ -56,13 +57,13 @@ class NetworkDescription:
     def name(self) -> str:
         return f"{self.model}.{self.variant}" if self.variant else self.model
 
-    def open(self) -> Session:
-        """Open it.
+    def open(self, run: RunOptions = DEFAULT_RUN) -> Session:
+        """Open it on the device of `run`.
 
         Raises CannotRunHereError or MissingPackageError if this machine cannot run it,
         ArtifactError if a file is damaged.
         """
-        session = self.opener()
+        session = self.opener(run)
         session.name = self.name
         return session
 
@@ -93,7 +94,7 @@ def describe_plan(
     kind: str,
     source: str,
     plan: Union[RoutedPlan, DepthPlan],
-    opener: Callable[[], Session],
+    opener: Callable[[RunOptions], Session],
     *,
     limit: str,
     **fields: Any,

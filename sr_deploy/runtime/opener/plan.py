@@ -12,6 +12,7 @@ from sr_deploy.core.depth_plan import DepthPlan, is_depth_plan, parse_depth, rea
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.routers import PLAN_SUFFIX, RoutedPlan, read_routed_plan
+from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants, describe_plan
 
@@ -60,10 +61,10 @@ def describe_routed_plan(
     """Describe an exported router. Raises InputError for a budget below the smallest branch."""
     plan.check_budget(max_share)
 
-    def open_plan() -> Session:
+    def open_plan(run: RunOptions) -> Session:
         from sr_deploy.runtime.adaptive.patches import RoutedSession
 
-        return RoutedSession.from_plan(path, max_share=max_share)
+        return RoutedSession.from_plan(path, max_share=max_share, run=run)
 
     return _describe_file(path, plan, open_plan, limit=str(max_share))
 
@@ -77,16 +78,16 @@ def describe_depth_plan(
     """
     limit = f"depth {plan.desired_depth(depth):g}"
 
-    def open_plan() -> Session:
+    def open_plan(run: RunOptions) -> Session:
         from sr_deploy.runtime.adaptive.adadsr import AdaDSR
 
-        return AdaDSR.from_plan(path, depth=depth)
+        return AdaDSR.from_plan(path, depth=depth, run=run)
 
     return _describe_file(path, plan, open_plan, limit=limit, variant=variant)
 
 
 def _describe_file(
-    path: Path, plan: Plan, opener: Callable[[], Session], **fields: str
+    path: Path, plan: Plan, opener: Callable[[RunOptions], Session], **fields: str
 ) -> NetworkDescription:
     file = {"artifact": path.name, "sha256": sha256_of(path)}
     return describe_plan("plan", str(path), plan, opener, **file, **fields)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import List, Optional
 
 from sr_deploy.core.routers import is_router
+from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants, describe_plan
 from sr_deploy.runtime.opener.plan import ROUTED, refuse_variants
@@ -27,7 +28,7 @@ def describe_router(text: str, max_share: Optional[float] = None) -> NetworkDesc
     plan = router.plan()
     plan.check_budget(max_share)
 
-    def open_router() -> Session:
+    def open_router(run: RunOptions) -> Session:
         from sr_deploy.nets.fuse import fuse_network
         from sr_deploy.runtime.adaptive.patches import RoutedSession
         from sr_deploy.runtime.torch_module import array_function, torch_info

@@ -1,0 +1,53 @@
+"""The options of commands that run networks: the device, and how torch drives it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import fields
+from typing import Any, Callable
+
+import click
+
+from sr_deploy.core.run_options import RUN_PRECISIONS, RunOptions
+
+DEVICE = click.option(
+    "--device",
+    metavar="cpu|cuda[:N]",
+    help="Device to run on.  [default: the GPU if the network's library can use one, else the CPU]",
+)
+_OPTIONS = (
+    DEVICE,
+    click.option(
+        "--backend",
+        metavar="NAME",
+        help="What runs ONNX graphs, such as onnxruntime-tensorrt.  "
+        "[default: onnxruntime's own provider for the device]",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(RUN_PRECISIONS),
+        help="Checkpoints: the precision that torch computes in.  [default: fp32]",
+    ),
+    click.option(
+        "--channels-last", is_flag=True, help="Checkpoints: torch stores feature maps as NHWC."
+    ),
+    click.option("--compile", is_flag=True, help="Checkpoints: use torch.compile."),
+    click.option(
+        "--cuda-graph", is_flag=True, help="Checkpoints: replay one CUDA graph for each size."
+    ),
+)
+_NAMES = [field.name for field in fields(RunOptions) if field.name != "tf32"]
+
+
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of `RunOptions`, and pass them to the command as `run`."""
+
+    @functools.wraps(command)
+    def with_run(*args: Any, **kwargs: Any) -> None:
+        run = RunOptions(**{name: kwargs.pop(name) for name in _NAMES})
+        command(*args, run=run, **kwargs)
+
+    wrapped: Callable[..., None] = with_run
+    for option in reversed(_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
