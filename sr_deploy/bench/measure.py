@@ -54,6 +54,7 @@ MEM_OF_IMAGES = (
     "weights and images included"
 )
 MAX_CV = 0.05
+DEVICE_TIMER = "device events"
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,8 @@ def _check_sets(networks: Sequence[NetworkDescription], options: MeasureOptions)
 
 def _progress_line(row: BenchmarkRow, *, show_protocol: bool) -> str:
     name = f"{row.model}.{row.variant}" if row.variant else row.model
-    name = f"{name} ({row.backend})" + (f", {row.protocol}" if show_protocol else "")
+    where = f"{row.backend}, {row.device}" if row.timer == DEVICE_TIMER else row.backend
+    name = f"{name} ({where})" + (f", {row.protocol}" if show_protocol else "")
     if row.error:
         return f"{name}: not run: {row.error}"
     if row.psnr_db is not None:
@@ -188,6 +190,7 @@ class _Run:
     before: Dict[str, Any]
     """The machine's conditions before."""
     mem_peak_mib: Optional[float] = None
+    mem_definition: str = ""
     timing: Optional[Dict[str, Any]] = None
     """Fields of the row, if one size was timed repeatedly."""
     timed_share: Optional[float] = None
@@ -206,13 +209,19 @@ def _measure(
         git_rev=_git_revision(),
         date_utc=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
-    metric = options.metric_of(protocol)
     try:
         run = _open_and_time(network, protocol, options)
     except (CannotRunHereError, MissingPackageError) as e:
         recorded = None if protocol.of_images else recorded_row(network)
         return recorded or replace(row, error=e.message)
-    session, test = run.session, None
+    with run.session as session:
+        return _measured_row(row, session, run, protocol, options)
+
+
+def _measured_row(
+    row: BenchmarkRow, session: Session, run: _Run, protocol: Protocol, options: MeasureOptions
+) -> BenchmarkRow:
+    metric, test = options.metric_of(protocol), None
     if run.timing is not None:
         session.reset_work()
         valid, timing = evaluate(session, options.valid_set(), metric=metric), run.timing
@@ -231,11 +240,12 @@ def _measure(
         device=session.device or row.device,
         power_mode=run.before.get("power_mode"),
         mem_peak_mib=run.mem_peak_mib,
-        mem_definition=_mem_definition(run, protocol),
+        mem_definition=run.mem_definition,
         executed=_executed(session, run.timed_share),
         conditions=conditions,
     )
     warnings = (*_not_finite(valid, test), *row.warnings, *condition_warnings(conditions))
+    warnings = (*filter(None, [session.why_cpu]), *warnings)
     return replace(row, warnings=(*warnings, *deviations(row)))
 
 
@@ -245,7 +255,8 @@ def _open_and_time(
     before = conditions_before()
     rises_mib: List[Optional[float]] = []
     with track_peak_memory(rises_mib):
-        session = network.open(options.run)
+        # NTIRE's harnesses leave TF32 as torch sets it.
+        session = network.open(replace(options.run, tf32=protocol.of_images))
         before.update(device_facts() if session.device else {})
         with ConditionMonitor(session.device) as monitor:
             run = _Run(session, monitor, before)
@@ -257,8 +268,21 @@ def _open_and_time(
                 run.timing = _timing_of_one_size(session, options, monitor)
                 work = session.executed_work()
                 run.timed_share = None if work is None else work.share
-    run.mem_peak_mib = rises_mib[0]
+            _read_device_memory(run)
+    if not session.device:
+        run.mem_peak_mib = rises_mib[0]
+        if run.mem_peak_mib is not None:
+            run.mem_definition = MEM_OF_IMAGES if protocol.of_images else MEM_DEFINITION
     return run
+
+
+def _read_device_memory(run: _Run) -> None:
+    """Record the GPU's memory; the process's own does not tell it."""
+    peak = run.session.peak_memory()
+    if peak is not None:
+        run.mem_peak_mib, run.mem_definition = peak.mib, peak.definition
+        if peak.in_use_mib is not None:
+            run.before["gpu_in_use_mib"] = round(peak.in_use_mib, 1)
 
 
 def _session_fields(session: Session) -> Dict[str, Any]:
@@ -290,12 +314,6 @@ def _quality_fields(valid: Quality, test: Optional[Quality]) -> Dict[str, Any]:
         "ssim": valid.ssim,
         "tiling": valid.tiling,
     }
-
-
-def _mem_definition(run: _Run, protocol: Protocol) -> str:
-    if run.mem_peak_mib is None:
-        return ""
-    return MEM_OF_IMAGES if protocol.of_images else MEM_DEFINITION
 
 
 def _not_finite(*qualities: Optional[Quality]) -> List[str]:

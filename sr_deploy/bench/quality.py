@@ -67,6 +67,8 @@ def quality_from_artifacts(
             name = description.artifact or description.name
             try:
                 session = description.open(run)
+                if session.why_cpu:
+                    progress(f"{name}: {session.why_cpu}")
             except (CannotRunHereError, MissingPackageError) as e:
                 progress(f"{name}: not run: {e.message}")
                 for images in sets:
@@ -76,8 +78,10 @@ def quality_from_artifacts(
             for images in sets:
                 row = score(known, session, images)
                 psnr = "identical images" if row.psnr_db is None else f"{row.psnr_db:.3f} dB"
-                progress(f"{name} ({session.backend}), {images.name}: {psnr}")
+                where = ", ".join(filter(None, (session.backend, session.device)))
+                progress(f"{name} ({where}), {images.name}: {psnr}")
                 yield row
+            session.close()
 
     return rows()
 
@@ -157,4 +161,5 @@ def _scored_row(row: QualityRow, session: Session, quality: Quality) -> QualityR
         images=tuple(images),
         backend_version=session.backend_version,
         precision=session.precision,
+        device=session.device,
     )

@@ -24,6 +24,7 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.jsonio import from_dict, read_dataclass
 from sr_deploy.core.metrics import METRICS
+from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.sizes import hw_text, parse_hw, parse_sizes
 from sr_deploy.core.target import PRECISIONS, load_target
 from sr_deploy.results.protocols import DEFAULT_PROTOCOL, get_protocol, time_ms
@@ -69,6 +70,7 @@ class Cell:
     scale: int
     row: BenchmarkRow
     """The row without measured values. Without `input_hw`, images are run in their own sizes."""
+    device: Optional[str] = None
 
     @property
     def shape(self) -> str:
@@ -118,7 +120,7 @@ def read_plan(path: Path) -> SweepPlan:
     return plan
 
 
-def cells_of(plan: SweepPlan, images: ImageSet) -> Dict[str, Cell]:
+def cells_of(plan: SweepPlan, images: ImageSet, device: Optional[str] = None) -> Dict[str, Cell]:
     """Return the cells of a plan by name. Raises an SrDeployError for an unknown model or variant.
 
     A name is readable. It changes with the weights, the images (by name and size) and the settings.
@@ -141,7 +143,7 @@ def cells_of(plan: SweepPlan, images: ImageSet) -> Dict[str, Cell]:
             way = f"{backend} for {target}" if target else backend
             name = (
                 f"{network.name} {shape or 'own sizes'} batch {batch} {precision} {way} "
-                f"{protocol} #{digest}"
+                f"{protocol}{f' on {device}' if device else ''} #{digest}"
             )
             row = BenchmarkRow(
                 model=network.model,
@@ -154,7 +156,7 @@ def cells_of(plan: SweepPlan, images: ImageSet) -> Dict[str, Cell]:
                 input_hw=parse_hw(shape) if shape else None,
                 cell=name,
             )
-            cells[name] = Cell(network.source, network.scale or 1, row)
+            cells[name] = Cell(network.source, network.scale or 1, row, device)
     return cells
 
 
@@ -174,16 +176,19 @@ def rows_from_plan(
     folder: Path,
     *,
     data: str = "",
+    device: Optional[str] = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> List[BenchmarkRow]:
     """Measure the cells that are missing in `folder/rows.jsonl`; return the rows of all cells.
 
     Each row is appended as soon as it is measured. data: a folder of HR images; empty:
-    scikit-image's photographs. Graphs and engines are written to `folder/artifacts`. A failed cell
-    counts as done; to repeat it, remove its line. Raises an SrDeployError if the plan is wrong.
+    scikit-image's photographs. device: as in `RunOptions`, part of the cells' names. Graphs and
+    engines are written to `folder/artifacts`. A failed cell counts as done; to repeat it, remove
+    its line. Raises an SrDeployError if the plan is wrong.
     """
     images = image_set(data)
-    cells = cells_of(plan, images)
+    RunOptions(device=device)
+    cells = cells_of(plan, images, device)
     # A bad image would fail every cell.
     metrics = {plan.metric_of(protocol) for protocol in plan.protocols}
     check_images(images, metrics=metrics, scales={cell.scale for cell in cells.values()})
@@ -215,9 +220,8 @@ def _measure_cell(cell: Cell, plan: SweepPlan, data: str, artifacts: Path) -> Be
     try:
         if row.batch != 1:
             raise _CellError(f"batch {row.batch}: sessions take one image at a time")
-        if row.backend == "torch" and row.precision_asked != "fp32":
-            raise _CellError(f"torch runs checkpoints in fp32, not in {row.precision_asked}")
         options = ["--protocol", row.protocol, "--data", data]
+        options += ["--device", cell.device] if cell.device else []
         keys = ["metric", "threads"]
         if not get_protocol(row.protocol).of_images:
             options += ["--lr", cell.shape]
@@ -227,6 +231,8 @@ def _measure_cell(cell: Cell, plan: SweepPlan, data: str, artifacts: Path) -> Be
                 options += [f"--{key}", str(getattr(plan, key))]
         if row.backend == "torch":
             network = [cell.model, *(["--variants", row.variant] if row.variant else [])]
+            if row.precision_asked != "fp32":
+                options += ["--precision", row.precision_asked]
         else:
             network = [_build_artifact(cell, artifacts)]
         rows = json.loads(_srdeploy("bench", *network, *options, "--json"))

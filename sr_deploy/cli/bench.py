@@ -129,15 +129,17 @@ def bench(
 def _run_sweep(ctx: click.Context, plan: Path, output: Optional[Path]) -> None:
     from sr_deploy.bench.sweep import read_plan, rows_from_plan
 
-    for name in ctx.params.keys() - {"sweep", "data", "output", "as_json"}:
+    for name in ctx.params.keys() - {"sweep", "data", "device", "output", "as_json"}:
         source = ctx.get_parameter_source(name)
         if ctx.params[name] and source is not None and source.name == "COMMANDLINE":
             raise click.UsageError(
-                "--sweep can be combined with --data, --json and -o only: the plan sets the rest"
+                "--sweep can be combined with --data, --device, --json and -o only: "
+                "the plan sets the rest"
             )
     if output is None:
         raise click.UsageError("--sweep needs -o: it resumes from the rows.jsonl there")
-    rows = rows_from_plan(read_plan(plan), output, data=ctx.params["data"], progress=log)
+    data, device = ctx.params["data"], ctx.params["device"]
+    rows = rows_from_plan(read_plan(plan), output, data=data, device=device, progress=log)
     _print_rows(rows, ctx.params["as_json"])
     _write_challenge_files(rows, output)
     if all(row.error for row in rows):

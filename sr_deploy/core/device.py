@@ -19,6 +19,8 @@ _STATUS = Path("/proc/self/status")
 _STAT = Path("/proc/stat")
 _CPUINFO = Path("/proc/cpuinfo")
 _ZONES = Path("/sys/class/thermal")
+_GPU_FILES = tuple(map(Path, ("/dev/nvidia0", "/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/dxg")))
+"""Of a driver on Linux, on a Jetson, and in WSL."""
 _FEATURES = frozenset(
     "sse4_1 avx avx2 f16c fma avx_vnni avx512f avx512bw avx512cd avx512dq avx512vl avx512_vnni "
     "avx512_bf16 avx512_fp16 amx_tile amx_int8 amx_bf16 "
@@ -133,6 +135,13 @@ def temperature_c() -> Optional[float]:
         with contextlib.suppress(OSError, ValueError):
             temperatures.append(int(path.read_text()) / 1000)
     return max((c for c in temperatures if 0 < c < 150), default=None)
+
+
+def gpu_present() -> bool:
+    """Whether this machine has an NVIDIA GPU with a driver. Never asks CUDA, which would start."""
+    if sys.platform == "win32":
+        return (Path(os.environ.get("SystemRoot", "")) / "System32" / "nvcuda.dll").is_file()
+    return any(path.exists() for path in _GPU_FILES)
 
 
 def python_and_os() -> str:

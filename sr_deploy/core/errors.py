@@ -7,6 +7,7 @@ SrDeployError
 ├── TargetError          a target is unknown, or its profile is malformed
 ├── ArtifactError        an ONNX graph or engine does not match its manifest, or has none
 │   └── CannotRunHereError  it is intact, but this machine lacks the device or version it needs
+│       └── DeviceMemoryError  the GPU has too little free memory
 ├── ExportError          a graph could not be exported, or failed its check
 ├── BuildError           an engine could not be built here
 └── MissingPackageError  an optional package is not installed
@@ -48,6 +49,10 @@ class ArtifactError(SrDeployError):
 
 
 class CannotRunHereError(ArtifactError):
+    pass
+
+
+class DeviceMemoryError(CannotRunHereError):
     pass
 
 

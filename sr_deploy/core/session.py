@@ -6,7 +6,7 @@ import abc
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, Mapping, Optional, Sequence, Tuple, TypeVar
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
 
@@ -24,12 +24,15 @@ N = TypeVar("N", int, float)
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """The library that runs a network on the CPU."""
+    """The library that runs the parts of a network."""
 
     backend: str
     """Its name in the registry of backends, or torch."""
     version: str
-    threads: int
+    threads: Optional[int]
+    """CPU threads."""
+    device: Any = None
+    """The runtime's object for the device, with its `name`, `place` and `why_cpu`."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ class PeakMemory:
     mib: float
     definition: str
     """How it was counted, as rows record it."""
+    in_use_mib: Optional[float] = None
+    """The driver's count of the memory in use now, by all processes."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,8 @@ class Session(abc.ABC):
     """Name of the GPU; empty: the CPU."""
     place: str = "cpu"
     """The device as `RunOptions` names it: `cpu`, `cuda:0`."""
+    takes_tensors: bool = False
+    """Whether `run_tensor` can be used: a GPU, and a torch that can use it."""
     why_cpu: str = ""
     """Why a machine with a GPU runs it on the CPU although no device was requested."""
     threads: Optional[int] = None
@@ -167,6 +174,14 @@ class Session(abc.ABC):
 
     def _release(self) -> None:  # noqa: B027 - optional
         """Release what the backend holds; called once."""
+
+    def run_tensor(self, x: Any) -> Any:
+        """Run on a torch tensor that is on the session's GPU, without waiting for it.
+
+        x: (1, 3, H, W) float32, 0..1, ready on torch's current stream. Returns a (1, 3, scale*H,
+        scale*W) float32 tensor on the GPU, valid until the next run. Raises DeviceMemoryError.
+        """
+        raise NotImplementedError
 
     def reset_peak_memory(self) -> None:  # noqa: B027 - optional
         """Start to record the device's peak memory anew."""

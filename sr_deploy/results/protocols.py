@@ -182,6 +182,10 @@ def deviations(row: BenchmarkRow) -> List[str]:
     p = protocol_of(row)
     if not p.of_images:
         return []
+    on_cpu = row.threads is not None
+    texts = [f"measured on a CPU: time and memory are not {p.name}'s"] if on_cpu else []
+    if row.settings and ("eager, NCHW" not in row.settings or "CUDA graph" in row.settings):
+        texts.append(f"run as {row.settings}, {p.name}: eager")
     facts = [
         ("run by", row.backend, "torch"),
         ("timed by", row.timer, p.timer),
@@ -192,7 +196,7 @@ def deviations(row: BenchmarkRow) -> List[str]:
         ("images", row.set, p.sets[0]),
         ("test images", row.test_set, p.sets[1]),
     ]
-    texts = [
+    texts += [
         f"{name} {ours or 'none'}, {p.name}: {theirs}"
         for name, ours, theirs in facts
         if theirs.lower() not in ours.lower()

@@ -146,6 +146,8 @@ class QualityRow:
     artifact_sha256: str = ""
     backend_version: str = ""
     precision: str = ""
+    device: str = ""
+    """Name of the GPU; empty: the CPU."""
     error: str = ""
 
 

@@ -6,16 +6,15 @@ from typing import Any, Callable, List, Optional, Tuple
 
 import numpy as np
 
-from sr_deploy.core.device import usable_cores
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
-from sr_deploy.core.session import BackendInfo, Session
+from sr_deploy.core.session import PeakMemory, Session, TimedOutput
+from sr_deploy.runtime.torch_device import TorchDevice, TorchNetwork, torch_device
 
 
 class TorchSession(Session):
-    """Runs a module, (1, 3, H, W) -> (1, 3, scale*H, scale*W), on the CPU in FP32."""
+    """Runs a module, (1, 3, H, W) -> (1, 3, scale*H, scale*W)."""
 
     backend = "torch"
-    precision = "fp32"
 
     def __init__(
         self,
@@ -27,43 +26,72 @@ class TorchSession(Session):
         align_px: int = 1,
         run: RunOptions = DEFAULT_RUN,
     ) -> None:
-        self._run_module = array_function(module.eval())
-        info = torch_info()
-        self.backend_version, self.threads = info.version, info.threads
+        """Raises CannotRunHereError where torch cannot use the device of `run`."""
+        self.torch_device = device = torch_device(run)
+        info = device.info()
+        self.backend_version = info.version
+        self.threads = None if device.name else info.threads
+        self.device, self.place, self.why_cpu = device.name, device.place, device.why_cpu
+        device.reset_peak_memory()
+        with device.computing():
+            self._network = TorchNetwork(module, device, run)
+        self.precision, self._default = self._network.precision, run == DEFAULT_RUN
         self.scale = scale
         self.min_hw, self.halo_px, self.align_px = min_hw, halo_px, align_px
 
+    @property
+    def settings(self) -> str:  # type: ignore[override]
+        """How torch is driven; empty for its defaults on the CPU."""
+        return "" if self.place == "cpu" and self._default else self._network.settings
+
+    @property
+    def takes_tensors(self) -> bool:  # type: ignore[override]
+        return self.place != "cpu"
+
+    def run_tensor(self, x: Any) -> Any:
+        with self.torch_device.computing():
+            return self._network(x)
+
+    def reset_peak_memory(self) -> None:
+        self.torch_device.reset_peak_memory()
+
+    def peak_memory(self) -> Optional[PeakMemory]:
+        return self.torch_device.peak_memory()
+
     def _run(self, x_nchw: np.ndarray) -> np.ndarray:
-        return self._run_module(x_nchw)
+        return self._run_timed(x_nchw).y
+
+    def _run_timed(self, x_nchw: np.ndarray) -> TimedOutput:
+        return self.torch_device.timed(self._network, x_nchw)
+
+    def _release(self) -> None:
+        self._network.release()
+        self.torch_device.release()
 
 
-def torch_info() -> BackendInfo:
-    """Return torch's version and threads; limit its threads to the cores of this process."""
-    import torch
-
-    # torch counted the cores when it was first imported.
-    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
-    return BackendInfo("torch", torch.__version__, torch.get_num_threads())
-
-
-def array_function(module: Any) -> Callable[[np.ndarray], np.ndarray]:
+def array_function(
+    module: Any, device: Optional[TorchDevice] = None
+) -> Callable[[np.ndarray], np.ndarray]:
     """Return a module of one input and one output as a function of arrays, without autograd."""
+    part = array_part(module, device)
+    return lambda x: part(x=x)[0]
+
+
+def array_part(
+    module: Any, device: Optional[TorchDevice] = None
+) -> Callable[..., List[np.ndarray]]:
+    """Return a module as a function of named arrays, given in its order; it returns a list.
+
+    device: None for the CPU. Arrays are copied to the device and back.
+    """
     import torch
 
-    def run(x: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return module(torch.from_numpy(x)).numpy()
-
-    return run
-
-
-def array_part(module: Any) -> Callable[..., List[np.ndarray]]:
-    """Return a module as a function of named arrays, given in its order; it returns a list."""
-    import torch
+    on = TorchDevice() if device is None else device
+    module = module.to(on.where)
 
     def run(**inputs: np.ndarray) -> List[np.ndarray]:
-        with torch.inference_mode():
-            outputs = module(*map(torch.from_numpy, inputs.values()))
-            return [y.numpy() for y in (outputs if isinstance(outputs, tuple) else (outputs,))]
+        with torch.inference_mode(), on.computing():
+            outputs = module(*map(on.to_device, inputs.values()))
+            return [on.to_host(y) for y in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
     return run

@@ -11,6 +11,7 @@ pytest.importorskip("onnx", reason="onnx is not installed; it writes the graphs"
 pytest.importorskip("cv2", reason="opencv is not installed; it reads and writes the images")
 
 import torch  # noqa: E402
+from doubles.torch_cuda import StandInTorchCuda  # noqa: E402
 
 from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts  # noqa: E402
 from sr_deploy.core.errors import ArtifactError, InputError, VariantError  # noqa: E402
@@ -18,6 +19,7 @@ from sr_deploy.core.files import sha256_of  # noqa: E402
 from sr_deploy.core.images import write_png  # noqa: E402
 from sr_deploy.core.jsonio import to_json  # noqa: E402
 from sr_deploy.core.manifest import manifest_path, read_manifest  # noqa: E402
+from sr_deploy.core.run_options import RunOptions  # noqa: E402
 from sr_deploy.core.spec import Variant  # noqa: E402
 from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint  # noqa: E402
 from sr_deploy.nets import ARCHITECTURES  # noqa: E402
@@ -401,3 +403,42 @@ def test_a_plan_of_a_network_trained_for_one_depth_is_one_subject(tmp_path):
         to_json(replace(plan, fixed=False, graphs=dict.fromkeys(graph_names(plan), "0")))
     )
     assert [network.variant for network in describe(str(path), "d1,d2")] == ["d1", "d2"]
+
+
+def test_on_a_gpu_the_device_its_events_and_its_memory_are_recorded(place, monkeypatch):
+    gpu = StandInTorchCuda(monkeypatch)
+    lines = []
+    run = RunOptions(device="cuda", precision="fp16")
+    (row,) = bench(place, "tiny_x2.safetensors", variants="d1", run=run, progress=lines.append)
+    assert (row.device, row.timer, row.precision) == ("a stand-in GPU", "device events", "fp16")
+    assert row.threads is None and row.copies_ms == 2
+    assert (row.mem_peak_mib, row.conditions["before"]["gpu_in_use_mib"]) == (3, 2048)
+    assert row.mem_definition.startswith("torch.cuda.max_memory_allocated")
+    assert "TF32 off" in row.settings
+    assert "(torch, a stand-in GPU)" in lines[0]
+    assert gpu.calls[-1] == "empty cache"  # the session was closed
+
+
+def test_a_challenge_s_protocol_on_a_gpu_is_the_harness_s_own(place, monkeypatch):
+    StandInTorchCuda(monkeypatch)
+    data = str(place / "Set" / "HR")
+    (row,) = measure(
+        [place / "tiny_x2.safetensors"], variants="d1", data=data, protocols=["ntire2024"]
+    )
+    assert [image["ms"] for image in row.images] == [1, 1] and row.timer == "device events"
+    assert "convolutions may round to TF32 (torch's default)" in row.settings
+    assert not [w for w in row.warnings if w.startswith(("timed by", "memory", "run as"))]
+
+
+def test_a_gpu_that_is_not_used_is_told(place, monkeypatch):
+    StandInTorchCuda(monkeypatch, failing={"init": RuntimeError("the driver is too old")})
+    (row,) = bench(place, "tiny_x2.safetensors", variants="d1")
+    assert row.timer == "wall clock" and row.mem_peak_mib is not None
+    assert "torch cannot use the GPU" in row.warnings[0] and "driver is too old" in row.warnings[0]
+
+
+def test_options_of_torch_without_a_checkpoint_are_refused(place):
+    with pytest.raises(InputError, match="--cuda-graph is for checkpoints"):
+        bench(place, "graphs", run=RunOptions(cuda_graph=True))
+    with pytest.raises(InputError, match="--backend chooses what runs ONNX graphs"):
+        bench(place, "tiny_x2.safetensors", run=RunOptions(backend="onnxruntime"))

@@ -115,6 +115,17 @@ def test_a_run_as_the_challenge_does_it_differs_in_nothing():
     ]
 
 
+def test_a_run_on_a_cpu_and_other_settings_than_the_harness_are_told():
+    row = BenchmarkRow(
+        "m", "", "torch", protocol="ntire2024", threads=2, settings="eager, NCHW, one CUDA graph"
+    )
+    on_cpu, driven, *_ = deviations(row)
+    assert on_cpu == "measured on a CPU: time and memory are not ntire2024's"
+    assert driven == "run as eager, NCHW, one CUDA graph, ntire2024: eager"
+    harness = replace(row, threads=None, settings="eager, NCHW, TF32 off")
+    assert not [text for text in deviations(harness) if text.startswith(("measured", "run as"))]
+
+
 def test_names():
     assert (
         set(PROTOCOL_NAMES) == set(PROTOCOLS) - {"trtexec"}

@@ -8,7 +8,9 @@ from typing import List, Optional
 
 import numpy as np
 
-from sr_deploy.core.session import BackendInfo, ExecutedWork, Session
+from sr_deploy.core.errors import InputError
+from sr_deploy.core.run_options import RunOptions
+from sr_deploy.core.session import BackendInfo, ExecutedWork, PeakMemory, Session
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -24,6 +26,16 @@ class AdaptiveOutput:
     work: ExecutedWork
 
 
+def check_adaptive_run(run: RunOptions) -> None:
+    """Raise InputError for settings that adaptive networks do not have."""
+    if run.torch_settings:
+        raise InputError(
+            f"--{run.torch_settings[0]} is not available for adaptive networks: "
+            "they run in FP32, by eager torch or by ONNX Runtime",
+            hint=f"omit --{run.torch_settings[0]}",
+        )
+
+
 class AdaptiveSession(Session):
     """Sums up the work of its runs, and records their decisions on request."""
 
@@ -33,9 +45,21 @@ class AdaptiveSession(Session):
         self.name, self.scale = name, scale
         self.backend, self.backend_version = info.backend, info.version
         self.threads = info.threads
+        if info.device is not None:
+            self.device, self.place = info.device.name, info.device.place
+            self.why_cpu = info.device.why_cpu
+            self.threads = None if self.device else info.threads
+        self._info = info
         self.decisions: Optional[List[np.ndarray]] = None
         """If a list: one (H, W, 2) array per run since `reset_work`, its decisions and its luma."""
         self._work = ExecutedWork()
+
+    def reset_peak_memory(self) -> None:
+        if self._info.device is not None:
+            self._info.device.reset_peak_memory()
+
+    def peak_memory(self) -> Optional[PeakMemory]:
+        return None if self._info.device is None else self._info.device.peak_memory()
 
     def reset_work(self) -> None:
         self._work = ExecutedWork()

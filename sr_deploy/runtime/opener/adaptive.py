@@ -117,10 +117,15 @@ def _describe_adadsr_checkpoint(text: str, depth: Optional[float]) -> NetworkDes
 
     def open_checkpoint(run: RunOptions) -> Session:
         from sr_deploy.runtime.adaptive.adadsr import AdaDSR
-        from sr_deploy.runtime.torch_module import array_part, torch_info
+        from sr_deploy.runtime.adaptive.base import check_adaptive_run
+        from sr_deploy.runtime.torch_device import torch_device
+        from sr_deploy.runtime.torch_module import array_part
 
-        parts = [array_part(part) for part in split_network(network, plan.depths, plan.way)]
-        return AdaDSR(plan, parts, torch_info(), depth=depth)
+        check_adaptive_run(run)
+        device = torch_device(run)
+        modules = split_network(network, plan.depths, plan.way)
+        parts = [array_part(module, device) for module in modules]
+        return AdaDSR(plan, parts, device.info(), depth=depth)
 
     return describe_plan(
         "checkpoint",

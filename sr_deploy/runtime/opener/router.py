@@ -30,13 +30,18 @@ def describe_router(text: str, max_share: Optional[float] = None) -> NetworkDesc
 
     def open_router(run: RunOptions) -> Session:
         from sr_deploy.nets.fuse import fuse_network
+        from sr_deploy.runtime.adaptive.base import check_adaptive_run
         from sr_deploy.runtime.adaptive.patches import RoutedSession
-        from sr_deploy.runtime.torch_module import array_function, torch_info
+        from sr_deploy.runtime.torch_device import torch_device
+        from sr_deploy.runtime.torch_module import array_function
 
         # Fused as for export: the costs on the card are those of the fused networks.
         branches = [fuse_network(net)[0] for net in router.branch_networks()]
-        classify, *upscale = [array_function(net) for net in (router.network(), *branches)]
-        return RoutedSession(plan, classify, upscale, torch_info(), max_share=max_share)
+        check_adaptive_run(run)
+        device = torch_device(run)
+        networks = (router.network(), *branches)
+        classify, *upscale = [array_function(net, device) for net in networks]
+        return RoutedSession(plan, classify, upscale, device.info(), max_share=max_share)
 
     weights = (router.spec.weights_sha256, *router.spec.weights_sha256s)
     return describe_plan(

@@ -1,0 +1,174 @@
+"""torch's devices. The GPU is a stand-in: no test of ours has run on one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sr_deploy.core.errors import CannotRunHereError, DeviceMemoryError, InputError
+from sr_deploy.core.run_options import RunOptions
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from doubles.torch_cuda import StandInTorchCuda  # noqa: E402
+
+from sr_deploy.runtime import torch_device as devices  # noqa: E402
+from sr_deploy.runtime.torch_module import TorchSession, array_part  # noqa: E402
+
+X = np.random.default_rng(0).random((1, 3, 6, 5), dtype=np.float32)
+CUDA = RunOptions(device="cuda")
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv2d(3, 12, 3, padding=1)
+
+    def forward(self, x):
+        assert not torch.is_grad_enabled()
+        return torch.nn.functional.pixel_shuffle(self.conv(x), 2)
+
+
+def open_net(**options):
+    return TorchSession(Net(), scale=2, run=RunOptions(**options))
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    return StandInTorchCuda(monkeypatch)
+
+
+def test_on_the_cpu_nothing_is_recorded_but_what_was_asked_for():
+    session = open_net()
+    assert (session.place, session.device, session.settings) == ("cpu", "", "")
+    assert session.peak_memory() is None and not session.takes_tensors
+    half = open_net(device="cpu", precision="bf16", channels_last=True)
+    assert half.precision == "bf16"
+    assert half.settings == "eager, channels-last, FP32 ends, casts timed with it"
+    np.testing.assert_allclose(half.run(X), session.run(X), atol=0.02)
+
+
+def test_a_gpu_is_the_default_and_its_times_are_device_events_with_copies_apart(gpu):
+    session = open_net()
+    assert (session.place, session.device) == ("cuda:0", "a stand-in GPU")
+    timed = session.run_timed(X)
+    np.testing.assert_array_equal(timed.y, open_net(device="cpu").run(X))
+    assert (timed.ms, timed.copies_ms, timed.timer) == (1, 2, "device events")
+    assert session.settings == "eager, NCHW, TF32 off, cudnn.benchmark off, copies apart"
+
+
+def test_the_events_are_made_once(gpu):
+    session = open_net()
+    for _ in range(3):
+        session.run(X)
+    assert gpu.calls.count("new event") == 4
+
+
+def test_tf32_and_benchmark_are_set_around_the_run_only(gpu):
+    flags = []
+
+    class Watch(Net):
+        def forward(self, x):
+            flags.append((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark))
+            return super().forward(x)
+
+    before = torch.backends.cudnn.allow_tf32
+    TorchSession(Watch(), scale=2, run=CUDA).run(X)
+    loose = TorchSession(Watch(), scale=2, run=RunOptions(tf32=True))
+    loose.run(X)
+    assert flags == [(False, False), (True, False)]
+    assert torch.backends.cudnn.allow_tf32 == before
+    assert "convolutions may round to TF32 (torch's default)" in loose.settings
+
+
+def test_a_cuda_graph_is_captured_for_each_size_and_replayed(gpu):
+    session = open_net(cuda_graph=True)
+    plain = open_net(device="cpu")
+    for x in (X, X + 0.5, X[:, :, :4], X):
+        np.testing.assert_array_equal(session.run(x), plain.run(x))
+    assert gpu.calls.count("replay") == 4
+    assert "one CUDA graph" in session.settings
+
+
+def test_a_failed_capture_runs_eagerly_and_is_recorded(monkeypatch):
+    StandInTorchCuda(monkeypatch, failing={"capture": RuntimeError("operation not permitted")})
+    session = open_net(cuda_graph=True)
+    np.testing.assert_array_equal(session.run(X), open_net(device="cpu").run(X))
+    assert "no CUDA graph (operation not permitted)" in session.settings
+
+
+def test_memory_is_counted_by_torch_and_by_the_driver(gpu):
+    peak = open_net().peak_memory()
+    assert "torch.cuda.max_memory_allocated" in peak.definition
+    assert (peak.mib, peak.in_use_mib) == (3, 2048)
+    assert "reset peak" in gpu.calls
+
+
+def test_out_of_memory_is_an_error_of_its_own(monkeypatch):
+    gpu = StandInTorchCuda(monkeypatch)
+    session = open_net()
+    gpu.failing["run"] = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+    with pytest.raises(DeviceMemoryError, match="a stand-in GPU .cuda:0. is out of memory"):
+        session.run(X)
+
+
+def test_tensors_on_the_device_are_run_without_waiting(gpu):
+    session = open_net()
+    assert session.takes_tensors
+    y = session.run_tensor(torch.from_numpy(X))
+    assert "synchronize" not in gpu.calls
+    np.testing.assert_array_equal(y.numpy(), open_net(device="cpu").run(X))
+
+
+def test_parts_of_adaptive_networks_take_and_return_arrays(gpu):
+    part = array_part(Net(), devices.torch_device(CUDA))
+    np.testing.assert_array_equal(part(x=X)[0], open_net(device="cpu").run(X))
+
+
+def test_closing_returns_the_memory(gpu):
+    session = open_net()
+    gpu.calls.clear()
+    session.close()
+    assert "empty cache" in gpu.calls
+    with pytest.raises(InputError, match="this session is closed"):
+        session.run(X)
+
+
+@pytest.mark.parametrize(
+    ("setup", "device", "message"),
+    [
+        ({}, "cuda:1", "there is one GPU, cuda:0"),
+        ({"count": 2}, "cuda:2", "there are 2 GPUs"),
+        ({"count": 0}, "cuda", "there are 0 GPUs"),
+        ({"sm": (6, 1)}, "cuda", "built for sm_80, sm_90; a stand-in GPU is sm_61"),
+        ({"failing": {"init": RuntimeError("driver is too old")}}, "cuda", "driver is too old"),
+    ],
+)
+def test_a_requested_gpu_that_torch_cannot_use_is_an_error(monkeypatch, setup, device, message):
+    StandInTorchCuda(monkeypatch, **setup)
+    with pytest.raises(CannotRunHereError, match=message):
+        open_net(device=device)
+
+
+def test_a_torch_without_cuda_is_an_error_for_a_gpu_and_told_without_a_request(monkeypatch):
+    if torch.version.cuda is not None:
+        pytest.skip("this torch is built with CUDA")
+    with pytest.raises(CannotRunHereError, match="torch cannot use cuda:0: .*built without CUDA"):
+        open_net(device="cuda")
+    monkeypatch.setattr(devices, "gpu_present", lambda: True)
+    assert "torch cannot use the GPU" in open_net().why_cpu
+    with pytest.raises(CannotRunHereError, match="--cuda-graph needs an NVIDIA GPU"):
+        open_net(cuda_graph=True)
+
+
+def test_a_device_that_torch_does_not_drive_is_an_error():
+    with pytest.raises(CannotRunHereError, match="torch runs on cpu or cuda here, not on coreml"):
+        open_net(device="coreml")
+
+
+def test_newer_gpus_of_a_generation_run_its_code_and_ptx_runs_on_all_newer():
+    assert devices._supports(["sm_80"], 89)
+    assert not devices._supports(["sm_89"], 86)
+    assert not devices._supports(["sm_80"], 90)
+    assert devices._supports(["sm_80", "compute_80"], 120)
