@@ -45,7 +45,7 @@ def quality_from_artifacts(
     descriptions = describe_all(networks, "all" if variants is None else variants)
     check_run_options(descriptions, run)
     _check_names(descriptions)
-    scales = [scale for scale in (d.find_scale() for d in descriptions) if scale is not None]
+    scales = list(filter(None, (d.find_scale() for d in descriptions)))
     for scale in scales:
         check_degradation(degradation, scale)
     known_rows = [row_of(description) for description in descriptions]
@@ -78,8 +78,7 @@ def quality_from_artifacts(
             for images in sets:
                 row = score(known, session, images)
                 psnr = "identical images" if row.psnr_db is None else f"{row.psnr_db:.3f} dB"
-                where = ", ".join(filter(None, (session.backend, session.device)))
-                progress(f"{name} ({where}), {images.name}: {psnr}")
+                progress(f"{name} ({session.where}), {images.name}: {psnr}")
                 yield row
             session.close()
 

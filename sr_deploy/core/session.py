@@ -201,6 +201,11 @@ class Session(abc.ABC):
         return None
 
     @property
+    def where(self) -> str:
+        """The backend, and the GPU where it runs on one."""
+        return f"{self.backend}, {self.device}" if self.device else self.backend
+
+    @property
     def fixed_hw(self) -> Optional[Tuple[int, int]]:
         """The only LR size (h, w); None if it takes several."""
         if self.max_hw is not None and tuple(self.max_hw) == tuple(self.min_hw):
