@@ -86,6 +86,11 @@ def targets(as_json: bool) -> None:
     metavar="head-tail|NODE,NODE",
     help="Nodes that an FP16 engine computes in FP32.",
 )
+@click.option(
+    "--no-cublas-cudnn",
+    is_flag=True,
+    help="Build without kernels of cuBLAS and cuDNN, for machines that lack these libraries.",
+)
 @_output
 def build_engine(
     graphs: Tuple[str, ...],
@@ -109,7 +114,8 @@ def build_engine(
     if bundle is not None:
         if on or autotune or options.compute_capabilities or output is not None:
             raise click.UsageError(
-                "--bundle takes --target, --dla and --fallback only: adopt takes -o"
+                "--bundle takes --target, --dla, --fallback and --no-cublas-cudnn only: "
+                "adopt takes -o"
             )
         emit(str(bundle_from_onnx(files, bundle, target=target, options=options, progress=log)))
         return

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Callable, Dict, Iterator, Optional, Tuple
+from typing import Callable, Dict, Iterator, Mapping, Optional, Tuple
 
 from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.files import atomic_path, sha256_of
 from sr_deploy.core.jsonio import read_dataclass, to_json
+from sr_deploy.core.target import same_version
+
+_LIBRARIES = ("tensorrt", "tensorrt_rtx")
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,17 @@ def is_up_to_date(artifact: Path, expected: Manifest) -> bool:
         manifest = read_manifest(artifact)
     except ArtifactError:
         return False
-    keys = "kind parent_sha256 command versions target model variant opset input_dtype".split()
-    return all(getattr(manifest, key) == getattr(expected, key) for key in keys)
+    keys = "kind parent_sha256 command target model variant opset input_dtype".split()
+    same = all(getattr(manifest, key) == getattr(expected, key) for key in keys)
+    return same and same_versions(manifest.versions, expected.versions)
+
+
+def same_versions(a: Mapping[str, str], b: Mapping[str, str]) -> bool:
+    """Whether all versions agree; TensorRT's in the numbers that both have."""
+    return set(a) == set(b) and all(
+        value == b[key] or (key in _LIBRARIES and same_version(value, b[key]))
+        for key, value in a.items()
+    )
 
 
 def recorded_command(artifact: Path) -> str:

@@ -114,6 +114,8 @@ class BuildOptions:
     """Nodes that an FP16 engine computes in FP32: `head-tail` or `NODE,NODE`."""
     fp32_layers: Tuple[str, ...] = ()
     """The node names that `fallback` selects in one graph; set by the build."""
+    no_cublas_cudnn: bool = False
+    """Build without kernels of cuBLAS and cuDNN, for machines that lack these libraries."""
     layout: str = ""
     """Memory layout of the feature maps, one of `Backend.layouts`; empty: the backend's default."""
     timing_cache: Optional[Path] = None
@@ -302,8 +304,8 @@ class Backend(abc.ABC):
             )
         return ""
 
-    def why_no_device(self, target: TargetProfile) -> str:
-        """Return why no device here can run engines of `target`; empty if one may."""
+    def why_no_device(self, target: TargetProfile, index: int = 0) -> str:
+        """Return why device number `index` cannot run engines of `target`; empty if it may."""
         return ""
 
     @abc.abstractmethod

@@ -162,6 +162,15 @@ def _problems(profile: TargetProfile, stem: str) -> Iterator[Tuple[str, str]]:
             yield "runtime_versions", f"the range '{profile.runtime_versions}' is empty"
 
 
+def same_version(a: str, b: str) -> bool:
+    """Whether two versions agree in the numbers that both have.
+
+    trtexec's banner has three (8.5.2), Python's `__version__` four (8.5.2.2).
+    """
+    numbers = list(zip(_version(a), _version(b)))
+    return len(numbers) > 1 and all(x == y for x, y in numbers)
+
+
 def _version(text: str) -> Tuple[int, ...]:
     """1.7.1.116 -> (1, 7, 1, 116). A suffix (rc1, +cpu) is dropped."""
     return tuple(int(n) for n in re.findall(r"\d+", re.split(r"[+a-z]", text)[0]))

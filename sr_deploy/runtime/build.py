@@ -252,11 +252,14 @@ def _draft_manifest(graph: Manifest, profile: TargetProfile, options: BuildOptio
     command += "".join(f" --sm {c}" for c in options.compute_capabilities)
     command += f" --dla {options.dla}" if options.dla is not None else ""
     command += f" --fallback {options.fallback}" if options.fp32_layers else ""
+    command += " --no-cublas-cudnn" if options.no_cublas_cudnn else ""
     build: Dict[str, object] = {}
     if options.fp32_layers:
         build["fp32_layers"] = list(options.fp32_layers)
     if options.dla is not None:
         build["dla"] = {"core": options.dla}
+    if options.no_cublas_cudnn:
+        build["no_cublas_cudnn"] = True
     command += f", layout {options.layout}" if options.layout else ""
     return replace(
         graph,

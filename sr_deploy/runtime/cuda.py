@@ -9,23 +9,40 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from typing import Any, Callable, Dict, Optional
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import numpy as np
 
-from sr_deploy.core.errors import CannotRunHereError, MissingPackageError
+from sr_deploy.core.errors import CannotRunHereError, DeviceMemoryError, MissingPackageError
 
-_OPENED: Optional[Cuda] = None
+_OPENED: Dict[int, Cuda] = {}
+
+
+@dataclass(frozen=True)
+class CapturedGraph:
+    """A CUDA graph: launched on the stream it was captured on."""
+
+    launch: Callable[[], None]
+    free: Callable[[], None]
 
 
 class Cuda(abc.ABC):
-    """Device 0 of those the process may see, and one stream on it. Memory is freed by `free`."""
+    """One GPU of those the process may see, and a stream on it. Memory is freed by `free`."""
 
+    index: int
     stream: int
     """The stream's handle, as TensorRT takes it."""
     library: str
     can_capture: bool
     """Whether work can be captured as a CUDA graph."""
+
+    def activate(self) -> None:  # noqa: B027 - optional
+        """Make this GPU the one that the calling thread's CUDA calls are for."""
+
+    @abc.abstractmethod
+    def free_memory(self) -> Tuple[int, int]:
+        """Return the driver's count of free bytes, and the GPU's bytes in all."""
 
     @abc.abstractmethod
     def compute_capability(self) -> int:
@@ -58,30 +75,45 @@ class Cuda(abc.ABC):
 
     @abc.abstractmethod
     def event(self) -> Any:
-        """Record and return an event at this point of the stream."""
+        """Return a new event, to be recorded any number of times."""
+
+    @abc.abstractmethod
+    def record(self, event: Any) -> None:
+        """Record an event at this point of the stream."""
+
+    def free_event(self, event: Any) -> None:  # noqa: B027 - optional
+        """Destroy an event."""
 
     @abc.abstractmethod
     def elapsed_ms(self, start: Any, end: Any) -> float:
         """Return the time between two events that have happened."""
 
-    def capture(self, work: Callable[[], bool]) -> Optional[Callable[[], None]]:
-        """Capture the work that `work` puts on the stream as a CUDA graph.
-
-        Returns a function that launches it; None when the work cannot be captured.
-        """
+    def capture(self, work: Callable[[], bool]) -> Optional[CapturedGraph]:
+        """Capture the work that `work` puts on the stream; None when it cannot be captured."""
         return None
 
 
-def cuda() -> Cuda:
-    """Return the process's connection to the GPU.
+def cuda(index: int = 0) -> Cuda:
+    """Return the process's connection to a GPU, and activate it.
 
-    Raises CannotRunHereError without a GPU, MissingPackageError without a library.
+    Raises CannotRunHereError without that GPU, MissingPackageError without a library.
     """
-    global _OPENED
-    if _OPENED is None:
+    if index not in _OPENED:
         runtime = _cuda_python()
-        _OPENED = _CudaPython(runtime) if runtime is not None else _PyCuda()
-    return _OPENED
+        _OPENED[index] = _CudaPython(runtime, index) if runtime is not None else _PyCuda(index)
+    _OPENED[index].activate()
+    return _OPENED[index]
+
+
+def why_binding_too_new(binding: int, driver: int) -> str:
+    """Return why a binding of CUDA 12.9 (12090) fails with a driver for 11.4; empty if it fits.
+
+    Within one major version, newer bindings run with older drivers.
+    """
+    if driver >= binding or driver // 1000 == binding // 1000:
+        return ""
+    names = [f"{version // 1000}.{version % 1000 // 10}" for version in (binding, driver)]
+    return f"cuda-python is for CUDA {names[0]}, but the driver supports CUDA {names[1]} at most"
 
 
 def _cuda_python() -> Any:
@@ -101,26 +133,33 @@ class _CudaPython(Cuda):
 
     library, can_capture = "cuda-python", True
 
-    def __init__(self, runtime: Any) -> None:
-        self._cuda = runtime
+    def __init__(self, runtime: Any, index: int) -> None:
+        self._cuda, self.index = runtime, index
         try:
+            self._check_versions()
             count = self._checked(runtime.cudaGetDeviceCount())
         except RuntimeError as e:  # cuda-python's own, when it cannot open a driver library
             raise CannotRunHereError(f"no NVIDIA GPU can be used here: {e}") from e
-        if not count:
-            raise CannotRunHereError("no NVIDIA GPU can be used here: CUDA sees none")
-        self._checked(runtime.cudaSetDevice(0))
+        _check_index(index, count)
+        self.activate()
         flag = runtime.cudaStreamNonBlocking
         self.stream = int(self._checked(runtime.cudaStreamCreateWithFlags(flag)))
 
+    def activate(self) -> None:
+        self._checked(self._cuda.cudaSetDevice(self.index))
+
+    def free_memory(self) -> Tuple[int, int]:
+        free, total = self._checked(self._cuda.cudaMemGetInfo())
+        return int(free), int(total)
+
     def compute_capability(self) -> int:
         kind, get = self._cuda.cudaDeviceAttr, self._cuda.cudaDeviceGetAttribute
-        major = self._checked(get(kind.cudaDevAttrComputeCapabilityMajor, 0))
-        minor = self._checked(get(kind.cudaDevAttrComputeCapabilityMinor, 0))
+        major = self._checked(get(kind.cudaDevAttrComputeCapabilityMajor, self.index))
+        minor = self._checked(get(kind.cudaDevAttrComputeCapabilityMinor, self.index))
         return int(major) * 10 + int(minor)
 
     def gpu_name(self) -> str:
-        name: bytes = self._checked(self._cuda.cudaGetDeviceProperties(0)).name
+        name: bytes = self._checked(self._cuda.cudaGetDeviceProperties(self.index)).name
         return name.decode(errors="replace").rstrip("\0")
 
     def allocate(self, size_bytes: int) -> int:
@@ -153,14 +192,18 @@ class _CudaPython(Cuda):
         self._checked(self._cuda.cudaStreamSynchronize(self.stream))
 
     def event(self) -> Any:
-        event = self._checked(self._cuda.cudaEventCreate())
+        return self._checked(self._cuda.cudaEventCreate())
+
+    def record(self, event: Any) -> None:
         self._checked(self._cuda.cudaEventRecord(event, self.stream))
-        return event
+
+    def free_event(self, event: Any) -> None:
+        self._checked(self._cuda.cudaEventDestroy(event))
 
     def elapsed_ms(self, start: Any, end: Any) -> float:
         return float(self._checked(self._cuda.cudaEventElapsedTime(start, end)))
 
-    def capture(self, work: Callable[[], bool]) -> Optional[Callable[[], None]]:
+    def capture(self, work: Callable[[], bool]) -> Optional[CapturedGraph]:
         c = self._cuda
         mode = c.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._checked(c.cudaStreamBeginCapture(self.stream, mode))
@@ -171,9 +214,29 @@ class _CudaPython(Cuda):
             return None
         # CUDA 11 also takes an error node and a log buffer; CUDA 12 takes flags.
         instantiate = getattr(c, "cudaGraphInstantiateWithFlags", c.cudaGraphInstantiate)
-        executable = self._checked(instantiate(graph, 0))
+        status, *executable = instantiate(graph, 0)
         self._checked(c.cudaGraphDestroy(graph))
-        return lambda: self._checked(c.cudaGraphLaunch(executable, self.stream))
+        if status != c.cudaError_t.cudaSuccess:
+            c.cudaGetLastError()
+            return None
+        return CapturedGraph(
+            lambda: self._checked(c.cudaGraphLaunch(executable[0], self.stream)),
+            lambda: self._checked(c.cudaGraphExecDestroy(executable[0])),
+        )
+
+    def _check_versions(self) -> None:
+        """Raise CannotRunHereError if the driver is missing or too old for the binding."""
+        driver = int(self._checked(self._cuda.cudaDriverGetVersion()))
+        if not driver:
+            raise CannotRunHereError("no NVIDIA GPU can be used here: there is no driver")
+        binding = int(self._checked(self._cuda.cudaRuntimeGetVersion()))
+        reason = why_binding_too_new(binding, driver)
+        if reason:
+            version = f"cuda-python<{driver // 1000 + 1}"
+            raise CannotRunHereError(
+                f"no NVIDIA GPU can be used here: {reason}",
+                hint=f"pip install '{version}', or install a newer driver",
+            )
 
     def _checked(self, returned: Any) -> Any:
         status, *values = returned
@@ -181,10 +244,12 @@ class _CudaPython(Cuda):
             _, name = self._cuda.cudaGetErrorName(status)
             _, description = self._cuda.cudaGetErrorString(status)
             text = f"{_text(name)} ({_text(description)})"
+            if "emory" in text:
+                hint = "end other programs that use the GPU's memory, or use a smaller size"
+                raise DeviceMemoryError(f"CUDA failed: {text}", hint=hint)
             if "NoDevice" in text or "InsufficientDriver" in text:
                 raise CannotRunHereError(f"no NVIDIA GPU can be used here: {text}")
-            hint = "does another program use the GPU's memory?" if "emory" in text else ""
-            raise CannotRunHereError(f"CUDA failed: {text}", hint=hint)
+            raise CannotRunHereError(f"CUDA failed: {text}")
         return values[0] if len(values) == 1 else tuple(values)
 
 
@@ -193,28 +258,38 @@ class _PyCuda(Cuda):
 
     library, can_capture = "pycuda", False
 
-    def __init__(self) -> None:
+    def __init__(self, index: int) -> None:
         try:
             import pycuda.driver as driver
         except ImportError as e:
             raise MissingPackageError(
-                "cuda-python", needed_for="running TensorRT engines", extra="gpu"
+                "cuda-python", needed_for="running TensorRT engines", extra="board"
             ) from e
-        self._driver = driver
+        self._driver, self.index = driver, index
         try:
-            import pycuda.autoprimaryctx  # noqa: F401
+            driver.init()
+            _check_index(index, driver.Device.count())
+            self._context = driver.Device(index).retain_primary_context()
+            self._context.push()
         except (driver.Error, RuntimeError) as e:
             raise CannotRunHereError(f"no NVIDIA GPU can be used here: {e}") from e
         self._stream = driver.Stream()
         self.stream = self._stream.handle
         self._allocations: Dict[int, Any] = {}
 
+    def activate(self) -> None:
+        if self._driver.Context.get_device() != self._driver.Device(self.index):
+            self._context.push()
+
+    def free_memory(self) -> Tuple[int, int]:
+        return self._driver.mem_get_info()
+
     def compute_capability(self) -> int:
-        major, minor = self._driver.Device(0).compute_capability()
+        major, minor = self._driver.Device(self.index).compute_capability()
         return major * 10 + minor
 
     def gpu_name(self) -> str:
-        return self._driver.Device(0).name()
+        return self._driver.Device(self.index).name()
 
     def allocate(self, size_bytes: int) -> int:
         memory = self._call(self._driver.mem_alloc, size_bytes)
@@ -237,7 +312,10 @@ class _PyCuda(Cuda):
         self._call(self._stream.synchronize)
 
     def event(self) -> Any:
-        return self._driver.Event().record(self._stream)
+        return self._driver.Event()
+
+    def record(self, event: Any) -> None:
+        event.record(self._stream)
 
     def elapsed_ms(self, start: Any, end: Any) -> float:
         return float(end.time_since(start))
@@ -245,8 +323,20 @@ class _PyCuda(Cuda):
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return function(*arguments)
+        except self._driver.MemoryError as e:
+            hint = "end other programs that use the GPU's memory, or use a smaller size"
+            raise DeviceMemoryError(f"CUDA failed: {e}", hint=hint) from e
         except self._driver.Error as e:
             raise CannotRunHereError(f"CUDA failed: {e}") from e
+
+
+def _check_index(index: int, count: int) -> None:
+    if not count:
+        raise CannotRunHereError("no NVIDIA GPU can be used here: CUDA sees none")
+    if index >= count:
+        raise CannotRunHereError(
+            f"there is no GPU cuda:{index}: CUDA sees {count}", hint="give --device cuda:0"
+        )
 
 
 def _text(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import List, Optional, Tuple
 
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError, TargetError
 from sr_deploy.core.files import sha256_of
-from sr_deploy.core.manifest import Manifest, manifest_path, parse_manifest
+from sr_deploy.core.manifest import Manifest, manifest_path, parse_manifest, same_versions
 from sr_deploy.core.sizes import Sizes
 from sr_deploy.core.target import TargetProfile, load_target
 from sr_deploy.runtime import BACKENDS
@@ -93,7 +93,7 @@ def _differences(manifest: Manifest) -> Tuple[str, ...]:
     try:
         for name, here in backend.versions().items():
             built_with = manifest.versions.get(name, here)
-            if built_with != here:
+            if not same_versions({name: built_with}, {name: here}):
                 differences.append(f"{name} is {here} here, but it was built with {built_with}")
     except MissingPackageError as e:
         differences.append(e.message)

@@ -20,10 +20,10 @@ from sr_deploy.core.errors import BuildError, CannotRunHereError, MissingPackage
 from sr_deploy.core.files import atomic_path
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.manifest import Manifest, mixed_precision
-from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
+from sr_deploy.core.run_options import DEFAULT_RUN, Device, RunOptions
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import Backend, BuildOptions, Session
-from sr_deploy.core.target import TargetProfile, load_target
+from sr_deploy.core.target import TargetProfile, load_target, same_version
 from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
 from sr_deploy.runtime.boards.trtexec import precision_from_layers
 from sr_deploy.runtime.cuda import cuda
@@ -58,9 +58,9 @@ class TensorRTBackend(Backend):
         reason = super().why_unavailable(target)
         return reason if reason or self.builds_without_gpu else self.why_no_device(target)
 
-    def why_no_device(self, target: TargetProfile) -> str:
+    def why_no_device(self, target: TargetProfile, index: int = 0) -> str:
         try:
-            here = cuda().compute_capability()
+            here = cuda(index).compute_capability()
         except (CannotRunHereError, MissingPackageError) as e:
             return e.message
         expected = target.compute_capabilities + target.compute_capabilities_on_request
@@ -91,6 +91,8 @@ class TensorRTBackend(Backend):
         facts: Dict[str, object] = {}
         if options.fp32_layers:
             facts["fp32_layers"] = build.keep_fp32(network, config)
+        if options.no_cublas_cudnn:
+            facts["no_cublas_cudnn"] = True
         if options.dla is not None:
             layers_on_gpu = build.use_dla(network, config, options.dla)
             facts["dla"] = {"core": options.dla, "layers_on_gpu": layers_on_gpu}
@@ -103,6 +105,9 @@ class TensorRTBackend(Backend):
         if cache is not None:
             build.save_timing_cache(config, cache)
         facts["size_bytes"] = temporary.stat().st_size
+        if not self.builds_without_gpu:
+            gpu = cuda()
+            facts["gpu"], facts["compute_capability"] = gpu.gpu_name(), gpu.compute_capability()
         facts["warnings"] = build.log.warnings()
         receipt = self._receipt(temporary, build)
         manifest = replace(
@@ -125,17 +130,24 @@ class TensorRTBackend(Backend):
         except MissingPackageError as e:
             problem = f"it needs {self.title} and the GPU of {needs}: {e.message}"
             raise CannotRunHereError(problem, hint=e.hint) from e
-        reason = self.why_no_device(load_target(manifest.target))
+        device = run.requested_device or Device("cuda")
+        if device.kind != "cuda":
+            raise CannotRunHereError(
+                f"an engine of {needs} runs on an NVIDIA GPU, not on {device}",
+                hint="omit --device, or run the ONNX graph instead",
+            )
+        reason = self.why_no_device(load_target(manifest.target), device.index)
         if reason:
             raise CannotRunHereError(f"it needs the GPU of {needs}: {reason}")
         built_with = manifest.versions.get(self.package, "an unknown version")
-        if built_with != trt.__version__:
+        if not same_version(built_with, trt.__version__):
             raise CannotRunHereError(
                 f"{artifact.name} was built with {self.title} {built_with}, but {trt.__version__} "
                 "is installed: an engine runs with one version only",
                 hint=f"build it again with: srdeploy build-engine GRAPH --target {manifest.target}",
             )
-        return TensorRTSession(trt, artifact, manifest, cuda(), backend=self.name, title=self.title)
+        gpu = cuda(device.index)
+        return TensorRTSession(trt, artifact, manifest, gpu, backend=self.name, title=self.title)
 
     def _check_accuracy(
         self, onnx: Path, graph: Manifest, engine: Path, manifest: Manifest
@@ -151,9 +163,9 @@ class TensorRTBackend(Backend):
         if reason:
             not_checked = (f"the engine's output: {reason}", *manifest.not_checked)
             return replace(manifest, not_checked=not_checked)
-        session = self.open(engine, manifest)
-        outputs, references = map(session.run, images), map(reference.run, images)
-        accuracy = compare_outputs(list(outputs), list(references))
+        with self.open(engine, manifest) as session:
+            outputs, references = map(session.run, images), map(reference.run, images)
+            accuracy = compare_outputs(list(outputs), list(references))
         refuse_inaccurate(accuracy, f"the engine of {onnx.name}")
         checks = {**manifest.checks, "accuracy": {**accuracy, "against": "onnxruntime, FP32"}}
         return replace(manifest, checks=checks)
@@ -192,9 +204,14 @@ class TensorRTBackend(Backend):
     def _receipt(self, engine: Path, build: _Build) -> _Receipt:
         """Return the receipt of the engine's precision. Raises BuildError when FP16 became FP32."""
         trt = self._library()
+        # Bindings of 8.2 to 8.5 keep neither the engine nor the context of an inspector alive.
         opened = deserialize_engine(trt, engine, library_log(trt), self.title)
         inspector = opened.create_engine_inspector()
+        context = opened.create_execution_context() if build.graph.dynamic else None
+        if context is not None:  # without it the layers of a dynamic engine have no types
+            inspector.execution_context = context
         layers = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+        del inspector, context, opened
         obtained, counts = precision_from_layers(layers)
         if obtained == "unknown" and build.strong:
             return _receipt_of_types(build.types)
@@ -306,6 +323,8 @@ class _Build:
         if graph.precision_asked == "fp32":
             # On by default, with 10 bits of mantissa instead of 23.
             config.clear_flag(trt.BuilderFlag.TF32)
+        if self.options.no_cublas_cudnn:
+            self._mask_tactics(config)
         if graph.dynamic:
             profile = self._checked(
                 self.builder.create_optimization_profile(), "create the optimisation profile"
@@ -316,6 +335,15 @@ class _Build:
             if config.add_optimization_profile(profile) < 0:
                 raise self.error(f"{self.title} refused the sizes {low} to {high}")
         return config
+
+    def _mask_tactics(self, config: Any) -> None:
+        """Build without kernels of cuBLAS and cuDNN. RTX and TensorRT 11 have none."""
+        known, mask = self.trt.TacticSource, config.get_tactic_sources()
+        for name in ("CUBLAS", "CUBLAS_LT", "CUDNN"):
+            if hasattr(known, name):
+                mask &= ~(1 << int(getattr(known, name)))
+        if not config.set_tactic_sources(mask):
+            raise self.error(f"{self.title} refused to build without cuBLAS and cuDNN")
 
     def _layer_types(self, network: Any) -> Dict[str, int]:
         """Count the layers by type, without casts and constants."""

@@ -9,15 +9,21 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from sr_deploy.core.errors import ArtifactError, CannotRunHereError
+from sr_deploy.core.errors import ArtifactError, CannotRunHereError, DeviceMemoryError
 from sr_deploy.core.manifest import Manifest
-from sr_deploy.core.session import Session, TimedOutput
-from sr_deploy.runtime.cuda import Cuda
+from sr_deploy.core.session import PeakMemory, Session, TimedOutput
+from sr_deploy.runtime.cuda import CapturedGraph, Cuda
 
 # trt.nptype fails in 8.5.2 with numpy 1.24 and newer.
 _DTYPES = {"FLOAT": np.float32, "HALF": np.float16}
 _LOGS: Dict[str, Any] = {}
 """One logger per process and library: the library ignores a second one."""
+MEMORY_DEFINITION = (
+    "the driver's count of the GPU's memory in use, rise over opening and timing it; "
+    "other processes count too"
+)
+_OUR_GRAPH = "one CUDA graph"
+_OWN_GRAPH = "the library's own CUDA graph"
 _RTX_GENERATIONS = (75, 80, 86, 89, 120, 121)
 
 
@@ -35,39 +41,74 @@ class TensorRTSession(Session):
         self.precision, self.scale = manifest.precision_obtained, manifest.scale
         self.min_hw, self.max_hw = manifest.min_shape, manifest.max_shape
         self.halo_px, self.align_px = manifest.halo_px, manifest.align_px
-        self.device = gpu.gpu_name()
+        self.device, self.place = gpu.gpu_name(), f"cuda:{gpu.index}"
         self._gpu, self._log, self._title = gpu, library_log(trt), title
+        self._free_before, _ = gpu.free_memory()
+        self._least_free = self._free_before
         dla = manifest.build.get("dla")
         core = dla["core"] if isinstance(dla, dict) else None
         self._engine = deserialize_engine(trt, artifact, self._log, title, dla_core=core)
-        self._captures = core is None and gpu.can_capture  # the DLA runs in no CUDA graph
-        graph = "one CUDA graph" if self._captures else "no CUDA graph"
-        self.settings = f"{graph}, one stream, waits after each run, copies apart"
         self._input, self._output = manifest.input_name, manifest.output_name
         names = {self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)}
         if names != {self._input, self._output}:
             expected = f"expected {self._input} and {self._output}"
             problem = f"{artifact.name} has the tensors {', '.join(sorted(names))}"
             raise ArtifactError(f"{problem}; {expected}")
-        self._context = self._engine.create_execution_context()
+        self._graph = _why_no_graph(core, gpu)
+        self._context = self._create_context(trt)
         if self._context is None:
             raise self._error(f"could not prepare {artifact.name}", "free some of the GPU's memory")
+        self._events = [gpu.event() for _ in range(4)]
         self._buffers: Optional[_Buffers] = None
+
+    @property
+    def settings(self) -> str:  # type: ignore[override]
+        """How the engine was run so far."""
+        return f"{self._graph}, one stream, waits after each run, copies apart"
+
+    def peak_memory(self) -> Optional[PeakMemory]:
+        self._watch_memory()
+        free, total = self._gpu.free_memory()
+        rise = max(self._free_before - self._least_free, 0)
+        return PeakMemory(rise / 2**20, MEMORY_DEFINITION, (total - free) / 2**20)
+
+    def reset_peak_memory(self) -> None:
+        self._least_free, _ = self._gpu.free_memory()
+
+    def _watch_memory(self) -> None:
+        self._least_free = min(self._least_free, self._gpu.free_memory()[0])
+
+    def _create_context(self, trt: Any) -> Any:
+        """Create the context; TensorRT for RTX captures CUDA graphs itself.
+
+        Its kernels are specialised for a size before the first run, not during later ones.
+        """
+        if not hasattr(trt, "CudaGraphStrategy"):
+            return self._engine.create_execution_context()
+        runtime_config = self._engine.create_runtime_config()
+        runtime_config.dynamic_shapes_kernel_specialization_strategy = (
+            trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        )
+        if not self._graph:
+            runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            self._graph = _OWN_GRAPH
+        return self._engine.create_execution_context(runtime_config)
 
     def _run(self, x_nchw: np.ndarray) -> np.ndarray:
         return self._run_timed(x_nchw).y
 
     def _run_timed(self, x_nchw: np.ndarray) -> TimedOutput:
+        self._gpu.activate()
         buffers = self._buffers_for(x_nchw.shape)
         np.copyto(buffers.host_in, x_nchw, casting="same_kind")
-        gpu = self._gpu
-        events = [gpu.event()]
+        gpu, events = self._gpu, self._events
+        gpu.record(events[0])
         gpu.to_device(buffers.device_in, buffers.host_in)
-        events.append(gpu.event())
+        gpu.record(events[1])
         buffers.launch()
-        events.append(gpu.event())
+        gpu.record(events[2])
         gpu.to_host(buffers.host_out, buffers.device_out)
-        events.append(gpu.event())
+        gpu.record(events[3])
         gpu.synchronize()
         copy_in, network, copy_out = (gpu.elapsed_ms(a, b) for a, b in zip(events, events[1:]))
         return TimedOutput(
@@ -80,7 +121,7 @@ class TensorRTSession(Session):
     def _buffers_for(self, shape: Tuple[int, ...]) -> _Buffers:
         if self._buffers is not None and self._buffers.host_in.shape == shape:
             return self._buffers
-        self._release()
+        self._free_buffers()
         context, gpu = self._context, self._gpu
         if not context.set_input_shape(self._input, shape):
             raise self._error(f"refused an input of {shape}")
@@ -96,9 +137,14 @@ class TensorRTSession(Session):
         self._enqueue()  # once before capturing: kernels that load lazily cannot be captured
         gpu.synchronize()
         buffers.launch = self._enqueue
-        if self._captures:
-            launch = gpu.capture(lambda: bool(context.execute_async_v3(gpu.stream)))
-            buffers.launch = launch or self._enqueue
+        if self._graph == _OWN_GRAPH:
+            self._enqueue()  # captures, from the second run on
+            gpu.synchronize()
+        elif self._graph in ("", _OUR_GRAPH):
+            buffers.graph = gpu.capture(lambda: bool(context.execute_async_v3(gpu.stream)))
+            self._graph = _OUR_GRAPH if buffers.graph else "no CUDA graph (capture failed)"
+            buffers.launch = buffers.graph.launch if buffers.graph else self._enqueue
+        self._watch_memory()
         return buffers
 
     def _enqueue(self) -> None:
@@ -106,7 +152,9 @@ class TensorRTSession(Session):
             raise self._error("failed to run the engine")
 
     def _error(self, problem: str, hint: str = "") -> CannotRunHereError:
-        return CannotRunHereError(f"{self._title} {problem}{logged_errors(self._log)}", hint=hint)
+        reasons = logged_errors(self._log)
+        error = DeviceMemoryError if "out of memory" in reasons.lower() else CannotRunHereError
+        return error(f"{self._title} {problem}{reasons}", hint=hint)
 
     def _dtype(self, name: str) -> Any:
         kind = self._engine.get_tensor_dtype(name).name
@@ -115,10 +163,23 @@ class TensorRTSession(Session):
         return _DTYPES[kind]
 
     def _release(self) -> None:
-        """Free the buffers of the current size."""
+        self._free_buffers()
+        for event in self._events:
+            self._gpu.free_event(event)
+        self._context = self._engine = None
+
+    def _free_buffers(self) -> None:
+        """Free the buffers and the CUDA graph of the current size."""
         if self._buffers is not None:
             self._buffers.free(self._gpu)
             self._buffers = None
+
+
+def _why_no_graph(dla_core: Optional[int], gpu: Cuda) -> str:
+    """Return `no CUDA graph` with the reason; empty where one may be captured."""
+    if dla_core is not None:
+        return "no CUDA graph (DLA)"
+    return "" if gpu.can_capture else f"no CUDA graph ({gpu.library})"
 
 
 class _Buffers:
@@ -127,8 +188,11 @@ class _Buffers:
         self.device_in = gpu.allocate(host_in.nbytes)
         self.device_out = gpu.allocate(host_out.nbytes)
         self.launch: Callable[[], None] = lambda: None
+        self.graph: Optional[CapturedGraph] = None
 
     def free(self, gpu: Cuda) -> None:
+        if self.graph is not None:
+            self.graph.free()
         gpu.free(self.device_in)
         gpu.free(self.device_out)
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import types
+import weakref
 
 import numpy as np
 
-from sr_deploy.runtime.cuda import Cuda
+from sr_deploy.runtime.cuda import CapturedGraph, Cuda
 
 
 class Knows:
@@ -73,6 +74,15 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
 
         def get_timing_cache(self):
             return types.SimpleNamespace(serialize=lambda: version.encode())
+
+        tactic_sources = 0b11111
+
+        def get_tactic_sources(self):
+            return self.tactic_sources
+
+        def set_tactic_sources(self, mask):
+            self.tactic_sources = mask
+            return failing.get("tactic_sources", True)
 
         def can_run_on_DLA(self, layer):  # noqa: N802
             return "shuffle" not in layer.name
@@ -139,10 +149,18 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
             )
 
     class Inspector:
-        def __init__(self, plan):
-            self.plan = plan
+        """Does not keep its engine and context alive, as the bindings of 8.2 to 8.5."""
+
+        def __init__(self, engine):
+            self.plan, self.dynamic = engine.plan, failing.get("dynamic", False)
+            self.engine, self.context = weakref.ref(engine), lambda: None
+
+        execution_context = property(None, lambda self, c: setattr(self, "context", weakref.ref(c)))
 
         def get_engine_information(self, form):
+            assert self.engine() is not None, "the engine was destroyed before it was read"
+            if self.dynamic and self.context() is None:
+                return json.dumps({"Layers": ["conv0", "conv1"], "Bindings": ["lr", "sr"]})
             if "inspector" in failing:
                 return failing["inspector"]
             types_of = (
@@ -187,6 +205,10 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
             gpu.memory[self.addresses["sr"]].view(io)[:] = y.astype(io).ravel()
             return True
 
+    class RuntimeConfig:
+        cuda_graph_strategy = "DISABLED"
+        dynamic_shapes_kernel_specialization_strategy = "LAZY"
+
     class Engine:
         num_io_tensors = 2
 
@@ -200,9 +222,13 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
             return severity(io_dtype)
 
         def create_engine_inspector(self):
-            return Inspector(self.plan)
+            return Inspector(self)
 
-        def create_execution_context(self):
+        def create_runtime_config(self):
+            return RuntimeConfig()
+
+        def create_execution_context(self, runtime_config=None):
+            library.runtime_configs.append(runtime_config)
             return failing.get("context", Context(self))
 
         def run(self, x):
@@ -240,6 +266,13 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
         library.DeviceType
     ) = Knows()
     library.ProfilingVerbosity = Knows()
+    old = major < 11 and name == "tensorrt"
+    sources = ("CUBLAS", "CUBLAS_LT", "CUDNN", "EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
+    library.TacticSource = types.SimpleNamespace(
+        **{source: bit for bit, source in enumerate(sources) if old or bit > 2}
+    )
+    if name == "tensorrt_rtx":
+        library.CudaGraphStrategy = library.DynamicShapesKernelSpecializationStrategy = Knows()
     library.float32 = "float32"
     flags = {"TF32", "GPU_FALLBACK", "OBEY_PRECISION_CONSTRAINTS"} | (
         {"FP16"} if major < 11 and name == "tensorrt" else set()
@@ -255,23 +288,24 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
     )
     library.ComputeCapability = types.SimpleNamespace(SM80=0, SM86=1, SM89=2, SM120=3, SM75=4)
     library.builders, library.runtimes, library.gpu = [], [], StandInCuda()
+    library.runtime_configs = []
     return library
 
 
 class StandInCuda(Cuda):
     """Memory is arrays by address. A copy takes 1 ms, the network 5 ms."""
 
-    stream, library, can_capture = 77, "stand-in", True
+    index, stream, library, can_capture = 0, 77, "stand-in", True
 
     def __init__(self, sm=72, can_capture=True):
-        self.sm, self.can_capture, self.memory, self.freed, self.enqueued, self.clock = (
-            sm,
-            can_capture,
-            {},
-            [],
-            [],
-            0.0,
-        )
+        self.sm, self.can_capture, self.clock = sm, can_capture, 0.0
+        self.memory, self.freed, self.enqueued = {}, [], []
+        self.events, self.graphs = 0, 0
+        """Those that exist now."""
+
+    def free_memory(self):
+        used = sum(array.nbytes for address, array in self.memory.items())
+        return 2**30 - used, 2**31
 
     def compute_capability(self):
         return self.sm
@@ -302,10 +336,17 @@ class StandInCuda(Cuda):
         pass
 
     def event(self):
-        return self.clock
+        self.events += 1
+        return types.SimpleNamespace(at=None)
+
+    def record(self, event):
+        event.at = self.clock
+
+    def free_event(self, event):
+        self.events -= 1
 
     def elapsed_ms(self, start, end):
-        return end - start
+        return end.at - start.at
 
     def capture(self, work):
         if not work():
@@ -316,4 +357,8 @@ class StandInCuda(Cuda):
             self.enqueued.append("graph")
             work()
 
-        return launch
+        def free():
+            self.graphs -= 1
+
+        self.graphs += 1
+        return CapturedGraph(launch, free)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import os
 import struct
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,11 +17,14 @@ from sr_deploy.core.errors import (
     InputError,
     TargetError,
 )
-from sr_deploy.core.manifest import read_manifest
+from sr_deploy.core.jsonio import to_json
+from sr_deploy.core.manifest import manifest_path, read_manifest, same_versions
+from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import load_target
 from sr_deploy.runtime import BACKENDS, build, tensorrt, tensorrt_engine
 from sr_deploy.runtime.build import engine_from_onnx
+from sr_deploy.runtime.doctor import diagnose
 from sr_deploy.runtime.ort import OnnxRuntimeSession
 from sr_deploy.runtime.tensorrt_engine import read_header
 
@@ -112,7 +117,7 @@ def use(monkeypatch):
     def put(library):
         monkeypatch.setitem(sys.modules, library.__name__, library)
         monkeypatch.setattr(tensorrt_engine, "_LOGS", {})
-        monkeypatch.setattr(tensorrt, "cuda", lambda: library.gpu)
+        monkeypatch.setattr(tensorrt, "cuda", lambda index=0: library.gpu)
         return library
 
     return put
@@ -464,6 +469,96 @@ def test_an_engine_of_another_version_cannot_run_here(graph_for, tmp_path, use):
     ) as e:
         BACKENDS["tensorrt"]().open(engine, read_manifest(engine))
     assert "srdeploy build-engine" in e.value.hint
+
+
+def test_an_engine_of_trtexec_runs_with_the_same_installation_s_python(graph_for, tmp_path, use):
+    """trtexec's banner has three numbers, Python's version four."""
+    on_gpu(use, "8.5.2.2", 72)
+    (engine,) = engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier")
+    manifest = read_manifest(engine)
+    by_trtexec = replace(manifest, versions={**manifest.versions, "tensorrt": "8.5.2"})
+    assert BACKENDS["tensorrt"]().open(engine, by_trtexec).precision == "fp16"
+    assert same_versions(by_trtexec.versions, manifest.versions)
+    manifest_path(engine).write_text(to_json(by_trtexec))
+    assert diagnose(engine).differs_here == ()
+
+
+def test_the_layers_of_a_dynamic_engine_have_types_with_a_context_only(graph_for, tmp_path, use):
+    on_gpu(use, "8.5.2.2", 72, dynamic=True)
+    graph = graph_for("xavier", hw=(8, 8), high=(32, 40))
+    (engine,) = engine_from_onnx(graph, tmp_path / "out", target="xavier")
+    assert read_manifest(engine).precision_obtained == "fp16"
+
+
+def test_the_manifest_names_the_gpu(graph_for, tmp_path, use):
+    on_gpu(use, "8.5.2.2", 72)
+    (engine,) = engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier")
+    build = read_manifest(engine).build
+    assert (build["gpu"], build["compute_capability"]) == ("a stand-in GPU", 72)
+
+
+def opened_engine(graph_for, tmp_path, use, **failing):
+    library = on_gpu(use, "8.5.2.2", 72, **failing)
+    graph = graph_for("xavier", hw=(8, 8), high=(32, 40))
+    (engine,) = engine_from_onnx(graph, tmp_path / "out", target="xavier")
+    return library, BACKENDS["tensorrt"]().open(engine, read_manifest(engine))
+
+
+def test_events_and_graphs_are_destroyed(graph_for, tmp_path, use):
+    library, session = opened_engine(graph_for, tmp_path, use)
+    x = np.zeros((1, 3, 9, 10), np.float32)
+    for part in (x, x, x[:, :, :8], x):
+        session.run_timed(part)
+        assert (library.gpu.events, library.gpu.graphs) == (4, 1)
+    session.close()
+    assert (library.gpu.events, library.gpu.graphs) == (0, 0)
+
+
+def test_the_settings_tell_what_happened(graph_for, tmp_path, use, monkeypatch):
+    x = np.zeros((1, 3, 9, 10), np.float32)
+    library, session = opened_engine(graph_for, tmp_path, use)
+    session.run(x)
+    assert session.settings.startswith("one CUDA graph, ")
+    monkeypatch.setattr(library.gpu, "capture", lambda work: None)
+    session.run(x[:, :, :8])
+    assert session.settings.startswith("no CUDA graph (capture failed), ")
+    assert "rise over opening" in session.peak_memory().definition
+
+
+def test_tensorrt_for_rtx_captures_by_itself_with_specialised_kernels(any_graph, tmp_path, use):
+    library = use(rtx())
+    library.gpu.sm = 86
+    graph = any_graph(low=(8, 8), high=(32, 40), precision="fp16")
+    blob = b"vtrt" + bytes(36) + json.dumps({"graph": str(graph), "fp16": True}).encode()
+    engine = tmp_path / "x.engine"
+    engine.write_bytes(blob)
+    manifest = replace(read_manifest(graph), kind="engine", target="rtx")
+    manifest = replace(manifest, versions={"tensorrt_rtx": "1.7.1.116"})
+    session = BACKENDS["tensorrt-rtx"]().open(engine, manifest)
+    (config,) = library.runtime_configs
+    assert config.cuda_graph_strategy == "WHOLE_GRAPH_CAPTURE"
+    assert config.dynamic_shapes_kernel_specialization_strategy == "EAGER"
+    assert session.settings.startswith("the library's own CUDA graph, ")
+    assert library.gpu.graphs == 0
+
+
+def test_kernels_of_cublas_and_cudnn_can_be_left_out(graph_for, tmp_path, use):
+    library = on_gpu(use, "8.5.2.2", 72)
+    options = BuildOptions(no_cublas_cudnn=True)
+    graph = graph_for("xavier")
+    (engine,) = engine_from_onnx(graph, tmp_path / "out", target="xavier", options=options)
+    assert library.builders[0].config.tactic_sources == 0b11000
+    manifest = read_manifest(engine)
+    assert "--no-cublas-cudnn" in manifest.command and manifest.build["no_cublas_cudnn"]
+
+
+def test_an_engine_runs_on_the_requested_gpu_and_not_on_the_cpu(graph_for, tmp_path, use):
+    on_gpu(use, "8.5.2.2", 72)
+    (engine,) = engine_from_onnx(graph_for("xavier"), tmp_path / "out", target="xavier")
+    backend, manifest = BACKENDS["tensorrt"](), read_manifest(engine)
+    assert backend.open(engine, manifest, RunOptions(device="cuda:0")).place == "cuda:0"
+    with pytest.raises(CannotRunHereError, match="runs on an NVIDIA GPU, not on cpu"):
+        backend.open(engine, manifest, RunOptions(device="cpu"))
 
 
 def test_one_logger_for_the_process(use):

@@ -34,6 +34,7 @@ CLASSES = {
     "engine": "ICudaEngine",
     "_engine": "ICudaEngine",
     "inspector": "EngineInspector",
+    "runtime_config": "IRuntimeConfig",
     "context": "IExecutionContext",
     "_context": "IExecutionContext",
 }
@@ -45,6 +46,10 @@ NOT_IN = {
         "ComputeCapability",
         "node_name",
         "node_operator",
+        "IRuntimeConfig",
+        "create_runtime_config",
+        "CudaGraphStrategy",
+        "DynamicShapesKernelSpecializationStrategy",
     },
     "tensorrt_rtx": {"FP16", "OBEY_PRECISION_CONSTRAINTS", "precision", "set_output_type"},
 }
