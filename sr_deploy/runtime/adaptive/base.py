@@ -8,10 +8,11 @@ from typing import List, Optional
 
 import numpy as np
 
-from sr_deploy.core.errors import InputError
+from sr_deploy.core.errors import CannotRunHereError
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import BackendInfo, ExecutedWork, PeakMemory, Session
 
+_COPIES = "copies between its parts timed with it"
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -27,9 +28,9 @@ class AdaptiveOutput:
 
 
 def check_adaptive_run(run: RunOptions) -> None:
-    """Raise InputError for settings that adaptive networks do not have."""
+    """Raise CannotRunHereError for settings that adaptive networks do not have."""
     if run.torch_settings:
-        raise InputError(
+        raise CannotRunHereError(
             f"--{run.torch_settings[0]} is not available for adaptive networks: "
             "they run in FP32, by eager torch or by ONNX Runtime",
             hint=f"omit --{run.torch_settings[0]}",
@@ -49,6 +50,8 @@ class AdaptiveSession(Session):
             self.device, self.place = info.device.name, info.device.place
             self.why_cpu = info.device.why_cpu
             self.threads = None if self.device else info.threads
+            if self.device:
+                self.settings = ", ".join(("eager, NCHW", *info.device.settings, _COPIES))
         self._info = info
         self.decisions: Optional[List[np.ndarray]] = None
         """If a list: one (H, W, 2) array per run since `reset_work`, its decisions and its luma."""
