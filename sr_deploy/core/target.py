@@ -11,9 +11,11 @@ from typing import Dict, Iterator, List, Optional, Tuple
 from sr_deploy.core.errors import InputError, TargetError, did_you_mean
 from sr_deploy.core.files import data_folder
 from sr_deploy.core.jsonio import at_line, read_dataclass, to_json
+from sr_deploy.core.providers import PROVIDERS
 from sr_deploy.core.sizes import parse_sizes
 
-RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+ONNX_RUNTIMES = tuple(name for name, provider in PROVIDERS.items() if provider.builds)
+RUNTIMES = (*ONNX_RUNTIMES, "tensorrt", "tensorrt-rtx")
 PRECISIONS = ("fp32", "fp16")
 
 
@@ -24,7 +26,7 @@ class TargetProfile:
     name: str
     title: str
     runtime: str
-    """The backend that builds and runs its engines: onnxruntime, tensorrt or tensorrt-rtx."""
+    """The backend that builds and runs its engines, one of `RUNTIMES`."""
     runtime_versions: str
     """The versions the profile was written for, for example `>=8.5,<8.6`."""
     opset: int
@@ -39,7 +41,7 @@ class TargetProfile:
     shapes: Tuple[str, ...]
     """LR sizes exported by default: `256x512`, or one MIN:OPT:MAX for a dynamic graph."""
     compute_capabilities: Tuple[int, ...] = ()
-    """SM versions, 72 for 7.2; empty for targets without a GPU."""
+    """SM versions, 72 for 7.2; empty for targets without a GPU, or for any GPU."""
     compute_capabilities_on_request: Tuple[int, ...] = ()
     """SM versions the builder supports but builds only if requested."""
     workspace_mib: int = 0

@@ -20,7 +20,7 @@ from sr_deploy.core.errors import BuildError, CannotRunHereError, MissingPackage
 from sr_deploy.core.files import atomic_path
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.manifest import Manifest, mixed_precision
-from sr_deploy.core.run_options import DEFAULT_RUN, Device, RunOptions
+from sr_deploy.core.run_options import CPU_RUN, DEFAULT_RUN, Device, RunOptions
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import Backend, BuildOptions, Session
 from sr_deploy.core.target import TargetProfile, load_target, same_version
@@ -157,7 +157,7 @@ class TensorRTBackend(Backend):
         try:
             if not reason:
                 images = [nchw_from_rgb(rgb) for rgb in sample_lr(graph.opt_shape, count=2)]
-                reference = OnnxRuntimeSession(onnx, graph)
+                reference = OnnxRuntimeSession(onnx, graph, CPU_RUN)
         except MissingPackageError as e:
             reason = e.message
         if reason:

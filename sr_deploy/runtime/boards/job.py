@@ -20,6 +20,7 @@ from sr_deploy.core.files import atomic_path, sha256_of
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.manifest import Manifest
+from sr_deploy.core.run_options import CPU_RUN
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import TargetProfile
@@ -131,7 +132,7 @@ def _write_reference(folder: Path, plan: BuildPlan) -> None:
 
     try:
         x = nchw_from_rgb(sample_lr(plan.graph.opt_shape, count=1)[0])
-        y = OnnxRuntimeSession(plan.onnx, plan.graph).run(x)
+        y = OnnxRuntimeSession(plan.onnx, plan.graph, CPU_RUN).run(x)
     except MissingPackageError:
         return
     x.astype(_NUMPY[plan.graph.input_dtype]).tofile(str(folder / f"{plan.onnx.name}.lr.bin"))
