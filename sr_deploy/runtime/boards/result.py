@@ -17,8 +17,14 @@ import numpy as np
 from sr_deploy.core.errors import ArtifactError, BuildError, InputError, SrDeployError
 from sr_deploy.core.files import atomic_path, make_output_folder, sha256_of, write_text
 from sr_deploy.core.jsonio import from_dict, read_json
-from sr_deploy.core.manifest import Manifest, check_manifest, mixed_precision, write_artifact
-from sr_deploy.core.target import TargetProfile, load_target
+from sr_deploy.core.manifest import (
+    Manifest,
+    check_manifest,
+    mixed_precision,
+    target_of,
+    write_artifact,
+)
+from sr_deploy.core.target import TargetProfile
 from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
 from sr_deploy.runtime.boards import trtexec
 from sr_deploy.runtime.boards.board import energy, facts_from_text, samples_from_text, within
@@ -70,7 +76,7 @@ def engines_from_result(
             raise ArtifactError(f"{result} is the result of another job", hint=hint)
         drafts = _read_drafts(folder)
         results = trtexec.results_from_text(_read_text(folder / "out" / "results.txt"))
-        profile = load_target(next(iter(drafts.values())).target)
+        profile = target_of(next(iter(drafts.values())))
         _check_results(results, drafts, profile, folder)
         outcomes: Dict[str, Union[Manifest, BuildError]] = {}
         for engine in results.engines:
