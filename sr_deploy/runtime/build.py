@@ -250,7 +250,7 @@ def _check_graph(
 def _draft_manifest(graph: Manifest, profile: TargetProfile, options: BuildOptions) -> Manifest:
     """Return the engine's manifest without the facts that only the build can tell."""
     graph_file = f"{_stem(graph)}.{graph.precision_obtained}{_form_suffix(graph)}.onnx"
-    command = f"srdeploy build-engine {graph_file} --target {profile.name}"
+    command = f"srdeploy build-engine {graph_file} --target {profile.option}"
     command += "".join(f" --sm {c}" for c in options.compute_capabilities)
     command += f" --dla {options.dla}" if options.dla is not None else ""
     command += f" --fallback {options.fallback}" if options.fp32_layers else ""
@@ -267,6 +267,7 @@ def _draft_manifest(graph: Manifest, profile: TargetProfile, options: BuildOptio
         graph,
         kind="engine",
         target=profile.name,
+        profile=profile.recorded,
         parent_sha256=graph.sha256,
         versions={"profile": profile.digest},
         nodes=None,
