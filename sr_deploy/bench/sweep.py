@@ -258,7 +258,7 @@ def _build_artifact(cell: Cell, artifacts: Path) -> str:
     """Return the path of the cell's graph, plan or engine."""
     row = cell.row
     target = ["--target", row.target] if row.target else []
-    output = ["-o", str(artifacts / (row.target or "onnx"))]
+    output = ["-o", str(artifacts / (Path(row.target).stem or "onnx"))]
     if kind_of(cell.model) == "router":
         if row.target:
             raise _CellError("routers have no engines; the backend onnxruntime runs their graphs")

@@ -9,8 +9,8 @@ from typing import Callable, Dict, Iterator, Mapping, Optional, Tuple
 
 from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.files import atomic_path, sha256_of
-from sr_deploy.core.jsonio import read_dataclass, to_json
-from sr_deploy.core.target import same_version
+from sr_deploy.core.jsonio import from_dict, read_dataclass, to_json
+from sr_deploy.core.target import TargetProfile, load_target, same_version
 
 _LIBRARIES = ("tensorrt", "tensorrt_rtx")
 
@@ -63,12 +63,25 @@ class Manifest:
     """params, macs, acts, convs, counter and uncounted of the trained network at 256x256 by the
     `hooks` counter; `fvcore`: the same by fvcore; `deployed`: those of the graph's own network by
     both counters. Files of older versions lack the last two."""
+    profile: Optional[Dict[str, object]] = None
+    """Of an engine for a target that is not shipped: its profile."""
     build: Dict[str, object] = field(default_factory=dict)
     """Facts of this kind of engine: seconds, sizes, compute capabilities, messages."""
 
     @property
     def dynamic(self) -> bool:
         return self.min_shape != self.max_shape
+
+
+def target_of(manifest: Manifest) -> TargetProfile:
+    """Return the profile that an artifact was made for.
+
+    Raises TargetError if there is none of that name here, ArtifactError if its own is malformed.
+    """
+    if manifest.profile is None:
+        return load_target(manifest.target)
+    source = "the profile in the manifest"
+    return from_dict(TargetProfile, manifest.profile, source=source, error=ArtifactError)
 
 
 def mixed_precision(counts: Dict[str, int]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import List, Optional
 
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.providers import Provider, default_provider, find_provider
 
 DEVICE_KINDS = ("cpu", "cuda", "directml", "coreml")
 RUN_PRECISIONS = ("fp32", "fp16", "bf16")
@@ -41,7 +42,7 @@ class RunOptions:
     device: Optional[str] = None
     """`cpu`, `cuda` or `cuda:N`; None: the GPU if the network's library can use one, else CPU."""
     backend: Optional[str] = None
-    """Of ONNX graphs, a name in `BACKENDS`; None: onnxruntime's own provider for the device."""
+    """Of ONNX graphs, a name in `PROVIDERS`; None: the default provider of the device."""
     precision: Optional[str] = None
     """Of checkpoints, run by torch: fp32, fp16 or bf16; None: fp32."""
     channels_last: bool = False
@@ -54,7 +55,12 @@ class RunOptions:
     """As NTIRE's harnesses leave torch on CUDA: convolutions may round to TF32, autograd is on."""
 
     def __post_init__(self) -> None:
-        device = self.requested_device
+        device, provider = self.requested_device, self.requested_provider
+        if provider is not None and device is not None and provider.device != device.kind:
+            raise InputError(
+                f"the backend {provider.backend} runs on {provider.device}, not on {device}",
+                hint="omit --device or --backend",
+            )
         if self.precision not in (None, *RUN_PRECISIONS):
             raise InputError(
                 f"unknown precision '{self.precision}'; expected {', '.join(RUN_PRECISIONS)}"
@@ -70,6 +76,14 @@ class RunOptions:
         return None if self.device is None else parse_device(self.device)
 
     @property
+    def requested_provider(self) -> Optional[Provider]:
+        """ONNX Runtime's provider that the backend or the device asks for."""
+        if self.backend is not None:
+            return find_provider(self.backend)
+        device = self.requested_device
+        return None if device is None else default_provider(device.kind)
+
+    @property
     def torch_settings(self) -> List[str]:
         """The names of the given options that only torch has."""
         names = ("precision", "channels_last", "compile", "cuda_graph")
@@ -77,3 +91,4 @@ class RunOptions:
 
 
 DEFAULT_RUN = RunOptions()
+CPU_RUN = RunOptions(device="cpu")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
 
 from sr_deploy.core.errors import InputError, TargetError, did_you_mean
 from sr_deploy.core.files import data_folder
 from sr_deploy.core.jsonio import at_line, read_dataclass, to_json
+from sr_deploy.core.providers import PROVIDERS
 from sr_deploy.core.sizes import parse_sizes
 
-RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+ONNX_RUNTIMES = tuple(name for name, provider in PROVIDERS.items() if provider.builds)
+RUNTIMES = (*ONNX_RUNTIMES, "tensorrt", "tensorrt-rtx")
 PRECISIONS = ("fp32", "fp16")
 
 
@@ -24,7 +26,7 @@ class TargetProfile:
     name: str
     title: str
     runtime: str
-    """The backend that builds and runs its engines: onnxruntime, tensorrt or tensorrt-rtx."""
+    """The backend that builds and runs its engines, one of `RUNTIMES`."""
     runtime_versions: str
     """The versions the profile was written for, for example `>=8.5,<8.6`."""
     opset: int
@@ -39,7 +41,7 @@ class TargetProfile:
     shapes: Tuple[str, ...]
     """LR sizes exported by default: `256x512`, or one MIN:OPT:MAX for a dynamic graph."""
     compute_capabilities: Tuple[int, ...] = ()
-    """SM versions, 72 for 7.2; empty for targets without a GPU."""
+    """SM versions, 72 for 7.2; empty for targets without a GPU, or for any GPU."""
     compute_capabilities_on_request: Tuple[int, ...] = ()
     """SM versions the builder supports but builds only if requested."""
     workspace_mib: int = 0
@@ -75,6 +77,21 @@ class TargetProfile:
         """A short checksum of the profile. Artifacts made for another one are out of date."""
         return hashlib.sha256(to_json(self).encode()).hexdigest()[:12]
 
+    @property
+    def shipped(self) -> bool:
+        """Whether it is the shipped profile of its name."""
+        return self.name in target_names() and load_target(self.name) == self
+
+    @property
+    def recorded(self) -> Optional[Dict[str, object]]:
+        """The profile as manifests of its engines contain it; None for a shipped one."""
+        return None if self.shipped else asdict(self)
+
+    @property
+    def option(self) -> str:
+        """The value of --target that names it."""
+        return self.name if self.shipped else f"{self.name}.json"
+
     def check_precision(self, precision: Optional[str]) -> str:
         """Return `precision`; None: the default. Raises TargetError if it is not supported."""
         if precision is None:
@@ -94,12 +111,18 @@ def target_names() -> List[str]:
 
 
 def load_target(name: str) -> TargetProfile:
-    """Read a profile by its name. Raises TargetError if it is unknown or malformed."""
+    """Read a profile by its name, or by the path of its file, `NAME.json`.
+
+    Raises TargetError if it is unknown or malformed.
+    """
+    if name.endswith(".json"):
+        return read_target(Path(name))
     names = target_names()
     if name not in names:
         raise TargetError(
             f"unknown target '{name}'; expected one of {', '.join(names)}",
-            hint=did_you_mean(name, names),
+            hint=did_you_mean(name, names)
+            or "a profile of your own is given as a path: ./NAME.json",
         )
     return read_target(data_folder("engines/targets") / f"{name}.json")
 

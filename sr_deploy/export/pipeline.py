@@ -108,7 +108,7 @@ class _GraphTask:
         return (
             f"srdeploy export {self.checkpoint.name} --variants {self.variant} "
             f"{self.sizes.option} --precision {self.settings.precision}"
-            + (f" --target {target.name}" if target else "")
+            + (f" --target {target.option}" if target else "")
             + (" --literal" if self.options.literal else "")
             + (" --candidates" if self.options.candidates else "")
         )

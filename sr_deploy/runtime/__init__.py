@@ -7,7 +7,8 @@ from sr_deploy.core.registry import Registry
 BACKENDS = Registry(
     "backend",
     {
-        "onnxruntime": "sr_deploy.runtime.ort:OnnxRuntimeBackend",
+        "onnxruntime": "sr_deploy.runtime.ort_engine:OnnxRuntimeBackend",
+        "onnxruntime-cuda": "sr_deploy.runtime.ort_engine:OnnxRuntimeCudaBackend",
         "tensorrt": "sr_deploy.runtime.tensorrt:TensorRTBackend",
         "tensorrt-rtx": "sr_deploy.runtime.tensorrt:TensorRTForRTXBackend",
     },

@@ -13,7 +13,7 @@ from sr_deploy.core.files import files_with_suffix, make_output_folder
 from sr_deploy.core.manifest import Manifest, is_up_to_date, read_manifest, write_artifact
 from sr_deploy.core.session import Backend, BuildOptions
 from sr_deploy.core.sizes import Sizes
-from sr_deploy.core.target import TargetProfile, load_target
+from sr_deploy.core.target import ONNX_RUNTIMES, TargetProfile, load_target
 from sr_deploy.runtime import BACKENDS
 from sr_deploy.runtime.boards.job import BoardJob, BuildPlan, Progress, write_bundle, write_job
 from sr_deploy.runtime.boards.local import result_from_trtexec, why_no_trtexec
@@ -93,7 +93,7 @@ def why_not_here(profile: TargetProfile) -> Tuple[str, bool]:
     trtexec is used only when the backend's library is not available.
     """
     reason = BACKENDS[profile.runtime]().why_unavailable(profile)
-    if not reason or profile.runtime == "onnxruntime":
+    if not reason or profile.runtime in ONNX_RUNTIMES:
         return reason, False
     no_trtexec = why_no_trtexec(profile)
     if not no_trtexec:
@@ -127,7 +127,7 @@ def engine_stem(graph: Manifest) -> str:
 
 
 def _check_trtexec_builds(profile: TargetProfile, option: str) -> None:
-    if profile.runtime == "onnxruntime":
+    if profile.runtime in ONNX_RUNTIMES:
         hint = f"omit {option}, and build on the machine that runs them"
         raise BuildError(f"engines of '{profile.name}' are not built by trtexec", hint=hint)
 
@@ -189,7 +189,9 @@ def _why_mismatched(file: Path, graph: Manifest, profile: TargetProfile) -> str:
 
 
 def _where_to_build(profile: TargetProfile) -> str:
-    if profile.runtime == "onnxruntime":
+    if profile.runtime == "onnxruntime-cuda":
+        return "build where the engine runs, with onnxruntime-gpu instead of onnxruntime"
+    if profile.runtime in ONNX_RUNTIMES:
         return ""
     return (
         f"install TensorRT {profile.runtime_versions} (its Python package or its trtexec) on the "
@@ -248,7 +250,7 @@ def _check_graph(
 def _draft_manifest(graph: Manifest, profile: TargetProfile, options: BuildOptions) -> Manifest:
     """Return the engine's manifest without the facts that only the build can tell."""
     graph_file = f"{_stem(graph)}.{graph.precision_obtained}{_form_suffix(graph)}.onnx"
-    command = f"srdeploy build-engine {graph_file} --target {profile.name}"
+    command = f"srdeploy build-engine {graph_file} --target {profile.option}"
     command += "".join(f" --sm {c}" for c in options.compute_capabilities)
     command += f" --dla {options.dla}" if options.dla is not None else ""
     command += f" --fallback {options.fallback}" if options.fp32_layers else ""
@@ -265,6 +267,7 @@ def _draft_manifest(graph: Manifest, profile: TargetProfile, options: BuildOptio
         graph,
         kind="engine",
         target=profile.name,
+        profile=profile.recorded,
         parent_sha256=graph.sha256,
         versions={"profile": profile.digest},
         nodes=None,

@@ -8,9 +8,15 @@ from typing import List, Optional, Tuple
 
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError, TargetError
 from sr_deploy.core.files import sha256_of
-from sr_deploy.core.manifest import Manifest, manifest_path, parse_manifest, same_versions
+from sr_deploy.core.manifest import (
+    Manifest,
+    manifest_path,
+    parse_manifest,
+    same_versions,
+    target_of,
+)
 from sr_deploy.core.sizes import Sizes
-from sr_deploy.core.target import TargetProfile, load_target
+from sr_deploy.core.target import TargetProfile
 from sr_deploy.runtime import BACKENDS
 from sr_deploy.runtime.tensorrt_engine import read_header
 
@@ -103,8 +109,8 @@ def _differences(manifest: Manifest) -> Tuple[str, ...]:
 
 def _target(manifest: Manifest) -> Optional[TargetProfile]:
     try:
-        return load_target(manifest.target) if manifest.target else None
-    except TargetError:
+        return target_of(manifest) if manifest.target else None
+    except (ArtifactError, TargetError):
         return None
 
 

@@ -19,6 +19,8 @@ DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 """The element types that sessions feed and read, by ONNX Runtime's names."""
 PROBED_SIDES = ((32, 48), (64, 96), (128, 192))
 """Pairs of LR sides to run at; the first pair that runs decides."""
+_FLOAT16 = 10
+"""TensorProto.FLOAT16."""
 MULTIPLES = (1, 2, 4, 8, 16)
 SMALLEST_SIDES = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 """In multiples."""
@@ -39,7 +41,7 @@ class GraphContract:
     scale: int
     sizes: SizeContract
     precision: str
-    """`int8` for a graph with quantised operators, else `fp32`: the CPU computes FP16 in FP32."""
+    """See `graph_precision`."""
 
 
 _CONTRACTS: Dict[str, GraphContract] = {}
@@ -81,11 +83,18 @@ def _load_graph(path: Path) -> Any:
         return onnx.GraphProto()
 
 
-def _precision(path: Path) -> str:
+def graph_precision(path: Path) -> str:
+    """Return `int8` for a graph with quantised operators, `fp16` if its weights are, else `fp32`.
+
+    Without onnx it cannot be read, and counts as `fp32`.
+    """
     graph = _load_graph(path)
-    names = {node.op_type for node in graph.node} if graph is not None else set()
-    quantised = any("Quantize" in name or "QLinear" in name or "Integer" in name for name in names)
-    return "int8" if quantised else "fp32"
+    if graph is None:
+        return "fp32"
+    names = {node.op_type for node in graph.node}
+    if any("Quantize" in name or "QLinear" in name or "Integer" in name for name in names):
+        return "int8"
+    return "fp16" if any(t.data_type == _FLOAT16 for t in graph.initializer) else "fp32"
 
 
 def probe_graph(path: Path, session: Any) -> GraphContract:
@@ -152,7 +161,7 @@ def _probe(path: Path, session: Any) -> GraphContract:
         DTYPES[target.type],
         scale,
         SizeContract(min_hw=least, max_hw=max_hw, align_px=multiple, multiple=multiple),
-        _precision(path),
+        graph_precision(path),
     )
 
 

@@ -1,30 +1,34 @@
-"""ONNX Runtime on the CPU. The engine of the target `cpu` is the optimised model that it saves."""
+"""ONNX Runtime: sessions of graphs, on the CPU or on a GPU by one of its providers."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
+import functools
+import itertools
+import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Union
 
 import numpy as np
 
-from sr_deploy.core.device import cpu_features, cpu_model, usable_cores
-from sr_deploy.core.errors import ArtifactError, BuildError, CannotRunHereError, MissingPackageError
+from sr_deploy.core.device import usable_cores
+from sr_deploy.core.errors import ArtifactError, BuildError, CannotRunHereError
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
-from sr_deploy.core.session import Backend, BackendInfo, Session
-from sr_deploy.core.target import TargetProfile
-from sr_deploy.runtime.graph_probe import DTYPES, graph_ends, probe_graph
+from sr_deploy.core.session import BackendInfo, PeakMemory, Session, TimedOutput
+from sr_deploy.runtime.graph_probe import DTYPES, graph_ends, graph_precision, probe_graph
+from sr_deploy.runtime.ort_profile import NodeRuns
+from sr_deploy.runtime.ort_providers import OrtDevice, onnxruntime_module, ort_device
+
+_CPU = OrtDevice()
+_NUMBERS = itertools.count()
 
 
 class OnnxRuntimeSession(Session):
-    """A graph, or an optimised model, on the CPU provider."""
+    """A graph, or an optimised model, on the device of `run`."""
 
-    backend = "onnxruntime"
-    precision = "fp32"
-    """The CPU provider computes FP16 graphs in FP32 too."""
+    nodes: Optional[NodeRuns] = None
+    """What ran where; None on the CPU."""
     _multiple = 1
 
     def __init__(
@@ -33,114 +37,81 @@ class OnnxRuntimeSession(Session):
         """Open an ONNX file; without a manifest its contract is probed.
 
         Raises ArtifactError for a file that is not a model, CannotRunHereError for a graph that
-        does not upscale RGB images (see `probe_graph`).
+        does not upscale RGB images (see `probe_graph`), and where the device cannot be used or
+        would run nothing of the graph.
         """
-        self.backend_version = _onnxruntime().__version__
-        self.threads = usable_cores()
-        self._session = raw_session(str(path))
+        self.backend_version = onnxruntime_module().__version__
+        self._device = device = ort_device(run)
+        self.backend, self.device, self.place = device.provider.backend, device.name, device.place
+        self.why_cpu = device.why_cpu
+        self.threads = usable_cores() if device.is_cpu else None
+        self.precision = manifest.precision_obtained if manifest else graph_precision(path)
+        self._session = raw_session(str(path), device=device, fp16=self.precision == "fp16")
         if manifest is None:
             contract = probe_graph(path, self._session)
             self.scale, sizes = contract.scale, contract.sizes
-            self.precision = contract.precision
             self.min_hw, self.max_hw = sizes.min_hw, sizes.max_hw
             self.align_px = self._multiple = sizes.multiple
-            self._input, self._output = contract.input, contract.output
-            self._dtype, self._output_dtype = contract.input_dtype, contract.output_dtype
-            return
-        self.scale = manifest.scale
-        self.min_hw, self.max_hw = manifest.min_shape, manifest.max_shape
-        self.halo_px, self.align_px = manifest.halo_px, manifest.align_px
-        source, target = graph_ends(path, self._session)
-        self._input, self._output = source.name, target.name
-        self._dtype, self._output_dtype = DTYPES[source.type], DTYPES[target.type]
+        else:
+            self.scale = manifest.scale
+            self.min_hw, self.max_hw = manifest.min_shape, manifest.max_shape
+            self.halo_px, self.align_px = manifest.halo_px, manifest.align_px
+        self._dtypes = tuple(DTYPES[end.type] for end in graph_ends(path, self._session))
+        if not device.is_cpu:
+            self._observe()
+        elif self.precision != "int8":
+            self.precision = "fp32"  # the CPU computes FP16 graphs in FP32 too
+
+    @property
+    def settings(self) -> str:  # type: ignore[override]
+        """How the device is driven, and the nodes that it does not run; empty on the CPU."""
+        return ", ".join(self._device.settings)
+
+    @property
+    def takes_tensors(self) -> bool:  # type: ignore[override]
+        return self._device.torch_stream is not None and self._multiple == 1
+
+    def run_tensor(self, x: Any) -> Any:
+        shape = (1, 3, self.scale * x.shape[2], self.scale * x.shape[3])
+        try:
+            return self._device.run_tensor(self._session, x, shape, self._dtypes)
+        except Exception as e:  # onnxruntime's errors share no base class
+            raise self._device.error(f"at {x.shape[2]}x{x.shape[3]}", e) from e
+
+    def reset_peak_memory(self) -> None:
+        self._device.reset_peak_memory()
+
+    def peak_memory(self) -> Optional[PeakMemory]:
+        return self._device.peak_memory()
 
     def _release(self) -> None:
         self._session = None
+        self._device.release()
 
     def _run(self, x_nchw: np.ndarray) -> np.ndarray:
+        return self._run_timed(x_nchw).y
+
+    def _run_timed(self, x_nchw: np.ndarray) -> TimedOutput:
         """Run, in FP32 without copies; other sizes are mirrored up to the graph's multiple."""
         h, w = x_nchw.shape[2:]
         below, right = -h % self._multiple, -w % self._multiple
         if below or right:
             x_nchw = np.pad(x_nchw, ((0, 0), (0, 0), (0, below), (0, right)), mode="symmetric")
-        x = np.ascontiguousarray(x_nchw, self._dtype)
-        y = np.empty((1, 3, self.scale * x.shape[2], self.scale * x.shape[3]), self._output_dtype)
-        binding = self._session.io_binding()
-        binding.bind_input(self._input, "cpu", 0, self._dtype, x.shape, x.ctypes.data)
-        binding.bind_output(self._output, "cpu", 0, self._output_dtype, y.shape, y.ctypes.data)
+        x = np.ascontiguousarray(x_nchw, self._dtypes[0])
+        shape = (1, 3, self.scale * x.shape[2], self.scale * x.shape[3])
         try:
-            self._session.run_with_iobinding(binding)
+            y, ms, copies_ms = self._device.run(self._session, x, shape, self._dtypes[1])
         except Exception as e:  # onnxruntime's errors share no base class
-            raise _run_error(f"at {x.shape[2]}x{x.shape[3]}", e) from e
-        y = y[:, :, : self.scale * h, : self.scale * w]
-        return y.astype(np.float32, copy=False)
+            raise self._device.error(f"at {x.shape[2]}x{x.shape[3]}", e) from e
+        y = y[:, :, : self.scale * h, : self.scale * w].astype(np.float32, copy=False)
+        return TimedOutput(y, ms, copies_ms)
 
-
-class OnnxRuntimeBackend(Backend):
-    """Saves optimised models, which are valid for one onnxruntime version and one kind of CPU."""
-
-    name = package = "onnxruntime"
-    layouts = ("nchw",)
-    """The default is NCHWc, blocks of channels, with conversions around other operators."""
-
-    def versions(self) -> Dict[str, str]:
-        return {"onnxruntime": _onnxruntime().__version__, "cpu_features": " ".join(cpu_features())}
-
-    def build(
-        self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any
-    ) -> Manifest:
-        if graph.precision_asked != "fp32" or graph.precision_obtained != "fp32":
-            raise BuildError(
-                f"{onnx.name} was exported for an {graph.precision_asked.upper()} engine "
-                f"({graph.precision_obtained} tensors); "
-                "ONNX Runtime's CPU provider computes in FP32 only",
-                hint=f"export it with --target {target.name}, or --precision fp32",
-            )
-        start = time.perf_counter()
-        raw_session(str(onnx), save_to=temporary, layout=options.layout)
-        build = {
-            "seconds": round(time.perf_counter() - start, 3),
-            "size_bytes": temporary.stat().st_size,
-            "cpu": cpu_model(),
-        }
-        x = np.random.default_rng(0).random((1, 3, *graph.min_shape), dtype=np.float32)
-        y, expected = (OnnxRuntimeSession(path, graph).run(x) for path in (temporary, onnx))
-        error = float(np.abs(y - expected).max())
-        if not error < 1e-3:
-            raise BuildError(
-                f"the optimised model of {onnx.name} differs from its graph by {error:.2g}"
-            )
-        return replace(
-            graph,
-            kind="engine",
-            target=target.name,
-            precision_asked="fp32",
-            precision_obtained="fp32",
-            versions=self.versions(),
-            checks={"max_abs_err_vs_graph": error, "checked_at": list(graph.min_shape)},
-            not_checked=(
-                "its output at other sizes",
-                "CPUs with other features: there it is refused",
-            ),
-            build=build,
-        )
-
-    def open(self, artifact: Path, manifest: Manifest, run: RunOptions = DEFAULT_RUN) -> Session:
-        """Open an engine or a graph.
-
-        Raises CannotRunHereError for an engine of another onnxruntime version or kind of CPU.
-        """
-        here = self.versions()
-        built = {key: manifest.versions.get(key, "unknown") for key in here}
-        if manifest.kind == "engine" and built != here:
-            raise CannotRunHereError(
-                f"{artifact} was built by onnxruntime {built['onnxruntime']} for CPUs with "
-                f"{built['cpu_features']}; this machine has onnxruntime {here['onnxruntime']} "
-                f"and {here['cpu_features']}",
-                hint="build it again here: "
-                f"srdeploy build-engine GRAPH.onnx --target {manifest.target} -o DIR",
-            )
-        return OnnxRuntimeSession(artifact, manifest, run)
+    def _observe(self) -> None:
+        """Run once, and see which nodes the device runs and in which precision."""
+        self._run(np.zeros((1, 3, *self.min_hw), np.float32))
+        self.nodes = self._device.observe(self._session)
+        if not self._device.provider.compiles and self.precision != "int8":
+            self.precision = self.nodes.precision
 
 
 class OnnxParts:
@@ -149,7 +120,8 @@ class OnnxParts:
     def __init__(self, plan: Path, graphs: Dict[str, str], run: RunOptions = DEFAULT_RUN) -> None:
         """graphs: SHA-256 by name of the files beside `plan`.
 
-        Raises ArtifactError if one is missing or was changed.
+        Raises ArtifactError if one is missing or was changed, CannotRunHereError where the device
+        of `run` cannot be used.
         """
         for name, sha256 in graphs.items():
             graph = plan.parent / name
@@ -161,25 +133,27 @@ class OnnxParts:
                 raise ArtifactError(
                     f"{graph} was changed after its plan was written", hint="export the model again"
                 )
-        self.info = BackendInfo("onnxruntime", _onnxruntime().__version__, usable_cores())
-        self.parts = [_open_part(plan.parent / name) for name in graphs]
+        device, version = ort_device(run), onnxruntime_module().__version__
+        self.info = BackendInfo(device.provider.backend, version, usable_cores(), device)
+        self.parts = [_open_part(plan.parent / name, device) for name in graphs]
 
 
-def _open_part(path: Path) -> Callable[..., List[np.ndarray]]:
-    session = raw_session(str(path), alone=False)
+def _open_part(path: Path, device: OrtDevice) -> Callable[..., List[np.ndarray]]:
+    session = raw_session(str(path), alone=False, device=device)
+    observed = device.is_cpu
 
     def run(**inputs: np.ndarray) -> List[np.ndarray]:
+        nonlocal observed
         try:
-            return session.run(None, inputs)
+            outputs = session.run(None, inputs)
         except Exception as e:  # onnxruntime's errors share no base class
-            raise _run_error(path.name, e) from e
+            raise device.error(path.name, e) from e
+        if not observed:
+            observed = True
+            device.observe(session)
+        return outputs
 
     return run
-
-
-def _run_error(what: str, cause: Exception) -> CannotRunHereError:
-    reason = str(cause).splitlines()[0][:300]
-    return CannotRunHereError(f"onnxruntime could not run {what}: {reason}")
 
 
 def raw_session(
@@ -189,16 +163,42 @@ def raw_session(
     save_to: Any = None,
     layout: str = "",
     alone: bool = True,
+    device: OrtDevice = _CPU,
+    fp16: bool = False,
 ) -> Any:
-    """Return an onnxruntime InferenceSession on the CPU that logs errors only.
+    """Return an onnxruntime InferenceSession that logs errors only.
 
     model: a path, or the bytes of a model. optimise: False runs the graph exactly as written.
     save_to: where to save the optimised model. layout: `nchw`, or empty for the default.
-    alone: False for one of several sessions that run in turns. Raises ArtifactError for a file that
-    is not a model, CannotRunHereError for one with operators or types that onnxruntime lacks, and
-    BuildError if the model cannot be saved.
+    alone: False for one of several sessions that run in turns. device: if it is not the CPU, the
+    first run is profiled, for `OrtDevice.observe`. fp16: whether the graph is in FP16. Raises
+    ArtifactError for a file that is not a model, CannotRunHereError for one with operators or types
+    that onnxruntime lacks or if the device is not used, and BuildError if the model cannot be
+    saved.
     """
-    ort = _onnxruntime()
+    ort = onnxruntime_module()
+    options = _session_options(ort, optimise=optimise, layout=layout, alone=alone)
+    if save_to is not None:
+        options.optimized_model_filepath = str(save_to)
+    if not device.is_cpu:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(_profiles().name) / f"run{next(_NUMBERS)}")
+    try:
+        session = ort.InferenceSession(
+            model, options, providers=device.providers(fp16=fp16), enable_fallback=0
+        )
+    except Exception as e:  # onnxruntime's errors share no base class
+        raise _open_error(e, model, device, saves=save_to is not None) from e
+    if device.provider.name not in session.get_providers():
+        raise CannotRunHereError(
+            f"onnxruntime opened {_name(model)} by {', '.join(session.get_providers())} instead of "
+            f"{device.provider.name}",
+            hint="give --device cpu, if that is what you want",
+        )
+    return session
+
+
+def _session_options(ort: Any, *, optimise: bool, layout: str, alone: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = usable_cores()
@@ -216,27 +216,29 @@ def raw_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         options.enable_cpu_mem_arena = False
-    if save_to is not None:
-        options.optimized_model_filepath = str(save_to)
-    try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # onnxruntime's errors share no base class
-        reason = str(e).splitlines()[0]
-        if save_to is not None and "erialization failed" in reason:
-            problem = f"onnxruntime could not write the optimised model: {reason}"
-            raise BuildError(problem, hint="check that the disk is not full") from e
-        name = model if isinstance(model, str) else "the graph"
-        if "INVALID_PROTOBUF" in reason or "No graph was found" in reason:
-            problem = f"{name} is not an ONNX model that onnxruntime can load: {reason}"
-            raise ArtifactError(problem) from e
-        raise CannotRunHereError(f"onnxruntime cannot load {name}: {reason}") from e
+    return options
 
 
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as e:
-        raise MissingPackageError(
-            "onnxruntime", needed_for="running ONNX graphs", extra="export", cause=e
-        ) from e
-    return onnxruntime
+def _open_error(
+    cause: Exception, model: Union[str, bytes], device: OrtDevice, *, saves: bool
+) -> Exception:
+    reason = (str(cause).splitlines() or [type(cause).__name__])[0]
+    if saves and "erialization failed" in reason:
+        problem = f"onnxruntime could not write the optimised model: {reason}"
+        return BuildError(problem, hint="check that the disk is not full")
+    if "INVALID_PROTOBUF" in reason or "No graph was found" in reason:
+        problem = f"{_name(model)} is not an ONNX model that onnxruntime can load: {reason}"
+        return ArtifactError(problem)
+    if device.is_cpu:
+        return CannotRunHereError(f"onnxruntime cannot load {_name(model)}: {reason}")
+    return device.error(_name(model), cause)
+
+
+def _name(model: Union[str, bytes]) -> str:
+    return model if isinstance(model, str) else "the graph"
+
+
+@functools.lru_cache(maxsize=None)
+def _profiles() -> Any:
+    """Return the temporary folder of the profiles, which is removed at the end of the process."""
+    return tempfile.TemporaryDirectory(prefix="srdeploy-profiles-")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import BuildError
-from sr_deploy.core.target import RUNTIMES, TargetProfile
+from sr_deploy.core.target import ONNX_RUNTIMES, RUNTIMES, TargetProfile
 from sr_deploy.runtime.onnx_view import Graph, Node, load_graph
 
 Version = Tuple[int, ...]
@@ -346,7 +346,7 @@ def _dla_shapes(graph: Graph, to: _Parser) -> Iterator[str]:
 
 @Rule(_STANDARD, subject="foreign", runtimes=RUNTIMES)
 def _domain(node: Node, to: _Parser) -> Iterator[str]:
-    onnxruntime = to.target.runtime == "onnxruntime"
+    onnxruntime = to.target.runtime in ONNX_RUNTIMES
     is_function = (node.domain, node.op) in node.graph.functions
     read = is_function and (onnxruntime or not to.before((9, 0)))  # [log]
     if not read and not (onnxruntime and node.domain in ("com.microsoft", "ai.onnx.ml")):

@@ -19,11 +19,11 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from sr_deploy.core.errors import BuildError, CannotRunHereError, MissingPackageError, TargetError
 from sr_deploy.core.files import atomic_path
 from sr_deploy.core.images import nchw_from_rgb
-from sr_deploy.core.manifest import Manifest, mixed_precision
-from sr_deploy.core.run_options import DEFAULT_RUN, Device, RunOptions
+from sr_deploy.core.manifest import Manifest, mixed_precision, target_of
+from sr_deploy.core.run_options import CPU_RUN, DEFAULT_RUN, Device, RunOptions
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import Backend, BuildOptions, Session
-from sr_deploy.core.target import TargetProfile, load_target, same_version
+from sr_deploy.core.target import TargetProfile, same_version
 from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
 from sr_deploy.runtime.boards.trtexec import precision_from_layers
 from sr_deploy.runtime.cuda import cuda
@@ -114,6 +114,7 @@ class TensorRTBackend(Backend):
             graph,
             kind="engine",
             target=target.name,
+            profile=target.recorded,
             precision_obtained=receipt.precision,
             versions=self.versions(),
             checks=receipt.checks,
@@ -136,7 +137,7 @@ class TensorRTBackend(Backend):
                 f"an engine of {needs} runs on an NVIDIA GPU, not on {device}",
                 hint="omit --device, or run the ONNX graph instead",
             )
-        reason = self.why_no_device(load_target(manifest.target), device.index)
+        reason = self.why_no_device(target_of(manifest), device.index)
         if reason:
             raise CannotRunHereError(f"it needs the GPU of {needs}: {reason}")
         built_with = manifest.versions.get(self.package, "an unknown version")
@@ -153,11 +154,11 @@ class TensorRTBackend(Backend):
         self, onnx: Path, graph: Manifest, engine: Path, manifest: Manifest
     ) -> Manifest:
         """Compare the engine with onnxruntime on photographs, where possible. Raises BuildError."""
-        reason = self.why_no_device(load_target(manifest.target))
+        reason = self.why_no_device(target_of(manifest))
         try:
             if not reason:
                 images = [nchw_from_rgb(rgb) for rgb in sample_lr(graph.opt_shape, count=2)]
-                reference = OnnxRuntimeSession(onnx, graph)
+                reference = OnnxRuntimeSession(onnx, graph, CPU_RUN)
         except MissingPackageError as e:
             reason = e.message
         if reason:

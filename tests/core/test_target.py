@@ -46,6 +46,8 @@ def test_an_unknown_name_is_refused_and_the_nearest_suggested(asked, meant):
         TargetError, match=f"unknown target '{asked}'; expected one of .*cpu.*xavier"
     ) as e:
         load_target(asked)
+    if meant == "":
+        assert "./NAME.json" in e.value.hint
     if meant:
         assert e.value.hint == f"did you mean '{meant}'?"
 
@@ -93,6 +95,17 @@ def test_a_malformed_profile_is_refused_with_its_file_and_what_is_wrong(tmp_path
     path.write_text(json.dumps({**data, **change}, indent=2))
     with pytest.raises(TargetError, match="cpu.json, line [0-9]+: .*" + words):
         read_target(path)
+
+
+def test_a_profile_of_one_s_own_is_given_by_its_path(tmp_path):
+    data = json.loads((data_folder("engines/targets") / "cpu.json").read_text())
+    (tmp_path / "mycam.json").write_text(json.dumps({**data, "name": "mycam"}))
+    profile = load_target(str(tmp_path / "mycam.json"))
+    assert (profile.name, profile.shipped, profile.option) == ("mycam", False, "mycam.json")
+    cpu = load_target("cpu")
+    assert (cpu.shipped, cpu.option) == (True, "cpu")
+    with pytest.raises(TargetError, match="missing.json"):
+        load_target(str(tmp_path / "missing.json"))
 
 
 def test_a_missing_key_and_the_line_of_broken_json(tmp_path):

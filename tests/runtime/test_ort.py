@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import pytest
 from sr_deploy.core.errors import ArtifactError, BuildError, InputError
 from sr_deploy.core.manifest import manifest_path, read_manifest
 from sr_deploy.core.session import BuildOptions
-from sr_deploy.runtime import ort
+from sr_deploy.runtime import ort_engine as ort
 from sr_deploy.runtime.build import engine_from_onnx
-from sr_deploy.runtime.ort import OnnxRuntimeBackend, OnnxRuntimeSession
+from sr_deploy.runtime.ort import OnnxRuntimeSession
+from sr_deploy.runtime.ort_engine import OnnxRuntimeBackend
 
 
 @pytest.fixture(autouse=True)
@@ -213,10 +215,13 @@ def test_building_again_on_another_cpu_helps_as_the_hint_says(tiny, tmp_path, mo
 
 
 def test_a_library_that_computes_something_else_is_found_out(tiny, tmp_path, monkeypatch):
-    real = OnnxRuntimeSession._run
-    monkeypatch.setattr(
-        OnnxRuntimeSession, "_run", lambda self, x: real(self, x) + (0.1 if self.spoilt else 0)
-    )
+    real = OnnxRuntimeSession._run_timed
+
+    def spoilt_run(self, x):
+        timed = real(self, x)
+        return replace(timed, y=timed.y + (0.1 if self.spoilt else 0))
+
+    monkeypatch.setattr(OnnxRuntimeSession, "_run_timed", spoilt_run)
     opened = []
 
     made = OnnxRuntimeSession.__init__

@@ -17,6 +17,7 @@ from sr_deploy.core.errors import (
     InputError,
     TargetError,
 )
+from sr_deploy.core.files import data_folder
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.manifest import manifest_path, read_manifest, same_versions
 from sr_deploy.core.run_options import RunOptions
@@ -25,6 +26,7 @@ from sr_deploy.core.target import load_target
 from sr_deploy.runtime import BACKENDS, build, tensorrt, tensorrt_engine
 from sr_deploy.runtime.build import engine_from_onnx
 from sr_deploy.runtime.doctor import diagnose
+from sr_deploy.runtime.opener import describe
 from sr_deploy.runtime.ort import OnnxRuntimeSession
 from sr_deploy.runtime.tensorrt_engine import read_header
 
@@ -559,6 +561,18 @@ def test_an_engine_runs_on_the_requested_gpu_and_not_on_the_cpu(graph_for, tmp_p
     assert backend.open(engine, manifest, RunOptions(device="cuda:0")).place == "cuda:0"
     with pytest.raises(CannotRunHereError, match="runs on an NVIDIA GPU, not on cpu"):
         backend.open(engine, manifest, RunOptions(device="cpu"))
+
+
+def test_a_target_of_one_s_own_is_kept_in_the_engine_s_manifest(graph_for, tmp_path, use):
+    on_gpu(use, "8.5.2.2", 72)
+    data = json.loads((data_folder("engines/targets") / "xavier.json").read_text())
+    path = tmp_path / "mycam.json"
+    path.write_text(json.dumps({**data, "name": "mycam", "title": "My camera"}))
+    (engine,) = engine_from_onnx(graph_for("xavier"), tmp_path / "out", target=str(path))
+    path.unlink()
+    (network,) = describe(engine)
+    assert network.open().place == "cuda:0" and "--target mycam.json" in network.manifest.command
+    assert "mycam (My camera)" in diagnose(engine).built_for
 
 
 def test_one_logger_for_the_process(use):

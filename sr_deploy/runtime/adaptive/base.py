@@ -57,6 +57,11 @@ class AdaptiveSession(Session):
         """If a list: one (H, W, 2) array per run since `reset_work`, its decisions and its luma."""
         self._work = ExecutedWork()
 
+    @property
+    def settings(self) -> str:  # type: ignore[override]
+        """How the device is driven, as far as it has run."""
+        return "" if self._info.device is None else ", ".join(self._info.device.settings)
+
     def reset_peak_memory(self) -> None:
         if self._info.device is not None:
             self._info.device.reset_peak_memory()

@@ -2,7 +2,7 @@
 
 `on_board/build.sh` runs in the folder: on this machine, on a board over SSH, or unpacked by hand
 from a tar file. The folder's `desk/` comes back with the result: it holds the draft manifests and
-the reference outputs.
+some rows of the reference outputs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shutil
 import tarfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Callable, Optional, Sequence
+from typing import Callable, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from sr_deploy.core.files import atomic_path, sha256_of
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.manifest import Manifest
+from sr_deploy.core.run_options import CPU_RUN
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import TargetProfile
@@ -28,8 +29,30 @@ from sr_deploy.runtime.fallback import with_fp32_nodes
 
 SCRIPTS = Path(__file__).with_name("on_board")
 MANIFESTS = "desk/manifests.json"
+BAND = 16
 Progress = Callable[[str], None]
 """Receives each line of a log."""
+_README = """Builds and measures super-resolution engines with this machine's own trtexec.
+
+For: {title}; TensorRT {versions}
+Engines:
+{engines}
+
+Run:   sh build.sh
+       TRTEXEC=/path/to/trtexec sh build.sh    with a trtexec that is not on PATH
+
+It needs sh, coreutils, sed, grep, tar, gzip and trtexec; no network, no root, no Python. It writes
+in this folder only. It may be stopped and started again: finished engines are kept. It prints a
+table at the end: each engine with its build, its median latency, or the reason why it failed.
+
+What comes back is result.tar: engines, logs, times, power, facts about this machine, and some rows
+of each output. Copy it to the desk and run there:
+
+       srdeploy adopt result.tar
+
+That checks every file, the precision that each engine really has, and its output against FP32. To
+report what works on this machine, send result.tar.
+"""
 _NUMPY = {"fp32": np.float32, "fp16": np.float16}
 
 
@@ -84,10 +107,16 @@ def write_job(
         caches = sorted(timing_caches.glob(f".timing-{profile.name}-[0-9]*.cache"))
         if caches:
             shutil.copyfile(str(caches[-1]), str(folder / "timing.cache"))
+    (folder / "README.txt").write_text(_readme(plans, profile), encoding="utf-8")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = "".join(f"{sha256_of(p)}  {p.relative_to(folder).as_posix()}\n" for p in files)
     (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
     return BoardJob(folder, job_identity(folder))
+
+
+def _readme(plans: Sequence[BuildPlan], profile: TargetProfile) -> str:
+    engines = "\n".join(f"  {plan.name}" for plan in plans)
+    return _README.format(title=profile.title, versions=profile.runtime_versions, engines=engines)
 
 
 def job_identity(folder: Path) -> str:
@@ -108,10 +137,21 @@ def _job_file(plans: Sequence[BuildPlan], profile: TargetProfile) -> JobFile:
     for plan in plans:
         graph = plan.graph
         sizes = (graph.min_shape, graph.opt_shape, graph.max_shape)
-        shapes = [(1, 3, *hw) if graph.dynamic else None for hw in sizes]
-        typing = "strong" if strong else "weak"
-        precision, name = graph.precision_asked, graph.input_name
-        lines.append(JobLine(plan.onnx.name, plan.name, precision, typing, name, *shapes))
+        low, opt, high = ((1, 3, *hw) if graph.dynamic else None for hw in sizes)
+        lines.append(
+            JobLine(
+                plan.onnx.name,
+                plan.name,
+                graph.precision_asked,
+                "strong" if strong else "weak",
+                graph.input_name,
+                (1, 3, *graph.opt_shape),
+                low,
+                opt,
+                high,
+                checked_rows(graph),
+            )
+        )
     # Strongly typed graphs were rewritten instead.
     layers = [layer for plan in plans if not strong for layer in plan.options.fp32_layers]
     return JobFile(
@@ -122,7 +162,25 @@ def _job_file(plans: Sequence[BuildPlan], profile: TargetProfile) -> JobFile:
         sm=options.compute_capabilities or profile.compute_capabilities,
         dla=options.dla,
         fp32_layers=tuple(dict.fromkeys(layers)),
+        no_cublas_cudnn=options.no_cublas_cudnn,
     )
+
+
+def checked_rows(graph: Manifest) -> Tuple[Tuple[int, int], ...]:
+    """Return the rows of the output, (first, stop), that the accuracy check compares.
+
+    A band at each border and one in the middle: a whole output is 50 MB of text.
+    """
+    height = graph.scale * graph.opt_shape[0]
+    if height <= 3 * BAND:
+        return ((0, height),)
+    middle = (height - BAND) // 2
+    return ((0, BAND), (middle, middle + BAND), (height - BAND, height))
+
+
+def rows_of(y_nchw: np.ndarray, rows: Sequence[Tuple[int, int]]) -> np.ndarray:
+    """Return some rows of an output, one band below the other."""
+    return np.concatenate([y_nchw[:, :, first:stop] for first, stop in rows], axis=2)
 
 
 def _write_reference(folder: Path, plan: BuildPlan) -> None:
@@ -131,8 +189,9 @@ def _write_reference(folder: Path, plan: BuildPlan) -> None:
 
     try:
         x = nchw_from_rgb(sample_lr(plan.graph.opt_shape, count=1)[0])
-        y = OnnxRuntimeSession(plan.onnx, plan.graph).run(x)
+        y = OnnxRuntimeSession(plan.onnx, plan.graph, CPU_RUN).run(x)
     except MissingPackageError:
         return
     x.astype(_NUMPY[plan.graph.input_dtype]).tofile(str(folder / f"{plan.onnx.name}.lr.bin"))
-    np.save(str(folder / "desk" / f"{plan.name}.npy"), y.astype(np.float16))
+    rows = rows_of(y, checked_rows(plan.graph)).astype(np.float16)
+    np.save(str(folder / "desk" / f"{plan.name}.npy"), rows)

@@ -17,18 +17,34 @@ import numpy as np
 from sr_deploy.core.errors import ArtifactError, BuildError, InputError, SrDeployError
 from sr_deploy.core.files import atomic_path, make_output_folder, sha256_of, write_text
 from sr_deploy.core.jsonio import from_dict, read_json
-from sr_deploy.core.manifest import Manifest, check_manifest, mixed_precision, write_artifact
-from sr_deploy.core.target import TargetProfile, load_target
+from sr_deploy.core.manifest import (
+    Manifest,
+    check_manifest,
+    mixed_precision,
+    target_of,
+    write_artifact,
+)
+from sr_deploy.core.target import ONNX_RUNTIMES, TargetProfile
 from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
 from sr_deploy.runtime.boards import trtexec
 from sr_deploy.runtime.boards.board import energy, facts_from_text, samples_from_text, within
-from sr_deploy.runtime.boards.job import MANIFESTS, BoardJob, Progress, job_identity
+from sr_deploy.runtime.boards.job import (
+    MANIFESTS,
+    BoardJob,
+    Progress,
+    checked_rows,
+    job_identity,
+)
 
 _FAILURES = {
     "failed": "was not built",
     "unmeasured": "was built, but cannot be run",
     "unchecked": "was built, but gives no output",
 }
+_DLA_RECEIPT = (
+    "a build for the DLA, which computes in FP16 without an INT8 flag "
+    "(this trtexec reports no layer types)"
+)
 _BUILD_AGAIN = "build it again on the board"
 
 
@@ -60,7 +76,7 @@ def engines_from_result(
             raise ArtifactError(f"{result} is the result of another job", hint=hint)
         drafts = _read_drafts(folder)
         results = trtexec.results_from_text(_read_text(folder / "out" / "results.txt"))
-        profile = load_target(next(iter(drafts.values())).target)
+        profile = target_of(next(iter(drafts.values())))
         _check_results(results, drafts, profile, folder)
         outcomes: Dict[str, Union[Manifest, BuildError]] = {}
         for engine in results.engines:
@@ -164,7 +180,7 @@ def _check_results(
     results: trtexec.Results, drafts: Dict[str, Manifest], profile: TargetProfile, folder: Path
 ) -> None:
     """Check the board's report against the job and files. Raises ArtifactError, BuildError."""
-    if profile.runtime == "onnxruntime" or not profile.supports_version(results.version):
+    if profile.runtime in ONNX_RUNTIMES or not profile.supports_version(results.version):
         raise BuildError(
             f"the engines were built by TensorRT {results.version[:40]}, but target "
             f"'{profile.name}' is for {profile.runtime_versions}"
@@ -224,7 +240,7 @@ def _checked_manifest(engine: _Returned, results: trtexec.Results) -> Manifest:
 def _manifest(engine: _Returned, results: trtexec.Results) -> Manifest:
     draft, profile, report = engine.draft, engine.profile, engine.report
     log = engine.text("build.log")
-    device = trtexec.device_from_log(log)
+    device = trtexec.device_from_logs(log, engine.text("time.log"))
     expected = profile.compute_capabilities if profile.runtime == "tensorrt" else ()
     if expected and device.compute_capability not in expected:
         raise BuildError(
@@ -232,6 +248,10 @@ def _manifest(engine: _Returned, results: trtexec.Results) -> Manifest:
             f"is SM {', '.join(map(str, expected))}"
         )
     precision, receipt = _precision(engine)
+    if receipt == _DLA_RECEIPT:
+        draft = replace(
+            draft, not_checked=(*draft.not_checked, "the precision of its layers on the GPU")
+        )
     evidence = f"{report.size_bytes} bytes; flags: {report.build_command}"
     checks = {**draft.checks, "precision_receipt": receipt, "precision_evidence": evidence}
     not_checked = list(draft.not_checked)
@@ -284,6 +304,10 @@ def _precision(engine: _Returned) -> Tuple[str, str]:
         receipt = f"layer information: layers by type: {counts}"
     elif engine.profile.fp16_graph == "fp16":
         obtained, receipt = asked, "strongly typed build: the graph's own tensor types"
+    elif asked == "fp32":
+        obtained, receipt = "fp32", "a weakly typed build, without a flag for a lower precision"
+    elif "dla" in engine.draft.build:
+        obtained, receipt = "fp16", _DLA_RECEIPT
     elif report.fp32_twin_bytes is None or report.size_bytes is None:
         raise BuildError(
             f"cannot tell the precision of {engine.name}: this trtexec reports no layer types, and "
@@ -341,18 +365,23 @@ def _energy(engine: _Returned, times: List[float]) -> Dict[str, object]:
 
 
 def _accuracy(engine: _Returned) -> Dict[str, object]:
-    """Compare the output for one image with FP32; empty without a reference. Raises BuildError."""
-    output = engine.folder / "out" / f"{engine.name}.output.json.gz"
+    """Compare rows of the output for one image with FP32; empty without a reference.
+
+    Raises BuildError.
+    """
+    output = engine.folder / "out" / f"{engine.name}.output.txt.gz"
     reference = engine.folder / "desk" / f"{engine.name}.npy"
     if not reference.is_file():
         return {}
     if not output.is_file():
         raise ArtifactError(f"the output of {engine.name} is missing", hint=_BUILD_AGAIN)
     text = gzip.decompress(output.read_bytes()).decode("utf-8", errors="replace")
-    y = trtexec.output_from_json(text)
-    accuracy = compare_outputs([y], [np.load(str(reference), allow_pickle=False)])
+    expected = np.load(str(reference), allow_pickle=False)
+    accuracy = compare_outputs([trtexec.output_from_values(text, expected.shape)], [expected])
+    accuracy["not_finite"] = max(accuracy["not_finite"], engine.report.output_not_finite or 0)
     refuse_inaccurate(accuracy, engine.name)
-    return {**accuracy, "against": "onnxruntime, FP32, stored in half precision"}
+    rows = ", ".join(f"{first} to {stop - 1}" for first, stop in checked_rows(engine.draft))
+    return {**accuracy, "against": "onnxruntime, FP32, stored in half precision", "rows": rows}
 
 
 def _write_engine(source: Path, path: Path, manifest: Manifest) -> None:

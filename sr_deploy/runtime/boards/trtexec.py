@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from dataclasses import dataclass, fields
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -40,7 +39,7 @@ class LoggedDevice:
 
 @dataclass(frozen=True)
 class JobLine:
-    """One engine of a job. Shapes are NCHW; all None for a static graph."""
+    """One engine of a job. Shapes are NCHW; min, opt and max are None for a static graph."""
 
     graph: str
     engine: str
@@ -48,9 +47,13 @@ class JobLine:
     typing: str
     """`strong` or `weak`."""
     input_name: str = "lr"
+    shape: Tuple[int, ...] = (1, 3, 256, 512)
+    """The input of the timed runs and of the accuracy check."""
     min_shape: _Shape = None
     opt_shape: _Shape = None
     max_shape: _Shape = None
+    rows: Tuple[Tuple[int, int], ...] = ()
+    """Rows of the output, first and stop, that come back for the accuracy check."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,9 @@ class JobFile:
     dla: Optional[int] = None
     fp32_layers: Tuple[str, ...] = ()
     """Layers that an FP16 engine computes in FP32."""
-    measure_s: int = 3
+    no_cublas_cudnn: bool = False
+    measure_s: int = 10
+    """Power is sampled once a second, and needs several samples."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ class EngineResult:
     time_command: str = ""
     output_exit_code: Optional[int] = None
     output_command: str = ""
+    output_not_finite: Optional[int] = None
+    """Of all its values, NaN and infinity."""
     errors: Tuple[str, ...] = ()
     """The last errors in the log."""
 
@@ -121,13 +128,15 @@ def job_text(job: JobFile) -> str:
         "sm": ",".join(map(str, job.sm)),
         "dla": "-" if job.dla is None else job.dla,
         "fp32_layers": ";".join(job.fp32_layers),
+        "tactics": "-CUBLAS,-CUBLAS_LT,-CUDNN" if job.no_cublas_cudnn else "",
         "measure_s": job.measure_s,
     }
     lines = [f"# {key} {value}" for key, value in settings.items()]
     for line in job.lines:
-        shapes = (line.min_shape, line.opt_shape, line.max_shape)
+        shapes = (line.shape, line.min_shape, line.opt_shape, line.max_shape)
         columns = [line.graph, line.engine, line.precision, line.typing, line.input_name]
         columns += ["-" if shape is None else "x".join(map(str, shape)) for shape in shapes]
+        columns.append(",".join(f"{first}-{stop}" for first, stop in line.rows) or "-")
         lines.append("\t".join(columns))
     return "\n".join(lines) + "\n"
 
@@ -210,17 +219,21 @@ def latency_from_log(text: str) -> LoggedLatency:
     return LoggedLatency(low, high, median)
 
 
-def device_from_log(text: str) -> LoggedDevice:
-    """Return the GPU and library named in a log. Raises ArtifactError when it names no GPU."""
-    name = re.search(r"\[I\] Selected Device: ([^\r\n]*)", text)
-    capability = re.search(r"\[I\] Compute Capability: (\d+)\.(\d+)", text)
-    if capability is None:
-        raise ArtifactError("the log names no GPU: expected trtexec's section 'Device Information'")
-    return LoggedDevice(
-        name[1].strip() if name else "",
-        int(capability[1] + capability[2]),
-        version_from_banner(text),
-    )
+def device_from_logs(*logs: str) -> LoggedDevice:
+    """Return the GPU and library named in the first log that names a GPU.
+
+    Builds for other GPUs name none. Raises ArtifactError when no log does.
+    """
+    for text in logs:
+        name = re.search(r"\[I\] Selected Device: ([^\r\n]*)", text)
+        capability = re.search(r"\[I\] Compute Capability: (\d+)\.(\d+)", text)
+        if capability is not None:
+            return LoggedDevice(
+                name[1].strip() if name else "",
+                int(capability[1] + capability[2]),
+                version_from_banner(text),
+            )
+    raise ArtifactError("the logs name no GPU: expected trtexec's section 'Device Information'")
 
 
 def layers_off_dla(log: str) -> List[str]:
@@ -229,29 +242,19 @@ def layers_off_dla(log: str) -> List[str]:
     return list(dict.fromkeys(name.strip() for name in names))
 
 
-def output_from_json(text: str) -> np.ndarray:
-    """Return the tensor of `--exportOutput` as float32. Raises ArtifactError unless there is one.
+def output_from_values(text: str, shape: Tuple[int, ...]) -> np.ndarray:
+    """Return a part of the output as float32, from build.sh's text of a value per line.
 
-    The file is almost JSON: NaN is written `nan`. Values have six digits.
+    Values have six digits; NaN is `nan`. Raises ArtifactError unless they fill `shape`.
     """
-    tensors = re.findall(r'"dimensions"\s*:\s*"([\dx]*)"\s*,\s*"values"\s*:\s*\[([^\]]*)\]', text)
-    if len(tensors) != 1:
-        problem = f"the exported output has {len(tensors)} tensors; expected one"
-        raise ArtifactError(problem, hint=_STOPPED)
-    dims, values = tensors[0]
-    values = values.strip(" \r\n,")
-    shape = tuple(int(n) for n in dims.split("x") if n)
     try:
-        if re.search(r",\s*,", values):  # NumPy would read a number there
-            raise ValueError("a value is missing")
-        with warnings.catch_warnings():  # older NumPy only warns of text it cannot read
-            warnings.simplefilter("error", DeprecationWarning)
-            # A third of the time and memory of str.split.
-            array = np.fromstring(values, sep=",", dtype=np.float32)
-    except (ValueError, DeprecationWarning) as e:
-        raise ArtifactError(f"the exported output has values that are not numbers: {e}") from e
+        array = np.array(text.split(), np.float32)
+    except ValueError as e:
+        raise ArtifactError(f"the output has values that are not numbers: {e}") from e
     if array.size != int(np.prod(shape)):
-        raise ArtifactError(f"the exported output has {array.size} values; expected {dims}")
+        expected = "x".join(map(str, shape))
+        problem = f"the output has {array.size} values; expected {expected}"
+        raise ArtifactError(problem, hint=_STOPPED)
     return array.reshape(shape)
 
 

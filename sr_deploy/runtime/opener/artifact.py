@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import List
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
+from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest, target_of
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session, SizeContract
-from sr_deploy.core.target import load_target
 from sr_deploy.runtime import BACKENDS
 from sr_deploy.runtime.graph_probe import graph_identity
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants
@@ -41,7 +40,7 @@ def artifact_path(text: str) -> Path:
 
 def _describe(path: Path, manifest: Manifest) -> NetworkDescription:
     graph = manifest.kind == "onnx"
-    backend = "onnxruntime" if graph else load_target(manifest.target).runtime
+    backend = "onnxruntime" if graph else target_of(manifest).runtime
     return NetworkDescription(
         kind="graph" if graph else "engine",
         source=str(path),

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -24,6 +25,7 @@ from sr_deploy.runtime.boards.trtexec import JobFile, JobLine, job_text, results
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "sr_deploy" / "runtime" / "boards" / "on_board" / "build.sh"
 STAND_IN = ROOT / "tests" / "doubles" / "trtexec"
+ROWS = ((0, 3), (30, 32))
 VERSIONS = ("8.0.1", "8.2.1", "8.5.2", "10.3.0", "11.1.0")
 SHELLS = [
     [shell, *options] for shell, *options in (("dash",), ("bash", "--posix")) if shutil.which(shell)
@@ -78,7 +80,9 @@ class Board:
         for engine, (graph, more) in graphs.items():
             name = engine.replace(".engine", ".onnx")
             (self.folder / name).write_bytes(graph)
-            lines.append(JobLine(name, engine, **{"precision": "fp16", "typing": "weak", **more}))
+            shape = more.get("opt_shape", (1, 3, 8, 8))
+            default = {"precision": "fp16", "typing": "weak", "shape": shape, "rows": ROWS}
+            lines.append(JobLine(name, engine, **{**default, **more}))
         (self.folder / "job.txt").write_text(
             job_text(JobFile(tuple(lines), **{"versions": ">=8,<12", **settings}))
         )
@@ -190,7 +194,8 @@ def test_each_version_gets_its_own_flags(one_board, version):
         == ("--exportLayerInfo=out/a.engine.layers.json" in build)
         == (version != "8.0.1")
     )
-    assert not any("hapes" in flag for flag in build | measure)
+    assert not any("hapes" in flag for flag in build)
+    assert "--shapes=lr:1x3x8x8" in measure and "enqueue() method" not in text
     assert {
         "--minShapes=lr:1x3x8x8",
         "--optShapes=lr:1x3x8x16",
@@ -200,7 +205,7 @@ def test_each_version_gets_its_own_flags(one_board, version):
         "--loadEngine=out/b.engine",
         "--shapes=lr:1x3x8x16",
         "--warmUp=2000",
-        "--duration=3",
+        "--duration=10",
     } <= dynamic_measure
     assert {"--useCudaGraph", "--useSpinWait", "--noDataTransfers"} <= measure
     assert one_board.results.version == version and one_board.state == "done"
@@ -216,7 +221,7 @@ def test_each_version_gets_its_own_flags(one_board, version):
         log = (out / f"{name}.time.log").read_text()
         assert (
             trtexec.latency_from_log(log).median_ms > 0
-            and trtexec.device_from_log(log).compute_capability == 72
+            and trtexec.device_from_logs(log).compute_capability == 72
         )
         if version != "8.0.1":
             assert (
@@ -273,6 +278,34 @@ def test_layers_stay_in_fp32_where_trtexec_can(one_board):
     )
     code, text = one_board.run("8.2.1")
     assert code == 1 and "no --layerPrecisions" in text
+
+
+@pytest.mark.parametrize("version, passed", [("8.0.1", True), ("10.3.0", True), ("11.1.0", False)])
+def test_kernels_of_cublas_and_cudnn_are_left_out_where_there_are_any(one_board, version, passed):
+    graph = (onnx_bytes(fp16=not passed), {"typing": "weak" if passed else "strong"})
+    one_board.job({"a.engine": graph}, no_cublas_cudnn=True)
+    code, text = one_board.run(version)
+    assert code == 0, text
+    assert ("--tacticSources=-CUBLAS,-CUBLAS_LT,-CUDNN" in one_board.calls[0]) == passed
+
+
+def test_the_table_at_the_end_names_each_engine_with_its_time_or_reason(board):
+    board.job({"a.engine": (b"no graph", {}), "b.engine": (onnx_bytes(), {})})
+    _, text = board.run()
+    head, a, b = text[text.index("median [ms]") :].splitlines()[:3]
+    assert re.fullmatch(r"failed +0 +a.engine: .*Failed to parse onnx file", a)
+    assert re.fullmatch(r"ok +[0-9.]+ +[0-9]+ +b.engine", b)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_not_called_a_full_disk(board):
+    board.job({"a.engine": (onnx_bytes(), {})})
+    assert board.run()[0] == 0
+    (board.folder / "out" / "a.engine").unlink()
+    (board.folder / "out").chmod(0o555)
+    _, text = board.run(misbehave="no-space")
+    (board.folder / "out").chmod(0o755)
+    assert "no permission to write" in text
 
 
 @pytest.mark.parametrize("version", ["8.5.2", "11.1.0"])
@@ -338,10 +371,11 @@ def test_the_result_is_complete(board):
         result.sha256 == hashlib.sha256((out / name).read_bytes()).hexdigest()
         and result.size_bytes == (out / name).stat().st_size
     )
-    sr = trtexec.output_from_json(
-        gzip.decompress((out / f"{name}.output.json.gz").read_bytes()).decode()
-    )
-    np.testing.assert_allclose(sr, lr.repeat(4, axis=2).repeat(4, axis=3), rtol=1e-5)
+    text = gzip.decompress((out / f"{name}.output.txt.gz").read_bytes()).decode()
+    sr = lr.repeat(4, axis=2).repeat(4, axis=3)
+    rows = np.concatenate([sr[:, :, :3], sr[:, :, 30:]], axis=2)
+    np.testing.assert_allclose(trtexec.output_from_values(text, rows.shape), rows, rtol=1e-5)
+    assert result.output_not_finite == 0
     assert (out / "board.txt").read_text() == "model Stand-in\n" and (
         out / f"{name}.power.txt"
     ).read_text() == "sample\n"
@@ -358,7 +392,7 @@ def test_the_result_is_complete(board):
         ".output.log",
         ".times.json",
         ".layers.json",
-        ".output.json.gz",
+        ".output.txt.gz",
         ".power.txt",
     )
     files = {f"out/{name}{kind}" for kind in kinds} | {
@@ -506,7 +540,7 @@ def test_trtexec_from_the_environment(board, tmp_path):
 
 @pytest.mark.parametrize(
     "misbehave, exit_code, words",
-    [("crash", 134, "crashes as told"), ("no-space", 1, "is the disk full?")],
+    [("crash", 134, "crashes as told"), ("no-space", 1, "for another reason than space: ")],
 )
 def test_a_failing_build_is_recorded_and_the_next_one_is_built(board, misbehave, exit_code, words):
     board.job({"a.engine": (b"no graph", {}), "b.engine": (onnx_bytes(), {})})
@@ -566,6 +600,6 @@ def test_engines_of_another_job_or_library_are_built_again(one_board):
     assert one_board.run("8.5.2")[0] == 0
     assert one_board.run("8.6.2")[0] == 0
     assert one_board.results.version == "8.6.2" and len(one_board.calls) == 4
-    one_board.job({"a.engine": (onnx_bytes((16, 16)), {})})
+    one_board.job({"a.engine": (onnx_bytes((16, 16)), {"shape": (1, 3, 16, 16)})})
     assert one_board.run("8.6.2")[0] == 0
     assert len(one_board.calls) == 6

@@ -76,7 +76,7 @@ ENGINE = "out/tiny_x2.d1.16x24.fp16.engine"
         ),
         (lambda f: f.update({"out/added": b"x"}), "added was changed after it was packed"),
         (lambda f: f.pop("out/SHA256SUMS"), "has no checksums"),
-        (lambda f: f.pop(f"{ENGINE}.output.json.gz"), "is incomplete, .*output.json.gz is missing"),
+        (lambda f: f.pop(f"{ENGINE}.output.txt.gz"), "is incomplete, .*output.txt.gz is missing"),
         (lambda f: f.pop(f"desk/{ENGINE[4:]}.npy"), "is incomplete, desk/.*npy is missing"),
         (lambda f: f.pop("job.txt"), "is incomplete, job.txt is missing"),
         (
@@ -176,7 +176,7 @@ def not_a_number(files):
             "precision_asked 'fp9'",
         ),
         (
-            lambda f: f.update({f"{ENGINE}.output.json.gz": b"\x1f\x8b\x08" + bytes(20)}),
+            lambda f: f.update({f"{ENGINE}.output.txt.gz": b"\x1f\x8b\x08" + bytes(20)}),
             "cannot be read",
         ),
         (

@@ -9,10 +9,10 @@ from sr_deploy.core.errors import ArtifactError, BuildError
 from sr_deploy.runtime.boards.trtexec import (
     JobFile,
     JobLine,
-    device_from_log,
+    device_from_logs,
     job_text,
     latency_from_log,
-    output_from_json,
+    output_from_values,
     precision_from_layers,
     results_from_text,
     times_from_json,
@@ -162,14 +162,14 @@ def test_the_latency_is_that_of_the_gpu():
     ],
 )
 def test_a_log_names_the_device(log, expected):
-    device = device_from_log(log)
+    device = device_from_logs(log)
     assert (
         device.name,
         device.compute_capability,
         device.tensorrt,
     ) == expected
-    with pytest.raises(ArtifactError, match="names no GPU"):
-        device_from_log(log.replace("Compute Capability", "Capability"))
+    with pytest.raises(ArtifactError, match="name no GPU"):
+        device_from_logs(log.replace("Compute Capability", "Capability"))
 
 
 def layer(kind, inputs, outputs, *, name="layer", new=False, **more):
@@ -265,18 +265,8 @@ def test_other_layer_texts_are_refused(text):
         precision_from_layers(text)
 
 
-# The format of trtexec's samples (no escapes in names, bare `nan`), with other values.
-OUTPUT = """[
-  { "name" : "sr"
-  , "dimensions" : "1x1x2x3"
-  , "values" : [ 0.5, -1e-05, 2, nan, -nan, inf ]
-  }
-]
-"""
-
-
 def test_an_output_is_read_with_its_shape():
-    array = output_from_json(OUTPUT)
+    array = output_from_values("0.5\n-1e-05\n2\nnan\n-nan\ninf\n", (1, 1, 2, 3))
     assert array.shape == (1, 1, 2, 3) and array.dtype == np.float32
     np.testing.assert_array_equal(
         array.ravel(), np.float32([0.5, -1e-05, 2, np.nan, np.nan, np.inf])
@@ -286,18 +276,23 @@ def test_an_output_is_read_with_its_shape():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("[\n]\n", "has 0 tensors"),
-        (OUTPUT + OUTPUT, "has 2 tensors"),
-        (OUTPUT[:-30], "has 0 tensors"),
-        (OUTPUT.replace("2x3", "2x4"), "has 6 values; expected 1x1x2x4"),
-        (OUTPUT.replace("0.5", "zero"), "values that are not numbers"),
-        (OUTPUT.replace("0.5,", ","), "has 5 values"),
-        (OUTPUT.replace("2,", ","), "values that are not numbers"),
+        ("1 2 3 4 5", "has 5 values; expected 1x1x2x3"),
+        ("", "has 0 values"),
+        ("zero 2 3 4 5 6", "values that are not numbers"),
     ],
 )
 def test_other_outputs_are_refused(text, message):
     with pytest.raises(ArtifactError, match=message):
-        output_from_json(text)
+        output_from_values(text, (1, 1, 2, 3))
+
+
+def test_the_gpu_is_named_by_the_first_log_that_has_one():
+    """The build log of TensorRT for RTX names none: it builds without a GPU."""
+    built = "&&&& RUNNING TensorRT.tensorrt_rtx [TensorRT v10701] # x\n"
+    timed = built + "[I] Selected Device: RTX\n[I] Compute Capability: 8.9\n"
+    assert device_from_logs(built, timed).compute_capability == 89
+    with pytest.raises(ArtifactError, match="the logs name no GPU"):
+        device_from_logs(built, "")
 
 
 RESULTS = """format\t1
@@ -372,9 +367,11 @@ JOB = JobFile(
             "fp32",
             "strong",
             "input",
+            (1, 3, 256, 512),
             (1, 3, 8, 8),
             (1, 3, 256, 512),
             (1, 3, 1024, 1024),
+            ((0, 16), (504, 520)),
         ),
     ),
     versions=">=8.5,<8.6",
@@ -389,9 +386,10 @@ JOB = JobFile(
 def test_the_text_of_a_job():
     assert job_text(JOB) == (
         "# runtime tensorrt\n# versions >=8.5,<8.6\n# workspace_mib 2048\n# sm 72,87\n# dla 1\n"
-        "# fp32_layers tail conv;/head/Conv\n# measure_s 5\n"
-        "a b's.onnx\ta.engine\tfp16\tweak\tlr\t-\t-\t-\n"
-        "d.onnx\td.engine\tfp32\tstrong\tinput\t1x3x8x8\t1x3x256x512\t1x3x1024x1024\n"
+        "# fp32_layers tail conv;/head/Conv\n# tactics \n# measure_s 5\n"
+        "a b's.onnx\ta.engine\tfp16\tweak\tlr\t1x3x256x512\t-\t-\t-\t-\n"
+        "d.onnx\td.engine\tfp32\tstrong\tinput\t1x3x256x512\t1x3x8x8\t1x3x256x512"
+        "\t1x3x1024x1024\t0-16,504-520\n"
     )
 
 

@@ -50,10 +50,11 @@ sums=$(sha256sum -c SHA256SUMS 2>&1) && listed job.txt || {
 workspace=$(header workspace_mib) versions=$(header versions) sm=$(header sm) dla=$(header dla)
 runtime=$(header runtime) fp32_layers=$(header fp32_layers) measure_s=$(header measure_s)
 : "${dla:=-}" "${runtime:=tensorrt}" "${measure_s:=3}"
+tactics=$(header tactics)
 count=0 need_kib=65536
-while IFS=$tab read -r graph engine precision typing input min opt max <&3; do
+while IFS=$tab read -r graph engine precision typing input shape min opt max rows <&3; do
     case $graph in '#'* | '') continue ;; esac
-    [ -n "$max" ] || die 2 "job.txt: the line of '$graph' has fewer than eight fields"
+    [ -n "$rows" ] || die 2 "job.txt: the line of '$graph' has fewer than ten fields"
     case "/$graph/$engine" in */*/*/* | */.* | */-*) die 2 "job.txt: '$graph' or '$engine' is not a plain file name" ;; esac
     case $typing-$precision in weak-fp16 | weak-fp32 | strong-fp16 | strong-fp32) ;; *) die 2 "job.txt: unexpected '$typing $precision'" ;; esac
     listed "$graph" || die 2 "SHA256SUMS does not cover '$graph': the job was changed; copy it here again"
@@ -160,6 +161,8 @@ build_line() { # set $line to the command, $why to a reason why it cannot be bui
             add "--layerPrecisions=$(printf %s "$fp32_layers" | sed 's/;/:fp32,/g'):fp32"
     } || why="TensorRT $version cannot keep layers of a $typing network in FP32 (no --layerPrecisions)"
     [ "$dla" = - ] || { add "--useDLACore=$dla" && add --allowGPUFallback; } || why="TensorRT $version has no --useDLACore"
+    # From 11 on there are no kernels of cuBLAS and cuDNN.
+    [ -z "$tactics" ] || [ "$runtime" = tensorrt-rtx ] || [ "$(number "$version")" -ge 110000 ] || add "--tacticSources=$tactics"
     [ "${workspace:-0}" = 0 ] || add "--memPoolSize=workspace:$workspace" || add "--workspace=$workspace"
     [ "$runtime" != tensorrt-rtx ] || [ -z "$sm" ] || add "--computeCapabilities=$sm"
     # A static graph must have no shapes.
@@ -168,14 +171,26 @@ build_line() { # set $line to the command, $why to a reason why it cannot be bui
     add "--exportLayerInfo=$out.layers.json" || add --dumpLayerInfo
     add --skipInference || add --buildOnly
 }
-twin() { # if trtexec reports no layer types: build an FP32 engine, whose size tells the precision
-    [ "$typing-$precision" = weak-fp16 ] && ! has --exportLayerInfo || return 0
+# If trtexec reports no layer types: build an FP32 engine, whose size tells the precision. Not for the
+# DLA, for which 8.0 turns FP16 on by itself.
+twin() {
+    [ "$typing-$precision-$dla" = weak-fp16-- ] && ! has --exportLayerInfo || return 0
     say "$at building an FP32 engine to compare sizes with"
     out=$out.fp32 precision=fp32
     build_line
     run "$out.log" && [ -s "$out.tmp" ] && field fp32_twin_bytes $(($(wc -c <"$out.tmp"))) >>work/new
     rm -f "$out.tmp" "$out.log"
     out=out/$engine precision=fp16
+}
+why_unsaved() { # after trtexec could not write the engine
+    if ! { : >out/write.tmp; } 2>/dev/null; then
+        echo "the engine could not be written: no permission to write in $PWD/out"
+    elif [ "$(free_kib)" -lt 65536 ]; then
+        echo "the engine could not be written, the disk is full: $(free)"
+    else
+        echo "the engine could not be written, for another reason than space: $(free)"
+    fi
+    rm -f out/write.tmp
 }
 build() { # write $out, and its facts to work/$n.built, or a failure to work/results
     say "$at building"
@@ -202,8 +217,7 @@ build() { # write $out, and its facts to work/$n.built, or a failure to work/res
     fi
     rm -f "$out.tmp"
     [ "$code" != 0 ] || why="trtexec succeeded, but wrote no engine"
-    [ -n "$why" ] || ! grep -qi -e 'no space left' -e 'saving engine to file failed' "$out.build.log" ||
-        why="the engine could not be written, is the disk full? $(free)"
+    [ -n "$why" ] || ! grep -qi -e 'no space left' -e 'saving engine to file failed' "$out.build.log" || why=$(why_unsaved)
     say "$at failed, exit code $code${why:+: $why}"
     {
         field engine "$engine" && field status failed && field exit_code "$code" && field build_seconds "$took"
@@ -212,10 +226,29 @@ build() { # write $out, and its facts to work/$n.built, or a failure to work/res
         [ "$code" = none ] || errors_of "$out.build.log"
     } >>work/results
 }
+# values_of FILE: print the values of an exported output, one a line (NaN is `nan`)
+values_of() { tr '[,]' '\n\n\n' <"$1" | sed -e '/["{}]/d' -e '/^[[:space:]]*$/d' -e 's/[[:space:]]//g'; }
+# crop: write the rows $rows of the values in work/values to $out.tmp, compressed; set $not_finite
+crop() {
+    not_finite=$(grep -ci n work/values)
+    dims=$(sed -n 's/.*"dimensions" *: *"\([0-9x]*\)".*/\1/p' work/output.json | sed -n 1p)
+    width=${dims##*x} height=${dims%x*}
+    height=${height##*x} channel=0 lines=
+    [ -n "$width" ] && [ -n "$height" ] || return 1
+    while [ $channel -lt 3 ]; do
+        for band in $(printf %s "$rows" | tr , ' '); do
+            first=$(((channel * height + ${band%-*}) * width + 1))
+            stop=$(((channel * height + ${band#*-}) * width))
+            lines="$lines${first},${stop}p;"
+        done
+        channel=$((channel + 1))
+    done
+    sed -n "$lines" work/values | gzip -nc >"$out.tmp"
+}
 measure() { # write the facts to work/new, and to work/$n.measured on success; set $status
     say "$at measuring"
-    load="$(quoted "$trtexec") $(quoted "--loadEngine=$out")"
-    [ "$opt" = - ] || load="$load $(quoted "--shapes=$spec:$opt")"
+    # With --shapes also for a static engine: 8.0 and 8.2 take their implicit-batch path without it.
+    load="$(quoted "$trtexec") $(quoted "--loadEngine=$out") $(quoted "--shapes=$spec:$shape")"
     [ "$dla" = - ] || load="$load --useDLACore=$dla"
     line=$load
     # The same settings for every version; they are the defaults of 11. DLA runs in no CUDA graph.
@@ -223,7 +256,7 @@ measure() { # write the facts to work/new, and to work/$n.measured on success; s
     add --useSpinWait; add --noDataTransfers
     add --warmUp=2000 && add "--duration=$measure_s" && add "--exportTimes=$out.times.json"
     add "--exportLayerInfo=$out.layers.json" # again: with an execution context a dynamic engine has types, too
-    rm -f "$out.times.json" "$out.power.txt" "$out.output.json.gz"
+    rm -f "$out.times.json" "$out.power.txt" "$out.output.txt.gz"
     [ ! -f board.sh ] || { sh board.sh watch "$out.power.txt" 1 >/dev/null 2>&1 </dev/null & watcher=$!; }
     status=ok
     run "$out.time.log" || status=unmeasured
@@ -236,16 +269,20 @@ measure() { # write the facts to work/new, and to work/$n.measured on success; s
         line=$load
         add "--loadInputs=$spec:work/lr.bin" && add --exportOutput=work/output.json
         add --iterations=1 && add --duration=0 && add --warmUp=0; add --includeDataTransfers
-        run "$out.output.log" && gzip -nc work/output.json >"$out.tmp" && mv -f "$out.tmp" "$out.output.json.gz" || status=unchecked
-        { field output_exit_code "$code" && field output_command "$line"; } >>work/new
+        not_finite=none
+        run "$out.output.log" && values_of work/output.json >work/values && crop && mv -f "$out.tmp" "$out.output.txt.gz" || status=unchecked
+        {
+            field output_exit_code "$code" && field output_command "$line"
+            field output_not_finite "$not_finite"
+        } >>work/new
         [ "$code" = 0 ] || errors_of "$out.output.log" >>work/new
-        rm -f work/output.json work/lr.bin
+        rm -f work/output.json work/values work/lr.bin
     fi
     [ $status != ok ] || cp work/new "work/$n.measured" # else it is measured again next time
 }
 
 n=0 failures=0
-while IFS=$tab read -r graph engine precision typing input min opt max <&3; do
+while IFS=$tab read -r graph engine precision typing input shape min opt max rows <&3; do
     case $graph in '#'* | '') continue ;; esac
     n=$((n + 1))
     at="[$n/$count] $engine:" out="out/$engine" status=failed
@@ -268,6 +305,27 @@ desk=
     { [ ! -s work/timing.cache ] || cp work/timing.cache out/timing.cache; } && rm -f out/SHA256SUMS out/*.tmp &&
     (cd out && sha256sum -- *) >work/sums && mv -f work/sums out/SHA256SUMS && tar -cf result.tar.tmp job.txt SHA256SUMS $desk out &&
     { sync result.tar.tmp 2>/dev/null; mv -f result.tar.tmp result.tar; } || die 5 "the result cannot be written; $(free)"
-say "result in $PWD/result.tar"
+median() { # of the last timed run in a log
+    sed -n 's/.*\] GPU Compute Time: .*median = \([0-9.e+-]*\) ms.*/\1/p' "$1" 2>/dev/null | sed -n '$p'
+}
+report() { # print the results as a table
+    engine=
+    printf '\n%-11s %12s %10s  %s\n' result 'median [ms]' 'build [s]' engine
+    { cat work/results && field engine ''; } | while IFS=$tab read -r key value; do
+        case $key in
+            engine)
+                [ -z "$engine" ] || printf '%-11s %12s %10s  %s\n' "$status" "$(median "out/$engine.time.log")" \
+                    "$took" "$engine${why:+: $why}"
+                engine=$value status= took= why=
+                ;;
+            status) status=$value ;;
+            build_seconds) took=$value ;;
+            error) why=$value ;;
+        esac
+    done
+    echo
+}
+report
+say "result in $PWD/result.tar: copy it back and run: srdeploy adopt result.tar"
 [ $failures = 0 ] || die 1 "$failures of $count engines failed; see the result"
 state "done"

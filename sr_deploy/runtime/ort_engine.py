@@ -1,0 +1,175 @@
+"""Engines of ONNX Runtime: the optimised models that it saves, for the CPU or for CUDA."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Dict, Tuple
+
+import numpy as np
+
+from sr_deploy.core.device import cpu_features, cpu_model
+from sr_deploy.core.errors import BuildError, CannotRunHereError
+from sr_deploy.core.images import nchw_from_rgb
+from sr_deploy.core.manifest import Manifest
+from sr_deploy.core.providers import PROVIDERS, Provider
+from sr_deploy.core.run_options import CPU_RUN, DEFAULT_RUN, RunOptions
+from sr_deploy.core.samples import sample_lr
+from sr_deploy.core.session import Backend, Session
+from sr_deploy.core.target import TargetProfile
+from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
+from sr_deploy.runtime.ort import OnnxRuntimeSession, raw_session
+from sr_deploy.runtime.ort_providers import onnxruntime_module, ort_device, why_unusable
+
+
+class OnnxRuntimeBackend(Backend):
+    """Saves optimised models, which are valid for one onnxruntime version and one kind of CPU."""
+
+    name = package = "onnxruntime"
+    layouts: Tuple[str, ...] = ("nchw",)
+    """The default is NCHWc, blocks of channels, with conversions around other operators."""
+
+    @property
+    def provider(self) -> Provider:
+        return PROVIDERS[self.name]
+
+    def versions(self) -> Dict[str, str]:
+        version = onnxruntime_module().__version__
+        return {"onnxruntime": version, "cpu_features": " ".join(cpu_features())}
+
+    def build(
+        self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any
+    ) -> Manifest:
+        if graph.precision_asked != "fp32" or graph.precision_obtained != "fp32":
+            raise BuildError(
+                f"{onnx.name} was exported for an {graph.precision_asked.upper()} engine "
+                f"({graph.precision_obtained} tensors); "
+                "ONNX Runtime's CPU provider computes in FP32 only",
+                hint=f"export it with --target {target.name}, or --precision fp32",
+            )
+        start = time.perf_counter()
+        raw_session(str(onnx), save_to=temporary, layout=options.layout)
+        build = {
+            "seconds": round(time.perf_counter() - start, 3),
+            "size_bytes": temporary.stat().st_size,
+            "cpu": cpu_model(),
+        }
+        x = np.random.default_rng(0).random((1, 3, *graph.min_shape), dtype=np.float32)
+        y, expected = (
+            OnnxRuntimeSession(path, graph, CPU_RUN).run(x) for path in (temporary, onnx)
+        )
+        error = float(np.abs(y - expected).max())
+        if not error < 1e-3:
+            raise BuildError(
+                f"the optimised model of {onnx.name} differs from its graph by {error:.2g}"
+            )
+        return replace(
+            graph,
+            kind="engine",
+            target=target.name,
+            precision_asked="fp32",
+            precision_obtained="fp32",
+            versions=self.versions(),
+            checks={"max_abs_err_vs_graph": error, "checked_at": list(graph.min_shape)},
+            not_checked=(
+                "its output at other sizes",
+                "CPUs with other features: there it is refused",
+            ),
+            build=build,
+        )
+
+    def open(self, artifact: Path, manifest: Manifest, run: RunOptions = DEFAULT_RUN) -> Session:
+        """Open an engine on its own device, or a graph on that of `run`.
+
+        Raises CannotRunHereError for an engine of another onnxruntime version or kind of CPU, or if
+        another device than its own is requested.
+        """
+        if manifest.kind != "engine":
+            return OnnxRuntimeSession(artifact, manifest, run)
+        requested = run.requested_provider
+        if requested not in (None, self.provider):
+            raise CannotRunHereError(
+                f"{artifact.name} is an engine of target '{manifest.target}': it runs on "
+                f"{self.provider.device} by {self.name}, not by {requested.backend}",
+                hint="omit --device and --backend, or give its graph",
+            )
+        here = self.versions()
+        built = {key: manifest.versions.get(key, "unknown") for key in here}
+        if built != here:
+            raise CannotRunHereError(
+                f"{artifact} was built by {_versions_text(built)}; "
+                f"this machine has {_versions_text(here)}",
+                hint="build it again here: "
+                f"srdeploy build-engine GRAPH.onnx --target {manifest.target} -o DIR",
+            )
+        return OnnxRuntimeSession(artifact, manifest, replace(run, backend=self.name))
+
+
+class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
+    """Saves optimised models for the CUDA provider, valid for one onnxruntime version."""
+
+    name = "onnxruntime-cuda"
+    layouts = ()
+
+    def versions(self) -> Dict[str, str]:
+        return {"onnxruntime": onnxruntime_module().__version__}
+
+    def why_unavailable(self, target: TargetProfile) -> str:
+        return super().why_unavailable(target) or "; ".join(
+            filter(None, why_unusable(self.provider))
+        )
+
+    def why_no_device(self, target: TargetProfile, index: int = 0) -> str:
+        return why_unusable(self.provider, index)[0]
+
+    def build(
+        self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any
+    ) -> Manifest:
+        run, fp16 = RunOptions(backend=self.name), graph.precision_obtained == "fp16"
+        device = ort_device(run)
+        start = time.perf_counter()
+        raw_session(str(onnx), save_to=temporary, device=device, fp16=fp16)
+        seconds = round(time.perf_counter() - start, 3)
+        try:
+            session = OnnxRuntimeSession(temporary, graph, run)
+        except CannotRunHereError as e:
+            raise BuildError(
+                f"onnxruntime cannot run the optimised model of {onnx.name}: {e.message}",
+                hint="run the graph itself with --device cuda",
+            ) from e
+        images = [nchw_from_rgb(rgb) for rgb in sample_lr(graph.opt_shape, count=2)]
+        reference = OnnxRuntimeSession(onnx, graph, CPU_RUN)
+        outputs, references = (list(map(s.run, images)) for s in (session, reference))
+        accuracy = compare_outputs(outputs, references)
+        refuse_inaccurate(accuracy, f"the engine of {onnx.name}")
+        assert session.nodes is not None
+        nodes = session.nodes
+        return replace(
+            graph,
+            kind="engine",
+            target=target.name,
+            precision_obtained=session.precision,
+            versions=self.versions(),
+            checks={
+                "accuracy": {**accuracy, "against": "onnxruntime on the CPU, FP32"},
+                "nodes": {name: len(names) for name, names in nodes.providers.items()},
+                "types": nodes.types,
+            },
+            not_checked=("its output at other sizes", f"GPUs other than {device.name}"),
+            build={
+                "seconds": seconds,
+                "size_bytes": temporary.stat().st_size,
+                "gpu": device.name,
+                "provider": self.provider.name,
+                "elsewhere": nodes.elsewhere(self.provider.name),
+            },
+        )
+
+
+def _versions_text(versions: Dict[str, str]) -> str:
+    """Return `onnxruntime 1.31.1 for CPUs with avx2`."""
+    features = versions.get("cpu_features")
+    return f"onnxruntime {versions['onnxruntime']}" + (
+        f" for CPUs with {features}" if features is not None else ""
+    )
