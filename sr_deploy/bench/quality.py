@@ -64,8 +64,7 @@ def quality_from_artifacts(
     def rows() -> Iterator[QualityRow]:
         yield from bicubic_rows
         for description, known in zip(descriptions, known_rows):
-            name = description.artifact or description.name
-            left = list(sets)
+            name, left = description.artifact or description.name, list(sets)
             try:
                 with description.open(run) as session:
                     if session.why_cpu:
@@ -73,9 +72,7 @@ def quality_from_artifacts(
                     while left:
                         row = score(known, session, left[0])
                         left.pop(0)
-                        same = row.psnr_db is None
-                        psnr = "identical images" if same else f"{row.psnr_db:.3f} dB"
-                        progress(f"{name} ({session.where}), {row.set}: {psnr}")
+                        progress(f"{name} ({session.where}), {row.set}: {_psnr_text(row)}")
                         yield row
             except (CannotRunHereError, MissingPackageError) as e:
                 progress(f"{name}: not run: {e.message}")
@@ -84,6 +81,10 @@ def quality_from_artifacts(
                     yield replace(unscored, error=e.message)
 
     return rows()
+
+
+def _psnr_text(row: QualityRow) -> str:
+    return "identical images" if row.psnr_db is None else f"{row.psnr_db:.3f} dB"
 
 
 def image_sets(folders: Sequence[Union[str, Path]]) -> List[ImageSet]:

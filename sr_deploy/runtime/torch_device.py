@@ -40,12 +40,16 @@ class TorchDevice:
         self.where: Any = torch.device("cpu")
 
     def info(self) -> BackendInfo:
-        """Return torch's version; limit its threads to the cores of this process."""
+        """Return torch's version, and how it drives networks of several parts (`array_part`).
+
+        Limits torch's threads to the cores of this process.
+        """
         import torch
 
         # torch counted the cores when it was first imported.
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
-        return BackendInfo("torch", torch.__version__, torch.get_num_threads(), self)
+        settings = ("eager", "NCHW", "copies timed with it") if self.name else ()
+        return BackendInfo("torch", torch.__version__, torch.get_num_threads(), self, settings)
 
     def computing(self) -> ContextManager[None]:
         """Return the context in which networks run."""

@@ -12,7 +12,6 @@ from sr_deploy.core.errors import CannotRunHereError
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import BackendInfo, ExecutedWork, PeakMemory, Session
 
-_COPIES = "copies between its parts timed with it"
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -50,8 +49,6 @@ class AdaptiveSession(Session):
             self.device, self.place = info.device.name, info.device.place
             self.why_cpu = info.device.why_cpu
             self.threads = None if self.device else info.threads
-            if self.device:
-                self.settings = ", ".join(("eager, NCHW", *info.device.settings, _COPIES))
         self._info = info
         self.decisions: Optional[List[np.ndarray]] = None
         """If a list: one (H, W, 2) array per run since `reset_work`, its decisions and its luma."""
@@ -60,7 +57,8 @@ class AdaptiveSession(Session):
     @property
     def settings(self) -> str:  # type: ignore[override]
         """How the device is driven, as far as it has run."""
-        return "" if self._info.device is None else ", ".join(self._info.device.settings)
+        device = () if self._info.device is None else self._info.device.settings
+        return ", ".join((*self._info.settings, *device))
 
     def reset_peak_memory(self) -> None:
         if self._info.device is not None:
