@@ -37,9 +37,10 @@ TABLE = {
         "numpy core nets torch lightning tqdm bench.evaluate runtime.torch_module",
         "tensorboard",
     ),
-    "cli": ("click core results", "runtime bench nets train export upscale"),
+    "selftest": ("numpy core results runtime bench upscale", "export nets torch"),
+    "cli": ("click core results", "runtime bench nets train export upscale selftest"),
 }
-BOARD = ("core", "results", "runtime", "bench", "upscale", "cli")
+BOARD = ("core", "results", "runtime", "bench", "upscale", "selftest", "cli")
 """Rooms that run on a board: Python 3.8 with numpy and click."""
 # fmt: off
 HEAVY = (
