@@ -26,7 +26,8 @@ TABLE = {
     ),
     # An export is checked by ONNX Runtime's session, and the two kinds of AdaDSR plans are timed.
     "export": (
-        "numpy core nets torch onnx runtime.ort runtime.preflight runtime.adaptive",
+        "numpy core nets torch onnx runtime.ort runtime.ort_providers runtime.preflight "
+        "runtime.adaptive",
         "onnxruntime onnxscript",
     ),
     "bench": ("numpy core results runtime", ""),
@@ -36,9 +37,10 @@ TABLE = {
         "numpy core nets torch lightning tqdm bench.evaluate runtime.torch_module",
         "tensorboard",
     ),
-    "cli": ("click core results", "runtime bench nets train export upscale"),
+    "selftest": ("numpy core results runtime bench upscale", "export nets torch"),
+    "cli": ("click core results", "runtime bench nets train export upscale selftest"),
 }
-BOARD = ("core", "results", "runtime", "bench", "upscale", "cli")
+BOARD = ("core", "results", "runtime", "bench", "upscale", "selftest", "cli")
 """Rooms that run on a board: Python 3.8 with numpy and click."""
 # fmt: off
 HEAVY = (

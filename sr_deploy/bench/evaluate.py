@@ -22,7 +22,7 @@ from sr_deploy.core.images import (
     rgb_from_nchw,
 )
 from sr_deploy.core.metrics import border_px, psnr_db, ssim
-from sr_deploy.core.samples import SAMPLE_SET, sample_files
+from sr_deploy.core.samples import sample_files, sample_set
 from sr_deploy.core.session import Session, TimedOutput
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.runtime.tiled import run_tiles
@@ -73,7 +73,7 @@ def image_set(folder: str = "") -> ImageSet:
     A folder named HR gets its parent's name. Raises InputError if there are no images.
     """
     if not folder:
-        return ImageSet(SAMPLE_SET, tuple(sample_files()))
+        return ImageSet(sample_set(), tuple(sample_files()))
     path = Path(folder)
     resolved = path.resolve()
     named = resolved.parent if resolved.name.upper() == "HR" else resolved

@@ -5,14 +5,10 @@ A crash, or a cell that cannot be built, becomes a row with its error.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +19,7 @@ from sr_deploy.core.device import usable_cores
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.jsonio import from_dict, read_dataclass
+from sr_deploy.core.lifeline import run_with_lifeline, signal_name
 from sr_deploy.core.metrics import METRICS
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.sizes import hw_text, parse_hw, parse_sizes
@@ -33,8 +30,6 @@ from sr_deploy.runtime.opener import NetworkDescription, describe, kind_of
 
 BACKENDS = ("torch", "onnxruntime")
 """Backends that run a checkpoint, or a graph for no target. Engines are requested by target."""
-_GRACE_S = 10.0
-"""Time in which a child process may end by itself after an interrupt."""
 
 
 @dataclass(frozen=True)
@@ -278,54 +273,17 @@ def _build_artifact(cell: Cell, artifacts: Path) -> str:
 def _srdeploy(*arguments: str) -> str:
     """Run a srdeploy command in a child process and return its output. Raises _CellError."""
     command = [sys.executable, "-m", "sr_deploy.cli.child", *arguments]
-    done = _run_with_lifeline(command)
+    done = run_with_lifeline(command)
     if done.returncode == 0:
         return done.stdout
     if done.returncode < 0:
-        name = _signal_name(-done.returncode)
+        name = signal_name(-done.returncode)
         raise _CellError(f"srdeploy {arguments[0]} was ended by {name}: the backend crashed")
     error = re.search(r"^error: (.*)", done.stderr, re.M)
     if error:
         raise _CellError(error[1])
     last = ([line for line in done.stderr.splitlines() if line.strip()] or ["no message"])[-1]
     raise _CellError(f"srdeploy {arguments[0]} exited with {done.returncode}: {last}")
-
-
-def _run_with_lifeline(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a process whose standard input, its lifeline, closes when this process ends.
-
-    `cli/child.py` ends when its lifeline closes, so a killed sweep leaves no process behind.
-    """
-    read_fd, write_fd = os.pipe()
-    with contextlib.closing(os.fdopen(write_fd, "wb")) as lifeline:
-        try:
-            child = subprocess.Popen(
-                command,
-                stdin=read_fd,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                encoding="utf-8",
-                errors="replace",
-            )
-        finally:
-            os.close(read_fd)
-        with child:
-            try:
-                out, err = child.communicate()
-            except BaseException:
-                lifeline.close()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(_GRACE_S)
-                child.kill()
-                raise
-    return subprocess.CompletedProcess(command, child.returncode, out, err)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _one_line(text: str) -> str:

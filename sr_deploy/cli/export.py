@@ -37,6 +37,12 @@ from sr_deploy.core.sizes import parse_hw
     type=click.Choice(["fp32", "fp16"]),
     help="Precision of the engine.  [default: fp16; fp32 for the target cpu]",
 )
+@click.option(
+    "--device",
+    metavar="cpu|cuda[:N]",
+    help="Where FP16 graphs are run for their check.  "
+    "[default: the GPU if ONNX Runtime can use one, else the CPU]",
+)
 @click.option("--target", help="Target of the graphs (see srdeploy targets).")
 @click.option(
     "--literal",
@@ -66,9 +72,9 @@ def export(
 ) -> None:
     """Slice MODEL into variants and export each as a verified ONNX graph.
 
-    Every graph is compared with torch in ONNX Runtime on photographs, and FP16 graphs also in real
-    half precision. A graph out of tolerance is not written. Graphs that are up to date are not
-    exported again.
+    Every graph is compared with torch in ONNX Runtime on photographs. FP16 graphs are also compared
+    with FP32 in emulated half precision, and on a GPU in its own. A graph out of tolerance is not
+    written. Graphs that are up to date are not exported again.
     """
     if shapes and dynamic:
         raise InputError(

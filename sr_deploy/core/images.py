@@ -1,5 +1,7 @@
 """Images as networks and metrics take them: (H, W, 3) uint8 RGB. OpenCV reads and writes the files.
 
+A `.npy` file with such an array needs no OpenCV.
+
 `read_rgb` converts what a file may contain:
 - grey: the channel is repeated three times
 - alpha: dropped; the stored colours are used, nothing is composited
@@ -18,7 +20,7 @@ import numpy as np
 
 from sr_deploy.core.errors import InputError, MissingPackageError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy")
 
 
 def read_rgb(path: Path) -> np.ndarray:
@@ -26,6 +28,8 @@ def read_rgb(path: Path) -> np.ndarray:
 
     Raises InputError if it is missing, damaged or a float image.
     """
+    if path.suffix.lower() == ".npy":
+        return _read_array(path)
     cv2 = _opencv("reading images")
     try:
         # cv2.imread cannot open every Unicode path on Windows.
@@ -39,9 +43,19 @@ def read_rgb(path: Path) -> np.ndarray:
     if image is None:
         raise InputError(
             f"{path} is not an image, or it is damaged",
-            hint="supported formats are PNG, JPEG, BMP, TIFF and WebP",
+            hint="supported formats are PNG, JPEG, BMP, TIFF, WebP and NumPy arrays",
         )
     return rgb_from_decoded(image, source=str(path))
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        image = np.load(str(path), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as e:
+        raise InputError(f"cannot read the image {path}: {e}") from e
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise InputError(f"{path}: expected (H, W, 3) uint8 RGB, found {image.shape} {image.dtype}")
+    return np.ascontiguousarray(image)
 
 
 def rgb_from_decoded(image: np.ndarray, *, source: str) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Conversion of graphs to FP16, and a check in real half precision.
 
-ONNX Runtime's CPU provider computes FP16 graphs in FP32, so its output proves nothing. The check
-runs a copy of the graph in which the result of every operator is rounded to FP16. It shows
-overflows, dead outputs, loss of quality, and the largest activations. Products are summed in FP32:
-accumulation in FP16 is not covered.
+ONNX Runtime's CPU provider computes FP16 graphs in FP32, so its output proves nothing, and that of
+a GPU does not tell which tensor overflowed. The check runs a copy of the graph in which the result
+of every operator is rounded to FP16. It shows overflows, dead outputs, loss of quality, and the
+largest activations. Products are summed in FP32: accumulation in FP16 is not covered.
 """
 
 from __future__ import annotations

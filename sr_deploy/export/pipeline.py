@@ -13,6 +13,7 @@ from torch import nn
 from sr_deploy.core.errors import BuildError, ExportError, InputError, MissingPackageError
 from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.manifest import Manifest, is_up_to_date, recorded_command, write_artifact
+from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.sizes import Sizes, hw_text, parse_sizes
 from sr_deploy.core.spec import Variant, check_min_hw
 from sr_deploy.core.target import PRECISIONS, TargetProfile, load_target
@@ -24,6 +25,7 @@ from sr_deploy.export.verify import check_half_precision, compare_with_fp32, com
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
 from sr_deploy.nets.complexity import COUNTERS, NTIRE_HW, count
 from sr_deploy.runtime.ort import raw_session
+from sr_deploy.runtime.ort_providers import OrtDevice, ort_device
 from sr_deploy.runtime.preflight import preflight, refuse, summary
 
 DEFAULT_SIZE = "256x512"
@@ -46,8 +48,11 @@ class ExportOptions:
     """Export the network as it is written, without the exact rewrites of `nets/fuse.py`."""
     candidates: bool = False
     """Export every form of each network (`export/forms.py`), for `tuned_engine_from_onnx`."""
+    device: Optional[str] = None
+    """Where FP16 graphs are run for their check; None: the GPU if ONNX Runtime can use one."""
 
     def __post_init__(self) -> None:
+        RunOptions(device=self.device)
         if self.literal and self.candidates:
             raise InputError(
                 "--literal and --candidates exclude each other",
@@ -94,6 +99,7 @@ class _GraphTask:
     form: str
     options: ExportOptions
     settings: _Settings
+    device: OrtDevice
 
     @property
     def file_name(self) -> str:
@@ -164,9 +170,14 @@ def onnx_from_checkpoint(
     ranges = [parse_sizes(text) for text in options.sizes or defaults]
     for sizes in ranges:
         check_min_hw(sizes.min, checkpoint.spec.min_hw, what=checkpoint.name)
+    device = ort_device(RunOptions(device=options.device))
+    if settings.graph_dtype == "fp16" and device.name:
+        progress(f"FP16 graphs are checked on {device.name}")
+    elif settings.graph_dtype == "fp16" and device.why_cpu:
+        progress(f"FP16 graphs are checked on the CPU: {device.why_cpu}")
     folder = make_output_folder(Path(output))
     tasks = [
-        _GraphTask(checkpoint, variant, sizes, form, options, settings)
+        _GraphTask(checkpoint, variant, sizes, form, options, settings, device)
         for variant in variants
         for sizes in ranges
         for form in _forms(checkpoint, variant, options, settings.target)
@@ -248,7 +259,9 @@ def _checked_graph(
         checks["fp16"] = check_half_precision(half, session, sizes, name)
         if is_half:
             graph = half
-            checks["this_file_vs_fp32_graph"] = compare_with_fp32(half, session, sizes, name)
+            checks["this_file_vs_fp32_graph"] = compare_with_fp32(
+                half, session, sizes, name, task.device
+            )
     precision = precision_of(graph)
     if precision != settings.graph_dtype:
         raise ExportError(
@@ -260,7 +273,9 @@ def _checked_graph(
 def _not_checked(task: _GraphTask) -> Tuple[str, ...]:
     not_checked = ["the engine's own output: see its manifest"]
     if task.settings.precision == "fp16":
-        not_checked.append("FP16 accumulation: the check sums products in FP32")
+        real = task.settings.graph_dtype == "fp16" and not task.device.is_cpu
+        where = f"by other devices than {task.device.name}" if real else "by any device"
+        not_checked.append(f"FP16 accumulation {where}: the emulation sums products in FP32")
         if task.sizes.dynamic:
             not_checked.append(f"half precision at other sizes than {hw_text(task.sizes.opt)}")
     return tuple(not_checked)
@@ -319,4 +334,7 @@ def _line(path: Path, manifest: Manifest) -> str:
     )
     if "fp16" in checks:
         line += f", FP16 {checks['fp16']['psnr_db_vs_fp32']:.1f} dB against FP32"
+    on_gpu = checks.get("this_file_vs_fp32_graph", {"device": "cpu"})
+    if on_gpu["device"] != "cpu":
+        line += f" ({min(on_gpu['psnr_db'].values()):.1f} dB on {on_gpu['device']})"
     return line

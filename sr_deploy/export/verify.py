@@ -16,6 +16,7 @@ from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import HW, Sizes, hw_text
 from sr_deploy.export.half import check_half
 from sr_deploy.runtime.ort import raw_session
+from sr_deploy.runtime.ort_providers import OrtDevice
 
 MAX_ABS_ERR = 1e-4
 """Allowed FP32 difference from torch, relative to the largest output where that is above 1."""
@@ -71,12 +72,15 @@ def check_half_precision(half: onnx.ModelProto, fp32_session: Any, sizes: Sizes,
     }
 
 
-def compare_with_fp32(half: onnx.ModelProto, fp32_session: Any, sizes: Sizes, name: str) -> dict:
-    """Compare an FP16 graph with the FP32 one in ONNX Runtime (FP16 weights, FP32 arithmetic).
+def compare_with_fp32(
+    half: onnx.ModelProto, fp32_session: Any, sizes: Sizes, name: str, device: OrtDevice
+) -> dict:
+    """Compare an FP16 graph on a device with the FP32 one: at several sizes, by ONNX Runtime.
 
-    Returns the PSNR at several sizes. Raises ExportError when one is too low.
+    The CPU computes it with FP16 weights in FP32; a GPU in the precision that is returned. Returns
+    the PSNR at each size. Raises ExportError when one is too low.
     """
-    session = raw_session(half.SerializeToString())
+    session = raw_session(half.SerializeToString(), device=device, fp16=True)
     dtype = np.float16 if session.get_inputs()[0].type == "tensor(float16)" else np.float32
     psnr_db: Dict[str, float] = {}
     for hw in check_sizes(sizes):
@@ -84,12 +88,18 @@ def compare_with_fp32(half: onnx.ModelProto, fp32_session: Any, sizes: Sizes, na
         y, reference = session.run(None, {"lr": x.astype(dtype)}), fp32_session.run(None, {"lr": x})
         psnr = psnr_unit(y[0], reference[0])
         if not psnr >= MIN_FP16_PSNR_DB:
+            on = "" if device.is_cpu else f" on {device.name}"
             raise ExportError(
-                f"{name}: {psnr:.1f} dB against the FP32 graph at {hw_text(hw)}, "
+                f"{name}: {psnr:.1f} dB against the FP32 graph at {hw_text(hw)}{on}, "
                 f"expected at least {MIN_FP16_PSNR_DB:.0f}"
             )
         psnr_db[hw_text(hw)] = round(psnr, 2)
-    return {"psnr_db": psnr_db}
+    facts = {"psnr_db": psnr_db, "provider": device.provider.name, "device": device.name or "cpu"}
+    if device.is_cpu:
+        return {**facts, "precision": "fp32"}
+    nodes = device.observe(session)
+    elsewhere = nodes.elsewhere(device.provider.name)
+    return {**facts, "precision": nodes.precision, "elsewhere": elsewhere}
 
 
 def check_sizes(sizes: Sizes) -> List[HW]:

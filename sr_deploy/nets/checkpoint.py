@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from sr_deploy.core.errors import (
     CheckpointError,
     InputError,
-    MissingPackageError,
     SrDeployError,
     VariantError,
     did_you_mean,
@@ -23,6 +22,7 @@ from sr_deploy.core.shipped import CHECKPOINT_SUFFIX, read_card, shipped_checkpo
 from sr_deploy.core.spec import ModelSpec, Variant
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.architecture import Architecture
+from sr_deploy.nets.safetensors_reader import tensors_from_bytes
 
 
 @dataclass(frozen=True)
@@ -145,18 +145,11 @@ def copy_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
 
 def read_safetensors(path: Path) -> Dict[str, Tensor]:
     """Read a safetensors file. Raises InputError (missing) or CheckpointError (cannot be read)."""
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as e:
-        raise MissingPackageError(
-            "safetensors", needed_for="reading a checkpoint", extra="export", cause=e
-        ) from e
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:
-        return load_file(str(path))
-    except (SafetensorError, ValueError, OSError) as e:
+        return tensors_from_bytes(path.read_bytes())
+    except (ValueError, OSError) as e:
         raise CheckpointError(
             f"{path} is not a valid safetensors file: {e}",
             hint="import a PyTorch state dict with: srdeploy import-checkpoint ARCH FILE -o DIR",

@@ -18,7 +18,12 @@ from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, PeakMemory, Session, TimedOutput
 from sr_deploy.runtime.graph_probe import DTYPES, graph_ends, graph_precision, probe_graph
 from sr_deploy.runtime.ort_profile import NodeRuns
-from sr_deploy.runtime.ort_providers import OrtDevice, onnxruntime_module, ort_device
+from sr_deploy.runtime.ort_providers import (
+    COPIES_WITHIN,
+    OrtDevice,
+    onnxruntime_module,
+    ort_device,
+)
 
 _CPU = OrtDevice()
 _NUMBERS = itertools.count()
@@ -134,6 +139,7 @@ class OnnxParts:
                     f"{graph} was changed after its plan was written", hint="export the model again"
                 )
         device, version = ort_device(run), onnxruntime_module().__version__
+        device.copies = COPIES_WITHIN
         self.info = BackendInfo(device.provider.backend, version, usable_cores(), device)
         self.parts = [_open_part(plan.parent / name, device) for name in graphs]
 

@@ -32,6 +32,7 @@ from sr_deploy.runtime.ort_profile import NodeRuns, read_profile
 from sr_deploy.runtime.tensorrt_engine import MEMORY_DEFINITION
 
 CPU = PROVIDERS["onnxruntime"]
+COPIES_WITHIN = "copies timed with it"
 Shape = Tuple[int, ...]
 Ran = Tuple[np.ndarray, float, Optional[float]]
 """An output, the time of the run, and that of the copies if it is apart, in ms."""
@@ -45,8 +46,15 @@ class OrtDevice:
         self.is_cpu = provider.device == "cpu"
         self.place = f"cuda:{index}" if provider.device == "cuda" else provider.device
         self.name = "" if self.is_cpu else f"{provider.name}, device {index}"
-        self.settings: Tuple[str, ...] = () if self.is_cpu else ("copies timed with it",)
+        self.copies = COPIES_WITHIN
+        self._driven: Tuple[str, ...] = ()
+        self._elsewhere: List[str] = []
         self.torch_stream: Any = None
+
+    @property
+    def settings(self) -> Tuple[str, ...]:
+        """How the device is driven, and the nodes that it does not run; empty for the CPU."""
+        return () if self.is_cpu else (*self._driven, self.copies, *self._elsewhere)
 
     def providers(self, *, fp16: bool) -> List[Any]:
         """Return the argument `providers` of InferenceSession. fp16: the graph's type."""
@@ -93,8 +101,8 @@ class OrtDevice:
                 hint="give --device cpu, if that is what you want",
             )
         elsewhere = nodes.describe_elsewhere(name)
-        if elsewhere and elsewhere not in self.settings:
-            self.settings = (*self.settings, elsewhere)
+        if elsewhere and elsewhere not in self._elsewhere:
+            self._elsewhere.append(elsewhere)
         return nodes
 
     def reset_peak_memory(self) -> None: ...
@@ -130,8 +138,8 @@ class OrtCuda(OrtDevice):
             self.torch_stream = self._torch.cuda.Stream(index)
         self.name = self._gpu_name()
         # TensorRT may use TF32 in FP32 graphs, and ONNX Runtime cannot forbid it.
-        self._tf32 = "TF32 off" if provider.name.startswith("CUDA") else "TF32 as TensorRT chooses"
-        self.settings = (self._tf32, "waits after each run", "copies apart")
+        tf32 = "TF32 off" if provider.name == "CUDAExecutionProvider" else "TF32 as TensorRT likes"
+        self._driven, self.copies = (tf32, "waits after each run"), "copies apart"
         self._free_before = self._free_bytes()
         self._ends: Any = None
 

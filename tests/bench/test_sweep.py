@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -366,37 +365,9 @@ def test_a_folder_of_no_images_and_one_that_only_looks_like_one(place, tmp_path,
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no signals")
 def test_a_process_that_crashes_is_told_by_its_signal(monkeypatch):
     real, crash = subprocess.Popen, [sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"]
-    monkeypatch.setattr(
-        sweep.subprocess, "Popen", lambda command, **options: real(crash, **options)
-    )
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: real(crash, **options))
     with pytest.raises(sweep._CellError, match="srdeploy bench was ended by SIGSEGV"):
         sweep._srdeploy("bench", "x")
-
-
-# Ends when its standard input is closed, like `cli/child.py`.
-CHILD = """
-import pathlib, sys
-note = pathlib.Path(sys.argv[1])
-note.write_text('runs')
-sys.stdin.read()
-note.write_text('ended')
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no signals")
-@pytest.mark.parametrize("number", ["SIGKILL", "SIGINT", "SIGTERM"])
-def test_a_sweep_that_is_killed_leaves_no_child_behind(tmp_path, number):
-    note = tmp_path / "note"
-    command = f"[sys.executable, '-c', {CHILD!r}, {str(note)!r}]"
-    code = f"import sys; from sr_deploy.bench import sweep; sweep._run_with_lifeline({command})"
-    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    for state in ("runs", "ended"):
-        deadline = time.monotonic() + 60
-        while not note.is_file() or note.read_text() != state:
-            assert time.monotonic() < deadline, f"the child never {state}"
-            time.sleep(0.05)
-        parent.send_signal(getattr(signal, number))
-    assert parent.wait(60) != 0
 
 
 def test_a_real_child_s_error_is_its_own_words():

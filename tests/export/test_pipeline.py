@@ -11,7 +11,13 @@ import torch
 from onnx import TensorProto
 
 import sr_deploy
-from sr_deploy.core.errors import ExportError, InputError, TargetError, VariantError
+from sr_deploy.core.errors import (
+    CannotRunHereError,
+    ExportError,
+    InputError,
+    TargetError,
+    VariantError,
+)
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.manifest import manifest_path, read_manifest
 from sr_deploy.core.spec import Variant
@@ -475,3 +481,35 @@ def test_rewrites_are_listed_and_left_out_of_a_literal_export(model, tmp_path):
         assert fast.counts["deployed"][counter]["macs"] < plain.counts["deployed"][counter]["macs"]
     assert plain.counts["deployed"]["fvcore"] == plain.counts["fvcore"]
     assert plain.counts["deployed"]["hooks"]["macs"] == plain.counts["macs"]
+
+
+def test_fp16_graphs_are_run_on_the_requested_gpu(model, tmp_path, monkeypatch):
+    """The GPU is a stand-in: no test of ours has run on one."""
+    from doubles.onnxruntime_cuda import CUDA, StandInOrtCuda
+
+    from sr_deploy.runtime import ort_providers
+
+    monkeypatch.setattr(ort_providers, "_torch_with_cuda", lambda: None)
+    monkeypatch.setattr(ort_providers, "_cuda_binding", lambda index: None)
+    ort = StandInOrtCuda(monkeypatch, half=True, on_cpu=["shuffle"])
+    lines = []
+    options = ExportOptions(variants="d1", sizes=["32x48"], device="cuda")
+    (path,) = onnx_from_checkpoint(model, tmp_path, options, progress=lines.append)
+    manifest = read_manifest(path)
+    check = manifest.checks["this_file_vs_fp32_graph"]
+    assert (check["device"], check["provider"]) == ("NVIDIA GPU 0", CUDA)
+    assert check["precision"] == "fp16" and check["psnr_db"]["32x48"] > 50
+    assert [len(session.asked) for session in ort.sessions if session.asked[0][0] == CUDA] == [1]
+    assert "by other devices than NVIDIA GPU 0" in " ".join(manifest.not_checked)
+    assert lines[0] == "FP16 graphs are checked on NVIDIA GPU 0"
+    assert re.search(r" dB on NVIDIA GPU 0\)$", lines[1])
+
+
+def test_a_requested_gpu_that_cannot_be_used_is_an_error_before_anything_is_written(
+    model, tmp_path
+):
+    with pytest.raises(CannotRunHereError, match="onnxruntime-cuda cannot run on cuda:0"):
+        onnx_from_checkpoint(model, tmp_path / "out", ExportOptions(device="cuda"))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="unknown device 'gpu'"):
+        ExportOptions(device="gpu")

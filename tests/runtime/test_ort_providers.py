@@ -130,7 +130,7 @@ def test_tensorrt_leaves_what_it_cannot_do_to_cuda(tiny, monkeypatch):
     (first, options), (second, _) = ort.sessions[0].asked
     assert (first, options["trt_fp16_enable"], second) == (TENSORRT, "1", CUDA)
     assert session.precision == "fp16" and session.backend == "onnxruntime-tensorrt"
-    assert session.settings.startswith("TF32 as TensorRT chooses, ")
+    assert session.settings.startswith("TF32 as TensorRT likes, ")
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime-directml", "onnxruntime-coreml"])

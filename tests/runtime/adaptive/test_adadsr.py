@@ -10,8 +10,15 @@ from sr_deploy.core.depth_plan import (
     read_depth_plan,
     tile_corners,
 )
-from sr_deploy.core.errors import ArtifactError, InputError, VariantError
+from sr_deploy.core.errors import (
+    ArtifactError,
+    CannotRunHereError,
+    DeviceMemoryError,
+    InputError,
+    VariantError,
+)
 from sr_deploy.core.jsonio import to_json
+from sr_deploy.core.run_options import CPU_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo
 from sr_deploy.runtime.adaptive.adadsr import AdaDSR
 
@@ -194,3 +201,36 @@ def test_a_network_trained_for_one_depth_is_asked_for_none():
     assert AdaDSR(fixed, [], info, depth=None).depth == 1.5
     with pytest.raises(VariantError, match="'ada' was trained for one depth"):
         AdaDSR(fixed, [], info, depth=2)
+
+
+def test_on_a_gpu_the_same_comes_out_and_the_first_runs_are_observed(plans, monkeypatch):
+    """The GPU is a stand-in: no test of ours has run on one."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    from doubles.onnxruntime_cuda import StandInOrtCuda
+
+    from sr_deploy.runtime import ort_providers
+
+    expected = AdaDSR.from_plan(plans["tiles"], depth=1.5, run=CPU_RUN)
+    x = image(40, 80)
+    y = expected.run(x)
+    assert (expected.place, expected.settings, expected.threads) != ("", "", None)
+    monkeypatch.setattr(ort_providers, "_torch_with_cuda", lambda: None)
+    monkeypatch.setattr(ort_providers, "_cuda_binding", lambda index: None)
+    ort = StandInOrtCuda(monkeypatch)
+    session = AdaDSR.from_plan(plans["tiles"], depth=1.5, run=RunOptions(device="cuda"))
+    assert (session.backend, session.place, session.threads) == ("onnxruntime-cuda", "cuda:0", None)
+    np.testing.assert_allclose(session.run(x), y, atol=1e-5)
+    assert session.settings == "TF32 off, waits after each run, copies timed with it"
+    ort.failing["on_cpu"] = [node.name for node in _nodes(plans["tiles"])]
+    again = AdaDSR.from_plan(plans["tiles"], depth=1.5, run=RunOptions(device="cuda"))
+    with pytest.raises(CannotRunHereError, match="nodes on the CPU instead of by CUDAExecution"):
+        again.run(x)
+    ort.failing["run"] = "Failed to allocate memory for requested buffer of size 7"
+    with pytest.raises(DeviceMemoryError, match="is out of memory while onnxruntime runs"):
+        session.run(x)
+
+
+def _nodes(plan):
+    import onnx
+
+    return [n for f in plan.parent.glob("*.onnx") for n in onnx.load(str(f)).graph.node]

@@ -1,0 +1,1 @@
+"""One command that proves a machine: `srdeploy selftest`, or `python -m sr_deploy.selftest`."""
