@@ -40,7 +40,7 @@ class TorchDevice:
         self.where: Any = torch.device("cpu")
 
     def info(self) -> BackendInfo:
-        """Return torch's version, and how it drives networks of several parts (`array_part`).
+        """Return torch's version, and how it drives networks of several parts (`tensor_part`).
 
         Limits torch's threads to the cores of this process.
         """
@@ -55,14 +55,17 @@ class TorchDevice:
         """Return the context in which networks run."""
         return contextlib.nullcontext()
 
-    def to_device(self, array: np.ndarray) -> Any:
-        """Return an array as a tensor on the device."""
+    def to_device(self, values: Any) -> Any:
+        """Return an array, or a tensor on the device, as a tensor on the device."""
         import torch
 
-        return torch.from_numpy(array)
+        return torch.from_numpy(values) if isinstance(values, np.ndarray) else values
 
     def to_host(self, tensor: Any) -> np.ndarray:
         return tensor.numpy()
+
+    def wait(self) -> None:
+        """Wait until all that is queued has been computed."""
 
     def timed(self, network: Callable[[Any], Any], x_nchw: np.ndarray) -> TimedOutput:
         """Run a network of tensors on an array, and time it."""
@@ -128,13 +131,14 @@ class CudaDevice(TorchDevice):
                 hint="use smaller images, tiles or networks, or end other programs on the GPU",
             ) from e
 
-    def to_device(self, array: np.ndarray) -> Any:
-        import torch
-
-        return torch.from_numpy(array).to(self.where)
+    def to_device(self, values: Any) -> Any:
+        return super().to_device(values).to(self.where)
 
     def to_host(self, tensor: Any) -> np.ndarray:
         return tensor.cpu().numpy()
+
+    def wait(self) -> None:
+        self._cuda.synchronize(self._index)
 
     def timed(self, network: Callable[[Any], Any], x_nchw: np.ndarray) -> TimedOutput:
         import torch

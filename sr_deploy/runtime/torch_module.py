@@ -69,29 +69,29 @@ class TorchSession(Session):
         self.torch_device.release()
 
 
-def array_function(
-    module: Any, device: Optional[TorchDevice] = None
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a module of one input and one output as a function of arrays, without autograd."""
-    part = array_part(module, device)
-    return lambda x: part(x=x)[0]
+def array_function(module: Any, device: TorchDevice) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a module of one input and one output as a function of arrays, without autograd.
+
+    They are copied to the device and back.
+    """
+    part = tensor_part(module, device)
+    return lambda x: device.to_host(part(x=x)[0])
 
 
-def array_part(
-    module: Any, device: Optional[TorchDevice] = None
-) -> Callable[..., List[np.ndarray]]:
-    """Return a module as a function of named arrays, given in its order; it returns a list.
+def tensor_part(module: Any, device: TorchDevice) -> Callable[..., List[Any]]:
+    """Return a module as a function of named inputs, given in its order, without autograd.
 
-    device: None for the CPU. Arrays are copied to the device and back.
+    Inputs are arrays, or tensors on the device; outputs are a list of tensors on the device, which
+    have been computed when it returns.
     """
     import torch
 
-    on = TorchDevice() if device is None else device
-    module = module.to(on.where)
+    module = module.requires_grad_(False).to(device.where)
 
-    def run(**inputs: np.ndarray) -> List[np.ndarray]:
-        with torch.inference_mode(), on.computing():
-            outputs = module(*map(on.to_device, inputs.values()))
-            return [on.to_host(y) for y in (outputs if isinstance(outputs, tuple) else (outputs,))]
+    def run(**inputs: Any) -> List[Any]:
+        with torch.inference_mode(), device.computing():
+            outputs = module(*map(device.to_device, inputs.values()))
+            device.wait()
+            return list(outputs) if isinstance(outputs, tuple) else [outputs]
 
     return run

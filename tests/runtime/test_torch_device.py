@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from doubles.torch_cuda import StandInTorchCuda  # noqa: E402
 
 from sr_deploy.runtime import torch_device as devices  # noqa: E402
-from sr_deploy.runtime.torch_module import TorchSession, array_part  # noqa: E402
+from sr_deploy.runtime.torch_module import TorchSession, array_function, tensor_part  # noqa: E402
 
 X = np.random.default_rng(0).random((1, 3, 6, 5), dtype=np.float32)
 CUDA = RunOptions(device="cuda")
@@ -193,9 +193,14 @@ def test_tensors_on_the_device_are_run_without_waiting(gpu):
     np.testing.assert_array_equal(y.numpy(), open_net(device="cpu").run(X))
 
 
-def test_parts_of_adaptive_networks_take_and_return_arrays(gpu):
-    part = array_part(Net(), devices.torch_device(CUDA))
-    np.testing.assert_array_equal(part(x=X)[0], open_net(device="cpu").run(X))
+def test_parts_of_adaptive_networks_take_arrays_or_tensors_and_leave_tensors_there(gpu):
+    device, expected = devices.torch_device(CUDA), open_net(device="cpu").run(X)
+    part = tensor_part(Net(), device)
+    for x in (X, torch.from_numpy(X)):
+        (y,) = part(x=x)
+        assert isinstance(y, torch.Tensor) and gpu.calls[-1] == "synchronize"
+        np.testing.assert_array_equal(device.to_host(y), expected)
+    np.testing.assert_array_equal(array_function(Net(), device)(X), expected)
 
 
 def test_closing_returns_the_memory(gpu):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Callable, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -27,22 +27,30 @@ from sr_deploy.runtime.ort import OnnxParts
 
 BATCH = 8
 """Tiles per call: memory grows with their features."""
-Part = Callable[..., Sequence[np.ndarray]]
-"""Takes its inputs by name, returns its outputs in order."""
+Part = Callable[..., Sequence[Any]]
+"""Takes its inputs by name, returns its outputs in order: arrays, or tensors on a device."""
 
 
 class AdaDSR(AdaptiveSession):
     """An AdaEDSR that skips blocks. `depth`, in 0..blocks, may be changed between runs."""
 
     def __init__(
-        self, plan: DepthPlan, parts: Sequence[Part], info: BackendInfo, *, depth: Optional[float]
+        self,
+        plan: DepthPlan,
+        parts: Sequence[Part],
+        info: BackendInfo,
+        *,
+        depth: Optional[float],
+        to_host: Callable[[Any], np.ndarray] = np.asarray,
     ) -> None:
         """parts: in the order of the plan's graphs. depth: None for half of all blocks.
+        to_host: returns an output of a part as an array.
 
         Raises VariantError for a depth that the plan does not have.
         """
         super().__init__(plan.model, plan.scale, info)
-        self.plan, self.depth, self._parts = plan, plan.desired_depth(depth), parts
+        self.plan, self.depth = plan, plan.desired_depth(depth)
+        self._parts, self._to_host = parts, to_host
         self.halo_px = reach_px(plan.blocks) + ADAPTER_PX
         self.min_hw = (2, 2)  # torch exports free sizes from 2 on
 
@@ -65,7 +73,7 @@ class AdaDSR(AdaptiveSession):
     def run_all_paths(self, hw: Tuple[int, int]) -> None:
         depth = np.array([self.plan.blocks], np.float32)
         features, depth_map = self._parts[0](lr=np.zeros((1, 3, *hw), np.float32), depth=depth)
-        deepest = np.full_like(depth_map, self.plan.blocks)
+        deepest = np.full_like(self._to_host(depth_map), self.plan.blocks)
         for group in range(len(self.plan.depths)):
             for dense in (True, False):
                 self._run_group(group, dense, features, deepest)
@@ -75,7 +83,9 @@ class AdaDSR(AdaptiveSession):
         """Upscale (1, 3, H, W) float32, 0..1, RGB. Decisions are depths as shares of all blocks."""
         plan, start = self.plan, time.perf_counter()
         check_desired_depth(self.depth, plan.blocks)
-        features, depth_map = self._parts[0](lr=x_nchw, depth=np.array([self.depth], np.float32))
+        depth = np.array([self.depth], np.float32)
+        features, map_there = self._parts[0](lr=x_nchw, depth=depth)
+        depth_map = self._to_host(map_there)
         if not np.isfinite(depth_map).all():
             raise ArtifactError(
                 "the depth map has values that are not finite",
@@ -87,17 +97,19 @@ class AdaDSR(AdaptiveSession):
         for group, ((before, last), dense) in enumerate(zip(block_groups(plan), dense_flags)):
             if deepest > before:
                 start = time.perf_counter()
-                y = self._run_group(group, dense, y, depth_map)
+                y = self._run_group(group, dense, y, map_there)
                 ms[f"to {last}, {'everywhere' if dense else plan.way}"] = _ms_since(start)
         start = time.perf_counter()
-        image = self._parts[1](y=y, features=features)[0]
+        image = self._to_host(self._parts[1](y=y, features=features)[0])
         ms["end"] = _ms_since(start)
         work = _executed_work(plan, depth_map[0, 0], ms)
         return AdaptiveOutput(image, depth_map[0, 0] / plan.blocks, work)
 
-    def _run_group(
-        self, group: int, dense: bool, y: np.ndarray, depth_map: np.ndarray
-    ) -> np.ndarray:
+    def _release(self) -> None:
+        self._parts = ()
+        super()._release()
+
+    def _run_group(self, group: int, dense: bool, y: Any, depth_map: Any) -> Any:
         part = self._parts[2 + 2 * group + (not dense)]
         if dense or self.plan.way == "rows":
             return part(y=y, depth_map=depth_map)[0]
@@ -106,7 +118,7 @@ class AdaDSR(AdaptiveSession):
     def _run_tiles(
         self, part: Part, blocks: Tuple[int, int], y: np.ndarray, depth_map: np.ndarray
     ) -> np.ndarray:
-        """Run the tiles with pixels deeper than `blocks[0]`; the rest of y stays."""
+        """Run the tiles with pixels deeper than `blocks[0]`; the rest of y stays. On arrays."""
         before, last = blocks
         tile, reach = self.plan.tile, 2 * (last - before)
         h, w = y.shape[2:]

@@ -60,6 +60,10 @@ class AdaptiveSession(Session):
         device = () if self._info.device is None else self._info.device.settings
         return ", ".join((*self._info.settings, *device))
 
+    def _release(self) -> None:
+        if self._info.device is not None:
+            self._info.device.release()
+
     def reset_peak_memory(self) -> None:
         if self._info.device is not None:
             self._info.device.reset_peak_memory()

@@ -58,6 +58,11 @@ class RoutedSession(AdaptiveSession):
         router, *branches = map(as_network, graphs.parts)
         return cls(plan, router, branches, graphs.info, max_share=max_share)
 
+    def _release(self) -> None:
+        del self.router
+        self.branches = ()
+        super()._release()
+
     def run_all_paths(self, hw: Tuple[int, int]) -> None:
         for branch in self.branches:
             branch(np.zeros((BATCH, 3, self.plan.patch, self.plan.patch), np.float32))

@@ -120,14 +120,14 @@ def _describe_adadsr_checkpoint(text: str, depth: Optional[float]) -> NetworkDes
         from sr_deploy.runtime.adaptive.adadsr import AdaDSR
         from sr_deploy.runtime.adaptive.base import check_adaptive_run
         from sr_deploy.runtime.torch_device import torch_device
-        from sr_deploy.runtime.torch_module import array_part
+        from sr_deploy.runtime.torch_module import tensor_part
 
         check_adaptive_run(run)
         device = torch_device(run)
         # The device gets a copy: fusing may return the network itself.
         modules = split_network(copy.deepcopy(network), plan.depths, plan.way)
-        parts = [array_part(module, device) for module in modules]
-        return AdaDSR(plan, parts, device.info(), depth=depth)
+        parts = [tensor_part(module, device) for module in modules]
+        return AdaDSR(plan, parts, device.info(), depth=depth, to_host=device.to_host)
 
     return describe_plan(
         "checkpoint",

@@ -4,7 +4,8 @@ import shutil
 import numpy as np
 import pytest
 
-from sr_deploy.core.errors import ArtifactError, InputError, VariantError
+from sr_deploy.core.errors import ArtifactError, CannotRunHereError, InputError, VariantError
+from sr_deploy.core.run_options import RunOptions
 from sr_deploy.runtime.opener import kind_of, open_session
 from sr_deploy.runtime.opener.adaptive import AdaptiveOptions, describe_adaptive
 
@@ -140,3 +141,35 @@ def test_a_plan_with_a_changed_graph_is_refused(routed_plan, tmp_path):
     (tmp_path / "small_x4.router.onnx").write_bytes(b"another")
     with pytest.raises(ArtifactError, match="was changed after its plan was written"):
         open_adaptive("elastic", str(tmp_path / routed_plan.name))
+
+
+@pytest.mark.parametrize("harness", [False, True])
+@pytest.mark.parametrize(("kind", "text"), [("cdnsr", "cdnsr-fsrcnn_x4"), ("adadsr", "adaedsr_x4")])
+def test_on_a_gpu_torch_runs_them_as_on_a_cpu(monkeypatch, kind, text, harness):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from doubles.torch_cuda import StandInTorchCuda
+
+    description = describe_adaptive(AdaptiveOptions(kind), text)
+    x = np.random.default_rng(0).random((1, 3, 16, 20), dtype=np.float32)
+    x[..., 10:] = 0.4
+    with description.open(RunOptions(device="cpu")) as session:
+        expected = session.run(x)
+        assert session.settings == "" and session.device == ""
+    gpu = StandInTorchCuda(monkeypatch)
+    session = description.open(RunOptions(harness=harness))
+    assert (session.device, session.place) == ("a stand-in GPU", "cuda:0")
+    assert session.settings.startswith("eager, NCHW, copies timed with it, ")
+    np.testing.assert_array_equal(session.run(x), expected)
+    session.run_all_paths((16, 20))
+    assert session.peak_memory().mib == 3 and not torch.is_inference_mode_enabled()
+    session.close()
+    assert gpu.calls[-1] == "empty cache"
+    with description.open(RunOptions(device="cpu")) as again:
+        np.testing.assert_array_equal(again.run(x), expected)
+
+
+def test_settings_of_torch_are_refused():
+    pytest.importorskip("torch", reason="torch is not installed")
+    description = describe_adaptive(AdaptiveOptions("cdnsr"))
+    with pytest.raises(CannotRunHereError, match="--channels-last is not available for adaptive"):
+        description.open(RunOptions(channels_last=True))
