@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
@@ -35,6 +36,9 @@ class Comparison:
     ratio_p75: float
     ratio_min: float
     ratio_max: float
+    settings: Tuple[str, str] = ("", "")
+    """How the device was driven, as in `Session`."""
+    warnings: Tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -63,10 +67,11 @@ def compare_networks(
     """
     if rounds < 3:
         raise InputError(f"{rounds} rounds; expected at least 3")
-    with limit_cores(threads):
+    with limit_cores(threads), contextlib.ExitStack() as opened:
         networks = [_describe_single(text) for text in (a, b)]
         check_run_options(networks, run)
-        sessions = [network.open(run) for network in networks]
+        sessions = [opened.enter_context(network.open(run)) for network in networks]
+        device = _device_of(sessions[0], sessions[1])
         hw = _common_hw(sessions[0], sessions[1], None if lr is None else parse_hw(lr))
         adaptive = [session for session in sessions if session.executed_work() is not None]
         x = timing_input((adaptive or sessions)[0], "", hw)
@@ -76,6 +81,7 @@ def compare_networks(
             raise InputError(
                 f"the times are not comparable: one is measured by {first}, the other by {second}"
             )
+        settings = sessions[0].settings, sessions[1].settings  # they may change with the first run
         runs = {i: (lambda s=session: s.run_timed(x).ms) for i, session in enumerate(sessions)}
         times = time_in_turns(runs, rounds)
     ratios = np.array(times[1]) / np.array(times[0])
@@ -87,8 +93,10 @@ def compare_networks(
     return Comparison(
         names=(name_a, name_b),
         hw=hw,
-        device=_device_of(sessions[0], sessions[1]),
+        device=device,
         timer=timers.pop(),
+        settings=settings,
+        warnings=tuple(dict.fromkeys(s.why_cpu for s in sessions if s.why_cpu)),
         times_a_ms=tuple(times[0]),
         times_b_ms=tuple(times[1]),
         ratio_median=median,

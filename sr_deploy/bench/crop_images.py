@@ -67,10 +67,12 @@ def crops_of(
         name += f", {network.artifact}" if name in names else ""  # graphs of two sizes
         names.append(name)
         progress(f"{name}: crops of {len(files)} images")
-        if session.scale not in images_by_scale:
-            images_by_scale[session.scale] = [_select_crop(path, session.scale) for path in files]
-        for image in images_by_scale[session.scale]:
-            image.add(name, rgb_from_nchw(upscale_fitting(session, image.lr)[0].y))
+        with session:
+            scale = session.scale
+            if scale not in images_by_scale:
+                images_by_scale[scale] = [_select_crop(path, scale) for path in files]
+            for image in images_by_scale[scale]:
+                image.add(name, rgb_from_nchw(upscale_fitting(session, image.lr)[0].y))
     if not images_by_scale:
         raise InputError(
             "none of the networks given for crops can run on this machine",

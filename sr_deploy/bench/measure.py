@@ -25,7 +25,7 @@ from sr_deploy.bench.monitor import (
     conditions_before,
     device_facts,
 )
-from sr_deploy.bench.network_rows import recorded_row, row_of
+from sr_deploy.bench.network_rows import asked_precision, recorded_row, row_of
 from sr_deploy.core.degradation import degrade
 from sr_deploy.core.device import cpu_name, limit_cores, python_and_os, track_peak_memory
 from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
@@ -54,7 +54,6 @@ MEM_OF_IMAGES = (
     "weights and images included"
 )
 MAX_CV = 0.05
-DEVICE_TIMER = "device events"
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,8 @@ def _check_sets(networks: Sequence[NetworkDescription], options: MeasureOptions)
 
 def _progress_line(row: BenchmarkRow, *, show_protocol: bool) -> str:
     name = f"{row.model}.{row.variant}" if row.variant else row.model
-    where = f"{row.backend}, {row.device}" if row.timer == DEVICE_TIMER else row.backend
+    on_cpu = row.threads is not None
+    where = row.backend if on_cpu or not row.device else f"{row.backend}, {row.device}"
     name = f"{name} ({where})" + (f", {row.protocol}" if show_protocol else "")
     if row.error:
         return f"{name}: not run: {row.error}"
@@ -205,6 +205,7 @@ def _measure(
         row_of(network, protocol.counter),
         protocol=protocol.name,
         device=cpu_name(),
+        precision_asked=asked_precision(network, options.run),
         python=python_and_os(),
         git_rev=_git_revision(),
         date_utc=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -215,7 +216,10 @@ def _measure(
         recorded = None if protocol.of_images else recorded_row(network)
         return recorded or replace(row, error=e.message)
     with run.session as session:
-        return _measured_row(row, session, run, protocol, options)
+        try:
+            return _measured_row(row, session, run, protocol, options)
+        except CannotRunHereError as e:  # such as an image that the device's memory cannot hold
+            return replace(row, error=e.message)
 
 
 def _measured_row(
@@ -255,24 +259,34 @@ def _open_and_time(
     before = conditions_before()
     rises_mib: List[Optional[float]] = []
     with track_peak_memory(rises_mib):
-        # NTIRE's harnesses leave TF32 as torch sets it.
-        session = network.open(replace(options.run, tf32=protocol.of_images))
-        before.update(device_facts() if session.device else {})
-        with ConditionMonitor(session.device) as monitor:
-            run = _Run(session, monitor, before)
-            session.reset_work()
-            if protocol.of_images:
-                metric = options.metric_of(protocol)
-                run.valid = evaluate(session, options.valid_set(), metric=metric)
-            else:
-                run.timing = _timing_of_one_size(session, options, monitor)
-                work = session.executed_work()
-                run.timed_share = None if work is None else work.share
-            _read_device_memory(run)
+        session = network.open(replace(options.run, harness=protocol.of_images))
+        try:
+            run = _time(session, before, protocol, options)
+        except BaseException:
+            session.close()
+            raise
     if not session.device:
         run.mem_peak_mib = rises_mib[0]
         if run.mem_peak_mib is not None:
             run.mem_definition = MEM_OF_IMAGES if protocol.of_images else MEM_DEFINITION
+    return run
+
+
+def _time(
+    session: Session, before: Dict[str, Any], protocol: Protocol, options: MeasureOptions
+) -> _Run:
+    before.update(device_facts() if session.device else {})
+    with ConditionMonitor(session.device) as monitor:
+        run = _Run(session, monitor, before)
+        session.reset_work()
+        if protocol.of_images:
+            metric = options.metric_of(protocol)
+            run.valid = evaluate(session, options.valid_set(), metric=metric)
+        else:
+            run.timing = _timing_of_one_size(session, options, monitor)
+            work = session.executed_work()
+            run.timed_share = None if work is None else work.share
+        _read_device_memory(run)
     return run
 
 

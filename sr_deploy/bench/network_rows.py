@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Dict, Optional
 
+from sr_deploy.core.run_options import RunOptions
 from sr_deploy.results.rows import BenchmarkRow
 from sr_deploy.runtime.opener import NetworkDescription
 
@@ -25,6 +26,12 @@ def row_of(network: NetworkDescription, counter: str = "hooks") -> BenchmarkRow:
         precision_asked=network.precision_asked,
     )
     return replace(row, **_count_fields(network.counts(), counter))
+
+
+def asked_precision(network: NetworkDescription, run: RunOptions) -> str:
+    """Return the requested precision: torch's is that of the run, artifacts have their own."""
+    of_run = run.precision if network.backend == "torch" else None
+    return of_run or network.precision_asked
 
 
 def recorded_row(network: NetworkDescription) -> Optional[BenchmarkRow]:

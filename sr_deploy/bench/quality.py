@@ -64,25 +64,27 @@ def quality_from_artifacts(
     def rows() -> Iterator[QualityRow]:
         yield from bicubic_rows
         for description, known in zip(descriptions, known_rows):
-            name = description.artifact or description.name
+            name, left = description.artifact or description.name, list(sets)
             try:
-                session = description.open(run)
-                if session.why_cpu:
-                    progress(f"{name}: {session.why_cpu}")
+                with description.open(run) as session:
+                    if session.why_cpu:
+                        progress(f"{name}: {session.why_cpu}")
+                    while left:
+                        row = score(known, session, left[0])
+                        left.pop(0)
+                        progress(f"{name} ({session.where}), {row.set}: {_psnr_text(row)}")
+                        yield row
             except (CannotRunHereError, MissingPackageError) as e:
                 progress(f"{name}: not run: {e.message}")
-                for images in sets:
+                for images in left:
                     unscored = _unscored_row(known, images, metric, degradation)
                     yield replace(unscored, error=e.message)
-                continue
-            for images in sets:
-                row = score(known, session, images)
-                psnr = "identical images" if row.psnr_db is None else f"{row.psnr_db:.3f} dB"
-                progress(f"{name} ({session.where}), {images.name}: {psnr}")
-                yield row
-            session.close()
 
     return rows()
+
+
+def _psnr_text(row: QualityRow) -> str:
+    return "identical images" if row.psnr_db is None else f"{row.psnr_db:.3f} dB"
 
 
 def image_sets(folders: Sequence[Union[str, Path]]) -> List[ImageSet]:
@@ -161,4 +163,6 @@ def _scored_row(row: QualityRow, session: Session, quality: Quality) -> QualityR
         backend_version=session.backend_version,
         precision=session.precision,
         device=session.device,
+        settings=session.settings,
+        warnings=tuple(filter(None, [session.why_cpu])),
     )

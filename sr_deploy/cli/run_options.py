@@ -36,7 +36,7 @@ _OPTIONS = (
         "--cuda-graph", is_flag=True, help="Checkpoints: replay one CUDA graph for each size."
     ),
 )
-_NAMES = [field.name for field in fields(RunOptions) if field.name != "tf32"]
+_NAMES = [field.name for field in fields(RunOptions) if field.name != "harness"]
 
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -94,6 +94,11 @@ def compare(a: str, b: str, as_json: bool, **options: Any) -> None:
     emit(f"     {c.verdict}")
     rounds = len(c.times_a_ms)
     log(f"{rounds} alternating rounds at {c.hw[0]}x{c.hw[1]} on {c.device}, by {c.timer}")
+    for letter, settings in zip("AB", c.settings):
+        if settings:
+            log(f"{letter}: {settings}")
+    for warning in c.warnings:
+        log(f"note: {warning}")
 
 
 @click.command()

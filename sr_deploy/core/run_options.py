@@ -51,8 +51,8 @@ class RunOptions:
     """torch.compile."""
     cuda_graph: bool = False
     """torch replays a captured CUDA graph for each size."""
-    tf32: bool = False
-    """torch's own default on CUDA: convolutions may round inputs to TF32. For NTIRE's protocols."""
+    harness: bool = False
+    """As NTIRE's harnesses leave torch on CUDA: convolutions may round to TF32, autograd is on."""
 
     def __post_init__(self) -> None:
         device, provider = self.requested_device, self.requested_provider

@@ -32,7 +32,9 @@ class BackendInfo:
     threads: Optional[int]
     """CPU threads."""
     device: Any = None
-    """The runtime's object for the device, with its `name`, `place` and `why_cpu`."""
+    """The runtime's object for the device, with its `name`, `place`, `why_cpu` and `settings`."""
+    settings: Tuple[str, ...] = ()
+    """How the parts are driven, beside the settings of the device."""
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,7 @@ def deviations(row: BenchmarkRow) -> List[str]:
         return []
     on_cpu = row.threads is not None
     texts = [f"measured on a CPU: time and memory are not {p.name}'s"] if on_cpu else []
-    if row.settings and ("eager, NCHW" not in row.settings or "CUDA graph" in row.settings):
+    if row.settings and ("eager, NCHW" not in row.settings or "one CUDA graph" in row.settings):
         texts.append(f"run as {row.settings}, {p.name}: eager")
     facts = [
         ("run by", row.backend, "torch"),

@@ -148,6 +148,9 @@ class QualityRow:
     precision: str = ""
     device: str = ""
     """Name of the GPU; empty: the CPU."""
+    settings: str = ""
+    """How the device was driven, as in `BenchmarkRow`."""
+    warnings: Tuple[str, ...] = ()
     error: str = ""
 
 

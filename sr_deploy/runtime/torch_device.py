@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any, Callable, ContextManager, List, Optional, Tuple
+import traceback
+from typing import Any, Callable, ContextManager, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -21,6 +22,8 @@ MEMORY_DEFINITION = (
 )
 TYPE = "cuda"
 _MIB = 2**20
+_WARM_UP_RUNS = 3
+"""Before a capture: cuDNN chooses its kernels, and the allocator grows."""
 
 
 class TorchDevice:
@@ -37,12 +40,16 @@ class TorchDevice:
         self.where: Any = torch.device("cpu")
 
     def info(self) -> BackendInfo:
-        """Return torch's version; limit its threads to the cores of this process."""
+        """Return torch's version, and how it drives networks of several parts (`array_part`).
+
+        Limits torch's threads to the cores of this process.
+        """
         import torch
 
         # torch counted the cores when it was first imported.
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
-        return BackendInfo("torch", torch.__version__, torch.get_num_threads(), self)
+        settings = ("eager", "NCHW", "copies timed with it") if self.name else ()
+        return BackendInfo("torch", torch.__version__, torch.get_num_threads(), self, settings)
 
     def computing(self) -> ContextManager[None]:
         """Return the context in which networks run."""
@@ -82,30 +89,42 @@ class TorchDevice:
 class CudaDevice(TorchDevice):
     """A GPU, and events on its current stream. The copies are pinned and timed apart."""
 
-    def __init__(self, index: int, *, tf32: bool) -> None:
+    def __init__(self, index: int, *, harness: bool) -> None:
+        """harness: see `RunOptions.harness`."""
         import torch
 
         self.why_cpu = ""
         self._cuda = torch.cuda
         self.where = torch.device(TYPE, index)
-        self.place, self._index, self._tf32 = f"cuda:{index}", index, tf32
+        self.place, self._index, self._harness = f"cuda:{index}", index, harness
         self.name = self._cuda.get_device_name(index)
-        rounding = "convolutions may round to TF32 (torch's default)" if tf32 else "TF32 off"
-        self.settings = (rounding, "cudnn.benchmark off", "copies apart")
+        rounding = "convolutions may round to TF32 (torch's default)" if harness else "TF32 off"
+        self.settings = (rounding, "cudnn.benchmark off")
         self._events: List[Any] = []
 
     @contextlib.contextmanager
-    def computing(self) -> Any:
-        """Set the GPU and the settings of cuDNN; out of memory becomes DeviceMemoryError."""
+    def computing(self) -> Iterator[None]:
+        """Set the GPU, the autograd mode and torch's flags.
+
+        Out of memory becomes DeviceMemoryError, other errors of torch CannotRunHereError.
+        """
         import torch
 
-        flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=self._tf32)
         try:
-            with torch.inference_mode(), self._cuda.device(self._index), flags:
-                yield
-        except self._cuda.OutOfMemoryError as e:
+            with self._cuda.device(self._index), _fp32_rounding(tf32=self._harness):
+                with torch.inference_mode(not self._harness):
+                    yield
+        except RuntimeError as e:
+            reason = _first_line(e)
+            if not _is_out_of_memory(e):
+                raise CannotRunHereError(
+                    f"torch failed on {self.name} ({self.place}): {reason}"
+                ) from e
+            # The frames hold the tensors of the network that failed.
+            traceback.clear_frames(e.__traceback__)
+            self._cuda.empty_cache()
             raise DeviceMemoryError(
-                f"{self.name} ({self.place}) is out of memory: {str(e).splitlines()[0][:200]}",
+                f"{self.name} ({self.place}) is out of memory: {reason}",
                 hint="use smaller images, tiles or networks, or end other programs on the GPU",
             ) from e
 
@@ -121,22 +140,23 @@ class CudaDevice(TorchDevice):
         import torch
 
         with self.computing():
-            if not self._events:
-                self._events = [self._cuda.Event(enable_timing=True) for _ in range(4)]
-            before, start, end, after = self._events
             pinned = self.pinned(torch.from_numpy(x_nchw))
-            before.record()
-            x = pinned.to(self.where, non_blocking=True)
-            start.record()
-            y = network(x)
-            end.record()
+            x, in_ms = self._span(lambda: pinned.to(self.where, non_blocking=True))
+            y, ms = self._span(lambda: network(x))
             result = self.pinned_like(y)
-            result.copy_(y, non_blocking=True)
-            after.record()
-            self._cuda.synchronize(self._index)
-            copies_ms = before.elapsed_time(start) + end.elapsed_time(after)
-            ms = start.elapsed_time(end)
-            return TimedOutput(result.numpy(), ms, copies_ms, timer="device events")
+            _, out_ms = self._span(lambda: result.copy_(y, non_blocking=True))
+            return TimedOutput(result.numpy(), ms, in_ms + out_ms, timer="device events")
+
+    def _span(self, work: Callable[[], Any]) -> Tuple[Any, float]:
+        """Do what is queued by `work`, alone on the GPU; return its result and the time in ms."""
+        if not self._events:
+            self._events = [self._cuda.Event(enable_timing=True) for _ in range(2)]
+        start, end = self._events
+        start.record()
+        result = work()
+        end.record()
+        self._cuda.synchronize(self._index)
+        return result, start.elapsed_time(end)
 
     def pinned(self, tensor: Any) -> Any:
         """Return a CPU tensor in page-locked memory."""
@@ -154,7 +174,7 @@ class CudaDevice(TorchDevice):
         warm_up.wait_stream(self._cuda.current_stream(self._index))
         static_x = x.clone()
         with self._cuda.stream(warm_up):
-            for _ in range(3):  # cuDNN chooses its kernels, and the allocator grows
+            for _ in range(_WARM_UP_RUNS):
                 network(static_x)
         self._cuda.current_stream(self._index).wait_stream(warm_up)
         graph = self._cuda.CUDAGraph()
@@ -207,7 +227,8 @@ class TorchNetwork:
         self.precision = run.precision or "fp32"
         self._dtype = types[self.precision]
         layout = {"memory_format": torch.channels_last} if run.channels_last else {}
-        self._module = module.eval().to(device.where, self._dtype, **layout)
+        module = module.eval().requires_grad_(False)
+        self._module = module.to(device.where, self._dtype, **layout)
         self._layout, self._device = layout, device
         self._compiled = run.compile
         if run.compile:
@@ -225,7 +246,8 @@ class TorchNetwork:
         if self._captures:
             failed = f"no CUDA graph ({self._why_no_graph})" if self._why_no_graph else ""
             parts.append(failed or "one CUDA graph")
-        return ", ".join((*parts, *self._device.settings))
+        copies = ("copies apart",) if self._device.name else ()
+        return ", ".join((*parts, *self._device.settings, *copies))
 
     def __call__(self, x: Any) -> Any:
         """Run on a tensor of the device, on its current stream, without waiting."""
@@ -236,9 +258,9 @@ class TorchNetwork:
             try:
                 self._graph = self._device.capture(self._forward, x)
             except RuntimeError as e:
-                if "out of memory" in str(e):
+                if _is_out_of_memory(e):
                     raise
-                self._why_no_graph = str(e).splitlines()[0][:120]
+                self._why_no_graph = _first_line(e)
                 return self._forward(x)
         return self._graph(x)
 
@@ -248,7 +270,50 @@ class TorchNetwork:
     def _forward(self, x: Any) -> Any:
         import torch
 
-        return self._module(x.to(self._dtype, **self._layout)).to(torch.float32)
+        try:
+            return self._module(x.to(self._dtype, **self._layout)).to(torch.float32)
+        except Exception as e:
+            # The compiler's errors share no base class with those of its back ends.
+            if not self._compiled or _is_out_of_memory(e):
+                raise
+            raise CannotRunHereError(
+                f"torch.compile failed: {_first_line(e)}",
+                hint="omit --compile; it needs a C++ compiler on a CPU, Triton on a GPU",
+            ) from e
+
+
+@contextlib.contextmanager
+def _fp32_rounding(*, tf32: bool) -> Iterator[None]:
+    """Set torch's flags around a run: TF32 in convolutions as given, in no other operator."""
+    import torch
+
+    backends = torch.backends
+    matmul = torch.get_float32_matmul_precision()
+    # torch 2.9 and newer have flags by operator, which override the older ones.
+    operators = [backends.cudnn.conv] if hasattr(backends.cudnn, "conv") else []
+    before = [operator.fp32_precision for operator in operators]
+    try:
+        torch.set_float32_matmul_precision("highest")
+        with backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=tf32):
+            for operator in operators:
+                operator.fp32_precision = "tf32" if tf32 else "ieee"
+            yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        for operator, value in zip(operators, before):
+            operator.fp32_precision = value
+
+
+def _is_out_of_memory(e: Exception) -> bool:
+    """Whether torch's allocator, the driver or a library of CUDA had too little memory."""
+    import torch
+
+    texts = ("out of memory", "ALLOC_FAILED")
+    return isinstance(e, torch.cuda.OutOfMemoryError) or any(text in str(e) for text in texts)
+
+
+def _first_line(e: BaseException) -> str:
+    return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
 
 
 def torch_device(run: RunOptions = DEFAULT_RUN) -> TorchDevice:
@@ -288,18 +353,28 @@ def why_no_cuda(index: int) -> str:
         torch.cuda.init()
         count = torch.cuda.device_count()
     except (RuntimeError, AssertionError) as e:  # no driver, or one that is too old
-        return f"torch {torch.__version__}: {str(e).splitlines()[0]}"
+        return f"torch {torch.__version__}: {_first_line(e)}"
     if index >= count:
         return f"there are {count} GPUs" if count != 1 else "there is one GPU, cuda:0"
     major, minor = torch.cuda.get_device_capability(index)
-    built_for = torch.cuda.get_arch_list()
+    built_for, name = torch.cuda.get_arch_list(), torch.cuda.get_device_name(index)
     if not _supports(built_for, 10 * major + minor):
-        name = torch.cuda.get_device_name(index)
         return (
             f"torch {torch.__version__} is built for {', '.join(built_for)}; "
             f"{name} is sm_{major}{minor}"
         )
+    try:
+        compute_something(index)
+    except RuntimeError as e:  # in use by another process alone, full, or broken
+        return f"{name}: {_first_line(e)}"
     return ""
+
+
+def compute_something(index: int) -> None:
+    """Run a kernel on a GPU. Raises RuntimeError."""
+    import torch
+
+    (torch.ones(1, device=torch.device(TYPE, index)) + 1).item()
 
 
 def _supports(built_for: List[str], sm: int) -> bool:
@@ -316,7 +391,7 @@ def _split_arch(name: str) -> Tuple[str, str]:
 
 
 def _cuda(index: int, run: RunOptions) -> TorchDevice:
-    return CudaDevice(index, tf32=run.tf32)
+    return CudaDevice(index, harness=run.harness)
 
 
 def _cpu(run: RunOptions, why_cpu: str = "") -> TorchDevice:

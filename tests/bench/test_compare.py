@@ -107,3 +107,28 @@ def test_a_checkpoint_of_several_variants_must_be_told_which(monkeypatch):
     with pytest.raises(InputError, match="a names 2 networks; expected one") as e:
         compare_networks("a", "a")
     assert "a.d2" in e.value.hint
+
+
+class OnDevice(Steps):
+    def __init__(self, place, settings="", why_cpu=""):
+        super().__init__([1.0] * 9)
+        self.place, self.settings, self.why_cpu = place, settings, why_cpu
+
+
+def test_settings_and_an_unused_gpu_are_recorded_and_the_sessions_are_closed(sessions):
+    sessions["a.d1"] = OnDevice("cuda:0", "one CUDA graph")
+    sessions["b.d2"] = OnDevice("cuda:0", "eager", "torch cannot use the GPU: no driver")
+    c = compare_networks("a.d1", "b.d2", lr="8x8", rounds=3)
+    assert c.settings == ("one CUDA graph", "eager")
+    assert c.warnings == ("torch cannot use the GPU: no driver",)
+    for session in sessions.values():
+        with pytest.raises(InputError, match="this session is closed"):
+            session.run(np.zeros((1, 3, 8, 8), np.float32))
+
+
+def test_two_devices_are_refused_before_anything_is_timed(sessions):
+    sessions["a.d1"], sessions["b.d2"] = OnDevice("cuda:0"), OnDevice("cpu")
+    with pytest.raises(InputError, match="one runs on cuda:0, the other on cpu"):
+        compare_networks("a.d1", "b.d2", lr="8x8", rounds=3)
+    assert sessions["a.d1"]._closed and sessions["b.d2"]._closed
+    assert len(list(sessions["a.d1"]._times)) == 9

@@ -414,7 +414,7 @@ def test_on_a_gpu_the_device_its_events_and_its_memory_are_recorded(place, monke
     assert row.threads is None and row.copies_ms == 2
     assert (row.mem_peak_mib, row.conditions["before"]["gpu_in_use_mib"]) == (3, 2048)
     assert row.mem_definition.startswith("torch.cuda.max_memory_allocated")
-    assert "TF32 off" in row.settings
+    assert "TF32 off" in row.settings and row.precision_asked == "fp16"
     assert "(torch, a stand-in GPU)" in lines[0]
     assert gpu.calls[-1] == "empty cache"  # the session was closed
 
@@ -428,6 +428,55 @@ def test_a_challenge_s_protocol_on_a_gpu_is_the_harness_s_own(place, monkeypatch
     assert [image["ms"] for image in row.images] == [1, 1] and row.timer == "device events"
     assert "convolutions may round to TF32 (torch's default)" in row.settings
     assert not [w for w in row.warnings if w.startswith(("timed by", "memory", "run as"))]
+
+
+def test_options_beside_a_challenge_s_protocol_are_measured_with_a_warning(place, monkeypatch):
+    StandInTorchCuda(monkeypatch)
+    data, run = str(place / "Set" / "HR"), RunOptions(precision="fp16", channels_last=True)
+    (row,) = measure(
+        [place / "tiny_x2.safetensors"],
+        variants="d1",
+        data=data,
+        protocols=["ntire2024"],
+        run=run,
+    )
+    text = "; ".join(row.warnings)
+    assert "run as eager, channels-last" in text and "precision fp16, ntire2024: fp32" in text
+
+
+def test_a_challenge_s_protocol_on_a_cpu_says_that_it_is_not_the_challenge_s(place):
+    data, run = str(place / "Set" / "HR"), RunOptions(device="cpu")
+    (row,) = measure(
+        [place / "tiny_x2.safetensors"],
+        variants="d1",
+        data=data,
+        protocols=["ntire2024"],
+        run=run,
+    )
+    assert row.warnings[0] == "measured on a CPU: time and memory are not ntire2024's"
+
+
+@pytest.mark.parametrize("runs", [1, 3, 4], ids=["to open", "on valid", "on test"])
+def test_a_network_that_the_device_cannot_hold_is_a_row_and_the_next_one_runs(
+    place, monkeypatch, runs
+):
+    gpu, lines = StandInTorchCuda(monkeypatch), []
+    gpu.fail_after("run", runs, RuntimeError("CUDA out of memory"))
+
+    def progress(line):
+        gpu.failing.clear()
+        lines.append(line)
+
+    first, second = measure(
+        [place / "tiny_x2.safetensors"],
+        data=str(place / "Set" / "HR"),
+        test=str(place / "Test" / "HR"),
+        protocols=["ntire2024"],
+        progress=progress,
+    )
+    assert "a stand-in GPU (cuda:0) is out of memory" in first.error and first.psnr_db is None
+    assert second.psnr_db is not None and not second.error
+    assert "not run: a stand-in GPU" in lines[0]
 
 
 def test_a_gpu_that_is_not_used_is_told(place, monkeypatch):

@@ -9,6 +9,7 @@ pytest.importorskip("torch", reason="torch is not installed; it runs checkpoints
 pytest.importorskip("cv2", reason="opencv is not installed; it reads and writes the images")
 
 import torch  # noqa: E402
+from doubles.torch_cuda import StandInTorchCuda  # noqa: E402
 
 import sr_deploy  # noqa: E402
 from sr_deploy.bench.evaluate import Bicubic, evaluate, image_set  # noqa: E402
@@ -16,6 +17,7 @@ from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts  # noqa:
 from sr_deploy.bench.quality import image_sets, quality_from_artifacts  # noqa: E402
 from sr_deploy.core.errors import InputError  # noqa: E402
 from sr_deploy.core.images import imresize, write_png  # noqa: E402
+from sr_deploy.core.run_options import RunOptions  # noqa: E402
 from sr_deploy.core.spec import Variant  # noqa: E402
 from sr_deploy.nets import ARCHITECTURES  # noqa: E402
 from sr_deploy.nets.checkpoint import save_checkpoint  # noqa: E402
@@ -172,3 +174,43 @@ def test_two_models_of_one_name_are_refused(place, tmp_path):
     with pytest.raises(InputError, match="are both named tiny_x2 in the table") as e:
         quality_from_artifacts(paths, data=place / "Two")
     assert all(str(path) in e.value.message for path in paths)
+
+
+def test_the_gpu_and_its_settings_are_recorded(place, monkeypatch):
+    gpu, lines = StandInTorchCuda(monkeypatch), []
+    run = RunOptions(precision="bf16")
+    rows = score(
+        place / "tiny_x2.safetensors",
+        variants="d1",
+        data=place / "Two",
+        run=run,
+        progress=lines.append,
+    )
+    row = rows[-1]
+    assert (row.device, row.precision, row.warnings) == ("a stand-in GPU", "bf16", ())
+    assert "TF32 off" in row.settings and "(torch, a stand-in GPU)" in lines[-1]
+    assert gpu.calls[-1] == "empty cache"  # the session was closed
+
+
+def test_a_gpu_that_is_not_used_is_told(place, monkeypatch):
+    StandInTorchCuda(monkeypatch, failing={"init": RuntimeError("the driver is too old")})
+    lines = []
+    row = score(
+        place / "tiny_x2.safetensors", variants="d1", data=place / "Two", progress=lines.append
+    )[-1]
+    assert "the driver is too old" in row.warnings[0] and row.device == ""
+    assert any("the driver is too old" in line for line in lines)
+
+
+def test_a_network_that_runs_out_of_memory_keeps_its_earlier_rows(place, monkeypatch):
+    gpu = StandInTorchCuda(monkeypatch)
+    pending = quality_from_artifacts(
+        place / "tiny_x2.safetensors", variants="d1", data=[place / "One" / "HR", place / "Two"]
+    )
+    rows = []
+    for row in pending:
+        rows.append(row)
+        if row.model != "bicubic":
+            gpu.failing["run"] = torch.cuda.OutOfMemoryError("CUDA out of memory")
+    assert [row.set for row in rows[2:]] == ["One", "Two"]
+    assert rows[2].psnr_db is not None and "is out of memory" in rows[3].error

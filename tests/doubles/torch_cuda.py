@@ -31,10 +31,11 @@ class StandInTorchCuda:
     """One GPU or several. `calls` lists what was asked of them."""
 
     def __init__(self, monkeypatch, *, count=1, sm=(8, 6), archs=("sm_80", "sm_90"), failing=None):
-        """failing: step -> exception, for `init`, `capture` and `run`."""
+        """failing: step -> exception, for `init`, `probe`, `capture` and `run`."""
         self.calls, self.now_ms, self.failing = [], 0.0, failing or {}
         self.free, self.total, self.peak = 6 * GIB, 8 * GIB, 3 * 2**20
         self.count, self.sm, self.archs = count, sm, archs
+        self._left = {}
         stand_in = self
 
         class Event:
@@ -110,11 +111,20 @@ class StandInTorchCuda:
         monkeypatch.setattr(torch.version, "cuda", "13.0")
         monkeypatch.setattr(torch_device, "TYPE", "cpu")
         monkeypatch.setattr(torch_device, "gpu_present", lambda: True)
+        monkeypatch.setattr(
+            torch_device, "compute_something", lambda index: stand_in._fail("probe")
+        )
         monkeypatch.setattr(torch_device.CudaDevice, "pinned", lambda self, tensor: tensor)
         monkeypatch.setattr(
             torch_device.CudaDevice, "pinned_like", lambda self, tensor: torch.empty_like(tensor)
         )
 
+    def fail_after(self, step, times, error):
+        """Let `step` raise `error` from its call number `times` on."""
+        self.failing[step] = error
+        self._left[step] = times
+
     def _fail(self, step):
-        if step in self.failing:
+        self._left[step] = self._left.get(step, 1) - 1
+        if step in self.failing and self._left[step] <= 0:
             raise self.failing[step]

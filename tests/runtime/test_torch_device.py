@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -62,24 +64,65 @@ def test_the_events_are_made_once(gpu):
     session = open_net()
     for _ in range(3):
         session.run(X)
-    assert gpu.calls.count("new event") == 4
+    assert gpu.calls.count("new event") == 2
 
 
-def test_tf32_and_benchmark_are_set_around_the_run_only(gpu):
-    flags = []
+def flags():
+    backends = torch.backends
+    by_operator = [backends.cudnn.conv.fp32_precision] if hasattr(backends.cudnn, "conv") else []
+    return [
+        backends.cudnn.allow_tf32,
+        backends.cudnn.benchmark,
+        torch.get_float32_matmul_precision(),
+        torch.is_grad_enabled(),
+        *by_operator,
+    ]
 
-    class Watch(Net):
+
+@pytest.mark.parametrize("matmul", ["highest", "high"])
+def test_torch_s_flags_are_set_around_the_run_only(gpu, matmul):
+    seen = []
+
+    class Watch(torch.nn.Module):
         def forward(self, x):
-            flags.append((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark))
-            return super().forward(x)
+            seen.append(flags())
+            return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
-    before = torch.backends.cudnn.allow_tf32
-    TorchSession(Watch(), scale=2, run=CUDA).run(X)
-    loose = TorchSession(Watch(), scale=2, run=RunOptions(tf32=True))
-    loose.run(X)
-    assert flags == [(False, False), (True, False)]
-    assert torch.backends.cudnn.allow_tf32 == before
+    torch.set_float32_matmul_precision(matmul)
+    try:
+        before = flags()
+        strict = TorchSession(Watch(), scale=2, run=CUDA)
+        loose = TorchSession(Watch(), scale=2, run=RunOptions(harness=True))
+        strict.run(X)
+        loose.run(X)
+        assert flags() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert [row[:4] for row in seen] == [
+        [False, False, "highest", False],
+        [True, False, "highest", True],
+    ]
+    assert [row[4:] for row in seen] in ([["ieee"], ["tf32"]], [[], []])
+    assert "TF32 off" in strict.settings
     assert "convolutions may round to TF32 (torch's default)" in loose.settings
+
+
+def test_each_copy_and_the_network_run_alone_so_that_no_launch_hides_behind_a_copy(gpu):
+    open_net().run(X)
+    assert gpu.calls[-5:].count("synchronize") == 3
+
+
+def test_a_network_that_cannot_be_compiled_is_an_error(monkeypatch):
+    def no_compiler(module):
+        def run(x):
+            raise RuntimeError("Triton is missing\nand more lines")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with pytest.raises(CannotRunHereError, match="torch.compile failed: Triton is missing$") as e:
+        open_net(device="cpu", compile=True).run(X)
+    assert "omit --compile" in e.value.hint
 
 
 def test_a_cuda_graph_is_captured_for_each_size_and_replayed(gpu):
@@ -108,8 +151,37 @@ def test_memory_is_counted_by_torch_and_by_the_driver(gpu):
 def test_out_of_memory_is_an_error_of_its_own(monkeypatch):
     gpu = StandInTorchCuda(monkeypatch)
     session = open_net()
-    gpu.failing["run"] = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
-    with pytest.raises(DeviceMemoryError, match="a stand-in GPU .cuda:0. is out of memory"):
+    for error in (torch.cuda.OutOfMemoryError, RuntimeError):  # of the allocator, of the driver
+        gpu.failing["run"] = error("CUDA error: out of memory\nand more lines")
+        with pytest.raises(DeviceMemoryError, match="a stand-in GPU .cuda:0. is out of memory"):
+            session.run(X)
+        with pytest.raises(DeviceMemoryError):
+            session.run_tensor(torch.from_numpy(X))
+
+
+def test_a_network_that_runs_out_of_memory_keeps_none(gpu):
+    kept = []
+
+    class Full(Net):
+        def forward(self, x):
+            features = self.conv(x)
+            kept.append(weakref.ref(features))
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    session = TorchSession(Full(), scale=2, run=CUDA)
+    with pytest.raises(DeviceMemoryError):
+        session.run(X)
+    try:
+        session.run(X)
+    except DeviceMemoryError:  # smaller tiles may be run here
+        assert [reference() for reference in kept] == [None, None]
+
+
+def test_other_errors_of_torch_name_the_gpu(monkeypatch):
+    gpu = StandInTorchCuda(monkeypatch)
+    session = open_net()
+    gpu.failing["run"] = RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED")
+    with pytest.raises(CannotRunHereError, match="failed on a stand-in GPU .cuda:0.: cuDNN error"):
         session.run(X)
 
 
@@ -143,6 +215,7 @@ def test_closing_returns_the_memory(gpu):
         ({"count": 0}, "cuda", "there are 0 GPUs"),
         ({"sm": (6, 1)}, "cuda", "built for sm_80, sm_90; a stand-in GPU is sm_61"),
         ({"failing": {"init": RuntimeError("driver is too old")}}, "cuda", "driver is too old"),
+        ({"failing": {"probe": RuntimeError("no kernel image")}}, "cuda", "GPU: no kernel image"),
     ],
 )
 def test_a_requested_gpu_that_torch_cannot_use_is_an_error(monkeypatch, setup, device, message):

@@ -8,7 +8,7 @@ from typing import List, Optional
 
 import numpy as np
 
-from sr_deploy.core.errors import InputError
+from sr_deploy.core.errors import CannotRunHereError
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import BackendInfo, ExecutedWork, PeakMemory, Session
 
@@ -27,9 +27,9 @@ class AdaptiveOutput:
 
 
 def check_adaptive_run(run: RunOptions) -> None:
-    """Raise InputError for settings that adaptive networks do not have."""
+    """Raise CannotRunHereError for settings that adaptive networks do not have."""
     if run.torch_settings:
-        raise InputError(
+        raise CannotRunHereError(
             f"--{run.torch_settings[0]} is not available for adaptive networks: "
             "they run in FP32, by eager torch or by ONNX Runtime",
             hint=f"omit --{run.torch_settings[0]}",
@@ -57,7 +57,8 @@ class AdaptiveSession(Session):
     @property
     def settings(self) -> str:  # type: ignore[override]
         """How the device is driven, as far as it has run."""
-        return "" if self._info.device is None else ", ".join(self._info.device.settings)
+        device = () if self._info.device is None else self._info.device.settings
+        return ", ".join((*self._info.settings, *device))
 
     def reset_peak_memory(self) -> None:
         if self._info.device is not None:

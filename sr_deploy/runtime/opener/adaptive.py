@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,8 @@ def _describe_adadsr_checkpoint(text: str, depth: Optional[float]) -> NetworkDes
 
         check_adaptive_run(run)
         device = torch_device(run)
-        modules = split_network(network, plan.depths, plan.way)
+        # The device gets a copy: fusing may return the network itself.
+        modules = split_network(copy.deepcopy(network), plan.depths, plan.way)
         parts = [array_part(module, device) for module in modules]
         return AdaDSR(plan, parts, device.info(), depth=depth)
 

@@ -70,7 +70,10 @@ class NetworkDescription:
     def find_scale(self) -> Optional[int]:
         """Return the scale; a graph without a manifest is opened for it. None if that fails."""
         try:
-            return self.scale or self.open().scale
+            if self.scale is not None:
+                return self.scale
+            with self.open() as session:
+                return session.scale
         except (CannotRunHereError, MissingPackageError):
             return None
 
