@@ -37,8 +37,8 @@ def reference() -> str:
         "A backend builds and runs the engines of a target's `runtime`.",
         _table(("backend",), [(f"`{name}`",) for name in BACKENDS]),
         "## Providers",
-        "ONNX Runtime runs graphs by a provider, which `--backend` selects. The first of a device is "
-        "its default. Only one of the packages can be installed.",
+        "ONNX Runtime runs graphs by a provider, which `--backend` selects. The first of a device "
+        "is its default. Only one of the packages can be installed.",
         _table(
             ("backend", "device", "provider", "package", "state"),
             [
