@@ -18,6 +18,7 @@ PAGE = ROOT / "docs" / "reference.md"
 
 def reference() -> str:
     """Return the page, in Markdown."""
+    from sr_deploy.core.providers import PROVIDERS
     from sr_deploy.core.shipped import shipped_checkpoints
     from sr_deploy.nets import ARCHITECTURES
     from sr_deploy.nets.importers import IMPORTERS
@@ -35,6 +36,22 @@ def reference() -> str:
         "## Backends",
         "A backend builds and runs the engines of a target's `runtime`.",
         _table(("backend",), [(f"`{name}`",) for name in BACKENDS]),
+        "## Providers",
+        "ONNX Runtime runs graphs by a provider, which `--backend` selects. The first of a device "
+        "is its default. Only one of the packages can be installed.",
+        _table(
+            ("backend", "device", "provider", "package", "state"),
+            [
+                (
+                    f"`{p.backend}`",
+                    p.device,
+                    p.name,
+                    p.package,
+                    "tested" if p.tested else "untested on a device",
+                )
+                for p in PROVIDERS.values()
+            ],
+        ),
         "## Protocols",
         "A protocol fixes how `srdeploy bench` times and scores. "
         "`trtexec` marks times that a board's trtexec measured.",

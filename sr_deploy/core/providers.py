@@ -20,7 +20,7 @@ class Provider:
     package: str
     """The distribution that brings it. Only one of them can be installed."""
     library: str = ""
-    """Of onnxruntime_providers_LIBRARY, the file that it is loaded from; empty: onnxruntime's."""
+    """Of onnxruntime-gpu, the file onnxruntime_providers_LIBRARY that it is loaded from."""
     compiles: bool = False
     """Whether it turns parts of the graph into one node, in which operators cannot be seen."""
     builds: bool = False
@@ -47,7 +47,6 @@ _TABLE = (
         "NvTensorRTRTXExecutionProvider",
         "cuda",
         "onnxruntime-trt-rtx",
-        "nv_tensorrt_rtx",
         compiles=True,
     ),
     Provider(

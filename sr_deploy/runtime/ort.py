@@ -23,6 +23,7 @@ from sr_deploy.runtime.ort_providers import (
     OrtDevice,
     onnxruntime_module,
     ort_device,
+    short_reason,
 )
 
 _CPU = OrtDevice()
@@ -228,7 +229,7 @@ def _session_options(ort: Any, *, optimise: bool, layout: str, alone: bool) -> A
 def _open_error(
     cause: Exception, model: Union[str, bytes], device: OrtDevice, *, saves: bool
 ) -> Exception:
-    reason = (str(cause).splitlines() or [type(cause).__name__])[0]
+    reason = short_reason(cause)
     if saves and "erialization failed" in reason:
         problem = f"onnxruntime could not write the optimised model: {reason}"
         return BuildError(problem, hint="check that the disk is not full")

@@ -11,6 +11,7 @@ import ctypes
 import functools
 import importlib.metadata
 import io
+import re
 import sys
 import time
 from pathlib import Path
@@ -39,7 +40,7 @@ Ran = Tuple[np.ndarray, float, Optional[float]]
 
 
 class OrtDevice:
-    """The CPU, or a device whose provider copies arrays by itself, within the time of a run."""
+    """The CPU, or a device to which onnxruntime copies arrays by itself, within a run's time."""
 
     def __init__(self, provider: Provider = CPU, index: int = 0, why_cpu: str = "") -> None:
         self.provider, self.index, self.why_cpu = provider, index, why_cpu
@@ -112,7 +113,7 @@ class OrtDevice:
 
     def error(self, what: str, cause: Exception) -> CannotRunHereError:
         """Return the error for a failed run of `what`."""
-        reason = str(cause).splitlines()[0][:300]
+        reason = short_reason(cause)
         if not self.is_cpu and _is_out_of_memory(str(cause)):
             return DeviceMemoryError(
                 f"{self.name} ({self.place}) is out of memory while onnxruntime runs {what}: "
@@ -244,7 +245,7 @@ def ort_device(run: RunOptions) -> OrtDevice:
     if reason:
         where = f"{provider.device}:{index}" if provider.device == "cuda" else provider.device
         raise CannotRunHereError(f"{provider.backend} cannot run on {where}: {reason}", hint=hint)
-    return OrtCuda(provider, index) if provider.device == "cuda" else OrtDevice(provider, index)
+    return OrtCuda(provider, index) if provider.library else OrtDevice(provider, index)
 
 
 def why_unusable(provider: Provider, index: int = 0) -> Tuple[str, str]:
@@ -259,21 +260,29 @@ def why_unusable(provider: Provider, index: int = 0) -> Tuple[str, str]:
             f"{installed} {ort.__version__} has no {provider.name}",
             "this system has none" if installed == provider.package else hint,
         )
-    if provider.device != "cuda":
+    if not provider.library:
         return "", ""
     _preload(ort)
+    why_no_memory = _why_no_memory(ort, index)
+    # Only now: a provider's library crashes the process if it is loaded before onnxruntime has
+    # introduced itself to it, which it does where it first needs one.
     reason = _why_not_loaded(Path(ort.__file__).parent / "capi", provider)
     if reason:
         return reason, _missing_library_hint(ort, provider, reason)
+    if why_no_memory:
+        hint = "check the driver with nvidia-smi, or give --device cpu"
+        return f"onnxruntime cannot use GPU {index}: {why_no_memory}", hint
+    return "", ""
+
+
+def _why_no_memory(ort: Any, index: int) -> str:
+    """Return why the CUDA provider cannot allocate on a GPU; empty if it can."""
     with _quiet_log(ort):
         try:
             ort.OrtValue.ortvalue_from_shape_and_type([1], np.float32, "cuda", index)
         except Exception as e:  # onnxruntime's errors share no base class
-            return (
-                f"onnxruntime cannot use GPU {index}: {str(e).splitlines()[0][:300]}",
-                "check the driver with nvidia-smi, or give --device cpu",
-            )
-    return "", ""
+            return short_reason(e)
+    return ""
 
 
 def installed_packages() -> List[str]:
@@ -319,7 +328,7 @@ def _preload(ort: Any) -> None:
 def _why_not_loaded(folder: Path, provider: Provider) -> str:
     """Return what the provider's library lacks, in the words of the system's loader."""
     prefix, suffix = ("", ".dll") if sys.platform == "win32" else ("lib", ".so")
-    for name in ("shared", provider.library):
+    for name in dict.fromkeys(("cuda", provider.library)):
         file = folder / f"{prefix}onnxruntime_providers_{name}{suffix}"
         if not file.is_file():
             continue  # it is part of another library
@@ -340,6 +349,13 @@ def _missing_library_hint(ort: Any, provider: Provider, reason: str) -> str:
         f"{provider.package} {ort.__version__} needs CUDA {cuda_major} and cuDNN 9: "
         f"pip install '{provider.package}[cuda,cudnn]=={ort.__version__}', or give --device cpu"
     )
+
+
+def short_reason(cause: Exception) -> str:
+    """Return what failed: of CUDA's errors without the lines of onnxruntime's source."""
+    failure = re.search(r"\w+ failure -?\d+: [^;]*[^; ]", str(cause))
+    first_line = (str(cause).splitlines() or [type(cause).__name__])[0]
+    return (failure[0] if failure else first_line)[:300]
 
 
 def _is_out_of_memory(text: str) -> bool:

@@ -30,7 +30,7 @@ class StandInOrtCuda:
         (names of nodes), and `run`, `open` and `device` (messages of errors)."""
         import onnxruntime as real
 
-        self.failing, self.sessions, self.count = failing, [], count
+        self.failing, self.sessions, self.count, self.probed = failing, [], count, False
         stand_in = self
 
         class Value:
@@ -47,6 +47,7 @@ class StandInOrtCuda:
         class OrtValue:
             @staticmethod
             def ortvalue_from_shape_and_type(shape, dtype, device, index):
+                stand_in.probed = True
                 if "device" in failing or index >= stand_in.count:
                     raise RunError(
                         failing.get("device", "CUDA failure 101: invalid device ordinal")

@@ -133,7 +133,9 @@ def test_tensorrt_leaves_what_it_cannot_do_to_cuda(tiny, monkeypatch):
     assert session.settings.startswith("TF32 as TensorRT likes, ")
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime-directml", "onnxruntime-coreml"])
+@pytest.mark.parametrize(
+    "backend", ["onnxruntime-rtx", "onnxruntime-directml", "onnxruntime-coreml"]
+)
 def test_other_providers_copy_by_themselves(tiny, monkeypatch, backend):
     ort = StandInOrtCuda(monkeypatch, available=[PROVIDERS[backend].name])
     session = open_tiny(tiny, RunOptions(backend=backend))
@@ -191,6 +193,22 @@ def test_a_gpu_that_cannot_be_used_is_an_error_where_it_is_requested(tiny, monke
     assert session.place == "cpu" and "CUDA failure 35" in session.why_cpu
 
 
+def test_only_cuda_s_own_words_are_given(tiny, monkeypatch):
+    """The error of onnxruntime-gpu 1.31.1 with a driver that finds no GPU."""
+    call = "onnxruntime::CudaCall(ERRTYPE, const char*, int) [with ERRTYPE = cudaError]"
+    error = (
+        f"/onnxruntime_src/core/providers/cuda/cuda_call.cc:154 {call} cuda_call.cc:146 {call} "
+        "CUDA failure 100: no CUDA-capable device is detected ; GPU=-1 ; hostname=vm ; "
+        "file=/onnxruntime_src/cuda_provider_factory.cc ; line=160"
+    )
+    StandInOrtCuda(monkeypatch, device=error)
+    with pytest.raises(
+        CannotRunHereError,
+        match="GPU 0: CUDA failure 100: no CUDA-capable device is detected$",
+    ):
+        open_tiny(tiny)
+
+
 def test_a_gpu_that_is_not_there_is_an_error(tiny, monkeypatch):
     StandInOrtCuda(monkeypatch, count=2)
     assert open_tiny(tiny, RunOptions(device="cuda:1")).place == "cuda:1"
@@ -237,12 +255,13 @@ def test_two_packages_of_onnxruntime_are_told(tiny, monkeypatch):
 )
 def test_a_missing_library_is_named(tiny, monkeypatch, tmp_path, library, hint, capsys):
     """In the words of the loader, as onnxruntime-gpu 1.31.1 gave them on a machine without CUDA."""
-    ort = StandInOrtCuda(monkeypatch)
+    ort = StandInOrtCuda(monkeypatch, device="CUDA Provider not available, can't get interface")
     ort.module.__file__ = str(tmp_path / "__init__.py")
     (tmp_path / "capi").mkdir()
     (tmp_path / "capi/libonnxruntime_providers_cuda.so").touch()
 
     def fail(path, winmode):
+        assert ort.probed, "loaded before onnxruntime was ready, the real library crashes"
         raise OSError(f"{library}: cannot open shared object file: No such file or directory")
 
     monkeypatch.setattr(ctypes, "CDLL", fail)
