@@ -26,7 +26,7 @@ from sr_deploy.core.errors import (
     MissingPackageError,
 )
 from sr_deploy.core.providers import PROVIDERS, Provider, default_provider
-from sr_deploy.core.run_options import RunOptions
+from sr_deploy.core.run_options import Device, RunOptions
 from sr_deploy.core.session import PeakMemory
 from sr_deploy.runtime.cuda import Cuda, cuda
 from sr_deploy.runtime.ort_profile import NodeRuns, read_profile
@@ -45,7 +45,7 @@ class OrtDevice:
     def __init__(self, provider: Provider = CPU, index: int = 0, why_cpu: str = "") -> None:
         self.provider, self.index, self.why_cpu = provider, index, why_cpu
         self.is_cpu = provider.device == "cpu"
-        self.place = f"cuda:{index}" if provider.device == "cuda" else provider.device
+        self.place = str(Device(provider.device, index))
         self.name = "" if self.is_cpu else f"{provider.name}, device {index}"
         self.copies = COPIES_WITHIN
         self._driven: Tuple[str, ...] = ()
@@ -243,7 +243,7 @@ def ort_device(run: RunOptions) -> OrtDevice:
     index = 0 if requested is None else requested.index
     reason, hint = why_unusable(provider, index)
     if reason:
-        where = f"{provider.device}:{index}" if provider.device == "cuda" else provider.device
+        where = Device(provider.device, index)
         raise CannotRunHereError(f"{provider.backend} cannot run on {where}: {reason}", hint=hint)
     return OrtCuda(provider, index) if provider.library else OrtDevice(provider, index)
 

@@ -116,6 +116,16 @@ def test_a_session_whose_nodes_all_ran_on_the_cpu_is_refused(tiny, monkeypatch):
         open_tiny(tiny)
 
 
+def test_without_a_request_the_cpu_runs_what_the_gpu_cannot_and_says_why(tiny, monkeypatch):
+    ort = StandInOrtCuda(monkeypatch, on_cpu=["conv", "shuffle"])
+    session = open_tiny(tiny, RunOptions())
+    assert (session.backend, session.place, session.settings) == ("onnxruntime", "cpu", "")
+    assert "all 2 nodes on the CPU" in session.why_cpu
+    ort.failing["open"] = "CUDA failure 2: out of memory"
+    with pytest.raises(DeviceMemoryError, match="is out of memory"):
+        open_tiny(tiny, RunOptions())
+
+
 def test_a_graph_without_a_manifest_runs_on_the_gpu(tiny, monkeypatch):
     StandInOrtCuda(monkeypatch)
     session = OnnxRuntimeSession(tiny(hw=(8, 8), high=(32, 40)), run=ON_CUDA)
