@@ -31,6 +31,7 @@ from sr_deploy.core.session import PeakMemory
 from sr_deploy.runtime.cuda import Cuda, cuda
 from sr_deploy.runtime.ort_profile import NodeRuns, read_profile
 from sr_deploy.runtime.tensorrt_engine import MEMORY_DEFINITION
+from sr_deploy.runtime.torch_device import why_no_cuda
 
 CPU = PROVIDERS["onnxruntime"]
 COPIES_WITHIN = "copies timed with it"
@@ -134,7 +135,7 @@ class OrtCuda(OrtDevice):
     def __init__(self, provider: Provider, index: int) -> None:
         super().__init__(provider, index)
         self._cuda = _cuda_binding(index)
-        self._torch = _torch_with_cuda()
+        self._torch = _torch_with_cuda(index)
         if self._torch is not None:
             self.torch_stream = self._torch.cuda.Stream(index)
         self.name = self._gpu_name()
@@ -370,13 +371,13 @@ def _cuda_binding(index: int) -> Optional[Cuda]:
     return None
 
 
-def _torch_with_cuda() -> Any:
-    """Return torch if it can use a GPU; None if not, or if it is not installed."""
+def _torch_with_cuda(index: int) -> Any:
+    """Return torch if it can use the GPU; None if not, or if it is not installed."""
     try:
         import torch
     except ImportError:
         return None
-    return torch if torch.cuda.is_available() else None
+    return None if why_no_cuda(index) else torch
 
 
 @contextlib.contextmanager

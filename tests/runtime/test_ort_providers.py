@@ -24,12 +24,13 @@ from sr_deploy.runtime.ort import OnnxRuntimeSession  # noqa: E402
 
 X = np.random.default_rng(1).random((1, 3, 16, 24), dtype=np.float32)
 ON_CUDA = RunOptions(device="cuda")
+TORCH_WITH_CUDA = providers._torch_with_cuda
 
 
 @pytest.fixture(autouse=True)
 def no_other_library(monkeypatch):
     """This machine's torch and CUDA binding play no part."""
-    monkeypatch.setattr(providers, "_torch_with_cuda", lambda: None)
+    monkeypatch.setattr(providers, "_torch_with_cuda", lambda index: None)
     monkeypatch.setattr(providers, "_cuda_binding", lambda index: None)
     monkeypatch.setattr(providers, "gpu_present", lambda: True)
 
@@ -305,7 +306,7 @@ def test_tensors_of_torch_are_taken_on_its_stream_without_waiting(tiny, monkeypa
     ort = StandInOrtCuda(monkeypatch)
     StandInTorchCuda(monkeypatch)
     monkeypatch.setattr(torch.cuda, "Stream", stand_in_stream(torch.cuda.Stream))
-    monkeypatch.setattr(providers, "_torch_with_cuda", lambda: torch)
+    monkeypatch.setattr(providers, "_torch_with_cuda", TORCH_WITH_CUDA)
     session = open_tiny(tiny, precision=precision)
     assert session.takes_tensors and session.device == "a stand-in GPU"
     (opened,) = ort.sessions
