@@ -170,7 +170,7 @@ class CudaDevice(TorchDevice):
             yield
 
     def event(self) -> Any:
-        """Return a new event, which is recorded on the current stream."""
+        """Return a new event to time what the current stream does."""
         return self._cuda.Event(enable_timing=True)
 
     def upload(self, array: np.ndarray) -> Any:
@@ -188,7 +188,8 @@ class CudaDevice(TorchDevice):
 
     def download(self, tensor: Any) -> Tuple[Any, Any]:
         """Copy a tensor to page-locked memory: (the copy, an event that tells when it is there)."""
-        downloads, arrived = self._stream("download"), self.event()
+        downloads = self._stream("download")
+        arrived = self._cuda.Event(blocking=True)  # leaves the core to the decoder and the encoder
         host = self.pinned_like(tensor)
         downloads.wait_stream(self._cuda.current_stream(self._index))
         with self._cuda.stream(downloads):

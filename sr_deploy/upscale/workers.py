@@ -10,7 +10,7 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Sequence, Tuple
+from typing import Any, Callable, Sequence, Tuple
 
 from sr_deploy.core.errors import CannotRunHereError, InputError, SrDeployError
 from sr_deploy.core.run_options import RunOptions
@@ -20,6 +20,7 @@ from sr_deploy.upscale.folder_log import PictureTask
 from sr_deploy.upscale.memory import MemorySharing
 from sr_deploy.upscale.options import UpscaleOptions
 from sr_deploy.upscale.reporter import Reporter
+from sr_deploy.upscale.upscaler import Upscaler
 
 
 def upscale_tree(
@@ -33,7 +34,8 @@ def upscale_tree(
     tasks = tasks_of_folder(source, output, suffix=suffix)
     if options.workers == 1:
         sharing = MemorySharing(queued_results=QUEUED_RESULTS)
-        return _upscale_tasks(tasks, output, options, sharing, reporter)
+        upscaler = options.upscaler(options.network(), sharing=sharing, log=reporter.log)
+        return _upscale_tasks(tasks, output, upscaler, reporter)
     workers = min(options.workers, len(tasks))
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
@@ -55,16 +57,10 @@ def upscale_tree(
 
 
 def _upscale_tasks(
-    tasks: Sequence[PictureTask],
-    output: Path,
-    options: UpscaleOptions,
-    sharing: MemorySharing,
-    reporter: Reporter,
+    tasks: Sequence[PictureTask], output: Path, upscaler: Upscaler, reporter: Reporter
 ) -> FolderSummary:
-    network = options.network()
-    upscaler = options.upscaler(network, sharing=sharing, log=reporter.log)
     with contextlib.closing(upscaler):
-        reporter.log(f"{network.name} by {upscaler.where}")
+        reporter.log(f"{upscaler.session.name} by {upscaler.where}")
         summary = upscale_folder(tasks, output, upscaler, reporter)
         if summary.done:
             reporter.log(upscaler.memory_report())
@@ -112,25 +108,15 @@ def _work(
         sys.exit(128 + signum)
 
     signal.signal(signal.SIGTERM, stop)
-    _take_cores(*number_of)
+    number, workers = number_of
+    _take_cores(number, workers)
     try:
         reporter = Reporter(
             log=lambda line: messages.put(("log", line)),
             written=lambda path: messages.put(("written", path)),
         )
-        number, workers = number_of
-        run, on_same_gpu = device_of_worker(options.run, number, workers)
-        sharing = MemorySharing(
-            queued_results=QUEUED_RESULTS, processes=workers, on_same_gpu=on_same_gpu
-        )
-        try:
-            given = replace(options, run=run)
-            summary = _upscale_tasks(tasks, output, given, sharing, reporter)
-        except CannotRunHereError as e:
-            if options.run.device is not None or run == options.run:
-                raise
-            reporter.log(f"{e.message}: worker {number + 1} runs where the first one does")
-            summary = _upscale_tasks(tasks, output, options, sharing, reporter)
+        upscaler = upscaler_of_worker(options, number, workers, reporter.log)
+        summary = _upscale_tasks(tasks, output, upscaler, reporter)
         messages.put(("done", summary))
     except SrDeployError as e:
         messages.put(("error", (e.message, e.hint)))
@@ -138,12 +124,33 @@ def _work(
         pass
 
 
+def upscaler_of_worker(
+    options: UpscaleOptions, number: int, workers: int, log: Callable[[str], None]
+) -> Upscaler:
+    """Return the Upscaler of worker `number`, on its GPU or, if none is requested, the default."""
+    network = options.network()
+    run, on_same_gpu = device_of_worker(options.run, number, workers)
+    sharing = MemorySharing(
+        queued_results=QUEUED_RESULTS, processes=workers, on_same_gpu=on_same_gpu
+    )
+    try:
+        return replace(options, run=run).upscaler(network, sharing=sharing, log=log)
+    except CannotRunHereError as e:
+        if options.run.device is not None or run == options.run:
+            raise
+        log(f"{e.message}; worker {number + 1} runs where the first one does")
+        sharing = replace(sharing, on_same_gpu=workers)
+        return options.upscaler(network, sharing=sharing, log=log)
+
+
 def device_of_worker(run: RunOptions, number: int, workers: int) -> Tuple[RunOptions, int]:
     """Return the options of worker `number` of `workers`, and how many of them share its GPU.
 
     Unless a device is given by its number, the workers take turns at the GPUs.
     """
-    gpus = gpu_count() if run.device in (None, "cuda") else 1
+    provider = run.requested_provider
+    open_choice = run.device in (None, "cuda") and (provider is None or provider.device == "cuda")
+    gpus = gpu_count() if open_choice else 1
     if gpus < 2:
         return run, workers
     index = number % gpus

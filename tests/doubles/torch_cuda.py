@@ -39,7 +39,7 @@ class StandInTorchCuda:
         stand_in = self
 
         class Event:
-            def __init__(self, enable_timing=False):
+            def __init__(self, enable_timing=False, blocking=False):
                 stand_in.calls.append("new event")
 
             def record(self, stream=None):

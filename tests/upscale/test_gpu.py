@@ -7,10 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sr_deploy.core.errors import DeviceMemoryError, InputError
+from sr_deploy.core.errors import CannotRunHereError, DeviceMemoryError, InputError
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import PeakMemory
+from sr_deploy.upscale import workers
 from sr_deploy.upscale.memory import MemorySharing
+from sr_deploy.upscale.options import UpscaleOptions
 from sr_deploy.upscale.upscaler import Upscaler
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -186,21 +188,43 @@ def test_the_device_is_named_and_why_it_is_not_the_gpu(make, sessions):
 
 
 @pytest.mark.parametrize(
-    "device, gpus, expected",
+    "given, gpus, expected",
     [
-        (None, 0, [(None, 3)] * 3),
-        (None, 1, [(None, 3)] * 3),
-        (None, 2, [("cuda:0", 2), ("cuda:1", 1), ("cuda:0", 2)]),
-        ("cuda", 4, [("cuda:0", 1), ("cuda:1", 1), ("cuda:2", 1)]),
-        ("cuda:1", 4, [("cuda:1", 3)] * 3),
-        ("cpu", 4, [("cpu", 3)] * 3),
+        ({}, 0, [(None, 3)] * 3),
+        ({}, 1, [(None, 3)] * 3),
+        ({}, 2, [("cuda:0", 2), ("cuda:1", 1), ("cuda:0", 2)]),
+        ({"device": "cuda"}, 4, [("cuda:0", 1), ("cuda:1", 1), ("cuda:2", 1)]),
+        ({"backend": "onnxruntime-cuda"}, 2, [("cuda:0", 2), ("cuda:1", 1), ("cuda:0", 2)]),
+        ({"device": "cuda:1"}, 4, [("cuda:1", 3)] * 3),
+        ({"device": "cpu"}, 4, [("cpu", 3)] * 3),
+        ({"backend": "onnxruntime"}, 4, [(None, 3)] * 3),
     ],
 )
-def test_workers_take_turns_at_the_gpus(monkeypatch, device, gpus, expected):
-    from sr_deploy.upscale import workers
-
+def test_workers_take_turns_at_the_gpus(monkeypatch, given, gpus, expected):
     monkeypatch.setattr(workers, "gpu_count", lambda: gpus)
-    run = RunOptions(device=device, precision="fp16")
-    given = [workers.device_of_worker(run, number, 3) for number in range(3)]
-    assert [(run.device, sharing) for run, sharing in given] == expected
-    assert all(dataclasses.replace(each, device=device) == run for each, _ in given)
+    run = RunOptions(precision="fp16", **given)
+    found = [workers.device_of_worker(run, number, 3) for number in range(3)]
+    assert [(run.device, sharing) for run, sharing in found] == expected
+    assert all(dataclasses.replace(each, device=run.device) == run for each, _ in found)
+
+
+def test_a_worker_whose_gpu_cannot_be_used_says_so_and_takes_the_first(monkeypatch, gpu):
+    monkeypatch.setattr(workers, "gpu_count", lambda: 2)
+    lines = []
+    options = UpscaleOptions("fsrcnn-w16_x4", workers=2, max_memory=4 * GIB)
+    upscaler = workers.upscaler_of_worker(options, 1, 2, lines.append)
+    assert upscaler.session.place == "cuda:0" and upscaler._gpu.bound == 2 * GIB
+    assert lines == [
+        "torch cannot use cuda:1: there is one GPU, cuda:0; worker 2 runs where the first one does"
+    ]
+    asked = dataclasses.replace(options, run=RunOptions(device="cuda"))
+    with pytest.raises(CannotRunHereError, match="torch cannot use cuda:1: there is one GPU"):
+        workers.upscaler_of_worker(asked, 1, 2, lines.append)
+
+
+def test_a_worker_uses_the_gpu_of_its_turn(gpu):
+    gpu.count = 2
+    options = UpscaleOptions("fsrcnn-w16_x4", workers=2, max_memory=4 * GIB)
+    upscaler = workers.upscaler_of_worker(options, 1, 2, print)
+    assert upscaler.where == "torch on a stand-in GPU 1 (cuda:1)"
+    assert (upscaler.max_memory, upscaler._gpu.bound) == (2 * GIB, 4 * GIB)
