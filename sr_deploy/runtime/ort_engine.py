@@ -10,7 +10,7 @@ from typing import Any, Dict, Tuple
 import numpy as np
 
 from sr_deploy.core.device import cpu_features, cpu_model
-from sr_deploy.core.errors import BuildError, CannotRunHereError
+from sr_deploy.core.errors import BuildError, CannotRunHereError, MissingPackageError
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.providers import PROVIDERS, Provider
@@ -121,7 +121,10 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         )
 
     def why_no_device(self, target: TargetProfile, index: int = 0) -> str:
-        return why_unusable(self.provider, index)[0]
+        try:
+            return why_unusable(self.provider, index)[0]
+        except MissingPackageError as e:
+            return e.message
 
     def build(
         self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any
