@@ -22,14 +22,9 @@ from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, PeakMemory, Session, TimedOutput
 from sr_deploy.runtime.graph_probe import DTYPES, graph_ends, graph_precision, probe_graph
+from sr_deploy.runtime.ort_device import COPIES_WITHIN, OrtDevice, ort_device
 from sr_deploy.runtime.ort_profile import NodeRuns
-from sr_deploy.runtime.ort_providers import (
-    COPIES_WITHIN,
-    OrtDevice,
-    onnxruntime_module,
-    ort_device,
-    short_reason,
-)
+from sr_deploy.runtime.ort_providers import onnxruntime_module, short_reason
 
 _CPU = OrtDevice()
 _NUMBERS = itertools.count()

@@ -20,7 +20,8 @@ from sr_deploy.core.session import Backend, Session
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
 from sr_deploy.runtime.ort import OnnxRuntimeSession, raw_session
-from sr_deploy.runtime.ort_providers import onnxruntime_module, ort_device, why_unusable
+from sr_deploy.runtime.ort_device import ort_device
+from sr_deploy.runtime.ort_providers import onnxruntime_module, why_unusable
 
 
 class OnnxRuntimeBackend(Backend):
