@@ -11,20 +11,20 @@ from typing import Any, Callable, Dict, List, Optional, Union
 import numpy as np
 
 from sr_deploy.core.device import usable_cores
-from sr_deploy.core.errors import ArtifactError, BuildError, CannotRunHereError
+from sr_deploy.core.errors import (
+    ArtifactError,
+    BuildError,
+    CannotRunHereError,
+    DeviceMemoryError,
+)
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, PeakMemory, Session, TimedOutput
 from sr_deploy.runtime.graph_probe import DTYPES, graph_ends, graph_precision, probe_graph
+from sr_deploy.runtime.ort_device import COPIES_WITHIN, OrtDevice, ort_device
 from sr_deploy.runtime.ort_profile import NodeRuns
-from sr_deploy.runtime.ort_providers import (
-    COPIES_WITHIN,
-    OrtDevice,
-    onnxruntime_module,
-    ort_device,
-    short_reason,
-)
+from sr_deploy.runtime.ort_providers import onnxruntime_module, short_reason
 
 _CPU = OrtDevice()
 _NUMBERS = itertools.count()
@@ -43,11 +43,22 @@ class OnnxRuntimeSession(Session):
         """Open an ONNX file; without a manifest its contract is probed.
 
         Raises ArtifactError for a file that is not a model, CannotRunHereError for a graph that
-        does not upscale RGB images (see `probe_graph`), and where the device cannot be used or
-        would run nothing of the graph.
+        does not upscale RGB images (see `probe_graph`), and where the requested device cannot be
+        used or would run nothing of the graph; without a request the CPU runs it then.
         """
         self.backend_version = onnxruntime_module().__version__
-        self._device = device = ort_device(run)
+        device = ort_device(run)
+        try:
+            self._open(path, manifest, device)
+        except DeviceMemoryError:
+            raise
+        except CannotRunHereError as e:
+            if device.is_cpu or run.requested_provider is not None:
+                raise
+            self._open(path, manifest, OrtDevice(why_cpu=e.message))
+
+    def _open(self, path: Path, manifest: Optional[Manifest], device: OrtDevice) -> None:
+        self._device = device
         self.backend, self.device, self.place = device.provider.backend, device.name, device.place
         self.why_cpu = device.why_cpu
         self.threads = usable_cores() if device.is_cpu else None
