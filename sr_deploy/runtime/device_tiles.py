@@ -55,7 +55,7 @@ class DeviceTiles:
         from sr_deploy.runtime.torch_device import torch_device
 
         self._session = session
-        self.device: Any = torch_device(RunOptions(device=session.place))
+        self._device: Any = torch_device(RunOptions(device=session.place))
         self._part: Optional[_Part] = None
 
     def start(
@@ -69,12 +69,12 @@ class DeviceTiles:
         """
         import torch
 
-        with self.device.streaming():
-            begin, end = self.device.event(), self.device.event()
+        with self._device.streaming():
+            begin, end = self._device.event(), self._device.event()
             begin.record()
             # Made on the device: a copy from the host would wait for all that is queued.
             white_on_device, least = (
-                torch.full((), value, device=self.device.where) for value in (white, math.inf)
+                torch.full((), value, device=self._device.where) for value in (white, math.inf)
             )
             queued = _Image(image, out, white, white_on_device, least)
             seams = None if plan.exact else Seams(self._session.scale, keep=torch.clone)
@@ -88,7 +88,7 @@ class DeviceTiles:
             end.record()
             differences = seams.differences if seams is not None else []
             largest = torch.stack([*differences, torch.zeros_like(least)]).amax()
-            facts, told = self.device.download(torch.stack([queued.least, largest]))
+            facts, told = self._device.download(torch.stack([queued.least, largest]))
 
         def finish() -> TiledRun:
             if self._part is not None and self._part.owner is queued:
@@ -102,11 +102,25 @@ class DeviceTiles:
 
         return finish
 
+    @property
+    def host_bytes_per_px(self) -> int:
+        """The host's memory for an LR pixel of a tile: its input, its result and the last one's."""
+        return 4 * 3 * (1 + 2 * self._session.scale**2)  # of float32, at most
+
     def drain(self) -> None:
         """Store the part that is on its way."""
         part, self._part = self._part, None
         if part is not None:
             part.store()
+
+    def settle(self) -> None:
+        """Store the part that is on its way, and free the memory of failed runs."""
+        self.drain()
+        self._device.release()
+
+    def free_bytes(self) -> int:
+        """Return the device's free memory."""
+        return int(self._device.free_bytes())
 
     def _queue_tile(
         self, queued: _Image, y_span: Span, x_span: Span, seams: Optional[Seams]
@@ -114,7 +128,7 @@ class DeviceTiles:
         import torch
 
         s = self._session.scale
-        part = self.device.upload(cut(queued.image, y_span, x_span))
+        part = self._device.upload(cut(queued.image, y_span, x_span))
         x = part.permute(2, 0, 1)[None].to(torch.float32).contiguous()
         y = self._session.run_tensor(x / queued.white_on_device)
         if seams is not None:
@@ -126,7 +140,7 @@ class DeviceTiles:
         # A copy in any case: `y` is valid until the next run only.
         result = torch.empty((*core.shape[1:], 3), dtype=part.dtype, device=part.device)
         result.copy_(core.permute(1, 2, 0))
-        host, arrived = self.device.download(result)
+        host, arrived = self._device.download(result)
         self.drain()
         (top, bottom), (left, right) = y_span.core, x_span.core
         place = queued.out[top * s : bottom * s, left * s : right * s]

@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
+from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.session import Session
 from sr_deploy.runtime.tiling import Span, TilePlan
 
@@ -61,6 +62,48 @@ def run_tiles(
             run_tile(y_span, x_span)
     run.seam_difference = 0.0 if seams is None else max(map(float, seams.differences), default=0.0)
     return run
+
+
+class HostTiles:
+    """Runs tiles of pictures through the host's memory; `DeviceTiles` keeps them on a GPU."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def start(
+        self, plan: TilePlan, image: np.ndarray, out: np.ndarray, *, white: float
+    ) -> Callable[[], TiledRun]:
+        """Upscale an image, (H, W, 3), into `out`, (scale*H, scale*W, 3), of the same dtype.
+
+        The dtype is uint8, uint16 or float32; `white` is its value for 1.0. Integers are clipped
+        and rounded. Returns a function that returns the measurements. Raises ArtifactError on NaN.
+        """
+
+        def to_input(part: np.ndarray) -> np.ndarray:
+            x = np.ascontiguousarray(part.transpose(2, 0, 1)[None], dtype=np.float32)
+            return x if part.dtype == np.float32 else x / np.float32(white)
+
+        def store(core: np.ndarray, place: np.ndarray) -> None:
+            if np.isnan(core.min()):
+                raise ArtifactError(NAN_OUTPUT, hint=NAN_HINT)
+            if place.dtype == np.float32:
+                place[...] = core.transpose(1, 2, 0)
+                return
+            for channel in range(3):  # all at once take twice the time, three times the memory
+                values = core[channel] * np.float32(white)
+                np.clip(values, 0, np.float32(white), out=values)
+                np.rint(values, out=values)
+                place[:, :, channel] = values
+
+        run = run_tiles(self._session, plan, image, out, to_input=to_input, store=store)
+        return lambda: run
+
+    def settle(self) -> None:
+        """Free the memory of failed runs."""
+
+    def free_bytes(self) -> Optional[int]:
+        """Return the device's free memory; None if it is unknown."""
+        return None
 
 
 def cut(image: np.ndarray, y_span: Span, x_span: Span) -> np.ndarray:

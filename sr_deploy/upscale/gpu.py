@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Callable, List, Optional
+from typing import Callable, List, Optional, Union
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from sr_deploy.core.errors import DeviceMemoryError, InputError
 from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW, hw_text
 from sr_deploy.runtime.device_tiles import DeviceTiles
-from sr_deploy.runtime.tiled import TiledRun
+from sr_deploy.runtime.tiled import HostTiles, TiledRun
 from sr_deploy.runtime.tiling import TilePlan, plan_whole, smallest_px
 from sr_deploy.upscale.memory import MemoryNeed, bytes_text
 
@@ -32,6 +32,7 @@ class GpuTiles:
     def __init__(
         self,
         session: Session,
+        tiles: Union[DeviceTiles, HostTiles],
         *,
         bound: Optional[int],
         processes: int,
@@ -41,7 +42,7 @@ class GpuTiles:
         free memory. processes: how many share it. log: receives that the memory ran out, once.
         """
         self._session, self._log = session, log
-        self._tiles = DeviceTiles(session)
+        self._tiles = tiles
         self._processes = processes
         self._hint = _HINT if bound is None else f"raise --max-memory, {_HINT}"
         self.bound = None if bound is None else bound // processes
@@ -55,7 +56,7 @@ class GpuTiles:
         self._estimate = 0
 
     def start(
-        self, plan: TilePlan, image: np.ndarray, out: np.ndarray, white: float
+        self, plan: TilePlan, image: np.ndarray, out: np.ndarray, *, white: float
     ) -> Optional[Callable[[], TiledRun]]:
         """Queue an image, and return a function that waits for its result (see `DeviceTiles`).
 
@@ -68,8 +69,7 @@ class GpuTiles:
         except DeviceMemoryError as e:
             reason = e.message
         # The exception is gone, and with it the tensors of the failed run.
-        self._tiles.drain()
-        self._tiles.device.release()
+        self._tiles.settle()
         px, least = math.prod(plan.tile_hw), smallest_px(plan.hw, self._session)
         if self._session.fixed_hw is not None or px <= least:
             raise DeviceMemoryError(
@@ -81,11 +81,6 @@ class GpuTiles:
             self._told = True
             self._log(f"{reason}: going on with smaller tiles")
         return None
-
-    def host_bytes_per_px(self) -> int:
-        """Return the host's memory per LR pixel of a tile: page-locked, of float32 at most."""
-        results = 2
-        return 4 * 3 * (1 + results * self._session.scale**2)
 
     def max_px(self, hw: HW) -> Optional[int]:
         """Return how many LR pixels a tile of an image of (h, w) may have; None: no bound is known.
@@ -113,21 +108,27 @@ class GpuTiles:
         Where the session does not tell its memory, tiles are limited only after it ran out.
         """
         session = self._session
-        sizes = dict.fromkeys(session.nearest_hw((n, n)) for n in (_PROBE_PX, 2 * _PROBE_PX))
+        sides = (_PROBE_PX, 2 * _PROBE_PX)
+        sizes = list(dict.fromkeys(session.nearest_hw((side, side)) for side in sides))
         peaks: List[float] = []
         for hw in sizes:
             session.reset_peak_memory()
             finished = self._probe(hw) and self._probe(hw)  # the first run may choose kernels
             peak = session.peak_memory() if finished else None
             if peak is None:
-                return
+                break
             peaks.append(peak.mib * 2**20)
+        if not peaks:
+            return
         px = [h * w for h, w in sizes]
-        rise = (peaks[-1] - peaks[0]) / max(px[-1] - px[0], 1)
-        self._need = MemoryNeed(max(rise, 1.0))
-        self._base = int(max(peaks[-1] - self._need.bytes_per_px * px[-1], 0))
-        if self.bound is None:
-            free = self._tiles.device.free_bytes()
+        if len(peaks) < len(sizes):  # as if all that the smaller one took were for its pixels
+            self._need = MemoryNeed(peaks[0] / px[0])
+        else:
+            rise = (peaks[-1] - peaks[0]) / max(px[-1] - px[0], 1)
+            self._need = MemoryNeed(max(rise, 1.0))
+            self._base = int(max(peaks[-1] - self._need.bytes_per_px * px[-1], 0))
+        free = self._tiles.free_bytes()
+        if self.bound is None and free is not None:
             self.bound = self._base + int(FREE_SHARE * free) // self._processes
 
     def report(self) -> str:
@@ -150,7 +151,7 @@ class GpuTiles:
         """Run a black image whole; return whether its memory sufficed."""
         s = self._session.scale
         out = np.empty((s * hw[0], s * hw[1], 3), np.uint8)
-        finish = self.start(plan_whole(hw), np.zeros((*hw, 3), np.uint8), out, 255)
+        finish = self.start(plan_whole(hw), np.zeros((*hw, 3), np.uint8), out, white=255)
         if finish is not None:
             finish()
         return finish is not None

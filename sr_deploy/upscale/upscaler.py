@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import collections
+import functools
 import math
 from typing import Callable, Deque, Dict, Iterable, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 
-from sr_deploy.core.errors import ArtifactError, InputError
+from sr_deploy.core.errors import InputError
 from sr_deploy.core.session import ExecutedWork, Session
 from sr_deploy.core.sizes import HW, hw_text
-from sr_deploy.runtime.tiled import NAN_HINT, NAN_OUTPUT, TiledRun, run_tiles
+from sr_deploy.runtime.device_tiles import DeviceTiles
+from sr_deploy.runtime.tiled import HostTiles, TiledRun
 from sr_deploy.runtime.tiling import TilePlan, plan_tiles, plan_whole, smallest_px
 from sr_deploy.upscale.gpu import GpuTiles
 from sr_deploy.upscale.memory import (
@@ -55,15 +57,18 @@ class Upscaler:
         if session.precision != "fp32":
             self.identity += f" in {session.precision}"
         self.max_memory = None if max_memory is None else max_memory // sharing.processes
+        self._tiles = DeviceTiles(session) if session.takes_tensors else HostTiles(session)
         self._gpu: Optional[GpuTiles] = None
-        if session.takes_tensors:
-            self._gpu = GpuTiles(session, bound=max_memory, processes=sharing.on_same_gpu, log=log)
+        if session.place != "cpu":
+            self._gpu = GpuTiles(
+                session, self._tiles, bound=max_memory, processes=sharing.on_same_gpu, log=log
+            )
         self.seam_difference = 0.0
         """The largest difference so far, of 1, between two tiles at their seam."""
         self.estimated_bytes = 0
         """The estimated peak memory of the plans so far. 0 where memory cannot be measured."""
         self.device_ms: Optional[float] = None
-        """Time of the last image on the GPU, by its events; None where the host runs the tiles."""
+        """Time of the last image on the GPU, by its events; None without them."""
         self.work: Optional[ExecutedWork] = None
         """The work of an adaptive network on all images so far."""
         self._tile = tile
@@ -90,9 +95,10 @@ class Upscaler:
     def frames(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the result of each image.
 
-        On a GPU, an image is queued before the result of the one before is awaited.
+        On a GPU, an image is queued before the result of the one before is awaited, if the session
+        takes tensors.
         """
-        ahead = 0 if self._gpu is None else 1
+        ahead = 1 if self.session.takes_tensors else 0
         waiting: Deque[Callable[[], np.ndarray]] = collections.deque()
         for image in images:
             waiting.append(self._start(image))
@@ -186,41 +192,23 @@ class Upscaler:
                 "expected an (H, W, 3) image of uint8, uint16 or float32, "
                 f"got {image.shape} {image.dtype}"
             )
-        bytes_per_px = 3 * image.itemsize + more_per_px
-        if self._gpu is not None:
-            return self._start_on_gpu(self._gpu, image, bytes_per_px)
         hw = (image.shape[0], image.shape[1])
-        self._last_plan = self.plan(hw, bytes_per_px=bytes_per_px)
-        self.session.reset_work()
-        out = self._run(image, self._last_plan)
+        out, wait = self._result_for(image), None
+        while wait is None:  # again, in smaller tiles, where the GPU's memory ran out
+            plan = self._last_plan = self.plan(hw, bytes_per_px=3 * image.itemsize + more_per_px)
+            self.session.reset_work()
+            tiles = self._gpu or self._tiles
+            wait = tiles.start(plan, image, out, white=_WHITE[image.dtype])
+            if wait is None:
+                self._plans.clear()
         work = self.session.executed_work()
         if work is not None:
             self.work = work if self.work is None else self.work + work
-        return lambda: out
+        return functools.partial(self._finish, wait, out)
 
-    def _start_on_gpu(
-        self, gpu: GpuTiles, image: np.ndarray, bytes_per_px: int
-    ) -> Callable[[], np.ndarray]:
-        out, hw = self._result_for(image), (image.shape[0], image.shape[1])
-        wait: Optional[Callable[[], TiledRun]] = None
-        while wait is None:
-            self._last_plan = self.plan(hw, bytes_per_px=bytes_per_px)
-            wait = gpu.start(self._last_plan, image, out, _WHITE[image.dtype])
-            if wait is None:  # the memory ran out: its tiles are smaller now
-                self._plans.clear()
-        finished = wait
-
-        def finish() -> np.ndarray:
-            run = finished()
-            self.device_ms = run.ms
-            self.seam_difference = max(self.seam_difference, run.seam_difference)
-            return out
-
-        return finish
-
-    def _run(self, image: np.ndarray, plan: TilePlan) -> np.ndarray:
-        out = self._result_for(image)
-        run = run_tiles(self.session, plan, image, out, to_input=_network_input, store=_store)
+    def _finish(self, wait: Callable[[], TiledRun], out: np.ndarray) -> np.ndarray:
+        run = wait()
+        self.device_ms = run.ms if run.timer == "device events" else None
         self.seam_difference = max(self.seam_difference, run.seam_difference)
         return out
 
@@ -255,12 +243,12 @@ class Upscaler:
     def _measure(self) -> None:
         """Measure the memory that tiles need, and set the bound if none was given."""
         self._measured = True
-        if self._gpu is not None:
+        if self._gpu is not None:  # first: it also loads the libraries, which no pixel needs
             self._gpu.measure()
-            known = resident_bytes() is not None
-            self._need = MemoryNeed(self._gpu.host_bytes_per_px()) if known else None
-        else:
+        if not isinstance(self._tiles, DeviceTiles):
             self._need = measure_need(self.session, self._probe)
+        elif resident_bytes() is not None:
+            self._need = MemoryNeed(self._tiles.host_bytes_per_px)
         if self._need is not None:
             self.estimated_bytes = peak_bytes() or 0  # small tiles may need less than the probes
         resident, available = resident_bytes(), available_bytes()
@@ -268,7 +256,8 @@ class Upscaler:
             self.max_memory = resident + available // (4 * self._sharing.processes)
 
     def _probe(self, hw: HW) -> None:
-        self._run(np.zeros((*hw, 3), np.uint8), plan_whole(hw))
+        image = np.zeros((*hw, 3), np.uint8)
+        self._tiles.start(plan_whole(hw), image, self._result_for(image), white=255)()
         self.session.run_all_paths(hw)
 
 
@@ -281,24 +270,3 @@ def upscale_image(
 ) -> np.ndarray:
     """Upscale one (H, W, 3) RGB image, uint8, uint16 or float32 in 0..1 (see `Upscaler`)."""
     return Upscaler(session, tile=tile, max_memory=max_memory)(image)
-
-
-def _network_input(part: np.ndarray) -> np.ndarray:
-    """Convert (h, w, 3) of an image's dtype to (1, 3, h, w) float32, 0..1."""
-    x = np.ascontiguousarray(part.transpose(2, 0, 1)[None], dtype=np.float32)
-    return x if part.dtype == np.float32 else x / np.float32(_WHITE[part.dtype])
-
-
-def _store(core: np.ndarray, out: np.ndarray) -> None:
-    """Write (3, h, w) float32 to (h, w, 3) of an image's dtype. Raises ArtifactError on NaN."""
-    if np.isnan(core.min()):
-        raise ArtifactError(NAN_OUTPUT, hint=NAN_HINT)
-    if out.dtype == np.float32:
-        out[...] = core.transpose(1, 2, 0)
-        return
-    white = np.float32(_WHITE[out.dtype])
-    for channel in range(3):  # all three at once take twice the time and three times the memory
-        values = core[channel] * white
-        np.clip(values, 0, white, out=values)
-        np.rint(values, out=values)
-        out[:, :, channel] = values

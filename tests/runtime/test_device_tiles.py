@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from sr_deploy.core.errors import ArtifactError, DeviceMemoryError
-from sr_deploy.runtime.tiled import run_tiles
+from sr_deploy.runtime.tiled import HostTiles
 from sr_deploy.runtime.tiling import plan_tiles, plan_whole
-from sr_deploy.upscale.upscaler import _network_input, _store
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -50,10 +49,8 @@ def both(session_class, image, plan):
     results = []
     for session in (session_class(), on_gpu(session_class)):
         out = np.full((2 * plan.hw[0], 2 * plan.hw[1], 3), 77, image.dtype)
-        if session.takes_tensors:
-            run = DeviceTiles(session).start(plan, image, out, white=WHITE[image.dtype.type])()
-        else:
-            run = run_tiles(session, plan, image, out, to_input=_network_input, store=_store)
+        tiles = DeviceTiles(session) if session.takes_tensors else HostTiles(session)
+        run = tiles.start(plan, image, out, white=WHITE[image.dtype.type])()
         results.append((out, run))
     return results
 

@@ -139,6 +139,42 @@ def test_when_the_memory_runs_out_tiles_are_halved_and_it_is_said_once(make, gpu
     assert 4000 * h * w <= 300 * MIB < 4000 * 2.5 * h * w
 
 
+def test_a_session_that_takes_no_tensors_is_bounded_too(sessions, noise):
+    """TensorRT on a board without torch: the tiles come and go through the host's memory."""
+    lines = []
+
+    class OnBoard(sessions["blur"]):
+        device, place, peak = "a stand-in board", "cuda:0", 0
+
+        def _run(self, x):
+            px = x.shape[2] * x.shape[3]
+            if px > 70_000:
+                raise DeviceMemoryError("the board is out of memory")
+            self.peak = max(self.peak, WEIGHTS + 1000 * px)
+            return super()._run(x)
+
+        reset_peak_memory, peak_memory = Limited.reset_peak_memory, Limited.peak_memory
+
+    image, session = noise((400, 500)), OnBoard()
+    upscaler = Upscaler(session, log=lines.append)
+    np.testing.assert_array_equal(upscaler(image), Upscaler(sessions["blur"]())(image))
+    assert lines == ["the board is out of memory: going on with smaller tiles"]
+    assert "GPU memory: unknown" in upscaler.memory_report()
+    bounded = Upscaler(OnBoard(), max_memory=2 * GIB, sharing=MemorySharing(on_same_gpu=16))
+    assert 18_000 < np.prod(bounded.plan((400, 500)).tile_hw) <= 28 * MIB / 1000 / 1.3
+
+
+def test_where_the_larger_probe_does_not_fit_the_smaller_one_bounds_the_tiles(make, noise):
+    session = make(has=WEIGHTS + 100 * MIB)  # for 26214 pixels; the probes have 16384 and 65536
+    upscaler = Upscaler(session, max_memory=GIB)
+    upscaler(noise((300, 300)))
+    assert session.peak <= upscaler._gpu._estimate <= GIB
+    bounded = Upscaler(make(has=WEIGHTS + 100 * MIB), max_memory=128 * MIB)
+    with pytest.raises(InputError, match="within 128 MiB"):  # the machine's, of which more is used
+        bounded.plan((300, 300))
+    assert bounded._gpu.max_px((300, 300)) <= 128 * MIB / 4000
+
+
 def test_other_sizes_keep_to_the_smaller_tiles(make, noise):
     session = make(has=WEIGHTS + 300 * MIB, told_per_px=1)
     upscaler = Upscaler(session)
