@@ -185,6 +185,7 @@ def speed(rows: Rows, folder: Path, name: str, rounds: int) -> None:
     from sr_deploy.runtime.opener import open_session
     from sr_deploy.upscale.folder import QUEUED_RESULTS, tasks_of_folder, upscale_folder
     from sr_deploy.upscale.formats import PNG
+    from sr_deploy.upscale.memory import MemorySharing
     from sr_deploy.upscale.overlap import read_ahead
     from sr_deploy.upscale.pictures import read_picture, upscale_pixels
     from sr_deploy.upscale.reporter import Reporter
@@ -196,7 +197,7 @@ def speed(rows: Rows, folder: Path, name: str, rounds: int) -> None:
     for i, rgb in enumerate(images):
         cv2.imwrite(str(pictures / f"{i:02}.png"), rgb[:, :, ::-1])
     session = open_session(export(name, folder, "16x16:256x256:1024x1024"))
-    upscaler = Upscaler(session, queued_results=QUEUED_RESULTS)
+    upscaler = Upscaler(session, sharing=MemorySharing(queued_results=QUEUED_RESULTS))
     arrays = [nchw_from_rgb(rgb) for rgb in images]
 
     def bare() -> None:

@@ -26,7 +26,7 @@ TABLE = {
     ),
     # An export is checked by ONNX Runtime's session, and the two kinds of AdaDSR plans are timed.
     "export": (
-        "numpy core nets torch onnx runtime.ort runtime.ort_providers runtime.preflight "
+        "numpy core nets torch onnx runtime.ort runtime.ort_device runtime.preflight "
         "runtime.adaptive",
         "onnxruntime onnxscript",
     ),

@@ -169,8 +169,8 @@ def _check_sets(networks: Sequence[NetworkDescription], options: MeasureOptions)
 
 def _progress_line(row: BenchmarkRow, *, show_protocol: bool) -> str:
     name = f"{row.model}.{row.variant}" if row.variant else row.model
-    on_cpu = row.threads is not None
-    where = row.backend if on_cpu or not row.device else f"{row.backend}, {row.device}"
+    on_gpu = row.device and row.threads is None and not row.error
+    where = f"{row.backend}, {row.device}" if on_gpu else row.backend
     name = f"{name} ({where})" + (f", {row.protocol}" if show_protocol else "")
     if row.error:
         return f"{name}: not run: {row.error}"

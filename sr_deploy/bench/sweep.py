@@ -21,7 +21,7 @@ from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.jsonio import from_dict, read_dataclass
 from sr_deploy.core.lifeline import run_with_lifeline, signal_name
 from sr_deploy.core.metrics import METRICS
-from sr_deploy.core.run_options import RunOptions
+from sr_deploy.core.run_options import RUN_PRECISIONS, RunOptions
 from sr_deploy.core.sizes import hw_text, parse_hw, parse_sizes
 from sr_deploy.core.target import PRECISIONS, load_target
 from sr_deploy.results.protocols import DEFAULT_PROTOCOL, get_protocol, time_ms
@@ -90,7 +90,7 @@ def read_plan(path: Path) -> SweepPlan:
     metrics = () if plan.metric is None else (plan.metric,)
     for key, values, choices in (
         ("backends", plan.backends, BACKENDS),
-        ("precisions", plan.precisions, PRECISIONS),
+        ("precisions", plan.precisions, RUN_PRECISIONS),
         ("metric", metrics, METRICS),
     ):
         for value in values:
@@ -252,6 +252,9 @@ def _own_graph_accepts(target: str, shape: str) -> bool:
 def _build_artifact(cell: Cell, artifacts: Path) -> str:
     """Return the path of the cell's graph, plan or engine."""
     row = cell.row
+    if row.precision_asked not in PRECISIONS:
+        choices = " or ".join(PRECISIONS)
+        raise _CellError(f"{row.precision_asked} is for torch; graphs are in {choices}")
     target = ["--target", row.target] if row.target else []
     output = ["-o", str(artifacts / (Path(row.target).stem or "onnx"))]
     if kind_of(cell.model) == "router":

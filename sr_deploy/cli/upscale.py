@@ -56,7 +56,8 @@ _OPTIONS = (
     click.option(
         "--max-memory",
         metavar="SIZE",
-        help="Bound on resident memory, such as 2GiB.  [default: a quarter of what is available]",
+        help="Bound on resident memory, and on that of each GPU, such as 2GiB.  "
+        "[default: a quarter of what is available, three quarters of a GPU's]",
     ),
     click.option(
         "--format",
@@ -68,7 +69,7 @@ _OPTIONS = (
         type=click.IntRange(1, 64),
         default=1,
         show_default=True,
-        help="Folders: the number of processes that share the work.",
+        help="Folders: the number of processes that share the work and take turns at the GPUs.",
     ),
     click.option(
         "--codec", default="libx264", show_default=True, help="Videos: an encoder of FFmpeg."

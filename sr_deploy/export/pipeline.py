@@ -25,7 +25,7 @@ from sr_deploy.export.verify import check_half_precision, compare_with_fp32, com
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
 from sr_deploy.nets.complexity import COUNTERS, NTIRE_HW, count
 from sr_deploy.runtime.ort import raw_session
-from sr_deploy.runtime.ort_providers import OrtDevice, ort_device
+from sr_deploy.runtime.ort_device import OrtDevice, ort_device
 from sr_deploy.runtime.preflight import preflight, refuse, summary
 
 DEFAULT_SIZE = "256x512"

@@ -16,7 +16,7 @@ from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import HW, Sizes, hw_text
 from sr_deploy.export.half import check_half
 from sr_deploy.runtime.ort import raw_session
-from sr_deploy.runtime.ort_providers import OrtDevice
+from sr_deploy.runtime.ort_device import OrtDevice
 
 MAX_ABS_ERR = 1e-4
 """Allowed FP32 difference from torch, relative to the largest output where that is above 1."""

@@ -16,8 +16,9 @@ from sr_deploy.core.manifest import (
     target_of,
 )
 from sr_deploy.core.sizes import Sizes
-from sr_deploy.core.target import TargetProfile
+from sr_deploy.core.target import ONNX_RUNTIMES, TargetProfile
 from sr_deploy.runtime import BACKENDS
+from sr_deploy.runtime.ort_providers import packages_conflict
 from sr_deploy.runtime.tensorrt_engine import read_header
 
 
@@ -88,7 +89,7 @@ def _built_for(manifest: Manifest) -> str:
 
 def _differences(manifest: Manifest) -> Tuple[str, ...]:
     if manifest.kind != "engine":
-        return ()
+        return tuple(filter(None, [packages_conflict()[0]]))
     target = _target(manifest)
     if target is None:
         return (f"there is no target '{manifest.target}' here",)
@@ -103,8 +104,10 @@ def _differences(manifest: Manifest) -> Tuple[str, ...]:
                 differences.append(f"{name} is {here} here, but it was built with {built_with}")
     except MissingPackageError as e:
         differences.append(e.message)
-    device = backend.why_no_device(target)
-    return (*differences, device) if device else tuple(differences)
+    differences.append(backend.why_no_device(target))
+    if target.runtime in ONNX_RUNTIMES:
+        differences.append(packages_conflict()[0])
+    return tuple(dict.fromkeys(filter(None, differences)))
 
 
 def _target(manifest: Manifest) -> Optional[TargetProfile]:

@@ -22,14 +22,9 @@ from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, PeakMemory, Session, TimedOutput
 from sr_deploy.runtime.graph_probe import DTYPES, graph_ends, graph_precision, probe_graph
+from sr_deploy.runtime.ort_device import COPIES_WITHIN, OrtDevice, ort_device
 from sr_deploy.runtime.ort_profile import NodeRuns
-from sr_deploy.runtime.ort_providers import (
-    COPIES_WITHIN,
-    OrtDevice,
-    onnxruntime_module,
-    ort_device,
-    short_reason,
-)
+from sr_deploy.runtime.ort_providers import onnxruntime_module, short_reason
 
 _CPU = OrtDevice()
 _NUMBERS = itertools.count()
@@ -189,7 +184,7 @@ def raw_session(
     device: OrtDevice = _CPU,
     fp16: bool = False,
 ) -> Any:
-    """Return an onnxruntime InferenceSession that logs errors only.
+    """Return an onnxruntime InferenceSession that logs errors only, and none on a GPU.
 
     model: a path, or the bytes of a model. optimise: False runs the graph exactly as written.
     save_to: where to save the optimised model. layout: `nchw`, or empty for the default.
@@ -201,6 +196,7 @@ def raw_session(
     """
     ort = onnxruntime_module()
     options = _session_options(ort, optimise=optimise, layout=layout, alone=alone)
+    options.log_severity_level = 3 if device.is_cpu else 4  # errors; smaller tiles follow on a GPU
     if save_to is not None:
         options.optimized_model_filepath = str(save_to)
     if not device.is_cpu:
@@ -223,7 +219,6 @@ def raw_session(
 
 def _session_options(ort: Any, *, optimise: bool, layout: str, alone: bool) -> Any:
     options = ort.SessionOptions()
-    options.log_severity_level = 3
     options.intra_op_num_threads = usable_cores()
     # Memory patterns double the memory (dynamic ASRN d5 at 256x512: 435 MiB instead of 267, see
     # benchmarks/graphs) and save no time. The arena stays: without it every run allocates anew.

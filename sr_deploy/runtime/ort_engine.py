@@ -10,7 +10,7 @@ from typing import Any, Dict, Tuple
 import numpy as np
 
 from sr_deploy.core.device import cpu_features, cpu_model
-from sr_deploy.core.errors import BuildError, CannotRunHereError
+from sr_deploy.core.errors import BuildError, CannotRunHereError, MissingPackageError
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.providers import PROVIDERS, Provider
@@ -20,7 +20,8 @@ from sr_deploy.core.session import Backend, Session
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
 from sr_deploy.runtime.ort import OnnxRuntimeSession, raw_session
-from sr_deploy.runtime.ort_providers import onnxruntime_module, ort_device, why_unusable
+from sr_deploy.runtime.ort_device import ort_device
+from sr_deploy.runtime.ort_providers import onnxruntime_module, why_unusable
 
 
 class OnnxRuntimeBackend(Backend):
@@ -121,7 +122,10 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         )
 
     def why_no_device(self, target: TargetProfile, index: int = 0) -> str:
-        return why_unusable(self.provider, index)[0]
+        try:
+            return why_unusable(self.provider, index)[0]
+        except MissingPackageError as e:
+            return e.message
 
     def build(
         self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any

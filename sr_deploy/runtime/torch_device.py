@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from typing import Any, Callable, ContextManager, Iterator, List, Optional, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -104,6 +104,7 @@ class CudaDevice(TorchDevice):
         rounding = "convolutions may round to TF32 (torch's default)" if harness else "TF32 off"
         self.settings = (rounding, "cudnn.benchmark off")
         self._events: List[Any] = []
+        self._streams: Dict[str, Any] = {}
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
@@ -161,6 +162,50 @@ class CudaDevice(TorchDevice):
         end.record()
         self._cuda.synchronize(self._index)
         return result, start.elapsed_time(end)
+
+    @contextlib.contextmanager
+    def streaming(self) -> Iterator[None]:
+        """As `computing`, on a stream that does not wait for the copies of `upload`, `download`."""
+        with self.computing(), self._cuda.stream(self._stream("compute")):
+            yield
+
+    def event(self) -> Any:
+        """Return a new event to time what the current stream does."""
+        return self._cuda.Event(enable_timing=True)
+
+    def upload(self, array: np.ndarray) -> Any:
+        """Copy an array to the device. The current stream waits for it, the host does not."""
+        import torch
+
+        uploads, current = self._stream("upload"), self._cuda.current_stream(self._index)
+        host = self.pinned_like(torch.from_numpy(np.empty(array.shape, array.dtype)))
+        host.numpy()[...] = array
+        with self._cuda.stream(uploads):
+            tensor = host.to(self.where, non_blocking=True)
+        current.wait_stream(uploads)
+        self.used_on(tensor, current)
+        return tensor
+
+    def download(self, tensor: Any) -> Tuple[Any, Any]:
+        """Copy a tensor to page-locked memory: (the copy, an event that tells when it is there)."""
+        downloads = self._stream("download")
+        arrived = self._cuda.Event(blocking=True)  # leaves the core to the decoder and the encoder
+        host = self.pinned_like(tensor)
+        downloads.wait_stream(self._cuda.current_stream(self._index))
+        with self._cuda.stream(downloads):
+            host.copy_(tensor, non_blocking=True)
+            arrived.record()
+        self.used_on(tensor, downloads)
+        return host, arrived
+
+    def used_on(self, tensor: Any, stream: Any) -> None:
+        """Keep a tensor's memory until a stream that did not allocate it has used it."""
+        tensor.record_stream(stream)
+
+    def _stream(self, name: str) -> Any:
+        if name not in self._streams:
+            self._streams[name] = self._cuda.Stream(self._index)
+        return self._streams[name]
 
     def pinned(self, tensor: Any) -> Any:
         """Return a CPU tensor in page-locked memory."""
@@ -379,6 +424,17 @@ def compute_something(index: int) -> None:
     import torch
 
     (torch.ones(1, device=torch.device(TYPE, index)) + 1).item()
+
+
+def gpu_count() -> int:
+    """Return the number of GPUs by torch; 0 without a GPU or torch."""
+    if not gpu_present():
+        return 0
+    try:
+        import torch
+    except ImportError:
+        return 0
+    return int(torch.cuda.device_count())
 
 
 def _supports(built_for: List[str], sm: int) -> bool:

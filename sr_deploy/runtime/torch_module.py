@@ -35,14 +35,15 @@ class TorchSession(Session):
         device.reset_peak_memory()
         with device.computing():
             self._network = TorchNetwork(module, device, run)
-        self.precision, self._default = self._network.precision, run == DEFAULT_RUN
+        self.precision, self._has_settings = self._network.precision, bool(run.torch_settings)
         self.scale = scale
         self.min_hw, self.halo_px, self.align_px = min_hw, halo_px, align_px
 
     @property
     def settings(self) -> str:  # type: ignore[override]
         """How torch is driven; empty for its defaults on the CPU."""
-        return "" if self.place == "cpu" and self._default else self._network.settings
+        shown = self._has_settings or self.place != "cpu"
+        return self._network.settings if shown else ""
 
     @property
     def takes_tensors(self) -> bool:  # type: ignore[override]

@@ -6,7 +6,10 @@
 
 Each variant is timed on the first frame of a size. After that a single number describes the state
 of the machine: the *load*, the current variant's time relative to its calibration. The times of all
-other variants are predicted with it.
+other variants are predicted with it. On a GPU the load is that of the device's time, by its events;
+the rest of a frame's time, on the host, is the same for all variants and added to it. Whether a
+frame is late is always decided by its whole time: from the image to the result on the host. So
+frames do not overlap on the GPU, unlike without a governor.
 
 - Down: after a frame that takes longer than its share (1/fps), the next one is made by the largest
   variant whose predicted time under the same load fits into HEADROOM of the share.
@@ -26,7 +29,19 @@ import math
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Deque,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 
@@ -60,6 +75,14 @@ def log_to(path: Path) -> Callable[[Dict[str, Any]], None]:
             ) from e
 
     return log
+
+
+class _Load(NamedTuple):
+    """The state of the machine during a frame."""
+
+    factor: float
+    rest_s: float
+    """The time of the host besides the GPU's; 0 without a GPU."""
 
 
 class Governor:
@@ -96,13 +119,14 @@ class Governor:
         self._clock = clock
         self._hold = max(round(HOLD_S * fps), 4)
         self._idle_s: Dict[Tuple[int, ...], List[float]] = {}  # by size, of each variant
+        self._rest_s: Dict[Tuple[int, ...], float] = {}  # by size
         self._size: Tuple[int, ...] = ()
         self._current = 0
-        self._loads: Deque[float] = deque(maxlen=self._hold * MAX_PATIENCE)
+        self._loads: Deque[_Load] = deque(maxlen=self._hold * MAX_PATIENCE)
         self._patience = [1] * len(names)
         self._since_switch = 0  # frames made by the current variant
         self._backlog_s = self._total_s = 0.0
-        self.frames = [0] * len(names)
+        self.frame_counts = [0] * len(names)
         """The number of frames made by each variant."""
         self.late = self.switches = 0
         """The number of frames that took longer than their share, and of changes of the variant."""
@@ -130,54 +154,72 @@ class Governor:
         if size != self._size:
             self._size, self._backlog_s = size, 0.0
             self._loads.clear()
-            self._switch_to(self._largest_fitting(1.0, below=len(self.names)))
+            idle = _Load(1.0, self._rest_s[size])
+            self._switch_to(self._largest_fitting(idle, below=len(self.names)))
         variant = self._current
-        start = self._clock()
-        y = self._upscalers[variant](image)
-        seconds = self._clock() - start
-        self._account(seconds)
+        y, seconds, device_s = self._timed(variant, image)
+        self._account(seconds, device_s)
         watts = self._watts() if self._watts is not None and self._max_watts is not None else None
         reason = self._choose_next(seconds, watts)
         self._log(self._entry(variant, seconds, watts, reason))
         return y
 
+    def frames(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the result of each frame."""
+        return map(self, images)
+
     def summary(self) -> str:
         """Return a line on how the rate was held, and by which variants."""
-        total = max(sum(self.frames), 1)
-        shares = zip(self.names, self.frames)
+        total = max(sum(self.frame_counts), 1)
+        shares = zip(self.names, self.frame_counts)
         used = ", ".join(f"{name} {n / total:.0%}" for name, n in shares if n)
         in_time = f"{total - self.late} of {total} frames within {self.share_s * 1000:.1f} ms"
         mean_ms = self._total_s / total * 1000
         return f"{in_time}, {mean_ms:.1f} ms on average; by {used}; {self.switches} switches"
 
     def _calibrate(self, image: np.ndarray) -> None:
-        times = []
+        times, rest_s = [], math.inf
         for upscaler in self._upscalers:
             upscaler(image)  # the first run at a size also allocates
             times.append(math.inf)
         # Interleaved, and the minimum of each: other work on the machine slows single runs.
         for _ in range(_CALIBRATION_RUNS):
-            for v, upscaler in enumerate(self._upscalers):
+            for v in range(len(self._upscalers)):
                 if 2 * self.share_s < times[v] < math.inf:  # far too slow: no need for precision
                     continue
-                start = self._clock()
-                upscaler(image)
-                times[v] = min(times[v], max(self._clock() - start, 1e-9))
+                _, seconds, device_s = self._timed(v, image)
+                times[v] = min(times[v], device_s)
+                rest_s = min(rest_s, seconds - device_s)
         self._idle_s[image.shape[:2]] = times
+        self._rest_s[image.shape[:2]] = rest_s
         self._log(
             {
                 "calibrated": list(image.shape[:2]),
-                "ms": {name: _ms(t) for name, t in zip(self.names, times)},
+                "ms": {name: _ms(t + rest_s) for name, t in zip(self.names, times)},
                 "share_ms": _ms(self.share_s),
             }
         )
 
-    def _account(self, seconds: float) -> None:
-        self._loads.append(seconds / self._idle_s[self._size][self._current])
+    def _timed(self, variant: int, image: np.ndarray) -> Tuple[np.ndarray, float, float]:
+        """Upscale by a variant; return the result, its time, and the GPU's part of it, in s.
+
+        Without a GPU all of it is such a part.
+        """
+        upscaler = self._upscalers[variant]
+        start = self._clock()
+        y = upscaler(image)
+        seconds = max(self._clock() - start, 1e-9)
+        if upscaler.device_ms is None:
+            return y, seconds, seconds
+        return y, seconds, min(max(upscaler.device_ms / 1000, 1e-9), seconds)
+
+    def _account(self, seconds: float, device_s: float) -> None:
+        idle_s = self._idle_s[self._size][self._current]
+        self._loads.append(_Load(device_s / idle_s, seconds - device_s))
         # Limited to the hold: a live source has dropped the frames before that.
         self._backlog_s = min(max(self._backlog_s + seconds - self.share_s, 0.0), HOLD_S)
         self._total_s += seconds
-        self.frames[self._current] += 1
+        self.frame_counts[self._current] += 1
         self.late += seconds > self.share_s
         self._since_switch += 1
         if self._since_switch == self._hold * MAX_PATIENCE:
@@ -200,16 +242,17 @@ class Governor:
         if larger == len(self.names) or self._backlog_s:
             return ""
         hold = self._hold * self._patience[larger]
-        worst = max(itertools.islice(reversed(self._loads), hold))
+        recent = itertools.islice(reversed(self._loads), hold)
+        worst = max(recent, key=lambda load: self._predict(larger, load))
         fits = self._predict(larger, worst) <= HEADROOM * self.share_s
         return self._step_up(larger, worst) if fits and self._since_switch >= hold else ""
 
-    def _largest_fitting(self, load: float, *, below: int) -> int:
+    def _largest_fitting(self, load: _Load, *, below: int) -> int:
         budget = HEADROOM * self.share_s
         return max((v for v in range(below) if self._predict(v, load) <= budget), default=0)
 
-    def _predict(self, variant: int, load: float) -> float:
-        return self._idle_s[self._size][variant] * load
+    def _predict(self, variant: int, load: _Load) -> float:
+        return self._idle_s[self._size][variant] * load.factor + load.rest_s
 
     def _step_down(self, variant: int, cause: str) -> str:
         if self._since_switch <= _SOON * self._hold * self._patience[self._current]:
@@ -220,24 +263,24 @@ class Governor:
         self._switch_to(variant)
         return reason
 
-    def _step_up(self, variant: int, load: float) -> str:
+    def _step_up(self, variant: int, load: _Load) -> str:
         reason = f"{self._since_switch} frames in time; {self._prediction_text(variant, load)}"
         self._switch_to(variant)
         return reason
 
-    def _prediction_text(self, variant: int, load: float) -> str:
+    def _prediction_text(self, variant: int, load: _Load) -> str:
         ms = self._predict(variant, load) * 1000
-        return f"{self.names[variant]} should take {ms:.1f} ms (load {load:.2f})"
+        return f"{self.names[variant]} should take {ms:.1f} ms (load {load.factor:.2f})"
 
     def _switch_to(self, variant: int) -> None:
-        self.switches += variant != self._current and sum(self.frames) > 0
+        self.switches += variant != self._current and sum(self.frame_counts) > 0
         self._current, self._since_switch = variant, 0
 
     def _entry(
         self, variant: int, seconds: float, watts: Optional[float], reason: str
     ) -> Dict[str, Any]:
         entry = {
-            "frame": sum(self.frames),
+            "frame": sum(self.frame_counts),
             "variant": self.names[variant],
             "ms": _ms(seconds),
             "share_ms": _ms(self.share_s),

@@ -35,6 +35,20 @@ _CGROUPS = (  # (limit, use) of a container: version 2, version 1
 
 
 @dataclass(frozen=True)
+class MemorySharing:
+    """What shares the bounds on memory with an image that is upscaled."""
+
+    queued_results: int = 0
+    """The images and results that the caller may hold meanwhile (see `Upscaler.must_run_alone`)."""
+    reserved_results: int = 0
+    """Memory that the caller needs in any case, in results (a video encoder's)."""
+    processes: int = 1
+    """Those that share the machine's memory,"""
+    on_same_gpu: int = 1
+    """and those of them that share the GPU's."""
+
+
+@dataclass(frozen=True)
 class MemoryNeed:
     """The memory of a session's run, per LR pixel fed, with the input and output arrays."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.runtime.opener import NetworkDescription, check_run_options, describe_one
 from sr_deploy.runtime.opener.adaptive import AdaptiveOptions, describe_adaptive
+from sr_deploy.upscale.memory import MemorySharing
 from sr_deploy.upscale.upscaler import Upscaler
 
 
@@ -24,7 +25,7 @@ class UpscaleOptions:
     depth: Optional[float] = None  # of adadsr, in blocks; None: half of all
     decisions: Optional[Path] = None  # the PNG file for an adaptive network's decisions
     tile: Optional[int] = None  # the largest LR side fed; None: as memory allows
-    max_memory: Optional[int] = None  # bytes, of all workers; None: a quarter of the available
+    max_memory: Optional[int] = None  # bytes, of all workers, and of each GPU; None: see `Upscaler`
     format: Optional[str] = None  # suffix of a folder's results; None: as the pictures
     workers: int = 1
     codec: str = "libx264"
@@ -92,7 +93,11 @@ class UpscaleOptions:
         return network
 
     def upscaler(
-        self, network: NetworkDescription, *, queued_results: int = 0, reserved_results: int = 0
+        self,
+        network: NetworkDescription,
+        *,
+        sharing: MemorySharing = MemorySharing(),  # noqa: B008 - frozen
+        log: Callable[[str], None] = lambda line: None,
     ) -> Upscaler:
         """Open a network and return its Upscaler, within the bounds of these options."""
         return Upscaler(
@@ -100,6 +105,6 @@ class UpscaleOptions:
             tile=self.tile,
             max_memory=self.max_memory,
             identity=network.identity,
-            queued_results=queued_results,
-            reserved_results=reserved_results,
+            sharing=sharing,
+            log=log,
         )

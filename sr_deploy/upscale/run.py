@@ -15,6 +15,7 @@ from sr_deploy.upscale.folder import upscale_picture
 from sr_deploy.upscale.folder_log import PictureTask
 from sr_deploy.upscale.formats import PICTURE_SUFFIXES, format_of_name, is_picture
 from sr_deploy.upscale.governor import Governor, log_to
+from sr_deploy.upscale.memory import MemorySharing
 from sr_deploy.upscale.options import UpscaleOptions
 from sr_deploy.upscale.power import live_watts
 from sr_deploy.upscale.reporter import Reporter
@@ -23,8 +24,8 @@ from sr_deploy.upscale.video import VideoUpscaler, upscale_video
 from sr_deploy.upscale.video_encode import encoder_results
 from sr_deploy.upscale.workers import upscale_tree
 
-_VIDEO_RESULTS = 8
-"""The upscaled frames that wait on both sides of the network."""
+_VIDEO_RESULTS = 9
+"""The upscaled frames that wait on both sides of the network, and one more that is in it."""
 
 
 def upscale_path(source: Path, output: Path, options: UpscaleOptions, reporter: Reporter) -> None:
@@ -48,20 +49,22 @@ def upscale_path(source: Path, output: Path, options: UpscaleOptions, reporter: 
         _upscale_governed(source, output, options, reporter)
         return
     network = options.network()
-    reporter.log(f"{network.name} on {source}")
-    if kind == "video":
-        upscaler = options.upscaler(network, reserved_results=_reserved_results(options))
-        _upscale_video(source, output, upscaler, options, reporter)
-        if upscaler.work is not None:
-            reporter.log(f"all frames of this run: {upscaler.work}")
-    else:
-        upscaler = options.upscaler(network)
-        task = PictureTask(source, output)
-        if options.decisions is None:
-            upscale_picture(task, upscaler, reporter)
+    reserved = _reserved_results(options) if kind == "video" else 0
+    sharing = MemorySharing(reserved_results=reserved)
+    with contextlib.closing(
+        options.upscaler(network, sharing=sharing, log=reporter.log)
+    ) as upscaler:
+        reporter.log(f"{network.name} on {source}, by {upscaler.where}")
+        if kind == "video":
+            _upscale_video(source, output, upscaler, options, reporter)
+            if upscaler.work is not None:
+                reporter.log(f"all frames of this run: {upscaler.work}")
+        elif options.decisions is None:
+            upscale_picture(PictureTask(source, output), upscaler, reporter)
         else:
+            task = PictureTask(source, output)
             _upscale_with_decisions(task, upscaler, options.decisions, reporter)
-    reporter.log(upscaler.memory_report())
+        reporter.log(upscaler.memory_report())
 
 
 def _input_kind(source: Path) -> str:
@@ -131,10 +134,16 @@ def _upscale_governed(
     source: Path, output: Path, options: UpscaleOptions, reporter: Reporter
 ) -> None:
     networks = describe_family(str(options.model))
-    reserved = _reserved_results(options)
-    upscalers = [options.upscaler(n, reserved_results=reserved) for n in networks]
+    sharing = MemorySharing(reserved_results=_reserved_results(options))
     log_path = output.with_name(output.stem + ".governor.jsonl")
-    with contextlib.nullcontext() if options.max_watts is None else live_watts() as watts:
+    with contextlib.ExitStack() as stack:
+        upscalers = [
+            stack.enter_context(
+                contextlib.closing(options.upscaler(n, sharing=sharing, log=reporter.log))
+            )
+            for n in networks
+        ]
+        watts = None if options.max_watts is None else stack.enter_context(live_watts())
         governor = Governor(
             upscalers,
             fps=options.fps or 0.0,
@@ -143,7 +152,8 @@ def _upscale_governed(
             watts=watts,
             log=log_to(log_path),
         )
-        reporter.log(f"{networks[0].model} on {source}; {governor.describe()}")
+        by = upscalers[0].where
+        reporter.log(f"{networks[0].model} on {source}, by {by}; {governor.describe()}")
         _upscale_video(source, output, governor, options, reporter)
         reporter.log(f"{governor.summary()}; frame by frame: {log_path}")
-    reporter.log(max(upscalers, key=lambda u: u.estimated_bytes).memory_report())
+        reporter.log(max(upscalers, key=lambda u: u.estimated_bytes).memory_report())

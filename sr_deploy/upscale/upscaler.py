@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import collections
+import functools
 import math
-from typing import Dict, Iterable, Iterator, Optional, Sequence, Tuple
+from typing import Callable, Deque, Dict, Iterable, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 
-from sr_deploy.core.errors import ArtifactError, InputError
+from sr_deploy.core.errors import InputError
 from sr_deploy.core.session import ExecutedWork, Session
 from sr_deploy.core.sizes import HW, hw_text
-from sr_deploy.runtime.tiled import run_tiles
+from sr_deploy.runtime.device_tiles import DeviceTiles
+from sr_deploy.runtime.tiled import HostTiles, TiledRun
 from sr_deploy.runtime.tiling import TilePlan, plan_tiles, plan_whole, smallest_px
+from sr_deploy.upscale.gpu import GpuTiles
 from sr_deploy.upscale.memory import (
     MemoryNeed,
+    MemorySharing,
     available_bytes,
     bytes_text,
     measure_need,
@@ -34,32 +39,42 @@ class Upscaler:
         tile: Optional[int] = None,
         max_memory: Optional[int] = None,
         identity: str = "",
-        queued_results: int = 0,
-        reserved_results: int = 0,
+        sharing: MemorySharing = MemorySharing(),  # noqa: B008 - frozen
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Upscale with a session.
 
         tile: the largest LR side fed, overlap included. max_memory: the largest resident memory of
-        the process in bytes; None: the present one and a quarter of what is available. identity:
+        the processes that `sharing` counts, in bytes, and the most of a GPU's memory; None: the
+        present one and a quarter of what is available, and most of the GPU's free memory. identity:
         identifies the network's weights. `self.identity` adds the settings that decide the output.
-        queued_results: the images and results that the caller may hold while another image is
-        upscaled (see `must_run_alone`). reserved_results: memory that the caller needs in any case,
-        in results (a video encoder's). Raises InputError if `max_memory` is given where memory
-        cannot be measured.
+        log: receives what a user should know, once. Raises InputError if `max_memory` is given
+        where memory cannot be measured.
         """
         self.session, self.scale = session, session.scale
         inexact_tiles = tile is not None and session.halo_px is None
         self.identity = f"{identity} tile {tile}" if inexact_tiles else identity
-        self.max_memory = max_memory
+        if session.precision != "fp32":
+            self.identity += f" in {session.precision}"
+        self.max_memory = None if max_memory is None else max_memory // sharing.processes
+        self._tiles = DeviceTiles(session) if session.takes_tensors else HostTiles(session)
+        self._gpu: Optional[GpuTiles] = None
+        if session.place != "cpu":
+            self._gpu = GpuTiles(
+                session, self._tiles, bound=max_memory, processes=sharing.on_same_gpu, log=log
+            )
         self.seam_difference = 0.0
         """The largest difference so far, of 1, between two tiles at their seam."""
         self.estimated_bytes = 0
         """The estimated peak memory of the plans so far. 0 where memory cannot be measured."""
+        self.device_ms: Optional[float] = None
+        """Time of the last image on the GPU, by its events; None without them."""
         self.work: Optional[ExecutedWork] = None
         """The work of an adaptive network on all images so far."""
         self._tile = tile
-        self._queued_results, self._reserved_results = queued_results, reserved_results
+        self._sharing = sharing
         self._need: Optional[MemoryNeed] = None
+        self._measured = False
         self._plans: Dict[Tuple[HW, int], TilePlan] = {}
         self._last_plan: Optional[TilePlan] = None
         if max_memory is not None and resident_bytes() is None:
@@ -75,23 +90,36 @@ class Upscaler:
         pixel of the result that the caller needs in addition, for the bound on memory. Raises
         InputError on other shapes and dtypes, and where the bound cannot be kept.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in _WHITE or not image.size:
-            raise InputError(
-                "expected an (H, W, 3) image of uint8, uint16 or float32, "
-                f"got {image.shape} {image.dtype}"
-            )
-        hw = (image.shape[0], image.shape[1])
-        self._last_plan = self.plan(hw, bytes_per_px=3 * image.itemsize + more_per_px)
-        self.session.reset_work()
-        upscaled = self._run(image, self._last_plan)
-        work = self.session.executed_work()
-        if work is not None:
-            self.work = work if self.work is None else self.work + work
-        return upscaled
+        return self._start(image, more_per_px)()
 
     def frames(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield the result of each image."""
-        return map(self, images)
+        """Yield the result of each image.
+
+        On a GPU, an image is queued before the result of the one before is awaited, if the session
+        takes tensors.
+        """
+        ahead = 1 if self.session.takes_tensors else 0
+        waiting: Deque[Callable[[], np.ndarray]] = collections.deque()
+        for image in images:
+            waiting.append(self._start(image))
+            if len(waiting) > ahead:
+                yield waiting.popleft()()
+        for finish in waiting:
+            yield finish()
+
+    @property
+    def where(self) -> str:
+        """The library and the device that it runs on, and why that is not the GPU."""
+        session = self.session
+        if session.device:
+            precision = "" if session.precision == "fp32" else f", in {session.precision}"
+            return f"{session.backend} on {session.device} ({session.place}){precision}"
+        why = f" ({session.why_cpu})" if session.why_cpu else ""
+        return f"{session.backend} on the CPU{why}"
+
+    def close(self) -> None:
+        """Release the session's memory."""
+        self.session.close()
 
     def plan(self, hw: HW, *, bytes_per_px: int = 3) -> TilePlan:
         """Return the plan for an image of (h, w), made once per size.
@@ -101,22 +129,23 @@ class Upscaler:
         """
         key = (hw, bytes_per_px)
         if key not in self._plans:
-            if self._need is None:
+            if not self._measured:
                 self._measure()
             resident = resident_bytes()
             if self._need is None or self.max_memory is None or resident is None:
-                self._plans[key] = plan_tiles(hw, self.session, tile=self._tile)
+                self._plans[key] = self._plan_tiles(hw, None)
             else:
                 result = hw[0] * hw[1] * self.scale**2 * bytes_per_px
                 alone = self.must_run_alone(hw, bytes_per_px=bytes_per_px)
-                queued = 0 if alone else self._queued_results * (result + result // self.scale**2)
-                needed = resident + (1 + self._reserved_results) * result + queued
+                each = result + result // self.scale**2
+                queued = 0 if alone else self._sharing.queued_results * each
+                needed = resident + (1 + self._sharing.reserved_results) * result + queued
                 self._plans[key] = self._plan_within(hw, self._need, self.max_memory, needed)
         return self._plans[key]
 
     def must_run_alone(self, hw: HW, *, bytes_per_px: int = 3) -> bool:
         """Return whether the caller must not hold other results while one of this size is made."""
-        results = (1 + self._queued_results) * hw[0] * hw[1] * self.scale**2 * bytes_per_px
+        results = (1 + self._sharing.queued_results) * hw[0] * hw[1] * self.scale**2 * bytes_per_px
         return self.max_memory is not None and results > self.max_memory // 2
 
     def assemble(self, tiles: Sequence[np.ndarray]) -> np.ndarray:
@@ -148,18 +177,44 @@ class Upscaler:
 
     def memory_report(self) -> str:
         """Return a line on the estimated and the real peak memory, and the bound."""
+        on_gpu = "" if self._gpu is None else f"; {self._gpu.report()}"
         peak = peak_bytes()
         if not self.estimated_bytes or peak is None or self.max_memory is None:
-            return "memory: cannot be measured on this system"
+            return f"memory: cannot be measured on this system{on_gpu}"
         estimated, real, bound = map(bytes_text, (self.estimated_bytes, peak, self.max_memory))
         over = "" if peak <= self.max_memory else ": OVER THE BOUND"
-        return f"memory: estimated {estimated}, peak {real}, bound {bound}{over}"
+        return f"memory: estimated {estimated}, peak {real}, bound {bound}{over}{on_gpu}"
 
-    def _run(self, image: np.ndarray, plan: TilePlan) -> np.ndarray:
-        out = np.empty((plan.hw[0] * self.scale, plan.hw[1] * self.scale, 3), image.dtype)
-        run = run_tiles(self.session, plan, image, out, to_input=_network_input, store=_store)
+    def _start(self, image: np.ndarray, more_per_px: int = 0) -> Callable[[], np.ndarray]:
+        """Upscale an image, or queue it on the GPU; return a function that waits for its result."""
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in _WHITE or not image.size:
+            raise InputError(
+                "expected an (H, W, 3) image of uint8, uint16 or float32, "
+                f"got {image.shape} {image.dtype}"
+            )
+        hw = (image.shape[0], image.shape[1])
+        out, wait = self._result_for(image), None
+        while wait is None:  # again, in smaller tiles, where the GPU's memory ran out
+            plan = self._last_plan = self.plan(hw, bytes_per_px=3 * image.itemsize + more_per_px)
+            self.session.reset_work()
+            tiles = self._gpu or self._tiles
+            wait = tiles.start(plan, image, out, white=_WHITE[image.dtype])
+            if wait is None:
+                self._plans.clear()
+        work = self.session.executed_work()
+        if work is not None:
+            self.work = work if self.work is None else self.work + work
+        return functools.partial(self._finish, wait, out)
+
+    def _finish(self, wait: Callable[[], TiledRun], out: np.ndarray) -> np.ndarray:
+        run = wait()
+        self.device_ms = run.ms if run.timer == "device events" else None
         self.seam_difference = max(self.seam_difference, run.seam_difference)
         return out
+
+    def _result_for(self, image: np.ndarray) -> np.ndarray:
+        h, w = image.shape[:2]
+        return np.empty((h * self.scale, w * self.scale, 3), image.dtype)
 
     def _plan_within(self, hw: HW, need: MemoryNeed, bound: int, needed: int) -> TilePlan:
         """Return a plan whose tiles fit into the memory between `needed` and `bound`."""
@@ -173,22 +228,36 @@ class Upscaler:
                 hint=f"give at least {-(-least // 2**20)}MiB, or a smaller network",
             )
         max_px = None if fixed else need.px_within(bound - needed)
-        plan = plan_tiles(hw, self.session, tile=self._tile, max_px=max_px)
+        plan = self._plan_tiles(hw, max_px)
         estimate = needed + (0 if fixed else need.of(math.prod(plan.tile_hw)))
         self.estimated_bytes = max(self.estimated_bytes, estimate)
         return plan
 
+    def _plan_tiles(self, hw: HW, max_px: Optional[int]) -> TilePlan:
+        """Return a plan whose tiles have at most `max_px`, and fit into the GPU's memory too."""
+        on_gpu = None if self._gpu is None else self._gpu.max_px(hw)
+        if self.session.fixed_hw is None and on_gpu is not None:
+            max_px = on_gpu if max_px is None else min(max_px, on_gpu)
+        return plan_tiles(hw, self.session, tile=self._tile, max_px=max_px)
+
     def _measure(self) -> None:
         """Measure the memory that tiles need, and set the bound if none was given."""
-        self._need = measure_need(self.session, self._probe)
+        self._measured = True
+        if self._gpu is not None:  # first: it also loads the libraries, which no pixel needs
+            self._gpu.measure()
+        if not isinstance(self._tiles, DeviceTiles):
+            self._need = measure_need(self.session, self._probe)
+        elif resident_bytes() is not None:
+            self._need = MemoryNeed(self._tiles.host_bytes_per_px)
         if self._need is not None:
             self.estimated_bytes = peak_bytes() or 0  # small tiles may need less than the probes
         resident, available = resident_bytes(), available_bytes()
         if self.max_memory is None and resident is not None and available is not None:
-            self.max_memory = resident + available // 4
+            self.max_memory = resident + available // (4 * self._sharing.processes)
 
     def _probe(self, hw: HW) -> None:
-        self._run(np.zeros((*hw, 3), np.uint8), plan_whole(hw))
+        image = np.zeros((*hw, 3), np.uint8)
+        self._tiles.start(plan_whole(hw), image, self._result_for(image), white=255)()
         self.session.run_all_paths(hw)
 
 
@@ -201,24 +270,3 @@ def upscale_image(
 ) -> np.ndarray:
     """Upscale one (H, W, 3) RGB image, uint8, uint16 or float32 in 0..1 (see `Upscaler`)."""
     return Upscaler(session, tile=tile, max_memory=max_memory)(image)
-
-
-def _network_input(part: np.ndarray) -> np.ndarray:
-    """Convert (h, w, 3) of an image's dtype to (1, 3, h, w) float32, 0..1."""
-    x = np.ascontiguousarray(part.transpose(2, 0, 1)[None], dtype=np.float32)
-    return x if part.dtype == np.float32 else x / np.float32(_WHITE[part.dtype])
-
-
-def _store(core: np.ndarray, out: np.ndarray) -> None:
-    """Write (3, h, w) float32 to (h, w, 3) of an image's dtype. Raises ArtifactError on NaN."""
-    if np.isnan(core.min()):
-        raise ArtifactError("the network's output contains NaN", hint="try an FP32 network")
-    if out.dtype == np.float32:
-        out[...] = core.transpose(1, 2, 0)
-        return
-    white = np.float32(_WHITE[out.dtype])
-    for channel in range(3):  # all three at once take twice the time and three times the memory
-        values = core[channel] * white
-        np.clip(values, 0, white, out=values)
-        np.rint(values, out=values)
-        out[:, :, channel] = values

@@ -7,6 +7,7 @@ streams are written into one file (`video_mux`).
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import os
@@ -14,7 +15,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Optional, Tuple, Union
+from typing import Deque, Iterator, Optional, Tuple, Union
 
 import numpy as np
 
@@ -133,13 +134,27 @@ def _upscale_frames(
     behind = WriteBehind(encode)
     after = writer.parts[-1].last if writer.parts else None
     decoded = read_ahead(read_frames(task.source, task.facts, after))
+    frames: Deque[Tuple[int, np.ndarray]] = collections.deque()
+    broken_off: Optional[BrokenOffError] = None
+
+    def images() -> Iterator[np.ndarray]:
+        nonlocal broken_off
+        try:
+            for pts, lr in decoded:
+                frames.append((pts, lr))
+                yield lr
+        except BrokenOffError as e:
+            broken_off = e  # the frames that are on their way come first
+
     try:
         with contextlib.closing(decoded), reporter.frames(
             writer.frames, task.facts.frames
         ) as advance:
-            for pts, lr in decoded:
-                behind.put((pts, lr, upscaler(lr)))
+            for upscaled in upscaler.frames(images()):
+                behind.put((*frames.popleft(), upscaled))
                 advance()
+        if broken_off is not None:
+            raise broken_off
     finally:
         behind.close()
 

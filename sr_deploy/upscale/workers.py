@@ -10,14 +10,17 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence, Tuple
 
-from sr_deploy.core.errors import InputError, SrDeployError
+from sr_deploy.core.errors import CannotRunHereError, InputError, SrDeployError
+from sr_deploy.core.run_options import RunOptions
+from sr_deploy.runtime.torch_device import gpu_count
 from sr_deploy.upscale.folder import QUEUED_RESULTS, FolderSummary, tasks_of_folder, upscale_folder
 from sr_deploy.upscale.folder_log import PictureTask
-from sr_deploy.upscale.memory import available_bytes
+from sr_deploy.upscale.memory import MemorySharing
 from sr_deploy.upscale.options import UpscaleOptions
 from sr_deploy.upscale.reporter import Reporter
+from sr_deploy.upscale.upscaler import Upscaler
 
 
 def upscale_tree(
@@ -30,17 +33,17 @@ def upscale_tree(
     suffix = None if options.format is None else f".{options.format}"
     tasks = tasks_of_folder(source, output, suffix=suffix)
     if options.workers == 1:
-        return _upscale_tasks(tasks, output, options, reporter)
-    workers = options.workers
-    memory = options.max_memory or (available_bytes() or 0) // 4
-    share = replace(options, max_memory=memory // workers if memory else None)
+        sharing = MemorySharing(queued_results=QUEUED_RESULTS)
+        upscaler = options.upscaler(options.network(), sharing=sharing, log=reporter.log)
+        return _upscale_tasks(tasks, output, upscaler, reporter)
+    workers = min(options.workers, len(tasks))
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
     processes = [
         context.Process(
-            target=_work, args=(tasks, output, share, (i, workers), messages), daemon=True
+            target=_work, args=(tasks, output, options, (i, workers), messages), daemon=True
         )
-        for i in range(min(workers, len(tasks)))
+        for i in range(workers)
     ]
     for process in processes:
         process.start()
@@ -54,12 +57,13 @@ def upscale_tree(
 
 
 def _upscale_tasks(
-    tasks: Sequence[PictureTask], output: Path, options: UpscaleOptions, reporter: Reporter
+    tasks: Sequence[PictureTask], output: Path, upscaler: Upscaler, reporter: Reporter
 ) -> FolderSummary:
-    upscaler = options.upscaler(options.network(), queued_results=QUEUED_RESULTS)
-    summary = upscale_folder(tasks, output, upscaler, reporter)
-    if summary.done:
-        reporter.log(upscaler.memory_report())
+    with contextlib.closing(upscaler):
+        reporter.log(f"{upscaler.session.name} by {upscaler.where}")
+        summary = upscale_folder(tasks, output, upscaler, reporter)
+        if summary.done:
+            reporter.log(upscaler.memory_report())
     return summary
 
 
@@ -104,18 +108,53 @@ def _work(
         sys.exit(128 + signum)
 
     signal.signal(signal.SIGTERM, stop)
-    _take_cores(*number_of)
+    number, workers = number_of
+    _take_cores(number, workers)
     try:
         reporter = Reporter(
             log=lambda line: messages.put(("log", line)),
             written=lambda path: messages.put(("written", path)),
         )
-        summary = _upscale_tasks(tasks, output, options, reporter)
+        upscaler = upscaler_of_worker(options, number, workers, reporter.log)
+        summary = _upscale_tasks(tasks, output, upscaler, reporter)
         messages.put(("done", summary))
     except SrDeployError as e:
         messages.put(("error", (e.message, e.hint)))
     except KeyboardInterrupt:
         pass
+
+
+def upscaler_of_worker(
+    options: UpscaleOptions, number: int, workers: int, log: Callable[[str], None]
+) -> Upscaler:
+    """Return the Upscaler of worker `number`, on its GPU or, if none is requested, the default."""
+    network = options.network()
+    run, on_same_gpu = device_of_worker(options.run, number, workers)
+    sharing = MemorySharing(
+        queued_results=QUEUED_RESULTS, processes=workers, on_same_gpu=on_same_gpu
+    )
+    try:
+        return replace(options, run=run).upscaler(network, sharing=sharing, log=log)
+    except CannotRunHereError as e:
+        if options.run.device is not None or run == options.run:
+            raise
+        log(f"{e.message}; worker {number + 1} runs where the first one does")
+        sharing = replace(sharing, on_same_gpu=workers)
+        return options.upscaler(network, sharing=sharing, log=log)
+
+
+def device_of_worker(run: RunOptions, number: int, workers: int) -> Tuple[RunOptions, int]:
+    """Return the options of worker `number` of `workers`, and how many of them share its GPU.
+
+    Unless a device is given by its number, the workers take turns at the GPUs.
+    """
+    provider = run.requested_provider
+    open_choice = run.device in (None, "cuda") and (provider is None or provider.device == "cuda")
+    gpus = gpu_count() if open_choice else 1
+    if gpus < 2:
+        return run, workers
+    index = number % gpus
+    return replace(run, device=f"cuda:{index}"), len(range(index, workers, gpus))
 
 
 def _take_cores(number: int, workers: int) -> None:

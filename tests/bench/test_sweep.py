@@ -285,18 +285,27 @@ def test_a_challenge_s_cells_take_neither_a_size_nor_runs(place, tmp_path, child
 
 
 def test_a_sweep_on_a_gpu_in_half_precision_passes_both_on(place, tmp_path, children):
-    changes = {"variants": ["d1"], "precisions": ["fp16"]}
+    changes = {"variants": ["d1"], "precisions": ["bf16"]}
     arguments = (read_plan(plan(place, tmp_path, **changes)), tmp_path / "out")
     (row,) = rows_from_plan(*arguments, data=data(place), device="cuda:1")
     (bench,) = children.calls
     assert ("--device", "cuda:1") == bench[bench.index("--device") :][:2]
-    assert ("--precision", "fp16") == bench[bench.index("--precision") :][:2]
+    assert ("--precision", "bf16") == bench[bench.index("--precision") :][:2]
     assert " on cuda:1 #" in row.cell
     with pytest.raises(InputError, match="unknown device 'gpu'"):
         rows_from_plan(*arguments, data=data(place), device="gpu")
 
 
-@pytest.mark.parametrize("changes, words", [({"batch": [4]}, "batch 4: sessions take one image")])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"batch": [4]}, "batch 4: sessions take one image"),
+        (
+            {"precisions": ["bf16"], "backends": ["onnxruntime"]},
+            "bf16 is for torch; graphs are in fp32 or fp16",
+        ),
+    ],
+)
 def test_what_cannot_be_done_is_no_other_measurement(place, tmp_path, children, changes, words):
     rows = rows_from_plan(
         read_plan(plan(place, tmp_path, **changes)), tmp_path / "out", data=data(place)

@@ -39,7 +39,7 @@ class StandInTorchCuda:
         stand_in = self
 
         class Event:
-            def __init__(self, enable_timing=False):
+            def __init__(self, enable_timing=False, blocking=False):
                 stand_in.calls.append("new event")
 
             def record(self, stream=None):
@@ -114,6 +114,7 @@ class StandInTorchCuda:
         monkeypatch.setattr(
             torch_device, "compute_something", lambda index: stand_in._fail("probe")
         )
+        monkeypatch.setattr(torch_device.CudaDevice, "used_on", lambda self, tensor, stream: None)
         monkeypatch.setattr(torch_device.CudaDevice, "pinned", lambda self, tensor: tensor)
         monkeypatch.setattr(
             torch_device.CudaDevice, "pinned_like", lambda self, tensor: torch.empty_like(tensor)
@@ -123,6 +124,24 @@ class StandInTorchCuda:
         """Let `step` raise `error` from its call number `times` on."""
         self.failing[step] = error
         self._left[step] = times
+
+    def late_copies(self, monkeypatch):
+        """Copies to the host are made when the host waits for them, and counted in `waits`."""
+        self.waits = 0
+        stand_in = self
+
+        def download(device, tensor):
+            host = torch.full_like(tensor, 77)
+
+            class Arrived:
+                def synchronize(self):
+                    stand_in.waits += 1
+                    with torch.inference_mode():
+                        host.copy_(tensor)
+
+            return host, Arrived()
+
+        monkeypatch.setattr(torch_device.CudaDevice, "download", download)
 
     def _fail(self, step):
         self._left[step] = self._left.get(step, 1) - 1

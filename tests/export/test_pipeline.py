@@ -487,10 +487,10 @@ def test_fp16_graphs_are_run_on_the_requested_gpu(model, tmp_path, monkeypatch):
     """The GPU is a stand-in: no test of ours has run on one."""
     from doubles.onnxruntime_cuda import CUDA, StandInOrtCuda
 
-    from sr_deploy.runtime import ort_providers
+    from sr_deploy.runtime import ort_device
 
-    monkeypatch.setattr(ort_providers, "_torch_with_cuda", lambda: None)
-    monkeypatch.setattr(ort_providers, "_cuda_binding", lambda index: None)
+    monkeypatch.setattr(ort_device, "_torch_with_cuda", lambda index: None)
+    monkeypatch.setattr(ort_device, "_cuda_binding", lambda index: None)
     ort = StandInOrtCuda(monkeypatch, half=True, on_cpu=["shuffle"])
     lines = []
     options = ExportOptions(variants="d1", sizes=["32x48"], device="cuda")

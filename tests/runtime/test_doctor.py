@@ -7,6 +7,7 @@ import pytest
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.manifest import manifest_path, read_manifest, write_artifact
+from sr_deploy.runtime import ort_providers
 from sr_deploy.runtime.doctor import diagnose
 
 RTX = b"vtrt" + bytes(20) + bytes([1, 7, 1, 116]) + bytes(4) + b"\x0a" + bytes(7)
@@ -53,6 +54,21 @@ def test_an_intact_engine_of_another_machine(engine, monkeypatch):
     assert any("'tensorrt'" in line for line in found.differs_here)
     assert found.checked == ("precision_receipt: layers",) and found.not_checked == ("its speed",)
     assert found.rebuild == "srdeploy build-engine x.onnx --target xavier"
+
+
+def test_both_packages_of_onnxruntime_are_told(engine, any_graph, monkeypatch):
+    both = ["onnxruntime", "onnxruntime-gpu"]
+    monkeypatch.setattr(ort_providers, "installed_packages", lambda: both)
+    words = "onnxruntime and onnxruntime-gpu are installed in one environment"
+    for file in (any_graph(), engine("cpu"), engine("cuda")):
+        assert any(words in line for line in diagnose(file).differs_here)
+    assert not any(words in line for line in diagnose(engine("xavier")).differs_here)
+
+
+def test_an_engine_of_cuda_without_onnxruntime_says_so_once(engine, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (line,) = diagnose(engine("cuda", versions={})).differs_here
+    assert "needs the package 'onnxruntime'" in line
 
 
 def test_another_version_is_a_difference(engine, monkeypatch):

@@ -16,15 +16,15 @@ from sr_deploy.core.errors import BuildError, CannotRunHereError, TargetError  #
 from sr_deploy.core.manifest import manifest_path, read_manifest  # noqa: E402
 from sr_deploy.core.run_options import CPU_RUN, RunOptions  # noqa: E402
 from sr_deploy.core.target import load_target  # noqa: E402
-from sr_deploy.runtime import ort_engine, ort_providers  # noqa: E402
+from sr_deploy.runtime import ort_device, ort_engine, ort_providers  # noqa: E402
 from sr_deploy.runtime.build import bundle_from_onnx, engine_from_onnx  # noqa: E402
 from sr_deploy.runtime.ort_engine import OnnxRuntimeCudaBackend  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def no_other_library(monkeypatch):
-    monkeypatch.setattr(ort_providers, "_torch_with_cuda", lambda: None)
-    monkeypatch.setattr(ort_providers, "_cuda_binding", lambda index: None)
+    monkeypatch.setattr(ort_device, "_torch_with_cuda", lambda index: None)
+    monkeypatch.setattr(ort_device, "_cuda_binding", lambda index: None)
 
 
 def build(tiny, tmp_path, precision="fp16"):

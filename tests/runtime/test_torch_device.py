@@ -45,6 +45,8 @@ def test_on_the_cpu_nothing_is_recorded_but_what_was_asked_for():
     session = open_net()
     assert (session.place, session.device, session.settings) == ("cpu", "", "")
     assert session.peak_memory() is None and not session.takes_tensors
+    for same in (RunOptions(device="cpu"), RunOptions(harness=True)):
+        assert TorchSession(Net(), scale=2, run=same).settings == ""
     half = open_net(device="cpu", precision="bf16", channels_last=True)
     assert half.precision == "bf16"
     assert half.settings == "eager, channels-last, FP32 ends, casts timed with it"

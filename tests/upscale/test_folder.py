@@ -19,6 +19,7 @@ from sr_deploy.core.claims import claim_file, read_holder  # noqa: E402
 from sr_deploy.core.errors import InputError  # noqa: E402
 from sr_deploy.upscale.folder import tasks_of_folder, upscale_folder  # noqa: E402
 from sr_deploy.upscale.folder_log import LOG, FolderLog, PictureTask  # noqa: E402
+from sr_deploy.upscale.memory import MemorySharing  # noqa: E402
 from sr_deploy.upscale.reporter import Reporter  # noqa: E402
 from sr_deploy.upscale.upscaler import Upscaler  # noqa: E402
 
@@ -48,7 +49,11 @@ def run(sessions):
 
     def go(folder, output, *, identity="net", suffix=None, session=None):
         reports = Reports()
-        upscaler = Upscaler(session or sessions["blur"](), identity=identity, queued_results=2)
+        upscaler = Upscaler(
+            session or sessions["blur"](),
+            identity=identity,
+            sharing=MemorySharing(queued_results=2),
+        )
         tasks = tasks_of_folder(folder, output, suffix=suffix)
         summary = upscale_folder(tasks, output, upscaler, reports.reporter)
         return summary, reports.lines, reports.paths
@@ -203,7 +208,7 @@ def test_an_interrupt_leaves_whole_files_and_no_claims(tree, tmp_path, run, sess
 def test_pictures_too_large_to_hold_several_results_are_done_one_after_the_other(
     tree, tmp_path, sessions
 ):
-    upscaler = Upscaler(sessions["blur"](), queued_results=2)
+    upscaler = Upscaler(sessions["blur"](), sharing=MemorySharing(queued_results=2))
     upscaler.must_run_alone = lambda hw, bytes_per_px=3: True
     out = tmp_path / "out"
     summary = upscale_folder(tasks_of_folder(tree, out), out, upscaler, Reporter())

@@ -30,7 +30,9 @@ class Machine:
         watts=None,
         max_watts=None,
         ms=MS,
+        host_ms=None,
     ):
+        """host_ms: frame -> the host's time besides a GPU's; None without a GPU."""
         self.now = self.frame = 0
         self._load, self._random, self._noise, self._more = (
             load,
@@ -38,7 +40,7 @@ class Machine:
             noise,
             more_under_load,
         )
-        self.log = []
+        self.log, self._host_ms = [], host_ms
         self.running = 0
         variants = [self._variant(i, t) for i, t in enumerate(ms)]
         read = None if watts is None else (lambda: watts(self))
@@ -54,13 +56,17 @@ class Machine:
 
     def _variant(self, index, ms):
         class Variant:
-            scale = 2
+            scale, device_ms = 2, None
 
-            def __call__(_, rgb):  # noqa: N805
+            def __call__(variant, rgb):  # noqa: N805
                 load = self._load(self.frame)
                 load += self._more * index * (load - 1)
                 self.running = index
-                self.now += ms / 1000 * load * max(self._random.gauss(1, self._noise), 0.5)
+                seconds = ms / 1000 * load * max(self._random.gauss(1, self._noise), 0.5)
+                self.now += seconds
+                if self._host_ms is not None:
+                    variant.device_ms = seconds * 1000
+                    self.now += self._host_ms(self.frame) / 1000
                 return rgb.repeat(2, 0).repeat(2, 1)
 
         return Variant()
@@ -183,6 +189,24 @@ def test_power_is_kept_under_its_bound():
     assert not [e for e in entries if e["late"]]
 
 
+def test_on_a_gpu_the_hosts_time_is_added_and_not_multiplied():
+    """Under a load of 1.2, d4 would take 40.8 ms and d3 31.2; the host takes 5 ms for each."""
+    machine = Machine(lambda f: 1.2 if f >= 50 else 1.0, host_ms=lambda f: 5.0, ms=(10, 18, 26, 32))
+    entries = machine.run(400)
+    assert machine.log[0]["ms"] == {"d1": 15.0, "d2": 23.0, "d3": 31.0, "d4": 37.0}
+    assert set(variants(entries[:51])) == {"d4"}
+    late = [e for e in entries if e["late"]]
+    assert late[0]["why"] == "d4 took 43.4 ms of 41.7; d3 should take 36.2 ms (load 1.20)"
+    assert set(variants(entries[51:])) == {"d3"} and len(late) == 1
+
+
+def test_on_a_gpu_a_slow_host_is_answered_too_and_forgotten_after_it():
+    entries = Machine(host_ms=lambda f: 25.0 if 50 <= f < 150 else 2.0).run(600)
+    assert set(variants(entries[:51])) == {"d4"} and variants(entries)[-1] == "d4"
+    assert set(variants(entries[51:150])) == {"d1"}  # 26 + 25 and 18 + 25 ms are too slow
+    assert sum(e["late"] for e in entries) <= 2
+
+
 def test_unknown_power_changes_nothing():
     assert set(variants(Machine(watts=lambda m: None, max_watts=10).run(100))) == {"d4"}
 
@@ -226,7 +250,7 @@ def test_a_log_without_entries_creates_no_file_and_an_unwritable_one_is_an_error
 
 def test_an_error_of_a_network_passes_through():
     class Failing:
-        scale = 2
+        scale, device_ms = 2, None
 
         def __call__(self, rgb):
             raise InputError("too large")

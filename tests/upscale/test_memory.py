@@ -7,6 +7,7 @@ import pytest
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.upscale import memory
+from sr_deploy.upscale.memory import MemorySharing
 from sr_deploy.upscale.upscaler import Upscaler
 
 linux = pytest.mark.skipif(
@@ -135,5 +136,7 @@ def test_where_memory_cannot_be_measured_a_bound_is_refused_and_the_rest_works(
 
 @linux
 def test_large_images_are_to_be_held_alone(sessions):
-    upscaler = Upscaler(sessions["blur"](), max_memory=600 << 20, queued_results=2)
+    upscaler = Upscaler(
+        sessions["blur"](), max_memory=600 << 20, sharing=MemorySharing(queued_results=2)
+    )
     assert not upscaler.must_run_alone((1000, 1000)) and upscaler.must_run_alone((3000, 5000))

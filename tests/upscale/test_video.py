@@ -93,6 +93,13 @@ def test_every_number_of_frames(tmp_path, frames):
         assert one.duration == two.duration
 
 
+def test_frames_that_are_begun_ahead_are_encoded_in_order(tmp_path):
+    source = make_video(tmp_path / "in.mp4", 7)
+    for ahead in (0, 1):
+        upscale_video(source, tmp_path / f"{ahead}.mkv", Repeat(ahead=ahead))
+    assert streams_of(tmp_path / "0.mkv") == streams_of(tmp_path / "1.mkv")
+
+
 def test_a_time_that_does_not_begin_at_zero_is_kept(tmp_path):
     source = make_video(tmp_path / "in.mkv", 20, times=[1234 + 41 * n for n in range(20)])
     upscale_video(source, tmp_path / "out.mp4", Repeat())
@@ -315,14 +322,15 @@ def test_a_video_that_is_cut_off_is_never_silently_short(tmp_path, suffix, optio
     assert not (tmp_path / f"out{suffix}").exists()
 
 
-def test_a_size_that_changes_is_named_with_its_time(tmp_path):
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_a_size_that_changes_is_named_with_its_time(tmp_path, ahead):
     one, two = (
         make_video(tmp_path / "1.h264", 20),
         make_video(tmp_path / "2.h264", 20, size="64x48"),
     )
     (tmp_path / "in.h264").write_bytes(one.read_bytes() + two.read_bytes())
     with pytest.raises(BrokenOffError, match=r"from 32x24 .*64x48 .*at 0\.800 s"):
-        upscale_video(tmp_path / "in.h264", tmp_path / "out.mp4", Repeat())
+        upscale_video(tmp_path / "in.h264", tmp_path / "out.mp4", Repeat(ahead=ahead))
     assert len(frames_of(tmp_path / "out.partial.mp4")) == 20
 
 

@@ -29,8 +29,9 @@ class Repeat:
 
     identity = "repeat"
 
-    def __init__(self, scale=2, before=lambda n: None):
-        self.scale = scale
+    def __init__(self, scale=2, before=lambda n: None, ahead=0):
+        """ahead: the frames that are begun before one is finished, as on a GPU."""
+        self.scale, self._ahead = scale, ahead
         self.seen = []
         self._before = before
 
@@ -41,6 +42,14 @@ class Repeat:
         self._before(len(self.seen))
         self.seen.append(rgb)
         return rgb.repeat(self.scale, 0).repeat(self.scale, 1)
+
+    def frames(self, images):
+        waiting = []
+        for image in images:
+            waiting.append(self(image))
+            if len(waiting) > self._ahead:
+                yield waiting.pop(0)
+        yield from waiting
 
 
 def make_video(

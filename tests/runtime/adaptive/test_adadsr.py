@@ -208,14 +208,14 @@ def test_on_a_gpu_the_same_comes_out_and_the_first_runs_are_observed(plans, monk
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     from doubles.onnxruntime_cuda import StandInOrtCuda
 
-    from sr_deploy.runtime import ort_providers
+    from sr_deploy.runtime import ort_device
 
     expected = AdaDSR.from_plan(plans["tiles"], depth=1.5, run=CPU_RUN)
     x = image(40, 80)
     y = expected.run(x)
     assert (expected.place, expected.settings, expected.threads) != ("", "", None)
-    monkeypatch.setattr(ort_providers, "_torch_with_cuda", lambda: None)
-    monkeypatch.setattr(ort_providers, "_cuda_binding", lambda index: None)
+    monkeypatch.setattr(ort_device, "_torch_with_cuda", lambda index: None)
+    monkeypatch.setattr(ort_device, "_cuda_binding", lambda index: None)
     ort = StandInOrtCuda(monkeypatch)
     session = AdaDSR.from_plan(plans["tiles"], depth=1.5, run=RunOptions(device="cuda"))
     assert (session.backend, session.place, session.threads) == ("onnxruntime-cuda", "cuda:0", None)
