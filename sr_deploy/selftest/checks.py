@@ -28,8 +28,8 @@ KINDS = Registry(
         "video": "sr_deploy.selftest.pictures:check_video",
     },
 )
-"""Each is a function (Check, folder) -> numbers. It raises SkippedError or MissingPackageError if the
-check cannot be done here, another SrDeployError if it fails."""
+"""Each is a function (Check, folder) -> numbers, of which `found` is a text. It raises SkippedError
+or MissingPackageError if the check cannot be done here, and another SrDeployError if it fails."""
 
 
 class SkippedError(SrDeployError):
