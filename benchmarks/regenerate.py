@@ -8,8 +8,9 @@ A table is enclosed by two comments. The first is the command that prints it:
     <!-- end of table -->
 
 (or `python3 benchmarks/agreement.py --table ...`, or that of adaptive.py or devices.py). Figures
-are the charts of the report as SVG and need matplotlib. `--check` changes nothing, and fails if something differs from
-the output of its command. Figures are compared only if matplotlib has the version that drew them.
+are the charts of the report as SVG and need matplotlib. `--check` changes nothing, and fails if
+something differs from the output of its command. Figures are compared only if matplotlib has the
+version that drew them.
 """
 
 from __future__ import annotations

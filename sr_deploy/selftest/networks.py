@@ -31,7 +31,7 @@ MIN_PSNR_DB = {"fp32": 70.0, "fp16": MIN_FP16_PSNR_DB, "mixed": MIN_FP16_PSNR_DB
 PROTOCOLS = ("ntire2022", "ntire2026")
 PROTOCOL_MODELS = ("srn-ntire_x4", "asrn_x4.d5")
 VALID_HW = {True: (680, 1020), False: (340, 512)}
-"""Of the protocols' images on a GPU (half of DIV2K's sides: scoring takes its time), and on a CPU."""
+"""Of the protocols' images on a GPU (half of DIV2K's sides, for scoring is slow), and on a CPU."""
 ENERGY_S = 10.0
 
 
