@@ -18,14 +18,14 @@ STATES = ("pass", "fail", "skip", "not run")
 KINDS = Registry(
     "kind of check",
     {
-        "environment": "sr_deploy.selftest.environment:check_environment",
+        "environment": "sr_deploy.selftest.ways:check_environment",
         "networks": "sr_deploy.selftest.networks:check_networks",
         "build": "sr_deploy.selftest.networks:check_build",
         "protocols": "sr_deploy.selftest.networks:check_protocols",
         "adaptive": "sr_deploy.selftest.networks:check_adaptive",
         "energy": "sr_deploy.selftest.networks:check_energy",
-        "tiles": "sr_deploy.selftest.pictures:check_tiles",
-        "video": "sr_deploy.selftest.pictures:check_video",
+        "tiles": "sr_deploy.selftest.media:check_tiles",
+        "video": "sr_deploy.selftest.media:check_video",
     },
 )
 """Each is a function (Check, folder) -> numbers, of which `found` is a text. It raises SkippedError

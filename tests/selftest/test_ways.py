@@ -4,24 +4,24 @@ import sys
 
 import pytest
 
-from sr_deploy.selftest import environment
+from sr_deploy.selftest import ways
 from sr_deploy.selftest.checks import ENVIRONMENT
-from sr_deploy.selftest.environment import check_environment, ways_here, ways_of_target
+from sr_deploy.selftest.ways import check_environment, ways_here, ways_of_target
 
 
 def test_facts_have_an_identity_that_changes_with_the_software(tmp_path, monkeypatch):
     one = check_environment(ENVIRONMENT, tmp_path)
     assert one["facts"]["cpu"] and one["ways"]
     assert one["identity"] == check_environment(ENVIRONMENT, tmp_path)["identity"]
-    monkeypatch.setattr(environment, "git_revision", lambda: "another")
+    monkeypatch.setattr(ways, "git_revision", lambda: "another")
     assert one["identity"] != check_environment(ENVIRONMENT, tmp_path)["identity"]
 
 
 def test_every_library_is_a_way_or_has_a_reason():
-    ways = {way.name: way for way in ways_here()}
-    assert {"tensorrt", "tensorrt-rtx", "onnxruntime", "onnxruntime-cuda"} <= set(ways)
-    assert any(name.startswith("torch") for name in ways)
-    assert all(way.why_not or way.target or way.run for way in ways.values())
+    found = {way.name: way for way in ways_here()}
+    assert {"tensorrt", "tensorrt-rtx", "onnxruntime", "onnxruntime-cuda"} <= set(found)
+    assert any(name.startswith("torch") for name in found)
+    assert all(way.why_not or way.target or way.run for way in found.values())
 
 
 def test_without_torch_or_onnxruntime_the_pip_lines_are_given(monkeypatch):
@@ -37,7 +37,7 @@ def test_without_torch_or_onnxruntime_the_pip_lines_are_given(monkeypatch):
 def test_a_gpu_that_torch_can_use_comes_first_in_all_settings(monkeypatch):
     torch_device = pytest.importorskip("sr_deploy.runtime.torch_device")
     pytest.importorskip("torch", reason="it is asked for the GPU")
-    monkeypatch.setattr(environment, "gpu_present", lambda: True)
+    monkeypatch.setattr(ways, "gpu_present", lambda: True)
     monkeypatch.setattr(torch_device, "why_no_cuda", lambda index: "")
     names = [way.name for way in ways_here() if not way.why_not]
     assert names[:2] == ["torch cuda:0 fp32", "torch cuda:0 fp16"]
