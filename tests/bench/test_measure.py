@@ -360,13 +360,13 @@ def test_an_engine_without_a_manifest_is_never_opened(place, tmp_path):
 
 
 def test_an_output_that_is_not_finite_is_the_first_warning(place, monkeypatch):
+    from sr_deploy.core.session import TimedOutput
     from sr_deploy.runtime.ort import OnnxRuntimeSession
 
-    monkeypatch.setattr(
-        OnnxRuntimeSession,
-        "_run",
-        lambda self, x: np.full((1, 3, 2 * x.shape[2], 2 * x.shape[3]), np.nan, np.float32),
-    )
+    def run_timed(self, x):
+        return TimedOutput(np.full((1, 3, 2 * x.shape[2], 2 * x.shape[3]), np.nan, np.float32), 1.0)
+
+    monkeypatch.setattr(OnnxRuntimeSession, "_run_timed", run_timed)
     (row,) = measure(
         place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx", data=str(place / "Set" / "HR"), runs=1
     )
