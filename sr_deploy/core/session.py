@@ -90,6 +90,8 @@ class PeakMemory:
     """How it was counted, as rows record it."""
     in_use_mib: Optional[float] = None
     """The driver's count of the memory in use now, by all processes."""
+    free_mib: Optional[float] = None
+    """What the driver and the library's own cache have free now."""
 
 
 @dataclass(frozen=True)

@@ -118,10 +118,6 @@ class DeviceTiles:
         self.drain()
         self._device.release()
 
-    def free_bytes(self) -> int:
-        """Return the device's free memory."""
-        return int(self._device.free_bytes())
-
     def _queue_tile(
         self, queued: _Image, y_span: Span, x_span: Span, seams: Optional[Seams]
     ) -> None:

@@ -129,7 +129,7 @@ class OrtCuda(OrtDevice):
         # TensorRT may use TF32 in FP32 graphs, and ONNX Runtime cannot forbid it.
         tf32 = "TF32 off" if provider.name == "CUDAExecutionProvider" else "TF32 as TensorRT likes"
         self._driven, self.copies = (tf32, "waits after each run"), "copies apart"
-        self._free_before = self._free_bytes()
+        self._free_before, _ = self._memory()
         self._ends: Any = None
 
     def providers(self, *, fp16: bool) -> List[Any]:
@@ -185,14 +185,20 @@ class OrtCuda(OrtDevice):
         return y
 
     def peak_memory(self) -> Optional[PeakMemory]:
-        if self._cuda is None:
+        free, total = self._memory()  # the arena does not shrink
+        if not total:
             return None
-        free, total = self._cuda.free_memory()  # the arena does not shrink
         rise = max(self._free_before - free, 0)
-        return PeakMemory(rise / 2**20, MEMORY_DEFINITION, (total - free) / 2**20)
+        return PeakMemory(rise / 2**20, MEMORY_DEFINITION, (total - free) / 2**20, free / 2**20)
 
-    def _free_bytes(self) -> int:
-        return 0 if self._cuda is None else self._cuda.free_memory()[0]
+    def _memory(self) -> Tuple[int, int]:
+        """Return the driver's free and total memory; 0 where nothing tells it."""
+        if self._cuda is not None:
+            return self._cuda.free_memory()
+        if self._torch is not None:
+            free, total = self._torch.cuda.mem_get_info(self.index)
+            return free, total
+        return 0, 0
 
     def _bound(self, session: Any, x: np.ndarray, y_shape: Shape, y_dtype: str) -> Any:
         """Return the binding and the tensors on the GPU, which are kept until the size changes."""

@@ -70,7 +70,7 @@ class TensorRTSession(Session):
         self._watch_memory()
         free, total = self._gpu.free_memory()
         rise = max(self._free_before - self._least_free, 0)
-        return PeakMemory(rise / 2**20, MEMORY_DEFINITION, (total - free) / 2**20)
+        return PeakMemory(rise / 2**20, MEMORY_DEFINITION, (total - free) / 2**20, free / 2**20)
 
     def reset_peak_memory(self) -> None:
         self._least_free, _ = self._gpu.free_memory()

@@ -101,10 +101,6 @@ class HostTiles:
     def settle(self) -> None:
         """Free the memory of failed runs."""
 
-    def free_bytes(self) -> Optional[int]:
-        """Return the device's free memory; None if it is unknown."""
-        return None
-
 
 def cut(image: np.ndarray, y_span: Span, x_span: Span) -> np.ndarray:
     """Return the part of an (H, W, C) image that a tile covers, mirrored beyond its borders."""

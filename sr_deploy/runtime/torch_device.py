@@ -238,13 +238,10 @@ class CudaDevice(TorchDevice):
     def peak_memory(self) -> Optional[PeakMemory]:
         free, total = self._cuda.mem_get_info(self._index)
         allocated = self._cuda.max_memory_allocated(self._index)
-        return PeakMemory(allocated / _MIB, MEMORY_DEFINITION, (total - free) / _MIB)
-
-    def free_bytes(self) -> int:
-        """Return the memory that the driver and torch's own cache have free."""
-        free, _ = self._cuda.mem_get_info(self._index)
         cached = self._cuda.memory_reserved(self._index) - self._cuda.memory_allocated(self._index)
-        return int(free + cached)
+        return PeakMemory(
+            allocated / _MIB, MEMORY_DEFINITION, (total - free) / _MIB, (free + cached) / _MIB
+        )
 
     def release(self) -> None:
         self._cuda.empty_cache()

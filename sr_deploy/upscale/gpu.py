@@ -8,7 +8,7 @@ from typing import Callable, List, Optional, Union
 import numpy as np
 
 from sr_deploy.core.errors import DeviceMemoryError, InputError
-from sr_deploy.core.session import Session
+from sr_deploy.core.session import PeakMemory, Session
 from sr_deploy.core.sizes import HW, hw_text
 from sr_deploy.runtime.device_tiles import DeviceTiles
 from sr_deploy.runtime.tiled import HostTiles, TiledRun
@@ -110,29 +110,29 @@ class GpuTiles:
         session = self._session
         sides = (_PROBE_PX, 2 * _PROBE_PX)
         sizes = list(dict.fromkeys(session.nearest_hw((side, side)) for side in sides))
-        peaks: List[float] = []
+        peaks: List[PeakMemory] = []
         for hw in sizes:
             session.reset_peak_memory()
             finished = self._probe(hw) and self._probe(hw)  # the first run may choose kernels
             peak = session.peak_memory() if finished else None
             if peak is None:
                 break
-            peaks.append(peak.mib * 2**20)
+            peaks.append(peak)
         if not peaks:
             return
-        px = [h * w for h, w in sizes]
-        if len(peaks) < len(sizes):  # as if all that the smaller one took were for its pixels
-            self._need = MemoryNeed(peaks[0] / px[0])
+        px, taken = [h * w for h, w in sizes], [peak.mib * 2**20 for peak in peaks]
+        if len(taken) < len(px):  # as if all that the smaller one took were for its pixels
+            self._need = MemoryNeed(taken[0] / px[0])
         else:
-            rise = (peaks[-1] - peaks[0]) / max(px[-1] - px[0], 1)
+            rise = (taken[-1] - taken[0]) / max(px[-1] - px[0], 1)
             self._need = MemoryNeed(max(rise, 1.0))
-            self._base = int(max(peaks[-1] - self._need.bytes_per_px * px[-1], 0))
-        free = self._tiles.free_bytes()
-        if self.bound is None and free is not None:
-            self.bound = self._base + int(FREE_SHARE * free) // self._processes
+            self._base = int(max(taken[-1] - self._need.bytes_per_px * px[-1], 0))
+        free_mib = peaks[-1].free_mib
+        if self.bound is None and free_mib is not None:
+            self.bound = self._base + int(FREE_SHARE * free_mib * 2**20) // self._processes
 
     def report(self) -> str:
-        """Return a line on the estimated and the real peak, and the bound; empty if unknown."""
+        """Return a line on the estimated and the real peak, and the bound."""
         peak = self._session.peak_memory()
         if peak is None or self.bound is None:
             return "GPU memory: unknown"
@@ -148,10 +148,15 @@ class GpuTiles:
         return self._base + (0 if self._need is None else self._need.of(px))
 
     def _probe(self, hw: HW) -> bool:
-        """Run a black image whole; return whether its memory sufficed."""
+        """Run a black image whole, by all paths; return whether the memory sufficed."""
         s = self._session.scale
         out = np.empty((s * hw[0], s * hw[1], 3), np.uint8)
         finish = self.start(plan_whole(hw), np.zeros((*hw, 3), np.uint8), out, white=255)
-        if finish is not None:
-            finish()
-        return finish is not None
+        if finish is None:
+            return False
+        finish()
+        try:
+            self._session.run_all_paths(hw)
+        except DeviceMemoryError:
+            return False
+        return True

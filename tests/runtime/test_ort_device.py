@@ -255,15 +255,14 @@ def test_tiles_of_an_image_stay_on_the_gpu(tiny, noise, monkeypatch):
     from doubles.torch_cuda import StandInTorchCuda
 
     from sr_deploy.runtime.device_tiles import DeviceTiles
-    from sr_deploy.runtime.tiled import run_tiles
+    from sr_deploy.runtime.tiled import HostTiles
     from sr_deploy.runtime.tiling import plan_tiles
-    from sr_deploy.upscale.upscaler import _network_input, _store
 
     path, image = tiny(hw=(8, 8), high=(32, 40)), noise((41, 70), np.uint8)
     outs = [np.zeros((82, 140, 3), np.uint8) for _ in range(2)]
     session = OnnxRuntimeSession(path, read_manifest(path), CPU_RUN)
     plan = plan_tiles((41, 70), session)
-    run_tiles(session, plan, image, outs[0], to_input=_network_input, store=_store)
+    HostTiles(session).start(plan, image, outs[0], white=255)()
     ort = StandInOrtCuda(monkeypatch)
     StandInTorchCuda(monkeypatch).late_copies(monkeypatch)
     monkeypatch.setattr(torch.cuda, "Stream", stand_in_stream(torch.cuda.Stream))

@@ -37,7 +37,7 @@ class Limited:
     """
 
     device, place, takes_tensors = "a stand-in GPU", "cuda:0", True
-    has, told_per_px, real_per_px, peak = 8 * GIB, 4000, 4000, 0
+    has, told_per_px, real_per_px, peak, free = 8 * GIB, 4000, 4000, 0, 6 * GIB
 
     def run_tensor(self, x):
         px = x.shape[2] * x.shape[3]
@@ -50,7 +50,7 @@ class Limited:
         self.peak = 0
 
     def peak_memory(self):
-        return PeakMemory(self.peak / MIB, "as the stand-in says")
+        return PeakMemory(self.peak / MIB, "as the stand-in says", None, self.free / MIB)
 
 
 @pytest.fixture
@@ -95,12 +95,12 @@ def test_tiles_fit_the_bound_on_the_gpus_memory(make, noise):
     assert "OVER" not in report.split("GPU memory")[1]
 
 
-def test_the_default_bound_is_a_share_of_the_free_memory(make, gpu):
-    gpu.free = 2 * GIB
-    upscaler = Upscaler(make())
+def test_the_default_bound_is_a_share_of_the_free_memory(make):
+    upscaler = Upscaler(make(free=2 * GIB))
     upscaler.plan((8, 8))
     assert upscaler._gpu.bound == pytest.approx(WEIGHTS + 1.5 * GIB, abs=MIB)
-    shared = Upscaler(make(), sharing=MemorySharing(processes=6, on_same_gpu=3))
+    sharing = MemorySharing(processes=6, on_same_gpu=3)
+    shared = Upscaler(make(free=2 * GIB), sharing=sharing)
     shared.plan((8, 8))
     assert shared._gpu.bound == pytest.approx(WEIGHTS + GIB / 2, abs=MIB)
 
@@ -112,15 +112,14 @@ def test_workers_share_a_given_bound_on_the_gpu_and_on_the_machine(make):
     assert (upscaler.max_memory, upscaler._gpu.bound) == (GIB, 2 * GIB)
 
 
-def test_a_bound_below_the_smallest_tile_is_refused(make, noise, gpu):
+def test_a_bound_below_the_smallest_tile_is_refused(make, noise):
     sharing = MemorySharing(on_same_gpu=64)
     with pytest.raises(InputError, match="300x300 cannot .* within 32 MiB of a stand-in") as caught:
         Upscaler(make(), max_memory=2 * GIB, sharing=sharing)(noise((300, 300)))
     assert "need about 1" in caught.value.message
     assert caught.value.hint.startswith("raise --max-memory, end other programs")
-    gpu.free = 1000
     with pytest.raises(InputError, match="cannot be upscaled within 100 MiB") as caught:
-        Upscaler(make())(noise((300, 300)))
+        Upscaler(make(free=1000))(noise((300, 300)))
     assert caught.value.hint.startswith("end other programs on the GPU")
 
 
@@ -144,7 +143,7 @@ def test_a_session_that_takes_no_tensors_is_bounded_too(sessions, noise):
     lines = []
 
     class OnBoard(sessions["blur"]):
-        device, place, peak = "a stand-in board", "cuda:0", 0
+        device, place, peak, free = "a stand-in board", "cuda:0", 0, GIB
 
         def _run(self, x):
             px = x.shape[2] * x.shape[3]
@@ -159,7 +158,7 @@ def test_a_session_that_takes_no_tensors_is_bounded_too(sessions, noise):
     upscaler = Upscaler(session, log=lines.append)
     np.testing.assert_array_equal(upscaler(image), Upscaler(sessions["blur"]())(image))
     assert lines == ["the board is out of memory: going on with smaller tiles"]
-    assert "GPU memory: unknown" in upscaler.memory_report()
+    assert "GPU memory: estimated" in upscaler.memory_report()
     bounded = Upscaler(OnBoard(), max_memory=2 * GIB, sharing=MemorySharing(on_same_gpu=16))
     assert 18_000 < np.prod(bounded.plan((400, 500)).tile_hw) <= 28 * MIB / 1000 / 1.3
 
