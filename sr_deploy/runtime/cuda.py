@@ -92,6 +92,19 @@ class Cuda(abc.ABC):
         """Capture the work that `work` puts on the stream; None when it cannot be captured."""
         return None
 
+    def tensor(self, address: int, shape: Tuple[int, ...], dtype: Any) -> Any:
+        """Return device memory as a torch tensor, without copying it."""
+        import torch
+
+        interface = {
+            "data": (address, False),
+            "shape": shape,
+            "typestr": np.dtype(dtype).str,
+            "version": 2,
+        }
+        memory = type("Memory", (), {"__cuda_array_interface__": interface})()
+        return torch.as_tensor(memory, device=f"cuda:{self.index}")
+
 
 def cuda(index: int = 0) -> Cuda:
     """Return the process's connection to a GPU, and activate it.

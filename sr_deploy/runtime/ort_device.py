@@ -18,7 +18,7 @@ from sr_deploy.runtime.cuda import Cuda, cuda
 from sr_deploy.runtime.ort_profile import NodeRuns, read_profile
 from sr_deploy.runtime.ort_providers import onnxruntime_module, short_reason, why_unusable
 from sr_deploy.runtime.tensorrt_engine import MEMORY_DEFINITION
-from sr_deploy.runtime.torch_device import why_no_cuda
+from sr_deploy.runtime.torch_device import torch_with_cuda
 
 CPU = PROVIDERS["onnxruntime"]
 COPIES_WITHIN = "copies timed with it"
@@ -122,7 +122,7 @@ class OrtCuda(OrtDevice):
     def __init__(self, provider: Provider, index: int) -> None:
         super().__init__(provider, index)
         self._cuda = _cuda_binding(index)
-        self._torch = _torch_with_cuda(index)
+        self._torch = torch_with_cuda(index)
         if self._torch is not None:
             self.torch_stream = self._torch.cuda.Stream(index)
         self.name = self._gpu_name()
@@ -252,12 +252,3 @@ def _cuda_binding(index: int) -> Optional[Cuda]:
     with contextlib.suppress(MissingPackageError, CannotRunHereError):
         return cuda(index)
     return None
-
-
-def _torch_with_cuda(index: int) -> Any:
-    """Return torch if it can use the GPU; None if not, or if it is not installed."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    return None if why_no_cuda(index) else torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from sr_deploy.core.errors import ArtifactError, CannotRunHereError, DeviceMemor
 from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.session import PeakMemory, Session, TimedOutput
 from sr_deploy.runtime.cuda import CapturedGraph, Cuda
+from sr_deploy.runtime.torch_device import torch_with_cuda
 
 # trt.nptype fails in 8.5.2 with numpy 1.24 and newer.
 _DTYPES = {"FLOAT": np.float32, "HALF": np.float16}
@@ -60,11 +61,19 @@ class TensorRTSession(Session):
             raise self._error(f"could not prepare {artifact.name}", "free some of the GPU's memory")
         self._events = [gpu.event() for _ in range(4)]
         self._buffers: Optional[_Buffers] = None
+        self._torch_can: Optional[bool] = None
 
     @property
     def settings(self) -> str:  # type: ignore[override]
         """How the engine was run so far."""
         return f"{self._graph}, one stream, waits after each run, copies apart"
+
+    @property
+    def takes_tensors(self) -> bool:  # type: ignore[override]
+        # Asked late: torch takes memory of the GPU, which would count as the engine's.
+        if self._torch_can is None:
+            self._torch_can = torch_with_cuda(self._gpu.index) is not None
+        return self._torch_can
 
     def peak_memory(self) -> Optional[PeakMemory]:
         self._watch_memory()
@@ -100,37 +109,65 @@ class TensorRTSession(Session):
     def _run_timed(self, x_nchw: np.ndarray) -> TimedOutput:
         self._gpu.activate()
         buffers = self._buffers_for(x_nchw.shape)
-        np.copyto(buffers.host_in, x_nchw, casting="same_kind")
+        host_in, host_out = buffers.hosts()
+        np.copyto(host_in, x_nchw, casting="same_kind")
         gpu, events = self._gpu, self._events
         gpu.record(events[0])
-        gpu.to_device(buffers.device_in, buffers.host_in)
+        gpu.to_device(buffers.device_in, host_in)
         gpu.record(events[1])
         buffers.launch()
         gpu.record(events[2])
-        gpu.to_host(buffers.host_out, buffers.device_out)
+        gpu.to_host(host_out, buffers.device_out)
         gpu.record(events[3])
         gpu.synchronize()
         copy_in, network, copy_out = (gpu.elapsed_ms(a, b) for a, b in zip(events, events[1:]))
         return TimedOutput(
-            buffers.host_out.astype(np.float32),
+            host_out.astype(np.float32),
             network,
             copies_ms=copy_in + copy_out,
             timer="device events",
         )
 
+    def run_tensor(self, x: Any) -> Any:
+        import torch
+
+        gpu = self._gpu
+        gpu.activate()
+        stream = torch.cuda.ExternalStream(gpu.stream, gpu.index)
+        current = torch.cuda.current_stream(gpu.index)
+        stream.wait_stream(current)  # also for those who still read the last result
+        buffers = self._buffers_for(tuple(x.shape))
+        with torch.inference_mode(), torch.cuda.stream(stream):
+            device_in, device_out = buffers.tensors()
+            device_in.copy_(x)
+            buffers.launch()
+            y = device_out.to(torch.float32)
+        current.wait_stream(stream)
+        return y
+
     def _buffers_for(self, shape: Tuple[int, ...]) -> _Buffers:
-        if self._buffers is not None and self._buffers.host_in.shape == shape:
+        if self._buffers is not None and self._buffers.shape_in == shape:
             return self._buffers
+        self._gpu.synchronize()  # the last run may have been one of tensors
         self._free_buffers()
         context, gpu = self._context, self._gpu
         if not context.set_input_shape(self._input, shape):
             raise self._error(f"refused an input of {shape}")
         out_shape = tuple(context.get_tensor_shape(self._output))
-        self._buffers = buffers = _Buffers(
-            gpu,
-            gpu.host_array(shape, self._dtype(self._input)),
-            gpu.host_array(out_shape, self._dtype(self._output)),
-        )
+        types = self._dtype(self._input), self._dtype(self._output)
+        buffers = _Buffers(gpu, (shape, out_shape), types)
+        try:
+            self._prepare(buffers)
+        except BaseException:
+            buffers.free()
+            raise
+        self._buffers = buffers
+        self._watch_memory()
+        return buffers
+
+    def _prepare(self, buffers: _Buffers) -> None:
+        """Give the context its memory, and set how it is launched."""
+        context, gpu = self._context, self._gpu
         for name, address in ((self._input, buffers.device_in), (self._output, buffers.device_out)):
             if not context.set_tensor_address(name, address):
                 raise self._error(f"refused the memory of {name}")
@@ -144,8 +181,6 @@ class TensorRTSession(Session):
             buffers.graph = gpu.capture(lambda: bool(context.execute_async_v3(gpu.stream)))
             self._graph = _OUR_GRAPH if buffers.graph else "no CUDA graph (capture failed)"
             buffers.launch = buffers.graph.launch if buffers.graph else self._enqueue
-        self._watch_memory()
-        return buffers
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._gpu.stream):
@@ -171,7 +206,7 @@ class TensorRTSession(Session):
     def _free_buffers(self) -> None:
         """Free the buffers and the CUDA graph of the current size."""
         if self._buffers is not None:
-            self._buffers.free(self._gpu)
+            self._buffers.free()
             self._buffers = None
 
 
@@ -183,18 +218,42 @@ def _why_no_graph(dla_core: Optional[int], gpu: Cuda) -> str:
 
 
 class _Buffers:
-    def __init__(self, gpu: Cuda, host_in: np.ndarray, host_out: np.ndarray) -> None:
-        self.host_in, self.host_out = host_in, host_out
-        self.device_in = gpu.allocate(host_in.nbytes)
-        self.device_out = gpu.allocate(host_out.nbytes)
+    """The memory of one size on the GPU: its input, its output and the CUDA graph on them.
+
+    Page-locked arrays and torch's tensors, each (input, output), are made when they are needed.
+    """
+
+    def __init__(self, gpu: Cuda, shapes: Sequence[Tuple[int, ...]], dtypes: Sequence[Any]) -> None:
+        self._gpu, self._ends = gpu, tuple(zip(shapes, dtypes))
+        self.shape_in = shapes[0]
+        sizes = [int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in self._ends]
+        self.device_in = gpu.allocate(sizes[0])
+        try:
+            self.device_out = gpu.allocate(sizes[1])
+        except DeviceMemoryError:
+            gpu.free(self.device_in)
+            raise
         self.launch: Callable[[], None] = lambda: None
         self.graph: Optional[CapturedGraph] = None
+        self._hosts: List[np.ndarray] = []
 
-    def free(self, gpu: Cuda) -> None:
+    def hosts(self) -> List[np.ndarray]:
+        if not self._hosts:
+            self._hosts = [self._gpu.host_array(shape, dtype) for shape, dtype in self._ends]
+        return self._hosts
+
+    def tensors(self) -> List[Any]:
+        addresses = self.device_in, self.device_out
+        return [
+            self._gpu.tensor(address, shape, dtype)
+            for address, (shape, dtype) in zip(addresses, self._ends)
+        ]
+
+    def free(self) -> None:
         if self.graph is not None:
             self.graph.free()
-        gpu.free(self.device_in)
-        gpu.free(self.device_out)
+        self._gpu.free(self.device_in)
+        self._gpu.free(self.device_out)
 
 
 @dataclass(frozen=True)

@@ -389,6 +389,15 @@ def torch_device(run: RunOptions = DEFAULT_RUN) -> TorchDevice:
     return _cuda(requested.index, run)
 
 
+def torch_with_cuda(index: int) -> Any:
+    """Return torch if it can use the GPU; None if not, or if it is not installed."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return None if why_no_cuda(index) else torch
+
+
 def why_no_cuda(index: int) -> str:
     """Return why torch cannot use GPU number `index`; empty if it can."""
     import torch

@@ -324,6 +324,11 @@ class StandInCuda(Cuda):
     def host_array(self, shape, dtype):
         return np.zeros(shape, dtype)
 
+    def tensor(self, address, shape, dtype):
+        import torch
+
+        return torch.from_numpy(self.memory[address].view(dtype).reshape(shape))
+
     def to_device(self, address, array):
         self.clock += 1
         self.memory[address][:] = array.view(np.uint8).ravel()

@@ -93,6 +93,7 @@ class StandInTorchCuda:
             "get_arch_list": lambda: list(self.archs),
             "Event": Event,
             "Stream": Stream,
+            "ExternalStream": lambda handle, index: self.calls.append(handle) or Stream(),
             "current_stream": lambda index=None: Stream(),
             "stream": nothing,
             "device": nothing,

@@ -489,7 +489,7 @@ def test_fp16_graphs_are_run_on_the_requested_gpu(model, tmp_path, monkeypatch):
 
     from sr_deploy.runtime import ort_device
 
-    monkeypatch.setattr(ort_device, "_torch_with_cuda", lambda index: None)
+    monkeypatch.setattr(ort_device, "torch_with_cuda", lambda index: None)
     monkeypatch.setattr(ort_device, "_cuda_binding", lambda index: None)
     ort = StandInOrtCuda(monkeypatch, half=True, on_cpu=["shuffle"])
     lines = []

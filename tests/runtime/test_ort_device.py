@@ -19,13 +19,13 @@ from sr_deploy.runtime.ort import OnnxRuntimeSession  # noqa: E402
 
 X = np.random.default_rng(1).random((1, 3, 16, 24), dtype=np.float32)
 ON_CUDA = RunOptions(device="cuda")
-TORCH_WITH_CUDA = devices._torch_with_cuda
+TORCH_WITH_CUDA = devices.torch_with_cuda
 
 
 @pytest.fixture(autouse=True)
 def no_other_library(monkeypatch):
     """This machine's torch and CUDA binding play no part."""
-    monkeypatch.setattr(devices, "_torch_with_cuda", lambda index: None)
+    monkeypatch.setattr(devices, "torch_with_cuda", lambda index: None)
     monkeypatch.setattr(devices, "_cuda_binding", lambda index: None)
     monkeypatch.setattr(devices, "gpu_present", lambda: True)
 
@@ -229,7 +229,7 @@ def test_tensors_of_torch_are_taken_on_its_stream_without_waiting(tiny, monkeypa
     ort = StandInOrtCuda(monkeypatch)
     StandInTorchCuda(monkeypatch)
     monkeypatch.setattr(torch.cuda, "Stream", stand_in_stream(torch.cuda.Stream))
-    monkeypatch.setattr(devices, "_torch_with_cuda", TORCH_WITH_CUDA)
+    monkeypatch.setattr(devices, "torch_with_cuda", TORCH_WITH_CUDA)
     session = open_tiny(tiny, precision=precision)
     assert session.takes_tensors and session.device == "a stand-in GPU"
     (opened,) = ort.sessions
@@ -266,7 +266,7 @@ def test_tiles_of_an_image_stay_on_the_gpu(tiny, noise, monkeypatch):
     ort = StandInOrtCuda(monkeypatch)
     StandInTorchCuda(monkeypatch).late_copies(monkeypatch)
     monkeypatch.setattr(torch.cuda, "Stream", stand_in_stream(torch.cuda.Stream))
-    monkeypatch.setattr(devices, "_torch_with_cuda", TORCH_WITH_CUDA)
+    monkeypatch.setattr(devices, "torch_with_cuda", TORCH_WITH_CUDA)
     session = OnnxRuntimeSession(path, read_manifest(path), ON_CUDA)
     DeviceTiles(session).start(plan, image, outs[1], white=255)()
     assert ort.sessions[-1].asynchronous == plan.tiles > 1

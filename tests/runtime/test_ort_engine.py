@@ -23,7 +23,7 @@ from sr_deploy.runtime.ort_engine import OnnxRuntimeCudaBackend  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def no_other_library(monkeypatch):
-    monkeypatch.setattr(ort_device, "_torch_with_cuda", lambda index: None)
+    monkeypatch.setattr(ort_device, "torch_with_cuda", lambda index: None)
     monkeypatch.setattr(ort_device, "_cuda_binding", lambda index: None)
 
 

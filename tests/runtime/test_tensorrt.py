@@ -14,6 +14,7 @@ from sr_deploy.core.errors import (
     ArtifactError,
     BuildError,
     CannotRunHereError,
+    DeviceMemoryError,
     InputError,
     TargetError,
 )
@@ -525,6 +526,76 @@ def test_the_settings_tell_what_happened(graph_for, tmp_path, use, monkeypatch):
     session.run(x[:, :, :8])
     assert session.settings.startswith("no CUDA graph (capture failed), ")
     assert "rise over opening" in session.peak_memory().definition
+
+
+def test_tensors_of_torch_are_taken_without_waiting_or_copies_to_the_host(
+    graph_for, tmp_path, use, monkeypatch
+):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from doubles.torch_cuda import StandInTorchCuda
+
+    library, session = opened_engine(graph_for, tmp_path, use)
+    assert not session.takes_tensors  # torch has no CUDA here
+    torch_cuda = StandInTorchCuda(monkeypatch)
+    session.close()
+    _, session = opened_engine(graph_for, tmp_path, use)
+    gpu = session._gpu
+    assert session.takes_tensors
+    x = np.random.default_rng(0).random((1, 3, 9, 10), dtype=np.float32)
+    expected = session.run(x)
+    for name in ("to_device", "to_host", "synchronize"):
+        monkeypatch.setattr(gpu, name, lambda *args, name=name: pytest.fail(name))
+    y = session.run_tensor(torch.from_numpy(x))
+    assert gpu.stream in torch_cuda.calls and gpu.enqueued[-2:] == ["graph", "network"]
+    assert y.dtype == torch.float32
+    np.testing.assert_array_equal(y.numpy(), expected)
+
+
+def test_tensors_and_arrays_of_several_sizes_take_turns(graph_for, tmp_path, use, monkeypatch):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from doubles.torch_cuda import StandInTorchCuda
+
+    StandInTorchCuda(monkeypatch)
+    library, session = opened_engine(graph_for, tmp_path, use)
+    x = np.random.default_rng(0).random((1, 3, 9, 10), dtype=np.float32)
+    sizes = (x, x[:, :, :8], x)
+    with_arrays = [session.run(part) for part in sizes]
+    for part, expected in zip(sizes, with_arrays):
+        y = session.run_tensor(torch.from_numpy(np.ascontiguousarray(part)))
+        np.testing.assert_array_equal(y.numpy(), expected)
+        np.testing.assert_array_equal(session.run(part), expected)
+    session.close()
+    assert library.gpu.graphs == 0 and len(library.gpu.freed) == len(library.gpu.memory)
+
+
+def test_a_size_whose_preparation_failed_is_prepared_again(graph_for, tmp_path, use, monkeypatch):
+    """It would return the memory as it was, without having run the network."""
+    library, session = opened_engine(graph_for, tmp_path, use)
+    x = np.random.default_rng(0).random((1, 3, 9, 10), dtype=np.float32)
+    run, freed = session._context.execute_async_v3, len(library.gpu.freed)
+    session._context.execute_async_v3 = lambda stream: False
+    for _ in range(2):
+        with pytest.raises(CannotRunHereError, match="failed to run the engine"):
+            session.run(x)
+    assert len(library.gpu.freed) == freed + 4
+    session._context.execute_async_v3 = run
+    assert np.ptp(session.run(x)) > 0
+
+
+def test_memory_is_freed_where_only_the_input_fits(graph_for, tmp_path, use, monkeypatch):
+    library, session = opened_engine(graph_for, tmp_path, use)
+    gpu, freed = library.gpu, len(library.gpu.freed)
+    allocate = gpu.allocate
+
+    def full(size_bytes):
+        if size_bytes > 9 * 10 * 3 * 4:
+            raise DeviceMemoryError("CUDA failed: out of memory", hint="")
+        return allocate(size_bytes)
+
+    monkeypatch.setattr(gpu, "allocate", full)
+    with pytest.raises(DeviceMemoryError):
+        session.run(np.zeros((1, 3, 9, 10), np.float32))
+    assert len(gpu.freed) == freed + 1
 
 
 def test_tensorrt_for_rtx_captures_by_itself_with_specialised_kernels(any_graph, tmp_path, use):

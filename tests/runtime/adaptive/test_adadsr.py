@@ -214,7 +214,7 @@ def test_on_a_gpu_the_same_comes_out_and_the_first_runs_are_observed(plans, monk
     x = image(40, 80)
     y = expected.run(x)
     assert (expected.place, expected.settings, expected.threads) != ("", "", None)
-    monkeypatch.setattr(ort_device, "_torch_with_cuda", lambda index: None)
+    monkeypatch.setattr(ort_device, "torch_with_cuda", lambda index: None)
     monkeypatch.setattr(ort_device, "_cuda_binding", lambda index: None)
     ort = StandInOrtCuda(monkeypatch)
     session = AdaDSR.from_plan(plans["tiles"], depth=1.5, run=RunOptions(device="cuda"))
