@@ -7,9 +7,10 @@ A table is enclosed by two comments. The first is the command that prints it:
     <!-- srdeploy table benchmarks/rows.jsonl --where protocol=steady -->
     <!-- end of table -->
 
-(or `python3 benchmarks/agreement.py --table ...`, or adaptive.py's). Figures are the charts of the
-report as SVG and need matplotlib. `--check` changes nothing, and fails if something differs from
-the output of its command. Figures are compared only if matplotlib has the version that drew them.
+(or `python3 benchmarks/agreement.py --table ...`, or that of adaptive.py or devices.py). Figures
+are the charts of the report as SVG and need matplotlib. `--check` changes nothing, and fails if
+something differs from the output of its command. Figures are compared only if matplotlib has the
+version that drew them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Dict, Sequence
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-DOCUMENTS = ("README.md", "benchmarks/README.md")
+DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/devices.md")
 ROWS = "benchmarks/rows.jsonl"
 X4 = "model=asrn_x4,imdeception_x4,srn-ntire_x4"
 """Without asrn_ss_x4: the smaller sizes of this comparison model lie 10 dB below all others."""
@@ -33,7 +34,7 @@ FIGURES = {"benchmarks/figures/x4-256x256": (X4, "input_hw=256x256", "protocol=s
 """The prefix of each figure's name, and its rows: of one device and one set of images."""
 _PROGRAMS = (
     "srdeploy table",
-    *(f"python3 benchmarks/{name}.py --table" for name in ("agreement", "adaptive")),
+    *(f"python3 benchmarks/{name}.py --table" for name in ("agreement", "adaptive", "devices")),
 )
 _TABLE = re.compile(
     rf"<!-- ((?:{'|'.join(map(re.escape, _PROGRAMS))}) [^\n]*?) -->\n(.*?)<!-- end of table -->",

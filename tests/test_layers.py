@@ -37,7 +37,7 @@ TABLE = {
         "numpy core nets torch lightning tqdm bench.evaluate runtime.torch_module",
         "tensorboard",
     ),
-    "selftest": ("numpy core results runtime bench upscale", "export nets torch"),
+    "selftest": ("numpy core results runtime bench upscale", "export nets torch av"),
     "cli": ("click core results", "runtime bench nets train export upscale selftest"),
 }
 BOARD = ("core", "results", "runtime", "bench", "upscale", "selftest", "cli")

@@ -207,7 +207,7 @@ def _measure(
         device=cpu_name(),
         precision_asked=asked_precision(network, options.run),
         python=python_and_os(),
-        git_rev=_git_revision(),
+        git_rev=git_revision(),
         date_utc=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
     try:
@@ -443,7 +443,7 @@ def timing_input(session: Session, data: str, hw: HW) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=None)
-def _git_revision() -> str:
+def git_revision() -> str:
     """Return the checkout's revision, `+` for uncommitted changes; the version if installed."""
     folder = Path(__file__).resolve().parents[2]
     version = f"srdeploy {__version__}"

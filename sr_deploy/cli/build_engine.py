@@ -131,12 +131,26 @@ def build_engine(
 
 
 @click.command()
-@click.argument("result", metavar="RESULT.tar", type=click.Path(path_type=Path))
-@_output
+@click.argument("result", metavar="RESULT.tar|SELFTEST.tar.gz", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder to write to.  [default: engines/built/TARGET; of a self-test benchmarks/devices]",
+)
 def adopt(result: Path, output: Optional[Path]) -> None:
-    """Check the result of a bundle's build.sh, and write its engines with their manifests."""
-    from sr_deploy.runtime.boards.result import engines_from_result, target_of_result
+    """Check what came from another machine, and write it.
 
+    RESULT.tar is the result of a bundle's build.sh: its engines are written with their manifests.
+    SELFTEST.tar.gz is the archive of selftest: its rows, results and manifests are written to
+    DEVICE/DATE.
+    """
+    from sr_deploy.runtime.boards.result import engines_from_result, target_of_result
+    from sr_deploy.selftest.archive import adopt_selftest, is_selftest
+
+    if is_selftest(result):
+        emit(str(adopt_selftest(result, output or Path("benchmarks") / "devices")))
+        return
     folder = output or _default_folder(target_of_result(result))
     for path in engines_from_result(result, folder, progress=log):
         emit(str(path))

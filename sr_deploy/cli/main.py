@@ -17,6 +17,7 @@ from sr_deploy.cli.eval import evaluate
 from sr_deploy.cli.export import export
 from sr_deploy.cli.models import complexity, import_checkpoint, models
 from sr_deploy.cli.report import report
+from sr_deploy.cli.selftest import selftest
 from sr_deploy.cli.table import compare, select, table
 from sr_deploy.cli.train import recipes, train
 from sr_deploy.cli.upscale import upscale
@@ -79,6 +80,7 @@ for command in (
     build_engine,
     adopt,
     doctor,
+    selftest,
     bench,
     table,
     compare,

@@ -1,0 +1,220 @@
+"""Runs the checks of a machine within a time, each in a child process, and goes on after a kill.
+
+Files in the folder: `results.jsonl` (one finished check a line), `rows.jsonl`, `facts.json`,
+`selftest.html`, `artifacts/`, `logs/`, `pictures/` and the archive.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import queue
+import re
+import sys
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from sr_deploy.core.errors import InputError
+from sr_deploy.core.files import make_output_folder, write_text
+from sr_deploy.core.jsonio import from_dict, to_json
+from sr_deploy.core.lifeline import child_with_lifeline, signal_name
+from sr_deploy.core.target import load_target
+from sr_deploy.results.rows import drop_partial_line
+from sr_deploy.selftest.checks import ENVIRONMENT, Check, CheckResult, Way, planned_checks
+
+DEFAULT_FOLDER = "selftest"
+DEFAULT_MINUTES = 8.0
+LIMIT_S = 240.0
+"""A check that takes longer has failed."""
+WORKER = ("-m", "sr_deploy.selftest.worker")
+OUT_OF_TIME = "out of time: start it again with the same folder to go on"
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SelftestOptions:
+    """What to check. Raises InputError or TargetError on wrong values."""
+
+    target: str = ""
+    """Check only engines of this target; empty: every way to run networks here."""
+    output: Path = Path(DEFAULT_FOLDER)
+    minutes: float = DEFAULT_MINUTES
+    """What does not fit is listed as not run."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes <= 1440:
+            raise InputError(f"{self.minutes:g} minutes; expected more than 0, at most 1440")
+        if self.target:
+            load_target(self.target)
+
+
+@dataclass(frozen=True)
+class Selftest:
+    """A finished self-test."""
+
+    date_utc: str
+    facts: Dict[str, Any]
+    results: Tuple[CheckResult, ...]
+
+    def count(self, state: str) -> int:
+        return sum(result.state == state for result in self.results)
+
+
+def run_selftest(options: SelftestOptions, progress: Progress = lambda line: None) -> Selftest:
+    """Run the checks and return their results, also those kept from an earlier start.
+
+    What passed before on the same machine with the same software is kept. Raises InputError if the
+    folder cannot be written.
+    """
+    deadline = time.monotonic() + 60 * options.minutes
+    folder = make_output_folder(options.output)
+    environment = replace(ENVIRONMENT, model=options.target)
+    (found,) = _run_checks([environment], folder, deadline, progress)
+    facts = found.numbers.get("facts", {})
+    identity = str(found.numbers.get("identity", ""))
+    date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    first = replace(found, identity=identity, numbers={})
+    if found.state != "pass":
+        return Selftest(date, facts, (first,))
+    ways = [
+        from_dict(Way, data, source="the environment check", error=InputError)
+        for data in found.numbers["ways"]
+    ]
+    checks = planned_checks(ways)
+    kept = _kept(folder / "results.jsonl", identity)
+    for check in checks:
+        if check.name in kept:
+            progress(f"{check.name}: passed before")
+    todo = [check for check in checks if check.name not in kept]
+    results = dict(kept)
+    for result in _run_checks(todo, folder, deadline, progress):
+        results[result.name] = replace(result, identity=identity)
+        _append(folder / "results.jsonl", results[result.name])
+    write_text(folder / "facts.json", to_json(facts))
+    return Selftest(date, facts, (first, *(results[check.name] for check in checks)))
+
+
+def _kept(file: Path, identity: str) -> Dict[str, CheckResult]:
+    """Return the passed checks of an earlier start on the same machine, by name."""
+    drop_partial_line(file)
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    results = (
+        from_dict(CheckResult, json.loads(line), source=str(file), error=InputError)
+        for line in lines
+    )
+    return {r.name: r for r in results if r.identity == identity and r.state == "pass"}
+
+
+def _append(file: Path, result: CheckResult) -> None:
+    drop_partial_line(file)
+    with open(file, "a", encoding="utf-8") as f:
+        f.write(json.dumps(dataclasses.asdict(result), ensure_ascii=False) + "\n")
+
+
+def _run_checks(
+    checks: Sequence[Check], folder: Path, deadline: float, progress: Progress
+) -> Iterator[CheckResult]:
+    """Yield the result of each check in order. Checks of one way share a process until one dies."""
+    todo = list(checks)
+    while todo:
+        if todo[0].why_skipped:
+            result = CheckResult(todo[0].name, "skip", todo[0].why_skipped)
+            yield _reported(result, progress)
+            todo.pop(0)
+            continue
+        group = _of_one_way(todo)
+        for result in _run_group(group, folder, deadline):
+            yield _reported(result, progress)
+            todo.pop(0)
+
+
+def _reported(result: CheckResult, progress: Progress) -> CheckResult:
+    progress(f"{result.name}: {result.state} ({result.seconds:g} s) {result.reason}".rstrip())
+    return result
+
+
+def _of_one_way(checks: Sequence[Check]) -> List[Check]:
+    group = []
+    for check in checks:
+        if check.why_skipped or check.way != checks[0].way:
+            break
+        group.append(check)
+    return group
+
+
+def _run_group(checks: Sequence[Check], folder: Path, deadline: float) -> Iterator[CheckResult]:
+    """Yield the results of checks in one process, up to and including one that ends it."""
+    if time.monotonic() >= deadline:
+        yield CheckResult(checks[0].name, "not run", OUT_OF_TIME)
+        return
+    log = make_output_folder(folder / "logs") / f"{_file_name(checks[0])}.log"
+    listed = json.dumps([dataclasses.asdict(check) for check in checks])
+    command = [sys.executable, *WORKER, str(folder), listed]
+    with open(log, "a", encoding="utf-8") as stderr:
+        try:
+            with child_with_lifeline(command, stderr=stderr) as child:
+                assert child.stdout is not None
+                lines = _lines_of(child.stdout)
+                for check in checks:
+                    start = time.monotonic()
+                    left = deadline - start
+                    line = _next_line(lines, min(left, LIMIT_S))
+                    if line:
+                        data = json.loads(line)
+                        yield from_dict(CheckResult, data, source=check.name, error=InputError)
+                        continue
+                    seconds = round(time.monotonic() - start, 1)
+                    state, reason = "fail", f"it was not done after {LIMIT_S:g} s"
+                    if line is not None:
+                        reason = _why_ended(child.wait(), log)
+                    elif left <= LIMIT_S:
+                        state, reason = "not run", OUT_OF_TIME
+                    ended = CheckResult(check.name, state, reason, seconds)
+                    raise _EndedError(ended)
+        except _EndedError as e:
+            yield e.result
+
+
+class _EndedError(Exception):
+    """The child was given up; the result of the check that it was at."""
+
+    def __init__(self, result: CheckResult) -> None:
+        super().__init__(result.reason)
+        self.result = result
+
+
+def _lines_of(stdout: IO[str]) -> queue.Queue[str]:
+    """Return a queue of the lines of a child, read by a thread; an empty text is the end."""
+    lines: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:
+        for line in stdout:
+            lines.put(line)
+        lines.put("")
+
+    threading.Thread(target=read, daemon=True).start()
+    return lines
+
+
+def _next_line(lines: queue.Queue[str], timeout_s: float) -> Optional[str]:
+    """Return the next line; an empty text at the end, None if the time is over."""
+    try:
+        return lines.get(timeout=max(timeout_s, 0.0))
+    except queue.Empty:
+        return None
+
+
+def _why_ended(code: int, log: Path) -> str:
+    if code < 0:
+        return f"its process was ended by {signal_name(-code)}: a library crashed"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "no message")
+    return f"its process exited with {code}: {last[:300]}"
+
+
+def _file_name(check: Check) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", check.on.name if check.way else check.name)

@@ -1,0 +1,160 @@
+"""The facts of a machine, and the ways to run networks on it. Runs in a child process: libraries
+are imported here, which may crash."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Tuple
+
+from sr_deploy.bench.measure import git_revision
+from sr_deploy.core.device import cpu_name, gpu_present, python_and_os
+from sr_deploy.core.errors import MissingPackageError, SrDeployError
+from sr_deploy.core.providers import PROVIDERS, Provider
+from sr_deploy.core.target import RUNTIMES, TargetProfile, load_target, target_names
+from sr_deploy.core.version import __version__
+from sr_deploy.runtime import BACKENDS
+from sr_deploy.runtime.boards.board import facts_here
+from sr_deploy.runtime.build import why_not_here
+from sr_deploy.selftest.checks import Check, Way
+
+_PACKAGES = (
+    "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml",
+    "tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13", "cuda-python", "cuda-bindings", "pycuda",
+    "numpy", "opencv-python-headless", "scikit-image", "av", "safetensors",
+)  # fmt: skip
+_TORCH_ON_GPU: Tuple[Tuple[str, Dict[str, Any]], ...] = (
+    ("fp32", {"precision": "fp32"}),
+    ("fp16", {"precision": "fp16"}),
+    (
+        "fp16 channels-last, CUDA graph",
+        {"precision": "fp16", "channels_last": True, "cuda_graph": True},
+    ),
+    ("fp16 channels-last", {"precision": "fp16", "channels_last": True}),
+    ("bf16", {"precision": "bf16"}),
+)
+_SYSTEM = {"directml": "win32", "coreml": "darwin"}
+"""The only system of a device."""
+
+
+def check_environment(check: Check, folder: Path) -> Dict[str, Any]:
+    """Return the facts of this machine, their identity, and its ways for the target of `check`."""
+    facts = machine_facts()
+    stable = {k: v for k, v in facts.items() if k != "date_utc"}
+    stable["gpu"] = {k: facts["gpu"].get(k) for k in ("board", "driver", "gpu", "jetpack")}
+    digest = hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()
+    ways = ways_of_target(check.model) if check.model else ways_here()
+    return {"facts": facts, "identity": digest, "ways": [dataclasses.asdict(w) for w in ways]}
+
+
+def machine_facts() -> Dict[str, Any]:
+    """Return what decides results: hardware, driver, Python and the versions of packages."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    gpu = {key: value for key, value in dataclasses.asdict(facts_here()).items() if value}
+    return {
+        "version": __version__,
+        "git_rev": git_revision(),
+        "cpu": cpu_name(),
+        "python": python_and_os(),
+        "gpu": gpu,
+        "packages": packages,
+    }
+
+
+def ways_here() -> List[Way]:
+    """Return all ways, those of a GPU first."""
+    ways = [*_torch_ways(), *_provider_ways()]
+    ways += [way for runtime in RUNTIMES for way in _runtime_ways(runtime)]
+    return sorted(ways, key=lambda way: not way.device)
+
+
+def ways_of_target(name: str) -> List[Way]:
+    """Return the only way of a target: its engines."""
+    profile = load_target(name)
+    return [_engine_way(profile, f"{profile.runtime} for {profile.name}")]
+
+
+def _torch_ways() -> Iterator[Way]:
+    try:
+        from sr_deploy.runtime.torch_device import why_no_cuda
+
+        reason = why_no_cuda(0)
+    except ImportError as e:
+        error = MissingPackageError(
+            "torch", needed_for="running checkpoints", extra="export", cause=e
+        )
+        yield Way("torch", why_not=_reason(error.message, error.hint))
+        return
+    if not gpu_present():
+        reason = "there is no NVIDIA GPU with a driver"
+    if reason:
+        hint = "install a torch that fits the GPU and its driver" if gpu_present() else ""
+        yield Way("torch cuda:0", why_not=_reason(reason, hint))
+    else:
+        for name, run in _TORCH_ON_GPU:
+            yield Way(f"torch cuda:0 {name}", {"device": "cuda:0", **run}, device=True)
+    yield Way("torch cpu", {"device": "cpu", "precision": "fp32"})
+
+
+def _provider_ways() -> List[Way]:
+    """Return the providers that run graphs but build no engines: those are targets' runtimes.
+
+    None without onnxruntime, as the way of its engines tells.
+    """
+    from sr_deploy.runtime.ort_providers import onnxruntime_module, why_unusable
+
+    with contextlib.suppress(MissingPackageError):
+        onnxruntime_module()
+        return [
+            Way(
+                provider.backend,
+                {"backend": provider.backend},
+                device=True,
+                why_not=_reason(*why_unusable(provider)),
+            )
+            for provider in PROVIDERS.values()
+            if not provider.builds and _SYSTEM.get(provider.device, sys.platform) == sys.platform
+        ]
+    return []
+
+
+def _runtime_ways(runtime: str) -> List[Way]:
+    """Return the way of the first target of a runtime that this machine builds and runs.
+
+    Where it has none, the reason is that of the last, a desktop's.
+    """
+    profiles = [p for p in map(load_target, target_names()) if p.runtime == runtime]
+    boards_first = sorted(profiles, key=lambda p: p.name.startswith("rtx"))
+    ways = [_engine_way(profile, runtime) for profile in boards_first]
+    return [way for way in ways if not way.why_not][:1] or ways[-1:]
+
+
+def _engine_way(profile: TargetProfile, name: str) -> Way:
+    backend = BACKENDS[profile.runtime]()
+    try:
+        reason = why_not_here(profile)[0] or backend.why_no_device(profile)
+    except SrDeployError as e:
+        reason = _reason(e.message, e.hint)
+    if not reason and profile.runtime.startswith("tensorrt") and not gpu_present():
+        reason = "it builds here, but there is no NVIDIA GPU with a driver to run its engines"
+    on_gpu = not _is_cpu(profile.runtime)
+    return Way(name, target=profile.option, device=on_gpu, why_not=reason)
+
+
+def _is_cpu(runtime: str) -> bool:
+    provider: Any = PROVIDERS.get(runtime)
+    return isinstance(provider, Provider) and provider.device == "cpu"
+
+
+def _reason(message: str, hint: str) -> str:
+    return f"{message}; {hint}" if message and hint else message

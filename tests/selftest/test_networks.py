@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the checks run checkpoints by torch")
+
+from sr_deploy.core.errors import BuildError, CannotRunHereError  # noqa: E402
+from sr_deploy.results.rows import BenchmarkRow, read_rows  # noqa: E402
+from sr_deploy.selftest import networks  # noqa: E402
+from sr_deploy.selftest.checks import Check, Way  # noqa: E402
+from sr_deploy.selftest.networks import check_adaptive, check_networks, sources  # noqa: E402
+
+CPU = Way("torch cpu", {"device": "cpu", "precision": "fp32"})
+
+
+def check(kind, model, way=CPU):
+    return Check(f"{way.name}: {model}", kind, dataclasses.asdict(way), model)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(networks, "CPU_LR", "16x16")
+    monkeypatch.setattr(networks, "CPU_RUNS", 1)
+
+
+def test_all_slices_are_measured_and_compared(tmp_path):
+    found = check_networks(check("networks", "asrn_x4"), tmp_path)
+    assert found["found"].startswith("5 slices, ") and "at 16x16, 120 dB" in found["found"]
+    assert set(found["accuracy"]) == {f"asrn_x4.d{n}" for n in range(1, 6)}
+    rows = read_rows(tmp_path)
+    assert [row.cell for row in rows][0] == "torch cpu: asrn_x4: asrn_x4.d1, steady"
+    assert {row.set for row in rows} == {"photographs"} and not any(row.error for row in rows)
+
+
+def test_bf16_is_really_computed_and_less_accurate(tmp_path):
+    way = Way("torch cpu bf16", {"device": "cpu", "precision": "bf16"})
+    found = check_networks(check("networks", "srn-ntire_x4", way), tmp_path)
+    (accuracy,) = found["accuracy"].values()
+    assert accuracy["precision"] == "bf16" and 30 < accuracy["psnr_db_vs_fp32"] < 70
+
+
+def test_an_adaptive_network_is_measured(tmp_path):
+    found = check_adaptive(check("adaptive", "cdnsr-fsrcnn_x4"), tmp_path)
+    assert "% of the largest's work" in found["found"]
+
+
+def accuracy(**changes):
+    return {"net": {"psnr_db_vs_fp32": 99.0, "finite": True, "precision": "fp16", **changes}}
+
+
+@pytest.mark.parametrize(
+    "row, found, words",
+    [
+        ({"error": "no kernel"}, {}, "m_x4.c4: no kernel"),
+        (
+            {"warnings": ("1 of 3 images came out with pixels that are no finite numbers",)},
+            {},
+            "no f",
+        ),
+        ({}, accuracy(precision="fp32"), "net computed in fp32, asked for fp16"),
+        ({}, accuracy(finite=False), "net: the output is not finite"),
+        ({}, accuracy(psnr_db_vs_fp32=41.0), "net: 41.0 dB against FP32, expected 50"),
+    ],
+)
+def test_what_is_wrong_fails(row, found, words):
+    way = Way("torch", {"precision": "fp16"})
+    with pytest.raises(BuildError, match=words):
+        networks._refuse([BenchmarkRow("m_x4", "c4", "torch", **row)], found, way)
+    networks._refuse([BenchmarkRow("m_x4", "c4", "torch")], accuracy(), way)
+
+
+def test_networks_that_were_not_built_are_named(tmp_path):
+    way = Way("tensorrt", target="rtx-tensorrt", device=True)
+    with pytest.raises(CannotRunHereError, match="nothing of asrn_x4 was built for tensorrt"):
+        sources(check("networks", "asrn_x4", way), tmp_path)
+
+
+@pytest.mark.slow
+def test_engines_are_built_measured_and_compared(tmp_path):
+    pytest.importorskip("onnxruntime", reason="it builds and runs the engines")
+    pytest.importorskip("onnxscript", reason="exporting needs it")
+    way = Way("onnxruntime", target="cpu")
+    built = networks.check_build(check("build", "srn-ntire_x4", way), tmp_path)
+    assert built["found"] == "1 in fp32"
+    found = check_networks(check("networks", "srn-ntire_x4", way), tmp_path)
+    assert "dB against FP32" in found["found"]
+    assert all(np.isfinite(a["psnr_db_vs_fp32"]) for a in found["accuracy"].values())

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from sr_deploy.core.errors import InputError, TargetError
+from sr_deploy.selftest import runner
+from sr_deploy.selftest.checks import Check, Way
+from sr_deploy.selftest.runner import SelftestOptions, run_selftest
+from sr_deploy.selftest.summary import counts, table
+
+WAY = dataclasses.asdict(Way("a way"))
+
+
+@pytest.fixture()
+def selftest(monkeypatch, tmp_path):
+    """Run the self-test of checks of some kinds, with stand-ins for the checks."""
+    worker = Path(__file__).with_name("stand_in_worker.py")
+    monkeypatch.setattr(runner, "WORKER", (str(worker),))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+
+    def run(*kinds, minutes=2.0, identity="this", way=WAY):
+        monkeypatch.setenv("IDENTITY", identity)
+        checks = [Check(f"{kind} {n}", kind, way) for n, kind in enumerate(kinds)]
+        monkeypatch.setattr(runner, "planned_checks", lambda ways: checks)
+        done = run_selftest(SelftestOptions(output=tmp_path / "out", minutes=minutes))
+        return done, {r.name: (r.state, r.reason) for r in done.results}
+
+    return run
+
+
+def test_each_check_gets_its_state_and_reason(selftest):
+    done, found = selftest("good", "bad", "broken", "missing", "impossible")
+    assert found["environment"] == ("pass", "")
+    assert found["good 0"] == ("pass", "what was found")
+    assert found["bad 1"] == ("fail", "it is wrong; mend it")
+    assert found["broken 2"] == ("fail", "ZeroDivisionError: by zero")
+    assert (
+        found["missing 3"][0] == "skip"
+        and "pip install 'srdeploy[upscale]'" in found["missing 3"][1]
+    )
+    assert found["impossible 4"] == ("skip", "no sensor")
+    assert done.results[1].numbers == {"number": 1}
+    assert counts(done) == "2 passed, 2 failed, 2 skipped, 0 not run"
+    assert "fail     bad 1 " in table(done) and table(done).endswith("a CPU")
+
+
+def test_a_crash_fails_one_check_and_the_next_ones_run(selftest):
+    _, found = selftest("crash", "good", "leave", "good")
+    assert found["crash 0"] == ("fail", "its process was ended by SIGSEGV: a library crashed")
+    assert found["leave 2"][0] == "fail" and "its process exited with 3" in found["leave 2"][1]
+    assert found["good 1"][0] == found["good 3"][0] == "pass"
+
+
+def test_a_check_that_hangs_is_ended(selftest, monkeypatch):
+    monkeypatch.setattr(runner, "LIMIT_S", 2.0)
+    _, found = selftest("hang", "good")
+    assert found["hang 0"] == ("fail", "it was not done after 2 s")
+    assert found["good 1"][0] == "pass"
+
+
+def test_what_does_not_fit_in_the_time_is_listed(selftest):
+    done, found = selftest("good", "hang", "good", "good", minutes=0.08)
+    assert found["good 0"][0] == "pass"
+    for name in ("hang 1", "good 2", "good 3"):
+        assert found[name] == ("not run", runner.OUT_OF_TIME)
+    assert done.count("not run") == 3
+
+
+def test_it_goes_on_where_it_was_ended(selftest, tmp_path):
+    selftest("good", "bad", "hang", minutes=0.08)
+    with open(tmp_path / "out" / "results.jsonl", "a") as f:
+        f.write('{"name": "good 2", "sta')  # a killed process
+    _, found = selftest("good", "bad", "good")
+    assert [state for state, _ in found.values()] == ["pass", "pass", "fail", "pass"]
+    assert (tmp_path / "out" / "ran.txt").read_text() == "good 0\ngood 2\n"
+    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["name"] for line in lines][-2:] == ["bad 1", "good 2"]
+
+
+def test_results_of_other_software_or_machines_are_not_kept(selftest, tmp_path):
+    selftest("good", identity="one")
+    selftest("good", identity="another")
+    assert (tmp_path / "out" / "ran.txt").read_text() == "good 0\ngood 0\n"
+
+
+def test_without_an_environment_nothing_else_is_run(selftest, monkeypatch):
+    monkeypatch.setattr(runner, "ENVIRONMENT", Check("environment", "crash"))
+    done, found = selftest("good")
+    assert list(found) == ["environment"] and done.count("fail") == 1
+
+
+@pytest.mark.parametrize("minutes", [0, -1, 2000, float("nan")])
+def test_wrong_minutes_are_refused(minutes):
+    with pytest.raises(InputError, match="minutes; expected more than 0, at most 1440"):
+        SelftestOptions(minutes=minutes)
+
+
+def test_an_unknown_target_is_refused():
+    with pytest.raises(TargetError, match="unknown target 'xaver'"):
+        SelftestOptions(target="xaver")
