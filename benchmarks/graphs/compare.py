@@ -337,6 +337,7 @@ def session_here(path: str, size: str, kind: str) -> None:
     import onnxruntime as ort
 
     from sr_deploy.core.device import track_peak_memory
+    from sr_deploy.core.run_options import CPU_RUN
     from sr_deploy.core.sizes import parse_hw
     from sr_deploy.runtime.ort import OnnxRuntimeSession
 
@@ -346,7 +347,7 @@ def session_here(path: str, size: str, kind: str) -> None:
     memory: list = []
     with track_peak_memory(memory):
         if kind.startswith("ours"):
-            session: Any = OnnxRuntimeSession(Path(path))
+            session: Any = OnnxRuntimeSession(Path(path), run=CPU_RUN)
             run = timed(lambda: session.run(x))
         else:
             session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
