@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sr_deploy.core.routers import router_name, shipped_routers
+from sr_deploy.core.samples import shipped_crops
 from sr_deploy.core.shipped import shipped_checkpoints
 from sr_deploy.core.target import target_names
 
@@ -72,6 +73,9 @@ def test_wheel_carries_the_shipped_data_and_nothing_else(wheel: Path) -> None:
     }
     assert recipes and recipes <= set(names)
     assert "sr_deploy/results/report/printed.json" in names
+    crops = {path.relative_to(ROOT).as_posix() for path in shipped_crops()}
+    modules = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("sr_deploy/**/*.py")}
+    assert crops | modules <= set(names)
     assert all(n.startswith(("sr_deploy/", "srdeploy-")) for n in names)
     assert "sr_deploy/py.typed" in names
 

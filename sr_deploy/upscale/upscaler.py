@@ -111,11 +111,10 @@ class Upscaler:
     def where(self) -> str:
         """The library and the device that it runs on, and why that is not the GPU."""
         session = self.session
-        if session.device:
-            precision = "" if session.precision == "fp32" else f", in {session.precision}"
-            return f"{session.backend} on {session.device} ({session.place}){precision}"
+        device = f"{session.device} ({session.place})" if session.device else "the CPU"
+        precision = "" if session.precision == "fp32" else f", in {session.precision}"
         why = f" ({session.why_cpu})" if session.why_cpu else ""
-        return f"{session.backend} on the CPU{why}"
+        return f"{session.backend} on {device}{precision}{why}"
 
     def close(self) -> None:
         """Release the session's memory."""

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import sys
 
+import pytest
+
 from sr_deploy.results.rows import BenchmarkRow, append_rows
 from sr_deploy.selftest.checks import CheckResult
 from sr_deploy.selftest.runner import Selftest
@@ -32,6 +34,8 @@ def test_a_device_is_named_by_board_and_gpu_else_by_its_cpu():
 def test_the_page_has_the_checks_with_and_without_the_report(tmp_path, monkeypatch):
     row = BenchmarkRow("m_x4", "c4", "torch", latency_ms_median=3.0, psnr_db=30.0, set="Set")
     append_rows(tmp_path / "rows.jsonl", [row])
+    pytest.importorskip("matplotlib", reason="the report's figures need it")
+    pytest.importorskip("jinja2", reason="the report's page needs it")
     full = write_page(DONE, tmp_path).read_text(encoding="utf-8")
     monkeypatch.setitem(sys.modules, "jinja2", None)
     plain = write_page(DONE, tmp_path).read_text(encoding="utf-8")

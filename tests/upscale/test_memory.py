@@ -121,6 +121,17 @@ def test_the_default_bound_is_a_share_of_the_available_memory(sessions, monkeypa
         assert 1 << 30 <= upscaler.max_memory <= (1 << 30) + memory.resident_bytes() + (64 << 20)
 
 
+@linux
+def test_processes_share_the_default_bound_and_a_given_one(sessions, monkeypatch):
+    monkeypatch.setattr("sr_deploy.upscale.upscaler.available_bytes", lambda: 4 << 30)
+    monkeypatch.setattr("sr_deploy.upscale.upscaler.resident_bytes", lambda: 1 << 30)
+    upscaler = Upscaler(sessions["blur"](), sharing=MemorySharing(processes=4))
+    upscaler.plan((9, 9))
+    assert upscaler.max_memory == (1 << 30) + (256 << 20)
+    given = Upscaler(sessions["blur"](), max_memory=8 << 30, sharing=MemorySharing(processes=4))
+    assert given.max_memory == 2 << 30
+
+
 def test_where_memory_cannot_be_measured_a_bound_is_refused_and_the_rest_works(
     sessions, monkeypatch
 ):
