@@ -162,6 +162,7 @@ class _CudaPython(Cuda):
         self._checked(self._cuda.cudaSetDevice(self.index))
 
     def free_memory(self) -> Tuple[int, int]:
+        self.activate()
         free, total = self._checked(self._cuda.cudaMemGetInfo())
         return int(free), int(total)
 
@@ -291,10 +292,14 @@ class _PyCuda(Cuda):
         self._allocations: Dict[int, Any] = {}
 
     def activate(self) -> None:
-        if self._driver.Context.get_device() != self._driver.Device(self.index):
+        active = None
+        with contextlib.suppress(self._driver.Error):  # this thread has no context yet
+            active = self._driver.Context.get_device()
+        if active != self._driver.Device(self.index):
             self._context.push()
 
     def free_memory(self) -> Tuple[int, int]:
+        self.activate()
         return self._driver.mem_get_info()
 
     def compute_capability(self) -> int:

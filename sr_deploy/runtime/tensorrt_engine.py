@@ -24,7 +24,7 @@ MEMORY_DEFINITION = (
     "other processes count too"
 )
 _OUR_GRAPH = "one CUDA graph"
-_OWN_GRAPH = "the library's own CUDA graph"
+_OWN_GRAPH = "CUDA graphs left to the library"
 _RTX_GENERATIONS = (75, 80, 86, 89, 120, 121)
 
 
@@ -66,7 +66,8 @@ class TensorRTSession(Session):
     @property
     def settings(self) -> str:  # type: ignore[override]
         """How the engine was run so far."""
-        return f"{self._graph}, one stream, waits after each run, copies apart"
+        facts = (self._graph, "one stream", "waits after each run", "copies apart")
+        return ", ".join(filter(None, facts))
 
     @property
     def takes_tensors(self) -> bool:  # type: ignore[override]
@@ -98,9 +99,8 @@ class TensorRTSession(Session):
         runtime_config.dynamic_shapes_kernel_specialization_strategy = (
             trt.DynamicShapesKernelSpecializationStrategy.EAGER
         )
-        if not self._graph:
-            runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-            self._graph = _OWN_GRAPH
+        runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        self._graph = _OWN_GRAPH
         return self._engine.create_execution_context(runtime_config)
 
     def _run(self, x_nchw: np.ndarray) -> np.ndarray:
@@ -198,6 +198,8 @@ class TensorRTSession(Session):
         return _DTYPES[kind]
 
     def _release(self) -> None:
+        self._gpu.activate()
+        self._gpu.synchronize()  # the last run may have been one of tensors
         self._free_buffers()
         for event in self._events:
             self._gpu.free_event(event)

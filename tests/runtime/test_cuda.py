@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 
 import numpy as np
@@ -77,6 +78,14 @@ def test_each_gpu_has_one_connection_which_is_activated(use):
         cuda(2)
 
 
+def test_memory_is_that_of_this_gpu_while_another_one_is_active(use):
+    runtime = use()
+    first = cuda(0)
+    cuda(1)
+    assert first.free_memory() == (3, 8)
+    assert runtime.calls[-2:] == [("cudaSetDevice", 0), ("cudaMemGetInfo",)]
+
+
 @pytest.mark.parametrize(
     ("results", "words"),
     [
@@ -145,3 +154,51 @@ def test_copies_are_of_the_whole_array(use):
     array = np.zeros((2, 3), np.float32)
     cuda().to_device(64, array)
     assert ("cudaMemcpyAsync", 64, array.ctypes.data, 24, 1, 9) in runtime.calls
+
+
+class StandInPycuda(types.ModuleType):
+    """pycuda's driver with two GPUs: `get_device` fails in a thread that has no context."""
+
+    Error, MemoryError = RuntimeError, MemoryError
+
+    def __init__(self):
+        super().__init__("pycuda.driver")
+        self.pushed = []
+
+        def device(index):
+            context = types.SimpleNamespace(push=lambda: self.pushed.append(index))
+            return Device(index, lambda: context)
+
+        class Device(tuple):
+            def __new__(cls, index, retain):
+                made = super().__new__(cls, (index,))
+                made.retain_primary_context = retain
+                return made
+
+        def active():
+            if not self.pushed:
+                raise RuntimeError("invalid device context")
+            return device(self.pushed[-1])
+
+        device.count = lambda: 2
+        self.init, self.Device = lambda: None, device
+        self.Context = types.SimpleNamespace(get_device=active)
+        self.Stream = lambda: types.SimpleNamespace(handle=5)
+        self.mem_get_info = lambda: (self.pushed[-1], 8)
+
+
+def test_pycuda_activates_the_gpu_of_the_call_in_any_thread(monkeypatch):
+    driver = StandInPycuda()
+    monkeypatch.setitem(sys.modules, "pycuda", types.ModuleType("pycuda"))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
+    monkeypatch.setattr(sys.modules["pycuda"], "driver", driver, raising=False)
+    monkeypatch.setattr(module, "_OPENED", {})
+    monkeypatch.setattr(module, "_cuda_python", lambda: None)
+    first, second = cuda(0), cuda(1)
+    assert (first.free_memory(), second.free_memory()) == ((0, 8), (1, 8))
+    driver.pushed.clear()  # as a new thread
+    first.activate()
+    first.activate()
+    assert driver.pushed == [0]
+    with pytest.raises(CannotRunHereError, match="there is no GPU cuda:2: CUDA sees 2"):
+        cuda(2)

@@ -520,6 +520,7 @@ def test_events_and_graphs_are_destroyed(graph_for, tmp_path, use):
 def test_the_settings_tell_what_happened(graph_for, tmp_path, use, monkeypatch):
     x = np.zeros((1, 3, 9, 10), np.float32)
     library, session = opened_engine(graph_for, tmp_path, use)
+    assert session.settings.startswith("one stream, ")
     session.run(x)
     assert session.settings.startswith("one CUDA graph, ")
     monkeypatch.setattr(library.gpu, "capture", lambda work: None)
@@ -611,7 +612,7 @@ def test_tensorrt_for_rtx_captures_by_itself_with_specialised_kernels(any_graph,
     (config,) = library.runtime_configs
     assert config.cuda_graph_strategy == "WHOLE_GRAPH_CAPTURE"
     assert config.dynamic_shapes_kernel_specialization_strategy == "EAGER"
-    assert session.settings.startswith("the library's own CUDA graph, ")
+    assert session.settings.startswith("CUDA graphs left to the library, ")
     assert library.gpu.graphs == 0
 
 
