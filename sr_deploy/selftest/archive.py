@@ -41,6 +41,8 @@ def prove(options: SelftestOptions, progress: Progress) -> Selftest:
     selftest = run_selftest(options, progress)
     progress(f"wrote {write_page(selftest, options.output)}")
     progress(f"wrote {write_archive(selftest, options.output)}")
+    if selftest.count("fail"):
+        progress(f"the logs of the failed checks are in {options.output / 'logs'}")
     return selftest
 
 
