@@ -16,7 +16,8 @@ import numpy as np
 from sr_deploy.core.images import read_rgb
 
 SAMPLE_SET = "scikit-image photographs"
-CROP_SET = "crops of scikit-image photographs"
+CROP_SET = "photograph-crops"
+"""Also the name of their folder."""
 _FILES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 _CROPS = ("astronaut.npy", "chelsea.npy", "coffee.npy")
 
@@ -38,7 +39,7 @@ def sample_files() -> List[Path]:
 
 def shipped_crops() -> List[Path]:
     """Return the paths of the crops, (256, 256, 3) uint8 RGB, which need no other package."""
-    return [Path(__file__).with_name("photographs") / name for name in _CROPS]
+    return [Path(__file__).with_name(CROP_SET) / name for name in _CROPS]
 
 
 def sample_lr(hw: Sequence[int], *, count: int) -> List[np.ndarray]:

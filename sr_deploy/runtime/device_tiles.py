@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Callable, Optional
+from typing import Any, Callable, List, Optional, Tuple
 
 import numpy as np
 
@@ -79,9 +79,8 @@ class DeviceTiles:
             queued = _Image(image, out, white, white_on_device, least)
             seams = None if plan.exact else Seams(self._session.scale, keep=torch.clone)
             try:
-                for y_span in plan.y_spans:
-                    for x_span in plan.x_spans:
-                        self._queue_tile(queued, y_span, x_span, seams)
+                for y_span, x_span in _in_order(plan):
+                    self._queue_tile(queued, y_span, x_span, seams)
             except BaseException:
                 self._forget(queued)
                 raise
@@ -145,3 +144,11 @@ class DeviceTiles:
     def _forget(self, queued: _Image) -> None:
         if self._part is not None and self._part.owner is queued:
             self._part = None
+
+
+def _in_order(plan: TilePlan) -> List[Tuple[Span, Span]]:
+    """Return the tiles by their size, since sessions prepare anew for each; seams need rows."""
+    tiles = [(y_span, x_span) for y_span in plan.y_spans for x_span in plan.x_spans]
+    if plan.exact:
+        tiles.sort(key=lambda spans: (spans[0].size, spans[1].size), reverse=True)
+    return tiles

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import numpy as np
 
 from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts
-from sr_deploy.core.errors import BuildError, CannotRunHereError, MissingPackageError
+from sr_deploy.core.errors import BuildError
 from sr_deploy.core.files import files_with_suffix
 from sr_deploy.core.images import nchw_from_rgb, read_rgb
 from sr_deploy.core.metrics import MIN_FP16_PSNR_DB, psnr_unit
@@ -43,7 +43,7 @@ def run_of(way: Way) -> RunOptions:
 def sources(check: Check, folder: Path) -> List[str]:
     """Return what a check's networks are: a checkpoint, or the artifacts of its build.
 
-    Raises CannotRunHereError if none was built.
+    Raises SkippedError if none was built, as the check of the build tells.
     """
     way = check.on
     if way.run.get("precision") is not None:
@@ -53,7 +53,7 @@ def sources(check: Check, folder: Path) -> List[str]:
     names = files_with_suffix(built, suffix) if built.is_dir() else []
     files = [str(path) for path in names if path.name.startswith(f"{check.model}.")]
     if not files:
-        raise CannotRunHereError(f"nothing of {check.model} was built for {way.name}")
+        raise SkippedError(f"nothing of {check.model} was built for {way.name}")
     return files
 
 
@@ -109,8 +109,10 @@ def _exported(check: Check, folder: Path) -> List[Path]:
         graphs = files_with_suffix(folder, ".onnx") if folder.is_dir() else []
         if graphs:
             return graphs
-        raise MissingPackageError(
-            str(e.name), needed_for="exporting graphs", extra="export", cause=e
+        raise SkippedError(
+            f"exporting graphs needs the package '{e.name}', which cannot be imported here",
+            hint=f"pip install 'srdeploy[export]', or export {check.model} on another machine into "
+            f"{folder}",
         ) from e
     way = check.on
     variants = [str(v) for v in load_checkpoint(check.model).variants("all")]

@@ -73,6 +73,18 @@ def test_the_result_is_the_hosts_to_the_last_bit(gpu, sessions, noise, kind, dty
         assert on_device.timer == "device events"
 
 
+def test_tiles_of_one_size_follow_each_other(gpu, sessions, noise):
+    """Engines and CUDA graphs are prepared for a size."""
+    session = on_gpu(sessions["windows"])
+    plan = plan_tiles((200, 205), session, tile=48)
+    out = np.zeros((400, 410, 3), np.uint8)
+    DeviceTiles(session).start(plan, noise((200, 205)), out, white=255)()
+    sizes = session.fed
+    changes = sum(a != b for a, b in zip(sizes, sizes[1:]))
+    assert len(sizes) == plan.tiles > 9 and changes == len(set(sizes)) - 1 > 0
+    np.testing.assert_array_equal(out, both(sessions["windows"], noise((200, 205)), plan)[0][0])
+
+
 def test_images_overlap_and_do_not_mix(gpu, sessions, noise):
     session = on_gpu(sessions["blur"])
     tiles, plan = DeviceTiles(session), plan_tiles((30, 40), session, tile=20)

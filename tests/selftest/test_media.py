@@ -7,6 +7,8 @@ import pytest
 
 pytest.importorskip("torch", reason="the checks run checkpoints by torch")
 
+from doubles.torch_cuda import StandInTorchCuda  # noqa: E402
+
 from sr_deploy.core.errors import MissingPackageError  # noqa: E402
 from sr_deploy.selftest import media  # noqa: E402
 from sr_deploy.selftest.checks import Check, Way  # noqa: E402
@@ -20,6 +22,15 @@ def test_tiles_equal_the_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(media, "TILE", {False: 40})
     found = check_tiles(Check("tiles", "tiles", CPU, "asrn_x4"), tmp_path)
     assert found["found"].startswith("60x70: whole ") and "at most " in found["found"]
+    assert set(found["ms"]) == {"whole", "tiles"}
+
+
+def test_tiles_on_a_stand_in_for_a_gpu(tmp_path, monkeypatch):
+    StandInTorchCuda(monkeypatch)
+    monkeypatch.setattr(media, "PICTURE_HW", {True: (60, 70)})
+    monkeypatch.setattr(media, "TILE", {True: 40})
+    way = Way("torch cuda:0 fp32", {"device": "cuda:0", "precision": "fp32"}, device=True)
+    found = check_tiles(Check("tiles", "tiles", dataclasses.asdict(way), "asrn_x4"), tmp_path)
     assert set(found["ms"]) == {"whole", "tiles"}
 
 

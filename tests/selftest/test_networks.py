@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ pytest.importorskip("torch", reason="the checks run checkpoints by torch")
 
 from doubles.torch_cuda import StandInTorchCuda  # noqa: E402
 
-from sr_deploy.core.errors import BuildError, CannotRunHereError  # noqa: E402
+from sr_deploy.core.errors import BuildError  # noqa: E402
+from sr_deploy.core.samples import CROP_SET  # noqa: E402
 from sr_deploy.results.rows import BenchmarkRow, read_rows  # noqa: E402
 from sr_deploy.selftest import networks  # noqa: E402
 from sr_deploy.selftest.checks import Check, SkippedError, Way  # noqa: E402
@@ -35,7 +37,7 @@ def test_all_slices_are_measured_and_compared(tmp_path):
     assert set(found["accuracy"]) == {f"asrn_x4.d{n}" for n in range(1, 6)}
     rows = read_rows(tmp_path)
     assert [row.cell for row in rows][0] == "torch cpu: asrn_x4: asrn_x4.d1, steady"
-    assert {row.set for row in rows} == {"photographs"} and not any(row.error for row in rows)
+    assert {row.set for row in rows} == {CROP_SET} and not any(row.error for row in rows)
 
 
 def test_bf16_is_really_computed_and_less_accurate(tmp_path):
@@ -77,7 +79,7 @@ def test_what_is_wrong_fails(row, found, words):
 
 def test_networks_that_were_not_built_are_named(tmp_path):
     way = Way("tensorrt", target="rtx-tensorrt", device=True)
-    with pytest.raises(CannotRunHereError, match="nothing of asrn_x4 was built for tensorrt"):
+    with pytest.raises(SkippedError, match="nothing of asrn_x4 was built for tensorrt"):
         sources(check("networks", "asrn_x4", way), tmp_path)
 
 
@@ -114,6 +116,19 @@ def test_protocols_adaptive_networks_and_energy_on_a_stand_in_for_a_gpu(tmp_path
         "ntire2026",
         *["steady"] * 2,
     ]
+
+
+def test_without_the_exporter_the_graphs_of_another_machine_are_used(tmp_path, monkeypatch):
+    way = Way("tensorrt", target="rtx-tensorrt", device=True)
+    build = check("build", "srn-ntire_x4", way)
+    monkeypatch.setitem(sys.modules, "sr_deploy.export.pipeline", None)
+    folder = tmp_path / "artifacts" / "rtx-tensorrt-graphs"
+    with pytest.raises(SkippedError, match="exporting graphs needs the package") as e:
+        networks.check_build(build, tmp_path)
+    assert str(folder) in e.value.hint
+    folder.mkdir(parents=True)
+    (folder / "srn-ntire_x4.b4.onnx").write_bytes(b"x")
+    assert networks._exported(build, folder) == [folder / "srn-ntire_x4.b4.onnx"]
 
 
 @pytest.mark.slow
