@@ -49,7 +49,9 @@ class Way:
     device: bool = False
     """Whether it runs on a GPU."""
     why_not: str = ""
-    """Why it does not run here, and what to do."""
+    """Why it does not exist here, and what to do."""
+    why_builds_only: str = ""
+    """Why this machine builds its engines but does not run them."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +93,18 @@ ENVIRONMENT = Check("environment", "environment")
 def planned_checks(ways: Sequence[Way]) -> List[Check]:
     """Return the checks of a machine with these ways, the most valuable first.
 
-    A way that does not run here is one skipped check.
+    A way that does not run here is a skipped check, after builds if it builds.
     """
     usable = [way for way in ways if not way.why_not]
+    running = [way for way in usable if not way.why_builds_only]
     checks: List[Check] = []
-    for rank, way in enumerate(usable):
-        checks += [_check(way, kind, model) for kind, model in _content(way, first=rank == 0)]
-    missing = [Check(w.name, "networks", vars(w), why_skipped=w.why_not) for w in ways if w.why_not]
-    return [*checks, *missing]
+    for way in usable:
+        content = _content(way, first=running[:1] == [way])
+        checks += [_check(way, kind, model) for kind, model in content]
+    reasons = [(way, way.why_not or way.why_builds_only) for way in ways]
+    return checks + [
+        Check(w.name, "networks", vars(w), why_skipped=why) for w, why in reasons if why
+    ]
 
 
 def _check(way: Way, kind: str, model: str) -> Check:
@@ -109,6 +115,9 @@ def _check(way: Way, kind: str, model: str) -> Check:
 def _content(way: Way, *, first: bool) -> Iterator[Tuple[str, str]]:
     """Yield (kind, model) of a way's checks. first: it is the machine's best one."""
     by_torch = way.run.get("precision") is not None
+    if way.why_builds_only:
+        yield from (("build", model) for model in MODELS)
+        return
     for model in MODELS:
         if not by_torch:
             yield "build", model

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
 from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts
+from sr_deploy.bench.network_rows import recorded_row
 from sr_deploy.core.errors import BuildError
 from sr_deploy.core.files import files_with_suffix
 from sr_deploy.core.images import nchw_from_rgb, read_rgb
@@ -65,6 +66,8 @@ def artifacts_folder(way: Way, folder: Path) -> Path:
 def check_build(check: Check, folder: Path) -> Dict[str, Any]:
     """Export and build the slices of a family: on the CPU the smallest and the largest.
 
+    Rows that a board recorded with its trtexec are kept.
+
     Graphs that are there already are used where the exporter's packages are missing.
     """
     way = check.on
@@ -74,6 +77,9 @@ def check_build(check: Check, folder: Path) -> Dict[str, Any]:
     if way.target:
         files = engine_from_onnx([str(f) for f in files], output, target=way.target)
     described = describe_all([str(f) for f in files])
+    recorded = [(network, recorded_row(network)) for network in described]
+    cells = [replace(row, cell=f"{check.name}: {n.name}") for n, row in recorded if row is not None]
+    append_rows(folder / "rows.jsonl", cells)
     receipts = {
         network.name: {
             "asked": network.precision_asked,
@@ -116,7 +122,7 @@ def _exported(check: Check, folder: Path) -> List[Path]:
         ) from e
     way = check.on
     variants = [str(v) for v in load_checkpoint(check.model).variants("all")]
-    if not way.device:
+    if not way.device or way.why_builds_only:
         variants = list(dict.fromkeys([variants[0], variants[-1]]))
     target: Dict[str, Any] = {"target": way.target} if way.target else {"sizes": [GPU_LR]}
     options = ExportOptions(variants=variants, **target)
@@ -161,7 +167,7 @@ def measured(
     rows = []
     for row in rows_from_artifacts(networks, options):
         name = f"{row.model}.{row.variant}" if row.variant else row.model
-        rows.append(dataclasses.replace(row, cell=f"{check.name}: {name}, {row.protocol}"))
+        rows.append(replace(row, cell=f"{check.name}: {name}, {row.protocol}"))
         append_rows(folder / "rows.jsonl", rows[-1:])
     return rows
 
@@ -244,7 +250,7 @@ def check_adaptive(check: Check, folder: Path) -> Dict[str, Any]:
         data=str(shipped_crops()[0].parent),
         lr=_lr(way),
         runs=GPU_RUNS if way.device else CPU_RUNS,
-        run=dataclasses.replace(run_of(way), precision=None),
+        run=replace(run_of(way), precision=None),
     )
     (row,) = rows = measured(check, [check.model], options, folder)
     _refuse(rows, {}, Way(way.name))
@@ -260,7 +266,7 @@ def check_energy(check: Check, folder: Path) -> Dict[str, Any]:
     (first,) = list(rows_from_artifacts(network, probe))
     _refuse([first], {}, Way(way.name))
     runs = int(min(max(ENERGY_S * 1000 / (time_ms(first) or 1.0), 10), 10000))
-    options = dataclasses.replace(probe, runs=runs)
+    options = replace(probe, runs=runs)
     (row,) = rows = measured(check, network, options, folder)
     _refuse(rows, {}, Way(way.name))
     during = (row.conditions or {}).get("during", {})

@@ -28,6 +28,7 @@ from sr_deploy.selftest.checks import ENVIRONMENT, Check, CheckResult, Way, plan
 
 DEFAULT_FOLDER = "selftest"
 DEFAULT_MINUTES = 8.0
+NOTHING_RUNS = "nothing here can build or run networks: the skipped checks tell why"
 LIMIT_S = 240.0
 """A check that takes longer has failed."""
 WORKER = ("-m", "sr_deploy.selftest.worker")
@@ -85,6 +86,8 @@ def run_selftest(options: SelftestOptions, progress: Progress = lambda line: Non
         for data in found.numbers["ways"]
     ]
     checks = planned_checks(ways)
+    if all(check.why_skipped for check in checks):
+        first = replace(first, state="fail", reason=NOTHING_RUNS)
     kept = _kept(folder / "results.jsonl", identity)
     for check in checks:
         if check.name in kept:

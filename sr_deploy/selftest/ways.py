@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
 
@@ -75,7 +76,7 @@ def ways_here() -> List[Way]:
     """Return all ways, those of a GPU first."""
     ways = [*_torch_ways(), *_provider_ways()]
     ways += [way for runtime in RUNTIMES for way in _runtime_ways(runtime)]
-    return sorted(ways, key=lambda way: not way.device)
+    return sorted(ways, key=_worth)
 
 
 def ways_of_target(name: str) -> List[Way]:
@@ -131,24 +132,32 @@ def _provider_ways() -> List[Way]:
 def _runtime_ways(runtime: str) -> List[Way]:
     """Return the way of the first target of a runtime that this machine builds and runs.
 
-    Where it has none, the reason is that of the last, a desktop's.
+    Where it has none, the reason is that of a desktop's target.
     """
     profiles = [p for p in map(load_target, target_names()) if p.runtime == runtime]
-    boards_first = sorted(profiles, key=lambda p: p.name.startswith("rtx"))
-    ways = [_engine_way(profile, runtime) for profile in boards_first]
-    return [way for way in ways if not way.why_not][:1] or ways[-1:]
+    desktops_first = sorted(profiles, key=lambda p: not p.name.startswith("rtx"))
+    ways = [_engine_way(profile, runtime) for profile in desktops_first]
+    return sorted(ways, key=_worth)[:1]
 
 
 def _engine_way(profile: TargetProfile, name: str) -> Way:
-    backend = BACKENDS[profile.runtime]()
-    try:
-        reason = why_not_here(profile)[0] or backend.why_no_device(profile)
-    except SrDeployError as e:
-        reason = _reason(e.message, e.hint)
-    if not reason and profile.runtime.startswith("tensorrt") and not gpu_present():
-        reason = "it builds here, but there is no NVIDIA GPU with a driver to run its engines"
     on_gpu = not _is_cpu(profile.runtime)
-    return Way(name, target=profile.option, device=on_gpu, why_not=reason)
+    way = Way(name, target=profile.option, device=on_gpu)
+    try:
+        reason = why_not_here(profile)[0]
+        if reason:
+            return replace(way, why_not=reason)
+        reason = BACKENDS[profile.runtime]().why_no_device(profile)
+    except SrDeployError as e:
+        return replace(way, why_not=_reason(e.message, e.hint))
+    if on_gpu and not gpu_present():
+        reason = "there is no NVIDIA GPU with a driver to run its engines"
+    return replace(way, why_builds_only=reason)
+
+
+def _worth(way: Way) -> Tuple[bool, bool, bool]:
+    """Sort ways that run first, among them those of a GPU; then those that build only."""
+    return bool(way.why_not), bool(way.why_builds_only), not way.device
 
 
 def _is_cpu(runtime: str) -> bool:

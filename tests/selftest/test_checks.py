@@ -26,6 +26,13 @@ def test_a_missing_way_is_one_skipped_check_at_the_end():
     assert planned_checks([NONE, CPU])[-1] == skipped[0]
 
 
+def test_a_way_that_builds_only_builds_and_tells_why():
+    rtx = Way("tensorrt-rtx", target="rtx", device=True, why_builds_only="there is no GPU")
+    checks = [check for check in planned_checks([CPU, rtx]) if check.on == rtx]
+    assert [c.kind for c in checks] == ["build"] * len(MODELS) + ["networks"]
+    assert [c.why_skipped for c in checks] == ["", "", "", "there is no GPU"]
+
+
 def test_names_are_unique_and_kinds_exist():
     checks = planned_checks([GPU, ENGINES, NONE, CPU])
     assert len({c.name for c in checks}) == len(checks)

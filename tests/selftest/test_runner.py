@@ -22,9 +22,9 @@ def selftest(monkeypatch, tmp_path):
     monkeypatch.setattr(runner, "WORKER", (str(worker),))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
 
-    def run(*kinds, minutes=2.0, identity="this", way=WAY):
+    def run(*kinds, minutes=2.0, identity="this", checks=()):
         monkeypatch.setenv("IDENTITY", identity)
-        checks = [Check(f"{kind} {n}", kind, way) for n, kind in enumerate(kinds)]
+        checks = [*checks, *(Check(f"{kind} {n}", kind, WAY) for n, kind in enumerate(kinds))]
         monkeypatch.setattr(runner, "planned_checks", lambda ways: checks)
         done = run_selftest(SelftestOptions(output=tmp_path / "out", minutes=minutes))
         return done, {r.name: (r.state, r.reason) for r in done.results}
@@ -91,6 +91,13 @@ def test_without_an_environment_nothing_else_is_run(selftest, monkeypatch):
     monkeypatch.setattr(runner, "ENVIRONMENT", Check("environment", "crash"))
     done, found = selftest("good")
     assert list(found) == ["environment"] and done.count("fail") == 1
+
+
+def test_a_machine_where_nothing_runs_fails(monkeypatch, selftest):
+    checks = [Check("torch", "networks", WAY, why_skipped="torch is missing")]
+    monkeypatch.setattr(runner, "NOTHING_RUNS", "nothing")
+    done, found = selftest(checks=checks)
+    assert found == {"environment": ("fail", "nothing"), "torch": ("skip", "torch is missing")}
 
 
 @pytest.mark.parametrize("minutes", [0, -1, 2000, float("nan")])
