@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -97,3 +99,25 @@ def test_installed_package_finds_them(wheel: Path, tmp_path: Path) -> None:
     ]
     assert all(str(tmp_path) in m["path"] for m in found)
     assert [t["name"] for t in json.loads(run("targets", "--json"))] == target_names()
+
+
+@pytest.fixture(scope="module")
+def extras():
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return {name: lines.split("\n") for name, lines in parser["options.extras_require"].items()}
+
+
+def test_the_extras_that_hints_name_exist(extras):
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "sr_deploy").rglob("*.py")]
+    named = {name for text in sources for name in re.findall(r'extra="(\w+)"', text)}
+    named |= {"rtx", "gpu"}  # of the TensorRT backends
+    assert "board" in named and named <= set(extras)
+
+
+@pytest.mark.parametrize("extra", ["board", "gpu", "rtx"])
+def test_what_runs_engines_brings_a_cuda_binding_for_every_python(extras, extra):
+    assert [line for line in extras[extra] if line.startswith("cuda-python")] == [
+        'cuda-python>=12,<13; python_version >= "3.10"',
+        'cuda-python==11.8.0; python_version < "3.10"',
+    ]
