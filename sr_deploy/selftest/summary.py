@@ -12,8 +12,9 @@ from sr_deploy.core.files import write_text
 from sr_deploy.results.rows import BenchmarkRow, filter_rows, read_rows
 from sr_deploy.selftest.runner import Selftest
 
-_STYLE = "body{font:15px sans-serif;margin:2em}td,th{text-align:left;padding:2px 10px}"
-_STYLE += ".fail{color:#b00}.skip,.not{color:#777}"
+_STYLE = ".checks td,.checks th{text-align:left;padding:2px 10px}.check-fail{color:#b00}"
+_MAIN = '<main id="main">'
+"""The start of the report's content."""
 
 
 def table(selftest: Selftest) -> str:
@@ -59,13 +60,14 @@ def write_page(selftest: Selftest, folder: Path) -> Path:
 
 def _checks_html(selftest: Selftest) -> str:
     cells = "".join(
-        f'<tr class="{result.state}"><td>{result.state}</td><td>{html.escape(result.name)}</td>'
-        f"<td>{result.seconds:.1f} s</td><td>{html.escape(result.reason)}</td></tr>\n"
-        for result in selftest.results
+        f'<tr class="check-{r.state}"><td>{r.state}</td><td>{html.escape(r.name)}</td>'
+        f"<td>{r.seconds:.1f} s</td><td>{html.escape(r.reason)}</td></tr>\n"
+        for r in selftest.results
     )
     title = html.escape(f"{device_name(selftest.facts)}, {selftest.date_utc}: {counts(selftest)}")
     heading = "<tr><th>state</th><th>check</th><th>time</th><th>found</th></tr>"
-    return f"<h2>Self-test</h2><p>{title}</p><table>{heading}\n{cells}</table>"
+    table_html = f'<table class="checks">{heading}\n{cells}</table>'
+    return f"<h2>Self-test</h2><p>{title}</p>{table_html}"
 
 
 def _with_report(checks: str, rows: List[BenchmarkRow]) -> str:
@@ -82,4 +84,4 @@ def _with_report(checks: str, rows: List[BenchmarkRow]) -> str:
     if not measured:
         return plain
     report = report_html(measured, [], drawings=draw_figures(group_rows(measured)))
-    return report.replace("</body>", f"<style>.fail{{color:#b00}}</style>{checks}</body>", 1)
+    return report.replace(_MAIN, f"{_MAIN}<style>{_STYLE}</style>{checks}", 1)

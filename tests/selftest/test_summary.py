@@ -42,3 +42,4 @@ def test_the_page_has_the_checks_with_and_without_the_report(tmp_path, monkeypat
     for page in (full, plain):
         assert "a &lt;way&gt;" in page and "it &amp; that" in page and "1 passed, 1 failed" in page
     assert len(plain) < len(full)
+    assert full.index("Self-test") < full.index("m_x4.c4")
