@@ -147,7 +147,7 @@ def _plan_builds(
         )
     if mismatch:
         raise BuildError(mismatch, hint=export)
-    _check_options(profile, options)
+    _check_options(profile, options, manifests)
     plans: List[BuildPlan] = []
     for file, graph in manifests:
         plan = _plan_build(file, graph, profile, options)
@@ -200,7 +200,9 @@ def _where_to_build(profile: TargetProfile) -> str:
     )
 
 
-def _check_options(profile: TargetProfile, options: BuildOptions) -> None:
+def _check_options(
+    profile: TargetProfile, options: BuildOptions, graphs: Sequence[Tuple[Path, Manifest]]
+) -> None:
     name, dla = f"target '{profile.name}'", options.dla
     if options.compute_capabilities and profile.runtime != "tensorrt-rtx":
         reason = "its engines are built on the machine that runs them"
@@ -209,6 +211,10 @@ def _check_options(profile: TargetProfile, options: BuildOptions) -> None:
         cores = ", ".join(map(str, range(profile.dla_cores)))
         expected = f"expected one of {cores}" if cores else "it has no DLA"
         raise InputError(f"{name} has no DLA core {dla}: {expected}", hint="omit --dla")
+    fp32 = next((file for file, graph in graphs if graph.precision_asked == "fp32"), None)
+    if dla is not None and fp32 is not None:  # TensorRT 8.0 would turn FP16 on by itself
+        problem = f"a DLA computes in FP16 or INT8 only, but {fp32.name} is for an FP32 engine"
+        raise InputError(problem, hint="export it with --precision fp16, or omit --dla")
 
 
 def _plan_build(

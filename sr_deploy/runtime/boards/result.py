@@ -27,7 +27,13 @@ from sr_deploy.core.manifest import (
 from sr_deploy.core.target import ONNX_RUNTIMES, TargetProfile
 from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
 from sr_deploy.runtime.boards import trtexec
-from sr_deploy.runtime.boards.board import energy, facts_from_text, samples_from_text, within
+from sr_deploy.runtime.boards.board import (
+    BoardFacts,
+    energy,
+    facts_from_text,
+    samples_from_text,
+    within,
+)
 from sr_deploy.runtime.boards.job import (
     MANIFESTS,
     BoardJob,
@@ -240,13 +246,8 @@ def _checked_manifest(engine: _Returned, results: trtexec.Results) -> Manifest:
 def _manifest(engine: _Returned, results: trtexec.Results) -> Manifest:
     draft, profile, report = engine.draft, engine.profile, engine.report
     log = engine.text("build.log")
-    device = trtexec.device_from_logs(log, engine.text("time.log"))
-    expected = profile.compute_capabilities if profile.runtime == "tensorrt" else ()
-    if expected and device.compute_capability not in expected:
-        raise BuildError(
-            f"{engine.name} was built on a GPU of SM {device.compute_capability}, but the target "
-            f"is SM {', '.join(map(str, expected))}"
-        )
+    facts = facts_from_text(_read_text(engine.folder / "out" / "board.txt"))
+    gpu, capability = _gpu(engine, facts)
     precision, receipt = _precision(engine)
     if receipt == _DLA_RECEIPT:
         draft = replace(
@@ -261,9 +262,12 @@ def _manifest(engine: _Returned, results: trtexec.Results) -> Manifest:
         "size_bytes": report.size_bytes,
         "by": results.trtexec,
         "command": report.build_command,
-        "gpu": device.name,
-        "compute_capability": device.compute_capability,
+        "gpu": gpu,
     }
+    if capability is not None:
+        build["compute_capability"] = capability
+    if not gpu or capability is None:
+        not_checked.append("its GPU: neither trtexec's logs nor the board's facts name it fully")
     dla = draft.build.get("dla")
     if isinstance(dla, dict):
         build["dla"] = {**dla, "layers_on_gpu": trtexec.layers_off_dla(log)}
@@ -274,10 +278,9 @@ def _manifest(engine: _Returned, results: trtexec.Results) -> Manifest:
         build["energy"] = used
     else:
         not_checked.append("power and throttling: the board reported too few samples")
-    facts = asdict(facts_from_text(_read_text(engine.folder / "out" / "board.txt")))
-    facts = {key: value for key, value in facts.items() if value not in (None, "")}
-    if facts:
-        build["board"] = facts
+    known = {key: value for key, value in asdict(facts).items() if value not in (None, "")}
+    if known:
+        build["board"] = known
     accuracy = _accuracy(engine)
     if accuracy:
         checks["accuracy"] = accuracy
@@ -293,6 +296,25 @@ def _manifest(engine: _Returned, results: trtexec.Results) -> Manifest:
         not_checked=tuple(not_checked),
         build=build,
     )
+
+
+def _gpu(engine: _Returned, facts: BoardFacts) -> Tuple[str, Optional[int]]:
+    """Return the GPU's name and compute capability, from the logs, else the board's facts.
+
+    Empty and None are unknown. Raises BuildError for a GPU that the target is not for.
+    """
+    logged = trtexec.device_from_logs(engine.text("build.log"), engine.text("time.log"))
+    name = (logged.name if logged else "") or facts.gpu or ""
+    capability = logged.compute_capability if logged else facts.compute_capability
+    profile = engine.profile
+    expected = profile.compute_capabilities if profile.runtime == "tensorrt" else ()
+    if expected and capability not in expected:
+        built = "a GPU that nothing names" if capability is None else f"a GPU of SM {capability}"
+        raise BuildError(
+            f"{engine.name} was built on {built}, but the target is "
+            f"SM {', '.join(map(str, expected))}"
+        )
+    return name, capability
 
 
 def _precision(engine: _Returned) -> Tuple[str, str]:
@@ -397,8 +419,8 @@ def _keep_timing_cache(
 ) -> None:
     cache = folder / "out" / "timing.cache"
     engines = [m for m in outcomes.values() if isinstance(m, Manifest)]
-    devices = {m.build["compute_capability"] for m in engines}
-    if cache.is_file() and len(devices) == 1:
+    devices = {m.build.get("compute_capability") for m in engines}
+    if cache.is_file() and len(devices) == 1 and None not in devices:
         with contextlib.suppress(InputError):  # a cache only saves time
             with atomic_path(output / f".timing-{name}-sm{devices.pop()}.cache") as temporary:
                 shutil.copyfile(str(cache), str(temporary))
@@ -408,8 +430,10 @@ def _summary(name: str, manifest: Manifest) -> str:
     latency: Any = manifest.build["latency_ms"]
     accuracy: Any = manifest.checks.get("accuracy")
     quality = f"{accuracy['psnr_db_vs_fp32']:.1f} dB against FP32" if accuracy else "not checked"
-    speed = f"{latency['median']:.3f} ms on {manifest.build['gpu']}"
-    return f"{name}: {manifest.precision_obtained}, output: {quality}, {speed}"
+    speed = f"{latency['median']:.3f} ms on {manifest.build['gpu'] or 'an unknown GPU'}"
+    used: Any = manifest.build.get("energy")
+    power = f", {used['watts_mean']:.1f} W ({used['covers']})" if used else ""
+    return f"{name}: {manifest.precision_obtained}, output: {quality}, {speed}{power}"
 
 
 def _read_text(path: Path) -> str:

@@ -91,10 +91,19 @@ def test_rows_of_the_output_are_compared_and_travel_small(repeating, stand_in, t
     assert "README.txt" in sizes
 
 
+def test_the_job_tells_the_space_for_the_output_s_text(repeating, stand_in, tmp_path):
+    tar = bundle_from_onnx(repeating(hw=(64, 96)), tmp_path / "job.tar", target="xavier")
+    with tarfile.open(str(tar)) as archive:
+        (name,) = [name for name in archive.getnames() if name.endswith("/job.txt")]
+        text = archive.extractfile(name).read().decode()
+    assert "# text_mib 2\n" in text  # 3 x 128 x 192 values of 9 bytes, twice
+
+
 def test_a_bundle_explains_itself(bundle):
     text = (bundle / "README.txt").read_text()
     assert "sh build.sh" in text and "srdeploy adopt result.tar" in text
     assert "Jetson AGX Xavier" in text and "tiny_x2.d1" in text
+    assert "its power, are told at the desk by adopt" in text
 
 
 def test_dla_names_the_layers_that_fell_back(repeating, stand_in, tmp_path):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import sys
 import tarfile
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from sr_deploy.core.errors import ArtifactError, BuildError, InputError
 from sr_deploy.core.manifest import read_manifest
+from sr_deploy.core.target import load_target
 from sr_deploy.runtime.boards.job import BoardJob
 from sr_deploy.runtime.boards.result import engines_from_result, target_of_result
 
@@ -202,6 +205,69 @@ def test_a_forged_result_with_valid_checksums_is_refused(a_result, tmp_path, cha
     with pytest.raises((ArtifactError, BuildError), match=words):
         engines_from_result(result, tmp_path / "engines")
     assert not (tmp_path / "engines" / ENGINE[4:]).exists() and not (tmp_path / "desk").exists()
+
+
+def without_gpu(board_txt, target):
+    """Return a change: logs that name no GPU, other facts, and another target."""
+
+    def change(files):
+        for name in [n for n in files if n.endswith(("build.log", "time.log"))]:
+            lines = files[name].split(b"\n")
+            gone = (b"Selected Device", b"Compute Capability")
+            files[name] = b"\n".join(x for x in lines if not any(word in x for word in gone))
+        files["out/board.txt"] = board_txt
+        drafts = json.loads(files["desk/manifests.json"])
+        for draft in drafts.values():
+            profile = asdict(load_target("xavier"))
+            draft["profile"] = {**profile, "compute_capabilities": target}
+        files["desk/manifests.json"] = json.dumps(drafts).encode()
+        sealed(files)
+
+    return change
+
+
+def adopted_without_gpu(a_result, tmp_path, board_txt, target):
+    result, lines = tmp_path / "result.tar", []
+    result.write_bytes(a_result)
+    rewritten(result, without_gpu(board_txt, target))
+    paths = engines_from_result(result, tmp_path / "engines", progress=lines.append)
+    return read_manifest(paths[0]), lines
+
+
+def test_a_gpu_that_no_log_names_is_the_one_of_the_board_s_facts(a_result, tmp_path):
+    facts = b"== compatible\nnvidia,tegra194\n"
+    manifest, _ = adopted_without_gpu(a_result, tmp_path, facts, [72])
+    assert (manifest.build["gpu"], manifest.build["compute_capability"]) == ("gv11b", 72)
+    assert not any("GPU" in entry for entry in manifest.not_checked)
+
+
+def test_a_gpu_that_nothing_names_is_recorded_as_not_checked(a_result, tmp_path):
+    manifest, lines = adopted_without_gpu(a_result, tmp_path, b"", [])
+    assert manifest.build["gpu"] == "" and "compute_capability" not in manifest.build
+    assert any(entry.startswith("its GPU: neither") for entry in manifest.not_checked)
+    assert "ms on an unknown GPU" in lines[0]
+    assert not list((tmp_path / "engines").glob(".timing-*"))
+
+
+def test_a_gpu_that_nothing_names_is_refused_for_a_target_of_one(a_result, tmp_path):
+    words = "built on a GPU that nothing names, but the target is SM 72"
+    with pytest.raises(BuildError, match=words):
+        adopted_without_gpu(a_result, tmp_path, b"", [72])
+
+
+def test_adopt_tells_the_mean_power(a_result, tmp_path):
+    def change(files):
+        end = 1000.0
+        files[f"{ENGINE}.power.txt"] = "".join(
+            f"tegrastats {end - i * 0.001:.3f} RAM 1/2MB VDD_IN 5000mW/5000mW\n" for i in range(5)
+        ).encode()
+        sealed(files)
+
+    result, lines = tmp_path / "result.tar", []
+    result.write_bytes(a_result)
+    rewritten(result, change)
+    engines_from_result(result, tmp_path / "engines", progress=lines.append)
+    assert lines[0].endswith(", 5.0 W (module input (VDD_IN))")
 
 
 def test_the_result_of_another_job_is_refused(a_result, tmp_path):

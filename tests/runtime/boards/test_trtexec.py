@@ -168,8 +168,7 @@ def test_a_log_names_the_device(log, expected):
         device.compute_capability,
         device.tensorrt,
     ) == expected
-    with pytest.raises(ArtifactError, match="name no GPU"):
-        device_from_logs(log.replace("Compute Capability", "Capability"))
+    assert device_from_logs(log.replace("Compute Capability", "Capability")) is None
 
 
 def layer(kind, inputs, outputs, *, name="layer", new=False, **more):
@@ -291,8 +290,7 @@ def test_the_gpu_is_named_by_the_first_log_that_has_one():
     built = "&&&& RUNNING TensorRT.tensorrt_rtx [TensorRT v10701] # x\n"
     timed = built + "[I] Selected Device: RTX\n[I] Compute Capability: 8.9\n"
     assert device_from_logs(built, timed).compute_capability == 89
-    with pytest.raises(ArtifactError, match="the logs name no GPU"):
-        device_from_logs(built, "")
+    assert device_from_logs(built, "") is None
 
 
 RESULTS = """format\t1

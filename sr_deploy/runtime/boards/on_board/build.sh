@@ -50,8 +50,8 @@ sums=$(sha256sum -c SHA256SUMS 2>&1) && listed job.txt || {
 workspace=$(header workspace_mib) versions=$(header versions) sm=$(header sm) dla=$(header dla)
 runtime=$(header runtime) fp32_layers=$(header fp32_layers) measure_s=$(header measure_s)
 : "${dla:=-}" "${runtime:=tensorrt}" "${measure_s:=3}"
-tactics=$(header tactics)
-count=0 need_kib=65536
+tactics=$(header tactics) text_mib=$(header text_mib)
+count=0 need_kib=$((65536 + ${text_mib:-0} * 1024))
 while IFS=$tab read -r graph engine precision typing input shape min opt max rows <&3; do
     case $graph in '#'* | '') continue ;; esac
     [ -n "$rows" ] || die 2 "job.txt: the line of '$graph' has fewer than ten fields"
@@ -162,7 +162,8 @@ build_line() { # set $line to the command, $why to a reason why it cannot be bui
     } || why="TensorRT $version cannot keep layers of a $typing network in FP32 (no --layerPrecisions)"
     [ "$dla" = - ] || { add "--useDLACore=$dla" && add --allowGPUFallback; } || why="TensorRT $version has no --useDLACore"
     # From 11 on there are no kernels of cuBLAS and cuDNN.
-    [ -z "$tactics" ] || [ "$runtime" = tensorrt-rtx ] || [ "$(number "$version")" -ge 110000 ] || add "--tacticSources=$tactics"
+    [ -z "$tactics" ] || [ "$runtime" = tensorrt-rtx ] || [ "$(number "$version")" -ge 110000 ] ||
+        add "--tacticSources=$tactics"
     [ "${workspace:-0}" = 0 ] || add "--memPoolSize=workspace:$workspace" || add "--workspace=$workspace"
     [ "$runtime" != tensorrt-rtx ] || [ -z "$sm" ] || add "--computeCapabilities=$sm"
     # A static graph must have no shapes.
@@ -171,8 +172,8 @@ build_line() { # set $line to the command, $why to a reason why it cannot be bui
     add "--exportLayerInfo=$out.layers.json" || add --dumpLayerInfo
     add --skipInference || add --buildOnly
 }
-# If trtexec reports no layer types: build an FP32 engine, whose size tells the precision. Not for the
-# DLA, for which 8.0 turns FP16 on by itself.
+# If trtexec reports no layer types: build an FP32 engine, whose size tells the precision. Not for
+# the DLA, for which 8.0 turns FP16 on by itself.
 twin() {
     [ "$typing-$precision-$dla" = weak-fp16-- ] && ! has --exportLayerInfo || return 0
     say "$at building an FP32 engine to compare sizes with"
@@ -217,7 +218,8 @@ build() { # write $out, and its facts to work/$n.built, or a failure to work/res
     fi
     rm -f "$out.tmp"
     [ "$code" != 0 ] || why="trtexec succeeded, but wrote no engine"
-    [ -n "$why" ] || ! grep -qi -e 'no space left' -e 'saving engine to file failed' "$out.build.log" || why=$(why_unsaved)
+    [ -n "$why" ] || ! grep -qi -e 'no space left' -e 'saving engine to file failed' \
+        "$out.build.log" || why=$(why_unsaved)
     say "$at failed, exit code $code${why:+: $why}"
     {
         field engine "$engine" && field status failed && field exit_code "$code" && field build_seconds "$took"
@@ -227,7 +229,9 @@ build() { # write $out, and its facts to work/$n.built, or a failure to work/res
     } >>work/results
 }
 # values_of FILE: print the values of an exported output, one a line (NaN is `nan`)
-values_of() { tr '[,]' '\n\n\n' <"$1" | sed -e '/["{}]/d' -e '/^[[:space:]]*$/d' -e 's/[[:space:]]//g'; }
+values_of() {
+    tr '[,]' '\n\n\n' <"$1" | sed -e '/["{}]/d' -e '/^[[:space:]]*$/d' -e 's/[[:space:]]//g'
+}
 # crop: write the rows $rows of the values in work/values to $out.tmp, compressed; set $not_finite
 crop() {
     not_finite=$(grep -ci n work/values)
@@ -270,7 +274,8 @@ measure() { # write the facts to work/new, and to work/$n.measured on success; s
         add "--loadInputs=$spec:work/lr.bin" && add --exportOutput=work/output.json
         add --iterations=1 && add --duration=0 && add --warmUp=0; add --includeDataTransfers
         not_finite=none
-        run "$out.output.log" && values_of work/output.json >work/values && crop && mv -f "$out.tmp" "$out.output.txt.gz" || status=unchecked
+        run "$out.output.log" && values_of work/output.json >work/values && crop &&
+            mv -f "$out.tmp" "$out.output.txt.gz" || status=unchecked
         {
             field output_exit_code "$code" && field output_command "$line"
             field output_not_finite "$not_finite"
@@ -308,14 +313,19 @@ desk=
 median() { # of the last timed run in a log
     sed -n 's/.*\] GPU Compute Time: .*median = \([0-9.e+-]*\) ms.*/\1/p' "$1" 2>/dev/null | sed -n '$p'
 }
+asked() { # the precision that the job asks of an engine
+    cut -f2,3 job.txt | while IFS=$tab read -r name precision; do
+        [ "$name" != "$1" ] || printf '%s\n' "$precision"
+    done
+}
 report() { # print the results as a table
     engine=
-    printf '\n%-11s %12s %10s  %s\n' result 'median [ms]' 'build [s]' engine
+    printf '\n%-11s %-5s %12s %10s  %s\n' result asked 'median [ms]' 'build [s]' engine
     { cat work/results && field engine ''; } | while IFS=$tab read -r key value; do
         case $key in
             engine)
-                [ -z "$engine" ] || printf '%-11s %12s %10s  %s\n' "$status" "$(median "out/$engine.time.log")" \
-                    "$took" "$engine${why:+: $why}"
+                [ -z "$engine" ] || printf '%-11s %-5s %12s %10s  %s\n' "$status" "$(asked "$engine")" \
+                    "$(median "out/$engine.time.log")" "$took" "$engine${why:+: $why}"
                 engine=$value status= took= why=
                 ;;
             status) status=$value ;;
