@@ -311,7 +311,8 @@ desk=
     (cd out && sha256sum -- *) >work/sums && mv -f work/sums out/SHA256SUMS && tar -cf result.tar.tmp job.txt SHA256SUMS $desk out &&
     { sync result.tar.tmp 2>/dev/null; mv -f result.tar.tmp result.tar; } || die 5 "the result cannot be written; $(free)"
 median() { # of the last timed run in a log
-    sed -n 's/.*\] GPU Compute Time: .*median = \([0-9.e+-]*\) ms.*/\1/p' "$1" 2>/dev/null | sed -n '$p'
+    sed -n 's/.*\] GPU Compute Time: .*median = \([0-9.e+-]*\) ms.*/\1/p' "$1" 2>/dev/null |
+        sed -n '$p'
 }
 asked() { # the precision that the job asks of an engine
     cut -f2,3 job.txt | while IFS=$tab read -r name precision; do
@@ -324,8 +325,9 @@ report() { # print the results as a table
     { cat work/results && field engine ''; } | while IFS=$tab read -r key value; do
         case $key in
             engine)
-                [ -z "$engine" ] || printf '%-11s %-5s %12s %10s  %s\n' "$status" "$(asked "$engine")" \
-                    "$(median "out/$engine.time.log")" "$took" "$engine${why:+: $why}"
+                [ -z "$engine" ] || printf '%-11s %-5s %12s %10s  %s\n' \
+                    "$status" "$(asked "$engine")" "$(median "out/$engine.time.log")" "$took" \
+                    "$engine${why:+: $why}"
                 engine=$value status= took= why=
                 ;;
             status) status=$value ;;
