@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import sys
 from dataclasses import replace
@@ -22,13 +21,9 @@ from sr_deploy.core.version import __version__
 from sr_deploy.runtime import BACKENDS
 from sr_deploy.runtime.boards.board import facts_here
 from sr_deploy.runtime.build import why_not_here
+from sr_deploy.runtime.environment import package_versions
 from sr_deploy.selftest.checks import Check, Way
 
-_PACKAGES = (
-    "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml",
-    "tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13", "cuda-python", "cuda-bindings", "pycuda",
-    "numpy", "opencv-python-headless", "scikit-image", "av", "safetensors",
-)  # fmt: skip
 _TORCH_ON_GPU: Tuple[Tuple[str, Dict[str, Any]], ...] = (
     ("fp32", {"precision": "fp32"}),
     ("fp16", {"precision": "fp16"}),
@@ -55,12 +50,6 @@ def check_environment(check: Check, folder: Path) -> Dict[str, Any]:
 
 def machine_facts() -> Dict[str, Any]:
     """Return what decides results: hardware, driver, Python and the versions of packages."""
-    packages = {}
-    for name in _PACKAGES:
-        try:
-            packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     gpu = {key: value for key, value in dataclasses.asdict(facts_here()).items() if value}
     return {
         "version": __version__,
@@ -68,7 +57,7 @@ def machine_facts() -> Dict[str, Any]:
         "cpu": cpu_name(),
         "python": python_and_os(),
         "gpu": gpu,
-        "packages": packages,
+        "packages": package_versions(),
     }
 
 
