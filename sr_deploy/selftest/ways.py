@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
 
 from sr_deploy.bench.measure import git_revision
-from sr_deploy.core.device import cpu_name, gpu_present, python_and_os
+from sr_deploy.core.device import gpu_present
 from sr_deploy.core.errors import MissingPackageError, SrDeployError
 from sr_deploy.core.providers import PROVIDERS, Provider
 from sr_deploy.core.target import RUNTIMES, TargetProfile, load_target, target_names
-from sr_deploy.core.version import __version__
 from sr_deploy.runtime import BACKENDS
-from sr_deploy.runtime.boards.board import facts_here
 from sr_deploy.runtime.build import why_not_here
-from sr_deploy.runtime.environment import package_versions
+from sr_deploy.runtime.environment import environment
 from sr_deploy.selftest.checks import Check, Way
 
 _TORCH_ON_GPU: Tuple[Tuple[str, Dict[str, Any]], ...] = (
@@ -40,25 +38,12 @@ _SYSTEM = {"directml": "win32", "coreml": "darwin"}
 
 def check_environment(check: Check, folder: Path) -> Dict[str, Any]:
     """Return the facts of this machine, their identity, and its ways for the target of `check`."""
-    facts = machine_facts()
-    stable = {k: v for k, v in facts.items() if k != "date_utc"}
+    facts = {"git_rev": git_revision(), **dataclasses.asdict(environment())}
+    stable = {key: facts[key] for key in ("git_rev", "version", "python", "cpu", "packages")}
     stable["gpu"] = {k: facts["gpu"].get(k) for k in ("board", "driver", "gpu", "jetpack")}
     digest = hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()
     ways = ways_of_target(check.model) if check.model else ways_here()
     return {"facts": facts, "identity": digest, "ways": [dataclasses.asdict(w) for w in ways]}
-
-
-def machine_facts() -> Dict[str, Any]:
-    """Return what decides results: hardware, driver, Python and the versions of packages."""
-    gpu = {key: value for key, value in dataclasses.asdict(facts_here()).items() if value}
-    return {
-        "version": __version__,
-        "git_rev": git_revision(),
-        "cpu": cpu_name(),
-        "python": python_and_os(),
-        "gpu": gpu,
-        "packages": package_versions(),
-    }
 
 
 def ways_here() -> List[Way]:
