@@ -215,6 +215,12 @@ def _plan_build(
     file: Path, graph: Manifest, profile: TargetProfile, options: BuildOptions
 ) -> BuildPlan:
     fp16 = graph.precision_asked == "fp16"
+    if options.dla is not None and not fp16:
+        raise InputError(
+            f"{file.name} was exported for an {graph.precision_asked.upper()} engine, "
+            "but a DLA core computes in FP16",
+            hint="export it with --precision fp16, or omit --dla",
+        )
     capabilities = tuple(sorted(set(options.compute_capabilities)))
     layers = fp32_nodes(file, options.fallback) if fp16 else ()
     options = replace(options, compute_capabilities=capabilities, fp32_layers=layers)

@@ -27,7 +27,13 @@ from sr_deploy.core.manifest import (
 from sr_deploy.core.target import ONNX_RUNTIMES, TargetProfile
 from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
 from sr_deploy.runtime.boards import trtexec
-from sr_deploy.runtime.boards.board import energy, facts_from_text, samples_from_text, within
+from sr_deploy.runtime.boards.board import (
+    BoardFacts,
+    energy,
+    facts_from_text,
+    samples_from_text,
+    within,
+)
 from sr_deploy.runtime.boards.job import (
     MANIFESTS,
     BoardJob,
@@ -240,12 +246,15 @@ def _checked_manifest(engine: _Returned, results: trtexec.Results) -> Manifest:
 def _manifest(engine: _Returned, results: trtexec.Results) -> Manifest:
     draft, profile, report = engine.draft, engine.profile, engine.report
     log = engine.text("build.log")
-    device = trtexec.device_from_logs(log, engine.text("time.log"))
+    board = facts_from_text(_read_text(engine.folder / "out" / "board.txt"))
+    device = _device(engine, board, results.version)
     expected = profile.compute_capabilities if profile.runtime == "tensorrt" else ()
     if expected and device.compute_capability not in expected:
+        sm = device.compute_capability
+        built_on = f"a GPU of SM {sm}" if sm else "an unknown GPU"
         raise BuildError(
-            f"{engine.name} was built on a GPU of SM {device.compute_capability}, but the target "
-            f"is SM {', '.join(map(str, expected))}"
+            f"{engine.name} was built on {built_on}, but the target is SM "
+            f"{', '.join(map(str, expected))}"
         )
     precision, receipt = _precision(engine)
     if receipt == _DLA_RECEIPT:
@@ -274,8 +283,9 @@ def _manifest(engine: _Returned, results: trtexec.Results) -> Manifest:
         build["energy"] = used
     else:
         not_checked.append("power and throttling: the board reported too few samples")
-    facts = asdict(facts_from_text(_read_text(engine.folder / "out" / "board.txt")))
-    facts = {key: value for key, value in facts.items() if value not in (None, "")}
+    facts = {key: value for key, value in asdict(board).items() if value not in (None, "")}
+    if not device.name:
+        not_checked.append("the GPU that it was timed on: no log names it")
     if facts:
         build["board"] = facts
     accuracy = _accuracy(engine)
@@ -293,6 +303,17 @@ def _manifest(engine: _Returned, results: trtexec.Results) -> Manifest:
         not_checked=tuple(not_checked),
         build=build,
     )
+
+
+def _device(engine: _Returned, board: BoardFacts, version: str) -> trtexec.LoggedDevice:
+    """Return the GPU that trtexec's logs name, else that of the board's facts; perhaps unknown.
+
+    TensorRT for RTX builds without a GPU, so its build log may name none.
+    """
+    try:
+        return trtexec.device_from_logs(engine.text("build.log"), engine.text("time.log"))
+    except ArtifactError:
+        return trtexec.LoggedDevice(board.gpu or "", board.compute_capability or 0, version)
 
 
 def _precision(engine: _Returned) -> Tuple[str, str]:
@@ -398,7 +419,7 @@ def _keep_timing_cache(
     cache = folder / "out" / "timing.cache"
     engines = [m for m in outcomes.values() if isinstance(m, Manifest)]
     devices = {m.build["compute_capability"] for m in engines}
-    if cache.is_file() and len(devices) == 1:
+    if cache.is_file() and len(devices) == 1 and 0 not in devices:
         with contextlib.suppress(InputError):  # a cache only saves time
             with atomic_path(output / f".timing-{name}-sm{devices.pop()}.cache") as temporary:
                 shutil.copyfile(str(cache), str(temporary))
@@ -408,7 +429,7 @@ def _summary(name: str, manifest: Manifest) -> str:
     latency: Any = manifest.build["latency_ms"]
     accuracy: Any = manifest.checks.get("accuracy")
     quality = f"{accuracy['psnr_db_vs_fp32']:.1f} dB against FP32" if accuracy else "not checked"
-    speed = f"{latency['median']:.3f} ms on {manifest.build['gpu']}"
+    speed = f"{latency['median']:.3f} ms on {manifest.build['gpu'] or 'an unknown GPU'}"
     return f"{name}: {manifest.precision_obtained}, output: {quality}, {speed}"
 
 
