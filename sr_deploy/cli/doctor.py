@@ -13,15 +13,41 @@ from sr_deploy.cli.output import emit, emit_json
 
 
 @click.command()
-@click.argument(
-    "files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path)
-)
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.argument("files", nargs=-1, metavar="[FILE...]", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: an object, or a list of files.")
 def doctor(files: Tuple[Path, ...], as_json: bool) -> None:
-    """Diagnose graphs and engines: integrity, device, versions, differences here, how to rebuild.
+    """Diagnose this machine or, with FILE, graphs and engines.
 
-    Nothing in them is executed. The exit code is 1 when a file is not intact.
+    This machine: its libraries, which of them can use the GPU and why others cannot. The exit code
+    is 1 when there is a problem. Files: integrity, device, versions, differences here, how to
+    rebuild; nothing in them is executed. The exit code is 1 when a file is not intact.
     """
+    healthy = _diagnose_files(files, as_json) if files else _diagnose_machine(as_json)
+    if not healthy:
+        sys.exit(1)
+
+
+def _diagnose_machine(as_json: bool) -> bool:
+    from sr_deploy.runtime.environment import environment
+
+    found = environment()
+    if as_json:
+        emit_json(dataclasses.asdict(found))
+        return not found.problems
+    emit(f"srdeploy {found.version}, {found.python}\n{found.cpu}")
+    gpu = ", ".join(f"{key} {value}" for key, value in found.gpu.items())
+    emit(f"GPU and board: {gpu or 'none reported'}")
+    for library, state in found.uses_gpu.items():
+        emit(f"GPU in {library}: {state}")
+    emit("packages: " + ", ".join(f"{name} {v}" for name, v in found.packages.items()))
+    for problem in found.problems:
+        emit(f"problem: {problem.what}\n  hint: {problem.hint}")
+    if not found.problems:
+        emit("no problem found")
+    return not found.problems
+
+
+def _diagnose_files(files: Tuple[Path, ...], as_json: bool) -> bool:
     from sr_deploy.runtime.doctor import diagnose
 
     diagnoses = [diagnose(file) for file in files]
@@ -39,5 +65,4 @@ def doctor(files: Tuple[Path, ...], as_json: bool) -> None:
         ):
             for line in filter(None, lines):
                 emit(f"  {heading}: {line}")
-    if not all(d.whole for d in diagnoses):
-        sys.exit(1)
+    return all(d.whole for d in diagnoses)

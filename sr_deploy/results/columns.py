@@ -66,16 +66,27 @@ def label(row: Union[BenchmarkRow, QualityRow]) -> str:
     return f"{row.model}.{row.variant}" if row.variant else row.model
 
 
+def settings_text(row: BenchmarkRow) -> str:
+    """Return the settings of a row that change its speed: `channels-last, CUDA graph`."""
+    shown = {"channels-last": "channels-last", "torch.compile": "torch.compile"}
+    shown["one CUDA graph"] = "CUDA graph"
+    return ", ".join(text for setting, text in shown.items() if setting in row.settings)
+
+
 _DISTINGUISHING = (
     "backend",
     "target",
     "precision",
+    "settings",
     "input_hw",
     "threads",
     "device",
     "cadence_hz",
     "artifact",
 )
+
+
+_MISSING = {"target": "no target", "settings": "default settings"}
 
 
 def labels(rows: Sequence[BenchmarkRow]) -> List[str]:
@@ -88,7 +99,7 @@ def labels(rows: Sequence[BenchmarkRow]) -> List[str]:
     for key in _DISTINGUISHING:
         shown = [name + str(d) for name, d in zip(names, details)]
         texts = [text_of(getattr(r, key)) for r in rows]
-        missing = "no target" if key == "target" else "checkpoint"
+        missing = _MISSING.get(key, "checkpoint")
         for i, text in enumerate(texts):
             if any(s == shown[i] and other != text for s, other in zip(shown, texts)):
                 details[i].append(text or missing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.results.columns import Column, label, number, over
+from sr_deploy.results.columns import Column, label, number, over, settings_text
 from sr_deploy.results.conditions import condition_notes, tiling_text
 from sr_deploy.results.render import Table, make_table, markdown, render_table
 from sr_deploy.results.rows import BICUBIC, BenchmarkRow, QualityRow, text_of
@@ -44,6 +44,7 @@ _BENCH: Tuple[Tuple[str, Callable[[BenchmarkRow], str]], ...] = (
     ("Backend", lambda r: r.backend),
     ("From", _source),
     ("Precision", _precision),
+    ("Settings", settings_text),
     (_PSNR.heading, lambda r: _PSNR.text(r) + ("*" if "tiled" in r.tiling else "")),
     ("SSIM", Column("SSIM", "ssim", 4).text),
     ("Input", lambda r: text_of(r.input_hw)),
@@ -57,7 +58,7 @@ _BENCH: Tuple[Tuple[str, Callable[[BenchmarkRow], str]], ...] = (
     ("Mem [MiB]", Column("Mem [MiB]", "memory_mib", 1).text),
     ("#Conv", Column("#Conv", "convs", 0).text),
 )
-_OPTIONAL = ("deployed [G]", "executed, timed / set")
+_OPTIONAL = ("Settings", "deployed [G]", "executed, timed / set")
 """Columns that are left out where all their cells are empty."""
 
 

@@ -147,7 +147,7 @@ def _plan_builds(
         )
     if mismatch:
         raise BuildError(mismatch, hint=export)
-    _check_options(profile, options, manifests)
+    _check_options(profile, options)
     plans: List[BuildPlan] = []
     for file, graph in manifests:
         plan = _plan_build(file, graph, profile, options)
@@ -200,9 +200,7 @@ def _where_to_build(profile: TargetProfile) -> str:
     )
 
 
-def _check_options(
-    profile: TargetProfile, options: BuildOptions, graphs: Sequence[Tuple[Path, Manifest]]
-) -> None:
+def _check_options(profile: TargetProfile, options: BuildOptions) -> None:
     name, dla = f"target '{profile.name}'", options.dla
     if options.compute_capabilities and profile.runtime != "tensorrt-rtx":
         reason = "its engines are built on the machine that runs them"
@@ -211,16 +209,18 @@ def _check_options(
         cores = ", ".join(map(str, range(profile.dla_cores)))
         expected = f"expected one of {cores}" if cores else "it has no DLA"
         raise InputError(f"{name} has no DLA core {dla}: {expected}", hint="omit --dla")
-    fp32 = next((file for file, graph in graphs if graph.precision_asked == "fp32"), None)
-    if dla is not None and fp32 is not None:  # TensorRT 8.0 would turn FP16 on by itself
-        problem = f"a DLA computes in FP16 or INT8 only, but {fp32.name} is for an FP32 engine"
-        raise InputError(problem, hint="export it with --precision fp16, or omit --dla")
 
 
 def _plan_build(
     file: Path, graph: Manifest, profile: TargetProfile, options: BuildOptions
 ) -> BuildPlan:
     fp16 = graph.precision_asked == "fp16"
+    if options.dla is not None and not fp16:
+        raise InputError(
+            f"{file.name} was exported for an {graph.precision_asked.upper()} engine, "
+            "but a DLA core computes in FP16",
+            hint="export it with --precision fp16, or omit --dla",
+        )
     capabilities = tuple(sorted(set(options.compute_capabilities)))
     layers = fp32_nodes(file, options.fallback) if fp16 else ()
     options = replace(options, compute_capabilities=capabilities, fp32_layers=layers)

@@ -146,7 +146,8 @@ def check_networks(check: Check, folder: Path) -> Dict[str, Any]:
     times = [ms for ms in map(time_ms, rows) if ms is not None]
     sizes = sorted({f"{row.input_hw[0]}x{row.input_hw[1]}" for row in rows if row.input_hw})
     span = f"{min(times):.2f}" + (f" to {max(times):.2f}" if len(times) > 1 else "")
-    found = f"{len(rows)} slices, {span} ms at {', '.join(sizes)}, {against}"
+    slices = "1 slice" if len(rows) == 1 else f"{len(rows)} slices"
+    found = f"{slices}, {span} ms at {', '.join(sizes)}, {against}"
     return {"found": found, "accuracy": accuracy}
 
 

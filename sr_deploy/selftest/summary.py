@@ -12,7 +12,11 @@ from sr_deploy.core.files import write_text
 from sr_deploy.results.rows import BenchmarkRow, filter_rows, read_rows
 from sr_deploy.selftest.runner import Selftest
 
-_STYLE = ".checks td,.checks th{text-align:left;padding:2px 10px}.check-fail{color:#b00}"
+_STYLE = (
+    ".checks td,.checks th{text-align:left;vertical-align:top;padding:2px 10px}"
+    ".checks td:last-child{white-space:normal;overflow-wrap:anywhere}"
+    ".selftest{margin-top:2rem}.check-fail{color:#b00}"
+)
 _MAIN = '<main id="main">'
 """The start of the report's content."""
 
@@ -67,7 +71,7 @@ def _checks_html(selftest: Selftest) -> str:
     title = html.escape(f"{device_name(selftest.facts)}, {selftest.date_utc}: {counts(selftest)}")
     heading = "<tr><th>state</th><th>check</th><th>time</th><th>found</th></tr>"
     table_html = f'<table class="checks">{heading}\n{cells}</table>'
-    return f"<h2>Self-test</h2><p>{title}</p>{table_html}"
+    return f'<h2 class="selftest">Self-test</h2><p>{title}</p>{table_html}'
 
 
 def _with_report(checks: str, rows: List[BenchmarkRow]) -> str:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import sys
 from dataclasses import replace
@@ -14,21 +13,15 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
 
 from sr_deploy.bench.measure import git_revision
-from sr_deploy.core.device import cpu_name, gpu_present, python_and_os
+from sr_deploy.core.device import gpu_present
 from sr_deploy.core.errors import MissingPackageError, SrDeployError
 from sr_deploy.core.providers import PROVIDERS, Provider
 from sr_deploy.core.target import RUNTIMES, TargetProfile, load_target, target_names
-from sr_deploy.core.version import __version__
 from sr_deploy.runtime import BACKENDS
-from sr_deploy.runtime.boards.board import facts_here
 from sr_deploy.runtime.build import why_not_here
+from sr_deploy.runtime.environment import environment
 from sr_deploy.selftest.checks import Check, Way
 
-_PACKAGES = (
-    "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml",
-    "tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13", "cuda-python", "cuda-bindings", "pycuda",
-    "numpy", "opencv-python-headless", "scikit-image", "av", "safetensors",
-)  # fmt: skip
 _TORCH_ON_GPU: Tuple[Tuple[str, Dict[str, Any]], ...] = (
     ("fp32", {"precision": "fp32"}),
     ("fp16", {"precision": "fp16"}),
@@ -45,31 +38,12 @@ _SYSTEM = {"directml": "win32", "coreml": "darwin"}
 
 def check_environment(check: Check, folder: Path) -> Dict[str, Any]:
     """Return the facts of this machine, their identity, and its ways for the target of `check`."""
-    facts = machine_facts()
-    stable = {k: v for k, v in facts.items() if k != "date_utc"}
+    facts = {"git_rev": git_revision(), **dataclasses.asdict(environment())}
+    stable = {key: facts[key] for key in ("git_rev", "version", "python", "cpu", "packages")}
     stable["gpu"] = {k: facts["gpu"].get(k) for k in ("board", "driver", "gpu", "jetpack")}
     digest = hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()
     ways = ways_of_target(check.model) if check.model else ways_here()
     return {"facts": facts, "identity": digest, "ways": [dataclasses.asdict(w) for w in ways]}
-
-
-def machine_facts() -> Dict[str, Any]:
-    """Return what decides results: hardware, driver, Python and the versions of packages."""
-    packages = {}
-    for name in _PACKAGES:
-        try:
-            packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    gpu = {key: value for key, value in dataclasses.asdict(facts_here()).items() if value}
-    return {
-        "version": __version__,
-        "git_rev": git_revision(),
-        "cpu": cpu_name(),
-        "python": python_and_os(),
-        "gpu": gpu,
-        "packages": packages,
-    }
 
 
 def ways_here() -> List[Way]:

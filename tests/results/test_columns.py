@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sr_deploy.results.columns import VALUES, Column, labels
+from sr_deploy.results.columns import VALUES, Column, labels, settings_text
 from sr_deploy.results.rows import BenchmarkRow
 
 A = BenchmarkRow(model="m_x4", variant="c4", backend="torch", input_hw=(256, 512), macs_g=3.7308)
@@ -21,6 +21,19 @@ def test_names_tell_rows_apart():
         "m_x4.c4 (torch)",
     ]
     assert labels([A, replace(A, input_hw=(8, 8))]) == ["m_x4.c4 (256x512)", "m_x4.c4 (8x8)"]
+
+
+def test_rows_of_other_settings_have_other_names():
+    graph = replace(A, settings="eager, NCHW, one CUDA graph, TF32 off")
+    assert labels([A, graph]) == [
+        "m_x4.c4 (default settings)",
+        "m_x4.c4 (eager, NCHW, one CUDA graph, TF32 off)",
+    ]
+    assert settings_text(graph) == "CUDA graph"
+    assert settings_text(replace(A, settings="torch.compile, channels-last")) == (
+        "channels-last, torch.compile"
+    )
+    assert settings_text(replace(A, settings="no CUDA graph (DLA), one stream")) == ""
 
 
 @pytest.mark.parametrize("key", VALUES)

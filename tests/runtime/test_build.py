@@ -11,7 +11,7 @@ from sr_deploy.core.manifest import manifest_path, read_manifest, write_artifact
 from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import load_target, target_names
 from sr_deploy.runtime import BACKENDS, build
-from sr_deploy.runtime.build import bundle_from_onnx, engine_from_onnx, onnx_files
+from sr_deploy.runtime.build import engine_from_onnx, onnx_files
 
 ON_DEVICE = [name for name in target_names() if load_target(name).runtime == "tensorrt"]
 
@@ -220,13 +220,3 @@ def test_a_manifest_cannot_send_the_engine_elsewhere(any_graph, tmp_path, fake):
     path.write_text(path.read_text().replace('"tiny_x2"', '"../../x"'))
     with pytest.raises(ArtifactError, match="cannot be part of a file name"):
         engine_from_onnx(graph, tmp_path / "out", target="cpu")
-
-
-def test_fp32_is_not_built_for_a_dla_which_would_compute_in_fp16(any_graph, tmp_path):
-    graph = any_graph(precision="fp32", asked="fp32", opset=13)
-    with pytest.raises(InputError, match="a DLA computes in FP16 or INT8 only") as e:
-        bundle_from_onnx(
-            graph, tmp_path / "job.tar", target="xavier-jp4", options=BuildOptions(dla=0)
-        )
-    assert e.value.hint == "export it with --precision fp16, or omit --dla"
-    assert not (tmp_path / "job.tar").exists()

@@ -91,7 +91,7 @@ def test_the_settings_of_a_gpu_run_on_a_stand_in_for_it(tmp_path, monkeypatch, n
     monkeypatch.setattr(networks, "GPU_RUNS", 1)
     way = Way(f"torch cuda:0 {name}", {"device": "cuda:0", **run}, device=True)
     found = check_networks(check("networks", "srn-ntire_x4", way), tmp_path)
-    assert found["found"].startswith("1 slices, ")
+    assert found["found"].startswith("1 slice, ")
     (row,) = read_rows(tmp_path)
     assert (row.device, row.timer, row.precision) == (
         "a stand-in GPU", "device events", run["precision"],

@@ -9,7 +9,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import VariantError
 from sr_deploy.core.spec import Variant
-from sr_deploy.results.columns import VALUES, Value, label
+from sr_deploy.results.columns import VALUES, Value, label, settings_text
 from sr_deploy.results.protocols import time_ms
 from sr_deploy.results.rows import BenchmarkRow
 
@@ -19,8 +19,9 @@ _conditions_of = attrgetter(
     "set", "test_set", "metric", "border_px", "scale",
 )  # fmt: skip
 _network_of = attrgetter(
-    "model", "variant", "artifact", "artifact_sha256", "backend", "backend_version", "precision"
-)
+    "model", "variant", "artifact", "artifact_sha256", "backend", "backend_version", "precision",
+    "settings",
+)  # fmt: skip
 # Groups that agree in these and differ in protocol show how a protocol changes ranks.
 _setting_of = attrgetter("device", "power_mode", "threads", "batch", "scale", "set")
 
@@ -42,8 +43,9 @@ class Entry:
 
     @property
     def how(self) -> str:
-        """The backend and precision: `onnxruntime fp32`."""
-        return f"{self.row.backend} {self.row.precision}".strip()
+        """The backend, precision and settings: `torch fp16 channels-last`."""
+        parts = (self.row.backend, self.row.precision, settings_text(self.row))
+        return " ".join(filter(None, parts))
 
     @property
     def size(self) -> Optional[Variant]:

@@ -30,8 +30,6 @@ from sr_deploy.runtime.fallback import with_fp32_nodes
 SCRIPTS = Path(__file__).with_name("on_board")
 MANIFESTS = "desk/manifests.json"
 BAND = 16
-_VALUE_BYTES = 9
-"""Of a value as text, with the separator after it."""
 Progress = Callable[[str], None]
 """Receives each line of a log."""
 _README = """Builds and measures super-resolution engines with this machine's own trtexec.
@@ -166,14 +164,7 @@ def _job_file(plans: Sequence[BuildPlan], profile: TargetProfile) -> JobFile:
         dla=options.dla,
         fp32_layers=tuple(dict.fromkeys(layers)),
         no_cublas_cudnn=options.no_cublas_cudnn,
-        text_mib=max(_text_mib(plan.graph) for plan in plans),
     )
-
-
-def _text_mib(graph: Manifest) -> int:
-    """Return the MiB of an output as text: trtexec's JSON and the script's list of values."""
-    h, w = graph.opt_shape
-    return -(-2 * _VALUE_BYTES * 3 * h * w * graph.scale**2 // 2**20)
 
 
 def checked_rows(graph: Manifest) -> Tuple[Tuple[int, int], ...]:

@@ -266,8 +266,8 @@ def _manifest(engine: _Returned, results: trtexec.Results) -> Manifest:
     }
     if capability is not None:
         build["compute_capability"] = capability
-    if not gpu or capability is None:
-        not_checked.append("its GPU: neither trtexec's logs nor the board's facts name it fully")
+    if not gpu:
+        not_checked.append("the GPU that it was timed on: no log names it")
     dla = draft.build.get("dla")
     if isinstance(dla, dict):
         build["dla"] = {**dla, "layers_on_gpu": trtexec.layers_off_dla(log)}
@@ -309,7 +309,7 @@ def _gpu(engine: _Returned, facts: BoardFacts) -> Tuple[str, Optional[int]]:
     profile = engine.profile
     expected = profile.compute_capabilities if profile.runtime == "tensorrt" else ()
     if expected and capability not in expected:
-        built = "a GPU that nothing names" if capability is None else f"a GPU of SM {capability}"
+        built = "an unknown GPU" if capability is None else f"a GPU of SM {capability}"
         raise BuildError(
             f"{engine.name} was built on {built}, but the target is "
             f"SM {', '.join(map(str, expected))}"

@@ -72,8 +72,6 @@ class JobFile:
     no_cublas_cudnn: bool = False
     measure_s: int = 10
     """Power is sampled once a second, and needs several samples."""
-    text_mib: int = 0
-    """MiB of disk for the largest output as text, which is removed after its check."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,6 @@ def job_text(job: JobFile) -> str:
         "fp32_layers": ";".join(job.fp32_layers),
         "tactics": "-CUBLAS,-CUBLAS_LT,-CUDNN" if job.no_cublas_cudnn else "",
         "measure_s": job.measure_s,
-        "text_mib": job.text_mib,
     }
     lines = [f"# {key} {value}" for key, value in settings.items()]
     for line in job.lines:

@@ -41,6 +41,12 @@ def test_the_newest_of_repeated_measurements_counts_and_the_earlier_are_kept():
     assert group_rows([first, last])[0].entries[0].row == last
 
 
+def test_rows_of_other_settings_are_networks_of_their_own():
+    fast = row(settings="eager, channels-last")
+    (group,) = group_rows([row(), fast])
+    assert [entry.how for entry in group.entries] == ["torch fp32", "torch fp32 channels-last"]
+
+
 def test_errors_are_in_no_group():
     assert group_rows([row(error="needs a GPU")]) == []
 

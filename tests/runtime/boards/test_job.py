@@ -91,19 +91,32 @@ def test_rows_of_the_output_are_compared_and_travel_small(repeating, stand_in, t
     assert "README.txt" in sizes
 
 
-def test_the_job_tells_the_space_for_the_output_s_text(repeating, stand_in, tmp_path):
-    tar = bundle_from_onnx(repeating(hw=(64, 96)), tmp_path / "job.tar", target="xavier")
-    with tarfile.open(str(tar)) as archive:
-        (name,) = [name for name in archive.getnames() if name.endswith("/job.txt")]
-        text = archive.extractfile(name).read().decode()
-    assert "# text_mib 2\n" in text  # 3 x 128 x 192 values of 9 bytes, twice
-
-
 def test_a_bundle_explains_itself(bundle):
     text = (bundle / "README.txt").read_text()
     assert "sh build.sh" in text and "srdeploy adopt result.tar" in text
     assert "Jetson AGX Xavier" in text and "tiny_x2.d1" in text
     assert "its power, are told at the desk by adopt" in text
+
+
+def test_logs_that_name_no_gpu_do_not_end_the_build(repeating, stand_in, tmp_path):
+    stand_in("11.1.0", misbehave="no-device")
+    graph = repeating(precision="fp16", opset=17)
+    (engine,) = engine_from_onnx(graph, tmp_path / "out", target="rtx-tensorrt")
+    manifest = read_manifest(engine)
+    assert manifest.build["gpu"] == "" and manifest.precision_obtained == "fp16"
+    assert "the GPU that it was timed on: no log names it" in manifest.not_checked
+    stand_in(misbehave="no-device")
+    with pytest.raises(BuildError, match="built on an unknown GPU, but the target is SM 72"):
+        engine_from_onnx(repeating(), tmp_path / "xavier", target="xavier")
+
+
+def test_fp32_and_a_dla_exclude_each_other_also_without_onnx(repeating, tmp_path, monkeypatch):
+    graph = repeating(precision="fp32", asked="fp32", opset=13)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(InputError, match="FP32 engine, but a DLA core computes in FP16"):
+        bundle_from_onnx(
+            graph, tmp_path / "job.tar", target="xavier-jp4", options=BuildOptions(dla=0)
+        )
 
 
 def test_dla_names_the_layers_that_fell_back(repeating, stand_in, tmp_path):

@@ -50,8 +50,8 @@ sums=$(sha256sum -c SHA256SUMS 2>&1) && listed job.txt || {
 workspace=$(header workspace_mib) versions=$(header versions) sm=$(header sm) dla=$(header dla)
 runtime=$(header runtime) fp32_layers=$(header fp32_layers) measure_s=$(header measure_s)
 : "${dla:=-}" "${runtime:=tensorrt}" "${measure_s:=3}"
-tactics=$(header tactics) text_mib=$(header text_mib)
-count=0 need_kib=$((65536 + ${text_mib:-0} * 1024))
+tactics=$(header tactics)
+count=0 need_kib=65536 text_kib=0
 while IFS=$tab read -r graph engine precision typing input shape min opt max rows <&3; do
     case $graph in '#'* | '') continue ;; esac
     [ -n "$rows" ] || die 2 "job.txt: the line of '$graph' has fewer than ten fields"
@@ -59,8 +59,13 @@ while IFS=$tab read -r graph engine precision typing input shape min opt max row
     case $typing-$precision in weak-fp16 | weak-fp32 | strong-fp16 | strong-fp32) ;; *) die 2 "job.txt: unexpected '$typing $precision'" ;; esac
     listed "$graph" || die 2 "SHA256SUMS does not cover '$graph': the job was changed; copy it here again"
     count=$((count + 1)) need_kib=$((need_kib + $(wc -c <"$graph") * 4 / 1024))
+    # The output of one engine at a time, as text twice: at most 16 times the pixels, 10 bytes a value.
+    values=1
+    for n in $(printf %s "$shape" | tr x ' '); do values=$((values * n)); done
+    [ $((values * 16 * 10 * 2 / 1024)) -le $text_kib ] || text_kib=$((values * 16 * 10 * 2 / 1024))
 done 3<job.txt
 [ $count -gt 0 ] || die 2 "job.txt names no engine"
+need_kib=$((need_kib + text_kib))
 
 # --- trtexec ----------------------------------------------------------------------------------------------------------
 # try NAME: an existing file may fail to run (a missing library, another environment's shim), so run it.
