@@ -148,7 +148,9 @@ def rows_from_artifacts(
     with limit_cores(options.threads):
         variants = "all" if options.variants is None else options.variants
         descriptions = describe_all(networks, variants, trust=options.trust)
-        check_run_options(descriptions, options.run)
+        note = check_run_options(descriptions, options.run)
+        if note:
+            progress(note)
         protocols = options.resolved_protocols
         _check_sets(descriptions, options)
         for network in descriptions:
@@ -275,7 +277,7 @@ def _open_and_time(
 def _time(
     session: Session, before: Dict[str, Any], protocol: Protocol, options: MeasureOptions
 ) -> _Run:
-    before.update(device_facts() if session.device else {})
+    before.update(device_facts(session.place, session.device) if session.device else {})
     with ConditionMonitor(session.device) as monitor:
         run = _Run(session, monitor, before)
         session.reset_work()

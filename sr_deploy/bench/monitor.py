@@ -123,9 +123,14 @@ def condition_warnings(conditions: Dict[str, Any]) -> List[str]:
     return warnings
 
 
-def device_facts() -> Dict[str, Any]:
-    """Return the settings of the board or GPU: power mode, clocks, temperature, driver."""
+def device_facts(place: str, device: str) -> Dict[str, Any]:
+    """Return the settings of the board or GPU: power mode, clocks, temperature, driver.
+
+    The system's list of GPUs is read for its first one only, so those of another are unknown.
+    """
     facts = facts_here()
+    if place != "cuda:0" or (facts.gpu and facts.driver and facts.gpu not in device):
+        return _rounded(driver=facts.driver, power_mode=facts.power_mode, jetpack=facts.jetpack)
     return _rounded(
         power_mode=facts.power_mode,
         clocks_locked=facts.clocks_locked,

@@ -43,7 +43,9 @@ def quality_from_artifacts(
     """
     sets = image_sets([data] if isinstance(data, (str, Path)) else data)
     descriptions = describe_all(networks, "all" if variants is None else variants)
-    check_run_options(descriptions, run)
+    note = check_run_options(descriptions, run)
+    if note:
+        progress(note)
     _check_names(descriptions)
     scales = list(filter(None, (d.find_scale() for d in descriptions)))
     for scale in scales:

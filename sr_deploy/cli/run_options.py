@@ -33,7 +33,7 @@ _OPTIONS = (
     ),
     click.option("--compile", is_flag=True, help="Checkpoints: use torch.compile."),
     click.option(
-        "--cuda-graph", is_flag=True, help="Checkpoints: replay one CUDA graph for each size."
+        "--cuda-graph", is_flag=True, help="Checkpoints: replay a CUDA graph of the last size."
     ),
 )
 _NAMES = [field.name for field in fields(RunOptions) if field.name != "harness"]

@@ -50,7 +50,7 @@ class RunOptions:
     compile: bool = False
     """torch.compile."""
     cuda_graph: bool = False
-    """torch replays a captured CUDA graph for each size."""
+    """torch replays a captured CUDA graph; another size is captured anew."""
     harness: bool = False
     """As NTIRE's harnesses leave torch on CUDA: convolutions may round to TF32, autograd is on."""
 

@@ -491,3 +491,18 @@ def test_options_of_torch_without_a_checkpoint_are_refused(place):
         bench(place, "graphs", run=RunOptions(cuda_graph=True))
     with pytest.raises(InputError, match="--backend chooses what runs ONNX graphs"):
         bench(place, "tiny_x2.safetensors", run=RunOptions(backend="onnxruntime"))
+
+
+def test_options_of_torch_beside_a_graph_are_said_to_be_the_checkpoint_s(place):
+    lines = []
+    graph = next((place / "graphs").glob("*.d1.*.onnx")).relative_to(place)
+    rows = bench(
+        place,
+        "tiny_x2.safetensors",
+        str(graph),
+        variants="d1",
+        run=RunOptions(device="cpu", precision="bf16"),
+        progress=lines.append,
+    )
+    assert [row.precision for row in rows] == ["bf16", "fp32"]
+    assert lines[0].startswith("--precision: for the checkpoints only")

@@ -7,7 +7,13 @@ import time
 import pytest
 
 from sr_deploy.bench import monitor
-from sr_deploy.bench.monitor import ConditionMonitor, condition_warnings, conditions_before
+from sr_deploy.bench.monitor import (
+    ConditionMonitor,
+    condition_warnings,
+    conditions_before,
+    device_facts,
+)
+from sr_deploy.runtime.boards.board import BoardFacts
 
 
 def test_before_and_during_hold_numbers_only():
@@ -55,3 +61,14 @@ def test_a_device_s_power_is_read_from_its_sensors(tmp_path, monkeypatch):
     assert found["watts"] == pytest.approx(10) and found["power_covers"] == "module input (VDD_IN)"
     assert found["joules_per_megapixel"] == pytest.approx(10 * 1.0 / 10)
     assert "joules_per_megapixel" not in watch.summary([100.0], output_px=None)
+
+
+def test_the_clocks_of_another_gpu_than_the_first_are_unknown(monkeypatch):
+    facts = BoardFacts(gpu="NVIDIA RTX", driver="580", gpu_mhz=1500.0, temperature_c=50.0)
+    monkeypatch.setattr(monitor, "facts_here", lambda: facts)
+    assert device_facts("cuda:0", "NVIDIA RTX")["gpu_mhz"] == 1500
+    for place, name in (("cuda:1", "NVIDIA RTX"), ("cuda:0", "NVIDIA T4")):
+        assert device_facts(place, name) == {"driver": "580"}
+    board = BoardFacts(gpu="gv11b", gpu_mhz=1377.0)
+    monkeypatch.setattr(monitor, "facts_here", lambda: board)
+    assert device_facts("cuda:0", "Xavier") == {"gpu_mhz": 1377}

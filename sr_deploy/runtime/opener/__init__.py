@@ -149,8 +149,11 @@ def open_session(
     return network.open(run)
 
 
-def check_run_options(networks: Sequence[NetworkDescription], run: RunOptions) -> None:
-    """Raise InputError for options that apply to none of the networks."""
+def check_run_options(networks: Sequence[NetworkDescription], run: RunOptions) -> str:
+    """Raise InputError for options that apply to none of the networks.
+
+    Returns a note on options that apply to some of them only; empty if there are none.
+    """
     if run.torch_settings and not any(network.backend == "torch" for network in networks):
         raise InputError(
             f"--{run.torch_settings[0]} is for checkpoints, which torch runs; "
@@ -161,6 +164,10 @@ def check_run_options(networks: Sequence[NetworkDescription], run: RunOptions) -
         raise InputError(
             "--backend chooses what runs ONNX graphs, but none is given", hint="omit --backend"
         )
+    if run.torch_settings and not all(network.backend == "torch" for network in networks):
+        options = ", ".join(f"--{name}" for name in run.torch_settings)
+        return f"{options}: for the checkpoints only; graphs and engines run as they were made"
+    return ""
 
 
 def _check_family(text: str, networks: List[NetworkDescription]) -> List[NetworkDescription]:
