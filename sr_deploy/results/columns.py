@@ -66,8 +66,11 @@ def label(row: Union[BenchmarkRow, QualityRow]) -> str:
     return f"{row.model}.{row.variant}" if row.variant else row.model
 
 
-def settings_text(row: BenchmarkRow) -> str:
-    """Return the settings of a row that change its speed: `channels-last, CUDA graph`."""
+def settings_text(row: Union[BenchmarkRow, QualityRow]) -> str:
+    """Return the settings that a user chose: `channels-last, CUDA graph`.
+
+    Those that follow from the protocol, as the rounding of NTIRE's harnesses, are left out.
+    """
     shown = {"channels-last": "channels-last", "torch.compile": "torch.compile"}
     shown["one CUDA graph"] = "CUDA graph"
     return ", ".join(text for setting, text in shown.items() if setting in row.settings)

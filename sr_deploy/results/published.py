@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import Callable, Dict, List, Mapping, Optional, Sequence
 
 from sr_deploy.core.errors import InputError, did_you_mean
-from sr_deploy.results.columns import VALUES, Column, label, labels, number
+from sr_deploy.results.columns import VALUES, Column, label, labels, number, settings_text
 from sr_deploy.results.conditions import condition_notes
 from sr_deploy.results.protocols import misses_min_psnr, protocol_of, score_text, scores, time_ms
 from sr_deploy.results.render import Table, make_table
@@ -125,7 +125,8 @@ def imdeception_table4(rows: Sequence[BenchmarkRow]) -> Table:
     for row in measured:
         threads = f", {row.threads} threads" if row.threads else ""
         target = f" {row.target}" if row.target else ""
-        column = f"{row.device}{threads}: {row.backend}{target} {row.precision} (ms)"
+        how = " ".join(filter(None, (row.precision, settings_text(row))))
+        column = f"{row.device}{threads}: {row.backend}{target} {how} (ms)"
         line = times.setdefault(label(row), {})
         if column in line:
             raise InputError(
@@ -138,7 +139,7 @@ def imdeception_table4(rows: Sequence[BenchmarkRow]) -> Table:
     return make_table([f"Model, input {size}", *columns], cells, condition_notes(measured))
 
 
-_network_of = attrgetter(
+_artifact_of = attrgetter(
     "model", "variant", "backend", "artifact_sha256", "precision", "device", "threads"
 )
 
@@ -152,7 +153,7 @@ def ranks(rows: Sequence[BenchmarkRow]) -> Table:
     protocols = list(dict.fromkeys(r.protocol for r in measured))
     networks: Dict[object, Dict[str, BenchmarkRow]] = {}
     for row in measured:
-        by_protocol = networks.setdefault(_network_of(row), {})
+        by_protocol = networks.setdefault((*_artifact_of(row), settings_text(row)), {})
         earlier = by_protocol.get(row.protocol, row)
         if earlier.input_hw != row.input_hw:
             sizes = text_of(earlier.input_hw), text_of(row.input_hw)

@@ -137,15 +137,22 @@ def quality_table(rows: Sequence[QualityRow]) -> str:
 def _quality_lines(rows: Sequence[QualityRow], sets: Sequence[str]) -> List[str]:
     networks: Dict[Tuple[object, ...], Dict[str, QualityRow]] = {}
     for row in rows:
-        key = row.model, row.variant, row.backend, row.artifact, row.artifact_sha256
+        key = row.model, row.variant, row.backend, row.artifact, row.artifact_sha256, _how(row)
         networks.setdefault(key, {})[row.set] = row
+    names = [_name(_first(by_set)) for by_set in networks.values()]
     cells = []
     for by_set in sorted(networks.values(), key=lambda b: _first(b).backend != BICUBIC):
         row = _first(by_set)
+        shown = _name(row) + (f" ({_how(row)})" if names.count(_name(row)) > 1 else "")
         scores = [_quality(by_set.get(name)) for name in sets]
-        cells.append([_name(row), number(over(row.params, 1e3), 1), *scores])
+        cells.append([shown, number(over(row.params, 1e3), 1), *scores])
     conditions = f"x{rows[0].scale}, {rows[0].metric}, {rows[0].degradation}"
     return markdown([conditions, "#Params [K]", *(f"{s} PSNR/SSIM" for s in sets)], cells)
+
+
+def _how(row: QualityRow) -> str:
+    parts = row.backend, row.precision, settings_text(row), row.device
+    return ", ".join(filter(None, parts))
 
 
 def _first(by_set: Dict[str, QualityRow]) -> QualityRow:

@@ -201,3 +201,20 @@ def test_the_deployed_graph_s_count_has_a_column_where_there_is_one():
 def test_warnings_are_told_below_with_their_rows():
     notes = build_table([A, replace(B, warnings=("single runs vary by 12%",))], "bench").notes
     assert notes[-1] == "note: single runs vary by 12% (m_x4.c16-nla)"
+
+
+def test_ranks_keep_rows_of_other_settings_apart():
+    fast = replace(A, settings="eager, channels-last", latency_ms_median=10.0)
+    rows = [
+        replace(r, protocol=protocol, latency_ms_mean=r.latency_ms_median)
+        for protocol in ("steady", "ntire2025")
+        for r in (A, fast)
+    ]
+    names = [line[0] for line in build_table(rows, "ranks").cells]
+    assert names == ["m_x4.c4 (default settings)", "m_x4.c4 (eager, channels-last)"]
+
+
+def test_imdeception_s_times_of_other_settings_get_a_column_each():
+    rows = [A, replace(A, settings="eager, channels-last")]
+    headings = build_table(rows, "imdeception4").headings
+    assert headings[2] == headings[1].replace(" (ms)", " channels-last (ms)")

@@ -218,3 +218,18 @@ def test_tiled_scores_are_marked_and_those_not_run_listed_once():
     )
     assert text.count("not run: m.engine (torch): needs a GPU") == 1
     assert quality_table(failed) == "not run: m.engine (torch): needs a GPU"
+
+
+def test_scores_in_another_precision_or_layout_get_a_line_each():
+    rows = [
+        quality("m_x4", "d1", precision="fp32"),
+        quality("m_x4", "d1", precision="bf16", psnr_db=31.0),
+        quality("m_x4", "d1", precision="fp32", settings="eager, channels-last", psnr_db=30.0),
+    ]
+    lines = quality_table(rows).splitlines()[2:5]
+    assert [line.split("|")[1].strip() for line in lines] == [
+        "m_x4.d1 (torch, fp32)",
+        "m_x4.d1 (torch, bf16)",
+        "m_x4.d1 (torch, fp32, channels-last)",
+    ]
+    assert [line.split("|")[3].strip()[:6] for line in lines] == ["31.654", "31.000", "30.000"]

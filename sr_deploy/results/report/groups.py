@@ -18,12 +18,15 @@ _conditions_of = attrgetter(
     "device", "power_mode", "threads", "protocol", "cadence_hz", "input_hw", "batch",
     "set", "test_set", "metric", "border_px", "scale",
 )  # fmt: skip
-_network_of = attrgetter(
-    "model", "variant", "artifact", "artifact_sha256", "backend", "backend_version", "precision",
-    "settings",
-)  # fmt: skip
+_artifact_of = attrgetter(
+    "model", "variant", "artifact", "artifact_sha256", "backend", "backend_version", "precision"
+)
 # Groups that agree in these and differ in protocol show how a protocol changes ranks.
 _setting_of = attrgetter("device", "power_mode", "threads", "batch", "scale", "set")
+
+
+def _network_of(row: BenchmarkRow) -> Tuple[object, ...]:
+    return (*_artifact_of(row), settings_text(row))
 
 
 @dataclass(frozen=True)

@@ -112,3 +112,14 @@ def test_ranks_of_two_protocols_are_compared_among_what_both_measured():
         )
         == []
     )
+
+
+def test_ranks_are_compared_though_a_harness_rounds_otherwise():
+    ours, theirs = "eager, NCHW, TF32 off", "eager, NCHW, convolutions may round to TF32"
+    rows = [row("d1", 1.0, settings=ours), row("d2", 2.0, settings=ours)]
+    rows += [
+        row(v, ms, protocol="ntire2022", input_hw=None, settings=theirs)
+        for v, ms in (("d1", 9.0), ("d2", 8.0))
+    ]
+    (changes,) = rank_changes(group_rows(rows))
+    assert [(here, there) for _, here, there in changes.lines] == [(1, 2), (2, 1)]
