@@ -69,7 +69,7 @@ def compare_networks(
         raise InputError(f"{rounds} rounds; expected at least 3")
     with limit_cores(threads), contextlib.ExitStack() as opened:
         networks = [_describe_single(text) for text in (a, b)]
-        check_run_options(networks, run)
+        note = check_run_options(networks, run)
         sessions = [opened.enter_context(network.open(run)) for network in networks]
         device = _device_of(sessions[0], sessions[1])
         hw = _common_hw(sessions[0], sessions[1], None if lr is None else parse_hw(lr))
@@ -96,7 +96,7 @@ def compare_networks(
         device=device,
         timer=timers.pop(),
         settings=settings,
-        warnings=tuple(dict.fromkeys(s.why_cpu for s in sessions if s.why_cpu)),
+        warnings=tuple(dict.fromkeys(filter(None, (note, *(s.why_cpu for s in sessions))))),
         times_a_ms=tuple(times[0]),
         times_b_ms=tuple(times[1]),
         ratio_median=median,

@@ -127,9 +127,12 @@ def device_facts(place: str, device: str) -> Dict[str, Any]:
     """Return the settings of the board or GPU: power mode, clocks, temperature, driver.
 
     The system's list of GPUs is read for its first one only, so those of another are unknown.
+    CUDA_VISIBLE_DEVICES numbers the GPUs anew: unless it begins with 0, which one runs is unknown.
     """
     facts = facts_here()
-    if place != "cuda:0" or (facts.gpu and facts.driver and facts.gpu not in device):
+    first_visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    other_name = facts.gpu and facts.driver and facts.gpu not in device
+    if place != "cuda:0" or first_visible != "0" or other_name:
         return _rounded(driver=facts.driver, power_mode=facts.power_mode, jetpack=facts.jetpack)
     return _rounded(
         power_mode=facts.power_mode,

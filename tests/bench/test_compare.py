@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from sr_deploy.bench import compare
 from sr_deploy.bench.compare import Comparison, compare_networks
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session, TimedOutput
 from sr_deploy.runtime.opener import NetworkDescription
 
@@ -132,3 +135,14 @@ def test_two_devices_are_refused_before_anything_is_timed(sessions):
         compare_networks("a.d1", "b.d2", lr="8x8", rounds=3)
     assert sessions["a.d1"]._closed and sessions["b.d2"]._closed
     assert len(list(sessions["a.d1"]._times)) == 9
+
+
+def test_an_option_that_only_one_of_them_has_is_said(sessions, monkeypatch):
+    sessions["a.d1"], sessions["b.d2"] = OnDevice("cpu"), OnDevice("cpu")
+    graph = replace(described("a", "d1", lambda: sessions["a.d1"]), kind="graph")
+    checkpoint = replace(described("b", "d2", lambda: sessions["b.d2"]), backend="torch")
+    monkeypatch.setattr(compare, "describe", lambda text, _: [graph if text == "a" else checkpoint])
+    c = compare_networks("a", "b", lr="8x8", rounds=3, run=RunOptions(channels_last=True))
+    assert c.warnings == (
+        "--channels-last: for the checkpoints only; graphs and engines run as they were made",
+    )

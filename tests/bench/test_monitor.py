@@ -64,11 +64,16 @@ def test_a_device_s_power_is_read_from_its_sensors(tmp_path, monkeypatch):
 
 
 def test_the_clocks_of_another_gpu_than_the_first_are_unknown(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     facts = BoardFacts(gpu="NVIDIA RTX", driver="580", gpu_mhz=1500.0, temperature_c=50.0)
     monkeypatch.setattr(monitor, "facts_here", lambda: facts)
     assert device_facts("cuda:0", "NVIDIA RTX")["gpu_mhz"] == 1500
     for place, name in (("cuda:1", "NVIDIA RTX"), ("cuda:0", "NVIDIA T4")):
         assert device_facts(place, name) == {"driver": "580"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")  # the second GPU, perhaps of the same name
+    assert device_facts("cuda:0", "NVIDIA RTX") == {"driver": "580"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert device_facts("cuda:0", "NVIDIA RTX")["gpu_mhz"] == 1500
     board = BoardFacts(gpu="gv11b", gpu_mhz=1377.0)
     monkeypatch.setattr(monitor, "facts_here", lambda: board)
     assert device_facts("cuda:0", "Xavier") == {"gpu_mhz": 1377}

@@ -164,10 +164,15 @@ def check_run_options(networks: Sequence[NetworkDescription], run: RunOptions) -
         raise InputError(
             "--backend chooses what runs ONNX graphs, but none is given", hint="omit --backend"
         )
+    notes = []
     if run.torch_settings and not all(network.backend == "torch" for network in networks):
         options = ", ".join(f"--{name}" for name in run.torch_settings)
-        return f"{options}: for the checkpoints only; graphs and engines run as they were made"
-    return ""
+        notes.append(
+            f"{options}: for the checkpoints only; graphs and engines run as they were made"
+        )
+    if run.backend is not None and not all(n.kind in ("graph", "plan") for n in networks):
+        notes.append("--backend: for the ONNX graphs only; checkpoints and engines have their own")
+    return "; ".join(notes)
 
 
 def _check_family(text: str, networks: List[NetworkDescription]) -> List[NetworkDescription]:

@@ -12,7 +12,9 @@ pytest.importorskip("onnxruntime")
 import sr_deploy  # noqa: E402
 from sr_deploy.core.errors import InputError, SrDeployError, VariantError  # noqa: E402
 from sr_deploy.core.manifest import manifest_path, parse_manifest  # noqa: E402
+from sr_deploy.core.run_options import RunOptions  # noqa: E402
 from sr_deploy.runtime.opener import (  # noqa: E402
+    check_run_options,
     describe,
     describe_all,
     describe_family,
@@ -195,3 +197,11 @@ def test_commands_for_checkpoints_name_other_kinds(text, kind):
     assert require_checkpoint("asrn_x4.d1", "complexity") == ("asrn_x4", "d1")
     with pytest.raises(InputError, match=f"'{text}' is an? {kind}; complexity takes a checkpoint"):
         require_checkpoint(text, "complexity")
+
+
+def test_options_for_some_of_the_networks_only_are_said(family):
+    networks = [*describe(f"{MODEL}.c4"), *describe(family[0])]
+    assert check_run_options(networks, RunOptions(device="cpu")) == ""
+    note = check_run_options(networks, RunOptions(backend="onnxruntime"))
+    assert note == "--backend: for the ONNX graphs only; checkpoints and engines have their own"
+    assert check_run_options(networks[1:], RunOptions(backend="onnxruntime")) == ""
