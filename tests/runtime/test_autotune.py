@@ -219,7 +219,7 @@ def test_real_candidates_on_this_cpu(tmp_path, run_cli):
     engine = tmp_path / "out" / "imdeception_x4.c4.32x32.fp32.engine"
     manifest = read_manifest(engine)
     assert len(manifest.build["autotune"]["candidates"]) == 14
-    from sr_deploy.runtime.ort import OnnxRuntimeBackend
+    from sr_deploy.runtime.ort_engine import OnnxRuntimeBackend
 
     y = OnnxRuntimeBackend().open(engine, manifest).run(np.full((1, 3, 32, 32), 0.5, np.float32))
     assert y.shape == (1, 3, 128, 128)
