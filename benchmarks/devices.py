@@ -34,7 +34,9 @@ def _cells(selftest: Dict[str, Any]) -> List[str]:
     packages = facts.get("packages", {})
     software = [f"srdeploy {facts.get('version')} ({facts.get('git_rev')})"]
     software += [f"{name} {packages[name]}" for name in _PACKAGES if name in packages]
-    software += [f"driver {facts['gpu']['driver']}"] if facts.get("gpu", {}).get("driver") else []
+    software += (
+        [f"driver {facts['board']['driver']}"] if facts.get("board", {}).get("driver") else []
+    )
     names = {
         state: [r["name"] for r in results if r["state"] == state] for state in ("pass", "fail")
     }

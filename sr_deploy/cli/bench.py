@@ -124,6 +124,8 @@ def bench(
         _print_rows(rows, as_json)
         if output is not None and rows:
             _append_rows(rows, output)
+    if all(row.error for row in rows):
+        raise InputError("no network could be measured; the reasons are above")
 
 
 def _run_sweep(ctx: click.Context, plan: Path, output: Optional[Path]) -> None:

@@ -35,8 +35,8 @@ def _diagnose_machine(as_json: bool) -> bool:
         emit_json(dataclasses.asdict(found))
         return not found.problems
     emit(f"srdeploy {found.version}, {found.python}\n{found.cpu}")
-    gpu = ", ".join(f"{key} {value}" for key, value in found.gpu.items())
-    emit(f"GPU and board: {gpu or 'none reported'}")
+    facts = ", ".join(f"{key} {value}" for key, value in found.board.items())
+    emit(f"reported by the system: {facts or 'nothing'}")
     for library, state in found.uses_gpu.items():
         emit(f"GPU in {library}: {state}")
     emit("packages: " + ", ".join(f"{name} {v}" for name, v in found.packages.items()))

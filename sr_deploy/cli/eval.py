@@ -95,3 +95,5 @@ def evaluate(
         emit_json(scores)
     else:
         emit(table)
+    if all(row.error for row in rows if row.backend != BICUBIC):
+        raise InputError("no network could be measured; the reasons are above")

@@ -36,8 +36,8 @@ class Environment:
     version: str
     python: str
     cpu: str
-    gpu: Dict[str, object]
-    """Of the first GPU and its driver, as the system reports them; empty without one."""
+    board: Dict[str, object]
+    """What the system reports of the board, its memory in MiB, CUDA, the first GPU and driver."""
     packages: Dict[str, str]
     uses_gpu: Dict[str, str]
     """By library: the GPU it can use, or why it can use none."""
@@ -46,7 +46,7 @@ class Environment:
 
 def environment() -> Environment:
     """Look at this machine. Imports libraries and may start CUDA."""
-    gpu = {key: value for key, value in asdict(facts_here()).items() if value}
+    board = {key: value for key, value in asdict(facts_here()).items() if value}
     libraries = {"torch": _torch, "onnxruntime": _onnxruntime, "CUDA binding": _binding}
     problems: List[Problem] = []
     conflict = packages_conflict()
@@ -62,7 +62,7 @@ def environment() -> Environment:
         __version__,
         python_and_os(),
         cpu_name(),
-        gpu,
+        board,
         package_versions(),
         uses_gpu,
         tuple(problems),

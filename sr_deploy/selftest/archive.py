@@ -15,6 +15,7 @@ import platform
 import re
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -174,7 +175,7 @@ def _read(path: Path) -> Dict[str, bytes]:
                 source = archive.extractfile(member)
                 assert source is not None
                 contents[member.name] = source.read()
-    except (OSError, tarfile.TarError, EOFError, ValueError) as e:
+    except (OSError, tarfile.TarError, EOFError, ValueError, zlib.error) as e:
         raise ArtifactError(f"{path} is not a complete archive: {e}", hint=_AGAIN) from e
     expected = {"selftest.json", "rows.jsonl", _SUMS}
     if not expected <= set(contents):

@@ -44,8 +44,8 @@ def as_dict(selftest: Selftest) -> Dict[str, Any]:
 
 def device_name(facts: Dict[str, Any]) -> str:
     """Return the board and the GPU, else the CPU."""
-    gpu = facts.get("gpu", {})
-    parts = dict.fromkeys(filter(None, (gpu.get("board"), gpu.get("gpu"))))
+    board = facts.get("board", {})
+    parts = dict.fromkeys(filter(None, (board.get("board"), board.get("gpu"))))
     return " ".join(map(str, parts)) or str(facts.get("cpu", "unknown"))
 
 

@@ -40,7 +40,7 @@ def check_environment(check: Check, folder: Path) -> Dict[str, Any]:
     """Return the facts of this machine, their identity, and its ways for the target of `check`."""
     facts = {"git_rev": git_revision(), **dataclasses.asdict(environment())}
     stable = {key: facts[key] for key in ("git_rev", "version", "python", "cpu", "packages")}
-    stable["gpu"] = {k: facts["gpu"].get(k) for k in ("board", "driver", "gpu", "jetpack")}
+    stable["board"] = {k: facts["board"].get(k) for k in ("board", "driver", "gpu", "jetpack")}
     digest = hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()
     ways = ways_of_target(check.model) if check.model else ways_here()
     return {"facts": facts, "identity": digest, "ways": [dataclasses.asdict(w) for w in ways]}

@@ -22,6 +22,9 @@ from sr_deploy.upscale.options import UpscaleOptions
 from sr_deploy.upscale.reporter import Reporter
 from sr_deploy.upscale.upscaler import Upscaler
 
+_EXIT_S = 30.0
+"""A worker that has not ended so long after its last message is ended."""
+
 
 def upscale_tree(
     source: Path, output: Path, options: UpscaleOptions, reporter: Reporter
@@ -48,7 +51,10 @@ def upscale_tree(
     for process in processes:
         process.start()
     try:
-        return _collect(processes, messages, reporter)
+        summary = _collect(processes, messages, reporter)
+        for process in processes:  # a signal while it ends would print a traceback
+            process.join(_EXIT_S)
+        return summary
     finally:
         for process in processes:
             process.terminate()

@@ -48,6 +48,13 @@ def test_a_checkpoint_and_an_engine_that_cannot_run_here(run_cli, asrn, rtx_engi
     assert "#Params" not in table.stderr and "tiny-asrn_x2.d1" in table.stderr
 
 
+def test_nothing_could_be_measured(run_cli, rtx_engine, tmp_path):
+    result = run_cli("bench", rtx_engine, "-o", tmp_path / "out")
+    assert result.exit_code == 1 and "no network could be measured" in result.stderr
+    assert "not run: m_x2.d1" in result.stdout
+    assert len(read_rows(tmp_path / "out" / "rows.jsonl")) == 1
+
+
 @pytest.mark.parametrize(
     "name, words",
     [

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import platform
+import shutil
 import tarfile
 
 import pytest
@@ -15,7 +17,7 @@ from sr_deploy.selftest.archive import adopt_selftest, is_selftest, scrub, write
 from sr_deploy.selftest.checks import CheckResult
 from sr_deploy.selftest.runner import Selftest
 
-FACTS = {"cpu": "a CPU, 2 cores", "version": "0", "gpu": {"gpu": "NVIDIA H100 80GB"}}
+FACTS = {"cpu": "a CPU, 2 cores", "version": "0", "board": {"gpu": "NVIDIA H100 80GB"}}
 
 
 @pytest.fixture()
@@ -165,6 +167,16 @@ def test_a_large_file_and_a_cut_archive_are_refused(written, tmp_path, monkeypat
     monkeypatch.setattr(archive, "MAX_FILE", 10)
     with pytest.raises(ArtifactError, match="too large"):
         adopt_selftest(written, tmp_path / "devices")
+
+
+def test_a_flipped_byte_is_never_a_traceback(written, tmp_path):
+    content = written.read_bytes()
+    damaged = tmp_path / "damaged.tar.gz"
+    for place in range(10, len(content) - 8):  # all but gzip's own header and end
+        flipped = bytes([content[place] ^ 0x55])
+        damaged.write_bytes(content[:place] + flipped + content[place + 1 :])
+        with contextlib.suppress(ArtifactError):  # padding of tar may differ without harm
+            shutil.rmtree(str(adopt_selftest(damaged, tmp_path / "devices")))
 
 
 def test_the_kinds_that_adopt_takes_are_told_apart(written, tmp_path):

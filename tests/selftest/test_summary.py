@@ -26,9 +26,9 @@ def test_the_table_has_a_line_per_check():
 
 
 def test_a_device_is_named_by_board_and_gpu_else_by_its_cpu():
-    gpu = {"board": "Jetson", "gpu": "gv11b"}
-    assert device_name({"cpu": "x", "gpu": gpu}) == "Jetson gv11b"
-    assert device_name({"cpu": "x", "gpu": {}}) == "x" and device_name({}) == "unknown"
+    board = {"board": "Jetson", "gpu": "gv11b"}
+    assert device_name({"cpu": "x", "board": board}) == "Jetson gv11b"
+    assert device_name({"cpu": "x", "board": {}}) == "x" and device_name({}) == "unknown"
 
 
 def test_the_page_has_the_checks_with_and_without_the_report(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ from reports import Reports  # noqa: E402
 
 from sr_deploy.core.claims import claim_file, read_holder  # noqa: E402
 from sr_deploy.core.errors import InputError  # noqa: E402
-from sr_deploy.upscale.folder import tasks_of_folder, upscale_folder  # noqa: E402
+from sr_deploy.upscale import workers  # noqa: E402
+from sr_deploy.upscale.folder import FolderSummary, tasks_of_folder, upscale_folder  # noqa: E402
 from sr_deploy.upscale.folder_log import LOG, FolderLog, PictureTask  # noqa: E402
 from sr_deploy.upscale.memory import MemorySharing  # noqa: E402
+from sr_deploy.upscale.options import UpscaleOptions  # noqa: E402
 from sr_deploy.upscale.reporter import Reporter  # noqa: E402
 from sr_deploy.upscale.upscaler import Upscaler  # noqa: E402
 
@@ -342,6 +345,24 @@ def test_workers_share_a_folder(tree, tmp_path, shared):
     assert err.count("failed: ") == 1
     out, _ = shared(tree, tmp_path / "out").communicate(timeout=120)
     assert out.splitlines()[-1] == "9 finished before, 1 failed"
+
+
+def test_workers_that_are_done_exit_by_themselves(monkeypatch, tree, tmp_path):
+    """A signal to a worker that is exiting printed a traceback."""
+    calls = []
+
+    class StandInProcess:
+        start = staticmethod(lambda: None)
+        join = staticmethod(lambda timeout=None: calls.append("join"))
+        terminate = staticmethod(lambda: calls.append("terminate"))
+
+    context = SimpleNamespace(Queue=lambda: None, Process=lambda **given: StandInProcess)
+    monkeypatch.setattr(workers.multiprocessing, "get_context", lambda method: context)
+    monkeypatch.setattr(workers, "_collect", lambda *given: FolderSummary(done=4))
+    summary = workers.upscale_tree(
+        tree, tmp_path / "out", UpscaleOptions("m", workers=2), Reporter()
+    )
+    assert summary.done == 4 and calls[:4] == ["join", "join", "terminate", "terminate"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
