@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import subprocess
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Union
 
@@ -188,9 +188,9 @@ class _Run:
     """A network that was opened and timed; by a challenge's protocol also scored."""
 
     session: Session
-    monitor: ConditionMonitor
     before: Dict[str, Any]
     """The machine's conditions before."""
+    during: Dict[str, Any] = field(default_factory=dict)
     mem_peak_mib: Optional[float] = None
     mem_definition: str = ""
     timing: Optional[Dict[str, Any]] = None
@@ -236,10 +236,7 @@ def _measured_row(
         valid, test_set = run.valid, options.test_set()
         test = evaluate(session, test_set, metric=metric) if test_set else None
         timing = _timing_of_images(valid, test)
-    hw = timing.get("input_hw")
-    output_px = session.scale**2 * hw[0] * hw[1] if hw else None
-    during = run.monitor.summary(timing["latencies_ms"], output_px=output_px)
-    conditions = {"before": run.before, "during": during}
+    conditions = {"before": run.before, "during": run.during}
     row = replace(row, **{**_session_fields(session), **_quality_fields(valid, test), **timing})
     row = replace(
         row,
@@ -279,7 +276,7 @@ def _time(
 ) -> _Run:
     before.update(device_facts(session.place, session.device) if session.device else {})
     with ConditionMonitor(session.device) as monitor:
-        run = _Run(session, monitor, before)
+        run = _Run(session, before)
         session.reset_work()
         if protocol.of_images:
             metric = options.metric_of(protocol)
@@ -289,6 +286,7 @@ def _time(
             work = session.executed_work()
             run.timed_share = None if work is None else work.share
         _read_device_memory(run)
+    run.during = monitor.summary()
     return run
 
 
@@ -370,6 +368,8 @@ def _timing_of_one_size(
         cadence_hz=options.cadence_hz,
         between=monitor.sample,
     )
+    output_px = session.scale**2 * hw[0] * hw[1]
+    monitor.timed_runs(samples.span_s, runs=len(samples.times_ms), output_px=output_px)
     statistics = latency_statistics(samples.times_ms)
     warnings = []
     if not samples.settled:

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Tuple
 
 from sr_deploy.core.device import cores_used_by_others, cpu_mhz, cpu_usage, load_1min, temperature_c
 from sr_deploy.runtime.boards.board import (
@@ -52,6 +52,7 @@ class ConditionMonitor:
         self._mhz: List[float] = []
         self._temperatures: List[float] = []
         self._power: List[PowerSample] = []
+        self._runs: Optional[Tuple[Tuple[float, float], int, int]] = None
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> ConditionMonitor:
@@ -82,20 +83,25 @@ class ConditionMonitor:
             text = self._log.read_text(encoding="utf-8", errors="replace")
             self._power = within(samples_from_text(text), self._start_s, self._stop_s)
 
-    def summary(self, times_ms: Sequence[float], *, output_px: Optional[int]) -> Dict[str, Any]:
-        """Return the recorded conditions, ranges as [lowest, highest].
+    def timed_runs(self, span_s: Tuple[float, float], *, runs: int, output_px: int) -> None:
+        """Tell when runs of `output_px` output pixels began and ended, nothing else between them.
 
-        The energy is included if `output_px`, the output pixels of a run, is known.
+        span_s: in seconds since 1970. The summary has their power and energy then, those of the
+        copies and the host's work between runs included.
         """
+        self._runs = (span_s, runs, output_px)
+
+    def summary(self) -> Dict[str, Any]:
+        """Return the recorded conditions, ranges as [lowest, highest]."""
         mhz, temperatures = (
             [min(values), max(values)] if values else None
             for values in (self._mhz, self._temperatures)
         )
         power = {}
-        if output_px:
-            used = energy(
-                self._power, output_px=output_px, runs=len(times_ms), seconds=sum(times_ms) / 1000
-            )
+        if self._runs is not None:
+            (start_s, stop_s), runs, output_px = self._runs
+            samples = within(self._power, start_s, stop_s)
+            used = energy(samples, output_px=output_px, runs=runs, seconds=stop_s - start_s)
             if used is not None:
                 power = {
                     "watts": used.watts_mean,

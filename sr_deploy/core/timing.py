@@ -34,6 +34,8 @@ class LatencySamples:
     timer: str = ""
     late: int = 0
     """Runs that took longer than the time until the next frame."""
+    span_s: Tuple[float, float] = (0.0, 0.0)
+    """When the timed runs began and ended, in seconds since 1970."""
 
 
 def measure_latency(
@@ -56,13 +58,14 @@ def measure_latency(
     warmup, settled = _warm_up(run, _FrameClock(cadence_hz), between)
     frames = _FrameClock(cadence_hz)
     samples: List[TimedOutput] = []
-    start = time.perf_counter()
+    start, began_s = time.perf_counter(), time.time()
     while len(samples) < (MIN_RUNS if runs is None else runs) or (
         runs is None and len(samples) < MAX_RUNS and time.perf_counter() - start < ENOUGH_S
     ):
         frames.wait()
         samples.append(run())
     frames.wait()
+    ended_s = time.time()
     between()
     copies = [sample.copies_ms for sample in samples if sample.copies_ms is not None]
     return LatencySamples(
@@ -73,6 +76,7 @@ def measure_latency(
         copies_ms=float(np.median(copies)) if copies else None,
         timer=samples[-1].timer,
         late=frames.late,
+        span_s=(began_s, ended_s),
     )
 
 

@@ -31,11 +31,15 @@ class EDSRBase(nn.Module):
     64 channels and 16 blocks it is the baseline of EDSR's paper.
     """
 
+    mean: Tensor
+
     def __init__(
         self, *, scale: int, blocks: int = 20, channels: int = 128, original: bool = False
     ) -> None:
         super().__init__()
         self.scale, self.channels, self.original = scale, channels, original
+        # Not in checkpoints. Made here, for a copy from the host would end the capture of a graph.
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.head = nn.Conv2d(3, channels, 3, padding=1)
         self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
         self.last = nn.Conv2d(channels, channels, 3, padding=1) if original else nn.Identity()
@@ -44,12 +48,12 @@ class EDSRBase(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features of the head, (N, channels, H, W)."""
-        return self.head(x - _mean(x) if self.original else x)
+        return self.head(x - self.mean if self.original else x)
 
     def image(self, deep: Tensor, features: Tensor) -> Tensor:
         """Return the image, (N, 3, scale*H, scale*W), from the output of the blocks."""
         y = self.tail(self.last(deep) + features)
-        return y + _mean(y) if self.original else y
+        return y + self.mean if self.original else y
 
 
 class EDSR(EDSRBase):
@@ -89,11 +93,6 @@ class ResidualBlock(nn.Module):
     def residual(self, x: Tensor) -> Tensor:
         """Return what the block adds to x."""
         return self.conv2(self.act(self.conv1(x)))
-
-
-def _mean(like: Tensor) -> Tensor:
-    """(3, 1, 1). Not a buffer, because checkpoints would have to contain it."""
-    return like.new_tensor(MEAN).view(3, 1, 1)
 
 
 def _network(*, scale: int, variant: Variant, channels: int, original: bool) -> EDSR:

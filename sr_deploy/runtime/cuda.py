@@ -8,9 +8,11 @@ status is checked.
 from __future__ import annotations
 
 import abc
+import atexit
 import contextlib
+import threading
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -223,15 +225,15 @@ class _CudaPython(Cuda):
         self._checked(c.cudaStreamBeginCapture(self.stream, mode))
         queued = work()
         status, graph = c.cudaStreamEndCapture(self.stream)
+        executable: List[Any] = []
+        if status == c.cudaError_t.cudaSuccess:
+            if queued:
+                # CUDA 11 also takes an error node and a log buffer; CUDA 12 takes flags.
+                instantiate = getattr(c, "cudaGraphInstantiateWithFlags", c.cudaGraphInstantiate)
+                status, *executable = instantiate(graph, 0)
+            self._checked(c.cudaGraphDestroy(graph))
         if not queued or status != c.cudaError_t.cudaSuccess:
             c.cudaGetLastError()  # clears it
-            return None
-        # CUDA 11 also takes an error node and a log buffer; CUDA 12 takes flags.
-        instantiate = getattr(c, "cudaGraphInstantiateWithFlags", c.cudaGraphInstantiate)
-        status, *executable = instantiate(graph, 0)
-        self._checked(c.cudaGraphDestroy(graph))
-        if status != c.cudaError_t.cudaSuccess:
-            c.cudaGetLastError()
             return None
         return CapturedGraph(
             lambda: self._checked(c.cudaGraphLaunch(executable[0], self.stream)),
@@ -258,7 +260,7 @@ class _CudaPython(Cuda):
             _, name = self._cuda.cudaGetErrorName(status)
             _, description = self._cuda.cudaGetErrorString(status)
             text = f"{_text(name)} ({_text(description)})"
-            if "emory" in text:
+            if status == self._cuda.cudaError_t.cudaErrorMemoryAllocation:
                 hint = "end other programs that use the GPU's memory, or use a smaller size"
                 raise DeviceMemoryError(f"CUDA failed: {text}", hint=hint)
             if "NoDevice" in text or "InsufficientDriver" in text:
@@ -284,7 +286,8 @@ class _PyCuda(Cuda):
             driver.init()
             _check_index(index, driver.Device.count())
             self._context = driver.Device(index).retain_primary_context()
-            self._context.push()
+            self._pushed = threading.local()
+            self._push()
         except (driver.Error, RuntimeError) as e:
             raise CannotRunHereError(f"no NVIDIA GPU can be used here: {e}") from e
         self._stream = driver.Stream()
@@ -296,7 +299,15 @@ class _PyCuda(Cuda):
         with contextlib.suppress(self._driver.Error):  # this thread has no context yet
             active = self._driver.Context.get_device()
         if active != self._driver.Device(self.index):
-            self._context.push()
+            self._push()
+
+    def _push(self) -> None:
+        if not hasattr(self._pushed, "contexts"):
+            self._pushed.contexts = contexts = _PushedContexts(self._driver)
+            if threading.current_thread() is threading.main_thread():
+                atexit.register(contexts.pop)
+        self._context.push()
+        self._pushed.contexts.count += 1
 
     def free_memory(self) -> Tuple[int, int]:
         self.activate()
@@ -346,6 +357,21 @@ class _PyCuda(Cuda):
             raise DeviceMemoryError(f"CUDA failed: {e}", hint=hint) from e
         except self._driver.Error as e:
             raise CannotRunHereError(f"CUDA failed: {e}") from e
+
+
+class _PushedContexts:
+    """Pops what a thread has pushed when it ends: pycuda ends the process otherwise."""
+
+    def __init__(self, driver: Any) -> None:
+        self._driver, self.count = driver, 0
+
+    def pop(self) -> None:
+        while self.count:
+            self.count -= 1
+            with contextlib.suppress(self._driver.Error):
+                self._driver.Context.pop()
+
+    __del__ = pop
 
 
 def _check_index(index: int, count: int) -> None:

@@ -103,8 +103,11 @@ class DeviceTiles:
 
     @property
     def host_bytes_per_px(self) -> int:
-        """The host's memory for an LR pixel of a tile: its input, its result and the last one's."""
-        return 4 * 3 * (1 + 2 * self._session.scale**2)  # of float32, at most
+        """The host's memory for an LR pixel of a tile: its input, its result and the last one's.
+
+        torch rounds page-locked memory up to powers of two.
+        """
+        return 2 * 4 * 3 * (1 + 2 * self._session.scale**2)  # of float32, at most
 
     def drain(self) -> None:
         """Store the part that is on its way."""

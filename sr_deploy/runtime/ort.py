@@ -208,10 +208,12 @@ def raw_session(
         )
     except Exception as e:  # onnxruntime's errors share no base class
         raise _open_error(e, model, device, saves=save_to is not None) from e
-    if device.provider.name not in session.get_providers():
+    used = session.get_provider_options()
+    # onnxruntime 1.22 opens a model again, with its own options, where it failed with ours.
+    if used.get(device.provider.name, {"use_tf32": "1"}).get("use_tf32") == "1":
         raise CannotRunHereError(
-            f"onnxruntime opened {_name(model)} by {', '.join(session.get_providers())} instead of "
-            f"{device.provider.name}",
+            f"onnxruntime opened {_name(model)} by {', '.join(used)} instead of "
+            f"{device.provider.name} as asked",
             hint="give --device cpu, if that is what you want",
         )
     return session

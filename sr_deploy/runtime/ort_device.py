@@ -140,7 +140,7 @@ class OrtCuda(OrtDevice):
         cuda_options = {**common, "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
         own = {
             "CUDAExecutionProvider": cuda_options,
-            "TensorrtExecutionProvider": {**common, "trt_fp16_enable": str(int(fp16))},
+            "TensorrtExecutionProvider": {**common, "trt_fp16_enable": str(fp16)},
         }
         providers = [(self.provider.name, own.get(self.provider.name, common))]
         if self.provider.name == "TensorrtExecutionProvider":
@@ -242,9 +242,17 @@ def ort_device(run: RunOptions) -> OrtDevice:
     return OrtCuda(provider, index) if provider.library else OrtDevice(provider, index)
 
 
+_OUT_OF_MEMORY = (
+    "Failed to allocate memory",
+    "out of memory",
+    "Available memory of",
+    "ALLOC_FAILED",  # cuBLAS, cuDNN 8
+    "ALLOCATION_FAILED",  # cuDNN 9
+)
+
+
 def _is_out_of_memory(text: str) -> bool:
-    marks = ("Failed to allocate memory", "out of memory", "Available memory of", "ALLOC_FAILED")
-    return any(mark in text for mark in marks)
+    return any(mark in text for mark in _OUT_OF_MEMORY)
 
 
 def _cuda_binding(index: int) -> Optional[Cuda]:

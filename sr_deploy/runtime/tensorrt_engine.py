@@ -107,7 +107,7 @@ class TensorRTSession(Session):
         return self._run_timed(x_nchw).y
 
     def _run_timed(self, x_nchw: np.ndarray) -> TimedOutput:
-        self._gpu.activate()
+        self._begin()
         buffers = self._buffers_for(x_nchw.shape)
         host_in, host_out = buffers.hosts()
         np.copyto(host_in, x_nchw, casting="same_kind")
@@ -132,7 +132,7 @@ class TensorRTSession(Session):
         import torch
 
         gpu = self._gpu
-        gpu.activate()
+        self._begin()
         stream = torch.cuda.ExternalStream(gpu.stream, gpu.index)
         current = torch.cuda.current_stream(gpu.index)
         stream.wait_stream(current)  # also for those who still read the last result
@@ -144,6 +144,10 @@ class TensorRTSession(Session):
             y = device_out.to(torch.float32)
         current.wait_stream(stream)
         return y
+
+    def _begin(self) -> None:
+        self._gpu.activate()
+        self._log.messages.clear()  # an error names what was logged since
 
     def _buffers_for(self, shape: Tuple[int, ...]) -> _Buffers:
         if self._buffers is not None and self._buffers.shape_in == shape:
@@ -294,7 +298,10 @@ def deserialize_engine(
     Raises CannotRunHereError.
     """
     log.messages.clear()
-    runtime = trt.Runtime(log)
+    try:
+        runtime = trt.Runtime(log)
+    except TypeError:  # the Python binding, when the factory returned nothing
+        runtime = None
     if runtime is None:
         raise CannotRunHereError(f"{title} could not start{logged_errors(log)}")
     if dla_core is not None:

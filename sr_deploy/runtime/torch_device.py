@@ -219,16 +219,20 @@ class CudaDevice(TorchDevice):
 
     def capture(self, network: Callable[[Any], Any], x: Any) -> Any:
         """Return a `_CudaGraph` of `network` for inputs like `x`. Raises RuntimeError."""
-        warm_up = self._cuda.Stream(self._index)
-        warm_up.wait_stream(self._cuda.current_stream(self._index))
+        # torch's own stream for captures is one for all GPUs.
+        stream, before = self._stream("capture"), self._cuda.current_stream(self._index)
+        stream.wait_stream(before)
         static_x = x.clone()
-        with self._cuda.stream(warm_up):
+        with self._cuda.stream(stream):
             for _ in range(_WARM_UP_RUNS):
                 network(static_x)
-        self._cuda.current_stream(self._index).wait_stream(warm_up)
+        before.wait_stream(stream)
         graph = self._cuda.CUDAGraph()
-        with self._cuda.graph(graph):
-            y = network(static_x)
+        try:
+            with self._cuda.graph(graph, stream=stream):
+                y = network(static_x)
+        finally:  # a capture that fails leaves its stream as the current one
+            self._cuda.set_stream(before)
         return _CudaGraph(graph, static_x, y)
 
     def reset_peak_memory(self) -> None:
@@ -334,14 +338,18 @@ def _fp32_rounding(*, tf32: bool) -> Iterator[None]:
     import torch
 
     backends = torch.backends
-    matmul = torch.get_float32_matmul_precision()
     # torch 2.9 and newer have flags by operator, which override the older ones.
-    operators = [backends.cudnn.conv] if hasattr(backends.cudnn, "conv") else []
+    new = hasattr(backends.cudnn, "conv")
+    operators: List[Any] = [backends.cudnn.conv, backends.cuda.matmul] if new else []
     before = [operator.fp32_precision for operator in operators]
+    try:
+        matmul = torch.get_float32_matmul_precision()
+    except RuntimeError:  # the program has set the newer flag only
+        matmul = "highest"
     try:
         torch.set_float32_matmul_precision("highest")
         with backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=tf32):
-            for operator in operators:
+            for operator in operators[:1]:
                 operator.fp32_precision = "tf32" if tf32 else "ieee"
             yield
     finally:
@@ -354,7 +362,7 @@ def _is_out_of_memory(e: Exception) -> bool:
     """Whether torch's allocator, the driver or a library of CUDA had too little memory."""
     import torch
 
-    texts = ("out of memory", "ALLOC_FAILED")
+    texts = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
     return isinstance(e, torch.cuda.OutOfMemoryError) or any(text in str(e) for text in texts)
 
 
@@ -423,6 +431,16 @@ def why_no_cuda(index: int) -> str:
     except RuntimeError as e:  # in use by another process alone, full, or broken
         return f"{name}: {_first_line(e)}"
     return ""
+
+
+def why_no_precision(index: int, precision: str) -> str:
+    """Return why a usable GPU lacks a precision; empty if it has it."""
+    import torch
+
+    major, minor = torch.cuda.get_device_capability(index)
+    if precision != "bf16" or major >= 8:
+        return ""
+    return f"convolutions in bf16 need SM 8.0 or newer; the GPU is SM {major}.{minor}"
 
 
 def compute_something(index: int) -> None:

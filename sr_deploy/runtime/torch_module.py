@@ -87,7 +87,8 @@ def tensor_part(module: Any, device: TorchDevice) -> Callable[..., List[Any]]:
     """
     import torch
 
-    module = module.requires_grad_(False).to(device.where)
+    with device.computing():
+        module = module.requires_grad_(False).to(device.where)
 
     def run(**inputs: Any) -> List[Any]:
         with torch.inference_mode(), device.computing():

@@ -61,7 +61,7 @@ def ways_of_target(name: str) -> List[Way]:
 
 def _torch_ways() -> Iterator[Way]:
     try:
-        from sr_deploy.runtime.torch_device import why_no_cuda
+        from sr_deploy.runtime.torch_device import why_no_cuda, why_no_precision
 
         reason = why_no_cuda(0)
     except ImportError as e:
@@ -77,7 +77,10 @@ def _torch_ways() -> Iterator[Way]:
         yield Way("torch cuda:0", why_not=_reason(reason, hint))
     else:
         for name, run in _TORCH_ON_GPU:
-            yield Way(f"torch cuda:0 {name}", {"device": "cuda:0", **run}, device=True)
+            reason = why_no_precision(0, run["precision"])
+            yield Way(
+                f"torch cuda:0 {name}", {"device": "cuda:0", **run}, device=True, why_not=reason
+            )
     yield Way("torch cpu", {"device": "cpu", "precision": "fp32"})
 
 

@@ -20,7 +20,7 @@ def test_before_and_during_hold_numbers_only():
     with ConditionMonitor("") as watch:
         watch.sample()
         found = {"before": conditions_before()}
-    found["during"] = watch.summary([1.0, 2.0], output_px=100)
+    found["during"] = watch.summary()
     numbers = [
         v
         for part in found.values()
@@ -53,14 +53,18 @@ def test_a_device_s_power_is_read_from_its_sensors(tmp_path, monkeypatch):
     monkeypatch.setenv("SRDEPLOY_ROOT", str(tmp_path))
     monkeypatch.setattr(monitor, "_SENSOR_PERIOD_S", 0.05)
     with ConditionMonitor("Orin") as watch:
+        start_s = time.time()
         for _ in range(100):
             time.sleep(0.1)
             if watch._log.is_file() and watch._log.read_text().count("ina3221") > 4:
                 break
-    found = watch.summary([100.0] * 10, output_px=1_000_000)
+    assert "joules_per_megapixel" not in watch.summary()
+    watch.timed_runs((start_s, start_s + 20), runs=10, output_px=1_000_000)
+    found = watch.summary()
     assert found["watts"] == pytest.approx(10) and found["power_covers"] == "module input (VDD_IN)"
-    assert found["joules_per_megapixel"] == pytest.approx(10 * 1.0 / 10)
-    assert "joules_per_megapixel" not in watch.summary([100.0], output_px=None)
+    assert found["joules_per_megapixel"] == pytest.approx(10 * 20 / 10)
+    watch.timed_runs((start_s - 20, start_s - 1), runs=10, output_px=1_000_000)
+    assert "watts" not in watch.summary()
 
 
 def test_the_clocks_of_another_gpu_than_the_first_are_unknown(monkeypatch):

@@ -26,8 +26,9 @@ class StandInOrtCuda:
     """Installs itself as the module onnxruntime. `sessions` lists those that were opened."""
 
     def __init__(self, monkeypatch, *, count=1, available=(TENSORRT, CUDA), half=False, **failing):
-        """half: the graphs are in FP16. failing: `ignored` (the provider is not used), `on_cpu`
-        (names of nodes), and `run`, `open` and `device` (messages of errors)."""
+        """half: the graphs are in FP16. failing: `ignored` (the provider is not used), `reopened`
+        (with other options), `on_cpu` (names of nodes), and `run`, `open` and `device` (messages of
+        errors)."""
         import onnxruntime as real
 
         self.failing, self.sessions, self.count, self.probed = failing, [], count, False
@@ -83,6 +84,9 @@ class StandInOrtCuda:
                     raise RunError(failing["open"])
                 names = [p if isinstance(p, str) else p[0] for p in providers]
                 self.asked = providers
+                for _, given in (p for p in providers if isinstance(p, tuple)):
+                    # Parsed by Python's binding, unlike those of the CUDA provider.
+                    assert given.get("trt_fp16_enable", "True") in ("True", "False")
                 if names != [CPU]:  # no layouts of the CPU's own
                     level = real.GraphOptimizationLevel.ORT_ENABLE_BASIC
                     options.graph_optimization_level = level
@@ -96,6 +100,12 @@ class StandInOrtCuda:
 
             def get_providers(self):
                 return list(dict.fromkeys(self.names))
+
+            def get_provider_options(self):
+                given = dict(p for p in self.asked if isinstance(p, tuple))
+                if "reopened" in failing:
+                    given[CUDA] = {"use_tf32": "1"}
+                return {name: given.get(name, {}) for name in self.get_providers()}
 
             def io_binding(self):
                 return Binding(self) if self.names[0] != CPU else self.real.io_binding()

@@ -72,17 +72,28 @@ class StandInTorchCuda:
                         result.copy_(again)
 
         @contextlib.contextmanager
-        def graph(captured):
-            stand_in._fail("capture")
+        def graph(captured, stream):
+            before, self.stream = self.stream, stream
+            stand_in._fail("capture")  # as in torch, the stream stays the current one then
             with _Recorder() as recorder:
                 yield
-            captured.calls = recorder.calls
+            captured.calls, self.stream = recorder.calls, before
+
+        @contextlib.contextmanager
+        def current(stream):
+            stand_in._fail("run")
+            before, self.stream = self.stream, stream
+            try:
+                yield
+            finally:
+                self.stream = before
 
         @contextlib.contextmanager
         def nothing(*args):
             stand_in._fail("run")
             yield
 
+        self.stream = Stream()
         fakes = {
             "init": lambda: stand_in._fail("init"),
             "device_count": lambda: self.count,
@@ -94,8 +105,9 @@ class StandInTorchCuda:
             "Event": Event,
             "Stream": Stream,
             "ExternalStream": lambda handle, index: self.calls.append(handle) or Stream(),
-            "current_stream": lambda index=None: Stream(),
-            "stream": nothing,
+            "current_stream": lambda index=None: self.stream,
+            "set_stream": lambda stream: setattr(self, "stream", stream),
+            "stream": current,
             "device": nothing,
             "CUDAGraph": Graph,
             "graph": graph,

@@ -39,7 +39,8 @@ def test_it_is_equation_3_in_float64():
     depth = torch.tensor([1.0, 3.0], dtype=torch.float64)
     image, depth_map = net.forward_at(x, depth)
     assert depth_map.min() < 1 and depth_map.max() > 2
-    z0 = net.head(x - torch.tensor([0.4488, 0.4371, 0.4040], dtype=torch.float64).view(3, 1, 1))
+    mean = torch.tensor([0.4488, 0.4371, 0.4040]).double().view(3, 1, 1)
+    z0 = net.head(x - mean)
     z, total = z0, z0
     for number, block in enumerate(net.blocks, 1):
         g = torch.where(
@@ -49,9 +50,7 @@ def test_it_is_equation_3_in_float64():
         )
         added = g * block.conv2(torch.relu(block.conv1(z)))
         z, total = z + added, total + added
-    expected = net.tail(net.last(total) + z0) + torch.tensor(
-        [0.4488, 0.4371, 0.4040], dtype=torch.float64
-    ).view(3, 1, 1)
+    expected = net.tail(net.last(total) + z0) + mean
     torch.testing.assert_close(image, expected, rtol=0, atol=1e-12)
 
 

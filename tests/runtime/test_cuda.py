@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,7 +19,9 @@ class StandInRuntime:
     """cuda-python's functions: they return a status, then their results."""
 
     cudaStreamNonBlocking = 1  # noqa: N815
-    cudaError_t = types.SimpleNamespace(cudaSuccess=0)  # noqa: N815
+    cudaError_t = types.SimpleNamespace(  # noqa: N815
+        cudaSuccess=0, cudaErrorMemoryAllocation="cudaErrorMemoryAllocation"
+    )
     cudaStreamCaptureMode = cudaMemcpyKind = cudaDeviceAttr = types.SimpleNamespace(  # noqa: N815
         cudaStreamCaptureModeThreadLocal=1,
         cudaMemcpyHostToDevice=1,
@@ -116,6 +120,10 @@ def test_too_little_memory_is_an_error_of_its_own(use):
     use(cudaMalloc=("cudaErrorMemoryAllocation",))
     with pytest.raises(DeviceMemoryError, match="cudaErrorMemoryAllocation"):
         cuda().allocate(1)
+    use(cudaMalloc=("cudaErrorIllegalAddress (an illegal memory access)",))
+    with pytest.raises(CannotRunHereError, match="illegal memory") as e:
+        cuda().allocate(1)
+    assert not isinstance(e.value, DeviceMemoryError)
 
 
 def test_a_graph_is_freed_and_one_that_cannot_be_instantiated_is_none(use):
@@ -127,6 +135,9 @@ def test_a_graph_is_freed_and_one_that_cannot_be_instantiated_is_none(use):
     runtime = use(cudaGraphInstantiate=("cudaErrorNotSupported", None))
     assert cuda().capture(lambda: True) is None
     assert ("cudaGetLastError",) in runtime.calls and ("cudaGraphDestroy", "graph") in runtime.calls
+    runtime = use()
+    assert cuda().capture(lambda: False) is None
+    assert ("cudaGraphDestroy", "graph") in runtime.calls
 
 
 def test_events_are_recorded_again_and_destroyed(use):
@@ -182,13 +193,14 @@ class StandInPycuda(types.ModuleType):
 
         device.count = lambda: 2
         self.init, self.Device = lambda: None, device
-        self.Context = types.SimpleNamespace(get_device=active)
+        self.Context = types.SimpleNamespace(get_device=active, pop=lambda: self.pushed.pop())
         self.Stream = lambda: types.SimpleNamespace(handle=5)
         self.mem_get_info = lambda: (self.pushed[-1], 8)
 
 
 def test_pycuda_activates_the_gpu_of_the_call_in_any_thread(monkeypatch):
-    driver = StandInPycuda()
+    driver, at_exit = StandInPycuda(), []
+    monkeypatch.setattr(module.atexit, "register", at_exit.append)
     monkeypatch.setitem(sys.modules, "pycuda", types.ModuleType("pycuda"))
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
     monkeypatch.setattr(sys.modules["pycuda"], "driver", driver, raising=False)
@@ -196,9 +208,20 @@ def test_pycuda_activates_the_gpu_of_the_call_in_any_thread(monkeypatch):
     monkeypatch.setattr(module, "_cuda_python", lambda: None)
     first, second = cuda(0), cuda(1)
     assert (first.free_memory(), second.free_memory()) == ((0, 8), (1, 8))
-    driver.pushed.clear()  # as a new thread
-    first.activate()
-    first.activate()
-    assert driver.pushed == [0]
+    here, driver.pushed = driver.pushed, []
+
+    def use_and_end():
+        first.activate()
+        first.activate()
+        assert driver.pushed == [0]
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(use_and_end).result()
+    gc.collect()
+    assert driver.pushed == []  # pycuda ends the process otherwise
+    driver.pushed = here
+    for pop in at_exit:
+        pop()
+    assert driver.pushed == []
     with pytest.raises(CannotRunHereError, match="there is no GPU cuda:2: CUDA sees 2"):
         cuda(2)

@@ -106,6 +106,12 @@ def test_a_session_that_fell_back_entirely_is_refused(tiny, monkeypatch):
         open_tiny(tiny)
 
 
+def test_a_session_that_was_opened_again_with_other_options_is_refused(tiny, monkeypatch):
+    StandInOrtCuda(monkeypatch, reopened=True)
+    with pytest.raises(CannotRunHereError, match="instead of CUDAExecutionProvider as asked"):
+        open_tiny(tiny)
+
+
 def test_a_session_whose_nodes_all_ran_on_the_cpu_is_refused(tiny, monkeypatch):
     StandInOrtCuda(monkeypatch, on_cpu=["conv", "shuffle"])
     with pytest.raises(CannotRunHereError, match="all 2 nodes on the CPU instead of by CUDAExec"):
@@ -134,7 +140,7 @@ def test_tensorrt_leaves_what_it_cannot_do_to_cuda(tiny, monkeypatch):
     ort = StandInOrtCuda(monkeypatch)
     session = open_tiny(tiny, RunOptions(backend="onnxruntime-tensorrt"), precision="fp16")
     (first, options), (second, _) = ort.sessions[0].asked
-    assert (first, options["trt_fp16_enable"], second) == (TENSORRT, "1", CUDA)
+    assert (first, options["trt_fp16_enable"], second) == (TENSORRT, "True", CUDA)
     assert session.precision == "fp16" and session.backend == "onnxruntime-tensorrt"
     assert session.settings.startswith("TF32 as TensorRT likes, ")
 
@@ -168,6 +174,7 @@ def test_memory_is_the_driver_s_count(tiny, monkeypatch, binding):
         "bfc_arena.cc:359 AllocateRawInternal Failed to allocate memory for requested buffer of",
         "CUDA failure 2: out of memory ; GPU=0",
         "CUDNN failure 4000: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     ],
 )
 def test_out_of_memory_is_an_error_of_its_own(tiny, monkeypatch, binding, message):

@@ -137,10 +137,12 @@ def test_a_cuda_graph_is_captured_for_each_size_and_replayed(gpu):
 
 
 def test_a_failed_capture_runs_eagerly_and_is_recorded(monkeypatch):
-    StandInTorchCuda(monkeypatch, failing={"capture": RuntimeError("operation not permitted")})
-    session = open_net(cuda_graph=True)
+    error = RuntimeError("operation not permitted")
+    gpu = StandInTorchCuda(monkeypatch, failing={"capture": error})
+    before, session = gpu.stream, open_net(cuda_graph=True)
     np.testing.assert_array_equal(session.run(X), open_net(device="cpu").run(X))
     assert "no CUDA graph (operation not permitted)" in session.settings
+    assert gpu.stream is before  # not the one of the capture
 
 
 def test_memory_is_counted_by_torch_and_by_the_driver(gpu):
@@ -252,3 +254,15 @@ def test_newer_gpus_of_a_generation_run_its_code_and_ptx_runs_on_all_newer():
     assert not devices._supports(["sm_89"], 86)
     assert not devices._supports(["sm_80"], 90)
     assert devices._supports(["sm_80", "compute_80"], 120)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch < 2.9 has one flag")
+def test_a_program_s_own_flag_by_operator_is_kept(gpu):
+    flag = torch.backends.cuda.matmul
+    before = flag.fp32_precision
+    try:
+        flag.fp32_precision = "tf32"  # torch refuses to read its older flag now
+        open_net().run(X)
+        assert flag.fp32_precision == "tf32"
+    finally:
+        flag.fp32_precision = before

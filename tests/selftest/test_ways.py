@@ -36,11 +36,13 @@ def test_without_torch_or_onnxruntime_the_pip_lines_are_given(monkeypatch):
 
 def test_a_gpu_that_torch_can_use_comes_first_in_all_settings(monkeypatch):
     torch_device = pytest.importorskip("sr_deploy.runtime.torch_device")
-    pytest.importorskip("torch", reason="it is asked for the GPU")
+    torch = pytest.importorskip("torch", reason="it is asked for the GPU")
     monkeypatch.setattr(ways, "gpu_present", lambda: True)
     monkeypatch.setattr(torch_device, "why_no_cuda", lambda index: "")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
     names = [way.name for way in ways_here() if not way.why_not]
     assert names[:2] == ["torch cuda:0 fp32", "torch cuda:0 fp16"]
+    assert "torch cuda:0 bf16" not in names
     monkeypatch.setattr(torch_device, "why_no_cuda", lambda index: "it is built without CUDA")
     reasons = {way.name: way.why_not for way in ways_here()}
     assert reasons["torch cuda:0"].startswith("it is built without CUDA; install a torch that fits")

@@ -124,6 +124,7 @@ def _describe_adadsr_checkpoint(text: str, depth: Optional[float]) -> NetworkDes
 
         check_adaptive_run(run)
         device = torch_device(run)
+        device.reset_peak_memory()
         # The device gets a copy: fusing may return the network itself.
         modules = split_network(copy.deepcopy(network), plan.depths, plan.way)
         parts = [tensor_part(module, device) for module in modules]

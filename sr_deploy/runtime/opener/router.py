@@ -39,6 +39,7 @@ def describe_router(text: str, max_share: Optional[float] = None) -> NetworkDesc
         branches = [fuse_network(net)[0] for net in router.branch_networks()]
         check_adaptive_run(run)
         device = torch_device(run)
+        device.reset_peak_memory()
         networks = (router.network(), *branches)
         classify, *upscale = [array_function(net, device) for net in networks]
         return RoutedSession(plan, classify, upscale, device.info(), max_share=max_share)

@@ -162,6 +162,7 @@ def test_on_a_gpu_torch_runs_them_as_on_a_cpu(monkeypatch, kind, text, harness):
     np.testing.assert_array_equal(session.run(x), expected)
     session.run_all_paths((16, 20))
     assert session.peak_memory().mib == 3 and not torch.is_inference_mode_enabled()
+    assert "reset peak" in gpu.calls  # what ran before is not counted
     session.close()
     assert gpu.calls[-1] == "empty cache"
     with description.open(RunOptions(device="cpu")) as again:
