@@ -99,7 +99,7 @@ def bench(
 
     Prints a table with the columns of the NTIRE efficient super-resolution challenge and the
     conditions of the measurement. Networks that cannot run on this machine are listed with the
-    reason. Checkpoints are run by torch.
+    reason; the exit code is 1 if none can. Checkpoints are run by torch.
     """
     from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts
     from sr_deploy.core.files import make_output_folder

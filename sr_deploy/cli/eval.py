@@ -57,7 +57,8 @@ def evaluate(
     """Measure PSNR and SSIM of checkpoints, ONNX graphs and engines on sets of images.
 
     Prints a table like those in papers: a column per set, and bicubic as the first row. Networks
-    that cannot run on this machine are listed with the reason. Checkpoints are run by torch.
+    that cannot run on this machine are listed with the reason; the exit code is 1 if none can.
+    Checkpoints are run by torch.
     """
     from sr_deploy.bench.quality import quality_from_artifacts
     from sr_deploy.core.files import (

@@ -339,8 +339,8 @@ def _fp32_rounding(*, tf32: bool) -> Iterator[None]:
 
     backends = torch.backends
     # torch 2.9 and newer have flags by operator, which override the older ones.
-    new = hasattr(backends.cudnn, "conv")
-    operators: List[Any] = [backends.cudnn.conv, backends.cuda.matmul] if new else []
+    conv: Any = getattr(backends.cudnn, "conv", None)
+    operators: List[Any] = [conv, backends.cuda.matmul] if conv is not None else []
     before = [operator.fp32_precision for operator in operators]
     try:
         matmul = torch.get_float32_matmul_precision()
