@@ -44,6 +44,8 @@ class Comparison:
     def verdict(self) -> str:
         """Which one is faster, if three quarters of the rounds agree."""
         a, b = self.names
+        if a == b:
+            a, b = f"A, {a},", f"B, {b},"
         if self.ratio_p75 < 1:
             return f"{b} is faster"
         if self.ratio_p25 > 1:

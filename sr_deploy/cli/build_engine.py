@@ -107,6 +107,7 @@ def build_engine(
     Each engine's manifest records the precision requested and obtained, the checks, and what was
     not checked.
     """
+    from sr_deploy.core.target import load_target
     from sr_deploy.runtime.autotune import tuned_engine_from_onnx
     from sr_deploy.runtime.build import bundle_from_onnx, engine_from_onnx
 
@@ -119,7 +120,7 @@ def build_engine(
             )
         emit(str(bundle_from_onnx(files, bundle, target=target, options=options, progress=log)))
         return
-    folder = output or _default_folder(target)
+    folder = output or _default_folder(load_target(target).name)
     if not autotune:
         paths = engine_from_onnx(files, folder, target=target, options=options, on=on, progress=log)
     elif options != BuildOptions():

@@ -10,6 +10,7 @@ from typing import Tuple
 import click
 
 from sr_deploy.cli.output import emit, emit_json
+from sr_deploy.core.errors import InputError
 
 
 @click.command()
@@ -50,7 +51,12 @@ def _diagnose_machine(as_json: bool) -> bool:
 def _diagnose_files(files: Tuple[Path, ...], as_json: bool) -> bool:
     from sr_deploy.runtime.doctor import diagnose
 
-    diagnoses = [diagnose(file) for file in files]
+    diagnoses, missing = [], []
+    for file in files:
+        try:
+            diagnoses.append(diagnose(file))
+        except InputError as e:
+            missing.append(e)
     if as_json:
         emit_json([dataclasses.asdict(d) for d in diagnoses])
     for d in diagnoses if not as_json else ():
@@ -65,4 +71,6 @@ def _diagnose_files(files: Tuple[Path, ...], as_json: bool) -> bool:
         ):
             for line in filter(None, lines):
                 emit(f"  {heading}: {line}")
+    if missing:  # after what is known of the others
+        raise missing[0]
     return all(d.whole for d in diagnoses)

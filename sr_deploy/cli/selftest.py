@@ -35,13 +35,15 @@ def selftest(target: str, output: Path, minutes: float, as_json: bool) -> None:
     that can be sent (see adopt). Uses no network. The exit code is 1 if a check failed.
     """
     from sr_deploy.selftest.archive import prove
-    from sr_deploy.selftest.runner import SelftestOptions
+    from sr_deploy.selftest.runner import Selftest, SelftestOptions
     from sr_deploy.selftest.summary import as_dict, table
 
-    tested = prove(SelftestOptions(target, output, minutes), log)
-    if as_json:
-        emit_json(as_dict(tested))
-    else:
-        emit(table(tested))
+    def show(tested: Selftest) -> None:
+        if as_json:
+            emit_json(as_dict(tested))
+        else:
+            emit(table(tested))
+
+    tested = prove(SelftestOptions(target, output, minutes), log, show)
     if tested.count("fail"):
         sys.exit(1)

@@ -132,6 +132,12 @@ def read_target(path: Path) -> TargetProfile:
     profile = read_dataclass(TargetProfile, path, TargetError)
     for key, problem in _problems(profile, path.stem):
         raise TargetError(f"{at_line(path, key)}: {problem}")
+    shipped_here = path.resolve().parent == data_folder("engines/targets").resolve()
+    if not shipped_here and profile.name in target_names() and not profile.shipped:
+        raise TargetError(
+            f"{at_line(path, 'name')}: '{profile.name}' is a shipped target, and differs from this",
+            hint="give your profile and its file another name: rows name the target only",
+        )
     return profile
 
 
@@ -167,6 +173,8 @@ def _problems(profile: TargetProfile, stem: str) -> Iterator[Tuple[str, str]]:
         if not re.fullmatch("[0-9]{1,3}", number) or not isinstance(name, str):
             problem = "expected a number of nvpmodel and a name"
             yield "power_modes", f"power_modes: {problem}, found '{number}': {name!r}"
+    if profile.runtime == "onnxruntime" and set(profile.precisions) - {"fp32"}:
+        yield "precisions", "ONNX Runtime's CPU provider computes in FP32 only: expected fp32"
     if profile.runtime == "tensorrt-rtx":
         if profile.fp16_graph != "fp16":
             yield "fp16_graph", "TensorRT for RTX is strongly typed: fp16_graph must be fp16"

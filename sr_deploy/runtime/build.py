@@ -209,6 +209,14 @@ def _check_options(profile: TargetProfile, options: BuildOptions) -> None:
         cores = ", ".join(map(str, range(profile.dla_cores)))
         expected = f"expected one of {cores}" if cores else "it has no DLA"
         raise InputError(f"{name} has no DLA core {dla}: {expected}", hint="omit --dla")
+    for option, given in (
+        ("--no-cublas-cudnn", options.no_cublas_cudnn),
+        ("--fallback", options.fallback),
+    ):
+        if given and profile.runtime in ONNX_RUNTIMES:
+            raise InputError(
+                f"{option} is for engines of TensorRT, and {name} has none", hint=f"omit {option}"
+            )
 
 
 def _plan_build(

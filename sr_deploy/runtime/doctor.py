@@ -44,7 +44,8 @@ class Diagnosis:
 def diagnose(path: Path) -> Diagnosis:
     """Diagnose a graph or an engine. Raises InputError when there is no such file."""
     if not path.is_file():
-        raise InputError(f"there is no file {path}")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"{path} {what}", hint="give graphs and engines, or nothing")
     sidecar = manifest_path(path)
     if not sidecar.is_file():
         reason = f"it has no manifest ({sidecar.name}), so nothing in it can be verified"

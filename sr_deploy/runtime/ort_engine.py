@@ -117,6 +117,11 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         return {"onnxruntime": onnxruntime_module().__version__}
 
     def why_unavailable(self, target: TargetProfile) -> str:
+        try:
+            onnxruntime_module()
+        except MissingPackageError as e:
+            on_cpu = self.provider.device == "cpu"
+            return f"{e.message}; {e.hint if on_cpu else f'pip install {self.provider.package}'}"
         return super().why_unavailable(target) or "; ".join(
             filter(None, why_unusable(self.provider))
         )

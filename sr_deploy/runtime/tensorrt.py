@@ -55,6 +55,11 @@ class TensorRTBackend(Backend):
     builds_without_gpu = False
 
     def why_unavailable(self, target: TargetProfile) -> str:
+        try:
+            self._library()
+        except MissingPackageError as e:
+            # pip brings one version of TensorRT, boards have their own.
+            return f"{e.message}; {e.hint}" if self.builds_without_gpu else e.message
         reason = super().why_unavailable(target)
         return reason if reason or self.builds_without_gpu else self.why_no_device(target)
 

@@ -74,6 +74,11 @@ def check_build(check: Check, folder: Path) -> Dict[str, Any]:
     output = artifacts_folder(way, folder)
     graphs = output if not way.target else folder / "artifacts" / f"{output.name}-graphs"
     files = [path for path in _exported(check, graphs) if path.name.startswith(check.model + ".")]
+    if not files:
+        raise SkippedError(
+            f"there is no graph of {check.model} in {graphs}",
+            hint=f"export {check.model} into it on another machine",
+        )
     if way.target:
         files = engine_from_onnx([str(f) for f in files], output, target=way.target)
     described = describe_all([str(f) for f in files])

@@ -18,12 +18,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
+from sr_deploy.core.claims import claim_file
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import make_output_folder, write_text
 from sr_deploy.core.jsonio import from_dict, to_json
 from sr_deploy.core.lifeline import child_with_lifeline, signal_name
 from sr_deploy.core.target import load_target
-from sr_deploy.results.rows import drop_partial_line
+from sr_deploy.results.rows import drop_partial_line, read_rows
 from sr_deploy.selftest.checks import ENVIRONMENT, Check, CheckResult, Way, planned_checks
 
 DEFAULT_FOLDER = "selftest"
@@ -68,11 +69,23 @@ class Selftest:
 def run_selftest(options: SelftestOptions, progress: Progress = lambda line: None) -> Selftest:
     """Run the checks and return their results, also those kept from an earlier start.
 
-    What passed before on the same machine with the same software is kept. Raises InputError if the
-    folder cannot be written.
+    Raises InputError if the folder cannot be written, is in use, or holds results of another
+    machine, of other software, or not of a self-test.
     """
     deadline = time.monotonic() + 60 * options.minutes
     folder = make_output_folder(options.output)
+    with claim_file(folder / ".claim") as claimed:
+        if not claimed:
+            raise InputError(
+                f"another self-test works in {folder}",
+                hint="wait until it has finished, or give another folder with -o",
+            )
+        return _run_selftest(options, folder, deadline, progress)
+
+
+def _run_selftest(
+    options: SelftestOptions, folder: Path, deadline: float, progress: Progress
+) -> Selftest:
     environment = replace(ENVIRONMENT, model=options.target)
     (found,) = _run_checks([environment], folder, deadline, progress)
     facts = found.numbers.get("facts", {})
@@ -81,6 +94,8 @@ def run_selftest(options: SelftestOptions, progress: Progress = lambda line: Non
     first = replace(found, identity=identity, numbers={})
     if found.state != "pass":
         return Selftest(date, facts, (first,))
+    _check_folder(folder, identity)
+    write_text(folder / "facts.json", to_json({"identity": identity, "facts": facts}))
     ways = [
         from_dict(Way, data, source="the environment check", error=InputError)
         for data in found.numbers["ways"]
@@ -88,7 +103,7 @@ def run_selftest(options: SelftestOptions, progress: Progress = lambda line: Non
     checks = planned_checks(ways)
     if all(check.why_skipped for check in checks):
         first = replace(first, state="fail", reason=NOTHING_RUNS)
-    kept = _kept(folder / "results.jsonl", identity)
+    kept = _kept(folder, identity, progress)
     for check in checks:
         if check.name in kept:
             progress(f"{check.name}: passed before")
@@ -97,19 +112,48 @@ def run_selftest(options: SelftestOptions, progress: Progress = lambda line: Non
     for result in _run_checks(todo, folder, deadline, progress):
         results[result.name] = replace(result, identity=identity)
         _append(folder / "results.jsonl", results[result.name])
-    write_text(folder / "facts.json", to_json(facts))
     return Selftest(date, facts, (first, *(results[check.name] for check in checks)))
 
 
-def _kept(file: Path, identity: str) -> Dict[str, CheckResult]:
-    """Return the passed checks of an earlier start on the same machine, by name."""
+def _check_folder(folder: Path, identity: str) -> None:
+    """Raise InputError for a folder with results that are not of this machine and software."""
+    file, rows = folder / "facts.json", folder / "rows.jsonl"
+    before: Any = identity
+    if file.exists():
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))["identity"]
+        except (ValueError, KeyError, TypeError):
+            before = None
+    elif rows.exists():
+        before = None
+    if before != identity:
+        raise InputError(
+            f"{folder} has results of another machine, of other software or of something else "
+            "than a self-test",
+            hint="give another folder with -o, or remove that one",
+        )
+    if rows.exists():
+        drop_partial_line(rows)
+        read_rows(rows)  # fail now, not after the checks
+
+
+def _kept(folder: Path, identity: str, progress: Progress) -> Dict[str, CheckResult]:
+    """Return the passed checks of an earlier start by name, as long as what they made is there."""
+    file = folder / "results.jsonl"
     drop_partial_line(file)
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    results = (
-        from_dict(CheckResult, json.loads(line), source=str(file), error=InputError)
-        for line in lines
-    )
-    return {r.name: r for r in results if r.identity == identity and r.state == "pass"}
+    kept = {}
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            result = from_dict(CheckResult, json.loads(line), source=str(file), error=InputError)
+        except (ValueError, TypeError, AttributeError, InputError):
+            progress(f"{file}, line {number}, is damaged: its check is done again")
+            continue
+        if result.identity == identity and result.state == "pass":
+            kept[result.name] = result
+    if not (folder / "artifacts").is_dir():
+        kept = {name: result for name, result in kept.items() if ": build: " not in name}
+    return kept
 
 
 def _append(file: Path, result: CheckResult) -> None:
@@ -213,7 +257,8 @@ def _next_line(lines: queue.Queue[str], timeout_s: float) -> Optional[str]:
 
 def _why_ended(code: int, log: Path) -> str:
     if code < 0:
-        return f"its process was ended by {signal_name(-code)}: a library crashed"
+        why = "out of memory?" if signal_name(-code) == "SIGKILL" else "a library crashed"
+        return f"its process was ended by {signal_name(-code)}: {why}"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     last = next((line.strip() for line in reversed(lines) if line.strip()), "no message")
     return f"its process exited with {code}: {last[:300]}"

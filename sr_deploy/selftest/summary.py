@@ -49,16 +49,18 @@ def device_name(facts: Dict[str, Any]) -> str:
     return " ".join(map(str, parts)) or str(facts.get("cpu", "unknown"))
 
 
-def rows_of(folder: Path) -> List[BenchmarkRow]:
-    """Return the rows of a self-test's folder, of each cell the last."""
+def rows_of(selftest: Selftest, folder: Path) -> List[BenchmarkRow]:
+    """Return the rows of a self-test's checks in its folder, of each cell the last."""
     file = folder / "rows.jsonl"
-    return filter_rows(read_rows(file), []) if file.exists() else []
+    rows = filter_rows(read_rows(file), []) if file.exists() else []
+    starts = tuple(f"{result.name}: " for result in selftest.results)
+    return [row for row in rows if row.cell.startswith(starts)]
 
 
 def write_page(selftest: Selftest, folder: Path) -> Path:
     """Write `selftest.html`: the table, with the report of the rows where it can be drawn."""
     page = folder / "selftest.html"
-    write_text(page, _with_report(_checks_html(selftest), rows_of(folder)))
+    write_text(page, _with_report(_checks_html(selftest), rows_of(selftest, folder)))
     return page
 
 

@@ -56,7 +56,7 @@ def ways_here() -> List[Way]:
 def ways_of_target(name: str) -> List[Way]:
     """Return the only way of a target: its engines."""
     profile = load_target(name)
-    return [_engine_way(profile, f"{profile.runtime} for {profile.name}")]
+    return [replace(_engine_way(profile, f"{profile.runtime} for {profile.name}"), target=name)]
 
 
 def _torch_ways() -> Iterator[Way]:

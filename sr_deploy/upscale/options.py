@@ -87,8 +87,9 @@ class UpscaleOptions:
         """Return the description of the network. Raises an SrDeployError if there is none."""
         if self.adaptive is not None:
             budget = AdaptiveOptions(self.adaptive, self.max_flops, self.depth)
-            return describe_adaptive(budget, self.model)
-        network = describe_one(str(self.model), self.variant)
+            network = describe_adaptive(budget, self.model)
+        else:
+            network = describe_one(str(self.model), self.variant)
         check_run_options([network], self.run)
         return network
 

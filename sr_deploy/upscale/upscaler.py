@@ -224,7 +224,8 @@ class Upscaler:
             raise InputError(
                 f"{hw_text(hw)} cannot be upscaled within {bytes_text(bound)}: the result and the "
                 f"smallest tile need about {bytes_text(least)}",
-                hint=f"give at least {-(-least // 2**20)}MiB, or a smaller network",
+                # An estimate: a tenth more.
+                hint=f"give at least {-(-least * 11 // 10 // 2**20)}MiB, or a smaller network",
             )
         max_px = None if fixed else need.px_within(bound - needed)
         plan = self._plan_tiles(hw, max_px)

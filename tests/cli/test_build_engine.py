@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sr_deploy.core.files import data_folder
 from sr_deploy.core.manifest import read_manifest
 from sr_deploy.core.target import target_names
 
@@ -61,6 +62,23 @@ def test_the_default_folder_is_the_target_s(run_cli, graph, tmp_path, monkeypatc
     assert result.stdout.replace("\\", "/").startswith("engines/built/cpu/tiny-asrn_x2"), (
         result.stderr
     )
+
+
+def test_the_default_folder_of_a_profile_of_one_s_own(run_cli, graph, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = json.loads((data_folder("engines/targets") / "cpu.json").read_text())
+    profile = tmp_path / "mine" / "mycam.json"
+    profile.parent.mkdir()
+    profile.write_text(json.dumps({**data, "name": "mycam"}))
+    result = run_cli("build-engine", graph, "--target", profile)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.replace("\\", "/").startswith("engines/built/mycam/")
+
+
+@pytest.mark.parametrize("option", [("--no-cublas-cudnn",), ("--fallback", "head-tail")])
+def test_options_of_tensorrt_are_refused_for_another_runtime(fails, graph, tmp_path, option):
+    shown = fails("build-engine", graph, "--target", "cpu", *option, "-o", tmp_path / "out")
+    assert f"{option[0]} is for engines of TensorRT" in shown
 
 
 def test_a_graph_edited_after_its_manifest_was_written(fails, own_graph, tmp_path):
@@ -146,7 +164,7 @@ def test_a_bundle_and_what_does_not_go_with_it(run_cli, fails, graph, tmp_path):
         ).exit_code
         == 2
     )
-    assert "there is no file" in fails("adopt", tmp_path / "result.tar")
+    assert "cannot read" in fails("adopt", tmp_path / "result.tar")
     assert "invalid board address" in fails(
         "build-engine", graph, "--target", "xavier", "--on", "xavier.local"
     )

@@ -85,6 +85,8 @@ def test_a_precision_the_target_has_not_is_refused_not_replaced(name, asked):
         ({"power_modes": {"0": 5}}, "expected a number of nvpmodel and a name"),
         ({"shapes": ["\uff11\uff16x16"]}, "is not a size"),
         ({"opset": 3}, "opset 3; expected 7 to 30"),
+        ({"opset": 16}, "'cpu' is a shipped target, and differs from this"),
+        ({"precisions": ["fp16"]}, "ONNX Runtime's CPU provider computes in FP32 only"),
     ],
 )
 def test_a_malformed_profile_is_refused_with_its_file_and_what_is_wrong(tmp_path, change, words):

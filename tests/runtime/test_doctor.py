@@ -122,7 +122,7 @@ def test_a_malformed_manifest_and_an_absent_file(engine, tmp_path):
     path = engine()
     manifest_path(path).write_text("{")
     assert "not valid JSON" in diagnose(path).why_not_whole
-    with pytest.raises(InputError, match="there is no file"):
+    with pytest.raises(InputError, match="does not exist"):
         diagnose(tmp_path / "absent")
 
 
@@ -142,3 +142,6 @@ def test_the_command(engine, run_cli, tmp_path):
     (tmp_path / "y").write_bytes(b"")
     result = run_cli("doctor", "--json", good, tmp_path / "y")
     assert result.exit_code == 1 and '"whole": false' in result.stdout
+    result = run_cli("doctor", tmp_path / "absent", tmp_path, good)
+    assert result.exit_code == 1 and "  intact: yes" in result.stdout
+    assert "absent does not exist" in result.stderr

@@ -141,3 +141,10 @@ def test_engines_are_built_measured_and_compared(tmp_path):
     found = check_networks(check("networks", "srn-ntire_x4", way), tmp_path)
     assert "dB against FP32" in found["found"]
     assert all(np.isfinite(a["psnr_db_vs_fp32"]) for a in found["accuracy"].values())
+
+
+def test_a_family_without_graphs_is_skipped_where_none_can_be_exported(tmp_path, monkeypatch):
+    monkeypatch.setattr(networks, "_exported", lambda check, folder: [tmp_path / "asrn_x4.d1.onnx"])
+    with pytest.raises(SkippedError, match="there is no graph of imdeception_x4 in") as e:
+        networks.check_build(check("build", "imdeception_x4", Way("x", target="cpu")), tmp_path)
+    assert "export imdeception_x4 into it" in e.value.hint

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sr_deploy.core.claims import claim_file
 from sr_deploy.core.errors import InputError, TargetError
 from sr_deploy.selftest import runner
 from sr_deploy.selftest.checks import Check, Way
@@ -81,9 +82,29 @@ def test_it_goes_on_where_it_was_ended(selftest, tmp_path):
     assert [json.loads(line)["name"] for line in lines][-2:] == ["bad 1", "good 2"]
 
 
-def test_results_of_other_software_or_machines_are_not_kept(selftest, tmp_path):
+def test_results_of_other_software_machines_or_measurements_are_never_mixed(selftest, tmp_path):
     selftest("good", identity="one")
-    selftest("good", identity="another")
+    with pytest.raises(InputError, match="has results of another machine"):
+        selftest("good", identity="another")
+    (tmp_path / "out" / "facts.json").unlink()
+    (tmp_path / "out" / "rows.jsonl").write_text("")  # as bench writes
+    with pytest.raises(InputError, match="something else than a self-test"):
+        selftest("good", identity="one")
+
+
+def test_two_in_one_folder_are_refused(selftest, tmp_path):
+    (tmp_path / "out").mkdir(exist_ok=True)
+    with claim_file(tmp_path / "out" / ".claim"):
+        with pytest.raises(InputError, match="another self-test works in"):
+            selftest("good")
+
+
+@pytest.mark.parametrize("line", ["garbage", "[1]", '{"name": 3}', "\ufffd"])
+def test_the_check_of_a_damaged_line_is_done_again(selftest, tmp_path, line):
+    selftest("good")
+    (tmp_path / "out" / "results.jsonl").write_text(line + "\n")
+    _, found = selftest("good")
+    assert found["good 0"][0] == "pass"
     assert (tmp_path / "out" / "ran.txt").read_text() == "good 0\ngood 0\n"
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -33,6 +34,7 @@ def test_a_device_is_named_by_board_and_gpu_else_by_its_cpu():
 
 def test_the_page_has_the_checks_with_and_without_the_report(tmp_path, monkeypatch):
     row = BenchmarkRow("m_x4", "c4", "torch", latency_ms_median=3.0, psnr_db=30.0, set="Set")
+    row = replace(row, cell="a <way>: m_x4.c4")
     append_rows(tmp_path / "rows.jsonl", [row])
     pytest.importorskip("matplotlib", reason="the report's figures need it")
     pytest.importorskip("jinja2", reason="the report's page needs it")

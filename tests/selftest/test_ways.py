@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
 
+from sr_deploy.core.files import data_folder
 from sr_deploy.selftest import ways
 from sr_deploy.selftest.checks import ENVIRONMENT
 from sr_deploy.selftest.ways import check_environment, ways_here, ways_of_target
@@ -46,6 +48,14 @@ def test_a_gpu_that_torch_can_use_comes_first_in_all_settings(monkeypatch):
     monkeypatch.setattr(torch_device, "why_no_cuda", lambda index: "it is built without CUDA")
     reasons = {way.name: way.why_not for way in ways_here()}
     assert reasons["torch cuda:0"].startswith("it is built without CUDA; install a torch that fits")
+
+
+def test_a_profile_of_one_s_own_keeps_its_path(tmp_path):
+    data = json.loads((data_folder("engines/targets") / "cpu.json").read_text())
+    profile = tmp_path / "mycam.json"
+    profile.write_text(json.dumps({**data, "name": "mycam"}))
+    (way,) = ways_of_target(str(profile))
+    assert (way.name, way.target) == ("onnxruntime for mycam", str(profile))
 
 
 def test_a_target_is_one_way():

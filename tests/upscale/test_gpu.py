@@ -207,7 +207,7 @@ def test_the_hosts_need_is_that_of_page_locked_memory(make, noise, monkeypatch):
     """The libraries of CUDA, which the probes load, do not count as a need of pixels."""
     upscaler = Upscaler(make())
     upscaler(noise((8, 8)))
-    assert upscaler._need.bytes_per_px == 12 * (1 + 2 * 4)
+    assert upscaler._need.bytes_per_px == 2 * 12 * (1 + 2 * 4)
 
 
 def test_the_precision_is_part_of_what_resumes(make, sessions):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import List, Optional
 
 import numpy as np
@@ -28,6 +28,8 @@ class AdaptiveOutput:
 
 def check_adaptive_run(run: RunOptions) -> None:
     """Raise CannotRunHereError for settings that adaptive networks do not have."""
+    if run.precision == "fp32":
+        run = replace(run, precision=None)
     if run.torch_settings:
         raise CannotRunHereError(
             f"--{run.torch_settings[0]} is not available for adaptive networks: "
