@@ -218,7 +218,10 @@ def _read(path: Path) -> Dict[str, bytes]:
                 if not member.isreg() or member.issparse() or not _NAME.fullmatch(member.name):
                     raise ArtifactError(f"{path} holds '{member.name}'", hint=_AGAIN)
                 if member.size > MAX_FILE or member.name in contents or len(contents) >= MAX_FILES:
-                    raise ArtifactError(f"{path}: '{member.name}' is too large, or twice there")
+                    raise ArtifactError(
+                        f"{path}: '{member.name}' is too large, one too many or twice there",
+                        hint=_AGAIN,
+                    )
                 source = archive.extractfile(member)
                 assert source is not None
                 contents[member.name] = source.read()
