@@ -58,9 +58,7 @@ def main() -> int:
         python38 = str(create_environment(".venv-py38", BOARD, board_python))
         failed |= run(python38, "pytest", "-q", *PARALLEL, *BOARD_TESTS)
         failed |= check_tensorrt_85_api(board_python)
-    parallel = ["-m", "not serial", *PARALLEL]
-    failed |= run(python, "pytest", "-q", *parallel, OMP_NUM_THREADS="1")
-    return failed | run(python, "pytest", "-q", "-m", "serial")
+    return failed | run(python, "pytest", "-q", *PARALLEL, OMP_NUM_THREADS="1")
 
 
 def check_tensorrt_85_api(board_python: str) -> int:

@@ -193,7 +193,6 @@ def test_conflicting_options(run_cli, tmp_path):
     assert done.exit_code == 2 and "--autotune takes" in done.stderr
 
 
-@pytest.mark.serial
 @pytest.mark.slow
 def test_real_candidates_on_this_cpu(tmp_path, run_cli):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
