@@ -34,9 +34,8 @@ def _cells(selftest: Dict[str, Any]) -> List[str]:
     packages = facts.get("packages", {})
     software = [f"srdeploy {facts.get('version')} ({facts.get('git_rev')})"]
     software += [f"{name} {packages[name]}" for name in _PACKAGES if name in packages]
-    software += (
-        [f"driver {facts['board']['driver']}"] if facts.get("board", {}).get("driver") else []
-    )
+    driver = facts.get("board", {}).get("driver")
+    software += [f"driver {driver}"] if driver else []
     names = {
         state: [r["name"] for r in results if r["state"] == state] for state in ("pass", "fail")
     }

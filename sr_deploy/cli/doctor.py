@@ -72,5 +72,5 @@ def _diagnose_files(files: Tuple[Path, ...], as_json: bool) -> bool:
             for line in filter(None, lines):
                 emit(f"  {heading}: {line}")
     if missing:  # after what is known of the others
-        raise missing[0]
+        raise InputError("; ".join(e.message for e in missing), hint=missing[0].hint)
     return all(d.whole for d in diagnoses)

@@ -300,13 +300,17 @@ class Backend(abc.ABC):
         try:
             version = self.versions()[self.package]
         except MissingPackageError as e:
-            return f"{e.message}; {e.hint}"
+            return "; ".join(filter(None, (e.message, self.remedy(e))))
         if not target.supports_version(version):
             return (
                 f"{self.package} {version} is installed; "
                 f"the profile expects {target.runtime_versions}"
             )
         return ""
+
+    def remedy(self, missing: MissingPackageError) -> str:
+        """Return what to do about the missing library; empty if that depends on the target."""
+        return missing.hint
 
     def why_no_device(self, target: TargetProfile, index: int = 0) -> str:
         """Return why device number `index` cannot run engines of `target`; empty if it may."""

@@ -18,6 +18,8 @@ import numpy as np
 
 from sr_deploy.core.errors import CannotRunHereError, DeviceMemoryError, MissingPackageError
 
+OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+"""In errors of CUDA and its libraries: of the driver, of cuBLAS and cuDNN 8, of cuDNN 9."""
 _OPENED: Dict[int, Cuda] = {}
 
 

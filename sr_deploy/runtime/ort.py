@@ -210,7 +210,8 @@ def raw_session(
         raise _open_error(e, model, device, saves=save_to is not None) from e
     used = session.get_provider_options()
     # onnxruntime 1.22 opens a model again, with its own options, where it failed with ours.
-    if used.get(device.provider.name, {"use_tf32": "1"}).get("use_tf32") == "1":
+    found = used.get(device.provider.name)
+    if found is None or found.get("use_tf32") == "1":
         raise CannotRunHereError(
             f"onnxruntime opened {_name(model)} by {', '.join(used)} instead of "
             f"{device.provider.name} as asked",

@@ -14,7 +14,7 @@ from sr_deploy.core.errors import CannotRunHereError, DeviceMemoryError, Missing
 from sr_deploy.core.providers import PROVIDERS, Provider, default_provider
 from sr_deploy.core.run_options import Device, RunOptions
 from sr_deploy.core.session import PeakMemory
-from sr_deploy.runtime.cuda import Cuda, cuda
+from sr_deploy.runtime.cuda import OUT_OF_MEMORY, Cuda, cuda
 from sr_deploy.runtime.ort_profile import NodeRuns, read_profile
 from sr_deploy.runtime.ort_providers import onnxruntime_module, short_reason, why_unusable
 from sr_deploy.runtime.tensorrt_engine import MEMORY_DEFINITION
@@ -242,17 +242,9 @@ def ort_device(run: RunOptions) -> OrtDevice:
     return OrtCuda(provider, index) if provider.library else OrtDevice(provider, index)
 
 
-_OUT_OF_MEMORY = (
-    "Failed to allocate memory",
-    "out of memory",
-    "Available memory of",
-    "ALLOC_FAILED",  # cuBLAS, cuDNN 8
-    "ALLOCATION_FAILED",  # cuDNN 9
-)
-
-
 def _is_out_of_memory(text: str) -> bool:
-    return any(mark in text for mark in _OUT_OF_MEMORY)
+    marks = ("Failed to allocate memory", "Available memory of", *OUT_OF_MEMORY)
+    return any(mark in text for mark in marks)
 
 
 def _cuda_binding(index: int) -> Optional[Cuda]:

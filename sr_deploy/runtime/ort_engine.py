@@ -117,14 +117,12 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         return {"onnxruntime": onnxruntime_module().__version__}
 
     def why_unavailable(self, target: TargetProfile) -> str:
-        try:
-            onnxruntime_module()
-        except MissingPackageError as e:
-            on_cpu = self.provider.device == "cpu"
-            return f"{e.message}; {e.hint if on_cpu else f'pip install {self.provider.package}'}"
         return super().why_unavailable(target) or "; ".join(
             filter(None, why_unusable(self.provider))
         )
+
+    def remedy(self, missing: MissingPackageError) -> str:
+        return f"pip install {self.provider.package}"
 
     def why_no_device(self, target: TargetProfile, index: int = 0) -> str:
         try:

@@ -55,13 +55,12 @@ class TensorRTBackend(Backend):
     builds_without_gpu = False
 
     def why_unavailable(self, target: TargetProfile) -> str:
-        try:
-            self._library()
-        except MissingPackageError as e:
-            # pip brings one version of TensorRT, boards have their own.
-            return f"{e.message}; {e.hint}" if self.builds_without_gpu else e.message
         reason = super().why_unavailable(target)
         return reason if reason or self.builds_without_gpu else self.why_no_device(target)
+
+    def remedy(self, missing: MissingPackageError) -> str:
+        # pip brings one version of TensorRT, boards have their own.
+        return missing.hint if self.builds_without_gpu else ""
 
     def why_no_device(self, target: TargetProfile, index: int = 0) -> str:
         try:

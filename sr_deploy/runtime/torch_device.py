@@ -16,6 +16,7 @@ from sr_deploy.core.device import gpu_present, usable_cores
 from sr_deploy.core.errors import CannotRunHereError, DeviceMemoryError
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, PeakMemory, TimedOutput
+from sr_deploy.runtime.cuda import OUT_OF_MEMORY
 
 MEMORY_DEFINITION = (
     "torch.cuda.max_memory_allocated over opening it and its timed images, weights included"
@@ -349,8 +350,8 @@ def _fp32_rounding(*, tf32: bool) -> Iterator[None]:
     try:
         torch.set_float32_matmul_precision("highest")
         with backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=tf32):
-            for operator in operators[:1]:
-                operator.fp32_precision = "tf32" if tf32 else "ieee"
+            if conv is not None:
+                conv.fp32_precision = "tf32" if tf32 else "ieee"
             yield
     finally:
         torch.set_float32_matmul_precision(matmul)
@@ -362,8 +363,8 @@ def _is_out_of_memory(e: Exception) -> bool:
     """Whether torch's allocator, the driver or a library of CUDA had too little memory."""
     import torch
 
-    texts = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
-    return isinstance(e, torch.cuda.OutOfMemoryError) or any(text in str(e) for text in texts)
+    oom = isinstance(e, torch.cuda.OutOfMemoryError)
+    return oom or any(text in str(e) for text in OUT_OF_MEMORY)
 
 
 def _first_line(e: BaseException) -> str:

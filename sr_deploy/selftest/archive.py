@@ -26,7 +26,13 @@ from sr_deploy.core.files import atomic_path, make_output_folder
 from sr_deploy.core.jsonio import from_dict, to_json
 from sr_deploy.results.rows import read_rows
 from sr_deploy.selftest.checks import ENVIRONMENT, STATES, CheckResult
-from sr_deploy.selftest.runner import Progress, Selftest, SelftestOptions, run_selftest
+from sr_deploy.selftest.runner import (
+    NOTHING_RUNS,
+    Progress,
+    Selftest,
+    SelftestOptions,
+    run_selftest,
+)
 from sr_deploy.selftest.summary import as_dict, rows_of, write_page
 
 MAX_FILE, MAX_TOTAL, MAX_FILES = 32 * 2**20, 128 * 2**20, 2000
@@ -52,7 +58,7 @@ def prove(
     show(selftest)
     progress(f"wrote {write_page(selftest, options.output)}")
     progress(f"wrote {write_archive(selftest, options.output)}")
-    if any(r.state == "fail" and r.name != ENVIRONMENT.name for r in selftest.results):
+    if any(r.state == "fail" and r.reason != NOTHING_RUNS for r in selftest.results):
         progress(f"the logs of the failed checks are in {options.output / 'logs'}")
     return selftest
 

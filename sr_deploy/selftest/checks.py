@@ -83,8 +83,6 @@ class CheckResult:
     """Why it failed or was skipped; of a passed one what was found."""
     seconds: float = 0.0
     numbers: Dict[str, Any] = field(default_factory=dict)
-    identity: str = ""
-    """Of the machine and the software. Results of another one are not kept."""
 
 
 ENVIRONMENT = Check("environment", "environment")

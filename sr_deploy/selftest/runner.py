@@ -6,6 +6,7 @@ Files in the folder: `results.jsonl` (one finished check a line), `rows.jsonl`, 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -91,7 +92,7 @@ def _run_selftest(
     facts = found.numbers.get("facts", {})
     identity = str(found.numbers.get("identity", ""))
     date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    first = replace(found, identity=identity, numbers={})
+    first = replace(found, numbers={})
     if found.state != "pass":
         return Selftest(date, facts, (first,))
     _check_folder(folder, identity)
@@ -103,30 +104,26 @@ def _run_selftest(
     checks = planned_checks(ways)
     if all(check.why_skipped for check in checks):
         first = replace(first, state="fail", reason=NOTHING_RUNS)
-    kept = _kept(folder, identity, progress)
+    kept = _kept(folder, progress)
     for check in checks:
         if check.name in kept:
             progress(f"{check.name}: passed before")
     todo = [check for check in checks if check.name not in kept]
     results = dict(kept)
     for result in _run_checks(todo, folder, deadline, progress):
-        results[result.name] = replace(result, identity=identity)
-        _append(folder / "results.jsonl", results[result.name])
+        results[result.name] = result
+        _append(folder / "results.jsonl", result)
     return Selftest(date, facts, (first, *(results[check.name] for check in checks)))
 
 
 def _check_folder(folder: Path, identity: str) -> None:
     """Raise InputError for a folder with results that are not of this machine and software."""
     file, rows = folder / "facts.json", folder / "rows.jsonl"
-    before: Any = identity
-    if file.exists():
-        try:
-            before = json.loads(file.read_text(encoding="utf-8"))["identity"]
-        except (ValueError, KeyError, TypeError):
-            before = None
-    elif rows.exists():
-        before = None
-    if before != identity:
+    before = None
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        before = json.loads(file.read_text(encoding="utf-8"))["identity"]
+    written = (file, rows, folder / "results.jsonl")
+    if before != identity and any(path.exists() for path in written):
         raise InputError(
             f"{folder} has results of another machine, of other software or of something else "
             "than a self-test",
@@ -137,7 +134,7 @@ def _check_folder(folder: Path, identity: str) -> None:
         read_rows(rows)  # fail now, not after the checks
 
 
-def _kept(folder: Path, identity: str, progress: Progress) -> Dict[str, CheckResult]:
+def _kept(folder: Path, progress: Progress) -> Dict[str, CheckResult]:
     """Return the passed checks of an earlier start by name, as long as what they made is there."""
     file = folder / "results.jsonl"
     drop_partial_line(file)
@@ -149,7 +146,7 @@ def _kept(folder: Path, identity: str, progress: Progress) -> Dict[str, CheckRes
         except (ValueError, TypeError, AttributeError, InputError):
             progress(f"{file}, line {number}, is damaged: its check is done again")
             continue
-        if result.identity == identity and result.state == "pass":
+        if result.state == "pass":
             kept[result.name] = result
     if not (folder / "artifacts").is_dir():
         kept = {name: result for name, result in kept.items() if ": build: " not in name}

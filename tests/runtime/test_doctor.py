@@ -144,4 +144,4 @@ def test_the_command(engine, run_cli, tmp_path):
     assert result.exit_code == 1 and '"whole": false' in result.stdout
     result = run_cli("doctor", tmp_path / "absent", tmp_path, good)
     assert result.exit_code == 1 and "  intact: yes" in result.stdout
-    assert "absent does not exist" in result.stderr
+    assert "absent does not exist" in result.stderr and "is a folder" in result.stderr
