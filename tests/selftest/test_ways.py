@@ -34,6 +34,16 @@ def test_without_torch_or_onnxruntime_the_pip_lines_are_given(monkeypatch):
     reasons = {way.name: way.why_not for way in ways_here()}
     assert "pip install 'srdeploy[export]'" in reasons["torch"]
     assert "pip install 'srdeploy[export]'" in reasons["onnxruntime"]
+    assert reasons["onnxruntime-cuda"].endswith("; pip install onnxruntime-gpu")
+
+
+def test_pip_is_a_remedy_for_tensorrt_only_where_it_brings_the_target_s_version(monkeypatch):
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    reasons = {name: ways_of_target(name)[0].why_not for name in ("xavier", "rtx")}
+    assert "it needs TensorRT >=8.5,<8.6" in reasons["xavier"]
+    assert "pip install" not in reasons["xavier"]
+    assert "pip install 'srdeploy[rtx]'" in reasons["rtx"]
 
 
 def test_a_gpu_that_torch_can_use_comes_first_in_all_settings(monkeypatch):
