@@ -156,9 +156,13 @@ class QualityRow:
 
 def append_rows(path: Path, rows: Iterable[BenchmarkRow]) -> None:
     """Append rows to a JSONL file. Raises InputError when it cannot be written."""
+    append_lines(path, map(dataclasses.asdict, rows))
+
+
+def append_lines(path: Path, dicts: Iterable[Dict[str, Any]]) -> None:
+    """Append a line of JSON for each dict. Raises InputError when the file cannot be written."""
     make_output_folder(path.parent)
-    dicts = map(dataclasses.asdict, rows)
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in dicts]
+    lines = [json.dumps(one, ensure_ascii=False, allow_nan=False) + "\n" for one in dicts]
     drop_partial_line(path)
     with _writing(path), open(path, "a", encoding="utf-8") as f:
         f.write("".join(lines))

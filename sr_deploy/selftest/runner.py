@@ -25,7 +25,7 @@ from sr_deploy.core.files import make_output_folder, write_text
 from sr_deploy.core.jsonio import from_dict, to_json
 from sr_deploy.core.lifeline import child_with_lifeline, signal_name
 from sr_deploy.core.target import load_target
-from sr_deploy.results.rows import drop_partial_line, read_rows
+from sr_deploy.results.rows import append_lines, drop_partial_line, read_rows
 from sr_deploy.selftest.checks import ENVIRONMENT, Check, CheckResult, Way, planned_checks
 
 DEFAULT_FOLDER = "selftest"
@@ -112,7 +112,7 @@ def _run_selftest(
     results = dict(kept)
     for result in _run_checks(todo, folder, deadline, progress):
         results[result.name] = result
-        _append(folder / "results.jsonl", result)
+        append_lines(folder / "results.jsonl", [dataclasses.asdict(result)])
     return Selftest(date, facts, (first, *(results[check.name] for check in checks)))
 
 
@@ -151,12 +151,6 @@ def _kept(folder: Path, progress: Progress) -> Dict[str, CheckResult]:
     if not (folder / "artifacts").is_dir():
         kept = {name: result for name, result in kept.items() if ": build: " not in name}
     return kept
-
-
-def _append(file: Path, result: CheckResult) -> None:
-    drop_partial_line(file)
-    with open(file, "a", encoding="utf-8") as f:
-        f.write(json.dumps(dataclasses.asdict(result), ensure_ascii=False) + "\n")
 
 
 def _run_checks(

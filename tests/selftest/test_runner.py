@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from sr_deploy.core.claims import claim_file
 from sr_deploy.core.errors import InputError, TargetError
+from sr_deploy.results import rows
 from sr_deploy.selftest import runner
 from sr_deploy.selftest.checks import Check, Way
 from sr_deploy.selftest.runner import SelftestOptions, run_selftest
@@ -90,6 +92,15 @@ def test_results_of_other_software_machines_or_measurements_are_never_mixed(self
     (tmp_path / "out" / "rows.jsonl").write_text("")  # as bench writes
     with pytest.raises(InputError, match="something else than a self-test"):
         selftest("good", identity="one")
+
+
+def test_results_that_cannot_be_written_are_an_error(selftest, monkeypatch):
+    def no_space(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(rows, "open", no_space, raising=False)
+    with pytest.raises(InputError, match="cannot write .*results.jsonl: No space left"):
+        selftest("good")
 
 
 def test_two_in_one_folder_are_refused(selftest, tmp_path):
