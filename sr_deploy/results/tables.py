@@ -101,10 +101,10 @@ def comparable(rows: Sequence[BenchmarkRow]) -> List[BenchmarkRow]:
 
 
 def _require_same_images(rows: Sequence[BenchmarkRow]) -> None:
-    """Raise InputError when rows of the same set and scale were scored on different images."""
-    first: Dict[Optional[int], BenchmarkRow] = {}
+    """Raise InputError when rows of the same sets and scale were scored on different images."""
+    first: Dict[Tuple[object, ...], BenchmarkRow] = {}
     for row in rows:
-        other = first.setdefault(row.scale, row)
+        other = first.setdefault((row.scale, row.test_set), row)
         if scored_images(other) != scored_images(row):
             a, b = (f"{len(scored_images(r))} by {label(r)}" for r in (other, row))
             raise InputError(
