@@ -175,8 +175,7 @@ def bounded_memory(path: Path) -> Iterator[None]:
     """
     files = [path, *(path.parent / name for name in weight_files(path))]
     try:
-        import resource
-
+        resource: Any = importlib.import_module("resource")  # which Windows lacks
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     except (ImportError, OSError):  # not Linux
         yield
