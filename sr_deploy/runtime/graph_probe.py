@@ -6,6 +6,7 @@ Sizes are LR (h, w). Both sides are varied together, so that what holds for one 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import threading
 import time
 from dataclasses import dataclass
