@@ -49,6 +49,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+_SIDE_NAME = 100
+"""The most bytes of a file's name that the name of a file beside it repeats."""
+
+
+def side_path(path: Path, ending: str) -> Path:
+    """Return the path of a file beside `path`, such as a claim: its name with `ending`.
+
+    A name of more than 100 bytes is shortened and gets a checksum, since file systems allow 255
+    bytes or fewer.
+    """
+    name = path.name
+    if len(os.fsencode(name)) > _SIDE_NAME:
+        checksum = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+        while len(os.fsencode(name)) > _SIDE_NAME - 17:
+            name = name[:-1]
+        name = f"{name}~{checksum}"
+    return path.with_name(name + ending)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically."""
     with atomic_path(path) as temporary:

@@ -296,6 +296,14 @@ def filter_rows(rows: Sequence[BenchmarkRow], where: Sequence[str]) -> List[Benc
     return left
 
 
+def scored_images(row: BenchmarkRow) -> Tuple[Tuple[object, ...], ...]:
+    """Return split, name and LR size of a row's images, sorted.
+
+    Two folders may have the same name, so rows of the same `set` need not be of the same images.
+    """
+    return tuple(sorted((i["split"], i["image"], *i["lr_hw"]) for i in row.images))
+
+
 def text_of(value: object) -> str:
     """Return a row's value as users write it: `256x256` for a size, an empty text for None."""
     if isinstance(value, tuple):

@@ -13,6 +13,7 @@ from sr_deploy.results.rows import (
     BenchmarkRow,
     QualityRow,
     executed_of_plain,
+    scored_images,
     text_of,
 )
 
@@ -106,7 +107,23 @@ def comparable(rows: Sequence[BenchmarkRow]) -> List[BenchmarkRow]:
         raise InputError("all rows are failed measurements", hint="; ".join(failures(rows))[:300])
     for key in _ALIKE:
         require_same([r for r in measured if getattr(r, key)], key)
+    _require_same_images([r for r in measured if r.images])
     return measured
+
+
+def _require_same_images(rows: Sequence[BenchmarkRow]) -> None:
+    """Raise InputError when rows of the same sets and scale were scored on different images."""
+    first: Dict[Tuple[object, ...], BenchmarkRow] = {}
+    for row in rows:
+        other = first.setdefault((row.scale, row.test_set), row)
+        if scored_images(other) != scored_images(row):
+            a, b = (f"{len(scored_images(r))} by {label(r)}" for r in (other, row))
+            raise InputError(
+                f"rows of the set {row.set} cannot be compared: they are of different images ({a}, "
+                f"{b})",
+                hint="two folders had this name, or its images were changed: measure again, or "
+                "select rows by another key: --where KEY=VALUE",
+            )
 
 
 def require_same(rows: Sequence[BenchmarkRow], key: str) -> None:

@@ -15,6 +15,7 @@ from sr_deploy.core.files import (
     make_output_folder,
     remove_empty_folders,
     sha256_of,
+    side_path,
     write_text,
 )
 
@@ -23,6 +24,14 @@ def test_sha256_of_a_file_larger_than_one_block(tmp_path):
     data = bytes(range(256)) * 5000
     (tmp_path / "f").write_bytes(data)
     assert sha256_of(tmp_path / "f") == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "x" * 250 + ".mp4", "é" * 120 + ".png", "\udce9" * 250])
+def test_names_beside_a_long_name_are_short_and_its_own(tmp_path, name):
+    side = side_path(tmp_path / name, ".claim")
+    assert side.name.endswith(".claim") and len(os.fsencode(side.name)) <= 106
+    assert side.name == "a.mp4.claim" or side != side_path(tmp_path / (name[:-1] + "z"), ".claim")
+    side.touch()
 
 
 def test_atomic_path_appears_only_at_the_end(tmp_path):
