@@ -113,7 +113,9 @@ def _check_content(path: Path, content: bytes, kind: str, tiff: TiffFacts) -> No
         raise InputError(
             f"{path} has {pages} frames or pages; expected one",
             hint="give them one by one"
-            + ("" if kind == "TIFF" else ", or an output ending in .mp4 to make it a video"),
+            + (
+                ", or an output ending in .mp4 to make it a video" if kind in ("GIF", "PNG") else ""
+            ),
         )
 
 
