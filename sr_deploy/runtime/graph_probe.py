@@ -58,8 +58,8 @@ class GraphContract:
     sizes: SizeContract
 
 
-_CONTRACTS: Dict[str, GraphContract] = {}
-"""By identity of the graph: each is probed once a process."""
+CONTRACTS: Dict[str, GraphContract] = {}
+"""By identity of the graph: each is probed once. Worker processes get their parent's."""
 
 
 def graph_precision(path: Path) -> str:
@@ -78,16 +78,16 @@ def probe_graph(path: Path, session: Any) -> GraphContract:
     or an output smaller than scale times the input.
     """
     identity = artifact_sha256(path)
-    if identity not in _CONTRACTS:
+    if identity not in CONTRACTS:
         source, target = graph_ends(path, session)
         fixed = _fixed_sides(source)
         declared = _declared(fixed, target)
         runs = _Runs(session, source, target)
         try:
-            _CONTRACTS[identity] = declared or find_contract(runs, fixed)
+            CONTRACTS[identity] = declared or find_contract(runs, fixed)
         except ContractError as e:
             raise _unsupported(path, session, f"{e}{runs.why}") from None
-    return _CONTRACTS[identity]
+    return CONTRACTS[identity]
 
 
 def graph_ends(path: Path, session: Any) -> Tuple[Any, Any]:
