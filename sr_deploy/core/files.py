@@ -68,6 +68,32 @@ def side_path(path: Path, ending: str) -> Path:
     return path.with_name(name + ending)
 
 
+@contextlib.contextmanager
+def native_path(path: Path) -> Iterator[str]:
+    """Yield a name by which a library that takes names as UTF-8 text can open the file `path`.
+
+    On Linux, a name may be any bytes. Where they are not UTF-8, many libraries crash: these get the
+    name of a link with the same suffix in the temporary folder.
+    """
+    if is_text(str(path)):
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="srdeploy-") as folder:
+        suffix = path.suffix if is_text(path.suffix) else ""
+        link = Path(folder) / f"file{suffix}"
+        link.symlink_to(path.absolute())
+        yield str(link)
+
+
+def is_text(name: str) -> bool:
+    """Return whether a file's name is UTF-8. Python marks other bytes by lone surrogates."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically."""
     with atomic_path(path) as temporary:
