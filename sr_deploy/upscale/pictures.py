@@ -112,7 +112,8 @@ def _check_content(path: Path, content: bytes, kind: str, tiff: TiffFacts) -> No
     if pages > 1:
         raise InputError(
             f"{path} has {pages} frames or pages; expected one",
-            hint="give them one by one, or as a video",
+            hint="give them one by one"
+            + ("" if kind == "TIFF" else ", or an output ending in .mp4 to make it a video"),
         )
 
 
