@@ -123,7 +123,7 @@ def _nal_units(packet: Any, stream: Any) -> Iterator[bytes]:
     """Yield the first bytes of each NAL unit of an HEVC packet."""
     data, extra = bytes(packet), stream.codec_context.extradata or b""
     if extra[:1] != b"\1":  # start codes
-        for match in re.finditer(rb"\0\0\1(..)", data, re.DOTALL):
+        for match in re.finditer(rb"\x00\x00\x01(..)", data, re.DOTALL):
             yield match.group(1)
         return
     width, position = (extra[21] & 3) + 1 if len(extra) > 21 else 4, 0

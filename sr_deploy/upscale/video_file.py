@@ -16,7 +16,7 @@ from sr_deploy.core.errors import InputError, MissingPackageError
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Suffix -> FFmpeg's name, for containers that store a timestamp per frame."""
-_LISTS = ("hls", "concat", "dash", "sdp", "imf")
+_LISTS = (b"#EXTM3U", b"ffconcat version")
 _ISO_MEDIA = (b"mdat", b"moov", b"moof")
 _ISO_OTHER = (
     b"ftyp styp free skip wide uuid sidx ssix mfra meta pnot prft emsg udta pdin"  # fmt: skip
@@ -53,9 +53,15 @@ def open_container(path: Path) -> Iterator[Any]:
     """Yield PyAV's container of a file. Raises InputError if it cannot be opened."""
     av = pyav()
     try:
-        if path.stat().st_size == 0:
+        with open(path, "rb") as f:
+            head = f.read(64)
+        if not head:
             raise InputError(f"{path} is empty (0 bytes)")
-        # A list of files, such as a playlist, must not open anything from the network.
+        if head.startswith(_LISTS):
+            raise InputError(
+                f"{path} is a list of other files", hint="join them first: ffmpeg -i IN -c copy OUT"
+            )
+        # Other lists of files must not open anything from the network.
         options = {"protocol_whitelist": "file"}
         container = av.open(_url(path), metadata_errors="replace", container_options=options)
     except (av.error.FFmpegError, ValueError, OSError) as e:
@@ -64,10 +70,6 @@ def open_container(path: Path) -> Iterator[Any]:
             hint="it may have another format, or be cut off (an MP4 file may need its end)",
         ) from e
     with container:
-        if container.format.name in _LISTS:
-            raise InputError(
-                f"{path} is a list of other files", hint="join them first: ffmpeg -i IN -c copy OUT"
-            )
         yield container
 
 

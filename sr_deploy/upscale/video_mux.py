@@ -157,15 +157,22 @@ def _video_packets(
     ordered = sorted(times)
     usual = max(round(1 / facts.rate / facts.time_base), 1)
     durations = dict(zip(ordered, [b - a for a, b in zip(ordered, ordered[1:])] + [usual]))
-    dts = iter(decoding_times(times))
+    dts = decoding_times(times)
+    following = iter(dts)
     for number, part in enumerate(parts):
         with open(packets_file(task.parts_folder, number), "rb") as f:
             for n, size, key in zip(part.numbers, part.sizes, part.keys):
                 packet = av.Packet(f.read(size))
                 packet.stream, packet.time_base = stream, facts.time_base
-                packet.pts, packet.dts = part.pts[n], next(dts)
+                packet.pts, packet.dts = part.pts[n], next(following)
                 packet.duration = durations[part.pts[n]]
-                if part.pts[n] == ordered[-1] == reader.last_pts and reader.last_duration > 0:
-                    packet.duration = reader.last_duration
+                last = usual
+                if reader.last_pts == ordered[-1] and reader.last_duration > 0:
+                    last = reader.last_duration
+                if packet.pts == ordered[-1]:
+                    packet.duration = last
+                if packet.dts == dts[-1] and task.decoding_times:
+                    # MP4 stores decoding times, and the last packet's duration ends the stream.
+                    packet.duration = ordered[-1] + last - ordered[0] - (dts[-1] - dts[0])
                 packet.is_keyframe = bool(key)
                 yield packet
