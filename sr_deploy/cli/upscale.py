@@ -34,7 +34,8 @@ _OPTIONS = (
     click.option(
         "--max-flops",
         metavar="PERCENT",
-        help="cdnsr and elastic: budget, such as 60% of the largest branch.  [default: as trained]",
+        help="cdnsr and elastic: budget, such as 60% of the plain network on the whole image, "
+        "overlaps and router included.  [default: as trained]",
     ),
     click.option(
         "--depth", type=float, help="adadsr: the desired depth, in blocks.  [default: half of all]"

@@ -49,6 +49,51 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+_SIDE_NAME = 100
+"""The most bytes of a file's name that the name of a file beside it repeats."""
+
+
+def side_path(path: Path, ending: str) -> Path:
+    """Return the path of a file beside `path`, such as a claim: its name with `ending`.
+
+    A name of more than 100 bytes is shortened and gets a checksum, since file systems allow 255
+    bytes or fewer.
+    """
+    name = path.name
+    if len(os.fsencode(name)) > _SIDE_NAME:
+        checksum = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+        while len(os.fsencode(name)) > _SIDE_NAME - 17:
+            name = name[:-1]
+        name = f"{name}~{checksum}"
+    return path.with_name(name + ending)
+
+
+@contextlib.contextmanager
+def native_path(path: Path) -> Iterator[str]:
+    """Yield a name by which a library that takes names as UTF-8 text can open the file `path`.
+
+    On Linux, a name may be any bytes. Where they are not UTF-8, many libraries crash: these get the
+    name of a link with the same suffix in the temporary folder.
+    """
+    if is_text(str(path)):
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="srdeploy-") as folder:
+        suffix = path.suffix if is_text(path.suffix) else ""
+        link = Path(folder) / f"file{suffix}"
+        link.symlink_to(path.absolute())
+        yield str(link)
+
+
+def is_text(name: str) -> bool:
+    """Return whether a file's name is UTF-8. Python marks other bytes by lone surrogates."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically."""
     with atomic_path(path) as temporary:

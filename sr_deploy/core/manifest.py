@@ -10,6 +10,7 @@ from typing import Callable, Dict, Iterator, Mapping, Optional, Tuple
 from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.files import atomic_path, sha256_of
 from sr_deploy.core.jsonio import from_dict, read_dataclass, to_json
+from sr_deploy.core.onnx_file import artifact_sha256
 from sr_deploy.core.target import TargetProfile, load_target, same_version
 
 _LIBRARIES = ("tensorrt", "tensorrt_rtx")
@@ -109,7 +110,7 @@ def read_manifest(artifact: Path, *, trust: bool = False) -> Manifest:
             hint="export or build it with srdeploy",
         )
     manifest = parse_manifest(path)
-    if not trust and sha256_of(artifact) != manifest.sha256:
+    if not trust and artifact_sha256(artifact) != manifest.sha256:
         raise ArtifactError(
             f"{artifact} was changed after its manifest was written: "
             f"its SHA-256 differs from the one in {path.name}",

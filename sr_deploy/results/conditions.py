@@ -7,13 +7,21 @@ from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 from sr_deploy.core.degradation import GIVEN
 from sr_deploy.results.columns import label, labels
 from sr_deploy.results.protocols import protocol_of
-from sr_deploy.results.rows import BenchmarkRow, text_of
+from sr_deploy.results.rows import BenchmarkRow, executed_of_plain, text_of
 
 _STATISTIC = {
     "median": "median of the timed runs",
     "mean": "plain mean over the images, one run each, the first one included",
 }
 _DEPLOYED = "the same count of the graph that runs, after its exact rewrites"
+
+OF_PATCHES = "(of the same patches)"
+"""Marks executed work of older rows."""
+_EXECUTED = "of the plain network's multiply-accumulates on the whole image, overlaps included"
+_EXECUTED_OLD = (
+    f"{OF_PATCHES}: an older row, of the largest branch's on the same overlapping patches; "
+    "more of the plain network's"
+)
 
 
 def tiling_text(tiling: str) -> str:
@@ -56,6 +64,11 @@ def _conditions_of(r: BenchmarkRow) -> Dict[str, str]:
         "counted": r.counter and f"{r.counter} at {text_of(r.counted_hw)}, multiply-accumulates",
         "† not counted": "",
         "deployed": _DEPLOYED if r.deployed else "",
+        "executed": ""
+        if r.executed is None
+        else _EXECUTED
+        if executed_of_plain(r)
+        else _EXECUTED_OLD,
         "time": f"{r.protocol}: {_STATISTIC[protocol_of(r).statistic]}",
         "runs": "",
         "frames": f"one by one, {r.cadence_hz:g} a second" if r.cadence_hz else "",

@@ -14,7 +14,10 @@ from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.jsonio import from_dict
 
-SCHEMA = 2
+SCHEMA = 3
+"""3: `executed` is of the plain network on the whole image; 2: of the largest branch on the same
+patches, overlaps on both sides."""
+READABLE_SCHEMAS = (2, SCHEMA)
 BICUBIC = "bicubic"
 """The model and backend of the rows of bicubic upscaling."""
 
@@ -85,9 +88,10 @@ class BenchmarkRow:
     counter: str = ""
     counted_hw: Optional[Tuple[int, int]] = None
     executed: Optional[Dict[str, Any]] = None
-    """Of an adaptive network: `share` of the largest network's multiply-accumulates over the scored
-    images, `timed_share` on the timed input, and `ways`: the part of the pixels that took each way.
-    None: always all of `macs_g`."""
+    """Of an adaptive network: `share` of the plain network's multiply-accumulates on whole images,
+    over the scored images, `timed_share` on the timed input, and `ways`: the part of the pixels
+    that took each way. Above 1 where overlaps and the router cost more than is saved. Older rows
+    have another basis: see SCHEMA. None: always all of `macs_g`."""
     uncounted: Optional[Dict[str, Any]] = None
     """Operators that compute but are not counted, with the number of their calls."""
     deployed: Optional[Dict[str, Any]] = None
@@ -202,6 +206,11 @@ def _writing(path: Path) -> Iterator[None]:
         ) from e
 
 
+def executed_of_plain(row: BenchmarkRow) -> bool:
+    """Return whether `executed` is of the plain network on the whole image, as since schema 3."""
+    return row.executed is not None and row.schema > 2
+
+
 def read_rows(path: Path) -> List[BenchmarkRow]:
     """Read a JSONL file of rows, or the rows.jsonl of a folder.
 
@@ -226,7 +235,7 @@ def read_rows(path: Path) -> List[BenchmarkRow]:
 
 def _parse_row(line: str, source: str) -> BenchmarkRow:
     data = _parse_json(line, source)
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+    if not isinstance(data, dict) or data.get("schema") not in READABLE_SCHEMAS:
         schema = data.get("schema", "") if isinstance(data, dict) else ""
         suffix = f"; its schema is {schema!r:.20}" if schema != "" else ""
         raise InputError(
@@ -287,6 +296,14 @@ def filter_rows(rows: Sequence[BenchmarkRow], where: Sequence[str]) -> List[Benc
             values = ", ".join(map(repr, dict.fromkeys(present))) or "not set"
             raise InputError(f"no row has {condition}; in these rows {key} is {values}"[:500])
     return left
+
+
+def scored_images(row: BenchmarkRow) -> Tuple[Tuple[object, ...], ...]:
+    """Return split, name and LR size of a row's images, sorted.
+
+    Two folders may have the same name, so rows of the same `set` need not be of the same images.
+    """
+    return tuple(sorted((i["split"], i["image"], *i["lr_hw"]) for i in row.images))
 
 
 def text_of(value: object) -> str:

@@ -7,9 +7,16 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 from sr_deploy.core.degradation import GIVEN
 from sr_deploy.core.errors import InputError
 from sr_deploy.results.columns import Column, label, number, over, settings_text
-from sr_deploy.results.conditions import condition_notes, tiling_text
+from sr_deploy.results.conditions import OF_PATCHES, condition_notes, tiling_text
 from sr_deploy.results.render import Table, make_table, markdown, render_table
-from sr_deploy.results.rows import BICUBIC, BenchmarkRow, QualityRow, text_of
+from sr_deploy.results.rows import (
+    BICUBIC,
+    BenchmarkRow,
+    QualityRow,
+    executed_of_plain,
+    scored_images,
+    text_of,
+)
 
 _ALIKE = ("protocol", "metric", "set")
 """Rows that differ in one of these are not comparable. The protocol decides the counter."""
@@ -34,10 +41,14 @@ def _precision(row: BenchmarkRow) -> str:
 
 
 def _executed(row: BenchmarkRow) -> str:
-    """Of the largest network's multiply-accumulates: on the timed input, and over the set."""
+    """Of the plain network's multiply-accumulates: on the timed input, and over the set.
+
+    Older rows, marked, have another basis.
+    """
     if row.executed is None:
         return ""
-    return f"{row.executed['timed_share']:.1%} / {row.executed['share']:.1%}"
+    shares = f"{row.executed['timed_share']:.1%} / {row.executed['share']:.1%}"
+    return shares if executed_of_plain(row) else f"{shares} {OF_PATCHES}"
 
 
 _PSNR = Column("PSNR [dB]", "psnr_db", 3)
@@ -98,7 +109,23 @@ def comparable(rows: Sequence[BenchmarkRow]) -> List[BenchmarkRow]:
         raise InputError("all rows are failed measurements", hint="; ".join(failures(rows))[:300])
     for key in _ALIKE:
         require_same([r for r in measured if getattr(r, key)], key)
+    _require_same_images([r for r in measured if r.images])
     return measured
+
+
+def _require_same_images(rows: Sequence[BenchmarkRow]) -> None:
+    """Raise InputError when rows of the same sets and scale were scored on different images."""
+    first: Dict[Tuple[object, ...], BenchmarkRow] = {}
+    for row in rows:
+        other = first.setdefault((row.scale, row.test_set), row)
+        if scored_images(other) != scored_images(row):
+            a, b = (f"{len(scored_images(r))} by {label(r)}" for r in (other, row))
+            raise InputError(
+                f"rows of the set {row.set} cannot be compared: they are of different images ({a}, "
+                f"{b})",
+                hint="two folders had this name, or its images were changed: measure again, or "
+                "select rows by another key: --where KEY=VALUE",
+            )
 
 
 def require_same(rows: Sequence[BenchmarkRow], key: str) -> None:

@@ -214,7 +214,7 @@ class RouterRecipe(BaseRecipe):
     objective: str = "cdnsr"
     """cdnsr: eq. 4; classsr: 1000 times L1, the class loss and the average loss; labels (ours,
     stage router): the best branch of each patch, learnt from errors computed once (see bank.py)."""
-    alpha: float = 0.0  # share of the largest branch's cost that is not penalised
+    alpha: float = 0.0  # share of the largest branch's cost on its patches that is not penalised
     lambda_reg: float = 2e-4
     bank: int = 4096  # labels: number of patches whose errors are computed
     softness: float = 1.5

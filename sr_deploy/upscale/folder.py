@@ -17,7 +17,7 @@ from typing import ContextManager, Dict, Iterator, List, Optional, Sequence, Set
 
 from sr_deploy.core.claims import claim_file
 from sr_deploy.core.errors import InputError, SrDeployError
-from sr_deploy.core.files import atomic_path, make_output_folder, remove_empty_folders
+from sr_deploy.core.files import atomic_path, make_output_folder, remove_empty_folders, side_path
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.upscale.folder_log import FolderLog, PictureTask
 from sr_deploy.upscale.formats import PICTURE_SUFFIXES, format_for, format_of_name
@@ -204,7 +204,7 @@ class _FolderRun:
 
     def _claim(self, task: PictureTask) -> bool:
         make_output_folder(task.output.parent)
-        claim = claim_file(task.output.with_name(f".{task.output.name}.claim"))
+        claim = claim_file(side_path(task.output.with_name(f".{task.output.name}"), ".claim"))
         if not claim.__enter__():
             self._summary.busy.add(task.source)
             return False

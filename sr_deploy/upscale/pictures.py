@@ -23,6 +23,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 
 from sr_deploy.core.errors import InputError, MissingPackageError
+from sr_deploy.core.files import native_path
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.upscale.formats import Format, content_format, find_damage, format_of_name
 from sr_deploy.upscale.metadata import (
@@ -107,13 +108,20 @@ def _check_content(path: Path, content: bytes, kind: str, tiff: TiffFacts) -> No
         raise InputError(f"{path} is damaged: {damage}", hint="download or copy it again")
     if tiff.photometric == CMYK:
         raise InputError(f"{path} has CMYK colours", hint="convert it to RGB first")
-    cv2 = opencv()
-    pages = cv2.imcount(str(path)) if kind in _ANIMATED and hasattr(cv2, "imcount") else 1
+    pages = _count_pages(path) if kind in _ANIMATED else 1
     if pages > 1:
         raise InputError(
             f"{path} has {pages} frames or pages; expected one",
             hint="give them one by one, or as a video",
         )
+
+
+def _count_pages(path: Path) -> int:
+    cv2 = opencv()
+    if not hasattr(cv2, "imcount"):
+        return 1
+    with native_path(path) as name:
+        return int(cv2.imcount(name))
 
 
 def _orient(
@@ -214,11 +222,12 @@ def _encode(path: Path, pixels: np.ndarray, metadata: Metadata, target: Format) 
     cv2 = opencv()
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if target.name == "JPEG" else []
     try:
-        if metadata:
-            values = [np.frombuffer(value, np.uint8) for value in metadata.values()]
-            done = cv2.imwriteWithMetadata(str(path), pixels, list(metadata), values, options)
-        else:
-            done = cv2.imwrite(str(path), pixels, options)
+        with native_path(path) as name:
+            if metadata:
+                values = [np.frombuffer(value, np.uint8) for value in metadata.values()]
+                done = cv2.imwriteWithMetadata(name, pixels, list(metadata), values, options)
+            else:
+                done = cv2.imwrite(name, pixels, options)
     except cv2.error:
         return False
     return done and _tail(path).endswith(_ENDS.get(target.name, b""))

@@ -13,8 +13,10 @@ from sr_deploy.core.files import (
     atomic_path,
     data_folder,
     make_output_folder,
+    native_path,
     remove_empty_folders,
     sha256_of,
+    side_path,
     write_text,
 )
 
@@ -23,6 +25,28 @@ def test_sha256_of_a_file_larger_than_one_block(tmp_path):
     data = bytes(range(256)) * 5000
     (tmp_path / "f").write_bytes(data)
     assert sha256_of(tmp_path / "f") == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "x" * 250 + ".mp4", "é" * 120 + ".png", "\udce9" * 250])
+def test_names_beside_a_long_name_are_short_and_its_own(tmp_path, name):
+    side = side_path(tmp_path / name, ".claim")
+    assert side.name.endswith(".claim") and len(os.fsencode(side.name)) <= 106
+    assert side.name == "a.mp4.claim" or side != side_path(tmp_path / (name[:-1] + "z"), ".claim")
+    side.touch()
+
+
+def test_libraries_get_names_that_are_text(tmp_path):
+    plain = tmp_path / "é 😀.png"
+    with native_path(plain) as name:
+        assert name == str(plain)
+    if sys.platform != "linux":
+        return
+    for path in (tmp_path / "caf\udce9.png", tmp_path / "sub\udce9" / "a.png\udce9"):
+        path.parent.mkdir(exist_ok=True)
+        with native_path(path) as name:
+            assert name.isascii() and Path(name).suffix == (".png" if path.suffix == ".png" else "")
+            Path(name).write_bytes(b"written by the library")
+        assert path.read_bytes() == b"written by the library" and not os.path.lexists(name)
 
 
 def test_atomic_path_appears_only_at_the_end(tmp_path):

@@ -76,6 +76,41 @@ def test_a_folder_keeps_its_tree_and_names(tree, tmp_path, run):
     assert str(summary) == "3 upscaled, 0 failed" and len(lines) == len(written) == 3
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_names_are_bytes(tmp_path, run):
+    names = [
+        f"caf\udce9 {s}.{s}" for s in ("png", "tif", "webp", "jpg", "bmp", "ppm", "gif", "avif")
+    ]
+    names += [
+        "x" * 251 + ".png",
+        "y" * 246 + ".tiff",
+        "sub\udce9/a.png",
+        "-o.png",
+        "😀 100%s:1.png",
+    ]
+    names += [
+        "new\nline.png",
+        "st*r[1]?.png",
+        "a.json.png",
+        " .. .png",
+        "/".join(["d" * 250] * 5) + ".png",
+    ]
+    for i, name in enumerate(names):
+        source = tmp_path / "in" / name
+        source.parent.mkdir(parents=True, exist_ok=True)
+        content = picture(tmp_path / f"plain{source.suffix}", i).read_bytes()
+        source.write_bytes(content)
+    out = tmp_path / "out\udce9"
+    summary, _, written = run(tmp_path / "in", out)
+    assert str(summary) == f"{len(names)} upscaled, 0 failed"
+    for path in written:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+        assert cv2.imdecode(data, cv2.IMREAD_UNCHANGED).shape == (12, 14, 3)
+    names = [n.replace("gif.gif", "gif.png").replace("avif.avif", "avif.png") for n in names]
+    assert files(out) == sorted([LOG, *names])
+    assert str(run(tmp_path / "in", out)[0]) == f"{len(names)} finished before, 0 failed"
+
+
 def test_finished_pictures_are_skipped_until_picture_network_or_result_change(tree, tmp_path, run):
     out = tmp_path / "out"
     run(tree, out)

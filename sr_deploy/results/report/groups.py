@@ -11,10 +11,10 @@ from sr_deploy.core.errors import VariantError
 from sr_deploy.core.spec import Variant
 from sr_deploy.results.columns import VALUES, Value, label, settings_text
 from sr_deploy.results.protocols import time_ms
-from sr_deploy.results.rows import BenchmarkRow
+from sr_deploy.results.rows import BenchmarkRow, scored_images
 
 # Rows that differ in one of these are never ranked together. CPU and GPU differ in `device`.
-_conditions_of = attrgetter(
+_named_conditions_of = attrgetter(
     "device", "power_mode", "threads", "protocol", "cadence_hz", "input_hw", "batch",
     "set", "test_set", "metric", "border_px", "scale",
 )  # fmt: skip
@@ -23,6 +23,10 @@ _artifact_of = attrgetter(
 )
 # Groups that agree in these and differ in protocol show how a protocol changes ranks.
 _setting_of = attrgetter("device", "power_mode", "threads", "batch", "scale", "set")
+
+
+def _conditions_of(row: BenchmarkRow) -> Tuple[object, ...]:
+    return (*_named_conditions_of(row), scored_images(row))
 
 
 def _network_of(row: BenchmarkRow) -> Tuple[object, ...]:
