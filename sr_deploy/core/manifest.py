@@ -61,9 +61,9 @@ class Manifest:
     """The checks that were done, with their numbers."""
     not_checked: Tuple[str, ...] = ()
     counts: Dict[str, object] = field(default_factory=dict)
-    """params, macs, acts, convs, counter and uncounted of the trained network at 256x256 by the
-    `hooks` counter; `fvcore`: the same by fvcore; `deployed`: those of the graph's own network by
-    both counters. Files of older versions lack the last two."""
+    """params, macs, acts, convs, counter, uncounted and uncounted_macs of the trained network at
+    256x256 by the `hooks` counter; `fvcore`: the same by fvcore; `deployed`: those of the graph's
+    own network by both counters. Files of older versions lack the last two."""
     profile: Optional[Dict[str, object]] = None
     """Of an engine for a target that is not shipped: its profile."""
     build: Dict[str, object] = field(default_factory=dict)

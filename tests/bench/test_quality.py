@@ -242,3 +242,16 @@ def test_lr_images_can_be_given(place, tmp_path):
     write_png(lr / "0x2.png", np.zeros((9, 10, 3), np.uint8))
     with pytest.raises(InputError, match="0x2.png has 9x10 pixels; expected 27x30"):
         measure(network, variants="d1", data=str(hr), lr_data=str(lr))
+
+
+def test_graphs_that_cannot_run_are_rows_with_the_reason(place, tmp_path):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed; it runs graphs")
+    names = ("cut.onnx", "empty.onnx", "text.onnx")
+    for name, content in zip(names, (b"\x08\x08:\x05\n", b"", b"<html>")):
+        (tmp_path / name).write_bytes(content)
+    paths = [tmp_path / name for name in names]
+    rows = score([*paths, place / "tiny_x3.safetensors"], data=place / "Two")[1:]
+    assert ["not an ONNX model" in row.error for row in rows] == [True, True, True, False]
+    assert rows[3].psnr_db is not None
+    rows = measure(paths, data=str(place / "Two"))
+    assert ["not an ONNX model" in row.error for row in rows] == [True, True, True]
