@@ -43,26 +43,16 @@ def quality_from_artifacts(
     networks: checkpoints (run by torch), ONNX graphs, engines, plans, routers, or folders of them.
     variants: of checkpoints, "all" or "d1,d3". data: folders of HR images; none: scikit-image's
     photographs. lr_data: the folder of LR images of each; none: `degradation` makes LR, bicubic for
-    None. The call itself scores bicubic, which reads every image, so it raises an
-    SrDeployError for bad input before any network runs. The networks run while the rows are
-    iterated. A network that cannot run on this machine gives rows with the reason.
+    None. The call itself scores bicubic and raises SrDeployErrors for bad input; the networks run
+    while the rows are iterated. One that cannot run on this machine gives rows with the reason.
     """
     sets = image_sets(_listed(data), _listed(lr_data))
-    if lr_data and degradation is not None:
-        raise InputError(
-            f"LR images are given, so the degradation '{degradation}' does not make them",
-            hint="omit --degradation or --lr-data",
-        )
-    made_by = degradation or "bi"
     descriptions = describe_all(networks, "all" if variants is None else variants)
-    note = check_run_options(descriptions, run)
-    if note:
-        progress(note)
     _check_names(descriptions)
     scales = list(filter(None, (d.find_scale() for d in descriptions)))
-    for scale in scales:
-        check_degradation(made_by, scale)
-    for note in (note for images in sets for note in images.notes(scales)):
+    made_by = _degradation(degradation, sets, scales)
+    notes = [check_run_options(descriptions, run), *(n for s in sets for n in s.notes(scales))]
+    for note in filter(None, notes):
         progress(note)
     known_rows = [row_of(description) for description in descriptions]
 
@@ -97,6 +87,18 @@ def quality_from_artifacts(
                     yield replace(unscored, error=e.message)
 
     return rows()
+
+
+def _degradation(asked: Optional[str], sets: Sequence[ImageSet], scales: Sequence[int]) -> str:
+    """Return what makes LR. Raises InputError if LR is given too, or a scale has no such one."""
+    if asked is not None and any(images.lr_folder for images in sets):
+        raise InputError(
+            f"LR images are given, so the degradation '{asked}' does not make them",
+            hint="omit --degradation or --lr-data",
+        )
+    for scale in scales:
+        check_degradation(asked or "bi", scale)
+    return asked or "bi"
 
 
 def _psnr_text(row: QualityRow) -> str:
