@@ -76,9 +76,9 @@ def image_pairs(
     """Decode the images of HR folders into `cache`; return the pairs, sorted by folder and name.
 
     lr_folders: the folder of LR images of each HR folder; if empty, `degradation` makes the LR
-    images. Images that cannot be read or are smaller than min_hr pixels are skipped and logged, or
-    raise an InputError if `strict`. Raises InputError also when LR and HR do not match by name and
-    size, and when no usable image is left.
+    images. Images that cannot be read or are smaller than min_hr pixels are skipped and logged
+    (IMDeception pads them with zeros), or raise an InputError if `strict`. Raises InputError also
+    when LR and HR do not match by name and size, and when no usable image is left.
     """
     if lr_folders and len(lr_folders) != len(folders):
         raise InputError(
@@ -300,7 +300,7 @@ class Patches(torch.utils.data.Dataset):
         return unit_range(lr), unit_range(hr)
 
     def pixels(self, step: int, part: slice = slice(None)) -> Tuple[Tensor, Tensor]:
-        """Return a step's (lr, hr) as uint8, flipped and transposed at random.
+        """Return a step's (lr, hr) as uint8, flipped and transposed at random (ASRN flips only).
 
         uint8 is a quarter of the bytes between processes. Only the samples `part` of the batch are
         read.
