@@ -28,7 +28,7 @@ from sr_deploy.bench.monitor import (
 from sr_deploy.bench.network_rows import asked_precision, recorded_row, row_of
 from sr_deploy.core.degradation import degrade
 from sr_deploy.core.device import cpu_name, limit_cores, python_and_os, track_peak_memory
-from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
+from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
@@ -214,13 +214,13 @@ def _measure(
     )
     try:
         run = _open_and_time(network, protocol, options)
-    except (CannotRunHereError, MissingPackageError) as e:
+    except (ArtifactError, MissingPackageError) as e:
         recorded = None if protocol.of_images else recorded_row(network)
         return recorded or replace(row, error=e.message)
     with run.session as session:
         try:
             return _measured_row(row, session, run, protocol, options)
-        except CannotRunHereError as e:  # such as an image that the device's memory cannot hold
+        except ArtifactError as e:  # such as an image that the device's memory cannot hold
             return replace(row, error=e.message)
 
 

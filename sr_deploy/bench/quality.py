@@ -16,7 +16,7 @@ from sr_deploy.bench.evaluate import (
 )
 from sr_deploy.bench.network_rows import row_of
 from sr_deploy.core.degradation import check_degradation
-from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
+from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.results.rows import BICUBIC, BenchmarkRow, QualityRow
@@ -76,7 +76,7 @@ def quality_from_artifacts(
                         left.pop(0)
                         progress(f"{name} ({session.where}), {row.set}: {_psnr_text(row)}")
                         yield row
-            except (CannotRunHereError, MissingPackageError) as e:
+            except (ArtifactError, MissingPackageError) as e:
                 progress(f"{name}: not run: {e.message}")
                 for images in left:
                     unscored = _unscored_row(known, images, metric, degradation)

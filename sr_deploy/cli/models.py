@@ -99,6 +99,11 @@ def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_jso
     emit(f"#Conv    {counts.convs}")
     uncounted = ", ".join(f"{calls} {name}" for name, calls in counts.uncounted.items())
     emit(f"counter  {counts.counter}; operators it ignores: {uncounted or 'none'}")
+    for name, macs in counts.uncounted_macs.items():
+        emit(f"         of {name} it leaves out {macs / 1e9:.4f} G multiply-accumulates")
+    if counts.uncounted_macs:
+        macs = counts.macs + sum(counts.uncounted_macs.values())
+        emit(f"         with them: {macs / 1e9:.4f} G")
 
 
 @click.command("import-checkpoint")

@@ -81,6 +81,12 @@ _OPTIONS = (
         help="Videos: the encoder's quality, smaller is better.  [default: the encoder's]",
     ),
     click.option(
+        "--drop",
+        metavar="STREAMS",
+        help="Videos: numbers of streams to leave out, such as 2,3 for subtitles that the output's "
+        "format cannot hold.",
+    ),
+    click.option(
         "--governor",
         is_flag=True,
         help="Videos: choose among all variants, frame by frame, to hold --fps.",
@@ -117,7 +123,9 @@ def _upscale_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--force", is_flag=True, help="Replace existing files that are no results of the same folder."
 )
-def upscale(source: Path, output: Path, max_memory: Optional[str], **options: Any) -> None:
+def upscale(
+    source: Path, output: Path, max_memory: Optional[str], drop: Optional[str], **options: Any
+) -> None:
     """Upscale a picture, a folder of pictures or a video, in tiles if memory requires it.
 
     The tiled result equals that of the whole image wherever this is possible. Where it is not, the
@@ -126,14 +134,15 @@ def upscale(source: Path, output: Path, max_memory: Optional[str], **options: An
     are skipped and an unfinished video is resumed. Prints the paths of the files it wrote.
     """
     from sr_deploy.upscale.memory import parse_bytes
-    from sr_deploy.upscale.options import UpscaleOptions
+    from sr_deploy.upscale.options import UpscaleOptions, parse_streams
     from sr_deploy.upscale.reporter import Reporter
     from sr_deploy.upscale.run import upscale_path
 
-    max_bytes = None if max_memory is None else parse_bytes(max_memory)
+    options["max_memory"] = None if max_memory is None else parse_bytes(max_memory)
+    options["drop"] = frozenset() if drop is None else parse_streams(drop)
     progress = functools.partial(frame_progress, sys.stderr)
     reporter = Reporter(log, lambda path: emit(str(path)), progress)
-    upscale_path(source, output, UpscaleOptions(max_memory=max_bytes, **options), reporter)
+    upscale_path(source, output, UpscaleOptions(**options), reporter)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Tuple,
 
 import numpy as np
 
-from sr_deploy.core.errors import InputError, MissingPackageError
+from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.spec import check_min_hw
 
@@ -243,7 +243,8 @@ class Session(abc.ABC):
     def run(self, x_nchw: np.ndarray) -> np.ndarray:
         """Upscale (1, 3, H, W) float32, 0..1, RGB to (1, 3, scale*H, scale*W) float32, not clipped.
 
-        Raises InputError for another shape or type, or a size that the session does not take.
+        Raises InputError for another shape or type, or a size that the session does not take, and
+        ArtifactError for an output of another size.
         """
         return self.run_timed(x_nchw).y
 
@@ -259,7 +260,7 @@ class Session(abc.ABC):
         output = self._run_timed(x_nchw)
         expected = (1, 3, self.scale * x_nchw.shape[2], self.scale * x_nchw.shape[3])
         if output.y.shape != expected:
-            raise InputError(
+            raise ArtifactError(
                 f"the network returned {output.y.shape} for an input of {x_nchw.shape}, "
                 f"expected {expected}"
             )

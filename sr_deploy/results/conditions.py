@@ -30,7 +30,7 @@ def tiling_text(tiling: str) -> str:
 
 def conditions(rows: Sequence[BenchmarkRow]) -> Dict[str, List[str]]:
     """Return the conditions by name, each with its values: several where rows differ."""
-    owners = [(name, label(r)) for r in rows for name in r.uncounted or {}]
+    owners = [(text, label(r)) for r in rows for text in uncounted_texts(r)]
     of_all = {
         "† not counted": _with_owners(owners, map(label, rows)),
         "runs": [f"{_span(r.warmup for r in rows)} warm-up; {_span(r.runs for r in rows)} timed"],
@@ -41,6 +41,15 @@ def conditions(rows: Sequence[BenchmarkRow]) -> Dict[str, List[str]]:
         for name in of_rows[0]
     }
     return {name: texts for name, texts in values.items() if texts}
+
+
+def uncounted_texts(row: BenchmarkRow) -> List[str]:
+    """Return the operators that a row's counter ignores, with the work that its FLOPs lack."""
+    macs = row.uncounted_macs or {}
+    return [
+        f"{name}: {macs[name] / 1e9:.3g} G more" if macs.get(name) else name
+        for name in row.uncounted or {}
+    ]
 
 
 def condition_notes(rows: Sequence[BenchmarkRow]) -> List[str]:

@@ -94,6 +94,9 @@ class BenchmarkRow:
     have another basis: see SCHEMA. None: always all of `macs_g`."""
     uncounted: Optional[Dict[str, Any]] = None
     """Operators that compute but are not counted, with the number of their calls."""
+    uncounted_macs: Optional[Dict[str, Any]] = None
+    """Of these, the multiply-accumulates of convolutions and matrix products by operator, which
+    `macs_g` lacks."""
     deployed: Optional[Dict[str, Any]] = None
     """The same counts of the graph that runs, where it is not the network as trained."""
     set: str = ""

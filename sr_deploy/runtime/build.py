@@ -11,6 +11,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 from sr_deploy.core.errors import ArtifactError, BuildError, InputError, MissingPackageError
 from sr_deploy.core.files import files_with_suffix, make_output_folder, write_hint
 from sr_deploy.core.manifest import Manifest, is_up_to_date, read_manifest, write_artifact
+from sr_deploy.core.onnx_file import weight_files
 from sr_deploy.core.session import Backend, BuildOptions
 from sr_deploy.core.sizes import Sizes
 from sr_deploy.core.target import ONNX_RUNTIMES, TargetProfile, load_target
@@ -166,6 +167,12 @@ def _read_graph_manifest(path: Path) -> Manifest:
     manifest = read_manifest(path)
     if manifest.kind != "onnx":
         raise ArtifactError(f"{path} is an {manifest.kind}, not a graph")
+    files = weight_files(path)
+    if files:
+        raise ArtifactError(
+            f"{path} has weights in other files ({', '.join(files)}); expected one file",
+            hint="save it with its weights inside",
+        )
     return manifest
 
 

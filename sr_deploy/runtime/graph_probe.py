@@ -58,8 +58,8 @@ class GraphContract:
     sizes: SizeContract
 
 
-_CONTRACTS: Dict[str, GraphContract] = {}
-"""By identity of the graph: each is probed once a process."""
+CONTRACTS: Dict[str, GraphContract] = {}
+"""By identity of the graph: each is probed once. Worker processes get their parent's."""
 
 
 def graph_precision(path: Path) -> str:
@@ -78,16 +78,18 @@ def probe_graph(path: Path, session: Any) -> GraphContract:
     or an output smaller than scale times the input.
     """
     identity = artifact_sha256(path)
-    if identity not in _CONTRACTS:
+    if identity not in CONTRACTS:
         source, target = graph_ends(path, session)
         fixed = _fixed_sides(source)
         declared = _declared(fixed, target)
         runs = _Runs(session, source, target)
         try:
-            _CONTRACTS[identity] = declared or find_contract(runs, fixed)
+            contract = declared or find_contract(runs, fixed)
+            _check_declared(contract, target)
+            CONTRACTS[identity] = contract
         except ContractError as e:
             raise _unsupported(path, session, f"{e}{runs.why}") from None
-    return _CONTRACTS[identity]
+    return CONTRACTS[identity]
 
 
 def graph_ends(path: Path, session: Any) -> Tuple[Any, Any]:
@@ -115,7 +117,8 @@ End = Tuple[str, Sequence[Any]]
 def ends_problem(inputs: Sequence[End], outputs: Sequence[End]) -> str:
     """Return why sessions cannot feed or read a graph with these ends; empty if they can."""
     if len(inputs) != 1 or len(outputs) != 1:
-        return f"it has {len(inputs)} inputs and {len(outputs)} outputs; expected one of each"
+        found = f"{len(inputs)} and {len(outputs)}"
+        return f"expected one input and one output, found {found}"
     for end, (kind, shape) in (("input", inputs[0]), ("output", outputs[0])):
         if kind not in DTYPES:
             name = kind[7:-1] if kind.startswith("tensor(") else kind
@@ -208,6 +211,17 @@ def _declared(fixed: Sequence[Optional[int]], target: Any) -> Optional[GraphCont
     if scale < 1 or list(out) != [scale * h, scale * w]:
         return None
     return GraphContract(scale, SizeContract((h, w), (h, w)))
+
+
+def _check_declared(contract: GraphContract, target: Any) -> None:
+    """Raise ContractError if the output's declared shape, to which it is bound, is another one."""
+    sizes, scale = contract.sizes, contract.scale
+    for axis, n in enumerate(list(target.shape)[2:]):
+        least, most = sizes.min_hw[axis], (sizes.max_hw or (None, None))[axis]
+        if isinstance(n, int) and not scale * least == n == scale * (most or 0):
+            raise ContractError(
+                f"it declares an output of {list(target.shape)}, but computes x{scale} of its input"
+            )
 
 
 def find_contract(run: Run, fixed: Sequence[Optional[int]]) -> GraphContract:
@@ -333,7 +347,8 @@ class _Search:
     def _scale_of(self, ran: Sequence[HW]) -> int:
         """Return the scale of the only size that ran. Raises ContractError where it has none."""
         if not ran or self._shape(ran[0]) is None:
-            tried = ", ".join(map(hw_text, self._shapes))
+            sizes = list(map(hw_text, self._shapes))
+            tried = ", ".join(sizes[:3] + [f"... {sizes[-1]}"] if len(sizes) > 4 else sizes)
             raise ContractError(f"it does not run as (1, 3, H, W) at any of {tried}")
         scale = self._ratio(ran[0])
         if scale:

@@ -18,8 +18,8 @@ from sr_deploy.core.errors import (
     CannotRunHereError,
     DeviceMemoryError,
 )
-from sr_deploy.core.files import sha256_of
 from sr_deploy.core.manifest import Manifest
+from sr_deploy.core.onnx_file import artifact_sha256
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, PeakMemory, Session, TimedOutput
 from sr_deploy.runtime.graph_probe import (
@@ -71,6 +71,7 @@ class OnnxRuntimeSession(Session):
         self.threads = usable_cores() if device.is_cpu else None
         self.precision = manifest.precision_obtained if manifest else graph_precision(path)
         fp16 = self.precision == "fp16"
+        self._probed = manifest is None
         if manifest is None:
             # A GPU's libraries reserve addresses without taking memory.
             with bounded_memory(path) if device.is_cpu else contextlib.nullcontext():
@@ -133,7 +134,10 @@ class OnnxRuntimeSession(Session):
         try:
             y, ms, copies_ms = self._device.run(self._session, x, shape, self._dtypes[1])
         except Exception as e:  # onnxruntime's errors share no base class
-            raise self._device.error(f"at {x.shape[2]}x{x.shape[3]}", e) from e
+            error = self._device.error(f"at {x.shape[2]}x{x.shape[3]}", e)
+            if not error.hint and self._probed:
+                error.hint = "the graph was probed at small sizes: try smaller images, or tiles"
+            raise error from e
         y = y[:, :, : self.scale * h, : self.scale * w].astype(np.float32, copy=False)
         return TimedOutput(y, ms, copies_ms)
 
@@ -160,7 +164,7 @@ class OnnxParts:
                 raise ArtifactError(
                     f"{plan} names {name}, which does not exist", hint="export the model again"
                 )
-            if sha256_of(graph) != sha256:
+            if artifact_sha256(graph) != sha256:
                 raise ArtifactError(
                     f"{graph} was changed after its plan was written", hint="export the model again"
                 )

@@ -87,14 +87,7 @@ class _Item:
     def write(self) -> None:
         output = self.task.output
         with atomic_path(output) as temporary:
-            # OpenCV goes by the suffix. The name still marks a partial, hidden file.
-            named = temporary.with_suffix(format_for(output).suffixes[0])
-            try:
-                self.picture = write_picture(named, self.picture, format_for(output))
-                os.replace(str(named), str(temporary))
-            finally:
-                with contextlib.suppress(OSError):
-                    named.unlink()
+            self.picture = write_picture(temporary, self.picture, format_for(output))
 
     def __str__(self) -> str:
         h, w = self.picture.rgb.shape[:2]

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import atomic_path, check_new, make_output_folder, remove_empty_folders
+from sr_deploy.core.files import (
+    atomic_path,
+    check_new,
+    make_output_folder,
+    remove_empty_folders,
+    side_path,
+)
 from sr_deploy.core.images import write_png
 from sr_deploy.runtime.adaptive.decisions import LEGEND, decisions_picture
 from sr_deploy.runtime.opener import describe_family
@@ -23,6 +29,7 @@ from sr_deploy.upscale.tree import why_not_read
 from sr_deploy.upscale.upscaler import Upscaler
 from sr_deploy.upscale.video import VideoUpscaler, upscale_video
 from sr_deploy.upscale.video_encode import encoder_results
+from sr_deploy.upscale.video_file import CONTAINERS
 from sr_deploy.upscale.workers import upscale_tree
 
 _VIDEO_RESULTS = 9
@@ -34,7 +41,7 @@ def upscale_path(source: Path, output: Path, options: UpscaleOptions, reporter: 
 
     Raises an SrDeployError on bad input, after the rest of a folder is done.
     """
-    kind = _input_kind(source)
+    kind = _input_kind(source, output)
     options.check_input(kind)
     if kind == "folder":
         _upscale_folder(source, output, options, reporter)
@@ -42,7 +49,8 @@ def upscale_path(source: Path, output: Path, options: UpscaleOptions, reporter: 
     if kind == "video" and format_of_name(output) is not None:
         raise InputError(
             f"{source} cannot be read as a picture, and a video cannot become {output.name}",
-            hint=f"pictures: {', '.join(PICTURE_SUFFIXES)}",
+            hint=f"give an output ending in {', '.join(CONTAINERS)} for a video; "
+            f"pictures end in {', '.join(PICTURE_SUFFIXES)}",
         )
     if output.is_dir():
         output = output / source.name
@@ -69,17 +77,18 @@ def upscale_path(source: Path, output: Path, options: UpscaleOptions, reporter: 
         reporter.log(upscaler.memory_report())
 
 
-def _input_kind(source: Path) -> str:
+def _input_kind(source: Path, output: Path) -> str:
     if source.is_dir():
         return "folder"
     if not source.exists():
         raise InputError(f"there is no file or folder {source}")
     if not source.is_file():  # opening a pipe would block
         raise InputError(f"{source} is neither a file nor a folder", hint="save it to a file first")
-    if is_picture(source):
+    animation = output.suffix.lower() in CONTAINERS and not output.is_dir()
+    if is_picture(source) and not animation:
         return "picture"
     reason = why_not_read(source)
-    if reason:
+    if reason and not animation:
         raise InputError(f"cannot upscale {source}: {reason}")
     return "video"
 
@@ -135,7 +144,13 @@ def _upscale_video(
     source: Path, output: Path, upscaler: VideoUpscaler, options: UpscaleOptions, reporter: Reporter
 ) -> None:
     summary = upscale_video(
-        source, output, upscaler, codec=options.codec, crf=options.crf, reporter=reporter
+        source,
+        output,
+        upscaler,
+        codec=options.codec,
+        crf=options.crf,
+        drop=options.drop,
+        reporter=reporter,
     )
     reporter.log(str(summary))
     reporter.written(output)
@@ -146,7 +161,7 @@ def _upscale_governed(
 ) -> None:
     networks = describe_family(str(options.model))
     sharing = MemorySharing(reserved_results=_reserved_results(options))
-    log_path = output.with_name(output.stem + ".governor.jsonl")
+    log_path = side_path(output.with_suffix(""), ".governor.jsonl")
     with contextlib.ExitStack() as stack:
         upscalers = [
             stack.enter_context(

@@ -29,10 +29,10 @@ _VIDEOS = frozenset(
 )
 _SUFFIXES = {
     "PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif", "WebP": ".webp", "GIF": ".gif", "AVIF": ".avif",
-    "JPEG 2000": ".jp2", "HEIF": "", "JPEG XL": "", "raw photograph": "",
+    "JPEG 2000": ".jp2", "HEIF": "", "JPEG XL": "",
 }  # fmt: skip
 """Formats that are known by their content -> the suffix by which they are read; "": they are not.
-BMP and PPM are missing, since their first bytes may also be those of a text."""
+BMP, PPM and raw photographs are missing: their first bytes may also be those of a text."""
 
 
 @dataclass

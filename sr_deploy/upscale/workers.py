@@ -10,10 +10,12 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Sequence, Tuple
+from typing import Any, Callable, Dict, Sequence, Tuple
 
 from sr_deploy.core.errors import CannotRunHereError, InputError, SrDeployError
 from sr_deploy.core.run_options import RunOptions
+from sr_deploy.runtime.graph_probe import CONTRACTS, GraphContract
+from sr_deploy.runtime.opener import kind_of
 from sr_deploy.runtime.torch_device import gpu_count
 from sr_deploy.upscale.folder import QUEUED_RESULTS, FolderSummary, upscale_folder
 from sr_deploy.upscale.folder_log import PictureTask
@@ -51,12 +53,16 @@ def _upscale_by_workers(
         sharing = MemorySharing(queued_results=QUEUED_RESULTS)
         upscaler = options.upscaler(options.network(), sharing=sharing, log=reporter.log)
         return _upscale_tasks(tasks, output, upscaler, reporter, force=options.force)
+    if options.model is not None and kind_of(options.model) == "artifact":
+        options.network().find_scale()  # so that a graph is probed once, not by every worker
     workers = min(options.workers, len(tasks))
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
     processes = [
         context.Process(
-            target=_work, args=(tasks, output, options, (i, workers), messages), daemon=True
+            target=_work,
+            args=(tasks, output, options, (i, workers), messages, CONTRACTS),
+            daemon=True,
         )
         for i in range(workers)
     ]
@@ -123,6 +129,7 @@ def _work(
     options: UpscaleOptions,
     number_of: Any,
     messages: Any,
+    contracts: Dict[str, GraphContract],
 ) -> None:
     """Run worker i of n. Its reports and its summary go into the queue `messages`."""
 
@@ -131,6 +138,7 @@ def _work(
         sys.exit(128 + signum)
 
     signal.signal(signal.SIGTERM, stop)
+    CONTRACTS.update(contracts)
     number, workers = number_of
     _take_cores(number, workers)
     try:

@@ -214,3 +214,16 @@ def test_a_network_that_runs_out_of_memory_keeps_its_earlier_rows(place, monkeyp
             gpu.failing["run"] = torch.cuda.OutOfMemoryError("CUDA out of memory")
     assert [row.set for row in rows[2:]] == ["One", "Two"]
     assert rows[2].psnr_db is not None and "is out of memory" in rows[3].error
+
+
+def test_graphs_that_cannot_run_are_rows_with_the_reason(place, tmp_path):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed; it runs graphs")
+    names = ("cut.onnx", "empty.onnx", "text.onnx")
+    for name, content in zip(names, (b"\x08\x08:\x05\n", b"", b"<html>")):
+        (tmp_path / name).write_bytes(content)
+    paths = [tmp_path / name for name in names]
+    rows = score([*paths, place / "tiny_x3.safetensors"], data=place / "Two")[1:]
+    assert ["not an ONNX model" in row.error for row in rows] == [True, True, True, False]
+    assert rows[3].psnr_db is not None
+    rows = measure(paths, data=str(place / "Two"))
+    assert ["not an ONNX model" in row.error for row in rows] == [True, True, True]

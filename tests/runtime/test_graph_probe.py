@@ -11,7 +11,8 @@ from sr_deploy.runtime import graph_probe
 from sr_deploy.runtime.graph_probe import ContractError, find_contract, probe_graph
 from sr_deploy.runtime.opener import describe
 from sr_deploy.runtime.ort import OnnxRuntimeSession, raw_session
-from sr_deploy.runtime.tiling import plan_tiles
+from sr_deploy.runtime.tiled import HostTiles
+from sr_deploy.runtime.tiling import plan_tiles, plan_whole
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed; it makes the graphs")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed; it runs them")
@@ -306,3 +307,117 @@ def test_a_slow_network_is_not_refined(monkeypatch):
     monkeypatch.setattr(graph_probe, "PROBE_S", 0.0)
     sizes = find_contract(network(), FREE_SIDES).sizes
     assert sizes.multiple == 32 and sizes.min_hw == (1, 1)
+
+
+def mixed(factor):
+    """x2 by a network whose result depends on where its blocks of `factor` pixels start."""
+    channels = 3 * factor**2
+    weight = np.eye(channels, k=1, dtype=np.float32)[:, :, None, None]
+    return [
+        onnx.helper.make_node("SpaceToDepth", ["x"], ["a"], blocksize=factor),
+        onnx.helper.make_node("Conv", ["a", "m"], ["b"]),
+        onnx.helper.make_node("DepthToSpace", ["b"], ["c"], blocksize=factor),
+        resize("c"),
+    ], ("m", weight)
+
+
+@pytest.mark.parametrize(
+    "factor, tile, hw", [(2, 45, (63, 65)), (7, 64, (64, 130)), (4, 40, (9, 81))]
+)
+def test_tiles_start_on_the_multiple(make_graph, factor, tile, hw):
+    nodes, weight = mixed(factor)
+    session = OnnxRuntimeSession(make_graph(nodes, FREE, weights=[SCALES, weight]))
+    image = noise(*hw)[0].transpose(1, 2, 0)
+    whole, tiled = (np.empty((2 * hw[0], 2 * hw[1], 3), np.float32) for _ in range(2))
+    plan = plan_tiles(hw, session, tile=tile)
+    HostTiles(session).start(plan, image, tiled, white=1.0)
+    HostTiles(session).start(plan_whole(hw), image, whole, white=1.0)
+    assert plan.tiles > 1
+    np.testing.assert_array_equal(tiled, whole)
+
+
+def test_only_free_sides_are_mirrored(make_graph):
+    """A height of 50 is no multiple of 6, which the width must be of."""
+    turn = [
+        onnx.helper.make_node("Reshape", ["x", "to"], ["a"]),
+        onnx.helper.make_node("Reshape", ["a", "back"], ["b"]),
+        resize("b"),
+    ]
+    weights = [("to", np.array([1, 3, 50, -1, 6])), ("back", np.array([1, 3, 50, -1])), SCALES]
+    session = OnnxRuntimeSession(make_graph(turn, (1, 3, 50, "w"), weights=weights))
+    assert session.min_hw == (50, 1)
+    np.testing.assert_array_equal(session.run(noise(50, 31)), doubled(noise(50, 31)))
+
+
+VALUE = onnx.helper.make_tensor_value_info
+FLOAT = onnx.TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("inputs, words", [(["scales"], ""), (["noise"], "found 2 and 1")])
+def test_inputs_that_have_values_are_no_inputs(make_graph, inputs, words):
+    nodes = [onnx.helper.make_node("Add", ["x", "noise"], ["a"]), resize("a")]
+    weights = [SCALES, *([] if words else [("noise", np.zeros(1, np.float32))])]
+    path = make_graph(nodes, FREE, weights=weights)
+    model = onnx.load(str(path))
+    sizes = {"scales": [4], "noise": [1]}
+    model.graph.input.extend(VALUE(name, FLOAT, sizes[name]) for name in inputs)
+    model.ir_version = 3 if not words else 8
+    if not words:
+        model.graph.input.append(VALUE("noise", FLOAT, [1]))  # of IR 3, all are listed
+    onnx.save(model, str(path))
+    if words:
+        with pytest.raises(CannotRunHereError, match=words):
+            OnnxRuntimeSession(path)
+    else:
+        assert OnnxRuntimeSession(path).scale == 2
+
+
+@pytest.mark.parametrize(
+    "out_shape, words",
+    [
+        (None, ""),
+        ((1, 3, -1, -1), ""),
+        (("n", "c", "h", "w"), ""),  # the same names as the input's
+        ((1, 3, 64, 64), r"declares an output of \[1, 3, 64, 64\], but computes x2"),
+    ],
+)
+def test_declared_outputs(make_graph, out_shape, words):
+    path = make_graph([resize()], FREE, out_shape, weights=[SCALES])
+    if words:
+        with pytest.raises(CannotRunHereError, match=words):
+            OnnxRuntimeSession(path)
+    else:
+        session = OnnxRuntimeSession(path)
+        np.testing.assert_array_equal(session.run(noise(5, 7)), doubled(noise(5, 7)))
+
+
+def test_a_huge_fixed_size_is_not_run(make_graph, monkeypatch):
+    monkeypatch.setattr(graph_probe, "find_contract", None)
+    session = OnnxRuntimeSession(make_graph([resize()], (1, 3, 8192, 4096), weights=[SCALES]))
+    assert session.scale == 2 and session.fixed_hw == (8192, 4096)
+
+
+def test_memory_and_time_of_a_probe_are_bounded(make_graph, monkeypatch):
+    scales = ("scales", np.array([1, 1, 1500, 1500], np.float32))
+    path = make_graph([resize()], FREE, weights=[scales])
+    with pytest.raises(CannotRunHereError, match="does not run .* at any of 32x32.*; at 32x32: "):
+        OnnxRuntimeSession(path)
+    monkeypatch.setattr(graph_probe, "PROBE_RUN_S", 0.2)
+    body = onnx.helper.make_graph(
+        [onnx.helper.make_node(*x) for x in (("Identity", ["c"], ["d"]), ("Relu", ["a"], ["b"]))],
+        "body",
+        [VALUE("i", onnx.TensorProto.INT64, []), VALUE("c", onnx.TensorProto.BOOL, [])]
+        + [VALUE("a", FLOAT, FREE)],
+        [VALUE("d", onnx.TensorProto.BOOL, []), VALUE("b", FLOAT, FREE)],
+    )
+    endless = [onnx.helper.make_node("Loop", ["n", "t", "x"], ["l"], body=body), resize("l")]
+    weights = [SCALES, ("n", np.array(2**62)), ("t", np.array(True))]
+    with pytest.raises(CannotRunHereError, match="at 32x32: it takes more than 0.2 s"):
+        OnnxRuntimeSession(make_graph(endless, FREE, weights=weights))
+
+
+def test_a_name_that_is_not_text_is_damage(make_graph):
+    path = make_graph([resize()], ("batch", 3, "h", "w"), weights=[SCALES])
+    path.write_bytes(path.read_bytes().replace(b"batch", b"bat\xff\xff"))
+    with pytest.raises(ArtifactError):
+        OnnxRuntimeSession(path)
