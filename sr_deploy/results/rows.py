@@ -106,6 +106,8 @@ class BenchmarkRow:
     images: Tuple[Dict[str, Any], ...] = ()
     """For each image `image`, `split` (valid or test), `lr_hw`, `psnr_db` (None: identical), `ssim`
     and `ms`."""
+    degradation: str = "bi"
+    """How LR was made from HR, as in `core/degradation.py`; `given` if it was not."""
     metric: str = ""
     border_px: Optional[int] = None
     psnr_db: Optional[float] = None

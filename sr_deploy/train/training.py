@@ -132,7 +132,10 @@ def run_task(
     if leads:
         options.check_outputs(recipe_file)
         if options.valid is not None:  # an unusable image would end the run hours later
-            check_images(image_set(str(options.valid)), metrics=["y"], scales=[recipe.scale])
+            valid = image_set(str(options.valid))
+            for note in valid.notes([recipe.scale]):
+                options.log(note)
+            check_images(valid, metrics=["y"], scales=[recipe.scale])
     else:
         options = replace(options, log=lambda line: None)
     folders = options.output, options.cache_folder
