@@ -28,6 +28,12 @@ from sr_deploy.core.errors import InputError
     help="Folder of HR images; repeatable.  [default: scikit-image's photographs]",
 )
 @click.option(
+    "--lr-data",
+    multiple=True,
+    metavar="LR_DIR",
+    help="Folder of LR images, one for each --data.  [default: made from HR]",
+)
+@click.option(
     "--metric",
     type=click.Choice(["y", "rgb"]),
     default="y",
@@ -37,9 +43,8 @@ from sr_deploy.core.errors import InputError
 @click.option(
     "--degradation",
     type=click.Choice(["bi", "bd", "dn"]),
-    default="bi",
-    show_default=True,
-    help="How LR is made. bi: bicubic. At x3 only: bd, blurred; dn, bicubic with noise.",
+    help="How LR is made. bi: bicubic. At x3 only: bd, blurred; dn, bicubic with noise.  "
+    "[default: bi]",
 )
 @run_options
 @click.option(

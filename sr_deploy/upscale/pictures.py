@@ -119,7 +119,7 @@ def _check_content(path: Path, content: bytes, kind: str, facts: tiff.Facts) -> 
         problem = f"is a {RAW}"
     if kind in ("HEIF", "JPEG XL"):
         problem, hint = f"is a {kind} picture, which OpenCV cannot read", "convert it to PNG first"
-    if RAW in problem:
+    if RAW in problem or "thumbnail" in problem:
         hint = "develop it first, for example to a TIFF file of 16 bits"
     if problem:
         raise InputError(f"{path} {problem}", hint=hint)

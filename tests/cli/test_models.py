@@ -243,3 +243,6 @@ def test_an_output_folder_that_cannot_be_written(torch, fails, tmp_path):
 def test_complexity_notes_what_the_paper_miscounts(torch, run_cli):
     printed = run_cli("complexity", "imdeception_x4", "--variant", "c4-nla", "--lr", "16x16").stdout
     assert "note     IMDeception, Table 2 prints 57 M activations" in printed
+
+
+assert "cannot write to the folder" in error and "hint: a part of its path is a file" in error
