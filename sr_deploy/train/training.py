@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from sr_deploy.bench.evaluate import check_images, evaluate, image_set
 from sr_deploy.core.errors import InputError, MissingPackageError, SrDeployError
+from sr_deploy.core.files import write_hint
 from sr_deploy.nets.architecture import Weights
 from sr_deploy.runtime.torch_module import TorchSession
 from sr_deploy.train.data import BatchSplit, Pair, Patches, fingerprint, image_pairs
@@ -297,11 +297,10 @@ class Training:
     def _readable(self, error: BaseException) -> BaseException:
         """Return the error that ended the run as the user should see it."""
         if isinstance(error, OSError):  # the loggers write in many places
-            full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
             error = SrDeployError(
                 f"cannot write to {self.options.output} at step {self.run.step}: "
                 f"{error.strerror or error}",
-                hint="free some space" if full else "",
+                hint=write_hint(error),
             )
         if isinstance(error, SrDeployError) and self.state_file.is_file():
             hints = [error.hint, "the last saved state is kept; continue from it with --resume"]

@@ -55,7 +55,8 @@ def saved(path, image, **options):
 
 def through(source, output, upscaler=None):
     reports = Reports()
-    upscale_picture(PictureTask(source, output), upscaler or Nearest(), reports.reporter)
+    task = PictureTask(source, output)
+    upscale_picture(task, upscaler or Nearest(), reports.reporter, force=True)
     assert reports.paths == [output]
     return Image.open(output), "\n".join(reports.lines)
 
@@ -453,6 +454,17 @@ def test_an_unknown_suffix_is_refused_with_those_that_are_known(tmp_path):
         with pytest.raises(InputError, match=words) as caught:
             format_for(tmp_path / name)
         assert ".png" in caught.value.hint
+
+
+def test_an_existing_output_is_replaced_by_force_only(tmp_path):
+    source = saved(tmp_path / "a.png", smooth(8, 8))
+    (tmp_path / "b.png").write_text("precious")
+    task = PictureTask(source, tmp_path / "b.png")
+    with pytest.raises(InputError, match="b.png already exists") as caught:
+        upscale_picture(task, Nearest(), Reports().reporter)
+    assert "--force" in caught.value.hint and task.output.read_text() == "precious"
+    upscale_picture(task, Nearest(), Reports().reporter, force=True)
+    assert cv2.imread(str(task.output)) is not None
 
 
 def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
