@@ -74,7 +74,7 @@ def evaluate(
     )
     from sr_deploy.core.jsonio import to_json
     from sr_deploy.results.report.drawing import check_can_draw
-    from sr_deploy.results.report.quality_figure import quality_figure
+    from sr_deploy.results.report.quality_figure import printed_notes, quality_figure
     from sr_deploy.results.rows import BICUBIC
     from sr_deploy.results.tables import quality_table
 
@@ -93,7 +93,10 @@ def evaluate(
         if output is not None:
             figures = quality_figure(rows)
             write_text(Path(output) / "eval.json", to_json(scores))
-            write_text(Path(output) / "eval.md", table + "\n")
+            notes = [f"- printed numbers: {note}" for note in printed_notes(rows)]
+            write_text(Path(output) / "eval.md", "\n\n".join([table, *notes]) + "\n")
+            for note in notes:
+                log(note[2:])
             for name, content in figures.items():
                 write_bytes(Path(output) / name, content)
             log(f"wrote eval.json, eval.md, {', '.join(figures)} to {output}")
