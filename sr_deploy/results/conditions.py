@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
+from sr_deploy.core.degradation import GIVEN
 from sr_deploy.results.columns import label, labels
 from sr_deploy.results.protocols import protocol_of
 from sr_deploy.results.rows import BenchmarkRow, executed_of_plain, text_of
@@ -66,6 +67,7 @@ def _conditions_of(r: BenchmarkRow) -> Dict[str, str]:
     return {
         "images": f"{r.set} ({valid})" if r.set else "",
         "test images": f"{r.test_set} ({test})" if r.test_set else "",
+        "LR": "given, not made from HR" if r.degradation == GIVEN else "",
         "PSNR, SSIM": f"{r.metric}, border {r.border_px}" if r.metric else "",
         "evaluated": tiling_text(r.tiling),
         "counted": r.counter and f"{r.counter} at {text_of(r.counted_hw)}, multiply-accumulates",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError, did_you_mean
-from sr_deploy.core.files import make_output_folder
+from sr_deploy.core.files import make_output_folder, write_hint
 from sr_deploy.core.jsonio import from_dict
 
 SCHEMA = 3
@@ -106,6 +106,8 @@ class BenchmarkRow:
     images: Tuple[Dict[str, Any], ...] = ()
     """For each image `image`, `split` (valid or test), `lr_hw`, `psnr_db` (None: identical), `ssim`
     and `ms`."""
+    degradation: str = "bi"
+    """How LR was made from HR, as in `core/degradation.py`; `given` if it was not."""
     metric: str = ""
     border_px: Optional[int] = None
     psnr_db: Optional[float] = None
@@ -202,9 +204,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        raise InputError(
-            f"cannot write {path}: {e.strerror or e}", hint="choose another folder with -o"
-        ) from e
+        raise InputError(f"cannot write {path}: {e.strerror or e}", hint=write_hint(e)) from e
 
 
 def executed_of_plain(row: BenchmarkRow) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
+from sr_deploy.core.degradation import GIVEN
 from sr_deploy.core.errors import InputError
 from sr_deploy.results.columns import Column, label, number, over, settings_text
 from sr_deploy.results.conditions import OF_PATCHES, condition_notes, tiling_text
@@ -24,6 +25,7 @@ _DEGRADATIONS = {
     "bi": "bi: MATLAB's bicubic",
     "bd": "bd: Gaussian 7x7, sigma 1.6, every third pixel",
     "dn": "dn: bicubic, then noise of sigma 30, seeded by the file's name",
+    GIVEN: "given, not made from HR",
 }
 
 

@@ -17,7 +17,7 @@ from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Sequence, Tup
 import numpy as np
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import make_output_folder, side_path, write_text
+from sr_deploy.core.files import make_output_folder, side_path, write_hint, write_text
 from sr_deploy.core.jsonio import read_dataclass, to_json
 from sr_deploy.upscale.video_encode import Encoding, encode_frame, open_encoder
 from sr_deploy.upscale.video_source import FrameMark, VideoFacts, fingerprint
@@ -180,7 +180,7 @@ class PartWriter:
         except OSError as e:
             raise InputError(
                 f"cannot write to {self._folder}: {e.strerror or e}",
-                hint="free some disk space and run again: it resumes after the last finished part",
+                hint=f"{write_hint(e)}; the same command resumes after the last finished part",
             ) from e
 
 

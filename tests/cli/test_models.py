@@ -237,4 +237,9 @@ def test_weights_that_are_not_finite_are_refused(torch, fails, tmp_path):
 def test_an_output_folder_that_cannot_be_written(torch, fails, tmp_path):
     torch.save(state_dict(torch), str(tmp_path / "w.pth"))
     error = fails("import-checkpoint", "asrn", tmp_path / "w.pth", "-o", tmp_path / "w.pth" / "out")
-    assert "cannot write to the folder" in error and "hint: give a writable folder" in error
+    assert "cannot write to the folder" in error and "hint: a part of its path is a file" in error
+
+
+def test_complexity_notes_what_the_paper_miscounts(torch, run_cli):
+    printed = run_cli("complexity", "imdeception_x4", "--variant", "c4-nla", "--lr", "16x16").stdout
+    assert "note     IMDeception, Table 2 prints 57 M activations" in printed
