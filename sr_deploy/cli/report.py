@@ -70,6 +70,13 @@ def report(
             f"{output} is a folder; expected the file name of the page",
             hint=f"use {output / 'report.html'}",
         )
+    if output.is_file():
+        with open(output, "rb") as f:
+            if f.read(14).lower() != b"<!doctype html":
+                raise InputError(
+                    f"{output} already exists, and is not an HTML page",
+                    hint="give another output",
+                )
     check_can_render()
     rows = [row for path in files for row in read_rows(path)]
     crop_sets = crops_of(crops, data=data, progress=log) if crops else []

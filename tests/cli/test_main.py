@@ -133,6 +133,14 @@ def test_a_name_that_is_too_long_is_an_error(run_cli, tmp_path):
         assert "File name too long" in result.stderr and "use a shorter name" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_a_path_without_a_name_is_no_traceback(run_cli, monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    result = run_cli("bench", name)
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert "error: " in result.stderr
+
+
 def test_stdout_takes_any_name(monkeypatch):
     for encoding, printed in (("utf-8", b"caf\xe9 \xe2\x86\x92"), ("latin-1", b"caf\xe9 ?")):
         buffer = io.BytesIO()

@@ -93,6 +93,9 @@ def test_bad_input_leaves_nothing(fails, rows, tmp_path, writer):
         "report", rows, "-o", out, "--crops", "asrn_x4", "--data", tmp_path / "absent"
     )
     assert "is a folder" in fails("report", rows, "-o", tmp_path)
+    before = rows.read_bytes()
+    assert "already exists, and is not an HTML page" in fails("report", rows, "-o", rows)
+    assert rows.read_bytes() == before
     assert not out.parent.exists()
 
 

@@ -34,8 +34,9 @@ class ArtifactKind(Kind):
 def artifact_path(text: str) -> Path:
     """Return the path of the artifact that a path, or the path of its manifest, stands for."""
     path = Path(text)
-    artifact = path.with_suffix("")
-    return artifact if path.suffix == ".json" and artifact.suffix in SUFFIXES else path
+    if path.suffix == ".json" and Path(path.stem).suffix in SUFFIXES:
+        return path.with_suffix("")
+    return path
 
 
 def _describe(path: Path, manifest: Manifest) -> NetworkDescription:
