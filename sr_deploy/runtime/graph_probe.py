@@ -60,6 +60,8 @@ class GraphContract:
 
 CONTRACTS: Dict[str, GraphContract] = {}
 """By identity of the graph: each is probed once. Worker processes get their parent's."""
+_REASONS: Dict[Tuple[str, str], str] = {}
+"""By identity and provider: why a graph has no contract."""
 
 
 def graph_precision(path: Path) -> str:
@@ -78,17 +80,19 @@ def probe_graph(path: Path, session: Any) -> GraphContract:
     or an output smaller than scale times the input.
     """
     identity = artifact_sha256(path)
-    if identity not in CONTRACTS:
+    key = (identity, session.get_providers()[0])
+    if identity not in CONTRACTS and key not in _REASONS:
         source, target = graph_ends(path, session)
         fixed = _fixed_sides(source)
-        declared = _declared(fixed, target)
         runs = _Runs(session, source, target)
         try:
-            contract = declared or find_contract(runs, fixed)
+            contract = _declared(fixed, target) or find_contract(runs, fixed)
             _check_declared(contract, target)
             CONTRACTS[identity] = contract
         except ContractError as e:
-            raise _unsupported(path, session, f"{e}{runs.why}") from None
+            _REASONS[key] = f"{e}{runs.why}"
+    if identity not in CONTRACTS:
+        raise _unsupported(path, session, _REASONS[key])
     return CONTRACTS[identity]
 
 
