@@ -93,7 +93,11 @@ def probe_video(path: Path) -> VideoFacts:
         if container.format.name.endswith("_pipe") or container.format.name == "image2":
             raise InputError(f"{path} is a picture, not a video")
         stream = _video_stream(container, path)
-        frame = next(_decode(container, stream, path), None)
+        try:
+            frame = next(_decode(container, stream, path), None)
+        except pyav().error.FFmpegError as e:
+            reason = ffmpeg_reason(e)
+            raise BrokenOffError(f"{path}: cannot decode its first frame: {reason}") from e
         if frame is None:
             raise InputError(f"{path} has a video stream without frames")
         coder = stream.codec_context
