@@ -7,10 +7,12 @@ pixels; its LR image is made by MATLAB's bicubic. MODEL: routers and AdaEDSR che
 the shipped ones. Each is exported and run by ONNX Runtime as trained, with budgets or at several
 depths, in turns (A B A B) with its baseline:
 
-- for a router: its largest branch on all patches, cut and blended by the same code, no router
+- for a router: its largest branch on the whole picture; beside it, that branch on all patches, cut
+  and blended by the same code, no router
 - for an AdaEDSR: the graph of its own backbone, with every block at every pixel
 
-Time shares are medians of the ratios within a round. PSNR is on Y, border 4. `--table ROWS.jsonl`
+Shares of work and time are against that plain network on the whole picture. Time shares are medians
+of the ratios within a round, with the quartiles. PSNR is on Y, border 4. `--table ROWS.jsonl`
 prints the table of these rows.
 """
 
@@ -31,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 CROPS_HW = (4, 8)
 ROUNDS = 7
 MODELS = ("cdnsr-fsrcnn_x4", "elastic-asrn_x4", "adaedsr_x4")
-BUDGETS = ("90%", "80%", "70%")
+BUDGETS = ("110%", "90%", "70%")
 DEPTHS = (4, 8, 12, 16)
 
 
@@ -65,7 +67,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for model in args.models:
             plans = plans_from_model(model, folder)
-            measured = routed(plans[0]) if is_router(model) else deep(model, plans, x)
+            measured = routed(model, plans[0], x) if is_router(model) else deep(model, plans, x)
             rows += compared(Path(model).name.split(".")[0], measured, x, hr, args.rounds)
     args.output.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     print(table(rows))
@@ -84,11 +86,30 @@ def mosaic(folder: Path) -> Any:
     )
 
 
-def routed(plan: Path) -> Dict[str, Callable[[Any], Any]]:
-    """Return the largest branch everywhere, then the router as trained and by budget."""
+def whole(net: Any, x: Any) -> Callable[[Any], Any]:
+    """Return the graph of a network on whole pictures of x's size, as an adaptive session runs."""
+    import numpy as np
+
+    from sr_deploy.core.session import ExecutedWork
+    from sr_deploy.core.sizes import parse_sizes
+    from sr_deploy.export.graph import graph_from_network
+    from sr_deploy.nets.fuse import fuse_network
+    from sr_deploy.runtime.adaptive.base import AdaptiveOutput
+    from sr_deploy.runtime.ort import raw_session
+
+    h, w = x.shape[2:]
+    graph = graph_from_network(fuse_network(net)[0], parse_sizes(f"{h}x{w}"), opset=17)
+    session = raw_session(graph.SerializeToString(), alone=False)
+    ones = np.ones((h, w), np.float32)
+    return lambda x: AdaptiveOutput(session.run(None, {"lr": x})[0], ones, ExecutedWork())
+
+
+def routed(model: str, plan: Path, x: Any) -> Dict[str, Callable[[Any], Any]]:
+    """Return the largest branch whole and on all patches, the router as trained and by budget."""
     import numpy as np
 
     from sr_deploy.core.session import BackendInfo
+    from sr_deploy.nets.router import load_router
     from sr_deploy.runtime.adaptive.patches import RoutedSession
     from sr_deploy.runtime.opener import open_session
 
@@ -103,6 +124,7 @@ def routed(plan: Path) -> Dict[str, Callable[[Any], Any]]:
         info,
     )
     ways = {
+        f"{session.plan.names[-1]}, whole": whole(load_router(model).branch_networks()[-1], x),
         f"{session.plan.names[-1]} on all patches": largest.run_adaptive,
         "as trained": session.run_adaptive,
     }
@@ -120,27 +142,11 @@ def routed(plan: Path) -> Dict[str, Callable[[Any], Any]]:
 
 def deep(model: str, plans: List[Path], x: Any) -> Dict[str, Callable[[Any], Any]]:
     """Return the dense backbone, then both plans at several depths."""
-    import numpy as np
-
-    from sr_deploy.core.session import ExecutedWork
-    from sr_deploy.core.sizes import parse_sizes
-    from sr_deploy.export.graph import graph_from_network
     from sr_deploy.nets.checkpoint import load_checkpoint
-    from sr_deploy.nets.fuse import fuse_network
     from sr_deploy.runtime.adaptive.adadsr import AdaDSR
-    from sr_deploy.runtime.adaptive.base import AdaptiveOutput
-    from sr_deploy.runtime.ort import raw_session
 
     net: Any = load_checkpoint(model).network()
-    h, w = x.shape[2:]
-    graph = graph_from_network(fuse_network(net.backbone())[0], parse_sizes(f"{h}x{w}"), opset=17)
-    session = raw_session(graph.SerializeToString(), alone=False)
-    ones = np.ones((h, w), np.float32)
-    ways: Dict[str, Callable[[Any], Any]] = {
-        f"dense, all {len(net.blocks)} blocks": lambda x: AdaptiveOutput(
-            session.run(None, {"lr": x})[0], ones, ExecutedWork()
-        )
-    }
+    ways = {f"dense, all {len(net.blocks)} blocks": whole(net.backbone(), x)}
     for depth in DEPTHS:
         for plan in plans:
             way = AdaDSR.from_plan(plan, depth=depth)
@@ -187,9 +193,7 @@ def compared(
                 "macs_share": round(done.work.share, 4),
                 "mean_decision": round(float(done.decisions.mean()), 4),
                 "ms": [round(t, 2) for t in times_ms],
-                "time_share": round(
-                    statistics.median(a / b for a, b in zip(times_ms, times[first])), 4
-                ),
+                "time_shares": [round(a / b, 4) for a, b in zip(times_ms, times[first])],
                 "stages_ms": {stage: round(ms, 1) for stage, ms in done.work.ms.items()},
                 "device": cpu_name(),
                 "threads": usable_cores(),
@@ -203,22 +207,21 @@ def table(rows: List[dict]) -> str:
     """Return the rows as a Markdown table with their conditions."""
     from sr_deploy.results.render import markdown
 
-    headings = ["network", "way", "PSNR [dB]", "lost [dB]", "MACs share", "time [ms]", "time share"]
+    headings = ["network", "way", "PSNR [dB]", "lost [dB]", "work", "time [ms]", "time (quartiles)"]
     cells = []
     for row in rows:
         time = f"{statistics.median(row['ms']):.0f} ({min(row['ms']):.0f}-{max(row['ms']):.0f})"
-        lost, macs, share = (
-            f"{row['lost_db']:.3f}",
-            f"{row['macs_share']:.1%}",
-            f"{row['time_share']:.1%}",
-        )
+        low, middle, high = statistics.quantiles(row["time_shares"], n=4, method="inclusive")
+        share = f"{middle:.0%} ({low:.0%}-{high:.0%})"
+        lost, macs = f"{row['lost_db']:.3f}", f"{row['macs_share']:.1%}"
         cells.append([row["model"], row["way"], f"{row['psnr_db']:.3f}", lost, macs, time, share])
-    first = rows[0]
+    first, counts = rows[0], {len(row["ms"]) for row in rows}
+    rounds = sorted({min(counts), max(counts)})
     conditions = (
         f"A mosaic of 2048x1024 of the validation crops, {first['lr']} LR pixels; "
         f"{first['device']}, onnxruntime {first['onnxruntime']}; "
-        f"medians (smallest-largest) of {len(first['ms'])} rounds in turns, "
-        "shares against each network's first row."
+        f"medians (smallest-largest) of {' to '.join(map(str, rounds))} rounds in turns, "
+        "work and time against each network's first row, the plain network on the whole picture."
     )
     stages = [
         f"- {row['model']}, {row['way']}: "

@@ -159,7 +159,8 @@ class Run:
                 running = None if "end" in told else told
                 if running is None:
                     self.note(told)
-        process.kill()
+        if chunk is None:
+            process.kill()
         code = process.wait()
         process.stdout.close()
         if running is not None:

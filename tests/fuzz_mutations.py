@@ -267,8 +267,8 @@ def mutated_pickle(rng, content, other=b""):
     for _ in range(rng.choice((1, 2, 5))):
         holder = data
         while True:
-            key = rng.choice(list(holder)) if isinstance(holder, dict) else None
-            inner = holder.get(key) if isinstance(holder, dict) else None
+            key = rng.choice(list(holder)) if isinstance(holder, dict) and holder else None
+            inner = None if key is None else holder[key]
             if not isinstance(inner, dict) or not inner or rng.random() < 0.2:
                 break
             holder = inner

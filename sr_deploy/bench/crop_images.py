@@ -9,7 +9,7 @@ from typing import Callable, Dict, List, Sequence, Tuple
 import numpy as np
 
 from sr_deploy.bench.evaluate import finite_or_none, image_set, upscale_fitting
-from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
+from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.files import printable_name
 from sr_deploy.core.images import imresize, modcrop, png_bytes, read_rgb, rgb_from_nchw
 from sr_deploy.core.metrics import psnr_db
@@ -54,13 +54,16 @@ def crops_of(
     photographs. The crop is where bicubic differs most from HR, so it favours no network. Networks
     upscale the whole image. Raises an SrDeployError for bad input.
     """
-    files = image_set(data).files[:MAX_IMAGES]
+    images = image_set(data)
+    files = images.files[:MAX_IMAGES]
+    for note in images.notes([]):
+        progress(note)
     images_by_scale: Dict[int, List[_CroppedImage]] = {}
     names: List[str] = []
     for network in describe_all(networks):
         try:
             session = network.open()
-        except (CannotRunHereError, MissingPackageError) as e:
+        except (ArtifactError, MissingPackageError) as e:
             progress(f"{network.artifact or network.name}: no crops: {e.message}")
             continue
         name = f"{network.name}, {session.backend} {session.precision}"

@@ -75,5 +75,6 @@ def _count_fields(counts: Dict[str, Any], counter: str) -> Dict[str, Any]:
         "counter": values["counter"],
         "counted_hw": COUNTED_HW,
         "uncounted": values["uncounted"],
+        "uncounted_macs": values.get("uncounted_macs"),
         "deployed": counts.get("deployed", {}).get(counter),
     }

@@ -25,13 +25,15 @@ from sr_deploy.core.target import load_target
 def check(
     graphs: Tuple[str, ...], target: str, precision: Optional[str], dla: bool, as_json: bool
 ) -> None:
-    """List what a target's parser would refuse, misread or change in each graph. Builds nothing.
+    """List what a target would refuse, misread or change in each graph. Builds nothing.
+
+    Graphs that no session can serve are errors, for every target.
 
     Any ONNX file can be checked, with or without a manifest. The exit code is 1 when there is an
     error.
     """
     from sr_deploy.runtime.build import onnx_files
-    from sr_deploy.runtime.preflight import preflight
+    from sr_deploy.runtime.graph_check import check_graph
 
     profile = load_target(target)
     precision = profile.check_precision(precision)
@@ -39,7 +41,7 @@ def check(
     findings = [
         (file, finding)
         for file in files
-        for finding in preflight(file, profile, precision=precision, dla=dla)
+        for finding in check_graph(file, profile, precision=precision, dla=dla)
     ]
     if as_json:
         emit_json([{"graph": str(file), **dataclasses.asdict(f)} for file, f in findings])

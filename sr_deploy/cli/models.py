@@ -15,6 +15,7 @@ from sr_deploy.core.shipped import read_card, shipped_checkpoints
 from sr_deploy.core.sizes import hw_text, parse_hw
 from sr_deploy.core.spec import check_min_hw
 from sr_deploy.results.render import markdown
+from sr_deploy.results.slips import slips_of
 
 
 @click.command()
@@ -99,6 +100,14 @@ def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_jso
     emit(f"#Conv    {counts.convs}")
     uncounted = ", ".join(f"{calls} {name}" for name, calls in counts.uncounted.items())
     emit(f"counter  {counts.counter}; operators it ignores: {uncounted or 'none'}")
+    for name, macs in counts.uncounted_macs.items():
+        emit(f"         of {name} it leaves out {macs / 1e9:.4f} G multiply-accumulates")
+    if counts.uncounted_macs:
+        macs = counts.macs + sum(counts.uncounted_macs.values())
+        emit(f"         with them: {macs / 1e9:.4f} G")
+    architecture = untrained.architecture.name if untrained else checkpoint.spec.arch
+    for slip in slips_of(architecture):
+        emit(f"note     {slip}")
 
 
 @click.command("import-checkpoint")

@@ -24,6 +24,8 @@ from sr_deploy.core.errors import InputError
 def recipes(names: Tuple[str, ...], as_json: bool) -> None:
     """List the training recipes, or show all fields of those named, with their sources.
 
+    Notes in brackets are no fields: what all runs do, and where the paper does otherwise.
+
     A recipe of your own is a JSON file: save the output of --json NAME and change it, or write
     {"extends": "NAME"} and the fields that differ.
     """
@@ -40,6 +42,8 @@ def recipes(names: Tuple[str, ...], as_json: bool) -> None:
                 if value not in ("", 0, {}, ()):
                     text = ", ".join(map(str, value)) if isinstance(value, tuple) else value
                     emit(f"  {field}: {text}")
+            for subject, note in shown[name].notes().items():
+                emit(f"  ({subject}: {note})")
     else:
         width = max(map(len, shown))
         for name, recipe in shown.items():

@@ -34,7 +34,8 @@ _OPTIONS = (
     click.option(
         "--max-flops",
         metavar="PERCENT",
-        help="cdnsr and elastic: budget, such as 60% of the largest branch.  [default: as trained]",
+        help="cdnsr and elastic: budget, such as 60% of the plain network on the whole image, "
+        "overlaps and router included.  [default: as trained]",
     ),
     click.option(
         "--depth", type=float, help="adadsr: the desired depth, in blocks.  [default: half of all]"
@@ -80,6 +81,12 @@ _OPTIONS = (
         help="Videos: the encoder's quality, smaller is better.  [default: the encoder's]",
     ),
     click.option(
+        "--drop",
+        metavar="STREAMS",
+        help="Videos: numbers of streams to leave out, such as 2,3 for subtitles that the output's "
+        "format cannot hold.",
+    ),
+    click.option(
         "--governor",
         is_flag=True,
         help="Videos: choose among all variants, frame by frame, to hold --fps.",
@@ -113,23 +120,29 @@ def _upscale_options(command: Callable[..., None]) -> Callable[..., None]:
     type=click.Path(path_type=Path),
     help="A file, or a folder for a folder.",
 )
-def upscale(source: Path, output: Path, max_memory: Optional[str], **options: Any) -> None:
+@click.option(
+    "--force", is_flag=True, help="Replace existing files that are no results of the same folder."
+)
+def upscale(
+    source: Path, output: Path, max_memory: Optional[str], drop: Optional[str], **options: Any
+) -> None:
     """Upscale a picture, a folder of pictures or a video, in tiles if memory requires it.
 
     The tiled result equals that of the whole image wherever this is possible. Where it is not, the
-    measured difference is printed. A folder keeps its tree. If the same command is given again,
-    finished pictures are skipped and an unfinished video is resumed. Prints the paths of the files
-    it wrote.
+    measured difference is printed. A folder keeps its tree. Its hidden files are left out, and the
+    pictures that cannot be read are named. If the same command is given again, finished pictures
+    are skipped and an unfinished video is resumed. Prints the paths of the files it wrote.
     """
     from sr_deploy.upscale.memory import parse_bytes
-    from sr_deploy.upscale.options import UpscaleOptions
+    from sr_deploy.upscale.options import UpscaleOptions, parse_streams
     from sr_deploy.upscale.reporter import Reporter
     from sr_deploy.upscale.run import upscale_path
 
-    max_bytes = None if max_memory is None else parse_bytes(max_memory)
+    options["max_memory"] = None if max_memory is None else parse_bytes(max_memory)
+    options["drop"] = frozenset() if drop is None else parse_streams(drop)
     progress = functools.partial(frame_progress, sys.stderr)
     reporter = Reporter(log, lambda path: emit(str(path)), progress)
-    upscale_path(source, output, UpscaleOptions(max_memory=max_bytes, **options), reporter)
+    upscale_path(source, output, UpscaleOptions(**options), reporter)
 
 
 @contextlib.contextmanager

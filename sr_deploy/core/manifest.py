@@ -10,6 +10,7 @@ from typing import Callable, Dict, Iterator, Mapping, Optional, Tuple
 from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.files import atomic_path, sha256_of
 from sr_deploy.core.jsonio import from_dict, read_dataclass, to_json
+from sr_deploy.core.onnx_file import artifact_sha256
 from sr_deploy.core.target import TargetProfile, load_target, same_version
 
 _LIBRARIES = ("tensorrt", "tensorrt_rtx")
@@ -60,9 +61,9 @@ class Manifest:
     """The checks that were done, with their numbers."""
     not_checked: Tuple[str, ...] = ()
     counts: Dict[str, object] = field(default_factory=dict)
-    """params, macs, acts, convs, counter and uncounted of the trained network at 256x256 by the
-    `hooks` counter; `fvcore`: the same by fvcore; `deployed`: those of the graph's own network by
-    both counters. Files of older versions lack the last two."""
+    """params, macs, acts, convs, counter, uncounted and uncounted_macs of the trained network at
+    256x256 by the `hooks` counter; `fvcore`: the same by fvcore; `deployed`: those of the graph's
+    own network by both counters. Files of older versions lack the last two."""
     profile: Optional[Dict[str, object]] = None
     """Of an engine for a target that is not shipped: its profile."""
     build: Dict[str, object] = field(default_factory=dict)
@@ -109,7 +110,7 @@ def read_manifest(artifact: Path, *, trust: bool = False) -> Manifest:
             hint="export or build it with srdeploy",
         )
     manifest = parse_manifest(path)
-    if not trust and sha256_of(artifact) != manifest.sha256:
+    if not trust and artifact_sha256(artifact) != manifest.sha256:
         raise ArtifactError(
             f"{artifact} was changed after its manifest was written: "
             f"its SHA-256 differs from the one in {path.name}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
@@ -11,6 +12,7 @@ import numpy as np
 from sr_deploy.core.errors import ArtifactError, CheckpointError, InputError
 from sr_deploy.core.files import data_folder
 from sr_deploy.core.jsonio import from_dict, read_json
+from sr_deploy.core.sizes import HW
 
 ROUTER_SUFFIX = ".router.safetensors"
 _CARD_SUFFIX = ".router.json"
@@ -19,6 +21,10 @@ _FARTHEST = 1e9
 """Larger than any quotient of a difference of log-odds and one of costs."""
 OVERLAP_PX = 4
 """LR pixels shared by neighbouring patches, as in the paper: 32x32 with a stride of 28."""
+MAX_SHARE = 2.0
+"""The largest budget: all branches may take more than the plain network, as patches overlap."""
+LARGE_HW = (1080, 1920)
+"""An image for which the cost of overlaps is given: other sizes differ by few percent."""
 CELL = 4
 """Kernel size and stride of a router's first convolution in LR pixels; the smallest patch."""
 
@@ -143,33 +149,52 @@ class RoutedPlan:
         return len({name.rpartition(".")[0] for name in self.names}) == 1
 
     @property
-    def least_share(self) -> float:
-        """The smallest budget: router and smallest branch everywhere, relative to the largest."""
-        return (self.router_macs + self.macs[0]) / self.macs[-1]
+    def plain_macs_px(self) -> float:
+        """Multiply-accumulates of the plain network, the largest branch, per LR pixel."""
+        return self.macs[-1] / self.patch**2
+
+    @property
+    def least_macs(self) -> int:
+        """Multiply-accumulates per patch of the router and the smallest branch."""
+        return self.router_macs + self.macs[0]
+
+    def least_share(self, hw: HW) -> float:
+        """Return the smallest budget of an image of (h, w) LR pixels.
+
+        It is the work of the router and the smallest branch on all its patches, relative to the
+        largest branch on the whole image.
+        """
+        patches = math.prod(
+            len(patch_spans(max(n, self.patch), self.patch, self.overlap)[0]) for n in hw
+        )
+        return patches * self.least_macs / (self.plain_macs_px * math.prod(hw))
 
     def check_budget(self, max_share: Optional[float]) -> None:
-        """Raise InputError for a budget below the smallest branch."""
-        if max_share is not None and not self.least_share <= max_share:
+        """Raise InputError for a budget that no image can keep."""
+        least = self.least_share((self.patch, self.patch))  # one patch: no overlap
+        if max_share is not None and not least <= max_share:
+            large = self.least_share(LARGE_HW)
             raise InputError(
-                f"a budget of {max_share:.1%} of '{self.names[-1]}' is too small: "
-                f"the router and '{self.names[0]}' everywhere take {self.least_share:.1%}",
-                hint=f"give {np.ceil(self.least_share * 100):.0f}% or more",
+                f"a budget of {max_share:.1%} of '{self.names[-1]}' on the whole image is too "
+                f"small: the router and '{self.names[0]}' everywhere take {least:.1%} of it "
+                f"on one patch and {large:.1%} on overlapping ones",
+                hint=f"give {np.ceil(large * 100):.0f}% or more",
             )
 
-    def classes(self, log_odds: np.ndarray, max_share: Optional[float] = None) -> np.ndarray:
+    def classes(self, log_odds: np.ndarray, max_macs: Optional[float] = None) -> np.ndarray:
         """Return the class of each patch: (N, classes) -> (N,) int64, 0 the smallest branch.
 
         Without a budget it is the likeliest class. With one, each class has a handicap in
-        proportion to its cost: the smallest handicap that executes at most `max_share` of the
-        largest branch on all patches. It is negative where the budget allows more than the router
-        chose. Raises InputError for a budget below the smallest branch.
+        proportion to its cost: the smallest handicap with which the router and the branches execute
+        at most `max_macs` multiply-accumulates on all patches together. It is negative where the
+        budget allows more than the router chose. A budget below `least_macs` on each patch cannot
+        be kept: all patches get the smallest branch.
         """
-        if max_share is None:
+        if max_macs is None:
             return np.asarray(log_odds.argmax(axis=1))
-        self.check_budget(max_share)
         cost = np.array(self.macs, np.float64) / self.macs[-1]
-
-        branch_share = max_share - self.router_macs / self.macs[-1] + 1e-12
+        per_patch = max_macs / len(log_odds) - self.router_macs
+        branch_share = per_patch / self.macs[-1] + 1e-12
 
         def choose(handicap: float) -> np.ndarray:
             return np.asarray((log_odds - handicap * cost).argmax(axis=1))
@@ -215,17 +240,25 @@ def read_routed_plan(path: Path) -> RoutedPlan:
 
 
 def parse_share(text: str) -> float:
-    """Parse `60%` or `0.6`. Raises InputError unless it is above 0 and at most 100 %."""
+    """Parse `60%` or `0.6`. Raises InputError unless it is above 0 and at most 200 %.
+
+    A share of the plain network on the whole image; patches that overlap may take more than all.
+    """
     try:
         share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
         share = float("nan")
-    if not 0 < share <= 1:
+    if not 0 < share <= MAX_SHARE:
         raise InputError(
-            f"'{text}' is not a valid share of the largest network's work; "
-            "expected a value above 0 up to 100%, such as 60% or 0.6"
+            f"'{text}' is not a valid share of the plain network's work; "
+            "expected a value above 0 up to 200%, such as 60% or 0.6"
         )
     return share
+
+
+def budget_text(max_share: Optional[float]) -> str:
+    """Return the budget as a part of a network's identity."""
+    return "no budget" if max_share is None else f"{max_share} of the whole image"
 
 
 def patch_spans(size: int, patch: int, overlap: int) -> Tuple[List[int], np.ndarray]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Tuple,
 
 import numpy as np
 
-from sr_deploy.core.errors import InputError, MissingPackageError
+from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.spec import check_min_hw
 
@@ -54,8 +54,9 @@ class ExecutedWork:
 
     macs: int = 0
     """Multiply-accumulates executed, including those for decisions and overlaps."""
-    largest_macs: int = 0
-    """Multiply-accumulates of the largest network on the same patches or pixels."""
+    plain_macs: float = 0
+    """Multiply-accumulates of the plain network, which computes everything, on the whole images:
+    no patches, no tiles, every pixel once."""
     ms: Dict[str, float] = field(default_factory=dict)
     """Wall time of each stage."""
     pixels: Dict[str, int] = field(default_factory=dict)
@@ -63,13 +64,16 @@ class ExecutedWork:
 
     @property
     def share(self) -> float:
-        """Executed work relative to the largest network; 1 if nothing ran."""
-        return self.macs / self.largest_macs if self.largest_macs else 1.0
+        """Executed work relative to the plain network on whole images; 1 if nothing ran.
+
+        It is above 1 where overlaps and decisions cost more than the network saves.
+        """
+        return self.macs / self.plain_macs if self.plain_macs else 1.0
 
     def __add__(self, other: ExecutedWork) -> ExecutedWork:
         return ExecutedWork(
             self.macs + other.macs,
-            self.largest_macs + other.largest_macs,
+            self.plain_macs + other.plain_macs,
             _sum_by_key(self.ms, other.ms),
             _sum_by_key(self.pixels, other.pixels),
         )
@@ -78,7 +82,8 @@ class ExecutedWork:
         total = sum(self.pixels.values()) or 1
         ways = ", ".join(f"{key} {px / total:.0%}" for key, px in self.pixels.items())
         stages = ", ".join(f"{key} {ms:.0f}" for key, ms in self.ms.items())
-        return f"{self.share:.1%} of the largest's multiply-accumulates ({ways}; ms: {stages})"
+        of_plain = f"{self.share:.1%} of the plain network's multiply-accumulates"
+        return f"{of_plain} ({ways}; ms: {stages})"
 
 
 @dataclass(frozen=True)
@@ -196,8 +201,12 @@ class Session(abc.ABC):
         """Return the device's peak memory; None on the CPU, or where it is unknown."""
         return None
 
-    def reset_work(self) -> None:  # noqa: B027 - optional
-        """Start counting executed work anew, for an image or a set. For adaptive networks."""
+    def reset_work(self, *, own: float = 1.0, budget: bool = True) -> None:  # noqa: B027 - optional
+        """Start counting executed work anew, for an image or a set. For adaptive networks.
+
+        own: the pixels of the image per pixel that will be fed, below 1 where tiles overlap.
+        budget: whether a budget applies; probes of small sizes have none.
+        """
 
     def run_all_paths(self, hw: Tuple[int, int]) -> None:  # noqa: B027 - optional
         """Run all that an image of (h, w) LR pixels may need, so that its memory is taken."""
@@ -234,7 +243,8 @@ class Session(abc.ABC):
     def run(self, x_nchw: np.ndarray) -> np.ndarray:
         """Upscale (1, 3, H, W) float32, 0..1, RGB to (1, 3, scale*H, scale*W) float32, not clipped.
 
-        Raises InputError for another shape or type, or a size that the session does not take.
+        Raises InputError for another shape or type, or a size that the session does not take, and
+        ArtifactError for an output of another size.
         """
         return self.run_timed(x_nchw).y
 
@@ -250,7 +260,7 @@ class Session(abc.ABC):
         output = self._run_timed(x_nchw)
         expected = (1, 3, self.scale * x_nchw.shape[2], self.scale * x_nchw.shape[3])
         if output.y.shape != expected:
-            raise InputError(
+            raise ArtifactError(
                 f"the network returned {output.y.shape} for an input of {x_nchw.shape}, "
                 f"expected {expected}"
             )

@@ -6,10 +6,14 @@ The challenge has used two counters, which are not comparable:
   resolution) and Linear, one multiply-accumulate for each output element of an activation module,
   and two for each of an affine BatchNorm2d. It sees no functional operator.
 - `fvcore` (since 2024) traces operators. It counts convolutions (transposed ones at their input
-  resolution), matrix products, norms, adaptive average pooling and resizing, but no activation.
+  resolution), matrix products, norms, adaptive average pooling, grid sampling and resizing, but no
+  activation. Its rules are repeated with what they miss: convolutions whose padding is a text
+  (`same`, `valid`), attention and recurrent layers in one call, broadcast matrix products.
+  `Counts.uncounted_macs` has the multiply-accumulates that are missing.
 
-Both count the elements of all convolution outputs as activations. Networks are run on the meta
-device, so nothing is computed.
+Both count the elements of all convolution outputs as activations, those with a text as padding too,
+as the challenge's hooks do; fvcore's own count of activations adds matrix products. Networks are
+run on the meta device, so nothing is computed.
 """
 
 from __future__ import annotations
@@ -17,12 +21,12 @@ from __future__ import annotations
 import collections
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Counter, Dict, List, Optional, Sequence
 
+import numpy as np
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sr_deploy.core.errors import InputError
@@ -37,20 +41,19 @@ _HOOKED = (*_CONVS, *_ACTIVATIONS, nn.Linear, nn.BatchNorm2d)
 
 # Operators that move or create data. All others that a counter ignores are reported.
 _MOVES = frozenset(
-    "view _unsafe_view reshape _reshape_alias permute transpose t cat split split_with_sizes slice "
-    "select unsqueeze squeeze expand clone copy_ contiguous constant_pad_nd pad pixel_shuffle "
-    "pixel_unshuffle channel_shuffle native_channel_shuffle empty empty_like zeros zeros_like ones "
-    "ones_like full full_like arange detach alias _to_copy lift_fresh index_select index gather "
-    "unbind stack repeat flip roll unfold im2col as_strided chunk narrow native_dropout "
-    "dropout".split()
+    "view view_as _unsafe_view reshape reshape_as _reshape_alias permute transpose swapaxes t "
+    "mT cat concat split split_with_sizes unsafe_split chunk unsafe_chunk tensor_split slice "
+    "select unsqueeze squeeze squeeze_ expand expand_as broadcast_to flatten unflatten "
+    "movedim clone copy_ contiguous constant_pad_nd pad pixel_shuffle pixel_unshuffle "
+    "channel_shuffle native_channel_shuffle empty empty_like new_empty zeros zeros_like "
+    "new_zeros ones ones_like new_ones full full_like new_full arange detach alias to "
+    "_to_copy type_as lift_fresh index_select index gather unbind stack hstack vstack repeat "
+    "repeat_interleave tile flip roll unfold im2col as_strided narrow meshgrid native_dropout "
+    "dropout feature_dropout numel rot90".split()
 )
-# The names in user code of operators that the dispatcher names differently.
-_PUBLIC_NAMES = {
-    "bmm": "matmul",
-    "mm": "matmul",
-    "_softmax": "softmax",
-    "max_pool2d_with_indices": "max_pool2d",
-}
+_CONV_NAMES = frozenset(
+    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution".split()
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,9 @@ class Counts:
     counter: str
     uncounted: Dict[str, int]
     """The number of calls of each operator that computes but that the counter ignores."""
+    uncounted_macs: Dict[str, int] = field(default_factory=dict)
+    """Multiply-accumulates of convolutions and matrix products that the counter leaves out, by
+    operator; with `macs` they are all that the network has."""
 
 
 def count(net: nn.Module, hw: Sequence[int], *, counter: str) -> Counts:
@@ -83,24 +89,27 @@ def count(net: nn.Module, hw: Sequence[int], *, counter: str) -> Counts:
         if isinstance(module, _CONVS):
             acts.append(output.numel())
 
-    # Not in inference mode: there the dispatcher passes composite operators such as conv2d, linear
-    # and matmul on whole, instead of the convolutions and products that they consist of.
-    with torch.inference_mode(False), torch.no_grad():
+    # In inference mode the dispatcher passes composite operators such as conv2d, matmul and lstm on
+    # whole, as fvcore's trace has them.
+    with torch.inference_mode():
         ghost = copy.deepcopy(net).to("meta").eval()
         for module in ghost.modules():
             if isinstance(module, _HOOKED):
                 module.register_forward_pre_hook(enter)
                 module.register_forward_hook(leave)
-        with operators, _PoolingMarker(operators):
+        with operators:
             ghost(torch.empty(1, 3, *hw, device="meta"))
 
     params = sum(p.numel() for p in net.parameters())
     if counter == "hooks":
-        outside = dict(operators.outside_modules)
-        return Counts(params, sum(macs), sum(acts), len(acts), counter, outside)
-    acts = operators.acts
-    unsupported = dict(operators.unsupported)
-    return Counts(params, operators.macs, sum(acts), len(acts), counter, unsupported)
+        seen = operators.outside
+        total = (sum(macs), sum(acts), len(acts))
+    else:
+        seen = operators.ignored
+        total = (operators.macs, sum(operators.acts), len(operators.acts))
+    return Counts(
+        params, *total, counter, dict(seen.calls), {k: n for k, n in seen.macs.items() if n}
+    )
 
 
 def _module_macs(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> int:
@@ -114,72 +123,124 @@ def _module_macs(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> int:
     return y.numel()  # an activation
 
 
+class _Ignored:
+    """What a counter ignores: calls and multiply-accumulates by operator."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = collections.Counter()
+        self.macs: Counter[str] = collections.Counter()
+
+
 class _OperatorCounter(TorchDispatchMode):
     """Count every operator by fvcore's rules, and record those outside of hooked modules."""
 
     def __init__(self) -> None:
         super().__init__()
         self.module_depth = 0
-        self.pooling = False
         self.macs = 0
         self.acts: List[int] = []
-        self.outside_modules: Counter[str] = collections.Counter()
-        self.unsupported: Counter[str] = collections.Counter()
+        self.outside = _Ignored()
+        self.ignored = _Ignored()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: Any = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
+        products = _Products()
+        out = products.run(func, args, kwargs or {})
         namespace, _, name = func._schema.name.partition("::")
         if namespace == "aten" and name in _MOVES:
             return out
-        public_name = f"{namespace}::{_PUBLIC_NAMES.get(name, name)}"
+        if name in _CONV_NAMES:
+            self.acts.append(out.numel())
+            if func._overloadname == "padding":
+                name = "_convolution_mode"  # as fvcore's trace has it
+        public_name = f"{namespace}::{name}"
         if not self.module_depth:
-            self.outside_modules[public_name] += 1
-        macs = self._macs(name, args, out) if namespace == "aten" else None
-        if macs is None:
-            self.unsupported[public_name] += 1
-        else:
-            self.macs += macs
+            self.outside.calls[public_name] += 1
+            self.outside.macs[public_name] += products.macs
+        macs = _fvcore_macs(name, args, out) if namespace == "aten" else None
+        if name.endswith("_cell"):  # of recurrent layers: fvcore's trace has its operators
+            macs = products.macs
+        self.macs += macs or 0
+        missing = max(products.macs - (macs or 0), 0)
+        if macs is None or missing:
+            self.ignored.calls[public_name] += 1
+            self.ignored.macs[public_name] += missing
         return out
 
-    def _macs(self, name: str, args: tuple, out: Any) -> Optional[int]:
-        if name in ("convolution", "_convolution", "mkldnn_convolution"):
-            x, weight, transposed = args[0], args[1], args[6]
-            self.acts.append(out.numel())
-            pixels = x.shape[2:] if transposed else out.shape[2:]
-            return x.shape[0] * weight.numel() * math.prod(pixels)
-        if name in ("mm", "bmm"):
-            return out.numel() * args[0].shape[-1]
-        if name in ("addmm", "baddbmm"):
-            return out.numel() * args[1].shape[-1]
-        if name in ("native_batch_norm", "_native_batch_norm_legit_no_training"):
-            return args[0].numel() * (2 if args[1] is not None else 1)
-        if name in ("native_layer_norm", "native_group_norm"):
-            weight = args[2] if name == "native_layer_norm" else args[1]
-            return args[0].numel() * (5 if weight is not None else 4)
-        # Global average pooling is dispatched as a mean. fvcore does not count other means.
-        pooling = ("_adaptive_avg_pool2d", "adaptive_avg_pool2d")
-        if name in pooling or (name == "mean" and self.pooling):
-            return args[0].numel()
-        if name == "upsample_bilinear2d":
-            return 4 * out.numel()
-        return out.numel() if name == "upsample_nearest2d" else None
 
+class _Products(TorchDispatchMode):
+    """Count the multiply-accumulates of convolutions and matrix products within an operator."""
 
-class _PoolingMarker(TorchFunctionMode):
-    """Mark the operators that belong to an adaptive average pooling."""
-
-    def __init__(self, operators: _OperatorCounter) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._operators = operators
+        self.macs = 0
 
-    def __torch_function__(
+    def run(self, func: Any, args: tuple, kwargs: Dict[str, Any]) -> Any:
+        """Run an operator; one that consists of others is taken apart."""
+        with self:
+            out = func.decompose(*args, **kwargs)
+        if out is NotImplemented:
+            out = func(*args, **kwargs)
+            self.macs += _product_macs(func._schema.name.partition("::")[2], args, out)
+        return out
+
+    def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: Any = None
     ) -> Any:
-        outer = self._operators.pooling
-        self._operators.pooling = outer or func is torch.nn.functional.adaptive_avg_pool2d
-        try:
-            return func(*args, **(kwargs or {}))
-        finally:
-            self._operators.pooling = outer
+        return self.run(func, args, kwargs or {})
+
+
+def _product_macs(name: str, args: tuple, out: Any) -> int:
+    """Return the multiply-accumulates of an operator that is not composite."""
+    if name in ("convolution", "_convolution"):
+        return _conv_macs(args[0], args[1], out, transposed=args[6])
+    if name in ("mm", "bmm", "mv", "dot", "vdot"):
+        return int(out.numel() * args[0].shape[-1])
+    if name in ("addmm", "baddbmm", "addmv"):
+        return int(out.numel() * args[1].shape[-1])
+    if name == "addbmm":
+        return int(out.numel() * args[1].shape[0] * args[1].shape[-1])
+    return 0
+
+
+def _fvcore_macs(name: str, args: tuple, out: Any) -> Optional[int]:
+    """Return the count of fvcore's rule for an operator; None where it has none, or fails."""
+    if name in _CONV_NAMES:
+        return _conv_macs(args[0], args[1], out, transposed="transpose" in name)
+    if name == "linear":
+        return int(args[0].numel() * args[1].shape[0])
+    if name in ("mm", "bmm", "matmul"):  # for matmul, broadcasting of the first factor is missed
+        return int(args[0].numel() * args[1].shape[-1]) if args[1].dim() > 1 else None
+    if name == "addmm":
+        return int(args[1].numel() * args[2].shape[-1])
+    if name == "einsum":
+        return _einsum_macs(args[0], [x.shape for x in args[1]])
+    if name in _NORMS:
+        affine = args[_NORMS[name] :][:1] not in ((), (None,))  # defaults at the end are left out
+        estimate = 1 if name == "batch_norm" and not args[5] else 4
+        return int(args[0].numel() * (estimate + affine))
+    if name == "adaptive_avg_pool2d":
+        return int(args[0].numel())
+    if name in ("upsample_bilinear2d", "grid_sampler"):
+        return int(4 * out.numel())
+    return int(out.numel()) if name == "upsample_nearest2d" else None
+
+
+_NORMS = {"group_norm": 2, "layer_norm": 2, "instance_norm": 1, "batch_norm": 1}
+"""The operators that fvcore counts as norms, with the place of their weight."""
+
+
+def _conv_macs(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, transposed: bool) -> int:
+    sides = weight.dim() - 2
+    pixels = (x if transposed else out).shape[-sides:]
+    batch = x.shape[0] if x.dim() == weight.dim() else 1
+    return int(batch * weight.numel() * math.prod(pixels))
+
+
+def _einsum_macs(equation: str, shapes: Sequence[Sequence[int]]) -> int:
+    """Return fvcore's count: half of the operations that NumPy's best order of products has."""
+    arrays = [np.broadcast_to(np.float64(0), tuple(shape)) for shape in shapes]
+    report = str(np.einsum_path(equation.replace(" ", ""), *arrays, optimize="optimal")[1])
+    line = next(line for line in report.split("\n") if "optimized flop" in line.lower())
+    return math.floor(float(line.split(":")[-1]) / 2)

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
+from sr_deploy.core.degradation import GIVEN
 from sr_deploy.results.columns import label, labels
 from sr_deploy.results.protocols import protocol_of
-from sr_deploy.results.rows import BenchmarkRow, text_of
+from sr_deploy.results.rows import BenchmarkRow, executed_of_plain, text_of
 
 _STATISTIC = {
     "median": "median of the timed runs",
     "mean": "plain mean over the images, one run each, the first one included",
 }
 _DEPLOYED = "the same count of the graph that runs, after its exact rewrites"
+
+OF_PATCHES = "(of the same patches)"
+"""Marks executed work of older rows."""
+_EXECUTED = "of the plain network's multiply-accumulates on the whole image, overlaps included"
+_EXECUTED_OLD = (
+    f"{OF_PATCHES}: an older row, of the largest branch's on the same overlapping patches; "
+    "more of the plain network's"
+)
 
 
 def tiling_text(tiling: str) -> str:
@@ -22,7 +31,7 @@ def tiling_text(tiling: str) -> str:
 
 def conditions(rows: Sequence[BenchmarkRow]) -> Dict[str, List[str]]:
     """Return the conditions by name, each with its values: several where rows differ."""
-    owners = [(name, label(r)) for r in rows for name in r.uncounted or {}]
+    owners = [(text, label(r)) for r in rows for text in uncounted_texts(r)]
     of_all = {
         "† not counted": _with_owners(owners, map(label, rows)),
         "runs": [f"{_span(r.warmup for r in rows)} warm-up; {_span(r.runs for r in rows)} timed"],
@@ -33,6 +42,15 @@ def conditions(rows: Sequence[BenchmarkRow]) -> Dict[str, List[str]]:
         for name in of_rows[0]
     }
     return {name: texts for name, texts in values.items() if texts}
+
+
+def uncounted_texts(row: BenchmarkRow) -> List[str]:
+    """Return the operators that a row's counter ignores, with the work that its FLOPs lack."""
+    macs = row.uncounted_macs or {}
+    return [
+        f"{name}: {macs[name] / 1e9:.3g} G more" if macs.get(name) else name
+        for name in row.uncounted or {}
+    ]
 
 
 def condition_notes(rows: Sequence[BenchmarkRow]) -> List[str]:
@@ -49,11 +67,17 @@ def _conditions_of(r: BenchmarkRow) -> Dict[str, str]:
     return {
         "images": f"{r.set} ({valid})" if r.set else "",
         "test images": f"{r.test_set} ({test})" if r.test_set else "",
+        "LR": "given, not made from HR" if r.degradation == GIVEN else "",
         "PSNR, SSIM": f"{r.metric}, border {r.border_px}" if r.metric else "",
         "evaluated": tiling_text(r.tiling),
         "counted": r.counter and f"{r.counter} at {text_of(r.counted_hw)}, multiply-accumulates",
         "† not counted": "",
         "deployed": _DEPLOYED if r.deployed else "",
+        "executed": ""
+        if r.executed is None
+        else _EXECUTED
+        if executed_of_plain(r)
+        else _EXECUTED_OLD,
         "time": f"{r.protocol}: {_STATISTIC[protocol_of(r).statistic]}",
         "runs": "",
         "frames": f"one by one, {r.cadence_hz:g} a second" if r.cadence_hz else "",

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError, did_you_mean
-from sr_deploy.core.files import make_output_folder
+from sr_deploy.core.files import make_output_folder, write_hint
 from sr_deploy.core.jsonio import from_dict
 
-SCHEMA = 2
+SCHEMA = 3
+"""3: `executed` is of the plain network on the whole image; 2: of the largest branch on the same
+patches, overlaps on both sides."""
+READABLE_SCHEMAS = (2, SCHEMA)
 BICUBIC = "bicubic"
 """The model and backend of the rows of bicubic upscaling."""
 
@@ -85,11 +88,15 @@ class BenchmarkRow:
     counter: str = ""
     counted_hw: Optional[Tuple[int, int]] = None
     executed: Optional[Dict[str, Any]] = None
-    """Of an adaptive network: `share` of the largest network's multiply-accumulates over the scored
-    images, `timed_share` on the timed input, and `ways`: the part of the pixels that took each way.
-    None: always all of `macs_g`."""
+    """Of an adaptive network: `share` of the plain network's multiply-accumulates on whole images,
+    over the scored images, `timed_share` on the timed input, and `ways`: the part of the pixels
+    that took each way. Above 1 where overlaps and the router cost more than is saved. Older rows
+    have another basis: see SCHEMA. None: always all of `macs_g`."""
     uncounted: Optional[Dict[str, Any]] = None
     """Operators that compute but are not counted, with the number of their calls."""
+    uncounted_macs: Optional[Dict[str, Any]] = None
+    """Of these, the multiply-accumulates of convolutions and matrix products by operator, which
+    `macs_g` lacks."""
     deployed: Optional[Dict[str, Any]] = None
     """The same counts of the graph that runs, where it is not the network as trained."""
     set: str = ""
@@ -99,6 +106,8 @@ class BenchmarkRow:
     images: Tuple[Dict[str, Any], ...] = ()
     """For each image `image`, `split` (valid or test), `lr_hw`, `psnr_db` (None: identical), `ssim`
     and `ms`."""
+    degradation: str = "bi"
+    """How LR was made from HR, as in `core/degradation.py`; `given` if it was not."""
     metric: str = ""
     border_px: Optional[int] = None
     psnr_db: Optional[float] = None
@@ -195,9 +204,12 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        raise InputError(
-            f"cannot write {path}: {e.strerror or e}", hint="choose another folder with -o"
-        ) from e
+        raise InputError(f"cannot write {path}: {e.strerror or e}", hint=write_hint(e)) from e
+
+
+def executed_of_plain(row: BenchmarkRow) -> bool:
+    """Return whether `executed` is of the plain network on the whole image, as since schema 3."""
+    return row.executed is not None and row.schema > 2
 
 
 def read_rows(path: Path) -> List[BenchmarkRow]:
@@ -224,7 +236,7 @@ def read_rows(path: Path) -> List[BenchmarkRow]:
 
 def _parse_row(line: str, source: str) -> BenchmarkRow:
     data = _parse_json(line, source)
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+    if not isinstance(data, dict) or data.get("schema") not in READABLE_SCHEMAS:
         schema = data.get("schema", "") if isinstance(data, dict) else ""
         suffix = f"; its schema is {schema!r:.20}" if schema != "" else ""
         raise InputError(

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
+from sr_deploy.core.degradation import GIVEN
 from sr_deploy.core.errors import InputError
 from sr_deploy.results.columns import Column, label, number, over, settings_text
-from sr_deploy.results.conditions import condition_notes, tiling_text
+from sr_deploy.results.conditions import OF_PATCHES, condition_notes, tiling_text
 from sr_deploy.results.render import Table, make_table, markdown, render_table
-from sr_deploy.results.rows import BICUBIC, BenchmarkRow, QualityRow, scored_images, text_of
+from sr_deploy.results.rows import (
+    BICUBIC,
+    BenchmarkRow,
+    QualityRow,
+    executed_of_plain,
+    scored_images,
+    text_of,
+)
 
 _ALIKE = ("protocol", "metric", "set")
 """Rows that differ in one of these are not comparable. The protocol decides the counter."""
@@ -17,6 +25,7 @@ _DEGRADATIONS = {
     "bi": "bi: MATLAB's bicubic",
     "bd": "bd: Gaussian 7x7, sigma 1.6, every third pixel",
     "dn": "dn: bicubic, then noise of sigma 30, seeded by the file's name",
+    GIVEN: "given, not made from HR",
 }
 
 
@@ -32,10 +41,14 @@ def _precision(row: BenchmarkRow) -> str:
 
 
 def _executed(row: BenchmarkRow) -> str:
-    """Of the largest network's multiply-accumulates: on the timed input, and over the set."""
+    """Of the plain network's multiply-accumulates: on the timed input, and over the set.
+
+    Older rows, marked, have another basis.
+    """
     if row.executed is None:
         return ""
-    return f"{row.executed['timed_share']:.1%} / {row.executed['share']:.1%}"
+    shares = f"{row.executed['timed_share']:.1%} / {row.executed['share']:.1%}"
+    return shares if executed_of_plain(row) else f"{shares} {OF_PATCHES}"
 
 
 _PSNR = Column("PSNR [dB]", "psnr_db", 3)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import List, Optional, Tuple
 
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError, TargetError
-from sr_deploy.core.files import sha256_of
 from sr_deploy.core.manifest import (
     Manifest,
     manifest_path,
@@ -15,6 +14,7 @@ from sr_deploy.core.manifest import (
     same_versions,
     target_of,
 )
+from sr_deploy.core.onnx_file import artifact_sha256
 from sr_deploy.core.sizes import Sizes
 from sr_deploy.core.target import ONNX_RUNTIMES, TargetProfile
 from sr_deploy.runtime import BACKENDS
@@ -54,7 +54,7 @@ def diagnose(path: Path) -> Diagnosis:
         manifest = parse_manifest(sidecar)
     except ArtifactError as e:
         return Diagnosis(str(path), _kind_from_bytes(path), why_not_whole=e.message)
-    whole = sha256_of(path) == manifest.sha256
+    whole = artifact_sha256(path) == manifest.sha256
     changed = f"it was changed or truncated after {sidecar.name} was written: its SHA-256 differs"
     return Diagnosis(
         str(path),

@@ -1,100 +1,73 @@
-"""Probes ONNX graphs without a manifest: ends, sizes and scale, by a few small runs."""
+"""Probes ONNX graphs without a manifest: ends, sizes and scale, by a few small runs.
+
+Sizes are LR (h, w). Both sides are varied together, so that what holds for one holds for the other.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import importlib
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from sr_deploy.core.errors import CannotRunHereError
-from sr_deploy.core.files import sha256_of
-from sr_deploy.core.manifest import manifest_path
+from sr_deploy.core.device import usable_cores
+from sr_deploy.core.errors import ArtifactError, CannotRunHereError
+from sr_deploy.core.onnx_file import FLOAT16, artifact_sha256, onnx_facts, weight_files
 from sr_deploy.core.session import SizeContract
 from sr_deploy.core.sizes import HW, hw_text
 
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 """The element types that sessions feed and read, by ONNX Runtime's names."""
-PROBED_SIDES = ((32, 48), (64, 96), (128, 192))
-"""Pairs of LR sides to run at; the first pair that runs decides."""
-_FLOAT16 = 10
-"""TensorProto.FLOAT16."""
-MULTIPLES = (1, 2, 4, 8, 16)
-SMALLEST_SIDES = (1, 2, 3, 4, 6, 8, 12, 16, 24)
-"""In multiples."""
+LARGEST_SIDE = 16384
+PROBED_SIDES = (
+    32, 48, 64, 60, 84, 96, 120, 100, 72, 88, 104, 108, 112, 128, 140, 192, 256, 384, 512,
+)  # fmt: skip
+"""The sides to run at; together they have all divisors that windows and strides usually have."""
+PROBED_STRIP = 1024
+"""The length of the strips that find out whether there is a largest size."""
+DECLARED_PX = 512 * 512
+"""A graph of one fixed size above this is not run: its declared shapes give the scale."""
+PROBE_S, PROBE_RUN_S = 20.0, 120.0
+"""After the first no more is refined; after the second runs are ended."""
+PROBE_BYTES = 4 << 30
+"""Of address space that the probe may take, beside that of the threads."""
 _HINT = "convert it to one input (1, 3, H, W) and one output (1, 3, s*H, s*W), float RGB in 0..1"
+_ENOUGH = 10
+"""The sizes that may run without a whole scale before the graph is given up."""
+_UNLIMITED = 1 << 20
+"""The largest side along a free axis where the other axis is limited."""
 
-Run = Callable[[HW], Optional[HW]]
-"""Runs the graph at an LR size; returns the size of its output, None if the run fails."""
+Run = Callable[[HW], Optional[Tuple[int, ...]]]
+"""Runs the graph at an LR size; returns the shape of its output, None if the run fails."""
+
+
+class ContractError(Exception):
+    """Why a graph cannot be served."""
 
 
 @dataclass(frozen=True)
 class GraphContract:
     """How a graph is run: RGB in 0..1, (1, 3, H, W) -> (1, 3, scale*H, scale*W)."""
 
-    input: str
-    output: str
-    input_dtype: str
-    output_dtype: str
     scale: int
     sizes: SizeContract
-    precision: str
-    """See `graph_precision`."""
 
 
-_CONTRACTS: Dict[str, GraphContract] = {}
-"""By identity of the graph: each is probed once a process."""
-
-
-def graph_identity(path: Path) -> str:
-    """Return the SHA-256 of all files of a graph: the file itself and its external data."""
-    files = [file for file in _external_files(path) if file.is_file()]
-    if not files:
-        return sha256_of(path)
-    digests = " ".join(sha256_of(file) for file in (path, *files))
-    return hashlib.sha256(digests.encode("ascii")).hexdigest()
-
-
-def _external_files(path: Path) -> List[Path]:
-    graph = _load_graph(path)
-    if graph is None:  # onnx is not installed: the files that exporters write beside a graph
-        own = {path, manifest_path(path)}
-        return sorted(set(path.parent.glob(f"{path.name}*")) - own)
-    locations = {
-        entry.value
-        for tensor in graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return [path.parent / location for location in sorted(locations)]
-
-
-def _load_graph(path: Path) -> Any:
-    """Return the GraphProto without external data; empty if it is damaged, None without onnx."""
-    try:
-        import onnx
-    except ImportError:
-        return None
-    try:
-        return onnx.load(str(path), load_external_data=False).graph
-    except Exception:  # protobuf's errors; the runtime reports the damage
-        return onnx.GraphProto()
+CONTRACTS: Dict[str, GraphContract] = {}
+"""By identity of the graph: each is probed once. Worker processes get their parent's."""
 
 
 def graph_precision(path: Path) -> str:
-    """Return `int8` for a graph with quantised operators, `fp16` if its weights are, else `fp32`.
-
-    Without onnx it cannot be read, and counts as `fp32`.
-    """
-    graph = _load_graph(path)
-    if graph is None:
-        return "fp32"
-    names = {node.op_type for node in graph.node}
-    if any("Quantize" in name or "QLinear" in name or "Integer" in name for name in names):
+    """Return `int8` for a graph with quantised operators, `fp16` by its weights, else `fp32`."""
+    facts = onnx_facts(path)
+    if any(word in name for name in facts.operators for word in ("Quantize", "QLinear", "Integer")):
         return "int8"
-    return "fp16" if any(t.data_type == _FLOAT16 for t in graph.initializer) else "fp32"
+    return "fp16" if FLOAT16 in facts.types else "fp32"
 
 
 def probe_graph(path: Path, session: Any) -> GraphContract:
@@ -104,138 +77,311 @@ def probe_graph(path: Path, session: Any) -> GraphContract:
     number of inputs or outputs, another layout, type or batch, a scale that is not a whole number,
     or an output smaller than scale times the input.
     """
-    identity = graph_identity(path)
-    if identity not in _CONTRACTS:
-        _CONTRACTS[identity] = _probe(path, session)
-    return _CONTRACTS[identity]
+    identity = artifact_sha256(path)
+    if identity not in CONTRACTS:
+        source, target = graph_ends(path, session)
+        fixed = _fixed_sides(source)
+        declared = _declared(fixed, target)
+        runs = _Runs(session, source, target)
+        try:
+            contract = declared or find_contract(runs, fixed)
+            _check_declared(contract, target)
+            CONTRACTS[identity] = contract
+        except ContractError as e:
+            raise _unsupported(path, session, f"{e}{runs.why}") from None
+    return CONTRACTS[identity]
 
 
 def graph_ends(path: Path, session: Any) -> Tuple[Any, Any]:
     """Return input and output of an open graph. Raises CannotRunHereError as `probe_graph`."""
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise _unsupported(path, session, "expected one input and one output")
-    source, target = inputs[0], outputs[0]
-    if len(source.shape) != 4 or len(target.shape) != 4:
-        raise _unsupported(path, session, "expected tensors of four dimensions")
-    for end, tensor in (("input", source), ("output", target)):
-        batch, channels, _, last = tensor.shape
-        if tensor.type not in DTYPES:
-            problem = f"the {end} is {tensor.type[7:-1]}; expected float or float16"
-        elif last in (1, 3, 4) and channels != 3:
-            problem = f"the {end} is NHWC with {last} channels; expected NCHW with 3"
-        elif isinstance(channels, int) and channels != 3:
-            problem = f"the {end} has {channels} channels; expected 3 (RGB)"
-        elif isinstance(batch, int) and batch != 1:
-            problem = f"the batch of the {end} is {batch}; expected 1"
-        else:
-            continue
-        raise _unsupported(path, session, problem)
-    return source, target
-
-
-def _probe(path: Path, session: Any) -> GraphContract:
-    source, target = graph_ends(path, session)
-
-    def run(hw: HW) -> Optional[HW]:
-        x = np.zeros((1, 3, *hw), DTYPES[source.type])
-        try:
-            y = session.run([target.name], {source.name: x})[0]
-        except Exception:  # onnxruntime raises its own kinds, which share no base class
-            return None
-        return (y.shape[2], y.shape[3]) if y.ndim == 4 and y.shape[:2] == (1, 3) else None
-
-    fixed: Tuple[Optional[int], ...] = tuple(
-        n if isinstance(n, int) else None for n in source.shape[2:]
-    )
-    small, large = _sizes_that_run(path, session, run, fixed)
-    scale = _scale(path, session, small, large)
-    multiple = _multiple(run, small[0], fixed, scale)
-    least = _smallest(run, small[0], fixed, scale, multiple)
-    free = all(n is None for n in fixed)
-    max_hw = None if free else tuple(_UNLIMITED if n is None else n for n in fixed)
-    return GraphContract(
-        source.name,
-        target.name,
-        DTYPES[source.type],
-        DTYPES[target.type],
-        scale,
-        SizeContract(min_hw=least, max_hw=max_hw, align_px=multiple, multiple=multiple),
-        graph_precision(path),
-    )
-
-
-_UNLIMITED = 1 << 20
-"""The largest side along a free axis where the other axis is fixed."""
-
-Sized = Tuple[HW, HW]
-"""An LR size, and the size of the output."""
-
-
-def _sizes_that_run(
-    path: Path, session: Any, run: Run, fixed: Sequence[Optional[int]]
-) -> Tuple[Sized, Sized]:
-    """Return two LR sizes with the sizes of their outputs; twice the same for a fixed size."""
-    for sides in PROBED_SIDES:
-        sized = []
-        for side in sides:
-            hw = _hw(side, fixed)
-            output_hw = run(hw)
-            if output_hw is not None:
-                sized.append((hw, output_hw))
-        if len(sized) == 2:
-            return sized[0], sized[1]
-    tried = ", ".join(hw_text(_hw(side, fixed)) for pair in PROBED_SIDES for side in pair)
-    raise _unsupported(path, session, f"it does not run as (1, 3, H, W) at any of {tried}")
-
-
-def _scale(path: Path, session: Any, small: Sized, large: Sized) -> int:
-    scales, crops = [], []
-    for axis in (0, 1):
-        n, out, more, more_out = small[0][axis], small[1][axis], large[0][axis], large[1][axis]
-        scale = (more_out - out) / (more - n) if more > n else max(out // n, 1)
-        scales.append(scale)
-        crops.append(scale * n - out)
-    at = f"{hw_text(small[0])} becomes {hw_text(small[1])}"
-    if large != small:
-        at += f" and {hw_text(large[0])} becomes {hw_text(large[1])}"
-    if scales[0] != scales[1] or scales[0] < 1 or scales[0] != int(scales[0]):
-        raise _unsupported(path, session, f"{at}: expected one whole scale of at least 1")
-    if any(crops):
-        lost = " and ".join(f"{crop:g}" for crop in dict.fromkeys(crops))
-        raise _unsupported(
-            path, session, f"{at}: {lost} pixels less than x{scales[0]:g} (unpadded convolutions?)"
+    try:
+        inputs, outputs = (
+            [(t, t.name, t.type, t.shape) for t in tensors]
+            for tensors in (session.get_inputs(), session.get_outputs())
         )
-    return int(scales[0])
+    except UnicodeDecodeError as e:
+        raise ArtifactError(f"{path} is damaged: a name in it is not UTF-8") from e
+    problem = ends_problem(
+        [(kind, shape) for _, _, kind, shape in inputs],
+        [(kind, shape) for _, _, kind, shape in outputs],
+    )
+    if problem:
+        raise _unsupported(path, session, problem)
+    return inputs[0][0], outputs[0][0]
 
 
-def _multiple(run: Run, hw: HW, fixed: Sequence[Optional[int]], scale: int) -> int:
-    """Return the number that free sides must be multiples of: 2 for a pixel-unshuffle of 2."""
-    if None not in fixed:
-        return 1
-    base = max(n for n, size in zip(hw, fixed) if size is None)
-    for multiple in MULTIPLES:
-        if _runs(run, _hw(base + multiple, fixed), scale):
-            return multiple
-    return base
+End = Tuple[str, Sequence[Any]]
+"""A tensor's type, such as `tensor(float)`, and its declared shape; empty: unknown."""
 
 
-def _smallest(run: Run, hw: HW, fixed: Sequence[Optional[int]], scale: int, multiple: int) -> HW:
-    base = max((n for n, size in zip(hw, fixed) if size is None), default=0)
-    for side in (n * multiple for n in SMALLEST_SIDES if n * multiple < base):
-        if _runs(run, _hw(side, fixed), scale):
-            # Sessions mirror smaller images up to the next multiple.
-            return _hw(side - multiple + 1, fixed)
-    return hw
+def ends_problem(inputs: Sequence[End], outputs: Sequence[End]) -> str:
+    """Return why sessions cannot feed or read a graph with these ends; empty if they can."""
+    if len(inputs) != 1 or len(outputs) != 1:
+        found = f"{len(inputs)} and {len(outputs)}"
+        return f"expected one input and one output, found {found}"
+    for end, (kind, shape) in (("input", inputs[0]), ("output", outputs[0])):
+        if kind not in DTYPES:
+            name = kind[7:-1] if kind.startswith("tensor(") else kind
+            return f"the {end} is {name}; expected float or float16"
+        if not shape:
+            continue
+        if len(shape) != 4:
+            return f"the {end} has {len(shape)} dimensions; expected four dimensions, (1, 3, H, W)"
+        batch, channels, _, last = shape
+        if last in (1, 3, 4) and channels != 3:
+            return f"the {end} is NHWC with {last} channels; expected NCHW with 3"
+        if isinstance(channels, int) and channels != 3:
+            return f"the {end} has {channels} channels; expected 3 (RGB)"
+        if isinstance(batch, int) and batch != 1:
+            return f"the batch of the {end} is {batch}; expected 1"
+        for side, n in zip(("height", "width"), shape[2:] if end == "input" else ()):
+            if isinstance(n, int) and not 1 <= n <= LARGEST_SIDE:
+                return f"the {side} of the input is {n}; expected 1 to {LARGEST_SIDE}"
+    return ""
 
 
-def _runs(run: Run, hw: HW, scale: int) -> bool:
-    return run(hw) == (scale * hw[0], scale * hw[1])
+class _Runs:
+    """Runs an open graph on zeros; `why` has the first failure, for messages."""
+
+    def __init__(self, session: Any, source: Any, target: Any) -> None:
+        self._session, self._source, self._target = session, source, target
+        self._ends_at = time.monotonic() + PROBE_RUN_S
+        self.why = ""
+
+    def __call__(self, hw: HW) -> Optional[Tuple[int, ...]]:
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = 4  # failures are expected
+        left_s = max(self._ends_at - time.monotonic(), 0.0)
+        timer = threading.Timer(left_s, setattr, (options, "terminate", True))
+        timer.daemon = True
+        try:
+            timer.start()
+            x = np.zeros((1, 3, *hw), DTYPES[self._source.type])
+            y = self._session.run([self._target.name], {self._source.name: x}, options)[0]
+        except Exception as e:  # onnxruntime raises its own kinds, which share no base class
+            reason = (str(e).splitlines() or [type(e).__name__])[0][:200]
+            if time.monotonic() >= self._ends_at:
+                reason = f"it takes more than {PROBE_RUN_S:g} s"
+            self.why = self.why or f"; at {hw_text(hw)}: {reason}"
+            return None
+        finally:
+            timer.cancel()
+        return tuple(y.shape)
 
 
-def _hw(side: int, fixed: Sequence[Optional[int]]) -> HW:
-    h, w = (side if n is None else n for n in fixed)
+@contextlib.contextmanager
+def bounded_memory(path: Path) -> Iterator[None]:
+    """Let allocations fail beyond what a graph needs at small sizes, where the system can.
+
+    Raises ArtifactError if the files of its weights cannot be used.
+    """
+    files = [path, *(path.parent / name for name in weight_files(path))]
+    try:
+        resource: Any = importlib.import_module("resource")  # which Windows lacks
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):  # not Linux
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    size = sum(file.stat().st_size for file in files)
+    limit = taken + PROBE_BYTES + 4 * size + (256 << 20) * usable_cores()
+    if before[0] != resource.RLIM_INFINITY:
+        limit = min(limit, before[0])
+    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def _fixed_sides(source: Any) -> Tuple[Optional[int], Optional[int]]:
+    h, w = (n if isinstance(n, int) else None for n in list(source.shape)[2:] or (None, None))
     return h, w
+
+
+def _declared(fixed: Sequence[Optional[int]], target: Any) -> Optional[GraphContract]:
+    """Return the contract of a large fixed size by its declared shapes, None where it is to run."""
+    h, w = fixed
+    if h is None or w is None or h * w <= DECLARED_PX or not target.shape:
+        return None
+    out = target.shape[2:]
+    scale = out[0] // h if isinstance(out[0], int) else 0
+    if scale < 1 or list(out) != [scale * h, scale * w]:
+        return None
+    return GraphContract(scale, SizeContract((h, w), (h, w)))
+
+
+def _check_declared(contract: GraphContract, target: Any) -> None:
+    """Raise ContractError if the output's declared shape, to which it is bound, is another one."""
+    sizes, scale = contract.sizes, contract.scale
+    for axis, n in enumerate(list(target.shape)[2:]):
+        least, most = sizes.min_hw[axis], (sizes.max_hw or (None, None))[axis]
+        if isinstance(n, int) and not scale * least == n == scale * (most or 0):
+            raise ContractError(
+                f"it declares an output of {list(target.shape)}, but computes x{scale} of its input"
+            )
+
+
+def find_contract(run: Run, fixed: Sequence[Optional[int]]) -> GraphContract:
+    """Return the contract of a graph by running it. fixed: its declared height and width.
+
+    Raises ContractError with what was found.
+    """
+    return _Search(run, fixed).contract()
+
+
+class _Search:
+    def __init__(self, run: Run, fixed: Sequence[Optional[int]]) -> None:
+        self._run_at, self._fixed = run, fixed
+        self._shapes: Dict[HW, Optional[Tuple[int, ...]]] = {}
+        self._refine_until = time.monotonic() + PROBE_S
+
+    def contract(self) -> GraphContract:
+        if None not in self._fixed:
+            hw = self._hw(0)
+            return GraphContract(self._scale_of([hw]), SizeContract(hw, hw))
+        ran: List[HW] = []
+        for side in PROBED_SIDES:
+            hw = self._hw(side)
+            scale = self._ratio(hw)
+            if self._shape(hw) is not None:
+                ran.append(hw)
+            multiple = self._multiple(side, scale) if scale else None
+            if multiple is not None:
+                return self._of_several_sizes(scale, side, multiple)
+            if len(ran) == _ENOUGH or (ran and not self._in_time):
+                break
+        if len(ran) > 1:
+            raise ContractError(f"{self._what(ran[:2])}{self._crop(ran)}")
+        return GraphContract(self._scale_of(ran), SizeContract(ran[0], ran[0]))
+
+    def _of_several_sizes(self, scale: int, side: int, multiple: int) -> GraphContract:
+        hw = self._hw(side)
+        self._check_oblong(scale, hw, multiple)
+        least = multiple * self._first(
+            side // multiple, lambda n: self._fits(scale, self._hw(n * multiple))
+        )
+        most = self._most(scale, side, least, multiple)
+        # Sessions mirror other sizes up to the next multiple.
+        min_hw = self._hw(least - multiple + 1)
+        bounded = most is not None or any(n is not None for n in self._fixed)
+        max_hw = self._hw(most or _UNLIMITED) if bounded else None
+        return GraphContract(
+            scale, SizeContract(min_hw, max_hw, align_px=multiple, multiple=multiple)
+        )
+
+    def _multiple(self, side: int, scale: int) -> Optional[int]:
+        """Return the smallest divisor of `side` by which it can be changed; None if there is none.
+
+        2 for a pixel-unshuffle of 2, 8 for windows of 8 pixels.
+        """
+        for n in (n for n in range(1, side + 1) if side % n == 0):
+            if not self._in_time:
+                return side
+            up, down, further = (self._hw(max(m, 0)) for m in (side + n, side - n, side + 2 * n))
+            # All that run, since one may fit by chance: 16 and 32, where a network pads to 24s.
+            if any(self._fits(scale, hw) for hw in (up, down)) and all(
+                self._shape(hw) is None or self._fits(scale, hw) for hw in (up, down, further)
+            ):
+                return n
+        return None
+
+    def _check_oblong(self, scale: int, hw: HW, multiple: int) -> None:
+        """Raise ContractError for graphs of square images only, or that exchange the sides."""
+        if any(n is not None for n in self._fixed):
+            return
+        options = [(hw[0], hw[1] + n) for n in (multiple, -multiple) if hw[1] + n]
+        if not any(self._fits(scale, option) for option in options):
+            tried = self._what([hw, options[0]])
+            raise ContractError(f"{tried}: expected other sizes than squares")
+
+    def _most(self, scale: int, side: int, least: int, multiple: int) -> Optional[int]:
+        """Return the largest side, in steps of `multiple`; None if there seems to be no limit."""
+        far = PROBED_STRIP // multiple * multiple
+        strips = [(far, least), (least, far)]
+        h, w = self._fixed
+        if h is not None or w is not None:
+            strips = [self._hw(far)]
+        if far <= side or all(self._fits(scale, strip) for strip in strips):
+            return None
+        low, high = side // multiple, far // multiple
+        while high - low > 1 and self._in_time:
+            middle = (low + high) // 2
+            if self._fits(scale, self._hw(middle * multiple)):
+                low = middle
+            else:
+                high = middle
+        return low * multiple
+
+    def _first(self, last: int, fits: Callable[[int], bool]) -> int:
+        """Return the smallest of 1..last that fits, where all above it do; `last` does."""
+        low, high = 0, last
+        while high - low > 1 and self._in_time:
+            middle = 1 if low == 0 and high == last else (low + high) // 2
+            if fits(middle):
+                high = middle
+            else:
+                low = middle
+        return high
+
+    @property
+    def _in_time(self) -> bool:
+        return time.monotonic() < self._refine_until
+
+    def _shape(self, hw: HW) -> Optional[Tuple[int, ...]]:
+        if hw not in self._shapes:
+            self._shapes[hw] = self._run_at(hw) if min(hw) else None
+        return self._shapes[hw]
+
+    def _fits(self, scale: int, hw: HW) -> bool:
+        return self._shape(hw) == (1, 3, scale * hw[0], scale * hw[1])
+
+    def _ratio(self, hw: HW) -> int:
+        """Return the whole scale at a size; 0 if there is none."""
+        shape = self._shape(hw)
+        scale = shape[2] // hw[0] if shape is not None and len(shape) == 4 else 0
+        return scale if scale and self._fits(scale, hw) else 0
+
+    def _scale_of(self, ran: Sequence[HW]) -> int:
+        """Return the scale of the only size that ran. Raises ContractError where it has none."""
+        if not ran or self._shape(ran[0]) is None:
+            sizes = list(map(hw_text, self._shapes))
+            tried = ", ".join(sizes[:3] + [f"... {sizes[-1]}"] if len(sizes) > 4 else sizes)
+            raise ContractError(f"it does not run as (1, 3, H, W) at any of {tried}")
+        scale = self._ratio(ran[0])
+        if scale:
+            return scale
+        raise ContractError(f"{self._what(ran)}{self._crop(ran)}")
+
+    def _crop(self, ran: Sequence[HW]) -> str:
+        """Return what is wrong with the outputs: the pixels that a network cuts off."""
+        (a, a_out), (b, b_out) = ((hw, self._shape(hw) or ()) for hw in (ran[0], ran[-1]))
+        if not len(a_out) == len(b_out) == 4 or a_out[:2] != (1, 3):
+            return ": expected (1, 3, H, W)"
+        axis = 1 if self._fixed[1] is None else 0
+        if b[axis] > a[axis]:
+            scale = (b_out[2 + axis] - a_out[2 + axis]) / (b[axis] - a[axis])
+            lost = scale * a[axis] - a_out[2 + axis]
+            if scale >= 1 and scale == int(scale) and lost:
+                word = "less" if lost > 0 else "more"
+                cause = " (unpadded convolutions?)" if lost > 0 else ""
+                return f": {abs(lost):g} pixels {word} than x{scale:g}{cause}"
+        return ": expected one whole scale of at least 1"
+
+    def _what(self, sizes: Sequence[HW]) -> str:
+        parts = []
+        for hw in sizes:
+            shape = self._shape(hw)
+            image = shape is not None and len(shape) == 4 and shape[:2] == (1, 3)
+            became = hw_text(shape[2:]) if shape is not None and image else str(shape)
+            parts.append(f"{hw_text(hw)} " + (f"becomes {became}" if shape else "does not run"))
+        return " and ".join(parts)
+
+    def _hw(self, side: int) -> HW:
+        h, w = (side if n is None else n for n in self._fixed)
+        return h, w
 
 
 def _tensors(tensors: Sequence[Any]) -> str:

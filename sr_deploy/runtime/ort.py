@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import tempfile
@@ -17,11 +18,17 @@ from sr_deploy.core.errors import (
     CannotRunHereError,
     DeviceMemoryError,
 )
-from sr_deploy.core.files import sha256_of
 from sr_deploy.core.manifest import Manifest
+from sr_deploy.core.onnx_file import artifact_sha256
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, PeakMemory, Session, TimedOutput
-from sr_deploy.runtime.graph_probe import DTYPES, graph_ends, graph_precision, probe_graph
+from sr_deploy.runtime.graph_probe import (
+    DTYPES,
+    bounded_memory,
+    graph_ends,
+    graph_precision,
+    probe_graph,
+)
 from sr_deploy.runtime.ort_device import COPIES_WITHIN, OrtDevice, ort_device
 from sr_deploy.runtime.ort_profile import NodeRuns
 from sr_deploy.runtime.ort_providers import onnxruntime_module, short_reason
@@ -63,13 +70,18 @@ class OnnxRuntimeSession(Session):
         self.why_cpu = device.why_cpu
         self.threads = usable_cores() if device.is_cpu else None
         self.precision = manifest.precision_obtained if manifest else graph_precision(path)
-        self._session = raw_session(str(path), device=device, fp16=self.precision == "fp16")
+        fp16 = self.precision == "fp16"
+        self._probed = manifest is None
         if manifest is None:
-            contract = probe_graph(path, self._session)
+            # A GPU's libraries reserve addresses without taking memory.
+            with bounded_memory(path) if device.is_cpu else contextlib.nullcontext():
+                self._session = raw_session(str(path), device=device, fp16=fp16)
+                contract = probe_graph(path, self._session)
             self.scale, sizes = contract.scale, contract.sizes
             self.min_hw, self.max_hw = sizes.min_hw, sizes.max_hw
             self.align_px = self._multiple = sizes.multiple
         else:
+            self._session = raw_session(str(path), device=device, fp16=fp16)
             self.scale = manifest.scale
             self.min_hw, self.max_hw = manifest.min_shape, manifest.max_shape
             self.halo_px, self.align_px = manifest.halo_px, manifest.align_px
@@ -111,7 +123,10 @@ class OnnxRuntimeSession(Session):
     def _run_timed(self, x_nchw: np.ndarray) -> TimedOutput:
         """Run, in FP32 without copies; other sizes are mirrored up to the graph's multiple."""
         h, w = x_nchw.shape[2:]
-        below, right = -h % self._multiple, -w % self._multiple
+        below, right = (
+            -n % self._multiple if fixed is None else 0
+            for n, fixed in zip((h, w), self.fixed_sides)
+        )
         if below or right:
             x_nchw = np.pad(x_nchw, ((0, 0), (0, 0), (0, below), (0, right)), mode="symmetric")
         x = np.ascontiguousarray(x_nchw, self._dtypes[0])
@@ -119,7 +134,10 @@ class OnnxRuntimeSession(Session):
         try:
             y, ms, copies_ms = self._device.run(self._session, x, shape, self._dtypes[1])
         except Exception as e:  # onnxruntime's errors share no base class
-            raise self._device.error(f"at {x.shape[2]}x{x.shape[3]}", e) from e
+            error = self._device.error(f"at {x.shape[2]}x{x.shape[3]}", e)
+            if not error.hint and self._probed:
+                error.hint = "the graph was probed at small sizes: try smaller images, or tiles"
+            raise error from e
         y = y[:, :, : self.scale * h, : self.scale * w].astype(np.float32, copy=False)
         return TimedOutput(y, ms, copies_ms)
 
@@ -146,7 +164,7 @@ class OnnxParts:
                 raise ArtifactError(
                     f"{plan} names {name}, which does not exist", hint="export the model again"
                 )
-            if sha256_of(graph) != sha256:
+            if artifact_sha256(graph) != sha256:
                 raise ArtifactError(
                     f"{graph} was changed after its plan was written", hint="export the model again"
                 )

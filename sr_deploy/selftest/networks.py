@@ -261,7 +261,7 @@ def check_adaptive(check: Check, folder: Path) -> Dict[str, Any]:
     (row,) = rows = measured(check, [check.model], options, folder)
     _refuse(rows, {}, Way(way.name))
     share = (row.executed or {}).get("share", 1.0)
-    return {"found": f"{time_ms(row) or 0:.1f} ms, {share:.0%} of the largest's work"}
+    return {"found": f"{time_ms(row) or 0:.1f} ms, {share:.0%} of the plain network's work"}
 
 
 def check_energy(check: Check, folder: Path) -> Dict[str, Any]:

@@ -19,11 +19,18 @@ from sr_deploy.core.routers import CELL
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.train.contrast import DISTILLATION
 from sr_deploy.train.losses import METHODS, PIXEL_LOSSES
-from sr_deploy.train.schedule import learning_rate
+from sr_deploy.train.schedule import knee_end, learning_rate
 
 AMP = ("off", "bf16", "fp16")
 STAGES = ("router", "distil", "joint")
 OBJECTIVES = ("cdnsr", "classsr", "labels")
+_PAPERS = {
+    "ASRN": ("; the paper flips only", ""),
+    "IMDeception": ("; the paper prints none", "; the paper pads with zeros"),
+    "CDNSR": ("; the paper flips or rotates", ""),
+}
+"""Where a paper's augmentation and small images differ. AdaDSR and SRN flip both ways and rotate by
+90 degrees, which gives the same eight orientations."""
 MAX_NUMBER = 10**9
 """Upper bound of any number in a recipe and of the number of trained parameters."""
 
@@ -31,7 +38,8 @@ MAX_NUMBER = 10**9
 class BaseRecipe:
     """Fields and checks that all recipes share.
 
-    The optimiser is Adam with PyTorch's betas. Patches are flipped and transposed at random.
+    The optimiser is Adam with PyTorch's betas. Patches are flipped and transposed at random, images
+    smaller than a patch are left out: `notes` says where a paper does otherwise.
     """
 
     CHOICES: ClassVar[Dict[str, Collection[str]]]  # the allowed values of fields that hold a name
@@ -57,6 +65,23 @@ class BaseRecipe:
     def patch_hw(self) -> Tuple[int, int]:
         """Size of the LR patches, (h, w) in pixels."""
         return self.patch_hr // self.scale, self.patch_hr // self.scale
+
+    def notes(self) -> Dict[str, str]:
+        """Return what all runs do, by subject, and where the paper of `source` does otherwise."""
+        paper = self.source.partition(",")[0].partition(":")[0]
+        augmentation, small = _PAPERS.get(paper, ("", ""))
+        notes = {
+            "augmentation": "flipped both ways and transposed at random" + augmentation,
+            "small images": f"images of less than {self.patch_hr} pixels a side are left out"
+            + small,
+        }
+        if self.schedule == "knee":
+            starts = "starts anew with this recipe, " if self.follows else ""
+            where = f"repeats every {sum(self.periods):,} steps and ends "
+            where += knee_end(self.steps, self.periods)
+            unsaid = "; the paper does not say" if paper in _PAPERS else ""
+            notes["knee"] = f"the schedule {starts}{where}{unsaid}"
+        return notes
 
     def check(self, source: str) -> None:
         """Raise InputError, naming `source`, for an unknown name or a value out of range."""
@@ -214,7 +239,7 @@ class RouterRecipe(BaseRecipe):
     objective: str = "cdnsr"
     """cdnsr: eq. 4; classsr: 1000 times L1, the class loss and the average loss; labels (ours,
     stage router): the best branch of each patch, learnt from errors computed once (see bank.py)."""
-    alpha: float = 0.0  # share of the largest branch's cost that is not penalised
+    alpha: float = 0.0  # share of the largest branch's cost on its patches that is not penalised
     lambda_reg: float = 2e-4
     bank: int = 4096  # labels: number of patches whose errors are computed
     softness: float = 1.5

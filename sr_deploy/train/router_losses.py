@@ -156,7 +156,7 @@ class RoutedNetwork(nn.Module):
 
     The image is cut into patches of `patch` LR pixels a side; the last ones overlap their
     neighbours if the image is not a multiple of that. Each patch runs through its likeliest branch
-    only. `counts` is the number of patches of each class so far.
+    only. `counts` is the number of patches of each class so far, `image_px` that of LR pixels.
     """
 
     def __init__(
@@ -170,11 +170,12 @@ class RoutedNetwork(nn.Module):
         super().__init__()
         self.router, self.networks = router, nn.ModuleList(networks)
         self.scale, self.patch = scale, patch
-        self.counts = [0] * len(networks)
+        self.counts, self.image_px = [0] * len(networks), 0
 
     def forward(self, x: Tensor) -> Tensor:
         s, p = self.scale, self.patch
         h, w = x.shape[2:]
+        self.image_px += h * w
         corners = [(top, left) for top in _starts(h, p) for left in _starts(w, p)]
         patches = torch.cat([x[..., top : top + p, left : left + p] for top, left in corners])
         classes = self.router(patches).argmax(dim=1).tolist()

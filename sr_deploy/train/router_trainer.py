@@ -124,6 +124,7 @@ class _RouterTask(Task):
             branches = self._start_from(options.init)
         self.branches = sort_branches(branches, recipe, self.name)
         self.macs = [b.macs for b in self.branches]
+        self.router_macs = count(self.router, recipe.patch_hw, counter="fvcore").macs
         self.facts["trained_for"] = [f"{b}, {b.weights_sha256}" for b in self.branches]
         self.paths = branch_paths(
             self.branches, recipe, options.output, self.name, resume=options.resume
@@ -199,7 +200,7 @@ class _RouterTask(Task):
             router.classify.bias.data += offsets
             self.result_facts["calibrated"] = {
                 "lost_db": target_db,
-                "share": round(share, 4),
+                "share_of_plain": round(share + self.router_macs / max(self.macs), 4),
                 "on": "patches not trained on",
             }
         return router, [
@@ -218,7 +219,7 @@ class _RouterTask(Task):
             tuple(str(b.variant) for b in self.branches),
             tuple(c.spec.weights_sha256 for c in saved),
             tuple(self.macs),
-            count(self.router, recipe.patch_hw, counter="fvcore").macs,
+            self.router_macs,
             recipe.patch_hw,
             self.config,
             **card,
@@ -231,16 +232,16 @@ class _RouterTask(Task):
         side = self.recipe.patch_hw[0]
         routed = RoutedNetwork(router, networks, scale=self.recipe.scale, patch=side)
         psnr_db = psnr_on_images(routed, self.recipe, valid)
-        executed = sum(n * macs for n, macs in zip(routed.counts, self.macs))
-        share = executed / (sum(routed.counts) * max(self.macs))
+        executed = sum(n * (self.router_macs + m) for n, m in zip(routed.counts, self.macs))
+        share = executed / (max(self.macs) / side**2 * routed.image_px)
         self.result_facts["valid"] = {
             "psnr_db": round(psnr_db, 3),
-            "share": round(share, 4),
+            "share_of_plain": round(share, 4),
             "patches": list(routed.counts),
         }
         self.options.log(
-            f"valid {psnr_db:.3f} dB at {100 * share:.1f}% of the largest branch's cost, "
-            f"patches {'/'.join(map(str, routed.counts))}"
+            f"valid {psnr_db:.3f} dB at {100 * share:.1f}% of the plain largest branch's work, "
+            f"patches side by side {'/'.join(map(str, routed.counts))}"
         )
         return psnr_db
 

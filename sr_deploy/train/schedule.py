@@ -37,6 +37,16 @@ def learning_rate(
     return final_lr + (lr - final_lr) * share if schedule in ("one-cycle", "cosine") else lr * share
 
 
+def knee_end(steps: int, periods: Sequence[int]) -> str:
+    """Return where `steps` of a knee schedule end: in which cycle and part, at which rate."""
+    warm_up, explore, _ = periods
+    cycle, at = divmod(steps - 1, sum(periods))
+    part = "warm-up" if at < warm_up else "explore" if at < warm_up + explore else "cooldown"
+    share = _knee(steps - 1, steps, periods)
+    rate = "the peak rate" if share == 1 else f"{share:.0%} of the peak rate"
+    return f"in the {part} of cycle {cycle + 1}, at {rate}"
+
+
 def _one_cycle(step: int, steps: int, periods: Sequence[int]) -> float:
     progress = step / steps
     if progress < 0.05:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, Tuple
 
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.files import write_hint
 
 LOG = ".srdeploy.jsonl"
 
@@ -66,7 +67,7 @@ class FolderLog:
                 f.write(json.dumps(entry) + "\n")
         except OSError as e:
             raise InputError(
-                f"cannot write {self._folder / LOG}: {e.strerror or e}", hint="free some disk space"
+                f"cannot write {self._folder / LOG}: {e.strerror or e}", hint=write_hint(e)
             ) from e
 
     def _name(self, task: PictureTask) -> str:

@@ -1,45 +1,86 @@
-"""Picture formats: what they can hold, and the detection of a file's format and damage."""
+"""Picture formats: what they can hold, and the detection of a file's format."""
 
 from __future__ import annotations
 
 import re
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Optional, Tuple
+from typing import Any, Dict, FrozenSet, Optional, Tuple
 
 from sr_deploy.core.errors import InputError
+
+Metadata = Dict[str, Any]
+"""Kind -> value. The kinds that can be written, with the form of the value in every container:
+
+- EXIF: bytes, a TIFF structure
+- XMP: bytes, the bare packet, UTF-8
+- ICC: bytes, the profile
+- IPTC: bytes, the datasets
+- TEXT: ((key, value), ...); COMMENTS: (text, ...)
+- RESOLUTION: (x, y, unit), in pixels per "inch", or "" for the ratio of a pixel's sides
+- GAMMA: the content of PNG's chunks gAMA, cHRM and sRGB, by name
+- CICP: bytes, ITU-T H.273's primaries, transfer, matrix and range; those of HDR are refused
+
+Any other kind is the name of something that no format gets; its value is True.
+"""
+EXIF, XMP, ICC, IPTC, TEXT, COMMENTS, RESOLUTION, GAMMA, CICP = (
+    "EXIF", "XMP", "colour profile", "IPTC", "text", "comments", "resolution",
+    "gamma and primaries", "colour tag (cICP)",
+)  # fmt: skip
+GAIN_MAP, CREDENTIALS, THUMBNAIL = "gain map", "content credentials (C2PA)", "thumbnail"
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format that can be written."""
+    """A format that can be written, and what it can hold."""
 
     name: str
     suffixes: Tuple[str, ...]
     alpha: bool = False
     deep: bool = False  # 16 bits per channel
     grey: bool = True  # one channel
-    exif: bool = False
-    icc: bool = False
+    colour: bool = True
     side: int = 1 << 20  # the largest height and width
+    holds: FrozenSet[str] = frozenset()  # kinds of metadata
+
+
+def _holds(*kinds: str) -> FrozenSet[str]:
+    return frozenset(kinds)
 
 
 FORMATS = (
-    Format("PNG", (".png",), alpha=True, deep=True, exif=True, icc=True),
-    Format("JPEG", (".jpg", ".jpeg", ".jpe"), exif=True, icc=True, side=65500),
-    Format("TIFF", (".tif", ".tiff"), alpha=True, deep=True, icc=True),
-    Format("WebP", (".webp",), alpha=True, grey=False, exif=True, icc=True, side=16383),
-    Format("BMP", (".bmp", ".dib"), alpha=True),
+    Format(
+        "PNG",
+        (".png",),
+        alpha=True,
+        deep=True,
+        holds=_holds(EXIF, XMP, ICC, TEXT, COMMENTS, RESOLUTION, GAMMA, CICP),
+    ),
+    Format(
+        "JPEG",
+        (".jpg", ".jpeg", ".jpe"),
+        side=65500,
+        holds=_holds(EXIF, XMP, ICC, IPTC, COMMENTS, RESOLUTION),
+    ),
+    Format(
+        "TIFF",
+        (".tif", ".tiff"),
+        alpha=True,
+        deep=True,
+        holds=_holds(EXIF, XMP, ICC, IPTC, RESOLUTION),
+    ),
+    Format("WebP", (".webp",), alpha=True, grey=False, side=16383, holds=_holds(EXIF, XMP, ICC)),
+    Format("BMP", (".bmp", ".dib"), alpha=True, holds=_holds(RESOLUTION)),
     Format("PPM", (".ppm", ".pnm"), deep=True, grey=False),
-    Format("PGM", (".pgm",), deep=True),
+    Format("PGM", (".pgm",), deep=True, colour=False),
 )
 PNG = FORMATS[0]
 PICTURE_SUFFIXES = tuple(s for f in FORMATS for s in f.suffixes) + (".pbm", ".gif", ".jp2", ".avif")
 """The suffixes of pictures in a folder. Results of formats that are not written become PNG."""
 
+RAW = "raw photograph"
 _MAGIC = (
+    (rb"II\*\0....CR\x02|II(RO|RS|U\0)|MMOR|FUJIFILMCCD|FOVb|....ftypcrx |II\x1a\0..\0\0HEAP", RAW),
     (rb"\x89PNG\r\n\x1a\n", "PNG"),
     (rb"\xff\xd8\xff", "JPEG"),
     (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "TIFF"),
@@ -51,8 +92,9 @@ _MAGIC = (
     (rb"GIF8[79]a", "GIF"),
     (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
     (rb"....ftypavi[fs]", "AVIF"),
+    (rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", "HEIF"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
 )
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 
 
 def format_of_name(path: Path) -> Optional[Format]:
@@ -86,48 +128,3 @@ def is_picture(path: Path) -> bool:
             return bool(content_format(f.read(64))) or path.suffix.lower() in PICTURE_SUFFIXES
     except OSError as e:
         raise InputError(f"cannot read {path}: {e.strerror or e}") from e
-
-
-def find_damage(data: bytes) -> str:
-    """Return the evidence that a PNG or JPEG file is damaged. Empty if there is none.
-
-    OpenCV up to 4.x fills the missing part of a truncated JPEG file with grey, and reads PNG chunks
-    with wrong checksums.
-    """
-    check = {"PNG": _png_damage, "JPEG": _jpeg_damage}.get(content_format(data[:16]))
-    try:
-        return check(data) if check is not None else ""
-    except struct.error:
-        return "it ends inside a header"
-
-
-def png_chunks(data: bytes) -> Iterator[Tuple[bytes, int, int]]:
-    """Yield (name, start, end) of each chunk's content in a PNG file. Raises struct.error."""
-    position = 8
-    while position < len(data):
-        size, name = struct.unpack_from(">I4s", data, position)
-        yield name, position + 8, position + 8 + size
-        position += 12 + size
-
-
-def _png_damage(data: bytes) -> str:
-    for name, start, end in png_chunks(data):
-        (checksum,) = struct.unpack_from(">I", data, end)
-        if zlib.crc32(data[start - 4 : end]) != checksum:
-            return f"the checksum of its chunk {name.decode('latin-1')} is wrong"
-        if name == b"IEND":
-            return ""
-    return "it ends before its last chunk"
-
-
-def _jpeg_damage(data: bytes) -> str:
-    position = 2
-    while True:
-        match = _JPEG_MARKER.search(data, position)
-        if match is None:
-            return "it ends before its end marker"
-        marker, position = data[match.start() + 1], match.end()
-        if marker == 0xD9:
-            return ""
-        if marker != 0x01:
-            position += struct.unpack_from(">H", data, position)[0]

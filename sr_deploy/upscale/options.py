@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, FrozenSet, Optional
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
@@ -28,8 +28,10 @@ class UpscaleOptions:
     max_memory: Optional[int] = None  # bytes, of all workers, and of each GPU; None: see `Upscaler`
     format: Optional[str] = None  # suffix of a folder's results; None: as the pictures
     workers: int = 1
+    force: bool = False  # replace existing files, but for a folder's finished results
     codec: str = "libx264"
     crf: Optional[int] = None  # None: the codec's default
+    drop: FrozenSet[int] = frozenset()  # the numbers of a video's streams to leave out
     governor: bool = False  # choose the variant frame by frame, to hold `fps`
     fps: Optional[float] = None
     max_watts: Optional[float] = None
@@ -71,8 +73,8 @@ class UpscaleOptions:
     def check_input(self, kind: str) -> None:
         """Raise InputError on options that do not apply to a `picture`, `folder` or `video`."""
         if kind != "video":
-            if self.crf is not None or self.codec != "libx264":
-                raise InputError("--codec and --crf are for videos", hint="remove them")
+            if self.crf is not None or self.codec != "libx264" or self.drop:
+                raise InputError("--codec, --crf and --drop are for videos", hint="remove them")
             if self.governor:
                 raise InputError("--governor and --fps are for videos", hint="remove them")
         if kind != "folder" and (self.format is not None or self.workers != 1):
@@ -109,3 +111,14 @@ class UpscaleOptions:
             sharing=sharing,
             log=log,
         )
+
+
+def parse_streams(text: str) -> FrozenSet[int]:
+    """Return the numbers in a list such as `2,3`. Raises InputError."""
+    numbers = text.split(",")
+    if not all(n.isascii() and n.isdecimal() for n in numbers):
+        raise InputError(
+            f"--drop {text}: expected numbers of streams, such as 2 or 2,3",
+            hint="the messages of a run name the streams with their numbers",
+        )
+    return frozenset(map(int, numbers))

@@ -3,53 +3,55 @@
 - Grey stays grey: the luma of the network's result. Palettes become colours, one bit becomes grey.
 - Alpha is upscaled separately, bicubically. Before that, invisible colours are replaced by those
   around them, so that they do not bleed into visible ones.
-- 8 and 16 bits per channel are kept. Float pictures, animations and files of several pages are
-  refused.
-- EXIF, XMP and ICC profiles are kept if the output format can hold them. So is EXIF's orientation,
-  with the pixels as stored. It is applied where it cannot be kept, and always for AVIF. OpenCV
-  applies TIFF's when reading. OpenCV before 4.12 cannot read EXIF: then nothing is kept, and a JPEG
-  file's orientation is applied.
+- 8 and 16 bits per channel are kept. Float and HDR pictures, animations, files of several pages and
+  raw photographs are refused, and what OpenCV would misread.
+- OpenCV reads and writes pixels only. Metadata are kept if the output format can hold them (see
+  `formats.py`); the others are named in a note. So is EXIF's orientation kept, with the pixels as
+  stored. It is applied where it cannot be kept, and always for AVIF. OpenCV applies TIFF's when
+  reading.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
-from dataclasses import dataclass, replace
+import struct
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import numpy as np
 
 from sr_deploy.core.errors import InputError, MissingPackageError
+from sr_deploy.core.files import native_path
 from sr_deploy.core.sizes import hw_text
-from sr_deploy.upscale.formats import Format, content_format, find_damage, format_of_name
+from sr_deploy.upscale.containers import bmff, count_pages, embed, png, read_metadata, simple, tiff
+from sr_deploy.upscale.damage import find_damage, find_hidden_damage
+from sr_deploy.upscale.formats import (
+    EXIF,
+    ICC,
+    RAW,
+    THUMBNAIL,
+    Format,
+    Metadata,
+    content_format,
+    format_of_name,
+)
 from sr_deploy.upscale.metadata import (
-    ASSOCIATED,
-    CMYK,
-    UNASSOCIATED,
-    TiffFacts,
-    avif_orientation,
-    complete_tiff,
-    exif_of_jpeg,
+    hdr_transfer,
+    profile_problem,
     read_orientation,
-    read_tiff_facts,
     resize_exif,
-    transparent_grey,
-    unscaled_maximum,
     with_upright_orientation,
 )
 from sr_deploy.upscale.upscaler import Upscaler
 
 JPEG_QUALITY = 95
-_EXIF, _XMP, _ICC = 0, 1, 2  # OpenCV's numbers
-_ANIMATED = ("GIF", "WebP", "PNG", "TIFF", "AVIF")
 _ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 _STRIP = 256
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-Metadata = Dict[int, bytes]
-"""OpenCV's number of the kind -> content."""
 
 
 @dataclass(frozen=True)
@@ -59,29 +61,36 @@ class Picture:
     rgb: np.ndarray  # (H, W, 3) uint8 or uint16
     alpha: Optional[np.ndarray] = None  # (H, W) of the same dtype
     grey: bool = False
-    metadata: Optional[Metadata] = None  # None if this OpenCV cannot read it
+    metadata: Metadata = field(default_factory=dict)
     notes: Tuple[str, ...] = ()  # remarks for the user
 
 
 def read_picture(path: Path) -> Picture:
     """Read a picture, in the format of its content. Raises InputError if it cannot be used."""
-    cv2 = opencv()
     try:
         content = path.read_bytes()
     except OSError as e:
         raise InputError(f"cannot read the picture {path}: {e.strerror or e}") from e
-    kind = content_format(content)
-    tiff = read_tiff_facts(content) if kind == "TIFF" else TiffFacts()
-    _check_content(path, content, kind, tiff)
-    if tiff.extra == UNASSOCIATED:
+    kind = content_format(content[:64])
+    facts = tiff.read_facts(content) if kind == "TIFF" else tiff.Facts()
+    metadata = read_metadata(content, kind)
+    _check_content(path, content, kind, facts)
+    transfer = hdr_transfer(metadata)
+    if transfer is not None:
+        raise InputError(
+            f"{path} is HDR, {transfer}; the networks work on SDR", hint="convert it to SDR first"
+        )
+    pixels = content
+    if facts.extra == (tiff.UNASSOCIATED,):
         # libtiff would multiply the colours by alpha. An unspecified channel is left alone.
-        content = content[: tiff.extra_at] + b"\0\0" + content[tiff.extra_at + 2 :]
-    image, metadata = _decode(cv2, np.frombuffer(content, np.uint8))
+        pixels = content[: facts.extra_at] + b"\0\0" + content[facts.extra_at + 2 :]
+    image = _decode(pixels)
     if image is None:
         raise InputError(
             f"{path} is not a picture that can be read, or it is damaged"
             + (f" ({kind})" if kind else "")
         )
+    _raise_for_damage(path, find_hidden_damage(pixels, image, _decode))
     if image.dtype not in (np.uint8, np.uint16):
         raise InputError(
             f"{path} has {image.dtype} values; expected 8 or 16 bits per channel",
@@ -92,23 +101,33 @@ def read_picture(path: Path) -> Picture:
     netpbm = {"PPM", "PGM", "PBM"}
     if named and kind and named.name != kind and not {named.name, kind} <= netpbm:
         notes.append(f"it is a {kind} file in spite of its name")
-    if tiff.extra and image.ndim == 2:
-        notes.append("the transparency of a grey TIFF file cannot be read: it is lost")
-    image = _orient(image, metadata, kind, content)
-    picture = _correct_pixels(_picture_of(image), kind, tiff, content)
-    notes += _correct_metadata(metadata, kind, tiff)
+    if kind == "AVIF":
+        image = _apply_orientation(image, bmff.avif_orientation(content))
+    picture = _correct_pixels(_picture_of(image), kind, facts, content)
+    notes += _correct_metadata(metadata, kind)
     return replace(picture, metadata=metadata, notes=tuple(notes))
 
 
-def _check_content(path: Path, content: bytes, kind: str, tiff: TiffFacts) -> None:
-    """Raise InputError if a file is damaged, of several pages, or in CMYK."""
-    damage = find_damage(content) if content else "it is empty"
-    if damage:
-        raise InputError(f"{path} is damaged: {damage}", hint="download or copy it again")
-    if tiff.photometric == CMYK:
-        raise InputError(f"{path} has CMYK colours", hint="convert it to RGB first")
-    cv2 = opencv()
-    pages = cv2.imcount(str(path)) if kind in _ANIMATED and hasattr(cv2, "imcount") else 1
+def _check_content(path: Path, content: bytes, kind: str, facts: tiff.Facts) -> None:
+    """Raise InputError if a file is damaged, of several pages, or of a kind OpenCV misreads."""
+    _raise_for_damage(path, find_damage(content) if content else "it is empty")
+    problem, hint = facts.problem, "convert it to RGB first"
+    try:
+        if kind == "AVIF":
+            problem = bmff.avif_problem(content)
+        elif kind == "JPEG 2000":
+            problem = bmff.jp2_problem(content)
+    except (struct.error, ValueError, IndexError):
+        _raise_for_damage(path, "its boxes cannot be read")
+    if kind == RAW:
+        problem = f"is a {RAW}"
+    if kind in ("HEIF", "JPEG XL"):
+        problem, hint = f"is a {kind} picture, which OpenCV cannot read", "convert it to PNG first"
+    if RAW in problem or "thumbnail" in problem:
+        hint = "develop it first, for example to a TIFF file of 16 bits"
+    if problem:
+        raise InputError(f"{path} {problem}", hint=hint)
+    pages = count_pages(content, kind)
     if pages > 1:
         raise InputError(
             f"{path} has {pages} frames or pages; expected one",
@@ -116,47 +135,76 @@ def _check_content(path: Path, content: bytes, kind: str, tiff: TiffFacts) -> No
         )
 
 
-def _orient(
-    image: np.ndarray, metadata: Optional[Metadata], kind: str, content: bytes
-) -> np.ndarray:
-    """Apply the orientation where the result's metadata cannot state it."""
-    if kind == "AVIF":
-        return _apply_orientation(image, avif_orientation(content))
-    if kind == "JPEG" and metadata is None:
-        return _apply_orientation(image, read_orientation(exif_of_jpeg(content)))
-    return image
+def _raise_for_damage(path: Path, damage: str) -> None:
+    if damage:
+        raise InputError(f"{path} is damaged: {damage}", hint="download or copy it again")
 
 
-def _correct_metadata(metadata: Optional[Metadata], kind: str, tiff: TiffFacts) -> List[str]:
-    """Correct what OpenCV has read, in place, and return notes on what is lost."""
-    if metadata is None:
-        return ["this OpenCV cannot read EXIF and colour profiles: they are lost (4.12 can)"]
-    if tiff.icc:
-        metadata[_ICC] = tiff.icc
-    if kind == "AVIF" and _EXIF in metadata:
-        metadata[_EXIF] = with_upright_orientation(metadata[_EXIF])
-    if kind == "JPEG" and metadata.get(_ICC, b"")[16:20] == b"CMYK":
-        del metadata[_ICC]
+def _correct_metadata(metadata: Metadata, kind: str) -> List[str]:
+    """Remove what does not belong to the result, in place, and return notes on it."""
+    metadata.pop(THUMBNAIL, None)  # as EXIF's: of the small picture
+    if kind in ("AVIF", "TIFF") and EXIF in metadata:
+        metadata[EXIF] = with_upright_orientation(metadata[EXIF])
+    profile = metadata.get(ICC)
+    if profile is None:
+        return []
+    if kind == "JPEG" and profile[16:20] == b"CMYK":
+        del metadata[ICC]
         return ["its CMYK colours became RGB without their profile"]
+    problem = profile_problem(profile)
+    if problem:
+        del metadata[ICC]
+        metadata[problem] = True
     return []
 
 
-def _correct_pixels(picture: Picture, kind: str, tiff: TiffFacts, content: bytes) -> Picture:
-    """Apply what OpenCV ignores: a transparent grey, PPM's and PGM's white, associated alpha."""
+def _correct_pixels(picture: Picture, kind: str, facts: tiff.Facts, content: bytes) -> Picture:
+    """Apply what OpenCV ignores: a transparent grey, the values of white, associated alpha."""
     dtype = picture.rgb.dtype
     white = np.iinfo(dtype).max
     if kind == "PNG" and picture.alpha is None and picture.grey:
-        key = transparent_grey(content)
+        key = png.transparent_grey(content)
         if key is not None:
             alpha = np.where(picture.rgb[:, :, 0] == key, 0, white).astype(dtype)
             return replace(picture, alpha=alpha)
     elif kind in ("PPM", "PGM"):
-        maximum = unscaled_maximum(content)
-        if maximum is not None and maximum != white:
-            scaled = np.minimum(picture.rgb / np.float32(maximum), 1) * white
-            return replace(picture, rgb=np.rint(scaled).astype(dtype))
-    elif tiff.extra == ASSOCIATED and picture.alpha is not None:
+        maximum = simple.unscaled_maximum(content)
+        return _scaled(picture, maximum or white)
+    elif kind == "AVIF" and dtype == np.uint16:
+        return _scaled(picture, (1 << bmff.avif_depth(content)) - 1)
+    elif kind == "JPEG 2000":
+        return _scaled(picture, (1 << bmff.jp2_depth(content)) - 1)
+    elif kind == "BMP":
+        return _correct_bmp(picture, content)
+    elif kind == "TIFF" and facts.photometric == 0 and facts.bits == 16:
+        return replace(picture, rgb=white - picture.rgb)
+    elif facts.extra == (tiff.ASSOCIATED,) and picture.alpha is not None:
         return replace(picture, rgb=_divide_by_alpha(picture.rgb, picture.alpha))
+    return picture
+
+
+def _scaled(picture: Picture, maximum: int) -> Picture:
+    """Scale values of 0..`maximum` to the dtype's range."""
+    white = np.iinfo(picture.rgb.dtype).max
+    if maximum == white:
+        return picture
+
+    def scale(values: np.ndarray) -> np.ndarray:
+        scaled = np.minimum(values / np.float32(maximum), 1) * white
+        return np.rint(scaled).astype(values.dtype)
+
+    alpha = None if picture.alpha is None else scale(picture.alpha)
+    return replace(picture, rgb=scale(picture.rgb), alpha=alpha)
+
+
+def _correct_bmp(picture: Picture, content: bytes) -> Picture:
+    """Drop alpha that no mask names, and fill the low bits of 5 or 6 bits per channel."""
+    if picture.alpha is not None and not simple.bmp_has_alpha(content):
+        picture = replace(picture, alpha=None)
+    green = simple.bmp_green_bits(content)
+    if green is not None:
+        rgb = picture.rgb
+        picture = replace(picture, rgb=rgb | rgb >> np.array([5, green, 5], np.uint8))
     return picture
 
 
@@ -171,6 +219,8 @@ def upscale_pixels(picture: Picture, upscaler: Upscaler, target: Format) -> Pict
         problem = "has transparent parts"
     elif picture.rgb.dtype == np.uint16 and not target.deep:
         problem = "has 16 bits per channel"
+    elif not picture.grey and not target.colour:
+        problem = "has colours"
     if problem:
         problem = f"the result {problem}, which {target.name} cannot hold"
         raise InputError(problem, hint="write PNG or TIFF")
@@ -183,45 +233,61 @@ def upscale_pixels(picture: Picture, upscaler: Upscaler, target: Format) -> Pict
         out = upscaler(visible, more_per_px=6 * visible.itemsize)
         size = (out.shape[1], out.shape[0])
         alpha = opencv().resize(picture.alpha, size, interpolation=opencv().INTER_CUBIC)
-    metadata = dict(picture.metadata or {})
-    if _EXIF in metadata:
-        metadata[_EXIF] = resize_exif(metadata[_EXIF], (out.shape[0], out.shape[1]))
+    metadata = dict(picture.metadata)
+    if EXIF in metadata:
+        metadata[EXIF] = resize_exif(metadata[EXIF], (out.shape[0], out.shape[1]))
     return replace(picture, rgb=out, alpha=alpha, metadata=metadata)
 
 
 def write_picture(path: Path, picture: Picture, target: Format) -> Picture:
     """Write a picture, overwriting its pixels. Return it with further notes. Raises OSError."""
     pixels = _to_opencv(picture, target)
-    metadata = dict(picture.metadata or {})
-    profile = metadata.pop(_ICC, b"")
-    tiff = target.name == "TIFF"
-    embedded = {**metadata, _ICC: profile} if profile and not tiff else metadata
-    if _encode(path, pixels, embedded, target):
-        alpha = picture.alpha is not None
-        if tiff and (profile or alpha):
-            complete_tiff(path, icc=profile, alpha=alpha)
-        return picture
-    if shutil.disk_usage(path.parent).free < pixels.nbytes:  # OpenCV does not give the reason
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    if not profile or tiff or not _encode(path, pixels, metadata, target):
-        raise OSError(errno.EIO, f"OpenCV could not write it as {target.name}")
-    note = f"its colour profile is not valid in {target.name} files: it is lost"
-    return replace(picture, notes=(*picture.notes, note))
+    metadata = dict(picture.metadata)
+    if target.name == "TIFF" and picture.alpha is not None:
+        metadata[tiff.ALPHA] = True
+    # A file of its own, not memory: encoded pixels may take as much as the result, and more.
+    plain = path.with_suffix(".pixels" + target.suffixes[0])  # OpenCV goes by the suffix
+    try:
+        if not _encode(plain, pixels, target):
+            if shutil.disk_usage(path.parent).free < pixels.nbytes:  # OpenCV gives no reason
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(errno.EIO, f"OpenCV could not write it as {target.name}")
+        lost = _add_metadata(plain, path, target.name, metadata)
+    finally:
+        with contextlib.suppress(OSError):
+            plain.unlink()
+    if lost:
+        note = f"not kept, as it does not fit into this {target.name} file: {', '.join(lost)}"
+        picture = replace(picture, notes=(*picture.notes, note))
+    return picture
 
 
-def _encode(path: Path, pixels: np.ndarray, metadata: Metadata, target: Format) -> bool:
-    """Write a file by OpenCV. Return whether it is complete."""
+def _encode(path: Path, pixels: np.ndarray, target: Format) -> bool:
+    """Write pixels by OpenCV. Return whether the file is complete."""
     cv2 = opencv()
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if target.name == "JPEG" else []
     try:
-        if metadata:
-            values = [np.frombuffer(value, np.uint8) for value in metadata.values()]
-            done = cv2.imwriteWithMetadata(str(path), pixels, list(metadata), values, options)
-        else:
-            done = cv2.imwrite(str(path), pixels, options)
+        with native_path(path) as name:
+            done: bool = cv2.imwrite(name, pixels, options)
     except cv2.error:
         return False
-    return done and _tail(path).endswith(_ENDS.get(target.name, b""))
+    if done:
+        with open(path, "rb") as f:
+            f.seek(-min(12, f.seek(0, os.SEEK_END)), os.SEEK_END)
+            done = f.read().endswith(_ENDS.get(target.name, b""))
+    return done
+
+
+def _add_metadata(source: Path, path: Path, name: str, metadata: Metadata) -> List[str]:
+    """Write a file of the format `name` again, with metadata. Return the kinds left out."""
+    if not metadata:
+        os.replace(str(source), str(path))
+        return []
+    pieces, lost = embed(np.memmap(source, np.uint8, "r").data, name, metadata)
+    with open(path, "wb") as f:
+        for piece in pieces:
+            f.write(piece)
+    return lost
 
 
 def opencv() -> Any:
@@ -237,23 +303,16 @@ def opencv() -> Any:
     return cv2
 
 
-def _tail(path: Path) -> bytes:
-    with open(path, "rb") as f:
-        f.seek(-min(12, f.seek(0, 2)), 2)
-        return f.read()
-
-
-def _decode(cv2: Any, data: np.ndarray) -> Tuple[Optional[np.ndarray], Optional[Metadata]]:
+def _decode(data: bytes) -> Optional[np.ndarray]:
+    """Return OpenCV's pixels of a file, or None if it cannot be read."""
+    cv2 = opencv()
     try:
-        if not hasattr(cv2, "imdecodeWithMetadata"):
-            return cv2.imdecode(data, cv2.IMREAD_UNCHANGED), None
-        image, kinds, values = cv2.imdecodeWithMetadata(data, flags=cv2.IMREAD_UNCHANGED)
+        image: Optional[np.ndarray] = cv2.imdecode(
+            np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED
+        )
     except cv2.error:
-        return None, None
-    metadata = {int(kind): np.asarray(value).tobytes() for kind, value in zip(kinds, values)}
-    if metadata.get(_EXIF, b"").startswith(b"Exif\0\0"):  # AVIF's has the prefix of JPEG files
-        metadata[_EXIF] = metadata[_EXIF][6:]
-    return image, metadata
+        return None
+    return image
 
 
 def _picture_of(image: np.ndarray) -> Picture:
@@ -268,27 +327,21 @@ def _picture_of(image: np.ndarray) -> Picture:
 
 
 def _fit_metadata(picture: Picture, target: Format) -> Picture:
-    """Remove metadata that `target` cannot hold, with notes, and apply such an orientation."""
-    metadata = dict(picture.metadata or {})
-    notes = list(picture.notes)
-    if not target.exif:
-        orientation = read_orientation(metadata.get(_EXIF, b""))
-        kinds = ((_EXIF, "EXIF"), (_XMP, "XMP"))
-        dropped = [name for kind, name in kinds if metadata.pop(kind, None) is not None]
-        if dropped:
-            applied = "; its orientation was applied" if orientation != 1 else ""
-            notes.append(f"{target.name} files get no {' and '.join(dropped)}{applied}")
-        alpha = picture.alpha
-        picture = replace(
-            picture,
-            rgb=_apply_orientation(picture.rgb, orientation),
-            alpha=None if alpha is None else _apply_orientation(alpha, orientation),
-        )
-    if not target.icc and metadata.pop(_ICC, None) is not None:
-        notes.append(f"{target.name} files get no colour profile: the colours may look different")
-    if target.name != "PNG":
-        metadata = {kind: value for kind, value in metadata.items() if kind in (_EXIF, _XMP, _ICC)}
-    return replace(picture, metadata=metadata, notes=tuple(notes))
+    """Remove metadata that `target` cannot hold, with a note, and apply such an orientation."""
+    lost = [name for name in picture.metadata if name not in target.holds]
+    if not lost:
+        return picture
+    kept = {kind: value for kind, value in picture.metadata.items() if kind in target.holds}
+    note = f"not kept in {target.name}: {', '.join(lost)}"
+    if ICC in lost:
+        note += "; the colours may look different"
+    rgb, alpha = picture.rgb, picture.alpha
+    if EXIF in lost:
+        orientation = read_orientation(picture.metadata[EXIF])
+        rgb = _apply_orientation(rgb, orientation)
+        alpha = None if alpha is None else _apply_orientation(alpha, orientation)
+        note += "; its orientation was applied" if orientation != 1 else ""
+    return replace(picture, rgb=rgb, alpha=alpha, metadata=kept, notes=(*picture.notes, note))
 
 
 def _apply_orientation(image: np.ndarray, orientation: int) -> np.ndarray:

@@ -195,7 +195,7 @@ class Upscaler:
         out, wait = self._result_for(image), None
         while wait is None:  # again, in smaller tiles, where the GPU's memory ran out
             plan = self._last_plan = self.plan(hw, bytes_per_px=3 * image.itemsize + more_per_px)
-            self.session.reset_work()
+            self.session.reset_work(own=hw[0] * hw[1] / plan.fed_px)
             tiles = self._gpu or self._tiles
             wait = tiles.start(plan, image, out, white=_WHITE[image.dtype])
             if wait is None:
@@ -243,6 +243,7 @@ class Upscaler:
     def _measure(self) -> None:
         """Measure the memory that tiles need, and set the bound if none was given."""
         self._measured = True
+        self.session.reset_work(budget=False)
         if self._gpu is not None:  # first: it also loads the libraries, which no pixel needs
             self._gpu.measure()
         if not isinstance(self._tiles, DeviceTiles):

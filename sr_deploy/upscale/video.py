@@ -15,19 +15,20 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Deque, Iterator, Optional, Tuple, Union
+from typing import Deque, FrozenSet, Iterator, List, Optional, Set, Tuple, Union
 
 import numpy as np
 
 from sr_deploy.core.claims import claim_file, read_holder
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import make_output_folder, sha256_of
+from sr_deploy.core.files import make_output_folder, sha256_of, side_path
 from sr_deploy.upscale.governor import Governor
 from sr_deploy.upscale.overlap import WriteBehind, read_ahead
 from sr_deploy.upscale.reporter import Reporter
 from sr_deploy.upscale.upscaler import Upscaler
 from sr_deploy.upscale.video_encode import choose_encoding
-from sr_deploy.upscale.video_mux import CONTAINERS, check_streams, write_video
+from sr_deploy.upscale.video_file import CONTAINERS, BrokenOffError, pyav
+from sr_deploy.upscale.video_mux import write_video
 from sr_deploy.upscale.video_parts import (
     PART_FRAMES,
     PartWriter,
@@ -35,7 +36,8 @@ from sr_deploy.upscale.video_parts import (
     VideoTask,
     load_parts,
 )
-from sr_deploy.upscale.video_source import BrokenOffError, probe_video, pyav, read_frames
+from sr_deploy.upscale.video_source import probe_video, read_frames
+from sr_deploy.upscale.video_streams import check_streams
 
 VideoUpscaler = Union[Upscaler, Governor]
 
@@ -64,11 +66,13 @@ def upscale_video(
     *,
     codec: str = "libx264",
     crf: Optional[int] = None,
+    drop: FrozenSet[int] = frozenset(),
     reporter: Reporter = Reporter(),  # noqa: B008 - frozen
 ) -> VideoSummary:
     """Upscale a video into `output` (MP4, MOV, Matroska or WebM), which must not exist.
 
-    codec: see `CODECS`. crf: its quality; None: its default.
+    codec: see `CODECS`. crf: its quality; None: its default. drop: the numbers of the source's
+    streams to leave out.
 
     Resumes from the parts that a killed run of the same source, upscaler and encoder left in
     `OUTPUT.parts`. At Ctrl-C, and where the source breaks off, the frames so far are written to
@@ -79,7 +83,7 @@ def upscale_video(
     _check_paths(source, output)
     facts = probe_video(source)
     encoding = choose_encoding(facts, upscaler.scale, codec=codec, crf=crf, gop=PART_FRAMES)
-    task = VideoTask(source, output, facts, encoding)
+    task = VideoTask(source, output, facts, encoding, drop)
     losses = check_streams(task)
     upscaler.plan(facts.hw)
     h, w = facts.hw
@@ -89,7 +93,7 @@ def upscale_video(
     for line in losses:
         reporter.log(line)
     make_output_folder(output.parent)
-    claim = output.with_name(output.name + ".claim")
+    claim = side_path(output, ".claim")
     with claim_file(claim) as ours:
         if not ours:
             pid, host = read_holder(claim)
@@ -117,7 +121,8 @@ def _run(task: VideoTask, upscaler: VideoUpscaler, reporter: Reporter) -> VideoS
         writer.finish(resumable=False)
         _keep_partial(task, writer, reporter, e)
         raise
-    _write_output(task, writer, complete=True)
+    for line in _write_output(task, writer, complete=True):
+        reporter.log(line)
     shutil.rmtree(str(task.parts_folder), ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
         task.partial.unlink()  # left by an interrupted run
@@ -133,7 +138,8 @@ def _upscale_frames(
 
     behind = WriteBehind(encode)
     after = writer.parts[-1].last if writer.parts else None
-    decoded = read_ahead(read_frames(task.source, task.facts, after))
+    lost: Set[str] = set()
+    decoded = read_ahead(read_frames(task.source, task.facts, after, lost))
     frames: Deque[Tuple[int, np.ndarray]] = collections.deque()
     broken_off: Optional[BrokenOffError] = None
 
@@ -157,6 +163,8 @@ def _upscale_frames(
             raise broken_off
     finally:
         behind.close()
+        for what in sorted(lost):
+            reporter.log(f"not kept: {what}")
 
 
 def _keep_partial(
@@ -175,15 +183,16 @@ def _keep_partial(
         reporter.log(f"interrupted: {kept}; the same command resumes from {task.parts_folder}")
 
 
-def _write_output(task: VideoTask, writer: PartWriter, *, complete: bool) -> None:
+def _write_output(task: VideoTask, writer: PartWriter, *, complete: bool) -> List[str]:
     """Write the output, or the partial output if the frames are not complete.
 
+    Returns what is lost or odd, a line each.
     Raises BrokenOffError if reading the other streams shows that the source is cut off.
     """
     temporary = task.parts_folder / "output"  # on the same disk, and removed with the folder
     target = task.partial
     try:
-        problem = write_video(temporary, task, writer.parts, complete=complete)
+        problem, notes = write_video(temporary, task, writer.parts, complete=complete)
         if complete and not problem:
             target = task.output
         with open(temporary, "rb+") as f:
@@ -201,6 +210,7 @@ def _write_output(task: VideoTask, writer: PartWriter, *, complete: bool) -> Non
             hint=f"{target} has the frames before that; "
             f"remove {task.parts_folder} if you do not resume",
         )
+    return notes
 
 
 def _check_paths(source: Path, output: Path) -> None:

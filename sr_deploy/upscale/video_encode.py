@@ -11,7 +11,8 @@ import numpy as np
 
 from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.upscale.video_colour import Colour, frame_planes, planes_from_rgb
-from sr_deploy.upscale.video_source import VideoFacts, pyav
+from sr_deploy.upscale.video_file import pyav
+from sr_deploy.upscale.video_source import VideoFacts
 
 CODECS: Dict[str, Tuple[Optional[int], Dict[str, str]]] = {
     "libx264": (18, {"preset": "medium"}),
@@ -67,8 +68,8 @@ def choose_encoding(
     source = facts.colour
     layout = {"gray": "420", "rgb": "444"}.get(source.layout, source.layout)
     pix_fmt = f"yuv{layout}p" + ("" if source.depth == 8 else f"{source.depth}le")
-    if not _takes(codec, pix_fmt):
-        others = [c for c in CODECS if c in av.codecs_available and _takes(c, pix_fmt)]
+    if not takes(codec, pix_fmt):
+        others = [c for c in CODECS if c in av.codecs_available and takes(c, pix_fmt)]
         raise InputError(
             f"{codec} does not support the source's pixel format {pix_fmt}",
             hint=f"use --codec {' or '.join(others)}" if others else "",
@@ -157,5 +158,6 @@ def _codec_options(codec: str, crf: Optional[int]) -> Dict[str, str]:
     return {**options, "crf": str(default_crf if crf is None else crf)}
 
 
-def _takes(codec: str, pix_fmt: str) -> bool:
+def takes(codec: str, pix_fmt: str) -> bool:
+    """Return whether an encoder takes a pixel format."""
     return pix_fmt in [f.name for f in pyav().codec.Codec(codec, "w").video_formats or ()]

@@ -12,12 +12,12 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import make_output_folder, write_text
+from sr_deploy.core.files import make_output_folder, side_path, write_hint, write_text
 from sr_deploy.core.jsonio import read_dataclass, to_json
 from sr_deploy.upscale.video_encode import Encoding, encode_frame, open_encoder
 from sr_deploy.upscale.video_source import FrameMark, VideoFacts, fingerprint
@@ -39,6 +39,7 @@ class VideoTask:
     output: Path
     facts: VideoFacts
     encoding: Encoding
+    drop: FrozenSet[int] = frozenset()  # the numbers of the source's streams to leave out
 
     @property
     def suffix(self) -> str:
@@ -46,12 +47,23 @@ class VideoTask:
 
     @property
     def parts_folder(self) -> Path:
-        return self.output.with_name(self.output.name + ".parts")
+        return side_path(self.output, ".parts")
 
     @property
     def partial(self) -> Path:
         """The file for the frames of a run that ended early."""
-        return self.output.with_name(f"{self.output.stem}.partial{self.output.suffix}")
+        return side_path(self.output.with_suffix(""), f".partial{self.output.suffix}")
+
+    @property
+    def mux_options(self) -> Dict[str, str]:
+        """The options of the output container."""
+        # Sound may start before 0 (encoder padding). By default Matroska would then shift all
+        # streams.
+        options = {"avoid_negative_ts": "disabled"}
+        if self.suffix in (".mp4", ".m4v", ".mov"):
+            # The unit in which the starts of streams are written. The default is 1 ms.
+            options["movie_timescale"] = str(self.facts.time_base.denominator)
+        return options
 
 
 @dataclass(frozen=True)
@@ -163,7 +175,7 @@ class PartWriter:
         except OSError as e:
             raise InputError(
                 f"cannot write to {self._folder}: {e.strerror or e}",
-                hint="free some disk space and run again: it resumes after the last finished part",
+                hint=f"{write_hint(e)}; the same command resumes after the last finished part",
             ) from e
 
 

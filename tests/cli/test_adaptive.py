@@ -29,7 +29,7 @@ def test_a_picture_by_the_shipped_default_with_its_decisions(run_cli, picture, t
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{sr}\n{drawn}\n"
     assert (
-        "% of the largest's multiply-accumulates (fsrcnn-w16_x4.w16 " in result.stderr
+        "% of the plain network's multiply-accumulates (fsrcnn-w16_x4.w16 " in result.stderr
         and "blue is the least" in result.stderr
     )
     assert cv2.imread(str(sr)).shape == cv2.imread(str(drawn)).shape == (160, 640, 3)
@@ -66,13 +66,13 @@ def test_decisions_of_tiles_are_one_picture(run_cli, picture, tmp_path):
 
 def test_a_budget_is_kept_and_a_folder_goes_on_by_it(run_cli, picture, tmp_path):
     command = ("upscale", picture.parent, "--adaptive", "elastic", "-o", tmp_path / "out")
-    first = run_cli(*command, "--max-flops", "50%")
+    first = run_cli(*command, "--max-flops", "80%")
     assert first.exit_code == 0, first.stderr
-    share = float(first.stderr.partition("% of the largest")[0].rpartition(" ")[2])
-    assert 40 < share <= 50
-    assert "1 finished before" in run_cli(*command, "--max-flops", "50%").stderr
+    share = float(first.stderr.partition("% of the plain network")[0].rpartition(" ")[2])
+    assert 70 < share <= 80
+    assert "1 finished before" in run_cli(*command, "--max-flops", "80%").stderr
     assert (
-        "1 upscaled" in run_cli(*command, "--max-flops", "60%").stderr
+        "1 upscaled" in run_cli(*command, "--max-flops", "90%").stderr
     )  # another budget is another result
 
 
@@ -82,11 +82,11 @@ def test_a_budget_is_kept_and_a_folder_goes_on_by_it(run_cli, picture, tmp_path)
         (("--adaptive", "elastic", "--backend", "onnxruntime"), "chooses what runs ONNX graphs"),
         (
             ("--adaptive", "elastic", "--max-flops", "10%"),
-            "is too small: the router and 'asrn_x4.d1' everywhere",
+            "is too small: the router and 'asrn_x4.d1' everywhere take 36.6% of it on one patch",
         ),
         (
             ("--adaptive", "elastic", "--max-flops", "1000%"),
-            "is not a valid share of the largest network's work",
+            "is not a valid share of the plain network's work",
         ),
         (("--adaptive", "adadsr", "--depth", "17"), "expected 0 to 16, the blocks of the backbone"),
         (("--adaptive", "adadsr", "--max-flops", "60%"), "AdaDSR has a desired depth"),
@@ -193,7 +193,7 @@ def test_bench_says_what_was_executed(run_cli, plan, tmp_path):
         "onnxruntime",
         plan.name,
     )
-    assert 0.4 < row["executed"]["share"] < 1.1 and 0.4 < row["executed"]["timed_share"] < 1.1
+    assert 0.4 < row["executed"]["share"] < 1.5 and 0.4 < row["executed"]["timed_share"] < 3
     assert sum(row["executed"]["ways"].values()) == pytest.approx(1, abs=1e-3)
     result = run_cli(
         "bench", plan.parent, "--lr", "40x70", "--runs", "3", "-o", tmp_path / "folder"

@@ -92,7 +92,7 @@ def test_the_work_of_an_adaptive_network_is_reported_for_all_frames(
     monkeypatch.setattr(options, "describe_adaptive", lambda budget, text: description("", Half))
     result = run_cli("upscale", film, "--adaptive", "cdnsr", "-o", tmp_path / "large.mkv")
     assert result.exit_code == 0, result.stderr
-    share = "50.0% of the largest's multiply-accumulates"
+    share = "50.0% of the plain network's multiply-accumulates"
     said = f"all frames of this run: {share} (small 75%, large 25%; ms: all 6)"
     assert said in result.stderr
 

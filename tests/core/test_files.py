@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import sys
@@ -13,6 +14,7 @@ from sr_deploy.core.files import (
     atomic_path,
     data_folder,
     make_output_folder,
+    native_path,
     remove_empty_folders,
     sha256_of,
     side_path,
@@ -32,6 +34,20 @@ def test_names_beside_a_long_name_are_short_and_its_own(tmp_path, name):
     assert side.name.endswith(".claim") and len(os.fsencode(side.name)) <= 106
     assert side.name == "a.mp4.claim" or side != side_path(tmp_path / (name[:-1] + "z"), ".claim")
     side.touch()
+
+
+def test_libraries_get_names_that_are_text(tmp_path):
+    plain = tmp_path / "é 😀.png"
+    with native_path(plain) as name:
+        assert name == str(plain)
+    if sys.platform != "linux":
+        return
+    for path in (tmp_path / "caf\udce9.png", tmp_path / "sub\udce9" / "a.png\udce9"):
+        path.parent.mkdir(exist_ok=True)
+        with native_path(path) as name:
+            assert name.isascii() and Path(name).suffix == (".png" if path.suffix == ".png" else "")
+            Path(name).write_bytes(b"written by the library")
+        assert path.read_bytes() == b"written by the library" and not os.path.lexists(name)
 
 
 def test_atomic_path_appears_only_at_the_end(tmp_path):
@@ -66,12 +82,33 @@ def test_a_full_disk_is_an_input_error_that_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_the_remedy_fits_the_reason(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for path, hint in (
+        (tmp_path / ("x" * 256), "use a shorter name"),
+        (tmp_path / "folder", "it is a folder: use another name"),
+        (tmp_path / "file" / "x", "a part of its path is a file"),
+    ):
+        with pytest.raises(InputError, match="cannot write") as caught:
+            write_text(path, "")
+        assert hint in caught.value.hint
+    for error, hint in (
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "permissions"),
+        (errno.ENOSPC, "free some space"),
+        (errno.EIO, "use another name or folder"),
+    ):
+        assert hint in files.write_hint(OSError(error, os.strerror(error)))
+    assert files.is_disk_full(OSError(errno.ENOSPC, "")) and not files.is_disk_full(OSError())
+
+
 def test_a_folder_below_a_file_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     for use in (make_output_folder, lambda p: write_text(p / "x", "")):
         with pytest.raises(InputError, match="cannot write to the folder") as e:
             use(tmp_path / "file" / "folder")
-        assert "-o" in e.value.hint
+        assert "use another folder" in e.value.hint
 
 
 @pytest.mark.skipif(

@@ -104,7 +104,7 @@ def test_the_likeliest_branch_is_chosen_without_a_budget():
 @pytest.mark.parametrize("share", [0.30, 0.4, 0.6, 0.75, 0.99])
 def test_a_budget_is_kept_and_used_up(share):
     log_odds = np.random.default_rng(0).normal(size=(400, 3))
-    classes = PLAN.classes(log_odds, share)
+    classes = PLAN.classes(log_odds, share * 400 * 100)
     executed = np.array(PLAN.macs)[classes].mean() / 100 + 0.05
     assert share - 0.01 < executed <= share
     spared = log_odds[classes == 0, 2] - log_odds[classes == 0, 0]
@@ -115,29 +115,37 @@ def test_a_budget_is_kept_and_used_up(share):
 
 
 def test_a_budget_for_everything_takes_the_largest_everywhere():
-    assert set(replace(PLAN, router_macs=0).classes(np.zeros((4, 3)), 1.0).tolist()) == {2}
+    assert set(replace(PLAN, router_macs=0).classes(np.zeros((4, 3)), 400).tolist()) == {2}
 
 
 def test_a_budget_below_the_smallest_branch_is_refused():
-    assert set(PLAN.classes(np.random.default_rng(0).normal(size=(9, 3)), 0.3).tolist()) == {0}
-    with pytest.raises(
-        InputError,
-        match="a budget of 29.9% of 'c' is too small: the router and 'a' everywhere take 30.0%",
-    ):
+    log_odds = np.random.default_rng(0).normal(size=(9, 3))
+    assert set(PLAN.classes(log_odds, 0.3 * 900).tolist()) == {0}
+    message = (
+        "a budget of 29.9% of 'c' on the whole image is too small: the router and 'a' everywhere "
+        "take 30.0% of it on one patch and 53.3% on overlapping ones"
+    )
+    with pytest.raises(InputError, match=message) as caught:
         PLAN.check_budget(0.299)
+    assert caught.value.hint == "give 54% or more"
 
 
-@pytest.mark.parametrize("text, share", [("60%", 0.6), ("0.6", 0.6), ("100%", 1.0)])
+@pytest.mark.parametrize("hw, patches, px", [((8, 8), 1, 64), ((14, 20), 6, 280), ((1, 3), 1, 3)])
+def test_the_smallest_budget_counts_overlaps_and_mirrored_pixels(hw, patches, px):
+    assert PLAN.least_share(hw) == pytest.approx(patches * 30 / (100 / 64 * px))
+
+
+@pytest.mark.parametrize("text, share", [("60%", 0.6), ("0.6", 0.6), ("100%", 1.0), ("120%", 1.2)])
 def test_shares_are_read(text, share):
     assert parse_share(text) == pytest.approx(share)
 
 
-@pytest.mark.parametrize("text", ["0", "60", "-5%", "101%", "half", "", "%", "nan", "inf%"])
+@pytest.mark.parametrize("text", ["0", "60", "-5%", "201%", "half", "", "%", "nan", "inf%"])
 def test_other_words_are_no_shares(text):
     with pytest.raises(
         InputError,
-        match="is not a valid share of the largest network's work; "
-        "expected a value above 0 up to 100%",
+        match="is not a valid share of the plain network's work; "
+        "expected a value above 0 up to 200%",
     ):
         parse_share(text)
 

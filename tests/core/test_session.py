@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sr_deploy.core.errors import InputError
+from sr_deploy.core.errors import ArtifactError, InputError
 from sr_deploy.core.session import Session
 
 
@@ -73,5 +73,5 @@ def test_a_static_graph_takes_its_one_size(hw):
 def test_a_network_of_another_scale_is_found_out():
     session = Nearest()
     session.factor = 3
-    with pytest.raises(InputError, match=r"returned \(1, 3, 9, 12\).*expected \(1, 3, 6, 8\)"):
+    with pytest.raises(ArtifactError, match=r"returned \(1, 3, 9, 12\).*expected \(1, 3, 6, 8\)"):
         session.run(x(3, 4))

@@ -110,7 +110,7 @@ class StandInOrtCuda:
             def io_binding(self):
                 return Binding(self) if self.names[0] != CPU else self.real.io_binding()
 
-            def run(self, names, feeds):
+            def run(self, names, feeds, options=None):
                 stand_in._fail("run")
                 return self.real.run(names, feeds)
 

@@ -1,5 +1,7 @@
 """Counters compared with closed forms, numbers of the papers, and fvcore."""
 
+import importlib.util
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -244,7 +246,7 @@ def _(x):
 @pytest.mark.parametrize(
     "function, hooks, fvcore",
     [
-        (lambda x, w: F.conv2d(x, w), {"aten::convolution": 1}, {}),
+        (lambda x, w: F.conv2d(x, w), {"aten::conv2d": 1}, {}),
         (lambda x, w: F.relu(F.relu(x)), {"aten::relu": 2}, {"aten::relu": 2}),
         (lambda x, w: x @ x.transpose(2, 3), {"aten::matmul": 1}, {}),
         (lambda x, w: torch.softmax(x, 1), {"aten::softmax": 1}, {"aten::softmax": 1}),
@@ -338,3 +340,106 @@ def test_counting_does_not_change_the_network():
 def test_unknown_counter():
     with pytest.raises(InputError, match="unknown counter 'thop'; expected hooks or fvcore"):
         count(nn.Identity(), (8, 8), counter="thop")
+
+
+class Applied(nn.Module):
+    """A function of an image, x: (1, 3, 10, 12), and of parameters of given shapes."""
+
+    def __init__(self, function, *shapes):
+        super().__init__()
+        self.weights = nn.ParameterList([torch.ones(shape) for shape in shapes])
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x, *self.weights)
+
+
+# fvcore's own count, and the products that it misses, by operator.
+FVCORE = {
+    "same": (nn.Conv2d(3, 8, 3, padding="same"), 0, {"_convolution_mode": 25920}),
+    "valid": (nn.Conv2d(3, 8, 3, padding="valid"), 0, {"_convolution_mode": 17280}),
+    "depthwise same": (
+        nn.Conv2d(3, 6, 3, groups=3, padding="same"),
+        0,
+        {"_convolution_mode": 6480},
+    ),
+    "reflected same": (
+        nn.Conv2d(3, 8, 3, padding="same", padding_mode="reflect"),
+        25920,
+        {},
+    ),
+    "1d same": (
+        Applied(lambda x, w: F.conv1d(x.flatten(2), w, padding="same"), (5, 3, 3)),
+        0,
+        {"_convolution_mode": 5400},
+    ),
+    "3d": (Applied(lambda x, w: F.conv3d(x[None], w, padding=1), (5, 1, 3, 3, 3)), None, {}),
+    "unbatched": (Applied(lambda x, w: F.conv2d(x[0], w, padding=1), (4, 3, 3, 3)), 12960, {}),
+    "matmul": (Applied(lambda x, w: x @ w, (12, 5)), 1800, {}),
+    "matmul, broadcast": (Applied(lambda x, w: w @ x, (10, 10)), 1200, {"matmul": 2400}),
+    "baddbmm": (
+        Applied(lambda x, w: torch.baddbmm(x[0, :, :, :5], x[0], w), (3, 12, 5)),
+        0,
+        {"baddbmm": 1800},
+    ),
+    "einsum": (Applied(lambda x, w: torch.einsum("bchw,cd->bdhw", x, w), (3, 5)), 1800, {}),
+    "einsum of three": (
+        Applied(lambda x, w, v: torch.einsum("bchw,cd,de->behw", x, w, v), (3, 5), (5, 2)),
+        750,
+        {"einsum": 2250},
+    ),
+    "einsum without products": (
+        Applied(lambda x: torch.einsum("bchw,bchw->bchw", x, x)),
+        180,
+        {},
+    ),
+    "attention": (
+        Applied(lambda x: F.scaled_dot_product_attention(x, x, x)),
+        0,
+        {"scaled_dot_product_attention": 7200},
+    ),
+    "instance norm": (nn.InstanceNorm2d(3, affine=True), 1800, {}),
+    "batch norm by its own batch": (nn.BatchNorm2d(3, track_running_stats=False), 1800, {}),
+    "layer norm": (nn.LayerNorm(12, elementwise_affine=False), 1440, {}),
+    "group norm": (nn.GroupNorm(3, 3), 1800, {}),
+    "grid": (Applied(lambda x, w: F.grid_sample(x, w, align_corners=False), (1, 5, 6, 2)), 360, {}),
+    "bicubic": (nn.Upsample(scale_factor=2, mode="bicubic"), 0, {}),
+    "nearest": (nn.Upsample(scale_factor=2), 1440, {}),
+    "area": (Applied(lambda x: F.interpolate(x, size=(5, 6), mode="area")), 360, {}),
+    "pooling 1d": (Applied(lambda x: F.adaptive_avg_pool1d(x.flatten(2), 2)), 0, {}),
+    "lstm": (
+        Applied(
+            lambda x, *w: torch.lstm(
+                x[0], (x[0, :1, :3, :5] * 0,) * 2, list(w), True, 1, 0.0, False, False, True
+            )[0],
+            (20, 12),
+            (20, 5),
+            (20,),
+            (20,),
+        ),
+        0,
+        {"lstm": 10200},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FVCORE)
+def test_fvcores_number_is_given_beside_what_it_misses(name):
+    net, fvcore, missing = FVCORE[name]
+    counts = count(net, (10, 12), counter="fvcore")
+    fvcore = counts.macs if fvcore is None else fvcore
+    assert (counts.macs, counts.uncounted_macs) == (
+        fvcore,
+        {f"aten::{operator}": macs for operator, macs in missing.items()},
+    )
+    assert set(counts.uncounted_macs) <= set(counts.uncounted)
+    if importlib.util.find_spec("fvcore") is not None:
+        assert fvcore_macs(net, (10, 12)) == fvcore
+
+
+def test_convolutions_with_a_text_as_padding_are_activations_and_convolutions():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding="same"), nn.Conv2d(4, 4, 1))
+    by_hooks, by_fvcore = (count(net, (10, 12), counter=c) for c in COUNTERS)
+    assert (by_hooks.acts, by_hooks.convs) == (by_fvcore.acts, by_fvcore.convs) == (960, 2)
+    assert by_hooks.macs == by_fvcore.macs + sum(by_fvcore.uncounted_macs.values())
+    assert by_hooks.uncounted_macs == {}

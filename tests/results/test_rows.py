@@ -91,18 +91,18 @@ def test_a_line_break_inside_a_value_stays_inside_it(tmp_path, text):
     "line, words",
     [
         ("{", "line 2: not valid JSON"),
-        ("[]", "line 2: not a row of schema 2"),
+        ("[]", "line 2: not a row of schema 3"),
         (
             json.dumps({"model": "m", "variant": "", "backend": "b"}),
-            "line 2: not a row of schema 2",
+            "line 2: not a row of schema 3",
         ),
         (
             json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 1}),
-            "schema 2; its schema is 1",
+            "schema 3; its schema is 1",
         ),
         (
             json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 99}),
-            "line 2: not a row of schema 2",
+            "line 2: not a row of schema 3",
         ),
         (
             json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 2, "psnr": 1}),

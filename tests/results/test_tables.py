@@ -235,6 +235,18 @@ def test_scores_in_another_precision_or_layout_get_a_line_each():
     assert [line.split("|")[3].strip()[:6] for line in lines] == ["31.654", "31.000", "30.000"]
 
 
+def test_executed_work_of_older_rows_is_marked_as_of_the_same_patches():
+    executed = {"share": 0.88, "timed_share": 0.9, "ways": {"d1": 1.0}}
+    old = replace(FULL, variant="d5", executed=executed, schema=2)
+    table = ntire_table([replace(FULL, executed=executed), old])
+    assert [c["executed, timed / set"] for c in cells(table)] == [
+        "90.0% / 88.0%",
+        "90.0% / 88.0% (of the same patches)",
+    ]
+    assert "executed: of the plain network's multiply-accumulates on the whole image" in table
+    assert "an older row, of the largest branch's on the same overlapping patches" in table
+
+
 def test_rows_of_two_folders_of_the_same_name_do_not_compare():
     twenty = tuple({**FULL.images[0], "image": f"{i}_lr.png"} for i in range(20))
     with pytest.raises(InputError, match=r"different images \(5 by asrn_x4.d3, 20 by asrn_x4.d1\)"):

@@ -49,7 +49,7 @@ def test_bf16_is_really_computed_and_less_accurate(tmp_path):
 
 def test_an_adaptive_network_is_measured(tmp_path):
     found = check_adaptive(check("adaptive", "cdnsr-fsrcnn_x4"), tmp_path)
-    assert "% of the largest's work" in found["found"]
+    assert "% of the plain network's work" in found["found"]
 
 
 def accuracy(**changes):

@@ -244,3 +244,22 @@ def test_recipe_files_name_each_recipe_once_and_cite_fields_only():
             names.append(name)
             assert set(fields.get("printed", {})) <= set(vars(RECIPES[name])), name
     assert sorted(names) == sorted(RECIPES)
+
+
+def test_notes_say_where_a_run_differs_from_its_paper():
+    first, second, asrn, ours = (
+        RECIPES[name].notes()
+        for name in ("imdeception-c4-x4", "imdeception-c4-x4-2", "asrn-x4", "asrn-x4-small")
+    )
+    assert first["knee"] == (
+        "the schedule repeats every 648,000 steps and ends in the explore of cycle 3, "
+        "at the peak rate; the paper does not say"
+    )
+    assert "starts anew with this recipe" in second["knee"] and "80% of the peak" in second["knee"]
+    recipe = RECIPES["imdeception-c4-x4"]
+    assert recipe.learning_rate(recipe.steps - 1) == recipe.lr
+    assert first["small images"].endswith(
+        "less than 512 pixels a side are left out; the paper pads with zeros"
+    )
+    assert asrn["augmentation"].endswith("transposed at random; the paper flips only")
+    assert "paper" not in "".join(ours.values()) and "knee" not in ours

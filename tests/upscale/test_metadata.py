@@ -5,8 +5,9 @@ import struct
 import pytest
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.upscale.formats import content_format, find_damage, format_of_name, is_picture
-from sr_deploy.upscale.metadata import TiffFacts, read_orientation, read_tiff_facts, resize_exif
+from sr_deploy.upscale.damage import find_damage
+from sr_deploy.upscale.formats import content_format, format_of_name, is_picture
+from sr_deploy.upscale.metadata import read_orientation, resize_exif
 
 
 def block(order, entries, following=0, at=8):
@@ -44,21 +45,6 @@ def test_damaged_exif_is_left_as_it_is(data):
     assert resize_exif(data, (1, 1)) == data and read_orientation(data) == 1
 
 
-def test_facts_of_a_tiff():
-    data = block("<", [(0x0106, 3, 5)])
-    assert (
-        read_tiff_facts(data) == TiffFacts(photometric=5)
-        and read_tiff_facts(b"no TIFF") == TiffFacts()
-    )
-    profile = struct.pack("<HHII", 0x8773, 7, 4, 26) + struct.pack("<I", 0)
-    assert read_tiff_facts(b"II*\0" + struct.pack("<IH", 8, 1) + profile + b"icc!") == TiffFacts(
-        icc=b"icc!"
-    )
-    assert read_tiff_facts(block(">", [(0x0106, 3, 2), (0x0152, 3, 1)])) == TiffFacts(
-        extra=1, extra_at=30
-    )
-
-
 @pytest.mark.parametrize(
     "head, kind",
     [
@@ -67,6 +53,12 @@ def test_facts_of_a_tiff():
         (b"RIFF\0\n\r\0WEBPVP8 ", "WebP"),
         (b"P6\n9 9", "PPM"),
         (b"P6x", ""),
+        (b"\0\0\0\x18ftypheic", "HEIF"),
+        (b"II*\0\x10\0\0\0CR\2\0", "raw photograph"),
+        (b"IIRO\x08\0\0\0", "raw photograph"),
+        (b"IIU\0\x18\0\0\0", "raw photograph"),
+        (b"FUJIFILMCCD-RAW ", "raw photograph"),
+        (b"II*\0\x08\0\0\0", "TIFF"),
         (b"text", ""),
         (b"", ""),
     ],

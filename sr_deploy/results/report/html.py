@@ -14,6 +14,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.version import __version__
 from sr_deploy.results.columns import VALUES, Value
+from sr_deploy.results.conditions import OF_PATCHES
 from sr_deploy.results.crops import CropSet
 from sr_deploy.results.protocols import score_text, time_ms
 from sr_deploy.results.report.drawing import check_can_draw, require_package, short_number
@@ -29,7 +30,7 @@ from sr_deploy.results.report.groups import (
 from sr_deploy.results.report.notes import conditions_of, machine, receipt_of, remarks_of
 from sr_deploy.results.report.page_svg import PageCharts, page_charts
 from sr_deploy.results.report.series import latency_strips
-from sr_deploy.results.rows import BenchmarkRow
+from sr_deploy.results.rows import BenchmarkRow, executed_of_plain
 
 _PAGE = Path(__file__).resolve().parent / "page"
 
@@ -129,8 +130,10 @@ def _columns(group: RowGroup) -> List[Tuple[str, int, Value]]:
     def flops(counter: str) -> Value:
         return lambda r: r.macs_g if r.counter == counter else None
 
-    def executed(share: str) -> Value:
-        return lambda r: 100 * r.executed[share] if r.executed else None
+    def executed(share: str, of_plain: bool = True) -> Value:
+        return lambda r: (
+            100 * r.executed[share] if r.executed and executed_of_plain(r) == of_plain else None
+        )
 
     columns: List[Tuple[str, int, Value]] = [
         ("PSNR [dB]", 3, VALUES["psnr_db"]),
@@ -143,6 +146,8 @@ def _columns(group: RowGroup) -> List[Tuple[str, int, Value]]:
         ("FLOPs [G] as deployed", 2, VALUES["deployed_g"]),
         ("Executed, timed input [%]", 1, executed("timed_share")),
         ("Executed, scored set [%]", 1, executed("share")),
+        (f"Executed, timed input [%] {OF_PATCHES}", 1, executed("timed_share", False)),
+        (f"Executed, scored set [%] {OF_PATCHES}", 1, executed("share", False)),
         ("Acts [M]", 1, VALUES["acts_m"]),
         ("Memory [MiB]", 0, VALUES["memory_mib"]),
         ("Conv", 0, VALUES["convs"]),

@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict
 from typing import Any, Dict, List, Optional, Tuple
 
-from sr_deploy.results.conditions import conditions
+from sr_deploy.results.conditions import conditions, uncounted_texts
 from sr_deploy.results.report.drawing import short_number
 from sr_deploy.results.report.groups import RowGroup
 from sr_deploy.results.rows import BenchmarkRow
@@ -39,7 +39,7 @@ def remarks_of(group: RowGroup) -> List[str]:
             "A score with * was computed by tiles. Near their borders the pixels differ from those "
             "of the whole image."
         )
-    uncounted = sorted({name for r in rows for name in (r.uncounted or {})})
+    uncounted = sorted({text for r in rows for text in uncounted_texts(r)})
     if uncounted:
         remarks.append(f"Operators that the FLOPs do not include: {', '.join(uncounted)}.")
     return remarks + _warnings(group)

@@ -102,7 +102,7 @@ class AdaDSR(AdaptiveSession):
         start = time.perf_counter()
         image = self._to_host(self._parts[1](y=y, features=features)[0])
         ms["end"] = _ms_since(start)
-        work = _executed_work(plan, depth_map[0, 0], ms)
+        work = _executed_work(plan, depth_map[0, 0], ms, self._own)
         return AdaptiveOutput(image, depth_map[0, 0] / plan.blocks, work)
 
     def _release(self) -> None:
@@ -135,13 +135,16 @@ class AdaDSR(AdaptiveSession):
         return output
 
 
-def _executed_work(plan: DepthPlan, depth_map: np.ndarray, ms: Dict[str, float]) -> ExecutedWork:
+def _executed_work(
+    plan: DepthPlan, depth_map: np.ndarray, ms: Dict[str, float], own: float
+) -> ExecutedWork:
     counts = np.bincount(np.ceil(depth_map).astype(np.int64).ravel(), minlength=plan.blocks + 1)
     pixels = {
         f"to {last} blocks": int(counts[before + (before > 0) : last + 1].sum())
         for before, last in block_groups(plan)
     }
-    return ExecutedWork(executed_macs(plan, depth_map), plan.macs_px * depth_map.size, ms, pixels)
+    plain_macs = plan.macs_px * depth_map.size * own
+    return ExecutedWork(executed_macs(plan, depth_map), plain_macs, ms, pixels)
 
 
 def _cut(padded: np.ndarray, corners: Sequence[Tuple[int, int]], side: int) -> np.ndarray:

@@ -54,7 +54,7 @@ class AdaptiveSession(Session):
         self._info = info
         self.decisions: Optional[List[np.ndarray]] = None
         """If a list: one (H, W, 2) array per run since `reset_work`, its decisions and its luma."""
-        self._work = ExecutedWork()
+        self._work, self._own, self._budget = ExecutedWork(), 1.0, True
 
     @property
     def settings(self) -> str:  # type: ignore[override]
@@ -73,8 +73,8 @@ class AdaptiveSession(Session):
     def peak_memory(self) -> Optional[PeakMemory]:
         return None if self._info.device is None else self._info.device.peak_memory()
 
-    def reset_work(self) -> None:
-        self._work = ExecutedWork()
+    def reset_work(self, *, own: float = 1.0, budget: bool = True) -> None:
+        self._work, self._own, self._budget = ExecutedWork(), own, budget
         if self.decisions is not None:
             self.decisions = []
 

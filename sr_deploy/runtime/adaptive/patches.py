@@ -8,10 +8,11 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from sr_deploy.core.errors import ArtifactError
-from sr_deploy.core.routers import RoutedPlan, patch_spans, read_routed_plan
+from sr_deploy.core.errors import ArtifactError, InputError
+from sr_deploy.core.routers import MAX_SHARE, RoutedPlan, patch_spans, read_routed_plan
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, ExecutedWork
+from sr_deploy.core.sizes import hw_text
 from sr_deploy.runtime.adaptive.base import AdaptiveOutput, AdaptiveSession
 from sr_deploy.runtime.ort import OnnxParts
 
@@ -22,7 +23,11 @@ BATCH = 16
 
 
 class RoutedSession(AdaptiveSession):
-    """A router and its branches. `max_share` limits the executed share of the largest branch."""
+    """A router and its branches.
+
+    `max_share` limits the executed work, router and overlaps included, to that share of the work of
+    the largest branch on the whole image.
+    """
 
     def __init__(
         self,
@@ -33,7 +38,7 @@ class RoutedSession(AdaptiveSession):
         *,
         max_share: Optional[float] = None,
     ) -> None:
-        """Raises InputError for a budget below the smallest branch."""
+        """Raises InputError for a budget that no image can keep."""
         plan.check_budget(max_share)
         super().__init__(plan.model, plan.scale, info)
         self.plan, self.max_share = plan, max_share
@@ -68,7 +73,10 @@ class RoutedSession(AdaptiveSession):
             branch(np.zeros((BATCH, 3, self.plan.patch, self.plan.patch), np.float32))
 
     def run_adaptive(self, x_nchw: np.ndarray) -> AdaptiveOutput:
-        """Upscale (1, 3, H, W) float32 in 0..1, RGB. Images smaller than a patch are mirrored."""
+        """Upscale (1, 3, H, W) float32 in 0..1, RGB. Images smaller than a patch are mirrored.
+
+        Raises InputError where the image's patches cannot keep the budget.
+        """
         plan, clock = self.plan, _Stages()
         h, w = x_nchw.shape[2:]
         below, right = max(plan.patch - h, 0), max(plan.patch - w, 0)
@@ -85,7 +93,8 @@ class RoutedSession(AdaptiveSession):
                 f"but there are {len(plan.names)} branches",
                 hint="export it again",
             )
-        classes = plan.classes(log_odds, self.max_share)
+        plain_macs = plan.plain_macs_px * h * w * self._own
+        classes = plan.classes(log_odds, self._max_macs((h, w), plain_macs, len(patches)))
         clock.lap("decide")
         clock.ms["blend"] = 0.0
         for number, (name, branch) in enumerate(zip(plan.names, self.branches)):
@@ -99,8 +108,25 @@ class RoutedSession(AdaptiveSession):
                     blend.add(index, output, number / (len(self.branches) - 1))
                 clock.lap("blend")
         image_sr = blend.y[None, :, : h * plan.scale, : w * plan.scale]
-        work = _executed_work(plan, classes, clock.ms)
+        work = _executed_work(plan, classes, clock.ms, plain_macs)
         return AdaptiveOutput(image_sr, blend.decisions[:h, :w], work)
+
+    def _max_macs(self, hw: Tuple[int, int], plain_macs: float, patches: int) -> Optional[float]:
+        """Return the budget of an image. Raises InputError if its patches cannot keep it."""
+        plan = self.plan
+        if self.max_share is None or not self._budget:
+            return None
+        least = patches * plan.least_macs / plain_macs
+        if least > self.max_share:
+            raise InputError(
+                f"a budget of {self.max_share:.1%} of '{plan.names[-1]}' on the whole image is too "
+                f"small for {hw_text(hw)}{' of a tile' if self._own < 1 else ''}: the router and "
+                f"'{plan.names[0]}' on its {patches} overlapping patches take {least:.1%}",
+                hint=f"give {np.ceil(least * 100):.0f}% or more"
+                if least <= MAX_SHARE
+                else "omit the budget",
+            )
+        return self.max_share * plain_macs
 
 
 class _Blend:
@@ -139,11 +165,13 @@ class _Stages:
         self._start = now
 
 
-def _executed_work(plan: RoutedPlan, classes: np.ndarray, ms: Dict[str, float]) -> ExecutedWork:
+def _executed_work(
+    plan: RoutedPlan, classes: np.ndarray, ms: Dict[str, float], plain_macs: float
+) -> ExecutedWork:
     counts = np.bincount(classes, minlength=len(plan.names))
     return ExecutedWork(
         macs=int(counts @ np.array(plan.macs)) + len(classes) * plan.router_macs,
-        largest_macs=len(classes) * plan.macs[-1],
+        plain_macs=plain_macs,
         ms=ms,
         pixels={name: int(n) * plan.patch**2 for name, n in zip(plan.names, counts)},
     )

@@ -28,7 +28,7 @@ class AdaptiveOptions:
 
     kind: str
     max_flops: Optional[str] = None
-    """`60%` of the largest branch, for the kinds that route patches."""
+    """`60%` of the plain network on the whole image, for the kinds that route patches."""
     depth: Optional[float] = None
     """The desired depth of `adadsr` in blocks; None: half of all."""
 
@@ -50,7 +50,7 @@ class AdaptiveOptions:
 def describe_adaptive(options: AdaptiveOptions, text: Optional[str] = None) -> NetworkDescription:
     """Describe an adaptive network: a router, a checkpoint or a plan; the shipped default for None.
 
-    Raises an SrDeployError for another kind of network, a budget below the smallest branch, or a
+    Raises an SrDeployError for another kind of network, a budget that no image can keep, or a
     depth beyond the backbone.
     """
     text = DEFAULTS[options.kind] if text is None else text

@@ -7,10 +7,10 @@ from typing import List
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest, target_of
+from sr_deploy.core.onnx_file import artifact_sha256
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session, SizeContract
 from sr_deploy.runtime import BACKENDS
-from sr_deploy.runtime.graph_probe import graph_identity
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants
 
 SUFFIXES = (".onnx", ".engine")
@@ -68,7 +68,7 @@ def _describe(path: Path, manifest: Manifest) -> NetworkDescription:
 
 
 def _describe_bare(path: Path) -> NetworkDescription:
-    sha256 = graph_identity(path)
+    sha256 = artifact_sha256(path)
 
     def open_graph(run: RunOptions) -> Session:
         from sr_deploy.runtime.ort import OnnxRuntimeSession

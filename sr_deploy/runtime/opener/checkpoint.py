@@ -47,7 +47,7 @@ def _describe_variant(text: str, checkpoint: Any, name: str) -> NetworkDescripti
         source=text,
         model=checkpoint.name,
         variant=name,
-        identity=f"{spec.weights_sha256} {name}",
+        identity=f"{spec.weights_sha256} {spec.digest} {name}",
         sha256=spec.weights_sha256,
         backend="torch",
         opener=open_variant,

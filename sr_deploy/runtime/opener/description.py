@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.depth_plan import DepthPlan
-from sr_deploy.core.errors import CannotRunHereError, MissingPackageError
+from sr_deploy.core.errors import ArtifactError, MissingPackageError
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.routers import RoutedPlan
-from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
+from sr_deploy.core.run_options import CPU_RUN, DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session, SizeContract
 
 Variants = Union[str, Sequence[str], None]
@@ -68,13 +68,13 @@ class NetworkDescription:
         return session
 
     def find_scale(self) -> Optional[int]:
-        """Return the scale; a graph without a manifest is opened for it. None if that fails."""
+        """Return the scale; a graph without a manifest is probed for it. None if that fails."""
         try:
             if self.scale is not None:
                 return self.scale
-            with self.open() as session:
+            with self.open(CPU_RUN) as session:
                 return session.scale
-        except (CannotRunHereError, MissingPackageError):
+        except (ArtifactError, MissingPackageError):
             return None
 
 

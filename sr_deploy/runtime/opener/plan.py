@@ -11,7 +11,7 @@ from typing import Callable, List, Optional, Union
 from sr_deploy.core.depth_plan import DepthPlan, is_depth_plan, parse_depth, read_depth_plan
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import sha256_of
-from sr_deploy.core.routers import PLAN_SUFFIX, RoutedPlan, read_routed_plan
+from sr_deploy.core.routers import PLAN_SUFFIX, RoutedPlan, budget_text, read_routed_plan
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants, describe_plan
@@ -58,7 +58,7 @@ def refuse_variants(text: str, variants: Variants, reason: str) -> None:
 def describe_routed_plan(
     path: Path, plan: RoutedPlan, max_share: Optional[float] = None
 ) -> NetworkDescription:
-    """Describe an exported router. Raises InputError for a budget below the smallest branch."""
+    """Describe an exported router. Raises InputError for a budget that no image can keep."""
     plan.check_budget(max_share)
 
     def open_plan(run: RunOptions) -> Session:
@@ -66,7 +66,7 @@ def describe_routed_plan(
 
         return RoutedSession.from_plan(path, max_share=max_share, run=run)
 
-    return _describe_file(path, plan, open_plan, limit=str(max_share))
+    return _describe_file(path, plan, open_plan, limit=budget_text(max_share))
 
 
 def describe_depth_plan(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import List, Optional
 
-from sr_deploy.core.routers import is_router
+from sr_deploy.core.routers import budget_text, is_router
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants, describe_plan
@@ -21,7 +21,7 @@ class RouterKind(Kind):
 
 
 def describe_router(text: str, max_share: Optional[float] = None) -> NetworkDescription:
-    """Describe a router. Raises InputError for a budget below the smallest branch."""
+    """Describe a router. Raises InputError for a budget that no image can keep."""
     from sr_deploy.nets.router import load_router
 
     router = load_router(text)
@@ -46,5 +46,5 @@ def describe_router(text: str, max_share: Optional[float] = None) -> NetworkDesc
 
     weights = (router.spec.weights_sha256, *router.spec.weights_sha256s)
     return describe_plan(
-        "router", text, plan, open_router, limit=str(max_share), weights_sha256s=weights
+        "router", text, plan, open_router, limit=budget_text(max_share), weights_sha256s=weights
     )

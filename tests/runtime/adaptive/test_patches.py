@@ -69,7 +69,7 @@ def test_each_patch_goes_through_its_own_branch_and_the_rest_is_blended():
     assert done.work.macs == 10 * counts["a"] + 20 * counts["b"] + 40 * counts["c"] + 2 * len(
         starts
     )
-    assert done.work.largest_macs == 40 * len(starts)
+    assert done.work.plain_macs == 40 * 8 * 60 / 8**2  # not 40 for each overlapping patch
     assert set(done.work.ms) == {"cut", "decide", "a", "b", "c", "blend"}
 
 
@@ -81,11 +81,27 @@ def test_tiles_on_its_grid_are_the_whole_image():
     assert routed(max_share=0.8).halo_px is None  # a budget is kept on each tile by itself
 
 
-def test_a_budget_is_kept():
-    session = routed(max_share=0.5)
+def test_a_budget_is_of_the_plain_network_on_the_whole_image():
+    session, x = routed(max_share=0.8), image(30, 90)
+    patches = 5 * 15
     session.reset_work()
-    session.run(image(30, 90))
-    assert 0.45 < session.executed_work().share <= 0.5
+    session.run(x)
+    work = session.executed_work()
+    assert work.plain_macs == 40 * 30 * 90 / 64 and 0.75 < work.share <= 0.8
+    session.reset_work(own=0.9)  # as tiles do whose halos are a tenth of what they are fed
+    session.run(x)
+    work = session.executed_work()
+    assert work.plain_macs == pytest.approx(0.9 * 40 * 30 * 90 / 64) and 0.75 < work.share <= 0.8
+    session = routed(max_share=0.5)
+    with pytest.raises(InputError, match="'a' on its 75 overlapping patches take 53.3%") as caught:
+        session.run(x)
+    assert caught.value.hint == "give 54% or more"
+    assert patches * 12 / (40 * 30 * 90 / 64) == pytest.approx(0.533, abs=1e-3)
+    with pytest.raises(InputError, match="is too small for 1x1: .*1 overlapping") as caught:
+        session.run(image(1, 1))
+    assert caught.value.hint == "omit the budget"
+    session.reset_work(budget=False)  # as probes of the memory do
+    session.run(x)
     with pytest.raises(InputError, match="the router and 'a' everywhere take 30.0%"):
         routed(max_share=0.2)
 
