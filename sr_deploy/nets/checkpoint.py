@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
 
-from torch import Tensor, nn
+from torch import Tensor, nn, strided
 
 from sr_deploy.core.errors import (
     CheckpointError,
@@ -211,7 +211,7 @@ def is_state_dict(value: Any) -> bool:
 def _is_dense(value: Any) -> bool:
     return (
         isinstance(value, Tensor)
-        and value.layout is torch.strided
+        and value.layout is strided
         and not (value.is_meta or value.is_complex() or value.is_quantized)
     )
 
