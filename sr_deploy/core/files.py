@@ -105,16 +105,21 @@ def native_path(path: Path) -> Iterator[str]:
     """Yield a name by which a library that takes names as UTF-8 text can open the file `path`.
 
     On Linux, a name may be any bytes. Where they are not UTF-8, many libraries crash: these get the
-    name of a link with the same suffix in the temporary folder.
+    name of a link in the temporary folder, with the same suffix. The files beside `path` are beside
+    that name too if only the folder's name is not UTF-8.
     """
     if is_text(str(path)):
         yield str(path)
         return
     with tempfile.TemporaryDirectory(prefix="srdeploy-") as folder:
-        suffix = path.suffix if is_text(path.suffix) else ""
-        link = Path(folder) / f"file{suffix}"
-        link.symlink_to(path.absolute())
-        yield str(link)
+        link = Path(folder) / "link"
+        if is_text(path.name):
+            link.symlink_to(path.parent.absolute(), target_is_directory=True)
+            yield str(link / path.name)
+        else:
+            link = link.with_suffix(path.suffix if is_text(path.suffix) else "")
+            link.symlink_to(path.absolute())
+            yield str(link)
 
 
 def is_text(name: str) -> bool:

@@ -150,6 +150,7 @@ def _upscale_video(
         codec=options.codec,
         crf=options.crf,
         drop=options.drop,
+        force=options.force,
         reporter=reporter,
     )
     reporter.log(str(summary))

@@ -87,7 +87,7 @@ def test_formats_of_a_folder(run_cli, picture, tmp_path):
         (("--max-memory", "much"), "not an amount of memory"),
         (("--fps", 24), "are for videos"),
         (("--governor",), "are for videos"),
-        (("--crf", 20), "--codec and --crf are for videos"),
+        (("--crf", 20), "--codec, --crf and --drop are for videos"),
         (("--workers", 2), "are for folders"),
         (("--format", "png"), "are for folders"),
         (("--variant", "c5"), "no variant 'c5'"),
@@ -149,7 +149,7 @@ def test_the_result_may_not_replace_its_source_nor_be_of_another_kind(run_cli, p
         in run_cli("upscale", picture.parent, *MODEL, "-o", picture.parent).stderr
     )
     assert (
-        "the format '.mkv' is not supported"
+        "a.png is a picture, not a video"
         in run_cli("upscale", picture, *MODEL, "-o", tmp_path / "b.mkv").stderr
     )
     assert "cannot write" in run_cli("upscale", picture.parent, *MODEL, "-o", picture).stderr

@@ -42,6 +42,11 @@ def test_libraries_get_names_that_are_text(tmp_path):
         assert name == str(plain)
     if sys.platform != "linux":
         return
+    with native_path(tmp_path / "sub\udce9" / "net.onnx") as name:
+        assert name.isascii() and name.endswith("net.onnx")
+        (tmp_path / "sub\udce9").mkdir()
+        Path(name + ".data").write_text("weights")
+    assert (tmp_path / "sub\udce9" / "net.onnx.data").read_text() == "weights"
     for path in (tmp_path / "caf\udce9.png", tmp_path / "sub\udce9" / "a.png\udce9"):
         path.parent.mkdir(exist_ok=True)
         with native_path(path) as name:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import subprocess
@@ -20,7 +19,6 @@ from reports import Reports  # noqa: E402
 from sr_deploy.core.claims import claim_file, read_holder  # noqa: E402
 from sr_deploy.core.errors import InputError  # noqa: E402
 from sr_deploy.upscale import workers  # noqa: E402
-from sr_deploy.upscale.containers import embed  # noqa: E402
 from sr_deploy.upscale.folder import FolderSummary, upscale_folder  # noqa: E402
 from sr_deploy.upscale.folder_log import LOG, FolderLog, PictureTask  # noqa: E402
 from sr_deploy.upscale.memory import MemorySharing  # noqa: E402
@@ -263,14 +261,14 @@ def test_a_folder_named_like_a_picture_and_an_empty_one(tmp_path):
 
 def test_a_full_disk_ends_it_with_whole_files_only(tree, tmp_path, run, monkeypatch):
     done = []
+    write = cv2.imwrite
 
-    def full(*given):
-        done.append(given)
-        if len(done) > 1:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return embed(*given)
+    def full(path, *more):
+        done.append(path)
+        return write(path, *more) if len(done) == 1 else False
 
-    monkeypatch.setattr("sr_deploy.upscale.pictures.embed", full)
+    monkeypatch.setattr(cv2, "imwrite", full)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
     with pytest.raises(InputError, match="No space left"):
         run(tree, tmp_path / "out")
     assert files(tmp_path / "out") == [LOG, "a.png"]
