@@ -129,9 +129,10 @@ def _check_content(path: Path, content: bytes, kind: str, facts: tiff.Facts) -> 
         raise InputError(f"{path} {problem}", hint=hint)
     pages = count_pages(content, kind)
     if pages > 1:
+        as_video = ", or an output ending in .mp4 to make it a video"
         raise InputError(
             f"{path} has {pages} frames or pages; expected one",
-            hint="give them one by one, or as a video",
+            hint="give them one by one" + (as_video if kind in ("GIF", "PNG") else ""),
         )
 
 

@@ -55,12 +55,17 @@ class VideoTask:
         return side_path(self.output.with_suffix(""), f".partial{self.output.suffix}")
 
     @property
+    def decoding_times(self) -> bool:
+        """Whether the container stores durations between decoding times, as MP4 does."""
+        return self.suffix in (".mp4", ".m4v", ".mov")
+
+    @property
     def mux_options(self) -> Dict[str, str]:
         """The options of the output container."""
         # Sound may start before 0 (encoder padding). By default Matroska would then shift all
         # streams.
         options = {"avoid_negative_ts": "disabled"}
-        if self.suffix in (".mp4", ".m4v", ".mov"):
+        if self.decoding_times:
             # The unit in which the starts of streams are written. The default is 1 ms.
             options["movie_timescale"] = str(self.facts.time_base.denominator)
         return options
