@@ -23,6 +23,7 @@ def reference() -> str:
     from sr_deploy.nets import ARCHITECTURES
     from sr_deploy.nets.importers import IMPORTERS
     from sr_deploy.results.protocols import PROTOCOLS
+    from sr_deploy.results.slips import SLIPS
     from sr_deploy.runtime import BACKENDS
 
     parts = [
@@ -83,6 +84,8 @@ def reference() -> str:
                 for name in ARCHITECTURES
             ],
         ),
+        "Numbers that papers print and that a recount does not give:",
+        "\n".join(f"- {slip}." for slip in SLIPS),
         "Kinds of `srdeploy import-checkpoint`, beside these networks: "
         + ", ".join(f"`{name}`" for name in IMPORTERS)
         + ".",

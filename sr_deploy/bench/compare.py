@@ -8,6 +8,7 @@ from typing import Optional, Tuple
 
 import numpy as np
 
+from sr_deploy.bench.evaluate import image_set
 from sr_deploy.bench.measure import DEFAULT_HW, timing_input
 from sr_deploy.core.device import cpu_name, limit_cores
 from sr_deploy.core.errors import InputError
@@ -76,7 +77,7 @@ def compare_networks(
         device = _device_of(sessions[0], sessions[1])
         hw = _common_hw(sessions[0], sessions[1], None if lr is None else parse_hw(lr))
         adaptive = [session for session in sessions if session.executed_work() is not None]
-        x = timing_input((adaptive or sessions)[0], "", hw)
+        x = timing_input((adaptive or sessions)[0], image_set(), hw)
         timers = {session.run_timed(x).timer for session in sessions}
         if len(timers) > 1:
             first, second = sorted(timers)

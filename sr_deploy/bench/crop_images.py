@@ -54,7 +54,10 @@ def crops_of(
     photographs. The crop is where bicubic differs most from HR, so it favours no network. Networks
     upscale the whole image. Raises an SrDeployError for bad input.
     """
-    files = image_set(data).files[:MAX_IMAGES]
+    images = image_set(data)
+    files = images.files[:MAX_IMAGES]
+    for note in images.notes([]):
+        progress(note)
     images_by_scale: Dict[int, List[_CroppedImage]] = {}
     names: List[str] = []
     for network in describe_all(networks):

@@ -1,4 +1,4 @@
-"""Quality: PSNR and SSIM of a session on a folder of HR images, with LR made by a degradation."""
+"""Quality: PSNR and SSIM of a session on HR images, whose LR is made by a degradation or given."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Iterable, List, Optional, Tuple
 
 import numpy as np
 
-from sr_deploy.core.degradation import check_degradation, degrade
+from sr_deploy.core.degradation import GIVEN, check_degradation, degrade
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import printable_name
-from sr_deploy.core.images import (
-    image_files,
-    imresize,
-    modcrop,
-    nchw_from_rgb,
-    read_rgb,
-    rgb_from_nchw,
+from sr_deploy.core.image_folders import (
+    HrImages,
+    check_lr_size,
+    hr_images,
+    is_named_hr,
+    lr_images,
 )
+from sr_deploy.core.images import imresize, modcrop, nchw_from_rgb, read_rgb, rgb_from_nchw
 from sr_deploy.core.metrics import border_px, psnr_db, ssim
 from sr_deploy.core.samples import sample_files, sample_set
 from sr_deploy.core.session import Session, TimedOutput
@@ -61,23 +61,67 @@ class Quality:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A named set of HR images."""
+    """A named set of HR images, and of their LR images if those are given."""
 
     name: str
     files: Tuple[Path, ...]
+    hr: Optional[HrImages] = None
+    """The folder they come from; None for scikit-image's photographs."""
+    lr_folder: Optional[Path] = None
+    """The folder of their LR images; None: a degradation makes them."""
+
+    def pairs(self, scale: int) -> List[Tuple[Path, Optional[Path]]]:
+        """Return each HR file with its LR file, if those are given.
+
+        Raises InputError if HR and LR do not match by name.
+        """
+        if self.lr_folder is None or self.hr is None:
+            return [(path, None) for path in self.files]
+        lr_files = self.hr.lr_files(self.lr_folder, scale)
+        return [(path, lr_files[path]) for path in self.files]
+
+    def notes(self, scales: Iterable[int]) -> List[str]:
+        """Return what a user should know about the folders inside that were taken."""
+        notes = [self.hr.note] if self.hr else []
+        if self.lr_folder is not None:
+            notes += [lr_images(self.lr_folder, scale).note for scale in sorted(set(scales))]
+        return list(filter(None, notes))
 
 
-def image_set(folder: str = "") -> ImageSet:
-    """Return the images of an HR folder; of scikit-image's photographs for an empty name.
+def image_set(folder: str = "", lr_folder: str = "") -> ImageSet:
+    """Return the HR images of a folder; scikit-image's photographs for an empty name.
 
-    A folder named HR gets its parent's name. Raises InputError if there are no images.
+    lr_folder: of their LR images; empty: a degradation makes them. A folder named HR gets its
+    parent's name. Raises InputError if there are no images, or not only HR images, see `hr_images`.
     """
     if not folder:
+        if lr_folder:
+            raise InputError(
+                f"{lr_folder} has LR images of no HR images", hint="give their folder with --data"
+            )
         return ImageSet(sample_set(), tuple(sample_files()))
-    path = Path(folder)
-    resolved = path.resolve()
-    named = resolved.parent if resolved.name.upper() == "HR" else resolved
-    return ImageSet(printable_name(named), tuple(image_files(path)))
+    hr = hr_images(Path(folder))
+    resolved = hr.folder.resolve()
+    named = resolved.parent if is_named_hr(resolved.name) else resolved
+    name, files = printable_name(named), hr.files
+    return ImageSet(name, files, hr, Path(lr_folder) if lr_folder else None)
+
+
+def lr_of(
+    hr: np.ndarray, files: Tuple[Path, Optional[Path]], *, scale: int, degradation: str = "bi"
+) -> np.ndarray:
+    """Return the LR image of an HR image: (scale*h, scale*w, 3) uint8 RGB -> (h, w, 3) uint8.
+
+    files: that of `hr` and that of LR; without one, `degradation` makes LR. The noise of `dn`
+    depends on the file's name only, so it is the same in every set. Raises InputError.
+    """
+    hr_file, lr_file = files
+    if lr_file is not None:
+        lr = read_rgb(lr_file)
+        check_lr_size(lr_file, lr.shape, hr_file, hr.shape, scale)
+        return lr
+    rng = np.random.default_rng(zlib.crc32(os.fsencode(hr_file.name)))
+    return degrade(hr, scale=scale, kind=degradation, rng=rng)
 
 
 class Bicubic(Session):
@@ -97,19 +141,17 @@ def evaluate(
 ) -> Quality:
     """Score a session on a set of images.
 
-    metric: "y" (float luma, border = scale) or "rgb" (uint8, border 4). The noise of the
-    degradation `dn` depends on the file name only, so an image gets the same noise in every set.
-    Raises InputError naming the first image that cannot be used.
+    metric: "y" (float luma, border = scale) or "rgb" (uint8, border 4). degradation: makes LR of a
+    set without LR images. Raises InputError naming the first image that cannot be used.
     """
     check_degradation(degradation, session.scale)
     border = border_px(metric, session.scale)
     scores: List[ImageScore] = []
     tilings: List[str] = []
-    for path in images.files:
-        hr = modcrop(read_rgb(path), session.scale)
+    for files in images.pairs(session.scale):
+        path, hr = files[0], modcrop(read_rgb(files[0]), session.scale)
         _check_size(path, hr.shape, border)
-        rng = np.random.default_rng(zlib.crc32(os.fsencode(path.name)))
-        lr = degrade(hr, scale=session.scale, kind=degradation, rng=rng)
+        lr = lr_of(hr, files, scale=session.scale, degradation=degradation)
         timed, tiling = upscale_fitting(session, lr)
         tilings.append(tiling)
         sr = rgb_from_nchw(timed.y)
@@ -132,17 +174,23 @@ def evaluate(
         ssim=float(np.mean([score.ssim for score in scores])),
         tiling="; ".join(dict.fromkeys(sorted(tilings, reverse=True))),
         images=tuple(scores),
-        degradation=degradation,
+        degradation=degradation if images.lr_folder is None else GIVEN,
     )
 
 
 def check_images(images: ImageSet, *, metrics: Iterable[str], scales: Iterable[int]) -> None:
     """Read every image of a set. Raises InputError naming the first that cannot be scored."""
-    pairs = [(metric, scale) for metric in sorted(metrics) for scale in sorted(scales)]
-    for path in images.files if pairs else ():
-        rgb = read_rgb(path)
-        for metric, scale in pairs:
-            _check_size(path, modcrop(rgb, scale).shape, border_px(metric, scale))
+    scales = sorted(set(scales))
+    lr_files = {scale: dict(images.pairs(scale)) for scale in scales}
+    for path in images.files if scales else ():
+        shape = read_rgb(path).shape
+        for scale in scales:
+            for metric in sorted(metrics):
+                h, w = (n - n % scale for n in shape[:2])
+                _check_size(path, (h, w), border_px(metric, scale))
+            lr_file = lr_files[scale][path]
+            if lr_file is not None:
+                check_lr_size(lr_file, read_rgb(lr_file).shape, path, shape, scale)
 
 
 def _check_size(path: Path, shape: Tuple[int, ...], border: int) -> None:

@@ -18,6 +18,7 @@ from sr_deploy.bench.evaluate import (
     evaluate,
     finite_or_none,
     image_set,
+    lr_of,
 )
 from sr_deploy.bench.monitor import (
     ConditionMonitor,
@@ -26,7 +27,6 @@ from sr_deploy.bench.monitor import (
     device_facts,
 )
 from sr_deploy.bench.network_rows import asked_precision, recorded_row, row_of
-from sr_deploy.core.degradation import degrade
 from sr_deploy.core.device import cpu_name, limit_cores, python_and_os, track_peak_memory
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
@@ -64,8 +64,12 @@ class MeasureOptions:
     """Of checkpoints: "all", or a list such as "d1,d3"; None: all."""
     data: str = ""
     """Folder of HR images; empty: scikit-image's photographs."""
+    lr_data: str = ""
+    """Folder of their LR images; empty: made from HR, bicubic."""
     test: str = ""
     """A challenge's second folder, its test set."""
+    lr_test: str = ""
+    """Folder of the test set's LR images; empty: made from HR, bicubic."""
     protocols: Sequence[str] = (DEFAULT_PROTOCOL,)
     """Names in `results/protocols.py`."""
     metric: Optional[str] = None
@@ -114,6 +118,15 @@ class MeasureOptions:
                 "only the protocol of a challenge has a test set",
                 hint="omit --test, or give for example --protocol ntire2025",
             )
+        for lr, hr, option in (
+            (self.lr_data, self.data, "data"),
+            (self.lr_test, self.test, "test"),
+        ):
+            if lr and not hr:
+                raise InputError(
+                    f"--lr-{option} {lr} has LR images of no HR images",
+                    hint=f"give the folder of the HR images with --{option}",
+                )
 
     @property
     def resolved_protocols(self) -> List[Protocol]:
@@ -125,10 +138,10 @@ class MeasureOptions:
         return protocol.metric or self.metric or "y"
 
     def valid_set(self) -> ImageSet:
-        return image_set(self.data)
+        return image_set(self.data, self.lr_data)
 
     def test_set(self) -> Optional[ImageSet]:
-        return image_set(self.test) if self.test else None
+        return image_set(self.test, self.lr_test) if self.test else None
 
 
 def rows_from_artifacts(
@@ -152,7 +165,7 @@ def rows_from_artifacts(
         if note:
             progress(note)
         protocols = options.resolved_protocols
-        _check_sets(descriptions, options)
+        _check_sets(descriptions, options, progress)
         for network in descriptions:
             for protocol in protocols:
                 row = _measure(network, protocol, options)
@@ -160,12 +173,18 @@ def rows_from_artifacts(
                 yield row
 
 
-def _check_sets(networks: Sequence[NetworkDescription], options: MeasureOptions) -> None:
+def _check_sets(
+    networks: Sequence[NetworkDescription],
+    options: MeasureOptions,
+    progress: Callable[[str], None],
+) -> None:
     """Raise InputError for an image that cannot be scored, before other networks are measured."""
     known = (network.find_scale() for network in networks)
     scales = {scale for scale in known if scale is not None}
     metrics = {options.metric_of(protocol) for protocol in options.resolved_protocols}
     for images in filter(None, (options.valid_set(), options.test_set())):
+        for note in images.notes(scales):
+            progress(note)
         check_images(images, metrics=metrics, scales=scales)
 
 
@@ -322,6 +341,7 @@ def _quality_fields(valid: Quality, test: Optional[Quality]) -> Dict[str, Any]:
         "set": valid.set,
         "test_set": test.set if test else "",
         "images": tuple(images),
+        "degradation": valid.degradation,
         "metric": valid.metric,
         "border_px": valid.border_px,
         "psnr_db": finite_or_none(valid.psnr_db),
@@ -361,7 +381,7 @@ def _timing_of_one_size(
     fixed_h, fixed_w = session.fixed_sides
     hw = (fixed_h or h, fixed_w or w)
     session.check_hw(hw)
-    x = timing_input(session, options.data, hw)
+    x = timing_input(session, options.valid_set(), hw)
     samples = measure_latency(
         lambda: session.run_timed(x),
         runs=options.runs,
@@ -421,22 +441,22 @@ def _timing_of_images(valid: Quality, test: Optional[Quality]) -> Dict[str, Any]
     }
 
 
-def timing_input(session: Session, data: str, hw: HW) -> np.ndarray:
+def timing_input(session: Session, images: ImageSet, hw: HW) -> np.ndarray:
     """Return the (1, 3, h, w) input that a network is timed on.
 
     Noise. For an adaptive network, whose time depends on its input, LR images side by side.
-    data: folder of their HR images; empty: scikit-image's photographs.
     """
     if session.executed_work() is None:
         return np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
-    images = image_set(data)
+    files = images.pairs(session.scale)
     strips: List[np.ndarray] = []
     height, number = 0, 0
     while height < hw[0]:
         strip: List[np.ndarray] = []
         while sum(lr.shape[1] for lr in strip) < hw[1]:
-            hr = modcrop(read_rgb(images.files[number % len(images.files)]), session.scale)
-            strip.append(degrade(hr, scale=session.scale))
+            pair = files[number % len(files)]
+            hr = modcrop(read_rgb(pair[0]), session.scale)
+            strip.append(lr_of(hr, pair, scale=session.scale))
             number += 1
         low = min(lr.shape[0] for lr in strip)
         strips.append(np.concatenate([lr[:low] for lr in strip], axis=1)[:, : hw[1]])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Sequence, Union
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Union
 
 from sr_deploy.bench.evaluate import (
     Bicubic,
@@ -15,21 +16,25 @@ from sr_deploy.bench.evaluate import (
     image_set,
 )
 from sr_deploy.bench.network_rows import row_of
-from sr_deploy.core.degradation import check_degradation
+from sr_deploy.core.degradation import GIVEN, check_degradation
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.results.rows import BICUBIC, BenchmarkRow, QualityRow
 from sr_deploy.runtime.opener import NetworkDescription, check_run_options, describe_all
 
+Folders = Union[str, Path, Sequence[Union[str, Path]]]
+"""One folder, or several."""
+
 
 def quality_from_artifacts(
     networks: Union[str, Path, Sequence[Union[str, Path]]],
     *,
     variants: Union[str, Sequence[str], None] = None,
-    data: Union[str, Path, Sequence[Union[str, Path]]] = (),
+    data: Folders = (),
+    lr_data: Folders = (),
     metric: str = "y",
-    degradation: str = "bi",
+    degradation: Optional[str] = None,
     run: RunOptions = DEFAULT_RUN,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Iterator[QualityRow]:
@@ -37,24 +42,23 @@ def quality_from_artifacts(
 
     networks: checkpoints (run by torch), ONNX graphs, engines, plans, routers, or folders of them.
     variants: of checkpoints, "all" or "d1,d3". data: folders of HR images; none: scikit-image's
-    photographs. The call itself scores bicubic, which reads every image, so it raises an
-    SrDeployError for bad input before any network runs. The networks run while the rows are
-    iterated. A network that cannot run on this machine gives rows with the reason.
+    photographs. lr_data: the folder of LR images of each; none: `degradation` makes LR, bicubic for
+    None. The call itself scores bicubic and raises SrDeployErrors for bad input; the networks run
+    while the rows are iterated. One that cannot run on this machine gives rows with the reason.
     """
-    sets = image_sets([data] if isinstance(data, (str, Path)) else data)
+    sets = image_sets(_listed(data), _listed(lr_data))
     descriptions = describe_all(networks, "all" if variants is None else variants)
-    note = check_run_options(descriptions, run)
-    if note:
-        progress(note)
     _check_names(descriptions)
     scales = list(filter(None, (d.find_scale() for d in descriptions)))
-    for scale in scales:
-        check_degradation(degradation, scale)
+    made_by = _degradation(degradation, sets, scales)
+    notes = [check_run_options(descriptions, run), *(n for s in sets for n in s.notes(scales))]
+    for note in filter(None, notes):
+        progress(note)
     known_rows = [row_of(description) for description in descriptions]
 
     def score(row: BenchmarkRow, session: Session, images: ImageSet) -> QualityRow:
-        quality = evaluate(session, images, metric=metric, degradation=degradation)
-        return _scored_row(_unscored_row(row, images, metric, degradation), session, quality)
+        quality = evaluate(session, images, metric=metric, degradation=made_by)
+        return _scored_row(_unscored_row(row, images, metric, made_by), session, quality)
 
     bicubic_rows = []
     for bicubic in map(Bicubic, dict.fromkeys(scales)):
@@ -79,29 +83,50 @@ def quality_from_artifacts(
             except (ArtifactError, MissingPackageError) as e:
                 progress(f"{name}: not run: {e.message}")
                 for images in left:
-                    unscored = _unscored_row(known, images, metric, degradation)
+                    unscored = _unscored_row(known, images, metric, made_by)
                     yield replace(unscored, error=e.message)
 
     return rows()
+
+
+def _degradation(asked: Optional[str], sets: Sequence[ImageSet], scales: Sequence[int]) -> str:
+    """Return what makes LR. Raises InputError if LR is given too, or a scale has no such one."""
+    if asked is not None and any(images.lr_folder for images in sets):
+        raise InputError(
+            f"LR images are given, so the degradation '{asked}' does not make them",
+            hint="omit --degradation or --lr-data",
+        )
+    for scale in scales:
+        check_degradation(asked or "bi", scale)
+    return asked or "bi"
 
 
 def _psnr_text(row: QualityRow) -> str:
     return "identical images" if row.psnr_db is None else f"{row.psnr_db:.3f} dB"
 
 
-def image_sets(folders: Sequence[Union[str, Path]]) -> List[ImageSet]:
+def _listed(folders: Folders) -> List[str]:
+    return list(map(str, [folders] if isinstance(folders, (str, Path)) else folders))
+
+
+def image_sets(folders: Sequence[str], lr_folders: Sequence[str] = ()) -> List[ImageSet]:
     """Return the sets of HR folders; of scikit-image's photographs if there are none.
 
-    Raises InputError if two sets have the same name.
+    Raises InputError if two sets have the same name, or if not each has an LR folder, or none.
     """
+    if lr_folders and len(lr_folders) != len(folders):
+        raise InputError(
+            f"{len(lr_folders)} LR folders for {len(folders)} HR folders",
+            hint="give one --lr-data for each --data, in the same order, or none",
+        )
     sets: Dict[str, ImageSet] = {}
-    for folder in folders or [""]:
-        if folders and not str(folder):
+    for folder, lr_folder in itertools.zip_longest(folders or [""], lr_folders, fillvalue=""):
+        if "" in (folders and [folder]) or "" in (lr_folders and [lr_folder]):
             raise InputError(
                 "the name of an image folder is empty",
                 hint="omit --data for scikit-image's photographs",
             )
-        images = image_set(str(folder))
+        images = image_set(folder, lr_folder)
         if images.name in sets:
             raise InputError(
                 f"two sets are named {images.name}; the second is {folder}",
@@ -136,7 +161,7 @@ def _unscored_row(row: BenchmarkRow, images: ImageSet, metric: str, degradation:
         border_px=None,
         psnr_db=None,
         ssim=None,
-        degradation=degradation,
+        degradation=degradation if images.lr_folder is None else GIVEN,
         scale=row.scale,
         params=row.params,
         macs_g=row.macs_g,

@@ -122,10 +122,15 @@ def cells_of(plan: SweepPlan, images: ImageSet, device: Optional[str] = None) ->
     """
     ways = [(backend, "") for backend in plan.backends]
     ways += [(load_target(target).runtime, target) for target in plan.targets]
-    files = [(path.name, path.stat().st_size) for path in images.files]
     cells = {}
     for model in plan.models:
         networks = _describe_model(model, plan.variants)
+        files = [
+            (path.name, path.stat().st_size)
+            for pair in images.pairs(networks[0].scale or 1)
+            for path in pair
+            if path is not None
+        ]
         facts = [*networks[0].weights_sha256s, files, plan.metric, plan.threads, plan.runs]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
         for network, shape, batch, precision, (backend, target), protocol in itertools.product(
@@ -171,22 +176,28 @@ def rows_from_plan(
     folder: Path,
     *,
     data: str = "",
+    lr_data: str = "",
     device: Optional[str] = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> List[BenchmarkRow]:
     """Measure the cells that are missing in `folder/rows.jsonl`; return the rows of all cells.
 
     Each row is appended as soon as it is measured. data: a folder of HR images; empty:
-    scikit-image's photographs. device: as in `RunOptions`, part of the cells' names. Graphs and
-    engines are written to `folder/artifacts`. A failed cell counts as done; to repeat it, remove
-    its line. Raises an SrDeployError if the plan is wrong.
+    scikit-image's photographs. lr_data: their LR images; empty: made from HR. device: as in
+    `RunOptions`, part of the cells' names. Graphs and engines are written to `folder/artifacts`. A
+    failed cell counts as done; to repeat it, remove its line. Raises an SrDeployError if the plan
+    is wrong.
     """
-    images = image_set(data)
+    images = image_set(data, lr_data)
     RunOptions(device=device)
     cells = cells_of(plan, images, device)
     # A bad image would fail every cell.
     metrics = {plan.metric_of(protocol) for protocol in plan.protocols}
-    check_images(images, metrics=metrics, scales={cell.scale for cell in cells.values()})
+    scales = {cell.scale for cell in cells.values()}
+    for note in images.notes(scales):
+        progress(note)
+    check_images(images, metrics=metrics, scales=scales)
+    images_given = ["--data", data, *(["--lr-data", lr_data] if lr_data else [])]
     make_output_folder(folder)
     file = folder / "rows.jsonl"
     if drop_partial_line(file):
@@ -198,7 +209,7 @@ def rows_from_plan(
         failed = sum(bool(row.error) for row in rows.values())
         progress(f"{len(rows)} of {len(cells)} cells are already done, {failed} of them failed")
     for number, name in enumerate(todo, 1):
-        rows[name] = row = _measure_cell(cells[name], plan, data, folder / "artifacts")
+        rows[name] = row = _measure_cell(cells[name], plan, images_given, folder / "artifacts")
         append_rows(file, [row])
         result = f"failed: {row.error}" if row.error else f"{time_ms(row):.2f} ms"
         progress(f"[{number}/{len(todo)}] {name}: {result}")
@@ -209,13 +220,15 @@ class _CellError(Exception):
     """The reason why a cell has no measurement."""
 
 
-def _measure_cell(cell: Cell, plan: SweepPlan, data: str, artifacts: Path) -> BenchmarkRow:
+def _measure_cell(
+    cell: Cell, plan: SweepPlan, images: Sequence[str], artifacts: Path
+) -> BenchmarkRow:
     """Export, build and measure by the same commands as a user."""
     row = cell.row
     try:
         if row.batch != 1:
             raise _CellError(f"batch {row.batch}: sessions take one image at a time")
-        options = ["--protocol", row.protocol, "--data", data]
+        options = ["--protocol", row.protocol, *images]
         options += ["--device", cell.device] if cell.device else []
         keys = ["metric", "threads"]
         if not get_protocol(row.protocol).of_images:

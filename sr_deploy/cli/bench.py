@@ -40,7 +40,19 @@ from sr_deploy.results.protocols import DEFAULT_PROTOCOL, PROTOCOL_NAMES
     help="Folder of HR images.  [default: scikit-image's photographs]",
 )
 @click.option(
+    "--lr-data",
+    default="",
+    metavar="LR_DIR",
+    help="Folder of the LR images of --data.  [default: made from HR]",
+)
+@click.option(
     "--test", default="", metavar="HR_DIR", help="A challenge's second folder, its test set."
+)
+@click.option(
+    "--lr-test",
+    default="",
+    metavar="LR_DIR",
+    help="Folder of the LR images of --test.  [default: made from HR]",
 )
 @click.option(
     "--metric",
@@ -131,17 +143,17 @@ def bench(
 def _run_sweep(ctx: click.Context, plan: Path, output: Optional[Path]) -> None:
     from sr_deploy.bench.sweep import read_plan, rows_from_plan
 
-    for name in ctx.params.keys() - {"sweep", "data", "device", "output", "as_json"}:
+    for name in ctx.params.keys() - {*("sweep", "data", "lr_data", "device", "output", "as_json")}:
         source = ctx.get_parameter_source(name)
         if ctx.params[name] and source is not None and source.name == "COMMANDLINE":
             raise click.UsageError(
-                "--sweep can be combined with --data, --device, --json and -o only: "
+                "--sweep can be combined with --data, --lr-data, --device, --json and -o only: "
                 "the plan sets the rest"
             )
     if output is None:
         raise click.UsageError("--sweep needs -o: it resumes from the rows.jsonl there")
-    data, device = ctx.params["data"], ctx.params["device"]
-    rows = rows_from_plan(read_plan(plan), output, data=data, device=device, progress=log)
+    given = {key: ctx.params[key] for key in ("data", "lr_data", "device")}
+    rows = rows_from_plan(read_plan(plan), output, **given, progress=log)
     _print_rows(rows, ctx.params["as_json"])
     _write_challenge_files(rows, output)
     if all(row.error for row in rows):

@@ -28,6 +28,12 @@ from sr_deploy.core.errors import InputError
     help="Folder of HR images; repeatable.  [default: scikit-image's photographs]",
 )
 @click.option(
+    "--lr-data",
+    multiple=True,
+    metavar="LR_DIR",
+    help="Folder of LR images, one for each --data.  [default: made from HR]",
+)
+@click.option(
     "--metric",
     type=click.Choice(["y", "rgb"]),
     default="y",
@@ -37,9 +43,8 @@ from sr_deploy.core.errors import InputError
 @click.option(
     "--degradation",
     type=click.Choice(["bi", "bd", "dn"]),
-    default="bi",
-    show_default=True,
-    help="How LR is made. bi: bicubic. At x3 only: bd, blurred; dn, bicubic with noise.",
+    help="How LR is made. bi: bicubic. At x3 only: bd, blurred; dn, bicubic with noise.  "
+    "[default: bi]",
 )
 @run_options
 @click.option(
@@ -69,7 +74,7 @@ def evaluate(
     )
     from sr_deploy.core.jsonio import to_json
     from sr_deploy.results.report.drawing import check_can_draw
-    from sr_deploy.results.report.quality_figure import quality_figure
+    from sr_deploy.results.report.quality_figure import printed_notes, quality_figure
     from sr_deploy.results.rows import BICUBIC
     from sr_deploy.results.tables import quality_table
 
@@ -88,7 +93,10 @@ def evaluate(
         if output is not None:
             figures = quality_figure(rows)
             write_text(Path(output) / "eval.json", to_json(scores))
-            write_text(Path(output) / "eval.md", table + "\n")
+            notes = [f"- printed numbers: {note}" for note in printed_notes(rows)]
+            write_text(Path(output) / "eval.md", "\n\n".join([table, *notes]) + "\n")
+            for note in notes:
+                log(note[2:])
             for name, content in figures.items():
                 write_bytes(Path(output) / name, content)
             log(f"wrote eval.json, eval.md, {', '.join(figures)} to {output}")

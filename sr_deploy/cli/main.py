@@ -16,12 +16,14 @@ from sr_deploy.cli.doctor import doctor
 from sr_deploy.cli.eval import evaluate
 from sr_deploy.cli.export import export
 from sr_deploy.cli.models import complexity, import_checkpoint, models
+from sr_deploy.cli.output import print_any_name
 from sr_deploy.cli.report import report
 from sr_deploy.cli.selftest import selftest
 from sr_deploy.cli.table import compare, select, table
 from sr_deploy.cli.train import recipes, train
 from sr_deploy.cli.upscale import upscale
-from sr_deploy.core.errors import MissingPackageError, SrDeployError
+from sr_deploy.core.errors import InputError, MissingPackageError, SrDeployError
+from sr_deploy.core.files import write_hint
 from sr_deploy.core.version import __version__
 
 # Packages of the `export` extra. A command that needs one of them reports how to install it.
@@ -52,6 +54,11 @@ class _Group(click.Group):
         except BrokenPipeError:  # the reader of stdout (head, less) has exited
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
+        except OSError as e:
+            if e.filename is None:
+                raise
+            name, reason = os.fsdecode(e.filename), e.strerror or str(e)
+            _fail(InputError(f"cannot use {name}: {reason}", hint=write_hint(e)))
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,6 +69,7 @@ def main() -> None:
     MODEL is the path of a checkpoint, the name of a shipped one (see srdeploy models) or, where
     weights do not matter, an architecture and scale such as srn_x4.
     """
+    print_any_name()
     # Exit on termination as on an interrupt, so that temporary files are removed.
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
         if hasattr(signal, name):

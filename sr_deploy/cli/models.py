@@ -15,6 +15,7 @@ from sr_deploy.core.shipped import read_card, shipped_checkpoints
 from sr_deploy.core.sizes import hw_text, parse_hw
 from sr_deploy.core.spec import check_min_hw
 from sr_deploy.results.render import markdown
+from sr_deploy.results.slips import slips_of
 
 
 @click.command()
@@ -30,6 +31,7 @@ def models(as_json: bool) -> None:
                 "arch": spec.arch,
                 "scale": spec.scale,
                 "variants": list(spec.variants),
+                "notes": spec.notes,
                 "path": str(path),
             }
         )
@@ -52,6 +54,7 @@ def models(as_json: bool) -> None:
         for m in checkpoints
     ]
     emit("\n".join(markdown(["name", "arch", "scale", "variants", "path"], cells)))
+    emit("".join(f"\n- {m['name']}: {m['notes']}" for m in checkpoints if m["notes"]))
     cells = [[r["name"], f"x{r['scale']}", " ".join(r["branches"]), r["path"]] for r in routers]
     emit("\n" + "\n".join(markdown(["router", "scale", "branches", "path"], cells)))
 
@@ -104,6 +107,9 @@ def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_jso
     if counts.uncounted_macs:
         macs = counts.macs + sum(counts.uncounted_macs.values())
         emit(f"         with them: {macs / 1e9:.4f} G")
+    architecture = untrained.architecture.name if untrained else checkpoint.spec.arch
+    for slip in slips_of(architecture):
+        emit(f"note     {slip}")
 
 
 @click.command("import-checkpoint")

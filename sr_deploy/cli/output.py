@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import codecs
 import json
-from typing import Any
+import sys
+from typing import Any, Tuple, Union
 
 import click
+
+
+def print_any_name() -> None:
+    """Let stdout print file names as their bytes, and `?` for what its encoding lacks."""
+    codecs.register_error("srdeploy", _printable)
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="srdeploy")
+
+
+def _printable(error: UnicodeError) -> Tuple[Union[str, bytes], int]:
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("replace")(error)
 
 
 def log(line: str) -> None:

@@ -120,15 +120,18 @@ def _upscale_options(command: Callable[..., None]) -> Callable[..., None]:
     type=click.Path(path_type=Path),
     help="A file, or a folder for a folder.",
 )
+@click.option(
+    "--force", is_flag=True, help="Replace existing files that are no results of the same folder."
+)
 def upscale(
     source: Path, output: Path, max_memory: Optional[str], drop: Optional[str], **options: Any
 ) -> None:
     """Upscale a picture, a folder of pictures or a video, in tiles if memory requires it.
 
     The tiled result equals that of the whole image wherever this is possible. Where it is not, the
-    measured difference is printed. A folder keeps its tree. If the same command is given again,
-    finished pictures are skipped and an unfinished video is resumed. Prints the paths of the files
-    it wrote.
+    measured difference is printed. A folder keeps its tree. Its hidden files are left out, and the
+    pictures that cannot be read are named. If the same command is given again, finished pictures
+    are skipped and an unfinished video is resumed. Prints the paths of the files it wrote.
     """
     from sr_deploy.upscale.memory import parse_bytes
     from sr_deploy.upscale.options import UpscaleOptions, parse_streams

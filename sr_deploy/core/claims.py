@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Iterator, Set, Tuple
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import write_text
+from sr_deploy.core.files import write_hint, write_text
 
 _OWN_CLAIMS: Set[Path] = set()
 """A claim with this process's id that is not in this set was left by an earlier process."""
@@ -57,10 +57,7 @@ def _acquire(path: Path, owner: str) -> bool:
     except FileExistsError:
         pass
     except OSError as e:
-        raise InputError(
-            f"cannot write {path}: {e.strerror or e}",
-            hint="free some space, or choose a writable folder",
-        ) from e
+        raise InputError(f"cannot write {path}: {e.strerror or e}", hint=write_hint(e)) from e
     pid, host = read_holder(path)
     if host != socket.gethostname() or _is_running(pid):
         return False

@@ -15,6 +15,8 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.images import imresize
 
 DEGRADATIONS = ("bi", "bd", "dn")
+GIVEN = "given"
+"""Stands in rows for a degradation where the LR images were given."""
 DN_SIGMA = 30.0
 
 

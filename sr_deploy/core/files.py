@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Iterator, List, Union
+from typing import Iterator, List, Optional, Union
 
 from sr_deploy.core.errors import InputError
 
@@ -21,6 +21,40 @@ def sha256_of(path: Union[str, Path]) -> str:
         for block in iter(lambda: f.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+_HINTS = {
+    "ENOSPC": "free some space, or use another folder",
+    "EDQUOT": "your quota is used up: remove files, or use another folder",
+    "EFBIG": "its file system holds no file of this size: use another folder",
+    "ENAMETOOLONG": "use a shorter name, or a folder that is less deep",
+    "EACCES": "change its permissions, or use another folder",
+    "EPERM": "change its permissions, or use another folder",
+    "EROFS": "its file system is read-only: use another folder",
+    "EISDIR": "it is a folder: use another name",
+    "ENOTDIR": "a part of its path is a file: use another folder",
+    "EEXIST": "a part of its path is a file: use another folder",
+    "EINVAL": "its file system does not allow this name: use another name",
+    "EILSEQ": "its file system does not allow this name: use another name",
+}
+
+
+def check_new(path: Path, *, force: bool) -> None:
+    """Raise InputError if `path` exists, unless `force` allows to replace it."""
+    if not force and os.path.lexists(str(path)):
+        raise InputError(f"{path} already exists", hint="give another output, or --force")
+
+
+def write_hint(error: OSError) -> str:
+    """Return what to do where a file or folder cannot be written."""
+    name = errno.errorcode.get(error.errno or 0, "")
+    return _HINTS.get(name, "use another name or folder")
+
+
+def is_disk_full(error: Optional[BaseException]) -> bool:
+    """Return whether an error is a full disk or quota, at which all further writes fail too."""
+    full = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+    return isinstance(error, OSError) and error.errno in full
 
 
 @contextlib.contextmanager
@@ -41,9 +75,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as e:
-        full = e.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
-        hint = "free some space or use another folder" if full else "use another name or folder"
-        raise InputError(f"cannot write {path}: {e.strerror or e}", hint=hint) from e
+        raise InputError(f"cannot write {path}: {e.strerror or e}", hint=write_hint(e)) from e
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
@@ -73,16 +105,21 @@ def native_path(path: Path) -> Iterator[str]:
     """Yield a name by which a library that takes names as UTF-8 text can open the file `path`.
 
     On Linux, a name may be any bytes. Where they are not UTF-8, many libraries crash: these get the
-    name of a link with the same suffix in the temporary folder.
+    name of a link in the temporary folder, with the same suffix. The files beside `path` are beside
+    that name too if only the folder's name is not UTF-8.
     """
     if is_text(str(path)):
         yield str(path)
         return
     with tempfile.TemporaryDirectory(prefix="srdeploy-") as folder:
-        suffix = path.suffix if is_text(path.suffix) else ""
-        link = Path(folder) / f"file{suffix}"
-        link.symlink_to(path.absolute())
-        yield str(link)
+        link = Path(folder) / "link"
+        if is_text(path.name):
+            link.symlink_to(path.parent.absolute(), target_is_directory=True)
+            yield str(link / path.name)
+        else:
+            link = link.with_suffix(path.suffix if is_text(path.suffix) else "")
+            link.symlink_to(path.absolute())
+            yield str(link)
 
 
 def is_text(name: str) -> bool:
@@ -115,7 +152,7 @@ def make_output_folder(path: Path) -> Path:
     except OSError as e:
         raise InputError(
             f"cannot write to the folder {path}: {e.strerror or e}",
-            hint="give a writable folder with -o",
+            hint=write_hint(e),
         ) from e
     return path
 

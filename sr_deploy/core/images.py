@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any, List
+from typing import Any, List, Tuple
 
 import numpy as np
 
 from sr_deploy.core.errors import InputError, MissingPackageError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy")
+_HIDDEN = (".", "__MACOSX")
 
 
 def read_rgb(path: Path) -> np.ndarray:
@@ -50,12 +51,26 @@ def read_rgb(path: Path) -> np.ndarray:
 
 def _read_array(path: Path) -> np.ndarray:
     try:
-        image = np.load(str(path), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
+        image = load_array(path)
+    except (OSError, ValueError) as e:
         raise InputError(f"cannot read the image {path}: {e}") from e
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise InputError(f"{path}: expected (H, W, 3) uint8 RGB, found {image.shape} {image.dtype}")
     return np.ascontiguousarray(image)
+
+
+def load_array(path: Path, *, mapped: bool = False) -> np.ndarray:
+    """Read a .npy file. Raises OSError if it cannot be read, ValueError if it is damaged."""
+    try:
+        with open(path, "rb") as f:
+            if f.read(6) != b"\x93NUMPY":
+                raise ValueError("it is not a NumPy array")
+        array = np.load(str(path), mmap_mode="r" if mapped else None, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as e:  # NumPy reads the header as Python, with all errors of a parser
+        raise ValueError(str(e).splitlines()[0] if str(e) else "it is damaged") from e
+    return np.asarray(array)
 
 
 def rgb_from_decoded(image: np.ndarray, *, source: str) -> np.ndarray:
@@ -88,13 +103,38 @@ def png_bytes(rgb: np.ndarray) -> bytes:
     return bytes(cv2.imencode(".png", np.ascontiguousarray(rgb[:, :, ::-1]))[1])
 
 
+def image_hw(path: Path) -> Tuple[int, int]:
+    """Return the (h, w) of an image file; of PNG and .npy without decoding it.
+
+    Raises InputError if it is missing or damaged.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        if path.suffix.lower() == ".npy":
+            h, w = load_array(path, mapped=True).shape[:2]
+            return int(h), int(w)
+        with open(path, "rb") as f:
+            head = f.read(24)
+        if head[:8] == b"\x89PNG\r\n\x1a\n" and head[12:16] == b"IHDR":
+            return int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
+    rgb = read_rgb(path)
+    return rgb.shape[0], rgb.shape[1]
+
+
 def image_files(folder: Path) -> List[Path]:
-    """Return the image files below a folder, sorted. Raises InputError if there are none."""
+    """Return the image files below a folder and its subfolders, sorted.
+
+    Hidden ones are no images: systems keep thumbnails and `._0001.png` of theirs there. Raises
+    InputError if there are none.
+    """
     if not folder.is_dir():
         problem = f"{folder} is not a folder" if folder.exists() else f"there is no folder {folder}"
         raise InputError(problem, hint="give a folder of images")
     files = sorted(
-        p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(_HIDDEN) for part in path.relative_to(folder).parts)
+        and path.is_file()
     )
     if not files:
         raise InputError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError, did_you_mean
-from sr_deploy.core.files import make_output_folder
+from sr_deploy.core.files import make_output_folder, write_hint
 from sr_deploy.core.jsonio import from_dict
 
 SCHEMA = 3
@@ -106,6 +106,8 @@ class BenchmarkRow:
     images: Tuple[Dict[str, Any], ...] = ()
     """For each image `image`, `split` (valid or test), `lr_hw`, `psnr_db` (None: identical), `ssim`
     and `ms`."""
+    degradation: str = "bi"
+    """How LR was made from HR, as in `core/degradation.py`; `given` if it was not."""
     metric: str = ""
     border_px: Optional[int] = None
     psnr_db: Optional[float] = None
@@ -202,9 +204,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        raise InputError(
-            f"cannot write {path}: {e.strerror or e}", hint="choose another folder with -o"
-        ) from e
+        raise InputError(f"cannot write {path}: {e.strerror or e}", hint=write_hint(e)) from e
 
 
 def executed_of_plain(row: BenchmarkRow) -> bool:
@@ -246,7 +246,8 @@ def _parse_row(line: str, source: str) -> BenchmarkRow:
     row = from_dict(BenchmarkRow, data, source=source, error=InputError)
     for image in row.images:
         for key, kind in _IMAGE_TYPES.items():
-            if not isinstance(image.get(key, ...), kind):
+            value = image.get(key, ...)
+            if not isinstance(value, kind) or (key == "lr_hw" and not _is_hw(value)):
                 raise InputError(
                     f"{source}: '{key}' of an image is missing or has the wrong type",
                     hint="measure again",
@@ -260,7 +261,15 @@ def _parse_row(line: str, source: str) -> BenchmarkRow:
             )
     if row.deployed and not isinstance(row.deployed.get("macs"), _NUMBER):
         raise InputError(f"{source}: key 'deployed' has no number 'macs'", hint="measure again")
+    for share in ("share", "timed_share") if row.executed else ():
+        if not isinstance((row.executed or {}).get(share), _NUMBER):
+            problem = f"{source}: key 'executed' has no number '{share}'"
+            raise InputError(problem, hint="measure again")
     return row
+
+
+def _is_hw(value: List[Any]) -> bool:
+    return len(value) == 2 and all(type(n) is int for n in value)
 
 
 def _parse_json(line: str, source: str) -> Any:

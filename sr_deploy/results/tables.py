@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
+from sr_deploy.core.degradation import GIVEN
 from sr_deploy.core.errors import InputError
 from sr_deploy.results.columns import Column, label, number, over, settings_text
-from sr_deploy.results.conditions import OF_PATCHES, condition_notes, tiling_text
+from sr_deploy.results.conditions import OF_PATCHES, condition_notes, tiling_text, useless_tags
 from sr_deploy.results.render import Table, make_table, markdown, render_table
 from sr_deploy.results.rows import (
     BICUBIC,
@@ -24,6 +25,7 @@ _DEGRADATIONS = {
     "bi": "bi: MATLAB's bicubic",
     "bd": "bd: Gaussian 7x7, sigma 1.6, every third pixel",
     "dn": "dn: bicubic, then noise of sigma 30, seeded by the file's name",
+    GIVEN: "given, not made from HR",
 }
 
 
@@ -202,4 +204,5 @@ def _quality_conditions(rows: Sequence[QualityRow]) -> List[str]:
         ("evaluated", [tiling_text(r.tiling) for r in networks]),
         ("software", [f"{r.backend} {r.backend_version}, {r.precision}" for r in networks]),
     ]
-    return [f"{name}: {'; '.join(dict.fromkeys(values))}" for name, values in parts if values]
+    lines = [f"{name}: {'; '.join(dict.fromkeys(values))}" for name, values in parts if values]
+    return lines + [f"note: {text}" for text in useless_tags(networks)]

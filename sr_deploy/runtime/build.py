@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.errors import ArtifactError, BuildError, InputError, MissingPackageError
-from sr_deploy.core.files import files_with_suffix, make_output_folder
+from sr_deploy.core.files import files_with_suffix, make_output_folder, write_hint
 from sr_deploy.core.manifest import Manifest, is_up_to_date, read_manifest, write_artifact
 from sr_deploy.core.onnx_file import weight_files
 from sr_deploy.core.session import Backend, BuildOptions
@@ -380,4 +380,4 @@ def _write_job(
         return write_job(temporary / "job", plans, profile, timing_caches=timing_caches)
     except OSError as e:
         problem = f"cannot write the job to {temporary}: {e.strerror or e}"
-        raise BuildError(problem, hint="free some space, or set TMPDIR") from e
+        raise BuildError(problem, hint=f"{write_hint(e)} by TMPDIR") from e

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, List, Tuple
 
 from sr_deploy.core.errors import BuildError, MissingPackageError, did_you_mean
+from sr_deploy.core.files import native_path
 
 HEAD_AND_TAIL = "head-tail"
 
@@ -44,7 +45,8 @@ def with_fp32_nodes(onnx_file: Path, names: Tuple[str, ...], result: Path) -> No
     onnx = _onnx()
     from onnx import TensorProto, helper, numpy_helper
 
-    model = onnx.load(str(onnx_file))
+    with native_path(onnx_file) as name:
+        model = onnx.load(name)
     constants = {t.name: t for t in model.graph.initializer}
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     values = [*inferred.value_info, *inferred.input, *inferred.output]

@@ -6,7 +6,7 @@ Importable without onnx.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import numpy as np
 
@@ -154,4 +154,37 @@ def load_graph(path: Path) -> Any:
     except Exception as e:  # onnx raises its checker's errors and built-in ones
         reason = str(e).splitlines()[0]
         raise ArtifactError(f"cannot read the external weights of {path}: {reason}") from e
+    for problem in _problems(model):
+        raise ArtifactError(f"{path} is a damaged ONNX graph: {problem}", hint=hint)
     return model
+
+
+def _problems(model: Any) -> Iterator[str]:
+    """Yield what onnx itself could not read of a model."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    if any(not 0 < opset.version < 1000 for opset in model.opset_import):
+        yield "an opset has no version"
+    types = TensorProto.DataType.values()
+    bodies = [model.graph]
+    for body in bodies:
+        tensors = [(f"the tensor '{t.name[:80]}'", t) for t in body.initializer]
+        for value in (*body.input, *body.value_info, *body.output):
+            if value.type.tensor_type.elem_type not in types:
+                yield f"the type of '{value.name[:80]}' is unknown"
+        for node in body.node:
+            where = f"the node '{(node.name or node.op_type)[:80]}'"
+            if not node.output:
+                yield f"{where} has no output"
+            for attribute in node.attribute:
+                tensors += [(where, attribute.t)] if attribute.HasField("t") else []
+                bodies += [attribute.g] if attribute.HasField("g") else []
+                try:
+                    helper.get_attribute_value(attribute)
+                except ValueError:
+                    yield f"{where} has a malformed attribute '{attribute.name[:80]}'"
+        for where, tensor in tensors:
+            try:
+                numpy_helper.to_array(tensor)
+            except Exception:  # of numpy, protobuf and onnx, by what is wrong
+                yield f"{where} has data that do not fit its type and shape"

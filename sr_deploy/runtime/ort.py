@@ -18,6 +18,7 @@ from sr_deploy.core.errors import (
     CannotRunHereError,
     DeviceMemoryError,
 )
+from sr_deploy.core.files import native_path
 from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.onnx_file import artifact_sha256
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
@@ -27,6 +28,7 @@ from sr_deploy.runtime.graph_probe import (
     bounded_memory,
     graph_ends,
     graph_precision,
+    is_quantised,
     probe_graph,
 )
 from sr_deploy.runtime.ort_device import COPIES_WITHIN, OrtDevice, ort_device
@@ -88,7 +90,7 @@ class OnnxRuntimeSession(Session):
         self._dtypes = tuple(DTYPES[end.type] for end in graph_ends(path, self._session))
         if not device.is_cpu:
             self._observe()
-        elif self.precision != "int8":
+        elif not is_quantised(self.precision):
             self.precision = "fp32"  # the CPU computes FP16 graphs in FP32 too
 
     @property
@@ -145,7 +147,7 @@ class OnnxRuntimeSession(Session):
         """Run once, and see which nodes the device runs and in which precision."""
         self._run(np.zeros((1, 3, *self.min_hw), np.float32))
         self.nodes = self._device.observe(self._session)
-        if not self._device.provider.compiles and self.precision != "int8":
+        if not self._device.provider.compiles and not is_quantised(self.precision):
             self.precision = self.nodes.precision
 
 
@@ -215,15 +217,20 @@ def raw_session(
     ort = onnxruntime_module()
     options = _session_options(ort, optimise=optimise, layout=layout, alone=alone)
     options.log_severity_level = 3 if device.is_cpu else 4  # errors; smaller tiles follow on a GPU
-    if save_to is not None:
-        options.optimized_model_filepath = str(save_to)
     if not device.is_cpu:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(_profiles().name) / f"run{next(_NUMBERS)}")
     try:
-        session = ort.InferenceSession(
-            model, options, providers=device.providers(fp16=fp16), enable_fallback=0
-        )
+        with contextlib.ExitStack() as names:
+            if save_to is not None:
+                name = names.enter_context(native_path(Path(save_to)))
+                options.optimized_model_filepath = name
+            content = model
+            if isinstance(model, str):
+                content = names.enter_context(native_path(Path(model)))
+            session = ort.InferenceSession(
+                content, options, providers=device.providers(fp16=fp16), enable_fallback=0
+            )
     except Exception as e:  # onnxruntime's errors share no base class
         raise _open_error(e, model, device, saves=save_to is not None) from e
     used = session.get_provider_options()

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sr_deploy.core.degradation import add_noise, degrade
+from sr_deploy.core.degradation import GIVEN, add_noise, degrade
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import atomic_path, make_output_folder
-from sr_deploy.core.images import image_files, modcrop, read_rgb
+from sr_deploy.core.image_folders import check_lr_size, hr_images, lr_images
+from sr_deploy.core.images import modcrop, read_rgb
 
 LISTED_IMAGES = 5
 """Number of images that a message lists by name."""
@@ -52,7 +53,7 @@ class _DecodeTask:
         """Return the HR and LR cache files; their names depend on the sources and settings."""
         sources = [p for p in (self.source, self.lr_source) if p is not None]
         stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in sources]
-        kind = "given" if self.lr_source else self.cached_degradation
+        kind = GIVEN if self.lr_source else self.cached_degradation
         key = hashlib.sha256(repr((stats, self.scale, kind)).encode()).hexdigest()[:24]
         return self.cache / f"{key}.hr.npy", self.cache / f"{key}.lr.npy"
 
@@ -87,9 +88,17 @@ def image_pairs(
         )
     tasks: List[_DecodeTask] = []
     for i, folder in enumerate(folders):
-        hr = image_files(folder)
-        lr = _lr_files(hr, folder, lr_folders[i], scale) if lr_folders else dict.fromkeys(hr)
-        tasks += [_DecodeTask(p.resolve(), lr[p], scale, degradation, min_hr, cache) for p in hr]
+        hr = hr_images(folder)
+        lr: Dict[Path, Path] = hr.lr_files(lr_folders[i], scale) if lr_folders else {}
+        given = [lr_images(lr_folders[i], scale).note] if lr_folders else []
+        for note in filter(None, [hr.note, *given]):
+            log(note)
+        tasks += [
+            _DecodeTask(
+                p.resolve(), lr[p].resolve() if lr else None, scale, degradation, min_hr, cache
+            )
+            for p in hr.files
+        ]
     make_output_folder(cache)
     pairs: List[Pair] = []
     unusable: List[str] = []
@@ -122,40 +131,6 @@ def fingerprint(pairs: Sequence[Pair]) -> str:
     return hashlib.sha256(repr(listed).encode()).hexdigest()
 
 
-def _lr_files(
-    hr_files: List[Path], hr_folder: Path, lr_folder: Path, scale: int
-) -> Dict[Path, Optional[Path]]:
-    """Return the LR file of each HR file: the same subfolder and name, or that with (_)x4."""
-    by_name: Dict[str, Path] = {}
-    for path in image_files(lr_folder):
-        twin = by_name.setdefault(path.relative_to(lr_folder).with_suffix("").as_posix(), path)
-        if twin != path:
-            raise InputError(
-                f"two LR images in {lr_folder} have the same name: {twin.name} and {path.name}",
-                hint="remove one of them",
-            )
-    matched: Dict[Path, Optional[Path]] = {}
-    missing: List[str] = []
-    for path in hr_files:
-        name = path.relative_to(hr_folder).with_suffix("").as_posix()
-        names = [n for n in (name, f"{name}x{scale}", f"{name}_x{scale}") if n in by_name]
-        if names:
-            matched[path] = by_name.pop(names[0]).resolve()
-        else:
-            missing.append(path.name)
-    for unmatched, what, where in (
-        (missing, "LR image for HR", lr_folder),
-        (sorted(by_name), "HR image for LR", hr_folder),
-    ):
-        if unmatched:
-            raise InputError(
-                f"{len(unmatched)} images have no counterpart: no {what} {unmatched[0]} in {where}",
-                hint="expected LR images with the names of the HR images, or with "
-                f"x{scale} appended: 0001.png, 0001x{scale}.png",
-            )
-    return matched
-
-
 def _decode_all(tasks: Sequence[_DecodeTask]) -> Iterator[Union[Pair, str]]:
     if all(file.is_file() for task in tasks for file in task.cache_files()):
         return map(_decode, tasks)
@@ -180,13 +155,9 @@ def _decode(task: _DecodeTask) -> Union[Pair, str]:
                 lr = read_rgb(task.lr_source)
         except InputError as e:
             return e.message
+        if task.lr_source is not None:
+            check_lr_size(task.lr_source, lr.shape, task.source, hr.shape, scale)
         h, w = lr.shape[:2]
-        if (h * scale, w * scale) != hr.shape[:2]:
-            raise InputError(
-                f"{task.lr_source} has {h}x{w} pixels; expected {hr.shape[0] // scale}x"
-                f"{hr.shape[1] // scale}, the size of {task.source.name} / {scale}",
-                hint="check that these are the LR images of this scale",
-            )
         for path, image in ((hr_file, hr), (lr_file, lr)):
             with atomic_path(path) as temporary, open(temporary, "wb") as f:
                 np.save(f, image)

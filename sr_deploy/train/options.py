@@ -11,6 +11,7 @@ from typing import Callable, List, Optional, Sequence, Union
 import torch
 
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.image_folders import hr_images
 from sr_deploy.core.images import image_files
 from sr_deploy.train.data import BatchSplit
 from sr_deploy.train.processes import process_count
@@ -99,9 +100,11 @@ class TrainOptions:
         return self.output / f"{self.name}{suffix}"
 
     def check_inputs(self, batch_size: int) -> None:
-        """Raise InputError when the batch cannot be divided or a folder holds no images."""
+        """Raise InputError when the batch cannot be divided or a folder has no HR images."""
         BatchSplit(self.accumulate, ranks=process_count(self.devices)).check(batch_size)
-        for folder in (*self.folders, *self.lr_folders):
+        for folder in self.folders:
+            hr_images(folder)
+        for folder in self.lr_folders:
             image_files(folder)
 
     def check_outputs(self, recipe_file: Optional[Path]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from sr_deploy.bench.evaluate import check_images, evaluate, image_set
 from sr_deploy.core.errors import InputError, MissingPackageError, SrDeployError
+from sr_deploy.core.files import write_hint
 from sr_deploy.nets.architecture import Weights
 from sr_deploy.runtime.torch_module import TorchSession
 from sr_deploy.train.data import BatchSplit, Pair, Patches, fingerprint, image_pairs
@@ -132,7 +132,10 @@ def run_task(
     if leads:
         options.check_outputs(recipe_file)
         if options.valid is not None:  # an unusable image would end the run hours later
-            check_images(image_set(str(options.valid)), metrics=["y"], scales=[recipe.scale])
+            valid = image_set(str(options.valid))
+            for note in valid.notes([recipe.scale]):
+                options.log(note)
+            check_images(valid, metrics=["y"], scales=[recipe.scale])
     else:
         options = replace(options, log=lambda line: None)
     folders = options.output, options.cache_folder
@@ -294,11 +297,10 @@ class Training:
     def _readable(self, error: BaseException) -> BaseException:
         """Return the error that ended the run as the user should see it."""
         if isinstance(error, OSError):  # the loggers write in many places
-            full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
             error = SrDeployError(
                 f"cannot write to {self.options.output} at step {self.run.step}: "
                 f"{error.strerror or error}",
-                hint="free some space" if full else "",
+                hint=write_hint(error),
             )
         if isinstance(error, SrDeployError) and self.state_file.is_file():
             hints = [error.hint, "the last saved state is kept; continue from it with --resume"]

@@ -8,19 +8,25 @@ folder.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ContextManager, Dict, Iterator, List, Optional, Sequence, Set
+from typing import ContextManager, Dict, Iterator, Sequence, Set
 
 from sr_deploy.core.claims import claim_file
 from sr_deploy.core.errors import InputError, SrDeployError
-from sr_deploy.core.files import atomic_path, make_output_folder, remove_empty_folders, side_path
+from sr_deploy.core.files import (
+    atomic_path,
+    check_new,
+    is_disk_full,
+    make_output_folder,
+    remove_empty_folders,
+    side_path,
+)
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.upscale.folder_log import FolderLog, PictureTask
-from sr_deploy.upscale.formats import PICTURE_SUFFIXES, format_for, format_of_name
+from sr_deploy.upscale.formats import format_for
 from sr_deploy.upscale.overlap import WriteBehind, read_ahead
 from sr_deploy.upscale.pictures import Picture, read_picture, upscale_pixels, write_picture
 from sr_deploy.upscale.reporter import Reporter
@@ -28,7 +34,6 @@ from sr_deploy.upscale.upscaler import Upscaler
 
 QUEUED_RESULTS = 2
 """The results held while another is computed: one waits to be written, one is being written."""
-_DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", None))
 
 
 @dataclass
@@ -39,6 +44,8 @@ class FolderSummary:
     skipped: Set[Path] = field(default_factory=set)  # finished by an earlier run
     failed: Set[Path] = field(default_factory=set)
     busy: Set[Path] = field(default_factory=set)  # claimed by other processes
+    passed_over: Set[Path] = field(default_factory=set)  # of a kind that is not read
+    videos: Set[Path] = field(default_factory=set)
 
     def add(self, other: FolderSummary) -> None:
         """Add the summary of another process, whose done pictures are skipped or busy here."""
@@ -52,6 +59,8 @@ class FolderSummary:
             (self.done, "upscaled"),
             (self.skipped, "finished before"),
             (self.busy, "left to other processes"),
+            (self.passed_over, "passed over"),
+            (self.videos, "left out (video)"),
         )
         counts = [f"{len(paths)} {outcome}" for paths, outcome in outcomes if paths]
         return ", ".join([*counts, f"{len(self.failed)} failed"])
@@ -88,11 +97,18 @@ class _Item:
         return f"{self.task.output}: {how}{notes}"
 
 
-def upscale_picture(task: PictureTask, upscaler: Upscaler, reporter: Reporter) -> None:
-    """Upscale one picture, replacing its output file. Raises InputError if that is impossible."""
+def upscale_picture(
+    task: PictureTask, upscaler: Upscaler, reporter: Reporter, *, force: bool = False
+) -> None:
+    """Upscale one picture. Raises InputError if that is impossible, or if the output exists.
+
+    force: replace an existing output.
+    """
     format_for(task.output)
-    if task.output.exists() and os.path.samefile(str(task.output), str(task.source)):
+    output = str(task.output)
+    if os.path.exists(output) and os.path.samefile(output, str(task.source)):
         raise InputError(f"{task.source} would replace itself", hint="give another name with -o")
+    check_new(task.output, force=force)
     item = _Item.read(task)
     with remove_empty_folders(task.output.parent):
         make_output_folder(task.output.parent)  # fails before the work if it cannot be written
@@ -102,55 +118,33 @@ def upscale_picture(task: PictureTask, upscaler: Upscaler, reporter: Reporter) -
     reporter.written(task.output)
 
 
-def tasks_of_folder(
-    source: Path, output: Path, *, suffix: Optional[str] = None
-) -> List[PictureTask]:
-    """Return the pictures of a folder tree, sorted, with the same paths in the output folder.
-
-    suffix: of the results; None: as the pictures, and `.png` for formats that are not written. The
-    output folder itself and hidden files are excluded. Raises InputError if there are no pictures,
-    or if two results would have the same name.
-    """
-    if output.exists() and os.path.samefile(str(source), str(output)):
-        raise InputError(f"{source} would replace itself", hint="give another folder with -o")
-    tasks: List[PictureTask] = []
-    sources: Dict[str, Path] = {}
-    for path in _find_pictures(source, output):
-        name = path.relative_to(source)
-        own_suffix = name.suffix if format_of_name(name) is not None else ".png"
-        task = PictureTask(path, output / name.with_suffix(suffix or own_suffix))
-        # In lower case: some file systems treat Name.png and name.png as one file.
-        other = sources.setdefault(str(task.output).lower(), path)
-        if other != path:
-            raise InputError(
-                f"{other} and {path} would both become {task.output}",
-                hint="rename one, or remove --format",
-            )
-        tasks.append(task)
-    if not tasks:
-        raise InputError(
-            f"the folder {source} contains no pictures ({', '.join(PICTURE_SUFFIXES)})",
-            hint="give a folder of pictures",
-        )
-    return tasks
-
-
 def upscale_folder(
-    tasks: Sequence[PictureTask], folder: Path, upscaler: Upscaler, reporter: Reporter
+    tasks: Sequence[PictureTask],
+    folder: Path,
+    upscaler: Upscaler,
+    reporter: Reporter,
+    *,
+    force: bool = False,
 ) -> FolderSummary:
     """Upscale pictures into `folder`, reading ahead and writing behind, and return their outcomes.
 
-    Pictures that fail are reported and the others are done. A full disk ends the run with an
-    InputError.
+    force: replace existing files that the log of the folder does not list. Pictures that fail are
+    reported and the others are done. A full disk ends the run with an InputError.
     """
-    return _FolderRun(tasks, make_output_folder(folder), upscaler, reporter).run()
+    return _FolderRun(tasks, make_output_folder(folder), upscaler, reporter, force).run()
 
 
 class _FolderRun:
     def __init__(
-        self, tasks: Sequence[PictureTask], folder: Path, upscaler: Upscaler, reporter: Reporter
+        self,
+        tasks: Sequence[PictureTask],
+        folder: Path,
+        upscaler: Upscaler,
+        reporter: Reporter,
+        force: bool,
     ) -> None:
         self._tasks, self._upscaler, self._reporter = tasks, upscaler, reporter
+        self._force = force
         self._log = FolderLog(folder, upscaler.identity)
         self._summary = FolderSummary()
         self._claims: Dict[Path, ContextManager[bool]] = {}
@@ -207,11 +201,8 @@ class _FolderRun:
             self._summary.skipped.add(task.source)
             self._release(task.output)
             return False
-        if task.output.exists() and not self._log.is_ours(task):
-            raise InputError(
-                f"{task.output} already exists, and the log of the folder does not list it",
-                hint="remove it, or give another folder with -o",
-            )
+        if not self._log.is_ours(task):
+            check_new(task.output, force=self._force)
         return True
 
     def _finish(self, item: _Item) -> None:
@@ -219,7 +210,7 @@ class _FolderRun:
             item.write()
             self._log.add(item.task)
         except SrDeployError as e:
-            if isinstance(e.__cause__, OSError) and e.__cause__.errno in _DISK_FULL:
+            if is_disk_full(e.__cause__):
                 raise
             self._fail(item.task, e)
             return
@@ -231,32 +222,10 @@ class _FolderRun:
     def _fail(self, task: PictureTask, error: SrDeployError) -> None:
         self._release(task.output)
         self._summary.failed.add(task.source)
-        self._reporter.log(f"failed: {task.source}: {error.message}")
+        hint = f"; {error.hint}" if error.hint else ""
+        self._reporter.log(f"failed: {task.source}: {error.message}{hint}")
 
     def _release(self, output: Path) -> None:
         claim = self._claims.pop(output, None)
         if claim is not None:
             claim.__exit__(None, None, None)
-
-
-def _find_pictures(source: Path, output: Path) -> Iterator[Path]:
-    """Yield the picture files of a folder tree, sorted. Each linked folder is visited once."""
-    visited: Set[Path] = {output.resolve()}
-
-    def walk(folder: Path) -> Iterator[Path]:
-        if folder.resolve() in visited:
-            return
-        visited.add(folder.resolve())
-        try:
-            entries = sorted(folder.iterdir())
-        except OSError as e:
-            raise InputError(f"cannot read the folder {folder}: {e.strerror or e}") from e
-        for path in entries:
-            if path.name.startswith("."):
-                continue
-            if path.is_dir():
-                yield from walk(path)
-            elif path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
-                yield path
-
-    return walk(source)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, Tuple
 
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.files import write_hint
 
 LOG = ".srdeploy.jsonl"
 
@@ -39,7 +40,7 @@ class FolderLog:
             self._position += sum(len(line) + 1 for line in lines)
             for line in lines:
                 # A line cut short by a crash is skipped, and its picture is upscaled again.
-                with contextlib.suppress(ValueError, KeyError, TypeError):
+                with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                     entry = json.loads(line)
                     self._entries[entry["output"]] = entry
 
@@ -49,7 +50,7 @@ class FolderLog:
         if entry is None or entry.get("by") != self._identity:
             return False
         try:
-            return tuple(entry.get("facts", ())) == _facts(task)
+            return bool(entry.get("facts") == list(_facts(task)))
         except OSError:
             return False
 
@@ -66,7 +67,7 @@ class FolderLog:
                 f.write(json.dumps(entry) + "\n")
         except OSError as e:
             raise InputError(
-                f"cannot write {self._folder / LOG}: {e.strerror or e}", hint="free some disk space"
+                f"cannot write {self._folder / LOG}: {e.strerror or e}", hint=write_hint(e)
             ) from e
 
     def _name(self, task: PictureTask) -> str:

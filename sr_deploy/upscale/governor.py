@@ -46,6 +46,7 @@ from typing import (
 import numpy as np
 
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.files import write_hint
 from sr_deploy.core.sizes import HW
 from sr_deploy.upscale.upscaler import Upscaler
 
@@ -69,10 +70,7 @@ def log_to(path: Path) -> Callable[[Dict[str, Any]], None]:
             with open(path, "a", encoding="utf-8") as f:
                 f.write(json.dumps(entry) + "\n")
         except OSError as e:
-            raise InputError(
-                f"cannot write {path}: {e.strerror or e}",
-                hint="free some disk space, or give another output",
-            ) from e
+            raise InputError(f"cannot write {path}: {e.strerror or e}", hint=write_hint(e)) from e
 
     return log
 

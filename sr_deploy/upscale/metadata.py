@@ -34,13 +34,14 @@ Tree = Dict[int, Union[Tuple[int, bytes], "Tree"]]
 class Structure:
     """The directories of a TIFF file or EXIF block. Raises ValueError or struct.error."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: Union[bytes, memoryview]) -> None:
         self.data = data
+        mark = bytes(data[:4])
         known = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
-        if data[:4] not in known:
+        if mark not in known:
             raise ValueError("no TIFF structure")
-        self.order = known[data[:4]]
-        self.big = data[2:3] == b"+" or data[3:4] == b"+"
+        self.order = known[mark]
+        self.big = b"+" in mark
         self.word, self._entry = ("Q", 20) if self.big else ("I", 12)
         self.first: int = self.unpack(self.word, 8 if self.big else 4)[0]
 
@@ -69,7 +70,7 @@ class Structure:
         offset = inside if size <= room else self.unpack(self.word, inside)[0]
         if offset + size > len(self.data):
             raise ValueError("a value lies beyond the end of the file")
-        return kind, self.data[offset : offset + size]
+        return kind, bytes(self.data[offset : offset + size])
 
     def numbers(self, entries: Dict[int, int], tag: int) -> Tuple[int, ...]:
         """Return the integers of a tag, or an empty tuple."""

@@ -28,6 +28,7 @@ class UpscaleOptions:
     max_memory: Optional[int] = None  # bytes, of all workers, and of each GPU; None: see `Upscaler`
     format: Optional[str] = None  # suffix of a folder's results; None: as the pictures
     workers: int = 1
+    force: bool = False  # replace existing files, but for a folder's finished results
     codec: str = "libx264"
     crf: Optional[int] = None  # None: the codec's default
     drop: FrozenSet[int] = frozenset()  # the numbers of a video's streams to leave out

@@ -13,7 +13,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
+import shutil
 import struct
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +25,7 @@ from typing import Any, List, Optional, Tuple
 import numpy as np
 
 from sr_deploy.core.errors import InputError, MissingPackageError
+from sr_deploy.core.files import native_path
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.upscale.containers import bmff, count_pages, embed, png, read_metadata, simple, tiff
 from sr_deploy.upscale.damage import find_damage, find_hidden_damage
@@ -119,15 +123,16 @@ def _check_content(path: Path, content: bytes, kind: str, facts: tiff.Facts) -> 
         problem = f"is a {RAW}"
     if kind in ("HEIF", "JPEG XL"):
         problem, hint = f"is a {kind} picture, which OpenCV cannot read", "convert it to PNG first"
-    if RAW in problem:
+    if RAW in problem or "thumbnail" in problem:
         hint = "develop it first, for example to a TIFF file of 16 bits"
     if problem:
         raise InputError(f"{path} {problem}", hint=hint)
     pages = count_pages(content, kind)
     if pages > 1:
+        as_video = ", or an output ending in .mp4 to make it a video"
         raise InputError(
             f"{path} has {pages} frames or pages; expected one",
-            hint="give them one by one, or as a video",
+            hint="give them one by one" + (as_video if kind in ("GIF", "PNG") else ""),
         )
 
 
@@ -238,32 +243,52 @@ def upscale_pixels(picture: Picture, upscaler: Upscaler, target: Format) -> Pict
 def write_picture(path: Path, picture: Picture, target: Format) -> Picture:
     """Write a picture, overwriting its pixels. Return it with further notes. Raises OSError."""
     pixels = _to_opencv(picture, target)
-    encoded = _encode(pixels, target)
-    if encoded is None:
-        raise OSError(errno.EIO, f"OpenCV could not write it as {target.name}")
     metadata = dict(picture.metadata)
     if target.name == "TIFF" and picture.alpha is not None:
         metadata[tiff.ALPHA] = True
-    pieces, lost = embed(encoded.data, target.name, metadata)
-    with open(path, "wb") as f:
-        for piece in pieces:
-            f.write(piece)
+    # A file of its own, not memory: encoded pixels may take as much as the result, and more.
+    plain = path.with_suffix(".pixels" + target.suffixes[0])  # OpenCV goes by the suffix
+    try:
+        if not _encode(plain, pixels, target):
+            if shutil.disk_usage(path.parent).free < pixels.nbytes:  # OpenCV gives no reason
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(errno.EIO, f"OpenCV could not write it as {target.name}")
+        lost = _add_metadata(plain, path, target.name, metadata)
+    finally:
+        with contextlib.suppress(OSError):
+            plain.unlink()
     if lost:
         note = f"not kept, as it does not fit into this {target.name} file: {', '.join(lost)}"
         picture = replace(picture, notes=(*picture.notes, note))
     return picture
 
 
-def _encode(pixels: np.ndarray, target: Format) -> Optional[np.ndarray]:
-    """Encode pixels by OpenCV. Return the file's bytes, or None if it fails."""
+def _encode(path: Path, pixels: np.ndarray, target: Format) -> bool:
+    """Write pixels by OpenCV. Return whether the file is complete."""
     cv2 = opencv()
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if target.name == "JPEG" else []
     try:
-        done, encoded = cv2.imencode(target.suffixes[0], pixels, options)
+        with native_path(path) as name:
+            done: bool = cv2.imwrite(name, pixels, options)
     except cv2.error:
-        return None
-    whole = done and encoded[-12:].tobytes().endswith(_ENDS.get(target.name, b""))
-    return encoded.reshape(-1) if whole else None
+        return False
+    if done:
+        with open(path, "rb") as f:
+            f.seek(-min(12, f.seek(0, os.SEEK_END)), os.SEEK_END)
+            done = f.read().endswith(_ENDS.get(target.name, b""))
+    return done
+
+
+def _add_metadata(source: Path, path: Path, name: str, metadata: Metadata) -> List[str]:
+    """Write a file of the format `name` again, with metadata. Return the kinds left out."""
+    if not metadata:
+        os.replace(str(source), str(path))
+        return []
+    pieces, lost = embed(np.memmap(source, np.uint8, "r").data, name, metadata)
+    with open(path, "wb") as f:
+        for piece in pieces:
+            f.write(piece)
+    return lost
 
 
 def opencv() -> Any:

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import atomic_path, make_output_folder, remove_empty_folders, side_path
+from sr_deploy.core.files import (
+    atomic_path,
+    check_new,
+    make_output_folder,
+    remove_empty_folders,
+    side_path,
+)
 from sr_deploy.core.images import write_png
 from sr_deploy.runtime.adaptive.decisions import LEGEND, decisions_picture
 from sr_deploy.runtime.opener import describe_family
@@ -19,6 +25,7 @@ from sr_deploy.upscale.memory import MemorySharing
 from sr_deploy.upscale.options import UpscaleOptions
 from sr_deploy.upscale.power import live_watts
 from sr_deploy.upscale.reporter import Reporter
+from sr_deploy.upscale.tree import why_not_read
 from sr_deploy.upscale.upscaler import Upscaler
 from sr_deploy.upscale.video import VideoUpscaler, upscale_video
 from sr_deploy.upscale.video_encode import encoder_results
@@ -62,10 +69,11 @@ def upscale_path(source: Path, output: Path, options: UpscaleOptions, reporter: 
             if upscaler.work is not None:
                 reporter.log(f"all frames of this run: {upscaler.work}")
         elif options.decisions is None:
-            upscale_picture(PictureTask(source, output), upscaler, reporter)
+            task = PictureTask(source, output)
+            upscale_picture(task, upscaler, reporter, force=options.force)
         else:
             task = PictureTask(source, output)
-            _upscale_with_decisions(task, upscaler, options.decisions, reporter)
+            _upscale_with_decisions(task, upscaler, options, reporter)
         reporter.log(upscaler.memory_report())
 
 
@@ -77,7 +85,12 @@ def _input_kind(source: Path, output: Path) -> str:
     if not source.is_file():  # opening a pipe would block
         raise InputError(f"{source} is neither a file nor a folder", hint="save it to a file first")
     animation = output.suffix.lower() in CONTAINERS and not output.is_dir()
-    return "picture" if is_picture(source) and not animation else "video"
+    if is_picture(source) and not animation:
+        return "picture"
+    reason = why_not_read(source)
+    if reason and not animation:
+        raise InputError(f"cannot upscale {source}: {reason}")
+    return "video"
 
 
 def _upscale_folder(
@@ -91,27 +104,31 @@ def _upscale_folder(
             "if that has ended, remove the .claim file beside the result"
         )
     reporter.log(str(summary))
-    if summary.failed:
+    not_done = len(summary.failed) + len(summary.passed_over)
+    if not_done:
         raise InputError(
-            f"{len(summary.failed)} of the pictures could not be upscaled",
+            f"{not_done} of the pictures could not be upscaled",
             hint="see the lines above; the other pictures are done",
         )
 
 
 def _upscale_with_decisions(
-    task: PictureTask, upscaler: Upscaler, drawing: Path, reporter: Reporter
+    task: PictureTask, upscaler: Upscaler, options: UpscaleOptions, reporter: Reporter
 ) -> None:
     """Upscale a picture with an adaptive network and draw its decisions as a PNG file."""
+    drawing = options.decisions
+    assert drawing is not None
     if drawing.resolve() in (task.source.resolve(), task.output.resolve()):
         raise InputError(
             f"--decisions {drawing} would replace the picture or its result",
             hint="give another name",
         )
+    check_new(drawing, force=options.force)
     with remove_empty_folders(drawing.parent):
         make_output_folder(drawing.parent)  # fails before the work if it cannot be written
         session: Any = upscaler.session
         session.decisions = []  # a list: the session appends a map per tile
-        upscale_picture(task, upscaler, reporter)
+        upscale_picture(task, upscaler, reporter, force=options.force)
         decisions = upscaler.assemble(session.decisions)
         with atomic_path(drawing) as temporary:
             write_png(temporary, decisions_picture(decisions, scale=upscaler.scale))
@@ -133,6 +150,7 @@ def _upscale_video(
         codec=options.codec,
         crf=options.crf,
         drop=options.drop,
+        force=options.force,
         reporter=reporter,
     )
     reporter.log(str(summary))

@@ -21,7 +21,7 @@ import numpy as np
 
 from sr_deploy.core.claims import claim_file, read_holder
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import make_output_folder, sha256_of, side_path
+from sr_deploy.core.files import check_new, make_output_folder, sha256_of, side_path
 from sr_deploy.upscale.governor import Governor
 from sr_deploy.upscale.overlap import WriteBehind, read_ahead
 from sr_deploy.upscale.reporter import Reporter
@@ -67,12 +67,13 @@ def upscale_video(
     codec: str = "libx264",
     crf: Optional[int] = None,
     drop: FrozenSet[int] = frozenset(),
+    force: bool = False,
     reporter: Reporter = Reporter(),  # noqa: B008 - frozen
 ) -> VideoSummary:
-    """Upscale a video into `output` (MP4, MOV, Matroska or WebM), which must not exist.
+    """Upscale a video into `output` (MP4, MOV, Matroska or WebM).
 
     codec: see `CODECS`. crf: its quality; None: its default. drop: the numbers of the source's
-    streams to leave out.
+    streams to leave out. force: replace an existing output.
 
     Resumes from the parts that a killed run of the same source, upscaler and encoder left in
     `OUTPUT.parts`. At Ctrl-C, and where the source breaks off, the frames so far are written to
@@ -80,7 +81,7 @@ def upscale_video(
     MissingPackageError without PyAV or OpenCV.
     """
     source, output = Path(source), Path(output)
-    _check_paths(source, output)
+    _check_paths(source, output, force)
     facts = probe_video(source)
     encoding = choose_encoding(facts, upscaler.scale, codec=codec, crf=crf, gop=PART_FRAMES)
     task = VideoTask(source, output, facts, encoding, drop)
@@ -213,7 +214,7 @@ def _write_output(task: VideoTask, writer: PartWriter, *, complete: bool) -> Lis
     return notes
 
 
-def _check_paths(source: Path, output: Path) -> None:
+def _check_paths(source: Path, output: Path, force: bool) -> None:
     if not source.is_file():
         raise InputError(f"{source}: {'is a folder' if source.is_dir() else 'no such file'}")
     if output.suffix.lower() not in CONTAINERS:
@@ -221,9 +222,6 @@ def _check_paths(source: Path, output: Path) -> None:
             f"{output}: unknown video format '{output.suffix}'",
             hint=f"give an output ending in {', '.join(CONTAINERS)}",
         )
-    if output.exists():
-        same = os.path.samefile(str(source), str(output))
-        raise InputError(
-            f"{output} is the input itself" if same else f"{output} already exists",
-            hint="give another output" + ("" if same else ", or remove it"),
-        )
+    if os.path.exists(str(output)) and os.path.samefile(str(source), str(output)):
+        raise InputError(f"{output} is the input itself", hint="give another output")
+    check_new(output, force=force)

@@ -26,7 +26,7 @@ _CENTRED = ("mjpeg", "mpeg1video", "theora")
 """Codecs with chroma between the luma columns. PyAV does not expose the stream's own value."""
 _COMPUTED = re.compile(r"(?:yuvj?(420|422|444)p|(gray)|(gbrp))(?:(9|10|12|14|16)le)?$")
 _PACKED = ("rgb24", "bgr24", "rgb0", "bgr0", "0rgb", "0bgr")
-_ANIMATIONS = ("gif", "apng", "webp", "webp_anim")
+ANIMATIONS = ("gif", "apng")
 """Codecs whose frames often have an alpha channel without any transparent pixel."""
 _ANIMATION_FORMATS = ("bgra", "rgba", "argb", "pal8")
 
@@ -123,7 +123,7 @@ def _nal_units(packet: Any, stream: Any) -> Iterator[bytes]:
     """Yield the first bytes of each NAL unit of an HEVC packet."""
     data, extra = bytes(packet), stream.codec_context.extradata or b""
     if extra[:1] != b"\1":  # start codes
-        for match in re.finditer(rb"\0\0\1(..)", data, re.DOTALL):
+        for match in re.finditer(rb"\x00\x00\x01(..)", data, re.DOTALL):
             yield match.group(1)
         return
     width, position = (extra[21] & 3) + 1 if len(extra) > 21 else 4, 0
@@ -136,7 +136,7 @@ def _nal_units(packet: Any, stream: Any) -> Iterator[bytes]:
 def find_colour(path: Path, frame: Any, coder: Any) -> Tuple[Colour, str]:
     """Return the colour properties, and which of them were guessed. Raises InputError."""
     name = frame.format.name
-    if coder.name in _ANIMATIONS and name in _ANIMATION_FORMATS:
+    if coder.name in ANIMATIONS and name in _ANIMATION_FORMATS:
         return Colour("rgb", 8, full=True), ""
     if _has_alpha(frame):
         raise InputError(

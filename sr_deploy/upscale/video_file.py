@@ -1,6 +1,6 @@
 """Video files: opening them for FFmpeg, and the evidence that one is cut off.
 
-FFmpeg never gets a path. It would take `Alien: 1979.mp4` for a protocol and `%03d` for a sequence.
+FFmpeg gets paths with a protocol. It would take that of `Alien: 1979.mp4` for the protocol Alien.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import os
 import struct
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterator, Optional
+from typing import Any, BinaryIO, Dict, Iterator, Optional, Union
 
 from sr_deploy.core.errors import InputError, MissingPackageError
 
@@ -52,40 +52,34 @@ def ffmpeg_reason(error: BaseException) -> str:
 def open_container(path: Path) -> Iterator[Any]:
     """Yield PyAV's container of a file. Raises InputError if it cannot be opened."""
     av = pyav()
-    # PyAV calls the file's methods. Those of a class written in Python could swallow Ctrl-C.
     try:
-        file = io.FileIO(str(path))
-    except OSError as e:
-        raise InputError(f"cannot read {path}: {e.strerror or e}") from e
-    with file:
-        suffix = path.suffix if path.suffix[1:].isalnum() and path.suffix.isascii() else ""
-        file.name = "source" + suffix  # it takes part in the choice of the demuxer
-        head = file.read(64)
+        with open(path, "rb") as f:
+            head = f.read(64)
         if not head:
             raise InputError(f"{path} is empty (0 bytes)")
-        file.seek(0)
-        try:
-            # A list of files opens no others.
-            options = {"protocol_whitelist": "none"}
-            container = av.open(file, metadata_errors="replace", container_options=options)
-        except (av.error.FFmpegError, ValueError, OSError) as e:
-            if head.startswith(_LISTS):
-                raise InputError(
-                    f"{path} is a list of other files",
-                    hint="join them first: ffmpeg -i IN -c copy OUT",
-                ) from e
+        if head.startswith(_LISTS):
             raise InputError(
-                f"{path} cannot be read as a video: {ffmpeg_reason(e)}",
-                hint="it may have another format, or be cut off (an MP4 file may need its end)",
-            ) from e
-        with container:
-            yield container
+                f"{path} is a list of other files", hint="join them first: ffmpeg -i IN -c copy OUT"
+            )
+        # Other lists of files must not open anything from the network.
+        options = {"protocol_whitelist": "file"}
+        container = av.open(_url(path), metadata_errors="replace", container_options=options)
+    except (av.error.FFmpegError, ValueError, OSError) as e:
+        raise InputError(
+            f"{path} cannot be read as a video: {ffmpeg_reason(e)}",
+            hint="it may have another format, or be cut off (an MP4 file may need its end)",
+        ) from e
+    with container:
+        yield container
 
 
 @contextlib.contextmanager
-def open_output(file: BinaryIO, suffix: str, options: Dict[str, str]) -> Iterator[Any]:
+def open_output(
+    file: Union[Path, io.BytesIO], suffix: str, options: Dict[str, str]
+) -> Iterator[Any]:
     """Yield an output container in `file` and close it. An earlier error hides one of closing."""
-    out = pyav().open(file, "w", format=CONTAINERS[suffix], container_options=options)
+    name = _url(file) if isinstance(file, Path) else file
+    out = pyav().open(name, "w", format=CONTAINERS[suffix], container_options=options)
     try:
         yield out
     except BaseException:
@@ -95,10 +89,17 @@ def open_output(file: BinaryIO, suffix: str, options: Dict[str, str]) -> Iterato
     out.close()
 
 
+def _url(path: Path) -> str:
+    # Not a file object: PyAV would print a traceback where a damaged file makes FFmpeg seek to an
+    # impossible position, and Ctrl-C is lost in calls from FFmpeg.
+    return f"file:{path}"
+
+
 def missing_bytes(path: Path) -> int:
     """Return how many bytes a file lacks of those that its outermost units declare. 0: none.
 
-    The units are boxes of MP4 and MOV, lists of AVI, the segment of Matroska and the data of ASF.
+    The units are boxes of MP4 and MOV, lists of AVI, the segment of Matroska, the data of ASF, tags
+    of FLV, and packets of MPEG-TS.
     Counters of frames and durations are no evidence: AVI counts frames without data.
     """
     try:
@@ -111,6 +112,10 @@ def missing_bytes(path: Path) -> int:
                 end = _ebml_end(f)
             elif head == _ASF_HEADER:
                 end = _asf_end(f, size)
+            elif head[:4] == b"FLV\1":
+                end = _flv_end(f, size)
+            elif head[:1] == b"G" and head[:4] != b"GIF8":
+                end = _ts_end(f, size)
             else:
                 end = _iso_end(f, size)
     except (struct.error, OSError):
@@ -162,6 +167,23 @@ def _asf_end(f: BinaryIO, size: int) -> int:
         if kind == _ASF_DATA:
             return position
     return 0
+
+
+def _flv_end(f: BinaryIO, size: int) -> int:
+    position = 13
+    while position + 4 <= size:
+        f.seek(position)
+        position += 15 + (struct.unpack(">I", f.read(4))[0] & 0xFFFFFF)
+    return position
+
+
+def _ts_end(f: BinaryIO, size: int) -> int:
+    position = size - size % 188
+    for packet in (188, position):
+        f.seek(packet)
+        if f.read(1) not in (b"G", b""):
+            return 0
+    return size if position == size else position + 188
 
 
 def _ebml_end(f: BinaryIO) -> int:

@@ -40,13 +40,13 @@ def write_video(
     with open_container(task.source) as container:
         reader = _SourceReader(container, facts)
         try:
-            with open(output, "wb") as file:
-                with open_output(file, task.suffix, task.mux_options) as out:
-                    made = add_streams(container, out, task)
-                    with contextlib.closing(_video_packets(task, parts, made.video)) as packets:
-                        copied = _copied_packets(reader.packets(), made.copies, end_s)
-                        for packet in heapq.merge(packets, copied, key=_time_s):
-                            out.mux(packet)
+            with open_output(output, task.suffix, task.mux_options) as out:
+                made = add_streams(container, out, task)
+                video_packets = _video_packets(task, parts, made.video, reader)
+                with contextlib.closing(video_packets) as packets:
+                    copied = _copied_packets(reader.packets(), made.copies, end_s)
+                    for packet in heapq.merge(packets, copied, key=_time_s):
+                        out.mux(packet)
         except (av.error.FFmpegError, ValueError) as e:
             # The disk is full, or the container rejects the packets.
             raise InputError(
@@ -71,6 +71,8 @@ class _SourceReader:
         self._stated_s = (container.duration or 0) / 1e6
         self._stated_packets = container.streams[facts.index].frames or 0
         self._video_packets = 0
+        self.last_pts: Optional[int] = None  # of the video, among the packets read so far
+        self.last_duration = 0
         self._end_s = 0.0
         self._damage = ""
 
@@ -83,7 +85,8 @@ class _SourceReader:
                     packet.dts = packet.pts
                 end = (packet.pts or packet.dts) + (packet.duration or 0)
                 self._end_s = max(self._end_s, float(end * packet.time_base))
-                self._video_packets += packet.stream_index == self._index
+                if packet.stream_index == self._index:
+                    self._add_video(packet)
                 if packet.is_corrupt:
                     time_s = float(packet.dts * packet.time_base)
                     self._damage = f"is cut off or damaged at {time_s:.2f} s"
@@ -91,6 +94,11 @@ class _SourceReader:
                     yield packet
         except (pyav().error.FFmpegError, OSError) as e:
             self._damage = f"cannot be read after {self._end_s:.2f} s: {ffmpeg_reason(e)}"
+
+    def _add_video(self, packet: Any) -> None:
+        self._video_packets += 1
+        if packet.pts is not None and (self.last_pts is None or packet.pts > self.last_pts):
+            self.last_pts, self.last_duration = packet.pts, packet.duration or 0
 
     def problem(self, missing: int) -> str:
         """Return where the source is damaged, or "". Valid after all packets were read."""
@@ -142,20 +150,29 @@ def decoding_times(pts: Sequence[int]) -> List[int]:
 
 
 def _video_packets(
-    task: VideoTask, parts: Sequence[Part], stream: Any
+    task: VideoTask, parts: Sequence[Part], stream: Any, reader: _SourceReader
 ) -> Generator[Any, None, None]:
     av, facts = pyav(), task.facts
     times = [part.pts[n] for part in parts for n in part.numbers]
     ordered = sorted(times)
     usual = max(round(1 / facts.rate / facts.time_base), 1)
     durations = dict(zip(ordered, [b - a for a, b in zip(ordered, ordered[1:])] + [usual]))
-    dts = iter(decoding_times(times))
+    dts = decoding_times(times)
+    following = iter(dts)
     for number, part in enumerate(parts):
         with open(packets_file(task.parts_folder, number), "rb") as f:
             for n, size, key in zip(part.numbers, part.sizes, part.keys):
                 packet = av.Packet(f.read(size))
                 packet.stream, packet.time_base = stream, facts.time_base
-                packet.pts, packet.dts = part.pts[n], next(dts)
+                packet.pts, packet.dts = part.pts[n], next(following)
                 packet.duration = durations[part.pts[n]]
+                last = usual
+                if reader.last_pts == ordered[-1] and reader.last_duration > 0:
+                    last = reader.last_duration
+                if packet.pts == ordered[-1]:
+                    packet.duration = last
+                if packet.dts == dts[-1] and task.decoding_times:
+                    # MP4 stores decoding times, and the last packet's duration ends the stream.
+                    packet.duration = ordered[-1] + last - ordered[0] - (dts[-1] - dts[0])
                 packet.is_keyframe = bool(key)
                 yield packet

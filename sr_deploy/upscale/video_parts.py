@@ -17,7 +17,7 @@ from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Sequence, Tup
 import numpy as np
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.files import make_output_folder, side_path, write_text
+from sr_deploy.core.files import make_output_folder, side_path, write_hint, write_text
 from sr_deploy.core.jsonio import read_dataclass, to_json
 from sr_deploy.upscale.video_encode import Encoding, encode_frame, open_encoder
 from sr_deploy.upscale.video_source import FrameMark, VideoFacts, fingerprint
@@ -55,12 +55,17 @@ class VideoTask:
         return side_path(self.output.with_suffix(""), f".partial{self.output.suffix}")
 
     @property
+    def decoding_times(self) -> bool:
+        """Whether the container stores durations between decoding times, as MP4 does."""
+        return self.suffix in (".mp4", ".m4v", ".mov")
+
+    @property
     def mux_options(self) -> Dict[str, str]:
         """The options of the output container."""
         # Sound may start before 0 (encoder padding). By default Matroska would then shift all
         # streams.
         options = {"avoid_negative_ts": "disabled"}
-        if self.suffix in (".mp4", ".m4v", ".mov"):
+        if self.decoding_times:
             # The unit in which the starts of streams are written. The default is 1 ms.
             options["movie_timescale"] = str(self.facts.time_base.denominator)
         return options
@@ -175,7 +180,7 @@ class PartWriter:
         except OSError as e:
             raise InputError(
                 f"cannot write to {self._folder}: {e.strerror or e}",
-                hint="free some disk space and run again: it resumes after the last finished part",
+                hint=f"{write_hint(e)}; the same command resumes after the last finished part",
             ) from e
 
 

@@ -54,10 +54,7 @@ def probe_video(path: Path) -> VideoFacts:
     Raises InputError with the reason if it cannot be upscaled correctly.
     """
     with open_container(path) as container:
-        if container.format.name.endswith("_pipe") or container.format.name == "image2":
-            raise InputError(
-                f"{path} is a picture, not a video", hint="give an output ending in .png"
-            )
+        _check_kind(container, path)
         stream = _video_stream(container, path)
         try:
             frame = next(_decode(container, stream, path), None)
@@ -85,6 +82,17 @@ def probe_video(path: Path) -> VideoFacts:
             frames=stream.frames or int(duration_s * rate),
             aspect=stream.sample_aspect_ratio or None,
             matrix=_display_matrix(frame),
+        )
+
+
+def _check_kind(container: Any, path: Path) -> None:
+    """Raise InputError for pictures, and for animations that PyAV does not decode."""
+    name, brand = container.format.name, container.metadata.get("major_brand", "")
+    heif = brand in ("avif", "avis", "heic", "heix", "hevc", "mif1", "msf1")
+    if heif or name.endswith("_pipe") or name == "image2":
+        raise InputError(
+            f"{path} is a picture, or an animation that is not read as a video",
+            hint="give an output ending in .png for a picture, or a GIF file for an animation",
         )
 
 
@@ -239,6 +247,10 @@ def _decode(container: Any, stream: Any, path: Path) -> Iterator[Any]:
 def _video_stream(container: Any, path: Path) -> Any:
     """Return the first video stream that is not a cover picture."""
     for stream in container.streams.video:
+        if stream.codec_context is None:
+            raise InputError(
+                f"{path}: FFmpeg has no decoder for its video", hint="convert it to H.264 first"
+            )
         if not is_cover(stream):
             return stream
     types = ", ".join(sorted({s.type for s in container.streams})) or "nothing"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Sequence
 
 from sr_deploy.core.errors import InputError
+from sr_deploy.upscale.video_checks import ANIMATIONS
 from sr_deploy.upscale.video_encode import CODECS, configure_encoder, takes
 from sr_deploy.upscale.video_file import (
     CONTAINERS,
@@ -57,6 +58,8 @@ def add_streams(container: Any, out: Any, task: VideoTask) -> OutputStreams:
         if stream.index == task.facts.index:
             made.video = _add_video(out, task)
             _copy_metadata(stream, made.video)
+            if stream.codec_context.name in ANIMATIONS:
+                made.losses.append("the animation's repetition is not kept")
         elif stream.index in task.drop:
             made.losses.append(f"{stream_name(stream)} is left out, as --drop says")
         elif _is_copied(stream):

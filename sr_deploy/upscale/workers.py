@@ -17,11 +17,12 @@ from sr_deploy.core.run_options import RunOptions
 from sr_deploy.runtime.graph_probe import CONTRACTS, GraphContract
 from sr_deploy.runtime.opener import kind_of
 from sr_deploy.runtime.torch_device import gpu_count
-from sr_deploy.upscale.folder import QUEUED_RESULTS, FolderSummary, tasks_of_folder, upscale_folder
+from sr_deploy.upscale.folder import QUEUED_RESULTS, FolderSummary, upscale_folder
 from sr_deploy.upscale.folder_log import PictureTask
 from sr_deploy.upscale.memory import MemorySharing
 from sr_deploy.upscale.options import UpscaleOptions
 from sr_deploy.upscale.reporter import Reporter
+from sr_deploy.upscale.tree import find_pictures
 from sr_deploy.upscale.upscaler import Upscaler
 
 _EXIT_S = 30.0
@@ -36,11 +37,22 @@ def upscale_tree(
     Raises an SrDeployError on bad input. A bad picture is reported and counted.
     """
     suffix = None if options.format is None else f".{options.format}"
-    tasks = tasks_of_folder(source, output, suffix=suffix)
+    tree = find_pictures(source, output, suffix=suffix)
+    for path, reason in tree.passed_over.items():
+        reporter.log(f"passed over: {path}: {reason}")
+    for path in tree.videos:
+        reporter.log(f"left out: {path}: it is a video; give it alone")
+    summary = _upscale_by_workers(tree.tasks, output, options, reporter)
+    return replace(summary, passed_over=set(tree.passed_over), videos=set(tree.videos))
+
+
+def _upscale_by_workers(
+    tasks: Sequence[PictureTask], output: Path, options: UpscaleOptions, reporter: Reporter
+) -> FolderSummary:
     if options.workers == 1:
         sharing = MemorySharing(queued_results=QUEUED_RESULTS)
         upscaler = options.upscaler(options.network(), sharing=sharing, log=reporter.log)
-        return _upscale_tasks(tasks, output, upscaler, reporter)
+        return _upscale_tasks(tasks, output, upscaler, reporter, force=options.force)
     if options.model is not None and kind_of(options.model) == "artifact":
         options.network().find_scale()  # so that a graph is probed once, not by every worker
     workers = min(options.workers, len(tasks))
@@ -69,11 +81,16 @@ def upscale_tree(
 
 
 def _upscale_tasks(
-    tasks: Sequence[PictureTask], output: Path, upscaler: Upscaler, reporter: Reporter
+    tasks: Sequence[PictureTask],
+    output: Path,
+    upscaler: Upscaler,
+    reporter: Reporter,
+    *,
+    force: bool,
 ) -> FolderSummary:
     with contextlib.closing(upscaler):
         reporter.log(f"{upscaler.session.name} by {upscaler.where}")
-        summary = upscale_folder(tasks, output, upscaler, reporter)
+        summary = upscale_folder(tasks, output, upscaler, reporter, force=force)
         if summary.done:
             reporter.log(upscaler.memory_report())
     return summary
@@ -130,7 +147,7 @@ def _work(
             written=lambda path: messages.put(("written", path)),
         )
         upscaler = upscaler_of_worker(options, number, workers, reporter.log)
-        summary = _upscale_tasks(tasks, output, upscaler, reporter)
+        summary = _upscale_tasks(tasks, output, upscaler, reporter, force=options.force)
         messages.put(("done", summary))
     except SrDeployError as e:
         messages.put(("error", (e.message, e.hint)))

@@ -16,12 +16,12 @@ from sr_deploy.bench.evaluate import Bicubic, evaluate, image_set  # noqa: E402
 from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts  # noqa: E402
 from sr_deploy.bench.quality import image_sets, quality_from_artifacts  # noqa: E402
 from sr_deploy.core.errors import InputError  # noqa: E402
-from sr_deploy.core.images import imresize, write_png  # noqa: E402
+from sr_deploy.core.images import imresize, read_rgb, write_png  # noqa: E402
 from sr_deploy.core.run_options import RunOptions  # noqa: E402
 from sr_deploy.core.spec import Variant  # noqa: E402
 from sr_deploy.nets import ARCHITECTURES  # noqa: E402
 from sr_deploy.nets.checkpoint import save_checkpoint  # noqa: E402
-from sr_deploy.results.tables import quality_table  # noqa: E402
+from sr_deploy.results.tables import ntire_table, quality_table  # noqa: E402
 
 
 def measure(networks, **options):
@@ -214,6 +214,34 @@ def test_a_network_that_runs_out_of_memory_keeps_its_earlier_rows(place, monkeyp
             gpu.failing["run"] = torch.cuda.OutOfMemoryError("CUDA out of memory")
     assert [row.set for row in rows[2:]] == ["One", "Two"]
     assert rows[2].psnr_db is not None and "is out of memory" in rows[3].error
+
+
+def test_lr_images_can_be_given(place, tmp_path):
+    hr, lr = place / "Two", tmp_path / "LR_x2"
+    lr.mkdir()
+    for path in hr.iterdir():
+        write_png(lr / f"{path.stem}x2.png", imresize(read_rgb(path), scale=1 / 2)[:, ::-1])
+    network = place / "tiny_x2.safetensors"
+    made = score(network, variants="d1", data=hr)
+    lines = []
+    given = score(network, variants="d1", data=hr, lr_data=tmp_path, progress=lines.append)
+    (row,) = measure(
+        network, variants="d1", data=str(hr), lr_data=str(tmp_path), lr="16x16", runs=1
+    )
+    assert any("x2 LR are the 2 images in LR_x2" in line for line in lines)
+    assert [r.degradation for r in (*made, *given, row)] == ["bi", "bi", "given", "given", "given"]
+    assert given[1].psnr_db == row.psnr_db != made[1].psnr_db
+    assert all(g.psnr_db < m.psnr_db for g, m in zip(given, made))  # mirrored: bicubic too
+    assert "LR: given, not made from HR" in quality_table(given) and "given" in ntire_table([row])
+    with pytest.raises(InputError, match="the degradation 'bi' does not make them"):
+        quality_from_artifacts(network, data=hr, lr_data=tmp_path, degradation="bi")
+    with pytest.raises(InputError, match="1 LR folders for 2 HR folders"):
+        quality_from_artifacts(network, data=[hr, place / "One"], lr_data=tmp_path)
+    with pytest.raises(InputError, match="has LR images of no HR images"):
+        MeasureOptions(lr_data=str(lr))
+    write_png(lr / "0x2.png", np.zeros((9, 10, 3), np.uint8))
+    with pytest.raises(InputError, match="0x2.png has 9x10 pixels; expected 27x30"):
+        measure(network, variants="d1", data=str(hr), lr_data=str(lr))
 
 
 def test_graphs_that_cannot_run_are_rows_with_the_reason(place, tmp_path):

@@ -75,7 +75,11 @@ def test_an_output_folder_holds_the_same_and_a_figure(run_cli, asrn, data, tmp_p
     assert result.exit_code == 0, result.stderr
     assert sorted(p.name for p in out.iterdir()) == ["eval.json", "eval.md", "psnr.png", "psnr.svg"]
     assert json.loads((out / "eval.json").read_text(encoding="utf-8")) == json.loads(result.stdout)
-    assert (out / "eval.md").read_text(encoding="utf-8") == run_cli("eval", asrn, *data).stdout
+    table, _, notes = (
+        (out / "eval.md").read_text(encoding="utf-8").partition("\n\n- printed numbers")
+    )
+    assert table + "\n" == run_cli("eval", asrn, *data).stdout
+    assert "SRN, Table 1: " in notes and "printed numbers: SRN, Table 1: " in result.stderr
     assert (out / "psnr.png").read_bytes()[:4] == b"\x89PNG"
 
 

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import io
 import json
+import sys
 
 import click
 import pytest
 
 import sr_deploy
 from sr_deploy.cli import main as module
+from sr_deploy.cli import output
 from sr_deploy.cli.main import main
 from sr_deploy.core.errors import InputError
 
@@ -119,6 +122,25 @@ def test_no_escape_codes(run_cli):
     for args in (["--help"], ["targets"], ["models"], ["bogus"]):
         result = run_cli(*args)
         assert "\x1b" not in result.stdout + result.stderr
+
+
+def test_a_name_that_is_too_long_is_an_error(run_cli, tmp_path):
+    name = "x" * 300
+    picture = ["upscale", f"{name}.png", "-m", "srn_x4", "-o", tmp_path / "a.png"]
+    for args in (picture, ["bench", name]):
+        result = run_cli(*args)
+        assert result.exit_code == 1 and "Traceback" not in result.stderr
+        assert "File name too long" in result.stderr and "use a shorter name" in result.stderr
+
+
+def test_stdout_takes_any_name(monkeypatch):
+    for encoding, printed in (("utf-8", b"caf\xe9 \xe2\x86\x92"), ("latin-1", b"caf\xe9 ?")):
+        buffer = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding, "strict"))
+        output.print_any_name()
+        output.emit("caf\udce9 →")
+        sys.stdout.flush()
+        assert buffer.getvalue().strip() == printed
 
 
 def test_it_runs_as_a_module_and_a_closed_pipe_is_no_traceback(run_python):

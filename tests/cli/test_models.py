@@ -20,14 +20,16 @@ def test_models_lists_what_is_shipped(run_cli):
     models, routers = ([m for m in listed if ("branches" in m) == which] for which in (False, True))
     assert models and routers and all(os.path.isfile(m["path"]) for m in listed)
     for model in models:
-        assert set(model) == {"name", "arch", "scale", "variants", "path"} and model["variants"]
+        assert set(model) == {"name", "arch", "scale", "variants", "notes", "path"}
+        assert model["variants"]
     points = {f"{m['name']}:{variant}" for m in models for variant in m["variants"]}
     for router in routers:
         assert set(router) == {"name", "scale", "branches", "path"} and len(router["branches"]) >= 2
         assert set(router["branches"]) <= points, (
             "a shipped router chooses between shipped networks"
         )
-    of_models, of_routers = run_cli("models").stdout.split("\n\n")
+    of_models, notes, of_routers = run_cli("models").stdout.split("\n\n")
+    assert "- imdeception_x4: nla changes nothing" in notes
     assert of_models.startswith("| name") and all(m["name"] in of_models for m in models)
     assert of_routers.startswith("| router") and all(
         r["name"] in of_routers and r["branches"][0] in of_routers for r in routers
@@ -237,4 +239,9 @@ def test_weights_that_are_not_finite_are_refused(torch, fails, tmp_path):
 def test_an_output_folder_that_cannot_be_written(torch, fails, tmp_path):
     torch.save(state_dict(torch), str(tmp_path / "w.pth"))
     error = fails("import-checkpoint", "asrn", tmp_path / "w.pth", "-o", tmp_path / "w.pth" / "out")
-    assert "cannot write to the folder" in error and "hint: give a writable folder" in error
+    assert "cannot write to the folder" in error and "hint: a part of its path is a file" in error
+
+
+def test_complexity_notes_what_the_paper_miscounts(torch, run_cli):
+    printed = run_cli("complexity", "imdeception_x4", "--variant", "c4-nla", "--lr", "16x16").stdout
+    assert "note     IMDeception, Table 2 prints 57 M activations" in printed

@@ -87,7 +87,7 @@ def test_formats_of_a_folder(run_cli, picture, tmp_path):
         (("--max-memory", "much"), "not an amount of memory"),
         (("--fps", 24), "are for videos"),
         (("--governor",), "are for videos"),
-        (("--crf", 20), "--codec and --crf are for videos"),
+        (("--crf", 20), "--codec, --crf and --drop are for videos"),
         (("--workers", 2), "are for folders"),
         (("--format", "png"), "are for folders"),
         (("--variant", "c5"), "no variant 'c5'"),
@@ -125,11 +125,19 @@ def test_a_pipe_is_refused_without_waiting(run_cli, tmp_path):
 def test_an_unknown_kind_of_picture_is_not_called_a_video(run_cli, tmp_path):
     (tmp_path / "a.tga").write_bytes(b"\0\0\2")
     result = run_cli("upscale", tmp_path / "a.tga", *MODEL, "-o", tmp_path / "b.png")
-    assert (
-        result.exit_code == 1
-        and "cannot be read as a picture" in result.stderr
-        and ".webp" in result.stderr
-    )
+    assert result.exit_code == 1
+    assert "a.tga: .tga files cannot be read; convert it to PNG or TIFF first" in result.stderr
+
+
+def test_a_folder_names_what_it_passes_over(run_cli, picture, tmp_path):
+    (picture.parent / "IMG_1.HEIC").write_bytes(b"")
+    (picture.parent / "b.mp4").write_bytes(b"")
+    (picture.parent / "notes.txt").write_text("no picture")
+    result = run_cli("upscale", picture.parent, *MODEL, "-o", tmp_path / "out")
+    assert result.exit_code == 1 and result.stdout == f"{tmp_path / 'out' / 'a.png'}\n"
+    assert f"passed over: {picture.parent / 'IMG_1.HEIC'}: .heic files cannot" in result.stderr
+    assert "b.mp4: it is a video" in result.stderr and "notes" not in result.stderr
+    assert "1 upscaled, 1 passed over, 1 left out (video), 0 failed" in result.stderr
 
 
 def test_the_result_may_not_replace_its_source_nor_be_of_another_kind(run_cli, picture, tmp_path):
@@ -141,7 +149,7 @@ def test_the_result_may_not_replace_its_source_nor_be_of_another_kind(run_cli, p
         in run_cli("upscale", picture.parent, *MODEL, "-o", picture.parent).stderr
     )
     assert (
-        "the format '.mkv' is not supported"
+        "a.png is a picture, not a video"
         in run_cli("upscale", picture, *MODEL, "-o", tmp_path / "b.mkv").stderr
     )
     assert "cannot write" in run_cli("upscale", picture.parent, *MODEL, "-o", picture).stderr

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import sys
@@ -41,6 +42,11 @@ def test_libraries_get_names_that_are_text(tmp_path):
         assert name == str(plain)
     if sys.platform != "linux":
         return
+    with native_path(tmp_path / "sub\udce9" / "net.onnx") as name:
+        assert name.isascii() and name.endswith("net.onnx")
+        (tmp_path / "sub\udce9").mkdir()
+        Path(name + ".data").write_text("weights")
+    assert (tmp_path / "sub\udce9" / "net.onnx.data").read_text() == "weights"
     for path in (tmp_path / "caf\udce9.png", tmp_path / "sub\udce9" / "a.png\udce9"):
         path.parent.mkdir(exist_ok=True)
         with native_path(path) as name:
@@ -81,12 +87,33 @@ def test_a_full_disk_is_an_input_error_that_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_the_remedy_fits_the_reason(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for path, hint in (
+        (tmp_path / ("x" * 256), "use a shorter name"),
+        (tmp_path / "folder", "it is a folder: use another name"),
+        (tmp_path / "file" / "x", "a part of its path is a file"),
+    ):
+        with pytest.raises(InputError, match="cannot write") as caught:
+            write_text(path, "")
+        assert hint in caught.value.hint
+    for error, hint in (
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "permissions"),
+        (errno.ENOSPC, "free some space"),
+        (errno.EIO, "use another name or folder"),
+    ):
+        assert hint in files.write_hint(OSError(error, os.strerror(error)))
+    assert files.is_disk_full(OSError(errno.ENOSPC, "")) and not files.is_disk_full(OSError())
+
+
 def test_a_folder_below_a_file_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     for use in (make_output_folder, lambda p: write_text(p / "x", "")):
         with pytest.raises(InputError, match="cannot write to the folder") as e:
             use(tmp_path / "file" / "folder")
-        assert "-o" in e.value.hint
+        assert "use another folder" in e.value.hint
 
 
 @pytest.mark.skipif(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from sr_deploy.core.manifest import manifest_path, read_manifest
 from sr_deploy.core.session import BuildOptions
 from sr_deploy.runtime import ort_engine as ort
 from sr_deploy.runtime.build import engine_from_onnx
-from sr_deploy.runtime.ort import OnnxRuntimeSession
+from sr_deploy.runtime.ort import OnnxRuntimeSession, raw_session
 from sr_deploy.runtime.ort_engine import OnnxRuntimeBackend
 
 
@@ -38,6 +39,16 @@ def reference(path, array):
         for j in range(3)
     )
     return y.reshape(3, 2, 2, h, w).transpose(0, 3, 1, 4, 2).reshape(1, 3, 2 * h, 2 * w)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_a_graph_whose_name_is_not_utf_8(tiny, tmp_path):
+    path = tmp_path / "sub\udce9" / "net\udce9.onnx"
+    path.parent.mkdir()
+    path.write_bytes(tiny(hw=(16, 24)).read_bytes())
+    saved = tmp_path / "saved\udce9.onnx"
+    raw_session(str(path), save_to=saved)
+    assert raw_session(str(saved)).get_inputs()[0].shape == [1, 3, 16, 24]
 
 
 @pytest.mark.smoke

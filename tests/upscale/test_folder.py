@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import subprocess
@@ -20,12 +19,12 @@ from reports import Reports  # noqa: E402
 from sr_deploy.core.claims import claim_file, read_holder  # noqa: E402
 from sr_deploy.core.errors import InputError  # noqa: E402
 from sr_deploy.upscale import workers  # noqa: E402
-from sr_deploy.upscale.containers import embed  # noqa: E402
-from sr_deploy.upscale.folder import FolderSummary, tasks_of_folder, upscale_folder  # noqa: E402
+from sr_deploy.upscale.folder import FolderSummary, upscale_folder  # noqa: E402
 from sr_deploy.upscale.folder_log import LOG, FolderLog, PictureTask  # noqa: E402
 from sr_deploy.upscale.memory import MemorySharing  # noqa: E402
 from sr_deploy.upscale.options import UpscaleOptions  # noqa: E402
 from sr_deploy.upscale.reporter import Reporter  # noqa: E402
+from sr_deploy.upscale.tree import find_pictures  # noqa: E402
 from sr_deploy.upscale.upscaler import Upscaler  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,15 +51,15 @@ def tree(tmp_path):
 def run(sessions):
     """Upscale a folder. Returns the summary, the lines logged and the paths written."""
 
-    def go(folder, output, *, identity="net", suffix=None, session=None):
+    def go(folder, output, *, identity="net", suffix=None, session=None, force=False):
         reports = Reports()
         upscaler = Upscaler(
             session or sessions["blur"](),
             identity=identity,
             sharing=MemorySharing(queued_results=2),
         )
-        tasks = tasks_of_folder(folder, output, suffix=suffix)
-        summary = upscale_folder(tasks, output, upscaler, reports.reporter)
+        tasks = find_pictures(folder, output, suffix=suffix).tasks
+        summary = upscale_folder(tasks, output, upscaler, reports.reporter, force=force)
         return summary, reports.lines, reports.paths
 
     return go
@@ -154,27 +153,29 @@ def test_a_file_that_is_not_ours_is_not_overwritten(tree, tmp_path, run):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.png").write_text("precious")
     summary, lines, _ = run(tree, tmp_path / "out")
-    assert len(
-        summary.failed
-    ) == 1 and "already exists, and the log of the folder does not list it" in "\n".join(lines)
+    assert summary.failed == {tree / "a.png"}
+    assert "a.png already exists; give another output, or --force" in lines[0]
     assert (tmp_path / "out" / "a.png").read_text() == "precious"
+    summary, _, written = run(tree, tmp_path / "out", force=True)
+    assert str(summary) == "1 upscaled, 2 finished before, 0 failed"
+    assert written == [tmp_path / "out" / "a.png"]
 
 
 def test_two_results_of_one_name_are_refused_before_anything_is_done(tree, tmp_path, run):
     picture(tree / "a.jpg")
     with pytest.raises(InputError, match="would both become .*a.png"):
         run(tree, tmp_path / "out", suffix=".png")
-    picture(tree / "A.PNG")
-    with pytest.raises(InputError, match="would both become"):
-        run(tree, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    for name in ("A.PNG", "é.png", "e\u0301.png"):  # file systems decide whether these are one file
+        picture(tree / name)
+    assert len(run(tree, tmp_path / "out")[0].done) == len(files(tree)) - 2
 
 
 def test_formats_that_are_not_written_become_png(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a.gif", "b.avif", "c.pbm", "d.jpeg"):
         (tmp_path / "in" / name).write_bytes(b"")
-    names = [task.output.name for task in tasks_of_folder(tmp_path / "in", tmp_path / "out")]
+    names = [task.output.name for task in find_pictures(tmp_path / "in", tmp_path / "out").tasks]
     assert names == ["a.png", "b.png", "c.png", "d.jpeg"]
 
 
@@ -187,7 +188,51 @@ def test_a_folder_is_not_upscaled_into_itself(tree, tmp_path):
     (tmp_path / "link").symlink_to(tree)
     for output in (tree, tmp_path / "link"):
         with pytest.raises(InputError, match="would replace itself"):
-            tasks_of_folder(tree, output)
+            find_pictures(tree, output)
+
+
+def test_pictures_that_are_not_read_are_named(tree, tmp_path):
+    jpeg = picture(tmp_path / "a.jpg").read_bytes()
+    (tree / "sub" / "notes.doc").write_bytes(b"\xd0\xcf\x11\xe0")
+    given = {  # name -> content, why it is passed over
+        "IMG_0001.HEIC": (b"\0\0\0\x18ftypheic", ".heic files cannot be read; convert it"),
+        "sub/x.nef": (b"MM\0*", ".nef files cannot be read"),
+        "v.svg": (b"<svg/>", ".svg files cannot be read"),
+        "photo": (jpeg, "it is a JPEG file in spite of its name; rename it to .jpg"),
+        "saved.jfif": (jpeg, "rename it to .jpg"),
+        "BMW.txt": (b"BMW and P3 are no pictures", None),
+        "a.xmp": (b"<?xpacket", None),
+        ".hidden.heic": (b"", None),
+    }
+    for name, (content, _) in given.items():
+        (tree / name).write_bytes(content)
+    (tree / "clip.MOV").write_bytes(b"\0\0\0\x14ftypqt  ")
+    (tree / "gone.png").symlink_to(tree / "nowhere.png")
+    found = find_pictures(tree, tmp_path / "out")
+    assert len(found.tasks) == 3 and found.videos == [tree / "clip.MOV"]
+    expected = {name: why for name, (_, why) in given.items() if why}
+    expected["gone.png"] = "it is a broken link"
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tree / "pipe.png")
+        expected["pipe.png"] = "it is neither a file nor a folder"
+    passed_over = find_pictures(tree, tmp_path / "out").passed_over
+    assert {p.relative_to(tree).as_posix() for p in passed_over} == set(expected)
+    for name, why in expected.items():
+        assert why in passed_over[tree / name]
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_the_others_done(tree, tmp_path, monkeypatch):
+    iterdir = Path.iterdir
+
+    def refuse(folder):
+        if folder.name == "sub":
+            raise PermissionError(13, "Permission denied")
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    found = find_pictures(tree, tmp_path / "out")
+    assert found.passed_over == {tree / "sub": "it cannot be read: Permission denied"}
+    assert [task.source.name for task in found.tasks] == ["a.png"]
 
 
 def test_links_are_followed_once(tree, tmp_path):
@@ -196,31 +241,34 @@ def test_links_are_followed_once(tree, tmp_path):
     (tree / "link").symlink_to(tmp_path / "elsewhere")
     names = [
         task.output.relative_to(tmp_path / "out").as_posix()
-        for task in tasks_of_folder(tree, tmp_path / "out")
+        for task in find_pictures(tree, tmp_path / "out").tasks
     ]
     assert names == ["a.png", "link/e.png", "sub/b c.jpg", "sub/deeper/ü.tif"]
 
 
 def test_a_folder_named_like_a_picture_and_an_empty_one(tmp_path):
     picture(tmp_path / "x.png" / "y.png")
-    assert [task.source.name for task in tasks_of_folder(tmp_path / "x.png", tmp_path / "out")] == [
-        "y.png"
-    ]
+    assert [
+        task.source.name for task in find_pictures(tmp_path / "x.png", tmp_path / "out").tasks
+    ] == ["y.png"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="contains no pictures"):
-        tasks_of_folder(tmp_path / "empty", tmp_path / "out")
+        find_pictures(tmp_path / "empty", tmp_path / "out")
+    (tmp_path / "empty" / "a.heic").write_bytes(b"")
+    with pytest.raises(InputError, match="1 are passed over, such as .*a.heic: .heic files"):
+        find_pictures(tmp_path / "empty", tmp_path / "out")
 
 
 def test_a_full_disk_ends_it_with_whole_files_only(tree, tmp_path, run, monkeypatch):
     done = []
+    write = cv2.imwrite
 
-    def full(*given):
-        done.append(given)
-        if len(done) > 1:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return embed(*given)
+    def full(path, *more):
+        done.append(path)
+        return write(path, *more) if len(done) == 1 else False
 
-    monkeypatch.setattr("sr_deploy.upscale.pictures.embed", full)
+    monkeypatch.setattr(cv2, "imwrite", full)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
     with pytest.raises(InputError, match="No space left"):
         run(tree, tmp_path / "out")
     assert files(tmp_path / "out") == [LOG, "a.png"]
@@ -251,7 +299,7 @@ def test_pictures_too_large_to_hold_several_results_are_done_one_after_the_other
     upscaler = Upscaler(sessions["blur"](), sharing=MemorySharing(queued_results=2))
     upscaler.must_run_alone = lambda hw, bytes_per_px=3: True
     out = tmp_path / "out"
-    summary = upscale_folder(tasks_of_folder(tree, out), out, upscaler, Reporter())
+    summary = upscale_folder(find_pictures(tree, out).tasks, out, upscaler, Reporter())
     assert len(summary.done) == 3
 
 

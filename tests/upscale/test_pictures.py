@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import struct
 import zlib
@@ -56,7 +55,8 @@ def saved(path, image, **options):
 
 def through(source, output, upscaler=None):
     reports = Reports()
-    upscale_picture(PictureTask(source, output), upscaler or Nearest(), reports.reporter)
+    task = PictureTask(source, output)
+    upscale_picture(task, upscaler or Nearest(), reports.reporter, force=True)
     assert reports.paths == [output]
     return Image.open(output), "\n".join(reports.lines)
 
@@ -456,16 +456,24 @@ def test_an_unknown_suffix_is_refused_with_those_that_are_known(tmp_path):
         assert ".png" in caught.value.hint
 
 
+def test_an_existing_output_is_replaced_by_force_only(tmp_path):
+    source = saved(tmp_path / "a.png", smooth(8, 8))
+    (tmp_path / "b.png").write_text("precious")
+    task = PictureTask(source, tmp_path / "b.png")
+    with pytest.raises(InputError, match="b.png already exists") as caught:
+        upscale_picture(task, Nearest(), Reports().reporter)
+    assert "--force" in caught.value.hint and task.output.read_text() == "precious"
+    upscale_picture(task, Nearest(), Reports().reporter, force=True)
+    assert cv2.imread(str(task.output)) is not None
+
+
 def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
     source = saved(tmp_path / "a.png", smooth(64, 64))
-    monkeypatch.setattr("sr_deploy.upscale.pictures.embed", full_disk)
+    monkeypatch.setattr(cv2, "imwrite", lambda *given: False)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
     with pytest.raises(InputError, match="No space left") as caught:
         through(source, tmp_path / "out" / "b.png")
     assert "free some space" in caught.value.hint and not (tmp_path / "out").exists()
-
-
-def full_disk(*given):
-    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize("wanted", FORMATS, ids=lambda f: f.name)

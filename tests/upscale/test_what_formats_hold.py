@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("cv2")
 Image = pytest.importorskip("PIL.Image")
 ImageCms = pytest.importorskip("PIL.ImageCms")
+features = pytest.importorskip("PIL.features")
 
 from reports import Reports  # noqa: E402
 
@@ -161,6 +162,18 @@ SOURCES = {
     "place on the earth": {"TIFF": encoded("TIFF", tiffinfo={34737: "WGS 84|"})},
     "damaged colour profile": {"JPEG": encoded("JPEG", icc_profile=PROFILE[:99])},
 }
+if features.check("avif"):
+    blocks = {EXIF: b"Exif\0\0" + exif_block(), XMP: PACKET, ICC: PROFILE}
+    names = {EXIF: "exif", XMP: "xmp", ICC: "icc_profile"}
+    for block, content in blocks.items():
+        SOURCES[block]["AVIF"] = encoded("AVIF", **{names[block]: content})
+JP2 = encoded("JPEG2000")
+UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+SOURCES[XMP]["JPEG 2000"] = JP2 + struct.pack(">I4s", 24 + len(PACKET), b"uuid") + UUID + PACKET
+SOURCES[XMP]["GIF"] = (
+    encoded("GIF")[:-1] + b"\x21\xff\x0bXMP DataXMP" + PACKET + b"\1"
+    + bytes(range(255, -1, -1)) + b"\0;"
+)  # fmt: skip
 CASES = [(kind, form) for kind, forms in SOURCES.items() for form in forms]
 
 
@@ -168,7 +181,7 @@ def through(data, tmp_path, target):
     source, output = tmp_path / "a", tmp_path / f"b{target.suffixes[0]}"
     source.write_bytes(data)
     reports = Reports()
-    upscale_picture(PictureTask(source, output), Nearest(), reports.reporter)
+    upscale_picture(PictureTask(source, output), Nearest(), reports.reporter, force=True)
     return output.read_bytes(), "\n".join(reports.lines)
 
 
@@ -304,3 +317,16 @@ def test_a_grey_profile_of_grey_pictures(tmp_path):
     assert read_metadata(written, "PNG")[ICC] == grey and "not kept" not in log
     written, log = through(encoded("JPEG", GREY, icc_profile=PROFILE), tmp_path, FORMATS[0])
     assert "does not fit into this PNG file: colour profile" in log
+
+
+def test_a_makers_note_is_kept_where_its_offsets_stay_right(tmp_path):
+    data = Image.Exif()
+    data.get_ifd(0x8769)[0x927C] = b"Maker note"
+    source = encoded("JPEG", exif=data)
+    for target in FORMATS[:4]:
+        written, log = through(source, tmp_path, target)
+        exif = read_metadata(written, target.name)[EXIF]
+        assert (b"Maker note" in exif) == (target.name != "TIFF")
+        assert ("does not fit into this TIFF file: the maker's note" in log) == (
+            target.name == "TIFF"
+        )

@@ -69,7 +69,8 @@ def make_video(
 ):
     """Write a video of testsrc2.
 
-    times: of the frames, in ms. sound: add a sine in AAC. prepare: sets up container and context.
+    times: of the frames, in ms. sound: add a sine in AAC, or in the codec of this name.
+    prepare: sets up container and context.
     """
     import av
 
@@ -91,7 +92,10 @@ def make_video(
                     if hasattr(out, "add_stream_from_template")
                     else out.add_stream(template=template)
                 )
-            audio = out.add_stream("aac", rate=48000) if sound else None
+            audio = None
+            if sound:
+                audio = out.add_stream("aac" if sound is True else sound, rate=48000)
+                audio.codec_context.bit_rate = 64000
             for n, frame in enumerate(source.decode(video=0)):
                 if n == frames:
                     break

@@ -45,6 +45,15 @@ def printed_rows() -> Tuple[PrintedRow, ...]:
     return tuple(rows)
 
 
+def table_notes() -> List[Tuple[str, str]]:
+    """Return the series and the note of each table that is copied from a paper."""
+    path = Path(__file__).with_name("printed.json")
+    return [
+        (table["series"], f"{table['paper']}, {table['table']}: {table['note']}")
+        for table in json.loads(path.read_text(encoding="utf-8"))
+    ]
+
+
 def printed_for(
     set_name: str, *, scale: Optional[int], metric: str, degradation: str
 ) -> List[PrintedRow]:

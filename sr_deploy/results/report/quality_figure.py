@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 from sr_deploy.results.columns import over
 from sr_deploy.results.report import drawing
 from sr_deploy.results.report.drawing import MARKERS, one_line
-from sr_deploy.results.report.printed import printed_for, score_of
+from sr_deploy.results.report.printed import printed_for, score_of, table_notes
 from sr_deploy.results.rows import BICUBIC, QualityRow
+from sr_deploy.results.slips import slips_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,6 +85,15 @@ def quality_figure(rows: Sequence[QualityRow]) -> Dict[str, bytes]:
             labels = [([s.xy(chart)], s.label, looks[s.series]["color"]) for s in best_first]
             drawing.place_labels(ax, labels, [s.xy(chart) for s in scores], size=7.5)
         return {f"psnr.{kind}": drawing.figure_file(figure, kind) for kind in ("png", "svg")}
+
+
+def printed_notes(rows: Sequence[QualityRow]) -> List[str]:
+    """Return the notes on the printed numbers in the figure of these rows: of tables and papers."""
+    panels = dict.fromkeys((r.set, r.scale, r.metric, r.degradation) for r in rows)
+    shown = [score for panel in panels for score in _printed(*panel)]
+    series = {score.series.partition(" (printed")[0] for score in shown}
+    tables = [note for name, note in table_notes() if name in series]
+    return list(dict.fromkeys([*tables, *map(str, slips_in({score.paper for score in shown}))]))
 
 
 def _printed(set_name: str, scale: Optional[int], metric: str, degradation: str) -> List[_Score]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import struct
 import zlib
+from fractions import Fraction
 from typing import Any, Callable, Dict, List, Tuple
 
 from sr_deploy.upscale.containers import bmff, jpeg, png, simple, tiff, webp
-from sr_deploy.upscale.formats import Metadata
+from sr_deploy.upscale.formats import RESOLUTION, Metadata
 
 _READERS: Dict[str, Callable[[bytes], Metadata]] = {
     "PNG": png.read_metadata,
@@ -40,15 +41,25 @@ _PAGES: Dict[str, Callable[[bytes], int]] = {
     "AVIF": bmff.count_avif_frames,
 }
 UNREADABLE = "metadata that cannot be read"
+_MOST_DPI = 65535
 
 
 def read_metadata(data: bytes, name: str) -> Metadata:
     """Return the metadata of a file in the format `name`: kind -> value, in its one form."""
     reader = _READERS.get(name)
     try:
-        return reader(data) if reader is not None else {}
+        found = reader(data) if reader is not None else {}
     except (struct.error, ValueError, IndexError, KeyError, zlib.error):
         return {UNREADABLE: True}
+    if RESOLUTION in found:
+        x, y, unit = found[RESOLUTION]
+        if not 0 < min(x, y) <= max(x, y) < _MOST_DPI:
+            del found[RESOLUTION]
+            found["impossible resolution"] = True
+        elif not unit:
+            ratio = Fraction(x / y).limit_denominator(1000)
+            found[RESOLUTION] = (ratio.numerator, ratio.denominator, unit)
+    return found
 
 
 def embed(data: memoryview, name: str, metadata: Metadata) -> Tuple[List[Any], List[str]]:

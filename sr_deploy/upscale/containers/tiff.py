@@ -221,7 +221,7 @@ def _resolution(structure: Structure, entries: Dict[int, int]) -> Metadata:
 
 def embed(data: memoryview, metadata: Metadata) -> Tuple[List[Any], List[str]]:
     """Append a directory with more tags. Return the file in pieces, and the kinds left out."""
-    structure = Structure(bytes(data))
+    structure = Structure(data)
     entries, _ = structure.entries(structure.first)
     order = structure.order
     tree: Tree = {}
