@@ -31,6 +31,7 @@ def models(as_json: bool) -> None:
                 "arch": spec.arch,
                 "scale": spec.scale,
                 "variants": list(spec.variants),
+                "notes": spec.notes,
                 "path": str(path),
             }
         )
@@ -53,6 +54,7 @@ def models(as_json: bool) -> None:
         for m in checkpoints
     ]
     emit("\n".join(markdown(["name", "arch", "scale", "variants", "path"], cells)))
+    emit("".join(f"\n- {m['name']}: {m['notes']}" for m in checkpoints if m["notes"]))
     cells = [[r["name"], f"x{r['scale']}", " ".join(r["branches"]), r["path"]] for r in routers]
     emit("\n" + "\n".join(markdown(["router", "scale", "branches", "path"], cells)))
 

@@ -51,12 +51,26 @@ def read_rgb(path: Path) -> np.ndarray:
 
 def _read_array(path: Path) -> np.ndarray:
     try:
-        image = np.load(str(path), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
+        image = load_array(path)
+    except (OSError, ValueError) as e:
         raise InputError(f"cannot read the image {path}: {e}") from e
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise InputError(f"{path}: expected (H, W, 3) uint8 RGB, found {image.shape} {image.dtype}")
     return np.ascontiguousarray(image)
+
+
+def load_array(path: Path, *, mapped: bool = False) -> np.ndarray:
+    """Read a .npy file. Raises OSError if it cannot be read, ValueError if it is damaged."""
+    try:
+        with open(path, "rb") as f:
+            if f.read(6) != b"\x93NUMPY":
+                raise ValueError("it is not a NumPy array")
+        array = np.load(str(path), mmap_mode="r" if mapped else None, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as e:  # NumPy reads the header as Python, with all errors of a parser
+        raise ValueError(str(e).splitlines()[0] if str(e) else "it is damaged") from e
+    return np.asarray(array)
 
 
 def rgb_from_decoded(image: np.ndarray, *, source: str) -> np.ndarray:
@@ -94,9 +108,9 @@ def image_hw(path: Path) -> Tuple[int, int]:
 
     Raises InputError if it is missing or damaged.
     """
-    with contextlib.suppress(OSError, ValueError, EOFError):
+    with contextlib.suppress(OSError, ValueError):
         if path.suffix.lower() == ".npy":
-            h, w = np.load(str(path), mmap_mode="r", allow_pickle=False).shape[:2]
+            h, w = load_array(path, mapped=True).shape[:2]
             return int(h), int(w)
         with open(path, "rb") as f:
             head = f.read(24)

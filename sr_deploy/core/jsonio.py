@@ -11,6 +11,8 @@ from typing import Any, Dict, List, Tuple, Type, TypeVar, Union
 from sr_deploy.core.errors import SrDeployError, did_you_mean
 
 T = TypeVar("T")
+_LARGEST = 2**63
+"""JSON's numbers have no bounds. Nothing that is read here is larger."""
 _SCALARS: Dict[str, Union[type, Tuple[type, ...]]] = {
     "str": str,
     "int": int,
@@ -127,5 +129,7 @@ def _convert(value: Any, annotation: str) -> Any:
     expected = _SCALARS.get(head)
     wrong = expected is not None and not isinstance(value, expected)
     if wrong or (head in ("int", "float") and isinstance(value, bool)):
-        raise TypeError(f"expected {head}, found {value!r}")
+        raise TypeError(f"expected {head}, found {value!r:.200}")
+    if head in ("int", "float") and not abs(value) < _LARGEST:  # also for NaN
+        raise TypeError(f"expected a number below 2^63, found {value!r:.40}")
     return value

@@ -10,8 +10,8 @@ from typing import Any, Dict, Iterator, List, Set, Tuple
 from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.files import sha256_of
 
-FLOAT16 = 10
-"""TensorProto.FLOAT16."""
+FLOAT16, BFLOAT16 = 10, 16
+"""Of TensorProto.DataType."""
 
 _LARGEST = 1 << 31
 """No protobuf file is larger."""

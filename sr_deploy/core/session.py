@@ -153,7 +153,7 @@ class Session(abc.ABC):
     threads: Optional[int] = None
     """CPU threads, on the CPU."""
     precision: str
-    """Precision of the computation: fp32, fp16, or mixed."""
+    """Precision of the computation: fp32, fp16, bf16, int8, fp8, or mixed with its parts."""
     settings: str = ""
     """How the device is driven: CUDA graph, waiting, copies. Compare times of equal settings."""
     scale: int

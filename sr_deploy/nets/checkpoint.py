@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
 
-from torch import Tensor, nn
+from torch import Tensor, nn, strided
 
 from sr_deploy.core.errors import (
     CheckpointError,
@@ -200,11 +200,19 @@ def check_finite(weights: dict, *, source: str) -> None:
 
 
 def is_state_dict(value: Any) -> bool:
-    """Tell whether `value` is a flat mapping of names to tensors."""
+    """Tell whether `value` is a flat mapping of names to dense tensors of real numbers."""
     return (
         isinstance(value, dict)
         and bool(value)
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+        and all(isinstance(k, str) and _is_dense(v) for k, v in value.items())
+    )
+
+
+def _is_dense(value: Any) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.layout is strided
+        and not (value.is_meta or value.is_complex() or value.is_quantized)
     )
 
 

@@ -177,7 +177,7 @@ def read_weights(file: Path) -> Dict[str, Tensor]:
             break
     if not is_state_dict(content):
         raise CheckpointError(
-            f"{file} does not contain a state dict (a mapping of names to tensors)",
+            f"{file} does not contain a state dict (a mapping of names to dense tensors)",
             hint="save model.state_dict()",
         )
     if all(k.startswith("module.") for k in content):

@@ -60,7 +60,8 @@ def _begin(name: str, entry: Any) -> int:
         isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
         for value in numbers
     )
-    if not are_counts or len(fields["data_offsets"]) != 2 or fields.get("dtype") not in _TYPES:
+    known = fields.get("dtype") in list(_TYPES)  # which may be no text
+    if not known or not are_counts or len(fields["data_offsets"]) != 2:
         raise ValueError(f"the entry of tensor '{name}' is malformed, or of an unknown type")
     return int(fields["data_offsets"][0])
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.degradation import GIVEN
 from sr_deploy.results.columns import label, labels
-from sr_deploy.results.protocols import protocol_of
-from sr_deploy.results.rows import BenchmarkRow, executed_of_plain, text_of
+from sr_deploy.results.protocols import protocol_of, time_ms
+from sr_deploy.results.rows import BenchmarkRow, QualityRow, executed_of_plain, text_of
 
 _STATISTIC = {
     "median": "median of the timed runs",
     "mean": "plain mean over the images, one run each, the first one included",
 }
+_ALIKE = (
+    "model backend target precision settings device threads input_hw protocol set metric tiling "
+    "degradation cadence_hz"
+).split()
+"""The conditions of rows whose scores and times are compared."""
+MIN_GAIN_DB = 0.01
+"""The least gain of a variant's tag that is worth no note."""
 _DEPLOYED = "the same count of the graph that runs, after its exact rewrites"
 
 OF_PATCHES = "(of the same patches)"
@@ -53,9 +60,34 @@ def uncounted_texts(row: BenchmarkRow) -> List[str]:
     ]
 
 
+def useless_tags(rows: Sequence[Union[BenchmarkRow, QualityRow]]) -> List[str]:
+    """Return a line for each variant whose tag, such as nla of `c4-nla`, gains nothing.
+
+    It is compared with the same variant without the tag under the same conditions.
+    """
+
+    def alike(r: Union[BenchmarkRow, QualityRow]) -> Tuple[object, ...]:
+        return tuple(getattr(r, key, None) for key in _ALIKE)
+
+    plain = {(alike(r), r.variant): r for r in rows}
+    lines = []
+    for row in rows:
+        without = plain.get((alike(row), row.variant.partition("-")[0]), row)
+        if without is row or row.psnr_db is None or without.psnr_db is None:
+            continue
+        gain, cost = row.psnr_db - without.psnr_db, ""
+        if isinstance(row, BenchmarkRow) and isinstance(without, BenchmarkRow):
+            ms, without_ms = time_ms(row), time_ms(without)
+            cost = f", and takes {ms / without_ms - 1:+.0%} time" if ms and without_ms else ""
+        if gain < MIN_GAIN_DB:
+            lines.append(f"{label(row)} gains {gain:+.3f} dB over {label(without)}{cost}")
+    return list(dict.fromkeys(lines))
+
+
 def condition_notes(rows: Sequence[BenchmarkRow]) -> List[str]:
     """Return the notes below a table: a line for each condition, then the rows' warnings."""
     notes = [f"{name}: {'; '.join(texts)}" for name, texts in conditions(rows).items()]
+    notes += [f"note: {text}" for text in useless_tags(rows)]
     names = labels(rows)
     warnings = [(w, name) for row, name in zip(rows, names) for w in row.warnings]
     return notes + [f"note: {warning}" for warning in _with_owners(warnings, names)]

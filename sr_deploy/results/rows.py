@@ -246,7 +246,8 @@ def _parse_row(line: str, source: str) -> BenchmarkRow:
     row = from_dict(BenchmarkRow, data, source=source, error=InputError)
     for image in row.images:
         for key, kind in _IMAGE_TYPES.items():
-            if not isinstance(image.get(key, ...), kind):
+            value = image.get(key, ...)
+            if not isinstance(value, kind) or (key == "lr_hw" and not _is_hw(value)):
                 raise InputError(
                     f"{source}: '{key}' of an image is missing or has the wrong type",
                     hint="measure again",
@@ -260,7 +261,15 @@ def _parse_row(line: str, source: str) -> BenchmarkRow:
             )
     if row.deployed and not isinstance(row.deployed.get("macs"), _NUMBER):
         raise InputError(f"{source}: key 'deployed' has no number 'macs'", hint="measure again")
+    for share in ("share", "timed_share") if row.executed else ():
+        if not isinstance((row.executed or {}).get(share), _NUMBER):
+            problem = f"{source}: key 'executed' has no number '{share}'"
+            raise InputError(problem, hint="measure again")
     return row
+
+
+def _is_hw(value: List[Any]) -> bool:
+    return len(value) == 2 and all(type(n) is int for n in value)
 
 
 def _parse_json(line: str, source: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 from sr_deploy.core.degradation import GIVEN
 from sr_deploy.core.errors import InputError
 from sr_deploy.results.columns import Column, label, number, over, settings_text
-from sr_deploy.results.conditions import OF_PATCHES, condition_notes, tiling_text
+from sr_deploy.results.conditions import OF_PATCHES, condition_notes, tiling_text, useless_tags
 from sr_deploy.results.render import Table, make_table, markdown, render_table
 from sr_deploy.results.rows import (
     BICUBIC,
@@ -204,4 +204,5 @@ def _quality_conditions(rows: Sequence[QualityRow]) -> List[str]:
         ("evaluated", [tiling_text(r.tiling) for r in networks]),
         ("software", [f"{r.backend} {r.backend_version}, {r.precision}" for r in networks]),
     ]
-    return [f"{name}: {'; '.join(dict.fromkeys(values))}" for name, values in parts if values]
+    lines = [f"{name}: {'; '.join(dict.fromkeys(values))}" for name, values in parts if values]
+    return lines + [f"note: {text}" for text in useless_tags(networks)]

@@ -7,7 +7,6 @@ from typing import List
 
 from sr_deploy.core.errors import ArtifactError, MissingPackageError
 from sr_deploy.core.manifest import manifest_path, read_manifest
-from sr_deploy.core.onnx_file import weight_files
 from sr_deploy.core.target import ONNX_RUNTIMES, TargetProfile
 from sr_deploy.runtime.graph_probe import bounded_memory, ends_problem, graph_ends, probe_graph
 from sr_deploy.runtime.onnx_view import Graph, load_graph
@@ -25,7 +24,6 @@ def check_graph(
     A file that cannot be read is a finding too. Raises MissingPackageError without onnx.
     """
     try:
-        weight_files(path)
         findings = preflight(path, target, precision=precision, dla=dla)
     except ArtifactError as e:
         return [_of_graph("error", e.message, e.hint)]

@@ -17,7 +17,7 @@ import numpy as np
 
 from sr_deploy.core.device import usable_cores
 from sr_deploy.core.errors import ArtifactError, CannotRunHereError
-from sr_deploy.core.onnx_file import FLOAT16, artifact_sha256, onnx_facts, weight_files
+from sr_deploy.core.onnx_file import BFLOAT16, FLOAT16, artifact_sha256, onnx_facts, weight_files
 from sr_deploy.core.session import SizeContract
 from sr_deploy.core.sizes import HW, hw_text
 
@@ -37,6 +37,10 @@ PROBE_S, PROBE_RUN_S = 20.0, 120.0
 PROBE_BYTES = 4 << 30
 """Of address space that the probe may take, beside that of the threads."""
 _HINT = "convert it to one input (1, 3, H, W) and one output (1, 3, s*H, s*W), float RGB in 0..1"
+_FLOATS = {BFLOAT16: "bf16", FLOAT16: "fp16"}
+_FP8 = {17, 18, 19, 20}
+"""TensorProto's types of 8-bit floats."""
+_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _ENOUGH = 10
 """The sizes that may run without a whole scale before the graph is given up."""
 _UNLIMITED = 1 << 20
@@ -60,14 +64,31 @@ class GraphContract:
 
 CONTRACTS: Dict[str, GraphContract] = {}
 """By identity of the graph: each is probed once. Worker processes get their parent's."""
+_REASONS: Dict[Tuple[str, str], str] = {}
+"""By identity and provider: why a graph has no contract."""
 
 
 def graph_precision(path: Path) -> str:
-    """Return `int8` for a graph with quantised operators, `fp16` by its weights, else `fp32`."""
+    """Return what a graph is made to compute in, by its operators and the types of its weights.
+
+    `int8` or `fp8` where activations are quantised (weights alone are not: those are computed in
+    float); `mixed: int8, fp32` if integer operators stand beside convolutions or products in float;
+    else `bf16`, `fp16` or `fp32`.
+    """
     facts = onnx_facts(path)
-    if any(word in name for name in facts.operators for word in ("Quantize", "QLinear", "Integer")):
-        return "int8"
-    return "fp16" if FLOAT16 in facts.types else "fp32"
+    kinds = [name for number, name in _FLOATS.items() if number in facts.types]
+    kind = kinds[0] if kinds else "fp32"
+    integer = [n for n in facts.operators if n.startswith("QLinear") or n.endswith("Integer")]
+    if integer and _PRODUCTS & set(facts.operators):
+        return f"mixed: int8, {kind}"
+    if integer or any("Quantize" in name for name in facts.operators):
+        return "fp8" if _FP8 & set(facts.types) else "int8"
+    return kind
+
+
+def is_quantised(precision: str) -> bool:
+    """Return whether a precision has 8-bit parts."""
+    return "int8" in precision or "fp8" in precision
 
 
 def probe_graph(path: Path, session: Any) -> GraphContract:
@@ -78,17 +99,19 @@ def probe_graph(path: Path, session: Any) -> GraphContract:
     or an output smaller than scale times the input.
     """
     identity = artifact_sha256(path)
-    if identity not in CONTRACTS:
+    key = (identity, session.get_providers()[0])
+    if identity not in CONTRACTS and key not in _REASONS:
         source, target = graph_ends(path, session)
         fixed = _fixed_sides(source)
-        declared = _declared(fixed, target)
         runs = _Runs(session, source, target)
         try:
-            contract = declared or find_contract(runs, fixed)
+            contract = _declared(fixed, target) or find_contract(runs, fixed)
             _check_declared(contract, target)
             CONTRACTS[identity] = contract
         except ContractError as e:
-            raise _unsupported(path, session, f"{e}{runs.why}") from None
+            _REASONS[key] = f"{e}{runs.why}"
+    if identity not in CONTRACTS:
+        raise _unsupported(path, session, _REASONS[key])
     return CONTRACTS[identity]
 
 

@@ -6,11 +6,12 @@ Importable without onnx.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import numpy as np
 
 from sr_deploy.core.errors import ArtifactError, MissingPackageError
+from sr_deploy.core.onnx_file import weight_files
 
 
 class Node:
@@ -106,7 +107,24 @@ class Graph:
     def constant(self, name: str) -> Optional[np.ndarray]:
         from onnx import numpy_helper
 
-        return numpy_helper.to_array(self._tensors[name]) if name in self._tensors else None
+        if name not in self._tensors:
+            return None
+        try:
+            return numpy_helper.to_array(self._tensors[name])
+        except Exception as e:  # onnx raises built-in errors of many kinds
+            raise ArtifactError(f"the graph's tensor '{name}' is damaged: {e}") from e
+
+
+def _is_text(message: Any) -> bool:
+    """Return whether all strings of a protobuf message are UTF-8; others are read as bytes."""
+    for field, value in message.ListFields():
+        single = isinstance(value, (str, bytes)) or hasattr(value, "ListFields")
+        items = [value] if single else value
+        if field.type == field.TYPE_STRING and any(isinstance(item, bytes) for item in items):
+            return False
+        if field.type == field.TYPE_MESSAGE and not all(map(_is_text, items)):
+            return False
+    return True
 
 
 def load_graph(path: Path) -> Any:
@@ -128,14 +146,45 @@ def load_graph(path: Path) -> Any:
         raise not_onnx from e
     if not model.graph.node or not model.opset_import:
         raise not_onnx
-    for tensor in model.graph.initializer:
-        file = {e.key: e.value for e in tensor.external_data}.get("location")
-        if file and not (path.parent / file).is_file():
-            problem = f"{path} has its weights in the file '{file}', which is missing"
-            raise ArtifactError(problem, hint="copy it to the same folder")
+    if not _is_text(model):
+        raise ArtifactError(f"{path} is damaged: a name in it is not UTF-8", hint=hint)
+    weight_files(path)
     try:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as e:  # onnx raises its checker's errors and built-in ones
         reason = str(e).splitlines()[0]
         raise ArtifactError(f"cannot read the external weights of {path}: {reason}") from e
+    for problem in _problems(model):
+        raise ArtifactError(f"{path} is a damaged ONNX graph: {problem}", hint=hint)
     return model
+
+
+def _problems(model: Any) -> Iterator[str]:
+    """Yield what onnx itself could not read of a model."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    if any(not 0 < opset.version < 1000 for opset in model.opset_import):
+        yield "an opset has no version"
+    types = TensorProto.DataType.values()
+    bodies = [model.graph]
+    for body in bodies:
+        tensors = [(f"the tensor '{t.name[:80]}'", t) for t in body.initializer]
+        for value in (*body.input, *body.value_info, *body.output):
+            if value.type.tensor_type.elem_type not in types:
+                yield f"the type of '{value.name[:80]}' is unknown"
+        for node in body.node:
+            where = f"the node '{(node.name or node.op_type)[:80]}'"
+            if not node.output:
+                yield f"{where} has no output"
+            for attribute in node.attribute:
+                tensors += [(where, attribute.t)] if attribute.HasField("t") else []
+                bodies += [attribute.g] if attribute.HasField("g") else []
+                try:
+                    helper.get_attribute_value(attribute)
+                except ValueError:
+                    yield f"{where} has a malformed attribute '{attribute.name[:80]}'"
+        for where, tensor in tensors:
+            try:
+                numpy_helper.to_array(tensor)
+            except Exception:  # of numpy, protobuf and onnx, by what is wrong
+                yield f"{where} has data that do not fit its type and shape"

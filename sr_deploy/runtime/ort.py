@@ -28,6 +28,7 @@ from sr_deploy.runtime.graph_probe import (
     bounded_memory,
     graph_ends,
     graph_precision,
+    is_quantised,
     probe_graph,
 )
 from sr_deploy.runtime.ort_device import COPIES_WITHIN, OrtDevice, ort_device
@@ -89,7 +90,7 @@ class OnnxRuntimeSession(Session):
         self._dtypes = tuple(DTYPES[end.type] for end in graph_ends(path, self._session))
         if not device.is_cpu:
             self._observe()
-        elif self.precision != "int8":
+        elif not is_quantised(self.precision):
             self.precision = "fp32"  # the CPU computes FP16 graphs in FP32 too
 
     @property
@@ -146,7 +147,7 @@ class OnnxRuntimeSession(Session):
         """Run once, and see which nodes the device runs and in which precision."""
         self._run(np.zeros((1, 3, *self.min_hw), np.float32))
         self.nodes = self._device.observe(self._session)
-        if not self._device.provider.compiles and self.precision != "int8":
+        if not self._device.provider.compiles and not is_quantised(self.precision):
             self.precision = self.nodes.precision
 
 

@@ -40,7 +40,7 @@ class FolderLog:
             self._position += sum(len(line) + 1 for line in lines)
             for line in lines:
                 # A line cut short by a crash is skipped, and its picture is upscaled again.
-                with contextlib.suppress(ValueError, KeyError, TypeError):
+                with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                     entry = json.loads(line)
                     self._entries[entry["output"]] = entry
 
@@ -50,7 +50,7 @@ class FolderLog:
         if entry is None or entry.get("by") != self._identity:
             return False
         try:
-            return tuple(entry.get("facts", ())) == _facts(task)
+            return bool(entry.get("facts") == list(_facts(task)))
         except OSError:
             return False
 

@@ -91,7 +91,7 @@ _MAGIC = (
     (rb"P[14]\s", "PBM"),
     (rb"GIF8[79]a", "GIF"),
     (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
-    (rb"....ftypavi[fs]", "AVIF"),
+    (rb"....ftyp(avi[fs]|m[is]f1.{4,44}avif)", "AVIF"),
     (rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", "HEIF"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
 )

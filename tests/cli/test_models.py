@@ -20,14 +20,16 @@ def test_models_lists_what_is_shipped(run_cli):
     models, routers = ([m for m in listed if ("branches" in m) == which] for which in (False, True))
     assert models and routers and all(os.path.isfile(m["path"]) for m in listed)
     for model in models:
-        assert set(model) == {"name", "arch", "scale", "variants", "path"} and model["variants"]
+        assert set(model) == {"name", "arch", "scale", "variants", "notes", "path"}
+        assert model["variants"]
     points = {f"{m['name']}:{variant}" for m in models for variant in m["variants"]}
     for router in routers:
         assert set(router) == {"name", "scale", "branches", "path"} and len(router["branches"]) >= 2
         assert set(router["branches"]) <= points, (
             "a shipped router chooses between shipped networks"
         )
-    of_models, of_routers = run_cli("models").stdout.split("\n\n")
+    of_models, notes, of_routers = run_cli("models").stdout.split("\n\n")
+    assert "- imdeception_x4: nla changes nothing" in notes
     assert of_models.startswith("| name") and all(m["name"] in of_models for m in models)
     assert of_routers.startswith("| router") and all(
         r["name"] in of_routers and r["branches"][0] in of_routers for r in routers

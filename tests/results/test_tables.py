@@ -255,3 +255,14 @@ def test_rows_of_two_folders_of_the_same_name_do_not_compare():
     comparable([FULL, replace(FULL, scale=8, images=resized), BARE])
     with pytest.raises(InputError, match="different images"):
         comparable([FULL, replace(FULL, variant="d1", images=resized)])
+
+
+def test_a_tag_that_gains_nothing_is_noted():
+    plain = replace(FULL, model="imdeception_x4", variant="c4", psnr_db=30.462)
+    tagged = replace(plain, variant="c4-nla", psnr_db=30.461, latency_ms_median=2 * 12.346)
+    note = (
+        "note: imdeception_x4.c4-nla gains -0.001 dB over imdeception_x4.c4, and takes +100% time"
+    )
+    assert note in ntire_table([plain, tagged])
+    assert "gains" not in ntire_table([plain, replace(tagged, psnr_db=30.6)])
+    assert "gains" not in ntire_table([plain, replace(tagged, set="Set14")])

@@ -76,6 +76,17 @@ def test_damaged_files_are_findings(tmp_path):
     assert errors(path, "cpu") == [f"{path} is not an ONNX graph"]
 
 
+def test_names_that_are_no_text_and_damaged_tensors_are_findings(tmp_path):
+    path = save_graph(tmp_path / "net.onnx")
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"Resize", b"Re\xffize"))
+    assert errors(path, "rtx") == [f"{path} is damaged: a name in it is not UTF-8"]
+    model = onnx.load_from_string(whole)
+    model.graph.initializer[0].dims[0] = 1 << 40
+    onnx.save(model, str(path))
+    assert any("the graph's tensor 'scales' is damaged" in what for what in errors(path, "orin"))
+
+
 def test_without_onnxruntime_the_declared_shapes_are_checked(tmp_path, monkeypatch):
     def missing(*args, **options):
         raise MissingPackageError("onnxruntime", needed_for="it", extra="onnx")

@@ -8,7 +8,12 @@ import pytest
 from sr_deploy.core.errors import ArtifactError, CannotRunHereError, InputError
 from sr_deploy.core.onnx_file import artifact_sha256
 from sr_deploy.runtime import graph_probe
-from sr_deploy.runtime.graph_probe import ContractError, find_contract, probe_graph
+from sr_deploy.runtime.graph_probe import (
+    ContractError,
+    find_contract,
+    graph_precision,
+    probe_graph,
+)
 from sr_deploy.runtime.opener import describe
 from sr_deploy.runtime.ort import OnnxRuntimeSession, raw_session
 from sr_deploy.runtime.tiled import HostTiles
@@ -109,6 +114,34 @@ def test_quantised_graphs_are_int8_and_others_fp32(make_graph):
     assert OnnxRuntimeSession(make_graph([resize()], FREE, weights=weights)).precision == "fp32"
     graph = make_graph([node, back, resize("a")], FREE, weights=weights)
     assert OnnxRuntimeSession(graph).precision == "int8"
+
+
+FLOAT, UINT8, INT8, FLOAT16, BFLOAT16, FP8 = 1, 2, 3, 10, 16, 17  # of TensorProto.DataType
+
+
+@pytest.mark.parametrize(
+    "operators, types, precision",
+    [
+        (["Conv", "Relu"], [FLOAT], "fp32"),
+        (["Conv"], [FLOAT16], "fp16"),
+        (["Conv", "Cast"], [FLOAT, FLOAT16], "fp16"),
+        (["Conv"], [BFLOAT16, FLOAT], "bf16"),
+        (["DequantizeLinear", "Conv"], [INT8, FLOAT], "fp32"),  # weights alone
+        (["MatMulNBits"], [UINT8, FLOAT], "fp32"),
+        (["QuantizeLinear", "DequantizeLinear", "Conv"], [INT8, FLOAT], "int8"),
+        (["QuantizeLinear", "DequantizeLinear", "Conv"], [FP8, FLOAT], "fp8"),
+        (["DynamicQuantizeLinear", "ConvInteger", "Mul"], [INT8, FLOAT], "int8"),
+        (["DynamicQuantizeLinear", "MatMulInteger", "Conv"], [INT8, FLOAT], "mixed: int8, fp32"),
+        (["QuantizeLinear", "QLinearConv", "ConvTranspose"], [INT8, FLOAT16], "mixed: int8, fp16"),
+    ],
+)
+def test_the_precision_is_read_off_the_graph(tmp_path, operators, types, precision):
+    nodes = [onnx.helper.make_node(op, ["x"], [f"t{i}"]) for i, op in enumerate(operators)]
+    weights = [onnx.TensorProto(name=f"w{i}", data_type=t, dims=[0]) for i, t in enumerate(types)]
+    graph = onnx.helper.make_graph(nodes, "g", [], [], weights)
+    path = tmp_path / "g.onnx"
+    path.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    assert graph_precision(path) == precision
 
 
 def test_a_closed_session_is_refused(make_graph):

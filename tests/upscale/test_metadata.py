@@ -7,7 +7,14 @@ import pytest
 from sr_deploy.core.errors import InputError
 from sr_deploy.upscale.damage import find_damage
 from sr_deploy.upscale.formats import content_format, format_of_name, is_picture
-from sr_deploy.upscale.metadata import read_orientation, resize_exif
+from sr_deploy.upscale.metadata import (
+    Structure,
+    exif_from_tree,
+    in_byte_order,
+    read_orientation,
+    remove_maker_note,
+    resize_exif,
+)
 
 
 def block(order, entries, following=0, at=8):
@@ -54,6 +61,8 @@ def test_damaged_exif_is_left_as_it_is(data):
         (b"P6\n9 9", "PPM"),
         (b"P6x", ""),
         (b"\0\0\0\x18ftypheic", "HEIF"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIF"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif", "AVIF"),
         (b"II*\0\x10\0\0\0CR\2\0", "raw photograph"),
         (b"IIRO\x08\0\0\0", "raw photograph"),
         (b"IIU\0\x18\0\0\0", "raw photograph"),
@@ -91,3 +100,24 @@ def test_damage_is_looked_for_in_png_and_jpeg_only():
         find_damage(b"BM") == ""
         and find_damage(b"\x89PNG\r\n\x1a\n\0\0") == "it ends inside a header"
     )
+
+
+def test_a_tree_of_directories_in_both_byte_orders():
+    tree = {
+        0x010E: (2, b"a picture\0"),
+        0x0112: (3, struct.pack(">H", 6)),
+        0x8769: {
+            0x9204: (10, struct.pack(">ii", -1, 3)),
+            0x927C: (7, b"Maker\0\1\2"),
+            0xA005: {1: (2, b"R98\0")},
+        },
+        0x8825: {2: (5, struct.pack(">6I", 52, 1, 30, 1, 15, 1))},
+    }
+    exif = exif_from_tree(">", tree)
+    found = Structure(exif)
+    assert found.tree(found.entries(found.first)[0]) == tree and read_orientation(exif) == 6
+    assert remove_maker_note(tree) and not remove_maker_note(tree)
+    swapped = in_byte_order(tree, ">", "<")
+    assert swapped[0x8769][0x9204] == (10, struct.pack("<ii", -1, 3))
+    assert in_byte_order(swapped, "<", ">") == tree
+    assert read_orientation(exif_from_tree("<", swapped)) == 6

@@ -317,3 +317,16 @@ def test_a_grey_profile_of_grey_pictures(tmp_path):
     assert read_metadata(written, "PNG")[ICC] == grey and "not kept" not in log
     written, log = through(encoded("JPEG", GREY, icc_profile=PROFILE), tmp_path, FORMATS[0])
     assert "does not fit into this PNG file: colour profile" in log
+
+
+def test_a_makers_note_is_kept_where_its_offsets_stay_right(tmp_path):
+    data = Image.Exif()
+    data.get_ifd(0x8769)[0x927C] = b"Maker note"
+    source = encoded("JPEG", exif=data)
+    for target in FORMATS[:4]:
+        written, log = through(source, tmp_path, target)
+        exif = read_metadata(written, target.name)[EXIF]
+        assert (b"Maker note" in exif) == (target.name != "TIFF")
+        assert ("does not fit into this TIFF file: the maker's note" in log) == (
+            target.name == "TIFF"
+        )

@@ -8,6 +8,7 @@ import re
 import shutil
 import tarfile
 import tempfile
+import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Dict, List, Optional, Tuple, Union
@@ -16,6 +17,7 @@ import numpy as np
 
 from sr_deploy.core.errors import ArtifactError, BuildError, InputError, SrDeployError
 from sr_deploy.core.files import atomic_path, make_output_folder, sha256_of, write_text
+from sr_deploy.core.images import load_array
 from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.core.manifest import (
     Manifest,
@@ -397,8 +399,11 @@ def _accuracy(engine: _Returned) -> Dict[str, object]:
         return {}
     if not output.is_file():
         raise ArtifactError(f"the output of {engine.name} is missing", hint=_BUILD_AGAIN)
-    text = gzip.decompress(output.read_bytes()).decode("utf-8", errors="replace")
-    expected = np.load(str(reference), allow_pickle=False)
+    try:
+        text = gzip.decompress(output.read_bytes()).decode("utf-8", errors="replace")
+        expected = load_array(reference)
+    except (OSError, ValueError, EOFError, zlib.error) as e:
+        raise ArtifactError(f"the output of {engine.name} is damaged", hint=_BUILD_AGAIN) from e
     accuracy = compare_outputs([trtexec.output_from_values(text, expected.shape)], [expected])
     accuracy["not_finite"] = max(accuracy["not_finite"], engine.report.output_not_finite or 0)
     refuse_inaccurate(accuracy, engine.name)
