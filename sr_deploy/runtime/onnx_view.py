@@ -107,12 +107,7 @@ class Graph:
     def constant(self, name: str) -> Optional[np.ndarray]:
         from onnx import numpy_helper
 
-        if name not in self._tensors:
-            return None
-        try:
-            return numpy_helper.to_array(self._tensors[name])
-        except Exception as e:  # onnx raises built-in errors of many kinds
-            raise ArtifactError(f"the graph's tensor '{name}' is damaged: {e}") from e
+        return numpy_helper.to_array(self._tensors[name]) if name in self._tensors else None
 
 
 def _is_text(message: Any) -> bool:
