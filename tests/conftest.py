@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import pytest
 from click.testing import CliRunner, Result
@@ -31,6 +31,23 @@ def shared_dir() -> Path:
             "the folder 'shared' with Set5 and official weights is not beside this checkout"
         )
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def memory_measured_in_this_process() -> Iterator[None]:
+    """`bench` starts a process for each row's memory: seconds. tests/bench/test_memory.py does."""
+    from sr_deploy.bench import measure
+    from sr_deploy.core.device import track_peak_memory
+
+    def here(network: Any, run: Any, x: Any) -> Any:
+        rises_mib = []
+        with track_peak_memory(rises_mib):
+            pass
+        return rises_mib[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "peak_mib", here)
+        yield
 
 
 @pytest.fixture()

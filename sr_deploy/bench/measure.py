@@ -7,7 +7,7 @@ import functools
 import subprocess
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -20,6 +20,12 @@ from sr_deploy.bench.evaluate import (
     image_set,
     lr_of,
 )
+from sr_deploy.bench.memory import (
+    MEM_DEFINITION,
+    MEM_OF_IMAGES,
+    MemoryProcessError,
+    peak_mib,
+)
 from sr_deploy.bench.monitor import (
     ConditionMonitor,
     condition_warnings,
@@ -27,7 +33,7 @@ from sr_deploy.bench.monitor import (
     device_facts,
 )
 from sr_deploy.bench.network_rows import asked_precision, recorded_row, row_of
-from sr_deploy.core.device import cpu_name, limit_cores, python_and_os, track_peak_memory
+from sr_deploy.core.device import cpu_name, limit_cores, python_and_os
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
@@ -46,13 +52,6 @@ from sr_deploy.results.rows import BenchmarkRow
 from sr_deploy.runtime.opener import NetworkDescription, check_run_options, describe_all
 
 DEFAULT_HW = (256, 256)
-MEM_DEFINITION = (
-    "peak rise of the process's resident memory over opening and timing it, weights included"
-)
-MEM_OF_IMAGES = (
-    "peak rise of the process's resident memory over opening it and the images of the valid set, "
-    "weights and images included"
-)
 MAX_CV = 0.05
 
 
@@ -217,6 +216,7 @@ class _Run:
     timed_share: Optional[float] = None
     """Share of its largest multiply-accumulates that an adaptive network executed then."""
     valid: Optional[Quality] = None
+    warnings: Tuple[str, ...] = ()
 
 
 def _measure(
@@ -267,27 +267,49 @@ def _measured_row(
         conditions=conditions,
     )
     warnings = (*_not_finite(valid, test), *row.warnings, *condition_warnings(conditions))
-    warnings = (*filter(None, [session.why_cpu]), *warnings)
+    warnings = (*filter(None, [session.why_cpu]), *warnings, *run.warnings)
     return replace(row, warnings=(*warnings, *deviations(row)))
 
 
 def _open_and_time(
     network: NetworkDescription, protocol: Protocol, options: MeasureOptions
 ) -> _Run:
+    run_options = replace(options.run, harness=protocol.of_images)
     before = conditions_before()
-    rises_mib: List[Optional[float]] = []
-    with track_peak_memory(rises_mib):
-        session = network.open(replace(options.run, harness=protocol.of_images))
-        try:
-            run = _time(session, before, protocol, options)
-        except BaseException:
-            session.close()
-            raise
-    if not session.device:
-        run.mem_peak_mib = rises_mib[0]
-        if run.mem_peak_mib is not None:
-            run.mem_definition = MEM_OF_IMAGES if protocol.of_images else MEM_DEFINITION
+    session = network.open(run_options)
+    try:
+        run = _time(session, before, protocol, options)
+        if not session.device:
+            _measure_memory(run, network, run_options, options)
+    except BaseException:
+        session.close()
+        raise
     return run
+
+
+def _measure_memory(
+    run: _Run, network: NetworkDescription, run_options: RunOptions, options: MeasureOptions
+) -> None:
+    if run.timing is not None:
+        x = timing_input(run.session, options.valid_set(), run.timing["input_hw"])
+        definition = MEM_DEFINITION
+    else:
+        x, definition = _largest_lr(run, options.valid_set()), MEM_OF_IMAGES
+    try:
+        run.mem_peak_mib = peak_mib(network, run_options, x)
+    except MemoryProcessError as e:
+        run.warnings = (f"its memory is not known: {e}",)
+    else:
+        run.mem_definition = definition if run.mem_peak_mib is not None else ""
+
+
+def _largest_lr(run: _Run, images: ImageSet) -> np.ndarray:
+    """Return the largest LR image of the set that was scored, (h, w, 3) uint8."""
+    assert run.valid is not None
+    areas = [score.lr_hw[0] * score.lr_hw[1] for score in run.valid.images]
+    pair = images.pairs(run.session.scale)[int(np.argmax(areas))]
+    hr = modcrop(read_rgb(pair[0]), run.session.scale)
+    return lr_of(hr, pair, scale=run.session.scale)
 
 
 def _time(

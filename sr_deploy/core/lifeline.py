@@ -12,7 +12,7 @@ import signal
 import subprocess
 import threading
 import time
-from typing import IO, Any, Iterator, Sequence
+from typing import IO, Any, Iterator, Mapping, Optional, Sequence
 
 CHILD_GRACE_S = 5.0
 """How long a child may take to remove its temporary files after its parent has ended."""
@@ -31,11 +31,15 @@ def end_with_parent() -> None:
 
 @contextlib.contextmanager
 def child_with_lifeline(
-    command: Sequence[str], *, stderr: Any = subprocess.PIPE
+    command: Sequence[str],
+    *,
+    stderr: Any = subprocess.PIPE,
+    env: Optional[Mapping[str, str]] = None,
 ) -> Iterator[subprocess.Popen[str]]:
     """Start a child that calls `end_with_parent`, with its stdout as a pipe of UTF-8 text.
 
-    stderr: a file, or a pipe. If the block raises, the child is ended before it goes on.
+    stderr: a file, a pipe, or None for this process's. env: the environment; None: this process's.
+    If the block raises, the child is ended before it goes on.
     """
     read_fd, write_fd = os.pipe()
     with os.fdopen(write_fd, "wb") as lifeline:
@@ -45,6 +49,7 @@ def child_with_lifeline(
                 stdin=read_fd,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
+                env=env,
                 encoding="utf-8",
                 errors="replace",
             )
