@@ -180,11 +180,11 @@ def speed(rows: Rows, folder: Path, name: str, rounds: int) -> None:
     import cv2
 
     from sr_deploy.core.images import nchw_from_rgb
+    from sr_deploy.core.pictures.formats import PNG
     from sr_deploy.core.samples import sample_lr
     from sr_deploy.core.timing import time_in_turns
     from sr_deploy.runtime.opener import open_session
     from sr_deploy.upscale.folder import QUEUED_RESULTS, tasks_of_folder, upscale_folder
-    from sr_deploy.upscale.formats import PNG
     from sr_deploy.upscale.memory import MemorySharing
     from sr_deploy.upscale.overlap import read_ahead
     from sr_deploy.upscale.pictures import read_picture, upscale_pixels

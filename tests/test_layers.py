@@ -17,7 +17,7 @@ PACKAGE = ROOT / "sr_deploy"
 # A room may always import itself and the standard library. A dotted name allows that
 # module and its children. Rooms stand in order: each may import only rooms that stand before it.
 TABLE = {
-    "core": ("numpy", "cv2 skimage"),
+    "core": ("numpy", "av cv2 skimage"),
     "results": ("numpy core", "matplotlib jinja2"),
     "nets": ("numpy core torch", "safetensors"),
     "runtime": (

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any, List, Optional, Tuple
 
 import numpy as np
 
 from sr_deploy.core.errors import InputError, MissingPackageError
+from sr_deploy.core.pictures.damage import find_damage, find_hidden_damage
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy")
 _HIDDEN = (".", "__MACOSX")
@@ -27,25 +28,35 @@ _HIDDEN = (".", "__MACOSX")
 def read_rgb(path: Path) -> np.ndarray:
     """Read an image file as (H, W, 3) uint8 RGB.
 
-    Raises InputError if it is missing, damaged or a float image.
+    Raises InputError if it is missing, damaged (also where OpenCV fills in what is missing) or a
+    float image.
     """
     if path.suffix.lower() == ".npy":
         return _read_array(path)
     cv2 = _opencv("reading images")
     try:
-        # cv2.imread cannot open every Unicode path on Windows.
-        encoded = np.fromfile(str(path), dtype=np.uint8)
+        content = path.read_bytes()  # cv2.imread cannot open every name
     except OSError as e:
         raise InputError(f"cannot read the image {path}: {e.strerror or e}") from e
-    try:
-        image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None
-    except cv2.error:
-        image = None
+
+    def decode(data: bytes) -> Optional[np.ndarray]:
+        try:
+            image: Optional[np.ndarray] = cv2.imdecode(
+                np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED
+            )
+            return image
+        except cv2.error:
+            return None
+
+    image = decode(content) if content else None
     if image is None:
         raise InputError(
             f"{path} is not an image, or it is damaged",
             hint="supported formats are PNG, JPEG, BMP, TIFF, WebP and NumPy arrays",
         )
+    damage = find_damage(content) or find_hidden_damage(content, image, decode)
+    if damage:
+        raise InputError(f"{path} is damaged: {damage}", hint="download or copy it again")
     return rgb_from_decoded(image, source=str(path))
 
 

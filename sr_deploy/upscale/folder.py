@@ -24,9 +24,9 @@ from sr_deploy.core.files import (
     remove_empty_folders,
     side_path,
 )
+from sr_deploy.core.pictures.formats import format_for
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.upscale.folder_log import FolderLog, PictureTask
-from sr_deploy.upscale.formats import format_for
 from sr_deploy.upscale.overlap import WriteBehind, read_ahead
 from sr_deploy.upscale.pictures import Picture, read_picture, upscale_pixels, write_picture
 from sr_deploy.upscale.reporter import Reporter

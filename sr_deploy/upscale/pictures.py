@@ -26,10 +26,17 @@ import numpy as np
 
 from sr_deploy.core.errors import InputError, MissingPackageError
 from sr_deploy.core.files import native_path
-from sr_deploy.core.sizes import hw_text
-from sr_deploy.upscale.containers import bmff, count_pages, embed, png, read_metadata, simple, tiff
-from sr_deploy.upscale.damage import find_damage, find_hidden_damage
-from sr_deploy.upscale.formats import (
+from sr_deploy.core.pictures.containers import (
+    bmff,
+    count_pages,
+    embed,
+    png,
+    read_metadata,
+    simple,
+    tiff,
+)
+from sr_deploy.core.pictures.damage import find_damage, find_hidden_damage
+from sr_deploy.core.pictures.formats import (
     EXIF,
     ICC,
     RAW,
@@ -39,13 +46,14 @@ from sr_deploy.upscale.formats import (
     content_format,
     format_of_name,
 )
-from sr_deploy.upscale.metadata import (
+from sr_deploy.core.pictures.metadata import (
     hdr_transfer,
     profile_problem,
     read_orientation,
     resize_exif,
     with_upright_orientation,
 )
+from sr_deploy.core.sizes import hw_text
 from sr_deploy.upscale.upscaler import Upscaler
 
 JPEG_QUALITY = 95

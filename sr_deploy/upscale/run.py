@@ -15,11 +15,11 @@ from sr_deploy.core.files import (
     side_path,
 )
 from sr_deploy.core.images import write_png
+from sr_deploy.core.pictures.formats import PICTURE_SUFFIXES, format_of_name, is_picture
 from sr_deploy.runtime.adaptive.decisions import LEGEND, decisions_picture
 from sr_deploy.runtime.opener import describe_family
 from sr_deploy.upscale.folder import upscale_picture
 from sr_deploy.upscale.folder_log import PictureTask
-from sr_deploy.upscale.formats import PICTURE_SUFFIXES, format_of_name, is_picture
 from sr_deploy.upscale.governor import Governor, log_to
 from sr_deploy.upscale.memory import MemorySharing
 from sr_deploy.upscale.options import UpscaleOptions

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Set
 
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.pictures.formats import PICTURE_SUFFIXES, content_format, format_of_name
 from sr_deploy.upscale.folder_log import PictureTask
-from sr_deploy.upscale.formats import PICTURE_SUFFIXES, content_format, format_of_name
 
 _NOT_READ = frozenset(
     # HEIF, JPEG XL, JPEG 2000 and JPEG XR

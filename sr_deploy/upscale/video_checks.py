@@ -52,7 +52,7 @@ def side_data(frame: Any) -> Dict[str, Any]:
     """Return the data beside a frame's samples, by FFmpeg's name of its kind."""
     try:
         return {getattr(d.type, "name", str(d.type)): d for d in frame.side_data}
-    except ValueError:  # a kind that PyAV does not know hides all of them
+    except (ValueError, KeyError):  # a kind that PyAV does not know hides all of them
         return {"of a kind that PyAV does not know": b""}
 
 

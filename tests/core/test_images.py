@@ -299,3 +299,14 @@ def test_a_damaged_image_is_told_by_our_error_alone(tmp_path, capfd):
     with pytest.raises(InputError, match="cut.tif is not an image"):
         read_rgb(tmp_path / "cut.tif")
     assert capfd.readouterr().err == ""
+
+
+def test_an_image_of_which_opencv_fills_in_a_part_is_refused(tmp_path):
+    cv2 = pytest.importorskip("cv2", reason="opencv is not installed; it reads the image")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    whole = cv2.imencode(".jpg", noise)[1].tobytes()
+    (tmp_path / "whole.jpg").write_bytes(whole)
+    assert read_rgb(tmp_path / "whole.jpg").shape == (64, 64, 3)
+    (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
+    with pytest.raises(InputError, match="half.jpg is damaged: a part of its picture data"):
+        read_rgb(tmp_path / "half.jpg")

@@ -79,7 +79,7 @@ def test_a_precision_the_target_has_not_is_refused_not_replaced(name, asked):
         ({"runtime_versions": ">=" + "9" * 5000}, "expected for example >=8.5,<8.6"),
         ({"runtime_versions": ">=9,<8"}, "the range '>=9,<8' is empty"),
         ({"compute_capabilities": [-72]}, "expected for example 72 for SM 7.2"),
-        ({"workspace_mib": 10**40}, "workspace_mib .*; expected 0 to"),
+        ({"workspace_mib": 10**15}, "workspace_mib .*; expected 0 to"),
         ({"dla_cores": -1}, "dla_cores -1; expected 0 to 8"),
         ({"power_modes": {"\u00b2": "x"}}, "expected a number of nvpmodel and a name"),
         ({"power_modes": {"0": 5}}, "expected a number of nvpmodel and a name"),

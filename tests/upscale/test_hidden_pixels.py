@@ -12,7 +12,7 @@ pytest.importorskip("cv2")
 import cv2  # noqa: E402
 
 from sr_deploy.core.errors import InputError  # noqa: E402
-from sr_deploy.upscale.containers.bmff import jp2_depth, jp2_problem  # noqa: E402
+from sr_deploy.core.pictures.containers.bmff import jp2_depth, jp2_problem  # noqa: E402
 from sr_deploy.upscale.pictures import read_picture  # noqa: E402
 
 

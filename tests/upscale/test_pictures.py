@@ -16,9 +16,9 @@ import cv2  # noqa: E402
 from reports import Reports  # noqa: E402
 
 from sr_deploy.core.errors import InputError  # noqa: E402
+from sr_deploy.core.pictures.formats import FORMATS, PNG, format_for  # noqa: E402
 from sr_deploy.upscale.folder import upscale_picture  # noqa: E402
 from sr_deploy.upscale.folder_log import PictureTask  # noqa: E402
-from sr_deploy.upscale.formats import FORMATS, PNG, format_for  # noqa: E402
 from sr_deploy.upscale.pictures import read_picture, upscale_pixels, write_picture  # noqa: E402
 
 SCALE = 2
@@ -366,7 +366,7 @@ def test_a_truncated_picture_is_refused(tmp_path, kind, share):
 
 def test_a_truncated_jpeg_is_refused_without_opencvs_help(tmp_path):
     """OpenCV 4 fills what is missing with grey."""
-    from sr_deploy.upscale.damage import find_damage
+    from sr_deploy.core.pictures.damage import find_damage
 
     for options in ({}, {"progressive": True}, {"exif": exif(1)}):
         data = io.BytesIO()

@@ -17,10 +17,8 @@ features = pytest.importorskip("PIL.features")
 from reports import Reports  # noqa: E402
 
 from sr_deploy.core.errors import InputError  # noqa: E402
-from sr_deploy.upscale.containers import read_metadata  # noqa: E402
-from sr_deploy.upscale.folder import upscale_picture  # noqa: E402
-from sr_deploy.upscale.folder_log import PictureTask  # noqa: E402
-from sr_deploy.upscale.formats import (  # noqa: E402
+from sr_deploy.core.pictures.containers import read_metadata  # noqa: E402
+from sr_deploy.core.pictures.formats import (  # noqa: E402
     CICP,
     COMMENTS,
     CREDENTIALS,
@@ -34,7 +32,9 @@ from sr_deploy.upscale.formats import (  # noqa: E402
     TEXT,
     XMP,
 )
-from sr_deploy.upscale.metadata import Structure  # noqa: E402
+from sr_deploy.core.pictures.metadata import Structure  # noqa: E402
+from sr_deploy.upscale.folder import upscale_picture  # noqa: E402
+from sr_deploy.upscale.folder_log import PictureTask  # noqa: E402
 from sr_deploy.upscale.pictures import read_picture  # noqa: E402
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any, Iterator, List, Tuple
 
-from sr_deploy.upscale.formats import CREDENTIALS, EXIF, ICC, XMP, Metadata
+from sr_deploy.core.pictures.formats import CREDENTIALS, EXIF, ICC, XMP, Metadata
 
 _HAS_ICC, _HAS_ALPHA, _HAS_EXIF, _HAS_XMP = 0x20, 0x10, 0x08, 0x04
 _PIXELS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")

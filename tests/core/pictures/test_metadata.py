@@ -5,9 +5,9 @@ import struct
 import pytest
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.upscale.damage import find_damage
-from sr_deploy.upscale.formats import content_format, format_of_name, is_picture
-from sr_deploy.upscale.metadata import (
+from sr_deploy.core.pictures.damage import find_damage
+from sr_deploy.core.pictures.formats import content_format, format_of_name, is_picture
+from sr_deploy.core.pictures.metadata import (
     Structure,
     exif_from_tree,
     in_byte_order,

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from sr_deploy.upscale.containers.tiff import Facts, count_pages, read_facts
+from sr_deploy.core.pictures.containers.tiff import Facts, count_pages, read_facts
 
 
 def directory(*entries, following=0, at=8, order="<"):

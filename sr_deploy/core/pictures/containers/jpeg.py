@@ -6,9 +6,9 @@ import hashlib
 import re
 import struct
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Set, Tuple
 
-from sr_deploy.upscale.formats import (
+from sr_deploy.core.pictures.formats import (
     COMMENTS,
     CREDENTIALS,
     EXIF,
@@ -20,7 +20,7 @@ from sr_deploy.upscale.formats import (
     XMP,
     Metadata,
 )
-from sr_deploy.upscale.metadata import (
+from sr_deploy.core.pictures.metadata import (
     iptc_of_photoshop,
     merge_extended_xmp,
     photoshop_of_iptc,
@@ -56,7 +56,7 @@ class _Scan:
     frame: int = 0
     hw: Tuple[int, int] = (0, 0)
     parts: Dict[int, Tuple[int, int]] = field(default_factory=dict)  # component -> factors (v, h)
-    missing: Dict[int, set] = field(default_factory=dict)  # component -> coefficients
+    missing: Dict[int, Set[int]] = field(default_factory=dict)  # component -> coefficients
     interval: int = 0
     expected: int = 0  # restart markers in the current scan
     ends: List[int] = field(default_factory=list)  # of all entropy-coded data

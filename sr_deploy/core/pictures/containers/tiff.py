@@ -7,8 +7,8 @@ import zlib
 from dataclasses import dataclass
 from typing import Any, Dict, List, Tuple
 
-from sr_deploy.upscale.formats import EXIF, GAMMA, ICC, IPTC, RESOLUTION, XMP, Metadata
-from sr_deploy.upscale.metadata import (
+from sr_deploy.core.pictures.formats import EXIF, GAMMA, ICC, IPTC, RESOLUTION, XMP, Metadata
+from sr_deploy.core.pictures.metadata import (
     EXIF_FOLDER,
     GPS_FOLDER,
     LONG,

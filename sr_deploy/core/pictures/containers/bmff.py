@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Dict, Iterator, List, Optional, Tuple
 
-from sr_deploy.upscale.formats import (
+from sr_deploy.core.pictures.formats import (
     CICP,
     CREDENTIALS,
     EXIF,

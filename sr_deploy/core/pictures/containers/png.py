@@ -6,7 +6,7 @@ import struct
 import zlib
 from typing import Any, Iterator, List, Optional, Tuple
 
-from sr_deploy.upscale.formats import (
+from sr_deploy.core.pictures.formats import (
     CICP,
     COMMENTS,
     CREDENTIALS,

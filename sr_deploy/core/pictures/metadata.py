@@ -11,8 +11,8 @@ import struct
 from typing import Dict, Iterator, List, Optional, Tuple, Union
 from xml.etree import ElementTree
 
+from sr_deploy.core.pictures.formats import CICP, ICC, IPTC, THUMBNAIL, XMP, Metadata
 from sr_deploy.core.sizes import HW
-from sr_deploy.upscale.formats import CICP, ICC, IPTC, THUMBNAIL, XMP, Metadata
 
 ORIENTATION, EXIF_FOLDER, GPS_FOLDER, INTEROP_FOLDER = 0x0112, 0x8769, 0x8825, 0xA005
 MAKER_NOTE = 0x927C

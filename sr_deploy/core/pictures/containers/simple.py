@@ -6,7 +6,7 @@ import re
 import struct
 from typing import Any, Iterator, List, Optional, Tuple
 
-from sr_deploy.upscale.formats import COMMENTS, ICC, RESOLUTION, XMP, Metadata
+from sr_deploy.core.pictures.formats import COMMENTS, ICC, RESOLUTION, XMP, Metadata
 
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _PNM = re.compile(
@@ -96,7 +96,7 @@ def bmp_has_alpha(data: bytes) -> bool:
     if bits != 32 or method not in (3, 6):
         return False
     at = 14 + 40 + 12
-    return (header >= 56 or method == 6) and struct.unpack_from("<I", data, at)[0] != 0
+    return (header >= 56 or method == 6) and any(data[at : at + 4])
 
 
 def bmp_green_bits(data: bytes) -> Optional[int]:

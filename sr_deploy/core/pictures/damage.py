@@ -11,8 +11,8 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from sr_deploy.upscale.containers import jpeg, png, tiff
-from sr_deploy.upscale.formats import content_format
+from sr_deploy.core.pictures.containers import jpeg, png, tiff
+from sr_deploy.core.pictures.formats import content_format
 
 Decode = Callable[[bytes], Optional[np.ndarray]]
 _SHORT = "a part of its picture data is missing"

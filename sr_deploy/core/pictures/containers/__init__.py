@@ -10,8 +10,8 @@ import zlib
 from fractions import Fraction
 from typing import Any, Callable, Dict, List, Tuple
 
-from sr_deploy.upscale.containers import bmff, jpeg, png, simple, tiff, webp
-from sr_deploy.upscale.formats import RESOLUTION, Metadata
+from sr_deploy.core.pictures.containers import bmff, jpeg, png, simple, tiff, webp
+from sr_deploy.core.pictures.formats import RESOLUTION, Metadata
 
 _READERS: Dict[str, Callable[[bytes], Metadata]] = {
     "PNG": png.read_metadata,

@@ -1,0 +1,1 @@
+"""Picture files as bytes: their formats, metadata and damage."""
