@@ -149,7 +149,7 @@ def test_the_result_may_not_replace_its_source_nor_be_of_another_kind(run_cli, p
         in run_cli("upscale", picture.parent, *MODEL, "-o", picture.parent).stderr
     )
     assert (
-        "a.png is a picture, not a video"
+        "not read as a video"
         in run_cli("upscale", picture, *MODEL, "-o", tmp_path / "b.mkv").stderr
     )
     assert "cannot write" in run_cli("upscale", picture.parent, *MODEL, "-o", picture).stderr
