@@ -108,11 +108,15 @@ def extras():
     return {name: lines.split("\n") for name, lines in parser["options.extras_require"].items()}
 
 
-def test_the_extras_that_hints_name_exist(extras):
+def test_hints_install_what_the_extras_name(extras):
+    from sr_deploy.core.errors import _REQUIREMENTS
+
+    listed = {line.split(";")[0].strip() for lines in extras.values() for line in lines}
+    assert set(_REQUIREMENTS.values()) <= listed
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "sr_deploy").rglob("*.py")]
-    named = {name for text in sources for name in re.findall(r'extra="(\w+)"', text)}
-    named |= {"rtx", "gpu"}  # of the TensorRT backends
-    assert "board" in named and named <= set(extras)
+    named = {n for text in sources for n in re.findall(r'MissingPackageError\(\s*"([\w-]+)"', text)}
+    assert "av" in named and named <= set(_REQUIREMENTS)
+    assert not any("srdeploy[" in text for text in sources)  # it is not on PyPI
 
 
 @pytest.mark.parametrize("extra", ["board", "gpu", "rtx"])

@@ -46,11 +46,7 @@ class _Group(click.Group):
         except ImportError as e:
             if e.name is None or e.name.split(".")[0] not in _EXPORT_PACKAGES:
                 raise
-            _fail(
-                MissingPackageError(
-                    e.name, needed_for=f"srdeploy {ctx.invoked_subcommand}", extra="export"
-                )
-            )
+            _fail(MissingPackageError(e.name, needed_for=f"srdeploy {ctx.invoked_subcommand}"))
         except BrokenPipeError:  # the reader of stdout (head, less) has exited
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)

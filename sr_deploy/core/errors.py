@@ -16,7 +16,45 @@ SrDeployError
 from __future__ import annotations
 
 import difflib
+import re
+import sys
 from typing import Iterable, Optional
+
+_REQUIREMENTS = {
+    "av": "av>=12",
+    "cuda-python": "cuda-python>=12,<13",
+    "cv2": "opencv-python-headless>=4.5",
+    "fvcore": "fvcore",
+    "jinja2": "jinja2",
+    "lightning": "lightning>=2.5",
+    "matplotlib": "matplotlib>=3.7",
+    "onnx": "onnx>=1.18",
+    "onnxruntime": "onnxruntime>=1.22",
+    "onnxscript": "onnxscript>=0.5",
+    "opencv-python-headless": "opencv-python-headless>=4.5",
+    "safetensors": "safetensors>=0.4",
+    "skimage": "scikit-image>=0.22",
+    "tensorboard": "tensorboard",
+    "tensorrt": "tensorrt<12",
+    "tensorrt_rtx": "tensorrt-rtx-cu13>=1.5,<2",
+    "torch": "torch>=2.9",
+    "tqdm": "tqdm",
+}
+"""What pip installs for a module, as in setup.cfg; a test compares them."""
+
+
+def how_to_install(package: str) -> str:
+    """Return how to install a package or module here: a command, or where it comes from."""
+    requirement = _REQUIREMENTS.get(package, package)
+    if package == "cuda-python" and sys.version_info < (3, 10):
+        requirement = "cuda-python==11.8.0"
+    bare = re.fullmatch(r"[\w.-]+", requirement)
+    command = f"pip install {requirement}" if bare else f"pip install '{requirement}'"
+    if package == "tensorrt":
+        return f"on a Jetson, use the TensorRT of JetPack; elsewhere, {command}"
+    if package == "torch" and sys.version_info < (3, 10):
+        return "run an exported graph instead: torch needs Python 3.10 or newer"
+    return command
 
 
 class SrDeployError(Exception):
@@ -66,12 +104,12 @@ class BuildError(SrDeployError):
 
 class MissingPackageError(SrDeployError):
     def __init__(
-        self, package: str, *, needed_for: str, extra: str, cause: Optional[ImportError] = None
+        self, package: str, *, needed_for: str, cause: Optional[ImportError] = None
     ) -> None:
         reason = f" ({cause})" if cause is not None else ""
         super().__init__(
             f"{needed_for} needs the package '{package}', which cannot be imported here{reason}",
-            hint=f"pip install 'srdeploy[{extra}]'",
+            hint=how_to_install(package),
         )
 
 

@@ -222,9 +222,7 @@ def _opencv(task: str) -> Any:
     try:
         import cv2
     except ImportError as e:
-        raise MissingPackageError(
-            "opencv-python-headless", needed_for=task, extra="export", cause=e
-        ) from e
+        raise MissingPackageError("opencv-python-headless", needed_for=task, cause=e) from e
     with contextlib.suppress(AttributeError):  # not in every version
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2

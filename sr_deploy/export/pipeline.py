@@ -322,7 +322,7 @@ def _versions(target: Optional[TargetProfile], card_digest: str) -> Dict[str, st
 
                 versions[package] = onnxruntime.__version__
             else:
-                raise MissingPackageError(package, needed_for="export", extra="export") from e
+                raise MissingPackageError(package, needed_for="export") from e
     return versions
 
 

@@ -280,9 +280,7 @@ class _PyCuda(Cuda):
         try:
             import pycuda.driver as driver
         except ImportError as e:
-            raise MissingPackageError(
-                "cuda-python", needed_for="running TensorRT engines", extra="board"
-            ) from e
+            raise MissingPackageError("cuda-python", needed_for="running TensorRT engines") from e
         self._driver, self.index = driver, index
         try:
             driver.init()

@@ -87,5 +87,5 @@ def _onnx() -> Any:
     try:
         import onnx
     except ImportError as e:
-        raise MissingPackageError("onnx", needed_for="--fallback", extra="export", cause=e) from e
+        raise MissingPackageError("onnx", needed_for="--fallback", cause=e) from e
     return onnx

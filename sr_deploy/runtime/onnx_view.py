@@ -128,9 +128,7 @@ def load_graph(path: Path) -> Any:
         import onnx
         from onnx import external_data_helper
     except ImportError as e:
-        raise MissingPackageError(
-            "onnx", needed_for="checking a graph", extra="export", cause=e
-        ) from e
+        raise MissingPackageError("onnx", needed_for="checking a graph", cause=e) from e
     hint = "make one with: srdeploy export MODEL -o DIR"
     not_onnx = ArtifactError(f"{path} is not an ONNX graph", hint=hint)
     try:

@@ -84,9 +84,7 @@ def onnxruntime_module() -> Any:
     try:
         import onnxruntime
     except ImportError as e:
-        raise MissingPackageError(
-            "onnxruntime", needed_for="running ONNX graphs", extra="export", cause=e
-        ) from e
+        raise MissingPackageError("onnxruntime", needed_for="running ONNX graphs", cause=e) from e
     return onnxruntime
 
 

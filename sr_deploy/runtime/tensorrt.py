@@ -51,7 +51,7 @@ class TensorRTBackend(Backend):
     """Builds on this machine's GPU, for this GPU and this version of TensorRT only."""
 
     name = package = "tensorrt"
-    title, extra = "TensorRT", "gpu"
+    title = "TensorRT"
     builds_without_gpu = False
 
     def why_unavailable(self, target: TargetProfile) -> str:
@@ -180,9 +180,7 @@ class TensorRTBackend(Backend):
         try:
             return importlib.import_module(self.package)
         except ImportError as e:
-            raise MissingPackageError(
-                self.package, needed_for=needed_for, extra=self.extra, cause=e
-            ) from e
+            raise MissingPackageError(self.package, needed_for=needed_for, cause=e) from e
 
     def _is_strongly_typed(self, target: TargetProfile) -> bool:
         major = int(self._library().__version__.split(".")[0])
@@ -234,7 +232,7 @@ class TensorRTForRTXBackend(TensorRTBackend):
     """Builds without a GPU, in a few seconds, for several GPU generations. Strongly typed."""
 
     name, package = "tensorrt-rtx", "tensorrt_rtx"
-    title, extra = "TensorRT for RTX", "rtx"
+    title = "TensorRT for RTX"
     builds_without_gpu = True
 
     def _is_strongly_typed(self, target: TargetProfile) -> bool:

@@ -62,7 +62,7 @@ def check_video(check: Check, folder: Path) -> Dict[str, Any]:
     try:
         import av
     except ImportError as e:
-        raise MissingPackageError("av", needed_for="a video", extra="upscale", cause=e) from e
+        raise MissingPackageError("av", needed_for="a video", cause=e) from e
     source, output = folder / "pictures" / "short.mp4", folder / "pictures" / "upscaled.mp4"
     source.parent.mkdir(parents=True, exist_ok=True)
     for path in (source, output):

@@ -10,7 +10,7 @@ import numpy as np
 
 from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts
 from sr_deploy.bench.network_rows import recorded_row
-from sr_deploy.core.errors import BuildError
+from sr_deploy.core.errors import BuildError, how_to_install
 from sr_deploy.core.files import files_with_suffix
 from sr_deploy.core.images import nchw_from_rgb, read_rgb
 from sr_deploy.core.metrics import MIN_FP16_PSNR_DB, psnr_unit
@@ -122,8 +122,8 @@ def _exported(check: Check, folder: Path) -> List[Path]:
             return graphs
         raise SkippedError(
             f"exporting graphs needs the package '{e.name}', which cannot be imported here",
-            hint=f"pip install 'srdeploy[export]', or export {check.model} on another machine into "
-            f"{folder}",
+            hint=f"{how_to_install(e.name or 'torch')}, or export {check.model} on another "
+            f"machine into {folder}",
         ) from e
     way = check.on
     variants = [str(v) for v in load_checkpoint(check.model).variants("all")]

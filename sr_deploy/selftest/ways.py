@@ -65,9 +65,7 @@ def _torch_ways() -> Iterator[Way]:
 
         reason = why_no_cuda(0)
     except ImportError as e:
-        error = MissingPackageError(
-            "torch", needed_for="running checkpoints", extra="export", cause=e
-        )
+        error = MissingPackageError("torch", needed_for="running checkpoints", cause=e)
         yield Way("torch", why_not=_reason(error.message, error.hint))
         return
     if not gpu_present():

@@ -125,9 +125,7 @@ def run_task(
         import tensorboard  # noqa: F401
         import tqdm  # noqa: F401
     except ImportError as e:
-        raise MissingPackageError(
-            e.name or "lightning", needed_for="training", extra="train", cause=e
-        ) from e
+        raise MissingPackageError(e.name or "lightning", needed_for="training", cause=e) from e
     leads = is_first_process()
     if leads:
         options.check_outputs(recipe_file)

@@ -305,7 +305,7 @@ def opencv() -> Any:
         import cv2
     except ImportError as e:
         raise MissingPackageError(
-            "opencv-python-headless", needed_for="upscaling pictures", extra="upscale", cause=e
+            "opencv-python-headless", needed_for="upscaling pictures", cause=e
         ) from e
     if hasattr(cv2, "utils") and hasattr(cv2.utils, "logging"):  # not in every version
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

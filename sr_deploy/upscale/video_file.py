@@ -39,7 +39,7 @@ def pyav() -> Any:
         import cv2  # noqa: F401
     except ImportError as e:
         name = e.name or "av"
-        raise MissingPackageError(name, needed_for="video", extra="upscale", cause=e) from e
+        raise MissingPackageError(name, needed_for="video", cause=e) from e
     return av
 
 

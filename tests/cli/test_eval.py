@@ -103,7 +103,7 @@ def test_without_matplotlib_only_the_figure_is_refused_and_at_once(
 ):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     error = fails("eval", asrn, *data, "-o", tmp_path / "out")
-    assert "needs the package 'matplotlib'" in error and "srdeploy[report]" in error
+    assert "needs the package 'matplotlib'" in error and "pip install 'matplotlib>=" in error
     assert "bicubic" not in error and not (tmp_path / "out").exists()
     assert run_cli("eval", asrn, *data, "--variants", "d1").exit_code == 0
 

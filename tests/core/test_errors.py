@@ -21,11 +21,11 @@ def test_every_error_is_one_the_command_line_catches(name):
 
 def test_a_missing_package_names_package_purpose_cause_and_pip_line():
     error = MissingPackageError(
-        "onnx", needed_for="export", extra="export", cause=ImportError("libfoo.so is absent")
+        "onnx", needed_for="export", cause=ImportError("libfoo.so is absent")
     )
     assert (
         "'onnx'" in error.message
         and "export needs" in error.message
         and "libfoo.so" in error.message
     )
-    assert error.hint == "pip install 'srdeploy[export]'"
+    assert error.hint == "pip install 'onnx>=1.18'"

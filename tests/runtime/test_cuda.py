@@ -10,7 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from sr_deploy.core.errors import CannotRunHereError, DeviceMemoryError, MissingPackageError
+from sr_deploy.core.errors import (
+    CannotRunHereError,
+    DeviceMemoryError,
+    MissingPackageError,
+    how_to_install,
+)
 from sr_deploy.runtime import cuda as module
 from sr_deploy.runtime.cuda import cuda, why_binding_too_new
 
@@ -157,7 +162,7 @@ def test_without_a_binding_the_hint_names_packages_that_can_be_installed(monkeyp
     monkeypatch.setattr(module, "_cuda_python", lambda: None)
     with pytest.raises(MissingPackageError, match="cuda-python") as e:
         cuda()
-    assert e.value.hint == "pip install 'srdeploy[board]'"
+    assert e.value.hint == how_to_install("cuda-python")
 
 
 def test_copies_are_of_the_whole_array(use):

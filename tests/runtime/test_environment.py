@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from doubles.library import StandInCuda
 
 from sr_deploy.cli.main import main
-from sr_deploy.core.errors import CannotRunHereError, MissingPackageError
+from sr_deploy.core.errors import CannotRunHereError, MissingPackageError, how_to_install
 from sr_deploy.runtime import environment as module
 from sr_deploy.runtime.environment import environment
 
@@ -104,13 +104,13 @@ def test_without_a_gpu_nothing_is_a_problem(machine):
 
 
 def test_a_binding_is_missed_only_where_a_library_needs_it(machine, monkeypatch):
-    error = MissingPackageError("cuda-python", needed_for="x", extra="board")
+    error = MissingPackageError("cuda-python", needed_for="x")
     machine(cuda=raising(error))
     monkeypatch.setattr(module, "package_versions", lambda: {"torch": "2.13.0"})
     assert environment().problems == ()
     monkeypatch.setattr(module, "package_versions", lambda: {"tensorrt": "8.5.3.1"})
     (problem,) = environment().problems
-    assert problem.hint == "pip install 'srdeploy[board]'"
+    assert problem.hint == how_to_install("cuda-python")
 
 
 def test_this_machine_answers():

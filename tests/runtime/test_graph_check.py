@@ -89,7 +89,7 @@ def test_names_that_are_no_text_and_damaged_tensors_are_findings(tmp_path):
 
 def test_without_onnxruntime_the_declared_shapes_are_checked(tmp_path, monkeypatch):
     def missing(*args, **options):
-        raise MissingPackageError("onnxruntime", needed_for="it", extra="onnx")
+        raise MissingPackageError("onnxruntime", needed_for="it")
 
     monkeypatch.setattr("sr_deploy.runtime.graph_check.raw_session", missing)
     assert errors(save_graph(tmp_path / "net.onnx"), "cpu") == []

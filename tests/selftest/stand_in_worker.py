@@ -31,7 +31,7 @@ def broken(check, folder):
 
 
 def missing(check, folder):
-    raise MissingPackageError("av", needed_for="a video", extra="upscale")
+    raise MissingPackageError("av", needed_for="a video")
 
 
 def impossible(check, folder):

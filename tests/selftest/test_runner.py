@@ -41,10 +41,7 @@ def test_each_check_gets_its_state_and_reason(selftest):
     assert found["good 0"] == ("pass", "what was found")
     assert found["bad 1"] == ("fail", "it is wrong; mend it")
     assert found["broken 2"] == ("fail", "ZeroDivisionError: by zero")
-    assert (
-        found["missing 3"][0] == "skip"
-        and "pip install 'srdeploy[upscale]'" in found["missing 3"][1]
-    )
+    assert found["missing 3"][0] == "skip" and "pip install 'av>=12'" in found["missing 3"][1]
     assert found["impossible 4"] == ("skip", "no sensor")
     assert done.results[1].numbers == {"number": 1}
     assert counts(done) == "2 passed, 2 failed, 2 skipped, 0 not run"

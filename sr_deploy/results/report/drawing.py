@@ -83,7 +83,7 @@ def require_package(package: str, *, needed_for: str) -> None:
     try:
         importlib.import_module(package)
     except ImportError as e:
-        raise MissingPackageError(package, needed_for=needed_for, extra="report", cause=e) from e
+        raise MissingPackageError(package, needed_for=needed_for, cause=e) from e
 
 
 @contextmanager

@@ -246,7 +246,7 @@ def test_without_onnxruntime_the_output_is_recorded_as_not_checked(
     tiny, stand_in, tmp_path, monkeypatch
 ):
     def missing(*args, **kwargs):
-        raise MissingPackageError("onnxruntime", needed_for="running ONNX graphs", extra="export")
+        raise MissingPackageError("onnxruntime", needed_for="running ONNX graphs")
 
     monkeypatch.setattr(jobs, "sample_lr", missing)
     stand_in()
