@@ -157,7 +157,7 @@ def test_a_file_that_rows_cannot_be_added_to_is_found_before_measuring(fails, tm
     old = tmp_path / "old" / "rows.jsonl"
     old.parent.mkdir()
     old.write_text('{"schema": 1}\n')
-    assert "rows.jsonl, line 1: not a row of schema 2; its schema is 1" in fails(
+    assert "rows.jsonl, line 1: not a row of schema 3; its schema is 1" in fails(
         "bench", asrn, "--data", data, "-o", old.parent
     )
     assert old.read_text() == '{"schema": 1}\n'
