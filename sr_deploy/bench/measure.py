@@ -20,12 +20,6 @@ from sr_deploy.bench.evaluate import (
     image_set,
     lr_of,
 )
-from sr_deploy.bench.memory import (
-    MEM_DEFINITION,
-    MEM_OF_IMAGES,
-    MemoryProcessError,
-    peak_mib,
-)
 from sr_deploy.bench.monitor import (
     ConditionMonitor,
     condition_warnings,
@@ -33,6 +27,12 @@ from sr_deploy.bench.monitor import (
     device_facts,
 )
 from sr_deploy.bench.network_rows import asked_precision, recorded_row, row_of
+from sr_deploy.bench.own_memory import (
+    MEM_DEFINITION,
+    MEM_OF_IMAGES,
+    MemoryProcessError,
+    peak_mib,
+)
 from sr_deploy.core.device import cpu_name, limit_cores, python_and_os
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sr_deploy.bench import memory
-from sr_deploy.bench.memory import MemoryProcessError, peak_mib
+from sr_deploy.bench import own_memory
+from sr_deploy.bench.own_memory import MemoryProcessError, peak_mib
 from sr_deploy.core.run_options import DEFAULT_RUN
 from sr_deploy.runtime.opener import describe
 
@@ -48,6 +48,6 @@ def test_a_process_that_fails_tells_why(nearest, monkeypatch):
         ("import os; os.abort()", "ended by SIGABRT: it crashed"),
         ("import sys; sys.exit(3)", "exited with 3"),
     ):
-        monkeypatch.setattr(memory, "_CHILD", code)
+        monkeypatch.setattr(own_memory, "_CHILD", code)
         with pytest.raises(MemoryProcessError, match=reason):
             peak_mib(network, DEFAULT_RUN, x)

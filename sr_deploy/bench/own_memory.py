@@ -38,7 +38,7 @@ RUNS = 2
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 _CHILD = (
     "import json, sys; request = json.loads(sys.argv[1]); sys.path[:] = request.pop('path'); "
-    "from sr_deploy.bench.memory import main; main(request)"
+    "from sr_deploy.bench.own_memory import main; main(request)"
 )
 
 
