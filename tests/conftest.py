@@ -35,7 +35,7 @@ def shared_dir() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def memory_measured_in_this_process() -> Iterator[None]:
-    """`bench` starts a process for each row's memory: seconds. tests/bench/test_own_memory.py does."""
+    """`bench` starts a process for each row's memory: seconds. `test_own_memory.py` does, too."""
     from sr_deploy.bench import measure
     from sr_deploy.core.device import track_peak_memory
 
