@@ -275,6 +275,7 @@ for name in {names!r}:
 
 from click.testing import CliRunner
 from sr_deploy.cli.main import main
+from sr_deploy.core.errors import how_to_install
 
 for args in ([], ["models"], ["targets"], *([name] for name in main.commands)):
     if args in (["models"], ["targets"]):
@@ -287,7 +288,7 @@ for args in ([], ["models"], ["targets"], *([name] for name in main.commands)):
 loaded = [name for name in {HEAVY!r} if name in sys.modules]
 assert not loaded, loaded
 missing = CliRunner().invoke(main, ["complexity", "asrn_x4"])
-assert missing.exit_code == 1 and "pip install" in missing.output, missing.output
+assert missing.exit_code == 1 and how_to_install("torch") in missing.output, missing.output
 print("fine")
 """
     result = run_python("-c", code)

@@ -11,7 +11,7 @@ import sr_deploy
 from sr_deploy.cli import main as module
 from sr_deploy.cli import output
 from sr_deploy.cli.main import main
-from sr_deploy.core.errors import InputError
+from sr_deploy.core.errors import InputError, how_to_install
 
 COMMANDS = sorted(main.commands)
 
@@ -96,7 +96,7 @@ def test_another_package_s_absence_is_told_with_the_pip_line_and_a_bug_is_not_hi
     assert result.exit_code == 1
     assert (
         "error: srdeploy targets needs the package 'torch'" in result.stderr
-        and "hint: pip install" in result.stderr
+        and f"hint: {how_to_install('torch')}" in result.stderr
     )
     missing = "sr_deploy.typo"
     assert isinstance(run_cli("targets").exception, ModuleNotFoundError)

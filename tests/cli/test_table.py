@@ -69,7 +69,7 @@ def test_bad_rows(fails, rows, tmp_path):
     path = tmp_path / "old.jsonl"
     path.write_text(json.dumps({"model": "m", "variant": "", "backend": "b", "schema": 1}) + "\n")
     for command in (["table", path], ["select", path, "--target", "cpu", "--max-ms", 5]):
-        assert "old.jsonl, line 1: not a row of schema 2; its schema is 1" in fails(*command)
+        assert "old.jsonl, line 1: not a row of schema 3; its schema is 1" in fails(*command)
     assert "'split' of an image is missing" in fails(
         "table", rows(replace(ROW, images=({"image": "a"},)))
     )

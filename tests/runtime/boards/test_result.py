@@ -180,14 +180,14 @@ def not_a_number(files):
         ),
         (
             lambda f: f.update({f"{ENGINE}.output.txt.gz": b"\x1f\x8b\x08" + bytes(20)}),
-            "cannot be read",
+            "is damaged",
         ),
         (
             lambda f: f.update({f"{ENGINE}.layers.json": b'{"Layers": [{"Inputs": 5}]}'}),
             "cannot be read: TypeError",
         ),
         (lambda f: f.update({f"{ENGINE}.times.json": b"[" * 100000}), "cannot be read"),
-        (lambda f: f.update({f"desk/{ENGINE[4:]}.npy": b""}), "cannot be read"),
+        (lambda f: f.update({f"desk/{ENGINE[4:]}.npy": b""}), "is damaged"),
         (
             lambda f: f.update({"desk/manifests.json": b'{"x.engine": null}'}),
             "expected an object of manifests",
