@@ -161,6 +161,8 @@ def cells_of(plan: SweepPlan, images: ImageSet, device: Optional[str] = None) ->
 
 
 def _describe_model(model: str, variants: Sequence[str]) -> List[NetworkDescription]:
+    if not model:
+        raise InputError("models contains an empty name", hint="give names or paths of models")
     kind = kind_of(model)
     if kind not in ("checkpoint", "router"):
         raise InputError(

@@ -53,7 +53,8 @@ def read_json(path: Path, error: Type[SrDeployError]) -> Dict[str, Any]:
     except _DuplicateKeyError as e:
         raise error(f"{at_line(path, str(e))}: the key '{e}' appears twice") from e
     if not isinstance(data, dict):
-        raise error(f"{path}: expected a JSON object, found a {type(data).__name__}")
+        found = "nothing" if data is None else f"a {type(data).__name__}"
+        raise error(f"{path}: expected a JSON object, found {found}")
     return data
 
 

@@ -110,7 +110,7 @@ def _read_state(path: Path) -> Dict[str, Any]:
         if key not in state:
             raise _unusable(path, f"it has no '{key}': another version of srdeploy wrote it")
         if not isinstance(state[key], kind):
-            raise _unusable(path, f"its '{key}' is a {type(state[key]).__name__}")
+            raise _unusable(path, f"its '{key}' has the wrong type")
     return state
 
 

@@ -23,7 +23,7 @@ def narrower(state):
     [
         (lambda s: [], "it is not the state of a run"),
         (lambda s: without(s, "card"), "it has no 'card': another version"),
-        (lambda s: {**s, "step": "3"}, "its 'step' is a str"),
+        (lambda s: {**s, "step": "3"}, "its 'step' has the wrong type"),
         (lambda s: {**s, "step": 7}, "its step is 7 of 6"),
         (
             lambda s: {**s, "net": without(s["net"], "head.0.weight")},

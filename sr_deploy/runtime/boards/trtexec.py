@@ -195,9 +195,7 @@ def times_from_json(text: str, *, warm_up_ms: float = WARM_UP_MS) -> List[float]
         times = [float(r["computeMs"]) for r in runs if float(r["startComputeMs"]) >= warm_up_ms]
     except (KeyError, TypeError, ValueError) as e:
         expected = "expected a list with startComputeMs and computeMs"
-        raise ArtifactError(
-            f"the exported times are not in trtexec's format: {e!r}; {expected}"
-        ) from e
+        raise ArtifactError(f"the exported times are not in trtexec's format; {expected}") from e
     if not times or not np.isfinite(times).all():
         raise ArtifactError(
             f"the exported times have no run after the warm-up of {warm_up_ms:g} ms",
