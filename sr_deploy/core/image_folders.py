@@ -12,14 +12,22 @@ import concurrent.futures
 import functools
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.images import image_files, image_hw, modcrop, read_rgb
+from sr_deploy.core.images import (
+    IMAGE_SUFFIXES,
+    files_below,
+    image_files,
+    image_hw,
+    modcrop,
+    read_rgb,
+)
+from sr_deploy.core.pictures.formats import PICTURE_SUFFIXES, UNREAD_SUFFIXES
 
 _HR_WORD = re.compile(r"(hr|gt)(mod\d+)?(x\d+)?|groundtruth")
 _THUMBNAIL_PX = 16
@@ -39,7 +47,7 @@ class HrImages:
     """The folder given, or the one inside that was taken."""
     files: Tuple[Path, ...]
     note: str = ""
-    """Says which folder inside was taken; empty for the folder given."""
+    """Says which folder inside was taken, and which images are not; empty if all is as expected."""
 
     def lr_files(self, lr_folder: Path, scale: int) -> Dict[Path, Path]:
         """Return the LR file of each HR file, from a folder of LR images, see `lr_images`.
@@ -84,7 +92,10 @@ def hr_images(folder: Path) -> HrImages:
     files = image_files(folder)
     chosen = _inside(folder, files, [_top(p, folder, _is_hr_name) for p in files], "HR")
     _refuse_mixture(chosen)
-    return chosen
+    notes = [chosen.note, _passed_over(folder)]
+    if chosen.folder == folder and _is_lr_folder(folder):
+        notes.append(f"{folder} is named as a folder of LR images; they are taken for HR images")
+    return replace(chosen, note="; ".join(filter(None, notes)))
 
 
 def lr_images(folder: Path, scale: int) -> HrImages:
@@ -132,6 +143,27 @@ def _is_hr_name(name: str) -> bool:
         return True
     said = any(_HR_WORD.fullmatch(word) for word in words)
     return said and not any(word.startswith("lr") for word in words)
+
+
+def _is_lr_folder(folder: Path) -> bool:
+    """Whether it is named as LR images are: `LR_x4`, `LRbicx4`, `DIV2K_valid_LR_bicubic/X4`."""
+    names = folder.resolve().parts[-2:]
+    last = names[-1] if names else ""
+    if re.fullmatch(r"(?i)x\d", last):
+        last = names[0]
+    return not _is_hr_name(last) and any(re.match(r"lr(?!s$)", word) for word in _words(last))
+
+
+def _passed_over(folder: Path) -> str:
+    """Say which pictures below a folder are not used, as data sets do not come in their formats."""
+    others = set(PICTURE_SUFFIXES).union(UNREAD_SUFFIXES).difference(IMAGE_SUFFIXES)
+    found = files_below(folder, others)
+    if not found:
+        return ""
+    return (
+        f"{folder}: {len(found)} pictures are passed over, such as {found[0].name}; data sets are "
+        f"read from {', '.join(IMAGE_SUFFIXES)}"
+    )
 
 
 def _top(path: Path, folder: Path, matches: Callable[[str], bool]) -> Optional[Path]:
@@ -197,7 +229,7 @@ def _refuse_mixture(images: HrImages) -> None:
         raise InputError(
             f"{images.folder} has images and the same ones made smaller: {Path(small).name} is "
             f"{Path(large).name} at 1/{scale} of its size",
-            hint="give a folder with the HR images alone; LR images are given by another option",
+            hint="give a folder with the HR images alone; LR images have an option of their own",
         )
 
 

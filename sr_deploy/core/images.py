@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any, Container, List, Optional, Tuple
 
 import numpy as np
 
@@ -140,19 +140,24 @@ def image_files(folder: Path) -> List[Path]:
     if not folder.is_dir():
         problem = f"{folder} is not a folder" if folder.exists() else f"there is no folder {folder}"
         raise InputError(problem, hint="give a folder of images")
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(_HIDDEN) for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    files = files_below(folder, IMAGE_SUFFIXES)
     if not files:
         raise InputError(
             f"the folder {folder} contains no images ({', '.join(IMAGE_SUFFIXES)})",
             hint="give a folder of images",
         )
     return files
+
+
+def files_below(folder: Path, suffixes: Container[str]) -> List[Path]:
+    """Return the files of these suffixes below a folder, sorted, without hidden ones."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in suffixes
+        and not any(part.startswith(_HIDDEN) for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
 
 
 def modcrop(image: np.ndarray, scale: int) -> np.ndarray:

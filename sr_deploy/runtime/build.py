@@ -140,7 +140,7 @@ def _plan_builds(
     manifests = [(file, _read_graph_manifest(file)) for file in onnx_files(graphs)]
     mismatches = (_why_mismatched(file, graph, profile) for file, graph in manifests)
     mismatch = next(filter(None, mismatches), "")
-    export = f"export it again with --target {profile.name}"
+    export = f"export it again with --target {profile.option}"
     if not_here:
         raise BuildError(
             f"cannot build for '{profile.name}' here: {not_here}",

@@ -128,7 +128,7 @@ class Rule:
 
     def findings(self, check: Check, graph: Graph, to: _Parser) -> Iterator[Tuple[int, Finding]]:
         """Yield findings with the positions of their nodes, -1 for the graph."""
-        hint = self.hint.format(target=to.target.name, precision=to.precision)
+        hint = self.hint.format(target=to.target.option, precision=to.precision)
         if self.subject == "graph":
             for message in check(graph, to):
                 yield -1, Finding(self.severity, "", "", message, hint)

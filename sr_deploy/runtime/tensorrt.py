@@ -197,7 +197,7 @@ class TensorRTBackend(Backend):
             raise BuildError(
                 f"{onnx.name} is an {graph.precision_obtained.upper()} graph, but {self.title} "
                 f"{self._library().__version__} {reason}",
-                hint=f"export it again with --target {build.target.name}",
+                hint=f"export it again with --target {build.target.option}",
             )
 
     def _set_capabilities(self, build: _Build, config: Any) -> Tuple[int, ...]:

@@ -9,20 +9,14 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Set
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.pictures.formats import PICTURE_SUFFIXES, content_format, format_of_name
+from sr_deploy.core.pictures.formats import (
+    PICTURE_SUFFIXES,
+    UNREAD_SUFFIXES,
+    content_format,
+    format_of_name,
+)
 from sr_deploy.upscale.folder_log import PictureTask
 
-_NOT_READ = frozenset(
-    # HEIF, JPEG XL, JPEG 2000 and JPEG XR
-    ".heic .heif .hif .heics .avci .jxl .j2k .j2c .jpc .jpf .jpx .jpm .jxr .wdp .hdp"
-    # raw photographs
-    " .3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .kdc .mef .mos .mrw .nef .nrw .orf"
-    " .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f"
-    # editors, drawings, and the rest
-    " .psd .psb .xcf .kra .ora .svg .svgz .eps .ai .wmf .emf .tga .exr .hdr .pic .pfm .pam .ico"
-    " .cur .icns .pcx .qoi .sgi .ras .sr .dds .bpg .fits .dcm .xpm .xbm".split()
-)
-"""The suffixes of pictures that are not read."""
 _VIDEOS = frozenset(
     ".mp4 .m4v .mov .qt .mkv .webm .avi .wmv .asf .mpg .mpeg .m2v .mts .m2ts .3gp .3g2 .flv .ogv"
     " .vob .mxf .insv .dv .rm .rmvb".split()
@@ -84,12 +78,12 @@ def find_pictures(source: Path, output: Path, *, suffix: Optional[str] = None) -
 def why_not_read(path: Path) -> str:
     """Return why a file that seems to be a picture is not read by its name. Empty if it is none."""
     suffix = path.suffix.lower()
-    is_picture = suffix in PICTURE_SUFFIXES or suffix in _NOT_READ
+    is_picture = suffix in PICTURE_SUFFIXES or suffix in UNREAD_SUFFIXES
     if not path.is_file():
         if path.is_symlink() and not os.path.exists(str(path)):
             return "it is a broken link"
         return "it is neither a file nor a folder" if is_picture else ""
-    if suffix in _NOT_READ:
+    if suffix in UNREAD_SUFFIXES:
         return f"{suffix} files cannot be read; convert it to PNG or TIFF first"
     kind = ""
     with contextlib.suppress(OSError), open(path, "rb") as f:

@@ -168,6 +168,27 @@ def test_which_names_say_hr_and_nothing_else():
     assert not any(map(is_named_hr, ["DIV2K_valid_HR", "LR", "Set5", "chr", "HR_LR"]))
 
 
+@pytest.mark.parametrize("name", ["LR_x4", "LRbicx4", "lr", "DIV2K_valid_LR_bicubic/X4"])
+def test_a_folder_named_as_lr_images_is_said(tmp_path, name):
+    write(tmp_path / name, "1.png")
+    assert "taken for HR" in hr_images(tmp_path / name).note
+    assert lr_images(tmp_path / name, 4).note == ""
+
+
+@pytest.mark.parametrize("name", ["Set5", "lrs", "HR", "colr", "LR/HR", "x4"])
+def test_other_folders_are_not_remarked_on(tmp_path, name):
+    write(tmp_path / name, "1.png")
+    assert hr_images(tmp_path / name).note == ""
+
+
+def test_pictures_that_are_passed_over_are_said(tmp_path):
+    write(tmp_path, "1.png")
+    for name in ("2.heic", "3.GIF", "._4.avif", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    note = hr_images(tmp_path).note
+    assert "2 pictures are passed over, such as 2.heic; data sets are read from .png" in note
+
+
 def test_the_set_of_the_papers(shared_dir, tmp_path):
     set5 = shared_dir / "data" / "Set5"
     assert len(hr_images(set5).files) == 5

@@ -116,16 +116,17 @@ def checkpoint():
 
 
 @pytest.fixture(scope="session")
-def plans(checkpoint, tmp_path_factory):
+def plans(checkpoint, made_once):
     """Return the paths of its plans by way."""
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed; it runs the graphs")
     from sr_deploy.export.plans import plan_from_checkpoint
 
-    folder = tmp_path_factory.mktemp("plans")
-    return {
-        "rows": plan_from_checkpoint(checkpoint, folder, way="rows", dense_above=0.7),
-        "tiles": plan_from_checkpoint(checkpoint, folder, way="tiles", tile=7, dense_above=1.0),
-    }
+    def fill(folder):
+        plan_from_checkpoint(checkpoint, folder, way="rows", dense_above=0.7)
+        plan_from_checkpoint(checkpoint, folder, way="tiles", tile=7, dense_above=1.0)
+
+    folder = made_once("plans", fill)
+    return {way: folder / f"ada.{way}.json" for way in ("rows", "tiles")}
 
 
 @pytest.fixture(scope="session")

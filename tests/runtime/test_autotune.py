@@ -199,9 +199,9 @@ def test_real_candidates_on_this_cpu(tmp_path, run_cli):
     pytest.importorskip("torch", reason="torch is not installed; it makes the network")
     made = run_cli(
         "export",
-        "imdeception_x4",
+        "asrn_x4",
         "--variants",
-        "c4",
+        "d1",
         "--target",
         "cpu",
         "--shape",
@@ -210,14 +210,14 @@ def test_real_candidates_on_this_cpu(tmp_path, run_cli):
         "-o",
         tmp_path / "c",
     )
-    assert made.exit_code == 0 and len(made.stdout.splitlines()) == 7, made.stderr
+    assert made.exit_code == 0 and len(made.stdout.splitlines()) == 4, made.stderr
     done = run_cli(
         "build-engine", "--autotune", tmp_path / "c", "--target", "cpu", "-o", tmp_path / "out"
     )
     assert done.exit_code == 0, done.stderr
-    engine = tmp_path / "out" / "imdeception_x4.c4.32x32.fp32.engine"
+    engine = tmp_path / "out" / "asrn_x4.d1.32x32.fp32.engine"
     manifest = read_manifest(engine)
-    assert len(manifest.build["autotune"]["candidates"]) == 14
+    assert len(manifest.build["autotune"]["candidates"]) == 8
     from sr_deploy.runtime.ort_engine import OnnxRuntimeBackend
 
     y = OnnxRuntimeBackend().open(engine, manifest).run(np.full((1, 3, 32, 32), 0.5, np.float32))

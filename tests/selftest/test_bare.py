@@ -36,7 +36,7 @@ def test_torch_and_numpy_suffice(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "path"), str(ROOT)])}
     command = [sys.executable, "-m", "sr_deploy.selftest", "-o", str(tmp_path / "out"), "--json"]
     run = subprocess.run(
-        [*command, "--minutes", "0.3"],
+        [*command, "--minutes", "0.1"],
         cwd=str(tmp_path),
         env=environment,
         capture_output=True,

@@ -30,7 +30,7 @@ def test_tiles_on_a_stand_in_for_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(media, "PICTURE_HW", {True: (60, 70)})
     monkeypatch.setattr(media, "TILE", {True: 40})
     way = Way("torch cuda:0 fp32", {"device": "cuda:0", "precision": "fp32"}, device=True)
-    found = check_tiles(Check("tiles", "tiles", dataclasses.asdict(way), "asrn_x4"), tmp_path)
+    found = check_tiles(Check("tiles", "tiles", dataclasses.asdict(way), "fsrcnn-w16_x4"), tmp_path)
     assert set(found["ms"]) == {"whole", "tiles"}
 
 

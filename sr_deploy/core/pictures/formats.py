@@ -77,6 +77,17 @@ FORMATS = (
 PNG = FORMATS[0]
 PICTURE_SUFFIXES = tuple(s for f in FORMATS for s in f.suffixes) + (".pbm", ".gif", ".jp2", ".avif")
 """The suffixes of pictures in a folder. Results of formats that are not written become PNG."""
+UNREAD_SUFFIXES = frozenset(
+    # HEIF, JPEG XL, JPEG 2000 and JPEG XR
+    ".heic .heif .hif .heics .avci .jxl .j2k .j2c .jpc .jpf .jpx .jpm .jxr .wdp .hdp"
+    # raw photographs
+    " .3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .kdc .mef .mos .mrw .nef .nrw .orf"
+    " .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f"
+    # editors, drawings, and the rest
+    " .psd .psb .xcf .kra .ora .svg .svgz .eps .ai .wmf .emf .tga .exr .hdr .pic .pfm .pam .ico"
+    " .cur .icns .pcx .qoi .sgi .ras .sr .dds .bpg .fits .dcm .xpm .xbm".split()
+)
+"""The suffixes of pictures that are not read."""
 
 RAW = "raw photograph"
 _MAGIC = (
