@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
+import os
 import sys
 from typing import Any, Tuple, Union
 
 import click
+
+from sr_deploy.core.errors import InputError
+from sr_deploy.core.files import write_hint
 
 
 def print_any_name() -> None:
@@ -31,10 +36,23 @@ def log(line: str) -> None:
 
 
 def emit(text: str) -> None:
-    """Print data to stdout."""
-    click.echo(text)
+    """Print data to stdout. Raises InputError if it cannot be written, as to a full disk."""
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        discard_stdout()
+        reason = e.strerror or str(e)
+        raise InputError(f"cannot write to stdout: {reason}", hint=write_hint(e)) from e
+
+
+def discard_stdout() -> None:
+    """Drop what is still to be printed: Python would fail once more when it exits."""
+    with contextlib.suppress(OSError, ValueError):  # a stream of a test has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def emit_json(value: Any) -> None:
     """Print one JSON value to stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    emit(json.dumps(value, indent=2, ensure_ascii=False))

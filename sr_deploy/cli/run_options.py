@@ -12,7 +12,7 @@ from sr_deploy.core.run_options import RUN_PRECISIONS, RunOptions
 
 DEVICE = click.option(
     "--device",
-    metavar="cpu|cuda[:N]",
+    metavar="cpu|cuda[:N]|directml|coreml",
     help="Device to run on.  [default: the GPU if the network's library can use one, else the CPU]",
 )
 _OPTIONS = (

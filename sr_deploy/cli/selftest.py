@@ -44,6 +44,10 @@ def selftest(target: str, output: Path, minutes: float, as_json: bool) -> None:
         else:
             emit(table(tested))
 
-    tested = prove(SelftestOptions(target, output, minutes), log, show)
+    try:
+        tested = prove(SelftestOptions(target, output, minutes), log, show)
+    except KeyboardInterrupt:
+        log(f"interrupted; the same command goes on with what is in {output}")
+        raise
     if tested.count("fail"):
         sys.exit(1)

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -14,6 +17,7 @@ from sr_deploy.cli.main import main
 from sr_deploy.core.errors import InputError, how_to_install
 
 COMMANDS = sorted(main.commands)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_issue_s_commands_are_there():
@@ -183,3 +187,19 @@ def test_the_packages_that_get_a_pip_line_are_the_export_extra_s():
     }
     modules = {"opencv-python-headless": "cv2", "scikit-image": "skimage"}
     assert {modules.get(name, name) for name in extra} == set(module._EXPORT_PACKAGES)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("args", [["targets"], ["targets", "--json"]])
+def test_data_that_cannot_be_printed_is_an_error(args):
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "sr_deploy.cli.main", *args],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: cannot write to stdout: No space") and "hint" in run.stderr
+    assert "Traceback" not in run.stderr and "Exception" not in run.stderr

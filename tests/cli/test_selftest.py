@@ -28,6 +28,15 @@ def test_the_exit_code_tells_failures(run_cli, monkeypatch, tmp_path, state, cod
     )  # fmt: skip
 
 
+def test_an_interrupt_says_how_to_go_on(run_cli, monkeypatch, tmp_path):
+    def interrupt(options, progress):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(archive, "run_selftest", interrupt)
+    result = run_cli("selftest", "-o", tmp_path / "out")
+    assert result.exit_code == 1 and "the same command goes on with what is in" in result.stderr
+
+
 def test_wrong_options_are_errors(run_cli):
     assert "0 minutes; expected" in run_cli("selftest", "--minutes", "0").stderr
     assert "unknown target 'xaver'" in run_cli("selftest", "--target", "xaver").stderr
