@@ -147,6 +147,12 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield f"the sizes {sizes}"
     if not 1 <= manifest.scale <= 16:
         yield f"the scale {manifest.scale}"
+    if not 1 <= manifest.align_px <= 16384:
+        yield f"align_px {manifest.align_px}"
+    if not 0 <= (manifest.halo_px or 0) <= 16384:
+        yield f"halo_px {manifest.halo_px}"
+    if not all(1 <= side <= 16384 for side in manifest.min_px):
+        yield f"min_px {manifest.min_px}"
     if not manifest.input_name or not manifest.output_name:
         yield "an empty tensor name"
     if manifest.kind not in ("onnx", "engine"):

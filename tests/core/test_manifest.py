@@ -116,6 +116,9 @@ def test_a_missing_artifact_or_manifest_is_named(artifact):
         ({"modle": "x"}, "unknown key 'modle'"),
         ({"scale": "2"}, "'scale': expected int"),
         ({"min_shape": ["a", "b"]}, "min_shape"),
+        ({"align_px": 0}, "align_px 0"),
+        ({"halo_px": -1}, "halo_px -1"),
+        ({"min_px": [0, 1]}, r"min_px \(0, 1\)"),
     ],
 )
 def test_a_malformed_manifest_is_refused(artifact, change, words):

@@ -22,7 +22,7 @@ from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, ExecutedWork
 from sr_deploy.core.spec import check_desired_depth
-from sr_deploy.runtime.adaptive.base import AdaptiveOutput, AdaptiveSession
+from sr_deploy.runtime.adaptive.base import AdaptiveOutput, AdaptiveSession, check_outputs
 from sr_deploy.runtime.ort import OnnxParts
 
 BATCH = 8
@@ -51,6 +51,7 @@ class AdaDSR(AdaptiveSession):
         super().__init__(plan.model, plan.scale, info)
         self.plan, self.depth = plan, plan.desired_depth(depth)
         self._parts, self._to_host = parts, to_host
+        self._names = list(plan.graphs) or [plan.model] * len(parts)
         self.halo_px = reach_px(plan.blocks) + ADAPTER_PX
         self.min_hw = (2, 2)  # torch exports free sizes from 2 on
 
@@ -72,24 +73,24 @@ class AdaDSR(AdaptiveSession):
 
     def run_all_paths(self, hw: Tuple[int, int]) -> None:
         depth = np.array([self.plan.blocks], np.float32)
-        features, depth_map = self._parts[0](lr=np.zeros((1, 3, *hw), np.float32), depth=depth)
+        features, depth_map = self._start(np.zeros((1, 3, *hw), np.float32), depth)
         deepest = np.full_like(self._to_host(depth_map), self.plan.blocks)
         for group in range(len(self.plan.depths)):
             for dense in (True, False):
                 self._run_group(group, dense, features, deepest)
-        self._parts[1](y=features, features=features)
+        self._end(features, features)
 
     def run_adaptive(self, x_nchw: np.ndarray) -> AdaptiveOutput:
         """Upscale (1, 3, H, W) float32, 0..1, RGB. Decisions are depths as shares of all blocks."""
         plan, start = self.plan, time.perf_counter()
         check_desired_depth(self.depth, plan.blocks)
         depth = np.array([self.depth], np.float32)
-        features, map_there = self._parts[0](lr=x_nchw, depth=depth)
+        features, map_there = self._start(x_nchw, depth)
         depth_map = self._to_host(map_there)
-        if not np.isfinite(depth_map).all():
+        if not ((depth_map >= 0) & (depth_map <= plan.blocks)).all():  # nor are NaNs
             raise ArtifactError(
-                "the depth map has values that are not finite",
-                hint="check the image for such pixels",
+                f"the depth map has values that are not in 0..{plan.blocks}",
+                hint="check the image for pixels that are not finite, or export the model again",
             )
         dense_flags, deepest = dense_groups(plan, depth_map[0, 0]), depth_map.max()
         ms = {"map": _ms_since(start)}
@@ -100,7 +101,7 @@ class AdaDSR(AdaptiveSession):
                 y = self._run_group(group, dense, y, map_there)
                 ms[f"to {last}, {'everywhere' if dense else plan.way}"] = _ms_since(start)
         start = time.perf_counter()
-        image = self._to_host(self._parts[1](y=y, features=features)[0])
+        image = self._to_host(self._end(y, features))
         ms["end"] = _ms_since(start)
         work = _executed_work(plan, depth_map[0, 0], ms, self._own)
         return AdaptiveOutput(image, depth_map[0, 0] / plan.blocks, work)
@@ -109,14 +110,29 @@ class AdaDSR(AdaptiveSession):
         self._parts = ()
         super()._release()
 
+    def _outputs(self, number: int, *shapes: Tuple[int, ...], **inputs: Any) -> Sequence[Any]:
+        """Run a part of the plan. Raises ArtifactError unless its outputs have these shapes."""
+        outputs = self._parts[number](**inputs)
+        check_outputs(self._names[number], outputs, *shapes)
+        return outputs
+
+    def _start(self, x_nchw: np.ndarray, depth: np.ndarray) -> Sequence[Any]:
+        """Return the features and the depth map."""
+        hw = x_nchw.shape[2:]
+        return self._outputs(0, (1, -1, *hw), (1, 1, *hw), lr=x_nchw, depth=depth)
+
+    def _end(self, y: Any, features: Any) -> Any:
+        sides = (self.plan.scale * n for n in features.shape[2:])
+        return self._outputs(1, (1, 3, *sides), y=y, features=features)[0]
+
     def _run_group(self, group: int, dense: bool, y: Any, depth_map: Any) -> Any:
-        part = self._parts[2 + 2 * group + (not dense)]
+        number = 2 + 2 * group + (not dense)
         if dense or self.plan.way == "rows":
-            return part(y=y, depth_map=depth_map)[0]
-        return self._run_tiles(part, block_groups(self.plan)[group], y, depth_map)
+            return self._outputs(number, tuple(y.shape), y=y, depth_map=depth_map)[0]
+        return self._run_tiles(number, block_groups(self.plan)[group], y, depth_map)
 
     def _run_tiles(
-        self, part: Part, blocks: Tuple[int, int], y: np.ndarray, depth_map: np.ndarray
+        self, number: int, blocks: Tuple[int, int], y: np.ndarray, depth_map: np.ndarray
     ) -> np.ndarray:
         """Run the tiles with pixels deeper than `blocks[0]`; the rest of y stays. On arrays."""
         before, last = blocks
@@ -129,7 +145,8 @@ class AdaDSR(AdaptiveSession):
         for first in range(0, len(corners), BATCH):
             batch = corners[first : first + BATCH]
             inputs = {"y": _cut(features, batch, side), "depth_map": _cut(depths, batch, side)}
-            for (top, left), core in zip(batch, part(**inputs)[0]):
+            shape = (len(batch), y.shape[1], tile, tile)
+            for (top, left), core in zip(batch, self._outputs(number, shape, **inputs)[0]):
                 target = output[0, :, top : top + tile, left : left + tile]
                 target[...] = core[:, : target.shape[1], : target.shape[2]]
         return output

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass, replace
-from typing import List, Optional
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from sr_deploy.core.errors import CannotRunHereError
+from sr_deploy.core.errors import ArtifactError, CannotRunHereError
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import BackendInfo, ExecutedWork, PeakMemory, Session
 
@@ -36,6 +36,27 @@ def check_adaptive_run(run: RunOptions) -> None:
             "they run in FP32, by eager torch or by ONNX Runtime",
             hint=f"omit --{run.torch_settings[0]}",
         )
+
+
+def check_outputs(name: str, outputs: Sequence[Any], *shapes: Tuple[int, ...]) -> None:
+    """Raise ArtifactError unless a part of the network has outputs of these shapes, in floats.
+
+    outputs: arrays, or tensors on a device. -1 in a shape stands for any size.
+    """
+    found = [tuple(output.shape) for output in outputs]
+    same = len(found) == len(shapes) and all(
+        len(a) == len(b) and all(n in (m, -1) for m, n in zip(a, b)) for a, b in zip(found, shapes)
+    )
+    if not same or not all("float" in str(output.dtype) for output in outputs):
+        raise ArtifactError(
+            f"{name} does not fit its plan: it gives {_listed(found)}, expected {_listed(shapes)} "
+            "in floating point",
+            hint="export the model again",
+        )
+
+
+def _listed(shapes: Sequence[Tuple[int, ...]]) -> str:
+    return ", ".join(str(shape).replace("-1", "any") for shape in shapes) or "nothing"
 
 
 class AdaptiveSession(Session):

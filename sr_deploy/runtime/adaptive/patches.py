@@ -8,12 +8,12 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from sr_deploy.core.errors import ArtifactError, InputError
+from sr_deploy.core.errors import InputError
 from sr_deploy.core.routers import MAX_SHARE, RoutedPlan, patch_spans, read_routed_plan
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, ExecutedWork
 from sr_deploy.core.sizes import hw_text
-from sr_deploy.runtime.adaptive.base import AdaptiveOutput, AdaptiveSession
+from sr_deploy.runtime.adaptive.base import AdaptiveOutput, AdaptiveSession, check_outputs
 from sr_deploy.runtime.ort import OnnxParts
 
 Network = Callable[[np.ndarray], np.ndarray]
@@ -77,7 +77,7 @@ class RoutedSession(AdaptiveSession):
 
         Raises InputError where the image's patches cannot keep the budget.
         """
-        plan, clock = self.plan, _Stages()
+        plan, clock, side = self.plan, _Stages(), self.plan.patch * self.plan.scale
         h, w = x_nchw.shape[2:]
         below, right = max(plan.patch - h, 0), max(plan.patch - w, 0)
         image = np.pad(x_nchw[0], ((0, 0), (0, below), (0, right)), mode="symmetric")
@@ -87,12 +87,7 @@ class RoutedSession(AdaptiveSession):
         )
         clock.lap("cut")
         log_odds = self.router(patches)
-        if log_odds.shape != (len(patches), len(plan.names)):
-            raise ArtifactError(
-                f"the router of {plan.model} predicts {log_odds.shape[-1]} classes, "
-                f"but there are {len(plan.names)} branches",
-                hint="export it again",
-            )
+        check_outputs(f"the router of {plan.model}", [log_odds], (len(patches), len(plan.names)))
         plain_macs = plan.plain_macs_px * h * w * self._own
         classes = plan.classes(log_odds, self._max_macs((h, w), plain_macs, len(patches)))
         clock.lap("decide")
@@ -103,6 +98,7 @@ class RoutedSession(AdaptiveSession):
             for first in range(0, len(members), BATCH):
                 batch = members[first : first + BATCH]
                 outputs = branch(patches[batch])
+                check_outputs(name, [outputs], (len(batch), 3, side, side))
                 clock.lap(name)
                 for index, output in zip(batch, outputs):
                     blend.add(index, output, number / (len(self.branches) - 1))

@@ -124,7 +124,7 @@ def test_its_tiles_are_the_whole_image(plans, way):
 def test_an_image_that_is_not_finite_is_refused(plans, way):
     x = image(20, 20)
     x[0, 0, 4, 4] = np.nan
-    with pytest.raises(ArtifactError, match="the depth map has values that are not finite"):
+    with pytest.raises(ArtifactError, match="the depth map has values that are not in 0..3"):
         opened(plans[way], 2).run(x)
 
 
@@ -234,3 +234,34 @@ def _nodes(plan):
     import onnx
 
     return [n for f in plan.parent.glob("*.onnx") for n in onnx.load(str(f)).graph.node]
+
+
+@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda outputs: [],
+        lambda outputs: [*outputs, outputs[0]],
+        lambda outputs: [y[..., :-1] for y in outputs],
+        lambda outputs: [y[:, 0] for y in outputs],
+        lambda outputs: [y.astype(np.int64) for y in outputs],
+    ],
+)
+def test_a_part_that_does_not_fit_its_plan_is_refused(plans, number, change):
+    session = opened(plans["rows"], 3)
+    part, parts = session._parts[number], list(session._parts)
+    parts[number] = lambda **inputs: change(part(**inputs))
+    session._parts = parts
+    with pytest.raises(ArtifactError, match="does not fit its plan: it gives"):
+        session.run_all_paths((9, 25))
+
+
+def test_depths_beyond_the_blocks_are_refused(plans):
+    session = opened(plans["rows"], 3)
+    start = session._parts[0]
+    session._parts = [
+        lambda **inputs: [y - 1 for y in start(**inputs)],
+        *session._parts[1:],
+    ]
+    with pytest.raises(ArtifactError, match="the depth map has values that are not in 0..3"):
+        session.run(image(9, 25))

@@ -116,7 +116,17 @@ def test_all_branches_are_run_to_learn_their_memory():
 def test_a_router_of_other_classes_is_refused():
     session = routed()
     session.router = lambda patches: np.zeros((len(patches), 2))
-    with pytest.raises(ArtifactError, match="predicts 2 classes, but there are 3 branches"):
+    with pytest.raises(
+        ArtifactError, match=r"does not fit its plan: it gives \(\d+, 2\), expected"
+    ):
+        session.run(image(8, 60))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (3, 16, 17), (1, 16, 16), (16, 16)])
+def test_a_branch_of_another_scale_is_refused(shape):
+    session = routed()
+    session.branches = [lambda patches: np.zeros((len(patches), *shape), np.float32)] * 3
+    with pytest.raises(ArtifactError, match="does not fit its plan: it gives"):
         session.run(image(8, 60))
 
 
