@@ -283,6 +283,8 @@ def _change_entry(rng, holder, key):
     import torch
 
     value, way = holder[key], rng.randrange(5)
+    if torch.is_tensor(value) and value.is_sparse:  # by an earlier change
+        value = value.to_dense()
     if way == 0:
         del holder[key]
     elif way == 1:
