@@ -371,7 +371,7 @@ def test_an_ablation_trains(name, steps, images, cache, tmp_path):
     recipe = ROUTER_RECIPES[name]
     short = replace(
         recipe,
-        steps=25,
+        steps=100,
         scale=2,
         patch_hr=8,
         batch_size=recipe.negatives + 1 if recipe.distils else 2,
@@ -385,7 +385,7 @@ def test_an_ablation_trains(name, steps, images, cache, tmp_path):
         start = {"init": str(steps[1][0])}
     path = train_router(short, [images], tmp_path, name="net", cache=cache, **start)
     router = load_router(path)
-    assert router.spec.training["steps_done"] == 25 and len(router.spec.models) == recipe.classes
+    assert router.spec.training["steps_done"] == 100 and len(router.spec.models) == recipe.classes
     assert router.network()(torch.rand(2, 3, 8, 8)).shape == (2, recipe.classes)
 
 
