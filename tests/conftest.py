@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
 from click.testing import CliRunner, Result
 from tiny_sessions import noise, sessions  # noqa: F401 - fixtures
+
+from sr_deploy.core.claims import claim_file
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,13 +45,14 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         root = root.parent
 
     def made(name: str, fill: Callable[[Path], Any]) -> Path:
-        folder, partial = root / name, root / f"{name}.partial"
-        with open(root / f"{name}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not folder.exists():
-                partial.mkdir()
-                fill(partial)
-                partial.rename(folder)
+        folder = root / name
+        while not folder.exists():
+            with claim_file(root / f"{name}.lock") as mine:
+                if mine and not folder.exists():
+                    partial = Path(tempfile.mkdtemp(dir=str(root)))
+                    fill(partial)
+                    partial.rename(folder)
+            time.sleep(0 if mine else 0.1)  # another worker fills it
         return folder
 
     return made
