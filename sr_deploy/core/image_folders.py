@@ -30,6 +30,7 @@ from sr_deploy.core.images import (
 from sr_deploy.core.pictures.formats import PICTURE_SUFFIXES, UNREAD_SUFFIXES
 
 _HR_WORD = re.compile(r"(hr|gt)(mod\d+)?(x\d+)?|groundtruth")
+_OTHER_SUFFIXES = UNREAD_SUFFIXES.union(PICTURE_SUFFIXES).difference(IMAGE_SUFFIXES)
 _THUMBNAIL_PX = 16
 _ALIKE, _SAME_NAME_ALIKE = 0.97, 0.8
 """Least correlation of an LR image with HR made smaller: for any names, and for the same name,
@@ -92,7 +93,7 @@ def hr_images(folder: Path) -> HrImages:
     files = image_files(folder)
     chosen = _inside(folder, files, [_top(p, folder, _is_hr_name) for p in files], "HR")
     _refuse_mixture(chosen)
-    notes = [chosen.note, _passed_over(folder)]
+    notes = [chosen.note, _passed_over(chosen.folder)]
     if chosen.folder == folder and _is_lr_folder(folder):
         notes.append(f"{folder} is named as a folder of LR images; they are taken for HR images")
     return replace(chosen, note="; ".join(filter(None, notes)))
@@ -147,17 +148,14 @@ def _is_hr_name(name: str) -> bool:
 
 def _is_lr_folder(folder: Path) -> bool:
     """Whether it is named as LR images are: `LR_x4`, `LRbicx4`, `DIV2K_valid_LR_bicubic/X4`."""
-    names = folder.resolve().parts[-2:]
-    last = names[-1] if names else ""
-    if re.fullmatch(r"(?i)x\d", last):
-        last = names[0]
-    return not _is_hr_name(last) and any(re.match(r"lr(?!s$)", word) for word in _words(last))
+    path = folder.resolve()
+    name = path.parent.name if re.fullmatch(r"(?i)x\d", path.name) else path.name
+    return not _is_hr_name(name) and any(re.match(r"lr(?!s$)", word) for word in _words(name))
 
 
 def _passed_over(folder: Path) -> str:
     """Say which pictures below a folder are not used, as data sets do not come in their formats."""
-    others = set(PICTURE_SUFFIXES).union(UNREAD_SUFFIXES).difference(IMAGE_SUFFIXES)
-    found = files_below(folder, others)
+    found = files_below(folder, _OTHER_SUFFIXES)
     if not found:
         return ""
     return (

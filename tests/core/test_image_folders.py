@@ -187,6 +187,8 @@ def test_pictures_that_are_passed_over_are_said(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     note = hr_images(tmp_path).note
     assert "2 pictures are passed over, such as 2.heic; data sets are read from .png" in note
+    write(tmp_path / "HR", "1.png", "2.png")
+    assert "passed over" not in hr_images(tmp_path).note  # of HR, none is
 
 
 def test_the_set_of_the_papers(shared_dir, tmp_path):
