@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple, Type, TypeVar, Union
 
 from sr_deploy.core.errors import SrDeployError, did_you_mean
+from sr_deploy.core.files import is_text
 
 T = TypeVar("T")
+LONE_SURROGATE = "contains a lone surrogate, half of a character"
 _LARGEST = 2**63
 """JSON's numbers have no bounds. Nothing that is read here is larger."""
 _SCALARS: Dict[str, Union[type, Tuple[type, ...]]] = {
@@ -37,15 +39,14 @@ def read_json(path: Path, error: Type[SrDeployError]) -> Dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # Windows writes a byte order mark
         data = json.loads(text, object_pairs_hook=_dict_without_duplicates)
-        json.dumps(data, ensure_ascii=False).encode("utf-8")
+        if has_lone_surrogates(data):
+            raise error(f"{path}: {LONE_SURROGATE}")
     except OSError as e:
         raise error(f"cannot read {path}: {e.strerror or e}") from e
     except json.JSONDecodeError as e:
         raise error(f"{path}, line {e.lineno}: not valid JSON: {e.msg}") from e
     except UnicodeDecodeError as e:
         raise error(f"{path}: not a UTF-8 text file") from e
-    except UnicodeEncodeError as e:
-        raise error(f"{path}: contains a lone surrogate, half of a character") from e
     except RecursionError as e:
         raise error(f"{path}: nested too deeply") from e
     except ValueError as e:  # Python reads integers of up to 4300 digits
@@ -56,6 +57,11 @@ def read_json(path: Path, error: Type[SrDeployError]) -> Dict[str, Any]:
         found = "nothing" if data is None else f"a {type(data).__name__}"
         raise error(f"{path}: expected a JSON object, found {found}")
     return data
+
+
+def has_lone_surrogates(data: Any) -> bool:
+    """Return whether parsed JSON has text that is no Unicode, such as `"\\ud800"`."""
+    return not is_text(json.dumps(data, ensure_ascii=False))
 
 
 class _DuplicateKeyError(Exception):

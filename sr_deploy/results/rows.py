@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tupl
 
 from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.core.files import make_output_folder, write_hint
-from sr_deploy.core.jsonio import from_dict
+from sr_deploy.core.jsonio import LONE_SURROGATE, from_dict, has_lone_surrogates
 
 SCHEMA = 3
 """3: `executed` is of the plain network on the whole image; 2: of the largest branch on the same
@@ -277,7 +277,10 @@ def _parse_json(line: str, source: str) -> Any:
         raise ValueError(f"{constant} is not allowed; a missing value is null")
 
     try:
-        return json.loads(line, parse_constant=refuse_constant)
+        data = json.loads(line, parse_constant=refuse_constant)
+        if has_lone_surrogates(data):
+            raise InputError(f"{source}: {LONE_SURROGATE}", hint="measure again")
+        return data
     except RecursionError as e:
         raise InputError(f"{source}: not valid JSON: nested too deeply") from e
     except ValueError as e:  # of json, of refuse_constant, or of an integer with too many digits

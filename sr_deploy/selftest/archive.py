@@ -23,7 +23,7 @@ from typing import IO, Any, Callable, Dict, List, cast
 
 from sr_deploy.core.errors import ArtifactError, InputError
 from sr_deploy.core.files import atomic_path, make_output_folder
-from sr_deploy.core.jsonio import from_dict, to_json
+from sr_deploy.core.jsonio import LONE_SURROGATE, from_dict, has_lone_surrogates, to_json
 from sr_deploy.results.rows import read_rows
 from sr_deploy.selftest.checks import ENVIRONMENT, STATES, CheckResult
 from sr_deploy.selftest.runner import (
@@ -205,12 +205,15 @@ def checked_selftest(data: Any) -> Dict[str, Any]:
 
 
 def _json(content: bytes) -> Any:
-    """Parse JSON. Raises ValueError, also for NaN and infinities."""
+    """Parse JSON. Raises ValueError, also for NaN, infinities and lone surrogates."""
 
     def refuse(name: str) -> None:
         raise ValueError(f"{name} is no number")
 
-    return json.loads(content.decode("utf-8"), parse_constant=refuse)
+    data = json.loads(content.decode("utf-8"), parse_constant=refuse)
+    if has_lone_surrogates(data):
+        raise ValueError(LONE_SURROGATE)
+    return data
 
 
 def _read(path: Path) -> Dict[str, bytes]:

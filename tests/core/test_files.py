@@ -164,8 +164,3 @@ def test_folders_that_were_made_and_hold_nothing_are_taken_away(tmp_path):
         sorted(p.name for p in tmp_path.iterdir()) == ["old", "used"]
         and list((tmp_path / "old").iterdir()) == []
     )
-
-
-def test_text_that_utf_8_lacks_is_written_as_its_code(tmp_path):
-    write_text(tmp_path / "a", "\ud800 \udc80 é")
-    assert (tmp_path / "a").read_text(encoding="utf-8") == "\\ud800 \\udc80 é"

@@ -75,6 +75,7 @@ def test_an_unknown_key_suggests_and_a_missing_one_is_named():
         (b"[1]", "expected a JSON object, found a list"),
         (b'{"a": "\xff\xfe"}', "not a UTF-8 text file"),
         (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": {"\\ud800": 1}}', "contains a lone surrogate, half of a character"),
         pytest.param(
             b'{"a": ' + b"9" * 5000 + b"}",
             "a number with too many digits",

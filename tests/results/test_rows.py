@@ -126,6 +126,10 @@ def test_a_line_break_inside_a_value_stays_inside_it(tmp_path, text):
             "line 2: key 'latency_ms_median': expected more than 0, found -1",
         ),
         ("[" * 100_000, "line 2: not valid JSON"),
+        (
+            TEXT.replace('"images": []', r'"images": [{"image": "\ud800"}]'),
+            "line 2: contains a lone",
+        ),
         (TEXT.replace("12.5", "9" * 5000), "line 2: "),
         (TEXT.replace('"images": []', '"images": [3]'), "line 2: key 'images': expected dict"),
         (

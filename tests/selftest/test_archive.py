@@ -140,6 +140,7 @@ def link(name, target):
         ({}, {"extra": [link("logs/x.log", "/etc/passwd")]}, "holds 'logs/x.log'"),
         ({"manifests/x.json": b"{"}, {}, "is not used"),
         ({"selftest.json": b"[]"}, {}, "not of schema 1"),
+        ({"selftest.json": b'{"a": "\\ud800"}'}, {}, "lone surrogate"),
         ({"selftest.json": b'{"schema": 1}'}, {}, "device or date_utc is missing"),
     ],
 )
