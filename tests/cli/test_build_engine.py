@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +112,16 @@ def test_a_board_s_engine(fails, graph, tmp_path):
         and "export it again with --target xavier" in error
         and "--on" not in error
     )
+
+
+def test_hints_name_a_profile_of_ones_own_by_its_file(run_cli, fails, graph, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    board = json.loads((data_folder("engines/targets") / "xavier.json").read_text())
+    Path("board.json").write_text(json.dumps({**board, "name": "board"}))
+    error = fails("build-engine", graph, "--target", "board.json", "-o", tmp_path / "out")
+    assert "export it again with --target board.json" in error
+    shown = run_cli("check", graph, "--target", "board.json")
+    assert shown.exit_code == 1 and "export it again with --target board.json" in shown.output
 
 
 @pytest.mark.parametrize(
