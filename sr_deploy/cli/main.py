@@ -16,7 +16,7 @@ from sr_deploy.cli.doctor import doctor
 from sr_deploy.cli.eval import evaluate
 from sr_deploy.cli.export import export
 from sr_deploy.cli.models import complexity, import_checkpoint, models
-from sr_deploy.cli.output import discard_stdout, print_any_name
+from sr_deploy.cli.output import print_any_name
 from sr_deploy.cli.report import report
 from sr_deploy.cli.selftest import selftest
 from sr_deploy.cli.table import compare, select, table
@@ -48,7 +48,7 @@ class _Group(click.Group):
                 raise
             _fail(MissingPackageError(e.name, needed_for=f"srdeploy {ctx.invoked_subcommand}"))
         except BrokenPipeError:  # the reader of stdout (head, less) has exited
-            discard_stdout()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except OSError as e:
             if e.filename is None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import json
-import os
 import sys
 from typing import Any, Tuple, Union
 
@@ -42,15 +40,8 @@ def emit(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as e:
-        discard_stdout()
         reason = e.strerror or str(e)
         raise InputError(f"cannot write to stdout: {reason}", hint=write_hint(e)) from e
-
-
-def discard_stdout() -> None:
-    """Drop what is still to be printed: Python would fail once more when it exits."""
-    with contextlib.suppress(OSError, ValueError):  # a stream of a test has no descriptor
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def emit_json(value: Any) -> None:
