@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.degradation import GIVEN
@@ -63,17 +64,20 @@ def uncounted_texts(row: BenchmarkRow) -> List[str]:
 def useless_tags(rows: Sequence[Union[BenchmarkRow, QualityRow]]) -> List[str]:
     """Return a line for each variant whose tag, such as nla of `c4-nla`, gains nothing.
 
-    It is compared with the same variant without the tag under the same conditions.
+    It is compared with the same variant without the tag under the same conditions: a graph with a
+    graph, an engine with an engine.
     """
 
     def alike(r: Union[BenchmarkRow, QualityRow]) -> Tuple[object, ...]:
-        return tuple(getattr(r, key, None) for key in _ALIKE)
+        kind = os.path.splitext(r.artifact)[1]
+        return (kind, *(getattr(r, key, None) for key in _ALIKE))
 
     plain = {(alike(r), r.variant): r for r in rows}
     lines = []
     for row in rows:
-        without = plain.get((alike(row), row.variant.partition("-")[0]), row)
-        if without is row or row.psnr_db is None or without.psnr_db is None:
+        size, _, tag = row.variant.partition("-")
+        without = plain.get((alike(row), size)) if tag else None
+        if without is None or row.psnr_db is None or without.psnr_db is None:
             continue
         gain, cost = row.psnr_db - without.psnr_db, ""
         if isinstance(row, BenchmarkRow) and isinstance(without, BenchmarkRow):

@@ -266,3 +266,18 @@ def test_a_tag_that_gains_nothing_is_noted():
     assert note in ntire_table([plain, tagged])
     assert "gains" not in ntire_table([plain, replace(tagged, psnr_db=30.6)])
     assert "gains" not in ntire_table([plain, replace(tagged, set="Set14")])
+
+
+def test_a_tag_is_compared_within_graphs_and_within_engines():
+    plain = replace(FULL, model="imdeception_x4", variant="c4", psnr_db=30.462)
+    tagged = replace(plain, variant="c4-nla", psnr_db=30.461)
+    rows = [
+        replace(row, artifact=f"{row.variant}.{kind}", latency_ms_median=ms)
+        for kind, faster in (("onnx", 1), ("engine", 2))
+        for row, ms in ((plain, 10 / faster), (tagged, 11 / faster))
+    ]
+    notes = [line for line in ntire_table(rows).splitlines() if "gains" in line]
+    assert notes == [
+        "- note: imdeception_x4.c4-nla gains -0.001 dB over imdeception_x4.c4, and takes +10% time"
+    ]
+    assert "gains" not in ntire_table([row for row in rows if row.variant == "c4"])
