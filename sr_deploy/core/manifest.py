@@ -60,6 +60,8 @@ class Manifest:
     interface: Optional[Interface] = None
     """Of an imported graph: how the file takes and gives images. The other fields describe it with
     standard ends (see `runtime.standard_graph`). None: the file itself has these."""
+    multiple: int = 1
+    """The artifact takes LR sides that are multiples of this; sessions mirror others up."""
     min_px: Tuple[int, int] = (1, 1)
     checks: Dict[str, object] = field(default_factory=dict)
     """The checks that were done, with their numbers."""
@@ -151,8 +153,9 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield f"the sizes {sizes}"
     if not 1 <= manifest.scale <= 16:
         yield f"the scale {manifest.scale}"
-    if not 1 <= manifest.align_px <= 16384:
-        yield f"align_px {manifest.align_px}"
+    for key in ("align_px", "multiple"):
+        if not 1 <= getattr(manifest, key) <= 16384:
+            yield f"{key} {getattr(manifest, key)}"
     if not 0 <= (manifest.halo_px or 0) <= 16384:
         yield f"halo_px {manifest.halo_px}"
     if not all(1 <= side <= 16384 for side in manifest.min_px):

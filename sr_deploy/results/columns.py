@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Callable, List, Mapping, Optional, Sequence, Union
 
+from sr_deploy.core.spec import network_name
 from sr_deploy.results.protocols import scores, split_mean, time_ms
 from sr_deploy.results.rows import BenchmarkRow, QualityRow, text_of
 
@@ -63,7 +64,7 @@ def number(value: Optional[float], digits: int) -> str:
 
 def label(row: Union[BenchmarkRow, QualityRow]) -> str:
     """Return the name of a row's network in a table: `asrn_x4.d3`."""
-    return f"{row.model}.{row.variant}" if row.variant else row.model
+    return network_name(row.model, row.variant)
 
 
 def settings_text(row: Union[BenchmarkRow, QualityRow]) -> str:
