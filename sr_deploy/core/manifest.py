@@ -9,6 +9,7 @@ from typing import Callable, Dict, Iterator, Mapping, Optional, Tuple
 
 from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.files import atomic_path, sha256_of
+from sr_deploy.core.interface import Interface
 from sr_deploy.core.jsonio import from_dict, read_dataclass, to_json
 from sr_deploy.core.onnx_file import artifact_sha256
 from sr_deploy.core.target import TargetProfile, load_target, same_version
@@ -56,6 +57,9 @@ class Manifest:
     """LR distance from a tile's edge where outputs equal the whole image's; None: nowhere."""
     align_px: int = 1
     """`halo_px` holds for tiles that start and end at multiples of this, or at the image border."""
+    interface: Optional[Interface] = None
+    """Of an imported graph: how the file takes and gives images. The other fields describe it with
+    standard ends (see `runtime.standard_graph`). None: the file itself has these."""
     multiple: int = 1
     """The artifact takes LR sides that are multiples of this; sessions mirror others up."""
     min_px: Tuple[int, int] = (1, 1)
@@ -158,6 +162,8 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield f"min_px {manifest.min_px}"
     if not manifest.input_name or not manifest.output_name:
         yield "an empty tensor name"
+    if manifest.interface is not None:
+        yield from manifest.interface.problems()
     if manifest.kind not in ("onnx", "engine"):
         yield f"the kind '{manifest.kind[:20]}'"
 
