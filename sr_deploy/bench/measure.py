@@ -39,6 +39,7 @@ from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW, parse_hw
+from sr_deploy.core.spec import network_name
 from sr_deploy.core.timing import TOLERANCE, WARMUP_S, latency_statistics, measure_latency
 from sr_deploy.core.version import __version__
 from sr_deploy.results.protocols import (
@@ -188,7 +189,7 @@ def _check_sets(
 
 
 def _progress_line(row: BenchmarkRow, *, show_protocol: bool) -> str:
-    name = f"{row.model}.{row.variant}" if row.variant else row.model
+    name = network_name(row.model, row.variant)
     on_gpu = row.device and row.threads is None and not row.error
     where = f"{row.backend}, {row.device}" if on_gpu else row.backend
     name = f"{name} ({where})" + (f", {row.protocol}" if show_protocol else "")

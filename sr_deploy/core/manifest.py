@@ -9,6 +9,7 @@ from typing import Callable, Dict, Iterator, Mapping, Optional, Tuple
 
 from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.files import atomic_path, sha256_of
+from sr_deploy.core.interface import Interface
 from sr_deploy.core.jsonio import from_dict, read_dataclass, to_json
 from sr_deploy.core.onnx_file import artifact_sha256
 from sr_deploy.core.target import TargetProfile, load_target, same_version
@@ -56,6 +57,11 @@ class Manifest:
     """LR distance from a tile's edge where outputs equal the whole image's; None: nowhere."""
     align_px: int = 1
     """`halo_px` holds for tiles that start and end at multiples of this, or at the image border."""
+    interface: Optional[Interface] = None
+    """Of an imported graph: how the file takes and gives images. The other fields describe it with
+    standard ends (see `runtime.standard_graph`). None: the file itself has these."""
+    multiple: int = 1
+    """The artifact takes LR sides that are multiples of this; sessions mirror others up."""
     min_px: Tuple[int, int] = (1, 1)
     checks: Dict[str, object] = field(default_factory=dict)
     """The checks that were done, with their numbers."""
@@ -147,14 +153,17 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield f"the sizes {sizes}"
     if not 1 <= manifest.scale <= 16:
         yield f"the scale {manifest.scale}"
-    if not 1 <= manifest.align_px <= 16384:
-        yield f"align_px {manifest.align_px}"
+    for key in ("align_px", "multiple"):
+        if not 1 <= getattr(manifest, key) <= 16384:
+            yield f"{key} {getattr(manifest, key)}"
     if not 0 <= (manifest.halo_px or 0) <= 16384:
         yield f"halo_px {manifest.halo_px}"
     if not all(1 <= side <= 16384 for side in manifest.min_px):
         yield f"min_px {manifest.min_px}"
     if not manifest.input_name or not manifest.output_name:
         yield "an empty tensor name"
+    if manifest.interface is not None:
+        yield from manifest.interface.problems()
     if manifest.kind not in ("onnx", "engine"):
         yield f"the kind '{manifest.kind[:20]}'"
 

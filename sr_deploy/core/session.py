@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Tuple, TypeVar
 
@@ -165,6 +165,9 @@ class Session(abc.ABC):
     image; None: unknown, or the network depends on the whole image."""
     align_px: int = 1
     """`halo_px` holds for tiles that start and end on multiples of this, or at the image border."""
+    multiple: int = 1
+    """The network takes multiples of this; other sizes are mirrored up to the next one, and the
+    output is cropped."""
     _closed = False
 
     def __enter__(self) -> Session:
@@ -257,14 +260,26 @@ class Session(abc.ABC):
                 f"expected a (1, 3, H, W) float32 array, got {x_nchw.shape} {x_nchw.dtype}"
             )
         self.check_hw(x_nchw.shape[2:])
-        output = self._run_timed(x_nchw)
-        expected = (1, 3, self.scale * x_nchw.shape[2], self.scale * x_nchw.shape[3])
+        x = self._mirrored_up(x_nchw)
+        output = self._run_timed(x)
+        expected = (1, 3, self.scale * x.shape[2], self.scale * x.shape[3])
         if output.y.shape != expected:
             raise ArtifactError(
-                f"the network returned {output.y.shape} for an input of {x_nchw.shape}, "
+                f"the network returned {output.y.shape} for an input of {x.shape}, "
                 f"expected {expected}"
             )
-        return output
+        h, w = (self.scale * n for n in x_nchw.shape[2:])
+        return output if x is x_nchw else replace(output, y=output.y[:, :, :h, :w])
+
+    def _mirrored_up(self, x_nchw: np.ndarray) -> np.ndarray:
+        """Return the input, mirrored below and to the right up to the network's multiple."""
+        below, right = (
+            -n % self.multiple if fixed is None else 0
+            for n, fixed in zip(x_nchw.shape[2:], self.fixed_sides)
+        )
+        if not below and not right:
+            return x_nchw
+        return np.pad(x_nchw, ((0, 0), (0, 0), (0, below), (0, right)), mode="symmetric")
 
     def _run_timed(self, x_nchw: np.ndarray) -> TimedOutput:
         start = time.perf_counter()

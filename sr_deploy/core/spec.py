@@ -15,7 +15,10 @@ _VARIANT = re.compile(r"([a-z])([1-9][0-9]{0,3})((?:-[a-z]+)*)")
 
 @dataclass(frozen=True)
 class Variant:
-    """A point of an elastic space: `d3` (3 blocks of ASRN), `c16-nla` (core 16 with attention)."""
+    """A point of an elastic space: `d3` (3 blocks of ASRN), `c16-nla` (core 16 with attention).
+
+    A network without variants has the one variant `WHOLE`, whose text is empty.
+    """
 
     axis: str
     size: int
@@ -23,7 +26,9 @@ class Variant:
 
     @staticmethod
     def parse(text: str) -> Variant:
-        """Read `d3` or `c16-nla`. Raises VariantError for anything else."""
+        """Read `d3`, `c16-nla` or an empty text. Raises VariantError for anything else."""
+        if not text:
+            return WHOLE
         match = _VARIANT.fullmatch(text)
         if match is None:
             raise VariantError(
@@ -34,7 +39,16 @@ class Variant:
         return Variant(axis, int(size), tuple(tags.split("-")[1:]))
 
     def __str__(self) -> str:
-        return "-".join((f"{self.axis}{self.size}",) + self.tags)
+        return "-".join((f"{self.axis}{self.size}",) + self.tags) if self.axis else ""
+
+
+WHOLE = Variant("", 0)
+"""The only variant of a network without variants."""
+
+
+def network_name(model: str, variant: object) -> str:
+    """Return MODEL.VARIANT, or MODEL for a network without variants."""
+    return f"{model}.{variant}" if str(variant) else model
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,12 @@ class ModelSpec:
     """Constructor arguments of the network other than scale and variant."""
     min_hw: Tuple[int, int] = (1, 1)
     """The smallest legal LR input, (h, w) in pixels."""
+    multiple: int = 1
+    """The network takes LR sides that are multiples of this; sessions mirror others up."""
+    halo_px: Optional[int] = None
+    """Of a network whose architecture does not tell its receptive field: as measured."""
+    align_px: int = 1
+    """`halo_px` holds for tiles that start and end on multiples of this."""
     value_range: Tuple[float, float] = (0.0, 1.0)
     licence: str = ""
     trained_on: str = ""

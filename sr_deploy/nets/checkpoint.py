@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,6 +53,15 @@ class Checkpoint:
         weights = self.architecture.slice(self.weights, self.spec.variant(None), target)
         net.load_state_dict({name: value.clone() for name, value in weights.items()})
         return net
+
+    def halo_px(self, variant: Variant) -> Optional[int]:
+        """Return the receptive field's radius: the architecture's, else as measured."""
+        known = self.architecture.halo_px(variant)
+        return self.spec.halo_px if known is None else known
+
+    def align_px(self, variant: Variant) -> int:
+        """Return the multiple on which tile edges must lie for `halo_px` to hold."""
+        return math.lcm(self.architecture.align_px(variant), self.spec.align_px)
 
     def variants(self, names: Union[str, Sequence[str], None]) -> List[Variant]:
         """Return the variants of a list, or of a comma-separated one.

@@ -22,6 +22,7 @@ from sr_deploy.core.routers import (
     router_name,
     shipped_routers,
 )
+from sr_deploy.core.spec import network_name
 from sr_deploy.nets.checkpoint import (
     Checkpoint,
     check_digest,
@@ -79,7 +80,7 @@ class Router:
     @property
     def branch_names(self) -> Tuple[str, ...]:
         """The branches, such as `asrn_x4.d1`, smallest first."""
-        return tuple(f"{b.model}.{b.variant}" for b in self.spec.branches)
+        return tuple(network_name(b.model, b.variant) for b in self.spec.branches)
 
     def network(self) -> ModuleCL:
         """Return the classifier with its weights, in eval mode."""

@@ -14,6 +14,7 @@ from sr_deploy.core.manifest import Manifest, is_up_to_date, read_manifest, writ
 from sr_deploy.core.onnx_file import weight_files
 from sr_deploy.core.session import Backend, BuildOptions
 from sr_deploy.core.sizes import Sizes
+from sr_deploy.core.spec import network_name
 from sr_deploy.core.target import ONNX_RUNTIMES, TargetProfile, load_target
 from sr_deploy.runtime import BACKENDS
 from sr_deploy.runtime.boards.job import BoardJob, BuildPlan, Progress, write_bundle, write_job
@@ -306,7 +307,7 @@ def _form_suffix(graph: Manifest) -> str:
 
 def _stem(graph: Manifest) -> str:
     low, opt, high = ((hw[0], hw[1]) for hw in (graph.min_shape, graph.opt_shape, graph.max_shape))
-    return f"{graph.model}.{graph.variant}.{Sizes(low, opt, high)}"
+    return f"{network_name(graph.model, graph.variant)}.{Sizes(low, opt, high)}"
 
 
 def _build_with_library(

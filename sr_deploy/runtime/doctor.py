@@ -16,6 +16,7 @@ from sr_deploy.core.manifest import (
 )
 from sr_deploy.core.onnx_file import artifact_sha256
 from sr_deploy.core.sizes import Sizes
+from sr_deploy.core.spec import network_name
 from sr_deploy.core.target import ONNX_RUNTIMES, TargetProfile
 from sr_deploy.runtime import BACKENDS
 from sr_deploy.runtime.ort_providers import packages_conflict
@@ -76,7 +77,7 @@ def _describe(manifest: Manifest) -> str:
     precision = manifest.precision_obtained
     if manifest.kind == "engine" and precision != manifest.precision_asked:
         precision += f" (requested: {manifest.precision_asked})"
-    network = f"{manifest.model}.{manifest.variant}, x{manifest.scale}"
+    network = f"{network_name(manifest.model, manifest.variant)}, x{manifest.scale}"
     return f"{kind} of {network}, LR {Sizes(low, opt, high)}, {precision}"
 
 

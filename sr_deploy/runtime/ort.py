@@ -44,7 +44,6 @@ class OnnxRuntimeSession(Session):
 
     nodes: Optional[NodeRuns] = None
     """What ran where; None on the CPU."""
-    _multiple = 1
 
     def __init__(
         self, path: Path, manifest: Optional[Manifest] = None, run: RunOptions = DEFAULT_RUN
@@ -81,12 +80,13 @@ class OnnxRuntimeSession(Session):
                 contract = probe_graph(path, self._session)
             self.scale, sizes = contract.scale, contract.sizes
             self.min_hw, self.max_hw = sizes.min_hw, sizes.max_hw
-            self.align_px = self._multiple = sizes.multiple
+            self.align_px = self.multiple = sizes.multiple
         else:
             self._session = raw_session(str(path), device=device, fp16=fp16)
             self.scale = manifest.scale
             self.min_hw, self.max_hw = manifest.min_shape, manifest.max_shape
             self.halo_px, self.align_px = manifest.halo_px, manifest.align_px
+            self.multiple = manifest.multiple
         self._dtypes = tuple(DTYPES[end.type] for end in graph_ends(path, self._session))
         if not device.is_cpu:
             self._observe()
@@ -100,7 +100,7 @@ class OnnxRuntimeSession(Session):
 
     @property
     def takes_tensors(self) -> bool:  # type: ignore[override]
-        return self._device.torch_stream is not None and self._multiple == 1
+        return self._device.torch_stream is not None and self.multiple == 1
 
     def run_tensor(self, x: Any) -> Any:
         shape = (1, 3, self.scale * x.shape[2], self.scale * x.shape[3])
@@ -123,14 +123,7 @@ class OnnxRuntimeSession(Session):
         return self._run_timed(x_nchw).y
 
     def _run_timed(self, x_nchw: np.ndarray) -> TimedOutput:
-        """Run, in FP32 without copies; other sizes are mirrored up to the graph's multiple."""
-        h, w = x_nchw.shape[2:]
-        below, right = (
-            -n % self._multiple if fixed is None else 0
-            for n, fixed in zip((h, w), self.fixed_sides)
-        )
-        if below or right:
-            x_nchw = np.pad(x_nchw, ((0, 0), (0, 0), (0, below), (0, right)), mode="symmetric")
+        """Run, in FP32 without copies."""
         x = np.ascontiguousarray(x_nchw, self._dtypes[0])
         shape = (1, 3, self.scale * x.shape[2], self.scale * x.shape[3])
         try:
@@ -140,12 +133,11 @@ class OnnxRuntimeSession(Session):
             if not error.hint and self._probed:
                 error.hint = "the graph was probed at small sizes: try smaller images, or tiles"
             raise error from e
-        y = y[:, :, : self.scale * h, : self.scale * w].astype(np.float32, copy=False)
-        return TimedOutput(y, ms, copies_ms)
+        return TimedOutput(y.astype(np.float32, copy=False), ms, copies_ms)
 
     def _observe(self) -> None:
         """Run once, and see which nodes the device runs and in which precision."""
-        self._run(np.zeros((1, 3, *self.min_hw), np.float32))
+        self._run(self._mirrored_up(np.zeros((1, 3, *self.min_hw), np.float32)))
         self.nodes = self._device.observe(self._session)
         if not self._device.provider.compiles and not is_quantised(self.precision):
             self.precision = self.nodes.precision

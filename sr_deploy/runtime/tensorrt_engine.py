@@ -42,6 +42,7 @@ class TensorRTSession(Session):
         self.precision, self.scale = manifest.precision_obtained, manifest.scale
         self.min_hw, self.max_hw = manifest.min_shape, manifest.max_shape
         self.halo_px, self.align_px = manifest.halo_px, manifest.align_px
+        self.multiple = manifest.multiple
         self.device, self.place = gpu.gpu_name(), f"cuda:{gpu.index}"
         self._gpu, self._log, self._title = gpu, library_log(trt), title
         self._free_before, _ = gpu.free_memory()
@@ -71,6 +72,8 @@ class TensorRTSession(Session):
 
     @property
     def takes_tensors(self) -> bool:  # type: ignore[override]
+        if self.multiple != 1:
+            return False
         # Asked late: torch takes memory of the GPU, which would count as the engine's.
         if self._torch_can is None:
             self._torch_can = torch_with_cuda(self._gpu.index) is not None

@@ -24,6 +24,7 @@ class TorchSession(Session):
         min_hw: Tuple[int, ...] = (1, 1),
         halo_px: Optional[int] = None,
         align_px: int = 1,
+        multiple: int = 1,
         run: RunOptions = DEFAULT_RUN,
     ) -> None:
         """Raises CannotRunHereError where torch cannot use the device of `run`."""
@@ -38,6 +39,7 @@ class TorchSession(Session):
         self.precision, self._has_settings = self._network.precision, bool(run.torch_settings)
         self.scale = scale
         self.min_hw, self.halo_px, self.align_px = min_hw, halo_px, align_px
+        self.multiple = multiple
 
     @property
     def settings(self) -> str:  # type: ignore[override]
@@ -47,7 +49,7 @@ class TorchSession(Session):
 
     @property
     def takes_tensors(self) -> bool:  # type: ignore[override]
-        return self.place != "cpu"
+        return self.place != "cpu" and self.multiple == 1
 
     def run_tensor(self, x: Any) -> Any:
         with self.torch_device.computing():

@@ -17,6 +17,7 @@ from sr_deploy.core.metrics import MIN_FP16_PSNR_DB, psnr_unit
 from sr_deploy.core.run_options import CPU_RUN, RunOptions
 from sr_deploy.core.samples import mirrored_crop, shipped_crops
 from sr_deploy.core.session import Session
+from sr_deploy.core.spec import network_name
 from sr_deploy.core.target import load_target
 from sr_deploy.results.protocols import time_ms
 from sr_deploy.results.rows import BenchmarkRow, append_rows
@@ -172,7 +173,7 @@ def measured(
     """
     rows = []
     for row in rows_from_artifacts(networks, options):
-        name = f"{row.model}.{row.variant}" if row.variant else row.model
+        name = network_name(row.model, row.variant)
         rows.append(replace(row, cell=f"{check.name}: {name}, {row.protocol}"))
         append_rows(folder / "rows.jsonl", rows[-1:])
     return rows
@@ -210,9 +211,9 @@ def _input(session: Session) -> np.ndarray:
 
 def _refuse(rows: Sequence[BenchmarkRow], accuracy: Dict[str, Any], way: Way) -> None:
     """Raise BuildError for rows with errors, a wrong precision or too low an accuracy."""
-    problems = [f"{row.model}.{row.variant}: {row.error}" for row in rows if row.error]
+    problems = [f"{network_name(row.model, row.variant)}: {row.error}" for row in rows if row.error]
     problems += [
-        f"{row.model}.{row.variant}: {warning}"
+        f"{network_name(row.model, row.variant)}: {warning}"
         for row in rows
         for warning in row.warnings
         if "no finite" in warning

@@ -12,6 +12,7 @@ class Nearest(Session):
     factor = 2
 
     def _run(self, x_nchw):
+        self.fed = x_nchw
         return x_nchw.repeat(self.factor, axis=2).repeat(self.factor, axis=3)
 
 
@@ -75,3 +76,14 @@ def test_a_network_of_another_scale_is_found_out():
     session.factor = 3
     with pytest.raises(ArtifactError, match=r"returned \(1, 3, 9, 12\).*expected \(1, 3, 6, 8\)"):
         session.run(x(3, 4))
+
+
+@pytest.mark.parametrize("hw, fed", [((8, 8), (8, 8)), ((5, 8), (8, 8)), ((9, 3), (12, 4))])
+def test_other_sizes_than_multiples_are_mirrored_up_and_cropped(hw, fed):
+    session = Nearest()
+    session.multiple = 4
+    image = np.random.default_rng(0).random((1, 3, *hw), dtype=np.float32)
+    y = session.run(image)
+    assert session.fed.shape[2:] == fed
+    np.testing.assert_array_equal(y, image.repeat(2, axis=2).repeat(2, axis=3))
+    np.testing.assert_array_equal(session.fed[:, :, : hw[0], : hw[1]], image)

@@ -4,7 +4,7 @@ import pytest
 
 from sr_deploy.core.errors import CheckpointError, InputError, VariantError
 from sr_deploy.core.jsonio import from_dict
-from sr_deploy.core.spec import ModelSpec, Variant
+from sr_deploy.core.spec import WHOLE, ModelSpec, Variant, network_name
 
 SPEC = ModelSpec(arch="asrn", scale=4, variants=("d1", "d2", "d5"), min_hw=(15, 16))
 
@@ -16,6 +16,7 @@ SPEC = ModelSpec(arch="asrn", scale=4, variants=("d1", "d2", "d5"), min_hw=(15, 
         ("c16-nla", Variant("c", 16, ("nla",))),
         ("b4", Variant("b", 4)),
         ("d25", Variant("d", 25)),
+        ("", WHOLE),
     ],
 )
 def test_a_variant_reads_and_prints_alike(text, variant):
@@ -26,7 +27,6 @@ def test_a_variant_reads_and_prints_alike(text, variant):
 @pytest.mark.parametrize(
     "text",
     [
-        "",
         "d",
         "3",
         "d0",
@@ -46,6 +46,10 @@ def test_a_variant_reads_and_prints_alike(text, variant):
 def test_a_misspelt_variant_is_refused_not_guessed(text):
     with pytest.raises(VariantError, match="is not a variant; expected .*d3"):
         Variant.parse(text)
+
+
+def test_a_network_without_variants_is_named_by_its_model():
+    assert [network_name("net", v) for v in ("d3", "", WHOLE)] == ["net.d3", "net", "net"]
 
 
 def test_the_largest_is_the_default_and_a_held_one_is_returned_as_asked():

@@ -58,7 +58,7 @@ class Entry:
     def size(self) -> Optional[Variant]:
         """The variant of an elastic network, None for another network."""
         try:
-            return Variant.parse(self.row.variant)
+            return Variant.parse(self.row.variant) if self.row.variant else None
         except VariantError:
             return None
 

@@ -57,6 +57,7 @@ def _describe(path: Path, manifest: Manifest) -> NetworkDescription:
             manifest.max_shape,
             halo_px=manifest.halo_px,
             align_px=manifest.align_px,
+            multiple=manifest.multiple,
         ),
         precision=manifest.precision_obtained,
         precision_asked=manifest.precision_asked,

@@ -25,10 +25,12 @@ class CheckpointKind(Kind):
 
 
 def _describe_variant(text: str, checkpoint: Any, name: str) -> NetworkDescription:
-    spec, architecture = checkpoint.spec, checkpoint.architecture
+    spec = checkpoint.spec
     variant = spec.variant(name)
-    halo_px, align_px = architecture.halo_px(variant), architecture.align_px(variant)
-    sizes = SizeContract(min_hw=spec.min_hw, halo_px=halo_px, align_px=align_px)
+    halo_px, align_px = checkpoint.halo_px(variant), checkpoint.align_px(variant)
+    sizes = SizeContract(
+        min_hw=spec.min_hw, halo_px=halo_px, align_px=align_px, multiple=spec.multiple
+    )
 
     def open_variant(run: RunOptions) -> Session:
         from sr_deploy.runtime.torch_module import TorchSession
@@ -39,6 +41,7 @@ def _describe_variant(text: str, checkpoint: Any, name: str) -> NetworkDescripti
             min_hw=spec.min_hw,
             halo_px=halo_px,
             align_px=align_px,
+            multiple=spec.multiple,
             run=run,
         )
 

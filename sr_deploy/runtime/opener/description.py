@@ -14,6 +14,7 @@ from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.routers import RoutedPlan
 from sr_deploy.core.run_options import CPU_RUN, DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session, SizeContract
+from sr_deploy.core.spec import network_name
 
 Variants = Union[str, Sequence[str], None]
 """None: all variants. "all": those of the paper's table. Else a list, or a comma-separated list."""
@@ -55,7 +56,7 @@ class NetworkDescription:
 
     @property
     def name(self) -> str:
-        return f"{self.model}.{self.variant}" if self.variant else self.model
+        return network_name(self.model, self.variant)
 
     def open(self, run: RunOptions = DEFAULT_RUN) -> Session:
         """Open it on the device of `run`.
