@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
@@ -113,8 +113,7 @@ def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_jso
 
 
 @click.command("import-checkpoint")
-@click.argument("kind", metavar="KIND")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("kind_and_file", metavar="[KIND] FILE", nargs=-1)
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to."
 )
@@ -130,17 +129,33 @@ def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_jso
 @click.option(
     "--elastic", is_flag=True, help="The weights were trained to be sliced into smaller variants."
 )
-def import_checkpoint(kind: str, file: Path, output: Path, **options: Any) -> None:
+def import_checkpoint(kind_and_file: Tuple[str, ...], output: Path, **options: Any) -> None:
     """Import weights as safetensors with a card.
 
-    KIND is imdeception-ntire2022 or srn-ntire2023 for the official files, or an architecture (asrn,
-    asrn_x4) for a state dict with our tensor names. Only tensors are read from a pickle; code in it
-    is refused.
+    FILE is a state dict: a .pth, .pt or .ckpt pickle, or safetensors. Only tensors are read from a
+    pickle; code in it is refused. Without KIND, the architecture is recognised by names and shapes
+    of the tensors: one of ours, or one that the package spandrel knows (pip install spandrel), such
+    as ESRGAN, Compact, SPAN or SwinIR. KIND is an official file's, such as imdeception-ntire2022,
+    or an architecture of ours (asrn, asrn_x4).
     """
     from sr_deploy.nets.importers import checkpoint_from_file
 
-    checkpoint = checkpoint_from_file(kind, file, output, **options)
-    spec = checkpoint.spec
-    params = sum(value.numel() for value in checkpoint.weights.values())
-    log(f"{spec.arch} x{spec.scale}, {', '.join(spec.variants)}, {params:,} parameters")
+    if not 1 <= len(kind_and_file) <= 2:
+        raise click.UsageError(f"expected [KIND] FILE, got {len(kind_and_file)} arguments")
+    kind = kind_and_file[0] if len(kind_and_file) == 2 else None
+    checkpoint = checkpoint_from_file(kind, Path(kind_and_file[-1]), output, **options)
+    log(_imported(checkpoint))
     emit(str(checkpoint.path))
+
+
+def _imported(checkpoint: Any) -> str:
+    """Return a line about an imported checkpoint."""
+    spec = checkpoint.spec
+    architecture = spec.config["architecture"] if spec.variants == ("",) else spec.arch
+    params = sum(value.numel() for value in checkpoint.weights.values())
+    facts = [
+        f"{architecture} x{spec.scale}",
+        *filter(None, spec.variants),
+        f"{params:,} parameters",
+    ]
+    return "\n".join([", ".join(facts), *([spec.notes] if spec.notes else [])])
