@@ -19,9 +19,54 @@ from sr_deploy.results.slips import slips_of
 
 
 @click.command()
+@click.argument("text", required=False)
+@click.option(
+    "--online",
+    is_flag=True,
+    help="Of the catalogue OpenModelDB: those whose id, author or tags contain TEXT.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="With --online: download the network whose id is TEXT, and import it to this folder.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def models(as_json: bool) -> None:
-    """List the shipped checkpoints, and the shipped routers with their branches, smallest first."""
+def models(text: Optional[str], online: bool, output: Optional[Path], as_json: bool) -> None:
+    """List the shipped checkpoints, and the shipped routers with their branches, smallest first.
+
+    With --online: list networks of https://openmodeldb.info, or download one and import it, with
+    its licence on its card. Needs the packages openmodeldb and spandrel.
+    """
+    if not online:
+        if text is not None or output is not None:
+            raise click.UsageError("TEXT and -o need --online")
+        _list_shipped(as_json)
+    elif output is None:
+        _list_online(text or "", as_json)
+    elif text is None or as_json:
+        raise click.UsageError("-o needs the id of a network, and excludes --json")
+    else:
+        from sr_deploy.nets.online import checkpoint_from_catalogue
+
+        checkpoint = checkpoint_from_catalogue(text, output)
+        log(_imported(checkpoint))
+        emit(str(checkpoint.path))
+
+
+def _list_online(text: str, as_json: bool) -> None:
+    from sr_deploy.nets.online import find_online
+
+    found = find_online(text)
+    if as_json:
+        emit_json(found)
+        return
+    cells = [[m["name"], m["arch"], f"x{m['scale']}", m["author"], m["licence"]] for m in found]
+    emit("\n".join(markdown(["name", "arch", "scale", "author", "licence"], cells)))
+    log(f"{len(found)} networks; import one with: srdeploy models --online NAME -o DIR")
+
+
+def _list_shipped(as_json: bool) -> None:
     checkpoints: List[Dict[str, Any]] = []
     for path in shipped_checkpoints():
         spec = read_card(path)

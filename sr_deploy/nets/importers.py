@@ -241,7 +241,9 @@ def _fits(kind: str, weights: Dict[str, Tensor]) -> bool:
     """Tell whether a state dict has exactly the tensors of a kind of ours, at any scale."""
     importer = IMPORTERS.get(kind)
     if importer is not None:
-        weights = _rename(weights, importer.names)
+        official, weights = weights, _rename(weights, importer.names)
+        if importer.names and set(weights) == set(official):  # they have our names already
+            return False
     name = importer.arch if importer else kind
     if _first_tensor(name) not in weights:
         return False

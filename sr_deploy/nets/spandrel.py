@@ -6,7 +6,6 @@ Such a network is made from its state dict alone.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import sys
 import types
 from dataclasses import dataclass, replace
@@ -60,6 +59,7 @@ def model_from_weights(weights: Weights, *, source: str) -> Optional[SpandrelMod
     spandrel = import_spandrel()
     registry, extra = spandrel.MAIN_REGISTRY.copy(), _extra_registry()
     registry.add(*extra, ignore_duplicates=True)
+    failed: Optional[CheckpointError] = None
     for support in registry.architectures("detection"):
         name = support.architecture.id
         if not support.detect(dict(weights)):
@@ -69,15 +69,18 @@ def model_from_weights(weights: Weights, *, source: str) -> Optional[SpandrelMod
             descriptor = support.architecture.load(dict(weights))
         except Exception as e:  # KeyError, RuntimeError and others: unexpected names or shapes
             reason = " ".join(str(e).split())[:200] or type(e).__name__
-            raise CheckpointError(
+            failed = failed or CheckpointError(
                 f"{source} has tensors of {name}, but spandrel cannot load it: {reason}",
                 hint="give the complete state dict of one network",
-            ) from e
+            )
+            continue
         model = _described(descriptor, source)
         if any(name == s.architecture.id for s in extra):
             licence = "an architecture of spandrel_extra_arches, whose licences restrict its use"
             model = replace(model, notes=f"{model.notes}; {licence}")
         return model
+    if failed is not None:
+        raise failed
     return None
 
 
@@ -131,7 +134,7 @@ class SpandrelNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x, (N, 3, H, W) float 0..1 RGB, to (N, 3, scale*H, scale*W)."""
         if not self.is_grey:
-            return self.call(self.model, x)
+            return self.call(self.model, x.clone())  # RCAN's scales its input in place
         y = (x * self.luma).sum(1, keepdim=True)  # (N, 1, H, W)
         chroma = x - y  # differences to luma: linear in Cb and Cr
         if self.scale > 1:
@@ -144,17 +147,19 @@ def import_spandrel() -> Any:
     needed_for = "recognising an architecture by its weights"
     with _usable_torchvision():
         try:
-            return importlib.import_module("spandrel")
+            import spandrel
         except ImportError as e:
             raise MissingPackageError("spandrel", needed_for=needed_for, cause=e) from e
+    return spandrel
 
 
 def _extra_registry() -> Any:
     """Return the architectures of spandrel_extra_arches; none if it is not installed."""
     try:
-        return importlib.import_module("spandrel_extra_arches").EXTRA_REGISTRY
+        from spandrel_extra_arches import EXTRA_REGISTRY
     except ImportError:
         return ()
+    return EXTRA_REGISTRY
 
 
 @contextlib.contextmanager
@@ -168,7 +173,7 @@ def _usable_torchvision() -> Iterator[None]:
         yield
         return
     try:
-        importlib.import_module(names[-1])
+        import torchvision.transforms.functional  # noqa: F401
     except Exception:  # ImportError, or RuntimeError: operator torchvision::nms does not exist
         stand_ins = {name: types.ModuleType(name) for name in names}
     else:

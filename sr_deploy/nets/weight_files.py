@@ -48,10 +48,14 @@ def read_weights(file: Path) -> Dict[str, Tensor]:
     """
     if not file.is_file():
         raise InputError(f"there is no file {file}")
-    if file.suffix.lower() == ".safetensors":
+    with file.open("rb") as stream:
+        begin = stream.read(64)
+    if (
+        file.suffix.lower() == ".safetensors" or begin[8:9] == b"{"
+    ):  # the header's length, then JSON
         content: Any = read_safetensors(file)
     else:
-        content = _read_pickle(file)
+        content = _read_pickle(file, begin)
     weights = _state_dict_in(content, str(file))
     for prefix in _PARALLEL * 2:  # in any order
         weights = _without(prefix, weights) or weights
@@ -82,10 +86,8 @@ def candidates(weights: Dict[str, Tensor]) -> Iterator[Tuple[str, Dict[str, Tens
         yield prefix, part
 
 
-def _read_pickle(file: Path) -> Any:
-    """Load a pickle's tensors and numbers. Raises CheckpointError."""
-    with file.open("rb") as stream:
-        begin = stream.read(64)
+def _read_pickle(file: Path, begin: bytes) -> Any:
+    """Load a pickle's tensors and numbers. begin: its first bytes. Raises CheckpointError."""
     try:
         with torch.serialization.safe_globals(_NUMBERS):
             return torch.load(file, weights_only=True, map_location="cpu")
