@@ -10,6 +10,7 @@ from sr_deploy.core.run_options import RunOptions
 from sr_deploy.results.rows import BenchmarkRow
 from sr_deploy.runtime.opener import NetworkDescription
 
+
 def row_of(network: NetworkDescription, counter: str = "hooks") -> BenchmarkRow:
     """Return the row of a described network, with its counts by a counter."""
     row = BenchmarkRow(
