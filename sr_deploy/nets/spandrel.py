@@ -124,7 +124,7 @@ class SpandrelNetwork(nn.Module):
 
     def __init__(self, descriptor: Any) -> None:
         super().__init__()
-        self.model: nn.Module = descriptor.model
+        self.model: nn.Module = _merged(descriptor.model.eval())
         self.call: Callable[[nn.Module, Tensor], Tensor] = descriptor._call_fn
         self.scale: int = descriptor.scale
         self.is_grey = descriptor.input_channels == 1
@@ -140,6 +140,19 @@ class SpandrelNetwork(nn.Module):
         if self.scale > 1:
             chroma = F.interpolate(chroma, scale_factor=self.scale, mode="bicubic")
         return self.call(self.model, y) + chroma
+
+
+def _merged(model: nn.Module) -> nn.Module:
+    """Merge the convolutions of SPAN, which write their merged kernels on every run.
+
+    No exporter can trace that.
+    """
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "update_params") and hasattr(module, "eval_conv"):
+            module.update_params()
+            layers = [module.eval_conv, *([nn.LeakyReLU(0.05)] if module.has_relu else [])]
+            model.set_submodule(name, nn.Sequential(*layers))
+    return model
 
 
 def import_spandrel() -> Any:

@@ -105,6 +105,15 @@ def test_what_spandrel_knows_becomes_the_card(tmp_path):
         loaded.network("d3")
 
 
+def test_merged_convolutions_are_the_network_that_spandrel_runs():
+    known = import_spandrel().MAIN_REGISTRY.load(weights_of("SPAN")).model.eval()
+    network = model_from_weights(weights_of("SPAN"), source="").network
+    assert not any(hasattr(module, "update_params") for module in network.modules())
+    x = torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), known(x), rtol=0, atol=0)
+
+
 def test_indices_stay_integers(tmp_path):
     loaded = checkpoint_from_file(None, save("SwinIR", tmp_path / "s.pth"), tmp_path)
     index = loaded.weights["layers.0.residual_group.blocks.0.attn.relative_position_index"]
