@@ -25,7 +25,7 @@ TABLE = {
     ),
     "runtime": (
         "numpy core",
-        "nets onnx onnxruntime torch tensorrt tensorrt_rtx cuda pycuda",
+        "nets onnx onnxruntime onnxslim torch tensorrt tensorrt_rtx cuda pycuda",
     ),
     # An export is checked by ONNX Runtime's session, and the two kinds of AdaDSR plans are timed.
     "export": (
@@ -48,7 +48,7 @@ BOARD = ("core", "results", "runtime", "bench", "upscale", "selftest", "cli")
 # fmt: off
 HEAVY = (
     "torch", "onnx", "onnxruntime", "onnxscript", "cv2", "tensorrt", "tensorrt_rtx", "safetensors",
-    "skimage", "lightning", "matplotlib", "av", "spandrel", "openmodeldb",
+    "skimage", "lightning", "matplotlib", "av", "onnxslim", "spandrel", "openmodeldb",
 )
 POSIX_ONLY = {
     "fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "posix", "syslog", "crypt",
