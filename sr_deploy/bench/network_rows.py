@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import Any, Dict, Optional
 
 from sr_deploy.core.run_options import RunOptions
+from sr_deploy.results.protocols import SCORED_HW
 from sr_deploy.results.rows import BenchmarkRow
 from sr_deploy.runtime.opener import NetworkDescription
-
-COUNTED_HW = (256, 256)
 
 
 def row_of(network: NetworkDescription, counter: str = "hooks") -> BenchmarkRow:
@@ -63,7 +62,10 @@ def recorded_row(network: NetworkDescription) -> Optional[BenchmarkRow]:
 
 
 def _count_fields(counts: Dict[str, Any], counter: str) -> Dict[str, Any]:
-    """Return the counts by a counter; none if an artifact of an older version lacks them."""
+    """Return the counts by a counter; none if an artifact of an older version lacks them.
+
+    Those of a graph of one size have that size as `hw`; without it they are of 256x256.
+    """
     values = counts if counter == "hooks" else counts.get(counter, {})
     if not {"params", "macs", "acts", "convs", "counter", "uncounted"} <= set(values):
         return {}
@@ -73,7 +75,7 @@ def _count_fields(counts: Dict[str, Any], counter: str) -> Dict[str, Any]:
         "acts_m": values["acts"] / 1e6,
         "convs": values["convs"],
         "counter": values["counter"],
-        "counted_hw": COUNTED_HW,
+        "counted_hw": tuple(counts.get("hw", SCORED_HW)),
         "uncounted": values["uncounted"],
         "uncounted_macs": values.get("uncounted_macs"),
         "deployed": counts.get("deployed", {}).get(counter),
