@@ -326,6 +326,7 @@ def _measured_row(
         test = evaluate(session, test_set, metric=metric, turn=turn) if test_set else None
         timing = _timing_of_images(valid, test)
     conditions = {"before": run.before, "during": run.during}
+    known = row.warnings
     row = replace(row, **{**_session_fields(session), **_quality_fields(valid, test), **timing})
     row = replace(
         row,
@@ -337,7 +338,8 @@ def _measured_row(
         conditions=conditions,
         baseline=run.turns.fields(),
     )
-    warnings = (*_not_finite(valid, test), *row.warnings, *condition_warnings(conditions))
+    timed = timing.get("warnings", ())
+    warnings = (*_not_finite(valid, test), *known, *timed, *condition_warnings(conditions))
     warnings = (*filter(None, [session.why_cpu]), *warnings, *run.warnings)
     return replace(row, warnings=(*warnings, *deviations(row)))
 
