@@ -18,6 +18,7 @@ from sr_deploy.core.images import write_png  # noqa: E402
 from sr_deploy.results import protocols  # noqa: E402
 from sr_deploy.results.protocols import time_ms  # noqa: E402
 from sr_deploy.results.tables import ntire_table  # noqa: E402
+from sr_deploy.runtime.opener import describe  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +89,19 @@ def test_the_baseline_is_measured_beside_the_network(images, small_baseline, no_
 def test_another_scale_than_the_baseline_s(images, small_baseline):
     with pytest.raises(InputError, match=r"asrn_x2.d1 upscales by 2; the baseline of ntire2026"):
         measure("asrn_x2.d1", data=images, score=True)
+
+
+def test_a_network_that_cannot_be_counted_is_measured_with_a_warning(
+    images, no_memory_process, monkeypatch
+):
+    def refuse():
+        raise InputError("it has two inputs")
+
+    def describe_all(*given, **how):
+        return [replace(network, counts=refuse)]
+
+    (network,) = describe("fsrcnn_x4", untrained=True)
+    monkeypatch.setattr("sr_deploy.bench.measure.describe_all", describe_all)
+    (row,) = list(rows_from_artifacts("fsrcnn_x4", MeasureOptions(data=images, lr="8x8", runs=2)))
+    assert "it cannot be counted: it has two inputs" in row.warnings
+    assert (row.error, row.macs_g, row.params) == ("", None, None)
