@@ -168,7 +168,7 @@ def half_emulation(
     """
     emulation = onnx.ModelProto()
     emulation.CopyFrom(half)
-    types, results = element_types(half), _Results(rounding)
+    types, results = element_types(half), _Watched(rounding)
     _emulate(emulation.graph, types, results)
     peaks = [f"{name}/peak" for name in results.watched]
     emulation.graph.output.extend(
@@ -177,7 +177,7 @@ def half_emulation(
     return emulation, results.watched
 
 
-class _Results:
+class _Watched:
     """Writes what follows each result of an emulation: its rounding, and its peak."""
 
     def __init__(self, rounding: bool) -> None:
@@ -201,7 +201,7 @@ class _Results:
 
 
 def _emulate(
-    graph: onnx.GraphProto, types: Dict[str, int], results: _Results, *, watch: bool = True
+    graph: onnx.GraphProto, types: Dict[str, int], results: _Watched, *, watch: bool = True
 ) -> None:
     """Make a graph FP32, with its FP16 results rounded."""
     del graph.value_info[:]

@@ -28,7 +28,7 @@ _ALLOWED = 10 ** (-MIN_FP16_PSNR_DB / 10)
 
 
 @dataclass(frozen=True)
-class SearchResult:
+class Fp32Nodes:
     """The nodes to keep in FP32, and how they were found."""
 
     nodes: Tuple[str, ...]
@@ -48,20 +48,20 @@ def search_fp32_nodes(
     *,
     io_dtype: str,
     start: Iterable[str] = (),
-) -> SearchResult:
+) -> Fp32Nodes:
     """Find the nodes of a prepared FP32 graph that must compute in FP32.
 
     images: (1, 3, H, W) float32; references: their FP32 outputs; start: nodes that are known to be
     needed. Raises ExportError if the output is wrong even with all nodes in FP32.
     """
-    return _Search(plain, list(images), list(references), io_dtype, set(start)).result()
+    return _Bisection(plain, list(images), list(references), io_dtype, set(start)).result()
 
 
 class _OutOfRunsError(Exception):
     """All runs are used up."""
 
 
-class _Search:
+class _Bisection:
     """One search."""
 
     def __init__(
@@ -79,7 +79,7 @@ class _Search:
         self._needed = start
         self._reports: Dict[FrozenSet[str], HalfReport] = {}
 
-    def result(self) -> SearchResult:
+    def result(self) -> Fp32Nodes:
         without = self._without_any()
         chosen: List[str] = []
         fewest = True
@@ -92,7 +92,7 @@ class _Search:
             except _OutOfRunsError as e:
                 chosen, fewest = list(e.args[0]), False
         kept = self._needed | set(chosen)
-        return SearchResult(
+        return Fp32Nodes(
             tuple(name for name in self._names if name in kept),
             round(without, 2) if math.isfinite(without) else None,
             round(self._reports[frozenset(kept)].psnr_db, 2),
