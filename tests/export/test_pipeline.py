@@ -122,7 +122,9 @@ def test_manifest(exported, model):
         )
         assert m.checks["fp16"]["psnr_db_vs_fp32"] > 50 and m.checks["fp16"]["overflows"] == 0
         largest = m.checks["fp16"]["largest_activation"]
-        assert "sr" in largest and list(largest.values()) == sorted(largest.values(), reverse=True)
+        assert "sr/fp16" in largest and list(largest.values()) == sorted(
+            largest.values(), reverse=True
+        )
         assert m.not_checked
         assert (
             m.counts["params"] == {"d1": 86_339, "d2": 125_795}[variant]
