@@ -11,7 +11,7 @@ from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.files import atomic_path, sha256_of
 from sr_deploy.core.interface import Interface
 from sr_deploy.core.jsonio import from_dict, read_dataclass, to_json
-from sr_deploy.core.onnx_file import artifact_sha256
+from sr_deploy.core.onnx_file import artifact_sha256, graph_sha256, is_graph
 from sr_deploy.core.target import TargetProfile, load_target, same_version
 
 _LIBRARIES = ("tensorrt", "tensorrt_rtx")
@@ -73,7 +73,8 @@ class Manifest:
     profile: Optional[Dict[str, object]] = None
     """Of an engine for a target that is not shipped: its profile."""
     build: Dict[str, object] = field(default_factory=dict)
-    """Facts of this kind of engine: seconds, sizes, compute capabilities, messages."""
+    """Facts of this kind of engine: seconds, sizes, compute capabilities, messages. Of an imported
+    graph: what the file says of itself."""
 
     @property
     def dynamic(self) -> bool:
@@ -205,7 +206,10 @@ def write_artifact(artifact: Path, write: Callable[[Path], Manifest]) -> Manifes
     try:
         with atomic_path(path) as temporary_manifest:
             with atomic_path(artifact) as temporary:
-                manifest = replace(write(temporary), sha256=sha256_of(temporary))
+                manifest = write(temporary)
+                # Of an artifact's name, since `temporary` does not show what it is.
+                digest = graph_sha256 if is_graph(artifact) else sha256_of
+                manifest = replace(manifest, sha256=digest(temporary))
                 temporary_manifest.write_text(to_json(manifest), encoding="utf-8")
                 path.unlink(missing_ok=True)
     except BaseException:  # for example Ctrl-C between the two renames
