@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Container, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.depth_plan import DepthPlan
 from sr_deploy.core.errors import InputError, VariantError, did_you_mean
@@ -62,6 +62,24 @@ def require_checkpoint(text: str, command: str) -> Tuple[str, Optional[str]]:
             hint="give a checkpoint's path, or a shipped name (see srdeploy models)",
         )
     return source, variant
+
+
+def require_kind(text: str, command: str, kinds: Container[str]) -> Tuple[str, Optional[str], str]:
+    """Split the text of a network into source and variant; return both and its kind.
+
+    Raises InputError unless it is one of `kinds`.
+    """
+    source, variant = split_variant(text)
+    kind = kind_of(source)
+    if kind not in kinds:
+        article = "an" if kind == "artifact" else "a"
+        raise InputError(
+            f"'{text}' is {article} {kind}; {command} takes a checkpoint, an imported ONNX graph "
+            "or code",
+            hint="give a checkpoint's path, a shipped name (see srdeploy models), or a graph that "
+            "srdeploy import-onnx wrote",
+        )
+    return source, variant, kind
 
 
 def describe(
