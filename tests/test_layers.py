@@ -22,7 +22,7 @@ TABLE = {
     "nets": ("numpy core torch", "safetensors"),
     "runtime": (
         "numpy core",
-        "nets onnx onnxruntime torch tensorrt tensorrt_rtx cuda pycuda",
+        "nets onnx onnxruntime onnxslim torch tensorrt tensorrt_rtx cuda pycuda",
     ),
     # An export is checked by ONNX Runtime's session, and the two kinds of AdaDSR plans are timed.
     "export": (
@@ -45,7 +45,7 @@ BOARD = ("core", "results", "runtime", "bench", "upscale", "selftest", "cli")
 # fmt: off
 HEAVY = (
     "torch", "onnx", "onnxruntime", "onnxscript", "cv2", "tensorrt", "tensorrt_rtx", "safetensors",
-    "skimage", "lightning", "matplotlib", "av",
+    "skimage", "lightning", "matplotlib", "av", "onnxslim",
 )
 POSIX_ONLY = {
     "fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "posix", "syslog", "crypt",

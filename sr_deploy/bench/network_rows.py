@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Dict, Optional
 
+from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.results.rows import BenchmarkRow
 from sr_deploy.runtime.opener import NetworkDescription
-
-COUNTED_HW = (256, 256)
 
 
 def row_of(network: NetworkDescription, counter: str = "hooks") -> BenchmarkRow:
@@ -73,7 +72,7 @@ def _count_fields(counts: Dict[str, Any], counter: str) -> Dict[str, Any]:
         "acts_m": values["acts"] / 1e6,
         "convs": values["convs"],
         "counter": values["counter"],
-        "counted_hw": COUNTED_HW,
+        "counted_hw": tuple(counts.get("hw", NTIRE_HW)),
         "uncounted": values["uncounted"],
         "uncounted_macs": values.get("uncounted_macs"),
         "deployed": counts.get("deployed", {}).get(counter),

@@ -31,6 +31,7 @@ _REQUIREMENTS = {
     "onnx": "onnx>=1.18",
     "onnxruntime": "onnxruntime>=1.22",
     "onnxscript": "onnxscript>=0.5",
+    "onnxslim": "onnxslim>=0.1.50",
     "opencv-python-headless": "opencv-python-headless>=4.5",
     "safetensors": "safetensors>=0.4",
     "skimage": "scikit-image>=0.22",

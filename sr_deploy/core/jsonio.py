@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any, Dict, List, Tuple, Type, TypeVar, Union
 
@@ -24,7 +25,7 @@ _SCALARS: Dict[str, Union[type, Tuple[type, ...]]] = {
     "list": list,
 }
 """Annotations are strings (`from __future__ import annotations`). Our dataclasses use only these,
-`Optional[...]` of them, and tuples of one element type."""
+dataclasses that their module knows, `Optional[...]` of them, and tuples of one element type."""
 
 
 def to_json(value: Any) -> str:
@@ -115,16 +116,33 @@ def from_dict(
     values = {}
     for name, value in data.items():
         try:
-            values[name] = _convert(value, str(fields[name].type))
+            annotation = str(fields[name].type)
+            part = _dataclass_of(cls, annotation)
+            if part is not None and isinstance(value, dict):
+                values[name] = from_dict(part, value, source=source, error=error)
+                continue
+            values[name] = _convert(value, annotation, is_part=part is not None)
         except TypeError as e:
             raise error(f"{where(name)}: key '{name}': {e}") from None
     return cls(**values)
 
 
-def _convert(value: Any, annotation: str) -> Any:
-    """Return `value` as the type of the annotation. Raises TypeError with the mismatch."""
+def _dataclass_of(cls: type, annotation: str) -> Any:
+    """Return the dataclass that an annotation in `cls` names; None if it names none."""
+    name = annotation[9:-1] if annotation.startswith("Optional[") else annotation
+    found = getattr(sys.modules[cls.__module__], name, None)
+    return found if dataclasses.is_dataclass(found) else None
+
+
+def _convert(value: Any, annotation: str, *, is_part: bool = False) -> Any:
+    """Return `value` as the type of the annotation. Raises TypeError with the mismatch.
+
+    is_part: the annotation is a dataclass, and the value is no JSON object.
+    """
     if annotation.startswith("Optional["):
-        return None if value is None else _convert(value, annotation[9:-1])
+        return None if value is None else _convert(value, annotation[9:-1], is_part=is_part)
+    if is_part:
+        raise TypeError(f"expected an object, found {value!r:.200}")
     head = annotation.split("[")[0].lower()
     if head == "tuple":
         if not isinstance(value, (list, tuple)):

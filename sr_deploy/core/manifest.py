@@ -9,8 +9,9 @@ from typing import Callable, Dict, Iterator, Mapping, Optional, Tuple
 
 from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.files import atomic_path, sha256_of
+from sr_deploy.core.interface import Interface
 from sr_deploy.core.jsonio import from_dict, read_dataclass, to_json
-from sr_deploy.core.onnx_file import artifact_sha256
+from sr_deploy.core.onnx_file import artifact_sha256, graph_sha256, is_graph
 from sr_deploy.core.target import TargetProfile, load_target, same_version
 
 _LIBRARIES = ("tensorrt", "tensorrt_rtx")
@@ -56,6 +57,9 @@ class Manifest:
     """LR distance from a tile's edge where outputs equal the whole image's; None: nowhere."""
     align_px: int = 1
     """`halo_px` holds for tiles that start and end at multiples of this, or at the image border."""
+    interface: Optional[Interface] = None
+    """Of an imported graph: how the file takes and gives images. The other fields describe it with
+    standard ends (see `runtime.standard_graph`). None: the file itself has these."""
     multiple: int = 1
     """The artifact takes LR sides that are multiples of this; sessions mirror others up."""
     min_px: Tuple[int, int] = (1, 1)
@@ -69,7 +73,8 @@ class Manifest:
     profile: Optional[Dict[str, object]] = None
     """Of an engine for a target that is not shipped: its profile."""
     build: Dict[str, object] = field(default_factory=dict)
-    """Facts of this kind of engine: seconds, sizes, compute capabilities, messages."""
+    """Facts of this kind of engine: seconds, sizes, compute capabilities, messages. Of an imported
+    graph: what the file says of itself."""
 
     @property
     def dynamic(self) -> bool:
@@ -158,6 +163,8 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield f"min_px {manifest.min_px}"
     if not manifest.input_name or not manifest.output_name:
         yield "an empty tensor name"
+    if manifest.interface is not None:
+        yield from manifest.interface.problems()
     if manifest.kind not in ("onnx", "engine"):
         yield f"the kind '{manifest.kind[:20]}'"
 
@@ -199,7 +206,10 @@ def write_artifact(artifact: Path, write: Callable[[Path], Manifest]) -> Manifes
     try:
         with atomic_path(path) as temporary_manifest:
             with atomic_path(artifact) as temporary:
-                manifest = replace(write(temporary), sha256=sha256_of(temporary))
+                manifest = write(temporary)
+                # Of an artifact's name, since `temporary` does not show what it is.
+                digest = graph_sha256 if is_graph(artifact) else sha256_of
+                manifest = replace(manifest, sha256=digest(temporary))
                 temporary_manifest.write_text(to_json(manifest), encoding="utf-8")
                 path.unlink(missing_ok=True)
     except BaseException:  # for example Ctrl-C between the two renames

@@ -110,9 +110,10 @@ def width_architecture(
     multiple: int = 1,
     halo_px: Optional[int] = None,
 ) -> Architecture:
-    """Return the Architecture of a backbone of CDNSR, whose three widths are trained separately.
+    """Return the Architecture of a network whose widths are trained separately.
 
-    network: takes `scale` and `width`. bias: the tensor that has `width` elements.
+    network: takes `scale`, `width`, and the configuration if there is one. bias: the tensor that
+    has `width` elements.
     """
 
     def check(variant: Variant) -> None:
@@ -126,7 +127,9 @@ def width_architecture(
     return Architecture(
         name=name,
         default_variant=f"w{default}",
-        network=lambda *, scale, variant: network(scale=scale, width=variant.size),
+        network=lambda *, scale, variant, **config: network(
+            scale=scale, width=variant.size, **config
+        ),
         check=check,
         size_of=lambda weights: Variant(
             "w", weights[bias].shape[0] if bias in weights else default

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Tuple
 
@@ -40,7 +40,18 @@ class Importer:
     """Regular expressions for the beginnings of its tensors' names, and ours; the first counts."""
     value_range: float
     card: Mapping[str, str]
+    factors: Mapping[str, float] = field(default_factory=dict)
+    """What tensors, by our names, are multiplied by: the network scales its input itself."""
 
+
+_SPAN_NAMES = (
+    (r"conv_1\.eval_conv\.", "head."),
+    *((rf"block_{b + 1}\.c([123])_r\.eval_conv\.", rf"blocks.{b}.conv\1.") for b in range(6)),
+    (r"conv_2\.eval_conv\.", "last."),
+    (r"conv_cat\.", "fuse."),
+    (r"upsampler\.", "tail."),
+)
+"""Of its merged form, in the challenges' public code."""
 
 IMPORTERS: Dict[str, Importer] = {
     "imdeception-ntire2022": Importer(
@@ -88,6 +99,102 @@ IMPORTERS: Dict[str, Importer] = {
             "4 blocks; value range 0..255 folded in",
         },
     ),
+    "rlfn-ntire2022": Importer(
+        arch="rlfn",
+        names=(
+            (r"conv_1\.", "head."),
+            *(
+                name
+                for i in range(6)
+                for name in (
+                    (rf"block_{i + 1}\.c([123])_r\.", rf"blocks.{i}.conv\1."),
+                    (rf"block_{i + 1}\.c5\.", f"blocks.{i}.fuse."),
+                    (rf"block_{i + 1}\.esa\.", f"blocks.{i}.esa."),
+                )
+            ),
+            (r"conv_2\.", "last."),
+            (r"upsampler\.", "tail."),
+        ),
+        value_range=255.0,
+        card={
+            "licence": "Apache-2.0",
+            "trained_on": "DIV2K and Flickr2K, by its authors",
+            "notes": "official NTIRE 2022 efficient super-resolution entry (ByteESR), the baseline "
+            "of 2023 and 2024; value range 0..255 folded in",
+        },
+    ),
+    "efdn-ntire2025": Importer(
+        arch="efdn",
+        names=(
+            (r"cells\.(\d)\.conv1\.conv1x1\.", r"cells.\1.convs.0.0."),
+            (r"cells\.(\d)\.conv2\.rep_conv\.", r"cells.\1.convs.1.0."),
+            (r"cells\.(\d)\.conv3\.rep_conv\.", r"cells.\1.convs.2.0."),
+            *((rf"cells\.(\d)\.conv{i + 1}\.act\.", rf"cells.\1.convs.{i}.1.") for i in range(3)),
+            (r"cells\.(\d)\.branch\.", r"cells.\1.distil."),
+            (r"cells\.(\d)\.att\.conv_max\.", r"cells.\1.esa.group.0."),
+            (r"cells\.(\d)\.att\.conv3\.", r"cells.\1.esa.group.2."),
+            (r"cells\.(\d)\.att\.conv3_\.", r"cells.\1.esa.group.4."),
+            (r"cells\.(\d)\.att\.", r"cells.\1.esa."),
+            (r"local_fuse\.", "fuse."),
+        ),
+        value_range=1.0,
+        card={
+            "licence": "MIT",
+            "trained_on": "DIV2K and Flickr2K, by its authors",
+            "notes": "official baseline of NTIRE 2025 efficient super-resolution, merged",
+        },
+    ),
+    "span-ntire2026": Importer(
+        arch="span",
+        names=_SPAN_NAMES,
+        value_range=1.0,
+        card={
+            "licence": "MIT",
+            "trained_on": "DIV2K, Flickr2K and LSDIR, by its authors",
+            "notes": "official baseline of NTIRE 2026 efficient super-resolution, merged; "
+            "its factor of 255 folded in",
+        },
+        factors={"head.weight": 255.0},
+    ),
+    "spanv2-ntire2026": Importer(
+        arch="spanv2",
+        names=(
+            *((rf"block_1\.c{i + 1}\.conv\.", f"first.{2 * i}.") for i in range(3)),
+            *(
+                (rf"block_{b}\.c{i + 1}\.conv\.", f"blocks.{b - 2}.convs.{2 * i}.")
+                for b in range(2, 6)
+                for i in range(3)
+            ),
+            *((rf"block_{b}\.guidance_map_conv\.", f"blocks.{b - 2}.guide.") for b in range(2, 6)),
+            (r"conv_near\.", "near."),
+            (r"depthwise_conv\.", "depthwise."),
+            (r"pointwise_conv\.", "pointwise."),
+        ),
+        value_range=1.0,
+        card={
+            "licence": "MIT",
+            "trained_on": "by its authors",
+            "notes": "official NTIRE 2026 efficient super-resolution entry (team 22, XiaomiMM), "
+            "merged",
+        },
+    ),
+    "dscf-ntire2026": Importer(
+        arch="dscf",
+        names=(
+            (r"conv_fused\.", "wide_head."),
+            (r"conv_cat_other\.", "fuse."),
+            (r"conv2_fused\.", "last."),
+            *_SPAN_NAMES,
+        ),
+        value_range=1.0,
+        card={
+            "licence": "MIT",
+            "trained_on": "by its authors",
+            "notes": "official NTIRE 2026 efficient super-resolution entry (team 15, VARH-AI), "
+            "merged; its factor of 255 folded in",
+        },
+        factors={"head.weight": 255.0, "wide_head.weight": 255.0},
+    ),
 }
 
 
@@ -125,7 +232,7 @@ def checkpoint_from_file(
             )
         architecture = ARCHITECTURES[importer.arch]
         scales, card, value_range = architecture.scales, importer.card, importer.value_range
-        weights = _rename(weights, importer.names)
+        weights = _scaled(_rename(weights, importer.names), importer.factors)
     size = architecture.size_of(weights) if variant is None else architecture.parse(variant)
     if elastic and len(architecture.points(size)) == 1:
         raise InputError(
@@ -198,6 +305,10 @@ def fold_value_range(weights: dict, net: nn.Module, value_range: float) -> dict:
         f"{convs[-1]}.weight": 1 / value_range,
         f"{convs[-1]}.bias": 1 / value_range,
     }
+    return _scaled(weights, factors)
+
+
+def _scaled(weights: Mapping[str, Tensor], factors: Mapping[str, float]) -> Dict[str, Tensor]:
     return {
         k: (v.double() * factors[k]).to(v.dtype) if k in factors else v for k, v in weights.items()
     }

@@ -8,7 +8,13 @@ from typing import Dict, Iterable, List, Optional, Sequence, Tuple, Union
 from sr_deploy.core.degradation import GIVEN
 from sr_deploy.results.columns import label, labels
 from sr_deploy.results.protocols import protocol_of, time_ms
-from sr_deploy.results.rows import BenchmarkRow, QualityRow, executed_of_plain, text_of
+from sr_deploy.results.rows import (
+    PUBLISHED,
+    BenchmarkRow,
+    QualityRow,
+    executed_of_plain,
+    text_of,
+)
 
 _STATISTIC = {
     "median": "median of the timed runs",
@@ -19,6 +25,10 @@ _ALIKE = (
     "degradation cadence_hz"
 ).split()
 """The conditions of rows whose scores and times are compared."""
+_PUBLISHED_NOTE = (
+    f"{PUBLISHED}: numbers of a challenge's results.json, not measured here. The file names "
+    "neither device nor images. Its times, memory and scores are ranked apart from measured ones"
+)
 MIN_GAIN_DB = 0.01
 """The least gain of a variant's tag that is worth no note."""
 _DEPLOYED = "the same count of the graph that runs, after its exact rewrites"
@@ -40,7 +50,9 @@ def tiling_text(tiling: str) -> str:
 def conditions(rows: Sequence[BenchmarkRow]) -> Dict[str, List[str]]:
     """Return the conditions by name, each with its values: several where rows differ."""
     owners = [(text, label(r)) for r in rows for text in uncounted_texts(r)]
+    counts = [(_counted(r), label(r)) for r in rows if r.counter]
     of_all = {
+        "counted": _with_owners(counts, (name for _, name in counts)),
         "† not counted": _with_owners(owners, map(label, rows)),
         "runs": [f"{_span(r.warmup for r in rows)} warm-up; {_span(r.runs for r in rows)} timed"],
     }
@@ -91,6 +103,8 @@ def useless_tags(rows: Sequence[Union[BenchmarkRow, QualityRow]]) -> List[str]:
 def condition_notes(rows: Sequence[BenchmarkRow]) -> List[str]:
     """Return the notes below a table: a line for each condition, then the rows' warnings."""
     notes = [f"{name}: {'; '.join(texts)}" for name, texts in conditions(rows).items()]
+    if any(r.backend == PUBLISHED for r in rows):
+        notes.append(_PUBLISHED_NOTE)
     notes += [f"note: {text}" for text in useless_tags(rows)]
     names = labels(rows)
     warnings = [(w, name) for row, name in zip(rows, names) for w in row.warnings]
@@ -106,7 +120,7 @@ def _conditions_of(r: BenchmarkRow) -> Dict[str, str]:
         "LR": "given, not made from HR" if r.degradation == GIVEN else "",
         "PSNR, SSIM": f"{r.metric}, border {r.border_px}" if r.metric else "",
         "evaluated": tiling_text(r.tiling),
-        "counted": r.counter and f"{r.counter} at {text_of(r.counted_hw)}, multiply-accumulates",
+        "counted": "",
         "† not counted": "",
         "deployed": _DEPLOYED if r.deployed else "",
         "executed": ""
@@ -120,8 +134,14 @@ def _conditions_of(r: BenchmarkRow) -> Dict[str, str]:
         "timed by": r.timer and r.timer + ("" if r.copies_ms is None else " (copies apart)"),
         "memory": r.mem_definition,
         "device": r.device + (f", {r.threads} threads" if r.threads else ""),
-        "software": f"{r.backend} {r.backend_version}" + (f" ({r.settings})" if r.settings else ""),
+        "software": ""
+        if r.backend == PUBLISHED
+        else f"{r.backend} {r.backend_version}" + (f" ({r.settings})" if r.settings else ""),
     }
+
+
+def _counted(row: BenchmarkRow) -> str:
+    return f"{row.counter} at {text_of(row.counted_hw)}, multiply-accumulates"
 
 
 def _with_owners(owned: Iterable[Tuple[str, str]], everyone: Iterable[str]) -> List[str]:

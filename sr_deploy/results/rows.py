@@ -20,6 +20,8 @@ patches, overlaps on both sides."""
 READABLE_SCHEMAS = (2, SCHEMA)
 BICUBIC = "bicubic"
 """The model and backend of the rows of bicubic upscaling."""
+PUBLISHED = "published"
+"""The backend of numbers that a challenge's results.json has: not measured here."""
 
 _NUMBER = (int, float)
 _IMAGE_TYPES: Dict[str, Any] = {
@@ -27,9 +29,10 @@ _IMAGE_TYPES: Dict[str, Any] = {
     "split": str,
     "lr_hw": list,
     "psnr_db": (*_NUMBER, type(None)),
-    "ssim": _NUMBER,
+    "ssim": (*_NUMBER, type(None)),
     "ms": _NUMBER,
 }
+_BASELINE_NUMBERS = ("ms", "macs_g", "params_m")
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class BenchmarkRow:
     `latency_ms_mean` but not of `psnr_db`."""
     images: Tuple[Dict[str, Any], ...] = ()
     """For each image `image`, `split` (valid or test), `lr_hw`, `psnr_db` (None: identical), `ssim`
-    and `ms`."""
+    (both None: not scored) and `ms`."""
     degradation: str = "bi"
     """How LR was made from HR, as in `core/degradation.py`; `given` if it was not."""
     metric: str = ""
@@ -122,6 +125,9 @@ class BenchmarkRow:
     python: str = ""
     git_rev: str = ""
     date_utc: str = ""
+    baseline: Optional[Dict[str, Any]] = None
+    """The challenge's baseline as measured in turns with this network: its `name`, `ms`, `macs_g`
+    and `params_m`. None: it was not measured."""
     error: str = ""
     schema: int = SCHEMA
 
@@ -261,6 +267,11 @@ def _parse_row(line: str, source: str) -> BenchmarkRow:
             )
     if row.deployed and not isinstance(row.deployed.get("macs"), _NUMBER):
         raise InputError(f"{source}: key 'deployed' has no number 'macs'", hint="measure again")
+    for key in _BASELINE_NUMBERS if row.baseline is not None else ():
+        value = (row.baseline or {}).get(key)
+        if not isinstance(value, _NUMBER) or isinstance(value, bool) or value <= 0:
+            problem = f"{source}: key 'baseline' has no number '{key}' above 0"
+            raise InputError(problem, hint="measure again")
     for share in ("share", "timed_share") if row.executed else ():
         if not isinstance((row.executed or {}).get(share), _NUMBER):
             problem = f"{source}: key 'executed' has no number '{share}'"

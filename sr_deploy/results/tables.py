@@ -8,9 +8,11 @@ from sr_deploy.core.degradation import GIVEN
 from sr_deploy.core.errors import InputError
 from sr_deploy.results.columns import Column, label, number, over, settings_text
 from sr_deploy.results.conditions import OF_PATCHES, condition_notes, tiling_text, useless_tags
+from sr_deploy.results.protocols import of_own_images
 from sr_deploy.results.render import Table, make_table, markdown, render_table
 from sr_deploy.results.rows import (
     BICUBIC,
+    PUBLISHED,
     BenchmarkRow,
     QualityRow,
     executed_of_plain,
@@ -31,6 +33,8 @@ _DEGRADATIONS = {
 
 def _source(row: BenchmarkRow) -> str:
     suffix = row.artifact.rpartition(".")[2]
+    if row.backend == PUBLISHED:
+        return "results.json"
     return {"": "checkpoint", "json": "plan"}.get(suffix, suffix)
 
 
@@ -107,9 +111,12 @@ def comparable(rows: Sequence[BenchmarkRow]) -> List[BenchmarkRow]:
         raise InputError("there are no rows", hint="measure some: srdeploy bench -o DIR")
     if not measured:
         raise InputError("all rows are failed measurements", hint="; ".join(failures(rows))[:300])
+    here = [r for r in measured if r.backend != PUBLISHED]
+    on_own_images = all(any(of_own_images(r)[:1]) for r in here)
     for key in _ALIKE:
-        require_same([r for r in measured if getattr(r, key)], key)
-    _require_same_images([r for r in measured if r.images])
+        alike = here if key == "set" and on_own_images and here else measured
+        require_same([r for r in alike if getattr(r, key)], key)
+    _require_same_images([r for r in here if r.images])
     return measured
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict
 from typing import Any, Dict, List
 
+from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session, SizeContract
+from sr_deploy.core.sizes import HW
+from sr_deploy.core.spec import check_min_hw
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants
 
 
@@ -58,13 +60,12 @@ def _describe_variant(text: str, checkpoint: Any, name: str) -> NetworkDescripti
         sizes=sizes,
         precision_asked="fp32",
         weights_sha256s=(spec.weights_sha256,),
-        counts=functools.lru_cache(maxsize=None)(lambda: _counts(checkpoint, name)),
+        counts=functools.lru_cache(maxsize=None)(functools.partial(_counts, checkpoint, name)),
     )
 
 
-def _counts(checkpoint: Any, variant: str) -> Dict[str, Any]:
-    from sr_deploy.nets.complexity import NTIRE_HW, count
+def _counts(checkpoint: Any, variant: str, hw: HW = NTIRE_HW) -> Dict[str, Any]:
+    from sr_deploy.nets.complexity import count_record
 
-    network = checkpoint.network(variant)
-    hooks, fvcore = (asdict(count(network, NTIRE_HW, counter=c)) for c in ("hooks", "fvcore"))
-    return {**hooks, "fvcore": fvcore}
+    check_min_hw(hw, checkpoint.spec.min_hw, what=checkpoint.name)
+    return count_record(checkpoint.network(variant), hw)
