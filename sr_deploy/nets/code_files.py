@@ -23,7 +23,6 @@ def code_files(path: Path) -> Tuple[Path, ...]:
     root = package_root(path)
     found = [path]
     for file in found:  # which grows
-    for file in found:  # which grows
         targets = [target.resolve() for target in _imported(file, root)]
         found += [target for target in dict.fromkeys(targets) if target not in found]
     return tuple(found)
