@@ -19,7 +19,10 @@ PACKAGE = ROOT / "sr_deploy"
 TABLE = {
     "core": ("numpy", "av cv2 skimage"),
     "results": ("numpy core", "matplotlib jinja2"),
-    "nets": ("numpy core torch", "safetensors"),
+    "nets": (
+        "numpy core torch",
+        "safetensors spandrel spandrel_extra_arches torchvision openmodeldb",
+    ),
     "runtime": (
         "numpy core",
         "nets onnx onnxruntime onnxslim torch tensorrt tensorrt_rtx cuda pycuda",
@@ -45,7 +48,7 @@ BOARD = ("core", "results", "runtime", "bench", "upscale", "selftest", "cli")
 # fmt: off
 HEAVY = (
     "torch", "onnx", "onnxruntime", "onnxscript", "cv2", "tensorrt", "tensorrt_rtx", "safetensors",
-    "skimage", "lightning", "matplotlib", "av", "onnxslim",
+    "skimage", "lightning", "matplotlib", "av", "onnxslim", "spandrel", "openmodeldb",
 )
 POSIX_ONLY = {
     "fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "posix", "syslog", "crypt",

@@ -26,3 +26,9 @@ ARCHITECTURES = Registry(
         "adarcan": "sr_deploy.nets.adarcan:ADARCAN_ARCHITECTURE",
     },
 )
+"""Networks that can be built without weights, trained and sliced."""
+
+FROM_WEIGHTS = Registry(
+    "architecture", {"spandrel": "sr_deploy.nets.spandrel:SPANDREL_ARCHITECTURE"}
+)
+"""Architectures of checkpoints whose networks other packages make from the weights."""

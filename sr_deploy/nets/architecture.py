@@ -47,6 +47,11 @@ class Architecture:
     """Further constructor arguments and their defaults."""
     structure: Callable[[Variant], str] = str
     """Return the same text for variants that differ only in the number of equal layers."""
+    from_weights: Optional[Callable[[Weights, ModelSpec], nn.Module]] = None
+    """Return the network of a checkpoint with its weights, where no constructor arguments make it.
+
+    Raises CheckpointError unless card and weights agree.
+    """
     backbone: str = ""
     """The architecture whose checkpoints can initialise this one, which adds an adapter."""
     min_hw: Tuple[int, int] = (1, 1)
