@@ -15,6 +15,8 @@ from sr_deploy.core.errors import InputError
 
 CODE_OPTIONS = ("--weights", "--scale", "--value-range")
 """The options of a network's code, in a text as on the command line."""
+SCALE_PARAMETERS = ("scale", "upscale", "scale_factor", "upscale_factor")
+"""The parameters of a user's code that `--scale` is passed to."""
 _NAME = r"[^\W\d]\w*"
 _TEXT = re.compile(
     rf"(?P<source>.+\.py(?=:|$)|{_NAME}(?:\.{_NAME})*(?=:))"
@@ -41,8 +43,12 @@ class NetworkCode:
     """The network takes and returns 0..value_range instead of 0..1."""
 
     def __str__(self) -> str:
-        words = [self.label]
-        words += ["--weights", self.weights] if self.weights else []
+        return " ".join(filter(None, (shlex.quote(self.label), self.options)))
+
+    @property
+    def options(self) -> str:
+        """The options, as on the command line; empty: none."""
+        words = ["--weights", self.weights] if self.weights else []
         words += ["--scale", str(self.scale)] if self.scale is not None else []
         words += ["--value-range", f"{self.value_range:g}"] if self.value_range != 1 else []
         return " ".join(map(shlex.quote, words))
@@ -50,7 +56,7 @@ class NetworkCode:
     @property
     def label(self) -> str:
         """The text without options, for messages."""
-        return f"{self.source}:{self.attribute}" if self.attribute else self.source
+        return ":".join(filter(None, (self.source, self.attribute)))
 
     @property
     def is_file(self) -> bool:
@@ -83,7 +89,7 @@ def parse_code(text: str) -> Tuple[NetworkCode, Optional[str]]:
     return code, match["variant"]
 
 
-def _match(text: str) -> Tuple[Optional["re.Match[str]"], Tuple[str, ...]]:
+def _match(text: str) -> Tuple[Optional[re.Match[str]], Tuple[str, ...]]:
     """Return the match of the first word, and the words after it."""
     if " --" not in text:
         match = _TEXT.fullmatch(text)  # as typed: a path may contain spaces

@@ -14,41 +14,55 @@ import hashlib
 import importlib
 import inspect
 import os
+import re
 import sys
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Set, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from sr_deploy.core.errors import InputError, SrDeployError, VariantError, did_you_mean
-from sr_deploy.core.network_code import NetworkCode
+from sr_deploy.core.network_code import SCALE_PARAMETERS, NetworkCode
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets.checkpoint import check_finite, check_state_dict
 from sr_deploy.nets.code_files import code_files, defined_names, package_root
 from sr_deploy.nets.importers import read_weights
 
-SCALE_PARAMETERS = ("scale", "upscale", "scale_factor", "upscale_factor")
-"""The parameters of a user's code that `--scale` is passed to."""
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CodeNetwork:
     """A network made by a user's code, with its weights."""
 
-    label: str
-    """`mynet.py:Net`, for messages."""
-    arch: str
-    """The name in the code."""
+    code: NetworkCode
     module: nn.Module = field(repr=False)
     """As the code made it, in eval mode on the CPU in FP32; of an elastic one, the whole."""
-    value_range: float = 1.0
     files: Tuple[Path, ...] = ()
     """The source files that it was made from."""
     source_sha256: str = ""
-    """Of the source files."""
+    """Of the source files; of a module without, of its structure."""
+    fits: Dict[str, Any] = field(default_factory=dict, repr=False)
+    """The scale and sizes of its variants, as far as they were measured."""
+    fields: Dict[str, Any] = field(default_factory=dict, repr=False)
+    """The receptive fields of its variants, as far as they were measured."""
+
+    @property
+    def label(self) -> str:
+        return self.code.label
+
+    def name(self, scale: int) -> str:
+        """Return the beginning of the names of its artifacts: that of the weights, or its own."""
+        stem = Path(self.code.weights).stem if self.code.weights else self.code.attribute
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "network"
+        return stem if stem.endswith(f"_x{scale}") else f"{stem}_x{scale}"
+
+    def identity(self, variant: str) -> str:
+        """Return what decides the output of a variant."""
+        return " ".join(
+            ("code", self.weights_sha256, self.source_sha256, f"{self.code.value_range:g}", variant)
+        )
 
     @functools.cached_property
     def weights_sha256(self) -> str:
@@ -108,7 +122,8 @@ class CodeNetwork:
                 )
         with self.running("copying it"):
             net = _plain(copy.deepcopy(net) if net is self.module else net)
-        return net if self.value_range == 1 else ValueRange(net, self.value_range).eval()
+        value_range = self.code.value_range
+        return net if value_range == 1 else ValueRange(net, value_range).eval()
 
     @contextlib.contextmanager
     def running(self, doing: str) -> Iterator[None]:
@@ -144,19 +159,18 @@ def tensors_sha256(tensors: Dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def network_from_module(
-    module: nn.Module, *, label: str = "", value_range: float = 1.0
-) -> CodeNetwork:
+def network_from_module(module: nn.Module, name: str, scale: Optional[int]) -> CodeNetwork:
     """Return a module of the caller as a network; a copy, so that the caller may train on.
 
     Raises InputError for something else than a module.
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"expected a torch.nn.Module, got {_kind(module)}")
-    arch = type(module).__name__
-    with code_errors(f"{label or arch} cannot be copied", ()):
-        module = _plain(copy.deepcopy(module))
-    return CodeNetwork(label or arch, arch, module, value_range)
+    code = NetworkCode("", name or type(module).__name__, scale=scale)
+    with code_errors(f"{code.label} cannot be used", ()):
+        copied = _plain(copy.deepcopy(module))
+    digest = hashlib.sha256(repr(module).encode()).hexdigest()
+    return CodeNetwork(code, copied, source_sha256=digest)
 
 
 _LOADED: Dict[Tuple[str, str], Tuple[tuple, CodeNetwork]] = {}
@@ -187,9 +201,7 @@ def load_code(code: NetworkCode) -> CodeNetwork:
             module.load_state_dict(weights)
         with code_errors(f"{code.label} cannot be used", files):
             module = _plain(module)
-    network = CodeNetwork(
-        code.label, code.attribute, module, code.value_range, files, _sources_sha256(files)
-    )
+    network = CodeNetwork(code, module, files, _sources_sha256(files))
     _LOADED[key] = _file_state(code, files), network
     return network
 

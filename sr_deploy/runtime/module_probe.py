@@ -2,66 +2,54 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Optional, Tuple
 
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.network_code import SCALE_PARAMETERS
 from sr_deploy.core.sizes import HW, hw_text
+from sr_deploy.core.spec import network_name
 from sr_deploy.runtime.graph_interface import ContractError
 from sr_deploy.runtime.graph_probe import Fit, find_contract
-from sr_deploy.runtime.receptive_field import FieldReport, measure_field
 
-_FITS: Dict[str, Fit] = {}
-_FIELDS: Dict[str, FieldReport] = {}
-"""By identity of the network: each is probed once in a process."""
+if TYPE_CHECKING:
+    from sr_deploy.nets.code import CodeNetwork
+
 REPEATS = 1e-5
 """The largest difference of two runs of one image, relative to the largest output."""
 
 
-def probe_module(
-    module: Any, identity: str, label: str, files: Tuple[Path, ...] = ()
-) -> Fit:
-    """Return the scale and the sizes of a module in eval mode on the CPU, by running it.
+def network_fit(network: CodeNetwork, variant: str) -> Fit:
+    """Return the scale and the sizes of a variant, by running it; once for each network.
 
-    identity: decides what it computes. files: a user's sources, for the lines of errors. Raises
-    InputError for a module that is no super-resolution network, with what was found.
+    Raises InputError for what is no super-resolution network, with what was found.
     """
-    if identity not in _FITS:
-        runs = _ModuleRuns(module, files)
+    if variant not in network.fits:
+        runs = _ModuleRuns(network.network(variant), network)
         try:
             fit = find_contract(runs, (None, None))
             runs.check(fit.sizes.min_hw, fit.sizes.multiple)
         except ContractError as e:
             raise InputError(
-                f"{label} cannot be used as a super-resolution network: {e}{runs.why}",
+                f"{network_name(network.label, variant)} cannot be used as a super-resolution "
+                f"network: {e}{runs.why}",
                 hint="a network takes (1, 3, H, W) float, RGB in 0..1, "
                 "and returns one tensor (1, 3, s*H, s*W)",
             ) from e
-        _FITS[identity] = fit
-    return _FITS[identity]
-
-
-def module_field(module: Any, identity: str, fit: Fit) -> FieldReport:
-    """Return how far the outputs of a module depend on their surroundings, as measured."""
-    if identity not in _FIELDS:
-        import torch
-
-        def run(x: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                y: np.ndarray = module(torch.from_numpy(x)).numpy()
-            return y
-
-        _FIELDS[identity] = measure_field(run, scale=fit.scale, sizes=fit.sizes)
-    return _FIELDS[identity]
+        network.fits[variant] = fit
+    fit = network.fits[variant]
+    if network.code.scale not in (None, fit.scale):
+        raise InputError(
+            f"{network.label} upscales by {fit.scale}, but the scale given is {network.code.scale}",
+            hint=f"omit it: it only reaches parameters named {', '.join(SCALE_PARAMETERS)}",
+        )
+    return fit
 
 
 class _ModuleRuns:
     """Runs a module; `why` has the first failure, for messages."""
 
-    def __init__(self, module: Any, files: Tuple[Path, ...]) -> None:
-        self._module, self._files = module, files
+    def __init__(self, module: Any, network: CodeNetwork) -> None:
+        self._module, self._network = module, network
         self.why = ""
 
     def __call__(self, hw: HW) -> Optional[Tuple[int, ...]]:
@@ -88,13 +76,12 @@ class _ModuleRuns:
     def _output(self, x: Any) -> Any:
         import torch
 
-        from sr_deploy.nets.code import code_errors
-
         try:
-            with torch.inference_mode(), code_errors("it fails", self._files):
+            with torch.inference_mode(), self._network.running("running it"):
                 y = self._module(x)
         except InputError as e:
-            self.why = self.why or f"; at {hw_text(tuple(x.shape[2:]))} {e.message}"
+            reason = e.message[len(self._network.label) + 2 :]
+            self.why = self.why or f"; at {hw_text(tuple(x.shape[2:]))}, {reason}"
             return None
         if not isinstance(y, torch.Tensor):
             size = f" of {len(y)}" if hasattr(y, "__len__") else ""
