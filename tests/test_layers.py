@@ -30,7 +30,7 @@ TABLE = {
     # An export is checked by ONNX Runtime's session, and the two kinds of AdaDSR plans are timed.
     "export": (
         "numpy core nets torch onnx runtime.ort runtime.ort_device runtime.preflight "
-        "runtime.adaptive",
+        "runtime.adaptive runtime.fallback runtime.graph_types",
         "onnxruntime onnxscript",
     ),
     "bench": ("numpy core results runtime", ""),

@@ -79,6 +79,12 @@ from sr_deploy.results.protocols import DEFAULT_PROTOCOL, PROTOCOL_NAMES
     help="Start runs at this rate, like frames of a video.  [default: back to back]",
 )
 @click.option("--threads", type=click.IntRange(1), help="Number of CPU cores.  [default: all]")
+@click.option(
+    "--score",
+    is_flag=True,
+    help="Also measure the challenge's baseline (RLFN, EFDN or SPAN), image by image in turns with "
+    "each network, for a score that means something on this device.",
+)
 @code_options("networks")
 @run_options
 @click.option(

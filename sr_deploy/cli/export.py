@@ -100,16 +100,18 @@ def export(
 
         paths = plans_from_model(model, output, progress=log)
     else:
-        from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
-        from sr_deploy.runtime.opener import require_checkpoint
+        from sr_deploy.export.pipeline import ExportOptions, onnx_from_source
+        from sr_deploy.export.source import SOURCES
+        from sr_deploy.runtime.opener import require_kind
 
-        model, variant = require_checkpoint(model, "export without --adaptive")
+        model, variant, kind = require_kind(model, "export without --adaptive", SOURCES)
         if variant is not None and options["variants"] not in ("all", variant):
             raise InputError(f"the model names variant {variant}, but --variants names others")
         options["variants"] = variant or options["variants"]
         sizes = [dynamic] if dynamic else shapes
-        paths = onnx_from_checkpoint(
-            model, output, ExportOptions(sizes=sizes, **options), progress=log
+        source = SOURCES[kind].from_text(model)
+        paths = onnx_from_source(
+            source, output, ExportOptions(sizes=sizes, **options), progress=log
         )
     for path in paths:
         emit(str(path))

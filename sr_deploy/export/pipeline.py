@@ -287,9 +287,9 @@ def _checked_graph(
         half = fp16_graph(fp32, io_dtype=settings.io_dtype)
         checks["fp16"] = check_half_precision(half, session, sizes, name)
         if is_half:
-            graph = half
+            graph = half.model
             checks["this_file_vs_fp32_graph"] = compare_with_fp32(
-                half, session, checked, name, task.device
+                half.model, session, checked, name, task.device
             )
     precision = precision_of(graph)
     if precision != settings.graph_dtype:

@@ -15,12 +15,21 @@ import onnx
 import torch
 from torch import nn
 
+from sr_deploy.core.registry import Registry
 from sr_deploy.core.sizes import Sizes
 from sr_deploy.core.spec import WHOLE, Variant
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.export.forms import PLAIN, apply_form, default_form, list_forms
 from sr_deploy.export.graph import graph_from_network
 from sr_deploy.nets.complexity import COUNTERS, NTIRE_HW, count
+
+SOURCES = Registry(
+    "kind of source",
+    {
+        "checkpoint": "sr_deploy.export.checkpoint_source:CheckpointSource",
+    },
+)
+"""By the kind of network that a text names (`runtime/opener`). Each is a file and a line here."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,11 @@ class Source(abc.ABC):
     """What computes `SourceGraph.reference`, for messages."""
     check_name: str = "onnxruntime_vs_torch"
     """The name in manifests of the comparison with it."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_text(cls, text: str) -> Source:
+        """Return the source that a text without a variant names. Raises SrDeployErrors."""
 
     def variants(self, names: Union[str, Sequence[str], None]) -> List[Variant]:
         """Return the variants of a list, or of a comma-separated one; `all` or None: all.

@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.jsonio import read_json
 from sr_deploy.core.metrics import border_px
-from sr_deploy.results.protocols import CHALLENGES, PROTOCOLS, SCORED_HW, Protocol
+from sr_deploy.results.protocols import CHALLENGES, PROTOCOLS, Protocol
 from sr_deploy.results.rows import PUBLISHED, BenchmarkRow
 
 Entry = Dict[str, Any]
@@ -104,7 +105,7 @@ class _Reader:
             acts_m=self._number("activations"),
             convs=None if convs is None else round(convs),
             counter=p.counter,
-            counted_hw=SCORED_HW,
+            counted_hw=NTIRE_HW,
             set=p.sets[0],
             test_set=p.sets[1] if len(splits) > 1 else "",
             images=tuple(images),

@@ -32,7 +32,6 @@ _IMAGE_TYPES: Dict[str, Any] = {
     "ssim": (*_NUMBER, type(None)),
     "ms": _NUMBER,
 }
-_BASELINE_NUMBERS = ("ms", "macs_g", "params_m")
 
 
 @dataclass(frozen=True)
@@ -267,16 +266,23 @@ def _parse_row(line: str, source: str) -> BenchmarkRow:
             )
     if row.deployed and not isinstance(row.deployed.get("macs"), _NUMBER):
         raise InputError(f"{source}: key 'deployed' has no number 'macs'", hint="measure again")
-    for key in _BASELINE_NUMBERS if row.baseline is not None else ():
-        value = (row.baseline or {}).get(key)
-        if not isinstance(value, _NUMBER) or isinstance(value, bool) or value <= 0:
-            problem = f"{source}: key 'baseline' has no number '{key}' above 0"
-            raise InputError(problem, hint="measure again")
+    if row.baseline is not None:
+        _check_baseline(row.baseline, source)
     for share in ("share", "timed_share") if row.executed else ():
         if not isinstance((row.executed or {}).get(share), _NUMBER):
             problem = f"{source}: key 'executed' has no number '{share}'"
             raise InputError(problem, hint="measure again")
     return row
+
+
+def _check_baseline(baseline: Dict[str, Any], source: str) -> None:
+    if not isinstance(baseline.get("name"), str):
+        raise InputError(f"{source}: key 'baseline' has no 'name'", hint="measure again")
+    for key in ("ms", "macs_g", "params_m"):
+        value = baseline.get(key)
+        if not isinstance(value, _NUMBER) or isinstance(value, bool) or value <= 0:
+            problem = f"{source}: key 'baseline' has no number '{key}' above 0"
+            raise InputError(problem, hint="measure again")
 
 
 def _is_hw(value: List[Any]) -> bool:

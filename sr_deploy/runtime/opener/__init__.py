@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Container, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.depth_plan import DepthPlan
 from sr_deploy.core.errors import InputError, VariantError, did_you_mean
@@ -19,6 +19,7 @@ from sr_deploy.core.network_code import is_code, parse_code
 from sr_deploy.core.registry import Registry
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
+from sr_deploy.runtime.opener.checkpoint import describe_untrained
 from sr_deploy.runtime.opener.description import NetworkDescription, Variants
 from sr_deploy.runtime.opener.folder import without_companions
 
@@ -72,13 +73,36 @@ def require_checkpoint(text: str, command: str) -> Tuple[str, Optional[str]]:
     return source, variant
 
 
+def require_kind(text: str, command: str, kinds: Container[str]) -> Tuple[str, Optional[str], str]:
+    """Split the text of a network into source and variant; return both and its kind.
+
+    Raises InputError unless it is one of `kinds`.
+    """
+    source, variant = split_variant(text)
+    kind = kind_of(source)
+    if kind not in kinds:
+        article = "an" if kind == "artifact" else "a"
+        raise InputError(
+            f"'{text}' is {article} {kind}; {command} takes a checkpoint, an imported ONNX graph "
+            "or code",
+            hint="give a checkpoint's path, a shipped name (see srdeploy models), or a graph that "
+            "srdeploy import-onnx wrote",
+        )
+    return source, variant, kind
+
+
 def describe(
-    text: Union[str, Path], variants: Variants = None, *, trust: bool = False
+    text: Union[str, Path],
+    variants: Variants = None,
+    *,
+    trust: bool = False,
+    untrained: bool = False,
 ) -> List[NetworkDescription]:
     """Return the networks that `text` names, smallest first.
 
     variants: see `Variants`; those of a depth plan are desired depths. trust: accept artifacts that
-    changed after their manifests were written. Raises an SrDeployError on bad input.
+    changed after their manifests were written. untrained: accept an architecture at a scale, such
+    as `span_x4`, where no checkpoint of that name is shipped. Raises an SrDeployError on bad input.
     """
     source, variant = split_variant(str(text))
     if variant is not None:
@@ -88,7 +112,12 @@ def describe(
                 hint=f"give '{source}', or omit the variants",
             )
         variants = [variant]
-    kind = KINDS[kind_of(source)]()
+    name = kind_of(source)
+    if untrained and name == "checkpoint":
+        networks = describe_untrained(source, variants)
+        if networks:
+            return networks
+    kind = KINDS[name]()
     if kind.has_variants or variants is None:
         return kind.describe(source, variants, trust)
     return _of_variants(source, kind.describe(source, None, trust), variants)
@@ -99,6 +128,7 @@ def describe_all(
     variants: Variants = "all",
     *,
     trust: bool = False,
+    untrained: bool = False,
 ) -> List[NetworkDescription]:
     """Return the networks of several texts; `variants` applies to those with variants to choose.
 
@@ -122,7 +152,9 @@ def describe_all(
     return [
         network
         for item in without_companions(items)
-        for network in describe(item, variants if elastic[item] else None, trust=trust)
+        for network in describe(
+            item, variants if elastic[item] else None, trust=trust, untrained=untrained
+        )
     ]
 
 

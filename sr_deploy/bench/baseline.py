@@ -1,0 +1,37 @@
+"""The child process that measures a challenge's baseline in turns with its parent's network."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from typing import Any, Dict
+
+from sr_deploy.bench.measure import MeasureOptions, measure_row
+from sr_deploy.bench.turns import PartnerTurns
+from sr_deploy.core.errors import SrDeployError
+from sr_deploy.core.run_options import RunOptions
+from sr_deploy.results.protocols import get_protocol
+from sr_deploy.runtime.opener import describe
+
+
+def main(request: Dict[str, Any]) -> None:
+    """Measure what a request of `BaselineTurns` names, in turns by stdin and stdout."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print
+    with answers:
+        measure_in_turns(request, PartnerTurns(sys.stdin, answers, request["cpu_s"]))
+
+
+def measure_in_turns(request: Dict[str, Any], turns: PartnerTurns) -> None:
+    """Measure what a request names, and answer with its row or the error."""
+    try:
+        network = describe(request["network"], "all", untrained=True)[-1]
+        run = RunOptions(device=request["device"])
+        options = MeasureOptions(**request["options"], run=run)
+        row = measure_row(network, get_protocol(request["protocol"]), options, turns)
+        turns.answer({"row": dataclasses.asdict(row)})
+    except SrDeployError as e:
+        turns.answer({"error": e.message, "hint": e.hint})
+    except KeyboardInterrupt:  # the parent got it too
+        sys.exit(130)
