@@ -34,7 +34,6 @@ from sr_deploy.runtime.ort import raw_session
 from sr_deploy.runtime.ort_device import OrtDevice, ort_device
 from sr_deploy.runtime.preflight import preflight, refuse, summary
 
-DEFAULT_SIZE = "256x512"
 DEFAULT_OPSET = 17
 
 
@@ -206,8 +205,8 @@ def onnx_from_source(
     options = options or ExportOptions()
     settings = _Settings.from_options(options)
     variants = source.variants(options.variants)
-    defaults = settings.target.shapes if settings.target else (DEFAULT_SIZE,)
-    ranges = [parse_sizes(text) for text in options.sizes or defaults]
+    settings = replace(settings, opset=source.opset(settings.opset))
+    ranges = [parse_sizes(text) for text in options.sizes or source.default_sizes(settings.target)]
     for sizes in ranges:
         check_min_hw(sizes.min, source.min_hw, what=source.name)
     device = ort_device(RunOptions(device=options.device))
