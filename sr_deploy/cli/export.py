@@ -44,6 +44,13 @@ from sr_deploy.core.sizes import parse_hw
     help="Where FP16 graphs are run for their check.  "
     "[default: the GPU if ONNX Runtime can use one, else the CPU]",
 )
+@click.option(
+    "--fallback",
+    default="",
+    metavar="auto|head-tail|NODE,...",
+    help="Nodes that FP16 graphs compute in FP32: the fewest that suffice, the first and last "
+    "convolution, or these.",
+)
 @click.option("--target", help="Target of the graphs (see srdeploy targets).")
 @click.option(
     "--literal",
