@@ -17,6 +17,10 @@ import sys
 from environment import ROOT, create_environment, find_python
 
 EVERYTHING = ["-c", "constraints.txt", "-e", ".[export,rtx,train,upscale,report,test]"]
+# spandrel without torchvision, whose builds for CUDA cannot be imported beside torch for the CPU,
+# and then break the import of lightning.
+EVERYTHING += ["einops", "openmodeldb>=1.3"]
+WITHOUT_DEPENDENCIES = ["spandrel==0.4.2"]
 BOARD = ["-e", ".", "pytest>=7", "pytest-xdist>=3.2"]
 # Each worker starts with its own half of the files, so most fixtures of a module are made once.
 PARALLEL = ["-n", "auto", "--dist", "worksteal"]
@@ -45,7 +49,7 @@ def main() -> int:
     if sys.version_info < (3, 10):
         sys.exit("error: the tests need Python 3.10 or newer; Python 3.8 is used in addition")
     arguments = sys.argv[1:]
-    python = str(create_environment(".venv", EVERYTHING))
+    python = str(create_environment(".venv", EVERYTHING, without_dependencies=WITHOUT_DEPENDENCIES))
     failed = 0
     for check in STATIC_CHECKS:
         failed |= run(python, *check)

@@ -15,6 +15,7 @@ from sr_deploy.cli.check import check
 from sr_deploy.cli.doctor import doctor
 from sr_deploy.cli.eval import evaluate
 from sr_deploy.cli.export import export
+from sr_deploy.cli.import_onnx import import_onnx
 from sr_deploy.cli.models import complexity, import_checkpoint, models
 from sr_deploy.cli.output import print_any_name
 from sr_deploy.cli.report import report
@@ -76,6 +77,7 @@ for command in (
     models,
     complexity,
     import_checkpoint,
+    import_onnx,
     train,
     recipes,
     export,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
@@ -19,9 +19,54 @@ from sr_deploy.results.slips import slips_of
 
 
 @click.command()
+@click.argument("text", required=False)
+@click.option(
+    "--online",
+    is_flag=True,
+    help="Of the catalogue OpenModelDB: those whose id, author or tags contain TEXT.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="With --online: download the network whose id is TEXT, and import it to this folder.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def models(as_json: bool) -> None:
-    """List the shipped checkpoints, and the shipped routers with their branches, smallest first."""
+def models(text: Optional[str], online: bool, output: Optional[Path], as_json: bool) -> None:
+    """List the shipped checkpoints, and the shipped routers with their branches, smallest first.
+
+    With --online: list networks of https://openmodeldb.info, or download one and import it, with
+    its licence on its card. Needs the packages openmodeldb and spandrel.
+    """
+    if not online:
+        if text is not None or output is not None:
+            raise click.UsageError("TEXT and -o need --online")
+        _list_shipped(as_json)
+    elif output is None:
+        _list_online(text or "", as_json)
+    elif text is None or as_json:
+        raise click.UsageError("-o needs the id of a network, and excludes --json")
+    else:
+        from sr_deploy.nets.online import checkpoint_from_catalogue
+
+        checkpoint = checkpoint_from_catalogue(text, output)
+        log(_imported(checkpoint))
+        emit(str(checkpoint.path))
+
+
+def _list_online(text: str, as_json: bool) -> None:
+    from sr_deploy.nets.online import find_online
+
+    found = find_online(text)
+    if as_json:
+        emit_json(found)
+        return
+    cells = [[m["name"], m["arch"], f"x{m['scale']}", m["author"], m["licence"]] for m in found]
+    emit("\n".join(markdown(["name", "arch", "scale", "author", "licence"], cells)))
+    log(f"{len(found)} networks; import one with: srdeploy models --online NAME -o DIR")
+
+
+def _list_shipped(as_json: bool) -> None:
     checkpoints: List[Dict[str, Any]] = []
     for path in shipped_checkpoints():
         spec = read_card(path)
@@ -113,8 +158,7 @@ def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_jso
 
 
 @click.command("import-checkpoint")
-@click.argument("kind", metavar="KIND")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("kind_and_file", metavar="[KIND] FILE", nargs=-1)
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to."
 )
@@ -130,17 +174,33 @@ def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_jso
 @click.option(
     "--elastic", is_flag=True, help="The weights were trained to be sliced into smaller variants."
 )
-def import_checkpoint(kind: str, file: Path, output: Path, **options: Any) -> None:
+def import_checkpoint(kind_and_file: Tuple[str, ...], output: Path, **options: Any) -> None:
     """Import weights as safetensors with a card.
 
-    KIND is imdeception-ntire2022 or srn-ntire2023 for the official files, or an architecture (asrn,
-    asrn_x4) for a state dict with our tensor names. Only tensors are read from a pickle; code in it
-    is refused.
+    FILE is a state dict: a .pth, .pt or .ckpt pickle, or safetensors. Only tensors are read from a
+    pickle; code in it is refused. Without KIND, the architecture is recognised by names and shapes
+    of the tensors: one of ours, or one that the package spandrel knows (pip install spandrel), such
+    as ESRGAN, Compact, SPAN or SwinIR. KIND is an official file's, such as imdeception-ntire2022,
+    or an architecture of ours (asrn, asrn_x4).
     """
     from sr_deploy.nets.importers import checkpoint_from_file
 
-    checkpoint = checkpoint_from_file(kind, file, output, **options)
-    spec = checkpoint.spec
-    params = sum(value.numel() for value in checkpoint.weights.values())
-    log(f"{spec.arch} x{spec.scale}, {', '.join(spec.variants)}, {params:,} parameters")
+    if not 1 <= len(kind_and_file) <= 2:
+        raise click.UsageError(f"expected [KIND] FILE, got {len(kind_and_file)} arguments")
+    kind = kind_and_file[0] if len(kind_and_file) == 2 else None
+    checkpoint = checkpoint_from_file(kind, Path(kind_and_file[-1]), output, **options)
+    log(_imported(checkpoint))
     emit(str(checkpoint.path))
+
+
+def _imported(checkpoint: Any) -> str:
+    """Return a line about an imported checkpoint."""
+    spec = checkpoint.spec
+    architecture = spec.config["architecture"] if spec.variants == ("",) else spec.arch
+    params = sum(value.numel() for value in checkpoint.weights.values())
+    facts = [
+        f"{architecture} x{spec.scale}",
+        *filter(None, spec.variants),
+        f"{params:,} parameters",
+    ]
+    return "\n".join([", ".join(facts), *([spec.notes] if spec.notes else [])])

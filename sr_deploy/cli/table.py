@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import click
 
+from sr_deploy.cli.code_options import code_options
 from sr_deploy.cli.output import emit, emit_json, log
 from sr_deploy.cli.run_options import run_options
+from sr_deploy.core.errors import InputError
+from sr_deploy.results.protocols import CHALLENGES
 from sr_deploy.results.published import TABLE_LAYOUTS
 from sr_deploy.results.render import TABLE_FORMATS
 
@@ -22,7 +25,7 @@ _WHERE = click.option(
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="ROWS.jsonl...")
+@click.argument("files", nargs=-1, required=True, metavar="ROWS.jsonl|results.json...")
 @click.option(
     "--layout",
     type=click.Choice(list(TABLE_LAYOUTS)),
@@ -40,16 +43,38 @@ _WHERE = click.option(
     help="Format of the table.",
 )
 @_WHERE
-def table(files: Tuple[str, ...], layout: str, table_format: str, where: Tuple[str, ...]) -> None:
+@click.option(
+    "--protocol",
+    type=click.Choice(CHALLENGES),
+    help="The challenge of a results.json.  [default: that whose baseline is among its entries]",
+)
+def table(
+    files: Tuple[str, ...],
+    layout: str,
+    table_format: str,
+    where: Tuple[str, ...],
+    protocol: Optional[str],
+) -> None:
     """Print measured rows as a table with their conditions.
 
-    Rows of different protocols, sets or metrics are rejected.
+    A results.json that an NTIRE challenge published is read too. Its entries are marked, and their
+    times are not ranked with measured ones. Rows of different protocols, sets or metrics are
+    rejected.
     """
+    from sr_deploy.results.challenge_file import is_challenge_file, published_rows
     from sr_deploy.results.published import build_table
     from sr_deploy.results.render import render_table
+    from sr_deploy.results.rows import filter_rows
     from sr_deploy.results.tables import failures
 
-    rows = _rows(files, where)
+    theirs = [file for file in files if is_challenge_file(Path(file))]
+    if protocol is not None and not theirs:
+        raise InputError(
+            "--protocol names the challenge of a results.json, but none is given",
+            hint=f"select rows by --where protocol={protocol}",
+        )
+    published = [row for file in theirs for row in published_rows(Path(file), protocol)]
+    rows = filter_rows([*_read([f for f in files if f not in theirs]), *published], where)
     emit(render_table(build_table(rows, layout), table_format))
     for line in failures(rows):
         log(line)
@@ -71,6 +96,7 @@ def table(files: Tuple[str, ...], layout: str, table_format: str, where: Tuple[s
 @click.option(
     "--threads", type=click.IntRange(1), help="Number of CPU cores to use.  [default: all]"
 )
+@code_options("a", "b")
 @run_options
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object with every round.")
 def compare(a: str, b: str, as_json: bool, **options: Any) -> None:
@@ -161,7 +187,13 @@ def select(
         log(line)
 
 
-def _rows(files: Tuple[str, ...], where: Tuple[str, ...]) -> List[Any]:
-    from sr_deploy.results.rows import filter_rows, read_rows
+def _rows(files: Sequence[str], where: Sequence[str]) -> List[Any]:
+    from sr_deploy.results.rows import filter_rows
 
-    return filter_rows([row for file in files for row in read_rows(Path(file))], where)
+    return filter_rows(_read(files), where)
+
+
+def _read(files: Sequence[str]) -> List[Any]:
+    from sr_deploy.results.rows import read_rows
+
+    return [row for file in files for row in read_rows(Path(file))]

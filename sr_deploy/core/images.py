@@ -202,7 +202,7 @@ def _resize_axis(image: np.ndarray, scale: float, axis: int) -> np.ndarray:
     left = np.floor(centres - support / 2)
     indices = left[:, None] + np.arange(int(np.ceil(support)) + 2)  # (out, taps)
     distance = centres[:, None] - indices
-    weights = _cubic(distance) if scale >= 1 else scale * _cubic(scale * distance)
+    weights = cubic_kernel(distance) if scale >= 1 else scale * cubic_kernel(scale * distance)
     weights /= weights.sum(axis=1, keepdims=True)
     mirror = np.concatenate([np.arange(size_in), np.arange(size_in)[::-1]])
     indices = mirror[np.mod(indices.astype(np.int64) - 1, 2 * size_in)]
@@ -215,7 +215,7 @@ def _resize_axis(image: np.ndarray, scale: float, axis: int) -> np.ndarray:
     return np.moveaxis(out.astype(image.dtype), 0, axis)
 
 
-def _cubic(x: np.ndarray) -> np.ndarray:
+def cubic_kernel(x: np.ndarray) -> np.ndarray:
     """Keys' cubic convolution kernel, a = -0.5."""
     a = np.abs(x)
     near = 1.5 * a**3 - 2.5 * a**2 + 1

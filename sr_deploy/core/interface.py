@@ -12,6 +12,8 @@ DTYPES = ("fp32", "fp16", "uint8")
 UNIT = (0.0, 1.0)
 STUDIO = (16 / 255, 235 / 255)
 """Black and white of the luma that papers use: MATLAB's `rgb2ycbcr`."""
+LUMA = (0.299, 0.587, 0.114)
+"""Of BT.601, for R, G and B."""
 _LARGEST = 65535.0
 """The largest value of an image in use, white of 16 bits."""
 

@@ -55,7 +55,12 @@ def artifact_sha256(path: Path) -> str:
 
     Those that are missing or cannot be read are left out; `check_weight_files` refuses them.
     """
-    files = [path.parent / name for name in onnx_facts(path).locations] if _is_graph(path) else []
+    return graph_sha256(path) if is_graph(path) else sha256_of(path)
+
+
+def graph_sha256(path: Path) -> str:
+    """Return the SHA-256 of a graph, whatever the end of its name; see `artifact_sha256`."""
+    files = [path.parent / name for name in onnx_facts(path).locations]
     files = [file for file in files if _is_file(file)]
     if not files:
         return sha256_of(path)
@@ -84,7 +89,8 @@ def weight_files(path: Path) -> List[str]:
     return names
 
 
-def _is_graph(path: Path) -> bool:
+def is_graph(path: Path) -> bool:
+    """Return whether a path is called as a graph is."""
     return path.suffix.lower() == ".onnx"
 
 

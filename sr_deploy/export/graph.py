@@ -17,10 +17,16 @@ from sr_deploy.core.sizes import Sizes
 from sr_deploy.export import opset as opsets
 
 
-def graph_from_network(net: nn.Module, sizes: Sizes, *, opset: int) -> onnx.ModelProto:
-    """Export `net`, (1, 3, H, W) -> (1, 3, sH, sW), to a checked FP32 graph. Raises ExportError."""
+def graph_from_network(
+    net: nn.Module, sizes: Sizes, *, opset: int, multiple: int = 1
+) -> onnx.ModelProto:
+    """Export `net`, (1, 3, H, W) -> (1, 3, sH, sW), to a checked FP32 graph. Raises ExportError.
+
+    multiple: H and W are multiples of this.
+    """
     example = torch.zeros(1, 3, *sizes.opt)
-    inputs = {"lr": dynamic_dims(2, 3) if sizes.dynamic else {}}
+    dims = {2: torch.export.Dim("h") * multiple, 3: torch.export.Dim("w") * multiple}
+    inputs = {"lr": (dims if multiple > 1 else dynamic_dims(2, 3)) if sizes.dynamic else {}}
     model = export_module(net, (example,), inputs=inputs, outputs=["sr"], opset=opset)
     if sizes.dynamic:
         _name_dims(model)

@@ -1,34 +1,39 @@
-"""From a checkpoint to verified ONNX graphs with manifests, one for each variant and size."""
+"""From a source to verified ONNX graphs with manifests, one for each variant and size."""
 
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import asdict, dataclass, replace
+import shlex
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import onnx
-from torch import nn
 
 from sr_deploy.core.errors import BuildError, ExportError, InputError, MissingPackageError
 from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.manifest import Manifest, is_up_to_date, recorded_command, write_artifact
 from sr_deploy.core.run_options import RunOptions
-from sr_deploy.core.sizes import Sizes, hw_text, parse_sizes
-from sr_deploy.core.spec import Variant, check_min_hw
+from sr_deploy.core.sizes import HW, Sizes, hw_text, parse_sizes
+from sr_deploy.core.spec import Variant, check_min_hw, network_name
 from sr_deploy.core.target import PRECISIONS, TargetProfile, load_target
 from sr_deploy.core.version import __version__
-from sr_deploy.export.forms import LITERAL, apply_form, default_form, list_forms
-from sr_deploy.export.graph import graph_from_network
-from sr_deploy.export.half import fp16_graph, precision_of
-from sr_deploy.export.verify import check_half_precision, compare_with_fp32, compare_with_torch
+from sr_deploy.export.checkpoint_source import CheckpointSource
+from sr_deploy.export.fallback import Searchable, choose_fp32_nodes
+from sr_deploy.export.forms import LITERAL
+from sr_deploy.export.half import HalfGraph, halved, plain_graph, precision_of, prepared
+from sr_deploy.export.source import Source, SourceFacts, SourceGraph
+from sr_deploy.export.verify import (
+    check_half_precision,
+    check_sizes,
+    compare_with_fp32,
+    compare_with_source,
+)
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
-from sr_deploy.nets.complexity import COUNTERS, NTIRE_HW, count
 from sr_deploy.runtime.ort import raw_session
 from sr_deploy.runtime.ort_device import OrtDevice, ort_device
 from sr_deploy.runtime.preflight import preflight, refuse, summary
 
-DEFAULT_SIZE = "256x512"
 DEFAULT_OPSET = 17
 
 
@@ -50,6 +55,9 @@ class ExportOptions:
     """Export every form of each network (`export/forms.py`), for `tuned_engine_from_onnx`."""
     device: Optional[str] = None
     """Where FP16 graphs are run for their check; None: the GPU if ONNX Runtime can use one."""
+    fallback: str = ""
+    """Nodes that FP16 graphs compute in FP32: `auto` (the fewest that suffice), `head-tail` or
+    `NODE,NODE`; empty: none."""
 
     def __post_init__(self) -> None:
         RunOptions(device=self.device)
@@ -57,6 +65,11 @@ class ExportOptions:
             raise InputError(
                 "--literal and --candidates exclude each other",
                 hint="the literal network is never the fastest",
+            )
+        if self.fallback and self.precision == "fp32":
+            raise InputError(
+                "--fallback keeps nodes of an FP16 graph in FP32, but --precision is fp32",
+                hint="omit --fallback",
             )
         if self.target is None and self.precision not in (None, *PRECISIONS):
             raise InputError(
@@ -84,6 +97,14 @@ class _Settings:
             return _Settings(None, precision, precision, "fp32", DEFAULT_OPSET)
         target = load_target(options.target)
         precision = target.check_precision(options.precision)
+        if options.fallback and precision == "fp32":
+            raise InputError(
+                f"--fallback keeps nodes of an FP16 graph in FP32, but graphs for '{target.name}' "
+                "are FP32",
+                hint="omit --fallback, or give --precision fp16"
+                if "fp16" in target.precisions
+                else "omit --fallback",
+            )
         graph_dtype = target.fp16_graph if precision == "fp16" else "fp32"
         io_dtype = target.io_dtype if graph_dtype == "fp16" else "fp32"
         return _Settings(target, precision, graph_dtype, io_dtype, target.opset)
@@ -93,8 +114,9 @@ class _Settings:
 class _GraphTask:
     """One graph to export."""
 
-    checkpoint: Checkpoint
+    source: Source
     variant: Variant
+    facts: SourceFacts
     sizes: Sizes
     form: str
     options: ExportOptions
@@ -105,30 +127,32 @@ class _GraphTask:
     def file_name(self) -> str:
         form = f".{self.form}" if self.options.candidates else ""
         dtype = self.settings.graph_dtype
-        return f"{self.checkpoint.name}.{self.variant}.{self.sizes}.{dtype}{form}.onnx"
+        end = f"{dtype}{form}" + (".fallback" if self.options.fallback else "")
+        return f"{network_name(self.source.name, self.variant)}.{self.sizes}.{end}.onnx"
 
     @property
     def command(self) -> str:
         """The command that exports this graph."""
-        target = self.settings.target
+        target, variant = self.settings.target, str(self.variant)
         return (
-            f"srdeploy export {self.checkpoint.name} --variants {self.variant} "
-            f"{self.sizes.option} --precision {self.settings.precision}"
+            f"srdeploy export {self.source.text} "
+            + (f"--variants {variant} " if variant else "")
+            + f"{self.sizes.option} --precision {self.settings.precision}"
             + (f" --target {target.option}" if target else "")
             + (" --literal" if self.options.literal else "")
             + (" --candidates" if self.options.candidates else "")
+            + (f" --fallback {shlex.quote(self.options.fallback)}" if self.options.fallback else "")
         )
 
     def manifest(self) -> Manifest:
         """Return the manifest as far as it is known before the export."""
-        spec, architecture = self.checkpoint.spec, self.checkpoint.architecture
-        settings = self.settings
+        source, facts, settings = self.source, self.facts, self.settings
         return Manifest(
             kind="onnx",
-            model=self.checkpoint.name,
+            model=source.name,
             variant=str(self.variant),
-            arch=architecture.name,
-            scale=spec.scale,
+            arch=facts.arch,
+            scale=source.scale,
             min_shape=self.sizes.min,
             opt_shape=self.sizes.opt,
             max_shape=self.sizes.max,
@@ -137,15 +161,16 @@ class _GraphTask:
             precision_asked=settings.precision,
             precision_obtained="",
             target=settings.target.name if settings.target else "",
-            parent_sha256=spec.weights_sha256,
+            parent_sha256=source.parent_sha256,
             command=self.command,
-            versions=_versions(settings.target, spec.digest),
+            versions=_versions(settings.target, source.digest),
             opset=settings.opset,
             form=self.form if self.options.candidates else "",
-            structure=architecture.structure(self.variant),
-            halo_px=architecture.halo_px(self.variant),
-            align_px=architecture.align_px(self.variant),
-            min_px=spec.min_hw,
+            structure=facts.structure,
+            halo_px=facts.halo_px,
+            align_px=facts.align_px,
+            multiple=facts.multiple,
+            min_px=facts.min_px,
         )
 
 
@@ -158,18 +183,32 @@ def onnx_from_checkpoint(
 ) -> List[Path]:
     """Export variants of a checkpoint to `output`; return the paths of the graphs.
 
-    model: a path, a shipped name, or a loaded checkpoint. There is one graph for each variant and
-    size (and form, for candidates). Graphs that are up to date are not exported again.
-    Raises an SrDeployError. A graph that fails a check is not written; finished ones remain.
+    model: a path, a shipped name, or a loaded checkpoint. Otherwise as `onnx_from_source`.
     """
     checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model)
+    return onnx_from_source(CheckpointSource(checkpoint), output, options, progress=progress)
+
+
+def onnx_from_source(
+    source: Source,
+    output: Union[str, Path],
+    options: Optional[ExportOptions] = None,
+    *,
+    progress: Callable[[str], None] = lambda line: None,
+) -> List[Path]:
+    """Export variants of a source to `output`; return the paths of the graphs.
+
+    There is one graph for each variant and size (and form, for candidates). Graphs that are up to
+    date are not exported again. Raises an SrDeployError. A graph that fails a check is not written;
+    finished ones remain.
+    """
     options = options or ExportOptions()
     settings = _Settings.from_options(options)
-    variants = checkpoint.variants(options.variants)
-    defaults = settings.target.shapes if settings.target else (DEFAULT_SIZE,)
-    ranges = [parse_sizes(text) for text in options.sizes or defaults]
+    variants = source.variants(options.variants)
+    settings = replace(settings, opset=source.opset(settings.opset))
+    ranges = [parse_sizes(text) for text in options.sizes or source.default_sizes(settings.target)]
     for sizes in ranges:
-        check_min_hw(sizes.min, checkpoint.spec.min_hw, what=checkpoint.name)
+        check_min_hw(sizes.min, source.min_hw, what=source.name)
     device = ort_device(RunOptions(device=options.device))
     if settings.graph_dtype == "fp16" and device.name:
         progress(f"FP16 graphs are checked on {device.name}")
@@ -177,18 +216,31 @@ def onnx_from_checkpoint(
         progress(f"FP16 graphs are checked on the CPU: {device.why_cpu}")
     folder = make_output_folder(Path(output))
     tasks = [
-        _GraphTask(checkpoint, variant, sizes, form, options, settings, device)
+        _GraphTask(source, variant, source.facts(variant), sizes, form, options, settings, device)
         for variant in variants
         for sizes in ranges
-        for form in _forms(checkpoint, variant, options, settings.target)
+        for form in _forms(source, variant, options, settings.target)
     ]
+    for task in tasks:
+        _check_multiple(task)
     for number, task in enumerate(tasks, 1):
         progress(f"[{number}/{len(tasks)}] {_export(task, folder / task.file_name)}")
     return [folder / task.file_name for task in tasks]
 
 
+def _check_multiple(task: _GraphTask) -> None:
+    multiple = task.facts.multiple
+    for hw in (task.sizes.min, task.sizes.opt, task.sizes.max):
+        if hw[0] % multiple or hw[1] % multiple:
+            nearest = tuple(-(-n // multiple) * multiple for n in hw)
+            raise InputError(
+                f"{task.source.name} takes multiples of {multiple} only, not {hw_text(hw)}",
+                hint=f"give for example {hw_text(nearest)}; other sizes of images are mirrored up",
+            )
+
+
 def _forms(
-    checkpoint: Checkpoint,
+    source: Source,
     variant: Variant,
     options: ExportOptions,
     target: Optional[TargetProfile],
@@ -196,8 +248,8 @@ def _forms(
     if options.literal:
         return [LITERAL]
     if options.candidates:
-        return list_forms(checkpoint.network(str(variant)))
-    return [default_form(target, checkpoint.architecture.name, str(variant))]
+        return source.candidates(variant)
+    return [source.default_form(variant, target)]
 
 
 def _export(task: _GraphTask, path: Path) -> str:
@@ -205,17 +257,16 @@ def _export(task: _GraphTask, path: Path) -> str:
     manifest, target = task.manifest(), task.settings.target
     if is_up_to_date(path, manifest):
         return f"{path.name}: up to date"
-    net = task.checkpoint.network(str(task.variant))
-    deployed, rewrites = apply_form(net, task.form)
-    fp32 = graph_from_network(deployed, task.sizes, opset=task.settings.opset)
-    graph, checks = _checked_graph(task, net, fp32, rewrites, path.name)
+    source_graph = task.source.graph(task.variant, task.sizes, task.form, task.settings.opset)
+    graph, fp32_nodes, checks = _checked_graph(task, source_graph, path.name)
     manifest = replace(
         manifest,
-        precision_obtained=task.settings.graph_dtype,
+        precision_obtained=precision_of(graph),
+        fp32_nodes=fp32_nodes,
         nodes=len(graph.graph.node),
         checks=checks,
         not_checked=_not_checked(task),
-        counts=_counts(net, deployed),
+        counts=source_graph.counts,
     )
     _write_properties(graph, manifest)
 
@@ -232,42 +283,65 @@ def _export(task: _GraphTask, path: Path) -> str:
 
     previous = recorded_command(path)
     replaced = previous and previous != manifest.command
-    line = _line(path, write_artifact(path, write))
+    line = _line(path, write_artifact(path, write), task.source.check_name)
     return f"{line}; replaces the graph of: {previous}" if replaced else line
 
 
 def _checked_graph(
-    task: _GraphTask, net: nn.Module, fp32: onnx.ModelProto, rewrites: list, name: str
-) -> Tuple[onnx.ModelProto, Dict[str, Any]]:
-    """Return the graph in its type, and the results of its checks. Raises ExportError.
+    task: _GraphTask, source_graph: SourceGraph, name: str
+) -> Tuple[onnx.ModelProto, Tuple[str, ...], Dict[str, Any]]:
+    """Return the graph in its type, its FP32 nodes, and the results of its checks.
 
-    net: the literal network, with which the FP32 graph of the rewritten one is compared.
+    Raises ExportError.
     """
-    settings, sizes = task.settings, task.sizes
+    settings, sizes, fp32 = task.settings, task.sizes, source_graph.model
     session = raw_session(fp32.SerializeToString())
     is_half = settings.graph_dtype == "fp16"
     compared = "the FP32 graph this file was made from" if is_half else "this file"
-    fp32_check = compare_with_torch(session, net, sizes, name)
+    checked = check_sizes(sizes, task.facts.multiple)
+    fp32_check = compare_with_source(session, task.source, source_graph, checked, name)
     checks: Dict[str, Any] = {
-        "onnxruntime_vs_torch": {**fp32_check, "graph": compared},
-        "rewrites": rewrites,
+        task.source.check_name: {**fp32_check, "graph": compared},
+        "rewrites": source_graph.rewrites,
         "opset": f"every node is of opset {settings.opset}",
     }
     graph = fp32
+    fp32_nodes: Tuple[str, ...] = ()
     if settings.precision == "fp16":
-        half = fp16_graph(fp32, io_dtype=settings.io_dtype)
+        half, fallback = _half_graph(task, fp32, session, name)
         checks["fp16"] = check_half_precision(half, session, sizes, name)
+        if fallback:
+            checks["fp16"]["fallback"] = fallback
+        fp32_nodes = half.fp32_nodes
         if is_half:
-            graph = half
+            graph = half.model
             checks["this_file_vs_fp32_graph"] = compare_with_fp32(
-                half, session, sizes, name, task.device
+                half.model, session, checked, name, task.device
             )
+        elif fp32_nodes:
+            graph = plain_graph(fp32)  # the builder is given names of nodes: each has one
     precision = precision_of(graph)
-    if precision != settings.graph_dtype:
+    mixed = is_half and fp32_nodes and precision.startswith("mixed")
+    if precision != settings.graph_dtype and not mixed:
         raise ExportError(
             f"{name}: the graph's tensors are {precision}, expected {settings.graph_dtype}"
         )
-    return graph, checks
+    return graph, fp32_nodes, checks
+
+
+def _half_graph(
+    task: _GraphTask, fp32: onnx.ModelProto, session: Any, name: str
+) -> Tuple[HalfGraph, Dict[str, object]]:
+    """Return the graph in FP16, and the record of `--fallback`."""
+    plain, io_dtype = prepared(fp32), task.settings.io_dtype
+
+    def at(hw: HW) -> onnx.ModelProto:
+        sizes = Sizes(hw, hw, hw)
+        return task.source.graph(task.variant, sizes, task.form, task.settings.opset).model
+
+    searchable = Searchable(plain, session, task.sizes, task.facts.multiple, io_dtype, at)
+    fallback = choose_fp32_nodes(task.options.fallback, searchable, name)
+    return halved(plain, io_dtype=io_dtype, fp32_nodes=fallback.nodes), fallback.record
 
 
 def _not_checked(task: _GraphTask) -> Tuple[str, ...]:
@@ -279,19 +353,6 @@ def _not_checked(task: _GraphTask) -> Tuple[str, ...]:
         if task.sizes.dynamic:
             not_checked.append(f"half precision at other sizes than {hw_text(task.sizes.opt)}")
     return tuple(not_checked)
-
-
-def _counts(trained: nn.Module, deployed: nn.Module) -> dict:
-    """Return a manifest's counts of both networks by both counters."""
-    trained_counts, deployed_counts = (
-        {c: asdict(count(net, NTIRE_HW, counter=c)) for c in COUNTERS}
-        for net in (trained, deployed)
-    )
-    return {
-        **trained_counts["hooks"],
-        "fvcore": trained_counts["fvcore"],
-        "deployed": deployed_counts,
-    }
 
 
 def _write_properties(graph: onnx.ModelProto, manifest: Manifest) -> None:
@@ -326,14 +387,19 @@ def _versions(target: Optional[TargetProfile], card_digest: str) -> Dict[str, st
     return versions
 
 
-def _line(path: Path, manifest: Manifest) -> str:
+def _line(path: Path, manifest: Manifest, check_name: str) -> str:
     checks: Dict[str, Any] = manifest.checks
     line = (
         f"{path.name}: {manifest.nodes} nodes, opset {manifest.opset}, "
-        f"max error {checks['onnxruntime_vs_torch']['max_abs_err']:.1e}"
+        f"max error {checks[check_name]['max_abs_err']:.1e}"
     )
     if "fp16" in checks:
         line += f", FP16 {checks['fp16']['psnr_db_vs_fp32']:.1f} dB against FP32"
+    if manifest.fp32_nodes:
+        line += f", {len(manifest.fp32_nodes)} nodes in FP32"
+        search = checks["fp16"].get("fallback", {})
+        if not search.get("fewest", True):
+            line += f" (not the fewest: the search ended after {search['runs']} runs)"
     on_gpu = checks.get("this_file_vs_fp32_graph", {"device": "cpu"})
     if on_gpu["device"] != "cpu":
         line += f" ({min(on_gpu['psnr_db'].values()):.1f} dB on {on_gpu['device']})"

@@ -11,6 +11,11 @@ ARCHITECTURES = Registry(
         "imdeception": "sr_deploy.nets.imdeception:IMDECEPTION_ARCHITECTURE",
         "srn": "sr_deploy.nets.srn:SRN_ARCHITECTURE",
         "srn-s": "sr_deploy.nets.srn:SRN_S_ARCHITECTURE",
+        "rlfn": "sr_deploy.nets.rlfn:RLFN_ARCHITECTURE",
+        "efdn": "sr_deploy.nets.efdn:EFDN_ARCHITECTURE",
+        "span": "sr_deploy.nets.span:SPAN_ARCHITECTURE",
+        "spanv2": "sr_deploy.nets.spanv2:SPANV2_ARCHITECTURE",
+        "dscf": "sr_deploy.nets.dscf:DSCF_ARCHITECTURE",
         "edsr": "sr_deploy.nets.edsr:EDSR_ARCHITECTURE",
         "fsrcnn": "sr_deploy.nets.fsrcnn:FSRCNN_ARCHITECTURE",
         "carn-m": "sr_deploy.nets.carn:CARN_ARCHITECTURE",
@@ -21,3 +26,9 @@ ARCHITECTURES = Registry(
         "adarcan": "sr_deploy.nets.adarcan:ADARCAN_ARCHITECTURE",
     },
 )
+"""Networks that can be built without weights, trained and sliced."""
+
+FROM_WEIGHTS = Registry(
+    "architecture", {"spandrel": "sr_deploy.nets.spandrel:SPANDREL_ARCHITECTURE"}
+)
+"""Architectures of checkpoints whose networks other packages make from the weights."""

@@ -47,6 +47,11 @@ class Architecture:
     """Further constructor arguments and their defaults."""
     structure: Callable[[Variant], str] = str
     """Return the same text for variants that differ only in the number of equal layers."""
+    from_weights: Optional[Callable[[Weights, ModelSpec], nn.Module]] = None
+    """Return the network of a checkpoint with its weights, where no constructor arguments make it.
+
+    Raises CheckpointError unless card and weights agree.
+    """
     backbone: str = ""
     """The architecture whose checkpoints can initialise this one, which adds an adapter."""
     min_hw: Tuple[int, int] = (1, 1)
@@ -110,9 +115,10 @@ def width_architecture(
     multiple: int = 1,
     halo_px: Optional[int] = None,
 ) -> Architecture:
-    """Return the Architecture of a backbone of CDNSR, whose three widths are trained separately.
+    """Return the Architecture of a network whose widths are trained separately.
 
-    network: takes `scale` and `width`. bias: the tensor that has `width` elements.
+    network: takes `scale`, `width`, and the configuration if there is one. bias: the tensor that
+    has `width` elements.
     """
 
     def check(variant: Variant) -> None:
@@ -126,7 +132,9 @@ def width_architecture(
     return Architecture(
         name=name,
         default_variant=f"w{default}",
-        network=lambda *, scale, variant: network(scale=scale, width=variant.size),
+        network=lambda *, scale, variant, **config: network(
+            scale=scale, width=variant.size, **config
+        ),
         check=check,
         size_of=lambda weights: Variant(
             "w", weights[bias].shape[0] if bias in weights else default

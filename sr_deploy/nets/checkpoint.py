@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
 
-from torch import Tensor, nn, strided
+from torch import Tensor, manual_seed, nn
+from torch.random import fork_rng
 
 from sr_deploy.core.errors import (
     CheckpointError,
@@ -21,7 +22,7 @@ from sr_deploy.core.files import atomic_path, sha256_of, write_text
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.shipped import CHECKPOINT_SUFFIX, read_card, shipped_checkpoints
 from sr_deploy.core.spec import ModelSpec, Variant
-from sr_deploy.nets import ARCHITECTURES
+from sr_deploy.nets import ARCHITECTURES, FROM_WEIGHTS
 from sr_deploy.nets.architecture import Architecture
 from sr_deploy.nets.safetensors_reader import tensors_from_bytes
 
@@ -41,7 +42,8 @@ class Checkpoint:
 
     @property
     def architecture(self) -> Architecture:
-        return ARCHITECTURES[self.spec.arch]
+        arch = self.spec.arch
+        return FROM_WEIGHTS[arch] if arch in FROM_WEIGHTS else ARCHITECTURES[arch]
 
     def network(self, variant: Optional[str] = None) -> nn.Module:
         """Return the static network of `variant` (None: the largest) in eval mode.
@@ -49,6 +51,8 @@ class Checkpoint:
         It has its own copy of the weights. Raises VariantError for an unknown variant.
         """
         target = self.spec.variant(variant)
+        if self.architecture.from_weights is not None:
+            return self.architecture.from_weights(self.weights, self.spec)
         net = self.architecture.build(self.spec.scale, target, self.spec.config)
         weights = self.architecture.slice(self.weights, self.spec.variant(None), target)
         net.load_state_dict({name: value.clone() for name, value in weights.items()})
@@ -89,6 +93,16 @@ class UntrainedModel:
         Raises VariantError.
         """
         return self.architecture.build(self.scale, self.architecture.parse(variant))
+
+    def checkpoint(self) -> Checkpoint:
+        """Return a checkpoint of the size in the paper with random weights, always the same."""
+        largest = self.architecture.parse(None)
+        with fork_rng(devices=[]):
+            manual_seed(0)
+            weights = self.architecture.build(self.scale, largest).state_dict()
+        return Checkpoint(
+            self.name, self.architecture.spec(self.scale, largest, elastic=True), weights
+        )
 
 
 def parse_untrained(name: str) -> Optional[UntrainedModel]:
@@ -209,23 +223,6 @@ def check_finite(weights: dict, *, source: str) -> None:
             )
 
 
-def is_state_dict(value: Any) -> bool:
-    """Tell whether `value` is a flat mapping of names to dense tensors of real numbers."""
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(k, str) and _is_dense(v) for k, v in value.items())
-    )
-
-
-def _is_dense(value: Any) -> bool:
-    return (
-        isinstance(value, Tensor)
-        and value.layout is strided
-        and not (value.is_meta or value.is_complex() or value.is_quantized)
-    )
-
-
 def _checkpoint_path(model: str) -> Path:
     names = {p.stem: p for p in shipped_checkpoints()}
     if model in names:
@@ -263,18 +260,28 @@ def _check_card(checkpoint: Checkpoint, *, source: str) -> None:
         architecture = checkpoint.architecture
         if not spec.variants:
             raise VariantError("it names no variants")
-        largest = spec.variant(None)
-        net = architecture.build(spec.scale, largest, spec.config)
         if tuple(spec.value_range) != (0.0, 1.0):
             raise CheckpointError(
                 f"its value_range is {spec.value_range}; expected 0 to 1",
                 hint="import the weights again with --value-range",
             )
-        if tuple(spec.min_hw) != architecture.min_hw:
-            raise CheckpointError(f"its min_hw is {spec.min_hw}; expected {architecture.min_hw}")
-        for variant in sorted(set(spec.variants) - set(architecture.points(largest))):
-            raise VariantError(f"{largest} cannot be sliced to '{variant}'")
+        if architecture.from_weights is not None:
+            architecture.from_weights(checkpoint.weights, spec)
+        else:
+            net = _network_of_card(architecture, spec)
     except SrDeployError as e:
         raise CheckpointError(f"the card of {source} is not valid: {e.message}", hint=e.hint) from e
-    check_state_dict(net, checkpoint.weights, source=source)
+    if architecture.from_weights is None:
+        check_state_dict(net, checkpoint.weights, source=source)
     check_finite(checkpoint.weights, source=source)
+
+
+def _network_of_card(architecture: Architecture, spec: ModelSpec) -> nn.Module:
+    """Return the untrained network of the largest variant. Raises SrDeployError for a bad card."""
+    largest = spec.variant(None)
+    net = architecture.build(spec.scale, largest, spec.config)
+    if tuple(spec.min_hw) != architecture.min_hw:
+        raise CheckpointError(f"its min_hw is {spec.min_hw}; expected {architecture.min_hw}")
+    for variant in sorted(set(spec.variants) - set(architecture.points(largest))):
+        raise VariantError(f"{largest} cannot be sliced to '{variant}'")
+    return net

@@ -13,7 +13,7 @@ The challenge has used two counters, which are not comparable:
 
 Both count the elements of all convolution outputs as activations, those with a text as padding too,
 as the challenge's hooks do; fvcore's own count of activations adds matrix products. Networks are
-run on the meta device, so nothing is computed.
+run on the meta device, so nothing is computed, or on the CPU if they fail there.
 """
 
 from __future__ import annotations
@@ -21,19 +21,15 @@ from __future__ import annotations
 import collections
 import copy
 import math
-from dataclasses import dataclass, field
 from typing import Any, Counter, Dict, List, Optional, Sequence
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sr_deploy.core.counts import COUNTERS, NTIRE_HW, Counts, counts_record, einsum_macs
 from sr_deploy.core.errors import InputError
-
-COUNTERS = ("hooks", "fvcore")
-NTIRE_HW = (256, 256)
-"""The challenge's LR size."""
+from sr_deploy.core.sizes import HW
 
 _CONVS = (nn.Conv2d, nn.ConvTranspose2d)
 _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.ReLU6)
@@ -56,26 +52,17 @@ _CONV_NAMES = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Counts:
-    """The counts of a network at one LR size; `macs` is what NTIRE's tables call FLOPs."""
-
-    params: int
-    macs: int
-    acts: int
-    convs: int
-    counter: str
-    uncounted: Dict[str, int]
-    """The number of calls of each operator that computes but that the counter ignores."""
-    uncounted_macs: Dict[str, int] = field(default_factory=dict)
-    """Multiply-accumulates of convolutions and matrix products that the counter leaves out, by
-    operator; with `macs` they are all that the network has."""
-
-
 def count(net: nn.Module, hw: Sequence[int], *, counter: str) -> Counts:
     """Count `net` on a 1x3xHxW input. Raises InputError for an unknown counter."""
     if counter not in COUNTERS:
         raise InputError(f"unknown counter '{counter}'; expected {' or '.join(COUNTERS)}")
+    try:
+        return _count_on("meta", net, hw, counter)
+    except Exception:  # where it looks at values, or has tensors that stay on the CPU
+        return _count_on("cpu", net, hw, counter)
+
+
+def _count_on(device: str, net: nn.Module, hw: Sequence[int], counter: str) -> Counts:
     operators = _OperatorCounter()
     macs: List[int] = []
     acts: List[int] = []
@@ -92,13 +79,13 @@ def count(net: nn.Module, hw: Sequence[int], *, counter: str) -> Counts:
     # In inference mode the dispatcher passes composite operators such as conv2d, matmul and lstm on
     # whole, as fvcore's trace has them.
     with torch.inference_mode():
-        ghost = copy.deepcopy(net).to("meta").eval()
+        ghost = copy.deepcopy(net).to(device).eval()
         for module in ghost.modules():
             if isinstance(module, _HOOKED):
                 module.register_forward_pre_hook(enter)
                 module.register_forward_hook(leave)
         with operators:
-            ghost(torch.empty(1, 3, *hw, device="meta"))
+            ghost(torch.empty(1, 3, *hw, device=device))
 
     params = sum(p.numel() for p in net.parameters())
     if counter == "hooks":
@@ -110,6 +97,11 @@ def count(net: nn.Module, hw: Sequence[int], *, counter: str) -> Counts:
     return Counts(
         params, *total, counter, dict(seen.calls), {k: n for k, n in seen.macs.items() if n}
     )
+
+
+def count_record(net: nn.Module, hw: HW = NTIRE_HW) -> Dict[str, Any]:
+    """Return the counts of `net` by both counters, as a manifest has them."""
+    return counts_record({c: count(net, hw, counter=c) for c in COUNTERS}, hw)
 
 
 def _module_macs(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> int:
@@ -215,7 +207,7 @@ def _fvcore_macs(name: str, args: tuple, out: Any) -> Optional[int]:
     if name == "addmm":
         return int(args[1].numel() * args[2].shape[-1])
     if name == "einsum":
-        return _einsum_macs(args[0], [x.shape for x in args[1]])
+        return einsum_macs(args[0], [x.shape for x in args[1]])
     if name in _NORMS:
         affine = args[_NORMS[name] :][:1] not in ((), (None,))  # defaults at the end are left out
         estimate = 1 if name == "batch_norm" and not args[5] else 4
@@ -236,11 +228,3 @@ def _conv_macs(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, transpo
     pixels = (x if transposed else out).shape[-sides:]
     batch = x.shape[0] if x.dim() == weight.dim() else 1
     return int(batch * weight.numel() * math.prod(pixels))
-
-
-def _einsum_macs(equation: str, shapes: Sequence[Sequence[int]]) -> int:
-    """Return fvcore's count: half of the operations that NumPy's best order of products has."""
-    arrays = [np.broadcast_to(np.float64(0), tuple(shape)) for shape in shapes]
-    report = str(np.einsum_path(equation.replace(" ", ""), *arrays, optimize="optimal")[1])
-    line = next(line for line in report.split("\n") if "optimized flop" in line.lower())
-    return math.floor(float(line.split(":")[-1]) / 2)

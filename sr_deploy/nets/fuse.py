@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Callable, Dict, List, Mapping, Optional, Tuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from sr_deploy.nets.asrn import ASRN, MAB
 from sr_deploy.nets.complexity import count
 from sr_deploy.nets.edsr import EDSRBase
 from sr_deploy.nets.linear import collapsed_bias, collapsed_kernel
+from sr_deploy.nets.reparameterised import ReparameterisedConv
 
 REPORT_HW = (64, 64)
 
@@ -45,6 +46,20 @@ def pass_report(name: str, net: nn.Module, fused: nn.Module) -> Dict[str, object
         "convs": [before.convs, after.convs],
         "macs_per_px": [before.macs // pixels, after.macs // pixels],
     }
+
+
+def merge_paths(net: nn.Module) -> Optional[nn.Module]:
+    """Replace each convolution that is trained as several paths by one convolution."""
+    names = [n for n, module in net.named_modules() if isinstance(module, ReparameterisedConv)]
+    fused = copy.deepcopy(net)
+    for name in names:
+        paths = cast(ReparameterisedConv, fused.get_submodule(name))
+        dtype = next(paths.parameters()).dtype
+        with torch.no_grad():
+            kernel, bias = paths.double().merged()
+            bias = None if bias is None else bias.to(dtype)
+            fused.set_submodule(name, make_conv(kernel.to(dtype), bias))
+    return fused.eval() if names else None
 
 
 def collapse_linear(net: nn.Module) -> Optional[nn.Module]:
@@ -79,6 +94,7 @@ def fold_shuffles(net: nn.Module) -> Optional[nn.Module]:
 
 
 PASSES: Mapping[str, Callable[[nn.Module], Optional[nn.Module]]] = {
+    "merge-paths": merge_paths,
     "collapse-linear": collapse_linear,
     "fold-shuffles": fold_shuffles,
 }

@@ -1,20 +1,17 @@
-"""Import of weights: official pickles, and state dicts with our tensor names.
-
-Pickles are read with `weights_only`.
-"""
+"""Import of weights: official files, our architectures, and what the package spandrel knows."""
 
 from __future__ import annotations
 
-import pickle
+import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import CheckpointError, InputError, did_you_mean
+from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError, did_you_mean
 from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.shipped import CHECKPOINT_SUFFIX
 from sr_deploy.core.spec import Variant
@@ -24,11 +21,13 @@ from sr_deploy.nets.checkpoint import (
     Checkpoint,
     check_finite,
     check_state_dict,
-    is_state_dict,
     parse_untrained,
-    read_safetensors,
     save_checkpoint,
 )
+from sr_deploy.nets.spandrel import SPANDREL_ARCHITECTURE, model_from_weights
+from sr_deploy.nets.weight_files import candidates, read_weights
+
+SPANDREL = SPANDREL_ARCHITECTURE.name
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,18 @@ class Importer:
     """Regular expressions for the beginnings of its tensors' names, and ours; the first counts."""
     value_range: float
     card: Mapping[str, str]
+    factors: Mapping[str, float] = field(default_factory=dict)
+    """What tensors, by our names, are multiplied by: the network scales its input itself."""
 
+
+_SPAN_NAMES = (
+    (r"conv_1\.eval_conv\.", "head."),
+    *((rf"block_{b + 1}\.c([123])_r\.eval_conv\.", rf"blocks.{b}.conv\1.") for b in range(6)),
+    (r"conv_2\.eval_conv\.", "last."),
+    (r"conv_cat\.", "fuse."),
+    (r"upsampler\.", "tail."),
+)
+"""Of its merged form, in the challenges' public code."""
 
 IMPORTERS: Dict[str, Importer] = {
     "imdeception-ntire2022": Importer(
@@ -88,11 +98,107 @@ IMPORTERS: Dict[str, Importer] = {
             "4 blocks; value range 0..255 folded in",
         },
     ),
+    "rlfn-ntire2022": Importer(
+        arch="rlfn",
+        names=(
+            (r"conv_1\.", "head."),
+            *(
+                name
+                for i in range(6)
+                for name in (
+                    (rf"block_{i + 1}\.c([123])_r\.", rf"blocks.{i}.conv\1."),
+                    (rf"block_{i + 1}\.c5\.", f"blocks.{i}.fuse."),
+                    (rf"block_{i + 1}\.esa\.", f"blocks.{i}.esa."),
+                )
+            ),
+            (r"conv_2\.", "last."),
+            (r"upsampler\.", "tail."),
+        ),
+        value_range=255.0,
+        card={
+            "licence": "Apache-2.0",
+            "trained_on": "DIV2K and Flickr2K, by its authors",
+            "notes": "official NTIRE 2022 efficient super-resolution entry (ByteESR), the baseline "
+            "of 2023 and 2024; value range 0..255 folded in",
+        },
+    ),
+    "efdn-ntire2025": Importer(
+        arch="efdn",
+        names=(
+            (r"cells\.(\d)\.conv1\.conv1x1\.", r"cells.\1.convs.0.0."),
+            (r"cells\.(\d)\.conv2\.rep_conv\.", r"cells.\1.convs.1.0."),
+            (r"cells\.(\d)\.conv3\.rep_conv\.", r"cells.\1.convs.2.0."),
+            *((rf"cells\.(\d)\.conv{i + 1}\.act\.", rf"cells.\1.convs.{i}.1.") for i in range(3)),
+            (r"cells\.(\d)\.branch\.", r"cells.\1.distil."),
+            (r"cells\.(\d)\.att\.conv_max\.", r"cells.\1.esa.group.0."),
+            (r"cells\.(\d)\.att\.conv3\.", r"cells.\1.esa.group.2."),
+            (r"cells\.(\d)\.att\.conv3_\.", r"cells.\1.esa.group.4."),
+            (r"cells\.(\d)\.att\.", r"cells.\1.esa."),
+            (r"local_fuse\.", "fuse."),
+        ),
+        value_range=1.0,
+        card={
+            "licence": "MIT",
+            "trained_on": "DIV2K and Flickr2K, by its authors",
+            "notes": "official baseline of NTIRE 2025 efficient super-resolution, merged",
+        },
+    ),
+    "span-ntire2026": Importer(
+        arch="span",
+        names=_SPAN_NAMES,
+        value_range=1.0,
+        card={
+            "licence": "MIT",
+            "trained_on": "DIV2K, Flickr2K and LSDIR, by its authors",
+            "notes": "official baseline of NTIRE 2026 efficient super-resolution, merged; "
+            "its factor of 255 folded in",
+        },
+        factors={"head.weight": 255.0},
+    ),
+    "spanv2-ntire2026": Importer(
+        arch="spanv2",
+        names=(
+            *((rf"block_1\.c{i + 1}\.conv\.", f"first.{2 * i}.") for i in range(3)),
+            *(
+                (rf"block_{b}\.c{i + 1}\.conv\.", f"blocks.{b - 2}.convs.{2 * i}.")
+                for b in range(2, 6)
+                for i in range(3)
+            ),
+            *((rf"block_{b}\.guidance_map_conv\.", f"blocks.{b - 2}.guide.") for b in range(2, 6)),
+            (r"conv_near\.", "near."),
+            (r"depthwise_conv\.", "depthwise."),
+            (r"pointwise_conv\.", "pointwise."),
+        ),
+        value_range=1.0,
+        card={
+            "licence": "MIT",
+            "trained_on": "by its authors",
+            "notes": "official NTIRE 2026 efficient super-resolution entry (team 22, XiaomiMM), "
+            "merged",
+        },
+    ),
+    "dscf-ntire2026": Importer(
+        arch="dscf",
+        names=(
+            (r"conv_fused\.", "wide_head."),
+            (r"conv_cat_other\.", "fuse."),
+            (r"conv2_fused\.", "last."),
+            *_SPAN_NAMES,
+        ),
+        value_range=1.0,
+        card={
+            "licence": "MIT",
+            "trained_on": "by its authors",
+            "notes": "official NTIRE 2026 efficient super-resolution entry (team 15, VARH-AI), "
+            "merged; its factor of 255 folded in",
+        },
+        factors={"head.weight": 255.0, "wide_head.weight": 255.0},
+    ),
 }
 
 
 def checkpoint_from_file(
-    kind: str,
+    kind: Optional[str],
     file: Path,
     folder: Path,
     *,
@@ -100,23 +206,62 @@ def checkpoint_from_file(
     name: Optional[str] = None,
     elastic: bool = False,
     value_range: float = 1.0,
+    card: Optional[Mapping[str, str]] = None,
 ) -> Checkpoint:
     """Import a state dict, write it to `folder` as safetensors with a card, and return it.
 
     kind: an official importer (`imdeception-ntire2022`, `srn-ntire2023`), or for state dicts with
     our tensor names an architecture (`asrn`: the scale is the one that fits the shapes), or an
-    architecture and a scale (`asrn_x3`). elastic: the weights were trained to be sliced; otherwise
-    the checkpoint has one variant. value_range: the network was trained on 0..value_range instead
-    of 0..1; official importers set their own.
-    Raises InputError (unknown kind, missing file) or CheckpointError (unsafe, damaged, or of
-    another network).
+    architecture and a scale (`asrn_x3`). None: the one that the tensors fit, else what the package
+    spandrel recognises. elastic: the weights were trained to be sliced; otherwise the checkpoint
+    has one variant. value_range: the network was trained on 0..value_range instead of 0..1;
+    official importers set their own. card: further fields of the card, such as the licence.
+    Raises InputError (unknown kind, missing file), CheckpointError (unsafe, damaged, or of
+    another network) or MissingPackageError (spandrel).
     """
     weights = read_weights(file)
     check_finite(weights, source=str(file))
+    options = _Options(variant, elastic, value_range, card or {})
+    note = ""
+    if kind is None:
+        kind, weights, note = _recognised(weights, file)
+    if kind == SPANDREL:
+        checkpoint = _from_spandrel(weights, file, note, options)
+    else:
+        checkpoint = _from_kind(kind, weights, file, note, options)
+    name = name or checkpoint.name
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise InputError(f"invalid checkpoint name '{name}'; expected letters, digits, - and _")
+    checkpoint = replace(checkpoint, name=name)
+    checkpoint.network()  # the written file can be used
+    target = make_output_folder(folder) / (name + CHECKPOINT_SUFFIX)
+    if target.exists():
+        raise InputError(
+            f"{target} already exists", hint="use another folder, or another name with --name"
+        )
+    path = save_checkpoint(folder, name, checkpoint.spec, checkpoint.weights)
+    return replace(checkpoint, path=path)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The options of an import."""
+
+    variant: Optional[str]
+    elastic: bool
+    value_range: float
+    card: Mapping[str, str]
+
+
+def _from_kind(
+    kind: str, weights: Dict[str, Tensor], file: Path, note: str, options: _Options
+) -> Checkpoint:
+    """Return the checkpoint of a named kind, not yet written."""
     importer = IMPORTERS.get(kind)
+    elastic, value_range = options.elastic, options.value_range
     if importer is None:
         architecture, scales = _architecture(kind)
-        card: Mapping[str, str] = {"notes": f"imported from {file.name}"}
+        card: Mapping[str, str] = {"notes": f"imported from {file.name}{note}"}
     else:
         if elastic or value_range != 1.0:
             raise InputError(
@@ -125,8 +270,11 @@ def checkpoint_from_file(
             )
         architecture = ARCHITECTURES[importer.arch]
         scales, card, value_range = architecture.scales, importer.card, importer.value_range
-        weights = _rename(weights, importer.names)
-    size = architecture.size_of(weights) if variant is None else architecture.parse(variant)
+        weights = _scaled(_rename(weights, importer.names), importer.factors)
+    if options.variant is None:
+        size = architecture.size_of(weights)
+    else:
+        size = architecture.parse(options.variant)
     if elastic and len(architecture.points(size)) == 1:
         raise InputError(
             f"{architecture.name} {size} cannot be sliced into smaller variants",
@@ -135,54 +283,86 @@ def checkpoint_from_file(
     config = architecture.config_of(weights)
     scale = _matching_scale(architecture, scales, size, weights, source=str(file))
     weights = fold_value_range(weights, architecture.build(scale, size, config), value_range)
-    spec = architecture.spec(scale, size, elastic=elastic, config=config, **card)
-    if name is None:
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", file.stem) if importer is None else kind
-        name = stem if stem.endswith(f"_x{scale}") else f"{stem}_x{scale}"
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise InputError(f"invalid checkpoint name '{name}'; expected letters, digits, - and _")
-    Checkpoint(name, spec, weights).network()  # the written file can be used
-    target = make_output_folder(folder) / (name + CHECKPOINT_SUFFIX)
-    if target.exists():
+    spec = architecture.spec(
+        scale, size, elastic=elastic, config=config, **{**card, **options.card}
+    )
+    stem = file.stem if importer is None else kind
+    return Checkpoint(_default_name(stem, scale), spec, weights)
+
+
+def _from_spandrel(
+    weights: Dict[str, Tensor], file: Path, note: str, options: _Options
+) -> Checkpoint:
+    """Return the checkpoint of a network that spandrel recognised, not yet written."""
+    if options.variant is not None or options.elastic or options.value_range != 1.0:
         raise InputError(
-            f"{target} already exists", hint="use another folder, or another name with --name"
+            f"{file} is a network of spandrel: it has no variants, and values of 0 to 1",
+            hint="omit --variant, --elastic and --value-range",
         )
-    return Checkpoint(name, spec, weights, save_checkpoint(folder, name, spec, weights))
+    model = model_from_weights(weights, source=str(file))
+    assert model is not None
+    notes = f"imported from {file.name}{note}: {model.notes}"
+    if "notes" in options.card:
+        notes = f"{options.card['notes']}; {notes}"
+    spec = model.spec(**{**options.card, "notes": notes})
+    return Checkpoint(_default_name(file.stem, model.scale), spec, weights)
 
 
-def read_weights(file: Path) -> Dict[str, Tensor]:
-    """Read a flat state dict from a .pth/.pt pickle or a safetensors file.
+def _default_name(stem: str, scale: int) -> str:
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", stem)
+    return stem if stem.endswith(f"_x{scale}") else f"{stem}_x{scale}"
 
-    Only tensors are read from a pickle, and no code is executed. A dict under params_ema, params,
-    state_dict or model is unwrapped, and a common prefix `module.` is removed. Raises InputError or
-    CheckpointError.
+
+def _recognised(weights: Dict[str, Tensor], file: Path) -> Tuple[str, Dict[str, Tensor], str]:
+    """Return the kind of a state dict, its tensors, and a note of what was left out or removed.
+
+    A kind of ours counts before spandrel. Raises CheckpointError if no network is known, InputError
+    if several kinds of ours fit.
     """
-    if not file.is_file():
-        raise InputError(f"there is no file {file}")
-    if file.suffix == ".safetensors":
-        return read_safetensors(file)
+    for own in (True, False):
+        for prefix, part in candidates(weights):
+            if own:
+                kinds = [kind for kind in (*IMPORTERS, *ARCHITECTURES) if _fits(kind, part)]
+            else:
+                kinds = [SPANDREL] if model_from_weights(part, source=str(file)) else []
+            if len(kinds) > 1:
+                raise InputError(
+                    f"{file} fits several kinds: {', '.join(kinds)}",
+                    hint=f"name one: srdeploy import-checkpoint {kinds[0]} {file}",
+                )
+            if kinds:
+                left_out = len(weights) - len(part)
+                note = f", tensors under '{prefix}'" if prefix else ""
+                note += f", without {left_out} tensors beside the network" if left_out else ""
+                return kinds[0], part, note
+    first, value = next(iter(weights.items()))
+    raise CheckpointError(
+        f"{file} is of no network that srdeploy or spandrel knows: it has {len(weights)} tensors, "
+        f"the first is '{first}' {tuple(value.shape)}",
+        hint="name its kind: srdeploy import-checkpoint KIND FILE, or give its code: "
+        "srdeploy export 'FILE.py:CLASS --weights FILE --scale N'",
+    )
+
+
+def _fits(kind: str, weights: Dict[str, Tensor]) -> bool:
+    """Tell whether a state dict has exactly the tensors of a kind of ours, at any scale."""
+    importer = IMPORTERS.get(kind)
+    if importer is not None:
+        official, weights = weights, _rename(weights, importer.names)
+        if importer.names and set(weights) == set(official):  # they have our names already
+            return False
+    name = importer.arch if importer else kind
+    if not any(tensor.startswith(_first_module(name)) for tensor in weights):
+        return False  # without building the network, which may take a second
+    architecture = ARCHITECTURES[name]
     try:
-        content = torch.load(file, weights_only=True, map_location="cpu")
-    except Exception as e:  # many kinds: unpickling, zip, end of file, runtime
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        if isinstance(e, pickle.UnpicklingError):  # torch's message recommends to execute the file
-            reason = "it is damaged, or contains more than tensors, such as code"
-        raise CheckpointError(
-            f"{file} cannot be read as weights: {reason}",
-            hint="truncated files and pickles with code are refused: save model.state_dict()",
-        ) from e
-    for key in ("params_ema", "params", "state_dict", "model"):
-        if isinstance(content, dict) and is_state_dict(content.get(key)):
-            content = content[key]
-            break
-    if not is_state_dict(content):
-        raise CheckpointError(
-            f"{file} does not contain a state dict (a mapping of names to dense tensors)",
-            hint="save model.state_dict()",
-        )
-    if all(k.startswith("module.") for k in content):
-        content = {k[len("module.") :]: v for k, v in content.items()}
-    return {k: v.detach().float() for k, v in content.items()}
+        size = architecture.size_of(weights)
+        _matching_scale(architecture, architecture.scales, size, weights, source="")
+    except InputError:  # several scales
+        return True
+    except (SrDeployError, LookupError):
+        return False
+    return True
 
 
 def fold_value_range(weights: dict, net: nn.Module, value_range: float) -> dict:
@@ -198,9 +378,22 @@ def fold_value_range(weights: dict, net: nn.Module, value_range: float) -> dict:
         f"{convs[-1]}.weight": 1 / value_range,
         f"{convs[-1]}.bias": 1 / value_range,
     }
+    return _scaled(weights, factors)
+
+
+def _scaled(weights: Mapping[str, Tensor], factors: Mapping[str, float]) -> Dict[str, Tensor]:
     return {
         k: (v.double() * factors[k]).to(v.dtype) if k in factors else v for k, v in weights.items()
     }
+
+
+@functools.lru_cache(maxsize=None)
+def _first_module(arch: str) -> str:
+    """Return how the names of tensors of an architecture of ours begin that each network has."""
+    architecture = ARCHITECTURES[arch]
+    with torch.device("meta"):
+        net = architecture.build(architecture.scales[-1], architecture.parse(None))
+    return next(iter(net.state_dict())).partition(".")[0] + "."
 
 
 def _rename(weights: Dict[str, Tensor], names: Tuple[Tuple[str, str], ...]) -> Dict[str, Tensor]:

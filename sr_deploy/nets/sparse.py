@@ -18,12 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.depth_plan import WAYS, DepthPlan, quarter_depths
 from sr_deploy.core.errors import InputError
 from sr_deploy.nets.adaedsr import AdaEDSR
 from sr_deploy.nets.adapter import mask
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
-from sr_deploy.nets.complexity import NTIRE_HW, count
+from sr_deploy.nets.complexity import count
 from sr_deploy.nets.edsr import EDSRBase, ResidualBlock
 from sr_deploy.nets.fuse import fuse_network
 

@@ -7,13 +7,14 @@ there, is the four-block network without it (`srn-s`, b4, x4).
 from __future__ import annotations
 
 import functools
+from typing import Callable, Mapping
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_deploy.core.errors import CheckpointError
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets.architecture import Architecture, Weights, check_axis, count_blocks
+from sr_deploy.nets.layers import ESA, ESA_MIN_HW, OldESA
 
 CHANNELS = 64
 
@@ -66,51 +67,11 @@ class NRB(nn.Module):
         return y + x if self.residual else y
 
 
-class ESA(nn.Module):
-    """Simplified enhanced spatial attention: a mask from a map of a sixth of the size."""
-
-    def __init__(self, width: int = 16) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(CHANNELS, width, 1)
-        # Unpadded, so the smallest input is 15x15.
-        self.conv2 = nn.Conv2d(width, width, 3, stride=2)
-        self.pool = nn.MaxPool2d(7, stride=3)
-        self.conv3 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv4 = nn.Conv2d(width, CHANNELS, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        narrow = self.conv1(x)  # (N, 16, H, W)
-        small = self.conv3(self.pool(self.conv2(narrow)))  # (N, 16, ~H/6, ~W/6)
-        wide = F.interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False)
-        return x * self.conv4(wide + narrow).sigmoid()
-
-
-class OldESA(nn.Module):
-    """Enhanced spatial attention of RFANet and RLFN: three 3x3 instead of one, and another 1x1."""
-
-    def __init__(self, width: int = 16) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(CHANNELS, width, 1)
-        self.conv_f = nn.Conv2d(width, width, 1)
-        self.conv2 = nn.Conv2d(width, width, 3, stride=2)
-        self.pool = nn.MaxPool2d(7, stride=3)
-        self.group = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-        )
-        self.conv4 = nn.Conv2d(width, CHANNELS, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        narrow = self.conv1(x)  # (N, 16, H, W)
-        small = self.group(self.pool(self.conv2(narrow)))  # (N, 16, ~H/6, ~W/6)
-        wide = F.interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False)
-        return x * self.conv4(wide + self.conv_f(narrow)).sigmoid()
-
-
-ATTENTION = {"esa": ESA, "esa-old": OldESA, "none": nn.Identity}
+ATTENTION: Mapping[str, Callable[[], nn.Module]] = {
+    "esa": lambda: ESA(CHANNELS, 16),
+    "esa-old": lambda: OldESA(CHANNELS, 16),
+    "none": nn.Identity,
+}
 
 
 def _network(*, scale: int, variant: Variant, last_conv: bool, **block: object) -> SRN:
@@ -140,7 +101,7 @@ def _architecture(name: str, *, last_conv: bool) -> Architecture:
         config={"residual": False, "attention": "esa"},
         config_of=_config_of,
         structure=lambda variant: "any depth",
-        min_hw=(15, 15),
+        min_hw=ESA_MIN_HW,
     )
 
 

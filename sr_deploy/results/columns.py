@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Callable, List, Mapping, Optional, Sequence, Union
 
 from sr_deploy.core.spec import network_name
-from sr_deploy.results.protocols import scores, split_mean, time_ms
-from sr_deploy.results.rows import BenchmarkRow, QualityRow, text_of
+from sr_deploy.results.protocols import scores, scores_here, split_mean, time_ms
+from sr_deploy.results.rows import PUBLISHED, BenchmarkRow, QualityRow, text_of
 
 Value = Callable[[BenchmarkRow], Optional[float]]
 
@@ -24,6 +24,7 @@ VALUES: Mapping[str, Value] = {
     "time_ms": time_ms,
     "p95_ms": lambda r: r.latency_ms_p95,
     "score": lambda r: (scores(r) or (None,))[0],
+    "score_here": lambda r: (scores_here(r) or (None,))[0],
     "params_m": lambda r: over(r.params, 1e6),
     "params_k": lambda r: over(r.params, 1e3),
     "macs_g": lambda r: r.macs_g,
@@ -33,6 +34,8 @@ VALUES: Mapping[str, Value] = {
     "convs": lambda r: r.convs,
 }
 """The values that a row can have, by a key with their unit."""
+SCORES = {"Score": "score", "Score here": "score_here"}
+"""The headings of the scores: by the printed baseline, and by that measured here."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,9 @@ def number(value: Optional[float], digits: int) -> str:
 
 
 def label(row: Union[BenchmarkRow, QualityRow]) -> str:
-    """Return the name of a row's network in a table: `asrn_x4.d3`."""
-    return network_name(row.model, row.variant)
+    """Return the name of a row's network in a table: `asrn_x4.d3`, `00_SPAN (published)`."""
+    name = network_name(row.model, row.variant)
+    return f"{name} ({PUBLISHED})" if row.backend == PUBLISHED else name
 
 
 def settings_text(row: Union[BenchmarkRow, QualityRow]) -> str:

@@ -7,8 +7,15 @@ from typing import Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.degradation import GIVEN
 from sr_deploy.results.columns import label, labels
-from sr_deploy.results.protocols import protocol_of, time_ms
-from sr_deploy.results.rows import BenchmarkRow, QualityRow, executed_of_plain, text_of
+from sr_deploy.results.protocols import misses_min_psnr, protocol_of, time_ms
+from sr_deploy.results.rows import (
+    PUBLISHED,
+    BenchmarkRow,
+    QualityRow,
+    executed_of_plain,
+    text_of,
+)
+from sr_deploy.results.slips import SLIPS
 
 _STATISTIC = {
     "median": "median of the timed runs",
@@ -19,6 +26,10 @@ _ALIKE = (
     "degradation cadence_hz"
 ).split()
 """The conditions of rows whose scores and times are compared."""
+_PUBLISHED_NOTE = (
+    f"{PUBLISHED}: numbers of a challenge's results.json, not measured here. The file names "
+    "neither device nor images. Its times, memory and scores are ranked apart from measured ones"
+)
 MIN_GAIN_DB = 0.01
 """The least gain of a variant's tag that is worth no note."""
 _DEPLOYED = "the same count of the graph that runs, after its exact rewrites"
@@ -40,7 +51,9 @@ def tiling_text(tiling: str) -> str:
 def conditions(rows: Sequence[BenchmarkRow]) -> Dict[str, List[str]]:
     """Return the conditions by name, each with its values: several where rows differ."""
     owners = [(text, label(r)) for r in rows for text in uncounted_texts(r)]
+    counts = [(_counted(r), label(r)) for r in rows if r.counter]
     of_all = {
+        "counted": _with_owners(counts, (name for _, name in counts)),
         "† not counted": _with_owners(owners, map(label, rows)),
         "runs": [f"{_span(r.warmup for r in rows)} warm-up; {_span(r.runs for r in rows)} timed"],
     }
@@ -91,10 +104,50 @@ def useless_tags(rows: Sequence[Union[BenchmarkRow, QualityRow]]) -> List[str]:
 def condition_notes(rows: Sequence[BenchmarkRow]) -> List[str]:
     """Return the notes below a table: a line for each condition, then the rows' warnings."""
     notes = [f"{name}: {'; '.join(texts)}" for name, texts in conditions(rows).items()]
+    if any(r.backend == PUBLISHED for r in rows):
+        notes += [_PUBLISHED_NOTE, *_slips(rows)]
     notes += [f"note: {text}" for text in useless_tags(rows)]
     names = labels(rows)
     warnings = [(w, name) for row, name in zip(rows, names) for w in row.warnings]
     return notes + [f"note: {warning}" for warning in _with_owners(warnings, names)]
+
+
+def score_notes(rows: Sequence[BenchmarkRow]) -> List[str]:
+    """Return how the scores are computed, and the rows that the challenge would not rank."""
+    protocol = protocol_of(rows[0])
+    b = protocol.baseline
+    if b is None:
+        return []
+    names = ("runtime", "FLOPs", "parameters")
+    parts = " + ".join(f"{w:.2f} {name}" for w, name in zip(protocol.weights, names))
+    baseline = f"{b.name}, {b.ms} ms on its GPU ({protocol.device}), {b.macs_g} G, {b.params_m} M"
+    notes = [f"score: {parts} of exp(2 x / baseline), less is better; baseline {baseline}"]
+    named = list(zip(labels(rows), rows))
+    here = [(name, row.baseline) for name, row in named if row.baseline]
+    if here:
+        times = "; ".join(f"{name}: {base['name']} {base['ms']:.2f} ms" for name, base in here)
+        notes.append(
+            f"score here: by the baseline measured in turns with the network ({times}). On a "
+            "device other than the challenge's only this score means something"
+        )
+    return notes + [
+        f"below the challenge's PSNR, which would not rank it: {name}"
+        for name, row in named
+        if misses_min_psnr(row)
+    ]
+
+
+def _slips(rows: Sequence[BenchmarkRow]) -> List[str]:
+    """The slips of the challenges' own numbers among published rows."""
+    slips = [
+        f"note: {slip} ({label(row)})"
+        for row in rows
+        for slip in SLIPS
+        if row.backend == PUBLISHED
+        and slip.paper.lower().replace(" ", "") == row.protocol
+        and any(architecture in row.model.lower() for architecture in slip.architectures)
+    ]
+    return list(dict.fromkeys(slips))
 
 
 def _conditions_of(r: BenchmarkRow) -> Dict[str, str]:
@@ -106,7 +159,7 @@ def _conditions_of(r: BenchmarkRow) -> Dict[str, str]:
         "LR": "given, not made from HR" if r.degradation == GIVEN else "",
         "PSNR, SSIM": f"{r.metric}, border {r.border_px}" if r.metric else "",
         "evaluated": tiling_text(r.tiling),
-        "counted": r.counter and f"{r.counter} at {text_of(r.counted_hw)}, multiply-accumulates",
+        "counted": "",
         "† not counted": "",
         "deployed": _DEPLOYED if r.deployed else "",
         "executed": ""
@@ -120,8 +173,14 @@ def _conditions_of(r: BenchmarkRow) -> Dict[str, str]:
         "timed by": r.timer and r.timer + ("" if r.copies_ms is None else " (copies apart)"),
         "memory": r.mem_definition,
         "device": r.device + (f", {r.threads} threads" if r.threads else ""),
-        "software": f"{r.backend} {r.backend_version}" + (f" ({r.settings})" if r.settings else ""),
+        "software": ""
+        if r.backend == PUBLISHED
+        else f"{r.backend} {r.backend_version}" + (f" ({r.settings})" if r.settings else ""),
     }
+
+
+def _counted(row: BenchmarkRow) -> str:
+    return f"{row.counter} at {text_of(row.counted_hw)}, multiply-accumulates"
 
 
 def _with_owners(owned: Iterable[Tuple[str, str]], everyone: Iterable[str]) -> List[str]:

@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Dict, List, Optional, Tuple
 
+from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.results.rows import BenchmarkRow
 
@@ -26,6 +27,8 @@ class Baseline:
     ms: float
     macs_g: float
     params_m: float
+    network: str
+    """Our name of the network."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ _2024 = replace(
     counter="fvcore",
     sets=("LSDIR_DIV2K_valid", "LSDIR_DIV2K_test"),
     device="RTX 3090",
-    baseline=Baseline("RLFN", 13.54, 19.67, 0.317),
+    baseline=Baseline("RLFN", 13.54, 19.67, 0.317, "rlfn_x4"),
     weights=(0.70, 0.15, 0.15),
     min_psnr_db=(26.90, 26.99),
 )
@@ -86,13 +89,13 @@ _2025 = replace(
     name="ntire2025",
     sets=("DIV2K_LSDIR_valid", "DIV2K_LSDIR_test"),
     device="RTX A6000",
-    baseline=Baseline("EFDN", 16.69, 16.70, 0.276),
+    baseline=Baseline("EFDN", 16.69, 16.70, 0.276, "efdn_x4"),
 )
 # The runtime was 5.59 ms until the results were published in June 2026.
 _2026 = replace(
     _2025,
     name="ntire2026",
-    baseline=Baseline("SPAN", 7.74, 9.83, 0.151),
+    baseline=Baseline("SPAN", 7.74, 9.83, 0.151, "span_x4"),
     weights=(0.80, 0.10, 0.10),
 )
 _STEADY = Protocol("steady", "median", "hooks")
@@ -105,6 +108,8 @@ PROTOCOLS: Dict[str, Protocol] = {
 DEFAULT_PROTOCOL = "steady"
 PROTOCOL_NAMES = tuple(name for name in PROTOCOLS if name != "trtexec")
 """The protocols that can be selected."""
+
+CHALLENGES = tuple(name for name, p in PROTOCOLS.items() if p.of_images)
 
 
 def get_protocol(name: str) -> Protocol:
@@ -141,32 +146,53 @@ def split_mean(row: BenchmarkRow, split: str, key: str) -> Optional[float]:
     return sum(values) / len(values) if values and None not in values else None
 
 
+def of_own_images(row: BenchmarkRow) -> Tuple[bool, ...]:
+    """Return whether a row's valid and its test images are the challenge's own, by their name."""
+    pairs = zip((row.set, row.test_set), protocol_of(row).sets)
+    return tuple(theirs.lower() in ours.lower() for ours, theirs in pairs)
+
+
 def misses_min_psnr(row: BenchmarkRow) -> bool:
     """Return whether a row's PSNR on the challenge's own images is below the year's minimum."""
-    p = protocol_of(row)
-    measured = (
-        (row.set, split_mean(row, "valid", "psnr_db")),
-        (row.test_set, split_mean(row, "test", "psnr_db")),
-    )
+    measured = (split_mean(row, split, "psnr_db") for split in ("valid", "test"))
+    minima = protocol_of(row).min_psnr_db
     return any(
-        theirs.lower() in ours.lower() and psnr is not None and psnr < minimum
-        for (ours, psnr), theirs, minimum in zip(measured, p.sets, p.min_psnr_db)
+        own and psnr is not None and psnr < minimum
+        for own, psnr, minimum in zip(of_own_images(row), measured, minima)
     )
 
 
-def scores(row: BenchmarkRow) -> Optional[Tuple[float, float, float, float]]:
-    """Return the challenge's score and its parts for runtime, FLOPs and parameters.
+Scores = Tuple[float, float, float, float]
+"""A challenge's score, and its parts for runtime, FLOPs and parameters. Less is better."""
 
-    A part is exp(2 x / baseline), so less is better. The baseline's runtime is that of the
-    challenge's GPU. None where the year has no score or the row lacks a number.
+
+def scores(row: BenchmarkRow) -> Optional[Scores]:
+    """Return the score by the printed baseline, whose runtime is that of the challenge's GPU.
+
+    None where the year has no score or the row lacks a number.
     """
+    b = protocol_of(row).baseline
+    return None if b is None else _scores(row, (b.ms, b.macs_g, b.params_m))
+
+
+def scores_here(row: BenchmarkRow) -> Optional[Scores]:
+    """Return the score by the baseline that was measured in turns with the row's network.
+
+    Unlike `scores` it means something on any device. None where the baseline was not measured, or
+    the row lacks a number.
+    """
+    b = row.baseline
+    return None if b is None else _scores(row, (b["ms"], b["macs_g"], b["params_m"]))
+
+
+def _scores(row: BenchmarkRow, baseline: Tuple[float, float, float]) -> Optional[Scores]:
+    """A part is exp(2 x / baseline)."""
     p, ms = protocol_of(row), time_ms(row)
-    if p.baseline is None or ms is None or row.macs_g is None or row.params is None:
+    if not p.weights or ms is None or row.macs_g is None or row.params is None:
         return None
-    values = ms, row.macs_g, row.params / 1e6
-    ratios = [
-        v / b for v, b in zip(values, (p.baseline.ms, p.baseline.macs_g, p.baseline.params_m))
-    ]
+    if row.counted_hw not in (None, NTIRE_HW):
+        return None
+    ratios = [v / b for v, b in zip((ms, row.macs_g, row.params / 1e6), baseline)]
     runtime, flops, params = (math.exp(2 * r) if r < 300 else math.inf for r in ratios)
     total = sum(w * part for w, part in zip(p.weights, (runtime, flops, params)))
     return total, runtime, flops, params

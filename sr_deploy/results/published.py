@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError, did_you_mean
-from sr_deploy.results.columns import VALUES, Column, label, labels, number, settings_text
-from sr_deploy.results.conditions import condition_notes
-from sr_deploy.results.protocols import misses_min_psnr, protocol_of, score_text, scores, time_ms
+from sr_deploy.results.columns import SCORES, VALUES, Column, label, labels, number, settings_text
+from sr_deploy.results.conditions import condition_notes, score_notes
+from sr_deploy.results.protocols import score_text, time_ms
 from sr_deploy.results.render import Table, make_table
-from sr_deploy.results.rows import BenchmarkRow, text_of
+from sr_deploy.results.rows import PUBLISHED, BenchmarkRow, text_of
 from sr_deploy.results.tables import bench_table, comparable, require_same
 
 _NTIRE = (
@@ -24,6 +24,12 @@ _NTIRE = (
     Column("#Conv", "convs", 0),
 )
 _NTIRE_RANKED = ("Ave. Time [ms]", "#Params [M]", "FLOPs [G]", "#Acts [M]", "Mem. [M]")
+_OF_DEVICE = ("Ave. Time [ms]", "Mem. [M]")
+"""Columns that are ranked within each device."""
+_NO_BASELINE = (
+    "on a device other than the challenge's the score means nothing: bench --score measures the "
+    "baseline beside the network"
+)
 _SRN_TABLE5 = (
     Column("PSNR [Val]", "psnr_db"),
     Column("PSNR [Test]", "test_psnr_db"),
@@ -57,7 +63,10 @@ def build_table(rows: Sequence[BenchmarkRow], layout: str) -> Table:
 
 
 def ntire(rows: Sequence[BenchmarkRow]) -> Table:
-    """Return the challenge's table: numbers with their ranks, and the score if the year has one."""
+    """Return the challenge's table: numbers with their ranks, and the scores if the year has one.
+
+    Times, memory and scores are ranked within each device, published ones apart from measured ones.
+    """
     measured = comparable(rows)
     headings, texts = ["Model"], [labels(measured)]
     for column in _NTIRE:
@@ -65,41 +74,39 @@ def ntire(rows: Sequence[BenchmarkRow]) -> Table:
         if column.heading in _NTIRE_RANKED:
             values = [VALUES[column.key](r) for r in measured]
             # Values that read the same share a rank.
-            cells = _with_ranks(
-                cells, [None if v is None else round(v, column.digits) for v in values]
-            )
+            read = [None if v is None else round(v, column.digits) for v in values]
+            groups = [_device_of(r) if column.heading in _OF_DEVICE else None for r in measured]
+            cells = _with_ranks(cells, read, groups)
         headings.append(column.heading)
         texts.append(cells)
     notes = condition_notes(measured)
-    finals = [s[0] for s in map(scores, measured) if s]
-    if len(finals) == len(measured):
-        headings.append("Score")
-        texts.append(_with_ranks(list(map(score_text, finals)), finals))
-        notes += _score_notes(measured)
+    for heading, key in SCORES.items():
+        values = [VALUES[key](r) for r in measured]
+        if any(v is not None for v in values):
+            headings.append(heading)
+            cells = ["" if v is None else score_text(v) for v in values]
+            texts.append(_with_ranks(cells, values, list(map(_device_of, measured))))
+    if len(headings) > 1 + len(_NTIRE):
+        notes += score_notes(measured)
+        here = [r for r in measured if r.backend != PUBLISHED]
+        if here and not any(r.baseline for r in here):
+            notes.append(_NO_BASELINE)
     return make_table(headings, list(zip(*texts)), notes)
 
 
-def _score_notes(rows: Sequence[BenchmarkRow]) -> List[str]:
-    """How the year's score is computed, and the rows that it would not rank."""
-    protocol = protocol_of(rows[0])
-    names = ("runtime", "FLOPs", "parameters")
-    parts = " + ".join(f"{w:.2f} {name}" for w, name in zip(protocol.weights, names))
-    b = protocol.baseline
-    assert b is not None
-    baseline = f"{b.name}, {b.ms} ms on its GPU ({protocol.device}), {b.macs_g} G, {b.params_m} M"
-    return [
-        f"score: {parts} of exp(2 x / baseline), less is better; baseline {baseline}",
-        *(
-            f"below the challenge's PSNR, which would not rank it: {name}"
-            for name, r in zip(labels(rows), rows)
-            if misses_min_psnr(r)
-        ),
-    ]
+def _device_of(row: BenchmarkRow) -> Tuple[bool, str]:
+    return row.backend == PUBLISHED, row.device
 
 
 def srn_table5(rows: Sequence[BenchmarkRow]) -> Table:
-    """Return SRN's Table 5: the challenge's numbers without ranks, fastest first."""
-    measured = sorted(comparable(rows), key=lambda r: (time_ms(r) is None, time_ms(r) or 0))
+    """Return SRN's Table 5: the challenge's numbers without ranks, fastest first.
+
+    Published rows follow the measured ones: their times are of another device.
+    """
+    measured = sorted(
+        comparable(rows),
+        key=lambda r: (r.backend == PUBLISHED, time_ms(r) is None, time_ms(r) or 0),
+    )
     cells = [
         [name, *(column.text(r) for column in _SRN_TABLE5)]
         for name, r in zip(labels(measured), measured)
@@ -198,5 +205,16 @@ def _ranks(values: Sequence[Optional[float]]) -> List[Optional[int]]:
     return [None if v is None else ordered.index(v) + 1 for v in values]
 
 
-def _with_ranks(cells: Sequence[str], values: Sequence[Optional[float]]) -> List[str]:
-    return [cell + (f" ({rank})" if rank else "") for cell, rank in zip(cells, _ranks(values))]
+def _with_ranks(
+    cells: Sequence[str],
+    values: Sequence[Optional[float]],
+    groups: Optional[Sequence[object]] = None,
+) -> List[str]:
+    """Return the cells with their ranks, within each of `groups` if they are given."""
+    of = list(groups or [None] * len(cells))
+    ranked = []
+    for cell, value, group in zip(cells, values, of):
+        among = [v for v, g in zip(values, of) if g == group]
+        rank = _ranks(among)[among.index(value)]
+        ranked.append(cell + (f" ({rank})" if rank else ""))
+    return ranked

@@ -20,6 +20,8 @@ patches, overlaps on both sides."""
 READABLE_SCHEMAS = (2, SCHEMA)
 BICUBIC = "bicubic"
 """The model and backend of the rows of bicubic upscaling."""
+PUBLISHED = "published"
+"""The backend of numbers that a challenge's results.json has: not measured here."""
 
 _NUMBER = (int, float)
 _IMAGE_TYPES: Dict[str, Any] = {
@@ -27,7 +29,7 @@ _IMAGE_TYPES: Dict[str, Any] = {
     "split": str,
     "lr_hw": list,
     "psnr_db": (*_NUMBER, type(None)),
-    "ssim": _NUMBER,
+    "ssim": (*_NUMBER, type(None)),
     "ms": _NUMBER,
 }
 
@@ -105,7 +107,7 @@ class BenchmarkRow:
     `latency_ms_mean` but not of `psnr_db`."""
     images: Tuple[Dict[str, Any], ...] = ()
     """For each image `image`, `split` (valid or test), `lr_hw`, `psnr_db` (None: identical), `ssim`
-    and `ms`."""
+    (both None: not scored) and `ms`."""
     degradation: str = "bi"
     """How LR was made from HR, as in `core/degradation.py`; `given` if it was not."""
     metric: str = ""
@@ -122,6 +124,9 @@ class BenchmarkRow:
     python: str = ""
     git_rev: str = ""
     date_utc: str = ""
+    baseline: Optional[Dict[str, Any]] = None
+    """The challenge's baseline as measured in turns with this network: its `name`, `ms`, `macs_g`
+    and `params_m`. None: it was not measured."""
     error: str = ""
     schema: int = SCHEMA
 
@@ -236,6 +241,11 @@ def read_rows(path: Path) -> List[BenchmarkRow]:
 
 def _parse_row(line: str, source: str) -> BenchmarkRow:
     data = _parse_json(line, source)
+    if isinstance(data, dict) and any(is_challenge_entry(entry) for entry in data.values()):
+        raise InputError(
+            f"{source}: the results.json of a challenge, not rows",
+            hint="srdeploy table reads it",
+        )
     if not isinstance(data, dict) or data.get("schema") not in READABLE_SCHEMAS:
         schema = data.get("schema", "") if isinstance(data, dict) else ""
         suffix = f"; its schema is {schema!r:.20}" if schema != "" else ""
@@ -261,11 +271,28 @@ def _parse_row(line: str, source: str) -> BenchmarkRow:
             )
     if row.deployed and not isinstance(row.deployed.get("macs"), _NUMBER):
         raise InputError(f"{source}: key 'deployed' has no number 'macs'", hint="measure again")
+    if row.baseline is not None:
+        _check_baseline(row.baseline, source)
     for share in ("share", "timed_share") if row.executed else ():
         if not isinstance((row.executed or {}).get(share), _NUMBER):
             problem = f"{source}: key 'executed' has no number '{share}'"
             raise InputError(problem, hint="measure again")
     return row
+
+
+def _check_baseline(baseline: Dict[str, Any], source: str) -> None:
+    if not isinstance(baseline.get("name"), str):
+        raise InputError(f"{source}: key 'baseline' has no 'name'", hint="measure again")
+    for key in ("ms", "macs_g", "params_m"):
+        value = baseline.get(key)
+        if not isinstance(value, _NUMBER) or isinstance(value, bool) or value <= 0:
+            problem = f"{source}: key 'baseline' has no number '{key}' above 0"
+            raise InputError(problem, hint="measure again")
+
+
+def is_challenge_entry(entry: object) -> bool:
+    """Return whether a value of a JSON object is an entry of a challenge's results.json."""
+    return isinstance(entry, dict) and "valid_runtime" in entry
 
 
 def _is_hw(value: List[Any]) -> bool:

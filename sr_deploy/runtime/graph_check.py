@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List
+from typing import List, Optional, Tuple
 
 from sr_deploy.core.errors import ArtifactError, MissingPackageError
+from sr_deploy.core.interface import Interface
 from sr_deploy.core.manifest import manifest_path, read_manifest
 from sr_deploy.core.target import ONNX_RUNTIMES, TargetProfile
-from sr_deploy.runtime.graph_probe import bounded_memory, ends_problem, graph_ends, probe_graph
+from sr_deploy.runtime.graph_interface import ContractError, DeclaredEnd, interfaces
+from sr_deploy.runtime.graph_probe import SERVED, bounded_memory, graph_ends, probe_graph
 from sr_deploy.runtime.onnx_view import Graph, load_graph
 from sr_deploy.runtime.ort import raw_session
-from sr_deploy.runtime.preflight import Finding, preflight
-
-_SERVED = "convert it to one input (1, 3, H, W) and one output (1, 3, s*H, s*W), float RGB in 0..1"
+from sr_deploy.runtime.preflight import Finding, preflight_model
+from sr_deploy.runtime.standard_graph import standard_graph
 
 
 def check_graph(
     path: Path, target: TargetProfile, *, precision: str = "fp16", dla: bool = False
 ) -> List[Finding]:
-    """Return the findings of `preflight`, and why sessions cannot serve the graph.
+    """Return why sessions cannot serve the graph, and the findings of `preflight` for it.
 
-    A file that cannot be read is a finding too. Raises MissingPackageError without onnx.
+    These are of the standard graph where its ends are others. A file that cannot be read is a
+    finding too. Raises MissingPackageError without onnx.
     """
     try:
-        findings = preflight(path, target, precision=precision, dla=dla)
+        model = load_graph(path)
+        served, interface, scale = _contract(path, target)
+        if interface is not None and not interface.is_standard:
+            model = standard_graph(model, interface, scale)
     except ArtifactError as e:
         return [_of_graph("error", e.message, e.hint)]
-    try:
-        return _contract_findings(path, target) + findings
-    except ArtifactError as e:
-        return [_of_graph("error", e.message, e.hint), *findings]
+    return served + preflight_model(model, target, precision=precision, dla=dla)
 
 
-def _contract_findings(path: Path, target: TargetProfile) -> List[Finding]:
-    """Return at most one finding. Raises ArtifactError for a graph that sessions cannot serve."""
-    has_manifest = manifest_path(path).is_file()
-    if has_manifest:
-        read_manifest(path)
+def _contract(path: Path, target: TargetProfile) -> Tuple[List[Finding], Optional[Interface], int]:
+    """Return at most one finding, why sessions cannot serve it, and its interface and scale."""
+    manifest = read_manifest(path) if manifest_path(path).is_file() else None
+    interface, scale = (manifest.interface, manifest.scale) if manifest else (None, 1)
     try:
         with bounded_memory(path):
             try:
@@ -46,16 +47,33 @@ def _contract_findings(path: Path, target: TargetProfile) -> List[Finding]:
                 # A parser of TensorRT may know operators and opsets that this onnxruntime lacks.
                 by_it = target.runtime in ONNX_RUNTIMES or "INVALID_GRAPH" in e.message
                 severity = "error" if by_it else "warning"
-                return [_of_graph(severity, e.message, e.hint or "repair or convert the graph")]
-            (graph_ends if has_manifest else probe_graph)(path, session)
+                hint = e.hint or "repair or convert the graph"
+                return [_of_graph(severity, e.message, hint)], interface, scale
+            if manifest is None:
+                contract = probe_graph(path, session)
+                interface, scale = contract.interface, contract.scale
+            elif interface is None:
+                graph_ends(path, session)
     except MissingPackageError:  # of onnxruntime
-        graph = Graph(load_graph(path))
-        inputs, outputs = (
-            [(_ort_type(graph.types.get(n, "FLOAT")), graph.shapes.get(n, [])) for n in names]
-            for names in (graph.inputs, graph.outputs)
-        )
-        problem = ends_problem(inputs, outputs)
-        return [_of_graph("error", problem, _SERVED)] if problem else []
+        return _declared_findings(path), interface, scale
+    except ArtifactError as e:
+        return [_of_graph("error", e.message, e.hint)], interface, scale
+    return [], interface, scale
+
+
+def _declared_findings(path: Path) -> List[Finding]:
+    graph = Graph(load_graph(path))
+    inputs, outputs = (
+        [
+            DeclaredEnd(n, _ort_type(graph.types.get(n, "FLOAT")), graph.shapes.get(n, []))
+            for n in names
+        ]
+        for names in (graph.inputs, graph.outputs)
+    )
+    try:
+        interfaces(inputs, outputs)
+    except ContractError as e:
+        return [_of_graph("error", str(e), SERVED)]
     return []
 
 

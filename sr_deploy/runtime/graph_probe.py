@@ -1,4 +1,4 @@
-"""Probes ONNX graphs without a manifest: ends, sizes and scale, by a few small runs.
+"""Probes ONNX graphs of unknown origin: interface, sizes and scale, by a few small runs.
 
 Sizes are LR (h, w). Both sides are varied together, so that what holds for one holds for the other.
 """
@@ -17,13 +17,25 @@ import numpy as np
 
 from sr_deploy.core.device import usable_cores
 from sr_deploy.core.errors import ArtifactError, CannotRunHereError
+from sr_deploy.core.interface import Interface
 from sr_deploy.core.onnx_file import BFLOAT16, FLOAT16, artifact_sha256, onnx_facts, weight_files
 from sr_deploy.core.session import SizeContract
 from sr_deploy.core.sizes import HW, hw_text
+from sr_deploy.runtime.graph_interface import (
+    ASSUMED,
+    GIVEN,
+    NO_WISHES,
+    ContractError,
+    DeclaredEnd,
+    Wishes,
+    find_values,
+    interfaces,
+    nchw_of,
+    network_input,
+)
 
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 """The element types that sessions feed and read, by ONNX Runtime's names."""
-LARGEST_SIDE = 16384
 PROBED_SIDES = (
     32, 48, 64, 60, 84, 96, 120, 100, 72, 88, 104, 108, 112, 128, 140, 192, 256, 384, 512,
 )  # fmt: skip
@@ -36,7 +48,9 @@ PROBE_S, PROBE_RUN_S = 20.0, 120.0
 """After the first no more is refined; after the second runs are ended."""
 PROBE_BYTES = 4 << 30
 """Of address space that the probe may take, beside that of the threads."""
-_HINT = "convert it to one input (1, 3, H, W) and one output (1, 3, s*H, s*W), float RGB in 0..1"
+PHOTOGRAPH_SIDE = 64
+"""About the LR side of the photographs that show the values of black and white."""
+SERVED = "expected one image in and one out, RGB or luma, such as (1, 3, H, W) and (1, 3, s*H, s*W)"
 _FLOATS = {BFLOAT16: "bf16", FLOAT16: "fp16"}
 _FP8 = {17, 18, 19, 20}
 """TensorProto's types of 8-bit floats."""
@@ -50,16 +64,24 @@ Run = Callable[[HW], Optional[Tuple[int, ...]]]
 """Runs the graph at an LR size; returns the shape of its output, None if the run fails."""
 
 
-class ContractError(Exception):
-    """Why a graph cannot be served."""
+@dataclass(frozen=True)
+class Fit:
+    """The sizes that a graph takes, and its scale."""
+
+    scale: int
+    sizes: SizeContract
 
 
 @dataclass(frozen=True)
 class GraphContract:
-    """How a graph is run: RGB in 0..1, (1, 3, H, W) -> (1, 3, scale*H, scale*W)."""
+    """How a graph is run."""
 
     scale: int
     sizes: SizeContract
+    interface: Interface
+    values_from: str
+    """How the values of black and white were found: `declared`, `given`, `photographs`, or
+    `assumed` where the network's outputs resemble its inputs with none."""
 
 
 CONTRACTS: Dict[str, GraphContract] = {}
@@ -91,87 +113,119 @@ def is_quantised(precision: str) -> bool:
     return "int8" in precision or "fp8" in precision
 
 
-def probe_graph(path: Path, session: Any) -> GraphContract:
+def probe_graph(path: Path, session: Any, wishes: Wishes = NO_WISHES) -> GraphContract:
     """Return the contract of a graph that is open as an onnxruntime InferenceSession.
 
-    Raises CannotRunHereError for a graph that sessions cannot serve, with what was found: another
-    number of inputs or outputs, another layout, type or batch, a scale that is not a whole number,
-    or an output smaller than scale times the input.
+    Raises CannotRunHereError for a graph that sessions cannot serve, with what was found: other
+    ends, another type or batch, a scale that is not a whole number, or an output smaller than scale
+    times the input.
     """
+    if wishes != NO_WISHES:
+        try:
+            return _probe(session, wishes)
+        except ContractError as e:
+            raise _unsupported(path, session, str(e)) from e
     identity = artifact_sha256(path)
     key = (identity, session.get_providers()[0])
     if identity not in CONTRACTS and key not in _REASONS:
-        source, target = graph_ends(path, session)
-        fixed = _fixed_sides(source)
-        runs = _Runs(session, source, target)
         try:
-            contract = _declared(fixed, target) or find_contract(runs, fixed)
-            _check_declared(contract, target)
-            CONTRACTS[identity] = contract
+            CONTRACTS[identity] = _probe(session, wishes)
         except ContractError as e:
-            _REASONS[key] = f"{e}{runs.why}"
+            _REASONS[key] = str(e)
+        except UnicodeDecodeError as e:
+            raise ArtifactError(f"{path} is damaged: a name in it is not UTF-8") from e
     if identity not in CONTRACTS:
         raise _unsupported(path, session, _REASONS[key])
     return CONTRACTS[identity]
 
 
 def graph_ends(path: Path, session: Any) -> Tuple[Any, Any]:
-    """Return input and output of an open graph. Raises CannotRunHereError as `probe_graph`."""
+    """Return input and output of an open graph with standard ends.
+
+    Raises CannotRunHereError as `probe_graph`.
+    """
     try:
-        inputs, outputs = (
-            [(t, t.name, t.type, t.shape) for t in tensors]
-            for tensors in (session.get_inputs(), session.get_outputs())
-        )
+        found = interfaces(*_ends(session))[0]
+    except ContractError as e:
+        raise _unsupported(path, session, str(e)) from e
     except UnicodeDecodeError as e:
         raise ArtifactError(f"{path} is damaged: a name in it is not UTF-8") from e
-    problem = ends_problem(
-        [(kind, shape) for _, _, kind, shape in inputs],
-        [(kind, shape) for _, _, kind, shape in outputs],
+    if not found.is_standard:
+        raise _unsupported(path, session, "its manifest does not describe these ends")
+    return session.get_inputs()[0], session.get_outputs()[0]
+
+
+def _ends(session: Any) -> Tuple[List[DeclaredEnd], List[DeclaredEnd]]:
+    inputs, outputs = (
+        [DeclaredEnd(t.name, t.type, t.shape) for t in tensors]
+        for tensors in (session.get_inputs(), session.get_outputs())
     )
-    if problem:
-        raise _unsupported(path, session, problem)
-    return inputs[0][0], outputs[0][0]
+    return inputs, outputs
 
 
-End = Tuple[str, Sequence[Any]]
-"""A tensor's type, such as `tensor(float)`, and its declared shape; empty: unknown."""
-
-
-def ends_problem(inputs: Sequence[End], outputs: Sequence[End]) -> str:
-    """Return why sessions cannot feed or read a graph with these ends; empty if they can."""
-    if len(inputs) != 1 or len(outputs) != 1:
-        found = f"{len(inputs)} and {len(outputs)}"
-        return f"expected one input and one output, found {found}"
-    for end, (kind, shape) in (("input", inputs[0]), ("output", outputs[0])):
-        if kind not in DTYPES:
-            name = kind[7:-1] if kind.startswith("tensor(") else kind
-            return f"the {end} is {name}; expected float or float16"
-        if not shape:
+def _probe(session: Any, wishes: Wishes) -> GraphContract:
+    """Return the contract with the first interface that runs. Raises ContractError."""
+    inputs, outputs = _ends(session)
+    ends_at = time.monotonic() + PROBE_RUN_S
+    problem = ""
+    for interface in interfaces(inputs, outputs, wishes):
+        source = inputs[0].shape
+        target = next(end.shape for end in outputs if end.name == interface.output.name)
+        runs = _Runs(session, interface, ends_at)
+        try:
+            fixed = _sides(source, interface.input.axes_hw)
+            fit = _declared(fixed, _sides(target, interface.output.axes_hw)) or find_contract(
+                runs, fixed
+            )
+            _check_declared(fit, list(target), interface)
+        except ContractError as e:
+            problem = problem or f"{e}{runs.why}"
             continue
-        if len(shape) != 4:
-            return f"the {end} has {len(shape)} dimensions; expected four dimensions, (1, 3, H, W)"
-        batch, channels, _, last = shape
-        if last in (1, 3, 4) and channels != 3:
-            return f"the {end} is NHWC with {last} channels; expected NCHW with 3"
-        if isinstance(channels, int) and channels != 3:
-            return f"the {end} has {channels} channels; expected 3 (RGB)"
-        if isinstance(batch, int) and batch != 1:
-            return f"the batch of the {end} is {batch}; expected 1"
-        for side, n in zip(("height", "width"), shape[2:] if end == "input" else ()):
-            if isinstance(n, int) and not 1 <= n <= LARGEST_SIDE:
-                return f"the {side} of the input is {n}; expected 1 to {LARGEST_SIDE}"
-    return ""
+        found, how = _with_values(runs, interface, fit, wishes)
+        return GraphContract(fit.scale, fit.sizes, found, how)
+    raise ContractError(problem)
+
+
+def _with_values(
+    runs: _Runs, interface: Interface, fit: Fit, wishes: Wishes
+) -> Tuple[Interface, str]:
+    if wishes.values is not None:
+        return interface, GIVEN
+    hw = photograph_hw(fit.sizes)
+    if hw[0] * hw[1] > DECLARED_PX:
+        return interface, ASSUMED
+    return find_values(runs.array, interface, fit.scale, hw)
+
+
+def photograph_hw(sizes: SizeContract) -> HW:
+    """Return an LR size (h, w) at which a network can be shown photographs."""
+    h, w = (
+        low if low == high else max(min(-(-max(low, PHOTOGRAPH_SIDE) // n), high // n), 1) * n
+        for low, high, n in zip(
+            sizes.min_hw, sizes.max_hw or (_UNLIMITED, _UNLIMITED), (sizes.multiple,) * 2
+        )
+    )
+    return h, w
 
 
 class _Runs:
-    """Runs an open graph on zeros; `why` has the first failure, for messages."""
+    """Runs an open graph; `why` has the first failure, for messages."""
 
-    def __init__(self, session: Any, source: Any, target: Any) -> None:
-        self._session, self._source, self._target = session, source, target
-        self._ends_at = time.monotonic() + PROBE_RUN_S
+    def __init__(self, session: Any, interface: Interface, ends_at: float) -> None:
+        self._session, self._interface, self._ends_at = session, interface, ends_at
         self.why = ""
 
     def __call__(self, hw: HW) -> Optional[Tuple[int, ...]]:
+        """Run on black; return the shape of the output, as NCHW with 3 channels for an image."""
+        y = self.array(network_input(np.zeros((1, 3, *hw), np.float32), self._interface))
+        if y is None:
+            return None
+        shape = nchw_of(y, self._interface.output).shape
+        is_image = len(shape) == 4 and shape[:2] == (1, self._interface.channels)
+        return (1, 3, *shape[2:]) if is_image else tuple(y.shape)
+
+    def array(self, x: np.ndarray) -> Optional[np.ndarray]:
+        """Run on the graph's own array; None if that fails."""
         import onnxruntime
 
         options = onnxruntime.RunOptions()
@@ -179,19 +233,20 @@ class _Runs:
         left_s = max(self._ends_at - time.monotonic(), 0.0)
         timer = threading.Timer(left_s, setattr, (options, "terminate", True))
         timer.daemon = True
+        ends = self._interface
         try:
             timer.start()
-            x = np.zeros((1, 3, *hw), DTYPES[self._source.type])
-            y = self._session.run([self._target.name], {self._source.name: x}, options)[0]
+            y: np.ndarray = self._session.run([ends.output.name], {ends.input.name: x}, options)[0]
         except Exception as e:  # onnxruntime raises its own kinds, which share no base class
             reason = (str(e).splitlines() or [type(e).__name__])[0][:200]
             if time.monotonic() >= self._ends_at:
                 reason = f"it takes more than {PROBE_RUN_S:g} s"
-            self.why = self.why or f"; at {hw_text(hw)}: {reason}"
+            hw = [x.shape[axis] for axis in ends.input.axes_hw]
+            self.why = self.why or f"; at {hw[0]}x{hw[1]}: {reason}"
             return None
         finally:
             timer.cancel()
-        return tuple(y.shape)
+        return y
 
 
 @contextlib.contextmanager
@@ -219,36 +274,38 @@ def bounded_memory(path: Path) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def _fixed_sides(source: Any) -> Tuple[Optional[int], Optional[int]]:
-    h, w = (n if isinstance(n, int) else None for n in list(source.shape)[2:] or (None, None))
+def _sides(shape: Sequence[Any], axes: Tuple[int, int]) -> Tuple[Optional[int], Optional[int]]:
+    """Return the declared height and width; None where they are free."""
+    if not shape:
+        return None, None
+    h, w = (n if isinstance(n, int) and n > 0 else None for n in (shape[a] for a in axes))
     return h, w
 
 
-def _declared(fixed: Sequence[Optional[int]], target: Any) -> Optional[GraphContract]:
-    """Return the contract of a large fixed size by its declared shapes, None where it is to run."""
+def _declared(fixed: Sequence[Optional[int]], outer: Sequence[Optional[int]]) -> Optional[Fit]:
+    """Return the fit of a large fixed size by its declared shapes, None where it is to run."""
     h, w = fixed
-    if h is None or w is None or h * w <= DECLARED_PX or not target.shape:
+    if h is None or w is None or h * w <= DECLARED_PX:
         return None
-    out = target.shape[2:]
-    scale = out[0] // h if isinstance(out[0], int) else 0
-    if scale < 1 or list(out) != [scale * h, scale * w]:
+    scale = (outer[0] or 0) // h
+    if scale < 1 or list(outer) != [scale * h, scale * w]:
         return None
-    return GraphContract(scale, SizeContract((h, w), (h, w)))
+    return Fit(scale, SizeContract((h, w), (h, w)))
 
 
-def _check_declared(contract: GraphContract, target: Any) -> None:
+def _check_declared(fit: Fit, target: List[Any], interface: Interface) -> None:
     """Raise ContractError if the output's declared shape, to which it is bound, is another one."""
-    sizes, scale = contract.sizes, contract.scale
-    for axis, n in enumerate(list(target.shape)[2:]):
+    sizes = fit.sizes
+    for axis, n in enumerate(_sides(target, interface.output.axes_hw)):
         least, most = sizes.min_hw[axis], (sizes.max_hw or (None, None))[axis]
-        if isinstance(n, int) and not scale * least == n == scale * (most or 0):
+        if n is not None and not fit.scale * least == n == fit.scale * (most or 0):
             raise ContractError(
-                f"it declares an output of {list(target.shape)}, but computes x{scale} of its input"
+                f"it declares an output of {target}, but computes x{fit.scale} of its input"
             )
 
 
-def find_contract(run: Run, fixed: Sequence[Optional[int]]) -> GraphContract:
-    """Return the contract of a graph by running it. fixed: its declared height and width.
+def find_contract(run: Run, fixed: Sequence[Optional[int]]) -> Fit:
+    """Return the scale and sizes of a graph by running it. fixed: its declared height and width.
 
     Raises ContractError with what was found.
     """
@@ -261,10 +318,10 @@ class _Search:
         self._shapes: Dict[HW, Optional[Tuple[int, ...]]] = {}
         self._refine_until = time.monotonic() + PROBE_S
 
-    def contract(self) -> GraphContract:
+    def contract(self) -> Fit:
         if None not in self._fixed:
             hw = self._hw(0)
-            return GraphContract(self._scale_of([hw]), SizeContract(hw, hw))
+            return Fit(self._scale_of([hw]), SizeContract(hw, hw))
         ran: List[HW] = []
         for side in PROBED_SIDES:
             hw = self._hw(side)
@@ -278,9 +335,9 @@ class _Search:
                 break
         if len(ran) > 1:
             raise ContractError(f"{self._what(ran[:2])}{self._crop(ran)}")
-        return GraphContract(self._scale_of(ran), SizeContract(ran[0], ran[0]))
+        return Fit(self._scale_of(ran), SizeContract(ran[0], ran[0]))
 
-    def _of_several_sizes(self, scale: int, side: int, multiple: int) -> GraphContract:
+    def _of_several_sizes(self, scale: int, side: int, multiple: int) -> Fit:
         hw = self._hw(side)
         self._check_oblong(scale, hw, multiple)
         least = multiple * self._first(
@@ -291,9 +348,7 @@ class _Search:
         min_hw = self._hw(least - multiple + 1)
         bounded = most is not None or any(n is not None for n in self._fixed)
         max_hw = self._hw(most or _UNLIMITED) if bounded else None
-        return GraphContract(
-            scale, SizeContract(min_hw, max_hw, align_px=multiple, multiple=multiple)
-        )
+        return Fit(scale, SizeContract(min_hw, max_hw, align_px=multiple, multiple=multiple))
 
     def _multiple(self, side: int, scale: int) -> Optional[int]:
         """Return the smallest divisor of `side` by which it can be changed; None if there is none.
@@ -415,5 +470,5 @@ def _unsupported(path: Path, session: Any, problem: str) -> CannotRunHereError:
     ends = f"{_tensors(session.get_inputs())} -> {_tensors(session.get_outputs())}"
     return CannotRunHereError(
         f"{path} cannot be run as a super-resolution network: {problem} (the graph: {ends})",
-        hint=_HINT,
+        hint=SERVED,
     )

@@ -34,6 +34,7 @@ from sr_deploy.runtime.graph_probe import (
 from sr_deploy.runtime.ort_device import COPIES_WITHIN, OrtDevice, ort_device
 from sr_deploy.runtime.ort_profile import NodeRuns
 from sr_deploy.runtime.ort_providers import onnxruntime_module, short_reason
+from sr_deploy.runtime.standard_graph import standard_bytes
 
 _CPU = OrtDevice()
 _NUMBERS = itertools.count()
@@ -71,18 +72,22 @@ class OnnxRuntimeSession(Session):
         self.why_cpu = device.why_cpu
         self.threads = usable_cores() if device.is_cpu else None
         self.precision = manifest.precision_obtained if manifest else graph_precision(path)
-        fp16 = self.precision == "fp16"
+        fp16 = (manifest.graph_dtype if manifest else self.precision) == "fp16"
         self._probed = manifest is None
         if manifest is None:
             # A GPU's libraries reserve addresses without taking memory.
             with bounded_memory(path) if device.is_cpu else contextlib.nullcontext():
                 self._session = raw_session(str(path), device=device, fp16=fp16)
                 contract = probe_graph(path, self._session)
+                interface = contract.interface
+                if not interface.is_standard:
+                    content = standard_bytes(path, interface, contract.scale)
+                    self._session = raw_session(content, device=device, fp16=fp16)
             self.scale, sizes = contract.scale, contract.sizes
             self.min_hw, self.max_hw = sizes.min_hw, sizes.max_hw
             self.align_px = self.multiple = sizes.multiple
         else:
-            self._session = raw_session(str(path), device=device, fp16=fp16)
+            self._session = raw_session(_model_of(path, manifest), device=device, fp16=fp16)
             self.scale = manifest.scale
             self.min_hw, self.max_hw = manifest.min_shape, manifest.max_shape
             self.halo_px, self.align_px = manifest.halo_px, manifest.align_px
@@ -141,6 +146,14 @@ class OnnxRuntimeSession(Session):
         self.nodes = self._device.observe(self._session)
         if not self._device.provider.compiles and not is_quantised(self.precision):
             self.precision = self.nodes.precision
+
+
+def _model_of(path: Path, manifest: Manifest) -> Union[str, bytes]:
+    """Return what a session opens: the file, or its standard graph where its ends are others."""
+    interface = manifest.interface
+    if manifest.kind != "onnx" or interface is None or interface.is_standard:
+        return str(path)
+    return standard_bytes(path, interface, manifest.scale)
 
 
 class OnnxParts:

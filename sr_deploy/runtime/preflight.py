@@ -46,7 +46,14 @@ def preflight(
     precision: the engine's. Raises ArtifactError when the file is not an ONNX graph or its external
     weights are missing, and MissingPackageError without onnx.
     """
-    graph = Graph(load_graph(Path(onnx_path)))
+    return preflight_model(load_graph(Path(onnx_path)), target, precision=precision, dla=dla)
+
+
+def preflight_model(
+    model: Any, target: TargetProfile, *, precision: str = "fp16", dla: bool = False
+) -> List[Finding]:
+    """Return the findings about a ModelProto; see `preflight`."""
+    graph = Graph(model)
     to = _Parser(target, precision, dla)
     findings: List[Tuple[int, Finding]] = []
     for rule, check in RULES:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_deploy.core.errors import CheckpointError
-from sr_deploy.nets.importers import read_weights
+from sr_deploy.nets.weight_files import read_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VGG19_STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))

@@ -245,3 +245,61 @@ def test_an_output_folder_that_cannot_be_written(torch, fails, tmp_path):
 def test_complexity_notes_what_the_paper_miscounts(torch, run_cli):
     printed = run_cli("complexity", "imdeception_x4", "--variant", "c4-nla", "--lr", "16x16").stdout
     assert "note     IMDeception, Table 2 prints 57 M activations" in printed
+
+
+def test_an_architecture_is_recognised_without_its_name(torch, run_cli, tmp_path):
+    from doubles.spandrel_networks import weights_of
+
+    torch.save(weights_of("Compact"), str(tmp_path / "net.pth"))
+    result = run_cli("import-checkpoint", tmp_path / "net.pth", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.strip() == str(tmp_path / "out" / "net_x4.safetensors")
+    assert "Compact x4, 4,920 parameters" in result.stderr
+    assert "imported from net.pth: Compact, 8nf, 2nc, SR" in result.stderr
+    counts = json.loads(
+        run_cli("complexity", result.stdout.strip(), "--lr", "8x8", "--json").stdout
+    )
+    assert counts["params"] == 4920
+
+
+@pytest.mark.parametrize("arguments", [[], ["asrn", "w.pth", "x"]])
+def test_import_takes_a_file_and_at_most_a_kind(run_cli, tmp_path, arguments):
+    result = run_cli("import-checkpoint", *arguments, "-o", tmp_path)
+    assert result.exit_code == 2
+    assert f"expected [KIND] FILE, got {len(arguments)} arguments" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["span"], "TEXT and -o need --online"),
+        (["-o", "x"], "TEXT and -o need --online"),
+        (["--online", "-o", "x"], "-o needs the id of a network"),
+        (["--online", "span", "-o", "x", "--json"], "excludes --json"),
+    ],
+)
+def test_models_online_that_do_not_fit_together(run_cli, arguments, words):
+    result = run_cli("models", *arguments)
+    assert result.exit_code == 2 and words in result.stderr
+
+
+def test_models_online(torch, run_cli, tmp_path, monkeypatch):
+    from sr_deploy.nets import online
+
+    found = {"name": "4x-A", "arch": "span", "scale": 4, "author": "b", "licence": "MIT"}
+    monkeypatch.setattr(online, "find_online", lambda text: [found] if text == "sp" else [])
+    assert "| 4x-A | span |" in run_cli("models", "--online", "sp").stdout
+    assert json.loads(run_cli("models", "--online", "sp", "--json").stdout) == [found]
+    assert json.loads(run_cli("models", "--online", "--json").stdout) == []
+
+    def imported(name, folder):
+        from doubles.spandrel_networks import weights_of
+
+        from sr_deploy.nets.importers import checkpoint_from_file
+
+        torch.save(weights_of("Compact"), str(tmp_path / f"{name}.pth"))
+        return checkpoint_from_file(None, tmp_path / f"{name}.pth", folder)
+
+    monkeypatch.setattr(online, "checkpoint_from_catalogue", imported)
+    result = run_cli("models", "--online", "4x-A", "-o", tmp_path)
+    assert result.stdout.strip() == str(tmp_path / "4x-A_x4.safetensors"), result.stderr

@@ -133,3 +133,20 @@ def test_compare_prints_the_ratio_with_its_spread(run_cli, fails, asrn, perfect)
     assert len(found["times_a_ms"]) == len(found["times_b_ms"]) == 3 and found["hw"] == [16, 16]
     assert "names 2 networks; expected one" in fails("compare", asrn, asrn)
     assert "there is no file" in fails("compare", "absent.onnx", "absent.onnx")
+
+
+def test_a_challenge_s_results_json_is_read_beside_rows(run_cli, fails, rows, tmp_path):
+    images = {"valid_runtime": [8.0], "valid_psnr": [26.94]}
+    span = {**images, "num_parameters": 0.150688, "flops": 9.83, "activations": 41.68}
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({"00_SPAN": span}))
+    result = run_cli("table", file, "--layout", "ntire")
+    assert result.exit_code == 0 and "00_SPAN (published)" in result.stdout
+    file.write_text(json.dumps({"51_SPAN": span}))
+    assert "has no baseline of a year among its entries" in fails("table", file)
+    result = run_cli("table", file, "--protocol", "ntire2025", "--layout", "ntire")
+    assert result.exit_code == 0 and "51_SPAN (published)" in result.stdout
+    assert "but none is given" in fails("table", rows(), "--protocol", "ntire2025")
+    assert "rows of different protocol cannot be compared" in fails(
+        "table", rows(), file, "--protocol", "ntire2025"
+    )

@@ -12,6 +12,11 @@ SMALLEST = {
     "imdeception": "c4-nla",
     "srn": "b1",
     "srn-s": "b1",
+    "rlfn": "b1",
+    "efdn": "w4",
+    "span": "w4",
+    "spanv2": "w4",
+    "dscf": "w4",
     "edsr": "b1",
     "edsr-original": "b1",
     "adaedsr": "d1",
@@ -22,6 +27,7 @@ SMALLEST = {
     "adarcan": "d1",
 }
 CONFIG = {
+    "rlfn": {"channels": 6, "inner_channels": 8},
     "edsr": {"channels": 8},
     "edsr-original": {"channels": 8},
     "adaedsr": {"channels": 8, "blocks": 2},

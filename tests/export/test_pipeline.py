@@ -22,11 +22,13 @@ from sr_deploy.core.files import sha256_of
 from sr_deploy.core.manifest import manifest_path, read_manifest
 from sr_deploy.core.spec import Variant
 from sr_deploy.core.target import load_target, target_names
-from sr_deploy.export import pipeline, verify
+from sr_deploy.export import pipeline, source, verify
 from sr_deploy.export.half import precision_of
-from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
+from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint, onnx_from_source
+from sr_deploy.export.source import SourceFacts, TorchSource
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.checkpoint import load_checkpoint, save_checkpoint
+from sr_deploy.runtime.opener import open_session
 from sr_deploy.runtime.ort import OnnxRuntimeSession
 
 
@@ -67,7 +69,7 @@ def no_export(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a graph was exported again")
 
-    monkeypatch.setattr(pipeline, "graph_from_network", refuse)
+    monkeypatch.setattr(source, "graph_from_network", refuse)
 
 
 @pytest.mark.smoke
@@ -120,7 +122,9 @@ def test_manifest(exported, model):
         )
         assert m.checks["fp16"]["psnr_db_vs_fp32"] > 50 and m.checks["fp16"]["overflows"] == 0
         largest = m.checks["fp16"]["largest_activation"]
-        assert "sr" in largest and list(largest.values()) == sorted(largest.values(), reverse=True)
+        assert "sr/fp16" in largest and list(largest.values()) == sorted(
+            largest.values(), reverse=True
+        )
         assert m.not_checked
         assert (
             m.counts["params"] == {"d1": 86_339, "d2": 125_795}[variant]
@@ -376,7 +380,7 @@ def test_default_sizes_are_the_targets(model, tmp_path, monkeypatch):
             "target 'cpu' builds fp32 engines, not fp16",
         ),
         ({"variants": "d9"}, VariantError, "has no variant 'd9'; it has d1, d2"),
-        ({"variants": "d1,"}, VariantError, "'' is not a variant"),
+        ({"variants": "d1,"}, VariantError, "has no variant ''"),
         ({"sizes": ["8by8"]}, InputError, "'8by8' is not a size"),
         ({"sizes": ["8x8:4x4:16x16"]}, InputError, "expected min <= opt <= max"),
         ({"precision": "int8"}, InputError, "unknown precision 'int8'; expected fp32 or fp16"),
@@ -513,3 +517,38 @@ def test_a_requested_gpu_that_cannot_be_used_is_an_error_before_anything_is_writ
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="unknown device 'gpu'"):
         ExportOptions(device="gpu")
+
+
+def test_networks_of_windows_are_exported_and_checked_at_multiples_only(tmp_path):
+    class Windows(torch.nn.Module):
+        def forward(self, x):
+            n, c, h, w = x.shape
+            x = x.reshape(n, c, h // 4, 4, w // 4, 4)
+            x = (x - x.mean((3, 5), keepdim=True)).reshape(n, c, h, w)
+            return torch.nn.functional.interpolate(x, scale_factor=2.0)
+
+    class WindowSource(TorchSource):
+        name = text = "windows_x2"
+        scale, min_hw, parent_sha256 = 2, (4, 4), "0" * 64
+
+        def facts(self, variant):
+            return SourceFacts("windows", "one", halo_px=0, align_px=4, multiple=4)
+
+        def network(self, variant):
+            return Windows().eval()
+
+    def export(size):
+        options = ExportOptions(sizes=[size], precision="fp32")
+        return onnx_from_source(WindowSource(), tmp_path, options)
+
+    (path,) = export("8x8:16x24:64x64")
+    manifest = read_manifest(path)
+    assert path.name == "windows_x2.dyn8x8-64x64.fp32.onnx"
+    assert (manifest.variant, manifest.multiple, manifest.align_px) == ("", 4, 4)
+    assert list(manifest.checks["onnxruntime_vs_torch"]["psnr_db"]) == ["16x24", "60x60", "8x64"]
+    with pytest.raises(InputError, match="takes multiples of 4 only, not 10x16") as e:
+        export("10x16")
+    assert "12x16" in e.value.hint
+    with open_session(path) as session:
+        x = np.random.default_rng(0).random((1, 3, 10, 9), dtype=np.float32)
+        assert session.run(x).shape == (1, 3, 20, 18)

@@ -58,9 +58,8 @@ def test_runs_on_its_smallest_legal_size(name, scale):
 def test_smaller_sizes_are_refused(name, smaller):
     architecture = ARCHITECTURES[name]
     h, w = (n - d for n, d in zip(architecture.min_hw, smaller))
-    session = TorchSession(
-        architecture.build(4, Variant("b", 1)), scale=4, min_hw=architecture.min_hw
-    )
+    net = architecture.build(4, architecture.parse(None))
+    session = TorchSession(net, scale=4, min_hw=architecture.min_hw)
     with pytest.raises(
         InputError,
         match=f"{h}x{w} pixels is too small.*{architecture.min_hw[0]}x{architecture.min_hw[1]}",
@@ -167,7 +166,7 @@ def reach_px(net, hw, at, scale):
         ("imdeception", "c4", 2),
         ("imdeception", "c8", 3),
     ]
-    + [("fsrcnn", "w4", 2)],
+    + [("fsrcnn", "w4", 2), ("span", "w4", 3), ("spanv2", "w4", 2), ("dscf", "w4", 4)],
 )
 def test_the_halo_is_the_exact_reach_of_an_output_pixel(name, variant, scale):
     architecture = ARCHITECTURES[name]
@@ -193,7 +192,10 @@ def test_halo_of_the_branches_of_a_router_is_enough_at_every_scale(name, variant
     assert reach <= halo <= reach + 1
 
 
-@pytest.mark.parametrize("name, variant", [("asrn", "d2"), ("edsr", "b1"), ("imdeception", "c4")])
+@pytest.mark.parametrize(
+    "name, variant",
+    [("asrn", "d2"), ("edsr", "b1"), ("imdeception", "c4"), ("span", "w4"), ("dscf", "w4")],
+)
 def test_a_changed_pixel_changes_nothing_beyond_the_halo(name, variant):
     halo = ARCHITECTURES[name].halo_px(Variant.parse(variant))
     net = (
@@ -212,6 +214,9 @@ def test_a_changed_pixel_changes_nothing_beyond_the_halo(name, variant):
 def test_architectures_with_global_pooling_or_resizing_have_no_halo():
     # SRN's attention is resized from a sixth of the size: its samples depend on the image's size.
     assert ARCHITECTURES["srn"].halo_px(Variant("b", 4)) is None
+    assert all(
+        ARCHITECTURES[n].halo_px(ARCHITECTURES[n].parse(None)) is None for n in ("rlfn", "efdn")
+    )
 
 
 @pytest.mark.parametrize("axis", [2, 3])

@@ -41,11 +41,11 @@ def errors(path, target):
     "facts, words",
     [
         (dict(shape=(4, 3, "h", "w")), "the batch of the input is 4; expected 1"),
-        (dict(shape=("n", 1, "h", "w")), "the input has 1 channels; expected 3"),
-        (dict(shape=(1, "h", "w", 3)), "the input is NHWC with 3 channels"),
+        (dict(shape=("n", 4, "h", "w")), r"the input has 4 channels; expected 3 \(RGB\) or 1"),
+        (dict(shape=(1, "h", "w", 12)), "the input has 12 channels; expected 3"),
         (dict(shape=(1, 3, 0, 0)), "the height of the input is 0; expected 1 to 16384"),
         (dict(shape=(1, 3, 1 << 40, 8)), "the height of the input is 1099511627776"),
-        (dict(element="UINT8"), "the input is uint8; expected float or float16"),
+        (dict(element="INT8"), "the input is int8; expected float, float16 or uint8"),
         (dict(scale=1.5), "32x32 becomes 48x48"),
         (dict(element="FLOAT16", scales=np.float16), "INVALID_GRAPH.*float16"),
     ],
@@ -56,7 +56,7 @@ def test_what_no_session_serves_is_an_error_for_every_target(tmp_path, target, f
 
 
 def test_what_is_served_has_no_error(tmp_path):
-    for shape in (FREE, (1, 3, 48, "w"), (1, 3, 8, 8), ("n", "c", "h", "w")):
+    for shape in (FREE, (1, 3, 48, "w"), (1, 3, 8, 8), ("n", "c", "h", "w"), (1, 1, "h", "w")):
         assert errors(save_graph(tmp_path / "net.onnx", shape=shape), "cpu") == []
 
 
@@ -93,5 +93,5 @@ def test_without_onnxruntime_the_declared_shapes_are_checked(tmp_path, monkeypat
 
     monkeypatch.setattr("sr_deploy.runtime.graph_check.raw_session", missing)
     assert errors(save_graph(tmp_path / "net.onnx"), "cpu") == []
-    found = errors(save_graph(tmp_path / "net.onnx", shape=("n", 1, "h", "w")), "cpu")
-    assert found == ["the input has 1 channels; expected 3 (RGB)"]
+    found = errors(save_graph(tmp_path / "net.onnx", shape=("n", 4, "h", "w")), "cpu")
+    assert found == ["the input has 4 channels; expected 3 (RGB) or 1 (luma)"]

@@ -93,7 +93,7 @@ def test_other_files_are_refused(tmp_path, content):
     "shape, dtype, words",
     [
         ([1, 4, 8, 8], "FLOAT", "input has 4 channels; expected 3.*1, 4, 8, 8"),
-        ([3, 8], "FLOAT", "four dimensions"),
+        ([3, 8], "FLOAT", "2 dimensions; expected an image"),
         ([1, 3, 8, 8], "DOUBLE", "input is double; expected float"),
     ],
 )

@@ -712,7 +712,7 @@ def test_the_command(tmp_path, monkeypatch):
         return result.exit_code, result.stdout, getattr(result, "stderr", "")
 
     # Whether sessions can serve such graphs is what test_graph_check.py asks.
-    monkeypatch.setattr(graph_check, "_contract_findings", lambda path, target: [])
+    monkeypatch.setattr(graph_check, "_contract", lambda path, target: ([], None, 1))
     fine, bad = tmp_path / "fine.onnx", tmp_path / "bad.onnx"
     onnx.save(model(node("Relu")), str(fine))
     onnx.save(model(*NORM), str(bad))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Dict, List
 
+from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session, SizeContract
+from sr_deploy.core.shipped import shipped_checkpoints
+from sr_deploy.core.sizes import HW
+from sr_deploy.core.spec import check_min_hw
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants
 
 
@@ -22,6 +27,25 @@ class CheckpointKind(Kind):
         checkpoint = load_checkpoint(text)
         names = checkpoint.spec.variants if variants is None else checkpoint.variants(variants)
         return [_describe_variant(text, checkpoint, str(name)) for name in names]
+
+
+def describe_untrained(text: str, variants: Variants) -> List[NetworkDescription]:
+    """Return an architecture at a scale, such as `span_x4`, with random weights.
+
+    Empty for other texts, and for the name of a shipped checkpoint.
+    """
+    if Path(text).exists() or text in (path.stem for path in shipped_checkpoints()):
+        return []
+    from sr_deploy.nets.checkpoint import parse_untrained
+
+    untrained = parse_untrained(text)
+    if untrained is None:
+        return []
+    checkpoint = untrained.checkpoint()
+    return [
+        replace(_describe_variant(text, checkpoint, str(name)), untrained=True)
+        for name in checkpoint.variants(variants)
+    ]
 
 
 def _describe_variant(text: str, checkpoint: Any, name: str) -> NetworkDescription:
@@ -58,13 +82,12 @@ def _describe_variant(text: str, checkpoint: Any, name: str) -> NetworkDescripti
         sizes=sizes,
         precision_asked="fp32",
         weights_sha256s=(spec.weights_sha256,),
-        counts=functools.lru_cache(maxsize=None)(lambda: _counts(checkpoint, name)),
+        counts=functools.lru_cache(maxsize=None)(functools.partial(_counts, checkpoint, name)),
     )
 
 
-def _counts(checkpoint: Any, variant: str) -> Dict[str, Any]:
-    from sr_deploy.nets.complexity import NTIRE_HW, count
+def _counts(checkpoint: Any, variant: str, hw: HW = NTIRE_HW) -> Dict[str, Any]:
+    from sr_deploy.nets.complexity import count_record
 
-    network = checkpoint.network(variant)
-    hooks, fvcore = (asdict(count(network, NTIRE_HW, counter=c)) for c in ("hooks", "fvcore"))
-    return {**hooks, "fvcore": fvcore}
+    check_min_hw(hw, checkpoint.spec.min_hw, what=checkpoint.name)
+    return count_record(checkpoint.network(variant), hw)

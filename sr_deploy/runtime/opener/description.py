@@ -7,6 +7,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
+from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.depth_plan import DepthPlan
 from sr_deploy.core.errors import ArtifactError, MissingPackageError
 from sr_deploy.core.jsonio import to_json
@@ -14,10 +15,15 @@ from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.routers import RoutedPlan
 from sr_deploy.core.run_options import CPU_RUN, DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session, SizeContract
+from sr_deploy.core.sizes import HW
 from sr_deploy.core.spec import network_name
 
 Variants = Union[str, Sequence[str], None]
 """None: all variants. "all": those of the paper's table. Else a list, or a comma-separated list."""
+
+
+def _no_counts(hw: HW = NTIRE_HW) -> Dict[str, Any]:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,14 @@ class NetworkDescription:
     """The file's name; empty for checkpoints and routers."""
     weights_sha256s: Tuple[str, ...] = ()
     """Of all checkpoints that it consists of."""
+    untrained: bool = False
+    """Whether its weights are random: its time and counts mean something, its output does not."""
     manifest: Optional[Manifest] = None
     plan: Union[RoutedPlan, DepthPlan, None] = None
-    counts: Callable[[], Dict[str, Any]] = field(default=dict, repr=False, compare=False)
-    """Return the counts as in a manifest: as trained and as deployed, by both counters."""
+    counts: Callable[..., Dict[str, Any]] = field(default=_no_counts, repr=False, compare=False)
+    """`counts(hw=(256, 256))` returns the counts at an LR size as in a manifest: as trained and as
+    deployed, by both counters. A file of one size is counted at that; empty: not known. Raises
+    SrDeployErrors for what cannot be counted there."""
 
     @property
     def name(self) -> str:

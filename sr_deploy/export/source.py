@@ -1,0 +1,159 @@
+"""`Source`, what is exported: it gives an FP32 graph of each variant, and what it is checked by.
+
+A checkpoint, a graph of anyone's and a module of one's own are sources, one file each. All that
+follows the FP32 graph, from half precision to the manifest, is common to them: see `pipeline.py`.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import asdict, dataclass
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from sr_deploy.core.registry import Registry
+from sr_deploy.core.sizes import Sizes
+from sr_deploy.core.spec import WHOLE, Variant
+from sr_deploy.core.target import TargetProfile
+from sr_deploy.export.forms import PLAIN, apply_form, default_form, list_forms
+from sr_deploy.export.graph import graph_from_network
+from sr_deploy.nets.complexity import COUNTERS, NTIRE_HW, count
+
+SOURCES = Registry(
+    "kind of source",
+    {
+        "artifact": "sr_deploy.export.graph_source:GraphSource",
+        "checkpoint": "sr_deploy.export.checkpoint_source:CheckpointSource",
+    },
+)
+"""By the kind of network that a text names (`runtime/opener`). Each is a file and a line here."""
+
+
+DEFAULT_SIZE = "256x512"
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What a manifest says of a variant, beside its graph; fields as in `Manifest`."""
+
+    arch: str
+    structure: str
+    halo_px: Optional[int] = None
+    align_px: int = 1
+    multiple: int = 1
+    min_px: Tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True)
+class SourceGraph:
+    """A variant as an FP32 graph: `lr`, (1, 3, H, W) RGB in 0..1, to `sr`, (1, 3, sH, sW)."""
+
+    model: onnx.ModelProto
+    reference: Callable[[np.ndarray], np.ndarray]
+    """What the graph must compute: of the network as it was given, before any rewrite."""
+    rewrites: List[Dict[str, object]]
+    """Reports of the exact rewrites."""
+    counts: Dict[str, Any]
+    """As in `Manifest.counts`."""
+
+
+class Source(abc.ABC):
+    """A network to export, in one or several variants."""
+
+    name: str
+    """Begins the name of every artifact."""
+    text: str
+    """Names it in commands."""
+    scale: int
+    min_hw: Tuple[int, int]
+    parent_sha256: str
+    digest: str = ""
+    """A checksum of what else decides the graph, such as the card."""
+    reference_name: str = "torch"
+    """What computes `SourceGraph.reference`, for messages."""
+    check_name: str = "onnxruntime_vs_torch"
+    """The name in manifests of the comparison with it."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_text(cls, text: str) -> Source:
+        """Return the source that a text without a variant names. Raises SrDeployErrors."""
+
+    def variants(self, names: Union[str, Sequence[str], None]) -> List[Variant]:
+        """Return the variants of a list, or of a comma-separated one; `all` or None: all.
+
+        Raises VariantError for an unknown one.
+        """
+        return [WHOLE]
+
+    @abc.abstractmethod
+    def facts(self, variant: Variant) -> SourceFacts:
+        """Return what is known of a variant."""
+
+    def default_sizes(self, target: Optional[TargetProfile]) -> Sequence[str]:
+        """Return the LR sizes to export where none are given: those of the target."""
+        return target.shapes if target else (DEFAULT_SIZE,)
+
+    def opset(self, asked: int) -> int:
+        """Return the opset of the graphs, `asked` at most."""
+        return asked
+
+    def candidates(self, variant: Variant) -> List[str]:
+        """Return the forms in which the variant can be exported for autotuning."""
+        return [PLAIN]
+
+    def default_form(self, variant: Variant, target: Optional[TargetProfile]) -> str:
+        """Return the form that a target prefers."""
+        return PLAIN
+
+    @abc.abstractmethod
+    def graph(self, variant: Variant, sizes: Sizes, form: str, opset: int) -> SourceGraph:
+        """Return the graph of a variant in a form. Raises ExportError."""
+
+
+class TorchSource(Source):
+    """A source whose variants are torch modules."""
+
+    @abc.abstractmethod
+    def network(self, variant: Variant) -> nn.Module:
+        """Return the static network of a variant, in eval mode."""
+
+    def candidates(self, variant: Variant) -> List[str]:
+        return list_forms(self.network(variant))
+
+    def default_form(self, variant: Variant, target: Optional[TargetProfile]) -> str:
+        return default_form(target, self.facts(variant).arch, str(variant))
+
+    def graph(self, variant: Variant, sizes: Sizes, form: str, opset: int) -> SourceGraph:
+        net = self.network(variant)
+        deployed, rewrites = apply_form(net, form)
+        multiple = self.facts(variant).multiple
+        model = graph_from_network(deployed, sizes, opset=opset, multiple=multiple)
+        return SourceGraph(model, array_function(net), rewrites, counts_of(net, deployed))
+
+
+def array_function(net: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a module of one input and one output as a function of arrays, on the CPU."""
+
+    def run(x: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return net(torch.from_numpy(x)).numpy()
+
+    return run
+
+
+def counts_of(trained: nn.Module, deployed: nn.Module) -> Dict[str, Any]:
+    """Return a manifest's counts of both networks by both counters."""
+    trained_counts, deployed_counts = (
+        {c: asdict(count(net, NTIRE_HW, counter=c)) for c in COUNTERS}
+        for net in (trained, deployed)
+    )
+    return {
+        **trained_counts["hooks"],
+        "fvcore": trained_counts["fvcore"],
+        "deployed": deployed_counts,
+    }
