@@ -81,7 +81,7 @@ def measure_field(
     network gives the same report unless the time runs out. Raises nothing of the network's: where
     it fails, the report says so.
     """
-    measurement = _Measurement(_Runs(run, scale, budget_s), scale, sizes)
+    measurement = _Measurement(_TimedNetwork(run, scale, budget_s), scale, sizes)
     try:
         return measurement.report()
     except _UnmeasuredError as e:
@@ -92,7 +92,7 @@ class _UnmeasuredError(Exception):
     """Why there is no measure."""
 
 
-class _Runs:
+class _TimedNetwork:
     """Runs the network within a time."""
 
     def __init__(self, network: Network, scale: int, budget_s: float) -> None:
@@ -135,7 +135,7 @@ class _Runs:
 
 
 class _Measurement:
-    def __init__(self, runs: _Runs, scale: int, sizes: SizeContract) -> None:
+    def __init__(self, runs: _TimedNetwork, scale: int, sizes: SizeContract) -> None:
         self._runs, self._scale, self._sizes = runs, scale, sizes
         self.align = sizes.multiple
         self.difference: Optional[float] = None
@@ -286,7 +286,7 @@ class _Measurement:
 
     def _verify(self, halo: int) -> None:
         """Compare the tiles of the planner with the whole image; give up if they differ."""
-        session = _Measured(self._runs, self._scale, self._sizes, halo, self.align)
+        session = _MeasuredSession(self._runs, self._scale, self._sizes, halo, self.align)
         if session.fixed_hw is not None:
             return
         tile = max(smallest_tile(session, axis) for axis in (0, 1))
@@ -399,13 +399,13 @@ class _Measurement:
         return length // 2 - max(4, length // 16)
 
 
-class _Measured(Session):
+class _MeasuredSession(Session):
     """The network as a session, for the planner of tiles."""
 
     backend, backend_version, precision = "measured", "", "fp32"
 
     def __init__(
-        self, runs: _Runs, scale: int, sizes: SizeContract, halo_px: int, align_px: int
+        self, runs: _TimedNetwork, scale: int, sizes: SizeContract, halo_px: int, align_px: int
     ) -> None:
         self._runs, self.scale = runs, scale
         self.min_hw, self.max_hw, self.multiple = sizes.min_hw, sizes.max_hw, sizes.multiple
