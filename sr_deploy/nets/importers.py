@@ -116,7 +116,7 @@ IMPORTERS: Dict[str, Importer] = {
         ),
         value_range=255.0,
         card={
-            "licence": "Apache-2.0",
+            "licence": "MIT",
             "trained_on": "DIV2K and Flickr2K, by its authors",
             "notes": "official NTIRE 2022 efficient super-resolution entry (ByteESR), the baseline "
             "of 2024; value range 0..255 folded in",
