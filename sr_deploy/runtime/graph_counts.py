@@ -11,10 +11,10 @@ operators count as those that they replace.
 
 Parameters are the elements of the constants that are learned: weights, biases, slopes, scales and
 tables, also if they are reached through other constant nodes, such as a Transpose, or quantised.
-Not learned are running means and variances, quantisation scales, integers, and in plain arithmetic
-single numbers, three (a mean colour), and masks of zeros and another number. A layer that runs
-several times with the same tensors has its parameters once. Exporters merge equal tensors: those
-of one value are counted for each layer.
+Not learned are running means and variances, quantisation scales and integers; in plain arithmetic
+also single numbers, three (a mean colour), and tables of one value or of whole numbers (masks). A
+layer that runs several times with the same tensors has its parameters once. Exporters merge equal
+tensors: small ones of one value, such as biases of zeros, are counted for each layer.
 
 Only nodes that the output needs and that depend on the image are counted. Importable without onnx.
 """

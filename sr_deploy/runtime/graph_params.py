@@ -92,20 +92,18 @@ class Params:
 
     def _is_table(self, name: str) -> bool:
         """Return whether a constant in plain arithmetic is learned."""
-        if self._numel(name) in (1, 3):
-            return False
-        values = self._few_values(name)
-        return len(values) != 2 and set(values) != {0} or 0 not in values
+        values = self._values(name)
+        whole = bool((values == np.round(values)).all())
+        return values.size not in (1, 3) and not whole and not self._is_uniform(name)
 
     def _is_uniform(self, name: str) -> bool:
-        return len(self._few_values(name)) == 1
+        values = self._values(name).ravel()
+        return bool((values == values[:1]).all())
 
-    def _few_values(self, name: str) -> Tuple[float, ...]:
-        """Return the different values of a constant; the first three of more."""
+    def _values(self, name: str) -> np.ndarray:
         from onnx import numpy_helper
 
-        values = numpy_helper.to_array(self._constants[name])
-        return tuple(np.unique(values)[:3].tolist())
+        return numpy_helper.to_array(self._constants[name])
 
     def _numel(self, name: str) -> int:
         return math.prod(self._constants[name].dims)
