@@ -35,8 +35,9 @@ from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.interface import Interface
 from sr_deploy.core.sizes import HW, hw_text
 from sr_deploy.runtime.graph_params import Params
+from sr_deploy.runtime.graph_patterns import is_bias
 from sr_deploy.runtime.graph_probe import bounded_memory
-from sr_deploy.runtime.graph_rules import MOVES, UnknownShapeError, is_bias, work_of
+from sr_deploy.runtime.graph_rules import MOVES, UnknownShapeError, work_of
 from sr_deploy.runtime.graph_walk import GraphWalk, Shape, Step, input_of
 from sr_deploy.runtime.onnx_view import load_graph
 from sr_deploy.runtime.ort import raw_session

@@ -8,7 +8,8 @@ from typing import Any, Dict, Hashable, Iterable, List, Tuple
 
 import numpy as np
 
-from sr_deploy.runtime.graph_rules import NORMS, is_affine, is_bias
+from sr_deploy.runtime.graph_patterns import is_affine, is_bias, is_scale_or_shift
+from sr_deploy.runtime.graph_rules import NORMS
 from sr_deploy.runtime.graph_walk import Step
 
 # The inputs of operators that are learned; of other nodes see `Params`.
@@ -87,7 +88,7 @@ class Params:
         self._found[layer, len(self._found) if untrained else None] = elements
 
     def _learned(self, step: Step) -> List[_Learned]:
-        is_layer = step.op in _LEARNED or is_bias(step)
+        is_layer = step.op in _LEARNED or is_bias(step) or is_scale_or_shift(step)
         if step.op in _LEARNED:
             places: Iterable[int] = _LEARNED[step.op]
         elif step.op in _ARITHMETIC:
