@@ -65,6 +65,7 @@ def compare_networks(
 ) -> Comparison:
     """Time two networks (`asrn_x4.d3`, graphs, engines, ...) in turns at one LR size.
 
+    An architecture at a scale, such as `span_x4`, has random weights, which take the same time.
     lr: the size; None: that of a static artifact, else 256x256. Raises an SrDeployError if one
     cannot run here.
     """
@@ -121,7 +122,7 @@ def _device_of(a: Session, b: Session) -> str:
 
 
 def _describe_single(text: str) -> NetworkDescription:
-    networks = describe(text, "all")
+    networks = describe(text, "all", untrained=True)
     if len(networks) > 1:
         raise InputError(
             f"{text} names {len(networks)} networks; expected one",

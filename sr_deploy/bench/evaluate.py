@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterable, List, Optional, Tuple
+from typing import Callable, ContextManager, Iterable, List, Optional, Tuple
 
 import numpy as np
 
@@ -137,35 +138,42 @@ class Bicubic(Session):
 
 
 def evaluate(
-    session: Session, images: ImageSet, *, metric: str, degradation: str = "bi"
+    session: Session,
+    images: ImageSet,
+    *,
+    metric: str,
+    degradation: str = "bi",
+    turn: Callable[[], ContextManager[None]] = contextlib.nullcontext,
 ) -> Quality:
     """Score a session on a set of images.
 
     metric: "y" (float luma, border = scale) or "rgb" (uint8, border 4). degradation: makes LR of a
-    set without LR images. Raises InputError naming the first image that cannot be used.
+    set without LR images. turn: each image is within one. Raises InputError naming the first image
+    that cannot be used.
     """
     check_degradation(degradation, session.scale)
     border = border_px(metric, session.scale)
     scores: List[ImageScore] = []
     tilings: List[str] = []
     for files in images.pairs(session.scale):
-        path, hr = files[0], modcrop(read_rgb(files[0]), session.scale)
-        _check_size(path, hr.shape, border)
-        lr = lr_of(hr, files, scale=session.scale, degradation=degradation)
-        timed, tiling = upscale_fitting(session, lr)
-        tilings.append(tiling)
-        sr = rgb_from_nchw(timed.y)
-        score = ImageScore(
-            image=printable_name(path),
-            psnr_db=psnr_db(sr, hr, metric=metric, border=border),
-            ssim=ssim(sr, hr, metric=metric, border=border),
-            lr_hw=(lr.shape[0], lr.shape[1]),
-            ms=timed.ms,
-            copies_ms=timed.copies_ms,
-            timer=timed.timer,
-            finite=bool(np.isfinite(timed.y).all()),
-        )
-        scores.append(score)
+        with turn():
+            path, hr = files[0], modcrop(read_rgb(files[0]), session.scale)
+            _check_size(path, hr.shape, border)
+            lr = lr_of(hr, files, scale=session.scale, degradation=degradation)
+            timed, tiling = upscale_fitting(session, lr)
+            tilings.append(tiling)
+            sr = rgb_from_nchw(timed.y)
+            score = ImageScore(
+                image=printable_name(path),
+                psnr_db=psnr_db(sr, hr, metric=metric, border=border),
+                ssim=ssim(sr, hr, metric=metric, border=border),
+                lr_hw=(lr.shape[0], lr.shape[1]),
+                ms=timed.ms,
+                copies_ms=timed.copies_ms,
+                timer=timed.timer,
+                finite=bool(np.isfinite(timed.y).all()),
+            )
+            scores.append(score)
     return Quality(
         set=images.name,
         metric=metric,

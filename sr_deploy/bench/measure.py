@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import subprocess
@@ -32,7 +33,9 @@ from sr_deploy.bench.own_memory import (
     MEM_OF_IMAGES,
     MemoryProcessError,
     peak_mib,
+    request_of,
 )
+from sr_deploy.bench.turns import BaselineTurns, Turns, baseline_networks
 from sr_deploy.core.device import cpu_name, limit_cores, python_and_os
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
@@ -44,6 +47,7 @@ from sr_deploy.core.timing import TOLERANCE, WARMUP_S, latency_statistics, measu
 from sr_deploy.core.version import __version__
 from sr_deploy.results.protocols import (
     DEFAULT_PROTOCOL,
+    PROTOCOLS,
     Protocol,
     deviations,
     get_protocol,
@@ -85,6 +89,8 @@ class MeasureOptions:
     """Use only so many CPU cores; None: all."""
     trust: bool = False
     """Open artifacts that were changed after their manifests were written. An engine is code."""
+    score: bool = False
+    """Also measure the challenge's baseline in turns with each network."""
     run: RunOptions = DEFAULT_RUN
     """Where and how the networks run."""
 
@@ -112,6 +118,12 @@ class MeasureOptions:
                 f"{of_images[0]} times each image once at its own size; "
                 "--lr, --runs and --cadence do not apply",
                 hint="omit them, or also measure by steady",
+            )
+        if self.score and not any(protocol.baseline for protocol in protocols):
+            years = ", ".join(name for name, p in PROTOCOLS.items() if p.baseline)
+            raise InputError(
+                f"no protocol has a score: {', '.join(p.name for p in protocols)}",
+                hint=f"omit --score, or give --protocol with one of {years}",
             )
         if self.test and not of_images:
             raise InputError(
@@ -152,7 +164,10 @@ def rows_from_artifacts(
 ) -> Iterator[BenchmarkRow]:
     """Yield a row per network and protocol as soon as it is measured, each in a session of its own.
 
-    networks: checkpoints (run by torch), ONNX graphs, engines, plans, routers, or folders of them.
+    networks: checkpoints (run by torch), architectures at a scale such as `span_x4` (with random
+    weights, not scored), ONNX graphs, engines, plans, routers, or folders of them. With `score`,
+    the first row of a challenge's protocol is preceded by that of its baseline, unless that is one
+    of the networks.
     Work starts with the first row that is requested. `list(rows_from_artifacts(...))` measures all.
     A network that cannot run on this machine gives a row with the reason. With `threads`, import
     torch and onnxruntime only afterwards: they take one thread per usable core when they are
@@ -160,17 +175,37 @@ def rows_from_artifacts(
     """
     with limit_cores(options.threads):
         variants = "all" if options.variants is None else options.variants
-        descriptions = describe_all(networks, variants, trust=options.trust)
+        descriptions = describe_all(networks, variants, trust=options.trust, untrained=True)
         note = check_run_options(descriptions, options.run)
         if note:
             progress(note)
         protocols = options.resolved_protocols
         _check_sets(descriptions, options, progress)
+        baselines = baseline_networks(descriptions, protocols) if options.score else {}
+        shown = {network.identity for network in descriptions}
         for network in descriptions:
             for protocol in protocols:
-                row = _measure(network, protocol, options)
-                progress(_progress_line(row, show_protocol=len(protocols) > 1))
-                yield row
+                baseline = baselines.get(protocol.name)
+                with contextlib.closing(_turns(protocol, baseline, options)) as turns:
+                    row = measure_row(network, protocol, options, turns)
+                    partner = None if row.error else turns.partner()
+                rows = [row]
+                if baseline is not None and partner is not None and baseline.identity not in shown:
+                    shown.add(baseline.identity)
+                    rows.insert(0, partner)
+                for row in rows:
+                    progress(_progress_line(row, show_protocol=len(protocols) > 1))
+                    yield row
+
+
+def _turns(
+    protocol: Protocol, baseline: Optional[NetworkDescription], options: MeasureOptions
+) -> Turns:
+    if baseline is None or protocol.baseline is None:
+        return Turns()
+    keys = ("data", "lr_data", "test", "lr_test")
+    given = {"protocols": [protocol.name], **{key: getattr(options, key) for key in keys}}
+    return BaselineTurns(protocol.baseline, {**request_of(baseline), "options": given})
 
 
 def _check_sets(
@@ -198,7 +233,7 @@ def _progress_line(row: BenchmarkRow, *, show_protocol: bool) -> str:
     if row.psnr_db is not None:
         quality = f"{row.psnr_db:.3f} dB"
     else:
-        quality = "identical images" if row.set else "not scored here"
+        quality = "identical images" if row.ssim is not None else "not scored"
     return f"{name}: {quality}, {time_ms(row):.1f} ms"
 
 
@@ -209,6 +244,7 @@ class _Run:
     session: Session
     before: Dict[str, Any]
     """The machine's conditions before."""
+    turns: Turns
     during: Dict[str, Any] = field(default_factory=dict)
     mem_peak_mib: Optional[float] = None
     mem_definition: str = ""
@@ -220,9 +256,13 @@ class _Run:
     warnings: Tuple[str, ...] = ()
 
 
-def _measure(
-    network: NetworkDescription, protocol: Protocol, options: MeasureOptions
+def measure_row(
+    network: NetworkDescription, protocol: Protocol, options: MeasureOptions, turns: Turns
 ) -> BenchmarkRow:
+    """Measure a network under one protocol, image by image in turns with a partner if it has one.
+
+    One that cannot run on this machine gives a row with the reason.
+    """
     row = replace(
         row_of(network, protocol.counter),
         protocol=protocol.name,
@@ -233,13 +273,14 @@ def _measure(
         date_utc=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
     try:
-        run = _open_and_time(network, protocol, options)
+        run = _open_and_time(network, protocol, options, turns)
     except (ArtifactError, MissingPackageError) as e:
         recorded = None if protocol.of_images else recorded_row(network)
         return recorded or replace(row, error=e.message)
     with run.session as session:
         try:
-            return _measured_row(row, session, run, protocol, options)
+            row = _measured_row(row, session, run, protocol, options)
+            return _without_quality(row) if network.untrained else row
         except ArtifactError as e:  # such as an image that the device's memory cannot hold
             return replace(row, error=e.message)
 
@@ -254,9 +295,11 @@ def _measured_row(
     else:
         assert run.valid is not None
         valid, test_set = run.valid, options.test_set()
-        test = evaluate(session, test_set, metric=metric) if test_set else None
+        turn = run.turns.turn
+        test = evaluate(session, test_set, metric=metric, turn=turn) if test_set else None
         timing = _timing_of_images(valid, test)
     conditions = {"before": run.before, "during": run.during}
+    known = row.warnings
     row = replace(row, **{**_session_fields(session), **_quality_fields(valid, test), **timing})
     row = replace(
         row,
@@ -266,20 +309,30 @@ def _measured_row(
         mem_definition=run.mem_definition,
         executed=_executed(session, run.timed_share),
         conditions=conditions,
+        baseline=run.turns.fields(),
     )
-    warnings = (*_not_finite(valid, test), *row.warnings, *condition_warnings(conditions))
+    timed = timing.get("warnings", ())
+    warnings = (*_not_finite(valid, test), *known, *timed, *condition_warnings(conditions))
     warnings = (*filter(None, [session.why_cpu]), *warnings, *run.warnings)
     return replace(row, warnings=(*warnings, *deviations(row)))
 
 
+def _without_quality(row: BenchmarkRow) -> BenchmarkRow:
+    """Return the row of a network with random weights: its images are timed, not scored."""
+    images = tuple({**image, "psnr_db": None, "ssim": None} for image in row.images)
+    warnings = ("its weights are random: its quality is not known", *row.warnings)
+    return replace(row, images=images, psnr_db=None, ssim=None, warnings=warnings)
+
+
 def _open_and_time(
-    network: NetworkDescription, protocol: Protocol, options: MeasureOptions
+    network: NetworkDescription, protocol: Protocol, options: MeasureOptions, turns: Turns
 ) -> _Run:
     run_options = replace(options.run, harness=protocol.of_images)
     before = conditions_before()
     session = network.open(run_options)
     try:
-        run = _time(session, before, protocol, options)
+        turns.begin(session)
+        run = _time(_Run(session, before, turns), protocol, options)
         if not session.device:
             _measure_memory(run, network, run_options, options)
     except BaseException:
@@ -313,16 +366,15 @@ def _largest_lr(run: _Run, images: ImageSet) -> np.ndarray:
     return lr_of(hr, pair, scale=run.session.scale)
 
 
-def _time(
-    session: Session, before: Dict[str, Any], protocol: Protocol, options: MeasureOptions
-) -> _Run:
-    before.update(device_facts(session.place, session.device) if session.device else {})
-    with ConditionMonitor(session.device) as monitor:
-        run = _Run(session, before)
+def _time(run: _Run, protocol: Protocol, options: MeasureOptions) -> _Run:
+    session, turns = run.session, run.turns
+    run.before.update(device_facts(session.place, session.device) if session.device else {})
+    with ConditionMonitor(session.device, lambda: turns.partner_cpu_s) as monitor:
         session.reset_work()
         if protocol.of_images:
             metric = options.metric_of(protocol)
-            run.valid = evaluate(session, options.valid_set(), metric=metric)
+            images = options.valid_set()
+            run.valid = evaluate(session, images, metric=metric, turn=turns.turn)
         else:
             run.timing = _timing_of_one_size(session, options, monitor)
             work = session.executed_work()

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from sr_deploy.core.device import cores_used_by_others, cpu_mhz, cpu_usage, load_1min, temperature_c
 from sr_deploy.runtime.boards.board import (
@@ -47,8 +47,10 @@ class ConditionMonitor:
     never during one: it reads a few small files.
     """
 
-    def __init__(self, device: str) -> None:
-        self._device = device
+    def __init__(self, device: str, partner_cpu_s: Callable[[], float] = lambda: 0.0) -> None:
+        """partner_cpu_s: the CPU time of a process that runs while this one waits for it, and is
+        therefore not counted among the others."""
+        self._device, self._partner_cpu_s = device, partner_cpu_s
         self._mhz: List[float] = []
         self._temperatures: List[float] = []
         self._power: List[PowerSample] = []
@@ -64,6 +66,7 @@ class ConditionMonitor:
             )
             self._stack.callback(self._read_sensors)
         self._start, self._start_s = cpu_usage(), time.time()
+        self._partner_start_s = self._partner_cpu_s()
         return self
 
     def sample(self) -> None:
@@ -75,6 +78,10 @@ class ConditionMonitor:
     def __exit__(self, *exception: object) -> None:
         self.sample()
         self._others, self._stop_s = cores_used_by_others(self._start, cpu_usage()), time.time()
+        if self._others is not None:
+            partner_s = self._partner_cpu_s() - self._partner_start_s
+            cores = partner_s / (self._stop_s - self._start_s)
+            self._others = max(self._others - cores, 0.0)
         self._stack.close()
 
     def _read_sensors(self) -> None:

@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Any, Dict, Optional
 
 from sr_deploy.core.counts import NTIRE_HW
+from sr_deploy.core.errors import SrDeployError
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.results.rows import BenchmarkRow
 from sr_deploy.runtime.opener import NetworkDescription
 
 
 def row_of(network: NetworkDescription, counter: str = "hooks") -> BenchmarkRow:
-    """Return the row of a described network, with its counts by a counter."""
+    """Return the row of a described network, with its counts by a counter, or why it has none."""
     row = BenchmarkRow(
         model=network.model,
         variant=network.variant,
@@ -24,7 +25,11 @@ def row_of(network: NetworkDescription, counter: str = "hooks") -> BenchmarkRow:
         precision=network.precision,
         precision_asked=network.precision_asked,
     )
-    return replace(row, **_count_fields(network.counts(), counter))
+    try:
+        counts = network.counts()
+    except SrDeployError as e:
+        return replace(row, warnings=(f"it cannot be counted: {e.message}",))
+    return replace(row, **_count_fields(counts, counter))
 
 
 def asked_precision(network: NetworkDescription, run: RunOptions) -> str:
@@ -62,7 +67,10 @@ def recorded_row(network: NetworkDescription) -> Optional[BenchmarkRow]:
 
 
 def _count_fields(counts: Dict[str, Any], counter: str) -> Dict[str, Any]:
-    """Return the counts by a counter; none if an artifact of an older version lacks them."""
+    """Return the counts by a counter; none if an artifact of an older version lacks them.
+
+    Those of a graph of one size have that size as `hw`; without it they are of 256x256.
+    """
     values = counts if counter == "hooks" else counts.get(counter, {})
     if not {"params", "macs", "acts", "convs", "counter", "uncounted"} <= set(values):
         return {}

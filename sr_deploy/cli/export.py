@@ -7,6 +7,7 @@ from typing import Any, Optional, Tuple
 
 import click
 
+from sr_deploy.cli.code_options import code_options
 from sr_deploy.cli.output import emit, log
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.sizes import parse_hw
@@ -43,6 +44,13 @@ from sr_deploy.core.sizes import parse_hw
     help="Where FP16 graphs are run for their check.  "
     "[default: the GPU if ONNX Runtime can use one, else the CPU]",
 )
+@click.option(
+    "--fallback",
+    default="",
+    metavar="auto|head-tail|NODE,...",
+    help="Nodes that FP16 graphs compute in FP32: the fewest that suffice, the first and last "
+    "convolution, or these.",
+)
 @click.option("--target", help="Target of the graphs (see srdeploy targets).")
 @click.option(
     "--literal",
@@ -59,6 +67,7 @@ from sr_deploy.core.sizes import parse_hw
     is_flag=True,
     help="MODEL is a router or an AdaEDSR: export it as an adaptive network.",
 )
+@code_options("model")
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to."
 )
@@ -98,16 +107,18 @@ def export(
 
         paths = plans_from_model(model, output, progress=log)
     else:
-        from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
-        from sr_deploy.runtime.opener import require_checkpoint
+        from sr_deploy.export.pipeline import ExportOptions, onnx_from_source
+        from sr_deploy.export.source import SOURCES
+        from sr_deploy.runtime.opener import require_kind
 
-        model, variant = require_checkpoint(model, "export without --adaptive")
+        model, variant, kind = require_kind(model, "export without --adaptive", SOURCES)
         if variant is not None and options["variants"] not in ("all", variant):
             raise InputError(f"the model names variant {variant}, but --variants names others")
         options["variants"] = variant or options["variants"]
         sizes = [dynamic] if dynamic else shapes
-        paths = onnx_from_checkpoint(
-            model, output, ExportOptions(sizes=sizes, **options), progress=log
+        source = SOURCES[kind].from_text(model)
+        paths = onnx_from_source(
+            source, output, ExportOptions(sizes=sizes, **options), progress=log
         )
     for path in paths:
         emit(str(path))

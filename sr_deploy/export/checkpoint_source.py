@@ -8,7 +8,7 @@ from torch import nn
 
 from sr_deploy.core.spec import Variant
 from sr_deploy.export.source import SourceFacts, TorchSource
-from sr_deploy.nets.checkpoint import Checkpoint
+from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
 
 
 class CheckpointSource(TorchSource):
@@ -20,6 +20,10 @@ class CheckpointSource(TorchSource):
         self.name = self.text = checkpoint.name
         self.scale, self.min_hw = spec.scale, spec.min_hw
         self.parent_sha256, self.digest = spec.weights_sha256, spec.digest
+
+    @classmethod
+    def from_text(cls, text: str) -> CheckpointSource:
+        return cls(load_checkpoint(text))
 
     def variants(self, names: Union[str, Sequence[str], None]) -> List[Variant]:
         return self.checkpoint.variants(names)

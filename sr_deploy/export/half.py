@@ -1,87 +1,187 @@
-"""Conversion of graphs to FP16, and a check in real half precision.
+"""Conversion of FP32 graphs to FP16, also of graphs that other exporters wrote.
 
-ONNX Runtime's CPU provider computes FP16 graphs in FP32, so its output proves nothing, and that of
-a GPU does not tell which tensor overflowed. The check runs a copy of the graph in which the result
-of every operator is rounded to FP16. It shows overflows, dead outputs, loss of quality, and the
-largest activations. Products are summed in FP32: accumulation in FP16 is not covered.
+What does not depend on pixels stays as it is: arithmetic on sizes and coordinates is done in FP32,
+constants are computed once, in FP32. Weights are rounded to nearest.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, List, Optional, Set, Tuple
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
 from sr_deploy.core.errors import ExportError
 from sr_deploy.core.manifest import mixed_precision
-from sr_deploy.core.metrics import MIN_FP16_PSNR_DB, psnr_unit
 from sr_deploy.export.opset import check as check_opset
+from sr_deploy.runtime.graph_types import (
+    FLOATS,
+    FP16_MAX,
+    all_graphs,
+    bodies_of,
+    element_types,
+    image_inputs,
+    name_nodes,
+    opset_of,
+    retyped,
+    values_of_image,
+)
+from sr_deploy.runtime.ort import raw_session
 
-FP16_MAX = 65504.0
-_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
-
-
-def fp16_graph(model: onnx.ModelProto, *, io_dtype: str) -> onnx.ModelProto:
-    """Return the FP32 `model` in FP16, with input and output in `io_dtype`. Raises ExportError."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for tensor in copy.graph.initializer:
-        if (
-            tensor.data_type == TensorProto.FLOAT
-            and np.abs(numpy_helper.to_array(tensor)).max(initial=0) > FP16_MAX
-        ):
-            raise ExportError(
-                f"the weight '{tensor.name}' exceeds the largest FP16 number, {FP16_MAX:.0f}",
-                hint="use --precision fp32",
-            )
-    # By default the converter leaves some operators in FP32.
-    half = convert_float_to_float16(copy, op_block_list=[])
-    if io_dtype == "fp32":
-        _cast_ends(half)
-    check_opset(half, half.opset_import[0].version)
-    return half
+_TYPES = {
+    "fp32": TensorProto.FLOAT,
+    "fp16": TensorProto.FLOAT16,
+    "bf16": TensorProto.BFLOAT16,
+    "fp64": TensorProto.DOUBLE,
+}
+_LIMITS = ("Clip", "Max", "Min", "Pad", "Where")
+"""Operators for which a constant beyond FP16 means a limit or a mask, and may become 65504."""
+_RANDOM = ("RandomNormal", "RandomUniform", "Multinomial", "Bernoulli")
+_FOLDED_MIB = 256
 
 
-def _cast_ends(half: onnx.ModelProto) -> None:
-    """Give an FP16 graph FP32 input and output by casts at both ends."""
-    source, result = half.graph.input[0], half.graph.output[0]
-    for node in half.graph.node:
-        node.input[:] = [f"{n}_fp16" if n == source.name else n for n in node.input]
-        node.output[:] = [f"{n}_fp16" if n == result.name else n for n in node.output]
-    first = helper.make_node(
-        "Cast", [source.name], [f"{source.name}_fp16"], name="cast_in", to=TensorProto.FLOAT16
-    )
-    last = helper.make_node(
-        "Cast", [f"{result.name}_fp16"], [result.name], name="cast_out", to=TensorProto.FLOAT
-    )
-    half.graph.node.insert(0, first)
-    half.graph.node.append(last)
-    for value in (source, result):
-        value.type.tensor_type.elem_type = TensorProto.FLOAT
+@dataclass(frozen=True)
+class HalfGraph:
+    """An FP16 graph and what the conversion did."""
+
+    model: onnx.ModelProto
+    fp32_nodes: Tuple[str, ...]
+    """Nodes that compute in FP32: those asked for, and those that ONNX does not define in FP16."""
+    notes: Dict[str, object]
+    """Constants that were limited to FP16's range, or became zero; empty without any."""
 
 
-def _element_types(model: onnx.ModelProto) -> Dict[str, int]:
-    """Return the element types of all operator results by name."""
-    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    return {v.name: v.type.tensor_type.elem_type for v in [*graph.value_info, *graph.output]}
+class WeightRangeError(ExportError):
+    """Weights exceed FP16; `nodes` would have to read them in FP32."""
+
+    def __init__(self, message: str, nodes: Tuple[str, ...], *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.nodes = nodes
+
+
+def fp16_graph(
+    model: onnx.ModelProto, *, io_dtype: str, fp32_nodes: Collection[str] = ()
+) -> HalfGraph:
+    """Return the FP32 `model` in FP16, with input and output in `io_dtype`.
+
+    fp32_nodes: names of nodes that compute in FP32. Raises ExportError for a quantised graph and
+    operators that are not of ONNX, WeightRangeError for weights beyond FP16.
+    """
+    return halved(prepared(model), io_dtype=io_dtype, fp32_nodes=fp32_nodes)
+
+
+def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a plain graph with folded constants, for `halved`. Raises ExportError."""
+    plain = plain_graph(model)
+    _refuse_quantised(plain)
+    return folded(plain)
+
+
+def halved(plain: onnx.ModelProto, *, io_dtype: str, fp32_nodes: Collection[str] = ()) -> HalfGraph:
+    """Return a prepared graph in FP16: `fp16_graph` without its first step."""
+    images, asked = values_of_image(plain.graph), set(fp32_nodes)
+
+    def kind(node: Any) -> int:
+        of_image = any(name in images for name in node.output)
+        return TensorProto.FLOAT16 if of_image and node.name not in asked else TensorProto.FLOAT
+
+    result = retyped(plain, kind, io=_TYPES[io_dtype])
+    notes = _check_constants(plain, result.halved)
+    half = result.model
+    check_opset(half, opset_of(half))
+    kept = asked | set(_fp32_results(half))
+    order = [node.name for graph in all_graphs(half.graph) for node in graph.node]
+    return HalfGraph(half, tuple(name for name in order if name in kept), notes)
+
+
+def fp32_graph(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph of FP16, BF16 or mixed types in FP32: same weights, input and output FP32."""
+    return retyped(plain_graph(model), lambda node: TensorProto.FLOAT, io=TensorProto.FLOAT).model
+
+
+def plain_graph(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy with names for all nodes, and without what only older or newer exporters use.
+
+    Functions of the model are inlined, sparse and short forms of constants become tensors, and
+    constants are no longer listed as inputs.
+    """
+    if model.functions:
+        plain = onnx.inliner.inline_local_functions(model)
+    else:
+        plain = onnx.ModelProto()
+        plain.CopyFrom(model)
+    for graph in all_graphs(plain.graph):
+        for sparse in graph.sparse_initializer:
+            graph.initializer.append(_dense(sparse))
+        del graph.sparse_initializer[:]
+        for node in graph.node:
+            if node.op_type == "Constant":
+                _plain_constant(node)
+        inputs = image_inputs(graph)
+        del graph.input[:]
+        graph.input.extend(inputs)
+    used = {node.domain for graph in all_graphs(plain.graph) for node in graph.node}
+    opsets = [e for e in plain.opset_import if e.domain in used or e.domain in ("", "ai.onnx")]
+    del plain.opset_import[:]
+    plain.opset_import.extend(opsets)
+    plain.ir_version = max(plain.ir_version, 4)  # the first one with constants beside the inputs
+    name_nodes(plain)
+    if any(not value.type.tensor_type.HasField("shape") for value in plain.graph.output):
+        inferred = onnx.shape_inference.infer_shapes(plain).graph
+        for value, known in zip(plain.graph.output, inferred.output):
+            value.type.CopyFrom(known.type)
+    return plain
+
+
+def folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a plain graph in which what depends on constants only is a constant."""
+    graph = model.graph
+    known = {t.name for t in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        constant = set(filter(None, node.input)) <= known and not bodies_of(node)
+        if constant and node.op_type not in _RANDOM and node.domain in ("", "ai.onnx"):
+            nodes.append(node)
+            known.update(node.output)
+    made = {name for node in nodes for name in node.output if name}
+    if all(node.op_type == "Constant" for node in nodes):
+        return model
+    rest = [node for node in graph.node if not made & set(node.output)]
+    read = {v.name for v in graph.output}.union(*(_reads(node) for node in rest)) & made
+    if not read:
+        return model
+    outputs = [onnx.ValueInfoProto(name=name) for name in sorted(read)]
+    part = helper.make_graph(nodes, "constants", [], outputs, list(graph.initializer))
+    constants = helper.make_model(part, opset_imports=model.opset_import)
+    constants.ir_version = model.ir_version
+    values = raw_session(constants.SerializeToString(), optimise=False).run(None, {})
+    arrays = {o.name: np.asarray(v) for o, v in zip(outputs, values) if not isinstance(v, list)}
+    if len(arrays) < len(outputs) or sum(v.nbytes for v in arrays.values()) > _FOLDED_MIB << 20:
+        return model
+    del graph.node[:]
+    graph.node.extend(rest)
+    graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in arrays.items())
+    used = {v.name for v in graph.output}.union(*(_reads(node) for node in rest))
+    kept = [t for t in graph.initializer if t.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    return model
 
 
 def tensor_types(model: onnx.ModelProto) -> Dict[str, int]:
     """Return the number of operator results of each floating type, such as `{"fp16": 168}`.
 
-    Casts are not counted.
+    Results that depend on pixels are counted; casts are not.
     """
-    types = _element_types(model)
+    types = element_types(model)
     names: Dict[Optional[int], str] = {code: name for name, code in _TYPES.items()}
     counts: Dict[str, int] = {}
-    for node in model.graph.node:
+    for node in nodes_of_image(model):
         name = names.get(types.get(node.output[0]))
-        if name is not None and node.op_type not in ("Cast", "Constant"):
+        if name is not None:
             counts[name] = counts.get(name, 0) + 1
     return counts
 
@@ -92,104 +192,111 @@ def precision_of(model: onnx.ModelProto) -> str:
     return next(iter(counts)) if len(counts) == 1 else mixed_precision(counts)
 
 
-@dataclass(frozen=True)
-class HalfReport:
-    """The effects of half precision on a graph."""
-
-    psnr_db: float
-    """Between the FP16 and FP32 outputs, clipped to 0..1, peak 1; of the worst image."""
-    overflows: Tuple[str, ...]
-    """Tensors with values beyond FP16 or NaNs."""
-    dead: bool
-    """The output of some image is not finite, or is constant while the FP32 output is not."""
-    largest: Dict[str, float]
-    """The largest magnitude of each tensor in all images."""
-
-    def problems(self) -> List[str]:
-        """Return descriptions of all problems."""
-        problems = []
-        if self.overflows:
-            count, first = len(self.overflows), self.overflows[0]
-            problems.append(f"{count} tensors overflow, the first is '{first}'")
-        if self.dead:
-            problems.append("the output is dead (constant)")
-        if not self.psnr_db >= MIN_FP16_PSNR_DB:
-            psnr = f"{self.psnr_db:.1f} dB against FP32"
-            problems.append(f"{psnr}, expected at least {MIN_FP16_PSNR_DB:.0f}")
-        return problems
+def nodes_of_image(model: onnx.ModelProto) -> List[onnx.NodeProto]:
+    """Return the nodes whose results depend on pixels, without casts."""
+    images = values_of_image(model.graph)
+    nodes = (node for graph in all_graphs(model.graph) for node in graph.node)
+    return [n for n in nodes if n.op_type != "Cast" and any(name in images for name in n.output)]
 
 
-def check_half(
-    half: onnx.ModelProto, images: Sequence[np.ndarray], references: Sequence[np.ndarray]
-) -> HalfReport:
-    """Run `half` in half precision on images, (1, 3, H, W) float32; compare with FP32 outputs."""
-    from sr_deploy.runtime.ort import raw_session
-
-    emulation, tensors = half_emulation(half)
-    session = raw_session(emulation.SerializeToString(), optimise=False)
-    name = half.graph.input[0].name
-    largest: Dict[str, float] = {}
-    worst, dead = float("inf"), False
-    for x, reference in zip(images, references):
-        y, *peaks = session.run(None, {name: x})
-        for tensor, peak in zip(tensors, peaks):  # np.maximum keeps a NaN
-            largest[tensor] = float(np.maximum(largest.get(tensor, 0.0), peak))
-        dead |= bool(np.std(y) < 1e-6 < np.std(reference)) or not np.isfinite(y).all()
-        worst = min(worst, psnr_unit(y, reference))
-    overflows = tuple(t for t, peak in largest.items() if not peak <= FP16_MAX)
-    return HalfReport(worst, overflows, dead, largest)
+def _fp32_results(half: onnx.ModelProto) -> List[str]:
+    types = element_types(half)
+    nodes = nodes_of_image(half)
+    return [node.name for node in nodes if types.get(node.output[0]) == TensorProto.FLOAT]
 
 
-def half_emulation(half: onnx.ModelProto) -> Tuple[onnx.ModelProto, List[str]]:
-    """Return an FP32 copy of an FP16 graph that rounds every result to FP16, and their names.
-
-    The copy has a further output for each result: its largest magnitude before rounding.
-    """
-    types = _element_types(half)
-    opset = half.opset_import[0].version
-    nodes: List[onnx.NodeProto] = []
-    results: List[str] = []
-    for source in half.graph.node:
-        node = _fp32_node(source)
-        rounded = [name for name in node.output if types.get(name) in _TYPES.values()]
-        node.output[:] = [f"{name}/exact" if name in rounded else name for name in node.output]
-        nodes.append(node)
-        for name in rounded:
-            exact = name + "/exact"
-            nodes += [
-                helper.make_node("Cast", [exact], [name + "/half"], to=TensorProto.FLOAT16),
-                helper.make_node("Cast", [name + "/half"], [name], to=TensorProto.FLOAT),
-                helper.make_node("Abs", [exact], [name + "/abs"]),
-                helper.make_node("ReduceMax", [name + "/abs"], [name + "/peak"], keepdims=0),
-            ]
-        results += rounded
-    ends = []
-    for end in (half.graph.input[0], half.graph.output[0]):
-        value = onnx.ValueInfoProto()
-        value.CopyFrom(end)
-        value.type.tensor_type.elem_type = TensorProto.FLOAT
-        ends.append(value)
-    peaks = [helper.make_tensor_value_info(f"{r}/peak", TensorProto.FLOAT, []) for r in results]
-    constants = [_as_fp32(t) for t in half.graph.initializer]
-    graph = helper.make_graph(nodes, "half", ends[:1], [ends[1], *peaks], constants)
-    opsets = [helper.make_opsetid("", opset)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=half.ir_version), results
+def _refuse_quantised(model: onnx.ModelProto) -> None:
+    for graph in all_graphs(model.graph):
+        for node in graph.node:
+            op = node.op_type
+            if "QuantizeLinear" in op or op.startswith("QLinear") or op.endswith("Integer"):
+                raise ExportError(
+                    f"the graph is quantised (node '{node.name}' is {op}): its 8-bit values "
+                    "would not gain from FP16",
+                    hint="use --precision fp32, or export the graph it was quantised from",
+                )
 
 
-def _fp32_node(source: onnx.NodeProto) -> onnx.NodeProto:
-    """Copy a node with FP32 in place of FP16 in casts and constants."""
-    node = onnx.NodeProto()
-    node.CopyFrom(source)
-    for attribute in node.attribute:
-        is_cast_type = node.op_type == "Cast" and attribute.name == "to"
-        if is_cast_type and attribute.i == TensorProto.FLOAT16:
-            attribute.i = TensorProto.FLOAT
-        if attribute.HasField("t"):
-            attribute.t.CopyFrom(_as_fp32(attribute.t))
-    return node
+def _check_constants(
+    plain: onnx.ModelProto, halved: Dict[str, List[Tuple[str, str]]]
+) -> Dict[str, object]:
+    """Return notes about constants that FP16 changes. Raises WeightRangeError."""
+    beyond: List[str] = []
+    nodes: List[str] = []
+    limited: Dict[str, float] = {}
+    zeros: Dict[str, str] = {}
+    for name, tensor in _constants(plain).items():
+        if name not in halved or tensor.data_type not in FLOATS:
+            continue
+        value = np.abs(numpy_helper.to_array(tensor).astype(np.float32))
+        peak = float(value.max(initial=0, where=np.isfinite(value)))
+        readers = [(node, op) for node, op in halved[name] if op not in _LIMITS]
+        if peak > FP16_MAX and readers:
+            node, op = readers[0]
+            beyond.append(f"'{name}' of node '{node}' ({op}) reaches {peak:.4g}")
+            nodes += [node for node, _ in readers]
+        elif peak > FP16_MAX:
+            limited[name] = peak
+        lost = int(((value > 0) & (value <= 2.0**-25)).sum())
+        if lost:
+            zeros[name] = f"{lost} of {int((value > 0).sum())}"
+    if beyond:
+        more = f", and {len(beyond) - 3} more weights" if len(beyond) > 3 else ""
+        raise WeightRangeError(
+            f"a weight exceeds the largest FP16 number, {FP16_MAX:.0f}: "
+            f"{'; '.join(beyond[:3])}{more}",
+            tuple(dict.fromkeys(nodes)),
+            hint="keep these nodes in FP32 with --fallback auto, or use --precision fp32",
+        )
+    notes: Dict[str, object] = {}
+    if limited:
+        notes["constants_limited_to_65504"] = limited
+    if zeros:
+        notes["constants_rounded_to_zero"] = zeros
+    return notes
 
 
-def _as_fp32(tensor: TensorProto) -> TensorProto:
-    if tensor.data_type != TensorProto.FLOAT16:
-        return tensor
-    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
+def _constants(model: onnx.ModelProto) -> Dict[str, TensorProto]:
+    found: Dict[str, TensorProto] = {}
+    for graph in all_graphs(model.graph):
+        found.update((tensor.name, tensor) for tensor in graph.initializer)
+        for node in graph.node:
+            if node.op_type == "Constant":
+                found.update((node.output[0], a.t) for a in node.attribute)
+    return found
+
+
+def _reads(node: onnx.NodeProto) -> Set[str]:
+    names = set(node.input)
+    for body in bodies_of(node):
+        names.update(value.name for value in body.output)
+        names.update(*(_reads(inner) for inner in body.node))
+    return names
+
+
+def _plain_constant(node: onnx.NodeProto) -> None:
+    """Give a Constant its value as a tensor, whatever form it has."""
+    (attribute,) = node.attribute
+    value: Any = helper.get_attribute_value(attribute)
+    if attribute.name == "value":
+        return
+    if attribute.name == "sparse_value":
+        tensor = _dense(value)
+    elif attribute.name.startswith("value_string"):
+        return
+    else:
+        dtype = np.float32 if attribute.name.startswith("value_float") else np.int64
+        tensor = numpy_helper.from_array(np.array(value, dtype=dtype))
+    del node.attribute[:]
+    node.attribute.append(helper.make_attribute("value", tensor))
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> TensorProto:
+    values = numpy_helper.to_array(sparse.values)
+    indices = numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), dtype=values.dtype)
+    if indices.ndim == 1:
+        dense.reshape(-1)[indices] = values
+    else:
+        dense[tuple(indices.T)] = values
+    return numpy_helper.from_array(dense, sparse.values.name)

@@ -15,12 +15,25 @@ import onnx
 import torch
 from torch import nn
 
+from sr_deploy.core.registry import Registry
 from sr_deploy.core.sizes import Sizes
 from sr_deploy.core.spec import WHOLE, Variant
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.export.forms import PLAIN, apply_form, default_form, list_forms
 from sr_deploy.export.graph import graph_from_network
 from sr_deploy.nets.complexity import COUNTERS, NTIRE_HW, count
+
+SOURCES = Registry(
+    "kind of source",
+    {
+        "artifact": "sr_deploy.export.graph_source:GraphSource",
+        "checkpoint": "sr_deploy.export.checkpoint_source:CheckpointSource",
+    },
+)
+"""By the kind of network that a text names (`runtime/opener`). Each is a file and a line here."""
+
+
+DEFAULT_SIZE = "256x512"
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,11 @@ class Source(abc.ABC):
     check_name: str = "onnxruntime_vs_torch"
     """The name in manifests of the comparison with it."""
 
+    @classmethod
+    @abc.abstractmethod
+    def from_text(cls, text: str) -> Source:
+        """Return the source that a text without a variant names. Raises SrDeployErrors."""
+
     def variants(self, names: Union[str, Sequence[str], None]) -> List[Variant]:
         """Return the variants of a list, or of a comma-separated one; `all` or None: all.
 
@@ -75,6 +93,14 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def facts(self, variant: Variant) -> SourceFacts:
         """Return what is known of a variant."""
+
+    def default_sizes(self, target: Optional[TargetProfile]) -> Sequence[str]:
+        """Return the LR sizes to export where none are given: those of the target."""
+        return target.shapes if target else (DEFAULT_SIZE,)
+
+    def opset(self, asked: int) -> int:
+        """Return the opset of the graphs, `asked` at most."""
+        return asked
 
     def candidates(self, variant: Variant) -> List[str]:
         """Return the forms in which the variant can be exported for autotuning."""

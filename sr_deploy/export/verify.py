@@ -12,7 +12,8 @@ from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.metrics import MIN_FP16_PSNR_DB, psnr_unit
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import HW, Sizes, hw_text
-from sr_deploy.export.half import check_half
+from sr_deploy.export.emulation import check_half
+from sr_deploy.export.half import HalfGraph
 from sr_deploy.export.source import Source, SourceGraph
 from sr_deploy.runtime.ort import raw_session
 from sr_deploy.runtime.ort_device import OrtDevice
@@ -20,6 +21,7 @@ from sr_deploy.runtime.ort_device import OrtDevice
 MAX_ABS_ERR = 1e-4
 """Allowed FP32 difference from torch, relative to the largest output where that is above 1."""
 CHECK_IMAGES = 2
+_NAMED = 3
 
 
 def compare_with_source(
@@ -31,7 +33,7 @@ def compare_with_source(
     """
     largest_error, psnr_db = 0.0, {}
     for hw in sizes:
-        x = _images(hw)[0]
+        x = check_images(hw)[0]
         reference = graph.reference(x)
         y = session.run(None, {"lr": x})[0]
         error = float(np.abs(y - reference).max()) / max(1.0, float(np.abs(reference).max()))
@@ -47,30 +49,35 @@ def compare_with_source(
     return {"max_abs_err": largest_error, "psnr_db": psnr_db}
 
 
-def check_half_precision(half: onnx.ModelProto, fp32_session: Any, sizes: Sizes, name: str) -> dict:
+def check_half_precision(half: HalfGraph, fp32_session: Any, sizes: Sizes, name: str) -> dict:
     """Run an FP16 graph in real half precision; return the results.
 
     Raises ExportError when a tensor overflows, or the output is dead or too far from FP32.
     """
-    images = _images(sizes.opt)
-    report = check_half(half, images, [fp32_session.run(None, {"lr": x})[0] for x in images])
+    images = check_images(sizes.opt)
+    references = [fp32_session.run(None, {"lr": x})[0] for x in images]
+    report = check_half(half.model, images, references)
     problems = report.problems()
     activations = sorted(report.largest.items(), key=lambda item: -item[1])
     if problems:
-        tensor, peak = activations[0]
+        largest = ", ".join(f"{peak:.4g} in '{tensor}'" for tensor, peak in activations[:_NAMED])
         raise ExportError(
             f"{name} fails in half precision: {'; '.join(problems)}; "
-            f"the largest activation is {peak:.4g} in '{tensor}'",
-            hint="export it with --precision fp32",
+            f"the largest activations are {largest}",
+            hint="keep nodes in FP32 with --fallback auto, or export it with --precision fp32",
         )
-    return {
+    results = {
         "psnr_db_vs_fp32": round(report.psnr_db, 2),
         "overflows": 0,
         "dead_output": False,
         "images": CHECK_IMAGES,
         "at": hw_text(sizes.opt),
         "largest_activation": {tensor: round(peak, 4) for tensor, peak in activations},
+        **half.notes,
     }
+    if report.stashed:
+        results["squares_beyond_fp16_inside"] = report.stashed
+    return results
 
 
 def compare_with_fp32(
@@ -85,7 +92,7 @@ def compare_with_fp32(
     dtype = np.float16 if session.get_inputs()[0].type == "tensor(float16)" else np.float32
     psnr_db: Dict[str, float] = {}
     for hw in sizes:
-        x = _images(hw)[0]
+        x = check_images(hw)[0]
         y, reference = session.run(None, {"lr": x.astype(dtype)}), fp32_session.run(None, {"lr": x})
         psnr = psnr_unit(y[0], reference[0])
         if not psnr >= MIN_FP16_PSNR_DB:
@@ -125,5 +132,6 @@ def _nearest_odd(size: int, low: int, high: int) -> int:
     return n if n >= low else min(low + (low % 2 == 0), high)
 
 
-def _images(hw: HW) -> List[np.ndarray]:
+def check_images(hw: HW) -> List[np.ndarray]:
+    """Return the photographs of the checks, (1, 3, h, w) float32, 0..1."""
     return [nchw_from_rgb(rgb) for rgb in sample_lr(hw, count=CHECK_IMAGES)]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
 
-from torch import Tensor, nn
+from torch import Tensor, manual_seed, nn
+from torch.random import fork_rng
 
 from sr_deploy.core.errors import (
     CheckpointError,
@@ -92,6 +93,16 @@ class UntrainedModel:
         Raises VariantError.
         """
         return self.architecture.build(self.scale, self.architecture.parse(variant))
+
+    def checkpoint(self) -> Checkpoint:
+        """Return a checkpoint of the size in the paper with random weights, always the same."""
+        largest = self.architecture.parse(None)
+        with fork_rng(devices=[]):
+            manual_seed(0)
+            weights = self.architecture.build(self.scale, largest).state_dict()
+        return Checkpoint(
+            self.name, self.architecture.spec(self.scale, largest, elastic=True), weights
+        )
 
 
 def parse_untrained(name: str) -> Optional[UntrainedModel]:

@@ -25,7 +25,7 @@ RANK, OUTER_RANK = 2, 8  # of the blocks, and of the two convolutions after them
 class DSCF(nn.Module):
     """The static network. x: (N, 3, H, W) float, 0..1, RGB -> (N, 3, scale*H, scale*W).
 
-    reparameterised: train only what is added to each 3x3 but the first, at a low rank.
+    reparameterised: train only what is added to the 3x3 after the heads, at a low rank.
     """
 
     mean: Tensor
@@ -42,6 +42,9 @@ class DSCF(nn.Module):
         self.fuse = nn.Conv2d(3 * width, width, 1)
         self.last = _conv3x3(width, width, outer, bias=False)
         self.tail = nn.Sequential(_conv3x3(width, 3 * scale * scale, outer), nn.PixelShuffle(scale))
+        if reparameterised:
+            for whole in (self.head, self.wide_head, self.fuse):
+                whole.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x - self.mean

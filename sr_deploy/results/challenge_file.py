@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.jsonio import read_json
 from sr_deploy.core.metrics import border_px
-from sr_deploy.results.protocols import CHALLENGES, PROTOCOLS, SCORED_HW, Protocol
-from sr_deploy.results.rows import PUBLISHED, BenchmarkRow
+from sr_deploy.results.protocols import CHALLENGES, PROTOCOLS, Protocol
+from sr_deploy.results.rows import PUBLISHED, BenchmarkRow, is_challenge_entry
 
 Entry = Dict[str, Any]
 
@@ -34,7 +35,7 @@ def published_rows(path: Path, protocol: Optional[str] = None) -> List[Benchmark
     if not entries:
         raise InputError(f"{path} has no entries", hint="expected {NAME: {valid_runtime: [...]}}")
     for name, entry in entries.items():
-        if not isinstance(entry, dict) or "valid_runtime" not in entry:
+        if not is_challenge_entry(entry):
             raise InputError(
                 f"{path}: '{name}' is no entry of a results.json: it has no list 'valid_runtime'",
                 hint="expected a file that test_demo.py of an NTIRE challenge wrote, or rows.jsonl",
@@ -104,7 +105,7 @@ class _Reader:
             acts_m=self._number("activations"),
             convs=None if convs is None else round(convs),
             counter=p.counter,
-            counted_hw=SCORED_HW,
+            counted_hw=NTIRE_HW,
             set=p.sets[0],
             test_set=p.sets[1] if len(splits) > 1 else "",
             images=tuple(images),

@@ -34,6 +34,8 @@ VALUES: Mapping[str, Value] = {
     "convs": lambda r: r.convs,
 }
 """The values that a row can have, by a key with their unit."""
+SCORES = {"Score": "score", "Score here": "score_here"}
+"""The headings of the scores: by the printed baseline, and by that measured here."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.degradation import GIVEN
 from sr_deploy.results.columns import label, labels
-from sr_deploy.results.protocols import protocol_of, time_ms
+from sr_deploy.results.protocols import misses_min_psnr, protocol_of, time_ms
 from sr_deploy.results.rows import (
     PUBLISHED,
     BenchmarkRow,
@@ -15,6 +15,7 @@ from sr_deploy.results.rows import (
     executed_of_plain,
     text_of,
 )
+from sr_deploy.results.slips import SLIPS
 
 _STATISTIC = {
     "median": "median of the timed runs",
@@ -104,11 +105,49 @@ def condition_notes(rows: Sequence[BenchmarkRow]) -> List[str]:
     """Return the notes below a table: a line for each condition, then the rows' warnings."""
     notes = [f"{name}: {'; '.join(texts)}" for name, texts in conditions(rows).items()]
     if any(r.backend == PUBLISHED for r in rows):
-        notes.append(_PUBLISHED_NOTE)
+        notes += [_PUBLISHED_NOTE, *_slips(rows)]
     notes += [f"note: {text}" for text in useless_tags(rows)]
     names = labels(rows)
     warnings = [(w, name) for row, name in zip(rows, names) for w in row.warnings]
     return notes + [f"note: {warning}" for warning in _with_owners(warnings, names)]
+
+
+def score_notes(rows: Sequence[BenchmarkRow]) -> List[str]:
+    """Return how the scores are computed, and the rows that the challenge would not rank."""
+    protocol = protocol_of(rows[0])
+    b = protocol.baseline
+    if b is None:
+        return []
+    names = ("runtime", "FLOPs", "parameters")
+    parts = " + ".join(f"{w:.2f} {name}" for w, name in zip(protocol.weights, names))
+    baseline = f"{b.name}, {b.ms} ms on its GPU ({protocol.device}), {b.macs_g} G, {b.params_m} M"
+    notes = [f"score: {parts} of exp(2 x / baseline), less is better; baseline {baseline}"]
+    named = list(zip(labels(rows), rows))
+    here = [(name, row.baseline) for name, row in named if row.baseline]
+    if here:
+        times = "; ".join(f"{name}: {base['name']} {base['ms']:.2f} ms" for name, base in here)
+        notes.append(
+            f"score here: by the baseline measured in turns with the network ({times}). On a "
+            "device other than the challenge's only this score means something"
+        )
+    return notes + [
+        f"below the challenge's PSNR, which would not rank it: {name}"
+        for name, row in named
+        if misses_min_psnr(row)
+    ]
+
+
+def _slips(rows: Sequence[BenchmarkRow]) -> List[str]:
+    """The slips of the challenges' own numbers among published rows."""
+    slips = [
+        f"note: {slip} ({label(row)})"
+        for row in rows
+        for slip in SLIPS
+        if row.backend == PUBLISHED
+        and slip.paper.lower().replace(" ", "") == row.protocol
+        and any(architecture in row.model.lower() for architecture in slip.architectures)
+    ]
+    return list(dict.fromkeys(slips))
 
 
 def _conditions_of(r: BenchmarkRow) -> Dict[str, str]:

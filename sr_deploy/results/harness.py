@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
-from sr_deploy.results.columns import labels, number, over
-from sr_deploy.results.protocols import split_mean
+from sr_deploy.results.columns import SCORES, VALUES, labels, number, over
+from sr_deploy.results.protocols import score_text, split_mean
 from sr_deploy.results.rows import BenchmarkRow
 from sr_deploy.results.tables import comparable
 
@@ -36,19 +36,24 @@ _OF_TEST_SET = ("Test PSNR", "Test Time [ms]", "Ave Time [ms]")
 def results_files(rows: Sequence[BenchmarkRow]) -> Dict[str, str]:
     """Return the contents of both files by name.
 
-    The columns of a test set are present if every row has one. A missing value is null in the JSON
-    and empty in the text. Raises InputError when the rows do not compare.
+    The columns of a test set are present if every row has one. Those of the scores, which the
+    harness does not have, follow where a row was measured beside the baseline. A missing value is
+    null in the JSON and empty in the text. Raises InputError when the rows do not compare.
     """
     measured = comparable(rows)
     names = [name.replace("\t", " ") for name in labels(measured)]
     entries = {name: _entry(row) for name, row in zip(names, measured)}
     tested = all(row.test_set for row in measured)
     columns = [c for c in _COLUMNS if tested or c[0] not in _OF_TEST_SET]
-    lines = [["Model".ljust(20), *(h.ljust(width) for h, width, _, _ in columns), "Conv".ljust(8)]]
-    for name, entry in entries.items():
+    headings = [heading.ljust(width) for heading, width, _, _ in columns]
+    scores = SCORES if any(row.baseline for row in measured) else {}
+    lines = [["Model".ljust(20), *headings, "Conv".ljust(8), *(h.ljust(10) for h in scores)]]
+    for (name, entry), row in zip(entries.items(), measured):
         conv = "" if entry["num_conv"] is None else f"{entry['num_conv']:4d}"
         cells = [number(value(entry), digits).ljust(w) for _, w, digits, value in columns]
-        lines.append([name.ljust(20), *cells, conv.ljust(8)])
+        finals = [VALUES[key](row) for key in scores.values()]
+        texts = ["" if v is None else score_text(v) for v in finals]
+        lines.append([name.ljust(20), *cells, conv.ljust(8), *(t.ljust(10) for t in texts)])
     text = "".join("\t".join(line) + "\n" for line in lines)
     return {"results.txt": text, "results.json": json.dumps(entries)}
 
@@ -63,6 +68,9 @@ def _entry(row: BenchmarkRow) -> Entry:
         entry[f"{split}_memory"] = row.mem_peak_mib if split == "valid" else None
         for key, name in (("ms", "runtime"), ("psnr_db", "psnr"), ("ssim", "ssim")):
             entry[f"{split}_ave_{name}"] = split_mean(row, split, key)
+    if row.baseline:
+        finals = {key: VALUES[key](row) for key in SCORES.values()}
+        entry.update({"baseline": row.baseline, **finals})
     return {
         **entry,
         "activations": row.acts_m,

@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Dict, List, Optional, Tuple
 
+from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.results.rows import BenchmarkRow
 
@@ -104,8 +105,6 @@ _TRTEXEC = replace(_STEADY, name="trtexec")
 PROTOCOLS: Dict[str, Protocol] = {
     p.name: p for p in (_STEADY, _TRTEXEC, _2022, _2023, _2024, _2025, _2026)
 }
-SCORED_HW = (256, 256)
-"""The LR size that all challenges count FLOPs at."""
 DEFAULT_PROTOCOL = "steady"
 PROTOCOL_NAMES = tuple(name for name in PROTOCOLS if name != "trtexec")
 """The protocols that can be selected."""
@@ -191,7 +190,7 @@ def _scores(row: BenchmarkRow, baseline: Tuple[float, float, float]) -> Optional
     p, ms = protocol_of(row), time_ms(row)
     if not p.weights or ms is None or row.macs_g is None or row.params is None:
         return None
-    if row.counted_hw not in (None, SCORED_HW):
+    if row.counted_hw not in (None, NTIRE_HW):
         return None
     ratios = [v / b for v, b in zip((ms, row.macs_g, row.params / 1e6), baseline)]
     runtime, flops, params = (math.exp(2 * r) if r < 300 else math.inf for r in ratios)

@@ -6,9 +6,9 @@ from operator import attrgetter
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError, did_you_mean
-from sr_deploy.results.columns import VALUES, Column, label, labels, number, settings_text
-from sr_deploy.results.conditions import condition_notes
-from sr_deploy.results.protocols import misses_min_psnr, protocol_of, score_text, time_ms
+from sr_deploy.results.columns import SCORES, VALUES, Column, label, labels, number, settings_text
+from sr_deploy.results.conditions import condition_notes, score_notes
+from sr_deploy.results.protocols import score_text, time_ms
 from sr_deploy.results.render import Table, make_table
 from sr_deploy.results.rows import PUBLISHED, BenchmarkRow, text_of
 from sr_deploy.results.tables import bench_table, comparable, require_same
@@ -26,7 +26,10 @@ _NTIRE = (
 _NTIRE_RANKED = ("Ave. Time [ms]", "#Params [M]", "FLOPs [G]", "#Acts [M]", "Mem. [M]")
 _OF_DEVICE = ("Ave. Time [ms]", "Mem. [M]")
 """Columns that are ranked within each device."""
-SCORE, SCORE_HERE = "Score", "Score here"
+_NO_BASELINE = (
+    "on a device other than the challenge's the score means nothing: bench --score measures the "
+    "baseline beside the network"
+)
 _SRN_TABLE5 = (
     Column("PSNR [Val]", "psnr_db"),
     Column("PSNR [Test]", "test_psnr_db"),
@@ -77,51 +80,18 @@ def ntire(rows: Sequence[BenchmarkRow]) -> Table:
         headings.append(column.heading)
         texts.append(cells)
     notes = condition_notes(measured)
-    for heading, key in ((SCORE, "score"), (SCORE_HERE, "score_here")):
+    for heading, key in SCORES.items():
         values = [VALUES[key](r) for r in measured]
         if any(v is not None for v in values):
             headings.append(heading)
             cells = ["" if v is None else score_text(v) for v in values]
             texts.append(_with_ranks(cells, values, list(map(_device_of, measured))))
-    if SCORE in headings:
-        notes += _score_notes(measured)
+    if len(headings) > 1 + len(_NTIRE):
+        notes += score_notes(measured)
+        here = [r for r in measured if r.backend != PUBLISHED]
+        if here and not any(r.baseline for r in here):
+            notes.append(_NO_BASELINE)
     return make_table(headings, list(zip(*texts)), notes)
-
-
-def _score_notes(rows: Sequence[BenchmarkRow]) -> List[str]:
-    """How the year's score is computed, and the rows that it would not rank."""
-    protocol = protocol_of(rows[0])
-    names = ("runtime", "FLOPs", "parameters")
-    parts = " + ".join(f"{w:.2f} {name}" for w, name in zip(protocol.weights, names))
-    b = protocol.baseline
-    assert b is not None
-    baseline = f"{b.name}, {b.ms} ms on its GPU ({protocol.device}), {b.macs_g} G, {b.params_m} M"
-    return [
-        f"score: {parts} of exp(2 x / baseline), less is better; baseline {baseline}",
-        *_score_here_notes(rows),
-        *(
-            f"below the challenge's PSNR, which would not rank it: {name}"
-            for name, r in zip(labels(rows), rows)
-            if misses_min_psnr(r)
-        ),
-    ]
-
-
-def _score_here_notes(rows: Sequence[BenchmarkRow]) -> List[str]:
-    """What the baseline took that was measured with the rows, or how it can be measured."""
-    here = [(r.baseline, name) for name, r in zip(labels(rows), rows) if r.baseline]
-    if here:
-        times = "; ".join(f"{b['name']} {b['ms']:.2f} ms beside {name}" for b, name in here)
-        return [
-            f"score here: by the baseline measured in turns in the same run: {times}. On a device "
-            "other than the challenge's only this score means something"
-        ]
-    if all(r.backend == PUBLISHED for r in rows):
-        return []
-    return [
-        "on a device other than the challenge's the score means nothing: bench --score measures "
-        "the baseline beside the network"
-    ]
 
 
 def _device_of(row: BenchmarkRow) -> Tuple[bool, str]:

@@ -32,7 +32,6 @@ _IMAGE_TYPES: Dict[str, Any] = {
     "ssim": (*_NUMBER, type(None)),
     "ms": _NUMBER,
 }
-_BASELINE_NUMBERS = ("ms", "macs_g", "params_m")
 
 
 @dataclass(frozen=True)
@@ -242,6 +241,11 @@ def read_rows(path: Path) -> List[BenchmarkRow]:
 
 def _parse_row(line: str, source: str) -> BenchmarkRow:
     data = _parse_json(line, source)
+    if isinstance(data, dict) and any(is_challenge_entry(entry) for entry in data.values()):
+        raise InputError(
+            f"{source}: the results.json of a challenge, not rows",
+            hint="srdeploy table reads it",
+        )
     if not isinstance(data, dict) or data.get("schema") not in READABLE_SCHEMAS:
         schema = data.get("schema", "") if isinstance(data, dict) else ""
         suffix = f"; its schema is {schema!r:.20}" if schema != "" else ""
@@ -267,16 +271,28 @@ def _parse_row(line: str, source: str) -> BenchmarkRow:
             )
     if row.deployed and not isinstance(row.deployed.get("macs"), _NUMBER):
         raise InputError(f"{source}: key 'deployed' has no number 'macs'", hint="measure again")
-    for key in _BASELINE_NUMBERS if row.baseline is not None else ():
-        value = (row.baseline or {}).get(key)
-        if not isinstance(value, _NUMBER) or isinstance(value, bool) or value <= 0:
-            problem = f"{source}: key 'baseline' has no number '{key}' above 0"
-            raise InputError(problem, hint="measure again")
+    if row.baseline is not None:
+        _check_baseline(row.baseline, source)
     for share in ("share", "timed_share") if row.executed else ():
         if not isinstance((row.executed or {}).get(share), _NUMBER):
             problem = f"{source}: key 'executed' has no number '{share}'"
             raise InputError(problem, hint="measure again")
     return row
+
+
+def _check_baseline(baseline: Dict[str, Any], source: str) -> None:
+    if not isinstance(baseline.get("name"), str):
+        raise InputError(f"{source}: key 'baseline' has no 'name'", hint="measure again")
+    for key in ("ms", "macs_g", "params_m"):
+        value = baseline.get(key)
+        if not isinstance(value, _NUMBER) or isinstance(value, bool) or value <= 0:
+            problem = f"{source}: key 'baseline' has no number '{key}' above 0"
+            raise InputError(problem, hint="measure again")
+
+
+def is_challenge_entry(entry: object) -> bool:
+    """Return whether a value of a JSON object is an entry of a challenge's results.json."""
+    return isinstance(entry, dict) and "valid_runtime" in entry
 
 
 def _is_hw(value: List[Any]) -> bool:

@@ -6,9 +6,23 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.degradation import GIVEN
 from sr_deploy.core.errors import InputError
-from sr_deploy.results.columns import Column, label, number, over, settings_text
-from sr_deploy.results.conditions import OF_PATCHES, condition_notes, tiling_text, useless_tags
-from sr_deploy.results.protocols import of_own_images
+from sr_deploy.results.columns import (
+    SCORES,
+    VALUES,
+    Column,
+    label,
+    number,
+    over,
+    settings_text,
+)
+from sr_deploy.results.conditions import (
+    OF_PATCHES,
+    condition_notes,
+    score_notes,
+    tiling_text,
+    useless_tags,
+)
+from sr_deploy.results.protocols import of_own_images, score_text
 from sr_deploy.results.render import Table, make_table, markdown, render_table
 from sr_deploy.results.rows import (
     BICUBIC,
@@ -35,7 +49,9 @@ def _source(row: BenchmarkRow) -> str:
     suffix = row.artifact.rpartition(".")[2]
     if row.backend == PUBLISHED:
         return "results.json"
-    return {"": "checkpoint", "json": "plan"}.get(suffix, suffix)
+    if not suffix:
+        return "checkpoint" if row.artifact_sha256 else "random weights"
+    return {"json": "plan"}.get(suffix, suffix)
 
 
 def _precision(row: BenchmarkRow) -> str:
@@ -53,6 +69,16 @@ def _executed(row: BenchmarkRow) -> str:
         return ""
     shares = f"{row.executed['timed_share']:.1%} / {row.executed['share']:.1%}"
     return shares if executed_of_plain(row) else f"{shares} {OF_PATCHES}"
+
+
+def _score(key: str) -> Callable[[BenchmarkRow], str]:
+    """Return the column of a score, of rows that were measured beside the baseline."""
+
+    def text(row: BenchmarkRow) -> str:
+        value = VALUES[key](row) if row.baseline else None
+        return "" if value is None else score_text(value)
+
+    return text
 
 
 _PSNR = Column("PSNR [dB]", "psnr_db", 3)
@@ -74,8 +100,9 @@ _BENCH: Tuple[Tuple[str, Callable[[BenchmarkRow], str]], ...] = (
     ("#Acts [M]", Column("#Acts [M]", "acts_m").text),
     ("Mem [MiB]", Column("Mem [MiB]", "memory_mib", 1).text),
     ("#Conv", Column("#Conv", "convs", 0).text),
+    *((heading, _score(key)) for heading, key in SCORES.items()),
 )
-_OPTIONAL = ("Settings", "deployed [G]", "executed, timed / set")
+_OPTIONAL = ("Settings", "deployed [G]", "executed, timed / set", *SCORES)
 """Columns that are left out where all their cells are empty."""
 
 
@@ -98,7 +125,10 @@ def bench_table(rows: Sequence[BenchmarkRow]) -> Table:
     columns = [(heading, [text(r) for r in measured]) for heading, text in _BENCH]
     columns = [(h, cells) for h, cells in columns if h not in _OPTIONAL or any(cells)]
     cells = list(zip(*(cells for _, cells in columns)))
-    return make_table([heading for heading, _ in columns], cells, condition_notes(measured))
+    notes = condition_notes(measured)
+    if any(row.baseline for row in measured):
+        notes += score_notes(measured)
+    return make_table([heading for heading, _ in columns], cells, notes)
 
 
 def comparable(rows: Sequence[BenchmarkRow]) -> List[BenchmarkRow]:

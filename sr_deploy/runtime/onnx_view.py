@@ -14,21 +14,26 @@ from sr_deploy.core.errors import ArtifactError, MissingPackageError
 from sr_deploy.core.onnx_file import weight_files
 
 
+def attributes_of(proto: Any) -> Dict[str, Any]:
+    """Return the attributes of an ONNX node by name, text as str."""
+    from onnx import helper
+
+    values = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+    return {
+        name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        for name, value in values.items()
+    }
+
+
 class Node:
     """An ONNX node, with access to what is known of its tensors."""
 
     def __init__(self, proto: Any, graph: Graph) -> None:
-        from onnx import helper
-
         self.graph, self.op, self.domain = graph, proto.op_type, proto.domain
         self.name = proto.name or f"{proto.op_type}:{next(iter(proto.output), '')}"
         self.standard = proto.domain in ("", "ai.onnx")
         self.inputs, self.outputs = list(proto.input), list(proto.output)
-        self.attributes: Dict[str, Any] = {}
-        for attribute in proto.attribute:
-            value = helper.get_attribute_value(attribute)
-            text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-            self.attributes[attribute.name] = text
+        self.attributes = attributes_of(proto)
 
     def input(self, index: int) -> str:
         """Return the name of an input; empty where it is omitted."""

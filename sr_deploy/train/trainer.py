@@ -165,7 +165,8 @@ def _initialise(elastic: ElasticNetwork, model: str, recipe: Recipe) -> Dict[str
 
     A checkpoint of another scale is accepted: tensors of the same name and shape are loaded, the
     others (the last layers) keep their initial values. So is a checkpoint of the backbone, without
-    the adapter. Raises InputError when the checkpoint is of another network.
+    the adapter, or of the network before low-rank paths were added to it. Raises InputError when
+    the checkpoint is of another network.
     """
     start = load_checkpoint(model)
     backbone, own = elastic.architecture.backbone, elastic.net.state_dict()
@@ -173,11 +174,10 @@ def _initialise(elastic: ElasticNetwork, model: str, recipe: Recipe) -> Dict[str
         shapes = {k: v.shape for k, v in own.items() if not k.startswith("adapter.")}
         fits = {k: v.shape for k, v in start.weights.items()} == shapes
     else:
-        fits = (start.spec.arch, start.spec.variants[-1], start.spec.config) == (
-            recipe.arch,
-            str(elastic.largest),
-            recipe.config,
-        )
+        plain = {k: v for k, v in recipe.config.items() if k != "reparameterised"}
+        adds_paths = start.spec.config == plain and start.weights.keys() <= own.keys()
+        fits = (start.spec.arch, start.spec.variants[-1]) == (recipe.arch, str(elastic.largest))
+        fits = fits and (start.spec.config == recipe.config or adds_paths)
     if not fits:
         raise InputError(
             f"'{model}' is {start.spec.arch} {start.spec.variants[-1]}; "

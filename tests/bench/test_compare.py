@@ -49,7 +49,7 @@ def described(model, variant, opener):
 def sessions(monkeypatch):
     made = {}
 
-    def describe(text, variants):
+    def describe(text, variants, untrained):
         model, _, variant = text.partition(".")
         return [described(model, variant, lambda: made[text])]
 
@@ -106,7 +106,7 @@ def test_what_does_not_compare(sessions, b, options, words):
 
 def test_a_checkpoint_of_several_variants_must_be_told_which(monkeypatch):
     networks = [described("a", variant, Steps) for variant in ("d1", "d2")]
-    monkeypatch.setattr(compare, "describe", lambda text, variants: networks)
+    monkeypatch.setattr(compare, "describe", lambda *given, **how: networks)
     with pytest.raises(InputError, match="a names 2 networks; expected one") as e:
         compare_networks("a", "a")
     assert "a.d2" in e.value.hint
@@ -141,7 +141,8 @@ def test_an_option_that_only_one_of_them_has_is_said(sessions, monkeypatch):
     sessions["a.d1"], sessions["b.d2"] = OnDevice("cpu"), OnDevice("cpu")
     graph = replace(described("a", "d1", lambda: sessions["a.d1"]), kind="graph")
     checkpoint = replace(described("b", "d2", lambda: sessions["b.d2"]), backend="torch")
-    monkeypatch.setattr(compare, "describe", lambda text, _: [graph if text == "a" else checkpoint])
+    networks = {"a": [graph], "b": [checkpoint]}
+    monkeypatch.setattr(compare, "describe", lambda text, *given, **how: networks[text])
     c = compare_networks("a", "b", lr="8x8", rounds=3, run=RunOptions(channels_last=True))
     assert c.warnings == (
         "--channels-last: for the checkpoints only; graphs and engines run as they were made",

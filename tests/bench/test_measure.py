@@ -293,7 +293,9 @@ def test_images_of_other_sizes_are_tiled_and_the_row_says_so(place, tmp_path):
 def test_a_bad_image_is_found_before_anything_is_measured(place, tmp_path, monkeypatch):
     write_png(tmp_path / "a.png", np.zeros((48, 48, 3), np.uint8))
     (tmp_path / "b.png").write_text("no image")
-    monkeypatch.setattr("sr_deploy.bench.measure._measure", lambda *given: pytest.fail("measured"))
+    monkeypatch.setattr(
+        "sr_deploy.bench.measure.measure_row", lambda *given: pytest.fail("measured")
+    )
     for options in (
         {"data": str(tmp_path)},
         {"data": str(place / "Set" / "HR"), "test": str(tmp_path), "protocols": ["ntire2025"]},
@@ -336,6 +338,13 @@ def test_rows_survive_their_file(checkpoint_rows, tmp_path):
         ),
         ("graphs", {"test": "Set"}, InputError, "only the protocol of a challenge has a test set"),
         ("graphs", {"cadence_hz": 0}, InputError, "a cadence of 0 frames per second"),
+        ("graphs", {"score": True}, InputError, "no protocol has a score: steady"),
+        (
+            "graphs",
+            {"score": True, "protocols": ["steady", "ntire2023"]},
+            InputError,
+            "no protocol has a score: ntire2023, steady",
+        ),
         ("graphs", {"threads": 10**6}, InputError, "1000000 threads; this process may use 1 to"),
     ],
 )

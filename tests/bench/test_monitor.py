@@ -31,6 +31,14 @@ def test_before_and_during_hold_numbers_only():
     assert "others_cores" not in found["before"] or found["before"]["others_cores"] >= 0
 
 
+def test_a_partner_that_takes_turns_is_not_another_process(monkeypatch):
+    partner_cpu_s = iter([5.0, 1000.0])
+    monkeypatch.setattr(monitor, "cores_used_by_others", lambda *usages: 1.5)
+    with ConditionMonitor("", lambda: next(partner_cpu_s)) as watch:
+        pass
+    assert watch.summary()["others_cores"] == 0
+
+
 def test_warnings():
     fine = {"before": {}, "during": {"others_cores": 0.01}}
     assert condition_warnings(fine) == [] and condition_warnings({"before": {}, "during": {}}) == []

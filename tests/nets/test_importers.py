@@ -34,6 +34,28 @@ def srn(shared_dir, tmp_path_factory):
     )
 
 
+# kind: file, PSNR on Y of Set5 (measured; EFDN's paper prints 32.08), variant, parameters.
+NTIRE = {
+    "span-ntire2026": ("span_x4_ntire2026.pth", 31.739, "w28", 150_688),
+    "spanv2-ntire2026": ("spanv2_x4_ntire2026.pth", 31.768, "w32", 139_104),
+    "dscf-ntire2026": ("dscf_x4_ntire2026.pth", 31.740, "w26", 125_992),
+    "efdn-ntire2025": ("efdn_x4_ntire2025.pth", 32.076, "w48", 276_192),
+}
+
+
+@pytest.mark.parametrize("kind", NTIRE)
+def test_official_weights_of_ntire(kind, shared_dir, tmp_path):
+    file, psnr, variant, params = NTIRE[kind]
+    path = checkpoint_from_file(kind, shared_dir / "weights" / file, tmp_path).path
+    checkpoint = load_checkpoint(path)
+    assert (checkpoint.name, checkpoint.spec.variants) == (f"{kind}_x4", (variant,))
+    assert sum(v.numel() for v in checkpoint.weights.values()) == params
+    assert checkpoint.spec.licence == "MIT" and checkpoint.spec.trained_on
+    session = TorchSession(checkpoint.network(), scale=4, min_hw=checkpoint.spec.min_hw)
+    quality = evaluate(session, image_set(str(shared_dir / "data" / "Set5" / "HR")), metric="y")
+    assert quality.psnr_db == pytest.approx(psnr, abs=1e-3)
+
+
 def test_imdeception_reproduces_the_official_output(imdeception, shared_dir):
     with np.load(shared_dir / "weights" / "imdeception_x4_io.npz") as io:
         x, official = io["input"], io["output"]

@@ -244,3 +244,18 @@ def test_what_was_not_measured_is_null_and_blank():
 def test_rows_of_two_years_are_not_mixed():
     with pytest.raises(InputError, match="different protocol"):
         results_files([ROW, replace(ROW, protocol="ntire2024")])
+
+
+def test_scores_follow_the_harness_s_columns_where_the_baseline_was_measured():
+    baseline = {"name": "EFDN", "ms": 4.5, "macs_g": 16.7, "params_m": 0.276}
+    beside, alone = (
+        replace(ROW, variant=v, baseline=b) for v, b in (("d3", baseline), ("d4", None))
+    )
+    files = results_files([beside, alone])
+    names, (first, second) = parsed(files["results.txt"])
+    assert names[-3:] == ["Conv", "Score", "Score here"]
+    assert float(first["Score here"]) > 0 and second["Score here"] == ""
+    entry = json.loads(files["results.json"])["asrn_x4.d3"]
+    assert entry["baseline"] == baseline
+    assert f"{entry['score_here']:.2f}" == first["Score here"]
+    assert "baseline" not in json.loads(files["results.json"])["asrn_x4.d4"]

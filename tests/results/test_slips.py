@@ -67,3 +67,15 @@ def test_adadsrs_pixels():
     assert "imply {:,.0f}, {:,.0f} and {:,.0f} LR pixels".format(*implied) in text_of(
         "AdaDSR", "Table 2"
     )
+
+
+def test_spanv2s_counts():
+    text = text_of("NTIRE 2026", "results.txt")
+    spanv2 = net("spanv2", 4, "w32")
+    counts = counted(spanv2, (256, 256), "fvcore")
+    assert f"{counts.macs / 1e9:.2f} G, {counts.acts / 1e6:.2f} M and {counts.convs}" in text
+    seen = [spanv2.first, spanv2.near, spanv2.depthwise, spanv2.pointwise]
+    macs = 256 * 256 * sum(p.numel() for layer in seen for p in layer.parameters())
+    guides = [block.guide.out_channels for block in spanv2.blocks]
+    acts, convs = counts.acts - 256 * 256 * sum(guides), counts.convs - len(guides)
+    assert f"{macs / 1e9:.2f} G FLOPs, {acts / 1e6:.2f} M activations and {convs}" in text

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ FULL = BenchmarkRow(
     model="asrn_x4",
     variant="d3",
     backend="torch",
+    artifact_sha256="ab12",
     backend_version="2.9",
     device="AMD, 2 cores",
     threads=2,
@@ -105,6 +107,13 @@ def test_the_conditions_are_below_and_differences_are_listed():
         "software: torch 2.9; onnxruntime 1.22",
     ):
         assert f"- {line}" in text.splitlines()
+
+
+def test_counts_at_different_sizes_are_told_with_their_owners():
+    text = ntire_table([FULL, replace(FULL, model="net", variant="", counted_hw=(48, 64))])
+    assert re.search(
+        r"- counted: hooks at 256x256, .* \(asrn_x4.d3\); hooks at 48x64, .* \(net\)", text
+    )
 
 
 def test_what_could_not_run_is_listed_with_its_reason():

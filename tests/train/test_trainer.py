@@ -370,6 +370,24 @@ def test_fine_tuning_starts_from_the_given_weights(train, whole, tmp_path):
     )
 
 
+def test_low_rank_paths_are_trained_from_the_network_without_them(train, tmp_path):
+    plain = replace(
+        TINY, arch="dscf", variant="w4", method="supervised", elastic=False, psd=0.0, steps=2
+    )
+    before = train(plain, tmp_path / "plain")
+    adapted = replace(plain, config={"reparameterised": True})
+    after = load_checkpoint(train(adapted, init=str(before)))
+    assert after.spec.training["init_tensors"] == "43 of 81"
+    for name, value in after.weights.items():
+        if name.endswith(".wide"):
+            assert value.abs().sum() > 0
+        elif not name.endswith(".narrow"):
+            assert torch.equal(value, load_checkpoint(before).weights[name]), name
+    with pytest.raises(InputError, match="is dscf w4; the recipe trains dscf w4") as e:
+        train(plain, tmp_path / "back", init=str(after.path))
+    assert "same architecture, size and configuration" in e.value.hint
+
+
 def test_another_scale_starts_with_the_shared_tensors(train, whole):
     path = train(replace(TINY, scale=3, lr=1e-12, ema=0.0), init=str(whole[1]))
     before, after = load_checkpoint(whole[1]).weights, load_checkpoint(path)

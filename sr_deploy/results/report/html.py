@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.version import __version__
-from sr_deploy.results.columns import VALUES, Value
+from sr_deploy.results.columns import SCORES, VALUES, Value
 from sr_deploy.results.conditions import OF_PATCHES
 from sr_deploy.results.crops import CropSet
 from sr_deploy.results.protocols import score_text, time_ms
@@ -139,7 +139,7 @@ def _columns(group: RowGroup) -> List[Tuple[str, int, Value]]:
         ("PSNR [dB]", 3, VALUES["psnr_db"]),
         ("SSIM", 4, VALUES["ssim"]),
         ("Time [ms]", 2, time_ms),
-        ("Score", 2, VALUES["score"]),
+        *((heading, 2, VALUES[key]) for heading, key in SCORES.items()),
         ("p95 [ms]", 2, VALUES["p95_ms"]),
         ("Params [M]", 3, VALUES["params_m"]),
         *((f"FLOPs [G], {counter}", 2, flops(counter)) for counter in group.counters),
@@ -163,7 +163,7 @@ def _cells(row: BenchmarkRow, columns: Sequence[Tuple[str, int, Value]]) -> List
         if value is None:
             cells.append(("", ""))
             continue
-        text = score_text(value) if heading == "Score" else f"{value:,.{digits}f}"
+        text = score_text(value) if heading in SCORES else f"{value:,.{digits}f}"
         mark = "*" if heading == "PSNR [dB]" and "tiled" in row.tiling else ""
         cells.append((repr(float(value)), text + mark))
     return cells

@@ -6,7 +6,12 @@ import re
 from dataclasses import asdict
 from typing import Any, Dict, List, Optional, Tuple
 
-from sr_deploy.results.conditions import conditions, uncounted_texts, useless_tags
+from sr_deploy.results.conditions import (
+    conditions,
+    score_notes,
+    uncounted_texts,
+    useless_tags,
+)
 from sr_deploy.results.report.drawing import short_number
 from sr_deploy.results.report.groups import RowGroup
 from sr_deploy.results.rows import BenchmarkRow
@@ -42,6 +47,8 @@ def remarks_of(group: RowGroup) -> List[str]:
     uncounted = sorted({text for r in rows for text in uncounted_texts(r)})
     if uncounted:
         remarks.append(f"Operators that the FLOPs do not include: {', '.join(uncounted)}.")
+    if any(r.baseline for r in rows):
+        remarks += [f"{note[0].upper()}{note[1:]}." for note in score_notes(rows)]
     return [*remarks, *useless_tags(rows), *_warnings(group)]
 
 

@@ -1,7 +1,8 @@
 """Finds out what a text names, and opens it.
 
 A text is the name of a shipped checkpoint or router, the path of a checkpoint, router, ONNX graph,
-engine or plan, a folder of graphs, engines and plans, or one of these with a variant: `asrn_x4.d3`.
+engine or plan, a folder of graphs, engines and plans, a network's code (`mynet.py:Net`), or one of
+these with a variant: `asrn_x4.d3`.
 Each kind is a module here and a line in `KINDS`.
 """
 
@@ -10,19 +11,22 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Container, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.depth_plan import DepthPlan
 from sr_deploy.core.errors import InputError, VariantError, did_you_mean
+from sr_deploy.core.network_code import is_code, parse_code
 from sr_deploy.core.registry import Registry
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
+from sr_deploy.runtime.opener.checkpoint import describe_untrained
 from sr_deploy.runtime.opener.description import NetworkDescription, Variants
 from sr_deploy.runtime.opener.folder import without_companions
 
 KINDS = Registry(
     "kind of network",
     {
+        "code": "sr_deploy.runtime.opener.code:CodeKind",
         "plan": "sr_deploy.runtime.opener.plan:PlanKind",
         "router": "sr_deploy.runtime.opener.router:RouterKind",
         "folder": "sr_deploy.runtime.opener.folder:FolderKind",
@@ -42,7 +46,13 @@ def kind_of(text: str) -> str:
 
 
 def split_variant(text: str) -> Tuple[str, Optional[str]]:
-    """Split `asrn_x4.d3` into `asrn_x4` and `d3`; other texts and existing paths have none."""
+    """Split `asrn_x4.d3` into `asrn_x4` and `d3`; other texts and existing paths have none.
+
+    Of a network's code, the source is the canonical text: `mynet.py:Net --weights w.pth`.
+    """
+    if is_code(text):
+        code, variant = parse_code(text)
+        return str(code), variant
     match = None if Path(text).exists() else _WITH_VARIANT.fullmatch(text)
     return (match[1], match[2]) if match else (text, None)
 
@@ -63,13 +73,36 @@ def require_checkpoint(text: str, command: str) -> Tuple[str, Optional[str]]:
     return source, variant
 
 
+def require_kind(text: str, command: str, kinds: Container[str]) -> Tuple[str, Optional[str], str]:
+    """Split the text of a network into source and variant; return both and its kind.
+
+    Raises InputError unless it is one of `kinds`.
+    """
+    source, variant = split_variant(text)
+    kind = kind_of(source)
+    if kind not in kinds:
+        article = "an" if kind == "artifact" else "a"
+        raise InputError(
+            f"'{text}' is {article} {kind}; {command} takes a checkpoint, an imported ONNX graph "
+            "or code",
+            hint="give a checkpoint's path, a shipped name (see srdeploy models), or a graph that "
+            "srdeploy import-onnx wrote",
+        )
+    return source, variant, kind
+
+
 def describe(
-    text: Union[str, Path], variants: Variants = None, *, trust: bool = False
+    text: Union[str, Path],
+    variants: Variants = None,
+    *,
+    trust: bool = False,
+    untrained: bool = False,
 ) -> List[NetworkDescription]:
     """Return the networks that `text` names, smallest first.
 
     variants: see `Variants`; those of a depth plan are desired depths. trust: accept artifacts that
-    changed after their manifests were written. Raises an SrDeployError on bad input.
+    changed after their manifests were written. untrained: accept an architecture at a scale, such
+    as `span_x4`, where no checkpoint of that name is shipped. Raises an SrDeployError on bad input.
     """
     source, variant = split_variant(str(text))
     if variant is not None:
@@ -79,7 +112,12 @@ def describe(
                 hint=f"give '{source}', or omit the variants",
             )
         variants = [variant]
-    kind = KINDS[kind_of(source)]()
+    name = kind_of(source)
+    if untrained and name == "checkpoint":
+        networks = describe_untrained(source, variants)
+        if networks:
+            return networks
+    kind = KINDS[name]()
     if kind.has_variants or variants is None:
         return kind.describe(source, variants, trust)
     return _of_variants(source, kind.describe(source, None, trust), variants)
@@ -90,6 +128,7 @@ def describe_all(
     variants: Variants = "all",
     *,
     trust: bool = False,
+    untrained: bool = False,
 ) -> List[NetworkDescription]:
     """Return the networks of several texts; `variants` applies to those with variants to choose.
 
@@ -113,7 +152,9 @@ def describe_all(
     return [
         network
         for item in without_companions(items)
-        for network in describe(item, variants if elastic[item] else None, trust=trust)
+        for network in describe(
+            item, variants if elastic[item] else None, trust=trust, untrained=untrained
+        )
     ]
 
 

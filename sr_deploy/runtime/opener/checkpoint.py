@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Dict, List
 
 from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session, SizeContract
+from sr_deploy.core.shipped import shipped_checkpoints
 from sr_deploy.core.sizes import HW
 from sr_deploy.core.spec import check_min_hw
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants
@@ -24,6 +27,25 @@ class CheckpointKind(Kind):
         checkpoint = load_checkpoint(text)
         names = checkpoint.spec.variants if variants is None else checkpoint.variants(variants)
         return [_describe_variant(text, checkpoint, str(name)) for name in names]
+
+
+def describe_untrained(text: str, variants: Variants) -> List[NetworkDescription]:
+    """Return an architecture at a scale, such as `span_x4`, with random weights.
+
+    Empty for other texts, and for the name of a shipped checkpoint.
+    """
+    if Path(text).exists() or text in (path.stem for path in shipped_checkpoints()):
+        return []
+    from sr_deploy.nets.checkpoint import parse_untrained
+
+    untrained = parse_untrained(text)
+    if untrained is None:
+        return []
+    checkpoint = untrained.checkpoint()
+    return [
+        replace(_describe_variant(text, checkpoint, str(name)), untrained=True)
+        for name in checkpoint.variants(variants)
+    ]
 
 
 def _describe_variant(text: str, checkpoint: Any, name: str) -> NetworkDescription:

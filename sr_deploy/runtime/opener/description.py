@@ -55,6 +55,8 @@ class NetworkDescription:
     """The file's name; empty for checkpoints and routers."""
     weights_sha256s: Tuple[str, ...] = ()
     """Of all checkpoints that it consists of."""
+    untrained: bool = False
+    """Whether its weights are random: its time and counts mean something, its output does not."""
     manifest: Optional[Manifest] = None
     plan: Union[RoutedPlan, DepthPlan, None] = None
     counts: Callable[..., Dict[str, Any]] = field(default=_no_counts, repr=False, compare=False)

@@ -86,6 +86,14 @@ def test_what_is_deployed_and_the_score_have_columns_a_reader_can_take_in():
     assert "as deployed" not in Page(report_html([row()])).text
 
 
+def test_the_score_by_the_baseline_measured_here_has_a_column_and_a_remark():
+    span = {"name": "SPAN", "ms": 20.0, "macs_g": 9.8, "params_m": 0.15}
+    shown = [row(protocol="ntire2026", counter="fvcore", baseline=b) for b in (span, None)]
+    texts = [Page(report_html([one])).text for one in shown]
+    assert "Score here" in texts[0] and "Score here" not in texts[1]
+    assert "by the baseline measured in turns with the network" in texts[0]
+
+
 def test_backends_are_in_the_legend_where_there_are_several():
     assert (
         "m_x4 torch fp32 onnxruntime fp32"

@@ -1,0 +1,128 @@
+"""Imported ONNX graphs as sources of graphs: with standard ends, in FP32, for other sizes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, List, Optional, Sequence, Union
+
+import onnx
+
+from sr_deploy.core.errors import InputError, VariantError
+from sr_deploy.core.jsonio import to_json
+from sr_deploy.core.manifest import Manifest, read_manifest
+from sr_deploy.core.sizes import Sizes, hw_text
+from sr_deploy.core.spec import Variant
+from sr_deploy.core.target import TargetProfile
+from sr_deploy.export import opset as opsets
+from sr_deploy.export.half import fp32_graph
+from sr_deploy.export.source import Source, SourceFacts, SourceGraph
+from sr_deploy.runtime.onnx_view import load_graph
+from sr_deploy.runtime.ort import raw_session
+from sr_deploy.runtime.standard_graph import INPUT, OUTPUT, standard_graph
+
+
+class GraphSource(Source):
+    """A graph that `import-onnx` wrote.
+
+    Its exports have the standard ends and the sizes of their targets. Nothing in it is rewritten
+    beyond that, but what the target's opset demands. A graph in FP16 is computed in FP32 again,
+    with the same weights, which precision and target then convert anew.
+    """
+
+    reference_name = "the imported graph"
+    check_name = "onnxruntime_vs_imported_graph"
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        assert manifest.interface is not None
+        self.path, self.manifest, self.interface = path, manifest, manifest.interface
+        self.name, self.text, self.scale = manifest.model, path.name, manifest.scale
+        self.min_hw = manifest.min_px
+        self.parent_sha256 = manifest.sha256
+        self.digest = hashlib.sha256(to_json(manifest.interface).encode()).hexdigest()[:12]
+
+    @classmethod
+    def from_text(cls, text: str) -> GraphSource:
+        """Return the source of an imported graph.
+
+        Raises ArtifactError without a manifest, InputError for any other artifact.
+        """
+        path = Path(text)
+        manifest = read_manifest(path)
+        if manifest.interface is None:
+            what = "was exported already" if manifest.kind == "onnx" else "is an engine"
+            raise InputError(f"{path} {what}", hint="export what it was made from")
+        return cls(path, manifest)
+
+    def variants(self, names: Union[str, Sequence[str], None]) -> List[Variant]:
+        own = self.manifest.variant
+        asked = names.split(",") if isinstance(names, str) else names or ()
+        for name in asked:
+            if name not in ("all", own):
+                has = f"is the variant {own}" if own else "has no variants"
+                raise VariantError(f"{self.text} {has}, not '{name}'", hint="omit --variants")
+        return [Variant.parse(own)]
+
+    def facts(self, variant: Variant) -> SourceFacts:
+        m = self.manifest
+        return SourceFacts(
+            arch=m.arch,
+            structure="",
+            halo_px=m.halo_px,
+            align_px=m.align_px,
+            multiple=m.multiple,
+            min_px=m.min_px,
+        )
+
+    def default_sizes(self, target: Optional[TargetProfile]) -> Sequence[str]:
+        """Return the only size of a fixed graph, else the target's own sizes."""
+        m = self.manifest
+        return super().default_sizes(target) if m.dynamic else [hw_text(m.opt_shape)]
+
+    def opset(self, asked: int) -> int:
+        """Return the graph's own opset, or the asked one if that is older."""
+        return min(asked, self.manifest.opset or asked)
+
+    def graph(self, variant: Variant, sizes: Sizes, form: str, opset: int) -> SourceGraph:
+        self._check_sizes(sizes)
+        whole = fp32_graph(standard_graph(load_graph(self.path), self.interface, self.scale))
+        session: Any = raw_session(whole.SerializeToString())
+        model = opsets.convert(_resized(whole, sizes, self.scale), opset)
+        return SourceGraph(
+            model,
+            reference=lambda x: session.run(None, {INPUT: x})[0],
+            rewrites=[],
+            counts=self.manifest.counts,
+        )
+
+    def _check_sizes(self, sizes: Sizes) -> None:
+        m = self.manifest
+        for axis, side in enumerate(("height", "width")):
+            least, most = m.min_shape[axis], m.max_shape[axis]
+            if not least <= sizes.min[axis] <= sizes.max[axis] <= most:
+                asked = sorted({sizes.min[axis], sizes.max[axis]})
+                allowed = f"{least} only" if least == most else f"{least} to {most}"
+                raise InputError(
+                    f"{self.text} takes a {side} of {allowed}, not {' to '.join(map(str, asked))}",
+                    hint="give a size that it takes with --shape HxW",
+                )
+
+
+def _resized(model: onnx.ModelProto, sizes: Sizes, scale: int) -> onnx.ModelProto:
+    """Return a copy of a standard graph that declares other sizes at its ends."""
+    resized = onnx.ModelProto()
+    resized.CopyFrom(model)
+    del resized.graph.value_info[:]
+    free = [low != high for low, high in zip(sizes.min, sizes.max)]
+    for end, name, factor in (
+        (resized.graph.input[0], INPUT, 1),
+        (resized.graph.output[0], OUTPUT, scale),
+    ):
+        dims = end.type.tensor_type.shape.dim[2:]
+        for dim, n, is_free, side in zip(dims, sizes.opt, free, "hw"):
+            dim.Clear()
+            if is_free:
+                dim.dim_param = side if factor == 1 else f"{name}_{side}"
+            else:
+                dim.dim_value = factor * n
+    return resized

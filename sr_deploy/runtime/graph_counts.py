@@ -1,0 +1,175 @@
+"""Counts of an ONNX graph by the counters of `nets.complexity`, node by node.
+
+A graph has the numbers of the torch network that it was exported from where it tells them. It does
+not tell a module from a function. So `hooks` takes every Conv and ConvTranspose of two dimensions,
+every product with a constant matrix, every Relu, LeakyRelu, PRelu, Elu and Clip to 0..6, and every
+BatchNormalization of images as a module. `fvcore` counts attention, which is one call of torch that
+it leaves out, as the products and sums that it is in the graph, and a mean over both sides of an
+image as adaptive pooling. What an exporter folded, such as a BatchNorm2d into a convolution, or a
+LayerNorm that it wrote as sums and products, is counted as it is in the graph. Quantised and fused
+operators count as those that they replace.
+
+Parameters are the elements of the constants that are learned: weights, biases, slopes, scales and
+tables, also if they are reached through other constant nodes, such as a Transpose, or quantised.
+Not learned are running means and variances, quantisation scales, integers, and in plain arithmetic
+single numbers, three (a mean colour), and masks of zeros and another number. A layer that runs
+several times with the same tensors has its parameters once. Exporters merge equal tensors: those
+of one value are counted for each layer.
+
+Only nodes that the output needs and that depend on the image are counted. Importable without onnx.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any, Counter, Dict, Iterable, List, Optional, Tuple, Union
+
+import numpy as np
+
+from sr_deploy.core.counts import COUNTERS, NTIRE_HW, Counts, counts_record
+from sr_deploy.core.errors import ArtifactError
+from sr_deploy.core.interface import Interface
+from sr_deploy.core.sizes import HW, hw_text
+from sr_deploy.runtime.graph_params import Params
+from sr_deploy.runtime.graph_probe import bounded_memory
+from sr_deploy.runtime.graph_rules import MOVES, UnknownShapeError, is_bias, work_of
+from sr_deploy.runtime.graph_walk import GraphWalk, Shape, Step, input_of
+from sr_deploy.runtime.onnx_view import load_graph
+from sr_deploy.runtime.ort import raw_session
+
+_RUN_S = 60.0
+"""The longest run to find shapes."""
+
+
+def count_graph(
+    graph: Union[Path, Any], hw: HW = NTIRE_HW, interface: Optional[Interface] = None
+) -> Dict[str, Any]:
+    """Return the counts of a graph as a manifest has them, without `deployed`.
+
+    graph: a file, or an onnx.ModelProto. hw: the LR size; a side that is fixed in the graph is
+    counted at its own, and `hw` of the result then says the size. interface: how the graph takes
+    images; None: (1, 3, H, W). Raises ArtifactError for a graph that cannot be counted or does not
+    take the size, MissingPackageError without onnx.
+    """
+    model = load_graph(graph) if isinstance(graph, Path) else graph
+    what = str(graph) if isinstance(graph, Path) else "the graph"
+    outputs = None if interface is None else [interface.output.name]
+    try:
+        shape, hw = _input_shape(model, hw, interface)
+        walk = GraphWalk(model, shape)
+        try:
+            return counts_record(_count(walk, outputs), hw)
+        except UnknownShapeError:
+            known = _shapes_by_running(model, shape, _unknown_names(walk, outputs))
+            return counts_record(_count(GraphWalk(model, shape, known), outputs), hw)
+    except ArtifactError as e:
+        raise ArtifactError(f"{what} cannot be counted at {hw_text(hw)}: {e.message}") from e
+
+
+def _input_shape(model: Any, hw: HW, interface: Optional[Interface]) -> Tuple[Shape, HW]:
+    """Return the shape of the input at an LR size, and the size that it then has."""
+    declared = [
+        d.dim_value if d.HasField("dim_value") else 0
+        for d in input_of(model).type.tensor_type.shape.dim
+    ]
+    layout, channels = "nchw", 3
+    if interface is not None:
+        layout, channels = interface.input.layout, interface.channels
+    sizes = {"n": 1, "c": channels, "h": hw[0], "w": hw[1]}
+    declared = declared or [0] * len(layout)
+    if len(declared) != len(layout):
+        raise ArtifactError(f"expected an input of {len(layout)} dimensions, found {len(declared)}")
+    sizes = {axis: n if n > 0 else sizes[axis] for axis, n in zip(layout, declared)}
+    return tuple(sizes[axis] for axis in layout), (sizes["h"], sizes["w"])
+
+
+def _count(walk: GraphWalk, outputs: Optional[Iterable[str]]) -> Dict[str, Counts]:
+    total = _Total(walk.constants)
+    for step in walk.steps(outputs):
+        if any(tensor.computed for tensor in step.outputs):
+            total.add(step)
+    return {counter: total.counts(counter) for counter in COUNTERS}
+
+
+class _Total:
+    """The sums over nodes."""
+
+    def __init__(self, constants: Dict[str, Any]) -> None:
+        self._params = Params(constants)
+        self._macs: Counter[str] = collections.Counter()
+        self._acts: Dict[str, List[int]] = {counter: [] for counter in COUNTERS}
+        self._ignored: Dict[str, Counter[str]] = {c: collections.Counter() for c in COUNTERS}
+        self._missing: Dict[str, Counter[str]] = {c: collections.Counter() for c in COUNTERS}
+
+    def add(self, step: Step) -> None:
+        self._params.add(step)
+        if step.op in MOVES or is_bias(step):
+            return
+        work = work_of(step)
+        for counter, macs in (("hooks", work.hooks), ("fvcore", work.fvcore)):
+            self._macs[counter] += macs or 0
+            if work.acts is not None and macs is not None:
+                self._acts[counter].append(work.acts)
+            missing = max(work.products - (macs or 0), 0)
+            if macs is None or missing:
+                self._ignored[counter][step.op] += 1
+                self._missing[counter][step.op] += missing
+
+    def counts(self, counter: str) -> Counts:
+        acts = self._acts[counter]
+        missing = {op: macs for op, macs in self._missing[counter].items() if macs}
+        return Counts(
+            self._params.total,
+            self._macs[counter],
+            sum(acts),
+            len(acts),
+            counter,
+            dict(self._ignored[counter]),
+            missing,
+        )
+
+
+def _unknown_names(walk: GraphWalk, outputs: Optional[Iterable[str]]) -> List[str]:
+    """Return the tensors of the main graph whose shapes are not known."""
+    of_graph = {name for node in walk.model.graph.node for name in node.output}
+    names = []
+    with contextlib.suppress(ArtifactError):  # of what follows from unknown shapes
+        for step in walk.steps(outputs):
+            names += [t.name for t in step.outputs if t.shape is None and t.name in of_graph]
+    return names
+
+
+def _shapes_by_running(model: Any, shape: Shape, names: List[str]) -> Dict[str, Shape]:
+    """Return the shapes of tensors by running the graph. Raises ArtifactError if that fails."""
+    import onnx
+    import onnxruntime
+
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    del model.graph.output[:]
+    for i, name in enumerate(names):
+        model.graph.node.add(op_type="Shape", input=[name], output=[f"srdeploy.shape.{i}"])
+        model.graph.output.add(name=f"srdeploy.shape.{i}")
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4  # a failure is reported here
+    source = input_of(model)
+    x = np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(source.type.tensor_type.elem_type))
+    timer = threading.Timer(_RUN_S, setattr, (options, "terminate", True))
+    timer.daemon = True
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shapes.onnx"
+        try:
+            onnx.save(model, str(path))
+            with bounded_memory(path):
+                timer.start()
+                found = raw_session(str(path)).run(None, {source.name: x}, options)
+        except Exception as e:  # of onnx, protobuf and onnxruntime, without a common base class
+            reason = (str(e).splitlines() or [type(e).__name__])[0][:200]
+            what = f"the shape of '{names[0]}' does not follow from it"
+            raise ArtifactError(f"{what}, and the graph does not run: {reason}") from e
+        finally:
+            timer.cancel()
+    return {name: tuple(int(n) for n in values) for name, values in zip(names, found)}
