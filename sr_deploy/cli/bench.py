@@ -82,8 +82,8 @@ from sr_deploy.results.protocols import DEFAULT_PROTOCOL, PROTOCOL_NAMES
 @click.option(
     "--score",
     is_flag=True,
-    help="Also measure the challenge's baseline (RLFN, EFDN or SPAN), image by image in turns with "
-    "each network, for a score that means something on this device.",
+    help="Also measure the challenge's baseline, image by image in turns with each network, for a "
+    "score that means something on this device. Give its checkpoint too for its PSNR.",
 )
 @code_options("networks")
 @run_options
