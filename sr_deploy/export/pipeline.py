@@ -187,6 +187,7 @@ def onnx_from_source(
     settings = _Settings.from_options(options)
     variants = source.variants(options.variants)
     defaults = settings.target.shapes if settings.target else (DEFAULT_SIZE,)
+    defaults = (source.sizes,) if source.sizes else defaults
     ranges = [parse_sizes(text) for text in options.sizes or defaults]
     for sizes in ranges:
         check_min_hw(sizes.min, source.min_hw, what=source.name)
@@ -242,7 +243,7 @@ def _export(task: _GraphTask, path: Path) -> str:
     graph, checks = _checked_graph(task, source_graph, path.name)
     manifest = replace(
         manifest,
-        precision_obtained=task.settings.graph_dtype,
+        precision_obtained=task.facts.quantised or task.settings.graph_dtype,
         nodes=len(graph.graph.node),
         checks=checks,
         not_checked=_not_checked(task),

@@ -27,6 +27,7 @@ SOURCES = Registry(
     "kind of source",
     {
         "checkpoint": "sr_deploy.export.checkpoint_source:CheckpointSource",
+        "artifact": "sr_deploy.export.graph_source:GraphSource",
     },
 )
 """By the kind of network that a text names (`runtime/opener`). Each is a file and a line here."""
@@ -42,6 +43,8 @@ class SourceFacts:
     align_px: int = 1
     multiple: int = 1
     min_px: Tuple[int, int] = (1, 1)
+    quantised: str = ""
+    """Precision of a network that is quantised, such as `int8`; its FP32 graph stays so."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Source(abc.ABC):
     """Names it in commands."""
     scale: int
     min_hw: Tuple[int, int]
+    sizes: Optional[str] = None
+    """The only LR size that it takes."""
     parent_sha256: str
     digest: str = ""
     """A checksum of what else decides the graph, such as the card."""
