@@ -48,6 +48,10 @@ class Manifest:
     output_name: str = "sr"
     opset: Optional[int] = None
     nodes: Optional[int] = None
+    fp32_nodes: Tuple[str, ...] = ()
+    """The nodes of a graph for FP16 engines that compute in FP32, by `export --fallback`, or since
+    their operators have no FP16. A graph of FP16 tensors has them in FP32; builders of weakly typed
+    networks are given their names."""
     form: str = ""
     """Of a graph exported as one of several candidates for autotuning: the form of the network."""
     structure: str = ""
@@ -75,6 +79,12 @@ class Manifest:
     build: Dict[str, object] = field(default_factory=dict)
     """Facts of this kind of engine: seconds, sizes, compute capabilities, messages. Of an imported
     graph: what the file says of itself."""
+
+    @property
+    def graph_dtype(self) -> str:
+        """`precision_obtained`; `fp16` also for an FP16 graph with some nodes in FP32."""
+        mixed = self.precision_obtained.startswith("mixed") and self.fp32_nodes
+        return "fp16" if mixed else self.precision_obtained
 
     @property
     def dynamic(self) -> bool:
@@ -112,9 +122,10 @@ def read_manifest(artifact: Path, *, trust: bool = False) -> Manifest:
         raise ArtifactError(f"there is no file {artifact}")
     path = manifest_path(artifact)
     if not path.is_file():
+        how = f"import it with: srdeploy import-onnx {artifact.name} -o DIR"
         raise ArtifactError(
             f"{artifact} has no manifest: expected {path.name} beside it",
-            hint="export or build it with srdeploy",
+            hint=how if artifact.suffix == ".onnx" else "build it with: srdeploy build-engine",
         )
     manifest = parse_manifest(path)
     if not trust and artifact_sha256(artifact) != manifest.sha256:
@@ -165,6 +176,8 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield "an empty tensor name"
     if manifest.interface is not None:
         yield from manifest.interface.problems()
+    if not all(name.isprintable() and 0 < len(name) <= 400 for name in manifest.fp32_nodes):
+        yield "a name in fp32_nodes"
     if manifest.kind not in ("onnx", "engine"):
         yield f"the kind '{manifest.kind[:20]}'"
 

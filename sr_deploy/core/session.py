@@ -120,9 +120,11 @@ class BuildOptions:
     dla: Optional[int] = None
     """The DLA core to run on, with fallback to the GPU; None: the GPU only."""
     fallback: str = ""
-    """Nodes that an FP16 engine computes in FP32: `head-tail` or `NODE,NODE`."""
+    """Nodes that an FP16 engine computes in FP32 besides those of the graph's manifest:
+    `head-tail` or `NODE,NODE`."""
     fp32_layers: Tuple[str, ...] = ()
-    """The node names that `fallback` selects in one graph; set by the build."""
+    """The nodes that `fallback` selects in one graph, and the `fp32_nodes` of its manifest; set by
+    the build."""
     no_cublas_cudnn: bool = False
     """Build without kernels of cuBLAS and cuDNN, for machines that lack these libraries."""
     layout: str = ""

@@ -18,7 +18,7 @@ import onnx
 
 from sr_deploy.core.errors import ExportError
 from sr_deploy.core.metrics import MIN_FP16_PSNR_DB
-from sr_deploy.export.emulation import HalfReport, check_half, run_watched
+from sr_deploy.export.emulation import HalfReport, Overflow, check_half, run_watched
 from sr_deploy.export.half import WeightRangeError, halved, nodes_of_image
 from sr_deploy.runtime.graph_types import FP16_MAX, all_graphs
 
@@ -39,6 +39,8 @@ class Fp32Nodes:
     runs: int
     fewest: bool
     """Whether each node was found to be needed; False if the runs were used up before."""
+    overflows: Tuple[Overflow, ...] = ()
+    """Where values overflow without these nodes."""
 
 
 def search_fp32_nodes(
@@ -81,6 +83,7 @@ class _Bisection:
 
     def result(self) -> Fp32Nodes:
         without = self._without_any()
+        psnr_db = without.psnr_db
         chosen: List[str] = []
         fewest = True
         if self._report(self._needed).problems():
@@ -94,19 +97,20 @@ class _Bisection:
         kept = self._needed | set(chosen)
         return Fp32Nodes(
             tuple(name for name in self._names if name in kept),
-            round(without, 2) if math.isfinite(without) else None,
+            round(psnr_db, 2) if math.isfinite(psnr_db) else None,
             round(self._reports[frozenset(kept)].psnr_db, 2),
             len(self._reports),
             fewest,
+            without.overflows,
         )
 
-    def _without_any(self) -> float:
-        """Return the PSNR with as few nodes in FP32 as can be converted."""
+    def _without_any(self) -> HalfReport:
+        """Return the report with as few nodes in FP32 as can be converted."""
         try:
-            return self._report(self._needed).psnr_db
+            return self._report(self._needed)
         except WeightRangeError as e:
             self._needed |= set(e.nodes)
-            return self._report(self._needed).psnr_db
+            return self._report(self._needed)
 
     def _add_overflowing(self) -> None:
         """Need the nodes whose exact results exceed FP16, their readers, and those that square."""

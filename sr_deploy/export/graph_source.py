@@ -1,9 +1,11 @@
-"""Imported graphs as sources of graphs."""
+"""Imported ONNX graphs as sources of graphs: with standard ends, in FP32, for other sizes."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Dict, List, Sequence, Tuple, Union
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 import onnx
@@ -17,140 +19,147 @@ from sr_deploy.core.metrics import psnr_unit
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import HW, Sizes, hw_text
 from sr_deploy.core.spec import Variant
+from sr_deploy.core.target import TargetProfile
 from sr_deploy.export.graph_opset import in_opset
 from sr_deploy.export.half import folded, fp32_graph
 from sr_deploy.export.source import Source, SourceFacts, SourceGraph
 from sr_deploy.runtime.graph_probe import is_quantised
-from sr_deploy.runtime.graph_types import opset_of
 from sr_deploy.runtime.onnx_view import load_graph
 from sr_deploy.runtime.opener.artifact import artifact_path
 from sr_deploy.runtime.ort import raw_session
 from sr_deploy.runtime.standard_graph import INPUT, OUTPUT, standard_graph
 
-_IMPORT = "import it first: srdeploy import-onnx FILE -o DIR"
-
 
 class GraphSource(Source):
-    """A graph that `import-onnx` wrote, with standard ends."""
+    """A graph that `import-onnx` wrote.
 
-    reference_name = "the imported file"
-    check_name = "graph_vs_imported"
+    Its exports have the standard ends and the sizes of their targets. Nothing in it is rewritten
+    beyond that, but what the target's opset demands. A graph in FP16 is computed in FP32 again,
+    with the same weights, which precision and target then convert anew.
+    """
 
-    def __init__(self, text: str) -> None:
-        path = artifact_path(text)
-        if path.is_file() and not manifest_path(path).is_file():
-            raise ArtifactError(f"{path} has no manifest", hint=_IMPORT)
-        manifest = read_manifest(path)
-        if manifest.kind != "onnx" or manifest.interface is None:
-            what = "an engine" if manifest.kind == "engine" else "a graph that srdeploy exported"
-            raise InputError(
-                f"{path} is {what}; export takes a checkpoint, an imported ONNX graph or code",
-                hint=f"it was made by: {manifest.command}",
-            )
-        self.text, self.name, self.manifest = text, manifest.model, manifest
-        self.scale, self.min_hw = manifest.scale, _hw(manifest.min_shape)
+    reference_name = "the imported graph"
+    check_name = "onnxruntime_vs_imported_graph"
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        assert manifest.interface is not None
+        self.path, self.manifest, self.interface = path, manifest, manifest.interface
+        self.name, self.text, self.scale = manifest.model, path.name, manifest.scale
+        self.min_hw = manifest.min_px
         self.parent_sha256 = manifest.sha256
         self.digest = hashlib.sha256(to_json(manifest.interface).encode()).hexdigest()[:12]
-        self.sizes = None if manifest.dynamic else hw_text(manifest.opt_shape)
-        file = load_graph(path)
-        self._standard = standard_graph(file, manifest.interface, manifest.scale)
-        self._fp32 = folded(fp32_graph(self._standard))
+        self._is_quantised = is_quantised(manifest.precision_obtained)
 
     @classmethod
     def from_text(cls, text: str) -> GraphSource:
-        return cls(text)
+        """Return the source of an imported graph.
+
+        Raises ArtifactError without a manifest, InputError for any other artifact.
+        """
+        path = artifact_path(text)
+        if path.is_file() and not manifest_path(path).is_file():
+            problem = f"{path} has no manifest: expected {manifest_path(path).name} beside it"
+            raise ArtifactError(problem, hint="import it first: srdeploy import-onnx FILE -o DIR")
+        manifest = read_manifest(path)
+        if manifest.interface is None:
+            what = "was exported already" if manifest.kind == "onnx" else "is an engine"
+            raise InputError(f"{path} {what}", hint="export what it was made from")
+        return cls(path, manifest)
 
     def variants(self, names: Union[str, Sequence[str], None]) -> List[Variant]:
         own = self.manifest.variant
-        if names not in (None, "all", own, [own], (own,)):
-            found = f"it is variant '{own}'" if own else "it has no variants"
-            raise VariantError(f"{self.text} is one network: {found}", hint="omit --variants")
+        asked = names.split(",") if isinstance(names, str) else names or ()
+        for name in asked:
+            if name not in ("all", own):
+                has = f"is the variant {own}" if own else "has no variants"
+                raise VariantError(f"{self.text} {has}, not '{name}'", hint="omit --variants")
         return [Variant.parse(own)]
 
     def facts(self, variant: Variant) -> SourceFacts:
-        manifest = self.manifest
+        m = self.manifest
         return SourceFacts(
-            arch=manifest.arch,
+            arch=m.arch,
             structure="",
-            halo_px=manifest.halo_px,
-            align_px=manifest.align_px,
-            multiple=manifest.multiple,
-            min_px=_hw(manifest.min_px),
-            quantised=manifest.precision_obtained if self._is_quantised else "",
+            halo_px=m.halo_px,
+            align_px=m.align_px,
+            multiple=m.multiple,
+            min_px=m.min_px,
+            quantised=m.precision_obtained if self._is_quantised else "",
         )
 
-    @property
-    def _is_quantised(self) -> bool:
-        return is_quantised(self.manifest.precision_obtained)
+    def default_sizes(self, target: Optional[TargetProfile]) -> Sequence[str]:
+        """Return the only size of a fixed graph, else the target's own sizes."""
+        m = self.manifest
+        return super().default_sizes(target) if m.dynamic else [hw_text(m.opt_shape)]
+
+    def opset(self, asked: int) -> int:
+        """Return the graph's own opset, or the asked one if that is older."""
+        return min(asked, self.manifest.opset or asked)
 
     def graph(self, variant: Variant, sizes: Sizes, form: str, opset: int) -> SourceGraph:
-        check_sizes_taken(sizes, self.manifest, self.text)
+        self._check_sizes(sizes)
         session = raw_session(self._fp32.SerializeToString())
-        model = in_opset(_with_sizes(self._fp32, sizes, self.scale), opset)
+        model = in_opset(_resized(self._fp32, sizes, self.scale), opset)
+        return SourceGraph(
+            model,
+            reference=lambda x: session.run(None, {INPUT: x})[0],
+            rewrites=self._rewrites(session, sizes.opt),
+            counts=self.manifest.counts,
+        )
 
-        def reference(x: np.ndarray) -> np.ndarray:
-            y: np.ndarray = session.run([OUTPUT], {INPUT: x})[0]
-            return y
+    @cached_property
+    def _standard(self) -> onnx.ModelProto:
+        return standard_graph(load_graph(self.path), self.interface, self.scale)
 
-        return SourceGraph(model, reference, self._rewrites(sizes.opt), self.manifest.counts)
+    @cached_property
+    def _fp32(self) -> onnx.ModelProto:
+        return folded(fp32_graph(self._standard))
 
-    def _rewrites(self, hw: HW) -> List[Dict[str, object]]:
-        """Return what differs from the file beside its ends and opset."""
-        own = opset_of(self._standard)
-        rewrites: List[Dict[str, object]] = [{"rewrite": "standard ends", "from_opset": own}]
-        if not self._is_quantised and self.manifest.precision_obtained != "fp32":
-            x = nchw_from_rgb(sample_lr(hw, count=1)[0])
-            y, exact = (
-                raw_session(model.SerializeToString()).run([OUTPUT], {INPUT: x})[0]
-                for model in (self._standard, self._fp32)
-            )
-            psnr_db = round(psnr_unit(y, exact), 2)
-            kind = self.manifest.precision_obtained
-            rewrites.append({"rewrite": f"{kind} weights, as FP32", "psnr_db_vs_file": psnr_db})
-        return rewrites
+    def _rewrites(self, session: Any, hw: HW) -> List[Dict[str, object]]:
+        """Return how far the FP32 graph differs from a file of another type, in dB."""
+        kind = self.manifest.precision_obtained
+        if self._is_quantised or kind == "fp32":
+            return []
+        x = nchw_from_rgb(sample_lr(hw, count=1)[0])
+        y = raw_session(self._standard.SerializeToString()).run(None, {INPUT: x})[0]
+        psnr_db = psnr_unit(y, session.run(None, {INPUT: x})[0])
+        return [{"rewrite": f"{kind} weights, computed in FP32", "psnr_db": round(psnr_db, 2)}]
 
-
-def check_sizes_taken(sizes: Sizes, manifest: Manifest, what: str) -> None:
-    """Raise InputError unless an imported graph takes all LR sizes of a range."""
-    low, high = _hw(manifest.min_shape), _hw(manifest.max_shape)
-    for axis, side in enumerate(("height", "width")):
-        least, most = low[axis], high[axis]
-        if least == most and (sizes.min[axis], sizes.max[axis]) != (least, least):
-            raise InputError(
-                f"{what} takes a {side} of {least} only",
-                hint=f"export it with --shape {hw_text(_hw(manifest.opt_shape))}",
-            )
-        if sizes.max[axis] > most:
-            raise InputError(
-                f"{what} takes a {side} of at most {most}, not {sizes.max[axis]}",
-                hint=f"give sizes up to {hw_text(high)}",
-            )
+    def _check_sizes(self, sizes: Sizes) -> None:
+        m = self.manifest
+        for axis, side in enumerate(("height", "width")):
+            least, most = m.min_shape[axis], m.max_shape[axis]
+            if not least <= sizes.min[axis] <= sizes.max[axis] <= most:
+                asked = sorted({sizes.min[axis], sizes.max[axis]})
+                allowed = f"{least} only" if least == most else f"{least} to {most}"
+                raise InputError(
+                    f"{self.text} takes a {side} of {allowed}, not {' to '.join(map(str, asked))}",
+                    hint="give a size that it takes with --shape HxW",
+                )
 
 
-def _hw(pair: Sequence[int]) -> Tuple[int, int]:
-    return pair[0], pair[1]
-
-
-def _with_sizes(model: onnx.ModelProto, sizes: Sizes, scale: int) -> onnx.ModelProto:
-    """Return a standard graph for these LR sizes; of one size, what depends on it is constant."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    ends = ((copy.graph.input[0], 1), (copy.graph.output[0], scale))
-    for value, factor in ends:
-        free = [f"{value.name}_h", f"{value.name}_w"]
-        dims = value.type.tensor_type.shape.dim
-        for dim, name, low, high in zip(dims[2:], free, sizes.min, sizes.max):
+def _resized(model: onnx.ModelProto, sizes: Sizes, scale: int) -> onnx.ModelProto:
+    """Return a copy of a standard graph that declares other sizes at its ends."""
+    resized = onnx.ModelProto()
+    resized.CopyFrom(model)
+    del resized.graph.value_info[:]
+    free = [low != high for low, high in zip(sizes.min, sizes.max)]
+    for end, name, factor in (
+        (resized.graph.input[0], INPUT, 1),
+        (resized.graph.output[0], OUTPUT, scale),
+    ):
+        dims = end.type.tensor_type.shape.dim[2:]
+        for dim, n, is_free, side in zip(dims, sizes.opt, free, "hw"):
             dim.Clear()
-            if low == high:
-                dim.dim_value = factor * low
+            if is_free:
+                dim.dim_param = side if factor == 1 else f"{name}_{side}"
             else:
-                dim.dim_param = name
-    del copy.graph.value_info[:]
-    return copy if sizes.dynamic else _constant_shapes(copy)
+                dim.dim_value = factor * n
+    return resized if any(free) else _with_constant_shapes(resized)
 
 
-def _constant_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace sizes that a graph computes by constants, where they are known."""
+def _with_constant_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace what a graph of one size computes from sizes by constants, where they are known."""
     while True:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
         shapes = {

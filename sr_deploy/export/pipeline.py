@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
@@ -13,13 +14,14 @@ from sr_deploy.core.errors import BuildError, ExportError, InputError, MissingPa
 from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.manifest import Manifest, is_up_to_date, recorded_command, write_artifact
 from sr_deploy.core.run_options import RunOptions
-from sr_deploy.core.sizes import Sizes, hw_text, parse_sizes
+from sr_deploy.core.sizes import HW, Sizes, hw_text, parse_sizes
 from sr_deploy.core.spec import Variant, check_min_hw, network_name
 from sr_deploy.core.target import PRECISIONS, TargetProfile, load_target
 from sr_deploy.core.version import __version__
 from sr_deploy.export.checkpoint_source import CheckpointSource
+from sr_deploy.export.fallback import Searchable, choose_fp32_nodes
 from sr_deploy.export.forms import LITERAL
-from sr_deploy.export.half import fp16_graph, precision_of
+from sr_deploy.export.half import HalfGraph, halved, plain_graph, precision_of, prepared
 from sr_deploy.export.source import Source, SourceFacts, SourceGraph
 from sr_deploy.export.verify import (
     check_half_precision,
@@ -32,7 +34,6 @@ from sr_deploy.runtime.ort import raw_session
 from sr_deploy.runtime.ort_device import OrtDevice, ort_device
 from sr_deploy.runtime.preflight import preflight, refuse, summary
 
-DEFAULT_SIZE = "256x512"
 DEFAULT_OPSET = 17
 
 
@@ -54,6 +55,9 @@ class ExportOptions:
     """Export every form of each network (`export/forms.py`), for `tuned_engine_from_onnx`."""
     device: Optional[str] = None
     """Where FP16 graphs are run for their check; None: the GPU if ONNX Runtime can use one."""
+    fallback: str = ""
+    """Nodes that FP16 graphs compute in FP32: `auto` (the fewest that suffice), `head-tail` or
+    `NODE,NODE`; empty: none."""
 
     def __post_init__(self) -> None:
         RunOptions(device=self.device)
@@ -61,6 +65,11 @@ class ExportOptions:
             raise InputError(
                 "--literal and --candidates exclude each other",
                 hint="the literal network is never the fastest",
+            )
+        if self.fallback and self.precision == "fp32":
+            raise InputError(
+                "--fallback keeps nodes of an FP16 graph in FP32, but --precision is fp32",
+                hint="omit --fallback",
             )
         if self.target is None and self.precision not in (None, *PRECISIONS):
             raise InputError(
@@ -88,6 +97,14 @@ class _Settings:
             return _Settings(None, precision, precision, "fp32", DEFAULT_OPSET)
         target = load_target(options.target)
         precision = target.check_precision(options.precision)
+        if options.fallback and precision == "fp32":
+            raise InputError(
+                f"--fallback keeps nodes of an FP16 graph in FP32, but graphs for '{target.name}' "
+                "are FP32",
+                hint="omit --fallback, or give --precision fp16"
+                if "fp16" in target.precisions
+                else "omit --fallback",
+            )
         graph_dtype = target.fp16_graph if precision == "fp16" else "fp32"
         io_dtype = target.io_dtype if graph_dtype == "fp16" else "fp32"
         return _Settings(target, precision, graph_dtype, io_dtype, target.opset)
@@ -110,7 +127,8 @@ class _GraphTask:
     def file_name(self) -> str:
         form = f".{self.form}" if self.options.candidates else ""
         dtype = self.settings.graph_dtype
-        return f"{network_name(self.source.name, self.variant)}.{self.sizes}.{dtype}{form}.onnx"
+        end = f"{dtype}{form}" + (".fallback" if self.options.fallback else "")
+        return f"{network_name(self.source.name, self.variant)}.{self.sizes}.{end}.onnx"
 
     @property
     def command(self) -> str:
@@ -123,6 +141,7 @@ class _GraphTask:
             + (f" --target {target.option}" if target else "")
             + (" --literal" if self.options.literal else "")
             + (" --candidates" if self.options.candidates else "")
+            + (f" --fallback {shlex.quote(self.options.fallback)}" if self.options.fallback else "")
         )
 
     def manifest(self) -> Manifest:
@@ -186,9 +205,8 @@ def onnx_from_source(
     options = options or ExportOptions()
     settings = _Settings.from_options(options)
     variants = source.variants(options.variants)
-    defaults = settings.target.shapes if settings.target else (DEFAULT_SIZE,)
-    defaults = (source.sizes,) if source.sizes else defaults
-    ranges = [parse_sizes(text) for text in options.sizes or defaults]
+    settings = replace(settings, opset=source.opset(settings.opset))
+    ranges = [parse_sizes(text) for text in options.sizes or source.default_sizes(settings.target)]
     for sizes in ranges:
         check_min_hw(sizes.min, source.min_hw, what=source.name)
     device = ort_device(RunOptions(device=options.device))
@@ -240,10 +258,11 @@ def _export(task: _GraphTask, path: Path) -> str:
     if is_up_to_date(path, manifest):
         return f"{path.name}: up to date"
     source_graph = task.source.graph(task.variant, task.sizes, task.form, task.settings.opset)
-    graph, checks = _checked_graph(task, source_graph, path.name)
+    graph, fp32_nodes, checks = _checked_graph(task, source_graph, path.name)
     manifest = replace(
         manifest,
-        precision_obtained=task.facts.quantised or task.settings.graph_dtype,
+        precision_obtained=task.facts.quantised or precision_of(graph),
+        fp32_nodes=fp32_nodes,
         nodes=len(graph.graph.node),
         checks=checks,
         not_checked=_not_checked(task),
@@ -270,8 +289,11 @@ def _export(task: _GraphTask, path: Path) -> str:
 
 def _checked_graph(
     task: _GraphTask, source_graph: SourceGraph, name: str
-) -> Tuple[onnx.ModelProto, Dict[str, Any]]:
-    """Return the graph in its type, and the results of its checks. Raises ExportError."""
+) -> Tuple[onnx.ModelProto, Tuple[str, ...], Dict[str, Any]]:
+    """Return the graph in its type, its FP32 nodes, and the results of its checks.
+
+    Raises ExportError.
+    """
     settings, sizes, fp32 = task.settings, task.sizes, source_graph.model
     session = raw_session(fp32.SerializeToString())
     is_half = settings.graph_dtype == "fp16"
@@ -284,20 +306,42 @@ def _checked_graph(
         "opset": f"every node is of opset {settings.opset}",
     }
     graph = fp32
+    fp32_nodes: Tuple[str, ...] = ()
     if settings.precision == "fp16":
-        half = fp16_graph(fp32, io_dtype=settings.io_dtype)
+        half, fallback = _half_graph(task, fp32, session, name)
         checks["fp16"] = check_half_precision(half, session, sizes, name)
+        if fallback:
+            checks["fp16"]["fallback"] = fallback
+        fp32_nodes = half.fp32_nodes
         if is_half:
             graph = half.model
             checks["this_file_vs_fp32_graph"] = compare_with_fp32(
                 half.model, session, checked, name, task.device
             )
+        elif fp32_nodes:
+            graph = plain_graph(fp32)  # the builder is given names of nodes: each has one
     precision = precision_of(graph)
-    if precision != settings.graph_dtype:
+    mixed = is_half and fp32_nodes and precision.startswith("mixed")
+    if precision != settings.graph_dtype and not mixed:
         raise ExportError(
             f"{name}: the graph's tensors are {precision}, expected {settings.graph_dtype}"
         )
-    return graph, checks
+    return graph, fp32_nodes, checks
+
+
+def _half_graph(
+    task: _GraphTask, fp32: onnx.ModelProto, session: Any, name: str
+) -> Tuple[HalfGraph, Dict[str, object]]:
+    """Return the graph in FP16, and the record of `--fallback`."""
+    plain, io_dtype = prepared(fp32), task.settings.io_dtype
+
+    def at(hw: HW) -> onnx.ModelProto:
+        sizes = Sizes(hw, hw, hw)
+        return task.source.graph(task.variant, sizes, task.form, task.settings.opset).model
+
+    searchable = Searchable(plain, session, task.sizes, task.facts.multiple, io_dtype, at)
+    fallback = choose_fp32_nodes(task.options.fallback, searchable, name)
+    return halved(plain, io_dtype=io_dtype, fp32_nodes=fallback.nodes), fallback.record
 
 
 def _not_checked(task: _GraphTask) -> Tuple[str, ...]:
@@ -351,6 +395,11 @@ def _line(path: Path, manifest: Manifest, check_name: str) -> str:
     )
     if "fp16" in checks:
         line += f", FP16 {checks['fp16']['psnr_db_vs_fp32']:.1f} dB against FP32"
+    if manifest.fp32_nodes:
+        line += f", {len(manifest.fp32_nodes)} nodes in FP32"
+        search = checks["fp16"].get("fallback", {})
+        if not search.get("fewest", True):
+            line += f" (not the fewest: the search ended after {search['runs']} runs)"
     on_gpu = checks.get("this_file_vs_fp32_graph", {"device": "cpu"})
     if on_gpu["device"] != "cpu":
         line += f" ({min(on_gpu['psnr_db'].values()):.1f} dB on {on_gpu['device']})"

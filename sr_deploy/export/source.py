@@ -26,11 +26,14 @@ from sr_deploy.nets.complexity import COUNTERS, NTIRE_HW, count
 SOURCES = Registry(
     "kind of source",
     {
-        "checkpoint": "sr_deploy.export.checkpoint_source:CheckpointSource",
         "artifact": "sr_deploy.export.graph_source:GraphSource",
+        "checkpoint": "sr_deploy.export.checkpoint_source:CheckpointSource",
     },
 )
 """By the kind of network that a text names (`runtime/opener`). Each is a file and a line here."""
+
+
+DEFAULT_SIZE = "256x512"
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,6 @@ class Source(abc.ABC):
     """Names it in commands."""
     scale: int
     min_hw: Tuple[int, int]
-    sizes: Optional[str] = None
-    """The only LR size that it takes."""
     parent_sha256: str
     digest: str = ""
     """A checksum of what else decides the graph, such as the card."""
@@ -94,6 +95,14 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def facts(self, variant: Variant) -> SourceFacts:
         """Return what is known of a variant."""
+
+    def default_sizes(self, target: Optional[TargetProfile]) -> Sequence[str]:
+        """Return the LR sizes to export where none are given: those of the target."""
+        return target.shapes if target else (DEFAULT_SIZE,)
+
+    def opset(self, asked: int) -> int:
+        """Return the opset of the graphs, `asked` at most."""
+        return asked
 
     def candidates(self, variant: Variant) -> List[str]:
         """Return the forms in which the variant can be exported for autotuning."""

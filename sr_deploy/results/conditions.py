@@ -15,6 +15,7 @@ from sr_deploy.results.rows import (
     executed_of_plain,
     text_of,
 )
+from sr_deploy.results.slips import SLIPS
 
 _STATISTIC = {
     "median": "median of the timed runs",
@@ -104,7 +105,7 @@ def condition_notes(rows: Sequence[BenchmarkRow]) -> List[str]:
     """Return the notes below a table: a line for each condition, then the rows' warnings."""
     notes = [f"{name}: {'; '.join(texts)}" for name, texts in conditions(rows).items()]
     if any(r.backend == PUBLISHED for r in rows):
-        notes.append(_PUBLISHED_NOTE)
+        notes += [_PUBLISHED_NOTE, *_slips(rows)]
     notes += [f"note: {text}" for text in useless_tags(rows)]
     names = labels(rows)
     warnings = [(w, name) for row, name in zip(rows, names) for w in row.warnings]
@@ -134,6 +135,19 @@ def score_notes(rows: Sequence[BenchmarkRow]) -> List[str]:
         for name, row in named
         if misses_min_psnr(row)
     ]
+
+
+def _slips(rows: Sequence[BenchmarkRow]) -> List[str]:
+    """The slips of the challenges' own numbers among published rows."""
+    slips = [
+        f"note: {slip} ({label(row)})"
+        for row in rows
+        for slip in SLIPS
+        if row.backend == PUBLISHED
+        and slip.paper.lower().replace(" ", "") == row.protocol
+        and any(architecture in row.model.lower() for architecture in slip.architectures)
+    ]
+    return list(dict.fromkeys(slips))
 
 
 def _conditions_of(r: BenchmarkRow) -> Dict[str, str]:

@@ -49,7 +49,9 @@ def _source(row: BenchmarkRow) -> str:
     suffix = row.artifact.rpartition(".")[2]
     if row.backend == PUBLISHED:
         return "results.json"
-    return {"": "checkpoint", "json": "plan"}.get(suffix, suffix)
+    if not suffix:
+        return "checkpoint" if row.artifact_sha256 else "random weights"
+    return {"json": "plan"}.get(suffix, suffix)
 
 
 def _precision(row: BenchmarkRow) -> str:

@@ -58,8 +58,8 @@ def refuse_inaccurate(accuracy: Dict[str, Any], name: str) -> None:
     if problems:
         raise BuildError(
             f"the output of {name} differs from that of its graph: {'; '.join(problems)}",
-            hint="keep layers in FP32 with --fallback head-tail or --fallback NODE,NODE, or export "
-            "it with --precision fp32",
+            hint="export it again with --fallback auto, keep layers in FP32 with --fallback "
+            "NODE,NODE, or export it with --precision fp32",
         )
 
 

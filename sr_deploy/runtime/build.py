@@ -168,6 +168,11 @@ def _read_graph_manifest(path: Path) -> Manifest:
     manifest = read_manifest(path)
     if manifest.kind != "onnx":
         raise ArtifactError(f"{path} is an {manifest.kind}, not a graph")
+    if manifest.interface is not None:
+        raise ArtifactError(
+            f"{path} was imported, for no target",
+            hint=f"export it first: srdeploy export {path.name} --target TARGET -o DIR",
+        )
     files = weight_files(path)
     if files:
         raise ArtifactError(
@@ -188,7 +193,7 @@ def _why_mismatched(file: Path, graph: Manifest, profile: TargetProfile) -> str:
             f"tensors), but {name} builds {' and '.join(profile.precisions)} engines"
         )
     expected = profile.fp16_graph if asked == "fp16" else "fp32"
-    if graph.precision_obtained != expected:
+    if graph.graph_dtype != expected:
         return (
             f"{file.name} has {graph.precision_obtained} tensors, but {name} builds an "
             f"{asked.upper()} engine from a graph of {expected}"
@@ -238,7 +243,8 @@ def _plan_build(
             hint="export it with --precision fp16, or omit --dla",
         )
     capabilities = tuple(sorted(set(options.compute_capabilities)))
-    layers = fp32_nodes(file, options.fallback) if fp16 else ()
+    layers = (*graph.fp32_nodes, *fp32_nodes(file, options.fallback)) if fp16 else ()
+    layers = tuple(dict.fromkeys(layers))
     options = replace(options, compute_capabilities=capabilities, fp32_layers=layers)
     suffixes = [f"sm{c}" for c in capabilities]
     suffixes += [f"dla{options.dla}"] if options.dla is not None else []
@@ -271,15 +277,17 @@ def _check_graph(
 
 def _draft_manifest(graph: Manifest, profile: TargetProfile, options: BuildOptions) -> Manifest:
     """Return the engine's manifest without the facts that only the build can tell."""
-    graph_file = f"{_stem(graph)}.{graph.precision_obtained}{_form_suffix(graph)}.onnx"
+    layers = options.fp32_layers
+    fallback = ".fallback" if " --fallback " in graph.command else ""
+    graph_file = f"{_stem(graph)}.{graph.graph_dtype}{_form_suffix(graph)}{fallback}.onnx"
     command = f"srdeploy build-engine {graph_file} --target {profile.option}"
     command += "".join(f" --sm {c}" for c in options.compute_capabilities)
     command += f" --dla {options.dla}" if options.dla is not None else ""
-    command += f" --fallback {options.fallback}" if options.fp32_layers else ""
+    command += f" --fallback {options.fallback}" if options.fallback and layers else ""
     command += " --no-cublas-cudnn" if options.no_cublas_cudnn else ""
     build: Dict[str, object] = {}
-    if options.fp32_layers:
-        build["fp32_layers"] = list(options.fp32_layers)
+    if layers:
+        build["fp32_layers"] = list(layers)
     if options.dla is not None:
         build["dla"] = {"core": options.dla}
     if options.no_cublas_cudnn:

@@ -72,7 +72,7 @@ class OnnxRuntimeSession(Session):
         self.why_cpu = device.why_cpu
         self.threads = usable_cores() if device.is_cpu else None
         self.precision = manifest.precision_obtained if manifest else graph_precision(path)
-        fp16 = self.precision == "fp16"
+        fp16 = (manifest.graph_dtype if manifest else self.precision) == "fp16"
         self._probed = manifest is None
         if manifest is None:
             # A GPU's libraries reserve addresses without taking memory.

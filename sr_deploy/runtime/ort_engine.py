@@ -133,7 +133,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
     def build(
         self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any
     ) -> Manifest:
-        run, fp16 = RunOptions(backend=self.name), graph.precision_obtained == "fp16"
+        run, fp16 = RunOptions(backend=self.name), graph.graph_dtype == "fp16"
         device = ort_device(run)
         start = time.perf_counter()
         raw_session(str(onnx), save_to=temporary, device=device, fp16=fp16)

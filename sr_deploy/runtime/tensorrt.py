@@ -90,7 +90,7 @@ class TensorRTBackend(Backend):
         start = time.perf_counter()
         network, config = build.parse(onnx), build.config()
         fp32 = build.types.get("FLOAT") if graph.precision_asked == "fp16" else 0
-        if strong and fp32 and not options.fp32_layers:
+        if strong and fp32 and not build.types.get("HALF"):
             raise BuildError(f"{onnx.name} is not an FP16 graph: {fp32} layers are FP32 as parsed")
         facts: Dict[str, object] = {}
         if options.fp32_layers:
@@ -188,7 +188,7 @@ class TensorRTBackend(Backend):
 
     def _check_precision(self, onnx: Path, build: _Build) -> None:
         graph = build.graph
-        if graph.precision_obtained != (graph.precision_asked if build.strong else "fp32"):
+        if graph.graph_dtype != (graph.precision_asked if build.strong else "fp32"):
             reason = (
                 "is strongly typed: it would build an FP32 engine from it without an error"
                 if build.strong
@@ -292,7 +292,8 @@ class _Build:
 
     def parse(self, onnx: Path) -> Any:
         """Parse the graph. Raises BuildError with the parser's errors, which name the nodes."""
-        rewrite = self.strong and self.options.fp32_layers
+        layers = self.options.fp32_layers
+        rewrite = self.strong and not set(layers) <= set(self.graph.fp32_nodes)
         kinds, flags = self.trt.NetworkDefinitionCreationFlag, 0
         for name in ("EXPLICIT_BATCH", *(("STRONGLY_TYPED",) if self.strong else ())):
             kind = getattr(kinds, name, None)  # by name: the numbers differ between versions
@@ -303,7 +304,7 @@ class _Build:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / onnx.name if rewrite else onnx
             if rewrite:
-                with_fp32_nodes(onnx, self.options.fp32_layers, file)
+                with_fp32_nodes(onnx, layers, file)
             if not parser.parse_from_file(str(file)):
                 errors = "; ".join(_parser_errors(parser))
                 raise BuildError(f"{self.title} cannot read {onnx.name}: {errors}")

@@ -11,6 +11,7 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.results.challenge_file import is_challenge_file, published_rows
 from sr_deploy.results.published import build_table
 from sr_deploy.results.rows import BenchmarkRow
+from sr_deploy.results.slips import Slip
 from sr_deploy.results.tables import bench_table
 
 
@@ -189,10 +190,19 @@ def test_other_layouts_mark_and_order_them_too(write):
     assert names == ["mynet", "00_SPAN (published)", "11_VSCINet (published)"]
     found = columns(bench_table([MEASURED, *theirs]))
     assert found["Backend"] == ["torch", "published", "published"]
-    assert found["From"] == ["checkpoint", "results.json", "results.json"]
+    assert found["From"] == ["random weights", "results.json", "results.json"]
 
 
 def test_other_images_are_not_compared_with_the_challenge_s(write):
     other = replace(MEASURED, set="Set5")
     with pytest.raises(InputError, match="rows of different set cannot be compared"):
         build_table([other, *published_rows(write(YEAR_2026))], "ntire")
+
+
+def test_a_slip_of_the_challenge_s_numbers_is_noted(write, monkeypatch):
+    slips = [Slip("NTIRE 2026", ("vscinet",), "prints half"), Slip("NTIRE 2025", ("span",), "no")]
+    monkeypatch.setattr("sr_deploy.results.conditions.SLIPS", slips)
+    notes = bench_table([MEASURED, *published_rows(write(YEAR_2026))]).notes
+    assert [n for n in notes if "NTIRE 202" in n] == [
+        "note: NTIRE 2026, prints half (11_VSCINet (published))"
+    ]

@@ -13,6 +13,7 @@ FULL = BenchmarkRow(
     model="asrn_x4",
     variant="d3",
     backend="torch",
+    artifact_sha256="ab12",
     backend_version="2.9",
     device="AMD, 2 cores",
     threads=2,

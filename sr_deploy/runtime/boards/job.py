@@ -94,7 +94,7 @@ def write_job(
     strong = profile.fp16_graph == "fp16"
     for plan in plans:
         layers = plan.options.fp32_layers
-        if strong and layers:
+        if strong and not set(layers) <= set(plan.graph.fp32_nodes):
             with_fp32_nodes(plan.onnx, layers, folder / plan.onnx.name)
         else:
             shutil.copyfile(str(plan.onnx), str(folder / plan.onnx.name))

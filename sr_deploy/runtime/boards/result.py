@@ -322,12 +322,14 @@ def _gpu(engine: _Returned, facts: BoardFacts) -> Tuple[str, Optional[int]]:
 def _precision(engine: _Returned) -> Tuple[str, str]:
     """Return the precision and its receipt (layer types or size). Raises BuildError."""
     report, asked = engine.report, engine.draft.precision_asked
+    fp32_layers = len(engine.draft.build.get("fp32_layers", ()))  # type: ignore[arg-type]
     layers = engine.text("layers.json")
     obtained, counts = trtexec.precision_from_layers(layers) if layers else ("unknown", {})
     if obtained != "unknown":
         receipt = f"layer information: layers by type: {counts}"
     elif engine.profile.fp16_graph == "fp16":
-        obtained, receipt = asked, "strongly typed build: the graph's own tensor types"
+        obtained = "mixed" if fp32_layers else asked
+        receipt = "strongly typed build: the graph's own tensor types"
     elif asked == "fp32":
         obtained, receipt = "fp32", "a weakly typed build, without a flag for a lower precision"
     elif "dla" in engine.draft.build:
@@ -339,7 +341,9 @@ def _precision(engine: _Returned) -> Tuple[str, str]:
         )
     else:
         # A weight takes half the bytes. Everything else has the same size in both.
-        obtained = "fp16" if report.size_bytes < 0.8 * report.fp32_twin_bytes else "fp32"
+        share = report.size_bytes / report.fp32_twin_bytes
+        smaller = "mixed" if fp32_layers else "fp16"
+        obtained = smaller if share < (0.98 if fp32_layers else 0.8) else "fp32"
         receipt = (
             f"size: {report.size_bytes} bytes; {report.fp32_twin_bytes} as an FP32 engine "
             "(this trtexec reports no layer types)"
@@ -350,7 +354,9 @@ def _precision(engine: _Returned) -> Tuple[str, str]:
             hint="see the build log for the flags it used; a strongly typed TensorRT needs an FP16 "
             "graph",
         )
-    return mixed_precision(counts) if obtained == "mixed" else obtained, receipt
+    if obtained == "mixed":
+        obtained = mixed_precision(counts or {"fp32": fp32_layers})
+    return obtained, receipt
 
 
 def _times(engine: _Returned) -> List[float]:

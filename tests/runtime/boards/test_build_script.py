@@ -267,9 +267,9 @@ def test_a_typing_that_the_version_lacks_fails_and_builds_nothing(
 def test_layers_stay_in_fp32_where_trtexec_can(one_board):
     one_board.job({"a.engine": (onnx_bytes(), {})}, fp32_layers=("tail one", "head"))
     assert one_board.run("8.5.2")[0] == 0
-    assert {"--precisionConstraints=obey", "--layerPrecisions=tail one:fp32,head:fp32"} <= set(
-        one_board.calls[0]
-    )
+    kept = "tail one:fp32,head:fp32"
+    expected = [f"--layerPrecisions={kept}", f"--layerOutputTypes={kept}"]
+    assert {"--precisionConstraints=obey", *expected} <= set(one_board.calls[0])
     assert (
         trtexec.precision_from_layers(
             (one_board.folder / "out" / "a.engine.layers.json").read_text()

@@ -163,7 +163,8 @@ build_line() { # set $line to the command, $why to a reason why it cannot be bui
     [ "$precision" = fp16 ] || add --noTF32 # on by default where the GPU has it: 10 bits of mantissa
     [ -z "$fp32_layers" ] || [ "$precision" = fp32 ] || {
         [ "$typing" = weak ] && add --precisionConstraints=obey &&
-            add "--layerPrecisions=$(printf %s "$fp32_layers" | sed 's/;/:fp32,/g'):fp32"
+            add "--layerPrecisions=$(printf %s "$fp32_layers" | sed 's/;/:fp32,/g'):fp32" &&
+            add "--layerOutputTypes=$(printf %s "$fp32_layers" | sed 's/;/:fp32,/g'):fp32"
     } || why="TensorRT $version cannot keep layers of a $typing network in FP32 (no --layerPrecisions)"
     [ "$dla" = - ] || { add "--useDLACore=$dla" && add --allowGPUFallback; } || why="TensorRT $version has no --useDLACore"
     # From 11 on there are no kernels of cuBLAS and cuDNN.
