@@ -114,6 +114,8 @@ class _Lowering:
             _drop_attributes(node, "antialias", "keep_aspect_ratio_policy")
         if self.opset < 18 and node.op_type == "Split" and "num_outputs" in attributes:
             self._split_by_sizes(node, attributes)
+        if self.opset < 18 and node.op_type == "Mish":
+            return _mish(node)
         if self.opset < 18 and node.op_type == "Pad" and len(node.input) > 3:
             raise ExportError(f"{_name(node)}: axes do not exist in opset {self.opset}")
         if self.opset < 14 and node.op_type == "Reshape":
@@ -133,17 +135,12 @@ class _Lowering:
         dims = shapes.get(node.input[0], ())
         axis, parts = attributes.get("axis", 0), attributes["num_outputs"]
         size = dims[axis].dim_value if len(dims) > max(axis, -axis - 1) else 0
-        if not size:
-            raise ExportError(
-                f"{_name(node)} cannot be written in opset {self.opset}: "
-                "the size of the split dimension is unknown"
-            )
-        part = -(-size // parts)
-        sizes = [max(min(part, size - i * part), 0) for i in range(parts)]
-        name = self._add_constant(f"{node.output[0]}_sizes", sizes)
         del node.input[1:]
-        node.input.append(name)
         _drop_attributes(node, "num_outputs")
+        if size:  # otherwise unknown: without sizes, the parts must be equal, or the node fails
+            part = -(-size // parts)
+            sizes = [max(min(part, size - i * part), 0) for i in range(parts)]
+            node.input.append(self._add_constant(f"{node.output[0]}_sizes", sizes))
 
     def _sliced_shape(
         self, node: onnx.NodeProto, attributes: Dict[str, Any]
@@ -173,6 +170,16 @@ class _Lowering:
         self.graph.initializer.append(tensor)
         self.constants[name] = tensor
         return name
+
+
+def _mish(node: onnx.NodeProto) -> List[onnx.NodeProto]:
+    """Return x * tanh(softplus(x)), which Mish of opset 18 computes."""
+    x, y = node.input[0], node.output[0]
+    return [
+        helper.make_node("Softplus", [x], [f"{y}_softplus"], name=f"{node.name}_softplus"),
+        helper.make_node("Tanh", [f"{y}_softplus"], [f"{y}_tanh"], name=f"{node.name}_tanh"),
+        helper.make_node("Mul", [x, f"{y}_tanh"], [y], name=node.name),
+    ]
 
 
 def _name(node: onnx.NodeProto) -> str:
