@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Optional
 
 from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.errors import CannotRunHereError, InputError
@@ -57,19 +57,36 @@ def _describe_variant(code: NetworkCode, loaded: Any, variant: str) -> NetworkDe
 
 
 class CodeSession(TorchSession):
-    """A network of a user's code, whose exceptions become errors with its line."""
+    """A network of a user's code, whose exceptions become errors with its line.
+
+    Its receptive field is measured when `halo_px` or `align_px` is first asked for: by tiles.
+    """
 
     def __init__(self, loaded: Any, variant: str, fit: Any, run: RunOptions) -> None:
+        self._loaded, self._variant = loaded, variant
         super().__init__(
             loaded.network(variant),
             scale=fit.scale,
             min_hw=fit.sizes.min_hw,
-            align_px=fit.sizes.align_px,
             multiple=fit.sizes.multiple,
             run=run,
         )
         self.max_hw = fit.sizes.max_hw
-        self._loaded = loaded
+        del self.halo_px, self.align_px  # until they are asked for
+
+    @functools.cached_property
+    def halo_px(self) -> Optional[int]:  # type: ignore[override]
+        return self._field.halo_px
+
+    @functools.cached_property
+    def align_px(self) -> int:  # type: ignore[override]
+        return self._field.align_px
+
+    @property
+    def _field(self) -> Any:
+        from sr_deploy.runtime.module_probe import network_field
+
+        return network_field(self._loaded, self._variant)
 
     def run_tensor(self, x: Any) -> Any:
         with self._errors(x):
