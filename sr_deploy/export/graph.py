@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
+import sys
 import warnings
-from typing import Iterator, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence
 
 import onnx
 import torch
@@ -52,6 +54,8 @@ def export_module(
     """
     try:
         with _quiet(), torch.no_grad():
+            net(*example)  # one that writes its weights when it runs has written them
+        with _quiet(), torch.no_grad(), _weights_kept():
             program = torch.onnx.export(
                 net,
                 tuple(example),
@@ -60,16 +64,11 @@ def export_module(
                 opset_version=opsets.EXPORTED,
                 dynamo=True,
                 dynamic_shapes=tuple(inputs.values()) if any(inputs.values()) else None,
+                custom_translation_table=_translations(),
                 verbose=False,
             )
     except Exception as e:  # the exporter raises many kinds, and wraps even an interruption
-        cause: Optional[BaseException] = e
-        while cause is not None:
-            if isinstance(cause, (KeyboardInterrupt, SystemExit)):
-                raise cause from None
-            cause = cause.__cause__ or cause.__context__
-        reason = f"{type(e).__name__}: {str(e).splitlines()[0]}"
-        raise ExportError(f"torch could not export the network: {reason}") from e
+        raise ExportError(f"torch could not export the network: {_reason(e)}") from e
     assert program is not None
     model = program.model_proto
     opsets.check(model, opsets.EXPORTED)
@@ -77,6 +76,37 @@ def export_module(
     model = opsets.lower(model, opset)
     opsets.check(model, opset)
     return model
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first cause of an error of the exporter. Raises an interruption that it wraps."""
+    cause: Optional[BaseException] = error
+    reason = ""
+    while cause is not None:
+        if isinstance(cause, (KeyboardInterrupt, SystemExit)):
+            raise cause from None
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", str(cause)).strip().splitlines()
+        reason = f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
+        cause = cause.__cause__ or cause.__context__
+    return reason
+
+
+def _translations() -> Dict[Callable, Callable]:
+    """Return what torch's exporter lacks: stable sorts, and powers of a tensor's value."""
+    from onnxscript import opset18 as op
+    from onnxscript.function_libs.torch_lib.ops import core
+
+    def sort_stable(x: Any, *, stable: Any = None, dim: int = -1, descending: bool = False) -> Any:
+        # TopK puts the lower of two equal elements first, as a stable sort does.
+        return core.aten_sort(x, dim, descending)
+
+    def power(x: Any, exponent: Any) -> Any:
+        if isinstance(exponent, (int, float)):
+            return core.aten_pow_tensor_scalar(x, exponent)
+        return op.Pow(x, op.CastLike(exponent, x))
+
+    aten = torch.ops.aten
+    return {aten.sort.stable: sort_stable, aten.pow.Tensor_Scalar: power}
 
 
 def _strip(model: onnx.ModelProto) -> None:
@@ -101,6 +131,33 @@ def _name_dims(model: onnx.ModelProto) -> None:
         for dim, name in zip(value.type.tensor_type.shape.dim[2:], names):
             dim.Clear()
             dim.dim_param = name
+
+
+@contextlib.contextmanager
+def _weights_kept() -> Iterator[None]:
+    """Trace a network that assigns to the `data` of its weights: ignore that, and read a copy.
+
+    Convolutions that are trained as several paths, such as SPAN's, merge them anew in every run. A
+    trace does not follow `data`, and torch crashes on weights without values.
+    """
+    data: Any = torch.Tensor.data  # a descriptor of the base class
+
+    def called_by_torch() -> bool:
+        caller = sys._getframe(2).f_globals.get("__name__", "")
+        return bool(caller.partition(".")[0] == "torch")
+
+    def read(tensor: Tensor) -> Tensor:
+        return data.__get__(tensor) if called_by_torch() else tensor.detach()
+
+    def assign(tensor: Tensor, value: Tensor) -> None:
+        if called_by_torch():
+            data.__set__(tensor, value)
+
+    torch.Tensor.data = property(read, assign)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del torch.Tensor.data  # that of the base class is left
 
 
 @contextlib.contextmanager
