@@ -54,6 +54,17 @@ class Windows(Blur):
         return box(x + means[:, :, :h, :w], 2)
 
 
+class Unshuffled(Blur):
+    """Cells of 4x4 pixels are averaged and blurred; other sizes than multiples of 4 fail."""
+
+    halo_px, align_px, multiple = 4, 4, 4
+
+    def network(self, x):
+        h, w = x.shape[2:]
+        cells = x.reshape(1, 3, h // 4, 4, w // 4, 4).mean(axis=(3, 5))
+        return x + box(cells, 1).repeat(4, axis=2).repeat(4, axis=3)
+
+
 class Whole(Blur):
     """An output depends on the whole image."""
 
@@ -65,7 +76,7 @@ class Whole(Blur):
 
 @pytest.fixture()
 def sessions():
-    return {"blur": Blur, "windows": Windows, "whole": Whole}
+    return {"blur": Blur, "windows": Windows, "unshuffled": Unshuffled, "whole": Whole}
 
 
 @pytest.fixture()

@@ -8,11 +8,10 @@ import sys
 from typing import Any, Dict
 
 from sr_deploy.bench.measure import MeasureOptions, measure_row
+from sr_deploy.bench.own_memory import requested_network
 from sr_deploy.bench.turns import PartnerTurns
 from sr_deploy.core.errors import SrDeployError
 from sr_deploy.core.run_options import RunOptions
-from sr_deploy.results.protocols import get_protocol
-from sr_deploy.runtime.opener import describe
 
 
 def main(request: Dict[str, Any]) -> None:
@@ -26,10 +25,10 @@ def main(request: Dict[str, Any]) -> None:
 def measure_in_turns(request: Dict[str, Any], turns: PartnerTurns) -> None:
     """Measure what a request names, and answer with its row or the error."""
     try:
-        network = describe(request["network"], "all", untrained=True)[-1]
         run = RunOptions(device=request["device"])
         options = MeasureOptions(**request["options"], run=run)
-        row = measure_row(network, get_protocol(request["protocol"]), options, turns)
+        (protocol,) = options.resolved_protocols
+        row = measure_row(requested_network(request), protocol, options, turns)
         turns.answer({"row": dataclasses.asdict(row)})
     except SrDeployError as e:
         turns.answer({"error": e.message, "hint": e.hint})

@@ -33,8 +33,9 @@ from sr_deploy.bench.own_memory import (
     MEM_OF_IMAGES,
     MemoryProcessError,
     peak_mib,
+    request_of,
 )
-from sr_deploy.bench.turns import BaselineTurns, Turns
+from sr_deploy.bench.turns import BaselineTurns, Turns, baseline_networks
 from sr_deploy.core.device import cpu_name, limit_cores, python_and_os
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
@@ -53,12 +54,7 @@ from sr_deploy.results.protocols import (
     time_ms,
 )
 from sr_deploy.results.rows import BenchmarkRow
-from sr_deploy.runtime.opener import (
-    NetworkDescription,
-    check_run_options,
-    describe,
-    describe_all,
-)
+from sr_deploy.runtime.opener import NetworkDescription, check_run_options, describe_all
 
 DEFAULT_HW = (256, 256)
 MAX_CV = 0.05
@@ -170,7 +166,8 @@ def rows_from_artifacts(
 
     networks: checkpoints (run by torch), architectures at a scale such as `span_x4` (with random
     weights, not scored), ONNX graphs, engines, plans, routers, or folders of them. With `score`,
-    the first row of a challenge's protocol is preceded by that of its baseline.
+    the first row of a challenge's protocol is preceded by that of its baseline, unless that is one
+    of the networks.
     Work starts with the first row that is requested. `list(rows_from_artifacts(...))` measures all.
     A network that cannot run on this machine gives a row with the reason. With `threads`, import
     torch and onnxruntime only afterwards: they take one thread per usable core when they are
@@ -184,55 +181,31 @@ def rows_from_artifacts(
             progress(note)
         protocols = options.resolved_protocols
         _check_sets(descriptions, options, progress)
-        unmeasured = _baselines(descriptions, options)
+        baselines = baseline_networks(descriptions, protocols) if options.score else {}
+        shown = {network.identity for network in descriptions}
         for network in descriptions:
             for protocol in protocols:
-                with contextlib.closing(_turns(protocol, options)) as turns:
+                baseline = baselines.get(protocol.name)
+                with contextlib.closing(_turns(protocol, baseline, options)) as turns:
                     row = measure_row(network, protocol, options, turns)
                     partner = None if row.error else turns.partner()
                 rows = [row]
-                if partner is not None and protocol.name in unmeasured:
-                    unmeasured.remove(protocol.name)
+                if baseline is not None and partner is not None and baseline.identity not in shown:
+                    shown.add(baseline.identity)
                     rows.insert(0, partner)
                 for row in rows:
                     progress(_progress_line(row, show_protocol=len(protocols) > 1))
                     yield row
 
 
-def _baselines(networks: Sequence[NetworkDescription], options: MeasureOptions) -> List[str]:
-    """Return the protocols whose baseline is to be measured and is not among the networks.
-
-    Raises InputError for networks of another scale than the baseline's.
-    """
-    unmeasured = []
-    for protocol in options.resolved_protocols if options.score else ():
-        if protocol.baseline is None:
-            continue
-        for network in networks:
-            if network.find_scale() not in (None, protocol.scale):
-                raise InputError(
-                    f"{network.name} upscales by {network.find_scale()}; the baseline of "
-                    f"{protocol.name}, {protocol.baseline.name}, by {protocol.scale}",
-                    hint="omit --score, or the network",
-                )
-        baseline = describe(protocol.baseline.network, "all", untrained=True)[-1]
-        if baseline.identity not in [network.identity for network in networks]:
-            unmeasured.append(protocol.name)
-    return unmeasured
-
-
-def _turns(protocol: Protocol, options: MeasureOptions) -> Turns:
-    if not options.score or protocol.baseline is None:
+def _turns(
+    protocol: Protocol, baseline: Optional[NetworkDescription], options: MeasureOptions
+) -> Turns:
+    if baseline is None or protocol.baseline is None:
         return Turns()
     keys = ("data", "lr_data", "test", "lr_test")
-    given = {key: getattr(options, key) for key in keys}
-    given["protocols"] = [protocol.name]
-    request = {
-        "network": protocol.baseline.network,
-        "protocol": protocol.name,
-        "options": given,
-    }
-    return BaselineTurns(protocol.baseline, request)
+    given = {"protocols": [protocol.name], **{key: getattr(options, key) for key in keys}}
+    return BaselineTurns(protocol.baseline, {**request_of(baseline), "options": given})
 
 
 def _check_sets(

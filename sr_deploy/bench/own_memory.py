@@ -55,9 +55,7 @@ def peak_mib(network: NetworkDescription, run: RunOptions, x: np.ndarray) -> Opt
     with tempfile.TemporaryDirectory(prefix="srdeploy-") as folder:
         np.save(os.path.join(folder, "x.npy"), x)
         request = {
-            "source": network.source,
-            "variant": network.variant,
-            "identity": network.identity,
+            **request_of(network),
             "run": dataclasses.asdict(run),
             "x": os.path.join(folder, "x.npy"),
             "path": sys.path,
@@ -96,7 +94,7 @@ def main(request: Dict[str, Any]) -> None:
 
 def measure_here(request: Dict[str, Any]) -> Optional[float]:
     """Measure in this process. Raises ArtifactError if it is not the same network any more."""
-    network, run = _network_of(request), RunOptions(**request["run"])
+    network, run = requested_network(request), RunOptions(**request["run"])
     x = np.load(request["x"])
     with network.open(run) as session:  # loads the libraries and starts their threads
         h, w = session.nearest_hw(WARM_HW)
@@ -116,7 +114,14 @@ def _run(session: Session, x: np.ndarray) -> None:
         upscale_fitting(session, x)
 
 
-def _network_of(request: Dict[str, Any]) -> NetworkDescription:
+def request_of(network: NetworkDescription) -> Dict[str, Any]:
+    """Return what names a network to a child process."""
+    keys = ("source", "variant", "identity")
+    return {key: getattr(network, key) for key in keys}
+
+
+def requested_network(request: Dict[str, Any]) -> NetworkDescription:
+    """Return the network that a request names. Raises ArtifactError if it is another one now."""
     source = request["source"]
     for variants in (None, [request["variant"]]):
         for network in describe(source, variants, trust=True, untrained=True):

@@ -16,19 +16,53 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from typing import IO, Any, ContextManager, Dict, Iterator, Optional
+from typing import IO, Any, ContextManager, Dict, Iterator, Optional, Sequence
 
-from sr_deploy.core.errors import InputError
+from sr_deploy.core.errors import InputError, SrDeployError
 from sr_deploy.core.jsonio import from_dict
 from sr_deploy.core.lifeline import PARENT_GRACE_S, signal_name
 from sr_deploy.core.session import Session
-from sr_deploy.results.protocols import Baseline, time_ms
+from sr_deploy.results.protocols import Baseline, Protocol, time_ms
 from sr_deploy.results.rows import BenchmarkRow
+from sr_deploy.runtime.opener import NetworkDescription, describe
 
 _CHILD = (
     "import json, sys; request = json.loads(sys.argv[1]); sys.path[:] = request.pop('path'); "
     "from sr_deploy.bench.baseline import main; main(request)"
 )
+
+
+def baseline_networks(
+    networks: Sequence[NetworkDescription], protocols: Sequence[Protocol]
+) -> Dict[str, NetworkDescription]:
+    """Return the baseline of each protocol that has one, for scores of `networks`.
+
+    It is the first checkpoint among `networks` that is counted like the baseline, else our own of
+    that name, with random weights if none are shipped. Raises InputError for networks of another
+    scale.
+    """
+    baselines = {}
+    for protocol in protocols:
+        if protocol.baseline is None:
+            continue
+        for network in networks:
+            if network.find_scale() not in (None, protocol.scale):
+                raise InputError(
+                    f"{network.name} upscales by {network.find_scale()}; the baseline of "
+                    f"{protocol.name}, {protocol.baseline.name}, by {protocol.scale}",
+                    hint="omit --score, or the network",
+                )
+        own = describe(protocol.baseline.network, "all", untrained=True)[-1]
+        given = (network for network in networks if network.kind == "checkpoint")
+        same = (network for network in given if _counts(network) == _counts(own))
+        baselines[protocol.name] = next(same, own)
+    return baselines
+
+
+def _counts(network: NetworkDescription) -> Optional[Dict[str, Any]]:
+    with contextlib.suppress(SrDeployError):
+        return network.counts()
+    return None
 
 
 class Turns:

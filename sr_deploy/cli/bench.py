@@ -9,6 +9,7 @@ from typing import Any, List, Optional, Tuple
 
 import click
 
+from sr_deploy.cli.code_options import code_options
 from sr_deploy.cli.output import emit, emit_json, log
 from sr_deploy.cli.run_options import run_options
 from sr_deploy.core.errors import InputError
@@ -81,9 +82,10 @@ from sr_deploy.results.protocols import DEFAULT_PROTOCOL, PROTOCOL_NAMES
 @click.option(
     "--score",
     is_flag=True,
-    help="Also measure the challenge's baseline (RLFN, EFDN or SPAN), image by image in turns with "
-    "each network, for a score that means something on this device.",
+    help="Also measure the challenge's baseline, image by image in turns with each network, for a "
+    "score that means something on this device. Give its checkpoint too for its PSNR.",
 )
+@code_options("networks")
 @run_options
 @click.option(
     "--trust",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import click
 
@@ -104,23 +105,26 @@ def build_engine(
     """Build an engine for a target from each graph: here, on a board (--on), or by hand (--bundle,
     then adopt).
 
-    Each engine's manifest records the precision requested and obtained, the checks, and what was
-    not checked.
+    A graph of import-onnx is first exported for the target, in its default sizes. Each engine's
+    manifest records the precision requested and obtained, the checks, and what was not checked.
     """
     from sr_deploy.core.target import load_target
     from sr_deploy.runtime.autotune import tuned_engine_from_onnx
     from sr_deploy.runtime.build import bundle_from_onnx, engine_from_onnx
 
-    files, options = list(graphs), BuildOptions(**build_options)
+    options = BuildOptions(**build_options)
     if bundle is not None:
         if on or autotune or options.compute_capabilities or output is not None:
             raise click.UsageError(
                 "--bundle takes --target, --dla, --fallback and --no-cublas-cudnn only: "
                 "adopt takes -o"
             )
-        emit(str(bundle_from_onnx(files, bundle, target=target, options=options, progress=log)))
+        with tempfile.TemporaryDirectory() as temporary:
+            files = _exported(graphs, target, Path(temporary), candidates=False)
+            emit(str(bundle_from_onnx(files, bundle, target=target, options=options, progress=log)))
         return
     folder = output or _default_folder(load_target(target).name)
+    files = _exported(graphs, target, folder / "graphs", candidates=autotune)
     if not autotune:
         paths = engine_from_onnx(files, folder, target=target, options=options, on=on, progress=log)
     elif options != BuildOptions():
@@ -129,6 +133,30 @@ def build_engine(
         paths = tuned_engine_from_onnx(files, folder, target=target, on=on, progress=log)
     for path in paths:
         emit(str(path))
+
+
+def _exported(graphs: Sequence[str], target: str, folder: Path, *, candidates: bool) -> List[Path]:
+    """Return the graphs, imported ones as exported for the target to `folder`."""
+    from sr_deploy.core.errors import ArtifactError
+    from sr_deploy.core.manifest import manifest_path, parse_manifest
+    from sr_deploy.runtime.build import onnx_files
+
+    files: List[Path] = []
+    for file in onnx_files(graphs):
+        try:
+            imported = parse_manifest(manifest_path(file)).interface is not None
+        except ArtifactError:  # the build says what is wrong
+            imported = False
+        if not imported:
+            files.append(file)
+            continue
+        from sr_deploy.export.pipeline import ExportOptions, onnx_from_source
+        from sr_deploy.export.source import SOURCES
+
+        options = ExportOptions(target=target, candidates=candidates)
+        source = SOURCES["artifact"].from_text(str(file))
+        files += onnx_from_source(source, folder, options, progress=log)
+    return files
 
 
 @click.command()

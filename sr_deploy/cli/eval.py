@@ -8,6 +8,7 @@ from typing import Any, Optional, Tuple
 
 import click
 
+from sr_deploy.cli.code_options import code_options
 from sr_deploy.cli.output import emit, emit_json, log
 from sr_deploy.cli.run_options import run_options
 from sr_deploy.core.errors import InputError
@@ -46,6 +47,7 @@ from sr_deploy.core.errors import InputError
     help="How LR is made. bi: bicubic. At x3 only: bd, blurred; dn, bicubic with noise.  "
     "[default: bi]",
 )
+@code_options("networks")
 @run_options
 @click.option(
     "--json",

@@ -7,6 +7,7 @@ from typing import Any, Optional, Tuple
 
 import click
 
+from sr_deploy.cli.code_options import code_options
 from sr_deploy.cli.output import emit, log
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.sizes import parse_hw
@@ -66,6 +67,7 @@ from sr_deploy.core.sizes import parse_hw
     is_flag=True,
     help="MODEL is a router or an AdaEDSR: export it as an adaptive network.",
 )
+@code_options("model")
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to."
 )

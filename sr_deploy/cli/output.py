@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import sys
-from typing import Any, Tuple, Union
+from typing import Any, Iterator, Optional, TextIO, Tuple, Union
 
 import click
 
@@ -28,6 +29,22 @@ def _printable(error: UnicodeError) -> Tuple[Union[str, bytes], int]:
         return codecs.lookup_error("replace")(error)
 
 
+_data: Optional[TextIO] = None
+"""Where data goes while `sys.stdout` is stderr."""
+
+
+@contextlib.contextmanager
+def prints_on_stderr() -> Iterator[None]:
+    """Send to stderr what others print, so that stdout has data only."""
+    global _data
+    _data = sys.stdout
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _data = None
+
+
 def log(line: str) -> None:
     """Print a message to stderr."""
     click.echo(line, err=True)
@@ -36,7 +53,7 @@ def log(line: str) -> None:
 def emit(text: str) -> None:
     """Print data to stdout. Raises InputError if it cannot be written, as to a full disk."""
     try:
-        click.echo(text)
+        click.echo(text, file=_data)
     except BrokenPipeError:
         raise
     except OSError as e:

@@ -8,6 +8,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 import click
 
+from sr_deploy.cli.code_options import code_options
 from sr_deploy.cli.output import emit, emit_json, log
 from sr_deploy.cli.run_options import run_options
 from sr_deploy.core.errors import InputError
@@ -95,6 +96,7 @@ def table(
 @click.option(
     "--threads", type=click.IntRange(1), help="Number of CPU cores to use.  [default: all]"
 )
+@code_options("a", "b")
 @run_options
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object with every round.")
 def compare(a: str, b: str, as_json: bool, **options: Any) -> None:

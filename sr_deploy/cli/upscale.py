@@ -12,6 +12,7 @@ from typing import Any, Callable, Iterator, Optional, TextIO
 
 import click
 
+from sr_deploy.cli.code_options import code_options
 from sr_deploy.cli.output import emit, log
 from sr_deploy.cli.run_options import run_options
 
@@ -112,6 +113,7 @@ def _upscale_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command()
 @click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
 @_upscale_options
+@code_options("model")
 @run_options
 @click.option(
     "-o",

@@ -122,9 +122,10 @@ def read_manifest(artifact: Path, *, trust: bool = False) -> Manifest:
         raise ArtifactError(f"there is no file {artifact}")
     path = manifest_path(artifact)
     if not path.is_file():
+        how = f"import it with: srdeploy import-onnx {artifact.name} -o DIR"
         raise ArtifactError(
             f"{artifact} has no manifest: expected {path.name} beside it",
-            hint="export or build it with srdeploy",
+            hint=how if artifact.suffix == ".onnx" else "build it with: srdeploy build-engine",
         )
     manifest = parse_manifest(path)
     if not trust and artifact_sha256(artifact) != manifest.sha256:

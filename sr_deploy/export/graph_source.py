@@ -10,7 +10,7 @@ import onnx
 
 from sr_deploy.core.errors import InputError, VariantError
 from sr_deploy.core.jsonio import to_json
-from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
+from sr_deploy.core.manifest import Manifest, read_manifest
 from sr_deploy.core.sizes import Sizes, hw_text
 from sr_deploy.core.spec import Variant
 from sr_deploy.core.target import TargetProfile
@@ -43,13 +43,11 @@ class GraphSource(Source):
 
     @classmethod
     def from_text(cls, text: str) -> GraphSource:
-        """Return the source of an imported graph. Raises InputError for any other artifact."""
+        """Return the source of an imported graph.
+
+        Raises ArtifactError without a manifest, InputError for any other artifact.
+        """
         path = Path(text)
-        if path.is_file() and not manifest_path(path).is_file():
-            raise InputError(
-                f"{path} has no manifest: expected {manifest_path(path).name} beside it",
-                hint=f"import it first: srdeploy import-onnx {path.name} -o DIR",
-            )
         manifest = read_manifest(path)
         if manifest.interface is None:
             what = "was exported already" if manifest.kind == "onnx" else "is an engine"

@@ -13,7 +13,7 @@ The challenge has used two counters, which are not comparable:
 
 Both count the elements of all convolution outputs as activations, those with a text as padding too,
 as the challenge's hooks do; fvcore's own count of activations adds matrix products. Networks are
-run on the meta device, so nothing is computed.
+run on the meta device, so nothing is computed, or on the CPU if they fail there.
 """
 
 from __future__ import annotations
@@ -56,6 +56,13 @@ def count(net: nn.Module, hw: Sequence[int], *, counter: str) -> Counts:
     """Count `net` on a 1x3xHxW input. Raises InputError for an unknown counter."""
     if counter not in COUNTERS:
         raise InputError(f"unknown counter '{counter}'; expected {' or '.join(COUNTERS)}")
+    try:
+        return _count_on("meta", net, hw, counter)
+    except Exception:  # where it looks at values, or has tensors that stay on the CPU
+        return _count_on("cpu", net, hw, counter)
+
+
+def _count_on(device: str, net: nn.Module, hw: Sequence[int], counter: str) -> Counts:
     operators = _OperatorCounter()
     macs: List[int] = []
     acts: List[int] = []
@@ -72,13 +79,13 @@ def count(net: nn.Module, hw: Sequence[int], *, counter: str) -> Counts:
     # In inference mode the dispatcher passes composite operators such as conv2d, matmul and lstm on
     # whole, as fvcore's trace has them.
     with torch.inference_mode():
-        ghost = copy.deepcopy(net).to("meta").eval()
+        ghost = copy.deepcopy(net).to(device).eval()
         for module in ghost.modules():
             if isinstance(module, _HOOKED):
                 module.register_forward_pre_hook(enter)
                 module.register_forward_hook(leave)
         with operators:
-            ghost(torch.empty(1, 3, *hw, device="meta"))
+            ghost(torch.empty(1, 3, *hw, device=device))
 
     params = sum(p.numel() for p in net.parameters())
     if counter == "hooks":

@@ -12,7 +12,7 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.jsonio import read_json
 from sr_deploy.core.metrics import border_px
 from sr_deploy.results.protocols import CHALLENGES, PROTOCOLS, Protocol
-from sr_deploy.results.rows import PUBLISHED, BenchmarkRow
+from sr_deploy.results.rows import PUBLISHED, BenchmarkRow, is_challenge_entry
 
 Entry = Dict[str, Any]
 
@@ -35,7 +35,7 @@ def published_rows(path: Path, protocol: Optional[str] = None) -> List[Benchmark
     if not entries:
         raise InputError(f"{path} has no entries", hint="expected {NAME: {valid_runtime: [...]}}")
     for name, entry in entries.items():
-        if not isinstance(entry, dict) or "valid_runtime" not in entry:
+        if not is_challenge_entry(entry):
             raise InputError(
                 f"{path}: '{name}' is no entry of a results.json: it has no list 'valid_runtime'",
                 hint="expected a file that test_demo.py of an NTIRE challenge wrote, or rows.jsonl",

@@ -241,6 +241,11 @@ def read_rows(path: Path) -> List[BenchmarkRow]:
 
 def _parse_row(line: str, source: str) -> BenchmarkRow:
     data = _parse_json(line, source)
+    if isinstance(data, dict) and any(is_challenge_entry(entry) for entry in data.values()):
+        raise InputError(
+            f"{source}: the results.json of a challenge, not rows",
+            hint="srdeploy table reads it",
+        )
     if not isinstance(data, dict) or data.get("schema") not in READABLE_SCHEMAS:
         schema = data.get("schema", "") if isinstance(data, dict) else ""
         suffix = f"; its schema is {schema!r:.20}" if schema != "" else ""
@@ -283,6 +288,11 @@ def _check_baseline(baseline: Dict[str, Any], source: str) -> None:
         if not isinstance(value, _NUMBER) or isinstance(value, bool) or value <= 0:
             problem = f"{source}: key 'baseline' has no number '{key}' above 0"
             raise InputError(problem, hint="measure again")
+
+
+def is_challenge_entry(entry: object) -> bool:
+    """Return whether a value of a JSON object is an entry of a challenge's results.json."""
+    return isinstance(entry, dict) and "valid_runtime" in entry
 
 
 def _is_hw(value: List[Any]) -> bool:

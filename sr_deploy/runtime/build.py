@@ -168,6 +168,11 @@ def _read_graph_manifest(path: Path) -> Manifest:
     manifest = read_manifest(path)
     if manifest.kind != "onnx":
         raise ArtifactError(f"{path} is an {manifest.kind}, not a graph")
+    if manifest.interface is not None:
+        raise ArtifactError(
+            f"{path} was imported, for no target",
+            hint=f"export it first: srdeploy export {path.name} --target TARGET -o DIR",
+        )
     files = weight_files(path)
     if files:
         raise ArtifactError(

@@ -184,7 +184,8 @@ class _Axis:
     ) -> _Axis:
         least = session.min_hw[axis]
         fixed = session.max_hw is not None and session.max_hw[axis] == least
-        return cls(size, least, limit, fixed, session.halo_px, session.align_px, max_overlap)
+        align = session.align_px * session.multiple // math.gcd(session.align_px, session.multiple)
+        return cls(size, least, limit, fixed, session.halo_px, align, max_overlap)
 
     @property
     def overlap(self) -> int:

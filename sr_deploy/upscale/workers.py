@@ -138,6 +138,7 @@ def _work(
         sys.exit(128 + signum)
 
     signal.signal(signal.SIGTERM, stop)
+    sys.stdout = sys.stderr  # what a user's code prints: the data are written by the parent
     CONTRACTS.update(contracts)
     number, workers = number_of
     _take_cores(number, workers)

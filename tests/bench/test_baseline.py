@@ -12,9 +12,11 @@ pytest.importorskip("cv2", reason="opencv is not installed; it reads and writes 
 
 from sr_deploy.bench.baseline import measure_in_turns  # noqa: E402
 from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts  # noqa: E402
-from sr_deploy.bench.turns import PartnerTurns  # noqa: E402
+from sr_deploy.bench.own_memory import request_of  # noqa: E402
+from sr_deploy.bench.turns import PartnerTurns, baseline_networks  # noqa: E402
 from sr_deploy.core.errors import InputError  # noqa: E402
 from sr_deploy.core.images import write_png  # noqa: E402
+from sr_deploy.nets.checkpoint import parse_untrained, save_checkpoint  # noqa: E402
 from sr_deploy.results import protocols  # noqa: E402
 from sr_deploy.results.protocols import time_ms  # noqa: E402
 from sr_deploy.results.tables import ntire_table  # noqa: E402
@@ -59,19 +61,30 @@ def test_a_network_with_random_weights_is_timed_and_not_scored(images, no_memory
     "changed, key, found",
     [
         ({}, "row", "fsrcnn_x4"),
-        ({"network": "nonet_x4"}, "error", "there is no model 'nonet_x4'"),
+        ({"source": "nonet_x4"}, "error", "there is no model 'nonet_x4'"),
+        ({"identity": "other"}, "error", "fsrcnn_x4 changed while it was measured"),
         ({"device": "coreml"}, "row", "torch runs on cpu or cuda here, not on coreml"),
     ],
 )
 def test_the_child_answers_with_the_row_of_the_baseline(
     images, no_memory_process, changed, key, found
 ):
-    request = {"network": "fsrcnn_x4", "protocol": "ntire2026", "device": "cpu", **changed}
+    (network,) = describe("fsrcnn_x4", untrained=True)
+    request = {**request_of(network), "device": "cpu", **changed}
     request["options"] = {"data": images, "protocols": ["ntire2026"]}
     answers = io.StringIO()
     measure_in_turns(request, PartnerTurns(io.StringIO("1.0\n2.0\n"), answers, 0.0))
     *times, answer = answers.getvalue().splitlines()
     assert len(times) == (0 if changed else 2) and found in str(json.loads(answer)[key])
+
+
+def test_a_checkpoint_of_the_baseline_among_the_networks_is_the_baseline(small_baseline, tmp_path):
+    year = [protocols.PROTOCOLS["ntire2026"]]
+    trained = parse_untrained("fsrcnn_x4").checkpoint()
+    path = save_checkpoint(tmp_path, "mine", trained.spec, trained.weights)
+    networks = [*describe("fsrcnn-w16_x4"), *describe(path)]
+    assert baseline_networks(networks, year)["ntire2026"].model == "mine"
+    assert baseline_networks(networks[:1], year)["ntire2026"].model == "fsrcnn_x4"
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from doubles.foreign_graphs import save_foreign
 
 from sr_deploy.core.files import data_folder
 from sr_deploy.core.manifest import read_manifest
@@ -179,3 +180,20 @@ def test_a_bundle_and_what_does_not_go_with_it(run_cli, fails, graph, tmp_path):
     assert "invalid board address" in fails(
         "build-engine", graph, "--target", "xavier", "--on", "xavier.local"
     )
+
+
+def test_an_imported_graph_is_exported_for_the_target_first(run_cli, fails, tmp_path):
+    for package in ("onnx", "onnxruntime", "torch"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    file = save_foreign("luma_opset10", tmp_path)
+    assert "srdeploy import-onnx" in fails("build-engine", file, "--target", "cpu")
+    imported = run_cli("import-onnx", file, "-o", tmp_path / "in").stdout.strip()
+    folder = tmp_path / "out"
+    result = run_cli("build-engine", imported, "--target", "cpu", "-o", folder)
+    (engine,) = map(Path, result.stdout.split())
+    manifest = read_manifest(engine)
+    assert engine.parent == folder and (manifest.kind, manifest.interface) == ("engine", None)
+    assert [p.name for p in (folder / "graphs").glob("*.onnx")] == [f"{engine.stem}.onnx"]
+    job = tmp_path / "job.tar"
+    run_cli("build-engine", imported, "--target", "xavier", "--bundle", job)
+    assert job.is_file()

@@ -148,6 +148,7 @@ def test_a_line_break_inside_a_value_stays_inside_it(tmp_path, text):
             TEXT.replace('"deployed": null', '"deployed": {"macs_g": 1}'),
             "line 2: key 'deployed' has no number 'macs'",
         ),
+        (json.dumps({"00_SPAN": {"valid_runtime": []}}), "the results.json of a challenge, not"),
         (
             TEXT.replace('"baseline": null', '"baseline": {"ms": 1}'),
             "line 2: key 'baseline' has no 'name'",

@@ -33,6 +33,18 @@ def test_an_exact_plan_gives_the_whole_image_and_no_difference(sessions, noise, 
     assert set(static.fed) == {size} and len(static.fed) == plan.tiles
 
 
+@pytest.mark.parametrize("hw", [(37, 50), (40, 13), (21, 61)])
+@pytest.mark.parametrize("kind", ["windows", "unshuffled"])
+def test_tiles_equal_the_whole_image_where_sessions_mirror_the_far_border(
+    sessions, noise, kind, hw
+):
+    image, session = noise(hw, np.float32), sessions[kind]()
+    plan = plan_tiles(hw, session, tile={"windows": 32, "unshuffled": 12}[kind])
+    whole, _ = upscaled(session, image, plan_whole(hw))
+    tiled, run = upscaled(session, image, plan)
+    assert plan.exact and plan.tiles > 1 and np.abs(tiled - whole).max() < 1e-6
+
+
 def test_the_difference_at_the_seams_is_measured(sessions, noise):
     image = noise((40, 40), np.float32)
     image[:, 20:] += 1  # the right tiles have other means

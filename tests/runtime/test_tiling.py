@@ -187,3 +187,13 @@ def test_one_side_may_be_fixed(sessions):
     with pytest.raises(InputError, match="takes a height of 16 only, not tiles of 12"):
         plan_tiles((40, 60), session, tile=12)
     assert plan_tiles((40, 60), session, tile=20).tile_hw == (16, 20)
+
+
+@pytest.mark.parametrize("n", [50, 96, 101])
+def test_tiles_lie_on_multiples_of_the_grid_and_of_the_sizes_that_the_network_takes(sessions, n):
+    session = opened(sessions, "windows")
+    session.align_px, session.multiple = 6, 4
+    plan = plan_tiles((n, n), session, tile=36)
+    check_partition(plan.y_spans, n)
+    assert plan.exact and smallest_tile(session, 0) == 36
+    assert all(s.start % 12 == 0 and (s.stop % 12 == 0 or s.stop == n) for s in plan.y_spans)

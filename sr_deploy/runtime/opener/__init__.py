@@ -1,7 +1,8 @@
 """Finds out what a text names, and opens it.
 
 A text is the name of a shipped checkpoint or router, the path of a checkpoint, router, ONNX graph,
-engine or plan, a folder of graphs, engines and plans, or one of these with a variant: `asrn_x4.d3`.
+engine or plan, a folder of graphs, engines and plans, a network's code (`mynet.py:Net`), or one of
+these with a variant: `asrn_x4.d3`.
 Each kind is a module here and a line in `KINDS`.
 """
 
@@ -14,6 +15,7 @@ from typing import Container, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.depth_plan import DepthPlan
 from sr_deploy.core.errors import InputError, VariantError, did_you_mean
+from sr_deploy.core.network_code import is_code, parse_code
 from sr_deploy.core.registry import Registry
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
@@ -24,6 +26,7 @@ from sr_deploy.runtime.opener.folder import without_companions
 KINDS = Registry(
     "kind of network",
     {
+        "code": "sr_deploy.runtime.opener.code:CodeKind",
         "plan": "sr_deploy.runtime.opener.plan:PlanKind",
         "router": "sr_deploy.runtime.opener.router:RouterKind",
         "folder": "sr_deploy.runtime.opener.folder:FolderKind",
@@ -43,7 +46,13 @@ def kind_of(text: str) -> str:
 
 
 def split_variant(text: str) -> Tuple[str, Optional[str]]:
-    """Split `asrn_x4.d3` into `asrn_x4` and `d3`; other texts and existing paths have none."""
+    """Split `asrn_x4.d3` into `asrn_x4` and `d3`; other texts and existing paths have none.
+
+    Of a network's code, the source is the canonical text: `mynet.py:Net --weights w.pth`.
+    """
+    if is_code(text):
+        code, variant = parse_code(text)
+        return str(code), variant
     match = None if Path(text).exists() else _WITH_VARIANT.fullmatch(text)
     return (match[1], match[2]) if match else (text, None)
 
