@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
-from typing import Iterator, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence
 
 import onnx
 import torch
@@ -60,16 +61,11 @@ def export_module(
                 opset_version=opsets.EXPORTED,
                 dynamo=True,
                 dynamic_shapes=tuple(inputs.values()) if any(inputs.values()) else None,
+                custom_translation_table=_translations(),
                 verbose=False,
             )
     except Exception as e:  # the exporter raises many kinds, and wraps even an interruption
-        cause: Optional[BaseException] = e
-        while cause is not None:
-            if isinstance(cause, (KeyboardInterrupt, SystemExit)):
-                raise cause from None
-            cause = cause.__cause__ or cause.__context__
-        reason = f"{type(e).__name__}: {str(e).splitlines()[0]}"
-        raise ExportError(f"torch could not export the network: {reason}") from e
+        raise ExportError(f"torch could not export the network: {_reason(e)}") from e
     assert program is not None
     model = program.model_proto
     opsets.check(model, opsets.EXPORTED)
@@ -77,6 +73,37 @@ def export_module(
     model = opsets.lower(model, opset)
     opsets.check(model, opset)
     return model
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first cause of an error of the exporter. Raises an interruption that it wraps."""
+    cause: Optional[BaseException] = error
+    reason = ""
+    while cause is not None:
+        if isinstance(cause, (KeyboardInterrupt, SystemExit)):
+            raise cause from None
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", str(cause)).strip().splitlines()
+        reason = f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
+        cause = cause.__cause__ or cause.__context__
+    return reason
+
+
+def _translations() -> Dict[Callable, Callable]:
+    """Return what torch's exporter lacks: stable sorts, and powers of a tensor's value."""
+    from onnxscript import opset18 as op
+    from onnxscript.function_libs.torch_lib.ops import core
+
+    def sort_stable(x: Any, *, stable: Any = None, dim: int = -1, descending: bool = False) -> Any:
+        # TopK puts the lower of two equal elements first, as a stable sort does.
+        return core.aten_sort(x, dim, descending)
+
+    def power(x: Any, exponent: Any) -> Any:
+        if isinstance(exponent, (int, float)):
+            return core.aten_pow_tensor_scalar(x, exponent)
+        return op.Pow(x, op.CastLike(exponent, x))
+
+    aten = torch.ops.aten
+    return {aten.sort.stable: sort_stable, aten.pow.Tensor_Scalar: power}
 
 
 def _strip(model: onnx.ModelProto) -> None:

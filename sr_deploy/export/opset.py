@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional, Set
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper, version_converter
+from onnx import helper, numpy_helper
 
 from sr_deploy.core.errors import ExportError
 
@@ -40,25 +40,6 @@ def lower(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     lowered.opset_import.append(helper.make_opsetid("", opset))
     lowered.ir_version = helper.find_min_ir_version_for(list(lowered.opset_import))
     return lowered
-
-
-def convert(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """Return a model of any opset in `opset` or, if its own is older, unchanged.
-
-    Raises ExportError if it cannot be written so.
-    """
-    own = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if own <= opset:
-        return model
-    try:
-        known = version_converter.convert_version(model, EXPORTED) if own != EXPORTED else model
-    except Exception as e:  # the converter raises what its C++ does
-        reason = " ".join(str(e).split())[:200]
-        raise ExportError(
-            f"the graph of opset {own} cannot be written in opset {opset}: {reason}",
-            hint="export it from its framework in an older opset",
-        ) from e
-    return lower(known, opset)
 
 
 def check(model: onnx.ModelProto, ceiling: int) -> None:
@@ -114,6 +95,8 @@ class _Lowering:
             _drop_attributes(node, "antialias", "keep_aspect_ratio_policy")
         if self.opset < 18 and node.op_type == "Split" and "num_outputs" in attributes:
             self._split_by_sizes(node, attributes)
+        if self.opset < 18 and node.op_type == "Mish":
+            return _mish(node)
         if self.opset < 18 and node.op_type == "Pad" and len(node.input) > 3:
             raise ExportError(f"{_name(node)}: axes do not exist in opset {self.opset}")
         if self.opset < 14 and node.op_type == "Reshape":
@@ -133,17 +116,12 @@ class _Lowering:
         dims = shapes.get(node.input[0], ())
         axis, parts = attributes.get("axis", 0), attributes["num_outputs"]
         size = dims[axis].dim_value if len(dims) > max(axis, -axis - 1) else 0
-        if not size:
-            raise ExportError(
-                f"{_name(node)} cannot be written in opset {self.opset}: "
-                "the size of the split dimension is unknown"
-            )
-        part = -(-size // parts)
-        sizes = [max(min(part, size - i * part), 0) for i in range(parts)]
-        name = self._add_constant(f"{node.output[0]}_sizes", sizes)
         del node.input[1:]
-        node.input.append(name)
         _drop_attributes(node, "num_outputs")
+        if size:  # otherwise unknown: without sizes, the parts must be equal, or the node fails
+            part = -(-size // parts)
+            sizes = [max(min(part, size - i * part), 0) for i in range(parts)]
+            node.input.append(self._add_constant(f"{node.output[0]}_sizes", sizes))
 
     def _sliced_shape(
         self, node: onnx.NodeProto, attributes: Dict[str, Any]
@@ -173,6 +151,16 @@ class _Lowering:
         self.graph.initializer.append(tensor)
         self.constants[name] = tensor
         return name
+
+
+def _mish(node: onnx.NodeProto) -> List[onnx.NodeProto]:
+    """Return x * tanh(softplus(x)), which Mish of opset 18 computes."""
+    x, y = node.input[0], node.output[0]
+    return [
+        helper.make_node("Softplus", [x], [f"{y}_softplus"], name=f"{node.name}_softplus"),
+        helper.make_node("Tanh", [f"{y}_softplus"], [f"{y}_tanh"], name=f"{node.name}_tanh"),
+        helper.make_node("Mul", [x, f"{y}_tanh"], [y], name=node.name),
+    ]
 
 
 def _name(node: onnx.NodeProto) -> str:

@@ -46,6 +46,8 @@ class SourceFacts:
     align_px: int = 1
     multiple: int = 1
     min_px: Tuple[int, int] = (1, 1)
+    quantised: str = ""
+    """Precision of a network that is quantised, such as `int8`; its FP32 graph stays so."""
 
 
 @dataclass(frozen=True)

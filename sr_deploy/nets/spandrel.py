@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import types
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterator, Optional, Tuple
 
@@ -66,7 +67,9 @@ def model_from_weights(weights: Weights, *, source: str) -> Optional[SpandrelMod
             continue
         try:
             # It copies the tensors, and renames entries of the dict.
-            descriptor = support.architecture.load(dict(weights))
+            with warnings.catch_warnings():  # about its own use of torch
+                warnings.simplefilter("ignore")
+                descriptor = support.architecture.load(dict(weights))
         except Exception as e:  # KeyError, RuntimeError and others: unexpected names or shapes
             reason = " ".join(str(e).split())[:200] or type(e).__name__
             failed = failed or CheckpointError(
@@ -124,7 +127,7 @@ class SpandrelNetwork(nn.Module):
 
     def __init__(self, descriptor: Any) -> None:
         super().__init__()
-        self.model: nn.Module = _merged(descriptor.model.eval())
+        self.model: nn.Module = _traceable(descriptor.model.eval())
         self.call: Callable[[nn.Module, Tensor], Tensor] = descriptor._call_fn
         self.scale: int = descriptor.scale
         self.is_grey = descriptor.input_channels == 1
@@ -142,16 +145,40 @@ class SpandrelNetwork(nn.Module):
         return self.call(self.model, y) + chroma
 
 
-def _merged(model: nn.Module) -> nn.Module:
-    """Merge the convolutions of SPAN, which write their merged kernels on every run.
+class AllExperts(nn.Module):
+    """SeemoRe's mixture of experts, run in full: those that are not selected count zero."""
 
-    No exporter can trace that.
+    def __init__(self, mixture: Any) -> None:
+        super().__init__()
+        self.experts: nn.ModuleList = mixture.experts
+        self.gate: nn.Module = mixture.gate
+        self.selected: int = mixture.num_expert
+
+    def forward(self, x: Tensor, k: Tensor) -> Tensor:
+        """Return the mixture of x, (N, C, H, W), and its calibration k of the same shape."""
+        weights = F.softmax(self.gate(x), dim=1)  # (N, experts)
+        top = weights.topk(self.selected)
+        weights = torch.zeros_like(weights).scatter(1, top.indices, top.values)
+        y = x
+        for i, expert in enumerate(self.experts):
+            y = y + expert(x, k) * weights[:, i : i + 1, None, None]
+        return y
+
+
+def _traceable(model: nn.Module) -> nn.Module:
+    """Replace what exporters cannot trace by the same functions.
+
+    SPAN's convolutions write their merged kernels on every run, and SeemoRe chooses its experts by
+    their indices.
     """
     for name, module in list(model.named_modules()):
-        if hasattr(module, "update_params") and hasattr(module, "eval_conv"):
-            module.update_params()
-            layers = [module.eval_conv, *([nn.LeakyReLU(0.05)] if module.has_relu else [])]
+        part: Any = module
+        if hasattr(part, "update_params") and hasattr(part, "eval_conv"):
+            part.update_params()
+            layers = [part.eval_conv, *([nn.LeakyReLU(0.05)] if part.has_relu else [])]
             model.set_submodule(name, nn.Sequential(*layers))
+        elif all(hasattr(part, attribute) for attribute in ("experts", "gate", "num_expert")):
+            model.set_submodule(name, AllExperts(part))
     return model
 
 

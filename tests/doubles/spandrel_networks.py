@@ -53,13 +53,13 @@ SMALL: Dict[str, Small] = {
     ),
     "Compact": Small("Compact", "Compact", {"num_feat": 8, "num_conv": 2}),
     "CRAFT": Small(
-        "CRAFT", "CRAFT", {"embed_dim": 12, "depths": [2], "num_heads": [2], "upscale": 2}
+        "CRAFT", "CRAFT", {"embed_dim": 32, "depths": [2], "num_heads": [2], "upscale": 2}
     ),
     "DAT": Small(
         "DAT",
         "DAT",
         {
-            "embed_dim": 16,
+            "embed_dim": 32,
             "split_size": [8, 8],
             "depth": [2],
             "num_heads": [2],
@@ -175,7 +175,7 @@ SMALL: Dict[str, Small] = {
     "RGT": Small(
         "RGT",
         "RGT",
-        {"embed_dim": 12, "depth": [2], "num_heads": [2], "mlp_ratio": 2.0},
+        {"embed_dim": 32, "depth": [2], "num_heads": [2], "mlp_ratio": 2.0},
     ),
     "SAFMN": Small("SAFMN", "SAFMN", {"dim": 16, "n_blocks": 2}),
     "SAFMNBCIE": Small("SAFMNBCIE", "SAFMNBCIE", {"dim": 16, "n_blocks": 1, "num_layers": 1}),

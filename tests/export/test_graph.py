@@ -171,6 +171,29 @@ def test_a_network_that_cannot_be_exported_is_an_export_error():
         graph_from_network(Branching(), parse_sizes("8x8"), opset=17)
 
 
+def test_a_reason_is_the_first_cause_without_colours():
+    class Complex(torch.nn.Module):
+        def forward(self, x):
+            return torch.linalg.eigvals(x).real
+
+    with pytest.raises(ExportError, match="DispatchError: No ONNX function found for") as e:
+        graph_from_network(Complex(), parse_sizes("8x8"), opset=17)
+    assert "\x1b" not in e.value.message
+
+
+def test_sorts_and_powers_that_the_exporter_lacks():
+    class Sorting(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.exponent = torch.nn.Parameter(torch.tensor(2.5))
+
+        def forward(self, x):
+            order = torch.sort((4 * x).int(), dim=-1, stable=True).indices
+            return x.gather(-1, order) ** self.exponent.item()
+
+    compare(Sorting(), graph_from_network(Sorting(), parse_sizes("8x9"), opset=17), (8, 9))
+
+
 def test_the_exporter_prints_nothing(capfd):
     graph_from_network(torch.nn.Conv2d(3, 3, 1).eval(), parse_sizes("8x8"), opset=17)
     assert capfd.readouterr().out == ""
