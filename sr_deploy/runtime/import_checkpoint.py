@@ -9,6 +9,7 @@ from sr_deploy.core.files import write_text
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.run_options import CPU_RUN
 from sr_deploy.core.session import SizeContract
+from sr_deploy.core.shipped import read_card
 from sr_deploy.runtime.receptive_field import measure_field
 from sr_deploy.runtime.torch_module import TorchSession
 
@@ -21,7 +22,7 @@ def with_receptive_field(checkpoint: Any) -> Tuple[Any, str]:
     """
     if checkpoint.architecture.from_weights is None:
         return checkpoint, ""
-    spec = checkpoint.spec
+    spec = read_card(checkpoint.path)
     sizes = SizeContract(min_hw=spec.min_hw, multiple=spec.multiple)
     session = TorchSession(
         checkpoint.network(),
