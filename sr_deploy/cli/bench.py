@@ -123,6 +123,7 @@ def bench(
     """
     from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts
     from sr_deploy.core.files import make_output_folder
+    from sr_deploy.results.protocols import protocol_of
     from sr_deploy.results.rows import drop_partial_line, read_rows
 
     if sweep is not None:
@@ -144,6 +145,8 @@ def bench(
         _print_rows(rows, as_json)
         if output is not None and rows:
             _append_rows(rows, output)
+        elif any(protocol_of(row).of_images and not row.error for row in rows):
+            log("-o DIR writes the rows, and the challenge's results.txt and results.json")
     if all(row.error for row in rows):
         raise InputError("no network could be measured; the reasons are above")
 

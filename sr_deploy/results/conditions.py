@@ -130,6 +130,11 @@ def score_notes(rows: Sequence[BenchmarkRow]) -> List[str]:
             f"score here: by the baseline measured in turns with the network ({times}). On a "
             "device other than the challenge's only this score means something"
         )
+    elif any(row.backend != PUBLISHED for row in rows):
+        notes.append(
+            "on a device other than the challenge's the score means nothing: bench --score "
+            "measures the baseline beside the network"
+        )
     return notes + [
         f"below the challenge's PSNR, which would not rank it: {name}"
         for name, row in named

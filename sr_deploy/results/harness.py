@@ -42,13 +42,15 @@ def results_files(rows: Sequence[BenchmarkRow]) -> Dict[str, str]:
     """
     measured = comparable(rows)
     names = [name.replace("\t", " ") for name in labels(measured)]
-    entries = {name: _entry(row) for name, row in zip(names, measured)}
+    rows_by_name = dict(zip(names, measured))  # of repeated measurements the last
+    entries = {name: _entry(row) for name, row in rows_by_name.items()}
     tested = all(row.test_set for row in measured)
     columns = [c for c in _COLUMNS if tested or c[0] not in _OF_TEST_SET]
     headings = [heading.ljust(width) for heading, width, _, _ in columns]
     scores = SCORES if any(row.baseline for row in measured) else {}
     lines = [["Model".ljust(20), *headings, "Conv".ljust(8), *(h.ljust(10) for h in scores)]]
-    for (name, entry), row in zip(entries.items(), measured):
+    for name, row in rows_by_name.items():
+        entry = entries[name]
         conv = "" if entry["num_conv"] is None else f"{entry['num_conv']:4d}"
         cells = [number(value(entry), digits).ljust(w) for _, w, digits, value in columns]
         finals = [VALUES[key](row) for key in scores.values()]

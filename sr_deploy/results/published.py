@@ -26,10 +26,6 @@ _NTIRE = (
 _NTIRE_RANKED = ("Ave. Time [ms]", "#Params [M]", "FLOPs [G]", "#Acts [M]", "Mem. [M]")
 _OF_DEVICE = ("Ave. Time [ms]", "Mem. [M]")
 """Columns that are ranked within each device."""
-_NO_BASELINE = (
-    "on a device other than the challenge's the score means nothing: bench --score measures the "
-    "baseline beside the network"
-)
 _SRN_TABLE5 = (
     Column("PSNR [Val]", "psnr_db"),
     Column("PSNR [Test]", "test_psnr_db"),
@@ -88,9 +84,6 @@ def ntire(rows: Sequence[BenchmarkRow]) -> Table:
             texts.append(_with_ranks(cells, values, list(map(_device_of, measured))))
     if len(headings) > 1 + len(_NTIRE):
         notes += score_notes(measured)
-        here = [r for r in measured if r.backend != PUBLISHED]
-        if here and not any(r.baseline for r in here):
-            notes.append(_NO_BASELINE)
     return make_table(headings, list(zip(*texts)), notes)
 
 

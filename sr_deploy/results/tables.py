@@ -72,10 +72,10 @@ def _executed(row: BenchmarkRow) -> str:
 
 
 def _score(key: str) -> Callable[[BenchmarkRow], str]:
-    """Return the column of a score, of rows that were measured beside the baseline."""
+    """Return the column of a score."""
 
     def text(row: BenchmarkRow) -> str:
-        value = VALUES[key](row) if row.baseline else None
+        value = VALUES[key](row)
         return "" if value is None else score_text(value)
 
     return text
@@ -126,7 +126,7 @@ def bench_table(rows: Sequence[BenchmarkRow]) -> Table:
     columns = [(h, cells) for h, cells in columns if h not in _OPTIONAL or any(cells)]
     cells = list(zip(*(cells for _, cells in columns)))
     notes = condition_notes(measured)
-    if any(row.baseline for row in measured):
+    if columns[-1][0] in SCORES:
         notes += score_notes(measured)
     return make_table([heading for heading, _ in columns], cells, notes)
 

@@ -15,6 +15,7 @@ import numpy as np
 from sr_deploy.core.errors import ArtifactError, CannotRunHereError
 from sr_deploy.core.images import cubic_kernel
 from sr_deploy.core.interface import LUMA, ImageEnd, Interface
+from sr_deploy.runtime.graph_types import name_nodes
 from sr_deploy.runtime.onnx_view import load_graph
 
 INPUT, OUTPUT = "lr", "sr"
@@ -85,7 +86,9 @@ def _tidy(model: Any, interface: Interface) -> None:
     _replace(graph.input, [v for v in graph.input if v.name not in weights])
     _replace(graph.output, [target])
     del graph.value_info[:]
-    _name_nodes(graph)
+    for node in _all_nodes(graph):
+        node.domain = "" if node.domain == "ai.onnx" else node.domain
+    name_nodes(model)
     domains = {node.domain for node in _all_nodes(graph)} | {""}
     opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
     del model.opset_import[:]
@@ -145,18 +148,6 @@ def _leading_to(graph: Any, output: str) -> List[Any]:
             kept.append(node)
             wanted |= _reads(node)
     return kept[::-1]
-
-
-def _name_nodes(graph: Any) -> None:
-    """Name nodes without a name, and repeated ones, by operator and first output."""
-    taken: Set[str] = set()
-    for node in _all_nodes(graph):
-        node.domain = "" if node.domain == "ai.onnx" else node.domain
-        name = node.name or f"{node.op_type}:{next(filter(None, node.output), '')}"
-        if name in taken:
-            name = f"{name}:{next(filter(None, node.output), '')}"
-        node.name = _unique(name, taken)
-        taken.add(node.name)
 
 
 def _unique(name: str, taken: Set[str]) -> str:

@@ -188,3 +188,38 @@ def test_a_sweep_of_which_every_cell_failed_has_failed(run_cli, tmp_path, asrn, 
         "failed cells count as done" in result.stderr
         and len((tmp_path / "out" / "rows.jsonl").read_text().splitlines()) == 2
     )
+
+
+NETWORK = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 48, 3, padding=1), nn.PixelShuffle(4))
+
+    def forward(self, x):
+        return self.body(x)
+"""
+
+
+def test_an_entrant_s_own_code_gives_the_challenge_s_files(run_cli, data, tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch", reason="torch is not installed; it runs the network")
+    monkeypatch.setattr("sr_deploy.bench.measure.peak_mib", lambda *given: None)
+    file, weights = tmp_path / "mynet.py", tmp_path / "w.pth"
+    file.write_text(NETWORK)
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(3, 48, 3)
+    torch.save({"body.0.weight": conv.weight.data, "body.0.bias": conv.bias.data}, weights)
+    args = ["bench", f"{file}:Net", "--weights", weights, "--protocol", "ntire2026"]
+    result = run_cli(*args, "--data", data, "--test", data, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    (row,) = read_rows(tmp_path / "out" / "rows.jsonl")
+    assert (row.variant, row.convs, row.counter) == ("", 1, "fvcore")
+    assert row.psnr_db and row.counted_hw == (256, 256) and row.params == 1344
+    folder = tmp_path / "out" / "ntire2026"
+    assert list(json.loads((folder / "results.json").read_text())) == [row.model]
+    assert row.model in (folder / "results.txt").read_text()
+    assert "| Score |" in " ".join(result.stdout.split()) and "bench --score" in result.stdout
+    told = run_cli(*args, "--data", data)
+    assert "-o DIR writes the rows, and the challenge's results.txt" in told.stderr

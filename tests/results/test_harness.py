@@ -259,3 +259,11 @@ def test_scores_follow_the_harness_s_columns_where_the_baseline_was_measured():
     assert entry["baseline"] == baseline
     assert f"{entry['score_here']:.2f}" == first["Score here"]
     assert "baseline" not in json.loads(files["results.json"])["asrn_x4.d4"]
+
+
+def test_of_a_repeated_measurement_the_last_counts_with_its_own_score():
+    baseline = {"name": "EFDN", "ms": 4.5, "macs_g": 16.7, "params_m": 0.276}
+    rows = [ROW, replace(ROW, variant="d4"), replace(ROW, baseline=baseline)]
+    _, (first, second) = parsed(results_files(rows)["results.txt"])
+    assert (first["Model"], second["Model"]) == ("asrn_x4.d3", "asrn_x4.d4")
+    assert first["Score here"] and not second["Score here"]

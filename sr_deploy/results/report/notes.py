@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict
 from typing import Any, Dict, List, Optional, Tuple
 
+from sr_deploy.results.columns import VALUES
 from sr_deploy.results.conditions import (
     conditions,
     score_notes,
@@ -47,7 +48,7 @@ def remarks_of(group: RowGroup) -> List[str]:
     uncounted = sorted({text for r in rows for text in uncounted_texts(r)})
     if uncounted:
         remarks.append(f"Operators that the FLOPs do not include: {', '.join(uncounted)}.")
-    if any(r.baseline for r in rows):
+    if any(VALUES["score"](r) is not None for r in rows):
         remarks += [f"{note[0].upper()}{note[1:]}." for note in score_notes(rows)]
     return [*remarks, *useless_tags(rows), *_warnings(group)]
 

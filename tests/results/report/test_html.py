@@ -92,6 +92,7 @@ def test_the_score_by_the_baseline_measured_here_has_a_column_and_a_remark():
     texts = [Page(report_html([one])).text for one in shown]
     assert "Score here" in texts[0] and "Score here" not in texts[1]
     assert "by the baseline measured in turns with the network" in texts[0]
+    assert "the score means nothing" in texts[1] and "the score means nothing" not in texts[0]
 
 
 def test_backends_are_in_the_legend_where_there_are_several():
