@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
-from sr_deploy.core.errors import InputError, VariantError
+from sr_deploy.core.errors import ArtifactError, InputError, VariantError
+from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
-from sr_deploy.core.manifest import Manifest, read_manifest
-from sr_deploy.core.sizes import Sizes, hw_text
+from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
+from sr_deploy.core.metrics import psnr_unit
+from sr_deploy.core.samples import sample_lr
+from sr_deploy.core.sizes import HW, Sizes, hw_text
 from sr_deploy.core.spec import Variant
 from sr_deploy.core.target import TargetProfile
-from sr_deploy.export import opset as opsets
-from sr_deploy.export.half import fp32_graph
+from sr_deploy.export.graph_opset import in_opset
+from sr_deploy.export.half import folded, fp32_graph
 from sr_deploy.export.source import Source, SourceFacts, SourceGraph
+from sr_deploy.runtime.graph_probe import is_quantised
 from sr_deploy.runtime.onnx_view import load_graph
+from sr_deploy.runtime.opener.artifact import artifact_path
 from sr_deploy.runtime.ort import raw_session
 from sr_deploy.runtime.standard_graph import INPUT, OUTPUT, standard_graph
 
@@ -40,6 +48,7 @@ class GraphSource(Source):
         self.min_hw = manifest.min_px
         self.parent_sha256 = manifest.sha256
         self.digest = hashlib.sha256(to_json(manifest.interface).encode()).hexdigest()[:12]
+        self._is_quantised = is_quantised(manifest.precision_obtained)
 
     @classmethod
     def from_text(cls, text: str) -> GraphSource:
@@ -47,7 +56,10 @@ class GraphSource(Source):
 
         Raises ArtifactError without a manifest, InputError for any other artifact.
         """
-        path = Path(text)
+        path = artifact_path(text)
+        if path.is_file() and not manifest_path(path).is_file():
+            problem = f"{path} has no manifest: expected {manifest_path(path).name} beside it"
+            raise ArtifactError(problem, hint="import it first: srdeploy import-onnx FILE -o DIR")
         manifest = read_manifest(path)
         if manifest.interface is None:
             what = "was exported already" if manifest.kind == "onnx" else "is an engine"
@@ -72,6 +84,7 @@ class GraphSource(Source):
             align_px=m.align_px,
             multiple=m.multiple,
             min_px=m.min_px,
+            quantised=m.precision_obtained if self._is_quantised else "",
         )
 
     def default_sizes(self, target: Optional[TargetProfile]) -> Sequence[str]:
@@ -85,15 +98,32 @@ class GraphSource(Source):
 
     def graph(self, variant: Variant, sizes: Sizes, form: str, opset: int) -> SourceGraph:
         self._check_sizes(sizes)
-        whole = fp32_graph(standard_graph(load_graph(self.path), self.interface, self.scale))
-        session: Any = raw_session(whole.SerializeToString())
-        model = opsets.convert(_resized(whole, sizes, self.scale), opset)
+        session = raw_session(self._fp32.SerializeToString())
+        model = in_opset(_resized(self._fp32, sizes, self.scale), opset)
         return SourceGraph(
             model,
             reference=lambda x: session.run(None, {INPUT: x})[0],
-            rewrites=[],
+            rewrites=self._rewrites(session, sizes.opt),
             counts=self.manifest.counts,
         )
+
+    @cached_property
+    def _standard(self) -> onnx.ModelProto:
+        return standard_graph(load_graph(self.path), self.interface, self.scale)
+
+    @cached_property
+    def _fp32(self) -> onnx.ModelProto:
+        return folded(fp32_graph(self._standard))
+
+    def _rewrites(self, session: Any, hw: HW) -> List[Dict[str, object]]:
+        """Return how far the FP32 graph differs from a file of another type, in dB."""
+        kind = self.manifest.precision_obtained
+        if self._is_quantised or kind == "fp32":
+            return []
+        x = nchw_from_rgb(sample_lr(hw, count=1)[0])
+        y = raw_session(self._standard.SerializeToString()).run(None, {INPUT: x})[0]
+        psnr_db = psnr_unit(y, session.run(None, {INPUT: x})[0])
+        return [{"rewrite": f"{kind} weights, computed in FP32", "psnr_db": round(psnr_db, 2)}]
 
     def _check_sizes(self, sizes: Sizes) -> None:
         m = self.manifest
@@ -125,4 +155,26 @@ def _resized(model: onnx.ModelProto, sizes: Sizes, scale: int) -> onnx.ModelProt
                 dim.dim_param = side if factor == 1 else f"{name}_{side}"
             else:
                 dim.dim_value = factor * n
-    return resized
+    return resized if any(free) else _with_constant_shapes(resized)
+
+
+def _with_constant_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace what a graph of one size computes from sizes by constants, where they are known."""
+    while True:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        shapes = {
+            value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
+            for value in (*inferred.input, *inferred.value_info, *inferred.output)
+            if value.type.tensor_type.HasField("shape")
+            and all(d.HasField("dim_value") for d in value.type.tensor_type.shape.dim)
+        }
+        known = [n for n in model.graph.node if n.op_type == "Shape" and n.input[0] in shapes]
+        if not known:
+            return model
+        for node in known:
+            attributes = {a.name: a.i for a in node.attribute}
+            part = slice(attributes.get("start", 0), attributes.get("end"))
+            value = np.array(shapes[node.input[0]][part], np.int64)
+            model.graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
+            model.graph.node.remove(node)
+        model = folded(model)

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional, Set
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper, version_converter
+from onnx import helper, numpy_helper
 
 from sr_deploy.core.errors import ExportError
 
@@ -40,25 +40,6 @@ def lower(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     lowered.opset_import.append(helper.make_opsetid("", opset))
     lowered.ir_version = helper.find_min_ir_version_for(list(lowered.opset_import))
     return lowered
-
-
-def convert(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """Return a model of any opset in `opset` or, if its own is older, unchanged.
-
-    Raises ExportError if it cannot be written so.
-    """
-    own = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if own <= opset:
-        return model
-    try:
-        known = version_converter.convert_version(model, EXPORTED) if own != EXPORTED else model
-    except Exception as e:  # the converter raises what its C++ does
-        reason = " ".join(str(e).split())[:200]
-        raise ExportError(
-            f"the graph of opset {own} cannot be written in opset {opset}: {reason}",
-            hint="export it from its framework in an older opset",
-        ) from e
-    return lower(known, opset)
 
 
 def check(model: onnx.ModelProto, ceiling: int) -> None:

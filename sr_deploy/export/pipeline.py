@@ -135,7 +135,7 @@ class _GraphTask:
         """The command that exports this graph."""
         target, variant = self.settings.target, str(self.variant)
         return (
-            f"srdeploy export {self.source.text} "
+            f"{self.source.command} "
             + (f"--variants {variant} " if variant else "")
             + f"{self.sizes.option} --precision {self.settings.precision}"
             + (f" --target {target.option}" if target else "")
@@ -261,7 +261,7 @@ def _export(task: _GraphTask, path: Path) -> str:
     graph, fp32_nodes, checks = _checked_graph(task, source_graph, path.name)
     manifest = replace(
         manifest,
-        precision_obtained=precision_of(graph),
+        precision_obtained=task.facts.quantised or precision_of(graph),
         fp32_nodes=fp32_nodes,
         nodes=len(graph.graph.node),
         checks=checks,

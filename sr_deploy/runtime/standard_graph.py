@@ -15,6 +15,7 @@ import numpy as np
 from sr_deploy.core.errors import ArtifactError, CannotRunHereError
 from sr_deploy.core.images import cubic_kernel
 from sr_deploy.core.interface import LUMA, ImageEnd, Interface
+from sr_deploy.runtime.graph_types import name_nodes
 from sr_deploy.runtime.onnx_view import load_graph
 
 INPUT, OUTPUT = "lr", "sr"
@@ -65,11 +66,15 @@ def standard_bytes(path: Path, interface: Interface, scale: int) -> bytes:
     Raises ArtifactError for a file that is no graph or lacks its weights, MissingPackageError
     without onnx, and CannotRunHereError for a graph of over 2 GiB, which no message can hold.
     """
-    model = standard_graph(load_graph(path), interface, scale)
+    return serialised(standard_graph(load_graph(path), interface, scale))
+
+
+def serialised(model: Any) -> bytes:
+    """Return a ModelProto as bytes. Raises CannotRunHereError for one of over 2 GiB."""
     try:
         content: bytes = model.SerializeToString()
     except Exception as e:  # protobuf's kinds differ between its versions
-        raise CannotRunHereError(f"{path} cannot be given to a runtime in one piece: {e}") from e
+        raise CannotRunHereError(f"the graph is too large for a runtime: {e}") from e
     return content
 
 
@@ -85,7 +90,9 @@ def _tidy(model: Any, interface: Interface) -> None:
     _replace(graph.input, [v for v in graph.input if v.name not in weights])
     _replace(graph.output, [target])
     del graph.value_info[:]
-    _name_nodes(graph)
+    for node in _all_nodes(graph):
+        node.domain = "" if node.domain == "ai.onnx" else node.domain
+    name_nodes(model)
     domains = {node.domain for node in _all_nodes(graph)} | {""}
     opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
     del model.opset_import[:]
@@ -145,18 +152,6 @@ def _leading_to(graph: Any, output: str) -> List[Any]:
             kept.append(node)
             wanted |= _reads(node)
     return kept[::-1]
-
-
-def _name_nodes(graph: Any) -> None:
-    """Name nodes without a name, and repeated ones, by operator and first output."""
-    taken: Set[str] = set()
-    for node in _all_nodes(graph):
-        node.domain = "" if node.domain == "ai.onnx" else node.domain
-        name = node.name or f"{node.op_type}:{next(filter(None, node.output), '')}"
-        if name in taken:
-            name = f"{name}:{next(filter(None, node.output), '')}"
-        node.name = _unique(name, taken)
-        taken.add(node.name)
 
 
 def _unique(name: str, taken: Set[str]) -> str:
