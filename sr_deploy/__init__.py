@@ -7,6 +7,7 @@ torch:
     TrainOptions([...], folder)            choose images and output of a training run
     load_checkpoint(model)                 open a checkpoint by path or shipped name
     onnx_from_checkpoint(model, folder)    export verified ONNX graphs of its variants
+    onnx_from_module(net, folder, scale=4) export a torch module of your own
     ExportOptions(variants="d1,d3")        choose variants, sizes, precision and target of an export
     engine_from_onnx(graphs, folder, target="rtx")          build engines
     BuildOptions(dla=0)                    options of a build, for `engine_from_onnx(..., options=)`
@@ -34,6 +35,7 @@ _API = {
     "load_checkpoint": "sr_deploy.nets.checkpoint",
     "ExportOptions": "sr_deploy.export.pipeline",
     "onnx_from_checkpoint": "sr_deploy.export.pipeline",
+    "onnx_from_module": "sr_deploy.export.code_source",
     "engine_from_onnx": "sr_deploy.runtime.build",
     "tuned_engine_from_onnx": "sr_deploy.runtime.autotune",
     "BuildOptions": "sr_deploy.core.session",
@@ -55,6 +57,7 @@ if TYPE_CHECKING:  # editors and type checkers see the API; at run time it is la
     from sr_deploy.bench.quality import quality_from_artifacts as quality_from_artifacts
     from sr_deploy.core.errors import SrDeployError as SrDeployError
     from sr_deploy.core.session import BuildOptions as BuildOptions
+    from sr_deploy.export.code_source import onnx_from_module as onnx_from_module
     from sr_deploy.export.pipeline import ExportOptions as ExportOptions
     from sr_deploy.export.pipeline import onnx_from_checkpoint as onnx_from_checkpoint
     from sr_deploy.nets.checkpoint import load_checkpoint as load_checkpoint

@@ -27,7 +27,7 @@ from sr_deploy.core.samples import sample_files, sample_set
 from sr_deploy.core.session import Session, TimedOutput
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.runtime.tiled import run_tiles
-from sr_deploy.runtime.tiling import OVERLAP_PX, plan_tiles
+from sr_deploy.runtime.tiling import OVERLAP_PX, plan_tiles, plan_whole
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,9 @@ def upscale_fitting(session: Session, rgb: np.ndarray) -> Tuple[TimedOutput, str
     the image is run as a few overlapping tiles, mirrored where it is smaller than a tile. Pixels
     near the borders of tiles may then differ from the result of the whole image.
     """
-    plan = plan_tiles((rgb.shape[0], rgb.shape[1]), session, few_tiles=True)
+    hw = rgb.shape[0], rgb.shape[1]
+    whole = session.nearest_hw(hw) == hw  # then no receptive field is asked for
+    plan = plan_whole(hw) if whole else plan_tiles(hw, session, few_tiles=True)
     s = session.scale
     out = np.empty((plan.hw[0] * s, plan.hw[1] * s, 3), np.float32)
 

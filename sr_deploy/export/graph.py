@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import re
+import sys
 import warnings
 from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence
 
@@ -53,6 +54,8 @@ def export_module(
     """
     try:
         with _quiet(), torch.no_grad():
+            net(*example)  # one that writes its weights when it runs has written them
+        with _quiet(), torch.no_grad(), _weights_kept():
             program = torch.onnx.export(
                 net,
                 tuple(example),
@@ -128,6 +131,33 @@ def _name_dims(model: onnx.ModelProto) -> None:
         for dim, name in zip(value.type.tensor_type.shape.dim[2:], names):
             dim.Clear()
             dim.dim_param = name
+
+
+@contextlib.contextmanager
+def _weights_kept() -> Iterator[None]:
+    """Trace a network that assigns to the `data` of its weights: ignore that, and read a copy.
+
+    Convolutions that are trained as several paths, such as SPAN's, merge them anew in every run. A
+    trace does not follow `data`, and torch crashes on weights without values.
+    """
+    data: Any = torch.Tensor.data  # a descriptor of the base class
+
+    def called_by_torch() -> bool:
+        caller = sys._getframe(2).f_globals.get("__name__", "")
+        return bool(caller.partition(".")[0] == "torch")
+
+    def read(tensor: Tensor) -> Tensor:
+        return data.__get__(tensor) if called_by_torch() else tensor.detach()
+
+    def assign(tensor: Tensor, value: Tensor) -> None:
+        if called_by_torch():
+            data.__set__(tensor, value)
+
+    torch.Tensor.data = property(read, assign)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del torch.Tensor.data  # that of the base class is left
 
 
 @contextlib.contextmanager

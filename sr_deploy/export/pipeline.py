@@ -135,7 +135,7 @@ class _GraphTask:
         """The command that exports this graph."""
         target, variant = self.settings.target, str(self.variant)
         return (
-            f"srdeploy export {self.source.text} "
+            f"{self.source.command} "
             + (f"--variants {variant} " if variant else "")
             + f"{self.sizes.option} --precision {self.settings.precision}"
             + (f" --target {target.option}" if target else "")

@@ -21,12 +21,13 @@ from sr_deploy.core.spec import WHOLE, Variant
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.export.forms import PLAIN, apply_form, default_form, list_forms
 from sr_deploy.export.graph import graph_from_network
-from sr_deploy.nets.complexity import COUNTERS, NTIRE_HW, count
+from sr_deploy.nets.complexity import COUNTERS, NTIRE_HW, count, count_record
 
 SOURCES = Registry(
     "kind of source",
     {
         "artifact": "sr_deploy.export.graph_source:GraphSource",
+        "code": "sr_deploy.export.code_source:CodeSource",
         "checkpoint": "sr_deploy.export.checkpoint_source:CheckpointSource",
     },
 )
@@ -79,6 +80,11 @@ class Source(abc.ABC):
     """What computes `SourceGraph.reference`, for messages."""
     check_name: str = "onnxruntime_vs_torch"
     """The name in manifests of the comparison with it."""
+
+    @property
+    def command(self) -> str:
+        """The beginning of the command that exports it."""
+        return f"srdeploy export {self.text}"
 
     @classmethod
     @abc.abstractmethod
@@ -135,7 +141,7 @@ class TorchSource(Source):
         deployed, rewrites = apply_form(net, form)
         multiple = self.facts(variant).multiple
         model = graph_from_network(deployed, sizes, opset=opset, multiple=multiple)
-        return SourceGraph(model, array_function(net), rewrites, counts_of(net, deployed))
+        return SourceGraph(model, array_function(net), rewrites, counts_of(net, deployed, multiple))
 
 
 def array_function(net: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
@@ -148,14 +154,11 @@ def array_function(net: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     return run
 
 
-def counts_of(trained: nn.Module, deployed: nn.Module) -> Dict[str, Any]:
-    """Return a manifest's counts of both networks by both counters."""
-    trained_counts, deployed_counts = (
-        {c: asdict(count(net, NTIRE_HW, counter=c)) for c in COUNTERS}
-        for net in (trained, deployed)
-    )
-    return {
-        **trained_counts["hooks"],
-        "fvcore": trained_counts["fvcore"],
-        "deployed": deployed_counts,
-    }
+def counts_of(trained: nn.Module, deployed: nn.Module, multiple: int = 1) -> Dict[str, Any]:
+    """Return a manifest's counts of both networks by both counters.
+
+    multiple: of the sides that they take.
+    """
+    h, w = (-(-n // multiple) * multiple for n in NTIRE_HW)
+    deployed_counts = {c: asdict(count(deployed, (h, w), counter=c)) for c in COUNTERS}
+    return {**count_record(trained, (h, w)), "deployed": deployed_counts}

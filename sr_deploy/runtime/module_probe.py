@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Optional, Tuple
 
+import numpy as np
+
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.network_code import SCALE_PARAMETERS
 from sr_deploy.core.sizes import HW, hw_text
 from sr_deploy.core.spec import network_name
 from sr_deploy.runtime.graph_interface import ContractError
 from sr_deploy.runtime.graph_probe import Fit, find_contract
+from sr_deploy.runtime.receptive_field import FieldReport, measure_field
 
 if TYPE_CHECKING:
     from sr_deploy.nets.code import CodeNetwork
@@ -43,6 +46,23 @@ def network_fit(network: CodeNetwork, variant: str) -> Fit:
             hint=f"omit it: it only reaches parameters named {', '.join(SCALE_PARAMETERS)}",
         )
     return fit
+
+
+def network_field(network: CodeNetwork, variant: str) -> FieldReport:
+    """Return how far the outputs of a variant depend on their surroundings, as measured."""
+    if variant not in network.fields:
+        import torch
+
+        fit, module = network_fit(network, variant), network.network(variant)
+
+        def run(x: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                y: np.ndarray = module(torch.from_numpy(x)).numpy()
+            return y
+
+        network.fields[variant] = measure_field(run, scale=fit.scale, sizes=fit.sizes)
+    report: FieldReport = network.fields[variant]
+    return report
 
 
 class _ModuleRuns:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Optional
 
 from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.errors import CannotRunHereError, InputError
 from sr_deploy.core.network_code import NetworkCode, is_code, parse_code
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import SizeContract, TimedOutput
-from sr_deploy.core.sizes import HW, hw_text
+from sr_deploy.core.sizes import HW, hw_text, up_to_multiple
 from sr_deploy.core.spec import check_min_hw
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants
 from sr_deploy.runtime.torch_module import TorchSession
@@ -57,19 +57,36 @@ def _describe_variant(code: NetworkCode, loaded: Any, variant: str) -> NetworkDe
 
 
 class CodeSession(TorchSession):
-    """A network of a user's code, whose exceptions become errors with its line."""
+    """A network of a user's code, whose exceptions become errors with its line.
+
+    Its receptive field is measured when `halo_px` or `align_px` is first asked for: by tiles.
+    """
 
     def __init__(self, loaded: Any, variant: str, fit: Any, run: RunOptions) -> None:
+        self._loaded, self._variant = loaded, variant
         super().__init__(
             loaded.network(variant),
             scale=fit.scale,
             min_hw=fit.sizes.min_hw,
-            align_px=fit.sizes.align_px,
             multiple=fit.sizes.multiple,
             run=run,
         )
         self.max_hw = fit.sizes.max_hw
-        self._loaded = loaded
+        del self.halo_px, self.align_px  # until they are asked for
+
+    @functools.cached_property
+    def halo_px(self) -> Optional[int]:  # type: ignore[override]
+        return self._field.halo_px
+
+    @functools.cached_property
+    def align_px(self) -> int:  # type: ignore[override]
+        return self._field.align_px
+
+    @property
+    def _field(self) -> Any:
+        from sr_deploy.runtime.module_probe import network_field
+
+        return network_field(self._loaded, self._variant)
 
     def run_tensor(self, x: Any) -> Any:
         with self._errors(x):
@@ -92,7 +109,7 @@ def _counts(loaded: Any, variant: str, sizes: SizeContract, hw: HW = NTIRE_HW) -
     from sr_deploy.nets.complexity import count_record
 
     check_min_hw(hw, sizes.min_hw, what=loaded.label)
-    h, w = (-(-n // sizes.multiple) * sizes.multiple for n in hw)  # as sessions mirror it
-    with loaded.running(f"counting it at {h}x{w}"):
-        record: Dict[str, Any] = count_record(loaded.network(variant), (h, w))
+    hw = up_to_multiple(hw, sizes.multiple)
+    with loaded.running(f"counting it at {hw_text(hw)}"):
+        record: Dict[str, Any] = count_record(loaded.network(variant), hw)
     return record
