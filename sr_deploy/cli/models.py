@@ -9,10 +9,11 @@ from typing import Any, Dict, List, Optional, Tuple
 import click
 
 from sr_deploy.cli.output import emit, emit_json, log
+from sr_deploy.core.counts import COUNTERS, NTIRE_HW, Counts
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.routers import read_router_card, router_name, shipped_routers
 from sr_deploy.core.shipped import read_card, shipped_checkpoints
-from sr_deploy.core.sizes import hw_text, parse_hw
+from sr_deploy.core.sizes import HW, hw_text, parse_hw
 from sr_deploy.core.spec import check_min_hw
 from sr_deploy.results.render import markdown
 from sr_deploy.results.slips import slips_of
@@ -49,9 +50,7 @@ def models(text: Optional[str], online: bool, output: Optional[Path], as_json: b
     else:
         from sr_deploy.nets.online import checkpoint_from_catalogue
 
-        checkpoint = checkpoint_from_catalogue(text, output)
-        log(_imported(checkpoint))
-        emit(str(checkpoint.path))
+        _finish(checkpoint_from_catalogue(text, output))
 
 
 def _list_online(text: str, as_json: bool) -> None:
@@ -110,39 +109,73 @@ def _list_shipped(as_json: bool) -> None:
     "--variant",
     help="A variant such as d3, c8 or c16-nla.  [default: the largest, or the paper's]",
 )
-@click.option("--lr", default="256x256", show_default=True, metavar="HxW", help="The LR size.")
+@click.option(
+    "--lr",
+    metavar="HxW",
+    help="The LR size.  [default: 256x256, or the only size that the file takes]",
+)
 @click.option(
     "--counter",
-    type=click.Choice(["hooks", "fvcore"]),
+    type=click.Choice(COUNTERS),
     default="hooks",
     show_default=True,
     help="hooks: as NTIRE 2022/23 counted. fvcore: as since 2024. Not comparable.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_json: bool) -> None:
-    """Count parameters, multiply-accumulates, activations and convolutions of MODEL."""
-    from sr_deploy.nets.checkpoint import load_checkpoint, parse_untrained
-    from sr_deploy.nets.complexity import count
-    from sr_deploy.runtime.opener import require_checkpoint
+def complexity(
+    model: str, variant: Optional[str], lr: Optional[str], counter: str, as_json: bool
+) -> None:
+    """Count parameters, multiply-accumulates, activations and convolutions of MODEL.
 
-    model, named_variant = require_checkpoint(model, "complexity")
-    if named_variant is not None and variant not in (None, named_variant):
-        raise InputError(f"the model names variant {named_variant}, but --variant is {variant}")
-    variant = variant or named_variant
-    hw = parse_hw(lr)
-    untrained = parse_untrained(model)
-    if untrained is not None:
-        min_hw, net = untrained.architecture.min_hw, untrained.network(variant)
-    else:
-        checkpoint = load_checkpoint(model)
-        min_hw, net = checkpoint.spec.min_hw, checkpoint.network(variant)
-    check_min_hw(hw, min_hw, what=model)
-    counts = count(net, hw, counter=counter)
+    MODEL is a checkpoint, an architecture at a scale (asrn_x4), code, an ONNX graph with or without
+    a manifest, or an engine. A graph is counted node by node.
+    """
+    record, architecture = _counted(model, variant, NTIRE_HW if lr is None else parse_hw(lr))
+    counts = record if counter == "hooks" else record.get(counter)
+    if not counts:
+        raise InputError(
+            f"{model} has no counts by {counter}",
+            hint="count the checkpoints or graphs that it consists of, or was made from",
+        )
+    shown = {f.name: counts.get(f.name, {}) for f in dataclasses.fields(Counts)}
+    size = tuple(record.get("hw", NTIRE_HW))
+    deployed = record.get("deployed", {}).get(counter, shown)
     if as_json:
-        emit_json(dataclasses.asdict(counts))
+        extra = {"hw": size, "deployed": deployed}
+        emit_json({**shown, **{k: v for k, v in extra.items() if v not in (shown, NTIRE_HW)}})
         return
+    _emit_counts(Counts(**shown), hw_text(size))
+    if deployed != shown:
+        emit(f"deployed {_one_line(deployed)}")
+    for slip in slips_of(architecture):
+        emit(f"note     {slip}")
+
+
+def _counted(model: str, variant: Optional[str], hw: HW) -> Tuple[Dict[str, Any], str]:
+    """Return the counts of a network at an LR size, as in a manifest, and its architecture."""
+    from sr_deploy.runtime.opener import describe_one, kind_of, split_variant
+
+    source, named = split_variant(model)
+    if named is not None and variant not in (None, named):
+        raise InputError(f"the model names variant {named}, but --variant is {variant}")
+    if kind_of(source) != "checkpoint":
+        network = describe_one(source, variant or named)
+        return network.counts(hw), "" if network.manifest is None else network.manifest.arch
+    from sr_deploy.nets.checkpoint import load_checkpoint, parse_untrained
+    from sr_deploy.nets.complexity import count_record
+
+    untrained = parse_untrained(source)
+    if untrained is not None:
+        check_min_hw(hw, untrained.architecture.min_hw, what=source)
+        return count_record(untrained.network(variant or named), hw), untrained.architecture.name
+    checkpoint = load_checkpoint(source)
+    network = describe_one(source, variant or named)
+    return network.counts(hw), checkpoint.spec.arch
+
+
+def _emit_counts(counts: Counts, size: str) -> None:
     emit(f"#Params  {counts.params / 1e6:.6f} M")
-    emit(f"FLOPs    {counts.macs / 1e9:.4f} G multiply-accumulates at {hw_text(hw)}")
+    emit(f"FLOPs    {counts.macs / 1e9:.4f} G multiply-accumulates at {size}")
     emit(f"#Acts    {counts.acts / 1e6:.4f} M")
     emit(f"#Conv    {counts.convs}")
     uncounted = ", ".join(f"{calls} {name}" for name, calls in counts.uncounted.items())
@@ -152,9 +185,11 @@ def complexity(model: str, variant: Optional[str], lr: str, counter: str, as_jso
     if counts.uncounted_macs:
         macs = counts.macs + sum(counts.uncounted_macs.values())
         emit(f"         with them: {macs / 1e9:.4f} G")
-    architecture = untrained.architecture.name if untrained else checkpoint.spec.arch
-    for slip in slips_of(architecture):
-        emit(f"note     {slip}")
+
+
+def _one_line(counts: Dict[str, Any]) -> str:
+    params, macs, acts = counts["params"] / 1e6, counts["macs"] / 1e9, counts["acts"] / 1e6
+    return f"{params:.6f} M, {macs:.4f} G, {acts:.4f} M, {counts['convs']}: of the graph that runs"
 
 
 @click.command("import-checkpoint")
@@ -188,13 +223,14 @@ def import_checkpoint(kind_and_file: Tuple[str, ...], output: Path, **options: A
     if not 1 <= len(kind_and_file) <= 2:
         raise click.UsageError(f"expected [KIND] FILE, got {len(kind_and_file)} arguments")
     kind = kind_and_file[0] if len(kind_and_file) == 2 else None
-    checkpoint = checkpoint_from_file(kind, Path(kind_and_file[-1]), output, **options)
-    log(_imported(checkpoint))
-    emit(str(checkpoint.path))
+    _finish(checkpoint_from_file(kind, Path(kind_and_file[-1]), output, **options))
 
 
-def _imported(checkpoint: Any) -> str:
-    """Return a line about an imported checkpoint."""
+def _finish(checkpoint: Any) -> None:
+    """Measure an imported checkpoint, and print about it."""
+    from sr_deploy.runtime.import_checkpoint import with_receptive_field
+
+    checkpoint, field = with_receptive_field(checkpoint)
     spec = checkpoint.spec
     architecture = spec.config["architecture"] if spec.variants == ("",) else spec.arch
     params = sum(value.numel() for value in checkpoint.weights.values())

@@ -34,6 +34,12 @@ class Sizes:
         return f"--shape {hw_text(self.opt)}"
 
 
+def up_to_multiple(hw: HW, multiple: int) -> HW:
+    """Return the size with both sides rounded up to a multiple, as sessions mirror images."""
+    h, w = (-(-n // multiple) * multiple for n in hw)
+    return h, w
+
+
 def parse_hw(text: str) -> HW:
     """Read `256x512`. Raises InputError unless it is two integers from 1 to 16384."""
     match = re.fullmatch(r"([0-9]{1,5})[xX]([0-9]{1,5})", text.strip())

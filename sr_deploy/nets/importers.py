@@ -104,7 +104,7 @@ IMPORTERS: Dict[str, Importer] = {
             (r"conv_1\.", "head."),
             *(
                 name
-                for i in range(6)
+                for i in range(4)
                 for name in (
                     (rf"block_{i + 1}\.c([123])_r\.", rf"blocks.{i}.conv\1."),
                     (rf"block_{i + 1}\.c5\.", f"blocks.{i}.fuse."),
@@ -116,10 +116,10 @@ IMPORTERS: Dict[str, Importer] = {
         ),
         value_range=255.0,
         card={
-            "licence": "Apache-2.0",
+            "licence": "MIT",
             "trained_on": "DIV2K and Flickr2K, by its authors",
             "notes": "official NTIRE 2022 efficient super-resolution entry (ByteESR), the baseline "
-            "of 2023 and 2024; value range 0..255 folded in",
+            "of 2024; value range 0..255 folded in",
         },
     ),
     "efdn-ntire2025": Importer(

@@ -1,4 +1,4 @@
-"""RLFN, NTIRE 2022's fastest network and baseline of 2023 and 2024: three 3x3 and one attention.
+"""RLFN, NTIRE 2022's fastest network and the baseline of 2024: three 3x3 and one attention.
 
 "Residual Local Feature Network for Efficient Super-Resolution" (arXiv 2205.07514). The challenge's
 network has four blocks of 46 channels, and 48 inside; the paper's has six of 52.

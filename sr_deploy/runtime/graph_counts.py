@@ -11,10 +11,10 @@ operators count as those that they replace.
 
 Parameters are the elements of the constants that are learned: weights, biases, slopes, scales and
 tables, also if they are reached through other constant nodes, such as a Transpose, or quantised.
-Not learned are running means and variances, quantisation scales, integers, and in plain arithmetic
-single numbers, three (a mean colour), and masks of zeros and another number. A layer that runs
-several times with the same tensors has its parameters once. Exporters merge equal tensors: those
-of one value are counted for each layer.
+Not learned are running means and variances, quantisation scales and integers; in plain arithmetic
+also single numbers, three (a mean colour), and tables of one value or of whole numbers (masks). A
+layer that runs several times with the same tensors has its parameters once. Exporters merge equal
+tensors: small ones of one value, such as biases of zeros, are counted for each layer.
 
 Only nodes that the output needs and that depend on the image are counted. Importable without onnx.
 """
@@ -35,8 +35,9 @@ from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.interface import Interface
 from sr_deploy.core.sizes import HW, hw_text
 from sr_deploy.runtime.graph_params import Params
+from sr_deploy.runtime.graph_patterns import is_bias
 from sr_deploy.runtime.graph_probe import bounded_memory
-from sr_deploy.runtime.graph_rules import MOVES, UnknownShapeError, is_bias, work_of
+from sr_deploy.runtime.graph_rules import MOVES, UnknownShapeError, work_of
 from sr_deploy.runtime.graph_walk import GraphWalk, Shape, Step, input_of
 from sr_deploy.runtime.onnx_view import load_graph
 from sr_deploy.runtime.ort import raw_session

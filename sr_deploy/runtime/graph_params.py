@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Dict, Set, Tuple
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Dict, Hashable, Iterable, List, Tuple
 
 import numpy as np
 
-from sr_deploy.runtime.graph_rules import NORMS, is_affine, is_bias
+from sr_deploy.runtime.graph_patterns import is_affine, is_bias, is_scale_or_shift
+from sr_deploy.runtime.graph_rules import NORMS
 from sr_deploy.runtime.graph_walk import Step
 
 # The inputs of operators that are learned; of other nodes see `Params`.
@@ -42,70 +44,104 @@ _COUNTING = frozenset({7, 8, 9, 12, 13})
 """TensorProto's types of sizes, indices, texts and truths."""
 
 
+_FLOATS = frozenset({1, 10, 11, 16})
 _MERGED = 1024
-"""Exporters merge equal tensors of at most so many elements."""
+"""Exporters merge equal tensors of at most so many elements, and copy larger shared ones."""
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """A learned constant."""
+
+    key: str
+    """Of its values; equal tensors have one key."""
+    elements: int
+    is_uniform: bool
+    """Whether it has one value, as before training."""
 
 
 class Params:
-    """The elements of learned constants."""
+    """The elements of learned constants.
+
+    Large tensors of the same values are one, small ones if all tensors of their layers are.
+    """
 
     def __init__(self, constants: Dict[str, Any]) -> None:
+        """constants: TensorProtos by name."""
         self._constants = constants
-        self._layers: Dict[Any, int] = {}
-        """Elements by tensors, with a number where all have one value."""
-        self._large: Dict[str, int] = {}
+        self._found: Dict[Hashable, int] = {}
+        self._known: Dict[Tuple[str, bool], _Learned] = {}
 
     @property
     def total(self) -> int:
-        return sum(self._layers.values()) + sum(self._large.values())
+        return sum(self._found.values())
 
     def add(self, step: Step) -> None:
-        names = self._learned(step)
-        sizes = {name: self._numel(name) for name in names}
-        small = [name for name, n in sizes.items() if n <= _MERGED]
-        self._large.update((name, n) for name, n in sizes.items() if n > _MERGED)
-        if small:
-            elements = sum(sizes[name] for name in small)
-            one_value = len(small) == len(names) and all(self._is_uniform(n) for n in small)
-            number = len(self._layers) if one_value and elements > 1 else None
-            self._layers[frozenset(names), number] = elements
+        """Add those of a node, unless they are there."""
+        tensors = self._learned(step)
+        large = [t for t in tensors if t.elements > _MERGED and not t.is_uniform]
+        self._found.update((t.key, t.elements) for t in large)
+        small = [t for t in tensors if t not in large]
+        elements = sum(t.elements for t in small)
+        untrained = elements > 1 and not large and all(t.is_uniform for t in small)
+        layer = frozenset(t.key for t in tensors)
+        self._found[layer, len(self._found) if untrained else None] = elements
 
-    def _learned(self, step: Step) -> Set[str]:
+    def _learned(self, step: Step) -> List[_Learned]:
+        is_layer = step.op in _LEARNED or is_bias(step) or is_scale_or_shift(step)
         if step.op in _LEARNED:
-            if step.op in NORMS and not is_affine(step):
-                return set()
-            places, is_layer = _LEARNED[step.op], True
+            places: Iterable[int] = _LEARNED[step.op]
         elif step.op in _ARITHMETIC:
-            places, is_layer = tuple(range(len(step.inputs))), is_bias(step)
+            places = range(len(step.inputs))
         else:
-            return set()
+            return []
+        if step.op in NORMS and not is_affine(step):
+            return []
         constants = [t for t in map(step.input, places) if t is not None and not t.computed]
+        direct = {t.name for t in constants}
         names = {name for tensor in constants for name in tensor.sources}
-        direct = {t.name for t in constants if t.sources == {t.name}}
-        return {
-            name
-            for name in names
-            if self._constants[name].data_type not in _COUNTING
-            and (is_layer or self._is_table(name))
-            and (name in direct or len(self._constants[name].dims) > 0)
-        }
+        return [
+            self._of(name, is_layer)
+            for name in sorted(names)
+            if (name in direct or self._constants[name].dims)
+            and (self._is_weight(name) if is_layer else self._is_table(name))
+        ]
+
+    def _is_weight(self, name: str) -> bool:
+        return self._constants[name].data_type not in _COUNTING
 
     def _is_table(self, name: str) -> bool:
         """Return whether a constant in plain arithmetic is learned."""
-        if self._numel(name) in (1, 3):
+        if self._constants[name].data_type not in _FLOATS:
             return False
-        values = self._few_values(name)
-        return len(values) != 2 and set(values) != {0} or 0 not in values
+        values = self._values(name)
+        whole = bool((values == np.round(values)).all())
+        return values.size not in (1, 3) and not whole and not self._of(name, False).is_uniform
 
-    def _is_uniform(self, name: str) -> bool:
-        return len(self._few_values(name)) == 1
+    def _of(self, name: str, is_layer: bool) -> _Learned:
+        if (name, is_layer) not in self._known:
+            values = np.ascontiguousarray(self._values(name))
+            key = hashlib.sha256(values.tobytes() + str(values.shape).encode()).hexdigest()
+            uniform = bool((values == values.ravel()[:1]).all())
+            elements = values.size if is_layer else _table_size(values)
+            self._known[name, is_layer] = _Learned(key, elements, uniform)
+        return self._known[name, is_layer]
 
-    def _few_values(self, name: str) -> Tuple[float, ...]:
-        """Return the different values of a constant; the first three of more."""
+    def _values(self, name: str) -> np.ndarray:
         from onnx import numpy_helper
 
-        values = numpy_helper.to_array(self._constants[name])
-        return tuple(np.unique(values)[:3].tolist())
+        tensor = self._constants[name]
+        values = numpy_helper.to_array(tensor)
+        return values.astype(np.float32) if tensor.data_type in _FLOATS else values
 
-    def _numel(self, name: str) -> int:
-        return math.prod(self._constants[name].dims)
+
+def _table_size(values: np.ndarray) -> int:
+    """Return the elements of a table.
+
+    A bias of tokens by tokens, (..., N, N), was gathered from a table of their relative positions.
+    """
+    tokens = values.shape[-1] if values.ndim > 2 else 0
+    if tokens < 2 or values.shape[-2] != tokens:
+        return values.size
+    columns = values.reshape(-1, tokens * tokens)
+    return len(columns) * np.unique(columns, axis=1).shape[1]

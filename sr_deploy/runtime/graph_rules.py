@@ -8,6 +8,7 @@ from typing import Callable, Dict, Optional
 
 from sr_deploy.core.counts import einsum_macs
 from sr_deploy.core.errors import ArtifactError
+from sr_deploy.runtime.graph_patterns import is_affine, is_layer_norm, is_scale
 from sr_deploy.runtime.graph_walk import Shape, Step, Tensor
 
 
@@ -197,31 +198,12 @@ def _norm(step: Step) -> Work:
     return Work(fvcore=_numel(step.input(0)) * (4 + is_affine(step)))
 
 
-def is_affine(step: Step) -> bool:
-    """Return whether a norm has a scale and a bias; ones and zeros stand for none.
-
-    A LayerNormalization may do without a bias, and has none then.
-    """
-    scale, bias = step.value(1), step.value(2)
-    if scale is None or not (scale == 1).all():
-        return True
-    if step.op == "LayerNormalization" and bias is not None:
-        tensor = step.input(2)
-        return tensor is not None and tensor.is_named
-    return bias is not None and bool((bias != 0).any())
-
-
 def _mul(step: Step) -> Work:
-    """The scale of a GroupNorm, which exporters write after a norm of each group."""
-    constants = [tensor for tensor in step.inputs if tensor is not None and not tensor.computed]
-    others = [tensor for tensor in step.inputs if tensor is not None and tensor.computed]
-    maker = others[0].maker if len(constants) == 1 else None
-    if maker is not None and maker.op == "Reshape":
-        inner = maker.input(0)
-        norm = None if inner is None else inner.maker
-        if norm is not None and norm.op == "InstanceNormalization" and not is_affine(norm):
-            return Work(fvcore=_numel(step.outputs[0]))
-    return Work()
+    return Work(fvcore=_numel(step.outputs[0])) if is_scale(step) else Work()
+
+
+def _div(step: Step) -> Work:
+    return Work(fvcore=4 * _numel(step.outputs[0])) if is_layer_norm(step) else Work()
 
 
 def _mean(step: Step) -> Work:
@@ -276,6 +258,7 @@ _RULES: Dict[str, Callable[[Step], Work]] = {
     **dict.fromkeys(NORMS, _norm),
     "BatchNormalization": _batch_norm,
     "Mul": _mul,
+    "Div": _div,
     "ReduceMean": _mean,
     "GlobalAveragePool": _pooling,
     "Resize": _resize,
@@ -296,18 +279,3 @@ _RULES: Dict[str, Callable[[Step], Work]] = {
     "com.microsoft::GroupNorm": _norm,
     "com.microsoft::QLinearGlobalAveragePool": _pooling,
 }
-
-
-def is_bias(step: Step) -> bool:
-    """Return whether an Add is the bias of the convolution or product before it."""
-    computed = [tensor for tensor in step.inputs if tensor is not None and tensor.computed]
-    constants = [tensor for tensor in step.inputs if tensor is not None and not tensor.computed]
-    if step.op != "Add" or len(computed) != 1 or len(constants) != 1:
-        return False
-    maker, shape = computed[0].maker, constants[0].shape
-    if maker is None or shape is None or math.prod(shape) != max(shape, default=1):
-        return False
-    if maker.op in ("Conv", "ConvTranspose"):
-        return maker.input(2) is None
-    weight = maker.input(1)
-    return maker.op == "MatMul" and weight is not None and not weight.computed

@@ -31,6 +31,8 @@ ALIGNED = 1e-5
 """The same for tiles that are on the network's grid: rounding, and nothing else."""
 _THICKNESSES = (16, 32, 64)
 """The short side of the strips; the next one where a network does not run at one."""
+_THIN, _MANY_RUNS = 8, 300
+"""The short side for networks of which so many runs at the first size would take too long."""
 _SHORTEST, _LONGEST = 64, 2048
 _FLAT_AT = 512
 """From this length on, an influence that does not fade is called one of the whole image."""
@@ -113,9 +115,8 @@ class _TimedNetwork:
             y = np.asarray(self._network(np.ascontiguousarray(x, np.float32)))
         except Exception as e:  # the networks of users raise anything
             reason = e.message if isinstance(e, SrDeployError) else str(e) or type(e).__name__
-            raise _UnmeasuredError(
-                f"it does not run at {hw_text(hw)}: {reason.splitlines()[0]}"
-            ) from e
+            reason = " ".join(reason.split())[:200]
+            raise _UnmeasuredError(f"it does not run at {hw_text(hw)}: {reason}") from e
         seconds = time.monotonic() - start
         if hw[0] * hw[1] >= self._last[0]:
             self._last = (hw[0] * hw[1], seconds)
@@ -158,15 +159,22 @@ class _Measurement:
     def _choose_thickness(self) -> None:
         """Find the short side at which the network runs, and that it does so reproducibly."""
         for thickness in _THICKNESSES:
-            self._thickness = thickness
             try:
-                length = self._legal(_SHORTEST, 1)
-                first = self._cached(1, length, "noise")
-                second = self._run(1, self._pattern(1, length, "noise"))
+                self._try_thickness(thickness)
                 break
             except _UnmeasuredError:
                 if thickness == _THICKNESSES[-1]:
                     raise
+        if not self._runs.affords(_SHORTEST * thickness, runs=_MANY_RUNS):
+            try:
+                self._try_thickness(_THIN)
+            except _UnmeasuredError:
+                self._thickness = thickness
+
+    def _try_thickness(self, thickness: int) -> None:
+        self._thickness, length = thickness, self._legal(_SHORTEST, 1)
+        first = self._cached(1, length, "noise")
+        second = self._run(1, self._pattern(1, length, "noise"))
         if (first != second).any():
             raise _UnmeasuredError("two runs of the same image differ")
 

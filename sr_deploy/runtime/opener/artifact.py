@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import List
+from typing import Any, Callable, Dict, List, Optional
 
-from sr_deploy.core.errors import InputError
+from sr_deploy.core.counts import NTIRE_HW
+from sr_deploy.core.errors import ArtifactError, InputError
+from sr_deploy.core.interface import Interface
 from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest, target_of
 from sr_deploy.core.onnx_file import artifact_sha256
-from sr_deploy.core.run_options import RunOptions
+from sr_deploy.core.run_options import CPU_RUN, RunOptions
 from sr_deploy.core.session import Session, SizeContract
+from sr_deploy.core.sizes import HW, hw_text, up_to_multiple
 from sr_deploy.runtime import BACKENDS
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants
 
@@ -65,7 +69,7 @@ def _describe(path: Path, manifest: Manifest) -> NetworkDescription:
         artifact=path.name,
         weights_sha256s=(manifest.parent_sha256,),
         manifest=manifest,
-        counts=lambda: manifest.counts,
+        counts=functools.lru_cache(maxsize=None)(functools.partial(_counts, path, manifest)),
     )
 
 
@@ -87,4 +91,44 @@ def _describe_bare(path: Path) -> NetworkDescription:
         backend="onnxruntime",
         opener=open_graph,
         artifact=path.name,
+        counts=functools.lru_cache(maxsize=None)(functools.partial(_bare_counts, path, open_graph)),
     )
+
+
+def _counts(path: Path, manifest: Manifest, hw: HW = NTIRE_HW) -> Dict[str, Any]:
+    """Return the manifest's counts; at other sizes, the graph's own."""
+    recorded: Dict[str, Any] = dict(manifest.counts)
+    if hw == NTIRE_HW and (recorded or manifest.kind != "onnx"):
+        return recorded
+    if manifest.kind != "onnx":
+        raise InputError(
+            f"{path} is an engine, whose counts at {hw_text(NTIRE_HW)} its manifest has; "
+            f"it cannot be counted at {hw_text(hw)}",
+            hint="count the graph or the checkpoint that it was made from",
+        )
+    return _graph_counts(path, hw, manifest.multiple, manifest.interface)
+
+
+def _bare_counts(
+    path: Path, opener: Callable[[RunOptions], Session], hw: HW = NTIRE_HW
+) -> Dict[str, Any]:
+    try:
+        return _graph_counts(path, hw)
+    except ArtifactError:  # it may take multiples only, which a probe finds
+        with opener(CPU_RUN) as session:
+            if session.multiple == 1:
+                raise
+            return _graph_counts(path, hw, session.multiple)
+
+
+def _graph_counts(
+    path: Path, hw: HW, multiple: int = 1, interface: Optional[Interface] = None
+) -> Dict[str, Any]:
+    from sr_deploy.runtime.graph_counts import count_graph
+
+    asked = up_to_multiple(hw, multiple)
+    record = count_graph(path, asked, interface)
+    size = tuple(record.get("hw", NTIRE_HW))
+    if size != asked and hw != NTIRE_HW:
+        raise InputError(f"{path} is of a fixed size: it takes {hw_text(size)}, not {hw_text(hw)}")
+    return record

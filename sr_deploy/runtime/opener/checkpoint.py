@@ -11,7 +11,7 @@ from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session, SizeContract
 from sr_deploy.core.shipped import shipped_checkpoints
-from sr_deploy.core.sizes import HW
+from sr_deploy.core.sizes import HW, up_to_multiple
 from sr_deploy.core.spec import check_min_hw
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants
 
@@ -90,4 +90,4 @@ def _counts(checkpoint: Any, variant: str, hw: HW = NTIRE_HW) -> Dict[str, Any]:
     from sr_deploy.nets.complexity import count_record
 
     check_min_hw(hw, checkpoint.spec.min_hw, what=checkpoint.name)
-    return count_record(checkpoint.network(variant), hw)
+    return count_record(checkpoint.network(variant), up_to_multiple(hw, checkpoint.spec.multiple))

@@ -11,7 +11,7 @@ from sr_deploy.core.errors import CannotRunHereError, InputError
 from sr_deploy.core.network_code import NetworkCode, is_code, parse_code
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import SizeContract, TimedOutput
-from sr_deploy.core.sizes import HW, hw_text
+from sr_deploy.core.sizes import HW, hw_text, up_to_multiple
 from sr_deploy.core.spec import check_min_hw
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants
 from sr_deploy.runtime.torch_module import TorchSession
@@ -109,7 +109,7 @@ def _counts(loaded: Any, variant: str, sizes: SizeContract, hw: HW = NTIRE_HW) -
     from sr_deploy.nets.complexity import count_record
 
     check_min_hw(hw, sizes.min_hw, what=loaded.label)
-    h, w = (-(-n // sizes.multiple) * sizes.multiple for n in hw)  # as sessions mirror it
-    with loaded.running(f"counting it at {h}x{w}"):
-        record: Dict[str, Any] = count_record(loaded.network(variant), (h, w))
+    hw = up_to_multiple(hw, sizes.multiple)
+    with loaded.running(f"counting it at {hw_text(hw)}"):
+        record: Dict[str, Any] = count_record(loaded.network(variant), hw)
     return record

@@ -61,8 +61,9 @@ class NetworkDescription:
     plan: Union[RoutedPlan, DepthPlan, None] = None
     counts: Callable[..., Dict[str, Any]] = field(default=_no_counts, repr=False, compare=False)
     """`counts(hw=(256, 256))` returns the counts at an LR size as in a manifest: as trained and as
-    deployed, by both counters. A file of one size is counted at that; empty: not known. Raises
-    SrDeployErrors for what cannot be counted there."""
+    deployed, by both counters. `hw` of the result says where they are of another size, the next
+    that the network takes, or by default the only one. Empty: not known. Raises SrDeployErrors for
+    what cannot be counted there."""
 
     @property
     def name(self) -> str:
