@@ -239,4 +239,7 @@ def _finish(checkpoint: Any) -> None:
         *filter(None, spec.variants),
         f"{params:,} parameters",
     ]
-    return "\n".join([", ".join(facts), *([spec.notes] if spec.notes else [])])
+    for text in (", ".join(facts), spec.notes, field):
+        if text:
+            log(text)
+    emit(str(checkpoint.path))
