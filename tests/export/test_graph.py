@@ -1,4 +1,5 @@
 import collections
+import copy
 import functools
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import sr_deploy
 from sr_deploy.core.errors import ExportError
@@ -15,6 +17,8 @@ from sr_deploy.core.spec import Variant
 from sr_deploy.export import opset as opsets
 from sr_deploy.export.graph import graph_from_network
 from sr_deploy.nets import ARCHITECTURES
+from sr_deploy.nets.complexity import count_record
+from sr_deploy.runtime.graph_counts import count_graph
 from sr_deploy.runtime.ort import raw_session
 
 DEBRIS = set(
@@ -53,8 +57,11 @@ DYNAMIC = [
 def network(arch, variant, scale, config):
     torch.manual_seed(0)
     net = ARCHITECTURES[arch].build(scale, Variant.parse(variant), config)
-    if "nla" in variant:
-        with torch.no_grad():  # or the attention is nearly a mean, and a mistake in it invisible
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.dim() == 1:  # the exporter merges equal ones
+                parameter += torch.rand_like(parameter) / 100
+        if "nla" in variant:  # or the attention is nearly a mean, and a mistake in it invisible
             for block in net.nla.values():
                 block.qkv.weight.mul_(20)
     return net
@@ -65,6 +72,40 @@ def exported(i):
     arch, variant, scale, size, config = STATIC[i]
     net = network(arch, variant, scale, config)
     return net, graph_from_network(net, parse_sizes(size), opset=18)
+
+
+@functools.lru_cache(maxsize=None)
+def counts_of_torch(i):
+    """Return the counts that a graph of the network can have.
+
+    Its exporter folds batch norms into the convolutions before them. It does not tell a convolution
+    that is a function, such as an adapter's, from a module.
+    """
+    net = copy.deepcopy(exported(i)[0]).eval()
+    for parent in list(net.modules()):
+        children = list(parent.named_children())
+        for (name, conv), (after, norm) in zip(children, children[1:]):
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, after, torch.nn.Identity())
+    record = count_record(net, parse_sizes(STATIC[i][3]).opt)
+    if "aten::conv2d" in record["uncounted_macs"]:
+        record["macs"] += record["uncounted_macs"].pop("aten::conv2d")
+        record.update({key: record["fvcore"][key] for key in ("acts", "convs")})
+    return record
+
+
+def check_counts(i, graph):
+    found, expected = count_graph(graph, (256, 256)), counts_of_torch(i)
+    assert found["hw"] == expected["hw"]
+    computed_kernels = (STATIC[i][4] or {}).get("reparameterised", False)
+    for a, b in ((found, expected), (found["fvcore"], expected["fvcore"])):
+        missing = [sum(record["uncounted_macs"].values()) for record in (a, b)]
+        assert a["macs"] + missing[0] == b["macs"] + missing[1]
+        # The exporter computes kernels, which are convolutions by functions, not by modules.
+        keys = ("params", "macs", "acts", "convs", "counter") if not computed_kernels else ()
+        assert [a[key] for key in keys] == [b[key] for key in keys]
+    assert found["fvcore"]["convs"] == expected["fvcore"]["convs"]
 
 
 def compare(net, graph, hw):
@@ -104,6 +145,7 @@ def test_static_graphs_are_clean_and_equal_torch(i, opset):
         for a in n.attribute
     )
     compare(net, graph, (h, w))
+    check_counts(i, graph)
 
 
 @pytest.mark.parametrize("i", range(len(STATIC)), ids=[f"{a}-{v}-x{s}" for a, v, s, *_ in STATIC])
