@@ -131,7 +131,9 @@ def cells_of(plan: SweepPlan, images: ImageSet, device: Optional[str] = None) ->
             for path in pair
             if path is not None
         ]
-        facts = [*networks[0].weights_sha256s, files, plan.metric, plan.threads, plan.runs]
+        code = [networks[0].identity] if networks[0].kind == "code" else []
+        weights = networks[0].weights_sha256s
+        facts = [*weights, *code, files, plan.metric, plan.threads, plan.runs]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
         for network, shape, batch, precision, (backend, target), protocol in itertools.product(
             networks, plan.shapes, plan.batch, plan.precisions, ways, plan.protocols
@@ -164,7 +166,7 @@ def _describe_model(model: str, variants: Sequence[str]) -> List[NetworkDescript
     if not model:
         raise InputError("models contains an empty name", hint="give names or paths of models")
     kind = kind_of(model)
-    if kind not in ("checkpoint", "router"):
+    if kind in ("artifact", "plan", "folder"):
         raise InputError(
             f"{model} was exported from a model; a sweep takes models and exports them itself",
             hint="give that model",
@@ -281,7 +283,8 @@ def _build_artifact(cell: Cell, artifacts: Path) -> str:
     size = ["--shape", cell.shape]
     if not cell.shape or _own_graph_accepts(row.target, cell.shape):
         size = []
-    options = ["--variants", row.variant, *size, "--precision", row.precision_asked, *target]
+    variants = ["--variants", row.variant] if row.variant else []
+    options = [*variants, *size, "--precision", row.precision_asked, *target]
     graph = _srdeploy("export", cell.model, *options, *output).split("\n")[0]
     if not row.target:
         return graph

@@ -50,9 +50,7 @@ def models(text: Optional[str], online: bool, output: Optional[Path], as_json: b
     else:
         from sr_deploy.nets.online import checkpoint_from_catalogue
 
-        checkpoint = checkpoint_from_catalogue(text, output)
-        log(_imported(checkpoint))
-        emit(str(checkpoint.path))
+        _finish(checkpoint_from_catalogue(text, output))
 
 
 def _list_online(text: str, as_json: bool) -> None:
@@ -225,13 +223,14 @@ def import_checkpoint(kind_and_file: Tuple[str, ...], output: Path, **options: A
     if not 1 <= len(kind_and_file) <= 2:
         raise click.UsageError(f"expected [KIND] FILE, got {len(kind_and_file)} arguments")
     kind = kind_and_file[0] if len(kind_and_file) == 2 else None
-    checkpoint = checkpoint_from_file(kind, Path(kind_and_file[-1]), output, **options)
-    log(_imported(checkpoint))
-    emit(str(checkpoint.path))
+    _finish(checkpoint_from_file(kind, Path(kind_and_file[-1]), output, **options))
 
 
-def _imported(checkpoint: Any) -> str:
-    """Return a line about an imported checkpoint."""
+def _finish(checkpoint: Any) -> None:
+    """Measure an imported checkpoint, and print about it."""
+    from sr_deploy.runtime.import_checkpoint import with_receptive_field
+
+    checkpoint, field = with_receptive_field(checkpoint)
     spec = checkpoint.spec
     architecture = spec.config["architecture"] if spec.variants == ("",) else spec.arch
     params = sum(value.numel() for value in checkpoint.weights.values())
@@ -240,4 +239,7 @@ def _imported(checkpoint: Any) -> str:
         *filter(None, spec.variants),
         f"{params:,} parameters",
     ]
-    return "\n".join([", ".join(facts), *([spec.notes] if spec.notes else [])])
+    for text in (", ".join(facts), spec.notes, field):
+        if text:
+            log(text)
+    emit(str(checkpoint.path))

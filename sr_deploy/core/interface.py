@@ -88,4 +88,6 @@ def valid_values(values: Tuple[float, float]) -> bool:
 
 def values_text(values: Tuple[float, float]) -> str:
     """Return the values of black and white as text: `0..1`, `16..235`."""
+    if values == STUDIO:
+        return "16/255..235/255"
     return f"{values[0]:.4g}..{values[1]:.4g}"

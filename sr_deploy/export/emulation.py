@@ -106,7 +106,7 @@ def check_half(
     """Run `half` in half precision on images, (1, 3, H, W) float32; compare with FP32 outputs."""
     half, owners = _decomposed(half)
     images, references = list(images), list(references)
-    outputs, largest = run_watched(half, images)
+    outputs, largest = run_half(half, images)
     worst, dead = float("inf"), False
     for y, reference in zip(outputs, references):
         dead |= bool(np.std(y) < 1e-6 < np.std(reference)) or not np.isfinite(y).all()
@@ -114,36 +114,53 @@ def check_half(
     beyond = {tensor for tensor, peak in largest.items() if not peak <= FP16_MAX}
     if any(not math.isfinite(largest[tensor]) for tensor in beyond):
         # Masks may be infinite on purpose: then they are so without rounding, too.
-        exact = run_watched(half, images, rounding=False)[1]
+        exact = run_half(half, images, rounding=False)[1]
         beyond = {t for t in beyond if math.isfinite(exact[t]) or math.isnan(largest[t])}
-    overflows: List[Overflow] = []
-    stashed: Dict[str, float] = {}
-    after: Set[str] = set()
-    opset = opset_of(half)
+    overflows, after = _overflows(half, owners, largest, beyond)
+    stashed = {}
     for node in half.graph.node:
-        name, op = owners.get(node.name, (node.name, node.op_type))
+        peak = largest.get(node.input[0], 0.0) if node.input else 0.0
+        if _is_stashed(node, opset_of(half)) and _ROOT < peak <= FP16_MAX:
+            stashed[node.name] = peak**2
+    return HalfReport(worst, overflows, after, dead, largest, stashed)
+
+
+def _overflows(
+    half: onnx.ModelProto,
+    owners: Dict[str, Tuple[str, str]],
+    largest: Dict[str, float],
+    beyond: Set[str],
+) -> Tuple[Tuple[Overflow, ...], int]:
+    """Return where values first exceed FP16, and the number of tensors that follow from these."""
+    overflows: List[Overflow] = []
+    after: Set[str] = set()
+    makers = {name: node for node in half.graph.node for name in node.output}
+    for node in half.graph.node:
+        maker = makers.get(node.input[0], node) if node.op_type == "Cast" else node
+        name, op = owners.get(maker.name, (maker.name, maker.op_type))
         follows = bool(after.intersection(node.input))
         for tensor in beyond.intersection(node.output):
             if not follows or math.isfinite(largest[tensor]):
                 overflows.append(Overflow(name, op, tensor, largest[tensor]))
         if follows or beyond.intersection(node.output):
             after.update(node.output)
-        overflows += _inside(node, opset, largest, beyond)
-        peak = largest.get(node.input[0], 0.0) if node.input else 0.0
-        if _is_stashed(node, opset) and _ROOT < peak <= FP16_MAX:
-            stashed[node.name] = peak**2
-    following = len(beyond - {overflow.tensor for overflow in overflows})
-    return HalfReport(worst, tuple(overflows), following, dead, largest, stashed)
+        overflows += _inside(node, opset_of(half), largest, beyond)
+    named = {overflow.tensor for overflow in overflows}
+    return tuple(overflows), len(beyond - named)
 
 
-def run_watched(
-    half: onnx.ModelProto, images: Iterable[np.ndarray], *, rounding: bool = True
+def run_half(
+    half: onnx.ModelProto,
+    images: Iterable[np.ndarray],
+    *,
+    rounding: bool = True,
+    watch: bool = True,
 ) -> Tuple[List[np.ndarray], Dict[str, float]]:
     """Run a graph in half precision; return the outputs, and the peak of each FP16 tensor.
 
-    rounding: False computes everything in FP32.
+    rounding: False computes everything in FP32. watch: False takes no peaks, which is faster.
     """
-    emulation, tensors = half_emulation(half, rounding=rounding)
+    emulation, tensors = half_emulation(half, rounding=rounding, watch=watch)
     session = raw_session(emulation.SerializeToString(), optimise=False)
     source = half.graph.input[0]
     is_half = source.type.tensor_type.elem_type == TensorProto.FLOAT16 and rounding
@@ -159,17 +176,18 @@ def run_watched(
 
 
 def half_emulation(
-    half: onnx.ModelProto, *, rounding: bool = True
+    half: onnx.ModelProto, *, rounding: bool = True, watch: bool = True
 ) -> Tuple[onnx.ModelProto, List[str]]:
     """Return an FP32 copy of an FP16 graph that rounds every FP16 result, and their names.
 
     The copy has a further output for each result outside of branches and loops: its largest
-    magnitude before rounding. FP32 results of a mixed graph are not rounded.
+    magnitude before rounding, unless `watch` is False. FP32 results of a mixed graph are not
+    rounded.
     """
     emulation = onnx.ModelProto()
     emulation.CopyFrom(half)
     types, results = element_types(half), _Watched(rounding)
-    _emulate(emulation.graph, types, results)
+    _emulate(emulation.graph, types, results, watch=watch)
     peaks = [f"{name}/peak" for name in results.watched]
     emulation.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, []) for name in peaks
@@ -201,7 +219,7 @@ class _Watched:
 
 
 def _emulate(
-    graph: onnx.GraphProto, types: Dict[str, int], results: _Watched, *, watch: bool = True
+    graph: onnx.GraphProto, types: Dict[str, int], results: _Watched, *, watch: bool
 ) -> None:
     """Make a graph FP32, with its FP16 results rounded."""
     del graph.value_info[:]

@@ -16,7 +16,7 @@ from sr_deploy.runtime.fallback import select_nodes
 from sr_deploy.runtime.ort import raw_session
 
 AUTO = "auto"
-_SMALL_PX = 64
+_SMALL_PX = 48
 
 
 @dataclass(frozen=True)

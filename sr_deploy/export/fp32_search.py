@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 
 from sr_deploy.core.errors import ExportError
-from sr_deploy.core.metrics import MIN_FP16_PSNR_DB
-from sr_deploy.export.emulation import HalfReport, Overflow, check_half, run_watched
+from sr_deploy.core.metrics import MIN_FP16_PSNR_DB, psnr_unit
+from sr_deploy.export.emulation import HalfReport, Overflow, check_half, run_half
 from sr_deploy.export.half import WeightRangeError, halved, nodes_of_image
 from sr_deploy.runtime.graph_types import FP16_MAX, all_graphs
 
@@ -80,6 +80,7 @@ class _Bisection:
         self._names = [node.name for graph in all_graphs(plain.graph) for node in graph.node]
         self._needed = start
         self._reports: Dict[FrozenSet[str], HalfReport] = {}
+        self._runs = 0
 
     def result(self) -> Fp32Nodes:
         without = self._without_any()
@@ -99,7 +100,7 @@ class _Bisection:
             tuple(name for name in self._names if name in kept),
             round(psnr_db, 2) if math.isfinite(psnr_db) else None,
             round(self._reports[frozenset(kept)].psnr_db, 2),
-            len(self._reports),
+            self._runs,
             fewest,
             without.overflows,
         )
@@ -115,7 +116,7 @@ class _Bisection:
     def _add_overflowing(self) -> None:
         """Need the nodes whose exact results exceed FP16, their readers, and those that square."""
         half = halved(self._plain, io_dtype=self._io_dtype, fp32_nodes=self._needed).model
-        _, peaks = run_watched(half, self._images, rounding=False)
+        _, peaks = run_half(half, self._images, rounding=False)
         beyond = {t for t, peak in peaks.items() if FP16_MAX < peak < math.inf}
         for node in half.graph.node:
             if node.name in self._names and beyond.intersection([*node.input, *node.output]):
@@ -146,7 +147,7 @@ class _Bisection:
             if errors and sum(error for error, _ in blocks) <= _ALLOWED:
                 if not self._report(self._needed | set(errors)).problems():
                     return list(errors), errors
-            if len(self._reports) >= MAX_RUNS:
+            if self._runs >= MAX_RUNS:
                 raise _OutOfRunsError(self._whole_blocks(list(errors), blocks))
             error, names = blocks.pop(0)
             if len(names) == 1:
@@ -170,7 +171,7 @@ class _Bisection:
         for name in sorted(chosen, key=lambda name: (errors[name], self._order.index(name))):
             if len(chosen) == 1:
                 break
-            if len(self._reports) >= MAX_RUNS:
+            if self._runs >= MAX_RUNS:
                 raise _OutOfRunsError(chosen)
             fewer = [other for other in chosen if other != name]
             if not self._report(self._needed | set(fewer)).problems():
@@ -179,13 +180,17 @@ class _Bisection:
 
     def _error(self, block: List[str]) -> float:
         """Return the squared error with one block in FP16 and all other nodes in FP32."""
-        report = self._report(set(self._order) - set(block))
-        broken = bool(report.overflows) or report.dead or math.isnan(report.psnr_db)
-        return math.inf if broken else float(10 ** (-report.psnr_db / 10))
+        kept = (set(self._order) - set(block)) | self._needed
+        half = halved(self._plain, io_dtype=self._io_dtype, fp32_nodes=kept).model
+        self._runs += 1
+        (y,), _ = run_half(half, self._images[:1], watch=False)
+        psnr_db = psnr_unit(y, self._references[0])
+        return math.inf if math.isnan(psnr_db) else float(10 ** (-psnr_db / 10))
 
     def _report(self, fp32_nodes: Set[str]) -> HalfReport:
         key = frozenset(fp32_nodes)
         if key not in self._reports:
             half = halved(self._plain, io_dtype=self._io_dtype, fp32_nodes=key).model
+            self._runs += 1
             self._reports[key] = check_half(half, self._images, self._references)
         return self._reports[key]

@@ -114,6 +114,7 @@ def width_architecture(
     smallest: int = 1,
     multiple: int = 1,
     halo_px: Optional[int] = None,
+    min_hw: Tuple[int, int] = (1, 1),
 ) -> Architecture:
     """Return the Architecture of a network whose widths are trained separately.
 
@@ -140,6 +141,7 @@ def width_architecture(
             "w", weights[bias].shape[0] if bias in weights else default
         ),
         halo_px=lambda variant: halo_px,
+        min_hw=min_hw,
     )
 
 

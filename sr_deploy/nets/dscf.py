@@ -1,14 +1,13 @@
-"""DSCF: SPAN of 26 channels whose first and last convolutions are merged with their neighbours.
+"""DSCF: SPAN of 26 channels with convolutions merged at both ends.
 
 Its training, "Distillation-Supervised Convolutional Low-Rank Adaptation for Efficient Image
 Super-Resolution" (arXiv 2504.11271), won NTIRE 2025; this network was entered in 2026. A 5x5 of the
-image replaces the head and the first block's first 3x3, and a 3x3 the last one and its share of
-the 1x1.
+image stands for the first block's first 3x3 of the head, and a 3x3 for the one after the blocks and
+its share of the 1x1.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from sr_deploy.nets.architecture import width_architecture
 from sr_deploy.nets.layers import MEAN
-from sr_deploy.nets.reparameterised import LowRankConv, reparameterised_config
+from sr_deploy.nets.reparameterised import LowRankConv, with_paths
 from sr_deploy.nets.span import BLOCKS, SPAB
 
 RANK, OUTER_RANK = 2, 8  # of the blocks, and of the two convolutions after them (public code)
@@ -62,7 +61,7 @@ def _conv3x3(inputs: int, outputs: int, rank: int, bias: bool = True) -> nn.Modu
     return nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
 
 
-DSCF_ARCHITECTURE = dataclasses.replace(
+DSCF_ARCHITECTURE = with_paths(
     width_architecture(
         "dscf",
         DSCF,
@@ -71,6 +70,4 @@ DSCF_ARCHITECTURE = dataclasses.replace(
         # The 5x5, two 3x3 in the first block and three in the others, and two after them.
         halo_px=2 + 3 * BLOCKS - 1 + 2,
     ),
-    config={"reparameterised": False},
-    config_of=reparameterised_config,
 )

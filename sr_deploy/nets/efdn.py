@@ -6,14 +6,12 @@ public code clamps the image to 0..1; here that is left to whoever writes it.
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor, nn
 
 from sr_deploy.nets.architecture import width_architecture
 from sr_deploy.nets.layers import ESA_MIN_HW, OldESA
-from sr_deploy.nets.reparameterised import EdgeConv, reparameterised_config
+from sr_deploy.nets.reparameterised import EdgeConv, with_paths
 
 CELLS = 4
 
@@ -22,7 +20,7 @@ class EFDN(nn.Module):
     """The static network.
 
     x: (N, 3, H, W) float, 0..1, RGB, H and W >= 15 -> (N, 3, scale*H, scale*W).
-    reparameterised: train each 3x3 of a cell as seven paths (section 3.2).
+    reparameterised: train each 3x3 of a cell as seven paths.
     """
 
     def __init__(self, *, scale: int, width: int = 48, reparameterised: bool = False) -> None:
@@ -45,7 +43,7 @@ class EFDN(nn.Module):
 
 
 class EFDB(nn.Module):
-    """A cell (section 3.1): a 1x1 and two 3x3, half the channels of each distilled; attention."""
+    """A cell: a 1x1 and two 3x3, half the channels of each distilled; attention."""
 
     def __init__(self, width: int, reparameterised: bool) -> None:
         super().__init__()
@@ -67,9 +65,6 @@ def _conv3x3(width: int, reparameterised: bool) -> nn.Module:
     return EdgeConv(width) if reparameterised else nn.Conv2d(width, width, 3, padding=1)
 
 
-EFDN_ARCHITECTURE = dataclasses.replace(
-    width_architecture("efdn", EFDN, default=48, smallest=4, multiple=4),
-    config={"reparameterised": False},
-    config_of=reparameterised_config,
-    min_hw=ESA_MIN_HW,
+EFDN_ARCHITECTURE = with_paths(
+    width_architecture("efdn", EFDN, default=48, smallest=4, multiple=4, min_hw=ESA_MIN_HW)
 )

@@ -117,7 +117,7 @@ IMPORTERS: Dict[str, Importer] = {
         value_range=255.0,
         card={
             "licence": "MIT",
-            "trained_on": "DIV2K and Flickr2K, by its authors",
+            "trained_on": "by its authors",
             "notes": "official NTIRE 2022 efficient super-resolution entry (ByteESR), the baseline "
             "of 2024; value range 0..255 folded in",
         },
@@ -139,7 +139,7 @@ IMPORTERS: Dict[str, Importer] = {
         value_range=1.0,
         card={
             "licence": "MIT",
-            "trained_on": "DIV2K and Flickr2K, by its authors",
+            "trained_on": "by its authors",
             "notes": "official baseline of NTIRE 2025 efficient super-resolution, merged",
         },
     ),
@@ -149,7 +149,7 @@ IMPORTERS: Dict[str, Importer] = {
         value_range=1.0,
         card={
             "licence": "MIT",
-            "trained_on": "DIV2K, Flickr2K and LSDIR, by its authors",
+            "trained_on": "by its authors",
             "notes": "official baseline of NTIRE 2026 efficient super-resolution, merged; "
             "its factor of 255 folded in",
         },

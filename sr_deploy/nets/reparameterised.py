@@ -5,11 +5,15 @@ All paths read the image with zeros around it, so one kernel is exact at the bor
 
 from __future__ import annotations
 
-from typing import Mapping, Optional, Tuple
+import dataclasses
+from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sr_deploy.core.errors import CheckpointError
+from sr_deploy.nets.architecture import Architecture, Weights
 
 KernelAndBias = Tuple[Tensor, Optional[Tensor]]
 
@@ -64,7 +68,7 @@ class ExpandedConv(ReparameterisedConv):
 
 
 class EdgeConv(ReparameterisedConv):
-    """EFDN's edge-enhanced diverse branch block (section 3.2), a 3x3 of seven paths.
+    """EFDN's edge-enhanced diverse branch block, a 3x3 of seven paths.
 
     3x3; 1x1; 1x1 and 3x3; 1x1 and a scaled Sobel filter, across and down, or a Laplacian; identity.
     """
@@ -140,10 +144,31 @@ def conv3x3(inputs: int, outputs: int, *, reparameterised: bool, bias: bool = Tr
     return nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
 
 
-def reparameterised_config(weights: Mapping[str, Tensor]) -> dict:
-    """Return the configuration of a state dict with, or without, the tensors of the paths."""
-    paths = (".reduce.weight", ".narrow")
-    return {"reparameterised": True} if any(name.endswith(paths) for name in weights) else {}
+def with_paths(architecture: Architecture) -> Architecture:
+    """Return an architecture with the configuration `reparameterised`, by default false.
+
+    Its network takes an argument of that name.
+    """
+    network = architecture.network
+
+    def checked(*, reparameterised: object, **others: object) -> nn.Module:
+        if not isinstance(reparameterised, bool):
+            raise CheckpointError(
+                f"{architecture.name}: 'reparameterised' must be true or false, "
+                f"got {reparameterised!r}"
+            )
+        return network(reparameterised=reparameterised, **others)
+
+    return dataclasses.replace(
+        architecture,
+        network=checked,
+        config={"reparameterised": False},
+        config_of=lambda weights: {"reparameterised": True} if _has_paths(weights) else {},
+    )
+
+
+def _has_paths(weights: Weights) -> bool:
+    return any(name.endswith((".reduce.weight", ".narrow")) for name in weights)
 
 
 def _chained(first: nn.Conv2d, then: nn.Conv2d) -> KernelAndBias:

@@ -42,7 +42,7 @@ class RLFN(nn.Module):
 
 
 class RLFB(nn.Module):
-    """Residual local feature block (section 3.2): three 3x3, a residual, a 1x1 and attention."""
+    """Residual local feature block: three 3x3, a residual, a 1x1 and attention."""
 
     def __init__(self, channels: int, inner_channels: int) -> None:
         super().__init__()

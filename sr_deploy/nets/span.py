@@ -6,7 +6,6 @@ challenges' network has 28 channels, the paper's 48.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Callable, Optional, Tuple
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from sr_deploy.nets.architecture import width_architecture
 from sr_deploy.nets.layers import MEAN
-from sr_deploy.nets.reparameterised import conv3x3, reparameterised_config
+from sr_deploy.nets.reparameterised import conv3x3, with_paths
 
 BLOCKS = 6
 
@@ -23,7 +22,7 @@ BLOCKS = 6
 class SPAN(nn.Module):
     """The static network. x: (N, 3, H, W) float, 0..1, RGB -> (N, 3, scale*H, scale*W).
 
-    reparameterised: train each 3x3 but the last as several paths (section 3.1).
+    reparameterised: train each 3x3 but the last as several paths.
     """
 
     mean: Tensor
@@ -52,7 +51,7 @@ class SPAN(nn.Module):
 
 
 class SPAB(nn.Module):
-    """Swift parameter-free attention block (section 3.2): three 3x3 and their own attention.
+    """Swift parameter-free attention block: three 3x3 and their own attention.
 
     conv: makes a 3x3.
     """
@@ -73,7 +72,7 @@ class SPAB(nn.Module):
         return (y + x) * (y.sigmoid() - 0.5), inner
 
 
-SPAN_ARCHITECTURE = dataclasses.replace(
+SPAN_ARCHITECTURE = with_paths(
     width_architecture(
         "span",
         SPAN,
@@ -82,6 +81,4 @@ SPAN_ARCHITECTURE = dataclasses.replace(
         # The head, three 3x3 in each block, and two after them.
         halo_px=1 + 3 * BLOCKS + 2,
     ),
-    config={"reparameterised": False},
-    config_of=reparameterised_config,
 )

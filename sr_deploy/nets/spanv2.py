@@ -7,13 +7,11 @@ convolution, a sum and a product.
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor, nn
 
 from sr_deploy.nets.architecture import width_architecture
-from sr_deploy.nets.reparameterised import conv3x3, reparameterised_config
+from sr_deploy.nets.reparameterised import conv3x3, with_paths
 
 BLOCKS = 5
 
@@ -64,7 +62,7 @@ def _convs(inputs: int, width: int, reparameterised: bool) -> nn.Sequential:
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
 
 
-SPANV2_ARCHITECTURE = dataclasses.replace(
+SPANV2_ARCHITECTURE = with_paths(
     width_architecture(
         "spanv2",
         SPANV2,
@@ -73,6 +71,4 @@ SPANV2_ARCHITECTURE = dataclasses.replace(
         # Three 3x3 in each block, and the depthwise one.
         halo_px=3 * BLOCKS + 1,
     ),
-    config={"reparameterised": False},
-    config_of=reparameterised_config,
 )

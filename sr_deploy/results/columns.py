@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Callable, List, Mapping, Optional, Sequence, Union
 
+from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.spec import network_name
 from sr_deploy.results.protocols import scores, scores_here, split_mean, time_ms
 from sr_deploy.results.rows import PUBLISHED, BenchmarkRow, QualityRow, text_of
@@ -69,6 +70,16 @@ def label(row: Union[BenchmarkRow, QualityRow]) -> str:
     """Return the name of a row's network in a table: `asrn_x4.d3`, `00_SPAN (published)`."""
     name = network_name(row.model, row.variant)
     return f"{name} ({PUBLISHED})" if row.backend == PUBLISHED else name
+
+
+def counter_name(row: BenchmarkRow) -> str:
+    """Return the counter of a row's counts, which are compared with those of the same one.
+
+    `fvcore`, or `fvcore at 48x64` of a graph of one size that was counted at that.
+    """
+    if row.counted_hw in (None, NTIRE_HW):
+        return row.counter
+    return f"{row.counter} at {text_of(row.counted_hw)}"
 
 
 def settings_text(row: Union[BenchmarkRow, QualityRow]) -> str:

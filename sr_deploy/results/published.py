@@ -6,7 +6,16 @@ from operator import attrgetter
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError, did_you_mean
-from sr_deploy.results.columns import SCORES, VALUES, Column, label, labels, number, settings_text
+from sr_deploy.results.columns import (
+    SCORES,
+    VALUES,
+    Column,
+    counter_name,
+    label,
+    labels,
+    number,
+    settings_text,
+)
 from sr_deploy.results.conditions import condition_notes, score_notes
 from sr_deploy.results.protocols import score_text, time_ms
 from sr_deploy.results.render import Table, make_table
@@ -23,9 +32,6 @@ _NTIRE = (
     Column("Mem. [M]", "memory_mib"),
     Column("#Conv", "convs", 0),
 )
-_NTIRE_RANKED = ("Ave. Time [ms]", "#Params [M]", "FLOPs [G]", "#Acts [M]", "Mem. [M]")
-_OF_DEVICE = ("Ave. Time [ms]", "Mem. [M]")
-"""Columns that are ranked within each device."""
 _SRN_TABLE5 = (
     Column("PSNR [Val]", "psnr_db"),
     Column("PSNR [Test]", "test_psnr_db"),
@@ -67,12 +73,11 @@ def ntire(rows: Sequence[BenchmarkRow]) -> Table:
     headings, texts = ["Model"], [labels(measured)]
     for column in _NTIRE:
         cells = [column.text(r) for r in measured]
-        if column.heading in _NTIRE_RANKED:
+        if column.heading in _RANKED_WITHIN:
             values = [VALUES[column.key](r) for r in measured]
             # Values that read the same share a rank.
             read = [None if v is None else round(v, column.digits) for v in values]
-            groups = [_device_of(r) if column.heading in _OF_DEVICE else None for r in measured]
-            cells = _with_ranks(cells, read, groups)
+            cells = _with_ranks(cells, read, list(map(_RANKED_WITHIN[column.heading], measured)))
         headings.append(column.heading)
         texts.append(cells)
     notes = condition_notes(measured)
@@ -89,6 +94,16 @@ def ntire(rows: Sequence[BenchmarkRow]) -> Table:
 
 def _device_of(row: BenchmarkRow) -> Tuple[bool, str]:
     return row.backend == PUBLISHED, row.device
+
+
+_RANKED_WITHIN: Mapping[str, Callable[[BenchmarkRow], object]] = {
+    "Ave. Time [ms]": _device_of,
+    "#Params [M]": lambda row: None,
+    "FLOPs [G]": counter_name,
+    "#Acts [M]": counter_name,
+    "Mem. [M]": _device_of,
+}
+"""The ranked columns of NTIRE's table, and what rows must share to be ranked together."""
 
 
 def srn_table5(rows: Sequence[BenchmarkRow]) -> Table:

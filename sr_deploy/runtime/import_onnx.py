@@ -12,6 +12,7 @@ from typing import Any, Dict, Optional, Tuple, Union
 
 import numpy as np
 
+from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.errors import (
     ArtifactError,
     CannotRunHereError,
@@ -29,6 +30,7 @@ from sr_deploy.core.session import SizeContract
 from sr_deploy.core.sizes import HW, hw_text
 from sr_deploy.core.spec import Variant, network_name
 from sr_deploy.core.version import __version__
+from sr_deploy.runtime.graph_counts import count_graph
 from sr_deploy.runtime.graph_interface import (
     ASSUMED,
     LARGEST_SIDE,
@@ -50,7 +52,8 @@ from sr_deploy.runtime.graph_probe import (
 from sr_deploy.runtime.onnx_view import load_graph
 from sr_deploy.runtime.ort import raw_session
 from sr_deploy.runtime.ort_providers import onnxruntime_module
-from sr_deploy.runtime.standard_graph import INPUT, standard_graph
+from sr_deploy.runtime.receptive_field import measure_field
+from sr_deploy.runtime.standard_graph import INPUT, serialised, standard_graph
 
 LARGEST_SCALE = 16
 MAX_ABS_ERR = {"fp32": 1e-4, "fp16": 4e-3, "uint8": 4e-2}
@@ -230,7 +233,14 @@ def _describe(file: Path, model: Any, options: ImportOptions) -> ImportedGraph:
         raise CannotRunHereError(
             f"{file} enlarges by {contract.scale}; expected at most {LARGEST_SCALE}"
         )
-    checks, not_checked = _checks(file, model, session, contract)
+    standard = raw_session(_standard_bytes(file, model, contract))
+    checks, not_checked = _checks(file, session, standard, contract)
+    counts, uncounted = _counts(model, contract)
+    field = measure_field(
+        lambda x: standard.run(None, {INPUT: x})[0], scale=contract.scale, sizes=contract.sizes
+    )
+    checks["tiles"] = {"difference": field.difference, "how": field.how}
+    not_checked += tuple(filter(None, (uncounted, "" if field.exact else str(field))))
     precision = graph_precision(file)
     low, opt, high = _shapes(contract.sizes)
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
@@ -253,12 +263,14 @@ def _describe(file: Path, model: Any, options: ImportOptions) -> ImportedGraph:
         versions={"srdeploy": __version__, "onnxruntime": onnxruntime_module().__version__},
         opset=opset,
         nodes=len(model.graph.node),
-        align_px=contract.sizes.multiple,
+        halo_px=field.halo_px,
+        align_px=field.align_px,
         multiple=contract.sizes.multiple,
         interface=contract.interface,
         min_px=low,
         checks=checks,
         not_checked=not_checked,
+        counts=counts,
         build=_origin(model),
     )
     return ImportedGraph(file, manifest, not_checked)
@@ -289,8 +301,24 @@ def _origin(model: Any) -> Dict[str, object]:
     return {_printable(key): _printable(value) for key, value in facts.items() if value}
 
 
+def _standard_bytes(file: Path, model: Any, contract: GraphContract) -> bytes:
+    try:
+        return serialised(standard_graph(model, contract.interface, contract.scale))
+    except CannotRunHereError as e:
+        raise CannotRunHereError(f"{file}: {e.message}") from e
+
+
+def _counts(model: Any, contract: GraphContract) -> Tuple[Dict[str, Any], str]:
+    """Return the counts as in a manifest, and why there are none."""
+    h, w = (-(-side // contract.sizes.multiple) * contract.sizes.multiple for side in NTIRE_HW)
+    try:
+        return count_graph(model, (h, w), contract.interface), ""
+    except ArtifactError as e:
+        return {}, f"counts: {e.message}"
+
+
 def _checks(
-    file: Path, model: Any, session: Any, contract: GraphContract
+    file: Path, session: Any, standard: Any, contract: GraphContract
 ) -> Tuple[Dict[str, object], Tuple[str, ...]]:
     """Run the file and its standard graph on a photograph: (checks, not checked).
 
@@ -319,7 +347,6 @@ def _checks(
     by_hand = network_image(y[0], interface)
     if not np.isfinite(by_hand).all():
         raise ArtifactError(f"the output of {file} for a photograph is not finite")
-    standard = raw_session(standard_graph(model, interface, scale).SerializeToString())
     by_graph = standard.run(None, {INPUT: x})[0]
     error = _difference(by_graph, by_hand, interface)
     allowed = max(MAX_ABS_ERR[end.dtype] for end in (interface.input, interface.output))

@@ -66,11 +66,15 @@ def standard_bytes(path: Path, interface: Interface, scale: int) -> bytes:
     Raises ArtifactError for a file that is no graph or lacks its weights, MissingPackageError
     without onnx, and CannotRunHereError for a graph of over 2 GiB, which no message can hold.
     """
-    model = standard_graph(load_graph(path), interface, scale)
+    return serialised(standard_graph(load_graph(path), interface, scale))
+
+
+def serialised(model: Any) -> bytes:
+    """Return a ModelProto as bytes. Raises CannotRunHereError for one of over 2 GiB."""
     try:
         content: bytes = model.SerializeToString()
     except Exception as e:  # protobuf's kinds differ between its versions
-        raise CannotRunHereError(f"{path} cannot be given to a runtime in one piece: {e}") from e
+        raise CannotRunHereError(f"the graph is too large for a runtime: {e}") from e
     return content
 
 

@@ -274,6 +274,27 @@ def test_graphs_and_engines_are_made_by_the_commands_a_user_would_give(place, tm
     assert bench_engine[1] == "/made/by/build-engine" and "--lr" in bench_engine
 
 
+CODE = """
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+"""
+
+
+def test_code_without_variants_is_measured_and_exported_by_its_text(place, tmp_path, children):
+    file = tmp_path / "mine.py"
+    file.write_text(CODE)
+    asked = plan(place, tmp_path, models=[f"{file}:net"], backends=["torch", "onnxruntime"])
+    (first, _) = cells_of(read_plan(asked), image_set(data(place)))
+    rows_from_plan(read_plan(asked), tmp_path / "out", data=data(place))
+    bench, export, _ = children.calls
+    assert bench[:3] == ("bench", f"{file}:net", "--protocol")
+    assert export[:3] == ("export", f"{file}:net", "--shape")
+    file.write_text(CODE + "# changed\n")
+    assert first not in cells_of(read_plan(asked), image_set(data(place)))
+
+
 def test_a_challenge_s_cells_take_neither_a_size_nor_runs(place, tmp_path, children):
     rows_from_plan(
         read_plan(plan(place, tmp_path, protocols=["ntire2025"], variants=["d1"])),

@@ -66,8 +66,9 @@ def test_an_import_is_exported(imports, name, precision, tmp_path):
     assert [v.name for v in graph.graph.input] == ["lr"] and len(graph.graph.output) == 1
     assert "Shape" not in {n.op_type for n in graph.graph.node}
     x = image(facts.hw)
+    rounded = "fp16" in (precision, facts.precision)
     with open_session(file) as a, open_session(path) as b:
-        np.testing.assert_allclose(b.run(x), a.run(x), atol=1e-5 if precision == "fp32" else 8e-3)
+        np.testing.assert_allclose(b.run(x), a.run(x), atol=8e-3 if rounded else 1e-5)
 
 
 def test_a_range_of_sizes(imports, tmp_path):
@@ -81,7 +82,7 @@ def test_a_range_of_sizes(imports, tmp_path):
 @pytest.mark.parametrize(
     "name, size, words",
     [
-        ("luma_opset10", "16x16", "takes a height of 20 only, not 16"),
+        ("luma_opset10", "24x24", "takes a height of 20 only, not 24"),
         ("unshuffling_opset18", "18x16", "multiples of 4 only, not 18x16"),
     ],
 )
@@ -138,12 +139,7 @@ def test_newer_operators_are_written_in_an_older_opset(graph):
 
 
 def test_an_attribute_that_an_older_opset_lacks_is_refused():
-    graph = newer(
-        "Pad", 19, weights={"p": np.array([0, 0, 1, 1] * 2)}, inputs=("x", "p"), mode="wrap"
-    )
-    with pytest.raises(ExportError, match="opset 17") as caught:
-        raw_session(in_opset(plain_graph(graph), 17).SerializeToString())
-    assert caught.value.hint
     graph = newer("Cast", 19, to=int(onnx.TensorProto.FLOAT16), saturate=0)
-    with pytest.raises(ExportError, match="saturate does not exist in opset 18"):
+    with pytest.raises(ExportError, match="saturate does not exist in opset 18") as caught:
         in_opset(plain_graph(graph), 18)
+    assert "older opset" in caught.value.hint

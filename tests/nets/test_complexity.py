@@ -135,7 +135,8 @@ EVERY = pytest.mark.parametrize(
     [
         (a, v, s)
         for a, v in [*SMALLEST.items(), ("imdeception", "c4")]
-        for s in ARCHITECTURES[a].scales
+        # Of NTIRE's networks, the scale changes one layer.
+        for s in ARCHITECTURES[a].scales[-1 if a in NTIRE else 0 :]
     ],
 )
 

@@ -34,7 +34,7 @@ def srn(shared_dir, tmp_path_factory):
     )
 
 
-# kind: file, PSNR on Y of Set5 (measured; EFDN's paper prints 32.08), variant, parameters.
+# kind: file, PSNR on Y of Set5 (measured), variant, parameters.
 NTIRE = {
     "span-ntire2026": ("span_x4_ntire2026.pth", 31.739, "w28", 150_688),
     "spanv2-ntire2026": ("spanv2_x4_ntire2026.pth", 31.768, "w32", 139_104),

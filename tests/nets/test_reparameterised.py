@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from doubles.networks import SMALLEST, agree
 
+from sr_deploy.core.errors import CheckpointError
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.fuse import fuse_network
@@ -86,6 +87,9 @@ def test_a_low_rank_conv_starts_as_its_frozen_one_and_trains_the_rest():
 
 def test_these_networks_have_paths():
     assert NETWORKS == ["efdn", "span", "spanv2", "dscf"]
+    architecture = ARCHITECTURES["span"]
+    with pytest.raises(CheckpointError, match="span: 'reparameterised' must be true or false, got"):
+        architecture.build(4, architecture.parse(None), {"reparameterised": "yes"})
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -96,6 +96,14 @@ def test_the_challenge_s_table_ranks_and_scores():
     )
 
 
+def test_counts_at_another_size_are_ranked_apart():
+    small = replace(CHALLENGE[1], model="net", variant="", counted_hw=(48, 64))
+    found = columns(build_table([*CHALLENGE, small], "ntire"))
+    assert found["FLOPs [G]"] == ["3.73† (1)", "20.70† (2)", "20.70† (1)"]
+    assert found["#Params [M]"] == ["0.057 (1)", "0.317 (2)", "0.317 (2)"]
+    assert found["Score"][2] == "", "the challenge counts at 256x256"
+
+
 def test_srn_s_table_5_is_sorted_by_time():
     found = columns(build_table([B, A], "srn5"))
     assert found["Team Name"] == ["m_x4.c4", "m_x4.c16-nla"] and found["Ave Time [ms]"] == [

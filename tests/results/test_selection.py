@@ -87,8 +87,12 @@ def test_copies_belong_to_a_frame():
 
 
 def test_what_lacks_the_number_is_not_taken():
-    choice = choose(*ROWS, row("d5", 1, 40, 1, macs_g=None), max_gflops=27)
-    assert choice.best == "asrn_x4.d1" and "asrn_x4.d5: FLOPs: not known" in choice.rejected
+    small = row("d4", 1, 40, 1, counted_hw=(48, 64))
+    choice = choose(*ROWS[:3], row("d5", 1, 40, 1, macs_g=None), small, max_gflops=27)
+    assert "asrn_x4.d4: FLOPs at 256x256: not known" in choice.rejected
+    assert (
+        choice.best == "asrn_x4.d1" and "asrn_x4.d5: FLOPs at 256x256: not known" in choice.rejected
+    )
 
 
 @pytest.mark.parametrize(

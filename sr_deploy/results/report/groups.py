@@ -9,7 +9,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import VariantError
 from sr_deploy.core.spec import Variant
-from sr_deploy.results.columns import VALUES, Value, label, settings_text
+from sr_deploy.results.columns import VALUES, Value, counter_name, label, settings_text
 from sr_deploy.results.protocols import time_ms
 from sr_deploy.results.rows import BenchmarkRow, scored_images
 
@@ -80,7 +80,7 @@ class RowGroup:
     def counters(self) -> List[str]:
         """Return the counters of the FLOPs. Counts of different counters are not comparable."""
         rows = [e.row for e in self.entries]
-        return sorted({r.counter for r in rows if r.counter and r.macs_g is not None})
+        return sorted({counter_name(r) for r in rows if r.counter and r.macs_g is not None})
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def cost_axes(group: RowGroup) -> List[CostAxis]:
     """Return the costs known beside a PSNR: latency, FLOPs by each counter, parameters."""
 
     def flops(counter: str) -> Value:
-        return lambda r: r.macs_g if r.counter == counter else None
+        return lambda r: r.macs_g if counter_name(r) == counter else None
 
     axes = [CostAxis("latency", "Latency [ms]", "latency", time_ms)]
     for i, counter in enumerate(group.counters):

@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.version import __version__
-from sr_deploy.results.columns import SCORES, VALUES, Value
+from sr_deploy.results.columns import SCORES, VALUES, Value, counter_name
 from sr_deploy.results.conditions import OF_PATCHES
 from sr_deploy.results.crops import CropSet
 from sr_deploy.results.protocols import score_text, time_ms
@@ -128,7 +128,7 @@ def _columns(group: RowGroup) -> List[Tuple[str, int, Value]]:
     """Heading, decimals and value of the columns that have a value in at least one row."""
 
     def flops(counter: str) -> Value:
-        return lambda r: r.macs_g if r.counter == counter else None
+        return lambda r: r.macs_g if counter_name(r) == counter else None
 
     def executed(share: str, of_plain: bool = True) -> Value:
         return lambda r: (
