@@ -240,9 +240,7 @@ def _make(code: NetworkCode, attribute: Any) -> nn.Module:
                 f"{code.label} is {_kind(attribute)}; "
                 "expected a class or a function that makes a torch.nn.Module, or a module"
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            made = attribute(**_arguments(code, attribute))
+        made = attribute(**_arguments(code, attribute))
     if not isinstance(made, nn.Module):
         raise InputError(f"{code.label} makes {_kind(made)}; expected a torch.nn.Module")
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in made.parameters()):
@@ -377,7 +375,10 @@ def _first_on_path(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _process_state_kept() -> Iterator[None]:
-    """Restore what code may change for the whole process; give it the arguments of a script."""
+    """Restore what code may change for the whole process.
+
+    It gets the arguments of a script, and random numbers that are the same every time.
+    """
     state = [
         (os.getcwd(), os.chdir),
         (torch.get_default_dtype(), torch.set_default_dtype),
@@ -387,7 +388,9 @@ def _process_state_kept() -> Iterator[None]:
     device, arguments = torch.get_default_device(), sys.argv
     sys.argv = arguments[:1]
     try:
-        yield
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            yield
     finally:
         sys.argv = arguments
         for value, restore in state:
