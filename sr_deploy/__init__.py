@@ -8,6 +8,8 @@ torch:
     load_checkpoint(model)                 open a checkpoint by path or shipped name
     onnx_from_checkpoint(model, folder)    export verified ONNX graphs of its variants
     onnx_from_module(net, folder, scale=4) export a torch module of your own
+    graph_from_file(file, folder)          import an ONNX graph of any origin
+    ImportOptions(value_range="255")       what is known of that graph
     ExportOptions(variants="d1,d3")        choose variants, sizes, precision and target of an export
     engine_from_onnx(graphs, folder, target="rtx")          build engines
     BuildOptions(dla=0)                    options of a build, for `engine_from_onnx(..., options=)`
@@ -36,6 +38,8 @@ _API = {
     "ExportOptions": "sr_deploy.export.pipeline",
     "onnx_from_checkpoint": "sr_deploy.export.pipeline",
     "onnx_from_module": "sr_deploy.export.code_source",
+    "graph_from_file": "sr_deploy.runtime.import_onnx",
+    "ImportOptions": "sr_deploy.runtime.import_onnx",
     "engine_from_onnx": "sr_deploy.runtime.build",
     "tuned_engine_from_onnx": "sr_deploy.runtime.autotune",
     "BuildOptions": "sr_deploy.core.session",
@@ -65,6 +69,8 @@ if TYPE_CHECKING:  # editors and type checkers see the API; at run time it is la
     from sr_deploy.results.tables import quality_table as quality_table
     from sr_deploy.runtime.autotune import tuned_engine_from_onnx as tuned_engine_from_onnx
     from sr_deploy.runtime.build import engine_from_onnx as engine_from_onnx
+    from sr_deploy.runtime.import_onnx import ImportOptions as ImportOptions
+    from sr_deploy.runtime.import_onnx import graph_from_file as graph_from_file
     from sr_deploy.runtime.opener import open_session
     from sr_deploy.train.options import TrainOptions as TrainOptions
     from sr_deploy.train.trainer import checkpoint_from_images as checkpoint_from_images

@@ -82,7 +82,10 @@ class Manifest:
 
     @property
     def graph_dtype(self) -> str:
-        """`precision_obtained`; `fp16` also for an FP16 graph with some nodes in FP32."""
+        """`precision_obtained`; `fp16` also for an FP16 graph with some nodes in FP32, and `fp32`
+        for a quantised one, whose other tensors are."""
+        if is_quantised(self.precision_obtained):
+            return "fp32"
         mixed = self.precision_obtained.startswith("mixed") and self.fp32_nodes
         return "fp16" if mixed else self.precision_obtained
 
@@ -105,6 +108,11 @@ def target_of(manifest: Manifest) -> TargetProfile:
 def mixed_precision(counts: Dict[str, int]) -> str:
     """Return the precision of layers or tensors of several types: `mixed: 165 fp16, 3 fp32`."""
     return "mixed: " + ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
+
+
+def is_quantised(precision: str) -> bool:
+    """Return whether a precision has 8-bit parts."""
+    return "int8" in precision or "fp8" in precision
 
 
 def manifest_path(artifact: Path) -> Path:

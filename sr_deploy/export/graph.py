@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sr_deploy.core.errors import ExportError
 from sr_deploy.core.sizes import Sizes
 from sr_deploy.export import opset as opsets
+from sr_deploy.export.layer_norm import LAYER_NORM_OPSET, split_layer_norms
 
 
 def graph_from_network(
@@ -73,6 +74,8 @@ def export_module(
     model = program.model_proto
     opsets.check(model, opsets.EXPORTED)
     _strip(model)
+    if opset < LAYER_NORM_OPSET:
+        model = split_layer_norms(model)
     model = opsets.lower(model, opset)
     opsets.check(model, opset)
     return model

@@ -11,6 +11,7 @@ from onnx import helper
 from sr_deploy.core.errors import ExportError
 from sr_deploy.export import opset as opsets
 from sr_deploy.export.half import folded, plain_graph
+from sr_deploy.export.layer_norm import LAYER_NORM_OPSET, split_layer_norms
 from sr_deploy.runtime.graph_types import all_graphs, element_types, name_nodes, opset_of
 
 _OLDER = "export it from its framework in an older opset"
@@ -27,6 +28,8 @@ def in_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     if own <= opset:
         return model
     try:
+        if opset < LAYER_NORM_OPSET:
+            model = split_layer_norms(model)
         model = _without_newer_operators(model, opset)
         if own > opsets.EXPORTED:
             model = _relabelled(model, max(opset, opsets.EXPORTED))

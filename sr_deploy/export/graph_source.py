@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from sr_deploy.core.errors import ArtifactError, InputError, VariantError
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
-from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
+from sr_deploy.core.manifest import Manifest, is_quantised, manifest_path, read_manifest
 from sr_deploy.core.metrics import psnr_unit
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import HW, Sizes, hw_text
@@ -23,7 +23,6 @@ from sr_deploy.core.target import TargetProfile
 from sr_deploy.export.graph_opset import in_opset
 from sr_deploy.export.half import folded, fp32_graph
 from sr_deploy.export.source import Source, SourceFacts, SourceGraph
-from sr_deploy.runtime.graph_probe import is_quantised
 from sr_deploy.runtime.onnx_view import load_graph
 from sr_deploy.runtime.opener.artifact import artifact_path
 from sr_deploy.runtime.ort import raw_session

@@ -22,6 +22,7 @@ from sr_deploy.export.checkpoint_source import CheckpointSource
 from sr_deploy.export.fallback import Searchable, choose_fp32_nodes
 from sr_deploy.export.forms import LITERAL
 from sr_deploy.export.half import HalfGraph, halved, plain_graph, precision_of, prepared
+from sr_deploy.export.layer_norm import reads_layer_norm, split_layer_norms
 from sr_deploy.export.source import Source, SourceFacts, SourceGraph
 from sr_deploy.export.verify import (
     check_half_precision,
@@ -257,7 +258,7 @@ def _export(task: _GraphTask, path: Path) -> str:
     manifest, target = task.manifest(), task.settings.target
     if is_up_to_date(path, manifest):
         return f"{path.name}: up to date"
-    source_graph = task.source.graph(task.variant, task.sizes, task.form, task.settings.opset)
+    source_graph = _source_graph(task, task.sizes)
     graph, fp32_nodes, checks = _checked_graph(task, source_graph, path.name)
     manifest = replace(
         manifest,
@@ -285,6 +286,18 @@ def _export(task: _GraphTask, path: Path) -> str:
     replaced = previous and previous != manifest.command
     line = _line(path, write_artifact(path, write), task.source.check_name)
     return f"{line}; replaces the graph of: {previous}" if replaced else line
+
+
+def _source_graph(task: _GraphTask, sizes: Sizes) -> SourceGraph:
+    """Return the source's graph, with operators that the target's parser reads."""
+    graph = task.source.graph(task.variant, sizes, task.form, task.settings.opset)
+    target = task.settings.target
+    if target is None or reads_layer_norm(target):
+        return graph
+    split = split_layer_norms(graph.model)
+    added = len(split.graph.node) - len(graph.model.graph.node)
+    report: Dict[str, object] = {"pass": "split-layer-norms", "nodes_added": added}
+    return replace(graph, model=split, rewrites=graph.rewrites + ([report] if added else []))
 
 
 def _checked_graph(
@@ -336,8 +349,7 @@ def _half_graph(
     plain, io_dtype = prepared(fp32), task.settings.io_dtype
 
     def at(hw: HW) -> onnx.ModelProto:
-        sizes = Sizes(hw, hw, hw)
-        return task.source.graph(task.variant, sizes, task.form, task.settings.opset).model
+        return _source_graph(task, Sizes(hw, hw, hw)).model
 
     searchable = Searchable(plain, session, task.sizes, task.facts.multiple, io_dtype, at)
     fallback = choose_fp32_nodes(task.options.fallback, searchable, name)

@@ -10,7 +10,13 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.errors import ArtifactError, BuildError, InputError, MissingPackageError
 from sr_deploy.core.files import files_with_suffix, make_output_folder, write_hint
-from sr_deploy.core.manifest import Manifest, is_up_to_date, read_manifest, write_artifact
+from sr_deploy.core.manifest import (
+    Manifest,
+    is_quantised,
+    is_up_to_date,
+    read_manifest,
+    write_artifact,
+)
 from sr_deploy.core.onnx_file import weight_files
 from sr_deploy.core.session import Backend, BuildOptions
 from sr_deploy.core.sizes import Sizes
@@ -192,6 +198,9 @@ def _why_mismatched(file: Path, graph: Manifest, profile: TargetProfile) -> str:
             f"{file.name} was exported for an {asked.upper()} engine ({graph.precision_obtained} "
             f"tensors), but {name} builds {' and '.join(profile.precisions)} engines"
         )
+    if is_quantised(graph.precision_obtained) and profile.runtime not in ONNX_RUNTIMES:
+        engines = " and ".join(profile.precisions)
+        return f"{file.name} is quantised, but {name} builds {engines} engines"
     expected = profile.fp16_graph if asked == "fp16" else "fp32"
     if graph.graph_dtype != expected:
         return (

@@ -50,7 +50,10 @@ PROBE_BYTES = 4 << 30
 """Of address space that the probe may take, beside that of the threads."""
 PHOTOGRAPH_SIDE = 64
 """About the LR side of the photographs that show the values of black and white."""
-SERVED = "expected one image in and one out, RGB or luma, such as (1, 3, H, W) and (1, 3, s*H, s*W)"
+SERVED = (
+    "expected one image in and one out, RGB or luma, such as (1, 3, H, W) and (1, 3, s*H, s*W); "
+    "of several outputs choose one: srdeploy import-onnx FILE --output NAME -o DIR"
+)
 _FLOATS = {BFLOAT16: "bf16", FLOAT16: "fp16"}
 _FP8 = {17, 18, 19, 20}
 """TensorProto's types of 8-bit floats."""
@@ -106,11 +109,6 @@ def graph_precision(path: Path) -> str:
     if integer or any("Quantize" in name for name in facts.operators):
         return "fp8" if _FP8 & set(facts.types) else "int8"
     return kind
-
-
-def is_quantised(precision: str) -> bool:
-    """Return whether a precision has 8-bit parts."""
-    return "int8" in precision or "fp8" in precision
 
 
 def probe_graph(path: Path, session: Any, wishes: Wishes = NO_WISHES) -> GraphContract:

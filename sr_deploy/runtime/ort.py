@@ -19,7 +19,7 @@ from sr_deploy.core.errors import (
     DeviceMemoryError,
 )
 from sr_deploy.core.files import native_path
-from sr_deploy.core.manifest import Manifest
+from sr_deploy.core.manifest import Manifest, is_quantised
 from sr_deploy.core.onnx_file import artifact_sha256
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, PeakMemory, Session, TimedOutput
@@ -28,7 +28,6 @@ from sr_deploy.runtime.graph_probe import (
     bounded_memory,
     graph_ends,
     graph_precision,
-    is_quantised,
     probe_graph,
 )
 from sr_deploy.runtime.ort_device import COPIES_WITHIN, OrtDevice, ort_device

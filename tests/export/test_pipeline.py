@@ -531,6 +531,10 @@ def test_networks_of_windows_are_exported_and_checked_at_multiples_only(tmp_path
         name = text = "windows_x2"
         scale, min_hw, parent_sha256 = 2, (4, 4), "0" * 64
 
+        @classmethod
+        def from_text(cls, text):
+            return cls()
+
         def facts(self, variant):
             return SourceFacts("windows", "one", halo_px=0, align_px=4, multiple=4)
 

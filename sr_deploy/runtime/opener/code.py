@@ -108,6 +108,8 @@ class CodeSession(TorchSession):
 def _counts(loaded: Any, variant: str, sizes: SizeContract, hw: HW = NTIRE_HW) -> Dict[str, Any]:
     from sr_deploy.nets.complexity import count_record
 
+    if sizes.max_hw == sizes.min_hw:
+        hw = sizes.min_hw[0], sizes.min_hw[1]
     check_min_hw(hw, sizes.min_hw, what=loaded.label)
     hw = up_to_multiple(hw, sizes.multiple)
     with loaded.running(f"counting it at {hw_text(hw)}"):

@@ -205,3 +205,18 @@ def test_options_for_some_of_the_networks_only_are_said(family):
     note = check_run_options(networks, RunOptions(backend="onnxruntime"))
     assert note == "--backend: for the ONNX graphs only; checkpoints and engines have their own"
     assert check_run_options(networks[1:], RunOptions(backend="onnxruntime")) == ""
+
+
+def test_code_of_one_size_is_counted_at_that(tmp_path):
+    pytest.importorskip("torch", reason="torch is not installed; it runs the network")
+    (tmp_path / "fixed.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Conv2d):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(3, 12, 3, padding=1)\n"
+        "    def forward(self, x):\n"
+        "        return nn.functional.pixel_shuffle(super().forward(x.reshape(1, 3, 32, 32)), 2)\n"
+    )
+    (network,) = describe(f"{tmp_path / 'fixed.py'}:Net")
+    counts = network.counts()
+    assert counts["hw"] == [32, 32] and counts["macs"] == 32 * 32 * 27 * 12
