@@ -26,6 +26,9 @@ _FULL = (UNIT, BYTES, (-1.0, 1.0))
 _LIMITED = (STUDIO, STUDIO_BYTES)
 CLEAR_DB = 6.0
 """A network must resemble its input by this much more than a grey image does."""
+GOOD_DB = 30.0
+"""Where a network resembles its input by this with the usual values, no others are considered:
+with random weights, whatever hides them is better."""
 BETTER_DB = 3.0
 """By which other values must be better than the usual ones."""
 _EDGE_PX = 8
@@ -249,7 +252,8 @@ def find_values(
     grey_db = min(_psnr(image, image.mean((2, 3), keepdims=True)) for image in images)
     if not best_db >= grey_db + CLEAR_DB:
         return _with_values(interface, *choices[0]), ASSUMED
-    chosen = best if best_db >= usual_db + BETTER_DB else choices[0]
+    others = usual_db < GOOD_DB and best_db >= usual_db + BETTER_DB
+    chosen = best if others else choices[0]
     return _with_values(interface, *chosen), BY_PHOTOGRAPHS
 
 
