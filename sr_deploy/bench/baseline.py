@@ -19,7 +19,8 @@ def main(request: Dict[str, Any]) -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print
     with answers:
-        measure_in_turns(request, PartnerTurns(sys.stdin, answers, request["cpu_s"]))
+        cpu_s, place = request["cpu_s"], request["device"]
+        measure_in_turns(request, PartnerTurns(sys.stdin, answers, cpu_s=cpu_s, place=place))
 
 
 def measure_in_turns(request: Dict[str, Any], turns: PartnerTurns) -> None:

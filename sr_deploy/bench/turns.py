@@ -22,6 +22,7 @@ from sr_deploy.core.errors import InputError, SrDeployError
 from sr_deploy.core.jsonio import from_dict
 from sr_deploy.core.lifeline import PARENT_GRACE_S, signal_name
 from sr_deploy.core.session import Session
+from sr_deploy.core.timing import PAUSE_S
 from sr_deploy.results.protocols import Baseline, Protocol, time_ms
 from sr_deploy.results.rows import BenchmarkRow
 from sr_deploy.runtime.opener import NetworkDescription, describe
@@ -65,11 +66,17 @@ def _counts(network: NetworkDescription) -> Optional[Dict[str, Any]]:
     return None
 
 
+def _pause_s(place: str) -> float:
+    return PAUSE_S if place == "cpu" else 0.0
+
+
 class Turns:
     """The turns of a network that runs alone."""
 
     partner_cpu_s: float = 0.0
     """The CPU time of the partner's process, which runs while this one waits."""
+    pause_s: float = 0.0
+    """On a CPU: the threads of the partner's run spin for a while."""
 
     def begin(self, session: Session) -> None:
         """Start the partner, on the device of an opened session."""
@@ -108,10 +115,12 @@ class BaselineTurns(Turns):
         self._child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
         )
+        self.pause_s = _pause_s(session.place)
         self._read()
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
+        time.sleep(self.pause_s)
         yield
         assert self._child is not None and self._child.stdin is not None
         with contextlib.suppress(OSError):  # it has ended: the next read tells how
@@ -175,8 +184,9 @@ class BaselineTurns(Turns):
 class PartnerTurns(Turns):
     """The turns of the child: it waits for the parent's line before each image."""
 
-    def __init__(self, turns: IO[str], answers: IO[str], cpu_s: float) -> None:
-        self._turns, self._answers, self.partner_cpu_s = turns, answers, cpu_s
+    def __init__(self, turns: IO[str], answers: IO[str], *, cpu_s: float, place: str) -> None:
+        self._turns, self._answers = turns, answers
+        self.partner_cpu_s, self.pause_s = cpu_s, _pause_s(place)
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -185,6 +195,7 @@ class PartnerTurns(Turns):
         if not line:  # the parent has ended
             sys.exit(1)
         self.partner_cpu_s = float(line)
+        time.sleep(self.pause_s)
         yield
 
     def answer(self, answer: Dict[str, Any]) -> None:

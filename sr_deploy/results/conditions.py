@@ -127,8 +127,9 @@ def score_notes(rows: Sequence[BenchmarkRow]) -> List[str]:
     if here:
         times = "; ".join(f"{name}: {base['name']} {base['ms']:.2f} ms" for name, base in here)
         notes.append(
-            f"score here: by the baseline measured in turns with the network ({times}). On a "
-            "device other than the challenge's only this score means something"
+            "score here: by the baseline measured in turns with the network, by torch in FP32 as "
+            f"the harness runs it ({times}). On a device other than the challenge's only this "
+            "score means something"
         )
     elif any(row.backend != PUBLISHED for row in rows):
         notes.append(

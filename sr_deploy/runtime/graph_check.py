@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import List, Optional, Tuple
 
@@ -13,7 +14,7 @@ from sr_deploy.runtime.graph_interface import ContractError, DeclaredEnd, interf
 from sr_deploy.runtime.graph_probe import SERVED, bounded_memory, graph_ends, probe_graph
 from sr_deploy.runtime.onnx_view import Graph, load_graph
 from sr_deploy.runtime.ort import raw_session
-from sr_deploy.runtime.preflight import Finding, preflight_model
+from sr_deploy.runtime.preflight import EXPORT_AGAIN, Finding, preflight_model
 from sr_deploy.runtime.standard_graph import standard_graph
 
 
@@ -28,11 +29,20 @@ def check_graph(
     try:
         model = load_graph(path)
         served, interface, scale = _contract(path, target)
-        if interface is not None and not interface.is_standard:
+        imported = interface is not None and manifest_path(path).is_file()
+        if interface is not None and (imported or not interface.is_standard):
             model = standard_graph(model, interface, scale)
     except ArtifactError as e:
         return [_of_graph("error", e.message, e.hint)]
-    return served + preflight_model(model, target, precision=precision, dla=dla)
+    findings = preflight_model(model, target, precision=precision, dla=dla)
+    return served + (list(map(_as_of_import, findings)) if imported else findings)
+
+
+def _as_of_import(finding: Finding) -> Finding:
+    """Return a finding about an imported graph, which is exported before it is built."""
+    if not finding.hint.startswith(EXPORT_AGAIN):
+        return finding
+    return replace(finding, severity="warning", hint="build-engine exports it for the target first")
 
 
 def _contract(path: Path, target: TargetProfile) -> Tuple[List[Finding], Optional[Interface], int]:

@@ -241,7 +241,9 @@ _DLA_CONSTANT = ("Conv", "ConvTranspose", "PRelu", "MatMul", "Gemm")
 
 _REPLACE = "replace it by operators that this parser reads"
 _STANDARD = "write it with standard ONNX operators"
-_EXPORT = "export it again with --target {target} --precision {precision}"
+EXPORT_AGAIN = "export it again with --target "
+"""Begins the hints of findings that an export would remedy."""
+_EXPORT = EXPORT_AGAIN + "{target} --precision {precision}"
 
 
 def _dims(shape: Optional[Sequence[Optional[int]]]) -> str:
@@ -258,7 +260,7 @@ def _not_read(first: Optional[Version]) -> str:
 # Rules for the graph ----------------------------------------------------------------------------
 
 
-@Rule("export it again with --target {target}", subject="graph", runtimes=RUNTIMES)
+@Rule(EXPORT_AGAIN + "{target}", subject="graph", runtimes=RUNTIMES)
 def _opset(graph: Graph, to: _Parser) -> Iterator[str]:
     if graph.opset > to.target.opset:
         yield (

@@ -1,9 +1,10 @@
 """Measures how far the outputs of a network depend on their surroundings, for exact tiles.
 
 Two images of one size that differ only beyond a cut give bit-identical outputs where the network
-does not reach across it. How far outputs differ is the reach. It is that of the FP32 outputs: in
-deep networks the outermost pixels of the receptive field may never change a bit. Up to `_FAINT`
-such dependences are found as well, by values far above 1. Images are long thin strips.
+does not reach across it. How far outputs differ is the reach. Up to `_FAINT` pixels away all counts
+that changes a bit, also of images with values far above 1, which show dependences that drown in the
+rounding of usual ones. Farther away only changes above `_ROUNDING` count: a single bit goes on
+through hundreds of layers, and tiles would be many times larger for nothing. Images are strips.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import time
 import zlib
 from dataclasses import dataclass
-from typing import Callable, Dict, Optional, Tuple
+from typing import Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -34,16 +35,18 @@ _THICKNESSES = (16, 32, 64)
 _THIN, _MANY_RUNS = 8, 300
 """The short side for networks of which so many runs at the first size would take too long."""
 _SHORTEST, _LONGEST = 64, 2048
-_FLAT_AT = 512
-"""From this length on, an influence that does not fade is called one of the whole image."""
+_FAR, _FAR_BUDGET = 512, 0.2
+"""A length at which cheap networks are tried as well. From it on, an influence that does not fade
+is called one of the whole image."""
 _GRIDS = (1, 2, 4, 8, 16, 32, 64, 12, 24, 48, 96, 20, 40, 80, 28, 56, 112, 36, 72, 60, 120, 128)
 """The alignments to try. Those that hold are the multiples of the smallest."""
 _DRAWS = (("noise", "more noise"), ("black", "extremes"), ("photograph", "noise"))
 """The images before and beyond a cut. Several, since a ReLU may be closed in one of them."""
-_LOUD = {"loud": np.float32(1e12), "louder": np.float32(1e30)}
-_FAINT = 112
-"""The farthest dependence that counts although it is too faint for a bit to change: tiles of deep
-networks would be much larger for nothing."""
+_LOUD = {"loud": 1e6, "louder": 1e12, "loudest": 1e30}
+_LOUD_DRAWS = (("noise", "loud"), ("black", "louder"), ("black", "loudest"))
+_FAINT, _ROUNDING = 112, 4e-6
+"""Beyond so many pixels, dependences count only if they change outputs by this part of their range,
+a thousandth of an 8-bit step."""
 _SIDE_2D, _BUDGET_2D = 128, 0.2
 """The largest side of a picture that is tiled, and its share of the time left; else strips are."""
 
@@ -154,6 +157,8 @@ class _Measurement:
         assert self.difference is not None
         strips = " and ".join(hw_text(self._strip_hw(axis, lengths[axis])) for axis in (0, 1))
         how = f"measured at {strips}; they differ from {self._against} by {self.difference:.1g}"
+        if halo >= _FAINT:
+            how += "; less than a thousandth of an 8-bit step may reach further"
         return FieldReport(halo, self.align, self.difference, how)
 
     def _choose_thickness(self) -> None:
@@ -183,15 +188,19 @@ class _Measurement:
         length = self._legal(_SHORTEST, axis)
         while True:
             reach = self._reach(axis, length, self._cut(length, self.align))
+            far = self._legal(_FAR, axis)
             if reach <= self._room(length):
-                return length
+                if far <= length or not self._reaches_further(axis, length, far):
+                    return length
+                length = far
+                continue
             longer = self._legal(2 * length, axis)
             if longer <= length:
                 size = hw_text(self._strip_hw(axis, length))
                 raise _UnmeasuredError(
                     f"at {size}, its largest size, outputs depend on all of the image"
                 )
-            if length >= _FLAT_AT and self._is_flat(axis, length):
+            if length >= _FAR and self._is_flat(axis, length):
                 raise _UnmeasuredError("its outputs depend on the whole image")
             if length >= _LONGEST:
                 raise _UnmeasuredError(f"outputs still depend on pixels {reach} px away")
@@ -200,6 +209,16 @@ class _Measurement:
             except _UnmeasuredError as e:
                 raise _UnmeasuredError(f"outputs depend on pixels {reach} px away, and {e}") from e
             length = longer
+
+    def _reaches_further(self, axis: int, length: int, far: int) -> bool:
+        """Return whether a longer strip shows a dependence that `length` has no place for.
+
+        Dilated convolutions may pass over all that is close. Not tried where it would take long.
+        """
+        if not self._runs.affords(far * self._thickness, runs=3, share=_FAR_BUDGET):
+            return False
+        cut = self._cut(far, self.align)
+        return self._reach_of(_DRAWS[0], axis, far, cut) > self._room(length)
 
     def _find_grid(self, axis: int, length: int) -> int:
         """Find the smallest alignment, a multiple of the one so far; return the length needed."""
@@ -271,22 +290,22 @@ class _Measurement:
         cut = self._cut(length, self.align)
         reach = self._reach(axis, length, cut)
         if cut + self.align < length and self._affords_more(length):
-            reach = max(reach, self._reach_of(_DRAWS[0], axis, length, cut + self.align))
-        return max(reach, *(self._faint_reach(axis, length, kind) for kind in _LOUD))
+            reach = max(reach, self._reach(axis, length, cut + self.align))
+        return max(reach, *(self._faint_reach(axis, length, draw) for draw in _LOUD_DRAWS))
 
     def _affords_more(self, length: int) -> bool:
         return self._runs.affords(length * self._thickness, runs=3, share=0.5)
 
-    def _faint_reach(self, axis: int, length: int, kind: str) -> int:
+    def _faint_reach(self, axis: int, length: int, draw: Tuple[str, str]) -> int:
         """Return the reach that values far above 1 show; 0 where they show nothing."""
         while True:
             try:
                 cut = self._cut(length, self.align)
-                reach = self._reach_of(("black", kind), axis, length, cut)
+                reach = self._reach_of(draw, axis, length, cut)
             except _UnmeasuredError:  # they overflow, in FP16 for example
                 return 0
             if reach <= self._room(length):
-                return reach if reach <= _FAINT else 0
+                return min(reach, _FAINT)
             longer = self._legal(2 * length, axis)
             if longer <= length or self._room(length) >= _FAINT:
                 return 0
@@ -341,11 +360,19 @@ class _Measurement:
         image = self._pattern(axis, length, before).copy()
         image[..., cut:] = self._pattern(axis, length, after)[..., cut:]
         mixed = self._cached(axis, length, f"{before}|{cut}|{after}", image)
-        changed = [
-            (self._cached(axis, length, kind) != mixed).any(axis=(0, 1, 2))
+        changes = [
+            np.abs(self._cached(axis, length, kind) - mixed).max(axis=(0, 1, 2))
             for kind in (before, after)
         ]
-        left, right = (np.flatnonzero(c.reshape(length, self._scale).any(axis=1)) for c in changed)
+        reach = self._extent(changes, cut, least=0)
+        if reach > _FAINT:
+            least = _ROUNDING * (float(mixed.max()) - float(mixed.min()))
+            reach = max(self._extent(changes, cut, least), _FAINT)
+        return reach
+
+    def _extent(self, changes: Sequence[np.ndarray], cut: int, least: float) -> int:
+        """Return how many LR pixels beyond a cut changes above `least` reach, to either side."""
+        left, right = (np.flatnonzero(change > least) // self._scale for change in changes)
         return max(
             cut - int(left[0]) if left.size else 0, int(right[-1]) + 1 - cut if right.size else 0
         )
@@ -353,10 +380,9 @@ class _Measurement:
     def _is_flat(self, axis: int, length: int) -> bool:
         """Return whether the influence of a cut is as large far from it as closer to it."""
         cut = self._cut(length, self.align)
-        changed = np.abs(
-            self._cached(axis, length, "noise")
-            - self._cached(axis, length, f"noise|{cut}|more noise")
-        ).max(axis=(0, 1, 2))
+        self._reach_of(_DRAWS[1], axis, length, cut)
+        mixed = self._cached(axis, length, f"black|{cut}|extremes")
+        changed = np.abs(self._cached(axis, length, "black") - mixed).max(axis=(0, 1, 2))
         far = changed[: self._scale * length // 8].mean()
         close = changed[self._scale * length // 4 : self._scale * 3 * length // 8].mean()
         return bool(far > close / 2)
@@ -385,7 +411,7 @@ class _Measurement:
         if kind == "photograph":
             return _photograph(rng, hw)
         noise = rng.random((1, 3, *hw), np.float32)
-        return noise * _LOUD.get(kind, np.float32(1))
+        return noise * np.float32(_LOUD.get(kind, 1))
 
     def _strip_hw(self, axis: int, length: int) -> HW:
         other = self._legal(self._thickness, 1 - axis)
@@ -397,7 +423,9 @@ class _Measurement:
         if sizes.max_hw is not None and sizes.max_hw[axis] == sizes.min_hw[axis]:
             return sizes.min_hw[axis]
         legal = -(-max(side, sizes.min_hw[axis]) // multiple) * multiple
-        return legal if sizes.max_hw is None else min(legal, sizes.max_hw[axis])
+        if sizes.max_hw is None:
+            return legal
+        return min(legal, sizes.max_hw[axis] // multiple * multiple)
 
     def _cut(self, length: int, grid: int) -> int:
         """Return the multiple of `grid` that is nearest to the middle of a strip."""

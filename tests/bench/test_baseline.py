@@ -73,7 +73,8 @@ def test_the_child_answers_with_the_row_of_the_baseline(
     request = {**request_of(network), "device": "cpu", **changed}
     request["options"] = {"data": images, "protocols": ["ntire2026"]}
     answers = io.StringIO()
-    measure_in_turns(request, PartnerTurns(io.StringIO("1.0\n2.0\n"), answers, 0.0))
+    turns = PartnerTurns(io.StringIO("1.0\n2.0\n"), answers, cpu_s=0.0, place="cpu")
+    measure_in_turns(request, turns)
     *times, answer = answers.getvalue().splitlines()
     assert len(times) == (0 if changed else 2) and found in str(json.loads(answer)[key])
 

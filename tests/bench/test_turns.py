@@ -94,7 +94,7 @@ def test_a_baseline_that_fails_tells_why(monkeypatch, script, images, error):
 
 def test_the_child_waits_for_its_turns_and_ends_with_its_parent():
     answers = io.StringIO()
-    child = PartnerTurns(io.StringIO("2.5\n"), answers, 0.5)
+    child = PartnerTurns(io.StringIO("2.5\n"), answers, cpu_s=0.5, place="cuda:0")
     with child.turn():
         assert child.partner_cpu_s == 2.5
     assert float(answers.getvalue()) > 0

@@ -19,7 +19,9 @@ from sr_deploy.core.errors import (  # noqa: E402
 )
 from sr_deploy.core.interface import ImageEnd, Interface  # noqa: E402
 from sr_deploy.core.manifest import manifest_path, read_manifest  # noqa: E402
+from sr_deploy.core.target import load_target  # noqa: E402
 from sr_deploy.runtime.build import engine_from_onnx  # noqa: E402
+from sr_deploy.runtime.graph_check import check_graph  # noqa: E402
 from sr_deploy.runtime.graph_interface import ASSUMED, find_values  # noqa: E402
 from sr_deploy.runtime.import_onnx import ImportOptions, graph_from_file, parse_values  # noqa: E402
 from sr_deploy.runtime.opener import open_session  # noqa: E402
@@ -296,6 +298,15 @@ def test_a_quantised_import_becomes_an_engine_of_the_cpu(tmp_path):
     (engine,) = engine_from_onnx(graphs, tmp_path, target="cpu")
     assert read_manifest(engine).precision_obtained == "int8"
     assert manifest_path(imported.path).is_file()
+
+
+@pytest.mark.parametrize("name", ["tensorflow_nhwc", "torch_opset9", "several_outputs_opset24"])
+def test_check_takes_what_export_will_change_for_warnings(name, tmp_path):
+    options = ImportOptions(**dict(FOREIGN[name].options))
+    imported = graph_from_file(save_foreign(name, tmp_path), tmp_path / "out", options)
+    findings = check_graph(imported.path, load_target("rtx"))
+    assert {f.severity for f in findings} == {"warning"}
+    assert any("build-engine exports it" in f.hint for f in findings)
 
 
 def test_the_command(run_cli, tmp_path):
