@@ -26,6 +26,6 @@ def read_card(weights: Path) -> ModelSpec:
     if not card.is_file():
         raise CheckpointError(
             f"{weights} has no card: expected {card.name} beside it",
-            hint="import a bare state dict with: srdeploy import-checkpoint ARCH FILE -o DIR",
+            hint="import a bare state dict with: srdeploy import-checkpoint FILE -o DIR",
         )
     return read_dataclass(ModelSpec, card, CheckpointError)

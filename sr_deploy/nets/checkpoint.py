@@ -176,7 +176,7 @@ def read_safetensors(path: Path) -> Dict[str, Tensor]:
     except (ValueError, OSError) as e:
         raise CheckpointError(
             f"{path} is not a valid safetensors file: {e}",
-            hint="import a PyTorch state dict with: srdeploy import-checkpoint ARCH FILE -o DIR",
+            hint="import a PyTorch state dict with: srdeploy import-checkpoint FILE -o DIR",
         ) from e
 
 
@@ -238,7 +238,7 @@ def _checkpoint_path(model: str) -> Path:
         if path.suffix != CHECKPOINT_SUFFIX:
             raise CheckpointError(
                 f"{path} is not a checkpoint; expected a {CHECKPOINT_SUFFIX} file with a JSON card",
-                hint="import it with: srdeploy import-checkpoint ARCH FILE -o DIR",
+                hint="import it with: srdeploy import-checkpoint FILE -o DIR",
             )
         return path
     known = ", ".join(names) or "(no checkpoints are shipped)"

@@ -1,20 +1,22 @@
 """Counts of an ONNX graph by the counters of `nets.complexity`, node by node.
 
-A graph has the numbers of the torch network that it was exported from where it tells them. It does
-not tell a module from a function. So `hooks` takes every Conv and ConvTranspose of two dimensions,
-every product with a constant matrix, every Relu, LeakyRelu, PRelu, Elu and Clip to 0..6, and every
-BatchNormalization of images as a module. `fvcore` counts attention, which is one call of torch that
-it leaves out, as the products and sums that it is in the graph, and a mean over both sides of an
-image as adaptive pooling. What an exporter folded, such as a BatchNorm2d into a convolution, or a
-LayerNorm that it wrote as sums and products, is counted as it is in the graph. Quantised and fused
-operators count as those that they replace.
+A graph has the numbers of the torch network that it was exported from where it tells them:
+
+- It does not tell a module from a function. `hooks` takes every Conv and ConvTranspose of two
+  dimensions, every product with a constant matrix, every Relu, LeakyRelu, PRelu, Elu and Clip to
+  0..6, and every BatchNormalization of images as a module.
+- A mean over both sides of an image is adaptive pooling to one pixel, which `fvcore` counts.
+- Attention, one call of torch that `fvcore` leaves out, is counted as the products that it is.
+- Layers that were folded or merged are counted as they are in the graph, such as a BatchNorm2d in a
+  convolution. A LayerNorm over the last axis or a GroupNorm that is written as sums is one again.
+- Quantised and fused operators count as those that they replace.
 
 Parameters are the elements of the constants that are learned: weights, biases, slopes, scales and
-tables, also if they are reached through other constant nodes, such as a Transpose, or quantised.
-Not learned are running means and variances, quantisation scales and integers; in plain arithmetic
-also single numbers, three (a mean colour), and tables of one value or of whole numbers (masks). A
-layer that runs several times with the same tensors has its parameters once. Exporters merge equal
-tensors: small ones of one value, such as biases of zeros, are counted for each layer.
+tables, also those reached through other constant nodes, such as a Transpose, or quantised. Not
+learned are running means and variances, quantisation scales and integers; in plain arithmetic also
+single numbers, three (a mean colour), and tables of one value or of whole numbers (masks). A layer
+that runs several times has its parameters once. Exporters merge and copy tensors, so layers are
+told apart by the values of all their tensors; those of one value are counted for each layer.
 
 Only nodes that the output needs and that depend on the image are counted. Importable without onnx.
 """
@@ -26,7 +28,7 @@ import contextlib
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any, Counter, Dict, Iterable, List, Optional, Tuple, Union
+from typing import Any, Counter, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -53,7 +55,7 @@ def count_graph(
 
     graph: a file, or an onnx.ModelProto. hw: the LR size; a side that is fixed in the graph is
     counted at its own, and `hw` of the result then says the size. interface: how the graph takes
-    images; None: (1, 3, H, W). Raises ArtifactError for a graph that cannot be counted or does not
+    images; None: by its shape. Raises ArtifactError for a graph that cannot be counted or does not
     take the size, MissingPackageError without onnx.
     """
     model = load_graph(graph) if isinstance(graph, Path) else graph
@@ -69,6 +71,9 @@ def count_graph(
             return counts_record(_count(GraphWalk(model, shape, known), outputs), hw)
     except ArtifactError as e:
         raise ArtifactError(f"{what} cannot be counted at {hw_text(hw)}: {e.message}") from e
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
+        problem = f"it is damaged: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
+        raise ArtifactError(f"{what} cannot be counted at {hw_text(hw)}: {problem}") from e
 
 
 def _input_shape(model: Any, hw: HW, interface: Optional[Interface]) -> Tuple[Shape, HW]:
@@ -77,15 +82,20 @@ def _input_shape(model: Any, hw: HW, interface: Optional[Interface]) -> Tuple[Sh
         d.dim_value if d.HasField("dim_value") else 0
         for d in input_of(model).type.tensor_type.shape.dim
     ]
-    layout, channels = "nchw", 3
-    if interface is not None:
-        layout, channels = interface.input.layout, interface.channels
-    sizes = {"n": 1, "c": channels, "h": hw[0], "w": hw[1]}
-    declared = declared or [0] * len(layout)
+    declared = declared or [0] * 4
+    layout = _layout(declared) if interface is None else interface.input.layout
     if len(declared) != len(layout):
-        raise ArtifactError(f"expected an input of {len(layout)} dimensions, found {len(declared)}")
+        raise ArtifactError(f"expected an image as input, found {len(declared)} dimensions")
+    channels = 3 if interface is None else interface.channels
+    sizes = {"n": 1, "c": channels, "h": hw[0], "w": hw[1]}
     sizes = {axis: n if n > 0 else sizes[axis] for axis, n in zip(layout, declared)}
     return tuple(sizes[axis] for axis in layout), (sizes["h"], sizes["w"])
+
+
+def _layout(shape: Sequence[int]) -> str:
+    """Return the order of the axes of an image, by those with one or three channels."""
+    last = len(shape) > 2 and shape[-1] in (1, 3) and shape[-3] not in (1, 3)
+    return ("n" if len(shape) == 4 else "") + ("hwc" if last else "chw")
 
 
 def _count(walk: GraphWalk, outputs: Optional[Iterable[str]]) -> Dict[str, Counts]:

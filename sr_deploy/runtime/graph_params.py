@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Any, Dict, Hashable, Iterable, List, Tuple
 
@@ -47,6 +48,9 @@ _COUNTING = frozenset({7, 8, 9, 12, 13})
 _FLOATS = frozenset({1, 10, 11, 16})
 _MERGED = 1024
 """Exporters merge equal tensors of at most so many elements, and copy larger shared ones."""
+
+_REPEATED = 4
+"""A table whose entries are repeated so often is the smaller one that it was made from."""
 
 
 @dataclass(frozen=True)
@@ -138,10 +142,11 @@ class Params:
 def _table_size(values: np.ndarray) -> int:
     """Return the elements of a table.
 
-    A bias of tokens by tokens, (..., N, N), was gathered from a table of their relative positions.
+    A bias of tokens by tokens, (..., N, M), was gathered from a table of their relative positions,
+    which is many times smaller: its different columns are counted.
     """
-    tokens = values.shape[-1] if values.ndim > 2 else 0
-    if tokens < 2 or values.shape[-2] != tokens:
+    if values.ndim < 3:
         return values.size
-    columns = values.reshape(-1, tokens * tokens)
-    return len(columns) * np.unique(columns, axis=1).shape[1]
+    columns = values.reshape(-1, math.prod(values.shape[-2:]))
+    table = len(columns) * np.unique(columns, axis=1).shape[1]
+    return table if _REPEATED * table <= values.size else values.size

@@ -275,7 +275,8 @@ def test_a_bare_graph_without_manifest(place, tmp_path, checkpoint_rows):
     (row,) = measure([tmp_path / "foreign.onnx"], data=str(place / "Set" / "HR"), runs=1)
     assert (row.model, row.variant, row.error, row.scale) == ("foreign", "", "", 2)
     assert row.psnr_db == pytest.approx(checkpoint_rows[0].psnr_db, abs=0.01)
-    assert row.params is None and row.macs_g is None and row.counter == ""
+    assert (row.counter, row.counted_hw) == ("hooks", (20, 24)) and 0 < row.macs_g < 0.1
+    assert 0 < row.params < checkpoint_rows[0].params, "the graph's linear layers are collapsed"
     assert row.artifact_sha256 == sha256_of(tmp_path / "foreign.onnx"), (
         "the file measured is not recorded"
     )

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
 
 import pytest
+
+from sr_deploy.core.manifest import write_artifact
 
 CODE_RAN = "code-ran"
 
@@ -41,7 +44,7 @@ def test_complexity_of_a_bare_name(torch, run_cli):
         run_cli("complexity", "asrn_x2", "--variant", "d1", "--lr", "16x24", "--json").stdout
     )
     assert set(counts) == {
-        *("params", "macs", "acts", "convs", "counter", "uncounted", "uncounted_macs")
+        *("params", "macs", "acts", "convs", "counter", "uncounted", "uncounted_macs", "hw")
     }
     assert (
         all(isinstance(counts[k], int) for k in ("params", "macs", "acts", "convs"))
@@ -82,6 +85,90 @@ def test_an_architecture_takes_any_depth_but_a_checkpoint_its_own(torch, run_cli
 def test_bad_arguments(torch, fails, args, words):
     error = fails("complexity", *args)
     assert error.startswith("error: ") and all(word in error for word in words), error
+
+
+# Graphs and engines.
+
+
+@pytest.fixture()
+def tiny(tmp_path):
+    """Save the tiny graph, with a manifest where one is given; return its path."""
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    from doubles.graphs import tiny_model
+
+    def save(hw, manifest=None, name="a.onnx"):
+        path = tmp_path / name
+        data = tiny_model(hw).SerializeToString()
+        if manifest is None:
+            path.write_bytes(data)
+        else:
+
+            def write(temporary):
+                temporary.write_bytes(data)
+                return manifest
+
+            write_artifact(path, write)
+        return path
+
+    return save
+
+
+COUNTED = {"macs": 256 * 256 * 324, "acts": 256 * 256 * 12, "convs": 1, "params": 324}
+TRAINED = {**COUNTED, "params": 999, "counter": "hooks", "uncounted": {}, "uncounted_macs": {}}
+
+
+def test_complexity_of_a_graph(run_cli, tiny):
+    text = run_cli("complexity", tiny(None)).stdout.splitlines()
+    assert text == [
+        "#Params  0.000324 M",
+        "FLOPs    0.0212 G multiply-accumulates at 256x256",
+        "#Acts    0.7864 M",
+        "#Conv    1",
+        "counter  hooks; operators it ignores: none",
+    ]
+    counts = json.loads(run_cli("complexity", tiny(None), "--lr", "8x16", "--json").stdout)
+    assert counts["macs"] == 8 * 16 * 324 and counts["hw"] == [8, 16]
+
+
+def test_complexity_of_a_graph_of_one_size(run_cli, fails, tiny):
+    path = tiny((16, 24))
+    assert "multiply-accumulates at 16x24" in run_cli("complexity", path).stdout
+    assert run_cli("complexity", path, "--lr", "16x24").exit_code == 0
+    error = fails("complexity", path, "--lr", "8x8")
+    assert "a.onnx is of a fixed size: it takes 16x24, not 8x8" in error
+
+
+def test_complexity_of_a_graph_with_a_manifest(run_cli, tiny):
+    from doubles.graphs import tiny_manifest
+
+    deployed = {"hooks": {**TRAINED, **COUNTED}, "fvcore": {**TRAINED, **COUNTED}}
+    counts = {**TRAINED, "fvcore": {**TRAINED, "counter": "fvcore"}, "deployed": deployed}
+    path = tiny(None, dataclasses.replace(tiny_manifest((8, 8), (512, 512)), counts=counts))
+    text = run_cli("complexity", path).stdout
+    assert text.startswith("#Params  0.000999 M\n")
+    assert "deployed 0.000324 M, 0.0212 G, 0.7864 M, 1: of the graph that runs\n" in text
+    shown = json.loads(run_cli("complexity", path, "--json", "--counter", "fvcore").stdout)
+    assert shown["params"] == 999 and shown["deployed"]["params"] == 324
+    other = json.loads(run_cli("complexity", path, "--lr", "8x16", "--json").stdout)
+    assert other["params"] == 324 and other["hw"] == [8, 16]
+
+
+def test_complexity_of_an_engine(run_cli, fails, tiny):
+    from doubles.graphs import tiny_manifest
+
+    engine = dataclasses.replace(tiny_manifest(), kind="engine", target="cpu")
+    path = tiny((16, 24), dataclasses.replace(engine, counts=TRAINED), "b.engine")
+    assert "#Params  0.000999 M" in run_cli("complexity", path).stdout
+    assert "cannot be counted at 8x8" in fails("complexity", path, "--lr", "8x8")
+    assert f"{path} has no counts by fvcore" in fails("complexity", path, "--counter", "fvcore")
+
+
+def test_complexity_of_what_cannot_be_counted(fails, tiny, tmp_path):
+    (tmp_path / "text.onnx").write_text("just text")
+    assert "text.onnx is not an ONNX" in fails("complexity", tmp_path / "text.onnx")
+    assert "there is no file" in fails("complexity", tmp_path / "absent.onnx")
+    error = fails("complexity", tiny(None), "--variant", "d3")
+    assert "contains no variant 'd3'; it contains one network without a named variant" in error
 
 
 # What a checkpoint may not be.

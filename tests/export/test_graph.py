@@ -1,4 +1,5 @@
 import collections
+import copy
 import functools
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import sr_deploy
 from sr_deploy.core.errors import ExportError
@@ -15,6 +17,9 @@ from sr_deploy.core.spec import Variant
 from sr_deploy.export import opset as opsets
 from sr_deploy.export.graph import graph_from_network
 from sr_deploy.nets import ARCHITECTURES
+from sr_deploy.nets.complexity import count_record
+from sr_deploy.nets.reparameterised import ReparameterisedConv
+from sr_deploy.runtime.graph_counts import count_graph
 from sr_deploy.runtime.ort import raw_session
 
 DEBRIS = set(
@@ -53,8 +58,11 @@ DYNAMIC = [
 def network(arch, variant, scale, config):
     torch.manual_seed(0)
     net = ARCHITECTURES[arch].build(scale, Variant.parse(variant), config)
-    if "nla" in variant:
-        with torch.no_grad():  # or the attention is nearly a mean, and a mistake in it invisible
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.dim() == 1:  # the exporter merges equal ones
+                parameter += torch.rand_like(parameter) / 100
+        if "nla" in variant:  # or the attention is nearly a mean, and a mistake in it invisible
             for block in net.nla.values():
                 block.qkv.weight.mul_(20)
     return net
@@ -65,6 +73,42 @@ def exported(i):
     arch, variant, scale, size, config = STATIC[i]
     net = network(arch, variant, scale, config)
     return net, graph_from_network(net, parse_sizes(size), opset=18)
+
+
+def counts_of_torch(net, hw):
+    """Return the counts that a graph of the network can have.
+
+    Its exporter folds batch norms into the convolutions before them. It does not tell a convolution
+    that is a function, such as an adapter's, from a module.
+    """
+    net = copy.deepcopy(net).eval()
+    for parent in list(net.modules()):
+        children = list(parent.named_children())
+        for (name, conv), (after, norm) in zip(children, children[1:]):
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, after, torch.nn.Identity())
+    record = count_record(net, hw)
+    if "aten::conv2d" in record["uncounted_macs"]:
+        record["macs"] += record["uncounted_macs"].pop("aten::conv2d")
+        record.update({key: record["fvcore"][key] for key in ("acts", "convs")})
+    return record
+
+
+def check_counts(net, graph, hw):
+    found, expected = count_graph(graph, (256, 256)), counts_of_torch(net, hw)
+    assert found["hw"] == expected["hw"]
+    # The exporter computes the kernels of branches.
+    same = ("acts", "convs") if reparameterised(net) else ("params", "acts", "convs", "macs")
+    for a, b in ((found, expected), (found["fvcore"], expected["fvcore"])):
+        if a is not found or not reparameterised(net):
+            assert [a[key] for key in same] == [b[key] for key in same]
+            missing = [sorted(record["uncounted_macs"].values()) for record in (a, b)]
+            assert missing[0] == missing[1]
+
+
+def reparameterised(net):
+    return any(isinstance(module, ReparameterisedConv) for module in net.modules())
 
 
 def compare(net, graph, hw):
@@ -104,6 +148,7 @@ def test_static_graphs_are_clean_and_equal_torch(i, opset):
         for a in n.attribute
     )
     compare(net, graph, (h, w))
+    check_counts(net, graph, (h, w))
 
 
 @pytest.mark.parametrize("i", range(len(STATIC)), ids=[f"{a}-{v}-x{s}" for a, v, s, *_ in STATIC])
@@ -122,6 +167,13 @@ def test_graphs_hold_no_trace_of_the_machine(i):
         assert word.encode() not in data
     assert (graph.producer_name, graph.producer_version, graph.doc_string) == ("srdeploy", "", "")
     assert not graph.metadata_props and not graph.functions
+
+
+@pytest.mark.parametrize("arch", ["efdn", "span", "spanv2", "dscf"])
+def test_counts_of_networks_without_branches(arch):
+    net = network(arch, "w4", 4, None)
+    assert not reparameterised(net)
+    check_counts(net, graph_from_network(net, parse_sizes("15x24"), opset=18), (15, 24))
 
 
 def test_graph_from_network_writes_the_opset_asked_for():
