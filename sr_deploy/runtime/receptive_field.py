@@ -464,7 +464,7 @@ def _difference(a: np.ndarray, b: np.ndarray, whole: np.ndarray) -> float:
     """Return the largest difference relative to the range of the whole image's values."""
     span = float(whole.max()) - float(whole.min())
     largest = float(np.abs(a.astype(np.float64) - b).max())
-    return largest / span if span else (0.0 if largest == 0 else math.inf)
+    return largest / (span or 1.0)
 
 
 def _rounding(y: np.ndarray) -> float:
