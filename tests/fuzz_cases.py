@@ -134,7 +134,7 @@ def graph_cases():
         tiny_model(None).SerializeToString(),
         tiny_model((12, 10), extra="Relu").SerializeToString(),
     ]
-    commands = (*read, check, build)
+    commands = (*read, check, build, "complexity g.onnx")
     files = {**external(), "p.png": png()}
     return [
         Case({"g.onnx": g, "p.png": png()}, "g.onnx", mutate.mutated_onnx, commands) for g in graphs
