@@ -123,6 +123,7 @@ def sealed_weights(files, name):
 
 
 def graph_cases():
+    from doubles.foreign_graphs import FOREIGN
     from doubles.graphs import tiny_model
 
     read = (UPSCALE + "g.onnx", UPSCALE + "g.onnx", "check g.onnx --target cpu", "doctor g.onnx")
@@ -133,8 +134,9 @@ def graph_cases():
         nearest(hw=(12, 10), out_hw=(24, 20)),
         tiny_model(None).SerializeToString(),
         tiny_model((12, 10), extra="Relu").SerializeToString(),
+        *(FOREIGN[n].make().SerializeToString() for n in ("bytes_nhwc", "luma_opset10")),
     ]
-    commands = (*read, check, build, "complexity g.onnx")
+    commands = (*read, check, build, "import-onnx g.onnx -o out", "complexity g.onnx")
     files = {**external(), "p.png": png()}
     return [
         Case({"g.onnx": g, "p.png": png()}, "g.onnx", mutate.mutated_onnx, commands) for g in graphs
@@ -175,7 +177,29 @@ def manifest_cases():
         "build-engine g.onnx --target cpu -o out", "check g.onnx --target xavier",
     )  # fmt: skip
     with_graph = Case(files, "g.onnx", mutate.mutated_onnx, commands, seal=sealed_manifest)
-    return [Case(files, "g.onnx.json", mutate.mutated_json, commands)] * 3 + [with_graph]
+    files = {**imported(), "p.png": png()}
+    export = "export g.onnx --shape 12x10 --precision fp32 -o out"
+    of_import = [
+        Case(files, "g.onnx.json", mutate.mutated_json, (*commands, export)),
+        Case(files, "g.onnx", mutate.mutated_onnx, (*commands, export), seal=sealed_manifest),
+    ]
+    plain = Case({**exported(), "p.png": png()}, "g.onnx.json", mutate.mutated_json, commands)
+    return [plain] * 3 + [with_graph, *of_import]
+
+
+def imported():
+    """A graph of another exporter with the manifest of its import, by name."""
+    import tempfile
+    from pathlib import Path
+
+    from doubles.foreign_graphs import save_foreign
+
+    from sr_deploy.runtime.import_onnx import ImportOptions, graph_from_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = save_foreign("bytes_nhwc", Path(folder))
+        graph = graph_from_file(file, Path(folder) / "out", ImportOptions(name="g")).path
+        return {path.name: path.read_bytes() for path in graph.parent.iterdir()}
 
 
 def engine_cases():

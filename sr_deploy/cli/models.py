@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
+from sr_deploy.cli.code_options import code_options
 from sr_deploy.cli.output import emit, emit_json, log
 from sr_deploy.core.counts import COUNTERS, NTIRE_HW, Counts
 from sr_deploy.core.errors import InputError
@@ -121,6 +122,7 @@ def _list_shipped(as_json: bool) -> None:
     show_default=True,
     help="hooks: as NTIRE 2022/23 counted. fvcore: as since 2024. Not comparable.",
 )
+@code_options("model")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def complexity(
     model: str, variant: Optional[str], lr: Optional[str], counter: str, as_json: bool

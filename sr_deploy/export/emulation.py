@@ -109,7 +109,7 @@ def check_half(
     outputs, largest = run_half(half, images)
     worst, dead = float("inf"), False
     for y, reference in zip(outputs, references):
-        dead |= bool(np.std(y) < 1e-6 < np.std(reference)) or not np.isfinite(y).all()
+        dead = dead or not np.isfinite(y).all() or bool(np.std(y) < 1e-6 < np.std(reference))
         worst = float(np.minimum(worst, psnr_unit(y, reference)))  # keeps a NaN
     beyond = {tensor for tensor, peak in largest.items() if not peak <= FP16_MAX}
     if any(not math.isfinite(largest[tensor]) for tensor in beyond):

@@ -35,7 +35,14 @@ def compare_with_source(
     for hw in sizes:
         x = check_images(hw)[0]
         reference = graph.reference(x)
-        y = session.run(None, {"lr": x})[0]
+        try:
+            y = session.run(None, {"lr": x})[0]
+        except Exception as e:  # onnxruntime's errors share no base class
+            raise ExportError(
+                f"{name}: ONNX Runtime cannot run the graph at {hw_text(hw)}: "
+                f"{' '.join(str(e).split())[:300]}",
+                hint="a graph of one size may be possible: --shape HxW",
+            ) from e
         error = float(np.abs(y - reference).max()) / max(1.0, float(np.abs(reference).max()))
         if not error <= MAX_ABS_ERR:
             raise ExportError(

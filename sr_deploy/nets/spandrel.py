@@ -6,6 +6,7 @@ Such a network is made from its state dict alone.
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import types
 import warnings
@@ -19,6 +20,11 @@ from torch import Tensor, nn
 from sr_deploy.core.errors import CheckpointError, MissingPackageError, VariantError
 from sr_deploy.core.spec import WHOLE, ModelSpec, Variant
 from sr_deploy.nets.architecture import Architecture, Weights
+
+_GRIDS = ("padder_size", "pad_size", "pad", "scaled_size", "downscale_factor")
+"""Attributes of networks that pad images to multiples of them, as those with a window_size do."""
+_PADDED_TO = {"FBCNN": 8, "MixDehazeNet": 4, "RealCUGAN": 4, "SCUNet": 64}
+"""What else networks pad images to multiples of."""
 
 LUMA = (0.299, 0.587, 0.114)
 """The luma of BT.601, full range, on which networks of one channel are trained."""
@@ -117,9 +123,21 @@ def _described(descriptor: Any, source: str) -> SpandrelModel:
         architecture=name,
         scale=descriptor.scale,
         min_hw=(max(size.minimum, 1),) * 2,
-        multiple=size.multiple_of,
+        multiple=_multiple(descriptor),
         notes="; ".join(notes),
     )
+
+
+def _multiple(descriptor: Any) -> int:
+    """Return what LR sides must be multiples of, so that the network does not pad the image itself.
+
+    A graph of any size cannot follow its padding, which depends on the size.
+    """
+    model = descriptor.model
+    grids = [getattr(model, name, 1) for name in _GRIDS]
+    grids += [getattr(module, "window_size", 1) for module in model.modules()]
+    grids += [descriptor.size_requirements.multiple_of, _PADDED_TO.get(descriptor.architecture.id)]
+    return math.lcm(*(n for n in grids if type(n) is int and n > 0))
 
 
 class SpandrelNetwork(nn.Module):

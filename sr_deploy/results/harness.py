@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
+from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.results.columns import SCORES, VALUES, labels, number, over
 from sr_deploy.results.protocols import score_text, split_mean
 from sr_deploy.results.rows import BenchmarkRow
@@ -37,8 +38,9 @@ def results_files(rows: Sequence[BenchmarkRow]) -> Dict[str, str]:
     """Return the contents of both files by name.
 
     The columns of a test set are present if every row has one. Those of the scores, which the
-    harness does not have, follow where a row was measured beside the baseline. A missing value is
-    null in the JSON and empty in the text. Raises InputError when the rows do not compare.
+    harness does not have, follow where a row was measured beside the baseline. A missing value, or
+    a count at another size than the challenge's, is null in the JSON and empty in the text. Raises
+    InputError when the rows do not compare.
     """
     measured = comparable(rows)
     names = [name.replace("\t", " ") for name in labels(measured)]
@@ -73,10 +75,11 @@ def _entry(row: BenchmarkRow) -> Entry:
     if row.baseline:
         finals = {key: VALUES[key](row) for key in SCORES.values()}
         entry.update({"baseline": row.baseline, **finals})
+    as_theirs = row.counted_hw in (None, NTIRE_HW)
     return {
         **entry,
-        "activations": row.acts_m,
+        "activations": row.acts_m if as_theirs else None,
         "num_conv": row.convs,
-        "flops": row.macs_g,
+        "flops": row.macs_g if as_theirs else None,
         "num_parameters": over(row.params, 1e6),
     }

@@ -16,7 +16,7 @@ from typing import Dict, List, Optional, Tuple
 
 from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.errors import InputError, did_you_mean
-from sr_deploy.results.rows import BenchmarkRow
+from sr_deploy.results.rows import BenchmarkRow, text_of
 
 
 @dataclass(frozen=True)
@@ -221,6 +221,7 @@ def deviations(row: BenchmarkRow) -> List[str]:
         ("scale", f"x{row.scale}", f"x{p.scale}"),
         ("images", row.set, p.sets[0]),
         ("test images", row.test_set, p.sets[1]),
+        ("counted at", text_of(row.counted_hw or NTIRE_HW), text_of(NTIRE_HW)),
     ]
     texts += [
         f"{name} {ours or 'none'}, {p.name}: {theirs}"

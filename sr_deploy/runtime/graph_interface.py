@@ -266,12 +266,13 @@ def resemblance_db(
     """
     if y is None:
         return float("-inf")
-    image = network_image(y, interface)
     reference = luma_nchw(x) if interface.colours == "y" else x
     n, c, h, w = reference.shape
-    if image.shape != (n, c, h * scale, w * scale):
-        return float("-inf")
-    shrunk = image.reshape(n, c, h, scale, w, scale).mean((3, 5))
+    with np.errstate(over="ignore", invalid="ignore"):
+        image = network_image(y, interface)
+        if image.shape != (n, c, h * scale, w * scale):
+            return float("-inf")
+        shrunk = image.reshape(n, c, h, scale, w, scale).mean((3, 5))
     top, left = (min(_EDGE_PX, side // 4) for side in (h, w))
     inner = (..., slice(top, h - top), slice(left, w - left))
     return _psnr(shrunk[inner], reference[inner])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, Optional, Tuple, Union
 
 import numpy as np
 
@@ -388,16 +389,21 @@ def _write(source: Path, path: Path, manifest: Manifest) -> Manifest:
             f"{path} already exists, and is another file without a manifest",
             hint="give another folder with -o, or another name with --name",
         )
-    _copy_weights(source, folder)
 
     def write(temporary: Path) -> Manifest:
         shutil.copyfile(str(source), str(temporary))
         return manifest
 
-    return write_artifact(path, write)
+    with _copied_weights(source, folder):
+        return write_artifact(path, write)
 
 
-def _copy_weights(source: Path, folder: Path) -> None:
+@contextlib.contextmanager
+def _copied_weights(source: Path, folder: Path) -> Iterator[None]:
+    """Copy the files of external weights; remove the copies if what follows fails.
+
+    Raises InputError where one would replace another.
+    """
     names = weight_files(source)
     for name in names:
         old, new = source.parent / name, folder / name
@@ -406,8 +412,14 @@ def _copy_weights(source: Path, folder: Path) -> None:
                 f"{new}, the name of the weights of {source}, already exists with other content",
                 hint="give another folder with -o",
             )
-    for name in names:
-        old, new = source.parent / name, folder / name
-        if not new.exists():
-            with atomic_path(new) as temporary:
-                shutil.copyfile(str(old), str(temporary))
+    missing = [name for name in names if not (folder / name).exists()]
+    try:
+        for name in missing:
+            with atomic_path(folder / name) as temporary:
+                shutil.copyfile(str(source.parent / name), str(temporary))
+        yield
+    except BaseException:
+        for name in missing:
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
+        raise

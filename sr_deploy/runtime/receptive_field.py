@@ -157,6 +157,8 @@ class _Measurement:
         assert self.difference is not None
         strips = " and ".join(hw_text(self._strip_hw(axis, lengths[axis])) for axis in (0, 1))
         how = f"measured at {strips}; they differ from {self._against} by {self.difference:.1g}"
+        if halo >= _FAINT:
+            how += "; less than a thousandth of an 8-bit step may reach further"
         return FieldReport(halo, self.align, self.difference, how)
 
     def _choose_thickness(self) -> None:
@@ -421,7 +423,9 @@ class _Measurement:
         if sizes.max_hw is not None and sizes.max_hw[axis] == sizes.min_hw[axis]:
             return sizes.min_hw[axis]
         legal = -(-max(side, sizes.min_hw[axis]) // multiple) * multiple
-        return legal if sizes.max_hw is None else min(legal, sizes.max_hw[axis])
+        if sizes.max_hw is None:
+            return legal
+        return min(legal, sizes.max_hw[axis] // multiple * multiple)
 
     def _cut(self, length: int, grid: int) -> int:
         """Return the multiple of `grid` that is nearest to the middle of a strip."""
@@ -460,7 +464,7 @@ def _difference(a: np.ndarray, b: np.ndarray, whole: np.ndarray) -> float:
     """Return the largest difference relative to the range of the whole image's values."""
     span = float(whole.max()) - float(whole.min())
     largest = float(np.abs(a.astype(np.float64) - b).max())
-    return largest / span if span else (0.0 if largest == 0 else math.inf)
+    return largest / (span or 1.0)
 
 
 def _rounding(y: np.ndarray) -> float:

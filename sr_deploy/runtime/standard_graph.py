@@ -95,6 +95,8 @@ def _tidy(model: Any, interface: Interface) -> None:
     name_nodes(model)
     domains = {node.domain for node in _all_nodes(graph)} | {""}
     opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
+    if "" not in opsets:
+        raise ArtifactError("the graph does not say which opset of ONNX it has")
     del model.opset_import[:]
     for domain, version in opsets.items():
         if domain in domains:

@@ -2,6 +2,7 @@ import json
 import re
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 import numpy as np
@@ -556,3 +557,16 @@ def test_networks_of_windows_are_exported_and_checked_at_multiples_only(tmp_path
     with open_session(path) as session:
         x = np.random.default_rng(0).random((1, 3, 10, 9), dtype=np.float32)
         assert session.run(x).shape == (1, 3, 20, 18)
+
+
+def test_a_graph_that_cannot_run_at_one_of_the_sizes():
+    class Failing:
+        def run(self, *_):
+            raise RuntimeError("Reshape:\n{1,53}")
+
+    torch_source = types.SimpleNamespace(reference_name="torch")
+    graph = types.SimpleNamespace(reference=lambda x: x)
+    with pytest.raises(
+        ExportError, match="n.onnx: ONNX Runtime cannot run .* at 8x8: Reshape: {1,"
+    ):
+        verify.compare_with_source(Failing(), torch_source, graph, [(8, 8)], "n.onnx")

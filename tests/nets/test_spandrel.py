@@ -117,6 +117,13 @@ def test_what_cannot_be_traced_is_replaced_by_the_same_function(name):
         torch.testing.assert_close(network(x), known(x), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "name, multiple", [("HAT", 8), ("NAFNet", 4), ("GRL", 64), ("FBCNN", 8), ("DAT", 1)]
+)
+def test_images_are_padded_by_the_session_instead_of_the_network(name, multiple):
+    assert model_from_weights(weights_of(name), source="").multiple == multiple
+
+
 def test_indices_stay_integers(tmp_path):
     loaded = checkpoint_from_file(None, save("SwinIR", tmp_path / "s.pth"), tmp_path)
     index = loaded.weights["layers.0.residual_group.blocks.0.attn.relative_position_index"]

@@ -9,6 +9,7 @@ import pytest
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.results.harness import results_files
+from sr_deploy.results.protocols import deviations
 from sr_deploy.results.rows import BenchmarkRow
 
 IMAGES = (("valid", 4.0, 30.0), ("valid", 2.0, 28.0), ("test", 1.0, 27.0), ("test", 2.0, 26.0))
@@ -267,3 +268,14 @@ def test_of_a_repeated_measurement_the_last_counts_with_its_own_score():
     _, (first, second) = parsed(results_files(rows)["results.txt"])
     assert (first["Model"], second["Model"]) == ("asrn_x4.d3", "asrn_x4.d4")
     assert first["Score here"] and not second["Score here"]
+
+
+def test_counts_at_another_size_than_the_challenge_s_are_left_out_and_told():
+    (entry,) = json.loads(
+        results_files([replace(ROW, counted_hw=(20, 24))])["results.json"]
+    ).values()
+    assert (entry["flops"], entry["activations"]) == (None, None)
+    assert (entry["num_conv"], entry["num_parameters"]) == (24, 0.165251)
+    told = deviations(replace(ROW, counted_hw=(20, 24)))
+    assert "counted at 20x24, ntire2025: 256x256" in told
+    assert not any("counted" in text for text in deviations(ROW))

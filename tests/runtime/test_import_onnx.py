@@ -20,6 +20,7 @@ from sr_deploy.core.errors import (  # noqa: E402
 from sr_deploy.core.interface import ImageEnd, Interface  # noqa: E402
 from sr_deploy.core.manifest import manifest_path, read_manifest  # noqa: E402
 from sr_deploy.core.target import load_target  # noqa: E402
+from sr_deploy.runtime import import_onnx  # noqa: E402
 from sr_deploy.runtime.build import engine_from_onnx  # noqa: E402
 from sr_deploy.runtime.graph_check import check_graph  # noqa: E402
 from sr_deploy.runtime.graph_interface import ASSUMED, find_values  # noqa: E402
@@ -229,6 +230,11 @@ def test_other_files_are_not_replaced(save, tmp_path):
     with pytest.raises(InputError, match="w.bin, the name of the weights .* already exists"):
         graph_from_file(file, out)
     (out / "w.bin").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_onnx, "write_artifact", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            graph_from_file(file, out)
+    assert not list(out.iterdir())
     (out / "net.onnx").write_bytes(b"mine")
     with pytest.raises(InputError, match="already exists, and is another file without a manifest"):
         graph_from_file(file, out)

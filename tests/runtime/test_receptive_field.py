@@ -133,6 +133,10 @@ def test_without_a_measure_the_reason_is_told(function, sizes, words):
         raise AssertionError(str(report))
 
 
+def test_what_is_left_out_is_told():
+    assert "thousandth of an 8-bit step" in str(measured(far(1e-6)))
+
+
 def test_time_runs_out_with_a_word():
     assert "more than 0 s would be needed" in str(measured(Blur().network, budget_s=0))
 
@@ -143,7 +147,7 @@ def test_networks_are_run_at_sizes_that_they_take_only():
         assert h % 6 == w % 6 == 0 and 18 <= min(h, w) and max(h, w) <= 96
         return box(x, 2)
 
-    report = measured(picky, min_hw=(13, 13), max_hw=(96, 96), multiple=6)
+    report = measured(picky, min_hw=(13, 13), max_hw=(98, 98), multiple=6)
     assert (report.halo_px, report.align_px) == (2, 6), report
 
 

@@ -128,3 +128,6 @@ def test_an_interface_of_another_graph_is_refused():
     net = identity("nchw", "fp32", 3, 13)
     with pytest.raises(ArtifactError, match="no output 'z'"):
         standard_graph(net, Interface(ImageEnd("x"), ImageEnd("z")), 1)
+    net.opset_import[0].domain = "org.me"
+    with pytest.raises(ArtifactError, match="does not say which opset"):
+        standard_graph(net, Interface(ImageEnd("x"), ImageEnd("y")), 1)

@@ -10,7 +10,7 @@ from sr_deploy.upscale.upscaler import Upscaler
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("kind", ["blur", "windows"])
+@pytest.mark.parametrize("kind", ["blur", "windows", "unshuffled"])
 def test_tiled_equals_whole(sessions, noise, kind):
     session = sessions[kind]()
     for hw in ((1, 1), (3, 90), (37, 101), (64, 72), (65, 71)):
@@ -22,7 +22,7 @@ def test_tiled_equals_whole(sessions, noise, kind):
             assert upscaler.seam_difference == 0
 
 
-@pytest.mark.parametrize("kind", ["blur", "windows"])
+@pytest.mark.parametrize("kind", ["blur", "windows", "unshuffled"])
 def test_a_static_session_gives_the_whole_images_result_if_its_plan_is_exact(sessions, noise, kind):
     whole_session, exact = sessions[kind](), 0
     for size in (16, 32, 40):
