@@ -16,7 +16,7 @@ import sys
 
 from environment import ROOT, create_environment, find_python
 
-EVERYTHING = ["-c", "constraints.txt", "-e", ".[export,rtx,train,upscale,report,test]"]
+EVERYTHING = ["-c", "constraints.txt", "-e", ".[export,rtx,simplify,train,upscale,report,test]"]
 # spandrel without torchvision, whose builds for CUDA cannot be imported beside torch for the CPU,
 # and then break the import of lightning.
 EVERYTHING += ["einops", "openmodeldb>=1.3"]

@@ -220,10 +220,10 @@ def import_checkpoint(kind_and_file: Tuple[str, ...], output: Path, **options: A
     as ESRGAN, Compact, SPAN or SwinIR. KIND is an official file's, such as imdeception-ntire2022,
     or an architecture of ours (asrn, asrn_x4).
     """
-    from sr_deploy.nets.importers import checkpoint_from_file
-
     if not 1 <= len(kind_and_file) <= 2:
         raise click.UsageError(f"expected [KIND] FILE, got {len(kind_and_file)} arguments")
+    from sr_deploy.nets.importers import checkpoint_from_file
+
     kind = kind_and_file[0] if len(kind_and_file) == 2 else None
     _finish(checkpoint_from_file(kind, Path(kind_and_file[-1]), output, **options))
 
