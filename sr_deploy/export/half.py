@@ -7,7 +7,7 @@ constants are computed once, in FP32. Weights are rounded to nearest.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Collection, Dict, List, Optional, Set, Tuple
+from typing import Any, Collection, Dict, List, Optional, Tuple
 
 import numpy as np
 import onnx
@@ -29,6 +29,7 @@ from sr_deploy.runtime.graph_types import (
     retyped,
     values_of_image,
 )
+from sr_deploy.runtime.onnx_view import reads
 from sr_deploy.runtime.ort import raw_session
 
 _TYPES = {
@@ -150,7 +151,7 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     if all(node.op_type == "Constant" for node in nodes):
         return model
     rest = [node for node in graph.node if not made & set(node.output)]
-    read = {v.name for v in graph.output}.union(*(_reads(node) for node in rest)) & made
+    read = {v.name for v in graph.output}.union(*(reads(node) for node in rest)) & made
     if not read:
         return model
     outputs = [onnx.ValueInfoProto(name=name) for name in sorted(read)]
@@ -164,7 +165,7 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(rest)
     graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in arrays.items())
-    used = {v.name for v in graph.output}.union(*(_reads(node) for node in rest))
+    used = {v.name for v in graph.output}.union(*(reads(node) for node in rest))
     kept = [t for t in graph.initializer if t.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
@@ -264,14 +265,6 @@ def _constants(model: onnx.ModelProto) -> Dict[str, TensorProto]:
             if node.op_type == "Constant":
                 found.update((node.output[0], a.t) for a in node.attribute)
     return found
-
-
-def _reads(node: onnx.NodeProto) -> Set[str]:
-    names = set(node.input)
-    for body in bodies_of(node):
-        names.update(value.name for value in body.output)
-        names.update(*(_reads(inner) for inner in body.node))
-    return names
 
 
 def _plain_constant(node: onnx.NodeProto) -> None:

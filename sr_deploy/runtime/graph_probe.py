@@ -36,6 +36,7 @@ from sr_deploy.runtime.graph_interface import (
     nchw_of,
     network_input,
 )
+from sr_deploy.runtime.ort_providers import short_reason
 
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 """The element types that sessions feed and read, by ONNX Runtime's names."""
@@ -238,7 +239,7 @@ class _Runs:
         try:
             return self._run_graph(ends.output.name, {ends.input.name: x}, left_s)
         except GraphRunError as e:
-            reason = (str(e).splitlines() or [""])[0][:200]
+            reason = short_reason(e)[:200]
         if time.monotonic() >= self._ends_at:
             reason = f"it takes more than {PROBE_RUN_S:g} s"
         hw = [x.shape[axis] for axis in ends.input.axes_hw]

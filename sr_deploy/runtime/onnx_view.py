@@ -6,12 +6,14 @@ Importable without onnx.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Set
 
 import numpy as np
 
 from sr_deploy.core.errors import ArtifactError, MissingPackageError
+from sr_deploy.core.files import foreign_file
 from sr_deploy.core.onnx_file import weight_files
+from sr_deploy.runtime.graph_types import bodies_of
 
 
 def attributes_of(proto: Any) -> Dict[str, Any]:
@@ -23,6 +25,15 @@ def attributes_of(proto: Any) -> Dict[str, Any]:
         name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value
         for name, value in values.items()
     }
+
+
+def reads(node: Any) -> Set[str]:
+    """Return the tensors that a node and the graphs in it read."""
+    names = set(node.input)
+    for body in bodies_of(node):
+        names |= {name for inner in body.node for name in reads(inner)}
+        names |= {value.name for value in body.output}
+    return names - {""}
 
 
 class Node:
@@ -127,15 +138,46 @@ def _is_text(message: Any) -> bool:
     return True
 
 
+def _sort_nodes(graph: Any) -> None:
+    """Put each node after those that make what it reads, as ONNX demands.
+
+    Some converters append nodes at the end, and ONNX Runtime takes them.
+    """
+    makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    needs = [sorted({makers[name] for name in reads(node) & set(makers)}) for node in graph.node]
+    if all(before < i for i, befores in enumerate(needs) for before in befores):
+        return
+    order: Dict[int, None] = {}
+    for start in range(len(needs)):
+        stack, entered = [start], set()
+        while stack:
+            i = stack[-1]
+            missing = [j for j in needs[i] if j not in order and j not in entered]
+            entered.add(i)
+            if missing:
+                stack.append(missing[0])
+            else:
+                order[stack.pop()] = None
+    nodes = [type(node).FromString(node.SerializeToString()) for node in graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes[i] for i in order)
+
+
 def load_graph(path: Path) -> Any:
-    """Load an ONNX model with its external weights. Raises ArtifactError or MissingPackageError."""
+    """Load an ONNX model with its external weights, its nodes in the order of their inputs.
+
+    Raises ArtifactError or MissingPackageError.
+    """
     try:
         import onnx
         from onnx import external_data_helper
     except ImportError as e:
         raise MissingPackageError("onnx", needed_for="checking a graph", cause=e) from e
     hint = "make one with: srdeploy export MODEL -o DIR"
-    not_onnx = ArtifactError(f"{path} is not an ONNX graph", hint=hint)
+    foreign, remedy = foreign_file(path)
+    not_onnx = ArtifactError(
+        f"{path} is not an ONNX graph" + (f": {foreign}" if foreign else ""), hint=remedy or hint
+    )
     try:
         model = onnx.load(str(path), load_external_data=False)
     except OSError as e:
@@ -154,6 +196,7 @@ def load_graph(path: Path) -> Any:
         raise ArtifactError(f"cannot read the external weights of {path}: {reason}") from e
     for problem in _problems(model):
         raise ArtifactError(f"{path} is a damaged ONNX graph: {problem}", hint=hint)
+    _sort_nodes(model.graph)
     return model
 
 

@@ -13,7 +13,7 @@ import io
 import re
 import sys
 from pathlib import Path
-from typing import Any, Iterator, List, Tuple
+from typing import Any, Iterator, List, Tuple, Union
 
 import numpy as np
 
@@ -122,11 +122,18 @@ def _missing_library_hint(ort: Any, provider: Provider, reason: str) -> str:
     )
 
 
-def short_reason(cause: Exception) -> str:
-    """Return what failed: of CUDA's errors without the lines of onnxruntime's source."""
+_NOISE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed:\s*|"
+    r"Non-zero status code returned while |\S+\.(?:cc|cpp|h):\d+ .*?\) (?=\w)"
+)
+"""What ONNX Runtime puts before a reason: its kind, the file's name, and lines of its source."""
+
+
+def short_reason(cause: Union[Exception, str]) -> str:
+    """Return what failed, without the lines of onnxruntime's source."""
     failure = re.search(r"\w+ failure -?\d+: [^;]*[^; ]", str(cause))
     first_line = (str(cause).splitlines() or [type(cause).__name__])[0]
-    return (failure[0] if failure else first_line)[:300]
+    return (failure[0] if failure else _NOISE.sub("", first_line) or first_line)[:300]
 
 
 @contextlib.contextmanager

@@ -15,8 +15,8 @@ import numpy as np
 from sr_deploy.core.errors import ArtifactError, CannotRunHereError
 from sr_deploy.core.images import cubic_kernel
 from sr_deploy.core.interface import LUMA, ImageEnd, Interface
-from sr_deploy.runtime.graph_types import name_nodes
-from sr_deploy.runtime.onnx_view import load_graph
+from sr_deploy.runtime.graph_types import bodies_of, name_nodes
+from sr_deploy.runtime.onnx_view import load_graph, reads
 
 INPUT, OUTPUT = "lr", "sr"
 _NET_INPUT, _NET_OUTPUT = "network_input", "network_output"
@@ -83,7 +83,7 @@ def _tidy(model: Any, interface: Interface) -> None:
     graph = model.graph
     target = _one(graph.output, interface.output.name, "output")
     kept = _leading_to(graph, target.name)
-    used = {name for node in kept for name in _reads(node)} | {target.name}
+    used = {name for node in kept for name in reads(node)} | {target.name}
     weights = {t.name for t in (*graph.initializer, *(s.values for s in graph.sparse_initializer))}
     _replace(graph.node, kept)
     _replace(graph.initializer, [t for t in graph.initializer if t.name in used])
@@ -124,27 +124,11 @@ def _one(values: Iterable[Any], name: str, what: str) -> Any:
     raise ArtifactError(f"the graph has no {what} '{name[:80]}'", hint="import the file again")
 
 
-def _subgraphs(node: Any) -> Iterator[Any]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
 def _all_nodes(graph: Any) -> Iterator[Any]:
     for node in graph.node:
         yield node
-        for body in _subgraphs(node):
+        for body in bodies_of(node):
             yield from _all_nodes(body)
-
-
-def _reads(node: Any) -> Set[str]:
-    """Return the tensors that a node and the graphs in it read."""
-    names = set(node.input)
-    for body in _subgraphs(node):
-        names |= {name for inner in body.node for name in _reads(inner)}
-        names |= {value.name for value in body.output}
-    return names - {""}
 
 
 def _leading_to(graph: Any, output: str) -> List[Any]:
@@ -152,7 +136,7 @@ def _leading_to(graph: Any, output: str) -> List[Any]:
     for node in reversed(graph.node):
         if wanted & set(node.output):
             kept.append(node)
-            wanted |= _reads(node)
+            wanted |= reads(node)
     return kept[::-1]
 
 
@@ -167,7 +151,7 @@ def _tensor_names(graph: Any) -> Set[str]:
     """Return the names of all tensors, also of those in graphs inside nodes."""
     names = {item.name for item in (*graph.input, *graph.output, *graph.initializer)}
     for node in graph.node:
-        names.update(node.input, node.output, *map(_tensor_names, _subgraphs(node)))
+        names.update(node.input, node.output, *map(_tensor_names, bodies_of(node)))
     return names
 
 
@@ -179,12 +163,12 @@ def _rename(graph: Any, names: Dict[str, str]) -> None:
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
-        for body in _subgraphs(node):
+        for body in bodies_of(node):
             _rename(body, names)
 
 
 def _readers(graph: Any, name: str) -> List[Any]:
-    return [node for node in graph.node if name in _reads(node)]
+    return [node for node in graph.node if name in reads(node)]
 
 
 def _only_cast(graph: Any, name: str) -> bool:
