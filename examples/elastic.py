@@ -45,7 +45,7 @@ class Elastic(nn.Module):
 
 
 def main():
-    args = options(steps=800)
+    args = options(steps=500)
     net = Elastic(args.scale)
     # Every step trains a depth; all depths share the weights.
     train(

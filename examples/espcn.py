@@ -90,7 +90,7 @@ def options(steps):
 
 
 def main():
-    args = options(steps=800)
+    args = options(steps=500)
     net = ESPCN(args.scale)
     train(net, load_images(args.images), args.scale, args.steps)
     torch.save(net.state_dict(), args.output)

@@ -136,7 +136,7 @@ def graph_cases():
         tiny_model((12, 10), extra="Relu").SerializeToString(),
         *(FOREIGN[n].make().SerializeToString() for n in ("bytes_nhwc", "luma_opset10")),
     ]
-    commands = (*read, check, build, "import-onnx g.onnx -o out")
+    commands = (*read, check, build, "import-onnx g.onnx -o out", "complexity g.onnx")
     files = {**external(), "p.png": png()}
     return [
         Case({"g.onnx": g, "p.png": png()}, "g.onnx", mutate.mutated_onnx, commands) for g in graphs

@@ -337,7 +337,7 @@ def _recognised(weights: Dict[str, Tensor], file: Path) -> Tuple[str, Dict[str, 
                 return kinds[0], part, note
     first, value = next(iter(weights.items()))
     raise CheckpointError(
-        f"{file} is of no network that srdeploy or spandrel knows: it has {len(weights)} tensors, "
+        f"{file} is of no network that is known: it has {len(weights)} tensors, "
         f"the first is '{first}' {tuple(value.shape)}",
         hint="name its kind: srdeploy import-checkpoint KIND FILE, or give its code: "
         "srdeploy export 'FILE.py:CLASS --weights FILE --scale N'",

@@ -109,7 +109,7 @@ def _described(descriptor: Any, source: str) -> SpandrelModel:
         if refused:
             raise CheckpointError(
                 f"{source} is a network of {name}, which {reason}",
-                hint="srdeploy runs networks that upscale or restore a picture of any shape",
+                hint="give a network that upscales or restores a picture of any shape",
             )
     notes = [", ".join([name, *descriptor.tags, descriptor.purpose])]
     if channels == (1, 1):

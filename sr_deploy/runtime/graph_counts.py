@@ -71,7 +71,7 @@ def count_graph(
             return counts_record(_count(GraphWalk(model, shape, known), outputs), hw)
     except ArtifactError as e:
         raise ArtifactError(f"{what} cannot be counted at {hw_text(hw)}: {e.message}") from e
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
+    except Exception as e:  # of many kinds, for a damaged graph
         problem = f"it is damaged: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
         raise ArtifactError(f"{what} cannot be counted at {hw_text(hw)}: {problem}") from e
 

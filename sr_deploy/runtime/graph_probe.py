@@ -6,6 +6,7 @@ Sizes are LR (h, w). Both sides are varied together, so that what holds for one 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import threading
 import time
@@ -19,8 +20,10 @@ from sr_deploy.core.device import usable_cores
 from sr_deploy.core.errors import ArtifactError, CannotRunHereError
 from sr_deploy.core.interface import Interface
 from sr_deploy.core.onnx_file import BFLOAT16, FLOAT16, artifact_sha256, onnx_facts, weight_files
+from sr_deploy.core.providers import PROVIDERS
 from sr_deploy.core.session import SizeContract
 from sr_deploy.core.sizes import HW, hw_text
+from sr_deploy.runtime.graph_child import GraphChild, GraphRunError, RunGraph, may_crash
 from sr_deploy.runtime.graph_interface import (
     ASSUMED,
     GIVEN,
@@ -120,14 +123,14 @@ def probe_graph(path: Path, session: Any, wishes: Wishes = NO_WISHES) -> GraphCo
     """
     if wishes != NO_WISHES:
         try:
-            return _probe(session, wishes)
+            return _probe(path, session, wishes)
         except ContractError as e:
             raise _unsupported(path, session, str(e)) from e
     identity = artifact_sha256(path)
     key = (identity, session.get_providers()[0])
     if identity not in CONTRACTS and key not in _REASONS:
         try:
-            CONTRACTS[identity] = _probe(session, wishes)
+            CONTRACTS[identity] = _probe(path, session, wishes)
         except ContractError as e:
             _REASONS[key] = str(e)
         except UnicodeDecodeError as e:
@@ -161,15 +164,22 @@ def _ends(session: Any) -> Tuple[List[DeclaredEnd], List[DeclaredEnd]]:
     return inputs, outputs
 
 
-def _probe(session: Any, wishes: Wishes) -> GraphContract:
+def _probe(path: Path, session: Any, wishes: Wishes) -> GraphContract:
     """Return the contract with the first interface that runs. Raises ContractError."""
+    if session.get_providers() == [PROVIDERS["onnxruntime"].name] and may_crash(path):
+        with GraphChild(path) as child:
+            return _probe_by(child.run, session, wishes)
+    return _probe_by(functools.partial(_run_here, session), session, wishes)
+
+
+def _probe_by(run_graph: RunGraph, session: Any, wishes: Wishes) -> GraphContract:
     inputs, outputs = _ends(session)
     ends_at = time.monotonic() + PROBE_RUN_S
     problem = ""
     for interface in interfaces(inputs, outputs, wishes):
         source = inputs[0].shape
         target = next(end.shape for end in outputs if end.name == interface.output.name)
-        runs = _Runs(session, interface, ends_at)
+        runs = _Runs(run_graph, interface, ends_at)
         try:
             fixed = _sides(source, interface.input.axes_hw)
             fit = _declared(fixed, _sides(target, interface.output.axes_hw)) or find_contract(
@@ -207,10 +217,10 @@ def photograph_hw(sizes: SizeContract) -> HW:
 
 
 class _Runs:
-    """Runs an open graph; `why` has the first failure, for messages."""
+    """Runs a graph; `why` has the first failure, for messages."""
 
-    def __init__(self, session: Any, interface: Interface, ends_at: float) -> None:
-        self._session, self._interface, self._ends_at = session, interface, ends_at
+    def __init__(self, run_graph: RunGraph, interface: Interface, ends_at: float) -> None:
+        self._run_graph, self._interface, self._ends_at = run_graph, interface, ends_at
         self.why = ""
 
     def __call__(self, hw: HW) -> Optional[Tuple[int, ...]]:
@@ -224,27 +234,36 @@ class _Runs:
 
     def array(self, x: np.ndarray) -> Optional[np.ndarray]:
         """Run on the graph's own array; None if that fails."""
-        import onnxruntime
-
-        options = onnxruntime.RunOptions()
-        options.log_severity_level = 4  # failures are expected
-        left_s = max(self._ends_at - time.monotonic(), 0.0)
-        timer = threading.Timer(left_s, setattr, (options, "terminate", True))
-        timer.daemon = True
-        ends = self._interface
+        ends, left_s = self._interface, max(self._ends_at - time.monotonic(), 0.0)
         try:
-            timer.start()
-            y: np.ndarray = self._session.run([ends.output.name], {ends.input.name: x}, options)[0]
-        except Exception as e:  # onnxruntime raises its own kinds, which share no base class
-            reason = (str(e).splitlines() or [type(e).__name__])[0][:200]
-            if time.monotonic() >= self._ends_at:
-                reason = f"it takes more than {PROBE_RUN_S:g} s"
-            hw = [x.shape[axis] for axis in ends.input.axes_hw]
-            self.why = self.why or f"; at {hw[0]}x{hw[1]}: {reason}"
-            return None
-        finally:
-            timer.cancel()
-        return y
+            return self._run_graph(ends.output.name, {ends.input.name: x}, left_s)
+        except GraphRunError as e:
+            reason = (str(e).splitlines() or [""])[0][:200]
+        if time.monotonic() >= self._ends_at:
+            reason = f"it takes more than {PROBE_RUN_S:g} s"
+        hw = [x.shape[axis] for axis in ends.input.axes_hw]
+        self.why = self.why or f"; at {hw[0]}x{hw[1]}: {reason}"
+        return None
+
+
+def _run_here(
+    session: Any, output: str, inputs: Dict[str, np.ndarray], limit_s: float
+) -> np.ndarray:
+    """Run an open graph in this process. Raises GraphRunError."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4  # failures are expected
+    timer = threading.Timer(limit_s, setattr, (options, "terminate", True))
+    timer.daemon = True
+    try:
+        timer.start()
+        y: np.ndarray = session.run([output], inputs, options)[0]
+    except Exception as e:  # onnxruntime raises its own kinds, which share no base class
+        raise GraphRunError(str(e) or type(e).__name__) from e
+    finally:
+        timer.cancel()
+    return y
 
 
 @contextlib.contextmanager

@@ -266,7 +266,7 @@ class GraphWalk:
     def _constant_node(self, node: Any, attributes: Dict[str, Any]) -> Tensor:
         import onnx
 
-        key, value = next(iter(attributes.items()))
+        ((key, value),) = attributes.items()
         if key != "value":
             kinds = {"f": np.float32, "i": np.int64}
             value = onnx.numpy_helper.from_array(np.array(value, kinds.get(key[6:7], object)))

@@ -275,8 +275,12 @@ def test_a_bare_graph_without_manifest(place, tmp_path, checkpoint_rows):
     (row,) = measure([tmp_path / "foreign.onnx"], data=str(place / "Set" / "HR"), runs=1)
     assert (row.model, row.variant, row.error, row.scale) == ("foreign", "", "", 2)
     assert row.psnr_db == pytest.approx(checkpoint_rows[0].psnr_db, abs=0.01)
-    assert (row.counter, row.counted_hw) == ("hooks", (20, 24)) and 0 < row.macs_g < 0.1
-    assert 0 < row.params < checkpoint_rows[0].params, "the graph's linear layers are collapsed"
+    assert (row.counter, row.counted_hw, row.deployed) == ("hooks", (20, 24), None)
+    manifest = read_manifest(place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx")
+    deployed = manifest.counts["deployed"]["hooks"]
+    assert (row.params, row.convs) == (deployed["params"], deployed["convs"])
+    for value, key, unit in ((row.macs_g, "macs", 1e9), (row.acts_m, "acts", 1e6)):
+        assert value * unit == pytest.approx(deployed[key] * 20 * 24 / (256 * 256))
     assert row.artifact_sha256 == sha256_of(tmp_path / "foreign.onnx"), (
         "the file measured is not recorded"
     )

@@ -31,7 +31,7 @@ class NetworkDescription:
     """One network: everything known before it is opened, and how to open it."""
 
     kind: str
-    """checkpoint, graph, engine, plan or router."""
+    """checkpoint, code, graph, engine, plan or router."""
     source: str
     """The text that names it, without a variant."""
     model: str
