@@ -8,7 +8,7 @@ import onnx
 import onnx.inliner
 from onnx import helper
 
-from sr_deploy.core.errors import ExportError
+from sr_deploy.core.errors import ExportError, one_line
 from sr_deploy.export import opset as opsets
 from sr_deploy.export.half import folded, plain_graph
 from sr_deploy.export.layer_norm import LAYER_NORM_OPSET, split_layer_norms
@@ -38,7 +38,7 @@ def in_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     except ExportError as e:
         raise ExportError(e.message, hint=_OLDER) from e
     except Exception as e:  # onnx raises several kinds, some of them of C++
-        reason = " ".join(str(e).split())[:300]
+        reason = one_line(e)
         raise ExportError(
             f"the graph of opset {own} cannot be written in opset {opset}: {reason}", hint=_OLDER
         ) from e

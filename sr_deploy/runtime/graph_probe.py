@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 import numpy as np
 
 from sr_deploy.core.device import usable_cores
-from sr_deploy.core.errors import ArtifactError, CannotRunHereError
+from sr_deploy.core.errors import ArtifactError, CannotRunHereError, first_line
 from sr_deploy.core.interface import Interface
 from sr_deploy.core.onnx_file import BFLOAT16, FLOAT16, artifact_sha256, onnx_facts, weight_files
 from sr_deploy.core.providers import PROVIDERS
@@ -238,7 +238,7 @@ class _Runs:
         try:
             return self._run_graph(ends.output.name, {ends.input.name: x}, left_s)
         except GraphRunError as e:
-            reason = (str(e).splitlines() or [""])[0][:200]
+            reason = first_line(e)
         if time.monotonic() >= self._ends_at:
             reason = f"it takes more than {PROBE_RUN_S:g} s"
         hw = [x.shape[axis] for axis in ends.input.axes_hw]

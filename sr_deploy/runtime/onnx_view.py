@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator, List, Optional
 
 import numpy as np
 
-from sr_deploy.core.errors import ArtifactError, MissingPackageError
+from sr_deploy.core.errors import ArtifactError, MissingPackageError, first_line
 from sr_deploy.core.onnx_file import weight_files
 from sr_deploy.runtime.graph_nodes import bodies_of, image_inputs, opset_of
 
@@ -149,7 +149,7 @@ def load_graph(path: Path) -> Any:
     try:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as e:  # onnx raises its checker's errors and built-in ones
-        reason = str(e).splitlines()[0]
+        reason = first_line(e)
         raise ArtifactError(f"cannot read the external weights of {path}: {reason}") from e
     for problem in _problems(model):
         raise ArtifactError(f"{path} is a damaged ONNX graph: {problem}", hint=hint)

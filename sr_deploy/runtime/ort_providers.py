@@ -17,7 +17,7 @@ from typing import Any, Iterator, List, Tuple
 
 import numpy as np
 
-from sr_deploy.core.errors import MissingPackageError
+from sr_deploy.core.errors import MissingPackageError, first_line
 from sr_deploy.core.providers import PROVIDERS, Provider
 
 
@@ -106,7 +106,7 @@ def _why_not_loaded(folder: Path, provider: Provider) -> str:
         try:
             ctypes.CDLL(str(file), winmode=8)  # LOAD_WITH_ALTERED_SEARCH_PATH, as onnxruntime does
         except OSError as e:
-            return str(e).splitlines()[0]
+            return first_line(e)
     return ""
 
 
@@ -125,8 +125,7 @@ def _missing_library_hint(ort: Any, provider: Provider, reason: str) -> str:
 def short_reason(cause: Exception) -> str:
     """Return what failed: of CUDA's errors without the lines of onnxruntime's source."""
     failure = re.search(r"\w+ failure -?\d+: [^;]*[^; ]", str(cause))
-    first_line = (str(cause).splitlines() or [type(cause).__name__])[0]
-    return (failure[0] if failure else first_line)[:300]
+    return failure[0][:300] if failure else first_line(cause)
 
 
 @contextlib.contextmanager
