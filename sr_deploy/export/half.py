@@ -7,7 +7,7 @@ constants are computed once, in FP32. Weights are rounded to nearest.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Collection, Dict, List, Optional, Set, Tuple
+from typing import Any, Collection, Dict, List, Optional, Tuple
 
 import numpy as np
 import onnx
@@ -23,6 +23,7 @@ from sr_deploy.runtime.graph_nodes import (
     bodies_of,
     image_inputs,
     name_nodes,
+    names_read,
     opset_of,
 )
 from sr_deploy.runtime.graph_types import FLOATS, FP16_MAX, element_types, retyped, values_of_image
@@ -147,7 +148,7 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     if all(node.op_type == "Constant" for node in nodes):
         return model
     rest = [node for node in graph.node if not made & set(node.output)]
-    read = {v.name for v in graph.output}.union(*(_reads(node) for node in rest)) & made
+    read = {v.name for v in graph.output}.union(*(names_read(node) for node in rest)) & made
     if not read:
         return model
     outputs = [onnx.ValueInfoProto(name=name) for name in sorted(read)]
@@ -161,7 +162,7 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(rest)
     graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in arrays.items())
-    used = {v.name for v in graph.output}.union(*(_reads(node) for node in rest))
+    used = {v.name for v in graph.output}.union(*(names_read(node) for node in rest))
     kept = [t for t in graph.initializer if t.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
@@ -263,14 +264,6 @@ def _constants(model: onnx.ModelProto) -> Dict[str, TensorProto]:
             if node.op_type == "Constant":
                 found.update((node.output[0], a.t) for a in node.attribute)
     return found
-
-
-def _reads(node: onnx.NodeProto) -> Set[str]:
-    names = set(node.input)
-    for body in bodies_of(node):
-        names.update(value.name for value in body.output)
-        names.update(*(_reads(inner) for inner in body.node))
-    return names
 
 
 def _plain_constant(node: onnx.NodeProto) -> None:
