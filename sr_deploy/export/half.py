@@ -17,18 +17,15 @@ from onnx import TensorProto, helper, numpy_helper
 from sr_deploy.core.errors import ExportError
 from sr_deploy.core.manifest import mixed_precision
 from sr_deploy.export.opset import check as check_opset
-from sr_deploy.runtime.graph_types import (
-    FLOATS,
-    FP16_MAX,
+from sr_deploy.runtime.graph_nodes import (
     all_graphs,
+    all_nodes,
     bodies_of,
-    element_types,
     image_inputs,
     name_nodes,
     opset_of,
-    retyped,
-    values_of_image,
 )
+from sr_deploy.runtime.graph_types import FLOATS, FP16_MAX, element_types, retyped, values_of_image
 from sr_deploy.runtime.ort import raw_session
 
 _TYPES = {
@@ -93,7 +90,7 @@ def halved(plain: onnx.ModelProto, *, io_dtype: str, fp32_nodes: Collection[str]
     half = result.model
     check_opset(half, opset_of(half))
     kept = asked | set(_fp32_results(half))
-    order = [node.name for graph in all_graphs(half.graph) for node in graph.node]
+    order = [node.name for node in all_nodes(half.graph)]
     return HalfGraph(half, tuple(name for name in order if name in kept), notes)
 
 
@@ -123,7 +120,7 @@ def plain_graph(model: onnx.ModelProto) -> onnx.ModelProto:
         inputs = image_inputs(graph)
         del graph.input[:]
         graph.input.extend(inputs)
-    used = {node.domain for graph in all_graphs(plain.graph) for node in graph.node}
+    used = {node.domain for node in all_nodes(plain.graph)}
     opsets = [e for e in plain.opset_import if e.domain in used or e.domain in ("", "ai.onnx")]
     del plain.opset_import[:]
     plain.opset_import.extend(opsets)
@@ -195,8 +192,11 @@ def precision_of(model: onnx.ModelProto) -> str:
 def nodes_of_image(model: onnx.ModelProto) -> List[onnx.NodeProto]:
     """Return the nodes whose results depend on pixels, without casts."""
     images = values_of_image(model.graph)
-    nodes = (node for graph in all_graphs(model.graph) for node in graph.node)
-    return [n for n in nodes if n.op_type != "Cast" and any(name in images for name in n.output)]
+    return [
+        node
+        for node in all_nodes(model.graph)
+        if node.op_type != "Cast" and any(name in images for name in node.output)
+    ]
 
 
 def _fp32_results(half: onnx.ModelProto) -> List[str]:
@@ -206,15 +206,14 @@ def _fp32_results(half: onnx.ModelProto) -> List[str]:
 
 
 def _refuse_quantised(model: onnx.ModelProto) -> None:
-    for graph in all_graphs(model.graph):
-        for node in graph.node:
-            op = node.op_type
-            if "QuantizeLinear" in op or op.startswith("QLinear") or op.endswith("Integer"):
-                raise ExportError(
-                    f"the graph is quantised (node '{node.name}' is {op}): its 8-bit values "
-                    "would not gain from FP16",
-                    hint="use --precision fp32, or export the graph it was quantised from",
-                )
+    for node in all_nodes(model.graph):
+        op = node.op_type
+        if "QuantizeLinear" in op or op.startswith("QLinear") or op.endswith("Integer"):
+            raise ExportError(
+                f"the graph is quantised (node '{node.name}' is {op}): its 8-bit values "
+                "would not gain from FP16",
+                hint="use --precision fp32, or export the graph it was quantised from",
+            )
 
 
 def _check_constants(

@@ -12,6 +12,7 @@ import numpy as np
 
 from sr_deploy.core.errors import ArtifactError, MissingPackageError
 from sr_deploy.core.onnx_file import weight_files
+from sr_deploy.runtime.graph_nodes import bodies_of, image_inputs, opset_of
 
 
 def attributes_of(proto: Any) -> Dict[str, Any]:
@@ -72,19 +73,18 @@ class Graph:
             model = onnx.shape_inference.infer_shapes(model, data_prop=True)
         except Exception:  # the shapes stay unknown; the rules find the reason
             pass
-        self.opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 0)
+        self.opset = opset_of(model)
         self.functions = {(f.domain, f.name) for f in model.functions}
         self.types: Dict[str, str] = {}
         self.shapes: Dict[str, List[Optional[int]]] = {}
         self._tensors: Dict[str, Any] = {}
         self.nodes: List[Node] = []
         self._read(model.graph)
-        weights = {t.name for t in model.graph.initializer}
-        self.inputs = [v.name for v in model.graph.input if v.name not in weights]
+        self.inputs = [v.name for v in image_inputs(model.graph)]
         self.outputs = [v.name for v in model.graph.output]
 
     def _read(self, body: Any) -> None:
-        from onnx import AttributeProto, TensorProto
+        from onnx import TensorProto
 
         for value in [*body.input, *body.value_info, *body.output]:
             tensor = value.type.tensor_type
@@ -105,9 +105,8 @@ class Graph:
             self.shapes[name] = list(tensor.dims)
         for node in body.node:
             self.nodes.append(Node(node, self))
-            for attribute in node.attribute:
-                if attribute.type == AttributeProto.GRAPH:
-                    self._read(attribute.g)
+            for inner in bodies_of(node):
+                self._read(inner)
 
     def constant(self, name: str) -> Optional[np.ndarray]:
         from onnx import numpy_helper
@@ -174,9 +173,9 @@ def _problems(model: Any) -> Iterator[str]:
             where = f"the node '{(node.name or node.op_type)[:80]}'"
             if not node.output:
                 yield f"{where} has no output"
+            bodies += bodies_of(node)
             for attribute in node.attribute:
                 tensors += [(where, attribute.t)] if attribute.HasField("t") else []
-                bodies += [attribute.g] if attribute.HasField("g") else []
                 try:
                     helper.get_attribute_value(attribute)
                 except ValueError:
