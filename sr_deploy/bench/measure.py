@@ -263,8 +263,10 @@ def measure_row(
 
     One that cannot run on this machine gives a row with the reason.
     """
+    row = row_of(network, protocol.counter)
     row = replace(
-        row_of(network, protocol.counter),
+        row,
+        warnings=(*row.warnings, *network.notes),
         protocol=protocol.name,
         device=cpu_name(),
         precision_asked=asked_precision(network, options.run),

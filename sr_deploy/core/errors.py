@@ -28,7 +28,7 @@ _REQUIREMENTS = {
     "jinja2": "jinja2",
     "lightning": "lightning>=2.5",
     "matplotlib": "matplotlib>=3.7",
-    "onnx": "onnx>=1.18",
+    "onnx": "onnx>=1.19",
     "onnxruntime": "onnxruntime>=1.22",
     "onnxscript": "onnxscript>=0.5",
     "onnxslim": "onnxslim>=0.1.50",
@@ -114,6 +114,16 @@ class MissingPackageError(SrDeployError):
             f"{needed_for} needs the package '{package}', which cannot be imported here{reason}",
             hint=how_to_install(package),
         )
+
+
+def first_line(e: BaseException) -> str:
+    """Return the first line of a foreign exception's text, cut; the name of its class without."""
+    return (str(e).strip().splitlines() or [type(e).__name__])[0][:300]
+
+
+def one_line(e: BaseException) -> str:
+    """Return the text of a foreign exception in one line, cut; the name of its class without."""
+    return " ".join(str(e).split())[:300] or type(e).__name__
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

@@ -25,14 +25,8 @@ import onnx.inliner
 from onnx import TensorProto, helper
 
 from sr_deploy.core.metrics import MIN_FP16_PSNR_DB, psnr_unit
-from sr_deploy.runtime.graph_types import (
-    FP16_MAX,
-    all_graphs,
-    bodies_of,
-    converted,
-    element_types,
-    opset_of,
-)
+from sr_deploy.runtime.graph_nodes import all_nodes, bodies_of, opset_of
+from sr_deploy.runtime.graph_types import FP16_MAX, converted, element_types
 from sr_deploy.runtime.ort import raw_session
 
 _ROOT = math.sqrt(FP16_MAX)
@@ -284,8 +278,7 @@ def _decomposed(half: onnx.ModelProto) -> Tuple[onnx.ModelProto, Dict[str, Tuple
     """Replace Attention by its ONNX definition; return the owners of the new nodes by name."""
     found = {
         name: (node.name, node.op_type)
-        for graph in all_graphs(half.graph)
-        for node in graph.node
+        for node in all_nodes(half.graph)
         if node.op_type == _ATTENTION
         for name in node.output
     }

@@ -20,7 +20,8 @@ from sr_deploy.core.errors import ExportError
 from sr_deploy.core.metrics import MIN_FP16_PSNR_DB, psnr_unit
 from sr_deploy.export.emulation import HalfReport, Overflow, check_half, run_half
 from sr_deploy.export.half import WeightRangeError, halved, nodes_of_image
-from sr_deploy.runtime.graph_types import FP16_MAX, all_graphs
+from sr_deploy.runtime.graph_nodes import all_nodes
+from sr_deploy.runtime.graph_types import FP16_MAX
 
 MAX_RUNS = 128
 """Emulated runs of one search. When they are used up, whole blocks are kept in FP32."""
@@ -77,7 +78,7 @@ class _Bisection:
         self._plain, self._io_dtype = plain, io_dtype
         self._images, self._references = images, references
         self._order = [node.name for node in nodes_of_image(plain)]
-        self._names = [node.name for graph in all_graphs(plain.graph) for node in graph.node]
+        self._names = [node.name for node in all_nodes(plain.graph)]
         self._needed = start
         self._reports: Dict[FrozenSet[str], HalfReport] = {}
         self._runs = 0

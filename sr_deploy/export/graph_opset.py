@@ -8,11 +8,12 @@ import onnx
 import onnx.inliner
 from onnx import helper
 
-from sr_deploy.core.errors import ExportError
+from sr_deploy.core.errors import ExportError, one_line
 from sr_deploy.export import opset as opsets
 from sr_deploy.export.half import folded, plain_graph
 from sr_deploy.export.layer_norm import LAYER_NORM_OPSET, split_layer_norms
-from sr_deploy.runtime.graph_types import all_graphs, element_types, name_nodes, opset_of
+from sr_deploy.runtime.graph_nodes import all_nodes, name_nodes, opset_of
+from sr_deploy.runtime.graph_types import element_types
 
 _OLDER = "export it from its framework in an older opset"
 _OLD_MODES = {"linear": "bilinear", "cubic": "bicubic"}
@@ -37,7 +38,7 @@ def in_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     except ExportError as e:
         raise ExportError(e.message, hint=_OLDER) from e
     except Exception as e:  # onnx raises several kinds, some of them of C++
-        reason = " ".join(str(e).split())[:300]
+        reason = one_line(e)
         raise ExportError(
             f"the graph of opset {own} cannot be written in opset {opset}: {reason}", hint=_OLDER
         ) from e
@@ -51,7 +52,7 @@ def _without_newer_operators(model: onnx.ModelProto, opset: int) -> onnx.ModelPr
     """Replace operators that an opset lacks by what ONNX defines them to compute."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    nodes = [node for graph in all_graphs(copy.graph) for node in graph.node]
+    nodes = list(all_nodes(copy.graph))
     lacking = [n for n in nodes if n.domain == "" and not onnx.defs.has(n.op_type, opset, "")]
     if not lacking:
         return model
@@ -64,11 +65,10 @@ def _without_newer_operators(model: onnx.ModelProto, opset: int) -> onnx.ModelPr
         copy, sorted({("", node.op_type) for node in lacking}), inline_schema_functions=True
     )
     types = element_types(inlined)
-    for graph in all_graphs(inlined.graph):
-        for node in graph.node:
-            if node.op_type == "CastLike" and node.input[1] in types:
-                like = types[node.input[1]]
-                node.CopyFrom(helper.make_node("Cast", node.input[:1], node.output[:], to=like))
+    for node in all_nodes(inlined.graph):
+        if node.op_type == "CastLike" and node.input[1] in types:
+            like = types[node.input[1]]
+            node.CopyFrom(helper.make_node("Cast", node.input[:1], node.output[:], to=like))
     return folded(plain_graph(inlined))
 
 
@@ -86,10 +86,9 @@ def _relabelled(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     own = opset_of(model)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for graph in all_graphs(copy.graph):
-        for node in graph.node:
-            if node.domain == "":
-                _drop_newer_attributes(node, own, opset)
+    for node in all_nodes(copy.graph):
+        if node.domain == "":
+            _drop_newer_attributes(node, own, opset)
     for entry in copy.opset_import:
         if entry.domain == "":
             entry.version = opset

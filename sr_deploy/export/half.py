@@ -17,19 +17,16 @@ from onnx import TensorProto, helper, numpy_helper
 from sr_deploy.core.errors import ExportError
 from sr_deploy.core.manifest import mixed_precision
 from sr_deploy.export.opset import check as check_opset
-from sr_deploy.runtime.graph_types import (
-    FLOATS,
-    FP16_MAX,
+from sr_deploy.runtime.graph_nodes import (
     all_graphs,
+    all_nodes,
     bodies_of,
-    element_types,
     image_inputs,
     name_nodes,
+    names_read,
     opset_of,
-    retyped,
-    values_of_image,
 )
-from sr_deploy.runtime.onnx_view import reads
+from sr_deploy.runtime.graph_types import FLOATS, FP16_MAX, element_types, retyped, values_of_image
 from sr_deploy.runtime.ort import raw_session
 
 _TYPES = {
@@ -94,7 +91,7 @@ def halved(plain: onnx.ModelProto, *, io_dtype: str, fp32_nodes: Collection[str]
     half = result.model
     check_opset(half, opset_of(half))
     kept = asked | set(_fp32_results(half))
-    order = [node.name for graph in all_graphs(half.graph) for node in graph.node]
+    order = [node.name for node in all_nodes(half.graph)]
     return HalfGraph(half, tuple(name for name in order if name in kept), notes)
 
 
@@ -124,7 +121,7 @@ def plain_graph(model: onnx.ModelProto) -> onnx.ModelProto:
         inputs = image_inputs(graph)
         del graph.input[:]
         graph.input.extend(inputs)
-    used = {node.domain for graph in all_graphs(plain.graph) for node in graph.node}
+    used = {node.domain for node in all_nodes(plain.graph)}
     opsets = [e for e in plain.opset_import if e.domain in used or e.domain in ("", "ai.onnx")]
     del plain.opset_import[:]
     plain.opset_import.extend(opsets)
@@ -151,7 +148,7 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     if all(node.op_type == "Constant" for node in nodes):
         return model
     rest = [node for node in graph.node if not made & set(node.output)]
-    read = {v.name for v in graph.output}.union(*(reads(node) for node in rest)) & made
+    read = {v.name for v in graph.output}.union(*(names_read(node) for node in rest)) & made
     if not read:
         return model
     outputs = [onnx.ValueInfoProto(name=name) for name in sorted(read)]
@@ -165,7 +162,7 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(rest)
     graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in arrays.items())
-    used = {v.name for v in graph.output}.union(*(reads(node) for node in rest))
+    used = {v.name for v in graph.output}.union(*(names_read(node) for node in rest))
     kept = [t for t in graph.initializer if t.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
@@ -196,8 +193,11 @@ def precision_of(model: onnx.ModelProto) -> str:
 def nodes_of_image(model: onnx.ModelProto) -> List[onnx.NodeProto]:
     """Return the nodes whose results depend on pixels, without casts."""
     images = values_of_image(model.graph)
-    nodes = (node for graph in all_graphs(model.graph) for node in graph.node)
-    return [n for n in nodes if n.op_type != "Cast" and any(name in images for name in n.output)]
+    return [
+        node
+        for node in all_nodes(model.graph)
+        if node.op_type != "Cast" and any(name in images for name in node.output)
+    ]
 
 
 def _fp32_results(half: onnx.ModelProto) -> List[str]:
@@ -207,15 +207,14 @@ def _fp32_results(half: onnx.ModelProto) -> List[str]:
 
 
 def _refuse_quantised(model: onnx.ModelProto) -> None:
-    for graph in all_graphs(model.graph):
-        for node in graph.node:
-            op = node.op_type
-            if "QuantizeLinear" in op or op.startswith("QLinear") or op.endswith("Integer"):
-                raise ExportError(
-                    f"the graph is quantised (node '{node.name}' is {op}): its 8-bit values "
-                    "would not gain from FP16",
-                    hint="use --precision fp32, or export the graph it was quantised from",
-                )
+    for node in all_nodes(model.graph):
+        op = node.op_type
+        if "QuantizeLinear" in op or op.startswith("QLinear") or op.endswith("Integer"):
+            raise ExportError(
+                f"the graph is quantised (node '{node.name}' is {op}): its 8-bit values "
+                "would not gain from FP16",
+                hint="use --precision fp32, or export the graph it was quantised from",
+            )
 
 
 def _check_constants(

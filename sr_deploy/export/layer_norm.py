@@ -14,7 +14,8 @@ from onnx import helper, numpy_helper
 
 from sr_deploy.core.errors import ExportError
 from sr_deploy.core.target import TargetProfile
-from sr_deploy.runtime.graph_types import all_graphs, element_types, opset_of
+from sr_deploy.runtime.graph_nodes import all_graphs, all_nodes, opset_of
+from sr_deploy.runtime.graph_types import element_types
 
 _OP = "LayerNormalization"
 _READ_FROM = (8, 6)
@@ -34,7 +35,7 @@ def split_layer_norms(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     split = onnx.ModelProto()
     split.CopyFrom(model)
-    nodes = [node for graph in all_graphs(model.graph) for node in graph.node]
+    nodes = list(all_nodes(model.graph))
     if not any(node.op_type == _OP for node in nodes):
         return split
     ranks, types = _ranks(model), element_types(model)

@@ -7,13 +7,14 @@ rewrites what changed between the opsets, and `check` verifies every node.
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Set
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from sr_deploy.core.errors import ExportError
+from sr_deploy.runtime.graph_nodes import names_read
 
 EXPORTED = 18
 LOWEST = 13
@@ -174,17 +175,7 @@ def _drop_attributes(node: onnx.NodeProto, *names: str) -> None:
 
 
 def _drop_unused_constants(graph: onnx.GraphProto) -> None:
-    names = _names_in(graph)
+    names = {name for node in graph.node for name in names_read(node)}
     constants = [t for t in graph.initializer if t.name in names]
     del graph.initializer[:]
     graph.initializer.extend(constants)
-
-
-def _names_in(graph: onnx.GraphProto) -> Set[str]:
-    """Return the names that the nodes of a graph and of its branches read."""
-    branches = [
-        a.g for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH
-    ]
-    return {name for node in graph.node for name in node.input}.union(
-        *map(_names_in, branches), *({o.name for o in b.output} for b in branches)
-    )

@@ -14,7 +14,7 @@ from sr_deploy.core.errors import BuildError, ExportError, InputError, MissingPa
 from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.manifest import Manifest, is_up_to_date, recorded_command, write_artifact
 from sr_deploy.core.run_options import RunOptions
-from sr_deploy.core.sizes import HW, Sizes, hw_text, parse_sizes
+from sr_deploy.core.sizes import HW, Sizes, hw_text, parse_sizes, up_to_multiple
 from sr_deploy.core.spec import Variant, check_min_hw, network_name
 from sr_deploy.core.target import PRECISIONS, TargetProfile, load_target
 from sr_deploy.core.version import __version__
@@ -233,7 +233,7 @@ def _check_multiple(task: _GraphTask) -> None:
     multiple = task.facts.multiple
     for hw in (task.sizes.min, task.sizes.opt, task.sizes.max):
         if hw[0] % multiple or hw[1] % multiple:
-            nearest = tuple(-(-n // multiple) * multiple for n in hw)
+            nearest = up_to_multiple(hw, multiple)
             raise InputError(
                 f"{task.source.name} takes multiples of {multiple} only, not {hw_text(hw)}",
                 hint=f"give for example {hw_text(nearest)}; other sizes of images are mirrored up",

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from sr_deploy.core.registry import Registry
-from sr_deploy.core.sizes import Sizes
+from sr_deploy.core.sizes import Sizes, up_to_multiple
 from sr_deploy.core.spec import WHOLE, Variant
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.export.forms import PLAIN, apply_form, default_form, list_forms
@@ -159,6 +159,6 @@ def counts_of(trained: nn.Module, deployed: nn.Module, multiple: int = 1) -> Dic
 
     multiple: of the sides that they take.
     """
-    h, w = (-(-n // multiple) * multiple for n in NTIRE_HW)
-    deployed_counts = {c: asdict(count(deployed, (h, w), counter=c)) for c in COUNTERS}
-    return {**count_record(trained, (h, w)), "deployed": deployed_counts}
+    hw = up_to_multiple(NTIRE_HW, multiple)
+    deployed_counts = {c: asdict(count(deployed, hw, counter=c)) for c in COUNTERS}
+    return {**count_record(trained, hw), "deployed": deployed_counts}

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Sequence
 import numpy as np
 import onnx
 
-from sr_deploy.core.errors import ExportError
+from sr_deploy.core.errors import ExportError, one_line
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.metrics import MIN_FP16_PSNR_DB, psnr_unit
 from sr_deploy.core.samples import sample_lr
@@ -39,8 +39,7 @@ def compare_with_source(
             y = session.run(None, {"lr": x})[0]
         except Exception as e:  # onnxruntime's errors share no base class
             raise ExportError(
-                f"{name}: ONNX Runtime cannot run the graph at {hw_text(hw)}: "
-                f"{' '.join(str(e).split())[:300]}",
+                f"{name}: ONNX Runtime cannot run the graph at {hw_text(hw)}: {one_line(e)}",
                 hint="a graph of one size may be possible: --shape HxW",
             ) from e
         error = float(np.abs(y - reference).max()) / max(1.0, float(np.abs(reference).max()))

@@ -456,6 +456,6 @@ def _matching_scale(
             hint=f"name one, for example {architecture.name}_x{matching[-1]}",
         )
     if not matching:
-        hint = error.hint or f"names and shapes of the tensors must be those of {architecture.name}"
+        hint = error.hint or "without KIND, the architecture is recognised by the tensors"
         raise CheckpointError(error.message, hint=hint)
     return matching[0]

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import CheckpointError, MissingPackageError, VariantError
+from sr_deploy.core.errors import CheckpointError, MissingPackageError, VariantError, one_line
+from sr_deploy.core.interface import LUMA
 from sr_deploy.core.spec import WHOLE, ModelSpec, Variant
 from sr_deploy.nets.architecture import Architecture, Weights
 
@@ -25,9 +26,6 @@ _GRIDS = ("padder_size", "pad_size", "pad", "scaled_size", "downscale_factor")
 """Attributes of networks that pad images to multiples of them, as those with a window_size do."""
 _PADDED_TO = {"FBCNN": 8, "MixDehazeNet": 4, "RealCUGAN": 4, "SCUNet": 64}
 """What else networks pad images to multiples of."""
-
-LUMA = (0.299, 0.587, 0.114)
-"""The luma of BT.601, full range, on which networks of one channel are trained."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def model_from_weights(weights: Weights, *, source: str) -> Optional[SpandrelMod
                 warnings.simplefilter("ignore")
                 descriptor = support.architecture.load(dict(weights))
         except Exception as e:  # KeyError, RuntimeError and others: unexpected names or shapes
-            reason = " ".join(str(e).split())[:200] or type(e).__name__
+            reason = one_line(e)
             failed = failed or CheckpointError(
                 f"{source} has tensors of {name}, but spandrel cannot load it: {reason}",
                 hint="give the complete state dict of one network",

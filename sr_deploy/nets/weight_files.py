@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sr_deploy.core.errors import CheckpointError, InputError
+from sr_deploy.core.errors import CheckpointError, InputError, first_line
 from sr_deploy.core.files import foreign_file
 from sr_deploy.nets.checkpoint import read_safetensors
 
@@ -110,7 +110,7 @@ def _read_pickle(file: Path) -> Any:
         elif isinstance(e, pickle.UnpicklingError):  # torch recommends to execute the file
             reason = "it is damaged, or contains more than tensors, such as code"
         else:
-            reason = text.splitlines()[0] if text else type(e).__name__
+            reason = first_line(e)
         raise CheckpointError(f"{file} cannot be read as weights: {reason}", hint=hint) from e
 
 

@@ -12,7 +12,8 @@ from typing import Any, Tuple
 
 from sr_deploy.core.errors import BuildError, MissingPackageError, did_you_mean
 from sr_deploy.core.files import native_path
-from sr_deploy.runtime.graph_types import FLOAT, all_graphs, name_nodes, retyped
+from sr_deploy.runtime.graph_nodes import all_nodes, name_nodes
+from sr_deploy.runtime.graph_types import FLOAT, retyped
 
 HEAD_AND_TAIL = "head-tail"
 
@@ -31,7 +32,7 @@ def select_nodes(model: Any, fallback: str, what: str) -> Tuple[str, ...]:
     """Return the nodes that `fallback` selects: the first and last convolution for `head-tail`, or
     the names in `NODE,NODE`. what: the graph, for the error. Raises BuildError.
     """
-    nodes = [node for graph in all_graphs(model.graph) for node in graph.node]
+    nodes = list(all_nodes(model.graph))
     if fallback == HEAD_AND_TAIL:
         convolutions = [node.name for node in nodes if node.op_type in ("Conv", "ConvTranspose")]
         if not convolutions:

@@ -33,7 +33,7 @@ from typing import Any, Counter, Dict, Iterable, List, Optional, Sequence, Tuple
 import numpy as np
 
 from sr_deploy.core.counts import COUNTERS, NTIRE_HW, Counts, counts_record
-from sr_deploy.core.errors import ArtifactError
+from sr_deploy.core.errors import ArtifactError, first_line
 from sr_deploy.core.interface import Interface
 from sr_deploy.core.sizes import HW, hw_text
 from sr_deploy.runtime.graph_params import Params
@@ -72,7 +72,7 @@ def count_graph(
     except ArtifactError as e:
         raise ArtifactError(f"{what} cannot be counted at {hw_text(hw)}: {e.message}") from e
     except Exception as e:  # of many kinds, for a damaged graph
-        problem = f"it is damaged: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
+        problem = f"it is damaged: {type(e).__name__}: {first_line(e)}"
         raise ArtifactError(f"{what} cannot be counted at {hw_text(hw)}: {problem}") from e
 
 
@@ -178,9 +178,8 @@ def _shapes_by_running(model: Any, shape: Shape, names: List[str]) -> Dict[str, 
                 timer.start()
                 found = raw_session(str(path)).run(None, {source.name: x}, options)
         except Exception as e:  # of onnx, protobuf and onnxruntime, without a common base class
-            reason = (str(e).splitlines() or [type(e).__name__])[0][:200]
             what = f"the shape of '{names[0]}' does not follow from it"
-            raise ArtifactError(f"{what}, and the graph does not run: {reason}") from e
+            raise ArtifactError(f"{what}, and the graph does not run: {first_line(e)}") from e
         finally:
             timer.cancel()
     return {name: tuple(int(n) for n in values) for name, values in zip(names, found)}

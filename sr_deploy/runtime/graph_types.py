@@ -8,9 +8,18 @@ nodes in a row exchange FP32 values. What an operator takes in FP32 only, by its
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
+
+from sr_deploy.runtime.graph_nodes import (
+    all_graphs,
+    bodies_of,
+    free_name,
+    image_inputs,
+    names_read,
+    opset_of,
+)
 
 FLOAT, FLOAT16, BFLOAT16 = 1, 10, 16
 """Of TensorProto.DataType."""
@@ -41,46 +50,11 @@ def retyped(model: Any, kind: Kind, *, io: Optional[int] = None) -> Retyped:
     return Retyped(work.result(), work.halved)
 
 
-def bodies_of(node: Any) -> List[Any]:
-    """Return the subgraphs of an If, Loop or Scan node; empty for other nodes."""
-    found = [a.g for a in node.attribute if a.HasField("g")]
-    return found + [graph for a in node.attribute for graph in a.graphs]
-
-
-def all_graphs(graph: Any) -> Iterator[Any]:
-    """Yield a graph and, after it, those of its nodes."""
-    yield graph
-    for node in graph.node:
-        for body in bodies_of(node):
-            yield from all_graphs(body)
-
-
-def opset_of(model: Any) -> int:
-    """Return the version of the standard operators that a model uses; 0 if it names none."""
-    return next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 0)
-
-
-def image_inputs(graph: Any) -> List[Any]:
-    """Return a graph's inputs without those that have a value (as in files of old exporters)."""
-    constants = {t.name for t in graph.initializer}
-    return [value for value in graph.input if value.name not in constants]
-
-
-def name_nodes(model: Any) -> None:
-    """Give every node a unique name: its own, else that of its first output."""
-    taken: Set[str] = set()
-    for graph in all_graphs(model.graph):
-        for node in graph.node:
-            name = node.name or next(filter(None, node.output), "") or node.op_type
-            node.name = _unique(name, taken)
-
-
 def values_of_image(graph: Any, images: Optional[Set[str]] = None) -> Set[str]:
     """Return the names of all values computed from pixels, not from sizes and constants only."""
     found = {v.name for v in image_inputs(graph)} if images is None else images
     for node in graph.node:
-        reads = {*node.input, *(name for body in bodies_of(node) for name in _captured(body))}
-        if node.op_type in ("Shape", "Size") or not reads & found:
+        if node.op_type in ("Shape", "Size") or not names_read(node) & found:
             continue
         found |= {name for name in node.output if name}
         for body in bodies_of(node):
@@ -318,7 +292,7 @@ class _Retyping:
         nodes.append(helper.make_node("Cast", [inner], [name], name=f"{name}/cast", to=want))
 
     def _new_name(self, name: str, code: int) -> str:
-        return _unique(f"{name}/{_SUFFIX[code]}", self._taken)
+        return free_name(f"{name}/{_SUFFIX[code]}", self._taken)
 
 
 _FLOAT_BY_DEFAULT = ("RandomNormal", "RandomUniform", "SequenceEmpty", "ConstantOfShape", "EyeLike")
@@ -351,16 +325,6 @@ def _leaf(type_proto: Any) -> Any:
     return type_proto.tensor_type if is_tensor else None
 
 
-def _captured(body: Any) -> Set[str]:
-    """Return the names that a subgraph reads, its own and those from outside."""
-    names = {value.name for value in body.output}
-    for node in body.node:
-        names.update(node.input)
-        for inner in bodies_of(node):
-            names |= _captured(inner)
-    return names
-
-
 def _names(graph: Any) -> Set[str]:
     return {name for node in graph.node for name in (node.name, *node.output)}
 
@@ -373,11 +337,3 @@ def _rename(node: Any, old: str, new: str) -> None:
             value.name = new if value.name == old else value.name
         for inner in body.node:
             _rename(inner, old, new)
-
-
-def _unique(name: str, taken: Set[str]) -> str:
-    candidate, number = name, 1
-    while candidate in taken:
-        candidate, number = f"{name}_{number}", number + 1
-    taken.add(candidate)
-    return candidate

@@ -9,11 +9,12 @@ from __future__ import annotations
 import collections
 import functools
 from dataclasses import dataclass, field, replace
-from typing import Any, ChainMap, Dict, FrozenSet, Iterable, Iterator, List, Optional, Set, Tuple
+from typing import Any, ChainMap, Dict, FrozenSet, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 
 from sr_deploy.core.errors import ArtifactError
+from sr_deploy.runtime.graph_nodes import image_inputs, needed_nodes
 from sr_deploy.runtime.onnx_view import attributes_of
 
 Shape = Tuple[int, ...]
@@ -114,7 +115,7 @@ class GraphWalk:
     ) -> Iterator[Step]:
         for tensor in body.initializer:
             scope[tensor.name] = self._constant(tensor.name, tensor)
-        for node in _needed(body, wanted):
+        for node in needed_nodes(body, wanted):
             given = {name: scope[name] for name in node.input if name in scope}
             inputs = tuple(given.get(name) for name in node.input)
             if node.op_type == "If" and node.domain in _STANDARD:
@@ -275,32 +276,11 @@ class GraphWalk:
 
 def input_of(model: Any) -> Any:
     """Return the ValueInfoProto of the model's input. Raises ArtifactError unless it has one."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = [v for v in model.graph.input if v.name not in constants]
+    inputs = image_inputs(model.graph)
     if len(inputs) != 1:
         names = ", ".join(v.name for v in inputs) or "none"
         raise ArtifactError(f"expected one input, found {len(inputs)}: {names}")
     return inputs[0]
-
-
-def _needed(body: Any, wanted: Iterable[str]) -> List[Any]:
-    """Return the nodes that the wanted tensors need."""
-    names, nodes = set(wanted), []
-    for node in reversed(body.node):
-        if not names.isdisjoint(node.output):
-            nodes.append(node)
-            names |= _inputs(node)
-    return nodes[::-1]
-
-
-def _inputs(node: Any) -> Set[str]:
-    """Return the tensors that a node uses, also in its subgraphs."""
-    names = set(node.input)
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            names |= {o.name for o in attribute.g.output}
-            names = names.union(*map(_inputs, attribute.g.node))
-    return names
 
 
 def _name(node: Any) -> str:

@@ -19,6 +19,7 @@ from sr_deploy.core.errors import (
     CannotRunHereError,
     InputError,
     MissingPackageError,
+    one_line,
 )
 from sr_deploy.core.files import atomic_path, make_output_folder, sha256_of, write_text
 from sr_deploy.core.images import nchw_from_rgb
@@ -28,7 +29,7 @@ from sr_deploy.core.manifest import Manifest, check_manifest, manifest_path, wri
 from sr_deploy.core.onnx_file import graph_sha256, weight_files
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import SizeContract
-from sr_deploy.core.sizes import HW, hw_text
+from sr_deploy.core.sizes import HW, hw_text, up_to_multiple
 from sr_deploy.core.spec import Variant, network_name
 from sr_deploy.core.version import __version__
 from sr_deploy.runtime.graph_counts import count_graph
@@ -42,6 +43,7 @@ from sr_deploy.runtime.graph_interface import (
     network_input,
     resemblance_db,
 )
+from sr_deploy.runtime.graph_nodes import opset_of
 from sr_deploy.runtime.graph_probe import (
     DECLARED_PX,
     GraphContract,
@@ -213,9 +215,8 @@ def _simplified(file: Path, folder: Path) -> Path:
     except ArtifactError:
         raise
     except Exception as e:  # onnxslim raises what its passes do
-        reason = " ".join(str(e).split())[:200] or type(e).__name__
         raise ArtifactError(
-            f"onnxslim cannot simplify {file}: {reason}", hint="omit --simplify"
+            f"onnxslim cannot simplify {file}: {one_line(e)}", hint="omit --simplify"
         ) from e
     return path
 
@@ -242,7 +243,6 @@ def _describe(file: Path, model: Any, options: ImportOptions) -> ImportedGraph:
     not_checked += tuple(filter(None, (uncounted, "" if field.exact else str(field))))
     precision = graph_precision(file)
     low, opt, high = _shapes(contract.sizes)
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
     manifest = Manifest(
         kind="onnx",
         model="",
@@ -260,7 +260,7 @@ def _describe(file: Path, model: Any, options: ImportOptions) -> ImportedGraph:
         parent_sha256="",
         command="",
         versions={"srdeploy": __version__, "onnxruntime": onnxruntime_module().__version__},
-        opset=opset,
+        opset=opset_of(model),
         nodes=len(model.graph.node),
         halo_px=field.halo_px,
         align_px=field.align_px,
@@ -318,9 +318,9 @@ def _field(standard: Any, contract: GraphContract) -> FieldReport:
 
 def _counts(model: Any, contract: GraphContract) -> Tuple[Dict[str, Any], str]:
     """Return the counts as in a manifest, and why there are none."""
-    h, w = (-(-side // contract.sizes.multiple) * contract.sizes.multiple for side in NTIRE_HW)
+    hw = up_to_multiple(NTIRE_HW, contract.sizes.multiple)
     try:
-        return count_graph(model, (h, w), contract.interface), ""
+        return count_graph(model, hw, contract.interface), ""
     except ArtifactError as e:
         return {}, f"counts: {e.message}"
 

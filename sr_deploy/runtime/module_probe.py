@@ -8,7 +8,7 @@ import numpy as np
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.network_code import SCALE_PARAMETERS
-from sr_deploy.core.sizes import HW, hw_text
+from sr_deploy.core.sizes import HW, hw_text, up_to_multiple
 from sr_deploy.core.spec import network_name
 from sr_deploy.runtime.graph_interface import ContractError
 from sr_deploy.runtime.graph_probe import Fit, find_contract
@@ -83,7 +83,7 @@ class _ModuleRuns:
         """Raise ContractError for outputs that differ from run to run, or of another type."""
         import torch
 
-        hw = [-(-n // multiple) * multiple for n in least]
+        hw = up_to_multiple((least[0], least[1]), multiple)
         x = torch.rand(1, 3, *hw, generator=torch.Generator().manual_seed(0))
         first, second = self._output(x), self._output(x)
         assert first is not None and second is not None

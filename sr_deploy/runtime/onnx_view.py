@@ -6,14 +6,14 @@ Importable without onnx.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Set
+from typing import Any, Dict, Iterator, List, Optional
 
 import numpy as np
 
-from sr_deploy.core.errors import ArtifactError, MissingPackageError
+from sr_deploy.core.errors import ArtifactError, MissingPackageError, first_line
 from sr_deploy.core.files import foreign_file
 from sr_deploy.core.onnx_file import weight_files
-from sr_deploy.runtime.graph_types import bodies_of
+from sr_deploy.runtime.graph_nodes import bodies_of, image_inputs, opset_of, sort_nodes
 
 
 def attributes_of(proto: Any) -> Dict[str, Any]:
@@ -25,15 +25,6 @@ def attributes_of(proto: Any) -> Dict[str, Any]:
         name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value
         for name, value in values.items()
     }
-
-
-def reads(node: Any) -> Set[str]:
-    """Return the tensors that a node and the graphs in it read."""
-    names = set(node.input)
-    for body in bodies_of(node):
-        names |= {name for inner in body.node for name in reads(inner)}
-        names |= {value.name for value in body.output}
-    return names - {""}
 
 
 class Node:
@@ -83,19 +74,18 @@ class Graph:
             model = onnx.shape_inference.infer_shapes(model, data_prop=True)
         except Exception:  # the shapes stay unknown; the rules find the reason
             pass
-        self.opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 0)
+        self.opset = opset_of(model)
         self.functions = {(f.domain, f.name) for f in model.functions}
         self.types: Dict[str, str] = {}
         self.shapes: Dict[str, List[Optional[int]]] = {}
         self._tensors: Dict[str, Any] = {}
         self.nodes: List[Node] = []
         self._read(model.graph)
-        weights = {t.name for t in model.graph.initializer}
-        self.inputs = [v.name for v in model.graph.input if v.name not in weights]
+        self.inputs = [v.name for v in image_inputs(model.graph)]
         self.outputs = [v.name for v in model.graph.output]
 
     def _read(self, body: Any) -> None:
-        from onnx import AttributeProto, TensorProto
+        from onnx import TensorProto
 
         for value in [*body.input, *body.value_info, *body.output]:
             tensor = value.type.tensor_type
@@ -116,9 +106,8 @@ class Graph:
             self.shapes[name] = list(tensor.dims)
         for node in body.node:
             self.nodes.append(Node(node, self))
-            for attribute in node.attribute:
-                if attribute.type == AttributeProto.GRAPH:
-                    self._read(attribute.g)
+            for inner in bodies_of(node):
+                self._read(inner)
 
     def constant(self, name: str) -> Optional[np.ndarray]:
         from onnx import numpy_helper
@@ -136,31 +125,6 @@ def _is_text(message: Any) -> bool:
         if field.type == field.TYPE_MESSAGE and not all(map(_is_text, items)):
             return False
     return True
-
-
-def _sort_nodes(graph: Any) -> None:
-    """Put each node after those that make what it reads, as ONNX demands.
-
-    Some converters append nodes at the end, and ONNX Runtime takes them.
-    """
-    makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
-    needs = [sorted({makers[name] for name in reads(node) & set(makers)}) for node in graph.node]
-    if all(before < i for i, befores in enumerate(needs) for before in befores):
-        return
-    order: Dict[int, None] = {}
-    for start in range(len(needs)):
-        stack, entered = [start], set()
-        while stack:
-            i = stack[-1]
-            missing = [j for j in needs[i] if j not in order and j not in entered]
-            entered.add(i)
-            if missing:
-                stack.append(missing[0])
-            else:
-                order[stack.pop()] = None
-    nodes = [type(node).FromString(node.SerializeToString()) for node in graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes[i] for i in order)
 
 
 def load_graph(path: Path) -> Any:
@@ -192,11 +156,11 @@ def load_graph(path: Path) -> Any:
     try:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as e:  # onnx raises its checker's errors and built-in ones
-        reason = str(e).splitlines()[0]
+        reason = first_line(e)
         raise ArtifactError(f"cannot read the external weights of {path}: {reason}") from e
     for problem in _problems(model):
         raise ArtifactError(f"{path} is a damaged ONNX graph: {problem}", hint=hint)
-    _sort_nodes(model.graph)
+    sort_nodes(model.graph)
     return model
 
 
@@ -217,9 +181,9 @@ def _problems(model: Any) -> Iterator[str]:
             where = f"the node '{(node.name or node.op_type)[:80]}'"
             if not node.output:
                 yield f"{where} has no output"
+            bodies += bodies_of(node)
             for attribute in node.attribute:
                 tensors += [(where, attribute.t)] if attribute.HasField("t") else []
-                bodies += [attribute.g] if attribute.HasField("g") else []
                 try:
                     helper.get_attribute_value(attribute)
                 except ValueError:

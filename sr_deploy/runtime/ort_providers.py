@@ -13,11 +13,11 @@ import io
 import re
 import sys
 from pathlib import Path
-from typing import Any, Iterator, List, Tuple, Union
+from typing import Any, Iterator, List, Tuple
 
 import numpy as np
 
-from sr_deploy.core.errors import MissingPackageError
+from sr_deploy.core.errors import MissingPackageError, first_line
 from sr_deploy.core.providers import PROVIDERS, Provider
 
 
@@ -106,7 +106,7 @@ def _why_not_loaded(folder: Path, provider: Provider) -> str:
         try:
             ctypes.CDLL(str(file), winmode=8)  # LOAD_WITH_ALTERED_SEARCH_PATH, as onnxruntime does
         except OSError as e:
-            return str(e).splitlines()[0]
+            return first_line(e)
     return ""
 
 
@@ -129,11 +129,11 @@ _NOISE = re.compile(
 """What ONNX Runtime puts before a reason: its kind, the file's name, and lines of its source."""
 
 
-def short_reason(cause: Union[Exception, str]) -> str:
+def short_reason(cause: Exception) -> str:
     """Return what failed, without the lines of onnxruntime's source."""
     failure = re.search(r"\w+ failure -?\d+: [^;]*[^; ]", str(cause))
-    first_line = (str(cause).splitlines() or [type(cause).__name__])[0]
-    return (failure[0] if failure else _NOISE.sub("", first_line) or first_line)[:300]
+    line = first_line(cause)
+    return failure[0][:300] if failure else _NOISE.sub("", line) or line
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from typing import Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
-from sr_deploy.core.errors import SrDeployError
+from sr_deploy.core.errors import one_line
 from sr_deploy.core.session import Session, SizeContract
 from sr_deploy.core.sizes import HW, hw_text
 from sr_deploy.runtime.tiled import run_tiles
@@ -117,9 +117,7 @@ class _TimedNetwork:
         try:
             y = np.asarray(self._network(np.ascontiguousarray(x, np.float32)))
         except Exception as e:  # the networks of users raise anything
-            reason = e.message if isinstance(e, SrDeployError) else str(e) or type(e).__name__
-            reason = " ".join(reason.split())[:200]
-            raise _UnmeasuredError(f"it does not run at {hw_text(hw)}: {reason}") from e
+            raise _UnmeasuredError(f"it does not run at {hw_text(hw)}: {one_line(e)}") from e
         seconds = time.monotonic() - start
         if hw[0] * hw[1] >= self._last[0]:
             self._last = (hw[0] * hw[1], seconds)

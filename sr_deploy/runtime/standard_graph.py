@@ -8,15 +8,22 @@ repeated edges.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
 from sr_deploy.core.errors import ArtifactError, CannotRunHereError
 from sr_deploy.core.images import cubic_kernel
 from sr_deploy.core.interface import LUMA, ImageEnd, Interface
-from sr_deploy.runtime.graph_types import bodies_of, name_nodes
-from sr_deploy.runtime.onnx_view import load_graph, reads
+from sr_deploy.runtime.graph_nodes import (
+    all_nodes,
+    bodies_of,
+    free_name,
+    name_nodes,
+    names_read,
+    needed_nodes,
+)
+from sr_deploy.runtime.onnx_view import load_graph
 
 INPUT, OUTPUT = "lr", "sr"
 _NET_INPUT, _NET_OUTPUT = "network_input", "network_output"
@@ -82,18 +89,18 @@ def _tidy(model: Any, interface: Interface) -> None:
     """Keep what leads to the output, give names to nodes, and drop what would be out of date."""
     graph = model.graph
     target = _one(graph.output, interface.output.name, "output")
-    kept = _leading_to(graph, target.name)
-    used = {name for node in kept for name in reads(node)} | {target.name}
+    kept = needed_nodes(graph, [target.name])
+    used = {name for node in kept for name in names_read(node)} | {target.name}
     weights = {t.name for t in (*graph.initializer, *(s.values for s in graph.sparse_initializer))}
     _replace(graph.node, kept)
     _replace(graph.initializer, [t for t in graph.initializer if t.name in used])
     _replace(graph.input, [v for v in graph.input if v.name not in weights])
     _replace(graph.output, [target])
     del graph.value_info[:]
-    for node in _all_nodes(graph):
+    for node in all_nodes(graph):
         node.domain = "" if node.domain == "ai.onnx" else node.domain
     name_nodes(model)
-    domains = {node.domain for node in _all_nodes(graph)} | {""}
+    domains = {node.domain for node in all_nodes(graph)} | {""}
     opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
     if "" not in opsets:
         raise ArtifactError("the graph does not say which opset of ONNX it has")
@@ -124,29 +131,6 @@ def _one(values: Iterable[Any], name: str, what: str) -> Any:
     raise ArtifactError(f"the graph has no {what} '{name[:80]}'", hint="import the file again")
 
 
-def _all_nodes(graph: Any) -> Iterator[Any]:
-    for node in graph.node:
-        yield node
-        for body in bodies_of(node):
-            yield from _all_nodes(body)
-
-
-def _leading_to(graph: Any, output: str) -> List[Any]:
-    wanted, kept = {output}, []
-    for node in reversed(graph.node):
-        if wanted & set(node.output):
-            kept.append(node)
-            wanted |= reads(node)
-    return kept[::-1]
-
-
-def _unique(name: str, taken: Set[str]) -> str:
-    number, free = 2, name
-    while free in taken:
-        free, number = f"{name}_{number}", number + 1
-    return free
-
-
 def _tensor_names(graph: Any) -> Set[str]:
     """Return the names of all tensors, also of those in graphs inside nodes."""
     names = {item.name for item in (*graph.input, *graph.output, *graph.initializer)}
@@ -168,7 +152,7 @@ def _rename(graph: Any, names: Dict[str, str]) -> None:
 
 
 def _readers(graph: Any, name: str) -> List[Any]:
-    return [node for node in graph.node if name in reads(node)]
+    return [node for node in graph.node if name in names_read(node)]
 
 
 def _only_cast(graph: Any, name: str) -> bool:
@@ -208,28 +192,28 @@ class _Editor:
     def __init__(self, model: Any) -> None:
         self.graph = model.graph
         self.opset = next(o.version for o in model.opset_import if o.domain == "")
-        self._taken = _tensor_names(self.graph) | {n.name for n in _all_nodes(self.graph)}
+        self._taken = _tensor_names(self.graph) | {n.name for n in all_nodes(self.graph)}
         self._nodes: List[Any] = []
 
     def free_names(self, ends: Dict[str, str]) -> None:
         """Rename the ends of the network, and tensors within it that have names of ends."""
         reserved = {INPUT, OUTPUT, *ends.values()}
         self._taken |= reserved
-        inner = {name: self._new(name) for name in reserved - set(ends)}
+        inner = {name: free_name(name, self._taken) for name in reserved - set(ends)}
         _rename(self.graph, {**inner, **ends})
 
     def add(self, op: str, inputs: Sequence[str], label: str, **attributes: Any) -> str:
         """Add a node, and return the name of its output."""
         from onnx import helper
 
-        name = self._new(label)
+        name = free_name(label, self._taken)
         self._nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
         return name
 
     def constant(self, values: Any, label: str) -> str:
         from onnx import numpy_helper
 
-        name = self._new(label)
+        name = free_name(label, self._taken)
         self.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
         return name
 
@@ -237,11 +221,6 @@ class _Editor:
         """Return the nodes that were added since the last call."""
         nodes, self._nodes = self._nodes, []
         return nodes
-
-    def _new(self, label: str) -> str:
-        name = _unique(label, self._taken)
-        self._taken.add(name)
-        return name
 
     # Operators whose form depends on the opset.
 

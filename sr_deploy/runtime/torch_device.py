@@ -13,7 +13,7 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional
 import numpy as np
 
 from sr_deploy.core.device import gpu_present, usable_cores
-from sr_deploy.core.errors import CannotRunHereError, DeviceMemoryError
+from sr_deploy.core.errors import CannotRunHereError, DeviceMemoryError, first_line
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, PeakMemory, TimedOutput
 from sr_deploy.runtime.cuda import OUT_OF_MEMORY
@@ -120,7 +120,7 @@ class CudaDevice(TorchDevice):
                 with torch.inference_mode(not self._harness):
                     yield
         except RuntimeError as e:
-            reason = _first_line(e)
+            reason = first_line(e)
             if not _is_out_of_memory(e):
                 raise CannotRunHereError(
                     f"torch failed on {self.name} ({self.place}): {reason}"
@@ -311,7 +311,7 @@ class TorchNetwork:
             except RuntimeError as e:
                 if _is_out_of_memory(e):
                     raise
-                self._why_no_graph = _first_line(e)
+                self._why_no_graph = first_line(e)
                 return self._forward(x)
         return self._graph(x)
 
@@ -328,7 +328,7 @@ class TorchNetwork:
             if not self._compiled or _is_out_of_memory(e):
                 raise
             raise CannotRunHereError(
-                f"torch.compile failed: {_first_line(e)}",
+                f"torch.compile failed: {first_line(e)}",
                 hint="omit --compile; it needs a C++ compiler on a CPU, Triton on a GPU",
             ) from e
 
@@ -365,10 +365,6 @@ def _is_out_of_memory(e: Exception) -> bool:
 
     oom = isinstance(e, torch.cuda.OutOfMemoryError)
     return oom or any(text in str(e) for text in OUT_OF_MEMORY)
-
-
-def _first_line(e: BaseException) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
 
 
 def torch_device(run: RunOptions = DEFAULT_RUN) -> TorchDevice:
@@ -417,7 +413,7 @@ def why_no_cuda(index: int) -> str:
         torch.cuda.init()
         count = torch.cuda.device_count()
     except (RuntimeError, AssertionError) as e:  # no driver, or one that is too old
-        return f"torch {torch.__version__}: {_first_line(e)}"
+        return f"torch {torch.__version__}: {first_line(e)}"
     if index >= count:
         return f"there are {count} GPUs" if count != 1 else "there is one GPU, cuda:0"
     major, minor = torch.cuda.get_device_capability(index)
@@ -430,7 +426,7 @@ def why_no_cuda(index: int) -> str:
     try:
         compute_something(index)
     except RuntimeError as e:  # in use by another process alone, full, or broken
-        return f"{name}: {_first_line(e)}"
+        return f"{name}: {first_line(e)}"
     return ""
 
 

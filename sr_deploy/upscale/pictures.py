@@ -26,6 +26,7 @@ import numpy as np
 
 from sr_deploy.core.errors import InputError, MissingPackageError
 from sr_deploy.core.files import native_path
+from sr_deploy.core.interface import LUMA
 from sr_deploy.core.pictures.containers import (
     bmff,
     count_pages,
@@ -59,7 +60,7 @@ from sr_deploy.upscale.upscaler import Upscaler
 JPEG_QUALITY = 95
 _ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 _STRIP = 256
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_LUMA = np.array(LUMA, np.float32)
 
 
 @dataclass(frozen=True)

@@ -28,4 +28,4 @@ def test_a_missing_package_names_package_purpose_cause_and_pip_line():
         and "export needs" in error.message
         and "libfoo.so" in error.message
     )
-    assert error.hint == "pip install 'onnx>=1.18'"
+    assert error.hint == "pip install 'onnx>=1.19'"

@@ -44,7 +44,7 @@ def test_sessions_take_some_files_as_they_are():
         ({"output": {"name": "y", "dtype": "bf16"}}, "the type 'bf16' of the output"),
         ({"output": {"name": "y", "values": [1, 0]}}, r"the values \(1, 0\) of the output"),
         ({"output": {"name": "y", "values": [0, 1e9]}}, "the values"),
-        ({"output": {"nam": "y"}}, "unknown key 'nam'"),
+        ({"output": {"title": "y"}}, "unknown key 'title'"),
         ({"output": 3}, "key 'output': expected an object, found 3"),
         ({"other_outputs": [1]}, "key 'other_outputs': expected str, found 1"),
     ],

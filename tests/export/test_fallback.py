@@ -12,7 +12,7 @@ from sr_deploy.export.half import precision_of
 from sr_deploy.export.pipeline import ExportOptions, onnx_from_source
 from sr_deploy.export.source import Source, SourceFacts, SourceGraph
 from sr_deploy.runtime.build import bundle_from_onnx, engine_from_onnx
-from sr_deploy.runtime.graph_types import image_inputs
+from sr_deploy.runtime.graph_nodes import image_inputs
 
 
 def network(*scales):

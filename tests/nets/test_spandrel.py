@@ -59,7 +59,7 @@ def test_every_architecture_is_recognised_and_runs(name):
 def test_networks_of_another_kind_are_refused(name):
     with pytest.raises(CheckpointError, match=f"w.pth is a network of {name}, which") as e:
         model_from_weights(weights_of(name), source="w.pth")
-    assert REFUSED[name] in e.value.message and "upscale or restore" in e.value.hint
+    assert REFUSED[name] in e.value.message and "upscales or restores" in e.value.hint
 
 
 @pytest.mark.parametrize(

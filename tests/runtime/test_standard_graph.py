@@ -103,7 +103,7 @@ def test_names_are_unique_and_only_what_the_output_needs_is_kept():
     assert [n.op_type for n in graph.node] == ["Conv", "DepthToSpace"]
     names = [n.name for n in graph.node]
     assert all(names) and len(set(names)) == len(names)
-    assert graph.node[0].output[0] == "sr_2" and graph.node[1].output[0] == "sr"
+    assert graph.node[0].output[0] == "sr_1" and graph.node[1].output[0] == "sr"
 
 
 def test_subgraphs_read_renamed_tensors():

@@ -9,10 +9,9 @@ from typing import Any, List, Optional, Sequence, Tuple
 import numpy as np
 
 from sr_deploy.core.errors import ArtifactError, CannotRunHereError
+from sr_deploy.core.interface import LUMA
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import BackendInfo, ExecutedWork, PeakMemory, Session
-
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class AdaptiveSession(Session):
         output = self.run_adaptive(x_nchw)
         self._work += output.work
         if self.decisions is not None:
-            luma = np.tensordot(_LUMA, x_nchw[0], axes=1)
+            luma = np.tensordot(np.array(LUMA, np.float32), x_nchw[0], axes=1)
             self.decisions.append(np.stack([output.decisions, luma], axis=-1))
         return output.y_nchw
 

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import List
 
-from sr_deploy.core.errors import BuildError
+from sr_deploy.core.errors import BuildError, first_line
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.runtime.boards.job import BoardJob, Progress
 from sr_deploy.runtime.boards.trtexec import version_from_banner
@@ -30,7 +30,7 @@ def why_no_trtexec(profile: TargetProfile) -> str:
             )
             version = version_from_banner(done.stdout + done.stderr)
         except (OSError, subprocess.SubprocessError, BuildError) as e:
-            reasons.append(f"{candidate} does not run ({str(e).splitlines()[0]})")
+            reasons.append(f"{candidate} does not run ({first_line(e)})")
             continue
         if profile.supports_version(version):
             return ""

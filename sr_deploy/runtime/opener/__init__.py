@@ -57,22 +57,6 @@ def split_variant(text: str) -> Tuple[str, Optional[str]]:
     return (match[1], match[2]) if match else (text, None)
 
 
-def require_checkpoint(text: str, command: str) -> Tuple[str, Optional[str]]:
-    """Split the text of a checkpoint into source and variant, for commands of checkpoints only.
-
-    Raises InputError for the other kinds.
-    """
-    source, variant = split_variant(text)
-    kind = kind_of(source)
-    if kind != "checkpoint":
-        article = "an" if kind == "artifact" else "a"
-        raise InputError(
-            f"'{text}' is {article} {kind}; {command} takes a checkpoint",
-            hint="give a checkpoint's path, or a shipped name (see srdeploy models)",
-        )
-    return source, variant
-
-
 def require_kind(text: str, command: str, kinds: Container[str]) -> Tuple[str, Optional[str], str]:
     """Split the text of a network into source and variant; return both and its kind.
 

@@ -48,6 +48,7 @@ def _describe_variant(code: NetworkCode, loaded: Any, variant: str) -> NetworkDe
         opener=lambda run: CodeSession(loaded, variant, fit, run),
         scale=fit.scale,
         sizes=fit.sizes,
+        notes=() if code.weights else ("without --weights: the weights are the code's own",),
         precision_asked="fp32",
         weights_sha256s=(loaded.weights_sha256,),
         counts=functools.lru_cache(maxsize=None)(

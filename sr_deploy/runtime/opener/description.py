@@ -59,6 +59,8 @@ class NetworkDescription:
     """Whether its weights are random: its time and counts mean something, its output does not."""
     manifest: Optional[Manifest] = None
     plan: Union[RoutedPlan, DepthPlan, None] = None
+    notes: Tuple[str, ...] = ()
+    """What whoever measures or uses it should know."""
     counts: Callable[..., Dict[str, Any]] = field(default=_no_counts, repr=False, compare=False)
     """`counts(hw=(256, 256))` returns the counts at an LR size as in a manifest: as trained and as
     deployed, by both counters. `hw` of the result says where they are of another size, the next

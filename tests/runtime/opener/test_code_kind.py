@@ -112,3 +112,8 @@ def test_the_child_that_measures_memory_finds_the_same_network(monkeypatch, tmp_
         "x": str(tmp_path / "x.npy"),
     }
     measure_here(request)
+
+
+def test_weights_that_nobody_gave_are_noted():
+    (network,) = describe(f"{OWN}:Net --scale 3")
+    assert network.notes == ("without --weights: the weights are the code's own",)

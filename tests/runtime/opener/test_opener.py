@@ -21,7 +21,7 @@ from sr_deploy.runtime.opener import (  # noqa: E402
     describe_one,
     kind_of,
     open_session,
-    require_checkpoint,
+    require_kind,
     split_variant,
 )
 from sr_deploy.runtime.tiling import plan_tiles  # noqa: E402
@@ -193,10 +193,10 @@ def test_a_session_is_a_context_manager_with_a_short_repr(family):
 
 
 @pytest.mark.parametrize("text, kind", [("elastic-asrn_x4", "router"), ("x.onnx", "artifact")])
-def test_commands_for_checkpoints_name_other_kinds(text, kind):
-    assert require_checkpoint("asrn_x4.d1", "complexity") == ("asrn_x4", "d1")
-    with pytest.raises(InputError, match=f"'{text}' is an? {kind}; complexity takes a checkpoint"):
-        require_checkpoint(text, "complexity")
+def test_commands_for_some_kinds_name_the_others(text, kind):
+    assert require_kind("asrn_x4.d1", "export", ["checkpoint"]) == ("asrn_x4", "d1", "checkpoint")
+    with pytest.raises(InputError, match=f"'{text}' is an? {kind}; export takes a checkpoint"):
+        require_kind(text, "export", ["checkpoint"])
 
 
 def test_options_for_some_of_the_networks_only_are_said(family):
