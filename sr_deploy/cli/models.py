@@ -14,7 +14,7 @@ from sr_deploy.core.counts import COUNTERS, NTIRE_HW, Counts
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.routers import read_router_card, router_name, shipped_routers
 from sr_deploy.core.shipped import read_card, shipped_checkpoints
-from sr_deploy.core.sizes import HW, hw_text, parse_hw
+from sr_deploy.core.sizes import HW, hw_text, parse_hw, up_to_multiple
 from sr_deploy.core.spec import check_min_hw
 from sr_deploy.results.render import markdown
 from sr_deploy.results.slips import slips_of
@@ -171,8 +171,9 @@ def _counted(model: str, variant: Optional[str], hw: HW) -> Tuple[Dict[str, Any]
         check_min_hw(hw, untrained.architecture.min_hw, what=source)
         return count_record(untrained.network(variant or named), hw), untrained.architecture.name
     checkpoint = load_checkpoint(source)
-    network = describe_one(source, variant or named)
-    return network.counts(hw), checkpoint.spec.arch
+    spec, net = checkpoint.spec, checkpoint.network(variant or named)
+    check_min_hw(hw, spec.min_hw, what=checkpoint.name)
+    return count_record(net, up_to_multiple(hw, spec.multiple)), spec.arch
 
 
 def _emit_counts(counts: Counts, size: str) -> None:

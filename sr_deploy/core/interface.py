@@ -30,10 +30,6 @@ class ImageEnd:
     """The values of black and white."""
 
     @property
-    def channel_axis(self) -> int:
-        return self.layout.index("c")
-
-    @property
     def axes_hw(self) -> Tuple[int, int]:
         """The axes of height and width."""
         return self.layout.index("h"), self.layout.index("w")

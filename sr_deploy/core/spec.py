@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.errors import InputError, VariantError, did_you_mean
 
@@ -44,6 +44,20 @@ class Variant:
 
 WHOLE = Variant("", 0)
 """The only variant of a network without variants."""
+
+
+def listed_variants(names: Union[str, Sequence[str], None]) -> Optional[List[str]]:
+    """Return the variants of a list or of a comma-separated text; None for None or `all`."""
+    if names is None or names == "all":
+        return None
+    names = names.split(",") if isinstance(names, str) else names
+    return list(dict.fromkeys(name.strip() for name in names))
+
+
+def named_by_scale(stem: str, scale: int) -> str:
+    """Return the name of a network after a file or a class, such as `net_x4`."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "network"
+    return stem if stem.endswith(f"_x{scale}") else f"{stem}_x{scale}"
 
 
 def network_name(model: str, variant: object) -> str:

@@ -18,7 +18,7 @@ from sr_deploy.core.manifest import Manifest, is_quantised, manifest_path, read_
 from sr_deploy.core.metrics import psnr_unit
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import HW, Sizes, hw_text
-from sr_deploy.core.spec import Variant
+from sr_deploy.core.spec import Variant, listed_variants
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.export.graph_opset import in_opset
 from sr_deploy.export.half import folded, fp32_graph
@@ -67,9 +67,8 @@ class GraphSource(Source):
 
     def variants(self, names: Union[str, Sequence[str], None]) -> List[Variant]:
         own = self.manifest.variant
-        asked = names.split(",") if isinstance(names, str) else names or ()
-        for name in asked:
-            if name not in ("all", own):
+        for name in listed_variants(names) or ():
+            if name != own:
                 has = f"is the variant {own}" if own else "has no variants"
                 raise VariantError(f"{self.text} {has}, not '{name}'", hint="omit --variants")
         return [Variant.parse(own)]

@@ -12,16 +12,18 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import onnx
-import torch
 from torch import nn
 
 from sr_deploy.core.registry import Registry
+from sr_deploy.core.run_options import CPU_RUN
 from sr_deploy.core.sizes import Sizes, up_to_multiple
 from sr_deploy.core.spec import WHOLE, Variant
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.export.forms import PLAIN, apply_form, default_form, list_forms
 from sr_deploy.export.graph import graph_from_network
 from sr_deploy.nets.complexity import COUNTERS, NTIRE_HW, count, count_record
+from sr_deploy.runtime.torch_device import torch_device
+from sr_deploy.runtime.torch_module import array_function
 
 SOURCES = Registry(
     "kind of source",
@@ -141,17 +143,12 @@ class TorchSource(Source):
         deployed, rewrites = apply_form(net, form)
         multiple = self.facts(variant).multiple
         model = graph_from_network(deployed, sizes, opset=opset, multiple=multiple)
-        return SourceGraph(model, array_function(net), rewrites, counts_of(net, deployed, multiple))
-
-
-def array_function(net: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a module of one input and one output as a function of arrays, on the CPU."""
-
-    def run(x: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return net(torch.from_numpy(x)).numpy()
-
-    return run
+        return SourceGraph(
+            model,
+            array_function(net, torch_device(CPU_RUN)),
+            rewrites,
+            counts_of(net, deployed, multiple),
+        )
 
 
 def counts_of(trained: nn.Module, deployed: nn.Module, multiple: int = 1) -> Dict[str, Any]:

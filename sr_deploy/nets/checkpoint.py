@@ -21,7 +21,7 @@ from sr_deploy.core.errors import (
 from sr_deploy.core.files import atomic_path, sha256_of, write_text
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.shipped import CHECKPOINT_SUFFIX, read_card, shipped_checkpoints
-from sr_deploy.core.spec import ModelSpec, Variant
+from sr_deploy.core.spec import ModelSpec, Variant, listed_variants
 from sr_deploy.nets import ARCHITECTURES, FROM_WEIGHTS
 from sr_deploy.nets.architecture import Architecture
 from sr_deploy.nets.safetensors_reader import tensors_from_bytes
@@ -72,11 +72,11 @@ class Checkpoint:
 
         `all`, or None, means those of the paper's table. Raises VariantError for an unknown one.
         """
-        if names is None or names == "all":
+        listed = listed_variants(names)
+        if listed is None:
             published = [v for v in self.spec.variants if v in self.architecture.published]
             return [Variant.parse(v) for v in published or self.spec.variants]
-        names = names.split(",") if isinstance(names, str) else names
-        return [self.spec.variant(name) for name in dict.fromkeys(n.strip() for n in names)]
+        return [self.spec.variant(name) for name in listed]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import hashlib
 import importlib
 import inspect
 import os
-import re
 import sys
 import types
 from dataclasses import dataclass, field
@@ -26,10 +25,10 @@ from torch import Tensor, nn
 
 from sr_deploy.core.errors import InputError, SrDeployError, VariantError, did_you_mean
 from sr_deploy.core.network_code import SCALE_PARAMETERS, NetworkCode
-from sr_deploy.core.spec import Variant
+from sr_deploy.core.spec import Variant, listed_variants, named_by_scale
 from sr_deploy.nets.checkpoint import check_finite, check_state_dict
 from sr_deploy.nets.code_files import code_files, defined_names, package_root
-from sr_deploy.nets.importers import read_weights
+from sr_deploy.nets.weight_files import read_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +54,7 @@ class CodeNetwork:
     def name(self, scale: int) -> str:
         """Return the beginning of the names of its artifacts: that of the weights, or its own."""
         stem = Path(self.code.weights).stem if self.code.weights else self.code.attribute
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "network"
-        return stem if stem.endswith(f"_x{scale}") else f"{stem}_x{scale}"
+        return named_by_scale(stem, scale)
 
     def identity(self, variant: str) -> str:
         """Return what decides the output of a variant."""
@@ -92,10 +90,9 @@ class CodeNetwork:
 
         Raises VariantError for an unknown one.
         """
-        if names is None or names == "all":
+        chosen = listed_variants(names)
+        if chosen is None:
             return list(self.variants)
-        names = names.split(",") if isinstance(names, str) else names
-        chosen = list(dict.fromkeys(name.strip() for name in names))
         for name in chosen:
             if name not in self.variants:
                 known = ", ".join(self.variants) or "no variants"

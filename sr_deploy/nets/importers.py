@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError, did_you_mean
 from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.shipped import CHECKPOINT_SUFFIX
-from sr_deploy.core.spec import Variant
+from sr_deploy.core.spec import Variant, named_by_scale
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.architecture import Architecture
 from sr_deploy.nets.checkpoint import (
@@ -287,7 +287,7 @@ def _from_kind(
         scale, size, elastic=elastic, config=config, **{**card, **options.card}
     )
     stem = file.stem if importer is None else kind
-    return Checkpoint(_default_name(stem, scale), spec, weights)
+    return Checkpoint(named_by_scale(stem, scale), spec, weights)
 
 
 def _from_spandrel(
@@ -305,12 +305,7 @@ def _from_spandrel(
     if "notes" in options.card:
         notes = f"{options.card['notes']}; {notes}"
     spec = model.spec(**{**options.card, "notes": notes})
-    return Checkpoint(_default_name(file.stem, model.scale), spec, weights)
-
-
-def _default_name(stem: str, scale: int) -> str:
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", stem)
-    return stem if stem.endswith(f"_x{scale}") else f"{stem}_x{scale}"
+    return Checkpoint(named_by_scale(file.stem, model.scale), spec, weights)
 
 
 def _recognised(weights: Dict[str, Tensor], file: Path) -> Tuple[str, Dict[str, Tensor], str]:

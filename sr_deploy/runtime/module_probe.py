@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Optional, Tuple
 
-import numpy as np
-
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.network_code import SCALE_PARAMETERS
+from sr_deploy.core.run_options import CPU_RUN
 from sr_deploy.core.sizes import HW, hw_text, up_to_multiple
 from sr_deploy.core.spec import network_name
 from sr_deploy.runtime.graph_interface import ContractError
 from sr_deploy.runtime.graph_probe import Fit, find_contract
 from sr_deploy.runtime.receptive_field import FieldReport, measure_field
+from sr_deploy.runtime.torch_device import torch_device
+from sr_deploy.runtime.torch_module import array_function
 
 if TYPE_CHECKING:
     from sr_deploy.nets.code import CodeNetwork
@@ -51,15 +52,8 @@ def network_fit(network: CodeNetwork, variant: str) -> Fit:
 def network_field(network: CodeNetwork, variant: str) -> FieldReport:
     """Return how far the outputs of a variant depend on their surroundings, as measured."""
     if variant not in network.fields:
-        import torch
-
-        fit, module = network_fit(network, variant), network.network(variant)
-
-        def run(x: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                y: np.ndarray = module(torch.from_numpy(x)).numpy()
-            return y
-
+        fit = network_fit(network, variant)
+        run = array_function(network.network(variant), torch_device(CPU_RUN))
         network.fields[variant] = measure_field(run, scale=fit.scale, sizes=fit.sizes)
     report: FieldReport = network.fields[variant]
     return report

@@ -66,7 +66,7 @@ def test_complexity_of_a_checkpoint_is_that_of_its_architecture(torch, run_cli, 
 def test_an_architecture_takes_any_depth_but_a_checkpoint_its_own(torch, run_cli, fails, asrn):
     assert run_cli("complexity", "asrn_x2", "--variant", "d9", "--lr", "8x8").exit_code == 0
     error = fails("complexity", asrn, "--variant", "d9", "--lr", "8x8")
-    assert "contains no variant 'd9'; it contains d1, d2" in error
+    assert "checkpoint has no variant 'd9'; it has d1, d2" in error
     assert "hint: did you mean 'd" in error
 
 

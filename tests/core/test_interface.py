@@ -16,8 +16,8 @@ LUMA = Interface(ImageEnd("in", "nhwc", "uint8", (16, 235)), ImageEnd("out", val
 
 
 def test_ends_know_their_axes():
-    assert (LUMA.channels, LUMA.input.channel_axis, LUMA.input.axes_hw) == (1, 3, (1, 2))
-    assert (ImageEnd("x", "chw").channel_axis, ImageEnd("x", "chw").axes_hw) == (0, (1, 2))
+    assert (LUMA.channels, LUMA.input.axes_hw) == (1, (1, 2))
+    assert ImageEnd("x", "chw").axes_hw == (1, 2)
     assert (values_text(STUDIO), values_text((0.0, 255.0))) == ("16/255..235/255", "0..255")
 
 

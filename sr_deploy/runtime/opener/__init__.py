@@ -19,6 +19,7 @@ from sr_deploy.core.network_code import is_code, parse_code
 from sr_deploy.core.registry import Registry
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
+from sr_deploy.core.spec import listed_variants
 from sr_deploy.runtime.opener.checkpoint import describe_untrained
 from sr_deploy.runtime.opener.description import NetworkDescription, Variants
 from sr_deploy.runtime.opener.folder import without_companions
@@ -231,16 +232,17 @@ def _of_variants(
     text: str, networks: Sequence[NetworkDescription], variants: Variants
 ) -> List[NetworkDescription]:
     """Return the networks of some variants. Raises VariantError for an unknown one."""
-    if variants in (None, "all"):
+    names = listed_variants(variants)
+    if names is None:
         return list(networks)
     chosen = []
-    for name in variants.split(",") if isinstance(variants, str) else variants or ():
+    for name in names:
         found = [network for network in networks if network.variant == name]
         if not found:
             known = [network.variant for network in networks if network.variant]
-            names = ", ".join(known) or "one network without a named variant"
+            contained = ", ".join(known) or "one network without a named variant"
             raise VariantError(
-                f"{text} contains no variant '{name}'; it contains {names}",
+                f"{text} contains no variant '{name}'; it contains {contained}",
                 hint=did_you_mean(name, known),
             )
         chosen += found

@@ -14,6 +14,7 @@ from sr_deploy.core.files import sha256_of
 from sr_deploy.core.routers import PLAN_SUFFIX, RoutedPlan, budget_text, read_routed_plan
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session
+from sr_deploy.core.spec import listed_variants
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants, describe_plan
 
 ROUTED = "chooses a branch for each patch"
@@ -35,12 +36,9 @@ class PlanKind(Kind):
         if plan.fixed:
             refuse_variants(text, variants, "was trained for one depth")
             return [describe_depth_plan(path, plan)]
-        if variants in (None, "all"):
-            variants = [f"d{plan.blocks / 2:g}"]
-        names = variants.split(",") if isinstance(variants, str) else variants
+        names = listed_variants(variants) or [f"d{plan.blocks / 2:g}"]
         return [
-            describe_depth_plan(path, plan, parse_depth(name, plan.blocks), name)
-            for name in dict.fromkeys(names or ())
+            describe_depth_plan(path, plan, parse_depth(name, plan.blocks), name) for name in names
         ]
 
 
