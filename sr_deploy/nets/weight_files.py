@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -31,13 +33,14 @@ _TRAINING_ONLY = re.compile(
 """Prefixes of what training code stores beside the network."""
 
 _SCALAR: Any = np.float64(0).__reduce__()[0]
-_NUMBERS: List[Any] = [
+_HARMLESS: List[Any] = [
+    argparse.Namespace,
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")),
     (_SCALAR, "numpy.core.multiarray.scalar"),
     (_SCALAR, "numpy._core.multiarray.scalar"),
 ]
-"""What a pickled NumPy number consists of, before and since NumPy 2."""
+"""What a pickled NumPy number consists of, before and since NumPy 2, and options of training."""
 
 
 def read_weights(file: Path) -> Dict[str, Tensor]:
@@ -49,6 +52,9 @@ def read_weights(file: Path) -> Dict[str, Tensor]:
     """
     if not file.is_file():
         raise InputError(f"there is no file {file}")
+    foreign, hint = foreign_file(file)
+    if foreign:
+        raise CheckpointError(f"{file} cannot be read as weights: {foreign}", hint=hint)
     with file.open("rb") as stream:
         begin = stream.read(64)
     if (
@@ -90,16 +96,14 @@ def candidates(weights: Dict[str, Tensor]) -> Iterator[Tuple[str, Dict[str, Tens
 def _read_pickle(file: Path) -> Any:
     """Load a pickle's tensors and numbers. Raises CheckpointError."""
     try:
-        with torch.serialization.safe_globals(_NUMBERS):
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about formats; what cannot be read is told below
             return torch.load(file, weights_only=True, map_location="cpu")
     except Exception as e:  # many kinds: unpickling, zip, end of file, runtime
         text = str(e)
         hint = "truncated files and pickles with code are refused: save model.state_dict()"
         foreign = re.search(r"Unsupported global: GLOBAL (\S+)", text)
-        kind, remedy = foreign_file(file)
-        if kind:
-            reason, hint = kind, remedy
-        elif "TorchScript" in text:
+        if "TorchScript" in text:
             reason = "it is a TorchScript archive, which contains code"
             hint = "save the state dict: torch.save(torch.jit.load(FILE).state_dict(), OTHER)"
         elif "legacy .tar format" in text:
@@ -107,10 +111,14 @@ def _read_pickle(file: Path) -> Any:
             hint = "save its state dict again, with a newer torch"
         elif foreign is not None:
             reason = f"it contains more than tensors: {foreign[1]}"
+            hint = "if you trust it, save its state dict where it was made: torch.save(" + (
+                "torch.load(FILE, weights_only=False).state_dict(), OTHER)"
+            )
         elif isinstance(e, pickle.UnpicklingError):  # torch recommends to execute the file
             reason = "it is damaged, or contains more than tensors, such as code"
         else:
-            reason = first_line(e)
+            cut_off = isinstance(e, (EOFError, OSError)) or "zip archive" in text
+            reason = "it is empty or cut off" if cut_off else first_line(e)
         raise CheckpointError(f"{file} cannot be read as weights: {reason}", hint=hint) from e
 
 

@@ -123,7 +123,7 @@ def _missing_library_hint(ort: Any, provider: Provider, reason: str) -> str:
 
 
 _NOISE = re.compile(
-    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed:\s*|"
+    r"\[ONNXRuntimeError\] : \d+ : (?:(?!INVALID_GRAPH)\w+ : )?|Load model from .*? failed:\s*|"
     r"Non-zero status code returned while |\S+\.(?:cc|cpp|h):\d+ .*?\) (?=\w)"
 )
 """What ONNX Runtime puts before a reason: its kind, the file's name, and lines of its source."""

@@ -389,11 +389,17 @@ def _newer(node: Node, to: _Parser) -> Iterator[str]:
 
 @Rule(_REPLACE)
 def _unsupported(node: Node, to: _Parser) -> Iterator[str]:
-    first = _ADDED.get(node.op)
+    first = _ADDED.get(node.op) if node.op != "LayerNormalization" else None
     if node.op in _NEVER or (to.rtx and node.op in _NOT_ON_RTX):
         yield "this parser does not read the operator"
     elif first and to.before(first):
         yield f"the operator is {_not_read(first)}"
+
+
+@Rule(_EXPORT, "LayerNormalization")
+def _layer_norm(node: Node, to: _Parser) -> Iterator[str]:
+    if to.before(_ADDED[node.op]):
+        yield f"the operator is {_not_read(_ADDED[node.op])}"
 
 
 @Rule("use a value that is read")

@@ -1,3 +1,4 @@
+import argparse
 import math
 import zipfile
 
@@ -61,6 +62,11 @@ def test_numbers_of_older_numpy(weights, tmp_path):
     assert list(read_weights(tmp_path / "old.pth")) == list(weights)
 
 
+def test_options_of_training_beside_the_weights(weights, tmp_path):
+    state = {"state_dict": weights, "args": argparse.Namespace(lr=1e-4)}
+    assert list(read(state, tmp_path / "w.pth")) == list(weights)
+
+
 def test_the_format_before_torch_1_6(weights, tmp_path):
     torch.save(weights, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
     assert torch.equal(read_weights(tmp_path / "w.pth")["a.weight"], weights["a.weight"])
@@ -91,6 +97,12 @@ def write_script(path):
         (lambda p: p.write_text("\n<!DOCTYPE html><html>"), "a web page", "the file itself"),
         (write_script, "TorchScript archive", "torch.jit.load"),
         (lambda p: torch.save({"x": slice(3)}, p), "more than tensors: .*slice", "state_dict"),
+        (
+            lambda p: torch.save(torch.nn.PReLU(), p),
+            "more than tensors: .*PReLU",
+            r"False).state_d",
+        ),
+        (lambda p: p.write_bytes(b""), "it is empty or cut off", "state_dict"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
