@@ -51,7 +51,9 @@ def import_onnx(file: Path, folder: Path, **options: Any) -> None:
         *((hw[0], hw[1]) for hw in (manifest.min_shape, manifest.opt_shape, manifest.max_shape))
     )
     ends = (interface.input, interface.output)
-    log(f"{manifest.model}: x{manifest.scale}, LR {sizes}, {manifest.precision_obtained}")
+    multiples = f", multiples of {manifest.multiple}" if manifest.multiple > 1 else ""
+    lr = f"LR {sizes}{multiples}"
+    log(f"{manifest.model}: x{manifest.scale}, {lr}, {manifest.precision_obtained}")
     log(f"opset {manifest.opset}, {manifest.nodes} nodes")
     for what, end in zip(("input", "output"), ends):
         colours = "luma" if interface.colours == "y" else interface.colours.upper()

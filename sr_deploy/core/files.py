@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Iterator, List, Optional, Union
+from typing import Iterator, List, Optional, Tuple, Union
 
 from sr_deploy.core.errors import InputError
 
@@ -199,3 +199,19 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def foreign_file(path: Path) -> Tuple[str, str]:
+    """Return what a file is that was downloaded as another, and what to do; empty for others."""
+    try:
+        with path.open("rb") as stream:
+            begin = stream.read(64)
+    except OSError:
+        return "", ""
+    if begin.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS", "download the file that it stands for: git lfs pull"
+    if begin.lstrip()[:5].lower() in (b"<!doc", b"<html"):
+        return "it is a web page", "download the file itself"
+    if begin[4:8] == b"ORTM":
+        return "it is in ONNX Runtime's own format", "give the .onnx file that it was made of"
+    return "", ""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sr_deploy.core.errors import CheckpointError, InputError, first_line
+from sr_deploy.core.files import foreign_file
 from sr_deploy.nets.checkpoint import read_safetensors
 
 _WRAPPERS = (
@@ -55,7 +56,7 @@ def read_weights(file: Path) -> Dict[str, Tensor]:
     ):  # the header's length, then JSON
         content: Any = read_safetensors(file)
     else:
-        content = _read_pickle(file, begin)
+        content = _read_pickle(file)
     weights = _state_dict_in(content, str(file))
     for prefix in _PARALLEL * 2:  # in any order
         weights = _without(prefix, weights) or weights
@@ -86,8 +87,8 @@ def candidates(weights: Dict[str, Tensor]) -> Iterator[Tuple[str, Dict[str, Tens
         yield prefix, part
 
 
-def _read_pickle(file: Path, begin: bytes) -> Any:
-    """Load a pickle's tensors and numbers. begin: its first bytes. Raises CheckpointError."""
+def _read_pickle(file: Path) -> Any:
+    """Load a pickle's tensors and numbers. Raises CheckpointError."""
     try:
         with torch.serialization.safe_globals(_NUMBERS):
             return torch.load(file, weights_only=True, map_location="cpu")
@@ -95,11 +96,9 @@ def _read_pickle(file: Path, begin: bytes) -> Any:
         text = str(e)
         hint = "truncated files and pickles with code are refused: save model.state_dict()"
         foreign = re.search(r"Unsupported global: GLOBAL (\S+)", text)
-        if begin.startswith(b"version https://git-lfs"):
-            reason = "it is a pointer of Git LFS"
-            hint = "download the file that it stands for: git lfs pull"
-        elif begin.lstrip()[:5].lower() in (b"<!doc", b"<html"):
-            reason, hint = "it is a web page", "download the file itself"
+        kind, remedy = foreign_file(file)
+        if kind:
+            reason, hint = kind, remedy
         elif "TorchScript" in text:
             reason = "it is a TorchScript archive, which contains code"
             hint = "save the state dict: torch.save(torch.jit.load(FILE).state_dict(), OTHER)"

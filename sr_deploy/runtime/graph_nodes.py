@@ -5,7 +5,7 @@ Importable without onnx.
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Iterator, List, Set
+from typing import Any, Dict, Iterable, Iterator, List, Set
 
 
 def bodies_of(node: Any) -> List[Any]:
@@ -45,6 +45,31 @@ def needed_nodes(graph: Any, outputs: Iterable[str]) -> List[Any]:
             nodes.append(node)
             wanted |= names_read(node)
     return nodes[::-1]
+
+
+def sort_nodes(graph: Any) -> None:
+    """Put each node after those that make what it reads, as ONNX demands.
+
+    Some converters append nodes at the end, and ONNX Runtime takes them.
+    """
+    makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    needs = [[makers[name] for name in names_read(node) if name in makers] for node in graph.node]
+    if all(before < i for i, befores in enumerate(needs) for before in befores):
+        return
+    order: Dict[int, None] = {}
+    entered: Set[int] = set()
+    for start in range(len(needs)):
+        stack = [] if start in order else [start]
+        while stack:
+            entered.add(stack[-1])
+            missing = [i for i in needs[stack[-1]] if i not in order and i not in entered]
+            if missing:
+                stack.append(min(missing))
+            else:
+                order[stack.pop()] = None
+    nodes = [type(node).FromString(node.SerializeToString()) for node in graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes[i] for i in order)
 
 
 def image_inputs(graph: Any) -> List[Any]:

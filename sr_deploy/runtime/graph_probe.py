@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 import numpy as np
 
 from sr_deploy.core.device import usable_cores
-from sr_deploy.core.errors import ArtifactError, CannotRunHereError, first_line
+from sr_deploy.core.errors import ArtifactError, CannotRunHereError
 from sr_deploy.core.interface import Interface
 from sr_deploy.core.onnx_file import BFLOAT16, FLOAT16, artifact_sha256, onnx_facts, weight_files
 from sr_deploy.core.providers import PROVIDERS
@@ -36,6 +36,7 @@ from sr_deploy.runtime.graph_interface import (
     nchw_of,
     network_input,
 )
+from sr_deploy.runtime.ort_providers import short_reason
 
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 """The element types that sessions feed and read, by ONNX Runtime's names."""
@@ -238,7 +239,7 @@ class _Runs:
         try:
             return self._run_graph(ends.output.name, {ends.input.name: x}, left_s)
         except GraphRunError as e:
-            reason = first_line(e)
+            reason = short_reason(e)[:200]
         if time.monotonic() >= self._ends_at:
             reason = f"it takes more than {PROBE_RUN_S:g} s"
         hw = [x.shape[axis] for axis in ends.input.axes_hw]

@@ -54,7 +54,7 @@ from sr_deploy.runtime.graph_probe import (
 )
 from sr_deploy.runtime.onnx_view import load_graph
 from sr_deploy.runtime.ort import raw_session
-from sr_deploy.runtime.ort_providers import onnxruntime_module
+from sr_deploy.runtime.ort_providers import onnxruntime_module, short_reason
 from sr_deploy.runtime.receptive_field import FieldReport, measure_field
 from sr_deploy.runtime.standard_graph import INPUT, serialised, standard_graph
 
@@ -195,7 +195,7 @@ def _load(file: Path) -> Any:
     try:
         return load_graph(file)
     except ArtifactError as e:
-        if "is not an ONNX graph" not in e.message:
+        if not e.message.endswith("is not an ONNX graph"):
             raise
         raise ArtifactError(e.message, hint=_DOWNLOAD) from e
 
@@ -350,8 +350,8 @@ def _checks(
             [interface.output.name], {interface.input.name: network_input(x, interface)}
         )
     except Exception as e:  # onnxruntime's errors share no base class
-        reason = one_line(e)
-        raise CannotRunHereError(f"onnxruntime cannot run {file} at {hw_text(hw)}: {reason}") from e
+        problem = f"onnxruntime cannot run {file} at {hw_text(hw)}: {short_reason(e)}"
+        raise CannotRunHereError(problem) from e
     by_hand = network_image(y[0], interface)
     if not np.isfinite(by_hand).all():
         raise ArtifactError(f"the output of {file} for a photograph is not finite")

@@ -11,8 +11,9 @@ from typing import Any, Dict, Iterator, List, Optional
 import numpy as np
 
 from sr_deploy.core.errors import ArtifactError, MissingPackageError, first_line
+from sr_deploy.core.files import foreign_file
 from sr_deploy.core.onnx_file import weight_files
-from sr_deploy.runtime.graph_nodes import bodies_of, image_inputs, opset_of
+from sr_deploy.runtime.graph_nodes import bodies_of, image_inputs, opset_of, sort_nodes
 
 
 def attributes_of(proto: Any) -> Dict[str, Any]:
@@ -127,14 +128,20 @@ def _is_text(message: Any) -> bool:
 
 
 def load_graph(path: Path) -> Any:
-    """Load an ONNX model with its external weights. Raises ArtifactError or MissingPackageError."""
+    """Load an ONNX model with its external weights, its nodes in the order of their inputs.
+
+    Raises ArtifactError or MissingPackageError.
+    """
     try:
         import onnx
         from onnx import external_data_helper
     except ImportError as e:
         raise MissingPackageError("onnx", needed_for="checking a graph", cause=e) from e
     hint = "make one with: srdeploy export MODEL -o DIR"
-    not_onnx = ArtifactError(f"{path} is not an ONNX graph", hint=hint)
+    foreign, remedy = foreign_file(path)
+    not_onnx = ArtifactError(
+        f"{path} is not an ONNX graph" + (f": {foreign}" if foreign else ""), hint=remedy or hint
+    )
     try:
         model = onnx.load(str(path), load_external_data=False)
     except OSError as e:
@@ -153,6 +160,7 @@ def load_graph(path: Path) -> Any:
         raise ArtifactError(f"cannot read the external weights of {path}: {reason}") from e
     for problem in _problems(model):
         raise ArtifactError(f"{path} is a damaged ONNX graph: {problem}", hint=hint)
+    sort_nodes(model.graph)
     return model
 
 

@@ -18,7 +18,7 @@ from sr_deploy.core.errors import (
     CannotRunHereError,
     DeviceMemoryError,
 )
-from sr_deploy.core.files import native_path
+from sr_deploy.core.files import foreign_file, native_path
 from sr_deploy.core.manifest import Manifest, is_quantised
 from sr_deploy.core.onnx_file import artifact_sha256
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
@@ -276,9 +276,13 @@ def _open_error(
     if saves and "erialization failed" in reason:
         problem = f"onnxruntime could not write the optimised model: {reason}"
         return BuildError(problem, hint="check that the disk is not full")
-    if "INVALID_PROTOBUF" in reason or "No graph was found" in reason:
-        problem = f"{_name(model)} is not an ONNX model that onnxruntime can load: {reason}"
-        return ArtifactError(problem)
+    if "INVALID_PROTOBUF" in str(cause) or "No graph was found" in reason:
+        foreign, hint = foreign_file(Path(model)) if isinstance(model, str) else ("", "")
+        problem = f"{_name(model)} is not an ONNX model that onnxruntime can load"
+        return ArtifactError(f"{problem}: {foreign or reason}", hint=hint)
+    if "ORT model verification failed" in reason:
+        problem = f"{_name(model)} is not in ONNX Runtime's own format, as the name .ort says"
+        return ArtifactError(problem, hint="rename it to .onnx, if it is an ONNX graph")
     if device.is_cpu:
         return CannotRunHereError(f"onnxruntime cannot load {_name(model)}: {reason}")
     return device.error(_name(model), cause)

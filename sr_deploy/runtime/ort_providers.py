@@ -122,10 +122,18 @@ def _missing_library_hint(ort: Any, provider: Provider, reason: str) -> str:
     )
 
 
+_NOISE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed:\s*|"
+    r"Non-zero status code returned while |\S+\.(?:cc|cpp|h):\d+ .*?\) (?=\w)"
+)
+"""What ONNX Runtime puts before a reason: its kind, the file's name, and lines of its source."""
+
+
 def short_reason(cause: Exception) -> str:
-    """Return what failed: of CUDA's errors without the lines of onnxruntime's source."""
+    """Return what failed, without the lines of onnxruntime's source."""
     failure = re.search(r"\w+ failure -?\d+: [^;]*[^; ]", str(cause))
-    return failure[0][:300] if failure else first_line(cause)
+    line = first_line(cause)
+    return failure[0][:300] if failure else _NOISE.sub("", line) or line
 
 
 @contextlib.contextmanager

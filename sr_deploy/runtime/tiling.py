@@ -152,6 +152,8 @@ def _largest_side(session: Session, axis: int, size: int, tile: Optional[int]) -
             )
         return limit
     smallest = smallest_tile(session, axis)
+    if session.max_hw is not None:
+        smallest = min(smallest, limit)
     if tile < min(smallest, max(size, least)):
         overlap = (
             f"{OVERLAP_PX} pixels of overlap"
@@ -172,6 +174,9 @@ class _Axis:
 
     size: int
     least: int
+    shortest: int
+    """The shortest tile that ends where the image does: the session mirrors both in the same way
+    up to its multiple."""
     limit: int
     fixed: bool
     halo: Optional[int]
@@ -185,7 +190,8 @@ class _Axis:
         least = session.min_hw[axis]
         fixed = session.max_hw is not None and session.max_hw[axis] == least
         align = session.align_px * session.multiple // math.gcd(session.align_px, session.multiple)
-        return cls(size, least, limit, fixed, session.halo_px, align, max_overlap)
+        shortest = max(least, session.multiple - 1)
+        return cls(size, least, shortest, limit, fixed, session.halo_px, align, max_overlap)
 
     @property
     def overlap(self) -> int:
@@ -193,7 +199,7 @@ class _Axis:
 
     @property
     def smallest_tile(self) -> int:
-        return self._round_up(max(2 * self.overlap + self.align, self.least))
+        return self._round_up(max(2 * self.overlap + self.align, self.shortest + self.align - 1))
 
     def candidate_sides(self) -> List[int]:
         """Return the tile sides to try, largest first: the limit, and one per number of tiles."""
@@ -219,15 +225,20 @@ class _Axis:
             side = limit
             exact = exact and side % align == (n - side) % align == 0
         else:
-            side = max(limit - limit % align, min(limit, align))
+            side = limit - limit % align
+            if side < max(self.least, 1):
+                side, exact = limit, False
             if exact:
-                side = self._balanced_side(_count(n, side, self._step(side, overlap)))
+                count = _count(n, side, self._step(side, overlap))
+                side = min(side, self._balanced_side(count))
         step = self._step(side, overlap)
         starts = [i * step for i in range(_count(n, side, step))]
         if self.fixed or align == 1:
             starts[-1] = n - side
         else:
-            starts[-1] = min(starts[-1], (n - self.least) // align * align)
+            starts[-1] = min(starts[-1], (n - self.shortest) // align * align)
+            if n - starts[-1] > side:  # no place on the grid is close enough to the border
+                starts[-1], exact = n - side, False
         return _with_seams([(start, min(start + side, n)) for start in starts], n), exact
 
     def _small_image_spans(self) -> Tuple[Tuple[Span, ...], bool]:

@@ -199,6 +199,18 @@ def test_files_that_are_damaged_missing_or_no_graphs_are_refused(save, tmp_path)
         with pytest.raises(ArtifactError, match=words) as caught:
             graph_from_file(tmp_path / name, tmp_path / "out")
         assert "import-checkpoint" in caught.value.hint
+    ort_format = b"\x18\x00\x00\x00ORTM"
+    for content, words in (
+        (b"version https://git-lfs.github.com/spec/v1\n", "graph: it is a pointer of Git LFS"),
+        (b"<!DOCTYPE html>", "graph: it is a web page"),
+        (ort_format, "graph: it is in ONNX Runtime's own format"),
+    ):
+        (tmp_path / "a.onnx").write_bytes(content)
+        with pytest.raises(ArtifactError, match=words):
+            graph_from_file(tmp_path / "a.onnx", tmp_path / "out")
+    (tmp_path / "a.ort").write_bytes(whole)
+    with pytest.raises(ArtifactError, match="as the name .ort says"):
+        graph_from_file(tmp_path / "a.ort", tmp_path / "out")
     with pytest.raises(InputError, match="none.onnx does not exist"):
         graph_from_file(tmp_path / "none.onnx", tmp_path / "out")
     with pytest.raises(InputError, match="is a folder"):
@@ -208,6 +220,18 @@ def test_files_that_are_damaged_missing_or_no_graphs_are_refused(save, tmp_path)
     with pytest.raises(ArtifactError, match="weights in the file 'w.bin', which is missing"):
         graph_from_file(file, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_nodes_in_any_order(save, tmp_path):
+    """As onnxruntime's converter to FP16 leaves them: appended at the end."""
+    made = FOREIGN["half_opset17"].make()
+    nodes = list(made.graph.node)[::-1]
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    path = graph_from_file(save(made), tmp_path / "out", ImportOptions(name="n")).path
+    x = image((9, 8))
+    with open_session(path) as session:
+        np.testing.assert_allclose(session.run(x), by_hand("half_opset17", path, x), atol=4e-3)
 
 
 def test_several_outputs_need_a_choice(save, tmp_path):

@@ -197,3 +197,18 @@ def test_tiles_lie_on_multiples_of_the_grid_and_of_the_sizes_that_the_network_ta
     check_partition(plan.y_spans, n)
     assert plan.exact and smallest_tile(session, 0) == 36
     assert all(s.start % 12 == 0 and (s.stop % 12 == 0 or s.stop == n) for s in plan.y_spans)
+
+
+def test_the_last_tile_reaches_the_border(sessions):
+    """Though it must start on the grid, and be long enough to be mirrored as the image is."""
+    session = opened(sessions, "blur", (3, 3))
+    session.halo_px, session.align_px = 0, 4
+    for low, high, multiple in (((3, 3), None, 1), ((1, 1), None, 4), ((62, 62), (64, 64), 1)):
+        session.min_hw, session.max_hw, session.multiple = low, high, multiple
+        for n in (129, 130, 131, 133):
+            tile = 64 if high else smallest_tile(session, 0)
+            spans = plan_tiles((n, n), session, tile=tile).y_spans
+            check_partition(spans, n)
+            assert max(low[0], -n % multiple) <= spans[-1].size <= tile
+            on_grid = all(span.start % 4 == 0 for span in spans)
+            assert plan_tiles((n, n), session, tile=tile).exact == on_grid
