@@ -115,7 +115,7 @@ class Steps:
 
     def run(self, step: str, function: Callable[[], Dict[str, Any]]) -> None:
         """Add what a step returns, or why it failed."""
-        from sr_deploy.core.errors import SrDeployError
+        from sr_deploy.core.errors import SrDeployError, one_line
 
         self.row["doing"] = step
         self.file.write_text(json.dumps(self.row))
@@ -124,7 +124,7 @@ class Steps:
         except SrDeployError as e:
             result = {"error": " ".join(e.message.replace(str(self.file.parent), "").split())}
         except Exception as e:  # a mistake of ours, which the table shows
-            result = {"error": f"{type(e).__name__}: {' '.join(str(e).split())}"}
+            result = {"error": f"{type(e).__name__}: {one_line(e)}"}
         del self.row["doing"]
         self.row["steps"][step] = result
         self.file.write_text(json.dumps(self.row))

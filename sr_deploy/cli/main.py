@@ -63,10 +63,9 @@ class _Group(click.Group):
 def main() -> None:
     """Deploy super-resolution networks: import, slice, export, build, measure and upscale.
 
-    MODEL is the path of a checkpoint, the name of a shipped one (see srdeploy models), code such as
-    mynet.py:Net (a class, a function or a module of PyTorch, with its --weights) or, where weights
-    do not matter, an architecture and scale such as srn_x4. An ARTIFACT is an ONNX graph or an
-    engine.
+    MODEL is the path of a checkpoint, the name of a shipped one (see srdeploy models), a PyTorch
+    module such as mynet.py:Net or, where weights do not matter, an architecture and scale such as
+    srn_x4. An ARTIFACT is an ONNX graph or an engine.
     """
     print_any_name()
     # Exit on termination as on an interrupt, so that temporary files are removed.
