@@ -65,7 +65,7 @@ def main() -> None:
 
     MODEL is the path of a checkpoint, the name of a shipped one (see srdeploy models), a PyTorch
     module such as mynet.py:Net or, where weights do not matter, an architecture and scale such as
-    srn_x4.
+    srn_x4. An ARTIFACT is an ONNX graph or an engine.
     """
     print_any_name()
     # Exit on termination as on an interrupt, so that temporary files are removed.
