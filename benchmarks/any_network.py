@@ -80,9 +80,9 @@ def row_from_process(name: str, limit_s: float) -> Dict[str, Any]:
             stop = f"not done after {limit_s:g} s"
         file = Path(temporary) / "row.json"
         row = json.loads(file.read_text()) if file.is_file() else {"name": name, "steps": {}}
-    if stop:
-        row["steps"][row.pop("doing", "import")] = {"error": stop}
-    row.pop("doing", None)
+    step = row.pop("doing", "" if row["steps"] else "import")
+    if step:
+        row["steps"][step] = {"error": stop}
     return {**row, "seconds": round(time.perf_counter() - start, 1)}
 
 
