@@ -80,9 +80,9 @@ def row_from_process(name: str, limit_s: float) -> Dict[str, Any]:
             stop = f"not done after {limit_s:g} s"
         file = Path(temporary) / "row.json"
         row = json.loads(file.read_text()) if file.is_file() else {"name": name, "steps": {}}
-    if stop:
-        row["steps"][row.pop("doing", "import")] = {"error": stop}
-    row.pop("doing", None)
+    step = row.pop("doing", "" if row["steps"] else "import")
+    if step:
+        row["steps"][step] = {"error": stop}
     return {**row, "seconds": round(time.perf_counter() - start, 1)}
 
 
@@ -115,7 +115,7 @@ class Steps:
 
     def run(self, step: str, function: Callable[[], Dict[str, Any]]) -> None:
         """Add what a step returns, or why it failed."""
-        from sr_deploy.core.errors import SrDeployError
+        from sr_deploy.core.errors import SrDeployError, one_line
 
         self.row["doing"] = step
         self.file.write_text(json.dumps(self.row))
@@ -124,7 +124,7 @@ class Steps:
         except SrDeployError as e:
             result = {"error": " ".join(e.message.replace(str(self.file.parent), "").split())}
         except Exception as e:  # a mistake of ours, which the table shows
-            result = {"error": f"{type(e).__name__}: {' '.join(str(e).split())}"}
+            result = {"error": f"{type(e).__name__}: {one_line(e)}"}
         del self.row["doing"]
         self.row["steps"][step] = result
         self.file.write_text(json.dumps(self.row))

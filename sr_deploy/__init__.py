@@ -1,4 +1,4 @@
-"""Deploy elastic super-resolution networks: slice, export, build, measure and upscale.
+"""Deploy super-resolution networks: import, slice, export, build, measure and upscale.
 
 The stable Python API. Each name is imported on first use, so the package can be imported without
 torch:

@@ -18,7 +18,7 @@ def row_of(network: NetworkDescription, counter: str = "hooks") -> BenchmarkRow:
         model=network.model,
         variant=network.variant,
         backend=network.backend,
-        artifact=network.artifact,
+        artifact=network.source if network.kind == "code" else network.artifact,
         artifact_sha256=network.sha256,
         target=network.target,
         scale=network.scale,

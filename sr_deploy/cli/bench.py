@@ -22,7 +22,8 @@ from sr_deploy.results.protocols import DEFAULT_PROTOCOL, PROTOCOL_NAMES
     "--variants",
     default="all",
     show_default=True,
-    help="Variants of checkpoints: all (those of the paper's table), or a list such as d1,d3.",
+    help="Variants of checkpoints and code: all (of ours, those of the paper's table), or a list "
+    "such as d1,d3.",
 )
 @click.option(
     "--protocol",
@@ -115,14 +116,14 @@ def bench(
     output: Optional[Path],
     **options: Any,
 ) -> None:
-    """Measure quality, latency, memory and complexity of checkpoints, ONNX graphs and engines.
+    """Measure quality, latency, memory and complexity of checkpoints, code, graphs and engines.
 
     Prints a table with the columns of the NTIRE efficient super-resolution challenge and the
     conditions of the measurement. Networks that cannot run on this machine are listed with the
-    reason; the exit code is 1 if none can. Checkpoints are run by torch.
+    reason; the exit code is 1 if none can. Checkpoints and code are run by torch.
     """
     from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts
-    from sr_deploy.core.files import make_output_folder
+    from sr_deploy.core.files import make_output_folder, remove_empty_folders
     from sr_deploy.results.protocols import protocol_of
     from sr_deploy.results.rows import drop_partial_line, read_rows
 
@@ -133,6 +134,7 @@ def bench(
         raise click.UsageError("Missing argument 'MODEL|ARTIFACT...'.")
     measure_options = MeasureOptions(**options)
     if output is not None:
+        ctx.with_resource(remove_empty_folders(output))  # after bad input
         make_output_folder(output)
         drop_partial_line(output / "rows.jsonl")
         if (output / "rows.jsonl").exists():

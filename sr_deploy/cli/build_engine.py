@@ -123,14 +123,14 @@ def build_engine(
             files = _exported(graphs, target, Path(temporary), candidates=False)
             emit(str(bundle_from_onnx(files, bundle, target=target, options=options, progress=log)))
         return
+    if autotune and options != BuildOptions():
+        raise click.UsageError("--autotune takes --target, --on and -o only")
     folder = output or _default_folder(load_target(target).name)
     files = _exported(graphs, target, folder / "graphs", candidates=autotune)
-    if not autotune:
-        paths = engine_from_onnx(files, folder, target=target, options=options, on=on, progress=log)
-    elif options != BuildOptions():
-        raise click.UsageError("--autotune takes --target, --on and -o only")
-    else:
+    if autotune:
         paths = tuned_engine_from_onnx(files, folder, target=target, on=on, progress=log)
+    else:
+        paths = engine_from_onnx(files, folder, target=target, options=options, on=on, progress=log)
     for path in paths:
         emit(str(path))
 

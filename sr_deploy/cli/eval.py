@@ -20,7 +20,8 @@ from sr_deploy.core.errors import InputError
     "--variants",
     default="all",
     show_default=True,
-    help="Variants of checkpoints: all (those of the paper's table), or a list such as d1,d3.",
+    help="Variants of checkpoints and code: all (of ours, those of the paper's table), or a list "
+    "such as d1,d3.",
 )
 @click.option(
     "--data",
@@ -61,11 +62,11 @@ from sr_deploy.core.errors import InputError
 def evaluate(
     networks: Tuple[str, ...], as_json: bool, output: Optional[str], **options: Any
 ) -> None:
-    """Measure PSNR and SSIM of checkpoints, ONNX graphs and engines on sets of images.
+    """Measure PSNR and SSIM of checkpoints, code, ONNX graphs and engines on sets of images.
 
     Prints a table like those in papers: a column per set, and bicubic as the first row. Networks
     that cannot run on this machine are listed with the reason; the exit code is 1 if none can.
-    Checkpoints are run by torch.
+    Checkpoints and code are run by torch.
     """
     from sr_deploy.bench.quality import quality_from_artifacts
     from sr_deploy.core.files import (

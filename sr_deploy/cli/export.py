@@ -81,6 +81,7 @@ def export(
 ) -> None:
     """Slice MODEL into variants and export each as a verified ONNX graph.
 
+    MODEL is a checkpoint, code (mynet.py:Net), or a graph of import-onnx.
     Every graph is compared with torch in ONNX Runtime on photographs. FP16 graphs are also compared
     with FP32 in emulated half precision, and on a GPU in its own. A graph out of tolerance is not
     written. Graphs that are up to date are not exported again.

@@ -61,10 +61,11 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="srdeploy")
 def main() -> None:
-    """Deploy elastic super-resolution networks: slice, export, build, measure and upscale.
+    """Deploy super-resolution networks: import, slice, export, build, measure and upscale.
 
-    MODEL is the path of a checkpoint, the name of a shipped one (see srdeploy models) or, where
-    weights do not matter, an architecture and scale such as srn_x4.
+    MODEL is the path of a checkpoint, the name of a shipped one (see srdeploy models), a PyTorch
+    module such as mynet.py:Net or, where weights do not matter, an architecture and scale such as
+    srn_x4. An ARTIFACT is an ONNX graph or an engine.
     """
     print_any_name()
     # Exit on termination as on an interrupt, so that temporary files are removed.

@@ -26,14 +26,18 @@ _OPTIONS = (
     click.option(
         "--precision",
         type=click.Choice(RUN_PRECISIONS),
-        help="Checkpoints: the precision that torch computes in.  [default: fp32]",
+        help="Checkpoints, code: the precision that torch computes in.  [default: fp32]",
     ),
     click.option(
-        "--channels-last", is_flag=True, help="Checkpoints: torch stores feature maps as NHWC."
+        "--channels-last",
+        is_flag=True,
+        help="Checkpoints, code: torch stores feature maps as NHWC.",
     ),
-    click.option("--compile", is_flag=True, help="Checkpoints: use torch.compile."),
+    click.option("--compile", is_flag=True, help="Checkpoints, code: use torch.compile."),
     click.option(
-        "--cuda-graph", is_flag=True, help="Checkpoints: replay a CUDA graph of the last size."
+        "--cuda-graph",
+        is_flag=True,
+        help="Checkpoints, code: replay a CUDA graph of the last size.",
     ),
 )
 _NAMES = [field.name for field in fields(RunOptions) if field.name != "harness"]

@@ -102,7 +102,8 @@ def table(
 def compare(a: str, b: str, as_json: bool, **options: Any) -> None:
     """Time A and B alternately, and print the ratio of B to A with its spread.
 
-    Each is a variant of a checkpoint (asrn_x4.d3), a graph or an engine.
+    Each is a variant of a checkpoint (asrn_x4.d3), a PyTorch module (mynet.py:Net), a graph or an
+    engine.
     """
     from sr_deploy.bench.compare import compare_networks
 

@@ -24,7 +24,8 @@ _OPTIONS = (
         "-m",
         "--model",
         metavar="MODEL|ARTIFACT|FOLDER",
-        help="A checkpoint (run by torch), graph or engine, or a folder of one model's artifacts.",
+        help="A checkpoint or code (run by torch), graph or engine, or a folder of one model's "
+        "artifacts.",
     ),
     click.option(
         "--adaptive",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Tuple
@@ -32,6 +33,11 @@ class Sizes:
         if self.dynamic:
             return f"--dynamic {hw_text(self.min)}:{hw_text(self.opt)}:{hw_text(self.max)}"
         return f"--shape {hw_text(self.opt)}"
+
+
+def common_multiple(a: int, b: int) -> int:
+    """Return the least common multiple; `math.lcm` is of Python 3.9."""
+    return a * b // math.gcd(a, b)
 
 
 def up_to_multiple(hw: HW, multiple: int) -> HW:

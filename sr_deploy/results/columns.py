@@ -102,10 +102,15 @@ _DISTINGUISHING = (
     "device",
     "cadence_hz",
     "artifact",
+    "artifact_sha256",
 )
 
 
-_MISSING = {"target": "no target", "settings": "default settings"}
+_MISSING = {
+    "target": "no target",
+    "settings": "default settings",
+    "artifact_sha256": "random weights",
+}
 
 
 def labels(rows: Sequence[BenchmarkRow]) -> List[str]:
@@ -118,6 +123,7 @@ def labels(rows: Sequence[BenchmarkRow]) -> List[str]:
     for key in _DISTINGUISHING:
         shown = [name + str(d) for name, d in zip(names, details)]
         texts = [text_of(getattr(r, key)) for r in rows]
+        texts = [t[:8] for t in texts] if key == "artifact_sha256" else texts
         missing = _MISSING.get(key, "checkpoint")
         for i, text in enumerate(texts):
             if any(s == shown[i] and other != text for s, other in zip(shown, texts)):

@@ -42,7 +42,7 @@ class BenchmarkRow:
     variant: str
     backend: str
     artifact: str = ""
-    """The measured file; empty for a checkpoint run by torch."""
+    """The measured file, or the text of a network's code; empty for a checkpoint run by torch."""
     artifact_sha256: str = ""
     target: str = ""
     """The target of the artifact; empty for a checkpoint and for a graph without a target."""

@@ -6,6 +6,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.degradation import GIVEN
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.network_code import is_code
 from sr_deploy.results.columns import (
     SCORES,
     VALUES,
@@ -49,6 +50,8 @@ def _source(row: BenchmarkRow) -> str:
     suffix = row.artifact.rpartition(".")[2]
     if row.backend == PUBLISHED:
         return "results.json"
+    if is_code(row.artifact):
+        return "code"
     if not suffix:
         return "checkpoint" if row.artifact_sha256 else "random weights"
     return {"json": "plan"}.get(suffix, suffix)
@@ -181,7 +184,7 @@ def failures(rows: Sequence[Union[BenchmarkRow, QualityRow]]) -> List[str]:
 
 
 def _name(row: Union[BenchmarkRow, QualityRow]) -> str:
-    return row.artifact or label(row)
+    return label(row) if is_code(row.artifact) else row.artifact or label(row)
 
 
 def quality_table(rows: Sequence[QualityRow]) -> str:

@@ -106,8 +106,12 @@ def why_not_here(profile: TargetProfile) -> Tuple[str, bool]:
     no_trtexec = why_no_trtexec(profile)
     if not no_trtexec:
         return "", True
-    library = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}[profile.runtime]
-    return f"it needs {library} {profile.runtime_versions}: {reason}; {no_trtexec}", False
+    return f"it needs {_library(profile)}: {reason}; {no_trtexec}", False
+
+
+def _library(profile: TargetProfile) -> str:
+    title = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}[profile.runtime]
+    return f"{title} {profile.runtime_versions}"
 
 
 def onnx_files(graphs: Graphs) -> List[Path]:
@@ -215,8 +219,13 @@ def _where_to_build(profile: TargetProfile) -> str:
         return "build where the engine runs, with onnxruntime-gpu instead of onnxruntime"
     if profile.runtime in ONNX_RUNTIMES:
         return ""
+    if profile.runtime == "tensorrt-rtx":
+        return (
+            f"install {_library(profile)} here (no GPU is needed): pip install 'srdeploy[rtx]', or "
+            "'.[rtx]' in a checkout; or carry the job to another machine with --bundle FILE.tar"
+        )
     return (
-        f"install TensorRT {profile.runtime_versions} (its Python package or its trtexec) on the "
+        f"install {_library(profile)} (its Python package or its trtexec) on the "
         "machine that runs the engine and build there, or build on a board from here with --on "
         "ssh://user@board, or carry the job there with --bundle FILE.tar"
     )

@@ -55,7 +55,7 @@ def _contract(path: Path, target: TargetProfile) -> Tuple[List[Finding], Optiona
                 session = raw_session(str(path))
             except ArtifactError as e:
                 # A parser of TensorRT may know operators and opsets that this onnxruntime lacks.
-                by_it = target.runtime in ONNX_RUNTIMES or "INVALID_GRAPH" in e.message
+                by_it = target.runtime in ONNX_RUNTIMES or "INVALID_GRAPH" in str(e.__cause__)
                 severity = "error" if by_it else "warning"
                 hint = e.hint or "repair or convert the graph"
                 return [_of_graph(severity, e.message, hint)], interface, scale

@@ -9,7 +9,6 @@ through hundreds of layers, and tiles would be many times larger for nothing. Im
 
 from __future__ import annotations
 
-import math
 import time
 import zlib
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 
 from sr_deploy.core.errors import one_line
 from sr_deploy.core.session import Session, SizeContract
-from sr_deploy.core.sizes import HW, hw_text
+from sr_deploy.core.sizes import HW, common_multiple, hw_text
 from sr_deploy.runtime.tiled import run_tiles
 from sr_deploy.runtime.tiling import plan_tiles, plan_whole, smallest_tile
 
@@ -222,7 +221,7 @@ class _Measurement:
         """Find the smallest alignment, a multiple of the one so far; return the length needed."""
         known = self.align
         for grid in _GRIDS:
-            grid = _lcm(grid, known)
+            grid = common_multiple(grid, known)
             length = self._length_for_grid(axis, length, grid)
             if self._agrees(axis, length, grid):
                 break
@@ -474,7 +473,3 @@ def _rounding(y: np.ndarray) -> float:
     if (y.astype(np.float16) == y).all():
         return float(np.abs(y).max()) * 4 / 1024 / span
     return 0.0
-
-
-def _lcm(a: int, b: int) -> int:
-    return a * b // math.gcd(a, b)

@@ -14,7 +14,7 @@ from typing import List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.session import Session
-from sr_deploy.core.sizes import HW, hw_text
+from sr_deploy.core.sizes import HW, common_multiple, hw_text
 
 OVERLAP_PX = 16
 """Overlap on each side of a seam for networks without a (known) halo."""
@@ -189,7 +189,7 @@ class _Axis:
     ) -> _Axis:
         least = session.min_hw[axis]
         fixed = session.max_hw is not None and session.max_hw[axis] == least
-        align = session.align_px * session.multiple // math.gcd(session.align_px, session.multiple)
+        align = common_multiple(session.align_px, session.multiple)
         shortest = max(least, session.multiple - 1)
         return cls(size, least, shortest, limit, fixed, session.halo_px, align, max_overlap)
 

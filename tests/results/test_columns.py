@@ -23,6 +23,13 @@ def test_names_tell_rows_apart():
     assert labels([A, replace(A, input_hw=(8, 8))]) == ["m_x4.c4 (256x512)", "m_x4.c4 (8x8)"]
 
 
+def test_networks_of_one_name_are_told_apart_by_their_code_or_weights():
+    a, b = replace(A, artifact_sha256="1" * 64), replace(A, artifact_sha256="2" * 64)
+    assert labels([a, b, A]) == [f"m_x4.c4 ({x})" for x in ("1" * 8, "2" * 8, "random weights")]
+    a, b = replace(a, artifact="a.py:Net"), replace(b, artifact="b.py:Net")
+    assert labels([a, a, b]) == [f"m_x4.c4 ({x}.py:Net)" for x in "aab"]
+
+
 def test_rows_of_other_settings_have_other_names():
     graph = replace(A, settings="eager, NCHW, one CUDA graph, TF32 off")
     assert labels([A, graph]) == [

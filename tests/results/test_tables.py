@@ -132,6 +132,7 @@ def test_what_could_not_run_is_listed_with_its_reason():
     [
         ({"artifact": "m.d3.8x8.fp16.onnx"}, "From", "onnx"),
         ({"artifact": "m.d3.8x8.fp16.engine"}, "From", "engine"),
+        ({"artifact": "mynet.py:Net --weights w.pth"}, "From", "code"),
         ({"precision_asked": "fp32"}, "Precision", "fp32"),
         ({"precision_asked": "fp16"}, "Precision", "fp32 (fp16 asked)"),
     ],

@@ -201,10 +201,11 @@ def test_a_missing_package_is_named_with_the_pip_line(
     monkeypatch.setitem(sys.modules, module, None)
     reason = BACKENDS[load_target(name).runtime]().why_unavailable(load_target(name))
     assert module in reason and "pip install" in reason
-    with pytest.raises(BuildError, match=f"cannot build for '{name}'.* here: .*pip install"):
+    with pytest.raises(BuildError, match=f"cannot build for '{name}'.* here: .*pip install") as e:
         engine_from_onnx(
             any_graph(precision="fp16" if name == "rtx" else "fp32"), tmp_path / "out", target=name
         )
+    assert ("(no GPU is needed): pip install 'srdeploy[rtx]'" in e.value.hint) == (name == "rtx")
 
 
 def test_two_graphs_that_would_become_one_engine_are_refused(any_graph, tmp_path, fake):

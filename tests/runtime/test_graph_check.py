@@ -47,7 +47,7 @@ def errors(path, target):
         (dict(shape=(1, 3, 1 << 40, 8)), "the height of the input is 1099511627776"),
         (dict(element="INT8"), "the input is int8; expected float, float16 or uint8"),
         (dict(scale=1.5), "32x32 becomes 48x48"),
-        (dict(element="FLOAT16", scales=np.float16), "INVALID_GRAPH.*float16"),
+        (dict(element="FLOAT16", scales=np.float16), "invalid model.*float16"),
     ],
 )
 def test_what_no_session_serves_is_an_error_for_every_target(tmp_path, target, facts, words):

@@ -142,7 +142,10 @@ def _cost_labels(group: RowGroup, axis: CostAxis) -> List[Tuple[List[Point], str
     names: Dict[str, List[CostPoint]] = {}
     for (model, how), points in families.items():
         names.setdefault(how if by_backend and len(families) > 1 else model, points)
+    named = {text for _, text, _ in labels}  # a network without variants, on the front
     for name, points in names.items():
+        if name in named:
+            continue
         best_first = sorted(points, key=lambda p: -p.psnr_db)
         labels.append(([p.xy for p in best_first], name, COLOURS["ink"]))
     return labels
