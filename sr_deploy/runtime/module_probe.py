@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Optional, Tuple
 
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.interface import ImageEnd, Interface, values_text
 from sr_deploy.core.network_code import SCALE_PARAMETERS
 from sr_deploy.core.run_options import CPU_RUN
 from sr_deploy.core.sizes import HW, hw_text, up_to_multiple
 from sr_deploy.core.spec import network_name
-from sr_deploy.runtime.graph_interface import ContractError
-from sr_deploy.runtime.graph_probe import Fit, find_contract
+from sr_deploy.runtime.graph_interface import ContractError, find_values
+from sr_deploy.runtime.graph_probe import Fit, find_contract, photograph_hw
 from sr_deploy.runtime.receptive_field import FieldReport, measure_field
 from sr_deploy.runtime.torch_device import torch_device
 from sr_deploy.runtime.torch_module import array_function
@@ -57,6 +58,26 @@ def network_field(network: CodeNetwork, variant: str) -> FieldReport:
         network.fields[variant] = measure_field(run, scale=fit.scale, sizes=fit.sizes)
     report: FieldReport = network.fields[variant]
     return report
+
+
+def network_notes(network: CodeNetwork, variant: str) -> Tuple[str, ...]:
+    """Return what a user should know of a variant: whose weights it has, and if its values differ.
+
+    It is shown photographs in 0..1 and in 0..255.
+    """
+    notes = [] if network.code.weights else ["without --weights: the weights are the code's own"]
+    if network.code.value_range == 1:
+        run = array_function(network.network(variant), torch_device(CPU_RUN))
+        fit = network_fit(network, variant)
+        ends = Interface(ImageEnd("input"), ImageEnd("output"))
+        with network.running("running it on photographs"):
+            found, _ = find_values(run, ends, fit.scale, photograph_hw(fit.sizes))
+        if found.input.values[1] > 1:
+            notes.append(
+                f"photographs in {values_text(found.input.values)} are enlarged well, in 0..1 they "
+                f"are not: is --value-range {found.input.values[1]:g} missing?"
+            )
+    return tuple(notes)
 
 
 class _ModuleRuns:

@@ -34,7 +34,7 @@ class CodeKind(Kind):
 
 
 def _describe_variant(code: NetworkCode, loaded: Any, variant: str) -> NetworkDescription:
-    from sr_deploy.runtime.module_probe import network_fit
+    from sr_deploy.runtime.module_probe import network_fit, network_notes
 
     fit = network_fit(loaded, variant)
     return NetworkDescription(
@@ -48,7 +48,7 @@ def _describe_variant(code: NetworkCode, loaded: Any, variant: str) -> NetworkDe
         opener=lambda run: CodeSession(loaded, variant, fit, run),
         scale=fit.scale,
         sizes=fit.sizes,
-        notes=() if code.weights else ("without --weights: the weights are the code's own",),
+        notes=network_notes(loaded, variant),
         precision_asked="fp32",
         weights_sha256s=(loaded.weights_sha256,),
         counts=functools.lru_cache(maxsize=None)(

@@ -117,3 +117,20 @@ def test_the_child_that_measures_memory_finds_the_same_network(monkeypatch, tmp_
 def test_weights_that_nobody_gave_are_noted():
     (network,) = describe(f"{OWN}:Net --scale 3")
     assert network.notes == ("without --weights: the weights are the code's own",)
+
+
+def test_values_that_a_network_was_not_made_for_are_noted(tmp_path):
+    (tmp_path / "bytes.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)\n"
+        "        return (x + 8).round().clamp(0, 255)\n"
+    )
+    (network,) = describe(f"{tmp_path / 'bytes.py'}:Net")
+    assert network.notes[1:] == (
+        "photographs in 0..255 are enlarged well, in 0..1 they are not: "
+        "is --value-range 255 missing?",
+    )
+    (network,) = describe(f"{tmp_path / 'bytes.py'}:Net --value-range 255")
+    assert network.notes[1:] == ()
