@@ -139,9 +139,12 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = model.graph
     known = {t.name for t in graph.initializer}
     nodes = []
+    # Beside quantised activations, runtimes look for the quantised weights and biases.
+    quantised = any(node.op_type == "QuantizeLinear" for node in graph.node)
+    left = (*_RANDOM, *(["DequantizeLinear"] if quantised else []))
     for node in graph.node:
         constant = set(filter(None, node.input)) <= known and not bodies_of(node)
-        if constant and node.op_type not in _RANDOM and node.domain in ("", "ai.onnx"):
+        if constant and node.op_type not in left and node.domain in ("", "ai.onnx"):
             nodes.append(node)
             known.update(node.output)
     made = {name for node in nodes for name in node.output if name}

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sr_deploy.core.errors import ExportError
 from sr_deploy.export import half
 from sr_deploy.export.emulation import check_half
-from sr_deploy.export.half import WeightRangeError, fp32_graph, precision_of, tensor_types
+from sr_deploy.export.half import WeightRangeError, folded, fp32_graph, precision_of, tensor_types
 
 X = np.random.default_rng(0).random((1, 3, 8, 8), dtype=np.float32)
 W = "float[3,3,1,1] w = {1, 0, 0, 0, 1, 0, 0, 0, 1}"
@@ -295,3 +295,20 @@ def test_graphs_of_bf16_and_mixed_types_become_fp32():
     onnx.checker.check_model(result, full_check=True)
     assert precision_of(result) == "fp32"
     np.testing.assert_allclose(run(result, X), -X / 2)
+
+
+def test_quantised_weights_stay_quantised_beside_quantised_activations():
+    made = [
+        helper.make_node("QuantizeLinear", ["x", "s"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["a"]),
+        helper.make_node("DequantizeLinear", ["w", "s"], ["b"]),
+        helper.make_node("Add", ["a", "b"], ["y"]),
+    ]
+    weights = [
+        numpy_helper.from_array(np.float32(0.5), "s"),
+        numpy_helper.from_array(np.ones(3, np.uint8), "w"),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [3]) for n in "xy"]
+    body = helper.make_graph(made, "g", ends[:1], ends[1:], weights)
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 13)])
+    assert [n.op_type for n in folded(model).graph.node] == [n.op_type for n in made]
