@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tempfile
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import click
 
@@ -110,7 +111,7 @@ def build_engine(
     """
     from sr_deploy.core.target import load_target
     from sr_deploy.runtime.autotune import tuned_engine_from_onnx
-    from sr_deploy.runtime.build import bundle_from_onnx, engine_from_onnx
+    from sr_deploy.runtime.build import bundle_from_onnx, check_builds_here, engine_from_onnx
 
     options = BuildOptions(**build_options)
     if bundle is not None:
@@ -125,8 +126,10 @@ def build_engine(
         return
     if autotune and options != BuildOptions():
         raise click.UsageError("--autotune takes --target, --on and -o only")
-    folder = output or _default_folder(load_target(target).name)
-    files = _exported(graphs, target, folder / "graphs", candidates=autotune)
+    profile = load_target(target)
+    folder = output or _default_folder(profile.name)
+    here = None if on else functools.partial(check_builds_here, profile)
+    files = _exported(graphs, target, folder / "graphs", candidates=autotune, check=here)
     if autotune:
         paths = tuned_engine_from_onnx(files, folder, target=target, on=on, progress=log)
     else:
@@ -135,8 +138,18 @@ def build_engine(
         emit(str(path))
 
 
-def _exported(graphs: Sequence[str], target: str, folder: Path, *, candidates: bool) -> List[Path]:
-    """Return the graphs, imported ones as exported for the target to `folder`."""
+def _exported(
+    graphs: Sequence[str],
+    target: str,
+    folder: Path,
+    *,
+    candidates: bool,
+    check: Optional[Callable[[], None]] = None,
+) -> List[Path]:
+    """Return the graphs, imported ones as exported for the target to `folder`.
+
+    check: called before anything is exported.
+    """
     from sr_deploy.core.errors import ArtifactError
     from sr_deploy.core.manifest import manifest_path, parse_manifest
     from sr_deploy.runtime.build import onnx_files
@@ -150,6 +163,8 @@ def _exported(graphs: Sequence[str], target: str, folder: Path, *, candidates: b
         if not imported:
             files.append(file)
             continue
+        if check is not None:
+            check()
         from sr_deploy.export.pipeline import ExportOptions, onnx_from_source
         from sr_deploy.export.source import SOURCES
 

@@ -114,6 +114,18 @@ def _library(profile: TargetProfile) -> str:
     return f"{title} {profile.runtime_versions}"
 
 
+def check_builds_here(profile: TargetProfile) -> None:
+    """Raise BuildError if this machine cannot build for `profile`."""
+    reason, _ = why_not_here(profile)
+    if reason:
+        raise _cannot_build(profile, reason)
+
+
+def _cannot_build(profile: TargetProfile, reason: str, hint: str = "") -> BuildError:
+    problem = f"cannot build for '{profile.name}' here: {reason}"
+    return BuildError(problem, hint=hint or _where_to_build(profile))
+
+
 def onnx_files(graphs: Graphs) -> List[Path]:
     """Return the paths of all graphs, those in folders too. Raises InputError if any is missing."""
     items = [graphs] if isinstance(graphs, (str, Path)) else graphs
@@ -153,10 +165,7 @@ def _plan_builds(
     mismatch = next(filter(None, mismatches), "")
     export = f"export it again with --target {profile.option}"
     if not_here:
-        raise BuildError(
-            f"cannot build for '{profile.name}' here: {not_here}",
-            hint=f"{mismatch}: {export}" if mismatch else _where_to_build(profile),
-        )
+        raise _cannot_build(profile, not_here, f"{mismatch}: {export}" if mismatch else "")
     if mismatch:
         raise BuildError(mismatch, hint=export)
     _check_options(profile, options)

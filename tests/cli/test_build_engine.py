@@ -197,3 +197,6 @@ def test_an_imported_graph_is_exported_for_the_target_first(run_cli, fails, tmp_
     job = tmp_path / "job.tar"
     run_cli("build-engine", imported, "--target", "xavier", "--bundle", job)
     assert job.is_file()
+    there = tmp_path / "there"
+    error = fails("build-engine", imported, "--target", "xavier", "-o", there)
+    assert "cannot build for 'xavier' here" in error and not there.exists()
