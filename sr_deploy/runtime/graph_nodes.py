@@ -54,7 +54,7 @@ def sort_nodes(graph: Any) -> None:
     """
     makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
     needs = [[makers[name] for name in names_read(node) if name in makers] for node in graph.node]
-    if all(before < i for i, befores in enumerate(needs) for before in befores):
+    if all(before < i for i, need in enumerate(needs) for before in need):
         return
     order: Dict[int, None] = {}
     entered: Set[int] = set()
