@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -122,7 +123,9 @@ class Steps:
         try:
             result = function()
         except SrDeployError as e:
-            result = {"error": " ".join(e.message.replace(str(self.file.parent), "").split())}
+            result = {
+                "error": " ".join(e.message.replace(f"{self.file.parent}{os.sep}", "").split())
+            }
         except Exception as e:  # a mistake of ours, which the table shows
             result = {"error": f"{type(e).__name__}: {one_line(e)}"}
         del self.row["doing"]

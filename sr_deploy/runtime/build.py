@@ -8,7 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
-from sr_deploy.core.errors import ArtifactError, BuildError, InputError, MissingPackageError
+from sr_deploy.core.errors import (
+    ArtifactError,
+    BuildError,
+    InputError,
+    MissingPackageError,
+    how_to_install,
+)
 from sr_deploy.core.files import files_with_suffix, make_output_folder, write_hint
 from sr_deploy.core.manifest import (
     Manifest,
@@ -230,8 +236,9 @@ def _where_to_build(profile: TargetProfile) -> str:
         return ""
     if profile.runtime == "tensorrt-rtx":
         return (
-            f"install {_library(profile)} here (no GPU is needed): pip install 'srdeploy[rtx]', or "
-            "'.[rtx]' in a checkout; or carry the job to another machine with --bundle FILE.tar"
+            f"install {_library(profile)} here (no GPU is needed): "
+            f"{how_to_install('tensorrt_rtx')}; or carry the job to another machine with "
+            "--bundle FILE.tar"
         )
     return (
         f"install {_library(profile)} (its Python package or its trtexec) on the "

@@ -119,7 +119,7 @@ def test_a_perfect_score_is_null(run_cli, perfect, tmp_path):
         "nearest.onnx",
         "onnxruntime",
         2,
-        None,
+        0,
     )
     assert "inf/1.0000" in run_cli(*args).stdout
     refused = run_cli(*args, "--degradation", "dn")

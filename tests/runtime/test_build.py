@@ -205,7 +205,7 @@ def test_a_missing_package_is_named_with_the_pip_line(
         engine_from_onnx(
             any_graph(precision="fp16" if name == "rtx" else "fp32"), tmp_path / "out", target=name
         )
-    assert ("(no GPU is needed): pip install 'srdeploy[rtx]'" in e.value.hint) == (name == "rtx")
+    assert ("(no GPU is needed): pip install 'tensorrt-rtx" in e.value.hint) == (name == "rtx")
 
 
 def test_two_graphs_that_would_become_one_engine_are_refused(any_graph, tmp_path, fake):
