@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sr_deploy.core.errors import ArtifactError, InputError, VariantError
+from sr_deploy.core.errors import InputError, VariantError
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
-from sr_deploy.core.manifest import Manifest, is_quantised, manifest_path, read_manifest
+from sr_deploy.core.manifest import Manifest, is_quantised, read_manifest
 from sr_deploy.core.metrics import psnr_unit
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import HW, Sizes, hw_text
@@ -56,9 +56,6 @@ class GraphSource(Source):
         Raises ArtifactError without a manifest, InputError for any other artifact.
         """
         path = artifact_path(text)
-        if path.is_file() and not manifest_path(path).is_file():
-            problem = f"{path} has no manifest: expected {manifest_path(path).name} beside it"
-            raise ArtifactError(problem, hint="import it first: srdeploy import-onnx FILE -o DIR")
         manifest = read_manifest(path)
         if manifest.interface is None:
             what = "was exported already" if manifest.kind == "onnx" else "is an engine"
