@@ -38,7 +38,7 @@ def reference() -> str:
         "A backend builds and runs the engines of a target's `runtime`.",
         _table(("backend",), [(f"`{name}`",) for name in BACKENDS]),
         "## Providers",
-        "ONNX Runtime runs graphs by a provider, which `--backend` selects. The first of a device "
+        "ONNX Runtime runs graphs by a provider, which `--runtime` selects. The first of a device "
         "is its default. Only one of the packages can be installed.",
         _table(
             ("backend", "device", "provider", "package", "state"),

@@ -29,17 +29,27 @@ TABLE = {
     ),
     # An export is checked by ONNX Runtime's session, and the two kinds of AdaDSR plans are timed.
     "export": ("numpy core nets torch onnx runtime", "onnxruntime onnxscript"),
-    "bench": ("numpy core results runtime", ""),
-    "upscale": ("numpy core runtime", "cv2 av"),
+    "fast": ("numpy core runtime", "export nets torch"),
+    "bench": ("numpy core results runtime fast", ""),
+    "upscale": ("numpy core runtime fast", "cv2 av"),
     # Validation uses the same code as `srdeploy eval` and `srdeploy bench`.
     "train": (
         "numpy core nets torch lightning tqdm bench.evaluate runtime.torch_module",
         "tensorboard",
     ),
-    "selftest": ("numpy core results runtime bench upscale", "export nets torch av"),
-    "cli": ("click core results", "runtime bench nets train export upscale selftest"),
+    "selftest": ("numpy core results runtime fast bench upscale", "export nets torch av"),
+    "deploy": (
+        "numpy core results runtime fast bench upscale",
+        "export nets torch av cv2 skimage",
+    ),
+    "cli": (
+        "click core results",
+        "runtime fast bench nets train export upscale selftest deploy rich",
+    ),
 }
-BOARD = ("core", "results", "runtime", "bench", "upscale", "selftest", "cli")
+BOARD = (
+    "core", "results", "runtime", "fast", "bench", "upscale", "selftest", "deploy", "cli",
+)  # fmt: skip
 """Rooms that run on a board: Python 3.8 with numpy and click."""
 # fmt: off
 HEAVY = (

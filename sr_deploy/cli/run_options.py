@@ -8,6 +8,7 @@ from typing import Any, Callable
 
 import click
 
+from sr_deploy.cli.alias import AliasedOption
 from sr_deploy.core.run_options import RUN_PRECISIONS, RunOptions
 
 DEVICE = click.option(
@@ -18,10 +19,12 @@ DEVICE = click.option(
 _OPTIONS = (
     DEVICE,
     click.option(
-        "--backend",
+        "--runtime",
+        cls=AliasedOption,
+        aliases=["--backend"],
         metavar="NAME",
-        help="What runs ONNX graphs, such as onnxruntime-tensorrt.  "
-        "[default: onnxruntime's own provider for the device]",
+        help="What runs the network: torch, onnxruntime, onnxruntime-tensorrt, ...  "
+        "[default: of a model the fastest that is here, of a graph onnxruntime]",
     ),
     click.option(
         "--precision",

@@ -12,7 +12,7 @@ class Provider:
     """One execution provider."""
 
     backend: str
-    """Its name here, as `--backend` takes it and rows record it."""
+    """Its name here, as `--runtime` takes it and rows record it."""
     name: str
     """Its name in ONNX Runtime."""
     device: str
@@ -67,8 +67,8 @@ def find_provider(backend: str) -> Provider:
     """Return a provider by its name here. Raises InputError if it is unknown."""
     if backend not in PROVIDERS:
         raise InputError(
-            f"unknown backend '{backend}' of ONNX graphs; expected one of {', '.join(PROVIDERS)}",
-            hint=did_you_mean(backend, PROVIDERS),
+            f"unknown runtime '{backend}'; expected torch or one of {', '.join(PROVIDERS)}",
+            hint=did_you_mean(backend, ["torch", *PROVIDERS]),
         )
     return PROVIDERS[backend]
 

@@ -11,6 +11,8 @@ from sr_deploy.core.providers import Provider, default_provider, find_provider
 
 DEVICE_KINDS = ("cpu", "cuda", "directml", "coreml")
 RUN_PRECISIONS = ("fp32", "fp16", "bf16")
+TORCH = "torch"
+"""The runtime of checkpoints and code."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ class RunOptions:
 
     device: Optional[str] = None
     """`cpu`, `cuda` or `cuda:N`; None: the GPU if the network's library can use one, else CPU."""
-    backend: Optional[str] = None
-    """Of ONNX graphs, a name in `PROVIDERS`; None: the default provider of the device."""
+    runtime: Optional[str] = None
+    """`torch`, or what runs ONNX graphs, a name in `PROVIDERS`; None: of a model the fastest here
+    (see `sr_deploy.fast`), of a graph the default provider of the device."""
     precision: Optional[str] = None
     """Of checkpoints, run by torch: fp32, fp16 or bf16; None: fp32."""
     channels_last: bool = False
@@ -58,8 +61,8 @@ class RunOptions:
         device, provider = self.requested_device, self.requested_provider
         if provider is not None and device is not None and provider.device != device.kind:
             raise InputError(
-                f"the backend {provider.backend} runs on {provider.device}, not on {device}",
-                hint="omit --device or --backend",
+                f"the runtime {provider.backend} runs on {provider.device}, not on {device}",
+                hint="omit --device or --runtime",
             )
         if self.precision not in (None, *RUN_PRECISIONS):
             raise InputError(
@@ -77,9 +80,9 @@ class RunOptions:
 
     @property
     def requested_provider(self) -> Optional[Provider]:
-        """ONNX Runtime's provider that the backend or the device asks for."""
-        if self.backend is not None:
-            return find_provider(self.backend)
+        """ONNX Runtime's provider that the runtime or the device asks for."""
+        if self.runtime not in (None, TORCH):
+            return find_provider(str(self.runtime))
         device = self.requested_device
         return None if device is None else default_provider(device.kind)
 

@@ -29,3 +29,9 @@ def read_card(weights: Path) -> ModelSpec:
             hint="import a bare state dict with: srdeploy import-checkpoint FILE -o DIR",
         )
     return read_dataclass(ModelSpec, card, CheckpointError)
+
+
+DEFAULT_MODELS = {2: "asrn_x2", 3: "asrn_x3", 4: "asrn_x4"}
+"""By scale: the shipped checkpoint that is used where none is given. Its tiles are exact."""
+MAIN_MODELS = ("asrn_x4", "imdeception_x4", "srn-ntire_x4")
+"""The shipped checkpoints that export and build-engine take where none is given."""

@@ -94,7 +94,7 @@ class OnnxRuntimeBackend(Backend):
             raise CannotRunHereError(
                 f"{artifact.name} is an engine of target '{manifest.target}': it runs on "
                 f"{self.provider.device} by {self.name}, not by {requested.backend}",
-                hint="omit --device and --backend, or give its graph",
+                hint="omit --device and --runtime, or give its graph",
             )
         here = self.versions()
         built = {key: manifest.versions.get(key, "unknown") for key in here}
@@ -105,7 +105,7 @@ class OnnxRuntimeBackend(Backend):
                 hint="build it again here: "
                 f"srdeploy build-engine GRAPH.onnx --target {manifest.target} -o DIR",
             )
-        return OnnxRuntimeSession(artifact, manifest, replace(run, backend=self.name))
+        return OnnxRuntimeSession(artifact, manifest, replace(run, runtime=self.name))
 
 
 class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
@@ -134,7 +134,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
     def build(
         self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any
     ) -> Manifest:
-        run, fp16 = RunOptions(backend=self.name), graph.graph_dtype == "fp16"
+        run, fp16 = RunOptions(runtime=self.name), graph.graph_dtype == "fp16"
         device = ort_device(run)
         start = time.perf_counter()
         raw_session(str(onnx), save_to=temporary, device=device, fp16=fp16)

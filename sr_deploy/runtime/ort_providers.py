@@ -114,7 +114,7 @@ def _missing_library_hint(ort: Any, provider: Provider, reason: str) -> str:
     if "libcuda.so" in reason or "nvcuda" in reason:
         return "install NVIDIA's driver, or give --device cpu"
     if "nvinfer" in reason:
-        return "install TensorRT so that the loader finds it, or give --backend onnxruntime-cuda"
+        return "install TensorRT so that the loader finds it, or give --runtime onnxruntime-cuda"
     cuda_major = (getattr(ort, "cuda_version", "") or "12").split(".")[0]
     return (
         f"{provider.package} {ort.__version__} needs CUDA {cuda_major} and cuDNN 9: "

@@ -94,7 +94,7 @@ def _provider_ways() -> List[Way]:
         return [
             Way(
                 provider.backend,
-                {"backend": provider.backend},
+                {"runtime": provider.backend},
                 device=True,
                 why_not=_reason(*why_unusable(provider)),
             )

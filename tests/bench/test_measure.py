@@ -503,8 +503,8 @@ def test_a_gpu_that_is_not_used_is_told(place, monkeypatch):
 def test_options_of_torch_without_a_checkpoint_are_refused(place):
     with pytest.raises(InputError, match="--cuda-graph is for checkpoints"):
         bench(place, "graphs", run=RunOptions(cuda_graph=True))
-    with pytest.raises(InputError, match="--backend chooses what runs ONNX graphs"):
-        bench(place, "tiny_x2.safetensors", run=RunOptions(backend="onnxruntime"))
+    with pytest.raises(InputError, match="--runtime chooses what runs ONNX graphs"):
+        bench(place, "tiny_x2.safetensors", run=RunOptions(runtime="onnxruntime"))
 
 
 def test_options_of_torch_beside_a_graph_are_said_to_be_the_checkpoint_s(place):

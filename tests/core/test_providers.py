@@ -25,8 +25,8 @@ def test_providers_that_build_engines_are_backends():
 
 
 def test_an_unknown_backend_of_graphs_is_an_error():
-    with pytest.raises(InputError, match="unknown backend 'onnxruntime-cudo' of ONNX graphs") as e:
-        RunOptions(backend="onnxruntime-cudo")
+    with pytest.raises(InputError, match="unknown runtime 'onnxruntime-cudo'") as e:
+        RunOptions(runtime="onnxruntime-cudo")
     assert e.value.hint == "did you mean 'onnxruntime-cuda'?"
     with pytest.raises(InputError, match="expected one of onnxruntime, onnxruntime-cuda"):
         find_provider("tensorrt")
@@ -34,6 +34,6 @@ def test_an_unknown_backend_of_graphs_is_an_error():
 
 def test_a_backend_of_another_device_is_an_error():
     with pytest.raises(InputError, match="onnxruntime-cuda runs on cuda, not on cpu"):
-        RunOptions(device="cpu", backend="onnxruntime-cuda")
-    assert RunOptions(device="cuda:1", backend="onnxruntime-tensorrt").requested_provider.compiles
+        RunOptions(device="cpu", runtime="onnxruntime-cuda")
+    assert RunOptions(device="cuda:1", runtime="onnxruntime-tensorrt").requested_provider.compiles
     assert RunOptions().requested_provider is None

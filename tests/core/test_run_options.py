@@ -36,6 +36,6 @@ def test_an_unknown_precision_is_an_error():
 
 
 def test_the_settings_that_only_torch_has():
-    assert RunOptions(device="cuda", backend="onnxruntime-cuda").torch_settings == []
+    assert RunOptions(device="cuda", runtime="onnxruntime-cuda").torch_settings == []
     options = RunOptions(precision="fp16", channels_last=True, compile=True)
     assert options.torch_settings == ["precision", "channels-last", "compile"]

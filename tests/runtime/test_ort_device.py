@@ -138,7 +138,7 @@ def test_a_graph_without_a_manifest_runs_on_the_gpu(tiny, monkeypatch):
 
 def test_tensorrt_leaves_what_it_cannot_do_to_cuda(tiny, monkeypatch):
     ort = StandInOrtCuda(monkeypatch)
-    session = open_tiny(tiny, RunOptions(backend="onnxruntime-tensorrt"), precision="fp16")
+    session = open_tiny(tiny, RunOptions(runtime="onnxruntime-tensorrt"), precision="fp16")
     (first, options), (second, _) = ort.sessions[0].asked
     assert (first, options["trt_fp16_enable"], second) == (TENSORRT, "True", CUDA)
     assert session.precision == "fp16" and session.backend == "onnxruntime-tensorrt"
@@ -150,7 +150,7 @@ def test_tensorrt_leaves_what_it_cannot_do_to_cuda(tiny, monkeypatch):
 )
 def test_other_providers_copy_by_themselves(tiny, monkeypatch, backend):
     ort = StandInOrtCuda(monkeypatch, available=[PROVIDERS[backend].name])
-    session = open_tiny(tiny, RunOptions(backend=backend))
+    session = open_tiny(tiny, RunOptions(runtime=backend))
     assert session.device and session.settings == "copies timed with it"
     timed = session.run_timed(X)
     np.testing.assert_allclose(timed.y, open_tiny(tiny, CPU_RUN).run(X), atol=1e-5)
@@ -224,8 +224,8 @@ def test_an_engine_of_the_cpu_is_not_run_on_a_gpu(tiny, tmp_path, monkeypatch):
     assert (session.place, session.why_cpu) == ("cpu", "")
     with pytest.raises(CannotRunHereError, match="engine of target 'cpu'.*runs on cpu"):
         OnnxRuntimeBackend().open(engine, manifest, ON_CUDA)
-    with pytest.raises(InputError, match="unknown backend"):
-        RunOptions(backend="tensorrt")
+    with pytest.raises(InputError, match="unknown runtime"):
+        RunOptions(runtime="tensorrt")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

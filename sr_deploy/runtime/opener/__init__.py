@@ -17,7 +17,7 @@ from sr_deploy.core.depth_plan import DepthPlan
 from sr_deploy.core.errors import InputError, VariantError, did_you_mean
 from sr_deploy.core.network_code import is_code, parse_code
 from sr_deploy.core.registry import Registry
-from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
+from sr_deploy.core.run_options import DEFAULT_RUN, TORCH, RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.core.spec import listed_variants
 from sr_deploy.runtime.opener.checkpoint import describe_untrained
@@ -186,9 +186,9 @@ def check_run_options(networks: Sequence[NetworkDescription], run: RunOptions) -
             "graphs and engines have their own settings",
             hint=f"omit --{run.torch_settings[0]}, or give a checkpoint",
         )
-    if run.backend is not None and not any(n.kind in ("graph", "plan") for n in networks):
+    if run.runtime not in (None, TORCH) and not any(n.kind in ("graph", "plan") for n in networks):
         raise InputError(
-            "--backend chooses what runs ONNX graphs, but none is given", hint="omit --backend"
+            "--runtime chooses what runs ONNX graphs, but none is given", hint="omit --runtime"
         )
     notes = []
     if run.torch_settings and not all(network.backend == "torch" for network in networks):
@@ -196,8 +196,8 @@ def check_run_options(networks: Sequence[NetworkDescription], run: RunOptions) -
         notes.append(
             f"{options}: for the checkpoints only; graphs and engines run as they were made"
         )
-    if run.backend is not None and not all(n.kind in ("graph", "plan") for n in networks):
-        notes.append("--backend: for the ONNX graphs only; checkpoints and engines have their own")
+    if run.runtime not in (None, TORCH) and not all(n.kind in ("graph", "plan") for n in networks):
+        notes.append("--runtime: for the ONNX graphs only; checkpoints and engines have their own")
     return "; ".join(notes)
 
 

@@ -202,9 +202,9 @@ def test_commands_for_some_kinds_name_the_others(text, kind):
 def test_options_for_some_of_the_networks_only_are_said(family):
     networks = [*describe(f"{MODEL}.c4"), *describe(family[0])]
     assert check_run_options(networks, RunOptions(device="cpu")) == ""
-    note = check_run_options(networks, RunOptions(backend="onnxruntime"))
-    assert note == "--backend: for the ONNX graphs only; checkpoints and engines have their own"
-    assert check_run_options(networks[1:], RunOptions(backend="onnxruntime")) == ""
+    note = check_run_options(networks, RunOptions(runtime="onnxruntime"))
+    assert note == "--runtime: for the ONNX graphs only; checkpoints and engines have their own"
+    assert check_run_options(networks[1:], RunOptions(runtime="onnxruntime")) == ""
 
 
 def test_code_of_one_size_is_counted_at_that(tmp_path):
