@@ -26,7 +26,7 @@ from typing import Dict, Sequence
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/devices.md")
+DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/benchmarks.md", "docs/devices.md")
 ROWS = "benchmarks/rows.jsonl"
 X4 = "model=asrn_x4,imdeception_x4,srn-ntire_x4"
 """Without asrn_ss_x4: the smaller sizes of this comparison model lie 10 dB below all others."""

@@ -1,6 +1,6 @@
-"""Write docs/reference.md from the code: python3 docs/make_reference.py [--check]
+"""Write docs/reference.md and docs/api.md from the code: python3 docs/make_reference.py [--check]
 
-With `--check`, nothing is written, and the exit code is 1 if the file is out of date.
+With `--check`, nothing is written, and the exit code is 1 if a file is out of date.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Iterable, Iterator, List, Sequence
 import click
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "reference.md"
+DOCS = ROOT / "docs"
 
 
 def reference() -> str:
@@ -163,13 +163,21 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def main() -> int:
     sys.path.insert(0, str(ROOT))
-    page = reference()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(page, encoding="utf-8")
-    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page:
-        print("docs/reference.md is out of date: python3 docs/make_reference.py", file=sys.stderr)
-        return 1
-    return 0
+    from make_api import api
+
+    stale = []
+    for path, page in ((DOCS / "reference.md", reference()), (DOCS / "api.md", api())):
+        if "--check" not in sys.argv[1:]:
+            path.write_text(page, encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != page:
+            stale.append(f"docs/{path.name}")
+    if stale:
+        verb = "is" if len(stale) == 1 else "are"
+        print(
+            f"{' and '.join(stale)} {verb} out of date: python3 docs/make_reference.py",
+            file=sys.stderr,
+        )
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":

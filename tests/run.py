@@ -16,7 +16,8 @@ import sys
 
 from environment import ROOT, create_environment, find_python
 
-EVERYTHING = ["-c", "constraints.txt", "-e", ".[export,rtx,simplify,train,upscale,report,test]"]
+EXTRAS = "export,rtx,simplify,train,upscale,report,docs,test"
+EVERYTHING = ["-c", "constraints.txt", "-e", f".[{EXTRAS}]"]
 # spandrel without torchvision, whose builds for CUDA cannot be imported beside torch for the CPU,
 # and then break the import of lightning.
 EVERYTHING += ["einops", "openmodeldb>=1.3"]
@@ -42,6 +43,7 @@ STATIC_CHECKS = [
     ("ruff", "format", "--quiet", "--check", "."),
     ("codespell_lib",),
     ("mypy", "--no-error-summary"),
+    ("mkdocs", "build", "--strict", "--quiet", "-f", "docs/site/mkdocs.yml"),
 ]
 
 
