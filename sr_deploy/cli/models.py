@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
+from sr_deploy.cli.alias import AliasedOption
 from sr_deploy.cli.code_options import code_options
 from sr_deploy.cli.output import emit, emit_json, log
 from sr_deploy.core.counts import COUNTERS, NTIRE_HW, Counts
@@ -111,7 +112,9 @@ def _list_shipped(as_json: bool) -> None:
     help="A variant such as d3, c8 or c16-nla.  [default: the largest, or the paper's]",
 )
 @click.option(
-    "--lr",
+    "--size",
+    cls=AliasedOption,
+    aliases=["--lr"],
     metavar="HxW",
     help="The LR size.  [default: 256x256, or the only size that the file takes]",
 )
@@ -125,14 +128,14 @@ def _list_shipped(as_json: bool) -> None:
 @code_options("model")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def complexity(
-    model: str, variant: Optional[str], lr: Optional[str], counter: str, as_json: bool
+    model: str, variant: Optional[str], size: Optional[str], counter: str, as_json: bool
 ) -> None:
     """Count parameters, multiply-accumulates, activations and convolutions of MODEL.
 
     MODEL is a checkpoint, an architecture at a scale (asrn_x4), code, an ONNX graph with or without
     a manifest, or an engine. A graph is counted node by node.
     """
-    record, architecture = _counted(model, variant, NTIRE_HW if lr is None else parse_hw(lr))
+    record, architecture = _counted(model, variant, NTIRE_HW if size is None else parse_hw(size))
     counts = record if counter == "hooks" else record.get(counter)
     if not counts:
         raise InputError(
@@ -140,13 +143,13 @@ def complexity(
             hint="count the checkpoints or graphs that it consists of, or was made from",
         )
     shown = {f.name: counts.get(f.name, {}) for f in dataclasses.fields(Counts)}
-    size = tuple(record.get("hw", NTIRE_HW))
+    hw = tuple(record.get("hw", NTIRE_HW))
     deployed = record.get("deployed", {}).get(counter, shown)
     if as_json:
-        extra = {"hw": size, "deployed": deployed}
+        extra = {"hw": hw, "deployed": deployed}
         emit_json({**shown, **{k: v for k, v in extra.items() if v not in (shown, NTIRE_HW)}})
         return
-    _emit_counts(Counts(**shown), hw_text(size))
+    _emit_counts(Counts(**shown), hw_text(hw))
     if deployed != shown:
         emit(f"deployed {_one_line(deployed)}")
     for slip in slips_of(architecture):

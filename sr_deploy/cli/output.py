@@ -10,6 +10,7 @@ from typing import Any, Iterator, Optional, TextIO, Tuple, Union
 
 import click
 
+from sr_deploy.cli.progress import terminal_progress
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import write_hint
 
@@ -47,13 +48,14 @@ def prints_on_stderr() -> Iterator[None]:
 
 def log(line: str) -> None:
     """Print a message to stderr."""
-    click.echo(line, err=True)
+    terminal_progress(line)
 
 
 def emit(text: str) -> None:
     """Print data to stdout. Raises InputError if it cannot be written, as to a full disk."""
     try:
-        click.echo(text, file=_data)
+        with terminal_progress.hidden():
+            click.echo(text, file=_data)
     except BrokenPipeError:
         raise
     except OSError as e:

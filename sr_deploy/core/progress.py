@@ -20,11 +20,13 @@ class Progress:
         """Receive a finished line about the work."""
 
     @contextlib.contextmanager
-    def track(self, what: str, total: int = 0, *, unit: str = "") -> Iterator[Advance]:
+    def track(
+        self, what: str, total: int = 0, *, unit: str = "", done: int = 0
+    ) -> Iterator[Advance]:
         """Yield a function to call after each step of a piece of work.
 
         what: the work, such as `exporting`. total: its steps; 0: unknown. unit: of the rate that is
-        shown, such as `frames`; empty: none is.
+        shown, such as `frames`; empty: none is. done: of the steps, those that earlier runs did.
         """
         yield Advance()
 

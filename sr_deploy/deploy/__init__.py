@@ -1,1 +1,1 @@
-"""From a model to all that a target needs, in one folder: what `srdeploy deploy` does."""
+"""From a model to all that a target needs, in one folder: what the command `deploy` does."""

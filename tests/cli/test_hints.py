@@ -40,6 +40,12 @@ def options_of(name: str) -> Set[str]:
     return {option for p in command.params for option in [*p.opts, *p.secondary_opts]}
 
 
+def aliases_of(name: str) -> Set[str]:
+    """Return the older names of options, which the code lists and no text should name."""
+    command = main.get_command(click.Context(main), name)
+    return {alias for p in command.params for alias in getattr(p, "aliases", ())}
+
+
 def wrong(text: str) -> List[str]:
     """Return the commands and options of srdeploy in a text that do not exist."""
     problems = []
@@ -52,6 +58,8 @@ def wrong(text: str) -> List[str]:
         options = set(re.findall(r"--[a-z][a-z0-9-]*(?![\w-])", rest))
         problems += [f"srdeploy {name} {option}" for option in sorted(options - options_of(name))]
     every = set().union(OF_OTHERS, *map(options_of, COMMANDS))
+    if re.fullmatch("--[a-z-]+", text):  # in a list of aliases
+        every = every.union(*map(aliases_of, COMMANDS))
     options = re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+(?![\w-])", text)
     return problems + [option for option in options if option not in every]
 
