@@ -63,6 +63,12 @@ def emit(text: str) -> None:
         raise InputError(f"cannot write to stdout: {reason}", hint=write_hint(e)) from e
 
 
+def stdout_is_terminal() -> bool:
+    """Return whether data is printed to a terminal, not to a pipe or a file."""
+    out = _data or sys.stdout
+    return out is not None and out.isatty()
+
+
 def emit_json(value: Any) -> None:
     """Print one JSON value to stdout."""
     emit(json.dumps(value, indent=2, ensure_ascii=False))

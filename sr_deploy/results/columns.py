@@ -18,11 +18,24 @@ def over(value: Optional[float], unit: float) -> Optional[float]:
     return None if value is None else value / unit
 
 
+def frame_ms(row: BenchmarkRow) -> Optional[float]:
+    """Return the time of a frame: of the network, and of the copies where they are timed apart."""
+    ms = time_ms(row)
+    return None if ms is None else ms + (row.copies_ms or 0)
+
+
+def fps(row: BenchmarkRow) -> Optional[float]:
+    """Return how many frames a second fit, one after the other, copies included."""
+    ms = frame_ms(row)
+    return None if ms is None else 1000 / ms
+
+
 VALUES: Mapping[str, Value] = {
     "psnr_db": lambda r: r.psnr_db,
     "test_psnr_db": lambda r: split_mean(r, "test", "psnr_db"),
     "ssim": lambda r: r.ssim,
     "time_ms": time_ms,
+    "fps": fps,
     "p95_ms": lambda r: r.latency_ms_p95,
     "score": lambda r: (scores(r) or (None,))[0],
     "score_here": lambda r: (scores_here(r) or (None,))[0],

@@ -106,10 +106,14 @@ def condition_notes(rows: Sequence[BenchmarkRow]) -> List[str]:
     notes = [f"{name}: {'; '.join(texts)}" for name, texts in conditions(rows).items()]
     if any(r.backend == PUBLISHED for r in rows):
         notes += [_PUBLISHED_NOTE, *_slips(rows)]
-    notes += [f"note: {text}" for text in useless_tags(rows)]
+    return notes + [f"note: {text}" for text in warnings_of(rows)]
+
+
+def warnings_of(rows: Sequence[BenchmarkRow]) -> List[str]:
+    """Return the reasons to distrust the numbers or a choice among them, with their rows."""
     names = labels(rows)
     warnings = [(w, name) for row, name in zip(rows, names) for w in row.warnings]
-    return notes + [f"note: {warning}" for warning in _with_owners(warnings, names)]
+    return useless_tags(rows) + _with_owners(warnings, names)
 
 
 def score_notes(rows: Sequence[BenchmarkRow]) -> List[str]:

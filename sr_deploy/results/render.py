@@ -47,6 +47,27 @@ def markdown(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> List[st
     return [line(headings), f"|{'|'.join(rule)}|", *map(line, cells)]
 
 
+def table_lines(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> List[str]:
+    """Return the lines of a plain table: as wide as its texts, without borders.
+
+    Columns of numbers and their headings are right-aligned, other columns left-aligned.
+    """
+    cells = [[_one_line(cell) for cell in row] for row in cells]
+    columns = list(zip(headings, *cells))
+    widths = [max(map(len, column)) for column in columns]
+    right = [i > 0 and all(map(_is_number, column[1:])) for i, column in enumerate(columns)]
+
+    def line(values: Sequence[str]) -> str:
+        aligned = (v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, widths, right))
+        return "  ".join(aligned)
+
+    return [line(headings), "  ".join("-" * w for w in widths), *map(line, cells)]
+
+
+def _is_number(text: str) -> bool:
+    return not text or text[0] in "0123456789+-"
+
+
 def _one_line(text: str) -> str:
     """Return a cell's text without line breaks and `|`, which would end the cell."""
     return " ".join(text.split()).replace("|", "/")

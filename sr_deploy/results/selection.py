@@ -8,18 +8,11 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.errors import InputError
-from sr_deploy.results.columns import VALUES, Value, labels, number
-from sr_deploy.results.protocols import time_ms
+from sr_deploy.results.columns import VALUES, Value, frame_ms, labels, number
 from sr_deploy.results.rows import BenchmarkRow, text_of
 from sr_deploy.results.tables import comparable, require_same
 
 Named = Tuple[str, BenchmarkRow]
-
-
-def frame_ms(row: BenchmarkRow) -> Optional[float]:
-    """Return the time of a frame: of the network, and of the copies where they are timed apart."""
-    ms = time_ms(row)
-    return None if ms is None else ms + (row.copies_ms or 0)
 
 
 @dataclass(frozen=True)

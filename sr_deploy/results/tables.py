@@ -114,12 +114,17 @@ def ntire_table(rows: Sequence[BenchmarkRow]) -> str:
 
     Rows of different protocols, sets or metrics are not comparable and get a table each.
     """
+    parts = [render_table(bench_table(group), "markdown") for group in comparable_groups(rows)]
+    return "\n\n".join([*parts, *filter(None, ["\n".join(failures(rows))])])
+
+
+def comparable_groups(rows: Sequence[BenchmarkRow]) -> List[List[BenchmarkRow]]:
+    """Return the measured rows in groups that compare: of one protocol, set and metric each."""
     groups: Dict[Tuple[object, ...], List[BenchmarkRow]] = {}
     for row in rows:
         if not row.error:
             groups.setdefault(tuple(getattr(row, key) for key in _ALIKE), []).append(row)
-    parts = [render_table(bench_table(group), "markdown") for group in groups.values()]
-    return "\n\n".join([*parts, *filter(None, ["\n".join(failures(rows))])])
+    return list(groups.values())
 
 
 def bench_table(rows: Sequence[BenchmarkRow]) -> Table:
