@@ -3,6 +3,8 @@
 The stable Python API. Each name is imported on first use, so the package can be imported without
 torch:
 
+    upscale("photo.jpg")                   upscale a file, an array, a PIL image or a list of them
+    Upscaler("asrn_x4")                    the same as an object; `.frames(images)` is an iterator
     checkpoint_from_images(recipe, options)                 train a checkpoint
     TrainOptions([...], folder)            choose images and output of a training run
     load_checkpoint(model)                 open a checkpoint by path or shipped name
@@ -20,8 +22,10 @@ torch:
     quality_from_artifacts([...])          measure PSNR and SSIM on data sets (an iterator)
     quality_table(rows)                    format those rows as the papers do
     session_of(model, variant)             open a checkpoint, graph, engine, router or plan
-    upscale_image(image, session)          upscale an (H, W, 3) image, in tiles if needed
-    Upscaler(session)                      upscale many images; `.frames(images)` is an iterator
+    upscale_image(image, session)          upscale an (H, W, 3) array; floats are not clipped
+
+Models are named by text: a shipped name (`asrn_x4`, `asrn_x4.d3`), the path of a checkpoint, graph,
+engine or folder, or a network's code (`mynet.py:Net`).
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ from typing import TYPE_CHECKING, Any, List
 from sr_deploy.core.version import __version__
 
 _API = {
+    "upscale": "sr_deploy.upscale",  # a module that can be called
+    "Upscaler": "sr_deploy.upscale.upscaler",
     "checkpoint_from_images": "sr_deploy.train.trainer",
     "TrainOptions": "sr_deploy.train.options",
     "load_checkpoint": "sr_deploy.nets.checkpoint",
@@ -50,7 +56,6 @@ _API = {
     "quality_table": "sr_deploy.results.tables",
     "session_of": "sr_deploy.runtime.opener:open_session",
     "upscale_image": "sr_deploy.upscale.upscaler",
-    "Upscaler": "sr_deploy.upscale.upscaler",
     "SrDeployError": "sr_deploy.core.errors",
 }
 __all__ = [*_API, "__version__"]
@@ -74,6 +79,7 @@ if TYPE_CHECKING:  # editors and type checkers see the API; at run time it is la
     from sr_deploy.runtime.opener import open_session
     from sr_deploy.train.options import TrainOptions as TrainOptions
     from sr_deploy.train.trainer import checkpoint_from_images as checkpoint_from_images
+    from sr_deploy.upscale.call import upscale as upscale
     from sr_deploy.upscale.upscaler import Upscaler as Upscaler
     from sr_deploy.upscale.upscaler import upscale_image as upscale_image
 
@@ -83,8 +89,9 @@ else:
     def __getattr__(name: str) -> Any:
         if name not in _API:
             raise AttributeError(f"module 'sr_deploy' has no attribute '{name}'")
-        module, _, attribute = _API[name].partition(":")
-        return getattr(importlib.import_module(module), attribute or name)
+        path, _, attribute = _API[name].partition(":")
+        module = importlib.import_module(path)
+        return module if path == f"sr_deploy.{name}" else getattr(module, attribute or name)
 
 
 def __dir__() -> List[str]:

@@ -67,7 +67,7 @@ _LUMA = np.array(LUMA, np.float32)
 class Picture:
     """A decoded picture."""
 
-    rgb: np.ndarray  # (H, W, 3) uint8 or uint16
+    rgb: np.ndarray  # (H, W, 3) uint8 or uint16; of an array also float32 in 0..1
     alpha: Optional[np.ndarray] = None  # (H, W) of the same dtype
     grey: bool = False
     metadata: Metadata = field(default_factory=dict)
@@ -236,11 +236,11 @@ def upscale_pixels(picture: Picture, upscaler: Upscaler, target: Format) -> Pict
         raise InputError(problem, hint="write PNG or TIFF")
     picture = _fit_metadata(picture, target)
     if picture.alpha is None:
-        out, alpha = upscaler(picture.rgb), None
+        out, alpha = upscaler.upscale_rgb(picture.rgb), None
     else:
         # More memory: alpha, its result, and both together with the colours in OpenCV's order.
         visible = _fill_invisible(picture.rgb, picture.alpha)
-        out = upscaler(visible, more_per_px=6 * visible.itemsize)
+        out = upscaler.upscale_rgb(visible, more_per_px=6 * visible.itemsize)
         size = (out.shape[1], out.shape[0])
         alpha = opencv().resize(picture.alpha, size, interpolation=opencv().INTER_CUBIC)
     metadata = dict(picture.metadata)
@@ -381,7 +381,8 @@ def _fill_invisible(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     if visible.all() or not visible.any():
         return rgb
     filled = _fill_from_smaller(rgb.astype(np.float32), visible)
-    return np.where(visible[:, :, None] > 0, rgb, np.rint(filled).astype(rgb.dtype))
+    filled = np.rint(filled) if rgb.dtype.kind == "u" else filled
+    return np.where(visible[:, :, None] > 0, rgb, filled.astype(rgb.dtype))
 
 
 def _fill_from_smaller(colours: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import collections
 import functools
 import math
-from typing import Callable, Deque, Dict, Iterable, Iterator, Optional, Sequence, Tuple
+from pathlib import Path
+from typing import Any, Callable, Deque, Dict, Iterable, Iterator, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.session import ExecutedWork, Session
 from sr_deploy.core.sizes import HW, hw_text
 from sr_deploy.runtime.device_tiles import DeviceTiles
+from sr_deploy.runtime.opener import open_session
 from sr_deploy.runtime.tiled import HostTiles, TiledRun
 from sr_deploy.runtime.tiling import TilePlan, plan_tiles, plan_whole, smallest_px
 from sr_deploy.upscale.gpu import GpuTiles
@@ -30,11 +32,17 @@ _WHITE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float
 
 
 class Upscaler:
-    """Upscales images and keeps a plan for each size. Not thread-safe."""
+    """Upscales images and keeps a plan for each size. Not thread-safe.
+
+    >>> import numpy as np
+    >>> upscaler = sr_deploy.Upscaler("fsrcnn-w16_x4")
+    >>> upscaler(np.zeros((24, 32, 3), np.uint8)).shape
+    (96, 128, 3)
+    """
 
     def __init__(
         self,
-        session: Session,
+        session: Union[Session, str, Path],
         *,
         tile: Optional[int] = None,
         max_memory: Optional[int] = None,
@@ -42,7 +50,7 @@ class Upscaler:
         sharing: MemorySharing = MemorySharing(),  # noqa: B008 - frozen
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """Upscale with a session.
+        """Upscale with a session, or with the model that a text names, as in `sr_deploy.upscale`.
 
         tile: the largest LR side fed, overlap included. max_memory: the largest resident memory of
         the processes that `sharing` counts, in bytes, and the most of a GPU's memory; None: the
@@ -51,6 +59,8 @@ class Upscaler:
         log: receives what a user should know, once. Raises InputError if `max_memory` is given
         where memory cannot be measured.
         """
+        if not isinstance(session, Session):
+            session = open_session(session)
         self.session, self.scale = session, session.scale
         inexact_tiles = tile is not None and session.halo_px is None
         self.identity = f"{identity} tile {tile}" if inexact_tiles else identity
@@ -83,7 +93,13 @@ class Upscaler:
                 hint="give a tile size instead",
             )
 
-    def __call__(self, image: np.ndarray, *, more_per_px: int = 0) -> np.ndarray:
+    def __call__(self, image: Any) -> Any:
+        """Upscale an image of any kind, or a list of them, as `sr_deploy.upscale` does."""
+        from sr_deploy.upscale.any_image import upscale_any
+
+        return upscale_any(image, self)
+
+    def upscale_rgb(self, image: np.ndarray, *, more_per_px: int = 0) -> np.ndarray:
         """Upscale (H, W, 3) RGB, uint8, uint16 or float32 in 0..1, to (scale*H, scale*W, 3).
 
         The dtype is kept. Integers are clipped and rounded, float32 is not. more_per_px: bytes per
@@ -93,7 +109,7 @@ class Upscaler:
         return self._start(image, more_per_px)()
 
     def frames(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield the result of each image.
+        """Yield the result of each image, which are as those of `upscale_rgb`.
 
         On a GPU, an image is queued before the result of the one before is awaited, if the session
         takes tensors.
@@ -264,10 +280,19 @@ class Upscaler:
 
 def upscale_image(
     image: np.ndarray,
-    session: Session,
+    session: Union[Session, str, Path],
     *,
     tile: Optional[int] = None,
     max_memory: Optional[int] = None,
 ) -> np.ndarray:
-    """Upscale one (H, W, 3) RGB image, uint8, uint16 or float32 in 0..1 (see `Upscaler`)."""
-    return Upscaler(session, tile=tile, max_memory=max_memory)(image)
+    """Upscale one (H, W, 3) RGB image, uint8, uint16 or float32 in 0..1.
+
+    session: open, or a text that names a model. The dtype is kept. Integers are clipped and
+    rounded, float32 is not: `sr_deploy.upscale` clips it too.
+
+    >>> import numpy as np
+    >>> with sr_deploy.session_of("fsrcnn-w16_x4") as session:
+    ...     sr_deploy.upscale_image(np.zeros((24, 32, 3), np.float32), session).shape
+    (96, 128, 3)
+    """
+    return Upscaler(session, tile=tile, max_memory=max_memory).upscale_rgb(image)

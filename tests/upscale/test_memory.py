@@ -108,7 +108,7 @@ def test_further_memory_of_the_caller_counts(sessions, monkeypatch):
     image, estimates = np.zeros((300, 300, 3), np.uint8), []
     upscaler = Upscaler(sessions["blur"](), max_memory=65 << 30)
     for more in (0, 100):
-        upscaler(image, more_per_px=more)
+        upscaler.upscale_rgb(image, more_per_px=more)
         estimates.append(upscaler.estimated_bytes)
     assert estimates[1] - estimates[0] == 100 * 600 * 600
 
