@@ -29,6 +29,8 @@ def api() -> str:
 
 
 def _entry(name: str, item: object) -> Iterator[str]:
+    if inspect.ismodule(item):  # one that can be called, like its function
+        item = vars(item)[name]
     module = importlib.import_module(item.__module__)
     tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
     wanted = getattr(item, "__name__", name)
