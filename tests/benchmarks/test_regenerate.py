@@ -27,7 +27,9 @@ def document(rows="rows.jsonl", between="what stood here\n"):
     return f"before\n\n{table}\n\nafter\n"
 
 
-@pytest.mark.parametrize("name", ["benchmarks/README.md", "docs/benchmarks.md", "docs/devices.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "benchmarks/README.md", "docs/benchmarks.md", "docs/devices.md"]
+)
 def test_the_tables_are_fresh(regenerate, name):
     text = (ROOT / name).read_text(encoding="utf-8")
     assert regenerate.regenerated(text) == text, "run: python3 benchmarks/regenerate.py"

@@ -1,0 +1,98 @@
+"""Make the pictures of the README in docs/images: python3 benchmarks/pictures.py [NAME ...]
+
+before-after.jpg needs the extra `export`, and report.png Chromium with playwright. Without names,
+all are made. Photographs are of scikit-image: chelsea (Stefan van der Walt, CC0), coffee (Rachel
+Michetti, CC0).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Callable, Dict, Tuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+IMAGES = ROOT / "docs" / "images"
+MODEL, VARIANT = "asrn_x4", "d5"
+CROPS: Dict[str, Tuple[int, int, int, int]] = {
+    "chelsea": (60, 100, 128, 192),
+    "coffee": (96, 300, 128, 192),
+}
+"""Of each photograph: top, left, height and width of the part that is shown."""
+PANEL_HW = (213, 320)
+
+
+def before_after(path: Path) -> None:
+    """Enlarge photographs that were made four times smaller; draw parts of them side by side."""
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+    from skimage import data
+
+    import sr_deploy
+    from sr_deploy.core.images import imresize
+
+    height, width = PANEL_HW
+    caption, gap = 26, 6
+    sheet = Image.new(
+        "RGB", (3 * width + 2 * gap, caption + len(CROPS) * height + gap), (255, 255, 255)
+    )
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(15)
+    titles = ("before: the small picture, bicubic x4", f"after: {MODEL}.{VARIANT}", "the original")
+    for i, title in enumerate(titles):
+        draw.text((i * (width + gap) + width / 2, caption / 2), title, (0, 0, 0), font, anchor="mm")
+    session = sr_deploy.session_of(MODEL, VARIANT)
+    for line, (name, (top, left, h, w)) in enumerate(CROPS.items()):
+        original = getattr(data, name)()
+        rows, columns = (side - side % 4 for side in original.shape[:2])
+        original = np.ascontiguousarray(original[:rows, :columns])
+        small = imresize(original, scale=0.25)
+        for i, image in enumerate(
+            (imresize(small, scale=4), sr_deploy.upscale_image(small, session), original)
+        ):
+            part = Image.fromarray(image[top : top + h, left : left + w])
+            panel = part.resize((width, height), Image.Resampling.LANCZOS)
+            sheet.paste(panel, (i * (width + gap), caption + line * (height + gap)))
+    sheet.save(path, quality=90, subsampling=0, optimize=True)
+
+
+def report(path: Path) -> None:
+    """Take a picture of the top of the report of the published rows."""
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as folder:
+        page_file = Path(folder) / "report.html"
+        command = [sys.executable, "-m", "sr_deploy.cli.main", "report"]
+        subprocess.run(
+            [*command, "benchmarks/rows.jsonl", "-o", str(page_file)], cwd=str(ROOT), check=True
+        )
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path="/usr/bin/chromium")
+            page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="light")
+            page.goto(page_file.as_uri())
+            page.screenshot(path=str(path))
+            browser.close()
+
+
+PICTURES: Dict[str, Callable[[Path], None]] = {
+    "before-after.jpg": before_after,
+    "report.png": report,
+}
+
+
+def main() -> int:
+    names = sys.argv[1:] or list(PICTURES)
+    for name in names:
+        if name not in PICTURES:
+            sys.exit(f"error: no picture {name}; expected some of {', '.join(PICTURES)}")
+        PICTURES[name](IMAGES / name)
+        print(f"written: docs/images/{name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
