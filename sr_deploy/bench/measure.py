@@ -62,7 +62,10 @@ MAX_CV = 0.05
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """How networks are measured. Raises InputError if options are invalid or contradictory."""
+    """How networks are measured. Raises InputError if options are invalid or contradictory.
+
+    >>> options = sr_deploy.MeasureOptions(data="photos", metric="y", runs=20)
+    """
 
     variants: Union[str, Sequence[str], None] = None
     """Of checkpoints: "all", or a list such as "d1,d3"; None: all."""
@@ -163,6 +166,11 @@ def rows_from_artifacts(
     progress: Callable[[str], None] = lambda line: None,
 ) -> Iterator[BenchmarkRow]:
     """Yield a row per network and protocol as soon as it is measured, each in a session of its own.
+
+    >>> options = sr_deploy.MeasureOptions(data="photos", lr="32x32", runs=3)
+    >>> rows = list(sr_deploy.rows_from_artifacts("fsrcnn-w16_x4", options))
+    >>> rows[0].variant, rows[0].input_hw, len(rows[0].latencies_ms)
+    ('w16', (32, 32), 3)
 
     networks: checkpoints (run by torch), architectures at a scale such as `span_x4` (with random
     weights, not scored), ONNX graphs, engines, plans, routers, or folders of them. With `score`,

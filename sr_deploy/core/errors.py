@@ -61,7 +61,14 @@ def how_to_install(package: str) -> str:
 
 
 class SrDeployError(Exception):
-    """`message`: what was wrong and what was expected. `hint`: what to do."""
+    """`message`: what was wrong and what was expected. `hint`: what to do.
+
+    >>> try:
+    ...     sr_deploy.session_of("asrn_x4", "d9")
+    ... except sr_deploy.SrDeployError as e:
+    ...     print(e.message)
+    asrn_x4 contains no variant 'd9'; it contains d1, d2, d3, d4, d5
+    """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)

@@ -113,7 +113,10 @@ class SizeContract:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """Options of a build beyond its target."""
+    """Options of a build beyond its target.
+
+    >>> options = sr_deploy.BuildOptions(dla=0)  # for `engine_from_onnx(..., options=options)`
+    """
 
     compute_capabilities: Tuple[int, ...] = ()
     """SM versions (75 for 7.5), for builders that build for several; empty: the target's own."""

@@ -67,6 +67,12 @@ def onnx_from_module(
 ) -> List[Path]:
     """Export a torch module to `output`; return the paths of the graphs.
 
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 12, 3, padding=1), torch.nn.PixelShuffle(2))
+    >>> options = sr_deploy.ExportOptions(sizes=["32x32"], target="cpu")
+    >>> [path.name for path in sr_deploy.onnx_from_module(net, "mine", options, name="mine")]
+    ['mine_x2.32x32.fp32.onnx']
+
     module: (1, 3, H, W) float RGB in 0..1 to (1, 3, scale*H, scale*W); one with the methods
     `variants()` and `slice(variant)` is exported in its variants. It is copied, so training may go
     on. scale: what it must be; None: as measured. name: begins the names of the files; empty: the

@@ -23,14 +23,15 @@ from sr_deploy.export.fallback import Searchable, choose_fp32_nodes
 from sr_deploy.export.forms import LITERAL
 from sr_deploy.export.half import HalfGraph, halved, plain_graph, precision_of, prepared
 from sr_deploy.export.layer_norm import reads_layer_norm, split_layer_norms
-from sr_deploy.export.source import Source, SourceFacts, SourceGraph
+from sr_deploy.export.source import SOURCES, Source, SourceFacts, SourceGraph
 from sr_deploy.export.verify import (
     check_half_precision,
     check_sizes,
     compare_with_fp32,
     compare_with_source,
 )
-from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
+from sr_deploy.nets.checkpoint import Checkpoint
+from sr_deploy.runtime.opener import require_kind
 from sr_deploy.runtime.ort import raw_session
 from sr_deploy.runtime.ort_device import OrtDevice, ort_device
 from sr_deploy.runtime.preflight import preflight, refuse, summary
@@ -40,7 +41,10 @@ DEFAULT_OPSET = 17
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to export. Raises InputError or TargetError for values that cannot be exported."""
+    """What to export. Raises InputError or TargetError for values that cannot be exported.
+
+    >>> options = sr_deploy.ExportOptions("d1,d3", sizes=["256x512"], target="rtx")
+    """
 
     variants: Union[str, Sequence[str], None] = None
     """`d1,d3` or a list; None or `all`: those of the paper's table."""
@@ -182,12 +186,25 @@ def onnx_from_checkpoint(
     *,
     progress: Callable[[str], None] = lambda line: None,
 ) -> List[Path]:
-    """Export variants of a checkpoint to `output`; return the paths of the graphs.
+    """Export variants of a model to `output`; return the paths of the graphs.
 
-    model: a path, a shipped name, or a loaded checkpoint. Otherwise as `onnx_from_source`.
+    >>> options = sr_deploy.ExportOptions(sizes=["64x64"], target="cpu")
+    >>> [path.name for path in sr_deploy.onnx_from_checkpoint("fsrcnn-w16_x4", "graphs", options)]
+    ['fsrcnn-w16_x4.w16.64x64.fp32.onnx']
+
+    model: a shipped name (`asrn_x4`, `asrn_x4.d1`), the path of a checkpoint or of an imported
+    graph, a network's code (`mynet.py:Net`), or a loaded checkpoint. Otherwise as
+    `onnx_from_source`.
     """
-    checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model)
-    return onnx_from_source(CheckpointSource(checkpoint), output, options, progress=progress)
+    options = options or ExportOptions()
+    if isinstance(model, Checkpoint):
+        return onnx_from_source(CheckpointSource(model), output, options, progress=progress)
+    text, variant, kind = require_kind(str(model), "export", SOURCES)
+    if variant is not None:
+        if options.variants not in (None, "all", variant):
+            raise InputError(f"the model names variant {variant}, but the options name others")
+        options = replace(options, variants=variant)
+    return onnx_from_source(SOURCES[kind].from_text(text), output, options, progress=progress)
 
 
 def onnx_from_source(

@@ -121,6 +121,13 @@ def parse_untrained(name: str) -> Optional[UntrainedModel]:
 def load_checkpoint(model: Union[str, Path]) -> Checkpoint:
     """Load a checkpoint by its path (of the weights or the card), or a shipped one by its name.
 
+    >>> checkpoint = sr_deploy.load_checkpoint("asrn_x4")
+    >>> checkpoint.spec.variants
+    ('d1', 'd2', 'd3', 'd4', 'd5')
+    >>> net = checkpoint.network("d3")  # a torch module with its own weights only
+    >>> sum(weight.numel() for weight in net.parameters())
+    165251
+
     No code in a file is executed. Raises InputError when there is no such checkpoint,
     CheckpointError when the file is damaged, of another format, or does not match its card or its
     architecture.

@@ -112,6 +112,12 @@ _OPTIONAL = ("Settings", "deployed [G]", "executed, timed / set", *SCORES)
 def ntire_table(rows: Sequence[BenchmarkRow]) -> str:
     """Return Markdown tables of the rows with their conditions, then the rows that could not run.
 
+    >>> options = sr_deploy.MeasureOptions(data="photos", lr="32x32", runs=3)
+    >>> rows = list(sr_deploy.rows_from_artifacts("fsrcnn-w16_x4", options))
+    >>> table = sr_deploy.ntire_table(rows).splitlines()
+    >>> table[0]  # doctest: +ELLIPSIS
+    '| Model ...| PSNR [dB] |...| Time [ms] |...'
+
     Rows of different protocols, sets or metrics are not comparable and get a table each.
     """
     parts = [render_table(bench_table(group), "markdown") for group in comparable_groups(rows)]
@@ -194,6 +200,11 @@ def _name(row: Union[BenchmarkRow, QualityRow]) -> str:
 
 def quality_table(rows: Sequence[QualityRow]) -> str:
     """Return a Markdown table for each scale, metric and degradation, then conditions and failures.
+
+    >>> rows = list(sr_deploy.quality_from_artifacts("fsrcnn-w16_x4", data="photos"))
+    >>> table = sr_deploy.quality_table(rows).splitlines()
+    >>> table[0]
+    '| x4, y, bi         | #Params [K] | photos PSNR/SSIM |'
 
     As in ASRN's Table 5: a column for each set, bicubic first.
     """

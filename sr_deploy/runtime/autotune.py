@@ -79,7 +79,12 @@ def tuned_engine_from_onnx(
 ) -> List[Path]:
     """Build and time every candidate, and write the fastest of each variant and size to `output`.
 
-    graphs: written by `onnx_from_checkpoint(..., candidates=True)`. on: as in `engine_from_onnx`.
+    >>> options = sr_deploy.ExportOptions(sizes=["64x64"], target="cpu", candidates=True)
+    >>> graphs = sr_deploy.onnx_from_checkpoint("fsrcnn-w16_x4", "candidates", options)
+    >>> [path.name for path in sr_deploy.tuned_engine_from_onnx(graphs, "tuned", target="cpu")]
+    ['fsrcnn-w16_x4.w16.64x64.fp32.engine']
+
+    graphs: written with `ExportOptions(candidates=True)`. on: as in `engine_from_onnx`.
     Engines that only a board can run are compared by its trtexec's times. Each manifest records all
     candidates with their times. Choices are stored in `autotune.json` in `output` and reused for
     variants of the same structure and size (ASRN's depths). Returns the paths. Raises an

@@ -52,6 +52,11 @@ def engine_from_onnx(
 ) -> List[Path]:
     """Build an engine for `target` from each graph (files or folders of them); return the paths.
 
+    >>> options = sr_deploy.ExportOptions(sizes=["64x64"], target="cpu")
+    >>> graphs = sr_deploy.onnx_from_checkpoint("fsrcnn-w16_x4", "graphs", options)
+    >>> [path.name for path in sr_deploy.engine_from_onnx(graphs, "engines", target="cpu")]
+    ['fsrcnn-w16_x4.w16.64x64.fp32.engine']
+
     on: `ssh://user@host:port` of a board that builds with its own trtexec. Engines in `output` that
     are up to date are not rebuilt. Raises an SrDeployError; engines finished before it stay.
     """

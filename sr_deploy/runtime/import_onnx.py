@@ -69,7 +69,10 @@ _DOWNLOAD = "give an .onnx file; weights are imported with: srdeploy import-chec
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What the user knows of a graph. Raises InputError for values that cannot be."""
+    """What the user knows of a graph. Raises InputError for values that cannot be.
+
+    >>> options = sr_deploy.ImportOptions(name="mine", value_range="255")
+    """
 
     scale: Optional[int] = None
     """What it enlarges by; None: as found."""
@@ -143,6 +146,10 @@ def graph_from_file(
     options: Optional[ImportOptions] = None,
 ) -> ImportedGraph:
     """Import an ONNX graph of anyone into `folder`: an unchanged copy, and a manifest beside it.
+
+    >>> imported = sr_deploy.graph_from_file("network.onnx", "imported")
+    >>> imported.path.name, imported.manifest.scale
+    ('network.onnx', 2)
 
     The files of external weights are copied with it. Raises InputError for a file that is not
     there or a name that cannot be used, ArtifactError for a damaged graph, and CannotRunHereError

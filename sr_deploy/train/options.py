@@ -28,6 +28,8 @@ LogLine = Callable[[str], None]
 class TrainOptions:
     """Images, output and resources of a run. Paths may be strings, and a list may be one folder.
 
+    >>> options = sr_deploy.TrainOptions("photos", "trained", budget_s=3600, seed=1)
+
     Raises InputError for an empty path, an unusable name or a number out of range.
     """
 

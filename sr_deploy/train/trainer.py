@@ -31,6 +31,10 @@ def checkpoint_from_images(
 ) -> Path:
     """Train a network by a recipe (a name of srdeploy recipes, or a .json file); return its path.
 
+    >>> options = sr_deploy.TrainOptions("photos", "trained", name="mine")
+    >>> sr_deploy.checkpoint_from_images("tiny.json", options).name
+    'mine.safetensors'
+
     Writes to the output folder NAME.safetensors with its card (the last weights),
     NAME-best.safetensors (the best on `valid`), NAME.state.pt (to resume: on a CPU a resumed run is
     equal to an uninterrupted one bit for bit), NAME.logs/ (CSV and TensorBoard) and cache/ (the

@@ -168,6 +168,11 @@ def open_session(
 ) -> Session:
     """Open a variant of the model that `text` names, the largest for None.
 
+    >>> import numpy as np
+    >>> with sr_deploy.session_of("fsrcnn-w16_x4") as session:
+    ...     session.run(np.zeros((1, 3, 24, 32), np.float32)).shape
+    (1, 3, 96, 128)
+
     Raises an SrDeployError on bad input, or if this machine cannot run it.
     """
     network = describe_one(text, variant)
