@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Union
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Union
 
 from sr_deploy.bench.evaluate import (
     Bicubic,
@@ -66,12 +66,7 @@ def quality_from_artifacts(
         quality = evaluate(session, images, metric=metric, degradation=made_by)
         return _scored_row(_unscored_row(row, images, metric, made_by), session, quality)
 
-    bicubic_rows = []
-    for bicubic in map(Bicubic, dict.fromkeys(scales)):
-        for images in sets:
-            row = score(BenchmarkRow(BICUBIC, "", BICUBIC), bicubic, images)
-            progress(f"bicubic, x{bicubic.scale}, {images.name}, border {row.border_px}")
-            bicubic_rows.append(row)
+    bicubic_rows = list(_bicubic_rows(dict.fromkeys(scales), sets, score, progress))
 
     def rows() -> Iterator[QualityRow]:
         yield from bicubic_rows
@@ -93,6 +88,19 @@ def quality_from_artifacts(
                     yield replace(unscored, error=e.message)
 
     return rows()
+
+
+def _bicubic_rows(
+    scales: Iterable[int],
+    sets: Sequence[ImageSet],
+    score: Callable[[BenchmarkRow, Session, ImageSet], QualityRow],
+    progress: Callable[[str], None],
+) -> Iterator[QualityRow]:
+    for bicubic in map(Bicubic, scales):
+        for images in sets:
+            row = score(BenchmarkRow(BICUBIC, "", BICUBIC), bicubic, images)
+            progress(f"bicubic, x{bicubic.scale}, {images.name}, border {row.border_px}")
+            yield row
 
 
 def _degradation(asked: Optional[str], sets: Sequence[ImageSet], scales: Sequence[int]) -> str:
