@@ -18,8 +18,10 @@ from sr_deploy.bench.evaluate import (
 from sr_deploy.bench.network_rows import row_of
 from sr_deploy.core.degradation import GIVEN, check_degradation
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
+from sr_deploy.core.progress import as_progress
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
+from sr_deploy.core.spec import network_name
 from sr_deploy.results.rows import BICUBIC, BenchmarkRow, QualityRow
 from sr_deploy.runtime.opener import NetworkDescription, check_run_options, describe_all
 
@@ -85,7 +87,17 @@ def quality_from_artifacts(
                     unscored = _unscored_row(known, images, metric, made_by)
                     yield replace(unscored, error=e.message)
 
-    return rows()
+    return _with_bar(rows(), len(descriptions) * len(sets), progress)
+
+
+def _with_bar(
+    rows: Iterator[QualityRow], total: int, progress: Callable[[str], None]
+) -> Iterator[QualityRow]:
+    with as_progress(progress).track("scoring", total) as advance:
+        for row in rows:
+            if row.backend != BICUBIC:
+                advance(network_name(row.model, row.variant))
+            yield row
 
 
 def _bicubic_rows(

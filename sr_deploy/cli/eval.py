@@ -9,8 +9,10 @@ from typing import Any, Optional, Tuple
 import click
 
 from sr_deploy.cli.code_options import code_options
-from sr_deploy.cli.output import emit, emit_json, log
+from sr_deploy.cli.output import emit_json, log
+from sr_deploy.cli.progress import terminal_progress
 from sr_deploy.cli.run_options import run_options
+from sr_deploy.cli.tables import emit_quality, format_option
 from sr_deploy.core.errors import InputError
 
 
@@ -50,6 +52,7 @@ from sr_deploy.core.errors import InputError
 )
 @code_options("networks")
 @run_options
+@format_option
 @click.option(
     "--json",
     "as_json",
@@ -60,7 +63,11 @@ from sr_deploy.core.errors import InputError
     "-o", "--output", metavar="DIR", help="Folder for eval.json, eval.md, psnr.png and psnr.svg."
 )
 def evaluate(
-    networks: Tuple[str, ...], as_json: bool, output: Optional[str], **options: Any
+    networks: Tuple[str, ...],
+    table_format: Optional[str],
+    as_json: bool,
+    output: Optional[str],
+    **options: Any,
 ) -> None:
     """Measure PSNR and SSIM of checkpoints, code, ONNX graphs and engines on sets of images.
 
@@ -86,18 +93,17 @@ def evaluate(
             raise InputError("--output is empty; expected a folder")
         check_can_draw()
     # Bad input is reported here, before a folder is created.
-    pending = quality_from_artifacts(networks, **options, progress=log)
+    pending = quality_from_artifacts(networks, **options, progress=terminal_progress)
     with remove_empty_folders(*([Path(output)] if output else [])):
         if output is not None:
             make_output_folder(Path(output))
         rows = list(pending)
         scores = [dataclasses.asdict(row) for row in rows if row.backend != BICUBIC]
-        table = quality_table(rows)
         if output is not None:
             figures = quality_figure(rows)
             write_text(Path(output) / "eval.json", to_json(scores))
             notes = [f"- printed numbers: {note}" for note in printed_notes(rows)]
-            write_text(Path(output) / "eval.md", "\n\n".join([table, *notes]) + "\n")
+            write_text(Path(output) / "eval.md", "\n\n".join([quality_table(rows), *notes]) + "\n")
             for note in notes:
                 log(note[2:])
             for name, content in figures.items():
@@ -106,6 +112,6 @@ def evaluate(
     if as_json:
         emit_json(scores)
     else:
-        emit(table)
+        emit_quality(rows, table_format)
     if all(row.error for row in rows if row.backend != BICUBIC):
         raise InputError("no network could be measured; the reasons are above")

@@ -8,13 +8,17 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 import click
 
+from sr_deploy.cli.alias import AliasedOption
 from sr_deploy.cli.code_options import code_options
 from sr_deploy.cli.output import emit, emit_json, log
 from sr_deploy.cli.run_options import run_options
+from sr_deploy.cli.tables import TEXT, chosen_format, emit_table, format_option, terminal_width
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.workspace import ROWS
 from sr_deploy.results.protocols import CHALLENGES
 from sr_deploy.results.published import TABLE_LAYOUTS
-from sr_deploy.results.render import TABLE_FORMATS
+from sr_deploy.results.render import Table, make_table
+from sr_deploy.results.screen import fps_text
 
 _WHERE = click.option(
     "--where",
@@ -24,8 +28,11 @@ _WHERE = click.option(
 )
 
 
+_rows_files = click.argument("files", nargs=-1, metavar="[ROWS.jsonl|DIR]...")
+
+
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="ROWS.jsonl|results.json...")
+@click.argument("files", nargs=-1, metavar="[ROWS.jsonl|results.json]...")
 @click.option(
     "--layout",
     type=click.Choice(list(TABLE_LAYOUTS)),
@@ -34,14 +41,7 @@ _WHERE = click.option(
     help="bench: all columns. ntire: the challenge's table, with ranks. srn5, imdeception2, "
     "imdeception4: tables of those papers. ranks: of each protocol.",
 )
-@click.option(
-    "--format",
-    "table_format",
-    type=click.Choice(list(TABLE_FORMATS)),
-    default="markdown",
-    show_default=True,
-    help="Format of the table.",
-)
+@format_option
 @_WHERE
 @click.option(
     "--protocol",
@@ -51,13 +51,14 @@ _WHERE = click.option(
 def table(
     files: Tuple[str, ...],
     layout: str,
-    table_format: str,
+    table_format: Optional[str],
     where: Tuple[str, ...],
     protocol: Optional[str],
 ) -> None:
-    """Print measured rows as a table with their conditions.
+    """Print measured rows as a table with their conditions. Without files: those of bench.
 
-    A results.json that an NTIRE challenge published is read too. Its entries are marked, and their
+    On a terminal the table has the columns that matter most; --format markdown has all of them. A
+    results.json that an NTIRE challenge published is read too. Its entries are marked, and their
     times are not ranked with measured ones. Rows of different protocols, sets or metrics are
     rejected.
     """
@@ -65,6 +66,7 @@ def table(
     from sr_deploy.results.published import build_table
     from sr_deploy.results.render import render_table
     from sr_deploy.results.rows import filter_rows
+    from sr_deploy.results.screen import layout_text
     from sr_deploy.results.tables import failures
 
     theirs = [file for file in files if is_challenge_file(Path(file))]
@@ -74,8 +76,13 @@ def table(
             hint=f"select rows by --where protocol={protocol}",
         )
     published = [row for file in theirs for row in published_rows(Path(file), protocol)]
-    rows = filter_rows([*_read([f for f in files if f not in theirs]), *published], where)
-    emit(render_table(build_table(rows, layout), table_format))
+    ours = [file for file in files if file not in theirs]
+    rows = filter_rows([*(_read(ours) if ours or not theirs else []), *published], where)
+    form = chosen_format(table_format)
+    if form == TEXT:
+        emit(layout_text(rows, layout, width=terminal_width(), details="--format markdown"))
+    else:
+        emit(render_table(build_table(rows, layout), form))
     for line in failures(rows):
         log(line)
 
@@ -84,7 +91,11 @@ def table(
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @click.option(
-    "--lr", metavar="HxW", help="LR size.  [default: that of a static artifact, else 256x256]"
+    "--size",
+    cls=AliasedOption,
+    aliases=["--lr"],
+    metavar="HxW",
+    help="LR size.  [default: that of a static artifact, else 256x256]",
 )
 @click.option(
     "--rounds",
@@ -98,8 +109,16 @@ def table(
 )
 @code_options("a", "b")
 @run_options
+@format_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object with every round.")
-def compare(a: str, b: str, as_json: bool, **options: Any) -> None:
+def compare(
+    a: str,
+    b: str,
+    size: Optional[str],
+    table_format: Optional[str],
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Time A and B alternately, and print the ratio of B to A with its spread.
 
     Each is a variant of a checkpoint (asrn_x4.d3), a PyTorch module (mynet.py:Net), a graph or an
@@ -107,29 +126,36 @@ def compare(a: str, b: str, as_json: bool, **options: Any) -> None:
     """
     from sr_deploy.bench.compare import compare_networks
 
-    c = compare_networks(a, b, **options)
+    c = compare_networks(a, b, lr=size, **options)
     if as_json:
         emit_json({**dataclasses.asdict(c), "verdict": c.verdict})
         return
-    for letter, name, times in zip("AB", c.names, (c.times_a_ms, c.times_b_ms)):
-        ordered = sorted(times)
-        median, span = ordered[len(ordered) // 2], f"{ordered[0]:.2f} to {ordered[-1]:.2f}"
-        emit(f"{letter}    {name}: median {median:.2f} ms, {span}")
-    quartiles = f"{c.ratio_p25:.3f} to {c.ratio_p75:.3f}"
-    extremes = f"{c.ratio_min:.3f} to {c.ratio_max:.3f}"
-    emit(f"B/A  {c.ratio_median:.3f}, half of the rounds {quartiles}, all {extremes}")
-    emit(f"     {c.verdict}")
-    rounds = len(c.times_a_ms)
-    log(f"{rounds} alternating rounds at {c.hw[0]}x{c.hw[1]} on {c.device}, by {c.timer}")
-    for letter, settings in zip("AB", c.settings):
-        if settings:
-            log(f"{letter}: {settings}")
+    emit_table(_comparison_table(c), table_format)
     for warning in c.warnings:
         log(f"note: {warning}")
 
 
+def _comparison_table(c: Any) -> Table:
+    """Return a line for each network of a `bench.compare.Comparison`, and the ratios below."""
+    cells = []
+    for letter, name, times in zip("AB", c.names, (c.times_a_ms, c.times_b_ms)):
+        ordered = sorted(times)
+        median = ordered[len(ordered) // 2]
+        numbers = [f"{ms:.2f}" for ms in (median, ordered[0], ordered[-1])]
+        cells.append([f"{letter}: {name}", *numbers, fps_text(1000 / median)])
+    conditions = [f"{len(c.times_a_ms)} alternating rounds", f"LR {c.hw[0]}x{c.hw[1]}", c.device]
+    notes = [
+        f"B takes {c.ratio_median:.3f} times as long as A; half of the rounds {c.ratio_p25:.3f} to "
+        f"{c.ratio_p75:.3f}, all {c.ratio_min:.3f} to {c.ratio_max:.3f}: {c.verdict}",
+        "; ".join([*conditions, f"timed by {c.timer}"]),
+        *(f"{letter}: {settings}" for letter, settings in zip("AB", c.settings) if settings),
+    ]
+    headings = ["network", "median [ms]", "lowest", "highest", "fps"]
+    return make_table(headings, cells, notes)
+
+
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="ROWS.jsonl...")
+@_rows_files
 @click.option(
     "--target",
     required=True,
@@ -137,7 +163,15 @@ def compare(a: str, b: str, as_json: bool, **options: Any) -> None:
 )
 @click.option("--max-ms", type=float, help="Maximum time of a frame, including copies.")
 @click.option("--fps", type=float, help="Minimum frames per second, in place of --max-ms.")
-@click.option("--max-gflops", type=float, help="Maximum multiply-accumulates, in G at 256x256.")
+@click.option(
+    "--max-flops",
+    "max_gflops",
+    cls=AliasedOption,
+    aliases=["--max-gflops"],
+    type=float,
+    metavar="G",
+    help="Maximum multiply-accumulates, in G at 256x256.",
+)
 @click.option(
     "--max-params",
     "max_params_k",
@@ -146,7 +180,11 @@ def compare(a: str, b: str, as_json: bool, **options: Any) -> None:
     help="Maximum parameters, in thousands.",
 )
 @click.option(
-    "--max-mem", "max_mem_mib", type=float, metavar="MIB", help="Maximum peak memory, in MiB."
+    "--max-memory",
+    cls=AliasedOption,
+    aliases=["--max-mem"],
+    metavar="SIZE",
+    help="Maximum peak memory, such as 512MiB.",
 )
 @click.option(
     "--min-psnr",
@@ -161,15 +199,19 @@ def select(
     files: Tuple[str, ...],
     target: str,
     fps: Optional[float],
+    max_memory: Optional[str],
     where: Tuple[str, ...],
     as_json: bool,
     **limits: Optional[float],
 ) -> None:
     """Select the variant with the highest PSNR within limits for a target, from measured rows.
 
-    Prints its name to stdout, and the reasons and the runner-up to stderr.
+    Without files: from the rows of bench. Prints its name to stdout, and the reason and the
+    runner-up to stderr; --json has why each of the others was rejected.
     """
     from sr_deploy.core.target import load_target
+    from sr_deploy.results.rows import filter_rows
+    from sr_deploy.results.screen import in_one_line
     from sr_deploy.results.selection import Limits, select_network
 
     if fps is not None:
@@ -177,24 +219,40 @@ def select(
             raise click.UsageError("--fps must be above 0, and cannot be used with --max-ms")
         limits["max_ms"] = 1000 / fps
     selection = select_network(
-        _rows(files, where), target=load_target(target).name, limits=Limits(**limits)
+        filter_rows(_read(files), where),
+        target=load_target(target).name,
+        limits=Limits(**limits, max_mem_mib=_mib(max_memory)),
     )
     if as_json:
         emit_json(dataclasses.asdict(selection))
         return
     emit(selection.best)
     log(f"{selection.best}: {selection.why}")
-    for line in (*selection.remarks, *selection.rejected):
+    for line in selection.remarks:
+        log(line)
+    for line in in_one_line("rejected", selection.rejected, terminal_width()):
         log(line)
 
 
-def _rows(files: Sequence[str], where: Sequence[str]) -> List[Any]:
-    from sr_deploy.results.rows import filter_rows
+def _mib(text: Optional[str]) -> Optional[float]:
+    """Return an amount of memory, such as `2GiB`, in MiB. A bare number is in MiB too."""
+    from sr_deploy.upscale.memory import parse_bytes
 
-    return filter_rows(_read(files), where)
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return parse_bytes(text) / 2**20
 
 
 def _read(files: Sequence[str]) -> List[Any]:
+    """Return the rows of files and folders; of none given, those that bench keeps."""
     from sr_deploy.results.rows import read_rows
 
-    return [row for file in files for row in read_rows(Path(file))]
+    if not files and not (ROWS / "rows.jsonl").is_file():
+        raise InputError(
+            f"no rows are given, and there are none in {ROWS}",
+            hint="measure some: srdeploy bench",
+        )
+    return [row for file in files or [str(ROWS)] for row in read_rows(Path(file))]

@@ -85,3 +85,20 @@ def emit_rows(
             table = ranks(rows)
             emit("")
             emit_table(table, form)
+
+
+def emit_quality(rows: Sequence[Any], table_format: Optional[str] = None) -> None:
+    """Print rows of `eval`, of `results.rows.QualityRow`, then those that failed."""
+    from sr_deploy.results.render import render_table
+    from sr_deploy.results.screen import quality_text
+    from sr_deploy.results.tables import failures, quality_table, quality_tables
+
+    form = chosen_format(table_format)
+    if form == TEXT:
+        emit(quality_text(rows, width=terminal_width(), details="--format markdown"))
+    elif form == "markdown":
+        emit(quality_table(rows))
+    else:
+        emit("\n\n".join(render_table(table, form) for table in quality_tables(rows)))
+        for line in dict.fromkeys(failures(rows)):
+            log(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from dataclasses import dataclass
 from typing import Callable, List, Mapping, Sequence, Tuple
 
@@ -47,25 +48,37 @@ def markdown(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> List[st
     return [line(headings), f"|{'|'.join(rule)}|", *map(line, cells)]
 
 
-def table_lines(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> List[str]:
+def table_lines(
+    headings: Sequence[str], cells: Sequence[Sequence[str]], *, narrow: bool = False
+) -> List[str]:
     """Return the lines of a plain table: as wide as its texts, without borders.
 
-    Columns of numbers and their headings are right-aligned, other columns left-aligned.
+    Columns of numbers and their headings are right-aligned, other columns left-aligned. narrow:
+    headings that are wider than their cells take several lines.
     """
-    cells = [[_one_line(cell) for cell in row] for row in cells]
-    columns = list(zip(headings, *cells))
-    widths = [max(map(len, column)) for column in columns]
-    right = [i > 0 and all(map(_is_number, column[1:])) for i, column in enumerate(columns)]
+    texts = [tuple(_one_line(cell) for cell in column) for column in zip(*cells)]
+    columns = list(zip(headings, texts or [()] * len(headings)))
+    heads = [_wrapped(h, max(map(len, c), default=0) if narrow else len(h)) for h, c in columns]
+    widths = [max(map(len, (*head, *c))) for head, (_, c) in zip(heads, columns)]
+    right = [i > 0 and all(map(_is_number, c)) for i, (_, c) in enumerate(columns)]
+    height = max(map(len, heads))
 
     def line(values: Sequence[str]) -> str:
         aligned = (v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, widths, right))
-        return "  ".join(aligned)
+        return "  ".join(aligned).rstrip()
 
-    return [line(headings), "  ".join("-" * w for w in widths), *map(line, cells)]
+    titles = zip(*([""] * (height - len(head)) + head for head in heads))
+    return [*map(line, titles), "  ".join("-" * w for w in widths), *map(line, zip(*texts))]
+
+
+def _wrapped(heading: str, width: int) -> List[str]:
+    """Return a heading in lines of at most `width`, or of its longest word, characters."""
+    longest = max(map(len, heading.split()), default=1)
+    return textwrap.wrap(heading, max(width, longest), break_on_hyphens=False) or [heading]
 
 
 def _is_number(text: str) -> bool:
-    return not text or text[0] in "0123456789+-"
+    return not text or text[0] in "0123456789+-" or text.startswith("inf")
 
 
 def _one_line(text: str) -> str:

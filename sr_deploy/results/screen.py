@@ -6,11 +6,12 @@ import textwrap
 from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from sr_deploy.results.columns import VALUES, Column, label, labels, number, settings_text
-from sr_deploy.results.conditions import tiling_text, warnings_of
+from sr_deploy.results.conditions import tiling_text, useless_tags, warnings_of
 from sr_deploy.results.protocols import protocol_of
+from sr_deploy.results.published import build_table
 from sr_deploy.results.render import Table, make_table, table_lines
-from sr_deploy.results.rows import PUBLISHED, BenchmarkRow, text_of
-from sr_deploy.results.tables import comparable
+from sr_deploy.results.rows import BICUBIC, PUBLISHED, BenchmarkRow, QualityRow, text_of
+from sr_deploy.results.tables import LR_TEXTS, comparable, failures, quality_tables
 
 WIDTH = 100
 """The widest that prose gets; tables fit in it too, unless names are very long."""
@@ -66,7 +67,9 @@ def rows_text(rows: Sequence[BenchmarkRow], *, width: int, details: str) -> str:
     """
     measured = comparable(rows)
     varying = _varying(measured)
-    columns = [(h, [text(r) for r in measured]) for h, text in _CONDITIONS if h in varying]
+    columns = [
+        (h, [shortened(text(r), 28) for r in measured]) for h, text in _CONDITIONS if h in varying
+    ]
     columns += [
         (h, cells) for h, t in _NUMBERS for cells in [[t(r) for r in measured]] if any(cells)
     ]
@@ -74,10 +77,82 @@ def rows_text(rows: Sequence[BenchmarkRow], *, width: int, details: str) -> str:
     if len({*zip(names, *(cells for h, cells in columns if h in varying))}) < len(measured):
         names = labels(measured)
     cells = list(zip(names, *(cells for _, cells in columns)))
-    table = make_table(["model", *(heading for heading, _ in columns)], cells, [])
-    below = [*_tiled(measured), *_one_line_of_warnings(measured, width)]
-    parts = [fill(_shared(measured, varying), width), "", table_text(table, width), *below]
-    return "\n".join([*parts, *fill_lines(f"all columns and conditions: {details}", width)])
+    table = make_table(["model", *(heading for heading, _ in columns)], cells, _tiled(measured))
+    return _with_conditions(table, measured, varying, width, details)
+
+
+def layout_text(rows: Sequence[BenchmarkRow], layout: str, *, width: int, details: str) -> str:
+    """Return rows in one of `published.TABLE_LAYOUTS`, for a terminal, with conditions in short.
+
+    Raises InputError when the layout is unknown or the rows do not compare.
+    """
+    if layout == "bench":
+        return rows_text(rows, width=width, details=details)
+    table = _without_empty(build_table(rows, layout))
+    measured = [r for r in rows if not r.error]
+    return _with_conditions(table, measured, _varying(measured), width, details)
+
+
+def _with_conditions(
+    table: Table, rows: Sequence[BenchmarkRow], varying: Sequence[str], width: int, details: str
+) -> str:
+    return "\n".join(
+        [
+            fill(_shared(rows, varying), width),
+            "",
+            table_text(table, width),
+            *in_one_line("warnings", warnings_of(rows), width),
+            *fill_lines(f"all columns and conditions: {details}", width),
+        ]
+    )
+
+
+def _without_empty(table: Table) -> Table:
+    """Return a table with the note of a mark only, and without columns of empty cells."""
+    kept = [i for i in range(len(table.headings)) if i == 0 or any(row[i] for row in table.cells)]
+    cells = [[row[i] for i in kept] for row in table.cells]
+    marked = any("†" in cell for row in cells for cell in row)
+    notes = ["† operators that the counter does not see come on top"] if marked else []
+    return make_table([table.headings[i] for i in kept], cells, notes)
+
+
+def in_one_line(what: str, texts: Sequence[str], width: int) -> List[str]:
+    """Return a line that counts texts and shows the first, cut to the width; none for no text."""
+    if not texts:
+        return []
+    count = "1" if len(texts) == 1 else f"{len(texts)}, the first"
+    line = " ".join(f"{what}: {count}: {texts[0]}".split())
+    limit = min(width, WIDTH)
+    return [line if len(line) <= limit else line[: limit - 3].rstrip() + "..."]
+
+
+def quality_text(rows: Sequence[QualityRow], *, width: int, details: str) -> str:
+    """Return the tables of `eval` for a terminal, then the rows that failed.
+
+    SSIM is left out where it does not fit. details: what to type for all conditions.
+    """
+    scored = [r for r in rows if not r.error]
+    tables, notes = quality_tables(rows), []
+    if any(_widest(_narrow_lines(table)) > width for table in tables):
+        tables, notes = quality_tables(rows, ssim=False), ["too wide, left out: SSIM"]
+    parts = [table_text(table, width) for table in tables]
+    if scored:
+        networks = [r for r in scored if r.backend != BICUBIC]
+        shared = [_images(r.set, len(r.images)) for r in scored]
+        shared += [f"{r.metric}: PSNR of {r.metric.upper()}, border {r.border_px}" for r in scored]
+        shared += [f"LR {LR_TEXTS[r.degradation]}" for r in scored]
+        shared += [f"{r.backend} {r.backend_version}, {r.precision}" for r in networks]
+        parts.insert(0, fill("; ".join(dict.fromkeys(shared)), width))
+        tiled = dict.fromkeys(tiling_text(r.tiling) for r in networks if "tiled" in r.tiling)
+        warnings = [*useless_tags(networks), *(w for r in networks for w in r.warnings)]
+        below = [*notes, *tiled, *in_one_line("warnings", list(dict.fromkeys(warnings)), width)]
+        parts[-1] = "\n".join([parts[-1], *below, *fill_lines(f"all conditions: {details}", width)])
+    failed = [fill(line, width) for line in dict.fromkeys(failures(rows))]
+    return "\n\n".join([*parts, *filter(None, ["\n".join(failed)])])
+
+
+def _narrow_lines(table: Table) -> List[str]:
+    return table_lines(table.headings, table.cells, narrow=True)
 
 
 def table_text(table: Table, width: int) -> str:
@@ -88,14 +163,20 @@ def table_text(table: Table, width: int) -> str:
     """
     headings, cells = list(table.headings), [list(row) for row in table.cells]
     left_out: List[str] = []
-    while len(headings) > 2 and _width_of(headings, cells) > width:
+    lines = table_lines(headings, cells)
+    narrow = _widest(lines) > width
+    while (
+        narrow and len(headings) > 2 and _widest(table_lines(headings, cells, narrow=True)) > width
+    ):
         left_out.insert(0, headings.pop())
         cells = [row[:-1] for row in cells]
-    spare = width - (_width_of(headings, cells) - _column_width(headings, cells, 0))
-    if spare < _column_width(headings, cells, 0):
+    lines = table_lines(headings, cells, narrow=narrow)
+    excess = _widest(lines) - width
+    if excess > 0:
+        longest = max(len(row[0]) for row in cells)
         for row in cells:
-            row[0] = shortened(row[0], max(spare, 12))
-    lines = table_lines(headings, cells)
+            row[0] = shortened(row[0], max(longest - excess, 12))
+        lines = table_lines(headings, cells, narrow=True)
     notes = [f"too wide, left out: {', '.join(left_out)}"] if left_out else []
     return "\n".join([*lines, *(fill(note, width) for note in (*notes, *table.notes))])
 
@@ -124,12 +205,8 @@ def shortened(text: str, width: int) -> str:
     return text[: width - 3 - end] + "..." + text[len(text) - end :]
 
 
-def _width_of(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> int:
-    return len(table_lines(headings, cells)[0])
-
-
-def _column_width(headings: Sequence[str], cells: Sequence[Sequence[str]], i: int) -> int:
-    return max(len(line[i]) for line in (headings, *cells))
+def _widest(lines: Sequence[str]) -> int:
+    return max(map(len, lines))
 
 
 def _varying(rows: Sequence[BenchmarkRow]) -> List[str]:
@@ -153,11 +230,12 @@ def _shared(rows: Sequence[BenchmarkRow], varying: Sequence[str]) -> str:
     target = f"target {same['target']}" if same.get("target") else ""
     size = same.get("LR size", "")
     scored = sum(i["split"] == "valid" for i in row.images)
-    images = f" ({scored} images)" if scored else ""
     parts = [
-        f"{row.set}{images}, PSNR of {row.metric}" if row.set and row.metric else "",
+        f"{_images(row.set, scored)}, PSNR of {row.metric.upper()}"
+        if row.set and row.metric
+        else "",
         f"LR {size}" if row.input_hw and size else size,
-        f"{row.protocol}, {protocol_of(row).statistic} time",
+        "" if len({r.protocol for r in here}) > 1 else _protocol(row),
         ", ".join(filter(None, [runtime, target, same.get("precision"), same.get("settings")])),
         f"{same['rate [Hz]']} frames a second" if same.get("rate [Hz]") else "",
         same.get("device", ""),
@@ -165,16 +243,13 @@ def _shared(rows: Sequence[BenchmarkRow], varying: Sequence[str]) -> str:
     return "; ".join(filter(None, parts))
 
 
+def _images(name: str, count: int) -> str:
+    return f"{name} ({count} image{'s' * (count != 1)})" if count else name
+
+
+def _protocol(row: BenchmarkRow) -> str:
+    return f"{row.protocol}, {protocol_of(row).statistic} time"
+
+
 def _tiled(rows: Sequence[BenchmarkRow]) -> List[str]:
     return list(dict.fromkeys(tiling_text(r.tiling) for r in rows if "tiled" in r.tiling))
-
-
-def _one_line_of_warnings(rows: Sequence[BenchmarkRow], width: int) -> List[str]:
-    """Return a line that counts the warnings and shows the first, or none."""
-    found = warnings_of(rows)
-    if not found:
-        return []
-    count = "1 warning" if len(found) == 1 else f"{len(found)} warnings, the first"
-    line = f"{count}: {found[0]}"
-    limit = min(width, WIDTH)
-    return [line if len(line) <= limit else line[: limit - 3].rstrip() + "..."]

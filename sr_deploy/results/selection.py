@@ -73,7 +73,7 @@ class Limits:
         if not self.bounds():
             raise InputError(
                 "no limit is given to select by",
-                hint="use --max-ms, --fps, --max-gflops, --max-params, --max-mem or --min-psnr",
+                hint="use --max-ms, --fps, --max-flops, --max-params, --max-memory or --min-psnr",
             )
         for bound, limit in self.bounds():
             if not 0 < limit < float("inf"):

@@ -24,7 +24,7 @@ from sr_deploy.results.conditions import (
     useless_tags,
 )
 from sr_deploy.results.protocols import of_own_images, score_text
-from sr_deploy.results.render import Table, make_table, markdown, render_table
+from sr_deploy.results.render import Table, make_table, render_table
 from sr_deploy.results.rows import (
     BICUBIC,
     PUBLISHED,
@@ -38,12 +38,13 @@ from sr_deploy.results.rows import (
 _ALIKE = ("protocol", "metric", "set")
 """Rows that differ in one of these are not comparable. The protocol decides the counter."""
 
-_DEGRADATIONS = {
+LR_TEXTS = {
     "bi": "bi: MATLAB's bicubic",
     "bd": "bd: Gaussian 7x7, sigma 1.6, every third pixel",
     "dn": "dn: bicubic, then noise of sigma 30, seeded by the file's name",
     GIVEN: "given, not made from HR",
 }
+"""How LR images are made, by the name of the degradation."""
 
 
 def _source(row: BenchmarkRow) -> str:
@@ -209,17 +210,26 @@ def quality_table(rows: Sequence[QualityRow]) -> str:
     As in ASRN's Table 5: a column for each set, bicubic first.
     """
     scored = [r for r in rows if not r.error]
-    tables: Dict[Tuple[object, ...], List[QualityRow]] = {}
-    for row in scored:
-        tables.setdefault((row.scale, row.metric, row.degradation), []).append(row)
-    sets = list(dict.fromkeys(r.set for r in scored))
-    parts = ["\n".join(_quality_lines(table, sets)) for table in tables.values()]
+    parts = [render_table(table, "markdown") for table in quality_tables(rows)]
     if scored:
-        parts.append("\n".join(_quality_conditions(scored)))
+        parts.append("\n".join(quality_conditions(scored)))
     return "\n\n".join([*parts, *filter(None, ["\n".join(dict.fromkeys(failures(rows)))])])
 
 
-def _quality_lines(rows: Sequence[QualityRow], sets: Sequence[str]) -> List[str]:
+def quality_tables(rows: Sequence[QualityRow], *, ssim: bool = True) -> List[Table]:
+    """Return a table for each scale, metric and degradation, bicubic first, without notes.
+
+    ssim: cells are `PSNR/SSIM`; False: PSNR only.
+    """
+    scored = [r for r in rows if not r.error]
+    groups: Dict[Tuple[object, ...], List[QualityRow]] = {}
+    for row in scored:
+        groups.setdefault((row.scale, row.metric, row.degradation), []).append(row)
+    sets = list(dict.fromkeys(r.set for r in scored))
+    return [_quality_table(group, sets, ssim) for group in groups.values()]
+
+
+def _quality_table(rows: Sequence[QualityRow], sets: Sequence[str], ssim: bool) -> Table:
     networks: Dict[Tuple[object, ...], Dict[str, QualityRow]] = {}
     for row in rows:
         key = row.model, row.variant, row.backend, row.artifact, row.artifact_sha256, _how(row)
@@ -229,10 +239,11 @@ def _quality_lines(rows: Sequence[QualityRow], sets: Sequence[str]) -> List[str]
     for by_set in sorted(networks.values(), key=lambda b: _first(b).backend != BICUBIC):
         row = _first(by_set)
         shown = _name(row) + (f" ({_how(row)})" if names.count(_name(row)) > 1 else "")
-        scores = [_quality(by_set.get(name)) for name in sets]
+        scores = [_quality(by_set.get(name), ssim) for name in sets]
         cells.append([shown, number(over(row.params, 1e3), 1), *scores])
     conditions = f"x{rows[0].scale}, {rows[0].metric}, {rows[0].degradation}"
-    return markdown([conditions, "#Params [K]", *(f"{s} PSNR/SSIM" for s in sets)], cells)
+    headings = [f"{s} PSNR/SSIM" if ssim else f"{s} PSNR" for s in sets]
+    return make_table([conditions, "#Params [K]", *headings], cells, [])
 
 
 def _how(row: QualityRow) -> str:
@@ -244,19 +255,21 @@ def _first(by_set: Dict[str, QualityRow]) -> QualityRow:
     return next(iter(by_set.values()))
 
 
-def _quality(row: Optional[QualityRow]) -> str:
+def _quality(row: Optional[QualityRow], ssim: bool) -> str:
     if row is None or row.ssim is None:
         return ""
     psnr = "inf" if row.psnr_db is None else number(row.psnr_db, 3)
-    return f"{psnr}/{number(row.ssim, 4)}" + ("*" if "tiled" in row.tiling else "")
+    score = f"{psnr}/{number(row.ssim, 4)}" if ssim else psnr
+    return score + ("*" if "tiled" in row.tiling else "")
 
 
-def _quality_conditions(rows: Sequence[QualityRow]) -> List[str]:
+def quality_conditions(rows: Sequence[QualityRow]) -> List[str]:
+    """Return a line for each condition of rows without errors, then notes."""
     networks = [r for r in rows if r.backend != BICUBIC]
     parts = [
         ("images", [f"{r.set} ({len(r.images)})" for r in rows]),
         ("PSNR, SSIM", [f"{r.metric}, border {r.border_px}" for r in rows]),
-        ("LR", [_DEGRADATIONS[r.degradation] for r in rows]),
+        ("LR", [LR_TEXTS[r.degradation] for r in rows]),
         ("evaluated", [tiling_text(r.tiling) for r in networks]),
         ("software", [f"{r.backend} {r.backend_version}, {r.precision}" for r in networks]),
     ]

@@ -23,12 +23,14 @@ ROW = BenchmarkRow(
     psnr_db=30.4,
     ssim=0.86,
     macs_g=26.6,
+    mem_peak_mib=180.0,
     params=86_339,
     acts_m=119.5,
     convs=12,
     counter="hooks",
 )
 DEEP = replace(ROW, variant="d5", latency_ms_median=40.0, psnr_db=31.2, macs_g=36.9, params=244_163)
+DEEP = replace(DEEP, mem_peak_mib=250.0)
 
 
 @pytest.fixture()
@@ -92,7 +94,10 @@ def test_what_was_not_run_is_told(run_cli, rows):
     [
         (["--max-ms", 33], "asrn_x4.d1"),
         (["--fps", 20], "asrn_x4.d5"),
+        (["--max-flops", 30], "asrn_x4.d1"),
         (["--max-gflops", 30], "asrn_x4.d1"),
+        (["--max-memory", "0.5GiB", "--max-ms", 33], "asrn_x4.d1"),
+        (["--max-mem", 200], "asrn_x4.d1"),
         (["--max-params", 100], "asrn_x4.d1"),
         (["--min-psnr", 31], "asrn_x4.d5"),
     ],
@@ -118,17 +123,19 @@ def test_select_recommends_nothing_without_rows(run_cli, fails, rows):
 
 
 def test_compare_prints_the_ratio_with_its_spread(run_cli, fails, asrn, perfect):
-    result = run_cli("compare", f"{asrn}.d1", f"{asrn}.d2", "--lr", "16x16", "--rounds", 3)
+    result = run_cli("compare", f"{asrn}.d1", f"{asrn}.d2", "--size", "16x16", "--rounds", 3)
     assert result.exit_code == 0, result.stderr
-    a, b, ratio, _ = result.stdout.splitlines()
-    assert a.startswith("A    tiny-asrn_x2.d1 (torch, fp32): median") and b.startswith(
-        "B    tiny-asrn_x2.d2"
-    )
-    assert (
-        ratio.startswith("B/A  ")
-        and "half of the rounds" in ratio
-        and "3 alternating rounds at 16x16" in result.stderr
-    )
+    lines = result.stdout.splitlines()
+    assert "median [ms]" in lines[0] and "fps" in lines[0]
+    assert lines[2].startswith("| A: tiny-asrn_x2.d1 (") and "| B: tiny-asrn_x2.d2" in lines[3]
+    ratio, conditions = lines[5:7]
+    assert ratio.startswith("- B takes ") and "half of the rounds" in ratio
+    assert conditions.startswith("- 3 alternating rounds; LR 16x16; ")
+    text = run_cli(
+        *("compare", f"{asrn}.d1", f"{asrn}.d2", "--lr", "16x16", "--rounds", 3),
+        *("--format", "text"),
+    ).stdout
+    assert text.splitlines()[2].startswith("A: tiny-asrn_x2.d1 (") and "B takes " in text
     found = json.loads(run_cli("compare", f"{asrn}.d1", perfect[0], "--rounds", 3, "--json").stdout)
     assert len(found["times_a_ms"]) == len(found["times_b_ms"]) == 3 and found["hw"] == [16, 16]
     assert "names 2 networks; expected one" in fails("compare", asrn, asrn)
@@ -150,3 +157,25 @@ def test_a_challenge_s_results_json_is_read_beside_rows(run_cli, fails, rows, tm
     assert "rows of different protocol cannot be compared" in fails(
         "table", rows(), file, "--protocol", "ntire2025"
     )
+
+
+def test_without_files_the_rows_of_bench_are_read(run_cli, fails, rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "there are none in engines" in fails("table")
+    assert "srdeploy bench" in fails("select", "--target", "cpu", "--fps", 30)
+    (tmp_path / "engines" / "rows").mkdir(parents=True)
+    rows().rename(tmp_path / "engines" / "rows" / "rows.jsonl")
+    assert "asrn_x4.d1" in run_cli("table").stdout
+    assert run_cli("select", "--target", "cpu", "--fps", 30).stdout == "asrn_x4.d1\n"
+
+
+@pytest.mark.parametrize("columns", [40, 80, 100])
+@pytest.mark.parametrize("layout", ["bench", "ntire", "srn5", "imdeception2", "imdeception4"])
+def test_text_fits_the_terminal(run_cli, rows, monkeypatch, layout, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    noisy = replace(DEEP, warnings=("single runs vary by 30% (standard deviation over mean)",))
+    result = run_cli("table", rows(ROW, noisy), "--layout", layout, "--format", "text")
+    assert result.exit_code == 0, result.stderr
+    assert all(len(line) <= columns for line in result.stdout.splitlines()), result.stdout
+    assert "warnings: 1: single runs vary" in result.stdout
+    assert "--format" in result.stdout and "Set5" in result.stdout
