@@ -76,7 +76,7 @@ def test_help_fits_the_terminal(run_cli, monkeypatch, columns):
 
 
 def test_a_misspelt_command_is_named_with_the_one_meant(run_cli):
-    for typed, hint in (("exprot", "did you mean 'export'?"), ("zzz", "srdeploy --help lists all")):
+    for typed, hint in (("exportt", "did you mean 'export'?"), ("zz", "srdeploy --help lists all")):
         result = run_cli(typed)
         assert (result.exit_code, result.stdout) == (2, "")
         assert f"no command is named '{typed}'; {hint}" in result.stderr
