@@ -1,8 +1,7 @@
 """Make the pictures of the README in docs/images: python3 benchmarks/pictures.py [NAME ...]
 
 before-after.jpg needs the extra `export`, and report.png Chromium with playwright. Without names,
-all are made. Photographs are of scikit-image: chelsea (Stefan van der Walt, CC0), coffee (Rachel
-Michetti, CC0).
+all are made. The photograph is scikit-image's chelsea (Stefan van der Walt, CC0).
 """
 
 from __future__ import annotations
@@ -18,10 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 IMAGES = ROOT / "docs" / "images"
 MODEL, VARIANT = "asrn_x4", "d5"
-CROPS: Dict[str, Tuple[int, int, int, int]] = {
-    "chelsea": (60, 100, 128, 192),
-    "coffee": (96, 300, 128, 192),
-}
+CROPS: Dict[str, Tuple[int, int, int, int]] = {"chelsea": (60, 100, 128, 192)}
 """Of each photograph: top, left, height and width of the part that is shown."""
 PANEL_HW = (213, 320)
 
@@ -37,9 +33,8 @@ def before_after(path: Path) -> None:
 
     height, width = PANEL_HW
     caption, gap = 26, 6
-    sheet = Image.new(
-        "RGB", (3 * width + 2 * gap, caption + len(CROPS) * height + gap), (255, 255, 255)
-    )
+    size = (3 * width + 2 * gap, caption + len(CROPS) * (height + gap) - gap)
+    sheet = Image.new("RGB", size, (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(15)
     titles = ("before: the small picture, bicubic x4", f"after: {MODEL}.{VARIANT}", "the original")

@@ -118,6 +118,15 @@ def _at_top_level(text: str) -> List[str]:
     return [*parts, text[start:].strip()]
 
 
+def _as_list(lines: List[str]) -> List[str]:
+    """Make items of the lines that begin with the name of an argument, such as `image: ...`."""
+    items = [re.sub(r"^(\w+(?:, \w+)*): ", r"- `\1`: ", line) for line in lines]
+    starts = [i for i, line in enumerate(items) if line.startswith("- `")]
+    if starts and starts[0] > 0:
+        items.insert(starts[0], "")
+    return items
+
+
 def _text(docstring: str) -> str:
     """Return a docstring as Markdown: its examples become blocks of code."""
     blocks = []
@@ -129,9 +138,10 @@ def _text(docstring: str) -> str:
         elif all(line.startswith("    ") for line in lines if line):
             blocks.append(f"```text\n{textwrap.dedent(block)}\n```")
         else:
+            lines = _as_list(lines)
             first = next((i for i, line in enumerate(lines) if line.lstrip()[:3] == ">>>"), None)
             if first is None:
-                blocks.append(block)
+                blocks.append("\n".join(lines))
             else:
                 blocks.append("\n".join(lines[:first]))
                 code = textwrap.dedent("\n".join(lines[first:]))
