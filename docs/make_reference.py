@@ -103,7 +103,10 @@ def reference() -> str:
 def _commands() -> Iterator[str]:
     from sr_deploy.cli.main import main
 
-    for name, command in sorted(main.commands.items()):
+    context = click.Context(main)
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
+        assert command is not None
         arguments = [p for p in command.params if isinstance(p, click.Argument)]
         words = [argument.metavar or str(argument.name).upper() for argument in arguments]
         yield f"### srdeploy {name}"

@@ -239,7 +239,7 @@ def checkpoint_files(arch="fsrcnn", variant="w4", scale=2):
 def checkpoint_cases():
     files = {**checkpoint_files(), "p.png": png()}
     read = UPSCALE + "n.safetensors"
-    commands = ("complexity ./n.safetensors --lr 16x16", read, read)
+    commands = ("complexity ./n.safetensors --size 16x16", read, read)
     return [
         Case(files, "n.json", mutate.mutated_json, commands),
         Case(files, "n.safetensors", mutate.mutated_safetensors, commands),

@@ -31,7 +31,9 @@ def is_documented(name: str) -> bool:
 
 def test_every_option_has_help_and_is_documented():
     missing = []
-    for name, command in main.commands.items():
+    context = click.Context(main)
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
         if not command.help or not is_documented(f"srdeploy {name}"):
             missing.append(name)
         for option in command.params:

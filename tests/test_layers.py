@@ -286,7 +286,7 @@ from click.testing import CliRunner
 from sr_deploy.cli.main import main
 from sr_deploy.core.errors import how_to_install
 
-for args in ([], ["models"], ["targets"], *([name] for name in main.commands)):
+for args in ([], ["models"], ["targets"], *([name] for name in main.list_commands(None))):
     if args in (["models"], ["targets"]):
         result = CliRunner().invoke(main, args)
         assert result.exit_code == 0, (args, result.output, result.exception)

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
-from typing import Any, NoReturn
+from typing import Any, List, NoReturn, Optional, Tuple
 
 import click
+from click.shell_completion import CompletionItem
 
-from sr_deploy.cli.bench import bench
-from sr_deploy.cli.build_engine import adopt, build_engine, targets
-from sr_deploy.cli.check import check
-from sr_deploy.cli.doctor import doctor
-from sr_deploy.cli.eval import evaluate
-from sr_deploy.cli.export import export
-from sr_deploy.cli.import_onnx import import_onnx
-from sr_deploy.cli.models import complexity, import_checkpoint, models
+from sr_deploy.cli.commands import COMMANDS, TASKS
+from sr_deploy.cli.completion import complete_by_name
 from sr_deploy.cli.output import print_any_name
-from sr_deploy.cli.report import report
-from sr_deploy.cli.selftest import selftest
-from sr_deploy.cli.table import compare, select, table
-from sr_deploy.cli.train import recipes, train
-from sr_deploy.cli.upscale import upscale
-from sr_deploy.core.errors import InputError, MissingPackageError, SrDeployError
+from sr_deploy.cli.progress import terminal_progress
+from sr_deploy.core.errors import InputError, MissingPackageError, SrDeployError, did_you_mean
 from sr_deploy.core.files import write_hint
 from sr_deploy.core.version import __version__
 
 # Packages of the `export` extra. A command that needs one of them reports how to install it.
 _EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "skimage")
+_COLUMN = 42
+"""Width of the examples in the help."""
 
 
 def _fail(error: SrDeployError) -> NoReturn:
@@ -39,9 +33,49 @@ def _fail(error: SrDeployError) -> NoReturn:
 
 
 class _Group(click.Group):
+    """Imports a command's module when the command is used."""
+
+    def list_commands(self, ctx: click.Context) -> List[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
+        if cmd_name not in COMMANDS:
+            return None
+        if cmd_name not in self.commands:
+            entry = COMMANDS[cmd_name]
+            module, function = entry.defined.split(":")
+            command = getattr(importlib.import_module(f"sr_deploy.cli.{module}"), function)
+            command.epilog = command.epilog or f"Example: srdeploy {entry.example}"
+            complete_by_name(command)
+            self.add_command(command, cmd_name)
+        return self.commands[cmd_name]
+
+    def resolve_command(
+        self, ctx: click.Context, args: List[str]
+    ) -> Tuple[Optional[str], Optional[click.Command], List[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], COMMANDS) or "srdeploy --help lists all"
+            raise click.UsageError(f"no command is named '{args[0]}'; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for task, entries in TASKS:
+            with formatter.section(task):
+                rows = [(f"srdeploy {e.example}", e.summary) for e in entries.values()]
+                formatter.write_dl([(f"{text:<{_COLUMN}}", what) for text, what in rows], _COLUMN)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> List[CompletionItem]:
+        names = [
+            CompletionItem(name, help=entry.summary)
+            for name, entry in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with terminal_progress.starting("working"):
+                return super().invoke(ctx)
         except SrDeployError as e:
             _fail(e)
         except ImportError as e:
@@ -58,7 +92,10 @@ class _Group(click.Group):
             _fail(InputError(f"cannot use {name}: {reason}", hint=write_hint(e)))
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(cls=_Group, context_settings=_HELP, epilog="All options: srdeploy COMMAND --help")
 @click.version_option(__version__, prog_name="srdeploy")
 def main() -> None:
     """Deploy super-resolution networks: import, slice, export, build, measure and upscale.
@@ -74,29 +111,5 @@ def main() -> None:
             signal.signal(getattr(signal, name), lambda number, frame: sys.exit(128 + number))
 
 
-for command in (
-    models,
-    complexity,
-    import_checkpoint,
-    import_onnx,
-    train,
-    recipes,
-    export,
-    check,
-    targets,
-    build_engine,
-    adopt,
-    doctor,
-    selftest,
-    bench,
-    table,
-    compare,
-    select,
-    evaluate,
-    report,
-    upscale,
-):
-    main.add_command(command)
-
 if __name__ == "__main__":
-    main()
+    main(prog_name="srdeploy")

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import Callable, Iterator, List
+from typing import Callable, Iterator, List, Optional
 
 import click
 
@@ -81,10 +81,16 @@ class TerminalProgress(Progress):
         self, clock: Callable[[], float] = time.monotonic, *, tick_s: float = _TICK_S
     ) -> None:
         self._clock, self._tick_s = clock, tick_s
-        self._works: List[_Work] = []
-        self._drawn = 0  # characters of the bar on the screen
         self._shown = self._said = clock()  # times of the last bar and line
         self._lines = 0  # of progress since the outermost work began
+        self.forget()
+
+    def forget(self) -> None:
+        """Show nothing, as in a process that was forked: its parent's bar is not its own."""
+        self._works: List[_Work] = []
+        self._starting: Optional[_Work] = None
+        self._drawn = 0  # characters of the bar on the screen
+        self._ticks = False
         self._lock = threading.RLock()
 
     def __call__(self, line: str) -> None:
@@ -97,12 +103,26 @@ class TerminalProgress(Progress):
     def hidden(self) -> Iterator[None]:
         """Take the bar away while something else is printed."""
         with self._lock:
+            self._starting = None
             self._erase()
             try:
                 yield
             finally:
                 if self._works and _is_terminal():
-                    self._draw()
+                    self._draw(self._works[-1])
+
+    @contextlib.contextmanager
+    def starting(self, what: str) -> Iterator[None]:
+        """Show on a terminal for how long the work inside has said nothing yet."""
+        now = self._clock()
+        if _is_terminal():
+            self._starting = _Work(what, 0, "", 0, now, now)
+        try:
+            with self._ticking() if self._starting else contextlib.nullcontext():
+                yield
+        finally:
+            with self.hidden():
+                pass
 
     @contextlib.contextmanager
     def track(
@@ -114,18 +134,19 @@ class TerminalProgress(Progress):
         with self._lock:
             if not self._works:
                 self._said, self._lines = now, 0
+            self._starting = None
             self._works.append(work)
             self._erase()
-            self._show()
+            self._show(work)
         try:
-            with self._ticking() if len(self._works) == 1 else contextlib.nullcontext():
+            with self._ticking():
                 yield _Step(self, work)
         finally:
             with self._lock:
                 self._works.remove(work)
                 self._erase()
                 if self._works:
-                    self._show()
+                    self._show(self._works[-1])
 
     def step(self, work: _Work, detail: str, steps: int) -> None:
         """Count steps of a piece of work."""
@@ -134,12 +155,12 @@ class TerminalProgress(Progress):
             if steps:
                 work.steps += steps
                 work.stepped = self._clock()
-            self._show()
+            self._show(self._works[-1])
 
     @contextlib.contextmanager
     def _ticking(self) -> Iterator[None]:
         """Show the time during long steps, from a thread."""
-        if not self._tick_s:
+        if self._ticks or not self._tick_s:
             yield
             return
         ended = threading.Event()
@@ -148,36 +169,41 @@ class TerminalProgress(Progress):
             with contextlib.suppress(OSError, ValueError):  # stderr was closed
                 while not ended.wait(self._tick_s):
                     with self._lock:
-                        if not ended.is_set():
-                            self._show()
+                        work = self._works[-1] if self._works else self._starting
+                        if work is not None and not ended.is_set():
+                            self._show(work)
 
         threading.Thread(target=run, daemon=True).start()
+        self._ticks = True
         try:
             yield
         finally:
+            self._ticks = False
             ended.set()
 
-    def _show(self) -> None:
-        now, work = self._clock(), self._works[-1]
+    def _show(self, work: _Work) -> None:
+        now = self._clock()
         if _is_terminal():
             if not self._drawn or now - self._shown >= _DRAW_S:
-                self._draw()
+                self._draw(work)
         elif now - self._said >= (_LINE_S if self._lines else _FIRST_LINE_S):
             self._lines += 1
             self(f"{work.what}: {work.text(now)}")
 
-    def _draw(self) -> None:
+    def _draw(self, work: _Work) -> None:
         self._shown = self._clock()
         columns = _columns() - 1  # in the last column, some terminals begin a new line
         full, empty = "█░" if _can_print("█░") else "#-"
-        text = self._works[-1].bar(self._shown, full, empty)
+        text = work.bar(self._shown, full, empty)
         text = text if len(text) <= columns else text[: columns - 3] + "..."
-        click.echo("\r" + text + " " * max(self._drawn - len(text), 0), nl=False, file=sys.stderr)
+        padding = " " * max(self._drawn - len(text), 0)
+        click.echo(f"\r{text}{padding}", nl=False, file=sys.stderr)
         self._drawn = len(text)
 
     def _erase(self) -> None:
         if self._drawn:
-            click.echo("\r" + " " * self._drawn + "\r", nl=False, file=sys.stderr)
+            blank = " " * self._drawn
+            click.echo(f"\r{blank}\r", nl=False, file=sys.stderr)
             self._drawn = 0
 
 
@@ -210,3 +236,5 @@ def _can_print(text: str) -> bool:
 
 terminal_progress = TerminalProgress()
 """Of this process. To be passed to functions that take `progress`."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=terminal_progress.forget)

@@ -9,19 +9,20 @@ from typing import Any, Callable, Optional, Tuple
 
 import click
 
+from sr_deploy.cli.alias import AliasedOption
 from sr_deploy.cli.output import emit, emit_json, log
 from sr_deploy.core.errors import InputError
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[RECIPE]...")
+@click.argument("recipe", nargs=-1, metavar="[RECIPE]...")
 @click.option(
     "--json",
     "as_json",
     is_flag=True,
     help="Print JSON: the fields of one recipe, or an object of several by name.",
 )
-def recipes(names: Tuple[str, ...], as_json: bool) -> None:
+def recipes(recipe: Tuple[str, ...], as_json: bool) -> None:
     """List the training recipes, or show all fields of those named, with their sources.
 
     Notes in brackets are no fields: what all runs do, and where the paper does otherwise.
@@ -31,11 +32,11 @@ def recipes(names: Tuple[str, ...], as_json: bool) -> None:
     """
     from sr_deploy.train.recipe import RECIPES, Recipe, load_recipe
 
-    shown = {name: load_recipe(name) for name in names} if names else RECIPES
-    fields = {name: dataclasses.asdict(recipe) for name, recipe in shown.items()}
+    shown = {name: load_recipe(name) for name in recipe} if recipe else RECIPES
+    fields = {name: dataclasses.asdict(listed) for name, listed in shown.items()}
     if as_json:
-        emit_json(fields[names[0]] if len(names) == 1 else fields)
-    elif names:
+        emit_json(fields[recipe[0]] if len(recipe) == 1 else fields)
+    elif recipe:
         for name, values in fields.items():
             emit(name)
             for field, value in values.items():
@@ -46,10 +47,10 @@ def recipes(names: Tuple[str, ...], as_json: bool) -> None:
                 emit(f"  ({subject}: {note})")
     else:
         width = max(map(len, shown))
-        for name, recipe in shown.items():
-            kind = recipe.method if isinstance(recipe, Recipe) else f"router, stage {recipe.stage}"
-            size = f"{recipe.steps:,} steps of {recipe.batch_size} x HR {recipe.patch_hr}"
-            after = f", after {recipe.follows}" if recipe.follows else ""
+        for name, listed in shown.items():
+            kind = listed.method if isinstance(listed, Recipe) else f"router, stage {listed.stage}"
+            size = f"{listed.steps:,} steps of {listed.batch_size} x HR {listed.patch_hr}"
+            after = f", after {listed.follows}" if listed.follows else ""
             emit(f"{name:<{width}}  {kind}, {size}{after}")
 
 
@@ -63,8 +64,10 @@ _RUN_OPTIONS = [  # the fields of TrainOptions
         help="Folder of HR images; repeatable.",
     ),
     click.option(
-        "--lr",
+        "--lr-data",
         "lr_folders",
+        cls=AliasedOption,
+        aliases=["--lr"],
         multiple=True,
         metavar="LR_DIR",
         help="Folder of LR images, one for each --data.  [default: made from HR]",

@@ -84,7 +84,7 @@ def image_pairs(
     if lr_folders and len(lr_folders) != len(folders):
         raise InputError(
             f"{len(lr_folders)} LR folders for {len(folders)} HR folders",
-            hint="give one --lr for each --data, or none",
+            hint="give one --lr-data for each --data, or none",
         )
     tasks: List[_DecodeTask] = []
     for i, folder in enumerate(folders):

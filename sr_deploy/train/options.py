@@ -68,7 +68,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         folders = _paths(self.folders, "--data")
         object.__setattr__(self, "folders", folders)
-        object.__setattr__(self, "lr_folders", _paths(self.lr_folders, "--lr"))
+        object.__setattr__(self, "lr_folders", _paths(self.lr_folders, "--lr-data"))
         object.__setattr__(self, "output", _path(self.output, "--output"))
         for key in ("valid", "cache"):
             if getattr(self, key) is not None:

@@ -13,10 +13,12 @@ import pytest
 import sr_deploy
 from sr_deploy.cli import main as module
 from sr_deploy.cli import output
+from sr_deploy.cli.commands import COMMANDS as LISTED
+from sr_deploy.cli.commands import TASKS
 from sr_deploy.cli.main import main
 from sr_deploy.core.errors import InputError, how_to_install
 
-COMMANDS = sorted(main.commands)
+COMMANDS = main.list_commands(click.Context(main))
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -40,12 +42,54 @@ def test_help(run_cli, command, flag):
     result = run_cli(*filter(None, [command, flag]))
     assert result.exit_code == 0 and result.stderr == ""
     assert result.stdout.startswith("Usage:")
-    described = main if command is None else main.commands[command]
+    described = main if command is None else main.get_command(click.Context(main), command)
     assert described.help.split(".")[0].split("\n")[0][:40] in " ".join(result.stdout.split())
     for parameter in described.params:
         assert not isinstance(parameter, click.Option) or parameter.opts[0] in result.stdout
     if command is None:
         assert all(name in result.stdout for name in COMMANDS)
+
+
+def test_the_help_groups_all_commands_by_task_with_an_example_of_each(run_cli):
+    text = run_cli("--help").stdout
+    for task, entries in TASKS:
+        assert f"\n{task}:\n" in text
+        for name, entry in entries.items():
+            assert entry.example.split()[0] == name
+            assert f"  srdeploy {entry.example}" in text and entry.summary in text
+    assert max(map(len, text.split("\n"))) <= 80
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_are_valid_and_end_the_help_of_their_command(run_cli, name):
+    example = LISTED[name].example.split()
+    command = main.get_command(click.Context(main), name)
+    command.make_context(name, example[1:])  # raises UsageError
+    assert run_cli(name, "--help").stdout.endswith(f"\n  Example: srdeploy {' '.join(example)}\n")
+
+
+@pytest.mark.parametrize("columns", ["80", "100"])
+def test_help_fits_the_terminal(run_cli, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    for name in COMMANDS:
+        assert max(map(len, run_cli(name, "--help").stdout.split("\n"))) <= int(columns), name
+
+
+def test_a_misspelt_command_is_named_with_the_one_meant(run_cli):
+    for typed, hint in (("exportt", "did you mean 'export'?"), ("zz", "srdeploy --help lists all")):
+        result = run_cli(typed)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"no command is named '{typed}'; {hint}" in result.stderr
+
+
+def test_a_command_imports_no_other_one(run_python):
+    code = (
+        "import sys\nfrom click.testing import CliRunner\nfrom sr_deploy.cli.main import main\n"
+        "for args in (['--help'], ['--version'], ['complation'], ['completion', 'bash']):\n"
+        "    CliRunner().invoke(main, args)\n"
+        "print([n for n in ('numpy', 'sr_deploy.cli.bench') if n in sys.modules])"
+    )
+    assert run_python("-c", code).stdout.strip() == "[]"
 
 
 def test_version(run_cli):

@@ -41,7 +41,7 @@ def test_models_lists_what_is_shipped(run_cli):
 
 def test_complexity_of_a_bare_name(torch, run_cli):
     counts = json.loads(
-        run_cli("complexity", "asrn_x2", "--variant", "d1", "--lr", "16x24", "--json").stdout
+        run_cli("complexity", "asrn_x2", "--variant", "d1", "--size", "16x24", "--json").stdout
     )
     assert set(counts) == {
         *("params", "macs", "acts", "convs", "counter", "uncounted", "uncounted_macs", "hw")
@@ -50,12 +50,12 @@ def test_complexity_of_a_bare_name(torch, run_cli):
         all(isinstance(counts[k], int) for k in ("params", "macs", "acts", "convs"))
         and counts["counter"] == "hooks"
     )
-    text = run_cli("complexity", "asrn_x2", "--variant", "d1", "--lr", "16x24").stdout
+    text = run_cli("complexity", "asrn_x2", "--variant", "d1", "--size", "16x24").stdout
     assert f"{counts['params'] / 1e6:.6f} M" in text and "16x24" in text and "hooks" in text
 
 
 def test_complexity_of_a_checkpoint_is_that_of_its_architecture(torch, run_cli, asrn):
-    args = ["--variant", "d2", "--lr", "16x16", "--counter", "fvcore", "--json"]
+    args = ["--variant", "d2", "--size", "16x16", "--counter", "fvcore", "--json"]
     assert (
         run_cli("complexity", asrn, *args).stdout
         == run_cli("complexity", "asrn_x2", *args).stdout
@@ -64,8 +64,8 @@ def test_complexity_of_a_checkpoint_is_that_of_its_architecture(torch, run_cli, 
 
 
 def test_an_architecture_takes_any_depth_but_a_checkpoint_its_own(torch, run_cli, fails, asrn):
-    assert run_cli("complexity", "asrn_x2", "--variant", "d9", "--lr", "8x8").exit_code == 0
-    error = fails("complexity", asrn, "--variant", "d9", "--lr", "8x8")
+    assert run_cli("complexity", "asrn_x2", "--variant", "d9", "--size", "8x8").exit_code == 0
+    error = fails("complexity", asrn, "--variant", "d9", "--size", "8x8")
     assert "checkpoint has no variant 'd9'; it has d1, d2" in error
     assert "hint: did you mean 'd" in error
 
@@ -77,8 +77,8 @@ def test_an_architecture_takes_any_depth_but_a_checkpoint_its_own(torch, run_cli
         (["asrm_x4"], ["there is no model 'asrm_x4'"]),
         (["asrn_x4", "--variant", "c8"], ["'c8' is not a variant", "d5"]),
         (["asrn_x4", "--variant", "five"], ["'five' is not a variant"]),
-        (["asrn_x4", "--lr", "256"], ["'256' is not a size", "256x512"]),
-        (["srn_x4", "--lr", "8x64"], ["8x64 pixels is too small for srn_x4", "15x15"]),
+        (["asrn_x4", "--size", "256"], ["'256' is not a size", "256x512"]),
+        (["srn_x4", "--size", "8x64"], ["8x64 pixels is too small for srn_x4", "15x15"]),
         (["absent.safetensors"], ["there is no", "absent.safetensors"]),
     ],
 )
@@ -126,15 +126,15 @@ def test_complexity_of_a_graph(run_cli, tiny):
         "#Conv    1",
         "counter  hooks; operators it ignores: none",
     ]
-    counts = json.loads(run_cli("complexity", tiny(None), "--lr", "8x16", "--json").stdout)
+    counts = json.loads(run_cli("complexity", tiny(None), "--size", "8x16", "--json").stdout)
     assert counts["macs"] == 8 * 16 * 324 and counts["hw"] == [8, 16]
 
 
 def test_complexity_of_a_graph_of_one_size(run_cli, fails, tiny):
     path = tiny((16, 24))
     assert "multiply-accumulates at 16x24" in run_cli("complexity", path).stdout
-    assert run_cli("complexity", path, "--lr", "16x24").exit_code == 0
-    error = fails("complexity", path, "--lr", "8x8")
+    assert run_cli("complexity", path, "--size", "16x24").exit_code == 0
+    error = fails("complexity", path, "--size", "8x8")
     assert "a.onnx is of a fixed size: it takes 16x24, not 8x8" in error
 
 
@@ -149,7 +149,7 @@ def test_complexity_of_a_graph_with_a_manifest(run_cli, tiny):
     assert "deployed 0.000324 M, 0.0212 G, 0.7864 M, 1: of the graph that runs\n" in text
     shown = json.loads(run_cli("complexity", path, "--json", "--counter", "fvcore").stdout)
     assert shown["params"] == 999 and shown["deployed"]["params"] == 324
-    other = json.loads(run_cli("complexity", path, "--lr", "8x16", "--json").stdout)
+    other = json.loads(run_cli("complexity", path, "--size", "8x16", "--json").stdout)
     assert other["params"] == 324 and other["hw"] == [8, 16]
 
 
@@ -159,7 +159,7 @@ def test_complexity_of_an_engine(run_cli, fails, tiny):
     engine = dataclasses.replace(tiny_manifest(), kind="engine", target="cpu")
     path = tiny((16, 24), dataclasses.replace(engine, counts=TRAINED), "b.engine")
     assert "#Params  0.000999 M" in run_cli("complexity", path).stdout
-    assert "cannot be counted at 8x8" in fails("complexity", path, "--lr", "8x8")
+    assert "cannot be counted at 8x8" in fails("complexity", path, "--size", "8x8")
     assert f"{path} has no counts by fvcore" in fails("complexity", path, "--counter", "fvcore")
 
 
@@ -290,9 +290,9 @@ def test_a_state_dict_of_ours_comes_in(torch, run_cli, tmp_path, kind):
     assert result.exit_code == 0, result.stderr
     path = result.stdout.strip()
     assert path == str(tmp_path / "out" / "my-net_x2.safetensors")
-    assert json.loads(run_cli("complexity", path, "--lr", "8x8", "--json").stdout)["params"] == sum(
-        v.numel() for v in state_dict(torch).values()
-    )
+    assert json.loads(run_cli("complexity", path, "--size", "8x8", "--json").stdout)[
+        "params"
+    ] == sum(v.numel() for v in state_dict(torch).values())
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,9 @@ def test_an_output_folder_that_cannot_be_written(torch, fails, tmp_path):
 
 
 def test_complexity_notes_what_the_paper_miscounts(torch, run_cli):
-    printed = run_cli("complexity", "imdeception_x4", "--variant", "c4-nla", "--lr", "16x16").stdout
+    printed = run_cli(
+        "complexity", "imdeception_x4", "--variant", "c4-nla", "--size", "16x16"
+    ).stdout
     assert "note     IMDeception, Table 2 prints 57 M activations" in printed
 
 
@@ -344,7 +346,7 @@ def test_an_architecture_is_recognised_without_its_name(torch, run_cli, tmp_path
     assert "Compact x4, 4,920 parameters" in result.stderr
     assert "imported from net.pth: Compact, 8nf, 2nc, SR" in result.stderr
     counts = json.loads(
-        run_cli("complexity", result.stdout.strip(), "--lr", "8x8", "--json").stdout
+        run_cli("complexity", result.stdout.strip(), "--size", "8x8", "--json").stdout
     )
     assert counts["params"] == 4920
 

@@ -159,12 +159,34 @@ def test_a_long_step_shows_its_time(terminal, monkeypatch):
     monkeypatch.setattr(progress, "_DRAW_S", 0)
     with shown.track("building", 1):
         drawn = len(terminal.getvalue())
-        for _ in range(500):
-            if len(terminal.getvalue()) > drawn:
-                break
-            progress.time.sleep(0.01)
-        assert len(terminal.getvalue()) > drawn
+        wait_until(lambda: len(terminal.getvalue()) > drawn)
     assert terminal.screen() == [""]
+
+
+def wait_until(condition):
+    for _ in range(500):
+        if condition():
+            return
+        progress.time.sleep(0.01)
+    raise AssertionError("nothing was drawn within five seconds")
+
+
+def test_work_that_says_nothing_shows_its_time_until_its_first_line(terminal):
+    shown = TerminalProgress(tick_s=0.01)
+    with shown.starting("working"):
+        wait_until(lambda: terminal.screen() == ["working"])
+        shown("a line")
+        assert terminal.screen() == ["a line", ""]
+        with shown.track("exporting", 2):
+            assert terminal.screen()[1].startswith("exporting")
+        assert terminal.screen() == ["a line", ""]
+
+
+def test_work_that_says_nothing_shows_nothing_in_a_file(file):
+    shown = TerminalProgress(tick_s=0.001)
+    with shown.starting("working"):
+        progress.time.sleep(0.05)
+    assert file.getvalue() == ""
 
 
 def test_an_error_takes_the_bar_away(clock, terminal):

@@ -89,7 +89,7 @@ def test_a_recipe_of_ones_own_is_trained_and_exported(run_cli, fails, tmp_path):
     assert RECIPES["asrn-x2-small"].steps > 2
 
 
-@pytest.mark.parametrize("option", ["--data", "--lr", "--valid", "--cache", "-o"])
+@pytest.mark.parametrize("option", ["--data", "--lr-data", "--valid", "--cache", "-o"])
 def test_empty_paths_are_refused(fails, tmp_path, option):
     for package in ("torch", "lightning"):
         pytest.importorskip(package, reason=f"{package} is not installed; training needs it")

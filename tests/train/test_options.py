@@ -17,7 +17,7 @@ from tests.train.conftest import TINY
         ({"folders": []}, "no folder of HR images"),
         ({"folders": "none"}, "there is no folder none"),
         ({"folders": [""]}, "--data is empty"),
-        ({"lr_folders": ""}, "--lr is empty"),
+        ({"lr_folders": ""}, "--lr-data is empty"),
         ({"valid": ""}, "--valid is empty"),
         ({"output": ""}, "--output is empty"),
         ({"cache": ""}, "--cache is empty"),
