@@ -100,7 +100,8 @@ def check_tensorrt_85_api(board_python: str) -> int:
 
 
 def run(python: str, module: str, *arguments: str, **variables: str) -> int:
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **variables}
+    quiet = {"PYTHONDONTWRITEBYTECODE": "1", "NO_MKDOCS_2_WARNING": "1"}
+    environment = {**os.environ, **quiet, **variables}
     command = [python, "-m", module, *arguments]
     return subprocess.run(command, cwd=str(ROOT), env=environment).returncode
 
