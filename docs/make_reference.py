@@ -101,8 +101,15 @@ def reference() -> str:
 
 
 def _commands() -> Iterator[str]:
+    from sr_deploy.cli.commands import TASKS
     from sr_deploy.cli.main import main
 
+    rows = [
+        (task if first else "", f"[`{name}`](#srdeploy-{name})", f"`srdeploy {entry.example}`")
+        for task, entries in TASKS
+        for first, (name, entry) in zip([True, *[False] * len(entries)], entries.items())
+    ]
+    yield _table(("task", "command", "example"), rows)
     context = click.Context(main)
     for name in main.list_commands(context):
         command = main.get_command(context, name)
