@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import itertools
-import sys
-import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional, TextIO
+from typing import Any, Callable, Optional, Tuple
 
 import click
 
 from sr_deploy.cli.code_options import code_options
-from sr_deploy.cli.output import emit, log
+from sr_deploy.cli.output import emit
+from sr_deploy.cli.progress import terminal_progress
 from sr_deploy.cli.run_options import run_options
-
-_LINE_EVERY_S = 10.0
-"""Between lines of progress where stderr is not a terminal."""
 
 _OPTIONS = (
     click.option(
         "-m",
         "--model",
         metavar="MODEL|ARTIFACT|FOLDER",
-        help="A checkpoint or code (run by torch), graph or engine, or a folder of one model's "
-        "artifacts.",
+        help="A checkpoint, code, graph or engine, or a folder of one model's artifacts.  "
+        "[default: asrn_x4; asrn_x2 or asrn_x3 where --outscale or --outsize needs no more]",
+    ),
+    click.option(
+        "--outscale",
+        type=float,
+        metavar="FACTOR",
+        help="Resample results to this factor, such as 3.5.  [default: the network's scale]",
+    ),
+    click.option(
+        "--outsize",
+        metavar="WIDTHxHEIGHT",
+        help="Resample results to the largest size that fits into this one, such as 3840x2160. "
+        "The aspect ratio is kept.",
+    ),
+    click.option(
+        "--compare",
+        is_flag=True,
+        help="Pictures: also write a page that shows before and after, photo_x4.html.",
     ),
     click.option(
         "--adaptive",
@@ -65,14 +75,15 @@ _OPTIONS = (
     click.option(
         "--format",
         type=click.Choice(["png", "jpg", "webp", "tif"]),
-        help="Folders: the format of the results.  [default: those of the pictures]",
+        help="Pictures: the format of the results.  "
+        "[default: png; in a folder, those of the pictures]",
     ),
     click.option(
         "--workers",
         type=click.IntRange(1, 64),
         default=1,
         show_default=True,
-        help="Folders: the number of processes that share the work and take turns at the GPUs.",
+        help="Several pictures: the number of processes that share the work and take turns at the GPUs.",
     ),
     click.option(
         "--codec", default="libx264", show_default=True, help="Videos: an encoder of FFmpeg."
@@ -112,73 +123,59 @@ def _upscale_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE|FOLDER",
+    help="A file, or a folder: for a folder, for several inputs, or with a slash at its end.  "
+    "[default: beside the input, photo_x4.png]",
+)
 @_upscale_options
 @code_options("model")
 @run_options
 @click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="A file, or a folder for a folder.",
-)
-@click.option(
     "--force", is_flag=True, help="Replace existing files that are no results of the same folder."
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Write nothing; tell what would be made, by what, and the memory and time it needs.",
+)
 def upscale(
-    source: Path, output: Path, max_memory: Optional[str], drop: Optional[str], **options: Any
+    inputs: Tuple[str, ...],
+    output: Optional[str],
+    max_memory: Optional[str],
+    drop: Optional[str],
+    dry_run: bool,
+    **options: Any,
 ) -> None:
-    """Upscale a picture, a folder of pictures or a video, in tiles if memory requires it.
+    """Upscale pictures, folders of pictures and videos, in tiles if memory requires it.
+
+    `srdeploy upscale photo.jpg` writes photo_x4.png beside it. INPUT may be a pattern such as
+    "photos/*.jpg". Without -o, pictures become PNG; in a folder, results have the names and formats
+    of the pictures, and folders keep their trees. Nothing is replaced without --force. If a folder
+    is given again, finished pictures are skipped; an unfinished video is resumed. Prints the paths
+    of the files it wrote.
 
     The tiled result equals that of the whole image wherever this is possible. Where it is not, the
-    measured difference is printed. A folder keeps its tree. Its hidden files are left out, and the
-    pictures that cannot be read are named. If the same command is given again, finished pictures
-    are skipped and an unfinished video is resumed. Prints the paths of the files it wrote.
+    measured difference is printed.
     """
     from sr_deploy.upscale.memory import parse_bytes
     from sr_deploy.upscale.options import UpscaleOptions, parse_streams
+    from sr_deploy.upscale.output_size import OutputSize, parse_box
     from sr_deploy.upscale.reporter import Reporter
-    from sr_deploy.upscale.run import upscale_path
 
+    box = options.pop("outsize")
+    options["size"] = OutputSize(options.pop("outscale"), None if box is None else parse_box(box))
     options["max_memory"] = None if max_memory is None else parse_bytes(max_memory)
     options["drop"] = frozenset() if drop is None else parse_streams(drop)
-    progress = functools.partial(frame_progress, sys.stderr)
-    reporter = Reporter(log, lambda path: emit(str(path)), progress)
-    upscale_path(source, output, UpscaleOptions(**options), reporter)
+    reporter = Reporter(terminal_progress, lambda path: emit(str(path)))
+    if dry_run:
+        from sr_deploy.upscale.dry_run import tell_plan
 
+        tell_plan(inputs, output, UpscaleOptions(**options), reporter)
+    else:
+        from sr_deploy.upscale.run import upscale_paths
 
-@contextlib.contextmanager
-def frame_progress(
-    stream: TextIO, done: int, total: int, clock: Callable[[], float] = time.monotonic
-) -> Iterator[Callable[[], None]]:
-    """Yield a function to call after each frame: a bar on a terminal, else a line at intervals.
-
-    done: the frames that are finished already. total: 0 if unknown.
-    """
-    started = last_line = clock()
-    count = itertools.count(1)
-
-    def fps(n: int) -> str:
-        return f"{n / max(clock() - started, 1e-9):.2f} frames/s"
-
-    if stream.isatty():
-        left = max(total - done, 1) if total else None
-        with click.progressbar(
-            itertools.repeat(""), left, file=stream, show_pos=True, item_show_func=lambda rate: rate
-        ) as bar:
-            yield lambda: bar.update(1, fps(next(count)))
-        return
-
-    def advance() -> None:
-        nonlocal last_line
-        n = next(count)
-        if n == 1 or clock() - last_line >= _LINE_EVERY_S:
-            last_line = clock()
-            of_total = f" of {total}" if total else ""
-            seconds_left = round(max(total - done - n, 0) / n * (clock() - started))
-            left = f"{seconds_left // 3600}:{seconds_left // 60 % 60:02d}:{seconds_left % 60:02d}"
-            left_text = f", {left} left" if total else ""
-            click.echo(f"frame {done + n}{of_total}, {fps(n)}{left_text}", file=stream)
-
-    yield advance
+        upscale_paths(inputs, output, UpscaleOptions(**options), reporter)

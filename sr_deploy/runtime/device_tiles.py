@@ -57,6 +57,8 @@ class DeviceTiles:
         self._session = session
         self._device: Any = torch_device(RunOptions(device=session.place))
         self._part: Optional[_Part] = None
+        self.on_tile: Callable[[], object] = lambda: None
+        """Called when a tile is queued, after the one before has come back."""
 
     def start(
         self, plan: TilePlan, image: np.ndarray, out: np.ndarray, *, white: float
@@ -81,6 +83,7 @@ class DeviceTiles:
             try:
                 for y_span, x_span in _in_order(plan):
                     self._queue_tile(queued, y_span, x_span, seams)
+                    self.on_tile()
             except BaseException:
                 self._forget(queued)
                 raise

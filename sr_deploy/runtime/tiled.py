@@ -33,11 +33,13 @@ def run_tiles(
     *,
     to_input: Callable[[np.ndarray], np.ndarray],
     store: Callable[[np.ndarray, np.ndarray], None],
+    on_tile: Callable[[], object] = lambda: None,
 ) -> TiledRun:
     """Upscale `image` (H, W, C) into `out` (scale*H, scale*W, C), tile by tile.
 
     to_input: converts a part of the image, (h, w, C), to the session's input, (1, 3, h, w) float32.
     store: writes the core of an output, (3, h, w) float32, into its part of `out`, (h, w, C).
+    on_tile: called after each tile.
     """
     run = TiledRun()
     s = session.scale
@@ -60,6 +62,7 @@ def run_tiles(
     for y_span in plan.y_spans:
         for x_span in plan.x_spans:
             run_tile(y_span, x_span)
+            on_tile()
     run.seam_difference = 0.0 if seams is None else max(map(float, seams.differences), default=0.0)
     return run
 
@@ -69,6 +72,8 @@ class HostTiles:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.on_tile: Callable[[], object] = lambda: None
+        """Called after each tile."""
 
     def start(
         self, plan: TilePlan, image: np.ndarray, out: np.ndarray, *, white: float
@@ -95,7 +100,9 @@ class HostTiles:
                 np.rint(values, out=values)
                 place[:, :, channel] = values
 
-        run = run_tiles(self._session, plan, image, out, to_input=to_input, store=store)
+        run = run_tiles(
+            self._session, plan, image, out, to_input=to_input, store=store, on_tile=self.on_tile
+        )
         return lambda: run
 
     def settle(self) -> None:

@@ -17,7 +17,7 @@ from sr_deploy.selftest.checks import Check
 from sr_deploy.selftest.networks import run_of, sources
 from sr_deploy.upscale.options import UpscaleOptions
 from sr_deploy.upscale.reporter import Reporter
-from sr_deploy.upscale.run import upscale_path
+from sr_deploy.upscale.run import upscale_paths
 from sr_deploy.upscale.upscaler import Upscaler
 
 PICTURE_HW = {True: (1080, 1920), False: (270, 480)}
@@ -70,7 +70,7 @@ def check_video(check: Check, folder: Path) -> Dict[str, Any]:
     _make_video(source)
     start = time.perf_counter()
     options = UpscaleOptions(model=check.model, run=run_of(check.on))
-    upscale_path(source, output, options, Reporter())
+    upscale_paths([str(source)], str(output), options, Reporter())
     seconds = time.perf_counter() - start
     with av.open(str(output)) as container:
         frames = [frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)]

@@ -105,7 +105,7 @@ def _write(
     from sr_deploy.upscale.folder import upscale_picture
     from sr_deploy.upscale.folder_log import PictureTask
     from sr_deploy.upscale.reporter import Reporter
-    from sr_deploy.upscale.run import upscale_path
+    from sr_deploy.upscale.run import upscale_paths
 
     if isinstance(image, (list, tuple)):
         return [_write(one, output, options, scale) for one in image]
@@ -119,9 +119,9 @@ def _write(
     reporter = Reporter(written=written.append)
     if source.is_file() and is_picture(source) and format_of_name(target) is not None:
         upscaler = _opened(options, scale)
-        upscale_picture(PictureTask(source, target), upscaler, reporter, force=options.force)
+        upscale_picture(PictureTask(source, target), upscaler, reporter, options.result)
     else:
-        upscale_path(source, target, options, reporter)
+        upscale_paths([str(source)], os.fspath(output), options, reporter)
     return written if source.is_dir() else written[0]
 
 

@@ -12,7 +12,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ContextManager, Dict, Iterator, Sequence, Set
+from typing import ContextManager, Dict, Iterator, Optional, Sequence, Set
 
 from sr_deploy.core.claims import claim_file
 from sr_deploy.core.errors import InputError, SrDeployError
@@ -23,11 +23,14 @@ from sr_deploy.core.files import (
     make_output_folder,
     remove_empty_folders,
     side_path,
+    write_text,
 )
 from sr_deploy.core.pictures.formats import format_for
-from sr_deploy.core.sizes import hw_text
+from sr_deploy.core.progress import Advance
+from sr_deploy.upscale.comparison import Comparison, page_of
 from sr_deploy.upscale.folder_log import FolderLog, PictureTask
 from sr_deploy.upscale.overlap import WriteBehind, read_ahead
+from sr_deploy.upscale.output_size import NETWORK_SIZE, OutputSize
 from sr_deploy.upscale.pictures import Picture, read_picture, upscale_pixels, write_picture
 from sr_deploy.upscale.reporter import Reporter
 from sr_deploy.upscale.upscaler import Upscaler
@@ -66,6 +69,26 @@ class FolderSummary:
         return ", ".join([*counts, f"{len(self.failed)} failed"])
 
 
+@dataclass(frozen=True)
+class ResultOptions:
+    """What is made of a picture."""
+
+    size: OutputSize = NETWORK_SIZE
+    compare: bool = False
+    """Whether a page that shows the picture before and after is written beside the result."""
+    force: bool = False
+    """Replace existing files, in folders those that their log does not list."""
+
+    def check_new(self, output: Path) -> None:
+        """Raise InputError if a file of a result exists and may not be replaced."""
+        check_new(output, force=self.force)
+        if self.compare:
+            check_new(page_of(output), force=self.force)
+
+
+DEFAULT_RESULT = ResultOptions()
+
+
 @dataclass
 class _Item:
     """A picture between reading and writing."""
@@ -73,6 +96,8 @@ class _Item:
     task: PictureTask
     picture: Picture
     started: float
+    before: Optional[Picture] = None  # for the page that compares
+    by: str = ""
     description: str = ""
 
     @classmethod
@@ -80,76 +105,103 @@ class _Item:
         started = time.perf_counter()
         return cls(task, read_picture(task.source), started)
 
-    def upscale(self, upscaler: Upscaler) -> None:
-        self.picture = upscale_pixels(self.picture, upscaler, format_for(self.task.output))
+    def upscale(self, upscaler: Upscaler, options: ResultOptions) -> None:
+        if options.compare:
+            self.before, self.by = self.picture, upscaler.session.name
+        self.picture = upscale_pixels(
+            self.picture, upscaler, format_for(self.task.output), options.size
+        )
         self.description = upscaler.describe()
 
     def write(self) -> None:
         output = self.task.output
+        page = None
+        if self.before is not None:  # first: writing changes the pixels' order in place
+            page = Comparison(self.task.source, output, self.before, self.picture, self.by).html()
         with atomic_path(output) as temporary:
             self.picture = write_picture(temporary, self.picture, format_for(output))
+        if page is not None:
+            write_text(page_of(output), page)
 
     def __str__(self) -> str:
         h, w = self.picture.rgb.shape[:2]
         notes = "".join(f"; {note}" for note in self.picture.notes)
         seconds = time.perf_counter() - self.started
-        how = f"{hw_text((h, w))} from {self.description}, {seconds:.1f} s"
-        return f"{self.task.output}: {how}{notes}"
+        return f"{self.task.output}: {w} wide, {h} high, from {self.description}, {seconds:.1f} s{notes}"
 
 
 def upscale_picture(
-    task: PictureTask, upscaler: Upscaler, reporter: Reporter, *, force: bool = False
+    task: PictureTask,
+    upscaler: Upscaler,
+    reporter: Reporter,
+    options: ResultOptions = DEFAULT_RESULT,
 ) -> None:
-    """Upscale one picture. Raises InputError if that is impossible, or if the output exists.
+    """Upscale one picture. Raises InputError if that is impossible, or if the output exists."""
+    check_picture(task, options)
+    upscaler.tile_progress = reporter.progress
+    item = _Item.read(task)
+    with remove_empty_folders(task.output.parent):
+        make_output_folder(task.output.parent)  # fails before the work if it cannot be written
+        item.upscale(upscaler, options)
+        item.write()
+    reporter.log(str(item))
+    reporter.written(task.output)
+    if options.compare:
+        reporter.written(page_of(task.output))
 
-    force: replace an existing output.
-    """
+
+def check_picture(task: PictureTask, options: ResultOptions = DEFAULT_RESULT) -> None:
+    """Raise InputError if the result of a single picture cannot be written, by its name."""
     format_for(task.output)
     output = str(task.output)
     if os.path.exists(output) and os.path.samefile(output, str(task.source)):
         raise InputError(f"{task.source} would replace itself", hint="give another name with -o")
-    check_new(task.output, force=force)
-    item = _Item.read(task)
-    with remove_empty_folders(task.output.parent):
-        make_output_folder(task.output.parent)  # fails before the work if it cannot be written
-        item.upscale(upscaler)
-        item.write()
-    reporter.log(str(item))
-    reporter.written(task.output)
+    options.check_new(task.output)
 
 
 def upscale_folder(
     tasks: Sequence[PictureTask],
-    folder: Path,
+    folder: Optional[Path],
     upscaler: Upscaler,
     reporter: Reporter,
-    *,
-    force: bool = False,
+    options: ResultOptions = DEFAULT_RESULT,
 ) -> FolderSummary:
-    """Upscale pictures into `folder`, reading ahead and writing behind, and return their outcomes.
+    """Upscale pictures, reading ahead and writing behind, and return their outcomes.
 
-    force: replace existing files that the log of the folder does not list. Pictures that fail are
-    reported and the others are done. A full disk ends the run with an InputError.
+    folder: all results are in it, and its log lists them; None: they are beside their pictures, and
+    no log is kept. Pictures that fail are reported and the others are done. A full disk ends the
+    run with an InputError.
     """
-    return _FolderRun(tasks, make_output_folder(folder), upscaler, reporter, force).run()
+    if folder is not None:
+        make_output_folder(folder)
+    return _FolderRun(tasks, folder, upscaler, reporter, options).run()
 
 
 class _FolderRun:
     def __init__(
         self,
         tasks: Sequence[PictureTask],
-        folder: Path,
+        folder: Optional[Path],
         upscaler: Upscaler,
         reporter: Reporter,
-        force: bool,
+        options: ResultOptions,
     ) -> None:
         self._tasks, self._upscaler, self._reporter = tasks, upscaler, reporter
-        self._force = force
-        self._log = FolderLog(folder, upscaler.identity)
+        self._options = options
+        identity = upscaler.identity
+        if options.size.given:
+            identity += f" to {options.size.label(upscaler.scale)}"
+        self._log = None if folder is None else FolderLog(folder, identity)
+        self._advance = Advance()
         self._summary = FolderSummary()
         self._claims: Dict[Path, ContextManager[bool]] = {}
 
     def run(self) -> FolderSummary:
+        with self._reporter.progress.track("upscaling", len(self._tasks), unit="pictures") as step:
+            self._advance = step
+            return self._run()
+
+    def _run(self) -> FolderSummary:
         writer = WriteBehind(self._finish, depth=1)
         try:
             for item in read_ahead(self._read(), depth=1):
@@ -159,7 +211,7 @@ class _FolderRun:
                 if alone:
                     writer.drain()
                 try:
-                    item.upscale(self._upscaler)
+                    item.upscale(self._upscaler, self._options)
                 except SrDeployError as e:
                     self._fail(item.task, e)
                 else:
@@ -180,8 +232,8 @@ class _FolderRun:
 
     def _read(self) -> Iterator[_Item]:
         for task in self._tasks:
-            if self._log.is_finished(task):
-                self._summary.skipped.add(task.source)
+            if self._is_finished(task):
+                self._skip(task)
                 continue
             try:
                 if self._claim(task):
@@ -196,19 +248,30 @@ class _FolderRun:
             self._summary.busy.add(task.source)
             return False
         self._claims[task.output] = claim
-        self._log.refresh()
-        if self._log.is_finished(task):  # another process has done it meanwhile
-            self._summary.skipped.add(task.source)
+        if self._log is not None:
+            self._log.refresh()
+        if self._is_finished(task):  # another process has done it meanwhile
+            self._skip(task)
             self._release(task.output)
             return False
-        if not self._log.is_ours(task):
-            check_new(task.output, force=self._force)
+        if self._log is None or not self._log.is_ours(task):
+            self._options.check_new(task.output)
         return True
+
+    def _is_finished(self, task: PictureTask) -> bool:
+        if self._options.compare and not page_of(task.output).exists():
+            return False
+        return self._log is not None and self._log.is_finished(task)
+
+    def _skip(self, task: PictureTask) -> None:
+        self._summary.skipped.add(task.source)
+        self._advance(str(task.source))
 
     def _finish(self, item: _Item) -> None:
         try:
             item.write()
-            self._log.add(item.task)
+            if self._log is not None:
+                self._log.add(item.task)
         except SrDeployError as e:
             if is_disk_full(e.__cause__):
                 raise
@@ -218,10 +281,14 @@ class _FolderRun:
         self._summary.done.add(item.task.source)
         self._reporter.log(str(item))
         self._reporter.written(item.task.output)
+        if self._options.compare:
+            self._reporter.written(page_of(item.task.output))
+        self._advance(str(item.task.source))
 
     def _fail(self, task: PictureTask, error: SrDeployError) -> None:
         self._release(task.output)
         self._summary.failed.add(task.source)
+        self._advance(str(task.source))
         hint = f"; {error.hint}" if error.hint else ""
         self._reporter.log(f"failed: {task.source}: {error.message}{hint}")
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, FrozenSet, Optional
+from typing import Callable, FrozenSet, Optional, Sequence
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
+from sr_deploy.core.shipped import DEFAULT_MODELS
 from sr_deploy.runtime.opener import NetworkDescription, check_run_options, describe_one
 from sr_deploy.runtime.opener.adaptive import AdaptiveOptions, describe_adaptive
+from sr_deploy.upscale.folder import ResultOptions
 from sr_deploy.upscale.memory import MemorySharing
+from sr_deploy.upscale.output_size import NETWORK_SIZE, OutputSize
 from sr_deploy.upscale.upscaler import Upscaler
 
 
@@ -18,7 +21,7 @@ from sr_deploy.upscale.upscaler import Upscaler
 class UpscaleOptions:
     """The network to upscale with, and how. Raises InputError on contradictions."""
 
-    model: Optional[str] = None  # None: the shipped default of `adaptive`
+    model: Optional[str] = None  # None: a shipped one (see `with_model`)
     variant: Optional[str] = None  # None: the largest
     adaptive: Optional[str] = None  # cdnsr, elastic or adadsr
     max_flops: Optional[str] = None  # of cdnsr and elastic; None: as trained
@@ -26,8 +29,10 @@ class UpscaleOptions:
     decisions: Optional[Path] = None  # the PNG file for an adaptive network's decisions
     tile: Optional[int] = None  # the largest LR side fed; None: as memory allows
     max_memory: Optional[int] = None  # bytes, of all workers, and of each GPU; None: see `Upscaler`
-    format: Optional[str] = None  # suffix of a folder's results; None: as the pictures
+    format: Optional[str] = None  # suffix of pictures' results; None: see `inputs`
     workers: int = 1
+    size: OutputSize = NETWORK_SIZE  # of the results
+    compare: bool = False  # write a page beside each picture's result that shows both
     force: bool = False  # replace existing files, but for a folder's finished results
     codec: str = "libx264"
     crf: Optional[int] = None  # None: the codec's default
@@ -56,11 +61,6 @@ class UpscaleOptions:
                     "--max-flops, --depth and --decisions need an adaptive network",
                     hint="give --adaptive too",
                 )
-            if self.model is None:
-                raise InputError(
-                    "no network given",
-                    hint="give one, such as -m asrn_x4, or --adaptive for a shipped default",
-                )
         elif self.variant is not None or self.governor:
             raise InputError(
                 "--adaptive chooses a branch for each part of an image, "
@@ -70,19 +70,47 @@ class UpscaleOptions:
         if self.decisions is not None and self.decisions.suffix.lower() != ".png":
             raise InputError(f"--decisions {self.decisions}: expected a .png file")
 
-    def check_input(self, kind: str) -> None:
-        """Raise InputError on options that do not apply to a `picture`, `folder` or `video`."""
-        if kind != "video":
+    @property
+    def result(self) -> ResultOptions:
+        return ResultOptions(self.size, self.compare, self.force)
+
+    def with_model(self, factor: Optional[float]) -> UpscaleOptions:
+        """Return the options with a model: if none is given, the shipped default.
+
+        factor: by which the sides are to become larger; the model's scale is the next one. None: 4.
+        """
+        if self.model is not None or self.adaptive is not None:
+            return self
+        scales = sorted(DEFAULT_MODELS)
+        wanted = 4.0 if factor is None else factor
+        scale = next((s for s in scales if s >= wanted - 1e-6), scales[-1])
+        return replace(self, model=DEFAULT_MODELS[scale])
+
+    def check_inputs(self, kinds: Sequence[str], *, named: bool) -> None:
+        """Raise InputError on options that do not apply to the inputs.
+
+        kinds: of each input, `picture` for a single one, `pictures` for several in a job, `video`.
+        named: whether the output is the name of a single file.
+        """
+        if "video" not in kinds:
             if self.crf is not None or self.codec != "libx264" or self.drop:
                 raise InputError("--codec, --crf and --drop are for videos", hint="remove them")
             if self.governor:
                 raise InputError("--governor and --fps are for videos", hint="remove them")
-        if kind != "folder" and (self.format is not None or self.workers != 1):
+        if self.governor and set(kinds) != {"video"}:
             raise InputError(
-                "--format and --workers are for folders",
-                hint="the suffix of the name after -o decides the format of a single file",
+                "--governor and --fps are for videos, but there are pictures too",
+                hint="give the videos alone",
             )
-        if kind != "picture" and self.decisions is not None:
+        if "pictures" not in kinds and self.workers != 1:
+            raise InputError("--workers is for folders and several pictures", hint="remove it")
+        if named and self.format is not None:
+            raise InputError(
+                "--format is given, and the name after -o has an ending too", hint="remove one"
+            )
+        if set(kinds) == {"video"} and (self.format is not None or self.compare):
+            raise InputError("--format and --compare are for pictures", hint="remove them")
+        if list(kinds) != ["picture"] and self.decisions is not None:
             raise InputError("--decisions is for a single picture", hint="give one, or remove it")
 
     def network(self) -> NetworkDescription:

@@ -24,7 +24,7 @@ from typing import Any, List, Optional, Tuple
 
 import numpy as np
 
-from sr_deploy.core.errors import InputError, MissingPackageError
+from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import native_path
 from sr_deploy.core.interface import LUMA
 from sr_deploy.core.pictures.containers import (
@@ -54,7 +54,9 @@ from sr_deploy.core.pictures.metadata import (
     resize_exif,
     with_upright_orientation,
 )
-from sr_deploy.core.sizes import hw_text
+from sr_deploy.core.sizes import HW
+from sr_deploy.upscale.opencv import opencv
+from sr_deploy.upscale.output_size import NETWORK_SIZE, OutputSize, resample, wh_text
 from sr_deploy.upscale.upscaler import Upscaler
 
 JPEG_QUALITY = 95
@@ -72,6 +74,11 @@ class Picture:
     grey: bool = False
     metadata: Metadata = field(default_factory=dict)
     notes: Tuple[str, ...] = ()  # remarks for the user
+
+    @property
+    def turned(self) -> bool:
+        """Whether viewers swap the sides, by EXIF's orientation."""
+        return read_orientation(self.metadata.get(EXIF, b"")) >= 5
 
 
 def read_picture(path: Path) -> Picture:
@@ -111,7 +118,7 @@ def read_picture(path: Path) -> Picture:
     if named and kind and named.name != kind and not {named.name, kind} <= netpbm:
         notes.append(f"it is a {kind} file in spite of its name")
     if kind == "AVIF":
-        image = _apply_orientation(image, bmff.avif_orientation(content))
+        image = apply_orientation(image, bmff.avif_orientation(content))
     picture = _correct_pixels(_picture_of(image), kind, facts, content)
     notes += _correct_metadata(metadata, kind)
     return replace(picture, metadata=metadata, notes=tuple(notes))
@@ -218,13 +225,15 @@ def _correct_bmp(picture: Picture, content: bytes) -> Picture:
     return picture
 
 
-def upscale_pixels(picture: Picture, upscaler: Upscaler, target: Format) -> Picture:
-    """Upscale a picture. Raises InputError if the format `target` cannot hold the result."""
-    h, w = picture.rgb.shape[:2]
-    s = upscaler.scale
+def result_hw(picture: Picture, scale: int, target: Format, size: OutputSize) -> HW:
+    """Return the (h, w) of a picture's result.
+
+    Raises InputError if the format `target` cannot hold it, or if it does not fit `size`.
+    """
+    hw = size.of((picture.rgb.shape[0], picture.rgb.shape[1]), scale, turned=picture.turned)
     problem = ""
-    if max(h, w) * s > target.side:
-        problem = f"has {hw_text((h * s, w * s))} pixels, more than {target.side} a side"
+    if max(hw) > target.side:
+        problem = f"has {wh_text(hw)} pixels, more than {target.side} a side"
     elif picture.alpha is not None and not target.alpha:
         problem = "has transparent parts"
     elif picture.rgb.dtype == np.uint16 and not target.deep:
@@ -234,18 +243,31 @@ def upscale_pixels(picture: Picture, upscaler: Upscaler, target: Format) -> Pict
     if problem:
         problem = f"the result {problem}, which {target.name} cannot hold"
         raise InputError(problem, hint="write PNG or TIFF")
+    return hw
+
+
+def upscale_pixels(
+    picture: Picture, upscaler: Upscaler, target: Format, size: OutputSize = NETWORK_SIZE
+) -> Picture:
+    """Upscale a picture to `size`. Raises InputError if the format `target` cannot hold it."""
+    hw = result_hw(picture, upscaler.scale, target, size)
+    stored = picture.rgb.shape[:2]
     picture = _fit_metadata(picture, target)
-    if picture.alpha is None:
-        out, alpha = upscaler.upscale_rgb(picture.rgb), None
-    else:
-        # More memory: alpha, its result, and both together with the colours in OpenCV's order.
-        visible = _fill_invisible(picture.rgb, picture.alpha)
-        out = upscaler.upscale_rgb(visible, more_per_px=6 * visible.itemsize)
-        size = (out.shape[1], out.shape[0])
-        alpha = opencv().resize(picture.alpha, size, interpolation=opencv().INTER_CUBIC)
+    if picture.rgb.shape[:2] != stored:  # turned upright
+        hw = (hw[1], hw[0])
+    # Memory that the result takes a second time: resampled, and in OpenCV's order with alpha.
+    itemsize, pixels = picture.rgb.itemsize, picture.rgb.shape[0] * picture.rgb.shape[1]
+    made = pixels * upscaler.scale**2
+    more = 0 if hw[0] * hw[1] == made else -(-3 * itemsize * hw[0] * hw[1] // made)
+    rgb, alpha = picture.rgb, picture.alpha
+    if alpha is not None:
+        rgb = _fill_invisible(rgb, alpha)
+        more += 6 * itemsize * max(1, -(-hw[0] * hw[1] // made))
+        alpha = opencv().resize(alpha, (hw[1], hw[0]), interpolation=opencv().INTER_CUBIC)
+    out = resample(upscaler.upscale_rgb(rgb, more_per_px=more), hw)
     metadata = dict(picture.metadata)
     if EXIF in metadata:
-        metadata[EXIF] = resize_exif(metadata[EXIF], (out.shape[0], out.shape[1]))
+        metadata[EXIF] = resize_exif(metadata[EXIF], hw)
     return replace(picture, rgb=out, alpha=alpha, metadata=metadata)
 
 
@@ -300,19 +322,6 @@ def _add_metadata(source: Path, path: Path, name: str, metadata: Metadata) -> Li
     return lost
 
 
-def opencv() -> Any:
-    """Return OpenCV with its own messages switched off. Raises MissingPackageError."""
-    try:
-        import cv2
-    except ImportError as e:
-        raise MissingPackageError(
-            "opencv-python-headless", needed_for="upscaling pictures", cause=e
-        ) from e
-    if hasattr(cv2, "utils") and hasattr(cv2.utils, "logging"):  # not in every version
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    return cv2
-
-
 def _decode(data: bytes) -> Optional[np.ndarray]:
     """Return OpenCV's pixels of a file, or None if it cannot be read."""
     cv2 = opencv()
@@ -348,13 +357,13 @@ def _fit_metadata(picture: Picture, target: Format) -> Picture:
     rgb, alpha = picture.rgb, picture.alpha
     if EXIF in lost:
         orientation = read_orientation(picture.metadata[EXIF])
-        rgb = _apply_orientation(rgb, orientation)
-        alpha = None if alpha is None else _apply_orientation(alpha, orientation)
+        rgb = apply_orientation(rgb, orientation)
+        alpha = None if alpha is None else apply_orientation(alpha, orientation)
         note += "; its orientation was applied" if orientation != 1 else ""
     return replace(picture, rgb=rgb, alpha=alpha, metadata=kept, notes=(*picture.notes, note))
 
 
-def _apply_orientation(image: np.ndarray, orientation: int) -> np.ndarray:
+def apply_orientation(image: np.ndarray, orientation: int) -> np.ndarray:
     """Turn (H, W[, C]) upright, given its EXIF orientation of 1 to 8."""
     if orientation == 1:
         return image
@@ -363,6 +372,11 @@ def _apply_orientation(image: np.ndarray, orientation: int) -> np.ndarray:
     steps = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
     rows, columns = steps.get(orientation, (1, 1))
     return np.ascontiguousarray(image[::rows, ::columns])
+
+
+def grey_of(rgb: np.ndarray) -> np.ndarray:
+    """Return the luma of (H, W, 3) as (H, W) of the same dtype."""
+    return np.rint(rgb @ _LUMA).astype(rgb.dtype)
 
 
 def _divide_by_alpha(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -408,11 +422,11 @@ def _to_opencv(picture: Picture, target: Format) -> np.ndarray:
     if picture.grey and picture.alpha is None and target.grey:
         grey = np.empty(rgb.shape[:2], rgb.dtype)
         for strip in strips:
-            grey[strip] = np.rint(rgb[strip] @ _LUMA)
+            grey[strip] = grey_of(rgb[strip])
         return grey
     for strip in strips:
         if picture.grey:
-            rgb[strip] = np.rint(rgb[strip] @ _LUMA)[:, :, None]
+            rgb[strip] = grey_of(rgb[strip])[:, :, None]
         else:
             rgb[strip] = rgb[strip][:, :, ::-1].copy()
     return rgb if picture.alpha is None else np.dstack([rgb, picture.alpha])

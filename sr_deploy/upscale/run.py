@@ -1,103 +1,166 @@
-"""Upscale whatever a path names: a picture, a folder of pictures or a video."""
+"""Upscale what paths and patterns name: pictures, folders of pictures and videos."""
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, List, Optional, Sequence, Tuple
 
-from sr_deploy.core.errors import InputError
+from sr_deploy.core.errors import InputError, SrDeployError
 from sr_deploy.core.files import (
     atomic_path,
     check_new,
+    is_disk_full,
     make_output_folder,
     remove_empty_folders,
     side_path,
 )
 from sr_deploy.core.images import write_png
-from sr_deploy.core.pictures.formats import PICTURE_SUFFIXES, format_of_name, is_picture
+from sr_deploy.core.shipped import DEFAULT_MODELS
 from sr_deploy.runtime.adaptive.decisions import LEGEND, decisions_picture
 from sr_deploy.runtime.opener import describe_family
-from sr_deploy.upscale.folder import upscale_picture
+from sr_deploy.upscale.folder import check_picture, upscale_picture
 from sr_deploy.upscale.folder_log import PictureTask
 from sr_deploy.upscale.governor import Governor, log_to
+from sr_deploy.upscale.inputs import (
+    Job,
+    PicturesJob,
+    VideoJob,
+    find_inputs,
+    input_kind,
+    names_of,
+    plan_jobs,
+    results_of,
+)
 from sr_deploy.upscale.memory import MemorySharing
 from sr_deploy.upscale.options import UpscaleOptions
+from sr_deploy.upscale.pictures import read_picture
 from sr_deploy.upscale.power import live_watts
 from sr_deploy.upscale.reporter import Reporter
-from sr_deploy.upscale.tree import why_not_read
 from sr_deploy.upscale.upscaler import Upscaler
 from sr_deploy.upscale.video import VideoUpscaler, upscale_video
 from sr_deploy.upscale.video_encode import encoder_results
-from sr_deploy.upscale.video_file import CONTAINERS
-from sr_deploy.upscale.workers import upscale_tree
+from sr_deploy.upscale.video_source import probe_video
+from sr_deploy.upscale.workers import upscale_pictures
 
 _VIDEO_RESULTS = 9
 """The upscaled frames that wait on both sides of the network, and one more that is in it."""
 
 
-def upscale_path(source: Path, output: Path, options: UpscaleOptions, reporter: Reporter) -> None:
-    """Upscale a picture, a folder of pictures or a video into `output`, a file or folder.
+def upscale_paths(
+    inputs: Sequence[str], output: Optional[str], options: UpscaleOptions, reporter: Reporter
+) -> None:
+    """Upscale pictures, folders of pictures and videos (see `inputs` for where the results go).
 
-    Raises an SrDeployError on bad input, after the rest of a folder is done.
+    inputs: paths, and patterns such as `photos/*.jpg`. output: a file or a folder; None: beside
+    the inputs. Raises an SrDeployError on bad input, after the rest is done.
     """
-    kind = _input_kind(source, output)
-    options.check_input(kind)
-    if kind == "folder":
-        _upscale_folder(source, output, options, reporter)
+    jobs, options = plan_run(inputs, output, options)
+    pairs = results_of(jobs)
+    if pairs:
+        more = f", and {len(pairs) - 1} more" if len(pairs) > 1 else ""
+        reporter.log(f"{pairs[0][0]} -> {pairs[0][1]}{more}")
+    if len(jobs) == 1:
+        _run_job(jobs[0], options, reporter)
         return
-    if kind == "video" and format_of_name(output) is not None:
+    failed: List[str] = []
+    for job in jobs:
+        try:
+            _run_job(job, options, reporter)
+        except SrDeployError as e:
+            if is_disk_full(e.__cause__):
+                raise
+            reporter.log(f"failed: {e.message}" + (f"; {e.hint}" if e.hint else ""))
+            failed.append(e.message)
+    if failed:
         raise InputError(
-            f"{source} cannot be read as a picture, and a video cannot become {output.name}",
-            hint=f"give an output ending in {', '.join(CONTAINERS)} for a video; "
-            f"pictures end in {', '.join(PICTURE_SUFFIXES)}",
+            f"not everything was upscaled: {failed[0]}",
+            hint="see the lines above; the rest is done",
         )
-    if output.is_dir():
-        output = output / source.name
-    if options.governor:
-        _upscale_governed(source, output, options, reporter)
+
+
+def plan_run(
+    inputs: Sequence[str], output: Optional[str], options: UpscaleOptions
+) -> Tuple[List[Job], UpscaleOptions]:
+    """Return what `upscale_paths` does, and the options with a network. Reads the folders only.
+
+    Raises an SrDeployError on bad input.
+    """
+    sources = find_inputs(inputs)
+    options = options.with_model(_factor(sources, options))
+    suffix = None if options.format is None else f".{options.format}"
+    label = "" if output is not None else options.size.label(_scale_of(options))
+    names = names_of(output, label=label, suffix=suffix)
+    jobs = plan_jobs(sources, names)
+    named = len(sources) == 1 and output is not None and not names.is_folder
+    options.check_inputs(
+        [_kind(job) for job in jobs], named=named and not isinstance(jobs[0], PicturesJob)
+    )
+    return jobs, options
+
+
+def _kind(job: Job) -> str:
+    if isinstance(job, VideoJob):
+        return "video"
+    return "pictures" if isinstance(job, PicturesJob) else "picture"
+
+
+def _factor(sources: Sequence[Path], options: UpscaleOptions) -> Optional[float]:
+    """Return by what factor the inputs become larger; None: by the network's scale, or unknown."""
+    size = options.size
+    if size.box is None or len(sources) != 1 or options.model is not None or sources[0].is_dir():
+        return size.factor
+    if input_kind(sources[0], None) == "video":
+        facts = probe_video(sources[0])
+        return size.factor_for(facts.hw, turned=facts.turned)
+    picture = read_picture(sources[0])
+    hw = (picture.rgb.shape[0], picture.rgb.shape[1])
+    return size.factor_for(hw, turned=picture.turned)
+
+
+def _scale_of(options: UpscaleOptions) -> int:
+    """Return the scale of the network. Raises an SrDeployError if there is none."""
+    defaults = {name: scale for scale, name in DEFAULT_MODELS.items()}
+    if options.model in defaults:  # at once, without a look at it
+        return defaults[options.model]
+    network = options.network()
+    scale = network.find_scale()
+    if scale is None:
+        raise InputError(f"the scale of {network.name} is not known", hint="give -o")
+    return scale
+
+
+def _run_job(job: Job, options: UpscaleOptions, reporter: Reporter) -> None:
+    if isinstance(job, PicturesJob):
+        _upscale_pictures(job, options, reporter)
+        return
+    if isinstance(job, PictureTask):
+        check_picture(job, options.result)
+    elif options.governor:
+        _upscale_governed(job, options, reporter)
         return
     network = options.network()
-    reserved = _reserved_results(options) if kind == "video" else 0
+    reserved = _reserved_results(options) if isinstance(job, VideoJob) else 0
     sharing = MemorySharing(reserved_results=reserved)
     with contextlib.closing(
         options.upscaler(network, sharing=sharing, log=reporter.log)
     ) as upscaler:
-        reporter.log(f"{network.name} on {source}, by {upscaler.where}")
-        if kind == "video":
-            _upscale_video(source, output, upscaler, options, reporter)
+        reporter.log(f"{network.name} on {job.source}, by {upscaler.where}")
+        if isinstance(job, VideoJob):
+            _upscale_video(job, upscaler, options, reporter)
             if upscaler.work is not None:
                 reporter.log(f"all frames of this run: {upscaler.work}")
         elif options.decisions is None:
-            task = PictureTask(source, output)
-            upscale_picture(task, upscaler, reporter, force=options.force)
+            upscale_picture(job, upscaler, reporter, options.result)
         else:
-            task = PictureTask(source, output)
-            _upscale_with_decisions(task, upscaler, options, reporter)
+            _upscale_with_decisions(job, upscaler, options, reporter)
         reporter.log(upscaler.memory_report())
 
 
-def _input_kind(source: Path, output: Path) -> str:
-    if source.is_dir():
-        return "folder"
-    if not source.exists():
-        raise InputError(f"there is no file or folder {source}")
-    if not source.is_file():  # opening a pipe would block
-        raise InputError(f"{source} is neither a file nor a folder", hint="save it to a file first")
-    animation = output.suffix.lower() in CONTAINERS and not output.is_dir()
-    if is_picture(source) and not animation:
-        return "picture"
-    reason = why_not_read(source)
-    if reason and not animation:
-        raise InputError(f"cannot upscale {source}: {reason}")
-    return "video"
-
-
-def _upscale_folder(
-    source: Path, output: Path, options: UpscaleOptions, reporter: Reporter
-) -> None:
-    with remove_empty_folders(output):
-        summary = upscale_tree(source, output, options, reporter)
+def _upscale_pictures(job: PicturesJob, options: UpscaleOptions, reporter: Reporter) -> None:
+    folders = [] if job.folder is None else [job.folder]
+    with remove_empty_folders(*folders):
+        summary = upscale_pictures(job, options, reporter)
     for path in sorted(summary.busy):
         reporter.log(
             f"{path} is left to the process that claims it; "
@@ -128,7 +191,7 @@ def _upscale_with_decisions(
         make_output_folder(drawing.parent)  # fails before the work if it cannot be written
         session: Any = upscaler.session
         session.decisions = []  # a list: the session appends a map per tile
-        upscale_picture(task, upscaler, reporter, force=options.force)
+        upscale_picture(task, upscaler, reporter, options.result)
         decisions = upscaler.assemble(session.decisions)
         with atomic_path(drawing) as temporary:
             write_png(temporary, decisions_picture(decisions, scale=upscaler.scale))
@@ -141,28 +204,26 @@ def _reserved_results(options: UpscaleOptions) -> int:
 
 
 def _upscale_video(
-    source: Path, output: Path, upscaler: VideoUpscaler, options: UpscaleOptions, reporter: Reporter
+    job: VideoJob, upscaler: VideoUpscaler, options: UpscaleOptions, reporter: Reporter
 ) -> None:
     summary = upscale_video(
-        source,
-        output,
+        job.source,
+        job.output,
         upscaler,
         codec=options.codec,
         crf=options.crf,
         drop=options.drop,
-        force=options.force,
+        result=options.result,
         reporter=reporter,
     )
     reporter.log(str(summary))
-    reporter.written(output)
+    reporter.written(job.output)
 
 
-def _upscale_governed(
-    source: Path, output: Path, options: UpscaleOptions, reporter: Reporter
-) -> None:
+def _upscale_governed(job: VideoJob, options: UpscaleOptions, reporter: Reporter) -> None:
     networks = describe_family(str(options.model))
     sharing = MemorySharing(reserved_results=_reserved_results(options))
-    log_path = side_path(output.with_suffix(""), ".governor.jsonl")
+    log_path = side_path(job.output.with_suffix(""), ".governor.jsonl")
     with contextlib.ExitStack() as stack:
         upscalers = [
             stack.enter_context(
@@ -180,7 +241,7 @@ def _upscale_governed(
             log=log_to(log_path),
         )
         by = upscalers[0].where
-        reporter.log(f"{networks[0].model} on {source}, by {by}; {governor.describe()}")
-        _upscale_video(source, output, governor, options, reporter)
+        reporter.log(f"{networks[0].model} on {job.source}, by {by}; {governor.describe()}")
+        _upscale_video(job, governor, options, reporter)
         reporter.log(f"{governor.summary()}; frame by frame: {log_path}")
         reporter.log(max(upscalers, key=lambda u: u.estimated_bytes).memory_report())

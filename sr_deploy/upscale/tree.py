@@ -17,7 +17,7 @@ from sr_deploy.core.pictures.formats import (
 )
 from sr_deploy.upscale.folder_log import PictureTask
 
-_VIDEOS = frozenset(
+VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .qt .mkv .webm .avi .wmv .asf .mpg .mpeg .m2v .mts .m2ts .3gp .3g2 .flv .ogv"
     " .vob .mxf .insv .dv .rm .rmvb".split()
 )
@@ -51,9 +51,7 @@ def find_pictures(source: Path, output: Path, *, suffix: Optional[str] = None) -
     sources: Dict[Path, Path] = {}
     for path in _files(source, {output.resolve()}, tree.passed_over):
         if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
-            name = path.relative_to(source)
-            own_suffix = name.suffix if format_of_name(name) is not None else ".png"
-            result = output / name.with_suffix(suffix or own_suffix)
+            result = output / result_name(path.relative_to(source), suffix)
             other = sources.setdefault(result, path)
             if other != path:
                 raise InputError(
@@ -61,7 +59,7 @@ def find_pictures(source: Path, output: Path, *, suffix: Optional[str] = None) -
                     hint="rename one" + ("" if suffix is None else ", or remove --format"),
                 )
             tree.tasks.append(PictureTask(path, result))
-        elif path.suffix.lower() in _VIDEOS:
+        elif path.suffix.lower() in VIDEO_SUFFIXES:
             tree.videos.append(path)
         else:
             reason = why_not_read(path)
@@ -73,6 +71,16 @@ def find_pictures(source: Path, output: Path, *, suffix: Optional[str] = None) -
             problem += f"; {len(tree.passed_over)} are passed over, such as {path}: {reason}"
         raise InputError(problem, hint="give a folder of pictures")
     return tree
+
+
+def result_name(name: Path, suffix: Optional[str]) -> Path:
+    """Return the name of a picture's result: with `suffix`, else its own if that can be written.
+
+    >>> result_name(Path("a.gif"), None).name
+    'a.png'
+    """
+    own_suffix = name.suffix if format_of_name(name) is not None else ".png"
+    return name.with_suffix(suffix or own_suffix)
 
 
 def why_not_read(path: Path) -> str:

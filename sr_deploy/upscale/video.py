@@ -22,7 +22,9 @@ import numpy as np
 from sr_deploy.core.claims import claim_file, read_holder
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import check_new, make_output_folder, sha256_of, side_path
+from sr_deploy.upscale.folder import DEFAULT_RESULT, ResultOptions
 from sr_deploy.upscale.governor import Governor
+from sr_deploy.upscale.output_size import resample
 from sr_deploy.upscale.overlap import WriteBehind, read_ahead
 from sr_deploy.upscale.reporter import Reporter
 from sr_deploy.upscale.upscaler import Upscaler
@@ -67,13 +69,14 @@ def upscale_video(
     codec: str = "libx264",
     crf: Optional[int] = None,
     drop: FrozenSet[int] = frozenset(),
-    force: bool = False,
+    result: ResultOptions = DEFAULT_RESULT,
     reporter: Reporter = Reporter(),  # noqa: B008 - frozen
 ) -> VideoSummary:
     """Upscale a video into `output` (MP4, MOV, Matroska or WebM).
 
     codec: see `CODECS`. crf: its quality; None: its default. drop: the numbers of the source's
-    streams to leave out. force: replace an existing output.
+    streams to leave out. result: the size of the frames, and whether an existing output is
+    replaced.
 
     Resumes from the parts that a killed run of the same source, upscaler and encoder left in
     `OUTPUT.parts`. At Ctrl-C, and where the source breaks off, the frames so far are written to
@@ -81,9 +84,10 @@ def upscale_video(
     MissingPackageError without PyAV or OpenCV.
     """
     source, output = Path(source), Path(output)
-    _check_paths(source, output, force)
+    _check_paths(source, output, result.force)
     facts = probe_video(source)
-    encoding = choose_encoding(facts, upscaler.scale, codec=codec, crf=crf, gop=PART_FRAMES)
+    hw = result.size.of(facts.hw, upscaler.scale, turned=facts.turned, even=True)
+    encoding = choose_encoding(facts, hw, codec=codec, crf=crf, gop=PART_FRAMES)
     task = VideoTask(source, output, facts, encoding, drop)
     losses = check_streams(task)
     upscaler.plan(facts.hw)
@@ -134,8 +138,13 @@ def _run(task: VideoTask, upscaler: VideoUpscaler, reporter: Reporter) -> VideoS
 def _upscale_frames(
     task: VideoTask, upscaler: VideoUpscaler, writer: PartWriter, reporter: Reporter
 ) -> None:
+    network_hw = (task.facts.hw[0] * upscaler.scale, task.facts.hw[1] * upscaler.scale)
+
     def encode(item: Tuple[int, np.ndarray, np.ndarray]) -> None:
-        writer.add(*item)
+        pts, lr, hr = item
+        # Others are refused by the encoder.
+        resized = hr.shape[:2] == network_hw
+        writer.add(pts, lr, resample(hr, task.encoding.hw) if resized else hr)
 
     behind = WriteBehind(encode)
     after = writer.parts[-1].last if writer.parts else None
@@ -154,8 +163,8 @@ def _upscale_frames(
             broken_off = e  # the frames that are on their way come first
 
     try:
-        with contextlib.closing(decoded), reporter.frames(
-            writer.frames, task.facts.frames
+        with contextlib.closing(decoded), reporter.progress.track(
+            "upscaling", task.facts.frames, unit="frames", done=writer.frames
         ) as advance:
             for upscaled in upscaler.frames(images()):
                 behind.put((*frames.popleft(), upscaled))

@@ -56,9 +56,9 @@ def encoder_results(codec: str) -> int:
 
 
 def choose_encoding(
-    facts: VideoFacts, scale: int, *, codec: str, crf: Optional[int], gop: int
+    facts: VideoFacts, hw: Tuple[int, int], *, codec: str, crf: Optional[int], gop: int
 ) -> Encoding:
-    """Return the encoding in the source's chroma subsampling, depth, matrix and range.
+    """Return the encoding of frames of (h, w) in the source's chroma subsampling, depth, matrix and range.
 
     Grey becomes 4:2:0 without colour, RGB becomes 4:4:4 in BT.709. Raises InputError if the codec
     is unknown or missing in this FFmpeg, or does not take the pixel format, the size or the CRF.
@@ -75,14 +75,14 @@ def choose_encoding(
             hint=f"use --codec {' or '.join(others)}" if others else "",
         )
     matrix, full = (1, False) if source.layout == "rgb" else (source.matrix, source.full)
-    h, w = facts.hw[0] * scale, facts.hw[1] * scale
+    h, w = hw
     colour = Colour(layout, source.depth, matrix, full)
     tail = (facts.tags, facts.rate, facts.aspect, gop)
     encoding = Encoding(codec, tuple(options.items()), pix_fmt, (h, w), colour, *tail)
     if codec != "ffv1" and layout != "444" and (w % 2 or (h % 2 and layout == "420")):
         raise InputError(
             f"the upscaled video would be {w}x{h}, but {pix_fmt} in {codec} needs even sizes",
-            hint="use --codec ffv1, or a network of scale 2 or 4",
+            hint="use --codec ffv1, a network of scale 2 or 4, or --outscale, which makes sizes even",
         )
     try:
         open_encoder(encoding).encode(None)

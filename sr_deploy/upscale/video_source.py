@@ -47,6 +47,11 @@ class VideoFacts:
     aspect: Optional[Fraction]  # of a pixel; None: square or not stated
     matrix: Tuple[int, ...] = ()  # the display matrix (rotation, flips), nine integers, if any
 
+    @property
+    def turned(self) -> bool:
+        """Whether players swap the sides."""
+        return bool(self.matrix) and abs(self.matrix[1]) > abs(self.matrix[0])
+
 
 def probe_video(path: Path) -> VideoFacts:
     """Return the properties of a video, from its container and first frame.

@@ -10,49 +10,60 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Set, Tuple
 
 from sr_deploy.core.errors import CannotRunHereError, InputError, SrDeployError
+from sr_deploy.core.progress import Advance, Progress
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.runtime.graph_probe import CONTRACTS, GraphContract
 from sr_deploy.runtime.opener import kind_of
 from sr_deploy.runtime.torch_device import gpu_count
-from sr_deploy.upscale.folder import QUEUED_RESULTS, FolderSummary, upscale_folder
+from sr_deploy.upscale.folder import (
+    QUEUED_RESULTS,
+    FolderSummary,
+    ResultOptions,
+    upscale_folder,
+)
 from sr_deploy.upscale.folder_log import PictureTask
+from sr_deploy.upscale.inputs import PicturesJob
 from sr_deploy.upscale.memory import MemorySharing
 from sr_deploy.upscale.options import UpscaleOptions
 from sr_deploy.upscale.reporter import Reporter
-from sr_deploy.upscale.tree import find_pictures
 from sr_deploy.upscale.upscaler import Upscaler
 
 _EXIT_S = 30.0
 """A worker that has not ended so long after its last message is ended."""
 
 
-def upscale_tree(
-    source: Path, output: Path, options: UpscaleOptions, reporter: Reporter
+def upscale_pictures(
+    job: PicturesJob, options: UpscaleOptions, reporter: Reporter
 ) -> FolderSummary:
-    """Upscale a folder tree by processes that share the cores and the memory.
+    """Upscale pictures by processes that share the cores and the memory.
 
     Raises an SrDeployError on bad input. A bad picture is reported and counted.
     """
-    suffix = None if options.format is None else f".{options.format}"
-    tree = find_pictures(source, output, suffix=suffix)
-    for path, reason in tree.passed_over.items():
+    for path, reason in job.passed_over.items():
         reporter.log(f"passed over: {path}: {reason}")
-    for path in tree.videos:
+    for path in job.videos:
         reporter.log(f"left out: {path}: it is a video; give it alone")
-    summary = _upscale_by_workers(tree.tasks, output, options, reporter)
-    return replace(summary, passed_over=set(tree.passed_over), videos=set(tree.videos))
+    for path, source in job.results.items():
+        reporter.log(f"left out: {path}: it is the result of {source}")
+    summary = FolderSummary()
+    if job.tasks:
+        summary = _upscale_by_workers(job.tasks, job.folder, options, reporter)
+    return replace(summary, passed_over=set(job.passed_over), videos=set(job.videos))
 
 
 def _upscale_by_workers(
-    tasks: Sequence[PictureTask], output: Path, options: UpscaleOptions, reporter: Reporter
+    tasks: Sequence[PictureTask],
+    output: Optional[Path],
+    options: UpscaleOptions,
+    reporter: Reporter,
 ) -> FolderSummary:
     if options.workers == 1:
         sharing = MemorySharing(queued_results=QUEUED_RESULTS)
         upscaler = options.upscaler(options.network(), sharing=sharing, log=reporter.log)
-        return _upscale_tasks(tasks, output, upscaler, reporter, force=options.force)
+        return _upscale_tasks(tasks, output, upscaler, reporter, options.result)
     if options.model is not None and kind_of(options.model) == "artifact":
         options.network().find_scale()  # so that a graph is probed once, not by every worker
     workers = min(options.workers, len(tasks))
@@ -69,7 +80,8 @@ def _upscale_by_workers(
     for process in processes:
         process.start()
     try:
-        summary = _collect(processes, messages, reporter)
+        with reporter.progress.track("upscaling", len(tasks), unit="pictures") as advance:
+            summary = _collect(processes, messages, reporter, advance)
         for process in processes:  # a signal while it ends would print a traceback
             process.join(_EXIT_S)
         return summary
@@ -82,23 +94,25 @@ def _upscale_by_workers(
 
 def _upscale_tasks(
     tasks: Sequence[PictureTask],
-    output: Path,
+    output: Optional[Path],
     upscaler: Upscaler,
     reporter: Reporter,
-    *,
-    force: bool,
+    result: ResultOptions,
 ) -> FolderSummary:
     with contextlib.closing(upscaler):
         reporter.log(f"{upscaler.session.name} by {upscaler.where}")
-        summary = upscale_folder(tasks, output, upscaler, reporter, force=force)
+        summary = upscale_folder(tasks, output, upscaler, reporter, result)
         if summary.done:
             reporter.log(upscaler.memory_report())
     return summary
 
 
-def _collect(processes: Sequence[Any], messages: Any, reporter: Reporter) -> FolderSummary:
+def _collect(
+    processes: Sequence[Any], messages: Any, reporter: Reporter, advance: Advance
+) -> FolderSummary:
     """Forward the workers' messages until all have finished, and return their joint summary."""
     total, running, logged = FolderSummary(), len(processes), set()
+    seen: Set[str] = set()  # pictures that a worker has done, skipped or failed at
     while running:
         try:
             kind, value = messages.get(timeout=0.5)
@@ -117,6 +131,9 @@ def _collect(processes: Sequence[Any], messages: Any, reporter: Reporter) -> Fol
             reporter.log(value)
         elif kind == "written":
             reporter.written(value)
+        elif kind == "step" and value not in seen:  # every worker skips the same pictures
+            seen.add(value)
+            advance(value)
         elif kind == "done":
             running -= 1
             total.add(value)
@@ -125,7 +142,7 @@ def _collect(processes: Sequence[Any], messages: Any, reporter: Reporter) -> Fol
 
 def _work(
     tasks: Sequence[PictureTask],
-    output: Path,
+    output: Optional[Path],
     options: UpscaleOptions,
     number_of: Any,
     messages: Any,
@@ -144,16 +161,41 @@ def _work(
     _take_cores(number, workers)
     try:
         reporter = Reporter(
-            log=lambda line: messages.put(("log", line)),
+            log=_Messages(messages),
             written=lambda path: messages.put(("written", path)),
         )
         upscaler = upscaler_of_worker(options, number, workers, reporter.log)
-        summary = _upscale_tasks(tasks, output, upscaler, reporter, force=options.force)
+        summary = _upscale_tasks(tasks, output, upscaler, reporter, options.result)
         messages.put(("done", summary))
     except SrDeployError as e:
         messages.put(("error", (e.message, e.hint)))
     except KeyboardInterrupt:
         pass
+
+
+class _Messages(Progress):
+    """Puts a worker's lines and steps into the queue."""
+
+    def __init__(self, messages: Any) -> None:
+        self._messages = messages
+
+    def __call__(self, line: str) -> None:
+        self._messages.put(("log", line))
+
+    @contextlib.contextmanager
+    def track(
+        self, what: str, total: int = 0, *, unit: str = "", done: int = 0
+    ) -> Iterator[Advance]:
+        yield _Step(self._messages)
+
+
+class _Step(Advance):
+    def __init__(self, messages: Any) -> None:
+        self._messages = messages
+
+    def __call__(self, detail: str = "", *, steps: int = 1) -> None:
+        if steps:
+            self._messages.put(("step", detail))
 
 
 def upscaler_of_worker(
