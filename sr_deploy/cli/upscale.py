@@ -83,7 +83,8 @@ _OPTIONS = (
         type=click.IntRange(1, 64),
         default=1,
         show_default=True,
-        help="Several pictures: the number of processes that share the work and take turns at the GPUs.",
+        help="Several pictures: the number of processes that share the work and take turns at the "
+        "GPUs.",
     ),
     click.option(
         "--codec", default="libx264", show_default=True, help="Videos: an encoder of FFmpeg."

@@ -29,8 +29,8 @@ from sr_deploy.core.pictures.formats import format_for
 from sr_deploy.core.progress import Advance
 from sr_deploy.upscale.comparison import Comparison, page_of
 from sr_deploy.upscale.folder_log import FolderLog, PictureTask
-from sr_deploy.upscale.overlap import WriteBehind, read_ahead
 from sr_deploy.upscale.output_size import NETWORK_SIZE, OutputSize
+from sr_deploy.upscale.overlap import WriteBehind, read_ahead
 from sr_deploy.upscale.pictures import Picture, read_picture, upscale_pixels, write_picture
 from sr_deploy.upscale.reporter import Reporter
 from sr_deploy.upscale.upscaler import Upscaler
@@ -127,7 +127,8 @@ class _Item:
         h, w = self.picture.rgb.shape[:2]
         notes = "".join(f"; {note}" for note in self.picture.notes)
         seconds = time.perf_counter() - self.started
-        return f"{self.task.output}: {w} wide, {h} high, from {self.description}, {seconds:.1f} s{notes}"
+        how = f"{w} wide, {h} high, from {self.description}, {seconds:.1f} s"
+        return f"{self.task.output}: {how}{notes}"
 
 
 def upscale_picture(

@@ -164,7 +164,7 @@ def plan_jobs(sources: Sequence[Path], names: OutputNames) -> List[Job]:
 def _only_job(source: Path, names: OutputNames) -> Job:
     if source.is_dir():
         output = names.output or names.beside(source, "")
-        return _tree_job(source, output, names.suffix)
+        return tree_job(source, output, names.suffix)
     target = None if names.is_folder else names.output
     kind = input_kind(source, target)
     if kind == "video":
@@ -178,7 +178,8 @@ def _only_job(source: Path, names: OutputNames) -> Job:
     return PictureTask(source, target or names.of_picture(source))
 
 
-def _tree_job(source: Path, output: Path, suffix: Optional[str]) -> PicturesJob:
+def tree_job(source: Path, output: Path, suffix: Optional[str] = None) -> PicturesJob:
+    """Return the job of a folder's pictures (see `find_pictures`)."""
     tree = find_pictures(source, output, suffix=suffix)
     return PicturesJob(output, tree.tasks, tree.passed_over, tree.videos)
 
@@ -186,8 +187,8 @@ def _tree_job(source: Path, output: Path, suffix: Optional[str]) -> PicturesJob:
 def _folder_job(source: Path, names: OutputNames) -> PicturesJob:
     """Return the job of one of several folders."""
     if names.output is None:
-        return _tree_job(source, names.beside(source, ""), names.suffix)
-    return _tree_job(source, names.output / source.resolve().name, names.suffix)
+        return tree_job(source, names.beside(source, ""), names.suffix)
+    return tree_job(source, names.output / source.resolve().name, names.suffix)
 
 
 def input_kind(source: Path, output: Optional[Path]) -> str:
@@ -220,9 +221,7 @@ def _kind_among_others(source: Path, job: PicturesJob) -> str:
     return kind
 
 
-def _without_results(
-    sources: Sequence[Path], names: OutputNames, job: PicturesJob
-) -> List[Path]:
+def _without_results(sources: Sequence[Path], names: OutputNames, job: PicturesJob) -> List[Path]:
     """Leave out files that an earlier run made of other inputs: `photo_x4.png` beside `photo.jpg`.
 
     A pattern such as `*` matches both.

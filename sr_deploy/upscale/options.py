@@ -103,7 +103,9 @@ class UpscaleOptions:
                 hint="give the videos alone",
             )
         if "pictures" not in kinds and self.workers != 1:
-            raise InputError("--workers is for folders and several pictures", hint="remove it")
+            raise InputError(
+                "--workers is for several pictures, such as those of a folder", hint="remove it"
+            )
         if named and self.format is not None:
             raise InputError(
                 "--format is given, and the name after -o has an ending too", hint="remove one"

@@ -18,7 +18,7 @@ from sr_deploy.core.files import (
 from sr_deploy.core.images import write_png
 from sr_deploy.core.shipped import DEFAULT_MODELS
 from sr_deploy.runtime.adaptive.decisions import LEGEND, decisions_picture
-from sr_deploy.runtime.opener import describe_family
+from sr_deploy.runtime.opener import describe_family, describe_one
 from sr_deploy.upscale.folder import check_picture, upscale_picture
 from sr_deploy.upscale.folder_log import PictureTask
 from sr_deploy.upscale.governor import Governor, log_to
@@ -123,7 +123,10 @@ def _scale_of(options: UpscaleOptions) -> int:
     defaults = {name: scale for scale, name in DEFAULT_MODELS.items()}
     if options.model in defaults:  # at once, without a look at it
         return defaults[options.model]
-    network = options.network()
+    if options.adaptive is None:
+        network = describe_one(str(options.model), options.variant)
+    else:
+        network = options.network()
     scale = network.find_scale()
     if scale is None:
         raise InputError(f"the scale of {network.name} is not known", hint="give -o")

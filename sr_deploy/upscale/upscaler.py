@@ -11,6 +11,7 @@ from typing import Any, Callable, Deque, Dict, Iterable, Iterator, Optional, Seq
 import numpy as np
 
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.progress import Progress
 from sr_deploy.core.session import ExecutedWork, Session
 from sr_deploy.core.sizes import HW, hw_text
 from sr_deploy.runtime.device_tiles import DeviceTiles
@@ -79,6 +80,8 @@ class Upscaler:
         """The estimated peak memory of the plans so far. 0 where memory cannot be measured."""
         self.device_ms: Optional[float] = None
         """Time of the last image on the GPU, by its events; None without them."""
+        self.tile_progress = Progress()
+        """Gets the tiles of each image as steps."""
         self.work: Optional[ExecutedWork] = None
         """The work of an adaptive network on all images so far."""
         self._tile = tile
@@ -213,7 +216,9 @@ class Upscaler:
             plan = self._last_plan = self.plan(hw, bytes_per_px=3 * image.itemsize + more_per_px)
             self.session.reset_work(own=hw[0] * hw[1] / plan.fed_px)
             tiles = self._gpu or self._tiles
-            wait = tiles.start(plan, image, out, white=_WHITE[image.dtype])
+            with self.tile_progress.track("upscaling", plan.tiles, unit="tiles") as advance:
+                self._tiles.on_tile = advance
+                wait = tiles.start(plan, image, out, white=_WHITE[image.dtype])
             if wait is None:
                 self._plans.clear()
         work = self.session.executed_work()

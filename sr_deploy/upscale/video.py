@@ -84,7 +84,7 @@ def upscale_video(
     MissingPackageError without PyAV or OpenCV.
     """
     source, output = Path(source), Path(output)
-    _check_paths(source, output, result.force)
+    check_paths(source, output, result.force)
     facts = probe_video(source)
     hw = result.size.of(facts.hw, upscaler.scale, turned=facts.turned, even=True)
     encoding = choose_encoding(facts, hw, codec=codec, crf=crf, gop=PART_FRAMES)
@@ -223,7 +223,8 @@ def _write_output(task: VideoTask, writer: PartWriter, *, complete: bool) -> Lis
     return notes
 
 
-def _check_paths(source: Path, output: Path, force: bool) -> None:
+def check_paths(source: Path, output: Path, force: bool) -> None:
+    """Raise InputError if a video or its output cannot be used, by their names."""
     if not source.is_file():
         raise InputError(f"{source}: {'is a folder' if source.is_dir() else 'no such file'}")
     if output.suffix.lower() not in CONTAINERS:

@@ -58,7 +58,7 @@ def encoder_results(codec: str) -> int:
 def choose_encoding(
     facts: VideoFacts, hw: Tuple[int, int], *, codec: str, crf: Optional[int], gop: int
 ) -> Encoding:
-    """Return the encoding of frames of (h, w) in the source's chroma subsampling, depth, matrix and range.
+    """Return the encoding of frames of (h, w), as the source in layout, depth, matrix and range.
 
     Grey becomes 4:2:0 without colour, RGB becomes 4:4:4 in BT.709. Raises InputError if the codec
     is unknown or missing in this FFmpeg, or does not take the pixel format, the size or the CRF.
@@ -82,7 +82,7 @@ def choose_encoding(
     if codec != "ffv1" and layout != "444" and (w % 2 or (h % 2 and layout == "420")):
         raise InputError(
             f"the upscaled video would be {w}x{h}, but {pix_fmt} in {codec} needs even sizes",
-            hint="use --codec ffv1, a network of scale 2 or 4, or --outscale, which makes sizes even",
+            hint="use --codec ffv1, a network of scale 2 or 4, or --outscale: it makes them even",
         )
     try:
         open_encoder(encoding).encode(None)

@@ -97,7 +97,6 @@ def test_a_budget_is_kept_and_a_folder_goes_on_by_it(run_cli, picture, tmp_path)
             "--adaptive chooses a branch for each part of an image",
         ),
         (("--max-flops", "60%", "-m", "asrn_x4"), "need an adaptive network"),
-        ((), "no network given"),
     ],
 )
 def test_what_does_not_go_together_is_refused_and_nothing_written(

@@ -88,8 +88,8 @@ def test_formats_of_a_folder(run_cli, picture, tmp_path):
         (("--fps", 24), "are for videos"),
         (("--governor",), "are for videos"),
         (("--crf", 20), "--codec, --crf and --drop are for videos"),
-        (("--workers", 2), "are for folders"),
-        (("--format", "png"), "are for folders"),
+        (("--workers", 2), "is for several pictures"),
+        (("--format", "png"), "the name after -o has an ending too"),
         (("--variant", "c5"), "no variant 'c5'"),
     ],
 )

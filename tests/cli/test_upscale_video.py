@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import io
 import json
 
 import pytest
 
-from sr_deploy.cli.upscale import frame_progress
 from sr_deploy.core.session import ExecutedWork, Session
 from sr_deploy.runtime import opener
 from sr_deploy.runtime.opener.description import NetworkDescription
@@ -120,7 +118,7 @@ def test_a_governor_reports_its_variants_and_logs_each_choice(run_cli, film, tmp
         (("--governor", "--fps", 24, "--variant", "d1"), "b.mkv", "but --variant is given too"),
         (("--governor", "--fps", 24), "b.avi", "unknown video format"),
         (("--governor", "--fps", 24), "film.mp4", "the input itself"),
-        (("--variant", "d1", "--workers", 2), "b.mkv", "are for folders"),
+        (("--variant", "d1", "--workers", 2), "b.mkv", "is for several pictures"),
         (("--variant", "d1", "--codec", "h264"), "b.mkv", "unknown codec"),
         (("--variant", "d1"), "b.webm", "webm cannot hold libx264"),
     ],
@@ -129,38 +127,3 @@ def test_refused_options_leave_no_files(run_cli, film, tmp_path, options, output
     result = run_cli("upscale", film, *MODEL, *options, "-o", tmp_path / output)
     assert result.exit_code == 1 and words in result.stderr and result.stdout == ""
     assert list(tmp_path.iterdir()) == [film]
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_a_terminal_shows_a_bar():
-    stream = Terminal()
-    with frame_progress(stream, 2, 6) as advance:
-        for _ in range(4):
-            advance()
-    assert "0/4" in stream.getvalue() and "4/4" in stream.getvalue()
-    assert "frames/s" in stream.getvalue() and "None" not in stream.getvalue()
-
-
-def test_a_terminal_shows_a_count_where_the_number_of_frames_is_unknown():
-    stream = Terminal()
-    with frame_progress(stream, 0, 0) as advance:
-        advance()
-        advance()
-    assert "2" in stream.getvalue() and "frames/s" in stream.getvalue()
-
-
-def test_a_file_gets_a_line_now_and_then():
-    stream, now = io.StringIO(), [0.0]
-    with frame_progress(stream, 100, 200, clock=lambda: now[0]) as advance:
-        for second in range(1, 26):
-            now[0] = float(second)
-            advance()
-    assert stream.getvalue().splitlines() == [
-        "frame 101 of 200, 1.00 frames/s, 0:01:39 left",
-        "frame 111 of 200, 1.00 frames/s, 0:01:29 left",
-        "frame 121 of 200, 1.00 frames/s, 0:01:19 left",
-    ]

@@ -19,8 +19,9 @@ from reports import Reports  # noqa: E402
 from sr_deploy.core.claims import claim_file, read_holder  # noqa: E402
 from sr_deploy.core.errors import InputError  # noqa: E402
 from sr_deploy.upscale import workers  # noqa: E402
-from sr_deploy.upscale.folder import FolderSummary, upscale_folder  # noqa: E402
+from sr_deploy.upscale.folder import FolderSummary, ResultOptions, upscale_folder  # noqa: E402
 from sr_deploy.upscale.folder_log import LOG, FolderLog, PictureTask  # noqa: E402
+from sr_deploy.upscale.inputs import tree_job  # noqa: E402
 from sr_deploy.upscale.memory import MemorySharing  # noqa: E402
 from sr_deploy.upscale.options import UpscaleOptions  # noqa: E402
 from sr_deploy.upscale.reporter import Reporter  # noqa: E402
@@ -59,7 +60,9 @@ def run(sessions):
             sharing=MemorySharing(queued_results=2),
         )
         tasks = find_pictures(folder, output, suffix=suffix).tasks
-        summary = upscale_folder(tasks, output, upscaler, reports.reporter, force=force)
+        summary = upscale_folder(
+            tasks, output, upscaler, reports.reporter, ResultOptions(force=force)
+        )
         return summary, reports.lines, reports.paths
 
     return go
@@ -373,12 +376,14 @@ import sys
 from pathlib import Path
 from sr_deploy.upscale.options import UpscaleOptions
 from sr_deploy.upscale.reporter import Reporter
-from sr_deploy.upscale.workers import upscale_tree
+from sr_deploy.upscale.inputs import tree_job
+from sr_deploy.upscale.workers import upscale_pictures
 
 if __name__ == "__main__":
     options = UpscaleOptions(sys.argv[3], workers=2)
     reporter = Reporter(lambda line: print(line, file=sys.stderr), print)
-    print(upscale_tree(Path(sys.argv[1]), Path(sys.argv[2]), options, reporter))
+    job = tree_job(Path(sys.argv[1]), Path(sys.argv[2]))
+    print(upscale_pictures(job, options, reporter))
 """
 
 
@@ -444,8 +449,8 @@ def test_workers_that_are_done_exit_by_themselves(monkeypatch, tree, tmp_path):
     context = SimpleNamespace(Queue=lambda: None, Process=lambda **given: StandInProcess)
     monkeypatch.setattr(workers.multiprocessing, "get_context", lambda method: context)
     monkeypatch.setattr(workers, "_collect", lambda *given: FolderSummary(done=4))
-    summary = workers.upscale_tree(
-        tree, tmp_path / "out", UpscaleOptions("m", workers=2), Reporter()
+    summary = workers.upscale_pictures(
+        tree_job(tree, tmp_path / "out"), UpscaleOptions("m", workers=2), Reporter()
     )
     assert summary.done == 4 and calls[:4] == ["join", "join", "terminate", "terminate"]
 

@@ -231,10 +231,10 @@ def test_the_device_is_named_and_why_it_is_not_the_gpu(make, sessions):
         ({}, 1, [(None, 3)] * 3),
         ({}, 2, [("cuda:0", 2), ("cuda:1", 1), ("cuda:0", 2)]),
         ({"device": "cuda"}, 4, [("cuda:0", 1), ("cuda:1", 1), ("cuda:2", 1)]),
-        ({"backend": "onnxruntime-cuda"}, 2, [("cuda:0", 2), ("cuda:1", 1), ("cuda:0", 2)]),
+        ({"runtime": "onnxruntime-cuda"}, 2, [("cuda:0", 2), ("cuda:1", 1), ("cuda:0", 2)]),
         ({"device": "cuda:1"}, 4, [("cuda:1", 3)] * 3),
         ({"device": "cpu"}, 4, [("cpu", 3)] * 3),
-        ({"backend": "onnxruntime"}, 4, [(None, 3)] * 3),
+        ({"runtime": "onnxruntime"}, 4, [(None, 3)] * 3),
     ],
 )
 def test_workers_take_turns_at_the_gpus(monkeypatch, given, gpus, expected):

@@ -17,7 +17,7 @@ from reports import Reports  # noqa: E402
 
 from sr_deploy.core.errors import InputError  # noqa: E402
 from sr_deploy.core.pictures.formats import FORMATS, PNG, format_for  # noqa: E402
-from sr_deploy.upscale.folder import upscale_picture  # noqa: E402
+from sr_deploy.upscale.folder import ResultOptions, upscale_picture  # noqa: E402
 from sr_deploy.upscale.folder_log import PictureTask  # noqa: E402
 from sr_deploy.upscale.pictures import read_picture, upscale_pixels, write_picture  # noqa: E402
 
@@ -32,7 +32,7 @@ class Nearest:
     scale = SCALE
     fed = None
 
-    def __call__(self, rgb, *, more_per_px=0):
+    def upscale_rgb(self, rgb, *, more_per_px=0):
         self.fed = rgb
         return rgb.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
 
@@ -56,7 +56,7 @@ def saved(path, image, **options):
 def through(source, output, upscaler=None):
     reports = Reports()
     task = PictureTask(source, output)
-    upscale_picture(task, upscaler or Nearest(), reports.reporter, force=True)
+    upscale_picture(task, upscaler or Nearest(), reports.reporter, ResultOptions(force=True))
     assert reports.paths == [output]
     return Image.open(output), "\n".join(reports.lines)
 
@@ -347,7 +347,7 @@ def test_pixels_that_a_format_cannot_hold_are_refused(tmp_path, mode, suffix, wo
 
 def test_a_result_larger_than_its_format_takes_is_refused(tmp_path):
     saved(tmp_path / "a.png", np.zeros((1, 8200, 3), np.uint8))
-    with pytest.raises(InputError, match="2x16400 pixels, more than 16383 a side, which WebP"):
+    with pytest.raises(InputError, match="16400x2 pixels, more than 16383 a side, which WebP"):
         through(tmp_path / "a.png", tmp_path / "b.webp")
 
 
@@ -463,7 +463,7 @@ def test_an_existing_output_is_replaced_by_force_only(tmp_path):
     with pytest.raises(InputError, match="b.png already exists") as caught:
         upscale_picture(task, Nearest(), Reports().reporter)
     assert "--force" in caught.value.hint and task.output.read_text() == "precious"
-    upscale_picture(task, Nearest(), Reports().reporter, force=True)
+    upscale_picture(task, Nearest(), Reports().reporter, ResultOptions(force=True))
     assert cv2.imread(str(task.output)) is not None
 
 

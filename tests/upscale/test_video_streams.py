@@ -75,7 +75,7 @@ def test_lists_of_streams_are_checked(text):
 def test_drop_is_for_videos():
     assert parse_streams("2,3") == {2, 3}
     with pytest.raises(InputError, match="--drop are for videos"):
-        UpscaleOptions(model="m", drop=frozenset([1])).check_input("picture")
+        UpscaleOptions(model="m", drop=frozenset([1])).check_inputs(["picture"], named=True)
 
 
 def test_tags_and_marks_that_the_output_loses_are_said(tmp_path):

@@ -33,7 +33,7 @@ from sr_deploy.core.pictures.formats import (  # noqa: E402
     XMP,
 )
 from sr_deploy.core.pictures.metadata import Structure  # noqa: E402
-from sr_deploy.upscale.folder import upscale_picture  # noqa: E402
+from sr_deploy.upscale.folder import ResultOptions, upscale_picture  # noqa: E402
 from sr_deploy.upscale.folder_log import PictureTask  # noqa: E402
 from sr_deploy.upscale.pictures import read_picture  # noqa: E402
 
@@ -52,7 +52,7 @@ RGB = np.dstack([GREY, GREY + 20, GREY + 40])
 class Nearest:
     scale = 2
 
-    def __call__(self, rgb, *, more_per_px=0):
+    def upscale_rgb(self, rgb, *, more_per_px=0):
         return rgb.repeat(2, axis=0).repeat(2, axis=1)
 
     def describe(self):
@@ -181,7 +181,9 @@ def through(data, tmp_path, target):
     source, output = tmp_path / "a", tmp_path / f"b{target.suffixes[0]}"
     source.write_bytes(data)
     reports = Reports()
-    upscale_picture(PictureTask(source, output), Nearest(), reports.reporter, force=True)
+    upscale_picture(
+        PictureTask(source, output), Nearest(), reports.reporter, ResultOptions(force=True)
+    )
     return output.read_bytes(), "\n".join(reports.lines)
 
 
