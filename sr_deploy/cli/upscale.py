@@ -7,6 +7,7 @@ from typing import Any, Callable, Optional, Tuple
 
 import click
 
+from sr_deploy.cli.alias import AliasedOption
 from sr_deploy.cli.code_options import code_options
 from sr_deploy.cli.output import emit
 from sr_deploy.cli.progress import terminal_progress
@@ -58,7 +59,11 @@ _OPTIONS = (
         help="One picture: a PNG file to write that shows how much was computed where.",
     ),
     click.option(
-        "--variant", help="The variant of a checkpoint or a folder.  [default: the largest]"
+        "--variants",
+        "variant",
+        cls=AliasedOption,
+        aliases=["--variant"],
+        help="The variant of a checkpoint or a folder.  [default: the largest]",
     ),
     click.option(
         "--tile",

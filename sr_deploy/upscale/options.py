@@ -53,7 +53,7 @@ class UpscaleOptions:
             )
         if self.governor and self.variant is not None:
             raise InputError(
-                "--governor chooses the variant, but --variant is given too", hint="remove one"
+                "--governor chooses the variant, but --variants is given too", hint="remove one"
             )
         if self.adaptive is None:
             if self.max_flops is not None or self.depth is not None or self.decisions is not None:
@@ -64,7 +64,7 @@ class UpscaleOptions:
         elif self.variant is not None or self.governor:
             raise InputError(
                 "--adaptive chooses a branch for each part of an image, "
-                "but --variant or --governor is given too",
+                "but --variants or --governor is given too",
                 hint="remove them",
             )
         if self.decisions is not None and self.decisions.suffix.lower() != ".png":

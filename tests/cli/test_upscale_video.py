@@ -115,7 +115,7 @@ def test_a_governor_reports_its_variants_and_logs_each_choice(run_cli, film, tmp
         (("--governor",), "b.mkv", "--governor needs --fps"),
         (("--fps", 24), "b.mkv", "need --governor"),
         (("--variant", "d1", "--max-watts", 9), "b.mkv", "need --governor"),
-        (("--governor", "--fps", 24, "--variant", "d1"), "b.mkv", "but --variant is given too"),
+        (("--governor", "--fps", 24, "--variant", "d1"), "b.mkv", "but --variants is given too"),
         (("--governor", "--fps", 24), "b.avi", "unknown video format"),
         (("--governor", "--fps", 24), "film.mp4", "the input itself"),
         (("--variant", "d1", "--workers", 2), "b.mkv", "is for several pictures"),
