@@ -37,7 +37,7 @@ def page_of(output: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BeforeAfter:
     """A picture before and after it was upscaled."""
 
     source: Path

@@ -29,7 +29,7 @@ _TRIAL_PX = 128
 """Side of the image that is run once to estimate the time."""
 
 
-class _Plan:
+class _PlanTeller:
     """The plan of a run, told line by line."""
 
     def __init__(self, upscaler: Upscaler, options: UpscaleOptions, reporter: Reporter) -> None:
@@ -101,7 +101,7 @@ def tell_plan(
     network = options.network()
     with contextlib.closing(options.upscaler(network, log=reporter.log)) as upscaler:
         reporter.log(f"{network.name}, x{upscaler.scale}, by {upscaler.where}")
-        plan = _Plan(upscaler, options, reporter)
+        plan = _PlanTeller(upscaler, options, reporter)
         with reporter.progress.track("reading", results, unit="files") as advance:
             for job in jobs:
                 passed_over = job.passed_over if isinstance(job, PicturesJob) else {}
@@ -131,7 +131,7 @@ def _has_log(job: PicturesJob) -> bool:
     return job.folder is not None and (job.folder / LOG).exists()
 
 
-def _tell_needs(plan: _Plan, upscaler: Upscaler, reporter: Reporter) -> None:
+def _tell_needs(plan: _PlanTeller, upscaler: Upscaler, reporter: Reporter) -> None:
     memory = "memory: not known here"
     if upscaler.estimated_bytes and upscaler.max_memory is not None:
         memory = (

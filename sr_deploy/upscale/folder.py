@@ -27,7 +27,7 @@ from sr_deploy.core.files import (
 )
 from sr_deploy.core.pictures.formats import format_for
 from sr_deploy.core.progress import Advance
-from sr_deploy.upscale.comparison import Comparison, page_of
+from sr_deploy.upscale.comparison import BeforeAfter, page_of
 from sr_deploy.upscale.folder_log import FolderLog, PictureTask
 from sr_deploy.upscale.output_size import NETWORK_SIZE, OutputSize
 from sr_deploy.upscale.overlap import WriteBehind, read_ahead
@@ -117,7 +117,7 @@ class _Item:
         output = self.task.output
         page = None
         if self.before is not None:  # first: writing changes the pixels' order in place
-            page = Comparison(self.task.source, output, self.before, self.picture, self.by).html()
+            page = BeforeAfter(self.task.source, output, self.before, self.picture, self.by).html()
         with atomic_path(output) as temporary:
             self.picture = write_picture(temporary, self.picture, format_for(output))
         if page is not None:

@@ -186,10 +186,10 @@ class _Messages(Progress):
     def track(
         self, what: str, total: int = 0, *, unit: str = "", done: int = 0
     ) -> Iterator[Advance]:
-        yield _Step(self._messages)
+        yield _StepMessages(self._messages)
 
 
-class _Step(Advance):
+class _StepMessages(Advance):
     def __init__(self, messages: Any) -> None:
         self._messages = messages
 
