@@ -21,6 +21,8 @@ torch:
     ntire_table(rows)                      format rows as the NTIRE challenge does
     quality_from_artifacts([...])          measure PSNR and SSIM on data sets (an iterator)
     quality_table(rows)                    format those rows as the papers do
+    select_network(rows, target="cpu", limits=Limits(max_ms=33))    the best that is fast enough
+    Limits(max_ms=33, min_psnr_db=28)      what a selected network must meet
     session_of(model, variant)             open a checkpoint, graph, engine, router or plan
     upscale_image(image, session)          upscale an (H, W, 3) array; floats are not clipped
 
@@ -54,6 +56,8 @@ _API = {
     "ntire_table": "sr_deploy.results.tables",
     "quality_from_artifacts": "sr_deploy.bench.quality",
     "quality_table": "sr_deploy.results.tables",
+    "select_network": "sr_deploy.results.selection",
+    "Limits": "sr_deploy.results.selection",
     "session_of": "sr_deploy.runtime.opener:open_session",
     "upscale_image": "sr_deploy.upscale.upscaler",
     "SrDeployError": "sr_deploy.core.errors",
@@ -70,6 +74,8 @@ if TYPE_CHECKING:  # editors and type checkers see the API; at run time it is la
     from sr_deploy.export.pipeline import ExportOptions as ExportOptions
     from sr_deploy.export.pipeline import onnx_from_checkpoint as onnx_from_checkpoint
     from sr_deploy.nets.checkpoint import load_checkpoint as load_checkpoint
+    from sr_deploy.results.selection import Limits as Limits
+    from sr_deploy.results.selection import select_network as select_network
     from sr_deploy.results.tables import ntire_table as ntire_table
     from sr_deploy.results.tables import quality_table as quality_table
     from sr_deploy.runtime.autotune import tuned_engine_from_onnx as tuned_engine_from_onnx

@@ -59,7 +59,10 @@ _BOUNDS: Dict[str, Bound] = {
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits that a network must meet. Raises InputError without any, or if one is not above 0."""
+    """Limits that a network must meet. Raises InputError without any, or if one is not above 0.
+
+    >>> limits = sr_deploy.Limits(max_ms=1000 / 30, min_psnr_db=28)
+    """
 
     max_ms: Optional[float] = None
     """Of a frame, including copies."""
@@ -103,6 +106,14 @@ class Selection:
 
 def select_network(rows: Sequence[BenchmarkRow], *, target: str, limits: Limits) -> Selection:
     """Select the network with the highest PSNR within the limits, among the rows of a target.
+
+    >>> export = sr_deploy.ExportOptions(sizes=["64x64"], target="cpu")
+    >>> graphs = sr_deploy.onnx_from_checkpoint("fsrcnn-w16_x4", "graphs", export)
+    >>> engines = sr_deploy.engine_from_onnx(graphs, "engines", target="cpu")
+    >>> options = sr_deploy.MeasureOptions(data="photos", runs=3)
+    >>> rows = list(sr_deploy.rows_from_artifacts(engines, options))
+    >>> sr_deploy.select_network(rows, target="cpu", limits=sr_deploy.Limits(max_ms=1000)).best
+    'fsrcnn-w16_x4.w16'
 
     With a minimum of PSNR as the only limit, the fastest network is selected. Raises InputError
     when the target has no rows, the rows do not compare, or none meets the limits.
