@@ -7,13 +7,17 @@ from typing import Any
 
 import click
 
+from sr_deploy.cli.alias import AliasedOption
 from sr_deploy.cli.output import emit, log
+from sr_deploy.cli.progress import terminal_progress
 
 
 @click.command("import-onnx")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--scale", type=click.IntRange(1, 16), help="What it enlarges by.  [default: found]")
-@click.option("--output", metavar="NAME", help="Which of several outputs is the image.")
+@click.option(
+    "--output-name", "output", metavar="NAME", help="Which of several outputs is the image."
+)
 @click.option("--name", help="Name of the model.  [default: the file's]")
 @click.option("--variant", default="", help="Which variant of the model it is, such as w16.")
 @click.option(
@@ -26,8 +30,10 @@ from sr_deploy.cli.output import emit, log
 @click.option("--simplify", is_flag=True, help="Write it as onnxslim simplifies it.")
 @click.option(
     "-o",
-    "--output-dir",
+    "--output",
     "folder",
+    cls=AliasedOption,
+    aliases=["--output-dir"],
     default=".",
     show_default=True,
     type=click.Path(path_type=Path),
@@ -43,7 +49,8 @@ def import_onnx(file: Path, folder: Path, **options: Any) -> None:
     from sr_deploy.core.sizes import Sizes
     from sr_deploy.runtime.import_onnx import ImportOptions, graph_from_file
 
-    imported = graph_from_file(file, folder, ImportOptions(**options))
+    with terminal_progress.track("running it to find its scale, sizes and values"):
+        imported = graph_from_file(file, folder, ImportOptions(**options))
     manifest = imported.manifest
     interface = manifest.interface
     assert interface is not None

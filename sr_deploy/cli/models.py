@@ -11,13 +11,15 @@ import click
 from sr_deploy.cli.alias import AliasedOption
 from sr_deploy.cli.code_options import code_options
 from sr_deploy.cli.output import emit, emit_json, log
+from sr_deploy.cli.progress import terminal_progress
+from sr_deploy.cli.tables import emit_table
 from sr_deploy.core.counts import COUNTERS, NTIRE_HW, Counts
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.routers import read_router_card, router_name, shipped_routers
 from sr_deploy.core.shipped import read_card, shipped_checkpoints
 from sr_deploy.core.sizes import HW, hw_text, parse_hw, up_to_multiple
 from sr_deploy.core.spec import check_min_hw
-from sr_deploy.results.render import markdown
+from sr_deploy.results.render import make_table, markdown
 from sr_deploy.results.slips import slips_of
 
 
@@ -108,8 +110,11 @@ def _list_shipped(as_json: bool) -> None:
 @click.command()
 @click.argument("model")
 @click.option(
-    "--variant",
-    help="A variant such as d3, c8 or c16-nla.  [default: the largest, or the paper's]",
+    "--variants",
+    cls=AliasedOption,
+    aliases=["--variant"],
+    help="One such as d3, c8 or c16-nla, a list such as d1,d3, or all.  "
+    "[default: the largest, or the paper's]",
 )
 @click.option(
     "--size",
@@ -128,21 +133,20 @@ def _list_shipped(as_json: bool) -> None:
 @code_options("model")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def complexity(
-    model: str, variant: Optional[str], size: Optional[str], counter: str, as_json: bool
+    model: str, variants: Optional[str], size: Optional[str], counter: str, as_json: bool
 ) -> None:
     """Count parameters, multiply-accumulates, activations and convolutions of MODEL.
 
     MODEL is a checkpoint, an architecture at a scale (asrn_x4), code, an ONNX graph with or without
-    a manifest, or an engine. A graph is counted node by node.
+    a manifest, or an engine. A graph is counted node by node. Several variants are printed as a
+    table.
     """
-    record, architecture = _counted(model, variant, NTIRE_HW if size is None else parse_hw(size))
-    counts = record if counter == "hooks" else record.get(counter)
-    if not counts:
-        raise InputError(
-            f"{model} has no counts by {counter}",
-            hint="count the checkpoints or graphs that it consists of, or was made from",
-        )
-    shown = {f.name: counts.get(f.name, {}) for f in dataclasses.fields(Counts)}
+    hw = NTIRE_HW if size is None else parse_hw(size)
+    if variants is not None and (variants == "all" or "," in variants):
+        _emit_counts_of_several(model, variants, hw, counter, as_json)
+        return
+    record, architecture = _counted(model, variants, hw)
+    shown = _counts_by(counter, record, model)
     hw = tuple(record.get("hw", NTIRE_HW))
     deployed = record.get("deployed", {}).get(counter, shown)
     if as_json:
@@ -156,13 +160,52 @@ def complexity(
         emit(f"note     {slip}")
 
 
+def _counts_by(counter: str, record: Dict[str, Any], model: str) -> Dict[str, Any]:
+    counts = record if counter == "hooks" else record.get(counter)
+    if not counts:
+        raise InputError(
+            f"{model} has no counts by {counter}",
+            hint="count the checkpoints or graphs that it consists of, or was made from",
+        )
+    return {f.name: counts.get(f.name, {}) for f in dataclasses.fields(Counts)}
+
+
+def _emit_counts_of_several(model: str, variants: str, hw: HW, counter: str, as_json: bool) -> None:
+    from sr_deploy.runtime.opener import describe
+
+    names = [network.variant for network in describe(model, variants, untrained=True)]
+    counted = []
+    with terminal_progress.track("counting", len(names)) as advance:
+        for name in names:
+            record, _ = _counted(model, name, hw)
+            hw = tuple(record.get("hw", NTIRE_HW))
+            counted.append({"variant": name, "hw": hw, **_counts_by(counter, record, model)})
+            advance(name)
+    if as_json:
+        emit_json(counted)
+        return
+    cells = [
+        [
+            c["variant"],
+            f"{c['params'] / 1e6:.3f}",
+            f"{c['macs'] / 1e9:.2f}",
+            f"{c['acts'] / 1e6:.2f}",
+            str(c["convs"]),
+        ]
+        for c in counted
+    ]
+    headings = ["variant", "#Params [M]", "FLOPs [G]", "#Acts [M]", "#Conv"]
+    notes = [f"{model}, multiply-accumulates at {hw_text(hw)}, counter {counter}"]
+    emit_table(make_table(headings, cells, notes))
+
+
 def _counted(model: str, variant: Optional[str], hw: HW) -> Tuple[Dict[str, Any], str]:
     """Return the counts of a network at an LR size, as in a manifest, and its architecture."""
     from sr_deploy.runtime.opener import describe_one, kind_of, split_variant
 
     source, named = split_variant(model)
     if named is not None and variant not in (None, named):
-        raise InputError(f"the model names variant {named}, but --variant is {variant}")
+        raise InputError(f"the model names variant {named}, but --variants is {variant}")
     if kind_of(source) != "checkpoint":
         network = describe_one(source, variant or named)
         return network.counts(hw), "" if network.manifest is None else network.manifest.arch

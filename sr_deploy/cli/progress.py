@@ -55,7 +55,7 @@ class _Work:
     def bar(self, now: float, full: str, empty: str) -> str:
         done = min(self.before + self.steps, self.total) * _BAR // max(self.total, 1)
         bar = full * done + empty * (_BAR - done) + "  " if self.total else ""
-        return f"{self.what}  {bar}{self.text(now)}"
+        return f"{self.what}  {bar}{self.text(now)}".rstrip()
 
 
 def time_text(seconds: float) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from sr_deploy.cli.output import emit, emit_json, log
+from sr_deploy.cli.progress import terminal_progress
 
 
 @click.command()
@@ -45,7 +46,7 @@ def selftest(target: str, output: Path, minutes: float, as_json: bool) -> None:
             emit(table(tested))
 
     try:
-        tested = prove(SelftestOptions(target, output, minutes), log, show)
+        tested = prove(SelftestOptions(target, output, minutes), terminal_progress, show)
     except KeyboardInterrupt:
         log(f"interrupted; the same command goes on with what is in {output}")
         raise

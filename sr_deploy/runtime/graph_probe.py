@@ -56,7 +56,7 @@ PHOTOGRAPH_SIDE = 64
 """About the LR side of the photographs that show the values of black and white."""
 SERVED = (
     "expected one image in and one out, RGB or luma, such as (1, 3, H, W) and (1, 3, s*H, s*W); "
-    "of several outputs choose one: srdeploy import-onnx FILE --output NAME -o DIR"
+    "of several outputs choose one: srdeploy import-onnx FILE --output-name NAME -o DIR"
 )
 _FLOATS = {BFLOAT16: "bf16", FLOAT16: "fp16"}
 _FP8 = {17, 18, 19, 20}

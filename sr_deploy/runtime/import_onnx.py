@@ -102,7 +102,7 @@ class ImportOptions:
         """Return the command that imports `file` as `name`."""
         words = ["srdeploy", "import-onnx", file.name, "--name", name]
         for option, value in (
-            ("--output", self.output),
+            ("--output-name", self.output),
             ("--variant", self.variant or None),
             ("--value-range", self.value_range),
         ):

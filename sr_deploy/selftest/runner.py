@@ -24,6 +24,7 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import make_output_folder, write_text
 from sr_deploy.core.jsonio import from_dict, to_json
 from sr_deploy.core.lifeline import child_with_lifeline, signal_name
+from sr_deploy.core.progress import as_progress
 from sr_deploy.core.target import load_target
 from sr_deploy.results.rows import append_lines, drop_partial_line, read_rows
 from sr_deploy.selftest.checks import ENVIRONMENT, Check, CheckResult, Way, planned_checks
@@ -110,9 +111,11 @@ def _run_selftest(
             progress(f"{check.name}: passed before")
     todo = [check for check in checks if check.name not in kept]
     results = dict(kept)
-    for result in _run_checks(todo, folder, deadline, progress):
-        results[result.name] = result
-        append_lines(folder / "results.jsonl", [dataclasses.asdict(result)])
+    with as_progress(progress).track("checking", len(todo)) as advance:
+        for result in _run_checks(todo, folder, deadline, progress):
+            results[result.name] = result
+            append_lines(folder / "results.jsonl", [dataclasses.asdict(result)])
+            advance()
     return Selftest(date, facts, (first, *(results[check.name] for check in checks)))
 
 

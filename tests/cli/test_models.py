@@ -18,6 +18,22 @@ def torch():
     return pytest.importorskip("torch", reason="torch is not installed")
 
 
+def test_several_variants_are_a_table(run_cli, fails):
+    pytest.importorskip("torch", reason="torch is not installed; it counts")
+    args = ("complexity", "asrn_x2", "--size", "16x16", "--variants")
+    result = run_cli(*args, "d1,d2")
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.split("\n")
+    assert lines[0].startswith("| variant | #Params [M] | FLOPs [G] |") and lines[2][:4] == "| d1"
+    assert "asrn_x2, multiply-accumulates at 16x16, counter hooks" in result.stdout
+    counted = json.loads(run_cli(*args, "d1,d2", "--json").stdout)
+    single = json.loads(run_cli(*args, "d2", "--json").stdout)
+    assert [c["variant"] for c in counted] == ["d1", "d2"]
+    assert (counted[1]["macs"], counted[1]["hw"]) == (single["macs"], single["hw"])
+    assert "| d5" in run_cli(*args, "all").stdout
+    assert "has no variant 'd1'" in fails("complexity", "srn-ntire_x4", "--variants", "d1,b4")
+
+
 def test_models_lists_what_is_shipped(run_cli):
     listed = json.loads(run_cli("models", "--json").stdout)
     models, routers = ([m for m in listed if ("branches" in m) == which] for which in (False, True))

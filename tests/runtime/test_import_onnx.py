@@ -238,11 +238,11 @@ def test_several_outputs_need_a_choice(save, tmp_path):
     file = save(FOREIGN["several_outputs_opset24"].make())
     with pytest.raises(CannotRunHereError, match="found 3: features, image, mask") as caught:
         graph_from_file(file, tmp_path / "out")
-    assert "--output NAME" in caught.value.hint
+    assert "--output-name NAME" in caught.value.hint
     imported = graph_from_file(file, tmp_path / "out", ImportOptions(output="image", name="n"))
     assert imported.manifest.interface.other_outputs == ("features", "mask")
     assert any("not used: features, mask" in note for note in imported.notes)
-    assert "--output=image" in imported.manifest.command
+    assert "--output-name=image" in imported.manifest.command
 
 
 def test_other_files_are_not_replaced(save, tmp_path):
