@@ -14,6 +14,7 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.interface import LUMA
 from sr_deploy.core.pictures.formats import Format, is_picture
 from sr_deploy.core.pictures.metadata import resize_exif
+from sr_deploy.upscale.output_size import NETWORK_SIZE, OutputSize
 from sr_deploy.upscale.pictures import Picture, read_picture, upscale_pixels
 
 if TYPE_CHECKING:
@@ -37,12 +38,12 @@ class _Given:
     returned: Callable[[Picture], Any]
 
 
-def upscale_any(image: Any, upscaler: Upscaler) -> Any:
+def upscale_any(image: Any, upscaler: Upscaler, size: OutputSize = NETWORK_SIZE) -> Any:
     """Upscale an image or a list of them; see `sr_deploy.upscale` for what is returned."""
     if isinstance(image, (list, tuple)):
-        return [upscale_any(one, upscaler) for one in image]
+        return [upscale_any(one, upscaler, size) for one in image]
     given = _given(image)
-    return given.returned(upscale_pixels(given.picture, upscaler, _ARRAY))
+    return given.returned(upscale_pixels(given.picture, upscaler, _ARRAY, size))
 
 
 def _given(image: Any) -> _Given:

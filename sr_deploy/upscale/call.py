@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Hashable, List, Optional, Union
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.pictures.formats import format_of_name, is_picture
-from sr_deploy.core.shipped import DEFAULT_MODELS
 
 if TYPE_CHECKING:
     from sr_deploy.upscale.options import UpscaleOptions
@@ -29,7 +28,7 @@ def upscale(
     *,
     output: Union[str, Path, None] = None,
     force: bool = False,
-    scale: Optional[int] = None,
+    scale: Optional[float] = None,
     max_memory: Union[str, int, None] = None,
     device: Optional[str] = None,
     runtime: Optional[str] = None,
@@ -49,40 +48,33 @@ def upscale(
     of its pixels, turned upright.
     model: a shipped name, with a variant (`asrn_x4.d3`) or without (the largest), the path of a
     checkpoint, ONNX graph, engine or folder, or a network's code (`mynet.py:Net`); None: the
-    default of `scale`, which is 4 if None. It stays open, so the next call is fast.
+    default for `scale`. It stays open, so the next call is fast.
     output: of a path, the file or folder to write, as `srdeploy upscale -o` does, also of a folder
     or a video; the paths of the results are returned. Existing files are replaced by `force` only.
+    scale: by what the sides become larger, 1 to 64; None: the network's scale, 4 without a model.
+    Another one is resampled from the network's result.
     max_memory: bytes or `2GiB`. device, runtime: as in `RunOptions`. Raises an SrDeployError.
     """
     from sr_deploy.core.run_options import RunOptions
+    from sr_deploy.upscale.any_image import upscale_any
     from sr_deploy.upscale.memory import parse_bytes
     from sr_deploy.upscale.options import UpscaleOptions
+    from sr_deploy.upscale.output_size import OutputSize
 
     options = UpscaleOptions(
-        model=_model_for(model, scale),
+        model=None if model is None else str(model),
+        size=OutputSize(factor=scale),
         max_memory=parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory,
         force=force,
         run=RunOptions(device=device, runtime=runtime),
-    )
+    ).with_model(scale)
     with _lock:
         if output is not None:
-            return _write(image, output, options, scale)
-        return _opened(options, scale)(image)
+            return _write(image, output, options)
+        return upscale_any(image, _opened(options), options.size)
 
 
-def _model_for(model: Union[str, Path, None], scale: Optional[int]) -> str:
-    if model is not None:
-        return str(model)
-    if scale is not None and scale not in DEFAULT_MODELS:
-        scales = ", ".join(map(str, DEFAULT_MODELS))
-        raise InputError(
-            f"no model given, and there is no default for scale {scale}",
-            hint=f"give a model, or one of the scales {scales}",
-        )
-    return DEFAULT_MODELS[scale or 4]
-
-
-def _opened(options: UpscaleOptions, scale: Optional[int]) -> Upscaler:
+def _opened(options: UpscaleOptions) -> Upscaler:
     """Return the open network of these options, and close those that were not used for longest."""
     network = options.network()
     key = (network.kind, network.identity, network.backend, options.max_memory, options.run)
@@ -90,17 +82,10 @@ def _opened(options: UpscaleOptions, scale: Optional[int]) -> Upscaler:
     _kept[key] = upscaler
     while len(_kept) > _MOST_KEPT:
         _kept.popitem(last=False)[1].close()
-    if scale not in (None, upscaler.scale):
-        raise InputError(
-            f"scale {scale} is given, but {network.name} upscales by {upscaler.scale}",
-            hint="omit one of them",
-        )
     return upscaler
 
 
-def _write(
-    image: Any, output: Union[str, Path], options: UpscaleOptions, scale: Optional[int]
-) -> Any:
+def _write(image: Any, output: Union[str, Path], options: UpscaleOptions) -> Any:
     """Write the result of a path, or of each path of a list; return the paths of the results."""
     from sr_deploy.upscale.folder import upscale_picture
     from sr_deploy.upscale.folder_log import PictureTask
@@ -108,7 +93,7 @@ def _write(
     from sr_deploy.upscale.run import upscale_paths
 
     if isinstance(image, (list, tuple)):
-        return [_write(one, output, options, scale) for one in image]
+        return [_write(one, output, options) for one in image]
     if not isinstance(image, (str, os.PathLike)):
         raise InputError(
             f"output is given, but the image is no path but {type(image).__name__}",
@@ -118,7 +103,7 @@ def _write(
     written: List[Path] = []
     reporter = Reporter(written=written.append)
     if source.is_file() and is_picture(source) and format_of_name(target) is not None:
-        upscaler = _opened(options, scale)
+        upscaler = _opened(options)
         upscale_picture(PictureTask(source, target), upscaler, reporter, options.result)
     else:
         upscale_paths([str(source)], os.fspath(output), options, reporter)

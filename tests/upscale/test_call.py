@@ -56,12 +56,12 @@ def test_it_can_be_called_whatever_is_imported_first(run_python, first):
         "assert 'output' in inspect.signature(sr_deploy.upscale).parameters\n"
         "from sr_deploy.upscale.upscaler import Upscaler\nimport sr_deploy.upscale.options\n"
         "assert sr_deploy.Upscaler is Upscaler\n"
-        "try:\n    sr_deploy.upscale(3, scale=7)\n"
+        "try:\n    sr_deploy.upscale(3, scale=0.5)\n"
         "except sr_deploy.SrDeployError as e:\n    print(e)\n"
     )
     result = run_python("-c", code)
     assert result.returncode == 0, result.stderr
-    assert "no default for scale 7" in result.stdout
+    assert "expected 1 to 64" in result.stdout
 
 
 @needs_torch
@@ -125,10 +125,19 @@ def test_a_folder_gives_the_paths_of_its_results(photo, tmp_path):
 
 
 @needs_torch
-def test_the_scale_chooses_the_default_model_and_must_be_that_of_a_model(photo):
-    with pytest.raises(InputError, match="scale 2 is given, but fsrcnn-w16_x4.w16 upscales by 4"):
-        sr_deploy.upscale(photo, MODEL, scale=2)
-    assert call._model_for(None, 2) == "asrn_x2" and call._model_for(None, None) == "asrn_x4"
+@pytest.mark.parametrize("scale, shape", [(3, (36, 48, 3)), (1.5, (18, 24, 3)), (5, (60, 80, 3))])
+def test_other_scales_are_resampled(photo, scale, shape):
+    image = read_rgb(photo)
+    assert sr_deploy.upscale(image, MODEL, scale=scale).shape == shape
+    assert sr_deploy.upscale(image[..., 0] / 255, MODEL, scale=scale).max() <= 1
+    written = sr_deploy.upscale(photo, MODEL, scale=scale, output="a.png")
+    assert read_rgb(written).shape == shape
+
+
+@needs_torch
+def test_the_scale_chooses_the_default_model(photo):
+    assert sr_deploy.upscale(read_rgb(photo), scale=2).shape == (24, 32, 3)
+    assert [upscaler.session.name for upscaler in call._kept.values()] == ["asrn_x2.d5"]
 
 
 def test_output_is_for_paths_only():
