@@ -1,4 +1,6 @@
-"""Regenerate the tables and figures of the documents from the published rows.
+"""Regenerate the tables and figures of the documents, and the numbers of the shipped models.
+
+All are of the published rows.
 
 Usage: python3 benchmarks/regenerate.py [--check]
 
@@ -28,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/benchmarks.md", "docs/devices.md")
 ROWS = "benchmarks/rows.jsonl"
+NUMBERS = "models/measured.json"
 X4 = "model=asrn_x4,imdeception_x4,srn-ntire_x4"
 """Without asrn_ss_x4: the smaller sizes of this comparison model lie 10 dB below all others."""
 FIGURES = {"benchmarks/figures/x4-256x256": (X4, "input_hw=256x256", "protocol=steady")}
@@ -96,6 +99,14 @@ def figures(rows: Path, *, name: str, where: Sequence[str]) -> Dict[str, bytes]:
     }
 
 
+def numbers() -> bytes:
+    """Return the file of the shipped models' numbers, which `srdeploy models` shows."""
+    from sr_deploy.results.rows import read_rows
+    from sr_deploy.results.shipped_numbers import numbers_file
+
+    return numbers_file(read_rows(ROOT / ROWS)).encode("utf-8")
+
+
 def is_fresh(path: Path, content: bytes) -> bool:
     """Return whether a file has this content, or is a figure of another version of matplotlib."""
     if not path.is_file():
@@ -113,6 +124,7 @@ def main() -> int:
         contents[name] = regenerated((ROOT / name).read_text(encoding="utf-8")).encode("utf-8")
     for name, where in FIGURES.items():
         contents.update(figures(ROOT / ROWS, name=name, where=where))
+    contents[NUMBERS] = numbers()
     stale = [name for name, content in contents.items() if not is_fresh(ROOT / name, content)]
     if check and stale:
         print(f"stale: {', '.join(stale)}; run: python3 benchmarks/regenerate.py", file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import click
 
@@ -12,52 +12,59 @@ from sr_deploy.cli.alias import AliasedOption
 from sr_deploy.cli.code_options import code_options
 from sr_deploy.cli.output import emit, emit_json, log
 from sr_deploy.cli.progress import terminal_progress
-from sr_deploy.cli.tables import emit_table
+from sr_deploy.cli.tables import TEXT, chosen_format, emit_table, format_option
 from sr_deploy.core.counts import COUNTERS, NTIRE_HW, Counts
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.routers import read_router_card, router_name, shipped_routers
-from sr_deploy.core.shipped import read_card, shipped_checkpoints
 from sr_deploy.core.sizes import HW, hw_text, parse_hw, up_to_multiple
 from sr_deploy.core.spec import check_min_hw
-from sr_deploy.results.render import make_table, markdown
+from sr_deploy.results.render import make_table
 from sr_deploy.results.slips import slips_of
 
 
 @click.command()
-@click.argument("text", required=False)
+@click.argument("name", required=False)
 @click.option(
     "--online",
     is_flag=True,
-    help="Of the catalogue OpenModelDB: those whose id, author or tags contain TEXT.",
+    help="Of the catalogue OpenModelDB: those whose id, author or tags contain NAME.",
 )
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="With --online: download the network whose id is TEXT, and import it to this folder.",
+    help="With --online: download the network whose id is NAME, and import it to this folder.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def models(text: Optional[str], online: bool, output: Optional[Path], as_json: bool) -> None:
-    """List the shipped checkpoints, and the shipped routers with their branches, smallest first.
+@format_option
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list, with all numbers.")
+def models(
+    name: Optional[str],
+    online: bool,
+    output: Optional[Path],
+    table_format: Optional[str],
+    as_json: bool,
+) -> None:
+    """List the shipped models: scale, variants, PSNR, size, speed and licence. Or one of them.
 
-    With --online: list networks of https://openmodeldb.info, or download one and import it, with
-    its licence on its card. Needs the packages openmodeldb and spandrel.
+    A line has the numbers of the first and the last variant that was measured; with NAME, there is
+    a line for each variant. The last ones are routers, which choose a network for each patch. With
+    --online: list networks of https://openmodeldb.info, or download one and import it, with its
+    licence on its card. Needs the packages openmodeldb and spandrel.
     """
     if not online:
-        if text is not None or output is not None:
-            raise click.UsageError("TEXT and -o need --online")
-        _list_shipped(as_json)
+        if output is not None:
+            raise click.UsageError("-o needs --online")
+        _list_shipped(name, table_format, as_json)
     elif output is None:
-        _list_online(text or "", as_json)
-    elif text is None or as_json:
+        _list_online(name or "", table_format, as_json)
+    elif name is None or as_json:
         raise click.UsageError("-o needs the id of a network, and excludes --json")
     else:
         from sr_deploy.nets.online import checkpoint_from_catalogue
 
-        _finish(checkpoint_from_catalogue(text, output))
+        _finish(checkpoint_from_catalogue(name, output))
 
 
-def _list_online(text: str, as_json: bool) -> None:
+def _list_online(text: str, table_format: Optional[str], as_json: bool) -> None:
     from sr_deploy.nets.online import find_online
 
     found = find_online(text)
@@ -65,46 +72,26 @@ def _list_online(text: str, as_json: bool) -> None:
         emit_json(found)
         return
     cells = [[m["name"], m["arch"], f"x{m['scale']}", m["author"], m["licence"]] for m in found]
-    emit("\n".join(markdown(["name", "arch", "scale", "author", "licence"], cells)))
+    emit_table(make_table(["name", "arch", "scale", "author", "licence"], cells, []), table_format)
     log(f"{len(found)} networks; import one with: srdeploy models --online NAME -o DIR")
 
 
-def _list_shipped(as_json: bool) -> None:
-    checkpoints: List[Dict[str, Any]] = []
-    for path in shipped_checkpoints():
-        spec = read_card(path)
-        checkpoints.append(
-            {
-                "name": path.stem,
-                "arch": spec.arch,
-                "scale": spec.scale,
-                "variants": list(spec.variants),
-                "notes": spec.notes,
-                "path": str(path),
-            }
-        )
-    routers: List[Dict[str, Any]] = []
-    for path in shipped_routers():
-        card = read_router_card(path)
-        routers.append(
-            {
-                "name": router_name(path),
-                "scale": card.scale,
-                "branches": [f"{b.model}:{b.variant}" for b in card.branches],
-                "path": str(path),
-            }
-        )
+def _list_shipped(name: Optional[str], table_format: Optional[str], as_json: bool) -> None:
+    from sr_deploy.results.model_list import (
+        models_table,
+        shipped_model,
+        shipped_models,
+        variants_table,
+    )
+
+    listed = shipped_models() if name is None else [shipped_model(name)]
     if as_json:
-        emit_json(checkpoints + routers)
-        return
-    cells = [
-        [m["name"], m["arch"], f"x{m['scale']}", " ".join(m["variants"]), m["path"]]
-        for m in checkpoints
-    ]
-    emit("\n".join(markdown(["name", "arch", "scale", "variants", "path"], cells)))
-    emit("".join(f"\n- {m['name']}: {m['notes']}" for m in checkpoints if m["notes"]))
-    cells = [[r["name"], f"x{r['scale']}", " ".join(r["branches"]), r["path"]] for r in routers]
-    emit("\n" + "\n".join(markdown(["router", "scale", "branches", "path"], cells)))
+        emit_json(listed)
+    elif name is not None:
+        emit_table(variants_table(listed[0]), table_format)
+    else:
+        full = chosen_format(table_format) != TEXT
+        emit_table(models_table(listed, full=full), table_format)
 
 
 @click.command()

@@ -96,15 +96,10 @@ def layout_text(rows: Sequence[BenchmarkRow], layout: str, *, width: int, detail
 def _with_conditions(
     table: Table, rows: Sequence[BenchmarkRow], varying: Sequence[str], width: int, details: str
 ) -> str:
-    return "\n".join(
-        [
-            fill(_shared(rows, varying), width),
-            "",
-            table_text(table, width),
-            *in_one_line("warnings", warnings_of(rows), width),
-            *fill_lines(f"all columns and conditions: {details}", width),
-        ]
-    )
+    warnings = in_one_line("warnings", warnings_of(rows), width)
+    notes = [*table.notes, *warnings, f"all columns and conditions: {details}"]
+    shown = make_table(table.headings, table.cells, notes)
+    return f"{fill(_shared(rows, varying), width)}\n\n{table_text(shown, width)}"
 
 
 def _without_empty(table: Table) -> Table:
@@ -135,20 +130,25 @@ def quality_text(rows: Sequence[QualityRow], *, width: int, details: str) -> str
     tables, notes = quality_tables(rows), []
     if any(_widest(_narrow_lines(table)) > width for table in tables):
         tables, notes = quality_tables(rows, ssim=False), ["too wide, left out: SSIM"]
-    parts = [table_text(table, width) for table in tables]
+    networks = [r for r in scored if r.backend != BICUBIC]
+    tiled = dict.fromkeys(tiling_text(r.tiling) for r in networks if "tiled" in r.tiling)
+    warnings = [*useless_tags(networks), *(w for r in networks for w in r.warnings)]
+    notes += [*tiled, *in_one_line("warnings", list(dict.fromkeys(warnings)), width)]
+    notes.append(f"all conditions: {details}")
+    last = [make_table(t.headings, t.cells, notes) for t in tables[-1:]]
+    parts = [table_text(table, width) for table in (*tables[:-1], *last)]
     if scored:
-        networks = [r for r in scored if r.backend != BICUBIC]
-        shared = [_images(r.set, len(r.images)) for r in scored]
-        shared += [f"{r.metric}: PSNR of {r.metric.upper()}, border {r.border_px}" for r in scored]
-        shared += [f"LR {LR_TEXTS[r.degradation]}" for r in scored]
-        shared += [f"{r.backend} {r.backend_version}, {r.precision}" for r in networks]
-        parts.insert(0, fill("; ".join(dict.fromkeys(shared)), width))
-        tiled = dict.fromkeys(tiling_text(r.tiling) for r in networks if "tiled" in r.tiling)
-        warnings = [*useless_tags(networks), *(w for r in networks for w in r.warnings)]
-        below = [*notes, *tiled, *in_one_line("warnings", list(dict.fromkeys(warnings)), width)]
-        parts[-1] = "\n".join([parts[-1], *below, *fill_lines(f"all conditions: {details}", width)])
+        parts.insert(0, fill("; ".join(_shared_quality(scored, networks)), width))
     failed = [fill(line, width) for line in dict.fromkeys(failures(rows))]
     return "\n\n".join([*parts, *filter(None, ["\n".join(failed)])])
+
+
+def _shared_quality(scored: Sequence[QualityRow], networks: Sequence[QualityRow]) -> List[str]:
+    texts = [_images(r.set, len(r.images)) for r in scored]
+    texts += [f"{r.metric}: PSNR of {r.metric.upper()}, border {r.border_px}" for r in scored]
+    texts += [f"LR {LR_TEXTS[r.degradation]}" for r in scored]
+    texts += [f"{r.backend} {r.backend_version}, {r.precision}" for r in networks]
+    return list(dict.fromkeys(texts))
 
 
 def _narrow_lines(table: Table) -> List[str]:
@@ -178,7 +178,8 @@ def table_text(table: Table, width: int) -> str:
             row[0] = shortened(row[0], max(longest - excess, 12))
         lines = table_lines(headings, cells, narrow=True)
     notes = [f"too wide, left out: {', '.join(left_out)}"] if left_out else []
-    return "\n".join([*lines, *(fill(note, width) for note in (*notes, *table.notes))])
+    below = [fill(note, width) for note in (*notes, *table.notes)]
+    return "\n".join([*lines, *([""] if below else []), *below])
 
 
 def fill(text: str, width: int) -> str:
