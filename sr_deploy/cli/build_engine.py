@@ -11,9 +11,10 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple
 import click
 
 from sr_deploy.cli.output import emit, emit_json, log
+from sr_deploy.cli.tables import TEXT, chosen_format, emit_table, format_option
 from sr_deploy.core.session import BuildOptions
-from sr_deploy.core.target import load_target, target_names
-from sr_deploy.results.render import markdown
+from sr_deploy.core.target import TargetProfile, load_target, target_names
+from sr_deploy.results.render import Table, make_table
 
 _output = click.option(
     "-o",
@@ -24,27 +25,48 @@ _output = click.option(
 
 
 @click.command()
+@format_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of complete profiles.")
-def targets(as_json: bool) -> None:
-    """List the target profiles, with the reason where this machine cannot build for one."""
+def targets(table_format: Optional[str], as_json: bool) -> None:
+    """List the target profiles, and for which this machine can build engines.
+
+    In Markdown the table has all columns, with the reason where it cannot build.
+    """
     from sr_deploy.runtime.build import why_not_here
 
     profiles = [(p, why_not_here(p)[0]) for p in map(load_target, target_names())]
     if as_json:
         emit_json([{**dataclasses.asdict(p), "why_unavailable": reason} for p, reason in profiles])
         return
-    header = ["target", "what", "runtime", "precisions", "opset", "LR sizes", "builds here"]
+    form = chosen_format(table_format)
+    emit_table(_short_table(profiles) if form == TEXT else _full_table(profiles), form)
+
+
+def _short_table(profiles: Sequence[Tuple[TargetProfile, str]]) -> Table:
+    """Return the targets as a terminal shows them. The runtime is a column, not part of `what`."""
+    headings = ["target", "what", "builds here", "runtime", "precisions"]
     cells = [
         [
-            *(p.name, p.title, f"{p.runtime} {p.runtime_versions}", ", ".join(p.precisions)),
-            *(str(p.opset), " ".join(p.shapes), "no (*)" if reason else "yes"),
+            *(p.name, p.title.partition(", through")[0], "no" if reason else "yes"),
+            *(f"{p.runtime} {p.runtime_versions}", ", ".join(p.precisions)),
         ]
         for p, reason in profiles
     ]
-    emit("\n".join(markdown(header, cells)))
-    for p, reason in profiles:
-        if reason:
-            emit(f"* {p.name}: {reason}")
+    notes = ["Jetson boards: build-engine builds over SSH (--on), or writes a bundle (--bundle)"]
+    return make_table(headings, cells, [*notes, "what each target needs: srdeploy doctor"])
+
+
+def _full_table(profiles: Sequence[Tuple[TargetProfile, str]]) -> Table:
+    headings = ["target", "what", "runtime", "precisions", "opset", "LR sizes", "builds here"]
+    cells = [
+        [
+            *(p.name, p.title, f"{p.runtime} {p.runtime_versions}", ", ".join(p.precisions)),
+            *(str(p.opset), " ".join(p.shapes), "no" if reason else "yes"),
+        ]
+        for p, reason in profiles
+    ]
+    notes = [f"{p.name}: {reason}" for p, reason in profiles if reason]
+    return make_table(headings, cells, notes)
 
 
 @click.command("build-engine")

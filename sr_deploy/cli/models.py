@@ -22,7 +22,7 @@ from sr_deploy.results.slips import slips_of
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("model", required=False, metavar="[NAME]")
 @click.option(
     "--online",
     is_flag=True,
@@ -37,7 +37,7 @@ from sr_deploy.results.slips import slips_of
 @format_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, with all numbers.")
 def models(
-    name: Optional[str],
+    model: Optional[str],
     online: bool,
     output: Optional[Path],
     table_format: Optional[str],
@@ -53,15 +53,15 @@ def models(
     if not online:
         if output is not None:
             raise click.UsageError("-o needs --online")
-        _list_shipped(name, table_format, as_json)
+        _list_shipped(model, table_format, as_json)
     elif output is None:
-        _list_online(name or "", table_format, as_json)
-    elif name is None or as_json:
+        _list_online(model or "", table_format, as_json)
+    elif model is None or as_json:
         raise click.UsageError("-o needs the id of a network, and excludes --json")
     else:
         from sr_deploy.nets.online import checkpoint_from_catalogue
 
-        _finish(checkpoint_from_catalogue(name, output))
+        _finish(checkpoint_from_catalogue(model, output))
 
 
 def _list_online(text: str, table_format: Optional[str], as_json: bool) -> None:

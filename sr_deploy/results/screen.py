@@ -78,7 +78,7 @@ def rows_text(rows: Sequence[BenchmarkRow], *, width: int, details: str) -> str:
         names = labels(measured)
     cells = list(zip(names, *(cells for _, cells in columns)))
     table = make_table(["model", *(heading for heading, _ in columns)], cells, _tiled(measured))
-    return _with_conditions(table, measured, varying, width, details)
+    return _with_conditions(table, measured, width, details)
 
 
 def layout_text(rows: Sequence[BenchmarkRow], layout: str, *, width: int, details: str) -> str:
@@ -89,17 +89,14 @@ def layout_text(rows: Sequence[BenchmarkRow], layout: str, *, width: int, detail
     if layout == "bench":
         return rows_text(rows, width=width, details=details)
     table = _without_empty(build_table(rows, layout))
-    measured = [r for r in rows if not r.error]
-    return _with_conditions(table, measured, _varying(measured), width, details)
+    return _with_conditions(table, [r for r in rows if not r.error], width, details)
 
 
-def _with_conditions(
-    table: Table, rows: Sequence[BenchmarkRow], varying: Sequence[str], width: int, details: str
-) -> str:
+def _with_conditions(table: Table, rows: Sequence[BenchmarkRow], width: int, details: str) -> str:
     warnings = in_one_line("warnings", warnings_of(rows), width)
     notes = [*table.notes, *warnings, f"all columns and conditions: {details}"]
     shown = make_table(table.headings, table.cells, notes)
-    return f"{fill(_shared(rows, varying), width)}\n\n{table_text(shown, width)}"
+    return f"{fill(_shared(rows), width)}\n\n{table_text(shown, width)}"
 
 
 def _without_empty(table: Table) -> Table:
@@ -219,11 +216,11 @@ def _varying(rows: Sequence[BenchmarkRow]) -> List[str]:
     return varying
 
 
-def _shared(rows: Sequence[BenchmarkRow], varying: Sequence[str]) -> str:
+def _shared(rows: Sequence[BenchmarkRow]) -> str:
     """Return the line above a table: what the numbers of all rows were measured with."""
     here = [r for r in rows if r.backend != PUBLISHED] or list(rows)
     row = here[0]
-    same = {h: text(row) for h, text in _CONDITIONS if h not in varying}
+    same = {h: text(row) for h, text in _CONDITIONS if len({text(r) for r in rows}) == 1}
     runtime = same.get("runtime", "")
     versions = {r.backend_version for r in here}
     if runtime and len(versions) == 1:

@@ -38,21 +38,47 @@ def test_models_lists_what_is_shipped(run_cli):
     listed = json.loads(run_cli("models", "--json").stdout)
     models, routers = ([m for m in listed if ("branches" in m) == which] for which in (False, True))
     assert models and routers and all(os.path.isfile(m["path"]) for m in listed)
+    origin = {"licence", "trained_on", "notes", "path", "measured", "conditions"}
     for model in models:
-        assert set(model) == {"name", "arch", "scale", "variants", "notes", "path"}
-        assert model["variants"]
+        assert set(model) == {"name", "arch", "scale", "variants", *origin}
+        assert model["variants"] and set(model["measured"]) <= set(model["variants"])
     points = {f"{m['name']}:{variant}" for m in models for variant in m["variants"]}
     for router in routers:
-        assert set(router) == {"name", "scale", "branches", "path"} and len(router["branches"]) >= 2
+        assert set(router) == {"name", "scale", "branches", *origin}
+        assert len(router["branches"]) >= 2
         assert set(router["branches"]) <= points, (
             "a shipped router chooses between shipped networks"
         )
-    of_models, notes, of_routers = run_cli("models").stdout.split("\n\n")
+    table, notes = run_cli("models").stdout.split("\n\n")
     assert "- imdeception_x4: nla changes nothing" in notes
-    assert of_models.startswith("| name") and all(m["name"] in of_models for m in models)
-    assert of_routers.startswith("| router") and all(
-        r["name"] in of_routers and r["branches"][0] in of_routers for r in routers
-    )
+    assert table.startswith("| model") and all(f"| {m['name']} " in table for m in listed)
+    assert all(m["licence"] in table and m["path"] in table for m in listed)
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_models_on_a_terminal(run_cli, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = run_cli("models", "--format", "text").stdout
+    assert all(len(line) <= columns for line in text.splitlines()), text
+    heading = text.splitlines()[0].split()
+    assert heading[:3] == ["model", "scale", "variants"] and "PSNR" in heading and "fps" in heading
+    assert "licence of all: weights: research and education only" in text
+    assert "onnxruntime" in text and "threads" in text and "Set5" in text, "conditions of numbers"
+    listed = json.loads(run_cli("models", "--json").stdout)
+    assert all(f"\n{m['name']} " in text for m in listed)
+
+
+def test_one_model_has_a_line_for_each_variant(run_cli, fails, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    text = run_cli("models", "asrn_x4", "--format", "text").stdout
+    (model,) = json.loads(run_cli("models", "asrn_x4", "--json").stdout)
+    for variant, numbers in model["measured"].items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"asrn_x4.{variant} ")]
+        assert f"{numbers['psnr_db']:.3f}" in line and f"{numbers['time_ms']:.2f}" in line
+    assert f"licence: {model['licence']}" in text and "trained on: BSDS500" in text
+    assert "x4 " in run_cli("models", "elastic-asrn_x4", "--format", "text").stdout
+    error = fails("models", "asrm_x4")
+    assert "there is no shipped model 'asrm_x4'" in error and "did you mean 'asrn_x4'" in error
 
 
 def test_complexity_of_a_bare_name(torch, run_cli):
@@ -377,8 +403,7 @@ def test_import_takes_a_file_and_at_most_a_kind(run_cli, tmp_path, arguments):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["span"], "TEXT and -o need --online"),
-        (["-o", "x"], "TEXT and -o need --online"),
+        (["-o", "x"], "-o needs --online"),
         (["--online", "-o", "x"], "-o needs the id of a network"),
         (["--online", "span", "-o", "x", "--json"], "excludes --json"),
     ],

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from sr_deploy.results.render import TABLE_FORMATS, Table, markdown, render_table
+from sr_deploy.results.render import TABLE_FORMATS, Table, markdown, render_table, table_lines
 
 HOSTILE = Table(("a|b", "x_1 & 50%"), (("1\n2|3", "{\\}#$~^†"),), ("note % one",))
 
@@ -35,3 +35,24 @@ def test_markdown_is_aligned(rows):
     assert len(lines) == 2 + len(rows)
     assert len({len(line) for line in lines}) == 1
     assert lines[1].endswith(":|") and not lines[1].startswith("|:")
+
+
+def test_plain_tables_align_numbers_to_the_right_and_texts_to_the_left():
+    lines = table_lines(["name", "runtime", "time [ms]"], [["a", "torch", "1.5"], ["bb", "x", ""]])
+    assert lines == [
+        "name  runtime  time [ms]",
+        "----  -------  ---------",
+        "a     torch          1.5",
+        "bb    x",
+    ]
+
+
+def test_narrow_plain_tables_have_headings_of_several_lines():
+    assert table_lines(["name", "Ave. Time [ms]"], [["a", "1.5"]], narrow=True) == [
+        "      Ave.",
+        "      Time",
+        "name  [ms]",
+        "----  ----",
+        "a      1.5",
+    ]
+    assert table_lines(["name", "x"], [["a|b\nc", "1"]])[2] == "a/b c  1"
