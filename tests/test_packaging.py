@@ -18,6 +18,7 @@ from sr_deploy.core.routers import router_name, shipped_routers
 from sr_deploy.core.samples import shipped_crops
 from sr_deploy.core.shipped import shipped_checkpoints
 from sr_deploy.core.target import target_names
+from sr_deploy.results import shipped_numbers
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,7 +60,8 @@ def test_wheel_carries_the_shipped_data_and_nothing_else(wheel: Path) -> None:
         for n in names
         if n.startswith("sr_deploy/_models/") and not n.endswith("__init__.py")
     }
-    assert carried == {p.name for p in models} | {p.with_suffix(".json").name for p in models}
+    cards = {p.with_suffix(".json").name for p in models}
+    assert carried == {p.name for p in models} | cards | {shipped_numbers.FILE}
     assert (
         sorted(Path(n).stem for n in names if n.startswith("sr_deploy/_engines_targets/"))
         == target_names()
