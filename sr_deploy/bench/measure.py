@@ -310,7 +310,7 @@ def _measured_row(
         timing = _timing_of_images(valid, test)
     conditions = {"before": run.before, "during": run.during}
     known = row.warnings
-    row = replace(row, **{**_session_fields(session), **_quality_fields(valid, test), **timing})
+    row = replace(row, **{**_session_fields(session), **quality_fields(valid, test), **timing})
     row = replace(
         row,
         device=session.device or row.device,
@@ -408,7 +408,7 @@ def _session_fields(session: Session) -> Dict[str, Any]:
     return {key: getattr(session, key) for key in keys}
 
 
-def _quality_fields(valid: Quality, test: Optional[Quality]) -> Dict[str, Any]:
+def quality_fields(valid: Quality, test: Optional[Quality]) -> Dict[str, Any]:
     sets = {"valid": valid, **({"test": test} if test else {})}
     images = [
         {

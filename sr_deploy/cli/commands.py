@@ -33,6 +33,9 @@ TASKS: Tuple[Tuple[str, Dict[str, ListedCommand]], ...] = (
     (
         "Deploy",
         {
+            "deploy": ListedCommand(
+                "deploy:deploy", "deploy asrn_x4 --target rtx", "all for a target, in one folder"
+            ),
             "export": ListedCommand(
                 "export:export", "export asrn_x4 --target rtx -o g", "ONNX graphs, each verified"
             ),

@@ -23,7 +23,7 @@ def why_no_trtexec(profile: TargetProfile) -> str:
     if shutil.which("sh") is None:
         return "there is no sh to run build.sh with"
     reasons: List[str] = []
-    for candidate in _candidates(name):
+    for candidate in trtexec_paths(name):
         try:
             done = subprocess.run(
                 [candidate, "--help"], capture_output=True, text=True, timeout=60, errors="replace"
@@ -67,7 +67,8 @@ def result_from_trtexec(job: BoardJob, result: Path, progress: Progress) -> None
     shutil.move(str(tar), str(result))
 
 
-def _candidates(name: str) -> List[str]:
+def trtexec_paths(name: str = "trtexec") -> List[str]:
+    """Return the paths of a builder that this machine may run; empty if there is none."""
     override = os.environ.get("TRTEXEC")
     if override:
         return [override]

@@ -1,0 +1,207 @@
+"""The graphs, engines and bundle of a deployment. What is up to date is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Sequence
+
+from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError, SrDeployError
+from sr_deploy.core.files import sha256_of
+from sr_deploy.core.manifest import Manifest, manifest_path, parse_manifest, read_manifest
+from sr_deploy.core.network_code import is_code, parse_code
+from sr_deploy.core.target import ONNX_RUNTIMES
+from sr_deploy.core.version import __version__
+from sr_deploy.deploy.options import DeployOptions
+from sr_deploy.deploy.record import DeployRecord
+from sr_deploy.runtime.build import (
+    SUFFIX,
+    bundle_from_onnx,
+    check_builds_here,
+    engine_from_onnx,
+    why_not_here,
+)
+from sr_deploy.runtime.opener import require_kind
+
+GRAPHS, ENGINES, BUNDLE = "graphs", "engines", "bundle.tar"
+KINDS = ("artifact", "code", "checkpoint")
+"""The kinds of networks that can be exported."""
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is deployed."""
+
+    text: str
+    """As the user gave it."""
+    source: str
+    """Without its variant."""
+    variant: Optional[str]
+    kind: str
+
+    @staticmethod
+    def from_text(text: str) -> Model:
+        """Raises InputError for routers, plans and folders."""
+        source, variant, kind = require_kind(text, "deploy", KINDS)
+        return Model(text, source, variant, kind)
+
+    @property
+    def name(self) -> str:
+        """A name for folders and messages: `asrn_x4`, `asrn_x4.d3`, `Net`."""
+        if is_code(self.source):
+            name = parse_code(self.source)[0].attribute
+        else:
+            file = Path(self.source)
+            known = (".onnx", ".safetensors", ".pth", ".json")
+            name = file.stem if file.suffix in known else file.name
+        return f"{name}.{self.variant}" if self.variant else name
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether its file is not on this machine."""
+        from sr_deploy.core.shipped import shipped_checkpoints
+
+        if self.kind == "code" or self.source in (p.stem for p in shipped_checkpoints()):
+            return False
+        return not Path(self.source).exists()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The files of a deployment."""
+
+    graphs: List[Path]
+    engines: Dict[Path, Path]
+    """The engine of each graph that has one."""
+    bundle: Optional[Path] = None
+    """Where engines cannot be built here: what builds them elsewhere."""
+    bundled: Optional[Dict[str, str]] = None
+    why_not_built: str = ""
+    """Why this machine builds no engines for the target; empty if it does."""
+
+
+def make_parts(
+    model: Model,
+    folder: Path,
+    options: DeployOptions,
+    record: Optional[DeployRecord],
+    progress: Progress,
+) -> Parts:
+    """Export the graphs, and build their engines or write their bundle. Raises SrDeployErrors."""
+    graphs = _graphs(model, folder / GRAPHS, options, record, progress)
+    profile, engines = options.profile, folder / ENGINES
+    why_not = "" if options.on else why_not_here(profile)[0]
+    if not why_not:
+        paths = engine_from_onnx(
+            graphs, engines, target=options.target, on=options.on, progress=progress
+        )
+        return Parts(graphs, dict(zip(graphs, paths)))
+    adopted = adopted_engines(graphs, engines, profile.digest)
+    for path in adopted.values():
+        progress(f"{path.name}: up to date, built elsewhere")
+    parts = Parts(graphs, adopted, why_not_built=why_not)
+    if len(adopted) == len(graphs):
+        return parts
+    if profile.runtime == "onnxruntime":
+        check_builds_here(profile)
+    if profile.runtime in ONNX_RUNTIMES:  # its engines are built where they run, from the graphs
+        return parts
+    return _with_bundle(parts, folder, options, record, progress)
+
+
+def _graphs(
+    model: Model,
+    folder: Path,
+    options: DeployOptions,
+    record: Optional[DeployRecord],
+    progress: Progress,
+) -> List[Path]:
+    """Export the graphs; where that is impossible, as on a board, take those that are there."""
+    try:
+        from sr_deploy.export.pipeline import ExportOptions, onnx_from_source
+        from sr_deploy.export.source import SOURCES
+
+        source = SOURCES[model.kind].from_text(model.source)
+        export = ExportOptions(
+            variants=model.variant,
+            sizes=[options.graph_sizes] if options.graph_sizes else (),
+            target=options.target,
+        )
+        return onnx_from_source(source, folder, export, progress=progress)
+    except (ImportError, MissingPackageError, SrDeployError) as e:
+        lacks_package = isinstance(e, (ImportError, MissingPackageError))
+        finished = [folder / name for name in record.graphs] if record else []
+        if not finished or not (lacks_package or model.is_missing):
+            raise
+        for path in finished:
+            read_manifest(path)
+        reason = f"{model.source} is not here" if model.is_missing else "nothing here exports"
+        progress(f"the {len(finished)} graphs are kept as they are: {reason}")
+        return finished
+
+
+def adopted_engines(graphs: Sequence[Path], folder: Path, profile: str) -> Dict[Path, Path]:
+    """Return the intact engines in a folder that were built of graphs; profile: its digest."""
+    of_graph: Dict[str, Path] = {}
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        engine = _manifest(path)
+        if engine is not None and engine.versions.get("profile") == profile:
+            of_graph[engine.parent_sha256] = path
+    manifests = {graph: read_manifest(graph) for graph in graphs}
+    return {g: of_graph[m.sha256] for g, m in manifests.items() if m.sha256 in of_graph}
+
+
+def _manifest(path: Path) -> Optional[Manifest]:
+    try:
+        return read_manifest(path)
+    except ArtifactError:
+        return None
+
+
+def _with_bundle(
+    parts: Parts,
+    folder: Path,
+    options: DeployOptions,
+    record: Optional[DeployRecord],
+    progress: Progress,
+) -> Parts:
+    """Write the tar file that builds the engines elsewhere, unless it is up to date."""
+    file = folder / BUNDLE
+    made_of = {graph.name: parse_manifest(manifest_path(graph)).sha256 for graph in parts.graphs}
+    made_of = {**made_of, "profile": options.profile.digest, "srdeploy": __version__}
+    known = dict(record.bundled) if record else {}
+    if file.is_file() and known == {**made_of, BUNDLE: sha256_of(file)}:
+        progress(f"{BUNDLE}: up to date")
+    else:
+        bundle_from_onnx(parts.graphs, file, target=options.target)
+        progress(f"{BUNDLE}: {file.stat().st_size / 2**20:.1f} MiB")
+    return replace(parts, bundle=file, bundled={**made_of, BUNDLE: sha256_of(file)})
+
+
+def remove_stale(folder: Path, record: Optional[DeployRecord], parts: Parts) -> List[str]:
+    """Remove the graphs and engines of an earlier start that are no part any more.
+
+    Returns their names. Files that deploy did not record are left alone.
+    """
+    if record is None:
+        return []
+    current = {GRAPHS: parts.graphs, ENGINES: list(parts.engines.values())}
+    removed = []
+    for place, names in ((GRAPHS, record.graphs), (ENGINES, record.engines)):
+        for name in names:
+            path = folder / place / Path(name).name
+            if path not in current[place] and path.is_file():
+                manifest_path(path).unlink(missing_ok=True)
+                path.unlink()
+                removed.append(name)
+    return removed
+
+
+def check_model(model: Model) -> None:
+    """Raise InputError for an engine, which was made for a target already."""
+    if model.kind == "artifact" and model.source.endswith(SUFFIX):
+        raise InputError(
+            f"{model.source} is an engine: it is built already",
+            hint="give the model that it was made from",
+        )

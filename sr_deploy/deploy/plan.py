@@ -1,0 +1,75 @@
+"""What a deployment would do, before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List, Optional, Union
+
+from sr_deploy.bench.evaluate import image_set
+from sr_deploy.core.errors import MissingPackageError
+from sr_deploy.core.spec import network_name
+from sr_deploy.core.target import ONNX_RUNTIMES
+from sr_deploy.deploy.deployment import planned_deployment
+from sr_deploy.deploy.options import DeployOptions
+from sr_deploy.deploy.parts import GRAPHS, Model
+from sr_deploy.deploy.record import DeployRecord
+from sr_deploy.runtime.build import why_not_here
+from sr_deploy.runtime.opener import describe
+from sr_deploy.runtime.readiness import why_not_run
+
+
+def plan_lines(
+    model: Optional[str], folder: Union[str, Path, None], options: DeployOptions
+) -> List[str]:
+    """Return a line for each step. Arguments and errors as of `deployment_from_model`."""
+    named, place, record = planned_deployment(model, folder, options)
+    profile, sizes = options.profile, options.graph_sizes or ", ".join(options.profile.shapes)
+    networks = _networks(named, record)
+    there = len(list((place / GRAPHS).glob("*.onnx")))
+    images = image_set(options.data)
+    kept = f"; {there} are there, and kept if they are up to date" if there else ""
+    runs = not why_not_here(profile)[0] and not why_not_run(profile)
+    of = f"{len(networks)} networks on {len(images.files)} images ({images.name})"
+    return [
+        f"{named.name} for {profile.title}, into {place}",
+        f"graphs:  {len(networks)} ({', '.join(networks)}), LR {sizes}{kept}",
+        f"engines: {_engines(options)}",
+        f"rows:    {'time, memory and PSNR' if runs else 'PSNR only, by the graphs'} of {of}",
+        f"choice:  {_rule(options, timed=runs)}",
+        "report:  report.html, README.md, rows.jsonl",
+        "nothing was written",
+    ]
+
+
+def _networks(model: Model, record: Optional[DeployRecord]) -> List[str]:
+    try:
+        described = describe(model.source, model.variant or "all")
+    except MissingPackageError:
+        if record is None:
+            raise
+        return list(record.graphs)
+    return [network_name(network.model, network.variant) for network in described]
+
+
+def _engines(options: DeployOptions) -> str:
+    profile = options.profile
+    if options.on:
+        return f"built and timed on {options.on}"
+    why_not = why_not_here(profile)[0]
+    if not why_not:
+        reason = why_not_run(profile)
+        return "built here" + (f", but not run: {reason}" if reason else " and timed here")
+    if profile.runtime in ONNX_RUNTIMES:
+        return f"not built here: {why_not}"
+    return "a bundle to build them elsewhere, as this machine cannot"
+
+
+def _rule(options: DeployOptions, *, timed: bool) -> str:
+    limit_ms, text = options.time_limit_ms, options.limits_text
+    if limit_ms is not None and not timed:
+        return f"none before the engines are timed on the target: {text} is a limit of the time"
+    if limit_ms is not None:
+        return f"the highest PSNR within {text}"
+    if options.min_psnr is not None:
+        return f"the {'fastest' if timed else 'fewest multiply-accumulates'} within {text}"
+    return "the highest PSNR, as no limit is given"
