@@ -14,9 +14,11 @@ from sr_deploy.core.shipped import DEFAULT_MODELS
 from sr_deploy.deploy.choice import Choice, choose
 from sr_deploy.deploy.measured import measure_parts
 from sr_deploy.deploy.options import DeployOptions
-from sr_deploy.deploy.parts import Model, Parts, check_model, make_parts, remove_stale
+from sr_deploy.deploy.parts import GRAPHS, Model, Parts, check_model, make_parts, remove_stale
 from sr_deploy.deploy.readme import README, readme_text
 from sr_deploy.deploy.record import (
+    FILE,
+    UNFINISHED,
     DeployRecord,
     check_same,
     own_folder,
@@ -67,14 +69,18 @@ def deployment_from_model(
     SrDeployError; InputError also for a folder of another model.
     """
     named, place, record = planned_deployment(model, folder, options)
-    with remove_empty_folders(place), own_folder(place):
-        command = command_of(named, place, options)
-        first = record or DeployRecord(named.text, named.name, options.profile.name)
-        write_record(place, replace(first, model=named.text, command=command))
-        parts = make_parts(named, place, options, record, progress)
-        # Before the rows: a killed start goes on with these parts.
-        first = replace(first, model=named.text, command=command)
-        unfinished = _with_parts(first, parts)
+    command = command_of(named, place, options)
+    begun = record or DeployRecord(named.text, named.name, options.profile.name)
+    begun = replace(begun, model=named.text, command=command, chosen="", artifact="", next=())
+    begun = replace(begun, why=UNFINISHED, remarks=())
+    with remove_empty_folders(place / GRAPHS, place), own_folder(place):
+        write_record(place, begun)  # a start after a kill knows whose files these are
+        try:
+            parts = make_parts(named, place, options, record, progress)
+        finally:
+            if record is None and not list(place.glob(f"{GRAPHS}/*")):
+                (place / FILE).unlink()
+        unfinished = _with_parts(begun, parts)
         write_record(place, unfinished)
         rows = measure_parts(parts, place, options, progress)
         for name in remove_stale(place, record, parts):

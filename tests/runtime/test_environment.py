@@ -41,9 +41,9 @@ def test_a_machine_on_which_all_is_well(machine):
     machine()
     code, text = run()
     assert code == 0 and text.endswith("no problem found\n")
-    assert "GPU in torch: a stand-in GPU\n" in text
-    assert "GPU in CUDA binding: a stand-in GPU, SM 7.2, by stand-in" in text
     code, text = run("--json")
+    assert '"torch": "a stand-in GPU"' in text
+    assert '"CUDA binding": "a stand-in GPU, SM 7.2, by stand-in"' in text
     assert code == 0 and '"problems": []' in text
 
 
