@@ -22,6 +22,7 @@ torch:
     quality_from_artifacts([...])          measure PSNR and SSIM on data sets (an iterator)
     quality_table(rows)                    format those rows as the papers do
     select_network(rows, target="cpu", limits=Limits(max_ms=33))    the best that is fast enough
+    deployment_from_model(model, folder, DeployOptions("xavier", fps=30))   all of it, in one folder
     Limits(max_ms=33, min_psnr_db=28)      what a selected network must meet
     session_of(model, variant)             open a checkpoint, graph, engine, router or plan
     upscale_image(image, session)          upscale an (H, W, 3) array; floats are not clipped
@@ -57,6 +58,8 @@ _API = {
     "quality_from_artifacts": "sr_deploy.bench.quality",
     "quality_table": "sr_deploy.results.tables",
     "select_network": "sr_deploy.results.selection",
+    "deployment_from_model": "sr_deploy.deploy.deployment",
+    "DeployOptions": "sr_deploy.deploy.options",
     "Limits": "sr_deploy.results.selection",
     "session_of": "sr_deploy.runtime.opener:open_session",
     "upscale_image": "sr_deploy.upscale.upscaler",
@@ -70,6 +73,8 @@ if TYPE_CHECKING:  # editors and type checkers see the API; at run time it is la
     from sr_deploy.bench.quality import quality_from_artifacts as quality_from_artifacts
     from sr_deploy.core.errors import SrDeployError as SrDeployError
     from sr_deploy.core.session import BuildOptions as BuildOptions
+    from sr_deploy.deploy.deployment import deployment_from_model as deployment_from_model
+    from sr_deploy.deploy.options import DeployOptions as DeployOptions
     from sr_deploy.export.code_source import onnx_from_module as onnx_from_module
     from sr_deploy.export.pipeline import ExportOptions as ExportOptions
     from sr_deploy.export.pipeline import onnx_from_checkpoint as onnx_from_checkpoint

@@ -67,6 +67,11 @@ def deployment_from_model(
     Finished parts are kept, so a start after a kill, after `adopt`, or on another machine goes on.
     Where this machine cannot run the engines, they are not timed, and the choice says so. Raises an
     SrDeployError; InputError also for a folder of another model.
+
+    >>> options = sr_deploy.DeployOptions("xavier", size="32x32", data="photos")
+    >>> made = sr_deploy.deployment_from_model("fsrcnn-w16_x4", "deployed", options)
+    >>> made.record.chosen, made.record.by_time
+    ('fsrcnn-w16_x4.w16', False)
     """
     named, place, record = planned_deployment(model, folder, options)
     command = command_of(named, place, options)

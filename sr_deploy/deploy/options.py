@@ -13,7 +13,12 @@ from sr_deploy.results.selection import Limits
 
 @dataclass(frozen=True)
 class DeployOptions:
-    """Options of a deployment. Raises InputError or TargetError for values that cannot be used."""
+    """Options of a deployment. Raises InputError or TargetError for values that cannot be used.
+
+    >>> options = sr_deploy.DeployOptions("xavier", fps=30)
+    >>> round(options.time_limit_ms, 2)
+    33.33
+    """
 
     target: str
     """The name or the file of a target profile."""
