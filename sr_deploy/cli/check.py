@@ -9,11 +9,13 @@ from typing import Optional, Tuple
 import click
 
 from sr_deploy.cli.output import emit, emit_json, log
+from sr_deploy.core.errors import InputError
 from sr_deploy.core.target import load_target
+from sr_deploy.core.workspace import graphs_folder
 
 
 @click.command()
-@click.argument("graphs", nargs=-1, required=True, metavar="ONNX|DIR...")
+@click.argument("graphs", nargs=-1, metavar="[ONNX|DIR]...")
 @click.option("--target", required=True, help="Target to check for (see srdeploy targets).")
 @click.option(
     "--precision",
@@ -27,7 +29,8 @@ def check(
 ) -> None:
     """List what a target would refuse, misread or change in each graph. Builds nothing.
 
-    Graphs that no session can serve are errors, for every target.
+    Without graphs, those that export wrote for the target to engines/graphs are checked. Graphs
+    that no session can serve are errors, for every target.
 
     Any ONNX file can be checked, with or without a manifest. The exit code is 1 when there is an
     error.
@@ -37,7 +40,7 @@ def check(
 
     profile = load_target(target)
     precision = profile.check_precision(precision)
-    files = onnx_files(list(graphs))
+    files = onnx_files(graphs or [_exported_for(profile.name)])
     findings = [
         (file, finding)
         for file in files
@@ -53,6 +56,17 @@ def check(
     log(f"{_count(len(files), 'graph')} for {target}, {precision}: {counts}")
     if errors:
         sys.exit(1)
+
+
+def _exported_for(target: str) -> str:
+    folder = graphs_folder(target)
+    if not folder.is_dir():
+        raise InputError(
+            f"no graphs are given, and there is no folder {folder}",
+            hint=f"give some, or write them with: srdeploy export asrn_x4 --target {target} "
+            f"-o {folder}",
+        )
+    return str(folder)
 
 
 def _count(number: int, noun: str) -> str:

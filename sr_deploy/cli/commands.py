@@ -26,7 +26,7 @@ TASKS: Tuple[Tuple[str, Dict[str, ListedCommand]], ...] = (
         "Upscale",
         {
             "upscale": ListedCommand(
-                "upscale:upscale", "upscale photo.jpg -o x4.png", "pictures, folders, videos"
+                "upscale:upscale", "upscale photo.jpg", "pictures, folders, videos"
             ),
         },
     ),
@@ -40,7 +40,7 @@ TASKS: Tuple[Tuple[str, Dict[str, ListedCommand]], ...] = (
                 "export:export", "export asrn_x4 --target rtx -o g", "ONNX graphs, each verified"
             ),
             "check": ListedCommand(
-                "check:check", "check g --target xavier", "what a target would refuse"
+                "check:check", "check --target xavier", "what a target would refuse"
             ),
             "build-engine": ListedCommand(
                 "build_engine:build_engine", "build-engine g --target rtx", "engines of graphs"

@@ -34,6 +34,7 @@ from sr_deploy.cli.progress import terminal_progress
     "folder",
     cls=AliasedOption,
     aliases=["--output-dir"],
+    metavar="DIR",
     default=".",
     show_default=True,
     type=click.Path(path_type=Path),

@@ -21,6 +21,13 @@ from sr_deploy.core.version import __version__
 
 # Packages of the `export` extra. A command that needs one of them reports how to install it.
 _EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "skimage")
+_VALUES = {"--target": "TARGET", "--variants": "LIST", "--name": "NAME", "--variant": "NAME"}
+_VALUES_OF_TYPES = {
+    type(click.INT): "N",
+    click.IntRange: "N",
+    type(click.FLOAT): "X",
+    click.FloatRange: "X",
+}
 _COLUMN = 42
 """Width of the examples in the help."""
 
@@ -30,6 +37,13 @@ def _fail(error: SrDeployError) -> NoReturn:
     if error.hint:
         click.echo(f"\nhint: {error.hint}", err=True)
     sys.exit(1)
+
+
+def _name_values(command: click.Command) -> None:
+    """Name the values of options alike in all commands, where an option does not name its own."""
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.is_flag and option.metavar is None:
+            option.metavar = _VALUES.get(option.opts[-1]) or _VALUES_OF_TYPES.get(type(option.type))
 
 
 class _Group(click.Group):
@@ -47,6 +61,7 @@ class _Group(click.Group):
             command = getattr(importlib.import_module(f"sr_deploy.cli.{module}"), function)
             command.epilog = command.epilog or f"Example: srdeploy {entry.example}"
             complete_by_name(command)
+            _name_values(command)
             self.add_command(command, cmd_name)
         return self.commands[cmd_name]
 

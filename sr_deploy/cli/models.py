@@ -231,7 +231,12 @@ def _one_line(counts: Dict[str, Any]) -> str:
 @click.command("import-checkpoint")
 @click.argument("kind_and_file", metavar="[KIND] FILE", nargs=-1)
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to."
+    "-o",
+    "--output",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder to write to.",
 )
 @click.option("--variant", help="Size of the network, if the weights' names do not show it.")
 @click.option("--name", help="Name of the checkpoint.  [default: KIND, or the file's name]")

@@ -12,10 +12,11 @@ from sr_deploy.cli.progress import terminal_progress
 
 
 @click.command()
-@click.option("--target", default="", metavar="TARGET", help="Check only engines of this target.")
+@click.option("--target", default="", help="Check only engines of this target.")
 @click.option(
     "-o",
     "--output",
+    metavar="DIR",
     type=click.Path(path_type=Path),
     default="selftest",
     show_default=True,

@@ -81,6 +81,7 @@ _RUN_OPTIONS = [  # the fields of TrainOptions
         "-o",
         "--output",
         required=True,
+        metavar="DIR",
         help="Folder for the checkpoint, its state, logs and decoded images.",
     ),
     click.option("--name", help="Name of the checkpoint.  [default: the recipe's]"),
@@ -112,6 +113,7 @@ _RUN_OPTIONS = [  # the fields of TrainOptions
     ),
     click.option(
         "--cache",
+        metavar="DIR",
         help="Folder for decoded images, 3 bytes per pixel.  [default: OUTPUT/cache]",
     ),
     click.option(

