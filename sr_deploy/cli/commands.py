@@ -66,10 +66,10 @@ TASKS: Tuple[Tuple[str, Dict[str, ListedCommand]], ...] = (
             "complexity": ListedCommand(
                 "models:complexity", "complexity asrn_x4", "parameters and FLOPs"
             ),
-            "table": ListedCommand("table:table", "table rows.jsonl", "a table of measured rows"),
+            "table": ListedCommand("table:table", "table", "a table of measured rows"),
             "select": ListedCommand(
                 "table:select",
-                "select rows.jsonl --target cpu --fps 30",
+                "select --target cpu --fps 30",
                 "the best network within limits",
             ),
             "report": ListedCommand(
@@ -104,3 +104,18 @@ TASKS: Tuple[Tuple[str, Dict[str, ListedCommand]], ...] = (
     ),
 )
 COMMANDS = {name: entry for _, entries in TASKS for name, entry in entries.items()}
+
+SECTIONS = {
+    "Adaptive networks": ("--adaptive", "--max-flops", "--depth", "--decisions"),
+    "Videos": ("--codec", "--crf", "--drop", "--governor", "--fps", "--max-watts"),
+    "Networks given as code": ("--weights", "--scale", "--value-range"),
+    "How networks run": (
+        "--device",
+        "--runtime",
+        "--precision",
+        "--channels-last",
+        "--compile",
+        "--cuda-graph",
+    ),
+}
+"""Options that stand in a section of their own in the help of commands that have all of them."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import signal
 import sys
-from typing import Any, List, NoReturn, Optional, Tuple
+from typing import Any, Dict, List, NoReturn, Optional, Tuple
 
 import click
 from click.shell_completion import CompletionItem
 
-from sr_deploy.cli.commands import COMMANDS, TASKS
+from sr_deploy.cli.commands import COMMANDS, SECTIONS, TASKS
 from sr_deploy.cli.completion import complete_by_name
 from sr_deploy.cli.output import print_any_name
 from sr_deploy.cli.progress import terminal_progress
@@ -46,6 +47,23 @@ def _name_values(command: click.Command) -> None:
             option.metavar = _VALUES.get(option.opts[-1]) or _VALUES_OF_TYPES.get(type(option.type))
 
 
+def _format_options(
+    command: click.Command, ctx: click.Context, formatter: click.HelpFormatter
+) -> None:
+    """Write a command's options, those of `SECTIONS` last."""
+    rows: Dict[str, List[Tuple[str, str]]] = {"Options": []}
+    every = {name for option in command.params for name in option.opts}
+    sections = {title: names for title, names in SECTIONS.items() if set(names) <= every}
+    for option in command.get_params(ctx):
+        row = option.get_help_record(ctx)
+        if row is not None:
+            fits = [title for title, names in sections.items() if option.opts[-1] in names]
+            rows.setdefault((fits or ["Options"])[0], []).append(row)
+    for title in ("Options", *sections):
+        with formatter.section(title):
+            formatter.write_dl(rows[title])
+
+
 class _Group(click.Group):
     """Imports a command's module when the command is used."""
 
@@ -62,6 +80,7 @@ class _Group(click.Group):
             command.epilog = command.epilog or f"Example: srdeploy {entry.example}"
             complete_by_name(command)
             _name_values(command)
+            setattr(command, "format_options", functools.partial(_format_options, command))  # noqa: B010
             self.add_command(command, cmd_name)
         return self.commands[cmd_name]
 

@@ -14,7 +14,7 @@ import sr_deploy
 from sr_deploy.cli import main as module
 from sr_deploy.cli import output
 from sr_deploy.cli.commands import COMMANDS as LISTED
-from sr_deploy.cli.commands import TASKS
+from sr_deploy.cli.commands import SECTIONS, TASKS
 from sr_deploy.cli.main import main
 from sr_deploy.core.errors import InputError, how_to_install
 
@@ -73,6 +73,14 @@ def test_help_fits_the_terminal(run_cli, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
     for name in COMMANDS:
         assert max(map(len, run_cli(name, "--help").stdout.split("\n"))) <= int(columns), name
+
+
+def test_options_of_one_matter_stand_together(run_cli):
+    text = run_cli("upscale", "--help").stdout
+    assert all(f"\n{title}:\n" in text for title in ("Options", *SECTIONS))
+    assert text.index("--dry-run") < text.index("Videos:") < text.index("--codec")
+    text = run_cli("import-onnx", "--help").stdout  # its --scale and --value-range are no code's
+    assert "Networks given as code" not in text and "--scale" in text
 
 
 def test_a_misspelt_command_is_named_with_the_one_meant(run_cli):
