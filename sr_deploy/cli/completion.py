@@ -45,9 +45,10 @@ def completion(shell: Optional[str]) -> None:
 
 
 def complete_by_name(command: click.Command) -> None:
-    """Complete the values of a command's parameters of the names in `_COMPLETE`."""
+    """Complete the values of a command's parameters of the names in `_COMPLETE`, and files."""
     for parameter in command.params:
-        complete = _COMPLETE.get(str(parameter.name))
+        text = _files if parameter.type is click.STRING else None
+        complete = _COMPLETE.get(str(parameter.name), text)
         if complete is not None:
             setattr(parameter, "shell_complete", complete)  # noqa: B010
 
@@ -60,7 +61,7 @@ def _models(ctx: click.Context, incomplete: str) -> List[CompletionItem]:
     from sr_deploy.core.routers import router_name, shipped_routers
 
     names = [*_cards(), *map(router_name, shipped_routers())]
-    return _begin(names, incomplete) or [CompletionItem(incomplete, type="file")]
+    return _begin(names, incomplete) or _files(ctx, incomplete)
 
 
 def _cards() -> Dict[str, Path]:
@@ -102,7 +103,17 @@ def _recipes(ctx: click.Context, incomplete: str) -> List[CompletionItem]:
     """Names of recipes, else files. Reads their files: to import them would import torch."""
     files = sorted((Path(__file__).parents[1] / "train" / "recipes").glob("*/*.json"))
     names = [name for file in files for name in json.loads(file.read_text(encoding="utf-8"))]
-    return _begin(names, incomplete) or [CompletionItem(incomplete, type="file")]
+    return _begin(names, incomplete) or _files(ctx, incomplete)
+
+
+def _runtimes(ctx: click.Context, incomplete: str) -> List[CompletionItem]:
+    from sr_deploy.core.providers import PROVIDERS
+
+    return _begin(("torch", *PROVIDERS), incomplete)
+
+
+def _files(ctx: click.Context, incomplete: str) -> List[CompletionItem]:
+    return [CompletionItem(incomplete, type="file")]
 
 
 def _begin(names: Iterable[str], incomplete: str) -> List[CompletionItem]:
@@ -115,4 +126,5 @@ _COMPLETE: Dict[str, Complete] = {
     **dict.fromkeys(("variant", "variants"), _variants),
     "target": _targets,
     "recipe": _recipes,
+    "runtime": _runtimes,
 }

@@ -50,10 +50,12 @@ def test_variants_of_the_model_that_was_typed():
 def test_a_path_is_completed_by_the_shell():
     assert completed("export", "out/") == completed("train", "mine/") == ["FILES"]
     assert completed("export", "asrn_x4", "-o", "o") == ["FILES"]
+    assert completed("check", "g") == completed("bench", "asrn_x4", "--data", "S") == ["FILES"]
 
 
-def test_targets_and_recipes():
+def test_targets_runtimes_and_recipes():
     assert completed("check", "g.onnx", "--target", "") == target_names()
+    assert completed("bench", "--runtime", "onnxruntime-c")[0] == "onnxruntime-cuda"
     assert "asrn-x4-small" in completed("train", "asrn")
     assert completed("recipes", "asrn-x4-sm")[0] == "asrn-x4-small"
 
