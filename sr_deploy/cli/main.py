@@ -22,7 +22,13 @@ from sr_deploy.core.version import __version__
 
 # Packages of the `export` extra. A command that needs one of them reports how to install it.
 _EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "skimage")
-_VALUES = {"--target": "TARGET", "--variants": "LIST", "--name": "NAME", "--variant": "NAME"}
+_VALUES = {
+    "--target": "TARGET",
+    "--variants": "LIST",
+    "--variant": "NAME",
+    "--name": "NAME",
+    "--output": "DIR",
+}
 _VALUES_OF_TYPES = {
     type(click.INT): "N",
     click.IntRange: "N",
