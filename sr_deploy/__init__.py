@@ -61,7 +61,7 @@ _API = {
     "deployment_from_model": "sr_deploy.deploy.deployment",
     "DeployOptions": "sr_deploy.deploy.options",
     "Limits": "sr_deploy.results.selection",
-    "session_of": "sr_deploy.runtime.opener:open_session",
+    "session_of": "sr_deploy.fast.opener:open_session",
     "upscale_image": "sr_deploy.upscale.upscaler",
     "SrDeployError": "sr_deploy.core.errors",
 }
@@ -78,6 +78,7 @@ if TYPE_CHECKING:  # editors and type checkers see the API; at run time it is la
     from sr_deploy.export.code_source import onnx_from_module as onnx_from_module
     from sr_deploy.export.pipeline import ExportOptions as ExportOptions
     from sr_deploy.export.pipeline import onnx_from_checkpoint as onnx_from_checkpoint
+    from sr_deploy.fast.opener import open_session
     from sr_deploy.nets.checkpoint import load_checkpoint as load_checkpoint
     from sr_deploy.results.selection import Limits as Limits
     from sr_deploy.results.selection import select_network as select_network
@@ -87,7 +88,6 @@ if TYPE_CHECKING:  # editors and type checkers see the API; at run time it is la
     from sr_deploy.runtime.build import engine_from_onnx as engine_from_onnx
     from sr_deploy.runtime.import_onnx import ImportOptions as ImportOptions
     from sr_deploy.runtime.import_onnx import graph_from_file as graph_from_file
-    from sr_deploy.runtime.opener import open_session
     from sr_deploy.train.options import TrainOptions as TrainOptions
     from sr_deploy.train.trainer import checkpoint_from_images as checkpoint_from_images
     from sr_deploy.upscale.call import upscale as upscale

@@ -16,7 +16,8 @@ from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW, parse_hw
 from sr_deploy.core.timing import time_in_turns
-from sr_deploy.runtime.opener import NetworkDescription, check_run_options, describe
+from sr_deploy.fast.opener import describe
+from sr_deploy.runtime.opener import NetworkDescription, check_run_options
 
 ROUNDS = 21
 
@@ -72,7 +73,7 @@ def compare_networks(
     if rounds < 3:
         raise InputError(f"{rounds} rounds; expected at least 3")
     with limit_cores(threads), contextlib.ExitStack() as opened:
-        networks = [_describe_single(text) for text in (a, b)]
+        networks = [_describe_single(text, run) for text in (a, b)]
         note = check_run_options(networks, run)
         sessions = [opened.enter_context(network.open(run)) for network in networks]
         device = _device_of(sessions[0], sessions[1])
@@ -121,8 +122,8 @@ def _device_of(a: Session, b: Session) -> str:
     return a.device or cpu_name()
 
 
-def _describe_single(text: str) -> NetworkDescription:
-    networks = describe(text, "all", untrained=True)
+def _describe_single(text: str, run: RunOptions) -> NetworkDescription:
+    networks = describe(text, "all", run, untrained=True)
     if len(networks) > 1:
         raise InputError(
             f"{text} names {len(networks)} networks; expected one",

@@ -39,12 +39,14 @@ from sr_deploy.bench.turns import BaselineTurns, Turns, baseline_networks
 from sr_deploy.core.device import cpu_name, limit_cores, python_and_os
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
-from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
+from sr_deploy.core.run_options import DEFAULT_RUN, TORCH, RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW, parse_hw
 from sr_deploy.core.spec import network_name
 from sr_deploy.core.timing import TOLERANCE, WARMUP_S, latency_statistics, measure_latency
 from sr_deploy.core.version import __version__
+from sr_deploy.fast.made import is_made
+from sr_deploy.fast.opener import describe_all
 from sr_deploy.results.protocols import (
     DEFAULT_PROTOCOL,
     PROTOCOLS,
@@ -54,7 +56,7 @@ from sr_deploy.results.protocols import (
     time_ms,
 )
 from sr_deploy.results.rows import BenchmarkRow
-from sr_deploy.runtime.opener import NetworkDescription, check_run_options, describe_all
+from sr_deploy.runtime.opener import NetworkDescription, check_run_options
 
 DEFAULT_HW = (256, 256)
 MAX_CV = 0.05
@@ -172,7 +174,8 @@ def rows_from_artifacts(
     >>> rows[0].variant, rows[0].input_hw, len(rows[0].latencies_ms)
     ('w16', (32, 32), 3)
 
-    networks: checkpoints (run by torch), architectures at a scale such as `span_x4` (with random
+    networks: checkpoints (in their fastest form here, see `sr_deploy.fast`; under a challenge's
+    protocol by torch, as its harness), architectures at a scale such as `span_x4` (with random
     weights, not scored), ONNX graphs, engines, plans, routers, or folders of them. With `score`,
     the first row of a challenge's protocol is preceded by that of its baseline, unless that is one
     of the networks.
@@ -183,11 +186,19 @@ def rows_from_artifacts(
     """
     with limit_cores(options.threads):
         variants = "all" if options.variants is None else options.variants
-        descriptions = describe_all(networks, variants, trust=options.trust, untrained=True)
-        note = check_run_options(descriptions, options.run)
-        if note:
-            progress(note)
         protocols = options.resolved_protocols
+        descriptions = describe_all(
+            networks,
+            variants,
+            _run_of_models(options),
+            trust=options.trust,
+            untrained=True,
+            progress=progress,
+        )
+        for note in filter(
+            None, [check_run_options(descriptions, options.run), _mixed(descriptions)]
+        ):
+            progress(note)
         _check_sets(descriptions, options, progress)
         baselines = baseline_networks(descriptions, protocols) if options.score else {}
         shown = {network.identity for network in descriptions}
@@ -204,6 +215,24 @@ def rows_from_artifacts(
                 for row in rows:
                     progress(_progress_line(row, show_protocol=len(protocols) > 1))
                     yield row
+
+
+def _run_of_models(options: MeasureOptions) -> RunOptions:
+    """Return how models are run: under a challenge's protocol by torch, as its harness does."""
+    if options.run.runtime is None and any(p.of_images for p in options.resolved_protocols):
+        return replace(options.run, runtime=TORCH)
+    return options.run
+
+
+def _mixed(networks: Sequence[NetworkDescription]) -> str:
+    """Return a note where torch runs some networks, and others are engines that were made here."""
+    by_torch = [n.name for n in networks if n.kind in ("checkpoint", "code")]
+    if not by_torch or not any(is_made(Path(network.source)) for network in networks):
+        return ""
+    return (
+        f"{', '.join(by_torch)}: run by torch, the other models by their engines; "
+        "--runtime torch runs all by torch"
+    )
 
 
 def _turns(

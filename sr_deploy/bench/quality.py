@@ -22,8 +22,9 @@ from sr_deploy.core.progress import as_progress
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.core.spec import network_name
+from sr_deploy.fast.opener import describe_all
 from sr_deploy.results.rows import BICUBIC, BenchmarkRow, QualityRow
-from sr_deploy.runtime.opener import NetworkDescription, check_run_options, describe_all
+from sr_deploy.runtime.opener import NetworkDescription, check_run_options
 
 Folders = Union[str, Path, Sequence[Union[str, Path]]]
 """One folder, or several."""
@@ -46,14 +47,16 @@ def quality_from_artifacts(
     >>> [row.model for row in rows]
     ['bicubic', 'fsrcnn-w16_x4']
 
-    networks: checkpoints (run by torch), ONNX graphs, engines, plans, routers, or folders of them.
-    variants: of checkpoints, "all" or "d1,d3". data: folders of HR images; none: scikit-image's
-    photographs. lr_data: the folder of LR images of each; none: `degradation` makes LR, bicubic for
-    None. The call itself scores bicubic and raises SrDeployErrors for bad input; the networks run
-    while the rows are iterated. One that cannot run on this machine gives rows with the reason.
+    networks: checkpoints (in their fastest form here, see `sr_deploy.fast`), ONNX graphs, engines,
+    plans, routers, or folders of them. variants: of checkpoints, "all" or "d1,d3". data: folders of
+    HR images; none: scikit-image's photographs. lr_data: the folder of LR images of each; none:
+    `degradation` makes LR, bicubic for None. The call itself scores bicubic and raises
+    SrDeployErrors for bad input; the networks run while the rows are iterated. One that cannot run
+    on this machine gives rows with the reason.
     """
     sets = image_sets(_listed(data), _listed(lr_data))
-    descriptions = describe_all(networks, "all" if variants is None else variants)
+    names = "all" if variants is None else variants
+    descriptions = describe_all(networks, names, run, progress=progress)
     _check_names(descriptions)
     scales = list(filter(None, (d.find_scale() for d in descriptions)))
     made_by = _degradation(degradation, sets, scales)

@@ -243,6 +243,7 @@ def _measure_cell(
                 options += [f"--{key}", str(getattr(plan, key))]
         if row.backend == "torch":
             network = [cell.model, *(["--variants", row.variant] if row.variant else [])]
+            network += ["--runtime", "torch"]
             if row.precision_asked != "fp32":
                 options += ["--precision", row.precision_asked]
         else:

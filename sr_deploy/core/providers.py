@@ -66,9 +66,10 @@ PROVIDERS = {provider.backend: provider for provider in _TABLE}
 def find_provider(backend: str) -> Provider:
     """Return a provider by its name here. Raises InputError if it is unknown."""
     if backend not in PROVIDERS:
+        known = ["torch", "tensorrt", "tensorrt-rtx", *PROVIDERS]
         raise InputError(
-            f"unknown runtime '{backend}'; expected torch or one of {', '.join(PROVIDERS)}",
-            hint=did_you_mean(backend, ["torch", *PROVIDERS]),
+            f"unknown runtime '{backend}'; expected one of {', '.join(known)}",
+            hint=did_you_mean(backend, known),
         )
     return PROVIDERS[backend]
 

@@ -13,6 +13,8 @@ DEVICE_KINDS = ("cpu", "cuda", "directml", "coreml")
 RUN_PRECISIONS = ("fp32", "fp16", "bf16")
 TORCH = "torch"
 """The runtime of checkpoints and code."""
+BUILDERS = ("tensorrt", "tensorrt-rtx")
+"""Runtimes that run engines only, which they build of a model."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ class RunOptions:
     @property
     def requested_provider(self) -> Optional[Provider]:
         """ONNX Runtime's provider that the runtime or the device asks for."""
-        if self.runtime not in (None, TORCH):
-            return find_provider(str(self.runtime))
+        if self.runtime is not None and self.runtime not in (TORCH, *BUILDERS):
+            return find_provider(self.runtime)
         device = self.requested_device
         return None if device is None else default_provider(device.kind)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List
+from typing import List, Optional
 
 from sr_deploy.core.errors import CheckpointError
 from sr_deploy.core.files import data_folder
@@ -35,3 +35,20 @@ DEFAULT_MODELS = {2: "asrn_x2", 3: "asrn_x3", 4: "asrn_x4"}
 """By scale: the shipped checkpoint that is used where none is given. Its tiles are exact."""
 MAIN_MODELS = ("asrn_x4", "imdeception_x4", "srn-ntire_x4")
 """The shipped checkpoints that export and build-engine take where none is given."""
+
+
+def find_checkpoint(model: str) -> Optional[Path]:
+    """Return the weights file that a shipped name or a path, of weights or card, stands for.
+
+    None for anything else, and where the weights or the card are missing.
+    """
+    shipped = {path.stem: path for path in shipped_checkpoints()}
+    path = shipped.get(model, Path(model))
+    path = path.with_suffix(CHECKPOINT_SUFFIX) if path.suffix == ".json" else path
+    whole = path.suffix == CHECKPOINT_SUFFIX and path.is_file()
+    return path if whole and path.with_suffix(".json").is_file() else None
+
+
+def shipped_graphs() -> Path:
+    """Return the folder of the graphs that are shipped of some of the checkpoints."""
+    return data_folder("models") / "graphs"

@@ -16,6 +16,7 @@ from sr_deploy.bench.measure import git_revision
 from sr_deploy.core.device import gpu_present
 from sr_deploy.core.errors import MissingPackageError, SrDeployError
 from sr_deploy.core.providers import PROVIDERS, Provider
+from sr_deploy.core.run_options import TORCH
 from sr_deploy.core.target import RUNTIMES, TargetProfile, load_target, target_names
 from sr_deploy.runtime import BACKENDS
 from sr_deploy.runtime.build import why_not_here
@@ -77,9 +78,12 @@ def _torch_ways() -> Iterator[Way]:
         for name, run in _TORCH_ON_GPU:
             reason = why_no_precision(0, run["precision"])
             yield Way(
-                f"torch cuda:0 {name}", {"device": "cuda:0", **run}, device=True, why_not=reason
+                f"torch cuda:0 {name}",
+                {"runtime": TORCH, "device": "cuda:0", **run},
+                device=True,
+                why_not=reason,
             )
-    yield Way("torch cpu", {"device": "cpu", "precision": "fp32"})
+    yield Way("torch cpu", {"runtime": TORCH, "device": "cpu", "precision": "fp32"})
 
 
 def _provider_ways() -> List[Way]:

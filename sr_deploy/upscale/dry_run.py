@@ -98,7 +98,7 @@ def tell_plan(
     jobs, options = plan_run(inputs, output, options)
     results = len(results_of(jobs))
     reporter.log(f"dry run, nothing is written: {results} result{'s' if results != 1 else ''}")
-    network = options.network()
+    network = options.network(reporter.log)
     with contextlib.closing(options.upscaler(network, log=reporter.log)) as upscaler:
         reporter.log(f"{network.name}, x{upscaler.scale}, by {upscaler.where}")
         plan = _PlanTeller(upscaler, options, reporter)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, List, Optional
 
+from sr_deploy.core.cache import read_cached, write_cached
 from sr_deploy.core.device import track_peak_memory
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.session import Session
@@ -23,6 +24,8 @@ MARGIN = 1.3
 times the predicted memory, in ONNX Runtime and in torch. It is less for small tiles, which fit into
 the memory that the probes leave, and above 1 for SRN only."""
 PROBE_PX = 64
+_KEPT = "memory"
+"""The folder of the cache."""
 _STATUS = Path("/proc/self/status")
 _MEMINFO = Path("/proc/meminfo")
 _CGROUPS = (  # (limit, use) of a container: version 2, version 1
@@ -92,6 +95,17 @@ def resident_bytes() -> Optional[int]:
 def peak_bytes() -> Optional[int]:
     """Return the peak memory of this process since its start or the last probe. None if unknown."""
     return _proc_bytes(_STATUS, "VmHWM:")
+
+
+def kept_need(key: str) -> Optional[MemoryNeed]:
+    """Return the need that was measured before, by the key of a network, its library and device."""
+    kept = (read_cached(_KEPT, key) or {}).get("bytes_per_px")
+    return MemoryNeed(float(kept)) if isinstance(kept, (int, float)) and kept > 0 else None
+
+
+def keep_need(key: str, need: MemoryNeed) -> None:
+    """Keep a measured need in the user's cache, so that it is measured once."""
+    write_cached(_KEPT, key, {"bytes_per_px": need.bytes_per_px})
 
 
 def measure_need(session: Session, run: Callable[[HW], object]) -> Optional[MemoryNeed]:

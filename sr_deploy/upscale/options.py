@@ -9,7 +9,8 @@ from typing import Callable, FrozenSet, Optional, Sequence
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.shipped import DEFAULT_MODELS
-from sr_deploy.runtime.opener import NetworkDescription, check_run_options, describe_one
+from sr_deploy.fast.opener import describe_one
+from sr_deploy.runtime.opener import NetworkDescription, check_run_options
 from sr_deploy.runtime.opener.adaptive import AdaptiveOptions, describe_adaptive
 from sr_deploy.upscale.folder import ResultOptions
 from sr_deploy.upscale.memory import MemorySharing
@@ -115,13 +116,15 @@ class UpscaleOptions:
         if list(kinds) != ["picture"] and self.decisions is not None:
             raise InputError("--decisions is for a single picture", hint="give one, or remove it")
 
-    def network(self) -> NetworkDescription:
-        """Return the description of the network. Raises an SrDeployError if there is none."""
+    def network(self, log: Callable[[str], None] = lambda line: None) -> NetworkDescription:
+        """Return the description of the network, a model's in its fastest form on this machine.
+
+        log: receives what is made for it. Raises an SrDeployError if there is none."""
         if self.adaptive is not None:
             budget = AdaptiveOptions(self.adaptive, self.max_flops, self.depth)
             network = describe_adaptive(budget, self.model)
         else:
-            network = describe_one(str(self.model), self.variant)
+            network = describe_one(str(self.model), self.variant, self.run, progress=log)
         check_run_options([network], self.run)
         return network
 

@@ -16,9 +16,10 @@ from sr_deploy.core.files import (
     side_path,
 )
 from sr_deploy.core.images import write_png
-from sr_deploy.core.shipped import DEFAULT_MODELS
+from sr_deploy.core.shipped import DEFAULT_MODELS, find_checkpoint, read_card
+from sr_deploy.fast.opener import describe_family
 from sr_deploy.runtime.adaptive.decisions import LEGEND, decisions_picture
-from sr_deploy.runtime.opener import describe_family, describe_one
+from sr_deploy.runtime.opener import describe_one, split_variant
 from sr_deploy.upscale.folder import check_picture, upscale_picture
 from sr_deploy.upscale.folder_log import PictureTask
 from sr_deploy.upscale.governor import Governor, log_to
@@ -124,6 +125,9 @@ def _scale_of(options: UpscaleOptions) -> int:
     if options.model in defaults:  # at once, without a look at it
         return defaults[options.model]
     if options.adaptive is None:
+        weights = find_checkpoint(split_variant(str(options.model))[0])
+        if weights is not None:
+            return read_card(weights).scale
         network = describe_one(str(options.model), options.variant)
     else:
         network = options.network()
@@ -142,7 +146,7 @@ def _run_job(job: Job, options: UpscaleOptions, reporter: Reporter) -> None:
     elif options.governor:
         _upscale_governed(job, options, reporter)
         return
-    network = options.network()
+    network = options.network(reporter.log)
     reserved = _reserved_results(options) if isinstance(job, VideoJob) else 0
     sharing = MemorySharing(reserved_results=reserved)
     with contextlib.closing(
@@ -224,7 +228,7 @@ def _upscale_video(
 
 
 def _upscale_governed(job: VideoJob, options: UpscaleOptions, reporter: Reporter) -> None:
-    networks = describe_family(str(options.model))
+    networks = describe_family(str(options.model), options.run, progress=reporter.log)
     sharing = MemorySharing(reserved_results=_reserved_results(options))
     log_path = side_path(job.output.with_suffix(""), ".governor.jsonl")
     with contextlib.ExitStack() as stack:

@@ -10,6 +10,8 @@ from typing import Any, Callable, Deque, Dict, Iterable, Iterator, Optional, Seq
 
 import numpy as np
 
+from sr_deploy.core.cache import key_of
+from sr_deploy.core.device import cpu_name
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.progress import Progress
 from sr_deploy.core.session import ExecutedWork, Session
@@ -20,10 +22,13 @@ from sr_deploy.runtime.tiled import HostTiles, TiledRun
 from sr_deploy.runtime.tiling import TilePlan, plan_tiles, plan_whole, smallest_px
 from sr_deploy.upscale.gpu import GpuTiles
 from sr_deploy.upscale.memory import (
+    PROBE_PX,
     MemoryNeed,
     MemorySharing,
     available_bytes,
     bytes_text,
+    keep_need,
+    kept_need,
     measure_need,
     peak_bytes,
     resident_bytes,
@@ -63,6 +68,7 @@ class Upscaler:
         if not isinstance(session, Session):
             session = open_session(session)
         self.session, self.scale = session, session.scale
+        self._network = identity
         inexact_tiles = tile is not None and session.halo_px is None
         self.identity = f"{identity} tile {tile}" if inexact_tiles else identity
         if session.precision != "fp32":
@@ -87,7 +93,7 @@ class Upscaler:
         self._tile = tile
         self._sharing = sharing
         self._need: Optional[MemoryNeed] = None
-        self._measured = False
+        self._measured = self._probed = False
         self._plans: Dict[Tuple[HW, int], TilePlan] = {}
         self._last_plan: Optional[TilePlan] = None
         if max_memory is not None and resident_bytes() is None:
@@ -147,6 +153,8 @@ class Upscaler:
         """
         key = (hw, bytes_per_px)
         if key not in self._plans:
+            if not self._measured and self._is_small(hw):
+                return plan_tiles(hw, self.session, tile=self._tile)
             if not self._measured:
                 self._measure()
             resident = resident_bytes()
@@ -197,6 +205,8 @@ class Upscaler:
         """Return a line on the estimated and the real peak memory, and the bound."""
         on_gpu = "" if self._gpu is None else f"; {self._gpu.report()}"
         peak = peak_bytes()
+        if peak is not None and not self._measured:
+            return f"memory: peak {bytes_text(peak)}{on_gpu}"
         if not self.estimated_bytes or peak is None or self.max_memory is None:
             return f"memory: cannot be measured on this system{on_gpu}"
         estimated, real, bound = map(bytes_text, (self.estimated_bytes, peak, self.max_memory))
@@ -238,9 +248,10 @@ class Upscaler:
 
     def _plan_within(self, hw: HW, need: MemoryNeed, bound: int, needed: int) -> TilePlan:
         """Return a plan whose tiles fit into the memory between `needed` and `bound`."""
-        # A session of one size needs nothing more: the probe has left its memory behind.
         fixed = self.session.fixed_hw is not None
-        least = needed + (0 if fixed else need.of(smallest_px(hw, self.session)))
+        # A session of one size needs nothing more: the probe has left its memory behind.
+        taken = fixed and self._probed
+        least = needed + (0 if taken else need.of(smallest_px(hw, self.session)))
         if least > bound:
             raise InputError(
                 f"{hw_text(hw)} cannot be upscaled within {bytes_text(bound)}: the result and the "
@@ -250,7 +261,7 @@ class Upscaler:
             )
         max_px = None if fixed else need.px_within(bound - needed)
         plan = self._plan_tiles(hw, max_px)
-        estimate = needed + (0 if fixed else need.of(math.prod(plan.tile_hw)))
+        estimate = needed + (0 if taken else need.of(math.prod(plan.tile_hw)))
         self.estimated_bytes = max(self.estimated_bytes, estimate)
         return plan
 
@@ -268,7 +279,7 @@ class Upscaler:
         if self._gpu is not None:  # first: it also loads the libraries, which no pixel needs
             self._gpu.measure()
         if not isinstance(self._tiles, DeviceTiles):
-            self._need = measure_need(self.session, self._probe)
+            self._need = self._host_need()
         elif resident_bytes() is not None:
             self._need = MemoryNeed(self._tiles.host_bytes_per_px)
         if self._need is not None:
@@ -276,6 +287,28 @@ class Upscaler:
         resident, available = resident_bytes(), available_bytes()
         if self.max_memory is None and resident is not None and available is not None:
             self.max_memory = resident + available // (4 * self._sharing.processes)
+
+    def _is_small(self, hw: HW) -> bool:
+        """Return whether an image takes no more than the probes would, so that none are needed."""
+        return self.max_memory is None and math.prod(hw) <= (2 * PROBE_PX) ** 2
+
+    def _host_need(self) -> Optional[MemoryNeed]:
+        """Return the need of a tile: as measured before, or by probes now."""
+        key = self._need_key() if self._network else ""
+        need = kept_need(key) if key else None
+        if need is None:
+            need = measure_need(self.session, self._probe)
+            self._probed = True
+            if need is not None and key:
+                keep_need(key, need)
+        return need
+
+    def _need_key(self) -> str:
+        """Return what a network's need of memory depends on, for the cache."""
+        session = self.session
+        how = (session.backend, session.backend_version, session.precision, session.settings)
+        where = (session.place, session.device, session.threads, cpu_name())
+        return key_of(self._network, session.scale, *how, *where)
 
     def _probe(self, hw: HW) -> None:
         image = np.zeros((*hw, 3), np.uint8)

@@ -16,7 +16,6 @@ from sr_deploy.core.errors import CannotRunHereError, InputError, SrDeployError
 from sr_deploy.core.progress import Advance, Progress
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.runtime.graph_probe import CONTRACTS, GraphContract
-from sr_deploy.runtime.opener import kind_of
 from sr_deploy.runtime.torch_device import gpu_count
 from sr_deploy.upscale.folder import (
     QUEUED_RESULTS,
@@ -62,10 +61,12 @@ def _upscale_by_workers(
 ) -> FolderSummary:
     if options.workers == 1:
         sharing = MemorySharing(queued_results=QUEUED_RESULTS)
-        upscaler = options.upscaler(options.network(), sharing=sharing, log=reporter.log)
+        network = options.network(reporter.log)
+        upscaler = options.upscaler(network, sharing=sharing, log=reporter.log)
         return _upscale_tasks(tasks, output, upscaler, reporter, options.result)
-    if options.model is not None and kind_of(options.model) == "artifact":
-        options.network().find_scale()  # so that a graph is probed once, not by every worker
+    network = options.network(reporter.log)  # made, and a graph probed, once, not by every worker
+    if network.kind == "graph":
+        network.find_scale()
     workers = min(options.workers, len(tasks))
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
@@ -202,7 +203,7 @@ def upscaler_of_worker(
     options: UpscaleOptions, number: int, workers: int, log: Callable[[str], None]
 ) -> Upscaler:
     """Return the Upscaler of worker `number`, on its GPU or, if none is requested, the default."""
-    network = options.network()
+    network = options.network(log)
     run, on_same_gpu = device_of_worker(options.run, number, workers)
     sharing = MemorySharing(
         queued_results=QUEUED_RESULTS, processes=workers, on_same_gpu=on_same_gpu

@@ -8,16 +8,17 @@ Each kind is a module here and a line in `KINDS`.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from pathlib import Path
-from typing import Container, List, Optional, Sequence, Tuple, Union
+from typing import Callable, Container, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.depth_plan import DepthPlan
 from sr_deploy.core.errors import InputError, VariantError, did_you_mean
 from sr_deploy.core.network_code import is_code, parse_code
 from sr_deploy.core.registry import Registry
-from sr_deploy.core.run_options import DEFAULT_RUN, TORCH, RunOptions
+from sr_deploy.core.run_options import BUILDERS, DEFAULT_RUN, TORCH, RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.core.spec import listed_variants
 from sr_deploy.runtime.opener.checkpoint import describe_untrained
@@ -114,11 +115,13 @@ def describe_all(
     *,
     trust: bool = False,
     untrained: bool = False,
+    describe_each: Optional[Callable[[str, Variants], List[NetworkDescription]]] = None,
 ) -> List[NetworkDescription]:
     """Return the networks of several texts; `variants` applies to those with variants to choose.
 
     Manifests of listed artifacts and graphs of listed plans are skipped, so that `folder/*` equals
-    the folder. Raises InputError for an empty list, or for variants that apply to no text.
+    the folder. describe_each: describes one text; None: `describe`, with `trust` and `untrained`.
+    Raises InputError for an empty list, or for variants that apply to no text.
     """
     items = [str(item) for item in ([texts] if isinstance(texts, (str, Path)) else texts)]
     if not items:
@@ -134,12 +137,11 @@ def describe_all(
             "variants are given, but no checkpoint: a graph or an engine is one variant",
             hint="omit --variants, or give the files of those variants",
         )
+    each = describe_each or functools.partial(describe, trust=trust, untrained=untrained)
     return [
         network
         for item in without_companions(items)
-        for network in describe(
-            item, variants if elastic[item] else None, trust=trust, untrained=untrained
-        )
+        for network in each(item, variants if elastic[item] else None)
     ]
 
 
@@ -148,7 +150,7 @@ def describe_family(text: Union[str, Path]) -> List[NetworkDescription]:
 
     Raises InputError for a folder of several models, or with a variant more than once.
     """
-    return _check_family(str(text), describe(text))
+    return check_family(str(text), describe(text))
 
 
 def describe_one(text: Union[str, Path], variant: Optional[str] = None) -> NetworkDescription:
@@ -159,7 +161,7 @@ def describe_one(text: Union[str, Path], variant: Optional[str] = None) -> Netwo
     if variant is not None and kind_of(str(text)) in ("plan", "router"):
         return describe(text, [variant])[0]
     networks = describe(text)
-    networks = _fastest_plan(networks) or _check_family(str(text), networks)
+    networks = _fastest_plan(networks) or check_family(str(text), networks)
     return networks[-1] if variant is None else _of_variants(str(text), networks, variant)[0]
 
 
@@ -191,9 +193,12 @@ def check_run_options(networks: Sequence[NetworkDescription], run: RunOptions) -
             "graphs and engines have their own settings",
             hint=f"omit --{run.torch_settings[0]}, or give a checkpoint",
         )
-    if run.runtime not in (None, TORCH) and not any(n.kind in ("graph", "plan") for n in networks):
+    others = [network for network in networks if not _runs_by(network, run.runtime)]
+    if others and len(others) == len(networks):
         raise InputError(
-            "--runtime chooses what runs ONNX graphs, but none is given", hint="omit --runtime"
+            f"{others[0].artifact or others[0].name} is not run by {run.runtime}, but by "
+            f"{others[0].backend}",
+            hint="omit --runtime",
         )
     notes = []
     if run.torch_settings and not all(network.backend == "torch" for network in networks):
@@ -201,12 +206,22 @@ def check_run_options(networks: Sequence[NetworkDescription], run: RunOptions) -
         notes.append(
             f"{options}: for the checkpoints only; graphs and engines run as they were made"
         )
-    if run.runtime not in (None, TORCH) and not all(n.kind in ("graph", "plan") for n in networks):
-        notes.append("--runtime: for the ONNX graphs only; checkpoints and engines have their own")
+    if others:
+        names = ", ".join(network.artifact or network.name for network in others)
+        notes.append(f"--runtime {run.runtime}: not for {names}, which have their own")
     return "; ".join(notes)
 
 
-def _check_family(text: str, networks: List[NetworkDescription]) -> List[NetworkDescription]:
+def _runs_by(network: NetworkDescription, runtime: Optional[str]) -> bool:
+    """Return whether a runtime, if one is given, can run a network."""
+    return (
+        runtime in (None, network.backend)
+        or network.kind in ("graph", "plan")
+        and runtime not in (TORCH, *BUILDERS)
+    )
+
+
+def check_family(text: str, networks: List[NetworkDescription]) -> List[NetworkDescription]:
     """Return the networks. Raises InputError unless they are variants of one model."""
     by_name = {}
     for network in networks:

@@ -1,0 +1,167 @@
+"""Engines and graphs of models, made once for this machine and kept in the user's cache.
+
+An entry is a folder with one file and its manifest. Its name has a checksum of everything that
+decides the file: weights, card, target, libraries, and the code that exports. It is made beside
+its place and renamed, so that it is whole, and several processes may make it at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from sr_deploy.core.cache import cache_folder, key_of
+from sr_deploy.core.errors import ArtifactError, MissingPackageError
+from sr_deploy.core.files import files_with_suffix, make_output_folder, sha256_of
+from sr_deploy.core.manifest import Manifest, read_manifest
+from sr_deploy.core.run_options import BUILDERS
+from sr_deploy.core.shipped import shipped_graphs
+from sr_deploy.core.sizes import up_to_multiple
+from sr_deploy.core.spec import ModelSpec, network_name
+from sr_deploy.core.target import TargetProfile, load_target
+from sr_deploy.core.version import __version__
+from sr_deploy.fast.ways import ModelWay
+from sr_deploy.runtime import BACKENDS
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_OPT_PX, _MOST_PX, _MOST_TENSORRT_PX = 256, 16384, 1024
+"""LR sides of graphs. TensorRT chooses kernels and memory for the largest."""
+_UNUSED_DAYS = 90
+"""An entry that was not used for so long is removed when another is made."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A variant of a checkpoint."""
+
+    weights: Path
+    card: ModelSpec
+    variant: str
+
+    @property
+    def name(self) -> str:
+        return network_name(self.weights.stem, self.variant)
+
+
+def find(model: Model, way: ModelWay) -> Optional[Path]:
+    """Return the file that was made of a model for a way; None if there is none that is whole."""
+    entry = _entry(model, way)
+    for path in files_with_suffix(entry, ".engine", ".onnx") if entry.is_dir() else ():
+        with contextlib.suppress(ArtifactError):
+            read_manifest(path)
+            with contextlib.suppress(OSError):
+                os.utime(str(entry))
+            return path
+    return None
+
+
+def make(model: Model, way: ModelWay) -> Path:
+    """Make the file of a model for a way, and return its place in the cache.
+
+    Raises an SrDeployError if it cannot be exported or built, or the cache cannot be written.
+    """
+    entry = _entry(model, way)
+    _remove_unused(make_output_folder(entry.parent))
+    with tempfile.TemporaryDirectory(dir=str(entry.parent), prefix=".partial-") as temporary:
+        folder, beside = Path(temporary) / "entry", Path(temporary) / "graph"
+        graph = shipped_graph(model, way) or export_graph(model, way.target, beside)
+        if way.builds:
+            from sr_deploy.runtime.build import engine_from_onnx
+
+            engine_from_onnx(graph, folder, target=way.target)
+        else:
+            folder.mkdir()
+            for path in (graph, graph.with_name(graph.name + ".json")):
+                shutil.copy(str(path), str(folder / path.name))
+        if entry.is_dir() and find(model, way) is None:
+            shutil.rmtree(str(entry), ignore_errors=True)  # damaged
+        with contextlib.suppress(OSError):  # another process has made it meanwhile
+            os.rename(str(folder), str(entry))
+    made = find(model, way)
+    if made is None:
+        raise ArtifactError(f"the cache folder {entry} was changed while it was written")
+    return made
+
+
+def is_made(path: Path) -> bool:
+    """Return whether a file is one of the cache."""
+    return cache_folder() / "models" in path.parents
+
+
+def export_graph(model: Model, target: str, folder: Path) -> Path:
+    """Export the graph that an engine of a target is built of, to a folder; return its path.
+
+    Raises an SrDeployError.
+    """
+    try:
+        from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
+    except ImportError as e:
+        package = (e.name or "torch").split(".")[0]
+        raise MissingPackageError(package, needed_for="preparing a model, once,") from e
+    sizes = _sizes(model.card, load_target(target))
+    options = ExportOptions(variants=[model.variant], sizes=[sizes], target=target)
+    return onnx_from_checkpoint(model.weights, folder, options)[0]
+
+
+def shipped_graph(model: Model, way: ModelWay) -> Optional[Path]:
+    """Return the shipped FP32 graph of a model; None if there is none that fits it and the way."""
+    profile = way.profile
+    if profile.precisions[0] != "fp32":
+        return None
+    for path in shipped_graphs().glob(f"{model.name}.*.onnx"):
+        with contextlib.suppress(ArtifactError):
+            manifest = read_manifest(path)
+            if _fits(manifest, model, way):
+                return path
+    return None
+
+
+def _fits(manifest: Manifest, model: Model, way: ModelWay) -> bool:
+    made_of = manifest.parent_sha256, manifest.versions.get("card"), manifest.variant
+    made_for = manifest.target, manifest.versions.get("profile")
+    wanted = model.card.weights_sha256, model.card.digest, model.variant
+    return made_of == wanted and made_for == (way.target, way.profile.digest)
+
+
+def _sizes(card: ModelSpec, target: TargetProfile) -> str:
+    """Return the LR sizes of a graph: all that the network takes, unless the builder needs less."""
+    n, (h, w) = card.multiple, up_to_multiple(card.min_hw, card.multiple)
+    most = _MOST_TENSORRT_PX if target.runtime in BUILDERS else _MOST_PX
+    opt, most = _OPT_PX + -_OPT_PX % n, most - most % n
+    return f"{h}x{w}:{max(opt, h)}x{max(opt, w)}:{most}x{most}"
+
+
+def _entry(model: Model, way: ModelWay) -> Path:
+    versions = BACKENDS[way.runtime]().versions() if way.builds else {}
+    key = key_of(
+        model.card.weights_sha256,
+        model.card.digest,
+        way.profile.digest,
+        _sizes(model.card, way.profile),
+        sorted(versions.items()),
+        __version__,
+        _code_digest(),
+    )
+    return cache_folder() / "models" / f"{model.name}.{way.runtime}.{key}"
+
+
+@functools.lru_cache(maxsize=None)
+def _code_digest() -> str:
+    """Return a checksum of the code that decides what an export of a checkpoint contains."""
+    files = [path for room in ("nets", "export") for path in sorted((_PACKAGE / room).glob("*.py"))]
+    return key_of(*map(sha256_of, files))
+
+
+def _remove_unused(folder: Path) -> None:
+    oldest = time.time() - _UNUSED_DAYS * 86400
+    for entry in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if entry.stat().st_mtime < oldest:
+                shutil.rmtree(str(entry))

@@ -1,0 +1,104 @@
+"""The ways in which this machine can run a model, the fastest first."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Iterator, List
+
+from sr_deploy.core.device import gpu_present
+from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
+from sr_deploy.core.run_options import TORCH, RunOptions
+from sr_deploy.core.target import TargetProfile, load_target
+from sr_deploy.runtime import BACKENDS
+
+
+@dataclass(frozen=True)
+class ModelWay:
+    """A way to run a model: as an engine, as a graph, or by torch as it is."""
+
+    runtime: str
+    device: str
+    """The kind of device."""
+    target: str = ""
+    """The target whose engine or graph is made of the model; empty: none, torch runs it."""
+    builds: bool = True
+    """Whether an engine is built of the graph."""
+
+    @property
+    def profile(self) -> TargetProfile:
+        return load_target(self.target)
+
+    def why_not(self, index: int = 0) -> str:
+        """Return why the device of this number cannot be used in this way; empty if it can."""
+        if not self.target:
+            return _why_no_torch(self.device, index)
+        if not self.builds:
+            return ""  # the session tells
+        backend, profile = BACKENDS[self.runtime](), self.profile
+        return backend.why_unavailable(profile) or backend.why_no_device(profile, index)
+
+
+_WAYS = (
+    ModelWay("tensorrt-rtx", "cuda", "rtx"),
+    ModelWay("tensorrt", "cuda", "rtx-tensorrt"),
+    ModelWay("tensorrt", "cuda", "rtx-tensorrt8"),
+    ModelWay("onnxruntime-cuda", "cuda", "cuda"),
+    ModelWay(TORCH, "cuda"),
+    ModelWay("onnxruntime", "cpu", "cpu"),
+    ModelWay(TORCH, "cpu"),
+)
+"""The fastest of each device first. The order on GPUs was never measured."""
+
+
+def usable_ways(run: RunOptions) -> Iterator[ModelWay]:
+    """Yield the ways that `run` allows and this machine has, the fastest first.
+
+    A way is looked at only when it is asked for, since that may load its library. Raises InputError
+    for a contradiction, CannotRunHereError with the reasons if there is none.
+    """
+    index = run.requested_device.index if run.requested_device else 0
+    reasons = []
+    found = False
+    for way in _allowed_ways(run):
+        reason = way.why_not(index)
+        if reason:
+            reasons.append(reason)
+        else:
+            found = True
+            yield way
+    if not found:
+        named = f"by {run.runtime}" if run.runtime else f"on {run.device or 'the CPU'}"
+        reason = "; ".join(dict.fromkeys(reasons)) or "this runtime is not for this device"
+        raise CannotRunHereError(
+            f"models cannot be run {named} here: {reason}",
+            hint="omit --runtime and --device for the fastest that is here",
+        )
+
+
+def _allowed_ways(run: RunOptions) -> List[ModelWay]:
+    if run.torch_settings and run.runtime not in (None, TORCH):
+        raise InputError(
+            f"--{run.torch_settings[0]} is for networks that torch runs, "
+            f"not for --runtime {run.runtime}",
+            hint=f"omit --{run.torch_settings[0]}, or give --runtime torch",
+        )
+    runtime = TORCH if run.torch_settings else run.runtime
+    device = run.requested_device
+    if runtime == TORCH:
+        return [ModelWay(TORCH, device.kind if device else "")]
+    provider = run.requested_provider
+    if provider is not None and not any(way.runtime == provider.backend for way in _WAYS):
+        return [ModelWay(provider.backend, provider.device, "cpu", builds=False)]
+    kind = device.kind if device else "cpu" if runtime is None and not gpu_present() else ""
+    return [w for w in _WAYS if runtime in (None, w.runtime) and kind in ("", w.device)]
+
+
+def _why_no_torch(device: str, index: int) -> str:
+    if importlib.util.find_spec("torch") is None:
+        return MissingPackageError("torch", needed_for="running checkpoints").message
+    if device != "cuda":
+        return ""
+    from sr_deploy.runtime.torch_device import why_no_cuda
+
+    return why_no_cuda(index)
