@@ -16,7 +16,7 @@ import pytest
 
 from sr_deploy.core.routers import router_name, shipped_routers
 from sr_deploy.core.samples import shipped_crops
-from sr_deploy.core.shipped import shipped_checkpoints
+from sr_deploy.core.shipped import shipped_checkpoints, shipped_graphs
 from sr_deploy.core.target import target_names
 from sr_deploy.results import shipped_numbers
 
@@ -61,7 +61,8 @@ def test_wheel_carries_the_shipped_data_and_nothing_else(wheel: Path) -> None:
         if n.startswith("sr_deploy/_models/") and not n.endswith("__init__.py")
     }
     cards = {p.with_suffix(".json").name for p in models}
-    assert carried == {p.name for p in models} | cards | {shipped_numbers.FILE}
+    graphs = {p.name for p in shipped_graphs().iterdir()}
+    assert carried == {p.name for p in models} | cards | graphs | {shipped_numbers.FILE}
     assert (
         sorted(Path(n).stem for n in names if n.startswith("sr_deploy/_engines_targets/"))
         == target_names()

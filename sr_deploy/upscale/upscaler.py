@@ -16,8 +16,8 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.progress import Progress
 from sr_deploy.core.session import ExecutedWork, Session
 from sr_deploy.core.sizes import HW, hw_text
+from sr_deploy.fast.opener import open_session
 from sr_deploy.runtime.device_tiles import DeviceTiles
-from sr_deploy.runtime.opener import open_session
 from sr_deploy.runtime.tiled import HostTiles, TiledRun
 from sr_deploy.runtime.tiling import TilePlan, plan_tiles, plan_whole, smallest_px
 from sr_deploy.upscale.gpu import GpuTiles

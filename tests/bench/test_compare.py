@@ -49,7 +49,7 @@ def described(model, variant, opener):
 def sessions(monkeypatch):
     made = {}
 
-    def describe(text, variants, untrained):
+    def describe(text, variants, run, untrained):
         model, _, variant = text.partition(".")
         return [described(model, variant, lambda: made[text])]
 

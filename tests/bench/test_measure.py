@@ -29,6 +29,8 @@ from sr_deploy.results.rows import append_rows, read_rows  # noqa: E402
 from sr_deploy.results.tables import ntire_table  # noqa: E402
 from sr_deploy.runtime.build import engine_from_onnx  # noqa: E402
 
+BY_TORCH = RunOptions(runtime="torch")
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
@@ -83,7 +85,7 @@ def bench(place, *given, **options):
 
 @pytest.fixture(scope="module")
 def checkpoint_rows(place):
-    return bench(place, "tiny_x2.safetensors")
+    return bench(place, "tiny_x2.safetensors", run=BY_TORCH)
 
 
 @pytest.mark.smoke
@@ -495,7 +497,7 @@ def test_a_network_that_the_device_cannot_hold_is_a_row_and_the_next_one_runs(
 
 def test_a_gpu_that_is_not_used_is_told(place, monkeypatch):
     StandInTorchCuda(monkeypatch, failing={"init": RuntimeError("the driver is too old")})
-    (row,) = bench(place, "tiny_x2.safetensors", variants="d1")
+    (row,) = bench(place, "tiny_x2.safetensors", variants="d1", run=BY_TORCH)
     assert row.timer == "wall clock" and row.mem_peak_mib is not None
     assert "torch cannot use the GPU" in row.warnings[0] and "driver is too old" in row.warnings[0]
 
@@ -503,8 +505,8 @@ def test_a_gpu_that_is_not_used_is_told(place, monkeypatch):
 def test_options_of_torch_without_a_checkpoint_are_refused(place):
     with pytest.raises(InputError, match="--cuda-graph is for checkpoints"):
         bench(place, "graphs", run=RunOptions(cuda_graph=True))
-    with pytest.raises(InputError, match="--runtime chooses what runs ONNX graphs"):
-        bench(place, "tiny_x2.safetensors", run=RunOptions(runtime="onnxruntime"))
+    with pytest.raises(InputError, match="is not run by torch, but by onnxruntime"):
+        bench(place, "graphs", run=BY_TORCH)
 
 
 def test_options_of_torch_beside_a_graph_are_said_to_be_the_checkpoint_s(place):

@@ -172,7 +172,7 @@ def test_two_models_of_one_name_are_refused(place, tmp_path):
         shutil.copy(place / f"tiny_x2{end}", tmp_path)
     paths = [place / "tiny_x2.safetensors", tmp_path / "tiny_x2.safetensors"]
     with pytest.raises(InputError, match="are both named tiny_x2 in the table") as e:
-        quality_from_artifacts(paths, data=place / "Two")
+        quality_from_artifacts(paths, data=place / "Two", run=RunOptions(runtime="torch"))
     assert all(str(path) in e.value.message for path in paths)
 
 
@@ -196,7 +196,11 @@ def test_a_gpu_that_is_not_used_is_told(place, monkeypatch):
     StandInTorchCuda(monkeypatch, failing={"init": RuntimeError("the driver is too old")})
     lines = []
     row = score(
-        place / "tiny_x2.safetensors", variants="d1", data=place / "Two", progress=lines.append
+        place / "tiny_x2.safetensors",
+        variants="d1",
+        data=place / "Two",
+        run=RunOptions(runtime="torch"),
+        progress=lines.append,
     )[-1]
     assert "the driver is too old" in row.warnings[0] and row.device == ""
     assert any("the driver is too old" in line for line in lines)
@@ -205,7 +209,10 @@ def test_a_gpu_that_is_not_used_is_told(place, monkeypatch):
 def test_a_network_that_runs_out_of_memory_keeps_its_earlier_rows(place, monkeypatch):
     gpu = StandInTorchCuda(monkeypatch)
     pending = quality_from_artifacts(
-        place / "tiny_x2.safetensors", variants="d1", data=[place / "One" / "HR", place / "Two"]
+        place / "tiny_x2.safetensors",
+        variants="d1",
+        data=[place / "One" / "HR", place / "Two"],
+        run=RunOptions(runtime="torch"),
     )
     rows = []
     for row in pending:

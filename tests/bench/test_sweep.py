@@ -134,7 +134,7 @@ def test_a_router_is_one_cell_of_each_way_and_exported_as_what_it_is(place, tmp_
         ""
     ] * 3
     by_torch, export, by_onnx = children.calls
-    assert by_torch[:3] == ("bench", "cdnsr-fsrcnn_x4", "--protocol") and by_onnx[:2] == (
+    assert by_torch[:4] == ("bench", "cdnsr-fsrcnn_x4", "--runtime", "torch") and by_onnx[:2] == (
         "bench",
         "/made/by/export",
     )
@@ -289,7 +289,7 @@ def test_code_without_variants_is_measured_and_exported_by_its_text(place, tmp_p
     (first, _) = cells_of(read_plan(asked), image_set(data(place)))
     rows_from_plan(read_plan(asked), tmp_path / "out", data=data(place))
     bench, export, _ = children.calls
-    assert bench[:3] == ("bench", f"{file}:net", "--protocol")
+    assert bench[:4] == ("bench", f"{file}:net", "--runtime", "torch")
     assert export[:3] == ("export", f"{file}:net", "--shape")
     file.write_text(CODE + "# changed\n")
     assert first not in cells_of(read_plan(asked), image_set(data(place)))

@@ -79,7 +79,10 @@ def test_a_budget_is_kept_and_a_folder_goes_on_by_it(run_cli, picture, tmp_path)
 @pytest.mark.parametrize(
     "options, words",
     [
-        (("--adaptive", "elastic", "--runtime", "onnxruntime"), "chooses what runs ONNX graphs"),
+        (
+            ("--adaptive", "elastic", "--runtime", "onnxruntime"),
+            "is not run by onnxruntime, but by torch",
+        ),
         (
             ("--adaptive", "elastic", "--max-flops", "10%"),
             "is too small: the router and 'asrn_x4.d1' everywhere take 36.6% of it on one patch",

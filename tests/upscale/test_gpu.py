@@ -19,6 +19,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from doubles.torch_cuda import GIB, StandInTorchCuda  # noqa: E402
 
+BY_TORCH = RunOptions(runtime="torch")
+
 MIB = 2**20
 WEIGHTS = 100 * MIB
 
@@ -99,11 +101,11 @@ def test_tiles_fit_the_bound_on_the_gpus_memory(make, noise):
 
 def test_the_default_bound_is_a_share_of_the_free_memory(make):
     upscaler = Upscaler(make(free=2 * GIB))
-    upscaler.plan((8, 8))
+    upscaler.plan((200, 200))
     assert upscaler._gpu.bound == pytest.approx(WEIGHTS + 1.5 * GIB, abs=MIB)
     sharing = MemorySharing(processes=6, on_same_gpu=3)
     shared = Upscaler(make(free=2 * GIB), sharing=sharing)
-    shared.plan((8, 8))
+    shared.plan((200, 200))
     assert shared._gpu.bound == pytest.approx(WEIGHTS + GIB / 2, abs=MIB)
 
 
@@ -206,7 +208,7 @@ def test_without_facts_on_the_memory_tiles_are_as_large_as_they_can_be(make, noi
 def test_the_hosts_need_is_that_of_page_locked_memory(make, noise, monkeypatch):
     """The libraries of CUDA, which the probes load, do not count as a need of pixels."""
     upscaler = Upscaler(make())
-    upscaler(noise((8, 8)))
+    upscaler(noise((200, 200)))
     assert upscaler._need.bytes_per_px == 2 * 12 * (1 + 2 * 4)
 
 
@@ -239,7 +241,7 @@ def test_the_device_is_named_and_why_it_is_not_the_gpu(make, sessions):
 )
 def test_workers_take_turns_at_the_gpus(monkeypatch, given, gpus, expected):
     monkeypatch.setattr(workers, "gpu_count", lambda: gpus)
-    run = RunOptions(precision="fp16", **given)
+    run = RunOptions(cuda_graph=False, **given)
     found = [workers.device_of_worker(run, number, 3) for number in range(3)]
     assert [(run.device, sharing) for run, sharing in found] == expected
     assert all(dataclasses.replace(each, device=run.device) == run for each, _ in found)
@@ -248,20 +250,20 @@ def test_workers_take_turns_at_the_gpus(monkeypatch, given, gpus, expected):
 def test_a_worker_whose_gpu_cannot_be_used_says_so_and_takes_the_first(monkeypatch, gpu):
     monkeypatch.setattr(workers, "gpu_count", lambda: 2)
     lines = []
-    options = UpscaleOptions("fsrcnn-w16_x4", workers=2, max_memory=4 * GIB)
+    options = UpscaleOptions("fsrcnn-w16_x4", workers=2, max_memory=4 * GIB, run=BY_TORCH)
     upscaler = workers.upscaler_of_worker(options, 1, 2, lines.append)
     assert upscaler.session.place == "cuda:0" and upscaler._gpu.bound == 2 * GIB
     assert lines == [
         "torch cannot use cuda:1: there is one GPU, cuda:0; worker 2 runs where the first one does"
     ]
-    asked = dataclasses.replace(options, run=RunOptions(device="cuda"))
+    asked = dataclasses.replace(options, run=RunOptions(device="cuda", runtime="torch"))
     with pytest.raises(CannotRunHereError, match="torch cannot use cuda:1: there is one GPU"):
         workers.upscaler_of_worker(asked, 1, 2, lines.append)
 
 
 def test_a_worker_uses_the_gpu_of_its_turn(gpu):
     gpu.count = 2
-    options = UpscaleOptions("fsrcnn-w16_x4", workers=2, max_memory=4 * GIB)
+    options = UpscaleOptions("fsrcnn-w16_x4", workers=2, max_memory=4 * GIB, run=BY_TORCH)
     upscaler = workers.upscaler_of_worker(options, 1, 2, print)
     assert upscaler.where == "torch on a stand-in GPU 1 (cuda:1)"
     assert (upscaler.max_memory, upscaler._gpu.bound) == (2 * GIB, 4 * GIB)

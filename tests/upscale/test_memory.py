@@ -116,7 +116,7 @@ def test_further_memory_of_the_caller_counts(sessions, monkeypatch):
 def test_the_default_bound_is_a_share_of_the_available_memory(sessions, monkeypatch):
     monkeypatch.setattr("sr_deploy.upscale.upscaler.available_bytes", lambda: 4 << 30)
     upscaler = Upscaler(sessions["blur"]())
-    upscaler(np.zeros((9, 9, 3), np.uint8))
+    upscaler(np.zeros((129, 129, 3), np.uint8))
     if memory.resident_bytes() is not None:
         assert 1 << 30 <= upscaler.max_memory <= (1 << 30) + memory.resident_bytes() + (64 << 20)
 
@@ -126,7 +126,7 @@ def test_processes_share_the_default_bound_and_a_given_one(sessions, monkeypatch
     monkeypatch.setattr("sr_deploy.upscale.upscaler.available_bytes", lambda: 4 << 30)
     monkeypatch.setattr("sr_deploy.upscale.upscaler.resident_bytes", lambda: 1 << 30)
     upscaler = Upscaler(sessions["blur"](), sharing=MemorySharing(processes=4))
-    upscaler.plan((9, 9))
+    upscaler.plan((129, 129))
     assert upscaler.max_memory == (1 << 30) + (256 << 20)
     given = Upscaler(sessions["blur"](), max_memory=8 << 30, sharing=MemorySharing(processes=4))
     assert given.max_memory == 2 << 30

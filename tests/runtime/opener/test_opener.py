@@ -203,7 +203,7 @@ def test_options_for_some_of_the_networks_only_are_said(family):
     networks = [*describe(f"{MODEL}.c4"), *describe(family[0])]
     assert check_run_options(networks, RunOptions(device="cpu")) == ""
     note = check_run_options(networks, RunOptions(runtime="onnxruntime"))
-    assert note == "--runtime: for the ONNX graphs only; checkpoints and engines have their own"
+    assert note == f"--runtime onnxruntime: not for {networks[0].name}, which have their own"
     assert check_run_options(networks[1:], RunOptions(runtime="onnxruntime")) == ""
 
 
