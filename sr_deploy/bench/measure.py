@@ -187,6 +187,7 @@ def rows_from_artifacts(
     with limit_cores(options.threads):
         variants = "all" if options.variants is None else options.variants
         protocols = options.resolved_protocols
+        options.valid_set(), options.test_set()  # before models are prepared
         descriptions = describe_all(
             networks,
             variants,

@@ -33,7 +33,7 @@ Folders = Union[str, Path, Sequence[Union[str, Path]]]
 def quality_from_artifacts(
     networks: Union[str, Path, Sequence[Union[str, Path]]],
     *,
-    variants: Union[str, Sequence[str], None] = None,
+    variants: Union[str, Sequence[str]] = "all",
     data: Folders = (),
     lr_data: Folders = (),
     metric: str = "y",
@@ -55,8 +55,7 @@ def quality_from_artifacts(
     on this machine gives rows with the reason.
     """
     sets = image_sets(_listed(data), _listed(lr_data))
-    names = "all" if variants is None else variants
-    descriptions = describe_all(networks, names, run, progress=progress)
+    descriptions = describe_all(networks, variants, run, progress=progress)
     _check_names(descriptions)
     scales = list(filter(None, (d.find_scale() for d in descriptions)))
     made_by = _degradation(degradation, sets, scales)
