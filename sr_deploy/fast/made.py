@@ -38,7 +38,7 @@ _UNUSED_DAYS = 90
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelVariant:
     """A variant of a checkpoint."""
 
     weights: Path
@@ -50,7 +50,7 @@ class Model:
         return network_name(self.weights.stem, self.variant)
 
 
-def find(model: Model, way: ModelWay) -> Optional[Path]:
+def find(model: ModelVariant, way: ModelWay) -> Optional[Path]:
     """Return the file that was made of a model for a way; None if there is none that is whole."""
     entry = _entry(model, way)
     for path in files_with_suffix(entry, ".engine", ".onnx") if entry.is_dir() else ():
@@ -62,7 +62,7 @@ def find(model: Model, way: ModelWay) -> Optional[Path]:
     return None
 
 
-def make(model: Model, way: ModelWay) -> Path:
+def make(model: ModelVariant, way: ModelWay) -> Path:
     """Make the file of a model for a way, and return its place in the cache.
 
     Raises an SrDeployError if it cannot be exported or built, or the cache cannot be written.
@@ -95,7 +95,7 @@ def is_made(path: Path) -> bool:
     return cache_folder() / "models" in path.parents
 
 
-def export_graph(model: Model, target: str, folder: Path) -> Path:
+def export_graph(model: ModelVariant, target: str, folder: Path) -> Path:
     """Export the graph that an engine of a target is built of, to a folder; return its path.
 
     Raises an SrDeployError.
@@ -110,7 +110,7 @@ def export_graph(model: Model, target: str, folder: Path) -> Path:
     return onnx_from_checkpoint(model.weights, folder, options)[0]
 
 
-def shipped_graph(model: Model, way: ModelWay) -> Optional[Path]:
+def shipped_graph(model: ModelVariant, way: ModelWay) -> Optional[Path]:
     """Return the shipped FP32 graph of a model; None if there is none that fits it and the way."""
     profile = way.profile
     if profile.precisions[0] != "fp32":
@@ -123,7 +123,7 @@ def shipped_graph(model: Model, way: ModelWay) -> Optional[Path]:
     return None
 
 
-def _fits(manifest: Manifest, model: Model, way: ModelWay) -> bool:
+def _fits(manifest: Manifest, model: ModelVariant, way: ModelWay) -> bool:
     made_of = manifest.parent_sha256, manifest.versions.get("card"), manifest.variant
     made_for = manifest.target, manifest.versions.get("profile")
     wanted = model.card.weights_sha256, model.card.digest, model.variant
@@ -138,7 +138,7 @@ def _sizes(card: ModelSpec, target: TargetProfile) -> str:
     return f"{h}x{w}:{max(opt, h)}x{max(opt, w)}:{most}x{most}"
 
 
-def _entry(model: Model, way: ModelWay) -> Path:
+def _entry(model: ModelVariant, way: ModelWay) -> Path:
     versions = BACKENDS[way.runtime]().versions() if way.builds else {}
     key = key_of(
         model.card.weights_sha256,

@@ -19,7 +19,7 @@ from sr_deploy.core.run_options import DEFAULT_RUN, TORCH, RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.core.shipped import find_checkpoint, read_card
 from sr_deploy.core.spec import ModelSpec, listed_variants
-from sr_deploy.fast.made import Model, find, make
+from sr_deploy.fast.made import ModelVariant, find, make
 from sr_deploy.fast.ways import ModelWay, usable_ways
 from sr_deploy.runtime import opener
 from sr_deploy.runtime.opener import NetworkDescription, Variants, check_run_options
@@ -119,7 +119,7 @@ def open_session(
     return network.open(run)
 
 
-def _models(text: str, variants: Variants, run: RunOptions) -> Optional[List[Model]]:
+def _models(text: str, variants: Variants, run: RunOptions) -> Optional[List[ModelVariant]]:
     """Return the variants of the checkpoint that a text names, smallest first.
 
     None for other texts, for a checkpoint that is damaged or whose variants contradict the text,
@@ -138,7 +138,7 @@ def _models(text: str, variants: Variants, run: RunOptions) -> Optional[List[Mod
         names = [variant] if variant is not None else listed_variants(variants)
         if names is None:
             names = list(card.variants) if variants is None else _published(weights, card)
-        return [Model(weights, card, str(card.variant(name))) for name in names]
+        return [ModelVariant(weights, card, str(card.variant(name))) for name in names]
     except SrDeployError:  # the opener says what is wrong
         return None
 
@@ -158,7 +158,7 @@ def _published(weights: Path, card: ModelSpec) -> List[str]:
 
 
 def _in_their_fastest_form(
-    models: Sequence[Model], run: RunOptions, progress: Progress
+    models: Sequence[ModelVariant], run: RunOptions, progress: Progress
 ) -> List[Optional[NetworkDescription]]:
     """Return the description of each model's engine or graph; None: torch runs it."""
     for way in usable_ways(run):
@@ -176,7 +176,7 @@ def _in_their_fastest_form(
     return [None] * len(models)
 
 
-def _files(models: Sequence[Model], way: ModelWay, progress: Progress) -> List[tuple]:
+def _files(models: Sequence[ModelVariant], way: ModelWay, progress: Progress) -> List[tuple]:
     found = [(model, find(model, way)) for model in models]
     missing = [model for model, path in found if path is None]
     if not missing:
@@ -191,7 +191,7 @@ def _files(models: Sequence[Model], way: ModelWay, progress: Progress) -> List[t
     return [(model, path or made[model.variant]) for model, path in found]
 
 
-def _described(model: Model, way: ModelWay, path: Path) -> NetworkDescription:
+def _described(model: ModelVariant, way: ModelWay, path: Path) -> NetworkDescription:
     network = opener.describe(str(path))[0]
     if not way.builds:
         # Opened by the provider that `run` names.
