@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import zlib
 from dataclasses import dataclass, field
@@ -184,6 +185,20 @@ def evaluate(
         images=tuple(scores),
         degradation=degradation if images.lr_folder is None else GIVEN,
     )
+
+
+@functools.lru_cache(maxsize=16)
+def bicubic_psnr_db(images: ImageSet, *, scale: int, metric: str) -> Optional[float]:
+    """Return bicubic's mean PSNR in dB on a set whose LR is given or bicubic; None if infinite.
+
+    It is computed once in a process.
+    """
+    border, scores = border_px(metric, scale), []
+    for files in images.pairs(scale):
+        hr = modcrop(read_rgb(files[0]), scale)
+        sr = imresize(lr_of(hr, files, scale=scale), scale=scale)
+        scores.append(psnr_db(sr, hr, metric=metric, border=border))
+    return finite_or_none(float(np.mean(scores)))
 
 
 def check_images(images: ImageSet, *, metrics: Iterable[str], scales: Iterable[int]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from sr_deploy.bench.evaluate import (
     ImageSet,
     Quality,
+    bicubic_psnr_db,
     check_images,
     evaluate,
     finite_or_none,
@@ -36,6 +37,7 @@ from sr_deploy.bench.own_memory import (
     request_of,
 )
 from sr_deploy.bench.turns import BaselineTurns, Turns, baseline_networks
+from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.device import cpu_name, limit_cores, python_and_os
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
@@ -347,7 +349,8 @@ def _measured_row(
         power_mode=run.before.get("power_mode"),
         mem_peak_mib=run.mem_peak_mib,
         mem_definition=run.mem_definition,
-        executed=_executed(session, run.timed_share),
+        bicubic_psnr_db=bicubic_psnr_db(options.valid_set(), scale=session.scale, metric=metric),
+        executed=_executed(session, run.timed_share, valid, test),
         conditions=conditions,
         baseline=run.turns.fields(),
     )
@@ -475,14 +478,19 @@ def _not_finite(*qualities: Optional[Quality]) -> List[str]:
     ]
 
 
-def _executed(session: Session, timed_share: Optional[float]) -> Optional[Dict[str, Any]]:
+def _executed(
+    session: Session, timed_share: Optional[float], *qualities: Optional[Quality]
+) -> Optional[Dict[str, Any]]:
     """Return the work of a network that decides how much it computes; None for other networks."""
     work = session.executed_work()
     if work is None:
         return None
     total, share = sum(work.pixels.values()), round(work.share, 4)
+    sizes = [score.lr_hw for quality in qualities if quality for score in quality.images]
+    lr_px = sum(h * w for h, w in sizes)
     return {
         "share": share,
+        "macs_g": round(work.macs / lr_px * NTIRE_HW[0] * NTIRE_HW[1] / 1e9, 4),
         "timed_share": share if timed_share is None else round(timed_share, 4),
         "ways": {way: round(px / total, 4) for way, px in work.pixels.items()},
     }

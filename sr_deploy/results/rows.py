@@ -91,9 +91,11 @@ class BenchmarkRow:
     counted_hw: Optional[Tuple[int, int]] = None
     executed: Optional[Dict[str, Any]] = None
     """Of an adaptive network: `share` of the plain network's multiply-accumulates on whole images,
-    over the scored images, `timed_share` on the timed input, and `ways`: the part of the pixels
-    that took each way. Above 1 where overlaps and the router cost more than is saved. Older rows
-    have another basis: see SCHEMA. None: always all of `macs_g`."""
+    over the scored images, `timed_share` on the timed input, `ways`: the part of the pixels that
+    took each way, and `macs_g`: the multiply-accumulates executed over the scored images, for an
+    image of 256x256 on average. A share is above 1 where overlaps and the router cost more than is
+    saved. Older rows lack `macs_g`, and have another basis: see SCHEMA. None: always all of the
+    row's `macs_g`."""
     uncounted: Optional[Dict[str, Any]] = None
     """Operators that compute but are not counted, with the number of their calls."""
     uncounted_macs: Optional[Dict[str, Any]] = None
@@ -114,6 +116,8 @@ class BenchmarkRow:
     border_px: Optional[int] = None
     psnr_db: Optional[float] = None
     ssim: Optional[float] = None
+    bicubic_psnr_db: Optional[float] = None
+    """Of bicubic upscaling, over the same images: a network below it makes them worse."""
     tiling: str = ""
     """How images fit a static graph: `whole`, or `tiled 256x512, overlap 16` (then not exact)."""
     conditions: Optional[Dict[str, Any]] = None
@@ -248,9 +252,13 @@ def _parse_row(line: str, source: str) -> BenchmarkRow:
         )
     if not isinstance(data, dict) or data.get("schema") not in READABLE_SCHEMAS:
         schema = data.get("schema", "") if isinstance(data, dict) else ""
-        suffix = f"; its schema is {schema!r:.20}" if schema != "" else ""
+        if schema == "":
+            raise InputError(
+                f"{source}: not a row of schema {SCHEMA}: it has no 'schema'",
+                hint="expected a rows.jsonl as written by srdeploy bench -o",
+            )
         raise InputError(
-            f"{source}: not a row of schema {SCHEMA}{suffix}",
+            f"{source}: not a row of schema {SCHEMA}; its schema is {schema!r:.20}",
             hint="measure again with this version",
         )
     row = from_dict(BenchmarkRow, data, source=source, error=InputError)
@@ -277,6 +285,8 @@ def _parse_row(line: str, source: str) -> BenchmarkRow:
         if not isinstance((row.executed or {}).get(share), _NUMBER):
             problem = f"{source}: key 'executed' has no number '{share}'"
             raise InputError(problem, hint="measure again")
+    if not isinstance((row.executed or {}).get("macs_g", 0), _NUMBER):
+        raise InputError(f"{source}: 'macs_g' of 'executed' is no number", hint="measure again")
     return row
 
 

@@ -120,7 +120,7 @@ def test_a_row_records_its_conditions(checkpoint_rows):
         2,
         "whole",
     )
-    assert 0 < row.psnr_db < 60 and -1 <= row.ssim <= 1
+    assert 0 < row.psnr_db < 60 and -1 <= row.ssim <= 1 and 0 < row.bicubic_psnr_db < 60
     for key in ("backend_version", "device", "python", "git_rev", "date_utc", "protocol"):
         assert getattr(row, key), key
     assert row.threads >= 1 and row.power_mode is None

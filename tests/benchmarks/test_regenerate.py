@@ -103,18 +103,19 @@ def test_a_figure_is_stale_when_it_differs_unless_another_matplotlib_drew_it(
 def test_rows_that_are_not_one_figure_are_refused(regenerate, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed; it draws the figures")
     for device in ("one", "another"):
-        row = BenchmarkRow(
-            model="m",
-            variant="d1",
-            backend="torch",
-            device=device,
-            latency_ms_median=1.0,
-            psnr_db=30.0,
-            params=1,
-        )
-        append_rows(tmp_path / "rows.jsonl", [row])
+        for ms in (1.0, 2.0):
+            row = BenchmarkRow(
+                model="m",
+                variant=f"d{ms:.0f}",
+                backend="torch",
+                device=device,
+                latency_ms_median=ms,
+                psnr_db=30.0,
+            )
+            append_rows(tmp_path / "rows.jsonl", [row])
     with pytest.raises(RuntimeError, match="do not compare: expected one device"):
         regenerate.figures(tmp_path / "rows.jsonl", name="f", where=["model=m"])
     assert list(regenerate.figures(tmp_path / "rows.jsonl", name="f", where=["device=one"])) == [
-        "f-cost.svg"
+        "f-cost.svg",
+        "f-elastic.svg",
     ]

@@ -28,7 +28,16 @@ COLOURS: Dict[str, str] = {
     "faint": "#d9d8d2",
     "hair": "#ebe9e3",
     "accent": "#0b6a78",
+    "family0": "#1f5fbf",
+    "family1": "#b05400",
+    "family2": "#237a30",
+    "family3": "#b0408f",
+    "family4": "#6a4fc0",
+    "family5": "#c23b3b",
+    "family6": "#7a5a2b",
+    "family7": "#5f6c10",
 }
+FAMILIES = tuple(colour for name, colour in COLOURS.items() if name.startswith("family"))
 LINE_STYLES = ("-", (0, (4, 2.5)), (0, (1, 1.6)), (0, (6, 2, 1, 2)))
 MARKERS = "osD^vPp*<>"
 POINTS_PER_INCH = 72
@@ -170,14 +179,14 @@ def one_line(text: str) -> str:
 
 def place_labels(
     ax: Axes,
-    labels: Iterable[Tuple[Sequence[Point], str, str]],
+    labels: Iterable[Tuple[Sequence[Point], str, str, str]],
     marks: Iterable[Point],
     *,
     size: float = 6.5,
 ) -> None:
     """Write labels beside points, where they overlap no mark, no other label and no border.
 
-    labels: the points that a label may stand at, best first, its text and its colour.
+    labels: the points that a label may stand at, best first, its text, its colour and its gid.
     Earlier labels take precedence. One that fits nowhere is left out. The layout must be settled.
     """
     from matplotlib.transforms import Bbox
@@ -187,7 +196,7 @@ def place_labels(
         for x, y in (ax.transData.transform(mark) for mark in marks)
     ]
     border = ax.get_window_extent()
-    for points, text, colour in labels:
+    for points, text, colour, gid in labels:
         places = [(point, *side) for point in points for side in _LABEL_SIDES]
         for point, offset, ha, va in places:
             label = ax.annotate(
@@ -201,6 +210,7 @@ def place_labels(
                 color=colour,
                 bbox={"facecolor": COLOURS["paper"], "edgecolor": "none", "pad": 0.4},
                 zorder=4,
+                gid=gid or None,
             )
             box = label.get_window_extent()
             if (

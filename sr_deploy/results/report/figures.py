@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.results.protocols import time_ms
 from sr_deploy.results.report import drawing
-from sr_deploy.results.report.drawing import COLOURS, MARKERS, Point, one_line, short_number
+from sr_deploy.results.report.drawing import (
+    COLOURS,
+    FAMILIES,
+    MARKERS,
+    Point,
+    one_line,
+    short_number,
+)
 from sr_deploy.results.report.groups import (
     CostAxis,
     CostPoint,
@@ -23,8 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PANEL_WIDTH, _PANEL_HEIGHT = 3.2, 2.75  # inches: on the page 8 points become 12 pixels
-_MARK = {"ls": "none", "mfc": COLOURS["paper"], "mec": COLOURS["mark"], "mew": 0.9}
-_BEST = {"ls": "none", "mfc": COLOURS["accent"], "mec": COLOURS["paper"], "mew": 0.6}
+FRAMES_PER_SECOND = {60: "center", 30: "right", 24: "left"}
+"""Rates of video, with the alignment that keeps their texts apart."""
 
 
 @dataclass
@@ -97,72 +104,113 @@ def _draw_costs(group: RowGroup) -> Optional[Drawing]:
         figure.keys[f"key-{i}"] = text
     drawing.settle_layout(figure.figure)
     for chart, axis in zip(charts, axes):
-        points = [p.xy for p in cost_points(group.entries, axis)]
+        points = [p.xy for p in cost_points(group, axis)]
         drawing.place_labels(chart, _cost_labels(group, axis), points)
     return figure
 
 
 def _plot_costs(ax: Axes, group: RowGroup, axis: CostAxis, titles: Dict[str, str]) -> None:
-    lines, markers = _line_styles(group), _markers(group)
-    for (_, how), family in _families(group, axis).items():
-        ax.plot(*zip(*(p.xy for p in family)), color=COLOURS["line"], ls=lines[how], lw=0.8)
-    front = pareto_front(group.entries, axis)
+    lines, looks = _line_styles(group), _family_looks(group)
+    for (name, how), family in _families(group, axis).items():
+        gid = f"curve-{axis.id}-{family[0].entry.id}"
+        colour = looks[name]["color"]
+        ax.plot(*zip(*(p.xy for p in family)), color=colour, ls=lines[how], lw=0.8, gid=gid)
+    front = pareto_front(group, axis)
     best = {p.entry.id for p in front}
     # The front is drawn last, on top.
-    for p in sorted(cost_points(group.entries, axis), key=lambda p: p.entry.id in best):
-        name, look = ("best", _BEST) if p.entry.id in best else ("mark", _MARK)
-        gid = f"{name}-{axis.id}-{p.entry.id}"
+    for p in sorted(cost_points(group, axis), key=lambda p: p.entry.id in best):
+        look = looks[p.entry.family]
+        filled = p.entry.id in best
+        gid = f"{'best' if filled else 'mark'}-{axis.id}-{p.entry.id}"
         cost = f"{short_number(p.cost)} {axis.name}"
         titles[gid] = f"{p.entry.name}, {p.entry.how}: {p.psnr_db:.3f} dB, {cost}"
-        ax.plot(*p.xy, marker=markers[p.entry.row.model], zorder=3, gid=gid, **look)
+        ax.plot(*p.xy, zorder=3, gid=gid, **{**look, "mfc": look["color"]} if filled else look)
     drawing.use_log_x(ax, axis.name)
     steps = [*(p.xy for p in front), (ax.get_xlim()[1], front[-1].psnr_db)]
-    ax.step(*zip(*steps), where="post", color=COLOURS["accent"], lw=0.9, ls=":")
+    ax.step(
+        *zip(*steps), where="post", color=COLOURS["ink"], lw=0.9, ls=":", gid=f"front-{axis.id}"
+    )
+    _draw_limits(ax, group, axis)
     ax.set_ylabel("PSNR [dB]")
     ax.locator_params(axis="y", nbins=5)
+
+
+def _draw_limits(ax: Axes, group: RowGroup, axis: CostAxis) -> None:
+    """Draw bicubic's PSNR, where the axis then starts, and the times of frames of video."""
+    look = {"color": COLOURS["soft"], "lw": 0.7, "ls": (0, (5, 3)), "zorder": 1}
+    low, high = ax.get_ylim()
+    floor = group.bicubic_db
+    if floor is not None and floor < high:
+        low = floor - 0.04 * (high - floor)
+        ax.axhline(floor, **look)
+    ax.set_ylim(low, high)
+    if axis.of is time_ms:
+        left, right = ax.get_xlim()
+        times = [(fps, 1000 * group.conditions.batch / fps) for fps in FRAMES_PER_SECOND]
+        shown = [(fps, ms) for fps, ms in times if left < ms < right]
+        for i, (fps, ms) in enumerate(shown):
+            ax.axvline(ms, **look)
+            text, ha = f"{fps}" if i else f"{fps} fps", FRAMES_PER_SECOND[fps]
+            at = ax.get_xaxis_transform()
+            ax.text(ms, 1.01, text, size=6, color=look["color"], ha=ha, transform=at)
 
 
 def _describe_front(group: RowGroup, axis: CostAxis) -> str:
     front = "; ".join(
         f"{p.entry.name} ({p.entry.how}), {short_number(p.cost)}, {p.psnr_db:.2f} dB"
-        for p in pareto_front(group.entries, axis)
+        for p in pareto_front(group, axis)
     )
     return f"PSNR against {axis.name}. On the Pareto front, cheapest first: {front}"
 
 
-def _cost_labels(group: RowGroup, axis: CostAxis) -> List[Tuple[List[Point], str, str]]:
-    """The variants on the front, best first, then each family at its best point with room."""
-    labels = [
-        ([p.xy], p.entry.row.variant or p.entry.row.model, COLOURS["accent"])
-        for p in reversed(pareto_front(group.entries, axis))
-    ]
+def _cost_labels(group: RowGroup, axis: CostAxis) -> List[Tuple[List[Point], str, str, str]]:
+    """Bicubic, the variants on the front, best first, then each family where there is room."""
+    looks, points = _family_looks(group), cost_points(group, axis)
+    labels: List[Tuple[List[Point], str, str, str]] = []
+    if group.bicubic_db is not None:
+        ends = sorted((p.cost, group.bicubic_db) for p in points)
+        labels.append((ends[::-1], f"bicubic {group.bicubic_db:.2f}", COLOURS["soft"], ""))
+    for p in reversed(pareto_front(group, axis)):
+        text, colour = p.entry.row.variant or p.entry.row.model, looks[p.entry.family]["color"]
+        labels.append(([p.xy], text, colour, f"label-{axis.id}-{p.entry.id}"))
+    named = {text for _, text, _, _ in labels}  # a network without variants, on the front
     families = _families(group, axis)
     # The backends of a single model differ in latency only. With several models the line tells.
-    by_backend = axis.of is time_ms and len({model for model, _ in families}) == 1
+    by_backend = axis.of is time_ms and len({name for name, _ in families}) == 1
     names: Dict[str, List[CostPoint]] = {}
-    for (model, how), points in families.items():
-        names.setdefault(how if by_backend and len(families) > 1 else model, points)
-    named = {text for _, text, _ in labels}  # a network without variants, on the front
-    for name, points in names.items():
-        if name in named:
-            continue
-        best_first = sorted(points, key=lambda p: -p.psnr_db)
-        labels.append(([p.xy for p in best_first], name, COLOURS["ink"]))
+    for (name, how), family in families.items():
+        names.setdefault(how if by_backend and len(families) > 1 else name, family)
+    for text, family in names.items():
+        if text not in named:
+            best_first = sorted(family, key=lambda p: -p.psnr_db)
+            gid = f"name-{axis.id}-{best_first[0].entry.id}"
+            colour = looks[best_first[0].entry.family]["color"]
+            labels.append(([p.xy for p in best_first], text, colour, gid))
     return labels
 
 
 def _families(group: RowGroup, axis: CostAxis) -> Dict[Tuple[str, str], List[CostPoint]]:
-    """The points of each model and backend, cheapest first."""
+    """The points of each family and backend, cheapest first."""
     families: Dict[Tuple[str, str], List[CostPoint]] = {}
-    for p in cost_points(group.entries, axis):
-        families.setdefault((p.entry.row.model, p.entry.how), []).append(p)
+    for p in cost_points(group, axis):
+        families.setdefault((p.entry.family, p.entry.how), []).append(p)
     return {key: sorted(points, key=lambda p: p.cost) for key, points in families.items()}
 
 
-def _markers(group: RowGroup) -> Dict[str, str]:
-    """The marker of each model, the same in all charts of a group."""
-    models = dict.fromkeys(e.row.model for e in group.entries)
-    return {model: MARKERS[i % len(MARKERS)] for i, model in enumerate(models)}
+def _family_looks(group: RowGroup) -> Dict[str, Dict[str, Any]]:
+    """The colour and marker of each family that is drawn, the same in all charts of a group."""
+    below = {e.id for e in group.below_bicubic}
+    drawn = [e for e in group.entries if e.row.psnr_db is not None and e.id not in below]
+    return {
+        name: {
+            "color": FAMILIES[i % len(FAMILIES)],
+            "marker": MARKERS[i % len(MARKERS)],
+            "ls": "none",
+            "mfc": COLOURS["paper"],
+            "mew": 0.9,
+        }
+        for i, name in enumerate(dict.fromkeys(e.family for e in drawn))
+    }
 
 
 def _line_styles(group: RowGroup) -> Dict[str, object]:
@@ -173,13 +221,12 @@ def _line_styles(group: RowGroup) -> Dict[str, object]:
 
 
 def _legend_looks(group: RowGroup) -> Dict[str, Dict[str, Any]]:
-    """The front, the models by their markers and, if there are several, the backends by lines."""
-    front = {"ls": ":", "color": COLOURS["accent"], "marker": "o", "ms": 4}
-    looks: Dict[str, Dict[str, Any]] = {"Pareto front": front}
-    looks.update({model: {**_MARK, "marker": m} for model, m in _markers(group).items()})
+    """The front, the families by their marks and, if there are several, the backends by lines."""
+    front = {"ls": ":", "color": COLOURS["ink"], "marker": "o", "ms": 4}
+    looks: Dict[str, Dict[str, Any]] = {"Pareto front, filled": front, **_family_looks(group)}
     lines = _line_styles(group)
     if len(lines) > 1:
-        looks.update({how: {"ls": ls, "color": COLOURS["line"]} for how, ls in lines.items()})
+        looks.update({how: {"ls": ls, "color": COLOURS["mark"]} for how, ls in lines.items()})
     return looks
 
 
@@ -213,7 +260,11 @@ def _plot_curves(ax: Axes, curves: Curves, prefix: str) -> Dict[str, str]:
     """Plot the curves of one chart; return the titles of their marks."""
     titles = {}
     for i, (how, points) in enumerate(curves.items()):
-        look = {"color": COLOURS["accent"], "marker": MARKERS[i % len(MARKERS)], "ms": 3.5}
+        look: Dict[str, Any] = {
+            "color": FAMILIES[i % len(FAMILIES)],
+            "marker": MARKERS[i % len(MARKERS)],
+        }
+        look["ms"] = 3.5
         line = drawing.LINE_STYLES[i % len(drawing.LINE_STYLES)]
         ax.plot(*zip(*points), ls=line, label=one_line(how), **look)
         for size, value in points:

@@ -11,7 +11,7 @@ from sr_deploy.core.errors import VariantError
 from sr_deploy.core.spec import Variant
 from sr_deploy.results.columns import VALUES, Value, counter_name, label, settings_text
 from sr_deploy.results.protocols import time_ms
-from sr_deploy.results.rows import BenchmarkRow, scored_images
+from sr_deploy.results.rows import BenchmarkRow, executed_of_plain, scored_images
 
 # Rows that differ in one of these are never ranked together. CPU and GPU differ in `device`.
 _named_conditions_of = attrgetter(
@@ -55,6 +55,11 @@ class Entry:
         return " ".join(filter(None, parts))
 
     @property
+    def family(self) -> str:
+        """The model, with the tags of its variant: `imdeception_x4 nla`."""
+        return " ".join((self.row.model, *(self.size.tags if self.size else ())))
+
+    @property
     def size(self) -> Optional[Variant]:
         """The variant of an elastic network, None for another network."""
         try:
@@ -75,6 +80,20 @@ class RowGroup:
     def conditions(self) -> BenchmarkRow:
         """Return a row with the conditions of all: protocol, device, input, set and metric."""
         return self.entries[0].row
+
+    @property
+    def bicubic_db(self) -> Optional[float]:
+        """Return bicubic's PSNR on the images of all, where one row has it."""
+        known = (e.row.bicubic_psnr_db for e in self.entries)
+        return next((db for db in known if db is not None), None)
+
+    @property
+    def below_bicubic(self) -> List[Entry]:
+        """Return the entries that make images worse than bicubic. Charts leave them out."""
+        floor = self.bicubic_db
+        scored = [e for e in self.entries if e.row.psnr_db is not None]
+        below = [e for e in scored if floor is not None and (e.row.psnr_db or 0) < floor]
+        return below if len(below) < len(scored) else []
 
     @property
     def counters(self) -> List[str]:
@@ -126,23 +145,47 @@ def group_rows(rows: Sequence[BenchmarkRow]) -> List[RowGroup]:
     return groups
 
 
+def flops(row: BenchmarkRow) -> Optional[float]:
+    """Return the multiply-accumulates of what runs in G: of an adaptive network those executed."""
+    if row.executed:
+        return row.executed.get("macs_g") if executed_of_plain(row) else None
+    deployed = VALUES["deployed_g"](row)
+    return row.macs_g if deployed is None else deployed
+
+
+def flops_by(counter: str) -> Value:
+    """Return the value `flops` of the rows of one counter."""
+    return lambda r: flops(r) if (counter_name(r) or "hooks") == counter else None
+
+
+def executed_percent(row: BenchmarkRow) -> Optional[float]:
+    """Return an adaptive network's work over the set, in per cent of its plain network's."""
+    return 100 * row.executed["share"] if row.executed and executed_of_plain(row) else None
+
+
 def cost_axes(group: RowGroup) -> List[CostAxis]:
-    """Return the costs known beside a PSNR: latency, FLOPs by each counter, parameters."""
-
-    def flops(counter: str) -> Value:
-        return lambda r: r.macs_g if counter_name(r) == counter else None
-
+    """Return the costs that two or more entries at different places have beside a PSNR."""
     axes = [CostAxis("latency", "Latency [ms]", "latency", time_ms)]
     for i, counter in enumerate(group.counters):
-        name = f"FLOPs [G], counted by {counter}"
-        axes.append(CostAxis(f"flops{i}", name, "FLOPs", flops(counter)))
+        name = f"FLOPs as deployed [G], {counter}"
+        axes.append(CostAxis(f"flops{i}", name, "FLOPs", flops_by(counter)))
     axes.append(CostAxis("params", "Parameters [K]", "parameters", VALUES["params_k"]))
-    return [axis for axis in axes if cost_points(group.entries, axis)]
+    name = "Work executed [% of the plain network]"
+    axes.append(CostAxis("executed", name, "executed work", executed_percent))
+    return [
+        axis
+        for axis in axes
+        if len({(p.cost, round(p.psnr_db, 3)) for p in cost_points(group, axis)}) > 1
+    ]
 
 
-def cost_points(entries: Sequence[Entry], axis: CostAxis) -> List[CostPoint]:
-    """Return the entries that have a PSNR and a positive cost: the axis is logarithmic."""
-    values = [(e, axis.of(e.row), e.row.psnr_db) for e in entries]
+def cost_points(group: RowGroup, axis: CostAxis) -> List[CostPoint]:
+    """Return the entries that have a positive cost, as the axis is logarithmic, and beat bicubic.
+
+    All of them where none does.
+    """
+    below = {e.id for e in group.below_bicubic}
+    values = [(e, axis.of(e.row), e.row.psnr_db) for e in group.entries if e.id not in below]
     return [
         CostPoint(entry, cost, psnr_db)
         for entry, cost, psnr_db in values
@@ -150,14 +193,14 @@ def cost_points(entries: Sequence[Entry], axis: CostAxis) -> List[CostPoint]:
     ]
 
 
-def pareto_front(entries: Sequence[Entry], axis: CostAxis) -> List[CostPoint]:
+def pareto_front(group: RowGroup, axis: CostAxis) -> List[CostPoint]:
     """Return the entries with a higher PSNR than all that cost no more, cheapest first.
 
     PSNR counts as it is printed, to 0.001 dB: the same network's scores by two backends differ in
     the sixth digit.
     """
     front: List[CostPoint] = []
-    for point in sorted(cost_points(entries, axis), key=lambda p: (p.cost, -p.psnr_db)):
+    for point in sorted(cost_points(group, axis), key=lambda p: (p.cost, -p.psnr_db)):
         if not front or round(point.psnr_db, 3) > round(front[-1].psnr_db, 3):
             front.append(point)
     return front

@@ -7,27 +7,36 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.version import __version__
-from sr_deploy.results.columns import SCORES, VALUES, Value, counter_name
+from sr_deploy.results.columns import SCORES, VALUES, Value, counter_name, frame_ms
 from sr_deploy.results.conditions import OF_PATCHES
 from sr_deploy.results.crops import CropSet
 from sr_deploy.results.protocols import score_text, time_ms
 from sr_deploy.results.report.drawing import check_can_draw, require_package, short_number
 from sr_deploy.results.report.figures import Drawing, draw_figures
 from sr_deploy.results.report.groups import (
+    Entry,
     RowGroup,
     cost_axes,
-    cost_points,
+    flops_by,
     group_rows,
     pareto_front,
     rank_changes,
 )
-from sr_deploy.results.report.notes import conditions_of, machine, receipt_of, remarks_of
+from sr_deploy.results.report.notes import (
+    conditions_of,
+    machine,
+    receipt_of,
+    remarks_of,
+    use_command,
+)
 from sr_deploy.results.report.page_svg import PageCharts, page_charts
 from sr_deploy.results.report.series import latency_strips
 from sr_deploy.results.rows import BenchmarkRow, executed_of_plain
@@ -79,6 +88,8 @@ def report_html(
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         summary=_summary(rows, groups, titles),
+        short_titles=_short_titles(titles),
+        filters=_filters(groups),
         sections=[_section(group, titles[group.id], drawings) for group in groups],
         rank_changes=[
             (*(titles[group.id] for group in change.groups), change.lines)
@@ -112,22 +123,52 @@ def _section(group: RowGroup, title: str, drawings: Dict[str, Drawing]) -> Dict[
         "charts": list(zip([f"PSNR against {axis.subject}" for axis in axes], cost.panels)),
         "elastic": elastic.panels,
         "strips": latency_strips(group),
-        "headings": [heading for heading, _, _ in columns],
-        "lines": [(e, _cells(e.row, columns)) for e in fastest_first],
+        "columns": columns,
+        "lines": [(e, _facets(e), _cells(e.row, columns)) for e in fastest_first],
         "on_front": {
             point.entry.id
             for axis in axes
             if axis.of is time_ms
-            for point in pareto_front(group.entries, axis)
+            for point in pareto_front(group, axis)
         },
-        "receipts": [(e, receipt_of(e.row)) for e in fastest_first],
+        "receipts": [(e, use_command(e.row), receipt_of(e.row)) for e in fastest_first],
     }
 
 
-def _columns(group: RowGroup) -> List[Tuple[str, int, Value]]:
-    """Heading, decimals and value of the columns that have a value in at least one row."""
+_FACETS = ("family", "runtime", "target", "precision")
 
-    def flops(counter: str) -> Value:
+
+def _facets(entry: Entry) -> Dict[str, str]:
+    """What the page can be filtered by."""
+    row = entry.row
+    values = entry.family, row.backend, row.target or "no target", row.precision
+    return dict(zip(_FACETS, values))
+
+
+def _filters(groups: Sequence[RowGroup]) -> Dict[str, List[str]]:
+    """The values of each facet that differs between networks."""
+    facets = [_facets(e) for group in groups for e in group.entries]
+    values = {name: sorted({f[name] for f in facets}) for name in _FACETS}
+    return {name: texts for name, texts in values.items() if len(texts) > 1}
+
+
+@dataclass(frozen=True)
+class PageColumn:
+    """A column of the table of all numbers."""
+
+    heading: str
+    digits: int
+    of: Value
+    best: str = "low"
+    """Whether the lowest or the highest value is best, which a click on the heading puts first."""
+
+
+def _columns(group: RowGroup) -> List[PageColumn]:
+    """The columns that have a value in at least one row: first what most choose by."""
+    several = len(group.counters) > 1
+    counted = [(counter, f", {counter}" if several else "") for counter in group.counters]
+
+    def trained(counter: str) -> Value:
         return lambda r: r.macs_g if counter_name(r) == counter else None
 
     def executed(share: str, of_plain: bool = True) -> Value:
@@ -135,36 +176,39 @@ def _columns(group: RowGroup) -> List[Tuple[str, int, Value]]:
             100 * r.executed[share] if r.executed and executed_of_plain(r) == of_plain else None
         )
 
-    columns: List[Tuple[str, int, Value]] = [
-        ("PSNR [dB]", 3, VALUES["psnr_db"]),
-        ("SSIM", 4, VALUES["ssim"]),
-        ("Time [ms]", 2, time_ms),
-        *((heading, 2, VALUES[key]) for heading, key in SCORES.items()),
-        ("p95 [ms]", 2, VALUES["p95_ms"]),
-        ("Params [M]", 3, VALUES["params_m"]),
-        *((f"FLOPs [G], {counter}", 2, flops(counter)) for counter in group.counters),
-        ("FLOPs [G] as deployed", 2, VALUES["deployed_g"]),
-        ("Executed, timed input [%]", 1, executed("timed_share")),
-        ("Executed, scored set [%]", 1, executed("share")),
-        (f"Executed, timed input [%] {OF_PATCHES}", 1, executed("timed_share", False)),
-        (f"Executed, scored set [%] {OF_PATCHES}", 1, executed("share", False)),
-        ("Acts [M]", 1, VALUES["acts_m"]),
-        ("Memory [MiB]", 0, VALUES["memory_mib"]),
-        ("Conv", 0, VALUES["convs"]),
+    columns = [
+        PageColumn("PSNR [dB]", 3, VALUES["psnr_db"], "high"),
+        PageColumn("Time [ms]", 2, time_ms),
+        *(PageColumn(heading, 2, VALUES[key]) for heading, key in SCORES.items()),
+        PageColumn("Params [M]", 3, VALUES["params_m"]),
+        *(PageColumn(f"FLOPs as deployed [G]{by}", 2, flops_by(name)) for name, by in counted),
+        PageColumn("Memory [MiB]", 0, VALUES["memory_mib"]),
+        PageColumn("SSIM", 4, VALUES["ssim"], "high"),
+        PageColumn("p95 [ms]", 2, VALUES["p95_ms"]),
+        *(PageColumn(f"FLOPs as trained [G]{by}", 2, trained(name)) for name, by in counted),
+        PageColumn("Executed, timed input [%]", 1, executed("timed_share")),
+        PageColumn("Executed, scored set [%]", 1, executed("share")),
+        PageColumn(f"Executed, timed input [%] {OF_PATCHES}", 1, executed("timed_share", False)),
+        PageColumn(f"Executed, scored set [%] {OF_PATCHES}", 1, executed("share", False)),
+        PageColumn("Acts [M]", 1, VALUES["acts_m"]),
+        PageColumn("Conv", 0, VALUES["convs"]),
     ]
-    return [c for c in columns if any(c[2](e.row) is not None for e in group.entries)]
+    if not any(e.row.deployed for e in group.entries):
+        columns = [c for c in columns if "as trained" not in c.heading]
+    return [c for c in columns if any(c.of(e.row) is not None for e in group.entries)]
 
 
-def _cells(row: BenchmarkRow, columns: Sequence[Tuple[str, int, Value]]) -> List[Tuple[str, str]]:
+def _cells(row: BenchmarkRow, columns: Sequence[PageColumn]) -> List[Tuple[str, str]]:
     """The number to sort by and the text of each cell; both empty where the value is missing."""
     cells = []
-    for heading, digits, value_of in columns:
-        value = value_of(row)
+    for column in columns:
+        value = column.of(row)
         if value is None:
             cells.append(("", ""))
             continue
-        text = score_text(value) if heading in SCORES else f"{value:,.{digits}f}"
-        mark = "*" if heading == "PSNR [dB]" and "tiled" in row.tiling else ""
+        is_score = column.heading in SCORES
+        text = score_text(value) if is_score else f"{value:,.{column.digits}f}"
+        mark = "*" if column.heading == "PSNR [dB]" and "tiled" in row.tiling else ""
         cells.append((repr(float(value)), text + mark))
     return cells
 
@@ -172,32 +216,55 @@ def _cells(row: BenchmarkRow, columns: Sequence[Tuple[str, int, Value]]) -> List
 def _summary(
     rows: Sequence[BenchmarkRow], groups: Sequence[RowGroup], titles: Dict[str, str]
 ) -> Dict[str, Any]:
+    short = _short_titles(titles)
     days = sorted({row.date_utc[:10] for row in rows if row.date_utc})
     return {
         "networks": len({(e.row.model, e.row.variant) for g in groups for e in g.entries}),
         "measurements": sum(1 for row in rows if not row.error),
         "devices": list(dict.fromkeys(g.conditions.device for g in groups if g.conditions.device)),
         "days": " to ".join(dict.fromkeys([*days[:1], *days[-1:]])),
-        "groups": [_glance(g, titles[g.id]) for g in groups],
+        "groups": [_glance(g, short[g.id]) for g in groups],
     }
+
+
+_VIDEO_FPS = 30
 
 
 def _glance(group: RowGroup, title: str) -> Dict[str, Any]:
-    timed = [(ms, e) for e in group.entries for ms in [time_ms(e.row)] if ms is not None]
-    scored = [(db, e) for e in group.entries for db in [e.row.psnr_db] if db is not None]
-    texts = {e.id: f"{short_number(ms)} ms" for ms, e in timed}
+    """The networks that most will take, with the command for each: none is below bicubic."""
+    below = {e.id for e in group.below_bicubic}
+    left = [e for e in group.entries if e.id not in below]
+    timed = [(ms, e) for e in left for ms in [time_ms(e.row)] if ms is not None]
+    scored = [(db, e) for e in left for db in [e.row.psnr_db] if db is not None]
+    frame = 1000 * group.conditions.batch / _VIDEO_FPS
+    video = [(db, e) for db, e in scored if 0 < (frame_ms(e.row) or 0) <= frame]
+
+    def best(pairs: Sequence[Tuple[float, Entry]]) -> Optional[Entry]:
+        order = [(-round(db, 3), time_ms(e.row) or math.inf, i) for i, (db, e) in enumerate(pairs)]
+        return pairs[min(order)[-1]][1] if order else None  # of equals the fastest
+
+    picks = {
+        "Fastest": min(timed, key=lambda pair: pair[0])[1] if timed else None,
+        f"Highest PSNR at {_VIDEO_FPS} frames per second": best(video),
+        "Highest PSNR": best(scored),
+    }
+    order = list(picks)
+    named = [(e, [name for name in order if picks[name] is e]) for e in left]
+    shown = sorted((p for p in named if p[1]), key=lambda p: order.index(p[1][0]))
     return {
         "id": group.id,
         "title": title,
-        "fastest": min(timed, key=lambda pair: pair[0])[1] if timed else None,
-        "best": max(scored, key=lambda pair: pair[0])[1] if scored else None,
-        "front": [
-            (len(pareto_front(group.entries, axis)), len(cost_points(group.entries, axis)))
-            for axis in cost_axes(group)
-            if axis.of is time_ms
+        "picks": [
+            ("; ".join(names), e, _pick_texts(e, names), use_command(e.row)) for e, names in shown
         ],
-        "time": lambda entry: texts.get(entry.id, ""),
     }
+
+
+def _pick_texts(entry: Entry, names: Sequence[str]) -> List[str]:
+    """Time and PSNR, what it was picked by first."""
+    ms, db = time_ms(entry.row), entry.row.psnr_db
+    texts = ["" if ms is None else f"{short_number(ms)} ms", "" if db is None else f"{db:.2f} dB"]
+    return list(filter(None, texts if "Fastest" in names else texts[::-1]))
 
 
 def _titles(groups: Sequence[RowGroup]) -> Dict[str, str]:
@@ -218,6 +285,14 @@ def _titles(groups: Sequence[RowGroup]) -> Dict[str, str]:
         ]
         titles[group.id] = ", ".join(filter(None, parts))
     return titles
+
+
+def _short_titles(titles: Dict[str, str]) -> Dict[str, str]:
+    """Titles without the parts that all have."""
+    parts = {key: title.split(", ") for key, title in titles.items()}
+    common = set.intersection(*map(set, parts.values())) if parts else set()
+    short = {key: ", ".join(p for p in ps if p not in common) for key, ps in parts.items()}
+    return {key: text or titles[key] for key, text in short.items()}
 
 
 def _gallery(number: int, crop_set: CropSet) -> Dict[str, Any]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from dataclasses import asdict
 from typing import Any, Dict, List, Optional, Tuple
 
+from sr_deploy.core.files import data_folder
+from sr_deploy.core.workspace import engines_folder, graphs_folder
 from sr_deploy.results.columns import VALUES
 from sr_deploy.results.conditions import (
     conditions,
@@ -15,7 +19,7 @@ from sr_deploy.results.conditions import (
 )
 from sr_deploy.results.report.drawing import short_number
 from sr_deploy.results.report.groups import RowGroup
-from sr_deploy.results.rows import BenchmarkRow
+from sr_deploy.results.rows import BICUBIC, PUBLISHED, BenchmarkRow
 
 _NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(?![\w.]*[A-Za-z_])")
 """Separate numbers: neither the 4 of x4 nor the numbers of a version or a name."""
@@ -31,6 +35,36 @@ def machine(row: BenchmarkRow) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def use_command(row: BenchmarkRow) -> str:
+    """Return the command that upscales a picture by a row's network, empty if there is none.
+
+    Graphs and engines are expected in the folders where export and build-engine put them.
+    """
+    if row.backend in (PUBLISHED, BICUBIC) or row.error:
+        return ""
+    command = ["srdeploy", "upscale", "PHOTO", "-m"]
+    name, suffix = row.model, os.path.splitext(row.artifact)[1]
+    shipped = {file.name.split(".")[0] for file in data_folder("models").glob("*.safetensors")}
+    if row.artifact and (name not in shipped or row.target not in ("", "cpu")):
+        if row.target and suffix == ".engine":
+            name = (engines_folder(row.target) / row.artifact).as_posix()
+        elif row.target and suffix == ".onnx":
+            name = (graphs_folder(row.target) / row.artifact).as_posix()
+        else:
+            name = row.artifact
+        command.append(name)
+    elif row.executed:
+        depth = ["--adaptive", "adadsr", "--depth", row.variant[1:]] if row.variant else []
+        command += [name, *depth]
+    else:
+        command += [name, *(["--variant", row.variant] if row.variant else [])]
+        if row.backend == "torch":
+            command += ["--runtime", "torch"]
+            if row.precision_asked not in ("", "fp32"):
+                command += ["--precision", row.precision_asked]
+    return " ".join(map(shlex.quote, command))
+
+
 def remarks_of(group: RowGroup) -> List[str]:
     """Return caveats: several counters, tiled scores, uncounted operators and warnings."""
     rows = [e.row for e in group.entries]
@@ -44,6 +78,12 @@ def remarks_of(group: RowGroup) -> List[str]:
         remarks.append(
             "A score with * was computed by tiles. Near their borders the pixels differ from those "
             "of the whole image."
+        )
+    below = {e.name: f"{e.name} {e.row.psnr_db:.2f} dB" for e in group.below_bicubic}
+    if below:
+        remarks.append(
+            f"Below bicubic's {group.bicubic_db:.2f} dB, so outside of the charts: "
+            f"{', '.join(below.values())}."
         )
     uncounted = sorted({text for r in rows for text in uncounted_texts(r)})
     if uncounted:

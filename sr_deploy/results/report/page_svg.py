@@ -13,7 +13,14 @@ from sr_deploy.results.report.figures import Drawing
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
-_CLASSES = {"mark": "mark", "best": "mark best", "xtick": "tick", "ytick": "tick"}
+_CLASSES = {
+    "mark": "mark",
+    "best": "mark best",
+    "xtick": "tick",
+    "ytick": "tick",
+    "front": "front",
+}
+_OF_ENTRY = re.compile(r"(?:mark|best|curve|label|name)-\w+-(r\d+)")
 _FONT = re.compile(r"font: (\S+px) [^;]*")  # as written by matplotlib 3.7
 _FONT_FAMILY = re.compile(r"font-family: [^;]*;?")
 _MORE_DIGITS = re.compile(r"(\.\d\d)\d+")
@@ -79,6 +86,9 @@ def _adapt(element: Element, shapes: Dict[str, str], titles: Dict[str, str]) -> 
     prefix = re.split("[-_]", gid)[0]
     if prefix in _CLASSES:
         element.set("class", _CLASSES[prefix])
+    of_entry = _OF_ENTRY.fullmatch(gid)
+    if of_entry:
+        element.set("data-id", of_entry[1])
     if gid in titles:
         SubElement(element, "title").text = one_line(titles[gid])
 

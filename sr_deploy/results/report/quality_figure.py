@@ -82,7 +82,7 @@ def quality_figure(rows: Sequence[QualityRow]) -> Dict[str, bytes]:
         drawing.settle_layout(figure)
         for ax, scores, chart in charts:
             best_first = sorted((s for s in scores if not s.paper), key=lambda s: -s.psnr_db)
-            labels = [([s.xy(chart)], s.label, looks[s.series]["color"]) for s in best_first]
+            labels = [([s.xy(chart)], s.label, looks[s.series]["color"], "") for s in best_first]
             drawing.place_labels(ax, labels, [s.xy(chart) for s in scores], size=7.5)
         return {f"psnr.{kind}": drawing.figure_file(figure, kind) for kind in ("png", "svg")}
 

@@ -26,8 +26,11 @@ def test_labels_overlap_neither_each_other_nor_marks_nor_the_border():
         [point],
         "far too long for this small figure, on whatever side it may stand",
         "black",
+        "",
     )
-    place_labels(ax, [too_long, *(([point], f"label {i}", "black") for i in range(30))], [point])
+    place_labels(
+        ax, [too_long, *(([point], f"label {i}", "black", "") for i in range(30))], [point]
+    )
     boxes = [label.get_window_extent() for label in ax.texts]
     assert 2 < len(boxes) < 30 and ax.texts[0].get_text() == "label 0"
     border = ax.get_window_extent()

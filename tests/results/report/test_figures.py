@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -28,7 +29,7 @@ def marks(svg, cls="mark"):
 
 
 def test_each_group_has_its_figures_and_they_are_the_same_every_time():
-    rows = [*family(), row("d1", device="another")]
+    rows = [*family(), row("d1", device="another"), row("d1", 5.0, model="n", device="another")]
     files = figure_files(draw_figures(group_rows(rows)))
     assert sorted(files) == [
         "g1-cost.png",
@@ -41,7 +42,7 @@ def test_each_group_has_its_figures_and_they_are_the_same_every_time():
     assert files["g1-cost.png"][:4] == b"\x89PNG"
     assert files == figure_files(draw_figures(group_rows(rows)))
     svg = files["g1-cost.svg"].decode()
-    assert ">Latency [ms]</text>" in svg and ">FLOPs [G], counted by hooks</text>" in svg
+    assert ">Latency [ms]</text>" in svg and ">FLOPs as deployed [G], hooks</text>" in svg
     ids = [e.get("id") for e in ElementTree.fromstring(svg).iter() if e.get("id")]
     assert len(ids) == len(set(ids))
 
@@ -52,8 +53,8 @@ def test_nothing_to_draw_is_no_file():
 
 @pytest.mark.parametrize(
     "rows",
-    [family(), [row()], [row("d1"), row("d1", model="n")]],
-    ids=["family", "one", "same place"],
+    [family(), [row(), row("d2", 20.0)], [row("d1"), row("d1", model="n"), row("d2", 9.0)]],
+    ids=["family", "two", "same place"],
 )
 def test_every_chart_is_whole_and_its_marks_are_inside(rows):
     (group,) = group_rows(rows)
@@ -61,7 +62,7 @@ def test_every_chart_is_whole_and_its_marks_are_inside(rows):
     assert len(panels) == len(cost_axes(group))
     for axis, svg in zip(cost_axes(group), panels):
         left, top, width, height = (float(v) for v in svg.get("viewBox").split())
-        assert len(marks(svg)) == len(cost_points(group.entries, axis))
+        assert len(marks(svg)) == len(cost_points(group, axis))
         for mark in marks(svg):
             at = mark.find(".//path[@transform]").get("transform")
             x, y = (float(v) for v in at[len("translate(") : -1].split())
@@ -74,7 +75,8 @@ def test_a_chart_says_what_it_shows():
     assert "cheapest first: m_x4.d1 (torch fp32), 10.0, 30.00 dB; m_x4.d2" in svg.get("aria-label")
     best = [m.find("title").text for m in marks(svg, "mark best")]
     assert len(best) == 3 and best[0] == "m_x4.d1, torch fp32: 30.000 dB, 10.0 Latency [ms]"
-    assert texts(svg, "accent") == ["d10", "d2", "d1"]
+    assert texts(svg, "family0") == ["d10", "d2", "d1", "m_x4"]
+    assert texts(svg, "family1") == ["other_x4"]
 
 
 def test_a_panel_has_no_ids_and_takes_its_colours_from_the_theme():
@@ -82,7 +84,7 @@ def test_a_panel_has_no_ids_and_takes_its_colours_from_the_theme():
         text = ElementTree.tostring(svg, encoding="unicode")
         assert not any(e.get("id") for e in svg.iter())
         assert "href" not in text and "url(" not in text and "DejaVu" not in text
-        assert "var(--accent)" in text and "#" not in text
+        assert "var(--family0)" in text and "#" not in text
 
 
 def test_backends_are_named_where_they_differ_in_cost():
@@ -91,7 +93,8 @@ def test_backends_are_named_where_they_differ_in_cost():
         for b, f in (("torch", 1), ("onnxruntime", 4))
         for v, ms, p in (("d1", 10.0, 30.0), ("d2", 20.0, 32.0))
     ]
-    latency, _, params = (texts(svg, "ink") for svg in charts(rows))
+    rows += [replace(rows[1], variant="d3", params=1)]
+    latency, _, params = (texts(svg, "family0") for svg in charts(rows))
     assert {"torch fp32", "onnxruntime fp32"} < set(latency) and "m_x4" not in latency
     assert "m_x4" in params and "torch fp32" not in params
 
@@ -112,13 +115,17 @@ def test_several_models_are_named_and_their_backends_differ_in_the_line():
     ]
     parts = page_charts(draw_figures(group_rows(rows))["g1-cost"])
     svg = ElementTree.fromstring(parts.panels[0])
-    names = [t for t in texts(svg, "ink") if not t.endswith("]")]
+    named = [t for i in range(8) for t in texts(svg, f"family{i}")]
+    names = [t for t in named if not t.startswith("d")]
     assert len(names) == len(set(names)) > 5 and all(n.startswith("model") for n in names)
     shapes = {m.find(".//path[@transform]").get("d") for m in marks(svg)}
     assert len(shapes) == 9, "a mark for each"
-    lines = [p.get("style") for p in svg.iter("path") if "stroke: var(--line)" in p.get("style")]
-    assert len(lines) == 18 and len(set(lines)) == 2
-    names = ["Pareto front", *(f"model{m}_x4" for m in range(1, 10)), "torch fp32"]
+    curves = [g for g in svg.iter("g") if g.get("data-id") and g.get("class") is None]
+    lines = [g.find("path").get("style") for g in curves if g.find("path") is not None]
+    dashes = {"dasharray" in line for line in lines}
+    colours = {line.partition("stroke: ")[2].partition(";")[0] for line in lines}
+    assert len(lines) == 18 and dashes == {True, False} and len(colours) == 8
+    names = ["Pareto front, filled", *(f"model{m}_x4" for m in range(1, 10)), "torch fp32"]
     assert [text for text, _ in parts.legend] == [*names, "onnxruntime fp32"]
     assert all("<path" in sample for _, sample in parts.legend)
 
@@ -139,3 +146,19 @@ def test_any_name_can_be_drawn(name, recwarn):
     rows = [row("d1", model=name), row("d2", psnr=31.0, model=name)]
     charts(rows), charts(rows, "elastic")
     assert not recwarn.list
+
+
+def test_bicubic_and_the_rates_of_video_are_lines_and_the_axis_starts_there():
+    rows = [row("d1", 10.0, 12.0), row("d2", 20.0, 31.0), row("d3", 50.0, 32.0)]
+    svg = charts([replace(r, bicubic_psnr_db=28.4) for r in rows])[0]
+    soft = texts(svg, "soft")
+    assert {"bicubic 28.40", "30 fps", "24"} <= set(soft) and "60 fps" not in soft, "outside"
+    ticks = [t.text for t in svg.iter("text") if t.text.isdigit() and 11 < int(t.text) < 33]
+    assert "12" not in ticks and len(marks(svg)) == 2
+    assert "bicubic" not in " ".join(texts(charts(rows)[0], "soft"))
+
+
+def test_what_belongs_to_a_row_names_it_so_that_the_page_can_filter_it():
+    svg = charts(family())[0]
+    named = [g.get("data-id") for g in svg.iter("g") if g.get("data-id")]
+    assert {g.get("data-id") for g in marks(svg)} == {"r1", "r2", "r3", "r4"} == set(named)

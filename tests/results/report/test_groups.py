@@ -1,9 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from sample_rows import family, row
 
-from sr_deploy.results.report.groups import cost_axes, group_rows, pareto_front, rank_changes
+from sr_deploy.results.report.groups import (
+    cost_axes,
+    cost_points,
+    flops,
+    group_rows,
+    pareto_front,
+    rank_changes,
+)
 
 
 @pytest.mark.parametrize(
@@ -54,13 +63,13 @@ def test_errors_are_in_no_group():
 def test_the_front_holds_what_nothing_beats():
     (group,) = group_rows(family())
     latency, flops, params = cost_axes(group)
-    assert [p.entry.row.variant for p in pareto_front(group.entries, latency)] == [
+    assert [p.entry.row.variant for p in pareto_front(group, latency)] == [
         "d1",
         "d2",
         "d10",
     ]
-    assert [p.entry.row.variant for p in pareto_front(group.entries, flops)] == ["b4", "d2", "d10"]
-    assert [p.entry.row.variant for p in pareto_front(group.entries, params)] == ["d1", "d2", "d10"]
+    assert [p.entry.row.variant for p in pareto_front(group, flops)] == ["b4", "d2", "d10"]
+    assert [p.entry.row.variant for p in pareto_front(group, params)] == ["d1", "d2", "d10"]
 
 
 def test_what_differs_by_less_than_is_printed_is_equal():
@@ -72,28 +81,75 @@ def test_what_differs_by_less_than_is_printed_is_equal():
         ]
     )
     assert [
-        (p.entry.row.variant, p.entry.row.backend)
-        for p in pareto_front(group.entries, cost_axes(group)[0])
+        (p.entry.row.variant, p.entry.row.backend) for p in pareto_front(group, cost_axes(group)[0])
     ] == [("d1", "torch"), ("d2", "torch")]
 
 
 def test_of_equals_one_is_on_the_front_and_a_cost_of_nothing_is_not_drawn():
     (group,) = group_rows(
-        [row("d1"), row("d2"), row("d3", ms=0.0, psnr=40.0), row("d4", ms=None, psnr=40.0)]
+        [
+            row("d1"),
+            row("d2", 11.0),
+            row("d3", ms=0.0, psnr=40.0),
+            row("d4", ms=None, psnr=40.0),
+        ]
     )
-    assert [p.entry.row.variant for p in pareto_front(group.entries, cost_axes(group)[0])] == ["d1"]
+    assert [p.entry.row.variant for p in pareto_front(group, cost_axes(group)[0])] == ["d1"]
 
 
 def test_counters_have_an_axis_each():
-    (group,) = group_rows([row("d1"), row("d2", counter="fvcore", macs_g=13.0)])
+    counted = {"counter": "fvcore", "macs_g": 13.0}
+    rows = [row("d1"), row("d2", 20.0, params=1), row("d3", macs_g=27.0)]
+    rows += [row("d4", **counted), row("d5", psnr=31.0, **counted)]
+    (group,) = group_rows(rows)
     names = [axis.name for axis in cost_axes(group)]
     assert names == [
         "Latency [ms]",
-        "FLOPs [G], counted by fvcore",
-        "FLOPs [G], counted by hooks",
+        "FLOPs as deployed [G], fvcore",
+        "FLOPs as deployed [G], hooks",
         "Parameters [K]",
     ]
-    assert [cost_axes(group)[1].of(e.row) for e in group.entries] == [None, 13.0]
+    assert [cost_axes(group)[1].of(e.row) for e in group.entries] == [None] * 3 + [13.0] * 2
+
+
+def test_flops_are_those_that_run():
+    deployed = row("d1", deployed={"macs": 7_000_000_000})
+    adaptive = {"share": 0.5, "timed_share": 0.6, "ways": {}}
+    assert [flops(r) for r in (row(), deployed)] == [26.0, 7.0]
+    assert flops(row(macs_g=None, executed=adaptive)) is None
+    assert flops(row(macs_g=None, executed={**adaptive, "macs_g": 3.0})) == 3.0
+    assert flops(row(executed={**adaptive, "macs_g": 3.0}, schema=2)) is None, "another basis"
+
+
+def test_the_work_of_adaptive_networks_has_an_axis():
+    share = {"timed_share": 0.6, "ways": {}}
+    rows = [row(f"d{i}", psnr=30.0 + i, executed={"share": i / 10, **share}) for i in (4, 8)]
+    (group,) = group_rows([*rows, row("d9")])
+    axis = cost_axes(group)[-1]
+    assert axis.name == "Work executed [% of the plain network]"
+    assert [p.cost for p in cost_points(group, axis)] == [40.0, 80.0]
+
+
+def test_what_is_below_bicubic_is_left_out_unless_all_is():
+    rows = [row("d1", psnr=20.0), row("d2", 20.0, 29.0), row("d3", 30.0, 31.0)]
+    scored = [replace(r, bicubic_psnr_db=28.0) for r in rows]
+    (group,) = group_rows(scored)
+    assert [e.row.variant for e in group.below_bicubic] == ["d1"]
+    latency = cost_axes(group)[0]
+    assert [p.entry.row.variant for p in pareto_front(group, latency)] == ["d2", "d3"]
+    for bad in (rows, [replace(r, bicubic_psnr_db=40.0) for r in rows]):
+        assert group_rows(bad)[0].below_bicubic == []
+
+
+def test_a_cost_that_one_place_has_is_no_axis():
+    assert cost_axes(group_rows([row()])[0]) == []
+    same = [row(), row("d2"), row("d3", 20.0)]
+    assert [axis.id for axis in cost_axes(group_rows(same)[0])] == ["latency"]
+
+
+def test_attention_makes_a_family_of_its_own():
+    (group,) = group_rows([row("c4"), row("c4-nla"), row("", model="n")])
+    assert [e.family for e in group.entries] == ["m_x4", "m_x4 nla", "n"]
 
 
 def test_ranks_of_two_protocols_are_compared_among_what_both_measured():

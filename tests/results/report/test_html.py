@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -9,6 +10,7 @@ from sample_rows import crop_set, family, row
 
 from sr_deploy.core.errors import InputError, MissingPackageError
 from sr_deploy.results.report.html import check_can_render, report_html
+from sr_deploy.results.report.notes import use_command
 
 pytest.importorskip("jinja2", reason="jinja2 is not installed; it writes the page")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed; it draws the charts")
@@ -17,7 +19,7 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed; it draws 
 class Page(HTMLParser):
     """The tags of a page, and its words outside of styles and scripts."""
 
-    void = {"meta", "img", "input", "link", "br"}
+    void = {"meta", "img", "input", "link", "br", "wbr"}
 
     def __init__(self, text):
         super().__init__()
@@ -67,11 +69,13 @@ def test_all_numbers_are_there_and_what_is_missing_is_empty():
     assert "5 measurements of 5 networks on a CPU, 2026-01-02." in page.text
     assert (
         "Set5, x4, 64×48 input, steady protocol" in page.text
-        and "On the Pareto front of PSNR and latency 3 of 4" in page.text
+        and "Fastest m_x4.d1 torch fp32 10.0 ms 30.00 dB" in page.text
+        and "Highest PSNR at 30 frames per second m_x4.d2 torch fp32 31.00 dB 20.0 ms" in page.text
+        and "Highest PSNR m_x4.d10 torch fp32 32.00 dB 40.0 ms" in page.text
     )
     cells = [a["data-value"] for t, a in page.tags if t == "td" and "data-value" in a]
     columns = len(cells) // 5  # fastest first: the third has no PSNR and no counts
-    assert cells[2 * columns] == "" and cells[2 * columns + 2] == "25.0" and "0.0" not in cells
+    assert cells[2 * columns] == "" and cells[2 * columns + 1] == "25.0" and "0.0" not in cells
     assert "Operators that the FLOPs do not include: matmul" in page.text
 
 
@@ -79,11 +83,12 @@ def test_what_is_deployed_and_the_score_have_columns_a_reader_can_take_in():
     slow = row(ms=4000.0, protocol="ntire2025", counter="fvcore", deployed={"macs": 7_010_000_000})
     text = Page(report_html([slow])).text
     assert (
-        "FLOPs [G] as deployed" in text
+        "FLOPs as deployed [G]" in text
+        and "FLOPs as trained [G]" in text
         and "7.01" in text
         and re.search(r"Score.* \d\.\de\+\d+ ", text)
     )
-    assert "as deployed" not in Page(report_html([row()])).text
+    assert "as trained [G]" not in Page(report_html([row()])).text
 
 
 def test_the_score_by_the_baseline_measured_here_has_a_column_and_a_remark():
@@ -96,14 +101,13 @@ def test_the_score_by_the_baseline_measured_here_has_a_column_and_a_remark():
 
 
 def test_backends_are_in_the_legend_where_there_are_several():
-    assert (
-        "m_x4 torch fp32 onnxruntime fp32"
-        in Page(report_html([row(), row(backend="onnxruntime")])).text
+    one = [row(), row("d2", 20.0)]
+    several, single = (
+        Page(report_html(rows)).text.split("PSNR against")[0].split("front, filled")[-1]
+        for rows in ([*one, row(backend="onnxruntime")], one)
     )
-    assert (
-        "m_x4 torch fp32"
-        not in Page(report_html([row()])).text.split("PSNR against")[0].split("Pareto front")[-1]
-    )
+    assert "m_x4 torch fp32 onnxruntime fp32" in several and "m_x4" in single
+    assert "torch" not in single
 
 
 def test_every_field_of_a_row_is_in_its_receipt():
@@ -209,8 +213,6 @@ def test_nothing_of_a_row_becomes_markup(field):
 
 
 def test_nothing_of_a_crop_becomes_markup():
-    from dataclasses import replace
-
     hostile = replace(
         crop_set(), image=HOSTILE, crops=tuple(replace(c, name=HOSTILE) for c in crop_set().crops)
     )
@@ -284,3 +286,54 @@ def test_without_the_packages_of_the_extra(monkeypatch, package):
     with pytest.raises(MissingPackageError, match=package) as raised:
         check_can_render()
     assert "pip install" in raised.value.hint
+
+
+def test_what_is_below_bicubic_is_named_and_recommended_by_nothing():
+    rows = [row("d1", 10.0, 20.0), row("d2", 20.0, 30.0), row("d3", 30.0, 31.0)]
+    page = Page(report_html([replace(r, bicubic_psnr_db=28.43) for r in rows]))
+    assert "Below bicubic's 28.43 dB, so outside of the charts: m_x4.d1 20.00 dB." in page.text
+    assert "Fastest m_x4.d2" in page.text
+
+
+def test_what_most_choose_by_comes_first_and_every_column_knows_what_is_best():
+    page = Page(report_html(family()))
+    heads = [a for t, a in page.tags if t == "th" and a.get("scope") == "col"]
+    assert [a.get("data-best") for a in heads[:5]] == [None, "high", "low", "low", "low"]
+    assert "Network PSNR [dB] Time [ms] Params [M] FLOPs as deployed [G] SSIM" in page.text
+
+
+def test_filters_are_offered_where_networks_differ():
+    rows = [row("c4"), row("c4-nla", backend="onnxruntime", target="cpu", precision="fp16")]
+    page = Page(report_html([*rows, row("c8", scale=2)]))
+    facets = [a["data-facet"] for t, a in page.tags if t == "select" and "data-facet" in a]
+    assert facets == ["group", "family", "runtime", "target", "precision"]
+    assert "all 2 x4 x2" in page.text, "only what differs between groups"
+    only = Page(report_html([row()]))
+    assert not [a for t, a in only.tags if t == "select"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "command"),
+    [
+        ({}, "-m m_x4 --variant d1 --runtime torch"),
+        ({"precision_asked": "fp16"}, "-m m_x4 --variant d1 --runtime torch --precision fp16"),
+        ({"artifact": "m.onnx"}, "-m m.onnx"),
+        ({"artifact": "m.engine", "target": "rtx"}, "-m engines/built/rtx/m.engine"),
+        ({"artifact": "m.onnx", "target": "xavier"}, "-m engines/graphs/xavier/m.onnx"),
+        (
+            {"artifact": "m.engine", "target": "cpu", "model": "asrn_x4", "backend": "onnxruntime"},
+            "-m asrn_x4 --variant d1",
+        ),
+        (
+            {"model": "adaedsr_x4", "variant": "d8", "executed": {"share": 1, "timed_share": 1}},
+            "-m adaedsr_x4 --adaptive adadsr --depth 8",
+        ),
+        ({"artifact": "my net.py:Net"}, "-m 'my net.py:Net'"),
+    ],
+)
+def test_the_command_that_uses_a_network(changes, command):
+    assert use_command(row(**changes)) == f"srdeploy upscale PHOTO {command}"
+
+
+def test_what_cannot_be_run_here_has_no_command():
+    assert use_command(row(backend="published")) == use_command(row(error="crashed")) == ""
