@@ -197,6 +197,7 @@ def test_bench_says_what_was_executed(run_cli, plan, tmp_path):
     )
     assert 0.4 < row["executed"]["share"] < 1.5 and 0.4 < row["executed"]["timed_share"] < 3
     assert sum(row["executed"]["ways"].values()) == pytest.approx(1, abs=1e-3)
+    assert 0 < row["executed"]["macs_g"] and row["bicubic_psnr_db"] > 0
     result = run_cli(
         "bench", plan.parent, "--lr", "40x70", "--runs", "3", "-o", tmp_path / "folder"
     )
