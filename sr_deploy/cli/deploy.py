@@ -11,7 +11,7 @@ import click
 from sr_deploy.cli.code_options import code_options
 from sr_deploy.cli.output import emit, emit_json, log
 from sr_deploy.cli.progress import terminal_progress
-from sr_deploy.cli.tables import TEXT, emit_rows
+from sr_deploy.cli.tables import TEXT, emit_rows, terminal_width
 from sr_deploy.core.errors import InputError
 
 
@@ -86,20 +86,22 @@ def deploy(
 
 
 def _print(made: Any) -> None:
-    record = made.record
+    from sr_deploy.results.screen import fill
+
+    record, width = made.record, terminal_width()
     emit("")
     emit_rows(made.rows, TEXT, kept=made.folder / "rows.jsonl")
     emit("")
     if record.chosen:
-        emit(f"chosen: {record.chosen}: {record.why}")
+        emit(fill(f"chosen: {record.chosen}: {record.why}", width))
     elif not made.hint:
-        emit(f"not chosen yet: {record.why}")
+        emit(fill(f"not chosen yet: {record.why}", width))
     for remark in record.remarks:
-        log(f"  {remark}")
+        log(fill(f"  {remark}", width))
     pages = [made.folder / name for name in ("README.md", record.report) if name]
     emit(f"folder: {made.folder} (read {' and '.join(page.name for page in pages)})")
     if record.next:
-        emit("next:")
+        emit("next, for the times on the target:")
         for number, command in enumerate(record.next, 1):
             emit(f"  {number}. {command}")
     if made.use:

@@ -62,7 +62,10 @@ class Model:
         """Whether its file is not on this machine."""
         from sr_deploy.core.shipped import shipped_checkpoints
 
-        if self.kind == "code" or self.source in (p.stem for p in shipped_checkpoints()):
+        if self.kind == "code":
+            file = parse_code(self.source)[0].source
+            return file.endswith(".py") and not Path(file).exists()
+        if self.source in (p.stem for p in shipped_checkpoints()):
             return False
         return not Path(self.source).exists()
 
@@ -137,7 +140,7 @@ def _graphs(
         for path in finished:
             read_manifest(path)
         reason = f"{model.source} is not here" if model.is_missing else "nothing here exports"
-        progress(f"the {len(finished)} graphs are kept as they are: {reason}")
+        progress(f"graphs kept as they are ({len(finished)}): {reason}")
         return finished
 
 

@@ -55,7 +55,9 @@ def conditions(rows: Sequence[BenchmarkRow]) -> Dict[str, List[str]]:
     of_all = {
         "counted": _with_owners(counts, (name for _, name in counts)),
         "† not counted": _with_owners(owners, map(label, rows)),
-        "runs": [f"{_span(r.warmup for r in rows)} warm-up; {_span(r.runs for r in rows)} timed"],
+        "runs": [f"{_span(r.warmup for r in rows)} warm-up; {_span(r.runs for r in rows)} timed"]
+        if any(time_ms(r) is not None for r in rows)
+        else [],
     }
     of_rows = [_conditions_of(row) for row in rows]
     values = {
@@ -177,7 +179,9 @@ def _conditions_of(r: BenchmarkRow) -> Dict[str, str]:
         else _EXECUTED
         if executed_of_plain(r)
         else _EXECUTED_OLD,
-        "time": f"{r.protocol}: {_STATISTIC[protocol_of(r).statistic]}",
+        "time": ""
+        if time_ms(r) is None
+        else f"{r.protocol}: {_STATISTIC[protocol_of(r).statistic]}",
         "runs": "",
         "frames": f"one by one, {r.cadence_hz:g} a second" if r.cadence_hz else "",
         "timed by": r.timer and r.timer + ("" if r.copies_ms is None else " (copies apart)"),

@@ -164,7 +164,34 @@ def test_graphs_are_kept_where_nothing_exports(cpu, deploy, tmp_path, monkeypatc
     monkeypatch.setitem(__import__("sys").modules, "sr_deploy.export.pipeline", None)
     result = deploy(small)
     assert result.exit_code == 0, result.output
-    assert "the 2 graphs are kept as they are: nothing here exports" in result.stderr
+    assert "graphs kept as they are (2): nothing here exports" in result.stderr
+
+
+def test_graphs_are_kept_where_the_model_is_not(imported, deploy, run_cli, tmp_path, small):
+    assert deploy(small, model=imported).exit_code == 0
+    imported.unlink()
+    result = run_cli("deploy", "--target", small, "-o", tmp_path / "out", "--min-psnr", "1")
+    assert result.exit_code == 0, result.output
+    assert f"graphs kept as they are (1): {imported} is not here" in result.stderr
+    assert record(tmp_path / "out")["model"] == str(imported)
+
+
+def test_code_is_deployed_with_its_options(deploy, run_cli, exporter, tmp_path, small):
+    (tmp_path / "mynet.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self, scale=2):\n"
+        "        super().__init__()\n"
+        "        self.conv = torch.nn.Conv2d(3, 3 * scale**2, 3, padding=1)\n"
+        "        self.up = torch.nn.PixelShuffle(scale)\n"
+        "    def forward(self, x):\n"
+        "        return self.up(self.conv(x))\n"
+    )
+    result = deploy(small, "--scale", "3", model=f"{tmp_path / 'mynet.py'}:Net")
+    assert result.exit_code == 0, result.output
+    data = record(tmp_path / "out")
+    assert (data["name"], data["chosen"]) == ("Net", "Net_x3")
+    assert "mynet.py:Net --scale 3' --target" in data["command"]
 
 
 def test_without_the_packages_of_the_report_a_line_says_how_to_get_it(
