@@ -63,7 +63,8 @@ def emit_rows(
     from sr_deploy.results.tables import bench_table, comparable_groups, failures
 
     form, width = chosen_format(table_format), terminal_width()
-    details = f"srdeploy table {kept} --format markdown" if kept else "--format markdown"
+    file = f'"{kept}"' if " " in str(kept) else str(kept)
+    details = f"srdeploy table {file} --format markdown" if kept else "--format markdown"
     parts: List[str] = [
         rows_text(group, width=width, details=details)
         if form == TEXT

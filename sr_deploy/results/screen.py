@@ -40,7 +40,7 @@ _NUMBERS: Tuple[Tuple[str, _Text], ...] = (
 
 
 def _input(row: BenchmarkRow) -> str:
-    return text_of(row.input_hw) or "each image"
+    return text_of(row.input_hw) or "own size"
 
 
 def _device(row: BenchmarkRow) -> str:
@@ -68,7 +68,7 @@ def rows_text(rows: Sequence[BenchmarkRow], *, width: int, details: str) -> str:
     measured = comparable(rows)
     varying = _varying(measured)
     columns = [
-        (h, [shortened(text(r), 28) for r in measured]) for h, text in _CONDITIONS if h in varying
+        (h, [_cut(text(r), 28) for r in measured]) for h, text in _CONDITIONS if h in varying
     ]
     columns += [
         (h, cells) for h, t in _NUMBERS for cells in [[t(r) for r in measured]] if any(cells)
@@ -114,8 +114,11 @@ def in_one_line(what: str, texts: Sequence[str], width: int) -> List[str]:
         return []
     count = "1" if len(texts) == 1 else f"{len(texts)}, the first"
     line = " ".join(f"{what}: {count}: {texts[0]}".split())
-    limit = min(width, WIDTH)
-    return [line if len(line) <= limit else line[: limit - 3].rstrip() + "..."]
+    return [_cut(line, min(width, WIDTH))]
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 3].rstrip() + "..."
 
 
 def quality_text(rows: Sequence[QualityRow], *, width: int, details: str) -> str:
@@ -232,7 +235,7 @@ def _shared(rows: Sequence[BenchmarkRow]) -> str:
         f"{_images(row.set, scored)}, PSNR of {row.metric.upper()}"
         if row.set and row.metric
         else "",
-        f"LR {size}" if row.input_hw and size else size,
+        f"LR {size}" if row.input_hw and size else size and "each image in its own size",
         "" if len({r.protocol for r in here}) > 1 else _protocol(row),
         ", ".join(filter(None, [runtime, target, same.get("precision"), same.get("settings")])),
         f"{same['rate [Hz]']} frames a second" if same.get("rate [Hz]") else "",

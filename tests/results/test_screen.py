@@ -89,7 +89,7 @@ def test_missing_values_are_empty_and_columns_without_any_are_left_out():
     row = next(
         line for line in lines([ROW, replace(bare, set="Set5", metric="y")]) if "m_x4" in line
     )
-    assert row.split() == ["m_x4", "torch", "each", "image", "2000.00", "0.50"] or "m_x4" in row
+    assert row.split() == ["m_x4", "torch", "own", "size", "2000.00", "0.50"] or "m_x4" in row
 
 
 def test_warnings_take_one_line():
