@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.deploy.options import DeployOptions
@@ -31,25 +31,29 @@ def choose(rows: Sequence[BenchmarkRow], options: DeployOptions) -> Choice:
     profile, limits = options.profile, options.limits
     measured = [row for row in rows if not row.error]
     timed = [row for row in measured if frame_ms(row) is not None]
+    left_out = [label(row) for row in measured if frame_ms(row) is None]
+    untimed = []
+    if left_out:
+        untimed = [f"not timed on '{profile.name}', so left out: {', '.join(left_out)}"]
     if not measured:
         return Choice("", "no network could be measured", by_time=False)
     try:
         if not timed:
             return _choose_untimed(measured, options)
         if limits is None:
-            return _highest_psnr(timed)
+            return _highest_psnr(timed, untimed)
         selection = select_network(timed, target=profile.name, limits=limits)
     except InputError as e:
         return Choice("", e.message, by_time=bool(timed), hint=e.hint)
-    remarks = (*selection.rejected, *selection.remarks)
+    remarks = (*untimed, *selection.rejected, *selection.remarks)
     return Choice(selection.best, selection.why, remarks)
 
 
-def _highest_psnr(timed: Sequence[BenchmarkRow]) -> Choice:
-    """Choose without a limit."""
+def _highest_psnr(timed: Sequence[BenchmarkRow], untimed: Sequence[str]) -> Choice:
+    """Choose without a limit. untimed: a remark on those without a time."""
     best = _best(timed)
     ms = frame_ms(best) or 0
-    remarks: List[str] = []
+    remarks = list(untimed)
     fastest = min(timed, key=lambda row: frame_ms(row) or 0)
     if fastest is not best:
         remarks.append(

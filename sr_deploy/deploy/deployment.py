@@ -180,7 +180,7 @@ def _next_commands(
     there += f" --size {options.size}" if options.size else ""
     return [
         f"scp -r {shlex.quote(folder)} USER@MACHINE:",
-        f'ssh USER@MACHINE "{there} -o {shlex.quote(Path(folder).name)}"',
+        f'ssh USER@MACHINE "{there} -o {shlex.quote(Path(folder).resolve().name)}"',
     ]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Optional, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.bench.evaluate import image_set
-from sr_deploy.core.errors import MissingPackageError
+from sr_deploy.core.counts import NTIRE_HW
+from sr_deploy.core.errors import MissingPackageError, SrDeployError
+from sr_deploy.core.sizes import hw_text
 from sr_deploy.core.spec import network_name
 from sr_deploy.core.target import ONNX_RUNTIMES
 from sr_deploy.deploy.deployment import planned_deployment
@@ -24,31 +26,46 @@ def plan_lines(
     """Return a line for each step. Arguments and errors as of `deployment_from_model`."""
     named, place, record = planned_deployment(model, folder, options)
     profile, sizes = options.profile, options.graph_sizes or ", ".join(options.profile.shapes)
-    networks = _networks(named, record)
+    networks, size = _networks(named, record)
     there = len(list((place / GRAPHS).glob("*.onnx")))
     images = image_set(options.data)
     kept = f"; {there} are there, and kept if they are up to date" if there else ""
     runs = not why_not_here(profile)[0] and not why_not_run(profile)
-    of = f"{len(networks)} networks on {len(images.files)} images ({images.name})"
+    of = f"{len(networks)} network(s) on {len(images.files)} image(s) ({images.name})"
     return [
         f"{named.name} for {profile.title}, into {place}",
         f"graphs:  {len(networks)} ({', '.join(networks)}), LR {sizes}{kept}",
+        *([f"size:    {size}"] if size else []),
         f"engines: {_engines(options)}",
-        f"rows:    {'time, memory and PSNR' if runs else 'PSNR only, by the graphs'} of {of}",
+        f"rows:    {'time, memory and PSNR' if runs else 'PSNR only, on this CPU,'} of {of}",
         f"choice:  {_rule(options, timed=runs)}",
         "report:  report.html, README.md, rows.jsonl",
         "nothing was written",
     ]
 
 
-def _networks(model: Model, record: Optional[DeployRecord]) -> List[str]:
+def _networks(model: Model, record: Optional[DeployRecord]) -> Tuple[List[str], str]:
+    """Return the names of the networks, and their parameters and work as far as known."""
     try:
         described = describe(model.source, model.variant or "all")
     except MissingPackageError:
         if record is None:
             raise
-        return list(record.graphs)
-    return [network_name(network.model, network.variant) for network in described]
+        return list(record.graphs), ""
+    names = [network_name(network.model, network.variant) for network in described]
+    try:
+        counts = [network.counts() for network in described]
+        params = [count["params"] / 1e6 for count in counts]
+        macs = [count["macs"] / 1e9 for count in counts]
+    except (SrDeployError, KeyError):
+        return names, ""
+    hw = hw_text(counts[0].get("hw", NTIRE_HW))
+    work = f"{_span(macs)} G multiply-accumulates at {hw}"
+    return names, f"{_span(params)} M parameters, {work}"
+
+
+def _span(values: Sequence[float]) -> str:
+    return " to ".join(dict.fromkeys(f"{value:.3g}" for value in (min(values), max(values))))
 
 
 def _engines(options: DeployOptions) -> str:

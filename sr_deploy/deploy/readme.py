@@ -90,7 +90,7 @@ def _files(record: DeployRecord) -> List[str]:
         "- `graphs/`: an ONNX graph of each variant, with its manifest",
         *([engines] if record.engines else []),
         *([bundle] if record.bundled else []),
-        "- `rows.jsonl`: what was measured, with its conditions",
+        "- `rows.jsonl`: what was measured, with its conditions; without it, all is measured again",
         report,
         f"- `{FILE}`: this deployment, for a later start",
         "",

@@ -242,6 +242,7 @@ def test_a_dry_run_writes_nothing(run_cli, asrn, exporter, images, tmp_path, mon
     assert result.exit_code == 0 and list(tmp_path.iterdir()) == []
     assert "into tiny-asrn_x2-cpu" in result.stdout
     assert "2 (tiny-asrn_x2.d1, tiny-asrn_x2.d2), LR 16x16:256x256:1024x1024" in result.stdout
+    assert " M parameters, " in result.stdout and "at 256x256" in result.stdout
     assert "the highest PSNR within --fps 30" in result.stdout
     result = run_cli(*given, "xavier", "--fps", "30")
     assert "a bundle to build them elsewhere" in result.stdout

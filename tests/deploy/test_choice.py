@@ -80,6 +80,13 @@ def test_without_times_psnr_and_work_choose_and_this_is_said():
     assert "the fewest multiply-accumulates of 2 with at least 30.3 dB" in choice.why
 
 
+def test_variants_without_a_time_are_left_out_beside_timed_ones_and_named():
+    for limits in ({}, {"fps": 30}):
+        choice = choose([TIMED[0], *UNTIMED[1:]], options(**limits))
+        assert choice.name == "net_x4.d1"
+        assert choice.remarks[0] == "not timed on 'xavier', so left out: net_x4.d2, net_x4.d3"
+
+
 def test_rows_that_failed_are_never_chosen():
     failed = [BenchmarkRow("net_x4", "d1", "tensorrt", error="no GPU")]
     assert choose(failed, options()).why == "no network could be measured"
