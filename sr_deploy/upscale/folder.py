@@ -125,6 +125,8 @@ class _Item:
 
     def __str__(self) -> str:
         h, w = self.picture.rgb.shape[:2]
+        if self.picture.turned:
+            h, w = w, h
         notes = "".join(f"; {note}" for note in self.picture.notes)
         seconds = time.perf_counter() - self.started
         how = f"{w} wide, {h} high, from {self.description}, {seconds:.1f} s"
@@ -136,11 +138,15 @@ def upscale_picture(
     upscaler: Upscaler,
     reporter: Reporter,
     options: ResultOptions = DEFAULT_RESULT,
+    picture: Optional[Picture] = None,
 ) -> None:
-    """Upscale one picture. Raises InputError if that is impossible, or if the output exists."""
+    """Upscale one picture. Raises InputError if that is impossible, or if the output exists.
+
+    picture: that of the task, if it is read already.
+    """
     check_picture(task, options)
     upscaler.tile_progress = reporter.progress
-    item = _Item.read(task)
+    item = _Item.read(task) if picture is None else _Item(task, picture, time.perf_counter())
     with remove_empty_folders(task.output.parent):
         make_output_folder(task.output.parent)  # fails before the work if it cannot be written
         item.upscale(upscaler, options)

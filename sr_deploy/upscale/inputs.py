@@ -9,8 +9,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple, Union
@@ -20,6 +22,9 @@ from sr_deploy.core.pictures.formats import PICTURE_SUFFIXES, format_of_name, is
 from sr_deploy.upscale.folder_log import PictureTask
 from sr_deploy.upscale.tree import VIDEO_SUFFIXES, find_pictures, result_name, why_not_read
 from sr_deploy.upscale.video_file import CONTAINERS
+
+_RESULT_STEM = re.compile(r"(.+)_(?:x[0-9]+(?:\.[0-9]+)?|[0-9]+x[0-9]+)")
+"""The name of a result beside its source, without its suffix (see `OutputSize.label`)."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,9 @@ def find_inputs(texts: Sequence[str]) -> List[Path]:
     """
     found: Dict[Path, Path] = {}
     for text in texts:
-        for name in [text] if os.path.lexists(text) or not text else _matches(text):
+        if not text:
+            raise InputError("an input is empty", hint="give the name of a file or folder")
+        for name in [text] if os.path.lexists(text) else _matches(text):
             path = Path(name)
             found.setdefault(path.resolve(), path)
     return list(found.values())
@@ -120,11 +127,14 @@ def _matches(text: str) -> List[str]:
 def _nearby(path: Path) -> str:
     """Return a hint on the name that was probably meant. Empty without one."""
     folder = path.parent
-    try:
-        names = [p.name for p in folder.iterdir() if p.stem.lower() == path.stem.lower()]
-    except OSError:
-        return f"there is no folder {folder}" if not folder.exists() else ""
-    return f"there is {folder / sorted(names)[0]}" if names else ""
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    with contextlib.suppress(OSError):
+        files = sorted(p for p in folder.iterdir() if p.stem.lower() == path.stem.lower())
+        files.sort(key=lambda p: p.name.lower() != path.name.lower())
+        if files:
+            return f"there is {files[0]}"
+    return ""
 
 
 def plan_jobs(sources: Sequence[Path], names: OutputNames) -> List[Job]:
@@ -157,7 +167,7 @@ def plan_jobs(sources: Sequence[Path], names: OutputNames) -> List[Job]:
             loose.passed_over.update(job.passed_over)
         folders = []
     jobs = [job for job in (loose, *folders) if job != PicturesJob(job.folder)]
-    _check_results([*jobs, *videos], sources)
+    _check_results([*jobs, *videos])
     return [*jobs, *videos]
 
 
@@ -222,24 +232,40 @@ def _kind_among_others(source: Path, job: PicturesJob) -> str:
 
 
 def _without_results(sources: Sequence[Path], names: OutputNames, job: PicturesJob) -> List[Path]:
-    """Leave out files that an earlier run made of other inputs: `photo_x4.png` beside `photo.jpg`.
+    """Leave out what earlier runs made where the results are beside the inputs.
 
-    A pattern such as `*` matches both.
+    A pattern such as `*` matches photo.jpg and photo_x4.png.
     """
     if names.output is not None:
         return list(sources)
-    results = {
-        (names.beside(s, "") if s.is_dir() else names.of_picture(s)).resolve(): s for s in sources
-    }
-    results.update({names.of_video(s).resolve(): s for s in sources if not s.is_dir()})
     kept = []
     for source in sources:
-        origin = results.get(source.resolve())
-        if origin is None or origin == source:
+        origin = _origin(source)
+        if origin is None:
             kept.append(source)
         else:
             job.results[source] = origin
+    if not kept:
+        raise InputError(
+            f"all inputs are results of earlier runs, such as {sources[0]}",
+            hint="give an output folder with -o to upscale them again",
+        )
     return kept
+
+
+def _origin(path: Path) -> Optional[Path]:
+    """Return the file or folder that a result is named after, if it is there."""
+    match = _RESULT_STEM.fullmatch(path.name if path.is_dir() else path.stem)
+    if match is None:
+        return None
+    media = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
+    with contextlib.suppress(OSError):
+        for other in sorted(path.parent.iterdir()):
+            if path.is_dir() and other.is_dir() and other.name == match[1]:
+                return other
+            if path.is_file() and other.stem == match[1] and other.suffix.lower() in media:
+                return other
+    return None
 
 
 def results_of(jobs: Sequence[Job]) -> List[Tuple[Path, Path]]:
@@ -251,12 +277,13 @@ def results_of(jobs: Sequence[Job]) -> List[Tuple[Path, Path]]:
     return pairs
 
 
-def _check_results(jobs: Sequence[Job], sources: Sequence[Path]) -> None:
+def _check_results(jobs: Sequence[Job]) -> None:
     """Raise InputError if two results are one file, or one would replace an input."""
-    resolved = {path.resolve() for path in sources}
+    pairs = results_of(jobs)
+    resolved = {source.resolve() for source, _ in pairs}
     outputs: Dict[Path, Path] = {}
-    for source, output in results_of(jobs):
-        other = outputs.setdefault(output, source)
+    for source, output in pairs:
+        other = outputs.setdefault(output.resolve(), source)
         if other != source:
             raise InputError(
                 f"{other} and {source} would both become {output}",

@@ -16,6 +16,7 @@ from sr_deploy.core.files import (
     side_path,
 )
 from sr_deploy.core.images import write_png
+from sr_deploy.core.pictures.formats import format_for
 from sr_deploy.core.shipped import DEFAULT_MODELS, find_checkpoint, read_card
 from sr_deploy.fast.opener import describe_family
 from sr_deploy.runtime.adaptive.decisions import LEGEND, decisions_picture
@@ -35,7 +36,7 @@ from sr_deploy.upscale.inputs import (
 )
 from sr_deploy.upscale.memory import MemorySharing
 from sr_deploy.upscale.options import UpscaleOptions
-from sr_deploy.upscale.pictures import read_picture
+from sr_deploy.upscale.pictures import read_picture, result_hw
 from sr_deploy.upscale.power import live_watts
 from sr_deploy.upscale.reporter import Reporter
 from sr_deploy.upscale.upscaler import Upscaler
@@ -141,8 +142,11 @@ def _run_job(job: Job, options: UpscaleOptions, reporter: Reporter) -> None:
     if isinstance(job, PicturesJob):
         _upscale_pictures(job, options, reporter)
         return
-    if isinstance(job, PictureTask):
+    picture = None
+    if isinstance(job, PictureTask):  # what cannot be used is refused before a network is made
         check_picture(job, options.result)
+        picture = read_picture(job.source)
+        result_hw(picture, 1, format_for(job.output), options.size)
     elif options.governor:
         _upscale_governed(job, options, reporter)
         return
@@ -158,7 +162,7 @@ def _run_job(job: Job, options: UpscaleOptions, reporter: Reporter) -> None:
             if upscaler.work is not None:
                 reporter.log(f"all frames of this run: {upscaler.work}")
         elif options.decisions is None:
-            upscale_picture(job, upscaler, reporter, options.result)
+            upscale_picture(job, upscaler, reporter, options.result, picture)
         else:
             _upscale_with_decisions(job, upscaler, options, reporter)
         reporter.log(upscaler.memory_report())

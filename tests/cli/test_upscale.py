@@ -166,3 +166,102 @@ def test_the_function(picture):
         (10, 10, 3),
         (10, 12, 3),
     ]
+
+
+SMALL = ("-m", "fsrcnn-w16_x4")
+
+
+@pytest.fixture()
+def here(tmp_path, monkeypatch):
+    """A folder to be in, with two pictures."""
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate(("a.jpg", "b.png")):
+        pixels = np.random.default_rng(i).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        cv2.imwrite(name, pixels)
+    return tmp_path
+
+
+def test_without_an_output_the_result_is_beside_and_a_second_run_says_so(run_cli, here):
+    result = run_cli("upscale", "a.jpg", *SMALL)
+    assert (result.exit_code, result.stdout) == (0, "a_x4.png\n"), result.stderr
+    assert result.stderr.splitlines()[0] == "a.jpg -> a_x4.png"
+    assert "a_x4.png: 64 wide, 48 high, from 12x16 whole" in result.stderr
+    before = (here / "a_x4.png").read_bytes()
+    result = run_cli("upscale", "a.jpg", *SMALL)
+    assert result.exit_code == 1 and "a_x4.png already exists" in result.stderr
+    assert "--force" in result.stderr and (here / "a_x4.png").read_bytes() == before
+    result = run_cli("upscale", "*", *SMALL)
+    assert (result.exit_code, result.stdout) == (1, "b_x4.png\n")
+    assert "left out: a_x4.png: it is the result of a.jpg" in result.stderr
+    assert "failed: a.jpg: a_x4.png already exists" in result.stderr
+    assert not (here / ".srdeploy.jsonl").exists(), "no log beside a user's pictures"
+
+
+def test_the_default_model_goes_by_the_size_asked_for(run_cli, here, monkeypatch):
+    from sr_deploy.upscale import run
+
+    asked = []
+    monkeypatch.setattr(run, "_run_job", lambda job, options, reporter: asked.append(options))
+    for options in (
+        (),
+        ("--outscale", 1.5),
+        ("--outscale", 2),
+        ("--outscale", 2.5),
+        ("--outscale", 6),
+        ("--outsize", "32x999"),
+        ("--outsize", "40x999"),
+        ("-m", "imdeception_x4", "--outscale", 2),
+    ):
+        result = run_cli("upscale", "a.jpg", *options)
+        assert result.exit_code == 0, result.stderr
+    names = ["asrn_x4", "asrn_x2", "asrn_x2", "asrn_x3", "asrn_x4", "asrn_x2", "asrn_x3"]
+    assert [o.model for o in asked] == [*names, "imdeception_x4"]
+
+
+def test_several_pictures_into_a_new_folder_of_another_size_with_pages(run_cli, here):
+    options = (*SMALL, "--outscale", 2.5, "--compare", "-o", "new/")
+    result = run_cli("upscale", "a.jpg", "b.png", *options)
+    assert result.exit_code == 0, result.stderr
+    names = ["a.html", "a.jpg", "b.html", "b.png"]
+    assert sorted(result.stdout.split()) == [os.path.join("new", name) for name in names]
+    assert cv2.imread("new/a.jpg").shape == (30, 40, 3)
+    again = run_cli("upscale", "a.jpg", "b.png", *options)
+    assert again.exit_code == 0 and "2 finished before" in again.stderr
+    (here / "new" / "a.html").unlink()
+    again = run_cli("upscale", "a.jpg", "b.png", *options)
+    assert "1 upscaled, 1 finished before" in again.stderr and (here / "new/a.html").exists()
+    other = run_cli("upscale", "a.jpg", "b.png", *SMALL, "--outscale", 3, "-o", "new/")
+    assert "2 upscaled" in other.stderr, "another size is another result"
+
+
+def test_a_dry_run_tells_all_and_writes_nothing(run_cli, here):
+    (here / "bad.png").write_bytes(b"no picture")
+    before = sorted(here.rglob("*"))
+    result = run_cli("upscale", "a.jpg", "b.png", *SMALL, "--outsize", "48x48", "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.split() == ["a_48x48.png", "b_48x48.png"]
+    for words in (
+        "dry run, nothing is written: 2 results",
+        "fsrcnn-w16_x4.w16, x4, by ",
+        "a.jpg: 16x12 -> 48x36 (width x height), 12x16 whole, about ",
+        "time: about",
+        "memory: ",
+    ):
+        assert words in result.stderr
+    result = run_cli("upscale", "bad.png", *SMALL, "--dry-run", "-o", "new/")
+    assert result.exit_code == 1 and "would fail: bad.png" in result.stderr
+    assert sorted(here.rglob("*")) == before
+
+
+def test_an_impossible_picture_is_refused_before_a_network_is_opened(run_cli, here, monkeypatch):
+    from sr_deploy.upscale.options import UpscaleOptions
+
+    monkeypatch.setattr(UpscaleOptions, "network", lambda *given: pytest.fail("it was opened"))
+    cv2.imwrite("alpha.png", np.zeros((3, 4, 4), np.uint8))
+    for arguments, words in (
+        (("alpha.png", "-o", "b.jpg"), "transparent parts, which JPEG cannot hold"),
+        (("a.jpg", "--outsize", "9x9"), "16x12 pixels (width x height), which do not fit"),
+        (("a.jpg", "-o", "a.jpg"), "would replace itself"),
+    ):
+        result = run_cli("upscale", *arguments)
+        assert result.exit_code == 1 and words in result.stderr

@@ -127,3 +127,23 @@ def test_refused_options_leave_no_files(run_cli, film, tmp_path, options, output
     result = run_cli("upscale", film, *MODEL, *options, "-o", tmp_path / output)
     assert result.exit_code == 1 and words in result.stderr and result.stdout == ""
     assert list(tmp_path.iterdir()) == [film]
+
+
+def test_another_size_and_other_inputs(run_cli, film, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    result = run_cli(
+        *("upscale", tmp_path / "bad.png", film, *MODEL, "--variant", "d1"),
+        *("--outscale", 1.7, "-o", f"{tmp_path / 'new'}/"),
+    )
+    assert result.exit_code == 1 and "not everything was upscaled" in result.stderr
+    assert result.stdout == f"{tmp_path / 'new' / 'film.mp4'}\n"
+    with av.open(str(tmp_path / "new" / "film.mp4")) as made:
+        assert [(f.width, f.height) for f in made.decode(video=0)] == [(54, 40)] * 6
+
+
+def test_a_dry_run_of_a_video(run_cli, film, tmp_path):
+    result = run_cli("upscale", film, *MODEL, "--variant", "d1", "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{tmp_path / 'film_x2.mp4'}\n"
+    assert "32x24 -> 64x48 (width x height), 24x32 whole; 6 frames, about" in result.stderr
+    assert list(tmp_path.iterdir()) == [film]
