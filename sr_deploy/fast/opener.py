@@ -99,6 +99,19 @@ def describe_one(
     return describe(source, [largest], run, progress=progress)[0]
 
 
+def not_prepared_for(
+    text: Union[str, Path], variant: Optional[str] = None, run: RunOptions = DEFAULT_RUN
+) -> str:
+    """Return the runtime for which a model has to be prepared when it is described next.
+
+    Empty if it is prepared, or if nothing is prepared for it. Makes nothing.
+    """
+    models = _models(str(text), [variant] if variant else None, run)
+    way = next(usable_ways(run)) if models else None
+    missing = models and way and way.target and find(models[-1], way) is None
+    return way.runtime if way and missing else ""
+
+
 def open_session(
     text: Union[str, Path],
     variant: Optional[str] = None,

@@ -12,15 +12,16 @@ import numpy as np
 from sr_deploy.core.errors import InputError, SrDeployError
 from sr_deploy.core.pictures.formats import format_for
 from sr_deploy.core.sizes import HW
+from sr_deploy.fast.opener import not_prepared_for
 from sr_deploy.upscale.folder import check_picture
 from sr_deploy.upscale.folder_log import LOG, PictureTask
-from sr_deploy.upscale.inputs import PicturesJob, VideoJob, results_of
-from sr_deploy.upscale.memory import bytes_text
+from sr_deploy.upscale.inputs import Job, PicturesJob, VideoJob, results_of, tell_left_out
+from sr_deploy.upscale.memory import bytes_text, peak_bytes
 from sr_deploy.upscale.options import UpscaleOptions
 from sr_deploy.upscale.output_size import wh_text
 from sr_deploy.upscale.pictures import read_picture, result_hw
 from sr_deploy.upscale.reporter import Reporter
-from sr_deploy.upscale.run import plan_run
+from sr_deploy.upscale.run import plan_run, scale_of
 from sr_deploy.upscale.upscaler import Upscaler
 from sr_deploy.upscale.video import check_paths
 from sr_deploy.upscale.video_source import probe_video
@@ -32,8 +33,12 @@ _TRIAL_PX = 128
 class _PlanTeller:
     """The plan of a run, told line by line."""
 
-    def __init__(self, upscaler: Upscaler, options: UpscaleOptions, reporter: Reporter) -> None:
+    def __init__(
+        self, upscaler: Optional[Upscaler], options: UpscaleOptions, reporter: Reporter
+    ) -> None:
+        """upscaler: None where the network is not opened. Tiles and time are not known then."""
         self._upscaler, self._options, self._reporter = upscaler, options, reporter
+        self._scale = upscaler.scale if upscaler is not None else scale_of(options)
         self._s_per_px: Optional[float] = None
         self.seconds = 0.0
         self.problems: List[str] = []
@@ -42,7 +47,7 @@ class _PlanTeller:
         """Tell what becomes of a picture. Raises SrDeployErrors as its run would."""
         picture = read_picture(task.source)
         hw = (picture.rgb.shape[0], picture.rgb.shape[1])
-        made = result_hw(picture, self._upscaler.scale, format_for(task.output), self._options.size)
+        made = result_hw(picture, self._scale, format_for(task.output), self._options.size)
         if may_exist and task.output.exists():
             self._tell(f"{task.output}: exists; skipped if it is finished, else refused")
             return
@@ -53,7 +58,7 @@ class _PlanTeller:
         """Tell what becomes of a video. Raises SrDeployErrors."""
         check_paths(job.source, job.output, self._options.force)
         facts = probe_video(job.source)
-        made = self._options.size.of(facts.hw, self._upscaler.scale, turned=facts.turned, even=True)
+        made = self._options.size.of(facts.hw, self._scale, turned=facts.turned, even=True)
         self._tell_result(job.source, job.output, facts.hw, made, images=facts.frames)
 
     def fail(self, source: Path, error: SrDeployError) -> None:
@@ -62,24 +67,25 @@ class _PlanTeller:
         self.problems.append(error.message)
 
     def _tell_result(self, source: Path, output: Path, hw: HW, made: HW, *, images: int) -> None:
-        plan = self._upscaler.plan(hw)
-        seconds = self._seconds_per_px() * plan.fed_px * max(images, 1)
-        self.seconds += seconds
-        frames = "" if images == 1 else f"; {images or 'an unknown number of'} frames"
-        self._tell(
-            f"{source}: {wh_text(hw)} -> {wh_text(made)} (width x height), {plan}{frames}, "
-            f"about {_time_text(seconds)}"
-        )
+        parts = [f"{source}: {wh_text(hw)} -> {wh_text(made)} (width x height)"]
+        if images != 1:
+            parts.append(f"{images or 'an unknown number of'} frames")
+        if self._upscaler is not None:
+            plan = self._upscaler.plan(hw)
+            seconds = self._seconds_per_px(self._upscaler) * plan.fed_px * max(images, 1)
+            self.seconds += seconds
+            parts += [str(plan), f"about {_time_text(seconds)}"]
+        self._tell(", ".join(parts))
         self._reporter.written(output)
 
-    def _seconds_per_px(self) -> float:
+    def _seconds_per_px(self, upscaler: Upscaler) -> float:
         """Return the time for an LR pixel by a trial on a small image."""
         if self._s_per_px is None:
-            h, w = self._upscaler.session.nearest_hw((_TRIAL_PX, _TRIAL_PX))
+            h, w = upscaler.session.nearest_hw((_TRIAL_PX, _TRIAL_PX))
             image = np.full((h, w, 3), 128, np.uint8)
-            self._upscaler.upscale_rgb(image)  # the first run at a size also allocates
+            upscaler.upscale_rgb(image)  # the first run at a size also allocates
             start = time.perf_counter()
-            self._upscaler.upscale_rgb(image)
+            upscaler.upscale_rgb(image)
             self._s_per_px = (time.perf_counter() - start) / (h * w)
         return self._s_per_px
 
@@ -92,33 +98,29 @@ def tell_plan(
 ) -> None:
     """Report what `upscale_paths` would do; `reporter.written` gets the results' paths.
 
-    The network is opened and run once on a small image. Raises an SrDeployError where a run would
-    fail.
+    The network is opened and run on a small image, if it needs not be prepared first. Raises an
+    SrDeployError where a run would fail.
     """
     jobs, options = plan_run(inputs, output, options)
     results = len(results_of(jobs))
     reporter.log(f"dry run, nothing is written: {results} result{'s' if results != 1 else ''}")
-    network = options.network(reporter.log)
-    with contextlib.closing(options.upscaler(network, log=reporter.log)) as upscaler:
-        reporter.log(f"{network.name}, x{upscaler.scale}, by {upscaler.where}")
-        plan = _PlanTeller(upscaler, options, reporter)
-        with reporter.progress.track("reading", results, unit="files") as advance:
-            for job in jobs:
-                passed_over = job.passed_over if isinstance(job, PicturesJob) else {}
-                for path, reason in passed_over.items():
-                    plan.fail(path, InputError(reason))
-                tasks = job.tasks if isinstance(job, PicturesJob) else [job]
-                logged = isinstance(job, PicturesJob) and _has_log(job)
-                for task in tasks:
-                    try:
-                        if isinstance(task, VideoJob):
-                            plan.video(task)
-                        else:
-                            plan.picture(task, may_exist=logged)
-                    except SrDeployError as e:
-                        plan.fail(task.source, e)
-                    advance(str(task.source))
-        _tell_needs(plan, upscaler, reporter)
+    runtime = ""
+    if options.adaptive is None:
+        runtime = not_prepared_for(str(options.model), options.variant, options.run)
+    if runtime:
+        plan = _PlanTeller(None, options, reporter)
+        _tell_jobs(plan, jobs, reporter)
+        reporter.log(
+            "tiles, memory and time: known once the network is prepared. "
+            f"The first run prepares {options.model} for {runtime}, once"
+        )
+    else:
+        network = options.network(reporter.log)
+        with contextlib.closing(options.upscaler(network, log=reporter.log)) as upscaler:
+            reporter.log(f"{network.name}, x{upscaler.scale}, by {upscaler.where}")
+            plan = _PlanTeller(upscaler, options, reporter)
+            _tell_jobs(plan, jobs, reporter)
+            _tell_needs(plan, upscaler, reporter)
     if plan.problems:
         raise InputError(
             f"{len(plan.problems)} of the inputs would fail: {plan.problems[0]}",
@@ -127,18 +129,36 @@ def tell_plan(
     reporter.log("to do it, give the same command without --dry-run")
 
 
+def _tell_jobs(plan: _PlanTeller, jobs: Sequence[Job], reporter: Reporter) -> None:
+    with reporter.progress.track("reading", len(results_of(jobs)), unit="files") as advance:
+        for job in jobs:
+            if isinstance(job, PicturesJob):
+                for path, reason in job.passed_over.items():
+                    plan.fail(path, InputError(reason))
+                tell_left_out(job, reporter)
+            logged = isinstance(job, PicturesJob) and _has_log(job)
+            for task in job.tasks if isinstance(job, PicturesJob) else [job]:
+                try:
+                    if isinstance(task, VideoJob):
+                        plan.video(task)
+                    else:
+                        plan.picture(task, may_exist=logged)
+                except SrDeployError as e:
+                    plan.fail(task.source, e)
+                advance(str(task.source))
+
+
 def _has_log(job: PicturesJob) -> bool:
     return job.folder is not None and (job.folder / LOG).exists()
 
 
 def _tell_needs(plan: _PlanTeller, upscaler: Upscaler, reporter: Reporter) -> None:
-    memory = "memory: not known here"
-    if upscaler.estimated_bytes and upscaler.max_memory is not None:
-        memory = (
-            f"memory: about {bytes_text(upscaler.estimated_bytes)}, "
-            f"at most {bytes_text(upscaler.max_memory)}"
-        )
-    reporter.log(memory)
+    # After the trial, the peak is that of its small image at least.
+    memory, bound = max(upscaler.estimated_bytes, peak_bytes() or 0), upscaler.max_memory
+    most = "" if bound is None else f", at most {bytes_text(bound)}"
+    reporter.log(
+        f"memory: about {bytes_text(memory)}{most}" if memory else "memory: not known here"
+    )
     if plan.seconds:
         reporter.log(
             f"time: about {_time_text(plan.seconds)}, by a trial on {_TRIAL_PX}x{_TRIAL_PX} "
@@ -147,6 +167,8 @@ def _tell_needs(plan: _PlanTeller, upscaler: Upscaler, reporter: Reporter) -> No
 
 
 def _time_text(seconds: float) -> str:
+    if seconds < 0.1:
+        return "0.1 s"
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 120:

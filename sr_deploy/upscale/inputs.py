@@ -20,6 +20,7 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.pictures.formats import PICTURE_SUFFIXES, format_of_name, is_picture
 from sr_deploy.upscale.folder_log import PictureTask
+from sr_deploy.upscale.reporter import Reporter
 from sr_deploy.upscale.tree import VIDEO_SUFFIXES, find_pictures, result_name, why_not_read
 from sr_deploy.upscale.video_file import CONTAINERS
 
@@ -275,6 +276,14 @@ def results_of(jobs: Sequence[Job]) -> List[Tuple[Path, Path]]:
         tasks = job.tasks if isinstance(job, PicturesJob) else [job]
         pairs += [(task.source, task.output) for task in tasks]
     return pairs
+
+
+def tell_left_out(job: PicturesJob, reporter: Reporter) -> None:
+    """Report the inputs that are no part of a job."""
+    for path in job.videos:
+        reporter.log(f"left out: {path}: it is a video; give it alone")
+    for path, source in job.results.items():
+        reporter.log(f"left out: {path}: it is the result of {source}")
 
 
 def _check_results(jobs: Sequence[Job]) -> None:

@@ -91,7 +91,7 @@ def plan_run(
     sources = find_inputs(inputs)
     options = options.with_model(_factor(sources, options))
     suffix = None if options.format is None else f".{options.format}"
-    label = "" if output is not None else options.size.label(_scale_of(options))
+    label = "" if output is not None else options.size.label(scale_of(options))
     names = names_of(output, label=label, suffix=suffix)
     jobs = plan_jobs(sources, names)
     named = len(sources) == 1 and output is not None and not names.is_folder
@@ -120,7 +120,7 @@ def _factor(sources: Sequence[Path], options: UpscaleOptions) -> Optional[float]
     return size.factor_for(hw, turned=picture.turned)
 
 
-def _scale_of(options: UpscaleOptions) -> int:
+def scale_of(options: UpscaleOptions) -> int:
     """Return the scale of the network. Raises an SrDeployError if there is none."""
     defaults = {name: scale for scale, name in DEFAULT_MODELS.items()}
     if options.model in defaults:  # at once, without a look at it

@@ -24,7 +24,7 @@ from sr_deploy.upscale.folder import (
     upscale_folder,
 )
 from sr_deploy.upscale.folder_log import PictureTask
-from sr_deploy.upscale.inputs import PicturesJob
+from sr_deploy.upscale.inputs import PicturesJob, tell_left_out
 from sr_deploy.upscale.memory import MemorySharing
 from sr_deploy.upscale.options import UpscaleOptions
 from sr_deploy.upscale.reporter import Reporter
@@ -43,10 +43,7 @@ def upscale_pictures(
     """
     for path, reason in job.passed_over.items():
         reporter.log(f"passed over: {path}: {reason}")
-    for path in job.videos:
-        reporter.log(f"left out: {path}: it is a video; give it alone")
-    for path, source in job.results.items():
-        reporter.log(f"left out: {path}: it is the result of {source}")
+    tell_left_out(job, reporter)
     summary = FolderSummary()
     if job.tasks:
         summary = _upscale_by_workers(job.tasks, job.folder, options, reporter)

@@ -265,3 +265,13 @@ def test_an_impossible_picture_is_refused_before_a_network_is_opened(run_cli, he
     ):
         result = run_cli("upscale", *arguments)
         assert result.exit_code == 1 and words in result.stderr
+
+
+def test_a_dry_run_does_not_prepare_a_network(run_cli, here, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="onnxruntime runs the prepared network")
+    monkeypatch.setenv("SRDEPLOY_CACHE", str(here / "cache"))
+    result = run_cli("upscale", "a.jpg", "--device", "cpu", "--dry-run")
+    assert (result.exit_code, result.stdout) == (0, "a_x4.png\n"), result.stderr
+    assert "a.jpg: 16x12 -> 64x48 (width x height)\n" in result.stderr
+    assert "The first run prepares asrn_x4 for onnxruntime, once" in result.stderr
+    assert sorted(path.name for path in here.iterdir()) == ["a.jpg", "b.png"]

@@ -41,7 +41,7 @@ def description(variant, opener=Repeat):
 @pytest.fixture(autouse=True)
 def small_networks(monkeypatch):
     networks = [description(variant) for variant in ("d1", "d2", "d3")]
-    monkeypatch.setattr(opener, "describe", lambda text: networks)
+    monkeypatch.setattr(opener, "describe", lambda text, variants=None, **given: networks)
 
 
 @pytest.fixture()
@@ -145,5 +145,5 @@ def test_a_dry_run_of_a_video(run_cli, film, tmp_path):
     result = run_cli("upscale", film, *MODEL, "--variant", "d1", "--dry-run")
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{tmp_path / 'film_x2.mp4'}\n"
-    assert "32x24 -> 64x48 (width x height), 24x32 whole; 6 frames, about" in result.stderr
+    assert "32x24 -> 64x48 (width x height), 6 frames, 24x32 whole, about" in result.stderr
     assert list(tmp_path.iterdir()) == [film]

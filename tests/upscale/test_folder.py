@@ -18,6 +18,7 @@ from reports import Reports  # noqa: E402
 
 from sr_deploy.core.claims import claim_file, read_holder  # noqa: E402
 from sr_deploy.core.errors import InputError  # noqa: E402
+from sr_deploy.core.run_options import RunOptions  # noqa: E402
 from sr_deploy.upscale import workers  # noqa: E402
 from sr_deploy.upscale.folder import FolderSummary, ResultOptions, upscale_folder  # noqa: E402
 from sr_deploy.upscale.folder_log import LOG, FolderLog, PictureTask  # noqa: E402
@@ -449,9 +450,8 @@ def test_workers_that_are_done_exit_by_themselves(monkeypatch, tree, tmp_path):
     context = SimpleNamespace(Queue=lambda: None, Process=lambda **given: StandInProcess)
     monkeypatch.setattr(workers.multiprocessing, "get_context", lambda method: context)
     monkeypatch.setattr(workers, "_collect", lambda *given: FolderSummary(done=4))
-    summary = workers.upscale_pictures(
-        tree_job(tree, tmp_path / "out"), UpscaleOptions("m", workers=2), Reporter()
-    )
+    options = UpscaleOptions("fsrcnn-w16_x4", workers=2, run=RunOptions(runtime="torch"))
+    summary = workers.upscale_pictures(tree_job(tree, tmp_path / "out"), options, Reporter())
     assert summary.done == 4 and calls[:4] == ["join", "join", "terminate", "terminate"]
 
 
