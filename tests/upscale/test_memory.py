@@ -151,3 +151,23 @@ def test_large_images_are_to_be_held_alone(sessions):
         sessions["blur"](), max_memory=600 << 20, sharing=MemorySharing(queued_results=2)
     )
     assert not upscaler.must_run_alone((1000, 1000)) and upscaler.must_run_alone((3000, 5000))
+
+
+@linux
+def test_a_need_is_measured_once_for_a_network_and_small_images_need_no_probes(
+    sessions, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SRDEPLOY_CACHE", str(tmp_path))
+    session = sessions["blur"]()
+    upscaler = Upscaler(session, identity="abc")
+    upscaler(np.zeros((128, 128, 3), np.uint8))
+    assert session.fed == [(128, 128)]
+    assert upscaler.memory_report().startswith("memory: peak ")
+    upscaler(np.zeros((129, 128, 3), np.uint8))
+    assert len(session.fed) == 6  # four probes
+    again = sessions["blur"]()
+    Upscaler(again, identity="abc")(np.zeros((129, 128, 3), np.uint8))
+    assert len(again.fed) == 1
+    other = sessions["blur"]()
+    Upscaler(other, identity="abcd")(np.zeros((129, 128, 3), np.uint8))
+    assert len(other.fed) == 5

@@ -1,0 +1,165 @@
+"""Models in their fastest form: an engine in the cache, made once, equal to torch."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+
+from sr_deploy.core.cache import cache_folder  # noqa: E402
+from sr_deploy.core.errors import ExportError, VariantError  # noqa: E402
+from sr_deploy.core.run_options import RunOptions  # noqa: E402
+from sr_deploy.core.shipped import DEFAULT_MODELS, find_checkpoint, read_card  # noqa: E402
+from sr_deploy.core.spec import Variant  # noqa: E402
+from sr_deploy.fast import made, opener  # noqa: E402
+from sr_deploy.fast.made import ModelVariant, shipped_graph  # noqa: E402
+from sr_deploy.fast.ways import ModelWay  # noqa: E402
+from sr_deploy.nets import ARCHITECTURES  # noqa: E402
+from sr_deploy.nets.checkpoint import save_checkpoint  # noqa: E402
+
+BY_TORCH = RunOptions(runtime="torch")
+ON_CPU = ModelWay("onnxruntime", "cpu", "cpu")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    torch.manual_seed(0)
+    architecture, largest = ARCHITECTURES["asrn"], Variant("d", 2)
+    weights = architecture.build(2, largest).state_dict()
+    folder = tmp_path_factory.mktemp("tiny")
+    return save_checkpoint(folder, "tiny_x2", architecture.spec(2, largest, elastic=True), weights)
+
+
+@pytest.fixture(scope="module")
+def graphs(tiny, made_once):
+    """The real graphs of both variants."""
+    card = read_card(tiny)
+
+    def fill(folder):
+        for variant in card.variants:
+            made.export_graph(ModelVariant(tiny, card, variant), "cpu", folder)
+
+    folder = made_once("fast-graphs", fill)
+    return {v: next(folder.glob(f"tiny_x2.{v}.*.onnx")) for v in card.variants}
+
+
+@pytest.fixture()
+def cache(tmp_path, monkeypatch, graphs):
+    """An empty cache. Exports take seconds, so each test gets the same graphs."""
+    monkeypatch.setenv("SRDEPLOY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(made, "export_graph", lambda model, *where: graphs[model.variant])
+    return tmp_path / "cache"
+
+
+def test_a_checkpoint_becomes_an_engine_in_the_cache(tiny, cache):
+    lines = []
+    networks = opener.describe(tiny, "d1", progress=lines.append)
+    assert [(n.kind, n.name, n.backend, n.target) for n in networks] == [
+        ("engine", "tiny_x2.d1", "onnxruntime", "cpu")
+    ]
+    assert cache in made.Path(networks[0].source).parents and made.is_made(cache / "models" / "x")
+    assert networks[0].weights_sha256s == (read_card(tiny).weights_sha256,)
+    assert lines == ["tiny_x2.d1: prepared for onnxruntime on this machine, once"]
+    x = np.random.default_rng(0).random((1, 3, 13, 9), dtype=np.float32)
+    with opener.open_session(tiny, "d1") as fast, opener.open_session(tiny, "d1", BY_TORCH) as slow:
+        assert (fast.backend, slow.backend) == ("onnxruntime", "torch")
+        assert np.abs(fast.run(x) - slow.run(x)).max() < 1e-5
+    assert not [path for path in (cache / "models").iterdir() if path.name.startswith(".partial")]
+
+
+def test_it_is_made_once_and_made_again_where_it_is_damaged(tiny, cache):
+    first = opener.describe_one(tiny, "d1")
+    lines = []
+    again = opener.describe_one(f"{tiny}", "d1", progress=lines.append)
+    assert (again.source, again.sha256, lines) == (first.source, first.sha256, [])
+    made.Path(first.source).write_bytes(b"damaged")
+    assert opener.describe_one(tiny, "d1", progress=lines.append).sha256 == first.sha256
+    assert len(lines) == 1
+
+
+def test_other_weights_have_an_entry_of_their_own(tiny, cache, tmp_path):
+    first = opener.describe_one(tiny, "d1")
+    torch.manual_seed(1)
+    architecture, largest = ARCHITECTURES["asrn"], Variant("d", 2)
+    spec = architecture.spec(2, largest, elastic=True)
+    other = save_checkpoint(tmp_path, "tiny_x2", spec, architecture.build(2, largest).state_dict())
+    assert opener.describe_one(other, "d1").source != first.source
+
+
+def test_where_it_cannot_be_made_torch_runs_it_and_the_reason_is_told(tiny, cache, monkeypatch):
+    def fail(*given):
+        raise ExportError("the disk is full", hint="free some space")
+
+    monkeypatch.setattr(opener, "make", fail)
+    lines = []
+    network = opener.describe_one(tiny, "d1", progress=lines.append)
+    assert (network.kind, network.backend) == ("checkpoint", "torch")
+    assert "tiny_x2 is not run by onnxruntime: the disk is full; free some space" in lines
+    with pytest.raises(ExportError):
+        opener.describe_one(tiny, "d1", RunOptions(runtime="onnxruntime"))
+
+
+def test_a_cache_that_cannot_be_written_is_told(tiny, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SRDEPLOY_CACHE", str(tmp_path / "file"))
+    lines = []
+    assert opener.describe_one(tiny, "d1", progress=lines.append).backend == "torch"
+    assert "cannot write to the folder" in " ".join(lines)
+
+
+def test_unknown_variants_and_damaged_checkpoints_are_the_openers_errors(tiny, cache, tmp_path):
+    with pytest.raises(VariantError, match="has no variant 'd9'"):
+        opener.describe(tiny, "d9")
+    for path in (tiny, tiny.with_suffix(".json")):
+        shutil.copy(path, tmp_path)
+    copy = tmp_path / tiny.name
+    copy.write_bytes(copy.read_bytes()[:-4] + b"\0\0\0\0")
+    with pytest.raises(Exception, match="does not match its card"):
+        opener.describe(copy, "d1")
+
+
+def test_all_means_the_variants_of_the_paper_and_none_all(tiny, cache):
+    assert [n.variant for n in opener.describe_all(str(tiny))] == ["d1", "d2"]
+    assert [n.variant for n in opener.describe_family(tiny)] == ["d1", "d2"]
+    assert [
+        n.variant for n in opener.describe_all(f"{tiny.with_suffix('')}.safetensors", "d2")
+    ] == ["d2"]
+
+
+def test_entries_that_are_not_used_are_removed(tiny, cache):
+    first = made.Path(opener.describe_one(tiny, "d1").source).parent
+    os.utime(first, (0, 0))
+    opener.describe_one(tiny, "d2")
+    assert not first.exists()
+
+
+@pytest.mark.parametrize("name", DEFAULT_MODELS.values())
+def test_default_models_have_a_shipped_graph_that_fits_their_weights(name):
+    weights = find_checkpoint(name)
+    card = read_card(weights)
+    model = ModelVariant(weights, card, card.variants[-1])
+    assert shipped_graph(model, ON_CPU) is not None, "run benchmarks/shipped_graphs.py"
+
+
+def test_a_shipped_graph_computes_what_the_checkpoint_does(cache):
+    x = np.random.default_rng(0).random((1, 3, 11, 8), dtype=np.float32)
+    with opener.open_session("asrn_x2") as fast, opener.open_session(
+        "asrn_x2", run=BY_TORCH
+    ) as net:
+        assert np.abs(fast.run(x) - net.run(x)).max() < 1e-5
+
+
+def test_a_default_model_needs_no_torch(cache):
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['onnx'] = None; import numpy as np; "
+        "from sr_deploy.fast.opener import open_session; "
+        "print(open_session('asrn_x4').run(np.zeros((1, 3, 5, 4), np.float32)).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(1, 3, 20, 16)"
+    assert (cache / "models").is_dir() and cache_folder() == cache

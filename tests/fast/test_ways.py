@@ -1,0 +1,71 @@
+"""The ways to run a model: which are allowed, in what order, and why there is none."""
+
+import pytest
+
+from sr_deploy.core.errors import CannotRunHereError, InputError
+from sr_deploy.core.run_options import RunOptions
+from sr_deploy.fast import ways
+from sr_deploy.fast.ways import ModelWay, usable_ways
+
+
+@pytest.fixture()
+def all_usable(monkeypatch):
+    monkeypatch.setattr(ModelWay, "why_not", lambda self, index=0: "")
+
+
+def names(**options):
+    return [(way.runtime, way.target) for way in usable_ways(RunOptions(**options))]
+
+
+ON_GPU = [
+    ("tensorrt-rtx", "rtx"),
+    ("tensorrt", "rtx-tensorrt"),
+    ("tensorrt", "rtx-tensorrt8"),
+    ("onnxruntime-cuda", "cuda"),
+    ("torch", ""),
+]
+ON_CPU = [("onnxruntime", "cpu"), ("torch", "")]
+
+
+def test_the_gpu_comes_first_where_there_is_one(all_usable, monkeypatch):
+    monkeypatch.setattr(ways, "gpu_present", lambda: False)
+    assert names() == ON_CPU
+    monkeypatch.setattr(ways, "gpu_present", lambda: True)
+    assert names() == ON_GPU + ON_CPU
+    assert names(device="cpu") == ON_CPU and names(device="cuda:1") == ON_GPU
+
+
+def test_a_runtime_that_is_asked_for_is_the_only_way(all_usable):
+    assert names(runtime="torch") == [("torch", "")]
+    assert names(runtime="onnxruntime") == [("onnxruntime", "cpu")]
+    assert names(runtime="tensorrt-rtx") == [("tensorrt-rtx", "rtx")]
+    assert names(precision="fp16") == [("torch", "")]
+
+
+def test_a_provider_without_engines_runs_the_graph(all_usable):
+    (way,) = usable_ways(RunOptions(runtime="onnxruntime-directml"))
+    assert (way.runtime, way.target, way.builds) == ("onnxruntime-directml", "cpu", False)
+    (way,) = usable_ways(RunOptions(device="directml"))
+    assert (way.runtime, way.builds) == ("onnxruntime-directml", False)
+
+
+def test_options_of_torch_contradict_another_runtime():
+    with pytest.raises(InputError, match="--channels-last is for networks that torch runs"):
+        next(usable_ways(RunOptions(channels_last=True, runtime="onnxruntime")))
+
+
+def test_no_way_names_every_reason(monkeypatch):
+    reasons = {"tensorrt-rtx": "no GPU of SM 7.5 or newer"}
+    monkeypatch.setattr(ModelWay, "why_not", lambda self, index=0: reasons[self.runtime])
+    with pytest.raises(CannotRunHereError) as e:
+        list(usable_ways(RunOptions(runtime="tensorrt-rtx")))
+    assert "models cannot be run by tensorrt-rtx here: no GPU of SM 7.5" in e.value.message
+    assert "omit --runtime" in e.value.hint
+
+
+def test_a_way_is_looked_at_only_when_it_is_asked_for(monkeypatch):
+    looked = []
+    monkeypatch.setattr(ways, "gpu_present", lambda: False)
+    monkeypatch.setattr(ModelWay, "why_not", lambda self, index=0: looked.append(self.runtime))
+    next(usable_ways(RunOptions()))
+    assert looked == ["onnxruntime"]
