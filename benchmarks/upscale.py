@@ -184,11 +184,12 @@ def speed(rows: Rows, folder: Path, name: str, rounds: int) -> None:
     from sr_deploy.core.samples import sample_lr
     from sr_deploy.core.timing import time_in_turns
     from sr_deploy.runtime.opener import open_session
-    from sr_deploy.upscale.folder import QUEUED_RESULTS, tasks_of_folder, upscale_folder
+    from sr_deploy.upscale.folder import QUEUED_RESULTS, upscale_folder
     from sr_deploy.upscale.memory import MemorySharing
     from sr_deploy.upscale.overlap import read_ahead
     from sr_deploy.upscale.pictures import read_picture, upscale_pixels
     from sr_deploy.upscale.reporter import Reporter
+    from sr_deploy.upscale.tree import find_pictures
     from sr_deploy.upscale.upscaler import Upscaler
 
     pictures = folder / "in"
@@ -212,7 +213,7 @@ def speed(rows: Rows, folder: Path, name: str, rounds: int) -> None:
 
     def written(suffix: str) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as out:
-            tasks = tasks_of_folder(pictures, Path(out), suffix=suffix)
+            tasks = find_pictures(pictures, Path(out), suffix=suffix).tasks
             summary = upscale_folder(tasks, Path(out), upscaler, Reporter())
             assert len(summary.done) == len(images)
 

@@ -75,7 +75,8 @@ def _folded(arguments: Any, given: NetworkCode) -> Any:
     if not codes:
         raise InputError(
             f"{options}: for a network given as code, but none is",
-            hint="give for example mynet.py:Net; a checkpoint's weights are in its file",
+            hint="give for example mynet.py:Net; a checkpoint's weights are in its file"
+            + ("; upscale makes another size by --outscale" if given.scale else ""),
         )
     if len(codes) > 1:
         raise InputError(

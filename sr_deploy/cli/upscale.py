@@ -63,7 +63,7 @@ _OPTIONS = (
         "variant",
         cls=AliasedOption,
         aliases=["--variant"],
-        help="The variant of a checkpoint or a folder.  [default: the largest]",
+        help="One variant of a checkpoint or a folder.  [default: the largest]",
     ),
     click.option(
         "--tile",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import html
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Tuple
+from typing import Any, Dict, Tuple
 
 import numpy as np
 
@@ -48,10 +48,9 @@ class BeforeAfter:
 
     def html(self) -> str:
         """Return the page."""
-        before, after = _as_shown(self.before), _as_shown(self.after)
-        lr_hw, hw = _hw(before), _hw(after)
-        before, after = _middle(before, after)
-        shown = _hw(after)
+        lr_hw, hw = _shown_hw(self.before), _shown_hw(self.after)
+        before, after = map(_as_shown, _middle(self.before, self.after))
+        shown = (after.shape[0], after.shape[1])
         size = (shown[1], shown[0])
         bicubic = opencv().resize(before, size, interpolation=opencv().INTER_CUBIC)
         lossless = shown[0] * shown[1] <= _PNG_PX
@@ -84,8 +83,9 @@ class BeforeAfter:
 _TEMPLATE = Path(__file__).with_name("comparison.html")
 
 
-def _hw(image: np.ndarray) -> HW:
-    return image.shape[0], image.shape[1]
+def _shown_hw(picture: Picture) -> HW:
+    h, w = picture.rgb.shape[:2]
+    return (w, h) if picture.turned else (h, w)
 
 
 def _as_shown(picture: Picture) -> np.ndarray:
@@ -98,18 +98,33 @@ def _as_shown(picture: Picture) -> np.ndarray:
     return apply_orientation(image, read_orientation(picture.metadata.get(EXIF, b"")))
 
 
-def _middle(before: np.ndarray, after: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def _middle(before: Picture, after: Picture) -> Tuple[Picture, Picture]:
     """Cut the same part out of both where the result is larger than LARGEST_SIDE."""
+    if before.turned != after.turned:  # the result has the orientation applied
+        before = replace(before, **_upright(before))
+    small, large = [], []
     for axis in (0, 1):
-        n, large = before.shape[axis], after.shape[axis]
-        if large > LARGEST_SIDE:
-            factor = large / n
-            kept = max(int(LARGEST_SIDE / factor), 1)
-            start = (n - kept) // 2
-            before = np.take(before, range(start, start + kept), axis)
-            first, last = round(start * factor), round((start + kept) * factor)
-            after = np.take(after, range(first, last), axis)
-    return before, after
+        n, made = before.rgb.shape[axis], after.rgb.shape[axis]
+        factor = made / n
+        kept = n if made <= LARGEST_SIDE else max(int(LARGEST_SIDE / factor), 1)
+        start = (n - kept) // 2
+        small.append(slice(start, start + kept))
+        large.append(slice(round(start * factor), round((start + kept) * factor)))
+    return _cut(before, tuple(small)), _cut(after, tuple(large))
+
+
+def _cut(picture: Picture, where: Tuple[slice, ...]) -> Picture:
+    alpha = None if picture.alpha is None else picture.alpha[where]
+    return replace(picture, rgb=picture.rgb[where], alpha=alpha)
+
+
+def _upright(picture: Picture) -> Dict[str, Any]:
+    """Return the fields of a picture whose orientation is applied."""
+    orientation = read_orientation(picture.metadata.get(EXIF, b""))
+    alpha = None if picture.alpha is None else apply_orientation(picture.alpha, orientation)
+    kept = {kind: value for kind, value in picture.metadata.items() if kind != EXIF}
+    rgb = apply_orientation(picture.rgb, orientation)
+    return {"rgb": rgb, "alpha": alpha, "metadata": kept}
 
 
 def _data_url(bgr: np.ndarray, icc: bytes, *, lossless: bool) -> str:

@@ -226,7 +226,8 @@ class Upscaler:
             plan = self._last_plan = self.plan(hw, bytes_per_px=3 * image.itemsize + more_per_px)
             self.session.reset_work(own=hw[0] * hw[1] / plan.fed_px)
             tiles = self._gpu or self._tiles
-            with self.tile_progress.track("upscaling", plan.tiles, unit="tiles") as advance:
+            total = plan.tiles if plan.tiles > 1 else 0
+            with self.tile_progress.track("upscaling", total, unit="tiles") as advance:
                 self._tiles.on_tile = advance
                 wait = tiles.start(plan, image, out, white=_WHITE[image.dtype])
             if wait is None:

@@ -275,3 +275,8 @@ def test_a_dry_run_does_not_prepare_a_network(run_cli, here, monkeypatch):
     assert "a.jpg: 16x12 -> 64x48 (width x height)\n" in result.stderr
     assert "The first run prepares asrn_x4 for onnxruntime, once" in result.stderr
     assert sorted(path.name for path in here.iterdir()) == ["a.jpg", "b.png"]
+
+
+def test_who_asks_for_a_scale_is_told_the_option(run_cli, here):
+    result = run_cli("upscale", "a.jpg", "--scale", 2)
+    assert result.exit_code == 1 and "upscale makes another size by --outscale" in result.stderr

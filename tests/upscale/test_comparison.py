@@ -73,6 +73,12 @@ def test_large_results_show_their_middle_as_jpeg(monkeypatch):
     assert "the middle of the picture, 40x40 pixels" in text and "JPEG of quality 95" in text
 
 
+def saved_upright(folder, picture):
+    """Write the picture as formats without an orientation get it."""
+    cv2.imwrite(str(folder / "b.png"), np.rot90(picture.rgb, -1)[:, :, ::-1])
+    return folder / "b.png"
+
+
 def test_pictures_are_upright_and_keep_their_profile(tmp_path):
     image = pytest.importorskip("PIL.Image", reason="Pillow writes the picture")
     cms = pytest.importorskip("PIL.ImageCms", reason="Pillow makes the profile")
@@ -84,6 +90,8 @@ def test_pictures_are_upright_and_keep_their_profile(tmp_path):
     assert {EXIF, ICC} <= set(picture.metadata)
     text = page(picture, picture)
     assert shown(text, "after")[0].shape == (6, 4, 3) and "4x6 to 4x6" in text
+    upright = page(picture, read_picture(saved_upright(tmp_path, picture)))
+    np.testing.assert_array_equal(shown(upright, "nearest")[0], shown(text, "nearest")[0])
     data = re.search(r'id="after"[^>]*base64,([^"]*)"', text).group(1)
     assert b"iCCP" in base64.b64decode(data)
 
