@@ -123,9 +123,10 @@ def open_session(
 
     Raises an SrDeployError on bad input, or if this machine cannot run it.
 
-    >>> session = open_session("asrn_x4.d1")
-    >>> session.scale
-    4
+    >>> import numpy as np
+    >>> with sr_deploy.session_of("fsrcnn-w16_x4") as session:
+    ...     session.run(np.zeros((1, 3, 24, 32), np.float32)).shape
+    (1, 3, 96, 128)
     """
     network = describe_one(text, variant, run, progress=progress)
     check_run_options([network], run)

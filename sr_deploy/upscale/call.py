@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import warnings
 from collections import OrderedDict
@@ -76,7 +77,7 @@ def upscale(
 
 def _opened(options: UpscaleOptions) -> Upscaler:
     """Return the open network of these options, and close those that were not used for longest."""
-    network = options.network()
+    network = options.network(log=_tell)
     key = (network.kind, network.identity, network.backend, options.max_memory, options.run)
     upscaler = _kept.pop(key, None) or options.upscaler(network, log=_warn)
     _kept[key] = upscaler
@@ -108,6 +109,12 @@ def _write(image: Any, output: Union[str, Path], options: UpscaleOptions) -> Any
     else:
         upscale_paths([str(source)], os.fspath(output), options, reporter)
     return written if source.is_dir() else written[0]
+
+
+def _tell(line: str) -> None:
+    """Say what takes time once, before it does."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"{line}\n")
 
 
 def _warn(line: str) -> None:

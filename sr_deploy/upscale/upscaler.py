@@ -66,7 +66,7 @@ class Upscaler:
         where memory cannot be measured.
         """
         if not isinstance(session, Session):
-            session = open_session(session)
+            session = open_session(session, progress=log)
         self.session, self.scale = session, session.scale
         self._network = identity
         inexact_tiles = tile is not None and session.halo_px is None

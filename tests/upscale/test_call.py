@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sr_deploy.core.images import read_rgb
 from sr_deploy.upscale import call
 
 MODEL = "fsrcnn-w16_x4"
+upscale = functools.partial(sr_deploy.upscale, runtime="torch")  # at once, without an export
 needs_torch = pytest.mark.usefixtures("torch_and_opencv")
 
 
@@ -66,10 +68,10 @@ def test_it_can_be_called_whatever_is_imported_first(run_python, first):
 
 @needs_torch
 def test_a_model_stays_open(photo):
-    first = sr_deploy.upscale(photo, MODEL)
+    first = upscale(photo, MODEL)
     [upscaler] = call._kept.values()
     assert first.shape == (48, 64, 3) and first.dtype == np.uint8
-    np.testing.assert_array_equal(sr_deploy.upscale(str(photo), MODEL, scale=4), first)
+    np.testing.assert_array_equal(upscale(str(photo), MODEL, scale=4), first)
     assert list(call._kept.values()) == [upscaler]
 
 
@@ -79,7 +81,7 @@ def test_the_models_used_last_stay_open_and_others_are_closed(photo, monkeypatch
     models = ["fsrcnn-w16_x4", "fsrcnn-w36_x4", "fsrcnn-w16_x4", "fsrcnn-w56_x4"]
     opened = []
     for model in models:
-        sr_deploy.upscale(photo, model)
+        upscale(photo, model)
         opened.append(next(reversed(call._kept.values())))
     assert opened[0] is opened[2] and list(call._kept.values()) == opened[2:]
     with pytest.raises(InputError, match="session is closed"):
@@ -99,57 +101,57 @@ def test_a_model_that_changed_is_opened_again(photo, tmp_path):
             shutil.copy(files[name].with_suffix(suffix), tmp_path / f"net{suffix}")
 
     put("fsrcnn-w16_x4")
-    first = sr_deploy.upscale(photo, tmp_path / "net.safetensors")
+    first = upscale(photo, tmp_path / "net.safetensors")
     put("fsrcnn-w36_x4")
-    second = sr_deploy.upscale(photo, tmp_path / "net.safetensors")
-    np.testing.assert_array_equal(second, sr_deploy.upscale(photo, "fsrcnn-w36_x4"))
+    second = upscale(photo, tmp_path / "net.safetensors")
+    np.testing.assert_array_equal(second, upscale(photo, "fsrcnn-w36_x4"))
     assert (first != second).any()
 
 
 @needs_torch
 def test_output_writes_the_result_of_a_path(photo):
-    written = sr_deploy.upscale(photo, MODEL, output="large.png")
+    written = upscale(photo, MODEL, output="large.png")
     assert written == Path("large.png")
-    np.testing.assert_array_equal(read_rgb(written), sr_deploy.upscale(photo, MODEL))
+    np.testing.assert_array_equal(read_rgb(written), upscale(photo, MODEL))
     with pytest.raises(InputError, match="already exists"):
-        sr_deploy.upscale(photo, MODEL, output="large.png")
-    assert sr_deploy.upscale(photo, MODEL, output="large.png", force=True) == written
-    assert sr_deploy.upscale([photo], MODEL, output=Path("large.jpg")) == [Path("large.jpg")]
+        upscale(photo, MODEL, output="large.png")
+    assert upscale(photo, MODEL, output="large.png", force=True) == written
+    assert upscale([photo], MODEL, output=Path("large.jpg")) == [Path("large.jpg")]
 
 
 @needs_torch
 def test_a_folder_gives_the_paths_of_its_results(photo, tmp_path):
     (tmp_path / "in").mkdir()
     photo.rename("in/a.png")
-    assert sr_deploy.upscale("in", MODEL, output="out") == [Path("out/a.png")]
+    assert upscale("in", MODEL, output="out") == [Path("out/a.png")]
 
 
 @needs_torch
 @pytest.mark.parametrize("scale, shape", [(3, (36, 48, 3)), (1.5, (18, 24, 3)), (5, (60, 80, 3))])
 def test_other_scales_are_resampled(photo, scale, shape):
     image = read_rgb(photo)
-    assert sr_deploy.upscale(image, MODEL, scale=scale).shape == shape
-    assert sr_deploy.upscale(image[..., 0] / 255, MODEL, scale=scale).max() <= 1
-    written = sr_deploy.upscale(photo, MODEL, scale=scale, output="a.png")
+    assert upscale(image, MODEL, scale=scale).shape == shape
+    assert upscale(image[..., 0] / 255, MODEL, scale=scale).max() <= 1
+    written = upscale(photo, MODEL, scale=scale, output="a.png")
     assert read_rgb(written).shape == shape
 
 
 @needs_torch
 def test_the_scale_chooses_the_default_model(photo):
-    assert sr_deploy.upscale(read_rgb(photo), scale=2).shape == (24, 32, 3)
+    assert upscale(read_rgb(photo), scale=2).shape == (24, 32, 3)
     assert [upscaler.session.name for upscaler in call._kept.values()] == ["asrn_x2.d5"]
 
 
 def test_output_is_for_paths_only():
     with pytest.raises(InputError, match="no path but ndarray"):
-        sr_deploy.upscale(np.zeros((9, 9), np.uint8), MODEL, output="a.png")
+        upscale(np.zeros((9, 9), np.uint8), MODEL, output="a.png")
 
 
 def test_options_are_checked_as_the_command_checks_them():
     image = np.zeros((9, 9), np.uint8)
     with pytest.raises(InputError, match="not an amount of memory"):
-        sr_deploy.upscale(image, MODEL, max_memory="much")
+        upscale(image, MODEL, max_memory="much")
     with pytest.raises(InputError, match="unknown device"):
-        sr_deploy.upscale(image, MODEL, device="moon")
+        upscale(image, MODEL, device="moon")
     with pytest.raises(InputError, match="there is no|no such|unknown|neither"):
-        sr_deploy.upscale(image, "no-such-model")
+        upscale(image, "no-such-model")
