@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -13,7 +13,11 @@ from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.files import printable_name
 from sr_deploy.core.images import imresize, modcrop, png_bytes, read_rgb, rgb_from_nchw
 from sr_deploy.core.metrics import psnr_db
-from sr_deploy.results.crops import CropSet, MethodCrop
+from sr_deploy.core.session import Session
+from sr_deploy.core.sizes import hw_text
+from sr_deploy.results.crops import CropSet, MethodCrop, WorkMap
+from sr_deploy.runtime.adaptive.base import AdaptiveSession
+from sr_deploy.runtime.adaptive.decisions import decisions_picture, legend_of
 from sr_deploy.runtime.opener import describe_all
 
 CROP_PX = 144
@@ -22,6 +26,20 @@ MAX_IMAGES = 4
 METRIC = "y"
 Box = Tuple[int, int, int, int]
 """Top, left, height and width in HR pixels, multiples of the scale."""
+
+
+def parse_box(text: str) -> Box:
+    """Read `TOP,LEFT,HEIGHT,WIDTH` in HR pixels. Raises InputError."""
+    parts = text.split(",")
+    if len(parts) != 4 or not all(p.strip().isascii() and p.strip().isdigit() for p in parts):
+        raise InputError(
+            f"'{text}' is not a box; expected TOP,LEFT,HEIGHT,WIDTH in HR pixels",
+            hint="for example: --box 96,300,144,144",
+        )
+    top, left, height, width = map(int, parts)
+    if min(height, width) < 1:
+        raise InputError(f"the box {text} is empty", hint="give a height and width above 0")
+    return top, left, height, width
 
 
 @dataclass
@@ -33,6 +51,21 @@ class _CroppedImage:
     hr: np.ndarray
     box: Box
     crops: List[MethodCrop] = field(default_factory=list)
+    maps: List[WorkMap] = field(default_factory=list)
+
+    def upscale(self, name: str, session: Session) -> None:
+        """Add the crop of a network, and of an adaptive one the map of its work."""
+        adaptive = session if isinstance(session, AdaptiveSession) else None
+        if adaptive is not None:
+            adaptive.decisions = []
+            adaptive.reset_work()
+        self.add(name, rgb_from_nchw(upscale_fitting(session, self.lr)[0].y))
+        if adaptive is not None and adaptive.decisions and len(adaptive.decisions) == 1:
+            picture = decisions_picture(adaptive.decisions[0], scale=1)
+            _draw_frame(picture, tuple(n // session.scale for n in self.box))
+            text = str(adaptive.executed_work()).partition("; ms")[0] + ")"
+            legend = legend_of(adaptive.levels)
+            self.maps.append(WorkMap(name, png_bytes(picture), legend, text))
 
     def add(self, method: str, image: np.ndarray) -> None:
         """Add the crop of an image of HR size, with its PSNR."""
@@ -46,13 +79,17 @@ class _CroppedImage:
 
 
 def crops_of(
-    networks: Sequence[str], *, data: str = "", progress: Callable[[str], None] = lambda line: None
+    networks: Sequence[str],
+    *,
+    data: str = "",
+    box: Optional[Box] = None,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> List[CropSet]:
     """Return, per scale and image, the same crop by every network that can run here.
 
     data: a folder of HR images, of which the first four are used; empty: scikit-image's
-    photographs. The crop is where bicubic differs most from HR, so it favours no network. Networks
-    upscale the whole image. Raises an SrDeployError for bad input.
+    photographs. box: the part of each image; None: where bicubic differs most from HR, which
+    favours no network. Networks upscale the whole image. Raises an SrDeployError for bad input.
     """
     images = image_set(data)
     files = images.files[:MAX_IMAGES]
@@ -73,9 +110,9 @@ def crops_of(
         with session:
             scale = session.scale
             if scale not in images_by_scale:
-                images_by_scale[scale] = [_select_crop(path, scale) for path in files]
+                images_by_scale[scale] = [_select_crop(path, scale, box) for path in files]
             for image in images_by_scale[scale]:
-                image.add(name, rgb_from_nchw(upscale_fitting(session, image.lr)[0].y))
+                image.upscale(name, session)
     if not images_by_scale:
         raise InputError(
             "none of the networks given for crops can run on this machine",
@@ -88,13 +125,41 @@ def crops_of(
             image.box,
             METRIC,
             (*image.crops, MethodCrop("HR", png_bytes(image.crop(image.hr)))),
+            tuple(image.maps),
+            box_given=box is not None,
         )
         for scale, images in images_by_scale.items()
         for image in images
     ]
 
 
-def _select_crop(path: Path, scale: int) -> _CroppedImage:
+def _draw_frame(picture: np.ndarray, box: Tuple[int, ...]) -> None:
+    """Draw a white frame of one pixel inside a box of (H, W, 3) uint8."""
+    top, left, height, width = box
+    part = picture[top : top + height, left : left + width]
+    part[[0, -1]] = 255
+    part[:, [0, -1]] = 255
+
+
+def _check_box(path: Path, box: Box, hw: Tuple[int, ...], scale: int) -> None:
+    """Raise InputError unless a box lies in an image and on the grid of LR pixels."""
+    top, left, height, width = box
+    text = ",".join(map(str, box))
+    if any(n % scale for n in box):
+        nearest = ",".join(str(max(round(n / scale), i // 2) * scale) for i, n in enumerate(box))
+        raise InputError(
+            f"the box {text} does not lie on LR pixels: at x{scale} all four numbers are multiples "
+            f"of {scale}",
+            hint=f"--box {nearest}",
+        )
+    if top + height > hw[0] or left + width > hw[1]:
+        raise InputError(
+            f"the box {text} is not inside {path}, which has {hw_text((hw[0], hw[1]))} pixels",
+            hint="the order is TOP,LEFT,HEIGHT,WIDTH; --data names a folder with other images",
+        )
+
+
+def _select_crop(path: Path, scale: int, box: Optional[Box]) -> _CroppedImage:
     """Read an HR image, and choose its crop. The result contains the crops of LR and bicubic."""
     hr = modcrop(read_rgb(path), scale)
     if min(hr.shape[:2]) < scale:
@@ -102,9 +167,12 @@ def _select_crop(path: Path, scale: int) -> _CroppedImage:
             f"{path} is too small to be cropped at x{scale}: {hr.shape[0]}x{hr.shape[1]} pixels",
             hint="remove it",
         )
+    if box is not None:
+        _check_box(path, box, hr.shape[:2], scale)
     lr = imresize(hr, scale=1 / scale)
     bicubic = imresize(lr, scale=scale)
-    image = _CroppedImage(printable_name(path), lr, hr, largest_error_box(bicubic, hr, scale))
+    box = box or largest_error_box(bicubic, hr, scale)
+    image = _CroppedImage(printable_name(path), lr, hr, box)
     image.crops.append(MethodCrop("LR", png_bytes(image.crop(lr, scale))))
     image.add("bicubic", bicubic)
     return image

@@ -9,17 +9,17 @@ import click
 
 from sr_deploy.cli.output import log
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.workspace import ROWS
 
 
 @click.command()
-@click.argument(
-    "files", nargs=-1, required=True, metavar="ROWS...", type=click.Path(path_type=Path)
-)
+@click.argument("files", nargs=-1, metavar="[ROWS]...", type=click.Path(path_type=Path))
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    required=True,
+    default="report.html",
+    show_default=True,
     metavar="FILE",
     help="The HTML page to write.",
 )
@@ -36,6 +36,12 @@ from sr_deploy.core.errors import InputError
     help="Folder of HR images for the crops.  [default: scikit-image's photographs]",
 )
 @click.option(
+    "--box",
+    default="",
+    metavar="Y,X,H,W",
+    help="The part of each image for the crops, in HR pixels.  [default: where bicubic is worst]",
+)
+@click.option(
     "--figures",
     type=click.Path(path_type=Path),
     metavar="DIR",
@@ -46,25 +52,49 @@ def report(
     output: Path,
     crops: Tuple[str, ...],
     data: str,
+    box: str,
     figures: Optional[Path],
 ) -> None:
     """Write a self-contained HTML page about measured rows.
 
-    ROWS are JSONL files as written by bench -o. Rows with different protocols, devices, input
-    sizes or image sets are shown separately and never ranked together.
+    ROWS are JSONL files as written by bench -o; without any, the rows that bench keeps. Rows with
+    different protocols, devices, input sizes or image sets are shown separately and never ranked
+    together.
     """
-    from sr_deploy.bench.crop_images import crops_of
+    from sr_deploy.bench.crop_images import crops_of, parse_box
     from sr_deploy.core.files import remove_empty_folders, write_bytes, write_text
     from sr_deploy.results.report.figures import draw_figures, figure_files
     from sr_deploy.results.report.groups import group_rows
     from sr_deploy.results.report.html import check_can_render, report_html
     from sr_deploy.results.rows import read_rows
 
-    if data and not crops:
-        raise InputError(
-            "--data is set, but there is nothing to run on the images",
-            hint="add --crops MODEL, or remove --data",
-        )
+    for option, value in (("data", data), ("box", box)):
+        if value and not crops:
+            raise InputError(
+                f"--{option} is set, but there is nothing to run on the images",
+                hint=f"add --crops MODEL, or remove --{option}",
+            )
+    part = parse_box(box) if box else None
+    if not files and (ROWS / "rows.jsonl").is_file():
+        files = (ROWS,)
+    _check_output(output)
+    check_can_render()
+    rows = [row for path in files for row in read_rows(path)]
+    crop_sets = crops_of(crops, data=data, box=part, progress=log) if crops else []
+    drawings = draw_figures(group_rows(rows))
+    page = report_html(rows, crop_sets, drawings=drawings)
+    with remove_empty_folders(output.parent, *([figures] if figures is not None else [])):
+        if figures is not None:
+            for name, content in figure_files(drawings).items():
+                write_bytes(figures / name, content)
+        write_text(output, page)
+    log(f"wrote {output} ({len(page) / 1e6:.2f} MB)")
+    if figures is not None and drawings:
+        log(f"wrote {', '.join(drawings)} as PNG and SVG to {figures}")
+
+
+def _check_output(output: Path) -> None:
+    """Raise InputError for a folder, and for a file that is not an HTML page."""
     if output.is_dir():
         raise InputError(
             f"{output} is a folder; expected the file name of the page",
@@ -77,16 +107,3 @@ def report(
                     f"{output} already exists, and is not an HTML page",
                     hint="give another output",
                 )
-    check_can_render()
-    rows = [row for path in files for row in read_rows(path)]
-    crop_sets = crops_of(crops, data=data, progress=log) if crops else []
-    drawings = draw_figures(group_rows(rows))
-    page = report_html(rows, crop_sets, drawings=drawings)
-    with remove_empty_folders(output.parent, *([figures] if figures is not None else [])):
-        if figures is not None:
-            for name, content in figure_files(drawings).items():
-                write_bytes(figures / name, content)
-        write_text(output, page)
-    log(f"wrote {output} ({len(page) / 1e6:.2f} MB)")
-    if figures is not None and drawings:
-        log(f"wrote {', '.join(drawings)} as PNG and SVG to {figures}")

@@ -18,6 +18,20 @@ class MethodCrop:
 
 
 @dataclass(frozen=True)
+class WorkMap:
+    """How much an adaptive network computed at each place of an image."""
+
+    name: str
+    """The network."""
+    png: bytes
+    """The whole image, coloured, with a frame around the crop."""
+    levels: Tuple[Tuple[str, str], ...]
+    """What the colours mean, from the least work to the most, and each as `#rrggbb`."""
+    work: str
+    """The work executed, and the part of the pixels that took each way."""
+
+
+@dataclass(frozen=True)
 class CropSet:
     """The crops of one image, all of the same place: LR first (with fewer pixels) and HR last."""
 
@@ -28,3 +42,7 @@ class CropSet:
     metric: str
     """Of `psnr_db`."""
     crops: Tuple[MethodCrop, ...]
+    maps: Tuple[WorkMap, ...] = ()
+    """Of the adaptive networks."""
+    box_given: bool = False
+    """The user chose the place; else it is where bicubic is worst."""

@@ -89,6 +89,8 @@ def test_bad_input_leaves_nothing(fails, rows, tmp_path, writer):
     assert "there is nothing to run on the images" in fails(
         "report", rows, "-o", out, "--data", tmp_path
     )
+    assert "--box is set, but there is nothing" in fails("report", rows, "-o", out, "--box", "1")
+    assert "is not a box" in fails("report", rows, "-o", out, "--crops", "m", "--box", "1,2,3")
     assert "there is no folder" in fails(
         "report", rows, "-o", out, "--crops", "asrn_x4", "--data", tmp_path / "absent"
     )
@@ -105,3 +107,16 @@ def test_without_jinja2_nothing_is_run(fails, rows, tmp_path, monkeypatch):
         "report", rows, "-o", tmp_path / "r.html", "--crops", "absent"
     )
     assert not (tmp_path / "r.html").exists()
+
+
+def test_without_rows_those_that_bench_keeps_are_shown(
+    run_cli, fails, rows, tmp_path, monkeypatch, writer
+):
+    monkeypatch.chdir(tmp_path)
+    assert "no rows" in fails("report")
+    kept = tmp_path / "engines" / "rows" / "rows.jsonl"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(rows.read_bytes())
+    result = run_cli("report")
+    assert result.exit_code == 0 and "wrote report.html" in result.stderr
+    assert "m_x4.d2" in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -96,6 +96,7 @@ def report_html(
             for change in rank_changes(groups)
         ],
         failed=[row for row in rows if row.error],
+        box_given=any(crop_set.box_given for crop_set in crops),
         galleries=[_gallery(i, crop_set) for i, crop_set in enumerate(crops, 1)],
         short=short_number,
     )
@@ -297,15 +298,18 @@ def _short_titles(titles: Dict[str, str]) -> Dict[str, str]:
 
 def _gallery(number: int, crop_set: CropSet) -> Dict[str, Any]:
     top, left, height, width = crop_set.box_px
-    tiles = []
-    for crop in crop_set.crops:
-        size = struct.unpack(">II", crop.png[16:24])  # in the first chunk of a PNG
-        url = "data:image/png;base64," + base64.b64encode(crop.png).decode()
-        tiles.append((crop, url, *size))
     return {
         "id": f"c{number}",
         "image": crop_set.image,
         "place": f"{height}×{width} pixels from row {top}, column {left}, x{crop_set.scale}",
+        "ratio": f"{width} / {height}",
         "metric": crop_set.metric,
-        "tiles": tiles,
+        "tiles": [(crop, *_picture(crop.png)) for crop in crop_set.crops],
+        "maps": [(work, *_picture(work.png)) for work in crop_set.maps],
     }
+
+
+def _picture(png: bytes) -> Tuple[str, int, int]:
+    """The URL, width and height of a PNG file."""
+    width, height = struct.unpack(">II", png[16:24])  # in its first chunk
+    return "data:image/png;base64," + base64.b64encode(png).decode(), width, height

@@ -50,6 +50,8 @@ class AdaDSR(AdaptiveSession):
         """
         super().__init__(plan.model, plan.scale, info)
         self.plan, self.depth = plan, plan.desired_depth(depth)
+        blocks = (plan.blocks * i / 4 for i in range(5))
+        self.levels = tuple(f"{n:g} blocks" for n in blocks)
         self._parts, self._to_host = parts, to_host
         self._names = list(plan.graphs) or [plan.model] * len(parts)
         self.halo_px = reach_px(plan.blocks) + ADAPTER_PX

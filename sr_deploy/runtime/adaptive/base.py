@@ -62,6 +62,8 @@ class AdaptiveSession(Session):
     """Sums up the work of its runs, and records their decisions on request."""
 
     precision = "fp32"
+    levels: Tuple[str, ...] = ()
+    """Names of evenly spaced decisions, from 0 to 1."""
 
     def __init__(self, name: str, scale: int, info: BackendInfo) -> None:
         self.name, self.scale = name, scale

@@ -45,6 +45,7 @@ class RoutedSession(AdaptiveSession):
         if max_share is None:  # a budget holds for each tile separately, so tiles are not exact
             self.halo_px, self.align_px = plan.patch, plan.patch - plan.overlap
         self.router, self.branches = router, branches
+        self.levels = tuple(plan.names)
 
     @classmethod
     def from_plan(

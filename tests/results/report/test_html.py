@@ -9,6 +9,7 @@ import pytest
 from sample_rows import crop_set, family, row
 
 from sr_deploy.core.errors import InputError, MissingPackageError
+from sr_deploy.results.crops import WorkMap
 from sr_deploy.results.report.html import check_can_render, report_html
 from sr_deploy.results.report.notes import use_command
 
@@ -264,6 +265,15 @@ def test_crops_have_names_sizes_and_their_own_psnr():
     assert (
         "bird.png 48×48 pixels from row 8, column 16, x4" in page.text and "25.75 dB" in page.text
     )
+
+
+def test_maps_of_work_have_a_legend_and_a_chosen_place_is_said():
+    work = WorkMap(HOSTILE, crop_set().crops[0].png, (("d1", "#3168be"),), "50% of the work")
+    page = Page(report_html([], [replace(crop_set(), maps=(work,), box_given=True)]))
+    assert "50% of the work. The white frame is the crop. d1" in page.text
+    assert ("rect", "#3168be") in [(t, a.get("fill")) for t, a in page.tags]
+    assert "The part of each image that was asked for." in page.text
+    assert "furthest from HR" in Page(report_html([], [crop_set()])).text
 
 
 def test_no_rows_are_refused():

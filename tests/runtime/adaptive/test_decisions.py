@@ -1,6 +1,6 @@
 import numpy as np
 
-from sr_deploy.runtime.adaptive.decisions import decisions_picture
+from sr_deploy.runtime.adaptive.decisions import decisions_picture, legend_of
 
 
 def test_the_least_is_blue_and_the_most_red_over_the_image():
@@ -12,3 +12,12 @@ def test_the_least_is_blue_and_the_most_red_over_the_image():
     assert blue.argmax() == 2 and red.argmax() == 0 and yellow[2] < min(yellow[:2])
     dark = decisions_picture(np.zeros_like(decided), scale=1)
     assert (dark[0, 0] < blue).all()
+
+
+def test_a_legend_has_the_colours_of_the_picture():
+    assert legend_of(("least", "half", "most")) == (
+        ("least", "#3168be"),
+        ("half", "#f0c83c"),
+        ("most", "#c82832"),
+    )
+    assert len(legend_of([f"{n} blocks" for n in range(5)])) == 5
