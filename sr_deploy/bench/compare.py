@@ -91,8 +91,9 @@ def compare_networks(
         times = time_in_turns(runs, rounds)
     ratios = np.array(times[1]) / np.array(times[0])
     low, p25, median, p75, high = (float(v) for v in np.percentile(ratios, [0, 25, 50, 75, 100]))
+    same = networks[0].name == networks[1].name
     name_a, name_b = (
-        f"{network.artifact or network.name} ({session.backend}, {session.precision})"
+        f"{(same and network.artifact) or network.name} ({session.backend}, {session.precision})"
         for network, session in zip(networks, sessions)
     )
     return Comparison(

@@ -73,7 +73,7 @@ def quality_from_artifacts(
     def rows() -> Iterator[QualityRow]:
         yield from bicubic_rows
         for description, known in zip(descriptions, known_rows):
-            name, left = description.artifact or description.name, list(sets)
+            name, left = description.name, list(sets)
             try:
                 with description.open(run) as session:
                     if session.why_cpu:

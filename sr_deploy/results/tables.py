@@ -234,11 +234,13 @@ def _quality_table(rows: Sequence[QualityRow], sets: Sequence[str], ssim: bool) 
     for row in rows:
         key = row.model, row.variant, row.backend, row.artifact, row.artifact_sha256, _how(row)
         networks.setdefault(key, {})[row.set] = row
-    names = [_name(_first(by_set)) for by_set in networks.values()]
+    labels_of = [label(_first(by_set)) for by_set in networks.values()]
+    files = [_name(_first(by_set)) for by_set in networks.values()]
     cells = []
     for by_set in sorted(networks.values(), key=lambda b: _first(b).backend != BICUBIC):
         row = _first(by_set)
-        shown = _name(row) + (f" ({_how(row)})" if names.count(_name(row)) > 1 else "")
+        shown = label(row) if labels_of.count(label(row)) == 1 else _name(row)
+        shown += f" ({_how(row)})" if files.count(_name(row)) > 1 else ""
         scores = [_quality(by_set.get(name), ssim) for name in sets]
         cells.append([shown, number(over(row.params, 1e3), 1), *scores])
     conditions = f"x{rows[0].scale}, {rows[0].metric}, {rows[0].degradation}"
