@@ -54,16 +54,21 @@ def _diagnose_machine(as_json: bool) -> bool:
     emit("\nlibraries")
     for library in libraries():
         head = f"  {library.name:<17} {library.version or '-':<13} "
-        _emit_wrapped(head, f"{library.state}{_to_type(library.hint)}")
+        _emit_wrapped(head, library.state)
+        if library.hint:
+            emit(" " * len(head) + library.hint)
     emit("\ndisk")
     for place in places():
         used = "" if place.used_mib is None else f", {place.used_mib:g} MiB used"
         _emit_wrapped(f"  {place.name:<17} ", f"{place.free_gib:g} GiB free{used}, {place.path}")
     emit("\ntargets")
+    states = []
     for target in target_states():
+        states.append(target.state)
         _emit_target(target)
-    emit("  by bundle: the command writes a tar file that builds there; over SSH instead:")
-    emit("  srdeploy build-engine --target TARGET --on ssh://USER@BOARD")
+    if "by bundle" in states:
+        emit("  by bundle: the command writes a tar file that builds there; over SSH instead:")
+        emit("  srdeploy build-engine --target TARGET --on ssh://USER@BOARD")
     for problem in found.problems:
         emit(f"\nproblem: {problem.what}\n  hint: {problem.hint}")
     if not found.problems:
@@ -94,10 +99,6 @@ def _emit_target(target: Any) -> None:
         emit(head + target.command)
         head = " " * len(head)
     _emit_wrapped(head, target.why)
-
-
-def _to_type(command: str) -> str:
-    return f": {command}" if command else ""
 
 
 def _emit_wrapped(head: str, text: str) -> None:

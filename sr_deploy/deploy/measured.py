@@ -18,14 +18,18 @@ from sr_deploy.core.progress import as_progress
 from sr_deploy.core.run_options import CPU_RUN
 from sr_deploy.deploy.options import DeployOptions
 from sr_deploy.deploy.parts import Parts
-from sr_deploy.results.rows import BenchmarkRow, append_rows, drop_partial_line, read_rows
+from sr_deploy.results.rows import (
+    DEPLOY_CELL,
+    BenchmarkRow,
+    append_rows,
+    drop_partial_line,
+    read_rows,
+)
 from sr_deploy.runtime import BACKENDS
 from sr_deploy.runtime.opener import describe_one
 from sr_deploy.runtime.readiness import why_not_run
 
 ROWS = "rows.jsonl"
-_OURS = "deploy "
-"""Begins the cells of rows that deploy writes."""
 
 
 def measure_parts(
@@ -40,7 +44,8 @@ def measure_parts(
     file = folder / ROWS
     drop_partial_line(file)
     old_rows = read_rows(file) if file.exists() else []
-    known = {row.cell: row for row in old_rows if row.cell.startswith(_OURS) and not row.error}
+    ours = [row for row in old_rows if row.cell.startswith(DEPLOY_CELL) and not row.error]
+    known = {row.cell: row for row in ours}
     rows: List[BenchmarkRow] = []
     with as_progress(progress).track("measuring", len(parts.graphs)) as advance:
         for row, is_new in _rows(parts, options, images, known):
@@ -75,8 +80,13 @@ def _rows(
 def _scored(
     graph: Path, options: DeployOptions, images: ImageSet, known: Dict[str, BenchmarkRow]
 ) -> BenchmarkRow:
+    """Return the row of a graph; where it cannot run, that of an earlier start on other images."""
     cell = _cell(graph, options, images, timed=False)
-    return known.get(cell) or replace(_scored_row(graph, options, images), cell=cell)
+    if cell in known:
+        return known[cell]
+    row = replace(_scored_row(graph, options, images), cell=cell)
+    earlier = [r for r in known.values() if r.artifact_sha256 == row.artifact_sha256]
+    return earlier[-1] if row.error and earlier else row
 
 
 def _cell(path: Path, options: DeployOptions, images: ImageSet, *, timed: bool) -> str:
@@ -88,7 +98,7 @@ def _cell(path: Path, options: DeployOptions, images: ImageSet, *, timed: bool) 
         backend = BACKENDS[options.profile.runtime]()
         facts += [options.size, cpu_name(), sorted(backend.versions().items())]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
-    return f"{_OURS}{path.name} #{digest}"
+    return f"{DEPLOY_CELL}{path.name} #{digest}"
 
 
 def _timed_row(engine: Path, options: DeployOptions) -> BenchmarkRow:
@@ -151,7 +161,7 @@ def _drop_stale(file: Path, current: Collection[str]) -> None:
     kept = []
     for line in lines:
         cell = json.loads(line).get("cell", "")
-        if not cell.startswith(_OURS) or cell in current:
+        if not cell.startswith(DEPLOY_CELL) or cell in current:
             kept.append(line)
     if len(kept) < len(lines):
         write_text(file, "".join(kept))

@@ -18,6 +18,8 @@ SCHEMA = 3
 """3: `executed` is of the plain network on the whole image; 2: of the largest branch on the same
 patches, overlaps on both sides."""
 READABLE_SCHEMAS = (2, SCHEMA)
+DEPLOY_CELL = "deploy "
+"""Begins the cells of rows of `deploy`: their files are in `engines/` and `graphs/` beside them."""
 BICUBIC = "bicubic"
 """The model and backend of the rows of bicubic upscaling."""
 PUBLISHED = "published"

@@ -88,7 +88,7 @@ def libraries() -> Iterator[Library]:
     yield _cuda_binding()
     yield _module("OpenCV", "cv2", "pictures", "reading and writing pictures")
     yield _pyav()
-    yield _module("scikit-image", "skimage", "photographs to measure with", "its photographs")
+    yield _module("scikit-image", "skimage", "photographs to measure with", "photographs")
     yield _module("Matplotlib", "matplotlib", "charts of reports", "reports")
     yield _module("Jinja2", "jinja2", "pages of reports", "reports")
 
@@ -232,18 +232,44 @@ def target_states() -> Iterator[TargetState]:
 def _readiness(profile: TargetProfile) -> Tuple[str, str, str]:
     """Return the state of a target, why it is not ready, and what to type."""
     deploy = f"srdeploy deploy --target {profile.name}"
-    no_build = why_not_here(profile)[0]
+    no_build, no_export = why_not_here(profile)[0], missing_export_packages()
     if not no_build:
-        no_device = why_not_run(profile)
-        if no_device and not gpu_present():
-            no_device = "no NVIDIA GPU to run it"
-        return (BUILDS if no_device else READY), no_device, deploy
+        state, why = READY, why_not_run(profile)
+        if why:
+            state, why = BUILDS, why if gpu_present() else "no NVIDIA GPU to run it"
+        if no_export:
+            deploy = f"srdeploy build-engine GRAPHS --target {profile.name}"
+        return state, why or ("graphs are exported elsewhere" if no_export else ""), deploy
     of_board = profile.runtime == "tensorrt" and bool(profile.compute_capabilities)
     if profile.runtime == "tensorrt" and (of_board or not gpu_present()):
+        if no_export:
+            if sys.version_info < (3, 10):
+                return NOT_READY, "exporting needs Python 3.10 or newer", ""
+            return NOT_READY, "export is not installed", _EXPORT
         return BY_BUNDLE, f"built {'on the board' if of_board else 'where the GPU is'}", deploy
     if profile.runtime == "onnxruntime-cuda" and not gpu_present():
         return NOT_READY, "there is no NVIDIA GPU here", ""
-    return NOT_READY, no_build, _remedy(profile)
+    return NOT_READY, _short_reason(profile) or no_build, _remedy(profile)
+
+
+_EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "skimage")
+_EXPORT = "pip install '.[export]'"
+"""In a checkout."""
+
+
+def missing_export_packages() -> List[str]:
+    """Return the modules that exporting needs and that are not installed."""
+    return [name for name in _EXPORT_PACKAGES if importlib.util.find_spec(name) is None]
+
+
+def _short_reason(profile: TargetProfile) -> str:
+    """Return that the library of a target is missing; empty for other reasons."""
+    try:
+        BACKENDS[profile.runtime]().versions()
+    except MissingPackageError:
+        name = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}.get(profile.runtime)
+        return f"{name or 'ONNX Runtime'} is not installed"
+    return ""
 
 
 def why_not_run(profile: TargetProfile) -> str:

@@ -92,7 +92,7 @@ def test_cpu_everything_is_in_one_folder(cpu, tmp_path, run_cli, images):
     assert done.exit_code == 0 and picture.is_file(), done.output
     pytest.importorskip("jinja2")
     pytest.importorskip("matplotlib")
-    assert "<html" in (out / "report.html").read_text()
+    assert f"upscale PHOTO -m {data['artifact']}" in (out / "report.html").read_text()
 
 
 def test_started_again_all_is_kept_and_a_limit_is_applied(cpu, deploy, tmp_path, small):

@@ -22,11 +22,15 @@ def states():
 def lacks(monkeypatch):
     """Make `why_not_here` answer for some targets, and gpu_present."""
 
-    def put(reasons, *, gpu=False, packages=("onnxruntime",)):
+    def put(reasons, *, gpu=False, packages=("onnxruntime",), export=True):
+        missing = [] if export else ["torch"]
+        monkeypatch.setattr(readiness, "missing_export_packages", lambda: missing)
         monkeypatch.setattr(
             readiness, "why_not_here", lambda profile: (reasons.get(profile.name, ""), False)
         )
-        monkeypatch.setattr(readiness, "why_not_run", lambda profile: "" if gpu else "no GPU")
+        monkeypatch.setattr(
+            readiness, "why_not_run", lambda p: "" if gpu or p.name == "cpu" else "no GPU"
+        )
         monkeypatch.setattr(readiness, "gpu_present", lambda: gpu)
         monkeypatch.setattr(readiness, "installed_packages", lambda: list(packages))
 
@@ -54,6 +58,21 @@ def test_what_lacks_with_a_gpu_has_its_command(lacks):
     )
     assert found["rtx"].command == "pip install 'tensorrt-rtx-cu13>=1.5,<2'"
     assert found["rtx-tensorrt"].command == "pip install 'tensorrt>=10,<12'"
+
+
+def test_without_the_packages_of_export_graphs_come_from_elsewhere(lacks, monkeypatch):
+    lacks({"xavier": "no TensorRT"}, export=False)
+    monkeypatch.setattr(readiness.sys, "version_info", (3, 11))
+    found = states()
+    assert found["cpu"].command == "srdeploy build-engine GRAPHS --target cpu"
+    assert found["cpu"].state == "ready" and found["cpu"].why == "graphs are exported elsewhere"
+    assert (found["xavier"].state, found["xavier"].why) == ("not ready", "export is not installed")
+    assert found["xavier"].command == "pip install '.[export]'"
+    assert (found["rtx"].state, found["rtx"].why) == ("builds only", "no NVIDIA GPU to run it")
+    monkeypatch.setattr(readiness.sys, "version_info", (3, 8))
+    found = states()
+    assert found["xavier"].why == "exporting needs Python 3.10 or newer"
+    assert found["xavier"].command == ""
 
 
 def test_a_library_that_is_missing_or_broken_is_told(monkeypatch):

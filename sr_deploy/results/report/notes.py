@@ -19,7 +19,7 @@ from sr_deploy.results.conditions import (
 )
 from sr_deploy.results.report.drawing import short_number
 from sr_deploy.results.report.groups import RowGroup
-from sr_deploy.results.rows import BICUBIC, PUBLISHED, BenchmarkRow
+from sr_deploy.results.rows import BICUBIC, DEPLOY_CELL, PUBLISHED, BenchmarkRow
 
 _NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(?![\w.]*[A-Za-z_])")
 """Separate numbers: neither the 4 of x4 nor the numbers of a version or a name."""
@@ -38,14 +38,17 @@ def machine(row: BenchmarkRow) -> str:
 def use_command(row: BenchmarkRow) -> str:
     """Return the command that upscales a picture by a row's network, empty if there is none.
 
-    Graphs and engines are expected in the folders where export and build-engine put them.
+    Graphs and engines are expected in the folders where export and build-engine put them, those of
+    deploy in the folder of the page.
     """
     if row.backend in (PUBLISHED, BICUBIC) or row.error:
         return ""
     command = ["srdeploy", "upscale", "PHOTO", "-m"]
     name, suffix = row.model, os.path.splitext(row.artifact)[1]
     shipped = {file.name.split(".")[0] for file in data_folder("models").glob("*.safetensors")}
-    if row.artifact and (name not in shipped or row.target not in ("", "cpu")):
+    if row.cell.startswith(DEPLOY_CELL):
+        command.append(f"{'engines' if suffix == '.engine' else 'graphs'}/{row.artifact}")
+    elif row.artifact and (name not in shipped or row.target not in ("", "cpu")):
         if row.target and suffix == ".engine":
             name = (engines_folder(row.target) / row.artifact).as_posix()
         elif row.target and suffix == ".onnx":
