@@ -79,7 +79,7 @@ def main() -> None:
             for size in args.size or SIZES:
                 for number in range(args.rounds):
                     runs = ["--runs", str(args.runs)] if args.runs else []
-                    bench = ("bench", graph, "--lr", size, "--data", images, *runs, "--json")
+                    bench = ("bench", graph, "--size", size, "--data", images, *runs, "--json")
                     (ours,) = json.loads(_output("srdeploy", *bench))
                     if ours["error"]:
                         sys.exit(f"{network} at {size}: {ours['error']}")

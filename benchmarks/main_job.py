@@ -36,12 +36,12 @@ def main() -> int:
 
     srdeploy("models")
     for model in MODELS:
-        srdeploy("export", model, "--target", "rtx", "--shape", SIZE, "-o", "out/rtx")
+        srdeploy("export", model, "--target", "rtx", "--size", SIZE, "-o", "out/rtx")
         srdeploy("export", model, "--target", "cpu", "-o", "out/cpu")
     srdeploy("build-engine", "out/rtx", "--target", "rtx", "-o", "out/engines")
     srdeploy("build-engine", "out/cpu", "--target", "cpu", "-o", "out/engines")
     srdeploy(
-        "bench", *MODELS, "out/cpu", "out/engines", "--lr", SIZE, *data, "-o", "out", stdout=None
+        "bench", *MODELS, "out/cpu", "out/engines", "--size", SIZE, *data, "-o", "out", stdout=None
     )
     print(
         f"\ndone in {time.monotonic() - start:.0f} s without setup; results are in out/",

@@ -178,7 +178,7 @@ def manifest_cases():
     )  # fmt: skip
     with_graph = Case(files, "g.onnx", mutate.mutated_onnx, commands, seal=sealed_manifest)
     files = {**imported(), "p.png": png()}
-    export = "export g.onnx --shape 12x10 --precision fp32 -o out"
+    export = "export g.onnx --size 12x10 --precision fp32 -o out"
     of_import = [
         Case(files, "g.onnx.json", mutate.mutated_json, (*commands, export)),
         Case(files, "g.onnx", mutate.mutated_onnx, (*commands, export), seal=sealed_manifest),

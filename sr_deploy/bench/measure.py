@@ -123,7 +123,7 @@ class MeasureOptions:
         if len(of_images) == len(protocols) and (self.lr or self.runs or self.cadence_hz):
             raise InputError(
                 f"{of_images[0]} times each image once at its own size; "
-                "--lr, --runs and --cadence do not apply",
+                "--size, --runs and --cadence do not apply",
                 hint="omit them, or also measure by steady",
             )
         if self.score and not any(protocol.baseline for protocol in protocols):

@@ -236,7 +236,7 @@ def _measure_cell(
         options += ["--device", cell.device] if cell.device else []
         keys = ["metric", "threads"]
         if not get_protocol(row.protocol).of_images:
-            options += ["--lr", cell.shape]
+            options += ["--size", cell.shape]
             keys.append("runs")
         for key in keys:
             if getattr(plan, key) is not None:
@@ -281,7 +281,7 @@ def _build_artifact(cell: Cell, artifacts: Path) -> str:
         if row.precision_asked != "fp32":
             raise _CellError(f"the graphs of routers are in fp32, not in {row.precision_asked}")
         return _srdeploy("export", cell.model, "--adaptive", *output).split("\n")[0]
-    size = ["--shape", cell.shape]
+    size = ["--size", cell.shape]
     if not cell.shape or _own_graph_accepts(row.target, cell.shape):
         size = []
     variants = ["--variants", row.variant] if row.variant else []

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
 import click
 
+from sr_deploy.cli.alias import AliasedOption
 from sr_deploy.cli.code_options import code_options
 from sr_deploy.cli.output import emit, emit_json, log
 from sr_deploy.cli.run_options import run_options
+from sr_deploy.cli.tables import emit_rows, format_option
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.shipped import DEFAULT_MODELS
+from sr_deploy.core.workspace import ENGINES, ROWS
 from sr_deploy.results.protocols import DEFAULT_PROTOCOL, PROTOCOL_NAMES
 
 
 @click.command()
-@click.argument("networks", nargs=-1, metavar="MODEL|ARTIFACT...")
+@click.argument("networks", nargs=-1, metavar="[MODEL|ARTIFACT...]")
 @click.option(
     "--variants",
     default="all",
@@ -63,7 +66,10 @@ from sr_deploy.results.protocols import DEFAULT_PROTOCOL, PROTOCOL_NAMES
     "[default: that of the protocol, else y]",
 )
 @click.option(
-    "--lr",
+    "--size",
+    "lr",
+    cls=AliasedOption,
+    aliases=["--lr"],
     metavar="HxW",
     help="LR size for latency, if the network accepts several.  [default: 256x256]",
 )
@@ -101,11 +107,13 @@ from sr_deploy.results.protocols import DEFAULT_PROTOCOL, PROTOCOL_NAMES
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the rows as a JSON list instead of a table."
 )
+@format_option
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Folder. Rows are appended to its rows.jsonl, and NTIRE's files are written beside it.",
+    help="Folder. Rows are appended to its rows.jsonl, and NTIRE's files are written beside it.  "
+    "[default: engines/rows; with --json none]",
 )
 @click.pass_context
 def bench(
@@ -113,50 +121,99 @@ def bench(
     networks: Tuple[str, ...],
     sweep: Optional[str],
     as_json: bool,
+    table_format: Optional[str],
     output: Optional[Path],
     **options: Any,
 ) -> None:
     """Measure quality, latency, memory and complexity of checkpoints, code, graphs and engines.
 
+    Without any, those in engines/ that this machine can run are measured, else a shipped model.
     Prints a table with the columns of the NTIRE efficient super-resolution challenge and the
     conditions of the measurement. Networks that cannot run on this machine are listed with the
     reason; the exit code is 1 if none can. Checkpoints and code are run by torch.
     """
     from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts
-    from sr_deploy.core.files import make_output_folder, remove_empty_folders
-    from sr_deploy.results.protocols import protocol_of
-    from sr_deploy.results.rows import drop_partial_line, read_rows
+    from sr_deploy.core.files import remove_empty_folders
+    from sr_deploy.results.rows import append_rows
 
     if sweep is not None:
-        _run_sweep(ctx, Path(sweep), output)
+        _run_sweep(ctx, Path(sweep), output, table_format)
         return
-    if not networks:
-        raise click.UsageError("Missing argument 'MODEL|ARTIFACT...'.")
     measure_options = MeasureOptions(**options)
-    if output is not None:
-        ctx.with_resource(remove_empty_folders(output))  # after bad input
-        make_output_folder(output)
-        drop_partial_line(output / "rows.jsonl")
-        if (output / "rows.jsonl").exists():
-            read_rows(output / "rows.jsonl")  # fail now, not after the measurement
+    folder = output or (None if as_json else ROWS)
+    if folder is not None:
+        ctx.with_resource(remove_empty_folders(folder))  # after bad input
+        folder = _rows_folder(folder, given=output is not None)
+    networks = networks or _networks_here(options["run"])
     rows: List[Any] = []
     try:
         for row in rows_from_artifacts(networks, measure_options, progress=log):
             rows.append(row)
-    finally:  # rows measured before an error are kept
-        _print_rows(rows, as_json)
-        if output is not None and rows:
-            _append_rows(rows, output)
-        elif any(protocol_of(row).of_images and not row.error for row in rows):
-            log("-o DIR writes the rows, and the challenge's results.txt and results.json")
+            if folder is not None:
+                append_rows(folder / "rows.jsonl", [row])
+    finally:  # also of what was measured before an error
+        _print_rows(rows, as_json, table_format, folder)
+        _say_where(rows, output, folder)
     if all(row.error for row in rows):
         raise InputError("no network could be measured; the reasons are above")
 
 
-def _run_sweep(ctx: click.Context, plan: Path, output: Optional[Path]) -> None:
+def _rows_folder(folder: Path, *, given: bool) -> Optional[Path]:
+    """Return the folder of the rows, ready to be written; None if the default one cannot be."""
+    from sr_deploy.core.files import make_output_folder
+    from sr_deploy.results.rows import drop_partial_line, read_rows
+
+    try:
+        make_output_folder(folder)
+    except InputError as e:
+        if given:
+            raise
+        log(f"rows are printed, not kept: {e.message}; -o DIR keeps them")
+        return None
+    drop_partial_line(folder / "rows.jsonl")
+    if (folder / "rows.jsonl").exists():
+        read_rows(folder / "rows.jsonl")  # fail now, not after the measurement
+    return folder
+
+
+def _networks_here(run: Any) -> Tuple[str, ...]:
+    """Return what lies in `engines/` and can run here, else a shipped model."""
+    from sr_deploy.deploy.workspace import measurable_here
+
+    found = measurable_here(run)
+    for line in found.left_out:
+        log(f"left out: {line}")
+    if found.networks:
+        folders = dict.fromkeys(str(path.parent) for path in found.networks)
+        log(f"{len(found.networks)} networks in {', '.join(folders)}: about 10 s each on two cores")
+        return tuple(map(str, found.networks))
+    model = DEFAULT_MODELS[4]
+    log(f"nothing in {ENGINES} can be measured here: the shipped {model} is, in all its variants")
+    return (model,)
+
+
+def _say_where(rows: List[Any], output: Optional[Path], folder: Optional[Path]) -> None:
+    """Tell where the rows are, and what comes next; write a challenge's files beside them."""
+    from sr_deploy.results.protocols import protocol_of
+
+    if folder is not None and rows:
+        file = folder / "rows.jsonl"
+        log(f"added {len(rows)} rows to {file}")
+        _write_challenge_files(rows, folder)
+        if output is None and not all(row.error for row in rows):
+            log(f"next: srdeploy report {file} -o report.html")
+    elif any(protocol_of(row).of_images and not row.error for row in rows):
+        log("-o DIR writes the rows, and the challenge's results.txt and results.json")
+
+
+def _run_sweep(
+    ctx: click.Context, plan: Path, output: Optional[Path], table_format: Optional[str]
+) -> None:
     from sr_deploy.bench.sweep import read_plan, rows_from_plan
 
-    for name in ctx.params.keys() - {*("sweep", "data", "lr_data", "device", "output", "as_json")}:
+    for name in ctx.params.keys() - {
+        *("sweep", "data", "lr_data", "device", "output", "as_json", "table_format")
+    }:
         source = ctx.get_parameter_source(name)
         if ctx.params[name] and source is not None and source.name == "COMMANDLINE":
             raise click.UsageError(
@@ -167,7 +224,7 @@ def _run_sweep(ctx: click.Context, plan: Path, output: Optional[Path]) -> None:
         raise click.UsageError("--sweep needs -o: it resumes from the rows.jsonl there")
     given = {key: ctx.params[key] for key in ("data", "lr_data", "device")}
     rows = rows_from_plan(read_plan(plan), output, **given, progress=log)
-    _print_rows(rows, ctx.params["as_json"])
+    _print_rows(rows, ctx.params["as_json"], table_format, output)
     _write_challenge_files(rows, output)
     if all(row.error for row in rows):
         raise InputError(
@@ -177,28 +234,13 @@ def _run_sweep(ctx: click.Context, plan: Path, output: Optional[Path]) -> None:
         )
 
 
-def _print_rows(rows: List[Any], as_json: bool) -> None:
-    from sr_deploy.results.published import ranks
-    from sr_deploy.results.render import render_table
-    from sr_deploy.results.tables import ntire_table
-
-    if not rows:
-        return
+def _print_rows(
+    rows: List[Any], as_json: bool, table_format: Optional[str], folder: Optional[Path]
+) -> None:
     if as_json:
         emit_json([dataclasses.asdict(row) for row in rows])
-        return
-    emit(ntire_table(rows))
-    if len({row.protocol for row in rows if not row.error}) > 1:
-        with contextlib.suppress(InputError):  # no network was measured under all protocols
-            emit("\n" + render_table(ranks(rows), "markdown"))
-
-
-def _append_rows(rows: List[Any], output: Path) -> None:
-    from sr_deploy.results.rows import append_rows
-
-    append_rows(output / "rows.jsonl", rows)
-    log(f"added {len(rows)} rows to {output / 'rows.jsonl'}")
-    _write_challenge_files(rows, output)
+    else:
+        emit_rows(rows, table_format, kept=folder and folder / "rows.jsonl")
 
 
 def _write_challenge_files(rows: List[Any], output: Path) -> None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
+from sr_deploy.cli.alias import AliasedOption
 from sr_deploy.cli.code_options import code_options
 from sr_deploy.cli.output import emit, log
+from sr_deploy.cli.tables import emit_table
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.files import make_output_folder, remove_empty_folders, size_text
+from sr_deploy.core.shipped import MAIN_MODELS
 from sr_deploy.core.sizes import parse_hw
+from sr_deploy.core.target import load_target
+from sr_deploy.core.workspace import graphs_folder
+
+Folders = Dict[Optional[str], Path]
+"""The folder of the graphs for each target; None: for no target."""
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", required=False)
 @click.option(
     "--variants",
     default="all",
@@ -22,8 +31,10 @@ from sr_deploy.core.sizes import parse_hw
     help="A list such as d1,d3, or all: those in the paper's table.",
 )
 @click.option(
-    "--shape",
-    "shapes",
+    "--size",
+    "sizes",
+    cls=AliasedOption,
+    aliases=["--shape"],
     multiple=True,
     metavar="HxW",
     help="LR size of a static graph; repeatable.",
@@ -51,7 +62,11 @@ from sr_deploy.core.sizes import parse_hw
     help="Nodes that FP16 graphs compute in FP32: the fewest that suffice, the first and last "
     "convolution, or these.",
 )
-@click.option("--target", help="Target of the graphs (see srdeploy targets).")
+@click.option(
+    "--target",
+    help="Target of the graphs (see srdeploy targets).  [default: those of this machine, or none "
+    "where -o is given]",
+)
 @click.option(
     "--literal",
     is_flag=True,
@@ -69,57 +84,152 @@ from sr_deploy.core.sizes import parse_hw
 )
 @code_options("model")
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder to write to.  [default: engines/graphs/TARGET]",
 )
+@click.option("--dry-run", is_flag=True, help="List the graphs, and what is there; write nothing.")
 def export(
-    model: str,
-    output: Path,
-    shapes: Tuple[str, ...],
+    model: Optional[str],
+    output: Optional[Path],
+    sizes: Tuple[str, ...],
     dynamic: Optional[str],
     adaptive: bool,
+    dry_run: bool,
     **options: Any,
 ) -> None:
     """Slice MODEL into variants and export each as a verified ONNX graph.
 
-    MODEL is a checkpoint, code (mynet.py:Net), or a graph of import-onnx.
+    MODEL is a checkpoint, code (mynet.py:Net), or a graph of import-onnx. Without it, the best
+    shipped x4 models are exported for the targets that this machine can build.
     Every graph is compared with torch in ONNX Runtime on photographs. FP16 graphs are also compared
     with FP32 in emulated half precision, and on a GPU in its own. A graph out of tolerance is not
     written. Graphs that are up to date are not exported again.
     """
-    if shapes and dynamic:
+    _check_sizes(sizes, dynamic)
+    if adaptive:
+        others = sizes or dynamic or options.pop("variants") != "all" or any(options.values())
+        if others or dry_run:
+            raise InputError(
+                "--adaptive exports in FP32 for all sizes, for ONNX Runtime: "
+                "it takes no option but -o",
+                hint="omit the other options",
+            )
+        if model is None or output is None:
+            raise click.UsageError("--adaptive needs MODEL and -o")
+        from sr_deploy.export.plans import plans_from_model
+
+        for path in plans_from_model(model, output, progress=log):
+            emit(str(path))
+        return
+    if model is None and options["variants"] != "all":
+        raise click.UsageError("--variants is for one MODEL")
+    target = options.pop("target")
+    folders = _folders(model, target, output)
+    options["sizes"] = [dynamic] if dynamic else sizes
+    if model is None:  # before torch is imported
+        log(f"{', '.join(MAIN_MODELS)} for {' and '.join(map(str, folders))}")
+    if dry_run:
+        _print_plan(model, folders, options)
+        return
+    with remove_empty_folders(*folders.values()):
+        for folder in folders.values():
+            make_output_folder(folder)
+        if model is None:
+            _export_main_models(folders, options)
+        else:
+            _export_model(model, folders, options)
+    if output is None:
+        _say_next(model, target, folders)
+
+
+def _check_sizes(sizes: Tuple[str, ...], dynamic: Optional[str]) -> None:
+    if sizes and dynamic:
         raise InputError(
-            "--shape and --dynamic exclude each other",
+            "--size and --dynamic exclude each other",
             hint="export twice, for a static and a dynamic graph",
         )
     if dynamic is not None and dynamic.count(":") != 2:
         raise InputError(
             f"--dynamic '{dynamic}': expected MIN:OPT:MAX, such as 16x16:256x256:1024x1024"
         )
-    for shape in shapes:
-        parse_hw(shape)
-    if adaptive:
-        if shapes or dynamic or options.pop("variants") != "all" or any(options.values()):
-            raise InputError(
-                "--adaptive exports in FP32 for all sizes, for ONNX Runtime: "
-                "it takes no option but -o",
-                hint="omit the other options",
-            )
-        from sr_deploy.export.plans import plans_from_model
+    for size in sizes:
+        parse_hw(size)
 
-        paths = plans_from_model(model, output, progress=log)
-    else:
-        from sr_deploy.export.pipeline import ExportOptions, onnx_from_source
-        from sr_deploy.export.source import SOURCES
-        from sr_deploy.runtime.opener import require_kind
 
-        model, variant, kind = require_kind(model, "export without --adaptive", SOURCES)
-        if variant is not None and options["variants"] not in ("all", variant):
-            raise InputError(f"the model names variant {variant}, but --variants names others")
-        options["variants"] = variant or options["variants"]
-        sizes = [dynamic] if dynamic else shapes
-        source = SOURCES[kind].from_text(model)
-        paths = onnx_from_source(
-            source, output, ExportOptions(sizes=sizes, **options), progress=log
+def _folders(model: Optional[str], target: Optional[str], output: Optional[Path]) -> Folders:
+    if target is not None:
+        return {target: output or graphs_folder(load_target(target).name)}
+    if model is not None and output is not None:
+        return {None: output}
+    from sr_deploy.runtime.build import targets_here
+
+    names = [profile.name for profile in targets_here()]
+    if not names:
+        raise InputError(
+            "this machine can build for no target",
+            hint="srdeploy targets says why; --target exports for another machine",
         )
-    for path in paths:
+    return {name: output / name if output else graphs_folder(name) for name in names}
+
+
+def _export_main_models(folders: Folders, options: Dict[str, Any]) -> None:
+    from sr_deploy.export.defaults import main_jobs, work_text
+    from sr_deploy.export.pipeline import ExportOptions, onnx_from_jobs, planned_graphs
+
+    jobs = main_jobs(folders, ExportOptions(**options))
+    log(work_text(planned_graphs(jobs)))
+    onnx_from_jobs(jobs, progress=log)
+    for folder in folders.values():
+        emit(str(folder))
+
+
+def _export_model(model: str, folders: Folders, options: Dict[str, Any]) -> None:
+    from sr_deploy.export.pipeline import onnx_from_jobs
+
+    for path in onnx_from_jobs(_jobs(model, folders, options), progress=log):
         emit(str(path))
+
+
+def _say_next(model: Optional[str], target: Optional[str], folders: Folders) -> None:
+    if model is None:
+        log("next: srdeploy build-engine" + (f" --target {target}" if target else ""))
+        return
+    for name, folder in folders.items():
+        log(f"next: srdeploy build-engine {folder} --target {name}")
+
+
+def _jobs(model: str, folders: Folders, options: Dict[str, Any]) -> List[Any]:
+    """Return the `ExportJob`s of a model."""
+    from sr_deploy.export.pipeline import ExportJob, ExportOptions
+    from sr_deploy.export.source import SOURCES
+    from sr_deploy.runtime.opener import require_kind
+
+    model, variant, kind = require_kind(model, "export without --adaptive", SOURCES)
+    if variant is not None and options["variants"] not in ("all", variant):
+        raise InputError(f"the model names variant {variant}, but --variants names others")
+    options = {**options, "variants": variant or options["variants"]}
+    source = SOURCES[kind].from_text(model)
+    return [
+        ExportJob(source, folder, ExportOptions(target=target, **options))
+        for target, folder in folders.items()
+    ]
+
+
+def _print_plan(model: Optional[str], folders: Folders, options: Dict[str, Any]) -> None:
+    from sr_deploy.export.defaults import main_jobs, work_text
+    from sr_deploy.export.pipeline import ExportOptions, planned_graphs
+    from sr_deploy.results.render import make_table
+
+    if model is None:
+        jobs = main_jobs(folders, ExportOptions(**options))
+    else:
+        jobs = _jobs(model, folders, options)
+    graphs = planned_graphs(jobs)
+    cells = [
+        [str(graph.path), graph.precision, graph.state, size_text(graph.path)] for graph in graphs
+    ]
+    emit_table(make_table(["graph", "engine", "state", "size"], cells, []))
+    todo = sum(graph.to_make for graph in graphs)
+    log(work_text(graphs) if model is None else f"{todo} of {len(graphs)} graphs to export")

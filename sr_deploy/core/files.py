@@ -181,6 +181,11 @@ def files_with_suffix(folder: Path, *suffixes: str) -> List[Path]:
     return sorted((p for p in folder.iterdir() if p.suffix in suffixes and p.is_file()), key=key)
 
 
+def size_text(path: Path) -> str:
+    """Return a file's size, such as `1.4 MiB`; empty where there is no file."""
+    return f"{path.stat().st_size / 2**20:.1f} MiB" if path.is_file() else ""
+
+
 def printable_name(path: Path) -> str:
     """Return a file's name as valid text: bytes that are not UTF-8 become `\\xff`."""
     return os.fsencode(path.name).decode("utf-8", "backslashreplace")

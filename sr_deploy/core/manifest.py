@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Callable, Dict, Iterator, Mapping, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.files import atomic_path, sha256_of
@@ -199,6 +199,24 @@ def is_up_to_date(artifact: Path, expected: Manifest) -> bool:
     keys = "kind parent_sha256 command target model variant opset input_dtype".split()
     same = all(getattr(manifest, key) == getattr(expected, key) for key in keys)
     return same and same_versions(manifest.versions, expected.versions)
+
+
+UP_TO_DATE = "up to date"
+
+
+def up_to_date_lines(paths: Sequence[Path]) -> List[str]:
+    """Return a line for each folder with artifacts that are up to date.
+
+    >>> up_to_date_lines([Path("a.onnx")])
+    ['a.onnx: up to date']
+    """
+    folders: Dict[Path, List[str]] = {}
+    for path in paths:
+        folders.setdefault(path.parent, []).append(path.name)
+    return [
+        f"{names[0]}: up to date" if len(names) == 1 else f"{folder}: {len(names)} are up to date"
+        for folder, names in folders.items()
+    ]
 
 
 def same_versions(a: Mapping[str, str], b: Mapping[str, str]) -> bool:

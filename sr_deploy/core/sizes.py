@@ -30,9 +30,14 @@ class Sizes:
     @property
     def option(self) -> str:
         """The command-line option that requests it."""
+        return f"--dynamic {self.text}" if self.dynamic else f"--size {self.text}"
+
+    @property
+    def text(self) -> str:
+        """`256x512` or `MIN:OPT:MAX`, as `parse_sizes` reads it."""
         if self.dynamic:
-            return f"--dynamic {hw_text(self.min)}:{hw_text(self.opt)}:{hw_text(self.max)}"
-        return f"--shape {hw_text(self.opt)}"
+            return f"{hw_text(self.min)}:{hw_text(self.opt)}:{hw_text(self.max)}"
+        return hw_text(self.opt)
 
 
 def common_multiple(a: int, b: int) -> int:

@@ -129,7 +129,7 @@ class GraphSource(Source):
                 allowed = f"{least} only" if least == most else f"{least} to {most}"
                 raise InputError(
                     f"{self.text} takes a {side} of {allowed}, not {' to '.join(map(str, asked))}",
-                    hint="give a size that it takes with --shape HxW",
+                    hint="give a size that it takes with --size HxW",
                 )
 
 

@@ -12,7 +12,15 @@ import onnx
 
 from sr_deploy.core.errors import BuildError, ExportError, InputError, MissingPackageError
 from sr_deploy.core.files import make_output_folder
-from sr_deploy.core.manifest import Manifest, is_up_to_date, recorded_command, write_artifact
+from sr_deploy.core.manifest import (
+    UP_TO_DATE,
+    Manifest,
+    is_up_to_date,
+    recorded_command,
+    up_to_date_lines,
+    write_artifact,
+)
+from sr_deploy.core.progress import as_progress
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.sizes import HW, Sizes, hw_text, parse_sizes, up_to_multiple
 from sr_deploy.core.spec import Variant, check_min_hw, network_name
@@ -207,6 +215,46 @@ def onnx_from_checkpoint(
     return onnx_from_source(SOURCES[kind].from_text(text), output, options, progress=progress)
 
 
+@dataclass(frozen=True)
+class ExportJob:
+    """A source, the folder of its graphs, and what to export."""
+
+    source: Source
+    output: Path
+    options: ExportOptions = ExportOptions()
+
+
+@dataclass(frozen=True)
+class PlannedGraph:
+    """A graph that an export makes or keeps."""
+
+    path: Path
+    sizes: str
+    """`256x512`, or `MIN:OPT:MAX` of a dynamic graph."""
+    precision: str
+    """Of the engine."""
+    state: str
+    """`up to date`, `out of date` (there is another file of that name) or `missing`."""
+
+    @property
+    def to_make(self) -> bool:
+        return self.state != UP_TO_DATE
+
+
+def planned_graphs(jobs: Sequence[ExportJob]) -> List[PlannedGraph]:
+    """Return the graphs of some exports, and which of them are there. Writes nothing.
+
+    Raises the SrDeployErrors of the jobs' options.
+    """
+    return [_planned(task, job.output / task.file_name) for job in jobs for task in _tasks(job)]
+
+
+def _planned(task: _GraphTask, path: Path) -> PlannedGraph:
+    state = UP_TO_DATE if is_up_to_date(path, task.manifest()) else "out of date"
+    state = state if path.exists() else "missing"
+    return PlannedGraph(path, task.sizes.text, task.settings.precision, state)
+
+
 def onnx_from_source(
     source: Source,
     output: Union[str, Path],
@@ -220,7 +268,37 @@ def onnx_from_source(
     date are not exported again. Raises an SrDeployError. A graph that fails a check is not written;
     finished ones remain.
     """
-    options = options or ExportOptions()
+    job = ExportJob(source, Path(output), options or ExportOptions())
+    return onnx_from_jobs([job], progress=progress)
+
+
+def onnx_from_jobs(
+    jobs: Sequence[ExportJob], *, progress: Callable[[str], None] = lambda line: None
+) -> List[Path]:
+    """Export several sources, or one for several targets; return the paths of all graphs.
+
+    The options of all are checked before the first is exported. Otherwise as `onnx_from_source`.
+    """
+    tasks = {job.output / task.file_name: task for job in jobs for task in _tasks(job)}
+    for job in jobs:
+        make_output_folder(job.output)
+    todo = [path for path, task in tasks.items() if not is_up_to_date(path, task.manifest())]
+    report, done = as_progress(progress), len(tasks) - len(todo)
+    for line in up_to_date_lines([path for path in tasks if path not in todo]):
+        report(line)
+    for line in filter(None, dict.fromkeys(_where_checked(tasks[path]) for path in todo)):
+        report(line)
+    with report.track("exporting", len(tasks), done=done) as advance:
+        for number, path in enumerate(todo, done + 1):
+            advance(path.name, steps=0)
+            report(f"[{number}/{len(tasks)}] {_export(tasks[path], path)}")
+            advance()
+    return list(tasks)
+
+
+def _tasks(job: ExportJob) -> List[_GraphTask]:
+    """Return the graphs of a job. Raises SrDeployErrors for options that cannot be exported."""
+    source, options = job.source, job.options
     settings = _Settings.from_options(options)
     variants = source.variants(options.variants)
     settings = replace(settings, opset=source.opset(settings.opset))
@@ -228,11 +306,6 @@ def onnx_from_source(
     for sizes in ranges:
         check_min_hw(sizes.min, source.min_hw, what=source.name)
     device = ort_device(RunOptions(device=options.device))
-    if settings.graph_dtype == "fp16" and device.name:
-        progress(f"FP16 graphs are checked on {device.name}")
-    elif settings.graph_dtype == "fp16" and device.why_cpu:
-        progress(f"FP16 graphs are checked on the CPU: {device.why_cpu}")
-    folder = make_output_folder(Path(output))
     tasks = [
         _GraphTask(source, variant, source.facts(variant), sizes, form, options, settings, device)
         for variant in variants
@@ -241,9 +314,16 @@ def onnx_from_source(
     ]
     for task in tasks:
         _check_multiple(task)
-    for number, task in enumerate(tasks, 1):
-        progress(f"[{number}/{len(tasks)}] {_export(task, folder / task.file_name)}")
-    return [folder / task.file_name for task in tasks]
+    return tasks
+
+
+def _where_checked(task: _GraphTask) -> str:
+    """Return a line about the device that FP16 graphs are checked on, where there is a choice."""
+    if task.settings.graph_dtype == "fp16" and task.device.name:
+        return f"FP16 graphs are checked on {task.device.name}"
+    if task.settings.graph_dtype == "fp16" and task.device.why_cpu:
+        return f"FP16 graphs are checked on the CPU: {task.device.why_cpu}"
+    return ""
 
 
 def _check_multiple(task: _GraphTask) -> None:
@@ -271,10 +351,8 @@ def _forms(
 
 
 def _export(task: _GraphTask, path: Path) -> str:
-    """Export a graph unless it is up to date; return a line about it."""
+    """Export a graph; return a line about it."""
     manifest, target = task.manifest(), task.settings.target
-    if is_up_to_date(path, manifest):
-        return f"{path.name}: up to date"
     source_graph = _source_graph(task, task.sizes)
     graph, fp32_nodes, checks = _checked_graph(task, source_graph, path.name)
     manifest = replace(

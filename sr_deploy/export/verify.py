@@ -40,7 +40,7 @@ def compare_with_source(
         except Exception as e:  # onnxruntime's errors share no base class
             raise ExportError(
                 f"{name}: ONNX Runtime cannot run the graph at {hw_text(hw)}: {one_line(e)}",
-                hint="a graph of one size may be possible: --shape HxW",
+                hint="a graph of one size may be possible: --size HxW",
             ) from e
         error = float(np.abs(y - reference).max()) / max(1.0, float(np.abs(reference).max()))
         if not error <= MAX_ABS_ERR:

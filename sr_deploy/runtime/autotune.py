@@ -15,6 +15,7 @@ from sr_deploy.core.errors import ArtifactError, BuildError
 from sr_deploy.core.files import make_output_folder, write_text
 from sr_deploy.core.jsonio import read_json, to_json
 from sr_deploy.core.manifest import Manifest, is_up_to_date, read_manifest, write_artifact
+from sr_deploy.core.progress import as_progress
 from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import TargetProfile, load_target
 from sr_deploy.core.timing import time_in_turns
@@ -105,8 +106,11 @@ def tuned_engine_from_onnx(
         groups.setdefault(engine_stem(read_manifest(file)), []).append(file)
     folder = make_output_folder(Path(output))
     paths = [folder / f"{stem}{SUFFIX}" for stem in groups]
-    for number, (path, files) in enumerate(zip(paths, groups.values()), 1):
-        progress(f"[{number}/{len(groups)}] {path.name}: {_tune(path, files, tuning)}")
+    with as_progress(progress).track("tuning", len(groups)) as advance:
+        for number, (path, files) in enumerate(zip(paths, groups.values()), 1):
+            advance(path.name, steps=0)
+            progress(f"[{number}/{len(groups)}] {path.name}: {_tune(path, files, tuning)}")
+            advance()
     return paths
 
 

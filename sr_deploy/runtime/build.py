@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -17,19 +17,30 @@ from sr_deploy.core.errors import (
 )
 from sr_deploy.core.files import files_with_suffix, make_output_folder, write_hint
 from sr_deploy.core.manifest import (
+    UP_TO_DATE,
     Manifest,
     is_quantised,
     is_up_to_date,
     read_manifest,
+    up_to_date_lines,
     write_artifact,
 )
 from sr_deploy.core.onnx_file import weight_files
+from sr_deploy.core.progress import as_progress
 from sr_deploy.core.session import Backend, BuildOptions
 from sr_deploy.core.sizes import Sizes
 from sr_deploy.core.spec import network_name
-from sr_deploy.core.target import ONNX_RUNTIMES, TargetProfile, load_target
+from sr_deploy.core.target import ONNX_RUNTIMES, TargetProfile, load_target, target_names
 from sr_deploy.runtime import BACKENDS
-from sr_deploy.runtime.boards.job import BoardJob, BuildPlan, Progress, write_bundle, write_job
+from sr_deploy.runtime.boards.board import facts_here
+from sr_deploy.runtime.boards.job import (
+    BoardJob,
+    BuildPlan,
+    Progress,
+    is_bundle_of,
+    write_bundle,
+    write_job,
+)
 from sr_deploy.runtime.boards.local import result_from_trtexec, why_no_trtexec
 from sr_deploy.runtime.boards.result import engines_from_result
 from sr_deploy.runtime.boards.ssh import parse_board, result_from_board
@@ -96,14 +107,15 @@ def bundle_from_onnx(
     if Path(file).suffix != ".tar":
         raise InputError(f"the bundle '{file}' is a tar file: give it a name that ends in .tar")
     _check_trtexec_builds(profile, "--bundle")
-    plans = _plan_builds(graphs, profile, options or BuildOptions(), "")
+    plans, file = _plan_builds(graphs, profile, options or BuildOptions(), ""), Path(file)
+    if is_bundle_of(file, plans, profile):
+        progress(f"{file.name}: up to date")
+        return file
     with tempfile.TemporaryDirectory() as temporary:
-        write_bundle(_write_job(Path(temporary), plans, profile), Path(file))
-    progress(
-        f"{file}: unpack it on the board, run 'sh build.sh' there, copy result.tar back and run: "
-        "srdeploy adopt result.tar"
-    )
-    return Path(file)
+        job = _write_job(Path(temporary), plans, profile, progress=progress)
+        write_bundle(job, file)
+    progress(f"{file}: {len(plans)} engines to build, {file.stat().st_size / 2**20:.1f} MiB")
+    return file
 
 
 def why_not_here(profile: TargetProfile) -> Tuple[str, bool]:
@@ -118,6 +130,65 @@ def why_not_here(profile: TargetProfile) -> Tuple[str, bool]:
     if not no_trtexec:
         return "", True
     return f"it needs {_library(profile)}: {reason}; {no_trtexec}", False
+
+
+def targets_here() -> List[TargetProfile]:
+    """Return the targets that engines can be built for here, without those of other boards.
+
+    One TensorRT fits several boards: of those, the one that this machine calls itself, else the
+    targets for any GPU.
+    """
+    profiles = [p for p in map(load_target, target_names()) if not why_not_here(p)[0]]
+    boards = [p for p in profiles if p.runtime == "tensorrt"]
+    if not boards:
+        return profiles
+    board = facts_here().board or ""
+    own = [p for p in boards if p.title.split(",")[0] in board]
+    own = own or [p for p in boards if not p.compute_capabilities]
+    return [p for p in profiles if p not in boards or p in own]
+
+
+@dataclass(frozen=True)
+class PlannedEngine:
+    """An engine that a build makes or keeps."""
+
+    graph: Path
+    path: Path
+    state: str
+    """`up to date`, `out of date` (there is another file of that name) or `missing`."""
+
+
+def planned_engines(
+    graphs: Graphs,
+    output: Union[str, Path],
+    *,
+    target: str,
+    options: Optional[BuildOptions] = None,
+) -> List[PlannedEngine]:
+    """Return what `engine_from_onnx` would make of the graphs here. Writes nothing.
+
+    Raises the SrDeployErrors of graphs and options; a target that cannot be built here is none.
+    """
+    profile, folder = load_target(target), Path(output)
+    reason, by_trtexec = why_not_here(profile)
+    backend, planned = BACKENDS[profile.runtime](), []
+    for plan in _plan_builds(graphs, profile, options or BuildOptions(), ""):
+        path = folder / plan.name
+        if reason or by_trtexec:
+            current = _is_up_to_date(path, plan)
+        else:
+            current = is_up_to_date(path, _library_draft(backend, plan))
+        state = UP_TO_DATE if current else "out of date" if path.exists() else "missing"
+        planned.append(PlannedEngine(plan.onnx, path, state))
+    return planned
+
+
+def why_not_built_from(graph: Path, profile: TargetProfile) -> str:
+    """Return why no engine of the target is built from a graph; empty if one can be."""
+    try:
+        return _why_mismatched(graph, _read_graph_manifest(graph), profile)
+    except ArtifactError as e:
+        return e.message
 
 
 def _library(profile: TargetProfile) -> str:
@@ -161,8 +232,13 @@ def engine_stem(graph: Manifest) -> str:
     return f"{_stem(graph)}.{graph.precision_asked}"
 
 
+def bundles(profile: TargetProfile) -> bool:
+    """Return whether trtexec builds the target's engines, so that a bundle can."""
+    return profile.runtime not in ONNX_RUNTIMES
+
+
 def _check_trtexec_builds(profile: TargetProfile, option: str) -> None:
-    if profile.runtime in ONNX_RUNTIMES:
+    if not bundles(profile):
         hint = f"omit {option}, and build on the machine that runs them"
         raise BuildError(f"engines of '{profile.name}' are not built by trtexec", hint=hint)
 
@@ -364,28 +440,43 @@ def _build_with_library(
     folder: Path,
     progress: Progress,
 ) -> None:
-    for number, plan in enumerate(plans, 1):
-        path, at = folder / plan.name, f"[{number}/{len(plans)}] {plan.name}"
-        draft = replace(plan.engine, versions={**backend.versions(), **plan.engine.versions})
-        if is_up_to_date(path, draft):
-            progress(f"{at}: up to date")
-            continue
+    drafts = {folder / plan.name: _library_draft(backend, plan) for plan in plans}
+    by_path = {folder / plan.name: plan for plan in plans}
+    todo = [path for path, draft in drafts.items() if not is_up_to_date(path, draft)]
+    report, done = as_progress(progress), len(plans) - len(todo)
+    for line in up_to_date_lines([path for path in drafts if path not in todo]):
+        report(line)
+    with report.track("building", len(plans), done=done) as advance:
+        for number, path in enumerate(todo, done + 1):
+            advance(path.name, steps=0)
+            line = _build_one(backend, profile, by_path[path], drafts[path], path)
+            report(f"[{number}/{len(plans)}] {line}")
+            advance()
 
-        def write(temporary: Path, plan: BuildPlan = plan, draft: Manifest = draft) -> Manifest:
-            options = replace(plan.options, timing_cache=folder)
-            built = backend.build(plan.onnx, plan.graph, profile, temporary, options)
-            return replace(
-                draft,
-                precision_obtained=built.precision_obtained,
-                build=built.build,
-                checks={**draft.checks, **built.checks},
-                not_checked=(*draft.not_checked, *built.not_checked),
-            )
 
-        manifest = write_artifact(path, write)
-        mib = path.stat().st_size / 2**20
-        seconds = manifest.build["seconds"]
-        progress(f"{at}: {manifest.precision_obtained}, {mib:.2f} MiB, built in {seconds} s")
+def _library_draft(backend: Backend, plan: BuildPlan) -> Manifest:
+    return replace(plan.engine, versions={**backend.versions(), **plan.engine.versions})
+
+
+def _build_one(
+    backend: Backend, profile: TargetProfile, plan: BuildPlan, draft: Manifest, path: Path
+) -> str:
+    """Build an engine with the backend's library; return a line about it."""
+
+    def write(temporary: Path) -> Manifest:
+        options = replace(plan.options, timing_cache=path.parent)
+        built = backend.build(plan.onnx, plan.graph, profile, temporary, options)
+        return replace(
+            draft,
+            precision_obtained=built.precision_obtained,
+            build=built.build,
+            checks={**draft.checks, **built.checks},
+            not_checked=(*draft.not_checked, *built.not_checked),
+        )
+
+    manifest = write_artifact(path, write)
+    mib, seconds = path.stat().st_size / 2**20, manifest.build["seconds"]
+    return f"{path.name}: {manifest.precision_obtained}, {mib:.2f} MiB, built in {seconds} s"
 
 
 def _build_with_trtexec(
@@ -397,9 +488,8 @@ def _build_with_trtexec(
 ) -> None:
     """Build what is not up to date. run(job, result, progress): run a job, write its result.tar."""
     outdated = [plan for plan in plans if not _is_up_to_date(folder / plan.name, plan)]
-    for plan in plans:
-        if plan not in outdated:
-            progress(f"{plan.name}: up to date")
+    for line in up_to_date_lines([folder / plan.name for plan in plans if plan not in outdated]):
+        progress(line)
     if outdated:
         with tempfile.TemporaryDirectory() as temporary:
             job = _write_job(Path(temporary), outdated, profile, folder)
@@ -423,9 +513,12 @@ def _write_job(
     plans: Sequence[BuildPlan],
     profile: TargetProfile,
     timing_caches: Optional[Path] = None,
+    progress: Progress = lambda line: None,
 ) -> BoardJob:
     try:
-        return write_job(temporary / "job", plans, profile, timing_caches=timing_caches)
+        return write_job(
+            temporary / "job", plans, profile, timing_caches=timing_caches, progress=progress
+        )
     except OSError as e:
         problem = f"cannot write the job to {temporary}: {e.strerror or e}"
         raise BuildError(problem, hint=f"{write_hint(e)} by TMPDIR") from e

@@ -342,7 +342,7 @@ def _dla_precision(graph: Graph, to: _Parser) -> Iterator[str]:
         yield f"the DLA does not compute in {to.precision.upper()}"
 
 
-@Rule("export it with --shape HxW", subject="graph", runtimes=RUNTIMES, dla=True)
+@Rule("export it with --size HxW", subject="graph", runtimes=RUNTIMES, dla=True)
 def _dla_shapes(graph: Graph, to: _Parser) -> Iterator[str]:
     for name in graph.inputs if to.target.dla_cores else ():
         shape = graph.shapes.get(name)

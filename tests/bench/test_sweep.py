@@ -258,7 +258,7 @@ def test_graphs_and_engines_are_made_by_the_commands_a_user_would_give(place, tm
     assert export[0] == "export" and export[2:8] == (
         "--variants",
         "d1",
-        "--shape",
+        "--size",
         "16x18",
         "--precision",
         "fp32",
@@ -267,11 +267,11 @@ def test_graphs_and_engines_are_made_by_the_commands_a_user_would_give(place, tm
         bench[:2] == ("bench", "/made/by/export")
         and ("--threads", "1") == bench[bench.index("--threads") :][:2]
     )
-    assert "--target" in to_target and "--shape" not in to_target, (
+    assert "--target" in to_target and "--size" not in to_target, (
         "its own graph takes any size, so that images stay whole"
     )
     assert build[:4] == ("build-engine", "/made/by/export", "--target", "cpu")
-    assert bench_engine[1] == "/made/by/build-engine" and "--lr" in bench_engine
+    assert bench_engine[1] == "/made/by/build-engine" and "--size" in bench_engine
 
 
 CODE = """
@@ -289,8 +289,13 @@ def test_code_without_variants_is_measured_and_exported_by_its_text(place, tmp_p
     (first, _) = cells_of(read_plan(asked), image_set(data(place)))
     rows_from_plan(read_plan(asked), tmp_path / "out", data=data(place))
     bench, export, _ = children.calls
+<<<<<<< HEAD
     assert bench[:4] == ("bench", f"{file}:net", "--runtime", "torch")
     assert export[:3] == ("export", f"{file}:net", "--shape")
+=======
+    assert bench[:3] == ("bench", f"{file}:net", "--protocol")
+    assert export[:3] == ("export", f"{file}:net", "--size")
+>>>>>>> 95f61ac (export, build-engine and bench without arguments do the sensible thing in engines/, and say what comes next)
     file.write_text(CODE + "# changed\n")
     assert first not in cells_of(read_plan(asked), image_set(data(place)))
 
@@ -302,7 +307,7 @@ def test_a_challenge_s_cells_take_neither_a_size_nor_runs(place, tmp_path, child
         data=data(place),
     )
     (bench,) = children.calls
-    assert "--lr" not in bench and "--runs" not in bench
+    assert "--size" not in bench and "--runs" not in bench
 
 
 def test_a_sweep_on_a_gpu_in_half_precision_passes_both_on(place, tmp_path, children):

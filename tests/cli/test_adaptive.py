@@ -186,7 +186,7 @@ def test_an_exported_router_upscales_as_its_checkpoints_do(run_cli, plan, pictur
 
 
 def test_bench_says_what_was_executed(run_cli, plan, tmp_path):
-    result = run_cli("bench", plan, "--lr", "40x70", "--runs", "3", "-o", tmp_path)
+    result = run_cli("bench", plan, "--size", "40x70", "--runs", "3", "-o", tmp_path)
     assert result.exit_code == 0, result.stderr
     assert "executed, timed / set" in result.stdout
     row = json.loads((tmp_path / "rows.jsonl").read_text())
@@ -199,7 +199,7 @@ def test_bench_says_what_was_executed(run_cli, plan, tmp_path):
     assert sum(row["executed"]["ways"].values()) == pytest.approx(1, abs=1e-3)
     assert 0 < row["executed"]["macs_g"] and row["bicubic_psnr_db"] > 0
     result = run_cli(
-        "bench", plan.parent, "--lr", "40x70", "--runs", "3", "-o", tmp_path / "folder"
+        "bench", plan.parent, "--size", "40x70", "--runs", "3", "-o", tmp_path / "folder"
     )
     assert (
         result.exit_code == 0

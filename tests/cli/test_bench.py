@@ -16,7 +16,7 @@ def test_a_checkpoint_and_an_engine_that_cannot_run_here(run_cli, asrn, rtx_engi
         "d1",
         "--data",
         data,
-        "--lr",
+        "--size",
         "16x16",
         "--runs",
         "2",
@@ -144,7 +144,7 @@ def test_a_challenge_s_files_are_written_beside_the_rows(run_cli, perfect, data,
 def test_a_sweep_takes_its_options_from_the_plan(run_cli, fails, tmp_path):
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"models": ["none_x4"], "shapes": ["8x8"], "backends": ["torch"]}))
-    for args in (["--lr", "8x8", "-o", tmp_path], ["asrn_x4", "-o", tmp_path], []):
+    for args in (["--size", "8x8", "-o", tmp_path], ["asrn_x4", "-o", tmp_path], []):
         result = run_cli("bench", "--sweep", plan, *args)
         assert result.exit_code == 2, result.stderr
     assert "cannot read" in fails("bench", "--sweep", tmp_path / "absent.json", "-o", tmp_path)

@@ -27,7 +27,7 @@ def test_a_command_at_work_ends_when_its_parent_does(asrn, data):
         asrn,
         "--variants",
         "d1,d2",
-        "--lr",
+        "--size",
         "8x8",
         "--runs",
         "10000",

@@ -72,4 +72,4 @@ def test_commands_and_options_that_are_named_exist():
 def test_wrong_ones_are_found():
     assert wrong("run srdeploy export-all") == ["srdeploy export-all"]
     assert wrong("run srdeploy export --int8 x") == ["srdeploy export --int8", "--int8"]
-    assert wrong("run srdeploy export asrn_x4 --target cpu; omit --shape") == []
+    assert wrong("run srdeploy export asrn_x4 --target cpu; omit --size") == []

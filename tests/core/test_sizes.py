@@ -41,7 +41,7 @@ def test_what_is_no_size_is_refused_with_the_value_and_an_example(text):
 def test_static_and_dynamic():
     static, dynamic = parse_sizes("8x9"), parse_sizes("8x8:16x16:32x64")
     assert static == Sizes((8, 9), (8, 9), (8, 9)) and not static.dynamic
-    assert str(static) == "8x9" and static.option == "--shape 8x9"
+    assert str(static) == "8x9" and static.option == "--size 8x9"
     assert dynamic == Sizes((8, 8), (16, 16), (32, 64)) and dynamic.dynamic
     assert str(dynamic) == "dyn8x8-32x64" and dynamic.option == "--dynamic 8x8:16x16:32x64"
     assert parse_sizes(dynamic.option.split()[1]) == dynamic

@@ -36,7 +36,7 @@ def test_a_network_of_ones_own_goes_through_all_commands(run_cli, folder):
     train("espcn.py", "-o", "espcn_x4.pth")
     code = (f"{EXAMPLES}/espcn.py:ESPCN", "--weights", "espcn_x4.pth", "--scale", 4)
     for command in (
-        ("bench", *code, "--data", "hr", "--lr", "32x24", "--runs", 2, "--json"),
+        ("bench", *code, "--data", "hr", "--size", "32x24", "--runs", 2, "--json"),
         ("export", *code, "--target", "cpu", "-o", "out"),
         ("build-engine", "out", "--target", "cpu", "-o", "engines"),
         ("upscale", "hr/a.png", "-m", "engines", "-o", "b.png"),

@@ -40,7 +40,7 @@ def test_a_module_of_a_program_is_exported(tmp_path):
     assert path.name == "mine_x2.16x16.fp32.onnx"
     manifest = read_manifest(path)
     assert (manifest.arch, manifest.halo_px) == ("mine", 1)
-    assert manifest.command.startswith("sr_deploy.onnx_from_module(mine) --shape 16x16")
+    assert manifest.command.startswith("sr_deploy.onnx_from_module(mine) --size 16x16")
     with pytest.raises(InputError, match="mine upscales by 2, but the scale given is 4"):
         onnx_from_module(module, tmp_path, SMALL, scale=4, name="mine")
 

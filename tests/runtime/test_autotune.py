@@ -204,7 +204,7 @@ def test_real_candidates_on_this_cpu(tmp_path, run_cli):
         "d1",
         "--target",
         "cpu",
-        "--shape",
+        "--size",
         "32x32",
         "--candidates",
         "-o",

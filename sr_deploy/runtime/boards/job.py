@@ -20,6 +20,7 @@ from sr_deploy.core.files import atomic_path, sha256_of
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.manifest import Manifest
+from sr_deploy.core.progress import as_progress
 from sr_deploy.core.run_options import CPU_RUN
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import BuildOptions
@@ -83,6 +84,7 @@ def write_job(
     profile: TargetProfile,
     *,
     timing_caches: Optional[Path] = None,
+    progress: Progress = lambda line: None,
 ) -> BoardJob:
     """Write the job that builds `plans` into `folder`. timing_caches: a folder of them."""
     (folder / "desk").mkdir(parents=True)
@@ -92,16 +94,17 @@ def write_job(
         hint = "build them one after the other"
         raise InputError(f"two of the graphs are called {duplicates[0]}", hint=hint)
     strong = profile.fp16_graph == "fp16"
-    for plan in plans:
-        layers = plan.options.fp32_layers
-        if strong and not set(layers) <= set(plan.graph.fp32_nodes):
-            with_fp32_nodes(plan.onnx, layers, folder / plan.onnx.name)
-        else:
-            shutil.copyfile(str(plan.onnx), str(folder / plan.onnx.name))
-        _write_reference(folder, plan)
+    with as_progress(progress).track("computing references", len(plans)) as advance:
+        for plan in plans:
+            layers = plan.options.fp32_layers
+            if strong and not set(layers) <= set(plan.graph.fp32_nodes):
+                with_fp32_nodes(plan.onnx, layers, folder / plan.onnx.name)
+            else:
+                shutil.copyfile(str(plan.onnx), str(folder / plan.onnx.name))
+            _write_reference(folder, plan)
+            advance(plan.onnx.name)
     (folder / "job.txt").write_text(job_text(_job_file(plans, profile)), encoding="utf-8")
-    drafts = to_json({plan.name: asdict(plan.engine) for plan in plans})
-    (folder / MANIFESTS).write_text(drafts, encoding="utf-8")
+    (folder / MANIFESTS).write_text(_drafts(plans), encoding="utf-8")
     for script in sorted(SCRIPTS.glob("*.sh")):
         shutil.copyfile(str(script), str(folder / script.name))
     if timing_caches is not None:  # the digit: one target's name may begin another's
@@ -113,6 +116,10 @@ def write_job(
     sums = "".join(f"{sha256_of(p)}  {p.relative_to(folder).as_posix()}\n" for p in files)
     (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
     return BoardJob(folder, job_identity(folder))
+
+
+def _drafts(plans: Sequence[BuildPlan]) -> str:
+    return to_json({plan.name: asdict(plan.engine) for plan in plans})
 
 
 def _readme(plans: Sequence[BuildPlan], profile: TargetProfile) -> str:
@@ -130,6 +137,28 @@ def write_bundle(job: BoardJob, file: Path) -> None:
     with atomic_path(file) as temporary:
         with tarfile.open(str(temporary), "w", format=tarfile.PAX_FORMAT) as archive:
             archive.add(str(job.folder), arcname=f"srdeploy-{job.identity[:8]}")
+
+
+def is_bundle_of(file: Path, plans: Sequence[BuildPlan], profile: TargetProfile) -> bool:
+    """Return whether `file` is a whole bundle that builds these engines, by these scripts."""
+    expected = {MANIFESTS: _drafts(plans), "job.txt": job_text(_job_file(plans, profile))}
+    expected.update({p.name: p.read_text(encoding="utf-8") for p in SCRIPTS.glob("*.sh")})
+    try:
+        with tarfile.open(str(file), "r:") as archive:
+            for name, text in expected.items():
+                member = archive.extractfile(f"{bundle_folder(file)}/{name}")
+                if member is None or member.read().decode("utf-8") != text:
+                    return False
+            return len(archive.getmembers()) > len(expected)
+    except (OSError, KeyError, ValueError, tarfile.TarError):
+        return False
+
+
+def bundle_folder(file: Path) -> str:
+    """Return the name of the folder that a bundle unpacks to. Raises tarfile.TarError, OSError."""
+    with tarfile.open(str(file), "r:") as archive:
+        first = archive.next()
+        return "" if first is None else first.name.split("/")[0]
 
 
 def _job_file(plans: Sequence[BuildPlan], profile: TargetProfile) -> JobFile:
