@@ -41,6 +41,7 @@ from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.device import cpu_name, limit_cores, python_and_os
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
+from sr_deploy.core.progress import as_progress
 from sr_deploy.core.run_options import DEFAULT_RUN, TORCH, RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW, parse_hw
@@ -205,8 +206,10 @@ def rows_from_artifacts(
         _check_sets(descriptions, options, progress)
         baselines = baseline_networks(descriptions, protocols) if options.score else {}
         shown = {network.identity for network in descriptions}
-        for network in descriptions:
-            for protocol in protocols:
+        cells = [(network, protocol) for network in descriptions for protocol in protocols]
+        with as_progress(progress).track("measuring", len(cells)) as advance:
+            for network, protocol in cells:
+                advance(network.name, steps=0)
                 baseline = baselines.get(protocol.name)
                 with contextlib.closing(_turns(protocol, baseline, options)) as turns:
                     row = measure_row(network, protocol, options, turns)
@@ -215,6 +218,7 @@ def rows_from_artifacts(
                 if baseline is not None and partner is not None and baseline.identity not in shown:
                     shown.add(baseline.identity)
                     rows.insert(0, partner)
+                advance()
                 for row in rows:
                     progress(_progress_line(row, show_protocol=len(protocols) > 1))
                     yield row

@@ -10,7 +10,7 @@ import click
 
 from sr_deploy.cli.alias import AliasedOption
 from sr_deploy.cli.code_options import code_options
-from sr_deploy.cli.output import emit, emit_json, log
+from sr_deploy.cli.output import emit_json, log
 from sr_deploy.cli.run_options import run_options
 from sr_deploy.cli.tables import emit_rows, format_option
 from sr_deploy.core.errors import InputError
@@ -211,14 +211,13 @@ def _run_sweep(
 ) -> None:
     from sr_deploy.bench.sweep import read_plan, rows_from_plan
 
-    for name in ctx.params.keys() - {
-        *("sweep", "data", "lr_data", "device", "output", "as_json", "table_format")
-    }:
+    own = {"sweep", "data", "lr_data", "device", "output", "as_json", "table_format"}
+    for name in ctx.params.keys() - own:
         source = ctx.get_parameter_source(name)
         if ctx.params[name] and source is not None and source.name == "COMMANDLINE":
             raise click.UsageError(
-                "--sweep can be combined with --data, --lr-data, --device, --json and -o only: "
-                "the plan sets the rest"
+                "--sweep can be combined with --data, --lr-data, --device, --json, --format and -o "
+                "only: the plan sets the rest"
             )
     if output is None:
         raise click.UsageError("--sweep needs -o: it resumes from the rows.jsonl there")

@@ -8,6 +8,12 @@ import pytest
 from sr_deploy.core.manifest import Manifest, write_artifact
 
 
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path_factory, monkeypatch):
+    """Run each test in an empty folder: commands write to `engines/` where no folder is given."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+
+
 def save(folder, arch, scale, variant):
     torch = pytest.importorskip("torch", reason="torch is not installed; it makes the checkpoint")
     pytest.importorskip(

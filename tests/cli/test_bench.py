@@ -150,7 +150,6 @@ def test_a_sweep_takes_its_options_from_the_plan(run_cli, fails, tmp_path):
     assert "cannot read" in fails("bench", "--sweep", tmp_path / "absent.json", "-o", tmp_path)
     plan.write_text("{")
     assert "plan.json, line 1: not valid JSON" in fails("bench", "--sweep", plan, "-o", tmp_path)
-    assert run_cli("bench").exit_code == 2
 
 
 def test_a_file_that_rows_cannot_be_added_to_is_found_before_measuring(fails, tmp_path, asrn, data):
@@ -221,5 +220,5 @@ def test_an_entrant_s_own_code_gives_the_challenge_s_files(run_cli, data, tmp_pa
     assert list(json.loads((folder / "results.json").read_text())) == [row.model]
     assert row.model in (folder / "results.txt").read_text()
     assert "| Score |" in " ".join(result.stdout.split()) and "bench --score" in result.stdout
-    told = run_cli(*args, "--data", data)
+    told = run_cli(*args, "--data", data, "--json")
     assert "-o DIR writes the rows, and the challenge's results.txt" in told.stderr
