@@ -289,13 +289,8 @@ def test_code_without_variants_is_measured_and_exported_by_its_text(place, tmp_p
     (first, _) = cells_of(read_plan(asked), image_set(data(place)))
     rows_from_plan(read_plan(asked), tmp_path / "out", data=data(place))
     bench, export, _ = children.calls
-<<<<<<< HEAD
     assert bench[:4] == ("bench", f"{file}:net", "--runtime", "torch")
-    assert export[:3] == ("export", f"{file}:net", "--shape")
-=======
-    assert bench[:3] == ("bench", f"{file}:net", "--protocol")
     assert export[:3] == ("export", f"{file}:net", "--size")
->>>>>>> 95f61ac (export, build-engine and bench without arguments do the sensible thing in engines/, and say what comes next)
     file.write_text(CODE + "# changed\n")
     assert first not in cells_of(read_plan(asked), image_set(data(place)))
 
