@@ -10,7 +10,7 @@ import click
 class AliasedOption(click.Option):
     """An option that is also accepted under the names in `aliases`; help shows its own only.
 
-    >>> option = AliasedOption(["--size"], aliases=["--lr"])
+    >>> option = AliasedOption(["--size"], aliases=["-s"])
     >>> option.opts
     ['--size']
     """
