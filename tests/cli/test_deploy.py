@@ -230,6 +230,8 @@ def test_folders_of_other_things_are_refused(cpu, deploy, srn, tmp_path, small):
     ],
 )
 def test_bad_input_writes_nothing(fails, tmp_path, monkeypatch, arguments, words):
+    if words == "nothing_x4":
+        pytest.importorskip("torch", reason="torch is not installed; checkpoints need it")
     monkeypatch.chdir(tmp_path)
     assert words in fails("deploy", *arguments)
     assert list(tmp_path.iterdir()) == []
