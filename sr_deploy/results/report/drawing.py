@@ -117,7 +117,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 def settle_layout(figure: Figure) -> None:
     """Lay the figure out and freeze the result, so that labels can be placed by their extents."""
-    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
     figure.set_layout_engine("none")
 
 

@@ -5,6 +5,7 @@
 for (const part of document.querySelectorAll(".scripted")) part.hidden = false;
 
 for (const table of document.querySelectorAll("table")) {
+  if (!table.tHead) continue; // of the checks of a self-test
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
     const button = document.createElement("button");
