@@ -21,8 +21,6 @@ CHOICES = {
     "srn-ntire_x4.b4": "a little faster and better; its tiles are not exact",
     "imdeception_x4.c4": "little memory",
     "fsrcnn-w16_x4.w16": "the fastest",
-    "asrn_x3.d5": "x3",
-    "asrn_x2.d5": "x2",
 }
 """A variant, and what it is chosen for."""
 WHERE = ("input_hw=256x256", "target=cpu", "protocol=steady")
