@@ -33,6 +33,8 @@ BOARD_TESTS = [
     "tests/bench",
     "tests/core",
     "tests/runtime",
+    "tests/fast",
+    "tests/deploy",
     "tests/results",
     "tests/upscale",
     "tests/cli",
