@@ -134,9 +134,11 @@ class GpuTiles:
     def report(self) -> str:
         """Return a line on the estimated and the real peak, and the bound."""
         peak = self._session.peak_memory()
-        if peak is None or self.bound is None:
+        if peak is None:
             return "GPU memory: unknown"
         real = peak.mib * 2**20
+        if self.bound is None:
+            return f"GPU memory: peak {bytes_text(real)}"
         over = "" if real <= self.bound else ": OVER THE BOUND"
         amounts = ", ".join(
             f"{what} {bytes_text(n)}"

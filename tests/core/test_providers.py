@@ -28,8 +28,11 @@ def test_an_unknown_backend_of_graphs_is_an_error():
     with pytest.raises(InputError, match="unknown runtime 'onnxruntime-cudo'") as e:
         RunOptions(runtime="onnxruntime-cudo")
     assert e.value.hint == "did you mean 'onnxruntime-cuda'?"
-    with pytest.raises(InputError, match="expected torch or one of onnxruntime, onnxruntime-cuda"):
-        find_provider("tensorrt")
+    with pytest.raises(
+        InputError,
+        match="expected one of torch, tensorrt, tensorrt-rtx, onnxruntime, onnxruntime-cuda",
+    ):
+        find_provider("tensort")
 
 
 def test_a_backend_of_another_device_is_an_error():

@@ -153,5 +153,6 @@ def test_options_are_checked_as_the_command_checks_them():
         upscale(image, MODEL, max_memory="much")
     with pytest.raises(InputError, match="unknown device"):
         upscale(image, MODEL, device="moon")
+    pytest.importorskip("torch", reason="without torch, that is the error")
     with pytest.raises(InputError, match="there is no|no such|unknown|neither"):
         upscale(image, "no-such-model")
