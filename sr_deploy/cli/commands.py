@@ -37,14 +37,12 @@ TASKS: Tuple[Tuple[str, Dict[str, ListedCommand]], ...] = (
             "deploy": ListedCommand(
                 "deploy:deploy", "deploy asrn_x4 --target rtx", "all for a target, in one folder"
             ),
-            "export": ListedCommand(
-                "export:export", "export asrn_x4 --target rtx -o g", "ONNX graphs, each verified"
-            ),
+            "export": ListedCommand("export:export", "export", "ONNX graphs, each verified"),
             "check": ListedCommand(
                 "check:check", "check --target xavier", "what a target would refuse"
             ),
             "build-engine": ListedCommand(
-                "build_engine:build_engine", "build-engine g --target rtx", "engines of graphs"
+                "build_engine:build_engine", "build-engine --target xavier", "engines of graphs"
             ),
             "adopt": ListedCommand(
                 "build_engine:adopt", "adopt result.tar", "engines from another machine"
@@ -57,7 +55,7 @@ TASKS: Tuple[Tuple[str, Dict[str, ListedCommand]], ...] = (
     (
         "Measure",
         {
-            "bench": ListedCommand("bench:bench", "bench asrn_x4", "speed, memory and quality"),
+            "bench": ListedCommand("bench:bench", "bench", "speed, memory and quality"),
             "eval": ListedCommand(
                 "eval:evaluate", "eval asrn_x4 --data Set5/HR", "quality on folders of images"
             ),

@@ -28,6 +28,8 @@ _VALUES = {
     "--variant": "NAME",
     "--name": "NAME",
     "--output": "DIR",
+    "--fps": "N",
+    "--max-ms": "MS",
 }
 _VALUES_OF_TYPES = {
     type(click.INT): "N",
@@ -61,7 +63,7 @@ def _format_options(
     every = {name for option in command.params for name in option.opts}
     sections = {title: names for title, names in SECTIONS.items() if set(names) <= every}
     for option in command.get_params(ctx):
-        row = option.get_help_record(ctx)
+        row = option.get_help_record(ctx) if isinstance(option, click.Option) else None
         if row is not None:
             fits = [title for title, names in sections.items() if option.opts[-1] in names]
             rows.setdefault((fits or ["Options"])[0], []).append(row)
