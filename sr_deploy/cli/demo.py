@@ -45,6 +45,9 @@ def demo(output: Path) -> None:
         for step in demo_steps(media, [profile.name for profile in targets_here()]):
             click.secho(f"\n# {step.title}", fg="cyan", err=True)
             click.secho(f"$ {step}", bold=True, err=True)
+            if not os.path.exists(step.needs or "."):
+                log(f"left out: there is no {step.needs}")
+                continue
             problem = _problem_of(step.words)
             failed += [f"{step}: {problem}"] if problem else []
     log(f"\nThis was the demo, {time.monotonic() - started:.0f} s. It wrote:")
@@ -72,7 +75,7 @@ def _problem_of(words: Any) -> str:
         assert command is not None
         command.main(arguments, prog_name=f"srdeploy {name}", standalone_mode=False)
     except ImportError as e:
-        if e.name is None:
+        if e.name is None or e.name.startswith("sr_deploy"):
             raise
         log(f"left out: {e.name} is not installed; {how_to_install(e.name.split('.')[0])}")
     except MissingPackageError as e:

@@ -15,7 +15,7 @@ from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.images import imresize, modcrop, read_rgb, write_png
 from sr_deploy.core.samples import sample_files
 from sr_deploy.core.sizes import HW, hw_text
-from sr_deploy.core.workspace import ROWS, engines_folder, graphs_folder
+from sr_deploy.core.workspace import BUILT, ROWS, engines_folder, graphs_folder
 
 MODEL, VARIANTS, SCALE = "asrn_x4", "d1,d3,d5", 4
 _HR_HW = (300, 400)
@@ -32,6 +32,8 @@ class DemoStep:
     title: str
     words: Tuple[str, ...]
     """The command's name and its arguments."""
+    needs: str = ""
+    """A file or folder that an earlier step makes; without it, the step is left out."""
 
     def __str__(self) -> str:
         return "srdeploy " + " ".join(map(shlex.quote, self.words))
@@ -103,16 +105,18 @@ def demo_steps(media: DemoMedia, targets: Sequence[str]) -> List[DemoStep]:
     for name in targets:
         graphs = graphs_folder(name).as_posix()
         command = ("build-engine", graphs, "--target", name)
-        steps.append(DemoStep(f"Engines of these graphs, for the target {name}", command))
+        title = f"Engines of these graphs, for the target {name}"
+        steps.append(DemoStep(title, command, needs=graphs))
     command = ("bench", "--data", "originals", "--runs", "10")
-    steps.append(DemoStep("Their speed, memory and quality on this machine", command))
+    title = "Their speed, memory and quality on this machine"
+    steps.append(DemoStep(title, command, needs=BUILT.as_posix()))
     crops: Tuple[str, ...] = ()
     if "cpu" in targets:
         command = ("select", rows, "--target", "cpu", "--fps", "10")
-        steps.append(DemoStep("The best that holds 10 frames per second", command))
+        steps.append(DemoStep("The best that holds 10 frames per second", command, needs=rows))
         crops = ("--crops", engines_folder("cpu").as_posix(), "--data", "originals")
     command = ("report", rows, "-o", "report.html", *crops)
-    steps.append(DemoStep("A page with charts of all that was measured", command))
+    steps.append(DemoStep("A page with charts of all that was measured", command, needs=rows))
     return steps
 
 

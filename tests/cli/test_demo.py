@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,12 @@ from sr_deploy.deploy import demo  # noqa: E402
 def small(tmp_path, monkeypatch):
     """A demo of a small network, on small pictures and 3 frames, for the target cpu."""
     from sr_deploy.core.target import load_target
-    from sr_deploy.deploy.demo import DemoStep
 
     def with_small_network(media, targets):
         for step in steps(media, targets):
             words = tuple("fsrcnn-w16_x4" if word == "asrn_x4" else word for word in step.words)
             extra = ("-m", "fsrcnn-w16_x4") if words[0] == "upscale" else ()
-            yield DemoStep(step.title, words + extra)
+            yield replace(step, words=words + extra)
 
     steps = demo.demo_steps
     monkeypatch.chdir(tmp_path)
@@ -83,3 +83,21 @@ def test_a_missing_package_is_no_failure(run_cli, small, monkeypatch):
     result = run_cli("demo", "-o", "d")
     assert result.exit_code == 0, result.stderr
     assert "left out: " in result.stderr and "pip install jinja2" in result.stderr
+
+
+def test_without_torch_what_needs_graphs_is_left_out(run_cli, small, monkeypatch):
+    made = demo.demo_steps
+    monkeypatch.setattr(
+        demo, "demo_steps", lambda *args: [s for s in made(*args) if s.words[0] != "upscale"]
+    )
+    monkeypatch.setattr("sr_deploy.cli.export.export.callback", lambda **options: import_torch())
+    result = run_cli("demo", "-o", "d")
+    assert result.exit_code == 0, result.stderr
+    assert "left out: torch is not installed; pip install" in result.stderr
+    assert "left out: there is no engines/graphs/cpu" in result.stderr
+    assert "left out: there is no engines/rows/rows.jsonl" in result.stderr
+    assert "asrn_x4" not in result.stdout
+
+
+def import_torch():
+    raise ImportError("No module named 'torch'", name="torch")
