@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any, Dict, List, Optional, Tuple
 
 from sr_deploy.core.files import data_folder
+from sr_deploy.core.spec import network_name
 from sr_deploy.core.workspace import engines_folder, graphs_folder
 from sr_deploy.results.columns import VALUES
 from sr_deploy.results.conditions import (
@@ -60,7 +61,7 @@ def use_command(row: BenchmarkRow) -> str:
         depth = ["--adaptive", "adadsr", "--depth", row.variant[1:]] if row.variant else []
         command += [name, *depth]
     else:
-        command += [name, *(["--variant", row.variant] if row.variant else [])]
+        command.append(network_name(name, row.variant))
         if row.backend == "torch":
             command += ["--runtime", "torch"]
             if row.precision_asked not in ("", "fp32"):

@@ -390,7 +390,7 @@ def test_tables_and_commands_are_copied(open_page):
         return page.evaluate("navigator.clipboard.readText()")
 
     assert copied(page.locator(".take .copy").first) == (
-        "srdeploy upscale PHOTO -m m_x4 --variant d1 --runtime torch"
+        "srdeploy upscale PHOTO -m m_x4.d1 --runtime torch"
     )
     csv = copied(page.get_by_role("button", name="Copy as CSV").first).splitlines()
     assert csv[0].startswith("Network,Run by,PSNR [dB],Time [ms],Params [M]") and len(csv) == 7

@@ -325,14 +325,14 @@ def test_filters_are_offered_where_networks_differ():
 @pytest.mark.parametrize(
     ("changes", "command"),
     [
-        ({}, "-m m_x4 --variant d1 --runtime torch"),
-        ({"precision_asked": "fp16"}, "-m m_x4 --variant d1 --runtime torch --precision fp16"),
+        ({}, "-m m_x4.d1 --runtime torch"),
+        ({"precision_asked": "fp16"}, "-m m_x4.d1 --runtime torch --precision fp16"),
         ({"artifact": "m.onnx"}, "-m m.onnx"),
         ({"artifact": "m.engine", "target": "rtx"}, "-m engines/built/rtx/m.engine"),
         ({"artifact": "m.onnx", "target": "xavier"}, "-m engines/graphs/xavier/m.onnx"),
         (
             {"artifact": "m.engine", "target": "cpu", "model": "asrn_x4", "backend": "onnxruntime"},
-            "-m asrn_x4 --variant d1",
+            "-m asrn_x4.d1",
         ),
         (
             {"model": "adaedsr_x4", "variant": "d8", "executed": {"share": 1, "timed_share": 1}},
