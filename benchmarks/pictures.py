@@ -58,7 +58,7 @@ def before_after(path: Path) -> None:
 
 
 def report(path: Path) -> None:
-    """Take a picture of the charts and the table in a report of published rows."""
+    """Take a picture of the charts in a report of published rows."""
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory() as folder:
@@ -71,8 +71,10 @@ def report(path: Path) -> None:
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
             page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="light")
             page.goto(page_file.as_uri())
-            charts = page.locator("h3", has_text="Quality against cost").first
-            clip = {"x": 0, "y": charts.bounding_box()["y"] - 16, "width": 1280, "height": 860}
+            charts = page.locator("h3", has_text="Quality against cost").first.bounding_box()
+            figures = page.locator("figure").first.bounding_box()
+            top, bottom = charts["y"] - 16, figures["y"] + figures["height"]
+            clip = {"x": 0, "y": top, "width": 1280, "height": bottom + 8 - top}
             page.screenshot(path=str(path), full_page=True, clip=clip)
             browser.close()
 
