@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts  # noqa: E402
 from sr_deploy.core.images import write_png  # noqa: E402
+from sr_deploy.core.run_options import RunOptions  # noqa: E402
 
 ALLOWED = 0.05
 
@@ -37,7 +38,7 @@ def main(networks: tuple, orders: int, lr: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
         write_png(Path(folder) / "noise.png", noise)
-        options = MeasureOptions(data=folder, lr=lr, runs=1)
+        options = MeasureOptions(data=folder, lr=lr, runs=1, run=RunOptions(runtime="torch"))
         for order in chosen:
             for row in rows_from_artifacts(list(order), options):
                 found[row.artifact or f"{row.model}.{row.variant}", row.backend].append(row)

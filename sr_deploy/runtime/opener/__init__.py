@@ -207,8 +207,9 @@ def check_run_options(networks: Sequence[NetworkDescription], run: RunOptions) -
             f"{options}: for the checkpoints only; graphs and engines run as they were made"
         )
     if others:
-        names = ", ".join(network.artifact or network.name for network in others)
-        notes.append(f"--runtime {run.runtime}: not for {names}, which have their own")
+        names = [network.artifact or network.name for network in others]
+        listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+        notes.append(f"--runtime {run.runtime}: not for {listed}, which have their own")
     return "; ".join(notes)
 
 
