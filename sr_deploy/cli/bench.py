@@ -130,7 +130,8 @@ def bench(
     Without any, those in engines/ that this machine can run are measured, else a shipped model.
     Prints a table with the columns of the NTIRE efficient super-resolution challenge and the
     conditions of the measurement. Networks that cannot run on this machine are listed with the
-    reason; the exit code is 1 if none can. Checkpoints and code are run by torch.
+    reason; the exit code is 1 if none can. Models run in the fastest form that is here, code by
+    torch, under a challenge's protocol all of them by torch.
     """
     from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts
     from sr_deploy.core.files import remove_empty_folders
@@ -188,7 +189,7 @@ def _networks_here(run: Any) -> Tuple[str, ...]:
         log(f"{len(found.networks)} networks in {', '.join(folders)}: about 10 s each on two cores")
         return tuple(map(str, found.networks))
     model = DEFAULT_MODELS[4]
-    log(f"nothing in {ENGINES} can be measured here: the shipped {model} is, in all its variants")
+    log(f"{ENGINES} has nothing that can be measured here: the shipped {model} is measured")
     return (model,)
 
 

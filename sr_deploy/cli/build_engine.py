@@ -268,7 +268,8 @@ def _write_bundle(target: str, files: Sequence[Path], where: _Where) -> None:
     emit(str(file))
     folder, quoted = bundle_folder(file), shlex.quote(str(file))
     if where.bundle is None:
-        log(f"nothing was built: {_why_not_here(target)}")
+        needs = _why_not_here(target).split(":")[0]  # TensorRT; srdeploy targets tells all
+        log(f"nothing was built: {needs}, which this machine lacks")
     log(f"{file} builds the engines where they run, with sh and trtexec only. Next:")
     log(
         f"  scp {quoted} USER@BOARD: && ssh USER@BOARD 'tar xf {file.name} && sh {folder}/build.sh'"

@@ -14,12 +14,13 @@ from sr_deploy.core.files import files_with_suffix
 from sr_deploy.core.manifest import Manifest, manifest_path, parse_manifest
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.target import ONNX_RUNTIMES, load_target
-from sr_deploy.core.workspace import BUILT, GRAPHS, graphs_folder
+from sr_deploy.core.workspace import BUILT, GRAPHS, engines_folder, graphs_folder
 from sr_deploy.runtime import BACKENDS
 from sr_deploy.runtime.build import SUFFIX, engine_stem, why_not_built_from
 from sr_deploy.runtime.opener import describe
 
 Log = Callable[[str], None]
+_BUILD = "srdeploy build-engine --target"
 
 
 @dataclass(frozen=True)
@@ -161,16 +162,19 @@ def _graph_openable(
     """Return the manifest of a graph, or why it is not measured: "" if its engine is."""
     try:
         manifest = parse_manifest(manifest_path(file))
+        name = engine_stem(manifest)
+        engine = built.get(f"{file.parent.name}/{name}")
+        if engine == manifest.sha256:
+            return None, ""
+        if engine is not None:
+            return None, f"changed since their engines were built: {_BUILD} {file.parent.name}"
         target = load_target(manifest.target or file.parent.name)
     except SrDeployError as e:
         return None, _without_path(e.message, file)
-    build = f"srdeploy build-engine --target {target.option}"
-    engine = built.get(f"{file.parent.name}/{engine_stem(manifest)}")
-    if engine is not None:
-        changed = f"changed since their engines were built: {build}"
-        return None, "" if engine == manifest.sha256 else changed
     if target.runtime not in ONNX_RUNTIMES:
-        return None, f"graphs whose engines run elsewhere, or are not built yet: {build}"
+        if (engines_folder(target.name) / f"{name}{SUFFIX}").is_file():
+            return None, ""  # why that cannot be measured is said
+        return None, f"only engines of them can be measured: {_BUILD} {target.option}"
     reason = BACKENDS[target.runtime]().why_no_device(target)
     return (None, reason) if reason else _openable(file, run)
 

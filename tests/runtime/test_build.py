@@ -221,3 +221,26 @@ def test_a_manifest_cannot_send_the_engine_elsewhere(any_graph, tmp_path, fake):
     path.write_text(path.read_text().replace('"tiny_x2"', '"../../x"'))
     with pytest.raises(ArtifactError, match="cannot be part of a file name"):
         engine_from_onnx(graph, tmp_path / "out", target="cpu")
+
+
+@pytest.mark.parametrize(
+    "board, expected",
+    [
+        ("NVIDIA Jetson AGX Xavier", ["cpu", "xavier"]),
+        ("NVIDIA Jetson Xavier NX Developer Kit", ["cpu", "xavier-nx"]),
+        (None, ["cpu", "rtx-tensorrt8"]),
+    ],
+)
+def test_of_the_boards_with_this_tensorrt_only_the_own_one_is_a_target_here(
+    monkeypatch, board, expected
+):
+    from sr_deploy.runtime import build
+    from sr_deploy.runtime.boards.board import BoardFacts
+
+    def why_not(profile):
+        fits = profile.runtime == "tensorrt" and profile.supports_version("8.5.2")
+        return ("" if fits or profile.name == "cpu" else "it is not here"), False
+
+    monkeypatch.setattr(build, "why_not_here", why_not)
+    monkeypatch.setattr(build, "facts_here", lambda: BoardFacts(board=board))
+    assert [profile.name for profile in build.targets_here()] == expected
