@@ -46,9 +46,8 @@ def prints_on_stderr() -> Iterator[None]:
         _data = None
 
 
-def log(line: str) -> None:
-    """Print a message to stderr."""
-    terminal_progress(line)
+log = terminal_progress
+"""Prints a message to stderr. As the `progress` of a function, it shows bars too."""
 
 
 def emit(text: str) -> None:

@@ -169,11 +169,11 @@ def upscale(
     """
     from sr_deploy.upscale.memory import parse_bytes
     from sr_deploy.upscale.options import UpscaleOptions, parse_streams
-    from sr_deploy.upscale.output_size import OutputSize, parse_box
+    from sr_deploy.upscale.output_size import OutputSize, parse_wh
     from sr_deploy.upscale.reporter import Reporter
 
     box = options.pop("outsize")
-    options["size"] = OutputSize(options.pop("outscale"), None if box is None else parse_box(box))
+    options["size"] = OutputSize(options.pop("outscale"), None if box is None else parse_wh(box))
     options["max_memory"] = None if max_memory is None else parse_bytes(max_memory)
     options["drop"] = frozenset() if drop is None else parse_streams(drop)
     reporter = Reporter(terminal_progress, lambda path: emit(str(path)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, List, Optional, Sequence, Union
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.cache import key_of, read_cached, write_cached
 from sr_deploy.core.errors import CheckpointError, SrDeployError
@@ -50,13 +50,12 @@ def describe(
     models = _models(str(text), variants, run)
     if models is None:
         return opener.describe(text, variants, trust=trust, untrained=untrained)
-    made = _in_their_fastest_form(models, run, as_progress(progress))
-    by_torch = [model.variant for model, network in zip(models, made) if network is None]
-    if by_torch:  # all of them: then none is an engine while others are run by torch
+    networks = _in_their_fastest_form(models, run, as_progress(progress))
+    if networks is None:
         names = [model.variant for model in models]
         source, _ = opener.split_variant(str(text))
-        return opener.describe(source, names, trust=trust, untrained=untrained)
-    return [network for network in made if network is not None]
+        networks = opener.describe(source, names, trust=trust, untrained=untrained)
+    return networks
 
 
 def describe_all(
@@ -173,8 +172,8 @@ def _published(weights: Path, card: ModelSpec) -> List[str]:
 
 def _in_their_fastest_form(
     models: Sequence[ModelVariant], run: RunOptions, progress: Progress
-) -> List[Optional[NetworkDescription]]:
-    """Return the description of each model's engine or graph; None: torch runs it."""
+) -> Optional[List[NetworkDescription]]:
+    """Return the description of each model's engine or graph; None: torch runs them."""
     for way in usable_ways(run):
         if not way.target:
             break
@@ -187,21 +186,24 @@ def _in_their_fastest_form(
                 raise
             problem = f"{models[0].weights.stem} is not run by {way.runtime}: {e.message}"
             progress("; ".join(filter(None, [problem, e.hint])))
-    return [None] * len(models)
+    return None
 
 
-def _files(models: Sequence[ModelVariant], way: ModelWay, progress: Progress) -> List[tuple]:
+def _files(
+    models: Sequence[ModelVariant], way: ModelWay, progress: Progress
+) -> List[Tuple[ModelVariant, Path]]:
+    """Return each model with its file, which is made if there is none. Raises an SrDeployError."""
     found = [(model, find(model, way)) for model in models]
     missing = [model for model, path in found if path is None]
-    if not missing:
-        return found
-    names = ", ".join(model.name for model in missing)
-    progress(f"{names}: prepared for {way.runtime} on this machine, once")
-    made = {}
-    with progress.track("preparing", len(missing)) as advance:
-        for model in missing:
-            made[model.variant] = make(model, way)
-            advance(model.name)
+    made: Dict[str, Path] = {}
+    if missing:
+        names = ", ".join(model.name for model in missing)
+        progress(f"{names}: prepared for {way.runtime} on this machine, once")
+        with progress.track("preparing", len(missing)) as advance:
+            for model in missing:
+                advance(model.name, steps=0)
+                made[model.variant] = make(model, way)
+                advance()
     return [(model, path or made[model.variant]) for model, path in found]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Iterator, List
 
 from sr_deploy.core.device import gpu_present
-from sr_deploy.core.errors import CannotRunHereError, InputError, MissingPackageError
+from sr_deploy.core.errors import CannotRunHereError, MissingPackageError
 from sr_deploy.core.run_options import TORCH, RunOptions
 from sr_deploy.core.target import TargetProfile, load_target
 from sr_deploy.runtime import BACKENDS
@@ -54,8 +54,9 @@ _WAYS = (
 def usable_ways(run: RunOptions) -> Iterator[ModelWay]:
     """Yield the ways that `run` allows and this machine has, the fastest first.
 
-    A way is looked at only when it is asked for, since that may load its library. Raises InputError
-    for a contradiction, CannotRunHereError with the reasons if there is none.
+    run: without `torch` and its settings, with which nothing is chosen.
+    A way is looked at only when it is asked for, since that may load its library. Raises
+    CannotRunHereError with the reasons if there is none.
     """
     index = run.requested_device.index if run.requested_device else 0
     reasons = []
@@ -77,17 +78,7 @@ def usable_ways(run: RunOptions) -> Iterator[ModelWay]:
 
 
 def _allowed_ways(run: RunOptions) -> List[ModelWay]:
-    if run.torch_settings and run.runtime not in (None, TORCH):
-        raise InputError(
-            f"--{run.torch_settings[0]} is for networks that torch runs, "
-            f"not for --runtime {run.runtime}",
-            hint=f"omit --{run.torch_settings[0]}, or give --runtime torch",
-        )
-    runtime = TORCH if run.torch_settings else run.runtime
-    device = run.requested_device
-    if runtime == TORCH:
-        return [ModelWay(TORCH, device.kind if device else "")]
-    provider = run.requested_provider
+    runtime, device, provider = run.runtime, run.requested_device, run.requested_provider
     if provider is not None and not any(way.runtime == provider.backend for way in _WAYS):
         return [ModelWay(provider.backend, provider.device, "cpu", builds=False)]
     kind = device.kind if device else "cpu" if runtime is None and not gpu_present() else ""

@@ -90,10 +90,10 @@ class OutputSize:
 NETWORK_SIZE = OutputSize()
 
 
-def parse_box(text: str) -> HW:
+def parse_wh(text: str) -> HW:
     """Read `3840x2160`, width x height, and return (h, w). Raises InputError.
 
-    >>> parse_box("3840x2160")
+    >>> parse_wh("3840x2160")
     (2160, 3840)
     """
     match = re.fullmatch(r"([0-9]{1,6})[xX]([0-9]{1,6})", text.strip())

@@ -118,7 +118,7 @@ class Upscaler:
         return self._start(image, more_per_px)()
 
     def frames(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield the result of each image, which are as those of `upscale_rgb`.
+        """Yield the result of each image, as `upscale_rgb` returns it.
 
         On a GPU, an image is queued before the result of the one before is awaited, if the session
         takes tensors.
@@ -154,7 +154,7 @@ class Upscaler:
         key = (hw, bytes_per_px)
         if key not in self._plans:
             if not self._measured and self._is_small(hw):
-                return plan_tiles(hw, self.session, tile=self._tile)
+                return self._plan_tiles(hw, None)
             if not self._measured:
                 self._measure()
             resident = resident_bytes()
@@ -326,12 +326,15 @@ def upscale_image(
 ) -> np.ndarray:
     """Upscale one (H, W, 3) RGB image, uint8, uint16 or float32 in 0..1.
 
-    session: open, or a text that names a model. The dtype is kept. Integers are clipped and
-    rounded, float32 is not: `sr_deploy.upscale` clips it too.
+    session: open, or a text that names a model, which is opened for this image only. The dtype is
+    kept. Integers are clipped and rounded, float32 is not: `sr_deploy.upscale` clips it too.
 
     >>> import numpy as np
     >>> with sr_deploy.session_of("fsrcnn-w16_x4") as session:
     ...     sr_deploy.upscale_image(np.zeros((24, 32, 3), np.float32), session).shape
     (96, 128, 3)
     """
+    if not isinstance(session, Session):
+        with open_session(session) as opened:
+            return upscale_image(image, opened, tile=tile, max_memory=max_memory)
     return Upscaler(session, tile=tile, max_memory=max_memory).upscale_rgb(image)

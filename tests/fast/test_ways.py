@@ -2,7 +2,7 @@
 
 import pytest
 
-from sr_deploy.core.errors import CannotRunHereError, InputError
+from sr_deploy.core.errors import CannotRunHereError
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.fast import ways
 from sr_deploy.fast.ways import ModelWay, usable_ways
@@ -36,10 +36,8 @@ def test_the_gpu_comes_first_where_there_is_one(all_usable, monkeypatch):
 
 
 def test_a_runtime_that_is_asked_for_is_the_only_way(all_usable):
-    assert names(runtime="torch") == [("torch", "")]
     assert names(runtime="onnxruntime") == [("onnxruntime", "cpu")]
     assert names(runtime="tensorrt-rtx") == [("tensorrt-rtx", "rtx")]
-    assert names(precision="fp16") == [("torch", "")]
 
 
 def test_a_provider_without_engines_runs_the_graph(all_usable):
@@ -47,11 +45,6 @@ def test_a_provider_without_engines_runs_the_graph(all_usable):
     assert (way.runtime, way.target, way.builds) == ("onnxruntime-directml", "cpu", False)
     (way,) = usable_ways(RunOptions(device="directml"))
     assert (way.runtime, way.builds) == ("onnxruntime-directml", False)
-
-
-def test_options_of_torch_contradict_another_runtime():
-    with pytest.raises(InputError, match="--channels-last is for networks that torch runs"):
-        next(usable_ways(RunOptions(channels_last=True, runtime="onnxruntime")))
 
 
 def test_no_way_names_every_reason(monkeypatch):

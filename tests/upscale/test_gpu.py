@@ -127,6 +127,13 @@ def test_a_bound_below_the_smallest_tile_is_refused(make, noise):
     assert caught.value.hint.startswith("end other programs on the GPU")
 
 
+def test_a_small_image_that_does_not_fit_is_tiled_too(make, sessions, noise):
+    image = noise((100, 120))  # of a size that needs no probes
+    upscaler = Upscaler(make(has=WEIGHTS + 10 * MIB))
+    np.testing.assert_array_equal(upscaler(image), Upscaler(sessions["blur"]())(image))
+    assert not upscaler._measured and not upscaler.plan((100, 120)).whole
+
+
 def test_when_the_memory_runs_out_tiles_are_halved_and_it_is_said_once(make, gpu, sessions, noise):
     lines = []
     session = make(has=WEIGHTS + 300 * MIB)  # less than the driver says is free

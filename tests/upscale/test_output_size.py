@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.upscale.output_size import OutputSize, parse_box, resample
+from sr_deploy.upscale.output_size import OutputSize, parse_wh, resample
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_what_is_refused():
         OutputSize(box=(100, 100)).of((100, 200), 4)
     for text in ("4K", "3840", "0x5", "3840x2160x3", "-3x4", "3.5x4"):
         with pytest.raises(InputError, match="expected WIDTHxHEIGHT"):
-            parse_box(text)
+            parse_wh(text)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
