@@ -73,7 +73,7 @@ def evaluate(
 
     Prints a table like those in papers: a column per set, and bicubic as the first row. Networks
     that cannot run on this machine are listed with the reason; the exit code is 1 if none can.
-    Checkpoints and code are run by torch.
+    Models run in the fastest form that is here, code by torch.
     """
     from sr_deploy.bench.quality import quality_from_artifacts
     from sr_deploy.core.files import (

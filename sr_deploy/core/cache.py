@@ -36,7 +36,7 @@ def cache_folder() -> Path:
 
 
 def key_of(*parts: object) -> str:
-    """Return a short checksum of texts and numbers, for a name in the cache."""
+    """Return a short checksum of values by their texts, for a name of what they decide."""
     return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()[:16]
 
 

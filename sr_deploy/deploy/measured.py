@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Callable, Collection, Dict, Iterator, List, Tuple
 from sr_deploy.bench.evaluate import ImageSet, evaluate, image_set
 from sr_deploy.bench.measure import MeasureOptions, quality_fields, rows_from_artifacts
 from sr_deploy.bench.network_rows import recorded_row, row_of
+from sr_deploy.core.cache import key_of
 from sr_deploy.core.device import cpu_name
 from sr_deploy.core.errors import ArtifactError, MissingPackageError
 from sr_deploy.core.files import write_text
@@ -97,8 +97,7 @@ def _cell(path: Path, options: DeployOptions, images: ImageSet, *, timed: bool) 
     if timed:
         backend = BACKENDS[options.profile.runtime]()
         facts += [options.size, cpu_name(), sorted(backend.versions().items())]
-    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
-    return f"{DEPLOY_CELL}{path.name} #{digest}"
+    return f"{DEPLOY_CELL}{path.name} #{key_of(*facts)}"
 
 
 def _timed_row(engine: Path, options: DeployOptions) -> BenchmarkRow:

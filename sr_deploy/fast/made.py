@@ -29,6 +29,7 @@ from sr_deploy.core.target import TargetProfile, load_target
 from sr_deploy.core.version import __version__
 from sr_deploy.fast.ways import ModelWay
 from sr_deploy.runtime import BACKENDS
+from sr_deploy.runtime.cuda import cuda
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _OPT_PX, _MOST_PX, _MOST_TENSORRT_PX = 256, 16384, 1024
@@ -139,7 +140,9 @@ def _sizes(card: ModelSpec, target: TargetProfile) -> str:
 
 
 def _entry(model: ModelVariant, way: ModelWay) -> Path:
-    versions = BACKENDS[way.runtime]().versions() if way.builds else {}
+    versions = dict(BACKENDS[way.runtime]().versions()) if way.builds else {}
+    if way.runtime == "tensorrt":  # its engines are for one kind of GPU
+        versions["gpu"] = cuda().gpu_name()
     key = key_of(
         model.card.weights_sha256,
         model.card.digest,

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, Callable, Union
 import numpy as np
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.interface import LUMA
 from sr_deploy.core.pictures.formats import Format, is_picture
 from sr_deploy.core.pictures.metadata import resize_exif
 from sr_deploy.upscale.output_size import NETWORK_SIZE, OutputSize
-from sr_deploy.upscale.pictures import Picture, read_picture, upscale_pixels
+from sr_deploy.upscale.pictures import Picture, grey_of, read_picture, upscale_pixels
 
 if TYPE_CHECKING:
     from sr_deploy.upscale.upscaler import Upscaler
@@ -118,10 +117,7 @@ def _picture_of(pixels: np.ndarray) -> Picture:
 
 def _array_of(picture: Picture) -> np.ndarray:
     """Return (H, W) of a grey picture, else (H, W, 3), with alpha (H, W, 2) and (H, W, 4)."""
-    pixels: np.ndarray = picture.rgb
-    if picture.grey:
-        luma = pixels @ np.array(LUMA, np.float32)
-        pixels = (np.rint(luma) if pixels.dtype.kind == "u" else luma).astype(pixels.dtype)
+    pixels = grey_of(picture.rgb) if picture.grey else picture.rgb
     return pixels if picture.alpha is None else np.dstack([pixels, picture.alpha])
 
 

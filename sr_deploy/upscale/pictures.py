@@ -376,7 +376,8 @@ def apply_orientation(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def grey_of(rgb: np.ndarray) -> np.ndarray:
     """Return the luma of (H, W, 3) as (H, W) of the same dtype."""
-    return np.rint(rgb @ _LUMA).astype(rgb.dtype)
+    luma = rgb @ _LUMA
+    return (np.rint(luma) if rgb.dtype.kind == "u" else luma).astype(rgb.dtype, copy=False)
 
 
 def _divide_by_alpha(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:

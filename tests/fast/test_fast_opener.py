@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from sr_deploy.fast.made import ModelVariant, shipped_graph  # noqa: E402
 from sr_deploy.fast.ways import ModelWay  # noqa: E402
 from sr_deploy.nets import ARCHITECTURES  # noqa: E402
 from sr_deploy.nets.checkpoint import save_checkpoint  # noqa: E402
+from sr_deploy.runtime import BACKENDS  # noqa: E402
 
 BY_TORCH = RunOptions(runtime="torch")
 ON_CPU = ModelWay("onnxruntime", "cpu", "cpu")
@@ -89,6 +91,16 @@ def test_other_weights_have_an_entry_of_their_own(tiny, cache, tmp_path):
     spec = architecture.spec(2, largest, elastic=True)
     other = save_checkpoint(tmp_path, "tiny_x2", spec, architecture.build(2, largest).state_dict())
     assert opener.describe_one(other, "d1").source != first.source
+
+
+def test_tensorrts_engines_are_kept_by_gpu(tiny, cache, monkeypatch):
+    way = ModelWay("tensorrt", "cuda", "rtx-tensorrt")
+    monkeypatch.setattr(BACKENDS["tensorrt"], "versions", lambda self: {"tensorrt": "10.9"})
+    model, entries = ModelVariant(tiny, read_card(tiny), "d1"), set()
+    for name in ("NVIDIA L4", "NVIDIA T4"):
+        monkeypatch.setattr(made, "cuda", lambda name=name: SimpleNamespace(gpu_name=lambda: name))
+        entries.add(made._entry(model, way))
+    assert len(entries) == 2
 
 
 def test_where_it_cannot_be_made_torch_runs_it_and_the_reason_is_told(tiny, cache, monkeypatch):
