@@ -16,12 +16,16 @@ from sr_deploy.cli.commands import COMMANDS, SECTIONS, TASKS
 from sr_deploy.cli.completion import complete_by_name
 from sr_deploy.cli.output import print_any_name
 from sr_deploy.cli.progress import terminal_progress
-from sr_deploy.core.errors import InputError, MissingPackageError, SrDeployError, did_you_mean
+from sr_deploy.core.errors import (
+    EXPORT_PACKAGES,
+    InputError,
+    MissingPackageError,
+    SrDeployError,
+    did_you_mean,
+)
 from sr_deploy.core.files import write_hint
 from sr_deploy.core.version import __version__
 
-# Packages of the `export` extra. A command that needs one of them reports how to install it.
-_EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "skimage")
 _VALUES = {
     "--target": "TARGET",
     "--variants": "LIST",
@@ -121,7 +125,7 @@ class _Group(click.Group):
         except SrDeployError as e:
             _fail(e)
         except ImportError as e:
-            if e.name is None or e.name.split(".")[0] not in _EXPORT_PACKAGES:
+            if e.name is None or e.name.split(".")[0] not in EXPORT_PACKAGES:
                 raise
             _fail(MissingPackageError(e.name, needed_for=f"srdeploy {ctx.invoked_subcommand}"))
         except BrokenPipeError:  # the reader of stdout (head, less) has exited

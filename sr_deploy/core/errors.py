@@ -44,6 +44,8 @@ _REQUIREMENTS = {
     "tqdm": "tqdm",
 }
 """What pip installs for a module, as in setup.cfg; a test compares them."""
+EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "skimage")
+"""The modules of the extra `export`."""
 
 
 def how_to_install(package: str) -> str:

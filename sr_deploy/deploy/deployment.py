@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, List, Optional, Tuple, Union
@@ -27,6 +26,7 @@ from sr_deploy.deploy.record import (
 )
 from sr_deploy.results.columns import label
 from sr_deploy.results.rows import BenchmarkRow
+from sr_deploy.runtime.boards.job import bundle_folder
 from sr_deploy.runtime.readiness import why_not_run
 
 REPORT = "report.html"
@@ -129,7 +129,7 @@ def _with_parts(record: DeployRecord, parts: Parts) -> DeployRecord:
         record,
         graphs=tuple(path.name for path in parts.graphs),
         engines=tuple(path.name for path in parts.engines.values()),
-        bundled=parts.bundled or {},
+        bundle=parts.bundle.name if parts.bundle is not None else "",
     )
 
 
@@ -165,9 +165,7 @@ def _next_commands(
     folder = shlex.split(record.command)[-1]
     if parts.bundle is not None:
         bundle = shlex.quote(str(parts.bundle))
-        with tarfile.open(str(parts.bundle)) as archive:
-            job = archive.next()
-        there = job.name if job is not None else "."
+        there = bundle_folder(parts.bundle)
         return [
             f"scp {bundle} USER@BOARD: && "
             f"ssh USER@BOARD 'tar xf {parts.bundle.name} && sh {there}/build.sh' && "

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence
 
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError, SrDeployError
-from sr_deploy.core.files import sha256_of
-from sr_deploy.core.manifest import Manifest, manifest_path, parse_manifest, read_manifest
+from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
 from sr_deploy.core.network_code import is_code, parse_code
+from sr_deploy.core.shipped import shipped_checkpoints
 from sr_deploy.core.target import ONNX_RUNTIMES
-from sr_deploy.core.version import __version__
 from sr_deploy.deploy.options import DeployOptions
 from sr_deploy.deploy.record import DeployRecord
 from sr_deploy.runtime.build import (
@@ -26,7 +25,7 @@ from sr_deploy.runtime.opener import require_kind
 GRAPHS, ENGINES, BUNDLE = "graphs", "engines", "bundle.tar"
 KINDS = ("artifact", "code", "checkpoint")
 """The kinds of networks that can be exported."""
-Progress = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,6 @@ class Model:
     @property
     def is_missing(self) -> bool:
         """Whether its file is not on this machine."""
-        from sr_deploy.core.shipped import shipped_checkpoints
-
         if self.kind == "code":
             file = parse_code(self.source)[0].source
             return file.endswith(".py") and not Path(file).exists()
@@ -79,7 +76,6 @@ class Parts:
     """The engine of each graph that has one."""
     bundle: Optional[Path] = None
     """Where engines cannot be built here: what builds them elsewhere."""
-    bundled: Optional[Dict[str, str]] = None
     why_not_built: str = ""
     """Why this machine builds no engines for the target; empty if it does."""
 
@@ -89,7 +85,7 @@ def make_parts(
     folder: Path,
     options: DeployOptions,
     record: Optional[DeployRecord],
-    progress: Progress,
+    progress: Log,
 ) -> Parts:
     """Export the graphs, and build their engines or write their bundle. Raises SrDeployErrors."""
     graphs = _graphs(model, folder / GRAPHS, options, record, progress)
@@ -110,7 +106,8 @@ def make_parts(
         check_builds_here(profile)
     if profile.runtime in ONNX_RUNTIMES:  # its engines are built where they run, from the graphs
         return parts
-    return _with_bundle(parts, folder, options, record, progress)
+    bundle = bundle_from_onnx(graphs, folder / BUNDLE, target=options.target, progress=progress)
+    return replace(parts, bundle=bundle)
 
 
 def _graphs(
@@ -118,7 +115,7 @@ def _graphs(
     folder: Path,
     options: DeployOptions,
     record: Optional[DeployRecord],
-    progress: Progress,
+    progress: Log,
 ) -> List[Path]:
     """Export the graphs; where that is impossible, as on a board, take those that are there."""
     try:
@@ -160,26 +157,6 @@ def _manifest(path: Path) -> Optional[Manifest]:
         return read_manifest(path)
     except ArtifactError:
         return None
-
-
-def _with_bundle(
-    parts: Parts,
-    folder: Path,
-    options: DeployOptions,
-    record: Optional[DeployRecord],
-    progress: Progress,
-) -> Parts:
-    """Write the tar file that builds the engines elsewhere, unless it is up to date."""
-    file = folder / BUNDLE
-    made_of = {graph.name: parse_manifest(manifest_path(graph)).sha256 for graph in parts.graphs}
-    made_of = {**made_of, "profile": options.profile.digest, "srdeploy": __version__}
-    known = dict(record.bundled) if record else {}
-    if file.is_file() and known == {**made_of, BUNDLE: sha256_of(file)}:
-        progress(f"{BUNDLE}: up to date")
-    else:
-        bundle_from_onnx(parts.graphs, file, target=options.target)
-        progress(f"{BUNDLE}: {file.stat().st_size / 2**20:.1f} MiB")
-    return replace(parts, bundle=file, bundled={**made_of, BUNDLE: sha256_of(file)})
 
 
 def remove_stale(folder: Path, record: Optional[DeployRecord], parts: Parts) -> List[str]:

@@ -89,7 +89,7 @@ def _files(record: DeployRecord) -> List[str]:
         "",
         "- `graphs/`: an ONNX graph of each variant, with its manifest",
         *([engines] if record.engines else []),
-        *([bundle] if record.bundled else []),
+        *([bundle] if record.bundle else []),
         "- `rows.jsonl`: what was measured, with its conditions; without it, all is measured again",
         report,
         f"- `{FILE}`: this deployment, for a later start",

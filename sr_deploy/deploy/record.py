@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator, Optional, Tuple
+from typing import Iterator, Optional, Tuple
 
 from sr_deploy.core.claims import claim_file
 from sr_deploy.core.errors import InputError
@@ -31,8 +31,8 @@ class DeployRecord:
     """Names of files in `graphs/`."""
     engines: Tuple[str, ...] = ()
     """Names of files in `engines/`."""
-    bundled: Dict[str, str] = field(default_factory=dict)
-    """What `bundle.tar` was made from, by checksums; empty without one."""
+    bundle: str = ""
+    """The tar file that builds the engines elsewhere; empty without one."""
     chosen: str = ""
     """The chosen variant, `asrn_x4.d3`; empty: none is chosen yet."""
     artifact: str = ""

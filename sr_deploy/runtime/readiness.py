@@ -15,6 +15,7 @@ from typing import Iterator, List, Optional, Tuple
 from sr_deploy.core.cache import cache_folder
 from sr_deploy.core.device import gpu_present
 from sr_deploy.core.errors import (
+    EXPORT_PACKAGES,
     CannotRunHereError,
     MissingPackageError,
     SrDeployError,
@@ -252,14 +253,13 @@ def _readiness(profile: TargetProfile) -> Tuple[str, str, str]:
     return NOT_READY, _short_reason(profile) or no_build, _remedy(profile)
 
 
-_EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "skimage")
 _EXPORT = "pip install '.[export]'"
 """In a checkout."""
 
 
 def missing_export_packages() -> List[str]:
     """Return the modules that exporting needs and that are not installed."""
-    return [name for name in _EXPORT_PACKAGES if importlib.util.find_spec(name) is None]
+    return [name for name in EXPORT_PACKAGES if importlib.util.find_spec(name) is None]
 
 
 def _short_reason(profile: TargetProfile) -> str:

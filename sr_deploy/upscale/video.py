@@ -142,9 +142,9 @@ def _upscale_frames(
 
     def encode(item: Tuple[int, np.ndarray, np.ndarray]) -> None:
         pts, lr, hr = item
-        # Others are refused by the encoder.
-        resized = hr.shape[:2] == network_hw
-        writer.add(pts, lr, resample(hr, task.encoding.hw) if resized else hr)
+        if hr.shape[:2] == network_hw:  # frames of other sizes are refused by the encoder
+            hr = resample(hr, task.encoding.hw)
+        writer.add(pts, lr, hr)
 
     behind = WriteBehind(encode)
     after = writer.parts[-1].last if writer.parts else None

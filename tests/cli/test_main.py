@@ -236,7 +236,7 @@ def test_the_packages_that_get_a_pip_line_are_the_export_extra_s():
         if line
     }
     modules = {"opencv-python-headless": "cv2", "scikit-image": "skimage"}
-    assert {modules.get(name, name) for name in extra} == set(module._EXPORT_PACKAGES)
+    assert {modules.get(name, name) for name in extra} == set(module.EXPORT_PACKAGES)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
