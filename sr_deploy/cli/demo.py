@@ -12,7 +12,7 @@ from typing import Any, Iterator, List
 import click
 
 from sr_deploy.cli.output import emit, log
-from sr_deploy.core.errors import InputError, MissingPackageError, SrDeployError, how_to_install
+from sr_deploy.core.errors import InputError, MissingPackageError, SrDeployError
 
 
 @click.command()
@@ -77,7 +77,8 @@ def _problem_of(words: Any) -> str:
     except ImportError as e:
         if e.name is None or e.name.startswith("sr_deploy"):
             raise
-        log(f"left out: {e.name} is not installed; {how_to_install(e.name.split('.')[0])}")
+        hint = MissingPackageError(e.name.split(".")[0], needed_for=name).hint
+        log(f"left out: {e.name} is not installed; {hint}")
     except MissingPackageError as e:
         log(f"left out: {e.message}; {e.hint}")
     except SrDeployError as e:

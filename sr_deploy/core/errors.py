@@ -16,6 +16,7 @@ SrDeployError
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import re
 import sys
 from typing import Iterable, Optional
@@ -47,19 +48,44 @@ _REQUIREMENTS = {
 EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "skimage")
 """The modules of the extra `export`."""
 
+_TOGETHER = (("torch", "onnx", "onnxscript", "safetensors"), ("matplotlib", "jinja2"))
+"""Modules of no use without each other: for networks and their export, for reports."""
+
 
 def how_to_install(package: str) -> str:
     """Return how to install a package or module here: a command, or where it comes from."""
-    requirement = _REQUIREMENTS.get(package, package)
-    if package == "cuda-python" and sys.version_info < (3, 10):
-        requirement = "cuda-python==11.8.0"
-    bare = re.fullmatch(r"[\w.-]+", requirement)
-    command = f"pip install {requirement}" if bare else f"pip install '{requirement}'"
+    command = f"pip install {_requirement(package)}"
     if package == "tensorrt":
         return f"on a Jetson, use the TensorRT of JetPack; elsewhere, {command}"
     if package == "torch" and sys.version_info < (3, 10):
         return "run an exported graph instead: torch needs Python 3.10 or newer"
     return command
+
+
+def _requirement(package: str) -> str:
+    """Return what pip installs for a module, in quotes where a shell needs them."""
+    requirement = _REQUIREMENTS.get(package, package)
+    if package == "cuda-python" and sys.version_info < (3, 10):
+        requirement = "cuda-python==11.8.0"
+    return requirement if re.fullmatch(r"[\w.-]+", requirement) else f"'{requirement}'"
+
+
+def _how_to_install_all(package: str) -> str:
+    """Return `how_to_install`, with what else is missing of the packages used together with it."""
+    group = next((group for group in _TOGETHER if package in group), ())
+    if "torch" in group and sys.version_info < (3, 10):
+        return how_to_install(package)
+    others = [name for name in group if name != package and not _is_here(name)]
+    return " ".join([how_to_install(package), *map(_requirement, others)])
+
+
+def _is_here(module: str) -> bool:
+    if module in sys.modules:
+        return sys.modules[module] is not None
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # what finds modules forbids it
+        return False
 
 
 class SrDeployError(Exception):
@@ -121,7 +147,7 @@ class MissingPackageError(SrDeployError):
         reason = f" ({cause})" if cause is not None else ""
         super().__init__(
             f"{needed_for} needs the package '{package}', which cannot be imported here{reason}",
-            hint=how_to_install(package),
+            hint=_how_to_install_all(package),
         )
 
 

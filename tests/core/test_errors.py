@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from sr_deploy.core import errors
@@ -21,11 +23,27 @@ def test_every_error_is_one_the_command_line_catches(name):
 
 def test_a_missing_package_names_package_purpose_cause_and_pip_line():
     error = MissingPackageError(
-        "onnx", needed_for="export", cause=ImportError("libfoo.so is absent")
+        "onnxslim", needed_for="export", cause=ImportError("libfoo.so is absent")
     )
     assert (
-        "'onnx'" in error.message
+        "'onnxslim'" in error.message
         and "export needs" in error.message
         and "libfoo.so" in error.message
     )
-    assert error.hint == "pip install 'onnx>=1.19'"
+    assert error.hint == "pip install 'onnxslim>=0.1.50'"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="torch needs Python 3.10")
+def test_one_command_installs_all_that_is_used_together(monkeypatch):
+    for module in ("onnx", "onnxscript", "safetensors", "jinja2"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for module in ("torch", "matplotlib"):
+        monkeypatch.setitem(sys.modules, module, sys)
+    assert MissingPackageError("onnx", needed_for="export").hint == (
+        "pip install 'onnx>=1.19' 'onnxscript>=0.5' 'safetensors>=0.4'"
+    )
+    assert MissingPackageError("jinja2", needed_for="a page").hint == "pip install jinja2"
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert MissingPackageError("matplotlib", needed_for="a page").hint == (
+        "pip install 'matplotlib>=3.7' jinja2"
+    )
