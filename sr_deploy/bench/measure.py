@@ -42,7 +42,8 @@ from sr_deploy.core.device import cpu_name, limit_cores, python_and_os
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
 from sr_deploy.core.progress import as_progress
-from sr_deploy.core.run_options import DEFAULT_RUN, TORCH, RunOptions
+from sr_deploy.core.providers import TORCH
+from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW, parse_hw
 from sr_deploy.core.spec import network_name

@@ -63,8 +63,7 @@ def _exported_for(target: str) -> str:
     if not folder.is_dir():
         raise InputError(
             f"no graphs are given, and there is no folder {folder}",
-            hint=f"give some, or write them with: srdeploy export asrn_x4 --target {target} "
-            f"-o {folder}",
+            hint=f"give some, or write them with: srdeploy export asrn_x4 --target {target}",
         )
     return str(folder)
 

@@ -17,7 +17,7 @@ TASKS: Tuple[Tuple[str, Dict[str, ListedCommand]], ...] = (
     (
         "Look around",
         {
-            "demo": ListedCommand("demo:demo", "demo", "everything, on pictures of its own"),
+            "demo": ListedCommand("demo:demo", "demo", "everything, on its own pictures"),
             "doctor": ListedCommand("doctor:doctor", "doctor", "is this machine ready?"),
             "models": ListedCommand("models:models", "models", "the networks that are included"),
             "targets": ListedCommand("build_engine:targets", "targets", "the devices to deploy to"),

@@ -107,9 +107,9 @@ def _recipes(ctx: click.Context, incomplete: str) -> List[CompletionItem]:
 
 
 def _runtimes(ctx: click.Context, incomplete: str) -> List[CompletionItem]:
-    from sr_deploy.core.providers import PROVIDERS
+    from sr_deploy.core.providers import RUN_RUNTIMES
 
-    return _begin(("torch", *PROVIDERS), incomplete)
+    return _begin(RUN_RUNTIMES, incomplete)
 
 
 def _files(ctx: click.Context, incomplete: str) -> List[CompletionItem]:

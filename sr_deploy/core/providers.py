@@ -61,15 +61,20 @@ _TABLE = (
     ),
 )
 PROVIDERS = {provider.backend: provider for provider in _TABLE}
+TORCH = "torch"
+"""The runtime of checkpoints and code."""
+BUILDERS = ("tensorrt", "tensorrt-rtx")
+"""Runtimes that run engines only, which they build of a model."""
+RUN_RUNTIMES = (TORCH, *BUILDERS, *PROVIDERS)
+"""What `--runtime` takes."""
 
 
 def find_provider(backend: str) -> Provider:
     """Return a provider by its name here. Raises InputError if it is unknown."""
     if backend not in PROVIDERS:
-        known = ["torch", "tensorrt", "tensorrt-rtx", *PROVIDERS]
         raise InputError(
-            f"unknown runtime '{backend}'; expected one of {', '.join(known)}",
-            hint=did_you_mean(backend, known),
+            f"unknown runtime '{backend}'; expected one of {', '.join(RUN_RUNTIMES)}",
+            hint=did_you_mean(backend, RUN_RUNTIMES),
         )
     return PROVIDERS[backend]
 

@@ -7,14 +7,10 @@ from dataclasses import dataclass
 from typing import List, Optional
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.providers import Provider, default_provider, find_provider
+from sr_deploy.core.providers import BUILDERS, TORCH, Provider, default_provider, find_provider
 
 DEVICE_KINDS = ("cpu", "cuda", "directml", "coreml")
 RUN_PRECISIONS = ("fp32", "fp16", "bf16")
-TORCH = "torch"
-"""The runtime of checkpoints and code."""
-BUILDERS = ("tensorrt", "tensorrt-rtx")
-"""Runtimes that run engines only, which they build of a model."""
 
 
 @dataclass(frozen=True)

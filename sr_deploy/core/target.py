@@ -11,11 +11,11 @@ from typing import Dict, Iterator, List, Optional, Tuple
 from sr_deploy.core.errors import InputError, TargetError, did_you_mean
 from sr_deploy.core.files import data_folder
 from sr_deploy.core.jsonio import at_line, read_dataclass, to_json
-from sr_deploy.core.providers import PROVIDERS
+from sr_deploy.core.providers import BUILDERS, PROVIDERS
 from sr_deploy.core.sizes import parse_sizes
 
 ONNX_RUNTIMES = tuple(name for name, provider in PROVIDERS.items() if provider.builds)
-RUNTIMES = (*ONNX_RUNTIMES, "tensorrt", "tensorrt-rtx")
+RUNTIMES = (*ONNX_RUNTIMES, *BUILDERS)
 PRECISIONS = ("fp32", "fp16")
 
 

@@ -21,7 +21,7 @@ from sr_deploy.core.cache import cache_folder, key_of
 from sr_deploy.core.errors import ArtifactError, MissingPackageError
 from sr_deploy.core.files import files_with_suffix, make_output_folder, sha256_of
 from sr_deploy.core.manifest import Manifest, read_manifest
-from sr_deploy.core.run_options import BUILDERS
+from sr_deploy.core.providers import BUILDERS
 from sr_deploy.core.shipped import shipped_graphs
 from sr_deploy.core.sizes import up_to_multiple
 from sr_deploy.core.spec import ModelSpec, network_name

@@ -15,7 +15,8 @@ from sr_deploy.core.cache import key_of, read_cached, write_cached
 from sr_deploy.core.errors import CheckpointError, SrDeployError
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.progress import Progress, as_progress
-from sr_deploy.core.run_options import DEFAULT_RUN, TORCH, RunOptions
+from sr_deploy.core.providers import TORCH
+from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.core.shipped import find_checkpoint, read_card
 from sr_deploy.core.spec import ModelSpec, listed_variants

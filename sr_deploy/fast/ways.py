@@ -8,7 +8,8 @@ from typing import Iterator, List
 
 from sr_deploy.core.device import gpu_present
 from sr_deploy.core.errors import CannotRunHereError, MissingPackageError
-from sr_deploy.core.run_options import TORCH, RunOptions
+from sr_deploy.core.providers import TORCH
+from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.target import TargetProfile, load_target
 from sr_deploy.runtime import BACKENDS
 

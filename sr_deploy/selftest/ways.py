@@ -15,8 +15,7 @@ from typing import Any, Dict, Iterator, List, Tuple
 from sr_deploy.bench.measure import git_revision
 from sr_deploy.core.device import gpu_present
 from sr_deploy.core.errors import MissingPackageError, SrDeployError
-from sr_deploy.core.providers import PROVIDERS, Provider
-from sr_deploy.core.run_options import TORCH
+from sr_deploy.core.providers import PROVIDERS, TORCH, Provider
 from sr_deploy.core.target import RUNTIMES, TargetProfile, load_target, target_names
 from sr_deploy.runtime import BACKENDS
 from sr_deploy.runtime.build import why_not_here

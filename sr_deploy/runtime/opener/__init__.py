@@ -17,8 +17,9 @@ from typing import Callable, Container, List, Optional, Sequence, Tuple, Union
 from sr_deploy.core.depth_plan import DepthPlan
 from sr_deploy.core.errors import InputError, VariantError, did_you_mean
 from sr_deploy.core.network_code import is_code, parse_code
+from sr_deploy.core.providers import BUILDERS, TORCH
 from sr_deploy.core.registry import Registry
-from sr_deploy.core.run_options import BUILDERS, DEFAULT_RUN, TORCH, RunOptions
+from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.core.spec import listed_variants
 from sr_deploy.runtime.opener.checkpoint import describe_untrained
