@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence
 
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError, SrDeployError
 from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
@@ -21,6 +21,9 @@ from sr_deploy.runtime.build import (
     why_not_here,
 )
 from sr_deploy.runtime.opener import require_kind
+
+if TYPE_CHECKING:
+    from sr_deploy.export.pipeline import ExportJob
 
 GRAPHS, ENGINES, BUNDLE = "graphs", "engines", "bundle.tar"
 KINDS = ("artifact", "code", "checkpoint")
@@ -110,6 +113,19 @@ def make_parts(
     return replace(parts, bundle=bundle)
 
 
+def export_job(model: Model, folder: Path, options: DeployOptions) -> ExportJob:
+    """Return the export of the graphs. Raises SrDeployErrors; ImportError without its packages."""
+    from sr_deploy.export.pipeline import ExportJob, ExportOptions
+    from sr_deploy.export.source import SOURCES
+
+    export = ExportOptions(
+        variants=model.variant,
+        sizes=[options.graph_sizes] if options.graph_sizes else (),
+        target=options.target,
+    )
+    return ExportJob(SOURCES[model.kind].from_text(model.source), folder, export)
+
+
 def _graphs(
     model: Model,
     folder: Path,
@@ -119,16 +135,9 @@ def _graphs(
 ) -> List[Path]:
     """Export the graphs; where that is impossible, as on a board, take those that are there."""
     try:
-        from sr_deploy.export.pipeline import ExportOptions, onnx_from_source
-        from sr_deploy.export.source import SOURCES
+        from sr_deploy.export.pipeline import onnx_from_jobs
 
-        source = SOURCES[model.kind].from_text(model.source)
-        export = ExportOptions(
-            variants=model.variant,
-            sizes=[options.graph_sizes] if options.graph_sizes else (),
-            target=options.target,
-        )
-        return onnx_from_source(source, folder, export, progress=progress)
+        return onnx_from_jobs([export_job(model, folder, options)], progress=progress)
     except (ImportError, MissingPackageError, SrDeployError) as e:
         lacks_package = isinstance(e, (ImportError, MissingPackageError))
         finished = [folder / name for name in record.graphs] if record else []

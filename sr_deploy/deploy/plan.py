@@ -7,13 +7,14 @@ from typing import List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.bench.evaluate import image_set
 from sr_deploy.core.counts import NTIRE_HW
-from sr_deploy.core.errors import MissingPackageError, SrDeployError
+from sr_deploy.core.errors import MissingPackageError, SrDeployError, how_to_install
+from sr_deploy.core.shipped import MAIN_MODELS
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.core.spec import network_name
 from sr_deploy.core.target import ONNX_RUNTIMES
 from sr_deploy.deploy.deployment import planned_deployment
 from sr_deploy.deploy.options import DeployOptions
-from sr_deploy.deploy.parts import GRAPHS, Model
+from sr_deploy.deploy.parts import GRAPHS, Model, export_job
 from sr_deploy.deploy.record import DeployRecord
 from sr_deploy.runtime.build import why_not_here
 from sr_deploy.runtime.opener import describe
@@ -39,6 +40,7 @@ def plan_lines(
         f"engines: {_engines(options)}",
         f"rows:    {'time, memory and PSNR' if runs else 'PSNR only, on this CPU,'} of {of}",
         f"choice:  {_rule(options, timed=runs)}",
+        *_export_work(named, place, options),
         "report:  report.html, README.md, rows.jsonl",
         "nothing was written",
     ]
@@ -68,6 +70,20 @@ def _span(values: Sequence[float]) -> str:
     return " to ".join(dict.fromkeys(f"{value:.3g}" for value in (min(values), max(values))))
 
 
+def _export_work(model: Model, place: Path, options: DeployOptions) -> List[str]:
+    """Return the time and memory of the export, where they are known: for the main models."""
+    if model.source not in MAIN_MODELS or options.size:
+        return []
+    try:
+        from sr_deploy.export.defaults import work_text
+        from sr_deploy.export.pipeline import planned_graphs
+
+        graphs = planned_graphs([export_job(model, place / GRAPHS, options)])
+    except (ImportError, MissingPackageError):
+        return []
+    return [f"work:    {work_text(graphs)}"]
+
+
 def _engines(options: DeployOptions) -> str:
     profile = options.profile
     if options.on:
@@ -78,7 +94,10 @@ def _engines(options: DeployOptions) -> str:
         return "built here" + (f", but not run: {reason}" if reason else " and timed here")
     if profile.runtime in ONNX_RUNTIMES:
         return f"not built here: {why_not}"
-    return "a bundle to build them elsewhere, as this machine cannot"
+    text = "a bundle to build them elsewhere, as this machine cannot"
+    if profile.runtime == "tensorrt-rtx":  # it builds without a GPU
+        text += f"; to build here: {how_to_install('tensorrt_rtx')}"
+    return text
 
 
 def _rule(options: DeployOptions, *, timed: bool) -> str:

@@ -251,6 +251,19 @@ def test_a_dry_run_writes_nothing(run_cli, asrn, exporter, images, tmp_path, mon
     assert "none before the engines are timed on the target" in result.stdout
 
 
+def test_a_dry_run_tells_the_work_where_it_is_known(run_cli, images, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sr_deploy.deploy.plan.why_not_here", lambda profile: ("no library", False))
+    given = ["deploy", "asrn_x4.d1", "--data", images, "--dry-run", "--target"]
+    result = run_cli(*given, "rtx")
+    assert "work:    1 of 1 graphs to export: about " in result.stdout
+    assert "to build here: pip install 'tensorrt-rtx" in result.stdout
+    result = run_cli(*given, "xavier", "--size", "32x32")
+    assert "work:" not in result.stdout and "to build here" not in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 def board_engines(out):
     """Write what `adopt` writes: engines with the times that a board recorded."""
     digest = load_target("xavier").digest
