@@ -108,6 +108,8 @@ def planned_deployment(
     record = read_record(Path(folder)) if folder is not None else None
     named = Model.from_text(model or (record.model if record else DEFAULT_MODELS[4]))
     check_model(named)
+    if options.data and not Path(options.data).is_dir():  # before the work, which takes long
+        raise InputError(f"there is no folder {options.data}", hint="give a folder of images")
     target = options.profile.name
     place = Path(folder) if folder is not None else Path(f"{named.name}-{target}")
     record = record or read_record(place)

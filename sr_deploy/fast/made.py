@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -36,6 +37,8 @@ _OPT_PX, _MOST_PX, _MOST_TENSORRT_PX = 256, 16384, 1024
 """LR sides of graphs. TensorRT chooses kernels and memory for the largest."""
 _UNUSED_DAYS = 90
 """An entry that was not used for so long is removed when another is made."""
+_ENTRY = re.compile(r"\.partial-.+|.+\.[0-9a-f]{16}")
+"""The names of entries and of unfinished ones: the cache may be put into a folder with others."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,10 @@ def make(model: ModelVariant, way: ModelWay) -> Path:
             folder.mkdir()
             for path in (graph, graph.with_name(graph.name + ".json")):
                 shutil.copy(str(path), str(folder / path.name))
-        if entry.is_dir() and find(model, way) is None:
-            shutil.rmtree(str(entry), ignore_errors=True)  # damaged
+        if os.path.lexists(str(entry)) and find(model, way) is None:  # damaged
+            shutil.rmtree(str(entry), ignore_errors=True)
+            with contextlib.suppress(OSError):
+                entry.unlink()
         with contextlib.suppress(OSError):  # another process has made it meanwhile
             os.rename(str(folder), str(entry))
     made = find(model, way)
@@ -164,7 +169,7 @@ def _code_digest() -> str:
 
 def _remove_unused(folder: Path) -> None:
     oldest = time.time() - _UNUSED_DAYS * 86400
-    for entry in folder.iterdir():
+    for entry in filter(lambda path: _ENTRY.fullmatch(path.name), folder.iterdir()):
         with contextlib.suppress(OSError):
             if entry.stat().st_mtime < oldest:
                 shutil.rmtree(str(entry))

@@ -19,7 +19,7 @@ from sr_deploy.upscale.inputs import Job, PicturesJob, VideoJob, results_of, tel
 from sr_deploy.upscale.memory import bytes_text, peak_bytes
 from sr_deploy.upscale.options import UpscaleOptions
 from sr_deploy.upscale.output_size import wh_text
-from sr_deploy.upscale.pictures import read_picture, result_hw
+from sr_deploy.upscale.pictures import more_per_px, read_picture, result_hw
 from sr_deploy.upscale.reporter import Reporter
 from sr_deploy.upscale.run import plan_run, scale_of
 from sr_deploy.upscale.upscaler import Upscaler
@@ -52,7 +52,8 @@ class _PlanTeller:
             self._tell(f"{task.output}: exists; skipped if it is finished, else refused")
             return
         check_picture(task, self._options.result)
-        self._tell_result(task.source, task.output, hw, made, images=1)
+        per_px = 3 * picture.rgb.itemsize + more_per_px(picture, made, self._scale)
+        self._tell_result(task.source, task.output, hw, made, bytes_per_px=per_px)
 
     def video(self, job: VideoJob) -> None:
         """Tell what becomes of a video. Raises SrDeployErrors."""
@@ -66,12 +67,21 @@ class _PlanTeller:
         self._tell(f"would fail: {source}: {error.message}{hint}")
         self.problems.append(error.message)
 
-    def _tell_result(self, source: Path, output: Path, hw: HW, made: HW, *, images: int) -> None:
+    def _tell_result(
+        self,
+        source: Path,
+        output: Path,
+        hw: HW,
+        made: HW,
+        *,
+        images: int = 1,
+        bytes_per_px: int = 3,
+    ) -> None:
         parts = [f"{source}: {wh_text(hw)} -> {wh_text(made)} (width x height)"]
         if images != 1:
             parts.append(f"{images or 'an unknown number of'} frames")
         if self._upscaler is not None:
-            plan = self._upscaler.plan(hw)
+            plan = self._upscaler.plan(hw, bytes_per_px=bytes_per_px)
             seconds = self._seconds_per_px(self._upscaler) * plan.fed_px * max(images, 1)
             self.seconds += seconds
             parts += [str(plan), f"about {_time_text(seconds)}"]

@@ -246,6 +246,19 @@ def result_hw(picture: Picture, scale: int, target: Format, size: OutputSize) ->
     return hw
 
 
+def more_per_px(picture: Picture, hw: HW, scale: int) -> int:
+    """Return the bytes that a result of (h, w) takes a second time, per pixel of the network's.
+
+    It is resampled, and with alpha it is in OpenCV's order, too.
+    """
+    itemsize = picture.rgb.itemsize
+    made = picture.rgb.shape[0] * picture.rgb.shape[1] * scale**2
+    more = 0 if hw[0] * hw[1] == made else -(-3 * itemsize * hw[0] * hw[1] // made)
+    if picture.alpha is not None:
+        more += 6 * itemsize * max(1, -(-hw[0] * hw[1] // made))
+    return more
+
+
 def upscale_pixels(
     picture: Picture, upscaler: Upscaler, target: Format, size: OutputSize = NETWORK_SIZE
 ) -> Picture:
@@ -255,16 +268,13 @@ def upscale_pixels(
     picture = _fit_metadata(picture, target)
     if picture.rgb.shape[:2] != stored:  # turned upright
         hw = (hw[1], hw[0])
-    # Memory that the result takes a second time: resampled, and in OpenCV's order with alpha.
-    itemsize, pixels = picture.rgb.itemsize, picture.rgb.shape[0] * picture.rgb.shape[1]
-    made = pixels * upscaler.scale**2
-    more = 0 if hw[0] * hw[1] == made else -(-3 * itemsize * hw[0] * hw[1] // made)
+    more = more_per_px(picture, hw, upscaler.scale)
     rgb, alpha = picture.rgb, picture.alpha
     if alpha is not None:
         rgb = _fill_invisible(rgb, alpha)
-        more += 6 * itemsize * max(1, -(-hw[0] * hw[1] // made))
-        alpha = opencv().resize(alpha, (hw[1], hw[0]), interpolation=opencv().INTER_CUBIC)
     out = resample(upscaler.upscale_rgb(rgb, more_per_px=more), hw)
+    if alpha is not None:
+        alpha = opencv().resize(alpha, (hw[1], hw[0]), interpolation=opencv().INTER_CUBIC)
     metadata = dict(picture.metadata)
     if EXIF in metadata:
         metadata[EXIF] = resize_exif(metadata[EXIF], hw)

@@ -35,6 +35,8 @@ from sr_deploy.upscale.memory import (
 )
 
 _WHITE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1}
+_SMALL_PX = (2 * PROBE_PX) ** 2
+"""The LR pixels of the largest probe."""
 
 
 class Upscaler:
@@ -153,7 +155,7 @@ class Upscaler:
         """
         key = (hw, bytes_per_px)
         if key not in self._plans:
-            if not self._measured and self._is_small(hw):
+            if not self._measured and self._is_small(hw, bytes_per_px):
                 return self._plan_tiles(hw, None)
             if not self._measured:
                 self._measure()
@@ -289,9 +291,13 @@ class Upscaler:
         if self.max_memory is None and resident is not None and available is not None:
             self.max_memory = resident + available // (4 * self._sharing.processes)
 
-    def _is_small(self, hw: HW) -> bool:
-        """Return whether an image takes no more than the probes would, so that none are needed."""
-        return self.max_memory is None and math.prod(hw) <= (2 * PROBE_PX) ** 2
+    def _is_small(self, hw: HW, bytes_per_px: int) -> bool:
+        """Return whether an image takes no more than the probes would, so that none are needed.
+
+        A small image may be resampled to a large one: its result must be small, too.
+        """
+        small = math.prod(hw) <= _SMALL_PX and math.prod(hw) * bytes_per_px <= 24 * _SMALL_PX
+        return self.max_memory is None and small
 
     def _host_need(self) -> Optional[MemoryNeed]:
         """Return the need of a tile: as measured before, or by probes now."""

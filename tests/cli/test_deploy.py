@@ -227,6 +227,7 @@ def test_folders_of_other_things_are_refused(cpu, deploy, srn, tmp_path, small):
         (("asrn_x4", "--target", "cpu", "--fps", "0"), "expected a number above 0"),
         (("asrn_x4", "--target", "cpu", "--size", "12"), "is not a size"),
         (("net.engine", "--target", "cpu"), "is an engine"),
+        (("asrn_x4", "--target", "cpu", "--data", "photos"), "there is no folder photos"),
     ],
 )
 def test_bad_input_writes_nothing(fails, tmp_path, monkeypatch, arguments, words):

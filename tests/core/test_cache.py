@@ -9,6 +9,8 @@ from sr_deploy.core.cache import cache_folder, key_of, read_cached, write_cached
 def test_the_folder_is_that_of_the_variable_or_of_the_system(tmp_path, monkeypatch):
     monkeypatch.setenv("SRDEPLOY_CACHE", str(tmp_path / "mine"))
     assert cache_folder() == tmp_path / "mine"
+    monkeypatch.setenv("SRDEPLOY_CACHE", "~/mine")  # no shell has expanded it
+    assert cache_folder() == Path.home() / "mine"
     monkeypatch.delenv("SRDEPLOY_CACHE")
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
 from sr_deploy.core.cache import cache_folder  # noqa: E402
-from sr_deploy.core.errors import ExportError, VariantError  # noqa: E402
+from sr_deploy.core.errors import ExportError, InputError, VariantError  # noqa: E402
 from sr_deploy.core.run_options import RunOptions  # noqa: E402
 from sr_deploy.core.shipped import DEFAULT_MODELS, find_checkpoint, read_card  # noqa: E402
 from sr_deploy.core.spec import Variant  # noqa: E402
@@ -148,6 +148,31 @@ def test_entries_that_are_not_used_are_removed(tiny, cache):
     os.utime(first, (0, 0))
     opener.describe_one(tiny, "d2")
     assert not first.exists()
+
+
+def test_other_files_beside_the_entries_are_left_alone(tiny, cache):
+    """SRDEPLOY_CACHE may name a folder that has a folder `models` of the user's."""
+    mine = cache / "models" / "best.run.1"
+    mine.mkdir(parents=True)
+    killed = cache / "models" / ".partial-abc"
+    killed.mkdir()
+    for path in (mine, killed):
+        os.utime(path, (0, 0))
+    opener.describe_one(tiny, "d1")
+    assert mine.is_dir() and not killed.exists()
+
+
+def test_a_file_in_the_place_of_an_entry_is_replaced(tiny, cache):
+    entry = made.Path(opener.describe_one(tiny, "d1").source).parent
+    shutil.rmtree(entry)
+    entry.write_text("damaged")
+    assert opener.describe_one(tiny, "d1").kind == "engine"
+
+
+def test_settings_of_torch_contradict_another_runtime(tiny, cache):
+    with pytest.raises(InputError, match="--precision is for networks that torch runs"):
+        opener.describe_one(tiny, "d1", RunOptions(runtime="onnxruntime", precision="fp16"))
+    assert opener.describe_one(tiny, "d1", RunOptions(precision="fp16")).backend == "torch"
 
 
 @pytest.mark.parametrize("name", DEFAULT_MODELS.values())

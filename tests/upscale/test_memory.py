@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.pictures.formats import format_for
 from sr_deploy.upscale import memory
 from sr_deploy.upscale.memory import MemorySharing
+from sr_deploy.upscale.output_size import OutputSize, parse_box
+from sr_deploy.upscale.pictures import Picture, upscale_pixels
 from sr_deploy.upscale.upscaler import Upscaler
 
 linux = pytest.mark.skipif(
@@ -111,6 +117,19 @@ def test_further_memory_of_the_caller_counts(sessions, monkeypatch):
         upscaler.upscale_rgb(image, more_per_px=more)
         estimates.append(upscaler.estimated_bytes)
     assert estimates[1] - estimates[0] == 100 * 600 * 600
+
+
+@linux
+def test_the_large_result_of_a_small_picture_counts(sessions):
+    picture = Picture(np.zeros((24, 32, 3), np.uint8), alpha=np.zeros((24, 32), np.uint8))
+    for size, alpha in itertools.product(["999999x999999", "300000x300000"], [picture.alpha, None]):
+        with pytest.raises(InputError, match="24x32 cannot be upscaled within"):
+            upscale_pixels(
+                dataclasses.replace(picture, alpha=alpha),
+                Upscaler(sessions["blur"]()),
+                format_for(Path("a.png")),
+                OutputSize(box=parse_box(size)),
+            )
 
 
 def test_the_default_bound_is_a_share_of_the_available_memory(sessions, monkeypatch):
