@@ -110,5 +110,5 @@ def _macs(row: BenchmarkRow) -> Optional[float]:
 
 
 def _text(row: BenchmarkRow) -> str:
-    parts = [(row.psnr_db, 2, "dB"), (frame_ms(row), 1, "ms"), (_macs(row), 1, "G")]
+    parts = [(row.psnr_db, 2, "dB"), (frame_ms(row), 1, "ms"), (_macs(row), 1, "G FLOPs")]
     return ", ".join(f"{number(v, digits)} {unit}" for v, digits, unit in parts if v is not None)

@@ -30,7 +30,8 @@ class Bound:
         if value is None:
             return f"{self.name}: not known"
         if (value < limit) if self.is_minimum else (value > limit):
-            return f"{value:.3f} {self.unit} is {'below' if self.is_minimum else 'above'} {limit:g}"
+            side = "below" if self.is_minimum else "above"
+            return f"{value:.3f} {self.unit} is {side} {limit:.6g} {self.unit}"
         return ""
 
     def nearest(self, rows: Sequence[Named]) -> str:
@@ -195,4 +196,4 @@ def _remarks(
 
 def _summary(row: BenchmarkRow) -> str:
     gflops = number(row.macs_g, 2) or "unknown"
-    return f"{number(row.psnr_db, 3)} dB, {number(frame_ms(row), 2)} ms, {gflops} G"
+    return f"{number(row.psnr_db, 3)} dB, {number(frame_ms(row), 2)} ms, {gflops} G FLOPs"
