@@ -12,7 +12,7 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.pictures.formats import format_for
 from sr_deploy.upscale import memory
 from sr_deploy.upscale.memory import MemorySharing
-from sr_deploy.upscale.output_size import OutputSize, parse_box
+from sr_deploy.upscale.output_size import OutputSize, parse_wh
 from sr_deploy.upscale.pictures import Picture, upscale_pixels
 from sr_deploy.upscale.upscaler import Upscaler
 
@@ -128,7 +128,7 @@ def test_the_large_result_of_a_small_picture_counts(sessions):
                 dataclasses.replace(picture, alpha=alpha),
                 Upscaler(sessions["blur"]()),
                 format_for(Path("a.png")),
-                OutputSize(box=parse_box(size)),
+                OutputSize(box=parse_wh(size)),
             )
 
 
