@@ -12,7 +12,7 @@ from sr_deploy.bench.measure import MeasureOptions, quality_fields, rows_from_ar
 from sr_deploy.bench.network_rows import recorded_row, row_of
 from sr_deploy.core.cache import key_of
 from sr_deploy.core.device import cpu_name
-from sr_deploy.core.errors import ArtifactError, MissingPackageError
+from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.files import write_text
 from sr_deploy.core.progress import as_progress
 from sr_deploy.core.run_options import CPU_RUN
@@ -43,7 +43,11 @@ def measure_parts(
     images = image_set(options.data)
     file = folder / ROWS
     drop_partial_line(file)
-    old_rows = read_rows(file) if file.exists() else []
+    try:
+        old_rows = read_rows(file) if file.exists() else []
+    except InputError as e:
+        e.hint = e.hint or f"remove {file}: all is measured again then"
+        raise
     ours = [row for row in old_rows if row.cell.startswith(DEPLOY_CELL) and not row.error]
     known = {row.cell: row for row in ours}
     rows: List[BenchmarkRow] = []

@@ -54,7 +54,11 @@ def read_record(folder: Path) -> Optional[DeployRecord]:
     Raises InputError for a folder with other files.
     """
     if (folder / FILE).is_file():
-        record = read_dataclass(DeployRecord, folder / FILE, InputError)
+        try:
+            record = read_dataclass(DeployRecord, folder / FILE, InputError)
+        except InputError as e:
+            e.hint = e.hint or "give another folder with -o"
+            raise
         if record.schema != 1:
             raise InputError(
                 f"{folder / FILE} is of schema {record.schema}; expected 1",

@@ -219,6 +219,20 @@ def test_folders_of_other_things_are_refused(cpu, deploy, srn, tmp_path, small):
 
 
 @pytest.mark.parametrize(
+    ("name", "hint"),
+    [("rows.jsonl", "all is measured again then"), ("deploy.json", "give another folder with -o")],
+)
+def test_damaged_files_of_a_deployment_are_named_with_what_to_do(
+    cpu, deploy, tmp_path, small, name, hint
+):
+    folder = tmp_path / "out"
+    (folder / name).write_text("damaged\n")
+    result = deploy(small)
+    assert result.exit_code == 1 and name in result.stderr and hint in result.stderr
+    assert (folder / name).read_text() == "damaged\n"
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("nothing_x4", "--target", "cpu"), "nothing_x4"),
