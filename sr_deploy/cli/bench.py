@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
@@ -14,7 +15,7 @@ from sr_deploy.cli.output import emit_json, log
 from sr_deploy.cli.run_options import run_options
 from sr_deploy.cli.tables import emit_rows, format_option
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.shipped import DEFAULT_MODELS
+from sr_deploy.core.shipped import DEFAULT_MODELS, shipped_graphs
 from sr_deploy.core.workspace import ENGINES, ROWS
 from sr_deploy.results.protocols import DEFAULT_PROTOCOL, PROTOCOL_NAMES
 
@@ -188,8 +189,12 @@ def _networks_here(run: Any) -> Tuple[str, ...]:
         folders = dict.fromkeys(str(path.parent) for path in found.networks)
         log(f"{len(found.networks)} networks in {', '.join(folders)}: about 10 s each on two cores")
         return tuple(map(str, found.networks))
-    model = DEFAULT_MODELS[4]
-    log(f"{ENGINES} has nothing that can be measured here: the shipped {model} is measured")
+    model, rest = DEFAULT_MODELS[4], ""
+    if find_spec("torch") is None:  # its shipped graph needs none
+        graph = next(shipped_graphs().glob(f"{model}.*.onnx"))
+        model = ".".join(graph.name.split(".")[:2])
+        rest = "; its other variants need torch"
+    log(f"{ENGINES} has nothing that can be measured here: the shipped {model} is measured{rest}")
     return (model,)
 
 

@@ -233,6 +233,14 @@ def test_bench_takes_a_shipped_model_where_nothing_is(run_cli, monkeypatch, expo
     assert len(read_rows(Path("engines/rows/rows.jsonl"))) == 2
 
 
+def test_bench_without_torch_takes_the_shipped_graph(run_cli, monkeypatch, data):
+    monkeypatch.setattr("sr_deploy.cli.bench.find_spec", lambda name: None)
+    result = ok(run_cli("bench", "--data", data, "--runs", 1, "--size", "16x16"))
+    assert "asrn_x4.d5 is measured; its other variants need torch" in result.stderr
+    (row,) = read_rows(Path("engines/rows/rows.jsonl"))
+    assert (row.model, row.variant) == ("asrn_x4", "d5")
+
+
 def test_a_graph_that_changed_since_its_engine_was_built_is_told(graphs_of, run_cli):
     from sr_deploy.deploy.workspace import measurable_here
 
