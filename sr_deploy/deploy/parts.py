@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence
 
-from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError, SrDeployError
+from sr_deploy.core.errors import (
+    ArtifactError,
+    InputError,
+    MissingPackageError,
+    SrDeployError,
+    how_to_install,
+)
 from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
 from sr_deploy.core.network_code import is_code, parse_code
 from sr_deploy.core.shipped import shipped_checkpoints
@@ -110,6 +116,8 @@ def make_parts(
     if profile.runtime in ONNX_RUNTIMES:  # its engines are built where they run, from the graphs
         return parts
     bundle = bundle_from_onnx(graphs, folder / BUNDLE, target=options.target, progress=progress)
+    if profile.runtime == "tensorrt-rtx":  # it builds without a GPU
+        progress(f"to build here: {how_to_install('tensorrt_rtx')}, then the same command again")
     return replace(parts, bundle=bundle)
 
 

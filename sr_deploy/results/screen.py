@@ -230,13 +230,14 @@ def _shared(rows: Sequence[BenchmarkRow]) -> str:
         runtime += f" {row.backend_version}".rstrip()
     target = f"target {same['target']}" if same.get("target") else ""
     size = same.get("LR size", "")
+    timed = any(r.latency_ms_median is not None for r in here)
     scored = sum(i["split"] == "valid" for i in row.images)
     parts = [
         f"{_images(row.set, scored)}, PSNR of {row.metric.upper()}"
         if row.set and row.metric
         else "",
         f"LR {size}" if row.input_hw and size else size and "each image in its own size",
-        "" if len({r.protocol for r in here}) > 1 else _protocol(row),
+        _protocol(row) if timed and len({r.protocol for r in here}) == 1 else "",
         ", ".join(filter(None, [runtime, target, same.get("precision"), same.get("settings")])),
         f"{same['rate [Hz]']} frames a second" if same.get("rate [Hz]") else "",
         same.get("device", ""),

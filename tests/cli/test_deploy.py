@@ -346,6 +346,15 @@ def test_rtx_engines_are_built_and_not_timed_without_a_gpu(imported, deploy, tmp
     assert f"chosen: {data['chosen']}: the highest PSNR" in result.stdout
 
 
+def test_rtx_without_its_library_tells_how_to_build_here(imported, deploy, monkeypatch):
+    for module in ("parts", "plan"):
+        monkeypatch.setattr(f"sr_deploy.deploy.{module}.why_not_here", lambda p: ("absent", False))
+    result = deploy("rtx", "--size", "24x32", model=imported)
+    assert result.exit_code == 0, result.output
+    assert "to build here: pip install 'tensorrt-rtx" in result.stderr
+    assert "not timed on 'rtx'" in result.output and "median time" not in result.stdout
+
+
 def test_the_folder_is_named_by_model_and_target():
     options = deployment.DeployOptions("xavier")
     model, folder, found = deployment.planned_deployment(None, None, options)
