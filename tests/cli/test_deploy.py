@@ -160,6 +160,13 @@ def test_another_size_replaces_what_is_no_part_any_more(imported, deploy, tmp_pa
     assert [json.loads(line)["input_hw"] for line in rows] == [[24, 40]]
 
 
+def test_a_graph_of_many_sizes_is_timed_again_for_another_size(cpu, deploy, tmp_path, small):
+    result = deploy(small, "--size", "16x32")
+    assert result.exit_code == 0, result.output
+    rows = (tmp_path / "out" / "rows.jsonl").read_text().splitlines()
+    assert [json.loads(line)["input_hw"] for line in rows] == [[16, 32]] * 2
+
+
 def test_graphs_are_kept_where_nothing_exports(cpu, deploy, tmp_path, monkeypatch, small):
     monkeypatch.setitem(__import__("sys").modules, "sr_deploy.export.pipeline", None)
     result = deploy(small)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -179,6 +180,17 @@ def here(tmp_path, monkeypatch):
         pixels = np.random.default_rng(i).integers(0, 256, (12, 16, 3), dtype=np.uint8)
         cv2.imwrite(name, pixels)
     return tmp_path
+
+
+def test_a_failure_in_one_of_several_jobs_does_not_stop_the_others_and_is_an_error(run_cli, here):
+    for name in ("first", "second"):
+        (here / name).mkdir()
+        shutil.copy("b.png", name)
+    (here / "first" / "bad.png").write_bytes(b"no picture")
+    result = run_cli("upscale", "first", "second", *SMALL)
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == ["first_x4/b.png", "second_x4/b.png"]
+    assert "error: not everything was upscaled: 1 of the pictures" in result.stderr
 
 
 def test_without_an_output_the_result_is_beside_and_a_second_run_says_so(run_cli, here):

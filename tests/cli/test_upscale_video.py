@@ -147,3 +147,18 @@ def test_a_dry_run_of_a_video(run_cli, film, tmp_path):
     assert result.stdout == f"{tmp_path / 'film_x2.mp4'}\n"
     assert "32x24 -> 64x48 (width x height), 6 frames, 24x32 whole, about" in result.stderr
     assert list(tmp_path.iterdir()) == [film]
+
+
+@pytest.mark.parametrize("governed", [(), ("--governor", "--fps", "1000")])
+def test_memory_is_reserved_for_the_frames_that_wait(run_cli, film, monkeypatch, governed):
+    reserved = []
+
+    def noted(self, network, *, sharing, **given):
+        reserved.append(sharing.reserved_results)
+        return upscaler(self, network, sharing=sharing, **given)
+
+    upscaler = options.UpscaleOptions.upscaler
+    monkeypatch.setattr(options.UpscaleOptions, "upscaler", noted)
+    result = run_cli("upscale", film, *MODEL, *governed)
+    assert result.exit_code == 0, result.stderr
+    assert len(reserved) == (3 if governed else 1) and min(reserved) > 9

@@ -54,6 +54,11 @@ def test_without_a_limit_the_highest_psnr_is_chosen_and_the_rule_is_said():
     assert "net_x4.d1 is 4.0 times as fast" in choice.remarks[0] and "--fps" in choice.remarks[0]
 
 
+def test_of_an_equal_psnr_the_fastest_is_chosen():
+    equal = [row("d1", 20.0, 30.6, 1), row("d2", 10.0, 30.6, 2), row("d3", 40.0, 30.6, 3)]
+    assert choose(equal, options()).name == "net_x4.d2"
+
+
 def test_limits_that_none_meets_are_told_with_the_nearest():
     choice = choose(TIMED, options(fps=200))
     assert (choice.name, choice.by_time) == ("", True)
