@@ -139,7 +139,7 @@ def _models(text: str, variants: Variants, run: RunOptions) -> Optional[List[Mod
     None for other texts, for a checkpoint that is damaged or whose variants contradict the text,
     and where torch runs checkpoints.
     """
-    if run.runtime == TORCH or (run.torch_settings and run.runtime is None):
+    if run.runtime == TORCH or run.torch_settings:
         return None
     source, variant = opener.split_variant(text)
     weights = find_checkpoint(source) if opener.kind_of(source) == "checkpoint" else None

@@ -169,10 +169,12 @@ def test_a_file_in_the_place_of_an_entry_is_replaced(tiny, cache):
     assert opener.describe_one(tiny, "d1").kind == "engine"
 
 
-def test_settings_of_torch_contradict_another_runtime(tiny, cache):
-    with pytest.raises(InputError, match="--precision is for networks that torch runs"):
-        opener.describe_one(tiny, "d1", RunOptions(runtime="onnxruntime", precision="fp16"))
+def test_settings_of_torch_contradict_another_runtime_before_anything_is_prepared(tiny, cache):
+    both = RunOptions(runtime="onnxruntime", precision="fp16")
+    with pytest.raises(InputError, match="is not run by onnxruntime, but by torch"):
+        opener.open_session(tiny, "d1", both)
     assert opener.describe_one(tiny, "d1", RunOptions(precision="fp16")).backend == "torch"
+    assert not (cache / "models").exists()
 
 
 @pytest.mark.parametrize("name", DEFAULT_MODELS.values())
