@@ -1,5 +1,6 @@
 """Models in their fastest form: an engine in the cache, made once, equal to torch."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -202,3 +203,17 @@ def test_a_default_model_needs_no_torch(cache):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "(1, 3, 20, 16)"
     assert (cache / "models").is_dir() and cache_folder() == cache
+
+
+def test_a_shipped_graph_is_not_taken_for_other_weights_of_the_same_name():
+    weights = find_checkpoint("asrn_x4")
+    card = read_card(weights)
+    assert shipped_graph(ModelVariant(weights, card, "d5"), ON_CPU) is not None
+    other = dataclasses.replace(card, weights_sha256="0" * 64)
+    assert shipped_graph(ModelVariant(weights, other, "d5"), ON_CPU) is None
+
+
+def test_what_other_code_exported_is_made_again(tiny, cache, monkeypatch):
+    first = opener.describe_one(tiny, "d1").source
+    monkeypatch.setattr(made, "_code_digest", lambda: "other")
+    assert opener.describe_one(tiny, "d1").source != first
