@@ -225,7 +225,7 @@ def test_an_engine_of_the_cpu_is_not_run_on_a_gpu(tiny, tmp_path, monkeypatch):
     with pytest.raises(CannotRunHereError, match="engine of target 'cpu'.*runs on cpu"):
         OnnxRuntimeBackend().open(engine, manifest, ON_CUDA)
     with pytest.raises(InputError, match="unknown runtime"):
-        RunOptions(runtime="tensorrt")
+        RunOptions(runtime="tensort")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
