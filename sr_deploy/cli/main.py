@@ -41,6 +41,8 @@ _VALUES_OF_TYPES = {
     type(click.FLOAT): "X",
     click.FloatRange: "X",
 }
+_HELP: Dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+"""How the help of all commands is asked for and drawn."""
 _COLUMN = 42
 """Width of the examples in the help."""
 
@@ -89,6 +91,7 @@ class _Group(click.Group):
             entry = COMMANDS[cmd_name]
             module, function = entry.defined.split(":")
             command = getattr(importlib.import_module(f"sr_deploy.cli.{module}"), function)
+            command.context_settings = {**_HELP, **command.context_settings}
             command.epilog = command.epilog or f"Example: srdeploy {entry.example}"
             complete_by_name(command)
             _name_values(command)
@@ -136,9 +139,6 @@ class _Group(click.Group):
                 raise
             name, reason = os.fsdecode(e.filename), e.strerror or str(e)
             _fail(InputError(f"cannot use {name}: {reason}", hint=write_hint(e)))
-
-
-_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 @click.group(cls=_Group, context_settings=_HELP, epilog="All options: srdeploy COMMAND --help")

@@ -39,8 +39,7 @@ def test_a_command_at_work_ends_when_its_parent_does(asrn, data):
     with started(
         *bench, "--protocol", "steady", "--protocol", "ntire2022", stdout=subprocess.DEVNULL
     ) as child:
-        assert (
-            "d1 (torch), ntire2022" in child.stderr.readline()
-        )  # now it waits for frames, for a quarter of an hour
+        # Then it waits for frames, for a quarter of an hour.
+        assert any("d1 (torch), ntire2022" in line for line in child.stderr)
         child.stdin.close()
         assert child.wait(60) != 0
