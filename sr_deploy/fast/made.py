@@ -20,8 +20,8 @@ from typing import Optional
 
 from sr_deploy.core.cache import cache_folder, key_of
 from sr_deploy.core.errors import ArtifactError, MissingPackageError
-from sr_deploy.core.files import files_with_suffix, make_output_folder, sha256_of
-from sr_deploy.core.manifest import Manifest, read_manifest
+from sr_deploy.core.files import files_with_suffix, make_output_folder, sha256_of, write_bytes
+from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
 from sr_deploy.core.providers import BUILDERS
 from sr_deploy.core.shipped import shipped_graphs
 from sr_deploy.core.sizes import up_to_multiple
@@ -81,9 +81,8 @@ def make(model: ModelVariant, way: ModelWay) -> Path:
 
             engine_from_onnx(graph, folder, target=way.target)
         else:
-            folder.mkdir()
-            for path in (graph, graph.with_name(graph.name + ".json")):
-                shutil.copy(str(path), str(folder / path.name))
+            for path in (graph, manifest_path(graph)):
+                write_bytes(folder / path.name, path.read_bytes())
         if os.path.lexists(str(entry)) and find(model, way) is None:  # damaged
             shutil.rmtree(str(entry), ignore_errors=True)
             with contextlib.suppress(OSError):

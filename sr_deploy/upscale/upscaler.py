@@ -16,7 +16,7 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.progress import Progress
 from sr_deploy.core.session import ExecutedWork, Session
 from sr_deploy.core.sizes import HW, hw_text
-from sr_deploy.fast.opener import open_session
+from sr_deploy.fast.opener import describe_one
 from sr_deploy.runtime.device_tiles import DeviceTiles
 from sr_deploy.runtime.tiled import HostTiles, TiledRun
 from sr_deploy.runtime.tiling import TilePlan, plan_tiles, plan_whole, smallest_px
@@ -68,7 +68,8 @@ class Upscaler:
         where memory cannot be measured.
         """
         if not isinstance(session, Session):
-            session = open_session(session, progress=log)
+            network = describe_one(session, progress=log)
+            session, identity = network.open(), identity or network.identity
         self.session, self.scale = session, session.scale
         self._network = identity
         inexact_tiles = tile is not None and session.halo_px is None
@@ -340,7 +341,9 @@ def upscale_image(
     ...     sr_deploy.upscale_image(np.zeros((24, 32, 3), np.float32), session).shape
     (96, 128, 3)
     """
-    if not isinstance(session, Session):
-        with open_session(session) as opened:
-            return upscale_image(image, opened, tile=tile, max_memory=max_memory)
-    return Upscaler(session, tile=tile, max_memory=max_memory).upscale_rgb(image)
+    upscaler = Upscaler(session, tile=tile, max_memory=max_memory)
+    try:
+        return upscaler.upscale_rgb(image)
+    finally:
+        if upscaler.session is not session:  # opened here
+            upscaler.close()

@@ -190,3 +190,15 @@ def test_a_need_is_measured_once_for_a_network_and_small_images_need_no_probes(
     other = sessions["blur"]()
     Upscaler(other, identity="abcd")(np.zeros((129, 128, 3), np.uint8))
     assert len(other.fed) == 5
+
+
+@linux
+def test_a_model_by_name_keeps_its_need_too(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    monkeypatch.setenv("SRDEPLOY_CACHE", str(tmp_path))
+    upscaler = Upscaler("asrn_x2")
+    upscaler.plan((200, 200))
+    upscaler.close()
+    assert len(list((tmp_path / "memory").iterdir())) == 1
+    monkeypatch.setattr("sr_deploy.upscale.upscaler.measure_need", None)
+    Upscaler("asrn_x2").plan((200, 200))
