@@ -40,7 +40,7 @@ from sr_deploy.upscale.pictures import read_picture, result_hw
 from sr_deploy.upscale.power import live_watts
 from sr_deploy.upscale.reporter import Reporter
 from sr_deploy.upscale.upscaler import Upscaler
-from sr_deploy.upscale.video import VideoUpscaler, upscale_video
+from sr_deploy.upscale.video import VideoUpscaler, check_paths, upscale_video
 from sr_deploy.upscale.video_encode import encoder_results
 from sr_deploy.upscale.video_source import probe_video
 from sr_deploy.upscale.workers import upscale_pictures
@@ -143,7 +143,11 @@ def _run_job(job: Job, options: UpscaleOptions, reporter: Reporter) -> None:
         _upscale_pictures(job, options, reporter)
         return
     picture = None
-    if isinstance(job, PictureTask):  # what cannot be used is refused before a network is made
+    # What cannot be used is refused before a network is made.
+    if isinstance(job, VideoJob):
+        check_paths(job.source, job.output, options.force)
+        probe_video(job.source)
+    if isinstance(job, PictureTask):
         check_picture(job, options.result)
         picture = read_picture(job.source)
         result_hw(picture, 1, format_for(job.output), options.size)

@@ -162,3 +162,19 @@ def test_memory_is_reserved_for_the_frames_that_wait(run_cli, film, monkeypatch,
     result = run_cli("upscale", film, *MODEL, *governed)
     assert result.exit_code == 0, result.stderr
     assert len(reserved) == (3 if governed else 1) and min(reserved) > 9
+
+
+@pytest.mark.parametrize("governed", [(), ("--governor", "--fps", "24")])
+def test_what_is_no_video_is_refused_before_a_network_is_made(
+    run_cli, film, tmp_path, monkeypatch, governed
+):
+    def network(self, *given):
+        raise AssertionError("a network was made")
+
+    monkeypatch.setattr(options.UpscaleOptions, "network", network)
+    monkeypatch.setattr("sr_deploy.upscale.run.describe_family", network)
+    (tmp_path / "notes.txt").write_text("hi")
+    result = run_cli("upscale", tmp_path / "notes.txt", *MODEL, *governed)
+    assert result.exit_code == 1 and "cannot be read as a video" in result.stderr
+    result = run_cli("upscale", film, *MODEL, *governed, "-o", film)
+    assert result.exit_code == 1 and "a network" not in result.stderr
