@@ -15,7 +15,9 @@ from sr_deploy.cli.output import emit_json, log
 from sr_deploy.cli.run_options import run_options
 from sr_deploy.cli.tables import emit_rows, format_option
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.shipped import DEFAULT_MODELS, shipped_graphs
+from sr_deploy.core.files import data_folder
+from sr_deploy.core.shipped import CHECKPOINT_SUFFIX, DEFAULT_MODELS, read_card
+from sr_deploy.core.spec import network_name
 from sr_deploy.core.workspace import ENGINES, ROWS
 from sr_deploy.results.protocols import DEFAULT_PROTOCOL, PROTOCOL_NAMES
 
@@ -191,8 +193,8 @@ def _networks_here(run: Any) -> Tuple[str, ...]:
         return tuple(map(str, found.networks))
     model, rest = DEFAULT_MODELS[4], ""
     if find_spec("torch") is None:  # its shipped graph needs none
-        graph = next(shipped_graphs().glob(f"{model}.*.onnx"))
-        model = ".".join(graph.name.split(".")[:2])
+        card = read_card(data_folder("models") / f"{model}{CHECKPOINT_SUFFIX}")
+        model = network_name(model, card.variants[-1])
         rest = "; its other variants need torch"
     log(f"{ENGINES} has nothing that can be measured here: the shipped {model} is measured{rest}")
     return (model,)

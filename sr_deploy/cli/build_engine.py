@@ -13,7 +13,7 @@ import click
 
 from sr_deploy.cli.output import emit, emit_json, log
 from sr_deploy.cli.tables import TEXT, chosen_format, emit_table, format_option
-from sr_deploy.core.errors import ArtifactError, InputError
+from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.files import make_output_folder, remove_empty_folders, size_text
 from sr_deploy.core.manifest import UP_TO_DATE, manifest_path, parse_manifest
 from sr_deploy.core.session import BuildOptions
@@ -192,14 +192,9 @@ class _Where:
 
 
 def _targets_here() -> List[str]:
-    from sr_deploy.runtime.build import targets_here
+    from sr_deploy.runtime.build import target_names_here
 
-    names = [profile.name for profile in targets_here()]
-    if not names:
-        raise InputError(
-            "this machine can build for no target",
-            hint="srdeploy targets says why; --target writes a bundle that another machine builds",
-        )
+    names = target_names_here()
     log(f"targets of this machine: {', '.join(names)}")
     return names
 

@@ -163,15 +163,9 @@ def _folders(model: Optional[str], target: Optional[str], output: Optional[Path]
         return {target: output or graphs_folder(load_target(target).name)}
     if model is not None and output is not None:
         return {None: output}
-    from sr_deploy.runtime.build import targets_here
+    from sr_deploy.runtime.build import target_names_here
 
-    names = [profile.name for profile in targets_here()]
-    if not names:
-        raise InputError(
-            "this machine can build for no target",
-            hint="srdeploy targets says why; --target exports for another machine",
-        )
-    return {name: output / name if output else graphs_folder(name) for name in names}
+    return {name: output / name if output else graphs_folder(name) for name in target_names_here()}
 
 
 def _export_main_models(folders: Folders, options: Dict[str, Any]) -> None:

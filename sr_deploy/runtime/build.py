@@ -148,6 +148,18 @@ def targets_here() -> List[TargetProfile]:
     return [p for p in profiles if p not in boards or p in own]
 
 
+def target_names_here() -> List[str]:
+    """Return the names of `targets_here`. Raises InputError if there is none."""
+    names = [profile.name for profile in targets_here()]
+    if not names:
+        raise InputError(
+            "this machine can build for no target",
+            hint="srdeploy targets says why; --target exports for another machine, and writes a "
+            "bundle that it builds",
+        )
+    return names
+
+
 @dataclass(frozen=True)
 class PlannedEngine:
     """An engine that a build makes or keeps."""
