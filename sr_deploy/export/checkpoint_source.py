@@ -8,7 +8,7 @@ from torch import nn
 
 from sr_deploy.core.spec import Variant
 from sr_deploy.export.source import SourceFacts, TorchSource
-from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
+from sr_deploy.nets.checkpoint import Checkpoint, InputRanges, load_checkpoint
 
 
 class CheckpointSource(TorchSource):
@@ -41,3 +41,6 @@ class CheckpointSource(TorchSource):
 
     def network(self, variant: Variant) -> nn.Module:
         return self.checkpoint.network(str(variant))
+
+    def input_ranges(self, variant: Variant) -> InputRanges:
+        return self.checkpoint.ranges.get(str(variant), {})

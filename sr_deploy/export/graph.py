@@ -8,7 +8,7 @@ import logging
 import re
 import sys
 import warnings
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
 import onnx
 import torch
@@ -34,6 +34,24 @@ def graph_from_network(
     if sizes.dynamic:
         _name_dims(model)
     return model
+
+
+def ranges_of_nodes(
+    model: onnx.ModelProto, ranges: Mapping[str, Tuple[float, float]]
+) -> Dict[str, Tuple[float, float]]:
+    """Return ranges of layers' inputs by the names of the nodes that compute the layers.
+
+    ranges: by the layers' names in the fused network. A form of it that has several convolutions
+    for a layer names them after it, as `LAYER.parts.0`, and all read a part of its input.
+    """
+    found: Dict[str, Tuple[float, float]] = {}
+    for node in model.graph.node if ranges else ():
+        layer = node.input[1] if node.op_type in ("Conv", "ConvTranspose") else ""
+        while layer and layer not in ranges:
+            layer = layer.rpartition(".")[0]
+        if layer:
+            found[node.name] = ranges[layer]
+    return found
 
 
 def dynamic_dims(*dims: int) -> dict:

@@ -7,7 +7,7 @@ follows the FP32 graph, from half precision to the manifest, is common to them: 
 from __future__ import annotations
 
 import abc
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -20,7 +20,8 @@ from sr_deploy.core.sizes import Sizes, up_to_multiple
 from sr_deploy.core.spec import WHOLE, Variant
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.export.forms import PLAIN, apply_form, default_form, list_forms
-from sr_deploy.export.graph import graph_from_network
+from sr_deploy.export.graph import graph_from_network, ranges_of_nodes
+from sr_deploy.nets.checkpoint import InputRanges
 from sr_deploy.nets.complexity import COUNTERS, NTIRE_HW, count, count_record
 from sr_deploy.runtime.torch_device import torch_device
 from sr_deploy.runtime.torch_module import array_function
@@ -64,6 +65,8 @@ class SourceGraph:
     """Reports of the exact rewrites."""
     counts: Dict[str, Any]
     """As in `Manifest.counts`."""
+    learnt_ranges: Dict[str, Tuple[float, float]] = field(default_factory=dict)
+    """Of a network trained for INT8: (low, high) of the input of convolutions, by node name."""
 
 
 class Source(abc.ABC):
@@ -132,6 +135,10 @@ class TorchSource(Source):
     def network(self, variant: Variant) -> nn.Module:
         """Return the static network of a variant, in eval mode."""
 
+    def input_ranges(self, variant: Variant) -> InputRanges:
+        """Return the ranges that training for INT8 learnt."""
+        return {}
+
     def candidates(self, variant: Variant) -> List[str]:
         return list_forms(self.network(variant))
 
@@ -148,6 +155,7 @@ class TorchSource(Source):
             array_function(net, torch_device(CPU_RUN)),
             rewrites,
             counts_of(net, deployed, multiple),
+            ranges_of_nodes(model, self.input_ranges(variant)),
         )
 
 

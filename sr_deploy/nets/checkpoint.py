@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Union
+from types import MappingProxyType
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
+import torch
 from torch import Tensor, manual_seed, nn
 from torch.random import fork_rng
 
@@ -26,6 +28,11 @@ from sr_deploy.nets import ARCHITECTURES, FROM_WEIGHTS
 from sr_deploy.nets.architecture import Architecture
 from sr_deploy.nets.safetensors_reader import tensors_from_bytes
 
+InputRanges = Mapping[str, Tuple[float, float]]
+"""Ranges (low, high) of the inputs of convolutions, by their names in the fused network."""
+_RANGE = "int8."
+"""Begins the names of tensors that are ranges: `int8.VARIANT.LAYER`, each (low, high)."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -35,6 +42,8 @@ class Checkpoint:
     spec: ModelSpec
     weights: Dict[str, Tensor]
     path: Optional[Path] = None
+    ranges: Mapping[str, InputRanges] = field(default_factory=dict)
+    """Of a checkpoint trained for INT8, by variant; see `fuse_network` for the fused network."""
 
     def __repr__(self) -> str:
         variants = "..".join(dict.fromkeys(self.spec.variants[:1] + self.spec.variants[-1:]))
@@ -134,16 +143,29 @@ def load_checkpoint(model: Union[str, Path]) -> Checkpoint:
     """
     path = _checkpoint_path(str(model))
     spec = read_card(path)
-    weights = read_safetensors(path)
+    tensors = read_safetensors(path)
     check_digest(path, spec.weights_sha256)
-    checkpoint = Checkpoint(path.stem, spec, weights, path)
+    weights = {k: v for k, v in tensors.items() if not k.startswith(_RANGE)}
+    ranges = _read_ranges(tensors, spec.variants, source=str(path))
+    checkpoint = Checkpoint(path.stem, spec, weights, path, ranges)
     _check_card(checkpoint, source=str(path))
     return checkpoint
 
 
-def save_checkpoint(folder: Path, name: str, spec: ModelSpec, weights: dict) -> Path:
+def save_checkpoint(
+    folder: Path,
+    name: str,
+    spec: ModelSpec,
+    weights: dict,
+    ranges: Mapping[str, InputRanges] = MappingProxyType({}),
+) -> Path:
     """Write `name`.safetensors and its card to `folder`; return the path of the weights."""
-    return write_with_card(folder / (name + CHECKPOINT_SUFFIX), spec, weights)
+    learnt = {
+        f"{_RANGE}{variant}.{layer}": torch.tensor(bounds)
+        for variant, layers in ranges.items()
+        for layer, bounds in layers.items()
+    }
+    return write_with_card(folder / (name + CHECKPOINT_SUFFIX), spec, {**weights, **learnt})
 
 
 def write_with_card(path: Path, spec: Any, weights: dict) -> Path:
@@ -185,6 +207,26 @@ def read_safetensors(path: Path) -> Dict[str, Tensor]:
             f"{path} is not a valid safetensors file: {e}",
             hint="import a PyTorch state dict with: srdeploy import-checkpoint FILE -o DIR",
         ) from e
+
+
+def _read_ranges(
+    tensors: Mapping[str, Tensor], variants: Sequence[str], *, source: str
+) -> Dict[str, Dict[str, Tuple[float, float]]]:
+    """Return the ranges among a checkpoint's tensors. Raises CheckpointError for unusable ones."""
+    ranges: Dict[str, Dict[str, Tuple[float, float]]] = {}
+    for name, value in tensors.items():
+        if not name.startswith(_RANGE):
+            continue
+        variant, _, layer = name[len(_RANGE) :].partition(".")
+        low, high = value.tolist() if value.shape == (2,) else (math.nan, math.nan)
+        if variant not in variants or not -math.inf < low <= 0 < high < math.inf:
+            raise CheckpointError(
+                f"{source}: '{name}' is not the range of a layer's input; expected two numbers, "
+                f"at most 0 and above 0, of one of {', '.join(variants)}",
+                hint="train it again with the recipe int8, or use the checkpoint it began with",
+            )
+        ranges.setdefault(variant, {})[layer] = (low, high)
+    return ranges
 
 
 def check_digest(path: Path, sha256: str) -> None:

@@ -15,9 +15,11 @@ from sr_deploy.core.errors import ExportError
 from sr_deploy.core.sizes import parse_sizes
 from sr_deploy.core.spec import Variant
 from sr_deploy.export import opset as opsets
-from sr_deploy.export.graph import graph_from_network
+from sr_deploy.export.forms import apply_form
+from sr_deploy.export.graph import graph_from_network, ranges_of_nodes
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.complexity import count_record
+from sr_deploy.nets.fuse import fuse_network
 from sr_deploy.nets.reparameterised import ReparameterisedConv
 from sr_deploy.runtime.graph_counts import count_graph
 from sr_deploy.runtime.ort import raw_session
@@ -249,3 +251,19 @@ def test_sorts_and_powers_that_the_exporter_lacks():
 def test_the_exporter_prints_nothing(capfd):
     graph_from_network(torch.nn.Conv2d(3, 3, 1).eval(), parse_sizes("8x8"), opset=17)
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "arch, variant, form", [("asrn", "d1", "plain"), ("imdeception", "c4", "blocks-16")]
+)
+def test_learnt_ranges_reach_every_convolution_of_a_form(arch, variant, form):
+    net = ARCHITECTURES[arch].build(4, Variant.parse(variant))
+    fused, _ = fuse_network(net)
+    layers = [n for n, module in fused.named_modules() if isinstance(module, torch.nn.Conv2d)]
+    ranges = {layer: (-1.0, float(i)) for i, layer in enumerate(layers, 1)}
+    model = graph_from_network(apply_form(net, form)[0], parse_sizes("8x8"), opset=17)
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    found = ranges_of_nodes(model, ranges)
+    assert found.keys() == {node.name for node in convs}
+    assert set(found.values()) == set(ranges.values())
+    assert ranges_of_nodes(model, {}) == {}

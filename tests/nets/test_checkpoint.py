@@ -279,3 +279,25 @@ def test_saving_keeps_the_old_checkpoint_when_writing_fails(tmp_path, monkeypatc
 def test_a_checkpoint_has_a_short_repr(arch, variant, elastic, variants):
     spec = ARCHITECTURES[arch].spec(4, Variant.parse(variant), elastic=elastic)
     assert repr(Checkpoint("asrn_x4", spec, {})) == f"<Checkpoint asrn_x4 asrn x4 {variants}>"
+
+
+def test_learnt_ranges_are_kept_beside_the_weights(tmp_path):
+    plain = load_checkpoint(save(tmp_path))
+    ranges = {"d1": {"head": (0.0, 1.0), "body.0.expand": (-2.5, 3.0)}, "d2": {"head": (0.0, 1.0)}}
+    path = save_checkpoint(tmp_path / "int8", "net", plain.spec, plain.weights, ranges)
+    loaded = load_checkpoint(path)
+    assert loaded.ranges == ranges and plain.ranges == {}
+    assert loaded.weights.keys() == plain.weights.keys()
+    x = torch.rand(1, 3, 5, 6)
+    assert torch.equal(loaded.network("d1")(x), plain.network("d1")(x))
+
+
+@pytest.mark.parametrize(
+    "variant, bounds", [("d9", (0, 1)), ("d1", (0, 0)), ("d1", (0.5, 1)), ("d1", (0, math.nan))]
+)
+def test_ranges_that_cannot_be_used_are_refused(tmp_path, variant, bounds):
+    plain = load_checkpoint(save(tmp_path))
+    ranges = {variant: {"head": bounds}}
+    path = save_checkpoint(tmp_path, "int8", plain.spec, plain.weights, ranges)
+    with pytest.raises(CheckpointError, match=rf"'int8.{variant}.head' is not the range of"):
+        load_checkpoint(path)
