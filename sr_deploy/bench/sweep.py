@@ -21,9 +21,10 @@ from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.jsonio import from_dict, read_dataclass
 from sr_deploy.core.lifeline import run_with_lifeline, signal_name
 from sr_deploy.core.metrics import METRICS
+from sr_deploy.core.precisions import PRECISIONS
 from sr_deploy.core.run_options import RUN_PRECISIONS, RunOptions
 from sr_deploy.core.sizes import hw_text, parse_hw, parse_sizes
-from sr_deploy.core.target import PRECISIONS, load_target
+from sr_deploy.core.target import load_target
 from sr_deploy.results.protocols import DEFAULT_PROTOCOL, get_protocol, time_ms
 from sr_deploy.results.rows import BenchmarkRow, append_rows, drop_partial_line, read_rows
 from sr_deploy.runtime.opener import NetworkDescription, describe, kind_of

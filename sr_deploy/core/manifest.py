@@ -12,6 +12,7 @@ from sr_deploy.core.files import atomic_path, sha256_of
 from sr_deploy.core.interface import Interface
 from sr_deploy.core.jsonio import from_dict, read_dataclass, to_json
 from sr_deploy.core.onnx_file import artifact_sha256, graph_sha256, is_graph
+from sr_deploy.core.precisions import GRAPH_DTYPES, PRECISIONS, is_quantised
 from sr_deploy.core.target import TargetProfile, load_target, same_version
 
 _LIBRARIES = ("tensorrt", "tensorrt_rtx")
@@ -82,10 +83,12 @@ class Manifest:
 
     @property
     def graph_dtype(self) -> str:
-        """`precision_obtained`; `fp16` also for an FP16 graph with some nodes in FP32, and `fp32`
-        for a quantised one, whose other tensors are."""
+        """`precision_obtained`; `fp16` also for an FP16 graph with some nodes in FP32.
+
+        Of a quantised graph it is the type of its other tensors.
+        """
         if is_quantised(self.precision_obtained):
-            return "fp32"
+            return "fp16" if "fp16" in self.precision_obtained else "fp32"
         mixed = self.precision_obtained.startswith("mixed") and self.fp32_nodes
         return "fp16" if mixed else self.precision_obtained
 
@@ -103,16 +106,6 @@ def target_of(manifest: Manifest) -> TargetProfile:
         return load_target(manifest.target)
     source = "the profile in the manifest"
     return from_dict(TargetProfile, manifest.profile, source=source, error=ArtifactError)
-
-
-def mixed_precision(counts: Dict[str, int]) -> str:
-    """Return the precision of layers or tensors of several types: `mixed: 165 fp16, 3 fp32`."""
-    return "mixed: " + ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
-
-
-def is_quantised(precision: str) -> bool:
-    """Return whether a precision has 8-bit parts."""
-    return "int8" in precision or "fp8" in precision
 
 
 def manifest_path(artifact: Path) -> Path:
@@ -165,8 +158,12 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         text = getattr(manifest, key)
         if len(text) > 120 or not text.isprintable():
             yield f"{key} '{text[:60]!r}'"
-    for key in ("input_dtype", "output_dtype", "precision_asked"):
-        if getattr(manifest, key) not in ("fp32", "fp16"):
+    for key, known in (
+        ("input_dtype", GRAPH_DTYPES),
+        ("output_dtype", GRAPH_DTYPES),
+        ("precision_asked", PRECISIONS),
+    ):
+        if getattr(manifest, key) not in known:
             yield f"{key} '{getattr(manifest, key)[:20]}'"
     sizes = (manifest.min_shape, manifest.opt_shape, manifest.max_shape)
     if not all(1 <= a <= b <= c <= 16384 for a, b, c in zip(*sizes)):

@@ -63,7 +63,9 @@ _TABLE = (
 PROVIDERS = {provider.backend: provider for provider in _TABLE}
 TORCH = "torch"
 """The runtime of checkpoints and code."""
-BUILDERS = ("tensorrt", "tensorrt-rtx")
+TRTEXEC_RUNTIMES = ("tensorrt", "tensorrt-rtx")
+"""Runtimes whose engines can be built by trtexec too, on a board or by a bundle."""
+BUILDERS = TRTEXEC_RUNTIMES
 """Runtimes that run engines only, which they build of a model."""
 RUN_RUNTIMES = (TORCH, *BUILDERS, *PROVIDERS)
 """What `--runtime` takes."""

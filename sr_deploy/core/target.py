@@ -11,12 +11,39 @@ from typing import Dict, Iterator, List, Optional, Tuple
 from sr_deploy.core.errors import InputError, TargetError, did_you_mean
 from sr_deploy.core.files import data_folder
 from sr_deploy.core.jsonio import at_line, read_dataclass, to_json
-from sr_deploy.core.providers import BUILDERS, PROVIDERS
+from sr_deploy.core.precisions import GRAPH_DTYPES, PRECISIONS
+from sr_deploy.core.providers import BUILDERS, PROVIDERS, TRTEXEC_RUNTIMES
 from sr_deploy.core.sizes import parse_sizes
 
 ONNX_RUNTIMES = tuple(name for name, provider in PROVIDERS.items() if provider.builds)
 RUNTIMES = (*ONNX_RUNTIMES, *BUILDERS)
-PRECISIONS = ("fp32", "fp16")
+LOCAL_RUNTIMES = tuple(name for name in RUNTIMES if name not in TRTEXEC_RUNTIMES)
+"""Runtimes whose engines are built only where they run, never by trtexec."""
+PLACEMENTS = ("operators", "convolutions")
+ACTIVATIONS = ("uint8", "int8")
+
+
+@dataclass(frozen=True)
+class Int8Rules:
+    """Where and how the INT8 graphs of a target are quantised."""
+
+    placement: str
+    """`operators`: at the inputs and outputs of all operators that have 8-bit kernels.
+    `convolutions`: at the inputs of convolutions, and at the skip input of residual additions."""
+    activations: str
+    """`uint8` or `int8`. Weights are int8, with a scale for each output channel."""
+    symmetric: bool
+    """Whether the zero points of activations are 0 (128 of uint8)."""
+    quantised_bias: bool = False
+    """Whether biases are int32, in units of the product of both scales."""
+    rest: str = "fp32"
+    """Type of the tensors that are not quantised: `fp16` for strongly typed builders."""
+    reduce_range: bool = False
+    """Whether weights have 7 bits on CPUs without VNNI, where sums of products of 8 saturate."""
+    group_multiple: int = 1
+    """Grouped convolutions are quantised only if their number of groups is a multiple of this."""
+    channel_multiple: int = 1
+    """Convolutions are quantised only if the channels of each group are multiples of this."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +80,8 @@ class TargetProfile:
     software: str = ""
     unsupported: Tuple[str, ...] = ()
     """Features the vendor does not, or no longer, support on this target."""
+    int8: Optional[Int8Rules] = None
+    """How its INT8 graphs are quantised; needed if `precisions` has int8."""
 
     def version_bounds(self) -> List[Tuple[str, Tuple[int, ...]]]:
         """Return `runtime_versions` as (`>=` or `<`, version) pairs. Raises TargetError."""
@@ -71,6 +100,15 @@ class TargetProfile:
         """Whether a version of the runtime lies in `runtime_versions`. Raises TargetError."""
         number = _version(version)
         return all((number >= bound) == (sign == ">=") for sign, bound in self.version_bounds())
+
+    def graph_dtype(self, precision: str) -> str:
+        """Return the type of the tensors of a graph for an engine of a precision.
+
+        Those of INT8 graphs are of it between their Q/DQ pairs.
+        """
+        if precision == "int8" and self.int8 is not None:
+            return self.int8.rest
+        return self.fp16_graph if precision == "fp16" else "fp32"
 
     @property
     def digest(self) -> str:
@@ -147,14 +185,18 @@ def _problems(profile: TargetProfile, stem: str) -> Iterator[Tuple[str, str]]:
         yield "name", f"its name is '{profile.name}'; expected the file's name, '{stem}'"
     if profile.runtime not in RUNTIMES:
         yield "runtime", f"unknown runtime '{profile.runtime}'; expected {', '.join(RUNTIMES)}"
-    for key, values in (
-        ("precisions", profile.precisions),
-        ("fp16_graph", (profile.fp16_graph,)),
-        ("io_dtype", (profile.io_dtype,)),
+    for key, values, known in (
+        ("precisions", profile.precisions, PRECISIONS),
+        ("fp16_graph", (profile.fp16_graph,), GRAPH_DTYPES),
+        ("io_dtype", (profile.io_dtype,), GRAPH_DTYPES),
     ):
         for precision in values:
-            if precision not in PRECISIONS:
-                yield key, f"{key} contains '{precision}'; expected fp32 or fp16"
+            if precision not in known:
+                yield key, f"{key} contains '{precision}'; expected {' or '.join(known)}"
+    if ("int8" in profile.precisions) != (profile.int8 is not None):
+        yield "int8", "int8: the rules of INT8 graphs are given if and only if precisions has int8"
+    if profile.int8 is not None:
+        yield from _int8_problems(profile.int8)
     for shape in profile.shapes:
         try:
             parse_sizes(shape)
@@ -173,8 +215,9 @@ def _problems(profile: TargetProfile, stem: str) -> Iterator[Tuple[str, str]]:
         if not re.fullmatch("[0-9]{1,3}", number) or not isinstance(name, str):
             problem = "expected a number of nvpmodel and a name"
             yield "power_modes", f"power_modes: {problem}, found '{number}': {name!r}"
-    if profile.runtime == "onnxruntime" and set(profile.precisions) - {"fp32"}:
-        yield "precisions", "ONNX Runtime's CPU provider computes in FP32 only: expected fp32"
+    if profile.runtime == "onnxruntime" and set(profile.precisions) - {"fp32", "int8"}:
+        problem = "ONNX Runtime's CPU provider computes in FP32 and INT8 only"
+        yield "precisions", f"{problem}: expected fp32 or int8"
     if profile.runtime == "tensorrt-rtx":
         if profile.fp16_graph != "fp16":
             yield "fp16_graph", "TensorRT for RTX is strongly typed: fp16_graph must be fp16"
@@ -191,6 +234,20 @@ def _problems(profile: TargetProfile, stem: str) -> Iterator[Tuple[str, str]]:
     else:
         if len(bounds) == 2 and bounds[">="] >= bounds["<"]:
             yield "runtime_versions", f"the range '{profile.runtime_versions}' is empty"
+
+
+def _int8_problems(rules: Int8Rules) -> Iterator[Tuple[str, str]]:
+    for key, known in (
+        ("placement", PLACEMENTS),
+        ("activations", ACTIVATIONS),
+        ("rest", GRAPH_DTYPES),
+    ):
+        if getattr(rules, key) not in known:
+            problem = f"{key} is '{getattr(rules, key)}'; expected {' or '.join(known)}"
+            yield "int8", f"int8: {problem}"
+    for key in ("group_multiple", "channel_multiple"):
+        if not 1 <= getattr(rules, key) <= 1024:
+            yield "int8", f"int8: {key} is {getattr(rules, key)}; expected 1 to 1024"
 
 
 def same_version(a: str, b: str) -> bool:

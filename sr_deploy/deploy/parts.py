@@ -16,7 +16,7 @@ from sr_deploy.core.errors import (
 from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
 from sr_deploy.core.network_code import is_code, parse_code
 from sr_deploy.core.shipped import shipped_checkpoints
-from sr_deploy.core.target import ONNX_RUNTIMES
+from sr_deploy.core.target import LOCAL_RUNTIMES
 from sr_deploy.deploy.options import DeployOptions
 from sr_deploy.deploy.record import DeployRecord
 from sr_deploy.runtime.build import (
@@ -113,7 +113,7 @@ def make_parts(
         return parts
     if profile.runtime == "onnxruntime":
         check_builds_here(profile)
-    if profile.runtime in ONNX_RUNTIMES:  # its engines are built where they run, from the graphs
+    if profile.runtime in LOCAL_RUNTIMES:  # its engines are built where they run, from the graphs
         return parts
     bundle = bundle_from_onnx(graphs, folder / BUNDLE, target=options.target, progress=progress)
     if profile.runtime == "tensorrt-rtx":  # it builds without a GPU

@@ -11,7 +11,7 @@ from sr_deploy.core.errors import MissingPackageError, SrDeployError, how_to_ins
 from sr_deploy.core.shipped import MAIN_MODELS
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.core.spec import network_name
-from sr_deploy.core.target import ONNX_RUNTIMES
+from sr_deploy.core.target import LOCAL_RUNTIMES
 from sr_deploy.deploy.deployment import planned_deployment
 from sr_deploy.deploy.options import DeployOptions
 from sr_deploy.deploy.parts import GRAPHS, Model, export_job
@@ -92,7 +92,7 @@ def _engines(options: DeployOptions) -> str:
     if not why_not:
         reason = why_not_run(profile)
         return "built here" + (f", but not run: {reason}" if reason else " and timed here")
-    if profile.runtime in ONNX_RUNTIMES:
+    if profile.runtime in LOCAL_RUNTIMES:
         return f"not built here: {why_not}"
     text = "a bundle to build them elsewhere, as this machine cannot"
     if profile.runtime == "tensorrt-rtx":  # it builds without a GPU

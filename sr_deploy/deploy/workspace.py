@@ -13,7 +13,7 @@ from sr_deploy.core.errors import MissingPackageError, SrDeployError
 from sr_deploy.core.files import files_with_suffix
 from sr_deploy.core.manifest import Manifest, manifest_path, parse_manifest
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
-from sr_deploy.core.target import ONNX_RUNTIMES, load_target
+from sr_deploy.core.target import LOCAL_RUNTIMES, load_target
 from sr_deploy.core.workspace import BUILT, GRAPHS, engines_folder, graphs_folder
 from sr_deploy.runtime import BACKENDS
 from sr_deploy.runtime.build import SUFFIX, engine_stem, why_not_built_from
@@ -171,7 +171,7 @@ def _graph_openable(
         target = load_target(manifest.target or file.parent.name)
     except SrDeployError as e:
         return None, _without_path(e.message, file)
-    if target.runtime not in ONNX_RUNTIMES:
+    if target.runtime not in LOCAL_RUNTIMES:
         if (engines_folder(target.name) / f"{name}{SUFFIX}").is_file():
             return None, ""  # why that cannot be measured is said
         return None, f"only engines of them can be measured: {_BUILD} {target.option}"

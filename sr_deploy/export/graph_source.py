@@ -14,8 +14,9 @@ from onnx import numpy_helper
 from sr_deploy.core.errors import InputError, VariantError
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
-from sr_deploy.core.manifest import Manifest, is_quantised, read_manifest
+from sr_deploy.core.manifest import Manifest, read_manifest
 from sr_deploy.core.metrics import psnr_unit
+from sr_deploy.core.precisions import is_quantised
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import HW, Sizes, hw_text
 from sr_deploy.core.spec import Variant, listed_variants

@@ -15,7 +15,7 @@ import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
 from sr_deploy.core.errors import ExportError
-from sr_deploy.core.manifest import mixed_precision
+from sr_deploy.core.precisions import mixed_precision
 from sr_deploy.export.opset import check as check_opset
 from sr_deploy.runtime.graph_nodes import (
     all_graphs,

@@ -20,16 +20,19 @@ from sr_deploy.core.manifest import (
     up_to_date_lines,
     write_artifact,
 )
+from sr_deploy.core.precisions import GRAPH_DTYPES, PRECISIONS
 from sr_deploy.core.progress import as_progress
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.sizes import HW, Sizes, hw_text, parse_sizes, up_to_multiple
 from sr_deploy.core.spec import Variant, check_min_hw, network_name
-from sr_deploy.core.target import PRECISIONS, TargetProfile, load_target
+from sr_deploy.core.target import TargetProfile, load_target
 from sr_deploy.core.version import __version__
 from sr_deploy.export.checkpoint_source import CheckpointSource
 from sr_deploy.export.fallback import Searchable, choose_fp32_nodes
 from sr_deploy.export.forms import LITERAL
 from sr_deploy.export.half import HalfGraph, halved, plain_graph, precision_of, prepared
+from sr_deploy.export.int8.calibration import Calibration, read_calibration
+from sr_deploy.export.int8.quantise import Int8Options, int8_graph
 from sr_deploy.export.layer_norm import reads_layer_norm, split_layer_norms
 from sr_deploy.export.source import SOURCES, Source, SourceFacts, SourceGraph
 from sr_deploy.export.verify import (
@@ -59,7 +62,7 @@ class ExportOptions:
     sizes: Sequence[str] = ()
     """LR sizes `256x512`, and ranges `MIN:OPT:MAX` for dynamic graphs; empty: the target's own."""
     precision: Optional[str] = None
-    """Of the engine, `fp32` or `fp16`; None: the target's own, `fp16` without a target."""
+    """Of the engine, one of `PRECISIONS`; None: the target's own, `fp16` without a target."""
     target: Optional[str] = None
     """The name or the file of a target profile."""
     literal: bool = False
@@ -71,6 +74,16 @@ class ExportOptions:
     fallback: str = ""
     """Nodes that FP16 graphs compute in FP32: `auto` (the fewest that suffice), `head-tail` or
     `NODE,NODE`; empty: none."""
+    calibrate: Optional[str] = None
+    """The folder of HR pictures that INT8 graphs are calibrated with."""
+    keep: str = "auto"
+    """Convolutions that INT8 graphs do not quantise: `auto` (the fewest that reach the limit),
+    `ends` (the first and the last), `none`, or `NODE,NODE`."""
+    max_loss_db: float = 0.10
+    """The PSNR that an INT8 graph may lose against FP32."""
+    data: Optional[str] = None
+    """The folder of HR pictures on which that loss is measured; None: the half of `calibrate` that
+    is not calibrated with."""
 
     def __post_init__(self) -> None:
         RunOptions(device=self.device)
@@ -86,7 +99,7 @@ class ExportOptions:
             )
         if self.target is None and self.precision not in (None, *PRECISIONS):
             raise InputError(
-                f"unknown precision '{self.precision}'; expected {' or '.join(PRECISIONS)}"
+                f"unknown precision '{self.precision}'; expected {', '.join(PRECISIONS)}"
             )
         for text in self.sizes:
             parse_sizes(text)
@@ -107,6 +120,11 @@ class _Settings:
     def from_options(options: ExportOptions) -> _Settings:
         if options.target is None:
             precision = options.precision or "fp16"
+            if precision not in GRAPH_DTYPES:
+                raise InputError(
+                    f"{precision} graphs are made for a target, and none is given",
+                    hint="give one with --target",
+                )
             return _Settings(None, precision, precision, "fp32", DEFAULT_OPSET)
         target = load_target(options.target)
         precision = target.check_precision(options.precision)
@@ -118,7 +136,7 @@ class _Settings:
                 if "fp16" in target.precisions
                 else "omit --fallback",
             )
-        graph_dtype = target.fp16_graph if precision == "fp16" else "fp32"
+        graph_dtype = target.graph_dtype(precision)
         io_dtype = target.io_dtype if graph_dtype == "fp16" else "fp32"
         return _Settings(target, precision, graph_dtype, io_dtype, target.opset)
 
@@ -135,12 +153,13 @@ class _GraphTask:
     options: ExportOptions
     settings: _Settings
     device: OrtDevice
+    calibration: Optional[Calibration] = None
+    """Of INT8 graphs."""
 
     @property
     def file_name(self) -> str:
         form = f".{self.form}" if self.options.candidates else ""
-        dtype = self.settings.graph_dtype
-        end = f"{dtype}{form}" + (".fallback" if self.options.fallback else "")
+        end = f"{self.settings.precision}{form}" + (".fallback" if self.options.fallback else "")
         return f"{network_name(self.source.name, self.variant)}.{self.sizes}.{end}.onnx"
 
     @property
@@ -176,7 +195,7 @@ class _GraphTask:
             target=settings.target.name if settings.target else "",
             parent_sha256=source.parent_sha256,
             command=self.command,
-            versions=_versions(settings.target, source.digest),
+            versions=_versions(settings.target, source.digest, self.calibration),
             opset=settings.opset,
             form=self.form if self.options.candidates else "",
             structure=facts.structure,
@@ -306,8 +325,19 @@ def _tasks(job: ExportJob) -> List[_GraphTask]:
     for sizes in ranges:
         check_min_hw(sizes.min, source.min_hw, what=source.name)
     device = ort_device(RunOptions(device=options.device))
+    calibration = _calibration(source, options, settings)
     tasks = [
-        _GraphTask(source, variant, source.facts(variant), sizes, form, options, settings, device)
+        _GraphTask(
+            source,
+            variant,
+            source.facts(variant),
+            sizes,
+            form,
+            options,
+            settings,
+            device,
+            calibration,
+        )
         for variant in variants
         for sizes in ranges
         for form in _forms(source, variant, options, settings.target)
@@ -315,6 +345,19 @@ def _tasks(job: ExportJob) -> List[_GraphTask]:
     for task in tasks:
         _check_multiple(task)
     return tasks
+
+
+def _calibration(
+    source: Source, options: ExportOptions, settings: _Settings
+) -> Optional[Calibration]:
+    if settings.precision != "int8":
+        return None
+    if options.calibrate is None:
+        raise InputError(
+            "INT8 graphs are calibrated with pictures, and none are given",
+            hint="give a folder of HR pictures with --calibrate",
+        )
+    return read_calibration(Path(options.calibrate), scale=source.scale, min_hw=source.min_hw)
 
 
 def _where_checked(task: _GraphTask) -> str:
@@ -428,6 +471,9 @@ def _checked_graph(
             )
         elif fp32_nodes:
             graph = plain_graph(fp32)  # the builder is given names of nodes: each has one
+    if task.calibration is not None:
+        made = int8_graph(fp32, task.calibration, _int8_options(task, source_graph), name=name)
+        return made.model, made.kept, {**checks, "int8": made.record}
     precision = precision_of(graph)
     mixed = is_half and fp32_nodes and precision.startswith("mixed")
     if precision != settings.graph_dtype and not mixed:
@@ -435,6 +481,12 @@ def _checked_graph(
             f"{name}: the graph's tensors are {precision}, expected {settings.graph_dtype}"
         )
     return graph, fp32_nodes, checks
+
+
+def _int8_options(task: _GraphTask, source_graph: SourceGraph) -> Int8Options:
+    target, options = task.settings.target, task.options
+    assert target is not None and target.int8 is not None
+    return Int8Options(target.int8, options.keep, options.max_loss_db, source_graph.learnt_ranges)
 
 
 def _half_graph(
@@ -477,8 +529,12 @@ def _write_properties(graph: onnx.ModelProto, manifest: Manifest) -> None:
         graph.metadata_props.add(key=f"srdeploy.{key}", value=value)
 
 
-def _versions(target: Optional[TargetProfile], card_digest: str) -> Dict[str, str]:
+def _versions(
+    target: Optional[TargetProfile], card_digest: str, calibration: Optional[Calibration]
+) -> Dict[str, str]:
     versions = {"srdeploy": __version__, "card": card_digest}
+    if calibration is not None:
+        versions["calibration"] = calibration.digest
     if target is not None:
         versions["profile"] = target.digest
     for package in ("torch", "onnx", "onnxscript", "onnxruntime"):

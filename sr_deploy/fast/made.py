@@ -162,7 +162,9 @@ def _entry(model: ModelVariant, way: ModelWay) -> Path:
 @functools.lru_cache(maxsize=None)
 def _code_digest() -> str:
     """Return a checksum of the code that decides what an export of a checkpoint contains."""
-    files = [path for room in ("nets", "export") for path in sorted((_PACKAGE / room).glob("*.py"))]
+    files = [
+        path for room in ("nets", "export") for path in sorted((_PACKAGE / room).rglob("*.py"))
+    ]
     return key_of(*map(sha256_of, files))
 
 

@@ -19,18 +19,18 @@ from sr_deploy.core.files import files_with_suffix, make_output_folder, write_hi
 from sr_deploy.core.manifest import (
     UP_TO_DATE,
     Manifest,
-    is_quantised,
     is_up_to_date,
     read_manifest,
     up_to_date_lines,
     write_artifact,
 )
 from sr_deploy.core.onnx_file import weight_files
+from sr_deploy.core.precisions import is_quantised
 from sr_deploy.core.progress import as_progress
 from sr_deploy.core.session import Backend, BuildOptions
 from sr_deploy.core.sizes import Sizes
 from sr_deploy.core.spec import network_name
-from sr_deploy.core.target import ONNX_RUNTIMES, TargetProfile, load_target, target_names
+from sr_deploy.core.target import LOCAL_RUNTIMES, TargetProfile, load_target, target_names
 from sr_deploy.runtime import BACKENDS
 from sr_deploy.runtime.boards.board import facts_here
 from sr_deploy.runtime.boards.job import (
@@ -124,7 +124,7 @@ def why_not_here(profile: TargetProfile) -> Tuple[str, bool]:
     trtexec is used only when the backend's library is not available.
     """
     reason = BACKENDS[profile.runtime]().why_unavailable(profile)
-    if not reason or profile.runtime in ONNX_RUNTIMES:
+    if not reason or profile.runtime in LOCAL_RUNTIMES:
         return reason, False
     no_trtexec = why_no_trtexec(profile)
     if not no_trtexec:
@@ -246,7 +246,7 @@ def engine_stem(graph: Manifest) -> str:
 
 def bundles(profile: TargetProfile) -> bool:
     """Return whether trtexec builds the target's engines, so that a bundle can."""
-    return profile.runtime not in ONNX_RUNTIMES
+    return profile.runtime not in LOCAL_RUNTIMES
 
 
 def _check_trtexec_builds(profile: TargetProfile, option: str) -> None:
@@ -310,10 +310,14 @@ def _why_mismatched(file: Path, graph: Manifest, profile: TargetProfile) -> str:
             f"{file.name} was exported for an {asked.upper()} engine ({graph.precision_obtained} "
             f"tensors), but {name} builds {' and '.join(profile.precisions)} engines"
         )
-    if is_quantised(graph.precision_obtained) and profile.runtime not in ONNX_RUNTIMES:
+    if (
+        is_quantised(graph.precision_obtained)
+        and asked != "int8"
+        and profile.runtime not in LOCAL_RUNTIMES
+    ):
         engines = " and ".join(profile.precisions)
         return f"{file.name} is quantised, but {name} builds {engines} engines"
-    expected = profile.fp16_graph if asked == "fp16" else "fp32"
+    expected = profile.graph_dtype(asked)
     if graph.graph_dtype != expected:
         return (
             f"{file.name} has {graph.precision_obtained} tensors, but {name} builds an "
@@ -325,7 +329,7 @@ def _why_mismatched(file: Path, graph: Manifest, profile: TargetProfile) -> str:
 def _where_to_build(profile: TargetProfile) -> str:
     if profile.runtime == "onnxruntime-cuda":
         return "build where the engine runs, with onnxruntime-gpu instead of onnxruntime"
-    if profile.runtime in ONNX_RUNTIMES:
+    if profile.runtime in LOCAL_RUNTIMES:
         return ""
     if profile.runtime == "tensorrt-rtx":
         return (
@@ -353,7 +357,7 @@ def _check_options(profile: TargetProfile, options: BuildOptions) -> None:
         ("--no-cublas-cudnn", options.no_cublas_cudnn),
         ("--fallback", options.fallback),
     ):
-        if given and profile.runtime in ONNX_RUNTIMES:
+        if given and profile.runtime in LOCAL_RUNTIMES:
             raise InputError(
                 f"{option} is for engines of TensorRT, and {name} has none", hint=f"omit {option}"
             )
@@ -406,7 +410,7 @@ def _draft_manifest(graph: Manifest, profile: TargetProfile, options: BuildOptio
     """Return the engine's manifest without the facts that only the build can tell."""
     layers = options.fp32_layers
     fallback = ".fallback" if " --fallback " in graph.command else ""
-    graph_file = f"{_stem(graph)}.{graph.graph_dtype}{_form_suffix(graph)}{fallback}.onnx"
+    graph_file = f"{_stem(graph)}.{graph.precision_asked}{_form_suffix(graph)}{fallback}.onnx"
     command = f"srdeploy build-engine {graph_file} --target {profile.option}"
     command += "".join(f" --sm {c}" for c in options.compute_capabilities)
     command += f" --dla {options.dla}" if options.dla is not None else ""

@@ -9,7 +9,7 @@ from typing import List, Optional, Tuple
 from sr_deploy.core.errors import ArtifactError, MissingPackageError
 from sr_deploy.core.interface import Interface
 from sr_deploy.core.manifest import manifest_path, read_manifest
-from sr_deploy.core.target import ONNX_RUNTIMES, TargetProfile
+from sr_deploy.core.target import LOCAL_RUNTIMES, TargetProfile
 from sr_deploy.runtime.graph_interface import ContractError, DeclaredEnd, interfaces
 from sr_deploy.runtime.graph_probe import SERVED, bounded_memory, graph_ends, probe_graph
 from sr_deploy.runtime.onnx_view import Graph, load_graph
@@ -55,7 +55,7 @@ def _contract(path: Path, target: TargetProfile) -> Tuple[List[Finding], Optiona
                 session = raw_session(str(path))
             except ArtifactError as e:
                 # A parser of TensorRT may know operators and opsets that this onnxruntime lacks.
-                by_it = target.runtime in ONNX_RUNTIMES or "INVALID_GRAPH" in str(e.__cause__)
+                by_it = target.runtime in LOCAL_RUNTIMES or "INVALID_GRAPH" in str(e.__cause__)
                 severity = "error" if by_it else "warning"
                 hint = e.hint or "repair or convert the graph"
                 return [_of_graph(severity, e.message, hint)], interface, scale

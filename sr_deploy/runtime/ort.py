@@ -19,8 +19,9 @@ from sr_deploy.core.errors import (
     DeviceMemoryError,
 )
 from sr_deploy.core.files import foreign_file, native_path
-from sr_deploy.core.manifest import Manifest, is_quantised
+from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.onnx_file import artifact_sha256
+from sr_deploy.core.precisions import is_quantised
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, PeakMemory, Session, TimedOutput
 from sr_deploy.runtime.graph_probe import (

@@ -12,7 +12,8 @@ import numpy as np
 from sr_deploy.core.device import cpu_features, cpu_model
 from sr_deploy.core.errors import BuildError, CannotRunHereError, MissingPackageError
 from sr_deploy.core.images import nchw_from_rgb
-from sr_deploy.core.manifest import Manifest, is_quantised
+from sr_deploy.core.manifest import Manifest
+from sr_deploy.core.precisions import is_quantised
 from sr_deploy.core.providers import PROVIDERS, Provider
 from sr_deploy.core.run_options import CPU_RUN, DEFAULT_RUN, RunOptions
 from sr_deploy.core.samples import sample_lr

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Tuple
 
-from sr_deploy.core.manifest import mixed_precision
+from sr_deploy.core.precisions import mixed_precision
 
 _PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _COPIES = ("MemcpyToHost", "MemcpyFromHost")

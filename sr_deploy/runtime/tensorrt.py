@@ -19,7 +19,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from sr_deploy.core.errors import BuildError, CannotRunHereError, MissingPackageError, TargetError
 from sr_deploy.core.files import atomic_path
 from sr_deploy.core.images import nchw_from_rgb
-from sr_deploy.core.manifest import Manifest, mixed_precision, target_of
+from sr_deploy.core.manifest import Manifest, target_of
+from sr_deploy.core.precisions import mixed_precision
 from sr_deploy.core.run_options import CPU_RUN, DEFAULT_RUN, Device, RunOptions
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import Backend, BuildOptions, Session

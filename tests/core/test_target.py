@@ -65,7 +65,8 @@ def test_a_precision_the_target_has_not_is_refused_not_replaced(name, asked):
         ({"opset": "17"}, "key 'opset': expected int"),
         ({"name": "other"}, "its name is 'other'; expected .*'cpu'"),
         ({"runtime": "openvino"}, "unknown runtime 'openvino'; expected onnxruntime"),
-        ({"precisions": ["int8"]}, "precisions contains 'int8'"),
+        ({"precisions": ["int4"]}, "precisions contains 'int4'"),
+        ({"precisions": ["int8"]}, "the rules of INT8 graphs are given if and only if"),
         ({"precisions": []}, "must not be empty"),
         ({"shapes": []}, "must not be empty"),
         ({"shapes": ["banana"]}, "banana"),
@@ -86,7 +87,7 @@ def test_a_precision_the_target_has_not_is_refused_not_replaced(name, asked):
         ({"shapes": ["\uff11\uff16x16"]}, "is not a size"),
         ({"opset": 3}, "opset 3; expected 7 to 30"),
         ({"opset": 16}, "'cpu' is a shipped target, and differs from this"),
-        ({"precisions": ["fp16"]}, "ONNX Runtime's CPU provider computes in FP32 only"),
+        ({"precisions": ["fp16"]}, "ONNX Runtime's CPU provider computes in FP32 and INT8 only"),
     ],
 )
 def test_a_malformed_profile_is_refused_with_its_file_and_what_is_wrong(tmp_path, change, words):

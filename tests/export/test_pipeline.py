@@ -188,7 +188,7 @@ def test_export_is_deterministic_and_a_loaded_checkpoint_will_do(exported, model
     assert sha256_of(again) == sha256_of(exported[0][0])
 
 
-@pytest.mark.parametrize("change", ["weights", "graph", "manifest", "other precision"])
+@pytest.mark.parametrize("change", ["weights", "graph", "manifest", "other target"])
 def test_outdated_graphs_are_exported_again(tmp_path, change):
     model = checkpoint_in(tmp_path, variant="d1")
     (path,) = onnx_from_checkpoint(
@@ -202,8 +202,8 @@ def test_outdated_graphs_are_exported_again(tmp_path, change):
         path.write_bytes(path.read_bytes() + b"\0")
     elif change == "manifest":
         manifest_path(path).write_text("{}")
-    else:  # the same file name, but the graph of an FP16 engine on a target whose graphs are FP32
-        options = {"precision": "fp16", "target": "xavier"}
+    else:  # the same file name
+        options = {"precision": "fp32", "target": "xavier"}
     lines = []
     onnx_from_checkpoint(
         model, tmp_path / "out", ExportOptions(sizes=["8x8"], **options), progress=lines.append
@@ -293,7 +293,7 @@ def test_target_and_precision_decide_the_graph(
         ExportOptions(variants="d1", sizes=["16x24"], precision=precision, target=target),
     )
     graph, manifest = onnx.load(str(path)), read_manifest(path)
-    assert path.name == f"asrn_x4.d1.16x24.{tensors}.onnx"
+    assert path.name == f"asrn_x4.d1.16x24.{asked}.onnx"
     assert (manifest.precision_asked, manifest.precision_obtained, manifest.target) == (
         asked,
         tensors,
@@ -381,7 +381,12 @@ def test_default_sizes_are_the_targets(model, tmp_path, monkeypatch):
         ({"variants": "d1,"}, VariantError, "has no variant ''"),
         ({"sizes": ["8by8"]}, InputError, "'8by8' is not a size"),
         ({"sizes": ["8x8:4x4:16x16"]}, InputError, "expected min <= opt <= max"),
-        ({"precision": "int8"}, InputError, "unknown precision 'int8'; expected fp32 or fp16"),
+        (
+            {"precision": "int4"},
+            InputError,
+            "unknown precision 'int4'; expected fp32, bf16, fp16, int8",
+        ),
+        ({"precision": "int8"}, InputError, "int8 graphs are made for a target"),
         (
             {"literal": True, "candidates": True},
             InputError,

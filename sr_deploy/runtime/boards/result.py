@@ -19,14 +19,9 @@ from sr_deploy.core.errors import ArtifactError, BuildError, InputError, SrDeplo
 from sr_deploy.core.files import atomic_path, make_output_folder, sha256_of, write_text
 from sr_deploy.core.images import load_array
 from sr_deploy.core.jsonio import from_dict, read_json
-from sr_deploy.core.manifest import (
-    Manifest,
-    check_manifest,
-    mixed_precision,
-    target_of,
-    write_artifact,
-)
-from sr_deploy.core.target import ONNX_RUNTIMES, TargetProfile
+from sr_deploy.core.manifest import Manifest, check_manifest, target_of, write_artifact
+from sr_deploy.core.precisions import mixed_precision
+from sr_deploy.core.target import LOCAL_RUNTIMES, TargetProfile
 from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
 from sr_deploy.runtime.boards import trtexec
 from sr_deploy.runtime.boards.board import (
@@ -188,7 +183,7 @@ def _check_results(
     results: trtexec.Results, drafts: Dict[str, Manifest], profile: TargetProfile, folder: Path
 ) -> None:
     """Check the board's report against the job and files. Raises ArtifactError, BuildError."""
-    if profile.runtime in ONNX_RUNTIMES or not profile.supports_version(results.version):
+    if profile.runtime in LOCAL_RUNTIMES or not profile.supports_version(results.version):
         raise BuildError(
             f"the engines were built by TensorRT {results.version[:40]}, but target "
             f"'{profile.name}' is for {profile.runtime_versions}"

@@ -1,0 +1,21 @@
+"""Precisions of engines, and of what they really compute in."""
+
+from __future__ import annotations
+
+from typing import Dict
+
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+"""What can be asked of an engine. Its graph may be of another type: FP32 for a BF16 engine, and for
+an FP16 engine of a weakly typed builder."""
+GRAPH_DTYPES = ("fp32", "fp16")
+"""Types of the tensors of graphs; those of INT8 graphs are of these between their Q/DQ pairs."""
+
+
+def mixed_precision(counts: Dict[str, int]) -> str:
+    """Return the precision of layers or tensors of several types: `mixed: 165 fp16, 3 fp32`."""
+    return "mixed: " + ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
+
+
+def is_quantised(precision: str) -> bool:
+    """Return whether a precision has 8-bit parts."""
+    return "int8" in precision or "fp8" in precision
