@@ -33,7 +33,9 @@ ROWS = "benchmarks/rows.jsonl"
 NUMBERS = "models/measured.json"
 X4 = "model=asrn_x4,imdeception_x4,srn-ntire_x4"
 """Without asrn_ss_x4: the smaller sizes of this comparison model lie 10 dB below all others."""
-FIGURES = {"benchmarks/figures/x4-256x256": (X4, "input_hw=256x256", "protocol=steady")}
+FIGURES = {
+    "benchmarks/figures/x4-256x256": (X4, "input_hw=256x256", "precision=fp32", "protocol=steady")
+}
 """The prefix of each figure's name, and its rows: of one device and one set of images."""
 _PROGRAMS = (
     "srdeploy table",

@@ -23,7 +23,7 @@ CHOICES = {
     "fsrcnn-w16_x4.w16": "the fastest",
 }
 """A variant, and what it is chosen for."""
-WHERE = ("input_hw=256x256", "target=cpu", "protocol=steady")
+WHERE = ("input_hw=256x256", "target=cpu", "precision=fp32", "protocol=steady")
 _HEAD = ("| model | choose it for | PSNR [dB] | frames/s | parameters |", "|---|---|--:|--:|--:|")
 
 

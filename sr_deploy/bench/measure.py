@@ -51,6 +51,7 @@ from sr_deploy.core.timing import TOLERANCE, WARMUP_S, latency_statistics, measu
 from sr_deploy.core.version import __version__
 from sr_deploy.fast.made import is_made
 from sr_deploy.fast.opener import describe_all
+from sr_deploy.results.precisions import precision_of
 from sr_deploy.results.protocols import (
     DEFAULT_PROTOCOL,
     PROTOCOLS,
@@ -270,6 +271,7 @@ def _check_sets(
 
 def _progress_line(row: BenchmarkRow, *, show_protocol: bool) -> str:
     name = network_name(row.model, row.variant)
+    name += "" if precision_of(row) in ("", "fp32") else f" {precision_of(row)}"
     on_gpu = row.device and row.threads is None and not row.error
     where = f"{row.backend}, {row.device}" if on_gpu else row.backend
     name = f"{name} ({where})" + (f", {row.protocol}" if show_protocol else "")

@@ -191,7 +191,13 @@ def _comparison_table(c: Any) -> Table:
     "min_psnr_db",
     type=float,
     metavar="DB",
-    help="Minimum PSNR. As the only limit it selects the fastest network.",
+    help="Minimum PSNR. Where only the quality is limited, the fastest network is selected.",
+)
+@click.option(
+    "--max-loss-db",
+    type=float,
+    metavar="DB",
+    help="Maximum PSNR lost against the FP32 row of the same network on the same images.",
 )
 @_WHERE
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
@@ -204,7 +210,7 @@ def select(
     as_json: bool,
     **limits: Optional[float],
 ) -> None:
-    """Select the variant with the highest PSNR within limits for a target, from measured rows.
+    """Select the variant and precision with the highest PSNR within limits, from measured rows.
 
     Without files: from the rows of bench. Prints its name to stdout, and the reason and the
     runner-up to stderr; --json has why each of the others was rejected.

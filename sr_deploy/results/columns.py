@@ -7,6 +7,7 @@ from typing import Callable, List, Mapping, Optional, Sequence, Union
 
 from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.spec import network_name
+from sr_deploy.results.precisions import has_several_precisions, precision_of
 from sr_deploy.results.protocols import scores, scores_here, split_mean, time_ms
 from sr_deploy.results.rows import PUBLISHED, BenchmarkRow, QualityRow, text_of
 
@@ -85,6 +86,16 @@ def label(row: Union[BenchmarkRow, QualityRow]) -> str:
     return f"{name} ({PUBLISHED})" if row.backend == PUBLISHED else name
 
 
+def names_of(rows: Sequence[Union[BenchmarkRow, QualityRow]]) -> List[str]:
+    """Return the label of each row, with its precision where rows have several: `asrn_x4.d3 int8`.
+
+    Rows of the same network in the same precision have the same name, unlike those of `labels`.
+    """
+    if not has_several_precisions(rows):
+        return [label(r) for r in rows]
+    return [f"{label(r)} {precision_of(r)}".rstrip() for r in rows]
+
+
 def counter_name(row: BenchmarkRow) -> str:
     """Return the counter of a row's counts, which are compared with those of the same one.
 
@@ -129,9 +140,9 @@ _MISSING = {
 def labels(rows: Sequence[BenchmarkRow]) -> List[str]:
     """Return a name for each row, with their differences where several rows are of one network.
 
-    For example `asrn_x4.d3 (torch)`.
+    For example `asrn_x4.d3 (torch)`, or `asrn_x4.d3 int8` beside rows in another precision.
     """
-    names = [label(r) for r in rows]
+    names = names_of(rows)
     details: List[List[str]] = [[] for _ in rows]
     for key in _DISTINGUISHING:
         shown = [name + str(d) for name, d in zip(names, details)]

@@ -6,7 +6,8 @@ import os
 from typing import Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.degradation import GIVEN
-from sr_deploy.results.columns import label, labels
+from sr_deploy.results.columns import label, labels, names_of
+from sr_deploy.results.precisions import precision_of
 from sr_deploy.results.protocols import misses_min_psnr, protocol_of, time_ms
 from sr_deploy.results.rows import (
     PUBLISHED,
@@ -22,7 +23,7 @@ _STATISTIC = {
     "mean": "plain mean over the images, one run each, the first one included",
 }
 _ALIKE = (
-    "model backend target precision settings device threads input_hw protocol set metric tiling "
+    "model backend target settings device threads input_hw protocol set metric tiling "
     "degradation cadence_hz"
 ).split()
 """The conditions of rows whose scores and times are compared."""
@@ -85,9 +86,10 @@ def useless_tags(rows: Sequence[Union[BenchmarkRow, QualityRow]]) -> List[str]:
 
     def alike(r: Union[BenchmarkRow, QualityRow]) -> Tuple[object, ...]:
         kind = os.path.splitext(r.artifact)[1]
-        return (kind, *(getattr(r, key, None) for key in _ALIKE))
+        return (kind, precision_of(r), *(getattr(r, key, None) for key in _ALIKE))
 
     plain = {(alike(r), r.variant): r for r in rows}
+    names = {id(r): name for r, name in zip(rows, names_of(rows))}
     lines = []
     for row in rows:
         size, _, tag = row.variant.partition("-")
@@ -99,7 +101,7 @@ def useless_tags(rows: Sequence[Union[BenchmarkRow, QualityRow]]) -> List[str]:
             ms, without_ms = time_ms(row), time_ms(without)
             cost = f", and takes {ms / without_ms - 1:+.0%} time" if ms and without_ms else ""
         if gain < MIN_GAIN_DB:
-            lines.append(f"{label(row)} gains {gain:+.3f} dB over {label(without)}{cost}")
+            lines.append(f"{names[id(row)]} gains {gain:+.3f} dB over {names[id(without)]}{cost}")
     return list(dict.fromkeys(lines))
 
 

@@ -17,6 +17,7 @@ from sr_deploy.results.columns import (
     settings_text,
 )
 from sr_deploy.results.conditions import condition_notes, score_notes
+from sr_deploy.results.precisions import precision_of
 from sr_deploy.results.protocols import score_text, time_ms
 from sr_deploy.results.render import Table, make_table
 from sr_deploy.results.rows import PUBLISHED, BenchmarkRow, text_of
@@ -140,7 +141,7 @@ def imdeception_table4(rows: Sequence[BenchmarkRow]) -> Table:
     for row in measured:
         threads = f", {row.threads} threads" if row.threads else ""
         target = f" {row.target}" if row.target else ""
-        how = " ".join(filter(None, (row.precision, settings_text(row))))
+        how = " ".join(filter(None, (precision_of(row), settings_text(row))))
         column = f"{row.device}{threads}: {row.backend}{target} {how} (ms)"
         line = times.setdefault(label(row), {})
         if column in line:

@@ -25,6 +25,7 @@ BICUBIC = "bicubic"
 PUBLISHED = "published"
 """The backend of numbers that a challenge's results.json has: not measured here."""
 
+_LOWEST_FIRST = ("int8", "fp8", "bf16", "fp16", "fp32")
 _NUMBER = (int, float)
 _IMAGE_TYPES: Dict[str, Any] = {
     "image": str,
@@ -57,6 +58,8 @@ class BenchmarkRow:
     precision: str = ""
     """The precision that was really computed in."""
     precision_asked: str = ""
+    psnr_db_vs_fp32: Optional[float] = None
+    """Of an engine: how near its output is to the FP32 graph's, as its build measured it."""
     scale: Optional[int] = None
     input_hw: Optional[Tuple[int, int]] = None
     """LR (h, w) of the latency and memory; None where images of several sizes are timed."""
@@ -329,6 +332,7 @@ def _parse_json(line: str, source: str) -> Any:
 def filter_rows(rows: Sequence[BenchmarkRow], where: Sequence[str]) -> List[BenchmarkRow]:
     """Return the rows that meet all conditions `KEY=VALUE` or `KEY=A,B`; of a cell the last.
 
+    `precision=int8` holds for all rows that compute in INT8, with or without layers in another.
     Raises InputError when a key is unknown or no row is left.
     """
     last = {row.cell: i for i, row in enumerate(rows) if row.cell}
@@ -342,12 +346,21 @@ def filter_rows(rows: Sequence[BenchmarkRow], where: Sequence[str]) -> List[Benc
                 hint=did_you_mean(key, keys) if key not in keys else f"add the value: {key}=...",
             )
         present = [text_of(getattr(row, key)) for row in left]
-        accepted = (value, *value.split(","))
-        left = [row for row, text in zip(left, present) if text in accepted]
+        accepted = {value, *value.split(",")}
+        left = [
+            row
+            for row, text in zip(left, present)
+            if accepted & {text, lowest_precision(text) if key == "precision" else text}
+        ]
         if not left:
             values = ", ".join(map(repr, dict.fromkeys(present))) or "not set"
             raise InputError(f"no row has {condition}; in these rows {key} is {values}"[:500])
     return left
+
+
+def lowest_precision(text: str) -> str:
+    """Return the lowest precision that is computed in: `int8` of `mixed: 20 fp32, 31 int8`."""
+    return next((name for name in _LOWEST_FIRST if name in text), text)
 
 
 def scored_images(row: BenchmarkRow) -> Tuple[Tuple[object, ...], ...]:

@@ -7,11 +7,19 @@ from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from sr_deploy.results.columns import VALUES, Column, label, labels, number, settings_text
 from sr_deploy.results.conditions import tiling_text, useless_tags, warnings_of
+from sr_deploy.results.precisions import has_several_precisions, precision_of
 from sr_deploy.results.protocols import protocol_of
 from sr_deploy.results.published import build_table
 from sr_deploy.results.render import Table, make_table, table_lines
 from sr_deploy.results.rows import BICUBIC, PUBLISHED, BenchmarkRow, QualityRow, text_of
-from sr_deploy.results.tables import LR_TEXTS, comparable, failures, quality_tables
+from sr_deploy.results.tables import (
+    LOSS,
+    LR_TEXTS,
+    comparable,
+    failures,
+    loss_cells,
+    quality_tables,
+)
 
 WIDTH = 100
 """The widest that prose gets; tables fit in it too, unless names are very long."""
@@ -50,7 +58,7 @@ def _device(row: BenchmarkRow) -> str:
 _CONDITIONS: Tuple[Tuple[str, _Text], ...] = (
     ("runtime", lambda r: r.backend),
     ("target", lambda r: r.target),
-    ("precision", lambda r: r.precision),
+    ("precision", precision_of),
     ("settings", settings_text),
     ("LR size", _input),
     ("rate [Hz]", lambda r: "" if r.cadence_hz is None else f"{r.cadence_hz:g}"),
@@ -70,9 +78,10 @@ def rows_text(rows: Sequence[BenchmarkRow], *, width: int, details: str) -> str:
     columns = [
         (h, [_cut(text(r), 28) for r in measured]) for h, text in _CONDITIONS if h in varying
     ]
-    columns += [
-        (h, cells) for h, t in _NUMBERS for cells in [[t(r) for r in measured]] if any(cells)
-    ]
+    numbers = [(h, [t(r) for r in measured]) for h, t in _NUMBERS]
+    if has_several_precisions(measured):
+        numbers.insert(1, (LOSS, loss_cells(measured)))  # after the PSNR
+    columns += [(h, cells) for h, cells in numbers if any(cells)]
     names = [label(r) for r in measured]
     if len({*zip(names, *(cells for h, cells in columns if h in varying))}) < len(measured):
         names = labels(measured)

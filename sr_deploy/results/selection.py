@@ -9,10 +9,12 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.errors import InputError
 from sr_deploy.results.columns import VALUES, Value, frame_ms, labels, number
+from sr_deploy.results.precisions import fp32_partners, losses_db, precision_of
 from sr_deploy.results.rows import BenchmarkRow, text_of
 from sr_deploy.results.tables import comparable, require_same
 
 Named = Tuple[str, BenchmarkRow]
+_MEASURED_ALIKE = ("scale", "input_hw", "device", "threads", "power_mode", "cadence_hz")
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,19 @@ class Bound:
     value: Value
     unit: str
     is_minimum: bool = False
+    missing: str = "not known"
+    """Said of a row that lacks the value."""
+    before: str = ""
+    """Said before a value that violates the limit."""
 
     def violation(self, row: BenchmarkRow, limit: float) -> str:
         """Return how a row violates the limit, or that it lacks the value; empty if it meets it."""
         value = self.value(row)
         if value is None:
-            return f"{self.name}: not known"
+            return f"{self.name}: {self.missing}"
         if (value < limit) if self.is_minimum else (value > limit):
             side = "below" if self.is_minimum else "above"
-            return f"{value:.3f} {self.unit} is {side} {limit:.6g} {self.unit}"
+            return f"{self.before}{value:.3f} {self.unit} is {side} {limit:.6g} {self.unit}"
         return ""
 
     def nearest(self, rows: Sequence[Named]) -> str:
@@ -56,6 +62,21 @@ _BOUNDS: Dict[str, Bound] = {
     "max_mem_mib": Bound("memory", VALUES["memory_mib"], "MiB"),
     "min_psnr_db": Bound("PSNR", VALUES["psnr_db"], "dB", is_minimum=True),
 }
+_NO_FP32_ROW = "as no FP32 row of it is of the same images"
+_QUALITY = ("min_psnr_db", "max_loss_db")
+"""Where no other limit is given, the fastest network is selected."""
+
+
+def _loss_bound(rows: Sequence[BenchmarkRow]) -> Bound:
+    """Return the limit of the PSNR lost against FP32, for these rows."""
+    losses = {id(row): loss for row, loss in zip(rows, losses_db(rows))}
+    return Bound(
+        "loss",
+        lambda row: losses.get(id(row)),
+        "dB",
+        missing=f"not known, {_NO_FP32_ROW}",
+        before="a loss of ",
+    )
 
 
 @dataclass(frozen=True)
@@ -72,12 +93,15 @@ class Limits:
     max_params_k: Optional[float] = None
     max_mem_mib: Optional[float] = None
     min_psnr_db: Optional[float] = None
+    max_loss_db: Optional[float] = None
+    """Of the PSNR in dB, against the FP32 row of the same network on the same images."""
 
     def __post_init__(self) -> None:
         if not self.bounds():
             raise InputError(
                 "no limit is given to select by",
-                hint="use --max-ms, --fps, --max-flops, --max-params, --max-memory or --min-psnr",
+                hint="use --max-ms, --fps, --max-flops, --max-params, --max-memory, --min-psnr or "
+                "--max-loss-db",
             )
         for bound, limit in self.bounds():
             if not 0 < limit < float("inf"):
@@ -85,10 +109,17 @@ class Limits:
                     f"the limit of the {bound.name} is {limit:g}; expected a number above 0"
                 )
 
-    def bounds(self) -> List[Tuple[Bound, float]]:
-        """Return the limits that are set."""
+    def bounds(self, rows: Sequence[BenchmarkRow] = ()) -> List[Tuple[Bound, float]]:
+        """Return the limits that are set. rows: all that may hold the FP32 row of a network."""
+        bounds = {**_BOUNDS, "max_loss_db": _loss_bound(rows)}
         limits = dataclasses.asdict(self)
-        return [(_BOUNDS[key], limit) for key, limit in limits.items() if limit is not None]
+        return [(bounds[key], limit) for key, limit in limits.items() if limit is not None]
+
+    @property
+    def of_quality_only(self) -> bool:
+        """Whether no other limit is set than those of the quality."""
+        limits = dataclasses.asdict(self)
+        return all(limit is None for key, limit in limits.items() if key not in _QUALITY)
 
 
 @dataclass(frozen=True)
@@ -116,10 +147,11 @@ def select_network(rows: Sequence[BenchmarkRow], *, target: str, limits: Limits)
     >>> sr_deploy.select_network(rows, target="cpu", limits=sr_deploy.Limits(max_ms=1000)).best
     'fsrcnn-w16_x4.w16'
 
-    With a minimum of PSNR as the only limit, the fastest network is selected. Raises InputError
-    when the target has no rows, the rows do not compare, or none meets the limits.
+    With limits of the quality only (`min_psnr_db`, `max_loss_db`), the fastest network is selected.
+    The FP32 row that a loss is against may be of another target. Raises InputError when the target
+    has no rows, the rows do not compare, or none meets the limits.
     """
-    bounds = limits.bounds()
+    bounds = limits.bounds(rows)
     measured = _rows_of(target, rows)
     named = list(zip(labels(measured), measured))
     candidates, rejected = [], []
@@ -146,11 +178,12 @@ def select_network(rows: Sequence[BenchmarkRow], *, target: str, limits: Limits)
             "the rows that meet the limits lack a PSNR or a time, so none can be preferred",
             hint="measure them on the target",
         )
-    fastest = [bound.name for bound, _ in bounds] == ["PSNR"]
+    fastest = limits.of_quality_only
     ranked.sort(key=lambda r: (r[1], r[0]) if fastest else (r[0], r[1]))
     (best, row), *others = (network for _, _, network in ranked)
     runner_up, runner_up_row = others[0] if others else ("", None)
     criterion = "shortest time" if fastest else "highest PSNR"
+    remarks = _remarks(row, runner_up, runner_up_row, limits.max_ms)
     return Selection(
         best,
         row,
@@ -158,7 +191,7 @@ def select_network(rows: Sequence[BenchmarkRow], *, target: str, limits: Limits)
         runner_up,
         runner_up_row,
         tuple(rejected),
-        (*_remarks(row, runner_up, runner_up_row, limits.max_ms), *row.warnings),
+        (*_precision_remarks(best, row, rows), *remarks, *row.warnings),
     )
 
 
@@ -174,9 +207,23 @@ def _rows_of(target: str, rows: Sequence[BenchmarkRow]) -> List[BenchmarkRow]:
             else "measure its engines: srdeploy bench engines/built/TARGET -o DIR",
         )
     measured = comparable(of_target)
-    for key in ("scale", "input_hw", "device", "threads", "power_mode", "cadence_hz"):
+    for key in _MEASURED_ALIKE:
         require_same(measured, key)
     return measured
+
+
+def _precision_remarks(name: str, row: BenchmarkRow, rows: Sequence[BenchmarkRow]) -> List[str]:
+    """Return what a network in a lower precision loses and gains against its FP32 row."""
+    if precision_of(row) in ("", "fp32"):
+        return []
+    at = next(i for i, other in enumerate(rows) if other is row)
+    loss, fp32 = losses_db(rows)[at], fp32_partners(rows)[at]
+    if loss is None or fp32 is None:
+        return [f"what {name} loses against FP32 is not known, {_NO_FP32_ROW}"]
+    alike = all(getattr(fp32, key) == getattr(row, key) for key in ("target", *_MEASURED_ALIKE))
+    ms = frame_ms(fp32) if alike else None
+    time = "" if ms is None else f", which takes {ms:.2f} ms"
+    return [f"{name} loses {loss:.3f} dB against FP32{time}"]
 
 
 def _remarks(

@@ -12,6 +12,7 @@ from sr_deploy.results.columns import (
     VALUES,
     Column,
     label,
+    names_of,
     number,
     over,
     settings_text,
@@ -23,6 +24,7 @@ from sr_deploy.results.conditions import (
     tiling_text,
     useless_tags,
 )
+from sr_deploy.results.precisions import has_several_precisions, losses_db, precision_of
 from sr_deploy.results.protocols import of_own_images, score_text
 from sr_deploy.results.render import Table, make_table, render_table
 from sr_deploy.results.rows import (
@@ -58,10 +60,23 @@ def _source(row: BenchmarkRow) -> str:
     return {"json": "plan"}.get(suffix, suffix)
 
 
-def _precision(row: BenchmarkRow) -> str:
-    if row.precision_asked in ("", row.precision):
+def precision_text(row: BenchmarkRow) -> str:
+    """Return the precision with its parts, and the requested one where that was not obtained."""
+    if row.precision_asked in ("", precision_of(row)):
         return row.precision
     return f"{row.precision} ({row.precision_asked} asked)"
+
+
+def loss_cells(rows: Sequence[BenchmarkRow]) -> List[str]:
+    """Return the PSNR that each row lost against the FP32 row of its network on the same images.
+
+    Empty where there is none.
+    """
+    return [number(None if loss is None else round(loss, 3) + 0.0, 3) for loss in losses_db(rows)]
+
+
+LOSS = "loss [dB]"
+"""The heading of the PSNR lost against FP32, a column where precisions differ."""
 
 
 def _executed(row: BenchmarkRow) -> str:
@@ -90,7 +105,7 @@ _BENCH: Tuple[Tuple[str, Callable[[BenchmarkRow], str]], ...] = (
     ("Model", label),
     ("Backend", lambda r: r.backend),
     ("From", _source),
-    ("Precision", _precision),
+    ("Precision", precision_text),
     ("Settings", settings_text),
     (_PSNR.heading, lambda r: _PSNR.text(r) + ("*" if "tiled" in r.tiling else "")),
     ("SSIM", Column("SSIM", "ssim", 4).text),
@@ -106,7 +121,8 @@ _BENCH: Tuple[Tuple[str, Callable[[BenchmarkRow], str]], ...] = (
     ("#Conv", Column("#Conv", "convs", 0).text),
     *((heading, _score(key)) for heading, key in SCORES.items()),
 )
-_OPTIONAL = ("Settings", "deployed [G]", "executed, timed / set", *SCORES)
+_LOSS_AT = 1 + [heading for heading, _ in _BENCH].index(_PSNR.heading)
+_OPTIONAL = ("Settings", LOSS, "deployed [G]", "executed, timed / set", *SCORES)
 """Columns that are left out where all their cells are empty."""
 
 
@@ -138,6 +154,8 @@ def bench_table(rows: Sequence[BenchmarkRow]) -> Table:
     """Return the table of `bench`: all columns. Raises InputError when the rows do not compare."""
     measured = comparable(rows)
     columns = [(heading, [text(r) for r in measured]) for heading, text in _BENCH]
+    if has_several_precisions(measured):
+        columns.insert(_LOSS_AT, (LOSS, loss_cells(measured)))
     columns = [(h, cells) for h, cells in columns if h not in _OPTIONAL or any(cells)]
     cells = list(zip(*(cells for _, cells in columns)))
     notes = condition_notes(measured)
@@ -234,13 +252,14 @@ def _quality_table(rows: Sequence[QualityRow], sets: Sequence[str], ssim: bool) 
     for row in rows:
         key = row.model, row.variant, row.backend, row.artifact, row.artifact_sha256, _how(row)
         networks.setdefault(key, {})[row.set] = row
-    labels_of = [label(_first(by_set)) for by_set in networks.values()]
-    files = [_name(_first(by_set)) for by_set in networks.values()]
+    ordered = sorted(networks.values(), key=lambda b: _first(b).backend != BICUBIC)
+    names = names_of(list(map(_first, ordered)))
+    files = [_name(_first(by_set)) for by_set in ordered]
     cells = []
-    for by_set in sorted(networks.values(), key=lambda b: _first(b).backend != BICUBIC):
+    for by_set, shown in zip(ordered, names):
         row = _first(by_set)
-        shown = label(row) if labels_of.count(label(row)) == 1 else _name(row)
-        shown += f" ({_how(row)})" if files.count(_name(row)) > 1 else ""
+        if names.count(shown) > 1:
+            shown = _name(row) + (f" ({_how(row)})" if files.count(_name(row)) > 1 else "")
         scores = [_quality(by_set.get(name), ssim) for name in sets]
         cells.append([shown, number(over(row.params, 1e3), 1), *scores])
     conditions = f"x{rows[0].scale}, {rows[0].metric}, {rows[0].degradation}"

@@ -132,3 +132,45 @@ def test_what_comes_nearest_is_told():
     fastest, best = min(ROWS, key=lambda r: r.latency_ms_median), max(ROWS, key=lambda r: r.psnr_db)
     assert f"the lowest time is {fastest.latency_ms_median:.3f} ms" in raised.value.hint
     assert f"the highest PSNR is {best.psnr_db:.3f} dB" in raised.value.hint
+
+
+FP32 = [row("d1", 10, 30.4, 26, precision="fp32"), row("d2", 20, 30.7, 29, precision="fp32")]
+INT8 = [
+    row("d1", 5, 30.35, 26, precision="mixed: 2 fp32, 10 int8", precision_asked="int8"),
+    row("d2", 9, 30.5, 29, precision="int8", precision_asked="int8"),
+]
+
+
+def test_the_precision_is_chosen_too():
+    choice = choose(*FP32, *INT8, max_ms=15)
+    assert (choice.best, choice.runner_up) == ("asrn_x4.d2 int8", "asrn_x4.d1 fp32")
+    assert choice.remarks[0] == (
+        "asrn_x4.d2 int8 loses 0.200 dB against FP32, which takes 20.00 ms"
+    )
+    choice = choose(*FP32, *INT8, max_ms=15, max_loss_db=0.1)
+    assert choice.best == "asrn_x4.d1 fp32" and not choice.remarks[0].endswith("against FP32")
+    assert "asrn_x4.d2 int8: a loss of 0.200 dB is above 0.1 dB" in choice.rejected
+
+
+def test_under_limits_of_the_quality_only_the_fastest_is_selected():
+    assert choose(*FP32, *INT8, max_loss_db=0.1).best == "asrn_x4.d1 int8"
+    choice = choose(*FP32, *INT8, min_psnr_db=30.45, max_loss_db=0.3)
+    assert choice.best == "asrn_x4.d2 int8" and choice.why.startswith("the shortest time of 2 ")
+
+
+def test_a_loss_needs_an_fp32_row_of_the_same_images():
+    said = "asrn_x4.d1 int8: loss: not known, as no FP32 row of it is of the same images"
+    other = replace(INT8[0], set="Set14")
+    assert said in choose(FP32[1], INT8[0], INT8[1], max_loss_db=0.3).rejected
+    # The rows of other images do not compare at all; those of another target do.
+    assert choose(replace(FP32[0], target="gpu"), INT8[0], max_loss_db=0.1).best == "asrn_x4.d1"
+    with pytest.raises(InputError, match="different set"):
+        choose(FP32[0], other, max_loss_db=0.1)
+    alone = choose(INT8[0], max_ms=15)
+    assert alone.remarks == (
+        "what asrn_x4.d1 loses against FP32 is not known, as no FP32 row of it is of the same "
+        "images",
+    )
+    # Not to be told by the time of another device.
+    gpu = choose(replace(FP32[0], target="gpu"), INT8[0], max_ms=15)
+    assert gpu.remarks == ("asrn_x4.d1 loses 0.050 dB against FP32",)

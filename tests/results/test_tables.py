@@ -239,7 +239,7 @@ def test_scores_in_another_precision_or_layout_get_a_line_each():
     lines = quality_table(rows).splitlines()[2:5]
     assert [line.split("|")[1].strip() for line in lines] == [
         "m_x4.d1 (torch, fp32)",
-        "m_x4.d1 (torch, bf16)",
+        "m_x4.d1 bf16",
         "m_x4.d1 (torch, fp32, channels-last)",
     ]
     assert [line.split("|")[3].strip()[:6] for line in lines] == ["31.654", "31.000", "30.000"]

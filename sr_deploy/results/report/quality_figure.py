@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.results.columns import over
+from sr_deploy.results.precisions import has_several_precisions, precision_of
 from sr_deploy.results.report import drawing
 from sr_deploy.results.report.drawing import MARKERS, one_line
 from sr_deploy.results.report.printed import printed_for, score_of, table_notes
@@ -46,9 +47,11 @@ def quality_figure(rows: Sequence[QualityRow]) -> Dict[str, bytes]:
     """
     drawing.check_can_draw()
     panels: Dict[Tuple[Any, ...], List[_Score]] = {}
+    several = has_several_precisions(rows)
     for row in rows:
         if row.backend != BICUBIC and row.psnr_db is not None and row.params is not None:
-            family = f"{row.model} ({row.backend}, measured)"
+            name = f"{row.model} {precision_of(row)}" if several else row.model
+            family = f"{name} ({row.backend}, measured)"
             costs = over(row.params, 1e3), row.macs_g
             score = _Score(family, "", row.variant or row.model, row.psnr_db, costs)
             panel = row.set, row.scale, row.metric, row.degradation
