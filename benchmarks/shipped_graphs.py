@@ -13,6 +13,9 @@ sys.path.insert(0, str(ROOT))
 
 from sr_deploy.core.shipped import DEFAULT_MODELS, find_checkpoint, read_card, shipped_graphs  # noqa: E402
 from sr_deploy.fast.made import ModelVariant, export_graph  # noqa: E402
+from sr_deploy.fast.ways import ModelWay  # noqa: E402
+
+CPU = ModelWay("onnxruntime", "cpu", "cpu")
 
 
 def main() -> None:
@@ -20,7 +23,7 @@ def main() -> None:
         weights = find_checkpoint(name)
         assert weights is not None
         card = read_card(weights)
-        print(export_graph(ModelVariant(weights, card, card.variants[-1]), "cpu", shipped_graphs()))
+        print(export_graph(ModelVariant(weights, card, card.variants[-1]), CPU, shipped_graphs()))
 
 
 if __name__ == "__main__":

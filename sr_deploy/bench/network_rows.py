@@ -7,7 +7,6 @@ from typing import Any, Dict, Optional
 
 from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.errors import SrDeployError
-from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.results.rows import BenchmarkRow
 from sr_deploy.runtime.opener import NetworkDescription
@@ -25,20 +24,13 @@ def row_of(network: NetworkDescription, counter: str = "hooks") -> BenchmarkRow:
         scale=network.scale,
         precision=network.precision,
         precision_asked=network.precision_asked,
-        psnr_db_vs_fp32=_psnr_db_vs_fp32(network.manifest),
+        psnr_db_vs_fp32=network.psnr_db_vs_fp32,
     )
     try:
         counts = network.counts()
     except SrDeployError as e:
         return replace(row, warnings=(f"it cannot be counted: {e.message}",))
     return replace(row, **_count_fields(counts, counter))
-
-
-def _psnr_db_vs_fp32(manifest: Optional[Manifest]) -> Optional[float]:
-    """Return how near an engine's output is to FP32's, as its build measured it."""
-    accuracy: Any = manifest.checks.get("accuracy") if manifest else None
-    psnr_db = accuracy.get("psnr_db_vs_fp32") if isinstance(accuracy, dict) else None
-    return psnr_db if isinstance(psnr_db, (int, float)) else None
 
 
 def asked_precision(network: NetworkDescription, run: RunOptions) -> str:

@@ -27,6 +27,13 @@ _OPTIONS = (
         "[default: of a model the fastest that is here, of a graph onnxruntime]",
     ),
     click.option(
+        "--min-psnr-vs-fp32",
+        type=float,
+        metavar="DB",
+        help="Models: run in the fastest precision (bf16, FP16, INT8) whose engine was measured to "
+        "have this PSNR against FP32, such as 50.  [default: FP32 on CPUs, FP16 on GPUs]",
+    ),
+    click.option(
         "--precision",
         type=click.Choice(RUN_PRECISIONS),
         help="Checkpoints, code: the precision that torch computes in.  [default: fp32]",

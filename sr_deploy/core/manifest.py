@@ -93,6 +93,16 @@ class Manifest:
         return "fp16" if mixed else self.precision_obtained
 
     @property
+    def psnr_db_vs_fp32(self) -> Optional[float]:
+        """The PSNR of its output against that of FP32 in dB, as its check measured it.
+
+        None: it was not measured, as of what computes in FP32.
+        """
+        found = self.checks.get("accuracy", self.checks.get("fp16"))
+        psnr_db = found.get("psnr_db_vs_fp32") if isinstance(found, dict) else None
+        return float(psnr_db) if isinstance(psnr_db, (int, float)) else None
+
+    @property
     def dynamic(self) -> bool:
         return self.min_shape != self.max_shape
 

@@ -52,6 +52,11 @@ class RunOptions:
     """torch.compile."""
     cuda_graph: bool = False
     """torch replays a captured CUDA graph; another size is captured anew."""
+    min_psnr_vs_fp32: Optional[float] = None
+    """The least PSNR in dB of the output against that of FP32. Models run in the fastest precision
+    whose engine was measured to reach it, at last in FP32. None: in each target's own: FP32
+    on CPUs, FP16 on GPUs. Graphs and engines run as they are, and are refused where their
+    manifest has less, or no such number."""
     harness: bool = False
     """As NTIRE's harnesses leave torch on CUDA: convolutions may round to TF32, autograd is on."""
 
@@ -66,10 +71,25 @@ class RunOptions:
             raise InputError(
                 f"unknown precision '{self.precision}'; expected {', '.join(RUN_PRECISIONS)}"
             )
+        self._check_bound()
         if self.cuda_graph and device is not None and device.kind != "cuda":
             raise InputError(
                 f"--cuda-graph needs an NVIDIA GPU, but the device is {device}",
                 hint="omit --cuda-graph, or give --device cuda",
+            )
+
+    def _check_bound(self) -> None:
+        if self.min_psnr_vs_fp32 is None:
+            return
+        if not 0 < self.min_psnr_vs_fp32 < float("inf"):
+            raise InputError(
+                f"--min-psnr-vs-fp32 {self.min_psnr_vs_fp32:g}: expected dB above 0, such as 50"
+            )
+        if self.precision not in (None, "fp32"):
+            raise InputError(
+                f"--precision {self.precision} is for torch, whose loss is not measured, but "
+                "--min-psnr-vs-fp32 bounds it",
+                hint="omit one of them",
             )
 
     @property

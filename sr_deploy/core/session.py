@@ -159,6 +159,8 @@ class Session(abc.ABC):
     """CPU threads, on the CPU."""
     precision: str
     """Precision of the computation: fp32, fp16, bf16, int8, fp8, or mixed with its parts."""
+    psnr_db_vs_fp32: Optional[float] = None
+    """PSNR of its output against FP32 in dB, as its manifest has it; None: it has none."""
     settings: str = ""
     """How the device is driven: CUDA graph, waiting, copies. Compare times of equal settings."""
     scale: int

@@ -1,8 +1,9 @@
 """Engines and graphs of models, made once for this machine and kept in the user's cache.
 
-An entry is a folder with one file and its manifest. Its name has a checksum of everything that
-decides the file: weights, card, target, libraries, and the code that exports. It is made beside
-its place and renamed, so that it is whole, and several processes may make it at once.
+An entry is a folder with one file and its manifest, or with the reason why there is none. Its name
+has a checksum of everything that decides the file: weights, card, target, precision, libraries, and
+the code that exports. It is made beside its place and renamed, so that it is whole, and several
+processes may make it at once.
 """
 
 from __future__ import annotations
@@ -19,14 +20,20 @@ from pathlib import Path
 from typing import Optional
 
 from sr_deploy.core.cache import cache_folder, key_of
-from sr_deploy.core.errors import ArtifactError, MissingPackageError
-from sr_deploy.core.files import files_with_suffix, make_output_folder, sha256_of, write_bytes
+from sr_deploy.core.errors import ArtifactError, BuildError, MissingPackageError, SrDeployError
+from sr_deploy.core.files import (
+    files_with_suffix,
+    make_output_folder,
+    sha256_of,
+    write_bytes,
+    write_text,
+)
 from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
 from sr_deploy.core.providers import BUILDERS
 from sr_deploy.core.shipped import shipped_graphs
 from sr_deploy.core.sizes import up_to_multiple
 from sr_deploy.core.spec import ModelSpec, network_name
-from sr_deploy.core.target import TargetProfile, load_target
+from sr_deploy.core.target import TargetProfile
 from sr_deploy.core.version import __version__
 from sr_deploy.fast.ways import ModelWay
 from sr_deploy.runtime import BACKENDS
@@ -35,6 +42,8 @@ from sr_deploy.runtime.cuda import cuda
 _PACKAGE = Path(__file__).resolve().parents[1]
 _OPT_PX, _MOST_PX, _MOST_TENSORRT_PX = 256, 16384, 1024
 """LR sides of graphs. TensorRT chooses kernels and memory for the largest."""
+_REFUSED = "refused.txt"
+"""In the place of an engine that computes too wrongly, or not in its precision: the reason."""
 _UNUSED_DAYS = 90
 """An entry that was not used for so long is removed when another is made."""
 _ENTRY = re.compile(r"\.partial-.+|.+\.[0-9a-f]{16}")
@@ -66,20 +75,26 @@ def find(model: ModelVariant, way: ModelWay) -> Optional[Path]:
     return None
 
 
+def why_refused(model: ModelVariant, way: ModelWay) -> str:
+    """Return why an earlier build for a way failed; empty if there was none that did."""
+    with contextlib.suppress(OSError, ValueError):
+        return (_entry(model, way) / _REFUSED).read_text(encoding="utf-8")
+    return ""
+
+
 def make(model: ModelVariant, way: ModelWay) -> Path:
     """Make the file of a model for a way, and return its place in the cache.
 
-    Raises an SrDeployError if it cannot be exported or built, or the cache cannot be written.
+    Raises an SrDeployError if it cannot be exported or built, or the cache cannot be written. Of a
+    precision below FP32, a build that fails is remembered (see `why_refused`).
     """
     entry = _entry(model, way)
     _remove_unused(make_output_folder(entry.parent))
     with tempfile.TemporaryDirectory(dir=str(entry.parent), prefix=".partial-") as temporary:
         folder, beside = Path(temporary) / "entry", Path(temporary) / "graph"
-        graph = shipped_graph(model, way) or export_graph(model, way.target, beside)
+        graph = shipped_graph(model, way) or export_graph(model, way, beside)
         if way.builds:
-            from sr_deploy.runtime.build import engine_from_onnx
-
-            engine_from_onnx(graph, folder, target=way.target)
+            _build(graph, folder, way, entry)
         else:
             for path in (graph, manifest_path(graph)):
                 write_bytes(folder / path.name, path.read_bytes())
@@ -95,13 +110,25 @@ def make(model: ModelVariant, way: ModelWay) -> Path:
     return made
 
 
+def _build(graph: Path, folder: Path, way: ModelWay, entry: Path) -> None:
+    from sr_deploy.runtime.build import engine_from_onnx
+
+    try:
+        engine_from_onnx(graph, folder, target=way.target)
+    except BuildError as e:
+        if way.is_bounded:
+            with contextlib.suppress(SrDeployError, OSError):
+                write_text(entry / _REFUSED, e.message)
+        raise
+
+
 def is_made(path: Path) -> bool:
     """Return whether a file is one of the cache."""
     return cache_folder() / "models" in path.parents
 
 
-def export_graph(model: ModelVariant, target: str, folder: Path) -> Path:
-    """Export the graph that an engine of a target is built of, to a folder; return its path.
+def export_graph(model: ModelVariant, way: ModelWay, folder: Path) -> Path:
+    """Export the graph that the engine of a way is built of, to a folder; return its path.
 
     Raises an SrDeployError.
     """
@@ -110,15 +137,18 @@ def export_graph(model: ModelVariant, target: str, folder: Path) -> Path:
     except ImportError as e:
         package = (e.name or "torch").split(".")[0]
         raise MissingPackageError(package, needed_for="preparing a model, once,") from e
-    sizes = _sizes(model.card, load_target(target))
-    options = ExportOptions(variants=[model.variant], sizes=[sizes], target=target)
+    options = ExportOptions(
+        variants=[model.variant],
+        sizes=[_sizes(model.card, way.profile)],
+        precision=way.precision,
+        target=way.target,
+    )
     return onnx_from_checkpoint(model.weights, folder, options)[0]
 
 
 def shipped_graph(model: ModelVariant, way: ModelWay) -> Optional[Path]:
     """Return the shipped FP32 graph of a model; None if there is none that fits it and the way."""
-    profile = way.profile
-    if profile.precisions[0] != "fp32":
+    if way.is_bounded:
         return None
     for path in shipped_graphs().glob(f"{model.name}.*.onnx"):
         with contextlib.suppress(ArtifactError):
@@ -151,21 +181,20 @@ def _entry(model: ModelVariant, way: ModelWay) -> Path:
         model.card.weights_sha256,
         model.card.digest,
         way.profile.digest,
+        way.precision,
         _sizes(model.card, way.profile),
         sorted(versions.items()),
         __version__,
         _code_digest(),
     )
-    return cache_folder() / "models" / f"{model.name}.{way.runtime}.{key}"
+    return cache_folder() / "models" / f"{model.name}.{way.runtime}.{way.precision}.{key}"
 
 
 @functools.lru_cache(maxsize=None)
 def _code_digest() -> str:
     """Return a checksum of the code that decides what an export of a checkpoint contains."""
-    files = [
-        path for room in ("nets", "export") for path in sorted((_PACKAGE / room).rglob("*.py"))
-    ]
-    return key_of(*map(sha256_of, files))
+    rooms = (_PACKAGE / "nets", _PACKAGE / "export")
+    return key_of(*(sha256_of(path) for room in rooms for path in sorted(room.rglob("*.py"))))
 
 
 def _remove_unused(folder: Path) -> None:

@@ -1,18 +1,19 @@
 """Finds out what a text names, as `runtime.opener` does, in its fastest form on this machine.
 
 A checkpoint becomes an engine or graph in the user's cache, which is made when it is first needed
-(see `made.py`). With `run.runtime` "torch" or torch's settings it stays as it is, and so do graphs,
-engines, code and adaptive networks.
+(see `made.py`). Where `run.min_psnr_vs_fp32` allows a loss, each variant runs in the fastest
+precision whose engine reaches it. With `run.runtime` "torch" or torch's settings a checkpoint stays
+as it is, and so do graphs, engines, code and adaptive networks.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, List, Optional, Sequence, Union
 
 from sr_deploy.core.cache import key_of, read_cached, write_cached
-from sr_deploy.core.errors import CheckpointError, SrDeployError
+from sr_deploy.core.errors import BuildError, CannotRunHereError, CheckpointError, SrDeployError
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.progress import Progress, as_progress
 from sr_deploy.core.providers import TORCH
@@ -20,7 +21,7 @@ from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.core.shipped import find_checkpoint, read_card
 from sr_deploy.core.spec import ModelSpec, listed_variants
-from sr_deploy.fast.made import ModelVariant, find, make
+from sr_deploy.fast.made import ModelVariant, find, make, why_refused
 from sr_deploy.fast.ways import ModelWay, usable_ways
 from sr_deploy.runtime import opener
 from sr_deploy.runtime.opener import NetworkDescription, Variants, check_run_options
@@ -52,11 +53,12 @@ def describe(
     if models is None:
         return opener.describe(text, variants, trust=trust, untrained=untrained)
     networks = _in_their_fastest_form(models, run, as_progress(progress))
-    if networks is None:
-        names = [model.variant for model in models]
+    left = [model.variant for model in models if model.variant not in networks]
+    if left:
         source, _ = opener.split_variant(str(text))
-        networks = opener.describe(source, names, trust=trust, untrained=untrained)
-    return networks
+        by_torch = opener.describe(source, left, trust=trust, untrained=untrained)
+        networks.update(zip(left, by_torch))
+    return [networks[model.variant] for model in models]
 
 
 def describe_all(
@@ -102,14 +104,23 @@ def describe_one(
 def not_prepared_for(
     text: Union[str, Path], variant: Optional[str] = None, run: RunOptions = DEFAULT_RUN
 ) -> str:
-    """Return the runtime for which a model has to be prepared when it is described next.
+    """Return what a model has to be prepared for when it is described next: `openvino in bf16`.
 
     Empty if it is prepared, or if nothing is prepared for it. Makes nothing.
     """
     models = _models(str(text), [variant] if variant else None, run)
-    way = next(usable_ways(run)) if models else None
-    missing = models and way and way.target and find(models[-1], way) is None
-    return way.runtime if way and missing else ""
+    if not models:
+        return ""
+    model = models[-1]
+    for way in usable_ways(run):
+        if not way.target:
+            break
+        path = find(model, way)
+        if path is None and not (_allows_loss(way, run) and why_refused(model, way)):
+            return str(way)
+        if path is not None and not _described(model, way, path).why_below(run):
+            break
+    return ""
 
 
 def open_session(
@@ -173,39 +184,84 @@ def _published(weights: Path, card: ModelSpec) -> List[str]:
 
 def _in_their_fastest_form(
     models: Sequence[ModelVariant], run: RunOptions, progress: Progress
-) -> Optional[List[NetworkDescription]]:
-    """Return the description of each model's engine or graph; None: torch runs them."""
+) -> Dict[str, NetworkDescription]:
+    """Return the description of the engine or graph of each variant; torch runs those left out."""
+    found: Dict[str, NetworkDescription] = {}
     for way in usable_ways(run):
-        if not way.target:
+        left = [model for model in models if model.variant not in found]
+        if not left or not way.target:
             break
         try:
-            return [_described(model, way, path) for model, path in _files(models, way, progress)]
+            found.update(_described_all(left, way, run, progress))
         except CheckpointError:
             break
         except SrDeployError as e:
             if run.runtime is not None:
                 raise
-            problem = f"{models[0].weights.stem} is not run by {way.runtime}: {e.message}"
+            problem = f"{models[0].weights.stem} is not run by {way}: {e.message}"
             progress("; ".join(filter(None, [problem, e.hint])))
-    return None
+    else:
+        left = [model for model in models if model.variant not in found]
+        if left and run.runtime is not None:
+            raise CannotRunHereError(
+                f"{', '.join(model.name for model in left)}: no precision of {run.runtime} has "
+                f"{run.min_psnr_vs_fp32:g} dB against FP32",
+                hint="give less dB, or omit --runtime",
+            )
+    return found
 
 
-def _files(
-    models: Sequence[ModelVariant], way: ModelWay, progress: Progress
-) -> List[Tuple[ModelVariant, Path]]:
-    """Return each model with its file, which is made if there is none. Raises an SrDeployError."""
-    found = [(model, find(model, way)) for model in models]
-    missing = [model for model, path in found if path is None]
-    made: Dict[str, Path] = {}
+def _described_all(
+    models: Sequence[ModelVariant], way: ModelWay, run: RunOptions, progress: Progress
+) -> Dict[str, NetworkDescription]:
+    """Return the description of each variant's file, which is made if there is none.
+
+    Where `run` allows a loss, those that lose more are left out. Raises an SrDeployError.
+    """
+    described: Dict[str, NetworkDescription] = {}
+    missing = []
+    for model in models:
+        path = find(model, way)
+        if path is not None:
+            described[model.variant] = _described(model, way, path)
+        elif not (_allows_loss(way, run) and why_refused(model, way)):
+            missing.append(model)
     if missing:
         names = ", ".join(model.name for model in missing)
-        progress(f"{names}: prepared for {way.runtime} on this machine, once")
+        progress(f"{names}: prepared for {way} on this machine, once")
         with progress.track("preparing", len(missing)) as advance:
             for model in missing:
                 advance(model.name, steps=0)
-                made[model.variant] = make(model, way)
+                network = _made(model, way, run, progress)
+                if network is not None:
+                    described[model.variant] = network
                 advance()
-    return [(model, path or made[model.variant]) for model, path in found]
+    return {name: network for name, network in described.items() if not network.why_below(run)}
+
+
+def _made(
+    model: ModelVariant, way: ModelWay, run: RunOptions, progress: Progress
+) -> Optional[NetworkDescription]:
+    """Make the file of a variant and return its description.
+
+    None, with a line that says why, if it cannot be built and `run` allows a loss. Raises an
+    SrDeployError.
+    """
+    try:
+        network = _described(model, way, make(model, way))
+        problem = network.why_below(run)
+    except BuildError as e:
+        if not _allows_loss(way, run):
+            raise
+        network, problem = None, e.message
+    if problem:
+        progress(f"{model.name} is not run by {way}: {problem}")
+    return network
+
+
+def _allows_loss(way: ModelWay, run: RunOptions) -> bool:
+    """Return whether a way is one of those that run only where they lose little enough."""
+    return way.is_bounded and run.min_psnr_vs_fp32 is not None
 
 
 def _described(model: ModelVariant, way: ModelWay, path: Path) -> NetworkDescription:

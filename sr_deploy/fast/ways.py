@@ -23,12 +23,27 @@ class ModelWay:
     """The kind of device."""
     target: str = ""
     """The target whose engine or graph is made of the model; empty: none, torch runs it."""
+    precision: str = "fp32"
+    """Of the engine, as it is asked for."""
     builds: bool = True
     """Whether an engine is built of the graph."""
 
     @property
     def profile(self) -> TargetProfile:
         return load_target(self.target)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether it runs in less than FP32, so that a bound on the loss applies to it."""
+        return self.precision != "fp32"
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it runs where no loss was allowed: in the target's own precision."""
+        return not self.target or self.precision == self.profile.precisions[0]
+
+    def __str__(self) -> str:
+        return f"{self.runtime} in {self.precision}" if self.is_bounded else self.runtime
 
     def why_not(self, index: int = 0) -> str:
         """Return why the device of this number cannot be used in this way; empty if it can."""
@@ -41,10 +56,13 @@ class ModelWay:
 
 
 _WAYS = (
-    ModelWay("tensorrt-rtx", "cuda", "rtx"),
-    ModelWay("tensorrt", "cuda", "rtx-tensorrt"),
-    ModelWay("tensorrt", "cuda", "rtx-tensorrt8"),
-    ModelWay("onnxruntime-cuda", "cuda", "cuda"),
+    ModelWay("tensorrt-rtx", "cuda", "rtx", "fp16"),
+    ModelWay("tensorrt", "cuda", "rtx-tensorrt", "fp16"),
+    ModelWay("tensorrt", "cuda", "rtx-tensorrt8", "fp16"),
+    ModelWay("onnxruntime-cuda", "cuda", "cuda", "fp16"),
+    ModelWay("tensorrt", "cuda", "rtx-tensorrt", "fp32"),
+    ModelWay("tensorrt", "cuda", "rtx-tensorrt8", "fp32"),
+    ModelWay("onnxruntime-cuda", "cuda", "cuda", "fp32"),
     ModelWay(TORCH, "cuda"),
     ModelWay("onnxruntime", "cpu", "cpu"),
     ModelWay(TORCH, "cpu"),
@@ -83,7 +101,8 @@ def _allowed_ways(run: RunOptions) -> List[ModelWay]:
     if provider is not None and not any(way.runtime == provider.backend for way in _WAYS):
         return [ModelWay(provider.backend, provider.device, "cpu", builds=False)]
     kind = device.kind if device else "cpu" if runtime is None and not gpu_present() else ""
-    return [w for w in _WAYS if runtime in (None, w.runtime) and kind in ("", w.device)]
+    ways = [w for w in _WAYS if runtime in (None, w.runtime) and kind in ("", w.device)]
+    return [way for way in ways if way.is_default or run.min_psnr_vs_fp32 is not None]
 
 
 def _why_no_torch(device: str, index: int) -> str:

@@ -31,8 +31,7 @@ def upscale(
     force: bool = False,
     scale: Optional[float] = None,
     max_memory: Union[str, int, None] = None,
-    device: Optional[str] = None,
-    runtime: Optional[str] = None,
+    **run: Any,
 ) -> Any:
     """Upscale an image and return what was given: an array for an array, PIL for PIL.
 
@@ -54,7 +53,8 @@ def upscale(
     or a video; the paths of the results are returned. Existing files are replaced by `force` only.
     scale: by what the sides become larger, 1 to 64; None: the network's scale, 4 without a model.
     Another one is resampled from the network's result.
-    max_memory: bytes or `2GiB`. device, runtime: as in `RunOptions`. Raises an SrDeployError.
+    max_memory: bytes or `2GiB`. run: `device`, `runtime`, `min_psnr_vs_fp32` and other fields of
+    `RunOptions`. Raises an SrDeployError.
     """
     from sr_deploy.core.run_options import RunOptions
     from sr_deploy.upscale.any_image import upscale_any
@@ -67,7 +67,7 @@ def upscale(
         size=OutputSize(factor=scale),
         max_memory=parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory,
         force=force,
-        run=RunOptions(device=device, runtime=runtime),
+        run=RunOptions(**run),
     ).with_model(scale)
     with _lock:
         if output is not None:

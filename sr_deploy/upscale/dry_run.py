@@ -114,15 +114,15 @@ def tell_plan(
     jobs, options = plan_run(inputs, output, options)
     results = len(results_of(jobs))
     reporter.log(f"dry run, nothing is written: {results} result{'s' if results != 1 else ''}")
-    runtime = ""
+    way = ""
     if options.adaptive is None:
-        runtime = not_prepared_for(str(options.model), options.variant, options.run)
-    if runtime:
+        way = not_prepared_for(str(options.model), options.variant, options.run)
+    if way:
         plan = _PlanTeller(None, options, reporter)
         _tell_jobs(plan, jobs, reporter)
         reporter.log(
             "tiles, memory and time: known once the network is prepared. "
-            f"The first run prepares {options.model} for {runtime}, once"
+            f"The first run prepares {options.model} for {way}, once"
         )
     else:
         network = options.network(reporter.log)

@@ -141,6 +141,8 @@ class Upscaler:
         session = self.session
         device = f"{session.device} ({session.place})" if session.device else "the CPU"
         precision = "" if session.precision == "fp32" else f", in {session.precision}"
+        if precision and session.psnr_db_vs_fp32 is not None:
+            precision += f", {session.psnr_db_vs_fp32:.1f} dB against FP32"
         why = f" ({session.why_cpu})" if session.why_cpu else ""
         return f"{session.backend} on {device}{precision}{why}"
 

@@ -35,6 +35,20 @@ def test_an_unknown_precision_is_an_error():
         RunOptions(precision="int8")
 
 
+@pytest.mark.parametrize("least", [0, -1.0, float("nan"), float("inf")])
+def test_a_bound_on_the_loss_is_a_number_of_db(least):
+    with pytest.raises(InputError, match="expected dB above 0, such as 50"):
+        RunOptions(min_psnr_vs_fp32=least)
+
+
+def test_a_bound_on_the_loss_does_not_go_with_a_lower_precision_of_torch():
+    with pytest.raises(
+        InputError, match="--precision bf16 is for torch, whose loss is not measured"
+    ):
+        RunOptions(precision="bf16", min_psnr_vs_fp32=50)
+    RunOptions(precision="fp32", min_psnr_vs_fp32=50)
+
+
 def test_the_settings_that_only_torch_has():
     assert RunOptions(device="cuda", runtime="onnxruntime-cuda").torch_settings == []
     options = RunOptions(precision="fp16", channels_last=True, compile=True)

@@ -14,16 +14,26 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
 from sr_deploy.core.cache import cache_folder  # noqa: E402
-from sr_deploy.core.errors import ExportError, InputError, VariantError  # noqa: E402
+from sr_deploy.core.errors import (  # noqa: E402
+    ArtifactError,
+    BuildError,
+    CannotRunHereError,
+    ExportError,
+    InputError,
+    VariantError,
+)
+from sr_deploy.core.jsonio import to_json  # noqa: E402
+from sr_deploy.core.manifest import manifest_path, read_manifest  # noqa: E402
 from sr_deploy.core.run_options import RunOptions  # noqa: E402
 from sr_deploy.core.shipped import DEFAULT_MODELS, find_checkpoint, read_card  # noqa: E402
 from sr_deploy.core.spec import Variant  # noqa: E402
-from sr_deploy.fast import made, opener  # noqa: E402
+from sr_deploy.fast import made, opener, ways  # noqa: E402
 from sr_deploy.fast.made import ModelVariant, shipped_graph  # noqa: E402
 from sr_deploy.fast.ways import ModelWay  # noqa: E402
 from sr_deploy.nets import ARCHITECTURES  # noqa: E402
 from sr_deploy.nets.checkpoint import save_checkpoint  # noqa: E402
 from sr_deploy.runtime import BACKENDS  # noqa: E402
+from sr_deploy.runtime import build as build_module  # noqa: E402
 
 BY_TORCH = RunOptions(runtime="torch")
 ON_CPU = ModelWay("onnxruntime", "cpu", "cpu")
@@ -45,7 +55,7 @@ def graphs(tiny, made_once):
 
     def fill(folder):
         for variant in card.variants:
-            made.export_graph(ModelVariant(tiny, card, variant), "cpu", folder)
+            made.export_graph(ModelVariant(tiny, card, variant), ON_CPU, folder)
 
     folder = made_once("fast-graphs", fill)
     return {v: next(folder.glob(f"tiny_x2.{v}.*.onnx")) for v in card.variants}
@@ -176,6 +186,96 @@ def test_settings_of_torch_contradict_another_runtime_before_anything_is_prepare
         opener.open_session(tiny, "d1", both)
     assert opener.describe_one(tiny, "d1", RunOptions(precision="fp16")).backend == "torch"
     assert not (cache / "models").exists()
+
+
+@pytest.fixture()
+def bf16(graphs, cache, monkeypatch):
+    """PSNR against FP32 by variant, to be changed, of a way whose engines are those of FP32.
+
+    None: the build fails.
+    """
+    psnr_db, build = {"d1": 56.25, "d2": 48.125}, build_module.engine_from_onnx
+    made_for = []
+
+    def export(model, way, folder):
+        made_for.append(way)
+        return graphs[model.variant]
+
+    def built(graph, folder, **options):
+        (path,) = build(graph, folder, **options)
+        if made_for[-1].precision == "bf16":
+            manifest = read_manifest(path)
+            if psnr_db[manifest.variant] is None:
+                raise BuildError("it computes in FP32")
+            checks = {"accuracy": {"psnr_db_vs_fp32": psnr_db[manifest.variant]}}
+            lossy = dataclasses.replace(manifest, precision_obtained="bf16", checks=checks)
+            manifest_path(path).write_text(to_json(lossy))
+        return [path]
+
+    monkeypatch.setattr(made, "export_graph", export)
+    monkeypatch.setattr(build_module, "engine_from_onnx", built)
+    way = dataclasses.replace(ON_CPU, precision="bf16")
+    monkeypatch.setattr(ways, "_WAYS", (way, ON_CPU, ModelWay("torch", "cpu")))
+    return psnr_db
+
+
+def precisions(text, least, **given):
+    run = RunOptions(min_psnr_vs_fp32=least, **given)
+    lines = []
+    networks = opener.describe(text, run=run, progress=lines.append)
+    return {network.variant: network.precision for network in networks}, lines
+
+
+def test_each_variant_runs_in_the_fastest_precision_that_a_bound_allows(tiny, bf16):
+    assert precisions(tiny, None)[0] == {"d1": "fp32", "d2": "fp32"}
+    found, lines = precisions(tiny, 50)
+    assert found == {"d1": "bf16", "d2": "fp32"}
+    assert lines == [
+        "tiny_x2.d1, tiny_x2.d2: prepared for onnxruntime in bf16 on this machine, once",
+        "tiny_x2.d2 is not run by onnxruntime in bf16: 48.1 dB against FP32, expected at least 50",
+    ]
+    assert precisions(tiny, 50) == (found, [])  # nothing is built, nor told, again
+    assert precisions(tiny, 48)[0] == {"d1": "bf16", "d2": "bf16"}
+    assert precisions(tiny, 60)[0] == {"d1": "fp32", "d2": "fp32"}
+
+
+def test_a_build_that_failed_is_not_tried_again(tiny, bf16):
+    bf16["d2"] = None
+    found, lines = precisions(tiny, 40)
+    assert found == {"d1": "bf16", "d2": "fp32"}
+    assert "tiny_x2.d2 is not run by onnxruntime in bf16: it computes in FP32" in lines
+    bf16["d2"] = 99.0
+    assert precisions(tiny, 40) == (found, [])
+
+
+def test_what_is_prepared_next_is_known_before(tiny, bf16):
+    run = RunOptions(min_psnr_vs_fp32=50)
+    for prepared_for in ("onnxruntime in bf16", "", ""):
+        assert opener.not_prepared_for(tiny, "d1", run) == prepared_for
+        opener.describe_one(tiny, "d1", run)
+    for prepared_for in ("onnxruntime in bf16", ""):  # bf16 is made, then FP32
+        assert opener.not_prepared_for(tiny, "d2", run) == prepared_for
+        opener.describe_one(tiny, "d2", run)
+
+
+def test_a_runtime_that_reaches_it_in_no_precision_is_an_error(tiny, bf16, monkeypatch):
+    monkeypatch.setattr(ways, "_WAYS", ways._WAYS[:1])
+    assert precisions(tiny, 40, runtime="onnxruntime")[0] == {"d1": "bf16", "d2": "bf16"}
+    with pytest.raises(CannotRunHereError) as e:
+        precisions(tiny, 50, runtime="onnxruntime")
+    assert e.value.message == "tiny_x2.d2: no precision of onnxruntime has 50 dB against FP32"
+
+
+def test_a_session_tells_what_it_loses_and_an_artifact_that_loses_more_is_refused(tiny, bf16):
+    run = RunOptions(min_psnr_vs_fp32=50)
+    with opener.open_session(tiny, "d1", run) as session:
+        assert session.psnr_db_vs_fp32 == 56.25
+    network = opener.describe_one(tiny, "d2", RunOptions(min_psnr_vs_fp32=40))
+    assert network.how_exact == "bf16 by onnxruntime, 48.1 dB against FP32"
+    with pytest.raises(ArtifactError, match="48.1 dB against FP32, expected at least 50"):
+        opener.open_session(network.source, run=run)
+    with opener.open_session(tiny, "d1", RunOptions("cpu", "torch", min_psnr_vs_fp32=50)) as fp32:
+        assert (fp32.backend, fp32.psnr_db_vs_fp32) == ("torch", None)
 
 
 @pytest.mark.parametrize("name", DEFAULT_MODELS.values())

@@ -24,6 +24,11 @@ ON_GPU = [
     ("onnxruntime-cuda", "cuda"),
     ("torch", ""),
 ]
+FP32_ON_GPU = [
+    ("tensorrt", "rtx-tensorrt"),
+    ("tensorrt", "rtx-tensorrt8"),
+    ("onnxruntime-cuda", "cuda"),
+]
 ON_CPU = [("onnxruntime", "cpu"), ("torch", "")]
 
 
@@ -33,6 +38,15 @@ def test_the_gpu_comes_first_where_there_is_one(all_usable, monkeypatch):
     monkeypatch.setattr(ways, "gpu_present", lambda: True)
     assert names() == ON_GPU + ON_CPU
     assert names(device="cpu") == ON_CPU and names(device="cuda:1") == ON_GPU
+
+
+def test_where_a_loss_is_allowed_fp32_follows_fp16_on_a_gpu(all_usable):
+    assert names(device="cuda", min_psnr_vs_fp32=50) == ON_GPU[:-1] + FP32_ON_GPU + ON_GPU[-1:]
+
+
+def test_the_precisions_of_ways_are_those_of_their_targets():
+    for way in ways._WAYS:
+        assert not way.target or way.precision in way.profile.precisions, way
 
 
 def test_a_runtime_that_is_asked_for_is_the_only_way(all_usable):

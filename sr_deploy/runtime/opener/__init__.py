@@ -211,6 +211,8 @@ def check_run_options(networks: Sequence[NetworkDescription], run: RunOptions) -
         names = [network.artifact or network.name for network in others]
         listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
         notes.append(f"--runtime {run.runtime}: not for {listed}, which have their own")
+    if run.min_psnr_vs_fp32 is not None:
+        notes += [f"{network.name}: in {network.how_exact}" for network in networks]
     return "; ".join(notes)
 
 

@@ -75,11 +75,44 @@ class NetworkDescription:
         """Open it on the device of `run`.
 
         Raises CannotRunHereError or MissingPackageError if this machine cannot run it,
-        ArtifactError if a file is damaged.
+        ArtifactError if a file is damaged, or loses more than `run` allows.
         """
+        problem = self.why_below(run)
+        if problem:
+            raise ArtifactError(
+                f"{self.artifact or self.name}: {problem}",
+                hint="give less dB with --min-psnr-vs-fp32, or omit it",
+            )
         session = self.opener(run)
-        session.name = self.name
+        session.name, session.psnr_db_vs_fp32 = self.name, self.psnr_db_vs_fp32
         return session
+
+    @property
+    def psnr_db_vs_fp32(self) -> Optional[float]:
+        """The PSNR of its output against FP32, in dB, by its manifest; None: it has none."""
+        return self.manifest.psnr_db_vs_fp32 if self.manifest is not None else None
+
+    @property
+    def how_exact(self) -> str:
+        """Its precision and what that loses: `bf16 by openvino, 55.0 dB against FP32`."""
+        by = f"{self.precision or 'fp32'} by {self.backend}"
+        if self.precision in ("", "fp32") or self.psnr_db_vs_fp32 is None:
+            return by
+        return f"{by}, {self.psnr_db_vs_fp32:.1f} dB against FP32"
+
+    def why_below(self, run: RunOptions) -> str:
+        """Return why it does not have the PSNR against FP32 that `run` asks for; empty if it has.
+
+        What computes in FP32 has it, and what has no manifest: nothing else is known of it.
+        """
+        least = run.min_psnr_vs_fp32
+        if least is None or self.precision in ("", "fp32"):
+            return ""
+        if self.psnr_db_vs_fp32 is None:
+            return f"its PSNR against FP32 was not measured, expected at least {least:g} dB"
+        if self.psnr_db_vs_fp32 < least:
+            return f"{self.psnr_db_vs_fp32:.1f} dB against FP32, expected at least {least:g}"
+        return ""
 
     def find_scale(self) -> Optional[int]:
         """Return the scale; a graph without a manifest is probed for it. None if that fails."""
