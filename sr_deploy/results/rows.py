@@ -25,7 +25,7 @@ BICUBIC = "bicubic"
 PUBLISHED = "published"
 """The backend of numbers that a challenge's results.json has: not measured here."""
 
-_LOWEST_FIRST = ("int8", "fp8", "bf16", "fp16", "fp32")
+LOWEST_FIRST = ("int8", "fp8", "bf16", "fp16", "fp32")
 _NUMBER = (int, float)
 _IMAGE_TYPES: Dict[str, Any] = {
     "image": str,
@@ -360,7 +360,7 @@ def filter_rows(rows: Sequence[BenchmarkRow], where: Sequence[str]) -> List[Benc
 
 def lowest_precision(text: str) -> str:
     """Return the lowest precision that is computed in: `int8` of `mixed: 20 fp32, 31 int8`."""
-    return next((name for name in _LOWEST_FIRST if name in text), text)
+    return next((name for name in LOWEST_FIRST if name in text), text)
 
 
 def scored_images(row: BenchmarkRow) -> Tuple[Tuple[object, ...], ...]:

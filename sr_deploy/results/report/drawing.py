@@ -40,6 +40,8 @@ COLOURS: Dict[str, str] = {
 FAMILIES = tuple(colour for name, colour in COLOURS.items() if name.startswith("family"))
 LINE_STYLES = ("-", (0, (4, 2.5)), (0, (1, 1.6)), (0, (6, 2, 1, 2)))
 MARKERS = "osD^vPp*<>"
+PRECISION_MARKERS = {"fp32": "o", "fp16": "D", "bf16": "s", "int8": "^", "fp8": "v"}
+"""Of points where networks in several precisions are drawn."""
 POINTS_PER_INCH = 72
 """The resolution of SVG and of the layout: extents are in points."""
 

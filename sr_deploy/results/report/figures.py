@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
+from sr_deploy.core.errors import InputError
 from sr_deploy.results.protocols import time_ms
 from sr_deploy.results.report import drawing
 from sr_deploy.results.report.drawing import (
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PANEL_WIDTH, _PANEL_HEIGHT = 3.2, 2.75  # inches: on the page 8 points become 12 pixels
+_LEGEND_WIDTH = 1.8  # of a column in a wide panel
 FRAMES_PER_SECOND = {60: "center", 30: "right", 24: "left"}
 """Rates of video, with the alignment that keeps their texts apart."""
 
@@ -79,15 +81,38 @@ def figure_files(drawings: Dict[str, Drawing]) -> Dict[str, bytes]:
 
 
 def _draw_costs(group: RowGroup) -> Optional[Drawing]:
-    """Draw PSNR against each cost, with the Pareto front and a line for each model and backend."""
+    """Draw PSNR against each cost."""
+    axes = cost_axes(group)
+    return _cost_figure(group, axes, (_PANEL_WIDTH, _PANEL_HEIGHT)) if axes else None
+
+
+def latency_figure(group: RowGroup, panel_size: Tuple[float, float]) -> Drawing:
+    """Return the chart of PSNR against latency alone. panel_size: width and height in inches.
+
+    Raises MissingPackageError without matplotlib, InputError without two timed and scored rows.
+    """
+    drawing.check_can_draw()
+    axes = [axis for axis in cost_axes(group) if axis.of is time_ms]
+    if not axes:
+        raise InputError("fewer than two rows have both a time and a PSNR")
+    with drawing.drawing_style():
+        return _cost_figure(group, axes, panel_size)
+
+
+def _cost_figure(
+    group: RowGroup, axes: Sequence[CostAxis], panel_size: Tuple[float, float]
+) -> Drawing:
+    """Draw PSNR against costs, with the Pareto front, and a line for each model, by each runtime.
+
+    Colours are models and lines runtimes. Marks tell models too, or else precisions if the group
+    has several.
+    """
     from matplotlib.lines import Line2D
 
-    axes = cost_axes(group)
-    if not axes:
-        return None
     looks = _legend_looks(group)
-    legend_height = 0.17 * -(-len(looks) // len(axes))
-    size = _PANEL_WIDTH * len(axes), _PANEL_HEIGHT + legend_height
+    columns = max(len(axes), int(panel_size[0] / _LEGEND_WIDTH))
+    legend_height = 0.17 * -(-len(looks) // columns)
+    size = panel_size[0] * len(axes), panel_size[1] + legend_height
     figure = Drawing(drawing.new_figure(*size))
     charts = [panel.subplots() for panel in figure.panels(len(axes))]
     for i, (chart, axis) in enumerate(zip(charts, axes)):
@@ -97,7 +122,7 @@ def _draw_costs(group: RowGroup) -> Optional[Drawing]:
         handles=[Line2D([], [], **look) for look in looks.values()],
         labels=[one_line(text) for text in looks],
         loc="outside lower center",
-        ncols=len(axes),
+        ncols=columns,
     )
     for i, (handle, text) in enumerate(zip(legend.legend_handles, looks)):
         handle.set_gid(f"key-{i}")
@@ -110,16 +135,17 @@ def _draw_costs(group: RowGroup) -> Optional[Drawing]:
 
 
 def _plot_costs(ax: Axes, group: RowGroup, axis: CostAxis, titles: Dict[str, str]) -> None:
-    lines, looks = _line_styles(group), _family_looks(group)
-    for (name, how), family in _families(group, axis).items():
-        gid = f"curve-{axis.id}-{family[0].entry.id}"
-        colour = looks[name]["color"]
-        ax.plot(*zip(*(p.xy for p in family)), color=colour, ls=lines[how], lw=0.8, gid=gid)
+    lines, looks = _line_styles(group), _looks(group)
+    for family in _families(group, axis).values():
+        entry = family[0].entry
+        gid = f"curve-{axis.id}-{entry.id}"
+        look = {"color": looks[entry.id]["color"], "ls": lines[entry.runtime], "lw": 0.8}
+        ax.plot(*zip(*(p.xy for p in family)), gid=gid, **look)
     front = pareto_front(group, axis)
     best = {p.entry.id for p in front}
     # The front is drawn last, on top.
     for p in sorted(cost_points(group, axis), key=lambda p: p.entry.id in best):
-        look = looks[p.entry.family]
+        look = looks[p.entry.id]
         filled = p.entry.id in best
         gid = f"{'best' if filled else 'mark'}-{axis.id}-{p.entry.id}"
         cost = f"{short_number(p.cost)} {axis.name}"
@@ -165,13 +191,15 @@ def _describe_front(group: RowGroup, axis: CostAxis) -> str:
 
 def _cost_labels(group: RowGroup, axis: CostAxis) -> List[Tuple[List[Point], str, str, str]]:
     """Bicubic, the variants on the front, best first, then each family where there is room."""
-    looks, points = _family_looks(group), cost_points(group, axis)
+    looks, points = _looks(group), cost_points(group, axis)
+    several = len(group.precisions) > 1
     labels: List[Tuple[List[Point], str, str, str]] = []
     if group.bicubic_db is not None:
         ends = sorted((p.cost, group.bicubic_db) for p in points)
         labels.append((ends[::-1], f"bicubic {group.bicubic_db:.2f}", COLOURS["soft"], ""))
     for p in reversed(pareto_front(group, axis)):
-        text, colour = p.entry.row.variant or p.entry.row.model, looks[p.entry.family]["color"]
+        text, colour = p.entry.row.variant or p.entry.row.model, looks[p.entry.id]["color"]
+        text += f" {p.entry.precision}" if several else ""
         labels.append(([p.xy], text, colour, f"label-{axis.id}-{p.entry.id}"))
     named = {text for _, text, _, _ in labels}  # a network without variants, on the front
     families = _families(group, axis)
@@ -184,7 +212,7 @@ def _cost_labels(group: RowGroup, axis: CostAxis) -> List[Tuple[List[Point], str
         if text not in named:
             best_first = sorted(family, key=lambda p: -p.psnr_db)
             gid = f"name-{axis.id}-{best_first[0].entry.id}"
-            colour = looks[best_first[0].entry.family]["color"]
+            colour = looks[best_first[0].entry.id]["color"]
             labels.append(([p.xy for p in best_first], text, colour, gid))
     return labels
 
@@ -213,20 +241,45 @@ def _family_looks(group: RowGroup) -> Dict[str, Dict[str, Any]]:
     }
 
 
+def _looks(group: RowGroup) -> Dict[str, Dict[str, Any]]:
+    """The look of each entry, by its id: of its family, and of its precision if there are some."""
+    families, marks = _family_looks(group), _precision_marks(group)
+    return {
+        e.id: {**families[e.family], **marks.get(e.precision, {})}
+        for e in group.entries
+        if e.family in families
+    }
+
+
+def _precision_marks(group: RowGroup) -> Dict[str, Dict[str, str]]:
+    """The marker of each precision, highest first; empty where there is only one."""
+    names = group.precisions
+    if len(names) < 2:
+        return {}
+    known = drawing.PRECISION_MARKERS
+    return {name: {"marker": known.get(name, MARKERS[-1])} for name in names}
+
+
 def _line_styles(group: RowGroup) -> Dict[str, object]:
-    """The line of each backend and precision, the same in all charts of a group."""
+    """The line of each runtime, the same in all charts of a group."""
     styles = drawing.LINE_STYLES
-    hows = dict.fromkeys(e.how for e in group.entries)
-    return {how: styles[min(i, len(styles) - 1)] for i, how in enumerate(hows)}
+    runtimes = dict.fromkeys(e.runtime for e in group.entries)
+    return {name: styles[min(i, len(styles) - 1)] for i, name in enumerate(runtimes)}
 
 
 def _legend_looks(group: RowGroup) -> Dict[str, Dict[str, Any]]:
-    """The front, the families by their marks and, if there are several, the backends by lines."""
+    """The front and the families; if there are several, the precisions and the runtimes."""
     front = {"ls": ":", "color": COLOURS["ink"], "marker": "o", "ms": 4}
-    looks: Dict[str, Dict[str, Any]] = {"Pareto front, filled": front, **_family_looks(group)}
-    lines = _line_styles(group)
+    looks: Dict[str, Dict[str, Any]] = {"Pareto front, filled": front}
+    families, marks, lines = _family_looks(group), _precision_marks(group), _line_styles(group)
+    for name, look in families.items():
+        looks[name] = {"color": look["color"], "lw": 2.5} if marks else look
+    hollow = {"ls": "none", "color": COLOURS["mark"], "mfc": COLOURS["paper"], "mew": 0.9}
+    looks.update({name: {**hollow, **mark} for name, mark in marks.items()})
     if len(lines) > 1:
-        looks.update({how: {"ls": ls, "color": COLOURS["mark"]} for how, ls in lines.items()})
+        hows = {} if marks else {e.runtime: e.how for e in group.entries}
+        for name, line in lines.items():
+            looks[hows.get(name, name)] = {"ls": line, "color": COLOURS["mark"]}
     return looks
 
 

@@ -10,8 +10,14 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from sr_deploy.core.errors import VariantError
 from sr_deploy.core.spec import Variant
 from sr_deploy.results.columns import VALUES, Value, counter_name, label, settings_text
+from sr_deploy.results.precisions import precision_of
 from sr_deploy.results.protocols import time_ms
-from sr_deploy.results.rows import BenchmarkRow, executed_of_plain, scored_images
+from sr_deploy.results.rows import (
+    LOWEST_FIRST,
+    BenchmarkRow,
+    executed_of_plain,
+    scored_images,
+)
 
 # Rows that differ in one of these are never ranked together. CPU and GPU differ in `device`.
 _named_conditions_of = attrgetter(
@@ -49,9 +55,19 @@ class Entry:
         return label(self.row)
 
     @property
+    def precision(self) -> str:
+        """The lowest that it computes in."""
+        return precision_of(self.row)
+
+    @property
+    def runtime(self) -> str:
+        """The backend and settings: `torch channels-last`."""
+        return " ".join(filter(None, (self.row.backend, settings_text(self.row))))
+
+    @property
     def how(self) -> str:
         """The backend, precision and settings: `torch fp16 channels-last`."""
-        parts = (self.row.backend, self.row.precision, settings_text(self.row))
+        parts = (self.row.backend, self.precision, settings_text(self.row))
         return " ".join(filter(None, parts))
 
     @property
@@ -80,6 +96,12 @@ class RowGroup:
     def conditions(self) -> BenchmarkRow:
         """Return a row with the conditions of all: protocol, device, input, set and metric."""
         return self.entries[0].row
+
+    @property
+    def precisions(self) -> List[str]:
+        """Return the precisions of the entries, the highest first."""
+        found = {e.precision for e in self.entries}
+        return [*(p for p in LOWEST_FIRST[::-1] if p in found), *sorted(found - set(LOWEST_FIRST))]
 
     @property
     def bicubic_db(self) -> Optional[float]:

@@ -18,6 +18,7 @@ from sr_deploy.core.version import __version__
 from sr_deploy.results.columns import SCORES, VALUES, Value, counter_name, frame_ms
 from sr_deploy.results.conditions import OF_PATCHES
 from sr_deploy.results.crops import CropSet
+from sr_deploy.results.precisions import losses_db
 from sr_deploy.results.protocols import score_text, time_ms
 from sr_deploy.results.report.drawing import check_can_draw, require_package, short_number
 from sr_deploy.results.report.figures import Drawing, draw_figures
@@ -38,7 +39,7 @@ from sr_deploy.results.report.notes import (
     use_command,
 )
 from sr_deploy.results.report.page_svg import PageCharts, page_charts
-from sr_deploy.results.report.series import latency_strips
+from sr_deploy.results.report.series import latency_strips, precision_costs
 from sr_deploy.results.rows import BenchmarkRow, executed_of_plain
 
 _PAGE = Path(__file__).resolve().parent / "page"
@@ -123,6 +124,7 @@ def _section(group: RowGroup, title: str, drawings: Dict[str, Drawing]) -> Dict[
         "legend": cost.legend,
         "charts": list(zip([f"PSNR against {axis.subject}" for axis in axes], cost.panels)),
         "elastic": elastic.panels,
+        "precision_costs": precision_costs(group),
         "strips": latency_strips(group),
         "columns": columns,
         "lines": [(e, _facets(e), _cells(e.row, columns)) for e in fastest_first],
@@ -142,7 +144,7 @@ _FACETS = ("family", "runtime", "target", "precision")
 def _facets(entry: Entry) -> Dict[str, str]:
     """What the page can be filtered by."""
     row = entry.row
-    values = entry.family, row.backend, row.target or "no target", row.precision
+    values = entry.family, row.backend, row.target or "no target", entry.precision
     return dict(zip(_FACETS, values))
 
 
@@ -177,8 +179,12 @@ def _columns(group: RowGroup) -> List[PageColumn]:
             100 * r.executed[share] if r.executed and executed_of_plain(r) == of_plain else None
         )
 
+    rows = [e.row for e in group.entries]
+    losses = {id(row): loss for row, loss in zip(rows, losses_db(rows))}
+    loss = PageColumn("Loss [dB]", 3, lambda r: losses[id(r)])
     columns = [
         PageColumn("PSNR [dB]", 3, VALUES["psnr_db"], "high"),
+        *([loss] if len(group.precisions) > 1 else []),
         PageColumn("Time [ms]", 2, time_ms),
         *(PageColumn(heading, 2, VALUES[key]) for heading, key in SCORES.items()),
         PageColumn("Params [M]", 3, VALUES["params_m"]),

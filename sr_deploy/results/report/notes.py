@@ -83,7 +83,9 @@ def remarks_of(group: RowGroup) -> List[str]:
             "A score with * was computed by tiles. Near their borders the pixels differ from those "
             "of the whole image."
         )
-    below = {e.name: f"{e.name} {e.row.psnr_db:.2f} dB" for e in group.below_bicubic}
+    several = len(group.precisions) > 1
+    names = ((e, f"{e.name} {e.precision}" if several else e.name) for e in group.below_bicubic)
+    below = {name: f"{name} {e.row.psnr_db:.2f} dB" for e, name in names}
     if below:
         remarks.append(
             f"Below bicubic's {group.bicubic_db:.2f} dB, so outside of the charts: "

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Tuple
 
 from sr_deploy.results.columns import VALUES
+from sr_deploy.results.precisions import losses_db
 from sr_deploy.results.protocols import time_ms
 from sr_deploy.results.report.drawing import log_ticks, tick_text
-from sr_deploy.results.report.groups import RowGroup
+from sr_deploy.results.report.groups import Entry, RowGroup
 from sr_deploy.results.rows import BenchmarkRow
 
 Curves = Dict[str, List[Tuple[int, float]]]
@@ -52,6 +53,42 @@ def _curves(group: RowGroup, model: str, axis: str, key: str) -> Curves:
             points.setdefault(how, {}).setdefault(e.size.size, value)
     curves = {how: sorted(by_size.items()) for how, by_size in points.items()}
     return curves if any(len(curve) > 1 for curve in curves.values()) else {}
+
+
+@dataclass(frozen=True)
+class PrecisionCost:
+    """What a network in a lower precision loses and gains against FP32, where that is known."""
+
+    entry: Entry
+    loss_db: Optional[float]
+    """PSNR against the FP32 row of the same network on the same images; below 0 is a gain."""
+    time_ms: Optional[float]
+    fp32: Optional[Entry]
+    """The fastest one of the same network in FP32."""
+    fp32_ms: Optional[float]
+
+    @property
+    def time_share(self) -> Optional[float]:
+        """The part of FP32's time that it takes."""
+        return self.time_ms / self.fp32_ms if self.time_ms and self.fp32_ms else None
+
+
+def precision_costs(group: RowGroup) -> List[PrecisionCost]:
+    """Return the costs of every entry below FP32, by network, in the order of the entries."""
+    fp32: Dict[Tuple[str, str], List[Entry]] = {}
+    for e in group.entries:
+        if e.precision == "fp32" and time_ms(e.row):
+            fp32.setdefault((e.row.model, e.row.variant), []).append(e)
+    losses = losses_db([e.row for e in group.entries])
+    costs: Dict[Tuple[str, str], List[PrecisionCost]] = {}
+    for e, loss in zip(group.entries, losses):
+        network = e.row.model, e.row.variant
+        if e.precision not in ("", "fp32"):
+            fastest = min(fp32.get(network, []), key=lambda f: time_ms(f.row) or 0, default=None)
+            ms = None if fastest is None else time_ms(fastest.row)
+            cost = PrecisionCost(e, loss, time_ms(e.row), fastest, ms)
+            costs.setdefault(network, []).append(cost)
+    return [cost for of_network in costs.values() for cost in of_network]
 
 
 def latency_strips(group: RowGroup) -> Optional[Dict[str, Any]]:
