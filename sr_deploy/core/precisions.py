@@ -19,3 +19,11 @@ def mixed_precision(counts: Dict[str, int]) -> str:
 def is_quantised(precision: str) -> bool:
     """Return whether a precision has 8-bit parts."""
     return "int8" in precision or "fp8" in precision
+
+
+LOWEST_FIRST = ("int8", "fp8", "bf16", "fp16", "fp32")
+
+
+def lowest_precision(text: str) -> str:
+    """Return the lowest precision that is computed in: `int8` of `mixed: 20 fp32, 31 int8`."""
+    return next((name for name in LOWEST_FIRST if name in text), text)

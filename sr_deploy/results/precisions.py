@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
+from sr_deploy.core.precisions import lowest_precision
 from sr_deploy.results.rows import (
     BICUBIC,
     PUBLISHED,
     BenchmarkRow,
     QualityRow,
-    lowest_precision,
     scored_images,
 )
 

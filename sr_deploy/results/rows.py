@@ -13,6 +13,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tupl
 from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.core.files import make_output_folder, write_hint
 from sr_deploy.core.jsonio import LONE_SURROGATE, from_dict, has_lone_surrogates
+from sr_deploy.core.precisions import lowest_precision
 
 SCHEMA = 3
 """3: `executed` is of the plain network on the whole image; 2: of the largest branch on the same
@@ -25,7 +26,6 @@ BICUBIC = "bicubic"
 PUBLISHED = "published"
 """The backend of numbers that a challenge's results.json has: not measured here."""
 
-LOWEST_FIRST = ("int8", "fp8", "bf16", "fp16", "fp32")
 _NUMBER = (int, float)
 _IMAGE_TYPES: Dict[str, Any] = {
     "image": str,
@@ -356,11 +356,6 @@ def filter_rows(rows: Sequence[BenchmarkRow], where: Sequence[str]) -> List[Benc
             values = ", ".join(map(repr, dict.fromkeys(present))) or "not set"
             raise InputError(f"no row has {condition}; in these rows {key} is {values}"[:500])
     return left
-
-
-def lowest_precision(text: str) -> str:
-    """Return the lowest precision that is computed in: `int8` of `mixed: 20 fp32, 31 int8`."""
-    return next((name for name in LOWEST_FIRST if name in text), text)
 
 
 def scored_images(row: BenchmarkRow) -> Tuple[Tuple[object, ...], ...]:

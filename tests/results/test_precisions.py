@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from sr_deploy.core.precisions import lowest_precision
 from sr_deploy.results.columns import labels, names_of
 from sr_deploy.results.precisions import fp32_partners, losses_db, precision_of
-from sr_deploy.results.rows import BICUBIC, PUBLISHED, BenchmarkRow, filter_rows, lowest_precision
+from sr_deploy.results.rows import BICUBIC, PUBLISHED, BenchmarkRow, filter_rows
 from sr_deploy.results.screen import rows_text
 from sr_deploy.results.tables import bench_table
 

@@ -8,12 +8,12 @@ from operator import attrgetter
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import VariantError
+from sr_deploy.core.precisions import LOWEST_FIRST
 from sr_deploy.core.spec import Variant
 from sr_deploy.results.columns import VALUES, Value, counter_name, label, settings_text
 from sr_deploy.results.precisions import precision_of
 from sr_deploy.results.protocols import time_ms
 from sr_deploy.results.rows import (
-    LOWEST_FIRST,
     BenchmarkRow,
     executed_of_plain,
     scored_images,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import replace
 
 from sr_deploy.results.crops import CropSet, MethodCrop
 from sr_deploy.results.rows import BenchmarkRow
@@ -66,6 +67,22 @@ def family():
             uncounted={"matmul": 2},
         ),
     ]
+
+
+def mixed_family():
+    """A network of two sizes, by two runtimes, in up to three precisions."""
+    rows = [row("d1", 10.0, 30.0), row("d2", 20.0, 31.0)]
+    for r in list(rows):
+        for precision, asked, share, loss in (
+            ("fp32", "fp32", 1.1, 0.0),
+            ("bf16", "bf16", 0.5, 0.001),
+            (f"mixed: 3 fp32, 1{r.variant[1:]} int8", "int8", 0.4, 0.06),
+        ):
+            ms = (r.latency_ms_median or 0) * share
+            changes = {"precision_asked": asked, "psnr_db_vs_fp32": 45.04}
+            other = row(r.variant, ms, (r.psnr_db or 0) - loss, **changes)
+            rows.append(replace(other, backend="openvino", precision=precision))
+    return rows
 
 
 def png(width, height, grey):

@@ -4,9 +4,10 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
-from sample_rows import family, row
+from sample_rows import family, mixed_family, row
 
-from sr_deploy.results.report.figures import draw_figures, figure_files
+from sr_deploy.core.errors import InputError
+from sr_deploy.results.report.figures import draw_figures, figure_files, latency_figure
 from sr_deploy.results.report.groups import cost_axes, cost_points, group_rows
 from sr_deploy.results.report.page_svg import page_charts
 
@@ -162,3 +163,36 @@ def test_what_belongs_to_a_row_names_it_so_that_the_page_can_filter_it():
     svg = charts(family())[0]
     named = [g.get("data-id") for g in svg.iter("g") if g.get("data-id")]
     assert {g.get("data-id") for g in marks(svg)} == {"r1", "r2", "r3", "r4"} == set(named)
+
+
+def shapes(svg):
+    """The outline of each mark, by what its title begins with."""
+    found = {
+        m.find("title").text.partition(":")[0]: m.find(".//path[@transform]") for m in marks(svg)
+    }
+    return {name: path.get("d") for name, path in found.items()}
+
+
+def test_precisions_have_their_own_marks_and_runtimes_their_lines():
+    parts = page_charts(draw_figures(group_rows(mixed_family()))["g1-cost"])
+    legend = [text for text, _ in parts.legend]
+    assert legend == ["Pareto front, filled", "m_x4", "fp32", "bf16", "int8", "torch", "openvino"]
+    svg = ElementTree.fromstring(parts.panels[0])
+    outlines = shapes(svg)
+    int8, bf16, ov, torch = (
+        outlines[f"m_x4.d2, {how}"]
+        for how in ("openvino int8", "openvino bf16", "openvino fp32", "torch fp32")
+    )
+    assert len({int8, bf16, torch}) == 3 and ov == torch
+    assert {"d1 int8", "d2 bf16", "d2 fp32"} <= set(texts(svg, "family0"))
+
+
+def test_the_chart_of_latency_alone():
+    (group,) = group_rows(mixed_family())
+    figure = latency_figure(group, (7.5, 4.6))
+    assert list(figure.descriptions) == ["panel-0"]
+    assert (
+        "cheapest first: m_x4.d1 (openvino int8), 4.00, 29.94 dB" in figure.descriptions["panel-0"]
+    )
+    with pytest.raises(InputError, match="fewer than two rows have both"):
+        latency_figure(group_rows([row()])[0], (7.5, 4.6))

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from sample_rows import family, row
+from sample_rows import family, mixed_family, row
 
 from sr_deploy.results.report.groups import (
     cost_axes,
@@ -13,6 +13,7 @@ from sr_deploy.results.report.groups import (
     pareto_front,
     rank_changes,
 )
+from sr_deploy.results.report.series import elastic_curves, precision_costs
 
 
 @pytest.mark.parametrize(
@@ -179,3 +180,41 @@ def test_ranks_are_compared_though_a_harness_rounds_otherwise():
     ]
     (changes,) = rank_changes(group_rows(rows))
     assert [(here, there) for _, here, there in changes.lines] == [(1, 2), (2, 1)]
+
+
+def test_mixtures_of_one_precision_are_a_family():
+    (group,) = group_rows(mixed_family())
+    assert group.precisions == ["fp32", "bf16", "int8"]
+    hows = [e.how for e in group.entries if e.row.variant == "d2"]
+    assert hows == ["torch fp32", "openvino fp32", "openvino bf16", "openvino int8"]
+    curves = elastic_curves(group)[0].psnr
+    assert {how: len(points) for how, points in curves.items()} == dict.fromkeys(hows, 2)
+
+
+def test_the_front_is_over_sizes_and_precisions():
+    (group,) = group_rows(mixed_family())
+    front = pareto_front(group, cost_axes(group)[0])
+    assert [(p.entry.row.variant, p.entry.precision) for p in front] == [
+        ("d1", "int8"),
+        ("d1", "bf16"),
+        ("d2", "int8"),
+        ("d2", "bf16"),
+        ("d2", "fp32"),
+    ]
+
+
+def test_what_a_precision_costs_is_against_the_fastest_fp32_of_the_network():
+    (group,) = group_rows(mixed_family())
+    costs = precision_costs(group)
+    assert [(c.entry.name, c.entry.precision) for c in costs] == [
+        ("m_x4.d1", "bf16"),
+        ("m_x4.d1", "int8"),
+        ("m_x4.d2", "bf16"),
+        ("m_x4.d2", "int8"),
+    ]
+    assert costs[1].loss_db == pytest.approx(0.06) and costs[1].time_share == pytest.approx(0.4)
+    assert costs[1].fp32 is not None and costs[1].fp32.how == "torch fp32"
+    (alone,) = group_rows([r for r in mixed_family() if r.precision != "fp32"])
+    for cost in precision_costs(alone):
+        assert (cost.loss_db, cost.fp32, cost.time_share) == (None, None, None)
+    assert precision_costs(group_rows(family())[0]) == []

@@ -6,7 +6,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from sample_rows import crop_set, family, row
+from sample_rows import crop_set, family, mixed_family, row
 
 from sr_deploy.core.errors import InputError, MissingPackageError
 from sr_deploy.results.crops import WorkMap
@@ -347,3 +347,20 @@ def test_the_command_that_uses_a_network(changes, command):
 
 def test_what_cannot_be_run_here_has_no_command():
     assert use_command(row(backend="published")) == use_command(row(error="crashed")) == ""
+
+
+def test_what_each_precision_loses_and_gains_is_a_table_of_its_own():
+    page = Page(report_html(mixed_family()))
+    assert "What each precision costs" in page.text
+    assert "m_x4.d2 openvino int8 0.060 45.0 8.00 20.00 torch 40%" in page.text
+    assert "Loss [dB]" in page.text and "(int8 requested)" not in page.text
+    values = [a["value"] for t, a in page.tags if t == "option"]
+    assert {"fp32", "bf16", "int8"} <= set(values) and not any("mixed" in v for v in values)
+    plain = Page(report_html(family())).text
+    assert "What each precision costs" not in plain and "Loss [dB]" not in plain
+
+
+def test_what_is_below_bicubic_is_named_with_its_precision():
+    rows = [replace(r, bicubic_psnr_db=29.97) for r in mixed_family()]
+    text = Page(report_html(rows)).text
+    assert "Below bicubic's 29.97 dB, so outside of the charts: m_x4.d1 int8 29.94 dB." in text
