@@ -20,7 +20,9 @@ RUNTIMES = (*ONNX_RUNTIMES, *BUILDERS)
 LOCAL_RUNTIMES = tuple(name for name in RUNTIMES if name not in TRTEXEC_RUNTIMES)
 """Runtimes whose engines are built only where they run, never by trtexec."""
 PLACEMENTS = ("operators", "convolutions")
-ACTIVATIONS = ("uint8", "int8")
+HALF_QUANTISATION = 19
+"""The opset since which QuantizeLinear takes FP16."""
+ACTIVATIONS, WEIGHTS = ("uint8", "int8"), ("int8", "float")
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,17 @@ class Int8Rules:
 
     placement: str
     """`operators`: at the inputs and outputs of all operators that have 8-bit kernels.
-    `convolutions`: at the inputs of convolutions, and at the skip input of residual additions."""
+    `convolutions`: at the inputs of convolutions only."""
     activations: str
-    """`uint8` or `int8`. Weights are int8, with a scale for each output channel."""
+    """`uint8` or `int8`. Weights have a scale for each output channel, and are symmetric."""
     symmetric: bool
     """Whether the zero points of activations are 0 (128 of uint8)."""
+    weights: str = "int8"
+    """`int8`, with a DequantizeLinear; `float`, with a QuantizeLinear before it, as TensorRT 8
+    reads no INT8 constants."""
+    residuals: bool = False
+    """Whether the skip input of a residual addition is quantised, where that of a convolution is
+    the other and the sum goes into one. For the placement `convolutions`."""
     quantised_bias: bool = False
     """Whether biases are int32, in units of the product of both scales."""
     rest: str = "fp32"
@@ -196,7 +204,7 @@ def _problems(profile: TargetProfile, stem: str) -> Iterator[Tuple[str, str]]:
     if ("int8" in profile.precisions) != (profile.int8 is not None):
         yield "int8", "int8: the rules of INT8 graphs are given if and only if precisions has int8"
     if profile.int8 is not None:
-        yield from _int8_problems(profile.int8)
+        yield from _int8_problems(profile, profile.int8)
     for shape in profile.shapes:
         try:
             parse_sizes(shape)
@@ -236,10 +244,11 @@ def _problems(profile: TargetProfile, stem: str) -> Iterator[Tuple[str, str]]:
             yield "runtime_versions", f"the range '{profile.runtime_versions}' is empty"
 
 
-def _int8_problems(rules: Int8Rules) -> Iterator[Tuple[str, str]]:
+def _int8_problems(profile: TargetProfile, rules: Int8Rules) -> Iterator[Tuple[str, str]]:
     for key, known in (
         ("placement", PLACEMENTS),
         ("activations", ACTIVATIONS),
+        ("weights", WEIGHTS),
         ("rest", GRAPH_DTYPES),
     ):
         if getattr(rules, key) not in known:
@@ -248,6 +257,16 @@ def _int8_problems(rules: Int8Rules) -> Iterator[Tuple[str, str]]:
     for key in ("group_multiple", "channel_multiple"):
         if not 1 <= getattr(rules, key) <= 1024:
             yield "int8", f"int8: {key} is {getattr(rules, key)}; expected 1 to 1024"
+    if profile.runtime not in TRTEXEC_RUNTIMES:
+        return
+    if rules.activations != "int8" or not rules.symmetric or rules.quantised_bias:
+        expected = "expected activations int8, symmetric, and no quantised_bias"
+        yield "int8", f"int8: TensorRT quantises symmetrically, to signed integers: {expected}"
+    if rules.rest != profile.fp16_graph:
+        yield "int8", f"int8: rest is {rules.rest}; expected fp16_graph, {profile.fp16_graph}"
+    if rules.rest == "fp16" and profile.opset < HALF_QUANTISATION:
+        problem = f"Q/DQ pairs of FP16 values need opset {HALF_QUANTISATION}"
+        yield "opset", f"opset {profile.opset}; {problem}, for int8 with the rest in fp16"
 
 
 def same_version(a: str, b: str) -> bool:

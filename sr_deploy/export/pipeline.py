@@ -34,6 +34,7 @@ from sr_deploy.export.half import HalfGraph, halved, plain_graph, precision_of, 
 from sr_deploy.export.int8.calibration import Calibration, read_calibration
 from sr_deploy.export.int8.quantise import Int8Options, int8_graph
 from sr_deploy.export.layer_norm import reads_layer_norm, split_layer_norms
+from sr_deploy.export.opset import EXPORTED
 from sr_deploy.export.source import SOURCES, Source, SourceFacts, SourceGraph
 from sr_deploy.export.verify import (
     check_half_precision,
@@ -138,7 +139,8 @@ class _Settings:
             )
         graph_dtype = target.graph_dtype(precision)
         io_dtype = target.io_dtype if graph_dtype == "fp16" else "fp32"
-        return _Settings(target, precision, graph_dtype, io_dtype, target.opset)
+        opset = min(target.opset, EXPORTED)
+        return _Settings(target, precision, graph_dtype, io_dtype, opset)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from sr_deploy.runtime.graph_interface import ContractError, DeclaredEnd, interf
 from sr_deploy.runtime.graph_probe import SERVED, bounded_memory, graph_ends, probe_graph
 from sr_deploy.runtime.onnx_view import Graph, load_graph
 from sr_deploy.runtime.ort import raw_session
-from sr_deploy.runtime.preflight import EXPORT_AGAIN, Finding, preflight_model
+from sr_deploy.runtime.parser_rules import EXPORT_AGAIN, Finding
+from sr_deploy.runtime.preflight import preflight_model
 from sr_deploy.runtime.standard_graph import standard_graph
 
 

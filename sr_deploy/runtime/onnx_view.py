@@ -80,6 +80,8 @@ class Graph:
         self.shapes: Dict[str, List[Optional[int]]] = {}
         self._tensors: Dict[str, Any] = {}
         self.nodes: List[Node] = []
+        self.makers: Dict[str, Node] = {}
+        """The nodes by the names of their outputs."""
         self._read(model.graph)
         self.inputs = [v.name for v in image_inputs(model.graph)]
         self.outputs = [v.name for v in model.graph.output]
@@ -106,6 +108,7 @@ class Graph:
             self.shapes[name] = list(tensor.dims)
         for node in body.node:
             self.nodes.append(Node(node, self))
+            self.makers.update(dict.fromkeys(node.output, self.nodes[-1]))
             for inner in bodies_of(node):
                 self._read(inner)
 

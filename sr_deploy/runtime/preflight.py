@@ -1,41 +1,33 @@
 """Checks what a target's ONNX parser would do with a graph, node by node, before it is built.
 
 A check yields messages about a node or the graph; its `Rule` says when it applies.
-Sources of the facts: [ops N] docs/operators.md of onnx-tensorrt's release N, [log] its
-docs/Changelog.md, [code] its builtin_op_importers.cpp, [dla] TensorRT's page of DLA layer
-restrictions and operators/README.md of Deep-Learning-Accelerator-SW, [rtx] single-node graphs given
-to tensorrt_rtx 1.7.1, and its release notes.
+The rules of quantised graphs are in `quantisation_rules`. Sources of the facts: [ops N]
+docs/operators.md of onnx-tensorrt's release N, [log] its docs/Changelog.md, [code] its
+builtin_op_importers.cpp, [dla] TensorRT's page of DLA layer restrictions and operators/README.md of
+Deep-Learning-Accelerator-SW, [rtx] single-node graphs given to tensorrt_rtx 1.7.1, and its release
+notes.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import BuildError
 from sr_deploy.core.target import ONNX_RUNTIMES, RUNTIMES, TargetProfile
+from sr_deploy.runtime import quantisation_rules  # noqa: F401 - adds its rules to RULES
 from sr_deploy.runtime.onnx_view import Graph, Node, load_graph
-
-Version = Tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing in a graph that a parser would not do as written."""
-
-    severity: str
-    """`error`: refused or misread; `warning`: it works, but not as requested."""
-    node: str
-    """Its name, empty for the graph."""
-    operator: str
-    what: str
-    hint: str
-
-    @property
-    def where(self) -> str:
-        return f"node '{self.node}' ({self.operator})" if self.operator else "the graph"
+from sr_deploy.runtime.parser_rules import (
+    EXPORT,
+    EXPORT_AGAIN,
+    RTX,
+    RULES,
+    Finding,
+    Parser,
+    Rule,
+    Version,
+    not_read,
+)
 
 
 def preflight(
@@ -54,7 +46,7 @@ def preflight_model(
 ) -> List[Finding]:
     """Return the findings about a ModelProto; see `preflight`."""
     graph = Graph(model)
-    to = _Parser(target, precision, dla)
+    to = Parser(target, precision, dla)
     findings: List[Tuple[int, Finding]] = []
     for rule, check in RULES:
         if target.runtime in rule.runtimes and to.before(rule.before) and (dla or not rule.dla):
@@ -75,79 +67,6 @@ def refuse(findings: Sequence[Finding], onnx_name: str, target: TargetProfile) -
 def summary(findings: Sequence[Finding], target: TargetProfile) -> Dict[str, object]:
     """Return the record in a manifest of findings that `refuse` accepted."""
     return {"target": target.name, "warnings": [f"{f.where}: {f.what}" for f in findings]}
-
-
-def lowest_version(target: TargetProfile) -> Version:
-    """Return the lowest runtime version of a profile as three numbers; zeros when it has none."""
-    bounds = re.findall(r">=\s*(\d+(?:\.\d+)*)", target.runtime_versions)
-    versions = [tuple(int(n) for n in bound.split(".")) for bound in bounds]
-    return (max(versions, default=()) + (0, 0, 0))[:3]
-
-
-@dataclass(frozen=True)
-class _Parser:
-    """The parser that would read the graph, and the engine to build."""
-
-    target: TargetProfile
-    precision: str
-    dla: bool
-
-    @property
-    def rtx(self) -> bool:
-        return self.target.runtime == "tensorrt-rtx"
-
-    @property
-    def strongly_typed(self) -> bool:
-        return self.target.fp16_graph == "fp16"
-
-    def before(self, version: Optional[Version]) -> bool:
-        """Return whether the profile has an older version than this. None: all are too old."""
-        # [rtx]: it reads the same as 10.15 and later.
-        lowest = (11, 0, 0) if self.rtx else lowest_version(self.target)
-        return version is None or lowest < (version + (0, 0, 0))[:3]
-
-
-Check = Callable[[Any, _Parser], Iterator[str]]
-_TENSORRT, _RTX = ("tensorrt", "tensorrt-rtx"), ("tensorrt-rtx",)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Says when a check applies. It decorates a function that receives a node or the graph, and the
-    parser, and yields messages.
-    """
-
-    hint: str
-    ops: str = ""
-    """The standard operators it applies to, separated by spaces; empty: all."""
-    severity: str = "error"
-    subject: str = "node"
-    """What it checks: `node`, `foreign` (nodes of other domains), or `graph`."""
-    runtimes: Tuple[str, ...] = _TENSORRT
-    before: Optional[Version] = None
-    """It applies to profiles with an older version; None: to all."""
-    dla: bool = False
-    """It applies only when the DLA is requested."""
-
-    def __call__(self, check: Check) -> Check:
-        RULES.append((self, check))
-        return check
-
-    def findings(self, check: Check, graph: Graph, to: _Parser) -> Iterator[Tuple[int, Finding]]:
-        """Yield findings with the positions of their nodes, -1 for the graph."""
-        hint = self.hint.format(target=to.target.option, precision=to.precision)
-        if self.subject == "graph":
-            for message in check(graph, to):
-                yield -1, Finding(self.severity, "", "", message, hint)
-            return
-        for position, node in enumerate(graph.nodes):
-            applies = not self.ops or node.op in self.ops.split()
-            if applies and node.standard == (self.subject == "node"):
-                for message in check(node, to):
-                    yield position, Finding(self.severity, node.name, node.op, message, hint)
-
-
-RULES: List[Tuple[Rule, Check]] = []
 
 
 # Facts ------------------------------------------------------------------------------------------
@@ -241,9 +160,6 @@ _DLA_CONSTANT = ("Conv", "ConvTranspose", "PRelu", "MatMul", "Gemm")
 
 _REPLACE = "replace it by operators that this parser reads"
 _STANDARD = "write it with standard ONNX operators"
-EXPORT_AGAIN = "export it again with --target "
-"""Begins the hints of findings that an export would remedy."""
-_EXPORT = EXPORT_AGAIN + "{target} --precision {precision}"
 
 
 def _dims(shape: Optional[Sequence[Optional[int]]]) -> str:
@@ -252,16 +168,11 @@ def _dims(shape: Optional[Sequence[Optional[int]]]) -> str:
     return "(" + ", ".join("?" if n is None else str(n) for n in shape) + ")"
 
 
-def _not_read(first: Optional[Version]) -> str:
-    """Return `not read`, with the version since which it is."""
-    return "not read" + (f" before TensorRT {'.'.join(map(str, first))}" if first else "")
-
-
 # Rules for the graph ----------------------------------------------------------------------------
 
 
 @Rule(EXPORT_AGAIN + "{target}", subject="graph", runtimes=RUNTIMES)
-def _opset(graph: Graph, to: _Parser) -> Iterator[str]:
+def _opset(graph: Graph, to: Parser) -> Iterator[str]:
     if graph.opset > to.target.opset:
         yield (
             f"it has opset {graph.opset}, but this parser reads at most {to.target.opset}, and "
@@ -270,7 +181,7 @@ def _opset(graph: Graph, to: _Parser) -> Iterator[str]:
 
 
 @Rule("export a super-resolution network with srdeploy export", subject="graph")
-def _image(graph: Graph, to: _Parser) -> Iterator[str]:
+def _image(graph: Graph, to: Parser) -> Iterator[str]:
     shapes = [graph.shapes.get(name) for name in graph.inputs]
     if len(shapes) != 1 or shapes[0] is None or len(shapes[0]) != 4 or shapes[0][1] != 3:
         pairs = zip(graph.inputs, shapes)
@@ -279,16 +190,16 @@ def _image(graph: Graph, to: _Parser) -> Iterator[str]:
 
 
 @Rule("export it with a batch of 1", subject="graph", severity="warning")
-def _dynamic_batch(graph: Graph, to: _Parser) -> Iterator[str]:
+def _dynamic_batch(graph: Graph, to: Parser) -> Iterator[str]:
     shapes = [graph.shapes.get(name) for name in graph.inputs]
     if len(shapes) == 1 and shapes[0] and len(shapes[0]) == 4 and shapes[0][:2] == [None, 3]:
         yield "its batch is dynamic; the engine is built for a batch of 1"
 
 
-@Rule(_EXPORT, subject="graph")
-def _fp16_tensors(graph: Graph, to: _Parser) -> Iterator[str]:
+@Rule(EXPORT, subject="graph")
+def _fp16_tensors(graph: Graph, to: Parser) -> Iterator[str]:
     tensors = sum(kind == "FLOAT16" for kind in graph.types.values())
-    if tensors and not (to.precision == "fp16" and to.strongly_typed):
+    if tensors and not (to.precision in ("fp16", "int8") and to.strongly_typed):
         yield f"{tensors} of its tensors are FP16, " + (
             "and the network is strongly typed: the engine would not be FP32"
             if to.strongly_typed
@@ -296,22 +207,25 @@ def _fp16_tensors(graph: Graph, to: _Parser) -> Iterator[str]:
         )
 
 
-def _nodes_by_type(graph: Graph, to: _Parser) -> Dict[str, List[Node]]:
+_NO_COMPUTATION = "Cast Constant ConstantOfShape QuantizeLinear DequantizeLinear".split()
+
+
+def _nodes_by_type(graph: Graph, to: Parser) -> Dict[str, List[Node]]:
     """Return the computing nodes by output type, without scalars and vectors, where typing is
-    strong and FP16 was requested; else nothing.
+    strong and FP16 was requested, for all or for what INT8 leaves; else nothing.
     """
     nodes: Dict[str, List[Node]] = {}
-    if to.precision != "fp16" or not to.strongly_typed:
+    if to.precision not in ("fp16", "int8") or not to.strongly_typed:
         return nodes
     for node in graph.nodes:
-        if node.outputs and node.op not in ("Cast", "Constant", "ConstantOfShape"):
+        if node.outputs and node.op not in _NO_COMPUTATION:
             if len(graph.shapes.get(node.outputs[0], [0, 0])) > 1:
                 nodes.setdefault(graph.types.get(node.outputs[0], ""), []).append(node)
     return nodes
 
 
-@Rule(_EXPORT, subject="graph")
-def _fp32_tensors(graph: Graph, to: _Parser) -> Iterator[str]:
+@Rule(EXPORT, subject="graph")
+def _fp32_tensors(graph: Graph, to: Parser) -> Iterator[str]:
     nodes = _nodes_by_type(graph, to)
     if "FLOAT" in nodes and "FLOAT16" not in nodes:
         yield (
@@ -320,8 +234,8 @@ def _fp32_tensors(graph: Graph, to: _Parser) -> Iterator[str]:
         )
 
 
-@Rule(_EXPORT, subject="graph", severity="warning")
-def _mixed_tensors(graph: Graph, to: _Parser) -> Iterator[str]:
+@Rule(EXPORT, subject="graph", severity="warning")
+def _mixed_tensors(graph: Graph, to: Parser) -> Iterator[str]:
     nodes = _nodes_by_type(graph, to)
     if "FLOAT" in nodes and "FLOAT16" in nodes:
         fp32, total = nodes["FLOAT"], sum(map(len, nodes.values()))
@@ -331,19 +245,19 @@ def _mixed_tensors(graph: Graph, to: _Parser) -> Iterator[str]:
 
 
 @Rule("omit --dla", subject="graph", runtimes=RUNTIMES, dla=True)
-def _has_dla(graph: Graph, to: _Parser) -> Iterator[str]:
+def _has_dla(graph: Graph, to: Parser) -> Iterator[str]:
     if not to.target.dla_cores:
         yield f"target '{to.target.name}' has no DLA"
 
 
 @Rule("build an FP16 engine", subject="graph", runtimes=RUNTIMES, dla=True)
-def _dla_precision(graph: Graph, to: _Parser) -> Iterator[str]:
-    if to.target.dla_cores and to.precision != "fp16":
+def _dla_precision(graph: Graph, to: Parser) -> Iterator[str]:
+    if to.target.dla_cores and to.precision not in ("fp16", "int8"):
         yield f"the DLA does not compute in {to.precision.upper()}"
 
 
 @Rule("export it with --size HxW", subject="graph", runtimes=RUNTIMES, dla=True)
-def _dla_shapes(graph: Graph, to: _Parser) -> Iterator[str]:
+def _dla_shapes(graph: Graph, to: Parser) -> Iterator[str]:
     for name in graph.inputs if to.target.dla_cores else ():
         shape = graph.shapes.get(name)
         if shape is None or None in shape:
@@ -354,7 +268,7 @@ def _dla_shapes(graph: Graph, to: _Parser) -> Iterator[str]:
 
 
 @Rule(_STANDARD, subject="foreign", runtimes=RUNTIMES)
-def _domain(node: Node, to: _Parser) -> Iterator[str]:
+def _domain(node: Node, to: Parser) -> Iterator[str]:
     onnxruntime = to.target.runtime in ONNX_RUNTIMES
     is_function = (node.domain, node.op) in node.graph.functions
     read = is_function and (onnxruntime or not to.before((9, 0)))  # [log]
@@ -373,13 +287,13 @@ def _schema(node: Node) -> Any:
 
 
 @Rule(_STANDARD, runtimes=RUNTIMES)
-def _unknown(node: Node, to: _Parser) -> Iterator[str]:
+def _unknown(node: Node, to: Parser) -> Iterator[str]:
     if _schema(node) is None:
         yield f"opset {node.graph.opset} has no such operator"
 
 
 @Rule("export it again: it uses a newer opset than it declares", runtimes=RUNTIMES)
-def _newer(node: Node, to: _Parser) -> Iterator[str]:
+def _newer(node: Node, to: Parser) -> Iterator[str]:
     schema = _schema(node)
     unknown = [a for a in node.attributes if schema and a not in schema.attributes]
     if unknown or (schema and len(node.inputs) > schema.max_input):
@@ -388,46 +302,46 @@ def _newer(node: Node, to: _Parser) -> Iterator[str]:
 
 
 @Rule(_REPLACE)
-def _unsupported(node: Node, to: _Parser) -> Iterator[str]:
+def _unsupported(node: Node, to: Parser) -> Iterator[str]:
     first = _ADDED.get(node.op) if node.op != "LayerNormalization" else None
     if node.op in _NEVER or (to.rtx and node.op in _NOT_ON_RTX):
         yield "this parser does not read the operator"
     elif first and to.before(first):
-        yield f"the operator is {_not_read(first)}"
+        yield f"the operator is {not_read(first)}"
 
 
-@Rule(_EXPORT, "LayerNormalization")
-def _layer_norm(node: Node, to: _Parser) -> Iterator[str]:
+@Rule(EXPORT, "LayerNormalization")
+def _layer_norm(node: Node, to: Parser) -> Iterator[str]:
     if to.before(_ADDED[node.op]):
-        yield f"the operator is {_not_read(_ADDED[node.op])}"
+        yield f"the operator is {not_read(_ADDED[node.op])}"
 
 
 @Rule("use a value that is read")
-def _values(node: Node, to: _Parser) -> Iterator[str]:
+def _values(node: Node, to: Parser) -> Iterator[str]:
     for op, attribute, read, first in _VALUES:
         unread = [v for v in node.ints(attribute) if v not in read] if op == node.op else []
         if unread and to.before(first):
             expected = " or ".join(map(str, read))
-            yield f"{attribute}={unread[0]} is {_not_read(first)}; expected {expected}"
+            yield f"{attribute}={unread[0]} is {not_read(first)}; expected {expected}"
             return
 
 
 @Rule("make it a constant of the graph")
-def _constants(node: Node, to: _Parser) -> Iterator[str]:
+def _constants(node: Node, to: Parser) -> Iterator[str]:
     for op, index, name, first in _CONSTANT:
         if op == node.op and node.is_computed(index) and to.before(first):
-            yield f"its input '{name}' is computed, which is {_not_read(first)}"
+            yield f"its input '{name}' is computed, which is {not_read(first)}"
 
 
 @Rule("write it in opset 17 or lower", _REDUCTIONS, before=(10, 0))
-def _reductions(node: Node, to: _Parser) -> Iterator[str]:
+def _reductions(node: Node, to: Parser) -> Iterator[str]:
     # [code 8.5] The axes are read from the attributes; without them it reduces over all.
     if node.input(1) or node.attributes.get("noop_with_empty_axes"):
         yield "its axes are an input, which is ignored without an error: it reduces over all axes"
 
 
 @Rule("give the sizes as an input", "Split", before=(10, 0))
-def _split(node: Node, to: _Parser) -> Iterator[str]:
+def _split(node: Node, to: Parser) -> Iterator[str]:
     # [code 8.5] num_outputs is ignored. The size is divided by the number of outputs, rounded down.
     if "num_outputs" in node.attributes:
         shape, axis = node.shape(node.inputs[0]), node.attributes.get("axis", 0)
@@ -437,13 +351,13 @@ def _split(node: Node, to: _Parser) -> Iterator[str]:
 
 
 @Rule("pad all axes, with zeros where nothing is added", "Pad", before=(10, 0))
-def _pad_axes(node: Node, to: _Parser) -> Iterator[str]:
+def _pad_axes(node: Node, to: Parser) -> Iterator[str]:
     if node.input(3):
         yield "its axes are an input, which is not read before TensorRT 10"
 
 
 @Rule(_REPLACE, "Pad", before=(8, 2))
-def _pad_values(node: Node, to: _Parser) -> Iterator[str]:
+def _pad_values(node: Node, to: Parser) -> Iterator[str]:
     # [ops 8.0; log 8.2] Zeros on the last two of four axes.
     pads, value = node.constant(1), node.constant(2)
     is_zero = value is None or not value.any()
@@ -452,34 +366,34 @@ def _pad_values(node: Node, to: _Parser) -> Iterator[str]:
 
 
 @Rule("keep the scales FP32", "Resize", before=(10, 0))
-def _resize_scales(node: Node, to: _Parser) -> Iterator[str]:
+def _resize_scales(node: Node, to: Parser) -> Iterator[str]:
     # [code 8.5] Their bytes are read as FP32.
     if node.input(2) and node.type(node.input(2)) != "FLOAT":
         yield f"its scales are {node.type(node.input(2))}, and are read as FP32"
 
 
 @Rule("give the scales of all axes", "Resize", before=(10, 0))
-def _resize_axes(node: Node, to: _Parser) -> Iterator[str]:
+def _resize_axes(node: Node, to: Parser) -> Iterator[str]:
     if "axes" in node.attributes:  # [code 8.5]
         yield "its axes are ignored"
 
 
 @Rule(_REPLACE, "MaxPool LayerNormalization")
-def _outputs(node: Node, to: _Parser) -> Iterator[str]:
+def _outputs(node: Node, to: Parser) -> Iterator[str]:
     for name in filter(None, node.outputs[1:]):
         yield f"only its first output is computed, not '{name}'"
         return
 
 
 @Rule(_REPLACE, "TopK")
-def _topk(node: Node, to: _Parser) -> Iterator[str]:
+def _topk(node: Node, to: Parser) -> Iterator[str]:
     k = node.constant(1)
     if k is not None and k.size and k.max() > _TOPK_MAX:
         yield f"K is {k.max()}; expected at most {_TOPK_MAX}"
 
 
 @Rule("use smaller numbers", before=(9, 0))
-def _integers(node: Node, to: _Parser) -> Iterator[str]:
+def _integers(node: Node, to: Parser) -> Iterator[str]:
     # [ops 8.5] INT64 becomes INT32, clamped; 8.0 refuses values that do not fit. Slice's end may be
     # INT64's largest: clamped, it still means the end.
     for index, name in enumerate(node.inputs if node.op != "Slice" else ()):
@@ -501,22 +415,22 @@ def _types(subject: Any) -> Dict[str, str]:
 
 @Rule("cast it to a float type", subject="graph")
 @Rule("cast it to a float type")
-def _unread_types(subject: Any, to: _Parser) -> Iterator[str]:
+def _unread_types(subject: Any, to: Parser) -> Iterator[str]:
     for name, kind in _types(subject).items():
         if to.before(_TYPES.get(kind)):
-            yield f"'{name}' is {kind}, a type that is {_not_read(_TYPES.get(kind))}"
+            yield f"'{name}' is {kind}, a type that is {not_read(_TYPES.get(kind))}"
 
 
 @Rule("export it in FP32", subject="graph", severity="warning")
 @Rule("export it in FP32", severity="warning")
-def _double(subject: Any, to: _Parser) -> Iterator[str]:
+def _double(subject: Any, to: Parser) -> Iterator[str]:
     for name, kind in _types(subject).items():
         if kind == "DOUBLE":
             yield f"'{name}' is DOUBLE, and becomes FP32"
 
 
 @Rule("cast one of them")
-def _mixed_inputs(node: Node, to: _Parser) -> Iterator[str]:
+def _mixed_inputs(node: Node, to: Parser) -> Iterator[str]:
     # [rtx] With strong typing, inputs of one ONNX type must have one type. Only the limits of Clip
     # are converted.
     schema = _schema(node) if to.strongly_typed and node.op != "Clip" else None
@@ -532,14 +446,14 @@ def _mixed_inputs(node: Node, to: _Parser) -> Iterator[str]:
 
 
 @Rule("export without branches and loops", "If Loop Scan", before=(9, 0), severity="warning")
-def _control_flow(node: Node, to: _Parser) -> Iterator[str]:
+def _control_flow(node: Node, to: Parser) -> Iterator[str]:
     yield "control flow depends on data, so CUDA graphs cannot be used"
 
 
 # [rtx] The release notes exclude both, but the convolution was built.
-@Rule("use either stride or dilation", "Conv", runtimes=_RTX, severity="warning")
-@Rule("use either stride or dilation", "ConvTranspose", runtimes=_RTX)
-def _stride_and_dilation(node: Node, to: _Parser) -> Iterator[str]:
+@Rule("use either stride or dilation", "Conv", runtimes=RTX, severity="warning")
+@Rule("use either stride or dilation", "ConvTranspose", runtimes=RTX)
+def _stride_and_dilation(node: Node, to: Parser) -> Iterator[str]:
     if all(max(node.ints(name) + [1]) > 1 for name in ("strides", "dilations")):
         yield "stride and dilation together are not supported"
 
@@ -553,14 +467,14 @@ def _not_on_turing(node: Node) -> Iterator[str]:
         yield "FP32 matrix products do not exist on Turing (SM 7.5)"
 
 
-@Rule("export it in FP16", runtimes=_RTX)
-def _turing(node: Node, to: _Parser) -> Iterator[str]:
+@Rule("export it in FP16", runtimes=RTX)
+def _turing(node: Node, to: Parser) -> Iterator[str]:
     if 75 in to.target.compute_capabilities:
         yield from _not_on_turing(node)
 
 
-@Rule("export it in FP16", runtimes=_RTX, severity="warning")
-def _turing_on_request(node: Node, to: _Parser) -> Iterator[str]:
+@Rule("export it in FP16", runtimes=RTX, severity="warning")
+def _turing_on_request(node: Node, to: Parser) -> Iterator[str]:
     on_request = 75 in to.target.compute_capabilities_on_request
     if on_request and 75 not in to.target.compute_capabilities:
         for message in _not_on_turing(node):
@@ -568,7 +482,7 @@ def _turing_on_request(node: Node, to: _Parser) -> Iterator[str]:
 
 
 @Rule("allow the fallback, or omit --dla", dla=True, severity="warning")
-def _off_dla(node: Node, to: _Parser) -> Iterator[str]:
+def _off_dla(node: Node, to: Parser) -> Iterator[str]:
     indices = range(len(node.inputs))
     is_constant = node.inputs and all(node.constant(i) is not None for i in indices)
     reason = _why_off_dla(node, to) if to.target.dla_cores and not is_constant else ""
@@ -576,7 +490,7 @@ def _off_dla(node: Node, to: _Parser) -> Iterator[str]:
         yield f"it falls back from the DLA to the GPU: {reason}"
 
 
-def _why_off_dla(node: Node, to: _Parser) -> str:
+def _why_off_dla(node: Node, to: Parser) -> str:
     shape = node.shape(node.outputs[0]) or []
     if node.op not in _ON_DLA:
         return "the DLA has no such operator"

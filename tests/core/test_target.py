@@ -20,7 +20,7 @@ def test_the_issue_s_targets_are_there():
 def test_every_profile_is_whole_and_means_something(name):
     profile = load_target(name)
     assert profile.name == name and profile.title and profile.runtime in BACKENDS
-    assert 13 <= profile.opset <= 18
+    assert 13 <= profile.opset <= 19
     assert profile.check_precision(None) == profile.precisions[0]
     for shape in profile.shapes:
         parse_sizes(shape)
@@ -28,7 +28,8 @@ def test_every_profile_is_whole_and_means_something(name):
     weak = profile.runtime == "tensorrt" and profile.runtime_versions.startswith(">=8")
     if profile.runtime.startswith("tensorrt"):
         assert profile.fp16_graph == ("fp32" if weak else "fp16")
-        assert profile.opset <= (17 if weak else 18)
+        assert profile.opset <= (17 if weak else 19)
+        assert profile.int8 is not None and profile.int8.rest == profile.fp16_graph
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_an_unknown_name_is_refused_and_the_nearest_suggested(asked, meant):
         assert e.value.hint == f"did you mean '{meant}'?"
 
 
-@pytest.mark.parametrize("name, asked", [("rtx", "fp32"), ("cpu", "fp16"), ("xavier", "int8")])
+@pytest.mark.parametrize("name, asked", [("rtx", "fp32"), ("cpu", "fp16"), ("xavier", "bf16")])
 def test_a_precision_the_target_has_not_is_refused_not_replaced(name, asked):
     with pytest.raises(TargetError, match=f"target '{name}' builds fp.*, not {asked}"):
         load_target(name).check_precision(asked)
@@ -97,6 +98,39 @@ def test_a_malformed_profile_is_refused_with_its_file_and_what_is_wrong(tmp_path
     read_target(path)
     path.write_text(json.dumps({**data, **change}, indent=2))
     with pytest.raises(TargetError, match="cpu.json, line [0-9]+: .*" + words):
+        read_target(path)
+
+
+@pytest.mark.parametrize(
+    "target, change, words",
+    [
+        (
+            "xavier",
+            {"activations": "uint8"},
+            "TensorRT quantises symmetrically, to signed integers",
+        ),
+        (
+            "rtx",
+            {"symmetric": False},
+            "expected activations int8, symmetric, and no quantised_bias",
+        ),
+        ("rtx", {"quantised_bias": True}, "and no quantised_bias"),
+        ("rtx", {"rest": "fp32"}, "rest is fp32; expected fp16_graph, fp16"),
+        ("xavier", {"rest": "fp16"}, "rest is fp16; expected fp16_graph, fp32"),
+        ("xavier", {"weights": "fp16"}, "weights is 'fp16'; expected int8 or float"),
+        ("xavier", {"placement": "all"}, "placement is 'all'; expected operators or convolutions"),
+        ("xavier", {"group_multiple": 0}, "group_multiple is 0; expected 1 to 1024"),
+        ("rtx", None, "are given if and only if precisions has int8"),
+        ("rtx", 18, "Q/DQ pairs of FP16 values need opset 19"),
+    ],
+)
+def test_rules_of_int8_that_tensorrt_cannot_follow(tmp_path, target, change, words):
+    data = json.loads((data_folder("engines/targets") / f"{target}.json").read_text())
+    more = {"opset": change} if isinstance(change, int) else {}
+    rules = {**data["int8"], **(change if isinstance(change, dict) else {})}
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({**data, "name": "mine", "int8": rules if change else None, **more}))
+    with pytest.raises(TargetError, match=words):
         read_target(path)
 
 
