@@ -12,7 +12,7 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.bench.evaluate import ImageSet, check_images, image_set
 from sr_deploy.core.device import usable_cores
@@ -21,7 +21,7 @@ from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.jsonio import from_dict, read_dataclass
 from sr_deploy.core.lifeline import run_with_lifeline, signal_name
 from sr_deploy.core.metrics import METRICS
-from sr_deploy.core.precisions import PRECISIONS
+from sr_deploy.core.precisions import GRAPH_DTYPES, PRECISIONS
 from sr_deploy.core.run_options import RUN_PRECISIONS, RunOptions
 from sr_deploy.core.sizes import hw_text, parse_hw, parse_sizes
 from sr_deploy.core.target import load_target
@@ -44,6 +44,8 @@ class SweepPlan:
     variants: Tuple[str, ...] = ("all",)
     batch: Tuple[int, ...] = (1,)
     precisions: Tuple[str, ...] = ("fp32",)
+    calibrate: Optional[str] = None
+    """The folder of HR pictures that INT8 graphs are calibrated with; only with int8."""
     backends: Tuple[str, ...] = ()
     """torch for checkpoints, onnxruntime for graphs exported for no target."""
     targets: Tuple[str, ...] = ()
@@ -91,7 +93,7 @@ def read_plan(path: Path) -> SweepPlan:
     metrics = () if plan.metric is None else (plan.metric,)
     for key, values, choices in (
         ("backends", plan.backends, BACKENDS),
-        ("precisions", plan.precisions, RUN_PRECISIONS),
+        ("precisions", plan.precisions, PRECISIONS),
         ("metric", metrics, METRICS),
     ):
         for value in values:
@@ -99,6 +101,12 @@ def read_plan(path: Path) -> SweepPlan:
                 raise InputError(
                     f"{path}: {key} contains '{value}'; expected {' or '.join(choices)}"
                 )
+    if ("int8" in plan.precisions) != (plan.calibrate is not None):
+        raise InputError(
+            f"{path}: int8 in precisions and calibrate, the folder of HR pictures that INT8 graphs "
+            "are calibrated with, belong together",
+            hint="give both, or remove the one",
+        )
     for protocol in map(get_protocol, plan.protocols):
         if plan.metric is not None and protocol.metric not in (None, plan.metric):
             raise InputError(
@@ -119,23 +127,20 @@ def read_plan(path: Path) -> SweepPlan:
 def cells_of(plan: SweepPlan, images: ImageSet, device: Optional[str] = None) -> Dict[str, Cell]:
     """Return the cells of a plan by name. Raises an SrDeployError for an unknown model or variant.
 
-    A name is readable. It changes with the weights, the images (by name and size) and the settings.
+    A name is readable. It changes with the weights, the images (by name and size), the settings,
+    and in INT8 with the pictures for calibration.
     """
+    pictures = _facts_of(image_set(plan.calibrate), 1) if plan.calibrate else []
     ways = [(backend, "") for backend in plan.backends]
     ways += [(load_target(target).runtime, target) for target in plan.targets]
     cells = {}
     for model in plan.models:
         networks = _describe_model(model, plan.variants)
-        files = [
-            (path.name, path.stat().st_size)
-            for pair in images.pairs(networks[0].scale or 1)
-            for path in pair
-            if path is not None
-        ]
+        files = _facts_of(images, networks[0].scale or 1)
         code = [networks[0].identity] if networks[0].kind == "code" else []
         weights = networks[0].weights_sha256s
         facts = [*weights, *code, files, plan.metric, plan.threads, plan.runs]
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+        digests = {p: _digest([*facts, *([pictures] if p == "int8" else [])]) for p in PRECISIONS}
         for network, shape, batch, precision, (backend, target), protocol in itertools.product(
             networks, plan.shapes, plan.batch, plan.precisions, ways, plan.protocols
         ):
@@ -146,7 +151,7 @@ def cells_of(plan: SweepPlan, images: ImageSet, device: Optional[str] = None) ->
             way = f"{backend} for {target}" if target else backend
             name = (
                 f"{network.name} {shape or 'own sizes'} batch {batch} {precision} {way} "
-                f"{protocol}{f' on {device}' if device else ''} #{digest}"
+                f"{protocol}{f' on {device}' if device else ''} #{digests[precision]}"
             )
             row = BenchmarkRow(
                 model=network.model,
@@ -161,6 +166,16 @@ def cells_of(plan: SweepPlan, images: ImageSet, device: Optional[str] = None) ->
             )
             cells[name] = Cell(network.source, network.scale or 1, row, device)
     return cells
+
+
+def _facts_of(images: ImageSet, scale: int) -> List[Tuple[str, int]]:
+    """Return name and size of each file."""
+    files = [path for pair in images.pairs(scale) for path in pair if path is not None]
+    return [(path.name, path.stat().st_size) for path in files]
+
+
+def _digest(facts: List[Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _describe_model(model: str, variants: Sequence[str]) -> List[NetworkDescription]:
@@ -243,12 +258,16 @@ def _measure_cell(
             if getattr(plan, key) is not None:
                 options += [f"--{key}", str(getattr(plan, key))]
         if row.backend == "torch":
+            if row.precision_asked not in RUN_PRECISIONS:
+                raise _CellError(
+                    f"torch runs in {' or '.join(RUN_PRECISIONS)}, not in {row.precision_asked}"
+                )
             network = [cell.model, *(["--variants", row.variant] if row.variant else [])]
             network += ["--runtime", "torch"]
             if row.precision_asked != "fp32":
                 options += ["--precision", row.precision_asked]
         else:
-            network = [_build_artifact(cell, artifacts)]
+            network = [_build_artifact(cell, plan.calibrate, artifacts)]
         rows = json.loads(_srdeploy("bench", *network, *options, "--json"))
         if len(rows) != 1:
             raise _CellError(f"{len(rows)} rows for one cell")
@@ -268,12 +287,12 @@ def _own_graph_accepts(target: str, shape: str) -> bool:
     )
 
 
-def _build_artifact(cell: Cell, artifacts: Path) -> str:
+def _build_artifact(cell: Cell, calibrate: Optional[str], artifacts: Path) -> str:
     """Return the path of the cell's graph, plan or engine."""
     row = cell.row
-    if row.precision_asked not in PRECISIONS:
-        choices = " or ".join(PRECISIONS)
-        raise _CellError(f"{row.precision_asked} is for torch; graphs are in {choices}")
+    if not row.target and row.precision_asked not in GRAPH_DTYPES:
+        choices = " or ".join(GRAPH_DTYPES)
+        raise _CellError(f"{row.precision_asked} needs a target; graphs for none are in {choices}")
     target = ["--target", row.target] if row.target else []
     output = ["-o", str(artifacts / (Path(row.target).stem or "onnx"))]
     if kind_of(cell.model) == "router":
@@ -287,6 +306,8 @@ def _build_artifact(cell: Cell, artifacts: Path) -> str:
         size = []
     variants = ["--variants", row.variant] if row.variant else []
     options = [*variants, *size, "--precision", row.precision_asked, *target]
+    if row.precision_asked == "int8" and calibrate is not None:
+        options += ["--calibrate", calibrate]
     graph = _srdeploy("export", cell.model, *options, *output).split("\n")[0]
     if not row.target:
         return graph

@@ -323,7 +323,7 @@ def test_a_sweep_on_a_gpu_in_half_precision_passes_both_on(place, tmp_path, chil
         ({"batch": [4]}, "batch 4: sessions take one image"),
         (
             {"precisions": ["bf16"], "backends": ["onnxruntime"]},
-            "bf16 is for torch; graphs are in fp32 or fp16",
+            "bf16 needs a target; graphs for none are in fp32 or fp16",
         ),
     ],
 )
@@ -333,6 +333,39 @@ def test_what_cannot_be_done_is_no_other_measurement(place, tmp_path, children, 
     )
     assert len(rows) == 2 and all(words in r.error for r in rows) and not children.calls
     assert rows[0].batch == changes.get("batch", [1])[0]
+
+
+def test_precisions_are_cells_and_int8_graphs_are_calibrated(place, tmp_path, children):
+    (tmp_path / "photos").mkdir()
+    write_png(tmp_path / "photos" / "0.png", np.zeros((40, 48, 3), np.uint8))
+    changes = {
+        "variants": ["d1"],
+        "precisions": ["fp32", "int8"],
+        "calibrate": str(tmp_path / "photos"),
+        "targets": ["cpu"],
+    }
+    asked = read_plan(plan(place, tmp_path, **changes))
+    rows = rows_from_plan(asked, tmp_path / "out", data=data(place))
+    assert [(r.target, r.precision_asked, r.error) for r in rows] == [
+        ("", "", ""),
+        ("", "", ""),
+        ("", "int8", "torch runs in fp32 or fp16 or bf16, not in int8"),
+        ("", "", ""),
+    ], "measured rows are those of the stand-in"
+    exports = [call for call in children.calls if call[0] == "export"]
+    asked_for = [call[call.index("--precision") + 1] for call in exports]
+    assert asked_for == ["fp32", "int8"] and "--calibrate" not in exports[0]
+    at = exports[1].index("--calibrate")
+    assert exports[1][at + 1] == str(tmp_path / "photos")
+    names = list(cells_of(asked, image_set(data(place))))
+    assert [name.split()[4] for name in names] == ["fp32", "fp32", "int8", "int8"]
+    write_png(tmp_path / "photos" / "1.png", np.zeros((40, 48, 3), np.uint8))
+    again = list(cells_of(asked, image_set(data(place))))
+    assert [a == b for a, b in zip(names, again)] == [True, True, False, False]
+    missing = plan(place, tmp_path, precisions=["int8"], calibrate=str(tmp_path / "none"))
+    with pytest.raises(InputError, match="none"):
+        rows_from_plan(read_plan(missing), tmp_path / "new", data=data(place))
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
@@ -345,7 +378,13 @@ def test_what_cannot_be_done_is_no_other_measurement(place, tmp_path, children, 
             InputError,
             "backends contains 'tensorrt'; expected torch or onnxruntime",
         ),
-        ({"precisions": ["int8"]}, InputError, "precisions contains 'int8'"),
+        (
+            {"precisions": ["fp8"]},
+            InputError,
+            "precisions contains 'fp8'; expected fp32 or bf16 or",
+        ),
+        ({"precisions": ["int8"]}, InputError, "int8 in precisions and calibrate, .* belong"),
+        ({"calibrate": "photos"}, InputError, "int8 in precisions and calibrate, .* belong"),
         ({"shapes": ["256"]}, InputError, "'256' is not a size"),
         ({"protocols": ["ntire2021"]}, InputError, "unknown protocol 'ntire2021'"),
         ({"targets": ["xavie"]}, Exception, "unknown target 'xavie'"),
