@@ -29,6 +29,19 @@ from sr_deploy.core.errors import InputError
     help="Minimum PSNR. As the only limit it chooses the fastest variant.",
 )
 @click.option(
+    "--precision",
+    default="",
+    metavar="NAMES",
+    help="Precisions of the engines, such as fp32,int8: the choice is among all.  "
+    "[default: the target's own]",
+)
+@click.option(
+    "--calibrate",
+    default="",
+    metavar="HR_DIR",
+    help="Folder of HR images that INT8 graphs are calibrated with.",
+)
+@click.option(
     "--size", metavar="HxW", help="LR size of a frame.  [default: that of the target's profile]"
 )
 @click.option(
@@ -59,9 +72,10 @@ def deploy(
 
     MODEL is a shipped name, a checkpoint, an imported graph or code (mynet.py:Net).  [default: that
     of the folder, else asrn_x4]
-    All its variants are built and measured. A limit chooses the best within it; without one, that
-    of the highest PSNR is chosen. Where the engines cannot be built here, the folder has a bundle
-    for the board. The same command goes on after a kill, after adopt, and on the target itself.
+    All its variants are built and measured, in each --precision. A limit chooses the best within
+    it; without one, that of the highest PSNR is chosen. Where the engines cannot be built here, the
+    folder has a bundle for the board. The same command goes on after a kill, after adopt, and on
+    the target itself.
     """
     from sr_deploy.deploy.deployment import deployment_from_model
     from sr_deploy.deploy.options import DeployOptions

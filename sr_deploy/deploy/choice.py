@@ -1,37 +1,44 @@
-"""Which variant of a deployment to use: by measured times, or by what is known without them."""
+"""Which variant and precision to use: by measured times, or by what is known without them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Sequence, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.deploy.options import DeployOptions
-from sr_deploy.results.columns import frame_ms, label, number
+from sr_deploy.results.columns import frame_ms, labels, number
 from sr_deploy.results.rows import BenchmarkRow
 from sr_deploy.results.selection import Limits, select_network
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The variant to use and why, or why none is chosen."""
+    """The network to use and why, or why none is chosen."""
 
     name: str
-    """`asrn_x4.d3`; empty: none is chosen."""
+    """`asrn_x4.d3`, or `asrn_x4.d3 int8` among several precisions; empty: none is chosen."""
     why: str
+    row: Optional[BenchmarkRow] = None
+    """Its row; None: none is chosen."""
     remarks: Tuple[str, ...] = ()
     by_time: bool = True
     """Whether the networks were timed on the target."""
     hint: str = ""
-    """What to do where no variant meets the limits; empty otherwise."""
+    """What to do where no network meets the limits; empty otherwise."""
+
+
+Names = Dict[int, str]
+"""The name of each row's network, by the row's id."""
 
 
 def choose(rows: Sequence[BenchmarkRow], options: DeployOptions) -> Choice:
     """Choose among the rows of one deployment. Those with a time were timed on the target."""
     profile, limits = options.profile, options.limits
     measured = [row for row in rows if not row.error]
+    names = {id(row): name for row, name in zip(measured, labels(measured))}
     timed = [row for row in measured if frame_ms(row) is not None]
-    left_out = [label(row) for row in measured if frame_ms(row) is None]
+    left_out = [names[id(row)] for row in measured if frame_ms(row) is None]
     untimed = []
     if left_out:
         untimed = [f"not timed on '{profile.name}', so left out: {', '.join(left_out)}"]
@@ -39,17 +46,17 @@ def choose(rows: Sequence[BenchmarkRow], options: DeployOptions) -> Choice:
         return Choice("", "no network could be measured", by_time=False)
     try:
         if not timed:
-            return _choose_untimed(measured, options)
+            return _choose_untimed(measured, options, names)
         if limits is None:
-            return _highest_psnr(timed, untimed)
+            return _highest_psnr(timed, untimed, names)
         selection = select_network(timed, target=profile.name, limits=limits)
     except InputError as e:
         return Choice("", e.message, by_time=bool(timed), hint=e.hint)
     remarks = (*untimed, *selection.rejected, *selection.remarks)
-    return Choice(selection.best, selection.why, remarks)
+    return Choice(names[id(selection.row)], selection.why, selection.row, remarks)
 
 
-def _highest_psnr(timed: Sequence[BenchmarkRow], untimed: Sequence[str]) -> Choice:
+def _highest_psnr(timed: Sequence[BenchmarkRow], untimed: Sequence[str], names: Names) -> Choice:
     """Choose without a limit. untimed: a remark on those without a time."""
     best = _best(timed)
     ms = frame_ms(best) or 0
@@ -57,14 +64,14 @@ def _highest_psnr(timed: Sequence[BenchmarkRow], untimed: Sequence[str]) -> Choi
     fastest = min(timed, key=lambda row: frame_ms(row) or 0)
     if fastest is not best:
         remarks.append(
-            f"{label(fastest)} is {ms / (frame_ms(fastest) or 1):.1f} times as fast: "
+            f"{names[id(fastest)]} is {ms / (frame_ms(fastest) or 1):.1f} times as fast: "
             f"{_text(fastest)}; --fps, --max-ms or --min-psnr choose by a limit"
         )
     why = f"the highest PSNR of {len(timed)}, as no limit was given: {_text(best)}"
-    return Choice(label(best), why, (*remarks, *best.warnings))
+    return Choice(names[id(best)], why, best, (*remarks, *best.warnings))
 
 
-def _choose_untimed(rows: Sequence[BenchmarkRow], options: DeployOptions) -> Choice:
+def _choose_untimed(rows: Sequence[BenchmarkRow], options: DeployOptions, names: Names) -> Choice:
     """Choose by PSNR and counts; none under a limit of the time. Raises InputError."""
     nothing_timed = f"nothing was timed on '{options.target}' yet ({options.profile.title})"
     if options.time_limit_ms is not None:
@@ -77,11 +84,11 @@ def _choose_untimed(rows: Sequence[BenchmarkRow], options: DeployOptions) -> Cho
     if options.min_psnr is None:
         best = _best(rows)
         why = f"the highest PSNR of {len(rows)}, as no limit was given: {_text(best)}"
-        return Choice(label(best), why, (nothing_timed,), by_time=False)
+        return Choice(names[id(best)], why, best, (nothing_timed,), by_time=False)
     bound = Limits(min_psnr_db=options.min_psnr).bounds()[0][0]
     meeting = [row for row in rows if not bound.violation(row, options.min_psnr)]
     if not meeting:
-        named = [(label(row), row) for row in rows]
+        named = [(names[id(row)], row) for row in rows]
         raise InputError(
             f"none of {len(rows)} networks has {options.min_psnr:g} dB", hint=bound.nearest(named)
         )
@@ -92,7 +99,7 @@ def _choose_untimed(rows: Sequence[BenchmarkRow], options: DeployOptions) -> Cho
         f"{options.min_psnr:g} dB: {_text(best)}"
     )
     remarks = (f"{nothing_timed}: the fastest may be another one",)
-    return Choice(label(best), why, remarks, by_time=False)
+    return Choice(names[id(best)], why, best, remarks, by_time=False)
 
 
 def _best(rows: Sequence[BenchmarkRow]) -> BenchmarkRow:

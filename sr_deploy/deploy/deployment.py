@@ -24,7 +24,6 @@ from sr_deploy.deploy.record import (
     read_record,
     write_record,
 )
-from sr_deploy.results.columns import label
 from sr_deploy.results.rows import BenchmarkRow
 from sr_deploy.runtime.boards.job import bundle_folder
 from sr_deploy.runtime.readiness import why_not_run
@@ -108,8 +107,9 @@ def planned_deployment(
     record = read_record(Path(folder)) if folder is not None else None
     named = Model.from_text(model or (record.model if record else DEFAULT_MODELS[4]))
     check_model(named)
-    if options.data and not Path(options.data).is_dir():  # before the work, which takes long
-        raise InputError(f"there is no folder {options.data}", hint="give a folder of images")
+    for images in filter(None, (options.data, options.calibrate)):  # before the work
+        if not Path(images).is_dir():
+            raise InputError(f"there is no folder {images}", hint="give a folder of images")
     target = options.profile.name
     place = Path(folder) if folder is not None else Path(f"{named.name}-{target}")
     record = record or read_record(place)
@@ -121,6 +121,8 @@ def command_of(model: Model, folder: Path, options: DeployOptions) -> str:
     """Return the command that makes or continues a deployment."""
     words = ["srdeploy", "deploy", shlex.quote(model.text), "--target", options.target]
     words += [options.limits_text] if options.limits_text else []
+    words += ["--precision", options.precision] if options.precision else []
+    words += ["--calibrate", shlex.quote(options.calibrate)] if options.calibrate else []
     words += ["--size", options.size] if options.size else []
     words += ["--data", shlex.quote(options.data)] if options.data else []
     return " ".join([*words, "-o", shlex.quote(str(folder))])
@@ -143,12 +145,8 @@ def _finished(
     options: DeployOptions,
 ) -> DeployRecord:
     """Return the record with the choice and what comes next."""
-    names = [label(row) for row in rows]
-    artifact = ""
-    if choice.name in names:
-        graph = parts.graphs[names.index(choice.name)]
-        path = parts.engines.get(graph)
-        artifact = f"engines/{path.name}" if path is not None else ""
+    chosen = [parts.engines.get(g) for g, row in zip(parts.graphs, rows) if row is choice.row]
+    artifact = f"engines/{chosen[0].name}" if chosen and chosen[0] is not None else ""
     return replace(
         record,
         chosen=choice.name,
@@ -177,6 +175,7 @@ def _next_commands(
     if choice.by_time or not (parts.why_not_built or why_not_run(options.profile)):
         return []
     there = f"srdeploy deploy --target {options.target} {options.limits_text}".rstrip()
+    there += f" --precision {options.precision}" if options.precision else ""
     there += f" --size {options.size}" if options.size else ""
     return [
         f"scp -r {shlex.quote(folder)} USER@MACHINE:",

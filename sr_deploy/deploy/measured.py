@@ -135,16 +135,14 @@ def _recorded(engine: Path, of_graph: BenchmarkRow) -> BenchmarkRow:
     row = recorded_row(network)
     assert row is not None
     quality = "images set degradation metric border_px psnr_db ssim tiling".split()
-    accuracy: Any = network.manifest.checks.get("accuracy") if network.manifest else None
-    compared = (
-        f"the board's output differs from FP32 by {accuracy['psnr_db_vs_fp32']:.1f} dB"
-        if isinstance(accuracy, dict) and "psnr_db_vs_fp32" in accuracy
-        else "the board's output was not compared"
-    )
+    compared = "the board's output was not compared"
+    if network.psnr_db_vs_fp32 is not None:
+        compared = f"the board's output differs from FP32 by {network.psnr_db_vs_fp32:.1f} dB"
+    scored = f"PSNR is that of its graph, run in {of_graph.precision.upper()} on a CPU; {compared}"
     return replace(
         row,
         **{key: getattr(of_graph, key) for key in quality},
-        warnings=(*row.warnings, f"PSNR is that of its graph, run in FP32 on a CPU; {compared}"),
+        warnings=(*row.warnings, scored),
     )
 
 

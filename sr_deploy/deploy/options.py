@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import List, Optional, Tuple
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.sizes import HW, parse_hw, parse_sizes
@@ -28,6 +28,11 @@ class DeployOptions:
     """Most milliseconds of a frame, copies included."""
     min_psnr: Optional[float] = None
     """Least PSNR in dB on the images. As the only limit it chooses the fastest variant."""
+    precision: str = ""
+    """Precisions of the engines, such as `fp32,int8`: each variant is built in each, and the choice
+    is among all. Empty: the target's own."""
+    calibrate: str = ""
+    """Folder of HR images that INT8 graphs are calibrated with."""
     size: Optional[str] = None
     """LR size HxW of a frame: engines are timed at it, and built for it where the target's own
     sizes do not hold it; None: the target's own."""
@@ -42,6 +47,12 @@ class DeployOptions:
             raise InputError("--fps and --max-ms are the same limit", hint="give one of them")
         if self.fps is not None and not 0 < self.fps < 1e6:
             raise InputError(f"--fps {self.fps:g}: expected a number above 0")
+        precisions = self.precisions
+        if self.calibrate and "int8" not in precisions:
+            raise InputError(
+                "--calibrate is for INT8 graphs, and int8 is no precision of this deployment",
+                hint="add it to --precision, or omit --calibrate",
+            )
         if self.size is not None:
             parse_hw(self.size)
         _ = self.limits
@@ -49,6 +60,12 @@ class DeployOptions:
     @property
     def profile(self) -> TargetProfile:
         return load_target(self.target)
+
+    @property
+    def precisions(self) -> Tuple[str, ...]:
+        """The precisions, each once. Raises TargetError for one that the target does not build."""
+        names: List[Optional[str]] = [*self.precision.split(",")] if self.precision else [None]
+        return tuple(dict.fromkeys(self.profile.check_precision(name) for name in names))
 
     @property
     def time_limit_ms(self) -> Optional[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import (
     ArtifactError,
@@ -121,17 +121,25 @@ def make_parts(
     return replace(parts, bundle=bundle)
 
 
-def export_job(model: Model, folder: Path, options: DeployOptions) -> ExportJob:
-    """Return the export of the graphs. Raises SrDeployErrors; ImportError without its packages."""
+def export_jobs(model: Model, folder: Path, options: DeployOptions) -> List[ExportJob]:
+    """Return the export of the graphs in each precision.
+
+    Raises SrDeployErrors; ImportError without its packages.
+    """
     from sr_deploy.export.pipeline import ExportJob, ExportOptions
     from sr_deploy.export.source import SOURCES
 
+    source = SOURCES[model.kind].from_text(model.source)
     export = ExportOptions(
         variants=model.variant,
         sizes=[options.graph_sizes] if options.graph_sizes else (),
         target=options.target,
     )
-    return ExportJob(SOURCES[model.kind].from_text(model.source), folder, export)
+    calibrate = {"int8": options.calibrate or None}
+    return [
+        ExportJob(source, folder, replace(export, precision=p, calibrate=calibrate.get(p)))
+        for p in options.precisions
+    ]
 
 
 def _graphs(
@@ -145,28 +153,33 @@ def _graphs(
     try:
         from sr_deploy.export.pipeline import onnx_from_jobs
 
-        return onnx_from_jobs([export_job(model, folder, options)], progress=progress)
+        return onnx_from_jobs(export_jobs(model, folder, options), progress=progress)
     except (ImportError, MissingPackageError, SrDeployError) as e:
         lacks_package = isinstance(e, (ImportError, MissingPackageError))
         finished = [folder / name for name in record.graphs] if record else []
-        if not finished or not (lacks_package or model.is_missing):
+        uncalibrated = "int8" in options.precisions and not options.calibrate
+        if not finished or not (lacks_package or model.is_missing or uncalibrated):
             raise
-        for path in finished:
-            read_manifest(path)
-        reason = f"{model.source} is not here" if model.is_missing else "nothing here exports"
-        progress(f"graphs kept as they are ({len(finished)}): {reason}")
-        return finished
+        precisions = {path: read_manifest(path).precision_asked for path in finished}
+        if not set(options.precisions) <= set(precisions.values()):
+            raise
+        wanted = [path for path in finished if precisions[path] in options.precisions]
+        reason = "--calibrate is not given" if uncalibrated else "nothing here exports"
+        reason = f"{model.source} is not here" if model.is_missing else reason
+        progress(f"graphs kept as they are ({len(wanted)}): {reason}")
+        return wanted
 
 
 def adopted_engines(graphs: Sequence[Path], folder: Path, profile: str) -> Dict[Path, Path]:
     """Return the intact engines in a folder that were built of graphs; profile: its digest."""
-    of_graph: Dict[str, Path] = {}
+    found: Dict[Tuple[str, str], Path] = {}  # a graph may be of engines in several precisions
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         engine = _manifest(path)
         if engine is not None and engine.versions.get("profile") == profile:
-            of_graph[engine.parent_sha256] = path
+            found[engine.parent_sha256, engine.precision_asked] = path
     manifests = {graph: read_manifest(graph) for graph in graphs}
-    return {g: of_graph[m.sha256] for g, m in manifests.items() if m.sha256 in of_graph}
+    keys = {graph: (m.sha256, m.precision_asked) for graph, m in manifests.items()}
+    return {graph: found[key] for graph, key in keys.items() if key in found}
 
 
 def _manifest(path: Path) -> Optional[Manifest]:

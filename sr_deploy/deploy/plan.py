@@ -14,7 +14,7 @@ from sr_deploy.core.spec import network_name
 from sr_deploy.core.target import LOCAL_RUNTIMES
 from sr_deploy.deploy.deployment import planned_deployment
 from sr_deploy.deploy.options import DeployOptions
-from sr_deploy.deploy.parts import GRAPHS, Model, export_job
+from sr_deploy.deploy.parts import GRAPHS, Model, export_jobs
 from sr_deploy.deploy.record import DeployRecord
 from sr_deploy.runtime.build import why_not_here
 from sr_deploy.runtime.opener import describe
@@ -27,15 +27,16 @@ def plan_lines(
     """Return a line for each step. Arguments and errors as of `deployment_from_model`."""
     named, place, record = planned_deployment(model, folder, options)
     profile, sizes = options.profile, options.graph_sizes or ", ".join(options.profile.shapes)
-    networks, size = _networks(named, record)
+    networks, size = _networks(named, record, place / GRAPHS)
     there = len(list((place / GRAPHS).glob("*.onnx")))
     images = image_set(options.data)
     kept = f"; {there} are there, and kept if they are up to date" if there else ""
     runs = not why_not_here(profile)[0] and not why_not_run(profile)
-    of = f"{len(networks)} network(s) on {len(images.files)} image(s) ({images.name})"
+    number = len(networks) * len(options.precisions)
+    of = f"{number} network(s) on {len(images.files)} image(s) ({images.name})"
     return [
         f"{named.name} for {profile.title}, into {place}",
-        f"graphs:  {len(networks)} ({', '.join(networks)}), LR {sizes}{kept}",
+        f"graphs:  {_graphs(networks, options)}, LR {sizes}{kept}",
         *([f"size:    {size}"] if size else []),
         f"engines: {_engines(options)}",
         f"rows:    {'time, memory and PSNR' if runs else 'PSNR only, on this CPU,'} of {of}",
@@ -46,14 +47,15 @@ def plan_lines(
     ]
 
 
-def _networks(model: Model, record: Optional[DeployRecord]) -> Tuple[List[str], str]:
+def _networks(model: Model, record: Optional[DeployRecord], graphs: Path) -> Tuple[List[str], str]:
     """Return the names of the networks, and their parameters and work as far as known."""
     try:
         described = describe(model.source, model.variant or "all")
     except MissingPackageError:
         if record is None:
             raise
-        return list(record.graphs), ""
+        names = [describe(graphs / name)[0].name for name in record.graphs]
+        return list(dict.fromkeys(names)), ""
     names = [network_name(network.model, network.variant) for network in described]
     try:
         counts = [network.counts() for network in described]
@@ -66,19 +68,28 @@ def _networks(model: Model, record: Optional[DeployRecord]) -> Tuple[List[str], 
     return names, f"{_span(params)} M parameters, {work}"
 
 
+def _graphs(networks: Sequence[str], options: DeployOptions) -> str:
+    """Return how many graphs of which networks there will be, and in which precisions."""
+    precisions, listed = options.precisions, ", ".join(networks)
+    if not options.precision:
+        return f"{len(networks)} ({listed})"
+    text = f"{len(networks) * len(precisions)} ({listed}, in {' and '.join(precisions)}"
+    return f"{text}, calibrated with {options.calibrate})" if options.calibrate else f"{text})"
+
+
 def _span(values: Sequence[float]) -> str:
     return " to ".join(dict.fromkeys(f"{value:.3g}" for value in (min(values), max(values))))
 
 
 def _export_work(model: Model, place: Path, options: DeployOptions) -> List[str]:
     """Return the time and memory of the export, where they are known: for the main models."""
-    if model.source not in MAIN_MODELS or options.size:
+    if model.source not in MAIN_MODELS or options.size or "int8" in options.precisions:
         return []
     try:
         from sr_deploy.export.defaults import work_text
         from sr_deploy.export.pipeline import planned_graphs
 
-        graphs = planned_graphs([export_job(model, place / GRAPHS, options)])
+        graphs = planned_graphs(export_jobs(model, place / GRAPHS, options))
     except (ImportError, MissingPackageError):
         return []
     return [f"work:    {work_text(graphs)}"]

@@ -302,12 +302,32 @@ def board_engines(out):
                 target="xavier",
                 parent_sha256=manifest.sha256,
                 versions={"profile": digest, "tensorrt": "8.5.2"},
-                precision_obtained="fp16",
+                precision_obtained=manifest.precision_asked,
                 checks={"accuracy": {"psnr_db_vs_fp32": 58.25}},
                 build={"latency_ms": latency, "gpu": "Xavier", "board": {"board": "Jetson"}},
             )
 
         write_artifact(out / "engines" / graph.name.replace(".onnx", ".engine"), write)
+
+
+def test_the_choice_is_among_precisions_too(imported, deploy, tmp_path):
+    out, given = tmp_path / "out", ("--precision", "fp32,fp16", "--size", "24x32")
+    planned = deploy("xavier", *given, "--dry-run", model=imported)
+    assert "2 (net, in fp32 and fp16), LR 24x32" in planned.stdout
+    assert "of 2 network(s) on 2 image(s)" in planned.stdout
+    assert deploy("xavier", *given, model=imported).exit_code == 0
+    assert len(list((out / "graphs").glob("*.fp??.onnx"))) == 2
+    assert "--precision fp32,fp16" in record(out)["next"][1]
+
+    board_engines(out)  # FP16 in 20 ms, FP32 in 40 ms
+    result = deploy("xavier", *given, "--fps", "30", "--json", model=imported)
+    data = json.loads(result.stdout)
+    assert data["chosen"].endswith(" fp16") and len(data["engines"]) == 2
+    assert data["artifact"].endswith("24x32.fp16.engine")
+    assert f"## Use {data['chosen']}" in (out / "README.md").read_text()
+
+    result = deploy("xavier", "--size", "24x32", model=imported)  # FP16, the target's own
+    assert len(list((out / "graphs").glob("*.onnx"))) == 1 and "fp32.onnx: removed" in result.stderr
 
 
 def test_xavier_a_bundle_then_the_times_of_the_board(deploy, tmp_path):

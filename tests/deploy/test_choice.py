@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sr_deploy.core.errors import InputError, TargetError
@@ -96,6 +98,30 @@ def test_rows_that_failed_are_never_chosen():
     failed = [BenchmarkRow("net_x4", "d1", "tensorrt", error="no GPU")]
     assert choose(failed, options()).why == "no network could be measured"
     assert choose([*failed, *TIMED], options()).name == "net_x4.d3"
+
+
+def test_among_several_precisions_the_choice_names_one_and_what_it_loses():
+    int8 = [replace(r, precision="int8", latency_ms_median=r.latency_ms_median / 2) for r in TIMED]
+    rows = [
+        *(replace(r, precision="fp32") for r in TIMED),
+        *(replace(r, psnr_db=r.psnr_db - 0.05) for r in int8),
+    ]
+    choice = choose(rows, options(fps=60))
+    assert choice.name == "net_x4.d2 int8" and choice.row is rows[4]
+    assert "net_x4.d2 int8 loses 0.050 dB against FP32, which takes 20.00 ms" in choice.remarks
+    assert choose(rows, options(min_psnr=30.04)).name == "net_x4.d1 int8"
+    assert choose(rows, options()).name == "net_x4.d3 fp32"
+    untimed = [replace(r, latency_ms_median=None) for r in rows]
+    assert choose(untimed, options(min_psnr=30.5)).name == "net_x4.d3 fp32"
+
+
+def test_precisions_are_those_of_the_target_each_once():
+    assert options().precisions == ("fp16",)
+    assert DeployOptions("xavier", precision="fp32,fp16,fp32").precisions == ("fp32", "fp16")
+    with pytest.raises(TargetError, match="builds .* engines, not fp8"):
+        DeployOptions("xavier", precision="fp16,fp8")
+    with pytest.raises(InputError, match="--calibrate is for INT8 graphs"):
+        DeployOptions("xavier", calibrate="photos")
 
 
 def test_wrong_options_are_refused():
