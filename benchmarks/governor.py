@@ -2,10 +2,10 @@
 
 Usage: python benchmarks/governor.py ENGINE... [--fps F] [--seconds S] [-o TRACE.jsonl]
 
-The engines (or graphs) belong to one model and one size, smallest first. For S seconds, frames
-arrive F times a second, as from a camera. In the middle third another process keeps one core busy.
-Writes a line per frame: the governor's log, the time of arrival and whether the load was on. Prints
-which variants ran and how many frames were late.
+The engines (or graphs) belong to one model and one size, from the lowest quality to the highest.
+For S seconds, frames arrive F times a second, as from a camera. In the middle third another process
+keeps one core busy. Writes a line per frame: the governor's log, the time of arrival and whether
+the load was on. Prints which variants ran and how many frames were late.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def main() -> None:
     from sr_deploy.core.device import cpu_name
     from sr_deploy.runtime.opener import describe_one
     from sr_deploy.upscale.governor import Governor
+    from sr_deploy.upscale.run import rung_names
     from sr_deploy.upscale.upscaler import Upscaler
 
     networks = [describe_one(engine) for engine in args.engines]
@@ -49,7 +50,7 @@ def main() -> None:
     pictures = [rng.integers(0, 256, (*hw, 3)).astype(np.uint8) for _ in range(8)]
     fps = args.fps or round(0.75 / seconds_of(upscalers[-1], pictures[0]), 2)
     log: List[Dict[str, Any]] = []
-    governor = Governor(upscalers, fps=fps, names=[r.variant for r in networks], log=log.append)
+    governor = Governor(upscalers, fps=fps, names=rung_names(networks), log=log.append)
     print(
         f"{cpu_name()}, onnxruntime {onnxruntime.__version__}; "
         f"{networks[0].model} {hw[0]}x{hw[1]}, "

@@ -81,8 +81,16 @@ def describe_all(
 def describe_family(
     text: Union[str, Path], run: RunOptions = DEFAULT_RUN, *, progress: Log = _ignore
 ) -> List[NetworkDescription]:
-    """Return the variants of the one model that `text` names, smallest first."""
-    return opener.check_family(str(text), describe(text, run=run, progress=progress))
+    """Return the variants of the one model that `text` names, as `runtime.opener` does.
+
+    Those of a folder that lose more than `run` allows are left out.
+    """
+    networks = opener.sorted_family(str(text), describe(text, run=run, progress=progress))
+    for network in networks:
+        problem = network.why_below(run)
+        if problem:
+            progress(f"left out: {network.artifact or network.name}: {problem}")
+    return [network for network in networks if not network.why_below(run)] or networks
 
 
 def describe_one(

@@ -17,6 +17,9 @@ frames do not overlap on the GPU, unlike without a governor.
   frames. `hold` is half a second. It doubles for a variant each time it was too slow soon after it
   was chosen, up to a factor of MAX_PATIENCE: a variant that does not quite fit is tried ever more
   rarely, on ever longer evidence. It is reset when the variant has lasted.
+- Quality: the variants are given from the lowest quality to the highest, such as d1 in INT8, d1 in
+  FP32, d2 in INT8. Of those, the ones are used that were faster on the first frame of a size than
+  all better ones.
 - Power: above `max_watts` it goes down by one, at most once per second, since sensors report the
   past. A variant that drew too much is retried like a slow one.
 """
@@ -97,7 +100,7 @@ class Governor:
         log: Callable[[Dict[str, Any]], None] = lambda entry: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Govern `upscalers`, called `names`, ordered from the smallest to the largest.
+        """Govern `upscalers`, called `names`, ordered from the lowest quality to the highest.
 
         fps: frames per second to hold. watts: returns the power drawn now (see `power.live_watts`),
         None while unknown. max_watts: its bound. log: receives an entry per frame, as plain data.
@@ -118,6 +121,7 @@ class Governor:
         self._hold = max(round(HOLD_S * fps), 4)
         self._idle_s: Dict[Tuple[int, ...], List[float]] = {}  # by size, of each variant
         self._rest_s: Dict[Tuple[int, ...], float] = {}  # by size
+        self._rungs: Tuple[int, ...] = ()  # the variants used for the current size
         self._size: Tuple[int, ...] = ()
         self._current = 0
         self._loads: Deque[_Load] = deque(maxlen=self._hold * MAX_PATIENCE)
@@ -151,6 +155,7 @@ class Governor:
             self._calibrate(image)
         if size != self._size:
             self._size, self._backlog_s = size, 0.0
+            self._rungs = _undominated(self._idle_s[size])
             self._loads.clear()
             idle = _Load(1.0, self._rest_s[size])
             self._switch_to(self._largest_fitting(idle, below=len(self.names)))
@@ -195,6 +200,9 @@ class Governor:
                 "calibrated": list(image.shape[:2]),
                 "ms": {name: _ms(t + rest_s) for name, t in zip(self.names, times)},
                 "share_ms": _ms(self.share_s),
+                "left_out": [
+                    name for v, name in enumerate(self.names) if v not in _undominated(times)
+                ],
             }
         )
 
@@ -229,15 +237,16 @@ class Governor:
         if seconds > self.share_s:
             smaller = self._largest_fitting(self._loads[-1], below=current)
             if smaller == current:
-                return f"even {self.names[0]} is too slow now"
+                return f"even {self.names[current]} is too slow now"
             share_ms = self.share_s * 1000
             return self._step_down(smaller, f"took {seconds * 1000:.1f} ms of {share_ms:.1f}")
         if watts is not None and self._max_watts is not None and watts > self._max_watts:
-            if current == 0 or self._since_switch < 2 * self._hold:
+            smaller = max((v for v in self._rungs if v < current), default=current)
+            if smaller == current or self._since_switch < 2 * self._hold:
                 return ""
-            return self._step_down(current - 1, f"draws {watts:.1f} W of {self._max_watts:g}")
-        larger = current + 1
-        if larger == len(self.names) or self._backlog_s:
+            return self._step_down(smaller, f"draws {watts:.1f} W of {self._max_watts:g}")
+        larger = min((v for v in self._rungs if v > current), default=current)
+        if larger == current or self._backlog_s:
             return ""
         hold = self._hold * self._patience[larger]
         recent = itertools.islice(reversed(self._loads), hold)
@@ -247,7 +256,8 @@ class Governor:
 
     def _largest_fitting(self, load: _Load, *, below: int) -> int:
         budget = HEADROOM * self.share_s
-        return max((v for v in range(below) if self._predict(v, load) <= budget), default=0)
+        fitting = (v for v in self._rungs if v < below and self._predict(v, load) <= budget)
+        return max(fitting, default=self._rungs[0])
 
     def _predict(self, variant: int, load: _Load) -> float:
         return self._idle_s[self._size][variant] * load.factor + load.rest_s
@@ -288,6 +298,12 @@ class Governor:
             "why": reason,
         }
         return entry if watts is None else {**entry, "watts": round(watts, 2)}
+
+
+def _undominated(seconds: Sequence[float]) -> Tuple[int, ...]:
+    """Return the variants that are faster than all better ones, from their times in order."""
+    better = (seconds[v + 1 :] for v in range(len(seconds)))
+    return tuple(v for v, slower in enumerate(better) if all(seconds[v] < s for s in slower))
 
 
 def _check(upscalers: Sequence[Upscaler], names: Sequence[str], fps: float) -> None:

@@ -17,10 +17,11 @@ from sr_deploy.core.files import (
 )
 from sr_deploy.core.images import write_png
 from sr_deploy.core.pictures.formats import format_for
+from sr_deploy.core.precisions import lowest_precision
 from sr_deploy.core.shipped import DEFAULT_MODELS, find_checkpoint, read_card
 from sr_deploy.fast.opener import describe_family
 from sr_deploy.runtime.adaptive.decisions import LEGEND, decisions_picture
-from sr_deploy.runtime.opener import describe_one, split_variant
+from sr_deploy.runtime.opener import NetworkDescription, describe_one, split_variant
 from sr_deploy.upscale.folder import check_picture, upscale_picture
 from sr_deploy.upscale.folder_log import PictureTask
 from sr_deploy.upscale.governor import Governor, log_to
@@ -235,6 +236,14 @@ def _upscale_video(
     reporter.written(job.output)
 
 
+def rung_names(networks: Sequence[NetworkDescription]) -> List[str]:
+    """Return the variant of each network, with its precision where they differ: `d3 int8`."""
+    precisions = [lowest_precision(network.precision) for network in networks]
+    if len(set(precisions)) == 1:
+        return [network.variant for network in networks]
+    return [f"{network.variant} {p}".strip() for network, p in zip(networks, precisions)]
+
+
 def _upscale_governed(job: VideoJob, options: UpscaleOptions, reporter: Reporter) -> None:
     networks = describe_family(str(options.model), options.run, progress=reporter.log)
     sharing = MemorySharing(reserved_results=_reserved_results(options))
@@ -250,7 +259,7 @@ def _upscale_governed(job: VideoJob, options: UpscaleOptions, reporter: Reporter
         governor = Governor(
             upscalers,
             fps=options.fps or 0.0,
-            names=[n.variant for n in networks],
+            names=rung_names(networks),
             max_watts=options.max_watts,
             watts=watts,
             log=log_to(log_path),

@@ -221,7 +221,7 @@ def test_the_log_is_plain_data_and_the_same_every_time():
     one, two = (Machine(lambda f: 2.0 if f > 50 else 1.0, noise=0.1) for _ in range(2))
     one.run(200), two.run(200)
     assert json.dumps(one.log) == json.dumps(two.log)
-    assert set(one.log[0]) == {"calibrated", "ms", "share_ms"}
+    assert set(one.log[0]) == {"calibrated", "ms", "share_ms", "left_out"}
     assert set(one.log[1]) == {
         "frame",
         "variant",
@@ -283,3 +283,15 @@ def test_values_that_do_not_fit_together_are_refused(change, reason):
     }
     with pytest.raises(InputError, match=reason):
         Governor(given.pop("upscalers"), **given)
+
+
+def test_what_a_better_variant_beats_in_time_is_never_used():
+    """As d1 int8, d1 fp32, d2 int8, d2 fp32, of which d2 int8 is faster than d1 fp32."""
+    machine = Machine(lambda f: 3.0 if 100 <= f < 200 else 1.0, ms=(6.0, 14.0, 12.0, 30.0))
+    entries = machine.run(600)
+    assert machine.log[0]["left_out"] == ["d2"]
+    assert set(variants(entries)) == {"d4", "d3"} and variants(entries)[150] == "d3"
+    power = Machine(ms=(6.0, 14.0, 12.0, 30.0), watts=lambda m: 1 + m.running, max_watts=3.5)
+    assert set(variants(power.run(600))) == {"d4", "d3"}
+    slow = Machine(lambda f: 9.0 if f >= 100 else 1.0, ms=(6.0, 14.0, 5.0, 30.0)).run(300)
+    assert variants(slow)[-1] == "d3" and "even d3 is too slow now" in slow[-1]["why"]

@@ -17,6 +17,7 @@ from typing import Callable, Container, List, Optional, Sequence, Tuple, Union
 from sr_deploy.core.depth_plan import DepthPlan
 from sr_deploy.core.errors import InputError, VariantError, did_you_mean
 from sr_deploy.core.network_code import is_code, parse_code
+from sr_deploy.core.precisions import LOWEST_FIRST, lowest_precision
 from sr_deploy.core.providers import BUILDERS, TORCH
 from sr_deploy.core.registry import Registry
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
@@ -149,9 +150,10 @@ def describe_all(
 def describe_family(text: Union[str, Path]) -> List[NetworkDescription]:
     """Return the variants of the one model that `text` names, smallest first.
 
-    Raises InputError for a folder of several models, or with a variant more than once.
+    A folder may have a variant in several precisions: the lowest is first. Raises InputError for a
+    folder of several models, or with a variant more than once in the same precision.
     """
-    return check_family(str(text), describe(text))
+    return sorted_family(str(text), describe(text))
 
 
 def describe_one(text: Union[str, Path], variant: Optional[str] = None) -> NetworkDescription:
@@ -225,9 +227,28 @@ def _runs_by(network: NetworkDescription, runtime: Optional[str]) -> bool:
     )
 
 
-def check_family(text: str, networks: List[NetworkDescription]) -> List[NetworkDescription]:
-    """Return the networks. Raises InputError unless they are variants of one model."""
-    by_name = {}
+def sorted_family(text: str, networks: List[NetworkDescription]) -> List[NetworkDescription]:
+    """Return the variants of one model in their order, each from its lowest precision on.
+
+    Raises InputError unless they are of one model, each once in a precision.
+    """
+    check_family(text, networks, several_precisions=True)
+    names = list(dict.fromkeys(network.name for network in networks))
+    precisions = [*LOWEST_FIRST, *(network.precision for network in networks)]
+    return sorted(
+        networks,
+        key=lambda n: (names.index(n.name), precisions.index(lowest_precision(n.precision))),
+    )
+
+
+def check_family(
+    text: str, networks: List[NetworkDescription], *, several_precisions: bool = False
+) -> List[NetworkDescription]:
+    """Return the networks. Raises InputError unless they are variants of one model.
+
+    several_precisions: a variant may be there once in each precision.
+    """
+    names = set()
     for network in networks:
         if network.model != networks[0].model:
             raise InputError(
@@ -235,12 +256,14 @@ def check_family(text: str, networks: List[NetworkDescription]) -> List[NetworkD
                 f"{networks[0].model} and {network.model}",
                 hint="give one file, or a folder of one",
             )
-        if network.name in by_name:
+        name = network.name
+        name += f" in {lowest_precision(network.precision)}" if several_precisions else ""
+        if name in names:
             raise InputError(
-                f"{text} contains {network.name} more than once; the second is {network.artifact}",
+                f"{text} contains {name} more than once; the second is {network.artifact}",
                 hint="give that file itself",
             )
-        by_name[network.name] = network
+        names.add(name)
     return networks
 
 

@@ -110,7 +110,7 @@ def test_a_folder_of_several_models_or_of_one_variant_twice_is_refused(family, t
     for path in (*graphs, *engines):
         for file in (path, manifest_path(path)):
             shutil.copy(file, tmp_path)
-    with pytest.raises(InputError, match=f"{MODEL}.c4 more than once"):
+    with pytest.raises(InputError, match=f"{MODEL}.c4 in fp32 more than once"):
         describe_family(str(tmp_path))
     (tmp_path / engines[0].name).unlink()
     other = manifest_path(tmp_path / graphs[1].name)
@@ -220,3 +220,25 @@ def test_code_of_one_size_is_counted_at_that(tmp_path):
     (network,) = describe(f"{tmp_path / 'fixed.py'}:Net")
     counts = network.counts()
     assert counts["hw"] == [32, 32] and counts["macs"] == 32 * 32 * 27 * 12
+
+
+def test_a_family_may_have_its_variants_in_several_precisions(family, tmp_path):
+    import shutil
+
+    _, graphs, _ = family
+    for path in graphs:
+        for name, precision in (("int8", "mixed: 2 fp32, 9 int8"), ("fp32", "fp32")):
+            copy = tmp_path / f"{path.stem}.{name}.onnx"
+            shutil.copy(path, copy)
+            text = manifest_path(path).read_text()
+            kept = '"precision_obtained": "fp32"'
+            assert kept in text
+            manifest_path(copy).write_text(text.replace(kept, kept.replace("fp32", precision)))
+    found = [(n.variant, n.precision[:5]) for n in describe_family(str(tmp_path))]
+    assert found == [("c4", "mixed"), ("c4", "fp32"), ("c4-nla", "mixed"), ("c4-nla", "fp32")]
+    with pytest.raises(InputError, match=f"{MODEL}.c4 more than once"):
+        describe_one(str(tmp_path))
+    for file in (copy, manifest_path(copy)):
+        shutil.copy(file, tmp_path / file.name.replace(".fp32.", ".again."))
+    with pytest.raises(InputError, match=f"{MODEL}.c4-nla in fp32 more than once"):
+        describe_family(str(tmp_path))
