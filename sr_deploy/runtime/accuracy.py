@@ -42,7 +42,18 @@ def compare_outputs(
     }
 
 
-def refuse_inaccurate(accuracy: Dict[str, Any], name: str) -> None:
+FP16_HINT = (
+    "export it again with --fallback auto, keep layers in FP32 with --fallback NODE,NODE, or "
+    "export it with --precision fp32"
+)
+
+
+def refuse_inaccurate(
+    accuracy: Dict[str, Any],
+    name: str,
+    min_psnr_db: float = MIN_FP16_PSNR_DB,
+    hint: str = FP16_HINT,
+) -> None:
     """Raise BuildError when the result of `compare_outputs` is not accurate enough."""
     problems: List[str] = []
     if accuracy["not_finite"]:
@@ -52,14 +63,13 @@ def refuse_inaccurate(accuracy: Dict[str, Any], name: str) -> None:
     if accuracy["more_clipped"] > MAX_MORE_CLIPPED:
         problems.append(f"{accuracy['more_clipped']:.1%} more values than in FP32 are outside 0..1")
     psnr_db = accuracy["psnr_db_vs_fp32"]
-    if not psnr_db >= MIN_FP16_PSNR_DB:
-        expected = f"expected at least {MIN_FP16_PSNR_DB:.0f}"
+    if not psnr_db >= min_psnr_db:
+        expected = f"expected at least {min_psnr_db:.0f}"
         problems.append(f"{psnr_db:.1f} dB against FP32, {expected}")
     if problems:
         raise BuildError(
             f"the output of {name} differs from that of its graph: {'; '.join(problems)}",
-            hint="export it again with --fallback auto, keep layers in FP32 with --fallback "
-            "NODE,NODE, or export it with --precision fp32",
+            hint=hint,
         )
 
 

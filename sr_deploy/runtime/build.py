@@ -6,7 +6,7 @@ import functools
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.errors import (
     ArtifactError,
@@ -492,7 +492,9 @@ def _build_one(
 
     manifest = write_artifact(path, write)
     mib, seconds = path.stat().st_size / 2**20, manifest.build["seconds"]
-    return f"{path.name}: {manifest.precision_obtained}, {mib:.2f} MiB, built in {seconds} s"
+    lacking: Any = manifest.build.get("no_int8_kernel")
+    note = f" (no INT8 kernel for {', '.join(lacking)})" if lacking else ""
+    return f"{path.name}: {manifest.precision_obtained}{note}, {mib:.2f} MiB, built in {seconds} s"
 
 
 def _build_with_trtexec(

@@ -52,18 +52,23 @@ def select_nodes(model: Any, fallback: str, what: str) -> Tuple[str, ...]:
 
 def with_fp32_nodes(onnx_file: Path, names: Tuple[str, ...], result: Path) -> None:
     """Write an FP16 graph with the named nodes in FP32, and casts where the type changes."""
-    onnx = _onnx()
-    with native_path(onnx_file) as name:
-        model = onnx.load(name)
+    model, onnx = load_onnx(onnx_file)
     name_nodes(model)
     mixed = retyped(model, lambda node: FLOAT if node.name in names else None).model
     onnx.checker.check_model(mixed, full_check=True)
     onnx.save(mixed, str(result))
 
 
+def load_onnx(onnx_file: Path) -> Tuple[Any, Any]:
+    """Return a graph and the package onnx. Raises MissingPackageError."""
+    onnx = _onnx()
+    with native_path(onnx_file) as name:
+        return onnx.load(name), onnx
+
+
 def _onnx() -> Any:
     try:
         import onnx
     except ImportError as e:
-        raise MissingPackageError("onnx", needed_for="--fallback", cause=e) from e
+        raise MissingPackageError("onnx", needed_for="rewriting a graph", cause=e) from e
     return onnx

@@ -147,13 +147,3 @@ def _quantised(graph: Graph, to: Parser) -> Iterator[str]:
 def _turing(graph: Graph, to: Parser) -> Iterator[str]:
     if to.precision == "int8" and 75 in to.target.compute_capabilities:
         yield "on Turing (SM 7.5) quantised convolutions are computed in FP32"  # [rtx]
-
-
-@Rule("build for newer GPUs", subject="graph", runtimes=RTX, severity="warning")
-def _turing_on_request(graph: Graph, to: Parser) -> Iterator[str]:
-    on_request = 75 in to.target.compute_capabilities_on_request
-    if to.precision == "int8" and on_request and 75 not in to.target.compute_capabilities:
-        yield (
-            "on Turing (SM 7.5) quantised convolutions are computed in FP32: it cannot be built "
-            "with --sm 75"
-        )

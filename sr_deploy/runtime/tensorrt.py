@@ -9,34 +9,36 @@ FP16 becomes FP32, so every engine gets a receipt of the precision it has.
 from __future__ import annotations
 
 import importlib
-import re
 import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Sequence, Tuple
 
 from sr_deploy.core.errors import BuildError, CannotRunHereError, MissingPackageError, TargetError
-from sr_deploy.core.files import atomic_path
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.manifest import Manifest, target_of
 from sr_deploy.core.precisions import mixed_precision
-from sr_deploy.core.run_options import CPU_RUN, DEFAULT_RUN, Device, RunOptions
+from sr_deploy.core.run_options import DEFAULT_RUN, Device, RunOptions
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import Backend, BuildOptions, Session
 from sr_deploy.core.target import TargetProfile, same_version
-from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
-from sr_deploy.runtime.boards.trtexec import precision_from_layers
+from sr_deploy.runtime.boards.layer_types import (
+    layers_from_json,
+    layers_from_log,
+    precision_of_layers,
+)
 from sr_deploy.runtime.cuda import cuda
-from sr_deploy.runtime.fallback import with_fp32_nodes
-from sr_deploy.runtime.ort import OnnxRuntimeSession
+from sr_deploy.runtime.graph_outputs import checked_accuracy, graph_outputs
+from sr_deploy.runtime.tensorrt_build import TensorRTBuild
 from sr_deploy.runtime.tensorrt_engine import (
     TensorRTSession,
     deserialize_engine,
     library_log,
-    logged_errors,
     read_header,
 )
+
+TURING = 75
 
 
 @dataclass(frozen=True)
@@ -86,34 +88,17 @@ class TensorRTBackend(Backend):
         options: BuildOptions,
     ) -> Manifest:
         strong = self._is_strongly_typed(target)
-        build = _Build(self._library(), self.title, graph, target, options, strong)
+        build = TensorRTBuild(self._library(), self.title, graph, target, options, strong)
         self._check_precision(onnx, build)
         start = time.perf_counter()
-        network, config = build.parse(onnx), build.config()
-        fp32 = build.types.get("FLOAT") if graph.precision_asked == "fp16" else 0
-        if strong and fp32 and not build.types.get("HALF"):
-            raise BuildError(f"{onnx.name} is not an FP16 graph: {fp32} layers are FP32 as parsed")
-        facts: Dict[str, object] = {}
-        if options.fp32_layers:
-            facts["fp32_layers"] = build.keep_fp32(network, config)
-        if options.no_cublas_cudnn:
-            facts["no_cublas_cudnn"] = True
-        if options.dla is not None:
-            layers_on_gpu = build.use_dla(network, config, options.dla)
-            facts["dla"] = {"core": options.dla, "layers_on_gpu": layers_on_gpu}
-        build.capabilities = self._set_capabilities(build, config)
-        if build.capabilities:
-            facts["compute_capabilities"] = list(build.capabilities)
-        cache = None if self.builds_without_gpu else build.load_timing_cache(config)
-        temporary.write_bytes(build.serialize(network, config, onnx.name))
+        facts: Dict[str, object] = {"no_cublas_cudnn": True} if options.no_cublas_cudnn else {}
+        temporary.write_bytes(self._plan(onnx, build, facts))
         facts["seconds"] = round(time.perf_counter() - start, 3)
-        if cache is not None:
-            build.save_timing_cache(config, cache)
         facts["size_bytes"] = temporary.stat().st_size
         if not self.builds_without_gpu:
             gpu = cuda()
             facts["gpu"], facts["compute_capability"] = gpu.gpu_name(), gpu.compute_capability()
-        facts["warnings"] = build.log.warnings()
+        facts["warnings"] = [*build.warnings(), *build.log.warnings()]
         receipt = self._receipt(temporary, build)
         manifest = replace(
             graph,
@@ -127,6 +112,48 @@ class TensorRTBackend(Backend):
             build=facts,
         )
         return self._check_accuracy(onnx, graph, temporary, manifest)
+
+    def _plan(self, onnx: Path, build: TensorRTBuild, facts: Dict[str, object]) -> bytes:
+        """Build and return the engine; add what was done to `facts`. Raises BuildError.
+
+        Convolutions of an INT8 graph that have no kernel lose their Q/DQ pairs, and it starts anew.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            file = onnx
+            while True:
+                network, config = build.parse(file), build.config()
+                self._prepare(onnx, build, (network, config), facts)
+                cache = None
+                if not self.builds_without_gpu:
+                    cache = build.load_timing_cache(config, cuda().compute_capability())
+                plan = build.serialize(network, config)
+                if plan is not None:
+                    break
+                less = Path(folder) / f"{len(build.no_kernel)}-{onnx.name}"
+                if not build.drop_pairs(file, less):
+                    raise build.not_built(onnx.name)
+                file = less
+        if build.no_kernel:
+            facts["no_int8_kernel"] = list(build.no_kernel)
+        if cache is not None:
+            build.save_timing_cache(config, cache)
+        return plan
+
+    def _prepare(
+        self, onnx: Path, build: TensorRTBuild, parsed: Tuple[Any, Any], facts: Dict[str, object]
+    ) -> None:
+        (network, config), options = parsed, build.options
+        fp32 = build.types.get("FLOAT") if build.graph.precision_asked == "fp16" else 0
+        if build.strong and fp32 and not build.types.get("HALF"):
+            raise BuildError(f"{onnx.name} is not an FP16 graph: {fp32} layers are FP32 as parsed")
+        if options.fp32_layers:
+            facts["fp32_layers"] = build.keep_fp32(network, config)
+        if options.dla is not None:
+            layers_on_gpu = build.use_dla(network, config, options.dla)
+            facts["dla"] = {"core": options.dla, "layers_on_gpu": layers_on_gpu}
+        build.capabilities = self._set_capabilities(build, config)
+        if build.capabilities:
+            facts["compute_capabilities"] = list(build.capabilities)
 
     def open(self, artifact: Path, manifest: Manifest, run: RunOptions = DEFAULT_RUN) -> Session:
         """Open an engine whose manifest was verified. Raises CannotRunHereError."""
@@ -163,18 +190,16 @@ class TensorRTBackend(Backend):
         try:
             if not reason:
                 images = [nchw_from_rgb(rgb) for rgb in sample_lr(graph.opt_shape, count=2)]
-                reference = OnnxRuntimeSession(onnx, graph, CPU_RUN)
+                references = graph_outputs(onnx, graph, images)
         except MissingPackageError as e:
             reason = e.message
         if reason:
             not_checked = (f"the engine's output: {reason}", *manifest.not_checked)
             return replace(manifest, not_checked=not_checked)
         with self.open(engine, manifest) as session:
-            outputs, references = map(session.run, images), map(reference.run, images)
-            accuracy = compare_outputs(list(outputs), list(references))
-        refuse_inaccurate(accuracy, f"the engine of {onnx.name}")
-        checks = {**manifest.checks, "accuracy": {**accuracy, "against": "onnxruntime, FP32"}}
-        return replace(manifest, checks=checks)
+            outputs = list(map(session.run, images))
+        accuracy = checked_accuracy(outputs, references, f"the engine of {onnx.name}")
+        return replace(manifest, checks={**manifest.checks, "accuracy": accuracy})
 
     def _library(self) -> Any:
         needed_for = f"building and running {self.title} engines"
@@ -187,9 +212,10 @@ class TensorRTBackend(Backend):
         major = int(self._library().__version__.split(".")[0])
         return major >= 11 or (major == 10 and target.fp16_graph == "fp16")
 
-    def _check_precision(self, onnx: Path, build: _Build) -> None:
+    def _check_precision(self, onnx: Path, build: TensorRTBuild) -> None:
         graph = build.graph
-        if graph.graph_dtype != (graph.precision_asked if build.strong else "fp32"):
+        strong = "fp16" if graph.precision_asked == "int8" else graph.precision_asked
+        if graph.graph_dtype != (strong if build.strong else "fp32"):
             reason = (
                 "is strongly typed: it would build an FP32 engine from it without an error"
                 if build.strong
@@ -201,11 +227,11 @@ class TensorRTBackend(Backend):
                 hint=f"export it again with --target {build.target.option}",
             )
 
-    def _set_capabilities(self, build: _Build, config: Any) -> Tuple[int, ...]:
+    def _set_capabilities(self, build: TensorRTBuild, config: Any) -> Tuple[int, ...]:
         """Set the GPU generations to build for. Only TensorRT for RTX builds for other GPUs."""
         return ()
 
-    def _receipt(self, engine: Path, build: _Build) -> _Receipt:
+    def _receipt(self, engine: Path, build: TensorRTBuild) -> _Receipt:
         """Return the receipt of the engine's precision. Raises BuildError when FP16 became FP32."""
         trt = self._library()
         # Bindings of 8.2 to 8.5 keep neither the engine nor the context of an inspector alive.
@@ -216,17 +242,14 @@ class TensorRTBackend(Backend):
             inspector.execution_context = context
         layers = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
         del inspector, context, opened
-        obtained, counts = precision_from_layers(layers)
+        obtained, counts = precision_of_layers(layers_from_json(layers))
         if obtained == "unknown" and build.strong:
-            return _receipt_of_types(build.types)
+            return _receipt_of_parsed(build)
         if obtained == "unknown":
             library = f"{self.title} {trt.__version__}"
             raise BuildError(f"the inspector of {library} does not report the engine's precision")
         receipt = f"engine inspector: layers by type: {counts}"
-        if build.graph.precision_asked == "fp16" and obtained == "fp32":
-            raise BuildError(f"FP16 was requested, but the engine computes in FP32: {receipt}")
-        precision = mixed_precision(counts) if obtained == "mixed" else obtained
-        return _Receipt(precision, {"precision_receipt": receipt})
+        return _Receipt(_as_asked(build, obtained, counts, receipt), {"precision_receipt": receipt})
 
 
 class TensorRTForRTXBackend(TensorRTBackend):
@@ -239,9 +262,15 @@ class TensorRTForRTXBackend(TensorRTBackend):
     def _is_strongly_typed(self, target: TargetProfile) -> bool:
         return True
 
-    def _set_capabilities(self, build: _Build, config: Any) -> Tuple[int, ...]:
+    def _set_capabilities(self, build: TensorRTBuild, config: Any) -> Tuple[int, ...]:
         trt = build.trt
         capabilities = _capabilities(build.target, build.options.compute_capabilities)
+        if build.graph.precision_asked == "int8" and TURING in capabilities:
+            raise BuildError(
+                f"{self.title} computes quantised convolutions in higher precision on Turing (SM "
+                "7.5): there is no INT8 engine for it",
+                hint="omit --sm 75, or export the graph with --precision fp16",
+            )
         config.num_compute_capabilities = len(capabilities)
         for i, capability in enumerate(capabilities):
             kind = getattr(trt.ComputeCapability, f"SM{capability}", None)
@@ -251,203 +280,56 @@ class TensorRTForRTXBackend(TensorRTBackend):
                 raise build.error(f"{self.title} refused SM{capability}")
         return capabilities
 
-    def _receipt(self, engine: Path, build: _Build) -> _Receipt:
+    def _receipt(self, engine: Path, build: TensorRTBuild) -> _Receipt:
         header = read_header(engine)
         built = header.compute_capabilities
         if built != build.capabilities:
             raise BuildError(f"the engine is for SM {built}; expected {build.capabilities}")
-        receipt = _receipt_of_types(build.types)
+        receipt = _receipt_of_parsed(build)
         versions = ", ".join(map(str, built))
         checks = {"engine_header": f"TensorRT for RTX {header.version}, SM {versions}"}
-        not_checked = (
-            "FP16 accumulation on the GPU",
-            "its layers: an engine can be deserialised and inspected only on a GPU",
-        )
+        # What its builder logs of the engine's layers; else they are seen on a GPU only.
+        obtained, counts = precision_of_layers(layers_from_log(build.log.layers()))
+        not_checked: Tuple[str, ...] = ("FP16 accumulation on the GPU",)
+        if build.graph.precision_asked == "int8" and obtained != "unknown":
+            logged = f"layers of the engine, as its builder logged them, by type: {counts}"
+            receipt = replace(receipt, precision=_as_asked(build, obtained, counts, logged))
+            checks["engine_layers"] = logged
+        else:
+            inspected = "its layers: an engine can be deserialised and inspected only on a GPU"
+            not_checked = (*not_checked, inspected)
         return replace(receipt, checks={**receipt.checks, **checks}, not_checked=not_checked)
 
 
-class _Build:
-    """The library's objects for one build. Its calls may return None or False: all are checked."""
-
-    def __init__(
-        self,
-        trt: Any,
-        title: str,
-        graph: Manifest,
-        target: TargetProfile,
-        options: BuildOptions,
-        strong: bool,
-    ) -> None:
-        self.trt, self.title, self.log = trt, title, library_log(trt)
-        self.graph, self.target, self.options, self.strong = graph, target, options, strong
-        self.types: Dict[str, int] = {}
-        """Layers of the parsed network by the type of their first output."""
-        self.capabilities: Tuple[int, ...] = ()
-        """The SM versions built for, where the library builds for several."""
-        self.log.messages.clear()
-        try:
-            self.builder = self._checked(trt.Builder(self.log), "create the builder")
-        except TypeError as e:  # the Python binding, when the factory returned nothing
-            hint = "check that this machine has an NVIDIA GPU and its driver"
-            raise self.error(f"{title}: could not create the builder", hint=hint) from e
-
-    def parse(self, onnx: Path) -> Any:
-        """Parse the graph. Raises BuildError with the parser's errors, which name the nodes."""
-        layers = self.options.fp32_layers
-        rewrite = self.strong and not set(layers) <= set(self.graph.fp32_nodes)
-        kinds, flags = self.trt.NetworkDefinitionCreationFlag, 0
-        for name in ("EXPLICIT_BATCH", *(("STRONGLY_TYPED",) if self.strong else ())):
-            kind = getattr(kinds, name, None)  # by name: the numbers differ between versions
-            flags |= 1 << int(kind) if kind is not None else 0
-        network = self._checked(self.builder.create_network(flags), "create the network")
-        parser = self._checked(self.trt.OnnxParser(network, self.log), "create the parser")
-        self._parser = parser  # owns the weights
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / onnx.name if rewrite else onnx
-            if rewrite:
-                with_fp32_nodes(onnx, layers, file)
-            if not parser.parse_from_file(str(file)):
-                errors = "; ".join(_parser_errors(parser))
-                raise BuildError(f"{self.title} cannot read {onnx.name}: {errors}")
-        self.types = self._layer_types(network)
-        return network
-
-    def config(self) -> Any:
-        trt, graph = self.trt, self.graph
-        config = self._checked(self.builder.create_builder_config(), "create the configuration")
-        if self.target.workspace_mib:
-            size_bytes = self.target.workspace_mib << 20
-            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, size_bytes)
-        # Without it the inspector reports no types.
-        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        if graph.precision_asked == "fp16" and not self.strong:
-            if getattr(trt.BuilderFlag, "FP16", None) is None:
-                library = f"{self.title} {trt.__version__}"
-                raise BuildError(f"{library} has no FP16 flag: it would build an FP32 engine")
-            config.set_flag(trt.BuilderFlag.FP16)
-        if graph.precision_asked == "fp32":
-            # On by default, with 10 bits of mantissa instead of 23.
-            config.clear_flag(trt.BuilderFlag.TF32)
-        if self.options.no_cublas_cudnn:
-            self._mask_tactics(config)
-        if graph.dynamic:
-            profile = self._checked(
-                self.builder.create_optimization_profile(), "create the optimisation profile"
-            )
-            sizes = (graph.min_shape, graph.opt_shape, graph.max_shape)
-            low, opt, high = ((1, 3, *hw) for hw in sizes)
-            profile.set_shape(graph.input_name, low, opt, high)
-            if config.add_optimization_profile(profile) < 0:
-                raise self.error(f"{self.title} refused the sizes {low} to {high}")
-        return config
-
-    def _mask_tactics(self, config: Any) -> None:
-        """Build without kernels of cuBLAS and cuDNN. RTX and TensorRT 11 have none."""
-        known, mask = self.trt.TacticSource, config.get_tactic_sources()
-        for name in ("CUBLAS", "CUBLAS_LT", "CUDNN"):
-            if hasattr(known, name):
-                mask &= ~(1 << int(getattr(known, name)))
-        if not config.set_tactic_sources(mask):
-            raise self.error(f"{self.title} refused to build without cuBLAS and cuDNN")
-
-    def _layer_types(self, network: Any) -> Dict[str, int]:
-        """Count the layers by type, without casts and constants."""
-        kinds = self.trt.LayerType
-        excluded = [kinds.CONSTANT, *([kinds.CAST] if hasattr(kinds, "CAST") else [])]
-        counts: Dict[str, int] = {}
-        for layer in _layers(network):
-            if layer.type not in excluded and layer.num_outputs:
-                name = layer.get_output(0).dtype.name
-                counts[name] = counts.get(name, 0) + 1
-        return counts
-
-    def keep_fp32(self, network: Any, config: Any) -> List[str]:
-        """Make the named layers compute in FP32; return their names. Raises BuildError."""
-        trt, names = self.trt, self.options.fp32_layers
-        if self.strong:
-            return list(names)  # done by `parse`
-        excluded = (trt.LayerType.CONSTANT, trt.LayerType.SHAPE)
-        layers = [
-            layer
-            for layer in _layers(network)
-            if _node_name(layer.name) in names and layer.type not in excluded
-        ]
-        for layer in layers:
-            layer.precision = trt.float32
-            for output in range(layer.num_outputs):
-                layer.set_output_type(output, trt.float32)
-        missing = sorted(set(names) - {_node_name(layer.name) for layer in layers})
-        if missing:
-            problem = f"there is no layer {', '.join(missing)} to keep in FP32"
-            raise BuildError(problem, hint="give names of the graph's nodes")
-        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-        return [layer.name for layer in layers]
-
-    def use_dla(self, network: Any, config: Any, core: int) -> List[str]:
-        """Use a DLA core with fallback to the GPU; return the GPU's layers. Raises BuildError."""
-        trt, cores = self.trt, self.builder.num_DLA_cores
-        if core >= cores:
-            raise BuildError(f"there is no DLA core {core}: this GPU has {cores}")
-        config.default_device_type, config.DLA_core = trt.DeviceType.DLA, core
-        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
-        return [layer.name for layer in _layers(network) if not config.can_run_on_DLA(layer)]
-
-    def load_timing_cache(self, config: Any) -> Optional[Path]:
-        """Start with the timings of earlier builds; return the cache's path, None without a folder.
-
-        A cache of another device or version is ignored.
-        """
-        if self.options.timing_cache is None:
-            return None
-        device = f"{self.trt.__version__}-sm{cuda().compute_capability()}"
-        path = self.options.timing_cache / f".timing-{self.target.name}-{device}.cache"
-        blob = path.read_bytes() if path.is_file() else b""
-        for content in (blob, b""):
-            cache = self._checked(config.create_timing_cache(content), "create the timing cache")
-            if config.set_timing_cache(cache, False):
-                break
-        return path
-
-    def save_timing_cache(self, config: Any, path: Path) -> None:
-        cache = config.get_timing_cache()
-        if cache is not None:
-            with atomic_path(path) as temporary:
-                content = self._checked(cache.serialize(), "serialise the timing cache")
-                temporary.write_bytes(content)
-
-    def serialize(self, network: Any, config: Any, name: str) -> bytes:
-        """Build the engine. Raises BuildError."""
-        engine = self.builder.build_serialized_network(network, config)
-        if engine is None:
-            raise self.error(f"{self.title} could not build {name}")
-        return engine
-
-    def error(self, message: str, *, hint: str = "") -> BuildError:
-        """Return an error with the reasons that the library logged."""
-        return BuildError(message + logged_errors(self.log), hint=hint)
-
-    def _checked(self, result: Any, action: str) -> Any:
-        if result is None:
-            raise self.error(f"{self.title}: could not {action}")
-        return result
+def _as_asked(build: TensorRTBuild, obtained: str, counts: Dict[str, int], receipt: str) -> str:
+    """Return the precision of an engine. Raises BuildError if it is not what was asked for."""
+    asked = build.graph.precision_asked
+    if (asked == "fp16" and obtained == "fp32") or (asked == "int8" and "int8" not in counts):
+        computes = obtained.upper() if obtained in ("fp16", "fp32") else "FP16 and FP32"
+        raise BuildError(
+            f"{asked.upper()} was requested, but the engine computes in {computes}: {receipt}"
+        )
+    return mixed_precision(counts) if obtained == "mixed" else obtained
 
 
-def _layers(network: Any) -> List[Any]:
-    return [network.get_layer(i) for i in range(network.num_layers)]
+def _receipt_of_parsed(build: TensorRTBuild) -> _Receipt:
+    """Return the receipt of a strongly typed build: it computes in the parsed network's types.
 
-
-def _receipt_of_types(types: Dict[str, int]) -> _Receipt:
-    """Return the receipt of a strongly typed build: it computes in the parsed network's types."""
-    names = {"HALF": "fp16", "FLOAT": "fp32"}
+    Raises BuildError if INT8 was asked for, and no convolution reads INT8.
+    """
+    if build.graph.precision_asked == "int8":
+        total, counts = sum(build.convolutions.values()), build.convolutions
+        receipt = (
+            f"strongly typed build; {counts.get('int8', 0)} of {total} convolutions of the parsed "
+            "network have inputs and weights of INT8"
+        )
+        obtained = next(iter(counts)) if len(counts) == 1 else "mixed"
+        return _Receipt(_as_asked(build, obtained, counts, receipt), {"precision_receipt": receipt})
+    types, names = build.types, {"HALF": "fp16", "FLOAT": "fp32"}
     counts = {names[name]: n for name, n in types.items() if name in names}
     precision = next(iter(counts)) if len(counts) == 1 else mixed_precision(counts)
     receipt = f"strongly typed build; layers of the parsed network by output type: {types}"
     return _Receipt(precision, {"precision_receipt": receipt})
-
-
-def _node_name(layer: str) -> str:
-    """Return the ONNX node of a layer: the parser appends ` + ...` or ` [...]` to its name."""
-    return re.split(r" \+ |\s\[", layer)[0]
 
 
 def _capabilities(target: TargetProfile, requested: Sequence[int]) -> Tuple[int, ...]:
@@ -459,13 +341,3 @@ def _capabilities(target: TargetProfile, requested: Sequence[int]) -> Tuple[int,
             expected = f"expected one of {', '.join(map(str, known))}"
             raise TargetError(f"target '{target.name}' has no SM {capability}; {expected}")
     return tuple(sorted(set(requested)))
-
-
-def _parser_errors(parser: Any) -> List[str]:
-    lines = []
-    for i in range(parser.num_errors):
-        error = parser.get_error(i)
-        name = error.node_name() if hasattr(error, "node_name") else ""  # 10.0 and newer
-        node = f"'{name}' ({error.node_operator()})" if name else error.node()
-        lines.append(f"node {node}: {error.desc()}")
-    return lines or ["the parser gave no reason"]

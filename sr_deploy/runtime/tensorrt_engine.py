@@ -12,6 +12,7 @@ import numpy as np
 from sr_deploy.core.errors import ArtifactError, CannotRunHereError, DeviceMemoryError
 from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.session import PeakMemory, Session, TimedOutput
+from sr_deploy.runtime.boards.layer_types import LOGGED
 from sr_deploy.runtime.cuda import CapturedGraph, Cuda
 from sr_deploy.runtime.torch_device import torch_with_cuda
 
@@ -23,6 +24,7 @@ MEMORY_DEFINITION = (
     "the driver's count of the GPU's memory in use, rise over opening and timing it; "
     "other processes count too"
 )
+_KEPT = ("INTERNAL_ERROR", "ERROR", "WARNING")
 _OUR_GRAPH = "one CUDA graph"
 _OWN_GRAPH = "CUDA graphs left to the library"
 _RTX_GENERATIONS = (75, 80, 86, 89, 120, 121)
@@ -334,12 +336,17 @@ def library_log(trt: Any) -> Any:
                 self.messages: List[Tuple[str, str]] = []
 
             def log(self, severity: Any, msg: str) -> None:
-                if severity.name in ("INTERNAL_ERROR", "ERROR", "WARNING"):
+                if severity.name in _KEPT or msg.startswith(LOGGED):
                     self.messages.append((severity.name, msg))
 
             def warnings(self) -> List[str]:
                 warnings = [text for severity, text in self.messages if severity == "WARNING"]
                 return list(dict.fromkeys(warnings))
+
+            def layers(self) -> str:
+                """Return what a builder logged of an engine's layers; empty where it does not."""
+                texts = [text for _, text in self.messages if text.startswith(LOGGED)]
+                return "".join(texts[-1:])
 
         _LOGS[trt.__name__] = Log()
     return _LOGS[trt.__name__]

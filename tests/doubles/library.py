@@ -6,6 +6,7 @@ onnxruntime runs the engines.
 
 from __future__ import annotations
 
+import base64
 import json
 import types
 import weakref
@@ -88,13 +89,13 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
             return "shuffle" not in layer.name
 
     class Layer:
-        type, num_outputs = "CONVOLUTION", 1
+        type, num_outputs, num_inputs = "CONVOLUTION", 1, 1
 
         def __init__(self, layer_name, dtype):
             self.name, self.dtype, self.precision = layer_name, dtype, None
 
         def get_output(self, index):
-            return types.SimpleNamespace(dtype=severity(self.dtype))
+            return types.SimpleNamespace(dtype=severity(self.dtype), name=self.name)
 
         def set_output_type(self, index, dtype):
             assert index == 0
@@ -139,12 +140,28 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
             if "plan" in failing:
                 self.log.log(severity("ERROR"), "the tactic ran off")
                 return failing["plan"]
+            with open(network.path, "rb") as f:
+                graph = f.read()
+            lacking = [n for n in failing.get("no_kernel", ()) if f"{n}_x_dq".encode() in graph]
+            lacking += [failing["lacking"]] if "lacking" in failing else []
+            if lacking:
+                message = f"node {lacking[0]}_weight + {lacking[0]} + PWN(activation)."
+                self.log.log(
+                    severity("ERROR"),
+                    "[optimizer.cpp::computeCosts::3728] Error Code 10: Internal Error "
+                    f"(Could not find any implementation for {message})",
+                )
+                return None
             head = b"vtrt" if name == "tensorrt_rtx" else b"ftrt"
             return (
                 head
                 + bytes(36)
                 + json.dumps(
-                    {"graph": network.path, "fp16": strong or "FP16" in config.flags}
+                    {
+                        "graph": base64.b64encode(graph).decode(),
+                        "fp16": strong or "FP16" in config.flags,
+                        "int8": "INT8" in config.flags,
+                    }
                 ).encode()
             )
 
@@ -164,7 +181,7 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
             if "inspector" in failing:
                 return failing["inspector"]
             types_of = (
-                [{"HALF": "Half", "FLOAT": "FP32"}[t] for t in layer_types]
+                [{"HALF": "Half", "FLOAT": "FP32"}.get(t, t) for t in layer_types]
                 if self.plan["fp16"]
                 else ["FP32"]
             )
@@ -235,7 +252,7 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
             import onnxruntime
 
             session = onnxruntime.InferenceSession(
-                self.plan["graph"], providers=["CPUExecutionProvider"]
+                base64.b64decode(self.plan["graph"]), providers=["CPUExecutionProvider"]
             )
             return session.run(None, {"lr": x})[0]
 
@@ -275,7 +292,7 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
         library.CudaGraphStrategy = library.DynamicShapesKernelSpecializationStrategy = Knows()
     library.float32 = "float32"
     flags = {"TF32", "GPU_FALLBACK", "OBEY_PRECISION_CONSTRAINTS"} | (
-        {"FP16"} if major < 11 and name == "tensorrt" else set()
+        {"FP16", "INT8"} if major < 11 and name == "tensorrt" else set()
     )
     library.BuilderFlag = types.SimpleNamespace(**{flag: flag for flag in flags})
     creation = {

@@ -166,3 +166,25 @@ def small_router(tmp_path_factory):
         router.classify.weight[1, :3] = 1
         router.classify.bias[1] = -0.8
     return load_router(save_router(folder, "small_x4", card, router.state_dict()))
+
+
+@pytest.fixture()
+def tiny_int8(tmp_path):
+    """Write a small INT8 graph with its manifest and return its path; see doubles.int8_graphs."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed; it makes the graph")
+    from doubles.int8_graphs import int8_manifest, int8_model
+
+    def make(name="tiny_x2.d1", *, half=False, edit=None, **form):
+        model = int8_model(half=half, **form)
+        if edit is not None:
+            edit(model)
+
+        def write(temporary):
+            onnx.save(model, str(temporary))
+            return int8_manifest(half=half)
+
+        path = tmp_path / "onnx" / f"{name}.onnx"
+        write_artifact(path, write)
+        return path
+
+    return make

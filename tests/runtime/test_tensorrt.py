@@ -177,7 +177,7 @@ def test_an_fp32_graph_is_refused_with_the_reason(any_graph, tmp_path, use):
     use(rtx())
     with pytest.raises(
         BuildError,
-        match="exported for an FP32 engine .fp32 tensors., but target 'rtx' builds fp16 engines",
+        match="for an FP32 engine .fp32 tensors., but target 'rtx' builds fp16 and int8 engines",
     ) as e:
         engine_from_onnx(any_graph(), tmp_path / "out", target="rtx")
     assert "--target rtx" in e.value.hint
@@ -651,3 +651,135 @@ def test_one_logger_for_the_process(use):
     library = use(stand_in_tensorrt())
     assert tensorrt_engine.library_log(library) is tensorrt_engine.library_log(library)
     assert isinstance(StandInCuda(), tensorrt_engine.Cuda)
+
+
+# INT8.
+
+
+@pytest.mark.parametrize(
+    "form, obtained, parsed",
+    [
+        ({}, "int8", "2 of 2"),
+        ({"weights": "int8"}, "int8", "2 of 2"),
+        ({"kept": ("conv1",)}, "mixed: 1 fp16, 1 int8", "1 of 2"),
+    ],
+)
+def test_rtx_builds_an_int8_graph_and_its_layers_are_int8(
+    real, tiny_int8, tmp_path, form, obtained, parsed
+):
+    (engine,) = engine_from_onnx(
+        tiny_int8(half=True, **form), tmp_path / "out", target="rtx",
+        options=BuildOptions(compute_capabilities=(86,)),
+    )  # fmt: skip
+    manifest = read_manifest(engine)
+    assert engine.name == "tiny_x2.d1.16x24.int8.sm86.engine"
+    assert (manifest.precision_asked, manifest.precision_obtained) == ("int8", obtained)
+    assert f"{parsed} convolutions of the parsed" in manifest.checks["precision_receipt"]
+    assert "'int8'" in manifest.checks["engine_layers"]
+    assert not any("its layers" in line for line in manifest.not_checked)
+
+
+def test_rtx_has_no_int8_on_turing(real, tiny_int8, tmp_path):
+    with pytest.raises(BuildError, match="on Turing .SM 7.5.: there is no INT8 engine") as e:
+        engine_from_onnx(
+            tiny_int8(half=True), tmp_path / "out", target="rtx",
+            options=BuildOptions(compute_capabilities=(75,)),
+        )  # fmt: skip
+    assert "omit --sm 75" in e.value.hint
+
+
+def test_a_scale_per_channel_of_an_activation_is_refused_or_seen_in_the_layers(
+    real, tiny_int8, tmp_path, monkeypatch
+):
+    from onnx import numpy_helper
+
+    def per_channel(model):
+        for tensor in model.graph.initializer:
+            if tensor.name in ("conv2_x_scale", "conv2_x_zero"):
+                values = np.repeat(numpy_helper.to_array(tensor), 8)
+                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+    graph = tiny_int8(half=True, kept=("conv1",), edit=per_channel)
+    options = BuildOptions(compute_capabilities=(86,))
+    with pytest.raises(BuildError, match="one scale per channel: only weights can"):
+        engine_from_onnx(graph, tmp_path / "out", target="rtx", options=options)
+    monkeypatch.setattr(build, "preflight", lambda *args, **kwargs: [])
+    with pytest.raises(BuildError, match="INT8 was requested, but the engine computes in FP"):
+        engine_from_onnx(graph, tmp_path / "out", target="rtx", options=options)
+    assert os.listdir(str(tmp_path / "out")) == []
+
+
+def convolution_layers(*kinds):
+    """Return the inspector's JSON of convolutions with weights of these types."""
+    layers = [
+        {"Name": f"conv{i}", "LayerType": "CaskConvolution", "ParameterType": "Convolution",
+         "Inputs": [], "Outputs": [], "Weights": {"Type": kind, "Count": 9}}
+        for i, kind in enumerate(kinds)
+    ]  # fmt: skip
+    return json.dumps({"Layers": layers, "Bindings": ["lr", "sr"]})
+
+
+@pytest.fixture()
+def build_int8(use, tiny_int8, tmp_path, monkeypatch):
+    """Build for Xavier with a stand-in for TensorRT 8.5.2; return the library and the manifest."""
+
+    def run(kinds, *, form=None, **failing):
+        library = use(stand_in_tensorrt(inspector=convolution_layers(*kinds), **failing))
+        lines = []
+        (engine,) = engine_from_onnx(
+            tiny_int8(**(form or {})), tmp_path / "out", target="xavier", progress=lines.append
+        )
+        return library, read_manifest(engine), lines
+
+    return run
+
+
+def test_a_weakly_typed_build_has_both_flags(build_int8):
+    library, manifest, _ = build_int8(["Int8", "Int8"])
+    assert {"INT8", "FP16"} <= library.builders[0].config.flags
+    assert manifest.precision_obtained == "int8"
+    assert "engine inspector: layers by type: {'int8': 2}" in manifest.checks["precision_receipt"]
+    accuracy = manifest.checks["accuracy"]
+    assert accuracy["psnr_db_vs_graph"] > 60 > accuracy["psnr_db_vs_fp32"] > 30
+    assert accuracy["against"] == "onnxruntime: the graph, and the graph without its Q/DQ pairs"
+
+
+def test_a_mixed_engine_counts_its_layers_with_weights(build_int8):
+    _, manifest, _ = build_int8(["Int8", "Half"], form={"kept": ("conv2",)})
+    assert manifest.precision_obtained == "mixed: 1 fp16, 1 int8"
+
+
+@pytest.mark.parametrize("kinds, words", [(["Half", "Half"], "FP16"), (["Float"], "FP32")])
+def test_a_quantised_engine_that_does_not_compute_in_int8_fails(build_int8, kinds, words):
+    with pytest.raises(BuildError, match=f"INT8 was requested, but the engine computes in {words}"):
+        build_int8(kinds)
+
+
+def test_a_convolution_without_a_kernel_loses_its_pairs_and_is_named(build_int8):
+    library, manifest, lines = build_int8(["Int8", "Half"], no_kernel=["conv2"])
+    assert manifest.precision_obtained == "mixed: 1 fp16, 1 int8"
+    assert manifest.build["no_int8_kernel"] == ["conv2"]
+    expected = "TensorRT has no INT8 kernel for conv2, which compute in higher precision"
+    assert manifest.build["warnings"][0] == expected
+    assert "no INT8 kernel for conv2" in lines[-1]
+    assert manifest.parent_sha256 and manifest.checks["accuracy"]["psnr_db_vs_graph"] > 40
+
+
+def test_a_layer_without_a_kernel_that_is_not_quantised_fails_the_build(build_int8):
+    with pytest.raises(BuildError, match="Could not find any implementation for node") as e:
+        build_int8(["Int8"], lacking="head")
+    assert "--keep NODE" in e.value.hint
+
+
+def test_an_inaccurate_int8_engine_is_refused(build_int8):
+    with pytest.raises(BuildError, match="dB against FP32, expected at least 40") as e:
+        build_int8(["Int8"], output=lambda y: y + 0.05)
+    assert "--keep NODE,NODE" in e.value.hint
+
+
+def test_a_library_without_the_flag_builds_no_int8_engine(use, tiny_int8, tmp_path):
+    library = stand_in_tensorrt("8.5.2.2")
+    del library.BuilderFlag.INT8
+    use(library)
+    with pytest.raises(BuildError, match="has no INT8 flag: it would build an FP32 engine"):
+        engine_from_onnx(tiny_int8(), tmp_path / "out", target="xavier")

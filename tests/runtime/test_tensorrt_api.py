@@ -18,7 +18,7 @@ import pytest
 from sr_deploy.core.errors import BuildError
 from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import load_target
-from sr_deploy.runtime import cuda, tensorrt, tensorrt_engine
+from sr_deploy.runtime import cuda, tensorrt, tensorrt_build, tensorrt_engine
 
 # Names of variables and attributes in our source: the library's class.
 CLASSES = {
@@ -66,7 +66,7 @@ def library(request):
 
 def used():
     """Yield (class or "" for the library, attribute, positional arguments of a call or None)."""
-    for module in (tensorrt, tensorrt_engine):
+    for module in (tensorrt, tensorrt_build, tensorrt_engine):
         tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
         calls = {
             id(node.func): len(node.args) for node in ast.walk(tree) if isinstance(node, ast.Call)

@@ -38,6 +38,7 @@ from sr_deploy.runtime.boards.job import (
     checked_rows,
     job_identity,
 )
+from sr_deploy.runtime.boards.layer_types import layers_from_json, precision_of_layers
 
 _FAILURES = {
     "failed": "was not built",
@@ -319,7 +320,7 @@ def _precision(engine: _Returned) -> Tuple[str, str]:
     report, asked = engine.report, engine.draft.precision_asked
     fp32_layers = len(engine.draft.build.get("fp32_layers", ()))  # type: ignore[arg-type]
     layers = engine.text("layers.json")
-    obtained, counts = trtexec.precision_from_layers(layers) if layers else ("unknown", {})
+    obtained, counts = precision_of_layers(layers_from_json(layers) if layers else [])
     if obtained != "unknown":
         receipt = f"layer information: layers by type: {counts}"
     elif engine.profile.fp16_graph == "fp16":

@@ -256,65 +256,6 @@ def output_from_values(text: str, shape: Tuple[int, ...]) -> np.ndarray:
     return array.reshape(shape)
 
 
-# Layers that move or convert data: their types do not tell what the network is computed in.
-_DATA_MOVEMENT = re.compile(
-    r"reformat|noop|cast|constant|shuffle|slice|concat|gather|copy|identity|signal|wait|shape", re.I
-)
-_DATA_MOVEMENT_NAME = re.compile(
-    r"Reformatting CopyNode|__myl_(?:Cast|Move|Tran|Resh|Slic|Conc|Repl)+(?:_|$)"
-)
-_TYPES = {
-    "fp16": re.compile(r"\b(?:FP16|Half|Float16)\b", re.I),
-    "fp32": re.compile(r"\b(?:FP32|Float|Float32)\b", re.I),
-}
-
-
-def precision_from_layers(json_text: str) -> Tuple[str, Dict[str, int]]:
-    """Return an engine's precision and the number of its layers by type.
-
-    json_text: from `--exportLayerInfo`, or the engine inspector in Python (8.2 to 11). The
-    precision is `fp16`, `fp32`, `mixed`, or `unknown` where there are only names. A layer with
-    tensors of both types counts as `fp16+fp32`; an FP16 engine has such layers at FP32 inputs and
-    outputs. Raises ArtifactError when the text is something else.
-    """
-    data = _load_json(json_text, "the layer information")
-    layers = data.get("Layers") if isinstance(data, dict) else None
-    if not isinstance(layers, list):
-        raise ArtifactError("the layer information has no list 'Layers'")
-    counts: Dict[str, int] = {}
-    for layer in layers:
-        if not isinstance(layer, dict):
-            continue
-        kind = f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')}"
-        name = str(layer.get("Name", ""))
-        if _DATA_MOVEMENT.search(kind) or _DATA_MOVEMENT_NAME.match(name):
-            continue
-        texts = _layer_types(layer)
-        types = "+".join(t for t, pattern in _TYPES.items() if any(map(pattern.search, texts)))
-        if types:
-            counts[types] = counts.get(types, 0) + 1
-    if not counts:
-        return "unknown", counts
-    pure = set(counts) - {"fp16+fp32"}
-    if pure == {"fp16"} or set(counts) == {"fp32"}:
-        return pure.pop(), counts
-    return "mixed", counts
-
-
-def _layer_types(layer: Dict[str, Any]) -> List[str]:
-    """Return the type of the weights, or else of the tensors.
-
-    Without an execution context, a dynamic engine has types for its weights only.
-    """
-    weights = layer.get("Weights")
-    weight_type = str(weights.get("Type", "")) if isinstance(weights, dict) else ""
-    if any(pattern.search(weight_type) for pattern in _TYPES.values()):
-        return [weight_type]
-    tensors = [*(layer.get("Inputs") or []), *(layer.get("Outputs") or [])]
-    keys = ("Format/Datatype", "DataType", "Datatype", "Format")
-    return [str(next(filter(None, map(t.get, keys)), "")) for t in tensors if isinstance(t, dict)]
-
-
 def _load_json(text: str, title: str) -> Any:
     try:
         return json.loads(text)

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from sr_deploy.runtime.boards import trtexec
+from sr_deploy.runtime.boards.layer_types import layers_from_json, precision_of_layers
 from sr_deploy.runtime.boards.trtexec import JobFile, JobLine, job_text, results_from_text
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -60,6 +61,10 @@ def onnx_bytes(hw=(8, 8), *, fp16=False, weights=4096):
         11, field(1, b"lr") + field(2, field(1, tensor))
     )
     return field(1, 8) + field(7, graph)
+
+
+def precision_in(file):
+    return precision_of_layers(layers_from_json(file.read_text()))[0]
 
 
 class Board:
@@ -224,10 +229,7 @@ def test_each_version_gets_its_own_flags(one_board, version):
             and trtexec.device_from_logs(log).compute_capability == 72
         )
         if version != "8.0.1":
-            assert (
-                trtexec.precision_from_layers((out / f"{name}.layers.json").read_text())[0]
-                == "fp16"
-            )
+            assert precision_in(out / f"{name}.layers.json") == "fp16"
 
 
 def test_an_fp32_engine_is_built_without_fp16_and_is_larger(one_board):
@@ -239,12 +241,7 @@ def test_an_fp32_engine_is_built_without_fp16_and_is_larger(one_board):
     assert ["--noTF32" in call for call in one_board.calls] == [True, False, False, False]
     a, b = one_board.results.engines
     assert a.size_bytes > 1.8 * b.size_bytes
-    assert (
-        trtexec.precision_from_layers(
-            (one_board.folder / "out" / "a.engine.layers.json").read_text()
-        )[0]
-        == "fp32"
-    )
+    assert precision_in(one_board.folder / "out" / "a.engine.layers.json") == "fp32"
 
 
 @pytest.mark.parametrize(
@@ -270,12 +267,7 @@ def test_layers_stay_in_fp32_where_trtexec_can(one_board):
     kept = "tail one:fp32,head:fp32"
     expected = [f"--layerPrecisions={kept}", f"--layerOutputTypes={kept}"]
     assert {"--precisionConstraints=obey", *expected} <= set(one_board.calls[0])
-    assert (
-        trtexec.precision_from_layers(
-            (one_board.folder / "out" / "a.engine.layers.json").read_text()
-        )[0]
-        == "mixed"
-    )
+    assert precision_in(one_board.folder / "out" / "a.engine.layers.json") == "mixed"
     code, text = one_board.run("8.2.1")
     assert code == 1 and "no --layerPrecisions" in text
 

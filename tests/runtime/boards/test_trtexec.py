@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -13,7 +11,6 @@ from sr_deploy.runtime.boards.trtexec import (
     job_text,
     latency_from_log,
     output_from_values,
-    precision_from_layers,
     results_from_text,
     times_from_json,
     version_from_banner,
@@ -169,99 +166,6 @@ def test_a_log_names_the_device(log, expected):
         device.tensorrt,
     ) == expected
     assert device_from_logs(log.replace("Compute Capability", "Capability")) is None
-
-
-def layer(kind, inputs, outputs, *, name="layer", new=False, **more):
-    """Compose a layer after the inspector's format: one key until 10, two from 11."""
-
-    def tensor(text):
-        return (
-            {"Name": "t", "Format": f"Row major linear {text} format (kLINEAR)", "DataType": text}
-            if new
-            else {"Format/Datatype": text}
-        )
-
-    return {
-        "Name": name,
-        "LayerType": kind,
-        "Inputs": [tensor(t) for t in inputs],
-        "Outputs": [tensor(t) for t in outputs],
-        **more,
-    }
-
-
-def layers(*rows):
-    return json.dumps({"Layers": list(rows), "Bindings": ["lr", "sr"]})
-
-
-HALF, CHW4 = "Row major linear FP16 format", "Channel major FP16 format where channel % 4 == 0"
-FULL = "Row major linear FP32"
-UNKNOWN = "N/A due to dynamic shapes"
-
-
-@pytest.mark.parametrize(
-    "rows, expected",
-    [
-        (
-            [
-                layer("Reformat", [FULL], [HALF]),
-                layer("CaskConvolution", [CHW4], [CHW4]),
-                layer("Reformat", [HALF], [FULL]),
-            ],
-            ("fp16", {"fp16": 1}),
-        ),
-        (
-            [layer("CaskConvolution", [FULL], [FULL]), layer("PointWiseV2", [FULL], [FULL])],
-            ("fp32", {"fp32": 2}),
-        ),
-        (
-            [
-                layer("CaskConvolution", ["Half"], ["Half"]),
-                layer("CaskConvolution", ["Float"], ["Float"]),
-            ],
-            ("mixed", {"fp16": 1, "fp32": 1}),
-        ),
-        # The last convolution of an FP16 engine may write FP32; a shuffle computes nothing.
-        (
-            [
-                layer("kgen", [HALF], [HALF]),
-                layer("kgen", [HALF], [FULL]),
-                layer("Shuffle", [FULL], [FULL]),
-            ],
-            ("fp16", {"fp16": 1, "fp16+fp32": 1}),
-        ),
-        (
-            [layer("kgen", [FULL], [FULL]), layer("kgen", [HALF], [FULL])],
-            ("mixed", {"fp32": 1, "fp16+fp32": 1}),
-        ),
-        ([layer("kgen", [HALF], [FULL])], ("mixed", {"fp16+fp32": 1})),
-        (
-            [
-                layer("kgen", [FULL], [HALF], name="__myl_Cast_myl0_1"),
-                layer("kgen", [HALF], [HALF], name="__myl_AddMul_myl0_2"),
-            ],
-            ("fp16", {"fp16": 1}),
-        ),
-        (
-            [layer("CaskConvolution", [UNKNOWN], [UNKNOWN], Weights={"Type": "Half", "Count": 9})],
-            ("fp16", {"fp16": 1}),
-        ),
-        ([layer("CaskConvolution", [UNKNOWN], [UNKNOWN])], ("unknown", {})),
-        ([layer("Convolution", ["Half"], ["Half"], new=True)], ("fp16", {"fp16": 1})),
-        ([layer("Convolution", ["Float"], ["Float"], new=True)], ("fp32", {"fp32": 1})),
-        ([layer("Convolution", ["BFloat16"], ["BF16"], new=True)], ("unknown", {})),
-        (["conv1 + PWN(relu)", "shuffle"], ("unknown", {})),
-        ([], ("unknown", {})),
-    ],
-)
-def test_the_precision_is_read_from_the_layers(rows, expected):
-    assert precision_from_layers(layers(*rows)) == expected
-
-
-@pytest.mark.parametrize("text", ["[]", "{}", '{"Layers": 3}', "no"])
-def test_other_layer_texts_are_refused(text):
-    with pytest.raises(ArtifactError, match="layer information"):
-        precision_from_layers(text)
 
 
 def test_an_output_is_read_with_its_shape():
