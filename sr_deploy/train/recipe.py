@@ -6,7 +6,7 @@ README.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Collection, Dict, Mapping, Tuple, Type, Union
 
@@ -22,6 +22,8 @@ from sr_deploy.train.losses import METHODS, PIXEL_LOSSES
 from sr_deploy.train.schedule import knee_end, learning_rate
 
 AMP = ("off", "bf16", "fp16")
+INT8 = "int8"
+"""The method that trains a checkpoint for INT8; architecture and scale are the checkpoint's."""
 STAGES = ("router", "distil", "joint")
 OBJECTIVES = ("cdnsr", "classsr", "labels")
 _PAPERS = {
@@ -140,7 +142,7 @@ class Recipe(BaseRecipe):
     scale: int
     method: str
     """supervised, deep-supervision (DSL; with psd > 0 also PSD), distillation, sandwich (elastic
-    width) or adaptive-depth."""
+    width), adaptive-depth or int8 (arch is then empty, and scale 0: the checkpoint decides)."""
     steps: int
     patch_hr: int
     batch_size: int
@@ -170,10 +172,23 @@ class Recipe(BaseRecipe):
     source: str = ""
     unprinted: str = ""
 
-    CHOICES = {"arch": ARCHITECTURES, "method": METHODS, "loss": PIXEL_LOSSES, "amp": AMP}
+    CHOICES = {
+        "arch": ARCHITECTURES,
+        "method": (*METHODS, INT8),
+        "loss": PIXEL_LOSSES,
+        "amp": AMP,
+    }
 
     def _check(self) -> None:
+        if self.method == INT8:
+            self._expect(self.amp == "off", "amp off with the method int8", "amp")
+            if not self.arch:  # the checkpoint's: any will do until it is known
+                return replace(self, arch="asrn", scale=self.scale or 1)._check_numbers()
         self._check_names_and_numbers()
+        self._check_network()
+        self._check_numbers()
+
+    def _check_network(self) -> None:
         network = self._network()
         if self.method == "deep-supervision" and not hasattr(network, "forward_depths"):
             able = [
@@ -184,12 +199,15 @@ class Recipe(BaseRecipe):
             raise InputError(f"{self.arch} cannot be cut in depth; {', '.join(able)} can")
         if self.method == "adaptive-depth" and not hasattr(network, "forward_at"):
             raise InputError(f"{self.arch} has no adapter; adaedsr and adarcan have one")
-        self._check_training()
         side = max(ARCHITECTURES[self.arch].min_hw)
         if min(self.patch_hw) < side:
             raise InputError(
                 f"{self.arch} takes at least {side} LR pixels a side; got {min(self.patch_hw)}"
             )
+
+    def _check_numbers(self) -> None:
+        self._check_names_and_numbers()
+        self._check_training()
         not_negative = min(self.psd, self.depth) >= 0
         self._expect(not_negative, "psd >= 0 and depth >= 0", "psd", "depth")
         if self.difficulty:

@@ -16,10 +16,18 @@ from sr_deploy.nets.architecture import ElasticNetwork, Weights
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sr_deploy.train.data import Pair
 from sr_deploy.train.difficulty import patches_of_class
+from sr_deploy.train.int8_trainer import Int8Task, recipe_of_start
 from sr_deploy.train.losses import METHODS, LossInputs, Terms
 from sr_deploy.train.options import TrainOptions
-from sr_deploy.train.recipe import Recipe
-from sr_deploy.train.training import DatasetOf, Task, psnr_on_images, resolve, run_task
+from sr_deploy.train.recipe import INT8, Recipe
+from sr_deploy.train.training import (
+    DatasetOf,
+    Task,
+    psnr_on_images,
+    resolve,
+    run_task,
+    start_facts,
+)
 
 
 def checkpoint_from_images(
@@ -39,7 +47,7 @@ def checkpoint_from_images(
     NAME-best.safetensors (the best on `valid`), NAME.state.pt (to resume: on a CPU a resumed run is
     equal to an uninterrupted one bit for bit), NAME.logs/ (CSV and TensorBoard) and cache/ (the
     decoded images). The validation score is the mean PSNR on Y of the smallest and the largest
-    variant.
+    variant; with the method int8, of their fake-quantised networks.
 
     teacher: the checkpoint to distil from. judge: the checkpoint that measures the difficulty of
     patches.
@@ -52,8 +60,16 @@ def checkpoint_from_images(
     started = time.monotonic()
     recipe, options, recipe_file = resolve(recipe, options, Recipe)
     _check_inputs(recipe, options, teacher, judge)
+    if recipe.method == INT8:
+        recipe = recipe_of_start(recipe, options)
+
+    def make_task(run_options: TrainOptions) -> Task:
+        if recipe.method == INT8:
+            return Int8Task(recipe, run_options)
+        return _NetworkTask(recipe, run_options, teacher, judge)
+
     return run_task(
-        lambda run_options: _NetworkTask(recipe, run_options, teacher, judge),
+        make_task,
         recipe,
         options,
         recipe_file=recipe_file,
@@ -191,11 +207,7 @@ def _initialise(elastic: ElasticNetwork, model: str, recipe: Recipe) -> Dict[str
         )
     loaded = {k: v for k, v in start.weights.items() if k in own and own[k].shape == v.shape}
     elastic.net.load_state_dict({**own, **loaded})
-    facts: Dict[str, Any] = {
-        "init": start.name,
-        "init_sha256": start.spec.weights_sha256,
-        "init_training": start.spec.training,
-    }
+    facts = start_facts(start)
     if len(loaded) < len(own):
         facts["init_scale"] = start.spec.scale
         facts["init_tensors"] = f"{len(loaded)} of {len(own)}"

@@ -15,6 +15,7 @@ from sr_deploy.bench.evaluate import check_images, evaluate, image_set
 from sr_deploy.core.errors import InputError, MissingPackageError, SrDeployError
 from sr_deploy.core.files import write_hint
 from sr_deploy.nets.architecture import Weights
+from sr_deploy.nets.checkpoint import Checkpoint
 from sr_deploy.runtime.torch_module import TorchSession
 from sr_deploy.train.data import BatchSplit, Pair, Patches, fingerprint, image_pairs
 from sr_deploy.train.losses import Terms
@@ -304,6 +305,15 @@ class Training:
             hints = [error.hint, "the last saved state is kept; continue from it with --resume"]
             error.hint = "; ".join(filter(None, hints))
         return error
+
+
+def start_facts(start: Checkpoint) -> Dict[str, Any]:
+    """Return the facts of the checkpoint that a run starts from, for the card."""
+    return {
+        "init": start.name,
+        "init_sha256": start.spec.weights_sha256,
+        "init_training": start.spec.training,
+    }
 
 
 def psnr_on_images(
