@@ -39,7 +39,7 @@ def recipe_of_start(recipe: Recipe, options: TrainOptions) -> Recipe:
             "this recipe trains a checkpoint for INT8", hint="give the checkpoint with --init"
         )
     spec = load_checkpoint(options.init).spec
-    known = {"arch": spec.arch, "scale": spec.scale, "variant": spec.variants[-1]}
+    known: Dict[str, Any] = {"arch": spec.arch, "scale": spec.scale, "variant": spec.variants[-1]}
     other = [k for k, v in known.items() if getattr(recipe, k) not in (v, "", 0)]
     if other or recipe.config not in ({}, spec.config):
         raise InputError(
