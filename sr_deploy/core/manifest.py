@@ -88,7 +88,8 @@ class Manifest:
         Of a quantised graph it is the type of its other tensors.
         """
         if is_quantised(self.precision_obtained):
-            return "fp16" if "fp16" in self.precision_obtained else "fp32"
+            half = "fp16" in self.precision_obtained or self.input_dtype == "fp16"
+            return "fp16" if half else "fp32"
         mixed = self.precision_obtained.startswith("mixed") and self.fp32_nodes
         return "fp16" if mixed else self.precision_obtained
 

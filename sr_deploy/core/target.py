@@ -51,7 +51,7 @@ class Int8Rules:
     group_multiple: int = 1
     """Grouped convolutions are quantised only if their number of groups is a multiple of this."""
     channel_multiple: int = 1
-    """Convolutions are quantised only if the channels of each group are multiples of this."""
+    """Grouped ones also only if the channels of each group are multiples of this."""
 
 
 @dataclass(frozen=True)

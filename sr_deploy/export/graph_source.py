@@ -88,6 +88,13 @@ class GraphSource(Source):
         m = self.manifest
         return super().default_sizes(target) if m.dynamic else [hw_text(m.opt_shape)]
 
+    def crop_hw(self, variant: Variant, asked: HW) -> HW:
+        """Return the nearest size that the graph takes: of a fixed graph, its only one."""
+        m = self.manifest
+        h, w = super().crop_hw(variant, asked)
+        (least_h, least_w), (most_h, most_w) = m.min_shape, m.max_shape
+        return min(max(h, least_h), most_h), min(max(w, least_w), most_w)
+
     def opset(self, asked: int) -> int:
         """Return the graph's own opset, or the asked one if that is older."""
         return min(asked, self.manifest.opset or asked)

@@ -28,6 +28,7 @@ from sr_deploy.runtime.graph_nodes import (
 )
 from sr_deploy.runtime.graph_types import FLOATS, FP16_MAX, element_types, retyped, values_of_image
 from sr_deploy.runtime.ort import raw_session
+from sr_deploy.runtime.quantised_graph import layer_precisions
 
 _TYPES = {
     "fp32": TensorProto.FLOAT,
@@ -188,8 +189,12 @@ def tensor_types(model: onnx.ModelProto) -> Dict[str, int]:
 
 
 def precision_of(model: onnx.ModelProto) -> str:
-    """Return `fp16`, `fp32`, or for example `mixed: 3 fp32, 165 fp16`."""
-    counts = tensor_types(model)
+    """Return `fp16`, `fp32`, or for example `mixed: 3 fp32, 165 fp16`.
+
+    Of a quantised graph the layers with weights are counted: `int8`, `mixed: 2 fp32, 13 int8`.
+    """
+    layers = layer_precisions(model)
+    counts = layers if "int8" in layers else tensor_types(model)
     return next(iter(counts)) if len(counts) == 1 else mixed_precision(counts)
 
 

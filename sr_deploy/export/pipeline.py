@@ -25,14 +25,14 @@ from sr_deploy.core.progress import as_progress
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.sizes import HW, Sizes, hw_text, parse_sizes, up_to_multiple
 from sr_deploy.core.spec import Variant, check_min_hw, network_name
-from sr_deploy.core.target import TargetProfile, load_target
+from sr_deploy.core.target import HALF_QUANTISATION, TargetProfile, load_target
 from sr_deploy.core.version import __version__
 from sr_deploy.export.checkpoint_source import CheckpointSource
 from sr_deploy.export.fallback import Searchable, choose_fp32_nodes
 from sr_deploy.export.forms import LITERAL
 from sr_deploy.export.half import HalfGraph, halved, plain_graph, precision_of, prepared
-from sr_deploy.export.int8.calibration import Calibration, read_calibration
-from sr_deploy.export.int8.quantise import Int8Options, int8_graph
+from sr_deploy.export.int8.calibration import CROP_HW, Calibration, read_calibration
+from sr_deploy.export.int8.quantise import Int8Graph, Int8Options, int8_graph
 from sr_deploy.export.layer_norm import reads_layer_norm, split_layer_norms
 from sr_deploy.export.opset import EXPORTED
 from sr_deploy.export.source import SOURCES, Source, SourceFacts, SourceGraph
@@ -49,6 +49,8 @@ from sr_deploy.runtime.ort_device import OrtDevice, ort_device
 from sr_deploy.runtime.preflight import preflight, refuse, summary
 
 DEFAULT_OPSET = 17
+LEAST_INT8_PSNR_DB = 20.0
+"""Of an INT8 graph against FP32: below it is broken. What it may lose is `ExportOptions`' limit."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,13 @@ class _GraphTask:
         return f"{network_name(self.source.name, self.variant)}.{self.sizes}.{end}.onnx"
 
     @property
+    def opset(self) -> int:
+        """The opset of the file."""
+        settings = self.settings
+        half = settings.precision == "int8" and settings.graph_dtype == "fp16"
+        return max(settings.opset, HALF_QUANTISATION) if half else settings.opset
+
+    @property
     def command(self) -> str:
         """The command that exports this graph."""
         target, variant = self.settings.target, str(self.variant)
@@ -198,7 +207,7 @@ class _GraphTask:
             parent_sha256=source.parent_sha256,
             command=self.command,
             versions=_versions(settings.target, source.digest, self.calibration),
-            opset=settings.opset,
+            opset=self.opset,
             form=self.form if self.options.candidates else "",
             structure=facts.structure,
             halo_px=facts.halo_px,
@@ -307,7 +316,7 @@ def onnx_from_jobs(
     report, done = as_progress(progress), len(tasks) - len(todo)
     for line in up_to_date_lines([path for path in tasks if path not in todo]):
         report(line)
-    for line in filter(None, dict.fromkeys(_where_checked(tasks[path]) for path in todo)):
+    for line in dict.fromkeys(line for path in todo for line in _notes(tasks[path])):
         report(line)
     with report.track("exporting", len(tasks), done=done) as advance:
         for number, path in enumerate(todo, done + 1):
@@ -327,7 +336,7 @@ def _tasks(job: ExportJob) -> List[_GraphTask]:
     for sizes in ranges:
         check_min_hw(sizes.min, source.min_hw, what=source.name)
     device = ort_device(RunOptions(device=options.device))
-    calibration = _calibration(source, options, settings)
+    calibrations = _calibrations(source, variants, options, settings)
     tasks = [
         _GraphTask(
             source,
@@ -338,7 +347,7 @@ def _tasks(job: ExportJob) -> List[_GraphTask]:
             options,
             settings,
             device,
-            calibration,
+            calibrations.get(str(variant)),
         )
         for variant in variants
         for sizes in ranges
@@ -349,26 +358,41 @@ def _tasks(job: ExportJob) -> List[_GraphTask]:
     return tasks
 
 
-def _calibration(
-    source: Source, options: ExportOptions, settings: _Settings
-) -> Optional[Calibration]:
+def _calibrations(
+    source: Source, variants: Sequence[Variant], options: ExportOptions, settings: _Settings
+) -> Dict[str, Calibration]:
+    """Return the crops for INT8 graphs of each variant; empty for other precisions."""
     if settings.precision != "int8":
-        return None
+        return {}
+    for variant in variants:
+        quantised = source.facts(variant).quantised
+        if quantised:
+            raise InputError(
+                f"{source.text} is quantised already: {quantised}",
+                hint="give the FP32 network that it was made from, or omit --precision int8",
+            )
     if options.calibrate is None:
         raise InputError(
             "INT8 graphs are calibrated with pictures, and none are given",
             hint="give a folder of HR pictures with --calibrate",
         )
-    return read_calibration(Path(options.calibrate), scale=source.scale, min_hw=source.min_hw)
+    folder, read = Path(options.calibrate), {}
+    sizes = {str(variant): source.crop_hw(variant, CROP_HW) for variant in variants}
+    for hw in set(sizes.values()):
+        read[hw] = read_calibration(folder, scale=source.scale, hw=hw)
+    return {variant: read[hw] for variant, hw in sizes.items()}
 
 
-def _where_checked(task: _GraphTask) -> str:
-    """Return a line about the device that FP16 graphs are checked on, where there is a choice."""
+def _notes(task: _GraphTask) -> List[str]:
+    """Return lines about the device that FP16 graphs are checked on, where there is a choice, and
+    about the pictures that INT8 graphs are calibrated with."""
+    if task.calibration is not None:
+        return list(task.calibration.notes)
     if task.settings.graph_dtype == "fp16" and task.device.name:
-        return f"FP16 graphs are checked on {task.device.name}"
+        return [f"FP16 graphs are checked on {task.device.name}"]
     if task.settings.graph_dtype == "fp16" and task.device.why_cpu:
-        return f"FP16 graphs are checked on the CPU: {task.device.why_cpu}"
-    return ""
+        return [f"FP16 graphs are checked on the CPU: {task.device.why_cpu}"]
+    return []
 
 
 def _check_multiple(task: _GraphTask) -> None:
@@ -456,7 +480,7 @@ def _checked_graph(
     checks: Dict[str, Any] = {
         task.source.check_name: {**fp32_check, "graph": compared},
         "rewrites": source_graph.rewrites,
-        "opset": f"every node is of opset {settings.opset}",
+        "opset": f"every node is of opset {task.opset}",
     }
     graph = fp32
     fp32_nodes: Tuple[str, ...] = ()
@@ -474,8 +498,15 @@ def _checked_graph(
         elif fp32_nodes:
             graph = plain_graph(fp32)  # the builder is given names of nodes: each has one
     if task.calibration is not None:
-        made = int8_graph(fp32, task.calibration, _int8_options(task, source_graph), name=name)
-        return made.model, made.kept, {**checks, "int8": made.record}
+        made = _int8_graph(task, source_graph, name)
+        checks["int8"] = made.record
+        checks["this_file_vs_fp32_graph"] = {
+            **compare_with_fp32(
+                made.model, session, checked, name, OrtDevice(), least_db=LEAST_INT8_PSNR_DB
+            ),
+            "precision": "int8",
+        }
+        return made.model, made.kept, checks
     precision = precision_of(graph)
     mixed = is_half and fp32_nodes and precision.startswith("mixed")
     if precision != settings.graph_dtype and not mixed:
@@ -485,10 +516,21 @@ def _checked_graph(
     return graph, fp32_nodes, checks
 
 
-def _int8_options(task: _GraphTask, source_graph: SourceGraph) -> Int8Options:
-    target, options = task.settings.target, task.options
-    assert target is not None and target.int8 is not None
-    return Int8Options(target.int8, options.keep, options.max_loss_db, source_graph.learnt_ranges)
+def _int8_graph(task: _GraphTask, source_graph: SourceGraph, name: str) -> Int8Graph:
+    """Return the graph in INT8. It is measured on crops, so also made for their size."""
+    target, options, calibration = task.settings.target, task.options, task.calibration
+    assert target is not None and target.int8 is not None and calibration is not None
+    hw, low, high = calibration.hw, task.sizes.min, task.sizes.max
+    inside = all(a <= side <= b for a, side, b in zip(low, hw, high))
+    at_crops = None if inside else _source_graph(task, Sizes(hw, hw, hw)).model
+    asked = Int8Options(
+        target.int8,
+        options.keep,
+        options.max_loss_db,
+        source_graph.learnt_ranges,
+        task.settings.io_dtype,
+    )
+    return int8_graph(source_graph.model, calibration, asked, name=name, at_crops=at_crops)
 
 
 def _half_graph(
@@ -560,7 +602,13 @@ def _line(path: Path, manifest: Manifest, check_name: str) -> str:
     )
     if "fp16" in checks:
         line += f", FP16 {checks['fp16']['psnr_db_vs_fp32']:.1f} dB against FP32"
-    if manifest.fp32_nodes:
+    if "int8" in checks:
+        int8 = checks["int8"]
+        line += (
+            f", INT8 {int8['psnr_db_vs_fp32']:.1f} dB against FP32, {int8['loss_db']:.2f} dB lost, "
+            f"{int8['layers'][0]} of {int8['layers'][1]} layers"
+        )
+    elif manifest.fp32_nodes:
         line += f", {len(manifest.fp32_nodes)} nodes in FP32"
         search = checks["fp16"].get("fallback", {})
         if not search.get("fewest", True):

@@ -16,7 +16,7 @@ from torch import nn
 
 from sr_deploy.core.registry import Registry
 from sr_deploy.core.run_options import CPU_RUN
-from sr_deploy.core.sizes import Sizes, up_to_multiple
+from sr_deploy.core.sizes import HW, Sizes, up_to_multiple
 from sr_deploy.core.spec import WHOLE, Variant
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.export.forms import PLAIN, apply_form, default_form, list_forms
@@ -110,6 +110,12 @@ class Source(abc.ABC):
     def default_sizes(self, target: Optional[TargetProfile]) -> Sequence[str]:
         """Return the LR sizes to export where none are given: those of the target."""
         return target.shapes if target else (DEFAULT_SIZE,)
+
+    def crop_hw(self, variant: Variant, asked: HW) -> HW:
+        """Return the size of LR crops that the variant can take, `asked` or the next larger one."""
+        facts = self.facts(variant)
+        least = (max(asked[0], facts.min_px[0]), max(asked[1], facts.min_px[1]))
+        return up_to_multiple(least, facts.multiple)
 
     def opset(self, asked: int) -> int:
         """Return the opset of the graphs, `asked` at most."""

@@ -14,6 +14,7 @@ from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import HW, Sizes, hw_text
 from sr_deploy.export.emulation import check_half
 from sr_deploy.export.half import HalfGraph
+from sr_deploy.export.not_finite import not_finite_error
 from sr_deploy.export.source import Source, SourceGraph
 from sr_deploy.runtime.ort import raw_session
 from sr_deploy.runtime.ort_device import OrtDevice
@@ -35,6 +36,8 @@ def compare_with_source(
     for hw in sizes:
         x = check_images(hw)[0]
         reference = graph.reference(x)
+        if not np.isfinite(reference).all():
+            raise not_finite_error(graph.model, x, name=name)
         try:
             y = session.run(None, {"lr": x})[0]
         except Exception as e:  # onnxruntime's errors share no base class
@@ -87,9 +90,15 @@ def check_half_precision(half: HalfGraph, fp32_session: Any, sizes: Sizes, name:
 
 
 def compare_with_fp32(
-    half: onnx.ModelProto, fp32_session: Any, sizes: Sequence[HW], name: str, device: OrtDevice
+    half: onnx.ModelProto,
+    fp32_session: Any,
+    sizes: Sequence[HW],
+    name: str,
+    device: OrtDevice,
+    *,
+    least_db: float = MIN_FP16_PSNR_DB,
 ) -> dict:
-    """Compare an FP16 graph on a device with the FP32 one: at `sizes`, by ONNX Runtime.
+    """Compare an FP16 or INT8 graph on a device with the FP32 one: at `sizes`, by ONNX Runtime.
 
     The CPU computes it with FP16 weights in FP32; a GPU in the precision that is returned. Returns
     the PSNR at each size. Raises ExportError when one is too low.
@@ -101,11 +110,11 @@ def compare_with_fp32(
         x = check_images(hw)[0]
         y, reference = session.run(None, {"lr": x.astype(dtype)}), fp32_session.run(None, {"lr": x})
         psnr = psnr_unit(y[0], reference[0])
-        if not psnr >= MIN_FP16_PSNR_DB:
+        if not psnr >= least_db:
             on = "" if device.is_cpu else f" on {device.name}"
             raise ExportError(
                 f"{name}: {psnr:.1f} dB against the FP32 graph at {hw_text(hw)}{on}, "
-                f"expected at least {MIN_FP16_PSNR_DB:.0f}"
+                f"expected at least {least_db:.0f}"
             )
         psnr_db[hw_text(hw)] = round(psnr, 2)
     facts = {"psnr_db": psnr_db, "provider": device.provider.name, "device": device.name or "cpu"}

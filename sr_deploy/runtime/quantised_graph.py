@@ -25,6 +25,18 @@ def quantised_nodes(model: Any) -> List[str]:
     return [node.name for node in model.graph.node if view.is_quantised(node)]
 
 
+def layer_precisions(model: Any) -> Dict[str, int]:
+    """Return how many of the layers with constant weights compute in `int8`, `fp32` or `fp16`."""
+    view = _View(model)
+    counts: Dict[str, int] = {}
+    for node in model.graph.node:
+        if node.op_type not in WEIGHTED or not view.is_constant(node.input[1]):
+            continue
+        kind = "int8" if view.is_quantised(node) else view.float_type(node.input[1])
+        counts[kind] = counts.get(kind, 0) + 1
+    return counts
+
+
 def activation_scales(model: Any) -> Dict[str, float]:
     """Return the scales of the quantised values that are computed, by their names.
 
@@ -106,6 +118,23 @@ class _View:
     def is_quantised(self, node: Any) -> bool:
         read = node.input[:2] if node.op_type in WEIGHTED else []
         return len(read) == 2 and all(self.dequantise(name) is not None for name in read)
+
+    def source(self, name: str) -> str:
+        """Return what a value is before casts and quantisation."""
+        while True:
+            name = self.behind_casts(name)
+            maker = self.makers.get(name)
+            if maker is None or maker.op_type not in (_QUANTISE, _DEQUANTISE):
+                return name
+            name = maker.input[0]
+
+    def is_constant(self, name: str) -> bool:
+        return self.constant(self.source(name)) is not None
+
+    def float_type(self, name: str) -> str:
+        """Return the type of constant weights that are not quantised."""
+        values = self.constant(name)
+        return "fp16" if values is not None and values.dtype == np.float16 else "fp32"
 
     def as_float(self, name: str) -> str:
         """Return the float that a value was before it was quantised; `name` where it was not."""

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Tuple
+from typing import List, NamedTuple, Sequence, Tuple, TypeVar
 
 import numpy as np
+
+from sr_deploy.core.degradation import degrade
+from sr_deploy.core.errors import InputError
+from sr_deploy.core.image_folders import hr_images
+from sr_deploy.core.images import image_hw, nchw_from_rgb, read_rgb
+from sr_deploy.core.samples import mirrored_crop
+from sr_deploy.core.sizes import HW, hw_text
+
+CROP_HW = (64, 64)
+"""The LR size of crops, if the network takes it."""
+_PER_HALF = 20
+_SATURATED = 5
+"""So many of a half are its most saturated crops; the others are spread evenly."""
+_MOST_PICTURES = 40
+_LEAST = 4
+"""Pictures smaller than a crop are mirrored, and unused if smaller than this part of it."""
+_T = TypeVar("_T")
+_GREY = 2.0
+"""A mean difference of channels up to this (of 255) is grey."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +46,110 @@ class Calibration:
     ranges: Tuple[CropPair, ...]
     """Those that ranges are taken from."""
     held_out: Tuple[CropPair, ...]
-    """Those that the loss is measured on."""
+    """Those that the loss is measured on; of other pictures, if there are several."""
     digest: str
     """A checksum of all crops."""
     notes: Tuple[str, ...] = ()
     """What the user should know: only one picture, only grey ones."""
 
+    @property
+    def hw(self) -> HW:
+        """The LR size of the crops."""
+        h, w = self.ranges[0].lr.shape[2:]
+        return h, w
+
 
 def read_calibration(
-    folder: Path, *, scale: int, multiple: int = 1, min_hw: Tuple[int, int] = (1, 1)
+    folder: Path, *, scale: int, hw: HW = CROP_HW, degradation: str = "bi"
 ) -> Calibration:
-    """Read HR pictures and make LR crops of them, `bi`.
+    """Read HR pictures and make LR crops of `hw` of them, of 40 pictures at most.
 
-    multiple, min_hw: of the sides of LR crops that the network takes. Raises InputError for a
-    folder without usable pictures.
+    Which ones follows from the files alone: they are spread evenly, and each half also has its most
+    saturated crops, since these reach the ends of ranges. Raises InputError for a folder without
+    pictures that can be used.
     """
-    raise NotImplementedError
+    images = hr_images(folder)
+    hr_hw = (scale * hw[0], scale * hw[1])
+    least = (-(-hr_hw[0] // _LEAST), -(-hr_hw[1] // _LEAST))
+    sides = [(path, image_hw(path)) for path in images.files]
+    large = [path for path, (h, w) in sides if h >= least[0] and w >= least[1]]
+    files = _spread(large, _MOST_PICTURES)
+    halves = _halves([_crops(read_rgb(path), hr_hw) for path in files])
+    if not all(halves):
+        found = f"{len(large)} of its {len(sides)} pictures have {hw_text(least)} pixels or more"
+        raise InputError(
+            f"{images.folder} cannot calibrate an x{scale} network: {found}, which give fewer than "
+            f"two crops of {hw_text(hr_hw)}",
+            hint="give a folder of HR pictures, such as a part of DIV2K",
+        )
+    notes = [images.note]
+    if len(large) < len(sides):
+        notes.append(f"{len(sides) - len(large)} pictures smaller than {hw_text(least)} are unused")
+    if len(files) == 1:
+        notes.append(
+            "calibrated with one picture: the loss is measured on other crops of the same picture"
+        )
+    if max(crop.saturation for half in halves for crop in half) <= _GREY:
+        notes.append("the pictures are grey: what colours need was not calibrated")
+    ranges, held_out = (
+        tuple(
+            CropPair(nchw_from_rgb(degrade(crop.rgb, scale=scale, kind=degradation)), crop.rgb)
+            for crop in half
+        )
+        for half in halves
+    )
+    return Calibration(ranges, held_out, _digest(ranges, held_out), tuple(filter(None, notes)))
+
+
+class _Crop(NamedTuple):
+    """An HR crop that may be chosen."""
+
+    rgb: np.ndarray
+    saturation: float
+    """The mean difference of the largest and the smallest channel, 0..255."""
+
+
+def _crops(rgb: np.ndarray, hw: HW) -> List[_Crop]:
+    """Return crops that cover a picture and overlap by a half at most; mirrored if it is small."""
+    rgb = mirrored_crop(rgb, [max(side, n) for side, n in zip(rgb.shape, hw)])
+    rows, columns = (
+        np.linspace(0, side - n, 1 + (side - n) * 2 // n).astype(int)
+        for side, n in zip(rgb.shape, hw)
+    )
+    crops = [rgb[y : y + hw[0], x : x + hw[1]] for y in rows for x in columns]
+    return [_Crop(crop, float(np.ptp(crop, axis=2).mean())) for crop in crops]
+
+
+def _halves(pictures: Sequence[List[_Crop]]) -> Tuple[List[_Crop], List[_Crop]]:
+    """Return the chosen crops of both halves, which have no picture in common if there are two."""
+    if len(pictures) == 1:
+        (crops,) = pictures
+        pictures = [crops[: len(crops) // 2], crops[len(crops) // 2 :]]
+    first, second = (
+        [crop for picture in part for crop in picture] for part in (pictures[0::2], pictures[1::2])
+    )
+    return _chosen(first), _chosen(second)
+
+
+def _chosen(crops: List[_Crop]) -> List[_Crop]:
+    """Return crops that are spread evenly, and the most saturated ones."""
+    vivid = sorted(range(len(crops)), key=lambda i: -crops[i].saturation)[:_SATURATED]
+    others = [i for i in range(len(crops)) if i not in vivid]
+    taken = sorted([*vivid, *_spread(others, _PER_HALF - len(vivid))])
+    return [_Crop(crops[i].rgb.copy(), crops[i].saturation) for i in taken]
+
+
+def _spread(items: Sequence[_T], most: int) -> List[_T]:
+    """Return so many items at most, evenly spread."""
+    if len(items) <= most:
+        return list(items)
+    return [items[int(i)] for i in np.linspace(0, len(items) - 1, most)]
+
+
+def _digest(*halves: Sequence[CropPair]) -> str:
+    digest = hashlib.sha256()
+    for half in halves:
+        digest.update(b"half")
+        for pair in half:
+            digest.update(pair.lr.tobytes() + pair.hr.tobytes())
+    return digest.hexdigest()[:12]

@@ -6,20 +6,21 @@ from typing import Collection, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import onnx
+import onnx.version_converter
 from onnx import TensorProto, helper, numpy_helper
 
-from sr_deploy.core.errors import ExportError
-from sr_deploy.core.target import Int8Rules
+from sr_deploy.core.errors import ExportError, one_line
+from sr_deploy.core.target import HALF_QUANTISATION, Int8Rules
 from sr_deploy.export.half import folded, plain_graph
 from sr_deploy.export.int8.plan import FLOAT_TYPES, GraphView, QuantPlan, attribute, planned
 from sr_deploy.export.int8.plan import quantisable as quantisable
-from sr_deploy.export.int8.scales import Ranges, activation_scale, storable, weight_scales
+from sr_deploy.export.int8.ranges import Ranges as Ranges
+from sr_deploy.export.int8.scales import activation_scale, storable, weight_scales
+from sr_deploy.export.opset import check as check_opset
 from sr_deploy.runtime.graph_nodes import all_nodes, free_name, names_read, opset_of
 
 PER_CHANNEL_OPSET = 13
 """Scales per channel exist since this opset."""
-HALF_OPSET = 19
-"""Q/DQ nodes of FP16 values exist since this opset."""
 _READ_CONSTANTS = ("Add", "Mul", "MatMul", "Concat")
 _MOST_BIAS = 2.0**30
 
@@ -36,7 +37,7 @@ def ready_to_quantise(model: onnx.ModelProto) -> onnx.ModelProto:
                 f"the graph is quantised already (node '{node.name}' is {op})",
                 hint="quantise the FP32 graph that it was made from",
             )
-    plain = folded(plain_graph(model))
+    plain = folded(plain_graph(_with_channels(model)))
     view = GraphView(plain)
     for node in filter(view.has_weights, plain.graph.node):
         for name in node.input[1:]:
@@ -50,6 +51,21 @@ def ready_to_quantise(model: onnx.ModelProto) -> onnx.ModelProto:
     return plain
 
 
+def _with_channels(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph of an opset that has scales per channel."""
+    own = opset_of(model)
+    if own >= PER_CHANNEL_OPSET:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, PER_CHANNEL_OPSET)
+    except Exception as e:  # onnx raises several kinds, some of them of C++
+        raise ExportError(
+            f"the graph of opset {own} cannot be written in opset {PER_CHANNEL_OPSET}, which INT8 "
+            f"needs: {one_line(e)}",
+            hint=f"export it from its framework in opset {PER_CHANNEL_OPSET} or later",
+        ) from e
+
+
 def placed(
     model: onnx.ModelProto, ranges: Ranges, rules: Int8Rules, *, kept: Collection[str] = ()
 ) -> onnx.ModelProto:
@@ -57,8 +73,8 @@ def placed(
 
     model: of `ready_to_quantise`, in FP32, or converted to FP16 after that. ranges: of its values,
     by their names in the FP32 graph. kept: names of layers that stay in floating point, of
-    `quantisable`. Raises ExportError for a name that is not of these, a value without a range, and
-    an opset that lacks these nodes.
+    `quantisable`. FP16 graphs are relabelled to opset 19, the first with such nodes. Raises
+    ExportError for a name that is not of these, a value without a range, and a scale of zero.
     """
     unknown = sorted(set(kept) - set(quantisable(model, rules)))
     if unknown:
@@ -66,13 +82,22 @@ def placed(
     result = onnx.ModelProto()
     result.CopyFrom(model)
     writer = _Writer(result, ranges, rules, planned(model, rules, kept))
-    opset, needed = opset_of(model), HALF_OPSET if writer.half else PER_CHANNEL_OPSET
-    if opset < needed:
-        of_half = "of FP16 values " if writer.half else "with a scale per channel "
-        raise ExportError(f"the graph has opset {opset}; Q/DQ nodes {of_half}need {needed}")
     writer.write()
+    if writer.half and opset_of(result) < HALF_QUANTISATION:
+        _relabel(result, HALF_QUANTISATION)
     check_scales(result)
     return result
+
+
+def _relabel(model: onnx.ModelProto, opset: int) -> None:
+    """Give a graph a later opset, in which its operators mean the same. Raises ExportError."""
+    for entry in model.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = opset
+    model.ir_version = max(
+        model.ir_version, helper.find_min_ir_version_for(list(model.opset_import))
+    )
+    check_opset(model, opset)
 
 
 def check_scales(model: onnx.ModelProto) -> None:
@@ -202,8 +227,10 @@ class _Writer:
 
     def _node(self, op: str, name: str, inputs: List[str], axis: Optional[int]) -> onnx.NodeProto:
         output = free_name(f"{name}_{op}", self._taken)
-        axes = {} if axis is None else {"axis": axis}
-        return helper.make_node(op, inputs, [output], name=output, **axes)
+        node = helper.make_node(op, inputs, [output], name=output)
+        if axis is not None:
+            node.attribute.append(helper.make_attribute("axis", axis))
+        return node
 
     def _constant(self, name: str, values: np.ndarray) -> str:
         name = free_name(name, self._taken)

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from sr_deploy.core.errors import ExportError
 from sr_deploy.core.target import Int8Rules
 from sr_deploy.export.int8.plan import planned
 from sr_deploy.export.int8.scales import Ranges, activation_scale
+from sr_deploy.export.not_finite import not_finite_error
 from sr_deploy.runtime.ort import raw_session
 
 MIN_MAX, PERCENTILE, MSE = "min-max", "percentile", "mse"
@@ -81,7 +81,7 @@ def _observed(
         for i, name in enumerate(names):
             low, high, total = (float(found[f"{end}_{i}"]) for end in _ENDS)
             if not np.isfinite(low + high + total):
-                raise _not_finite(model, image)
+                raise not_finite_error(model, image)
             lows[name].append(low)
             highs[name].append(high)
             samples[name].append(found[f"{_SAMPLE}_{i}"])
@@ -119,28 +119,6 @@ def _probed(model: onnx.ModelProto, names: Sequence[str]) -> Tuple[onnx.ModelPro
         for name in outputs
     )
     return probed, outputs
-
-
-def _not_finite(model: onnx.ModelProto, image: np.ndarray) -> ExportError:
-    """Return the error that names the first value that is not finite."""
-    probed = onnx.ModelProto()
-    probed.CopyFrom(model)
-    known = {value.name for value in model.graph.output}
-    makers = {name: node for node in model.graph.node for name in node.output if name}
-    probed.graph.output.extend(
-        onnx.ValueInfoProto(name=name) for name in makers if name not in known
-    )
-    session = raw_session(probed.SerializeToString(), optimise=False)
-    found = dict(zip(makers, session.run(list(makers), {session.get_inputs()[0].name: image})))
-    for name, value in found.items():
-        if np.issubdtype(np.asarray(value).dtype, np.floating) and not np.isfinite(value).all():
-            node = makers[name]
-            return ExportError(
-                f"the network yields numbers that are not finite on the pictures for calibration: "
-                f"first in '{name}' of node '{node.name}' ({node.op_type})",
-                hint="its checkpoint is damaged, or its training diverged",
-            )
-    return ExportError("the network yields numbers that are not finite")
 
 
 def _percentile(seen: _Seen) -> Tuple[float, float]:

@@ -13,9 +13,8 @@ from sr_deploy.core.target import Int8Rules
 Ranges = Mapping[str, Tuple[float, float]]
 """The least and the largest number of each value, by name."""
 
-_LEAST = {TensorProto.FLOAT: 2.0**-100, TensorProto.FLOAT16: 2.0**-14}
+_LEAST, _LEAST_HALF = 2.0**-100, 2.0**-14
 """Runtimes may take smaller numbers for zero."""
-_DTYPES = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
 
 
 def activation_scale(
@@ -59,5 +58,7 @@ def weight_scales(
 
 def storable(scale: np.ndarray, kind: int) -> np.ndarray:
     """Return scales in an element type, none of them zero."""
-    result: np.ndarray = np.maximum(scale, _LEAST[kind]).astype(_DTYPES[kind])
+    half = kind == TensorProto.FLOAT16
+    dtype, least = (np.float16, _LEAST_HALF) if half else (np.float32, _LEAST)
+    result: np.ndarray = np.maximum(scale, least).astype(dtype)
     return result
