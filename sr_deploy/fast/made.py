@@ -15,12 +15,18 @@ import re
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Optional
+from typing import Dict, Optional
 
 from sr_deploy.core.cache import cache_folder, key_of
-from sr_deploy.core.errors import ArtifactError, BuildError, MissingPackageError, SrDeployError
+from sr_deploy.core.errors import (
+    ArtifactError,
+    BuildError,
+    MissingPackageError,
+    SrDeployError,
+    TargetError,
+)
 from sr_deploy.core.files import (
     files_with_suffix,
     make_output_folder,
@@ -28,12 +34,13 @@ from sr_deploy.core.files import (
     write_bytes,
     write_text,
 )
+from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
 from sr_deploy.core.providers import BUILDERS
 from sr_deploy.core.shipped import shipped_graphs
-from sr_deploy.core.sizes import up_to_multiple
+from sr_deploy.core.sizes import parse_sizes, up_to_multiple
 from sr_deploy.core.spec import ModelSpec, network_name
-from sr_deploy.core.target import TargetProfile
+from sr_deploy.core.target import TargetProfile, load_target
 from sr_deploy.core.version import __version__
 from sr_deploy.fast.ways import ModelWay
 from sr_deploy.runtime import BACKENDS
@@ -92,7 +99,7 @@ def make(model: ModelVariant, way: ModelWay) -> Path:
     _remove_unused(make_output_folder(entry.parent))
     with tempfile.TemporaryDirectory(dir=str(entry.parent), prefix=".partial-") as temporary:
         folder, beside = Path(temporary) / "entry", Path(temporary) / "graph"
-        graph = shipped_graph(model, way) or export_graph(model, way, beside)
+        graph = shipped_graph(model, way, beside) or export_graph(model, way, beside)
         if way.builds:
             _build(graph, folder, way, entry)
         else:
@@ -146,23 +153,45 @@ def export_graph(model: ModelVariant, way: ModelWay, folder: Path) -> Path:
     return onnx_from_checkpoint(model.weights, folder, options)[0]
 
 
-def shipped_graph(model: ModelVariant, way: ModelWay) -> Optional[Path]:
-    """Return the shipped FP32 graph of a model; None if there is none that fits it and the way."""
-    if way.is_bounded:
-        return None
+def shipped_graph(model: ModelVariant, way: ModelWay, folder: Path) -> Optional[Path]:
+    """Return the shipped FP32 graph of a model; None if there is none that fits it and the way.
+
+    One that was made for another target, whose graph for this way would be the same, is copied to
+    a folder with a manifest for the way.
+    """
     for path in shipped_graphs().glob(f"{model.name}.*.onnx"):
-        with contextlib.suppress(ArtifactError):
+        with contextlib.suppress(ArtifactError, TargetError):
             manifest = read_manifest(path)
-            if _fits(manifest, model, way):
+            if not _fits(manifest, model, way):
+                continue
+            if (manifest.target, manifest.precision_asked) == (way.target, way.precision):
                 return path
+            versions = {**manifest.versions, "profile": way.profile.digest}
+            made_for = replace(manifest, target=way.target, precision_asked=way.precision)
+            copy = folder / path.name
+            write_bytes(copy, path.read_bytes())
+            write_text(manifest_path(copy), to_json(replace(made_for, versions=versions)))
+            return copy
     return None
 
 
 def _fits(manifest: Manifest, model: ModelVariant, way: ModelWay) -> bool:
+    """Return whether a shipped graph is of a model, and what an export for a way would be."""
     made_of = manifest.parent_sha256, manifest.versions.get("card"), manifest.variant
-    made_for = manifest.target, manifest.versions.get("profile")
-    wanted = model.card.weights_sha256, model.card.digest, model.variant
-    return made_of == wanted and made_for == (way.target, way.profile.digest)
+    if made_of != (model.card.weights_sha256, model.card.digest, model.variant):
+        return False
+    made_for, wanted = load_target(manifest.target), way.profile
+    if manifest.versions.get("profile") != made_for.digest or way.precision == "int8":
+        return False
+    forms = [_forms_of(profile, model.card.arch) for profile in (made_for, wanted)]
+    sizes = parse_sizes(_sizes(model.card, wanted))
+    as_made = manifest.min_shape, manifest.max_shape, made_for.opset, manifest.graph_dtype, forms[0]
+    as_wanted = sizes.min, sizes.max, wanted.opset, wanted.graph_dtype(way.precision), forms[1]
+    return as_made == as_wanted
+
+
+def _forms_of(profile: TargetProfile, arch: str) -> Dict[str, str]:
+    return {key: form for key, form in profile.forms.items() if key.split(".")[0] == arch}
 
 
 def _sizes(card: ModelSpec, target: TargetProfile) -> str:

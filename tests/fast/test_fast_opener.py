@@ -279,11 +279,11 @@ def test_a_session_tells_what_it_loses_and_an_artifact_that_loses_more_is_refuse
 
 
 @pytest.mark.parametrize("name", DEFAULT_MODELS.values())
-def test_default_models_have_a_shipped_graph_that_fits_their_weights(name):
+def test_default_models_have_a_shipped_graph_that_fits_their_weights(name, tmp_path):
     weights = find_checkpoint(name)
     card = read_card(weights)
     model = ModelVariant(weights, card, card.variants[-1])
-    assert shipped_graph(model, ON_CPU) is not None, "run benchmarks/shipped_graphs.py"
+    assert shipped_graph(model, ON_CPU, tmp_path) is not None, "run benchmarks/shipped_graphs.py"
 
 
 def test_a_shipped_graph_computes_what_the_checkpoint_does(cache):
@@ -305,12 +305,12 @@ def test_a_default_model_needs_no_torch(cache):
     assert (cache / "models").is_dir() and cache_folder() == cache
 
 
-def test_a_shipped_graph_is_not_taken_for_other_weights_of_the_same_name():
+def test_a_shipped_graph_is_not_taken_for_other_weights_of_the_same_name(tmp_path):
     weights = find_checkpoint("asrn_x4")
     card = read_card(weights)
-    assert shipped_graph(ModelVariant(weights, card, "d5"), ON_CPU) is not None
+    assert shipped_graph(ModelVariant(weights, card, "d5"), ON_CPU, tmp_path) is not None
     other = dataclasses.replace(card, weights_sha256="0" * 64)
-    assert shipped_graph(ModelVariant(weights, other, "d5"), ON_CPU) is None
+    assert shipped_graph(ModelVariant(weights, other, "d5"), ON_CPU, tmp_path) is None
 
 
 def test_what_other_code_exported_is_made_again(tiny, cache, monkeypatch):
