@@ -224,15 +224,20 @@ def _described_all(
 ) -> Dict[str, NetworkDescription]:
     """Return the description of each variant's file, which is made if there is none.
 
-    Where `run` allows a loss, those that lose more are left out. Raises an SrDeployError.
+    Where `run` allows a loss, those that lose more are left out, with a line that says so. Raises
+    an SrDeployError.
     """
     described: Dict[str, NetworkDescription] = {}
+    problems: Dict[str, str] = {}
     missing = []
     for model in models:
         path = find(model, way)
+        reason = why_refused(model, way) if path is None and _allows_loss(way, run) else ""
         if path is not None:
             described[model.variant] = _described(model, way, path)
-        elif not (_allows_loss(way, run) and why_refused(model, way)):
+        elif reason:
+            problems[model.variant] = reason
+        else:
             missing.append(model)
     if missing:
         names = ", ".join(model.name for model in missing)
@@ -240,31 +245,18 @@ def _described_all(
         with progress.track("preparing", len(missing)) as advance:
             for model in missing:
                 advance(model.name, steps=0)
-                network = _made(model, way, run, progress)
-                if network is not None:
-                    described[model.variant] = network
+                try:
+                    described[model.variant] = _described(model, way, make(model, way))
+                except BuildError as e:
+                    if not _allows_loss(way, run):
+                        raise
+                    problems[model.variant] = e.message
                 advance()
-    return {name: network for name, network in described.items() if not network.why_below(run)}
-
-
-def _made(
-    model: ModelVariant, way: ModelWay, run: RunOptions, progress: Progress
-) -> Optional[NetworkDescription]:
-    """Make the file of a variant and return its description.
-
-    None, with a line that says why, if it cannot be built and `run` allows a loss. Raises an
-    SrDeployError.
-    """
-    try:
-        network = _described(model, way, make(model, way))
-        problem = network.why_below(run)
-    except BuildError as e:
-        if not _allows_loss(way, run):
-            raise
-        network, problem = None, e.message
-    if problem:
-        progress(f"{model.name} is not run by {way}: {problem}")
-    return network
+    problems.update({name: network.why_below(run) for name, network in described.items()})
+    for model in models:
+        if problems[model.variant]:
+            progress(f"{model.name} is not run by {way}: {problems[model.variant]}")
+    return {name: network for name, network in described.items() if not problems[name]}
 
 
 def _allows_loss(way: ModelWay, run: RunOptions) -> bool:

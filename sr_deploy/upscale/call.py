@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
@@ -111,8 +112,9 @@ def _write(image: Any, output: Union[str, Path], options: UpscaleOptions) -> Any
     return written if source.is_dir() else written[0]
 
 
+@functools.lru_cache(maxsize=None)
 def _tell(line: str) -> None:
-    """Say what takes time once, before it does."""
+    """Say once what takes time, before it does, and what does not run."""
     if sys.stderr is not None:
         sys.stderr.write(f"{line}\n")
 
