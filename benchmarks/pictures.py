@@ -1,7 +1,8 @@
 """Make the pictures of the README in docs/images: python3 benchmarks/pictures.py [NAME ...]
 
-before-after.jpg needs the extra `export`, and report.png Chromium with playwright. Without names,
-all are made. The photograph is scikit-image's chelsea (Stefan van der Walt, CC0).
+before-after.jpg needs the extra `export`, precision.png `report` and the rows of
+`benchmarks/precision.py`, and report.png Chromium with playwright. Without names, all are made. The
+photograph is scikit-image's chelsea (Stefan van der Walt, CC0).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Tuple
 
@@ -86,8 +88,22 @@ def is_shown(row: Dict[str, Any]) -> bool:
     return bool(shown and row["model"] != "asrn_ss_x4")
 
 
+def precision(path: Path) -> None:
+    """Draw PSNR against time of every slice in every precision, with the Pareto front."""
+    from sr_deploy.results.report.drawing import figure_file
+    from sr_deploy.results.report.figures import latency_figure
+    from sr_deploy.results.report.groups import group_rows
+    from sr_deploy.results.rows import read_rows
+
+    rows = read_rows(ROOT / "benchmarks" / "precision" / "rows.jsonl")
+    # Without bicubic, where the axis would begin, far below all networks.
+    (group,) = group_rows([replace(row, bicubic_psnr_db=None) for row in rows])
+    path.write_bytes(figure_file(latency_figure(group, (7.5, 4.4)).figure, "png"))
+
+
 PICTURES: Dict[str, Callable[[Path], None]] = {
     "before-after.jpg": before_after,
+    "precision.png": precision,
     "report.png": report,
 }
 
