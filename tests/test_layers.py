@@ -25,7 +25,7 @@ TABLE = {
     ),
     "runtime": (
         "numpy core",
-        "nets onnx onnxruntime onnxslim torch tensorrt tensorrt_rtx cuda pycuda",
+        "nets onnx onnxruntime onnxslim openvino torch tensorrt tensorrt_rtx cuda pycuda",
     ),
     # An export is checked by ONNX Runtime's session, and the two kinds of AdaDSR plans are timed.
     "export": ("numpy core nets torch onnx runtime", "onnxruntime onnxscript"),
@@ -54,7 +54,7 @@ BOARD = (
 # fmt: off
 HEAVY = (
     "torch", "onnx", "onnxruntime", "onnxscript", "cv2", "tensorrt", "tensorrt_rtx", "safetensors",
-    "skimage", "lightning", "matplotlib", "av", "onnxslim", "spandrel", "openmodeldb",
+    "skimage", "lightning", "matplotlib", "av", "onnxslim", "spandrel", "openmodeldb", "openvino",
 )
 POSIX_ONLY = {
     "fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "posix", "syslog", "crypt",

@@ -13,7 +13,7 @@ from sr_deploy.core.run_options import RUN_PRECISIONS, RunOptions
 
 DEVICE = click.option(
     "--device",
-    metavar="cpu|cuda[:N]|directml|coreml",
+    metavar="cpu|cuda[:N]|directml|coreml|xpu",
     help="Device to run on.  [default: the GPU if the network's library can use one, else the CPU]",
 )
 _OPTIONS = (
@@ -23,7 +23,7 @@ _OPTIONS = (
         cls=AliasedOption,
         aliases=["--backend"],
         metavar="NAME",
-        help="What runs the network: torch, onnxruntime, onnxruntime-tensorrt, ...  "
+        help="What runs the network: torch, onnxruntime, openvino, onnxruntime-cuda, ...  "
         "[default: of a model the fastest that is here, of a graph onnxruntime]",
     ),
     click.option(

@@ -7,7 +7,7 @@ SrDeployError
 ├── TargetError          a target is unknown, or its profile is malformed
 ├── ArtifactError        an ONNX graph or engine does not match its manifest, or has none
 │   └── CannotRunHereError  it is intact, but this machine lacks the device or version it needs
-│       └── DeviceMemoryError  the GPU has too little free memory
+│       └── DeviceMemoryError  the device has too little free memory
 ├── ExportError          a graph could not be exported, or failed its check
 ├── BuildError           an engine could not be built here
 └── MissingPackageError  an optional package is not installed
@@ -34,6 +34,7 @@ _REQUIREMENTS = {
     "onnxscript": "onnxscript>=0.5",
     "onnxslim": "onnxslim>=0.1.50",
     "openmodeldb": "openmodeldb>=1.3",
+    "openvino": "openvino>=2025.2",
     "opencv-python-headless": "opencv-python-headless>=4.5",
     "safetensors": "safetensors>=0.4",
     "spandrel": "spandrel>=0.4",

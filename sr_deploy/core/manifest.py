@@ -13,6 +13,7 @@ from sr_deploy.core.interface import Interface
 from sr_deploy.core.jsonio import from_dict, read_dataclass, to_json
 from sr_deploy.core.onnx_file import artifact_sha256, graph_sha256, is_graph
 from sr_deploy.core.precisions import GRAPH_DTYPES, PRECISIONS, is_quantised
+from sr_deploy.core.session import SizeContract
 from sr_deploy.core.target import TargetProfile, load_target, same_version
 
 _LIBRARIES = ("tensorrt", "tensorrt_rtx")
@@ -102,6 +103,17 @@ class Manifest:
         found = self.checks.get("accuracy", self.checks.get("fp16"))
         psnr_db = found.get("psnr_db_vs_fp32") if isinstance(found, dict) else None
         return float(psnr_db) if isinstance(psnr_db, (int, float)) else None
+
+    @property
+    def sizes(self) -> SizeContract:
+        """The LR sizes that it takes."""
+        return SizeContract(
+            self.min_shape,
+            self.max_shape,
+            halo_px=self.halo_px,
+            align_px=self.align_px,
+            multiple=self.multiple,
+        )
 
     @property
     def dynamic(self) -> bool:

@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers, by which it runs graphs on a device. One line each."""
+"""What runs networks: torch, TensorRT, OpenVINO, and ONNX Runtime by its execution providers."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ TRTEXEC_RUNTIMES = ("tensorrt", "tensorrt-rtx")
 """Runtimes whose engines can be built by trtexec too, on a board or by a bundle."""
 BUILDERS = TRTEXEC_RUNTIMES
 """Runtimes that run engines only, which they build of a model."""
-RUN_RUNTIMES = (TORCH, *BUILDERS, *PROVIDERS)
+OPENVINO = {"openvino": "cpu", "openvino-gpu": "xpu"}
+"""The runtimes of OpenVINO, which run engines and graphs, and their kinds of device."""
+RUN_RUNTIMES = (TORCH, *BUILDERS, *OPENVINO, *PROVIDERS)
 """What `--runtime` takes."""
 
 

@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from typing import List, Optional
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.providers import BUILDERS, TORCH, Provider, default_provider, find_provider
+from sr_deploy.core.providers import (
+    BUILDERS,
+    OPENVINO,
+    TORCH,
+    Provider,
+    default_provider,
+    find_provider,
+)
 
-DEVICE_KINDS = ("cpu", "cuda", "directml", "coreml")
+DEVICE_KINDS = ("cpu", "cuda", "directml", "coreml", "xpu")
+"""`xpu`: a GPU of Intel's, which OpenVINO uses."""
 RUN_PRECISIONS = ("fp32", "fp16", "bf16")
 
 
@@ -29,7 +37,7 @@ def parse_device(text: str) -> Device:
     match = re.fullmatch(r"([a-z]+)(?::([0-9]{1,3}))?", text)
     if match is None or match[1] not in DEVICE_KINDS or (match[2] and match[1] == "cpu"):
         raise InputError(
-            f"unknown device '{text}'; expected cpu, cuda, cuda:N, directml or coreml",
+            f"unknown device '{text}'; expected cpu, cuda, cuda:N, directml, coreml or xpu",
             hint="omit --device for the GPU where there is one, else the CPU",
         )
     return Device(match[1], int(match[2] or 0))
@@ -40,10 +48,11 @@ class RunOptions:
     """Where and how networks run. Raises InputError on invalid or contradictory values."""
 
     device: Optional[str] = None
-    """`cpu`, `cuda` or `cuda:N`; None: the GPU if the network's library can use one, else CPU."""
+    """`cpu`, `cuda`, `cuda:N` or another of `DEVICE_KINDS`; None: the GPU if the network's library
+    can use one, else the CPU."""
     runtime: Optional[str] = None
-    """`torch`, or what runs ONNX graphs, a name in `PROVIDERS`; None: of a model the fastest here
-    (see `sr_deploy.fast`), of a graph the default provider of the device."""
+    """`torch`, or what runs ONNX graphs, a name in `PROVIDERS` or `OPENVINO`; None: of a model the
+    fastest here (see `sr_deploy.fast`), of a graph the default provider of the device."""
     precision: Optional[str] = None
     """Of checkpoints, run by torch: fp32, fp16 or bf16; None: fp32."""
     channels_last: bool = False
@@ -62,9 +71,10 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         device, provider = self.requested_device, self.requested_provider
-        if provider is not None and device is not None and provider.device != device.kind:
+        needed = OPENVINO.get(self.runtime or "", provider.device if provider else None)
+        if needed is not None and device is not None and needed != device.kind:
             raise InputError(
-                f"the runtime {provider.backend} runs on {provider.device}, not on {device}",
+                f"the runtime {self.runtime} runs on {needed}, not on {device}",
                 hint="omit --device or --runtime",
             )
         if self.precision not in (None, *RUN_PRECISIONS):
@@ -99,10 +109,20 @@ class RunOptions:
     @property
     def requested_provider(self) -> Optional[Provider]:
         """ONNX Runtime's provider that the runtime or the device asks for."""
+        if self.requested_openvino is not None:
+            return None
         if self.runtime is not None and self.runtime not in (TORCH, *BUILDERS):
             return find_provider(self.runtime)
         device = self.requested_device
         return None if device is None else default_provider(device.kind)
+
+    @property
+    def requested_openvino(self) -> Optional[str]:
+        """OpenVINO's runtime that the runtime or the device asks for."""
+        if self.runtime is not None:
+            return self.runtime if self.runtime in OPENVINO else None
+        device = self.requested_device
+        return "openvino-gpu" if device is not None and device.kind == "xpu" else None
 
     @property
     def torch_settings(self) -> List[str]:

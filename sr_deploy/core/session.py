@@ -348,6 +348,10 @@ class Backend(abc.ABC):
         """Return why device number `index` cannot run engines of `target`; empty if it may."""
         return ""
 
+    def why_no_precision(self, precision: str) -> str:
+        """Return why this machine cannot compute in a precision; empty if it may."""
+        return ""
+
     @abc.abstractmethod
     def versions(self) -> Dict[str, str]:
         """Return the versions that an engine built here depends on. Raises MissingPackageError."""

@@ -12,11 +12,11 @@ from sr_deploy.core.errors import InputError, TargetError, did_you_mean
 from sr_deploy.core.files import data_folder
 from sr_deploy.core.jsonio import at_line, read_dataclass, to_json
 from sr_deploy.core.precisions import GRAPH_DTYPES, PRECISIONS
-from sr_deploy.core.providers import BUILDERS, PROVIDERS, TRTEXEC_RUNTIMES
+from sr_deploy.core.providers import BUILDERS, OPENVINO, PROVIDERS, TRTEXEC_RUNTIMES
 from sr_deploy.core.sizes import parse_sizes
 
 ONNX_RUNTIMES = tuple(name for name, provider in PROVIDERS.items() if provider.builds)
-RUNTIMES = (*ONNX_RUNTIMES, *BUILDERS)
+RUNTIMES = (*ONNX_RUNTIMES, *OPENVINO, *BUILDERS)
 LOCAL_RUNTIMES = tuple(name for name in RUNTIMES if name not in TRTEXEC_RUNTIMES)
 """Runtimes whose engines are built only where they run, never by trtexec."""
 PLACEMENTS = ("operators", "convolutions")

@@ -52,7 +52,11 @@ class ModelWay:
         if not self.builds:
             return ""  # the session tells
         backend, profile = BACKENDS[self.runtime](), self.profile
-        return backend.why_unavailable(profile) or backend.why_no_device(profile, index)
+        return (
+            backend.why_unavailable(profile)
+            or backend.why_no_device(profile, index)
+            or backend.why_no_precision(self.precision)
+        )
 
 
 _WAYS = (
@@ -65,6 +69,7 @@ _WAYS = (
     ModelWay("onnxruntime-cuda", "cuda", "cuda", "fp32"),
     ModelWay(TORCH, "cuda"),
     ModelWay("onnxruntime", "cpu", "cpu"),
+    ModelWay("openvino", "cpu", "cpu-openvino"),
     ModelWay(TORCH, "cpu"),
 )
 """The fastest of each device first. The order on GPUs was never measured."""

@@ -9,6 +9,8 @@ BACKENDS = Registry(
     {
         "onnxruntime": "sr_deploy.runtime.ort_engine:OnnxRuntimeBackend",
         "onnxruntime-cuda": "sr_deploy.runtime.ort_engine:OnnxRuntimeCudaBackend",
+        "openvino": "sr_deploy.runtime.openvino:OpenVinoBackend",
+        "openvino-gpu": "sr_deploy.runtime.openvino:OpenVinoGpuBackend",
         "tensorrt": "sr_deploy.runtime.tensorrt:TensorRTBackend",
         "tensorrt-rtx": "sr_deploy.runtime.tensorrt:TensorRTForRTXBackend",
     },

@@ -16,6 +16,7 @@ from sr_deploy.runtime.ort_providers import installed_packages, packages_conflic
 
 _PACKAGES = (
     "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml",
+    "openvino",
     "tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13", "cuda-python", "cuda-bindings", "pycuda",
     "numpy", "opencv-python-headless", "scikit-image", "av", "safetensors",
 )  # fmt: skip

@@ -87,7 +87,7 @@ class OnnxRuntimeSession(Session):
             self.min_hw, self.max_hw = sizes.min_hw, sizes.max_hw
             self.align_px = self.multiple = sizes.multiple
         else:
-            self._session = raw_session(_model_of(path, manifest), device=device, fp16=fp16)
+            self._session = raw_session(model_of(path, manifest), device=device, fp16=fp16)
             self.scale = manifest.scale
             self.min_hw, self.max_hw = manifest.min_shape, manifest.max_shape
             self.halo_px, self.align_px = manifest.halo_px, manifest.align_px
@@ -148,7 +148,7 @@ class OnnxRuntimeSession(Session):
             self.precision = self.nodes.precision
 
 
-def _model_of(path: Path, manifest: Manifest) -> Union[str, bytes]:
+def model_of(path: Path, manifest: Manifest) -> Union[str, bytes]:
     """Return what a session opens: the file, or its standard graph where its ends are others."""
     interface = manifest.interface
     if manifest.kind != "onnx" or interface is None or interface.is_standard:

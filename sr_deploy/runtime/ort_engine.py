@@ -90,11 +90,12 @@ class OnnxRuntimeBackend(Backend):
         """
         if manifest.kind != "engine":
             return OnnxRuntimeSession(artifact, manifest, run)
-        requested = run.requested_provider
-        if requested not in (None, self.provider):
+        provider = run.requested_provider
+        requested = run.requested_openvino or (provider.backend if provider else None)
+        if requested not in (None, self.name):
             raise CannotRunHereError(
                 f"{artifact.name} is an engine of target '{manifest.target}': it runs on "
-                f"{self.provider.device} by {self.name}, not by {requested.backend}",
+                f"{self.provider.device} by {self.name}, not by {requested}",
                 hint="omit --device and --runtime, or give its graph",
             )
         here = self.versions()

@@ -22,12 +22,14 @@ from sr_deploy.core.errors import (
     how_to_install,
     one_line,
 )
-from sr_deploy.core.providers import find_provider
+from sr_deploy.core.providers import OPENVINO, find_provider
 from sr_deploy.core.target import TargetProfile, load_target, target_names
 from sr_deploy.runtime import BACKENDS
 from sr_deploy.runtime.boards.local import trtexec_paths
 from sr_deploy.runtime.build import why_not_here
 from sr_deploy.runtime.cuda import cuda
+from sr_deploy.runtime.openvino_session import CPU as OPENVINO_CPU
+from sr_deploy.runtime.openvino_session import OpenVinoDevice, openvino_core
 from sr_deploy.runtime.ort_providers import installed_packages, packages_conflict, why_unusable
 
 READY = "ready"
@@ -84,6 +86,7 @@ def libraries() -> Iterator[Library]:
     """
     yield _torch()
     yield _onnxruntime()
+    yield _openvino()
     yield _tensorrt("TensorRT", "tensorrt")
     yield _tensorrt("TensorRT for RTX", "tensorrt_rtx")
     yield _cuda_binding()
@@ -131,6 +134,21 @@ def _onnxruntime() -> Library:
     if packages == ["onnxruntime"] and not gpu_present():
         return Library("ONNX Runtime", version, "runs on the CPU")
     return Library("ONNX Runtime", version, f"runs on the CPU ({reason})", hint)
+
+
+def _openvino() -> Library:
+    version = _version_of("openvino")
+    try:
+        devices = openvino_core().available_devices
+    except MissingPackageError as e:
+        if not version:
+            return Library("OpenVINO", "", "not installed: no engines for cpu-openvino", e.hint)
+        return Library("OpenVINO", version, e.message, e.hint)
+    gpus = [OpenVinoDevice(name).full_name for name in devices if name.startswith("GPU")]
+    where = f"on {' and '.join(gpus)}, and on the CPU" if gpus else "on the CPU"
+    lacking = [p for p in ("bf16", "int8") if OPENVINO_CPU.why_no_precision(p)]
+    lost = f", not in {' or '.join(lacking)}" if lacking else ", also in bf16 and int8"
+    return Library("OpenVINO", version, f"runs {where}{lost}")
 
 
 def _tensorrt(name: str, module: str) -> Library:
@@ -250,6 +268,8 @@ def _readiness(profile: TargetProfile) -> Tuple[str, str, str]:
         return BY_BUNDLE, f"built {'on the board' if of_board else 'where the GPU is'}", deploy
     if profile.runtime == "onnxruntime-cuda" and not gpu_present():
         return NOT_READY, "there is no NVIDIA GPU here", ""
+    if profile.runtime == "openvino-gpu" and not _short_reason(profile):
+        return NOT_READY, no_build, ""
     return NOT_READY, _short_reason(profile) or no_build, _remedy(profile)
 
 
@@ -267,9 +287,16 @@ def _short_reason(profile: TargetProfile) -> str:
     try:
         BACKENDS[profile.runtime]().versions()
     except MissingPackageError:
-        name = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}.get(profile.runtime)
-        return f"{name or 'ONNX Runtime'} is not installed"
+        return f"{_TITLES.get(profile.runtime, 'ONNX Runtime')} is not installed"
     return ""
+
+
+_TITLES = {
+    "tensorrt": "TensorRT",
+    "tensorrt-rtx": "TensorRT for RTX",
+    "openvino": "OpenVINO",
+    "openvino-gpu": "OpenVINO",
+}
 
 
 def why_not_run(profile: TargetProfile) -> str:
@@ -284,6 +311,8 @@ def _remedy(profile: TargetProfile) -> str:
     """Return the command that installs what builds for a target on this machine."""
     if profile.runtime == "tensorrt-rtx":
         return how_to_install("tensorrt_rtx")
+    if profile.runtime in OPENVINO:
+        return how_to_install("openvino")
     if profile.runtime == "tensorrt":
         return f"pip install 'tensorrt{profile.runtime_versions}'"
     package = find_provider(profile.runtime).package

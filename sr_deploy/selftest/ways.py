@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterator, List, Tuple
 from sr_deploy.bench.measure import git_revision
 from sr_deploy.core.device import gpu_present
 from sr_deploy.core.errors import MissingPackageError, SrDeployError
-from sr_deploy.core.providers import PROVIDERS, TORCH, Provider
+from sr_deploy.core.providers import OPENVINO, PROVIDERS, TORCH
 from sr_deploy.core.target import RUNTIMES, TargetProfile, load_target, target_names
 from sr_deploy.runtime import BACKENDS
 from sr_deploy.runtime.build import why_not_here
@@ -128,7 +128,7 @@ def _engine_way(profile: TargetProfile, name: str) -> Way:
         reason = BACKENDS[profile.runtime]().why_no_device(profile)
     except SrDeployError as e:
         return replace(way, why_not=_reason(e.message, e.hint))
-    if on_gpu and not gpu_present():
+    if on_gpu and profile.runtime not in OPENVINO and not gpu_present():
         reason = "there is no NVIDIA GPU with a driver to run its engines"
     return replace(way, why_builds_only=reason)
 
@@ -139,8 +139,8 @@ def _worth(way: Way) -> Tuple[bool, bool, bool]:
 
 
 def _is_cpu(runtime: str) -> bool:
-    provider: Any = PROVIDERS.get(runtime)
-    return isinstance(provider, Provider) and provider.device == "cpu"
+    provider = PROVIDERS.get(runtime)
+    return OPENVINO.get(runtime, provider.device if provider else "") == "cpu"
 
 
 def _reason(message: str, hint: str) -> str:

@@ -221,7 +221,8 @@ def device_of_worker(run: RunOptions, number: int, workers: int) -> Tuple[RunOpt
     Unless a device is given by its number, the workers take turns at the GPUs.
     """
     provider = run.requested_provider
-    open_choice = run.device in (None, "cuda") and (provider is None or provider.device == "cuda")
+    of_others = run.requested_openvino or provider is not None and provider.device != "cuda"
+    open_choice = run.device in (None, "cuda") and not of_others
     gpus = gpu_count() if open_choice else 1
     if gpus < 2:
         return run, workers

@@ -9,8 +9,8 @@ from sr_deploy.core.target import ONNX_RUNTIMES
 from sr_deploy.runtime import BACKENDS
 
 
-def test_every_kind_of_device_has_a_default_provider_and_only_the_cpu_s_was_tested():
-    assert [default_provider(kind).backend for kind in DEVICE_KINDS] == [
+def test_every_kind_of_device_but_openvino_s_has_a_default_provider_and_only_the_cpu_s_was_tested():
+    assert [default_provider(kind).backend for kind in DEVICE_KINDS if kind != "xpu"] == [
         "onnxruntime",
         "onnxruntime-cuda",
         "onnxruntime-directml",
@@ -30,7 +30,7 @@ def test_an_unknown_backend_of_graphs_is_an_error():
     assert e.value.hint == "did you mean 'onnxruntime-cuda'?"
     with pytest.raises(
         InputError,
-        match="expected one of torch, tensorrt, tensorrt-rtx, onnxruntime, onnxruntime-cuda",
+        match="expected one of torch, tensorrt, tensorrt-rtx, openvino, openvino-gpu, onnxruntime",
     ):
         find_provider("tensort")
 
@@ -40,3 +40,19 @@ def test_a_backend_of_another_device_is_an_error():
         RunOptions(device="cpu", runtime="onnxruntime-cuda")
     assert RunOptions(device="cuda:1", runtime="onnxruntime-tensorrt").requested_provider.compiles
     assert RunOptions().requested_provider is None
+
+
+def test_runtimes_of_openvino_are_no_providers_and_xpu_is_their_gpu():
+    assert RunOptions(runtime="openvino").requested_provider is None
+    assert RunOptions(runtime="openvino", device="cpu").requested_openvino == "openvino"
+    assert RunOptions(device="xpu:1").requested_openvino == "openvino-gpu"
+    assert RunOptions(device="xpu").requested_provider is None
+    for run in (RunOptions(), RunOptions(device="cpu"), RunOptions(runtime="torch")):
+        assert run.requested_openvino is None
+    for options in (
+        {"runtime": "openvino", "device": "cuda"},
+        {"runtime": "openvino", "device": "xpu"},
+        {"runtime": "openvino-gpu", "device": "cpu"},
+    ):
+        with pytest.raises(InputError, match=f"the runtime {options['runtime']} runs on "):
+            RunOptions(**options)

@@ -65,7 +65,7 @@ def test_a_precision_the_target_has_not_is_refused_not_replaced(name, asked):
         ({"workspace_mb": 1}, "unknown key 'workspace_mb'"),
         ({"opset": "17"}, "key 'opset': expected int"),
         ({"name": "other"}, "its name is 'other'; expected .*'cpu'"),
-        ({"runtime": "openvino"}, "unknown runtime 'openvino'; expected onnxruntime"),
+        ({"runtime": "ncnn"}, "unknown runtime 'ncnn'; expected onnxruntime"),
         ({"precisions": ["int4"]}, "precisions contains 'int4'"),
         ({"precisions": ["fp32"]}, "the rules of INT8 graphs are given if and only if"),
         ({"precisions": [], "int8": None}, "must not be empty"),

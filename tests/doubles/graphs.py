@@ -70,3 +70,35 @@ def tiny_manifest(low=(16, 24), high=None, *, precision="fp32", asked=None, opse
         versions={"onnx": "1"},
         opset=opset,
     )
+
+
+def quantised_model(hw, kind="uint8"):
+    """Return the model with its convolution between Q/DQ pairs. kind: the type of activations."""
+    from onnx import helper, numpy_helper
+
+    model = tiny_model(hw)
+    graph = model.graph
+    weight = numpy_helper.to_array(graph.initializer[0])
+    scale = np.float32(np.abs(weight).max() / 127)
+    constants = {
+        "scale": np.float32(1 / 255),
+        "zero": np.array(0, kind),
+        "weight_scale": scale,
+        "weight_zero": np.array(0, "int8"),
+        "weight_8bit": np.round(weight / scale).astype("int8"),
+    }
+    del graph.initializer[:]
+    graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()
+    )
+    pairs = [
+        ("QuantizeLinear", ["lr", "scale", "zero"], "lr_8bit"),
+        ("DequantizeLinear", ["lr_8bit", "scale", "zero"], "lr_again"),
+        ("DequantizeLinear", ["weight_8bit", "weight_scale", "weight_zero"], "weight"),
+    ]
+    nodes = [helper.make_node(op, inputs, [output], name=output) for op, inputs, output in pairs]
+    nodes += [node for node in graph.node]
+    nodes[len(pairs)].input[0] = "lr_again"
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model

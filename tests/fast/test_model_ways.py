@@ -29,7 +29,7 @@ FP32_ON_GPU = [
     ("tensorrt", "rtx-tensorrt8"),
     ("onnxruntime-cuda", "cuda"),
 ]
-ON_CPU = [("onnxruntime", "cpu"), ("torch", "")]
+ON_CPU = [("onnxruntime", "cpu"), ("openvino", "cpu-openvino"), ("torch", "")]
 
 
 def test_the_gpu_comes_first_where_there_is_one(all_usable, monkeypatch):

@@ -91,7 +91,8 @@ def test_a_library_that_is_missing_or_broken_is_told(monkeypatch):
 
 
 def test_libraries_here_are_found():
-    assert [library.name for library in libraries()][:3] == ["torch", "ONNX Runtime", "TensorRT"]
+    names = [library.name for library in libraries()]
+    assert names[:4] == ["torch", "ONNX Runtime", "OpenVINO", "TensorRT"]
 
 
 def test_the_gpu_of_the_binding_is_named(monkeypatch):

@@ -18,7 +18,7 @@ from sr_deploy.core.depth_plan import DepthPlan
 from sr_deploy.core.errors import InputError, VariantError, did_you_mean
 from sr_deploy.core.network_code import is_code, parse_code
 from sr_deploy.core.precisions import LOWEST_FIRST, lowest_precision
-from sr_deploy.core.providers import BUILDERS, TORCH
+from sr_deploy.core.providers import BUILDERS, PROVIDERS, TORCH
 from sr_deploy.core.registry import Registry
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
@@ -222,8 +222,10 @@ def _runs_by(network: NetworkDescription, runtime: Optional[str]) -> bool:
     """Return whether a runtime, if one is given, can run a network."""
     return (
         runtime in (None, network.backend)
-        or network.kind in ("graph", "plan")
+        or network.kind == "graph"
         and runtime not in (TORCH, *BUILDERS)
+        or network.kind == "plan"
+        and runtime in PROVIDERS
     )
 
 

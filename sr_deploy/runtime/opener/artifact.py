@@ -12,7 +12,7 @@ from sr_deploy.core.interface import Interface
 from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest, target_of
 from sr_deploy.core.onnx_file import artifact_sha256
 from sr_deploy.core.run_options import CPU_RUN, RunOptions
-from sr_deploy.core.session import Session, SizeContract
+from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW, hw_text, up_to_multiple
 from sr_deploy.runtime import BACKENDS
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants
@@ -46,6 +46,11 @@ def artifact_path(text: str) -> Path:
 def _describe(path: Path, manifest: Manifest) -> NetworkDescription:
     graph = manifest.kind == "onnx"
     backend = "onnxruntime" if graph else target_of(manifest).runtime
+
+    def open_artifact(run: RunOptions) -> Session:
+        name = (run.requested_openvino or backend) if graph else backend
+        return BACKENDS[name]().open(path, manifest, run)
+
     return NetworkDescription(
         kind="graph" if graph else "engine",
         source=str(path),
@@ -54,15 +59,9 @@ def _describe(path: Path, manifest: Manifest) -> NetworkDescription:
         identity=manifest.sha256,
         sha256=manifest.sha256,
         backend=backend,
-        opener=lambda run: BACKENDS[backend]().open(path, manifest, run),
+        opener=open_artifact,
         scale=manifest.scale,
-        sizes=SizeContract(
-            manifest.min_shape,
-            manifest.max_shape,
-            halo_px=manifest.halo_px,
-            align_px=manifest.align_px,
-            multiple=manifest.multiple,
-        ),
+        sizes=manifest.sizes,
         precision=manifest.precision_obtained,
         precision_asked=manifest.precision_asked,
         target=manifest.target,
@@ -79,6 +78,8 @@ def _describe_bare(path: Path) -> NetworkDescription:
     def open_graph(run: RunOptions) -> Session:
         from sr_deploy.runtime.ort import OnnxRuntimeSession
 
+        if run.requested_openvino is not None:
+            return BACKENDS[run.requested_openvino]().open_bare(path, run)
         return OnnxRuntimeSession(path, run=run)
 
     return NetworkDescription(

@@ -1,0 +1,251 @@
+"""Engines of OpenVINO, for CPUs and for GPUs of Intel's: models that it has compiled and exported.
+
+No GPU of Intel's was at hand: `OpenVinoGpuBackend` was never run.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Dict, Tuple, Union
+
+from sr_deploy.core.device import cpu_features, cpu_model
+from sr_deploy.core.errors import (
+    ArtifactError,
+    BuildError,
+    CannotRunHereError,
+    MissingPackageError,
+)
+from sr_deploy.core.images import nchw_from_rgb
+from sr_deploy.core.manifest import Manifest
+from sr_deploy.core.metrics import MIN_FP16_PSNR_DB
+from sr_deploy.core.run_options import CPU_RUN, DEFAULT_RUN, RunOptions
+from sr_deploy.core.samples import sample_lr
+from sr_deploy.core.session import Backend, Session
+from sr_deploy.core.target import TargetProfile
+from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
+from sr_deploy.runtime.graph_probe import bounded_memory, probe_graph
+from sr_deploy.runtime.openvino_session import (
+    CPU,
+    Layers,
+    OpenVinoDevice,
+    OpenVinoSession,
+    compiled_graph,
+    imported_engine,
+    openvino_version,
+)
+from sr_deploy.runtime.ort import OnnxRuntimeSession, model_of, raw_session
+from sr_deploy.runtime.standard_graph import standard_bytes
+
+_TWO_PHOTOGRAPHS_PX = 2**18
+"""Larger sizes are checked with one photograph."""
+
+
+class OpenVinoBackend(Backend):
+    """Exports compiled models, which are valid for one version of OpenVINO and one kind of CPU."""
+
+    name = package = "openvino"
+    device_kind = "cpu"
+
+    def device_of(self, run: RunOptions = DEFAULT_RUN) -> OpenVinoDevice:
+        """Return the device of `run`, or the first. Raises CannotRunHereError for other kinds."""
+        requested = run.requested_device
+        if run.runtime not in (None, self.name) or requested and requested.kind != self.device_kind:
+            raise CannotRunHereError(
+                f"OpenVINO runs it on {self.device_kind}, not by {run.runtime or requested}",
+                hint="omit --device and --runtime, or give its graph",
+            )
+        return self._device(requested.index if requested else 0)
+
+    def _device(self, index: int) -> OpenVinoDevice:
+        return CPU
+
+    def versions(self) -> Dict[str, str]:
+        return {"openvino": openvino_version(), "cpu_features": " ".join(cpu_features())}
+
+    def why_no_precision(self, precision: str) -> str:
+        return self.device_of().why_no_precision(precision)
+
+    def build(
+        self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any
+    ) -> Manifest:
+        asked, device = graph.precision_asked, self.device_of()
+        reason = device.why_absent() or device.why_no_precision(asked)
+        if reason:
+            problem = f"no {asked.upper()} engine of {onnx.name} can be built here: {reason}"
+            raise BuildError(problem, hint=_FP32)
+        start = time.perf_counter()
+        try:
+            compiled = compiled_graph(str(onnx), asked, device, onnx.name)
+        except ArtifactError as e:
+            raise BuildError(e.message, hint=e.hint) from e
+        temporary.write_bytes(compiled.export_model().getvalue())
+        seconds = round(time.perf_counter() - start, 3)
+        del compiled
+        # What is looked at and compared is what will be opened later.
+        session = _engine_session(temporary, graph, device)
+        with session:
+            layers, where = session.layers, session.device
+            _refuse_other_precision(layers, asked, onnx.name)
+            checks, not_checked = _compared(session, onnx, graph)
+        others = "CPUs with other features: there it is refused" if device.is_cpu else _UNTESTED
+        return replace(
+            graph,
+            kind="engine",
+            target=target.name,
+            precision_obtained=layers.precision or asked,
+            versions=self.versions(),
+            checks={**checks, "layers": layers.precisions},
+            not_checked=(*not_checked, "its output at other sizes", others),
+            build={
+                "seconds": seconds,
+                "size_bytes": temporary.stat().st_size,
+                **({"cpu": cpu_model()} if device.is_cpu else {"gpu": where}),
+                "kernels": layers.kernels,
+            },
+        )
+
+    def open(self, artifact: Path, manifest: Manifest, run: RunOptions = DEFAULT_RUN) -> Session:
+        """Open an engine, or a graph, which is compiled first: for BF16 if it was exported for it.
+
+        Raises CannotRunHereError for an engine of another version of OpenVINO or another kind of
+        CPU, and if another device is requested.
+        """
+        asked = manifest.precision_asked
+        device = self._usable_device(run, asked)
+        if manifest.kind != "engine":
+            return _graph_session(model_of(artifact, manifest), manifest, device, artifact.name)
+        here = self.versions()
+        built = {key: manifest.versions.get(key, "unknown") for key in here}
+        if built != here:
+            raise CannotRunHereError(
+                f"{artifact} was built by {_versions_text(built)}; "
+                f"this machine has {_versions_text(here)}",
+                hint="build it again here: "
+                f"srdeploy build-engine GRAPH.onnx --target {manifest.target} -o DIR",
+            )
+        return _engine_session(artifact, manifest, device)
+
+    def open_bare(self, graph: Path, run: RunOptions) -> Session:
+        """Open a graph without a manifest in FP32. ONNX Runtime probes its contract.
+
+        Raises MissingPackageError without onnxruntime, ArtifactError and CannotRunHereError as
+        `OnnxRuntimeSession` does.
+        """
+        device = self._usable_device(run, "fp32")
+        with bounded_memory(graph):
+            contract = probe_graph(graph, raw_session(str(graph)))
+        content: Union[str, bytes] = str(graph)
+        if not contract.interface.is_standard:
+            content = standard_bytes(graph, contract.interface, contract.scale)
+        sizes = replace(contract.sizes, align_px=contract.sizes.multiple)
+        open_model = partial(compiled_graph, content, "fp32", device, graph.name)
+        return OpenVinoSession(open_model, contract.scale, sizes, device)
+
+    def _usable_device(self, run: RunOptions, precision: str) -> OpenVinoDevice:
+        device = self.device_of(run)
+        absent = device.why_absent()
+        if absent:
+            raise CannotRunHereError(absent, hint="omit --device and --runtime")
+        reason = device.why_no_precision(precision)
+        if reason:
+            problem = f"OpenVINO cannot run it in {precision.upper()}: {reason}"
+            raise CannotRunHereError(problem, hint=_FP32)
+        return device
+
+
+class OpenVinoGpuBackend(OpenVinoBackend):
+    """Exports compiled models for GPUs of Intel's. It was never run."""
+
+    name, device_kind = "openvino-gpu", "xpu"
+
+    def _device(self, index: int) -> OpenVinoDevice:
+        return OpenVinoDevice(f"GPU.{index}")
+
+    def versions(self) -> Dict[str, str]:
+        versions, device = {"openvino": openvino_version()}, self.device_of()
+        return versions if device.why_absent() else {**versions, "gpu": device.full_name}
+
+    def why_unavailable(self, target: TargetProfile) -> str:
+        return super().why_unavailable(target) or self.why_no_device(target)
+
+    def why_no_device(self, target: TargetProfile, index: int = 0) -> str:
+        try:
+            return self._device(index).why_absent()
+        except MissingPackageError as e:
+            return e.message
+
+
+_FP32 = "export it with --precision fp32"
+_UNTESTED = "GPUs of Intel's: we have never run it on one"
+
+
+def _engine_session(engine: Path, manifest: Manifest, device: OpenVinoDevice) -> OpenVinoSession:
+    asked, content = manifest.precision_asked, engine.read_bytes()
+    open_model = partial(imported_engine, content, asked, device, str(engine))
+    return OpenVinoSession(open_model, manifest.scale, manifest.sizes, device)
+
+
+def _graph_session(
+    graph: Union[str, bytes], manifest: Manifest, device: OpenVinoDevice, name: str
+) -> OpenVinoSession:
+    open_model = partial(compiled_graph, graph, manifest.precision_asked, device, name)
+    return OpenVinoSession(open_model, manifest.scale, manifest.sizes, device)
+
+
+def _refuse_other_precision(layers: Layers, asked: str, name: str) -> None:
+    """Raise BuildError unless layers compute in the precision that was asked for."""
+    found = set(layers.precisions)
+    if asked in found or asked == "fp32" and not found:
+        return
+    raise BuildError(
+        f"{asked.upper()} was asked for, but OpenVINO computes {name} in "
+        f"{layers.precision or 'no layer that it applies to'}",
+        hint="" if asked == "fp32" else _FP32,
+    )
+
+
+def _compared(
+    session: OpenVinoSession, onnx: Path, graph: Manifest
+) -> Tuple[Dict[str, Any], Tuple[str, ...]]:
+    """Compare an engine with its graph on photographs: (checks, not_checked)."""
+    h, w = graph.opt_shape
+    photographs = sample_lr((h, w), count=2 if h * w <= _TWO_PHOTOGRAPHS_PX else 1)
+    images = [nchw_from_rgb(rgb) for rgb in photographs]
+    try:
+        with OnnxRuntimeSession(onnx, graph, CPU_RUN) as reference:
+            references = list(map(reference.run, images))
+    except MissingPackageError:
+        return {}, ("its output: onnxruntime, which would compute it too, is not installed",)
+    accuracy = compare_outputs([session.run(x) for x in images], references)
+    asked = graph.precision_asked
+    refuse_inaccurate(accuracy, f"the engine of {onnx.name}", MIN_PSNR_DB[asked], _HINTS[asked])
+    if asked == "int8":
+        # The graph's own loss was measured when it was made, by ONNX Runtime.
+        accuracy["psnr_db_vs_graph"] = accuracy["psnr_db_vs_fp32"]
+        accuracy["psnr_db_vs_fp32"] = graph.psnr_db_vs_fp32
+        return {"accuracy": {**accuracy, "against": "its graph by onnxruntime on the CPU"}}, ()
+    return {"accuracy": {**accuracy, "against": "onnxruntime on the CPU, FP32"}}, ()
+
+
+MIN_PSNR_DB = {"fp32": 80.0, "bf16": 40.0, "fp16": MIN_FP16_PSNR_DB, "int8": 40.0}
+"""The least PSNR of an engine's output against its graph's by ONNX Runtime. It finds engines that
+compute wrongly. What a precision loses is recorded: the caller decides how much is too much. Two
+libraries round the same INT8 graph to other levels, which differ by as much as the graph does from
+FP32: 47 to 50 dB for ASRN."""
+_HINTS = {
+    "fp32": "report this: it must not happen",
+    "bf16": _FP32,
+    "fp16": _FP32,
+    "int8": "export it again with --keep auto or --precision fp32",
+}
+
+
+def _versions_text(versions: Dict[str, str]) -> str:
+    """Return `OpenVINO 2026.4.1 for CPUs with avx2 fma`."""
+    text = f"OpenVINO {versions['openvino']}"
+    if "cpu_features" in versions:
+        text += f" for CPUs with {versions['cpu_features']}"
+    return f"{text} for {versions['gpu']}" if "gpu" in versions else text
