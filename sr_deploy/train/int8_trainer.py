@@ -6,6 +6,7 @@ ordinary checkpoint, with learnt ranges beside its weights.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
@@ -17,9 +18,8 @@ from torch import Tensor
 from sr_deploy.core.errors import InputError
 from sr_deploy.nets.architecture import Weights
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from sr_deploy.nets.fuse import fuse_network
 from sr_deploy.train.data import Pair, Patches
-from sr_deploy.train.fake_quantise import QuantisedNetwork
+from sr_deploy.train.fake_quantise import QuantisedNetwork, fused_network
 from sr_deploy.train.losses import Terms, pixel_loss
 from sr_deploy.train.options import TrainOptions
 from sr_deploy.train.recipe import Recipe
@@ -65,7 +65,7 @@ class Int8Task(Task):
         self.start = start = load_checkpoint(options.init)
         self.facts.update(start_facts(start), teacher=f"{start.name} in FP32")
         self.net = self.quantised = QuantisedNetwork(start)
-        self.teachers = {v: fuse_network(start.network(v))[0] for v in start.spec.variants}
+        self.teachers = {v: fused_network(start.network(v)) for v in start.spec.variants}
         self.frozen = tuple(self.teachers.values())
 
     def dataset(self, pairs: Sequence[Pair]) -> DatasetOf:
@@ -120,10 +120,13 @@ class Int8Task(Task):
         return list(dict.fromkeys((variants[0], variants[-1])))
 
     def _with(self, weights: Weights) -> QuantisedNetwork:
-        """Return the network with other weights."""
-        quantised = QuantisedNetwork(self.start)
-        quantised.load_state_dict(dict(weights))
-        return quantised
+        """Return the network with other weights; the next call changes it."""
+        self._other.load_state_dict(dict(weights))
+        return self._other
+
+    @functools.cached_property
+    def _other(self) -> QuantisedNetwork:
+        return QuantisedNetwork(self.start)
 
     def _mean_psnr(self, networks: Dict[str, torch.nn.Module], valid: Path) -> float:
         min_hw = self.start.spec.min_hw
