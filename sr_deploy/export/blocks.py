@@ -17,9 +17,10 @@ from typing import List, Optional, Sequence, cast
 import torch
 from torch import Tensor, nn
 
-from sr_deploy.nets.asrn import MAB
-from sr_deploy.nets.fuse import CollapsedASRN, make_conv, slice_outputs
+from sr_deploy.nets.fuse import CollapsedASRN, LinkedMAB, make_conv, slice_outputs
 from sr_deploy.nets.imdeception import GIDB, GROUPS, BlockNLA, IMDeception
+
+IMAGE_CHANNELS = 3
 
 
 def pad_to_blocks(net: nn.Module, block: int) -> Optional[nn.Module]:
@@ -111,40 +112,49 @@ class SumConv(nn.Module):
 
 
 class BlockedASRN(CollapsedASRN):
-    """ASRN with collapsed head and upsampler, and the parts of its splits in whole blocks."""
+    """Collapsed ASRN with the parts of its splits in whole blocks."""
 
     def __init__(self, net: CollapsedASRN, block: int) -> None:
         nn.Module.__init__(self)  # the layers are those of `net`, padded
         self.scale, self.upsampler_inside = net.scale, net.upsampler_inside
-        features = contiguous_layout(net.head.out_channels, block)
-        self.head = pad_conv(net.head, contiguous_layout(net.head.in_channels), features)
-        self.body = nn.ModuleList(BlockedMAB(cast(MAB, m), features, block) for m in net.body)
-        image = contiguous_layout(net.upsampler.out_channels)
-        self.upsampler = pad_conv(net.upsampler, features, image)
+        self.body = nn.ModuleList()
+        source = contiguous_layout(IMAGE_CHANNELS)
+        for mab in net.body:
+            features = contiguous_layout(cast(LinkedMAB, mab).reduce.out_channels, block)
+            self.body.append(BlockedMAB(cast(LinkedMAB, mab), source, features, block))
+            source = features
+        upsampler = cast(nn.Conv2d, net.upsampler)
+        self.upsampler = pad_conv(upsampler, source, contiguous_layout(upsampler.out_channels))
 
 
 class BlockedMAB(nn.Module):
     """A block of ASRN without Split and Concat: one 1x1 for each part, summed up."""
 
-    def __init__(self, mab: MAB, features: ChannelLayout, block: int) -> None:
+    def __init__(
+        self, mab: LinkedMAB, source: ChannelLayout, result: ChannelLayout, block: int
+    ) -> None:
         super().__init__()
         chain = [cast(nn.Conv2d, conv) for conv in mab.chain]
         size = chain[0].in_channels
         part = contiguous_layout(size, block)
         self.expand = nn.ModuleList(
-            pad_conv(slice_outputs(mab.expand, i * size, size), features, part)
+            pad_conv(slice_outputs(mab.expand, i * size, size), source, part)
             for i in range(len(chain))
         )
         self.chain = nn.ModuleList(pad_conv(conv, part, part) for conv in chain)
         self.act = mab.act
-        self.reduce = SumConv(mab.reduce, [part] * len(chain), features)
+        self.reduce = SumConv(mab.reduce, [part] * len(chain), result)
+        skip = mab.skip
+        self.skip = pad_conv(skip, source, result) if isinstance(skip, nn.Conv2d) else skip
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Optional[Tensor] = None
-        total = x
-        for expand, conv, reduce in zip(self.expand, self.chain, self.reduce.parts):
+        maps: List[Tensor] = []
+        for expand, conv in zip(self.expand, self.chain):
             part = expand(x)
-            y = self.act(conv(part if y is None else part + y))
+            maps.append(self.act(conv(part + maps[-1] if maps else part)))
+        # The last map first: then all maps exist, and a backend can add to `x` in place.
+        total = self.skip(x)
+        for reduce, y in zip(reversed(self.reduce.parts), reversed(maps)):
             total = reduce(y) + total
         return total
 

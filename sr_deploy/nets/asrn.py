@@ -78,13 +78,17 @@ class MAB(nn.Module):
         self.reduce = nn.Conv2d(CHANNELS, CHANNELS, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.aggregate(x) + x
+
+    def aggregate(self, x: Tensor) -> Tensor:
+        """Return what the block adds to its input."""
         splits = self.expand(x).split(CHANNELS // GROUPS, dim=1)  # 4 x (N, 24, H, W)
         y = self.act(self.chain[0](splits[0]))
         outputs = [y]
         for conv, part in zip(self.chain[1:], splits[1:]):  # eq. 6: y_i = K_i(x_i + y_(i-1))
             y = self.act(conv(part + y))
             outputs.append(y)
-        return self.reduce(self.shuffle(torch.cat(outputs, dim=1))) + x
+        return self.reduce(self.shuffle(torch.cat(outputs, dim=1)))
 
 
 def upsampler(scale: int) -> nn.Sequential:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sr_deploy.nets.asrn import ASRN, MAB
 from sr_deploy.nets.complexity import count
 from sr_deploy.nets.edsr import EDSRBase
-from sr_deploy.nets.linear import collapsed_bias, collapsed_kernel
+from sr_deploy.nets.linear import collapsed_bias, collapsed_kernel, then_pointwise
 from sr_deploy.nets.reparameterised import ReparameterisedConv
 
 REPORT_HW = (64, 64)
@@ -65,8 +65,8 @@ def merge_paths(net: nn.Module) -> Optional[nn.Module]:
 def collapse_linear(net: nn.Module) -> Optional[nn.Module]:
     """Collapse chains of layers that are linear in the papers.
 
-    ASRN: the head to a 3x3, the upsampler to a 3x3 and a pixel shuffle. EDSR: the tail to a 5x5 and
-    a pixel shuffle.
+    ASRN: the head joins the first block, the upsampler's 1x1 the last one; the rest of it becomes a
+    3x3 and a pixel shuffle. EDSR: the tail to a 5x5 and a pixel shuffle.
     """
     if isinstance(net, ASRN):
         return CollapsedASRN(net).eval()
@@ -101,8 +101,10 @@ PASSES: Mapping[str, Callable[[nn.Module], Optional[nn.Module]]] = {
 
 
 class CollapsedASRN(nn.Module):
-    """ASRN with one convolution each for head and upsampler.
+    """ASRN without the layers that are linear in the paper, which join the layers beside them.
 
+    The first block reads the image: its 1x1 and its skip contain the head. The last block's 1x1 and
+    skip contain the 1x1 of the upsampler, whose other layers are one 3x3 convolution.
     The zero padding of a layer excludes the biases of the layers before it. A channel that is one
     inside the image and zero outside carries these biases, so the borders are exact. It is computed
     from the input; a constant would be folded to a map of the image's size.
@@ -110,18 +112,61 @@ class CollapsedASRN(nn.Module):
 
     def __init__(self, net: ASRN) -> None:
         super().__init__()
-        self.scale, self.body = net.scale, net.body
-        self.head = make_conv(*_collapse(net.head, 1))
-        kernel, bias = _collapse(net.upsampler, net.scale)
-        self.upsampler = make_conv(kernel[:, :-1], bias)
-        self.upsampler_inside = make_conv(kernel[:, -1:], None)
+        self.scale = net.scale
+        self.body = nn.ModuleList(LinkedMAB(cast(MAB, mab)) for mab in net.body)
+        self.upsampler: nn.Module = nn.Identity()
+        self.upsampler_inside: nn.Module = nn.Identity()
+        dtype = next(net.parameters()).dtype
+        with torch.no_grad():
+            weights = collapsed_weights(copy.deepcopy(net).double())
+        for name in sorted({key.rpartition(".")[0] for key in weights}):
+            kernel, bias = weights[f"{name}.weight"].to(dtype), weights.get(f"{name}.bias")
+            conv = make_conv(kernel, None if bias is None else bias.to(dtype))
+            self.set_submodule(name, conv)
 
     def forward(self, x: Tensor) -> Tensor:
         inside = x[:, :1] * 0 + 1
-        y = self.head(torch.cat((x, inside), dim=1))  # (N, 96, H, W)
         for block in self.body:
-            y = block(y)
-        return F.pixel_shuffle(self.upsampler(y) + self.upsampler_inside(inside), self.scale)
+            x = block(x)  # (N, 96, H, W), after the last block (N, 64, H, W)
+        return F.pixel_shuffle(self.upsampler(x) + self.upsampler_inside(inside), self.scale)
+
+
+class LinkedMAB(MAB):
+    """A block of ASRN whose skip may be a convolution."""
+
+    def __init__(self, mab: MAB) -> None:
+        nn.Module.__init__(self)  # the layers are those of `mab`
+        self.expand, self.chain, self.act = mab.expand, mab.chain, mab.act
+        self.shuffle, self.reduce = mab.shuffle, mab.reduce
+        self.skip: nn.Module = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.aggregate(x) + self.skip(x)
+
+
+def collapsed_weights(net: ASRN) -> Dict[str, Tensor]:
+    """Return the weights of CollapsedASRN that are not those of `net`, by name; differentiable."""
+    head, last = cast(nn.Conv2d, net.head[0]), len(net.body) - 1
+    first_mab, last_mab = cast(MAB, net.body[0]), cast(MAB, net.body[last])
+    one, rest = cast(nn.Conv2d, net.upsampler[0]), cast(nn.Sequential, net.upsampler[1:])
+    convs: Dict[str, Tuple[Tensor, Optional[Tensor]]] = {}
+    skip = then_pointwise(head.weight, head.bias, cast(nn.Conv2d, net.head[1]))
+    convs["body.0.expand"] = then_pointwise(*skip, first_mab.expand)
+    convs["body.0.skip"] = skip
+    reduce = last_mab.reduce
+    convs[f"body.{last}.reduce"] = then_pointwise(reduce.weight, reduce.bias, one)
+    if last == 0:  # the bias of the upsampler's 1x1 is in the other summand
+        kernel, bias = then_pointwise(*skip, one)
+        assert bias is not None and one.bias is not None
+        convs["body.0.skip"] = kernel, bias - one.bias
+    else:
+        convs[f"body.{last}.skip"] = one.weight, None
+    kernel = collapsed_kernel(rest, net.scale)
+    convs["upsampler"] = kernel[:, :-1], collapsed_bias(rest, net.scale)
+    convs["upsampler_inside"] = kernel[:, -1:], None
+    named = [(f"{name}.weight", w) for name, (w, _) in convs.items()]
+    named += [(f"{name}.bias", b) for name, (_, b) in convs.items() if b is not None]
+    return dict(named)
 
 
 class CollapsedTail(nn.Module):
@@ -156,14 +201,6 @@ class CollapsedTail(nn.Module):
         image = torch.cat((left, image[..., s:-s], right), dim=3)[..., : s * w]
         top, bottom = self.tail(y[:, :, :3])[:, :, :s], self.tail(y[:, :, -3:])[:, :, -s:]
         return torch.cat((top, image[:, :, s:-s], bottom), dim=2)[:, :, : s * h]
-
-
-def _collapse(chain: nn.Sequential, scale: int) -> Tuple[Tensor, Tensor]:
-    """Return kernel and bias of a linear chain, computed in float64, in the chain's own dtype."""
-    dtype = next(chain.parameters()).dtype
-    exact = copy.deepcopy(chain).double()
-    with torch.no_grad():
-        return collapsed_kernel(exact, scale).to(dtype), collapsed_bias(exact, scale).to(dtype)
 
 
 def make_conv(weight: Tensor, bias: Optional[Tensor], *, groups: int = 1) -> nn.Conv2d:

@@ -1,4 +1,4 @@
-"""A chain of linear layers as one 3x3 convolution, computed from its parameters, differentiable.
+"""Chains of linear layers as one convolution, computed from its parameters, differentiable.
 
 ASRN's head (3x3, 1x1) and upsampler (1x1, transposed convolutions, 3x3) have no activation. As one
 convolution each, they have the same outputs and gradients, for a third of the time of a training
@@ -6,6 +6,8 @@ step on a CPU.
 """
 
 from __future__ import annotations
+
+from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,7 @@ def collapsed_kernel(chain: nn.Sequential, scale: int) -> Tensor:
     the image and, like all others, zero outside. It carries the biases, so borders are exact too.
     """
     first = chain[0]
-    assert isinstance(first, nn.Conv2d)
+    assert isinstance(first, (nn.Conv2d, nn.ConvTranspose2d))
     channels, like = first.in_channels, first.weight
     channel = torch.arange(channels)
     impulses = torch.zeros(channels + 1, channels, 3, 3, dtype=like.dtype, device=like.device)
@@ -37,6 +39,20 @@ def collapsed_bias(chain: nn.Sequential, scale: int) -> Tensor:
     last = chain[-1]
     assert isinstance(last, nn.Conv2d) and last.bias is not None
     return last.bias.repeat_interleave(scale * scale)
+
+
+def then_pointwise(
+    kernel: Tensor, bias: Optional[Tensor], one: nn.Conv2d
+) -> Tuple[Tensor, Optional[Tensor]]:
+    """Return kernel and bias of a convolution followed by the 1x1 convolution `one`.
+
+    Without a bias, that of `one` is left out too. It is exact at the borders: a 1x1 has no padding.
+    """
+    matrix = one.weight[:, :, 0, 0].to(kernel.dtype)
+    if bias is not None:
+        assert one.bias is not None
+        bias = matrix @ bias + one.bias.to(kernel.dtype)
+    return torch.einsum("oc,cikl->oikl", matrix, kernel), bias
 
 
 def run_collapsed(chain: nn.Sequential, x: Tensor, scale: int) -> Tensor:
