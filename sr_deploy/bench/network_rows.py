@@ -7,6 +7,7 @@ from typing import Any, Dict, Optional
 
 from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.errors import SrDeployError
+from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.results.rows import BenchmarkRow
 from sr_deploy.runtime.opener import NetworkDescription
@@ -25,12 +26,23 @@ def row_of(network: NetworkDescription, counter: str = "hooks") -> BenchmarkRow:
         precision=network.precision,
         precision_asked=network.precision_asked,
         psnr_db_vs_fp32=network.psnr_db_vs_fp32,
+        int8=_int8_record(network.manifest),
     )
     try:
         counts = network.counts()
     except SrDeployError as e:
         return replace(row, warnings=(f"it cannot be counted: {e.message}",))
     return replace(row, **_count_fields(counts, counter))
+
+
+def _int8_record(manifest: Optional[Manifest]) -> Optional[Dict[str, Any]]:
+    """Return what the export of an INT8 graph measured; None for other networks."""
+    record: Any = manifest.checks.get("int8") if manifest else None
+    if not isinstance(record, dict):
+        return None
+    curve = [{"kept": p["kept"], "loss_db": p["loss_db"]} for p in record.get("curve", ())]
+    found = {key: record.get(key) for key in ("loss_db", "max_loss_db", "layers", "method")}
+    return {**found, "curve": curve}
 
 
 def asked_precision(network: NetworkDescription, run: RunOptions) -> str:

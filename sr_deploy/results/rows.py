@@ -60,6 +60,10 @@ class BenchmarkRow:
     precision_asked: str = ""
     psnr_db_vs_fp32: Optional[float] = None
     """Of an engine: how near its output is to the FP32 graph's, as its build measured it."""
+    int8: Optional[Dict[str, Any]] = None
+    """Of an INT8 graph or its engine, as the export measured it with the pictures for calibration:
+    `loss_db` (PSNR lost), `max_loss_db` (the limit), `layers` (in INT8, and of how many), and
+    `curve`: `loss_db` by the number of layers `kept` in floating point."""
     scale: Optional[int] = None
     input_hw: Optional[Tuple[int, int]] = None
     """LR (h, w) of the latency and memory; None where images of several sizes are timed."""
@@ -282,6 +286,8 @@ def _parse_row(line: str, source: str) -> BenchmarkRow:
                 f"{source}: key '{key}': expected more than 0, found {latency!r}",
                 hint="measure again",
             )
+    if row.int8 is not None:
+        _check_int8(row.int8, source)
     if row.deployed and not isinstance(row.deployed.get("macs"), _NUMBER):
         raise InputError(f"{source}: key 'deployed' has no number 'macs'", hint="measure again")
     if row.baseline is not None:
@@ -293,6 +299,14 @@ def _parse_row(line: str, source: str) -> BenchmarkRow:
     if not isinstance((row.executed or {}).get("macs_g", 0), _NUMBER):
         raise InputError(f"{source}: 'macs_g' of 'executed' is no number", hint="measure again")
     return row
+
+
+def _check_int8(int8: Dict[str, Any], source: str) -> None:
+    points = int8.get("curve", [])
+    numbers = [p.get(key) for p in points if isinstance(p, dict) for key in ("kept", "loss_db")]
+    if len(numbers) < 2 * len(points) or not all(isinstance(n, _NUMBER) for n in numbers):
+        problem = f"{source}: 'curve' of 'int8' has a point without 'kept' and 'loss_db'"
+        raise InputError(problem, hint="measure again")
 
 
 def _check_baseline(baseline: Dict[str, Any], source: str) -> None:

@@ -386,6 +386,7 @@ def _plan_build(
         problem = f"the model name in the manifest of {file} cannot be part of a file name"
         raise ArtifactError(problem, hint="export it again")
     checks, not_checked = _check_graph(file, graph, profile, options)
+    checks = {**{key: graph.checks[key] for key in ("int8",) if key in graph.checks}, **checks}
     engine = replace(_draft_manifest(graph, profile, options), checks=checks)
     return BuildPlan(file, graph, replace(engine, not_checked=not_checked), name, options)
 

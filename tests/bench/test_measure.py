@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ import torch  # noqa: E402
 from doubles.torch_cuda import StandInTorchCuda  # noqa: E402
 
 from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts  # noqa: E402
+from sr_deploy.bench.network_rows import row_of  # noqa: E402
 from sr_deploy.core.errors import ArtifactError, InputError, VariantError  # noqa: E402
 from sr_deploy.core.files import sha256_of  # noqa: E402
 from sr_deploy.core.images import write_png  # noqa: E402
@@ -28,6 +30,7 @@ from sr_deploy.results.protocols import time_ms  # noqa: E402
 from sr_deploy.results.rows import append_rows, read_rows  # noqa: E402
 from sr_deploy.results.tables import ntire_table  # noqa: E402
 from sr_deploy.runtime.build import engine_from_onnx  # noqa: E402
+from sr_deploy.runtime.opener import describe  # noqa: E402
 
 BY_TORCH = RunOptions(runtime="torch")
 
@@ -286,6 +289,26 @@ def test_a_bare_graph_without_manifest(place, tmp_path, checkpoint_rows):
     assert row.artifact_sha256 == sha256_of(tmp_path / "foreign.onnx"), (
         "the file measured is not recorded"
     )
+
+
+def test_what_int8_lost_is_in_the_row(place, tmp_path):
+    graph = place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx"
+    shutil.copy(graph, tmp_path / "int8.onnx")
+    manifest = json.loads(manifest_path(graph).read_text())
+    curve = [{"kept": 0, "loss_db": 0.2, "psnr_db_vs_fp32": 44.0, "layers": []}]
+    record = {"loss_db": 0.2, "max_loss_db": 0.3, "layers": [9, 9], "curve": curve, "runs": 7}
+    manifest["checks"] = {"int8": record, "accuracy": {"psnr_db_vs_fp32": 44.04}}
+    manifest["precision_obtained"] = "int8"
+    manifest_path(tmp_path / "int8.onnx").write_text(json.dumps(manifest))
+    row = row_of(describe(tmp_path / "int8.onnx")[0])
+    assert row.psnr_db_vs_fp32 == 44.04 and row_of(describe(graph)[0]).int8 is None
+    assert row.int8 == {
+        "loss_db": 0.2,
+        "max_loss_db": 0.3,
+        "layers": [9, 9],
+        "method": None,
+        "curve": [{"kept": 0, "loss_db": 0.2}],
+    }
 
 
 def test_images_of_other_sizes_are_tiled_and_the_row_says_so(place, tmp_path):

@@ -24,6 +24,11 @@ from sr_deploy.results.report.groups import (
     cost_points,
     pareto_front,
 )
+from sr_deploy.results.report.int8_figure import (
+    describe_int8_curves,
+    int8_curves,
+    plot_int8_curves,
+)
 from sr_deploy.results.report.series import Curves, elastic_curves
 
 if TYPE_CHECKING:
@@ -57,7 +62,7 @@ class Drawing:
 
 
 def draw_figures(groups: Sequence[RowGroup]) -> Dict[str, Drawing]:
-    """Return the figures of the groups, `g1-cost` and `g1-elastic`, where there is data for them.
+    """Return the figures of the groups, `g1-cost`, `g1-elastic` and `g1-int8`, where there is data.
 
     Raises MissingPackageError without matplotlib.
     """
@@ -65,7 +70,12 @@ def draw_figures(groups: Sequence[RowGroup]) -> Dict[str, Drawing]:
     figures: Dict[str, Drawing] = {}
     with drawing.drawing_style():
         for group in groups:
-            for name, figure in (("cost", _draw_costs(group)), ("elastic", _draw_elastic(group))):
+            for name, draw in (
+                ("cost", _draw_costs),
+                ("elastic", _draw_elastic),
+                ("int8", _draw_int8),
+            ):
+                figure = draw(group)
                 if figure is not None:
                     figures[f"{group.id}-{name}"] = figure
     return figures
@@ -305,6 +315,21 @@ def _draw_elastic(group: RowGroup) -> Optional[Drawing]:
             texts.append(f"{name} over {model.axis}. {_describe_curves(curves)}")
         axes[0].set_title(one_line(model.model), fontsize=9)
         figure.descriptions[f"panel-{i}"] = ". ".join(texts)
+    drawing.settle_layout(figure.figure)
+    return figure
+
+
+def _draw_int8(group: RowGroup) -> Optional[Drawing]:
+    """Draw the loss over the layers that INT8 graphs keep: a panel for each model."""
+    models = int8_curves(group)
+    if not models:
+        return None
+    figure = Drawing(drawing.new_figure(_PANEL_WIDTH * len(models), _PANEL_HEIGHT))
+    for i, (panel, (model, curves)) in enumerate(zip(figure.panels(len(models)), models.items())):
+        ax = panel.subplots()
+        figure.titles.update(plot_int8_curves(ax, curves, f"mark-int8{i}"))
+        ax.set_title(one_line(model), fontsize=9)
+        figure.descriptions[f"panel-{i}"] = f"{model}. {describe_int8_curves(curves)}"
     drawing.settle_layout(figure.figure)
     return figure
 

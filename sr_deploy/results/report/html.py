@@ -108,9 +108,9 @@ def report_html(
 
 def _section(group: RowGroup, title: str, drawings: Dict[str, Drawing]) -> Dict[str, Any]:
     axes = cost_axes(group)
-    cost, elastic = (
+    cost, elastic, int8 = (
         page_charts(drawings[name]) if name in drawings else PageCharts((), ())
-        for name in (f"{group.id}-cost", f"{group.id}-elastic")
+        for name in (f"{group.id}-cost", f"{group.id}-elastic", f"{group.id}-int8")
     )
     fastest_first = sorted(
         group.entries, key=lambda e: (time_ms(e.row) is None, time_ms(e.row) or 0.0)
@@ -125,6 +125,7 @@ def _section(group: RowGroup, title: str, drawings: Dict[str, Drawing]) -> Dict[
         "charts": list(zip([f"PSNR against {axis.subject}" for axis in axes], cost.panels)),
         "elastic": elastic.panels,
         "precision_costs": precision_costs(group),
+        "int8": int8.panels,
         "strips": latency_strips(group),
         "columns": columns,
         "lines": [(e, _facets(e), _cells(e.row, columns)) for e in fastest_first],

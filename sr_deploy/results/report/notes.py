@@ -18,6 +18,7 @@ from sr_deploy.results.conditions import (
     uncounted_texts,
     useless_tags,
 )
+from sr_deploy.results.precisions import precision_of
 from sr_deploy.results.report.drawing import short_number
 from sr_deploy.results.report.groups import RowGroup
 from sr_deploy.results.rows import BICUBIC, DEPLOY_CELL, PUBLISHED, BenchmarkRow
@@ -49,7 +50,9 @@ def use_command(row: BenchmarkRow) -> str:
     shipped = {file.name.split(".")[0] for file in data_folder("models").glob("*.safetensors")}
     if row.cell.startswith(DEPLOY_CELL):
         command.append(f"{'engines' if suffix == '.engine' else 'graphs'}/{row.artifact}")
-    elif row.artifact and (name not in shipped or row.target not in ("", "cpu")):
+    elif row.artifact and (
+        name not in shipped or row.target not in ("", "cpu") or precision_of(row) != "fp32"
+    ):
         if row.target and suffix == ".engine":
             name = (engines_folder(row.target) / row.artifact).as_posix()
         elif row.target and suffix == ".onnx":

@@ -85,6 +85,12 @@ def mixed_family():
     return rows
 
 
+def int8_record(loss_db=0.08):
+    """What the export of an INT8 graph measured, as rows hold it."""
+    curve = [{"kept": kept, "loss_db": 0.2 / (1 + kept)} for kept in (0, 1, 2, 4)]
+    return {"loss_db": loss_db, "max_loss_db": 0.1, "layers": [10, 12], "curve": curve}
+
+
 def png(width, height, grey):
     """A PNG file of one grey, written here so that these tests need no OpenCV."""
 

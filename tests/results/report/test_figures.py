@@ -4,7 +4,7 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
-from sample_rows import family, mixed_family, row
+from sample_rows import family, int8_record, mixed_family, row
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.results.report.figures import draw_figures, figure_files, latency_figure
@@ -196,3 +196,17 @@ def test_the_chart_of_latency_alone():
     )
     with pytest.raises(InputError, match="fewer than two rows have both"):
         latency_figure(group_rows([row()])[0], (7.5, 4.6))
+
+
+def test_the_loss_over_the_layers_that_int8_keeps():
+    rows = [
+        replace(r, int8=int8_record()) if r.precision_asked == "int8" else r for r in mixed_family()
+    ]
+    (svg,) = charts([*rows, row("d1", model="other_x4")], "int8")
+    titles = [mark.find("title").text for mark in marks(svg)]
+    assert len(titles) == 8 and titles[2] == "m_x4.d1, openvino, 2 layers kept: 0.067 dB lost"
+    assert "m_x4.d2 (openvino): 0 kept lose 0.200 dB, 1 kept" in svg.get("aria-label")
+    assert {"d1", "d2"} <= set(texts(svg, "ink"))
+    assert "g1-int8" not in draw_figures(group_rows(mixed_family()))
+    one = {**int8_record(), "curve": [{"kept": 0, "loss_db": 0.05}]}
+    assert "g1-int8" not in draw_figures(group_rows([replace(r, int8=one) for r in rows]))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from sample_rows import crop_set, family, mixed_family, row
+from sample_rows import crop_set, family, int8_record, mixed_family, row
 
 from sr_deploy.core.errors import InputError, MissingPackageError
 from sr_deploy.results.crops import WorkMap
@@ -364,3 +364,19 @@ def test_what_is_below_bicubic_is_named_with_its_precision():
     rows = [replace(r, bicubic_psnr_db=29.97) for r in mixed_family()]
     text = Page(report_html(rows)).text
     assert "Below bicubic's 29.97 dB, so outside of the charts: m_x4.d1 int8 29.94 dB." in text
+
+
+def test_the_curves_of_int8_have_a_section():
+    rows = [replace(r, int8=int8_record()) if "int8" in r.precision else r for r in mixed_family()]
+    text = Page(report_html(rows)).text
+    assert "INT8: layers kept in floating point" in text
+    assert "INT8: layers kept" not in Page(report_html(mixed_family())).text
+
+
+def test_a_network_in_a_lower_precision_is_used_by_its_file():
+    engine = row(
+        artifact="asrn_x4.d1.int8.engine", target="cpu", model="asrn_x4", backend="openvino"
+    )
+    assert use_command(engine).endswith("-m asrn_x4.d1")
+    used = use_command(replace(engine, precision="int8", precision_asked="int8"))
+    assert used.endswith("-m engines/built/cpu/asrn_x4.d1.int8.engine")
