@@ -16,6 +16,12 @@ def mixed_precision(counts: Dict[str, int]) -> str:
     return "mixed: " + ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
 
 
+def precision_of(counts: Dict[str, int]) -> str:
+    """Return the precision of layers: `int8` where all are, else as `mixed_precision`; empty for
+    none."""
+    return next(iter(counts)) if len(counts) == 1 else mixed_precision(counts) if counts else ""
+
+
 def is_quantised(precision: str) -> bool:
     """Return whether a precision has 8-bit parts."""
     return "int8" in precision or "fp8" in precision

@@ -21,11 +21,12 @@ from sr_deploy.core.errors import (
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.metrics import MIN_FP16_PSNR_DB
-from sr_deploy.core.run_options import CPU_RUN, DEFAULT_RUN, RunOptions
+from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import Backend, Session
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
+from sr_deploy.runtime.graph_outputs import checked_accuracy, graph_outputs
 from sr_deploy.runtime.graph_probe import bounded_memory, probe_graph
 from sr_deploy.runtime.openvino_session import (
     CPU,
@@ -36,7 +37,7 @@ from sr_deploy.runtime.openvino_session import (
     imported_engine,
     openvino_version,
 )
-from sr_deploy.runtime.ort import OnnxRuntimeSession, model_of, raw_session
+from sr_deploy.runtime.ort import model_of, raw_session
 from sr_deploy.runtime.standard_graph import standard_bytes
 
 _TWO_PHOTOGRAPHS_PX = 2**18
@@ -215,32 +216,21 @@ def _compared(
     photographs = sample_lr((h, w), count=2 if h * w <= _TWO_PHOTOGRAPHS_PX else 1)
     images = [nchw_from_rgb(rgb) for rgb in photographs]
     try:
-        with OnnxRuntimeSession(onnx, graph, CPU_RUN) as reference:
-            references = list(map(reference.run, images))
-    except MissingPackageError:
-        return {}, ("its output: onnxruntime, which would compute it too, is not installed",)
-    accuracy = compare_outputs([session.run(x) for x in images], references)
-    asked = graph.precision_asked
-    refuse_inaccurate(accuracy, f"the engine of {onnx.name}", MIN_PSNR_DB[asked], _HINTS[asked])
+        references = graph_outputs(onnx, graph, images)
+    except MissingPackageError as e:
+        return {}, (f"its output: {e.message}",)
+    name, asked = f"the engine of {onnx.name}", graph.precision_asked
+    outputs = [session.run(x) for x in images]
     if asked == "int8":
-        # The graph's own loss was measured when it was made, by ONNX Runtime.
-        accuracy["psnr_db_vs_graph"] = accuracy["psnr_db_vs_fp32"]
-        accuracy["psnr_db_vs_fp32"] = graph.psnr_db_vs_fp32
-        return {"accuracy": {**accuracy, "against": "its graph by onnxruntime on the CPU"}}, ()
+        return {"accuracy": checked_accuracy(outputs, references, name)}, ()
+    accuracy = compare_outputs(outputs, references.graph)
+    refuse_inaccurate(accuracy, name, MIN_PSNR_DB[asked], "" if asked == "fp32" else _FP32)
     return {"accuracy": {**accuracy, "against": "onnxruntime on the CPU, FP32"}}, ()
 
 
-MIN_PSNR_DB = {"fp32": 80.0, "bf16": 40.0, "fp16": MIN_FP16_PSNR_DB, "int8": 40.0}
+MIN_PSNR_DB = {"fp32": 80.0, "bf16": 40.0, "fp16": MIN_FP16_PSNR_DB}
 """The least PSNR of an engine's output against its graph's by ONNX Runtime. It finds engines that
-compute wrongly. What a precision loses is recorded: the caller decides how much is too much. Two
-libraries round the same INT8 graph to other levels, which differ by as much as the graph does from
-FP32: 47 to 50 dB for ASRN."""
-_HINTS = {
-    "fp32": "report this: it must not happen",
-    "bf16": _FP32,
-    "fp16": _FP32,
-    "int8": "export it again with --keep auto or --precision fp32",
-}
+compute wrongly. What a precision loses is recorded: the caller decides how much is too much."""
 
 
 def _versions_text(versions: Dict[str, str]) -> str:

@@ -19,7 +19,7 @@ from sr_deploy.core.errors import (
     DeviceMemoryError,
     MissingPackageError,
 )
-from sr_deploy.core.precisions import mixed_precision
+from sr_deploy.core.precisions import precision_of
 from sr_deploy.core.session import Session, SizeContract
 
 _PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8"}
@@ -104,10 +104,8 @@ class Layers:
 
     @property
     def precision(self) -> str:
-        """`bf16`, or for example `mixed: 3 fp32, 20 bf16`; empty if there is none."""
-        one = len(self.precisions) == 1
-        counts = self.precisions
-        return next(iter(counts)) if one else mixed_precision(counts) if counts else ""
+        """`bf16`, or for example `mixed: 20 bf16, 3 fp32`; empty if there is none."""
+        return precision_of(self.precisions)
 
 
 def layers_of(compiled: Any) -> Layers:

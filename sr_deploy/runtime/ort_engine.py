@@ -13,13 +13,16 @@ from sr_deploy.core.device import cpu_features, cpu_model
 from sr_deploy.core.errors import BuildError, CannotRunHereError, MissingPackageError
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.manifest import Manifest
-from sr_deploy.core.precisions import is_quantised
+from sr_deploy.core.precisions import is_quantised, precision_of
 from sr_deploy.core.providers import PROVIDERS, Provider
 from sr_deploy.core.run_options import CPU_RUN, DEFAULT_RUN, RunOptions
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import Backend, Session
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
+from sr_deploy.runtime.fallback import load_onnx
+from sr_deploy.runtime.graph_nodes import all_nodes
+from sr_deploy.runtime.graph_outputs import checked_accuracy, graph_outputs
 from sr_deploy.runtime.ort import OnnxRuntimeSession, raw_session
 from sr_deploy.runtime.ort_device import ort_device
 from sr_deploy.runtime.ort_providers import onnxruntime_module, why_unusable
@@ -43,11 +46,12 @@ class OnnxRuntimeBackend(Backend):
     def build(
         self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any
     ) -> Manifest:
-        if graph.precision_asked != "fp32" or graph.graph_dtype != "fp32":
+        asked = graph.precision_asked
+        if asked not in ("fp32", "int8") or graph.graph_dtype != "fp32":
             raise BuildError(
-                f"{onnx.name} was exported for an {graph.precision_asked.upper()} engine "
+                f"{onnx.name} was exported for an {asked.upper()} engine "
                 f"({graph.precision_obtained} tensors); "
-                "ONNX Runtime's CPU provider computes in FP32 only",
+                "ONNX Runtime's CPU provider computes in FP32 and INT8 only",
                 hint=f"export it with --target {target.name}, or --precision fp32",
             )
         start = time.perf_counter()
@@ -57,29 +61,50 @@ class OnnxRuntimeBackend(Backend):
             "size_bytes": temporary.stat().st_size,
             "cpu": cpu_model(),
         }
-        x = np.random.default_rng(0).random((1, 3, *graph.min_shape), dtype=np.float32)
-        y, expected = (
-            OnnxRuntimeSession(path, graph, CPU_RUN).run(x) for path in (temporary, onnx)
-        )
-        error = float(np.abs(y - expected).max())
-        # The kernels of a quantised layer may round to the next of its levels.
-        if not error < (2e-2 if is_quantised(graph.precision_obtained) else 1e-3):
-            raise BuildError(
-                f"the optimised model of {onnx.name} differs from its graph by {error:.2g}"
-            )
+        if asked == "int8":
+            return self._int8_engine(onnx, graph, target, temporary, build)
         return replace(
             graph,
             kind="engine",
             target=target.name,
-            precision_asked="fp32",
-            precision_obtained=graph.precision_obtained,
             versions=self.versions(),
-            checks={"max_abs_err_vs_graph": error, "checked_at": list(graph.min_shape)},
-            not_checked=(
-                "its output at other sizes",
-                "CPUs with other features: there it is refused",
-            ),
+            checks=_same_output(onnx, graph, temporary),
+            not_checked=("its output at other sizes", _OTHER_CPUS),
             build=build,
+        )
+
+    def _int8_engine(
+        self,
+        onnx: Path,
+        graph: Manifest,
+        target: TargetProfile,
+        engine: Path,
+        build: Dict[str, object],
+    ) -> Manifest:
+        """Return the manifest of an INT8 engine. Raises BuildError if nothing in it is INT8."""
+        precisions, kernels = multiplying_nodes(engine)
+        if "int8" not in precisions:
+            found = precision_of(precisions) or "no layer that it applies to"
+            raise BuildError(
+                f"INT8 was asked for, but ONNX Runtime computes {onnx.name} in {found}",
+                hint="export it with --precision fp32",
+            )
+        images = [nchw_from_rgb(rgb) for rgb in sample_lr(graph.opt_shape, count=2)]
+        with OnnxRuntimeSession(engine, graph, CPU_RUN) as session:
+            outputs = list(map(session.run, images))
+        references = graph_outputs(onnx, graph, images)
+        return replace(
+            graph,
+            kind="engine",
+            target=target.name,
+            precision_obtained=precision_of(precisions),
+            versions=self.versions(),
+            checks={
+                "accuracy": checked_accuracy(outputs, references, f"the engine of {onnx.name}"),
+                "layers": precisions,
+            },
+            not_checked=("its output at other sizes", _OTHER_CPUS),
+            build={**build, "kernels": kernels},
         )
 
     def open(self, artifact: Path, manifest: Manifest, run: RunOptions = DEFAULT_RUN) -> Session:
@@ -175,6 +200,37 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
                 "elsewhere": nodes.elsewhere(self.provider.name),
             },
         )
+
+
+_OTHER_CPUS = "CPUs with other features: there it is refused"
+
+
+def _same_output(onnx: Path, graph: Manifest, engine: Path) -> Dict[str, object]:
+    """Compare an optimised model with its graph at the smallest size. Raises BuildError."""
+    x = np.random.default_rng(0).random((1, 3, *graph.min_shape), dtype=np.float32)
+    y, expected = (OnnxRuntimeSession(path, graph, CPU_RUN).run(x) for path in (engine, onnx))
+    error = float(np.abs(y - expected).max())
+    # The kernels of a quantised layer may round to the next of its levels.
+    if not error < (2e-2 if is_quantised(graph.precision_obtained) else 1e-3):
+        raise BuildError(
+            f"the optimised model of {onnx.name} differs from its graph by {error:.2g}"
+        )
+    return {"max_abs_err_vs_graph": error, "checked_at": list(graph.min_shape)}
+
+
+def multiplying_nodes(model: Path) -> Tuple[Dict[str, int], Dict[str, int]]:
+    """Count the convolutions and products of matrices of an optimised model, by precision and by
+    operator. Raises MissingPackageError without onnx."""
+    precisions: Dict[str, int] = {}
+    operators: Dict[str, int] = {}
+    for node in all_nodes(load_onnx(model)[0].graph):
+        name = node.op_type
+        if not any(part in name for part in ("Conv", "MatMul", "Gemm", "Attention")):
+            continue
+        kind = "int8" if name.startswith("Q") or "Integer" in name else "fp32"
+        for counts, key in ((precisions, kind), (operators, name)):
+            counts[key] = counts.get(key, 0) + 1
+    return precisions, operators
 
 
 def _versions_text(versions: Dict[str, str]) -> str:

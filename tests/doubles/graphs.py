@@ -72,33 +72,42 @@ def tiny_manifest(low=(16, 24), high=None, *, precision="fp32", asked=None, opse
     )
 
 
-def quantised_model(hw, kind="uint8"):
-    """Return the model with its convolution between Q/DQ pairs. kind: the type of activations."""
+def quantised_model(hw, *, result=True):
+    """Return the model with Q/DQ pairs at its input and weights, and at the convolution's result.
+
+    result: False leaves that out. ONNX Runtime computes the convolution in FP32 then.
+    """
     from onnx import helper, numpy_helper
 
     model = tiny_model(hw)
     graph = model.graph
+    convolution, *others = [type(node).FromString(node.SerializeToString()) for node in graph.node]
     weight = numpy_helper.to_array(graph.initializer[0])
-    scale = np.float32(np.abs(weight).max() / 127)
+    weight_scale = np.abs(weight).max() / 127
     constants = {
         "scale": np.float32(1 / 255),
-        "zero": np.array(0, kind),
-        "weight_scale": scale,
-        "weight_zero": np.array(0, "int8"),
-        "weight_8bit": np.round(weight / scale).astype("int8"),
+        "zero": np.uint8(0),
+        "result_scale": np.float32(4 / 255),
+        "result_zero": np.uint8(128),
+        "weight_scale": np.float32(weight_scale),
+        "weight_zero": np.int8(0),
+        "weight_8bit": np.round(weight / weight_scale).astype("int8"),
     }
-    del graph.initializer[:]
-    graph.initializer.extend(
-        numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()
-    )
-    pairs = [
-        ("QuantizeLinear", ["lr", "scale", "zero"], "lr_8bit"),
-        ("DequantizeLinear", ["lr_8bit", "scale", "zero"], "lr_again"),
-        ("DequantizeLinear", ["weight_8bit", "weight_scale", "weight_zero"], "weight"),
+    convolution.input[0] = "lr_float"
+    quantise, dequantise = "QuantizeLinear", "DequantizeLinear"
+    nodes = [
+        helper.make_node(quantise, ["lr", "scale", "zero"], ["lr_8bit"]),
+        helper.make_node(dequantise, ["lr_8bit", "scale", "zero"], ["lr_float"]),
+        helper.make_node(dequantise, ["weight_8bit", "weight_scale", "weight_zero"], ["weight"]),
+        convolution,
     ]
-    nodes = [helper.make_node(op, inputs, [output], name=output) for op, inputs, output in pairs]
-    nodes += [node for node in graph.node]
-    nodes[len(pairs)].input[0] = "lr_again"
-    del graph.node[:]
-    graph.node.extend(nodes)
+    if result:
+        ends = ["result_scale", "result_zero"]
+        convolution.output[0] = "result"
+        nodes.append(helper.make_node(quantise, ["result", *ends], ["result_8bit"]))
+        nodes.append(helper.make_node(dequantise, ["result_8bit", *ends], ["features"]))
+    tensors = [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()]
+    del graph.initializer[:], graph.node[:]
+    graph.initializer.extend(tensors)
+    graph.node.extend([*nodes, *others])
     return model

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from doubles.graphs import tiny_manifest, tiny_model
+from doubles.graphs import quantised_model, tiny_manifest, tiny_model
 
 from sr_deploy.core.manifest import write_artifact
 from sr_deploy.runtime import build
@@ -36,6 +37,23 @@ def tiny(tmp_path):
             return tiny_manifest(hw, high, precision=precision, asked=asked, opset=opset)
 
         path = tmp_path / "onnx" / f"{name}.onnx"
+        write_artifact(path, write)
+        return path
+
+    return make
+
+
+@pytest.fixture()
+def quantised(tmp_path):
+    """Write a tiny quantised graph with its manifest and return its path."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed; it makes the graph")
+
+    def make(**kwargs):
+        def write(temporary):
+            onnx.save(quantised_model((16, 24), **kwargs), str(temporary))
+            return replace(tiny_manifest(asked="int8"), precision_obtained="int8")
+
+        path = tmp_path / "onnx" / "tiny_x2.d1.int8.onnx"
         write_artifact(path, write)
         return path
 

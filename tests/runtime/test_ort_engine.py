@@ -1,4 +1,5 @@
-"""Engines of ONNX Runtime for CUDA. The GPU is a stand-in: no test of ours has run on one."""
+"""Engines of ONNX Runtime: for CUDA, on a stand-in (no test of ours has run on a GPU), and in INT8
+on this CPU."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from sr_deploy.core.run_options import CPU_RUN, RunOptions  # noqa: E402
 from sr_deploy.core.target import load_target  # noqa: E402
 from sr_deploy.runtime import ort_device, ort_engine, ort_providers  # noqa: E402
 from sr_deploy.runtime.build import bundle_from_onnx, engine_from_onnx  # noqa: E402
-from sr_deploy.runtime.ort_engine import OnnxRuntimeCudaBackend  # noqa: E402
+from sr_deploy.runtime.ort_engine import OnnxRuntimeBackend, OnnxRuntimeCudaBackend  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -132,3 +133,25 @@ def test_the_profile_has_fp16_graphs_with_fp32_ends():
     assert (target.fp16_graph, target.io_dtype) == ("fp16", "fp32")
     with pytest.raises(TargetError, match="target 'cuda' builds fp16 and fp32 engines, not int8"):
         target.check_precision("int8")
+
+
+def test_an_int8_engine_of_the_cpu_computes_in_int8_and_says_what_it_loses(quantised, tmp_path):
+    (engine,) = engine_from_onnx(quantised(), tmp_path / "out", target="cpu")
+    manifest = read_manifest(engine)
+    assert engine.name == "tiny_x2.d1.16x24.int8.engine"
+    assert (manifest.precision_asked, manifest.precision_obtained) == ("int8", "int8")
+    assert manifest.checks["layers"] == {"int8": 1}
+    assert manifest.build["kernels"] == {"QLinearConv": 1}
+    accuracy = manifest.checks["accuracy"]
+    assert accuracy["psnr_db_vs_graph"] > 60 and 30 < accuracy["psnr_db_vs_fp32"] < 60
+    session = OnnxRuntimeBackend().open(engine, manifest)
+    assert session.precision == "int8"
+    assert session.run(np.ones((1, 3, 16, 24), np.float32)).shape == (1, 3, 32, 48)
+
+
+def test_an_int8_engine_of_the_cpu_that_computes_in_fp32_is_refused(quantised, tmp_path):
+    graph = quantised(result=False)
+    with pytest.raises(BuildError, match="INT8 was asked for, but .* in fp32") as e:
+        engine_from_onnx(graph, tmp_path / "out", target="cpu")
+    assert e.value.hint == "export it with --precision fp32"
+    assert list((tmp_path / "out").iterdir()) == []
