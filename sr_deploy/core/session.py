@@ -128,6 +128,8 @@ class BuildOptions:
     fp32_layers: Tuple[str, ...] = ()
     """The nodes that `fallback` selects in one graph, and the `fp32_nodes` of its manifest; set by
     the build."""
+    fp16_layers: Tuple[str, ...] = ()
+    """The convolutions that an INT8 engine for a DLA computes in FP16; set by the build."""
     no_cublas_cudnn: bool = False
     """Build without kernels of cuBLAS and cuDNN, for machines that lack these libraries."""
     layout: str = ""

@@ -44,8 +44,10 @@ from sr_deploy.runtime.boards.job import (
 from sr_deploy.runtime.boards.local import result_from_trtexec, why_no_trtexec
 from sr_deploy.runtime.boards.result import engines_from_result
 from sr_deploy.runtime.boards.ssh import parse_board, result_from_board
-from sr_deploy.runtime.fallback import fp32_nodes
-from sr_deploy.runtime.preflight import preflight, refuse, summary
+from sr_deploy.runtime.dla_calibration import unquantised_convolutions
+from sr_deploy.runtime.fallback import fp32_nodes, load_onnx
+from sr_deploy.runtime.preflight import preflight, preflight_model, refuse, summary
+from sr_deploy.runtime.quantised_graph import without_quantisation
 
 SUFFIX = ".engine"
 _EXPORT = "make one with: srdeploy export MODEL -o DIR"
@@ -367,16 +369,19 @@ def _plan_build(
     file: Path, graph: Manifest, profile: TargetProfile, options: BuildOptions
 ) -> BuildPlan:
     fp16 = graph.precision_asked == "fp16"
-    if options.dla is not None and not fp16:
+    if options.dla is not None:
+        _check_dla(file, graph, profile)
+    if options.fallback and graph.precision_asked == "int8":
         raise InputError(
-            f"{file.name} was exported for an {graph.precision_asked.upper()} engine, "
-            "but a DLA core computes in FP16",
-            hint="export it with --precision fp16, or omit --dla",
+            f"--fallback keeps nodes of FP16 engines in FP32; {file.name} is for an INT8 engine",
+            hint="omit it; --keep of export says what is not quantised",
         )
     capabilities = tuple(sorted(set(options.compute_capabilities)))
     layers = (*graph.fp32_nodes, *fp32_nodes(file, options.fallback)) if fp16 else ()
     layers = tuple(dict.fromkeys(layers))
     options = replace(options, compute_capabilities=capabilities, fp32_layers=layers)
+    if options.dla is not None and graph.precision_asked == "int8":
+        options = replace(options, fp16_layers=unquantised_convolutions(file))
     suffixes = [f"sm{c}" for c in capabilities]
     suffixes += [f"dla{options.dla}"] if options.dla is not None else []
     suffixes += ["fallback"] if layers else []
@@ -391,13 +396,32 @@ def _plan_build(
     return BuildPlan(file, graph, replace(engine, not_checked=not_checked), name, options)
 
 
+def _check_dla(file: Path, graph: Manifest, profile: TargetProfile) -> None:
+    if graph.precision_asked not in ("fp16", "int8"):
+        raise InputError(
+            f"{file.name} was exported for an {graph.precision_asked.upper()} engine, "
+            "but a DLA core computes in FP16 and INT8",
+            hint="export it with --precision fp16, or omit --dla",
+        )
+    if graph.precision_asked == "int8" and profile.graph_dtype("int8") == "fp16":
+        raise InputError(
+            f"{file.name} cannot be built for a DLA core: it reads no Q/DQ pairs, and a strongly "
+            "typed TensorRT takes no calibration cache",
+            hint="export it with --precision fp16, or omit --dla",
+        )
+
+
 def _check_graph(
     file: Path, graph: Manifest, profile: TargetProfile, options: BuildOptions
 ) -> Tuple[Dict[str, object], Tuple[str, ...]]:
     """Run the preflight, or take the export's where onnx is missing: (checks, not_checked)."""
     with_dla = options.dla is not None
     try:
-        findings = preflight(file, profile, precision=graph.precision_asked, dla=with_dla)
+        if with_dla and graph.precision_asked == "int8":  # it is built without its Q/DQ pairs
+            floats = without_quantisation(load_onnx(file)[0])
+            findings = preflight_model(floats, profile, precision="fp16", dla=True)
+        else:
+            findings = preflight(file, profile, precision=graph.precision_asked, dla=with_dla)
     except MissingPackageError:
         recorded = graph.checks.get("preflight")
         if isinstance(recorded, dict) and recorded.get("target") == profile.name and not with_dla:

@@ -52,14 +52,16 @@ def graph_outputs(onnx: Path, graph: Manifest, images: Sequence[np.ndarray]) -> 
 
 
 def checked_accuracy(
-    outputs: Sequence[np.ndarray], references: GraphOutputs, name: str
+    outputs: Sequence[np.ndarray], references: GraphOutputs, name: str, *, not_finite: int = 0
 ) -> Dict[str, Any]:
     """Compare an engine's outputs with its graph's; return the record for its manifest.
 
     `psnr_db_vs_fp32` is against FP32; of an INT8 engine, `psnr_db_vs_graph` is what decides.
-    name: the engine, for the error. Raises BuildError.
+    name: the engine, for the error. not_finite: values known to be NaN or infinity, of a whole
+    output of which this is a part. Raises BuildError.
     """
     accuracy = compare_outputs(outputs, references.graph)
+    accuracy["not_finite"] = max(accuracy["not_finite"], not_finite)
     if references.fp32 is None:
         refuse_inaccurate(accuracy, name)
         return {**accuracy, "against": "onnxruntime, FP32"}

@@ -29,6 +29,7 @@ from sr_deploy.runtime.boards.layer_types import (
     precision_of_layers,
 )
 from sr_deploy.runtime.cuda import cuda
+from sr_deploy.runtime.dla_calibration import DLA_INT8, DLA_LAYERS, floats_and_scales
 from sr_deploy.runtime.graph_outputs import checked_accuracy, graph_outputs
 from sr_deploy.runtime.tensorrt_build import TensorRTBuild
 from sr_deploy.runtime.tensorrt_engine import (
@@ -119,10 +120,15 @@ class TensorRTBackend(Backend):
         Convolutions of an INT8 graph that have no kernel lose their Q/DQ pairs, and it starts anew.
         """
         with tempfile.TemporaryDirectory() as folder:
-            file = onnx
+            file, scales = onnx, None
+            if build.graph.precision_asked == "int8" and build.options.dla is not None:
+                file = Path(folder) / onnx.name
+                scales = floats_and_scales(onnx, build.graph, file)
             while True:
                 network, config = build.parse(file), build.config()
                 self._prepare(onnx, build, (network, config), facts)
+                if scales is not None:
+                    build.calibrate(network, config, scales)
                 cache = None
                 if not self.builds_without_gpu:
                     cache = build.load_timing_cache(config, cuda().compute_capability())
@@ -234,6 +240,8 @@ class TensorRTBackend(Backend):
     def _receipt(self, engine: Path, build: TensorRTBuild) -> _Receipt:
         """Return the receipt of the engine's precision. Raises BuildError when FP16 became FP32."""
         trt = self._library()
+        if build.graph.precision_asked == "int8" and build.options.dla is not None:
+            return _Receipt("int8", {"precision_receipt": DLA_INT8}, (DLA_LAYERS,))
         # Bindings of 8.2 to 8.5 keep neither the engine nor the context of an inspector alive.
         opened = deserialize_engine(trt, engine, library_log(trt), self.title)
         inspector = opened.create_engine_inspector()

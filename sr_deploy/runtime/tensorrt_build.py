@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import BuildError
 from sr_deploy.core.files import atomic_path
 from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import TargetProfile
+from sr_deploy.runtime.boards.trtexec import KEEP_NODE, NO_KERNEL
+from sr_deploy.runtime.dla_calibration import calibration_cache, calibrator
 from sr_deploy.runtime.fallback import load_onnx, with_fp32_nodes
 from sr_deploy.runtime.quantised_graph import nodes_in, quantised_nodes, without_quantisation
 from sr_deploy.runtime.tensorrt_engine import library_log, logged_errors
 
-NO_KERNEL = "Could not find any implementation for node"
-"""Of the message of a build that has no kernel for a layer, before the layer's name."""
 _TYPES = {"HALF": "fp16", "FLOAT": "fp32"}
 
 
@@ -70,7 +70,7 @@ class TensorRTBuild:
                 errors = "; ".join(_parser_errors(parser))
                 raise BuildError(f"{self.title} cannot read {onnx.name}: {errors}")
         self.types = self._layer_types(network)
-        if self.graph.precision_asked == "int8":
+        if self.graph.precision_asked == "int8" and self.options.dla is None:
             self.convolutions = self._convolutions(network)
         return network
 
@@ -147,9 +147,21 @@ class TensorRTBuild:
 
     def keep_fp32(self, network: Any, config: Any) -> List[str]:
         """Make the named layers compute in FP32; return their names. Raises BuildError."""
-        trt, names = self.trt, self.options.fp32_layers
         if self.strong:
-            return list(names)  # done by `parse`
+            return list(self.options.fp32_layers)  # done by `parse`
+        return self._keep(network, config, self.options.fp32_layers, self.trt.float32)
+
+    def calibrate(self, network: Any, config: Any, scales: Dict[str, float]) -> None:
+        """Take the ranges of INT8 from scales; keep the convolutions without them in FP16."""
+        trt, names = self.trt, self.options.fp16_layers
+        self._calibrator = calibrator(trt, calibration_cache(scales, trt.__version__))
+        config.int8_calibrator = self._calibrator
+        if names:
+            self._keep(network, config, names, trt.float16)
+
+    def _keep(self, network: Any, config: Any, names: Sequence[str], kind: Any) -> List[str]:
+        """Make the named layers compute in a type; return their names. Raises BuildError."""
+        trt = self.trt
         excluded = (trt.LayerType.CONSTANT, trt.LayerType.SHAPE)
         layers = [
             layer
@@ -157,12 +169,13 @@ class TensorRTBuild:
             if _node_name(layer.name) in names and layer.type not in excluded
         ]
         for layer in layers:
-            layer.precision = trt.float32
+            layer.precision = kind
             for output in range(layer.num_outputs):
-                layer.set_output_type(output, trt.float32)
+                layer.set_output_type(output, kind)
         missing = sorted(set(names) - {_node_name(layer.name) for layer in layers})
         if missing:
-            problem = f"there is no layer {', '.join(missing)} to keep in FP32"
+            type_name = "FP32" if kind == trt.float32 else "FP16"
+            problem = f"there is no layer {', '.join(missing)} to keep in {type_name}"
             raise BuildError(problem, hint="give names of the graph's nodes")
         config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
         return [layer.name for layer in layers]
@@ -224,8 +237,9 @@ class TensorRTBuild:
         """Return the error of a build that failed."""
         lacking = any(NO_KERNEL in text for _, text in self.log.messages)
         quantised = lacking and self.graph.precision_asked == "int8"
-        hint = "export it again, and keep that node in higher precision with --keep NODE"
-        return self.error(f"{self.title} could not build {name}", hint=hint if quantised else "")
+        return self.error(
+            f"{self.title} could not build {name}", hint=KEEP_NODE if quantised else ""
+        )
 
     def warnings(self) -> List[str]:
         """Return what the build did otherwise than was asked."""

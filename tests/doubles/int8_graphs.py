@@ -10,11 +10,14 @@ from doubles.graphs import tiny_manifest
 CONVOLUTIONS = ("conv1", "conv2")
 
 
-def int8_model(hw=(16, 24), *, weights="float", half=False, kept=(), opset=None, after="Relu"):
+def int8_model(
+    hw=(16, 24), *, weights="float", half=False, kept=(), opset=None, after="Relu", repeats=False
+):
     """Return an ONNX model whose convolutions, but those of `kept`, are quantised.
 
     weights: `float`, with a QuantizeLinear, or `int8`. half: FP16 between the pairs, in opset 19.
-    after: the activation between the convolutions.
+    after: the activation between the convolutions. repeats: each pixel is repeated 2x2, as the
+    stand-in for trtexec does.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -38,7 +41,11 @@ def int8_model(hw=(16, 24), *, weights="float", half=False, kept=(), opset=None,
     def conv(name, value, channels, scale):
         shape = (channels[1], channels[0], 3, 3)
         kernel = (rng.standard_normal(shape) / np.sqrt(9 * channels[0])).astype(np.float32)
-        steps = np.abs(kernel).reshape(channels[1], -1).max(1) / 127
+        if repeats:
+            source = range(3) if name == "conv1" else [c // 4 for c in range(12)]
+            kernel[:] = 0
+            kernel[range(len(source)), source, 1, 1] = 1
+        steps = np.maximum(np.abs(kernel).reshape(channels[1], -1).max(1) / 127, 1e-3)
         if name in kept:
             weight = constant(f"{name}_weight", kernel)
         elif weights == "float":
@@ -50,13 +57,13 @@ def int8_model(hw=(16, 24), *, weights="float", half=False, kept=(), opset=None,
             weight = node("DequantizeLinear", inputs, f"{name}_weight_dq", axis=0)
         if name not in kept:
             value = pair(f"{name}_x", value, np.asarray(scale))
-        bias = constant(f"{name}_bias", rng.standard_normal(channels[1]) / 20)
+        bias = constant(f"{name}_bias", (not repeats) * rng.standard_normal(channels[1]) / 20)
         return node("Conv", [value, weight, bias], name, pads=[1, 1, 1, 1])
 
     features = conv("conv1", "lr", (3, 8), 1 / 127)
     if after:
         features = node(after, [features], "activation")
-    features = conv("conv2", features, (8, 12), 2 / 127)
+    features = conv("conv2", features, (8, 12), (1 if repeats else 2) / 127)
     node("DepthToSpace", [features], "sr", blocksize=2, mode="CRD")
     h, w = hw
     graph = helper.make_graph(

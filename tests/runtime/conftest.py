@@ -108,6 +108,18 @@ def repeating(tiny):
     return make
 
 
+@pytest.fixture()
+def repeating_int8(tiny_int8):
+    """As `repeating`, of INT8 graphs."""
+    for package in ("onnxruntime", "skimage", "cv2"):
+        pytest.importorskip(package, reason=f"{package} is not installed; it makes the reference")
+
+    def make(name="tiny_x2.d1", **form):
+        return tiny_int8(name, repeats=True, **form)
+
+    return make
+
+
 BLOCKS = 3
 CONFIG = {"channels": 8, "blocks": BLOCKS}
 

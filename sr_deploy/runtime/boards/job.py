@@ -21,16 +21,19 @@ from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.progress import as_progress
-from sr_deploy.core.run_options import CPU_RUN
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.runtime.boards.trtexec import JobFile, JobLine, job_text
+from sr_deploy.runtime.dla_calibration import cache_lines, floats_and_scales
 from sr_deploy.runtime.fallback import with_fp32_nodes
+from sr_deploy.runtime.graph_outputs import graph_outputs
 
 SCRIPTS = Path(__file__).with_name("on_board")
 MANIFESTS = "desk/manifests.json"
 BAND = 16
+FP32_REFERENCE = "fp32.npy"
+"""Ends the name of the file with the output of a quantised graph without its Q/DQ pairs."""
 Progress = Callable[[str], None]
 """Receives each line of a log."""
 _README = """Builds and measures super-resolution engines with this machine's own trtexec.
@@ -97,7 +100,11 @@ def write_job(
     with as_progress(progress).track("computing references", len(plans)) as advance:
         for plan in plans:
             layers = plan.options.fp32_layers
-            if strong and not set(layers) <= set(plan.graph.fp32_nodes):
+            if plan.options.dla is not None and plan.graph.precision_asked == "int8":
+                scales = floats_and_scales(plan.onnx, plan.graph, folder / plan.onnx.name)
+                path = folder / f"{plan.onnx.name}.scales"
+                path.write_text(cache_lines(scales), encoding="utf-8")
+            elif strong and not set(layers) <= set(plan.graph.fp32_nodes):
                 with_fp32_nodes(plan.onnx, layers, folder / plan.onnx.name)
             else:
                 shutil.copyfile(str(plan.onnx), str(folder / plan.onnx.name))
@@ -184,6 +191,7 @@ def _job_file(plans: Sequence[BuildPlan], profile: TargetProfile) -> JobFile:
         )
     # Strongly typed graphs were rewritten instead.
     layers = [layer for plan in plans if not strong for layer in plan.options.fp32_layers]
+    in_fp16 = [layer for plan in plans for layer in plan.options.fp16_layers]
     return JobFile(
         tuple(lines),
         runtime=profile.runtime,
@@ -192,6 +200,7 @@ def _job_file(plans: Sequence[BuildPlan], profile: TargetProfile) -> JobFile:
         sm=options.compute_capabilities or profile.compute_capabilities,
         dla=options.dla,
         fp32_layers=tuple(dict.fromkeys(layers)),
+        fp16_layers=tuple(dict.fromkeys(in_fp16)),
         no_cublas_cudnn=options.no_cublas_cudnn,
     )
 
@@ -214,14 +223,17 @@ def rows_of(y_nchw: np.ndarray, rows: Sequence[Tuple[int, int]]) -> np.ndarray:
 
 
 def _write_reference(folder: Path, plan: BuildPlan) -> None:
-    """Write an input image and its FP32 output; nothing where onnxruntime is missing."""
-    from sr_deploy.runtime.ort import OnnxRuntimeSession
+    """Write an input image, and rows of the graph's output; of a quantised one those in FP32, too.
 
+    Nothing where onnxruntime is missing.
+    """
     try:
         x = nchw_from_rgb(sample_lr(plan.graph.opt_shape, count=1)[0])
-        y = OnnxRuntimeSession(plan.onnx, plan.graph, CPU_RUN).run(x)
+        outputs = graph_outputs(plan.onnx, plan.graph, [x])
     except MissingPackageError:
         return
     x.astype(_NUMPY[plan.graph.input_dtype]).tofile(str(folder / f"{plan.onnx.name}.lr.bin"))
-    rows = rows_of(y, checked_rows(plan.graph)).astype(np.float16)
-    np.save(str(folder / "desk" / f"{plan.name}.npy"), rows)
+    for suffix, results in (("npy", outputs.graph), (FP32_REFERENCE, outputs.fp32 or ())):
+        for y in results:
+            rows = rows_of(y, checked_rows(plan.graph)).astype(np.float16)
+            np.save(str(folder / "desk" / f"{plan.name}.{suffix}"), rows)

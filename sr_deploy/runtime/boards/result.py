@@ -22,7 +22,6 @@ from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.core.manifest import Manifest, check_manifest, target_of, write_artifact
 from sr_deploy.core.precisions import mixed_precision
 from sr_deploy.core.target import LOCAL_RUNTIMES, TargetProfile
-from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
 from sr_deploy.runtime.boards import trtexec
 from sr_deploy.runtime.boards.board import (
     BoardFacts,
@@ -32,13 +31,20 @@ from sr_deploy.runtime.boards.board import (
     within,
 )
 from sr_deploy.runtime.boards.job import (
+    FP32_REFERENCE,
     MANIFESTS,
     BoardJob,
     Progress,
     checked_rows,
     job_identity,
 )
-from sr_deploy.runtime.boards.layer_types import layers_from_json, precision_of_layers
+from sr_deploy.runtime.boards.layer_types import (
+    layers_from_json,
+    layers_from_log,
+    precision_of_layers,
+)
+from sr_deploy.runtime.dla_calibration import DLA_INT8, DLA_LAYERS
+from sr_deploy.runtime.graph_outputs import GraphOutputs, checked_accuracy
 
 _FAILURES = {
     "failed": "was not built",
@@ -230,7 +236,9 @@ def _checked_manifest(engine: _Returned, results: trtexec.Results) -> Manifest:
     """Return the engine's manifest. Raises BuildError or ArtifactError when it is not as asked."""
     if engine.report.status != "ok":
         reason = "; ".join(engine.report.errors) or f"exit code {engine.report.exit_code}"
-        raise BuildError(f"{engine.name} {_FAILURES[engine.report.status]}: {reason}")
+        problem = f"{engine.name} {_FAILURES[engine.report.status]}: {reason}"
+        lacks_kernel = engine.draft.precision_asked == "int8" and trtexec.NO_KERNEL in reason
+        raise BuildError(problem, hint=trtexec.KEEP_NODE if lacks_kernel else "")
     try:
         return _manifest(engine, results)
     except Exception as e:  # the files come from another machine: any parser may fail on them
@@ -247,10 +255,9 @@ def _manifest(engine: _Returned, results: trtexec.Results) -> Manifest:
     facts = facts_from_text(_read_text(engine.folder / "out" / "board.txt"))
     gpu, capability = _gpu(engine, facts)
     precision, receipt = _precision(engine)
-    if receipt == _DLA_RECEIPT:
-        draft = replace(
-            draft, not_checked=(*draft.not_checked, "the precision of its layers on the GPU")
-        )
+    unseen = {_DLA_RECEIPT: "the precision of its layers on the GPU", DLA_INT8: DLA_LAYERS}
+    if receipt in unseen:
+        draft = replace(draft, not_checked=(*draft.not_checked, unseen[receipt]))
     evidence = f"{report.size_bytes} bytes; flags: {report.build_command}"
     checks = {**draft.checks, "precision_receipt": receipt, "precision_evidence": evidence}
     not_checked = list(draft.not_checked)
@@ -319,8 +326,15 @@ def _precision(engine: _Returned) -> Tuple[str, str]:
     """Return the precision and its receipt (layer types or size). Raises BuildError."""
     report, asked = engine.report, engine.draft.precision_asked
     fp32_layers = len(engine.draft.build.get("fp32_layers", ()))  # type: ignore[arg-type]
-    layers = engine.text("layers.json")
-    obtained, counts = precision_of_layers(layers_from_json(layers) if layers else [])
+    text = engine.text("layers.json")
+    layers = layers_from_json(text) if text else []
+    if asked == "int8" and "dla" in engine.draft.build:
+        return "int8", DLA_INT8
+    if asked == "int8" and not layers:
+        layers = layers_from_log(engine.text("build.log"))  # of 8.0, with --verbose
+    obtained, counts = precision_of_layers(layers)
+    if asked == "int8" and "int8" not in counts:
+        return _not_int8(engine, obtained)
     if obtained != "unknown":
         receipt = f"layer information: layers by type: {counts}"
     elif engine.profile.fp16_graph == "fp16":
@@ -353,6 +367,19 @@ def _precision(engine: _Returned) -> Tuple[str, str]:
     if obtained == "mixed":
         obtained = mixed_precision(counts or {"fp32": fp32_layers})
     return obtained, receipt
+
+
+def _not_int8(engine: _Returned, obtained: str) -> Tuple[str, str]:
+    """Raise BuildError: no layer with weights is known to compute in INT8."""
+    if obtained == "unknown":
+        problem = "this trtexec reports no types of its layers"
+        raise BuildError(f"cannot tell the precision of {engine.name}: {problem}")
+    computes = obtained.upper() if obtained in ("fp16", "fp32") else "FP16 and FP32"
+    raise BuildError(
+        f"{engine.name}: INT8 was requested, but the engine computes in {computes}: none of its "
+        "layers with weights is INT8",
+        hint="see the build log for the flags it used, and for kernels that it lacks",
+    )
 
 
 def _times(engine: _Returned) -> List[float]:
@@ -404,13 +431,19 @@ def _accuracy(engine: _Returned) -> Dict[str, object]:
     try:
         text = gzip.decompress(output.read_bytes()).decode("utf-8", errors="replace")
         expected = load_array(reference)
+        in_fp32 = reference.with_name(f"{engine.name}.{FP32_REFERENCE}")
+        fp32 = load_array(in_fp32) if in_fp32.is_file() else None
     except (OSError, ValueError, EOFError, zlib.error) as e:
         raise ArtifactError(f"the output of {engine.name} is damaged", hint=_BUILD_AGAIN) from e
-    accuracy = compare_outputs([trtexec.output_from_values(text, expected.shape)], [expected])
-    accuracy["not_finite"] = max(accuracy["not_finite"], engine.report.output_not_finite or 0)
-    refuse_inaccurate(accuracy, engine.name)
+    accuracy = checked_accuracy(
+        [trtexec.output_from_values(text, expected.shape)],
+        GraphOutputs([expected], None if fp32 is None else [fp32]),
+        engine.name,
+        not_finite=engine.report.output_not_finite or 0,
+    )
     rows = ", ".join(f"{first} to {stop - 1}" for first, stop in checked_rows(engine.draft))
-    return {**accuracy, "against": "onnxruntime, FP32, stored in half precision", "rows": rows}
+    against = f"{accuracy['against']}, stored in half precision"
+    return {**accuracy, "against": against, "rows": rows}
 
 
 def _write_engine(source: Path, path: Path, manifest: Manifest) -> None:

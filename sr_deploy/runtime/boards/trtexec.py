@@ -14,6 +14,10 @@ from sr_deploy.core.errors import ArtifactError, BuildError
 WARM_UP_MS = 2000.0
 """The warm-up in build.sh. TensorRT 8 exports the runs of the warm-up, too."""
 
+NO_KERNEL = "Could not find any implementation for node"
+"""Of the message of a build that has no kernel for a layer, before the layer's name."""
+KEEP_NODE = "export it again, and keep the convolution that this names in FP16 with --keep NODE"
+"""The hint for such a build of an INT8 graph."""
 _STOPPED = "trtexec may have been stopped while writing: run it again"
 _MS = r"([-+\d.einfa]+) ms"
 _Shape = Optional[Tuple[int, ...]]
@@ -69,6 +73,8 @@ class JobFile:
     dla: Optional[int] = None
     fp32_layers: Tuple[str, ...] = ()
     """Layers that an FP16 engine computes in FP32."""
+    fp16_layers: Tuple[str, ...] = ()
+    """Layers that an INT8 engine for a DLA computes in FP16."""
     no_cublas_cudnn: bool = False
     measure_s: int = 10
     """Power is sampled once a second, and needs several samples."""
@@ -117,9 +123,10 @@ def job_text(job: JobFile) -> str:
     engines = [line.engine for line in job.lines]
     if not engines or len(set(engines)) != len(engines):
         raise BuildError("a job needs at least one engine, and engines of different names")
-    for layer in job.fp32_layers:
+    for layer in (*job.fp32_layers, *job.fp16_layers):
         if re.search(r"[;,:\x00-\x1f]", layer):
-            problem = f"trtexec cannot keep the layer '{layer}' in FP32: it splits at , and :"
+            kind = "FP32" if layer in job.fp32_layers else "FP16"
+            problem = f"trtexec cannot keep the layer '{layer}' in {kind}: it splits at , and :"
             raise BuildError(problem, hint="rename the node")
     settings = {
         "runtime": job.runtime,
@@ -128,6 +135,7 @@ def job_text(job: JobFile) -> str:
         "sm": ",".join(map(str, job.sm)),
         "dla": "-" if job.dla is None else job.dla,
         "fp32_layers": ";".join(job.fp32_layers),
+        "fp16_layers": ";".join(job.fp16_layers),
         "tactics": "-CUBLAS,-CUBLAS_LT,-CUDNN" if job.no_cublas_cudnn else "",
         "measure_s": job.measure_s,
     }

@@ -20,7 +20,11 @@ import numpy as np
 import pytest
 
 from sr_deploy.runtime.boards import trtexec
-from sr_deploy.runtime.boards.layer_types import layers_from_json, precision_of_layers
+from sr_deploy.runtime.boards.layer_types import (
+    layers_from_json,
+    layers_from_log,
+    precision_of_layers,
+)
 from sr_deploy.runtime.boards.trtexec import JobFile, JobLine, job_text, results_from_text
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,7 +52,7 @@ def field(number, value):
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
-def onnx_bytes(hw=(8, 8), *, fp16=False, weights=4096):
+def onnx_bytes(hw=(8, 8), *, fp16=False, weights=4096, quantised=False):
     """Return an ONNX file for the stand-in: one NCHW input, dynamic for hw=None, and weights."""
     element = 10 if fp16 else 1
     sizes = [
@@ -60,7 +64,8 @@ def onnx_bytes(hw=(8, 8), *, fp16=False, weights=4096):
     graph = field(5, field(2, element) + field(9, bytes(weights))) + field(
         11, field(1, b"lr") + field(2, field(1, tensor))
     )
-    return field(1, 8) + field(7, graph)
+    node = field(1, field(4, b"QuantizeLinear")) if quantised else b""
+    return field(1, 8) + field(7, node + graph)
 
 
 def precision_in(file):
@@ -270,6 +275,77 @@ def test_layers_stay_in_fp32_where_trtexec_can(one_board):
     assert precision_in(one_board.folder / "out" / "a.engine.layers.json") == "mixed"
     code, text = one_board.run("8.2.1")
     assert code == 1 and "no --layerPrecisions" in text
+
+
+@pytest.mark.parametrize("version", ["8.0.1", "8.5.2", "11.1.0"])
+def test_an_int8_graph_gets_both_flags_where_typing_is_weak(one_board, version):
+    strong = version == "11.1.0"
+    graph = onnx_bytes(fp16=strong, quantised=True)
+    typing = {"precision": "int8", "typing": "strong" if strong else "weak"}
+    one_board.job({"a.engine": (graph, typing)})
+    code, text = one_board.run(version)
+    assert code == 0, text
+    assert "Unknown option" not in text and re.search("ok +int8 ", text)
+    build = set(one_board.calls[0])
+    assert ({"--int8", "--fp16"} <= build) == (not strong) and "--noTF32" not in build
+    assert not any(".fp32.tmp" in word for call in one_board.calls for word in call)
+    (engine,) = one_board.results.engines
+    assert engine.status == "ok" and engine.fp32_twin_bytes is None
+    out = one_board.folder / "out"
+    if version == "8.0.1":  # it has no file of layers, but lists them with --verbose
+        assert "--verbose" in build
+        logged = layers_from_log((out / "a.engine.build.log").read_text())
+        assert precision_of_layers(logged)[0] == "int8"
+    else:
+        assert "--verbose" not in build and precision_in(out / "a.engine.layers.json") == "int8"
+
+
+def test_int8_where_typing_is_only_strong_fails_and_builds_nothing(one_board):
+    graph = {"precision": "int8", "typing": "weak"}
+    one_board.job({"a.engine": (onnx_bytes(quantised=True), graph)})
+    code, text = one_board.run("11.1.0")
+    assert code == 1 and one_board.calls == []
+    assert "TensorRT 11.1.0 has no --int8, it is strongly typed" in text
+
+
+def test_a_missing_kernel_is_named(one_board):
+    graph = {"precision": "int8", "typing": "weak"}
+    one_board.job({"a.engine": (onnx_bytes(quantised=True), graph)})
+    code, text = one_board.run(misbehave="no-kernel")
+    assert code == 1
+    assert any(
+        "any implementation for node conv2_weight + conv2_weight_q + conv2" in line
+        for line in one_board.results.engines[0].errors
+    )
+
+
+@pytest.mark.parametrize(
+    "version, header",
+    [("8.5.2", "TRT-8502"), ("10.3.0", "TRT-100300")],
+)
+def test_a_dla_gets_a_calibration_cache_of_the_board_s_version(one_board, version, header):
+    (one_board.folder / "a.onnx.scales").write_text("lr: 3c010204\nconv 1: 3c810204\n")
+    one_board.job({"a.engine": (onnx_bytes(), {"precision": "int8"})}, dla=0)
+    code, text = one_board.run(version)
+    assert code == 0, text
+    build = set(one_board.calls[0])
+    assert {"--int8", "--fp16", "--useDLACore=0", "--calib=work/calibration.cache"} <= build
+    cache = (one_board.folder / "work" / "calibration.cache").read_text()
+    assert cache == f"{header}-EntropyCalibration2\nlr: 3c010204\nconv 1: 3c810204\n"
+
+
+@pytest.mark.parametrize("version, can", [("8.2.1", False), ("8.5.2", True)])
+def test_a_dla_computes_the_other_layers_in_fp16(one_board, version, can):
+    (one_board.folder / "a.onnx.scales").write_text("lr: 3c010204\n")
+    graph = {"a.engine": (onnx_bytes(), {"precision": "int8"})}
+    one_board.job(graph, dla=0, fp16_layers=("head", "tail one"))
+    code, text = one_board.run(version)
+    assert (code == 0) == can
+    if can:
+        expected = {"--precisionConstraints=obey", "--layerPrecisions=head:fp16,tail one:fp16"}
+        assert expected <= set(one_board.calls[0])
+    else:
+        assert "TensorRT 8.2.1 cannot keep layers in FP16 (no --layerPrecisions)" in text
 
 
 @pytest.mark.parametrize("version, passed", [("8.0.1", True), ("10.3.0", True), ("11.1.0", False)])

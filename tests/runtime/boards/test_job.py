@@ -113,7 +113,7 @@ def test_logs_that_name_no_gpu_do_not_end_the_build(repeating, stand_in, tmp_pat
 def test_fp32_and_a_dla_exclude_each_other_also_without_onnx(repeating, tmp_path, monkeypatch):
     graph = repeating(precision="fp32", asked="fp32", opset=13)
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(InputError, match="FP32 engine, but a DLA core computes in FP16"):
+    with pytest.raises(InputError, match="FP32 engine, but a DLA core computes in FP16 and INT8"):
         bundle_from_onnx(
             graph, tmp_path / "job.tar", target="xavier-jp4", options=BuildOptions(dla=0)
         )
@@ -283,3 +283,96 @@ def test_the_reference_is_what_the_graph_computes(bundle):
         "tiny_x2.d1.16x24.fp16.engine",
         "tiny_x2.d1.dyn8x8-32x40.fp16.engine",
     }
+
+
+# INT8.
+
+
+@pytest.mark.parametrize("target, version", [BY_VERSION[0], *BY_VERSION[2::2]])
+def test_an_int8_engine_has_its_receipts(target, version, repeating_int8, stand_in, tmp_path):
+    stand_in(version, sm="8.7" if target == "orin" else "7.2")
+    strong = target == "rtx-tensorrt"
+    lines = []
+    (engine,) = engine_from_onnx(
+        repeating_int8(half=strong), tmp_path / "out", target=target, progress=lines.append
+    )
+    manifest = read_manifest(engine)
+    assert engine.name == "tiny_x2.d1.16x24.int8.engine"
+    assert (manifest.precision_asked, manifest.precision_obtained) == ("int8", "int8")
+    receipt = manifest.checks["precision_receipt"]
+    assert receipt == "layer information: layers by type: {'int8': 1}"
+    accuracy = manifest.checks["accuracy"]  # the stand-in's network has no steps
+    assert accuracy["psnr_db_vs_fp32"] > 60 > accuracy["psnr_db_vs_graph"] > 45
+    assert accuracy["against"].startswith("onnxruntime: the graph, and the graph without its Q/DQ")
+    assert ("--int8 --fp16" in manifest.build["command"]) == (not strong)
+    assert "int8, output: " in lines[-1] and "dB against FP32" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    "misbehave, words",
+    [
+        ("ignores-int8", "INT8 was requested, but the engine computes in FP16"),
+        ("no-kernel", "was not built: .*Could not find any implementation for node conv2"),
+    ],
+)
+def test_an_int8_engine_that_is_not_as_requested_is_not_written(
+    misbehave, words, repeating_int8, stand_in, tmp_path
+):
+    stand_in("8.5.2", misbehave=misbehave)
+    with pytest.raises(BuildError, match=words) as e:
+        engine_from_onnx(repeating_int8(), tmp_path / "out", target="xavier")
+    assert ("--keep NODE" in e.value.hint) == (misbehave == "no-kernel")
+    assert not list((tmp_path / "out").glob("*.engine"))
+
+
+def test_a_dla_gets_floats_and_the_scales_of_the_graph(repeating_int8, stand_in, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    stand_in("8.5.2")
+    graph, options = repeating_int8(), BuildOptions(dla=0)
+    bundle_from_onnx(graph, tmp_path / "job.tar", target="xavier", options=options)
+    with tarfile.open(str(tmp_path / "job.tar")) as archive:
+        archive.extractall(str(tmp_path))
+    (folder,) = tmp_path.glob("srdeploy-*")
+    floats = onnx.load(str(folder / graph.name))
+    operators = [node.op_type for node in floats.graph.node]
+    assert operators == ["Conv", "Relu", "Conv", "DepthToSpace"]
+    rows = (folder / f"{graph.name}.scales").read_text().splitlines()
+    scales = {name: np.array(bytes.fromhex(n), "S4") for name, n in (r.split(": ") for r in rows)}
+    values = {name: float(np.frombuffer(s.tobytes(), ">f4")[0]) for name, s in scales.items()}
+    assert set(values) == {"lr", "conv1", "activation", "conv2", "sr"}
+    # The graph's own scales, and what is largest in photographs: at most 1, it repeats them.
+    assert values["lr"] == values["activation"] == pytest.approx(1 / 127)
+    assert all(0.5 / 127 < values[name] <= 1.01 / 127 for name in ("conv1", "conv2", "sr"))
+    graph = repeating_int8(kept=("conv2",))
+    (engine,) = engine_from_onnx(graph, tmp_path / "out", target="xavier", options=options)
+    manifest = read_manifest(engine)
+    assert engine.name == "tiny_x2.d1.16x24.int8.dla0.engine"
+    assert "--calib=work/calibration.cache" in manifest.build["command"]
+    assert "--layerPrecisions=conv2:fp16" in manifest.build["command"]
+    assert manifest.precision_obtained == "int8"
+    assert "which layers on the DLA compute in INT8" in manifest.not_checked
+
+
+def test_where_a_dla_cannot_compute_in_int8(repeating_int8, stand_in, tmp_path):
+    from dataclasses import replace
+
+    from sr_deploy.core.jsonio import to_json
+
+    stand_in("10.16.0")
+    mine = replace(load_target("orin-jp7"), name="mine", dla_cores=2)
+    (tmp_path / "mine.json").write_text(to_json(mine))
+    with pytest.raises(InputError, match="a strongly typed TensorRT takes no calibration cache"):
+        engine_from_onnx(
+            repeating_int8(half=True), tmp_path / "out", target=str(tmp_path / "mine.json"),
+            options=BuildOptions(dla=0),
+        )  # fmt: skip
+
+
+def test_fallback_is_not_for_int8(repeating_int8, stand_in, tmp_path):
+    stand_in("8.5.2")
+    with pytest.raises(InputError, match="--fallback keeps nodes of FP16 engines in FP32") as e:
+        engine_from_onnx(
+            repeating_int8(), tmp_path / "out", target="xavier",
+            options=BuildOptions(fallback="head-tail"),
+        )  # fmt: skip
+    assert "--keep of export" in e.value.hint

@@ -49,6 +49,7 @@ sums=$(sha256sum -c SHA256SUMS 2>&1) && listed job.txt || {
 }
 workspace=$(header workspace_mib) versions=$(header versions) sm=$(header sm) dla=$(header dla)
 runtime=$(header runtime) fp32_layers=$(header fp32_layers) measure_s=$(header measure_s)
+fp16_layers=$(header fp16_layers)
 : "${dla:=-}" "${runtime:=tensorrt}" "${measure_s:=3}"
 tactics=$(header tactics)
 count=0 need_kib=65536 text_kib=0
@@ -56,7 +57,7 @@ while IFS=$tab read -r graph engine precision typing input shape min opt max row
     case $graph in '#'* | '') continue ;; esac
     [ -n "$rows" ] || die 2 "job.txt: the line of '$graph' has fewer than ten fields"
     case "/$graph/$engine" in */*/*/* | */.* | */-*) die 2 "job.txt: '$graph' or '$engine' is not a plain file name" ;; esac
-    case $typing-$precision in weak-fp16 | weak-fp32 | strong-fp16 | strong-fp32) ;; *) die 2 "job.txt: unexpected '$typing $precision'" ;; esac
+    case $typing-$precision in weak-fp16 | weak-fp32 | weak-int8 | strong-fp16 | strong-fp32 | strong-int8) ;; *) die 2 "job.txt: unexpected '$typing $precision'" ;; esac
     listed "$graph" || die 2 "SHA256SUMS does not cover '$graph': the job was changed; copy it here again"
     count=$((count + 1)) need_kib=$((need_kib + $(wc -c <"$graph") * 4 / 1024))
     # The output of one engine at a time, as text twice: at most 16 times the pixels, 10 bytes a value.
@@ -89,6 +90,15 @@ find_trtexec() {
         try "$candidate" && return
     done
     return 1
+}
+# A calibration cache of another version is ignored, without an error: random values would calibrate.
+cache_of() { # of the scales in a file
+    printf '%s.0.0\n' "$version" | {
+        IFS=. read -r a b c rest
+        if [ "$a" -lt 10 ]; then printf 'TRT-%d%d%02d-EntropyCalibration2\n' "$a" "$b" "$c"
+        else printf 'TRT-%d%02d%02d-EntropyCalibration2\n' "$a" "$b" "$c"; fi
+    }
+    cat "$1"
 }
 number() { printf '%s.0.0\n' "$1" | { IFS=. read -r a b c rest && echo $((a * 10000 + b * 100 + c)); }; }
 within() {
@@ -157,15 +167,24 @@ build_line() { # set $line to the command, $why to a reason why it cannot be bui
     add "--onnx=$graph" && add "--saveEngine=$out.tmp"
     case $typing-$precision in
         weak-fp16) add --fp16 || why="TensorRT $version has no --fp16, it is strongly typed: it needs a graph of FP16 tensors" ;;
+        weak-int8) # FP16 for the layers that are not quantised
+            { add --int8 && add --fp16; } || why="TensorRT $version has no --int8, it is strongly typed: it needs a graph with FP16 tensors between its Q/DQ pairs" ;;
         strong-*) # with neither flag, every network is strongly typed
             add --stronglyTyped || ! has --fp16 || why="TensorRT $version has no --stronglyTyped: it needs an FP32 graph and --fp16" ;;
     esac
-    [ "$precision" = fp16 ] || add --noTF32 # on by default where the GPU has it: 10 bits of mantissa
+    [ "$precision" != fp32 ] || add --noTF32 # on by default where the GPU has it: 10 bits of mantissa
     [ -z "$fp32_layers" ] || [ "$precision" = fp32 ] || {
         [ "$typing" = weak ] && add --precisionConstraints=obey &&
             add "--layerPrecisions=$(printf %s "$fp32_layers" | sed 's/;/:fp32,/g'):fp32" &&
             add "--layerOutputTypes=$(printf %s "$fp32_layers" | sed 's/;/:fp32,/g'):fp32"
     } || why="TensorRT $version cannot keep layers of a $typing network in FP32 (no --layerPrecisions)"
+    if listed "$graph.scales"; then # INT8 on a DLA: the graph has no Q/DQ pairs
+        cache_of "$graph.scales" >work/calibration.cache
+        add --calib=work/calibration.cache || why="TensorRT $version has no --calib"
+        [ -z "$fp16_layers" ] || {
+            add --precisionConstraints=obey && add "--layerPrecisions=$(printf %s "$fp16_layers" | sed 's/;/:fp16,/g'):fp16"
+        } || why="TensorRT $version cannot keep layers in FP16 (no --layerPrecisions)"
+    fi
     [ "$dla" = - ] || { add "--useDLACore=$dla" && add --allowGPUFallback; } || why="TensorRT $version has no --useDLACore"
     # From 11 on there are no kernels of cuBLAS and cuDNN.
     [ -z "$tactics" ] || [ "$runtime" = tensorrt-rtx ] || [ "$(number "$version")" -ge 110000 ] ||
@@ -176,6 +195,7 @@ build_line() { # set $line to the command, $why to a reason why it cannot be bui
     [ "$opt" = - ] || { add "--minShapes=$spec:$min" && add "--optShapes=$spec:$opt" && add "--maxShapes=$spec:$max"; }
     add --timingCacheFile=work/timing.cache; add --profilingVerbosity=detailed
     add "--exportLayerInfo=$out.layers.json" || add --dumpLayerInfo
+    has --exportLayerInfo || [ "$precision" != int8 ] || add --verbose # it lists the layers in the log
     add --skipInference || add --buildOnly
 }
 # If trtexec reports no layer types: build an FP32 engine, whose size tells the precision. Not for
