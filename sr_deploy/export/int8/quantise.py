@@ -70,7 +70,7 @@ def int8_graph(
     for method, ranges in collect_ranges(
         measured, [pair.lr for pair in calibration.ranges], rules
     ).items():
-        ranges = with_learnt(ranges, options.learnt_ranges or {}, measured)
+        ranges = with_learnt(ranges, options.learnt_ranges or {}, measured, rules)
         model = placed(measured, ranges, rules, kept=kept)
         found[method] = (*_loss(model, reference, calibration), ranges)
     method = min(found, key=lambda key: found[key][0])

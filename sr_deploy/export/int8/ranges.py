@@ -45,13 +45,21 @@ def collect_ranges(
     }
 
 
-def with_learnt(ranges: Ranges, learnt: Ranges, model: onnx.ModelProto) -> Ranges:
+def with_learnt(ranges: Ranges, learnt: Ranges, model: onnx.ModelProto, rules: Int8Rules) -> Ranges:
     """Return ranges in which those that training learnt replace the measured ones.
 
-    learnt: of the input of convolutions, by the name of the convolution's node.
+    A value keeps its measured range if an operator without a learnt one reads it in 8 bits: a
+    convolution may learn to cut what an addition has to pass on.
+
+    learnt: of the input of convolutions, by the name of the convolution's node. model, rules: as
+    for `collect_ranges`.
     """
-    inputs = {node.name: node.input[0] for node in model.graph.node if node.name in learnt}
-    return {**ranges, **{inputs[node]: learnt[node] for node in inputs}}
+    replaced = {}
+    for name, readers in planned(model, rules).readers.items():
+        if all(node in learnt for node in readers):
+            lows, highs = zip(*(learnt[node] for node in readers))
+            replaced[name] = (min(lows), max(highs))
+    return {**ranges, **replaced}
 
 
 class _Seen(NamedTuple):
