@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sr_deploy.nets.asrn import ASRN, MAB
 from sr_deploy.nets.edsr import EDSRBase
-from sr_deploy.nets.linear import collapsed_bias, collapsed_kernel
+from sr_deploy.nets.fuse import collapsed_weights
 from sr_deploy.nets.reparameterised import ReparameterisedConv
 
 
@@ -26,17 +26,15 @@ def fused_weights(net: nn.Module) -> Dict[str, Tensor]:
             _replace(weights, name, {f"{name}.weight": kernel})
             if bias is not None:
                 weights[f"{name}.bias"] = bias
-        elif isinstance(module, MAB) and not isinstance(module.shuffle, nn.Identity):
+    if isinstance(net, ASRN):
+        _replace(weights, "head", {})
+        _replace(weights, "upsampler", collapsed_weights(net))
+    for name, module in net.named_modules():
+        if isinstance(module, MAB) and not isinstance(module.shuffle, nn.Identity):
             order = module.shuffle(torch.arange(module.reduce.in_channels).view(1, -1, 1, 1))
             key = f"{name}.reduce.weight"
             weights[key] = weights[key].index_select(1, order.flatten().argsort())
-    if isinstance(net, ASRN):
-        _replace(weights, "head", _collapsed("head", net.head, 1))
-        upsampler = _collapsed("upsampler", net.upsampler, net.scale)
-        kernel = upsampler["upsampler.weight"]
-        upsampler["upsampler.weight"] = kernel[:, :-1]
-        _replace(weights, "upsampler", {**upsampler, "upsampler_inside.weight": kernel[:, -1:]})
-    elif isinstance(net, EDSRBase) and isinstance(net.tail, nn.Sequential):
+    if isinstance(net, EDSRBase) and isinstance(net.tail, nn.Sequential):
         tail = {k: v for k, v in weights.items() if k.startswith("tail.")}
         border = {k.replace("tail.", "tail.tail.", 1): v for k, v in tail.items()}
         _replace(weights, "tail", {**border, **_collapsed_tail(net.tail, net.scale)})
@@ -48,11 +46,6 @@ def _replace(weights: Dict[str, Tensor], module: str, tensors: Dict[str, Tensor]
     for name in [n for n in weights if n.startswith(module + ".")]:
         del weights[name]
     weights.update(tensors)
-
-
-def _collapsed(name: str, chain: nn.Sequential, scale: int) -> Dict[str, Tensor]:
-    kernel, bias = collapsed_kernel(chain, scale), collapsed_bias(chain, scale)
-    return {f"{name}.weight": kernel, f"{name}.bias": bias}
 
 
 def _collapsed_tail(tail: nn.Sequential, scale: int) -> Dict[str, Tensor]:

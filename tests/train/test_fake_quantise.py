@@ -58,7 +58,7 @@ def test_ranges_are_named_by_layer_and_hold_what_was_seen():
     fused = dict(fuse_network(checkpoint.network("d1"))[0].named_modules())
     assert learnt.keys() == {"d1", "d2"} and learnt["d1"].keys() < learnt["d2"].keys()
     assert all(isinstance(fused[layer], torch.nn.Conv2d) for layer in learnt["d1"])
-    low, high = learnt["d1"]["head"]
+    low, high = learnt["d1"]["body.0.expand"]
     assert low == 0 and 0.9 < high <= 1.0001  # images
     assert learnt["d1"]["body.0.reduce"][0] == 0  # after ReLU
     low, high = learnt["d1"]["body.0.expand"]
