@@ -100,9 +100,12 @@ class Manifest:
 
         None: it was not measured, as of what computes in FP32.
         """
-        found = self.checks.get("accuracy", self.checks.get("fp16"))
-        psnr_db = found.get("psnr_db_vs_fp32") if isinstance(found, dict) else None
-        return float(psnr_db) if isinstance(psnr_db, (int, float)) else None
+        for check in ("accuracy", "int8", "fp16"):
+            found = self.checks.get(check)
+            psnr_db = found.get("psnr_db_vs_fp32") if isinstance(found, dict) else None
+            if isinstance(psnr_db, (int, float)):
+                return float(psnr_db)
+        return None
 
     @property
     def sizes(self) -> SizeContract:

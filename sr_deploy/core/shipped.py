@@ -1,7 +1,9 @@
-"""The checkpoints shipped with the package, and the card beside a checkpoint. Reads no weights."""
+"""The checkpoints shipped with the package, and what is known of one without its weights."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 from typing import List, Optional
 
@@ -12,6 +14,8 @@ from sr_deploy.core.routers import ROUTER_SUFFIX
 from sr_deploy.core.spec import ModelSpec
 
 CHECKPOINT_SUFFIX = ".safetensors"
+INT8_RANGE = "int8."
+"""Begins the names of tensors that are ranges of INT8: `int8.VARIANT.LAYER`, each (low, high)."""
 
 
 def shipped_checkpoints() -> List[Path]:
@@ -29,6 +33,15 @@ def read_card(weights: Path) -> ModelSpec:
             hint="import a bare state dict with: srdeploy import-checkpoint FILE -o DIR",
         )
     return read_dataclass(ModelSpec, card, CheckpointError)
+
+
+def is_trained_for_int8(weights: Path, variant: str) -> bool:
+    """Return whether a checkpoint has learnt the ranges with which a variant is quantised."""
+    names: List[str] = []
+    with contextlib.suppress(OSError, ValueError), open(weights, "rb") as f:
+        size = min(int.from_bytes(f.read(8), "little"), weights.stat().st_size)
+        names = list(json.loads(f.read(size).decode("utf-8")))
+    return any(name.startswith(f"{INT8_RANGE}{variant}.") for name in names)
 
 
 DEFAULT_MODELS = {2: "asrn_x2", 3: "asrn_x3", 4: "asrn_x4"}

@@ -23,6 +23,7 @@ from sr_deploy.core.cache import cache_folder, key_of
 from sr_deploy.core.errors import (
     ArtifactError,
     BuildError,
+    ExportError,
     MissingPackageError,
     SrDeployError,
     TargetError,
@@ -34,10 +35,12 @@ from sr_deploy.core.files import (
     write_bytes,
     write_text,
 )
+from sr_deploy.core.images import read_rgb, write_png
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
 from sr_deploy.core.providers import BUILDERS
-from sr_deploy.core.shipped import shipped_graphs
+from sr_deploy.core.samples import sample_files
+from sr_deploy.core.shipped import is_trained_for_int8, shipped_graphs
 from sr_deploy.core.sizes import parse_sizes, up_to_multiple
 from sr_deploy.core.spec import ModelSpec, network_name
 from sr_deploy.core.target import TargetProfile, load_target
@@ -69,6 +72,10 @@ class ModelVariant:
     def name(self) -> str:
         return network_name(self.weights.stem, self.variant)
 
+    @property
+    def is_trained_for_int8(self) -> bool:
+        return is_trained_for_int8(self.weights, self.variant)
+
 
 def find(model: ModelVariant, way: ModelWay) -> Optional[Path]:
     """Return the file that was made of a model for a way; None if there is none that is whole."""
@@ -83,7 +90,7 @@ def find(model: ModelVariant, way: ModelWay) -> Optional[Path]:
 
 
 def why_refused(model: ModelVariant, way: ModelWay) -> str:
-    """Return why an earlier build for a way failed; empty if there was none that did."""
+    """Return why it could not be made for a way before; empty if it was not tried."""
     with contextlib.suppress(OSError, ValueError):
         return (_entry(model, way) / _REFUSED).read_text(encoding="utf-8")
     return ""
@@ -93,18 +100,19 @@ def make(model: ModelVariant, way: ModelWay) -> Path:
     """Make the file of a model for a way, and return its place in the cache.
 
     Raises an SrDeployError if it cannot be exported or built, or the cache cannot be written. Of a
-    precision below FP32, a build that fails is remembered (see `why_refused`).
+    precision below FP32, a failure to export or build is remembered (see `why_refused`).
     """
     entry = _entry(model, way)
     _remove_unused(make_output_folder(entry.parent))
     with tempfile.TemporaryDirectory(dir=str(entry.parent), prefix=".partial-") as temporary:
         folder, beside = Path(temporary) / "entry", Path(temporary) / "graph"
-        graph = shipped_graph(model, way, beside) or export_graph(model, way, beside)
-        if way.builds:
-            _build(graph, folder, way, entry)
-        else:
-            for path in (graph, manifest_path(graph)):
-                write_bytes(folder / path.name, path.read_bytes())
+        try:
+            _make_file(model, way, folder, beside)
+        except (BuildError, ExportError) as e:
+            if way.is_bounded:
+                with contextlib.suppress(SrDeployError, OSError):
+                    write_text(entry / _REFUSED, e.message)
+            raise
         if os.path.lexists(str(entry)) and find(model, way) is None:  # damaged
             shutil.rmtree(str(entry), ignore_errors=True)
             with contextlib.suppress(OSError):
@@ -117,16 +125,16 @@ def make(model: ModelVariant, way: ModelWay) -> Path:
     return made
 
 
-def _build(graph: Path, folder: Path, way: ModelWay, entry: Path) -> None:
-    from sr_deploy.runtime.build import engine_from_onnx
+def _make_file(model: ModelVariant, way: ModelWay, folder: Path, beside: Path) -> None:
+    """Write the engine or graph of a way to a folder; beside: a folder for its graph."""
+    graph = shipped_graph(model, way, beside) or export_graph(model, way, beside)
+    if way.builds:
+        from sr_deploy.runtime.build import engine_from_onnx
 
-    try:
         engine_from_onnx(graph, folder, target=way.target)
-    except BuildError as e:
-        if way.is_bounded:
-            with contextlib.suppress(SrDeployError, OSError):
-                write_text(entry / _REFUSED, e.message)
-        raise
+        return
+    for path in (graph, manifest_path(graph)):
+        write_bytes(folder / path.name, path.read_bytes())
 
 
 def is_made(path: Path) -> bool:
@@ -137,7 +145,8 @@ def is_made(path: Path) -> bool:
 def export_graph(model: ModelVariant, way: ModelWay, folder: Path) -> Path:
     """Export the graph that the engine of a way is built of, to a folder; return its path.
 
-    Raises an SrDeployError.
+    INT8 graphs are calibrated with the photographs of `core.samples`, which suffices for what
+    training has not decided. Raises an SrDeployError.
     """
     try:
         from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
@@ -150,7 +159,12 @@ def export_graph(model: ModelVariant, way: ModelWay, folder: Path) -> Path:
         precision=way.precision,
         target=way.target,
     )
-    return onnx_from_checkpoint(model.weights, folder, options)[0]
+    with tempfile.TemporaryDirectory() as photographs:
+        if way.precision == "int8":
+            options = replace(options, calibrate=photographs)
+            for path in sample_files():
+                write_png(Path(photographs) / f"{path.stem}.png", read_rgb(path))
+        return onnx_from_checkpoint(model.weights, folder, options)[0]
 
 
 def shipped_graph(model: ModelVariant, way: ModelWay, folder: Path) -> Optional[Path]:

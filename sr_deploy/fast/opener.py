@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Union
 
 from sr_deploy.core.cache import key_of, read_cached, write_cached
-from sr_deploy.core.errors import BuildError, CannotRunHereError, CheckpointError, SrDeployError
+from sr_deploy.core.errors import (
+    BuildError,
+    CannotRunHereError,
+    CheckpointError,
+    ExportError,
+    SrDeployError,
+)
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.progress import Progress, as_progress
 from sr_deploy.core.providers import TORCH
@@ -123,6 +129,8 @@ def not_prepared_for(
     for way in usable_ways(run):
         if not way.target:
             break
+        if not _suits(model, way):
+            continue
         path = find(model, way)
         if path is None and not (_allows_loss(way, run) and why_refused(model, way)):
             return str(way)
@@ -200,7 +208,8 @@ def _in_their_fastest_form(
         if not left or not way.target:
             break
         try:
-            found.update(_described_all(left, way, run, progress))
+            suited = [model for model in left if _suits(model, way)]
+            found.update(_described_all(suited, way, run, progress))
         except CheckpointError:
             break
         except SrDeployError as e:
@@ -247,7 +256,7 @@ def _described_all(
                 advance(model.name, steps=0)
                 try:
                     described[model.variant] = _described(model, way, make(model, way))
-                except BuildError as e:
+                except (BuildError, ExportError) as e:
                     if not _allows_loss(way, run):
                         raise
                     problems[model.variant] = e.message
@@ -257,6 +266,11 @@ def _described_all(
         if problems[model.variant]:
             progress(f"{model.name} is not run by {way}: {problems[model.variant]}")
     return {name: network for name, network in described.items() if not problems[name]}
+
+
+def _suits(model: ModelVariant, way: ModelWay) -> bool:
+    """Return whether a model can be made for a way: INT8 needs what training for it has learnt."""
+    return way.precision != "int8" or model.is_trained_for_int8
 
 
 def _allows_loss(way: ModelWay, run: RunOptions) -> bool:

@@ -22,7 +22,12 @@ from sr_deploy.core.errors import (
 )
 from sr_deploy.core.files import atomic_path, sha256_of, write_text
 from sr_deploy.core.jsonio import to_json
-from sr_deploy.core.shipped import CHECKPOINT_SUFFIX, read_card, shipped_checkpoints
+from sr_deploy.core.shipped import (
+    CHECKPOINT_SUFFIX,
+    INT8_RANGE,
+    read_card,
+    shipped_checkpoints,
+)
 from sr_deploy.core.spec import ModelSpec, Variant, listed_variants
 from sr_deploy.nets import ARCHITECTURES, FROM_WEIGHTS
 from sr_deploy.nets.architecture import Architecture
@@ -30,8 +35,6 @@ from sr_deploy.nets.safetensors_reader import tensors_from_bytes
 
 InputRanges = Mapping[str, Tuple[float, float]]
 """Ranges (low, high) of the inputs of convolutions, by their names in the fused network."""
-_RANGE = "int8."
-"""Begins the names of tensors that are ranges: `int8.VARIANT.LAYER`, each (low, high)."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def load_checkpoint(model: Union[str, Path]) -> Checkpoint:
     spec = read_card(path)
     tensors = read_safetensors(path)
     check_digest(path, spec.weights_sha256)
-    weights = {k: v for k, v in tensors.items() if not k.startswith(_RANGE)}
+    weights = {k: v for k, v in tensors.items() if not k.startswith(INT8_RANGE)}
     ranges = _read_ranges(tensors, spec.variants, source=str(path))
     checkpoint = Checkpoint(path.stem, spec, weights, path, ranges)
     _check_card(checkpoint, source=str(path))
@@ -161,7 +164,7 @@ def save_checkpoint(
 ) -> Path:
     """Write `name`.safetensors and its card to `folder`; return the path of the weights."""
     learnt = {
-        f"{_RANGE}{variant}.{layer}": torch.tensor(bounds)
+        f"{INT8_RANGE}{variant}.{layer}": torch.tensor(bounds)
         for variant, layers in ranges.items()
         for layer, bounds in layers.items()
     }
@@ -215,9 +218,9 @@ def _read_ranges(
     """Return the ranges among a checkpoint's tensors. Raises CheckpointError for unusable ones."""
     ranges: Dict[str, Dict[str, Tuple[float, float]]] = {}
     for name, value in tensors.items():
-        if not name.startswith(_RANGE):
+        if not name.startswith(INT8_RANGE):
             continue
-        variant, _, layer = name[len(_RANGE) :].partition(".")
+        variant, _, layer = name[len(INT8_RANGE) :].partition(".")
         low, high = value.tolist() if value.shape == (2,) else (math.nan, math.nan)
         if variant not in variants or not -math.inf < low <= 0 < high < math.inf:
             raise CheckpointError(

@@ -215,7 +215,7 @@ def bf16(graphs, cache, monkeypatch):
     monkeypatch.setattr(made, "export_graph", export)
     monkeypatch.setattr(build_module, "engine_from_onnx", built)
     way = dataclasses.replace(ON_CPU, precision="bf16")
-    monkeypatch.setattr(ways, "_WAYS", (way, ON_CPU, ModelWay("torch", "cpu")))
+    monkeypatch.setattr(ways, "_ON_CPU", (way, ON_CPU, ModelWay("torch", "cpu")))
     return psnr_db
 
 
@@ -259,7 +259,7 @@ def test_what_is_prepared_next_is_known_before(tiny, bf16):
 
 
 def test_a_runtime_that_reaches_it_in_no_precision_is_an_error(tiny, bf16, monkeypatch):
-    monkeypatch.setattr(ways, "_WAYS", ways._WAYS[:1])
+    monkeypatch.setattr(ways, "_ON_CPU", ways._ON_CPU[:1])
     assert precisions(tiny, 40, runtime="onnxruntime")[0] == {"d1": "bf16", "d2": "bf16"}
     with pytest.raises(CannotRunHereError) as e:
         precisions(tiny, 50, runtime="onnxruntime")

@@ -24,11 +24,6 @@ ON_GPU = [
     ("onnxruntime-cuda", "cuda"),
     ("torch", ""),
 ]
-FP32_ON_GPU = [
-    ("tensorrt", "rtx-tensorrt"),
-    ("tensorrt", "rtx-tensorrt8"),
-    ("onnxruntime-cuda", "cuda"),
-]
 ON_CPU = [("onnxruntime", "cpu"), ("openvino", "cpu-openvino"), ("torch", "")]
 
 
@@ -40,13 +35,35 @@ def test_the_gpu_comes_first_where_there_is_one(all_usable, monkeypatch):
     assert names(device="cpu") == ON_CPU and names(device="cuda:1") == ON_GPU
 
 
+@pytest.mark.parametrize(
+    ("features", "first"),
+    [
+        (["avx512_bf16", "avx512_vnni"], ["openvino in int8", "openvino in bf16"]),
+        (["amx_bf16", "avx512_vnni"], ["openvino in bf16", "openvino in int8"]),
+    ],
+)
+def test_where_a_loss_is_allowed_the_cpu_decides_what_is_fastest(
+    all_usable, monkeypatch, features, first
+):
+    monkeypatch.setattr(ways, "cpu_features", lambda: features)
+    found = [str(way) for way in usable_ways(RunOptions(device="cpu", min_psnr_vs_fp32=50))]
+    assert found == [*first, "onnxruntime in int8", "onnxruntime", "openvino", "torch"]
+
+
 def test_where_a_loss_is_allowed_fp32_follows_fp16_on_a_gpu(all_usable):
-    assert names(device="cuda", min_psnr_vs_fp32=50) == ON_GPU[:-1] + FP32_ON_GPU + ON_GPU[-1:]
+    found = [str(way) for way in usable_ways(RunOptions(device="cuda", min_psnr_vs_fp32=50))]
+    assert found[:3] == ["tensorrt-rtx in int8", "tensorrt-rtx in fp16", "tensorrt in int8"]
+    assert found[-4:] == ["tensorrt", "tensorrt", "onnxruntime-cuda", "torch"]
+
+
+def test_a_gpu_of_intels_is_used_where_it_is_asked_for(all_usable):
+    assert names(device="xpu") == names(runtime="openvino-gpu") == [("openvino-gpu", "intel-gpu")]
 
 
 def test_the_precisions_of_ways_are_those_of_their_targets():
-    for way in ways._WAYS:
+    for way in (*ways._ON_GPU, *ways._ON_CPU, *ways._ON_INTEL_GPU):
         assert not way.target or way.precision in way.profile.precisions, way
+        assert way.target or not way.is_bounded
 
 
 def test_a_runtime_that_is_asked_for_is_the_only_way(all_usable):
