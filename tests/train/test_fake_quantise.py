@@ -61,7 +61,7 @@ def test_ranges_are_named_by_layer_and_hold_what_was_seen():
     low, high = learnt["d1"]["body.0.expand"]
     assert low == 0 and 0.9 < high <= 1.0001  # images
     assert learnt["d1"]["body.0.reduce"][0] == 0  # after ReLU
-    low, high = learnt["d1"]["body.0.expand"]
+    low, high = learnt["d2"]["body.1.expand"]
     assert -high <= low < 0 < high
 
 
