@@ -170,18 +170,52 @@ def _build_candidates(
     layouts = tuning.layouts
     if known is not None and known["form"] in files and known["layout"] in layouts:
         files, layouts = {known["form"]: files[known["form"]]}, (known["layout"],)
+    quantised = {graph.precision_asked for graph in graphs.values()} == {"int8"}
     engines: Engines = {}
     for layout in layouts:
-        paths = engine_from_onnx(
-            list(files.values()),
-            folder / (layout or "own"),
-            target=tuning.profile.name,
-            options=BuildOptions(layout=layout),
-            on=tuning.on,
-            progress=tuning.progress,
-        )
-        engines.update({(f, layout): (p, read_manifest(p)) for f, p in zip(files, paths)})
+        try:
+            built = _build_all(files, tuning, folder, layout)
+        except BuildError:
+            if not quantised or len(files) == 1:
+                raise
+            built = _build_those_that_can(files, tuning, folder, layout)
+        engines.update({(form, layout): (p, read_manifest(p)) for form, p in built.items()})
     return engines
+
+
+def _build_all(
+    files: Dict[str, Path], tuning: _Tuning, folder: Path, layout: str
+) -> Dict[str, Path]:
+    """Build the candidates, given by their forms, in a layout. Raises BuildError."""
+    paths = engine_from_onnx(
+        list(files.values()),
+        folder / (layout or "own"),
+        target=tuning.profile.name,
+        options=BuildOptions(layout=layout),
+        on=tuning.on,
+        progress=tuning.progress,
+    )
+    return dict(zip(files, paths))
+
+
+def _build_those_that_can(
+    files: Dict[str, Path], tuning: _Tuning, folder: Path, layout: str
+) -> Dict[str, Path]:
+    """Build the INT8 candidates that a builder has kernels for, and tell of the others.
+
+    Raises BuildError if there is none.
+    """
+    built: Dict[str, Path] = {}
+    errors = []
+    for form, file in files.items():
+        try:
+            built.update(_build_all({form: file}, tuning, folder, layout))
+        except BuildError as e:
+            errors.append(e)
+            tuning.progress(f"{form} is left out, it cannot be built: {e.message}")
+    if not built:
+        raise errors[0]
+    return built
 
 
 def _time_candidates(engines: Engines, profile: TargetProfile) -> List[Dict[str, Any]]:

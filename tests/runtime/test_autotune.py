@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sr_deploy.core.errors import BuildError
-from sr_deploy.core.manifest import read_manifest, write_artifact
+from sr_deploy.core.jsonio import to_json
+from sr_deploy.core.manifest import manifest_path, read_manifest, write_artifact
 from sr_deploy.core.session import Backend, Session
 from sr_deploy.runtime import autotune, build
 from sr_deploy.runtime.autotune import tuned_engine_from_onnx
@@ -36,7 +37,7 @@ class Fake(Backend):
 
     name = package = "fake"
     layouts = ("flat",)
-    version, built, runs, no_device = "1", [], [], ""
+    version, built, runs, no_device, broken = "1", [], [], "", ()
 
     def why_unavailable(self, target):
         return ""
@@ -48,6 +49,8 @@ class Fake(Backend):
         return {"fake": self.version}
 
     def build(self, onnx, graph, target, temporary, options):
+        if graph.form in self.broken:
+            raise BuildError(f"no kernel for {graph.form}")
         Fake.built.append((graph.variant, graph.form, options.layout))
         temporary.write_text(f"{graph.form} {options.layout}")
         return replace(
@@ -69,7 +72,7 @@ def fake(monkeypatch):
         monkeypatch.setattr(module, "BACKENDS", {"onnxruntime": Fake})
     monkeypatch.setattr(build, "preflight", lambda *args, **kwargs: [])
     monkeypatch.setattr("sr_deploy.core.timing.PAUSE_S", 0)
-    Fake.version, Fake.built, Fake.runs, Fake.no_device = "1", [], [], ""
+    Fake.version, Fake.built, Fake.runs, Fake.no_device, Fake.broken = "1", [], [], "", ()
     return Fake
 
 
@@ -160,6 +163,38 @@ def test_candidates_that_cannot_be_timed_here_are_not_built(fake, any_graph, tmp
             candidates(tmp_path / "c", any_graph()), tmp_path / "out", target="cpu"
         )
     assert "--on" in e.value.hint and not fake.built and not (tmp_path / "out").exists()
+
+
+def int8_candidates(any_graph, tmp_path):
+    graph = any_graph()
+    files = candidates(tmp_path / "candidates", graph)
+    for path in sorted((tmp_path / "candidates").glob("*.onnx")):
+        manifest = read_manifest(path)
+        manifest_path(path).write_text(
+            to_json(replace(manifest, precision_asked="int8", precision_obtained="int8"))
+        )
+    return files
+
+
+def test_an_int8_candidate_that_cannot_be_built_is_left_out(fake, any_graph, tmp_path):
+    files, lines = int8_candidates(any_graph, tmp_path), []
+    fake.broken = ("blocks-16", "dense")
+    (engine,) = tuned_engine_from_onnx(files, tmp_path / "out", target="cpu", progress=lines.append)
+    facts = read_manifest(engine).build["autotune"]
+    assert facts["form"] == "blocks-8"
+    assert {c["form"] for c in facts["candidates"]} == {"plain", "blocks-8"}
+    left_out = "dense is left out, it cannot be built: no kernel for dense"
+    assert left_out in lines
+    fake.broken = tuple(TIMES_MS)
+    with pytest.raises(BuildError, match="no kernel for"):
+        tuned_engine_from_onnx(files, tmp_path / "other", target="cpu")
+
+
+def test_an_fp32_candidate_that_cannot_be_built_is_an_error(fake, any_graph, tmp_path):
+    files = candidates(tmp_path / "candidates", any_graph())
+    fake.broken = ("dense",)
+    with pytest.raises(BuildError, match="no kernel for dense"):
+        tuned_engine_from_onnx(files, tmp_path / "out", target="cpu")
 
 
 def test_candidates_given_twice_are_refused(fake, any_graph, tmp_path):
