@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import Optional, Tuple
 
 import click
 
 from sr_deploy.cli.output import emit, emit_json, log
-from sr_deploy.core.errors import InputError
-from sr_deploy.core.target import load_target
+from sr_deploy.core.errors import ArtifactError, InputError
+from sr_deploy.core.manifest import manifest_path, parse_manifest
+from sr_deploy.core.precisions import PRECISIONS
+from sr_deploy.core.target import TargetProfile, load_target
 from sr_deploy.core.workspace import graphs_folder
 
 
@@ -19,8 +22,8 @@ from sr_deploy.core.workspace import graphs_folder
 @click.option("--target", required=True, help="Target to check for (see srdeploy targets).")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16"]),
-    help="Precision of the engine.  [default: the target's]",
+    type=click.Choice(PRECISIONS),
+    help="Precision of the engines.  [default: the graph's manifest, else the target's]",
 )
 @click.option("--dla", is_flag=True, help="Check for the deep-learning accelerator of a Jetson.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of findings.")
@@ -39,12 +42,13 @@ def check(
     from sr_deploy.runtime.graph_check import check_graph
 
     profile = load_target(target)
-    precision = profile.check_precision(precision)
+    default = profile.check_precision(precision)
     files = onnx_files(graphs or [_exported_for(profile.name)])
+    asked = {file: precision or _asked(file, profile) or default for file in files}
     findings = [
         (file, finding)
         for file in files
-        for finding in check_graph(file, profile, precision=precision, dla=dla)
+        for finding in check_graph(file, profile, precision=asked[file], dla=dla)
     ]
     if as_json:
         emit_json([{"graph": str(file), **dataclasses.asdict(f)} for file, f in findings])
@@ -53,9 +57,19 @@ def check(
         emit(f"{name}{f.severity}: {f.where}: {f.what}; {f.hint}")
     errors = sum(f.severity == "error" for _, f in findings)
     counts = f"{_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}"
-    log(f"{_count(len(files), 'graph')} for {target}, {precision}: {counts}")
+    precisions = " and ".join(sorted(set(asked.values())))
+    log(f"{_count(len(files), 'graph')} for {target}, {precisions}: {counts}")
     if errors:
         sys.exit(1)
+
+
+def _asked(graph: Path, target: TargetProfile) -> str:
+    """Return the precision that a graph was exported for; empty if that is unknown."""
+    try:
+        asked = parse_manifest(manifest_path(graph)).precision_asked
+    except (ArtifactError, OSError):
+        return ""
+    return asked if asked in target.precisions else ""
 
 
 def _exported_for(target: str) -> str:

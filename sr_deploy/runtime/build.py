@@ -45,9 +45,8 @@ from sr_deploy.runtime.boards.local import result_from_trtexec, why_no_trtexec
 from sr_deploy.runtime.boards.result import engines_from_result
 from sr_deploy.runtime.boards.ssh import parse_board, result_from_board
 from sr_deploy.runtime.dla_calibration import unquantised_convolutions
-from sr_deploy.runtime.fallback import fp32_nodes, load_onnx
-from sr_deploy.runtime.preflight import preflight, preflight_model, refuse, summary
-from sr_deploy.runtime.quantised_graph import without_quantisation
+from sr_deploy.runtime.fallback import fp32_nodes
+from sr_deploy.runtime.preflight import preflight, refuse, summary
 
 SUFFIX = ".engine"
 _EXPORT = "make one with: srdeploy export MODEL -o DIR"
@@ -417,11 +416,7 @@ def _check_graph(
     """Run the preflight, or take the export's where onnx is missing: (checks, not_checked)."""
     with_dla = options.dla is not None
     try:
-        if with_dla and graph.precision_asked == "int8":  # it is built without its Q/DQ pairs
-            floats = without_quantisation(load_onnx(file)[0])
-            findings = preflight_model(floats, profile, precision="fp16", dla=True)
-        else:
-            findings = preflight(file, profile, precision=graph.precision_asked, dla=with_dla)
+        findings = preflight(file, profile, precision=graph.precision_asked, dla=with_dla)
     except MissingPackageError:
         recorded = graph.checks.get("preflight")
         if isinstance(recorded, dict) and recorded.get("target") == profile.name and not with_dla:

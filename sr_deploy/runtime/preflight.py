@@ -28,6 +28,7 @@ from sr_deploy.runtime.parser_rules import (
     Version,
     not_read,
 )
+from sr_deploy.runtime.quantised_graph import without_quantisation
 
 
 def preflight(
@@ -45,6 +46,8 @@ def preflight_model(
     model: Any, target: TargetProfile, *, precision: str = "fp16", dla: bool = False
 ) -> List[Finding]:
     """Return the findings about a ModelProto; see `preflight`."""
+    if dla and precision == "int8":  # it is built without its Q/DQ pairs, of FP32 and FP16
+        model, precision = without_quantisation(model), "fp16"
     graph = Graph(model)
     to = Parser(target, precision, dla)
     findings: List[Tuple[int, Finding]] = []

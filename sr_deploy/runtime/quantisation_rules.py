@@ -119,12 +119,16 @@ def _depthwise_sigmoid(node: Node, to: Parser) -> Iterator[str]:
             yield f"TensorRT 8.5 has no INT8 kernel for it and the depthwise '{conv.name}'"
 
 
-@Rule("train with another activation, or measure it against FP16", "LeakyRelu", before=(8, 4),
+@Rule("train with another activation, or measure it against FP16", subject="graph", before=(8, 4),
       severity="warning")  # fmt: skip
-def _leaky_relu(node: Node, to: Parser) -> Iterator[str]:
-    conv = _maker(node, 0)  # [993]
-    if conv is not None and _is_quantised(conv):
-        yield f"it is one INT8 kernel with '{conv.name}' from CUDA 11 on: JetPack 4 has 10.2"
+def _leaky_relu(graph: Graph, to: Parser) -> Iterator[str]:
+    # [993] Conv and LeakyRelu are one INT8 kernel from CUDA 11 on.
+    found = [n for n in graph.nodes if n.op == "LeakyRelu" and _is_quantised(_maker(n, 0))]
+    if found:
+        yield (
+            f"{len(found)} LeakyRelu, the first is '{found[0].name}', cannot join the INT8 kernel "
+            "of the convolution before it: that needs CUDA 11, and JetPack 4 has 10.2"
+        )
 
 
 @Rule(EXPORT, "Concat", severity="warning")
