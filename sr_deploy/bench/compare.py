@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -12,7 +12,10 @@ from sr_deploy.bench.evaluate import image_set
 from sr_deploy.bench.measure import DEFAULT_HW, timing_input
 from sr_deploy.core.device import cpu_name, limit_cores
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.images import nchw_from_rgb
+from sr_deploy.core.metrics import psnr_unit
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
+from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import HW, parse_hw
 from sr_deploy.core.timing import time_in_turns
@@ -41,6 +44,9 @@ class Comparison:
     settings: Tuple[str, str] = ("", "")
     """How the device was driven, as in `Session`."""
     warnings: Tuple[str, ...] = ()
+    psnr_db_between: Optional[float] = None
+    """How near their outputs are on a photograph of that size, of one network in two precisions;
+    None for other pairs."""
 
     @property
     def verdict(self) -> str:
@@ -89,9 +95,11 @@ def compare_networks(
         settings = sessions[0].settings, sessions[1].settings  # they may change with the first run
         runs = {i: (lambda s=session: s.run_timed(x).ms) for i, session in enumerate(sessions)}
         times = time_in_turns(runs, rounds)
+        same = networks[0].name == networks[1].name
+        in_one_precision = sessions[0].precision == sessions[1].precision
+        between = _psnr_between(sessions, hw) if same and not in_one_precision else None
     ratios = np.array(times[1]) / np.array(times[0])
     low, p25, median, p75, high = (float(v) for v in np.percentile(ratios, [0, 25, 50, 75, 100]))
-    same = networks[0].name == networks[1].name
     name_a, name_b = (
         f"{(same and network.artifact) or network.name} ({session.backend}, {session.precision})"
         for network, session in zip(networks, sessions)
@@ -110,7 +118,15 @@ def compare_networks(
         ratio_p75=p75,
         ratio_min=low,
         ratio_max=high,
+        psnr_db_between=between,
     )
+
+
+def _psnr_between(sessions: Sequence[Session], hw: HW) -> float:
+    """Return the PSNR in dB of one output against the other, for a part of a photograph."""
+    x = nchw_from_rgb(sample_lr(hw, count=1)[0])
+    a, b = (session.run(x) for session in sessions)
+    return round(psnr_unit(a, b), 2)
 
 
 def _device_of(a: Session, b: Session) -> str:

@@ -148,6 +148,11 @@ def _comparison_table(c: Any) -> Table:
         f"B takes {c.ratio_median:.3f} times as long as A; half of the rounds {c.ratio_p25:.3f} to "
         f"{c.ratio_p75:.3f}, all {c.ratio_min:.3f} to {c.ratio_max:.3f}: {c.verdict}",
         "; ".join([*conditions, f"timed by {c.timer}"]),
+        *(
+            [f"on a photograph, the output of one against the other: {c.psnr_db_between:.1f} dB"]
+            if c.psnr_db_between is not None
+            else []
+        ),
         *(f"{letter}: {settings}" for letter, settings in zip("AB", c.settings) if settings),
     ]
     headings = ["network", "median [ms]", "lowest", "highest", "fps"]

@@ -109,7 +109,7 @@ def describe_one(
     """Return a variant of the model that `text` names, the largest for None."""
     models = _models(str(text), [variant] if variant else None, run)
     if not models:
-        return opener.describe_one(text, variant)
+        return opener.describe_one(text, variant, run)
     largest = models[-1].variant
     source, _ = opener.split_variant(str(text))
     return describe(source, [largest], run, progress=progress)[0]

@@ -264,7 +264,7 @@ def _upscale_governed(job: VideoJob, options: UpscaleOptions, reporter: Reporter
             watts=watts,
             log=log_to(log_path),
         )
-        by = upscalers[0].where
+        by = upscalers[-1].where  # the highest precision
         reporter.log(f"{networks[0].model} on {job.source}, by {by}; {governor.describe()}")
         _upscale_video(job, governor, options, reporter)
         reporter.log(f"{governor.summary()}; frame by frame: {log_path}")

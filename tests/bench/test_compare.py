@@ -147,3 +147,26 @@ def test_an_option_that_only_one_of_them_has_is_said(sessions, monkeypatch):
     assert c.warnings == (
         "--channels-last: for the checkpoints only; graphs and engines run as they were made",
     )
+
+
+class Half(Steps):
+    """As `Steps`, but half as bright, in INT8."""
+
+    precision = "mixed: 1 fp32, 9 int8"
+
+    def _run_timed(self, x_nchw):
+        output = super()._run_timed(x_nchw)
+        return replace(output, y=output.y / 2)
+
+
+def test_of_one_network_in_two_precisions_the_outputs_are_compared(monkeypatch, sessions):
+    def describe(text, variants, run, untrained):
+        return [described("a", "d1", lambda: sessions[text])]
+
+    monkeypatch.setattr(compare, "describe", describe)
+    times = [9.0] * 6
+    sessions["fp32"], sessions["int8"] = Steps(times), Half(times)
+    c = compare_networks("fp32", "int8", lr="8x8", rounds=3)
+    assert c.psnr_db_between is not None and 3 < c.psnr_db_between < 30
+    sessions["fp32"], sessions["again"] = Steps(times), Steps(times)
+    assert compare_networks("fp32", "again", lr="8x8", rounds=3).psnr_db_between is None

@@ -12,7 +12,7 @@ import functools
 import math
 import re
 from pathlib import Path
-from typing import Callable, Container, List, Optional, Sequence, Tuple, Union
+from typing import Callable, Container, Dict, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.depth_plan import DepthPlan
 from sr_deploy.core.errors import InputError, VariantError, did_you_mean
@@ -156,15 +156,19 @@ def describe_family(text: Union[str, Path]) -> List[NetworkDescription]:
     return sorted_family(str(text), describe(text))
 
 
-def describe_one(text: Union[str, Path], variant: Optional[str] = None) -> NetworkDescription:
+def describe_one(
+    text: Union[str, Path], variant: Optional[str] = None, run: RunOptions = DEFAULT_RUN
+) -> NetworkDescription:
     """Return a variant of the model that `text` names, the largest for None.
 
-    Of two plans of one AdaEDSR it is the faster. Raises VariantError for an unknown variant.
+    Of a folder that has it in several precisions, it is in the highest, or in the lowest that has
+    the PSNR against FP32 that `run` asks for. Of two plans of one AdaEDSR it is the faster. Raises
+    VariantError for an unknown variant.
     """
     if variant is not None and kind_of(str(text)) in ("plan", "router"):
         return describe(text, [variant])[0]
     networks = describe(text)
-    networks = _fastest_plan(networks) or check_family(str(text), networks)
+    networks = _fastest_plan(networks) or _one_precision(sorted_family(str(text), networks), run)
     return networks[-1] if variant is None else _of_variants(str(text), networks, variant)[0]
 
 
@@ -180,7 +184,7 @@ def open_session(
 
     Raises an SrDeployError on bad input, or if this machine cannot run it.
     """
-    network = describe_one(text, variant)
+    network = describe_one(text, variant, run)
     check_run_options([network], run)
     return network.open(run)
 
@@ -267,6 +271,18 @@ def check_family(
             )
         names.add(name)
     return networks
+
+
+def _one_precision(
+    networks: Sequence[NetworkDescription], run: RunOptions
+) -> List[NetworkDescription]:
+    """Return each variant in one precision; given are those of each from its lowest on."""
+    chosen: Dict[str, NetworkDescription] = {}
+    for network in networks:
+        lower = chosen.get(network.name)
+        if lower is None or run.min_psnr_vs_fp32 is None or lower.why_below(run):
+            chosen[network.name] = network
+    return list(chosen.values())
 
 
 def _fastest_plan(networks: Sequence[NetworkDescription]) -> List[NetworkDescription]:

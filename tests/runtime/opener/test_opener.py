@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -233,11 +234,16 @@ def test_a_family_may_have_its_variants_in_several_precisions(family, tmp_path):
             text = manifest_path(path).read_text()
             kept = '"precision_obtained": "fp32"'
             assert kept in text
-            manifest_path(copy).write_text(text.replace(kept, kept.replace("fp32", precision)))
+            text = text.replace(kept, kept.replace("fp32", precision))
+            measured = '"checks": {"accuracy": {"psnr_db_vs_fp32": 45.0}, '
+            manifest_path(copy).write_text(re.sub(r'"checks": {\s*', measured, text))
     found = [(n.variant, n.precision[:5]) for n in describe_family(str(tmp_path))]
     assert found == [("c4", "mixed"), ("c4", "fp32"), ("c4-nla", "mixed"), ("c4-nla", "fp32")]
-    with pytest.raises(InputError, match=f"{MODEL}.c4 more than once"):
-        describe_one(str(tmp_path))
+    assert describe_one(str(tmp_path)).precision == "fp32", "nothing is lost unasked"
+    assert describe_one(str(tmp_path)).variant == "c4-nla"
+    lower = describe_one(str(tmp_path), "c4", RunOptions(min_psnr_vs_fp32=45))
+    assert (lower.variant, lower.precision) == ("c4", "mixed: 2 fp32, 9 int8")
+    assert describe_one(tmp_path, run=RunOptions(min_psnr_vs_fp32=46)).precision == "fp32"
     for file in (copy, manifest_path(copy)):
         shutil.copy(file, tmp_path / file.name.replace(".fp32.", ".again."))
     with pytest.raises(InputError, match=f"{MODEL}.c4-nla in fp32 more than once"):
