@@ -32,7 +32,7 @@ def test_the_result_is_a_checkpoint_of_the_same_network_with_ranges(train_int8, 
     assert checkpoint.spec.variants == start.spec.variants == ("d1", "d2")
     assert checkpoint.weights.keys() == start.weights.keys()
     assert checkpoint.ranges.keys() == {"d1", "d2"}
-    assert {"head", "body.0.chain.3", "upsampler"} < checkpoint.ranges["d1"].keys()
+    assert {"body.0.expand", "body.0.chain.3", "upsampler"} < checkpoint.ranges["d1"].keys()
     training = checkpoint.spec.training
     assert (training["method"], training["arch"], training["scale"]) == ("int8", "asrn", 2)
     assert (training["init"], training["teacher"]) == ("net", "net in FP32")
