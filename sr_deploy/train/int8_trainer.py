@@ -54,7 +54,7 @@ def recipe_of_start(recipe: Recipe, options: TrainOptions) -> Recipe:
 
 
 class Int8Task(Task):
-    """Each step trains the largest variant, and another one drawn at random."""
+    """Each step trains the largest and the smallest variant, and another one drawn at random."""
 
     suffix = ".safetensors"
 
@@ -85,8 +85,10 @@ class Int8Task(Task):
         variants, terms = self.start.spec.variants, {}
         drawn = {"largest": variants[-1]}
         if len(variants) > 1:
+            drawn["smallest"] = variants[0]
+        if len(variants) > 2:
             rng = np.random.default_rng((self.options.seed, step, 1))
-            drawn["random"] = variants[int(rng.integers(len(variants) - 1))]
+            drawn["random"] = variants[int(rng.integers(1, len(variants) - 1))]
         for name, variant in drawn.items():
             sr = self.quantised(lr, variant)
             with torch.no_grad():
