@@ -13,9 +13,10 @@ from sr_deploy.cli.output import emit, log
 from sr_deploy.cli.tables import emit_table
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import make_output_folder, remove_empty_folders, size_text
+from sr_deploy.core.precisions import PRECISIONS
 from sr_deploy.core.shipped import MAIN_MODELS
 from sr_deploy.core.sizes import parse_hw
-from sr_deploy.core.target import load_target
+from sr_deploy.core.target import load_target, targets_with
 from sr_deploy.core.workspace import graphs_folder
 
 Folders = Dict[Optional[str], Path]
@@ -46,8 +47,8 @@ Folders = Dict[Optional[str], Path]
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16"]),
-    help="Precision of the engine.  [default: fp16; fp32 for the target cpu]",
+    type=click.Choice(PRECISIONS),
+    help="Precision of the engine.  [default: the target's own; fp16 without a target]",
 )
 @click.option(
     "--device",
@@ -61,6 +62,33 @@ Folders = Dict[Optional[str], Path]
     metavar="auto|head-tail|NODE,...",
     help="Nodes that FP16 graphs compute in FP32: the fewest that suffice, the first and last "
     "convolution, or these.",
+)
+@click.option(
+    "--calibrate",
+    metavar="HR_DIR",
+    type=click.Path(exists=True, file_okay=False),
+    help="INT8: pictures whose values set the ranges. One half of them measures the loss.",
+)
+@click.option(
+    "--keep",
+    default="auto",
+    show_default=True,
+    metavar="auto|ends|NODE,...|none",
+    help="INT8: layers that stay in floating point: the fewest that reach the limit, the first and "
+    "last, these, or none.",
+)
+@click.option(
+    "--max-loss-db",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="INT8: PSNR that a graph may lose against FP32. One that loses more is not written.",
+)
+@click.option(
+    "--data",
+    metavar="HR_DIR",
+    type=click.Path(exists=True, file_okay=False),
+    help="INT8: pictures that measure the loss.  [default: one half of --calibrate]",
 )
 @click.option(
     "--target",
@@ -104,12 +132,13 @@ def export(
     MODEL is a checkpoint, code (mynet.py:Net), or a graph of import-onnx. Without it, the best
     shipped x4 models are exported for the targets that this machine can build.
     Every graph is compared with torch in ONNX Runtime on photographs. FP16 graphs are also compared
-    with FP32 in emulated half precision, and on a GPU in its own. A graph out of tolerance is not
-    written. Graphs that are up to date are not exported again.
+    with FP32 in emulated half precision, and on a GPU in its own. INT8 graphs are calibrated, and
+    their loss in dB is measured. A graph out of tolerance is not written. Graphs that are up to
+    date are not exported again.
     """
     _check_sizes(sizes, dynamic)
     if adaptive:
-        others = sizes or dynamic or options.pop("variants") != "all" or any(options.values())
+        others = sizes or dynamic or _given(options)
         if others or dry_run:
             raise InputError(
                 "--adaptive exports in FP32 for all sizes, for ONNX Runtime: "
@@ -126,7 +155,7 @@ def export(
     if model is None and options["variants"] != "all":
         raise click.UsageError("--variants is for one MODEL")
     target = options.pop("target")
-    folders = _folders(model, target, output)
+    folders = _folders(model, target, output, options["precision"])
     options["sizes"] = [dynamic] if dynamic else sizes
     if model is None:  # before torch is imported
         log(f"{', '.join(MAIN_MODELS)} for {' and '.join(map(str, folders))}")
@@ -158,14 +187,38 @@ def _check_sizes(sizes: Tuple[str, ...], dynamic: Optional[str]) -> None:
         parse_hw(size)
 
 
-def _folders(model: Optional[str], target: Optional[str], output: Optional[Path]) -> Folders:
+def _given(options: Dict[str, Any]) -> List[str]:
+    """Return the options that do not have their defaults."""
+    defaults = {parameter.name: parameter.default for parameter in export.params}
+    return [name for name, value in options.items() if value and value != defaults[name]]
+
+
+def _folders(
+    model: Optional[str], target: Optional[str], output: Optional[Path], precision: Optional[str]
+) -> Folders:
     if target is not None:
         return {target: output or graphs_folder(load_target(target).name)}
     if model is not None and output is not None:
         return {None: output}
+    names = _targets_here(precision)
+    return {name: output / name if output else graphs_folder(name) for name in names}
+
+
+def _targets_here(precision: Optional[str]) -> List[str]:
+    """Return the targets of this machine that have engines of a precision."""
     from sr_deploy.runtime.build import target_names_here
 
-    return {name: output / name if output else graphs_folder(name) for name in target_names_here()}
+    here = target_names_here()
+    able = [name for name in here if precision in (None, *load_target(name).precisions)]
+    if not able:
+        raise InputError(
+            f"no target of this machine ({', '.join(here)}) builds {precision} engines",
+            hint=f"export for another one with --target: {', '.join(targets_with(str(precision)))}",
+        )
+    if len(able) < len(here):
+        others = [name for name in here if name not in able]
+        log(f"left out, since they build no {precision} engines: {', '.join(others)}")
+    return able
 
 
 def _export_main_models(folders: Folders, options: Dict[str, Any]) -> None:

@@ -146,7 +146,8 @@ class TargetProfile:
             raise TargetError(
                 f"target '{self.name}' builds {' and '.join(self.precisions)} engines, "
                 f"not {precision}",
-                hint=f"omit --precision, or give {self.precisions[0]}",
+                hint=f"omit --precision, or give {self.precisions[0]}; {precision} engines are "
+                f"built for {', '.join(targets_with(precision)) or 'no target'}",
             )
         return precision
 
@@ -154,6 +155,11 @@ class TargetProfile:
 def target_names() -> List[str]:
     """Return the names of all profiles, sorted."""
     return sorted(p.stem for p in data_folder("engines/targets").glob("*.json") if p.is_file())
+
+
+def targets_with(precision: str) -> List[str]:
+    """Return the names of the shipped targets that have engines of a precision."""
+    return [name for name in target_names() if precision in load_target(name).precisions]
 
 
 def load_target(name: str) -> TargetProfile:

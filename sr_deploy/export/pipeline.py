@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,18 +22,24 @@ from sr_deploy.core.manifest import (
     write_artifact,
 )
 from sr_deploy.core.precisions import GRAPH_DTYPES, PRECISIONS
-from sr_deploy.core.progress import as_progress
+from sr_deploy.core.progress import Progress, as_progress
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.sizes import HW, Sizes, hw_text, parse_sizes, up_to_multiple
 from sr_deploy.core.spec import Variant, check_min_hw, network_name
-from sr_deploy.core.target import HALF_QUANTISATION, TargetProfile, load_target
+from sr_deploy.core.target import HALF_QUANTISATION, TargetProfile, load_target, targets_with
 from sr_deploy.core.version import __version__
 from sr_deploy.export.checkpoint_source import CheckpointSource
 from sr_deploy.export.fallback import Searchable, choose_fp32_nodes
 from sr_deploy.export.forms import LITERAL
 from sr_deploy.export.half import HalfGraph, halved, plain_graph, precision_of, prepared
-from sr_deploy.export.int8.calibration import CROP_HW, Calibration, read_calibration
-from sr_deploy.export.int8.quantise import Int8Graph, Int8Options, int8_graph
+from sr_deploy.export.int8.calibration import (
+    CROP_HW,
+    Calibration,
+    read_calibration,
+    sample_calibration,
+)
+from sr_deploy.export.int8.keep import AUTO, ENDS, NONE
+from sr_deploy.export.int8.quantise import Int8Graph, Int8Options, int8_graph, loss_text
 from sr_deploy.export.layer_norm import reads_layer_norm, split_layer_norms
 from sr_deploy.export.opset import EXPORTED
 from sr_deploy.export.source import SOURCES, Source, SourceFacts, SourceGraph
@@ -95,11 +102,16 @@ class ExportOptions:
                 "--literal and --candidates exclude each other",
                 hint="the literal network is never the fastest",
             )
-        if self.fallback and self.precision == "fp32":
+        if self.fallback and self.precision not in (None, "fp16"):
             raise InputError(
-                "--fallback keeps nodes of an FP16 graph in FP32, but --precision is fp32",
-                hint="omit --fallback",
+                "--fallback keeps nodes of an FP16 graph in FP32, but --precision is "
+                f"{self.precision}",
+                hint="--keep does it for INT8 graphs" if self.precision == "int8" else "omit it",
             )
+        if not (math.isfinite(self.max_loss_db) and self.max_loss_db >= 0):
+            raise InputError(f"--max-loss-db {self.max_loss_db}: expected 0 dB or more")
+        if not self.keep:
+            raise InputError(f"--keep is empty; expected {AUTO}, {ENDS}, {NONE} or NODE,NODE")
         if self.target is None and self.precision not in (None, *PRECISIONS):
             raise InputError(
                 f"unknown precision '{self.precision}'; expected {', '.join(PRECISIONS)}"
@@ -126,11 +138,13 @@ class _Settings:
             if precision not in GRAPH_DTYPES:
                 raise InputError(
                     f"{precision} graphs are made for a target, and none is given",
-                    hint="give one with --target",
+                    hint=f"give one with --target: {', '.join(targets_with(precision))}",
                 )
+            _refuse_int8_options(options, precision)
             return _Settings(None, precision, precision, "fp32", DEFAULT_OPSET)
         target = load_target(options.target)
         precision = target.check_precision(options.precision)
+        _refuse_int8_options(options, precision)
         if options.fallback and precision == "fp32":
             raise InputError(
                 f"--fallback keeps nodes of an FP16 graph in FP32, but graphs for '{target.name}' "
@@ -143,6 +157,22 @@ class _Settings:
         io_dtype = target.io_dtype if graph_dtype == "fp16" else "fp32"
         opset = min(target.opset, EXPORTED)
         return _Settings(target, precision, graph_dtype, io_dtype, opset)
+
+
+def _refuse_int8_options(options: ExportOptions, precision: str) -> None:
+    """Raise InputError for options of INT8 graphs, if the graphs are of another precision."""
+    given = {
+        "--calibrate": options.calibrate is not None,
+        "--keep": options.keep != AUTO,
+        "--max-loss-db": options.max_loss_db != ExportOptions.max_loss_db,
+        "--data": options.data is not None,
+    }
+    names = [name for name in given if given[name]]
+    if names and precision != "int8":
+        raise InputError(
+            f"{' and '.join(names)}: for INT8 graphs only, and these are {precision}",
+            hint="give --precision int8, or omit " + " and ".join(names),
+        )
 
 
 @dataclass(frozen=True)
@@ -176,15 +206,22 @@ class _GraphTask:
     @property
     def command(self) -> str:
         """The command that exports this graph."""
-        target, variant = self.settings.target, str(self.variant)
+        target, variant, options = self.settings.target, str(self.variant), self.options
+        quoted = {
+            "--fallback": options.fallback,
+            "--calibrate": options.calibrate,
+            "--data": options.data,
+            "--keep": options.keep if options.keep != AUTO else "",
+        }
         return (
             f"{self.source.command} "
             + (f"--variants {variant} " if variant else "")
             + f"{self.sizes.option} --precision {self.settings.precision}"
             + (f" --target {target.option}" if target else "")
-            + (" --literal" if self.options.literal else "")
-            + (" --candidates" if self.options.candidates else "")
-            + (f" --fallback {shlex.quote(self.options.fallback)}" if self.options.fallback else "")
+            + (" --literal" if options.literal else "")
+            + (" --candidates" if options.candidates else "")
+            + "".join(f" {name} {shlex.quote(value)}" for name, value in quoted.items() if value)
+            + (f" --max-loss-db {options.max_loss_db:g}" if self.calibration else "")
         )
 
     def manifest(self) -> Manifest:
@@ -321,7 +358,7 @@ def onnx_from_jobs(
     with report.track("exporting", len(tasks), done=done) as advance:
         for number, path in enumerate(todo, done + 1):
             advance(path.name, steps=0)
-            report(f"[{number}/{len(tasks)}] {_export(tasks[path], path)}")
+            report(f"[{number}/{len(tasks)}] {_export(tasks[path], path, report)}")
             advance()
     return list(tasks)
 
@@ -371,15 +408,26 @@ def _calibrations(
                 f"{source.text} is quantised already: {quantised}",
                 hint="give the FP32 network that it was made from, or omit --precision int8",
             )
-    if options.calibrate is None:
+    sizes = {str(variant): source.crop_hw(variant, CROP_HW) for variant in variants}
+    trained = all(source.input_ranges(variant) for variant in variants)
+    if options.calibrate is None and not trained:
         raise InputError(
             "INT8 graphs are calibrated with pictures, and none are given",
             hint="give a folder of HR pictures with --calibrate",
         )
-    folder, read = Path(options.calibrate), {}
-    sizes = {str(variant): source.crop_hw(variant, CROP_HW) for variant in variants}
-    for hw in set(sizes.values()):
-        read[hw] = read_calibration(folder, scale=source.scale, hw=hw)
+    if options.calibrate is None and options.data is not None:
+        raise InputError(
+            "--data measures INT8 graphs that --calibrate calibrates, and that is not given",
+            hint="give both, or --calibrate alone: one half of its pictures measures",
+        )
+    if options.calibrate is None:
+        read = {hw: sample_calibration(scale=source.scale, hw=hw) for hw in set(sizes.values())}
+    else:
+        folder, data = Path(options.calibrate), Path(options.data) if options.data else None
+        read = {
+            hw: read_calibration(folder, scale=source.scale, hw=hw, data=data)
+            for hw in set(sizes.values())
+        }
     return {variant: read[hw] for variant, hw in sizes.items()}
 
 
@@ -419,11 +467,11 @@ def _forms(
     return [source.default_form(variant, target)]
 
 
-def _export(task: _GraphTask, path: Path) -> str:
+def _export(task: _GraphTask, path: Path, report: Progress) -> str:
     """Export a graph; return a line about it."""
     manifest, target = task.manifest(), task.settings.target
     source_graph = _source_graph(task, task.sizes)
-    graph, fp32_nodes, checks = _checked_graph(task, source_graph, path.name)
+    graph, fp32_nodes, checks = _checked_graph(task, source_graph, path.name, report)
     manifest = replace(
         manifest,
         precision_obtained=task.facts.quantised or precision_of(graph),
@@ -465,7 +513,7 @@ def _source_graph(task: _GraphTask, sizes: Sizes) -> SourceGraph:
 
 
 def _checked_graph(
-    task: _GraphTask, source_graph: SourceGraph, name: str
+    task: _GraphTask, source_graph: SourceGraph, name: str, report: Progress
 ) -> Tuple[onnx.ModelProto, Tuple[str, ...], Dict[str, Any]]:
     """Return the graph in its type, its FP32 nodes, and the results of its checks.
 
@@ -498,7 +546,7 @@ def _checked_graph(
         elif fp32_nodes:
             graph = plain_graph(fp32)  # the builder is given names of nodes: each has one
     if task.calibration is not None:
-        made = _int8_graph(task, source_graph, name)
+        made = _int8_graph(task, source_graph, name, report)
         checks["int8"] = made.record
         checks["this_file_vs_fp32_graph"] = {
             **compare_with_fp32(
@@ -516,7 +564,9 @@ def _checked_graph(
     return graph, fp32_nodes, checks
 
 
-def _int8_graph(task: _GraphTask, source_graph: SourceGraph, name: str) -> Int8Graph:
+def _int8_graph(
+    task: _GraphTask, source_graph: SourceGraph, name: str, report: Progress
+) -> Int8Graph:
     """Return the graph in INT8. It is measured on crops, so also made for their size."""
     target, options, calibration = task.settings.target, task.options, task.calibration
     assert target is not None and target.int8 is not None and calibration is not None
@@ -530,7 +580,8 @@ def _int8_graph(task: _GraphTask, source_graph: SourceGraph, name: str) -> Int8G
         source_graph.learnt_ranges,
         task.settings.io_dtype,
     )
-    return int8_graph(source_graph.model, calibration, asked, name=name, at_crops=at_crops)
+    model = source_graph.model
+    return int8_graph(model, calibration, asked, name=name, at_crops=at_crops, progress=report)
 
 
 def _half_graph(
@@ -603,11 +654,7 @@ def _line(path: Path, manifest: Manifest, check_name: str) -> str:
     if "fp16" in checks:
         line += f", FP16 {checks['fp16']['psnr_db_vs_fp32']:.1f} dB against FP32"
     if "int8" in checks:
-        int8 = checks["int8"]
-        line += (
-            f", INT8 {int8['psnr_db_vs_fp32']:.1f} dB against FP32, {int8['loss_db']:.2f} dB lost, "
-            f"{int8['layers'][0]} of {int8['layers'][1]} layers"
-        )
+        line += f", {loss_text(checks['int8'])}"
     elif manifest.fp32_nodes:
         line += f", {len(manifest.fp32_nodes)} nodes in FP32"
         search = checks["fp16"].get("fallback", {})

@@ -117,6 +117,10 @@ class Source(abc.ABC):
         least = (max(asked[0], facts.min_px[0]), max(asked[1], facts.min_px[1]))
         return up_to_multiple(least, facts.multiple)
 
+    def input_ranges(self, variant: Variant) -> InputRanges:
+        """Return the ranges that training for INT8 learnt."""
+        return {}
+
     def opset(self, asked: int) -> int:
         """Return the opset of the graphs, `asked` at most."""
         return asked
@@ -140,10 +144,6 @@ class TorchSource(Source):
     @abc.abstractmethod
     def network(self, variant: Variant) -> nn.Module:
         """Return the static network of a variant, in eval mode."""
-
-    def input_ranges(self, variant: Variant) -> InputRanges:
-        """Return the ranges that training for INT8 learnt."""
-        return {}
 
     def candidates(self, variant: Variant) -> List[str]:
         return list_forms(self.network(variant))

@@ -350,7 +350,7 @@ def test_default_sizes_are_the_targets(model, tmp_path, monkeypatch):
     monkeypatch.setattr(
         pipeline,
         "_export",
-        lambda task, path: asked.append(path.name) or "",
+        lambda task, path, report: asked.append(path.name) or "",
     )
     for target in (None, *target_names()):
         asked.clear()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, NamedTuple, Sequence, Tuple, TypeVar
+from typing import List, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
 
 from sr_deploy.core.degradation import degrade
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.image_folders import hr_images
+from sr_deploy.core.image_folders import HrImages, hr_images
 from sr_deploy.core.images import image_hw, nchw_from_rgb, read_rgb
-from sr_deploy.core.samples import mirrored_crop
+from sr_deploy.core.samples import mirrored_crop, sample_files, sample_set
 from sr_deploy.core.sizes import HW, hw_text
 
 CROP_HW = (64, 64)
@@ -60,35 +62,63 @@ class Calibration:
 
 
 def read_calibration(
-    folder: Path, *, scale: int, hw: HW = CROP_HW, degradation: str = "bi"
+    folder: Path,
+    *,
+    scale: int,
+    hw: HW = CROP_HW,
+    degradation: str = "bi",
+    data: Optional[Path] = None,
 ) -> Calibration:
     """Read HR pictures and make LR crops of `hw` of them, of 40 pictures at most.
 
     Which ones follows from the files alone: they are spread evenly, and each half also has its most
-    saturated crops, since these reach the ends of ranges. Raises InputError for a folder without
-    pictures that can be used.
+    saturated crops, since these reach the ends of ranges. data: a folder of HR pictures whose crops
+    are held out; `folder` then gives ranges only. Raises InputError for a folder without pictures
+    that can be used.
     """
-    images = hr_images(folder)
+    folders = [hr_images(part) for part in (folder, data) if part is not None]
+    files = [file for images in folders for file in images.files]
+    states = tuple((s.st_size, s.st_mtime_ns) for s in (file.stat() for file in files))
+    return _calibration(tuple(folders), (scale, hw, degradation), states)
+
+
+def sample_calibration(*, scale: int, hw: HW = CROP_HW, degradation: str = "bi") -> Calibration:
+    """Return crops of the photographs that come with the packages, see `core.samples`."""
+    images = HrImages(Path(sample_set()), tuple(sample_files()))
+    return _calibration((images,), (scale, hw, degradation), ())
+
+
+@functools.lru_cache(maxsize=4)
+def _calibration(
+    folders: Tuple[HrImages, ...],
+    made: Tuple[int, HW, str],
+    states: Tuple[Tuple[int, int], ...],
+) -> Calibration:
+    """Return the crops of one folder, or of two of which the second one's are held out.
+
+    made: scale, size and degradation of LR crops. states: of the files, so that changed ones are
+    read again.
+    """
+    scale, hw, degradation = made
     hr_hw = (scale * hw[0], scale * hw[1])
-    least = (-(-hr_hw[0] // _LEAST), -(-hr_hw[1] // _LEAST))
-    sides = [(path, image_hw(path)) for path in images.files]
-    large = [path for path, (h, w) in sides if h >= least[0] and w >= least[1]]
-    files = _spread(large, _MOST_PICTURES)
-    halves = _halves([_crops(read_rgb(path), hr_hw) for path in files])
-    if not all(halves):
-        found = f"{len(large)} of its {len(sides)} pictures have {hw_text(least)} pixels or more"
-        raise InputError(
-            f"{images.folder} cannot calibrate an x{scale} network: {found}, which give fewer than "
-            f"two crops of {hw_text(hr_hw)}",
-            hint="give a folder of HR pictures, such as a part of DIV2K",
-        )
-    notes = [images.note]
-    if len(large) < len(sides):
-        notes.append(f"{len(sides) - len(large)} pictures smaller than {hw_text(least)} are unused")
-    if len(files) == 1:
-        notes.append(
-            "calibrated with one picture: the loss is measured on other crops of the same picture"
-        )
+    read = [_Pictures.of(images, hr_hw) for images in folders]
+    notes = [note for pictures in read for note in pictures.notes]
+    if len(read) == 2:
+        halves = tuple(_chosen(list(itertools.chain(*pictures.crops))) for pictures in read)
+    else:
+        halves = _halves(read[0].crops)
+        if len(read[0].crops) == 1:
+            notes.append(
+                "calibrated with one picture: the loss is measured on other crops of the same "
+                "picture"
+            )
+    for half, pictures in zip(halves, [*read, *read]):
+        if not half:
+            raise InputError(
+                f"{pictures.folder} cannot calibrate an x{scale} network: {pictures.found}, which "
+                f"give fewer than two crops of {hw_text(hr_hw)}",
+                hint="give a folder of HR pictures, such as a part of DIV2K",
+            )
     if max(crop.saturation for half in halves for crop in half) <= _GREY:
         notes.append("the pictures are grey: what colours need was not calibrated")
     ranges, held_out = (
@@ -98,7 +128,34 @@ def read_calibration(
         )
         for half in halves
     )
-    return Calibration(ranges, held_out, _digest(ranges, held_out), tuple(filter(None, notes)))
+    return Calibration(ranges, held_out, _digest(ranges, held_out), tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """What can be cut out of the pictures of a folder."""
+
+    folder: Path
+    crops: List[List[_Crop]]
+    """Of each picture that is used."""
+    found: str
+    notes: Tuple[str, ...]
+
+    @staticmethod
+    def of(images: HrImages, hw: HW) -> _Pictures:
+        least = (-(-hw[0] // _LEAST), -(-hw[1] // _LEAST))
+        sides = [(path, image_hw(path)) for path in images.files]
+        large = [path for path, (h, w) in sides if h >= least[0] and w >= least[1]]
+        notes = [images.note] if images.note else []
+        if len(large) < len(sides):
+            count = len(sides) - len(large)
+            notes.append(f"{count} pictures smaller than {hw_text(least)} are unused")
+        return _Pictures(
+            images.folder,
+            [_crops(read_rgb(path), hw) for path in _spread(large, _MOST_PICTURES)],
+            f"{len(large)} of its {len(sides)} pictures have {hw_text(least)} pixels or more",
+            tuple(notes),
+        )
 
 
 class _Crop(NamedTuple):
