@@ -30,8 +30,9 @@ _HOMOGENEOUS = (
 """Operators whose result has a channel's factor if their inputs have it."""
 _GATES = ("Sigmoid", "HardSigmoid", "Tanh", "Softmax")
 """A value multiplied by a result of these has its factor still."""
-_LEAST_FACTOR = 1 / 32
-"""A channel that is hardly used in calibration is not enlarged without limit."""
+_LEAST_FACTOR = 1 / 256
+"""Of a channel that would not fill one of 256 steps: a smaller factor would cut what other pictures
+than those of the calibration need."""
 
 
 class LayerWeights(NamedTuple):

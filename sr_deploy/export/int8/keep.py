@@ -20,7 +20,7 @@ from sr_deploy.core.progress import Advance
 from sr_deploy.export.int8.loss import Loss
 
 AUTO, ENDS, NONE = "auto", "ends", "none"
-MAX_RUNS = 160
+MAX_RUNS = 256
 """Runs on a few crops of one search. When they are used up, whole blocks of layers are kept."""
 LEAST_KEPT = 2
 """The curve goes to so many kept layers at least, since it tells what a stricter limit costs."""
@@ -74,7 +74,7 @@ def layers_asked(keep: str, layers: Sequence[str]) -> Tuple[str, ...]:
 def measured_kept(layers: Tuple[str, ...], graphs: Graphs) -> Kept:
     """Return what the graph loses with these layers kept."""
     loss = graphs.loss(layers)
-    return Kept(layers, loss, [_point(layers, loss, ())])
+    return Kept(layers, loss, [_point(layers, loss, layers)])
 
 
 def search_kept(graphs: Graphs, max_loss_db: float, advance: Advance) -> Kept:

@@ -33,7 +33,8 @@ from sr_deploy.export.int8.plan import GraphView
 from sr_deploy.export.int8.ranges import Ranges, collect_ranges, with_learnt
 
 LEARNT = "learnt"
-"""The method of calibration of a network that was trained for INT8."""
+"""The method of calibration of a network that was trained for INT8; with a second one for values
+whose ranges it did not learn."""
 EQUALISATION, BIAS = "equalised", "bias corrected"
 _FEW = 4
 """Crops on which the noise of single layers is measured."""
@@ -87,6 +88,11 @@ def int8_graph(
             hint="export it with --precision fp32",
         )
     asked = layers_asked(options.keep, layers)
+    if len(asked) == len(layers):
+        raise ExportError(
+            f"{name}: --keep {options.keep} keeps all that could be INT8: {', '.join(asked)}",
+            hint="keep fewer, or export it with --precision fp32",
+        )
     choice = _Choice(small, calibration, options, asked)
     report = as_progress(progress)
     with report.track("calibrating INT8") as advance:
@@ -200,8 +206,13 @@ class _Choice:
         rules, learnt = self._options.rules, self._options.learnt_ranges
         methods = collect_ranges(model, self._images, rules)
         if learnt:
-            ranges = next(iter(methods.values()))
-            methods = {LEARNT: with_learnt(ranges, learnt, model, rules)}
+            methods = {
+                f"{LEARNT}, {method}": with_learnt(ranges, learnt, model, rules)
+                for method, ranges in methods.items()
+            }
+            first, *others = methods.values()
+            if all(ranges == first for ranges in others):  # nothing is left to measure
+                methods = {LEARNT: first}
         tried = [_Quantised(method, ranges, equal or {}) for method, ranges in methods.items()]
         return [self._measured(one, advance) for one in tried]
 
