@@ -110,6 +110,11 @@ class ExportOptions:
             )
         if not (math.isfinite(self.max_loss_db) and self.max_loss_db >= 0):
             raise InputError(f"--max-loss-db {self.max_loss_db}: expected 0 dB or more")
+        if self.data is not None and self.calibrate is None:
+            raise InputError(
+                "--data measures INT8 graphs that --calibrate calibrates, and that is not given",
+                hint="give both, or --calibrate alone: one half of its pictures measures",
+            )
         if not self.keep:
             raise InputError(f"--keep is empty; expected {AUTO}, {ENDS}, {NONE} or NODE,NODE")
         if self.target is None and self.precision not in (None, *PRECISIONS):
@@ -414,11 +419,6 @@ def _calibrations(
         raise InputError(
             "INT8 graphs are calibrated with pictures, and none are given",
             hint="give a folder of HR pictures with --calibrate",
-        )
-    if options.calibrate is None and options.data is not None:
-        raise InputError(
-            "--data measures INT8 graphs that --calibrate calibrates, and that is not given",
-            hint="give both, or --calibrate alone: one half of its pictures measures",
         )
     if options.calibrate is None:
         read = {hw: sample_calibration(scale=source.scale, hw=hw) for hw in set(sizes.values())}

@@ -57,12 +57,18 @@ def test_paths_on_stdout_progress_on_stderr_and_nothing_done_twice(run_cli, asrn
         (["--target", "xavir"], ["unknown target 'xavir'", "did you mean 'xavier'?"]),
         (
             ["--target", "cpu", "--precision", "fp16"],
-            ["target 'cpu' builds fp32 engines, not fp16"],
+            ["target 'cpu' builds fp32 and int8 engines, not fp16", "are built for cuda, "],
         ),
         (
             ["--target", "rtx", "--precision", "fp32"],
-            ["target 'rtx' builds fp16 engines, not fp32"],
+            ["target 'rtx' builds fp16 and int8 engines, not fp32"],
         ),
+        (["--precision", "int8"], ["int8 graphs are made for a target", "--target: cpu, "]),
+        (
+            ["--precision", "int8", "--target", "cpu"],
+            ["INT8 graphs are calibrated with pictures", "hint: give a folder of HR pictures"],
+        ),
+        (["--keep", "ends"], ["--keep: for INT8 graphs only, and these are fp16"]),
         (["--size", "16"], ["'16' is not a size"]),
         (
             ["--size", "16x16", "--dynamic", "8x8:16x16:32x32"],

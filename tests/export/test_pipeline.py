@@ -370,12 +370,12 @@ def test_default_sizes_are_the_targets(model, tmp_path, monkeypatch):
         (
             {"target": "rtx", "precision": "fp32"},
             TargetError,
-            "target 'rtx' builds fp16 engines, not fp32",
+            "target 'rtx' builds fp16 and int8 engines, not fp32",
         ),
         (
             {"target": "cpu", "precision": "fp16"},
             TargetError,
-            "target 'cpu' builds fp32 engines, not fp16",
+            "target 'cpu' builds fp32 and int8 engines, not fp16",
         ),
         ({"variants": "d9"}, VariantError, "has no variant 'd9'; it has d1, d2"),
         ({"variants": "d1,"}, VariantError, "has no variant ''"),
@@ -387,6 +387,29 @@ def test_default_sizes_are_the_targets(model, tmp_path, monkeypatch):
             "unknown precision 'int4'; expected fp32, bf16, fp16, int8",
         ),
         ({"precision": "int8"}, InputError, "int8 graphs are made for a target"),
+        (
+            {"precision": "int8", "target": "cpu"},
+            InputError,
+            "INT8 graphs are calibrated with pictures, and none are given",
+        ),
+        (
+            {"precision": "int8", "target": "cpu", "data": "photos"},
+            InputError,
+            "--data measures INT8 graphs that --calibrate calibrates",
+        ),
+        (
+            {"target": "cpu", "calibrate": "photos", "keep": "ends"},
+            InputError,
+            "--calibrate and --keep: for INT8 graphs only, and these are fp32",
+        ),
+        ({"max_loss_db": 0.2}, InputError, "--max-loss-db: for INT8 graphs only"),
+        ({"max_loss_db": float("nan")}, InputError, "--max-loss-db nan: expected 0 dB or more"),
+        ({"keep": ""}, InputError, "--keep is empty; expected auto, ends, none or NODE,NODE"),
+        (
+            {"precision": "int8", "target": "cpu", "fallback": "auto"},
+            InputError,
+            "--fallback keeps nodes of an FP16 graph in FP32, but --precision is int8",
+        ),
         (
             {"literal": True, "candidates": True},
             InputError,

@@ -83,10 +83,10 @@ def search_kept(graphs: Graphs, max_loss_db: float, advance: Advance) -> Kept:
     If there are none, the result is the best that was measured, with a higher loss. At least one
     layer is quantised.
     """
-    return _Search(graphs, max_loss_db, advance).result()
+    return _KeepSearch(graphs, max_loss_db, advance).result()
 
 
-class _Search:
+class _KeepSearch:
     def __init__(self, graphs: Graphs, max_loss_db: float, advance: Advance) -> None:
         self._graphs, self._limit, self._advance = graphs, max_loss_db, advance
         self._noise: Dict[Tuple[str, ...], float] = {}  # of blocks of layers
