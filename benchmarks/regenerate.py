@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/benchmarks.md", "docs/devices.md")
 ROWS = "benchmarks/rows.jsonl"
+PRECISIONS = "benchmarks/precision/rows.jsonl"
 NUMBERS = "models/measured.json"
 X4 = "model=asrn_x4,imdeception_x4,srn-ntire_x4"
 """Without asrn_ss_x4: the smaller sizes of this comparison model lie 10 dB below all others."""
@@ -106,7 +107,9 @@ def numbers() -> bytes:
     from sr_deploy.results.rows import read_rows
     from sr_deploy.results.shipped_numbers import numbers_file
 
-    return numbers_file(read_rows(ROOT / ROWS)).encode("utf-8")
+    precisions = ROOT / PRECISIONS
+    of_precisions = read_rows(precisions) if precisions.is_file() else []
+    return numbers_file(read_rows(ROOT / ROWS), of_precisions).encode("utf-8")
 
 
 def is_fresh(path: Path, content: bytes) -> bool:

@@ -45,10 +45,11 @@ def models(
 ) -> None:
     """List the shipped models: scale, variants, PSNR, size, speed and licence. Or one of them.
 
-    A line has the numbers of the first and the last variant that was measured; with NAME, there is
-    a line for each variant. The last ones are routers, which choose a network for each patch. With
-    --online: list networks of https://openmodeldb.info, or download one and import it, with its
-    licence on its card. Needs the packages openmodeldb and spandrel.
+    A line has the numbers of the first and the last variant that was measured. With NAME, there is
+    a line for each variant, and one for each of its precisions that was measured. The last ones are
+    routers, which choose a network for each patch. With --online: list networks of
+    https://openmodeldb.info, or download one and import it, with its licence on its card. Needs the
+    packages openmodeldb and spandrel.
     """
     if not online:
         if output is not None:
@@ -79,6 +80,7 @@ def _list_online(text: str, table_format: Optional[str], as_json: bool) -> None:
 def _list_shipped(name: Optional[str], table_format: Optional[str], as_json: bool) -> None:
     from sr_deploy.results.model_list import (
         models_table,
+        precisions_table,
         shipped_model,
         shipped_models,
         variants_table,
@@ -89,6 +91,10 @@ def _list_shipped(name: Optional[str], table_format: Optional[str], as_json: boo
         emit_json(listed)
     elif name is not None:
         emit_table(variants_table(listed[0]), table_format)
+        in_precisions = precisions_table(listed[0])
+        if in_precisions is not None:
+            emit("")
+            emit_table(in_precisions, table_format)
     else:
         full = chosen_format(table_format) != TEXT
         emit_table(models_table(listed, full=full), table_format)

@@ -12,7 +12,7 @@ from sr_deploy.core.spec import network_name
 from sr_deploy.results.columns import number, over
 from sr_deploy.results.render import Table, make_table
 from sr_deploy.results.screen import fps_text
-from sr_deploy.results.shipped_numbers import shipped_numbers
+from sr_deploy.results.shipped_numbers import shipped_numbers, shipped_precisions
 
 Facts = Mapping[str, Any]
 
@@ -20,7 +20,8 @@ Facts = Mapping[str, Any]
 def shipped_models() -> List[Dict[str, Any]]:
     """Return the facts of each shipped checkpoint, then of each router, for JSON.
 
-    `measured` has the numbers of variants that were measured, by variant.
+    `measured` has the numbers of variants that were measured, by variant, and `precisions` those
+    in each precision.
     """
     models: List[Dict[str, Any]] = []
     for path in shipped_checkpoints():
@@ -33,6 +34,7 @@ def shipped_models() -> List[Dict[str, Any]]:
         facts = {"scale": card.scale, "branches": branches}
         models.append({"name": router_name(path), **facts, **_origin(card), "path": str(path)})
     conditions, numbers = shipped_numbers()
+    precisions = shipped_precisions()
     for model in models:
         variants = model.get("variants", [""])
         named = {variant: network_name(model["name"], variant) for variant in variants}
@@ -40,6 +42,11 @@ def shipped_models() -> List[Dict[str, Any]]:
             v: dataclasses.asdict(numbers[name]) for v, name in named.items() if name in numbers
         }
         model["conditions"] = None if conditions is None else dataclasses.asdict(conditions)
+        of_model = (
+            [n for n in precisions.networks if n.network in named.values()] if precisions else []
+        )
+        model["precisions"] = list(map(dataclasses.asdict, of_model))
+        model["precision_conditions"] = precisions.conditions if precisions and of_model else ""
     return models
 
 
@@ -120,6 +127,23 @@ def variants_table(model: Facts) -> Table:
     ]
     notes = [*_conditions(), *(f"{name}: {text}" for name, text in facts if text)]
     return make_table([f"x{model['scale']}", *numbers], cells, notes)
+
+
+def precisions_table(model: Facts) -> Optional[Table]:
+    """Return a line for each precision of each variant of a shipped model; None without any."""
+    columns: Dict[str, Callable[[Facts], str]] = {
+        "runtime": lambda n: n["runtime"],
+        "precision": lambda n: n["precision"],
+        "PSNR [dB]": lambda n: number(n["psnr_db"], 3),
+        "loss [dB]": lambda n: number(n["loss_db"], 3),
+        "time [ms]": lambda n: number(n["time_ms"], 2),
+        "fps": lambda n: fps_text(n["fps"]),
+    }
+    numbers = model["precisions"]
+    if not numbers:
+        return None
+    cells = [[n["network"], *(text(n) for text in columns.values())] for n in numbers]
+    return make_table(["in each precision", *columns], cells, [model["precision_conditions"]])
 
 
 def short_licence(text: str) -> str:

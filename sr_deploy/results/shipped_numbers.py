@@ -11,6 +11,7 @@ from sr_deploy.core.files import data_folder
 from sr_deploy.core.jsonio import read_dataclass, to_json
 from sr_deploy.core.spec import network_name
 from sr_deploy.results.columns import fps
+from sr_deploy.results.precisions import losses_db, precision_of
 from sr_deploy.results.protocols import time_ms
 from sr_deploy.results.rows import BenchmarkRow, text_of
 
@@ -64,9 +65,33 @@ class MeasuredNumbers:
 
 
 @dataclass(frozen=True)
+class PrecisionNumbers:
+    """The numbers of a variant in one precision by one runtime. None: not measured."""
+
+    network: str
+    """`asrn_x4.d3`."""
+    runtime: str
+    precision: str
+    psnr_db: Optional[float]
+    loss_db: Optional[float]
+    """PSNR lost against FP32."""
+    time_ms: Optional[float]
+    fps: Optional[float]
+
+
+@dataclass(frozen=True)
+class MeasuredPrecisions:
+    """The numbers in all precisions, which were timed in turns, so not with the others."""
+
+    conditions: str
+    networks: Tuple[PrecisionNumbers, ...]
+
+
+@dataclass(frozen=True)
 class _File:
     conditions: Dict[str, Any]
     networks: Dict[str, Any]
+    precisions: Optional[Dict[str, Any]] = None
 
 
 def shipped_numbers() -> Tuple[Optional[MeasuredConditions], Mapping[str, MeasuredNumbers]]:
@@ -82,9 +107,20 @@ def shipped_numbers() -> Tuple[Optional[MeasuredConditions], Mapping[str, Measur
     return MeasuredConditions(**content.conditions), numbers
 
 
-def numbers_file(rows: Sequence[BenchmarkRow]) -> str:
+def shipped_precisions() -> Optional[MeasuredPrecisions]:
+    """Return the numbers of the shipped models in all precisions; None where there are none."""
+    path = data_folder("models") / FILE
+    content = read_dataclass(_File, path, InputError) if path.is_file() else None
+    if content is None or content.precisions is None:
+        return None
+    networks = tuple(PrecisionNumbers(**values) for values in content.precisions["networks"])
+    return MeasuredPrecisions(content.precisions["conditions"], networks)
+
+
+def numbers_file(rows: Sequence[BenchmarkRow], of_precisions: Sequence[BenchmarkRow] = ()) -> str:
     """Return the content of FILE: of a network measured twice, the last row.
 
+    of_precisions: rows of networks in all precisions, timed in turns; empty: there are none.
     Raises InputError when the rows were not measured alike.
     """
     chosen = [r for r in rows if not r.error and _is_shown(r)]
@@ -93,7 +129,36 @@ def numbers_file(rows: Sequence[BenchmarkRow]) -> str:
         raise InputError(f"rows of {len(set(conditions))} conditions; expected one")
     networks = {network_name(r.model, r.variant): dataclasses.asdict(_numbers(r)) for r in chosen}
     content = {"conditions": dataclasses.asdict(conditions[0]), "networks": networks}
+    measured = [row for row in of_precisions if not row.error]
+    if measured:
+        content["precisions"] = dataclasses.asdict(_precisions(measured))
     return to_json(content)
+
+
+def _precisions(rows: Sequence[BenchmarkRow]) -> MeasuredPrecisions:
+    alike = {(r.device, r.threads, r.input_hw, r.set, r.metric) for r in rows}
+    if len(alike) != 1:
+        raise InputError(f"rows in several precisions of {len(alike)} conditions; expected one")
+    row = rows[0]
+    runtimes = sorted({f"{r.backend} {r.backend_version}" for r in rows})
+    conditions = (
+        f"PSNR on {row.set} ({row.metric.upper()}, border the scale); time of an LR image of "
+        f"{text_of(row.input_hw)}, all precisions in turns, by {' and '.join(runtimes)}, on "
+        f"{row.device}, {row.threads} threads"
+    )
+    numbers = [
+        PrecisionNumbers(
+            network=network_name(r.model, r.variant),
+            runtime=r.backend,
+            precision=precision_of(r),
+            psnr_db=_rounded(r.psnr_db, 3),
+            loss_db=_rounded(loss, 3),
+            time_ms=_rounded(time_ms(r), 2),
+            fps=_rounded(fps(r), 2),
+        )
+        for r, loss in zip(rows, losses_db(rows))
+    ]
+    return MeasuredPrecisions(conditions, tuple(numbers))
 
 
 def _is_shown(row: BenchmarkRow) -> bool:
@@ -116,16 +181,17 @@ def _conditions(row: BenchmarkRow, rows: Sequence[BenchmarkRow]) -> MeasuredCond
     )
 
 
-def _numbers(row: BenchmarkRow) -> MeasuredNumbers:
-    def rounded(value: Optional[float], digits: int) -> Optional[float]:
-        return None if value is None else round(value, digits)
+def _rounded(value: Optional[float], digits: int) -> Optional[float]:
+    return None if value is None else round(value, digits) + 0.0
 
+
+def _numbers(row: BenchmarkRow) -> MeasuredNumbers:
     return MeasuredNumbers(
-        psnr_db=rounded(row.psnr_db, 3),
-        ssim=rounded(row.ssim, 4),
-        time_ms=rounded(time_ms(row), 2),
-        fps=rounded(fps(row), 2),
-        memory_mib=rounded(row.mem_peak_mib, 1),
+        psnr_db=_rounded(row.psnr_db, 3),
+        ssim=_rounded(row.ssim, 4),
+        time_ms=_rounded(time_ms(row), 2),
+        fps=_rounded(fps(row), 2),
+        memory_mib=_rounded(row.mem_peak_mib, 1),
         params=row.params,
-        macs_g=rounded(row.macs_g, 3),
+        macs_g=_rounded(row.macs_g, 3),
     )

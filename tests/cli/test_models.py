@@ -39,6 +39,7 @@ def test_models_lists_what_is_shipped(run_cli):
     models, routers = ([m for m in listed if ("branches" in m) == which] for which in (False, True))
     assert models and routers and all(os.path.isfile(m["path"]) for m in listed)
     origin = {"licence", "trained_on", "notes", "path", "measured", "conditions"}
+    origin |= {"precisions", "precision_conditions"}
     for model in models:
         assert set(model) == {"name", "arch", "scale", "variants", *origin}
         assert model["variants"] and set(model["measured"]) <= set(model["variants"])

@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from sr_deploy.results.model_list import models_table, short_licence, variants_table
+from sr_deploy.results.model_list import (
+    models_table,
+    precisions_table,
+    short_licence,
+    variants_table,
+)
 
 NUMBERS = {
     "psnr_db": 30.375,
@@ -68,3 +73,13 @@ def test_a_variant_that_was_not_measured_has_empty_cells():
 )
 def test_short_licence(text, short):
     assert short_licence(text) == short
+
+
+def test_a_line_for_each_precision_that_was_measured():
+    numbers = {"network": "net_x4.d1", "runtime": "openvino", "precision": "int8"}
+    numbers = {**numbers, "psnr_db": 30.3, "loss_db": 0.075, "time_ms": 20.0, "fps": 50.0}
+    model = {**MODEL, "precisions": [numbers], "precision_conditions": "all in turns"}
+    table = precisions_table(model)
+    assert table is not None and table.notes == ("all in turns",)
+    assert table.cells == (("net_x4.d1", "openvino", "int8", "30.300", "0.075", "20.00", "50.0"),)
+    assert precisions_table({**MODEL, "precisions": []}) is None

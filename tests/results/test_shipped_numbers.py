@@ -10,7 +10,12 @@ from sr_deploy.core.files import data_folder
 from sr_deploy.core.shipped import read_card, shipped_checkpoints
 from sr_deploy.results import shipped_numbers as module
 from sr_deploy.results.rows import BenchmarkRow, read_rows
-from sr_deploy.results.shipped_numbers import FILE, numbers_file, shipped_numbers
+from sr_deploy.results.shipped_numbers import (
+    FILE,
+    numbers_file,
+    shipped_numbers,
+    shipped_precisions,
+)
 
 ROWS = Path(__file__).resolve().parents[2] / "benchmarks" / "rows.jsonl"
 ROW = BenchmarkRow(
@@ -34,7 +39,10 @@ ROW = BenchmarkRow(
 @pytest.mark.skipif(not ROWS.is_file(), reason="the published rows are not in this installation")
 def test_the_shipped_numbers_are_those_of_the_published_rows():
     written = (data_folder("models") / FILE).read_text(encoding="utf-8")
-    assert written == numbers_file(read_rows(ROWS)), "run: python3 benchmarks/regenerate.py"
+    precisions = ROWS.with_name("precision") / "rows.jsonl"
+    of_precisions = read_rows(precisions) if precisions.is_file() else []
+    expected = numbers_file(read_rows(ROWS), of_precisions)
+    assert written == expected, "run: python3 benchmarks/regenerate.py"
 
 
 def test_every_shipped_checkpoint_has_numbers_and_their_conditions():
@@ -70,3 +78,32 @@ def test_rows_of_several_machines_are_refused():
 def test_without_the_file_there_are_no_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "data_folder", lambda name: tmp_path)
     assert shipped_numbers() == (None, {})
+    assert shipped_precisions() is None
+
+
+def test_numbers_in_each_precision_are_apart(tmp_path, monkeypatch):
+    int8 = replace(
+        ROW,
+        backend="openvino",
+        backend_version="2026.4",
+        precision="mixed: 1 fp32, 9 int8",
+        precision_asked="int8",
+        psnr_db=30.05,
+        latency_ms_median=4.0,
+    )
+    failed = replace(int8, variant="d2", error="no INT8 here")
+    (tmp_path / FILE).write_text(numbers_file([ROW, int8], [ROW, int8, failed]), encoding="utf-8")
+    monkeypatch.setattr(module, "data_folder", lambda name: tmp_path)
+    _, numbers = shipped_numbers()
+    assert numbers["m_x4.d1"].psnr_db == 30.123, "that in FP32"
+    found = shipped_precisions()
+    assert (
+        found is not None
+        and "in turns, by onnxruntime 1.31 and openvino 2026.4" in found.conditions
+    )
+    fp32, lower = found.networks
+    assert (fp32.precision, fp32.loss_db, fp32.fps) == ("fp32", 0.0, 125.0)
+    assert (lower.network, lower.runtime, lower.precision) == ("m_x4.d1", "openvino", "int8")
+    assert (lower.loss_db, lower.fps) == (0.073, 250.0)
+    with pytest.raises(InputError, match="rows in several precisions of 2 conditions"):
+        numbers_file([ROW], [ROW, replace(int8, device="another")])
