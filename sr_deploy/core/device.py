@@ -44,6 +44,13 @@ def cpu_features() -> List[str]:
     return [platform.machine(), *sorted(set(flags.split()) & _FEATURES)]
 
 
+def products_saturate() -> bool:
+    """Whether this CPU sums products of 8-bit integers in 16 bits, which may overflow: x86 CPUs
+    without VNNI. False where it is not known."""
+    features = cpu_features()[1:]
+    return "avx2" in features and not {"avx_vnni", "avx512_vnni"} & set(features)
+
+
 def _cpuinfo(*keys: str) -> List[str]:
     """Return the values of the lines of /proc/cpuinfo that have one of `keys`, in lower case."""
     with contextlib.suppress(OSError):

@@ -20,8 +20,8 @@ RUNTIMES = (*ONNX_RUNTIMES, *OPENVINO, *BUILDERS)
 LOCAL_RUNTIMES = tuple(name for name in RUNTIMES if name not in TRTEXEC_RUNTIMES)
 """Runtimes whose engines are built only where they run, never by trtexec."""
 PLACEMENTS = ("operators", "convolutions")
-HALF_QUANTISATION = 19
-"""The opset since which QuantizeLinear takes FP16."""
+CHANNEL_QUANTISATION, HALF_QUANTISATION = 13, 19
+"""The opsets since which QuantizeLinear takes a scale for each channel, and FP16."""
 ACTIVATIONS, WEIGHTS = ("uint8", "int8"), ("int8", "float")
 
 

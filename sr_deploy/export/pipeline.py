@@ -26,7 +26,13 @@ from sr_deploy.core.progress import Progress, as_progress
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.sizes import HW, Sizes, hw_text, parse_sizes, up_to_multiple
 from sr_deploy.core.spec import Variant, check_min_hw, network_name
-from sr_deploy.core.target import HALF_QUANTISATION, TargetProfile, load_target, targets_with
+from sr_deploy.core.target import (
+    CHANNEL_QUANTISATION,
+    HALF_QUANTISATION,
+    TargetProfile,
+    load_target,
+    targets_with,
+)
 from sr_deploy.core.version import __version__
 from sr_deploy.export.checkpoint_source import CheckpointSource
 from sr_deploy.export.fallback import Searchable, choose_fp32_nodes
@@ -205,8 +211,10 @@ class _GraphTask:
     def opset(self) -> int:
         """The opset of the file."""
         settings = self.settings
-        half = settings.precision == "int8" and settings.graph_dtype == "fp16"
-        return max(settings.opset, HALF_QUANTISATION) if half else settings.opset
+        if settings.precision != "int8":
+            return settings.opset
+        half = settings.graph_dtype == "fp16"
+        return max(settings.opset, HALF_QUANTISATION if half else CHANNEL_QUANTISATION)
 
     @property
     def command(self) -> str:
@@ -546,6 +554,8 @@ def _checked_graph(
         elif fp32_nodes:
             graph = plain_graph(fp32)  # the builder is given names of nodes: each has one
     if task.calibration is not None:
+        if is_half:
+            checks["rest_in_fp16"] = _checked_rest(fp32, session, task, name)
         made = _int8_graph(task, source_graph, name, report)
         checks["int8"] = made.record
         checks["this_file_vs_fp32_graph"] = {
@@ -562,6 +572,20 @@ def _checked_graph(
             f"{name}: the graph's tensors are {precision}, expected {settings.graph_dtype}"
         )
     return graph, fp32_nodes, checks
+
+
+def _checked_rest(
+    fp32: onnx.ModelProto, session: Any, task: _GraphTask, name: str
+) -> Dict[str, Any]:
+    """Check that what an INT8 graph leaves in FP16 has no overflow there. Raises ExportError."""
+    try:
+        half = halved(prepared(fp32), io_dtype=task.settings.io_dtype)
+        return check_half_precision(half, session, task.sizes, name)
+    except ExportError as e:
+        raise ExportError(
+            f"what INT8 leaves in FP16: {e.message}",
+            hint="FP16 graphs can keep nodes in FP32: --precision fp16 --fallback auto",
+        ) from e
 
 
 def _int8_graph(

@@ -9,8 +9,9 @@ import onnx
 import onnx.version_converter
 from onnx import TensorProto, helper, numpy_helper
 
+from sr_deploy.core.device import products_saturate
 from sr_deploy.core.errors import ExportError, one_line
-from sr_deploy.core.target import HALF_QUANTISATION, Int8Rules
+from sr_deploy.core.target import CHANNEL_QUANTISATION, HALF_QUANTISATION, Int8Rules
 from sr_deploy.export.half import folded, plain_graph
 from sr_deploy.export.int8.plan import FLOAT_TYPES, GraphView, QuantPlan, attribute, planned
 from sr_deploy.export.int8.plan import quantisable as quantisable
@@ -19,8 +20,6 @@ from sr_deploy.export.int8.scales import activation_scale, storable, weight_scal
 from sr_deploy.export.opset import check as check_opset
 from sr_deploy.runtime.graph_nodes import all_nodes, free_name, names_read, opset_of
 
-PER_CHANNEL_OPSET = 13
-"""Scales per channel exist since this opset."""
 _READ_CONSTANTS = ("Add", "Mul", "MatMul", "Concat")
 _MOST_BIAS = 2.0**30
 
@@ -54,15 +53,15 @@ def ready_to_quantise(model: onnx.ModelProto) -> onnx.ModelProto:
 def _with_channels(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a graph of an opset that has scales per channel."""
     own = opset_of(model)
-    if own >= PER_CHANNEL_OPSET:
+    if own >= CHANNEL_QUANTISATION:
         return model
     try:
-        return onnx.version_converter.convert_version(model, PER_CHANNEL_OPSET)
+        return onnx.version_converter.convert_version(model, CHANNEL_QUANTISATION)
     except Exception as e:  # onnx raises several kinds, some of them of C++
         raise ExportError(
-            f"the graph of opset {own} cannot be written in opset {PER_CHANNEL_OPSET}, which INT8 "
-            f"needs: {one_line(e)}",
-            hint=f"export it from its framework in opset {PER_CHANNEL_OPSET} or later",
+            f"the graph of opset {own} cannot be written in opset {CHANNEL_QUANTISATION}, which "
+            f"INT8 needs: {one_line(e)}",
+            hint=f"export it from its framework in opset {CHANNEL_QUANTISATION} or later",
         ) from e
 
 
@@ -175,7 +174,7 @@ class _Writer:
         if self._rules.quantised_bias and len(node.input) > 2:
             bias = self._view.constants.get(node.input[2])
         values = np.zeros(1) if bias is None else numpy_helper.to_array(bias).astype(np.float64)
-        most = 64 if self._rules.reduce_range else 127
+        most = 64 if self._rules.reduce_range and products_saturate() else 127
         scale = weight_scales(weights, axis, most, np.abs(values).ravel() / (step * _MOST_BIAS))
         scale = storable(scale, tensor.data_type)
         scaled = _Scaled(scale, np.zeros(scale.shape, np.int8), axis)

@@ -13,7 +13,7 @@ from sr_deploy.export.int8.ranges import collect_ranges, with_learnt
 from tests.doubles.networks import network
 
 
-@pytest.mark.parametrize("target, shared", [("xavier", True), ("cpu-openvino", False)])
+@pytest.mark.parametrize("target, shared", [("xavier", True), ("cpu", False)])
 def test_they_replace_measured_ones_where_only_convolutions_read_the_value(target, shared):
     """The output of a convolution of SRN's attention goes into a product too."""
     rules = load_target(target).int8

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from sr_deploy.core import device
 from sr_deploy.core.errors import ExportError
 from sr_deploy.core.target import Int8Rules, load_target
 from sr_deploy.export.half import halved, precision_of
@@ -375,10 +376,14 @@ def test_operators_with_constants_read_them_as_integers():
     assert_close(int8, model)
 
 
-def test_reduced_weights_have_7_bits():
+@pytest.mark.parametrize(
+    "features, most", [("avx2 avx512f", 64), ("avx2 avx_vnni", 127), ("", 127)]
+)
+def test_weights_have_7_bits_where_sums_of_products_saturate(features, most, monkeypatch):
+    monkeypatch.setattr(device, "cpu_features", lambda: ["x86_64", *features.split()])
     rules = replace(ORT, reduce_range=True)
     ints = constants(quantised(residual(), rules), "w2_int")["w2_int"]
-    assert 32 < np.abs(ints.astype(int)).max() <= 64
+    assert np.abs(ints.astype(int)).max() == most
 
 
 def test_older_opsets_are_raised_to_the_first_with_scales_per_channel():

@@ -52,6 +52,8 @@ def test_a_network_that_yields_nan_is_refused_by_its_first_node():
     weights = np.ones((3, 3, 1, 1), np.float32)
     model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
     x = np.full((1, 3, 8, 8), 0.5, np.float32)
-    with pytest.raises(ExportError, match="not finite numbers, first those of node 'y' .Sqrt.") as e:
+    with pytest.raises(
+        ExportError, match="not finite numbers, first those of node 'y' .Sqrt."
+    ) as e:
         collect_ranges(ready_to_quantise(model), [x], UNSIGNED)
     assert "diverged" in e.value.hint
