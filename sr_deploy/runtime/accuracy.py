@@ -53,8 +53,12 @@ def refuse_inaccurate(
     name: str,
     min_psnr_db: float = MIN_FP16_PSNR_DB,
     hint: str = FP16_HINT,
+    against: str = "FP32",
 ) -> None:
-    """Raise BuildError when the result of `compare_outputs` is not accurate enough."""
+    """Raise BuildError when the result of `compare_outputs` is not accurate enough.
+
+    against: what it was compared with.
+    """
     problems: List[str] = []
     if accuracy["not_finite"]:
         problems.append(f"{accuracy['not_finite']} values are not finite")
@@ -65,7 +69,7 @@ def refuse_inaccurate(
     psnr_db = accuracy["psnr_db_vs_fp32"]
     if not psnr_db >= min_psnr_db:
         expected = f"expected at least {min_psnr_db:.0f}"
-        problems.append(f"{psnr_db:.1f} dB against FP32, {expected}")
+        problems.append(f"{psnr_db:.1f} dB against {against}, {expected}")
     if problems:
         raise BuildError(
             f"the output of {name} differs from that of its graph: {'; '.join(problems)}",

@@ -65,7 +65,7 @@ def checked_accuracy(
     if references.fp32 is None:
         refuse_inaccurate(accuracy, name)
         return {**accuracy, "against": "onnxruntime, FP32"}
-    refuse_inaccurate(accuracy, name, MIN_INT8_PSNR_DB, _KEEP)
+    refuse_inaccurate(accuracy, name, MIN_INT8_PSNR_DB, _KEEP, "the INT8 graph")
     in_fp32 = compare_outputs(outputs, references.fp32)["psnr_db_vs_fp32"]
     return {
         **accuracy,

@@ -299,9 +299,11 @@ class TensorRTForRTXBackend(TensorRTBackend):
         # What its builder logs of the engine's layers; else they are seen on a GPU only.
         obtained, counts = precision_of_layers(layers_from_log(build.log.layers()))
         not_checked: Tuple[str, ...] = ("FP16 accumulation on the GPU",)
-        if build.graph.precision_asked == "int8" and obtained != "unknown":
+        if obtained != "unknown":
             logged = f"layers of the engine, as its builder logged them, by type: {counts}"
-            receipt = replace(receipt, precision=_as_asked(build, obtained, counts, logged))
+            precision = _as_asked(build, obtained, counts, logged)
+            if build.graph.precision_asked == "int8":
+                receipt = replace(receipt, precision=precision)
             checks["engine_layers"] = logged
         else:
             inspected = "its layers: an engine can be deserialised and inspected only on a GPU"

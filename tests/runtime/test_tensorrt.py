@@ -772,7 +772,7 @@ def test_a_layer_without_a_kernel_that_is_not_quantised_fails_the_build(build_in
 
 
 def test_an_inaccurate_int8_engine_is_refused(build_int8):
-    with pytest.raises(BuildError, match="dB against FP32, expected at least 40") as e:
+    with pytest.raises(BuildError, match="dB against the INT8 graph, expected at least 40") as e:
         build_int8(["Int8"], output=lambda y: y + 0.05)
     assert "--keep NODE,NODE" in e.value.hint
 
