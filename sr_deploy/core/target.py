@@ -48,6 +48,8 @@ class Int8Rules:
     """Type of the tensors that are not quantised: `fp16` for strongly typed builders."""
     reduce_range: bool = False
     """Whether weights have 7 bits on CPUs without VNNI, where sums of products of 8 saturate."""
+    transposed: bool = True
+    """Whether transposed convolutions are quantised, for the placement `convolutions`."""
     group_multiple: int = 1
     """Grouped convolutions are quantised only if their number of groups is a multiple of this."""
     channel_multiple: int = 1

@@ -147,6 +147,12 @@ def _quantised(graph: Graph, to: Parser) -> Iterator[str]:
         yield "no convolution in it has quantised inputs: the engine would not compute in INT8"
 
 
+@Rule(EXPORT, "ConvTranspose", runtimes=RTX, severity="warning")
+def _transposed(node: Node, to: Parser) -> Iterator[str]:
+    if _is_quantised(node):  # [rtx]
+        yield "a quantised transposed convolution is computed in the type of its output"
+
+
 @Rule("build for newer GPUs", subject="graph", runtimes=RTX)
 def _turing(graph: Graph, to: Parser) -> Iterator[str]:
     if to.precision == "int8" and 75 in to.target.compute_capabilities:

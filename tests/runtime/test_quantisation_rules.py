@@ -159,6 +159,22 @@ def test_a_graph_without_quantised_convolutions(target):
     assert line.startswith("error: : no convolution in it has quantised inputs")
 
 
+@pytest.mark.parametrize("target", ["rtx", "rtx-tensorrt"])
+def test_a_quantised_transposed_convolution(target):
+    model = graph_for(target)
+    conv, shuffle = node_named(model, "conv2"), node_named(model, "sr")
+    conv.op_type = "ConvTranspose"
+    weight = next(t for t in model.graph.initializer if t.name == "conv2_weight")
+    values = np.ones([8, 12, 3, 3], np.float16)
+    weight.CopyFrom(numpy_helper.from_array(values, "conv2_weight"))
+    for name in ("conv2_weight_q", "conv2_weight_dq"):
+        node_named(model, name).attribute[0].i = 1
+    assert shuffle.input[0] == "conv2"
+    lines = findings(model, target)
+    words = "warning: conv2: a quantised transposed convolution is computed in the type of its out"
+    assert [words in line for line in lines] == ([True] if target == "rtx" else [])
+
+
 def test_turing_computes_quantised_convolutions_in_fp32():
     model, rtx = graph_for("rtx"), load_target("rtx")
     turing = replace(rtx, compute_capabilities=(75,))

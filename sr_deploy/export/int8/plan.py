@@ -135,7 +135,7 @@ def _is_quantisable(view: GraphView, node: onnx.NodeProto, rules: Int8Rules) -> 
         return False
     group = attribute(node, "group", 1)
     if group == 1:
-        return True
+        return rules.transposed or node.op_type == "Conv"
     dims = view.constants[node.input[1]].dims
     return (
         node.op_type == "Conv"
