@@ -26,7 +26,7 @@ from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import Backend, Session
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
-from sr_deploy.runtime.graph_outputs import checked_accuracy, graph_outputs
+from sr_deploy.runtime.graph_outputs import GraphOutputs, checked_accuracy, graph_outputs
 from sr_deploy.runtime.graph_probe import bounded_memory, probe_graph
 from sr_deploy.runtime.openvino_session import (
     CPU,
@@ -90,7 +90,7 @@ class OpenVinoBackend(Backend):
         with session:
             layers, where = session.layers, session.device
             _refuse_other_precision(layers, asked, onnx.name)
-            checks, not_checked = _compared(session, onnx, graph)
+            checks, not_checked = _compared(session, onnx, graph, device)
         others = "CPUs with other features: there it is refused" if device.is_cpu else _UNTESTED
         return replace(
             graph,
@@ -209,23 +209,32 @@ def _refuse_other_precision(layers: Layers, asked: str, name: str) -> None:
 
 
 def _compared(
-    session: OpenVinoSession, onnx: Path, graph: Manifest
+    session: OpenVinoSession, onnx: Path, graph: Manifest, device: OpenVinoDevice
 ) -> Tuple[Dict[str, Any], Tuple[str, ...]]:
-    """Compare an engine with its graph on photographs: (checks, not_checked)."""
+    """Compare an engine with its graph on photographs: (checks, not_checked).
+
+    Without onnxruntime, one of less than FP32 is compared with OpenVINO's own FP32.
+    """
     h, w = graph.opt_shape
     photographs = sample_lr((h, w), count=2 if h * w <= _TWO_PHOTOGRAPHS_PX else 1)
     images = [nchw_from_rgb(rgb) for rgb in photographs]
+    name, asked = f"the engine of {onnx.name}", graph.precision_asked
+    against = "onnxruntime on the CPU, FP32"
     try:
         references = graph_outputs(onnx, graph, images)
     except MissingPackageError as e:
-        return {}, (f"its output: {e.message}",)
-    name, asked = f"the engine of {onnx.name}", graph.precision_asked
+        if asked not in ("bf16", "fp16"):
+            return {}, (f"its output: {e.message}",)
+        in_fp32 = replace(graph, precision_asked="fp32")
+        with _graph_session(str(onnx), in_fp32, device, onnx.name) as reference:
+            references = GraphOutputs([reference.run(x) for x in images])
+        against = "OpenVINO, FP32"
     outputs = [session.run(x) for x in images]
     if asked == "int8":
         return {"accuracy": checked_accuracy(outputs, references, name)}, ()
     accuracy = compare_outputs(outputs, references.graph)
     refuse_inaccurate(accuracy, name, MIN_PSNR_DB[asked], "" if asked == "fp32" else _FP32)
-    return {"accuracy": {**accuracy, "against": "onnxruntime on the CPU, FP32"}}, ()
+    return {"accuracy": {**accuracy, "against": against}}, ()
 
 
 MIN_PSNR_DB = {"fp32": 80.0, "bf16": 40.0, "fp16": MIN_FP16_PSNR_DB}

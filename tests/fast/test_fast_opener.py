@@ -31,7 +31,7 @@ from sr_deploy.fast import made, opener, ways  # noqa: E402
 from sr_deploy.fast.made import ModelVariant, shipped_graph  # noqa: E402
 from sr_deploy.fast.ways import ModelWay  # noqa: E402
 from sr_deploy.nets import ARCHITECTURES  # noqa: E402
-from sr_deploy.nets.checkpoint import save_checkpoint  # noqa: E402
+from sr_deploy.nets.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from sr_deploy.runtime import BACKENDS  # noqa: E402
 from sr_deploy.runtime import build as build_module  # noqa: E402
 
@@ -303,6 +303,44 @@ def test_a_default_model_needs_no_torch(cache):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "(1, 3, 20, 16)"
     assert (cache / "models").is_dir() and cache_folder() == cache
+
+
+def test_a_default_model_needs_no_more_than_openvino(cache):
+    pytest.importorskip("openvino", reason="needs openvino")
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'onnx', 'onnxruntime'])); "
+        "from sr_deploy.fast.opener import describe_one; "
+        "network = describe_one('asrn_x2'); print(network.backend, network.precision)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "openvino fp32"
+
+
+def test_a_shipped_graph_is_for_all_precisions_of_the_same_graph(tmp_path):
+    weights = find_checkpoint("asrn_x2")
+    card = read_card(weights)
+    model = ModelVariant(weights, card, card.variants[-1])
+    way = ModelWay("openvino", "cpu", "cpu-openvino", "bf16")
+    graph = shipped_graph(model, way, tmp_path)
+    manifest = read_manifest(graph)
+    assert graph.parent == tmp_path and manifest.precision_obtained == "fp32"
+    assert (manifest.target, manifest.precision_asked) == ("cpu-openvino", "bf16")
+    assert shipped_graph(model, dataclasses.replace(way, precision="int8"), tmp_path) is None
+    assert shipped_graph(model, ModelWay("tensorrt", "cuda", "rtx-tensorrt"), tmp_path) is None
+
+
+def test_int8_is_for_models_that_were_trained_for_it(tiny, cache, tmp_path, monkeypatch):
+    """Its own engine is not built here: tests/runtime/test_openvino.py does."""
+    int8 = dataclasses.replace(ON_CPU, precision="int8")
+    monkeypatch.setattr(ways, "_ON_CPU", (int8, ON_CPU))
+    run = RunOptions(min_psnr_vs_fp32=30)
+    assert opener.not_prepared_for(tiny, "d1", run) == "onnxruntime"
+    checkpoint = load_checkpoint(tiny)
+    ranges = {"d1": {"head": (0.0, 1.0)}}
+    trained = save_checkpoint(tmp_path, "tiny_x2", checkpoint.spec, checkpoint.weights, ranges)
+    assert opener.not_prepared_for(trained, "d1", run) == "onnxruntime in int8"
+    assert opener.not_prepared_for(trained, "d2", run) == "onnxruntime"
+    assert opener.not_prepared_for(trained, "d1", RunOptions()) == "onnxruntime"
 
 
 def test_a_shipped_graph_is_not_taken_for_other_weights_of_the_same_name(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -78,6 +79,17 @@ def test_a_bf16_engine_says_how_much_it_loses(tiny, tmp_path):
             session.run(np.zeros((1, 3, 24, 24), np.float32))
     with open_session(engine, run=CPU_RUN) as session:
         assert session.run(np.ones((1, 3, 16, 24), np.float32)).shape == (1, 3, 32, 48)
+
+
+@needs("bf16")
+def test_without_onnxruntime_a_bf16_engine_is_compared_with_openvinos_fp32(
+    tiny, tmp_path, monkeypatch
+):
+    graph = tiny(asked="bf16")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    manifest = build(graph, tmp_path)[1]
+    assert manifest.checks["accuracy"]["against"] == "OpenVINO, FP32"
+    assert 40 < manifest.psnr_db_vs_fp32 < 80
 
 
 @needs("int8")
