@@ -89,7 +89,7 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
             return "shuffle" not in layer.name
 
     class Layer:
-        type, num_outputs, num_inputs = "CONVOLUTION", 1, 1
+        type, num_outputs, num_inputs, precision = "CONVOLUTION", 1, 1, None
 
         def __init__(self, layer_name, dtype):
             self.name, self.dtype, self.precision = layer_name, dtype, None
@@ -107,7 +107,7 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
             self.flags = flags
             self.layers = [
                 Layer(n, failing.get("dtype", "HALF" if strong else "FLOAT"))
-                for n in ("conv", "shuffle")
+                for n in failing.get("layers", ("conv", "shuffle"))
             ]
             self.num_layers = len(self.layers)
 
@@ -290,7 +290,9 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
     )
     if name == "tensorrt_rtx":
         library.CudaGraphStrategy = library.DynamicShapesKernelSpecializationStrategy = Knows()
-    library.float32 = "float32"
+    library.float32, library.float16 = "float32", "float16"
+    if old:
+        library.IInt8EntropyCalibrator2 = object
     flags = {"TF32", "GPU_FALLBACK", "OBEY_PRECISION_CONSTRAINTS"} | (
         {"FP16", "INT8"} if major < 11 and name == "tensorrt" else set()
     )

@@ -783,3 +783,39 @@ def test_a_library_without_the_flag_builds_no_int8_engine(use, tiny_int8, tmp_pa
     use(library)
     with pytest.raises(BuildError, match="has no INT8 flag: it would build an FP32 engine"):
         engine_from_onnx(tiny_int8(), tmp_path / "out", target="xavier")
+
+
+@pytest.fixture()
+def build_for_dla(use, tiny_int8, tmp_path):
+    def run(*layers, **form):
+        library, dla = use(stand_in_tensorrt(layers=layers)), BuildOptions(dla=0)
+        (engine,) = engine_from_onnx(
+            tiny_int8(**form), tmp_path / str(len(layers)), target="xavier", options=dla
+        )
+        return library, read_manifest(engine)
+
+    return run
+
+
+def test_a_dla_takes_a_calibration_cache_and_no_pairs(build_for_dla):
+    library, manifest = build_for_dla("conv1", "conv2")
+    builder = library.builders[0]
+    assert {"INT8", "FP16", "GPU_FALLBACK"} <= builder.config.flags
+    calibrator = builder.config.int8_calibrator
+    head, *lines = calibrator.read_calibration_cache().decode().splitlines()
+    assert head == "TRT-8502-EntropyCalibration2" and "lr: 3c010204" in lines
+    assert {line.split(": ")[0] for line in lines} == {"lr", "conv1", "activation", "conv2", "sr"}
+    assert calibrator.get_batch(["lr"]) is None and calibrator.get_batch_size() == 1
+    assert manifest.precision_obtained == "int8"
+    assert "which layers on the DLA compute in INT8" in manifest.not_checked
+    # The stand-in computes in FP32, of the graph that it got.
+    assert manifest.checks["accuracy"]["psnr_db_vs_fp32"] > 100
+
+
+def test_a_dla_keeps_convolutions_without_pairs_in_fp16(build_for_dla):
+    library, _ = build_for_dla("conv1", "conv2", kept=("conv2",))
+    precisions = [layer.precision for layer in library.builders[0].network.layers]
+    assert precisions == [None, "float16"]
+    assert "OBEY_PRECISION_CONSTRAINTS" in library.builders[0].config.flags
+    with pytest.raises(BuildError, match="there is no layer conv2 to keep in FP16"):
+        build_for_dla("conv1", kept=("conv2",))

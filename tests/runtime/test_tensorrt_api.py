@@ -53,7 +53,13 @@ NOT_IN = {
         "CudaGraphStrategy",
         "DynamicShapesKernelSpecializationStrategy",
     },
-    "tensorrt_rtx": {"FP16", "OBEY_PRECISION_CONSTRAINTS", "precision", "set_output_type"},
+    "tensorrt_rtx": {
+        "FP16",
+        "OBEY_PRECISION_CONSTRAINTS",
+        "precision",
+        "set_output_type",
+        "int8_calibrator",
+    },
 }
 
 
