@@ -113,3 +113,20 @@ def test_pictures_of_other_kinds(run_cli, asrn, tmp_path, images, note):
     result = run_cli(*int8(asrn, folder, tmp_path / "out", "--keep", "none"))
     assert result.exit_code == 0, result.stderr
     assert note in result.stderr and "INT8, " in result.stderr
+
+
+def test_without_a_target_those_of_this_machine_that_build_int8_are_taken(
+    run_cli, fails, asrn, photos, monkeypatch
+):
+    from sr_deploy.runtime import build
+
+    monkeypatch.setattr(build, "target_names_here", lambda: ["cpu", "cuda"])
+    options = ["--precision", "int8", "--calibrate", str(photos), "--dry-run"]
+    result = run_cli("export", asrn, *options)
+    assert result.exit_code == 0, result.stderr
+    assert "left out, since they build no int8 engines: cuda" in result.stderr
+    assert "engines/graphs/cpu/" in result.stdout and "cuda" not in result.stdout
+    monkeypatch.setattr(build, "target_names_here", lambda: ["cuda"])
+    error = fails("export", asrn, *options)
+    assert "no target of this machine (cuda) builds int8 engines" in error
+    assert "hint: export for another one with --target: cpu, " in error

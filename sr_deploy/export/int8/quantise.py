@@ -262,6 +262,7 @@ def _record(kept: Kept, options: Int8Options) -> Dict[str, Any]:
         "loss_db": round(kept.loss.loss_db, 4),
         "max_loss_db": options.max_loss_db,
         "keep": options.keep,
+        "kept": len(kept.layers),
         "curve": kept.curve,
         **found,
     }

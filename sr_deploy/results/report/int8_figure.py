@@ -70,5 +70,5 @@ def describe_int8_curves(curves: List[Tuple[Entry, List[Point]]]) -> str:
 def _chosen(entry: Entry) -> Optional[int]:
     """The number of layers that the measured graph keeps."""
     record: Dict[str, Any] = entry.row.int8 or {}
-    quantised, layers = record.get("layers") or (None, None)
-    return None if quantised is None or layers is None else layers - quantised
+    kept: Optional[int] = record.get("kept")
+    return kept
