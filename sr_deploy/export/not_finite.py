@@ -15,7 +15,9 @@ def not_finite_error(model: onnx.ModelProto, x: np.ndarray, *, name: str = "") -
     x: (1, 3, H, W) float32. name: of the file that would be made, for the message.
     """
     node = _first(model, x)
-    where = f", first those of node '{node.name}' ({node.op_type})" if node is not None else ""
+    where = ""
+    if node is not None:
+        where = f", first those of node '{node.name or node.output[0]}' ({node.op_type})"
     return ExportError(
         f"{name}{': ' if name else ''}the network yields values that are not finite numbers{where}",
         hint="its weights are damaged, or its training diverged",

@@ -149,7 +149,9 @@ class _Pictures:
         notes = [images.note] if images.note else []
         if len(large) < len(sides):
             count = len(sides) - len(large)
-            notes.append(f"{count} pictures smaller than {hw_text(least)} are unused")
+            notes.append(
+                f"{count} of {len(sides)} pictures are smaller than {hw_text(least)}, and unused"
+            )
         return _Pictures(
             images.folder,
             [_crops(read_rgb(path), hw) for path in _spread(large, _MOST_PICTURES)],
@@ -182,10 +184,10 @@ def _halves(pictures: Sequence[List[_Crop]]) -> Tuple[List[_Crop], List[_Crop]]:
     if len(pictures) == 1:
         (crops,) = pictures
         pictures = [crops[: len(crops) // 2], crops[len(crops) // 2 :]]
-    first, second = (
-        [crop for picture in part for crop in picture] for part in (pictures[0::2], pictures[1::2])
-    )
-    return _chosen(first), _chosen(second)
+    halves: Tuple[List[_Crop], List[_Crop]] = ([], [])
+    for crops in pictures:
+        min(halves, key=len).extend(crops)
+    return _chosen(halves[0]), _chosen(halves[1])
 
 
 def _chosen(crops: List[_Crop]) -> List[_Crop]:
