@@ -113,6 +113,11 @@ def planned_deployment(
     target = options.profile.name
     place = Path(folder) if folder is not None else Path(f"{named.name}-{target}")
     record = record or read_record(place)
+    if record is None and "int8" in options.precisions and not options.calibrate:
+        raise InputError(
+            "INT8 graphs are calibrated with images, and none are given",
+            hint="give a folder of HR images with --calibrate",
+        )
     check_same(record, named.name, target, place)
     return named, place, record
 

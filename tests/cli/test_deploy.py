@@ -249,6 +249,9 @@ def test_damaged_files_of_a_deployment_are_named_with_what_to_do(
         (("asrn_x4", "--target", "cpu", "--size", "12"), "is not a size"),
         (("net.engine", "--target", "cpu"), "is an engine"),
         (("asrn_x4", "--target", "cpu", "--data", "photos"), "there is no folder photos"),
+        (("asrn_x4", "--target", "cpu", "--precision", "fp16"), "builds fp32 and int8 engines"),
+        (("asrn_x4", "--target", "cpu", "--precision", "int8"), "give a folder of HR images"),
+        (("asrn_x4", "--target", "cpu", "--calibrate", "photos"), "is for INT8 graphs"),
     ],
 )
 def test_bad_input_writes_nothing(fails, tmp_path, monkeypatch, arguments, words):
@@ -308,6 +311,20 @@ def board_engines(out):
             )
 
         write_artifact(out / "engines" / graph.name.replace(".onnx", ".engine"), write)
+
+
+def test_int8_is_built_beside_fp32_and_kept_where_its_images_are_not(
+    imported, deploy, images, tmp_path, small
+):
+    out, given = tmp_path / "out", ("--precision", "fp32,int8")
+    result = deploy(small, *given, "--calibrate", images, model=imported)
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    assert [row["precision_asked"] for row in rows] == ["fp32", "int8"]
+    assert f"--precision fp32,int8 --calibrate {images}" in record(out)["command"]
+    result = deploy(small, *given, model=imported)
+    assert "graphs kept as they are (2): --calibrate is not given" in result.stderr
+    assert result.exit_code == 0 and len(record(out)["engines"]) == 2
 
 
 def test_the_choice_is_among_precisions_too(imported, deploy, tmp_path):
