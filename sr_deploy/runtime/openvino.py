@@ -104,6 +104,7 @@ class OpenVinoBackend(Backend):
                 "seconds": seconds,
                 "size_bytes": temporary.stat().st_size,
                 **({"cpu": cpu_model()} if device.is_cpu else {"gpu": where}),
+                "precision_hint": device.settings(asked)["INFERENCE_PRECISION_HINT"],
                 "kernels": layers.kernels,
             },
         )
