@@ -210,7 +210,13 @@ def require_same(rows: Sequence[BenchmarkRow], key: str) -> None:
 
 def failures(rows: Sequence[Union[BenchmarkRow, QualityRow]]) -> List[str]:
     """Return a line for each row that could not be measured."""
-    return [f"not run: {_name(r)} ({r.backend}): {r.error}" for r in rows if r.error]
+    return [f"not run: {_name(r)}{_asked(r)} ({r.backend}): {r.error}" for r in rows if r.error]
+
+
+def _asked(row: Union[BenchmarkRow, QualityRow]) -> str:
+    """The precision asked of a network that could not be made; a file's name has it."""
+    asked = "" if row.artifact or isinstance(row, QualityRow) else row.precision_asked
+    return f" in {asked}" if asked not in ("", "fp32") else ""
 
 
 def _name(row: Union[BenchmarkRow, QualityRow]) -> str:

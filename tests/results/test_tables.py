@@ -125,6 +125,8 @@ def test_what_could_not_run_is_listed_with_its_reason():
         and "(tensorrt-rtx): needs an RTX GPU" in text
     )
     assert ntire_table([failed]).startswith("not run: net.engine")
+    asked = replace(failed, artifact="", precision_asked="int8", error="no rules")
+    assert ntire_table([asked]) == "not run: other in int8 (tensorrt-rtx): no rules"
 
 
 @pytest.mark.parametrize(
