@@ -41,7 +41,7 @@ def _int8_record(manifest: Optional[Manifest]) -> Optional[Dict[str, Any]]:
     if not isinstance(record, dict):
         return None
     curve = [{"kept": p["kept"], "loss_db": p["loss_db"]} for p in record.get("curve", ())]
-    found = {key: record.get(key) for key in ("loss_db", "max_loss_db", "layers", "method")}
+    found = {key: record.get(key) for key in ("loss_db", "max_loss_db", "kept", "method")}
     return {**found, "curve": curve}
 
 

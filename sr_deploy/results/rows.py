@@ -62,8 +62,8 @@ class BenchmarkRow:
     """Of an engine: how near its output is to the FP32 graph's, as its build measured it."""
     int8: Optional[Dict[str, Any]] = None
     """Of an INT8 graph or its engine, as the export measured it with the pictures for calibration:
-    `loss_db` (PSNR lost), `max_loss_db` (the limit), `layers` (in INT8, and of how many), and
-    `curve`: `loss_db` by the number of layers `kept` in floating point."""
+    `loss_db` (PSNR lost), `max_loss_db` (the limit), `kept` (layers in floating point), the
+    `method` of the calibration, and `curve`: `loss_db` by the number of layers `kept`."""
     scale: Optional[int] = None
     input_hw: Optional[Tuple[int, int]] = None
     """LR (h, w) of the latency and memory; None where images of several sizes are timed."""

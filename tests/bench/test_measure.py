@@ -296,7 +296,7 @@ def test_what_int8_lost_is_in_the_row(place, tmp_path):
     shutil.copy(graph, tmp_path / "int8.onnx")
     manifest = json.loads(manifest_path(graph).read_text())
     curve = [{"kept": 0, "loss_db": 0.2, "psnr_db_vs_fp32": 44.0, "layers": []}]
-    record = {"loss_db": 0.2, "max_loss_db": 0.3, "layers": [9, 9], "curve": curve, "runs": 7}
+    record = {"loss_db": 0.2, "max_loss_db": 0.3, "kept": 0, "curve": curve, "runs": 7}
     manifest["checks"] = {"int8": record, "accuracy": {"psnr_db_vs_fp32": 44.04}}
     manifest["precision_obtained"] = "int8"
     manifest_path(tmp_path / "int8.onnx").write_text(json.dumps(manifest))
@@ -305,7 +305,7 @@ def test_what_int8_lost_is_in_the_row(place, tmp_path):
     assert row.int8 == {
         "loss_db": 0.2,
         "max_loss_db": 0.3,
-        "layers": [9, 9],
+        "kept": 0,
         "method": None,
         "curve": [{"kept": 0, "loss_db": 0.2}],
     }

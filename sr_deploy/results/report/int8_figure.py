@@ -53,7 +53,7 @@ def plot_int8_curves(
     for limit in sorted({limit for limit in limits if isinstance(limit, (int, float))}):
         ax.axhline(limit, color=COLOURS["soft"], lw=0.7, ls=(0, (5, 3)), zorder=1)
     ax.set(xlabel="Layers kept in floating point", ylabel="Loss [dB]")
-    ax.legend(fontsize=6.5, loc="upper right")
+    ax.legend(fontsize=6.5, loc="best")
     ax.xaxis.get_major_locator().set_params(integer=True)
     return titles
 

@@ -88,7 +88,7 @@ def mixed_family():
 def int8_record(loss_db=0.08):
     """What the export of an INT8 graph measured, as rows hold it."""
     curve = [{"kept": kept, "loss_db": 0.2 / (1 + kept)} for kept in (0, 1, 2, 4)]
-    return {"loss_db": loss_db, "max_loss_db": 0.1, "layers": [10, 12], "kept": 2, "curve": curve}
+    return {"loss_db": loss_db, "max_loss_db": 0.1, "kept": 2, "curve": curve}
 
 
 def png(width, height, grey):
