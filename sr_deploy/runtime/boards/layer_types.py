@@ -1,7 +1,7 @@
 """The precision of an engine, from what TensorRT reports of its layers.
 
 It is reported as JSON by the inspector (`--exportLayerInfo`, 8.2 and newer), and as text in the log
-of a build: by TensorRT for RTX in a message of its own, by TensorRT 8.0 with `--verbose`.
+of a build: by TensorRT for RTX in a message of its own, by TensorRT 8.0 if it is verbose.
 """
 
 from __future__ import annotations

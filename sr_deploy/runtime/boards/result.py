@@ -331,7 +331,7 @@ def _precision(engine: _Returned) -> Tuple[str, str]:
     if asked == "int8" and "dla" in engine.draft.build:
         return "int8", DLA_INT8
     if asked == "int8" and not layers:
-        layers = layers_from_log(engine.text("build.log"))  # of 8.0, with --verbose
+        layers = layers_from_log(engine.text("build.log"))  # of 8.0, which is verbose
     obtained, counts = precision_of_layers(layers)
     if asked == "int8" and "int8" not in counts:
         return _not_int8(engine, obtained)
