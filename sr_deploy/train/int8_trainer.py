@@ -93,7 +93,8 @@ class Int8Task(Task):
             sr = self.quantised(lr, variant)
             with torch.no_grad():
                 target = self.teachers[variant](lr)
-            terms[name] = pixel_loss(self.recipe.loss, sr, target)
+            terms[name] = pixel_loss(self.recipe.loss, sr, hr)
+            terms[f"{name} taught"] = pixel_loss(self.recipe.loss, sr, target)
         # Several processes wait for the gradients of all parameters.
         unused: List[Tensor] = [0 * ranges.sum() for ranges in self.quantised.ranges.values()]
         terms["largest"] = sum(unused, terms["largest"])
