@@ -125,6 +125,20 @@ def planned(model: onnx.ModelProto, rules: Int8Rules, kept: Collection[str] = ()
     )
 
 
+def values_with_ranges(model: onnx.ModelProto, rules: Int8Rules) -> List[str]:
+    """Return the values that are quantised, with any layers kept, in the graph's order.
+
+    Where a layer is kept, another input of an addition can become its skip.
+    """
+    names = set(planned(model, rules).readers)
+    if rules.residuals:
+        view = GraphView(model)
+        for node in model.graph.node:
+            if node.op_type == "Add" and len(view.image_inputs(node)) == 2:
+                names.update(view.image_inputs(node))
+    return [name for name in _values_in_order(model) if name in names]
+
+
 def _is_quantisable(view: GraphView, node: onnx.NodeProto, rules: Int8Rules) -> bool:
     if not view.has_weights(node):
         return False

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from sr_deploy.core.target import Int8Rules
-from sr_deploy.export.int8.plan import planned
+from sr_deploy.export.int8.plan import planned, values_with_ranges
 from sr_deploy.export.int8.scales import Ranges, activation_scale
 from sr_deploy.export.not_finite import not_finite_error
 from sr_deploy.runtime.ort import raw_session
@@ -36,7 +36,7 @@ def collect_ranges(
     model: FP32, of `placement.ready_to_quantise`. images: (1, 3, H, W) float32 each. Raises
     ExportError if a value is not finite.
     """
-    names = list(planned(model, rules).readers)
+    names = values_with_ranges(model, rules)
     seen = _observed(model, names, images)
     return {
         MIN_MAX: {name: (s.low, s.high) for name, s in seen.items()},

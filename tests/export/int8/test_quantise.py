@@ -126,6 +126,26 @@ def test_graphs_are_measured_at_the_size_of_crops_and_made_for_their_own(rules):
     assert run(found.model, np.zeros((1, 3, 24, 40), np.float32)).shape == (1, 3, 48, 80)
 
 
+def test_any_layers_can_be_kept_where_the_skips_of_additions_are_quantised():
+    """With one of two convolutions kept, the other's addition has another skip."""
+    model = graph(
+        "a = Conv (lr, w1)\nb = Conv (a, w2)\nc = Conv (a, w2)\nd = Add (b, c)\n"
+        "e = Conv (d, w3)\nsr = DepthToSpace <blocksize = 2> (e)",
+        opset=17,
+        hw="16,16",
+    )
+    for tensor, scale in zip(net().graph.initializer, (1, 0.5, 1)):
+        values = numpy_helper.to_array(tensor) * np.float32(scale)
+        model.graph.initializer.append(numpy_helper.from_array(values, tensor.name))
+    for node, name in zip(model.graph.node, ("head", "left", "right", "sum", "tail", "shuffle")):
+        node.name = name
+    rules = Int8Rules("convolutions", "int8", symmetric=True, residuals=True)
+    for keep in ("none", "left", "right", "left,right", "tail,right", "head"):
+        assert ",".join(sorted(made(model, keep=keep, limit=60.0, rules=rules).kept)) == (
+            "" if keep == "none" else ",".join(sorted(keep.split(",")))
+        )
+
+
 def test_what_cannot_be_quantised_says_so():
     shuffle = graph("c = Concat <axis = 1> (lr, lr, lr, lr)\nsr = DepthToSpace <blocksize = 2> (c)")
     with pytest.raises(ExportError, match="no layer can be INT8") as e:
