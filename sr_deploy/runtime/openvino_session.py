@@ -89,7 +89,13 @@ class OpenVinoDevice:
         common = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         if not self.is_cpu:
             return common
-        return {**common, "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": usable_cores()}
+        return {
+            **common,
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": usable_cores(),
+            # It pins threads to cores that were usable when it was loaded.
+            "ENABLE_CPU_PINNING": usable_cores() == _cores_when_loaded(),
+        }
 
 
 CPU = OpenVinoDevice()
@@ -247,7 +253,14 @@ def openvino_module() -> Any:
 
 @functools.lru_cache(maxsize=None)
 def openvino_core() -> Any:
-    return openvino_module().Core()
+    module = openvino_module()
+    _cores_when_loaded()
+    return module.Core()
+
+
+@functools.lru_cache(maxsize=None)
+def _cores_when_loaded() -> int:
+    return usable_cores()
 
 
 def openvino_version() -> str:

@@ -211,6 +211,16 @@ def _status(key):
         return next(line.split()[1] for line in file if line.startswith(key))
 
 
+def test_threads_follow_the_cores_and_are_not_pinned_once_these_have_changed(monkeypatch):
+    openvino_session.openvino_core()
+    cores = openvino_session.usable_cores()
+    assert CPU.settings("fp32")["INFERENCE_NUM_THREADS"] == cores
+    assert CPU.settings("fp32")["ENABLE_CPU_PINNING"] is True
+    monkeypatch.setattr(openvino_session, "usable_cores", lambda: cores + 1)
+    assert CPU.settings("fp32")["INFERENCE_NUM_THREADS"] == cores + 1
+    assert CPU.settings("fp32")["ENABLE_CPU_PINNING"] is False
+
+
 def test_a_gpu_of_intels_is_looked_for(tiny, tmp_path):
     present = [name for name in openvino_session.openvino_core().available_devices if "GPU" in name]
     if present:
