@@ -567,7 +567,7 @@ def _checked_graph(
         return made.model, made.kept, checks
     precision = precision_of(graph)
     mixed = is_half and fp32_nodes and precision.startswith("mixed")
-    if precision != settings.graph_dtype and not mixed:
+    if precision != settings.graph_dtype and not mixed and not task.facts.quantised:
         raise ExportError(
             f"{name}: the graph's tensors are {precision}, expected {settings.graph_dtype}"
         )

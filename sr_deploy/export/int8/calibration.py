@@ -20,10 +20,10 @@ from sr_deploy.core.sizes import HW, hw_text
 
 CROP_HW = (64, 64)
 """The LR size of crops, if the network takes it."""
-_PER_HALF = 20
-_SATURATED = 5
-"""So many of a half are its most saturated crops; the others are spread evenly."""
-_MOST_PICTURES = 40
+_PER_HALF, _PER_HALF_PX = 20, 20 * 180 * 180
+"""Crops of a half, and their LR pixels together: of large ones there are fewer, but two."""
+_SATURATED = 4
+"""One of so many is among the most saturated crops of a half; the others are spread evenly."""
 _LEAST = 4
 """Pictures smaller than a crop are mirrored, and unused if smaller than this part of it."""
 _T = TypeVar("_T")
@@ -101,12 +101,13 @@ def _calibration(
     """
     scale, hw, degradation = made
     hr_hw = (scale * hw[0], scale * hw[1])
-    read = [_Pictures.of(images, hr_hw) for images in folders]
+    count = min(max(_PER_HALF_PX // (hw[0] * hw[1]), 2), _PER_HALF)
+    read = [_Pictures.of(images, hr_hw, 2 * count) for images in folders]
     notes = [note for pictures in read for note in pictures.notes]
     if len(read) == 2:
-        halves = tuple(_chosen(list(itertools.chain(*pictures.crops))) for pictures in read)
+        halves = tuple(_chosen(list(itertools.chain(*p.crops)), count) for p in read)
     else:
-        halves = _halves(read[0].crops)
+        halves = _halves(read[0].crops, count)
         if len(read[0].crops) == 1:
             notes.append(
                 "calibrated with one picture: the loss is measured on other crops of the same "
@@ -142,7 +143,8 @@ class _Pictures:
     notes: Tuple[str, ...]
 
     @staticmethod
-    def of(images: HrImages, hw: HW) -> _Pictures:
+    def of(images: HrImages, hw: HW, most: int) -> _Pictures:
+        """Read `most` of the pictures, evenly spread."""
         least = (-(-hw[0] // _LEAST), -(-hw[1] // _LEAST))
         sides = [(path, image_hw(path)) for path in images.files]
         large = [path for path, (h, w) in sides if h >= least[0] and w >= least[1]]
@@ -154,7 +156,7 @@ class _Pictures:
             )
         return _Pictures(
             images.folder,
-            [_crops(read_rgb(path), hw) for path in _spread(large, _MOST_PICTURES)],
+            [_crops(read_rgb(path), hw) for path in _spread(large, most)],
             f"{len(large)} of its {len(sides)} pictures have {hw_text(least)} pixels or more",
             tuple(notes),
         )
@@ -179,7 +181,7 @@ def _crops(rgb: np.ndarray, hw: HW) -> List[_Crop]:
     return [_Crop(crop, float(np.ptp(crop, axis=2).mean())) for crop in crops]
 
 
-def _halves(pictures: Sequence[List[_Crop]]) -> Tuple[List[_Crop], List[_Crop]]:
+def _halves(pictures: Sequence[List[_Crop]], count: int) -> Tuple[List[_Crop], List[_Crop]]:
     """Return the chosen crops of both halves, which have no picture in common if there are two."""
     if len(pictures) == 1:
         (crops,) = pictures
@@ -187,14 +189,15 @@ def _halves(pictures: Sequence[List[_Crop]]) -> Tuple[List[_Crop], List[_Crop]]:
     halves: Tuple[List[_Crop], List[_Crop]] = ([], [])
     for crops in pictures:
         min(halves, key=len).extend(crops)
-    return _chosen(halves[0]), _chosen(halves[1])
+    return _chosen(halves[0], count), _chosen(halves[1], count)
 
 
-def _chosen(crops: List[_Crop]) -> List[_Crop]:
+def _chosen(crops: List[_Crop], count: int) -> List[_Crop]:
     """Return crops that are spread evenly, and the most saturated ones."""
-    vivid = sorted(range(len(crops)), key=lambda i: -crops[i].saturation)[:_SATURATED]
+    most = -(-count // _SATURATED)
+    vivid = sorted(range(len(crops)), key=lambda i: -crops[i].saturation)[:most]
     others = [i for i in range(len(crops)) if i not in vivid]
-    taken = sorted([*vivid, *_spread(others, _PER_HALF - len(vivid))])
+    taken = sorted([*vivid, *_spread(others, count - len(vivid))])
     return [_Crop(crops[i].rgb.copy(), crops[i].saturation) for i in taken]
 
 

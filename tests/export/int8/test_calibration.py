@@ -140,6 +140,13 @@ def test_small_pictures_are_mirrored_and_tiny_ones_left_out(tmp_path):
         read(folder_of(tmp_path / "none", picture(2, (7, 200))))
 
 
+def test_large_crops_are_few(tmp_path):
+    folder = folder_of(tmp_path / "hr", *(picture(seed, (800, 800)) for seed in range(6)))
+    calibration = read(folder, hw=(720, 1280))
+    assert calibration.hw == (720, 1280)
+    assert [len(calibration.ranges), len(calibration.held_out)] == [2, 2]
+
+
 @pytest.mark.parametrize("files", [{}, {"notes.txt": "text", "more.md": "text"}])
 def test_folders_without_pictures_are_refused(tmp_path, files):
     for name, text in files.items():
