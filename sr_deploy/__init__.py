@@ -25,6 +25,7 @@ torch:
     deployment_from_model(model, folder, DeployOptions("xavier", fps=30))   all of it, in one folder
     Limits(max_ms=33, min_psnr_db=28)      what a selected network must meet
     session_of(model, variant)             open a checkpoint, graph, engine, router or plan
+    RunOptions(runtime="openvino")         the device, the runtime, and how much may be lost
     upscale_image(image, session)          upscale an (H, W, 3) array; floats are not clipped
 
 Models are named by text: a shipped name (`asrn_x4`, `asrn_x4.d3`), the path of a checkpoint, graph,
@@ -62,6 +63,7 @@ _API = {
     "DeployOptions": "sr_deploy.deploy.options",
     "Limits": "sr_deploy.results.selection",
     "session_of": "sr_deploy.fast.opener:open_session",
+    "RunOptions": "sr_deploy.core.run_options",
     "upscale_image": "sr_deploy.upscale.upscaler",
     "SrDeployError": "sr_deploy.core.errors",
 }
@@ -72,6 +74,7 @@ if TYPE_CHECKING:  # editors and type checkers see the API; at run time it is la
     from sr_deploy.bench.measure import rows_from_artifacts as rows_from_artifacts
     from sr_deploy.bench.quality import quality_from_artifacts as quality_from_artifacts
     from sr_deploy.core.errors import SrDeployError as SrDeployError
+    from sr_deploy.core.run_options import RunOptions as RunOptions
     from sr_deploy.core.session import BuildOptions as BuildOptions
     from sr_deploy.deploy.deployment import deployment_from_model as deployment_from_model
     from sr_deploy.deploy.options import DeployOptions as DeployOptions

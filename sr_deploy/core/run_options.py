@@ -45,7 +45,13 @@ def parse_device(text: str) -> Device:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and how networks run. Raises InputError on invalid or contradictory values."""
+    """Where and how networks run. Raises InputError on invalid or contradictory values.
+
+    >>> run = sr_deploy.RunOptions(min_psnr_vs_fp32=50)
+    >>> with sr_deploy.session_of("fsrcnn-w16_x4", run=run) as session:
+    ...     session.psnr_db_vs_fp32 is None or session.psnr_db_vs_fp32 >= 50
+    True
+    """
 
     device: Optional[str] = None
     """`cpu`, `cuda`, `cuda:N` or another of `DEVICE_KINDS`; None: the GPU if the network's library

@@ -200,7 +200,7 @@ def upscaler_of_worker(
     options: UpscaleOptions, number: int, workers: int, log: Callable[[str], None]
 ) -> Upscaler:
     """Return the Upscaler of worker `number`, on its GPU or, if none is requested, the default."""
-    network = options.network(log)
+    network = options.network()  # the parent process has told what runs
     run, on_same_gpu = device_of_worker(options.run, number, workers)
     sharing = MemorySharing(
         queued_results=QUEUED_RESULTS, processes=workers, on_same_gpu=on_same_gpu
