@@ -106,13 +106,14 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def slices(only: str) -> Iterator[str]:
-    """Yield the names of the slices, smallest first: all, or those of a list."""
+def slices(models: str, only: str) -> Iterator[str]:
+    """Yield the names of the slices of models, smallest first: all, or those of a list."""
     from sr_deploy.core.shipped import find_checkpoint, read_card
 
-    for model in MAIN_MODELS:
+    for model in models.split(","):
         weights = find_checkpoint(model)
-        assert weights is not None
+        if weights is None:
+            sys.exit(f"error: there is no checkpoint {model}")
         for variant in read_card(weights).variants:
             if not only or network_name(model, variant) in only.split(","):
                 yield network_name(model, variant)
@@ -175,6 +176,7 @@ def main() -> int:
     parser.add_argument("--calibrate", metavar="HR_DIR", help="pictures that calibrate INT8")
     parser.add_argument("--data", metavar="HR_DIR", help="pictures to score on, such as Set5/HR")
     parser.add_argument("--size", default="256x256", help="LR size of the times")
+    parser.add_argument("--models", default=",".join(MAIN_MODELS), help="checkpoints")
     parser.add_argument("--only", default="", metavar="MODEL.VARIANT,...", help="of the slices")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--prepare", action="store_true", help="export and build only")
@@ -186,7 +188,7 @@ def main() -> int:
     if args.calibrate is None or (args.data is None and not args.prepare):
         parser.error("give --calibrate, and --data to measure")
     start = time.monotonic()
-    engines = {name: prepared(name, args.calibrate) for name in slices(args.only)}
+    engines = {name: prepared(name, args.calibrate) for name in slices(args.models, args.only)}
     say(f"prepared in {time.monotonic() - start:.0f} s")
     if args.prepare:
         return 0
