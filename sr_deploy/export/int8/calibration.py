@@ -116,8 +116,8 @@ def _calibration(
     for half, pictures in zip(halves, [*read, *read]):
         if not half:
             raise InputError(
-                f"{pictures.folder} cannot calibrate an x{scale} network: {pictures.found}, which "
-                f"give fewer than two crops of {hw_text(hr_hw)}",
+                f"{pictures.folder} cannot calibrate an x{scale} network: {pictures.found}; they "
+                f"give crops of {hw_text(hr_hw)}",
                 hint="give a folder of HR pictures, such as a part of DIV2K",
             )
     if max(crop.saturation for half in halves for crop in half) <= _GREY:
@@ -178,18 +178,33 @@ def _crops(rgb: np.ndarray, hw: HW) -> List[_Crop]:
         for side, n in zip(rgb.shape, hw)
     )
     crops = [rgb[y : y + hw[0], x : x + hw[1]] for y in rows for x in columns]
-    return [_Crop(crop, float(np.ptp(crop, axis=2).mean())) for crop in crops]
+    return [_Crop(crop, _saturation(crop)) for crop in crops]
+
+
+def _saturation(rgb: np.ndarray) -> float:
+    return float(np.ptp(rgb, axis=2).mean())
 
 
 def _halves(pictures: Sequence[List[_Crop]], count: int) -> Tuple[List[_Crop], List[_Crop]]:
     """Return the chosen crops of both halves, which have no picture in common if there are two."""
     if len(pictures) == 1:
         (crops,) = pictures
+        if len(crops) == 1:
+            crops = _parts(crops[0].rgb)
         pictures = [crops[: len(crops) // 2], crops[len(crops) // 2 :]]
     halves: Tuple[List[_Crop], List[_Crop]] = ([], [])
     for crops in pictures:
         min(halves, key=len).extend(crops)
     return _chosen(halves[0], count), _chosen(halves[1], count)
+
+
+def _parts(rgb: np.ndarray) -> List[_Crop]:
+    """Return both sides of a picture that is no larger than a crop, mirrored to its size."""
+    side = rgb.shape[1] // 2
+    return [
+        _Crop(np.ascontiguousarray(mirrored_crop(part, rgb.shape[:2])), _saturation(part))
+        for part in (rgb[:, :side], rgb[:, side:])
+    ]
 
 
 def _chosen(crops: List[_Crop], count: int) -> List[_Crop]:

@@ -22,6 +22,8 @@ from sr_deploy.runtime.graph_types import element_types, values_of_image
 
 FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16)
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
+_TRANSPOSED_MULTIPLE = 4
+"""Of the output channels of transposed convolutions: OpenVINO 2026.4 computes others in FP32."""
 _KERNELS = ("Conv", "MatMul", "Gemm")
 """Operators with weights that ONNX Runtime's CPU provider computes in 8 bits."""
 _BETWEEN = (
@@ -147,13 +149,12 @@ def _is_quantisable(view: GraphView, node: onnx.NodeProto, rules: Int8Rules) -> 
         return node.op_type in _KERNELS and node.output[0] not in view.outputs
     if node.op_type not in _CONVOLUTIONS:
         return False
-    group = attribute(node, "group", 1)
-    if group == 1:
-        return rules.transposed or node.op_type == "Conv"
-    dims = view.constants[node.input[1]].dims
-    return (
-        node.op_type == "Conv"
-        and group % rules.group_multiple == 0
+    group, dims = attribute(node, "group", 1), view.constants[node.input[1]].dims
+    if node.op_type == "ConvTranspose":
+        return bool(group == 1 and dims[1] % _TRANSPOSED_MULTIPLE == 0)
+    return bool(
+        group == 1
+        or group % rules.group_multiple == 0
         and all(n % rules.channel_multiple == 0 for n in (dims[0] // group, dims[1]))
     )
 

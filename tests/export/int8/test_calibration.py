@@ -109,11 +109,15 @@ def test_one_picture_works_and_is_told(tmp_path):
     assert calibration.held_out
 
 
-def test_one_picture_that_is_too_small_for_two_crops_is_refused(tmp_path):
-    folder = folder_of(tmp_path / "hr", picture(0, (32, 40)))
-    with pytest.raises(InputError, match="hr cannot calibrate an x2 .* fewer than two crops") as e:
-        read(folder)
-    assert "HR pictures" in e.value.hint
+def test_one_picture_of_a_single_crop_gives_both_sides_of_it(tmp_path):
+    left_red = picture(0, (32, 32))
+    left_red[:, :16] = (255, 0, 0)
+    calibration = read(folder_of(tmp_path / "hr", left_red))
+    assert len(calibration.notes) == 1
+    (one,), (other,) = calibration.ranges, calibration.held_out
+    assert one.hr.shape == other.hr.shape == (32, 32, 3)
+    assert (one.hr == (255, 0, 0)).all()
+    assert not (other.hr == (255, 0, 0)).all(axis=2).any()
 
 
 def test_grey_pictures_work_and_are_told(tmp_path):
@@ -136,7 +140,7 @@ def test_small_pictures_are_mirrored_and_tiny_ones_left_out(tmp_path):
     assert len(calibration.held_out) > 0
     folder = folder_of(tmp_path / "tiny", picture(0), picture(1), picture(2, (7, 200)))
     assert read(folder).notes == ("1 of 3 pictures are smaller than 8x8, and unused",)
-    with pytest.raises(InputError, match="0 of its 1 pictures have 8x8 pixels or more"):
+    with pytest.raises(InputError, match="an x2 .* 0 of its 1 pictures have 8x8"):
         read(folder_of(tmp_path / "none", picture(2, (7, 200))))
 
 

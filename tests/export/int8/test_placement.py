@@ -299,14 +299,19 @@ def test_grouped_convolutions_are_quantised_where_their_channels_fit():
 
 def test_transposed_convolutions_have_a_scale_per_output_channel():
     model = network(
-        "x = Conv <pads=[1,1,1,1]> (lr, w1) "
-        "sr = ConvTranspose <strides=[2,2], kernel_shape=[2,2]> (x, w2, b2)",
+        """
+        x = Conv <pads=[1,1,1,1]> (lr, w1)
+        y = ConvTranspose <strides=[2,2], kernel_shape=[2,2]> (x, w2, b2)
+        sr = ConvTranspose <strides=[2,2], kernel_shape=[2,2]> (y, w3)
+        """,
         w1=(8, 3, 3, 3),
-        w2=(8, 3, 2, 2),
-        b2=3,
+        w2=(8, 4, 2, 2),
+        b2=4,
+        w3=(4, 3, 2, 2),
     )
+    assert quantisable(model, TENSORRT) == ["x", "y"], "3 output channels have no kernel"
     int8 = quantised(model, TENSORRT)
-    assert constants(int8, "w2_scale")["w2_scale"].shape == (3,)
+    assert constants(int8, "w2_scale")["w2_scale"].shape == (4,)
     axes = [
         node.attribute[0].i
         for node in int8.graph.node
