@@ -1,6 +1,7 @@
 """Compare our graphs with plain exports.
 
 Usage: python3 benchmarks/graphs/run.py [MODEL.VARIANT...] [--size HxW...] [--rounds N] [-o DIR]
+       [--only onnxruntime|OpenVINO|ncnn|torch|sessions...]
 
 Creates its own environment and runs compare.py in it. Rows go to rows.jsonl and the table to
 table.md, beside this file or in the folder given with -o.
@@ -17,10 +18,11 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from environment import create_environment  # noqa: E402
 
+PEERS = ["onnxslim", "ncnn", "pnnx"]
+REQUIREMENTS = ["-c", "constraints.txt", "-e", ".[export,openvino]", *PEERS]
+
 if __name__ == "__main__":
-    python = str(
-        create_environment(".venv-graphs", ["-c", "constraints.txt", "-e", ".[export]", "onnxslim"])
-    )
+    python = str(create_environment(".venv-graphs", REQUIREMENTS))
     sys.exit(
         subprocess.run(
             [python, str(Path(__file__).with_name("compare.py")), *sys.argv[1:]]

@@ -86,7 +86,8 @@ class TargetProfile:
     power_modes: Dict[str, str] = field(default_factory=dict)
     """nvpmodel id -> name on this board."""
     forms: Dict[str, str] = field(default_factory=dict)
-    """The fastest measured graph form by architecture or variant: {"asrn": "blocks-16"}."""
+    """The fastest measured graph form by architecture or variant, for all precisions or one:
+    {"asrn": "blocks-16", "asrn.d1": "plain", "asrn.int8": "blocks-8"}."""
     software: str = ""
     unsupported: Tuple[str, ...] = ()
     """Features the vendor does not, or no longer, support on this target."""

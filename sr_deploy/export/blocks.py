@@ -116,7 +116,7 @@ class BlockedASRN(CollapsedASRN):
 
     def __init__(self, net: CollapsedASRN, block: int) -> None:
         nn.Module.__init__(self)  # the layers are those of `net`, padded
-        self.scale, self.upsampler_inside = net.scale, net.upsampler_inside
+        self.shuffle, self.upsampler_inside = net.shuffle, net.upsampler_inside
         self.body = nn.ModuleList()
         source = contiguous_layout(IMAGE_CHANNELS)
         for mab in net.body:

@@ -15,9 +15,16 @@ from torch import Tensor, nn
 
 from sr_deploy.core.errors import TargetError
 from sr_deploy.core.target import TargetProfile
-from sr_deploy.export.blocks import pad_to_blocks
-from sr_deploy.nets.fuse import fuse_network, make_conv, pass_report, slice_outputs
-from sr_deploy.nets.imdeception import GIDB
+from sr_deploy.export.blocks import BlockedASRN, pad_to_blocks
+from sr_deploy.export.whole_pixels import PixelwiseNLA, PixelwiseShuffle
+from sr_deploy.nets.fuse import (
+    CollapsedASRN,
+    fuse_network,
+    make_conv,
+    pass_report,
+    slice_outputs,
+)
+from sr_deploy.nets.imdeception import GIDB, BlockNLA
 
 LITERAL, PLAIN = "literal", "plain"
 
@@ -33,6 +40,11 @@ FORMS: Mapping[str, Callable[[nn.Module], Optional[nn.Module]]] = {
     "split": lambda net: _replace_modules(net, _is_grouped, SplitConvolution),
     # IMDeception: a 1x1 that a Split follows as two.
     "two-convs": lambda net: _replace_modules(net, lambda m: isinstance(m, GIDB), UnsplitGIDB),
+    # For maps stored channels last: no padding, and pixels are moved whole. Sums of 1x1s replace
+    # ASRN's Split and Concat; a GIDB has the 1x1s of two-convs.
+    "channels-last": lambda net: _channels_last(net),
+    # The same, with the padding of blocks-16.
+    "channels-last-16": lambda net: _padded_channels_last(net),
 }
 """Each returns a new network, or None where the form would not differ from `plain`."""
 
@@ -56,14 +68,16 @@ def list_forms(net: nn.Module) -> List[str]:
     ]
 
 
-def default_form(target: Optional[TargetProfile], arch: str, variant: str) -> str:
+def default_form(target: Optional[TargetProfile], arch: str, variant: str, precision: str) -> str:
     """Return the form that the target's profile names for a variant or its architecture.
 
-    It was measured to be the fastest; the default is `plain`. Raises TargetError for an unknown
-    form.
+    It was measured to be the fastest; the default is `plain`. A key that ends with a precision,
+    such as `asrn.int8`, is for this precision only. Raises TargetError for an unknown form.
     """
     forms = target.forms if target else {}
-    form = next((forms[key] for key in (f"{arch}.{variant}", arch) if key in forms), PLAIN)
+    names = (f"{arch}.{variant}", arch)
+    keys = [*(f"{name}.{precision}" for name in names), *names]
+    form = next((forms[key] for key in keys if key in forms), PLAIN)
     if form not in FORMS:
         raise TargetError(
             f"target '{target.name if target else ''}': unknown form '{form}' in its forms; "
@@ -107,6 +121,25 @@ class UnsplitGIDB(nn.Module):
             maps.append(self.act(self.kept[i](middle)))
             y = self.act(self.passed[i](middle)) if i < 3 else y
         return self.fuse(torch.cat((*maps, x), dim=1))
+
+
+def _channels_last(net: nn.Module) -> Optional[nn.Module]:
+    if isinstance(net, CollapsedASRN):
+        unsplit: Optional[nn.Module] = BlockedASRN(net, block=1).eval()
+    else:
+        unsplit = FORMS["two-convs"](net)
+    return _whole_pixels(unsplit or net) or unsplit
+
+
+def _padded_channels_last(net: nn.Module) -> Optional[nn.Module]:
+    blocked = pad_to_blocks(net, 16)
+    return None if blocked is None else _whole_pixels(blocked) or blocked
+
+
+def _whole_pixels(net: nn.Module) -> Optional[nn.Module]:
+    shuffled = _replace_modules(net, lambda m: isinstance(m, nn.PixelShuffle), PixelwiseShuffle)
+    attention = _replace_modules(shuffled or net, lambda m: isinstance(m, BlockNLA), PixelwiseNLA)
+    return attention or shuffled
 
 
 def _is_grouped(module: nn.Module) -> bool:

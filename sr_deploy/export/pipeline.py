@@ -401,7 +401,7 @@ def _tasks(job: ExportJob) -> List[_GraphTask]:
         )
         for variant in variants
         for sizes in ranges
-        for form in _forms(source, variant, options, settings.target)
+        for form in _forms(source, variant, options, settings)
     ]
     for task in tasks:
         _check_multiple(task)
@@ -466,13 +466,13 @@ def _forms(
     source: Source,
     variant: Variant,
     options: ExportOptions,
-    target: Optional[TargetProfile],
+    settings: _Settings,
 ) -> List[str]:
     if options.literal:
         return [LITERAL]
     if options.candidates:
         return source.candidates(variant)
-    return [source.default_form(variant, target)]
+    return [source.default_form(variant, settings.target, settings.precision)]
 
 
 def _export(task: _GraphTask, path: Path, report: Progress) -> str:

@@ -129,8 +129,10 @@ class Source(abc.ABC):
         """Return the forms in which the variant can be exported for autotuning."""
         return [PLAIN]
 
-    def default_form(self, variant: Variant, target: Optional[TargetProfile]) -> str:
-        """Return the form that a target prefers."""
+    def default_form(
+        self, variant: Variant, target: Optional[TargetProfile], precision: str
+    ) -> str:
+        """Return the form that a target prefers for engines of a precision."""
         return PLAIN
 
     @abc.abstractmethod
@@ -148,8 +150,10 @@ class TorchSource(Source):
     def candidates(self, variant: Variant) -> List[str]:
         return list_forms(self.network(variant))
 
-    def default_form(self, variant: Variant, target: Optional[TargetProfile]) -> str:
-        return default_form(target, self.facts(variant).arch, str(variant))
+    def default_form(
+        self, variant: Variant, target: Optional[TargetProfile], precision: str
+    ) -> str:
+        return default_form(target, self.facts(variant).arch, str(variant), precision)
 
     def graph(self, variant: Variant, sizes: Sizes, form: str, opset: int) -> SourceGraph:
         net = self.network(variant)

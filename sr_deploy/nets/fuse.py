@@ -112,7 +112,7 @@ class CollapsedASRN(nn.Module):
 
     def __init__(self, net: ASRN) -> None:
         super().__init__()
-        self.scale = net.scale
+        self.shuffle = nn.PixelShuffle(net.scale)
         self.body = nn.ModuleList(LinkedMAB(cast(MAB, mab)) for mab in net.body)
         self.upsampler: nn.Module = nn.Identity()
         self.upsampler_inside: nn.Module = nn.Identity()
@@ -128,7 +128,7 @@ class CollapsedASRN(nn.Module):
         inside = x[:, :1] * 0 + 1
         for block in self.body:
             x = block(x)  # (N, 96, H, W), after the last block (N, 64, H, W)
-        return F.pixel_shuffle(self.upsampler(x) + self.upsampler_inside(inside), self.scale)
+        return self.shuffle(self.upsampler(x) + self.upsampler_inside(inside))
 
 
 class LinkedMAB(MAB):

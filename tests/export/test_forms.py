@@ -15,6 +15,7 @@ from sr_deploy.export import blocks  # noqa: E402
 from sr_deploy.export.forms import FORMS, apply_form, default_form, list_forms  # noqa: E402
 from sr_deploy.nets import ARCHITECTURES  # noqa: E402
 from sr_deploy.nets.checkpoint import load_checkpoint  # noqa: E402
+from sr_deploy.nets.imdeception import BlockNLA  # noqa: E402
 
 POINTS = [(arch, SMALLEST[arch]) for arch in ARCHITECTURES] + [
     pytest.param("imdeception", f"c{c}-nla", marks=pytest.mark.slow) for c in (8, 12, 16)
@@ -46,9 +47,12 @@ def test_shipped_networks_in_every_form(name):
 
 
 def test_forms_of_each_network():
-    assert list_forms(network("asrn", 4, "d2")) == ["plain", "blocks-8", "blocks-16", "blocks-32"]
+    blocks = ["blocks-8", "blocks-16", "blocks-32"]
+    both = ["channels-last", "channels-last-16"]
+    assert list_forms(network("asrn", 4, "d2")) == ["plain", *blocks, *both]
     assert list_forms(network("imdeception", 4, "c4")) == list(FORMS)
-    assert list_forms(network("srn", 4, "b1")) == ["plain"]
+    assert list_forms(network("srn", 4, "b1")) == ["plain", "channels-last"]
+    assert list_forms(network("fsrcnn", 4, "w16")) == ["plain"]
 
 
 def test_the_report_shows_the_costs_of_a_form():
@@ -99,13 +103,39 @@ def test_no_split_and_no_concat_of_maps_is_left():
 def test_targets_name_their_form():
     cpu = load_target("cpu")
     assert (
-        default_form(cpu, "imdeception", "c16-nla") == "blocks-16"
-        and default_form(cpu, "imdeception", "c12") == "plain"
+        default_form(cpu, "imdeception", "c16-nla", "fp32") == "blocks-16"
+        and default_form(cpu, "imdeception", "c12", "fp32") == "plain"
     )
-    assert default_form(None, "asrn", "d5") == default_form(cpu, "srn", "b4") == "plain"
+    assert (
+        default_form(None, "asrn", "d5", "fp32")
+        == default_form(cpu, "srn", "b4", "fp32")
+        == "plain"
+    )
     for target in map(load_target, target_names()):
         assert set(target.forms.values()) <= set(FORMS)
     with pytest.raises(
         TargetError, match="unknown form 'blocks-17' in its forms; expected one of plain"
     ):
-        default_form(dataclasses.replace(cpu, forms={"asrn": "blocks-17"}), "asrn", "d5")
+        default_form(dataclasses.replace(cpu, forms={"asrn": "blocks-17"}), "asrn", "d5", "fp32")
+
+
+def test_a_form_can_be_for_one_precision():
+    forms = {"asrn": "plain", "asrn.int8": "blocks-8", "asrn.d1": "blocks-16"}
+    target = dataclasses.replace(load_target("cpu-openvino"), forms=forms)
+    assert default_form(target, "asrn", "d5", "int8") == "blocks-8"
+    assert default_form(target, "asrn", "d1", "bf16") == "blocks-16"
+    assert default_form(target, "asrn", "d5", "bf16") == "plain"
+
+
+def test_channels_last_moves_whole_pixels():
+    def kinds(name, variant):
+        net, _ = apply_form(network(name, 4, variant), "channels-last")
+        with torch.no_grad():
+            graph = torch.jit.trace(net, torch.rand(1, 3, 32, 32)).inlined_graph
+        return {node.kind() for node in graph.nodes()}
+
+    for name, variant in (("asrn", "d2"), ("imdeception", "c4-nla"), ("srn", "b1")):
+        assert "aten::pixel_shuffle" not in kinds(name, variant)
+    net, _ = apply_form(network("imdeception", 4, "c4-nla"), "channels-last")
+    assert not any(isinstance(module, BlockNLA) for module in net.modules())
+    assert not {"aten::split_with_sizes", "aten::cat"} & kinds("asrn", "d2")
