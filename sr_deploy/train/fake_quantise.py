@@ -8,7 +8,7 @@ Quantization"): rounding passes gradients on, and a value outside the range move
 from __future__ import annotations
 
 import copy
-from typing import Any, Dict, List, Tuple, cast
+from typing import Any, Dict, List, Sequence, Tuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -103,14 +103,19 @@ class _Fusing(nn.Module):
 class QuantisedForm:
     """The structure of a variant's fused form, with quantised convolutions."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, min_hw: Sequence[int]) -> None:
         self.fusing = _Fusing(net)
         self.fused = copy.deepcopy(fused_network(net)).requires_grad_(False)
         found = dict(self.fused.named_modules())
-        self.layers = [n for n, module in found.items() if isinstance(module, nn.Conv2d)]
-        for name in self.layers:
-            self.fused.set_submodule(name, QuantisedConv(cast(nn.Conv2d, found[name])))
-        self.convs = [cast(QuantisedConv, self.fused.get_submodule(n)) for n in self.layers]
+        convs = {n: QuantisedConv(m) for n, m in found.items() if isinstance(m, nn.Conv2d)}
+        for name, conv in convs.items():
+            self.fused.set_submodule(name, conv)
+        self.fused(torch.zeros(1, 3, *min_hw))
+        # AdaEDSR's adapter reads the weights of a layer that it does not run.
+        self.layers = [name for name, conv in convs.items() if conv.seen]
+        self.convs = [convs[name] for name in self.layers]
+        for conv in self.convs:
+            conv.seen = []
 
     def run(self, x: Tensor, weights: Dict[str, Tensor], bounds: Any) -> Tensor:
         """Return the image. weights: of the network before it was fused. bounds: one per layer."""
@@ -133,7 +138,7 @@ class QuantisedNetwork(nn.Module):
         self.architecture: Architecture = start.architecture
         self.variants, self.largest = start.spec.variants, start.spec.variant(None)
         self.net = start.network()
-        self._forms = {v: QuantisedForm(start.network(v)) for v in self.variants}
+        self._forms = {v: QuantisedForm(start.network(v), start.spec.min_hw) for v in self.variants}
         if not all(form.layers for form in self._forms.values()):
             raise InputError(f"{self.architecture.name} has no convolutions to quantise")
         sizes = {v: len(form.layers) for v, form in self._forms.items()}

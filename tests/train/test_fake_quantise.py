@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sr_deploy.core.errors import InputError
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.checkpoint import Checkpoint
@@ -10,12 +11,13 @@ from sr_deploy.nets.fuse import fuse_network
 from sr_deploy.train.fake_quantise import QuantisedNetwork, quantised_input, quantised_kernel
 
 
-def start(arch="asrn", variant="d2"):
+def start(arch="asrn", variant="d2", **config):
     architecture = ARCHITECTURES[arch]
     largest = Variant.parse(variant)
     torch.manual_seed(1)
-    weights = architecture.build(2, largest).state_dict()
-    return Checkpoint("net", architecture.spec(2, largest, elastic=True), weights)
+    weights = architecture.build(2, largest, config).state_dict()
+    spec = architecture.spec(2, largest, elastic=not config, config=config)
+    return Checkpoint("net", spec, weights)
 
 
 def test_an_input_has_255_levels_up_to_its_bound_and_a_kernel_for_each_output():
@@ -50,6 +52,25 @@ def test_a_variant_computes_its_fused_network_nearly(arch, variant):
         torch.testing.assert_close(quantised.static(name)(x), y)
 
 
+@pytest.mark.parametrize(
+    "arch, variant, config",
+    [
+        ("fsrcnn", "w4", {}),
+        ("edsr", "b1", {"channels": 4}),
+        ("span", "w4", {"reparameterised": True}),
+        ("adaedsr", "d1", {"channels": 8, "blocks": 2}),  # a layer of its adapter never runs
+    ],
+)
+def test_other_networks_too(arch, variant, config):
+    checkpoint, x = start(arch, variant, **config), torch.rand(1, 3, 16, 16)
+    quantised = QuantisedNetwork(checkpoint)
+    quantised.choose_ranges(x)
+    quantised(x, variant).square().mean().backward()
+    trained = [p for p in quantised.net.parameters() if p.requires_grad]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
+    assert quantised.ranges[variant].grad.abs().sum() > 0
+
+
 def test_ranges_are_named_by_layer_and_hold_what_was_seen():
     checkpoint = start()
     quantised = QuantisedNetwork(checkpoint)
@@ -72,3 +93,13 @@ def test_weights_and_ranges_learn():
     quantised(x, "d2").square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in quantised.net.parameters())
     assert quantised.ranges["d2"].grad.abs().sum() > 0 and quantised.ranges["d1"].grad is None
+
+
+def test_a_network_without_convolutions_is_refused():
+    class Shuffle(Checkpoint):
+        def network(self, variant=None):
+            return torch.nn.PixelShuffle(2)
+
+    made = start()
+    with pytest.raises(InputError, match="asrn has no convolutions to quantise"):
+        QuantisedNetwork(Shuffle(made.name, made.spec, made.weights))
