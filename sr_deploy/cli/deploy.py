@@ -39,7 +39,7 @@ from sr_deploy.core.errors import InputError
     "--calibrate",
     default="",
     metavar="HR_DIR",
-    help="Folder of HR images that INT8 graphs are calibrated with.",
+    help="Folder of HR images that INT8 graphs are calibrated with, if training did not.",
 )
 @click.option(
     "--size", metavar="HxW", help="LR size of a frame.  [default: that of the target's profile]"

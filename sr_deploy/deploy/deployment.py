@@ -13,7 +13,15 @@ from sr_deploy.core.shipped import DEFAULT_MODELS
 from sr_deploy.deploy.choice import Choice, choose
 from sr_deploy.deploy.measured import measure_parts
 from sr_deploy.deploy.options import DeployOptions
-from sr_deploy.deploy.parts import GRAPHS, Model, Parts, check_model, make_parts, remove_stale
+from sr_deploy.deploy.parts import (
+    GRAPHS,
+    Model,
+    Parts,
+    check_model,
+    lacks_images,
+    make_parts,
+    remove_stale,
+)
 from sr_deploy.deploy.readme import README, readme_text
 from sr_deploy.deploy.record import (
     FILE,
@@ -113,7 +121,7 @@ def planned_deployment(
     target = options.profile.name
     place = Path(folder) if folder is not None else Path(f"{named.name}-{target}")
     record = record or read_record(place)
-    if record is None and "int8" in options.precisions and not options.calibrate:
+    if record is None and lacks_images(named, options):
         raise InputError(
             "INT8 graphs are calibrated with images, and none are given",
             hint="give a folder of HR images with --calibrate",

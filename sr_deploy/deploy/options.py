@@ -32,7 +32,8 @@ class DeployOptions:
     """Precisions of the engines, such as `fp32,int8`: each variant is built in each, and the choice
     is among all. Empty: the target's own."""
     calibrate: str = ""
-    """Folder of HR images that INT8 graphs are calibrated with."""
+    """Folder of HR images that INT8 graphs are calibrated with; empty for a model that was trained
+    for INT8."""
     size: Optional[str] = None
     """LR size HxW of a frame: engines are timed at it, and built for it where the target's own
     sizes do not hold it; None: the target's own."""

@@ -15,7 +15,12 @@ from sr_deploy.core.errors import (
 )
 from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
 from sr_deploy.core.network_code import is_code, parse_code
-from sr_deploy.core.shipped import shipped_checkpoints
+from sr_deploy.core.shipped import (
+    find_checkpoint,
+    is_trained_for_int8,
+    read_card,
+    shipped_checkpoints,
+)
 from sr_deploy.core.target import LOCAL_RUNTIMES
 from sr_deploy.deploy.options import DeployOptions
 from sr_deploy.deploy.record import DeployRecord
@@ -157,7 +162,7 @@ def _graphs(
     except (ImportError, MissingPackageError, SrDeployError) as e:
         lacks_package = isinstance(e, (ImportError, MissingPackageError))
         finished = [folder / name for name in record.graphs] if record else []
-        uncalibrated = "int8" in options.precisions and not options.calibrate
+        uncalibrated = lacks_images(model, options)
         if not finished or not (lacks_package or model.is_missing or uncalibrated):
             raise
         precisions = {path: read_manifest(path).precision_asked for path in finished}
@@ -168,6 +173,20 @@ def _graphs(
         reason = f"{model.source} is not here" if model.is_missing else reason
         progress(f"graphs kept as they are ({len(wanted)}): {reason}")
         return wanted
+
+
+def lacks_images(model: Model, options: DeployOptions) -> bool:
+    """Return whether INT8 graphs are to be calibrated, and no images are given for it.
+
+    A checkpoint that was trained for INT8 needs none.
+    """
+    if "int8" not in options.precisions or options.calibrate:
+        return False
+    weights = find_checkpoint(model.source) if model.kind == "checkpoint" else None
+    if weights is None:
+        return True
+    variants = [model.variant] if model.variant else read_card(weights).variants
+    return not all(is_trained_for_int8(weights, variant) for variant in variants)
 
 
 def adopted_engines(graphs: Sequence[Path], folder: Path, profile: str) -> Dict[Path, Path]:

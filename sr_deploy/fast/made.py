@@ -35,11 +35,9 @@ from sr_deploy.core.files import (
     write_bytes,
     write_text,
 )
-from sr_deploy.core.images import read_rgb, write_png
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.manifest import Manifest, manifest_path, read_manifest
 from sr_deploy.core.providers import BUILDERS
-from sr_deploy.core.samples import sample_files
 from sr_deploy.core.shipped import is_trained_for_int8, shipped_graphs
 from sr_deploy.core.sizes import parse_sizes, up_to_multiple
 from sr_deploy.core.spec import ModelSpec, network_name
@@ -145,8 +143,7 @@ def is_made(path: Path) -> bool:
 def export_graph(model: ModelVariant, way: ModelWay, folder: Path) -> Path:
     """Export the graph that the engine of a way is built of, to a folder; return its path.
 
-    INT8 graphs are calibrated with the photographs of `core.samples`, which suffices for what
-    training has not decided. Raises an SrDeployError.
+    Raises an SrDeployError, also for INT8 of a model that was not trained for it.
     """
     try:
         from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint
@@ -159,12 +156,7 @@ def export_graph(model: ModelVariant, way: ModelWay, folder: Path) -> Path:
         precision=way.precision,
         target=way.target,
     )
-    with tempfile.TemporaryDirectory() as photographs:
-        if way.precision == "int8":
-            options = replace(options, calibrate=photographs)
-            for path in sample_files():
-                write_png(Path(photographs) / f"{path.stem}.png", read_rgb(path))
-        return onnx_from_checkpoint(model.weights, folder, options)[0]
+    return onnx_from_checkpoint(model.weights, folder, options)[0]
 
 
 def shipped_graph(model: ModelVariant, way: ModelWay, folder: Path) -> Optional[Path]:
