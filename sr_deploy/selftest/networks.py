@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from sr_deploy.core.errors import BuildError, how_to_install
 from sr_deploy.core.files import files_with_suffix
 from sr_deploy.core.images import nchw_from_rgb, read_rgb
 from sr_deploy.core.metrics import MIN_FP16_PSNR_DB, psnr_unit
+from sr_deploy.core.precisions import lowest_precision
 from sr_deploy.core.run_options import CPU_RUN, RunOptions
 from sr_deploy.core.samples import mirrored_crop, shipped_crops
 from sr_deploy.core.session import Session
@@ -28,8 +29,9 @@ from sr_deploy.selftest.checks import Check, SkippedError, Way
 GPU_LR, CPU_LR = "256x512", "128x256"
 GPU_RUNS, CPU_RUNS = 20, 3
 ACCURACY_HW = (64, 64)
-MIN_PSNR_DB = {"fp32": 90.0, "fp16": MIN_FP16_PSNR_DB, "mixed": MIN_FP16_PSNR_DB, "bf16": 40.0}
-"""The least accuracy against torch on the CPU in FP32, by the precision of the computation."""
+MIN_PSNR_DB = {"fp32": 90.0, "bf16": 40.0, "int8": 30.0}
+"""The least accuracy against torch on the CPU in FP32, by the lowest precision that is computed in.
+Others have that of FP16."""
 PROTOCOLS = ("ntire2022", "ntire2026")
 PROTOCOL_MODELS = ("srn-ntire_x4", "asrn_x4.d5")
 VALID_HW = {True: (680, 1020), False: (340, 512)}
@@ -68,7 +70,6 @@ def check_build(check: Check, folder: Path) -> Dict[str, Any]:
     """Export and build the slices of a family: on the CPU the smallest and the largest.
 
     Rows that a board recorded with its trtexec are kept.
-
     Graphs that are there already are used where the exporter's packages are missing.
     """
     way = check.on
@@ -84,10 +85,10 @@ def check_build(check: Check, folder: Path) -> Dict[str, Any]:
         files = engine_from_onnx([str(f) for f in files], output, target=way.target)
     described = describe_all([str(f) for f in files])
     recorded = [(network, recorded_row(network)) for network in described]
-    cells = [replace(row, cell=f"{check.name}: {n.name}") for n, row in recorded if row is not None]
-    append_rows(folder / "rows.jsonl", cells)
+    rows = [replace(r, cell=f"{check.name}: {_key(n)}") for n, r in recorded if r is not None]
+    append_rows(folder / "rows.jsonl", rows)
     receipts = {
-        network.name: {
+        _key(network): {
             "asked": network.precision_asked,
             "obtained": network.precision,
             **_build_facts(network),
@@ -95,14 +96,23 @@ def check_build(check: Check, folder: Path) -> Dict[str, Any]:
         for network in described
     }
     wrong = [
-        f"{name} was asked for in {r['asked']} and is in {r['obtained']}"
-        for name, r in receipts.items()
-        if r["obtained"] not in (r["asked"], "mixed")
+        f"{key} was asked for in {r['asked']} and is in {r['obtained']}"
+        for key, r in receipts.items()
+        if lowest_precision(r["obtained"]) != r["asked"]
     ]
     if wrong:
         raise BuildError("; ".join(wrong))
     precisions = ", ".join(sorted({r["obtained"] for r in receipts.values()}))
     return {"found": f"{len(receipts)} in {precisions}", "receipts": receipts}
+
+
+def _key(network: Union[NetworkDescription, BenchmarkRow]) -> str:
+    """Return the network's name, with the precision that was asked for if that is not FP32.
+
+    A folder may hold a variant in several.
+    """
+    asked = "" if network.precision_asked == "fp32" else network.precision_asked
+    return f"{network_name(network.model, network.variant)} {asked}".rstrip()
 
 
 def _build_facts(network: NetworkDescription) -> Dict[str, Any]:
@@ -173,14 +183,13 @@ def measured(
     """
     rows = []
     for row in rows_from_artifacts(networks, options):
-        name = network_name(row.model, row.variant)
-        rows.append(replace(row, cell=f"{check.name}: {name}, {row.protocol}"))
+        rows.append(replace(row, cell=f"{check.name}: {_key(row)}, {row.protocol}"))
         append_rows(folder / "rows.jsonl", rows[-1:])
     return rows
 
 
 def _accuracies(check: Check, networks: Sequence[NetworkDescription]) -> Dict[str, Any]:
-    """Return the accuracy and the precision by network; nothing where torch is missing."""
+    """Return the accuracy and the precision by `_key`; nothing where torch is missing."""
     try:
         references = {n.name: n for n in describe_all(check.model)}
     except ImportError:
@@ -194,7 +203,7 @@ def _accuracies(check: Check, networks: Sequence[NetworkDescription]) -> Dict[st
             expected = reference.run(x)
         finite = bool(np.isfinite(y).all())
         psnr_db = psnr_unit(y, expected) if finite else 0.0
-        accuracies[network.name] = {
+        accuracies[_key(network)] = {
             "psnr_db_vs_fp32": round(psnr_db, 2),
             "finite": finite,
             "precision": precision,
@@ -211,16 +220,16 @@ def _input(session: Session) -> np.ndarray:
 
 def _refuse(rows: Sequence[BenchmarkRow], accuracy: Dict[str, Any], way: Way) -> None:
     """Raise BuildError for rows with errors, a wrong precision or too low an accuracy."""
-    problems = [f"{network_name(row.model, row.variant)}: {row.error}" for row in rows if row.error]
+    problems = [f"{_key(row)}: {row.error}" for row in rows if row.error]
     problems += [
-        f"{network_name(row.model, row.variant)}: {warning}"
+        f"{_key(row)}: {warning}"
         for row in rows
         for warning in row.warnings
         if "no finite" in warning
     ]
     asked = way.run.get("precision")
     for name, found in accuracy.items():
-        least = MIN_PSNR_DB.get(found["precision"], MIN_FP16_PSNR_DB)
+        least = MIN_PSNR_DB.get(lowest_precision(found["precision"]), MIN_FP16_PSNR_DB)
         if asked is not None and found["precision"] != asked:
             problems.append(f"{name} computed in {found['precision']}, asked for {asked}")
         elif not found["finite"]:

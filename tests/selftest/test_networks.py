@@ -8,9 +8,13 @@ import pytest
 
 pytest.importorskip("torch", reason="the checks run checkpoints by torch")
 
+from doubles.graphs import tiny_manifest, tiny_model  # noqa: E402
+from doubles.int8_graphs import int8_manifest, int8_model  # noqa: E402
 from doubles.torch_cuda import StandInTorchCuda  # noqa: E402
 
+from sr_deploy.bench.measure import MeasureOptions  # noqa: E402
 from sr_deploy.core.errors import BuildError  # noqa: E402
+from sr_deploy.core.manifest import write_artifact  # noqa: E402
 from sr_deploy.core.samples import CROP_SET  # noqa: E402
 from sr_deploy.results.rows import BenchmarkRow, read_rows  # noqa: E402
 from sr_deploy.selftest import networks  # noqa: E402
@@ -68,6 +72,7 @@ def accuracy(**changes):
         ({}, accuracy(precision="fp32"), "net computed in fp32, asked for fp16"),
         ({}, accuracy(finite=False), "net: the output is not finite"),
         ({}, accuracy(psnr_db_vs_fp32=41.0), "net: 41.0 dB against FP32, expected 50"),
+        ({}, accuracy(precision="mixed: 2 fp32, 9 int8"), "net computed in mixed: 2 fp32, 9 int8"),
     ],
 )
 def test_what_is_wrong_fails(row, found, words):
@@ -75,6 +80,51 @@ def test_what_is_wrong_fails(row, found, words):
     with pytest.raises(BuildError, match=words):
         networks._refuse([BenchmarkRow("m_x4", "c4", "torch", **row)], found, way)
     networks._refuse([BenchmarkRow("m_x4", "c4", "torch")], accuracy(), way)
+
+
+@pytest.mark.parametrize("precision, least", [("mixed: 2 fp32, 9 int8", 30), ("fp32", 90)])
+def test_the_least_accuracy_is_that_of_the_lowest_precision(precision, least):
+    way = Way("onnxruntime", target="cpu")
+    networks._refuse([], accuracy(precision=precision, psnr_db_vs_fp32=least + 0.1), way)
+    with pytest.raises(BuildError, match=f"expected {least}"):
+        networks._refuse([], accuracy(precision=precision, psnr_db_vs_fp32=least - 0.1), way)
+
+
+@pytest.fixture
+def graphs(tmp_path, monkeypatch):
+    """Write graphs of one network with other precisions obtained; the check takes them."""
+    pytest.importorskip("onnxruntime", reason="it runs the graphs")
+
+    def write(**obtained):
+        models = {"fp32": (tiny_model, tiny_manifest()), "int8": (int8_model, int8_manifest())}
+        paths = [tmp_path / "artifacts" / "graphs" / f"tiny_x2.d1.{p}.onnx" for p in models]
+        for path, (precision, (model, manifest)) in zip(paths, models.items()):
+            kind = obtained.get(precision, manifest.precision_obtained)
+            manifest = dataclasses.replace(manifest, precision_obtained=kind)
+            content = model((16, 24)).SerializeToString()
+            write_artifact(path, lambda p, c=content, m=manifest: p.write_bytes(c) and m)
+        monkeypatch.setattr(networks, "_exported", lambda check, folder: paths)
+
+    return write
+
+
+def test_a_network_in_several_precisions_has_a_receipt_and_a_row_for_each(tmp_path, graphs):
+    graphs()
+    both = check("build", "tiny_x2", Way("onnxruntime"))
+    found = networks.check_build(both, tmp_path)
+    assert found["found"] == "2 in fp32, mixed: 20 fp32, 8 int8"
+    assert set(found["receipts"]) == {"tiny_x2.d1", "tiny_x2.d1 int8"}
+    networks.measured(both, sources(both, tmp_path), MeasureOptions(runs=1), tmp_path)
+    assert {row.cell for row in read_rows(tmp_path)} == {
+        "onnxruntime: tiny_x2: tiny_x2.d1, steady",
+        "onnxruntime: tiny_x2: tiny_x2.d1 int8, steady",
+    }
+
+
+def test_an_artifact_of_another_precision_than_was_asked_for_fails(tmp_path, graphs):
+    graphs(int8="fp32")
+    with pytest.raises(BuildError, match="d1 int8 was asked for in int8 and is in fp32"):
+        networks.check_build(check("build", "tiny_x2", Way("onnxruntime")), tmp_path)
 
 
 def test_networks_that_were_not_built_are_named(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.images import nchw_from_rgb
-from sr_deploy.export.int8.calibration import CROP_HW, read_calibration
+from sr_deploy.export.int8.calibration import CROP_HW, read_calibration, sample_calibration
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
 SCALE, HW = 2, (16, 16)
@@ -175,3 +175,11 @@ def test_the_usual_crops_suit_small_data_sets(tmp_path):
     calibration = read(folder_of(tmp_path / "hr", picture(0), picture(1)), hw=CROP_HW)
     assert calibration.hw == (64, 64)
     assert [len(calibration.ranges), len(calibration.held_out)] == [1, 1], "mirrored up to 128x128"
+
+
+def test_without_pictures_photographs_that_come_with_the_packages_measure():
+    calibration = sample_calibration(scale=2, hw=(16, 16))
+    count = len(calibration.held_out)
+    assert calibration.hw == (16, 16) and count > 1
+    (note,) = calibration.notes
+    assert note.startswith(f"without --calibrate, the loss is measured on {count} crops of ")
