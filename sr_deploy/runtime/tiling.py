@@ -102,6 +102,8 @@ def plan_tiles(
     output depends on.
     """
     limits = [_largest_side(session, axis, hw[axis], tile) for axis in (0, 1)]
+    # No tile is larger than the image, and `max_px` bounds what is fed.
+    limits = [max(min(limits[i], hw[i]), session.min_hw[i]) for i in (0, 1)]
     max_overlap = min(limits) // 4 if few_tiles else None
     y, x = (_Axis.of(session, i, hw[i], limits[i], max_overlap) for i in (0, 1))
     plans = []

@@ -140,6 +140,12 @@ def test_a_range_of_sizes_is_kept(sessions):
         )
 
 
+def test_sizes_far_larger_than_the_image_do_not_use_up_the_pixels(sessions):
+    session = opened(sessions, "blur", high=(16384, 16384))
+    plan = plan_tiles((120, 160), session, max_px=1 << 20)
+    assert plan.whole and plan == plan_tiles((120, 160), opened(sessions, "blur"), max_px=1 << 20)
+
+
 @pytest.mark.parametrize("kind", ["blur", "whole"])
 @pytest.mark.parametrize(
     "n, tile", [(n, t) for n in (40, 41, 63, 72, 100, 257) for t in (33, 40, 64) if t <= n]
