@@ -99,8 +99,10 @@ class Manifest:
         """The PSNR of its output against that of FP32 in dB, as its checks measured it.
 
         Of an INT8 engine, the lower one of its graph when it was quantised, and of the engine when
-        it was built. None: it was not measured, as of what computes in FP32.
+        it was built. None: it was not measured, or it computes in FP32, which loses nothing.
         """
+        if self.precision_obtained == "fp32":
+            return None
         checks = (self.checks.get(name) for name in ("accuracy", "int8", "fp16"))
         found = [check.get("psnr_db_vs_fp32") for check in checks if isinstance(check, dict)]
         return min((float(n) for n in found if isinstance(n, (int, float))), default=None)

@@ -133,11 +133,12 @@ def _recorded(engine: Path, of_graph: BenchmarkRow) -> BenchmarkRow:
     """Return the times that the board recorded in an engine's manifest, with its graph's PSNR."""
     network = describe_one(engine)
     row = recorded_row(network)
-    assert row is not None
+    assert row is not None and network.manifest is not None
+    accuracy: Any = network.manifest.checks.get("accuracy")
     quality = "images set degradation metric border_px psnr_db ssim tiling".split()
     compared = "the board's output was not compared"
-    if network.psnr_db_vs_fp32 is not None:
-        compared = f"the board's output differs from FP32 by {network.psnr_db_vs_fp32:.1f} dB"
+    if accuracy:
+        compared = f"the board's output differs from FP32 by {accuracy['psnr_db_vs_fp32']:.1f} dB"
     scored = f"PSNR is that of its graph, run in {of_graph.precision.upper()} on a CPU; {compared}"
     return replace(
         row,

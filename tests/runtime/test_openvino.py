@@ -49,7 +49,7 @@ def test_an_fp32_engine_computes_as_its_graph_does_although_the_cpu_may_prefer_b
     assert engine.name == "tiny_x2.d1.dyn16x24-64x64.fp32.engine"
     assert (manifest.precision_asked, manifest.precision_obtained) == ("fp32", "fp32")
     assert manifest.checks["layers"] == {"fp32": 1}
-    assert manifest.checks["accuracy"]["psnr_db_vs_fp32"] > 100
+    assert manifest.checks["accuracy"]["psnr_db_vs_fp32"] > 100 and manifest.psnr_db_vs_fp32 is None
     assert set(manifest.versions) == {"openvino", "cpu_features", "profile"}
     assert "CPUs with other features: there it is refused" in manifest.not_checked
     assert sum(manifest.build["kernels"].values()) == 1
@@ -79,6 +79,15 @@ def test_a_bf16_engine_says_how_much_it_loses(tiny, tmp_path):
             session.run(np.zeros((1, 3, 24, 24), np.float32))
     with open_session(engine, run=CPU_RUN) as session:
         assert session.run(np.ones((1, 3, 16, 24), np.float32)).shape == (1, 3, 32, 48)
+
+
+@needs("bf16")
+def test_a_graph_that_openvino_runs_in_bf16_is_refused_where_its_loss_is_bounded(tiny):
+    graph, bound = tiny(asked="bf16"), {"min_psnr_vs_fp32": 50.0}
+    with pytest.raises(ArtifactError, match="PSNR against FP32 was not measured, expected at le"):
+        open_session(graph, run=RunOptions(runtime="openvino", **bound))
+    with open_session(graph, run=RunOptions(**bound)) as session:
+        assert (session.backend, session.precision) == ("onnxruntime", "fp32")
 
 
 @needs("bf16")

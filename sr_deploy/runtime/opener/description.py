@@ -77,13 +77,16 @@ class NetworkDescription:
         Raises CannotRunHereError or MissingPackageError if this machine cannot run it,
         ArtifactError if a file is damaged, or loses more than `run` allows.
         """
-        problem = self.why_below(run)
-        if problem:
-            raise ArtifactError(
-                f"{self.artifact or self.name}: {problem}",
-                hint="give less dB with --min-psnr-vs-fp32, or omit it",
-            )
+        self._refuse_below(run, self.precision)
         session = self.opener(run)
+        if (
+            self.manifest is not None
+        ):  # OpenVINO runs an FP32 graph in BF16 that is for such engines
+            try:
+                self._refuse_below(run, session.precision)
+            except ArtifactError:
+                session.close()
+                raise
         session.name, session.psnr_db_vs_fp32 = self.name, self.psnr_db_vs_fp32
         return session
 
@@ -105,8 +108,19 @@ class NetworkDescription:
 
         What computes in FP32 has it, and what has no manifest: nothing else is known of it.
         """
+        return self._why_below(run, self.precision)
+
+    def _refuse_below(self, run: RunOptions, precision: str) -> None:
+        problem = self._why_below(run, precision)
+        if problem:
+            raise ArtifactError(
+                f"{self.artifact or self.name}: {problem}",
+                hint="give less dB with --min-psnr-vs-fp32, or omit it",
+            )
+
+    def _why_below(self, run: RunOptions, precision: str) -> str:
         least = run.min_psnr_vs_fp32
-        if least is None or self.precision in ("", "fp32"):
+        if least is None or precision in ("", "fp32"):
             return ""
         if self.psnr_db_vs_fp32 is None:
             return f"its PSNR against FP32 was not measured, expected at least {least:g} dB"
