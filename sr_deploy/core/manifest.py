@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.files import atomic_path, sha256_of
@@ -211,6 +212,31 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield "a name in fp32_nodes"
     if manifest.kind not in ("onnx", "engine"):
         yield f"the kind '{manifest.kind[:20]}'"
+    yield from _problems_of_losses(manifest.checks)
+
+
+def _problems_of_losses(checks: Dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the losses in dB, which rows and bounds are made of."""
+    for name in ("accuracy", "int8", "fp16"):
+        check = checks.get(name, {})
+        psnr_db = check.get("psnr_db_vs_fp32", 0.0) if isinstance(check, dict) else None
+        if not _is_finite(psnr_db):
+            yield f"checks.{name}"
+            return
+    record: Any = checks.get("int8", {})
+    curve = record.get("curve", [])
+    points = curve if isinstance(curve, list) else [None]
+    for point in points:
+        if not (isinstance(point, dict) and all(_is_finite(point.get(k)) for k in _POINT)):
+            yield "the curve of checks.int8"
+            return
+
+
+_POINT = ("kept", "loss_db")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def is_up_to_date(artifact: Path, expected: Manifest) -> bool:

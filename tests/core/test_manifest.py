@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import replace
 
@@ -119,6 +120,10 @@ def test_a_missing_artifact_or_manifest_is_named(artifact):
         ({"align_px": 0}, "align_px 0"),
         ({"halo_px": -1}, "halo_px -1"),
         ({"min_px": [0, 1]}, r"min_px \(0, 1\)"),
+        ({"checks": {"int8": 3}}, "checks.int8"),
+        ({"checks": {"accuracy": {"psnr_db_vs_fp32": "x"}}}, "checks.accuracy"),
+        ({"checks": {"fp16": {"psnr_db_vs_fp32": math.nan}}}, "checks.fp16"),
+        ({"checks": {"int8": {"curve": [{"kept": 1}]}}}, "the curve of checks.int8"),
     ],
 )
 def test_a_malformed_manifest_is_refused(artifact, change, words):
