@@ -302,7 +302,8 @@ def _parse_row(line: str, source: str) -> BenchmarkRow:
 
 
 def _check_int8(int8: Dict[str, Any], source: str) -> None:
-    points = int8.get("curve", [])
+    curve = int8.get("curve", [])
+    points = curve if isinstance(curve, list) else [curve]
     numbers = [p.get(key) for p in points if isinstance(p, dict) for key in ("kept", "loss_db")]
     if len(numbers) < 2 * len(points) or not all(isinstance(n, _NUMBER) for n in numbers):
         problem = f"{source}: 'curve' of 'int8' has a point without 'kept' and 'loss_db'"

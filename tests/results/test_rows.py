@@ -161,6 +161,10 @@ def test_a_line_break_inside_a_value_stays_inside_it(tmp_path, text):
             TEXT.replace('"int8": null', '"int8": {"curve": [{"kept": 1}]}'),
             "line 2: 'curve' of 'int8' has a point without 'kept' and 'loss_db'",
         ),
+        (
+            TEXT.replace('"int8": null', '"int8": {"curve": 5}'),
+            "line 2: 'curve' of 'int8' has a point without 'kept' and 'loss_db'",
+        ),
     ],
 )
 def test_a_bad_line_is_named_by_its_number(tmp_path, line, words):

@@ -227,8 +227,9 @@ def loss_text(record: Mapping[str, Any]) -> str:
     """Return what an INT8 graph loses, in words. record: of `Int8Graph`."""
     quantised, layers = record["layers"]
     found = "" if record.get("fewest", True) else " (more may be possible: the search was ended)"
+    loss_db = round(record["loss_db"], 2) + 0.0  # without the sign of a negative zero
     return (
-        f"INT8, {record['psnr_db_vs_fp32']:.1f} dB against FP32, {record['loss_db']:.2f} dB lost "
+        f"INT8, {record['psnr_db_vs_fp32']:.1f} dB against FP32, {loss_db:.2f} dB lost "
         f"(limit {record['max_loss_db']:.2f}), {quantised} of {layers} layers in INT8{found}"
     )
 
