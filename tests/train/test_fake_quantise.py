@@ -96,10 +96,10 @@ def test_weights_and_ranges_learn():
 
 
 def test_a_network_without_convolutions_is_refused():
-    class Shuffle(Checkpoint):
+    class Enlargement(Checkpoint):
         def network(self, variant=None):
-            return torch.nn.PixelShuffle(2)
+            return torch.nn.Upsample(scale_factor=2)
 
     made = start()
     with pytest.raises(InputError, match="asrn has no convolutions to quantise"):
-        QuantisedNetwork(Shuffle(made.name, made.spec, made.weights))
+        QuantisedNetwork(Enlargement(made.name, made.spec, made.weights))
