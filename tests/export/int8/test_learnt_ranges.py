@@ -13,12 +13,16 @@ from sr_deploy.export.int8.ranges import collect_ranges, with_learnt
 from tests.doubles.networks import network
 
 
+@pytest.fixture(scope="module")
+def model():
+    net = network("srn-s", 4, "b1")
+    return ready_to_quantise(graph_from_network(net, parse_sizes("15x16"), opset=17))
+
+
 @pytest.mark.parametrize("target, shared", [("xavier", True), ("cpu", False)])
-def test_they_replace_measured_ones_where_only_convolutions_read_the_value(target, shared):
+def test_they_replace_measured_ones_where_only_convolutions_read_the_value(model, target, shared):
     """The output of a convolution of SRN's attention goes into a product too."""
     rules = load_target(target).int8
-    net = network("srn-s", 4, "b1")
-    model = ready_to_quantise(graph_from_network(net, parse_sizes("15x16"), opset=17))
     image = np.random.default_rng(0).random((1, 3, 15, 16), np.float32)
     measured = collect_ranges(model, [image], rules)["min-max"]
     convs = {node.input[1]: node for node in model.graph.node if node.op_type == "Conv"}

@@ -94,6 +94,8 @@ def test_layers_to_keep_can_be_given_and_a_loss_beyond_the_limit_is_refused():
         made(keep="ends")
     loose = made(keep="ends", limit=60.0)
     assert loose.kept == ("head", "tail") and loose.record["curve"][0]["kept"] == 2
+    with pytest.raises(ExportError, match="; the limit is"):
+        made(keep="ends", limit=loose.record["loss_db"] - 0.01)
     with pytest.raises(ExportError, match="'bdy' is not the name of a layer that would be INT8"):
         made(keep="bdy")
     with pytest.raises(ExportError, match="keeps all that could be INT8: head, body, tail"):
