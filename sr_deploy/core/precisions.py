@@ -16,9 +16,9 @@ def mixed_precision(counts: Dict[str, int]) -> str:
     return "mixed: " + ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
 
 
-def precision_of(counts: Dict[str, int]) -> str:
-    """Return the precision of layers: `int8` where all are, else as `mixed_precision`; empty for
-    none."""
+def precision_of_counts(counts: Dict[str, int]) -> str:
+    """Return the precision of layers or tensors: `int8` where all are, else as `mixed_precision`;
+    empty for none."""
     return next(iter(counts)) if len(counts) == 1 else mixed_precision(counts) if counts else ""
 
 

@@ -15,12 +15,13 @@ import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
 from sr_deploy.core.errors import ExportError
-from sr_deploy.core.precisions import mixed_precision
+from sr_deploy.core.precisions import precision_of_counts
 from sr_deploy.export.opset import check as check_opset
 from sr_deploy.runtime.graph_nodes import (
     all_graphs,
     all_nodes,
     bodies_of,
+    drop_unused_constants,
     image_inputs,
     name_nodes,
     names_read,
@@ -166,10 +167,7 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(rest)
     graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in arrays.items())
-    used = {v.name for v in graph.output}.union(*(names_read(node) for node in rest))
-    kept = [t for t in graph.initializer if t.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    drop_unused_constants(graph)
     return model
 
 
@@ -195,7 +193,7 @@ def precision_of(model: onnx.ModelProto) -> str:
     """
     layers = layer_precisions(model)
     counts = layers if "int8" in layers else tensor_types(model)
-    return next(iter(counts)) if len(counts) == 1 else mixed_precision(counts)
+    return precision_of_counts(counts)
 
 
 def nodes_of_image(model: onnx.ModelProto) -> List[onnx.NodeProto]:

@@ -14,7 +14,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from sr_deploy.core.errors import ExportError
-from sr_deploy.runtime.graph_nodes import names_read
+from sr_deploy.runtime.graph_nodes import drop_unused_constants
 
 EXPORTED = 18
 LOWEST = 13
@@ -36,7 +36,7 @@ def lower(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     del lowered.graph.node[:]
     lowered.graph.node.extend(nodes)
     del lowered.graph.value_info[:]
-    _drop_unused_constants(lowered.graph)
+    drop_unused_constants(lowered.graph)
     del lowered.opset_import[:]
     lowered.opset_import.append(helper.make_opsetid("", opset))
     lowered.ir_version = helper.find_min_ir_version_for(list(lowered.opset_import))
@@ -172,10 +172,3 @@ def _drop_attributes(node: onnx.NodeProto, *names: str) -> None:
     attributes = [a for a in node.attribute if a.name not in names]
     del node.attribute[:]
     node.attribute.extend(attributes)
-
-
-def _drop_unused_constants(graph: onnx.GraphProto) -> None:
-    names = {name for node in graph.node for name in names_read(node)}
-    constants = [t for t in graph.initializer if t.name in names]
-    del graph.initializer[:]
-    graph.initializer.extend(constants)

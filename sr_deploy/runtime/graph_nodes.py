@@ -47,6 +47,14 @@ def needed_nodes(graph: Any, outputs: Iterable[str]) -> List[Any]:
     return nodes[::-1]
 
 
+def drop_unused_constants(graph: Any) -> None:
+    """Remove the constants that no node and no output of a graph reads, in place."""
+    read = {value.name for value in graph.output}.union(*map(names_read, graph.node))
+    for i in reversed(range(len(graph.initializer))):
+        if graph.initializer[i].name not in read:
+            del graph.initializer[i]
+
+
 def sort_nodes(graph: Any) -> None:
     """Put each node after those that make what it reads, as ONNX demands.
 

@@ -19,7 +19,7 @@ from sr_deploy.core.errors import (
     DeviceMemoryError,
     MissingPackageError,
 )
-from sr_deploy.core.precisions import precision_of
+from sr_deploy.core.precisions import precision_of_counts
 from sr_deploy.core.session import Session, SizeContract
 
 _PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8"}
@@ -113,7 +113,7 @@ class Layers:
     @property
     def precision(self) -> str:
         """`bf16`, or for example `mixed: 20 bf16, 3 fp32`; empty if there is none."""
-        return precision_of(self.precisions)
+        return precision_of_counts(self.precisions)
 
 
 def layers_of(compiled: Any) -> Layers:

@@ -13,7 +13,7 @@ from sr_deploy.core.device import cpu_features, cpu_model
 from sr_deploy.core.errors import BuildError, CannotRunHereError, MissingPackageError
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.manifest import Manifest
-from sr_deploy.core.precisions import is_quantised, precision_of
+from sr_deploy.core.precisions import is_quantised, precision_of_counts
 from sr_deploy.core.providers import PROVIDERS, Provider
 from sr_deploy.core.run_options import CPU_RUN, DEFAULT_RUN, RunOptions
 from sr_deploy.core.samples import sample_lr
@@ -84,7 +84,7 @@ class OnnxRuntimeBackend(Backend):
         """Return the manifest of an INT8 engine. Raises BuildError if nothing in it is INT8."""
         precisions, kernels = multiplying_nodes(engine)
         if "int8" not in precisions:
-            found = precision_of(precisions) or "no layer that it applies to"
+            found = precision_of_counts(precisions) or "no layer that it applies to"
             raise BuildError(
                 f"INT8 was asked for, but ONNX Runtime computes {onnx.name} in {found}",
                 hint="export it with --precision fp32",
@@ -97,7 +97,7 @@ class OnnxRuntimeBackend(Backend):
             graph,
             kind="engine",
             target=target.name,
-            precision_obtained=precision_of(precisions),
+            precision_obtained=precision_of_counts(precisions),
             versions=self.versions(),
             checks={
                 "accuracy": checked_accuracy(outputs, references, f"the engine of {onnx.name}"),

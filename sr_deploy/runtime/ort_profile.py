@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Tuple
 
-from sr_deploy.core.precisions import precision_of
+from sr_deploy.core.precisions import precision_of_counts
 
 _PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _COPIES = ("MemcpyToHost", "MemcpyFromHost")
@@ -44,7 +44,7 @@ class NodeRuns:
         for types in self.types.values():
             for name, number in types.items():
                 counts[name] = counts.get(name, 0) + number
-        return precision_of(counts)
+        return precision_of_counts(counts)
 
 
 def read_profile(path: Path) -> NodeRuns:

@@ -12,7 +12,12 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence
 
 import numpy as np
 
-from sr_deploy.runtime.graph_nodes import all_nodes, name_nodes, needed_nodes
+from sr_deploy.runtime.graph_nodes import (
+    all_nodes,
+    drop_unused_constants,
+    name_nodes,
+    needed_nodes,
+)
 
 _QUANTISE, _DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -180,9 +185,4 @@ def _drop_unused(graph: Any) -> None:
     ]
     del graph.node[:]
     graph.node.extend(nodes)
-    read = {name for node in all_nodes(graph) for name in node.input}
-    read |= {value.name for value in graph.output}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    copies = [type(t).FromString(t.SerializeToString()) for t in kept]
-    del graph.initializer[:]
-    graph.initializer.extend(copies)
+    drop_unused_constants(graph)

@@ -18,7 +18,7 @@ from typing import Any, Dict, Sequence, Tuple
 from sr_deploy.core.errors import BuildError, CannotRunHereError, MissingPackageError, TargetError
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.manifest import Manifest, target_of
-from sr_deploy.core.precisions import mixed_precision
+from sr_deploy.core.precisions import mixed_precision, precision_of_counts
 from sr_deploy.core.run_options import DEFAULT_RUN, Device, RunOptions
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import Backend, BuildOptions, Session
@@ -337,9 +337,8 @@ def _receipt_of_parsed(build: TensorRTBuild) -> _Receipt:
         return _Receipt(_as_asked(build, obtained, counts, receipt), {"precision_receipt": receipt})
     types, names = build.types, {"HALF": "fp16", "FLOAT": "fp32"}
     counts = {names[name]: n for name, n in types.items() if name in names}
-    precision = next(iter(counts)) if len(counts) == 1 else mixed_precision(counts)
     receipt = f"strongly typed build; layers of the parsed network by output type: {types}"
-    return _Receipt(precision, {"precision_receipt": receipt})
+    return _Receipt(precision_of_counts(counts), {"precision_receipt": receipt})
 
 
 def _capabilities(target: TargetProfile, requested: Sequence[int]) -> Tuple[int, ...]:

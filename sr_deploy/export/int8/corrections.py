@@ -19,9 +19,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from sr_deploy.core.target import Int8Rules
-from sr_deploy.export.int8.plan import GraphView, attribute, quantisable
-from sr_deploy.export.int8.scales import weight_scales
-from sr_deploy.runtime.graph_nodes import free_name, names_read
+from sr_deploy.export.int8.plan import GraphView, quantisable
+from sr_deploy.export.int8.scales import most_weight, weight_scales
+from sr_deploy.runtime.graph_nodes import drop_unused_constants, free_name, names_read
+from sr_deploy.runtime.onnx_view import attributes_of
 from sr_deploy.runtime.ort import raw_session
 
 _HOMOGENEOUS = (
@@ -99,7 +100,7 @@ def bias_corrections(
     layers = {name: node for name, node in layers.items() if _is_plain(view, node)}
     inputs = sorted({node.input[0] for node in layers.values()})
     means = _per_channel(model, inputs, images, "GlobalAveragePool", np.mean)
-    most = 64 if rules.reduce_range else 127
+    most = most_weight(rules)
     corrected = {}
     for name, node in layers.items():
         weight, bias = _weights_of(view, node)
@@ -133,11 +134,7 @@ def with_weights(
                 graph.initializer.append(tensor)
                 del node.input[i : i + 1]
                 node.input.insert(i, name)
-    read = {value.name for value in graph.output}
-    read.update(*(names_read(node) for node in graph.node))
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    drop_unused_constants(graph)
     return result
 
 
@@ -209,8 +206,8 @@ def _joined(view: GraphView, node: onnx.NodeProto) -> List[str]:
 
 
 def _is_linear_resize(node: onnx.NodeProto) -> bool:
-    outside = attribute(node, "coordinate_transformation_mode", b"") == b"tf_crop_and_resize"
-    return node.op_type in ("Resize", "Upsample") and not outside
+    mode = attributes_of(node).get("coordinate_transformation_mode")
+    return node.op_type in ("Resize", "Upsample") and mode != "tf_crop_and_resize"
 
 
 def _per_channel(

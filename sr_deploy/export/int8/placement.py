@@ -9,16 +9,16 @@ import onnx
 import onnx.version_converter
 from onnx import TensorProto, helper, numpy_helper
 
-from sr_deploy.core.device import products_saturate
 from sr_deploy.core.errors import ExportError, one_line
 from sr_deploy.core.target import CHANNEL_QUANTISATION, HALF_QUANTISATION, Int8Rules
 from sr_deploy.export.half import folded, plain_graph
-from sr_deploy.export.int8.plan import FLOAT_TYPES, GraphView, QuantPlan, attribute, planned
+from sr_deploy.export.int8.plan import FLOAT_TYPES, GraphView, QuantPlan, planned
 from sr_deploy.export.int8.plan import quantisable as quantisable
 from sr_deploy.export.int8.ranges import Ranges as Ranges
-from sr_deploy.export.int8.scales import activation_scale, storable, weight_scales
+from sr_deploy.export.int8.scales import activation_scale, most_weight, storable, weight_scales
 from sr_deploy.export.opset import check as check_opset
-from sr_deploy.runtime.graph_nodes import all_nodes, free_name, names_read, opset_of
+from sr_deploy.runtime.graph_nodes import all_nodes, drop_unused_constants, free_name, opset_of
+from sr_deploy.runtime.onnx_view import attributes_of
 
 _READ_CONSTANTS = ("Add", "Mul", "MatMul", "Concat")
 _MOST_BIAS = 2.0**30
@@ -159,10 +159,7 @@ class _Writer:
         nodes = [type(n).FromString(n.SerializeToString()) for n in (*self._front, *nodes)]
         del graph.node[:], graph.value_info[:]
         graph.node.extend(nodes)
-        read = {v.name for v in graph.output}.union(*(names_read(n) for n in all_nodes(graph)))
-        constants = [tensor for tensor in graph.initializer if tensor.name in read]
-        del graph.initializer[:]
-        graph.initializer.extend(constants)
+        drop_unused_constants(graph)
 
     def _quantise_weights(self, node: onnx.NodeProto) -> None:
         """Let a layer read 8-bit weights, and an integer bias if the rules want one."""
@@ -174,7 +171,7 @@ class _Writer:
         if self._rules.quantised_bias and len(node.input) > 2:
             bias = self._view.constants.get(node.input[2])
         values = np.zeros(1) if bias is None else numpy_helper.to_array(bias).astype(np.float64)
-        most = 64 if self._rules.reduce_range and products_saturate() else 127
+        most = most_weight(self._rules)
         scale = weight_scales(weights, axis, most, np.abs(values).ravel() / (step * _MOST_BIAS))
         scale = storable(scale, tensor.data_type)
         scaled = _Scaled(scale, np.zeros(scale.shape, np.int8), axis)
@@ -273,7 +270,7 @@ def _channel_axis(node: onnx.NodeProto, rank: int) -> Optional[int]:
         return 1
     if rank != 2:
         return None
-    return 0 if node.op_type == "Gemm" and attribute(node, "transB", 0) else 1
+    return 0 if node.op_type == "Gemm" and attributes_of(node).get("transB", 0) else 1
 
 
 def _as_integers(values: np.ndarray, scaled: _Scaled) -> np.ndarray:

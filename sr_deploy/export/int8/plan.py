@@ -19,6 +19,7 @@ from onnx import TensorProto
 from sr_deploy.core.target import Int8Rules
 from sr_deploy.runtime.graph_nodes import names_read
 from sr_deploy.runtime.graph_types import element_types, values_of_image
+from sr_deploy.runtime.onnx_view import attributes_of
 
 FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16)
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -149,7 +150,7 @@ def _is_quantisable(view: GraphView, node: onnx.NodeProto, rules: Int8Rules) -> 
         return node.op_type in _KERNELS and node.output[0] not in view.outputs
     if node.op_type not in _CONVOLUTIONS:
         return False
-    group, dims = attribute(node, "group", 1), view.constants[node.input[1]].dims
+    group, dims = attributes_of(node).get("group", 1), view.constants[node.input[1]].dims
     if node.op_type == "ConvTranspose":
         return bool(group == 1 and dims[1] % _TRANSPOSED_MULTIPLE == 0)
     return bool(
@@ -227,7 +228,7 @@ def _has_kernel(view: GraphView, node: onnx.NodeProto) -> bool:
     if node.op_type not in _BETWEEN or view.has_weights(node):
         return False
     if node.op_type == "Resize":
-        return bool(attribute(node, "mode", b"nearest") != b"cubic")
+        return bool(attributes_of(node).get("mode") != "cubic")
     return all(name in view.types for name in node.output if name)
 
 
@@ -283,9 +284,3 @@ def _groups(view: GraphView, values: Collection[str], rules: Int8Rules) -> Dict[
 def _values_in_order(model: onnx.ModelProto) -> List[str]:
     graph = model.graph
     return [v.name for v in graph.input] + [name for node in graph.node for name in node.output]
-
-
-def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    """Return the value of a node's attribute."""
-    found = next((a for a in node.attribute if a.name == name), None)
-    return default if found is None else onnx.helper.get_attribute_value(found)

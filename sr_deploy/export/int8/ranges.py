@@ -15,7 +15,6 @@ from sr_deploy.export.not_finite import not_finite_error
 from sr_deploy.runtime.ort import raw_session
 
 MIN_MAX, PERCENTILE, MSE = "min-max", "percentile", "mse"
-METHODS = (MIN_MAX, PERCENTILE, MSE)
 _PERCENT = 99.99
 _SAMPLED = 29
 """Of all numbers, one in so many is kept for a distribution; prime, so that all columns are met."""

@@ -7,6 +7,7 @@ from typing import Mapping, Optional, Tuple
 import numpy as np
 from onnx import TensorProto
 
+from sr_deploy.core.device import products_saturate
 from sr_deploy.core.errors import ExportError
 from sr_deploy.core.target import Int8Rules
 
@@ -36,6 +37,11 @@ def activation_scale(
     scale = storable(np.array((high - low) / 255), kind)
     zero = np.clip(np.rint(least - low / float(scale)), least, most)
     return scale, np.array(zero, dtype)
+
+
+def most_weight(rules: Int8Rules) -> int:
+    """Return the largest integer of weights: half of it where sums of products may overflow."""
+    return 64 if rules.reduce_range and products_saturate() else 127
 
 
 def weight_scales(
