@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict
+from typing import Dict, Sequence
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 """What can be asked of an engine. Its graph may be of another type: FP32 for a BF16 engine, and for
@@ -20,6 +20,12 @@ def precision_of_counts(counts: Dict[str, int]) -> str:
     """Return the precision of layers or tensors: `int8` where all are, else as `mixed_precision`;
     empty for none."""
     return next(iter(counts)) if len(counts) == 1 else mixed_precision(counts) if counts else ""
+
+
+def precisions_text(names: Sequence[str]) -> str:
+    """Return a list in words: `fp16, fp32 and int8`. names: one at least."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def is_quantised(precision: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 from sr_deploy.core.errors import InputError, TargetError, did_you_mean
 from sr_deploy.core.files import data_folder
 from sr_deploy.core.jsonio import at_line, read_dataclass, to_json
-from sr_deploy.core.precisions import GRAPH_DTYPES, PRECISIONS
+from sr_deploy.core.precisions import GRAPH_DTYPES, PRECISIONS, precisions_text
 from sr_deploy.core.providers import BUILDERS, OPENVINO, PROVIDERS, TRTEXEC_RUNTIMES
 from sr_deploy.core.sizes import parse_sizes
 
@@ -147,7 +147,7 @@ class TargetProfile:
             return self.precisions[0]
         if precision not in self.precisions:
             raise TargetError(
-                f"target '{self.name}' builds {' and '.join(self.precisions)} engines, "
+                f"target '{self.name}' builds {precisions_text(self.precisions)} engines, "
                 f"not {precision}",
                 hint=f"omit --precision, or give {self.precisions[0]}; {precision} engines are "
                 f"built for {', '.join(targets_with(precision)) or 'no target'}",

@@ -81,7 +81,8 @@ def _loss_bound(rows: Sequence[BenchmarkRow]) -> Bound:
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits that a network must meet. Raises InputError without any, or if one is not above 0.
+    """Limits that a network must meet. Raises InputError without any, or if one is not above 0 (of
+    `max_loss_db`: below 0).
 
     >>> limits = sr_deploy.Limits(max_ms=1000 / 30, min_psnr_db=28)
     """
@@ -104,10 +105,10 @@ class Limits:
                 "--max-loss-db",
             )
         for bound, limit in self.bounds():
-            if not 0 < limit < float("inf"):
-                raise InputError(
-                    f"the limit of the {bound.name} is {limit:g}; expected a number above 0"
-                )
+            may_be_0 = bound.name == "loss"
+            if not (0 < limit < float("inf") or (may_be_0 and limit == 0)):
+                expected = "0 or more" if may_be_0 else "a number above 0"
+                raise InputError(f"the limit of the {bound.name} is {limit:g}; expected {expected}")
 
     def bounds(self, rows: Sequence[BenchmarkRow] = ()) -> List[Tuple[Bound, float]]:
         """Return the limits that are set. rows: all that may hold the FP32 row of a network."""
@@ -214,8 +215,11 @@ def _rows_of(target: str, rows: Sequence[BenchmarkRow]) -> List[BenchmarkRow]:
 
 def _precision_remarks(name: str, row: BenchmarkRow, rows: Sequence[BenchmarkRow]) -> List[str]:
     """Return what a network in a lower precision loses and gains against its FP32 row."""
-    if precision_of(row) in ("", "fp32"):
+    precision = precision_of(row)
+    if precision in ("", "fp32"):
         return []
+    if not name.endswith(f" {precision}"):  # all rows have this one, so that no name has it
+        name = f"{name} in {precision}"
     at = next(i for i, other in enumerate(rows) if other is row)
     loss, fp32 = losses_db(rows)[at], fp32_partners(rows)[at]
     if loss is None or fp32 is None:
@@ -223,7 +227,8 @@ def _precision_remarks(name: str, row: BenchmarkRow, rows: Sequence[BenchmarkRow
     alike = all(getattr(fp32, key) == getattr(row, key) for key in ("target", *_MEASURED_ALIKE))
     ms = frame_ms(fp32) if alike else None
     time = "" if ms is None else f", which takes {ms:.2f} ms"
-    return [f"{name} loses {loss:.3f} dB against FP32{time}"]
+    text = f"gains {-loss:.3f}" if loss < 0 else f"loses {loss:.3f}"
+    return [f"{name} {text} dB against FP32{time}"]
 
 
 def _remarks(

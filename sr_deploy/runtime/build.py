@@ -25,7 +25,7 @@ from sr_deploy.core.manifest import (
     write_artifact,
 )
 from sr_deploy.core.onnx_file import weight_files
-from sr_deploy.core.precisions import is_quantised
+from sr_deploy.core.precisions import is_quantised, precisions_text
 from sr_deploy.core.progress import as_progress
 from sr_deploy.core.session import Backend, BuildOptions
 from sr_deploy.core.sizes import Sizes
@@ -309,14 +309,14 @@ def _why_mismatched(file: Path, graph: Manifest, profile: TargetProfile) -> str:
     if asked not in profile.precisions:
         return (
             f"{file.name} was exported for an {asked.upper()} engine ({graph.precision_obtained} "
-            f"tensors), but {name} builds {' and '.join(profile.precisions)} engines"
+            f"tensors), but {name} builds {precisions_text(profile.precisions)} engines"
         )
     if (
         is_quantised(graph.precision_obtained)
         and asked != "int8"
         and profile.runtime not in LOCAL_RUNTIMES
     ):
-        engines = " and ".join(profile.precisions)
+        engines = precisions_text(profile.precisions)
         return f"{file.name} is quantised, but {name} builds {engines} engines"
     expected = profile.graph_dtype(asked)
     if graph.graph_dtype != expected:

@@ -177,3 +177,8 @@ def test_a_missing_key_and_the_line_of_broken_json(tmp_path):
 )
 def test_a_profile_takes_the_versions_it_names(version, takes):
     assert load_target("xavier").supports_version(version) == takes
+
+
+def test_a_refused_precision_lists_those_of_the_target():
+    with pytest.raises(TargetError, match="builds fp16, fp32 and int8 engines, not bf16"):
+        load_target("xavier").check_precision("bf16")

@@ -115,6 +115,7 @@ def test_what_lacks_the_number_is_not_taken():
             "different input_hw cannot be compared: 64x64, 8x8",
         ),
         (ROWS, {"max_ms": float("nan")}, "the limit of the time is nan; expected a number above 0"),
+        (ROWS, {"max_loss_db": -1}, "the limit of the loss is -1; expected 0 or more"),
         (ROWS, {"min_psnr_db": -3}, "the limit of the PSNR is -3"),
         ([ROWS[0], replace(ROWS[1], device="other")], {"max_ms": 33}, "different device"),
         ([ROWS[0], replace(ROWS[1], scale=2)], {"max_ms": 33}, "different scale"),
@@ -168,9 +169,16 @@ def test_a_loss_needs_an_fp32_row_of_the_same_images():
         choose(FP32[0], other, max_loss_db=0.1)
     alone = choose(INT8[0], max_ms=15)
     assert alone.remarks == (
-        "what asrn_x4.d1 loses against FP32 is not known, as no FP32 row of it is of the same "
-        "images",
+        "what asrn_x4.d1 in int8 loses against FP32 is not known, as no FP32 row of it is of the "
+        "same images",
     )
     # Not to be told by the time of another device.
     gpu = choose(replace(FP32[0], target="gpu"), INT8[0], max_ms=15)
-    assert gpu.remarks == ("asrn_x4.d1 loses 0.050 dB against FP32",)
+    assert gpu.remarks == ("asrn_x4.d1 in int8 loses 0.050 dB against FP32",)
+
+
+def test_a_gain_is_named_as_one_and_is_within_a_limit_of_0():
+    better = replace(INT8[1], psnr_db=30.75)
+    choice = choose(*FP32, INT8[0], better, max_loss_db=0)
+    assert choice.best == "asrn_x4.d2 int8"
+    assert choice.remarks[0].startswith("asrn_x4.d2 int8 gains 0.050 dB against FP32")

@@ -246,7 +246,7 @@ def _refuse_loss(kept: Kept, options: Int8Options, layers: int, name: str) -> No
     auto = options.keep == AUTO
     also = f", also with {len(kept.layers)} of {layers} layers kept" if auto and kept.layers else ""
     raise ExportError(
-        f"{name}: INT8 loses {loss_db:.3f} dB{also}; the limit is {limit:g} dB",
+        f"{name}: INT8 loses {loss_db:.4f} dB{also}; the limit is {limit:g} dB",
         hint=others if auto else f"let --keep auto find the layers to keep; {others}",
     )
 
