@@ -125,7 +125,14 @@ def make(model: ModelVariant, way: ModelWay) -> Path:
 
 def _make_file(model: ModelVariant, way: ModelWay, folder: Path, beside: Path) -> None:
     """Write the engine or graph of a way to a folder; beside: a folder for its graph."""
-    graph = shipped_graph(model, way, beside) or export_graph(model, way, beside)
+    graph = shipped_graph(model, way, beside)
+    if graph is None:
+        try:
+            graph = export_graph(model, way, beside)
+        except MissingPackageError:  # then one in the form of another target, which is slower
+            graph = shipped_graph(model, way, beside, any_form=True)
+            if graph is None:
+                raise
     if way.builds:
         from sr_deploy.runtime.build import engine_from_onnx
 
@@ -159,16 +166,18 @@ def export_graph(model: ModelVariant, way: ModelWay, folder: Path) -> Path:
     return onnx_from_checkpoint(model.weights, folder, options)[0]
 
 
-def shipped_graph(model: ModelVariant, way: ModelWay, folder: Path) -> Optional[Path]:
+def shipped_graph(
+    model: ModelVariant, way: ModelWay, folder: Path, *, any_form: bool = False
+) -> Optional[Path]:
     """Return the shipped FP32 graph of a model; None if there is none that fits it and the way.
 
-    One that was made for another target, whose graph for this way would be the same, is copied to
-    a folder with a manifest for the way.
+    any_form: also one in another form than that of the way's target. One that was made for another
+    target is copied to a folder with a manifest for the way.
     """
     for path in shipped_graphs().glob(f"{model.name}.*.onnx"):
         with contextlib.suppress(ArtifactError, TargetError):
             manifest = read_manifest(path)
-            if not _fits(manifest, model, way):
+            if not _fits(manifest, model, way, any_form):
                 continue
             if (manifest.target, manifest.precision_asked) == (way.target, way.precision):
                 return path
@@ -181,8 +190,11 @@ def shipped_graph(model: ModelVariant, way: ModelWay, folder: Path) -> Optional[
     return None
 
 
-def _fits(manifest: Manifest, model: ModelVariant, way: ModelWay) -> bool:
-    """Return whether a shipped graph is of a model, and what an export for a way would be."""
+def _fits(manifest: Manifest, model: ModelVariant, way: ModelWay, any_form: bool) -> bool:
+    """Return whether a shipped graph is of a model, and what an export for a way would be.
+
+    any_form: but for its form, which decides the time alone.
+    """
     made_of = manifest.parent_sha256, manifest.versions.get("card"), manifest.variant
     if made_of != (model.card.weights_sha256, model.card.digest, model.variant):
         return False
@@ -191,9 +203,9 @@ def _fits(manifest: Manifest, model: ModelVariant, way: ModelWay) -> bool:
         return False
     forms = [_forms_of(profile, model.card.arch) for profile in (made_for, wanted)]
     sizes = parse_sizes(_sizes(model.card, wanted))
-    as_made = manifest.min_shape, manifest.max_shape, made_for.opset, manifest.graph_dtype, forms[0]
-    as_wanted = sizes.min, sizes.max, wanted.opset, wanted.graph_dtype(way.precision), forms[1]
-    return as_made == as_wanted
+    as_made = manifest.min_shape, manifest.max_shape, made_for.opset, manifest.graph_dtype
+    as_wanted = sizes.min, sizes.max, wanted.opset, wanted.graph_dtype(way.precision)
+    return as_made == as_wanted and (any_form or forms[0] == forms[1])
 
 
 def _forms_of(profile: TargetProfile, arch: str) -> Dict[str, str]:
