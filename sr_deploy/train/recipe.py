@@ -180,10 +180,13 @@ class Recipe(BaseRecipe):
     }
 
     def _check(self) -> None:
-        if self.method == INT8 and not self.arch:  # the checkpoint's: any will do until it is known
-            return replace(self, arch="asrn", scale=self.scale or 1)._check_numbers()
-        self._check_numbers()
+        if self.method == INT8:
+            self._expect(self.amp == "off", "amp off with the method int8", "amp")
+            if not self.arch:  # the checkpoint's: any will do until it is known
+                return replace(self, arch="asrn", scale=self.scale or 1)._check_numbers()
+        self._check_names_and_numbers()
         self._check_network()
+        self._check_numbers()
 
     def _check_network(self) -> None:
         network = self._network()
@@ -205,8 +208,6 @@ class Recipe(BaseRecipe):
     def _check_numbers(self) -> None:
         self._check_names_and_numbers()
         self._check_training()
-        supported = self.method != INT8 or self.amp == "off"
-        self._expect(supported, "amp off with the method int8", "amp")
         not_negative = min(self.psd, self.depth) >= 0
         self._expect(not_negative, "psd >= 0 and depth >= 0", "psd", "depth")
         if self.difficulty:
