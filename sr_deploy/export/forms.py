@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from sr_deploy.core.errors import TargetError
 from sr_deploy.core.target import TargetProfile
-from sr_deploy.export.blocks import BlockedASRN, pad_to_blocks
-from sr_deploy.export.whole_pixels import PixelwiseNLA, PixelwiseShuffle
+from sr_deploy.export.blocks import pad_to_blocks
+from sr_deploy.export.whole_pixels import PixelwiseNLA
 from sr_deploy.nets.fuse import (
-    CollapsedASRN,
     fuse_network,
     make_conv,
     pass_report,
@@ -40,11 +39,9 @@ FORMS: Mapping[str, Callable[[nn.Module], Optional[nn.Module]]] = {
     "split": lambda net: _replace_modules(net, _is_grouped, SplitConvolution),
     # IMDeception: a 1x1 that a Split follows as two.
     "two-convs": lambda net: _replace_modules(net, lambda m: isinstance(m, GIDB), UnsplitGIDB),
-    # For maps stored channels last: no padding, and pixels are moved whole. Sums of 1x1s replace
-    # ASRN's Split and Concat; a GIDB has the 1x1s of two-convs.
-    "channels-last": lambda net: _channels_last(net),
-    # The same, with the padding of blocks-16.
-    "channels-last-16": lambda net: _padded_channels_last(net),
+    # For maps stored channels last: these two, and attention that moves whole pixels.
+    "channels-last": lambda net: _whole_pixels(net, "two-convs"),
+    "channels-last-16": lambda net: _whole_pixels(net, "blocks-16"),
 }
 """Each returns a new network, or None where the form would not differ from `plain`."""
 
@@ -123,23 +120,14 @@ class UnsplitGIDB(nn.Module):
         return self.fuse(torch.cat((*maps, x), dim=1))
 
 
-def _channels_last(net: nn.Module) -> Optional[nn.Module]:
-    if isinstance(net, CollapsedASRN):
-        unsplit: Optional[nn.Module] = BlockedASRN(net, block=1).eval()
-    else:
-        unsplit = FORMS["two-convs"](net)
-    return _whole_pixels(unsplit or net) or unsplit
-
-
-def _padded_channels_last(net: nn.Module) -> Optional[nn.Module]:
-    blocked = pad_to_blocks(net, 16)
-    return None if blocked is None else _whole_pixels(blocked) or blocked
-
-
-def _whole_pixels(net: nn.Module) -> Optional[nn.Module]:
-    shuffled = _replace_modules(net, lambda m: isinstance(m, nn.PixelShuffle), PixelwiseShuffle)
-    attention = _replace_modules(shuffled or net, lambda m: isinstance(m, BlockNLA), PixelwiseNLA)
-    return attention or shuffled
+def _whole_pixels(net: nn.Module, form: str) -> Optional[nn.Module]:
+    """Return a network in a form, and with attention that moves whole pixels."""
+    attention = _replace_modules(net, lambda m: isinstance(m, BlockNLA), PixelwiseNLA)
+    if attention is None:
+        return None
+    formed = FORMS[form](net)
+    assert formed is not None
+    return _replace_modules(formed, lambda m: isinstance(m, BlockNLA), PixelwiseNLA)
 
 
 def _is_grouped(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Pixel shuffle and attention that move whole pixels: for runtimes that store maps channels last.
+"""Attention that moves whole pixels: for runtimes that store maps channels last.
 
 OpenVINO's CPU kernels keep the channels of a pixel together in memory. A permutation that keeps
 them together then copies runs of memory, and one of (N, H*W, C) costs nothing.
@@ -11,20 +11,6 @@ from torch import Tensor, nn
 
 from sr_deploy.nets.fuse import slice_outputs
 from sr_deploy.nets.imdeception import CELL, WINDOW, BlockNLA, pad_to_windows
-
-
-class PixelwiseShuffle(nn.Module):
-    """A pixel shuffle. (N, C*s*s, H, W) -> (N, C, s*H, s*W)."""
-
-    def __init__(self, shuffle: nn.PixelShuffle) -> None:
-        super().__init__()
-        self.scale = shuffle.upscale_factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
-        s = self.scale
-        x = x.flatten(2).transpose(1, 2).reshape(n, h, w, c // (s * s), s, s)
-        return x.permute(0, 3, 1, 4, 2, 5).reshape(n, c // (s * s), h * s, w * s)
 
 
 class PixelwiseNLA(nn.Module):
