@@ -28,7 +28,13 @@ from typing import Dict, Sequence
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/benchmarks.md", "docs/devices.md")
+DOCUMENTS = (
+    "README.md",
+    "benchmarks/README.md",
+    "docs/benchmarks.md",
+    "docs/cpu.md",
+    "docs/devices.md",
+)
 ROWS = "benchmarks/rows.jsonl"
 PRECISIONS = "benchmarks/precision/rows.jsonl"
 NUMBERS = "models/measured.json"

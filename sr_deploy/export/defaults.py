@@ -10,7 +10,7 @@ from sr_deploy.core.shipped import MAIN_MODELS
 from sr_deploy.export.checkpoint_source import CheckpointSource
 from sr_deploy.export.pipeline import ExportJob, ExportOptions, PlannedGraph
 
-_SECONDS = {"fp32": 7, "bf16": 7, "fp16": 10}
+_SECONDS = {"fp32": 7, "bf16": 7, "fp16": 10, "int8": 30}
 """For a graph of a main model in a target's own sizes by the engine's precision, with its checks,
 on two CPU cores (AMD EPYC)."""
 _GIB = 2.4
