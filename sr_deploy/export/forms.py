@@ -39,7 +39,7 @@ FORMS: Mapping[str, Callable[[nn.Module], Optional[nn.Module]]] = {
     "split": lambda net: _replace_modules(net, _is_grouped, SplitConvolution),
     # IMDeception: a 1x1 that a Split follows as two.
     "two-convs": lambda net: _replace_modules(net, lambda m: isinstance(m, GIDB), UnsplitGIDB),
-    # For maps stored channels last: these two, and attention that moves whole pixels.
+    # For maps stored channels last: these two with attention that moves whole pixels.
     "channels-last": lambda net: _whole_pixels(net, "two-convs"),
     "channels-last-16": lambda net: _whole_pixels(net, "blocks-16"),
 }
