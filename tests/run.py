@@ -16,7 +16,7 @@ import sys
 
 from environment import ROOT, create_environment, find_python
 
-EXTRAS = "export,rtx,simplify,train,upscale,report,docs,test"
+EXTRAS = "export,openvino,rtx,simplify,train,upscale,report,docs,test"
 EVERYTHING = ["-c", "constraints.txt", "-e", f".[{EXTRAS}]"]
 # spandrel without torchvision, whose builds for CUDA cannot be imported beside torch for the CPU,
 # and then break the import of lightning.
