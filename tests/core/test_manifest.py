@@ -149,3 +149,11 @@ def test_up_to_date_only_while_nothing_it_depends_on_changed(artifact, key, valu
     assert is_up_to_date(artifact, MANIFEST)
     assert is_up_to_date(artifact, replace(MANIFEST, checks={}))  # an outcome, not a cause
     assert not is_up_to_date(artifact, replace(MANIFEST, **{key: value}))
+
+
+@pytest.mark.parametrize("export_db, engine_db", [(50.0, 52.0), (52.0, 50.0)])
+def test_an_int8_engine_has_the_lower_psnr_of_its_export_and_its_build(export_db, engine_db):
+    checks = {"int8": {"psnr_db_vs_fp32": export_db}, "accuracy": {"psnr_db_vs_fp32": engine_db}}
+    assert replace(MANIFEST, checks=checks).psnr_db_vs_fp32 is None  # FP32 loses nothing
+    engine = replace(MANIFEST, precision_obtained="mixed: 2 fp32, 9 int8", checks=checks)
+    assert engine.psnr_db_vs_fp32 == 50.0

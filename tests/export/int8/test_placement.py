@@ -273,6 +273,11 @@ def test_concat_has_one_scale_for_inputs_and_output():
         scales = constants(quantised(model, rules), "_scale")
         assert scales["x_scale"] == scales["y_scale"] == scales["c_scale"]
         assert scales["z_scale"] != scales["c_scale"]
+    ranges = collect_ranges(model, [X], TENSORRT)["min-max"]
+    widest = [max(map(abs, ranges[name])) for name in "xyc"]
+    assert len(set(widest)) > 1
+    scale = constants(placed(model, ranges, TENSORRT), "_scale")["c_scale"]
+    assert scale == pytest.approx(max(widest) / 127, rel=1e-6)
 
 
 def test_grouped_convolutions_are_quantised_where_their_channels_fit():
