@@ -147,7 +147,7 @@ class _KeepSearch:
     def _loss(self, count: int) -> Loss:
         if count not in self._losses:
             self._losses[count] = self._graphs.loss(self._found[:count])
-            self._advance(f"{self._losses[count].loss_db:.3f} dB lost with {count} layers kept")
+            self._advance(f"{self._losses[count].loss_db:.3f} dB lost with layers kept: {count}")
         return self._losses[count]
 
     def _noisiest(self) -> Tuple[str, ...]:
