@@ -80,6 +80,7 @@ Folders = Dict[Optional[str], Path]
 @click.option(
     "--max-loss-db",
     type=float,
+    metavar="DB",
     default=0.1,
     show_default=True,
     help="INT8: PSNR that a graph may lose against FP32. One that loses more is not written.",

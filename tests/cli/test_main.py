@@ -113,7 +113,7 @@ def test_version(run_cli):
         ["--no-such-option"],
         ["complexity"],
         ["complexity", "asrn_x4", "--counter", "thop"],
-        ["export", "asrn_x4", "-o", "x", "--precision", "int8"],
+        ["export", "asrn_x4", "-o", "x", "--precision", "int4"],
         ["build-engine", "x.onnx"],
         ["bench", "x.onnx", "--metric", "lpips"],
         ["bench", "x.onnx", "--runs", "0"],

@@ -288,7 +288,7 @@ JOB = JobFile(
 def test_the_text_of_a_job():
     assert job_text(JOB) == (
         "# runtime tensorrt\n# versions >=8.5,<8.6\n# workspace_mib 2048\n# sm 72,87\n# dla 1\n"
-        "# fp32_layers tail conv;/head/Conv\n# tactics \n# measure_s 5\n"
+        "# fp32_layers tail conv;/head/Conv\n# fp16_layers \n# tactics \n# measure_s 5\n"
         "a b's.onnx\ta.engine\tfp16\tweak\tlr\t1x3x256x512\t-\t-\t-\t-\n"
         "d.onnx\td.engine\tfp32\tstrong\tinput\t1x3x256x512\t1x3x8x8\t1x3x256x512"
         "\t1x3x1024x1024\t0-16,504-520\n"
