@@ -79,7 +79,7 @@ def test_a_builder_of_weakly_typed_networks_gets_the_names(tmp_path):
     import tarfile
 
     path, manifest, _ = export(tmp_path, fallback="auto", target="xavier")
-    assert path.name == "net_x2.16x16.fp32.fallback.onnx"
+    assert path.name == "net_x2.16x16.fp16.fallback.onnx"
     assert (manifest.precision_obtained, manifest.fp32_nodes) == ("fp32", NEEDED)
     assert {n.name for n in onnx.load(str(path)).graph.node} >= set(NEEDED)
     bundle = bundle_from_onnx(path, tmp_path / "job.tar", target="xavier")

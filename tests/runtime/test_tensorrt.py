@@ -741,7 +741,7 @@ def test_a_weakly_typed_build_has_both_flags(build_int8):
     assert "engine inspector: layers by type: {'int8': 2}" in manifest.checks["precision_receipt"]
     accuracy = manifest.checks["accuracy"]
     assert accuracy["psnr_db_vs_graph"] > 60 > accuracy["psnr_db_vs_fp32"] > 30
-    assert accuracy["against"] == "onnxruntime: the graph, and the graph without its Q/DQ pairs"
+    assert accuracy["against"].startswith("onnxruntime: the graph, and the graph without its Q/DQ")
 
 
 def test_a_mixed_engine_counts_its_layers_with_weights(build_int8):
