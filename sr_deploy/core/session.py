@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Tuple,
 
 import numpy as np
 
-from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
+from sr_deploy.core.errors import (
+    ArtifactError,
+    CannotRunHereError,
+    InputError,
+    MissingPackageError,
+)
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.spec import check_min_hw
 
@@ -328,6 +333,8 @@ class Backend(abc.ABC):
     """Memory layouts besides the default, tried by `build-engine --autotune`."""
     package: str
     """The key in `versions` of the library whose version a target profile names."""
+    title: str
+    """The library's name in texts."""
 
     def why_unavailable(self, target: TargetProfile) -> str:
         """Return why this machine cannot build for `target`; empty if it can."""
@@ -353,6 +360,25 @@ class Backend(abc.ABC):
     def why_no_precision(self, precision: str) -> str:
         """Return why this machine cannot compute in a precision; empty if it may."""
         return ""
+
+    def refuse_other_versions(self, artifact: Path, manifest: Manifest) -> None:
+        """Raise CannotRunHereError unless an engine was built by the `versions` that are here."""
+        here = self.versions()
+        built = {key: manifest.versions.get(key, "unknown") for key in here}
+        if built != here:
+            raise CannotRunHereError(
+                f"{artifact} was built by {self._versions_text(built)}; "
+                f"this machine has {self._versions_text(here)}",
+                hint="build it again here: "
+                f"srdeploy build-engine GRAPH.onnx --target {manifest.target} -o DIR",
+            )
+
+    def _versions_text(self, versions: Mapping[str, str]) -> str:
+        """Return `OpenVINO 2026.4.1 for CPUs with avx2 fma`."""
+        text = f"{self.title} {versions[self.package]}"
+        if "cpu_features" in versions:
+            text += f" for CPUs with {versions['cpu_features']}"
+        return f"{text} for {versions['gpu']}" if "gpu" in versions else text
 
     @abc.abstractmethod
     def versions(self) -> Dict[str, str]:

@@ -26,12 +26,23 @@ REPORT_HW = (64, 64)
 def fuse_network(net: nn.Module) -> Tuple[nn.Module, List[Dict[str, object]]]:
     """Apply all passes; return the new network, and a report of each pass that applied."""
     reports: List[Dict[str, object]] = []
+
+    def report(name: str, before: nn.Module, after: nn.Module) -> None:
+        reports.append(pass_report(name, before, after))
+
+    return fused_network(net, report), reports
+
+
+def fused_network(
+    net: nn.Module, report: Callable[[str, nn.Module, nn.Module], None] = lambda name, *nets: None
+) -> nn.Module:
+    """Apply all passes. report: called with the name of a pass, and the networks around it."""
     for name, apply in PASSES.items():
         fused = apply(net)
         if fused is not None:
-            reports.append(pass_report(name, net, fused))
+            report(name, net, fused)
             net = fused
-    return net, reports
+    return net
 
 
 def pass_report(name: str, net: nn.Module, fused: nn.Module) -> Dict[str, object]:

@@ -48,6 +48,7 @@ class OpenVinoBackend(Backend):
     """Exports compiled models, which are valid for one version of OpenVINO and one kind of CPU."""
 
     name = package = "openvino"
+    title = "OpenVINO"
     device_kind = "cpu"
 
     def device_of(self, run: RunOptions = DEFAULT_RUN) -> OpenVinoDevice:
@@ -119,15 +120,7 @@ class OpenVinoBackend(Backend):
         device = self._usable_device(run, asked)
         if manifest.kind != "engine":
             return _graph_session(model_of(artifact, manifest), manifest, device, artifact.name)
-        here = self.versions()
-        built = {key: manifest.versions.get(key, "unknown") for key in here}
-        if built != here:
-            raise CannotRunHereError(
-                f"{artifact} was built by {_versions_text(built)}; "
-                f"this machine has {_versions_text(here)}",
-                hint="build it again here: "
-                f"srdeploy build-engine GRAPH.onnx --target {manifest.target} -o DIR",
-            )
+        self.refuse_other_versions(artifact, manifest)
         return _engine_session(artifact, manifest, device)
 
     def open_bare(self, graph: Path, run: RunOptions) -> Session:
@@ -241,11 +234,3 @@ def _compared(
 MIN_PSNR_DB = {"fp32": 80.0, "bf16": 40.0, "fp16": MIN_FP16_PSNR_DB}
 """The least PSNR of an engine's output against its graph's by ONNX Runtime. It finds engines that
 compute wrongly. What a precision loses is recorded: the caller decides how much is too much."""
-
-
-def _versions_text(versions: Dict[str, str]) -> str:
-    """Return `OpenVINO 2026.4.1 for CPUs with avx2 fma`."""
-    text = f"OpenVINO {versions['openvino']}"
-    if "cpu_features" in versions:
-        text += f" for CPUs with {versions['cpu_features']}"
-    return f"{text} for {versions['gpu']}" if "gpu" in versions else text

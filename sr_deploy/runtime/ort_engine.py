@@ -31,7 +31,7 @@ from sr_deploy.runtime.ort_providers import onnxruntime_module, why_unusable
 class OnnxRuntimeBackend(Backend):
     """Saves optimised models, which are valid for one onnxruntime version and one kind of CPU."""
 
-    name = package = "onnxruntime"
+    name = package = title = "onnxruntime"
     layouts: Tuple[str, ...] = ("nchw",)
     """The default is NCHWc, blocks of channels, with conversions around other operators."""
 
@@ -123,15 +123,7 @@ class OnnxRuntimeBackend(Backend):
                 f"{self.provider.device} by {self.name}, not by {requested}",
                 hint="omit --device and --runtime, or give its graph",
             )
-        here = self.versions()
-        built = {key: manifest.versions.get(key, "unknown") for key in here}
-        if built != here:
-            raise CannotRunHereError(
-                f"{artifact} was built by {_versions_text(built)}; "
-                f"this machine has {_versions_text(here)}",
-                hint="build it again here: "
-                f"srdeploy build-engine GRAPH.onnx --target {manifest.target} -o DIR",
-            )
+        self.refuse_other_versions(artifact, manifest)
         return OnnxRuntimeSession(artifact, manifest, replace(run, runtime=self.name))
 
 
@@ -231,11 +223,3 @@ def multiplying_nodes(model: Path) -> Tuple[Dict[str, int], Dict[str, int]]:
         for counts, key in ((precisions, kind), (operators, name)):
             counts[key] = counts.get(key, 0) + 1
     return precisions, operators
-
-
-def _versions_text(versions: Dict[str, str]) -> str:
-    """Return `onnxruntime 1.31.1 for CPUs with avx2`."""
-    features = versions.get("cpu_features")
-    return f"onnxruntime {versions['onnxruntime']}" + (
-        f" for CPUs with {features}" if features is not None else ""
-    )

@@ -18,7 +18,7 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets.architecture import Architecture
 from sr_deploy.nets.checkpoint import Checkpoint, InputRanges
-from sr_deploy.nets.fuse import PASSES
+from sr_deploy.nets.fuse import fused_network
 from sr_deploy.nets.fused_weights import fused_weights
 
 LEVELS = 127
@@ -27,14 +27,6 @@ RANGE_RATE = 10.0
 """The logarithms of ranges learn this many times as fast as the weights."""
 SAMPLES = 2**16
 """Values of a layer's input, at most, for which its range is chosen."""
-
-
-def fused_network(net: nn.Module) -> nn.Module:
-    """Return the network as `fuse_network` does, without its reports."""
-    for apply in PASSES.values():
-        fused = apply(net)
-        net = net if fused is None else fused
-    return net
 
 
 class _Rounded(torch.autograd.Function):

@@ -18,8 +18,9 @@ from torch import Tensor
 from sr_deploy.core.errors import InputError
 from sr_deploy.nets.architecture import Weights
 from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from sr_deploy.nets.fuse import fused_network
 from sr_deploy.train.data import Pair, Patches
-from sr_deploy.train.fake_quantise import QuantisedNetwork, fused_network
+from sr_deploy.train.fake_quantise import QuantisedNetwork
 from sr_deploy.train.losses import Terms, pixel_loss
 from sr_deploy.train.options import TrainOptions
 from sr_deploy.train.recipe import Recipe

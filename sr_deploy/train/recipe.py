@@ -183,7 +183,9 @@ class Recipe(BaseRecipe):
         if self.method == INT8:
             self._expect(self.amp == "off", "amp off with the method int8", "amp")
             if not self.arch:  # the checkpoint's: any will do until it is known
-                return replace(self, arch="asrn", scale=self.scale or 1)._check_numbers()
+                recipe = replace(self, arch="asrn", scale=self.scale or 1)
+                recipe._check_names_and_numbers()
+                return recipe._check_numbers()
         self._check_names_and_numbers()
         self._check_network()
         self._check_numbers()
@@ -206,7 +208,6 @@ class Recipe(BaseRecipe):
             )
 
     def _check_numbers(self) -> None:
-        self._check_names_and_numbers()
         self._check_training()
         not_negative = min(self.psd, self.depth) >= 0
         self._expect(not_negative, "psd >= 0 and depth >= 0", "psd", "depth")
