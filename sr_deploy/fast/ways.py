@@ -82,14 +82,15 @@ _ON_CPU = (
     ModelWay(TORCH, "cpu"),
 )
 """The fastest first, on a CPU with VNNI and AVX512-BF16 but without AMX: two cores of an AMD EPYC,
-for ASRN and IMDeception at 128x128. With AMX, bf16 is before INT8: on two cores of an Intel Xeon it
-was faster for ASRN and IMDeception, and equal for SRN. CPUs of other kinds were not measured.
+with static graphs at 128x128 (benchmarks/graphs/runtimes). With dynamic ones at 256x256, bf16 is a
+little faster for most of ASRN (benchmarks/precision). With AMX, bf16 is before INT8: on two cores
+of an Intel Xeon it was faster for ASRN and IMDeception, and equal for SRN. CPUs of other kinds were
+not measured.
 
-In FP32, OpenVINO takes 0.78 to 1.0 times as long as ONNX Runtime on that AMD, and 0.93 to 1.15
-times on that Intel CPU, with graphs in ONNX Runtime's form. In a form of its own it took 0.7 times
-on that AMD (ASRN d5), which was not measured on Intel; from a shipped graph, which has the other
-form, more than ONNX Runtime. So ONNX Runtime is first: it is faster without torch, its engine is
-made sooner, and a picture of a new size costs it less."""
+In FP32, OpenVINO takes 0.54 to 0.87 times as long as ONNX Runtime on that AMD, with graphs in a
+form of its own. On that Intel CPU only graphs in ONNX Runtime's form were measured, with which it
+took 0.93 to 1.15 times as long; a shipped graph has that form, too. So ONNX Runtime is first: it
+is faster without torch, its engine is made sooner, and a picture of a new size costs it less."""
 _ON_INTEL_GPU = (
     ModelWay("openvino-gpu", "xpu", "intel-gpu", "int8"),
     ModelWay("openvino-gpu", "xpu", "intel-gpu", "fp16"),
