@@ -1,0 +1,156 @@
+"""Tiles of maps, cut out and put back where the parts of an adaptive network run.
+
+A map is an array (1, C, H, W): an image, features or depths. On the CPU it is a numpy array. On a
+GPU it stays there between the parts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Iterator, Sequence, Tuple
+
+import numpy as np
+
+Corner = Tuple[int, int]
+"""The top and left of a tile in its map's pixels; negative for a tile that begins outside."""
+Shape = Tuple[int, ...]
+_ALL = slice(None)
+
+
+class HostArrays:
+    """numpy arrays on the CPU. Batches of tiles are written to memory that is kept for them.
+
+    Not thread-safe: a session has its own.
+    """
+
+    def __init__(self) -> None:
+        self._kept: Dict[str, Any] = {}
+
+    def to_device(self, array: np.ndarray) -> Any:
+        """Return an array where the parts run."""
+        return array
+
+    def to_host(self, values: Any) -> np.ndarray:
+        """Return what is where the parts run, as an array; wait for it."""
+        return np.asarray(values)
+
+    def empty(self, shape: Shape, like: Any) -> Any:
+        """Return a new map of any values, of the type of `like`."""
+        return np.empty(shape, like.dtype)
+
+    def gather(
+        self,
+        source: Any,
+        corners: Sequence[Corner],
+        hw: Tuple[int, int],
+        name: str,
+        *,
+        outside: float = 0.0,
+    ) -> Any:
+        """Cut tiles of `hw` out of a map, (1, C, H, W); return them as (N, C, h, w).
+
+        What lies outside the map is `outside`. name: of the part's input that the tiles are for;
+        they are valid until the next ones of that name.
+        """
+        shape = (len(corners), int(source.shape[1]), *hw)
+        batch = self._batch(name, shape, source)
+        for i, (inside, there) in enumerate(_overlaps(corners, hw, source.shape)):
+            if inside != (_ALL, slice(0, hw[0]), slice(0, hw[1])):
+                batch[i] = outside
+            batch[i][inside] = source[0][there]
+        return batch
+
+    def inside(self, source: Any, corners: Sequence[Corner], hw: Tuple[int, int], name: str) -> Any:
+        """Return where tiles lie inside a map, (1, C, H, W): 1, else 0, (N, 1, h, w).
+
+        name: as in `gather`.
+        """
+        batch = self._batch(name, (len(corners), 1, *hw), source)
+        batch[:] = 0
+        for i, (inside, _) in enumerate(_overlaps(corners, hw, source.shape)):
+            batch[i][inside] = 1
+        return batch
+
+    def scatter(self, batch: Any, target: Any, corners: Sequence[Corner]) -> None:
+        """Write tiles, (N, C, h, w), into a map, (1, C, H, W), without what lies outside it.
+
+        corners: in the map's pixels. Tiles that overlap overwrite those before them.
+        """
+        for i, (inside, there) in enumerate(_overlaps(corners, batch.shape[2:], target.shape)):
+            target[0][there] = batch[i][inside]
+
+    def release(self) -> None:
+        """Free the memory that is kept between runs."""
+        self._kept.clear()
+
+    def _batch(self, name: str, shape: Shape, like: Any) -> Any:
+        """Return an array of any values in the memory kept for `name`, which grows on demand."""
+        size = int(np.prod(shape))
+        kept = self._kept.get(name)
+        if kept is None or kept.dtype != like.dtype or len(kept) < size:
+            self._kept.pop(name, None)  # frees it before more is allocated
+            kept = self._kept[name] = self.empty((size,), like)
+        return kept[:size].reshape(shape)
+
+
+class TorchArrays(HostArrays):
+    """torch tensors on the device of `device`, a `TorchDevice`."""
+
+    def __init__(self, device: Any) -> None:
+        super().__init__()
+        self._device = device
+
+    def to_device(self, array: np.ndarray) -> Any:
+        return self._device.to_device(array)
+
+    def to_host(self, values: Any) -> np.ndarray:
+        return values if isinstance(values, np.ndarray) else self._device.to_host(values)
+
+    def empty(self, shape: Shape, like: Any) -> Any:
+        import torch
+
+        with torch.inference_mode(), self._device.computing():
+            return torch.empty(shape, dtype=like.dtype, device=like.device)
+
+    def gather(
+        self,
+        source: Any,
+        corners: Sequence[Corner],
+        hw: Tuple[int, int],
+        name: str,
+        *,
+        outside: float = 0.0,
+    ) -> Any:
+        import torch
+
+        with torch.inference_mode(), self._device.computing():
+            source = self._device.to_device(source)
+            return super().gather(source, corners, hw, name, outside=outside)
+
+    def inside(self, source: Any, corners: Sequence[Corner], hw: Tuple[int, int], name: str) -> Any:
+        import torch
+
+        with torch.inference_mode(), self._device.computing():
+            return super().inside(self._device.to_device(source), corners, hw, name)
+
+    def scatter(self, batch: Any, target: Any, corners: Sequence[Corner]) -> None:
+        import torch
+
+        with torch.inference_mode(), self._device.computing():
+            super().scatter(batch, target, corners)
+
+
+def _overlaps(
+    corners: Sequence[Corner], hw: Sequence[int], shape: Sequence[int]
+) -> Iterator[Tuple[Tuple[slice, ...], Tuple[slice, ...]]]:
+    """Yield for each tile of `hw` what lies in a map, (1, C, H, W): in the tile, and in the map.
+
+    Each is an index of a (C, h, w) array.
+    """
+    for corner in corners:
+        inside, there = [_ALL], [_ALL]
+        for first, size, whole in zip(corner, hw, shape[2:]):
+            start = min(max(first, 0), whole)
+            stop = max(min(first + size, whole), start)
+            there.append(slice(start, stop))
+            inside.append(slice(start - first, stop - first))
+        yield tuple(inside), tuple(there)
