@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from sr_deploy.core.errors import ArtifactError, VariantError
-from sr_deploy.core.jsonio import from_dict, read_json
+from sr_deploy.core.errors import VariantError
+from sr_deploy.core.parts import AdaptivePlan, PlanEngine, PlanPart, read_plan_file
 from sr_deploy.core.spec import check_desired_depth
 
 WAYS = ("rows", "tiles")
@@ -21,8 +21,11 @@ ADAPTER_PX = 5
 
 
 @dataclass(frozen=True)
-class DepthPlan:
-    """An exported AdaEDSR: graphs and costs. Stored as NAME.WAY.json beside the graphs."""
+class DepthPlan(AdaptivePlan):
+    """An exported AdaEDSR: parts and costs. Stored as NAME.WAY.json beside its parts.
+
+    The parts are the start, the end, and two per group of blocks: everywhere, and by `way`.
+    """
 
     model: str
     scale: int
@@ -31,9 +34,6 @@ class DepthPlan:
     """How blocks are skipped: `rows` gathers the pixels that take them, `tiles` cuts out the tiles
     with such pixels."""
     parent_sha256: str
-    """SHA-256 of the checkpoint's weights."""
-    graphs: Dict[str, str]
-    """SHA-256 by file name: the start, the end, and two per group of blocks, dense and by `way`."""
     macs_px: int
     """Multiply-accumulates of the dense backbone per LR pixel."""
     conv_macs_px: int
@@ -53,7 +53,34 @@ class DepthPlan:
     timed_ms: Optional[float] = None
     """Time for a 256x256 photograph at half of all blocks, measured in turns with the other way
     on the exporting machine."""
+    parts: Dict[str, PlanPart] = field(default_factory=dict)
+    target: str = ""
+    precision: str = "fp32"
     checks: Dict[str, Any] = field(default_factory=dict)
+    engine: Optional[PlanEngine] = None
+
+    @property
+    def kind(self) -> str:
+        return self.way
+
+    def roles(self) -> List[str]:
+        skipping = f"t{self.tile}" if self.way == "tiles" else self.way
+        groups = [f"b{last}.{how}" for last in self.depths for how in ("everywhere", skipping)]
+        return ["start", "end", *groups]
+
+    def problems(self) -> Iterator[str]:
+        consistent = (
+            self.way in WAYS
+            and self.depths[-1:] == (self.blocks,)
+            and 0 < self.depths[0] <= self.blocks <= 1024
+            and list(self.depths) == sorted(set(self.depths))
+            and (self.way == "rows" or 0 < self.tile <= 4096)
+            and 0 <= self.dense_above <= 1
+            and min(self.macs_px, self.conv_macs_px) > 0
+            and self.map_macs_px >= 0
+        )
+        if not consistent:
+            yield f"way '{self.way[:20]}', tile, depths and costs are inconsistent"
 
     def desired_depth(self, depth: Optional[float]) -> float:
         """Return `depth`, or half of all blocks for None. Raises VariantError if unavailable."""
@@ -86,11 +113,6 @@ def reach_px(blocks: int) -> int:
     return 1 + 2 * blocks + TAIL_PX
 
 
-def depth_plan_path(folder: Path, model: str, way: str) -> Path:
-    """Return the path of a model's plan."""
-    return folder / f"{model}.{way}.json"
-
-
 def is_depth_plan(path: Path) -> bool:
     """Return whether a file is named like a plan."""
     return path.suffixes[-2:] in [[f".{way}", ".json"] for way in WAYS]
@@ -98,36 +120,7 @@ def is_depth_plan(path: Path) -> bool:
 
 def read_depth_plan(path: Path) -> DepthPlan:
     """Read a plan. Raises ArtifactError if it is missing, malformed or inconsistent."""
-    if not path.is_file():
-        raise ArtifactError(f"there is no file {path}")
-    plan = from_dict(
-        DepthPlan, read_json(path, ArtifactError), source=str(path), error=ArtifactError
-    )
-    consistent = (
-        plan.way in WAYS
-        and plan.depths[-1:] == (plan.blocks,)
-        and 0 < plan.depths[0] <= plan.blocks <= 1024
-        and 1 <= plan.scale <= 8
-        and (plan.way == "rows" or 0 < plan.tile <= 4096)
-        and 0 <= plan.dense_above <= 1
-        and min(plan.macs_px, plan.conv_macs_px) > 0
-        and plan.map_macs_px >= 0
-        and list(plan.graphs) == graph_names(plan)
-    )
-    if not consistent or list(plan.depths) != sorted(set(plan.depths)):
-        raise ArtifactError(
-            f"{path} is not a valid plan: way '{plan.way}', graphs, tile, depths and costs are "
-            "inconsistent",
-            hint="export it again",
-        )
-    return plan
-
-
-def graph_names(plan: DepthPlan) -> List[str]:
-    """Return the file names of a plan's graphs, in order."""
-    skipping = f"t{plan.tile}" if plan.way == "tiles" else plan.way
-    groups = [f"b{last}.{how}" for last in plan.depths for how in ("everywhere", skipping)]
-    return [f"{plan.model}.{part}.onnx" for part in ("start", "end", *groups)]
+    return read_plan_file(DepthPlan, path)
 
 
 def takes_block(depth_map: np.ndarray, block: int) -> np.ndarray:

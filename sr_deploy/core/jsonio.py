@@ -25,7 +25,8 @@ _SCALARS: Dict[str, Union[type, Tuple[type, ...]]] = {
     "list": list,
 }
 """Annotations are strings (`from __future__ import annotations`). Our dataclasses use only these,
-dataclasses that their module knows, `Optional[...]` of them, and tuples of one element type."""
+dataclasses that their module knows, `Optional[...]` of them, tuples of one element type, and
+`Dict[str, ...]` of dataclasses and tuples."""
 
 
 def to_json(value: Any) -> str:
@@ -118,10 +119,16 @@ def from_dict(
         try:
             annotation = str(fields[name].type)
             part = _dataclass_of(cls, annotation)
+            of_values = _dataclass_of(cls, _value_type(annotation))
             if part is not None and isinstance(value, dict):
                 values[name] = from_dict(part, value, source=source, error=error)
-                continue
-            values[name] = _convert(value, annotation, is_part=part is not None)
+            elif of_values is not None and isinstance(value, dict):
+                values[name] = {
+                    key: from_dict(of_values, _object(item), source=source, error=error)
+                    for key, item in value.items()
+                }
+            else:
+                values[name] = _convert(value, annotation, is_part=part is not None)
         except TypeError as e:
             raise error(f"{where(name)}: key '{name}': {e}") from None
     return cls(**values)
@@ -132,6 +139,17 @@ def _dataclass_of(cls: type, annotation: str) -> Any:
     name = annotation[9:-1] if annotation.startswith("Optional[") else annotation
     found = getattr(sys.modules[cls.__module__], name, None)
     return found if dataclasses.is_dataclass(found) else None
+
+
+def _value_type(annotation: str) -> str:
+    """Return the type of the values of `Dict[str, TYPE]`; empty for other annotations."""
+    return annotation[10:-1] if annotation.startswith("Dict[str, ") else ""
+
+
+def _object(value: Any) -> Dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object, found {value!r:.200}")
+    return value
 
 
 def _convert(value: Any, annotation: str, *, is_part: bool = False) -> Any:
@@ -151,6 +169,8 @@ def _convert(value: Any, annotation: str, *, is_part: bool = False) -> Any:
         if "..." not in elements and len(value) != len(elements):
             raise TypeError(f"expected {len(elements)} values, found {value!r}")
         return tuple(_convert(v, elements[0]) for v in value)
+    if _value_type(annotation).startswith("Tuple[") and isinstance(value, dict):
+        return {key: _convert(item, _value_type(annotation)) for key, item in value.items()}
     expected = _SCALARS.get(head)
     wrong = expected is not None and not isinstance(value, expected)
     if wrong or (head in ("int", "float") and isinstance(value, bool)):

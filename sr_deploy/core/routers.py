@@ -9,9 +9,10 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from sr_deploy.core.errors import ArtifactError, CheckpointError, InputError
+from sr_deploy.core.errors import CheckpointError, InputError
 from sr_deploy.core.files import data_folder
 from sr_deploy.core.jsonio import from_dict, read_json
+from sr_deploy.core.parts import AdaptivePlan, PlanEngine, PlanPart, read_plan_file
 from sr_deploy.core.sizes import HW
 
 ROUTER_SUFFIX = ".router.safetensors"
@@ -122,8 +123,11 @@ def _problems(spec: RouterSpec) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class RoutedPlan:
-    """A router and its branches as they run. Stored as NAME.routed.json beside its graphs."""
+class RoutedPlan(AdaptivePlan):
+    """A router and its branches as they run. Stored as NAME.routed.json beside its parts.
+
+    The parts are the router and the branches, which take (N, 3, patch, patch).
+    """
 
     model: str
     scale: int
@@ -136,12 +140,34 @@ class RoutedPlan:
     patch: int
     """Height and width in LR pixels."""
     parent_sha256: str
-    """Of the router's weights."""
     overlap: int = OVERLAP_PX
     """LR pixels shared by neighbouring patches."""
-    graphs: Dict[str, str] = field(default_factory=dict)
-    """SHA-256 by file name: the router, then the branches. Each takes (N, 3, patch, patch)."""
+    parts: Dict[str, PlanPart] = field(default_factory=dict)
+    target: str = ""
+    precision: str = "fp32"
     checks: Dict[str, Any] = field(default_factory=dict)
+    engine: Optional[PlanEngine] = None
+
+    @property
+    def kind(self) -> str:
+        return "routed"
+
+    def roles(self) -> List[str]:
+        return ["router", *self.names]
+
+    def problems(self) -> Iterator[str]:
+        classes = len(self.names)
+        consistent = (
+            classes >= 2
+            and len(self.macs) == classes
+            and list(self.macs) == sorted(self.macs)
+            and self.macs[0] > 0
+            and self.router_macs >= 0
+            and CELL <= self.patch <= 1024
+            and 0 <= self.overlap < self.patch
+        )
+        if not consistent:
+            yield "branches, costs and patches are inconsistent"
 
     @property
     def elastic(self) -> bool:
@@ -213,30 +239,7 @@ class RoutedPlan:
 
 def read_routed_plan(path: Path) -> RoutedPlan:
     """Read a router's plan. Raises ArtifactError if missing, malformed or inconsistent."""
-    if not path.is_file():
-        raise ArtifactError(f"there is no file {path}")
-    plan = from_dict(
-        RoutedPlan, read_json(path, ArtifactError), source=str(path), error=ArtifactError
-    )
-    classes = len(plan.names)
-    consistent = (
-        classes >= 2
-        and len(plan.macs) == classes
-        and len(plan.graphs) == classes + 1
-        and list(plan.macs) == sorted(plan.macs)
-        and plan.macs[0] > 0
-        and plan.router_macs >= 0
-        and CELL <= plan.patch <= 1024
-        and 0 <= plan.overlap < plan.patch
-        and 1 <= plan.scale <= 8
-        and all(Path(name).name == name for name in plan.graphs)
-    )
-    if not consistent:
-        raise ArtifactError(
-            f"{path} is not a valid plan: branches, costs, graphs and patches are inconsistent",
-            hint="export it again",
-        )
-    return plan
+    return read_plan_file(RoutedPlan, path)
 
 
 def parse_share(text: str) -> float:

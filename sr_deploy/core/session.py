@@ -21,6 +21,7 @@ from sr_deploy.core.spec import check_min_hw
 
 if TYPE_CHECKING:
     from sr_deploy.core.manifest import Manifest
+    from sr_deploy.core.parts import AdaptivePlan, OpenParts
     from sr_deploy.core.target import TargetProfile
 
 
@@ -40,6 +41,8 @@ class BackendInfo:
     """The runtime's object for the device, with its `name`, `place`, `why_cpu` and `settings`."""
     settings: Tuple[str, ...] = ()
     """How the parts are driven, beside the settings of the device."""
+    precision: str = "fp32"
+    """The lowest that a part computes in, as far as is known."""
 
 
 @dataclass(frozen=True)
@@ -398,6 +401,17 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def open(self, artifact: Path, manifest: Manifest, run: RunOptions = DEFAULT_RUN) -> Session:
         """Open a verified artifact. Raises CannotRunHereError if this machine cannot run it."""
+
+    def open_parts(self, path: Path, plan: AdaptivePlan, run: RunOptions) -> OpenParts:
+        """Open the graphs or engines of the verified plan at `path`.
+
+        Raises CannotRunHereError if this machine cannot run them, ArtifactError for a part that is
+        not what the plan says.
+        """
+        raise CannotRunHereError(
+            f"{self.title} runs no adaptive networks",
+            hint="omit --runtime, or give a plan of another target",
+        )
 
 
 def _hw(hw: Sequence[int]) -> str:

@@ -3,56 +3,41 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import numpy as np
-import onnx
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sr_deploy.core.depth_plan import (
-    WAYS,
-    DepthPlan,
-    block_groups,
-    depth_plan_path,
-    graph_names,
-    read_depth_plan,
-)
-from sr_deploy.core.errors import ExportError
-from sr_deploy.core.files import atomic_path, make_output_folder, sha256_of, write_text
+from sr_deploy.core.depth_plan import WAYS, DepthPlan, block_groups, read_depth_plan
+from sr_deploy.core.files import write_text
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
-from sr_deploy.core.routers import PLAN_SUFFIX, RoutedPlan, is_router
+from sr_deploy.core.routers import is_router
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.core.timing import time_in_turns
-from sr_deploy.export.graph import dynamic_dims, export_module
+from sr_deploy.export.parts import (
+    BATCH_SIZES,
+    SIDE_SIZES,
+    CheckedPart,
+    PartSpec,
+    checked_part,
+    write_plan,
+)
 from sr_deploy.nets.adaedsr import AdaEDSR
 from sr_deploy.nets.checkpoint import Checkpoint
 from sr_deploy.nets.fuse import fuse_network
 from sr_deploy.nets.router import Router, load_router
 from sr_deploy.nets.sparse import TILE, depth_plan, load_adaedsr, split_network
 from sr_deploy.runtime.adaptive.adadsr import AdaDSR
-from sr_deploy.runtime.ort import raw_session
 
-MAX_ABS_ERR = 1e-4
-"""Allowed difference from torch, for images in 0..1, depths in blocks and log-odds."""
-OPSET = 17
-"""The newest that TensorRT 8.5 reads."""
 CHECK_PATCHES = 3
 CHECK_HW = (37, 50)
 TIMED_HW = (256, 256)
 TIMED_ROUNDS = 3
-
-
-@dataclass(frozen=True)
-class CheckedGraph:
-    """A graph and its largest absolute difference from torch in ONNX Runtime."""
-
-    graph: onnx.ModelProto
-    max_abs_err: float
 
 
 def plans_from_model(
@@ -69,8 +54,8 @@ def plans_from_model(
     if is_router(str(model)):
         return [plan_from_router(str(model), output, progress=progress)]
     checkpoint, net = load_adaedsr(model)
-    graphs: Dict[str, CheckedGraph] = {}
-    paths = [_export_depths(net, depth_plan(checkpoint, net, way=w), output, graphs) for w in WAYS]
+    done: Dict[str, CheckedPart] = {}
+    paths = [_export_depths(net, depth_plan(checkpoint, net, way=w), output, done) for w in WAYS]
     x = nchw_from_rgb(sample_lr(TIMED_HW, count=1)[0])
 
     def timer(path: Path) -> Callable[[], float]:
@@ -102,22 +87,20 @@ def plan_from_router(
     plan = router.plan()
     patches = sample_lr((plan.patch, plan.patch), count=CHECK_PATCHES)
     x = torch.from_numpy(np.concatenate([nchw_from_rgb(rgb) for rgb in patches]))
-    networks: Dict[str, nn.Module] = {"router": router.network()}
-    networks.update(zip(plan.names, router.branch_networks()))
-    graphs: Dict[str, CheckedGraph] = {}
-    for number, (name, net) in enumerate(networks.items(), 1):
-        file = f"{router.name}.{name}.onnx"
-        branch = name != "router"
-        graphs[file] = checked_graph(
-            fuse_network(net)[0] if branch else net,
-            (x,),
-            inputs={"lr": dynamic_dims(0)},
-            outputs=["sr" if branch else "logits"],
-            reference=net,
-        )
-        error = graphs[file].max_abs_err
-        progress(f"[{number}/{len(networks)}] {file}: differs from torch by {error:.2g}")
-    return _write_plan(plan, graphs, make_output_folder(Path(output)) / (router.name + PLAN_SUFFIX))
+    lr, sr = (("N", 3, side, side) for side in (plan.patch, plan.scale * plan.patch))
+    given: Any = {"inputs": {"lr": lr}, "sizes": {"N": BATCH_SIZES}}
+    logits = {"logits": ("N", len(plan.names))}
+    specs = {"router": PartSpec(router.network(), (x,), outputs=logits, **given)}
+    for name, net in zip(plan.names, router.branch_networks()):
+        fused = fuse_network(net)[0]
+        specs[name] = PartSpec(fused, (x,), outputs={"sr": sr}, reference=net, **given)
+    parts: Dict[str, CheckedPart] = {}
+    for number, (role, spec) in enumerate(specs.items(), 1):
+        parts[role] = checked_part(spec)
+        error = parts[role].max_abs_err
+        file = plan.graph_name(role)
+        progress(f"[{number}/{len(specs)}] {file}: differs from torch by {error:.2g}")
+    return write_plan(plan, parts, Path(output))
 
 
 def plan_from_checkpoint(
@@ -143,106 +126,54 @@ def plan_from_checkpoint(
 
 
 def _export_depths(
-    net: AdaEDSR, plan: DepthPlan, output: Union[str, Path], graphs: Dict[str, CheckedGraph]
+    net: AdaEDSR, plan: DepthPlan, output: Union[str, Path], done: Dict[str, CheckedPart]
 ) -> Path:
-    """Export the graphs of a plan that are not in `graphs` yet; write all of them and the plan.
+    """Export the parts of a plan that are not in `done` yet; write all of them and the plan.
 
-    Both ways share the start, the end and the graphs that compute everywhere.
+    Both ways share the start, the end and the parts that compute everywhere.
     """
-    names = graph_names(plan)
-    for name, (module, example, inputs, outputs) in zip(names, _depth_modules(net, plan)):
-        if name not in graphs:
-            graphs[name] = checked_graph(module, example, inputs=inputs, outputs=outputs)
-    folder = make_output_folder(Path(output))
-    path = depth_plan_path(folder, plan.model, plan.way)
-    return _write_plan(plan, {name: graphs[name] for name in names}, path)
+    for role, spec in zip(plan.roles(), _depth_parts(net, plan)):
+        if role not in done:
+            done[role] = checked_part(spec)
+    return write_plan(plan, {role: done[role] for role in plan.roles()}, Path(output))
 
 
-ModuleSpec = Tuple[nn.Module, Tuple[Tensor, ...], Dict[str, dict], List[str]]
-"""A module, example inputs, their names with `dynamic_dims`, and the names of its outputs."""
-
-
-def _depth_modules(net: AdaEDSR, plan: DepthPlan) -> List[ModuleSpec]:
-    """Return what to export, in the order of `graph_names`."""
+def _depth_parts(net: AdaEDSR, plan: DepthPlan) -> List[PartSpec]:
+    """Return what to export, in the order of the plan's roles."""
     start, end, *versions = split_network(net, plan.depths, plan.way)
     x = torch.from_numpy(nchw_from_rgb(sample_lr(CHECK_HW, count=1)[0]))
     depth = torch.tensor([len(net.blocks) / 2])
     with torch.no_grad():
         features, depth_map = start(x, depth)
-    hw = dynamic_dims(2, 3)
-    specs: List[ModuleSpec] = [
-        (start, (x, depth), {"lr": hw, "depth": {}}, ["features", "depth_map"]),
-        (end, (features.flip(2), features), {"y": hw, "features": hw}, ["sr"]),
+    channels, scale = features.shape[1], plan.scale
+    image, wide, map_ = ((1, n, "H", "W") for n in (3, channels, 1))
+    sizes = {"H": SIDE_SIZES, "W": SIDE_SIZES}
+    sr = (1, 3, f"{scale}*H", f"{scale}*W")
+    outputs = {"features": wide, "depth_map": map_}
+    specs = [
+        PartSpec(start, (x, depth), {"lr": image, "depth": (1,)}, outputs, sizes),
+        PartSpec(
+            end, (features.flip(2), features), {"y": wide, "features": wide}, {"sr": sr}, sizes
+        ),
     ]
-    for (before, last), everywhere, skipping in zip(
-        block_groups(plan), versions[::2], versions[1::2]
-    ):
-        example, dims = (features, depth_map), hw
-        specs.append((everywhere, example, {"y": dims, "depth_map": dims}, ["y_next"]))
-        if plan.way == "tiles":
-            example, dims = _example_tiles(features, plan, last - before), dynamic_dims(0)
-        specs.append((skipping, example, {"y": dims, "depth_map": dims}, ["y_next"]))
+    everywhere = {"y": wide, "depth_map": map_}
+    for (before, last), dense, skipping in zip(block_groups(plan), versions[::2], versions[1::2]):
+        example = (features, depth_map)
+        specs.append(PartSpec(dense, example, everywhere, {"y_next": wide}, sizes))
+        if plan.way != "tiles":
+            specs.append(PartSpec(skipping, example, everywhere, {"y_next": wide}, sizes))
+            continue
+        side = plan.tile + 4 * (last - before)
+        tiles = {"y": ("N", channels, side, side), "depth_map": ("N", 1, side, side)}
+        cores = {"y_next": ("N", channels, plan.tile, plan.tile)}
+        example = _example_tiles(features, plan, side)
+        specs.append(PartSpec(skipping, example, tiles, cores, {"N": BATCH_SIZES}))
     return specs
 
 
-def _example_tiles(features: Tensor, plan: DepthPlan, blocks: int) -> Tuple[Tensor, Tensor]:
+def _example_tiles(features: Tensor, plan: DepthPlan, side: int) -> Tuple[Tensor, Tensor]:
     """Return two tiles with all depths and a border of the image."""
-    side = plan.tile + 4 * blocks
     depth_map = torch.linspace(-0.5, plan.blocks, side).expand(2, 1, side, side).contiguous()
     h, w = features.shape[2:]
     tile = features.repeat(1, 1, -(-side // h), -(-side // w))[:, :, :side, :side]
     return torch.cat([tile, tile.flip(3)]) * (depth_map >= 0), depth_map
-
-
-def checked_graph(
-    net: nn.Module,
-    example: Sequence[Tensor],
-    *,
-    inputs: Mapping[str, dict],
-    outputs: Sequence[str],
-    reference: Optional[nn.Module] = None,
-) -> CheckedGraph:
-    """Export `net`, and compare its graph with torch on the example.
-
-    inputs: names with their `dynamic_dims`. reference: the module to compare with, if not `net`.
-    Raises ExportError when the export fails; a difference is only returned.
-    """
-    graph = export_module(net, example, inputs=inputs, outputs=outputs, opset=OPSET)
-    with torch.no_grad():
-        expected = (reference or net)(*example)
-    feeds = {name: x.numpy() for name, x in zip(inputs, example)}
-    results = raw_session(graph.SerializeToString()).run(None, feeds)
-    expected = expected if isinstance(expected, tuple) else (expected,)
-    errors = [float(np.abs(y - e.numpy()).max()) for y, e in zip(results, expected)]
-    return CheckedGraph(graph, max(errors))
-
-
-def write_graphs(
-    folder: Path, graphs: Mapping[str, CheckedGraph]
-) -> Tuple[Dict[str, str], Dict[str, dict]]:
-    """Write graphs by file name; return their SHA-256s, and their checks as a plan stores them.
-
-    Raises ExportError when one differs from torch, in which case nothing is written.
-    """
-    for name, checked in graphs.items():
-        if not checked.max_abs_err <= MAX_ABS_ERR:
-            raise ExportError(
-                f"{name}: ONNX Runtime differs from torch by {checked.max_abs_err:.2g}, "
-                f"expected at most {MAX_ABS_ERR:g}"
-            )
-    digests = {}
-    for name, checked in graphs.items():
-        path = make_output_folder(folder) / name
-        with atomic_path(path) as temporary:
-            onnx.save(checked.graph, str(temporary))
-        digests[name] = sha256_of(path)
-    errors = {name: checked.max_abs_err for name, checked in graphs.items()}
-    return digests, {"max_abs_err_vs_torch": errors}
-
-
-def _write_plan(
-    plan: Union[DepthPlan, RoutedPlan], graphs: Mapping[str, CheckedGraph], path: Path
-) -> Path:
-    digests, checks = write_graphs(path.parent, graphs)
-    write_text(path, to_json(replace(plan, graphs=digests, checks=checks)))
-    return path

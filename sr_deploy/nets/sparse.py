@@ -54,7 +54,7 @@ def depth_plan(
     dense_above: Optional[float] = None,
     tile: int = TILE,
 ) -> DepthPlan:
-    """Return the plan of a network that skips blocks by `way`, without its graphs.
+    """Return the plan of a network that skips blocks by `way`, without its parts.
 
     dense_above: see `DepthPlan`; None is the measured default. tile: LR pixels a side.
     Raises InputError for an unknown way or values out of range.
@@ -73,7 +73,6 @@ def depth_plan(
         blocks=len(net.blocks),
         way=way,
         parent_sha256=checkpoint.spec.weights_sha256,
-        graphs={},
         macs_px=_macs_px(fuse_network(backbone)[0]),
         conv_macs_px=cast(ResidualBlock, net.blocks[0]).conv1.weight.numel(),
         map_macs_px=_macs_px(net) - _macs_px(backbone),

@@ -7,7 +7,7 @@ import functools
 import itertools
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 
@@ -20,10 +20,9 @@ from sr_deploy.core.errors import (
 )
 from sr_deploy.core.files import foreign_file, native_path
 from sr_deploy.core.manifest import Manifest
-from sr_deploy.core.onnx_file import artifact_sha256
 from sr_deploy.core.precisions import is_quantised
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
-from sr_deploy.core.session import BackendInfo, PeakMemory, Session, TimedOutput
+from sr_deploy.core.session import PeakMemory, Session, TimedOutput
 from sr_deploy.runtime.graph_probe import (
     DTYPES,
     bounded_memory,
@@ -31,7 +30,7 @@ from sr_deploy.runtime.graph_probe import (
     graph_precision,
     probe_graph,
 )
-from sr_deploy.runtime.ort_device import COPIES_WITHIN, OrtDevice, ort_device
+from sr_deploy.runtime.ort_device import OrtDevice, ort_device
 from sr_deploy.runtime.ort_profile import NodeRuns
 from sr_deploy.runtime.ort_providers import onnxruntime_module, short_reason
 from sr_deploy.runtime.standard_graph import standard_bytes
@@ -154,49 +153,6 @@ def model_of(path: Path, manifest: Manifest) -> Union[str, bytes]:
     if manifest.kind != "onnx" or interface is None or interface.is_standard:
         return str(path)
     return standard_bytes(path, interface, manifest.scale)
-
-
-class OnnxParts:
-    """The open graphs of a plan: `parts` take inputs by name and return outputs in order."""
-
-    def __init__(self, plan: Path, graphs: Dict[str, str], run: RunOptions = DEFAULT_RUN) -> None:
-        """graphs: SHA-256 by name of the files beside `plan`.
-
-        Raises ArtifactError if one is missing or was changed, CannotRunHereError where the device
-        of `run` cannot be used.
-        """
-        for name, sha256 in graphs.items():
-            graph = plan.parent / name
-            if not graph.is_file():
-                raise ArtifactError(
-                    f"{plan} names {name}, which does not exist", hint="export the model again"
-                )
-            if artifact_sha256(graph) != sha256:
-                raise ArtifactError(
-                    f"{graph} was changed after its plan was written", hint="export the model again"
-                )
-        device, version = ort_device(run), onnxruntime_module().__version__
-        device.copies = COPIES_WITHIN
-        self.info = BackendInfo(device.provider.backend, version, usable_cores(), device)
-        self.parts = [_open_part(plan.parent / name, device) for name in graphs]
-
-
-def _open_part(path: Path, device: OrtDevice) -> Callable[..., List[np.ndarray]]:
-    session = raw_session(str(path), alone=False, device=device)
-    observed = device.is_cpu
-
-    def run(**inputs: np.ndarray) -> List[np.ndarray]:
-        nonlocal observed
-        try:
-            outputs = session.run(None, inputs)
-        except Exception as e:  # onnxruntime's errors share no base class
-            raise device.error(path.name, e) from e
-        if not observed:
-            observed = True
-            device.observe(session)
-        return outputs
-
-    return run
 
 
 def raw_session(

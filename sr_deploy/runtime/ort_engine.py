@@ -13,6 +13,7 @@ from sr_deploy.core.device import cpu_features, cpu_model
 from sr_deploy.core.errors import BuildError, CannotRunHereError, MissingPackageError
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.manifest import Manifest
+from sr_deploy.core.parts import AdaptivePlan, OpenParts
 from sr_deploy.core.precisions import is_quantised, precision_of_counts
 from sr_deploy.core.providers import PROVIDERS, Provider
 from sr_deploy.core.run_options import CPU_RUN, DEFAULT_RUN, RunOptions
@@ -25,6 +26,7 @@ from sr_deploy.runtime.graph_nodes import all_nodes
 from sr_deploy.runtime.graph_outputs import checked_accuracy, graph_outputs
 from sr_deploy.runtime.ort import OnnxRuntimeSession, raw_session
 from sr_deploy.runtime.ort_device import ort_device
+from sr_deploy.runtime.ort_parts import open_ort_parts
 from sr_deploy.runtime.ort_providers import onnxruntime_module, why_unusable
 
 
@@ -72,6 +74,9 @@ class OnnxRuntimeBackend(Backend):
             not_checked=("its output at other sizes", _OTHER_CPUS),
             build=build,
         )
+
+    def open_parts(self, path: Path, plan: AdaptivePlan, run: RunOptions) -> OpenParts:
+        return open_ort_parts(path.parent, plan, ort_device(run))
 
     def _int8_engine(
         self,

@@ -416,7 +416,9 @@ def test_an_output_that_is_not_finite_is_the_first_warning(place, monkeypatch):
 
 
 def test_a_plan_of_a_network_trained_for_one_depth_is_one_subject(tmp_path):
-    from sr_deploy.core.depth_plan import DepthPlan, graph_names
+    from doubles.plans import with_parts
+
+    from sr_deploy.core.depth_plan import DepthPlan
     from sr_deploy.core.jsonio import to_json
     from sr_deploy.runtime.opener import describe
 
@@ -426,7 +428,6 @@ def test_a_plan_of_a_network_trained_for_one_depth_is_one_subject(tmp_path):
         blocks=2,
         way="rows",
         parent_sha256="",
-        graphs={},
         macs_px=9,
         conv_macs_px=2,
         map_macs_px=1,
@@ -434,13 +435,11 @@ def test_a_plan_of_a_network_trained_for_one_depth_is_one_subject(tmp_path):
         fixed=True,
     )
     path = tmp_path / "one.rows.json"
-    path.write_text(to_json(replace(plan, graphs=dict.fromkeys(graph_names(plan), "0"))))
+    path.write_text(to_json(with_parts(plan)))
     assert [network.variant for network in describe(str(path), "all")] == [""]
     with pytest.raises(InputError, match="was trained for one depth: it has no variants"):
         describe(str(path), "d1")
-    path.write_text(
-        to_json(replace(plan, fixed=False, graphs=dict.fromkeys(graph_names(plan), "0")))
-    )
+    path.write_text(to_json(with_parts(replace(plan, fixed=False))))
     assert [network.variant for network in describe(str(path), "d1,d2")] == ["d1", "d2"]
 
 

@@ -3,15 +3,14 @@ import json
 
 import numpy as np
 import pytest
+from doubles.plans import with_parts
 
 from sr_deploy.core.depth_plan import (
     DepthPlan,
     block_groups,
     dense_groups,
-    depth_plan_path,
     dilate,
     executed_macs,
-    graph_names,
     reach_px,
     read_depth_plan,
     takes_block,
@@ -27,15 +26,13 @@ ROWS = DepthPlan(
     blocks=3,
     way="rows",
     parent_sha256="",
-    graphs={},
     depths=(1, 2, 3),
     macs_px=6 * CONV + 500,
     conv_macs_px=CONV,
     map_macs_px=70,
 )
-ROWS = dataclasses.replace(ROWS, graphs=dict.fromkeys(graph_names(ROWS), "0"))
-TILES = dataclasses.replace(ROWS, way="tiles", tile=4, depths=(1, 3))
-TILES = dataclasses.replace(TILES, graphs=dict.fromkeys(graph_names(TILES), "0"))
+ROWS = with_parts(ROWS)
+TILES = with_parts(dataclasses.replace(ROWS, way="tiles", tile=4, depths=(1, 3)))
 
 
 def test_rows_cost_what_they_compute():
@@ -113,19 +110,14 @@ def test_a_pixel_reaches_through_head_blocks_and_tail():
     assert (reach_px(0), reach_px(3)) == (4, 10)
 
 
-def test_graphs_are_called_by_what_they_do():
-    assert graph_names(TILES)[:4] == [
-        "ada.start.onnx",
-        "ada.end.onnx",
-        "ada.b1.everywhere.onnx",
-        "ada.b1.t4.onnx",
-    ]
-    assert graph_names(ROWS)[-2:] == ["ada.b3.everywhere.onnx", "ada.b3.rows.onnx"]
+def test_parts_are_called_by_what_they_do():
+    assert TILES.roles()[:4] == ["start", "end", "b1.everywhere", "b1.t4"]
+    assert ROWS.roles()[-2:] == ["b3.everywhere", "b3.rows"]
 
 
 @pytest.mark.parametrize("plan", [ROWS, TILES], ids=["rows", "tiles"])
 def test_a_plan_is_read_as_it_was_written(plan, tmp_path):
-    path = depth_plan_path(tmp_path, "ada", plan.way)
+    path = tmp_path / plan.file_name
     path.write_text(to_json(plan))
     assert path.name == f"ada.{plan.way}.json" and read_depth_plan(path) == plan
 
@@ -135,18 +127,17 @@ def test_a_plan_is_read_as_it_was_written(plan, tmp_path):
     [
         (ROWS, {"way": "lines"}, "is not a valid plan: way 'lines'"),
         (ROWS, {"way": "tiles"}, "is not a valid plan"),
-        (ROWS, {"graphs": {"../up.onnx": "0"}}, "is not a valid plan"),
-        (ROWS, {"graphs": {}}, "is not a valid plan"),
+        (ROWS, {"parts": {}}, "its parts are none; expected b1.everywhere, b1.rows, .* start"),
         (TILES, {"depths": [1, 2]}, "is not a valid plan"),
         (TILES, {"depths": [3, 3]}, "is not a valid plan"),
         (TILES, {"tile": 0}, "is not a valid plan"),
         (TILES, {"tile": 5}, "is not a valid plan"),
-        (TILES, {"graphs": dict(reversed(list(TILES.graphs.items())))}, "is not a valid plan"),
+        (TILES, {"tile": 6}, "is not a valid plan"),
         (ROWS, {"depths": [2, 3]}, "is not a valid plan"),
         (ROWS, {"conv_macs_px": 0}, "is not a valid plan"),
         (ROWS, {"macs_px": -5}, "is not a valid plan"),
         (ROWS, {"dense_above": 100.0}, "is not a valid plan"),
-        (ROWS, {"model": "other"}, "is not a valid plan"),
+        (ROWS, {"model": "../other"}, "is not a valid plan"),
         (ROWS, {"speed": 1}, "unknown key 'speed'"),
     ],
 )

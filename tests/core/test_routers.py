@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from doubles.plans import with_parts
 
 from sr_deploy.core.errors import ArtifactError, CheckpointError, InputError
 from sr_deploy.core.jsonio import to_json
@@ -83,16 +84,17 @@ def test_shipped_routers_choose_between_shipped_checkpoints_and_are_none():
             )
 
 
-PLAN = RoutedPlan(
-    model="r_x4",
-    scale=4,
-    names=("a", "b", "c"),
-    macs=(25, 50, 100),
-    router_macs=5,
-    patch=8,
-    parent_sha256="0",
-    overlap=2,
-    graphs={"r": "0", "a": "1", "b": "2", "c": "3"},
+PLAN = with_parts(
+    RoutedPlan(
+        model="r_x4",
+        scale=4,
+        names=("a", "b", "c"),
+        macs=(25, 50, 100),
+        router_macs=5,
+        patch=8,
+        parent_sha256="0",
+        overlap=2,
+    )
 )
 
 
@@ -181,8 +183,7 @@ def test_weights_fall_towards_a_neighbour():
         {"macs": [3, 2, 1]},
         {"overlap": 8},
         {"patch": 2},
-        {"graphs": {"r": "0"}},
-        {"graphs": dict.fromkeys("abc/", "0")},
+        {"parts": {}},
     ],
 )
 def test_plans_that_cannot_be(tmp_path, change):

@@ -3,10 +3,10 @@ import torch
 from torch import nn
 
 from sr_deploy.core.errors import ExportError
+from sr_deploy.core.routers import RoutedPlan, read_routed_plan
 from sr_deploy.core.spec import Variant
 from sr_deploy.export import plans
-from sr_deploy.export.graph import dynamic_dims
-from sr_deploy.export.plans import checked_graph, write_graphs
+from sr_deploy.export.parts import PartSpec, checked_part, write_plan
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.checkpoint import Checkpoint
 
@@ -20,39 +20,49 @@ class Scaled(nn.Module):
         return x * self.by
 
 
-def scaled_graph(by, reference):
+LR = ("N", 3, 4, 4)
+PLAN = RoutedPlan("net", 1, ("good", "bad"), (1, 2), 1, 8, "0")
+
+
+def scaled(by, reference, outputs=LR):
     x = torch.rand(2, 3, 4, 4)
-    ends = {"inputs": {"lr": dynamic_dims(0)}, "outputs": ["sr"]}
-    return checked_graph(Scaled(by), (x,), reference=Scaled(reference), **ends)
+    ends = {"inputs": {"lr": LR}, "outputs": {"sr": outputs}, "sizes": {"N": (1, 2, 3)}}
+    return checked_part(PartSpec(Scaled(by), (x,), reference=Scaled(reference), **ends))
 
 
 def test_a_graph_that_differs_from_torch_is_refused_and_nothing_written(tmp_path):
-    good, bad = scaled_graph(2.0, 2.0), scaled_graph(2.0, 2.001)
+    good, bad = scaled(2.0, 2.0), scaled(2.0, 2.001)
     assert good.max_abs_err < 1e-6 < 1e-4 < bad.max_abs_err
     with pytest.raises(
         ExportError,
-        match=r"bad.onnx: ONNX Runtime differs from torch by 0.00\d+, expected at most 0.0001",
+        match=r"net.bad.onnx: ONNX Runtime differs from torch by 0.00\d+, expected at most 0.0001",
     ):
-        write_graphs(tmp_path / "out", {"good.onnx": good, "bad.onnx": bad})
+        write_plan(PLAN, {"router": good, "good": good, "bad": bad}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    graphs, checks = write_graphs(tmp_path / "out", {"good.onnx": good})
-    assert (
-        set(graphs)
-        == set(checks["max_abs_err_vs_torch"])
-        == {p.name for p in (tmp_path / "out").iterdir()}
-        == {"good.onnx"}
-    )
+    path = write_plan(PLAN, {"router": good, "good": good, "bad": good}, tmp_path / "out")
+    plan = read_routed_plan(path)
+    assert {p.name for p in path.parent.iterdir()} == {
+        path.name,
+        *(part.file for part in plan.parts.values()),
+    }
+    assert plan.parts["bad"].inputs == {"lr": LR} and plan.parts["bad"].sizes == {"N": (1, 2, 3)}
+    assert set(plan.checks["max_abs_err_vs_torch"]) == set(plan.parts)
+
+
+def test_tensors_that_are_not_those_of_the_plan_are_refused():
+    with pytest.raises(ExportError, match=r"the tensor sr is \(2, 3, 4, 4\), expected"):
+        scaled(2.0, 2.0, ("2*N", 3, 4, 4))
 
 
 @pytest.mark.slow
 def test_both_ways_of_an_adaedsr_share_the_graphs_that_are_equal(tmp_path, monkeypatch):
     exported = []
 
-    def counting_graph(net, *args, **kwargs):
-        exported.append(net)
-        return checked_graph(net, *args, **kwargs)
+    def counting(spec):
+        exported.append(spec)
+        return checked_part(spec)
 
-    monkeypatch.setattr(plans, "checked_graph", counting_graph)
+    monkeypatch.setattr(plans, "checked_part", counting)
     monkeypatch.setattr(plans, "TIMED_HW", (32, 32))
     architecture, config = ARCHITECTURES["adaedsr"], {"channels": 8, "blocks": 1}
     spec = architecture.spec(4, Variant("d", 1), elastic=True, config=config)

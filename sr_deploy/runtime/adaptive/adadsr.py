@@ -19,16 +19,15 @@ from sr_deploy.core.depth_plan import (
     tile_corners,
 )
 from sr_deploy.core.errors import ArtifactError
+from sr_deploy.core.parts import Part
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, ExecutedWork
 from sr_deploy.core.spec import check_desired_depth
 from sr_deploy.runtime.adaptive.base import AdaptiveOutput, AdaptiveSession, check_outputs
-from sr_deploy.runtime.ort import OnnxParts
+from sr_deploy.runtime.parts import open_parts
 
 BATCH = 8
 """Tiles per call: memory grows with their features."""
-Part = Callable[..., Sequence[Any]]
-"""Takes its inputs by name, returns its outputs in order: arrays, or tensors on a device."""
 
 
 class AdaDSR(AdaptiveSession):
@@ -43,7 +42,7 @@ class AdaDSR(AdaptiveSession):
         depth: Optional[float],
         to_host: Callable[[Any], np.ndarray] = np.asarray,
     ) -> None:
-        """parts: in the order of the plan's graphs. depth: None for half of all blocks.
+        """parts: in the order of the plan's roles. depth: None for half of all blocks.
         to_host: returns an output of a part as an array.
 
         Raises VariantError for a depth that the plan does not have.
@@ -53,7 +52,7 @@ class AdaDSR(AdaptiveSession):
         blocks = (plan.blocks * i / 4 for i in range(5))
         self.levels = tuple(f"{n:g} blocks" for n in blocks)
         self._parts, self._to_host = parts, to_host
-        self._names = list(plan.graphs) or [plan.model] * len(parts)
+        self._names = plan.roles()
         self.halo_px = reach_px(plan.blocks) + ADAPTER_PX
         self.min_hw = (2, 2)  # torch exports free sizes from 2 on
 
@@ -70,8 +69,8 @@ class AdaDSR(AdaptiveSession):
         Raises ArtifactError when the plan or a graph is missing, malformed or changed.
         """
         plan = read_depth_plan(Path(path))
-        graphs = OnnxParts(Path(path), plan.graphs, run)
-        return cls(plan, graphs.parts, graphs.info, depth=depth)
+        opened = open_parts(Path(path), plan, run)
+        return cls(plan, list(opened.parts.values()), opened.info, depth=depth)
 
     def run_all_paths(self, hw: Tuple[int, int]) -> None:
         depth = np.array([self.plan.blocks], np.float32)

@@ -68,7 +68,7 @@ class AdaptiveSession(Session):
     def __init__(self, name: str, scale: int, info: BackendInfo) -> None:
         self.name, self.scale = name, scale
         self.backend, self.backend_version = info.backend, info.version
-        self.threads = info.threads
+        self.threads, self.precision = info.threads, info.precision
         if info.device is not None:
             self.device, self.place = info.device.name, info.device.place
             self.why_cpu = info.device.why_cpu

@@ -14,7 +14,7 @@ from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, ExecutedWork
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.runtime.adaptive.base import AdaptiveOutput, AdaptiveSession, check_outputs
-from sr_deploy.runtime.ort import OnnxParts
+from sr_deploy.runtime.parts import open_parts
 
 Network = Callable[[np.ndarray], np.ndarray]
 """Patches (N, 3, patch, patch) float32 -> (N, classes), or (N, 3, scale*patch, scale*patch)."""
@@ -56,13 +56,13 @@ class RoutedSession(AdaptiveSession):
         Raises ArtifactError when the plan or a graph is missing, malformed or changed.
         """
         plan = read_routed_plan(path)
-        graphs = OnnxParts(path, plan.graphs, run)
+        opened = open_parts(path, plan, run)
 
         def as_network(part: Callable[..., List[np.ndarray]]) -> Network:
             return lambda patches: part(lr=patches)[0]
 
-        router, *branches = map(as_network, graphs.parts)
-        return cls(plan, router, branches, graphs.info, max_share=max_share)
+        router, *branches = map(as_network, opened.parts.values())
+        return cls(plan, router, branches, opened.info, max_share=max_share)
 
     def _release(self) -> None:
         del self.router

@@ -13,7 +13,7 @@ from sr_deploy.runtime.opener.plan import PlanKind, load_plan
 
 
 class FolderKind(Kind):
-    """Plans, then artifacts, in natural order. The graphs of a plan are not listed separately."""
+    """Plans, then artifacts, in natural order. The parts of a plan are not listed separately."""
 
     has_variants = False
 
@@ -42,13 +42,13 @@ def plans_in(folder: Path) -> List[Path]:
 
 
 def without_companions(texts: Sequence[str]) -> List[str]:
-    """Remove manifests and cards of listed files, and the graphs of listed plans."""
+    """Remove manifests and cards of listed files, and the parts of listed plans."""
     listed = set(map(Path, texts))
     parts = {
-        path.parent / graph
+        path.parent / part.file
         for path in listed
         if PlanKind().matches(str(path)) and path.is_file()
-        for graph in load_plan(path).graphs
+        for part in load_plan(path).parts.values()
     }
 
     def is_companion(path: Path) -> bool:

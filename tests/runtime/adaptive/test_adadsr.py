@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from doubles.plans import with_parts
 
 from sr_deploy.core.depth_plan import (
     DepthPlan,
@@ -97,9 +98,6 @@ PLAN = DepthPlan(
     conv_macs_px=1,
     map_macs_px=1,
     depths=(3,),
-    graphs=dict.fromkeys(
-        ("ada.start.onnx", "ada.end.onnx", "ada.b3.everywhere.onnx", "ada.b3.rows.onnx"), "0"
-    ),
 )
 
 
@@ -181,7 +179,7 @@ def test_a_plan_without_its_graphs_or_with_changed_ones_is_refused(tmp_path):
     path = tmp_path / "ada.rows.json"
     with pytest.raises(ArtifactError, match="there is no file"):
         opened(path)
-    path.write_text(to_json(PLAN))
+    path.write_text(to_json(with_parts(PLAN)))
     with pytest.raises(ArtifactError, match="ada.start.onnx, which does not exist"):
         opened(path)
     (tmp_path / "ada.start.onnx").write_bytes(b"another")

@@ -159,7 +159,8 @@ def test_a_deployed_router_is_what_torch_makes_of_its_checkpoints(tmp_path, smal
     np.testing.assert_array_equal(a.decisions, b.decisions)
     assert (a.work.macs, a.work.pixels) == (b.work.macs, b.work.pixels)
     assert (deployed.backend, torch.backend) == ("onnxruntime", "torch")
-    assert set(json.loads(plan.read_text())["graphs"]) == {
+    parts = json.loads(plan.read_text())["parts"]
+    assert {part["file"] for part in parts.values()} == {
         "small_x4.router.onnx",
         "small_x4.tiny_x4.d1.onnx",
         "small_x4.tiny_x4.d2.onnx",

@@ -1,0 +1,140 @@
+"""Parts of adaptive networks as checked graphs, and the plan that lists them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from sr_deploy.core.errors import ExportError
+from sr_deploy.core.files import atomic_path, make_output_folder, sha256_of, write_text
+from sr_deploy.core.jsonio import to_json
+from sr_deploy.core.parts import AdaptivePlan, PlanPart
+from sr_deploy.export.graph import dynamic_dims, export_module
+from sr_deploy.runtime.ort import raw_session
+
+MAX_ABS_ERR = 1e-4
+"""Allowed difference from torch, for images in 0..1, depths in blocks and log-odds."""
+OPSET = 17
+"""The newest that TensorRT 8.5 reads."""
+BATCH_SIZES = (1, 8, 64)
+"""The smallest, usual and largest batch of tiles or patches."""
+SIDE_SIZES = (2, 256, 1024)
+"""The same of an image's height and width in LR pixels. torch exports free sizes from 2 on."""
+
+Shape = Tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class PartSpec:
+    """A module, and the tensors that it takes and gives; shapes and sizes as in `PlanPart`."""
+
+    net: nn.Module
+    example: Tuple[Tensor, ...]
+    """Its inputs in order. Named dimensions must be at least 2."""
+    inputs: Dict[str, Shape]
+    outputs: Dict[str, Shape]
+    sizes: Dict[str, Tuple[int, int, int]] = field(default_factory=dict)
+    """Of the dimensions that the inputs name."""
+    reference: Optional[nn.Module] = None
+    """The module to compare the graph with, if it is not `net`."""
+
+
+@dataclass(frozen=True)
+class CheckedPart:
+    """A part's graph, and its largest absolute difference from torch in ONNX Runtime."""
+
+    graph: onnx.ModelProto
+    spec: PartSpec
+    max_abs_err: float
+
+
+def checked_part(spec: PartSpec) -> CheckedPart:
+    """Export a part, and compare its graph with torch on the example.
+
+    Raises ExportError when the export fails, or the tensors are not those of `spec`; a difference
+    from torch is only returned.
+    """
+    dims = {name: dynamic_dims(*_named(shape)) for name, shape in spec.inputs.items()}
+    outputs = list(spec.outputs)
+    graph = export_module(spec.net, spec.example, inputs=dims, outputs=outputs, opset=OPSET)
+    _name_dims(graph, spec)
+    with torch.no_grad():
+        expected = (spec.reference or spec.net)(*spec.example)
+    feeds = {name: x.numpy() for name, x in zip(spec.inputs, spec.example)}
+    results = raw_session(graph.SerializeToString()).run(None, feeds)
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    _check_shapes(spec, results)
+    errors = [float(np.abs(y - e.numpy()).max()) for y, e in zip(results, expected)]
+    return CheckedPart(graph, spec, max(errors))
+
+
+def write_plan(plan: AdaptivePlan, parts: Mapping[str, CheckedPart], folder: Path) -> Path:
+    """Write the graphs of a plan, by role, and the plan; return its path.
+
+    Raises ExportError when one differs from torch, in which case nothing is written.
+    """
+    for role, checked in parts.items():
+        if not checked.max_abs_err <= MAX_ABS_ERR:
+            raise ExportError(
+                f"{plan.graph_name(role)}: ONNX Runtime differs from torch by "
+                f"{checked.max_abs_err:.2g}, expected at most {MAX_ABS_ERR:g}"
+            )
+    written: Dict[str, PlanPart] = {}
+    for role, checked in parts.items():
+        path = make_output_folder(folder) / plan.graph_name(role)
+        with atomic_path(path) as temporary:
+            onnx.save(checked.graph, str(temporary))
+        spec = checked.spec
+        written[role] = PlanPart(path.name, sha256_of(path), spec.inputs, spec.outputs, spec.sizes)
+    checks = {"max_abs_err_vs_torch": {role: part.max_abs_err for role, part in parts.items()}}
+    path = folder / plan.file_name
+    write_text(path, to_json(replace(plan, parts=written, checks=checks)))
+    return path
+
+
+def _named(shape: Shape) -> Tuple[int, ...]:
+    return tuple(i for i, n in enumerate(shape) if isinstance(n, str))
+
+
+def _name_dims(graph: onnx.ModelProto, spec: PartSpec) -> None:
+    """Give the free dimensions of the graph's ends the names of the plan."""
+    for values, shapes in ((graph.graph.input, spec.inputs), (graph.graph.output, spec.outputs)):
+        for value, shape in zip(values, shapes.values()):
+            for dim, n in zip(value.type.tensor_type.shape.dim, shape):
+                dim.Clear()
+                if isinstance(n, int):
+                    dim.dim_value = n
+                elif "*" not in n:
+                    dim.dim_param = n
+
+
+def _check_shapes(spec: PartSpec, results: Sequence[np.ndarray]) -> None:
+    """Raise ExportError unless the tensors of a run have the shapes of a part."""
+    sizes: Dict[str, int] = {}
+    given = [tuple(x.shape) for x in spec.example]
+    found = [tuple(y.shape) for y in results]
+    for shape, got in zip(spec.inputs.values(), given):
+        sizes.update({n: size for n, size in zip(shape, got) if isinstance(n, str)})
+    for name, shape, got in zip(
+        (*spec.inputs, *spec.outputs),
+        (*spec.inputs.values(), *spec.outputs.values()),
+        (*given, *found),
+    ):
+        if len(shape) != len(got) or any(
+            size != _size(n, sizes, size) for n, size in zip(shape, got)
+        ):
+            raise ExportError(f"the tensor {name} is {got}, expected {shape} with {sizes}")
+
+
+def _size(n: Any, sizes: Mapping[str, int], otherwise: int) -> int:
+    """Return the size of a dimension; `otherwise` if its name is not one of an input's."""
+    if isinstance(n, int):
+        return n
+    times, _, name = n.rpartition("*")
+    return sizes[name] * int(times or 1) if name in sizes else otherwise
