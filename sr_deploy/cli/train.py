@@ -165,6 +165,12 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
     metavar="FILE",
     help="torchvision's VGG-19 weights, to distil between branches.  [default: a substitute]",
 )
+@click.option(
+    "--all-steps",
+    is_flag=True,
+    help="Train the recipes that this one follows first, each under its own name; --resume "
+    "continues where they stopped.",
+)
 def train(
     recipe: str,
     budget: Optional[str],
@@ -172,11 +178,14 @@ def train(
     judge: Optional[str],
     branches: Tuple[str, ...],
     vgg: Optional[str],
+    all_steps: bool,
     **run_options: Any,
 ) -> None:
     """Train a checkpoint by RECIPE, a name (see srdeploy recipes) or a .json file.
 
     A run that was stopped by --budget, Ctrl-C or a crash continues with --resume.
+
+    With --all-steps, --branch gives the checkpoints that the branches of a router start from.
     """
     from sr_deploy.train.options import TrainOptions
     from sr_deploy.train.processes import is_first_process
@@ -184,7 +193,11 @@ def train(
 
     devices = run_options.pop("devices") or 0
     options = TrainOptions(budget_s=_seconds(budget), devices=devices, log=log, **run_options)
-    if isinstance(load_recipe(recipe), RouterRecipe):
+    if all_steps:
+        from sr_deploy.train.all_steps import GivenModels, train_all_steps
+
+        path = train_all_steps(recipe, options, GivenModels(judge, branches, teacher, vgg))
+    elif isinstance(load_recipe(recipe), RouterRecipe):
         _refuse("trains a router", teacher=teacher, judge=judge)
         from sr_deploy.train.router_trainer import router_from_images
 

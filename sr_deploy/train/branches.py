@@ -22,11 +22,15 @@ from sr_deploy.train.router_losses import TRAINED
 
 @dataclass(frozen=True)
 class RouterBranch:
-    """A variant of a checkpoint, and its multiply-accumulates on one patch as exported."""
+    """A variant of a checkpoint, and its multiply-accumulates on one patch as exported.
+
+    cost: in the recipe's counting.
+    """
 
     checkpoint: Checkpoint
     variant: Variant
     macs: int
+    cost: int
 
     def __str__(self) -> str:
         return f"{self.checkpoint.name}:{self.variant}"
@@ -37,19 +41,26 @@ class RouterBranch:
 
 
 def load_branch(text: str, recipe: RouterRecipe) -> RouterBranch:
-    """Load a branch from `MODEL` or `MODEL:VARIANT`.
-
-    Its cost is fvcore's count, which takes FSRCNN's transposed convolution at the resolution of its
-    input: that is the executed work. The paper counts it at the resolution of the output, four
-    times as much in proportion to the other layers.
-    """
+    """Load a branch from `MODEL` or `MODEL:VARIANT`."""
     match = re.fullmatch(r"(.+):([a-z][0-9]+(?:-[a-z]+)*)", text)
     checkpoint = load_checkpoint(match[1] if match else text)
     variant = checkpoint.spec.variant(match[2] if match else None)
+    return branch_of(checkpoint, variant, recipe)
+
+
+def branch_of(checkpoint: Checkpoint, variant: Variant, recipe: RouterRecipe) -> RouterBranch:
+    """Return a branch with its costs on one patch of the recipe.
+
+    Its multiply-accumulates are fvcore's count of the fused network, which takes FSRCNN's
+    transposed convolution at the resolution of its input: that is the executed work. The paper
+    counts it at the resolution of the output, and the network as trained.
+    """
     checkpoint.spec.check_input(recipe.patch_hw)
-    exported, _ = fuse_network(checkpoint.network(str(variant)))
-    macs = count(exported, recipe.patch_hw, counter="fvcore").macs
-    return RouterBranch(checkpoint, variant, macs)
+    network = checkpoint.network(str(variant))
+    macs = cost = count(fuse_network(network)[0], recipe.patch_hw, counter="fvcore").macs
+    if recipe.counting == "paper":
+        cost = count(network, recipe.patch_hw, counter="hooks").macs
+    return RouterBranch(checkpoint, variant, macs, cost)
 
 
 def sort_branches(

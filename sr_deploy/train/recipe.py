@@ -26,6 +26,7 @@ INT8 = "int8"
 """The method that trains a checkpoint for INT8; architecture and scale are the checkpoint's."""
 STAGES = ("router", "distil", "joint")
 OBJECTIVES = ("cdnsr", "classsr", "labels")
+COUNTINGS = ("deployed", "paper")
 _PAPERS = {
     "ASRN": ("; the paper flips only", ""),
     "IMDeception": ("; the paper prints none", "; the paper pads with zeros"),
@@ -260,7 +261,16 @@ class RouterRecipe(BaseRecipe):
     stage router): the best branch of each patch, learnt from errors computed once (see bank.py)."""
     alpha: float = 0.0  # share of the largest branch's cost on its patches that is not penalised
     lambda_reg: float = 2e-4
-    bank: int = 4096  # labels: number of patches whose errors are computed
+    share: float = 0.0
+    """cdnsr: the mean cost, as a share of the largest, that lambda_reg is fitted to (see bank.py),
+    instead of the number given. 0: not fitted."""
+    counting: str = "deployed"
+    """The costs of eq. 2. deployed: multiply-accumulates as exported; paper: with transposed
+    convolutions at the resolution of their output, four times as much for FSRCNN's."""
+    bank: int = 4096  # labels, share and values: number of patches whose errors are computed
+    values: int = 0
+    """cdnsr, stage router: eq. 4 is estimated from this many values of each patch of the bank,
+    whose images the branches compute once. 0: the branches run at every step, on whole patches."""
     softness: float = 1.5
     """labels: see soft_labels; lambda_reg is then a squared error of images in 0..1."""
     target_db: float = 0.027
@@ -286,9 +296,15 @@ class RouterRecipe(BaseRecipe):
     CHOICES = {
         "stage": STAGES,
         "objective": OBJECTIVES,
+        "counting": COUNTINGS,
         "distillation": ("none", *DISTILLATION),
         "amp": AMP,
     }
+
+    @property
+    def learns_from_bank(self) -> bool:
+        """Whether the branches do not run while the router learns."""
+        return self.stage == "router" and (self.objective == "labels" or self.values > 0)
 
     @property
     def distils(self) -> bool:
@@ -308,6 +324,17 @@ class RouterRecipe(BaseRecipe):
         weights = ("lambda_reg", "lambda_ct")
         self._expect(not_negative, "lambda_reg >= 0 and lambda_ct >= 0", *weights)
         self._expect(0 <= self.alpha <= 1, "alpha to be a share from 0 to 1", "alpha")
+        self._expect(
+            0 <= self.share < 1 and self.values >= 0,
+            "share from 0 to below 1, and values >= 0",
+            *("share", "values"),
+        )
+        if self.share or self.values:
+            self._expect(
+                self.objective == "cdnsr" and self.bank >= 64,
+                "for share and values the objective 'cdnsr' and a bank >= 64",
+                *("share", "values", "objective", "bank"),
+            )
         if self.objective == "labels":
             self._expect(
                 self.stage == "router" and self.bank >= 64 and self.softness * self.lambda_reg > 0,

@@ -83,7 +83,7 @@ def average_loss(p: Tensor) -> Tensor:
 def stage_terms(
     recipe: RouterRecipe,
     modules: Dict[str, nn.Module],
-    macs: Sequence[int],
+    costs: Sequence[int],
     lr: Tensor,
     hr: Tensor,
     noise: Tensor,
@@ -91,13 +91,22 @@ def stage_terms(
 ) -> Terms:
     """Return the loss terms: eq. 4 for the router, eq. 9 for the branches, both for `joint`.
 
-    modules: router, branches, projector and features. macs: of the branches. hr: with the objective
-    `labels` the errors of the branches, (N, M). noise: of eq. 5, (N, M). The stage `distil` sends
-    each patch through its likeliest branch; `joint` keeps the last tau of the stage `router`.
+    modules: router, branches, projector and features. costs: of the branches, in any unit. hr: from
+    a bank instead the errors of the branches, (N, M), for labels, and some of their differences
+    from the HR images, (N, M, values), for eq. 4: as p sums to 1, L1 of eq. 1 is the mean of
+    |sum of p_j (y_j - y)|. noise: of eq. 5, (N, M). The stage `distil` sends each patch through its
+    likeliest branch; `joint` keeps the last tau of the stage `router`.
     """
     if recipe.objective == "labels":
-        labels = soft_labels(hr, macs, recipe.lambda_reg, recipe.softness)
+        labels = soft_labels(hr, costs, recipe.lambda_reg, recipe.softness)
         return {"labels": F.cross_entropy(modules["router"](lr).to(hr.dtype), labels)}
+    if recipe.learns_from_bank:
+        log_p = F.log_softmax(modules["router"](lr).to(hr.dtype), dim=1)
+        p = gumbel_softmax(log_p, noise.to(hr.dtype), temperature(step, recipe.steps))
+        return {
+            "pixel": torch.einsum("nm,nmv->nv", p, hr).abs().mean(),
+            "flops": recipe.lambda_reg * flops_excess(p, costs, recipe.alpha),
+        }
     with torch.set_grad_enabled("branches" in TRAINED[recipe.stage]):
         outputs = modules["branches"](lr).to(hr.dtype)
     log_p = F.log_softmax(modules["router"](lr).to(hr.dtype), dim=1)
@@ -117,7 +126,7 @@ def stage_terms(
             "average": average_weight * average_loss(p),
         }
     elif recipe.stage != "distil":
-        terms["flops"] = recipe.lambda_reg * flops_excess(p, macs, recipe.alpha)
+        terms["flops"] = recipe.lambda_reg * flops_excess(p, costs, recipe.alpha)
     if recipe.distils:
         negatives = negative_samples(lr.to(hr.dtype), hr.shape[2:], recipe.negatives)
         loss = DISTILLATION[recipe.distillation](

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -17,9 +18,17 @@ from sr_deploy.nets.architecture import Weights
 from sr_deploy.nets.checkpoint import Checkpoint
 from sr_deploy.nets.complexity import count
 from sr_deploy.nets.router import ModuleCL, Router, load_router, save_router
-from sr_deploy.train.bank import Bank, BankBatches, calibrate, compute_bank
+from sr_deploy.train.bank import (
+    Bank,
+    BankBatches,
+    calibrate,
+    compute_bank,
+    fit_lambda,
+    oracle_share,
+)
 from sr_deploy.train.branches import (
     RouterBranch,
+    branch_of,
     branch_paths,
     load_branch,
     save_branch,
@@ -124,6 +133,7 @@ class _RouterTask(Task):
             branches = self._start_from(options.init)
         self.branches = sort_branches(branches, recipe, self.name)
         self.macs = [b.macs for b in self.branches]
+        self.facts["costs"] = self.costs = [b.cost for b in self.branches]
         self.router_macs = count(self.router, recipe.patch_hw, counter="fvcore").macs
         self.facts["trained_for"] = [f"{b}, {b.weights_sha256}" for b in self.branches]
         self.paths = branch_paths(
@@ -141,6 +151,7 @@ class _RouterTask(Task):
         trained = TRAINED[recipe.stage]
         self.net = nn.ModuleDict({key: self.modules[key] for key in trained})
         self.frozen = [m for key, m in self.modules.items() if key not in trained]
+        self.lambda_reg = recipe.lambda_reg
         self.bank: Optional[Bank] = None
         self.result_facts: Dict[str, Any] = {}
         """Facts about the current weights, for the card."""
@@ -158,7 +169,7 @@ class _RouterTask(Task):
             init_training=start.spec.training,
         )
         branches = [
-            RouterBranch(checkpoint, Variant.parse(branch.variant), branch.macs)
+            branch_of(checkpoint, Variant.parse(branch.variant), self.recipe)
             for checkpoint, branch in zip(start.checkpoints(), start.spec.branches)
         ]
         self.router, self.config = start.network(), dict(start.spec.config)
@@ -167,12 +178,27 @@ class _RouterTask(Task):
     def terms(self, lr: Tensor, hr: Tensor, step: int) -> Terms:
         rng = np.random.default_rng((self.options.seed, step, 1))
         noise = gumbel_noise(len(lr), self.recipe.classes, rng).to(lr.device)
-        return stage_terms(self.recipe, self.modules, self.macs, lr, hr, noise, step)
+        recipe = replace(self.recipe, lambda_reg=self.lambda_reg)
+        return stage_terms(recipe, self.modules, self.costs, lr, hr, noise, step)
 
     def dataset(self, pairs: Sequence[Pair]) -> DatasetOf:
         recipe = self.recipe
-        if recipe.objective != "labels":
+        fits = recipe.share and recipe.stage != "distil"
+        if not fits and not recipe.learns_from_bank:
             return super().dataset(pairs)
+        bank = self._bank(pairs)
+        if fits:
+            self._fit_lambda(bank)
+        if not recipe.learns_from_bank:
+            return super().dataset(pairs)
+        targets = bank.differences
+        if recipe.objective == "labels":
+            self.bank, targets = bank, bank.squared
+        return lambda process_patches: BankBatches(bank, targets, process_patches)
+
+    def _bank(self, pairs: Sequence[Pair]) -> Bank:
+        """Return the errors of the branches as this stage began."""
+        recipe = self.recipe
         patches = Patches(
             pairs,
             scale=recipe.scale,
@@ -180,15 +206,30 @@ class _RouterTask(Task):
             batch_size=recipe.batch_size,
             seed=self.options.seed,
         )
-        bank = self.bank = compute_bank(
+        return compute_bank(
             patches,
-            self.modules["branches"].eval(),
+            _branch_module(self.branches).eval(),
             recipe.bank,
             cache=self.options.cache_folder,
             key=[self.facts["trained_for"], fingerprint(pairs)],
+            values=recipe.values if recipe.learns_from_bank else 0,
             log=self.options.log,
         )
-        return lambda process_patches: BankBatches(bank, process_patches)
+
+    def _fit_lambda(self, bank: Bank) -> None:
+        share, errors = self.recipe.share, bank.absolute
+        self.lambda_reg = fit_lambda(errors, self.costs, share)
+        oracle = oracle_share(errors, self.costs, self.lambda_reg)
+        self.result_facts["lambda_reg"] = float(f"{self.lambda_reg:.4g}")
+        self.result_facts["fitted"] = {
+            "oracle_share": round(oracle, 4),
+            "without_cost_term": round(oracle_share(errors, self.costs, 0.0), 4),
+            "patches": len(errors),
+        }
+        self.options.log(
+            f"lambda_reg {self.lambda_reg:.4g}: the best branch of each of {len(errors)} "
+            f"patches costs {oracle:.1%} of the largest (wanted {share:.1%})"
+        )
 
     def _networks(self, weights: Weights) -> Tuple[ModuleCL, List[Checkpoint]]:
         """Return the router, calibrated if it learnt from labels, and the branches."""

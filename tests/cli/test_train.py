@@ -115,6 +115,16 @@ def test_options_of_other_recipes(fails, tmp_path, recipe, option, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_all_steps_have_no_name_of_their_own(fails, tmp_path):
+    pytest.importorskip("torch", reason="torch is not installed; it trains")
+    given = ("--data", tmp_path, "-o", tmp_path / "out", "--all-steps")
+    error = fails("train", "cdnsr-m-fsrcnn-x4-small-3", *given, "--name", "mine")
+    assert "no --name" in error and "hint: remove --name" in error
+    error = fails("train", "cdnsr-m-fsrcnn-x4-small-3", *given, "--branch", "fsrcnn-w16_x4")
+    assert "1 branches; the recipe has 3" in error and "cdnsr-fsrcnn-w36-x4-small" in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_recipe_of_a_router_is_shown(run_cli):
     pytest.importorskip("torch", reason="torch is not installed; it trains")
     shown = json.loads(run_cli("recipes", "--json", "cdnsr-s-fsrcnn-x4").stdout)

@@ -136,6 +136,16 @@ def test_the_router_learns_equation_4_and_its_branches_nothing(batch):
     assert modules["router"].value.grad.abs().sum() > 0 and modules["branches"].value.grad is None
 
 
+def test_the_sampled_differences_of_all_values_give_equation_4(batch):
+    lr, hr, modules, noise = batch
+    differences = (modules["branches"].value.detach() - hr[:, None]).flatten(2)
+    whole = terms_of("router", batch)
+    sampled = terms_of("router", (lr, differences, modules, noise), values=differences.shape[2])
+    assert set(sampled) == {"pixel", "flops"}
+    for key, term in sampled.items():
+        torch.testing.assert_close(term, whole[key])
+
+
 def test_branches_learn_equation_9_on_the_patches_that_go_through_them(batch):
     lr, hr, modules, noise = batch
     terms = terms_of("distil", batch, distillation="pixel", lambda_ct=0.1)
@@ -230,3 +240,27 @@ def test_a_routed_image_is_that_of_each_patch_by_its_branch(h, w, patches):
     assert set(painted.unique().tolist()) <= {0.0, 5.0}
     if (h, w) == (8, 8):
         assert routed.counts == [2, 2] and torch.equal(painted[..., :8], torch.zeros(1, 3, 16, 8))
+
+
+def test_equation_4_of_two_patches_by_hand():
+    """p = (1/4, 3/4) and (1/2, 1/2); differences 0.4 and 0.2, then 0.1 and -0.1; costs 1 and 2."""
+    log_p = torch.tensor([[0.25, 0.75], [0.5, 0.5]], dtype=torch.float64).log()
+    differences = torch.tensor([[[0.4], [0.2]], [[0.1], [-0.1]]], dtype=torch.float64)
+    recipe = RouterRecipe(
+        stage="router",
+        scale=2,
+        steps=10,
+        patch_hr=8,
+        batch_size=2,
+        lr=1e-3,
+        schedule="constant",
+        alpha=0.5,
+        lambda_reg=0.02,
+        classes=2,
+        values=1,
+    )
+    lr, no_noise = torch.rand(2, 3, 4, 4), torch.zeros(2, 2, dtype=torch.float64)
+    terms = stage_terms(recipe, {"router": Fixed(log_p)}, [1, 2], lr, differences, no_noise, 0)
+    assert terms["pixel"].item() == pytest.approx((0.25 * 0.4 + 0.75 * 0.2 + 0.0) / 2)
+    cost = ((0.25 * 1 + 0.75 * 2) + (0.5 * 1 + 0.5 * 2)) / 2 / 2
+    assert terms["flops"].item() == pytest.approx(0.02 * (cost - 0.5))

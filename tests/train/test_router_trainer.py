@@ -418,3 +418,39 @@ def test_invalid_recipes(change, message):
 def test_unknown_recipes():
     with pytest.raises(InputError, match="unknown recipe 'cdnsr-x'; srdeploy recipes"):
         load_recipe("cdnsr-x")
+
+
+def test_lambda_is_fitted_to_the_share_and_a_resumed_run_keeps_it(steps, images, cache, tmp_path):
+    recipe = replace(ROUTED, share=0.85, values=32, bank=64)
+    options = {"name": "net", "cache": cache, "branches": steps[0], "valid": images}
+    train_router(recipe, [images], tmp_path, budget_s=0.0, **options)
+    first = load_router(tmp_path / "net.router.safetensors").spec
+    path = train_router(recipe, [images], tmp_path, resume=True, **options)
+    router, card = load_router(path), load_router(path).spec.training
+    assert card["costs"] == list(router.spec.macs) and card["counting"] == "deployed"
+    assert card["lambda_reg"] == first.training["lambda_reg"]
+    fitted = card["fitted"]
+    assert fitted["patches"] == 64 and fitted["oracle_share"] <= 0.85
+    assert card["lambda_reg"] > 0 or fitted["without_cost_term"] <= 0.85
+    whole = load_router(train_router(recipe, [images], tmp_path / "whole", **options))
+    assert all(torch.equal(whole.weights[k], v) for k, v in router.weights.items())
+
+
+def test_costs_as_the_paper_counts_them(images, cache, tmp_path):
+    widths = [untrained(tmp_path, "fsrcnn", f"w{width}") for width in (16, 36, 56)]
+    recipe = replace(ROUTED, counting="paper", steps=1)
+    path = train_router(recipe, [images], tmp_path, name="net", cache=cache, branches=widths)
+    spec = load_router(path).spec
+    paper = [cost / spec.training["costs"][-1] for cost in spec.training["costs"]]
+    deployed = [macs / spec.macs[-1] for macs in spec.macs]
+    # per LR pixel at x2: 5x5 and two 1x1 layers, four mappings, 9x9 at four output pixels
+    macs = [75 * w + 24 * w + 4 * 1296 + 4 * 243 * w for w in (16, 36, 56)]
+    assert paper == pytest.approx([m / macs[-1] for m in macs], abs=1e-3)
+    assert deployed[0] > paper[0] and deployed[1] > paper[1]
+
+
+def test_a_share_below_the_smallest_branch_is_refused(steps, images, cache, tmp_path):
+    recipe = replace(ROUTED, share=0.05, bank=64)
+    with pytest.raises(InputError, match="a share of 0.05 cannot be reached"):
+        train_router(recipe, [images], tmp_path, name="net", cache=cache, branches=steps[0])
+    assert not list(tmp_path.glob("net.*.safetensors"))
