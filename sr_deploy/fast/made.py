@@ -17,7 +17,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
 from sr_deploy.core.cache import cache_folder, key_of
 from sr_deploy.core.errors import (
@@ -81,10 +81,15 @@ def find(model: ModelVariant, way: ModelWay) -> Optional[Path]:
     for path in files_with_suffix(entry, ".engine", ".onnx") if entry.is_dir() else ():
         with contextlib.suppress(ArtifactError):
             read_manifest(path)
-            with contextlib.suppress(OSError):
-                os.utime(str(entry))
+            mark_used(entry)
             return path
     return None
+
+
+def mark_used(entry: Path) -> None:
+    """Keep an entry of the cache from being removed as unused."""
+    with contextlib.suppress(OSError):
+        os.utime(str(entry))
 
 
 def why_refused(model: ModelVariant, way: ModelWay) -> str:
@@ -101,9 +106,8 @@ def make(model: ModelVariant, way: ModelWay) -> Path:
     precision below FP32, a failure to export or build is remembered (see `why_refused`).
     """
     entry = _entry(model, way)
-    _remove_unused(make_output_folder(entry.parent))
-    with tempfile.TemporaryDirectory(dir=str(entry.parent), prefix=".partial-") as temporary:
-        folder, beside = Path(temporary) / "entry", Path(temporary) / "graph"
+
+    def write(folder: Path, beside: Path) -> None:
         try:
             _make_file(model, way, folder, beside)
         except (BuildError, ExportError) as e:
@@ -111,13 +115,30 @@ def make(model: ModelVariant, way: ModelWay) -> Path:
                 with contextlib.suppress(SrDeployError, OSError):
                     write_text(entry / _REFUSED, e.message)
             raise
-        if os.path.lexists(str(entry)) and find(model, way) is None:  # damaged
+
+    return make_entry(entry, write, lambda: find(model, way))
+
+
+def make_entry(
+    entry: Path, write: Callable[[Path, Path], Any], find_whole: Callable[[], Optional[Path]]
+) -> Path:
+    """Make an entry of the cache and return its file.
+
+    write: writes the entry to a folder that does not exist yet; beside: a folder that is removed
+    afterwards. find_whole: returns the file in the entry, None if that is not whole. Raises what
+    `write` raises, and an SrDeployError if the cache cannot be written.
+    """
+    _remove_unused(make_output_folder(entry.parent))
+    with tempfile.TemporaryDirectory(dir=str(entry.parent), prefix=".partial-") as temporary:
+        folder = Path(temporary) / "entry"
+        write(folder, Path(temporary) / "beside")
+        if os.path.lexists(str(entry)) and find_whole() is None:  # damaged
             shutil.rmtree(str(entry), ignore_errors=True)
             with contextlib.suppress(OSError):
                 entry.unlink()
         with contextlib.suppress(OSError):  # another process has made it meanwhile
             os.rename(str(folder), str(entry))
-    made = find(model, way)
+    made = find_whole()
     if made is None:
         raise ArtifactError(f"the cache folder {entry} was changed while it was written")
     return made
@@ -232,13 +253,13 @@ def _entry(model: ModelVariant, way: ModelWay) -> Path:
         _sizes(model.card, way.profile),
         sorted(versions.items()),
         __version__,
-        _code_digest(),
+        code_digest(),
     )
     return cache_folder() / "models" / f"{model.name}.{way.runtime}.{way.precision}.{key}"
 
 
 @functools.lru_cache(maxsize=None)
-def _code_digest() -> str:
+def code_digest() -> str:
     """Return a checksum of the code that decides what an export of a checkpoint contains."""
     rooms = (_PACKAGE / "nets", _PACKAGE / "export")
     return key_of(*(sha256_of(path) for room in rooms for path in sorted(room.rglob("*.py"))))

@@ -1,9 +1,10 @@
 """Finds out what a text names, as `runtime.opener` does, in its fastest form on this machine.
 
 A checkpoint becomes an engine or graph in the user's cache, which is made when it is first needed
-(see `made.py`). Where `run.min_psnr_vs_fp32` allows a loss, each variant runs in the fastest
-precision whose engine reaches it. With `run.runtime` "torch" or torch's settings a checkpoint stays
-as it is, and so do graphs, engines, code and adaptive networks.
+(see `made.py`); a router or a gains head becomes a plan there (see `plans.py`). Where
+`run.min_psnr_vs_fp32` allows a loss, each variant runs in the fastest precision whose engine
+reaches it. With `run.runtime` "torch" or torch's settings a checkpoint stays as it is, and so do
+graphs, engines, code and plans.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from sr_deploy.core.session import Session
 from sr_deploy.core.shipped import find_checkpoint, read_card
 from sr_deploy.core.spec import ModelSpec, listed_variants
 from sr_deploy.fast.made import ModelVariant, find, make, why_refused
+from sr_deploy.fast.plans import by_plan, is_adaptive
 from sr_deploy.fast.ways import ModelWay, usable_ways
 from sr_deploy.runtime import opener
 from sr_deploy.runtime.opener import NetworkDescription, Variants, check_run_options
@@ -55,6 +57,8 @@ def describe(
     Raises an SrDeployError on bad input, CannotRunHereError if the runtime or device that `run`
     asks for cannot be used.
     """
+    if is_adaptive(str(text)):
+        return by_plan(str(text), run, lambda t: opener.describe(t, variants), progress=progress)
     models = _models(str(text), variants, run)
     if models is None:
         return opener.describe(text, variants, trust=trust, untrained=untrained)
@@ -107,6 +111,8 @@ def describe_one(
     progress: Log = _ignore,
 ) -> NetworkDescription:
     """Return a variant of the model that `text` names, the largest for None."""
+    if is_adaptive(str(text)):
+        return describe(text, variant, run, progress=progress)[0]
     models = _models(str(text), [variant] if variant else None, run)
     if not models:
         return opener.describe_one(text, variant, run)

@@ -10,8 +10,9 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.shipped import DEFAULT_MODELS
 from sr_deploy.fast.opener import describe_one
+from sr_deploy.fast.plans import describe_adaptive
 from sr_deploy.runtime.opener import NetworkDescription, check_run_options
-from sr_deploy.runtime.opener.adaptive import AdaptiveOptions, describe_adaptive
+from sr_deploy.runtime.opener.adaptive import AdaptiveOptions
 from sr_deploy.upscale.folder import ResultOptions
 from sr_deploy.upscale.memory import MemorySharing
 from sr_deploy.upscale.output_size import NETWORK_SIZE, OutputSize
@@ -122,7 +123,7 @@ class UpscaleOptions:
         log: receives what is made for it. Raises an SrDeployError if there is none."""
         if self.adaptive is not None:
             budget = AdaptiveOptions(self.adaptive, self.max_flops, self.depth)
-            network = describe_adaptive(budget, self.model)
+            network = describe_adaptive(budget, self.model, self.run, progress=log)
         else:
             network = describe_one(str(self.model), self.variant, self.run, progress=log)
         check_run_options([network], self.run)

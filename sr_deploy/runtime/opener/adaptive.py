@@ -46,6 +46,11 @@ class AdaptiveOptions:
                 hint="give for example --max-flops 60%",
             )
 
+    @property
+    def default(self) -> str:
+        """The shipped network of this kind."""
+        return DEFAULTS[self.kind]
+
 
 def describe_adaptive(options: AdaptiveOptions, text: Optional[str] = None) -> NetworkDescription:
     """Describe an adaptive network: a router, a checkpoint or a plan; the shipped default for None.
@@ -53,7 +58,7 @@ def describe_adaptive(options: AdaptiveOptions, text: Optional[str] = None) -> N
     Raises an SrDeployError for another kind of network, a budget that no image can keep, or a
     depth beyond the backbone.
     """
-    text = DEFAULTS[options.kind] if text is None else text
+    text = options.default if text is None else text
     if kind_of(text) == "folder":
         text = _plan_of_folder(Path(text))
     if options.kind == "adadsr":
