@@ -22,6 +22,10 @@ _FARTHEST = 1e9
 """Larger than any quotient of a difference of log-odds and one of costs."""
 OVERLAP_PX = 4
 """LR pixels shared by neighbouring patches, as in the paper: 32x32 with a stride of 28."""
+BLENDS = ("none", "average", "ramp")
+"""What becomes of pixels that patches share: `average` of their outputs, as in the paper, or a
+`ramp` from one to the next. `none`: patches share none; a branch also sees their surroundings, as
+far as its output depends on them, so a patch equals the branch on the whole image."""
 MAX_SHARE = 2.0
 """The largest budget: all branches may take more than the plain network, as patches overlap."""
 LARGE_HW = (1080, 1920)
@@ -60,6 +64,10 @@ class RouterSpec:
     """Multiply-accumulates of the router per patch."""
     patch_hw: Tuple[int, int] = (32, 32)
     """The LR patches it was trained on, (h, w) in pixels."""
+    overlap: int = OVERLAP_PX
+    """LR pixels shared by neighbouring patches."""
+    blend: str = "ramp"
+    """One of BLENDS; with `none`, the overlap is 0."""
     config: Dict[str, Any] = field(default_factory=dict)
     """Arguments of the router's network, without its number of classes."""
     licence: str = ""
@@ -120,6 +128,17 @@ def _problems(spec: RouterSpec) -> Iterator[str]:
     if min(spec.patch_hw) < CELL:
         h, w = spec.patch_hw
         yield f"its patches are {h}x{w}; expected at least {CELL}x{CELL}"
+    yield from blend_problems(spec.blend, spec.overlap, min(spec.patch_hw))
+
+
+def blend_problems(blend: str, overlap: int, patch: int) -> Iterator[str]:
+    """Yield what is wrong with how patches overlap and are blended."""
+    if blend not in BLENDS:
+        yield f"its blend is '{blend[:20]}'; expected one of {', '.join(BLENDS)}"
+    if not 0 <= overlap < patch:
+        yield f"its patches of {patch} overlap by {overlap}; expected 0 to {patch - 1}"
+    if blend == "none" and overlap:
+        yield f"its patches overlap by {overlap} and are not blended; expected an overlap of 0"
 
 
 @dataclass(frozen=True)

@@ -262,7 +262,7 @@ class _RouterTask(Task):
             tuple(self.macs),
             self.router_macs,
             recipe.patch_hw,
-            self.config,
+            config=self.config,
             **card,
         )
         return save_router(self.options.output, stem, spec, router.state_dict())

@@ -50,6 +50,9 @@ def test_a_card_is_read_as_it_was_written(tmp_path):
         ({"macs": [0, 2, 3]}, "not sorted by size: 0, 2, 3"),
         ({"models": ["a"]}, "it names 1 models, 3 variants, 3 checksums and 3 costs"),
         ({"patch_hw": [2, 32]}, "patches are 2x32; expected at least 4x4"),
+        ({"blend": "fade"}, "its blend is 'fade'; expected one of none, average, ramp"),
+        ({"overlap": 32}, "patches of 32 overlap by 32; expected 0 to 31"),
+        ({"blend": "none"}, "overlap by 4 and are not blended; expected an overlap of 0"),
         ({"speed": 1}, "unknown key 'speed'"),
     ],
 )
