@@ -173,20 +173,19 @@ def _job_file(plans: Sequence[BuildPlan], profile: TargetProfile) -> JobFile:
     lines = []
     for plan in plans:
         graph = plan.graph
-        sizes = (graph.min_shape, graph.opt_shape, graph.max_shape)
-        low, opt, high = ((1, 3, *hw) if graph.dynamic else None for hw in sizes)
+        low, opt, high = (
+            {graph.input_name: (1, 3, *hw)}
+            for hw in (graph.min_shape, graph.opt_shape, graph.max_shape)
+        )
         lines.append(
             JobLine(
                 plan.onnx.name,
                 plan.name,
                 graph.precision_asked,
                 "strong" if strong else "weak",
-                graph.input_name,
-                (1, 3, *graph.opt_shape),
-                low,
                 opt,
-                high,
-                checked_rows(graph),
+                (low, opt, high) if graph.dynamic else None,
+                rows=checked_rows(graph),
             )
         )
     # Strongly typed graphs were rewritten instead.
@@ -232,7 +231,7 @@ def _write_reference(folder: Path, plan: BuildPlan) -> None:
         outputs = graph_outputs(plan.onnx, plan.graph, [x])
     except MissingPackageError:
         return
-    x.astype(_NUMPY[plan.graph.input_dtype]).tofile(str(folder / f"{plan.onnx.name}.lr.bin"))
+    x.astype(_NUMPY[plan.graph.input_dtype]).tofile(str(folder / f"{plan.onnx.name}.0.bin"))
     for suffix, results in (("npy", outputs.graph), (FP32_REFERENCE, outputs.fp32 or ())):
         for y in results:
             rows = rows_of(y, checked_rows(plan.graph)).astype(np.float16)

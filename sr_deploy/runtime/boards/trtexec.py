@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, fields
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -20,7 +20,8 @@ KEEP_NODE = "export it again, and keep the convolution that this names in FP16 w
 """The hint for such a build of an INT8 graph."""
 _STOPPED = "trtexec may have been stopped while writing: run it again"
 _MS = r"([-+\d.einfa]+) ms"
-_Shape = Optional[Tuple[int, ...]]
+Shapes = Mapping[str, Tuple[int, ...]]
+"""The shape of each input by its name."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +44,22 @@ class LoggedDevice:
 
 @dataclass(frozen=True)
 class JobLine:
-    """One engine of a job. Shapes are NCHW; min, opt and max are None for a static graph."""
+    """One engine of a job."""
 
     graph: str
     engine: str
     precision: str
     typing: str
     """`strong` or `weak`."""
-    input_name: str = "lr"
-    shape: Tuple[int, ...] = (1, 3, 256, 512)
-    """The input of the timed runs and of the accuracy check."""
-    min_shape: _Shape = None
-    opt_shape: _Shape = None
-    max_shape: _Shape = None
+    shapes: Shapes
+    """The inputs of the timed runs."""
+    sizes: Optional[Tuple[Shapes, Shapes, Shapes]] = None
+    """The smallest, usual and largest inputs; None for a static graph."""
+    checked: Optional[Shapes] = None
+    """The inputs of the accuracy check; None: those of the timed runs."""
     rows: Tuple[Tuple[int, int], ...] = ()
-    """Rows of the output, first and stop, that come back for the accuracy check."""
+    """Rows of the output, first and stop, that come back for the accuracy check; with none, all
+    values of all outputs do."""
 
 
 @dataclass(frozen=True)
@@ -141,12 +143,22 @@ def job_text(job: JobFile) -> str:
     }
     lines = [f"# {key} {value}" for key, value in settings.items()]
     for line in job.lines:
-        shapes = (line.shape, line.min_shape, line.opt_shape, line.max_shape)
-        columns = [line.graph, line.engine, line.precision, line.typing, line.input_name]
-        columns += ["-" if shape is None else "x".join(map(str, shape)) for shape in shapes]
-        columns.append(",".join(f"{first}-{stop}" for first, stop in line.rows) or "-")
+        inputs = ",".join(f"{_name(name)}:work/{i}.bin" for i, name in enumerate(line.shapes))
+        columns = [line.graph, line.engine, line.precision, line.typing, inputs]
+        columns += map(_text_of_shapes, (line.shapes, line.checked or line.shapes))
+        columns += ["-"] * 3 if line.sizes is None else map(_text_of_shapes, line.sizes)
+        columns.append(",".join(f"{first}-{stop}" for first, stop in line.rows) or "all")
         lines.append("\t".join(columns))
     return "\n".join(lines) + "\n"
+
+
+def _text_of_shapes(shapes: Shapes) -> str:
+    """Return shapes as trtexec reads them: `y:8x96x64x64,depth:1`."""
+    return ",".join(f"{_name(name)}:{'x'.join(map(str, n))}" for name, n in shapes.items())
+
+
+def _name(tensor: str) -> str:
+    return f"'{tensor}'" if re.search("[:,]", tensor) else tensor
 
 
 def results_from_text(text: str) -> Results:

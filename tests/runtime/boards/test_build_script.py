@@ -90,8 +90,8 @@ class Board:
         for engine, (graph, more) in graphs.items():
             name = engine.replace(".engine", ".onnx")
             (self.folder / name).write_bytes(graph)
-            shape = more.get("opt_shape", (1, 3, 8, 8))
-            default = {"precision": "fp16", "typing": "weak", "shape": shape, "rows": ROWS}
+            default = {"precision": "fp16", "typing": "weak", "rows": ROWS}
+            default["shapes"] = {"lr": more.pop("shape", (1, 3, 8, 8))}
             lines.append(JobLine(name, engine, **{**default, **more}))
         (self.folder / "job.txt").write_text(
             job_text(JobFile(tuple(lines), **{"versions": ">=8,<12", **settings}))
@@ -163,7 +163,8 @@ def one_board(tmp_path):
     return Board(tmp_path, SHELLS[0])
 
 
-DYNAMIC = {"min_shape": (1, 3, 8, 8), "opt_shape": (1, 3, 8, 16), "max_shape": (1, 3, 32, 32)}
+SIZES = [{"lr": shape} for shape in ((1, 3, 8, 8), (1, 3, 8, 16), (1, 3, 32, 32))]
+DYNAMIC = {"shapes": SIZES[1], "sizes": tuple(SIZES)}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -410,7 +411,7 @@ def test_the_result_is_complete(board):
     name = 'it\'s a $HOME "test" `id` ü.engine'
     lr = np.random.default_rng(0).random((1, 3, 8, 8), dtype=np.float32)
     graph = name.replace(".engine", ".onnx")
-    (board.folder / f"{graph}.lr.bin").write_bytes(lr.tobytes())
+    (board.folder / f"{graph}.0.bin").write_bytes(lr.tobytes())
     (board.folder / "timing.cache").write_bytes(b"old\n")
     (board.folder / "board.sh").write_text(
         'if [ "$1" = facts ]; then echo "model Stand-in"; '
@@ -636,7 +637,7 @@ def test_a_failing_build_is_recorded_and_the_next_one_is_built(board, misbehave,
 
 def test_a_failed_measurement_keeps_the_engine_and_is_repeated(one_board):
     one_board.job({"a.engine": (onnx_bytes(), {})})
-    (one_board.folder / "a.onnx.lr.bin").write_bytes(b"too short")
+    (one_board.folder / "a.onnx.0.bin").write_bytes(b"too short")
     one_board.seal()
     code, _ = one_board.run()
     (result,) = one_board.results.engines

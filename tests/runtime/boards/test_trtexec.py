@@ -259,7 +259,8 @@ def test_other_results_are_refused(old, new, message):
         results_from_text(RESULTS.replace(old, new, 1))
 
 
-LINE = JobLine("a b's.onnx", "a.engine", "fp16", "weak")
+SHAPES = {"lr": (1, 3, 256, 512)}
+LINE = JobLine("a b's.onnx", "a.engine", "fp16", "weak", SHAPES, rows=((0, 1),))
 JOB = JobFile(
     lines=(
         LINE,
@@ -268,12 +269,18 @@ JOB = JobFile(
             "d.engine",
             "fp32",
             "strong",
-            "input",
-            (1, 3, 256, 512),
-            (1, 3, 8, 8),
-            (1, 3, 256, 512),
-            (1, 3, 1024, 1024),
-            ((0, 16), (504, 520)),
+            {"input": (1, 3, 256, 512)},
+            tuple({"input": (1, 3, *hw)} for hw in ((8, 8), (256, 512), (1024, 1024))),
+            rows=((0, 16), (504, 520)),
+        ),
+        JobLine(
+            "part.onnx",
+            "part.engine",
+            "fp16",
+            "weak",
+            {"y": (64, 96, 74, 74), "d:1": (1,)},
+            tuple({"y": (n, 96, 74, 74), "d:1": (1,)} for n in (1, 64, 128)),
+            {"y": (2, 96, 10, 10), "d:1": (1,)},
         ),
     ),
     versions=">=8.5,<8.6",
@@ -289,9 +296,14 @@ def test_the_text_of_a_job():
     assert job_text(JOB) == (
         "# runtime tensorrt\n# versions >=8.5,<8.6\n# workspace_mib 2048\n# sm 72,87\n# dla 1\n"
         "# fp32_layers tail conv;/head/Conv\n# fp16_layers \n# tactics \n# measure_s 5\n"
-        "a b's.onnx\ta.engine\tfp16\tweak\tlr\t1x3x256x512\t-\t-\t-\t-\n"
-        "d.onnx\td.engine\tfp32\tstrong\tinput\t1x3x256x512\t1x3x8x8\t1x3x256x512"
-        "\t1x3x1024x1024\t0-16,504-520\n"
+        "a b's.onnx\ta.engine\tfp16\tweak\tlr:work/0.bin\tlr:1x3x256x512\tlr:1x3x256x512"
+        "\t-\t-\t-\t0-1\n"
+        "d.onnx\td.engine\tfp32\tstrong\tinput:work/0.bin\tinput:1x3x256x512"
+        "\tinput:1x3x256x512\tinput:1x3x8x8\tinput:1x3x256x512\tinput:1x3x1024x1024"
+        "\t0-16,504-520\n"
+        "part.onnx\tpart.engine\tfp16\tweak\ty:work/0.bin,'d:1':work/1.bin"
+        "\ty:64x96x74x74,'d:1':1\ty:2x96x10x10,'d:1':1"
+        "\ty:1x96x74x74,'d:1':1\ty:64x96x74x74,'d:1':1\ty:128x96x74x74,'d:1':1\tall\n"
     )
 
 
@@ -300,9 +312,9 @@ def test_the_text_of_a_job():
 )
 def test_invalid_file_names_in_a_job_are_refused(name):
     with pytest.raises(BuildError, match="cannot be the name of a file in a job"):
-        job_text(JobFile(lines=(JobLine(name, "a.engine", "fp16", "weak"),)))
+        job_text(JobFile(lines=(JobLine(name, "a.engine", "fp16", "weak", SHAPES),)))
     with pytest.raises(BuildError, match="cannot be the name of a file in a job"):
-        job_text(JobFile(lines=(JobLine("a.onnx", name, "fp16", "weak"),)))
+        job_text(JobFile(lines=(JobLine("a.onnx", name, "fp16", "weak", SHAPES),)))
 
 
 def test_invalid_jobs_are_refused():

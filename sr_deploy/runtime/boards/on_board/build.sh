@@ -53,16 +53,18 @@ fp16_layers=$(header fp16_layers)
 : "${dla:=-}" "${runtime:=tensorrt}" "${measure_s:=3}"
 tactics=$(header tactics)
 count=0 need_kib=65536 text_kib=0
-while IFS=$tab read -r graph engine precision typing input shape min opt max rows <&3; do
+while IFS=$tab read -r graph engine precision typing load shape checked min opt max rows <&3; do
     case $graph in '#'* | '') continue ;; esac
-    [ -n "$rows" ] || die 2 "job.txt: the line of '$graph' has fewer than ten fields"
+    [ -n "$rows" ] || die 2 "job.txt: the line of '$graph' has fewer than eleven fields"
     case "/$graph/$engine" in */*/*/* | */.* | */-*) die 2 "job.txt: '$graph' or '$engine' is not a plain file name" ;; esac
     case $typing-$precision in weak-fp16 | weak-fp32 | weak-int8 | strong-fp16 | strong-fp32 | strong-int8) ;; *) die 2 "job.txt: unexpected '$typing $precision'" ;; esac
     listed "$graph" || die 2 "SHA256SUMS does not cover '$graph': the job was changed; copy it here again"
     count=$((count + 1)) need_kib=$((need_kib + $(wc -c <"$graph") * 4 / 1024))
     # The output of one engine at a time, as text twice: at most 16 times the pixels, 10 bytes a value.
+    # All values come back of small outputs only.
     values=1
-    for n in $(printf %s "$shape" | tr x ' '); do values=$((values * n)); done
+    for n in $(printf %s "${checked##*:}" | tr x ' '); do values=$((values * n)); done
+    [ "$rows" != all ] || values=50000
     [ $((values * 16 * 10 * 2 / 1024)) -le $text_kib ] || text_kib=$((values * 16 * 10 * 2 / 1024))
 done 3<job.txt
 [ $count -gt 0 ] || die 2 "job.txt names no engine"
@@ -192,7 +194,7 @@ build_line() { # set $line to the command, $why to a reason why it cannot be bui
     [ "${workspace:-0}" = 0 ] || add "--memPoolSize=workspace:$workspace" || add "--workspace=$workspace"
     [ "$runtime" != tensorrt-rtx ] || [ -z "$sm" ] || add "--computeCapabilities=$sm"
     # A static graph must have no shapes.
-    [ "$opt" = - ] || { add "--minShapes=$spec:$min" && add "--optShapes=$spec:$opt" && add "--maxShapes=$spec:$max"; }
+    [ "$opt" = - ] || { add "--minShapes=$min" && add "--optShapes=$opt" && add "--maxShapes=$max"; }
     add --timingCacheFile=work/timing.cache; add --profilingVerbosity=detailed
     add "--exportLayerInfo=$out.layers.json" || add --dumpLayerInfo
     has --exportLayerInfo || [ "$precision" != int8 ] || add --verbose # it lists the layers in the log
@@ -261,6 +263,10 @@ values_of() {
 # crop: write the rows $rows of the values in work/values to $out.tmp, compressed; set $not_finite
 crop() {
     not_finite=$(grep -ci n work/values)
+    if [ "$rows" = all ]; then # the outputs are in this order
+        sed -n 's/.*"name" *: *"\(.*\)".*/\1/p' work/output.json >"$out.outputs.txt" && gzip -nc <work/values >"$out.tmp"
+        return
+    fi
     dims=$(sed -n 's/.*"dimensions" *: *"\([0-9x]*\)".*/\1/p' work/output.json | sed -n 1p)
     width=${dims##*x} height=${dims%x*}
     height=${height##*x} channel=0 lines=
@@ -278,26 +284,30 @@ crop() {
 measure() { # write the facts to work/new, and to work/$n.measured on success; set $status
     say "$at measuring"
     # With --shapes also for a static engine: 8.0 and 8.2 take their implicit-batch path without it.
-    load="$(quoted "$trtexec") $(quoted "--loadEngine=$out") $(quoted "--shapes=$spec:$shape")"
-    [ "$dla" = - ] || load="$load --useDLACore=$dla"
-    line=$load
+    open="$(quoted "$trtexec") $(quoted "--loadEngine=$out")"
+    [ "$dla" = - ] || open="$open --useDLACore=$dla"
+    line="$open $(quoted "--shapes=$shape")"
     # The same settings for every version; they are the defaults of 11. DLA runs in no CUDA graph.
     if [ "$dla" != - ]; then add --noCudaGraph; else add --rtxCudaGraphStrategy=wholeGraph || add --useCudaGraph; fi
     add --useSpinWait; add --noDataTransfers
     add --warmUp=2000 && add "--duration=$measure_s" && add "--exportTimes=$out.times.json"
     add "--exportLayerInfo=$out.layers.json" # again: with an execution context a dynamic engine has types, too
-    rm -f "$out.times.json" "$out.power.txt" "$out.output.txt.gz"
+    rm -f "$out.times.json" "$out.power.txt" "$out.output.txt.gz" "$out.outputs.txt"
     [ ! -f board.sh ] || { sh board.sh watch "$out.power.txt" 1 >/dev/null 2>&1 </dev/null & watcher=$!; }
     status=ok
     run "$out.time.log" || status=unmeasured
     stop
     { field time_exit_code "$code" && field time_command "$line"; } >work/new
     [ "$code" = 0 ] || errors_of "$out.time.log" >>work/new
-    if [ $status = ok ] && listed "$graph.lr.bin"; then
-        say "$at running one image for the accuracy check"
-        cp "$graph.lr.bin" work/lr.bin # a plain name: the option splits at , and :
-        line=$load
-        add "--loadInputs=$spec:work/lr.bin" && add --exportOutput=work/output.json
+    if [ $status = ok ] && listed "$graph.0.bin"; then
+        say "$at running it once for the accuracy check"
+        i=0
+        while listed "$graph.$i.bin"; do # plain names: the option splits at , and :
+            cp "$graph.$i.bin" work/$i.bin
+            i=$((i + 1))
+        done
+        line="$open $(quoted "--shapes=$checked")"
+        add "--loadInputs=$load" && add --exportOutput=work/output.json
         add --iterations=1 && add --duration=0 && add --warmUp=0; add --includeDataTransfers
         not_finite=none
         run "$out.output.log" && values_of work/output.json >work/values && crop &&
@@ -307,17 +317,16 @@ measure() { # write the facts to work/new, and to work/$n.measured on success; s
             field output_not_finite "$not_finite"
         } >>work/new
         [ "$code" = 0 ] || errors_of "$out.output.log" >>work/new
-        rm -f work/output.json work/values work/lr.bin
+        rm -f work/output.json work/values work/*.bin
     fi
     [ $status != ok ] || cp work/new "work/$n.measured" # else it is measured again next time
 }
 
 n=0 failures=0
-while IFS=$tab read -r graph engine precision typing input shape min opt max rows <&3; do
+while IFS=$tab read -r graph engine precision typing load shape checked min opt max rows <&3; do
     case $graph in '#'* | '') continue ;; esac
     n=$((n + 1))
     at="[$n/$count] $engine:" out="out/$engine" status=failed
-    case $input in *[:,]*) spec="'$input'" ;; *) spec=$input ;; esac
     if [ -s "work/$n.built" ] && [ -s "$out" ] && grep -Fxq "sha256$tab$(sha256 "$out")" "work/$n.built"; then
         say "$at already built"
     else build; fi
