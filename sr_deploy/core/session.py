@@ -43,6 +43,9 @@ class BackendInfo:
     """How the parts are driven, beside the settings of the device."""
     precision: str = "fp32"
     """The lowest that a part computes in, as far as is known."""
+    arrays: Any = None
+    """Where what the parts take and give lives: `runtime.adaptive.tiles.HostArrays`, or arrays on a
+    device; None: on the host."""
 
 
 @dataclass(frozen=True)

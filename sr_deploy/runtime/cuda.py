@@ -31,6 +31,19 @@ class CapturedGraph:
     free: Callable[[], None]
 
 
+@dataclass(frozen=True)
+class DeviceBox:
+    """The top left front of a box in an array of planes in device memory."""
+
+    address: int
+    """Of the array's first plane."""
+    rows: int
+    """Of each of its planes."""
+    row_bytes: int
+    top: int = 0
+    left_bytes: int = 0
+
+
 class Cuda(abc.ABC):
     """One GPU of those the process may see, and a stream on it. Memory is freed by `free`."""
 
@@ -72,6 +85,14 @@ class Cuda(abc.ABC):
 
     @abc.abstractmethod
     def to_host(self, array: np.ndarray, address: int) -> None: ...
+
+    @abc.abstractmethod
+    def copy_box(self, to: DeviceBox, of: DeviceBox, size: Tuple[int, int, int]) -> None:
+        """Queue a copy of (planes, rows, bytes of a row) within device memory."""
+
+    @abc.abstractmethod
+    def set_zero(self, address: int, size_bytes: int) -> None:
+        """Queue zeros for all bytes."""
 
     @abc.abstractmethod
     def synchronize(self) -> None:
@@ -206,6 +227,20 @@ class _CudaPython(Cuda):
         copy = (array.ctypes.data, address, array.nbytes, kind, self.stream)
         self._checked(self._cuda.cudaMemcpyAsync(*copy))
 
+    def copy_box(self, to: DeviceBox, of: DeviceBox, size: Tuple[int, int, int]) -> None:
+        c, (planes, rows, row_bytes) = self._cuda, size
+        copy = c.cudaMemcpy3DParms()
+        copy.dstPtr = c.make_cudaPitchedPtr(to.address, to.row_bytes, to.row_bytes, to.rows)
+        copy.srcPtr = c.make_cudaPitchedPtr(of.address, of.row_bytes, of.row_bytes, of.rows)
+        copy.dstPos = c.make_cudaPos(to.left_bytes, to.top, 0)
+        copy.srcPos = c.make_cudaPos(of.left_bytes, of.top, 0)
+        copy.extent = c.make_cudaExtent(row_bytes, rows, planes)
+        copy.kind = c.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self._checked(c.cudaMemcpy3DAsync(copy, self.stream))
+
+    def set_zero(self, address: int, size_bytes: int) -> None:
+        self._checked(self._cuda.cudaMemsetAsync(address, 0, size_bytes, self.stream))
+
     def synchronize(self) -> None:
         self._checked(self._cuda.cudaStreamSynchronize(self.stream))
 
@@ -336,6 +371,20 @@ class _PyCuda(Cuda):
 
     def to_host(self, array: np.ndarray, address: int) -> None:
         self._call(self._driver.memcpy_dtoh_async, array, address, self._stream)
+
+    def copy_box(self, to: DeviceBox, of: DeviceBox, size: Tuple[int, int, int]) -> None:
+        copy = self._driver.Memcpy3D()
+        copy.set_dst_device(to.address)
+        copy.set_src_device(of.address)
+        copy.dst_pitch, copy.dst_height = to.row_bytes, to.rows
+        copy.src_pitch, copy.src_height = of.row_bytes, of.rows
+        copy.dst_x_in_bytes, copy.dst_y = to.left_bytes, to.top
+        copy.src_x_in_bytes, copy.src_y = of.left_bytes, of.top
+        copy.depth, copy.height, copy.width_in_bytes = size
+        self._call(copy, self._stream)
+
+    def set_zero(self, address: int, size_bytes: int) -> None:
+        self._call(self._driver.memset_d8_async, address, 0, size_bytes, self._stream)
 
     def synchronize(self) -> None:
         self._call(self._stream.synchronize)

@@ -16,6 +16,7 @@ from sr_deploy.core.device import gpu_present, usable_cores
 from sr_deploy.core.errors import CannotRunHereError, DeviceMemoryError, first_line
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, PeakMemory, TimedOutput
+from sr_deploy.runtime.adaptive.tiles import TorchArrays
 from sr_deploy.runtime.cuda import OUT_OF_MEMORY
 
 MEMORY_DEFINITION = (
@@ -50,7 +51,8 @@ class TorchDevice:
         # torch counted the cores when it was first imported.
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
         settings = ("eager", "NCHW", "copies timed with it") if self.name else ()
-        return BackendInfo("torch", torch.__version__, torch.get_num_threads(), self, settings)
+        threads, arrays = torch.get_num_threads(), TorchArrays(self)
+        return BackendInfo("torch", torch.__version__, threads, self, settings, arrays=arrays)
 
     def computing(self) -> ContextManager[None]:
         """Return the context in which networks run."""

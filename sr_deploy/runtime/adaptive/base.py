@@ -12,6 +12,7 @@ from sr_deploy.core.errors import ArtifactError, CannotRunHereError
 from sr_deploy.core.interface import LUMA
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import BackendInfo, ExecutedWork, PeakMemory, Session
+from sr_deploy.runtime.adaptive.tiles import HostArrays
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class AdaptiveSession(Session):
             self.why_cpu = info.device.why_cpu
             self.threads = None if self.device else info.threads
         self._info = info
+        self.arrays: HostArrays = info.arrays or HostArrays()
         self.decisions: Optional[List[np.ndarray]] = None
         """If a list: one (H, W, 2) array per run since `reset_work`, its decisions and its luma."""
         self._work, self._own, self._budget = ExecutedWork(), 1.0, True
@@ -85,6 +87,7 @@ class AdaptiveSession(Session):
         return ", ".join((*self._info.settings, *device))
 
     def _release(self) -> None:
+        self.arrays.release()
         if self._info.device is not None:
             self._info.device.release()
 

@@ -1,7 +1,8 @@
 """Tiles of maps, cut out and put back where the parts of an adaptive network run.
 
 A map is an array (1, C, H, W): an image, features or depths. On the CPU it is a numpy array. On a
-GPU it stays there between the parts.
+GPU it stays there between the parts. A session uses `self.arrays` and the `shape` of maps only:
+what its parts give may be used until the part runs again, and goes to the host by `to_host`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ class HostArrays:
     def empty(self, shape: Shape, like: Any) -> Any:
         """Return a new map of any values, of the type of `like`."""
         return np.empty(shape, like.dtype)
+
+    def copy(self, values: Any) -> Any:
+        """Return a copy, which does not change with the next run of the part that gave `values`."""
+        return values.copy()
+
+    def wait(self) -> None:
+        """Wait until all that is queued has been done."""
 
     def gather(
         self,
@@ -110,6 +118,15 @@ class TorchArrays(HostArrays):
 
         with torch.inference_mode(), self._device.computing():
             return torch.empty(shape, dtype=like.dtype, device=like.device)
+
+    def copy(self, values: Any) -> Any:
+        import torch
+
+        with torch.inference_mode(), self._device.computing():
+            return values.clone()
+
+    def wait(self) -> None:
+        self._device.wait()
 
     def gather(
         self,

@@ -44,9 +44,13 @@ def test_tiles_come_back_to_their_places_without_what_lies_outside(arrays):
     target = arrays.empty((1, 3, 8, 11), source)
     arrays.scatter(tiles, target, corners)
     np.testing.assert_array_equal(arrays.to_host(target), arrays.to_host(source))
+    kept = arrays.copy(target)
     around = arrays.gather(source, [(-1, -2)], (10, 15), "y")
     target = arrays.to_device(a_map(seed=1))
     arrays.scatter(around, target, [(-1, -2)])
+    arrays.scatter(arrays.gather(target, [(0, 0)], (2, 2), "y"), target, [(5, 5)])
+    np.testing.assert_array_equal(arrays.to_host(kept), arrays.to_host(source))
+    arrays.scatter(kept, target, [(0, 0)])
     np.testing.assert_array_equal(arrays.to_host(target), arrays.to_host(source))
 
 
