@@ -277,10 +277,10 @@ def _write_bundle(target: str, files: Sequence[Path], where: _Where) -> None:
 def _print_plan(target: str, graphs: Sequence[str], where: _Where) -> None:
     """Print a table of the engines that would be built."""
     from sr_deploy.deploy.workspace import TargetGraphs, graphs_of_target
-    from sr_deploy.runtime.build import onnx_files, planned_engines
+    from sr_deploy.runtime.build import build_inputs, planned_engines
 
     if graphs:
-        files = onnx_files(graphs)
+        files = [file for found in build_inputs(graphs) for file in found]
         imported = tuple(file for file in files if _is_imported(file))
         plan = TargetGraphs(target, tuple(f for f in files if f not in imported), imported)
     else:
@@ -311,10 +311,11 @@ def _exported(
 
     check: called before anything is exported.
     """
-    from sr_deploy.runtime.build import onnx_files
+    from sr_deploy.runtime.build import build_inputs
 
+    plain, plans = build_inputs(graphs)
     files: List[Path] = []
-    for file in onnx_files(graphs):
+    for file in plain:
         if not _is_imported(file):
             files.append(file)
             continue
@@ -326,7 +327,7 @@ def _exported(
         options = ExportOptions(target=target, candidates=candidates)
         source = SOURCES["artifact"].from_text(str(file))
         files += onnx_from_source(source, folder, options, progress=log)
-    return files
+    return [*files, *plans]
 
 
 def _is_imported(file: Path) -> bool:

@@ -17,7 +17,9 @@ from typing import (
     Dict,
     Iterator,
     List,
+    Mapping,
     Optional,
+    Sequence,
     Tuple,
     Type,
     TypeVar,
@@ -51,16 +53,12 @@ class PlanPart:
     """Also with multiples of dimensions: `4*H`."""
     sizes: Dict[str, Tuple[int, int, int]] = field(default_factory=dict)
     """The smallest, usual and largest size of each dimension that the inputs name."""
+    dtype: str = "fp32"
+    """The type of the tensors within the graph."""
     dtypes: Dict[str, str] = field(default_factory=dict)
-    """The types of tensors that are not FP32, by name."""
-
-    @property
-    def dynamic(self) -> bool:
-        return bool(self.sizes)
-
-    def dtype(self, tensor: str) -> str:
-        """Return the type of an input or output: `fp32` or `fp16`."""
-        return self.dtypes.get(tensor, "fp32")
+    """The types of inputs and outputs that are not FP32, by name."""
+    opset: Optional[int] = None
+    """Of a graph."""
 
     def shapes(self, position: int) -> Dict[str, Tuple[int, ...]]:
         """Return the inputs' shapes at the smallest (0), usual (1) or largest (2) sizes."""
@@ -68,6 +66,18 @@ class PlanPart:
             name: tuple(self.sizes[n][position] if isinstance(n, str) else n for n in shape)
             for name, shape in self.inputs.items()
         }
+
+    def output_shapes(self, inputs: Mapping[str, Sequence[int]]) -> Optional[List[Tuple[int, ...]]]:
+        """Return the outputs' shapes for shapes of the inputs; None if these do not tell."""
+        sizes = {
+            n: size
+            for name, shape in self.inputs.items()
+            for n, size in zip(shape, inputs[name])
+            if isinstance(n, str)
+        }
+        shapes = [tuple(size_of(n, sizes) for n in shape) for shape in self.outputs.values()]
+        known = all(n is not None for shape in shapes for n in shape)
+        return [tuple(int(n or 0) for n in shape) for shape in shapes] if known else None
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with it, as text."""
@@ -84,9 +94,34 @@ class PlanPart:
         for name, shape in {**self.inputs, **self.outputs}.items():
             if not name.isprintable() or not all(map(_is_dimension, shape)):
                 yield f"the shape of '{name[:40]}' in {self.file}"
+        if self.dtype not in GRAPH_DTYPES:
+            yield f"the type of {self.file}"
         for name, dtype in self.dtypes.items():
             if dtype not in GRAPH_DTYPES or name not in {**self.inputs, **self.outputs}:
                 yield f"the type of '{name[:40]}' in {self.file}"
+
+
+def size_of(n: Any, sizes: Mapping[str, int]) -> Optional[int]:
+    """Return a number of a shape; of a name its size in `sizes`, None if it is not there."""
+    if isinstance(n, int):
+        return n
+    times, _, name = n.rpartition("*")
+    return sizes[name] * int(times or 1) if name in sizes else None
+
+
+@dataclass(frozen=True)
+class PartReceipt:
+    """What a backend tells of an engine that it built of a part."""
+
+    precision: str
+    """What its layers compute in: `bf16`, `mixed: 9 fp16, 2 fp32`; empty if it has none that
+    multiply, or it is not told."""
+    layers: Dict[str, int]
+    """The numbers of these layers by precision."""
+    seconds: float
+    facts: Dict[str, Any] = field(default_factory=dict)
+    """What else the library tells."""
+    not_checked: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,6 +193,29 @@ class AdaptivePlan(abc.ABC):
     def runtime(self) -> str:
         """The backend that runs it, unless another one is asked for."""
         return "onnxruntime" if self.engine is None else self.engine.runtime
+
+    def precision_of(self, role: str) -> str:
+        """Return the precision that is asked of a part's engine."""
+        return self.precision
+
+    @property
+    def graph_precision(self) -> str:
+        """The precision of its graphs; empty for FP32."""
+        if self.precision == "int8":
+            return "int8"
+        return "fp16" if any(part.dtype == "fp16" for part in self.parts.values()) else ""
+
+    @property
+    def psnr_db_vs_fp32(self) -> Optional[float]:
+        """The PSNR of its output against that of FP32 in dB, as its checks measured it.
+
+        None: it was not measured, or it computes in FP32, which loses nothing.
+        """
+        if self.precision == "fp32":
+            return None
+        checks = (self.checks.get(name) for name in ("accuracy", "int8", "fp16"))
+        found = [check.get("psnr_db_vs_fp32") for check in checks if isinstance(check, dict)]
+        return min((float(n) for n in found if isinstance(n, (int, float))), default=None)
 
     def graph_name(self, role: str) -> str:
         """Return the name of a part's graph. Kinds of one model share those of equal roles."""

@@ -6,12 +6,13 @@ import abc
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Tuple, TypeVar
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
 import numpy as np
 
 from sr_deploy.core.errors import (
     ArtifactError,
+    BuildError,
     CannotRunHereError,
     InputError,
     MissingPackageError,
@@ -21,7 +22,7 @@ from sr_deploy.core.spec import check_min_hw
 
 if TYPE_CHECKING:
     from sr_deploy.core.manifest import Manifest
-    from sr_deploy.core.parts import AdaptivePlan, OpenParts
+    from sr_deploy.core.parts import AdaptivePlan, OpenParts, PartReceipt, PlanEngine, PlanPart
     from sr_deploy.core.target import TargetProfile
 
 
@@ -367,16 +368,16 @@ class Backend(abc.ABC):
         """Return why this machine cannot compute in a precision; empty if it may."""
         return ""
 
-    def refuse_other_versions(self, artifact: Path, manifest: Manifest) -> None:
+    def refuse_other_versions(self, artifact: Path, made: Union[Manifest, PlanEngine]) -> None:
         """Raise CannotRunHereError unless an engine was built by the `versions` that are here."""
         here = self.versions()
-        built = {key: manifest.versions.get(key, "unknown") for key in here}
+        built = {key: made.versions.get(key, "unknown") for key in here}
         if built != here:
             raise CannotRunHereError(
                 f"{artifact} was built by {self._versions_text(built)}; "
                 f"this machine has {self._versions_text(here)}",
                 hint="build it again here: "
-                f"srdeploy build-engine GRAPH.onnx --target {manifest.target} -o DIR",
+                f"srdeploy build-engine GRAPH.onnx --target {made.target} -o DIR",
             )
 
     def _versions_text(self, versions: Mapping[str, str]) -> str:
@@ -404,6 +405,22 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def open(self, artifact: Path, manifest: Manifest, run: RunOptions = DEFAULT_RUN) -> Session:
         """Open a verified artifact. Raises CannotRunHereError if this machine cannot run it."""
+
+    def build_part(
+        self,
+        onnx: Path,
+        part: PlanPart,
+        target: TargetProfile,
+        precision: str,
+        temporary: Path,
+        options: BuildOptions,
+    ) -> PartReceipt:
+        """Build the graph of one part of an adaptive network into `temporary`.
+
+        part: its tensors; the engine takes all sizes in `part.sizes`. precision: what is asked of
+        it. Raises BuildError.
+        """
+        raise BuildError(f"{self.title} builds no engines of adaptive networks")
 
     def open_parts(self, path: Path, plan: AdaptivePlan, run: RunOptions) -> OpenParts:
         """Open the graphs or engines of the verified plan at `path`.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sr_deploy.core.errors import ExportError
 from sr_deploy.core.files import atomic_path, make_output_folder, sha256_of, write_text
 from sr_deploy.core.jsonio import to_json
-from sr_deploy.core.parts import AdaptivePlan, PlanPart
+from sr_deploy.core.parts import AdaptivePlan, PlanPart, size_of
 from sr_deploy.export.graph import dynamic_dims, export_module
 from sr_deploy.runtime.ort import raw_session
 
@@ -91,7 +91,9 @@ def write_plan(plan: AdaptivePlan, parts: Mapping[str, CheckedPart], folder: Pat
         with atomic_path(path) as temporary:
             onnx.save(checked.graph, str(temporary))
         spec = checked.spec
-        written[role] = PlanPart(path.name, sha256_of(path), spec.inputs, spec.outputs, spec.sizes)
+        written[role] = PlanPart(
+            path.name, sha256_of(path), spec.inputs, spec.outputs, spec.sizes, opset=OPSET
+        )
     checks = {"max_abs_err_vs_torch": {role: part.max_abs_err for role, part in parts.items()}}
     path = folder / plan.file_name
     write_text(path, to_json(replace(plan, parts=written, checks=checks)))
@@ -126,15 +128,6 @@ def _check_shapes(spec: PartSpec, results: Sequence[np.ndarray]) -> None:
         (*spec.inputs.values(), *spec.outputs.values()),
         (*given, *found),
     ):
-        if len(shape) != len(got) or any(
-            size != _size(n, sizes, size) for n, size in zip(shape, got)
-        ):
+        expected = [size_of(n, sizes) for n in shape]
+        if len(shape) != len(got) or any(n not in (None, m) for n, m in zip(expected, got)):
             raise ExportError(f"the tensor {name} is {got}, expected {shape} with {sizes}")
-
-
-def _size(n: Any, sizes: Mapping[str, int], otherwise: int) -> int:
-    """Return the size of a dimension; `otherwise` if its name is not one of an input's."""
-    if isinstance(n, int):
-        return n
-    times, _, name = n.rpartition("*")
-    return sizes[name] * int(times or 1) if name in sizes else otherwise

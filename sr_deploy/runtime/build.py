@@ -46,6 +46,14 @@ from sr_deploy.runtime.boards.result import engines_from_result
 from sr_deploy.runtime.boards.ssh import parse_board, result_from_board
 from sr_deploy.runtime.dla_calibration import unquantised_convolutions
 from sr_deploy.runtime.fallback import fp32_nodes
+from sr_deploy.runtime.opener.folder import plans_in
+from sr_deploy.runtime.opener.plan import PlanKind, load_plan
+from sr_deploy.runtime.plan_build import (
+    PlanToBuild,
+    build_plan,
+    plan_is_up_to_date,
+    plan_to_build,
+)
 from sr_deploy.runtime.preflight import preflight, refuse, summary
 
 SUFFIX = ".engine"
@@ -64,6 +72,8 @@ def engine_from_onnx(
 ) -> List[Path]:
     """Build an engine for `target` from each graph (files or folders of them); return the paths.
 
+    Plans of adaptive networks become plans of engines, one of each part.
+
     >>> options = sr_deploy.ExportOptions(sizes=["64x64"], target="cpu")
     >>> graphs = sr_deploy.onnx_from_checkpoint("fsrcnn-w16_x4", "graphs", options)
     >>> [path.name for path in sr_deploy.engine_from_onnx(graphs, "engines", target="cpu")]
@@ -74,6 +84,7 @@ def engine_from_onnx(
     """
     profile, options = load_target(target), options or BuildOptions()
     backend = BACKENDS[profile.runtime]()
+    files, plan_files = build_inputs(graphs)
     board = parse_board(on) if on else None
     if board is not None:
         _check_trtexec_builds(profile, "--on")
@@ -82,14 +93,17 @@ def engine_from_onnx(
         expected = f"expected {layouts}" if layouts else "it has only its default one"
         raise InputError(f"{profile.runtime} has no layout '{options.layout}'; {expected}")
     reason, by_trtexec = ("", True) if board is not None else why_not_here(profile)
-    plans = _plan_builds(graphs, profile, options, reason)
+    plans = _plan_builds(files, profile, options, reason)
+    adaptive = _adaptive_builds(plan_files, profile, options, by_trtexec)
     folder = make_output_folder(Path(output))
     if by_trtexec:
         run = functools.partial(result_from_board, board) if board else result_from_trtexec
         _build_with_trtexec(run, profile, plans, folder, progress)
     else:
         _build_with_library(backend, profile, plans, folder, progress)
-    return [folder / plan.name for plan in plans]
+    _build_adaptive(backend, adaptive, folder, progress)
+    names = [*(plan.name for plan in plans), *(plan.name for plan in adaptive)]
+    return [folder / name for name in names]
 
 
 def bundle_from_onnx(
@@ -108,7 +122,9 @@ def bundle_from_onnx(
     if Path(file).suffix != ".tar":
         raise InputError(f"the bundle '{file}' is a tar file: give it a name that ends in .tar")
     _check_trtexec_builds(profile, "--bundle")
-    plans, file = _plan_builds(graphs, profile, options or BuildOptions(), ""), Path(file)
+    files, plan_files = build_inputs(graphs)
+    _adaptive_builds(plan_files, profile, options or BuildOptions(), True)
+    plans, file = _plan_builds(files, profile, options or BuildOptions(), ""), Path(file)
     if is_bundle_of(file, plans, profile):
         progress(f"{file.name}: up to date")
         return file
@@ -185,15 +201,23 @@ def planned_engines(
     profile, folder = load_target(target), Path(output)
     reason, by_trtexec = why_not_here(profile)
     backend, planned = BACKENDS[profile.runtime](), []
-    for plan in _plan_builds(graphs, profile, options or BuildOptions(), ""):
+    files, plan_files = build_inputs(graphs)
+    for adaptive in _adaptive_builds(plan_files, profile, options or BuildOptions(), False):
+        current = not reason and plan_is_up_to_date(folder, adaptive, backend)
+        path = folder / adaptive.name
+        planned.append(PlannedEngine(adaptive.source, path, _state(current, path)))
+    for plan in _plan_builds(files, profile, options or BuildOptions(), ""):
         path = folder / plan.name
         if reason or by_trtexec:
             current = _is_up_to_date(path, plan)
         else:
             current = is_up_to_date(path, _library_draft(backend, plan))
-        state = UP_TO_DATE if current else "out of date" if path.exists() else "missing"
-        planned.append(PlannedEngine(plan.onnx, path, state))
+        planned.append(PlannedEngine(plan.onnx, path, _state(current, path)))
     return planned
+
+
+def _state(current: bool, path: Path) -> str:
+    return UP_TO_DATE if current else "out of date" if path.exists() else "missing"
 
 
 def why_not_built_from(graph: Path, profile: TargetProfile) -> str:
@@ -219,6 +243,27 @@ def check_builds_here(profile: TargetProfile) -> None:
 def _cannot_build(profile: TargetProfile, reason: str, hint: str = "") -> BuildError:
     problem = f"cannot build for '{profile.name}' here: {reason}"
     return BuildError(problem, hint=hint or _where_to_build(profile))
+
+
+def build_inputs(graphs: Graphs) -> Tuple[List[Path], List[Path]]:
+    """Return the paths of all graphs, and of all plans of adaptive networks, those in folders too.
+
+    The parts of a plan are no graphs of their own. Raises InputError if a file is missing.
+    """
+    plans: List[Path] = []
+    others: List[Union[str, Path]] = []
+    for path in map(Path, [graphs] if isinstance(graphs, (str, Path)) else graphs):
+        in_folder = plans_in(path) if path.is_dir() else []
+        if PlanKind().matches(str(path)):
+            plans.append(path)
+        elif in_folder:
+            plans += in_folder
+            others += files_with_suffix(path, ".onnx")
+        else:
+            others.append(path)
+    files = onnx_files(others) if others or not plans else []
+    parts = {plan.parent / part.file for plan in plans for part in load_plan(plan).parts.values()}
+    return [file for file in files if file not in parts], plans
 
 
 def onnx_files(graphs: Graphs) -> List[Path]:
@@ -257,10 +302,10 @@ def _check_trtexec_builds(profile: TargetProfile, option: str) -> None:
 
 
 def _plan_builds(
-    graphs: Graphs, profile: TargetProfile, options: BuildOptions, not_here: str
+    graphs: Sequence[Path], profile: TargetProfile, options: BuildOptions, not_here: str
 ) -> List[BuildPlan]:
     """Check the graphs and options; plan one engine per graph. not_here: why none can be built."""
-    manifests = [(file, _read_graph_manifest(file)) for file in onnx_files(graphs)]
+    manifests = [(file, _read_graph_manifest(file)) for file in graphs]
     mismatches = (_why_mismatched(file, graph, profile) for file, graph in manifests)
     mismatch = next(filter(None, mismatches), "")
     export = f"export it again with --target {profile.option}"
@@ -277,6 +322,25 @@ def _plan_builds(
             raise InputError(f"several of the graphs would become {plan.name}", hint=hint)
         plans.append(plan)
     return plans
+
+
+def _adaptive_builds(
+    plans: Sequence[Path], profile: TargetProfile, options: BuildOptions, by_trtexec: bool
+) -> List[PlanToBuild]:
+    """Check the plans of adaptive networks; return what to build of each."""
+    if plans and by_trtexec:
+        raise BuildError(
+            f"{plans[0].name} is of an adaptive network, which trtexec does not build",
+            hint=f"build it with the library of '{profile.name}', or a graph of a static network",
+        )
+    builds: List[PlanToBuild] = []
+    for path in plans:
+        build = plan_to_build(path, profile, options)
+        if build.name in [b.name for b in builds]:
+            hint = "build them into different folders"
+            raise InputError(f"several of the plans would become {build.name}", hint=hint)
+        builds.append(build)
+    return builds
 
 
 def _read_graph_manifest(path: Path) -> Manifest:
@@ -488,6 +552,17 @@ def _build_with_library(
             line = _build_one(backend, profile, by_path[path], drafts[path], path)
             report(f"[{number}/{len(plans)}] {line}")
             advance()
+
+
+def _build_adaptive(
+    backend: Backend, builds: Sequence[PlanToBuild], folder: Path, progress: Progress
+) -> None:
+    """Build the engines of adaptive networks that are not up to date."""
+    for build in builds:
+        if plan_is_up_to_date(folder, build, backend):
+            progress(f"{build.name}: up to date")
+        else:
+            progress(build_plan(build, backend, folder, progress))
 
 
 def _library_draft(backend: Backend, plan: BuildPlan) -> Manifest:

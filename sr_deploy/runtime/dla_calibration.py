@@ -13,8 +13,8 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 
 from sr_deploy.core.images import nchw_from_rgb
-from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.samples import sample_lr
+from sr_deploy.core.sizes import HW
 from sr_deploy.runtime.fallback import load_onnx
 from sr_deploy.runtime.graph_nodes import free_name, name_nodes
 from sr_deploy.runtime.quantised_graph import (
@@ -41,7 +41,7 @@ def unquantised_convolutions(onnx: Path) -> Tuple[str, ...]:
     return tuple(node.name for node in nodes if node.name not in quantised)
 
 
-def floats_and_scales(onnx: Path, graph: Manifest, floats: Path) -> Dict[str, float]:
+def floats_and_scales(onnx: Path, hw: HW, floats: Path) -> Dict[str, float]:
     """Write an INT8 graph without its Q/DQ pairs to `floats`; return the scales of its values.
 
     A scale is the value of one step: 127 of them are the largest value. Raises MissingPackageError
@@ -50,7 +50,7 @@ def floats_and_scales(onnx: Path, graph: Manifest, floats: Path) -> Dict[str, fl
     model, library = load_onnx(onnx)
     plain = without_quantisation(model)
     library.save(plain, str(floats))
-    images = [nchw_from_rgb(rgb) for rgb in sample_lr(graph.opt_shape, count=_IMAGES)]
+    images = [nchw_from_rgb(rgb) for rgb in sample_lr(hw, count=_IMAGES)]
     known = activation_scales(model)
     return {
         name: known.get(name, max(largest / 127, _LEAST))

@@ -21,13 +21,15 @@ from sr_deploy.core.errors import (
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.manifest import Manifest
 from sr_deploy.core.metrics import MIN_FP16_PSNR_DB
+from sr_deploy.core.parts import AdaptivePlan, OpenParts, PartReceipt, PlanPart
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.samples import sample_lr
-from sr_deploy.core.session import Backend, Session
+from sr_deploy.core.session import Backend, BuildOptions, Session
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
 from sr_deploy.runtime.graph_outputs import GraphOutputs, checked_accuracy, graph_outputs
 from sr_deploy.runtime.graph_probe import bounded_memory, probe_graph
+from sr_deploy.runtime.openvino_parts import open_openvino_parts
 from sr_deploy.runtime.openvino_session import (
     CPU,
     Layers,
@@ -35,6 +37,7 @@ from sr_deploy.runtime.openvino_session import (
     OpenVinoSession,
     compiled_graph,
     imported_engine,
+    layers_of,
     openvino_version,
 )
 from sr_deploy.runtime.ort import model_of, raw_session
@@ -73,11 +76,8 @@ class OpenVinoBackend(Backend):
     def build(
         self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any
     ) -> Manifest:
-        asked, device = graph.precision_asked, self.device_of()
-        reason = device.why_absent() or device.why_no_precision(asked)
-        if reason:
-            problem = f"no {asked.upper()} engine of {onnx.name} can be built here: {reason}"
-            raise BuildError(problem, hint=_FP32)
+        asked = graph.precision_asked
+        device = self._building_device(asked, onnx.name)
         start = time.perf_counter()
         try:
             compiled = compiled_graph(str(onnx), asked, device, onnx.name)
@@ -110,6 +110,15 @@ class OpenVinoBackend(Backend):
             },
         )
 
+    def _building_device(self, precision: str, name: str) -> OpenVinoDevice:
+        """Return the device that engines are built for. Raises BuildError if it cannot."""
+        device = self.device_of()
+        reason = device.why_absent() or device.why_no_precision(precision)
+        if reason:
+            problem = f"no {precision.upper()} engine of {name} can be built here: {reason}"
+            raise BuildError(problem, hint=_FP32)
+        return device
+
     def open(self, artifact: Path, manifest: Manifest, run: RunOptions = DEFAULT_RUN) -> Session:
         """Open an engine, or a graph, which is compiled first: for BF16 if it was exported for it.
 
@@ -138,6 +147,35 @@ class OpenVinoBackend(Backend):
         sizes = replace(contract.sizes, align_px=contract.sizes.multiple)
         open_model = partial(compiled_graph, content, "fp32", device, graph.name)
         return OpenVinoSession(open_model, contract.scale, sizes, device)
+
+    def build_part(
+        self,
+        onnx: Path,
+        part: PlanPart,
+        target: TargetProfile,
+        precision: str,
+        temporary: Path,
+        options: BuildOptions,
+    ) -> PartReceipt:
+        device = self._building_device(precision, onnx.name)
+        start = time.perf_counter()
+        try:
+            compiled = compiled_graph(str(onnx), precision, device, onnx.name)
+        except ArtifactError as e:
+            raise BuildError(e.message, hint=e.hint) from e
+        temporary.write_bytes(compiled.export_model().getvalue())
+        seconds = round(time.perf_counter() - start, 3)
+        del compiled
+        opened = imported_engine(temporary.read_bytes(), precision, device, onnx.name)
+        layers = layers_of(opened)
+        facts = {"kernels": layers.kernels}
+        return PartReceipt(layers.precision, layers.precisions, seconds, facts)
+
+    def open_parts(self, path: Path, plan: AdaptivePlan, run: RunOptions) -> OpenParts:
+        device = self._usable_device(run, plan.precision)
+        if plan.engine is not None:
+            self.refuse_other_versions(path, plan.engine)
+        return open_openvino_parts(path.parent, plan, device)
 
     def _usable_device(self, run: RunOptions, precision: str) -> OpenVinoDevice:
         device = self.device_of(run)

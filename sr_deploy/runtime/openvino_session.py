@@ -196,14 +196,18 @@ class OpenVinoSession(Session):
         return y.astype(np.float32, copy=False)
 
     def _error(self, shape: Tuple[int, ...], cause: RuntimeError) -> CannotRunHereError:
-        what, reason = f"{shape[2]}x{shape[3]}", short_reason(cause)
-        if _OUT_OF_MEMORY.search(reason):
-            where = self.device or "the CPU"
-            return DeviceMemoryError(
-                f"{where} is out of memory while OpenVINO runs at {what}: {reason}",
-                hint="use smaller images, tiles or networks, or end other programs",
-            )
-        return CannotRunHereError(f"OpenVINO could not run at {what}: {reason}")
+        return run_error(f"at {shape[2]}x{shape[3]}", self.device, cause)
+
+
+def run_error(what: str, device: str, cause: RuntimeError) -> CannotRunHereError:
+    """Return the error of a run that failed. device: its name; empty for the CPU."""
+    reason = short_reason(cause)
+    if _OUT_OF_MEMORY.search(reason):
+        return DeviceMemoryError(
+            f"{device or 'the CPU'} is out of memory while OpenVINO runs {what}: {reason}",
+            hint="use smaller images, tiles or networks, or end other programs",
+        )
+    return CannotRunHereError(f"OpenVINO could not run {what}: {reason}")
 
 
 def compiled_graph(

@@ -13,12 +13,12 @@ from sr_deploy.core.device import cpu_features, cpu_model
 from sr_deploy.core.errors import BuildError, CannotRunHereError, MissingPackageError
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.manifest import Manifest
-from sr_deploy.core.parts import AdaptivePlan, OpenParts
+from sr_deploy.core.parts import AdaptivePlan, OpenParts, PartReceipt, PlanPart
 from sr_deploy.core.precisions import is_quantised, precision_of_counts
 from sr_deploy.core.providers import PROVIDERS, Provider
 from sr_deploy.core.run_options import CPU_RUN, DEFAULT_RUN, RunOptions
 from sr_deploy.core.samples import sample_lr
-from sr_deploy.core.session import Backend, Session
+from sr_deploy.core.session import Backend, BuildOptions, Session
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.runtime.accuracy import compare_outputs, refuse_inaccurate
 from sr_deploy.runtime.fallback import load_onnx
@@ -26,7 +26,7 @@ from sr_deploy.runtime.graph_nodes import all_nodes
 from sr_deploy.runtime.graph_outputs import checked_accuracy, graph_outputs
 from sr_deploy.runtime.ort import OnnxRuntimeSession, raw_session
 from sr_deploy.runtime.ort_device import ort_device
-from sr_deploy.runtime.ort_parts import open_ort_parts
+from sr_deploy.runtime.ort_parts import observed_part, open_ort_parts
 from sr_deploy.runtime.ort_providers import onnxruntime_module, why_unusable
 
 
@@ -75,7 +75,31 @@ class OnnxRuntimeBackend(Backend):
             build=build,
         )
 
+    def build_part(
+        self,
+        onnx: Path,
+        part: PlanPart,
+        target: TargetProfile,
+        precision: str,
+        temporary: Path,
+        options: BuildOptions,
+    ) -> PartReceipt:
+        if precision not in ("fp32", "int8"):
+            raise BuildError(
+                f"ONNX Runtime's CPU provider has no {precision.upper()} kernels for {onnx.name}",
+                hint=f"export it with --target {target.option}, or --precision fp32",
+            )
+        start = time.perf_counter()
+        raw_session(str(onnx), save_to=temporary)
+        seconds = round(time.perf_counter() - start, 3)
+        layers, kernels = multiplying_nodes(temporary)
+        return PartReceipt(precision_of_counts(layers), layers, seconds, {"kernels": kernels})
+
     def open_parts(self, path: Path, plan: AdaptivePlan, run: RunOptions) -> OpenParts:
+        if plan.engine is not None:
+            self._refuse_other_runtime(path, plan.engine.target, run)
+            self.refuse_other_versions(path, plan.engine)
+            run = replace(run, runtime=self.name)
         return open_ort_parts(path.parent, plan, ort_device(run))
 
     def _int8_engine(
@@ -120,16 +144,19 @@ class OnnxRuntimeBackend(Backend):
         """
         if manifest.kind != "engine":
             return OnnxRuntimeSession(artifact, manifest, run)
+        self._refuse_other_runtime(artifact, manifest.target, run)
+        self.refuse_other_versions(artifact, manifest)
+        return OnnxRuntimeSession(artifact, manifest, replace(run, runtime=self.name))
+
+    def _refuse_other_runtime(self, artifact: Path, target: str, run: RunOptions) -> None:
         provider = run.requested_provider
         requested = run.requested_openvino or (provider.backend if provider else None)
         if requested not in (None, self.name):
             raise CannotRunHereError(
-                f"{artifact.name} is an engine of target '{manifest.target}': it runs on "
+                f"{artifact.name} is an engine of target '{target}': it runs on "
                 f"{self.provider.device} by {self.name}, not by {requested}",
                 hint="omit --device and --runtime, or give its graph",
             )
-        self.refuse_other_versions(artifact, manifest)
-        return OnnxRuntimeSession(artifact, manifest, replace(run, runtime=self.name))
 
 
 class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
@@ -154,6 +181,24 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
             return why_unusable(self.provider, index)[0]
         except MissingPackageError as e:
             return e.message
+
+    def build_part(
+        self,
+        onnx: Path,
+        part: PlanPart,
+        target: TargetProfile,
+        precision: str,
+        temporary: Path,
+        options: BuildOptions,
+    ) -> PartReceipt:
+        device = ort_device(RunOptions(runtime=self.name))
+        start = time.perf_counter()
+        fp16 = part.dtype == "fp16"
+        raw_session(str(onnx), save_to=temporary, device=device, fp16=fp16)
+        seconds = round(time.perf_counter() - start, 3)
+        nodes = observed_part(temporary, part, device)
+        facts = {"gpu": device.name, "elsewhere": nodes.elsewhere(self.provider.name)}
+        return PartReceipt(nodes.precision, nodes.counts, seconds, facts)
 
     def build(
         self, onnx: Path, graph: Manifest, target: TargetProfile, temporary: Path, options: Any

@@ -10,10 +10,12 @@ import numpy as np
 from sr_deploy.core.device import usable_cores
 from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.parts import AdaptivePlan, OpenParts, Part, PlanPart
+from sr_deploy.core.precisions import is_quantised
 from sr_deploy.core.session import BackendInfo
 from sr_deploy.runtime.graph_probe import DTYPES
 from sr_deploy.runtime.ort import raw_session
 from sr_deploy.runtime.ort_device import COPIES_WITHIN, OrtDevice
+from sr_deploy.runtime.ort_profile import NodeRuns
 from sr_deploy.runtime.ort_providers import onnxruntime_module
 
 
@@ -21,20 +23,38 @@ def open_ort_parts(folder: Path, plan: AdaptivePlan, device: OrtDevice) -> OpenP
     """Open the parts of a plan on one device. Raises ArtifactError for other tensors."""
     device.copies = COPIES_WITHIN
     version, threads = onnxruntime_module().__version__, usable_cores()
-    info = BackendInfo(device.provider.backend, version, threads, device)
+    precision = plan.engine.precision_obtained if plan.engine else plan.graph_precision
+    if device.is_cpu and not is_quantised(precision) or not precision:
+        precision = "fp32"  # the CPU computes FP16 graphs in FP32 too
+    backend = device.provider.backend
+    info = BackendInfo(backend, version, threads, device, precision=precision)
     parts = {role: _open(folder / part.file, part, device) for role, part in plan.parts.items()}
     return OpenParts(parts, info)
 
 
-def _open(path: Path, part: PlanPart, device: OrtDevice) -> Part:
-    session = raw_session(str(path), alone=False, device=device)
+def observed_part(path: Path, part: PlanPart, device: OrtDevice) -> NodeRuns:
+    """Run a part once at its smallest sizes on a GPU; return what ran where, and in what."""
+    session = _session(path, part, device)
+    types = {end.name: DTYPES[end.type] for end in session.get_inputs()}
+    session.run(None, {name: np.ones(n, types[name]) for name, n in part.shapes(0).items()})
+    return device.observe(session)
+
+
+def _session(path: Path, part: PlanPart, device: OrtDevice) -> Any:
+    fp16 = part.dtype == "fp16"
+    session = raw_session(str(path), alone=False, device=device, fp16=fp16)
     _check_ends(path, part, session)
-    dtypes = {end.name: DTYPES[end.type] for end in session.get_inputs()}
+    return session
+
+
+def _open(path: Path, part: PlanPart, device: OrtDevice) -> Part:
+    session = _session(path, part, device)
+    types = {end.name: DTYPES[end.type] for end in session.get_inputs()}
     observed = device.is_cpu
 
     def run(**inputs: Any) -> List[np.ndarray]:
         nonlocal observed
-        arrays = {name: np.ascontiguousarray(x, dtypes[name]) for name, x in inputs.items()}
+        arrays = {name: np.ascontiguousarray(x, types[name]) for name, x in inputs.items()}
         try:
             outputs: List[np.ndarray] = session.run(None, arrays)
         except Exception as e:  # onnxruntime's errors share no base class

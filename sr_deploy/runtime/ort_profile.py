@@ -40,11 +40,16 @@ class NodeRuns:
     @property
     def precision(self) -> str:
         """`fp16`, `fp32`, or for example `mixed: 165 fp16, 3 fp32`; empty if there is none."""
+        return precision_of_counts(self.counts)
+
+    @property
+    def counts(self) -> Dict[str, int]:
+        """The number of nodes of each floating type of result, by all providers."""
         counts: Dict[str, int] = {}
         for types in self.types.values():
             for name, number in types.items():
                 counts[name] = counts.get(name, 0) + number
-        return precision_of_counts(counts)
+        return counts
 
 
 def read_profile(path: Path) -> NodeRuns:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import importlib
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Dict, Sequence, Tuple
 
 from sr_deploy.core.errors import BuildError, CannotRunHereError, MissingPackageError, TargetError
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.manifest import Manifest, target_of
+from sr_deploy.core.parts import PartReceipt, PlanPart
 from sr_deploy.core.precisions import mixed_precision, precision_of_counts
 from sr_deploy.core.run_options import DEFAULT_RUN, Device, RunOptions
 from sr_deploy.core.samples import sample_lr
@@ -31,7 +32,7 @@ from sr_deploy.runtime.boards.layer_types import (
 from sr_deploy.runtime.cuda import cuda
 from sr_deploy.runtime.dla_calibration import DLA_INT8, DLA_LAYERS, floats_and_scales
 from sr_deploy.runtime.graph_outputs import checked_accuracy, graph_outputs
-from sr_deploy.runtime.tensorrt_build import TensorRTBuild
+from sr_deploy.runtime.tensorrt_build import EngineGraph, TensorRTBuild
 from sr_deploy.runtime.tensorrt_engine import (
     TensorRTSession,
     deserialize_engine,
@@ -49,6 +50,8 @@ class _Receipt:
     precision: str
     checks: Dict[str, object]
     not_checked: Tuple[str, ...] = ()
+    layers: Dict[str, int] = field(default_factory=dict)
+    """Layers by precision, as far as they are known."""
 
 
 class TensorRTBackend(Backend):
@@ -88,19 +91,8 @@ class TensorRTBackend(Backend):
         temporary: Path,
         options: BuildOptions,
     ) -> Manifest:
-        strong = self._is_strongly_typed(target)
-        build = TensorRTBuild(self._library(), self.title, graph, target, options, strong)
-        self._check_precision(onnx, build)
-        start = time.perf_counter()
-        facts: Dict[str, object] = {"no_cublas_cudnn": True} if options.no_cublas_cudnn else {}
-        temporary.write_bytes(self._plan(onnx, build, facts))
-        facts["seconds"] = round(time.perf_counter() - start, 3)
-        facts["size_bytes"] = temporary.stat().st_size
-        if not self.builds_without_gpu:
-            gpu = cuda()
-            facts["gpu"], facts["compute_capability"] = gpu.gpu_name(), gpu.compute_capability()
-        facts["warnings"] = [*build.warnings(), *build.log.warnings()]
-        receipt = self._receipt(temporary, build)
+        known = EngineGraph.of_manifest(graph)
+        facts, receipt = self._built(onnx, known, target, temporary, options)
         manifest = replace(
             graph,
             kind="engine",
@@ -114,6 +106,44 @@ class TensorRTBackend(Backend):
         )
         return self._check_accuracy(onnx, graph, temporary, manifest)
 
+    def build_part(
+        self,
+        onnx: Path,
+        part: PlanPart,
+        target: TargetProfile,
+        precision: str,
+        temporary: Path,
+        options: BuildOptions,
+    ) -> PartReceipt:
+        known = EngineGraph.of_part(part, precision)
+        facts, receipt = self._built(onnx, known, target, temporary, options)
+        seconds = float(str(facts.pop("seconds")))
+        facts.update(receipt.checks)
+        return PartReceipt(receipt.precision, receipt.layers, seconds, facts, receipt.not_checked)
+
+    def _built(
+        self,
+        onnx: Path,
+        graph: EngineGraph,
+        target: TargetProfile,
+        temporary: Path,
+        options: BuildOptions,
+    ) -> Tuple[Dict[str, object], _Receipt]:
+        """Build an engine; return the facts of its build, and its receipt. Raises BuildError."""
+        strong = self._is_strongly_typed(target)
+        build = TensorRTBuild(self._library(), self.title, graph, target, options, strong)
+        self._check_precision(onnx, build)
+        start = time.perf_counter()
+        facts: Dict[str, object] = {"no_cublas_cudnn": True} if options.no_cublas_cudnn else {}
+        temporary.write_bytes(self._plan(onnx, build, facts))
+        facts["seconds"] = round(time.perf_counter() - start, 3)
+        facts["size_bytes"] = temporary.stat().st_size
+        if not self.builds_without_gpu:
+            gpu = cuda()
+            facts["gpu"], facts["compute_capability"] = gpu.gpu_name(), gpu.compute_capability()
+        facts["warnings"] = [*build.warnings(), *build.log.warnings()]
+        return facts, self._receipt(temporary, build)
+
     def _plan(self, onnx: Path, build: TensorRTBuild, facts: Dict[str, object]) -> bytes:
         """Build and return the engine; add what was done to `facts`. Raises BuildError.
 
@@ -123,7 +153,7 @@ class TensorRTBackend(Backend):
             file, scales = onnx, None
             if build.graph.precision_asked == "int8" and build.options.dla is not None:
                 file = Path(folder) / onnx.name
-                scales = floats_and_scales(onnx, build.graph, file)
+                scales = floats_and_scales(onnx, build.graph.opt_hw, file)
             while True:
                 network, config = build.parse(file), build.config()
                 self._prepare(onnx, build, (network, config), facts)
@@ -228,7 +258,7 @@ class TensorRTBackend(Backend):
                 else "is weakly typed: it builds an FP16 engine from an FP32 graph"
             )
             raise BuildError(
-                f"{onnx.name} is an {graph.precision_obtained.upper()} graph, but {self.title} "
+                f"{onnx.name} is an {graph.graph_dtype.upper()} graph, but {self.title} "
                 f"{self._library().__version__} {reason}",
                 hint=f"export it again with --target {build.target.option}",
             )
@@ -245,7 +275,7 @@ class TensorRTBackend(Backend):
         # Bindings of 8.2 to 8.5 keep neither the engine nor the context of an inspector alive.
         opened = deserialize_engine(trt, engine, library_log(trt), self.title)
         inspector = opened.create_engine_inspector()
-        context = opened.create_execution_context() if build.graph.dynamic else None
+        context = opened.create_execution_context() if build.graph.shapes else None
         if context is not None:  # without it the layers of a dynamic engine have no types
             inspector.execution_context = context
         layers = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
@@ -257,7 +287,8 @@ class TensorRTBackend(Backend):
             library = f"{self.title} {trt.__version__}"
             raise BuildError(f"the inspector of {library} does not report the engine's precision")
         receipt = f"engine inspector: layers by type: {counts}"
-        return _Receipt(_as_asked(build, obtained, counts, receipt), {"precision_receipt": receipt})
+        precision = _as_asked(build, obtained, counts, receipt)
+        return _Receipt(precision, {"precision_receipt": receipt}, layers=counts)
 
 
 class TensorRTForRTXBackend(TensorRTBackend):
@@ -303,7 +334,7 @@ class TensorRTForRTXBackend(TensorRTBackend):
             logged = f"layers of the engine, as its builder logged them, by type: {counts}"
             precision = _as_asked(build, obtained, counts, logged)
             if build.graph.precision_asked == "int8":
-                receipt = replace(receipt, precision=precision)
+                receipt = replace(receipt, precision=precision, layers=counts)
             checks["engine_layers"] = logged
         else:
             inspected = "its layers: an engine can be deserialised and inspected only on a GPU"
@@ -334,11 +365,12 @@ def _receipt_of_parsed(build: TensorRTBuild) -> _Receipt:
             "network have inputs and weights of INT8"
         )
         obtained = next(iter(counts)) if len(counts) == 1 else "mixed"
-        return _Receipt(_as_asked(build, obtained, counts, receipt), {"precision_receipt": receipt})
+        precision = _as_asked(build, obtained, counts, receipt)
+        return _Receipt(precision, {"precision_receipt": receipt}, layers=counts)
     types, names = build.types, {"HALF": "fp16", "FLOAT": "fp32"}
     counts = {names[name]: n for name, n in types.items() if name in names}
     receipt = f"strongly typed build; layers of the parsed network by output type: {types}"
-    return _Receipt(precision_of_counts(counts), {"precision_receipt": receipt})
+    return _Receipt(precision_of_counts(counts), {"precision_receipt": receipt}, layers=counts)
 
 
 def _capabilities(target: TargetProfile, requested: Sequence[int]) -> Tuple[int, ...]:

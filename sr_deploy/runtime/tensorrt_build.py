@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import BuildError
 from sr_deploy.core.files import atomic_path
 from sr_deploy.core.manifest import Manifest
+from sr_deploy.core.parts import PlanPart
 from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.runtime.boards.trtexec import KEEP_NODE, NO_KERNEL
@@ -21,6 +23,34 @@ from sr_deploy.runtime.tensorrt_engine import library_log, logged_errors
 _TYPES = {"HALF": "fp16", "FLOAT": "fp32"}
 
 
+@dataclass(frozen=True)
+class EngineGraph:
+    """What a build must know of a graph."""
+
+    precision_asked: str
+    graph_dtype: str
+    """The type of its tensors: `fp32` or `fp16`."""
+    fp32_nodes: Tuple[str, ...] = ()
+    """Nodes that compute in FP32."""
+    shapes: Mapping[str, Tuple[Tuple[int, ...], ...]] = field(default_factory=dict)
+    """The smallest, usual and largest shape of each input; empty for a graph of one size."""
+    opt_hw: Tuple[int, int] = (1, 1)
+    """The usual LR size of a whole network, for its calibration."""
+
+    @classmethod
+    def of_manifest(cls, graph: Manifest) -> EngineGraph:
+        sizes = (graph.min_shape, graph.opt_shape, graph.max_shape)
+        shapes = {graph.input_name: tuple((1, 3, *hw) for hw in sizes)} if graph.dynamic else {}
+        asked, dtype = graph.precision_asked, graph.graph_dtype
+        return cls(asked, dtype, graph.fp32_nodes, shapes, graph.opt_shape)
+
+    @classmethod
+    def of_part(cls, part: PlanPart, precision: str) -> EngineGraph:
+        by_size = [part.shapes(i) for i in range(3)] if part.sizes else []
+        shapes = {name: tuple(shape[name] for shape in by_size) for name in part.inputs}
+        return cls(precision, part.dtype, shapes=shapes if by_size else {})
+
+
 class TensorRTBuild:
     """The library's objects for one build. Its calls may return None or False: all are checked."""
 
@@ -28,7 +58,7 @@ class TensorRTBuild:
         self,
         trt: Any,
         title: str,
-        graph: Manifest,
+        graph: EngineGraph,
         target: TargetProfile,
         options: BuildOptions,
         strong: bool,
@@ -93,15 +123,15 @@ class TensorRTBuild:
             config.clear_flag(trt.BuilderFlag.TF32)
         if self.options.no_cublas_cudnn:
             self._mask_tactics(config)
-        if graph.dynamic:
+        if graph.shapes:
             profile = self._checked(
                 self.builder.create_optimization_profile(), "create the optimisation profile"
             )
-            sizes = (graph.min_shape, graph.opt_shape, graph.max_shape)
-            low, opt, high = ((1, 3, *hw) for hw in sizes)
-            profile.set_shape(graph.input_name, low, opt, high)
+            for name, shapes in graph.shapes.items():
+                profile.set_shape(name, *shapes)
             if config.add_optimization_profile(profile) < 0:
-                raise self.error(f"{self.title} refused the sizes {low} to {high}")
+                refused = ", ".join(f"{a} to {b}" for a, _, b in graph.shapes.values())
+                raise self.error(f"{self.title} refused the sizes {refused}")
         return config
 
     def _mask_tactics(self, config: Any) -> None:

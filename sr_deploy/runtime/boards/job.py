@@ -101,7 +101,7 @@ def write_job(
         for plan in plans:
             layers = plan.options.fp32_layers
             if plan.options.dla is not None and plan.graph.precision_asked == "int8":
-                scales = floats_and_scales(plan.onnx, plan.graph, folder / plan.onnx.name)
+                scales = floats_and_scales(plan.onnx, plan.graph.opt_shape, folder / plan.onnx.name)
                 path = folder / f"{plan.onnx.name}.scales"
                 path.write_text(cache_lines(scales), encoding="utf-8")
             elif strong and not set(layers) <= set(plan.graph.fp32_nodes):

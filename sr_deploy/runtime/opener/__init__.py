@@ -18,7 +18,7 @@ from sr_deploy.core.depth_plan import DepthPlan
 from sr_deploy.core.errors import InputError, VariantError, did_you_mean
 from sr_deploy.core.network_code import is_code, parse_code
 from sr_deploy.core.precisions import LOWEST_FIRST, lowest_precision
-from sr_deploy.core.providers import BUILDERS, PROVIDERS, TORCH
+from sr_deploy.core.providers import BUILDERS, OPENVINO, PROVIDERS, TORCH
 from sr_deploy.core.registry import Registry
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session
@@ -229,7 +229,9 @@ def _runs_by(network: NetworkDescription, runtime: Optional[str]) -> bool:
         or network.kind == "graph"
         and runtime not in (TORCH, *BUILDERS)
         or network.kind == "plan"
-        and runtime in PROVIDERS
+        and network.plan is not None
+        and network.plan.engine is None
+        and (runtime in PROVIDERS or runtime in OPENVINO)
     )
 
 

@@ -80,7 +80,7 @@ class NetworkDescription:
         self._refuse_below(run, self.precision)
         session = self.opener(run)
         if (
-            self.manifest is not None
+            self.manifest or self.plan
         ):  # OpenVINO runs an FP32 graph in BF16 that is for such engines
             try:
                 self._refuse_below(run, session.precision)
@@ -92,8 +92,10 @@ class NetworkDescription:
 
     @property
     def psnr_db_vs_fp32(self) -> Optional[float]:
-        """The PSNR of its output against FP32, in dB, by its manifest; None: it has none."""
-        return self.manifest.psnr_db_vs_fp32 if self.manifest is not None else None
+        """The PSNR of its output against FP32, in dB, by its manifest or plan; None: it has
+        none."""
+        made = self.plan if self.manifest is None else self.manifest
+        return None if made is None else made.psnr_db_vs_fp32
 
     @property
     def how_exact(self) -> str:
@@ -167,7 +169,8 @@ def describe_plan(
 
     limit: its budget or desired depth, which decides the output together with the plan.
     """
-    backend = "onnxruntime" if kind == "plan" else "torch"
+    backend = plan.runtime if kind == "plan" else "torch"
+    engine = plan.engine
     digest = hashlib.sha256(to_json(plan).encode("utf-8")).hexdigest()
     defaults = {
         "variant": "",
@@ -182,7 +185,9 @@ def describe_plan(
         backend=backend,
         opener=opener,
         scale=plan.scale,
-        precision_asked="fp32",
+        precision=engine.precision_obtained if engine else plan.graph_precision,
+        precision_asked=plan.precision,
+        target=plan.target if engine is None else engine.target,
         plan=plan,
         **{**defaults, **fields},
     )
