@@ -75,7 +75,7 @@ def memory_measured_in_this_process() -> Iterator[None]:
     from sr_deploy.bench import measure
     from sr_deploy.core.device import track_peak_memory
 
-    def here(network: Any, run: Any, x: Any) -> Any:
+    def here(network: Any, run: Any, x: Any, max_memory: Any = None) -> Any:
         rises_mib = []
         with track_peak_memory(rises_mib):
             pass

@@ -30,8 +30,9 @@ TABLE = {
     # An export is checked by ONNX Runtime's session, and the two kinds of AdaDSR plans are timed.
     "export": ("numpy core nets torch onnx runtime", "onnxruntime onnxscript"),
     "fast": ("numpy core runtime", "export nets torch"),
-    "bench": ("numpy core results runtime fast", ""),
     "upscale": ("numpy core runtime fast", "cv2 av"),
+    # Images are scored in tiles within the same bound on memory as they are upscaled.
+    "bench": ("numpy core results runtime fast upscale.memory upscale.upscaler", ""),
     # Validation uses the same code as `srdeploy eval` and `srdeploy bench`.
     "train": (
         "numpy core nets torch lightning tqdm bench.evaluate runtime.torch_module",
@@ -48,7 +49,7 @@ TABLE = {
     ),
 }
 BOARD = (
-    "core", "results", "runtime", "fast", "bench", "upscale", "selftest", "deploy", "cli",
+    "core", "results", "runtime", "fast", "upscale", "bench", "selftest", "deploy", "cli",
 )  # fmt: skip
 """Rooms that run on a board: Python 3.8 with numpy and click."""
 # fmt: off

@@ -11,7 +11,7 @@ import numpy as np
 from sr_deploy.bench.evaluate import finite_or_none, image_set, upscale_fitting
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.files import printable_name
-from sr_deploy.core.images import imresize, modcrop, png_bytes, read_rgb, rgb_from_nchw
+from sr_deploy.core.images import imresize, modcrop, png_bytes, read_rgb
 from sr_deploy.core.metrics import psnr_db
 from sr_deploy.core.session import Session
 from sr_deploy.core.sizes import hw_text
@@ -59,7 +59,7 @@ class _CroppedImage:
         if adaptive is not None:
             adaptive.decisions = []
             adaptive.reset_work()
-        self.add(name, rgb_from_nchw(upscale_fitting(session, self.lr)[0].y))
+        self.add(name, upscale_fitting(session, self.lr).rgb)
         if adaptive is not None and adaptive.decisions and len(adaptive.decisions) == 1:
             picture = decisions_picture(adaptive.decisions[0], scale=1)
             _draw_frame(picture, tuple(n // session.scale for n in self.box))

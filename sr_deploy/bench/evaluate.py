@@ -25,10 +25,10 @@ from sr_deploy.core.image_folders import (
 from sr_deploy.core.images import imresize, modcrop, nchw_from_rgb, read_rgb, rgb_from_nchw
 from sr_deploy.core.metrics import border_px, psnr_db, ssim
 from sr_deploy.core.samples import sample_files, sample_set
-from sr_deploy.core.session import Session, TimedOutput
-from sr_deploy.core.sizes import hw_text
+from sr_deploy.core.session import ExecutedWork, Session
+from sr_deploy.core.sizes import HW, hw_text
 from sr_deploy.runtime.tiled import run_tiles
-from sr_deploy.runtime.tiling import OVERLAP_PX, plan_tiles, plan_whole
+from sr_deploy.runtime.tiling import OVERLAP_PX, TilePlan, plan_tiles
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class ImageScore:
     timer: str = ""
     finite: bool = True
     """Whether all pixels are finite. NaN is scored as black, infinity as white."""
+    macs: Optional[int] = None
+    """Multiply-accumulates that an adaptive network executed for it; None for other networks."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,28 @@ class Quality:
     tiling: str
     images: Tuple[ImageScore, ...]
     degradation: str = "bi"
+    work: Optional[ExecutedWork] = None
+    """Of an adaptive network, over all images."""
+
+
+@dataclass(frozen=True)
+class UpscaledImage:
+    """A result that is scored, with its time."""
+
+    rgb: np.ndarray
+    """(scale*h, scale*w, 3) uint8, clipped and rounded."""
+    ms: float
+    """Time of the network, summed over its tiles."""
+    copies_ms: Optional[float]
+    timer: str
+    tiling: str
+    """How the image was run, as in `Quality`."""
+    finite: bool
+    work: Optional[ExecutedWork]
+
+
+Planner = Callable[[HW], TilePlan]
+"""Returns the tiles that an image of (h, w) LR pixels is run in."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +158,8 @@ class Bicubic(Session):
     def __init__(self, scale: int) -> None:
         self.scale = scale
 
+    halo_px = 3
+
     def _run(self, x_nchw: np.ndarray) -> np.ndarray:
         return nchw_from_rgb(imresize(rgb_from_nchw(x_nchw), scale=self.scale))
 
@@ -145,34 +171,37 @@ def evaluate(
     metric: str,
     degradation: str = "bi",
     turn: Callable[[], ContextManager[None]] = contextlib.nullcontext,
+    plan: Optional[Planner] = None,
 ) -> Quality:
     """Score a session on a set of images.
 
     metric: "y" (float luma, border = scale) or "rgb" (uint8, border 4). degradation: makes LR of a
-    set without LR images. turn: each image is within one. Raises InputError naming the first image
-    that cannot be used.
+    set without LR images. turn: each image is within one. plan: the tiles of images; None: as in
+    `upscale_fitting`. Raises InputError naming the first image that cannot be used.
     """
     check_degradation(degradation, session.scale)
     border = border_px(metric, session.scale)
     scores: List[ImageScore] = []
     tilings: List[str] = []
+    work: Optional[ExecutedWork] = None
     for files in images.pairs(session.scale):
         with turn():
             path, hr = files[0], modcrop(read_rgb(files[0]), session.scale)
             _check_size(path, hr.shape, border)
             lr = lr_of(hr, files, scale=session.scale, degradation=degradation)
-            timed, tiling = upscale_fitting(session, lr)
-            tilings.append(tiling)
-            sr = rgb_from_nchw(timed.y)
+            done = upscale_fitting(session, lr, plan)
+            tilings.append(done.tiling)
+            work = done.work if work is None or done.work is None else work + done.work
             score = ImageScore(
                 image=printable_name(path),
-                psnr_db=psnr_db(sr, hr, metric=metric, border=border),
-                ssim=ssim(sr, hr, metric=metric, border=border),
+                psnr_db=psnr_db(done.rgb, hr, metric=metric, border=border),
+                ssim=ssim(done.rgb, hr, metric=metric, border=border),
                 lr_hw=(lr.shape[0], lr.shape[1]),
-                ms=timed.ms,
-                copies_ms=timed.copies_ms,
-                timer=timed.timer,
-                finite=bool(np.isfinite(timed.y).all()),
+                ms=done.ms,
+                copies_ms=done.copies_ms,
+                timer=done.timer,
+                finite=done.finite,
+                macs=None if done.work is None else done.work.macs,
             )
             scores.append(score)
     return Quality(
@@ -184,6 +213,7 @@ def evaluate(
         tiling="; ".join(dict.fromkeys(sorted(tilings, reverse=True))),
         images=tuple(scores),
         degradation=degradation if images.lr_folder is None else GIVEN,
+        work=work,
     )
 
 
@@ -228,28 +258,38 @@ def finite_or_none(value: float) -> Optional[float]:
     return value if np.isfinite(value) else None
 
 
-def upscale_fitting(session: Session, rgb: np.ndarray) -> Tuple[TimedOutput, str]:
+def upscale_fitting(
+    session: Session, rgb: np.ndarray, planner: Optional[Planner] = None
+) -> UpscaledImage:
     """Upscale (H, W, 3) uint8 by a session that may not accept its size.
 
-    Returns the result with its time, and how it was run. If the session does not accept the size,
-    the image is run as a few overlapping tiles, mirrored where it is smaller than a tile. Pixels
-    near the borders of tiles may then differ from the result of the whole image.
+    planner: plans the tiles; None: the image whole, or the fewest tiles if the session does not
+    accept its size. Tiles overlap by what the network depends on, so that the result is that of the
+    whole image. Where that is unknown or more than a tile can have, pixels near the borders of
+    tiles differ from it.
     """
     hw = rgb.shape[0], rgb.shape[1]
-    whole = session.nearest_hw(hw) == hw  # then no receptive field is asked for
-    plan = plan_whole(hw) if whole else plan_tiles(hw, session, few_tiles=True)
-    s = session.scale
-    out = np.empty((plan.hw[0] * s, plan.hw[1] * s, 3), np.float32)
+    plan = plan_tiles(hw, session) if planner is None else planner(hw)
+    s, finite = session.scale, True
+    out = np.empty((plan.hw[0] * s, plan.hw[1] * s, 3), np.uint8)
 
     def store(core: np.ndarray, part: np.ndarray) -> None:
-        part[...] = core.transpose(1, 2, 0)
+        nonlocal finite
+        finite = finite and bool(np.isfinite(core.min()) and np.isfinite(core.max()))
+        part[...] = rgb_from_nchw(core[None])
 
+    session.reset_work(own=hw[0] * hw[1] / plan.fed_px)
     run = run_tiles(session, plan, rgb, out, to_input=nchw_from_rgb, store=store)
-    # The last digits of luma depend on the memory layout: keep that of a session's own output.
-    y = np.ascontiguousarray(out.transpose(2, 0, 1)[None])
-    timed = TimedOutput(y, run.ms, run.copies_ms, run.timer)
+    tiling, work = _tiling(plan, session), session.executed_work()
+    return UpscaledImage(out, run.ms, run.copies_ms, run.timer, tiling, finite, work)
+
+
+def _tiling(plan: TilePlan, session: Session) -> str:
     if plan.whole:
-        return timed, "whole"
+        return "whole"
+    if plan.exact:
+        size = f" of {hw_text(plan.tile_hw)}" if session.fixed_hw is not None else ""
+        return f"exact tiles{size}"
     overlap = min(session.halo_px or OVERLAP_PX, min(plan.tile_hw) // 4)
     tiles = f"tiled {hw_text(plan.tile_hw)}, overlap {overlap} px"
-    return timed, f"{tiles}: near borders not what the whole image gives"
+    return f"{tiles}: near borders not what the whole image gives"

@@ -14,6 +14,7 @@ import numpy as np
 
 from sr_deploy.bench.evaluate import (
     ImageSet,
+    Planner,
     Quality,
     bicubic_psnr_db,
     check_images,
@@ -22,13 +23,19 @@ from sr_deploy.bench.evaluate import (
     image_set,
     lr_of,
 )
+from sr_deploy.bench.memory_bound import memory_bytes, planner_within, why_not_timed
 from sr_deploy.bench.monitor import (
     ConditionMonitor,
     condition_warnings,
     conditions_before,
     device_facts,
 )
-from sr_deploy.bench.network_rows import asked_precision, recorded_row, row_of
+from sr_deploy.bench.network_rows import (
+    asked_precision,
+    executed_fields,
+    recorded_row,
+    row_of,
+)
 from sr_deploy.bench.own_memory import (
     MEM_DEFINITION,
     MEM_OF_IMAGES,
@@ -37,7 +44,6 @@ from sr_deploy.bench.own_memory import (
     request_of,
 )
 from sr_deploy.bench.turns import BaselineTurns, Turns, baseline_networks
-from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.device import cpu_name, limit_cores, python_and_os
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.images import modcrop, nchw_from_rgb, read_rgb
@@ -62,6 +68,7 @@ from sr_deploy.results.protocols import (
 )
 from sr_deploy.results.rows import BenchmarkRow
 from sr_deploy.runtime.opener import NetworkDescription, check_run_options
+from sr_deploy.upscale.memory import bytes_text
 
 DEFAULT_HW = (256, 256)
 MAX_CV = 0.05
@@ -101,6 +108,10 @@ class MeasureOptions:
     """Open artifacts that were changed after their manifests were written. An engine is code."""
     score: bool = False
     """Also measure the challenge's baseline in turns with each network."""
+    max_memory: Union[str, int, None] = None
+    """The most resident memory of a process, in bytes or as `2GiB`: larger images are run in tiles,
+    and a size that does not fit whole is not timed. None: as `upscale` bounds it by default, and
+    under a challenge's protocol no bound, as it runs images whole."""
     run: RunOptions = DEFAULT_RUN
     """Where and how the networks run."""
 
@@ -116,6 +127,7 @@ class MeasureOptions:
             )
         if self.lr is not None:
             parse_hw(self.lr)
+        memory_bytes(self.max_memory)
         for protocol in protocols:
             if self.metric is not None and protocol.metric not in (None, self.metric):
                 raise InputError(
@@ -158,6 +170,15 @@ class MeasureOptions:
 
     def metric_of(self, protocol: Protocol) -> str:
         return protocol.metric or self.metric or "y"
+
+    def planner(
+        self, session: Session, network: NetworkDescription, protocol: Protocol
+    ) -> Optional[Planner]:
+        """Return what plans the tiles of images; None: they are run whole."""
+        bound = memory_bytes(self.max_memory)
+        if bound is None and protocol.of_images:
+            return None
+        return planner_within(session, bound, identity=network.identity)
 
     def valid_set(self) -> ImageSet:
         return image_set(self.data, self.lr_data)
@@ -281,7 +302,8 @@ def _progress_line(row: BenchmarkRow, *, show_protocol: bool) -> str:
         quality = f"{row.psnr_db:.3f} dB"
     else:
         quality = "identical images" if row.ssim is not None else "not scored"
-    return f"{name}: {quality}, {time_ms(row):.1f} ms"
+    ms = time_ms(row)
+    return f"{name}: {quality}, {'not timed' if ms is None else f'{ms:.1f} ms'}"
 
 
 @dataclass
@@ -289,6 +311,7 @@ class _Run:
     """A network that was opened and timed; by a challenge's protocol also scored."""
 
     session: Session
+    network: NetworkDescription
     before: Dict[str, Any]
     """The machine's conditions before."""
     turns: Turns
@@ -296,7 +319,7 @@ class _Run:
     mem_peak_mib: Optional[float] = None
     mem_definition: str = ""
     timing: Optional[Dict[str, Any]] = None
-    """Fields of the row, if one size was timed repeatedly."""
+    """Fields of the row, if one size was to be timed repeatedly."""
     timed_share: Optional[float] = None
     """Share of its largest multiply-accumulates that an adaptive network executed then."""
     valid: Optional[Quality] = None
@@ -338,14 +361,15 @@ def _measured_row(
     row: BenchmarkRow, session: Session, run: _Run, protocol: Protocol, options: MeasureOptions
 ) -> BenchmarkRow:
     metric, test = options.metric_of(protocol), None
+    plan = options.planner(session, run.network, protocol)
     if run.timing is not None:
-        session.reset_work()
-        valid, timing = evaluate(session, options.valid_set(), metric=metric), run.timing
+        valid, timing = evaluate(session, options.valid_set(), metric=metric, plan=plan), run.timing
     else:
         assert run.valid is not None
         valid, test_set = run.valid, options.test_set()
         turn = run.turns.turn
-        test = evaluate(session, test_set, metric=metric, turn=turn) if test_set else None
+        if test_set:
+            test = evaluate(session, test_set, metric=metric, turn=turn, plan=plan)
         timing = _timing_of_images(valid, test)
     conditions = {"before": run.before, "during": run.during}
     known = row.warnings
@@ -357,7 +381,7 @@ def _measured_row(
         mem_peak_mib=run.mem_peak_mib,
         mem_definition=run.mem_definition,
         bicubic_psnr_db=bicubic_psnr_db(options.valid_set(), scale=session.scale, metric=metric),
-        executed=_executed(session, run.timed_share, valid, test),
+        executed=executed_fields(valid, test, timed_share=run.timed_share),
         conditions=conditions,
         baseline=run.turns.fields(),
     )
@@ -382,25 +406,27 @@ def _open_and_time(
     session = network.open(run_options)
     try:
         turns.begin(session)
-        run = _time(_Run(session, before, turns), protocol, options)
+        run = _time(_Run(session, network, before, turns), protocol, options)
         if not session.device:
-            _measure_memory(run, network, run_options, options)
+            _measure_memory(run, run_options, options)
     except BaseException:
         session.close()
         raise
     return run
 
 
-def _measure_memory(
-    run: _Run, network: NetworkDescription, run_options: RunOptions, options: MeasureOptions
-) -> None:
+def _measure_memory(run: _Run, run_options: RunOptions, options: MeasureOptions) -> None:
+    bound = memory_bytes(options.max_memory)
+    if run.timing is not None and "runs" not in run.timing:
+        return  # not timed: it does not fit
     if run.timing is not None:
         x = timing_input(run.session, options.valid_set(), run.timing["input_hw"])
         definition = MEM_DEFINITION
     else:
         x, definition = _largest_lr(run, options.valid_set()), MEM_OF_IMAGES
+        definition += "" if bound is None else f"; in tiles within {bytes_text(bound)}"
     try:
-        run.mem_peak_mib = peak_mib(network, run_options, x)
+        run.mem_peak_mib = peak_mib(run.network, run_options, x, bound)
     except MemoryProcessError as e:
         run.warnings = (f"its memory is not known: {e}",)
     else:
@@ -423,10 +449,10 @@ def _time(run: _Run, protocol: Protocol, options: MeasureOptions) -> _Run:
         session.reset_work()
         if protocol.of_images:
             metric = options.metric_of(protocol)
-            images = options.valid_set()
-            run.valid = evaluate(session, images, metric=metric, turn=turns.turn)
+            images, plan = options.valid_set(), options.planner(session, run.network, protocol)
+            run.valid = evaluate(session, images, metric=metric, turn=turns.turn, plan=plan)
         else:
-            run.timing = _timing_of_one_size(session, options, monitor)
+            run.timing = _timing_of_one_size(run, options, monitor)
             work = session.executed_work()
             run.timed_share = None if work is None else work.share
         _read_device_memory(run)
@@ -458,6 +484,7 @@ def quality_fields(valid: Quality, test: Optional[Quality]) -> Dict[str, Any]:
             "psnr_db": finite_or_none(score.psnr_db),
             "ssim": score.ssim,
             "ms": round(score.ms, 4),
+            **({} if score.macs is None else {"macs_g": round(score.macs / 1e9, 6)}),
         }
         for split, quality in sets.items()
         for score in quality.images
@@ -485,32 +512,21 @@ def _not_finite(*qualities: Optional[Quality]) -> List[str]:
     ]
 
 
-def _executed(
-    session: Session, timed_share: Optional[float], *qualities: Optional[Quality]
-) -> Optional[Dict[str, Any]]:
-    """Return the work of a network that decides how much it computes; None for other networks."""
-    work = session.executed_work()
-    if work is None:
-        return None
-    total, share = sum(work.pixels.values()), round(work.share, 4)
-    sizes = [score.lr_hw for quality in qualities if quality for score in quality.images]
-    lr_px = sum(h * w for h, w in sizes)
-    return {
-        "share": share,
-        "macs_g": round(work.macs / lr_px * NTIRE_HW[0] * NTIRE_HW[1] / 1e9, 4),
-        "timed_share": share if timed_share is None else round(timed_share, 4),
-        "ways": {way: round(px / total, 4) for way, px in work.pixels.items()},
-    }
-
-
 def _timing_of_one_size(
-    session: Session, options: MeasureOptions, monitor: ConditionMonitor
+    run: _Run, options: MeasureOptions, monitor: ConditionMonitor
 ) -> Dict[str, Any]:
-    """Time one LR size repeatedly; return fields of the row."""
+    """Time one LR size repeatedly; return fields of the row, which say why if it does not fit."""
+    session = run.session
     h, w = parse_hw(options.lr) if options.lr else session.nearest_hw(DEFAULT_HW)
     fixed_h, fixed_w = session.fixed_sides
     hw = (fixed_h or h, fixed_w or w)
     session.check_hw(hw)
+    if options.lr is not None or options.max_memory is not None:
+        bound = memory_bytes(options.max_memory)
+        problem = why_not_timed(session, hw, bound, run.network.identity)
+        session.reset_work()  # of its probes
+        if problem:
+            return {"input_hw": hw, "warnings": (problem,)}
     x = timing_input(session, options.valid_set(), hw)
     samples = measure_latency(
         lambda: session.run_timed(x),

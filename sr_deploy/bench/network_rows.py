@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
 from dataclasses import replace
 from typing import Any, Dict, Optional
 
+from sr_deploy.bench.evaluate import Quality
 from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.errors import SrDeployError
 from sr_deploy.core.manifest import Manifest
@@ -97,4 +101,26 @@ def _count_fields(counts: Dict[str, Any], counter: str) -> Dict[str, Any]:
         "uncounted": values["uncounted"],
         "uncounted_macs": values.get("uncounted_macs"),
         "deployed": counts.get("deployed", {}).get(counter),
+    }
+
+
+def executed_fields(
+    *qualities: Optional[Quality], timed_share: Optional[float] = None
+) -> Optional[Dict[str, Any]]:
+    """Return the work of a network that decides how much it computes, as a row has it.
+
+    timed_share: on the input that was timed; None: nothing else was. None for other networks.
+    """
+    scored = [quality for quality in qualities if quality]
+    works = [quality.work for quality in scored if quality.work is not None]
+    if not works:
+        return None
+    work = functools.reduce(operator.add, works)
+    total, share = sum(work.pixels.values()), round(work.share, 4)
+    lr_px = sum(math.prod(score.lr_hw) for quality in scored for score in quality.images)
+    return {
+        "share": share,
+        "macs_g": round(work.macs / lr_px * math.prod(NTIRE_HW) / 1e9, 4),
+        "timed_share": share if timed_share is None else round(timed_share, 4),
+        "ways": {way: round(px / total, 4) for way, px in work.pixels.items()},
     }

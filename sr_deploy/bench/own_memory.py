@@ -15,7 +15,8 @@ from typing import Any, Dict, List, Optional
 
 import numpy as np
 
-from sr_deploy.bench.evaluate import upscale_fitting
+from sr_deploy.bench.evaluate import Planner, upscale_fitting
+from sr_deploy.bench.memory_bound import planner_within
 from sr_deploy.core.device import track_peak_memory
 from sr_deploy.core.errors import ArtifactError, SrDeployError
 from sr_deploy.core.lifeline import child_with_lifeline, end_with_parent, signal_name
@@ -46,11 +47,16 @@ class MemoryProcessError(Exception):
     """The process ended without a result; the text tells how."""
 
 
-def peak_mib(network: NetworkDescription, run: RunOptions, x: np.ndarray) -> Optional[float]:
+def peak_mib(
+    network: NetworkDescription,
+    run: RunOptions,
+    x: np.ndarray,
+    max_memory: Optional[int] = None,
+) -> Optional[float]:
     """Return the peak memory of a network on the CPU in MiB; None where the system does not tell.
 
-    x: (1, 3, h, w) float32 of a size that it accepts, or an image (h, w, 3) uint8 of any size.
-    Raises MemoryProcessError.
+    x: (1, 3, h, w) float32 of a size that it accepts, or an image (h, w, 3) uint8 of any size,
+    which is run in tiles within `max_memory` bytes, if given. Raises MemoryProcessError.
     """
     with tempfile.TemporaryDirectory(prefix="srdeploy-") as folder:
         np.save(os.path.join(folder, "x.npy"), x)
@@ -58,6 +64,7 @@ def peak_mib(network: NetworkDescription, run: RunOptions, x: np.ndarray) -> Opt
             **request_of(network),
             "run": dataclasses.asdict(run),
             "x": os.path.join(folder, "x.npy"),
+            "max_memory": max_memory,
             "path": sys.path,
         }
         command = [sys.executable, "-c", _CHILD, json.dumps(request)]
@@ -102,16 +109,19 @@ def measure_here(request: Dict[str, Any]) -> Optional[float]:
         session.run(np.zeros((1, 3, fixed_h or h, fixed_w or w), np.float32))
     rises_mib: List[Optional[float]] = []
     with track_peak_memory(rises_mib), network.open(run) as session:
+        plan, bound = None, request.get("max_memory")
+        if bound is not None:
+            plan = planner_within(session, bound, identity=network.identity)
         for _ in range(RUNS):
-            _run(session, x)
+            _run(session, x, plan)
     return rises_mib[0]
 
 
-def _run(session: Session, x: np.ndarray) -> None:
+def _run(session: Session, x: np.ndarray, plan: Optional[Planner]) -> None:
     if x.ndim == 4:
         session.run(x)
     else:
-        upscale_fitting(session, x)
+        upscale_fitting(session, x, plan)
 
 
 def request_of(network: NetworkDescription) -> Dict[str, Any]:

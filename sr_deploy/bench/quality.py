@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Union
 
 from sr_deploy.bench.evaluate import (
     Bicubic,
     ImageSet,
+    Planner,
     Quality,
     evaluate,
     finite_or_none,
     image_set,
 )
-from sr_deploy.bench.network_rows import row_of
+from sr_deploy.bench.memory_bound import memory_bytes, planner_within
+from sr_deploy.bench.network_rows import executed_fields, row_of
 from sr_deploy.core.degradation import GIVEN, check_degradation
 from sr_deploy.core.errors import ArtifactError, InputError, MissingPackageError
 from sr_deploy.core.progress import as_progress
@@ -25,6 +27,23 @@ from sr_deploy.core.spec import network_name
 from sr_deploy.fast.opener import describe_all
 from sr_deploy.results.rows import BICUBIC, BenchmarkRow, QualityRow
 from sr_deploy.runtime.opener import NetworkDescription, check_run_options
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How images are scored. Raises InputError for an amount of memory that is none."""
+
+    metric: str = "y"
+    """`y` or `rgb`."""
+    degradation: Optional[str] = None
+    """Makes LR where it is not given; None: bicubic."""
+    max_memory: Union[str, int, None] = None
+    """The most resident memory of the process, in bytes or as `2GiB`: larger images are run in
+    tiles. None: as `upscale` bounds it by default."""
+
+    def __post_init__(self) -> None:
+        memory_bytes(self.max_memory)
+
 
 Folders = Union[str, Path, Sequence[Union[str, Path]]]
 """One folder, or several."""
@@ -36,10 +55,9 @@ def quality_from_artifacts(
     variants: Union[str, Sequence[str]] = "all",
     data: Folders = (),
     lr_data: Folders = (),
-    metric: str = "y",
-    degradation: Optional[str] = None,
     run: RunOptions = DEFAULT_RUN,
     progress: Callable[[str], None] = lambda line: None,
+    **scoring: Any,
 ) -> Iterator[QualityRow]:
     """Return an iterator of rows: bicubic per scale and set, then each network on each set.
 
@@ -50,36 +68,38 @@ def quality_from_artifacts(
     networks: checkpoints (in their fastest form here, see `sr_deploy.fast`), ONNX graphs, engines,
     plans, routers, or folders of them. variants: of checkpoints, "all" or "d1,d3". data: folders of
     HR images; none: scikit-image's photographs. lr_data: the folder of LR images of each; none:
-    `degradation` makes LR, bicubic for None. The call itself scores bicubic and raises
+    they are made. scoring: fields of `ScoringOptions`. The call itself scores bicubic and raises
     SrDeployErrors for bad input; the networks run while the rows are iterated. One that cannot run
     on this machine gives rows with the reason.
     """
+    options = ScoringOptions(**scoring)
+    metric, bound = options.metric, memory_bytes(options.max_memory)
     sets = image_sets(_listed(data), _listed(lr_data))
     descriptions = describe_all(networks, variants, run, progress=progress)
     _check_names(descriptions)
     scales = list(filter(None, (d.find_scale() for d in descriptions)))
-    made_by = _degradation(degradation, sets, scales)
+    made_by = _degradation(options.degradation, sets, scales)
     notes = [check_run_options(descriptions, run), *(n for s in sets for n in s.notes(scales))]
     for note in filter(None, notes):
         progress(note)
-    known_rows = [row_of(description) for description in descriptions]
 
-    def score(row: BenchmarkRow, session: Session, images: ImageSet) -> QualityRow:
-        quality = evaluate(session, images, metric=metric, degradation=made_by)
+    def score(row: BenchmarkRow, session: Session, images: ImageSet, plan: Planner) -> QualityRow:
+        quality = evaluate(session, images, metric=metric, degradation=made_by, plan=plan)
         return _scored_row(_unscored_row(row, images, metric, made_by), session, quality)
 
-    bicubic_rows = list(_bicubic_rows(dict.fromkeys(scales), sets, score, progress))
+    bicubic_rows = list(_bicubic_rows(dict.fromkeys(scales), sets, bound, score, progress))
 
     def rows() -> Iterator[QualityRow]:
         yield from bicubic_rows
-        for description, known in zip(descriptions, known_rows):
-            name, left = description.name, list(sets)
+        for description in descriptions:
+            known, name, left = row_of(description), description.name, list(sets)
             try:
                 with description.open(run) as session:
                     if session.why_cpu:
                         progress(f"{name}: {session.why_cpu}")
+                    plan = planner_within(session, bound, identity=description.identity)
                     while left:
-                        row = score(known, session, left[0])
+                        row = score(known, session, left[0], plan)
                         left.pop(0)
                         progress(f"{name} ({session.where}), {row.set}: {_psnr_text(row)}")
                         yield row
@@ -105,12 +125,14 @@ def _with_bar(
 def _bicubic_rows(
     scales: Iterable[int],
     sets: Sequence[ImageSet],
-    score: Callable[[BenchmarkRow, Session, ImageSet], QualityRow],
+    bound: Optional[int],
+    score: Callable[[BenchmarkRow, Session, ImageSet, Planner], QualityRow],
     progress: Callable[[str], None],
 ) -> Iterator[QualityRow]:
     for bicubic in map(Bicubic, scales):
+        plan = planner_within(bicubic, bound, identity=BICUBIC)
         for images in sets:
-            row = score(BenchmarkRow(BICUBIC, "", BICUBIC), bicubic, images)
+            row = score(BenchmarkRow(BICUBIC, "", BICUBIC), bicubic, images, plan)
             progress(f"bicubic, x{bicubic.scale}, {images.name}, border {row.border_px}")
             yield row
 
@@ -201,7 +223,12 @@ def _unscored_row(row: BenchmarkRow, images: ImageSet, metric: str, degradation:
 
 def _scored_row(row: QualityRow, session: Session, quality: Quality) -> QualityRow:
     images = [
-        {"image": s.image, "psnr_db": finite_or_none(s.psnr_db), "ssim": s.ssim}
+        {
+            "image": s.image,
+            "psnr_db": finite_or_none(s.psnr_db),
+            "ssim": s.ssim,
+            **({} if s.macs is None else {"macs_g": round(s.macs / 1e9, 6)}),
+        }
         for s in quality.images
     ]
     return replace(
@@ -213,6 +240,7 @@ def _scored_row(row: QualityRow, session: Session, quality: Quality) -> QualityR
         scale=session.scale,
         tiling=quality.tiling,
         images=tuple(images),
+        executed=executed_fields(quality),
         backend_version=session.backend_version,
         precision=session.precision,
         device=session.device,

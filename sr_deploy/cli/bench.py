@@ -88,6 +88,13 @@ from sr_deploy.results.protocols import DEFAULT_PROTOCOL, PROTOCOL_NAMES
     metavar="HZ",
     help="Start runs at this rate, like frames of a video.  [default: back to back]",
 )
+@click.option(
+    "--max-memory",
+    metavar="SIZE",
+    help="Bound on resident memory, such as 2GiB: larger images are run in tiles, as upscale does, "
+    "and a --size that does not fit is not timed.  [default: a quarter of what is available; none "
+    "for NTIRE's protocols]",
+)
 @click.option("--threads", type=click.IntRange(1), help="Number of CPU cores.  [default: all]")
 @click.option(
     "--score",

@@ -59,6 +59,11 @@ TASKS: Tuple[Tuple[str, Dict[str, ListedCommand]], ...] = (
             "eval": ListedCommand(
                 "eval:evaluate", "eval asrn_x4 --data Set5/HR", "quality on folders of images"
             ),
+            "prepare": ListedCommand(
+                "prepare:prepare",
+                "prepare test2k --from DIV8K -o sets",
+                "the sets of large images that papers use",
+            ),
             "compare": ListedCommand(
                 "table:compare", "compare asrn_x4.d1 asrn_x4.d5", "which of two is faster"
             ),

@@ -50,6 +50,12 @@ from sr_deploy.core.errors import InputError
     help="How LR is made. bi: bicubic. At x3 only: bd, blurred; dn, bicubic with noise.  "
     "[default: bi]",
 )
+@click.option(
+    "--max-memory",
+    metavar="SIZE",
+    help="Bound on resident memory, such as 2GiB: larger images are run in tiles, as upscale does. "
+    " [default: a quarter of what is available]",
+)
 @code_options("networks")
 @run_options
 @format_option

@@ -23,6 +23,8 @@ from sr_deploy.core.pictures.damage import find_damage, find_hidden_damage
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy")
 _HIDDEN = (".", "__MACOSX")
+_PART_VALUES = 2**20
+"""The float64 values of a part of an image that are computed at once."""
 
 
 def read_rgb(path: Path) -> np.ndarray:
@@ -175,10 +177,14 @@ def nchw_from_rgb(rgb: np.ndarray) -> np.ndarray:
 
 def rgb_from_nchw(y: np.ndarray) -> np.ndarray:
     """(1, 3, H, W) float, nominally 0..1 -> (H, W, 3) uint8, clipped and rounded. NaN becomes 0."""
-    scaled = np.nan_to_num(
-        np.asarray(y[0], dtype=np.float64) * 255.0, nan=0.0, posinf=255.0, neginf=0.0
-    )
-    return np.transpose(np.rint(np.clip(scaled, 0, 255)).astype(np.uint8), (1, 2, 0))
+    _, channels, h, w = y.shape
+    rgb = np.empty((h, w, channels), np.uint8)
+    step = max(1, _PART_VALUES // (channels * w))
+    for top in range(0, h, step):
+        part = np.asarray(y[0, :, top : top + step], dtype=np.float64) * 255.0
+        scaled = np.nan_to_num(part, nan=0.0, posinf=255.0, neginf=0.0)
+        rgb[top : top + step] = np.rint(np.clip(scaled, 0, 255)).transpose(1, 2, 0)
+    return rgb
 
 
 def imresize(image: np.ndarray, *, scale: float) -> np.ndarray:
@@ -206,13 +212,20 @@ def _resize_axis(image: np.ndarray, scale: float, axis: int) -> np.ndarray:
     weights /= weights.sum(axis=1, keepdims=True)
     mirror = np.concatenate([np.arange(size_in), np.arange(size_in)[::-1]])
     indices = mirror[np.mod(indices.astype(np.int64) - 1, 2 * size_in)]
-    moved = np.moveaxis(image, axis, 0).astype(np.float64)  # (in, ...)
-    out = np.zeros((size_out,) + moved.shape[1:])
-    for tap in range(weights.shape[1]):
-        out += weights[:, tap].reshape((-1,) + (1,) * (moved.ndim - 1)) * moved[indices[:, tap]]
-    if image.dtype == np.uint8:
-        out = np.clip(np.floor(out + 0.5), 0, 255)
-    return np.moveaxis(out.astype(image.dtype), 0, axis)
+    result = np.empty(image.shape[:axis] + (size_out,) + image.shape[axis + 1 :], image.dtype)
+    moved, out = np.moveaxis(image, axis, 0), np.moveaxis(result, axis, 0)  # (in, ...), (out, ...)
+    # In parts: a whole 8K image in float64 would take gigabytes.
+    step = max(1, _PART_VALUES * moved.shape[1] // out.size)
+    for start in range(0, moved.shape[1], step):
+        part = moved[:, start : start + step].astype(np.float64)
+        total = np.zeros((size_out,) + part.shape[1:])
+        for tap in range(weights.shape[1]):
+            weight = weights[:, tap].reshape((-1,) + (1,) * (part.ndim - 1))
+            total += weight * part[indices[:, tap]]
+        if image.dtype == np.uint8:
+            total = np.clip(np.floor(total + 0.5), 0, 255)
+        out[:, start : start + step] = total
+    return result
 
 
 def cubic_kernel(x: np.ndarray) -> np.ndarray:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import Iterator, Tuple
 
 import numpy as np
 
 from sr_deploy.core.errors import InputError
 
 METRICS = ("y", "rgb")
+_WINDOW = 11
+_STRIP_PX = 2**19
+"""The pixels of a strip, at least one row."""
 MIN_FP16_PSNR_DB = 50.0
 """Minimum `psnr_unit` of an FP16 output against the FP32 one."""
 
@@ -31,8 +34,10 @@ def psnr_db(sr: np.ndarray, hr: np.ndarray, *, metric: str, border: int) -> floa
     metric: "y" (float luma) or "rgb" (all three channels). Raises InputError if the sizes differ or
     nothing remains inside the border.
     """
-    a, b = _cropped_pair(sr, hr, metric, border)
-    mse = float(np.mean((a - b) ** 2))
+    squares = count = 0.0
+    for a, b in _strips(sr, hr, metric, border):
+        squares, count = squares + float(((a - b) ** 2).sum()), count + a.size
+    mse = squares / count
     return float("inf") if mse == 0 else 10 * float(np.log10(255.0**2 / mse))
 
 
@@ -43,19 +48,25 @@ def ssim(sr: np.ndarray, hr: np.ndarray, *, metric: str, border: int) -> float:
     only. For "rgb" the mean of the three channels. Raises InputError like `psnr_db`, and if fewer
     than 11x11 pixels remain.
     """
-    a, b = _cropped_pair(sr, hr, metric, border)
-    if min(a.shape[:2]) < 11:
-        raise InputError(
-            f"SSIM needs 11x11 pixels inside the border, got {a.shape[0]}x{a.shape[1]}",
-            hint="use larger images",
-        )
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    mu_a, mu_b = _blur(a), _blur(b)
-    var_a, var_b, cov = _blur(a * a) - mu_a**2, _blur(b * b) - mu_b**2, _blur(a * b) - mu_a * mu_b
-    similarity = (
-        (2 * mu_a * mu_b + c1) * (2 * cov + c2) / ((mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2))
-    )
-    return float(similarity.mean())
+    h, w = (n - 2 * border for n in sr.shape[:2])
+    total = count = 0.0
+    for a, b in _strips(sr, hr, metric, border, shared=_WINDOW - 1):
+        if min(h, w) < _WINDOW:
+            raise InputError(
+                f"SSIM needs 11x11 pixels inside the border, got {h}x{w}",
+                hint="use larger images",
+            )
+        mu_a, mu_b = _blur(a), _blur(b)
+        var_a, var_b = _blur(a * a) - mu_a**2, _blur(b * b) - mu_b**2
+        cov = _blur(a * b) - mu_a * mu_b
+        similarity = (
+            (2 * mu_a * mu_b + c1)
+            * (2 * cov + c2)
+            / ((mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2))
+        )
+        total, count = total + float(similarity.sum()), count + similarity.size
+    return total / count
 
 
 def psnr_unit(a: np.ndarray, b: np.ndarray) -> float:
@@ -64,9 +75,14 @@ def psnr_unit(a: np.ndarray, b: np.ndarray) -> float:
     return 120.0 if mse < 1e-12 else -10 * float(np.log10(mse))
 
 
-def _cropped_pair(
-    sr: np.ndarray, hr: np.ndarray, metric: str, border: int
-) -> Tuple[np.ndarray, np.ndarray]:
+def _strips(
+    sr: np.ndarray, hr: np.ndarray, metric: str, border: int, *, shared: int = 0
+) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+    """Yield both images inside the border in strips of rows, as float64, from top to bottom.
+
+    Images are scored in strips because several 8K images in float64 would take gigabytes. shared:
+    the rows that a strip shares with the next one.
+    """
     if sr.shape != hr.shape:
         raise InputError(f"cannot score an image of {sr.shape} against one of {hr.shape}")
     _check_metric(metric)
@@ -76,7 +92,10 @@ def _cropped_pair(
         )
     window = slice(border, -border) if border else slice(None)
     sr, hr = sr[window, window], hr[window, window]
-    return (luma(sr), luma(hr)) if metric == "y" else (sr.astype(np.float64), hr.astype(np.float64))
+    rows = max(1, _STRIP_PX // sr.shape[1])
+    for top in range(0, max(sr.shape[0] - shared, 1), rows):
+        a, b = (image[top : top + rows + shared] for image in (sr, hr))
+        yield (luma(a), luma(b)) if metric == "y" else (a.astype(np.float64), b.astype(np.float64))
 
 
 def _check_metric(metric: str) -> None:

@@ -67,8 +67,9 @@ def _is_fp32(row: BenchmarkRow) -> bool:
 
 
 def _scored_alike(row: BenchmarkRow) -> Tuple[object, ...]:
-    keys = "model variant scale set test_set metric border_px degradation tiling".split()
-    return (*(getattr(row, key) for key in keys), scored_images(row))
+    keys = "model variant scale set test_set metric border_px degradation".split()
+    tiling = row.tiling if "tiled" in row.tiling else ""  # exact tiles are as good as the whole
+    return (*(getattr(row, key) for key in keys), tiling, scored_images(row))
 
 
 def _shared(partner: BenchmarkRow, row: BenchmarkRow) -> Tuple[bool, ...]:

@@ -228,6 +228,6 @@ def deviations(row: BenchmarkRow) -> List[str]:
         for name, ours, theirs in facts
         if theirs.lower() not in ours.lower()
     ]
-    if "tiled" in row.tiling:
+    if "tile" in row.tiling:
         texts.append(f"images {row.tiling}, {p.name}: not tiled")
     return texts

@@ -118,7 +118,8 @@ class BenchmarkRow:
     `latency_ms_mean` but not of `psnr_db`."""
     images: Tuple[Dict[str, Any], ...] = ()
     """For each image `image`, `split` (valid or test), `lr_hw`, `psnr_db` (None: identical), `ssim`
-    (both None: not scored) and `ms`."""
+    (both None: not scored) and `ms`; of an adaptive network also `macs_g`, the multiply-accumulates
+    executed for it, which older rows lack."""
     degradation: str = "bi"
     """How LR was made from HR, as in `core/degradation.py`; `given` if it was not."""
     metric: str = ""
@@ -169,7 +170,9 @@ class QualityRow:
     counted_hw: Optional[Tuple[int, int]]
     tiling: str
     images: Tuple[Dict[str, Any], ...]
-    """For each image `image`, `psnr_db` and `ssim`."""
+    """For each image `image`, `psnr_db` and `ssim`; of an adaptive network also `macs_g`."""
+    executed: Optional[Dict[str, Any]] = None
+    """Of an adaptive network, as in `BenchmarkRow`: its `timed_share` is the `share`."""
     artifact_sha256: str = ""
     backend_version: str = ""
     precision: str = ""
@@ -279,6 +282,8 @@ def _parse_row(line: str, source: str) -> BenchmarkRow:
                     f"{source}: '{key}' of an image is missing or has the wrong type",
                     hint="measure again",
                 )
+        if not isinstance(image.get("macs_g", 0), _NUMBER):
+            raise InputError(f"{source}: 'macs_g' of an image is no number", hint="measure again")
     for key in ("latency_ms_median", "latency_ms_mean"):
         latency = getattr(row, key)
         if latency is not None and latency <= 0:

@@ -92,20 +92,19 @@ def plan_tiles(
     *,
     tile: Optional[int] = None,
     max_px: Optional[int] = None,
-    few_tiles: bool = False,
 ) -> TilePlan:
     """Return the plan with the least work. An image that fits is run whole.
 
-    tile: the largest side fed, in LR pixels. max_px: the most LR pixels fed at once. few_tiles: use
-    the largest tiles, with an overlap of a quarter of a side at most, even if the network depends
-    on more. Raises InputError if `tile` or `max_px` leaves no room for the surroundings that an
-    output depends on.
+    tile: the largest side fed, in LR pixels. max_px: the most LR pixels fed at once. Raises
+    InputError if `tile` or `max_px` leaves no room for the surroundings that an output depends on.
     """
+    fits = max_px is None or math.prod(hw) <= max_px
+    if tile is None and fits and session.nearest_hw(hw) == tuple(hw):
+        return plan_whole(hw)  # without asking for the receptive field, which may be measured
     limits = [_largest_side(session, axis, hw[axis], tile) for axis in (0, 1)]
     # No tile is larger than the image, and `max_px` bounds what is fed.
     limits = [max(min(limits[i], hw[i]), session.min_hw[i]) for i in (0, 1)]
-    max_overlap = min(limits) // 4 if few_tiles else None
-    y, x = (_Axis.of(session, i, hw[i], limits[i], max_overlap) for i in (0, 1))
+    y, x = (_Axis.of(session, i, hw[i], limits[i]) for i in (0, 1))
     plans = []
     for height in y.candidate_sides():
         width = x.limit if max_px is None or x.fixed else min(x.limit, max_px // height)
@@ -183,17 +182,14 @@ class _Axis:
     fixed: bool
     halo: Optional[int]
     align: int
-    max_overlap: Optional[int]
 
     @classmethod
-    def of(
-        cls, session: Session, axis: int, size: int, limit: int, max_overlap: Optional[int] = None
-    ) -> _Axis:
+    def of(cls, session: Session, axis: int, size: int, limit: int) -> _Axis:
         least = session.min_hw[axis]
         fixed = session.max_hw is not None and session.max_hw[axis] == least
         align = common_multiple(session.align_px, session.multiple)
         shortest = max(least, session.multiple - 1)
-        return cls(size, least, shortest, limit, fixed, session.halo_px, align, max_overlap)
+        return cls(size, least, shortest, limit, fixed, session.halo_px, align)
 
     @property
     def overlap(self) -> int:
@@ -205,7 +201,7 @@ class _Axis:
 
     def candidate_sides(self) -> List[int]:
         """Return the tile sides to try, largest first: the limit, and one per number of tiles."""
-        if self.fixed or self.max_overlap is not None:
+        if self.fixed:
             return [self.limit]
         sides = set()
         for count in range(1, 1 + self.size):
@@ -247,20 +243,16 @@ class _Axis:
         """Return spans for an image smaller than the smallest input."""
         n, least = self.size, self.least
         on_grid = n % self.align == least % self.align == 0
-        if self.halo is None or n < 2 * self.halo or not on_grid or self.max_overlap is not None:
+        if self.halo is None or n < 2 * self.halo or not on_grid:
             return (Span(0, least, 0, n),), False
         # Twice, so that each border of the image is a border of a tile.
         return _with_seams([(0, least), (n - least, n)], n), True
 
     def _overlap_within(self, limit: int) -> Tuple[int, bool]:
         """Return the overlap of tiles of at most `limit`, and whether it covers the halo."""
-        most = limit // 4 if self.max_overlap is None else self.max_overlap
-        fits = 2 * self.overlap + self.align <= limit
-        if self.max_overlap is not None:
-            fits = fits and self.overlap <= most
-        if self.halo is not None and fits:
+        if self.halo is not None and 2 * self.overlap + self.align <= limit:
             return self.halo, True
-        return min(self.overlap, most), False
+        return min(self.overlap, limit // 4), False
 
     def _balanced_side(self, count: int) -> int:
         """Return the smallest side with which `count` tiles cover the image."""

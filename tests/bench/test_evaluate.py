@@ -11,9 +11,10 @@ from sr_deploy.bench.evaluate import (
     upscale_fitting,
 )
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.images import imresize, modcrop, nchw_from_rgb, read_rgb, write_png
+from sr_deploy.core.images import imresize, modcrop, read_rgb, write_png
 from sr_deploy.core.metrics import psnr_db, ssim
-from sr_deploy.core.session import Session, TimedOutput
+from sr_deploy.core.session import ExecutedWork, Session, TimedOutput
+from sr_deploy.runtime.tiling import plan_tiles
 
 
 class Nearest(Session):
@@ -149,15 +150,15 @@ def test_an_empty_folder(tmp_path):
 
 
 def enlarged(rgb, scale=2):
-    """What `Nearest` makes of an image, (1, 3, scale*h, scale*w) float32."""
-    return nchw_from_rgb(rgb).repeat(scale, 2).repeat(scale, 3)
+    """What `Nearest` makes of an image, (scale*h, scale*w, 3) uint8."""
+    return rgb.repeat(scale, 0).repeat(scale, 1)
 
 
 def test_the_size_a_static_graph_takes_is_not_tiled():
     session, image = Nearest((20, 30)), picture(20, 30)
-    done, how = upscale_fitting(session, image)
-    assert how == "whole" and session.calls == [(20, 30)]
-    np.testing.assert_array_equal(done.y, enlarged(image))
+    done = upscale_fitting(session, image)
+    assert done.tiling == "whole" and session.calls == [(20, 30)]
+    np.testing.assert_array_equal(done.rgb, enlarged(image))
 
 
 @pytest.mark.parametrize(
@@ -166,10 +167,12 @@ def test_the_size_a_static_graph_takes_is_not_tiled():
 @pytest.mark.parametrize("tile", [(40, 40), (37, 64), (5, 8)])
 def test_tiles_of_a_pointwise_network_are_the_whole_image(hw, tile):
     session, image = Nearest(tile), picture(*hw, seed=1)
-    done, how = upscale_fitting(session, image)
-    np.testing.assert_array_equal(done.y, enlarged(image))
+    done = upscale_fitting(session, image)
+    np.testing.assert_array_equal(done.rgb, enlarged(image))
     assert set(session.calls) == {tile}
-    assert how.startswith(f"tiled {tile[0]}x{tile[1]}, overlap {min(16, min(tile) // 4)} px")
+    assert done.tiling.startswith(
+        f"tiled {tile[0]}x{tile[1]}, overlap {min(16, min(tile) // 4)} px"
+    )
 
 
 def test_times_are_summed_over_the_tiles(monkeypatch):
@@ -179,9 +182,9 @@ def test_times_are_summed_over_the_tiles(monkeypatch):
         "_run_timed",
         lambda x: TimedOutput(session._run(x), 2.0, copies_ms=0.5, timer="events"),
     )
-    done, _ = upscale_fitting(session, picture(30, 50))
-    assert (done.ms, done.copies_ms, done.timer) == (2.0 * 4, 0.5 * 4, "events")
-    assert len(session.calls) == 4
+    done = upscale_fitting(session, picture(30, 50))
+    assert (done.ms, done.copies_ms, done.timer) == (2.0 * 6, 0.5 * 6, "events")
+    assert len(session.calls) == 6
 
 
 def test_what_was_tiled_says_so(folder):
@@ -205,8 +208,40 @@ def test_tiles_that_overlap_by_the_reach_are_the_whole_image_where_it_is_larger(
             return super()._run(box)
 
     image = picture(50, 71, seed=2)
-    tiled, whole = (upscale_fitting(box, image)[0].y for box in (Box((24, 32)), Box()))
-    np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-5)
+    whole = upscale_fitting(Box(), image)
+    static = upscale_fitting(Box((24, 32)), image)
+    bounded = upscale_fitting(Box(), image, lambda hw: plan_tiles(hw, Box(), max_px=600))
+    assert [d.tiling for d in (whole, static, bounded)] == [
+        "whole",
+        "exact tiles of 24x32",
+        "exact tiles",
+    ]
+    np.testing.assert_array_equal(static.rgb, whole.rgb)
+    np.testing.assert_array_equal(bounded.rgb, whole.rgb)
+
+
+def test_the_work_of_an_adaptive_network_is_that_of_each_image_and_of_all(folder):
+    class Adaptive(Nearest):
+        halo_px, work = 0, ExecutedWork()
+
+        def reset_work(self, *, own=1.0, budget=True):
+            self.own, self.work = own, ExecutedWork()
+
+        def executed_work(self):
+            return self.work
+
+        def _run(self, x):
+            px = x.shape[2] * x.shape[3]
+            self.work += ExecutedWork(10 * px, 20 * px * self.own, {}, {"all": px})
+            return super()._run(x)
+
+    quality = evaluate(Adaptive(), image_set(str(folder)), metric="y")
+    assert [score.macs for score in quality.images] == [10 * 24 * 30, 10 * 25 * 23]
+    assert quality.work.share == 0.5 and quality.work.macs == sum(s.macs for s in quality.images)
+    # Of a static one, the tiles' overlaps are executed, but not part of the plain network's work.
+    tiled = evaluate(Adaptive((24, 24)), image_set(str(folder)), metric="y")
+    assert tiled.work.plain_macs == pytest.approx(quality.work.plain_macs)
+    assert tiled.work.share > 0.5
 
 
 def test_images_can_be_checked_before_they_are_scored(folder):

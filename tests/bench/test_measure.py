@@ -16,6 +16,7 @@ from doubles.torch_cuda import StandInTorchCuda  # noqa: E402
 
 from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts  # noqa: E402
 from sr_deploy.bench.network_rows import row_of  # noqa: E402
+from sr_deploy.bench.quality import quality_from_artifacts  # noqa: E402
 from sr_deploy.core.errors import ArtifactError, InputError, VariantError  # noqa: E402
 from sr_deploy.core.files import sha256_of  # noqa: E402
 from sr_deploy.core.images import write_png  # noqa: E402
@@ -31,6 +32,8 @@ from sr_deploy.results.rows import append_rows, read_rows  # noqa: E402
 from sr_deploy.results.tables import ntire_table  # noqa: E402
 from sr_deploy.runtime.build import engine_from_onnx  # noqa: E402
 from sr_deploy.runtime.opener import describe  # noqa: E402
+from sr_deploy.upscale import upscaler  # noqa: E402
+from sr_deploy.upscale.memory import MemoryNeed  # noqa: E402
 
 BY_TORCH = RunOptions(runtime="torch")
 
@@ -317,7 +320,34 @@ def test_images_of_other_sizes_are_tiled_and_the_row_says_so(place, tmp_path):
         np.random.default_rng(5).integers(0, 256, (70, 61, 3), dtype=np.uint8),
     )
     (row,) = measure([place / "graphs" / "tiny_x2.d1.20x24.fp32.onnx"], data=str(tmp_path), runs=1)
-    assert row.tiling.startswith("tiled 20x24") and row.psnr_db > 0
+    assert row.tiling == "exact tiles of 20x24" and row.psnr_db > 0
+
+
+def test_within_a_bound_on_memory_images_are_tiled_and_a_large_size_is_not_timed(
+    place, tmp_path, monkeypatch
+):
+    write_png(
+        tmp_path / "large.png", np.random.default_rng(5).integers(0, 256, (120, 140, 3), "u1")
+    )
+    _a_process_of(monkeypatch, resident_mib=100, bytes_per_px=1000)
+    model = [place / "tiny_x2.safetensors"]
+    options = {"data": str(tmp_path), "variants": "d1", "run": RunOptions(runtime="torch")}
+    whole = list(quality_from_artifacts(model, **options))[-1]
+    (tiled,) = measure(model, **options, lr="64x64", max_memory=102 * 2**20)
+    assert (whole.tiling, tiled.tiling) == ("whole", "exact tiles")
+    assert tiled.psnr_db == pytest.approx(whole.psnr_db, abs=1e-9) and tiled.ssim
+    assert tiled.latency_ms_median is tiled.mem_peak_mib is None and tiled.input_hw == (64, 64)
+    assert "64x64 is not timed: whole, it does not fit into 102 MiB of memory" in tiled.warnings
+    (none,) = measure(model, **options, max_memory="100MiB")
+    assert "60x70 cannot be upscaled within 100 MiB" in none.error
+    with pytest.raises(InputError, match="'much' is not an amount of memory"):
+        MeasureOptions(max_memory="much")
+
+
+def _a_process_of(monkeypatch, *, resident_mib, bytes_per_px):
+    """Pretend that this process has so much memory, and the network needs so much a pixel."""
+    monkeypatch.setattr(upscaler, "resident_bytes", lambda: resident_mib * 2**20)
+    monkeypatch.setattr(upscaler, "kept_need", lambda key: MemoryNeed(bytes_per_px))
 
 
 def test_a_bad_image_is_found_before_anything_is_measured(place, tmp_path, monkeypatch):

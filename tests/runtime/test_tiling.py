@@ -146,38 +146,6 @@ def test_sizes_far_larger_than_the_image_do_not_use_up_the_pixels(sessions):
     assert plan.whole and plan == plan_tiles((120, 160), opened(sessions, "blur"), max_px=1 << 20)
 
 
-@pytest.mark.parametrize("kind", ["blur", "whole"])
-@pytest.mark.parametrize(
-    "n, tile", [(n, t) for n in (40, 41, 63, 72, 100, 257) for t in (33, 40, 64) if t <= n]
-)
-def test_few_tiles_overlap_by_a_quarter_at_most_and_keep_away_from_inner_edges(
-    sessions, kind, n, tile
-):
-    session = opened(sessions, kind, (tile, tile), (tile, tile))
-    plan = plan_tiles((n, tile), session, few_tiles=True)
-    overlap = min(tile // 4, 3 if kind == "blur" else 16)
-    check_partition(plan.y_spans, n)
-    assert len(plan.y_spans) == 1 + math.ceil((n - tile) / (tile - 2 * overlap))
-    for span in plan.y_spans:
-        assert span.size == tile and 0 <= span.start and span.stop <= n
-        assert span.core_start == 0 or span.core_start - span.start >= overlap
-        assert span.core_stop == n or span.stop - span.core_stop >= overlap
-    assert plan.exact == (kind == "blur" or n == tile)
-
-
-def test_few_tiles_take_a_quarter_where_the_halo_is_larger(sessions):
-    session = opened(sessions, "windows", (32, 32), (32, 32))
-    plan = plan_tiles((64, 32), session, few_tiles=True)
-    assert not plan.exact and plan_tiles((64, 32), session).exact
-    assert len(plan.y_spans) < len(plan_tiles((64, 32), session).y_spans)
-
-
-def test_few_tiles_mirror_a_small_image_once(sessions):
-    session = opened(sessions, "blur", (16, 16), (16, 16))
-    assert str(plan_tiles((6, 16), session, few_tiles=True)) == "6x16 mirrored to 16x16"
-    assert plan_tiles((6, 16), session).tiles == 2
-
-
 def test_a_graph_smaller_than_the_surroundings_of_an_output_gets_inexact_tiles(sessions):
     session = opened(sessions, "windows", (8, 8), (24, 24))
     plan = plan_tiles((50, 60), session)
