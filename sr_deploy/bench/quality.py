@@ -79,8 +79,8 @@ def quality_from_artifacts(
     _check_names(descriptions)
     scales = list(filter(None, (d.find_scale() for d in descriptions)))
     made_by = _degradation(options.degradation, sets, scales)
-    notes = [check_run_options(descriptions, run), *(n for s in sets for n in s.notes(scales))]
-    for note in filter(None, notes):
+    folders = (note for images in sets for note in images.notes(scales))
+    for note in filter(None, [check_run_options(descriptions, run), *folders]):
         progress(note)
 
     def score(row: BenchmarkRow, session: Session, images: ImageSet, plan: Planner) -> QualityRow:
@@ -106,8 +106,7 @@ def quality_from_artifacts(
             except (ArtifactError, MissingPackageError) as e:
                 progress(f"{name}: not run: {e.message}")
                 for images in left:
-                    unscored = _unscored_row(known, images, metric, made_by)
-                    yield replace(unscored, error=e.message)
+                    yield replace(_unscored_row(known, images, metric, made_by), error=e.message)
 
     return _with_bar(rows(), len(descriptions) * len(sets), progress)
 

@@ -62,7 +62,7 @@ TASKS: Tuple[Tuple[str, Dict[str, ListedCommand]], ...] = (
             "prepare": ListedCommand(
                 "prepare:prepare",
                 "prepare test2k --from DIV8K -o sets",
-                "the sets of large images that papers use",
+                "papers' sets of large images",
             ),
             "compare": ListedCommand(
                 "table:compare", "compare asrn_x4.d1 asrn_x4.d5", "which of two is faster"
