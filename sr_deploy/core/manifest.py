@@ -6,7 +6,19 @@ import contextlib
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.files import atomic_path, sha256_of
@@ -16,6 +28,9 @@ from sr_deploy.core.onnx_file import artifact_sha256, graph_sha256, is_graph
 from sr_deploy.core.precisions import GRAPH_DTYPES, PRECISIONS, is_quantised
 from sr_deploy.core.session import SizeContract
 from sr_deploy.core.target import TargetProfile, load_target, same_version
+
+if TYPE_CHECKING:
+    from sr_deploy.core.parts import PlanEngine
 
 _LIBRARIES = ("tensorrt", "tensorrt_rtx")
 
@@ -124,15 +139,15 @@ class Manifest:
         return self.min_shape != self.max_shape
 
 
-def target_of(manifest: Manifest) -> TargetProfile:
-    """Return the profile that an artifact was made for.
+def target_of(made: Union[Manifest, PlanEngine]) -> TargetProfile:
+    """Return the profile that an artifact, or the engines of a plan, were made for.
 
     Raises TargetError if there is none of that name here, ArtifactError if its own is malformed.
     """
-    if manifest.profile is None:
-        return load_target(manifest.target)
+    if made.profile is None:
+        return load_target(made.target)
     source = "the profile in the manifest"
-    return from_dict(TargetProfile, manifest.profile, source=source, error=ArtifactError)
+    return from_dict(TargetProfile, made.profile, source=source, error=ArtifactError)
 
 
 def manifest_path(artifact: Path) -> Path:

@@ -18,7 +18,7 @@ from typing import Any, Dict, Sequence, Tuple
 from sr_deploy.core.errors import BuildError, CannotRunHereError, MissingPackageError, TargetError
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.manifest import Manifest, target_of
-from sr_deploy.core.parts import PartReceipt, PlanPart
+from sr_deploy.core.parts import AdaptivePlan, OpenParts, PartReceipt, PlanPart
 from sr_deploy.core.precisions import mixed_precision, precision_of_counts
 from sr_deploy.core.run_options import DEFAULT_RUN, Device, RunOptions
 from sr_deploy.core.samples import sample_lr
@@ -29,7 +29,7 @@ from sr_deploy.runtime.boards.layer_types import (
     layers_from_log,
     precision_of_layers,
 )
-from sr_deploy.runtime.cuda import cuda
+from sr_deploy.runtime.cuda import Cuda, cuda
 from sr_deploy.runtime.dla_calibration import DLA_INT8, DLA_LAYERS, floats_and_scales
 from sr_deploy.runtime.graph_outputs import checked_accuracy, graph_outputs
 from sr_deploy.runtime.tensorrt_build import EngineGraph, TensorRTBuild
@@ -39,6 +39,7 @@ from sr_deploy.runtime.tensorrt_engine import (
     library_log,
     read_header,
 )
+from sr_deploy.runtime.tensorrt_parts import open_engine_parts
 
 TURING = 75
 
@@ -193,7 +194,26 @@ class TensorRTBackend(Backend):
 
     def open(self, artifact: Path, manifest: Manifest, run: RunOptions = DEFAULT_RUN) -> Session:
         """Open an engine whose manifest was verified. Raises CannotRunHereError."""
-        needs = f"target '{manifest.target}'"
+        built_with = manifest.versions.get(self.package, "an unknown version")
+        trt, gpu = self._library_and_gpu(artifact.name, target_of(manifest), built_with, run)
+        return TensorRTSession(trt, artifact, manifest, gpu, backend=self.name, title=self.title)
+
+    def open_parts(self, path: Path, plan: AdaptivePlan, run: RunOptions) -> OpenParts:
+        engine = plan.engine
+        if engine is None:
+            raise CannotRunHereError(
+                f"{path.name} is a plan of graphs; {self.title} runs engines",
+                hint=f"srdeploy build-engine {path.name} --target TARGET -o DIR",
+            )
+        built_with = engine.versions.get(self.package, "an unknown version")
+        trt, gpu = self._library_and_gpu(path.name, target_of(engine), built_with, run)
+        return open_engine_parts((trt, self.name), path.parent, plan, gpu, title=self.title)
+
+    def _library_and_gpu(
+        self, name: str, target: TargetProfile, built_with: str, run: RunOptions
+    ) -> Tuple[Any, Cuda]:
+        """Return what an engine of `target` needs. Raises CannotRunHereError without it."""
+        needs = f"target '{target.name}'"
         try:
             trt = self._library()
         except MissingPackageError as e:
@@ -205,18 +225,16 @@ class TensorRTBackend(Backend):
                 f"an engine of {needs} runs on an NVIDIA GPU, not on {device}",
                 hint="omit --device, or run the ONNX graph instead",
             )
-        reason = self.why_no_device(target_of(manifest), device.index)
+        reason = self.why_no_device(target, device.index)
         if reason:
             raise CannotRunHereError(f"it needs the GPU of {needs}: {reason}")
-        built_with = manifest.versions.get(self.package, "an unknown version")
         if not same_version(built_with, trt.__version__):
             raise CannotRunHereError(
-                f"{artifact.name} was built with {self.title} {built_with}, but {trt.__version__} "
+                f"{name} was built with {self.title} {built_with}, but {trt.__version__} "
                 "is installed: an engine runs with one version only",
-                hint=f"build it again with: srdeploy build-engine GRAPH --target {manifest.target}",
+                hint=f"build it again with: srdeploy build-engine GRAPH --target {target.name}",
             )
-        gpu = cuda(device.index)
-        return TensorRTSession(trt, artifact, manifest, gpu, backend=self.name, title=self.title)
+        return trt, cuda(device.index)
 
     def _check_accuracy(
         self, onnx: Path, graph: Manifest, engine: Path, manifest: Manifest

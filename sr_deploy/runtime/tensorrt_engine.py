@@ -47,8 +47,7 @@ class TensorRTSession(Session):
         self.multiple = manifest.multiple
         self.device, self.place = gpu.gpu_name(), f"cuda:{gpu.index}"
         self._gpu, self._log, self._title = gpu, library_log(trt), title
-        self._free_before, _ = gpu.free_memory()
-        self._least_free = self._free_before
+        self._memory = GpuMemory(gpu)
         dla = manifest.build.get("dla")
         core = dla["core"] if isinstance(dla, dict) else None
         self._engine = deserialize_engine(trt, artifact, self._log, title, dla_core=core)
@@ -82,16 +81,10 @@ class TensorRTSession(Session):
         return self._torch_can
 
     def peak_memory(self) -> Optional[PeakMemory]:
-        self._watch_memory()
-        free, total = self._gpu.free_memory()
-        rise = max(self._free_before - self._least_free, 0)
-        return PeakMemory(rise / 2**20, MEMORY_DEFINITION, (total - free) / 2**20, free / 2**20)
+        return self._memory.peak()
 
     def reset_peak_memory(self) -> None:
-        self._least_free, _ = self._gpu.free_memory()
-
-    def _watch_memory(self) -> None:
-        self._least_free = min(self._least_free, self._gpu.free_memory()[0])
+        self._memory.reset()
 
     def _create_context(self, trt: Any) -> Any:
         """Create the context; TensorRT for RTX captures CUDA graphs itself.
@@ -171,7 +164,7 @@ class TensorRTSession(Session):
             buffers.free()
             raise
         self._buffers = buffers
-        self._watch_memory()
+        self._memory.watch()
         return buffers
 
     def _prepare(self, buffers: _Buffers) -> None:
@@ -196,15 +189,10 @@ class TensorRTSession(Session):
             raise self._error("failed to run the engine")
 
     def _error(self, problem: str, hint: str = "") -> CannotRunHereError:
-        reasons = logged_errors(self._log)
-        error = DeviceMemoryError if "out of memory" in reasons.lower() else CannotRunHereError
-        return error(f"{self._title} {problem}{reasons}", hint=hint)
+        return run_error(self._log, f"{self._title} {problem}", hint)
 
     def _dtype(self, name: str) -> Any:
-        kind = self._engine.get_tensor_dtype(name).name
-        if kind not in _DTYPES:
-            raise ArtifactError(f"the engine's {name} is {kind}; expected FLOAT or HALF")
-        return _DTYPES[kind]
+        return tensor_dtype(self._engine, name)
 
     def _release(self) -> None:
         self._gpu.activate()
@@ -219,6 +207,43 @@ class TensorRTSession(Session):
         if self._buffers is not None:
             self._buffers.free()
             self._buffers = None
+
+
+class GpuMemory:
+    """The driver's count of a GPU's memory in use: its rise since this object was made."""
+
+    def __init__(self, gpu: Cuda) -> None:
+        self._gpu = gpu
+        self._free_before, _ = gpu.free_memory()
+        self._least_free = self._free_before
+
+    def watch(self) -> None:
+        """Take the memory in use now into account."""
+        self._least_free = min(self._least_free, self._gpu.free_memory()[0])
+
+    def reset(self) -> None:
+        self._least_free, _ = self._gpu.free_memory()
+
+    def peak(self) -> PeakMemory:
+        self.watch()
+        free, total = self._gpu.free_memory()
+        rise = max(self._free_before - self._least_free, 0)
+        return PeakMemory(rise / 2**20, MEMORY_DEFINITION, (total - free) / 2**20, free / 2**20)
+
+
+def run_error(log: Any, problem: str, hint: str = "") -> CannotRunHereError:
+    """Return the error of a run, with the reasons that the library logged."""
+    reasons = logged_errors(log)
+    error = DeviceMemoryError if "out of memory" in reasons.lower() else CannotRunHereError
+    return error(f"{problem}{reasons}", hint=hint)
+
+
+def tensor_dtype(engine: Any, name: str) -> Any:
+    """Return numpy's type of an engine's tensor. Raises ArtifactError for another than floats."""
+    kind = engine.get_tensor_dtype(name).name
+    if kind not in _DTYPES:
+        raise ArtifactError(f"the engine's {name} is {kind}; expected FLOAT or HALF")
+    return _DTYPES[kind]
 
 
 def _why_no_graph(dla_core: Optional[int], gpu: Cuda) -> str:

@@ -197,15 +197,15 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
 
     class Context:
         def __init__(self, engine):
-            self.engine, self.addresses, self.shape = engine, {}, None
+            self.engine, self.addresses, self.shapes = engine, {}, {}
 
         def set_input_shape(self, tensor, shape):
-            self.shape = tuple(shape)
+            self.shapes[tensor] = tuple(shape)
             return failing.get("set_input_shape", True)
 
         def get_tensor_shape(self, tensor):
-            n, c, h, w = self.shape
-            return (n, c, 2 * h, 2 * w)
+            feeds = {name: np.zeros(shape, io) for name, shape in self.shapes.items()}
+            return self.engine.run(feeds)[tensor].shape
 
         def set_tensor_address(self, tensor, address):
             self.addresses[tensor] = address
@@ -217,9 +217,14 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
                 return False
             gpu = library.gpu
             gpu.enqueued.append("network")
-            x = gpu.memory[self.addresses["lr"]].view(io).reshape(self.shape)
-            y = failing.get("output", lambda y: y)(self.engine.run(x))
-            gpu.memory[self.addresses["sr"]].view(io)[:] = y.astype(io).ravel()
+            feeds = {}
+            for name, shape in self.shapes.items():
+                size = int(np.prod(shape)) * np.dtype(io).itemsize
+                memory = gpu.bytes_at(self.addresses[name])[:size]
+                feeds[name] = memory.view(io).reshape(shape)
+            for name, result in self.engine.run(feeds).items():
+                y = failing.get("output", lambda y: y)(result).astype(io).view(np.uint8).ravel()
+                gpu.bytes_at(self.addresses[name])[: len(y)] = y
             return True
 
     class RuntimeConfig:
@@ -227,13 +232,20 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
         dynamic_shapes_kernel_specialization_strategy = "LAZY"
 
     class Engine:
-        num_io_tensors = 2
-
         def __init__(self, plan, log):
-            self.plan, self.log = plan, log
+            self.plan, self.log, self._session = plan, log, None
+
+        @property
+        def num_io_tensors(self):
+            return len(self.names())
+
+        def names(self):
+            session = self.session()
+            ends = [*session.get_inputs(), *session.get_outputs()]
+            return failing.get("names", [end.name for end in ends])
 
         def get_tensor_name(self, index):
-            return failing.get("names", ("lr", "sr"))[index]
+            return self.names()[index]
 
         def get_tensor_dtype(self, tensor):
             return severity(io_dtype)
@@ -248,13 +260,19 @@ def stand_in_tensorrt(version="8.5.2.2", *, name="tensorrt", layer_types=("HALF"
             library.runtime_configs.append(runtime_config)
             return failing.get("context", Context(self))
 
-        def run(self, x):
+        def session(self):
             import onnxruntime
 
-            session = onnxruntime.InferenceSession(
-                base64.b64decode(self.plan["graph"]), providers=["CPUExecutionProvider"]
-            )
-            return session.run(None, {"lr": x})[0]
+            if self._session is None:
+                self._session = onnxruntime.InferenceSession(
+                    base64.b64decode(self.plan["graph"]), providers=["CPUExecutionProvider"]
+                )
+            return self._session
+
+        def run(self, feeds):
+            session = self.session()
+            names = [end.name for end in session.get_outputs()]
+            return dict(zip(names, session.run(names, feeds)))
 
     class Runtime:
         DLA_core = -1
@@ -319,6 +337,8 @@ class StandInCuda(Cuda):
     def __init__(self, sm=72, can_capture=True):
         self.sm, self.can_capture, self.clock = sm, can_capture, 0.0
         self.memory, self.freed, self.enqueued = {}, [], []
+        self.copies = 0
+        """Copies within its memory."""
         self.events, self.graphs = 0, 0
         """Those that exist now."""
 
@@ -333,8 +353,8 @@ class StandInCuda(Cuda):
         return "a stand-in GPU"
 
     def allocate(self, size_bytes):
-        address = 4096 * (len(self.memory) + 1)
-        self.memory[address] = np.zeros(size_bytes, np.uint8)
+        address = 2**32 * (len(self.memory) + 1)
+        self.memory[address] = np.full(size_bytes, 0xA5, np.uint8)
         return address
 
     def free(self, address):
@@ -348,13 +368,34 @@ class StandInCuda(Cuda):
 
         return torch.from_numpy(self.memory[address].view(dtype).reshape(shape))
 
+    def bytes_at(self, address):
+        """Return the memory from an address within an allocation on."""
+        start = max(at for at in self.memory if at <= address)
+        return self.memory[start][address - start :]
+
+    def copy_box(self, to, of, size):
+        self.copies += 1
+        planes, rows, row_bytes = size
+        target, source = (
+            self.bytes_at(box.address)[: planes * box.rows * box.row_bytes].reshape(
+                planes, box.rows, box.row_bytes
+            )[:, box.top : box.top + rows, box.left_bytes : box.left_bytes + row_bytes]
+            for box in (to, of)
+        )
+        assert target.shape == source.shape == size
+        target[...] = source
+
+    def set_zero(self, address, size_bytes):
+        self.bytes_at(address)[:size_bytes] = 0
+
     def to_device(self, address, array):
         self.clock += 1
-        self.memory[address][:] = array.view(np.uint8).ravel()
+        data = array.view(np.uint8).ravel()
+        self.memory[address][: len(data)] = data
 
     def to_host(self, array, address):
         self.clock += 1
-        array.view(np.uint8).ravel()[:] = self.memory[address]
+        array.view(np.uint8).ravel()[:] = self.bytes_at(address)[: array.nbytes]
 
     def synchronize(self):
         pass

@@ -600,7 +600,7 @@ def test_memory_is_freed_where_only_the_input_fits(graph_for, tmp_path, use, mon
 
 
 def test_tensorrt_for_rtx_captures_by_itself_with_specialised_kernels(any_graph, tmp_path, use):
-    library = use(rtx())
+    library = use(rtx(names=("lr", "sr")))
     library.gpu.sm = 86
     graph = any_graph(low=(8, 8), high=(32, 40), precision="fp16")
     blob = b"vtrt" + bytes(36) + json.dumps({"graph": str(graph), "fp16": True}).encode()

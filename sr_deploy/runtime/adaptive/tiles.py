@@ -61,7 +61,7 @@ class HostArrays:
         """
         shape = (len(corners), int(source.shape[1]), *hw)
         batch = self._batch(name, shape, source)
-        for i, (inside, there) in enumerate(_overlaps(corners, hw, source.shape)):
+        for i, (inside, there) in enumerate(overlaps(corners, hw, source.shape)):
             if inside != (_ALL, slice(0, hw[0]), slice(0, hw[1])):
                 batch[i] = outside
             batch[i][inside] = source[0][there]
@@ -74,7 +74,7 @@ class HostArrays:
         """
         batch = self._batch(name, (len(corners), 1, *hw), source)
         batch[:] = 0
-        for i, (inside, _) in enumerate(_overlaps(corners, hw, source.shape)):
+        for i, (inside, _) in enumerate(overlaps(corners, hw, source.shape)):
             batch[i][inside] = 1
         return batch
 
@@ -83,7 +83,7 @@ class HostArrays:
 
         corners: in the map's pixels. Tiles that overlap overwrite those before them.
         """
-        for i, (inside, there) in enumerate(_overlaps(corners, batch.shape[2:], target.shape)):
+        for i, (inside, there) in enumerate(overlaps(corners, batch.shape[2:], target.shape)):
             target[0][there] = batch[i][inside]
 
     def release(self) -> None:
@@ -156,7 +156,7 @@ class TorchArrays(HostArrays):
             super().scatter(batch, target, corners)
 
 
-def _overlaps(
+def overlaps(
     corners: Sequence[Corner], hw: Sequence[int], shape: Sequence[int]
 ) -> Iterator[Tuple[Tuple[slice, ...], Tuple[slice, ...]]]:
     """Yield for each tile of `hw` what lies in a map, (1, C, H, W): in the tile, and in the map.

@@ -1,16 +1,20 @@
 import numpy as np
 import pytest
+from doubles.library import StandInCuda
 
 from sr_deploy.runtime.adaptive.tiles import HostArrays, TorchArrays
+from sr_deploy.runtime.gpu_arrays import GpuArray, GpuArrays
 
 CORNERS = [(-2, -3), (0, 0), (4, 5), (2, 9), (20, 0), (-9, 2)]
 """Across the top left, inside, across the right and the bottom, and two outside."""
 
 
-@pytest.fixture(params=["numpy", "torch"])
+@pytest.fixture(params=["numpy", "torch", "gpu"])
 def arrays(request):
     if request.param == "numpy":
         return HostArrays()
+    if request.param == "gpu":  # a stand-in for the driver
+        return GpuArrays(StandInCuda())
     pytest.importorskip("torch")
     from sr_deploy.runtime.torch_device import TorchDevice
 
@@ -56,12 +60,42 @@ def test_tiles_come_back_to_their_places_without_what_lies_outside(arrays):
 
 def test_the_memory_of_a_batch_is_kept_for_the_next_of_its_name(arrays):
     source = arrays.to_device(a_map())
-    pointer = getattr(source, "data_ptr", None)
-    address = (lambda t: t.data_ptr()) if pointer else (lambda t: t.ctypes.data)
+
+    def address(t):
+        if isinstance(t, GpuArray):
+            return t.address
+        return t.ctypes.data if isinstance(t, np.ndarray) else t.data_ptr()
+
     first = address(arrays.gather(source, CORNERS, (4, 4), "y"))
     assert address(arrays.gather(source, CORNERS[:2], (4, 4), "y")) == first
     assert address(arrays.gather(source, CORNERS, (4, 4), "features")) != first
-    other_type = source.astype(np.float16) if pointer is None else source.half()
+    half = a_map().astype(np.float16)
+    other_type = arrays.to_device(half)
     assert arrays.gather(other_type, CORNERS[:1], (4, 4), "y").dtype == other_type.dtype
     arrays.release()
     assert arrays.gather(source, CORNERS, (6, 6), "y").shape == (6, 3, 6, 6)
+
+
+def test_a_tile_is_one_copy_within_the_gpu_and_memory_is_used_again():
+    gpu = StandInCuda()
+    arrays = GpuArrays(gpu)
+    source = arrays.to_device(a_map())
+    transfers = gpu.clock
+    tiles = arrays.gather(source, CORNERS[:4], (4, 4), "y")
+    target = arrays.empty((1, 3, 8, 11), source)
+    arrays.scatter(tiles, target, CORNERS[:4])
+    assert gpu.copies == 8 and gpu.clock == transfers  # nothing travels to the host or back
+    address = target.address
+    del target
+    assert arrays.empty((1, 3, 8, 11), source).address == address
+    assert not gpu.freed
+    arrays.release()
+    assert address in gpu.freed and source.address not in gpu.freed
+
+
+def test_what_is_on_the_host_goes_to_the_gpu_where_it_is_needed():
+    arrays = GpuArrays(StandInCuda())
+    tiles = arrays.gather(a_map(), [(0, 0)], (8, 11), "y")
+    np.testing.assert_array_equal(arrays.to_host(tiles), a_map())
+    assert arrays.to_host(a_map(seed=1)) is not None and arrays.to_device(tiles) is tiles
+    arrays.wait()
