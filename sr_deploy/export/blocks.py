@@ -17,6 +17,8 @@ from typing import List, Optional, Sequence, cast
 import torch
 from torch import Tensor, nn
 
+from sr_deploy.nets.fsrcnn import FSRCNN
+from sr_deploy.nets.fsrcnn_tiles import SubpixelFSRCNN
 from sr_deploy.nets.fuse import CollapsedASRN, LinkedMAB, make_conv, slice_outputs
 from sr_deploy.nets.imdeception import GIDB, GROUPS, BlockNLA, IMDeception
 
@@ -27,6 +29,8 @@ def pad_to_blocks(net: nn.Module, block: int) -> Optional[nn.Module]:
     """Return a fused network with its maps in blocks of `block` channels; None if not supported."""
     if isinstance(net, CollapsedASRN):
         return BlockedASRN(net, block).eval()
+    if isinstance(net, FSRCNN):
+        return SubpixelFSRCNN(net, block).eval()
     return BlockedIMDeception(net, block).eval() if isinstance(net, IMDeception) else None
 
 
