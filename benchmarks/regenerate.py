@@ -9,10 +9,10 @@ A table is enclosed by two comments. The first is the command that prints it:
     <!-- srdeploy table benchmarks/rows.jsonl --where protocol=steady -->
     <!-- end of table -->
 
-(or `python3 benchmarks/agreement.py --table ...`, or that of adaptive.py, devices.py, precision.py
-or which_model.py). Figures are the charts of the report as SVG and need matplotlib. `--check`
-changes nothing, and fails if something differs from the output of its command. Figures are compared
-only if matplotlib has the version that drew them.
+(or `python3 benchmarks/agreement.py --table ...`, or that of adaptive.py, devices.py, precision.py,
+routers.py or which_model.py). Figures are the charts of the report as SVG and need matplotlib.
+`--check` changes nothing, and fails if something differs from the output of its command. Figures
+are compared only if matplotlib has the version that drew them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _PROGRAMS = (
     "srdeploy table",
     *(
         f"python3 benchmarks/{name}.py --table"
-        for name in ("agreement", "adaptive", "devices", "precision", "which_model")
+        for name in ("agreement", "adaptive", "devices", "precision", "routers", "which_model")
     ),
 )
 _TABLE = re.compile(

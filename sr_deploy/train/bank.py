@@ -21,6 +21,8 @@ from sr_deploy.train.data import Patches, flipped, stacked, unit_range
 
 SAVE_EVERY = 25
 """Steps between two saves of an unfinished bank."""
+BANK_BATCH = 16
+"""Patches drawn at a time, whatever the batch of the recipe: so that recipes share a bank."""
 AT_ONCE = 8
 """Patches that all branches run on at a time, which bounds the memory."""
 HELD_OUT = 8

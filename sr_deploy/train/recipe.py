@@ -25,7 +25,7 @@ AMP = ("off", "bf16", "fp16")
 INT8 = "int8"
 """The method that trains a checkpoint for INT8; architecture and scale are the checkpoint's."""
 STAGES = ("router", "distil", "joint")
-OBJECTIVES = ("cdnsr", "classsr", "labels")
+OBJECTIVES = ("cdnsr", "expected", "classsr", "labels")
 COUNTINGS = ("deployed", "paper")
 _PAPERS = {
     "ASRN": ("; the paper flips only", ""),
@@ -257,13 +257,15 @@ class RouterRecipe(BaseRecipe):
     classes: int = 3  # M, the number of branches
     convs: int = 5  # of Module-CL
     objective: str = "cdnsr"
-    """cdnsr: eq. 4; classsr: 1000 times L1, the class loss and the average loss; labels (ours,
-    stage router): the best branch of each patch, learnt from errors computed once (see bank.py)."""
+    """cdnsr: eq. 4; expected (ours): eq. 4 with the mean of the branches' L1 distances by p in the
+    place of the L1 distance of their mean image; classsr: 1000 times L1, the class loss and the
+    average loss; labels (ours, stage router): the best branch of each patch. `labels` and, at the
+    stage router, `expected` learn from errors computed once (see bank.py)."""
     alpha: float = 0.0  # share of the largest branch's cost on its patches that is not penalised
     lambda_reg: float = 2e-4
     share: float = 0.0
-    """cdnsr: the mean cost, as a share of the largest, that lambda_reg is fitted to (see bank.py),
-    instead of the number given. 0: not fitted."""
+    """cdnsr, expected: the mean cost, as a share of the largest, that lambda_reg is fitted to (see
+    bank.py), instead of the number given. 0: not fitted."""
     counting: str = "deployed"
     """The costs of eq. 2. deployed: multiply-accumulates as exported; paper: with transposed
     convolutions at the resolution of their output, four times as much for FSRCNN's."""
@@ -304,7 +306,8 @@ class RouterRecipe(BaseRecipe):
     @property
     def learns_from_bank(self) -> bool:
         """Whether the branches do not run while the router learns."""
-        return self.stage == "router" and (self.objective == "labels" or self.values > 0)
+        always = self.objective in ("labels", "expected")
+        return self.stage == "router" and (always or self.values > 0)
 
     @property
     def distils(self) -> bool:
@@ -329,12 +332,13 @@ class RouterRecipe(BaseRecipe):
             "share from 0 to below 1, and values >= 0",
             *("share", "values"),
         )
-        if self.share or self.values:
-            self._expect(
-                self.objective == "cdnsr" and self.bank >= 64,
-                "for share and values the objective 'cdnsr' and a bank >= 64",
-                *("share", "values", "objective", "bank"),
-            )
+        if self.share or self.learns_from_bank:
+            self._expect(self.bank >= 64, "a bank >= 64", "bank")
+        self._expect(
+            not self.share or self.objective in ("cdnsr", "expected"),
+            "share with the objective 'cdnsr' or 'expected'",
+            *("share", "objective"),
+        )
         if self.objective == "labels":
             self._expect(
                 self.stage == "router" and self.bank >= 64 and self.softness * self.lambda_reg > 0,

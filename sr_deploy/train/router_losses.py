@@ -53,6 +53,15 @@ def mix_outputs(p: Tensor, outputs: Tensor) -> Tensor:
     return torch.einsum("nm,nmchw->nchw", p, outputs)
 
 
+def expected_distance(p: Tensor, distances: Tensor) -> Tensor:
+    """Return the mean of the branches' L1 distances, (N, M), by p: that of hard choices (eq. 5).
+
+    The L1 distance of the mean image, eq. 1, is less than this. It rewards mixing the branches,
+    which a router that chooses one cannot do.
+    """
+    return (p * distances).sum(dim=1).mean()
+
+
 def flops_excess(p: Tensor, costs: Sequence[float], alpha: float) -> Tensor:
     """Return eqs. 2-3: by how much the mean cost, as a share of the largest, exceeds `alpha`."""
     share = p.new_tensor(costs) / max(costs)
@@ -92,32 +101,37 @@ def stage_terms(
     """Return the loss terms: eq. 4 for the router, eq. 9 for the branches, both for `joint`.
 
     modules: router, branches, projector and features. costs: of the branches, in any unit. hr: from
-    a bank instead the errors of the branches, (N, M), for labels, and some of their differences
-    from the HR images, (N, M, values), for eq. 4: as p sums to 1, L1 of eq. 1 is the mean of
-    |sum of p_j (y_j - y)|. noise: of eq. 5, (N, M). The stage `distil` sends each patch through its
-    likeliest branch; `joint` keeps the last tau of the stage `router`.
+    a bank instead errors of the branches, (N, M), or for eq. 4 some of their differences from the
+    HR images, (N, M, values): as p sums to 1, L1 of eq. 1 is the mean of |sum of p_j (y_j - y)|.
+    noise: of eq. 5, (N, M). The stage `distil` sends each patch through its likeliest branch;
+    `joint` keeps the last tau of the stage `router`.
     """
     if recipe.objective == "labels":
         labels = soft_labels(hr, costs, recipe.lambda_reg, recipe.softness)
         return {"labels": F.cross_entropy(modules["router"](lr).to(hr.dtype), labels)}
     if recipe.learns_from_bank:
         log_p = F.log_softmax(modules["router"](lr).to(hr.dtype), dim=1)
-        p = gumbel_softmax(log_p, noise.to(hr.dtype), temperature(step, recipe.steps))
-        return {
-            "pixel": torch.einsum("nm,nmv->nv", p, hr).abs().mean(),
-            "flops": recipe.lambda_reg * flops_excess(p, costs, recipe.alpha),
-        }
+        if recipe.objective == "expected":
+            p = log_p.exp()
+            pixel = expected_distance(p, hr)
+        else:
+            p = gumbel_softmax(log_p, noise.to(hr.dtype), temperature(step, recipe.steps))
+            pixel = torch.einsum("nm,nmv->nv", p, hr).abs().mean()
+        return {"pixel": pixel, "flops": recipe.lambda_reg * flops_excess(p, costs, recipe.alpha)}
     with torch.set_grad_enabled("branches" in TRAINED[recipe.stage]):
         outputs = modules["branches"](lr).to(hr.dtype)
     log_p = F.log_softmax(modules["router"](lr).to(hr.dtype), dim=1)
     if recipe.stage == "distil":
         p = F.one_hot(log_p.argmax(dim=1), log_p.shape[1]).to(hr.dtype)
-    elif recipe.objective == "classsr":
-        p = log_p.exp()
-    else:
+    elif recipe.objective == "cdnsr":
         tau = TAU_END if recipe.stage == "joint" else temperature(step, recipe.steps)
         p = gumbel_softmax(log_p, noise.to(hr.dtype), tau)
+    else:
+        p = log_p.exp()
     terms: Terms = {"pixel": F.l1_loss(mix_outputs(p, outputs), hr)}
+    if recipe.objective == "expected":
+        distances = (outputs - hr.unsqueeze(1)).abs().mean(dim=(2, 3, 4))
+        terms["pixel"] = expected_distance(p, distances)
     if recipe.objective == "classsr" and recipe.stage != "distil":
         pixel_weight, class_weight, average_weight = CLASSSR_WEIGHTS
         terms = {

@@ -19,6 +19,7 @@ from sr_deploy.nets.checkpoint import Checkpoint
 from sr_deploy.nets.complexity import count
 from sr_deploy.nets.router import ModuleCL, Router, load_router, save_router
 from sr_deploy.train.bank import (
+    BANK_BATCH,
     Bank,
     BankBatches,
     calibrate,
@@ -191,9 +192,11 @@ class _RouterTask(Task):
             self._fit_lambda(bank)
         if not recipe.learns_from_bank:
             return super().dataset(pairs)
-        targets = bank.differences
         if recipe.objective == "labels":
-            self.bank, targets = bank, bank.squared
+            self.bank = bank
+        targets = {"cdnsr": bank.differences, "expected": bank.absolute, "labels": bank.squared}[
+            recipe.objective
+        ]
         return lambda process_patches: BankBatches(bank, targets, process_patches)
 
     def _bank(self, pairs: Sequence[Pair]) -> Bank:
@@ -203,7 +206,7 @@ class _RouterTask(Task):
             pairs,
             scale=recipe.scale,
             patch_hr=recipe.patch_hr,
-            batch_size=recipe.batch_size,
+            batch_size=BANK_BATCH,
             seed=self.options.seed,
         )
         return compute_bank(

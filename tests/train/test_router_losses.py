@@ -146,6 +146,22 @@ def test_the_sampled_differences_of_all_values_give_equation_4(batch):
         torch.testing.assert_close(term, whole[key])
 
 
+@pytest.mark.parametrize("stage", ["router", "joint"])
+def test_the_expected_distance_is_that_of_hard_choices(batch, stage):
+    lr, hr, modules, noise = batch
+    p = modules["router"].value.softmax(1)
+    distances = (modules["branches"].value - hr[:, None]).abs().mean(dim=(2, 3, 4))
+    target = distances.detach() if stage == "router" else hr
+    terms = terms_of(stage, (lr, target, modules, noise), objective="expected")
+    each = [sum(p[n, j] * distances[n, j] for j in range(3)) for n in range(4)]
+    torch.testing.assert_close(terms["pixel"], sum(each) / 4)
+    torch.testing.assert_close(terms["flops"], 0.5 * flops_excess(p, [1, 2, 4], 0.3))
+    mixed = (mix_outputs(p, modules["branches"].value) - hr).abs().mean()
+    assert terms["pixel"] > mixed, "a mean image is nearer than the images are on average"
+    sum(terms.values()).backward()
+    assert (modules["branches"].value.grad is None) == (stage == "router")
+
+
 def test_branches_learn_equation_9_on_the_patches_that_go_through_them(batch):
     lr, hr, modules, noise = batch
     terms = terms_of("distil", batch, distillation="pixel", lambda_ct=0.1)

@@ -394,6 +394,10 @@ def test_an_ablation_trains(name, steps, images, cache, tmp_path):
     [
         ({"stage": "train"}, "stage is 'train'; expected router, distil, joint"),
         ({"objective": "gan"}, "objective is 'gan'"),
+        ({"counting": "gpu"}, "counting is 'gpu'; expected deployed, paper"),
+        ({"share": 1.0}, "share from 0 to below 1"),
+        ({"share": 0.7, "objective": "classsr"}, "share with the objective 'cdnsr' or 'expected'"),
+        ({"share": 0.7, "bank": 8}, "a bank >= 64"),
         ({"distillation": "vgg"}, "distillation is 'vgg'"),
         ({"amp": "fp8"}, "amp is 'fp8'"),
         ({"alpha": 1.5}, "alpha to be a share from 0 to 1; got alpha 1.5"),
@@ -420,8 +424,11 @@ def test_unknown_recipes():
         load_recipe("cdnsr-x")
 
 
-def test_lambda_is_fitted_to_the_share_and_a_resumed_run_keeps_it(steps, images, cache, tmp_path):
-    recipe = replace(ROUTED, share=0.85, values=32, bank=64)
+@pytest.mark.parametrize("objective", ["cdnsr", "expected"])
+def test_lambda_is_fitted_to_the_share_and_a_resumed_run_keeps_it(
+    steps, images, cache, tmp_path, objective
+):
+    recipe = replace(ROUTED, share=0.85, values=32, bank=64, objective=objective)
     options = {"name": "net", "cache": cache, "branches": steps[0], "valid": images}
     train_router(recipe, [images], tmp_path, budget_s=0.0, **options)
     first = load_router(tmp_path / "net.router.safetensors").spec
