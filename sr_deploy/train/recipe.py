@@ -273,8 +273,10 @@ class RouterRecipe(BaseRecipe):
     values: int = 0
     """cdnsr, stage router: eq. 4 is estimated from this many values of each patch of the bank,
     whose images the branches compute once. 0: the branches run at every step, on whole patches."""
-    softness: float = 1.5
-    """labels: see soft_labels; lambda_reg is then a squared error of images in 0..1."""
+    softness: float = 0.0
+    """labels: see soft_labels; lambda_reg is then a squared error of images in 0..1. cdnsr and
+    expected (ours): weight of the entropy of p, in lambda_reg. Without it p is soon 1 for the
+    branch that is best on average, and the softmax has no gradient left to tell patches apart."""
     target_db: float = 0.027
     """labels: PSNR that all routed patches together may lose against the largest branch."""
     distillation: str = "none"

@@ -117,7 +117,7 @@ def stage_terms(
         else:
             p = gumbel_softmax(log_p, noise.to(hr.dtype), temperature(step, recipe.steps))
             pixel = torch.einsum("nm,nmv->nv", p, hr).abs().mean()
-        return {"pixel": pixel, "flops": recipe.lambda_reg * flops_excess(p, costs, recipe.alpha)}
+        return {"pixel": pixel, **_cost_terms(recipe, log_p, p, costs)}
     with torch.set_grad_enabled("branches" in TRAINED[recipe.stage]):
         outputs = modules["branches"](lr).to(hr.dtype)
     log_p = F.log_softmax(modules["router"](lr).to(hr.dtype), dim=1)
@@ -140,13 +140,21 @@ def stage_terms(
             "average": average_weight * average_loss(p),
         }
     elif recipe.stage != "distil":
-        terms["flops"] = recipe.lambda_reg * flops_excess(p, costs, recipe.alpha)
+        terms.update(_cost_terms(recipe, log_p, p, costs))
     if recipe.distils:
         negatives = negative_samples(lr.to(hr.dtype), hr.shape[2:], recipe.negatives)
         loss = DISTILLATION[recipe.distillation](
             outputs, negatives, modules["features"], modules["projector"]
         )
         terms[f"taught: {recipe.distillation}"] = recipe.lambda_ct * loss
+    return terms
+
+
+def _cost_terms(recipe: RouterRecipe, log_p: Tensor, p: Tensor, costs: Sequence[int]) -> Terms:
+    terms: Terms = {"flops": recipe.lambda_reg * flops_excess(p, costs, recipe.alpha)}
+    if recipe.softness:
+        entropy = -(log_p.exp() * log_p).sum(dim=1).mean()
+        terms["entropy"] = -recipe.lambda_reg * recipe.softness * entropy
     return terms
 
 
