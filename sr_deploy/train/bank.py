@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import atomic_path
-from sr_deploy.train.data import Patches, flipped, stacked, unit_range
+from sr_deploy.train.data import Patches, Window, flipped, stacked, unit_range
 
 SAVE_EVERY = 25
 """Steps between two saves of an unfinished bank."""
 BANK_BATCH = 16
 """Patches drawn at a time, whatever the batch of the recipe: so that recipes share a bank."""
+SURROUNDINGS_PX = 16
+"""LR pixels that a branch sees around a patch. FSRCNN's output depends on 7."""
 AT_ONCE = 8
 """Patches that all branches run on at a time, which bounds the memory."""
 HELD_OUT = 8
@@ -76,16 +78,18 @@ def compute_bank(
     cache: Path,
     key: object,
     values: int = 0,
+    surroundings: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> Bank:
     """Return the bank of the first `size` patches; as much as possible is read from `cache`.
 
     branches: (N, 3, h, w) -> (N, M, 3, sh, sw), in eval mode; their images are clamped to 0..1.
     key: identifies the branches and images. values: number of differences of each patch, at the
-    same places of a batch.
+    same places of a batch. surroundings: whether the branches also see what is around a patch.
     """
-    identity = (key, size, patches.seed, patches.batch_size, patches.side_lr, patches.scale, values)
-    file = cache / f"bank-{hashlib.sha256(repr(identity).encode()).hexdigest()[:24]}.pt"
+    identity = [key, size, patches.seed, patches.batch_size, patches.side_lr, patches.scale, values]
+    identity += ["surroundings"] if surroundings else []
+    file = cache / f"bank-{hashlib.sha256(repr(tuple(identity)).encode()).hexdigest()[:24]}.pt"
     parts: Dict[str, List[Tensor]] = {name.name: [] for name in fields(Bank)}
     if file.is_file():  # complete or partial
         saved = torch.load(file, weights_only=True)
@@ -94,13 +98,17 @@ def compute_bank(
     steps = -(-size // patches.batch_size)
     done = sum(map(len, parts["lr"])) // patches.batch_size
     for step in range(done, steps):
-        lr, hr = patches.pixels(step)
-        parts["lr"].append(lr.contiguous())
-        chosen = np.random.default_rng((step, 4)).integers(hr[0].numel(), size=values)
-        for few_lr, few_hr in zip(lr.split(AT_ONCE), hr.split(AT_ONCE)):
+        windows = (
+            patches.windows(step, SURROUNDINGS_PX) if surroundings else _whole(patches.pixels(step))
+        )
+        chosen = np.random.default_rng((step, 4)).integers(
+            3 * (patches.scale * patches.side_lr) ** 2, size=values
+        )
+        for seen, lr, hr, inside in windows:
             with torch.inference_mode():
-                outputs = branches(unit_range(few_lr).to(device)).clamp(0, 1).cpu()
-                difference = (outputs - unit_range(few_hr).unsqueeze(1)).flatten(2)
+                outputs = branches(unit_range(seen).to(device))[inside].clamp(0, 1).cpu()
+                difference = (outputs - unit_range(hr).unsqueeze(1)).flatten(2)
+            parts["lr"].append(lr.contiguous())
             parts["squared"].append(difference.square().mean(dim=2))
             parts["absolute"].append(difference.abs().mean(dim=2))
             parts["differences"].append(difference[:, :, torch.from_numpy(chosen)].half())
@@ -109,6 +117,12 @@ def compute_bank(
                 torch.save({name: torch.cat(part) for name, part in parts.items()}, temporary)
             log(f"errors of {min((step + 1) * patches.batch_size, size)} of {size} patches")
     return Bank(**{name: torch.cat(part)[:size] for name, part in parts.items()})
+
+
+def _whole(pixels: Tuple[Tensor, Tensor]) -> Iterator[Window]:
+    """Yield the patches of a batch without surroundings, few at a time."""
+    for lr, hr in zip(*(part.split(AT_ONCE) for part in pixels)):
+        yield lr, lr, hr, (...,)
 
 
 def soft_labels(

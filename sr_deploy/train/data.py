@@ -13,7 +13,7 @@ import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -229,6 +229,9 @@ class BatchSplit:
 
 
 WHOLE_BATCH = BatchSplit()
+Window = Tuple[Tensor, Tensor, Tensor, Tuple[Any, ...]]
+"""LR pixels with surroundings, the LR patch, the HR patch, and the index of the patch in the output
+for the first. All (N, 3, h, w) uint8."""
 
 
 class Patches(torch.utils.data.Dataset):
@@ -285,6 +288,22 @@ class Patches(torch.utils.data.Dataset):
             lr_patches.append(flipped(lr, flips))
             hr_patches.append(flipped(hr, flips))
         return stacked(lr_patches), stacked(hr_patches)
+
+    def windows(self, step: int, margin: int) -> Iterator[Window]:
+        """Yield each patch of a step with up to `margin` LR pixels around it, not flipped."""
+        side, s = self.side_lr, self.scale
+        for at, _ in self._draw(step):
+            pair = self.pairs[at.image]
+            lr, hr = (stacked([p]) for p in read_patch(pair, at, side_lr=side, scale=s))
+            top, left = max(at.top - margin, 0), max(at.left - margin, 0)
+            seen = np.load(pair.lr, mmap_mode="r")[
+                top : at.top + side + margin, left : at.left + side + margin
+            ]
+            rows, columns = (
+                slice(s * (first - start), s * (first - start + side))
+                for first, start in ((at.top, top), (at.left, left))
+            )
+            yield stacked([seen]), lr, hr, (..., rows, columns)
 
     def sources(self, step: int) -> List[Path]:
         """Return the images that a step's batch is cut from."""

@@ -15,7 +15,7 @@ import torch
 from sr_deploy.core.degradation import check_degradation
 from sr_deploy.core.errors import InputError, SrDeployError, did_you_mean
 from sr_deploy.core.jsonio import from_dict, read_json
-from sr_deploy.core.routers import CELL
+from sr_deploy.core.routers import BLENDS, CELL, OVERLAP_PX, blend_problems
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.train.contrast import DISTILLATION
 from sr_deploy.train.losses import METHODS, PIXEL_LOSSES
@@ -256,6 +256,10 @@ class RouterRecipe(BaseRecipe):
     schedule: str
     classes: int = 3  # M, the number of branches
     convs: int = 5  # of Module-CL
+    overlap: int = OVERLAP_PX  # LR pixels shared by neighbouring patches when the router runs
+    blend: str = "ramp"
+    """How they are blended, see BLENDS. With `none` a branch sees a patch's surroundings, in the
+    bank and in validation too."""
     objective: str = "cdnsr"
     """cdnsr: eq. 4; expected (ours): eq. 4 with the mean of the branches' L1 distances by p in the
     place of the L1 distance of their mean image; classsr: 1000 times L1, the class loss and the
@@ -301,6 +305,7 @@ class RouterRecipe(BaseRecipe):
         "stage": STAGES,
         "objective": OBJECTIVES,
         "counting": COUNTINGS,
+        "blend": BLENDS,
         "distillation": ("none", *DISTILLATION),
         "amp": AMP,
     }
@@ -323,6 +328,8 @@ class RouterRecipe(BaseRecipe):
             raise InputError(
                 f"a router takes at least {CELL} LR pixels a side; got {min(self.patch_hw)}"
             )
+        for problem in blend_problems(self.blend, self.overlap, min(self.patch_hw)):
+            raise InputError(problem)
         valid = self.classes >= 2 and 2 <= self.convs <= 100
         self._expect(valid, "classes >= 2 and convs from 2 to 100", "classes", "convs")
         not_negative = min(self.lambda_reg, self.lambda_ct) >= 0

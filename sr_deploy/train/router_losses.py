@@ -187,7 +187,8 @@ class RoutedNetwork(nn.Module):
 
     The image is cut into patches of `patch` LR pixels a side; the last ones overlap their
     neighbours if the image is not a multiple of that. Each patch runs through its likeliest branch
-    only. `counts` is the number of patches of each class so far, `image_px` that of LR pixels.
+    only, or is cut from that branch's output for the whole image (`surroundings`). `counts` is the
+    number of patches of each class so far, `image_px` that of LR pixels.
     """
 
     def __init__(
@@ -197,10 +198,11 @@ class RoutedNetwork(nn.Module):
         *,
         scale: int,
         patch: int,
+        surroundings: bool = False,
     ) -> None:
         super().__init__()
         self.router, self.networks = router, nn.ModuleList(networks)
-        self.scale, self.patch = scale, patch
+        self.scale, self.patch, self.surroundings = scale, patch, surroundings
         self.counts, self.image_px = [0] * len(networks), 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -214,11 +216,17 @@ class RoutedNetwork(nn.Module):
         for j, net in enumerate(self.networks):
             members = [i for i, c in enumerate(classes) if c == j]
             self.counts[j] += len(members)
+            if self.surroundings and members:
+                whole = net(x)
             for start in range(0, len(members), 16):
                 batch = members[start : start + 16]
-                for i, image in zip(batch, net(patches[batch])):
+                images = None if self.surroundings else net(patches[batch])
+                for n, i in enumerate(batch):
                     top, left = corners[i]
-                    y[0, :, s * top : s * (top + p), s * left : s * (left + p)] = image
+                    rows, columns = slice(s * top, s * (top + p)), slice(s * left, s * (left + p))
+                    y[0, :, rows, columns] = (
+                        whole[0, :, rows, columns] if images is None else images[n]
+                    )
         return y
 
 

@@ -216,6 +216,7 @@ class _RouterTask(Task):
             cache=self.options.cache_folder,
             key=[self.facts["trained_for"], fingerprint(pairs)],
             values=recipe.values if recipe.learns_from_bank else 0,
+            surroundings=recipe.blend == "none",
             log=self.options.log,
         )
 
@@ -265,6 +266,8 @@ class _RouterTask(Task):
             tuple(self.macs),
             self.router_macs,
             recipe.patch_hw,
+            overlap=recipe.overlap,
+            blend=recipe.blend,
             config=self.config,
             **card,
         )
@@ -274,7 +277,13 @@ class _RouterTask(Task):
         router, checkpoints = self._networks(weights)
         networks = [c.network(str(b.variant)) for c, b in zip(checkpoints, self.branches)]
         side = self.recipe.patch_hw[0]
-        routed = RoutedNetwork(router, networks, scale=self.recipe.scale, patch=side)
+        routed = RoutedNetwork(
+            router,
+            networks,
+            scale=self.recipe.scale,
+            patch=side,
+            surroundings=self.recipe.blend == "none",
+        )
         psnr_db = psnr_on_images(routed, self.recipe, valid)
         executed = sum(n * (self.router_macs + m) for n, m in zip(routed.counts, self.macs))
         share = executed / (max(self.macs) / side**2 * routed.image_px)

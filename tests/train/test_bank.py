@@ -1,5 +1,6 @@
 """The bank of errors, the labels from it, and the calibration."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -80,6 +81,29 @@ def test_a_bank_holds_some_differences_of_each_patch(patches, tmp_path):
         assert set(held.tolist()) <= set(given.tolist())
     estimate = bank.differences.float().abs().mean(dim=2)
     torch.testing.assert_close(estimate, bank.absolute, rtol=0, atol=0.01)
+
+
+def test_branches_see_what_is_around_a_patch(patches, tmp_path):
+    class Blurs(TwoBranches):
+        def forward(self, x):
+            y = super().forward(x)
+            blurred = nn.functional.avg_pool2d(y.flatten(0, 1), 5, stride=1, padding=2)
+            return blurred.unflatten(0, y.shape[:2])
+
+    bank = compute_bank(patches, Blurs(), 4, cache=tmp_path, key="k", surroundings=True)
+    for number, (at, _) in enumerate(patches._draw(0)):
+        pair = patches.pairs[at.image]
+        lr, hr = (
+            unit_range(torch.from_numpy(np.load(f)).permute(2, 0, 1)[None])
+            for f in (pair.lr, pair.hr)
+        )
+        rows, columns = (slice(2 * start, 2 * (start + 8)) for start in (at.top, at.left))
+        with torch.no_grad():
+            difference = Blurs()(lr)[0].clamp(0, 1) - hr[0, :, : 2 * lr.shape[2], : 2 * lr.shape[3]]
+        expected = difference[..., rows, columns].abs().mean(dim=(1, 2, 3))
+        torch.testing.assert_close(bank.absolute[number], expected)
+        patch = lr[0, :, at.top : at.top + 8, at.left : at.left + 8]
+        torch.testing.assert_close(unit_range(bank.lr[number]), patch)
 
 
 def test_an_interrupted_bank_is_continued(patches, tmp_path, monkeypatch):

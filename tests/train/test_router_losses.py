@@ -226,6 +226,28 @@ def test_depths_of_one_network_are_its_slices():
         )
 
 
+def test_a_patch_may_be_cut_from_its_branch_on_the_whole_image():
+    x = torch.rand(1, 3, 8, 8) * 0.2
+    x[..., 4:] += 0.8
+    torch.manual_seed(0)
+    blur = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 3, 5, padding=2))
+    routed = RoutedNetwork(Brightness(), [Paint(0.0), blur], scale=2, patch=4, surroundings=True)
+    with torch.no_grad():
+        y = routed(x)
+        torch.testing.assert_close(y[..., 8:], blur(x)[..., 8:])
+        torch.testing.assert_close(y[..., :8], Paint(0.0)(x)[..., :8])
+    assert routed.counts == [2, 2]
+
+
+def test_entropy_keeps_all_branches_in_use(batch):
+    lr, _, modules, noise = batch
+    distances = torch.rand(4, 3, dtype=torch.float64)
+    terms = terms_of("router", (lr, distances, modules, noise), objective="expected", softness=0.25)
+    p = modules["router"].value.softmax(1)
+    assert set(terms) == {"pixel", "flops", "entropy"}
+    torch.testing.assert_close(terms["entropy"], 0.5 * 0.25 * (p * p.log()).sum(1).mean())
+
+
 class Paint(nn.Module):
     """Enlarge twice and add a number."""
 

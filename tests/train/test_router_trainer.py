@@ -159,7 +159,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(steps, images, cache, tmp_pat
 
 
 def test_a_router_learns_from_errors_that_are_computed_once(steps, images, cache, tmp_path):
-    recipe = replace(ROUTED, objective="labels", bank=64, target_db=0.5, steps=30)
+    recipe = replace(ROUTED, objective="labels", softness=1.5, bank=64, target_db=0.5, steps=30)
     options = {"name": "net", "cache": tmp_path / "cache", "branches": steps[0]}
     train_router(recipe, [images], tmp_path, budget_s=0.0, **options)
     (bank,) = (tmp_path / "cache").glob("bank-*.pt")
@@ -398,6 +398,8 @@ def test_an_ablation_trains(name, steps, images, cache, tmp_path):
         ({"share": 1.0}, "share from 0 to below 1"),
         ({"share": 0.7, "objective": "classsr"}, "share with the objective 'cdnsr' or 'expected'"),
         ({"share": 0.7, "bank": 8}, "a bank >= 64"),
+        ({"blend": "mean"}, "blend is 'mean'; expected none, average, ramp"),
+        ({"blend": "none"}, "overlap by 4 and are not blended"),
         ({"distillation": "vgg"}, "distillation is 'vgg'"),
         ({"amp": "fp8"}, "amp is 'fp8'"),
         ({"alpha": 1.5}, "alpha to be a share from 0 to 1; got alpha 1.5"),
@@ -428,13 +430,16 @@ def test_unknown_recipes():
 def test_lambda_is_fitted_to_the_share_and_a_resumed_run_keeps_it(
     steps, images, cache, tmp_path, objective
 ):
-    recipe = replace(ROUTED, share=0.85, values=32, bank=64, objective=objective)
+    recipe = replace(
+        ROUTED, share=0.85, values=32, bank=64, objective=objective, overlap=0, blend="none"
+    )
     options = {"name": "net", "cache": cache, "branches": steps[0], "valid": images}
     train_router(recipe, [images], tmp_path, budget_s=0.0, **options)
     first = load_router(tmp_path / "net.router.safetensors").spec
     path = train_router(recipe, [images], tmp_path, resume=True, **options)
     router, card = load_router(path), load_router(path).spec.training
     assert card["costs"] == list(router.spec.macs) and card["counting"] == "deployed"
+    assert (router.spec.blend, router.spec.overlap) == ("none", 0)
     assert card["lambda_reg"] == first.training["lambda_reg"]
     fitted = card["fitted"]
     assert fitted["patches"] == 64 and fitted["oracle_share"] <= 0.85
