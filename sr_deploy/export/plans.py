@@ -13,12 +13,14 @@ from torch import Tensor
 
 from sr_deploy.core.depth_plan import WAYS, DepthPlan, block_groups, read_depth_plan
 from sr_deploy.core.files import write_text
+from sr_deploy.core.gains import is_gains
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.routers import is_router
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.core.timing import time_in_turns
+from sr_deploy.export.elastic import plan_from_gains
 from sr_deploy.export.parts import (
     BATCH_SIZES,
     SIDE_SIZES,
@@ -51,6 +53,8 @@ def plans_from_model(
     The two ways of an AdaEDSR are timed in turns on a photograph at half its depth. The fastest on
     this machine comes first; each plan records its time. Raises an SrDeployError.
     """
+    if is_gains(str(model)):
+        return [plan_from_gains(str(model), output, progress=progress)]
     if is_router(str(model)):
         return [plan_from_router(str(model), output, progress=progress)]
     checkpoint, net = load_adaedsr(model)

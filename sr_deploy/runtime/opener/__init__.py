@@ -1,6 +1,6 @@
 """Finds out what a text names, and opens it.
 
-A text is the name of a shipped checkpoint or router, the path of a checkpoint, router, ONNX graph,
+A text is the name of a shipped checkpoint, router or gains head, the path of one, of an ONNX graph,
 engine or plan, a folder of graphs, engines and plans, a network's code (`mynet.py:Net`), or one of
 these with a variant: `asrn_x4.d3`.
 Each kind is a module here and a line in `KINDS`.
@@ -32,6 +32,7 @@ KINDS = Registry(
     {
         "code": "sr_deploy.runtime.opener.code:CodeKind",
         "plan": "sr_deploy.runtime.opener.plan:PlanKind",
+        "gains": "sr_deploy.runtime.opener.gains:GainsKind",
         "router": "sr_deploy.runtime.opener.router:RouterKind",
         "folder": "sr_deploy.runtime.opener.folder:FolderKind",
         "artifact": "sr_deploy.runtime.opener.artifact:ArtifactKind",
@@ -165,7 +166,7 @@ def describe_one(
     the PSNR against FP32 that `run` asks for. Of two plans of one AdaEDSR it is the faster. Raises
     VariantError for an unknown variant.
     """
-    if variant is not None and kind_of(str(text)) in ("plan", "router"):
+    if variant is not None and kind_of(str(text)) in ("plan", "router", "gains"):
         return describe(text, [variant])[0]
     networks = describe(text)
     networks = _fastest_plan(networks) or _one_precision(sorted_family(str(text), networks), run)

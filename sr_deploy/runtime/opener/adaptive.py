@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from sr_deploy.core.budgets import Budget
+from sr_deploy.core.depth_plan import DepthPlan
+from sr_deploy.core.elastic_plan import ElasticPlan
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.routers import RoutedPlan, parse_share
 from sr_deploy.core.run_options import RunOptions
@@ -15,7 +18,13 @@ from sr_deploy.core.session import Session
 from sr_deploy.runtime.opener import kind_of
 from sr_deploy.runtime.opener.description import NetworkDescription, describe_plan
 from sr_deploy.runtime.opener.folder import plans_in
-from sr_deploy.runtime.opener.plan import describe_depth_plan, describe_routed_plan, load_plan
+from sr_deploy.runtime.opener.gains import describe_gains
+from sr_deploy.runtime.opener.plan import (
+    describe_depth_plan,
+    describe_elastic_plan,
+    describe_routed_plan,
+    load_plan,
+)
 from sr_deploy.runtime.opener.router import describe_router
 
 DEFAULTS = {"cdnsr": "cdnsr-fsrcnn_x4", "elastic": "elastic-asrn_x4", "adadsr": "adaedsr_x4"}
@@ -28,23 +37,31 @@ class AdaptiveOptions:
 
     kind: str
     max_flops: Optional[str] = None
-    """`60%` of the plain network on the whole image, for the kinds that route patches."""
+    """`60%` of the plain network on the whole image; not of `adadsr`."""
     depth: Optional[float] = None
     """The desired depth of `adadsr` in blocks; None: half of all."""
+    max_ms: Optional[float] = None
+    """The time of each image in ms; not of `adadsr`."""
 
     def __post_init__(self) -> None:
         if self.kind not in DEFAULTS:
             raise InputError(f"unknown kind '{self.kind}'; expected {', '.join(DEFAULTS)}")
-        if self.kind == "adadsr" and self.max_flops is not None:
+        if self.kind == "adadsr" and (self.max_flops is not None or self.max_ms is not None):
             raise InputError(
-                "a budget of FLOPs is for networks that route patches; AdaDSR has a desired depth",
+                "a budget is for cdnsr and elastic; AdaDSR has a desired depth",
                 hint="give for example --depth 8",
             )
         if self.kind != "adadsr" and self.depth is not None:
             raise InputError(
-                f"a desired depth is for AdaDSR; '{self.kind}' routes patches",
+                f"a desired depth is for AdaDSR; '{self.kind}' takes a budget",
                 hint="give for example --max-flops 60%",
             )
+
+    @property
+    def budget(self) -> Budget:
+        """The bound on an image's work or time."""
+        share = None if self.max_flops is None else parse_share(self.max_flops)
+        return Budget(share, self.max_ms)
 
     @property
     def default(self) -> str:
@@ -63,7 +80,16 @@ def describe_adaptive(options: AdaptiveOptions, text: Optional[str] = None) -> N
         text = _plan_of_folder(Path(text))
     if options.kind == "adadsr":
         return _describe_adadsr(text, options.depth)
-    max_share = None if options.max_flops is None else parse_share(options.max_flops)
+    budget = options.budget
+    found = _describe_elastic(text, budget)
+    if found is not None and options.kind == "elastic":
+        return found
+    if found is not None:
+        raise InputError(
+            f"'{text}' chooses between depths of one network: that is elastic, not {options.kind}",
+            hint="give --adaptive elastic",
+        )
+    max_share = budget.max_share
     if kind_of(text) == "plan":
         plan = load_plan(Path(text))
         if not isinstance(plan, RoutedPlan):
@@ -86,6 +112,17 @@ def describe_adaptive(options: AdaptiveOptions, text: Optional[str] = None) -> N
     return description
 
 
+def _describe_elastic(text: str, budget: Budget) -> Optional[NetworkDescription]:
+    """Describe a gains head or its plan; None for anything else."""
+    kind = kind_of(text)
+    if kind == "gains":
+        return describe_gains(text, budget)
+    plan = load_plan(Path(text)) if kind == "plan" else None
+    return (
+        describe_elastic_plan(Path(text), plan, budget) if isinstance(plan, ElasticPlan) else None
+    )
+
+
 def _plan_of_folder(folder: Path) -> str:
     """Return the plan in a folder; of two plans of one AdaEDSR the faster one."""
     plans = {path: load_plan(path) for path in plans_in(folder)}
@@ -105,12 +142,10 @@ def _plan_of_folder(folder: Path) -> str:
 def _describe_adadsr(text: str, depth: Optional[float]) -> NetworkDescription:
     if kind_of(text) == "plan":
         plan = load_plan(Path(text))
-        if not isinstance(plan, RoutedPlan):
+        if isinstance(plan, DepthPlan):
             return describe_depth_plan(Path(text), plan, depth)
-    if kind_of(text) in ("plan", "router"):
-        raise InputError(
-            f"'{text}' routes patches; expected an AdaDSR", hint="give --adaptive cdnsr or elastic"
-        )
+    if kind_of(text) in ("plan", "router", "gains"):
+        raise InputError(f"'{text}' is no AdaDSR", hint="give --adaptive cdnsr or elastic")
     return _describe_adadsr_checkpoint(text, depth)
 
 

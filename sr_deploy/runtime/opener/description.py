@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.counts import NTIRE_HW
-from sr_deploy.core.depth_plan import DepthPlan
 from sr_deploy.core.errors import ArtifactError, MissingPackageError
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.manifest import Manifest
-from sr_deploy.core.routers import RoutedPlan
+from sr_deploy.core.parts import AdaptivePlan
 from sr_deploy.core.run_options import CPU_RUN, DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import Session, SizeContract
 from sr_deploy.core.sizes import HW
@@ -31,7 +30,7 @@ class NetworkDescription:
     """One network: everything known before it is opened, and how to open it."""
 
     kind: str
-    """checkpoint, code, graph, engine, plan or router."""
+    """checkpoint, code, graph, engine, plan, router or gains."""
     source: str
     """The text that names it, without a variant."""
     model: str
@@ -58,7 +57,7 @@ class NetworkDescription:
     untrained: bool = False
     """Whether its weights are random: its time and counts mean something, its output does not."""
     manifest: Optional[Manifest] = None
-    plan: Union[RoutedPlan, DepthPlan, None] = None
+    plan: Optional[AdaptivePlan] = None
     notes: Tuple[str, ...] = ()
     """What whoever measures or uses it should know."""
     counts: Callable[..., Dict[str, Any]] = field(default=_no_counts, repr=False, compare=False)
@@ -159,7 +158,7 @@ class Kind(abc.ABC):
 def describe_plan(
     kind: str,
     source: str,
-    plan: Union[RoutedPlan, DepthPlan],
+    plan: AdaptivePlan,
     opener: Callable[[RunOptions], Session],
     *,
     limit: str,

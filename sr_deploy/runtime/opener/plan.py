@@ -1,6 +1,7 @@
-"""Plans of exported adaptive networks, run by ONNX Runtime.
+"""Plans of exported adaptive networks.
 
-`NAME.routed.json` is a router's, `NAME.rows.json` and `NAME.tiles.json` are an AdaEDSR's.
+`NAME.elastic.json` is a gains head's, `NAME.routed.json` a router's, `NAME.rows.json` and
+`NAME.tiles.json` are an AdaEDSR's.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Callable, List, Optional, Union
 
+from sr_deploy.core.budgets import NO_BUDGET, Budget
 from sr_deploy.core.depth_plan import DepthPlan, is_depth_plan, parse_depth, read_depth_plan
+from sr_deploy.core.elastic_plan import ElasticPlan, is_elastic_plan, read_elastic_plan
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.routers import PLAN_SUFFIX, RoutedPlan, budget_text, read_routed_plan
@@ -18,18 +21,23 @@ from sr_deploy.core.spec import listed_variants
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants, describe_plan
 
 ROUTED = "chooses a branch for each patch"
-Plan = Union[RoutedPlan, DepthPlan]
+TILES = "chooses a depth for each tile"
+Plan = Union[ElasticPlan, RoutedPlan, DepthPlan]
 
 
 class PlanKind(Kind):
     """The variants of an AdaDSR's plan are desired depths, `d8`."""
 
     def matches(self, text: str) -> bool:
-        return text.endswith(PLAN_SUFFIX) or is_depth_plan(Path(text))
+        path = Path(text)
+        return text.endswith(PLAN_SUFFIX) or is_depth_plan(path) or is_elastic_plan(path)
 
     def describe(self, text: str, variants: Variants, trust: bool) -> List[NetworkDescription]:
         path = Path(text)
         plan = load_plan(path)
+        if isinstance(plan, ElasticPlan):
+            refuse_variants(text, variants, TILES)
+            return [describe_elastic_plan(path, plan)]
         if isinstance(plan, RoutedPlan):
             refuse_variants(text, variants, ROUTED)
             return [describe_routed_plan(path, plan)]
@@ -43,7 +51,9 @@ class PlanKind(Kind):
 
 
 def load_plan(path: Path) -> Plan:
-    """Read a plan of either kind. Raises ArtifactError if it is missing or malformed."""
+    """Read a plan of any kind. Raises ArtifactError if it is missing or malformed."""
+    if is_elastic_plan(path):
+        return read_elastic_plan(path)
     return read_depth_plan(path) if is_depth_plan(path) else read_routed_plan(path)
 
 
@@ -51,6 +61,20 @@ def refuse_variants(text: str, variants: Variants, reason: str) -> None:
     """Raise InputError if variants are chosen of a network without variants."""
     if variants not in (None, "all"):
         raise InputError(f"'{text}' {reason}: it has no variants", hint="omit --variants")
+
+
+def describe_elastic_plan(
+    path: Path, plan: ElasticPlan, budget: Budget = NO_BUDGET
+) -> NetworkDescription:
+    """Describe an exported elastic network. Raises InputError for a budget that no image keeps."""
+    plan.check_budget(budget.max_share)
+
+    def open_plan(run: RunOptions) -> Session:
+        from sr_deploy.runtime.adaptive.elastic import ElasticSession
+
+        return ElasticSession.from_plan(path, budget=budget, run=run)
+
+    return _describe_file(path, plan, open_plan, limit=str(budget))
 
 
 def describe_routed_plan(

@@ -1,0 +1,129 @@
+"""Elastic networks tile by tile: exported plans, their costs and budgets. No weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+import numpy as np
+
+from sr_deploy.core.errors import InputError
+from sr_deploy.core.parts import AdaptivePlan, PlanEngine, PlanPart, read_plan_file
+from sr_deploy.core.quadtree import TailCost, cells_hw
+from sr_deploy.core.sizes import HW, hw_text
+
+PLAN_SUFFIX = ".elastic.json"
+_LARGE_HW = (1080, 1920)
+"""An image for which the smallest budget is given: others differ by their cells at the border."""
+
+
+@dataclass(frozen=True)
+class ElasticPlan(AdaptivePlan):
+    """A start and tails, as they run. Stored as NAME.elastic.json beside its parts.
+
+    The parts are `start`, from lr to features and gains, and for each depth two tails to sr: `d3`,
+    from features and inside of tiles, and `d3.whole`, from the features of the whole image.
+    """
+
+    model: str
+    """The name of the gains head."""
+    network: str
+    """The checkpoint whose depths it chooses between."""
+    scale: int
+    parent_sha256: str
+    """Of the weights of the gains head."""
+    start_macs_px: int
+    """Multiply-accumulates of the smallest depth's blocks per LR pixel."""
+    gains_macs: int
+    """Multiply-accumulates of the gains per cell."""
+    channels: int
+    """Of the features."""
+    tails: Dict[str, TailCost]
+    """What each depth costs after the start, smallest first."""
+    price: float
+    """The gain that a multiply-accumulate must bring, unless there is a budget."""
+    parts: Dict[str, PlanPart] = field(default_factory=dict)
+    target: str = ""
+    precision: str = "fp32"
+    checks: Dict[str, Any] = field(default_factory=dict)
+    engine: Optional[PlanEngine] = None
+
+    @property
+    def kind(self) -> str:
+        return "elastic"
+
+    @property
+    def names(self) -> Tuple[str, ...]:
+        """The networks of its depths, smallest first: `asrn_x4.d1`."""
+        return tuple(f"{self.network}.{variant}" for variant in self.tails)
+
+    def roles(self) -> List[str]:
+        return ["start", *self.tails, *map(whole_role, self.tails)]
+
+    def problems(self) -> Iterator[str]:
+        costs = list(self.tails.values())
+        wholes = [cost.whole_px for cost in costs]
+        margins = [cost.margin for cost in costs]
+        consistent = (
+            len(costs) >= 2
+            and wholes == sorted(set(wholes))
+            and margins == sorted(set(margins))
+            and 0 <= margins[0] <= margins[-1] <= 1024
+            and min(cost.px for cost in costs) > 0
+            and min(min(cost.side, cost.corner) for cost in costs) >= 0
+            and min(self.start_macs_px, self.gains_macs, self.channels) > 0
+        )
+        if not consistent:
+            yield "depths, margins and costs are inconsistent"
+        if not 0 <= self.price < float("inf"):
+            yield f"its price is {self.price}; expected a number of at least 0"
+
+    @property
+    def plain_macs_px(self) -> int:
+        """Multiply-accumulates of the plain network, the largest depth, per LR pixel."""
+        return self.start_macs_px + list(self.tails.values())[-1].whole_px
+
+    def start_macs(self, hw: HW) -> int:
+        """Return the multiply-accumulates of the start on an image of (h, w), gains included."""
+        rows, columns = cells_hw(hw)
+        return self.start_macs_px * hw[0] * hw[1] + self.gains_macs * rows * columns
+
+    def least_share(self, hw: HW) -> float:
+        """Return the smallest budget of an image: the smallest depth everywhere, and the gains."""
+        px = hw[0] * hw[1]
+        least = self.start_macs(hw) + next(iter(self.tails.values())).whole_px * px
+        return least / (self.plain_macs_px * px)
+
+    def check_budget(
+        self, max_share: Optional[float], hw: HW = _LARGE_HW, own: float = 1.0
+    ) -> None:
+        """Raise InputError for a budget that an image of (h, w) cannot keep.
+
+        own: the pixels of the image per pixel of its tiles, which overlap.
+        """
+        least = self.least_share(hw) / own
+        if max_share is None or least <= max_share:
+            return
+        largest, smallest = self.names[-1], self.names[0]
+        raise InputError(
+            f"a budget of {max_share:.1%} of '{largest}' on the whole image is too small for "
+            f"{hw_text(hw)}{' of a tile' if own < 1 else ''}: '{smallest}' everywhere and the "
+            f"prediction of gains take {least:.1%}",
+            hint=f"give {np.ceil(least * 100):.0f}% or more",
+        )
+
+
+def whole_role(variant: str) -> str:
+    """Return the role of a depth's tail of the whole image."""
+    return f"{variant}.whole"
+
+
+def is_elastic_plan(path: Path) -> bool:
+    """Return whether a file is named like a plan."""
+    return path.name.endswith(PLAN_SUFFIX)
+
+
+def read_elastic_plan(path: Path) -> ElasticPlan:
+    """Read a plan. Raises ArtifactError if it is missing, malformed or inconsistent."""
+    return read_plan_file(ElasticPlan, path)
