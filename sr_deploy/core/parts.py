@@ -6,6 +6,7 @@ A plan is a JSON file beside its parts. Each part is an ONNX graph, or an engine
 from __future__ import annotations
 
 import abc
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,8 @@ from typing import (
     TypeVar,
 )
 
-from sr_deploy.core.errors import ArtifactError
+from sr_deploy.core.errors import ArtifactError, InputError
+from sr_deploy.core.files import write_hint
 from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.core.onnx_file import artifact_sha256
 from sr_deploy.core.precisions import GRAPH_DTYPES, PRECISIONS
@@ -251,6 +253,21 @@ def check_part_files(path: Path, plan: AdaptivePlan) -> None:
             raise ArtifactError(f"{path} names {part.file}, which does not exist", hint=_AGAIN)
         if artifact_sha256(file) != part.sha256:
             raise ArtifactError(f"{file} was changed after its plan was written", hint=_AGAIN)
+
+
+def publish_parts(temporary: Path, folder: Path, plan: AdaptivePlan) -> None:
+    """Move the files of a plan from a temporary folder beside `folder` or in it: the plan last.
+
+    The old plan is removed before. Raises InputError.
+    """
+    target = folder / plan.file_name
+    try:
+        if target.exists():
+            target.unlink()
+        for file in (*(part.file for part in plan.parts.values()), plan.file_name):
+            os.replace(temporary / file, folder / file)
+    except OSError as e:
+        raise InputError(f"cannot write {target}: {e.strerror or e}", hint=write_hint(e)) from e
 
 
 _AGAIN = "export it again: srdeploy export MODEL --adaptive -o DIR"

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, NamedTuple, Set, Tuple
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Sequence, Set, Tuple
 
 import numpy as np
 import onnx
@@ -40,6 +40,8 @@ _INSIDE = {
 _STASHED = ("GroupNormalization", "LayerNormalization", "RMSNormalization")
 _ATTENTION = "Attention"
 _NAMED = 3
+Feeds = Mapping[str, np.ndarray]
+"""Inputs of a graph by name."""
 _SEQUENCES = ("Sequence", "SplitToSequence", "Optional")
 
 
@@ -98,17 +100,31 @@ def check_half(
     half: onnx.ModelProto, images: Iterable[np.ndarray], references: Iterable[np.ndarray]
 ) -> HalfReport:
     """Run `half` in half precision on images, (1, 3, H, W) float32; compare with FP32 outputs."""
+    source = half.graph.input[0].name
+    return check_half_runs(half, [{source: x} for x in images], [[y] for y in references])
+
+
+def check_half_runs(
+    half: onnx.ModelProto,
+    runs: Iterable[Feeds],
+    references: Iterable[Sequence[np.ndarray]],
+) -> HalfReport:
+    """As `check_half`, of a graph with any inputs and outputs; `psnr_db` is of the first one.
+
+    runs: float32 inputs by name for each run. references: the FP32 outputs of each.
+    """
     half, owners = _decomposed(half)
-    images, references = list(images), list(references)
-    outputs, largest = run_half(half, images)
+    runs, references = list(runs), list(references)
+    outputs, largest = _run(half, runs)
     worst, dead = float("inf"), False
-    for y, reference in zip(outputs, references):
-        dead = dead or not np.isfinite(y).all() or bool(np.std(y) < 1e-6 < np.std(reference))
-        worst = float(np.minimum(worst, psnr_unit(y, reference)))  # keeps a NaN
+    for found, expected in zip(outputs, references):
+        for y, reference in zip(found, expected):
+            dead = dead or not np.isfinite(y).all() or bool(np.std(y) < 1e-6 < np.std(reference))
+        worst = float(np.minimum(worst, psnr_unit(found[0], expected[0])))  # keeps a NaN
     beyond = {tensor for tensor, peak in largest.items() if not peak <= FP16_MAX}
     if any(not math.isfinite(largest[tensor]) for tensor in beyond):
         # Masks may be infinite on purpose: then they are so without rounding, too.
-        exact = run_half(half, images, rounding=False)[1]
+        exact = _run(half, runs, rounding=False)[1]
         beyond = {t for t in beyond if math.isfinite(exact[t]) or math.isnan(largest[t])}
     overflows, after = _overflows(half, owners, largest, beyond)
     stashed = {}
@@ -154,16 +170,29 @@ def run_half(
 
     rounding: False computes everything in FP32. watch: False takes no peaks, which is faster.
     """
+    source = half.graph.input[0].name
+    outputs, largest = _run(half, [{source: x} for x in images], rounding=rounding, watch=watch)
+    return [y for y, *_ in outputs], largest
+
+
+def _run(
+    half: onnx.ModelProto, runs: Iterable[Feeds], *, rounding: bool = True, watch: bool = True
+) -> Tuple[List[List[np.ndarray]], Dict[str, float]]:
     emulation, tensors = half_emulation(half, rounding=rounding, watch=watch)
     session = raw_session(emulation.SerializeToString(), optimise=False)
-    source = half.graph.input[0]
-    is_half = source.type.tensor_type.elem_type == TensorProto.FLOAT16 and rounding
-    outputs: List[np.ndarray] = []
+    rounded = {
+        source.name
+        for source in half.graph.input
+        if source.type.tensor_type.elem_type == TensorProto.FLOAT16 and rounding
+    }
+    ends = len(half.graph.output)
+    outputs: List[List[np.ndarray]] = []
     largest: Dict[str, float] = {}
-    for x in images:
-        feed = x.astype(np.float16).astype(np.float32) if is_half else x
-        y, *peaks = session.run(None, {source.name: feed})
-        outputs.append(y)
+    for feeds in runs:
+        halves = {name: feeds[name].astype(np.float16).astype(np.float32) for name in rounded}
+        results = session.run(None, {**feeds, **halves})
+        outputs.append(results[:ends])
+        peaks = results[ends:]
         for tensor, peak in zip(tensors, peaks):  # np.maximum keeps a NaN
             largest[tensor] = float(np.maximum(largest.get(tensor, 0.0), peak))
     return outputs, largest

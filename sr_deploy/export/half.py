@@ -7,7 +7,7 @@ constants are computed once, in FP32. Weights are rounded to nearest.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Collection, Dict, List, Optional, Tuple
+from typing import Any, Collection, Dict, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 import onnx
@@ -80,15 +80,26 @@ def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
     return folded(plain)
 
 
-def halved(plain: onnx.ModelProto, *, io_dtype: str, fp32_nodes: Collection[str] = ()) -> HalfGraph:
-    """Return a prepared graph in FP16: `fp16_graph` without its first step."""
+def halved(
+    plain: onnx.ModelProto,
+    *,
+    io_dtype: Union[str, Mapping[str, str]],
+    fp32_nodes: Collection[str] = (),
+) -> HalfGraph:
+    """Return a prepared graph in FP16: `fp16_graph` without its first step.
+
+    io_dtype: of all inputs and outputs, or of each by name.
+    """
     images, asked = values_of_image(plain.graph), set(fp32_nodes)
 
     def kind(node: Any) -> int:
         of_image = any(name in images for name in node.output)
         return TensorProto.FLOAT16 if of_image and node.name not in asked else TensorProto.FLOAT
 
-    result = retyped(plain, kind, io=_TYPES[io_dtype])
+    if isinstance(io_dtype, str):
+        result = retyped(plain, kind, io=_TYPES[io_dtype])
+    else:
+        result = retyped(plain, kind, io={name: _TYPES[dtype] for name, dtype in io_dtype.items()})
     notes = _check_constants(plain, result.halved)
     half = result.model
     check_opset(half, opset_of(half))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
 import onnx
@@ -12,21 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from sr_deploy.core.errors import ExportError
-from sr_deploy.core.files import atomic_path, make_output_folder, sha256_of, write_text
-from sr_deploy.core.jsonio import to_json
-from sr_deploy.core.parts import AdaptivePlan, PlanPart, size_of
+from sr_deploy.core.files import make_output_folder
+from sr_deploy.core.parts import AdaptivePlan, publish_parts, size_of
 from sr_deploy.export.graph import dynamic_dims, export_module
+from sr_deploy.export.part_forms import FP32, OPSET, PlanForm, half_graphs, save_parts
 from sr_deploy.runtime.ort import raw_session
 
 MAX_ABS_ERR = 1e-4
 """Allowed difference from torch, for images in 0..1, depths in blocks and log-odds."""
-OPSET = 17
-"""The newest that TensorRT 8.5 reads."""
 BATCH_SIZES = (1, 8, 64)
 """The smallest, usual and largest batch of tiles or patches."""
 SIDE_SIZES = (2, 256, 1024)
 """The same of an image's height and width in LR pixels. torch exports free sizes from 2 on."""
 
+P = TypeVar("P", bound=AdaptivePlan)
 Shape = Tuple[Any, ...]
 
 
@@ -43,11 +43,14 @@ class PartSpec:
     """Of the dimensions that the inputs name."""
     reference: Optional[nn.Module] = None
     """The module to compare the graph with, if it is not `net`."""
+    decisions: Tuple[str, ...] = ()
+    """Inputs and outputs that decide what is computed. They stay in FP32, with the nodes that serve
+    nothing else, unless the part has no other outputs."""
 
 
 @dataclass(frozen=True)
 class CheckedPart:
-    """A part's graph, and its largest absolute difference from torch in ONNX Runtime."""
+    """A part's FP32 graph, and its largest absolute difference from torch in ONNX Runtime."""
 
     graph: onnx.ModelProto
     spec: PartSpec
@@ -74,30 +77,37 @@ def checked_part(spec: PartSpec) -> CheckedPart:
     return CheckedPart(graph, spec, max(errors))
 
 
-def write_plan(plan: AdaptivePlan, parts: Mapping[str, CheckedPart], folder: Path) -> Path:
+def write_plan(
+    plan: P,
+    parts: Mapping[str, CheckedPart],
+    folder: Path,
+    form: PlanForm = FP32,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Path:
     """Write the graphs of a plan, by role, and the plan; return its path.
 
-    Raises ExportError when one differs from torch, in which case nothing is written.
+    form: the target and precision that they are made for. Raises ExportError when a graph differs
+    from torch, or loses too much in the precision, in which case nothing is written.
     """
-    for role, checked in parts.items():
-        if not checked.max_abs_err <= MAX_ABS_ERR:
+    for role, part in parts.items():
+        if not part.max_abs_err <= MAX_ABS_ERR:
             raise ExportError(
                 f"{plan.graph_name(role)}: ONNX Runtime differs from torch by "
-                f"{checked.max_abs_err:.2g}, expected at most {MAX_ABS_ERR:g}"
+                f"{part.max_abs_err:.2g}, expected at most {MAX_ABS_ERR:g}"
             )
-    written: Dict[str, PlanPart] = {}
-    for role, checked in parts.items():
-        path = make_output_folder(folder) / plan.graph_name(role)
-        with atomic_path(path) as temporary:
-            onnx.save(checked.graph, str(temporary))
-        spec = checked.spec
-        written[role] = PlanPart(
-            path.name, sha256_of(path), spec.inputs, spec.outputs, spec.sizes, opset=OPSET
-        )
-    checks = {"max_abs_err_vs_torch": {role: part.max_abs_err for role, part in parts.items()}}
-    path = folder / plan.file_name
-    write_text(path, to_json(replace(plan, parts=written, checks=checks)))
-    return path
+    errors = {role: part.max_abs_err for role, part in parts.items()}
+    made = form.of(replace(plan, checks={"max_abs_err_vs_torch": errors}))
+    make_output_folder(folder)
+    with tempfile.TemporaryDirectory(dir=str(folder), prefix=".partial-") as temporary:
+        place = Path(temporary)
+        if form.precision == "fp16":
+            made, graphs = half_graphs(made, parts, form, place)
+            progress(f"{made.file_name}: FP16, {made.psnr_db_vs_fp32:.1f} dB against FP32")
+        else:
+            graphs = {role: part.graph for role, part in parts.items()}
+        made = save_parts(made, parts, graphs, place, form)
+        publish_parts(place, folder, made)
+    return folder / made.file_name
 
 
 def _named(shape: Shape) -> Tuple[int, ...]:

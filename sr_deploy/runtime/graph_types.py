@@ -8,7 +8,7 @@ nodes in a row exchange FP32 values. What an operator takes in FP32 only, by its
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple, Union
 
 import numpy as np
 
@@ -30,6 +30,8 @@ _DTYPE_ATTRIBUTES = ("to", "dtype", "output_datatype")
 _ALLOWED = {FLOAT16: ("tensor(float16)", "seq(tensor(float16))", "optional(tensor(float16))")}
 Kind = Callable[[Any], Optional[int]]
 """The type a node shall compute in: FLOAT, FLOAT16, or None to leave it as it is."""
+Ends = Union[None, int, Mapping[str, int]]
+"""The type of a graph's ends, or of each by name; None or not named: as it is."""
 
 
 class Retyped(NamedTuple):
@@ -40,11 +42,11 @@ class Retyped(NamedTuple):
     """The nodes (name, operator) that read a value in FP16, by the value's name."""
 
 
-def retyped(model: Any, kind: Kind, *, io: Optional[int] = None) -> Retyped:
+def retyped(model: Any, kind: Kind, *, io: Ends = None) -> Retyped:
     """Return a copy of an ONNX model whose nodes compute in the types that `kind` gives them.
 
-    io: the type of the graph's floating inputs and outputs; None: as they are. Constants are
-    rounded to FP16 to nearest; finite ones beyond its range become its largest number.
+    io: the types of the graph's floating inputs and outputs. Constants are rounded to FP16 to
+    nearest; finite ones beyond its range become its largest number.
     """
     work = _Retyping(model, kind, io)
     return Retyped(work.result(), work.halved)
@@ -96,6 +98,10 @@ def converted(tensor: Any, to: int) -> Any:
         finite = np.isfinite(value)
         value = np.where(finite, np.clip(value, -FP16_MAX, FP16_MAX), value).astype(np.float16)
     return numpy_helper.from_array(value, tensor.name)
+
+
+def _end(io: Ends, name: str) -> Optional[int]:
+    return io.get(name) if isinstance(io, Mapping) else io
 
 
 class _Schemas:
@@ -151,7 +157,7 @@ class _Schemas:
 class _Retyping:
     """One rewrite of a model."""
 
-    def __init__(self, model: Any, kind: Kind, io: Optional[int]) -> None:
+    def __init__(self, model: Any, kind: Kind, io: Ends) -> None:
         self.model = type(model)()
         self.model.CopyFrom(model)
         self._kind, self._io = kind, io
@@ -184,7 +190,7 @@ class _Retyping:
             [port(name, i, True) for i, name in enumerate(node.output)],
         )
 
-    def _find_needs(self, graph: Any, io: Optional[int]) -> None:
+    def _find_needs(self, graph: Any, io: Ends) -> None:
         """Note the types in which each value is read; constants are stored in these."""
         for node in graph.node:
             for name, want in zip(node.input, self._ports(node)[0]):
@@ -197,14 +203,15 @@ class _Retyping:
         for value in graph.output:
             original = self._types.get(value.name, 0)
             if original in FLOATS:
-                self._needs.setdefault(value.name, set()).add(io or original)
+                self._needs.setdefault(value.name, set()).add(_end(io, value.name) or original)
 
-    def _rewrite(self, graph: Any, io: Optional[int], *, top: bool) -> None:
+    def _rewrite(self, graph: Any, io: Ends, *, top: bool) -> None:
         self._casts.append({})
         for value in graph.input:
             leaf = _leaf(value.type)
             if leaf is not None and leaf.elem_type in FLOATS:
-                leaf.elem_type = self._now[value.name] = io or leaf.elem_type
+                leaf.elem_type = _end(io, value.name) or leaf.elem_type
+                self._now[value.name] = leaf.elem_type
         for tensor in list(graph.initializer):
             self._place(tensor.name, tensor, graph)
         nodes: List[Any] = []
@@ -219,7 +226,7 @@ class _Retyping:
             leaf, have = _leaf(value.type), self._now.get(value.name)
             if have is None:
                 continue
-            want = io or self._types[value.name]
+            want = _end(io, value.name) or self._types[value.name]
             if leaf is not None:
                 leaf.elem_type = want
             if have != want and top:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List
 
 from sr_deploy.core.errors import (
     ArtifactError,
@@ -16,7 +15,7 @@ from sr_deploy.core.errors import (
     InputError,
     MissingPackageError,
 )
-from sr_deploy.core.files import sha256_of, write_hint
+from sr_deploy.core.files import sha256_of
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.manifest import same_versions
@@ -26,6 +25,7 @@ from sr_deploy.core.parts import (
     PlanEngine,
     PlanPart,
     check_part_files,
+    publish_parts,
 )
 from sr_deploy.core.precisions import precision_of_counts, precisions_text
 from sr_deploy.core.progress import as_progress
@@ -163,9 +163,9 @@ def build_plan(build: PlanToBuild, backend: Backend, folder: Path, progress: Pro
         made = _built_parts(build, backend, Path(temporary), progress)
         made = _checked(build, made, Path(temporary))
         seconds = time.perf_counter() - start
-        files = [part.file for part in made.parts.values()]
-        size_bytes = sum((Path(temporary) / file).stat().st_size for file in files)
-        _publish(Path(temporary), folder, files, build.name)
+        files = [Path(temporary) / part.file for part in made.parts.values()]
+        size_bytes = sum(file.stat().st_size for file in files)
+        publish_parts(Path(temporary), folder, made)
     engine = made.engine
     assert engine is not None
     mib = size_bytes / 2**20
@@ -263,14 +263,3 @@ def _checked(build: PlanToBuild, made: AdaptivePlan, folder: Path) -> AdaptivePl
 def _output(path: Path, image: Any, run: RunOptions) -> List[Any]:
     with PlanKind().describe(str(path), None, False)[0].open(run) as session:
         return [session.run(image)]
-
-
-def _publish(temporary: Path, folder: Path, files: Sequence[str], plan: str) -> None:
-    """Move engines to their folder, and their plan last: the old one is removed before."""
-    target = folder / plan
-    try:
-        target.unlink(missing_ok=True)
-        for file in (*files, plan):
-            os.replace(temporary / file, folder / file)
-    except OSError as e:
-        raise InputError(f"cannot write {target}: {e.strerror or e}", hint=write_hint(e)) from e
