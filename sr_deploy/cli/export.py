@@ -109,7 +109,8 @@ Folders = Dict[Optional[str], Path]
 @click.option(
     "--adaptive",
     is_flag=True,
-    help="MODEL is a router or an AdaEDSR: export it as an adaptive network.",
+    help="MODEL is a router or an AdaEDSR: export it as an adaptive network, for --target and "
+    "--precision.",
 )
 @code_options("model")
 @click.option(
@@ -139,19 +140,11 @@ def export(
     """
     _check_sizes(sizes, dynamic)
     if adaptive:
-        others = sizes or dynamic or _given(options)
-        if others or dry_run:
-            raise InputError(
-                "--adaptive exports in FP32 for all sizes, for ONNX Runtime: "
-                "it takes no option but -o",
-                hint="omit the other options",
-            )
         if model is None or output is None:
             raise click.UsageError("--adaptive needs MODEL and -o")
-        from sr_deploy.export.plans import plans_from_model
-
-        for path in plans_from_model(model, output, progress=log):
-            emit(str(path))
+        if dynamic or dry_run:
+            options["dynamic" if dynamic else "dry_run"] = True
+        _export_adaptive(model, output, {**options, "sizes": sizes})
         return
     if model is None and options["variants"] != "all":
         raise click.UsageError("--variants is for one MODEL")
@@ -172,6 +165,30 @@ def export(
             _export_model(model, folders, options)
     if output is None:
         _say_next(model, target, folders)
+
+
+def _export_adaptive(model: str, output: Path, options: Dict[str, Any]) -> None:
+    target, precision = options.pop("target"), options.pop("precision")
+    others = [name for name in ("sizes", "dynamic", "dry_run") if options.pop(name, None)]
+    others += _given(options)
+    if others:
+        listed = ", ".join("--" + _option(name) for name in others)
+        raise InputError(
+            f"--adaptive exports for all sizes, and does not take {listed}",
+            hint="it takes --target, --precision and -o",
+        )
+    from sr_deploy.export.part_forms import PlanForm
+    from sr_deploy.export.plans import plans_from_model
+
+    form = PlanForm.from_names(target, precision)
+    for path in plans_from_model(model, output, form=form, progress=log):
+        emit(str(path))
+    if form.target is not None:
+        log(f"next: srdeploy build-engine {output} --target {form.target.option}")
+
+
+def _option(name: str) -> str:
+    return {"sizes": "size"}.get(name, name).replace("_", "-")
 
 
 def _check_sizes(sizes: Tuple[str, ...], dynamic: Optional[str]) -> None:

@@ -13,6 +13,7 @@ from sr_deploy.core.elastic_plan import ElasticPlan, whole_role
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.quadtree import SIZES
 from sr_deploy.core.samples import sample_lr
+from sr_deploy.export.part_forms import FP32, PlanForm
 from sr_deploy.export.parts import SIDE_SIZES, CheckedPart, PartSpec, checked_part, write_plan
 from sr_deploy.nets.elastic import elastic_modules
 from sr_deploy.nets.gains import Gains, load_gains
@@ -25,6 +26,7 @@ def plan_from_gains(
     model: Union[str, Path, Gains],
     output: Union[str, Path],
     *,
+    form: PlanForm = FP32,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Export a gains head with the depths of its checkpoint to `output`; return the plan's path.
@@ -42,7 +44,7 @@ def plan_from_gains(
         parts[role] = checked_part(spec)
         error, file = parts[role].max_abs_err, plan.graph_name(role)
         progress(f"[{number}/{len(specs)}] {file}: differs from torch by {error:.2g}")
-    return write_plan(plan, parts, Path(output))
+    return write_plan(plan, parts, Path(output), form, progress)
 
 
 def _specs(plan: ElasticPlan, modules: Dict[str, nn.Module]) -> Dict[str, PartSpec]:
@@ -56,7 +58,12 @@ def _specs(plan: ElasticPlan, modules: Dict[str, nn.Module]) -> Dict[str, PartSp
     gains = (1, len(plan.tails) - 1, "rows", "columns")
     specs = {
         "start": PartSpec(
-            modules["start"], (x,), {"lr": lr}, {"features": whole, "gains": gains}, sides
+            modules["start"],
+            (x,),
+            {"lr": lr},
+            {"features": whole, "gains": gains},
+            sides,
+            decisions=("gains",),
         )
     }
     for variant, cost in plan.tails.items():

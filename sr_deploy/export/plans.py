@@ -16,11 +16,14 @@ from sr_deploy.core.files import write_text
 from sr_deploy.core.gains import is_gains
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
+from sr_deploy.core.providers import BUILDERS
 from sr_deploy.core.routers import is_router
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import hw_text
+from sr_deploy.core.target import TargetProfile
 from sr_deploy.core.timing import time_in_turns
 from sr_deploy.export.elastic import plan_from_gains
+from sr_deploy.export.part_forms import FP32, PlanForm
 from sr_deploy.export.parts import (
     BATCH_SIZES,
     SIDE_SIZES,
@@ -46,20 +49,27 @@ def plans_from_model(
     model: Union[str, Path, Checkpoint],
     output: Union[str, Path],
     *,
+    form: PlanForm = FP32,
     progress: Callable[[str], None] = lambda line: None,
 ) -> List[Path]:
     """Export a router or an AdaEDSR checkpoint to `output`; return the paths of its plans.
+
+    form: the target and the precision that the graphs are for.
 
     The two ways of an AdaEDSR are timed in turns on a photograph at half its depth. The fastest on
     this machine comes first; each plan records its time. Raises an SrDeployError.
     """
     if is_gains(str(model)):
-        return [plan_from_gains(str(model), output, progress=progress)]
+        return [plan_from_gains(str(model), output, form=form, progress=progress)]
     if is_router(str(model)):
-        return [plan_from_router(str(model), output, progress=progress)]
+        return [plan_from_router(str(model), output, form=form, progress=progress)]
     checkpoint, net = load_adaedsr(model)
     done: Dict[str, CheckedPart] = {}
-    paths = [_export_depths(net, depth_plan(checkpoint, net, way=w), output, done) for w in WAYS]
+    plans = [depth_plan(checkpoint, net, way=way) for way in WAYS]
+    plans = [plan for plan in plans if plan.way in ways_of(form.target)]
+    paths = [_export_depths(net, plan, output, done, form, progress) for plan in plans]
+    if len(paths) == 1:
+        return paths
     x = nchw_from_rgb(sample_lr(TIMED_HW, count=1)[0])
 
     def timer(path: Path) -> Callable[[], float]:
@@ -79,6 +89,7 @@ def plan_from_router(
     model: Union[str, Path, Router],
     output: Union[str, Path],
     *,
+    form: PlanForm = FP32,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Export a router and its fused branches to `output`; return the path of their plan.
@@ -92,7 +103,7 @@ def plan_from_router(
     patches = sample_lr((plan.patch, plan.patch), count=CHECK_PATCHES)
     x = torch.from_numpy(np.concatenate([nchw_from_rgb(rgb) for rgb in patches]))
     lr, sr = (("N", 3, side, side) for side in (plan.patch, plan.scale * plan.patch))
-    given: Any = {"inputs": {"lr": lr}, "sizes": {"N": BATCH_SIZES}}
+    given: Any = {"inputs": {"lr": lr}, "sizes": {"N": BATCH_SIZES}, "decisions": ("logits",)}
     logits = {"logits": ("N", len(plan.names))}
     specs = {"router": PartSpec(router.network(), (x,), outputs=logits, **given)}
     for name, net in zip(plan.names, router.branch_networks()):
@@ -104,7 +115,7 @@ def plan_from_router(
         error = parts[role].max_abs_err
         file = plan.graph_name(role)
         progress(f"[{number}/{len(specs)}] {file}: differs from torch by {error:.2g}")
-    return write_plan(plan, parts, Path(output))
+    return write_plan(plan, parts, Path(output), form, progress)
 
 
 def plan_from_checkpoint(
@@ -114,6 +125,7 @@ def plan_from_checkpoint(
     way: str = "rows",
     dense_above: Optional[float] = None,
     tile: int = TILE,
+    form: PlanForm = FP32,
 ) -> Path:
     """Export an AdaEDSR checkpoint to `output` as graphs that skip; return the path of their plan.
 
@@ -126,11 +138,16 @@ def plan_from_checkpoint(
     """
     checkpoint, net = load_adaedsr(model)
     plan = depth_plan(checkpoint, net, way=way, dense_above=dense_above, tile=tile)
-    return _export_depths(net, plan, output, {})
+    return _export_depths(net, plan, output, {}, form)
 
 
 def _export_depths(
-    net: AdaEDSR, plan: DepthPlan, output: Union[str, Path], done: Dict[str, CheckedPart]
+    net: AdaEDSR,
+    plan: DepthPlan,
+    output: Union[str, Path],
+    done: Dict[str, CheckedPart],
+    form: PlanForm,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Export the parts of a plan that are not in `done` yet; write all of them and the plan.
 
@@ -139,7 +156,14 @@ def _export_depths(
     for role, spec in zip(plan.roles(), _depth_parts(net, plan)):
         if role not in done:
             done[role] = checked_part(spec)
-    return write_plan(plan, {role: done[role] for role in plan.roles()}, Path(output))
+    parts = {role: done[role] for role in plan.roles()}
+    return write_plan(plan, parts, Path(output), form, progress)
+
+
+def ways_of(target: Optional[TargetProfile]) -> Tuple[str, ...]:
+    """Return the ways to skip blocks that a target can: rows need NonZero, and sizes that follow
+    from values, which TensorRT for RTX lacks."""
+    return ("tiles",) if target is not None and target.runtime in BUILDERS else WAYS
 
 
 def _depth_parts(net: AdaEDSR, plan: DepthPlan) -> List[PartSpec]:
@@ -172,7 +196,7 @@ def _depth_parts(net: AdaEDSR, plan: DepthPlan) -> List[PartSpec]:
         cores = {"y_next": ("N", channels, plan.tile, plan.tile)}
         example = _example_tiles(features, plan, side)
         specs.append(PartSpec(skipping, example, tiles, cores, {"N": BATCH_SIZES}))
-    return specs
+    return [replace(spec, decisions=("depth", "depth_map")) for spec in specs]
 
 
 def _example_tiles(features: Tensor, plan: DepthPlan, side: int) -> Tuple[Tensor, Tensor]:
