@@ -113,8 +113,9 @@ def compute_bank(
             parts["absolute"].append(difference.abs().mean(dim=2))
             parts["differences"].append(difference[:, :, torch.from_numpy(chosen)].half())
         if step % SAVE_EVERY == SAVE_EVERY - 1 or step == steps - 1:
+            parts = {name: [torch.cat(part)] for name, part in parts.items()}
             with atomic_path(file) as temporary:
-                torch.save({name: torch.cat(part) for name, part in parts.items()}, temporary)
+                torch.save({name: part for name, (part,) in parts.items()}, temporary)
             log(f"errors of {min((step + 1) * patches.batch_size, size)} of {size} patches")
     return Bank(**{name: torch.cat(part)[:size] for name, part in parts.items()})
 

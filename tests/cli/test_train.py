@@ -128,4 +128,4 @@ def test_all_steps_have_no_name_of_their_own(fails, tmp_path):
 def test_a_recipe_of_a_router_is_shown(run_cli):
     pytest.importorskip("torch", reason="torch is not installed; it trains")
     shown = json.loads(run_cli("recipes", "--json", "cdnsr-s-fsrcnn-x4").stdout)
-    assert (shown["stage"], shown["alpha"], shown["lambda_reg"]) == ("router", 0.45, 4e-4)
+    assert (shown["stage"], shown["share"], shown["counting"]) == ("router", 0.52, "paper")

@@ -334,9 +334,14 @@ def test_the_papers_numbers():
         "msrresnet": ("w36", "w52", "w64"),
         "rcan": ("w36", "w50", "w64"),
     }
-    requirements = {"r": (0.75, 2e-4), "m": (0.55, 2e-4), "s": (0.45, 4e-4)}
+    shares = {
+        "fsrcnn": (0.75, 0.64, 0.52),
+        "carn-m": (0.75, 0.71, 0.66),
+        "msrresnet": (0.74, 0.68, 0.61),
+        "rcan": (0.68, 0.62, 0.56),
+    }
     for backbone in widths:
-        for name in requirements:
+        for name, share in zip("rms", shares[backbone]):
             one = ROUTER_RECIPES[f"cdnsr-{name}-{backbone}-x4"]
             assert (one.batch_size, one.lr, one.final_lr, one.schedule, one.patch_hr) == (
                 64,
@@ -345,12 +350,12 @@ def test_the_papers_numbers():
                 "cosine",
                 128,
             )
-            assert (one.alpha, one.lambda_reg) == requirements[name]
+            assert (one.share, one.alpha, one.counting) == (share, 0.0, "paper")
+            assert (one.overlap, one.blend) == (4, "average")
             assert one.branches == tuple(f"cdnsr-{backbone}-{w}-x4" for w in widths[backbone])
             assert (one.lambda_ct, one.negatives, one.convs, one.classes) == (1e-3, 6, 5, 3)
             last = ROUTER_RECIPES[f"cdnsr-{name}-{backbone}-x4-3"]
             assert last.stage == "joint" and last.follows == f"cdnsr-{name}-{backbone}-x4-2"
-    assert ROUTER_RECIPES["cdnsr-r-fsrcnn-x4"].lambda_reg == 2e-4
 
 
 def untrained(folder, arch, width):
@@ -374,6 +379,8 @@ def test_an_ablation_trains(name, steps, images, cache, tmp_path):
         steps=100,
         scale=2,
         patch_hr=8,
+        overlap=0,
+        bank=64,
         batch_size=recipe.negatives + 1 if recipe.distils else 2,
     )
     if recipe.stage == "router":
