@@ -372,7 +372,7 @@ def _measured_row(
             test = evaluate(session, test_set, metric=metric, turn=turn, plan=plan)
         timing = _timing_of_images(valid, test)
     conditions = {"before": run.before, "during": run.during}
-    known = row.warnings
+    known, executed = row.warnings, executed_fields(valid, test, timed_share=run.timed_share)
     row = replace(row, **{**_session_fields(session), **quality_fields(valid, test), **timing})
     row = replace(
         row,
@@ -381,7 +381,8 @@ def _measured_row(
         mem_peak_mib=run.mem_peak_mib,
         mem_definition=run.mem_definition,
         bicubic_psnr_db=bicubic_psnr_db(options.valid_set(), scale=session.scale, metric=metric),
-        executed=executed_fields(valid, test, timed_share=run.timed_share),
+        executed=executed,
+        executed_g=row.executed_g if executed is None else executed["macs_g"],
         conditions=conditions,
         baseline=run.turns.fields(),
     )

@@ -101,7 +101,17 @@ def _count_fields(counts: Dict[str, Any], counter: str) -> Dict[str, Any]:
         "uncounted": values["uncounted"],
         "uncounted_macs": values.get("uncounted_macs"),
         "deployed": counts.get("deployed", {}).get(counter),
+        "executed_g": _executed_g(counts),
     }
+
+
+def _executed_g(counts: Dict[str, Any]) -> Optional[float]:
+    """Return the multiply-accumulates of the graph that runs at 256x256 in G, by fvcore."""
+    of_graph = counts.get("deployed", {}).get("fvcore") or counts.get("fvcore")
+    if not of_graph or tuple(counts.get("hw", NTIRE_HW)) != NTIRE_HW:
+        return None
+    left_out = sum((of_graph.get("uncounted_macs") or {}).values())
+    return float((of_graph["macs"] + left_out) / 1e9)
 
 
 def executed_fields(

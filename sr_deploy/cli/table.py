@@ -39,7 +39,7 @@ _rows_files = click.argument("files", nargs=-1, metavar="[ROWS.jsonl|DIR]...")
     default="bench",
     show_default=True,
     help="bench: all columns. ntire: the challenge's table, with ranks. srn5, imdeception2, "
-    "imdeception4: tables of those papers. ranks: of each protocol.",
+    "imdeception4, cdnsr1, adadsr2: tables of those papers. ranks: of each protocol.",
 )
 @format_option
 @_WHERE

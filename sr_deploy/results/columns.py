@@ -44,6 +44,7 @@ VALUES: Mapping[str, Value] = {
     "params_k": lambda r: over(r.params, 1e3),
     "macs_g": lambda r: r.macs_g,
     "deployed_g": lambda r: r.deployed["macs"] / 1e9 if r.deployed else None,
+    "executed_g": lambda r: r.executed_g,
     "acts_m": lambda r: r.acts_m,
     "memory_mib": lambda r: r.mem_peak_mib,
     "convs": lambda r: r.convs,

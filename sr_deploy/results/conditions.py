@@ -37,7 +37,7 @@ _DEPLOYED = "the same count of the graph that runs, after its exact rewrites"
 
 OF_PATCHES = "(of the same patches)"
 """Marks executed work of older rows."""
-_EXECUTED = "of the plain network's multiply-accumulates on the whole image, overlaps included"
+EXECUTED = "of the plain network's multiply-accumulates on the whole image, overlaps included"
 _EXECUTED_OLD = (
     f"{OF_PATCHES}: an older row, of the largest branch's on the same overlapping patches; "
     "more of the plain network's"
@@ -178,7 +178,7 @@ def _conditions_of(r: BenchmarkRow) -> Dict[str, str]:
         "deployed": _DEPLOYED if r.deployed else "",
         "executed": ""
         if r.executed is None
-        else _EXECUTED
+        else EXECUTED
         if executed_of_plain(r)
         else _EXECUTED_OLD,
         "time": ""

@@ -1,4 +1,4 @@
-"""Rows in the layouts of published tables: of NTIRE, IMDeception and SRN. And their ranks."""
+"""Rows in the layouts of published tables: of NTIRE and of papers. And their ranks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from operator import attrgetter
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from sr_deploy.core.errors import InputError, did_you_mean
+from sr_deploy.results.adaptive_tables import adadsr_table2, cdnsr_table1
 from sr_deploy.results.columns import (
     SCORES,
     VALUES,
@@ -204,6 +205,8 @@ TABLE_LAYOUTS: Mapping[str, Callable[[Sequence[BenchmarkRow]], Table]] = {
     "srn5": srn_table5,
     "imdeception2": imdeception_table2,
     "imdeception4": imdeception_table4,
+    "cdnsr1": cdnsr_table1,
+    "adadsr2": adadsr_table2,
     "ranks": ranks,
 }
 

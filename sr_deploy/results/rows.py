@@ -105,6 +105,10 @@ class BenchmarkRow:
     image of 256x256 on average. A share is above 1 where overlaps and the router cost more than is
     saved. Older rows lack `macs_g`, and have another basis: see SCHEMA. None: always all of the
     row's `macs_g`."""
+    executed_g: Optional[float] = None
+    """Multiply-accumulates that run for an image of 256x256, in G, counted alike for all networks:
+    fvcore's count of the graph that runs, with the convolutions and products that it leaves out; of
+    an adaptive network those executed over the scored images, on average. Older rows lack it."""
     uncounted: Optional[Dict[str, Any]] = None
     """Operators that compute but are not counted, with the number of their calls."""
     uncounted_macs: Optional[Dict[str, Any]] = None

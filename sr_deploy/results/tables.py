@@ -18,6 +18,7 @@ from sr_deploy.results.columns import (
     settings_text,
 )
 from sr_deploy.results.conditions import (
+    EXECUTED,
     OF_PATCHES,
     condition_notes,
     score_notes,
@@ -115,6 +116,7 @@ _BENCH: Tuple[Tuple[str, Callable[[BenchmarkRow], str]], ...] = (
     ("#Params [M]", Column("#Params [M]", "params_m", 3).text),
     ("FLOPs [G]", Column("FLOPs [G]", "macs_g").text),
     ("deployed [G]", Column("deployed [G]", "deployed_g").text),
+    ("executed [G]", Column("executed [G]", "executed_g").text),
     ("executed, timed / set", _executed),
     ("#Acts [M]", Column("#Acts [M]", "acts_m").text),
     ("Mem [MiB]", Column("Mem [MiB]", "memory_mib", 1).text),
@@ -157,6 +159,8 @@ def bench_table(rows: Sequence[BenchmarkRow]) -> Table:
     if has_several_precisions(measured):
         columns.insert(_LOSS_AT, (LOSS, loss_cells(measured)))
     columns = [(h, cells) for h, cells in columns if h not in _OPTIONAL or any(cells)]
+    if not any(r.executed for r in measured):  # then it is what is deployed
+        columns = [(h, cells) for h, cells in columns if h != "executed [G]"]
     cells = list(zip(*(cells for _, cells in columns)))
     notes = condition_notes(measured)
     if columns[-1][0] in SCORES:
@@ -267,10 +271,19 @@ def _quality_table(rows: Sequence[QualityRow], sets: Sequence[str], ssim: bool) 
         if names.count(shown) > 1:
             shown = _name(row) + (f" ({_how(row)})" if files.count(_name(row)) > 1 else "")
         scores = [_quality(by_set.get(name), ssim) for name in sets]
-        cells.append([shown, number(over(row.params, 1e3), 1), *scores])
+        works = [_work(by_set.get(name)) for name in sets]
+        cells.append([shown, number(over(row.params, 1e3), 1), *scores, *works])
     conditions = f"x{rows[0].scale}, {rows[0].metric}, {rows[0].degradation}"
-    headings = [f"{s} PSNR/SSIM" if ssim else f"{s} PSNR" for s in sets]
-    return make_table([conditions, "#Params [K]", *headings], cells, [])
+    headings = [conditions, "#Params [K]"]
+    headings += [f"{s} PSNR/SSIM" if ssim else f"{s} PSNR" for s in sets]
+    headings += [f"{s} work" for s in sets]
+    kept = [i for i, h in enumerate(headings) if i < 2 + len(sets) or any(c[i] for c in cells)]
+    return make_table([headings[i] for i in kept], [[c[i] for i in kept] for c in cells], [])
+
+
+def _work(row: Optional[QualityRow]) -> str:
+    """The multiply-accumulates that an adaptive network executed, of the plain network's."""
+    return "" if row is None or row.executed is None else f"{row.executed['share']:.1%}"
 
 
 def _how(row: QualityRow) -> str:
@@ -298,6 +311,7 @@ def quality_conditions(rows: Sequence[QualityRow]) -> List[str]:
         ("PSNR, SSIM", [f"{r.metric}, border {r.border_px}" for r in rows]),
         ("LR", [LR_TEXTS[r.degradation] for r in rows]),
         ("evaluated", [tiling_text(r.tiling) for r in networks]),
+        ("work", [EXECUTED for r in networks if r.executed]),
         ("software", [f"{r.backend} {r.backend_version}, {r.precision}" for r in networks]),
     ]
     lines = [f"{name}: {'; '.join(dict.fromkeys(values))}" for name, values in parts if values]

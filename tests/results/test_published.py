@@ -175,6 +175,8 @@ def test_ranks_by_two_protocols_and_where_they_differ():
 @pytest.mark.parametrize("change", [{"protocol": "ntire2022"}, {"set": "Set14"}, {"metric": "rgb"}])
 def test_rows_that_do_not_compare_are_refused(layout, change):
     (key,) = change
+    if key == "set" and layout in ("cdnsr1", "adadsr2"):
+        return  # they have a column for each
     with pytest.raises(InputError, match=f"rows of different {key} cannot be compared") as e:
         build_table([A, replace(B, **change)], layout)
     assert f"--where {key}=" in e.value.hint

@@ -168,9 +168,9 @@ def group_rows(rows: Sequence[BenchmarkRow]) -> List[RowGroup]:
 
 
 def flops(row: BenchmarkRow) -> Optional[float]:
-    """Return the multiply-accumulates of what runs in G: of an adaptive network those executed."""
+    """Return the multiply-accumulates of the graph that runs in G; None for adaptive networks."""
     if row.executed:
-        return row.executed.get("macs_g") if executed_of_plain(row) else None
+        return None
     deployed = VALUES["deployed_g"](row)
     return row.macs_g if deployed is None else deployed
 
@@ -180,9 +180,11 @@ def flops_by(counter: str) -> Value:
     return lambda r: flops(r) if (counter_name(r) or "hooks") == counter else None
 
 
-def executed_percent(row: BenchmarkRow) -> Optional[float]:
-    """Return an adaptive network's work over the set, in per cent of its plain network's."""
-    return 100 * row.executed["share"] if row.executed and executed_of_plain(row) else None
+def executed_g(row: BenchmarkRow) -> Optional[float]:
+    """Return the multiply-accumulates that ran for an image of 256x256 on average, in G."""
+    if row.executed:
+        return row.executed.get("macs_g") if executed_of_plain(row) else None
+    return row.executed_g
 
 
 def cost_axes(group: RowGroup) -> List[CostAxis]:
@@ -192,8 +194,9 @@ def cost_axes(group: RowGroup) -> List[CostAxis]:
         name = f"FLOPs as deployed [G], {counter}"
         axes.append(CostAxis(f"flops{i}", name, "FLOPs", flops_by(counter)))
     axes.append(CostAxis("params", "Parameters [K]", "parameters", VALUES["params_k"]))
-    name = "Work executed [% of the plain network]"
-    axes.append(CostAxis("executed", name, "executed work", executed_percent))
+    if any(e.row.executed for e in group.entries):
+        name = "Multiply-accumulates executed [G]"
+        axes.append(CostAxis("executed", name, "executed multiply-accumulates", executed_g))
     return [
         axis
         for axis in axes

@@ -26,6 +26,7 @@ from sr_deploy.results.report.groups import (
     Entry,
     RowGroup,
     cost_axes,
+    executed_g,
     flops_by,
     group_rows,
     pareto_front,
@@ -194,6 +195,7 @@ def _columns(group: RowGroup) -> List[PageColumn]:
         PageColumn("SSIM", 4, VALUES["ssim"], "high"),
         PageColumn("p95 [ms]", 2, VALUES["p95_ms"]),
         *(PageColumn(f"FLOPs as trained [G]{by}", 2, trained(name)) for name, by in counted),
+        PageColumn("Executed [G]", 2, executed_g),
         PageColumn("Executed, timed input [%]", 1, executed("timed_share")),
         PageColumn("Executed, scored set [%]", 1, executed("share")),
         PageColumn(f"Executed, timed input [%] {OF_PATCHES}", 1, executed("timed_share", False)),
@@ -201,6 +203,8 @@ def _columns(group: RowGroup) -> List[PageColumn]:
         PageColumn("Acts [M]", 1, VALUES["acts_m"]),
         PageColumn("Conv", 0, VALUES["convs"]),
     ]
+    if not any(e.row.executed for e in group.entries):
+        columns = [c for c in columns if c.heading != "Executed [G]"]
     if not any(e.row.deployed for e in group.entries):
         columns = [c for c in columns if "as trained" not in c.heading]
     return [c for c in columns if any(c.of(e.row) is not None for e in group.entries)]

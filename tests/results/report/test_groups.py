@@ -8,6 +8,7 @@ from sample_rows import family, mixed_family, row
 from sr_deploy.results.report.groups import (
     cost_axes,
     cost_points,
+    executed_g,
     flops,
     group_rows,
     pareto_front,
@@ -117,18 +118,21 @@ def test_flops_are_those_that_run():
     deployed = row("d1", deployed={"macs": 7_000_000_000})
     adaptive = {"share": 0.5, "timed_share": 0.6, "ways": {}}
     assert [flops(r) for r in (row(), deployed)] == [26.0, 7.0]
-    assert flops(row(macs_g=None, executed=adaptive)) is None
-    assert flops(row(macs_g=None, executed={**adaptive, "macs_g": 3.0})) == 3.0
-    assert flops(row(executed={**adaptive, "macs_g": 3.0}, schema=2)) is None, "another basis"
+    assert flops(row(executed=adaptive)) is None, "it runs less"
+    work = {**adaptive, "macs_g": 3.0}
+    assert executed_g(row(executed=work)) == 3.0
+    assert executed_g(row(executed=work, schema=2)) is None, "another basis"
 
 
-def test_the_work_of_adaptive_networks_has_an_axis():
-    share = {"timed_share": 0.6, "ways": {}}
-    rows = [row(f"d{i}", psnr=30.0 + i, executed={"share": i / 10, **share}) for i in (4, 8)]
-    (group,) = group_rows([*rows, row("d9")])
+def test_what_is_executed_has_an_axis_where_there_are_adaptive_networks():
+    share = {"share": 0.5, "timed_share": 0.6, "ways": {}}
+    adaptive = [row(f"d{i}", psnr=30.0 + i, executed={"macs_g": float(i), **share}) for i in (4, 8)]
+    static = [row("d9", psnr=31.0, executed_g=9.0), row("d7")]
+    (group,) = group_rows([*adaptive, *static])
     axis = cost_axes(group)[-1]
-    assert axis.name == "Work executed [% of the plain network]"
-    assert [p.cost for p in cost_points(group, axis)] == [40.0, 80.0]
+    assert axis.name == "Multiply-accumulates executed [G]"
+    assert [p.cost for p in cost_points(group, axis)] == [4.0, 8.0, 9.0]
+    assert "executed" not in [a.id for a in cost_axes(group_rows(static)[0])]
 
 
 def test_what_is_below_bicubic_is_left_out_unless_all_is():
