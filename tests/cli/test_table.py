@@ -44,7 +44,7 @@ def rows(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("layout", ["bench", "ntire", "srn5", "imdeception2", "imdeception4", "cdnsr1", "adadsr2"])
+@pytest.mark.parametrize("layout", ["bench", "ntire", "srn5", "imdeception2", "imdeception4"])
 @pytest.mark.parametrize(
     "form, start", [("markdown", "|"), ("csv", ""), ("latex", r"\begin{tabular}")]
 )
@@ -170,7 +170,7 @@ def test_without_files_the_rows_of_bench_are_read(run_cli, fails, rows, tmp_path
 
 
 @pytest.mark.parametrize("columns", [40, 80, 100])
-@pytest.mark.parametrize("layout", ["bench", "ntire", "srn5", "imdeception2", "imdeception4", "cdnsr1", "adadsr2"])
+@pytest.mark.parametrize("layout", ["bench", "ntire", "srn5", "imdeception2", "imdeception4"])
 def test_text_fits_the_terminal(run_cli, rows, monkeypatch, layout, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     noisy = replace(DEEP, warnings=("single runs vary by 30% (standard deviation over mean)",))
