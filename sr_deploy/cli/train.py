@@ -30,7 +30,7 @@ def recipes(recipe: Tuple[str, ...], as_json: bool) -> None:
     A recipe of your own is a JSON file: save the output of --json NAME and change it, or write
     {"extends": "NAME"} and the fields that differ.
     """
-    from sr_deploy.train.recipe import RECIPES, Recipe, load_recipe
+    from sr_deploy.train.recipe import RECIPES, Recipe, RouterRecipe, load_recipe
 
     shown = {name: load_recipe(name) for name in recipe} if recipe else RECIPES
     fields = {name: dataclasses.asdict(listed) for name, listed in shown.items()}
@@ -48,7 +48,12 @@ def recipes(recipe: Tuple[str, ...], as_json: bool) -> None:
     else:
         width = max(map(len, shown))
         for name, listed in shown.items():
-            kind = listed.method if isinstance(listed, Recipe) else f"router, stage {listed.stage}"
+            if isinstance(listed, Recipe):
+                kind = listed.method
+            elif isinstance(listed, RouterRecipe):
+                kind = f"router, stage {listed.stage}"
+            else:
+                kind = f"gains of {', '.join(listed.depths)}"
             size = f"{listed.steps:,} steps of {listed.batch_size} x HR {listed.patch_hr}"
             after = f", after {listed.follows}" if listed.follows else ""
             emit(f"{name:<{width}}  {kind}, {size}{after}")
@@ -189,7 +194,7 @@ def train(
     """
     from sr_deploy.train.options import TrainOptions
     from sr_deploy.train.processes import is_first_process
-    from sr_deploy.train.recipe import RouterRecipe, load_recipe
+    from sr_deploy.train.recipe import GainsRecipe, RouterRecipe, load_recipe
 
     devices = run_options.pop("devices") or 0
     options = TrainOptions(budget_s=_seconds(budget), devices=devices, log=log, **run_options)
@@ -202,6 +207,11 @@ def train(
         from sr_deploy.train.router_trainer import router_from_images
 
         path = router_from_images(recipe, options, branches=branches, vgg=vgg)
+    elif isinstance(load_recipe(recipe), GainsRecipe):
+        _refuse("trains a gains head", teacher=teacher, judge=judge, branch=branches, vgg=vgg)
+        from sr_deploy.train.gains_trainer import gains_from_images
+
+        path = gains_from_images(recipe, options)
     else:
         _refuse("trains one network", branch=branches, vgg=vgg)
         from sr_deploy.train.trainer import checkpoint_from_images

@@ -1,14 +1,15 @@
 """The gains head: what more depth would gain in each cell of an image, and its checkpoints.
 
-It decides where an elastic network goes deeper, from the LR image and from features that are there
-anyway: those after the blocks of the smallest depth.
+It decides where an elastic network goes deeper. It looks at the local spectrum of the LR image
+only, which costs next to nothing: the features of the network tell no more.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Union
+from typing import Dict, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -33,51 +34,98 @@ from sr_deploy.nets.checkpoint import (
     write_with_card,
 )
 
-STRIDE = 4
-"""LR pixels between two positions at which the head reads the image and the features."""
-_FLOOR = 1e-3
-"""Added to mean magnitudes before their logarithm."""
+BLOCK = 4
+"""Side in LR pixels of the blocks whose spectrum is taken."""
+LUMA = (65.481, 128.553, 24.966)
+"""Y of BT.601 in 0..255, without its offset, of RGB in 0..1."""
+_RANGE = 16.0
+"""Largest luma here: squares of coefficients then stay within the range of FP16."""
+_FLOOR = 1e-3 * _RANGE
+"""Added to magnitudes before their logarithm."""
+HIDDEN = 32
 
 
 class GainsHead(nn.Module):
     """The network that predicts gains.
 
-    lr: (N, 3, H, W) float, 0..1, RGB; features: (N, channels, H, W) after the smallest depth's
-    blocks -> gains (N, depths, ceil(H / 32), ceil(W / 32)) of each deeper depth, shallow first.
+    lr: (N, 3, H, W) float, 0..1, RGB -> gains (N, depths, ceil(H / 32), ceil(W / 32)) of each
+    deeper depth, shallow first.
 
-    A gain is the predicted reduction of the squared error of Y (0..255) against the smallest
-    depth, summed over the SR pixels of the cell and divided by the number of SR pixels in a whole
-    cell: a border cell that is half inside the image has half the gain. It may be negative.
+    A gain is the predicted reduction of the mean squared error of Y in the cell against the
+    smallest depth, times the share of the cell that is inside the image, relative to the predicted
+    mean squared error of the image at the smallest depth. So the mean of the gains over all cells
+    is the share of the image's error that goes away. A gain may be negative.
+
+    depths: the number of deeper depths. hidden: channels between layers.
     """
 
-    def __init__(
-        self, *, depths: int, channels: int = 96, width: int = 32, hidden: int = 64
-    ) -> None:
-        super().__init__()
-        self.lr = nn.Conv2d(3, width, STRIDE, stride=STRIDE)
-        self.features = nn.Conv2d(channels, width, 1, stride=STRIDE)
-        self.mix = nn.Sequential(
-            nn.Conv2d(2 * width, hidden, 1),
-            nn.ReLU(),
-            nn.Conv2d(hidden, hidden, 1),
-            nn.ReLU(),
-            nn.Conv2d(hidden, 2 * depths, 1),
-        )
+    filters: Tensor
 
-    def forward(self, lr: Tensor, features: Tensor) -> Tensor:
-        patches = self.lr(F.pad(lr, (0, STRIDE - 1, 0, STRIDE - 1), mode="replicate"))
-        x = torch.cat([patches, self.features(features)], dim=1).abs()
-        inside = torch.ones_like(lr[:, :1])
-        weight = F.avg_pool2d(F.pad(inside, (0, STRIDE - 1, 0, STRIDE - 1)), STRIDE)
-        area = _per_cell(weight)  # (N, 1, ceil(H / 32), ceil(W / 32)), the share in the image
-        x = torch.log(_per_cell(x * weight) / area + _FLOOR)
-        size, direction = self.mix(x).chunk(2, dim=1)
-        return torch.exp(size.clamp(-12, 10)) * torch.tanh(direction) * area
+    def __init__(self, *, depths: int, hidden: int = HIDDEN) -> None:
+        super().__init__()
+        self.register_buffer("filters", _spectrum(), persistent=False)  # (15, 3, 4, 4)
+        self.size = _layers(2 * len(self.filters), hidden, depths + 1)
+        self.worth = _layers(2 * len(self.filters), hidden, depths)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        statistics, area = self.statistics(lr)
+        error, change, worth = self.predict(statistics)
+        mean_error = (error * area).mean((2, 3), keepdim=True) / area.mean((2, 3), keepdim=True)
+        return change * worth * area / mean_error
+
+    def statistics(self, lr: Tensor) -> Tuple[Tensor, Tensor]:
+        """Return what is known of each cell, (N, 30, rows, columns), and its area, (N, 1, ...).
+
+        It is the mean magnitude of each frequency over the cell's blocks, and the ratio of root
+        mean square and mean, which is large where details are sparse; both as logarithms, moved to
+        about -2..2. Blocks that are cut by the border are left out. The area is a share of a whole
+        cell.
+        """
+        padding = (0, BLOCK - 1, 0, BLOCK - 1)
+        blocks = F.conv2d(F.pad(lr, padding), self.filters, stride=BLOCK)
+        inside = F.avg_pool2d(F.pad(torch.ones_like(lr[:, :1]), padding), BLOCK)
+        whole = F.relu(BLOCK**2 * inside - (BLOCK**2 - 1))  # 1, and 0 for blocks that are cut
+        count = _per_cell(whole).clamp(min=(BLOCK / CELL_PX) ** 2)  # that of one block
+        mean = torch.log(_per_cell(blocks.abs() * whole) / count + _FLOOR)
+        rms = torch.log(torch.sqrt(_per_cell(blocks.square() * whole) / count) + _FLOOR)
+        return torch.cat([mean / 2 + 0.5, 4 * (rms - mean)], dim=1), _per_cell(inside)
+
+    def predict(self, statistics: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Return what makes up the gains of each cell, all of Y in 0..255.
+
+        The mean squared error of the smallest depth, (N, 1, rows, columns); the mean squared
+        difference between each deeper depth and it, (N, depths, rows, columns); and how much of
+        that difference is gained, from -0.2 to 1.2, (N, depths, rows, columns). A deeper network
+        that is the better estimate of the mean gains as much as it changes.
+        """
+        error, change = (
+            self.size(statistics).clamp(-9, 10).split([1, self.worth[-1].out_channels], dim=1)
+        )
+        return error.exp(), change.exp(), 0.5 + 0.7 * self.worth(statistics).tanh()
+
+
+def _spectrum() -> Tensor:
+    """Return the 4x4 discrete cosine transform of Y without its mean, (15, 3, 4, 4)."""
+    k, x = torch.arange(BLOCK)[:, None], torch.arange(BLOCK)[None]
+    rows = torch.cos(math.pi * (x + 0.5) * k / BLOCK) * math.sqrt(2 / BLOCK)
+    rows[0] /= math.sqrt(2)
+    filters = torch.einsum("ai,bj->abij", rows, rows).reshape(-1, BLOCK, BLOCK)[1:]
+    return filters[:, None] * (torch.tensor(LUMA) * _RANGE / 255)[:, None, None]
+
+
+def _layers(channels: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, hidden, 1),
+        nn.ReLU(),
+        nn.Conv2d(hidden, hidden, 1),
+        nn.ReLU(),
+        nn.Conv2d(hidden, outputs, 1),
+    )
 
 
 def _per_cell(x: Tensor) -> Tensor:
-    """Return the sums over cells as shares of a whole cell's positions."""
-    side = CELL_PX // STRIDE
+    """Return the sums over cells as shares of a whole cell's blocks."""
+    side = CELL_PX // BLOCK
     return F.avg_pool2d(F.pad(x, (0, side - 1, 0, side - 1)), side)
 
 
@@ -127,18 +175,14 @@ class Gains:
 
 def gains_network(spec: GainsSpec) -> GainsHead:
     """Return the untrained head of a card. Raises CheckpointError for a bad configuration."""
-    config: Dict[str, Any] = {"channels": 96, "width": 32, "hidden": 64}
-    for key, value in spec.config.items():
-        if key not in config:
-            raise CheckpointError(
-                f"unknown configuration key '{key}' of a gains head; expected {', '.join(config)}"
-            )
-        if type(value) is not int or not 1 <= value <= 4096:
-            raise CheckpointError(
-                f"'{key}' of a gains head must be an integer from 1 to 4096, got {value!r}"
-            )
-        config[key] = value
-    return GainsHead(depths=len(spec.variants) - 1, **config).eval()
+    for key in sorted(set(spec.config) - {"hidden"}):
+        raise CheckpointError(f"unknown configuration key '{key}' of a gains head; expected hidden")
+    hidden = spec.config.get("hidden", HIDDEN)
+    if type(hidden) is not int or not 1 <= hidden <= 4096:
+        raise CheckpointError(
+            f"'hidden' of a gains head must be an integer from 1 to 4096, got {hidden!r}"
+        )
+    return GainsHead(depths=len(spec.variants) - 1, hidden=hidden).eval()
 
 
 def load_gains(model: Union[str, Path]) -> Gains:

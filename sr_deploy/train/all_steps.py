@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.errors import InputError
+from sr_deploy.core.gains import GAINS_SUFFIX
 from sr_deploy.core.routers import ROUTER_SUFFIX
 from sr_deploy.nets.checkpoint import load_checkpoint
+from sr_deploy.nets.gains import load_gains
 from sr_deploy.nets.router import load_router
+from sr_deploy.train.gains_trainer import gains_from_images
 from sr_deploy.train.options import TrainOptions
-from sr_deploy.train.recipe import AnyRecipe, Recipe, RouterRecipe, load_recipe
+from sr_deploy.train.recipe import AnyRecipe, GainsRecipe, Recipe, RouterRecipe, load_recipe
 from sr_deploy.train.router_trainer import router_from_images
 from sr_deploy.train.trainer import checkpoint_from_images
 
@@ -108,6 +111,8 @@ def _needs(
     name: str, recipe: AnyRecipe, given: GivenModels, starts: Dict[str, str]
 ) -> Tuple[str, ...]:
     """Return the recipes whose results this one takes."""
+    if isinstance(recipe, GainsRecipe):
+        return (recipe.follows,)
     if isinstance(recipe, RouterRecipe):
         return (recipe.follows,) if recipe.follows else recipe.branches
     judge = recipe.judge if recipe.difficulty and given.judge is None else ""
@@ -130,6 +135,8 @@ def _train(name: str, run: TrainOptions, given: GivenModels, starts: Dict[str, s
         if recipe.method == "distillation":
             helpers["teacher"] = given.teacher or result(recipe.teacher)
         return checkpoint_from_images(name, run, **helpers)
+    if isinstance(recipe, GainsRecipe):
+        return gains_from_images(name, dataclasses.replace(run, init=result(recipe.follows)))
     run = dataclasses.replace(run, init=result(recipe.follows, ROUTER_SUFFIX))
     branches = [] if recipe.follows else [str(result(branch)) for branch in recipe.branches]
     vgg = given.vgg if recipe.distils else None
@@ -137,6 +144,8 @@ def _train(name: str, run: TrainOptions, given: GivenModels, starts: Dict[str, s
 
 
 def _card_of(path: Path) -> Dict[str, Any]:
+    if path.name.endswith(GAINS_SUFFIX):
+        return load_gains(path).spec.training
     is_router = path.name.endswith(ROUTER_SUFFIX)
     return (load_router(path) if is_router else load_checkpoint(path)).spec.training
 

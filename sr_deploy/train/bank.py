@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import atomic_path
-from sr_deploy.train.data import Patches, Window, flipped, stacked, unit_range
+from sr_deploy.train.data import HELD_OUT, Patches, Window, flipped, stacked, unit_range
 
 SAVE_EVERY = 25
 """Steps between two saves of an unfinished bank."""
@@ -27,8 +27,6 @@ SURROUNDINGS_PX = 16
 """LR pixels that a branch sees around a patch. FSRCNN's output depends on 7."""
 AT_ONCE = 8
 """Patches that all branches run on at a time, which bounds the memory."""
-HELD_OUT = 8
-"""Every eighth patch is not trained on but used for calibration."""
 
 
 @dataclass(frozen=True)

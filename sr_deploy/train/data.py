@@ -228,6 +228,9 @@ class BatchSplit:
         return step, slice(first, None, self.micro_batches * self.ranks)
 
 
+HELD_OUT = 8
+"""Every eighth example of a bank is not trained on but used for calibration."""
+
 WHOLE_BATCH = BatchSplit()
 Window = Tuple[Tensor, Tensor, Tensor, Tuple[Any, ...]]
 """LR pixels with surroundings, the LR patch, the HR patch, and the index of the patch in the output

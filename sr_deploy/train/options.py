@@ -18,7 +18,7 @@ from sr_deploy.train.processes import process_count
 
 FILE_SUFFIXES = (
     ".safetensors", ".json", "-best.safetensors", "-best.json",
-    ".router.safetensors", ".router.json", ".state.pt",
+    ".router.safetensors", ".router.json", ".gains.safetensors", ".gains.json", ".state.pt",
 )  # fmt: skip
 """The files of a run: its name with each of these."""
 LogLine = Callable[[str], None]

@@ -14,6 +14,7 @@ import torch
 
 from sr_deploy.core.degradation import check_degradation
 from sr_deploy.core.errors import InputError, SrDeployError, did_you_mean
+from sr_deploy.core.gains import CELL_PX
 from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.core.routers import BLENDS, CELL, OVERLAP_PX, blend_problems
 from sr_deploy.nets import ARCHITECTURES
@@ -46,6 +47,7 @@ class BaseRecipe:
     """
 
     CHOICES: ClassVar[Dict[str, Collection[str]]]  # the allowed values of fields that hold a name
+    trains: ClassVar[str]  # what a run makes
     scale: int
     steps: int
     patch_hr: int  # HR pixels per side
@@ -173,6 +175,7 @@ class Recipe(BaseRecipe):
     source: str = ""
     unprinted: str = ""
 
+    trains = "one network"
     CHOICES = {
         "arch": ARCHITECTURES,
         "method": (*METHODS, INT8),
@@ -301,6 +304,7 @@ class RouterRecipe(BaseRecipe):
     source: str = ""
     unprinted: str = ""
 
+    trains = "a router"
     CHOICES = {
         "stage": STAGES,
         "objective": OBJECTIVES,
@@ -360,7 +364,60 @@ class RouterRecipe(BaseRecipe):
             self._expect(valid, "at least 1 of negatives, and fewer than the batch", *keys)
 
 
-AnyRecipe = Union[Recipe, RouterRecipe]
+@dataclass(frozen=True)
+class GainsRecipe(BaseRecipe):
+    """Trains a gains head, which predicts where an elastic network should go deeper, for the
+    checkpoint that it starts from (--init).
+
+    An example is one cell of an image: the network runs once on each image, before the training.
+    """
+
+    depths: Tuple[str, ...]
+    """The variants of the checkpoint to choose between, smallest first."""
+    scale: int
+    steps: int
+    patch_hr: int  # smallest side of an image; the side of a cell in HR pixels
+    batch_size: int  # cells
+    lr: float
+    schedule: str
+    resized: Tuple[float, ...] = (1.0,)
+    """Factors by which images are made smaller or larger: photographs are less sharp than the
+    images that networks learn from."""
+    hidden: int = 32  # channels between the head's layers
+    share: float = 0.5
+    """The default price is that with which the held-out cells take this share of the largest
+    depth's multiply-accumulates."""
+    degradation: str = "bi"
+    periods: Tuple[int, ...] = ()
+    final_lr: float = 0.0
+    ema: float = 0.0
+    clip_norm: float = 0.0
+    amp: str = "off"
+    valid_every: int = 1000
+    follows: str = ""
+    data: str = ""
+    source: str = ""
+    unprinted: str = ""
+
+    trains = "a gains head"
+    CHOICES = {"amp": AMP}
+
+    def _check(self) -> None:
+        self._check_names_and_numbers()
+        self._check_training()
+        cell = CELL_PX * self.scale
+        self._expect(self.patch_hr == cell, f"patch_hr {cell}, the side of a cell", "patch_hr")
+        self._expect(len(self.depths) >= 2, "at least two depths", "depths")
+        valid = bool(self.resized) and 0.1 <= min(self.resized) <= max(self.resized) <= 10
+        self._expect(valid, "factors from 0.1 to 10", "resized")
+        self._expect(
+            0 < self.share < 1 and 1 <= self.hidden <= 4096,
+            "a share between 0 and 1, and 1 to 4096 hidden channels",
+            *("share", "hidden"),
+        )
+
+
+AnyRecipe = Union[Recipe, RouterRecipe, GainsRecipe]
 _NOTES = ("extends", "comment", "printed")
 """Keys of a recipe file that are no fields of the recipe."""
 
@@ -399,7 +456,9 @@ def _inherited(
 
 
 def _recipe_from(fields: Dict[str, Any], source: Union[str, Path]) -> AnyRecipe:
-    cls: Type[Any] = RouterRecipe if "stage" in fields else Recipe
+    cls: Type[Any] = Recipe
+    if "stage" in fields or "depths" in fields:
+        cls = RouterRecipe if "stage" in fields else GainsRecipe
     return from_dict(cls, fields, source=source, error=InputError)
 
 

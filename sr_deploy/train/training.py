@@ -103,8 +103,7 @@ def resolve(
         if options.name is None:
             options = replace(options, name=recipe_file.stem if recipe_file else str(recipe))
     if not isinstance(loaded, kind):
-        trains = "one network" if kind.__name__ == "RouterRecipe" else "a router"
-        raise InputError(f"the recipe {recipe} trains {trains}")
+        raise InputError(f"the recipe {recipe} trains {loaded.trains}")
     return loaded, options, recipe_file
 
 

@@ -15,25 +15,37 @@ SPEC = GainsSpec(
     scale=4,
     variants=("d1", "d2"),
     price=1e-9,
-    config={"channels": 6, "width": 4, "hidden": 5},
+    config={"hidden": 5},
 )
 
 
 def head(seed=0):
     torch.manual_seed(seed)
-    return GainsHead(depths=1, channels=6, width=4, hidden=5).eval()
+    return GainsHead(depths=1, hidden=5).eval()
 
 
-def test_each_cell_is_predicted_from_its_own_pixels_and_scaled_to_its_area():
-    lr, features = torch.rand(1, 3, 70, 45), torch.rand(1, 6, 70, 45)
+def test_a_cell_is_seen_by_its_own_pixels_and_cut_blocks_are_left_out():
+    lr = torch.rand(1, 3, 70, 45)
+    statistics, area = head().statistics(lr)
+    assert statistics.shape == (1, 30, 3, 2)
+    torch.testing.assert_close(area[0, 0, 2], torch.tensor([6 / 32, 6 * 13 / 32**2]))
+    corner, _ = head().statistics(lr[:, :, 64:68, 32:44])
+    torch.testing.assert_close(statistics[:, :, 2:, 1:], corner)
+    flat, _ = head().statistics(torch.zeros(1, 3, 32, 32))
+    torch.testing.assert_close(head().statistics(lr[:, :, :3])[0][:, :, :, :1], flat)
+
+
+def test_gains_are_shares_of_the_error_of_the_image():
+    dull, busy = 0.01 * torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 48)
+    lr = torch.cat([dull, busy], dim=3)
     with torch.no_grad():
-        gains = head()(lr, features)
-        assert gains.shape == (1, 1, 3, 2)
-        corner = head()(lr[:, :, 64:, 32:], features[:, :, 64:, 32:])
-        torch.testing.assert_close(gains[:, :, 2:, 1:], corner)
-        flat = head()(torch.full((1, 3, 32, 32), 0.5), torch.ones(1, 6, 32, 32))
-        part = head()(torch.full((1, 3, 7, 16), 0.5), torch.ones(1, 6, 7, 16))
-    torch.testing.assert_close(part, flat * (7 * 16 / 32**2))
+        gains = head()(lr)
+        parts = [head().predict(head().statistics(part)[0]) for part in lr.split(32, dim=3)]
+    assert gains.shape == (1, 1, 1, 3)
+    area = torch.tensor([1, 1, 0.5])
+    error = sum(part[0] * share for part, share in zip(parts, area)) / area.sum()
+    expected = [change * worth * share / error for (_, change, worth), share in zip(parts, area)]
+    torch.testing.assert_close(gains, torch.cat(expected, dim=3))
 
 
 def saved(folder, spec=SPEC):
@@ -46,14 +58,14 @@ def test_a_saved_head_is_loaded(tmp_path):
     gains = load_gains(path)
     assert gains.name == "e_x4" and replace(gains.spec, weights_sha256="") == SPEC
     assert load_gains(tmp_path / "e_x4.gains.json").spec == gains.spec
-    lr, features = torch.rand(1, 3, 32, 32), torch.rand(1, 6, 32, 32)
-    torch.testing.assert_close(gains.network()(lr, features), head()(lr, features))
+    lr = torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(gains.network()(lr), head()(lr))
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"config": {"width": 0}}, "'width' of a gains head must be an integer from 1 to 4096"),
+        ({"config": {"hidden": 0}}, "'hidden' of a gains head must be an integer from 1 to 4096"),
         ({"config": {"depth": 1}}, "unknown configuration key 'depth'"),
         ({"config": {}}, "does not fit its network"),
         ({"weights_sha256": "0"}, "does not match its card"),
