@@ -105,7 +105,7 @@ class StartWithGains(nn.Module):
 
     def forward(self, lr: Tensor) -> Tuple[Tensor, Tensor]:
         features = self.start(lr)
-        return features, self.head(lr, features)
+        return features, self.head(lr)
 
 
 def split_asrn(networks: Sequence[nn.Module], depths: Sequence[int]) -> SplitNetwork:

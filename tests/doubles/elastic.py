@@ -25,9 +25,9 @@ def small_gains(folder):
         scale=2,
         variants=DEPTHS,
         price=1e-9,
-        config={"width": 4, "hidden": 8},
+        config={"hidden": 8},
     )
-    head = GainsHead(depths=2, width=4, hidden=8)
+    head = GainsHead(depths=2, hidden=8)
     return load_gains(save_gains(folder, "small_x2", card, head.state_dict()))
 
 
