@@ -1,19 +1,18 @@
-"""Measure the multiply-accumulates and the time that adaptive networks save.
+"""Measure adaptive networks against the whole-image slices of the same family.
 
-Usage: python3 benchmarks/adaptive.py --crops DIR -o ROWS.jsonl [--rounds N] [MODEL...]
+Usage: python3 benchmarks/adaptive.py --photographs DIR -o ROWS.jsonl [--rounds N] [FAMILY...]
 
-Needs `srdeploy[export]`. The picture is a mosaic of DIR's first 32 crops of 256x256, 2048x1024 HR
-pixels; its LR image is made by MATLAB's bicubic. MODEL: routers and AdaEDSR checkpoints; default:
-the shipped ones. Each is exported and run by ONNX Runtime as trained, with budgets or at several
-depths, in turns (A B A B) with its baseline:
+Needs `srdeploy[export]` and the photographs of photographs.py, or any other large ones.
+FAMILY: elastic, cdnsr, adadsr; default: all. Each photograph is cut to a multiple of 16, its LR
+image is made by MATLAB's bicubic. On it run in turns (A B A B):
 
-- for a router: its largest branch on the whole picture; beside it, that branch on all patches, cut
-  and blended by the same code, no router
-- for an AdaEDSR: the graph of its own backbone, with every block at every pixel
+- the static slices on the whole image, in the form in which `upscale -m` runs them
+- the adaptive network as it is, at other prices or depths, and with budgets
 
-Shares of work and time are against that plain network on the whole picture. Time shares are medians
-of the ratios within a round, with the quartiles. PSNR is on Y, border 4. `--table ROWS.jsonl`
-prints the table of these rows.
+PSNR is on Y, border 4. `--runtime` is that of all. Photographs that are wider than `--halve` pixels
+are reduced by 2 first, which makes them as sharp as those of Test2K. Rows that are in ROWS.jsonl
+already are kept, so a run can be continued. `--table ROWS.jsonl` prints the tables of these rows,
+`--picture PNG ROWS.jsonl` draws them.
 """
 
 from __future__ import annotations
@@ -22,214 +21,424 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
-CROPS_HW = (4, 8)
-ROUNDS = 7
-MODELS = ("cdnsr-fsrcnn_x4", "elastic-asrn_x4", "adaedsr_x4")
-BUDGETS = ("110%", "90%", "70%")
-DEPTHS = (4, 8, 12, 16)
+ROUNDS = 3
+BORDER = 4
+BUDGETS = ("40%", "60%", "80%")
+PRICES = (0.1, 0.3, 1.0, 3.0, 10.0)
+"""Multiples of the network's own price of work."""
+AS_IT_IS = "as it is"
+DEPTHS = (1, 2, 4, 6, 8, 12, 16)
+FAMILIES = {
+    "elastic": ("elastic-asrn_x4", [f"asrn_x4.d{depth}" for depth in range(1, 6)]),
+    "cdnsr": ("cdnsr-fsrcnn_x4", [f"fsrcnn-w{width}_x4" for width in (16, 36, 56)]),
+    "adadsr": ("adaedsr_x4", []),
+}
+"""The adaptive network, and its static slices, the smallest first."""
+
+
+class Way(NamedTuple):
+    """A network as it is run on each photograph."""
+
+    name: str
+    model: str
+    session: Any
+    settings: Dict[str, Any] = {}
+    """Attributes that an adaptive session gets before a run."""
+    in_curve: bool = False
+    """Whether it is a point of the adaptive network's curve."""
+    budget: str = ""
+    """A bound on work as a share, `60%`, or on time, `420 ms`."""
+    share: Optional[float] = None
+    """Of a slice: its work against that of the largest."""
+
+    @property
+    def static(self) -> bool:
+        return self.share is not None
+
+    def run(self, x: Any) -> Any:
+        """Upscale an LR image; return an AdaptiveOutput."""
+        if self.static:
+            return whole_output(self.session(x))
+        for name, value in self.settings.items():
+            setattr(self.session, name, value)
+        self.session.reset_work()
+        return self.session.run_adaptive(x)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("models", nargs="*", default=MODELS)
-    parser.add_argument("--crops", type=Path)
+    parser.add_argument("families", nargs="*", default=list(FAMILIES), metavar="FAMILY")
+    parser.add_argument("--photographs", type=Path, metavar="DIR")
+    parser.add_argument("--runtime")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--halve", type=int, metavar="PX")
     parser.add_argument("-o", "--output", type=Path)
-    parser.add_argument(
-        "--table",
-        type=Path,
-        metavar="ROWS.jsonl",
-        help="only print the table of these rows",
-    )
+    parser.add_argument("--table", type=Path, metavar="ROWS.jsonl")
+    parser.add_argument("--picture", type=Path, metavar="PNG")
     args = parser.parse_args()
-    if args.table is not None:
-        lines = args.table.read_text(encoding="utf-8").splitlines()
-        print(table([json.loads(line) for line in lines]))
-        return
-    if args.crops is None or args.output is None:
-        parser.error("--crops and -o are needed to measure")
+    if args.picture is not None:
+        draw(args.picture, read_rows(args.table))
+    elif args.table is not None:
+        print(tables(read_rows(args.table)))
+    elif args.photographs is None or args.output is None:
+        parser.error("--photographs and -o are needed to measure")
+    else:
+        measure(args)
+
+
+def read_rows(path: Path) -> List[dict]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Add the rows of each photograph to the output file as soon as it is measured."""
+    from importlib.metadata import version
+
     from sr_deploy.core.degradation import degrade
-    from sr_deploy.core.images import nchw_from_rgb
-    from sr_deploy.core.routers import is_router
-    from sr_deploy.export.plans import plans_from_model
+    from sr_deploy.core.device import cpu_name, usable_cores
+    from sr_deploy.core.image_folders import image_files
+    from sr_deploy.core.images import nchw_from_rgb, read_rgb
 
-    hr = mosaic(args.crops)
-    x = nchw_from_rgb(degrade(hr, scale=4))
-    rows: List[dict] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for model in args.models:
-            plans = plans_from_model(model, folder)
-            measured = routed(model, plans[0], x) if is_router(model) else deep(model, plans, x)
-            rows += compared(Path(model).name.split(".")[0], measured, x, hr, args.rounds)
-    args.output.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    print(table(rows))
+    facts = {
+        "device": cpu_name(),
+        "threads": usable_cores(),
+        "runtime": f"{args.runtime or 'onnxruntime'} {version(args.runtime or 'onnxruntime')}",
+    }
+    done = {(row["family"], row["image"]) for row in read_rows(args.output)}
+    for family in args.families:
+        ways = opened(family, args.runtime)
+        for path in image_files(args.photographs):
+            if (family, path.stem) in done:
+                continue
+            hr = cut_to(16, halved(read_rgb(path), args.halve))
+            x = nchw_from_rgb(degrade(hr, scale=4))
+            rows = measured(ways, x, hr, args.rounds)
+            (largest_ms,) = [row["ms_median"] for row in rows if row["static"]][-1:]
+            rows += measured(ways_in_time(ways, largest_ms), x, hr, args.rounds)
+            rows = [{**row, **facts} for row in rows]
+            with args.output.open("a", encoding="utf-8") as file:
+                for row in rows:
+                    row = {"family": family, "image": path.stem, **row}
+                    file.write(json.dumps(row) + "\n")
+            print(f"{family} {path.stem}: " + ", ".join(brief(row) for row in rows), flush=True)
 
 
-def mosaic(folder: Path) -> Any:
-    """Return the first crops of a folder, by name, as one picture: (1024, 2048, 3) uint8."""
-    import numpy as np
+def opened(family: str, runtime: Optional[str]) -> List[Way]:
+    """Open the networks of a family: its static slices, the smallest first, then the adaptive."""
+    from sr_deploy.core.run_options import RunOptions
 
-    from sr_deploy.core.images import image_files, read_rgb
+    run = RunOptions(device="cpu", runtime=runtime)
+    model, slices = FAMILIES[family]
+    ways = [static_way(name, run) for name in slices]
+    if family == "adadsr":
+        ways.append(dense_way(model))
+    largest = max(macs_of(way.model) for way in ways)
+    ways = [way._replace(share=macs_of(way.model) / largest) for way in ways]
+    return ways + adaptive_ways(family, model, run)
 
-    rows, columns = CROPS_HW
-    crops = [read_rgb(path) for path in image_files(folder)[: rows * columns]]
-    return np.concatenate(
-        [np.concatenate(crops[r * columns : (r + 1) * columns], axis=1) for r in range(rows)]
-    )
+
+def static_way(name: str, run: Any) -> Way:
+    """Return a slice, run on the whole image as `upscale -m` runs it."""
+    from sr_deploy.fast.opener import open_session
+
+    return Way(name, name, open_session(name, run=run).run)
 
 
-def whole(net: Any, x: Any) -> Callable[[Any], Any]:
-    """Return the graph of a network on whole pictures of x's size, as an adaptive session runs."""
+def dense_way(model: str) -> Way:
+    """Return the backbone of an AdaEDSR, every block at every pixel, by ONNX Runtime."""
+    from sr_deploy.core.sizes import parse_sizes
+    from sr_deploy.export.graph import graph_from_network
+    from sr_deploy.nets.checkpoint import load_checkpoint
+    from sr_deploy.nets.fuse import fuse_network
+    from sr_deploy.runtime.ort import raw_session
+
+    net: Any = load_checkpoint(model).network()
+    sizes = parse_sizes("2x2:256x256:16384x16384")
+    graph = graph_from_network(fuse_network(net.backbone())[0], sizes, opset=17)
+    session = raw_session(graph.SerializeToString(), alone=False)
+    return Way(f"all {len(net.blocks)} blocks", model, lambda x: session.run(None, {"lr": x})[0])
+
+
+def whole_output(y: Any) -> Any:
+    """Return the output of a slice in the form of an adaptive network's."""
     import numpy as np
 
     from sr_deploy.core.session import ExecutedWork
-    from sr_deploy.core.sizes import parse_sizes
-    from sr_deploy.export.graph import graph_from_network
-    from sr_deploy.nets.fuse import fuse_network
     from sr_deploy.runtime.adaptive.base import AdaptiveOutput
-    from sr_deploy.runtime.ort import raw_session
 
-    h, w = x.shape[2:]
-    graph = graph_from_network(fuse_network(net)[0], parse_sizes(f"{h}x{w}"), opset=17)
-    session = raw_session(graph.SerializeToString(), alone=False)
-    ones = np.ones((h, w), np.float32)
-    return lambda x: AdaptiveOutput(session.run(None, {"lr": x})[0], ones, ExecutedWork())
+    return AdaptiveOutput(y, np.ones((1, 1), np.float32), ExecutedWork())
 
 
-def routed(model: str, plan: Path, x: Any) -> Dict[str, Callable[[Any], Any]]:
-    """Return the largest branch whole and on all patches, the router as trained and by budget."""
-    import numpy as np
-
-    from sr_deploy.core.session import BackendInfo
-    from sr_deploy.nets.router import load_router
-    from sr_deploy.runtime.adaptive.patches import RoutedSession
-    from sr_deploy.runtime.opener import open_session
-
-    session: Any = open_session(plan)
-    last = len(session.plan.names) - 1
-    info = BackendInfo(session.backend, session.backend_version, session.threads)
-    everywhere = replace(session.plan, router_macs=0)
-    largest = RoutedSession(
-        everywhere,
-        lambda patches: np.eye(last + 1)[[last] * len(patches)],
-        session.branches,
-        info,
-    )
-    ways = {
-        f"{session.plan.names[-1]}, whole": whole(load_router(model).branch_networks()[-1], x),
-        f"{session.plan.names[-1]} on all patches": largest.run_adaptive,
-        "as trained": session.run_adaptive,
-    }
-    for budget in BUDGETS:
-        bounded = RoutedSession(
-            session.plan,
-            session.router,
-            session.branches,
-            info,
-            max_share=float(budget[:-1]) / 100,
-        )
-        ways[f"--max-flops {budget}"] = bounded.run_adaptive
-    return ways
-
-
-def deep(model: str, plans: List[Path], x: Any) -> Dict[str, Callable[[Any], Any]]:
-    """Return the dense backbone, then both plans at several depths."""
+def macs_of(name: str) -> int:
+    """Return the multiply-accumulates of a network as deployed, on a small image."""
     from sr_deploy.nets.checkpoint import load_checkpoint
-    from sr_deploy.runtime.adaptive.adadsr import AdaDSR
+    from sr_deploy.nets.complexity import count
+    from sr_deploy.nets.fuse import fuse_network
 
-    net: Any = load_checkpoint(model).network()
-    ways = {f"dense, all {len(net.blocks)} blocks": whole(net.backbone(), x)}
-    for depth in DEPTHS:
-        for plan in plans:
-            way = AdaDSR.from_plan(plan, depth=depth)
-            ways[f"--depth {depth}, by {way.plan.way}"] = way.run_adaptive
+    model, _, variant = name.partition(".")
+    net: Any = load_checkpoint(model).network(variant or None)
+    return count(fuse_network(net)[0], (64, 64), counter="fvcore").macs
+
+
+def adaptive_ways(family: str, model: str, run: Any) -> List[Way]:
+    """Return an adaptive network as it is, at other prices or depths, and with budgets of work."""
+    from sr_deploy.core.budgets import NO_BUDGET, Budget
+
+    from sr_deploy.fast.plans import describe_adaptive
+    from sr_deploy.runtime.opener.adaptive import AdaptiveOptions
+
+    session: Any = describe_adaptive(AdaptiveOptions(family), run=run).open(run)
+    if family == "adadsr":
+        return [
+            Way(f"--depth {depth}", model, session, {"depth": float(depth)}, in_curve=True)
+            for depth in DEPTHS
+        ]
+    ways = []
+    for times in PRICES:
+        name = AS_IT_IS if times == 1 else f"price x{times:g}"
+        plan = replace(session.plan, price=session.plan.price * times)
+        ways.append(Way(name, model, session, {"plan": plan, "budget": NO_BUDGET}, in_curve=True))
+    for text in BUDGETS:
+        settings = {"plan": session.plan, "budget": Budget(float(text[:-1]) / 100)}
+        ways.append(Way(f"--max-flops {text}", model, session, settings, True, text))
     return ways
 
 
-def compared(
-    model: str, ways: Dict[str, Callable[[Any], Any]], x: Any, hr: Any, rounds: int
-) -> List[dict]:
-    """Return a row per way; the first way is the baseline."""
-    import onnxruntime
+def ways_in_time(ways: Sequence[Way], largest_ms: float) -> List[Way]:
+    """Return the adaptive network with budgets of time: shares of that of the largest slice."""
+    from sr_deploy.core.budgets import Budget
 
-    from sr_deploy.core.device import cpu_name, usable_cores
+    found = []
+    for way in ways:
+        if way.name == AS_IT_IS:
+            for text in BUDGETS:
+                ms = largest_ms * float(text[:-1]) / 100
+                name = f"--max-ms, {text} of the largest"
+                settings = {**way.settings, "budget": Budget(max_ms=ms)}
+                found.append(Way(name, way.model, way.session, settings, budget=f"{ms:.1f} ms"))
+    return found
+
+
+def measured(ways: Sequence[Way], x: Any, hr: Any, rounds: int) -> List[dict]:
+    """Return a row per way of one photograph."""
     from sr_deploy.core.images import rgb_from_nchw
     from sr_deploy.core.metrics import psnr_db
     from sr_deploy.core.timing import time_in_turns
 
-    def timed(way: str, run: Callable[[Any], Any]) -> Callable[[], float]:
+    results: Dict[str, Any] = {}
+
+    def timed(way: Way) -> Callable[[], float]:
         def once() -> float:
             start = time.perf_counter()
-            results[way] = run(x)
+            results[way.name] = way.run(x)
             return (time.perf_counter() - start) * 1000
 
         return once
 
-    results = {way: run(x) for way, run in ways.items()}
-    psnr = {
-        way: psnr_db(rgb_from_nchw(done.y_nchw), hr, metric="y", border=4)
-        for way, done in results.items()
-    }
-    times = time_in_turns({way: timed(way, run) for way, run in ways.items()}, rounds)
-    first = next(iter(ways))
+    times = time_in_turns({way.name: timed(way) for way in ways}, rounds)
     rows = []
-    for way, times_ms in times.items():
-        done = results[way]
+    for way in ways:
+        done = results[way.name]
+        db = psnr_db(rgb_from_nchw(done.y_nchw), hr, metric="y", border=BORDER)
         rows.append(
             {
-                "model": model,
-                "way": way,
+                "way": way.name,
+                "model": way.model,
+                "static": way.static,
+                "in_curve": way.in_curve,
+                "budget": way.budget,
                 "lr": f"{x.shape[2]}x{x.shape[3]}",
-                "psnr_db": round(psnr[way], 4),
-                "lost_db": round(psnr[first] - psnr[way], 4),
-                "macs_share": round(done.work.share, 4),
+                "psnr_db": round(db, 4),
+                "macs_share": round(done.work.share if way.share is None else way.share, 4),
                 "mean_decision": round(float(done.decisions.mean()), 4),
-                "ms": [round(t, 2) for t in times_ms],
-                "time_shares": [round(a / b, 4) for a, b in zip(times_ms, times[first])],
+                "ms": [round(t, 2) for t in times[way.name]],
+                "ms_median": round(statistics.median(times[way.name]), 2),
                 "stages_ms": {stage: round(ms, 1) for stage, ms in done.work.ms.items()},
-                "device": cpu_name(),
-                "threads": usable_cores(),
-                "onnxruntime": onnxruntime.__version__,
             }
         )
     return rows
 
 
-def table(rows: List[dict]) -> str:
-    """Return the rows as a Markdown table with their conditions."""
+def brief(row: dict) -> str:
+    return f"{row['way']} {row['psnr_db']:.3f} dB {row['ms_median']:.0f} ms"
+
+
+def halved(rgb: Any, above: Optional[int]) -> Any:
+    """Return a photograph wider than `above` pixels reduced by 2."""
+    import cv2
+
+    h, w = rgb.shape[:2]
+    if above is None or max(h, w) <= above:
+        return rgb
+    return cv2.resize(rgb, (w // 2, h // 2), interpolation=cv2.INTER_AREA)
+
+
+def cut_to(multiple: int, rgb: Any) -> Any:
+    h, w = (n - n % multiple for n in rgb.shape[:2])
+    return rgb[:h, :w]
+
+
+def envelope(points: Iterable[Tuple[float, float]]) -> List[Tuple[float, float]]:
+    """Return the points (ms, dB) that no other one beats in both, by rising time."""
+    best: List[Tuple[float, float]] = []
+    for ms, db in sorted(points):
+        if not best or db > best[-1][1]:
+            best.append((ms, db))
+    return best
+
+
+def ms_at(db: float, curve: Sequence[Tuple[float, float]]) -> Optional[float]:
+    """Return the time in which a curve reaches a PSNR, between its points; None if it does not."""
+    if curve[0][1] >= db:
+        return curve[0][0]
+    for (ms0, db0), (ms1, db1) in zip(curve, curve[1:]):
+        if db1 >= db:
+            return ms0 + (ms1 - ms0) * (db - db0) / (db1 - db0)
+    return None
+
+
+def db_at(ms: float, curve: Sequence[Tuple[float, float]]) -> Optional[float]:
+    """Return the PSNR that a curve reaches in a time, between its points; None if it is longer."""
+    if curve[0][0] > ms:
+        return None
+    for (ms0, db0), (ms1, db1) in zip(curve, curve[1:]):
+        if ms1 >= ms:
+            return db0 + (db1 - db0) * (ms - ms0) / (ms1 - ms0)
+    return curve[-1][1]
+
+
+class Compared(NamedTuple):
+    """An adaptive curve beside a static slice."""
+
+    slice: str
+    psnr_db: float
+    ms: float
+    time_share: Optional[float]
+    """Of the slice's time, at its PSNR; None where the curve does not reach it."""
+    gained_db: Optional[float]
+    """At the slice's time; None where all points of the curve take longer."""
+
+
+def compared(rows: Sequence[dict]) -> List[Compared]:
+    """Compare the rows of one family on one photograph, or their means over photographs."""
+    points = {row["way"]: (row["ms_median"], row["psnr_db"]) for row in rows}
+    statics = [row["way"] for row in rows if row["static"]]
+    curve = envelope(points[row["way"]] for row in rows if row["in_curve"])
+    found = []
+    for name in statics:
+        ms, db = points[name]
+        time_there, there = ms_at(db, curve), db_at(ms, curve)
+        share = None if time_there is None else time_there / ms
+        found.append(Compared(name, db, ms, share, None if there is None else there - db))
+    return found
+
+
+def means(rows: Sequence[dict]) -> List[dict]:
+    """Return one row per way: the mean PSNR, and the mean time as a share of the largest slice."""
+    images = {row["image"] for row in rows}
+    largest = {row["image"]: row["ms_median"] for row in rows if row["static"]}
+    ways: Dict[str, List[dict]] = {}
+    for row in rows:
+        ways.setdefault(row["way"], []).append(row)
+    return [
+        {
+            **of_way[0],
+            "psnr_db": statistics.mean(row["psnr_db"] for row in of_way),
+            "ms_median": statistics.mean(
+                row["ms_median"] / largest[row["image"]] for row in of_way
+            ),
+            "macs_share": statistics.mean(row["macs_share"] for row in of_way),
+        }
+        for of_way in ways.values()
+        if len(of_way) == len(images)
+    ]
+
+
+def tables(rows: List[dict]) -> str:
+    """Return Markdown: of each family all photographs together, then each of them."""
     from sr_deploy.results.render import markdown
 
-    headings = ["network", "way", "PSNR [dB]", "lost [dB]", "work", "time [ms]", "time (quartiles)"]
-    cells = []
-    for row in rows:
-        time = f"{statistics.median(row['ms']):.0f} ({min(row['ms']):.0f}-{max(row['ms']):.0f})"
-        low, middle, high = statistics.quantiles(row["time_shares"], n=4, method="inclusive")
-        share = f"{middle:.0%} ({low:.0%}-{high:.0%})"
-        lost, macs = f"{row['lost_db']:.3f}", f"{row['macs_share']:.1%}"
-        cells.append([row["model"], row["way"], f"{row['psnr_db']:.3f}", lost, macs, time, share])
-    first, counts = rows[0], {len(row["ms"]) for row in rows}
-    rounds = sorted({min(counts), max(counts)})
-    conditions = (
-        f"A mosaic of 2048x1024 of the validation crops, {first['lr']} LR pixels; "
-        f"{first['device']}, onnxruntime {first['onnxruntime']}; "
-        f"medians (smallest-largest) of {' to '.join(map(str, rounds))} rounds in turns, "
-        "work and time against each network's first row, the plain network on the whole picture."
+    parts: List[str] = []
+    for family in dict.fromkeys(row["family"] for row in rows):
+        own = [row for row in rows if row["family"] == family]
+        mean = means(own)
+        images = list(dict.fromkeys(row["image"] for row in own))
+        headings = ["network", "way", "PSNR [dB]", "work", "time"]
+        parts += [
+            *markdown(
+                headings,
+                [
+                    [
+                        row["model"],
+                        row["way"],
+                        f"{row['psnr_db']:.3f}",
+                        f"{row['macs_share']:.0%}",
+                        f"{row['ms_median']:.0%}",
+                    ]
+                    for row in mean
+                ],
+            ),
+            "",
+            _conditions(own, len(images)),
+            "",
+        ]
+        slices = [row["way"] for row in mean if row["static"]]
+        headings = ["photograph", "LR", *(f"{name.rpartition('.')[2]} [dB]" for name in slices)]
+        headings += [f"time at {name.rpartition('.')[2]}'s PSNR" for name in slices[1:]]
+        headings += [f"dB at {name.rpartition('.')[2]}'s time" for name in slices[1:]]
+        cells = [_compared_cells("all, means", "", mean)]
+        for image in images:
+            of_image = [row for row in own if row["image"] == image]
+            cells.append(_compared_cells(image, of_image[0]["lr"], of_image))
+        parts += [*markdown(headings, cells), ""]
+    return "\n".join(parts).rstrip()
+
+
+def _compared_cells(name: str, lr: str, rows: Sequence[dict]) -> List[str]:
+    found = compared(rows)
+    shares = ["-" if c.time_share is None else f"{c.time_share:.0%}" for c in found[1:]]
+    gains = ["-" if c.gained_db is None else f"{c.gained_db:+.3f}" for c in found[1:]]
+    return [name, lr, *(f"{c.psnr_db:.3f}" for c in found), *shares, *gains]
+
+
+def _conditions(rows: Sequence[dict], images: int) -> str:
+    first, rounds = rows[0], {len(row["ms"]) for row in rows}
+    return (
+        f"Means over {images} photographs; {first['device']}, {first['threads']} threads, "
+        f"{first['runtime']}; medians of {min(rounds)} rounds in turns; work and time are shares "
+        "of the largest slice on the whole picture."
     )
-    stages = [
-        f"- {row['model']}, {row['way']}: "
-        + ", ".join(f"{k} {ms:.0f}" for k, ms in row["stages_ms"].items())
-        for row in rows
-    ]
-    notes = ["Stages of the last run, ms:", "", *(s for s in stages if s[-1] != " ")]
-    return "\n".join([*markdown(headings, cells), "", conditions, "", *notes])
+
+
+def draw(path: Path, rows: List[dict]) -> None:
+    """Draw the static slices and the adaptive curve of each family, as means over photographs."""
+    from matplotlib.figure import Figure
+
+    families = list(dict.fromkeys(row["family"] for row in rows))
+    figure = Figure(figsize=(4.6 * len(families), 3.8), layout="constrained")
+    for axes, family in zip(figure.subplots(1, len(families), squeeze=False)[0], families):
+        mean = means([row for row in rows if row["family"] == family])
+        for static, label, style in ((True, "static slices", "s--"), (False, "adaptive", "o-")):
+            points = sorted(
+                (100 * row["ms_median"], row["psnr_db"])
+                for row in mean
+                if row["static" if static else "in_curve"]
+            )
+            axes.plot(*zip(*points), style, label=label, markersize=4)
+        axes.set(title=mean[-1]["model"], xlabel="time [% of the largest slice]")
+        axes.set_ylabel("mean PSNR on Y [dB]")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(str(path), dpi=150)
 
 
 if __name__ == "__main__":
