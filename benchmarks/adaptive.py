@@ -192,7 +192,6 @@ def macs_of(name: str) -> int:
 def adaptive_ways(family: str, model: str, run: Any) -> List[Way]:
     """Return an adaptive network as it is, at other prices or depths, and with budgets of work."""
     from sr_deploy.core.budgets import NO_BUDGET, Budget
-
     from sr_deploy.fast.plans import describe_adaptive
     from sr_deploy.runtime.opener.adaptive import AdaptiveOptions
 
