@@ -330,10 +330,10 @@ class Compared(NamedTuple):
 def compared(rows: Sequence[dict]) -> List[Compared]:
     """Compare the rows of one family on one photograph, or their means over photographs."""
     points = {row["way"]: (row["ms_median"], row["psnr_db"]) for row in rows}
-    statics = [row["way"] for row in rows if row["static"]]
+    slices = [row["way"] for row in rows if row["static"]]
     curve = envelope(points[row["way"]] for row in rows if row["in_curve"])
     found = []
-    for name in statics:
+    for name in slices:
         ms, db = points[name]
         time_there, there = ms_at(db, curve), db_at(ms, curve)
         share = None if time_there is None else time_there / ms
