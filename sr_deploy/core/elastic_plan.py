@@ -54,6 +54,10 @@ class ElasticPlan(AdaptivePlan):
         return "elastic"
 
     @property
+    def concurrent(self) -> Tuple[str, ...]:
+        return tuple(self.tails)
+
+    @property
     def names(self) -> Tuple[str, ...]:
         """The networks of its depths, smallest first: `asrn_x4.d1`."""
         return tuple(f"{self.network}.{variant}" for variant in self.tails)

@@ -170,6 +170,14 @@ class AdaptivePlan(abc.ABC):
     """None: the parts are ONNX graphs."""
 
     @property
+    def concurrent(self) -> Tuple[str, ...]:
+        """The roles of parts that are called by several threads at once where a CPU runs them.
+
+        Each call computes by one thread (see `BackendInfo.workers`): tiles are too small for more.
+        """
+        return ()
+
+    @property
     @abc.abstractmethod
     def kind(self) -> str:
         """The part of its file's name that tells its kind: `NAME.KIND.json`."""

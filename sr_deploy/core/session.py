@@ -47,6 +47,8 @@ class BackendInfo:
     arrays: Any = None
     """Where what the parts take and give lives: `runtime.adaptive.tiles.HostArrays`, or arrays on a
     device; None: on the host."""
+    workers: int = 1
+    """The threads that may call the plan's `concurrent` parts at once."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ On a GPU of Intel's this was never run.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,12 +54,15 @@ def open_openvino_parts(folder: Path, plan: AdaptivePlan, device: OpenVinoDevice
     """
     asked = plan.precision
     parts = {}
+    workers = usable_cores() if device.is_cpu and plan.concurrent else 1
     for role, part in plan.parts.items():
-        path = folder / part.file
+        path, streams = folder / part.file, workers if role in plan.concurrent else 1
         if plan.engine is None:
-            open_model = partial(compiled_graph, str(path), asked, device, part.file)
+            open_model = partial(compiled_graph, str(path), asked, device, part.file, streams)
         else:
-            open_model = partial(imported_engine, path.read_bytes(), asked, device, str(path))
+            open_model = partial(
+                imported_engine, path.read_bytes(), asked, device, str(path), streams
+            )
         parts[role] = OpenVinoPart(open_model, part, device)
     layers = [opened.layers.precisions for opened in parts.values()]
     kinds = {kind for counts in layers for kind in counts}
@@ -70,12 +74,16 @@ def open_openvino_parts(folder: Path, plan: AdaptivePlan, device: OpenVinoDevice
         usable_cores(),
         None if device.is_cpu else HostedGpu(device.full_name, device.place),
         precision=precision_of_counts(counts) or "fp32",
+        workers=workers,
     )
     return OpenParts(dict(parts), info)
 
 
 class OpenVinoPart:
-    """A compiled part. Calls take arrays by name and return new ones."""
+    """A compiled part. Calls take arrays by name and return new ones.
+
+    Each thread has a request of its own, which the others do not wait for.
+    """
 
     layers: Layers
     """What computes in which precision."""
@@ -89,7 +97,8 @@ class OpenVinoPart:
         """
         self._open_model, self._part = open_model, part
         self._where = "" if device.is_cpu else device.full_name
-        self._request = self._opened()
+        self._compiled = self._opened()
+        self._of_thread = threading.local()
 
     def _opened(self) -> Any:
         compiled, part = self._open_model(), self._part
@@ -104,12 +113,19 @@ class OpenVinoPart:
             end.any_name: end.get_element_type().to_dtype()
             for end in (*compiled.inputs, *compiled.outputs)
         }
-        return compiled.create_infer_request()
+        return compiled
+
+    def _request(self) -> Any:
+        """Return the request of this thread, which a failed run ends."""
+        request = getattr(self._of_thread, "request", None)
+        if request is None:
+            if self._compiled is None:
+                self._compiled = self._opened()
+            request = self._of_thread.request = self._compiled.create_infer_request()
+        return request
 
     def __call__(self, **inputs: Any) -> List[np.ndarray]:
-        if self._request is None:
-            self._request = self._opened()
-        request, tensor = self._request, openvino_module().Tensor
+        request, tensor = self._request(), openvino_module().Tensor
         arrays = {name: np.ascontiguousarray(x, self._types[name]) for name, x in inputs.items()}
         shapes = self._part.output_shapes({name: x.shape for name, x in arrays.items()})
         outputs = [
@@ -126,6 +142,6 @@ class OpenVinoPart:
             if shapes is None:
                 outputs = [np.array(request.get_tensor(n).data) for n in self._part.outputs]
         except RuntimeError as e:
-            self._request = None  # see OpenVinoSession
+            self._compiled, self._of_thread = None, threading.local()  # see OpenVinoSession
             raise run_error(self._part.file, self._where, e) from e
         return outputs

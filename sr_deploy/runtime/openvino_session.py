@@ -76,8 +76,10 @@ class OpenVinoDevice:
     def _describe(self) -> str:
         return f"this {'CPU' if self.is_cpu else 'GPU'} ({self.full_name})"
 
-    def settings(self, precision: str) -> Dict[str, Any]:
+    def settings(self, precision: str, streams: int = 1) -> Dict[str, Any]:
         """Return the properties with which models are compiled, and engines opened.
+
+        streams: the runs at once between which a CPU's cores are divided.
 
         An engine keeps none of them. Without the first, OpenVINO computes in the fastest precision
         of the device, whatever the graph is.
@@ -91,7 +93,7 @@ class OpenVinoDevice:
             return common
         return {
             **common,
-            "NUM_STREAMS": 1,
+            "NUM_STREAMS": streams,
             "INFERENCE_NUM_THREADS": usable_cores(),
             # It pins threads to cores that were usable when it was loaded.
             "ENABLE_CPU_PINNING": usable_cores() == _cores_when_loaded(),
@@ -211,7 +213,7 @@ def run_error(what: str, device: str, cause: RuntimeError) -> CannotRunHereError
 
 
 def compiled_graph(
-    graph: Union[str, bytes], precision: str, device: OpenVinoDevice, name: str
+    graph: Union[str, bytes], precision: str, device: OpenVinoDevice, name: str, streams: int = 1
 ) -> Any:
     """Compile an ONNX graph, by its path or contents, for a precision and a device.
 
@@ -224,15 +226,18 @@ def compiled_graph(
     except RuntimeError as e:
         raise ArtifactError(f"OpenVINO cannot read {name}: {short_reason(e)}") from e
     try:
-        return core.compile_model(model, device.name, device.settings(precision))
+        return core.compile_model(model, device.name, device.settings(precision, streams))
     except RuntimeError as e:
         raise CannotRunHereError(f"OpenVINO cannot compile {name}: {short_reason(e)}") from e
 
 
-def imported_engine(content: bytes, precision: str, device: OpenVinoDevice, name: str) -> Any:
+def imported_engine(
+    content: bytes, precision: str, device: OpenVinoDevice, name: str, streams: int = 1
+) -> Any:
     """Open the content of an engine. Raises CannotRunHereError if OpenVINO refuses it."""
     try:
-        return openvino_core().import_model(content, device.name, device.settings(precision))
+        settings = device.settings(precision, streams)
+        return openvino_core().import_model(content, device.name, settings)
     except RuntimeError as e:
         raise CannotRunHereError(
             f"OpenVINO cannot open {name}: {short_reason(e)}", hint="build it again here"

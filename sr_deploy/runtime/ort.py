@@ -164,19 +164,22 @@ def raw_session(
     alone: bool = True,
     device: OrtDevice = _CPU,
     fp16: bool = False,
+    threads: Optional[int] = None,
 ) -> Any:
     """Return an onnxruntime InferenceSession that logs errors only, and none on a GPU.
 
     model: a path, or the bytes of a model. optimise: False runs the graph exactly as written.
     save_to: where to save the optimised model. layout: `nchw`, or empty for the default.
     alone: False for one of several sessions that run in turns. device: if it is not the CPU, the
-    first run is profiled, for `OrtDevice.observe`. fp16: whether the graph is in FP16. Raises
+    first run is profiled, for `OrtDevice.observe`. fp16: whether the graph is in FP16. threads: of
+    each run on the CPU; None: one for each core. Raises
     ArtifactError for a file that is not a model, CannotRunHereError for one with operators or types
     that onnxruntime lacks or if the device is not used, and BuildError if the model cannot be
     saved.
     """
     ort = onnxruntime_module()
     options = _session_options(ort, optimise=optimise, layout=layout, alone=alone)
+    options.intra_op_num_threads = threads or usable_cores()
     options.log_severity_level = 3 if device.is_cpu else 4  # errors; smaller tiles follow on a GPU
     if not device.is_cpu:
         options.enable_profiling = True
@@ -208,7 +211,6 @@ def raw_session(
 
 def _session_options(ort: Any, *, optimise: bool, layout: str, alone: bool) -> Any:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = usable_cores()
     # Memory patterns double the memory (dynamic ASRN d5 at 256x512: 435 MiB instead of 267, see
     # benchmarks/graphs) and save no time. The arena stays: without it every run allocates anew.
     options.enable_mem_pattern = False

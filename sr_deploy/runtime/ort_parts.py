@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, List, Sequence
+from typing import Any, List, Optional, Sequence
 
 import numpy as np
 
@@ -27,8 +27,12 @@ def open_ort_parts(folder: Path, plan: AdaptivePlan, device: OrtDevice) -> OpenP
     if device.is_cpu and not is_quantised(precision) or not precision:
         precision = "fp32"  # the CPU computes FP16 graphs in FP32 too
     backend = device.provider.backend
-    info = BackendInfo(backend, version, threads, device, precision=precision)
-    parts = {role: _open(folder / part.file, part, device) for role, part in plan.parts.items()}
+    workers = threads if device.is_cpu and plan.concurrent else 1
+    info = BackendInfo(backend, version, threads, device, precision=precision, workers=workers)
+    parts = {
+        role: _open(folder / part.file, part, device, alone=role in plan.concurrent)
+        for role, part in plan.parts.items()
+    }
     return OpenParts(parts, info)
 
 
@@ -40,15 +44,16 @@ def observed_part(path: Path, part: PlanPart, device: OrtDevice) -> NodeRuns:
     return device.observe(session)
 
 
-def _session(path: Path, part: PlanPart, device: OrtDevice) -> Any:
+def _session(path: Path, part: PlanPart, device: OrtDevice, threads: Optional[int] = None) -> Any:
     fp16 = part.dtype == "fp16"
-    session = raw_session(str(path), alone=False, device=device, fp16=fp16)
+    session = raw_session(str(path), alone=False, device=device, fp16=fp16, threads=threads)
     _check_ends(path, part, session)
     return session
 
 
-def _open(path: Path, part: PlanPart, device: OrtDevice) -> Part:
-    session = _session(path, part, device)
+def _open(path: Path, part: PlanPart, device: OrtDevice, *, alone: bool) -> Part:
+    """alone: whether one thread computes each call on the CPU."""
+    session = _session(path, part, device, 1 if alone else None)
     types = {end.name: DTYPES[end.type] for end in session.get_inputs()}
     observed = device.is_cpu
 

@@ -36,12 +36,10 @@ def open_in_torch(gains, **options):
     from sr_deploy.core.parts import OpenParts
     from sr_deploy.nets.elastic import elastic_modules
     from sr_deploy.runtime.adaptive.elastic import ElasticSession
-    from sr_deploy.runtime.adaptive.tiles import TorchArrays
     from sr_deploy.runtime.torch_device import torch_device
     from sr_deploy.runtime.torch_module import tensor_part
 
     plan, modules = elastic_modules(gains)
     device = torch_device()
     parts = {role: tensor_part(module, device) for role, module in modules.items()}
-    arrays = TorchArrays(device)
-    return ElasticSession(plan, OpenParts(parts, device.info()), arrays=arrays, **options)
+    return ElasticSession(plan, OpenParts(parts, device.info()), **options)

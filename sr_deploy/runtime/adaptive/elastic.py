@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -22,8 +25,20 @@ from sr_deploy.runtime.parts import open_parts
 
 BATCH = 32
 """The most tiles per call."""
-BATCH_PX = 2**15
-"""LR pixels per call of a tail, margins included: memory grows with their features."""
+WORKER_PX = 10_000
+"""LR pixels per call of one thread, margins included: their features stay in its cache."""
+DEVICE_PX = 40_000
+"""The same where calls take turns."""
+
+
+@dataclass(frozen=True)
+class TileBatch:
+    """Tiles of one size that run at one depth in one call."""
+
+    depth: int
+    hw: HW
+    """LR pixels, without margins."""
+    corners: Tuple[Corner, ...]
 
 
 class ElasticSession(AdaptiveSession):
@@ -37,16 +52,8 @@ class ElasticSession(AdaptiveSession):
 
     align_px = SIZES[-1]
 
-    def __init__(
-        self,
-        plan: ElasticPlan,
-        opened: OpenParts,
-        *,
-        budget: Budget = NO_BUDGET,
-        arrays: Optional[HostArrays] = None,
-    ) -> None:
-        """opened: parts by the plan's roles. arrays: moves tiles where the parts run; None: on the
-        CPU.
+    def __init__(self, plan: ElasticPlan, opened: OpenParts, *, budget: Budget = NO_BUDGET) -> None:
+        """opened: parts by the plan's roles.
 
         Raises InputError for a budget that no image can keep.
         """
@@ -55,7 +62,7 @@ class ElasticSession(AdaptiveSession):
         self.plan, self.budget = plan, budget
         self.levels = tuple(plan.tails)
         self._parts = opened.parts
-        self._arrays = arrays or HostArrays()
+        self._workers = TileWorkers(opened.info.workers, self.arrays)
 
     @classmethod
     def from_plan(
@@ -70,8 +77,8 @@ class ElasticSession(AdaptiveSession):
         return cls(plan, open_parts(path, plan, run), budget=budget)
 
     def _release(self) -> None:
+        self._workers.release()
         self._parts = {}
-        self._arrays.release()
         super()._release()
 
     def run_all_paths(self, hw: Tuple[int, int]) -> None:
@@ -98,11 +105,11 @@ class ElasticSession(AdaptiveSession):
     def _start(self, x_nchw: np.ndarray) -> Tuple[Any, np.ndarray]:
         """Return the features, and the gains of each deeper depth in each cell."""
         hw = x_nchw.shape[2:]
-        outputs = self._parts["start"](lr=self._arrays.to_device(x_nchw))
+        outputs = self._parts["start"](lr=self.arrays.to_device(x_nchw))
         rows, columns = cells_hw((hw[0], hw[1]))
         deeper = len(self.levels) - 1
         check_outputs("start", outputs, (1, self.plan.channels, *hw), (1, deeper, rows, columns))
-        gains = self._arrays.to_host(outputs[1])[0]
+        gains = self.arrays.to_host(outputs[1])[0]
         if not np.isfinite(gains).all():
             raise ArtifactError(
                 "the predicted gains are not finite",
@@ -119,52 +126,59 @@ class ElasticSession(AdaptiveSession):
 
     def _end(self, features: Any, choice: TileChoice, ms: Dict[str, float]) -> np.ndarray:
         """Run the tails. ms: gets their times by depth, and that of cutting tiles and joining."""
-        scale = self.plan.scale
-        h, w = (scale * int(n) for n in features.shape[2:])
-        if choice.whole:
-            variant = self.levels[int(choice.tiles[0, 4])]
-            start = time.perf_counter()
-            outputs = self._parts[whole_role(variant)](features=features)
-            check_outputs(whole_role(variant), outputs, (1, 3, h, w))
-            sr = self._arrays.to_host(outputs[0])
-            ms[variant] = _ms_since(start)
-            return sr
-        target = self._arrays.empty((1, 3, h, w), features)
-        ms["tiles"] = 0.0
-        for number, corners, hw in self._batches(choice):
-            variant = self.levels[number]
-            margin = self.plan.tails[variant].margin
-            start = time.perf_counter()
-            fed = [(top - margin, left - margin) for top, left in corners]
-            fed_hw = (hw[0] + 2 * margin, hw[1] + 2 * margin)
-            cut = self._arrays.gather(features, fed, fed_hw, "features")
-            inside = self._arrays.inside(features, fed, fed_hw, "inside")
-            ms["tiles"] += _ms_since(start)
-            start = time.perf_counter()
-            outputs = self._parts[variant](features=cut, inside=inside)
-            shape = (len(corners), 3, scale * hw[0], scale * hw[1])
-            check_outputs(variant, outputs, shape)
-            ms[variant] = ms.get(variant, 0.0) + _ms_since(start)
-            start = time.perf_counter()
-            placed = [(scale * top, scale * left) for top, left in corners]
-            self._arrays.scatter(outputs[0], target, placed)
-            ms["tiles"] += _ms_since(start)
+        h, w = (self.plan.scale * int(n) for n in features.shape[2:])
+        if not choice.whole:
+            target = self.arrays.empty((1, 3, h, w), features)
+            ms["tiles"] = 0.0
+            for times in self._workers.map(
+                self._run_batch, self._batches(choice), features, target
+            ):
+                for stage, each in times.items():
+                    ms[stage] = ms.get(stage, 0.0) + each / self._workers.number
+            return self.arrays.to_host(target)
         start = time.perf_counter()
-        sr = self._arrays.to_host(target)
-        ms["tiles"] += _ms_since(start)
+        role = whole_role(self.levels[int(choice.tiles[0, 4])])
+        outputs = self._parts[role](features=features)
+        check_outputs(role, outputs, (1, 3, h, w))
+        sr = self.arrays.to_host(outputs[0])
+        ms[role] = _ms_since(start)
         return sr
 
-    def _batches(self, choice: TileChoice) -> Iterator[Tuple[int, List[Corner], HW]]:
-        """Yield tiles of one depth and size together: the depth's number, their corners, (h, w)."""
+    def _batches(self, choice: TileChoice) -> Iterator[TileBatch]:
+        """Yield tiles of one depth and size together, those that take longest first."""
         groups: Dict[Tuple[int, int, int], List[Corner]] = {}
-        for top, left, h, w, number in choice.tiles.tolist():
-            groups.setdefault((number, h, w), []).append((top, left))
+        for top, left, h, w, depth in choice.tiles.tolist():
+            groups.setdefault((depth, h, w), []).append((top, left))
+        px = WORKER_PX if self._workers.number > 1 else DEVICE_PX
         margins = [cost.margin for cost in self.plan.tails.values()]
-        for (number, h, w), corners in groups.items():
-            fed_px = (h + 2 * margins[number]) * (w + 2 * margins[number])
-            size = min(max(BATCH_PX // fed_px, 1), BATCH)
+        for (depth, h, w), corners in sorted(groups.items(), reverse=True):
+            fed_px = (h + 2 * margins[depth]) * (w + 2 * margins[depth])
+            size = min(max(px // fed_px, 1), BATCH)
             for first in range(0, len(corners), size):
-                yield number, corners[first : first + size], (h, w)
+                yield TileBatch(depth, (h, w), tuple(corners[first : first + size]))
+
+    def _run_batch(
+        self, arrays: HostArrays, batch: TileBatch, features: Any, target: Any
+    ) -> Dict[str, float]:
+        """Run a tail on tiles of the features, and write its output into the target.
+
+        Returns the times of the depth and of cutting and joining.
+        """
+        start = time.perf_counter()
+        variant, scale = self.levels[batch.depth], self.plan.scale
+        margin = self.plan.tails[variant].margin
+        h, w = (n + 2 * margin for n in batch.hw)
+        corners = [(top - margin, left - margin) for top, left in batch.corners]
+        fed = arrays.gather(features, corners, (h, w), "features")
+        inside = arrays.inside(features, corners, (h, w), "inside")
+        cut_ms, start = _ms_since(start), time.perf_counter()
+        outputs = self._parts[variant](features=fed, inside=inside)
+        shape = (len(corners), 3, scale * batch.hw[0], scale * batch.hw[1])
+        check_outputs(variant, outputs, shape)
+        tail_ms, start = _ms_since(start), time.perf_counter()
+        corners = [(scale * top, scale * left) for top, left in batch.corners]
+        arrays.scatter(outputs[0], target, corners)
+        return {variant: tail_ms, "tiles": cut_ms + _ms_since(start)}
 
     def _check_budget(self, hw: HW) -> None:
         if self._budget:
@@ -180,6 +194,40 @@ class ElasticSession(AdaptiveSession):
         macs = self.plan.start_macs(hw) + round(choice.cost)
         pixels = dict(zip(self.levels, choice.pixels(len(self.levels))))
         return ExecutedWork(macs, self._plain_macs(hw), ms, pixels)
+
+
+class TileWorkers:
+    """Threads that run batches of tiles, each with arrays of its own; one is the caller's."""
+
+    def __init__(self, number: int, arrays: HostArrays) -> None:
+        """arrays: used where there is one thread."""
+        self.number = number
+        self._arrays, self._of_thread = arrays, threading.local()
+        self._pool: Optional[ThreadPoolExecutor] = None
+        self._all: List[HostArrays] = []
+
+    def map(self, run: Any, batches: Iterable[TileBatch], *maps: Any) -> Iterator[Any]:
+        """Yield `run(arrays, batch, *maps)` of each batch, in order."""
+        if self.number == 1:
+            return (run(self._arrays, batch, *maps) for batch in batches)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.number, thread_name_prefix="tiles")
+        return self._pool.map(lambda batch: run(self._own_arrays(), batch, *maps), batches)
+
+    def release(self) -> None:
+        """End the threads and free their memory."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        for arrays in self._all:
+            arrays.release()
+
+    def _own_arrays(self) -> HostArrays:
+        arrays = getattr(self._of_thread, "arrays", None)
+        if arrays is None:
+            arrays = self._of_thread.arrays = HostArrays()
+            self._all.append(arrays)
+        return arrays
 
 
 def _ms_since(start: float) -> float:

@@ -36,7 +36,6 @@ def describe_gains(text: str, budget: Budget = NO_BUDGET) -> NetworkDescription:
         from sr_deploy.core.parts import OpenParts
         from sr_deploy.runtime.adaptive.base import check_adaptive_run
         from sr_deploy.runtime.adaptive.elastic import ElasticSession
-        from sr_deploy.runtime.adaptive.tiles import TorchArrays
         from sr_deploy.runtime.torch_device import torch_device
         from sr_deploy.runtime.torch_module import tensor_part
 
@@ -48,7 +47,7 @@ def describe_gains(text: str, budget: Budget = NO_BUDGET) -> NetworkDescription:
             role: tensor_part(copy.deepcopy(module), device) for role, module in modules.items()
         }
         opened = OpenParts(parts, device.info())
-        return ElasticSession(plan, opened, budget=budget, arrays=TorchArrays(device))
+        return ElasticSession(plan, opened, budget=budget)
 
     weights = (gains.spec.weights_sha256, gains.spec.model_sha256)
     return describe_plan(

@@ -6,6 +6,8 @@ import pytest
 from sr_deploy.core.budgets import Budget
 from sr_deploy.core.errors import ArtifactError, InputError
 from sr_deploy.core.quadtree import Quadtree
+from sr_deploy.runtime.adaptive.elastic import TileWorkers
+from sr_deploy.runtime.adaptive.tiles import TorchArrays
 
 pytest.importorskip("torch", reason="torch runs the checkpoint")
 from doubles.elastic import DEPTHS, open_in_torch, small_gains  # noqa: E402
@@ -38,7 +40,7 @@ def decide(monkeypatch, session, gains_map):
     start = session._parts["start"]
 
     def with_gains(**inputs):
-        return [start(**inputs)[0], session._arrays.to_device(gains_map[None].astype(np.float32))]
+        return [start(**inputs)[0], session.arrays.to_device(gains_map[None].astype(np.float32))]
 
     monkeypatch.setattr(session, "_parts", {**session._parts, "start": with_gains})
 
@@ -70,6 +72,11 @@ def test_each_tile_is_what_its_depth_gives_on_the_whole_image(gains, session, mo
     px = output.work.pixels
     assert list(px) == list(DEPTHS) and sum(px.values()) == h * w
     assert set(output.work.ms) == {"start", "choice", "tiles", *DEPTHS}
+    workers = TileWorkers(2, session.arrays)
+    monkeypatch.setattr(session, "_workers", workers)
+    monkeypatch.setattr(workers, "_own_arrays", lambda: TorchArrays(session._info.device))
+    np.testing.assert_array_equal(session.run(x), output.y_nchw)
+    workers.release()
 
 
 @pytest.mark.parametrize("hw", [(1, 1), (2, 5), (20, 33), (64, 64)])
