@@ -120,7 +120,8 @@ def _check_parser(path: Path, form: PlanForm) -> None:
     if form.target is None:
         return
     try:
-        refuse(preflight(path, form.target, precision=form.precision), path.name, form.target)
+        findings = preflight(path, form.target, precision=form.precision, part=True)
+        refuse(findings, path.name, form.target)
     except BuildError as e:
         raise ExportError(e.message, hint=e.hint) from e
 

@@ -36,6 +36,7 @@ from sr_deploy.runtime.boards.board import facts_here
 from sr_deploy.runtime.boards.job import (
     BoardJob,
     BuildPlan,
+    JobPlans,
     Progress,
     is_bundle_of,
     write_bundle,
@@ -53,6 +54,7 @@ from sr_deploy.runtime.plan_build import (
     build_plan,
     plan_is_up_to_date,
     plan_to_build,
+    refuse_replacing_graphs,
 )
 from sr_deploy.runtime.preflight import preflight, refuse, summary
 
@@ -94,14 +96,14 @@ def engine_from_onnx(
         raise InputError(f"{profile.runtime} has no layout '{options.layout}'; {expected}")
     reason, by_trtexec = ("", True) if board is not None else why_not_here(profile)
     plans = _plan_builds(files, profile, options, reason)
-    adaptive = _adaptive_builds(plan_files, profile, options, by_trtexec)
+    adaptive = _adaptive_builds(plan_files, profile, options)
     folder = make_output_folder(Path(output))
     if by_trtexec:
         run = functools.partial(result_from_board, board) if board else result_from_trtexec
-        _build_with_trtexec(run, profile, plans, folder, progress)
+        _build_with_trtexec(run, profile, JobPlans(plans, adaptive), folder, progress)
     else:
         _build_with_library(backend, profile, plans, folder, progress)
-    _build_adaptive(backend, adaptive, folder, progress)
+        _build_adaptive(backend, adaptive, folder, progress)
     names = [*(plan.name for plan in plans), *(plan.name for plan in adaptive)]
     return [folder / name for name in names]
 
@@ -123,15 +125,17 @@ def bundle_from_onnx(
         raise InputError(f"the bundle '{file}' is a tar file: give it a name that ends in .tar")
     _check_trtexec_builds(profile, "--bundle")
     files, plan_files = build_inputs(graphs)
-    _adaptive_builds(plan_files, profile, options or BuildOptions(), True)
-    plans, file = _plan_builds(files, profile, options or BuildOptions(), ""), Path(file)
+    options, file = options or BuildOptions(), Path(file)
+    networks = _plan_builds(files, profile, options, "")
+    plans = JobPlans(networks, _adaptive_builds(plan_files, profile, options))
     if is_bundle_of(file, plans, profile):
         progress(f"{file.name}: up to date")
         return file
     with tempfile.TemporaryDirectory() as temporary:
         job = _write_job(Path(temporary), plans, profile, progress=progress)
         write_bundle(job, file)
-    progress(f"{file}: {len(plans)} engines to build, {file.stat().st_size / 2**20:.1f} MiB")
+    engines = len(networks) + sum(len(build.plan.parts) for build in plans.adaptive)
+    progress(f"{file}: {engines} engines to build, {file.stat().st_size / 2**20:.1f} MiB")
     return file
 
 
@@ -202,13 +206,15 @@ def planned_engines(
     reason, by_trtexec = why_not_here(profile)
     backend, planned = BACKENDS[profile.runtime](), []
     files, plan_files = build_inputs(graphs)
-    for adaptive in _adaptive_builds(plan_files, profile, options or BuildOptions(), False):
-        current = not reason and plan_is_up_to_date(folder, adaptive, backend)
+    elsewhere = reason or by_trtexec
+    for adaptive in _adaptive_builds(plan_files, profile, options or BuildOptions()):
+        versions = None if elsewhere else backend.versions()
+        current = plan_is_up_to_date(folder, adaptive, versions)
         path = folder / adaptive.name
         planned.append(PlannedEngine(adaptive.source, path, _state(current, path)))
     for plan in _plan_builds(files, profile, options or BuildOptions(), ""):
         path = folder / plan.name
-        if reason or by_trtexec:
+        if elsewhere:
             current = _is_up_to_date(path, plan)
         else:
             current = is_up_to_date(path, _library_draft(backend, plan))
@@ -325,14 +331,9 @@ def _plan_builds(
 
 
 def _adaptive_builds(
-    plans: Sequence[Path], profile: TargetProfile, options: BuildOptions, by_trtexec: bool
+    plans: Sequence[Path], profile: TargetProfile, options: BuildOptions
 ) -> List[PlanToBuild]:
     """Check the plans of adaptive networks; return what to build of each."""
-    if plans and by_trtexec:
-        raise BuildError(
-            f"{plans[0].name} is of an adaptive network, which trtexec does not build",
-            hint=f"build it with the library of '{profile.name}', or a graph of a static network",
-        )
     builds: List[PlanToBuild] = []
     for path in plans:
         build = plan_to_build(path, profile, options)
@@ -559,7 +560,7 @@ def _build_adaptive(
 ) -> None:
     """Build the engines of adaptive networks that are not up to date."""
     for build in builds:
-        if plan_is_up_to_date(folder, build, backend):
+        if plan_is_up_to_date(folder, build, backend.versions()):
             progress(f"{build.name}: up to date")
         else:
             progress(build_plan(build, backend, folder, progress))
@@ -595,15 +596,21 @@ def _build_one(
 def _build_with_trtexec(
     run: Callable[[BoardJob, Path, Progress], None],
     profile: TargetProfile,
-    plans: Sequence[BuildPlan],
+    plans: JobPlans,
     folder: Path,
     progress: Progress,
 ) -> None:
     """Build what is not up to date. run(job, result, progress): run a job, write its result.tar."""
-    outdated = [plan for plan in plans if not _is_up_to_date(folder / plan.name, plan)]
-    for line in up_to_date_lines([folder / plan.name for plan in plans if plan not in outdated]):
+    for build in plans.adaptive:
+        refuse_replacing_graphs(folder / build.name)
+    outdated = JobPlans(
+        [plan for plan in plans.networks if not _is_up_to_date(folder / plan.name, plan)],
+        [build for build in plans.adaptive if not plan_is_up_to_date(folder, build, None)],
+    )
+    current = [folder / name for name in plans.names() if name not in outdated.names()]
+    for line in up_to_date_lines(current):
         progress(line)
-    if outdated:
+    if outdated.names():
         with tempfile.TemporaryDirectory() as temporary:
             job = _write_job(Path(temporary), outdated, profile, folder)
             result = Path(temporary) / "result.tar"
@@ -623,7 +630,7 @@ def _is_up_to_date(path: Path, plan: BuildPlan) -> bool:
 
 def _write_job(
     temporary: Path,
-    plans: Sequence[BuildPlan],
+    plans: JobPlans,
     profile: TargetProfile,
     timing_caches: Optional[Path] = None,
     progress: Progress = lambda line: None,

@@ -24,6 +24,15 @@ class GpuArray:
     def nbytes(self) -> int:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
+    def items(self, first: int, count: int) -> GpuArray:
+        """Return some items of an array of several, at most `count`, without copying them.
+
+        They are valid as long as this array.
+        """
+        item = self.nbytes // max(self.shape[0], 1)
+        shape = (min(count, self.shape[0] - first), *self.shape[1:])
+        return GpuArray(self.address + first * item, shape, self.dtype)
+
     def box(self, number: int, top: int = 0, left: int = 0) -> DeviceBox:
         """Return where a box begins in item `number` of an (N, C, H, W) array."""
         _, planes, rows, columns = self.shape

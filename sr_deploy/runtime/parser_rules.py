@@ -47,6 +47,8 @@ class Parser:
     target: TargetProfile
     precision: str
     dla: bool
+    part: bool = False
+    """Whether the graph is a part of an adaptive network, not a whole one."""
 
     @property
     def rtx(self) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from sr_deploy.core.errors import (
     ArtifactError,
@@ -15,7 +17,7 @@ from sr_deploy.core.errors import (
     InputError,
     MissingPackageError,
 )
-from sr_deploy.core.files import sha256_of
+from sr_deploy.core.files import sha256_of, write_hint
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.manifest import same_versions
@@ -25,7 +27,6 @@ from sr_deploy.core.parts import (
     PlanEngine,
     PlanPart,
     check_part_files,
-    publish_parts,
 )
 from sr_deploy.core.precisions import precision_of_counts, precisions_text
 from sr_deploy.core.progress import as_progress
@@ -67,13 +68,21 @@ class PlanToBuild:
         command += "".join(f" --sm {c}" for c in self.options.compute_capabilities)
         return command + (" --no-cublas-cudnn" if self.options.no_cublas_cudnn else "")
 
-    def engine(self, backend: Backend) -> PlanEngine:
-        """Return what decides whether engines are up to date, without the facts of a build."""
+    def preflight(self) -> Dict[str, Any]:
+        """Check the graphs for the target's parser; return the record. Raises BuildError."""
+        folder, parts = self.source.parent, self.plan.parts
+        return {role: _preflight(folder / p.file, self, p) for role, p in parts.items()}
+
+    def engine(self, versions: Mapping[str, str]) -> PlanEngine:
+        """Return what decides whether engines are up to date, without the facts of a build.
+
+        versions: of the library that builds, as far as they are known.
+        """
         return PlanEngine(
             target=self.target.name,
             runtime=self.target.runtime,
             precision_obtained="",
-            versions={**backend.versions(), "profile": self.target.digest},
+            versions={**versions, "profile": self.target.digest},
             command=self.command,
             graphs={role: part.sha256 for role, part in self.plan.parts.items()},
             profile=self.target.recorded,
@@ -130,21 +139,35 @@ def _check_target(source: Path, plan: AdaptivePlan, target: TargetProfile) -> No
             )
 
 
-def plan_is_up_to_date(folder: Path, build: PlanToBuild, backend: Backend) -> bool:
-    """Return whether a folder has the engines of a plan, intact and made in the same way."""
+def plan_is_up_to_date(
+    folder: Path, build: PlanToBuild, versions: Optional[Mapping[str, str]]
+) -> bool:
+    """Return whether a folder has the engines of a plan, intact and made in the same way.
+
+    versions: of the library here; None for those that a board built, whose versions are not known.
+    """
     path = folder / build.name
     try:
         plan = load_plan(path)
         check_part_files(path, plan)
     except ArtifactError:
         return False
-    made, expected = plan.engine, build.engine(backend)
+    made, expected = plan.engine, build.engine(versions or {})
     keys = ("target", "runtime", "command", "graphs")
-    return (
-        made is not None
-        and all(getattr(made, key) == getattr(expected, key) for key in keys)
-        and same_versions(made.versions, expected.versions)
-    )
+    if made is None or any(getattr(made, key) != getattr(expected, key) for key in keys):
+        return False
+    if versions is None:
+        return made.versions.get("profile") == expected.versions["profile"]
+    return same_versions(made.versions, expected.versions)
+
+
+def refuse_replacing_graphs(path: Path) -> None:
+    """Raise InputError if there is a plan of graphs where a plan of engines is to be written."""
+    with contextlib.suppress(ArtifactError):
+        if load_plan(path).engine is None:
+            raise InputError(
+                f"the engines' plan would replace {path}", hint="give another folder with -o"
+            )
 
 
 def build_plan(build: PlanToBuild, backend: Backend, folder: Path, progress: Progress) -> str:
@@ -152,20 +175,15 @@ def build_plan(build: PlanToBuild, backend: Backend, folder: Path, progress: Pro
 
     Nothing is written unless all engines were built and checked. Raises an SrDeployError.
     """
-    path = folder / build.name
-    if path.exists() and path.samefile(build.source):
-        raise InputError(
-            f"the engines' plan would replace {build.source}",
-            hint="give another folder with -o",
-        )
+    refuse_replacing_graphs(folder / build.name)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=str(folder), prefix=".partial-") as temporary:
         made = _built_parts(build, backend, Path(temporary), progress)
         made = _checked(build, made, Path(temporary))
         seconds = time.perf_counter() - start
-        files = [Path(temporary) / part.file for part in made.parts.values()]
-        size_bytes = sum(file.stat().st_size for file in files)
-        publish_parts(Path(temporary), folder, made)
+        files = [part.file for part in made.parts.values()]
+        size_bytes = sum((Path(temporary) / file).stat().st_size for file in files)
+        _publish(Path(temporary), folder, files, build.name)
     engine = made.engine
     assert engine is not None
     mib = size_bytes / 2**20
@@ -206,7 +224,7 @@ def _built_parts(
         )
     not_checked = dict.fromkeys(line for r in receipts.values() for line in r.not_checked)
     engine = replace(
-        build.engine(backend),
+        build.engine(backend.versions()),
         precision_obtained=precision_of_counts(layers),
         receipts={
             role: {
@@ -228,7 +246,7 @@ def _preflight(graph: Path, build: PlanToBuild, part: PlanPart) -> Dict[str, obj
     """Check a part's graph for the target's parser. Raises BuildError."""
     precision = build.plan.precision
     try:
-        findings = preflight(graph, build.target, precision=precision)
+        findings = preflight(graph, build.target, precision=precision, part=True)
     except MissingPackageError:
         return {"not checked": "onnx is not installed here"}
     refuse(findings, part.file, build.target)
@@ -263,3 +281,14 @@ def _checked(build: PlanToBuild, made: AdaptivePlan, folder: Path) -> AdaptivePl
 def _output(path: Path, image: Any, run: RunOptions) -> List[Any]:
     with PlanKind().describe(str(path), None, False)[0].open(run) as session:
         return [session.run(image)]
+
+
+def _publish(temporary: Path, folder: Path, files: Sequence[str], plan: str) -> None:
+    """Move engines to their folder, and their plan last: the old one is removed before."""
+    target = folder / plan
+    try:
+        target.unlink(missing_ok=True)
+        for file in (*files, plan):
+            os.replace(temporary / file, folder / file)
+    except OSError as e:
+        raise InputError(f"cannot write {target}: {e.strerror or e}", hint=write_hint(e)) from e

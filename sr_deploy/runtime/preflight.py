@@ -32,24 +32,36 @@ from sr_deploy.runtime.quantised_graph import without_quantisation
 
 
 def preflight(
-    onnx_path: Path, target: TargetProfile, *, precision: str = "fp16", dla: bool = False
+    onnx_path: Path,
+    target: TargetProfile,
+    *,
+    precision: str = "fp16",
+    dla: bool = False,
+    part: bool = False,
 ) -> List[Finding]:
     """Return the findings about a graph for the parser of `target`: the graph's, then the nodes'.
 
-    precision: the engine's. Raises ArtifactError when the file is not an ONNX graph or its external
+    precision: the engine's. part: the graph is a part of an adaptive network, with inputs of any
+    kind. Raises ArtifactError when the file is not an ONNX graph or its external
     weights are missing, and MissingPackageError without onnx.
     """
-    return preflight_model(load_graph(Path(onnx_path)), target, precision=precision, dla=dla)
+    model = load_graph(Path(onnx_path))
+    return preflight_model(model, target, precision=precision, dla=dla, part=part)
 
 
 def preflight_model(
-    model: Any, target: TargetProfile, *, precision: str = "fp16", dla: bool = False
+    model: Any,
+    target: TargetProfile,
+    *,
+    precision: str = "fp16",
+    dla: bool = False,
+    part: bool = False,
 ) -> List[Finding]:
     """Return the findings about a ModelProto; see `preflight`."""
     if dla and precision == "int8":  # it is built without its Q/DQ pairs, of FP32 and FP16
         model, precision = without_quantisation(model), "fp16"
     graph = Graph(model)
-    to = Parser(target, precision, dla)
+    to = Parser(target, precision, dla, part)
     findings: List[Tuple[int, Finding]] = []
     for rule, check in RULES:
         if target.runtime in rule.runtimes and to.before(rule.before) and (dla or not rule.dla):
@@ -186,6 +198,8 @@ def _opset(graph: Graph, to: Parser) -> Iterator[str]:
 @Rule("export a super-resolution network with srdeploy export", subject="graph")
 def _image(graph: Graph, to: Parser) -> Iterator[str]:
     shapes = [graph.shapes.get(name) for name in graph.inputs]
+    if to.part:
+        return
     if len(shapes) != 1 or shapes[0] is None or len(shapes[0]) != 4 or shapes[0][1] != 3:
         pairs = zip(graph.inputs, shapes)
         inputs = ", ".join(f"{name} {_dims(shape)}" for name, shape in pairs)
@@ -195,7 +209,8 @@ def _image(graph: Graph, to: Parser) -> Iterator[str]:
 @Rule("export it with a batch of 1", subject="graph", severity="warning")
 def _dynamic_batch(graph: Graph, to: Parser) -> Iterator[str]:
     shapes = [graph.shapes.get(name) for name in graph.inputs]
-    if len(shapes) == 1 and shapes[0] and len(shapes[0]) == 4 and shapes[0][:2] == [None, 3]:
+    one = len(shapes) == 1 and not to.part
+    if one and shapes[0] and len(shapes[0]) == 4 and shapes[0][:2] == [None, 3]:
         yield "its batch is dynamic; the engine is built for a batch of 1"
 
 

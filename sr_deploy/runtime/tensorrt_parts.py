@@ -62,6 +62,9 @@ class EnginePart:
                 f"expected {', '.join(expected)}",
                 hint="build it again",
             )
+        tiles = all(shape[0] == "N" for shape in (*part.inputs.values(), *part.outputs.values()))
+        self._batch = part.sizes["N"][2] if tiles else 0
+        """The most tiles that it takes; 0 if it takes no tiles."""
         self._dtypes = {name: np.dtype(tensor_dtype(self._engine, name)) for name in names}
         self._context = self._engine.create_execution_context()
         if self._context is None:
@@ -69,26 +72,42 @@ class EnginePart:
             raise run_error(self._log, f"{title} could not prepare {path.name}", hint)
 
     def __call__(self, **inputs: Any) -> List[GpuArray]:
-        """Raises InputError for a size that it was not built for, DeviceMemoryError."""
+        """Raises InputError for a size that it was not built for, DeviceMemoryError.
+
+        More tiles than the engine takes are run in turns.
+        """
         self._gpu.activate()
         self._log.messages.clear()
+        taken = {name: self._taken(name, inputs[name]) for name in self._part.inputs}
+        count = max(array.shape[0] for array in taken.values())
+        outputs: Dict[str, GpuArray] = {}
+        for first in range(0, count, self._batch or count):
+            self._run(taken, outputs, first, count)
+        self._gpu.synchronize()
+        return [outputs[name] for name in self._part.outputs]
+
+    def _run(
+        self, taken: Dict[str, GpuArray], outputs: Dict[str, GpuArray], first: int, count: int
+    ) -> None:
+        """Queue the tiles from `first` on, as many as the engine takes; add to `outputs`."""
         bound: Dict[str, GpuArray] = {}
-        for name in self._part.inputs:
-            bound[name] = self._taken(name, inputs[name])
+        for name, array in taken.items():
+            bound[name] = array.items(first, self._batch or count) if self._batch else array
             if not self._context.set_input_shape(name, bound[name].shape):
                 raise self._refused(name, bound[name].shape)
         for name in self._part.outputs:
             shape = tuple(self._context.get_tensor_shape(name))
             if -1 in shape:
                 raise run_error(self._log, f"{self._title} does not tell the shape of {name}")
-            bound[name] = self._arrays.empty(shape, np.empty(0, self._dtypes[name]))
+            if name not in outputs:
+                whole = (count, *shape[1:]) if self._batch else shape
+                outputs[name] = self._arrays.empty(whole, np.empty(0, self._dtypes[name]))
+            bound[name] = outputs[name].items(first, shape[0]) if self._batch else outputs[name]
         for name, array in bound.items():
             if not self._context.set_tensor_address(name, array.address):
                 raise run_error(self._log, f"{self._title} refused the memory of {name}")
         if not self._context.execute_async_v3(self._gpu.stream):
             raise run_error(self._log, f"{self._title} failed to run {self._name}")
-        self._gpu.synchronize()
-        return [bound[name] for name in self._part.outputs]
 
     def release(self) -> None:
         self._gpu.activate()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Dict, Optional
 
 import numpy as np
 
+from sr_deploy.core.depth_plan import DepthPlan
+from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.onnx_file import artifact_sha256
 from sr_deploy.core.parts import AdaptivePlan, PlanEngine, PlanPart
 
@@ -58,6 +60,58 @@ def part_model(*, half=False):
     initializers = [numpy_helper.from_array(weight, "weight")]
     graph = helper.make_graph(nodes, "part", inputs, outputs, initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def write_depth_plan(folder):
+    """Write the plan of a small AdaDSR by tiles, of handmade graphs, for FP16 engines of a weakly
+    typed builder; return its path."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    random = np.random.default_rng(0)
+    h_w = ("H", "W")
+    features, map_ = (1, 4, *h_w), (1, 1, *h_w)
+    sizes = {"H": (4, 8, 32), "W": (4, 8, 32)}
+    tile, core = ("N", 4, 11, 11), ("N", 4, 7, 7)
+    ends = {  # the inputs and the outputs
+        "start": ({"lr": (1, 3, *h_w), "depth": (1,)}, {"features": features, "depth_map": map_}),
+        "end": ({"y": features, "features": features}, {"sr": (1, 3, *h_w)}),
+        "b1.everywhere": ({"y": features, "depth_map": map_}, {"y_out": features}),
+        "b1.t7": ({"y": tile, "depth_map": ("N", 1, 11, 11)}, {"y_out": core}),
+    }
+    plan = DepthPlan("ada", 1, 1, "tiles", "0", 1, 1, 1, tile=7, depths=(1,), precision="fp16")
+    parts = {}
+    for role, (inputs, outputs) in ends.items():
+        (x, second), (y, *rest) = inputs, outputs
+        kernel = 5 if role == "b1.t7" else 1
+        shape = (outputs[y][1], inputs[x][1], kernel, kernel)
+        weight = (random.standard_normal(shape) / np.sqrt(shape[1]) / kernel).astype(np.float32)
+        nodes = [helper.make_node("Conv", [x, "weight"], ["made"], name="conv")]
+        # The second input counts, whatever its shape is.
+        axes = list(range(1, len(inputs[second])))
+        nodes += [
+            helper.make_node("ReduceMean", [second], ["all"], name="all", keepdims=1, axes=axes)
+            if axes
+            else helper.make_node("Identity", [second], ["all"], name="all"),
+            helper.make_node("Add", ["made", "all"], [y], name="add"),
+        ]
+        for name in rest:
+            nodes.append(helper.make_node("ReduceMean", [y], [name], name="map", axes=[1]))
+        info = helper.make_tensor_value_info
+        tensors = [
+            [info(name, TensorProto.FLOAT, list(dims)) for name, dims in shapes.items()]
+            for shapes in (inputs, outputs)
+        ]
+        graph = helper.make_graph(
+            nodes, role, *tensors, [numpy_helper.from_array(weight, "weight")]
+        )
+        opset = [helper.make_opsetid("", 17)]
+        path = folder / f"ada.{role}.onnx"
+        save(helper.make_model(graph, opset_imports=opset, ir_version=8), str(path))
+        free = {"N": (1, 2, 8)} if role == "b1.t7" else sizes
+        parts[role] = PlanPart(path.name, artifact_sha256(path), inputs, outputs, free, opset=17)
+    path = folder / plan.file_name
+    path.write_text(to_json(replace(plan, parts=parts)))
+    return path
 
 
 def plan_part(path):

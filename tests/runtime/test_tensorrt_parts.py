@@ -168,3 +168,13 @@ def test_too_little_memory_is_an_error_of_its_own(use, plan, monkeypatch):
     monkeypatch.setattr(library.gpu, "allocate", allocate)
     with pytest.raises(DeviceMemoryError):
         part(features=features(), inside=np.ones((2, 1, 5, 6), np.float32))
+
+
+def test_more_tiles_than_an_engine_takes_are_run_in_turns(use, plan):
+    gpu = use().gpu
+    parts = opened(plan())
+    x, inside = features(n=19), np.ones((19, 1, 5, 6), np.float32)
+    outputs = parts.parts["first"](features=x, inside=inside)
+    assert gpu.enqueued == ["network"] * 3
+    for found, reference in zip(outputs, expected(x, inside)):
+        np.testing.assert_allclose(parts.info.arrays.to_host(found), reference, atol=1e-6)

@@ -11,7 +11,7 @@ import shutil
 import tarfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Callable, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -24,10 +24,14 @@ from sr_deploy.core.progress import as_progress
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import TargetProfile
+from sr_deploy.runtime.boards.plan_job import plan_lines, plan_text, write_plan_files
 from sr_deploy.runtime.boards.trtexec import JobFile, JobLine, job_text
 from sr_deploy.runtime.dla_calibration import cache_lines, floats_and_scales
 from sr_deploy.runtime.fallback import with_fp32_nodes
 from sr_deploy.runtime.graph_outputs import graph_outputs
+
+if TYPE_CHECKING:
+    from sr_deploy.runtime.plan_build import PlanToBuild
 
 SCRIPTS = Path(__file__).with_name("on_board")
 MANIFESTS = "desk/manifests.json"
@@ -74,6 +78,27 @@ class BuildPlan:
 
 
 @dataclass(frozen=True)
+class JobPlans:
+    """What a job builds."""
+
+    networks: Sequence[BuildPlan] = ()
+    adaptive: Sequence[PlanToBuild] = ()
+
+    @property
+    def options(self) -> BuildOptions:
+        return self.networks[0].options if self.networks else self.adaptive[0].options
+
+    def names(self) -> List[str]:
+        """Return the names of the engines, those of plans by their plan."""
+        return [*(plan.name for plan in self.networks), *(plan.name for plan in self.adaptive)]
+
+    def files(self) -> List[Path]:
+        """Return the graphs. Those that plans share are listed once."""
+        parts = [b.source.parent / p.file for b in self.adaptive for p in b.plan.parts.values()]
+        return [*(plan.onnx for plan in self.networks), *dict.fromkeys(parts)]
+
+
+@dataclass(frozen=True)
 class BoardJob:
     """A job's folder. Jobs of the same content have the same identity (hex digits)."""
 
@@ -83,7 +108,7 @@ class BoardJob:
 
 def write_job(
     folder: Path,
-    plans: Sequence[BuildPlan],
+    plans: JobPlans,
     profile: TargetProfile,
     *,
     timing_caches: Optional[Path] = None,
@@ -91,14 +116,15 @@ def write_job(
 ) -> BoardJob:
     """Write the job that builds `plans` into `folder`. timing_caches: a folder of them."""
     (folder / "desk").mkdir(parents=True)
-    graphs = [plan.onnx.name for plan in plans]
+    graphs = [path.name for path in plans.files()]
     duplicates = sorted({name for name in graphs if graphs.count(name) > 1})
     if duplicates:
         hint = "build them one after the other"
         raise InputError(f"two of the graphs are called {duplicates[0]}", hint=hint)
     strong = profile.fp16_graph == "fp16"
-    with as_progress(progress).track("computing references", len(plans)) as advance:
-        for plan in plans:
+    steps = len(plans.networks) + len(plans.adaptive)
+    with as_progress(progress).track("computing references", steps) as advance:
+        for plan in plans.networks:
             layers = plan.options.fp32_layers
             if plan.options.dla is not None and plan.graph.precision_asked == "int8":
                 scales = floats_and_scales(plan.onnx, plan.graph.opt_shape, folder / plan.onnx.name)
@@ -110,8 +136,13 @@ def write_job(
                 shutil.copyfile(str(plan.onnx), str(folder / plan.onnx.name))
             _write_reference(folder, plan)
             advance(plan.onnx.name)
-    (folder / "job.txt").write_text(job_text(_job_file(plans, profile)), encoding="utf-8")
-    (folder / MANIFESTS).write_text(_drafts(plans), encoding="utf-8")
+        for build in plans.adaptive:
+            for part in build.plan.parts.values():
+                shutil.copyfile(str(build.source.parent / part.file), str(folder / part.file))
+            write_plan_files(folder, build)
+            advance(build.name)
+    for name, text in _texts(plans, profile).items():
+        (folder / name).write_text(text, encoding="utf-8")
     for script in sorted(SCRIPTS.glob("*.sh")):
         shutil.copyfile(str(script), str(folder / script.name))
     if timing_caches is not None:  # the digit: one target's name may begin another's
@@ -125,12 +156,16 @@ def write_job(
     return BoardJob(folder, job_identity(folder))
 
 
-def _drafts(plans: Sequence[BuildPlan]) -> str:
-    return to_json({plan.name: asdict(plan.engine) for plan in plans})
+def _texts(plans: JobPlans, profile: TargetProfile) -> Dict[str, str]:
+    """Return what tells the job, by file name."""
+    drafts = {plan.name: asdict(plan.engine) for plan in plans.networks}
+    texts = {"job.txt": job_text(_job_file(plans, profile)), MANIFESTS: to_json(drafts)}
+    texts.update({f"desk/{build.name}": plan_text(build) for build in plans.adaptive})
+    return texts
 
 
-def _readme(plans: Sequence[BuildPlan], profile: TargetProfile) -> str:
-    engines = "\n".join(f"  {plan.name}" for plan in plans)
+def _readme(plans: JobPlans, profile: TargetProfile) -> str:
+    engines = "\n".join(f"  {name}" for name in plans.names())
     return _README.format(title=profile.title, versions=profile.runtime_versions, engines=engines)
 
 
@@ -146,9 +181,9 @@ def write_bundle(job: BoardJob, file: Path) -> None:
             archive.add(str(job.folder), arcname=f"srdeploy-{job.identity[:8]}")
 
 
-def is_bundle_of(file: Path, plans: Sequence[BuildPlan], profile: TargetProfile) -> bool:
+def is_bundle_of(file: Path, plans: JobPlans, profile: TargetProfile) -> bool:
     """Return whether `file` is a whole bundle that builds these engines, by these scripts."""
-    expected = {MANIFESTS: _drafts(plans), "job.txt": job_text(_job_file(plans, profile))}
+    expected = _texts(plans, profile)
     expected.update({p.name: p.read_text(encoding="utf-8") for p in SCRIPTS.glob("*.sh")})
     try:
         with tarfile.open(str(file), "r:") as archive:
@@ -168,10 +203,10 @@ def bundle_folder(file: Path) -> str:
         return "" if first is None else first.name.split("/")[0]
 
 
-def _job_file(plans: Sequence[BuildPlan], profile: TargetProfile) -> JobFile:
-    strong, options = profile.fp16_graph == "fp16", plans[0].options
+def _job_file(plans: JobPlans, profile: TargetProfile) -> JobFile:
+    strong, options = profile.fp16_graph == "fp16", plans.options
     lines = []
-    for plan in plans:
+    for plan in plans.networks:
         graph = plan.graph
         low, opt, high = (
             {graph.input_name: (1, 3, *hw)}
@@ -188,9 +223,12 @@ def _job_file(plans: Sequence[BuildPlan], profile: TargetProfile) -> JobFile:
                 rows=checked_rows(graph),
             )
         )
+    for build in plans.adaptive:
+        lines += plan_lines(build)
     # Strongly typed graphs were rewritten instead.
-    layers = [layer for plan in plans if not strong for layer in plan.options.fp32_layers]
-    in_fp16 = [layer for plan in plans for layer in plan.options.fp16_layers]
+    networks = plans.networks
+    layers = [layer for plan in networks if not strong for layer in plan.options.fp32_layers]
+    in_fp16 = [layer for plan in networks for layer in plan.options.fp16_layers]
     return JobFile(
         tuple(lines),
         runtime=profile.runtime,

@@ -265,15 +265,20 @@ def output_from_values(text: str, shape: Tuple[int, ...]) -> np.ndarray:
 
     Values have six digits; NaN is `nan`. Raises ArtifactError unless they fill `shape`.
     """
-    try:
-        array = np.array(text.split(), np.float32)
-    except ValueError as e:
-        raise ArtifactError(f"the output has values that are not numbers: {e}") from e
+    array = values_from_text(text)
     if array.size != int(np.prod(shape)):
         expected = "x".join(map(str, shape))
         problem = f"the output has {array.size} values; expected {expected}"
         raise ArtifactError(problem, hint=_STOPPED)
     return array.reshape(shape)
+
+
+def values_from_text(text: str) -> np.ndarray:
+    """Return the values in build.sh's text as float32. Raises ArtifactError."""
+    try:
+        return np.array(text.split(), np.float32)
+    except ValueError as e:
+        raise ArtifactError(f"the output has values that are not numbers: {e}") from e
 
 
 def _load_json(text: str, title: str) -> Any:
