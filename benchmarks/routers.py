@@ -2,12 +2,13 @@
 
 Usage: python3 benchmarks/routers.py --data HR_DIR --reference LABELS ROUTER... -o ROWS.jsonl
 
-Every branch runs on the whole images, which are cropped to multiples of the routers' patches; each
-patch is taken from the branch that its router chooses. So the choices are compared, not a runtime:
-overlaps and margins cost nothing here. PSNR is on Y, border 4, the mean of the images. Work is that
-of the router and of the chosen branches, relative to the largest branch everywhere. The reference
-router also gets a handicap on the cost of its classes, so that it works as much as each other
-router does. `--table ROWS.jsonl` prints the table of these rows.
+--data may be repeated: a table for each. Of images larger than 1024 pixels a side the middle is
+taken. Every branch runs on the whole images, cropped to multiples of the patches; each patch is
+taken from the branch that its router chooses. So the choices are compared, not a runtime: overlaps
+and margins cost nothing here. PSNR is on Y, border 4, the mean of the images. Work is that of the
+router and of the chosen branches, relative to the largest branch everywhere. The reference router
+also gets a handicap on the cost of its classes, so that it works as much as each other router does.
+`--table ROWS.jsonl` prints the table of these rows.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+SIDE = 1024
 BORDER = 4
 """HR pixels that do not count at each side."""
+LOSSES = {"cdnsr": "eq. 4", "expected": "eq. 4 of hard choices", "classsr": "ClassSR's loss"}
 STEPS = {"router": "2", "distil": "3", "joint": "4"}
 """Of CDNSR's four, by the stage of the recipe."""
 
@@ -33,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("routers", nargs="*")
     parser.add_argument("--reference", help="a router that learnt from labels")
-    parser.add_argument("--data", type=Path)
+    parser.add_argument("--data", type=Path, action="append")
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument(
         "--table", type=Path, metavar="ROWS.jsonl", help="only print the table of these rows"
@@ -45,7 +48,7 @@ def main() -> None:
         return
     if args.data is None or args.output is None or args.reference is None:
         parser.error("--data, --reference and -o are needed to measure")
-    rows = measure(args.reference, args.routers, args.data)
+    rows = [row for data in args.data for row in measure(args.reference, args.routers, data)]
     args.output.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     print(table(rows))
 
@@ -88,8 +91,14 @@ class Choices:
         return self.row(high)
 
 
-def choices(router: Any, data: Path) -> Choices:
-    """Run a router and its branches on the images."""
+def middle(image: np.ndarray) -> np.ndarray:
+    """Return the middle of a large image, at most SIDE pixels a side."""
+    top, left = (max(n - SIDE, 0) // 2 for n in image.shape[:2])
+    return image[top : top + SIDE, left : left + SIDE]
+
+
+def choices(router: Any, data: Path, done: Dict[Any, Any]) -> Choices:
+    """Run a router and its branches on the images. done: the errors of branches that have run."""
     import torch
 
     from sr_deploy.core.degradation import degrade
@@ -101,18 +110,22 @@ def choices(router: Any, data: Path) -> Choices:
     net, branches = router.network(), router.branch_networks()
     log_odds, errors, pixels = [], [], []
     for path in hr_images(data).files:
-        hr = modcrop(read_rgb(path), scale * side)
+        hr = modcrop(middle(read_rgb(path)), scale * side)
         x = torch.from_numpy(nchw_from_rgb(degrade(hr, scale=scale)))
         rows, columns = x.shape[2] // side, x.shape[3] // side
         patches = x[0].reshape(3, rows, side, columns, side).permute(1, 3, 0, 2, 4).flatten(0, 1)
         squared = []
         with torch.inference_mode():
             log_odds.append(net(patches).numpy())
-            for branch in branches:
-                error = np.square(luma(rgb_from_nchw(branch(x).numpy())) - luma(hr))
-                error[:BORDER], error[-BORDER:], error[:, :BORDER], error[:, -BORDER:] = 0, 0, 0, 0
-                parts = error.reshape(rows, scale * side, columns, scale * side)
-                squared.append(parts.sum(axis=(1, 3)).flatten())
+            for branch, checksum in zip(branches, spec.weights_sha256s):
+                key = (path, side, checksum)
+                if key not in done:
+                    error = np.square(luma(rgb_from_nchw(branch(x).numpy())) - luma(hr))
+                    inside = np.zeros_like(error)
+                    inside[BORDER:-BORDER, BORDER:-BORDER] = 1
+                    parts = (error * inside).reshape(rows, scale * side, columns, scale * side)
+                    done[key] = parts.sum(axis=(1, 3)).flatten()
+                squared.append(done[key])
         errors.append(np.stack(squared, axis=1))
         pixels.append((hr.shape[0] - 2 * BORDER) * (hr.shape[1] - 2 * BORDER))
     return Choices(log_odds, errors, pixels, spec.macs, spec.router_macs)
@@ -123,8 +136,13 @@ def measure(reference: str, routers: Sequence[str], data: Path) -> List[Dict[str
     from sr_deploy.nets.router import load_router
 
     first = load_router(reference)
-    test = {"images": data.resolve().name, "patch": min(first.spec.patch_hw)}
-    of_first = choices(first, data)
+    done: Dict[Any, Any] = {}
+    of_first = choices(first, data, done)
+    test = {
+        "images": data.resolve().name,
+        "count": len(of_first.pixels),
+        "patch": min(first.spec.patch_hw),
+    }
     rows = []
     for number, branch in enumerate(first.branch_names):
         only = [np.eye(len(first.branch_names))[[number] * len(o)] for o in of_first.log_odds]
@@ -132,7 +150,7 @@ def measure(reference: str, routers: Sequence[str], data: Path) -> List[Dict[str
         rows.append({**test, "name": branch, "kind": "branch", **row})
     rows.append({**test, "name": first.name, **facts(first.spec.training), **of_first.row()})
     for router in map(load_router, routers):
-        row = choices(router, data).row()
+        row = choices(router, data, done).row()
         row["reference_psnr_db"] = of_first.at_work(row["work"])["psnr_db"]
         rows.append({**test, "name": router.name, **facts(router.spec.training), **row})
     return rows
@@ -144,7 +162,7 @@ def facts(training: Dict[str, Any]) -> Dict[str, Any]:
         return {"kind": "labels"}
     fitted = training.get("fitted") or training.get("init_training", {}).get("fitted", {})
     return {
-        "kind": f"eq. 4, step {STEPS[training['stage']]}",
+        "kind": f"{LOSSES[training['objective']]}, step {STEPS[training['stage']]}",
         "share": training["share"],
         "lambda_reg": training["lambda_reg"] if "fitted" in training else None,
         "oracle_share": fitted.get("oracle_share"),
@@ -154,7 +172,12 @@ def facts(training: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def table(rows: Sequence[Dict[str, Any]]) -> str:
-    """Return the rows as a Markdown table."""
+    """Return the rows as Markdown, a table for each set of images."""
+    sets = dict.fromkeys(row["images"] for row in rows)
+    return "\n\n".join(table_of_set([r for r in rows if r["images"] == name]) for name in sets)
+
+
+def table_of_set(rows: Sequence[Dict[str, Any]]) -> str:
     lines = [
         "| network | trained by | lambda | oracle | PSNR [dB] | work | patches "
         "| labels at this work |",
@@ -174,8 +197,9 @@ def table(rows: Sequence[Dict[str, Any]]) -> str:
             "" if same is None else f"{same:.3f} ({row['psnr_db'] - same:+.3f})",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    images = ", ".join(dict.fromkeys(f"{r['images']}, patches of {r['patch']}" for r in rows))
-    return "\n".join([*lines, "", f"- images: {images}", "- PSNR: y, border 4"])
+    first = rows[0]
+    images = f"- images: {first['images']} ({first['count']}), patches of {first['patch']}"
+    return "\n".join([*lines, "", images, "- PSNR: y, border 4"])
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def test_a_handicap_brings_a_router_to_the_work(routers):
 
 
 def test_the_table_names_the_training_and_the_reference(routers):
-    common = {"images": "crops", "patch": 64, "work": 0.8, "patches": [1, 2]}
+    common = {"images": "crops", "count": 9, "patch": 64, "work": 0.8, "patches": [1, 2]}
     fitted = {"lambda_reg": 2e-3, "oracle_share": 0.75, "reference_psnr_db": 27.2}
     rows = [
         {**common, "name": "w16", "kind": "branch", "psnr_db": 27.1},
@@ -49,4 +49,4 @@ def test_the_table_names_the_training_and_the_reference(routers):
     assert (
         "| m | eq. 4, step 2 | 2.00e-03 | 75.0% | 27.250 | 80.0% | 1/2 | 27.200 (+0.050) |" in text
     )
-    assert text.endswith("- images: crops, patches of 64\n- PSNR: y, border 4")
+    assert text.endswith("- images: crops (9), patches of 64\n- PSNR: y, border 4")
