@@ -1,8 +1,10 @@
 """Make the pictures of the README in docs/images: python3 benchmarks/pictures.py [NAME ...]
 
 before-after.jpg needs the extra `export`, precision.png `report` and the rows of
-`benchmarks/precision.py`, and report.png Chromium with playwright. Without names, all are made. The
-photograph is scikit-image's chelsea (Stefan van der Walt, CC0).
+`benchmarks/precision.py`, executed.png `report` and rows of `bench` of static slices and of
+adaptive networks with `--max-flops`, in benchmarks/executed.jsonl; report.png needs Chromium with
+playwright. Without names, all are made for which there are rows. The photograph is scikit-image's
+chelsea (Stefan van der Walt, CC0).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 IMAGES = ROOT / "docs" / "images"
+EXECUTED = ROOT / "benchmarks" / "executed.jsonl"
 MODEL, VARIANT = "asrn_x4", "d5"
 CROPS: Dict[str, Tuple[int, int, int, int]] = {"chelsea": (60, 100, 128, 192)}
 """Of each photograph: top, left, height and width of the part that is shown."""
@@ -101,15 +104,28 @@ def precision(path: Path) -> None:
     path.write_bytes(figure_file(latency_figure(group, (7.5, 4.4)).figure, "png"))
 
 
+def executed(path: Path) -> None:
+    """Draw PSNR against the multiply-accumulates executed, of static slices and adaptive curves."""
+    from sr_deploy.results.report.drawing import figure_file
+    from sr_deploy.results.report.figures import executed_figure
+    from sr_deploy.results.report.groups import group_rows
+    from sr_deploy.results.rows import read_rows
+
+    rows = read_rows(EXECUTED)
+    (group,) = group_rows([replace(row, bicubic_psnr_db=None) for row in rows])
+    path.write_bytes(figure_file(executed_figure(group, (7.5, 4.4)).figure, "png"))
+
+
 PICTURES: Dict[str, Callable[[Path], None]] = {
     "before-after.jpg": before_after,
+    "executed.png": executed,
     "precision.png": precision,
     "report.png": report,
 }
 
 
 def main() -> int:
-    names = sys.argv[1:] or list(PICTURES)
+    names = sys.argv[1:] or [n for n in PICTURES if n != "executed.png" or EXECUTED.is_file()]
     for name in names:
         if name not in PICTURES:
             sys.exit(f"error: no picture {name}; expected some of {', '.join(PICTURES)}")

@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import numpy as np
 
+from sr_deploy.bench.budgets import budget_refused, with_budgets
 from sr_deploy.bench.evaluate import (
     ImageSet,
     Planner,
@@ -108,6 +109,9 @@ class MeasureOptions:
     """Open artifacts that were changed after their manifests were written. An engine is code."""
     score: bool = False
     """Also measure the challenge's baseline in turns with each network."""
+    max_flops: Sequence[str] = ()
+    """Budgets of adaptive networks, `70%` of the plain network: each is measured with each. None:
+    as trained."""
     max_memory: Union[str, int, None] = None
     """The most resident memory of a process, in bytes or as `2GiB`: larger images are run in tiles,
     and a size that does not fit whole is not timed. None: as `upscale` bounds it by default, and
@@ -222,6 +226,7 @@ def rows_from_artifacts(
             untrained=True,
             progress=progress,
         )
+        descriptions = with_budgets(descriptions, options.max_flops)
         for note in filter(
             None, [check_run_options(descriptions, options.run), _mixed(descriptions)]
         ):
@@ -345,13 +350,15 @@ def measure_row(
         date_utc=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
     try:
-        run = _open_and_time(network, protocol, options, turns)
+        with budget_refused(network):
+            run = _open_and_time(network, protocol, options, turns)
     except (ArtifactError, MissingPackageError) as e:
         recorded = None if protocol.of_images else recorded_row(network)
         return recorded or replace(row, error=e.message)
     with run.session as session:
         try:
-            row = _measured_row(row, session, run, protocol, options)
+            with budget_refused(network):
+                row = _measured_row(row, session, run, protocol, options)
             return _without_quality(row) if network.untrained else row
         except ArtifactError as e:  # such as an image that the device's memory cannot hold
             return replace(row, error=e.message)

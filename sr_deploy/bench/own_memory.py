@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Optional
 
 import numpy as np
 
+from sr_deploy.bench.budgets import budgeted
 from sr_deploy.bench.evaluate import Planner, upscale_fitting
 from sr_deploy.bench.memory_bound import planner_within
 from sr_deploy.core.device import track_peak_memory
@@ -133,6 +134,11 @@ def request_of(network: NetworkDescription) -> Dict[str, Any]:
 def requested_network(request: Dict[str, Any]) -> NetworkDescription:
     """Return the network that a request names. Raises ArtifactError if it is another one now."""
     source = request["source"]
+    if request["variant"].endswith("%"):
+        network = budgeted(source, None, request["variant"])
+        if network.identity == request["identity"]:
+            return network
+        raise ArtifactError(f"{source} changed while it was measured", hint="measure it again")
     for variants in (None, [request["variant"]]):
         for network in describe(source, variants, trust=True, untrained=True):
             if network.identity == request["identity"]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Union
 
+from sr_deploy.bench.budgets import budget_refused, with_budgets
 from sr_deploy.bench.evaluate import (
     Bicubic,
     ImageSet,
@@ -37,6 +38,8 @@ class ScoringOptions:
     """`y` or `rgb`."""
     degradation: Optional[str] = None
     """Makes LR where it is not given; None: bicubic."""
+    max_flops: Sequence[str] = ()
+    """Budgets of adaptive networks, as in `MeasureOptions`."""
     max_memory: Union[str, int, None] = None
     """The most resident memory of the process, in bytes or as `2GiB`: larger images are run in
     tiles. None: as `upscale` bounds it by default."""
@@ -68,14 +71,14 @@ def quality_from_artifacts(
     networks: checkpoints (in their fastest form here, see `sr_deploy.fast`), ONNX graphs, engines,
     plans, routers, or folders of them. variants: of checkpoints, "all" or "d1,d3". data: folders of
     HR images; none: scikit-image's photographs. lr_data: the folder of LR images of each; none:
-    they are made. scoring: fields of `ScoringOptions`. The call itself scores bicubic and raises
-    SrDeployErrors for bad input; the networks run while the rows are iterated. One that cannot run
-    on this machine gives rows with the reason.
+    they are made. scoring: fields of `ScoringOptions`. The call scores bicubic, and raises errors;
+    the networks run while the rows are iterated. One that cannot run gives rows with the reason.
     """
     options = ScoringOptions(**scoring)
     metric, bound = options.metric, memory_bytes(options.max_memory)
     sets = image_sets(_listed(data), _listed(lr_data))
-    descriptions = describe_all(networks, variants, run, progress=progress)
+    as_trained = describe_all(networks, variants, run, progress=progress)
+    descriptions = with_budgets(as_trained, options.max_flops)
     _check_names(descriptions)
     scales = list(filter(None, (d.find_scale() for d in descriptions)))
     made_by = _degradation(options.degradation, sets, scales)
@@ -94,7 +97,7 @@ def quality_from_artifacts(
         for description in descriptions:
             known, name, left = row_of(description), description.name, list(sets)
             try:
-                with description.open(run) as session:
+                with budget_refused(description), description.open(run) as session:
                     if session.why_cpu:
                         progress(f"{name}: {session.why_cpu}")
                     plan = planner_within(session, bound, identity=description.identity)

@@ -89,6 +89,13 @@ from sr_deploy.results.protocols import DEFAULT_PROTOCOL, PROTOCOL_NAMES
     help="Start runs at this rate, like frames of a video.  [default: back to back]",
 )
 @click.option(
+    "--max-flops",
+    multiple=True,
+    metavar="PERCENT",
+    help="cdnsr and elastic networks: a budget, such as 70% of the plain network on the whole "
+    "image; repeatable, for a row each.  [default: as trained]",
+)
+@click.option(
     "--max-memory",
     metavar="SIZE",
     help="Bound on resident memory, such as 2GiB: larger images are run in tiles, as upscale does, "

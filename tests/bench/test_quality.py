@@ -262,3 +262,26 @@ def test_graphs_that_cannot_run_are_rows_with_the_reason(place, tmp_path):
     assert rows[3].psnr_db is not None
     rows = measure(paths, data=str(place / "Two"))
     assert ["not an ONNX model" in row.error for row in rows] == [True, True, True]
+
+
+def test_an_adaptive_network_is_scored_with_each_budget(tmp_path):
+    folder = hr_folder(tmp_path / "HR", 3)
+    large = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    write_png(folder / "0.png", imresize(large, scale=8))
+    (folder / "1.png").unlink()
+    options = {"data": folder, "run": RunOptions(runtime="torch")}
+    rows = score(["cdnsr-fsrcnn_x4", "fsrcnn-w16_x4"], **options, max_flops=["200%", "120%"])[1:]
+    assert [(r.model, r.variant) for r in rows] == [
+        ("cdnsr-fsrcnn_x4", "200%"),
+        ("cdnsr-fsrcnn_x4", "120%"),
+        ("fsrcnn-w16_x4", "w16"),
+    ]
+    assert rows[1].executed["share"] <= 1.2 < rows[0].executed["share"]
+    assert rows[1].images[0]["macs_g"] > 0 and rows[2].executed is None
+    assert f"{rows[0].set} work" in quality_table(rows)
+    (refused,) = score(["cdnsr-fsrcnn_x4"], **options, max_flops=["60%"])[1:]
+    assert "overlapping patches take" in refused.error
+    with pytest.raises(InputError, match="--max-flops is for networks that route patches"):
+        score("fsrcnn-w16_x4", max_flops=["70%"])
+    with pytest.raises(InputError, match="'much' is no|expected"):
+        score("cdnsr-fsrcnn_x4", max_flops=["much"])

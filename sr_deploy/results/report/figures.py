@@ -101,10 +101,23 @@ def latency_figure(group: RowGroup, panel_size: Tuple[float, float]) -> Drawing:
 
     Raises MissingPackageError without matplotlib, InputError without two timed and scored rows.
     """
+    return _one_cost(group, "latency", "a time", panel_size)
+
+
+def executed_figure(group: RowGroup, panel_size: Tuple[float, float]) -> Drawing:
+    """Return the chart of PSNR against the multiply-accumulates executed, as `latency_figure`.
+
+    It has the slices of static networks, and a curve for each adaptive one: CDNSR's Fig. 1 and
+    AdaDSR's Figs. 1d and 5.
+    """
+    return _one_cost(group, "executed", "executed multiply-accumulates", panel_size)
+
+
+def _one_cost(group: RowGroup, cost: str, what: str, panel_size: Tuple[float, float]) -> Drawing:
     drawing.check_can_draw()
-    axes = [axis for axis in cost_axes(group) if axis.of is time_ms]
+    axes = [axis for axis in cost_axes(group) if axis.id == cost]
     if not axes:
-        raise InputError("fewer than two rows have both a time and a PSNR")
+        raise InputError(f"fewer than two rows have both {what} and a PSNR")
     with drawing.drawing_style():
         return _cost_figure(group, axes, panel_size)
 

@@ -61,8 +61,7 @@ def use_command(row: BenchmarkRow) -> str:
             name = row.artifact
         command.append(name)
     elif row.executed:
-        depth = ["--adaptive", "adadsr", "--depth", row.variant[1:]] if row.variant else []
-        command += [name, *depth]
+        command += [name, *_how_much(row)]
     else:
         command.append(network_name(name, row.variant))
         if row.backend == "torch":
@@ -70,6 +69,16 @@ def use_command(row: BenchmarkRow) -> str:
             if row.precision_asked not in ("", "fp32"):
                 command += ["--precision", row.precision_asked]
     return " ".join(map(shlex.quote, command))
+
+
+def _how_much(row: BenchmarkRow) -> List[str]:
+    """The options that give an adaptive network its depth or budget."""
+    if not row.variant:
+        return []
+    if row.variant.endswith("%"):
+        kind = "elastic" if row.model.startswith("elastic") else "cdnsr"
+        return ["--adaptive", kind, "--max-flops", row.variant]
+    return ["--adaptive", "adadsr", "--depth", row.variant[1:]]
 
 
 def remarks_of(group: RowGroup) -> List[str]:

@@ -7,7 +7,12 @@ import pytest
 from sample_rows import family, int8_record, mixed_family, row
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.results.report.figures import draw_figures, figure_files, latency_figure
+from sr_deploy.results.report.figures import (
+    draw_figures,
+    executed_figure,
+    figure_files,
+    latency_figure,
+)
 from sr_deploy.results.report.groups import cost_axes, cost_points, group_rows
 from sr_deploy.results.report.page_svg import page_charts
 
@@ -210,3 +215,25 @@ def test_the_loss_over_the_layers_that_int8_keeps():
     assert "g1-int8" not in draw_figures(group_rows(mixed_family()))
     one = {**int8_record(), "curve": [{"kept": 0, "loss_db": 0.05}]}
     assert "g1-int8" not in draw_figures(group_rows([replace(r, int8=one) for r in rows]))
+
+
+def test_executed_work_of_slices_and_of_an_adaptive_network_is_in_one_chart():
+    share = {"share": 0.5, "timed_share": 0.6, "ways": {}}
+    slices = [row(f"d{i}", psnr=30.0 + i, executed_g=10.0 * i) for i in (1, 3, 5)]
+    curve = [
+        row(
+            f"{20 * i}%",
+            psnr=31.0 + i,
+            model="elastic-m_x4",
+            executed={"macs_g": 12.0 * i, **share},
+        )
+        for i in (2, 3)
+    ]
+    (group,) = group_rows([*slices, *curve])
+    titles = executed_figure(group, (7.5, 4.4)).titles.values()
+    assert (
+        "elastic-m_x4.40%, torch fp32: 33.000 dB, 24.0 Multiply-accumulates executed [G]" in titles
+    )
+    assert len(titles) == 5
+    with pytest.raises(InputError, match="fewer than two rows have both executed multiply"):
+        executed_figure(group_rows(slices)[0], (7.5, 4.4))
