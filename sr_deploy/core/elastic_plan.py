@@ -1,4 +1,4 @@
-"""Elastic networks tile by tile: exported plans, their costs and budgets. No weights."""
+"""Networks that are chosen tile by tile: exported plans, their costs and budgets. No weights."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sr_deploy.core.quadtree import TailCost, cells_hw
 from sr_deploy.core.sizes import HW, hw_text
 
 PLAN_SUFFIX = ".elastic.json"
+BRANCHES_SUFFIX = ".branches.json"
 _LARGE_HW = (1080, 1920)
 """An image for which the smallest budget is given: others differ by their cells at the border."""
 
@@ -62,6 +63,11 @@ class ElasticPlan(AdaptivePlan):
         """The networks of its depths, smallest first: `asrn_x4.d1`."""
         return tuple(f"{self.network}.{variant}" for variant in self.tails)
 
+    @property
+    def elastic(self) -> bool:
+        """Whether it chooses between depths of one network."""
+        return True
+
     def roles(self) -> List[str]:
         return ["start", *self.tails, *map(whole_role, self.tails)]
 
@@ -72,11 +78,12 @@ class ElasticPlan(AdaptivePlan):
         consistent = (
             len(costs) >= 2
             and wholes == sorted(set(wholes))
-            and margins == sorted(set(margins))
+            and margins == sorted(margins)
             and 0 <= margins[0] <= margins[-1] <= 1024
             and min(cost.px for cost in costs) > 0
             and min(min(cost.side, cost.corner) for cost in costs) >= 0
-            and min(self.start_macs_px, self.gains_macs, self.channels) > 0
+            and self.start_macs_px >= 0
+            and min(self.gains_macs, self.channels) > 0
         )
         if not consistent:
             yield "depths, margins and costs are inconsistent"
@@ -118,16 +125,46 @@ class ElasticPlan(AdaptivePlan):
         )
 
 
+@dataclass(frozen=True)
+class BranchesPlan(ElasticPlan):
+    """A router and its branches by tiles, as they run. Stored as NAME.branches.json.
+
+    The start is the router. The features that it hands on are the image, a tail is a branch, and a
+    gain is by how much the router scores a branch above the smallest.
+    """
+
+    branches: Tuple[str, ...] = ()
+    """The networks, smallest first."""
+
+    @property
+    def kind(self) -> str:
+        return "branches"
+
+    @property
+    def names(self) -> Tuple[str, ...]:
+        return self.branches
+
+    @property
+    def elastic(self) -> bool:
+        return False
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if len(self.branches) != len(self.tails):
+            yield f"it names {len(self.branches)} branches for {len(self.tails)} tails"
+
+
 def whole_role(variant: str) -> str:
     """Return the role of a depth's tail of the whole image."""
     return f"{variant}.whole"
 
 
 def is_elastic_plan(path: Path) -> bool:
-    """Return whether a file is named like a plan."""
-    return path.name.endswith(PLAN_SUFFIX)
+    """Return whether a file is named like a plan of either kind."""
+    return path.name.endswith((PLAN_SUFFIX, BRANCHES_SUFFIX))
 
 
 def read_elastic_plan(path: Path) -> ElasticPlan:
-    """Read a plan. Raises ArtifactError if it is missing, malformed or inconsistent."""
-    return read_plan_file(ElasticPlan, path)
+    """Read a plan of either kind. Raises ArtifactError if missing, malformed or inconsistent."""
+    branches = path.name.endswith(BRANCHES_SUFFIX)
+    return read_plan_file(BranchesPlan if branches else ElasticPlan, path)

@@ -13,6 +13,7 @@ from sr_deploy.core.errors import CheckpointError, InputError
 from sr_deploy.core.files import data_folder
 from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.core.parts import AdaptivePlan, PlanEngine, PlanPart, read_plan_file
+from sr_deploy.core.quadtree import SIZES
 from sr_deploy.core.sizes import HW
 
 ROUTER_SUFFIX = ".router.safetensors"
@@ -68,6 +69,10 @@ class RouterSpec:
     """LR pixels shared by neighbouring patches."""
     blend: str = "ramp"
     """One of BLENDS; with `none`, the overlap is 0."""
+    price: float = 0.0
+    """With `none`: what a multiply-accumulate costs, in the unit of the router's scores, unless
+    there is a budget. The branch with the highest score less its price is chosen. 0: the highest
+    scores that take no more work than the largest branch on the whole image."""
     config: Dict[str, Any] = field(default_factory=dict)
     """Arguments of the router's network, without its number of classes."""
     licence: str = ""
@@ -125,9 +130,14 @@ def _problems(spec: RouterSpec) -> Iterator[str]:
     if list(spec.macs) != sorted(spec.macs) or min(spec.macs, default=0) < 1:
         costs = ", ".join(map(str, spec.macs))
         yield f"its branches are not sorted by size: {costs} multiply-accumulates"
-    if min(spec.patch_hw) < CELL:
-        h, w = spec.patch_hw
+    h, w = spec.patch_hw
+    if min(h, w) < CELL:
         yield f"its patches are {h}x{w}; expected at least {CELL}x{CELL}"
+    if spec.blend == "none" and not (h == w and h in SIZES):
+        sides = ", ".join(map(str, SIZES))
+        yield f"its patches are {h}x{w} and not blended; expected a side of {sides}"
+    if not 0 <= spec.price < math.inf:
+        yield f"its price is {spec.price}; expected a number of at least 0"
     yield from blend_problems(spec.blend, spec.overlap, min(spec.patch_hw))
 
 
@@ -143,9 +153,10 @@ def blend_problems(blend: str, overlap: int, patch: int) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class RoutedPlan(AdaptivePlan):
-    """A router and its branches as they run. Stored as NAME.routed.json beside its parts.
+    """A router and its branches on patches that are blended. Stored as NAME.routed.json.
 
-    The parts are the router and the branches, which take (N, 3, patch, patch).
+    This is how the paper runs them. Without blending, a router's plan is a `BranchesPlan`. The
+    parts are the router and the branches, which take (N, 3, patch, patch).
     """
 
     model: str
@@ -161,6 +172,8 @@ class RoutedPlan(AdaptivePlan):
     parent_sha256: str
     overlap: int = OVERLAP_PX
     """LR pixels shared by neighbouring patches."""
+    blend: str = "ramp"
+    """How these are joined: `average` or `ramp`."""
     parts: Dict[str, PlanPart] = field(default_factory=dict)
     target: str = ""
     precision: str = "fp32"
@@ -183,10 +196,10 @@ class RoutedPlan(AdaptivePlan):
             and self.macs[0] > 0
             and self.router_macs >= 0
             and CELL <= self.patch <= 1024
-            and 0 <= self.overlap < self.patch
         )
         if not consistent:
             yield "branches, costs and patches are inconsistent"
+        yield from blend_problems(self.blend, self.overlap, self.patch)
 
     @property
     def elastic(self) -> bool:
@@ -278,21 +291,21 @@ def parse_share(text: str) -> float:
     return share
 
 
-def budget_text(max_share: Optional[float]) -> str:
-    """Return the budget as a part of a network's identity."""
-    return "no budget" if max_share is None else f"{max_share} of the whole image"
-
-
-def patch_spans(size: int, patch: int, overlap: int) -> Tuple[List[int], np.ndarray]:
+def patch_spans(
+    size: int, patch: int, overlap: int, blend: str = "ramp"
+) -> Tuple[List[int], np.ndarray]:
     """Return the starts of the patches of an axis, and the weights of their pixels.
 
     size: pixels, at least `patch`. The weights, (patches, patch) float32, sum to 1 at each pixel of
-    the axis; they fall linearly towards an edge that lies on a neighbour.
+    the axis. With `ramp` they fall linearly towards an edge that lies on a neighbour, with
+    `average` all patches of a pixel have the same.
     """
     starts = [*range(0, max(size - patch, 0), max(patch - overlap, 1)), size - patch]
-    ramp = np.minimum(np.arange(1, patch + 1), overlap + 1) / (overlap + 1)
-    weights = np.tile(np.minimum(ramp, ramp[::-1]), (len(starts), 1))
-    weights[0, : patch // 2], weights[-1, patch // 2 :] = 1, 1
+    weights = np.ones((len(starts), patch))
+    if blend == "ramp":
+        ramp = np.minimum(np.arange(1, patch + 1), overlap + 1) / (overlap + 1)
+        weights[:] = np.minimum(ramp, ramp[::-1])
+        weights[0, : patch // 2], weights[-1, patch // 2 :] = 1, 1
     total = np.zeros(size)
     for start, weight in zip(starts, weights):
         total[start : start + patch] += weight

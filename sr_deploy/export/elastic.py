@@ -37,7 +37,18 @@ def plan_from_gains(
     case nothing is written.
     """
     gains = model if isinstance(model, Gains) else load_gains(model)
-    plan, modules = elastic_modules(gains)
+    return plan_from_modules(*elastic_modules(gains), output, form=form, progress=progress)
+
+
+def plan_from_modules(
+    plan: ElasticPlan,
+    modules: Dict[str, nn.Module],
+    output: Union[str, Path],
+    *,
+    form: PlanForm = FP32,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Export a start and its tails, by the plan's roles, as `plan_from_gains` does."""
     parts: Dict[str, CheckedPart] = {}
     specs = _specs(plan, modules)
     for number, (role, spec) in enumerate(specs.items(), 1):

@@ -22,7 +22,7 @@ from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.core.target import TargetProfile
 from sr_deploy.core.timing import time_in_turns
-from sr_deploy.export.elastic import plan_from_gains
+from sr_deploy.export.elastic import plan_from_gains, plan_from_modules
 from sr_deploy.export.part_forms import FP32, PlanForm
 from sr_deploy.export.parts import (
     BATCH_SIZES,
@@ -35,6 +35,7 @@ from sr_deploy.export.parts import (
 from sr_deploy.nets.adaedsr import AdaEDSR
 from sr_deploy.nets.checkpoint import Checkpoint
 from sr_deploy.nets.fuse import fuse_network
+from sr_deploy.nets.routed_tiles import branches_modules
 from sr_deploy.nets.router import Router, load_router
 from sr_deploy.nets.sparse import TILE, depth_plan, load_adaedsr, split_network
 from sr_deploy.runtime.adaptive.adadsr import AdaDSR
@@ -92,13 +93,17 @@ def plan_from_router(
     form: PlanForm = FP32,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Export a router and its fused branches to `output`; return the path of their plan.
+    """Export a router and its branches to `output`; return the path of their plan.
 
-    Each graph takes any number of patches, lr (N, 3, patch, patch). The router's gives logits
-    (N, classes), a branch's sr. Raises an SrDeployError; ExportError when a graph differs from
-    torch, in which case nothing is written.
+    Where patches are not blended, the parts are as `plan_from_gains` has them. Else each graph
+    takes any number of patches, lr (N, 3, patch, patch). The router's gives logits (N, classes), a
+    branch's sr. Raises an SrDeployError; ExportError when a graph differs from torch, in which case
+    nothing is written.
     """
     router = model if isinstance(model, Router) else load_router(model)
+    if router.spec.blend == "none":
+        modules = branches_modules(router)
+        return plan_from_modules(*modules, output, form=form, progress=progress)
     plan = router.plan()
     patches = sample_lr((plan.patch, plan.patch), count=CHECK_PATCHES)
     x = torch.from_numpy(np.concatenate([nchw_from_rgb(rgb) for rgb in patches]))

@@ -118,7 +118,7 @@ class Router:
         return checkpoints
 
     def plan(self) -> RoutedPlan:
-        """Return the branches and costs of the router as a plan without graphs."""
+        """Return the branches and costs of a router that blends patches as a plan without parts."""
         spec = self.spec
         return RoutedPlan(
             model=self.name,
@@ -127,6 +127,8 @@ class Router:
             macs=spec.macs,
             router_macs=spec.router_macs,
             patch=min(spec.patch_hw),
+            overlap=spec.overlap,
+            blend=spec.blend,
             parent_sha256=spec.weights_sha256,
         )
 

@@ -40,7 +40,7 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
         ({"price": float("nan")}, "expected a number below 2"),
         ({"tails": {}}, "depths, margins and costs are inconsistent"),
         ({"tails": {"d1": {"margin": 1}}}, "the key 'px' is missing"),
-        ({"start_macs_px": 0}, "depths, margins and costs are inconsistent"),
+        ({"start_macs_px": -1}, "depths, margins and costs are inconsistent"),
         ({"channels": "many"}, "expected int, found 'many'"),
         ({"network": 5}, "expected str, found 5"),
         ({"graphs": {}}, "was written by an older version"),

@@ -120,6 +120,8 @@ class ElasticSession(AdaptiveSession):
     def _choose(self, hw: HW, gains: np.ndarray) -> TileChoice:
         tree = Quadtree(hw, list(self.plan.tails.values()))
         if self.budget.max_share is None or not self._budget:
+            if self.plan.price == 0:  # nothing else would keep the work below the plain network's
+                return tree.within(gains, float(tree.whole_costs[-1]))
             return tree.choose(gains, self.plan.price)
         budget = self.budget.max_share * self._plain_macs(hw) - self.plan.start_macs(hw)
         return tree.within(gains, budget)

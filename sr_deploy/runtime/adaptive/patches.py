@@ -131,7 +131,9 @@ class _Blend:
 
     def __init__(self, plan: RoutedPlan, hw: Tuple[int, ...]) -> None:
         self._patch, self._scale = plan.patch, plan.scale
-        (tops, rows), (lefts, columns) = (patch_spans(n, plan.patch, plan.overlap) for n in hw)
+        (tops, rows), (lefts, columns) = (
+            patch_spans(n, plan.patch, plan.overlap, plan.blend) for n in hw
+        )
         rows, columns = (np.repeat(weights, plan.scale, axis=1) for weights in (rows, columns))
         self.corners = [(top, left) for top in tops for left in lefts]
         self._weights = [(row[:, None], column) for row in rows for column in columns]

@@ -80,47 +80,33 @@ def describe_adaptive(options: AdaptiveOptions, text: Optional[str] = None) -> N
         text = _plan_of_folder(Path(text))
     if options.kind == "adadsr":
         return _describe_adadsr(text, options.depth)
-    budget = options.budget
-    found = _describe_elastic(text, budget)
-    if found is not None and options.kind == "elastic":
-        return found
-    if found is not None:
+    description = _describe_chooser(text, options.budget)
+    plan = description.plan
+    assert isinstance(plan, (ElasticPlan, RoutedPlan))
+    kind = "elastic" if plan.elastic else "cdnsr"
+    if kind != options.kind:
         raise InputError(
-            f"'{text}' chooses between depths of one network: that is elastic, not {options.kind}",
-            hint="give --adaptive elastic",
-        )
-    max_share = budget.max_share
-    if kind_of(text) == "plan":
-        plan = load_plan(Path(text))
-        if not isinstance(plan, RoutedPlan):
-            raise InputError(
-                f"{text} is the plan of an AdaDSR, not of a router",
-                hint="give --adaptive adadsr",
-            )
-        description = describe_routed_plan(Path(text), plan, max_share)
-    else:
-        description = describe_router(text, max_share)
-    routed = description.plan
-    assert isinstance(routed, RoutedPlan)
-    if routed.elastic != (options.kind == "elastic"):
-        kind = "elastic" if routed.elastic else "cdnsr"
-        raise InputError(
-            f"'{text}' chooses between {', '.join(routed.names)}: "
-            f"that is {kind}, not {options.kind}",
+            f"'{text}' chooses between {', '.join(plan.names)}: that is {kind}, not {options.kind}",
             hint=f"give --adaptive {kind}",
         )
     return description
 
 
-def _describe_elastic(text: str, budget: Budget) -> Optional[NetworkDescription]:
-    """Describe a gains head or its plan; None for anything else."""
+def _describe_chooser(text: str, budget: Budget) -> NetworkDescription:
+    """Describe what chooses between networks: a router, a gains head, or the plan of one."""
     kind = kind_of(text)
     if kind == "gains":
         return describe_gains(text, budget)
-    plan = load_plan(Path(text)) if kind == "plan" else None
-    return (
-        describe_elastic_plan(Path(text), plan, budget) if isinstance(plan, ElasticPlan) else None
-    )
+    if kind != "plan":
+        return describe_router(text, budget)
+    path, plan = Path(text), load_plan(Path(text))
+    if isinstance(plan, DepthPlan):
+        raise InputError(
+            f"{text} is the plan of an AdaDSR, not of a router", hint="give --adaptive adadsr"
+        )
+    if isinstance(plan, ElasticPlan):
+        return describe_elastic_plan(path, plan, budget)
+    return describe_routed_plan(path, plan, budget)
 
 
 def _plan_of_folder(folder: Path) -> str:

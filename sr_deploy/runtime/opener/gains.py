@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import List
+from typing import Any, List, Mapping, Tuple
 
 from sr_deploy.core.budgets import NO_BUDGET, Budget
+from sr_deploy.core.elastic_plan import ElasticPlan
 from sr_deploy.core.gains import is_gains
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session
@@ -27,10 +28,25 @@ def describe_gains(text: str, budget: Budget = NO_BUDGET) -> NetworkDescription:
     from sr_deploy.nets.gains import load_gains
 
     gains = load_gains(text)
-    plan, modules = elastic_modules(gains)
+    weights = (gains.spec.weights_sha256, gains.spec.model_sha256)
+    return describe_modules("gains", text, *elastic_modules(gains), budget, weights)
+
+
+def describe_modules(
+    kind: str,
+    text: str,
+    plan: ElasticPlan,
+    modules: Mapping[str, Any],
+    budget: Budget,
+    weights_sha256s: Tuple[str, ...],
+) -> NetworkDescription:
+    """Describe a start and tails that torch runs.
+
+    modules: by the plan's roles. Raises InputError for a budget that no image can keep.
+    """
     plan.check_budget(budget.max_share)
 
-    def open_gains(run: RunOptions) -> Session:
+    def open_modules(run: RunOptions) -> Session:
         import copy
 
         from sr_deploy.core.parts import OpenParts
@@ -49,7 +65,6 @@ def describe_gains(text: str, budget: Budget = NO_BUDGET) -> NetworkDescription:
         opened = OpenParts(parts, device.info())
         return ElasticSession(plan, opened, budget=budget)
 
-    weights = (gains.spec.weights_sha256, gains.spec.model_sha256)
     return describe_plan(
-        "gains", text, plan, open_gains, limit=str(budget), weights_sha256s=weights
+        kind, text, plan, open_modules, limit=str(budget), weights_sha256s=weights_sha256s
     )

@@ -1,7 +1,7 @@
 """Plans of exported adaptive networks.
 
-`NAME.elastic.json` is a gains head's, `NAME.routed.json` a router's, `NAME.rows.json` and
-`NAME.tiles.json` are an AdaEDSR's.
+`NAME.elastic.json` is a gains head's, `NAME.branches.json` a router's, `NAME.routed.json` that of a
+router whose patches are blended, `NAME.rows.json` and `NAME.tiles.json` are an AdaEDSR's.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from sr_deploy.core.depth_plan import DepthPlan, is_depth_plan, parse_depth, rea
 from sr_deploy.core.elastic_plan import ElasticPlan, is_elastic_plan, read_elastic_plan
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import sha256_of
-from sr_deploy.core.routers import PLAN_SUFFIX, RoutedPlan, budget_text, read_routed_plan
+from sr_deploy.core.routers import PLAN_SUFFIX, RoutedPlan, read_routed_plan
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.core.spec import listed_variants
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants, describe_plan
 
 ROUTED = "chooses a branch for each patch"
-TILES = "chooses a depth for each tile"
+TILES = "chooses for each tile"
 Plan = Union[ElasticPlan, RoutedPlan, DepthPlan]
 
 
@@ -66,7 +66,7 @@ def refuse_variants(text: str, variants: Variants, reason: str) -> None:
 def describe_elastic_plan(
     path: Path, plan: ElasticPlan, budget: Budget = NO_BUDGET
 ) -> NetworkDescription:
-    """Describe an exported elastic network. Raises InputError for a budget that no image keeps."""
+    """Describe a plan of tiles. Raises InputError for a budget that no image can keep."""
     plan.check_budget(budget.max_share)
 
     def open_plan(run: RunOptions) -> Session:
@@ -78,17 +78,32 @@ def describe_elastic_plan(
 
 
 def describe_routed_plan(
-    path: Path, plan: RoutedPlan, max_share: Optional[float] = None
+    path: Path, plan: RoutedPlan, budget: Budget = NO_BUDGET
 ) -> NetworkDescription:
-    """Describe an exported router. Raises InputError for a budget that no image can keep."""
-    plan.check_budget(max_share)
+    """Describe an exported router of blended patches. Raises InputError as `blended_share`."""
+    max_share = blended_share(plan, budget)
 
     def open_plan(run: RunOptions) -> Session:
         from sr_deploy.runtime.adaptive.patches import RoutedSession
 
         return RoutedSession.from_plan(path, max_share=max_share, run=run)
 
-    return _describe_file(path, plan, open_plan, limit=budget_text(max_share))
+    return _describe_file(path, plan, open_plan, limit=str(budget))
+
+
+def blended_share(plan: RoutedPlan, budget: Budget) -> Optional[float]:
+    """Return the work that a budget allows to blended patches, as a share; None for no budget.
+
+    Raises InputError for a budget that no image can keep, and for one of time.
+    """
+    if budget.max_ms is not None:
+        raise InputError(
+            f"'{plan.model}' blends patches, which is for reproducing the paper: "
+            "it keeps no budget of time",
+            hint="give --max-flops",
+        )
+    plan.check_budget(budget.max_share)
+    return budget.max_share
 
 
 def describe_depth_plan(

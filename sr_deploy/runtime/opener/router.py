@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import List, Optional
+from typing import TYPE_CHECKING, List, Tuple
 
-from sr_deploy.core.routers import budget_text, is_router
+from sr_deploy.core.budgets import NO_BUDGET, Budget
+from sr_deploy.core.routers import is_router
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants, describe_plan
-from sr_deploy.runtime.opener.plan import ROUTED, refuse_variants
+from sr_deploy.runtime.opener.gains import describe_modules
+from sr_deploy.runtime.opener.plan import ROUTED, blended_share, refuse_variants
+
+if TYPE_CHECKING:
+    from sr_deploy.nets.router import Router
 
 
 class RouterKind(Kind):
@@ -20,13 +25,26 @@ class RouterKind(Kind):
         return [describe_router(text)]
 
 
-def describe_router(text: str, max_share: Optional[float] = None) -> NetworkDescription:
+def describe_router(text: str, budget: Budget = NO_BUDGET) -> NetworkDescription:
     """Describe a router. Raises InputError for a budget that no image can keep."""
     from sr_deploy.nets.router import load_router
 
     router = load_router(text)
+    weights = (router.spec.weights_sha256, *router.spec.weights_sha256s)
+    if router.spec.blend == "none":
+        from sr_deploy.nets.routed_tiles import branches_modules
+
+        plan, modules = branches_modules(router)
+        return describe_modules("router", text, plan, modules, budget, weights)
+    return _describe_blended(text, router, budget, weights)
+
+
+def _describe_blended(
+    text: str, router: Router, budget: Budget, weights_sha256s: Tuple[str, ...]
+) -> NetworkDescription:
+    """Describe a router that blends patches. Raises InputError as `blended_share`."""
     plan = router.plan()
-    plan.check_budget(max_share)
+    max_share = blended_share(plan, budget)
 
     def open_router(run: RunOptions) -> Session:
         from sr_deploy.nets.fuse import fuse_network
@@ -44,7 +62,11 @@ def describe_router(text: str, max_share: Optional[float] = None) -> NetworkDesc
         classify, *upscale = [array_function(net, device) for net in networks]
         return RoutedSession(plan, classify, upscale, device.info(), max_share=max_share)
 
-    weights = (router.spec.weights_sha256, *router.spec.weights_sha256s)
     return describe_plan(
-        "router", text, plan, open_router, limit=budget_text(max_share), weights_sha256s=weights
+        "router",
+        text,
+        plan,
+        open_router,
+        limit=str(budget),
+        weights_sha256s=weights_sha256s,
     )
