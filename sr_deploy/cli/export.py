@@ -181,8 +181,9 @@ def _export_adaptive(model: str, output: Path, options: Dict[str, Any]) -> None:
     from sr_deploy.export.plans import plans_from_model
 
     form = PlanForm.from_names(target, precision)
-    for path in plans_from_model(model, output, form=form, progress=log):
-        emit(str(path))
+    with remove_empty_folders(output):
+        for path in plans_from_model(model, output, form=form, progress=log):
+            emit(str(path))
     if form.target is not None:
         log(f"next: srdeploy build-engine {output} --target {form.target.option}")
 

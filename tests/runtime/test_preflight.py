@@ -15,7 +15,7 @@ from sr_deploy.core.manifest import read_manifest
 from sr_deploy.core.target import load_target
 from sr_deploy.runtime import graph_check
 from sr_deploy.runtime.parser_rules import RULES, Finding, lowest_version
-from sr_deploy.runtime.preflight import _ADDED, _NEVER, preflight, refuse
+from sr_deploy.runtime.preflight import _ADDED, _NEVER, preflight, preflight_model, refuse
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed; it makes and reads the graphs")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -735,3 +735,9 @@ def test_the_command(tmp_path, monkeypatch):
         (str(bad), "error", "LayerNormalization")
     ]
     assert json.loads(run(fine, "--target", "xavier", "--json", "--precision", "fp32")[1]) == []
+
+
+def test_parts_of_adaptive_networks_take_other_tensors():
+    graph = made((node("Relu"), [], dict(x=("n", 4, 16, 16))), "xavier")
+    target = load_target("xavier")
+    assert preflight_model(graph, target) and not preflight_model(graph, target, part=True)
