@@ -42,6 +42,8 @@ _RANGE = 16.0
 """Largest luma here: squares of coefficients then stay within the range of FP16."""
 _FLOOR = 1e-3 * _RANGE
 """Added to magnitudes before their logarithm."""
+INVISIBLE = 1.0
+"""A mean squared error of Y, in 0..255."""
 HIDDEN = 32
 
 
@@ -53,8 +55,9 @@ class GainsHead(nn.Module):
 
     A gain is the predicted reduction of the mean squared error of Y in the cell against the
     smallest depth, times the share of the cell that is inside the image, relative to the predicted
-    mean squared error of the image at the smallest depth. So the mean of the gains over all cells
-    is the share of the image's error that goes away. A gain may be negative.
+    mean squared error of the image at the smallest depth plus 1. So the mean of the gains over all
+    cells is the share of the image's error that goes away, and less where the error is invisible:
+    1 is 48 dB. A gain may be negative.
 
     depths: the number of deeper depths. hidden: channels between layers.
     """
@@ -71,7 +74,7 @@ class GainsHead(nn.Module):
         statistics, area = self.statistics(lr)
         error, change, worth = self.predict(statistics)
         mean_error = (error * area).mean((2, 3), keepdim=True) / area.mean((2, 3), keepdim=True)
-        return change * worth * area / mean_error
+        return change * worth * area / (mean_error + INVISIBLE)
 
     def statistics(self, lr: Tensor) -> Tuple[Tensor, Tensor]:
         """Return what is known of each cell, (N, 30, rows, columns), and its area, (N, 1, ...).

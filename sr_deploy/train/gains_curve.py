@@ -8,7 +8,7 @@ from typing import Iterator, Sequence
 import numpy as np
 import torch
 
-from sr_deploy.nets.gains import GainsHead
+from sr_deploy.nets.gains import INVISIBLE, GainsHead
 from sr_deploy.train.gains_bank import GainsBank
 
 _PRICES = 200
@@ -19,7 +19,7 @@ def gains_of(head: GainsHead, bank: GainsBank) -> np.ndarray:
     with torch.inference_mode():
         error, change, worth = head.predict(bank.statistics[:, :, None, None])
     means = image_means(error.flatten(1).numpy(), bank)
-    gains = (change * worth).flatten(1).numpy() / means[_rows(bank)]
+    gains = (change * worth).flatten(1).numpy() / (means[_rows(bank)] + INVISIBLE)
     return np.concatenate([np.zeros((len(gains), 1)), gains], axis=1)
 
 

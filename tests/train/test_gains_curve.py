@@ -54,7 +54,7 @@ def test_the_curve_compares_mean_psnr_over_images_with_each_depth():
 def test_gains_are_relative_to_the_error_that_is_predicted_for_the_image():
     class Head:
         def predict(self, statistics):
-            error = torch.tensor([1.0, 3, 5, 5]).reshape(4, 1, 1, 1)
+            error = torch.tensor([1.0, 1, 3, 5]).reshape(4, 1, 1, 1)
             return error, torch.full((4, 2, 1, 1), 4.0), torch.full((4, 2, 1, 1), 0.5)
 
     gains = gains_of(Head(), BANK)
