@@ -58,9 +58,11 @@ def _models(ctx: click.Context, incomplete: str) -> List[CompletionItem]:
     name, dot, _ = incomplete.partition(".")
     if dot and name in _cards():
         return _begin((f"{name}.{v}" for v in _variants_of(name)), incomplete)
+    from sr_deploy.core.gains import gains_name, shipped_gains
     from sr_deploy.core.routers import router_name, shipped_routers
 
-    names = [*_cards(), *map(router_name, shipped_routers())]
+    adaptive = [*map(router_name, shipped_routers()), *map(gains_name, shipped_gains())]
+    names = [*_cards(), *adaptive]
     return _begin(names, incomplete) or _files(ctx, incomplete)
 
 

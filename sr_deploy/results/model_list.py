@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from sr_deploy.core.errors import InputError, did_you_mean
+from sr_deploy.core.gains import gains_name, read_gains_card, shipped_gains
 from sr_deploy.core.routers import read_router_card, router_name, shipped_routers
 from sr_deploy.core.shipped import DEFAULT_MODELS, read_card, shipped_checkpoints
 from sr_deploy.core.spec import network_name
@@ -18,7 +19,7 @@ Facts = Mapping[str, Any]
 
 
 def shipped_models() -> List[Dict[str, Any]]:
-    """Return the facts of each shipped checkpoint, then of each router, for JSON.
+    """Return the facts of each shipped checkpoint, then of routers and gains heads, for JSON.
 
     `measured` has the numbers of variants that were measured, by variant, and `precisions` those
     in each precision.
@@ -33,6 +34,11 @@ def shipped_models() -> List[Dict[str, Any]]:
         branches = [f"{b.model}:{b.variant}" for b in card.branches]
         facts = {"scale": card.scale, "branches": branches}
         models.append({"name": router_name(path), **facts, **_origin(card), "path": str(path)})
+    for path in shipped_gains():
+        head = read_gains_card(path)
+        branches = [f"{head.model}:{variant}" for variant in head.variants]
+        facts = {"scale": head.scale, "branches": branches}
+        models.append({"name": gains_name(path), **facts, **_origin(head), "path": str(path)})
     conditions, numbers = shipped_numbers()
     precisions = shipped_precisions()
     for model in models:
@@ -83,7 +89,7 @@ def models_table(models: Sequence[Facts], *, full: bool) -> Table:
     notes = []
     licences = {m["licence"] for m in models}
     if full:
-        columns["arch"] = lambda m: m.get("arch", "router")
+        columns["arch"] = lambda m: m.get("arch", "adaptive")
         columns["path"] = lambda m: m["path"]
         notes += [f"{m['name']}: {m['notes']}" for m in ordered if m["notes"]]
     elif len(licences) == 1:

@@ -243,7 +243,7 @@ def test_damaged_files_of_a_deployment_are_named_with_what_to_do(
     ("arguments", "words"),
     [
         (("nothing_x4", "--target", "cpu"), "nothing_x4"),
-        (("elastic-asrn_x4", "--target", "cpu"), "is a router"),
+        (("cdnsr-fsrcnn_x4", "--target", "cpu"), "is a router"),
         (("asrn_x4", "--target", "xavir"), "did you mean 'xavier'?"),
         (("asrn_x4", "--target", "cpu", "--fps", "0"), "expected a number above 0"),
         (("asrn_x4", "--target", "cpu", "--size", "12"), "is not a size"),

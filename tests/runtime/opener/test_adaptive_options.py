@@ -24,8 +24,9 @@ def open_adaptive(kind, text=None, **options):
 
 def test_adaptive_networks_are_told_from_others(small_router, routed_plan, plans):
     assert [kind_of(str(plan)) for plan in (routed_plan, *plans.values())] == ["plan"] * 3
-    routers = (str(small_router.path), "cdnsr-fsrcnn_x4", "elastic-asrn_x4")
-    assert [kind_of(router) for router in routers] == ["router"] * 3
+    routers = (str(small_router.path), "cdnsr-fsrcnn_x4")
+    assert [kind_of(router) for router in routers] == ["router"] * 2
+    assert kind_of("elastic-asrn_x4") == "gains"
     others = {kind_of(text) for text in ("asrn_x4", "model.onnx", "folder")}
     assert others == {"checkpoint", "artifact"}
 

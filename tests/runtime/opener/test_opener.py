@@ -156,7 +156,8 @@ def test_facts_are_frozen_in_the_manifest(family):
         ("asrn_x4", "checkpoint", None),
         ("asrn_x4.d1", "checkpoint", "d1"),
         ("imdeception_x4.c16-nla", "checkpoint", "c16-nla"),
-        ("elastic-asrn_x4", "router", None),
+        ("elastic-asrn_x4", "gains", None),
+        ("cdnsr-fsrcnn_x4", "router", None),
         ("x.router.safetensors", "router", None),
         ("x.routed.json", "plan", None),
         ("x.rows.json", "plan", None),
@@ -193,7 +194,7 @@ def test_a_session_is_a_context_manager_with_a_short_repr(family):
     assert text.startswith("<OnnxRuntimeSession imdeception_x2.") and "onnxruntime fp32 x2" in text
 
 
-@pytest.mark.parametrize("text, kind", [("elastic-asrn_x4", "router"), ("x.onnx", "artifact")])
+@pytest.mark.parametrize("text, kind", [("cdnsr-fsrcnn_x4", "router"), ("x.onnx", "artifact")])
 def test_commands_for_some_kinds_name_the_others(text, kind):
     assert require_kind("asrn_x4.d1", "export", ["checkpoint"]) == ("asrn_x4", "d1", "checkpoint")
     with pytest.raises(InputError, match=f"'{text}' is an? {kind}; export takes a checkpoint"):
