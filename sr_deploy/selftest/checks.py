@@ -11,7 +11,8 @@ from sr_deploy.core.registry import Registry
 
 MODELS = ("srn-ntire_x4", "asrn_x4", "imdeception_x4")
 """The shipped families that are checked; cheapest first."""
-ADAPTIVE = "cdnsr-fsrcnn_x4"
+ADAPTIVE = ("cdnsr-fsrcnn_x4", "elastic-asrn_x4", "adaedsr_x4")
+"""A network of each adaptive kind. On a GPU all of them are checked, on a CPU the first."""
 TILED = "asrn_x4"
 """A family whose tiles give exactly what the whole image gives."""
 STATES = ("pass", "fail", "skip", "not run")
@@ -124,8 +125,10 @@ def _content(way: Way, *, first: bool) -> Iterator[Tuple[str, str]]:
             yield "protocols", ""
         if first and model == TILED:
             yield "tiles", model
+    # torch runs them in FP32, whatever the way is.
+    if first if by_torch else way.device:
+        yield from (("adaptive", model) for model in ADAPTIVE[: None if way.device else 1])
     if first and by_torch:
-        yield "adaptive", ADAPTIVE
         yield "video", MODELS[0]
     if first and way.device:
         yield "energy", MODELS[0]

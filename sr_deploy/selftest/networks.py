@@ -24,6 +24,7 @@ from sr_deploy.results.protocols import time_ms
 from sr_deploy.results.rows import BenchmarkRow, append_rows
 from sr_deploy.runtime.build import engine_from_onnx
 from sr_deploy.runtime.opener import NetworkDescription, describe_all
+from sr_deploy.runtime.opener.plan import load_plan
 from sr_deploy.selftest.checks import Check, SkippedError, Way
 
 GPU_LR, CPU_LR = "256x512", "128x256"
@@ -260,18 +261,59 @@ def check_protocols(check: Check, folder: Path) -> Dict[str, Any]:
 
 
 def check_adaptive(check: Check, folder: Path) -> Dict[str, Any]:
-    """Measure a network that routes patches."""
+    """Measure an adaptive network, as a checkpoint by torch, or as a plan of graphs or engines.
+
+    Engines are compared with their graphs when they are built.
+    """
     way = check.on
+    network = check.model
+    if way.run.get("precision") is None:
+        network = str(_plan(check, folder))
     options = MeasureOptions(
         data=str(shipped_crops()[0].parent),
         lr=_lr(way),
         runs=GPU_RUNS if way.device else CPU_RUNS,
         run=replace(run_of(way), precision=None),
     )
-    (row,) = rows = measured(check, [check.model], options, folder)
+    (row,) = rows = measured(check, [network], options, folder)
     _refuse(rows, {}, Way(way.name))
     share = (row.executed or {}).get("share", 1.0)
-    return {"found": f"{time_ms(row) or 0:.1f} ms, {share:.0%} of the plain network's work"}
+    found = f"{time_ms(row) or 0:.1f} ms, {share:.0%} of the plain network's work"
+    return {"found": found, **_plan_facts(network)}
+
+
+def _plan(check: Check, folder: Path) -> Path:
+    """Export an adaptive network for a way, and build its engines; return their plan."""
+    try:
+        from sr_deploy.export.part_forms import PlanForm
+        from sr_deploy.export.plans import plans_from_model
+    except ImportError as e:
+        raise SkippedError(
+            f"exporting {check.model} needs the package '{e.name}', which cannot be imported here",
+            hint=how_to_install(e.name or "torch"),
+        ) from e
+    way = check.on
+    output = artifacts_folder(way, folder) / check.model
+    graphs = output.with_name(f"{check.model}-graphs") if way.target else output
+    form = PlanForm.from_names(way.target or None, None)
+    plans = plans_from_model(check.model, graphs, form=form)
+    if way.target:
+        plans = engine_from_onnx([str(path) for path in plans], output, target=way.target)
+    return plans[0]
+
+
+def _plan_facts(network: str) -> Dict[str, Any]:
+    """Return what the plan of engines records; nothing of others."""
+    path = Path(network)
+    plan = load_plan(path) if path.is_file() else None
+    if plan is None or plan.engine is None:
+        return {}
+    return {
+        "precision": plan.engine.precision_obtained,
+        "accuracy": plan.checks.get("accuracy"),
+        "receipts": plan.engine.receipts,
+        "not_checked": plan.engine.not_checked,
+    }
 
 
 def check_energy(check: Check, folder: Path) -> Dict[str, Any]:

@@ -14,7 +14,10 @@ def test_the_best_way_is_checked_in_full_and_the_others_by_their_networks():
     assert sorted(set(by_way[GPU.name])) == [
         "adaptive", "energy", "networks", "protocols", "tiles", "video",
     ]  # fmt: skip
-    assert by_way[ENGINES.name] == ["build", "networks"] * len(MODELS)
+    assert by_way[ENGINES.name] == ["build", "networks"] * len(MODELS) + ["adaptive"] * 3
+    assert len([c for c in checks if c.kind == "adaptive" and c.on == GPU]) == 3
+    on_cpu = [c.model for c in planned_checks([CPU]) if c.kind == "adaptive"]
+    assert on_cpu == ["cdnsr-fsrcnn_x4"]
     assert by_way[CPU.name] == ["networks"] * len(MODELS)
     assert checks[0].name == f"torch cuda:0 fp32: {MODELS[0]}"
     assert {c.model for c in checks if c.kind == "tiles"} == {TILED}
@@ -49,5 +52,6 @@ def test_on_a_machine_with_engines_only_they_are_checked_in_full():
         "tiles",
         "build",
         "networks",
+        *["adaptive"] * 3,
         "energy",
     ]

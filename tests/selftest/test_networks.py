@@ -56,6 +56,26 @@ def test_an_adaptive_network_is_measured(tmp_path):
     assert "% of the plain network's work" in found["found"]
 
 
+def test_a_way_of_engines_builds_an_adaptive_network_and_measures_it(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed; it runs the engines")
+    from sr_deploy.export import plans
+
+    exported = []
+    real = plans.plans_from_model
+
+    def export(model, *args, **kwargs):
+        exported.append(model)
+        return real(model, *args, **kwargs)
+
+    monkeypatch.setattr(plans, "plans_from_model", export)
+    monkeypatch.setattr(networks, "CPU_LR", "48x48")
+    way = Way("onnxruntime", target="cpu")
+    found = check_adaptive(check("adaptive", "cdnsr-fsrcnn_x4", way), tmp_path)
+    assert "% of the plain network's work" in found["found"] and exported == ["cdnsr-fsrcnn_x4"]
+    assert found["precision"] == "fp32" and found["accuracy"]["psnr_db_vs_fp32"] > 40
+    assert found["receipts"] and (tmp_path / "artifacts" / "cpu" / "cdnsr-fsrcnn_x4").is_dir()
+
+
 def accuracy(**changes):
     return {"net": {"psnr_db_vs_fp32": 99.0, "finite": True, "precision": "fp16", **changes}}
 
