@@ -278,7 +278,7 @@ def upscale_fitting(
         finite = finite and bool(np.isfinite(core.min()) and np.isfinite(core.max()))
         part[...] = rgb_from_nchw(core[None])
 
-    session.reset_work(own=hw[0] * hw[1] / plan.fed_px)
+    session.reset_work(own=hw[0] * hw[1] / plan.fed_px, fed_px=plan.fed_px)
     run = run_tiles(session, plan, rgb, out, to_input=nchw_from_rgb, store=store)
     tiling, work = _tiling(plan, session), session.executed_work()
     return UpscaledImage(out, run.ms, run.copies_ms, run.timer, tiling, finite, work)

@@ -110,7 +110,7 @@ TASKS: Tuple[Tuple[str, Dict[str, ListedCommand]], ...] = (
 COMMANDS = {name: entry for _, entries in TASKS for name, entry in entries.items()}
 
 SECTIONS = {
-    "Adaptive networks": ("--adaptive", "--max-flops", "--depth", "--decisions"),
+    "Adaptive networks": ("--adaptive", "--max-flops", "--max-ms", "--depth", "--decisions"),
     "Videos": ("--codec", "--crf", "--drop", "--governor", "--fps", "--max-watts"),
     "Networks given as code": ("--weights", "--scale", "--value-range"),
     "How networks run": (

@@ -48,7 +48,14 @@ _OPTIONS = (
         "--max-flops",
         metavar="PERCENT",
         help="cdnsr and elastic: budget, such as 60% of the plain network on the whole image, "
-        "overlaps and router included.  [default: as trained]",
+        "overlaps and decisions included.  [default: as trained]",
+    ),
+    click.option(
+        "--max-ms",
+        type=click.FloatRange(0, min_open=True),
+        metavar="MS",
+        help="cdnsr and elastic: the time of each picture or frame, from its pixels to those of "
+        "the result.",
     ),
     click.option(
         "--depth", type=float, help="adadsr: the desired depth, in blocks.  [default: half of all]"

@@ -185,13 +185,9 @@ class Quadtree:
 
     def _filled(self, choice: TileChoice, by_size: List[np.ndarray], budget: float) -> TileChoice:
         """Spend what is left of a budget on larger depths of single tiles, the best first."""
-        level = np.searchsorted(SIZES, choice.tiles[:, 2:4].max(axis=1))
-        costs, gains = (np.empty((len(self.whole_costs), len(level))) for _ in range(2))
-        for i, (of_size, gain) in enumerate(zip(self._costs, by_size)):
-            here = np.flatnonzero(level == i)
-            row, column = (choice.tiles[here, :2] // SIZES[i]).T
-            costs[:, here], gains[:, here] = of_size[:, row, column], gain[:, row, column]
-        numbers, each, left = choice.tiles[:, 4].copy(), np.arange(len(level)), budget - choice.cost
+        costs, gains = self._by_depth(choice.tiles, by_size)
+        each = np.arange(len(choice.tiles))
+        numbers, left = choice.tiles[:, 4].copy(), budget - choice.cost
         while True:
             extra, more = costs - costs[numbers, each], gains - gains[numbers, each]
             useful = (extra > 0) & (extra <= left) & (more > 0)
@@ -207,6 +203,21 @@ class Quadtree:
             left -= float(spent[len(bought) - 1])
         tiles = np.column_stack([choice.tiles[:, :4], numbers])
         return TileChoice(tiles, budget - left, float(gains[numbers, each].sum()))
+
+    def by_depth(self, tiles: np.ndarray, gains: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """Return what tiles cost and gain at each depth: two arrays (depths, N)."""
+        return self._by_depth(tiles, _gains_by_size(gains))
+
+    def _by_depth(
+        self, tiles: np.ndarray, by_size: List[np.ndarray]
+    ) -> Tuple[np.ndarray, np.ndarray]:
+        level = np.searchsorted(SIZES, tiles[:, 2:4].max(axis=1))
+        costs, gains = (np.empty((len(self.whole_costs), len(level))) for _ in range(2))
+        for i, (of_size, gain) in enumerate(zip(self._costs, by_size)):
+            here = np.flatnonzero(level == i)
+            row, column = (tiles[here, :2] // SIZES[i]).T
+            costs[:, here], gains[:, here] = of_size[:, row, column], gain[:, row, column]
+        return costs, gains
 
     def _whole(self, depth: int, whole_gains: np.ndarray) -> TileChoice:
         tiles = np.array([[0, 0, *self.hw, depth]], np.int64)

@@ -227,11 +227,14 @@ class Session(abc.ABC):
         """Return the device's peak memory; None on the CPU, or where it is unknown."""
         return None
 
-    def reset_work(self, *, own: float = 1.0, budget: bool = True) -> None:  # noqa: B027 - optional
+    def reset_work(  # noqa: B027 - optional
+        self, *, own: float = 1.0, budget: bool = True, fed_px: Optional[int] = None
+    ) -> None:
         """Start counting executed work anew, for an image or a set. For adaptive networks.
 
         own: the pixels of the image per pixel that will be fed, below 1 where tiles overlap.
-        budget: whether a budget applies; probes of small sizes have none.
+        budget: whether a budget applies; probes of small sizes have none. fed_px: the LR pixels of
+        all runs that share an image's budget of time; None: each run has all of it.
         """
 
     def run_all_paths(self, hw: Tuple[int, int]) -> None:  # noqa: B027 - optional

@@ -27,6 +27,7 @@ class UpscaleOptions:
     variant: Optional[str] = None  # None: the largest
     adaptive: Optional[str] = None  # cdnsr, elastic or adadsr
     max_flops: Optional[str] = None  # of cdnsr and elastic; None: as trained
+    max_ms: Optional[float] = None  # of cdnsr and elastic, each picture or frame; None: no bound
     depth: Optional[float] = None  # of adadsr, in blocks; None: half of all
     decisions: Optional[Path] = None  # the PNG file for an adaptive network's decisions
     tile: Optional[int] = None  # the largest LR side fed; None: as memory allows
@@ -58,9 +59,10 @@ class UpscaleOptions:
                 "--governor chooses the variant, but --variants is given too", hint="remove one"
             )
         if self.adaptive is None:
-            if self.max_flops is not None or self.depth is not None or self.decisions is not None:
+            given = (self.max_flops, self.max_ms, self.depth, self.decisions)
+            if any(value is not None for value in given):
                 raise InputError(
-                    "--max-flops, --depth and --decisions need an adaptive network",
+                    "--max-flops, --max-ms, --depth and --decisions need an adaptive network",
                     hint="give --adaptive too",
                 )
         elif self.variant is not None or self.governor:
@@ -122,7 +124,7 @@ class UpscaleOptions:
 
         log: receives what is made for it. Raises an SrDeployError if there is none."""
         if self.adaptive is not None:
-            budget = AdaptiveOptions(self.adaptive, self.max_flops, self.depth)
+            budget = AdaptiveOptions(self.adaptive, self.max_flops, self.depth, self.max_ms)
             network = describe_adaptive(budget, self.model, self.run, progress=log)
         else:
             network = describe_one(str(self.model), self.variant, self.run, progress=log)

@@ -229,7 +229,7 @@ class Upscaler:
         out, wait = self._result_for(image), None
         while wait is None:  # again, in smaller tiles, where the GPU's memory ran out
             plan = self._last_plan = self.plan(hw, bytes_per_px=3 * image.itemsize + more_per_px)
-            self.session.reset_work(own=hw[0] * hw[1] / plan.fed_px)
+            self.session.reset_work(own=hw[0] * hw[1] / plan.fed_px, fed_px=plan.fed_px)
             tiles = self._gpu or self._tiles
             total = plan.tiles if plan.tiles > 1 else 0
             with self.tile_progress.track("upscaling", total, unit="tiles") as advance:

@@ -130,7 +130,7 @@ def test_a_precision_that_the_cpu_lacks_is_refused(
 def test_an_engine_that_computes_in_another_precision_is_refused(tiny, tmp_path, monkeypatch):
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
     monkeypatch.setattr(OpenVinoDevice, "settings", lambda self, precision, streams=1: settings)
-    monkeypatch.setattr(OpenVinoDevice, "why_no_precision", lambda self, precision, streams=1: "")
+    monkeypatch.setattr(OpenVinoDevice, "why_no_precision", lambda self, precision: "")
     with pytest.raises(BuildError, match="BF16 was asked for, but .* in fp32") as e:
         build(tiny(asked="bf16"), tmp_path)
     assert e.value.hint == "export it with --precision fp32"

@@ -79,6 +79,7 @@ class AdaptiveSession(Session):
         self.decisions: Optional[List[np.ndarray]] = None
         """If a list: one (H, W, 2) array per run since `reset_work`, its decisions and its luma."""
         self._work, self._own, self._budget = ExecutedWork(), 1.0, True
+        self._fed_px: Optional[int] = None
 
     @property
     def settings(self) -> str:  # type: ignore[override]
@@ -98,8 +99,11 @@ class AdaptiveSession(Session):
     def peak_memory(self) -> Optional[PeakMemory]:
         return None if self._info.device is None else self._info.device.peak_memory()
 
-    def reset_work(self, *, own: float = 1.0, budget: bool = True) -> None:
+    def reset_work(
+        self, *, own: float = 1.0, budget: bool = True, fed_px: Optional[int] = None
+    ) -> None:
         self._work, self._own, self._budget = ExecutedWork(), own, budget
+        self._fed_px = fed_px
         if self.decisions is not None:
             self.decisions = []
 

@@ -121,6 +121,58 @@ def test_a_budget_of_work_is_kept(session, monkeypatch, share):
         session.run(image(1, 1))
 
 
+class Clock:
+    """Time that passes only while parts run, in proportion to their work."""
+
+    def __init__(self, session, slower=1.0):
+        self.now, self.slower, self._session = 0.0, slower, session
+        self.parts = {role: self._timed(role, part) for role, part in session._parts.items()}
+
+    def __call__(self):
+        return self.now
+
+    def _timed(self, role, part):
+        def run(**inputs):
+            plan = self._session.plan
+            n, _, h, w = next(iter(inputs.values())).shape
+            if role in plan.tails:
+                margins = 2 * plan.tails[role].margin
+                macs = n * plan.tails[role].of(np.array(h - margins), np.array(w - margins))
+            else:
+                whole = plan.tails.get(role.partition(".")[0])
+                macs = h * w * (plan.start_macs_px if whole is None else whole.whole_px)
+            self.now += float(macs) * 1e-10 * self.slower
+            return part(**inputs)
+
+        return run
+
+
+@pytest.mark.parametrize(("share", "slower"), [(0.5, 1.0), (0.8, 1.0), (0.8, 1.4), (0.8, 0.7)])
+def test_a_budget_of_time_is_kept(gains, session, monkeypatch, share, slower):
+    h, w = 160, 330
+    clock = Clock(session)
+    monkeypatch.setattr(session, "_clock", clock)
+    monkeypatch.setattr(session, "_parts", clock.parts)
+    monkeypatch.setattr(session, "_rates", session._timed_rates())
+    clock.slower = slower
+    first = np.random.default_rng(0).random((1, 5, 11)) ** 4
+    decide(monkeypatch, session, np.concatenate([first, 2 * first]))
+    ms = share * session.plan.plain_macs_px * h * w * 1e-7
+    session.budget, x = Budget(max_ms=ms), image(h, w)
+    began = clock.now
+    output = session.run_adaptive(x)
+    used = (clock.now - began) * 1000
+    assert 0.93 * ms < used <= ms
+    assert output.work.macs == pytest.approx(used / slower * 1e7, rel=0.01)
+    expected = by_static_networks(gains, x, output.decisions)
+    np.testing.assert_allclose(output.y_nchw, expected, rtol=0, atol=1e-5)
+    session.reset_work(fed_px=2 * h * w)  # half of the image's time
+    with pytest.raises(InputError, match="is too short for 160x330 in tiles: 'deep_x2.d1'") as e:
+        session.budget = Budget(max_ms=0.5 * ms)
+        session.run(x)
+    assert e.value.hint.endswith("ms or more")
+
+
 def test_a_budget_below_the_smallest_depth_is_refused_when_it_opens(gains):
     with pytest.raises(InputError, match="a budget of 20.0% of 'deep_x2.d4' .* is too small"):
         open_in_torch(gains, budget=Budget(0.2))
