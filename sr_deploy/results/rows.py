@@ -106,9 +106,10 @@ class BenchmarkRow:
     saved. Older rows lack `macs_g`, and have another basis: see SCHEMA. None: always all of the
     row's `macs_g`."""
     executed_g: Optional[float] = None
-    """Multiply-accumulates that run for an image of 256x256, in G, counted alike for all networks:
-    fvcore's count of the graph that runs, with the convolutions and products that it leaves out; of
-    an adaptive network those executed over the scored images, on average. Older rows lack it."""
+    """Multiply-accumulates for an image of 256x256, in G, counted alike for all networks: by fvcore
+    with what it leaves out, as trained or as deployed, the less of both, so without the zeros that
+    a faster form multiplies; of an adaptive network those executed over the scored images, on
+    average. Older rows lack it."""
     uncounted: Optional[Dict[str, Any]] = None
     """Operators that compute but are not counted, with the number of their calls."""
     uncounted_macs: Optional[Dict[str, Any]] = None

@@ -156,10 +156,14 @@ def log_ticks(low: float, high: float) -> List[float]:
     from matplotlib.ticker import LogLocator
 
     ticks: List[float] = []
-    for multiples in ((1.0,), (1.0, 2.0, 5.0)):
+    for multiples, enough in (
+        ((1.0,), 4),
+        ((1.0, 2.0, 5.0), 2),
+        ((1.0, 1.5, 2.0, 3.0, 5.0, 7.0), 0),
+    ):
         values = LogLocator(subs=multiples).tick_values(low, high)
         ticks = [round(float(v), 10) for v in values if low <= v <= high]
-        if len(ticks) >= 4:
+        if len(ticks) >= enough:
             break
     return ticks
 
