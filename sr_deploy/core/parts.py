@@ -71,15 +71,25 @@ class PlanPart:
 
     def output_shapes(self, inputs: Mapping[str, Sequence[int]]) -> Optional[List[Tuple[int, ...]]]:
         """Return the outputs' shapes for shapes of the inputs; None if these do not tell."""
+        shapes = self.told_shapes(inputs)
+        known = [shape for shape in shapes.values() if shape is not None]
+        return known if len(known) == len(shapes) else None
+
+    def told_shapes(
+        self, inputs: Mapping[str, Sequence[int]]
+    ) -> Dict[str, Optional[Tuple[int, ...]]]:
+        """Return each output's shape for shapes of the inputs; None where these do not tell."""
         sizes = {
             n: size
             for name, shape in self.inputs.items()
             for n, size in zip(shape, inputs[name])
             if isinstance(n, str)
         }
-        shapes = [tuple(size_of(n, sizes) for n in shape) for shape in self.outputs.values()]
-        known = all(n is not None for shape in shapes for n in shape)
-        return [tuple(int(n or 0) for n in shape) for shape in shapes] if known else None
+        told: Dict[str, Optional[Tuple[int, ...]]] = {}
+        for name, shape in self.outputs.items():
+            found = [size_of(n, sizes) for n in shape]
+            told[name] = None if None in found else tuple(n for n in found if n is not None)
+        return told
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with it, as text."""

@@ -79,6 +79,9 @@ class GpuArrays(HostArrays):
         weakref.finalize(array, unused.append, array.address).atexit = False
         return array
 
+    def address(self, values: Any) -> int:
+        return int(values.address)
+
     def copy(self, values: Any) -> GpuArray:
         self._gpu.activate()
         there, (n, channels, rows, _) = self.empty(values.shape, values), values.shape

@@ -14,11 +14,13 @@ from sr_deploy.core.errors import CannotRunHereError, DeviceMemoryError, Missing
 from sr_deploy.core.providers import PROVIDERS, Provider, default_provider
 from sr_deploy.core.run_options import Device, RunOptions
 from sr_deploy.core.session import PeakMemory
+from sr_deploy.runtime.adaptive.tiles import HostArrays, TorchArrays
 from sr_deploy.runtime.cuda import OUT_OF_MEMORY, Cuda, cuda
+from sr_deploy.runtime.gpu_arrays import GpuArrays
 from sr_deploy.runtime.ort_profile import NodeRuns, read_profile
 from sr_deploy.runtime.ort_providers import onnxruntime_module, short_reason, why_unusable
 from sr_deploy.runtime.tensorrt_engine import MEMORY_DEFINITION
-from sr_deploy.runtime.torch_device import torch_with_cuda
+from sr_deploy.runtime.torch_device import CudaDevice, torch_with_cuda
 
 CPU = PROVIDERS["onnxruntime"]
 COPIES_WITHIN = "copies timed with it"
@@ -70,6 +72,11 @@ class OrtDevice:
         dtypes: of the graph's input and output. Only where `torch_stream` is set.
         """
         raise NotImplementedError
+
+    def arrays(self) -> HostArrays:
+        """Return where the maps between the parts of an adaptive network live: on the GPU only if
+        something here can cut tiles there."""
+        return HostArrays()
 
     def release(self) -> None:
         """Free the memory that is kept between runs."""
@@ -183,6 +190,11 @@ class OrtCuda(OrtDevice):
             y = y.to(torch.float32)
         current.wait_stream(stream)
         return y
+
+    def arrays(self) -> HostArrays:
+        if self._torch is not None:
+            return TorchArrays(CudaDevice(self.index, harness=False))
+        return HostArrays() if self._cuda is None else GpuArrays(self._cuda)
 
     def peak_memory(self) -> Optional[PeakMemory]:
         free, total = self._memory()  # the arena does not shrink

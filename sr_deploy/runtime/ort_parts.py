@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from sr_deploy.core.errors import ArtifactError
 from sr_deploy.core.parts import AdaptivePlan, OpenParts, Part, PlanPart
 from sr_deploy.core.precisions import is_quantised
 from sr_deploy.core.session import BackendInfo
+from sr_deploy.runtime.adaptive.tiles import HostArrays
 from sr_deploy.runtime.graph_probe import DTYPES
 from sr_deploy.runtime.ort import raw_session
 from sr_deploy.runtime.ort_device import COPIES_WITHIN, OrtDevice
@@ -21,18 +22,23 @@ from sr_deploy.runtime.ort_providers import onnxruntime_module
 
 def open_ort_parts(folder: Path, plan: AdaptivePlan, device: OrtDevice) -> OpenParts:
     """Open the parts of a plan on one device. Raises ArtifactError for other tensors."""
-    device.copies = COPIES_WITHIN
+    device.copies, arrays = COPIES_WITHIN, device.arrays()
     version, threads = onnxruntime_module().__version__, usable_cores()
     precision = plan.engine.precision_obtained if plan.engine else plan.graph_precision
     if device.is_cpu and not is_quantised(precision) or not precision:
         precision = "fp32"  # the CPU computes FP16 graphs in FP32 too
     backend = device.provider.backend
     workers = threads if device.is_cpu and plan.concurrent else 1
-    info = BackendInfo(backend, version, threads, device, precision=precision, workers=workers)
-    parts = {
-        role: _open(folder / part.file, part, device, alone=role in plan.concurrent)
-        for role, part in plan.parts.items()
-    }
+    info = BackendInfo(
+        backend, version, threads, device, precision=precision, workers=workers, arrays=arrays
+    )
+    parts: Dict[str, Part] = {}
+    for role, part in plan.parts.items():
+        path = folder / part.file
+        if type(arrays) is HostArrays:
+            parts[role] = _open(path, part, device, alone=role in plan.concurrent)
+        else:
+            parts[role] = _open_bound(path, part, device, arrays)
     return OpenParts(parts, info)
 
 
@@ -70,6 +76,60 @@ def _open(path: Path, part: PlanPart, device: OrtDevice, *, alone: bool) -> Part
         return outputs
 
     return run
+
+
+def _open_bound(path: Path, part: PlanPart, device: OrtDevice, arrays: HostArrays) -> Part:
+    """Open a part that takes and gives arrays on the GPU.
+
+    Outputs whose shapes the plan does not tell are small, and come to the host.
+    """
+    session = _session(path, part, device)
+    ends = (*session.get_inputs(), *session.get_outputs())
+    types = {end.name: np.dtype(DTYPES[end.type]) for end in ends}
+    observed = False
+
+    def run(**inputs: Any) -> List[Any]:
+        nonlocal observed
+        bound = {name: _taken(path, name, inputs[name], types[name], arrays) for name in inputs}
+        arrays.wait()  # onnxruntime has a stream of its own
+        told = part.told_shapes({name: x.shape for name, x in bound.items()})
+        outputs = {
+            name: None if shape is None else arrays.blank(shape, types[name])
+            for name, shape in told.items()
+        }
+        binding = session.io_binding()
+        for bind, values in ((binding.bind_input, bound), (binding.bind_output, outputs)):
+            for name, x in values.items():
+                if x is None:
+                    binding.bind_output(name, "cpu")
+                else:
+                    shape = tuple(int(n) for n in x.shape)
+                    bind(name, "cuda", device.index, types[name], shape, arrays.address(x))
+        try:
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+        except Exception as e:  # onnxruntime's errors share no base class
+            raise device.error(path.name, e) from e
+        if not observed:
+            observed = True
+            device.observe(session)
+        found = zip(outputs.values(), binding.get_outputs())
+        return [value.numpy() if y is None else y for y, value in found]
+
+    return run
+
+
+def _taken(path: Path, name: str, values: Any, dtype: np.dtype, arrays: HostArrays) -> Any:
+    """Return an input on the GPU, of the graph's type. Raises ArtifactError for another one."""
+    if isinstance(values, np.ndarray):
+        return arrays.to_device(np.ascontiguousarray(values, dtype))
+    if str(values.dtype).rpartition(".")[2] != dtype.name:
+        raise ArtifactError(
+            f"{path.name} does not fit its plan: its {name} is {dtype.name}, and the part before "
+            f"it gives {values.dtype}",
+            hint="export it again",
+        )
+    return values
 
 
 def _check_ends(path: Path, part: PlanPart, session: Any) -> None:

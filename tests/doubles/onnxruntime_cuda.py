@@ -72,7 +72,15 @@ class StandInOrtCuda:
                 self.ends[name] = np.frombuffer(memory, dtype).reshape(shape)
                 self.session.bound.append((name, device, index))
 
-            bind_output = bind_input
+            def bind_output(self, name, device, *place):
+                if place:
+                    self.bind_input(name, device, *place)
+                else:
+                    assert device == "cpu"
+                    self.ends[name] = None
+
+            def get_outputs(self):
+                return [Value(self.ends[end.name]) for end in self.session.get_outputs()]
 
             def synchronize_outputs(self):
                 pass
@@ -119,8 +127,12 @@ class StandInOrtCuda:
                 self.asynchronous += options is not None
                 if not isinstance(binding, Binding):
                     return self.real.run_with_iobinding(binding)
-                (x,), (y,) = self.real.get_inputs(), self.real.get_outputs()
-                binding.ends[y.name][...] = self.real.run(None, {x.name: binding.ends[x.name]})[0]
+                feeds = {end.name: binding.ends[end.name] for end in self.real.get_inputs()}
+                results = self.real.run(None, feeds)
+                for end, result in zip(self.real.get_outputs(), results):
+                    if binding.ends[end.name] is None:
+                        binding.ends[end.name] = result
+                    binding.ends[end.name][...] = result
                 return None
 
             def end_profiling(self):

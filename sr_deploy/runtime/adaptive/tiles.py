@@ -38,6 +38,14 @@ class HostArrays:
         """Return a new map of any values, of the type of `like`."""
         return np.empty(shape, like.dtype)
 
+    def blank(self, shape: Shape, dtype: Any) -> Any:
+        """Return a new array of any values, of a type of numpy's."""
+        return self.empty(shape, np.empty(0, dtype))
+
+    def address(self, values: Any) -> int:
+        """Return where an array's values are in the memory of its device."""
+        return int(values.ctypes.data)
+
     def copy(self, values: Any) -> Any:
         """Return a copy, which does not change with the next run of the part that gave `values`."""
         return values.copy()
@@ -118,6 +126,16 @@ class TorchArrays(HostArrays):
 
         with torch.inference_mode(), self._device.computing():
             return torch.empty(shape, dtype=like.dtype, device=like.device)
+
+    def blank(self, shape: Shape, dtype: Any) -> Any:
+        import torch
+
+        with torch.inference_mode(), self._device.computing():
+            kind = getattr(torch, np.dtype(dtype).name)
+            return torch.empty(shape, dtype=kind, device=self._device.where)
+
+    def address(self, values: Any) -> int:
+        return int(values.data_ptr())
 
     def copy(self, values: Any) -> Any:
         import torch
