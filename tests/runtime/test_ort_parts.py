@@ -92,5 +92,5 @@ def test_an_array_of_another_type_is_told(opened):
 
 def test_a_run_that_fails_is_told(opened):
     _, parts = opened(run="CUDA failure 700: an illegal memory access")
-    with pytest.raises(CannotRunHereError, match="could not run small.first.onnx"):
+    with pytest.raises(CannotRunHereError, match="could not run small.fp16.first.onnx"):
         parts.parts["first"](features=X, inside=ONES)

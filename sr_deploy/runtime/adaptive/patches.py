@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import BackendInfo, ExecutedWork
 from sr_deploy.core.sizes import hw_text
 from sr_deploy.runtime.adaptive.base import AdaptiveOutput, AdaptiveSession, check_outputs
+from sr_deploy.runtime.adaptive.tiles import HostArrays
 from sr_deploy.runtime.parts import open_parts
 
 Network = Callable[[np.ndarray], np.ndarray]
@@ -58,8 +59,10 @@ class RoutedSession(AdaptiveSession):
         plan = read_routed_plan(path)
         opened = open_parts(path, plan, run)
 
-        def as_network(part: Callable[..., List[np.ndarray]]) -> Network:
-            return lambda patches: part(lr=patches)[0]
+        arrays = opened.info.arrays or HostArrays()
+
+        def as_network(part: Callable[..., List[Any]]) -> Network:
+            return lambda patches: arrays.to_host(part(lr=patches)[0])
 
         router, *branches = map(as_network, opened.parts.values())
         return cls(plan, router, branches, opened.info, max_share=max_share)
