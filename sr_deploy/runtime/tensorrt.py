@@ -199,14 +199,14 @@ class TensorRTBackend(Backend):
         return TensorRTSession(trt, artifact, manifest, gpu, backend=self.name, title=self.title)
 
     def open_parts(self, path: Path, plan: AdaptivePlan, run: RunOptions) -> OpenParts:
-        engine = plan.engine
-        if engine is None:
+        made = plan.engine
+        if made is None:
             raise CannotRunHereError(
                 f"{path.name} is a plan of graphs; {self.title} runs engines",
                 hint=f"srdeploy build-engine {path.name} --target TARGET -o DIR",
             )
-        built_with = engine.versions.get(self.package, "an unknown version")
-        trt, gpu = self._library_and_gpu(path.name, target_of(engine), built_with, run)
+        built_with = made.versions.get(self.package, "an unknown version")
+        trt, gpu = self._library_and_gpu(path.name, target_of(made), built_with, run)
         return open_engine_parts((trt, self.name), path.parent, plan, gpu, title=self.title)
 
     def _library_and_gpu(

@@ -127,8 +127,8 @@ class TensorRTBuild:
             profile = self._checked(
                 self.builder.create_optimization_profile(), "create the optimisation profile"
             )
-            for name, shapes in graph.shapes.items():
-                profile.set_shape(name, *shapes)
+            for name, (low, opt, high) in graph.shapes.items():
+                profile.set_shape(name, low, opt, high)
             if config.add_optimization_profile(profile) < 0:
                 refused = ", ".join(f"{a} to {b}" for a, _, b in graph.shapes.values())
                 raise self.error(f"{self.title} refused the sizes {refused}")

@@ -30,11 +30,11 @@ class EngineDevice:
     def __init__(self, gpu: Cuda) -> None:
         self.name, self.place = gpu.gpu_name(), f"cuda:{gpu.index}"
         self.memory = GpuMemory(gpu)
-        self.engines: List[EnginePart] = []
+        self.parts: List[EnginePart] = []
 
     def release(self) -> None:
-        for engine in self.engines:
-            engine.release()
+        for part in self.parts:
+            part.release()
 
     def reset_peak_memory(self) -> None:
         self.memory.reset()
@@ -144,15 +144,15 @@ def open_engine_parts(
     """
     trt, backend = library
     device, arrays = EngineDevice(gpu), GpuArrays(gpu)
-    precision = plan.engine.precision_obtained if plan.engine else ""
+    made = plan.engine
+    precision = made.precision_obtained if made else ""
     info = BackendInfo(
         backend, trt.__version__, None, device, precision=precision or "unknown", arrays=arrays
     )
     parts: Dict[str, Any] = {}
     for role, part in plan.parts.items():
-        engine = EnginePart(trt, folder / part.file, part, arrays, gpu, title=title)
-        device.engines.append(engine)
-        parts[role] = engine
+        device.parts.append(EnginePart(trt, folder / part.file, part, arrays, gpu, title=title))
+        parts[role] = device.parts[-1]
     device.memory.watch()
     return OpenParts(parts, info)
 

@@ -18,7 +18,7 @@ import pytest
 from sr_deploy.core.errors import BuildError
 from sr_deploy.core.session import BuildOptions
 from sr_deploy.core.target import load_target
-from sr_deploy.runtime import cuda, tensorrt, tensorrt_build, tensorrt_engine
+from sr_deploy.runtime import cuda, tensorrt, tensorrt_build, tensorrt_engine, tensorrt_parts
 
 # Names of variables and attributes in our source: the library's class.
 CLASSES = {
@@ -72,7 +72,7 @@ def library(request):
 
 def used():
     """Yield (class or "" for the library, attribute, positional arguments of a call or None)."""
-    for module in (tensorrt, tensorrt_build, tensorrt_engine):
+    for module in (tensorrt, tensorrt_build, tensorrt_engine, tensorrt_parts):
         tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
         calls = {
             id(node.func): len(node.args) for node in ast.walk(tree) if isinstance(node, ast.Call)
@@ -154,7 +154,7 @@ def test_every_call_of_cuda_exists(name):
     runtime = pytest.importorskip(name, reason=f"{name} is not installed")
     used = set(
         re.findall(
-            r"\b(?:runtime|_cuda|c|kind)\.(cuda\w+)",
+            r"\b(?:runtime|_cuda|c|kind)\.((?:make_)?cuda\w+)",
             Path(cuda.__file__).read_text(encoding="utf-8"),
         )
     )
