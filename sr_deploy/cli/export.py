@@ -110,7 +110,7 @@ Folders = Dict[Optional[str], Path]
     "--adaptive",
     is_flag=True,
     help="MODEL is a router or an AdaEDSR: export it as an adaptive network, for --target and "
-    "--precision.",
+    "--precision, with the options of INT8 except --keep.",
 )
 @code_options("model")
 @click.option(
@@ -169,18 +169,19 @@ def export(
 
 def _export_adaptive(model: str, output: Path, options: Dict[str, Any]) -> None:
     target, precision = options.pop("target"), options.pop("precision")
+    int8 = {name: options.pop(name) for name in ("calibrate", "data", "max_loss_db")}
     others = [name for name in ("sizes", "dynamic", "dry_run") if options.pop(name, None)]
     others += _given(options)
     if others:
         listed = ", ".join("--" + _option(name) for name in others)
         raise InputError(
             f"--adaptive exports for all sizes, and does not take {listed}",
-            hint="it takes --target, --precision and -o",
+            hint="it takes --target, --precision, --calibrate, --data, --max-loss-db and -o",
         )
     from sr_deploy.export.part_forms import PlanForm
     from sr_deploy.export.plans import plans_from_model
 
-    form = PlanForm.from_names(target, precision)
+    form = PlanForm.from_names(target, precision, **int8)
     with remove_empty_folders(output):
         for path in plans_from_model(model, output, form=form, progress=log):
             emit(str(path))

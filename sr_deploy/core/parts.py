@@ -61,6 +61,8 @@ class PlanPart:
     """The types of inputs and outputs that are not FP32, by name."""
     opset: Optional[int] = None
     """Of a graph."""
+    quantised: bool = False
+    """Whether its graph has Q/DQ pairs."""
 
     def shapes(self, position: int) -> Dict[str, Tuple[int, ...]]:
         """Return the inputs' shapes at the smallest (0), usual (1) or largest (2) sizes."""
@@ -216,7 +218,8 @@ class AdaptivePlan(abc.ABC):
 
     def precision_of(self, role: str) -> str:
         """Return the precision that is asked of a part's engine."""
-        return self.precision
+        part = self.parts[role]
+        return part.dtype if self.precision == "int8" and not part.quantised else self.precision
 
     @property
     def graph_precision(self) -> str:

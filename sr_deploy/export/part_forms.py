@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Set, Tuple, TypeVar
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, TypeVar
 
 import numpy as np
 import onnx
 
-from sr_deploy.core.errors import ArtifactError, BuildError, CannotRunHereError, ExportError
+from sr_deploy.core.errors import (
+    ArtifactError,
+    BuildError,
+    CannotRunHereError,
+    ExportError,
+    InputError,
+)
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
@@ -22,6 +28,7 @@ from sr_deploy.core.target import TargetProfile, load_target
 from sr_deploy.export import opset as opsets
 from sr_deploy.export.emulation import check_half_runs, half_emulation
 from sr_deploy.export.half import HalfGraph, halved, prepared
+from sr_deploy.runtime.graph_nodes import opset_of
 from sr_deploy.runtime.opener.plan import PlanKind
 from sr_deploy.runtime.ort import raw_session
 from sr_deploy.runtime.preflight import preflight, refuse
@@ -44,17 +51,33 @@ class PlanForm:
     target: Optional[TargetProfile] = None
     precision: str = "fp32"
     """The precision of the engines."""
+    calibrate: Optional[str] = None
+    """A folder of HR pictures, for INT8."""
+    data: Optional[str] = None
+    """A folder of HR pictures that measure the loss; None: one half of `calibrate`."""
+    max_loss_db: float = 0.1
+    """PSNR that INT8 may lose against FP32."""
 
     @classmethod
-    def from_names(cls, target: Optional[str], precision: Optional[str]) -> PlanForm:
+    def from_names(cls, target: Optional[str], precision: Optional[str], **int8: Any) -> PlanForm:
         """Return the form for a target, in its default precision for None; without a target FP32.
 
-        Raises TargetError for an unknown target, or a precision that it does not have.
+        int8: fields of INT8. Raises TargetError for an unknown target, or a precision that it does
+        not have, InputError for INT8 without a target or its fields in another precision.
         """
-        if target is None:
-            return cls(None, precision or "fp32")
-        profile = load_target(target)
-        return cls(profile, profile.check_precision(precision))
+        profile = None if target is None else load_target(target)
+        asked = precision or "fp32" if profile is None else profile.check_precision(precision)
+        if asked == "int8" and profile is None:
+            raise InputError(
+                "INT8 graphs follow the rules of a target, and none is given",
+                hint="give one with --target",
+            )
+        if asked != "int8" and (int8.get("calibrate") or int8.get("data")):
+            raise InputError(
+                f"--calibrate and --data are for INT8, not for {asked}",
+                hint="give --precision int8, or omit them",
+            )
+        return cls(profile, asked, **int8)
 
     @property
     def opset(self) -> int:
@@ -66,6 +89,11 @@ class PlanForm:
         if self.target is not None:
             return self.target.graph_dtype(self.precision)
         return "fp16" if self.precision == "fp16" else "fp32"
+
+    @property
+    def precision_of_rest(self) -> str:
+        """The precision of parts that are not quantised."""
+        return self.dtype if self.precision == "int8" else self.precision
 
     def of(self, plan: P) -> P:
         """Return a plan with its target and precision."""
@@ -95,10 +123,15 @@ def save_parts(
     saved: Dict[str, PlanPart] = {}
     for role, part in parts.items():
         path, spec = folder / plan.graph_name(role), part.spec
-        graph = opsets.lower(graphs[role], form.opset)
-        opsets.check(graph, form.opset)
+        graph, opset = graphs[role], form.opset
+        quantised = any(node.op_type == "DequantizeLinear" for node in graph.graph.node)
+        if quantised:
+            opset = opset_of(graph)
+        else:
+            graph = opsets.lower(graph, opset)
+        opsets.check(graph, opset)
         onnx.save(graph, str(path))
-        _check_parser(path, form)
+        _check_parser(path, form, "int8" if quantised else form.precision_of_rest)
         ends = form.end_types(part)
         saved[role] = PlanPart(
             path.name,
@@ -108,19 +141,20 @@ def save_parts(
             spec.sizes,
             form.dtype,
             {name: dtype for name, dtype in ends.items() if dtype != "fp32"},
-            form.opset,
+            opset,
+            quantised,
         )
     plan = replace(plan, parts=saved)
     (folder / plan.file_name).write_text(to_json(plan), encoding="utf-8")
     return plan
 
 
-def _check_parser(path: Path, form: PlanForm) -> None:
+def _check_parser(path: Path, form: PlanForm, precision: str) -> None:
     """Raise ExportError where the target's parser does not read a graph."""
     if form.target is None:
         return
     try:
-        findings = preflight(path, form.target, precision=form.precision, part=True)
+        findings = preflight(path, form.target, precision=precision, part=True)
         refuse(findings, path.name, form.target)
     except BuildError as e:
         raise ExportError(e.message, hint=e.hint) from e
@@ -142,11 +176,13 @@ def half_graphs(
     runs = {"fp32": (exact, FP32), "emulated": (emulated, FP32)}
     if is_half:  # by ONNX Runtime, which computes them in FP32 on the CPU
         runs["as written"] = ({role: half.model for role, half in halves.items()}, form)
+    images = [nchw_from_rgb(rgb) for rgb in sample_lr(CHECKED_HW, count=CHECK_IMAGES)]
     outputs: Dict[str, List[np.ndarray]] = {}
     for name, (graphs, of) in runs.items():
         place = folder / name
         place.mkdir()
-        outputs[name] = _outputs(save_parts(of.of(plan), parts, graphs, place, of), place)
+        made = save_parts(of.of(plan), parts, graphs, place, of)
+        outputs[name] = outputs_of_plan(made, place, images)
         for file in place.iterdir():
             file.unlink()
         place.rmdir()
@@ -175,7 +211,7 @@ def half_graphs(
 def _half_graph(name: str, part: CheckedPart, form: PlanForm) -> HalfGraph:
     """Return a part in FP16. Raises ExportError when a tensor overflows on its example."""
     spec, plain = part.spec, prepared(part.graph)
-    kept = _nodes_of_decisions(plain, spec.decisions)
+    kept = nodes_of_decisions(plain, spec.decisions)
     ends = replace(form, target=None, precision="fp16").end_types(part)
     half = halved(plain, io_dtype=ends, fp32_nodes=kept)
     feeds = {name: x.numpy() for name, x in zip(spec.inputs, spec.example)}
@@ -190,7 +226,7 @@ def _half_graph(name: str, part: CheckedPart, form: PlanForm) -> HalfGraph:
     return half
 
 
-def _nodes_of_decisions(graph: onnx.ModelProto, decisions: Tuple[str, ...]) -> Set[str]:
+def nodes_of_decisions(graph: onnx.ModelProto, decisions: Tuple[str, ...]) -> Set[str]:
     """Return the nodes that serve decisions only; none where a part has no other outputs."""
     outputs = [value.name for value in graph.graph.output]
     others = {name for name in outputs if name not in decisions}
@@ -209,9 +245,10 @@ def _makers(graph: onnx.ModelProto, values: Set[str]) -> Set[str]:
     return found
 
 
-def _outputs(plan: AdaptivePlan, folder: Path) -> List[np.ndarray]:
-    """Run the plan in a folder on photographs: (1, 3, H, W) float32 each."""
-    images = [nchw_from_rgb(rgb) for rgb in sample_lr(CHECKED_HW, count=CHECK_IMAGES)]
+def outputs_of_plan(
+    plan: AdaptivePlan, folder: Path, images: Sequence[np.ndarray]
+) -> List[np.ndarray]:
+    """Run the plan in a folder on images, (1, 3, H, W) float32 each. Raises ExportError."""
     (network, *_) = PlanKind().describe(str(folder / plan.file_name), None, False)
     try:
         with network.open(CPU_RUN) as session:

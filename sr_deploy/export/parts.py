@@ -17,6 +17,7 @@ from sr_deploy.core.files import make_output_folder
 from sr_deploy.core.parts import AdaptivePlan, publish_parts, size_of
 from sr_deploy.export.graph import dynamic_dims, export_module
 from sr_deploy.export.part_forms import FP32, OPSET, PlanForm, half_graphs, save_parts
+from sr_deploy.export.part_int8 import int8_graphs, loss_of_plan
 from sr_deploy.runtime.ort import raw_session
 
 MAX_ABS_ERR = 1e-4
@@ -103,6 +104,9 @@ def write_plan(
         if form.precision == "fp16":
             made, graphs = half_graphs(made, parts, form, place)
             progress(f"{made.file_name}: FP16, {made.psnr_db_vs_fp32:.1f} dB against FP32")
+        elif form.precision == "int8":
+            made, graphs = int8_graphs(made, parts, form, place, progress)
+            progress(f"{made.file_name}: {loss_of_plan(made.checks['int8'])}")
         else:
             graphs = {role: part.graph for role, part in parts.items()}
         made = save_parts(made, parts, graphs, place, form)

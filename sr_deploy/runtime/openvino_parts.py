@@ -52,11 +52,11 @@ def open_openvino_parts(folder: Path, plan: AdaptivePlan, device: OpenVinoDevice
 
     Each part compiles kernels for every shape that it meets, and keeps those of the latest ones.
     """
-    asked = plan.precision
     parts = {}
     workers = usable_cores() if device.is_cpu and plan.concurrent else 1
     for role, part in plan.parts.items():
-        path, streams = folder / part.file, workers if role in plan.concurrent else 1
+        asked, path = plan.precision_of(role), folder / part.file
+        streams = workers if role in plan.concurrent else 1
         if plan.engine is None:
             open_model = partial(compiled_graph, str(path), asked, device, part.file, streams)
         else:

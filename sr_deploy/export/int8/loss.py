@@ -33,28 +33,21 @@ class Loss:
     layers add up."""
 
 
-class LossMeter:
-    """Measures graphs against an FP32 graph on crops.
+class OutputsMeter:
+    """Measures outputs against those of FP32 on crops."""
 
-    The graphs run in ONNX Runtime on the CPU without its optimisations: as written, with Q/DQ
-    nodes in floating point. So all targets' arithmetic is measured alike: the products of 8-bit
-    numbers and their sums are exact there too.
-    """
-
-    def __init__(self, fp32: onnx.ModelProto, pairs: Sequence[CropPair]) -> None:
-        self._pairs = pairs
+    def __init__(self, fp32: Sequence[np.ndarray], pairs: Sequence[CropPair]) -> None:
+        self._pairs, self._fp32 = pairs, fp32
         self._border = border_px("rgb", pairs[0].hr.shape[0] // pairs[0].lr.shape[2])
-        self._fp32 = _outputs(fp32, pairs)
-        self._fp32_db = self._psnrs(self._fp32)
+        self._fp32_db = self._psnrs(fp32)
 
     @property
     def psnr_db(self) -> float:
         """The mean PSNR of FP32 against ground truth."""
         return float(np.mean(self._fp32_db))
 
-    def __call__(self, model: onnx.ModelProto) -> Loss:
-        """Measure a graph of the same ends."""
-        outputs = _outputs(model, self._pairs)
+    def __call__(self, outputs: Sequence[np.ndarray]) -> Loss:
+        """Measure outputs for the LR crops, in order."""
         crop = np.s_[..., self._border : -self._border, self._border : -self._border]
         differences = [
             float(np.mean((np.clip(y, 0, 1)[crop] - np.clip(x, 0, 1)[crop]).astype(float) ** 2))
@@ -77,6 +70,28 @@ class LossMeter:
                 for y, pair in zip(outputs, self._pairs)
             ]
         )
+
+
+class LossMeter:
+    """Measures graphs against an FP32 graph on crops.
+
+    The graphs run in ONNX Runtime on the CPU without its optimisations: as written, with Q/DQ
+    nodes in floating point. So all targets' arithmetic is measured alike: the products of 8-bit
+    numbers and their sums are exact there too.
+    """
+
+    def __init__(self, fp32: onnx.ModelProto, pairs: Sequence[CropPair]) -> None:
+        self._pairs = pairs
+        self._meter = OutputsMeter(_outputs(fp32, pairs), pairs)
+
+    @property
+    def psnr_db(self) -> float:
+        """The mean PSNR of FP32 against ground truth."""
+        return self._meter.psnr_db
+
+    def __call__(self, model: onnx.ModelProto) -> Loss:
+        """Measure a graph of the same ends."""
+        return self._meter(_outputs(model, self._pairs))
 
 
 def _outputs(model: onnx.ModelProto, pairs: Sequence[CropPair]) -> List[np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
 import onnx
@@ -14,6 +14,7 @@ from sr_deploy.export.int8.scales import Ranges, activation_scale
 from sr_deploy.export.not_finite import not_finite_error
 from sr_deploy.runtime.ort import raw_session
 
+Fed = Union[np.ndarray, Mapping[str, np.ndarray]]
 MIN_MAX, PERCENTILE, MSE = "min-max", "percentile", "mse"
 _PERCENT = 99.99
 _SAMPLED = 29
@@ -24,7 +25,7 @@ _NARROWER = np.linspace(1.0, 0.3, 36)
 
 
 def collect_ranges(
-    model: onnx.ModelProto, images: Sequence[np.ndarray], rules: Int8Rules
+    model: onnx.ModelProto, images: Sequence[Fed], rules: Int8Rules
 ) -> Dict[str, Ranges]:
     """Return the ranges of the values that the rules quantise, by method of calibration.
 
@@ -32,8 +33,8 @@ def collect_ranges(
     - `percentile`: without the lowest and the highest 0.01 %
     - `mse`: the range with the least squared error of the quantised numbers
 
-    model: FP32, of `placement.ready_to_quantise`. images: (1, 3, H, W) float32 each. Raises
-    ExportError if a value is not finite.
+    model: FP32, of `placement.ready_to_quantise`. images: (1, 3, H, W) float32 each, or
+    inputs by name. Raises ExportError if a value is not finite.
     """
     names = values_with_ranges(model, rules)
     seen = _observed(model, names, images)
@@ -70,7 +71,7 @@ class _Seen(NamedTuple):
 
 
 def _observed(
-    model: onnx.ModelProto, names: Sequence[str], images: Sequence[np.ndarray]
+    model: onnx.ModelProto, names: Sequence[str], images: Sequence[Fed]
 ) -> Dict[str, _Seen]:
     """Run a graph and return what its values were.
 
@@ -84,11 +85,12 @@ def _observed(
     samples: Dict[str, List[np.ndarray]] = {name: [] for name in names}
     source = session.get_inputs()[0].name
     for image in images:
-        found = dict(zip(ends, session.run(ends, {source: image})))
+        feeds = image if isinstance(image, Mapping) else {source: image}
+        found = dict(zip(ends, session.run(ends, feeds)))
         for i, name in enumerate(names):
             low, high, total = (float(found[f"{end}_{i}"]) for end in _ENDS)
             if not np.isfinite(low + high + total):
-                raise not_finite_error(model, image)
+                raise not_finite_error(model, feeds[source])
             lows[name].append(low)
             highs[name].append(high)
             samples[name].append(found[f"{_SAMPLE}_{i}"])
