@@ -10,7 +10,7 @@ import numpy as np
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.parts import AdaptivePlan, PlanEngine, PlanPart, read_plan_file
-from sr_deploy.core.quadtree import TailCost, cells_hw
+from sr_deploy.core.quadtree import RATED, Quadtree, TailCost, TileRates, cells_hw
 from sr_deploy.core.sizes import HW, hw_text
 
 PLAN_SUFFIX = ".elastic.json"
@@ -35,7 +35,8 @@ class ElasticPlan(AdaptivePlan):
     parent_sha256: str
     """Of the weights of the gains head."""
     start_macs_px: int
-    """Multiply-accumulates of the smallest depth's blocks per LR pixel."""
+    """Multiply-accumulates of the smallest depth's blocks per LR pixel, which tiles need; 0: tails
+    start from the image."""
     gains_macs: int
     """Multiply-accumulates of the gains per cell."""
     channels: int
@@ -44,6 +45,8 @@ class ElasticPlan(AdaptivePlan):
     """What each depth costs after the start, smallest first."""
     price: float
     """The gain that a multiply-accumulate must bring, unless there is a budget."""
+    rates: Dict[str, TileRates] = field(default_factory=dict)
+    """By backend: what the parts took where the plan was written."""
     parts: Dict[str, PlanPart] = field(default_factory=dict)
     target: str = ""
     precision: str = "fp32"
@@ -69,7 +72,8 @@ class ElasticPlan(AdaptivePlan):
         return True
 
     def roles(self) -> List[str]:
-        return ["start", *self.tails, *map(whole_role, self.tails)]
+        start = ["start"] if self.has_start else []
+        return ["gains", *start, *self.tails, *map(whole_role, self.tails)]
 
     def problems(self) -> Iterator[str]:
         costs = list(self.tails.values())
@@ -87,24 +91,45 @@ class ElasticPlan(AdaptivePlan):
         )
         if not consistent:
             yield "depths, margins and costs are inconsistent"
+        for rates in self.rates.values():
+            rows = rates.ms_of_mac
+            if set(rows) != set(RATED) or {len(row) for row in rows.values()} != {len(costs)}:
+                yield "its rates are not of its tiles and depths"
+            elif not (rates.start_ms_px >= 0 and rates.table.min() > 0):
+                yield "its rates are not above 0"
         if not 0 <= self.price < float("inf"):
             yield f"its price is {self.price}; expected a number of at least 0"
 
     @property
+    def has_start(self) -> bool:
+        """Whether the tails of tiles continue from features; else from the image."""
+        return self.start_macs_px > 0
+
+    @property
     def plain_macs_px(self) -> int:
         """Multiply-accumulates of the plain network, the largest depth, per LR pixel."""
-        return self.start_macs_px + list(self.tails.values())[-1].whole_px
+        return list(self.tails.values())[-1].whole_px
 
-    def start_macs(self, hw: HW) -> int:
-        """Return the multiply-accumulates of the start on an image of (h, w), gains included."""
+    def gains_macs_of(self, hw: HW) -> int:
+        """Return the multiply-accumulates of the gains of an image of (h, w)."""
         rows, columns = cells_hw(hw)
-        return self.start_macs_px * hw[0] * hw[1] + self.gains_macs * rows * columns
+        return self.gains_macs * rows * columns
 
     def least_share(self, hw: HW) -> float:
         """Return the smallest budget of an image: the smallest depth everywhere, and the gains."""
         px = hw[0] * hw[1]
-        least = self.start_macs(hw) + next(iter(self.tails.values())).whole_px * px
+        least = self.gains_macs_of(hw) + next(iter(self.tails.values())).whole_px * px
         return least / (self.plain_macs_px * px)
+
+    def quadtree(self, hw: HW, rates: Optional[TileRates] = None) -> Quadtree:
+        """Return the possible tiles of an image of (h, w), with costs in multiply-accumulates.
+
+        rates: the times in ms on a machine; costs are times then.
+        """
+        costs = list(self.tails.values())
+        if rates is None:
+            return Quadtree(hw, costs, start_px=self.start_macs_px)
+        return Quadtree(hw, costs, rates.table, rates.start_ms_px)
 
     def check_budget(
         self, max_share: Optional[float], hw: HW = _LARGE_HW, own: float = 1.0

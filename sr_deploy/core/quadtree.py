@@ -8,7 +8,7 @@ The whole image may also be one tile. Costs are multiply-accumulates, or times.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from sr_deploy.core.sizes import HW
 
 SIZES = (32, 64, 128)
 """Sides of tiles in LR pixels; the first is that of a cell, each next one is its double."""
+_WHOLE = "whole"
+RATED = (*map(str, SIZES), _WHOLE)
+"""What is timed: tiles of each size, and the whole image."""
 _PRECISION = 1.001
 """The quotient of two prices between which none is searched."""
 _NEAR = 0.995
@@ -43,14 +46,41 @@ class TailCost:
 
 
 @dataclass(frozen=True)
+class TileRates:
+    """What the parts take with one runtime on one machine."""
+
+    start_ms_px: float
+    """Of the start, per LR pixel of the image."""
+    ms_of_mac: Dict[str, Tuple[float, ...]]
+    """Of each depth per multiply-accumulate: in tiles of a size, `64`, and on the `whole` image."""
+
+    @property
+    def as_macs(self) -> TileRates:
+        """The same in units of a multiply-accumulate of the largest network on a whole image."""
+        unit = self.ms_of_mac[_WHOLE][-1]
+        rows = {
+            name: tuple(rate / unit for rate in rates) for name, rates in self.ms_of_mac.items()
+        }
+        return TileRates(self.start_ms_px / unit, rows)
+
+    @property
+    def table(self) -> np.ndarray:
+        """The rates as Quadtree takes them, (sizes + 1, depths)."""
+        return np.array([self.ms_of_mac[name] for name in RATED])
+
+
+@dataclass(frozen=True)
 class TileChoice:
     """The tiles of an image, which cover it, or its depth where it is run as a whole."""
 
     tiles: np.ndarray
     """(N, 5) int64: top, left, height, width in LR pixels, and the number of the depth."""
     cost: float
+    """Of all tiles and what they start from, or of the whole image."""
     gain: float
     whole: bool = False
+    again: float = 0.0
+    """The multiply-accumulates of tiles that were run and then replaced by deeper ones."""
 
     def depth_map(self, hw: HW) -> np.ndarray:
         """Return the number of the depth at each pixel, (H, W) int64."""
@@ -81,12 +111,18 @@ class Quadtree:
     """The possible tiles of an image of `hw`, with their costs at each depth."""
 
     def __init__(
-        self, hw: HW, costs: Sequence[TailCost], rates: Optional[np.ndarray] = None
+        self,
+        hw: HW,
+        costs: Sequence[TailCost],
+        rates: Optional[np.ndarray] = None,
+        start_px: float = 0.0,
     ) -> None:
         """costs: of each depth. rates: what a multiply-accumulate costs, (sizes + 1, depths), in
-        tiles of each size and in the whole image; None: 1.
+        tiles of each size and in the whole image; None: 1. start_px: what tiles cost beside that,
+        per pixel of the image.
         """
         self.hw = hw
+        self._start_cost = start_px * hw[0] * hw[1]
         self._sides = [tuple(_sides(n, size) for n in hw) for size in SIZES]
         if rates is None:
             rates = np.ones((len(SIZES) + 1, len(costs)))
@@ -137,7 +173,7 @@ class Quadtree:
                 for left, w in zip(range(0, self.hw[1], SIZES[-1]), self._sides[-1][1])
             ]
         )
-        cost = float(self._costs[-1][number].sum())
+        cost = self._start_cost + float(self._costs[-1][number].sum())
         return self._whole(number, whole), TileChoice(tiles, cost, 0.0)
 
     def _split_within(self, by_size: List[np.ndarray], budget: float) -> Optional[_Split]:
@@ -181,7 +217,7 @@ class Quadtree:
             below = best
         assert below is not None
         value, cost = below.sum(axis=(1, 2)).tolist()
-        return _Split(tuple(depths), tuple(splits), cost, price * cost - value)
+        return _Split(tuple(depths), tuple(splits), self._start_cost + cost, price * cost - value)
 
     def _filled(self, choice: TileChoice, by_size: List[np.ndarray], budget: float) -> TileChoice:
         """Spend what is left of a budget on larger depths of single tiles, the best first."""

@@ -1,4 +1,4 @@
-"""Export of elastic networks that go deeper tile by tile: a start, and tails of each depth."""
+"""Export of elastic networks that go deeper tile by tile: gains, a start, tails and networks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sr_deploy.export.part_forms import FP32, PlanForm
 from sr_deploy.export.parts import SIDE_SIZES, CheckedPart, PartSpec, checked_part, write_plan
 from sr_deploy.nets.elastic import elastic_modules
 from sr_deploy.nets.gains import Gains, load_gains
-from sr_deploy.runtime.adaptive.elastic import BATCH
+from sr_deploy.runtime.adaptive.elastic import BATCH, record_rates
 
 CHECK_HW = (37, 50)
 
@@ -31,10 +31,10 @@ def plan_from_gains(
 ) -> Path:
     """Export a gains head with the depths of its checkpoint to `output`; return the plan's path.
 
-    The start takes lr (1, 3, H, W) and gives features and gains. The tail of each depth takes
-    features and inside of tiles with their margins, that of the whole image takes its features;
-    both give sr. Raises an SrDeployError; ExportError when a graph differs from torch, in which
-    case nothing is written.
+    The gains, the start and the network of each depth take lr (1, 3, H, W); the start gives
+    features. The tail of each depth takes features and inside of tiles with their margins and gives
+    sr, as the network does. Without a target, the parts are timed here by ONNX Runtime. Raises an
+    SrDeployError; ExportError when a graph differs from torch, in which case nothing is written.
     """
     gains = model if isinstance(model, Gains) else load_gains(model)
     return plan_from_modules(*elastic_modules(gains), output, form=form, progress=progress)
@@ -48,35 +48,36 @@ def plan_from_modules(
     form: PlanForm = FP32,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Export a start and its tails, by the plan's roles, as `plan_from_gains` does."""
+    """Export the modules of a plan, by its roles, as `plan_from_gains` does."""
     parts: Dict[str, CheckedPart] = {}
     specs = _specs(plan, modules)
     for number, (role, spec) in enumerate(specs.items(), 1):
         parts[role] = checked_part(spec)
         error, file = parts[role].max_abs_err, plan.graph_name(role)
         progress(f"[{number}/{len(specs)}] {file}: differs from torch by {error:.2g}")
-    return write_plan(plan, parts, Path(output), form, progress)
+    path = write_plan(plan, parts, Path(output), form, progress)
+    if form.target is None:
+        record_rates(path)
+    return path
 
 
 def _specs(plan: ElasticPlan, modules: Dict[str, nn.Module]) -> Dict[str, PartSpec]:
     """Return what to export, in the order of the plan's roles."""
     x = torch.from_numpy(nchw_from_rgb(sample_lr(CHECK_HW, count=1)[0]))
-    with torch.no_grad():
-        features, _ = modules["start"](x)
+    features = x
     sides = {"H": SIDE_SIZES, "W": SIDE_SIZES}
     lr, whole = (1, 3, "H", "W"), (1, plan.channels, "H", "W")
     sr = (1, 3, f"{plan.scale}*H", f"{plan.scale}*W")
     gains = (1, len(plan.tails) - 1, "rows", "columns")
     specs = {
-        "start": PartSpec(
-            modules["start"],
-            (x,),
-            {"lr": lr},
-            {"features": whole, "gains": gains},
-            sides,
-            decisions=("gains",),
+        "gains": PartSpec(
+            modules["gains"], (x,), {"lr": lr}, {"gains": gains}, sides, decisions=("gains",)
         )
     }
+    if plan.has_start:
+        specs["start"] = PartSpec(modules["start"], (x,), {"lr": lr}, {"features": whole}, sides)
+        with torch.no_grad():
+            features = modules["start"](x)
     for variant, cost in plan.tails.items():
         margins = 2 * cost.margin
         side = (1 + margins, SIZES[1] + margins, SIZES[-1] + margins)
@@ -89,7 +90,7 @@ def _specs(plan: ElasticPlan, modules: Dict[str, nn.Module]) -> Dict[str, PartSp
         )
     for variant in plan.tails:
         specs[whole_role(variant)] = PartSpec(
-            modules[whole_role(variant)], (features,), {"features": whole}, {"sr": sr}, sides
+            modules[whole_role(variant)], (x,), {"lr": lr}, {"sr": sr}, sides
         )
     return specs
 

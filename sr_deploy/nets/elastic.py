@@ -1,8 +1,8 @@
 """Elastic networks split for inference tile by tile, each tile at its own depth.
 
-The start computes the blocks of the smallest depth once, on the whole image, and predicts what more
-depth would gain. A tail continues from its features to the image, for each depth in two forms: of
-tiles with margins, and of the whole image. Both equal the network of that depth.
+The gains tell from the image where more depth pays. The start computes the blocks of the smallest
+depth once, on the whole image; for each depth, a tail continues from its features to the result in
+tiles with margins. It equals the network of that depth, which runs where the whole image has one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sr_deploy.nets.asrn import ASRN
 from sr_deploy.nets.checkpoint import Checkpoint
 from sr_deploy.nets.complexity import count
 from sr_deploy.nets.fuse import CollapsedASRN, LinkedMAB, fuse_network, make_conv
-from sr_deploy.nets.gains import Gains, GainsHead
+from sr_deploy.nets.gains import Gains
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Tail:
     """features (N, C, h + 2m, w + 2m), zero outside the image, and inside (N, 1, h + 2m, w + 2m),
     one inside the image and zero outside -> sr (N, 3, scale*h, scale*w)."""
     whole: nn.Module
-    """features (1, C, H, W) -> sr (1, 3, scale*H, scale*W)."""
+    """The network of this depth: lr (1, 3, H, W) -> sr (1, 3, scale*H, scale*W)."""
     margin: int
     """m in LR pixels: the receptive radius on the features."""
 
@@ -58,8 +58,7 @@ def elastic_modules(gains: Gains) -> Tuple[ElasticPlan, Dict[str, nn.Module]]:
     checkpoint = gains.checkpoint()
     names = gains.spec.variants
     network = split_network(checkpoint, names)
-    start = StartWithGains(network.start, gains.network())
-    modules: Dict[str, nn.Module] = {"start": start}
+    modules: Dict[str, nn.Module] = {"gains": gains.network(), "start": network.start}
     modules.update((name, tail.tiles) for name, tail in zip(names, network.tails))
     modules.update((whole_role(name), tail.whole) for name, tail in zip(names, network.tails))
     start_macs = _macs(network.start, CELL_PX)
@@ -69,7 +68,7 @@ def elastic_modules(gains: Gains) -> Tuple[ElasticPlan, Dict[str, nn.Module]]:
         scale=checkpoint.spec.scale,
         parent_sha256=gains.spec.weights_sha256,
         start_macs_px=start_macs // CELL_PX**2,
-        gains_macs=_macs(start, CELL_PX) - start_macs,
+        gains_macs=_macs(modules["gains"], CELL_PX),
         channels=network.channels,
         tails={
             name: _tail_cost(tail, network.channels) for name, tail in zip(names, network.tails)
@@ -96,18 +95,6 @@ def split_network(checkpoint: Checkpoint, variants: Sequence[str]) -> SplitNetwo
     return SPLITS[arch]([checkpoint.network(variant) for variant in variants], sizes)
 
 
-class StartWithGains(nn.Module):
-    """lr: (1, 3, H, W) -> features (1, C, H, W), gains (1, depths - 1, cell rows, columns)."""
-
-    def __init__(self, start: nn.Module, head: GainsHead) -> None:
-        super().__init__()
-        self.start, self.head = start, head
-
-    def forward(self, lr: Tensor) -> Tuple[Tensor, Tensor]:
-        features = self.start(lr)
-        return features, self.head(lr)
-
-
 def split_asrn(networks: Sequence[nn.Module], depths: Sequence[int]) -> SplitNetwork:
     """Split ASRN after the blocks of its smallest depth, in the collapsed form of its layers."""
     fused = [cast(CollapsedASRN, fuse_network(net)[0]) for net in networks]
@@ -119,29 +106,8 @@ def split_asrn(networks: Sequence[nn.Module], depths: Sequence[int]) -> SplitNet
         blocks = [cast(LinkedMAB, block) for block in list(net.body)[first:]]
         one = None if blocks else cast(nn.Conv2d, smallest.upsampler[0])
         reach = sum(len(block.chain) for block in blocks) + 1
-        tails.append(Tail(TileTail(net, blocks, one), WholeTail(net, blocks, one), reach))
+        tails.append(Tail(TileTail(net, blocks, one), net, reach))
     return SplitNetwork(start, cast(LinkedMAB, fused[-1].body[0]).reduce.out_channels, tuple(tails))
-
-
-class WholeTail(nn.Module):
-    """The blocks of ASRN after the smallest depth, and its upsampler, on the whole image.
-
-    one: the 1x1 of the upsampler, which the last block contains if there is one.
-    """
-
-    def __init__(
-        self, net: CollapsedASRN, blocks: Sequence[LinkedMAB], one: nn.Conv2d | None
-    ) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks if one is None else [one])
-        self.upsampler, self.upsampler_inside = net.upsampler, net.upsampler_inside
-        self.shuffle = net.shuffle
-
-    def forward(self, features: Tensor) -> Tensor:
-        x, inside = features, features[:, :1] * 0 + 1
-        for block in self.blocks:
-            x = block(x)
-        return self.shuffle(self.upsampler(x) + self.upsampler_inside(inside))
 
 
 class TileTail(nn.Module):
@@ -198,23 +164,22 @@ some depths, smallest first, and these depths."""
 class _OnZeros(nn.Module):
     """A tail on features of zeros, for a tile of an image's size: what it costs is counted."""
 
-    def __init__(self, net: nn.Module, channels: int, margin: int, *, tiles: bool) -> None:
+    def __init__(self, tail: Tail, channels: int) -> None:
         super().__init__()
-        self.net, self.channels, self.margin, self.tiles = net, channels, margin, tiles
+        self.net, self.margin, self.channels = tail.tiles, tail.margin, channels
 
     def forward(self, lr: Tensor) -> Tensor:
         h, w = (n + 2 * self.margin for n in lr.shape[2:])
-        maps = [lr.new_empty(1, channels, h, w) for channels in (self.channels, 1)]
-        return self.net(*maps[: 1 + self.tiles])
+        return self.net(*(lr.new_empty(1, channels, h, w) for channels in (self.channels, 1)))
 
 
 def _tail_cost(tail: Tail, channels: int) -> TailCost:
     """Return what a tail costs, from the counts at three sizes."""
-    net = _OnZeros(tail.tiles, channels, tail.margin, tiles=True)
+    net = _OnZeros(tail, channels)
     one, two, three = (_macs(net, side) for side in (8, 16, 24))  # px*s**2 + 2*side*s + corner
     px = (three - 2 * two + one) // 128
     side = (two - one - 192 * px) // 16
-    whole = _macs(_OnZeros(tail.whole, channels, 0, tiles=False), 8) // 64
+    whole = _macs(tail.whole, 8) // 64
     return TailCost(tail.margin, px, side, one - 64 * px - 16 * side, whole)
 
 

@@ -1,4 +1,4 @@
-"""Routers and their branches, as the start and the tails of a plan: CDNSR tile by tile.
+"""Routers and their branches, as the gains and the tails of a plan: CDNSR tile by tile.
 
 The router sees the whole image at once and scores the branches in each patch. Neighbouring patches
 of one branch become one larger tile, and tiles are fed with the surroundings that a branch's output
@@ -32,7 +32,7 @@ def branches_modules(router: Router) -> Tuple[BranchesPlan, Dict[str, nn.Module]
     networks = [_fsrcnn(name, net) for name, net in zip(names, router.branch_networks())]
     roles = spec.variants if len(set(spec.variants)) == len(names) else names
     patch = spec.patch_hw[0]
-    modules: Dict[str, nn.Module] = {"start": RouterStart(router.network(), patch)}
+    modules: Dict[str, nn.Module] = {"gains": RouterGains(router.network(), patch)}
     modules.update((role, TileFSRCNN(net)) for role, net in zip(roles, networks))
     modules.update((whole_role(role), SubpixelFSRCNN(net)) for role, net in zip(roles, networks))
     plan = BranchesPlan(
@@ -59,12 +59,12 @@ def _fsrcnn(name: str, net: nn.Module) -> FSRCNN:
     return net
 
 
-class RouterStart(nn.Module):
+class RouterGains(nn.Module):
     """A router on all patches of an image.
 
-    lr: (1, 3, H, W) -> the same, and (1, branches - 1, ceil(H / 32), ceil(W / 32)): how far the
-    score of each branch is above that of the smallest, in cells of 32 LR pixels. The cells of a
-    patch share it by their pixels in the image; a patch at its border is scored by what is inside.
+    lr: (1, 3, H, W) -> (1, branches - 1, ceil(H / 32), ceil(W / 32)): how far the score of each
+    branch is above that of the smallest, in cells of 32 LR pixels. The cells of a patch share it by
+    their pixels in the image; a patch at its border is scored by what is inside.
     """
 
     def __init__(self, router: ModuleCL, patch: int) -> None:
@@ -73,7 +73,7 @@ class RouterStart(nn.Module):
         self.classify = router.classify
         self.patch, self.cells = patch, patch // SIZES[0]
 
-    def forward(self, lr: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, lr: Tensor) -> Tensor:
         few = CELL - 1
         x = self.features(F.pad(lr, (0, few, 0, few), mode="replicate"))
         inside = torch.ones_like(lr[:, :1])
@@ -85,7 +85,7 @@ class RouterStart(nn.Module):
         if self.cells > 1:
             gains = F.interpolate(gains, scale_factor=float(self.cells), mode="nearest")
         share = _per_cell(inside, SIZES[0]) / self.cells**2
-        return lr * 1, gains[:, :, : share.shape[2], : share.shape[3]] * share
+        return gains[:, :, : share.shape[2], : share.shape[3]] * share
 
 
 def _per_cell(x: Tensor, side: int) -> Tensor:

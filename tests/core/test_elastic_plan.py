@@ -8,7 +8,7 @@ from sr_deploy.core.budgets import Budget
 from sr_deploy.core.elastic_plan import ElasticPlan, read_elastic_plan
 from sr_deploy.core.errors import ArtifactError, InputError
 from sr_deploy.core.jsonio import to_json
-from sr_deploy.core.quadtree import TailCost
+from sr_deploy.core.quadtree import RATED, TailCost, TileRates
 
 PLAN = ElasticPlan(
     model="e_x4",
@@ -18,8 +18,9 @@ PLAN = ElasticPlan(
     start_macs_px=20,
     gains_macs=1024,
     channels=96,
-    tails={"d1": TailCost(1, 19, 2, 4, 19), "d3": TailCost(9, 80, 90, 900, 80)},
+    tails={"d1": TailCost(1, 19, 2, 4, 39), "d3": TailCost(9, 80, 90, 900, 100)},
     price=0.5,
+    rates={"onnxruntime": TileRates(1e-4, dict.fromkeys(RATED, (1e-6, 1e-6)))},
 )
 
 
@@ -29,7 +30,7 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
     path.write_text(to_json(plan))
     assert path.name == "e_x4.elastic.json"
     assert read_elastic_plan(path) == plan
-    assert plan.roles() == ["start", "d1", "d3", "d1.whole", "d3.whole"]
+    assert plan.roles() == ["gains", "start", "d1", "d3", "d1.whole", "d3.whole"]
     assert plan.names == ("n_x4.d1", "n_x4.d3") and plan.plain_macs_px == 100
 
 
@@ -41,6 +42,10 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
         ({"tails": {}}, "depths, margins and costs are inconsistent"),
         ({"tails": {"d1": {"margin": 1}}}, "the key 'px' is missing"),
         ({"start_macs_px": -1}, "depths, margins and costs are inconsistent"),
+        (
+            {"rates": {"openvino": {"start_ms_px": 1, "ms_of_mac": {"32": [1, 1]}}}},
+            "not of its tiles",
+        ),
         ({"channels": "many"}, "expected int, found 'many'"),
         ({"network": 5}, "expected str, found 5"),
         ({"graphs": {}}, "was written by an older version"),
@@ -54,7 +59,7 @@ def test_a_damaged_plan_is_refused(tmp_path, change, words):
         read_elastic_plan(path)
 
 
-@pytest.mark.parametrize("d3", [(1, 80, 90, 900, 80), (9, 80, 90, 900, 19), (9, 0, 90, 900, 80)])
+@pytest.mark.parametrize("d3", [(0, 80, 90, 900, 100), (9, 80, 90, 900, 39), (9, 0, 90, 900, 100)])
 def test_depths_cost_more_and_more(tmp_path, d3):
     plan = with_parts(replace(PLAN, tails={**PLAN.tails, "d3": TailCost(*d3)}))
     path = tmp_path / plan.file_name

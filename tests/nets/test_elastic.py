@@ -21,11 +21,11 @@ def test_start_and_tails_are_the_networks_of_their_depths(gains):
     plan, modules = elastic_modules(gains)
     x = torch.rand(1, 3, 9, 12)
     with torch.no_grad():
-        features, predicted = modules["start"](x)
+        features, predicted = modules["start"](x), modules["gains"](x)
         assert predicted.shape == (1, 2, 1, 1) and features.shape == (1, 96, 9, 12)
         for variant in DEPTHS:
             expected = gains.checkpoint().network(variant)(x)
-            whole = modules[whole_role(variant)](features)
+            whole = modules[whole_role(variant)](x)
             torch.testing.assert_close(whole, expected, rtol=0, atol=1e-5)
             margins = (plan.tails[variant].margin,) * 4
             maps = (features, torch.ones_like(features[:, :1]))

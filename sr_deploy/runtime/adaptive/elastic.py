@@ -15,9 +15,13 @@ import numpy as np
 from sr_deploy.core.budgets import NO_BUDGET, Budget
 from sr_deploy.core.elastic_plan import ElasticPlan, read_elastic_plan, whole_role
 from sr_deploy.core.errors import ArtifactError, InputError
+from sr_deploy.core.files import write_text
+from sr_deploy.core.images import nchw_from_rgb
+from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.parts import OpenParts
-from sr_deploy.core.quadtree import SIZES, Quadtree, TileChoice, cells_hw
+from sr_deploy.core.quadtree import RATED, SIZES, TileChoice, TileRates, cells_hw
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
+from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import ExecutedWork
 from sr_deploy.core.sizes import HW, hw_text
 from sr_deploy.runtime.adaptive.anytime import AnytimeTiles
@@ -31,23 +35,10 @@ WORKER_PX = 10_000
 """LR pixels per call of one thread, margins included: their features stay in its cache."""
 DEVICE_PX = 40_000
 """The same where calls take turns."""
-
-
 TIMED_PX = 256
-"""Side of the noise on which parts are timed, in LR pixels."""
+"""Side of the photograph on which parts are timed, in LR pixels."""
 TIMED_RUNS = 3
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class TileRates:
-    """What the parts take on this machine."""
-
-    start_ms_px: float
-    """Of the start, per LR pixel."""
-    ms_of_mac: np.ndarray
-    """(sizes + 1, depths): of the tails per multiply-accumulate, in tiles of each size and on a
-    whole image."""
 
 
 @dataclass(frozen=True)
@@ -105,69 +96,83 @@ class ElasticSession(AdaptiveSession):
         super()._release()
 
     def run_all_paths(self, hw: Tuple[int, int]) -> None:
-        features, gains = self._start(np.zeros((1, 3, *hw), np.float32))
-        for choice in Quadtree(hw, list(self.plan.tails.values())).deepest():
-            self._end(features, choice, {})
+        x = np.zeros((1, 3, *hw), np.float32)
+        self._gains(x)
+        for choice in self.plan.quadtree(hw).deepest():
+            self._run_choice(x, choice, {})
 
     def run_adaptive(self, x_nchw: np.ndarray) -> AdaptiveOutput:
         """Upscale (1, 3, H, W) float32, 0..1, RGB. Decisions are evenly spaced depths.
 
         Raises InputError where the image cannot keep the budget.
         """
-        began, ms = self._clock(), {}
+        began = self._clock()
+        ms: Dict[str, float] = {}
         hw = (x_nchw.shape[2], x_nchw.shape[3])
         self._check_budget(hw)
-        features, gains = self._start(x_nchw)
-        ms["start"] = self._ms_since(began)
+        gains = self._gains(x_nchw)
         if self.budget.max_ms is not None and self._budget:
             end = began + self.budget.max_ms * self._share_of_time(hw) / 1000
-            sr, choice = self._end_in_time(features, gains, end, ms)
+            sr, choice = self._run_in_time(x_nchw, gains, end, ms)
         else:
-            start = self._clock()
             choice = self._choose(hw, gains)
-            ms["choice"] = self._ms_since(start)
-            sr = self._end(features, choice, ms)
+            ms["choice"] = self._ms_since(began)
+            sr = self._run_choice(x_nchw, choice, ms)
         return AdaptiveOutput(sr, self._decisions(choice, hw), self._executed_work(choice, hw, ms))
 
-    def _start(self, x_nchw: np.ndarray) -> Tuple[Any, np.ndarray]:
-        """Return the features, and the gains of each deeper depth in each cell."""
-        hw = x_nchw.shape[2:]
-        outputs = self._parts["start"](lr=self.arrays.to_device(x_nchw))
-        rows, columns = cells_hw((hw[0], hw[1]))
-        deeper = len(self.levels) - 1
-        check_outputs("start", outputs, (1, self.plan.channels, *hw), (1, deeper, rows, columns))
-        gains = self.arrays.to_host(outputs[1])[0]
+    def _gains(self, x_nchw: np.ndarray) -> np.ndarray:
+        """Return the gains of each deeper depth in each cell."""
+        outputs = self._parts["gains"](lr=self.arrays.to_device(x_nchw))
+        rows, columns = cells_hw((x_nchw.shape[2], x_nchw.shape[3]))
+        check_outputs("gains", outputs, (1, len(self.levels) - 1, rows, columns))
+        gains = self.arrays.to_host(outputs[0])[0]
         if not np.isfinite(gains).all():
             raise ArtifactError(
                 "the predicted gains are not finite",
                 hint="check the image for pixels that are not finite, or export the model again",
             )
-        return outputs[0], gains
+        return gains
+
+    def _features(self, x_nchw: np.ndarray, ms: Dict[str, float]) -> Any:
+        """Return what the tails of tiles continue from."""
+        x = self.arrays.to_device(x_nchw)
+        if not self.plan.has_start:
+            return x
+        start = self._clock()
+        outputs = self._parts["start"](lr=x)
+        check_outputs("start", outputs, (1, self.plan.channels, *x_nchw.shape[2:]))
+        ms["start"] = self._ms_since(start)
+        return outputs[0]
 
     def _choose(self, hw: HW, gains: np.ndarray) -> TileChoice:
-        tree = Quadtree(hw, list(self.plan.tails.values()))
-        if self.budget.max_share is None or not self._budget:
-            if self.plan.price == 0:  # nothing else would keep the work below the plain network's
-                return tree.within(gains, float(tree.whole_costs[-1]))
-            return tree.choose(gains, self.plan.price)
-        budget = self.budget.max_share * self._plain_macs(hw) - self.plan.start_macs(hw)
-        return tree.within(gains, budget)
+        """Return the tiles by the budget of work, or by the price of a multiply-accumulate.
 
-    def _end_in_time(
-        self, features: Any, gains: np.ndarray, end: float, ms: Dict[str, float]
+        Without a budget, a multiply-accumulate that takes longer counts for more, where the plan
+        knows what the parts took.
+        """
+        tree = self.plan.quadtree(hw)
+        if self.budget.max_share is not None and self._budget:
+            macs = self.budget.max_share * self._plain_macs(hw) - self.plan.gains_macs_of(hw)
+            return tree.within(gains, macs)
+        if self.plan.price == 0:  # nothing else would keep the work below the plain network's
+            return tree.within(gains, float(tree.whole_costs[-1]))
+        rates = self.plan.rates.get(self.backend)
+        if rates is not None:
+            tree = self.plan.quadtree(hw, rates.as_macs)
+        return tree.choose(gains, self.plan.price)
+
+    def _run_in_time(
+        self, x_nchw: np.ndarray, gains: np.ndarray, end: float, ms: Dict[str, float]
     ) -> Tuple[np.ndarray, TileChoice]:
         """Run what gains most until the clock shows `end`; return the image, and what was run."""
-        start, rates = self._clock(), self._known_rates()
-        hw = (int(features.shape[2]), int(features.shape[3]))
-        tree = Quadtree(hw, list(self.plan.tails.values()), rates.ms_of_mac)
+        start = self._clock()
+        hw = (x_nchw.shape[2], x_nchw.shape[3])
+        tree = self.plan.quadtree(hw, self._known_rates())
         choice = tree.within(gains, (end - start) * 1000)
         ms["choice"] = self._ms_since(start)
         if choice.whole:
-            macs = list(self.plan.tails.values())[int(choice.tiles[0, 4])].whole_px * hw[0] * hw[1]
-            return self._end(features, choice, ms), replace(choice, cost=macs)
-        target = self.arrays.empty(
-            (1, 3, self.plan.scale * hw[0], self.plan.scale * hw[1]), features
-        )
+            return self._run_choice(x_nchw, choice, ms), choice
+        features, target = self._features(x_nchw, ms), self._target(x_nchw)
         ms["tiles"] = 0.0
         run = AnytimeTiles(
             tree,
@@ -177,8 +182,8 @@ class ElasticSession(AdaptiveSession):
             ms_left=lambda: (end - self._clock()) * 1000,
         )
         tiles = run.finish(choice.tiles)
-        cost = sum(map(self._tiles_macs, run.executed))
-        return self.arrays.to_host(target), TileChoice(tiles, cost, 0.0)
+        again = sum(map(self._tiles_macs, run.executed)) - self._tiles_macs(tiles)
+        return self.arrays.to_host(target), TileChoice(tiles, 0.0, 0.0, again=again)
 
     def _tiles_macs(self, tiles: np.ndarray) -> float:
         h, w, depths = tiles[:, 2:].T
@@ -191,21 +196,20 @@ class ElasticSession(AdaptiveSession):
         return self._rates
 
     def _timed_rates(self) -> TileRates:
-        """Time the start and each tail on noise: in tiles of each size, and on a whole image."""
-        lr = np.random.default_rng(0).random((1, 3, TIMED_PX, TIMED_PX), dtype=np.float32)
-        whole, costs = TIMED_PX**2, list(self.plan.tails.values())
-        start_ms, (features, _) = self._least_ms(lambda: self._start(lr))
-        ms_of_mac = np.ones((len(SIZES) + 1, len(costs)))
-        for depth, cost in enumerate(costs):
-            for level, side in enumerate(SIZES):
-                sides = range(0, SIZES[-1], side)
+        """Time the start, each tail in tiles of each size, and each network on the whole image."""
+        x = nchw_from_rgb(sample_lr((TIMED_PX, TIMED_PX), count=1)[0])
+        start_ms, features = self._least_ms(lambda: self._features(x, {}))
+        target, px = self._target(x), TIMED_PX**2
+        ms_of_mac: Dict[str, List[float]] = {name: [] for name in RATED}
+        for depth, cost in enumerate(self.plan.tails.values()):
+            for side in SIZES:
+                sides = range(0, TIMED_PX, side)
                 tiles = np.array([(y, x, side, side, depth) for y in sides for x in sides])
-                run = functools.partial(self._end, features, TileChoice(tiles, 0.0, 0.0), {})
-                ms_of_mac[level, depth] = self._least_ms(run)[0] / self._tiles_macs(tiles)
-            choice = TileChoice(np.array([[0, 0, 0, 0, depth]]), 0.0, 0.0, whole=True)
-            run = functools.partial(self._end, features, choice, {})
-            ms_of_mac[-1, depth] = self._least_ms(run)[0] / (cost.whole_px * whole)
-        return TileRates(start_ms / whole, ms_of_mac)
+                run = functools.partial(self._run_tiles, features, tiles, target, {})
+                ms_of_mac[str(side)].append(self._least_ms(run)[0] / self._tiles_macs(tiles))
+            whole = functools.partial(self._run_whole, x, depth, {})
+            ms_of_mac[RATED[-1]].append(self._least_ms(whole)[0] / (cost.whole_px * px))
+        return TileRates(start_ms / px, {name: tuple(row) for name, row in ms_of_mac.items()})
 
     def _least_ms(self, run: Callable[[], T]) -> Tuple[float, T]:
         """Return the least time of some runs, and the result of the last."""
@@ -216,18 +220,26 @@ class ElasticSession(AdaptiveSession):
             times.append(self._ms_since(start))
         return min(times), result
 
-    def _end(self, features: Any, choice: TileChoice, ms: Dict[str, float]) -> np.ndarray:
-        """Run the tails. ms: gets their times by depth, and that of cutting tiles and joining."""
-        h, w = (self.plan.scale * int(n) for n in features.shape[2:])
-        if not choice.whole:
-            target = self.arrays.empty((1, 3, h, w), features)
-            ms["tiles"] = 0.0
-            self._run_tiles(features, choice.tiles, target, ms)
-            return self.arrays.to_host(target)
-        start = time.perf_counter()
-        role = whole_role(self.levels[int(choice.tiles[0, 4])])
-        outputs = self._parts[role](features=features)
-        check_outputs(role, outputs, (1, 3, h, w))
+    def _run_choice(
+        self, x_nchw: np.ndarray, choice: TileChoice, ms: Dict[str, float]
+    ) -> np.ndarray:
+        """Run what was chosen. ms: gets the times of the parts, and that of moving tiles."""
+        if choice.whole:
+            return self._run_whole(x_nchw, int(choice.tiles[0, 4]), ms)
+        features, target = self._features(x_nchw, ms), self._target(x_nchw)
+        ms["tiles"] = 0.0
+        self._run_tiles(features, choice.tiles, target, ms)
+        return self.arrays.to_host(target)
+
+    def _target(self, x_nchw: np.ndarray) -> Any:
+        """Return the memory of the result."""
+        h, w = (self.plan.scale * n for n in x_nchw.shape[2:])
+        return self.arrays.empty((1, 3, h, w), self.arrays.to_device(x_nchw[:, :, :1, :1]))
+
+    def _run_whole(self, x_nchw: np.ndarray, depth: int, ms: Dict[str, float]) -> np.ndarray:
+        start, role = self._clock(), whole_role(self.levels[depth])
+        outputs = self._parts[role](lr=self.arrays.to_device(x_nchw))
+        check_outputs(role, outputs, (1, 3, *(self.plan.scale * n for n in x_nchw.shape[2:])))
         sr = self.arrays.to_host(outputs[0])
         ms[role] = self._ms_since(start)
         return sr
@@ -282,10 +294,8 @@ class ElasticSession(AdaptiveSession):
         self.plan.check_budget(self.budget.max_share, hw, self._own)
         if self.budget.max_ms is None:
             return
-        rates, share = self._known_rates(), self._share_of_time(hw)
-        smallest = next(iter(self.plan.tails.values()))
-        ms_px = rates.start_ms_px + smallest.whole_px * rates.ms_of_mac[-1, 0]
-        least = ms_px * hw[0] * hw[1] / share
+        share = self._share_of_time(hw)
+        least = self.plan.quadtree(hw, self._known_rates()).whole_costs[0] / share
         if least > self.budget.max_ms:
             raise InputError(
                 f"a time of {self.budget.max_ms:g} ms is too short for {hw_text(hw)}"
@@ -308,9 +318,29 @@ class ElasticSession(AdaptiveSession):
         return (choice.depth_map(hw) / (len(self.levels) - 1)).astype(np.float32)
 
     def _executed_work(self, choice: TileChoice, hw: HW, ms: Dict[str, float]) -> ExecutedWork:
-        macs = self.plan.start_macs(hw) + round(choice.cost)
+        """ms: of the stages. A budget of time has costs in ms, so what tiles cost is counted."""
+        costs = list(self.plan.tails.values())
+        if choice.whole:
+            macs = float(costs[int(choice.tiles[0, 4])].whole_px * hw[0] * hw[1])
+        else:
+            macs = self.plan.start_macs_px * hw[0] * hw[1] + self._tiles_macs(choice.tiles)
+            macs += choice.again
         pixels = dict(zip(self.levels, choice.pixels(len(self.levels))))
-        return ExecutedWork(macs, self._plain_macs(hw), ms, pixels)
+        return ExecutedWork(
+            round(macs) + self.plan.gains_macs_of(hw), self._plain_macs(hw), ms, pixels
+        )
+
+
+def record_rates(path: Path) -> None:
+    """Time the parts of the plan at `path` here, and write the times into it.
+
+    By them, later runs choose between tiles and the whole image.
+    """
+    plan, session = read_elastic_plan(path), ElasticSession.from_plan(path)
+    with session:
+        session._timed_rates()  # the first call of each shape prepares it
+        rates = {**plan.rates, session.backend: session._timed_rates()}
+    write_text(path, to_json(replace(plan, rates=rates)))
 
 
 class TileWorkers:

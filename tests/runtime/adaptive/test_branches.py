@@ -39,7 +39,7 @@ def image(h, w):
 def score(session, scores):
     """Replace the scores of the router: (branches - 1, rows, columns)."""
     given = np.asarray(scores, np.float32)[None]
-    session._parts = {**session._parts, "start": lambda lr: [lr, session._arrays.to_device(given)]}
+    session._parts = {**session._parts, "gains": lambda lr: [session.arrays.to_device(given)]}
 
 
 def by_whole_images(router, x, decisions):
@@ -80,18 +80,18 @@ def test_without_a_price_no_more_is_computed_than_by_the_largest_branch(session)
     wanted = np.indices((8, 8)).sum(0) % 2 + 1  # a chessboard: margins everywhere
     score(session, [np.where(wanted == k, 5, 0) for k in (1, 2)])
     output = session.run_adaptive(image(h, w))
-    start = session.plan.start_macs((h, w))
-    assert output.work.macs - start <= output.work.plain_macs
+    gains = session.plan.gains_macs_of((h, w))
+    assert output.work.macs - gains <= output.work.plain_macs
     session.plan = replace(session.plan, price=1e-12)  # a price is the word of the card
-    assert session.run_adaptive(image(h, w)).work.macs - start > output.work.plain_macs
+    assert session.run_adaptive(image(h, w)).work.macs - gains > output.work.plain_macs
 
 
 def test_where_all_go_to_the_largest_the_plain_network_runs(router, session):
     score(session, np.stack([np.zeros((3, 4)), np.ones((3, 4))]))
     x = image(90, 120)
     output = session.run_adaptive(x)
-    assert (output.decisions == 1).all() and set(output.work.ms) == {"start", "choice", "w8"}
-    assert output.work.macs == output.work.plain_macs + session.plan.start_macs((90, 120))
+    assert (output.decisions == 1).all() and set(output.work.ms) == {"choice", "w8.whole"}
+    assert output.work.macs == output.work.plain_macs + session.plan.gains_macs_of((90, 120))
     np.testing.assert_allclose(
         output.y_nchw, by_whole_images(router, x, output.decisions), rtol=0, atol=1e-5
     )
@@ -130,7 +130,7 @@ def test_its_graphs_are_what_torch_makes_of_the_checkpoints(plan, session):
     assert run.work.macs == torch_run.work.macs
     score(session, [np.where([[k == 1] * 3 + [k == 2] * 2] * 2, 5, -1) for k in (1, 2)])
     tiles = session.run_adaptive(x).y_nchw
-    session._parts = {**deployed._parts, "start": session._parts["start"]}
+    session._parts = {**deployed._parts, "gains": session._parts["gains"]}
     np.testing.assert_allclose(session.run_adaptive(x).y_nchw, tiles, rtol=0, atol=1e-5)
 
 

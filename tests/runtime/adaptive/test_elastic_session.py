@@ -37,12 +37,9 @@ def image(h, w, seed=0):
 
 def decide(monkeypatch, session, gains_map):
     """Replace the predicted gains: (depths - 1, rows, columns)."""
-    start = session._parts["start"]
-
-    def with_gains(**inputs):
-        return [start(**inputs)[0], session.arrays.to_device(gains_map[None].astype(np.float32))]
-
-    monkeypatch.setattr(session, "_parts", {**session._parts, "start": with_gains})
+    given = gains_map[None].astype(np.float32)
+    parts = {**session._parts, "gains": lambda lr: [session.arrays.to_device(given)]}
+    monkeypatch.setattr(session, "_parts", parts)
 
 
 def by_static_networks(gains, x, decisions):
@@ -96,7 +93,7 @@ def test_where_one_depth_is_best_it_runs_on_the_whole_image(
     plan, px = session.plan, hw[0] * hw[1]
     assert output.work.plain_macs == plan.plain_macs_px * px
     cost = list(plan.tails.values())[-1 if deepest else 0]
-    assert output.work.macs == plan.start_macs(hw) + cost.whole_px * px
+    assert output.work.macs == plan.gains_macs_of(hw) + cost.whole_px * px
 
 
 @pytest.mark.parametrize("share", [0.45, 0.8])
@@ -140,7 +137,8 @@ class Clock:
                 macs = n * plan.tails[role].of(np.array(h - margins), np.array(w - margins))
             else:
                 whole = plan.tails.get(role.partition(".")[0])
-                macs = h * w * (plan.start_macs_px if whole is None else whole.whole_px)
+                starts = plan.start_macs_px if role == "start" else 0
+                macs = h * w * (starts if whole is None else whole.whole_px)
             self.now += float(macs) * 1e-10 * self.slower
             return part(**inputs)
 
@@ -194,14 +192,14 @@ def test_all_that_an_image_may_need_is_run_to_learn_its_memory(session, monkeypa
     parts = {role: noted(role, part) for role, part in session._parts.items()}
     monkeypatch.setattr(session, "_parts", parts)
     session.run_all_paths((40, 50))
-    assert [role for role, _ in seen] == ["start", "d4.whole", "d4"]
+    assert [role for role, _ in seen] == ["gains", "d4.whole", "start", "d4"]
 
 
 @pytest.mark.parametrize(
     "role, output, words",
     [
-        ("start", [np.zeros((1, 96, 9, 9), np.float32)], "start does not fit its plan"),
-        ("start", None, "the predicted gains are not finite"),
+        ("gains", [np.zeros((1, 1, 9, 9), np.float32)], "gains does not fit its plan"),
+        ("gains", None, "the predicted gains are not finite"),
         ("d1.whole", [np.zeros((1, 3, 9, 9), np.float32)], "d1.whole does not fit its plan"),
     ],
 )
@@ -209,7 +207,7 @@ def test_parts_that_give_something_else_are_refused(session, monkeypatch, role, 
     if output is None:
         decide(monkeypatch, session, np.full((2, 1, 1), np.nan))
     else:
-        decide(monkeypatch, session, np.zeros((2, 1, 1)))
+        decide(monkeypatch, session, np.zeros((2, 1, 1)))  # the smallest depth, as a whole
         monkeypatch.setattr(session, "_parts", {**session._parts, role: lambda **inputs: output})
     with pytest.raises(ArtifactError, match=words):
         session.run(image(20, 20))
