@@ -5,12 +5,15 @@ import pytest
 
 from sr_deploy.core.budgets import Budget
 from sr_deploy.core.errors import ArtifactError, InputError
+from sr_deploy.core.parts import OpenParts
 from sr_deploy.core.quadtree import Quadtree
-from sr_deploy.runtime.adaptive.elastic import TileWorkers
+from sr_deploy.runtime.adaptive.elastic import ElasticSession, TileWorkers
 from sr_deploy.runtime.adaptive.tiles import TorchArrays
+from sr_deploy.runtime.gpu_arrays import GpuArrays
 
 pytest.importorskip("torch", reason="torch runs the checkpoint")
 from doubles.elastic import DEPTHS, open_in_torch, small_gains  # noqa: E402
+from doubles.library import StandInCuda  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -218,3 +221,33 @@ def test_the_choice_costs_what_is_executed(session):
     whole, tiles = tree.deepest()
     assert whole.cost == session.plan.tails["d4"].whole_px * 140 * 300 < tiles.cost
     assert tiles.pixels(3) == [0, 0, 140 * 300]
+
+
+def test_its_maps_may_live_on_a_gpu(session, monkeypatch):
+    """By a stand-in for the driver; torch computes the parts on copies."""
+    gpu = StandInCuda()
+    arrays = GpuArrays(gpu)
+
+    def on_gpu(part):
+        def run(**inputs):
+            found = part(**{name: arrays.to_host(x) for name, x in inputs.items()})
+            return [arrays.to_device(y.numpy()) for y in found]
+
+        return run
+
+    parts = {role: on_gpu(part) for role, part in session._parts.items()}
+    there = ElasticSession(
+        replace(session.plan, price=1e-15), OpenParts(parts, replace(session._info, arrays=arrays))
+    )
+    wanted = np.array([[0, 2, 1], [2, 0, 0]])
+    gain = -abs(np.arange(3)[:, None, None] - wanted)
+    monkeypatch.setattr(session, "plan", there.plan)
+    for one in (session, there):
+        decide(monkeypatch, one, gain[1:] - gain[:1])
+    x = image(60, 90)
+    output, expected = there.run_adaptive(x), session.run_adaptive(x)
+    np.testing.assert_array_equal(output.decisions, expected.decisions)
+    np.testing.assert_allclose(output.y_nchw, expected.y_nchw, atol=1e-5)
+    assert gpu.copies >= 2 * len(np.unique(wanted)) and isinstance(output.y_nchw, np.ndarray)
+    there.close()
+    assert gpu.freed
