@@ -81,7 +81,7 @@ def test_a_budget_is_kept_and_a_folder_goes_on_by_it(run_cli, picture, tmp_path)
     [
         (
             ("--adaptive", "elastic", "--max-flops", "10%"),
-            "'asrn_x4.d1' everywhere and the prediction of gains take 27.",
+            "'asrn_x4.d1' everywhere and the prediction of gains take 26.6%",
         ),
         (
             ("--adaptive", "elastic", "--max-flops", "1000%"),
