@@ -69,6 +69,13 @@ class TileRates:
         return np.array([self.ms_of_mac[name] for name in RATED])
 
 
+def least_rates(rates: Sequence[TileRates]) -> TileRates:
+    """Return the smallest of each rate."""
+    tables = [each.ms_of_mac for each in rates]
+    least = {name: tuple(map(min, zip(*(table[name] for table in tables)))) for name in RATED}
+    return TileRates(min(each.start_ms_px for each in rates), least)
+
+
 @dataclass(frozen=True)
 class TileChoice:
     """The tiles of an image, which cover it, or its depth where it is run as a whole."""

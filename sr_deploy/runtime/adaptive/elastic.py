@@ -19,7 +19,14 @@ from sr_deploy.core.files import write_text
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.parts import OpenParts
-from sr_deploy.core.quadtree import RATED, SIZES, TileChoice, TileRates, cells_hw
+from sr_deploy.core.quadtree import (
+    RATED,
+    SIZES,
+    TileChoice,
+    TileRates,
+    cells_hw,
+    least_rates,
+)
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.core.session import ExecutedWork
@@ -38,6 +45,8 @@ DEVICE_PX = 40_000
 TIMED_PX = 256
 """Side of the photograph on which parts are timed, in LR pixels."""
 TIMED_RUNS = 3
+TIMED_PASSES = 4
+"""How often all parts are timed in turn for a plan; the least times count."""
 T = TypeVar("T")
 
 
@@ -338,8 +347,8 @@ def record_rates(path: Path) -> None:
     """
     plan, session = read_elastic_plan(path), ElasticSession.from_plan(path)
     with session:
-        session._timed_rates()  # the first call of each shape prepares it
-        rates = {**plan.rates, session.backend: session._timed_rates()}
+        passes = [session._timed_rates() for _ in range(TIMED_PASSES)]
+        rates = {**plan.rates, session.backend: least_rates(passes)}
     write_text(path, to_json(replace(plan, rates=rates)))
 
 
