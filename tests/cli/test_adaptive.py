@@ -203,3 +203,17 @@ def test_bench_says_what_was_executed(run_cli, plan, tmp_path):
     ), result.stderr
     result = run_cli("bench", plan, "--variants", "d1", "-o", tmp_path)
     assert result.exit_code == 1 and "it has no variants" in result.stderr
+
+
+def test_engines_of_a_plan_are_built_listed_and_kept(run_cli, plan, picture, tmp_path):
+    command = ("build-engine", plan.parent, "--target", "cpu", "-o", tmp_path / "engines")
+    result = run_cli(*command, "--dry-run")
+    assert result.exit_code == 0 and "1 of 1 engines to build" in result.stderr, result.stderr
+    assert not (tmp_path / "engines").exists()
+    result = run_cli(*command)
+    assert result.exit_code == 0 and result.stdout == f"{tmp_path / 'engines' / plan.name}\n"
+    assert f"{plan.name}: up to date" in run_cli(*command).stderr
+    result = run_cli("upscale", picture, "-m", tmp_path / "engines", "-o", tmp_path / "a.png")
+    assert result.exit_code == 0 and "by onnxruntime on the CPU" in result.stderr, result.stderr
+    result = run_cli("build-engine", plan, "--target", "rtx", "-o", tmp_path / "rtx")
+    assert result.exit_code == 1 and not (tmp_path / "rtx").exists()
