@@ -237,6 +237,9 @@ class Session(abc.ABC):
         all runs that share an image's budget of time; None: each run has all of it.
         """
 
+    def take_fixed_memory(self) -> None:  # noqa: B027 - optional
+        """Run what takes memory that does not grow with the image, before needs are measured."""
+
     def run_all_paths(self, hw: Tuple[int, int]) -> None:  # noqa: B027 - optional
         """Run all that an image of (h, w) LR pixels may need, so that its memory is taken."""
 

@@ -282,6 +282,7 @@ class Upscaler:
         """Measure the memory that tiles need, and set the bound if none was given."""
         self._measured = True
         self.session.reset_work(budget=False)
+        self.session.take_fixed_memory()
         if self._gpu is not None:  # first: it also loads the libraries, which no pixel needs
             self._gpu.measure()
         if not isinstance(self._tiles, DeviceTiles):

@@ -104,6 +104,15 @@ class ElasticSession(AdaptiveSession):
         self._parts = {}
         super()._release()
 
+    def take_fixed_memory(self) -> None:
+        side, depth = SIZES[-1], len(self.levels) - 1
+        x = np.zeros((1, 3, side, side), np.float32)
+        features, target, half = self._features(x, {}), self._target(x), side // 2
+        largest = [(0, 0, side, side, depth)] * self._workers.number  # one for each thread
+        four = [(y, x, half, half, depth) for y in (0, half) for x in (0, half)]
+        for tiles in (largest, four):
+            self._run_tiles(features, np.array(tiles), target, {})
+
     def run_all_paths(self, hw: Tuple[int, int]) -> None:
         x = np.zeros((1, 3, *hw), np.float32)
         self._gains(x)

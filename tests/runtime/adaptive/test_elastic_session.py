@@ -196,6 +196,11 @@ def test_all_that_an_image_may_need_is_run_to_learn_its_memory(session, monkeypa
     monkeypatch.setattr(session, "_parts", parts)
     session.run_all_paths((40, 50))
     assert [role for role, _ in seen] == ["gains", "d4.whole", "start", "d4"]
+    seen.clear()
+    session.take_fixed_memory()
+    assert [role for role, _ in seen] == ["start", "d4", "d4"]
+    fed = [inputs["features"].shape for _, inputs in seen[1:]]
+    assert fed == [(1, 96, 154, 154), (4, 96, 90, 90)]
 
 
 @pytest.mark.parametrize(
