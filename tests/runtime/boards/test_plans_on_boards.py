@@ -40,6 +40,7 @@ def board(stand_in, monkeypatch):
     """Install the stand-in for trtexec, with a Python that has onnxruntime, and no TensorRT."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     monkeypatch.setenv("PATH", path)
+    monkeypatch.setenv("STAND_IN_TRTEXEC_RUNS", "1")
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     stand_in()
 
