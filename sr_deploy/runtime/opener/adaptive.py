@@ -11,7 +11,7 @@ from typing import Optional
 from sr_deploy.core.budgets import Budget
 from sr_deploy.core.depth_plan import DepthPlan
 from sr_deploy.core.elastic_plan import ElasticPlan
-from sr_deploy.core.errors import InputError
+from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.core.routers import RoutedPlan, parse_share
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session
@@ -97,8 +97,13 @@ def _describe_chooser(text: str, budget: Budget) -> NetworkDescription:
     kind = kind_of(text)
     if kind == "gains":
         return describe_gains(text, budget)
-    if kind != "plan":
+    if kind == "router":
         return describe_router(text, budget)
+    if kind != "plan":
+        raise InputError(
+            f"'{text}' is neither a router nor a gains head, nor the plan of one",
+            hint=did_you_mean(text, (DEFAULTS["cdnsr"], DEFAULTS["elastic"])),
+        )
     path, plan = Path(text), load_plan(Path(text))
     if isinstance(plan, DepthPlan):
         raise InputError(

@@ -175,3 +175,9 @@ def test_settings_of_torch_are_refused():
     description = describe_adaptive(AdaptiveOptions("cdnsr"))
     with pytest.raises(CannotRunHereError, match="--channels-last is not available for adaptive"):
         description.open(RunOptions(channels_last=True))
+
+
+def test_a_network_that_does_not_choose_is_refused_with_the_name_of_one_that_does():
+    with pytest.raises(InputError, match="'asrn_x4' is neither a router nor a gains head") as e:
+        describe_adaptive(AdaptiveOptions("elastic"), "asrn_x4")
+    assert e.value.hint == "did you mean 'elastic-asrn_x4'?"
