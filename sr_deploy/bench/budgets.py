@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
-from typing import Iterator, List, Optional, Sequence
+from typing import Iterator, List, Sequence
 
+from sr_deploy.core.budgets import Budget
 from sr_deploy.core.elastic_plan import ElasticPlan
 from sr_deploy.core.errors import CannotRunHereError, InputError
-from sr_deploy.core.routers import RoutedPlan
+from sr_deploy.core.routers import RoutedPlan, parse_share
 from sr_deploy.runtime.opener import NetworkDescription
-from sr_deploy.runtime.opener.adaptive import AdaptiveOptions, describe_adaptive
+from sr_deploy.runtime.opener.adaptive import describe_chooser
 
 
 def with_budgets(
@@ -18,32 +19,29 @@ def with_budgets(
 ) -> List[NetworkDescription]:
     """Return the networks, each that takes a budget once for each of `budgets`, such as `70%`.
 
-    The budget is their variant. Without budgets, and all other networks: as they are. Raises
-    InputError if none takes one, or for one that no image can keep.
+    The budget, in percent, is their variant. Without budgets, and all other networks: as they are.
+    Raises InputError if none takes one, or for one that no image can keep.
     """
     if not budgets:
         return list(networks)
-    kinds = [_kind(network) for network in networks]
-    if not any(kinds):
+    takers = [isinstance(network.plan, (RoutedPlan, ElasticPlan)) for network in networks]
+    if not any(takers):
         raise InputError(
             "--max-flops is for networks that route patches or choose depths, and none is given",
             hint="omit it, or give for example cdnsr-fsrcnn_x4; AdaDSR has --variants d4,d8",
         )
+    shares = [f"{100 * parse_share(budget):g}%" for budget in budgets]
     result: List[NetworkDescription] = []
-    for network, kind in zip(networks, kinds):
-        chosen = dict.fromkeys(budgets) if kind else {}
-        result += [budgeted(network.source, kind, budget) for budget in chosen] or [network]
+    for network, takes_one in zip(networks, takers):
+        chosen = dict.fromkeys(shares) if takes_one else {}
+        result += [budgeted(network.source, budget) for budget in chosen] or [network]
     return result
 
 
-def budgeted(source: str, kind: Optional[str], budget: str) -> NetworkDescription:
-    """Return an adaptive network with a budget. kind: `cdnsr` or `elastic`; None: either."""
-    if kind is None:
-        try:
-            return budgeted(source, "cdnsr", budget)
-        except InputError:
-            return budgeted(source, "elastic", budget)
-    return replace(describe_adaptive(AdaptiveOptions(kind, budget), source), variant=budget)
+def budgeted(source: str, budget: str) -> NetworkDescription:
+    """Return an adaptive network with a budget, such as `70%`. Raises as `describe_chooser`."""
+    described = describe_chooser(source, Budget(parse_share(budget)))
+    return replace(described, variant=budget)
 
 
 @contextlib.contextmanager
@@ -55,10 +53,3 @@ def budget_refused(network: NetworkDescription) -> Iterator[None]:
         if network.variant.endswith("%"):
             raise CannotRunHereError(e.message, hint=e.hint) from e
         raise
-
-
-def _kind(network: NetworkDescription) -> Optional[str]:
-    if not isinstance(network.plan, (RoutedPlan, ElasticPlan)):
-        return None
-    of_one_network = len({name.rpartition(".")[0] for name in network.plan.names}) == 1
-    return "elastic" if of_one_network else "cdnsr"

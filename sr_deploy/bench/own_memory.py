@@ -135,7 +135,7 @@ def requested_network(request: Dict[str, Any]) -> NetworkDescription:
     """Return the network that a request names. Raises ArtifactError if it is another one now."""
     source = request["source"]
     if request["variant"].endswith("%"):
-        network = budgeted(source, None, request["variant"])
+        network = budgeted(source, request["variant"])
         if network.identity == request["identity"]:
             return network
         raise ArtifactError(f"{source} changed while it was measured", hint="measure it again")

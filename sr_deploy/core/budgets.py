@@ -7,6 +7,9 @@ from typing import Optional
 
 from sr_deploy.core.errors import InputError
 
+LARGE_HW = (1080, 1920)
+"""An image for which smallest budgets are given. Those of other sizes differ by few percent."""
+
 
 @dataclass(frozen=True)
 class Budget:

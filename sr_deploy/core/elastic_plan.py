@@ -8,6 +8,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
+from sr_deploy.core.budgets import LARGE_HW
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.parts import AdaptivePlan, PlanEngine, PlanPart, read_plan_file
 from sr_deploy.core.quadtree import RATED, Quadtree, TailCost, TileRates, cells_hw
@@ -15,16 +16,15 @@ from sr_deploy.core.sizes import HW, hw_text
 
 PLAN_SUFFIX = ".elastic.json"
 BRANCHES_SUFFIX = ".branches.json"
-_LARGE_HW = (1080, 1920)
-"""An image for which the smallest budget is given: others differ by their cells at the border."""
 
 
 @dataclass(frozen=True)
 class ElasticPlan(AdaptivePlan):
-    """A start and tails, as they run. Stored as NAME.elastic.json beside its parts.
+    """A gains head, a start, and tails, as they run. Stored as NAME.elastic.json beside its parts.
 
-    The parts are `start`, from lr to features and gains, and for each depth two tails to sr: `d3`,
-    from features and inside of tiles, and `d3.whole`, from the features of the whole image.
+    The parts are `gains`, from lr to the gains of cells; `start`, from lr to features, which only
+    tiles need; and two for each depth: `d3`, from features and inside of tiles to sr, and
+    `d3.whole`, the network of that depth, from lr to sr.
     """
 
     model: str
@@ -42,7 +42,7 @@ class ElasticPlan(AdaptivePlan):
     channels: int
     """Of the features."""
     tails: Dict[str, TailCost]
-    """What each depth costs after the start, smallest first."""
+    """What each depth costs: in tiles after the start, and the whole network. Smallest first."""
     price: float
     """The gain that a multiply-accumulate must bring, unless there is a budget."""
     rates: Dict[str, TileRates] = field(default_factory=dict)
@@ -131,9 +131,7 @@ class ElasticPlan(AdaptivePlan):
             return Quadtree(hw, costs, start_px=self.start_macs_px)
         return Quadtree(hw, costs, rates.table, rates.start_ms_px)
 
-    def check_budget(
-        self, max_share: Optional[float], hw: HW = _LARGE_HW, own: float = 1.0
-    ) -> None:
+    def check_budget(self, max_share: Optional[float], hw: HW = LARGE_HW, own: float = 1.0) -> None:
         """Raise InputError for a budget that an image of (h, w) cannot keep.
 
         own: the pixels of the image per pixel of its tiles, which overlap.
@@ -154,8 +152,8 @@ class ElasticPlan(AdaptivePlan):
 class BranchesPlan(ElasticPlan):
     """A router and its branches by tiles, as they run. Stored as NAME.branches.json.
 
-    The start is the router. The features that it hands on are the image, a tail is a branch, and a
-    gain is by how much the router scores a branch above the smallest.
+    The router gives the gains: by how much it scores a branch above the smallest. There is no
+    start: the features of tiles are the image. A tail is a branch.
     """
 
     branches: Tuple[str, ...] = ()
@@ -180,7 +178,7 @@ class BranchesPlan(ElasticPlan):
 
 
 def whole_role(variant: str) -> str:
-    """Return the role of a depth's tail of the whole image."""
+    """Return the role of a depth's network, which runs on the whole image."""
     return f"{variant}.whole"
 
 

@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
+from sr_deploy.core.budgets import LARGE_HW
 from sr_deploy.core.errors import CheckpointError, InputError
 from sr_deploy.core.files import data_folder
 from sr_deploy.core.jsonio import from_dict, read_json
@@ -29,8 +30,6 @@ BLENDS = ("none", "average", "ramp")
 far as its output depends on them, so a patch equals the branch on the whole image."""
 MAX_SHARE = 2.0
 """The largest budget: all branches may take more than the plain network, as patches overlap."""
-LARGE_HW = (1080, 1920)
-"""An image for which the cost of overlaps is given: other sizes differ by few percent."""
 CELL = 4
 """Kernel size and stride of a router's first convolution in LR pixels; the smallest patch."""
 

@@ -1,4 +1,5 @@
-"""Adaptive networks as graphs with a plan: a router with its branches, or an AdaEDSR both ways."""
+"""Adaptive networks as graphs with a plan: a gains head with its depths, a router with its
+branches, or an AdaEDSR both ways."""
 
 from __future__ import annotations
 
@@ -53,7 +54,7 @@ def plans_from_model(
     form: PlanForm = FP32,
     progress: Callable[[str], None] = lambda line: None,
 ) -> List[Path]:
-    """Export a router or an AdaEDSR checkpoint to `output`; return the paths of its plans.
+    """Export a gains head, a router or an AdaEDSR checkpoint; return the paths of its plans.
 
     form: the target and the precision that the graphs are for.
 

@@ -15,7 +15,6 @@ from sr_deploy.core.errors import ArtifactError, MissingPackageError
 from sr_deploy.core.files import sha256_of
 from sr_deploy.core.gains import GAINS_SUFFIX, is_gains
 from sr_deploy.core.parts import check_part_files
-from sr_deploy.core.providers import TORCH
 from sr_deploy.core.routers import ROUTER_SUFFIX, is_router
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.shipped import find_checkpoint, find_weights
@@ -86,7 +85,7 @@ def by_plan(text: str, run: RunOptions, describe: Callable[[str], T], *, progres
 
 def _on_cpu(run: RunOptions) -> bool:
     """Return whether a run is one of graphs on the CPU."""
-    if run.torch_settings or run.runtime == TORCH or run.runtime not in _ON_CPU:
+    if run.torch_settings or run.runtime not in _ON_CPU:
         return False
     device = run.requested_device
     return device.kind == "cpu" if device is not None else not gpu_present()

@@ -111,7 +111,8 @@ def split_asrn(networks: Sequence[nn.Module], depths: Sequence[int]) -> SplitNet
 
 
 class TileTail(nn.Module):
-    """The same on tiles with their margins. No convolution is padded: each takes from the margin.
+    """What follows the start to one depth, on tiles: `Tail.tiles`. No convolution is padded: each
+    takes from the margin.
 
     What lies outside the image is zeroed before each convolution, as padding would do.
     """

@@ -45,7 +45,7 @@ class SubpixelFSRCNN(nn.Module):
 
 
 class TileFSRCNN(nn.Module):
-    """The same on tiles with their margins. No convolution is padded: each takes from the margin.
+    """SubpixelFSRCNN on tiles with their margins. No convolution is padded.
 
     features: (N, 3, h + 2m, w + 2m), the LR image, zero outside it; inside: (N, 1, h + 2m, w + 2m),
     one inside the image and zero outside -> (N, 3, sh, sw). What lies outside the image is zeroed

@@ -61,12 +61,12 @@ class TileBatch:
 
 
 class ElasticSession(AdaptiveSession):
-    """The start and the tails of an elastic network.
+    """The parts of an elastic network, or of a router with branches by tiles.
 
     Each image is covered by tiles of `SIZES` at the depths that gain most by their cost. Without a
-    budget, what a multiply-accumulate must gain is the plan's price. Tiles of a large image choose
-    by themselves: on multiples of `align_px` they choose the same depths as the whole image,
-    unless one of them is cheaper to run as a whole.
+    budget, what a multiply-accumulate must gain is the plan's price. Of an image that is too large
+    for the memory, one piece after the other is fed. Each chooses by itself. Gains are relative to
+    the error of what is fed, so a piece may choose other depths than the whole image would there.
     """
 
     align_px = SIZES[-1]
@@ -165,8 +165,8 @@ class ElasticSession(AdaptiveSession):
     def _choose(self, hw: HW, gains: np.ndarray) -> TileChoice:
         """Return the tiles by the budget of work, or by the price of a multiply-accumulate.
 
-        Without a budget, a multiply-accumulate that takes longer counts for more, where the plan
-        knows what the parts took.
+        Without a budget, a multiply-accumulate that takes longer costs more, where the plan has
+        the rates of this backend.
         """
         tree = self.plan.quadtree(hw)
         if self.budget.max_share is not None and self._budget:

@@ -80,7 +80,7 @@ def describe_adaptive(options: AdaptiveOptions, text: Optional[str] = None) -> N
         text = _plan_of_folder(Path(text))
     if options.kind == "adadsr":
         return _describe_adadsr(text, options.depth)
-    description = _describe_chooser(text, options.budget)
+    description = describe_chooser(text, options.budget)
     plan = description.plan
     assert isinstance(plan, (ElasticPlan, RoutedPlan))
     kind = "elastic" if plan.elastic else "cdnsr"
@@ -92,8 +92,11 @@ def describe_adaptive(options: AdaptiveOptions, text: Optional[str] = None) -> N
     return description
 
 
-def _describe_chooser(text: str, budget: Budget) -> NetworkDescription:
-    """Describe what chooses between networks: a router, a gains head, or the plan of one."""
+def describe_chooser(text: str, budget: Budget) -> NetworkDescription:
+    """Describe what chooses between networks: a router, a gains head, or the plan of one.
+
+    Raises an SrDeployError for another kind of network, or a budget that no image can keep.
+    """
     kind = kind_of(text)
     if kind == "gains":
         return describe_gains(text, budget)
