@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 from sr_deploy.core.errors import CheckpointError
 from sr_deploy.core.files import data_folder
-from sr_deploy.core.jsonio import from_dict, read_json
+from sr_deploy.core.jsonio import read_dataclass
 
 GAINS_SUFFIX = ".gains.safetensors"
 _CARD_SUFFIX = ".gains.json"
@@ -62,9 +62,7 @@ def read_gains_card(weights: Path) -> GainsSpec:
     card = weights.with_suffix(".json")
     if not card.is_file():
         raise CheckpointError(f"{weights} has no card: expected {card.name} beside it")
-    spec = from_dict(
-        GainsSpec, read_json(card, CheckpointError), source=str(card), error=CheckpointError
-    )
+    spec = read_dataclass(GainsSpec, card, CheckpointError)
     for problem in _problems(spec):
         raise CheckpointError(f"the card {card} is not usable: {problem}")
     return spec

@@ -12,7 +12,7 @@ import numpy as np
 from sr_deploy.core.budgets import LARGE_HW
 from sr_deploy.core.errors import CheckpointError, InputError
 from sr_deploy.core.files import data_folder
-from sr_deploy.core.jsonio import from_dict, read_json
+from sr_deploy.core.jsonio import read_dataclass
 from sr_deploy.core.parts import AdaptivePlan, PlanEngine, PlanPart, read_plan_file
 from sr_deploy.core.quadtree import SIZES
 from sr_deploy.core.sizes import HW
@@ -110,9 +110,7 @@ def read_router_card(weights: Path) -> RouterSpec:
     card = weights.with_suffix(".json")
     if not card.is_file():
         raise CheckpointError(f"{weights} has no card: expected {card.name} beside it")
-    spec = from_dict(
-        RouterSpec, read_json(card, CheckpointError), source=str(card), error=CheckpointError
-    )
+    spec = read_dataclass(RouterSpec, card, CheckpointError)
     for problem in _problems(spec):
         raise CheckpointError(f"the card {card} is not usable: {problem}")
     return spec

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError, did_you_mean
+from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError
 from sr_deploy.core.gains import (
     CELL_PX,
     GAINS_SUFFIX,
@@ -31,6 +31,7 @@ from sr_deploy.nets.checkpoint import (
     check_state_dict,
     load_checkpoint,
     read_safetensors,
+    weights_path,
     write_with_card,
 )
 
@@ -84,14 +85,14 @@ class GainsHead(nn.Module):
         about -2..2. Blocks that are cut by the border are left out. The area is a share of a whole
         cell.
         """
-        padding = (0, BLOCK - 1, 0, BLOCK - 1)
+        side, padding = CELL_PX // BLOCK, (0, BLOCK - 1, 0, BLOCK - 1)
         blocks = F.conv2d(F.pad(lr, padding), self.filters, stride=BLOCK)
         inside = F.avg_pool2d(F.pad(torch.ones_like(lr[:, :1]), padding), BLOCK)
         whole = F.relu(BLOCK**2 * inside - (BLOCK**2 - 1))  # 1, and 0 for blocks that are cut
-        count = _per_cell(whole).clamp(min=(BLOCK / CELL_PX) ** 2)  # that of one block
-        mean = torch.log(_per_cell(blocks.abs() * whole) / count + _FLOOR)
-        rms = torch.log(torch.sqrt(_per_cell(blocks.square() * whole) / count) + _FLOOR)
-        return torch.cat([mean / 2 + 0.5, 4 * (rms - mean)], dim=1), _per_cell(inside)
+        count = per_cell(whole, side).clamp(min=(BLOCK / CELL_PX) ** 2)  # that of one block
+        mean = torch.log(per_cell(blocks.abs() * whole, side) / count + _FLOOR)
+        rms = torch.log(torch.sqrt(per_cell(blocks.square() * whole, side) / count) + _FLOOR)
+        return torch.cat([mean / 2 + 0.5, 4 * (rms - mean)], dim=1), per_cell(inside, side)
 
     def predict(self, statistics: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Return what makes up the gains of each cell, all of Y in 0..255.
@@ -126,9 +127,8 @@ def _layers(channels: int, hidden: int, outputs: int) -> nn.Sequential:
     )
 
 
-def _per_cell(x: Tensor) -> Tensor:
-    """Return the sums over cells as shares of a whole cell's blocks."""
-    side = CELL_PX // BLOCK
+def per_cell(x: Tensor, side: int) -> Tensor:
+    """Return the sums over cells of `side` positions as shares of a whole cell's positions."""
     return F.avg_pool2d(F.pad(x, (0, side - 1, 0, side - 1)), side)
 
 
@@ -213,18 +213,5 @@ def save_gains(folder: Path, name: str, spec: GainsSpec, weights: Dict[str, Tens
 
 
 def _gains_path(model: str) -> Path:
-    names = {gains_name(p): p for p in shipped_gains()}
-    if model in names:
-        return names[model]
-    path = Path(model)
-    if path.name.endswith(GAINS_SUFFIX.replace(".safetensors", ".json")):
-        path = path.with_suffix(".safetensors")
-    if not path.name.endswith(GAINS_SUFFIX):
-        known = ", ".join(names) or "(none are shipped)"
-        raise InputError(
-            f"'{model}' is not a gains head; expected a {GAINS_SUFFIX} file, or one of {known}",
-            hint=did_you_mean(model, names),
-        )
-    if not path.is_file():
-        raise InputError(f"there is no gains head {path}")
-    return path
+    shipped = {gains_name(p): p for p in shipped_gains()}
+    return weights_path(model, shipped, GAINS_SUFFIX, "gains head")

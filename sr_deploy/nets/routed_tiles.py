@@ -18,6 +18,7 @@ from sr_deploy.core.errors import InputError
 from sr_deploy.core.quadtree import SIZES, TailCost
 from sr_deploy.nets.fsrcnn import FSRCNN
 from sr_deploy.nets.fsrcnn_tiles import SubpixelFSRCNN, TileFSRCNN
+from sr_deploy.nets.gains import per_cell
 from sr_deploy.nets.router import CELL, ModuleCL, Router
 
 
@@ -79,18 +80,13 @@ class RouterGains(nn.Module):
         inside = torch.ones_like(lr[:, :1])
         weight = F.avg_pool2d(F.pad(inside, (0, few, 0, few)), CELL)
         side = self.patch // CELL
-        x = _per_cell(x * weight, side) / _per_cell(weight, side)
+        x = per_cell(x * weight, side) / per_cell(weight, side)
         scores = self.classify(x.movedim(1, 3)).movedim(3, 1)
         gains = scores[:, 1:] - scores[:, :1]
         if self.cells > 1:
             gains = F.interpolate(gains, scale_factor=float(self.cells), mode="nearest")
-        share = _per_cell(inside, SIZES[0]) / self.cells**2
+        share = per_cell(inside, SIZES[0]) / self.cells**2
         return gains[:, :, : share.shape[2], : share.shape[3]] * share
-
-
-def _per_cell(x: Tensor, side: int) -> Tensor:
-    """Return the sums over cells as shares of a whole cell's positions."""
-    return F.avg_pool2d(F.pad(x, (0, side - 1, 0, side - 1)), side)
 
 
 def tile_cost(net: FSRCNN) -> TailCost:

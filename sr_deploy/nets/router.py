@@ -12,7 +12,7 @@ from typing import List, Sequence, Tuple, Union
 
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError, did_you_mean
+from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError
 from sr_deploy.core.routers import (
     CELL,
     ROUTER_SUFFIX,
@@ -30,6 +30,7 @@ from sr_deploy.nets.checkpoint import (
     check_state_dict,
     load_checkpoint,
     read_safetensors,
+    weights_path,
     write_with_card,
 )
 
@@ -191,18 +192,5 @@ def save_router(folder: Path, name: str, spec: RouterSpec, weights: dict) -> Pat
 
 
 def _router_path(model: str) -> Path:
-    names = {router_name(p): p for p in shipped_routers()}
-    if model in names:
-        return names[model]
-    path = Path(model)
-    if path.name.endswith(ROUTER_SUFFIX.replace(".safetensors", ".json")):
-        path = path.with_suffix(".safetensors")
-    if not path.name.endswith(ROUTER_SUFFIX):
-        known = ", ".join(names) or "(no routers are shipped)"
-        raise InputError(
-            f"'{model}' is not a router; expected a {ROUTER_SUFFIX} file, or one of {known}",
-            hint=did_you_mean(model, names),
-        )
-    if not path.is_file():
-        raise InputError(f"there is no router {path}")
-    return path
+    shipped = {router_name(p): p for p in shipped_routers()}
+    return weights_path(model, shipped, ROUTER_SUFFIX, "router")

@@ -336,7 +336,7 @@ class ElasticSession(AdaptiveSession):
         return (choice.depth_map(hw) / (len(self.levels) - 1)).astype(np.float32)
 
     def _executed_work(self, choice: TileChoice, hw: HW, ms: Dict[str, float]) -> ExecutedWork:
-        """ms: of the stages. A budget of time has costs in ms, so what tiles cost is counted."""
+        """Return the work of a choice. ms: the times of its stages."""
         costs = list(self.plan.tails.values())
         if choice.whole:
             macs = float(costs[int(choice.tiles[0, 4])].whole_px * hw[0] * hw[1])
